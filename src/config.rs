@@ -1,0 +1,142 @@
+//! `/etc/gfxplane/gfxplane.toml` and the files in `conf.d` beside it.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+/// Which devices are opened without anybody having named them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProbePolicy {
+    /// Those that a rule calls safe to open.
+    Known,
+    /// All that no rule forbids.
+    All,
+    /// None.
+    Never,
+}
+
+/// Settings, complete with the defaults.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// `probe = "known" | "all" | "never"`; default known.
+    pub probe: ProbePolicy,
+    /// `deadline = SECONDS`: how long a driver may take to answer; default 5, at most 120, as
+    /// udev gives up on an event after 180.
+    pub deadline: Duration,
+    /// `attributes = "on" | "off"`: whether mdevctl (and so libvirt) is told; default on.
+    pub attributes: bool,
+}
+
+/// The longest deadline that may be set.
+pub const MAX_DEADLINE: Duration = Duration::from_secs(120);
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            probe: ProbePolicy::Known,
+            deadline: Duration::from_secs(5),
+            attributes: true,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConfigFile {
+    probe: Option<ProbePolicy>,
+    deadline: Option<f64>,
+    attributes: Option<OnOff>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum OnOff {
+    On,
+    Off,
+}
+
+/// A configuration file that can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum BadConfig {
+    /// Not TOML, an unknown setting, or a value that the setting does not take.
+    #[error("{}", .0.to_string().trim_end())]
+    Toml(#[from] toml::de::Error),
+    /// A deadline out of range.
+    #[error("{0}")]
+    Deadline(BadDeadline),
+}
+
+/// A deadline that is no number of seconds that makes sense.
+#[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
+#[error("deadline is {0}: expected seconds, more than 0 and at most 120")]
+pub struct BadDeadline(pub f64);
+
+/// A deadline from a number of seconds.
+///
+/// # Errors
+/// [`BadDeadline`] unless it is above 0 and at most [`MAX_DEADLINE`].
+pub fn deadline(seconds: f64) -> Result<Duration, BadDeadline> {
+    Duration::try_from_secs_f64(seconds)
+        .ok()
+        .filter(|d| !d.is_zero() && *d <= MAX_DEADLINE)
+        .ok_or(BadDeadline(seconds))
+}
+
+impl Config {
+    /// These settings with those of one file put over them.
+    ///
+    /// # Errors
+    /// [`BadConfig`], with line and column; the settings are then as they were.
+    pub fn with_file(self, text: &str) -> Result<Self, BadConfig> {
+        let file: ConfigFile = toml::from_str(text)?;
+        Ok(Config {
+            probe: file.probe.unwrap_or(self.probe),
+            deadline: match file.deadline {
+                Some(seconds) => deadline(seconds).map_err(BadConfig::Deadline)?,
+                None => self.deadline,
+            },
+            attributes: file
+                .attributes
+                .map_or(self.attributes, |value| matches!(value, OnOff::On)),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_laid_over_each_other() {
+        let config = Config::default()
+            .with_file("probe = 'all'\ndeadline = 60\n")
+            .and_then(|c| c.with_file("attributes = 'off'\ndeadline = 0.5"))
+            .unwrap();
+        let deadline = Duration::from_millis(500);
+        assert_eq!(
+            config,
+            Config {
+                probe: ProbePolicy::All,
+                deadline,
+                attributes: false
+            }
+        );
+        assert_eq!(Config::default().with_file("").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn errors_name_the_place() {
+        for (text, part) in [
+            ("deadline = 0", "deadline is 0"),
+            ("deadline = nan", "deadline is NaN"),
+            ("deadline = 1e300", "expected seconds"),
+            ("probe = 'sometimes'", "line 1"),
+            ("\n\nprobes = 'all'", "line 3"),
+            ("probe", "line 1"),
+        ] {
+            let error = Config::default().with_file(text).unwrap_err().to_string();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+}

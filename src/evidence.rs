@@ -1,0 +1,366 @@
+//! How a fact is known, and which of several sources is believed.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::facts::{Display, Facts, Reason};
+
+/// A source of facts. The order is that of authority, the strongest first.
+///
+/// `Kernel` and `Probe` are measurements of this device; nothing weaker ever vetoes a start or
+/// switches a display on by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Method {
+    /// A sysfs attribute, as Alex Williamson proposed it in 2018; no kernel has it yet.
+    Kernel,
+    /// The device itself was asked, now or in a record that is still valid.
+    Probe,
+    /// A QEMU that opened the device said so.
+    Qemu,
+    /// A device of the same type, driver and kernel was asked.
+    Sibling,
+    /// A rule knows devices of this kind.
+    Rule,
+}
+
+impl Method {
+    /// Whether this is a measurement of the device itself.
+    #[must_use]
+    pub fn is_measured(self) -> bool {
+        self <= Method::Probe
+    }
+
+    /// The word for it in XML, JSON and attributes.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Method::Kernel => "kernel",
+            Method::Probe => "probe",
+            Method::Qemu => "qemu",
+            Method::Sibling => "sibling",
+            Method::Rule => "rule",
+        }
+    }
+}
+
+/// Through which kernel interface a device was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OpenPath {
+    /// `/dev/vfio/vfio` and `/dev/vfio/GROUP`.
+    Group,
+    /// `/dev/vfio/devices/vfioN` and `/dev/iommu`.
+    Cdev,
+}
+
+impl OpenPath {
+    /// The word for it in XML, JSON and attributes.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            OpenPath::Group => "group",
+            OpenPath::Cdev => "cdev",
+        }
+    }
+}
+
+/// At which step of a probe something was decided; in the order in which they are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Step {
+    /// Policy: may this device be opened at all?
+    Policy,
+    /// Starting the child that opens the device.
+    Spawn,
+    /// Taking the lock in `/run/gfxplane/lock`.
+    Lock,
+    /// Finding the IOMMU group or the device node in sysfs.
+    Find,
+    /// Opening `/dev/vfio/vfio`, its version, its IOMMU type.
+    Container,
+    /// Opening `/dev/vfio/GROUP` (EBUSY: in use).
+    Group,
+    /// `VFIO_GROUP_GET_STATUS`: are all devices of the group bound to vfio drivers?
+    Viable,
+    /// `VFIO_GROUP_SET_CONTAINER` and `VFIO_SET_IOMMU`.
+    Attach,
+    /// `VFIO_GROUP_GET_DEVICE_FD`: the driver's own open.
+    Open,
+    /// `VFIO_DEVICE_GET_INFO`.
+    Info,
+    /// `VFIO_DEVICE_GET_REGION_INFO`.
+    RegionInfo,
+    /// Reading the EDID region's header.
+    Edid,
+    /// `VFIO_DEVICE_GET_IRQ_INFO`.
+    IrqInfo,
+    /// `VFIO_DEVICE_QUERY_GFX_PLANE` with PROBE and no type: it must fail.
+    Control,
+    /// `VFIO_DEVICE_QUERY_GFX_PLANE` with PROBE and DMABUF.
+    QueryDmabuf,
+    /// `VFIO_DEVICE_QUERY_GFX_PLANE` with PROBE and REGION.
+    QueryRegion,
+    /// A step that this version does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
+}
+
+/// How a set of facts is known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// The source.
+    pub method: Method,
+    /// Probe: how the device was opened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<OpenPath>,
+    /// The vfio driver of the device that was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver: Option<String>,
+    /// Its module's version or, without one, srcversion.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver_version: Option<String>,
+    /// The kernel's release (`uname -r`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<String>,
+    /// Rule: its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    /// Rule: on what it rests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// Probe without a result: the step that failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<Step>,
+    /// Probe without a result: the name of the errno (`EBUSY`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub errno: Option<String>,
+}
+
+impl Evidence {
+    /// Evidence by this method, with nothing more said.
+    #[must_use]
+    pub fn by(method: Method) -> Self {
+        Evidence {
+            method,
+            path: None,
+            driver: None,
+            driver_version: None,
+            kernel: None,
+            rule: None,
+            source: None,
+            step: None,
+            errno: None,
+        }
+    }
+}
+
+/// What a weaker source says that the believed one contradicts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Disagreement {
+    /// What it says.
+    #[serde(flatten)]
+    pub display: Display,
+    /// Who says it.
+    pub evidence: Evidence,
+}
+
+/// The facts about one device or type that are believed, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// The facts.
+    #[serde(flatten)]
+    pub facts: Facts,
+    /// Where they come from; none if nobody knows anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<Evidence>,
+    /// A probe that brought no answer, where the facts come from somewhere weaker.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<Disagreement>,
+    /// Sources that say something else.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub disagreements: Vec<Disagreement>,
+}
+
+/// Chooses among what several sources say of one device.
+///
+/// The strongest source that knows the display is believed. What a device did when it was asked
+/// ([`Reason::is_answer`]) counts as knowing; that it could not be asked does not, and is kept as
+/// [`Finding::attempt`]. A kernel attribute says nothing of EDID and OpRegion: these come from the
+/// strongest other source that agrees on the display. `nothing` is the reason if nobody knows.
+#[must_use]
+pub fn resolve(mut sources: Vec<(Facts, Evidence)>, nothing: Reason) -> Finding {
+    sources.sort_by_key(|(_, evidence)| evidence.method);
+    let decides = |facts: &Facts| match &facts.display {
+        Display::Known(_) => true,
+        Display::Unknown(reason) => reason.is_answer(),
+    };
+    let chosen = sources
+        .iter()
+        .position(|(facts, _)| decides(facts))
+        .unwrap_or(0);
+    if sources.is_empty() {
+        return Finding {
+            facts: Facts::of(Display::Unknown(nothing)),
+            evidence: None,
+            attempt: None,
+            disagreements: Vec::new(),
+        };
+    }
+    let attempt = sources[..chosen]
+        .iter()
+        .find(|(_, evidence)| evidence.method.is_measured())
+        .map(|(facts, evidence)| Disagreement {
+            display: facts.display.clone(),
+            evidence: evidence.clone(),
+        });
+    let mut weaker = sources.split_off(chosen);
+    let (mut facts, evidence) = weaker.remove(0);
+    if evidence.method == Method::Kernel
+        && let Some((more, _)) = weaker
+            .iter()
+            .find(|(more, _)| more.display == facts.display)
+    {
+        facts.edid = more.edid;
+        facts.opregion = more.opregion;
+        facts.kvm = more.kvm;
+        facts.device = facts.device.or_else(|| more.device.clone());
+    }
+    let disagreements = weaker
+        .into_iter()
+        .filter(|(other, _)| decides(other) && other.display != facts.display)
+        .map(|(other, evidence)| Disagreement {
+            display: other.display,
+            evidence,
+        })
+        .collect();
+    Finding {
+        facts,
+        evidence: Some(evidence),
+        attempt,
+        disagreements,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::facts::Edid;
+
+    fn source(method: Method, display: Display) -> (Facts, Evidence) {
+        (Facts::of(display), Evidence::by(method))
+    }
+
+    #[test]
+    fn authority() {
+        let dmabuf = || Display::from_answers(true, false);
+        let region = || Display::from_answers(false, true);
+        let unknown = |reason| Display::Unknown(reason);
+        use Method::{Kernel, Probe, Rule, Sibling};
+        for (name, sources, display, method, disagreements) in [
+            ("nobody", vec![], unknown(Reason::NotProbed), None, 0),
+            (
+                "rule alone",
+                vec![source(Rule, region())],
+                region(),
+                Some(Rule),
+                0,
+            ),
+            (
+                "probe over rule, reported",
+                vec![source(Rule, region()), source(Probe, dmabuf())],
+                dmabuf(),
+                Some(Probe),
+                1,
+            ),
+            (
+                "kernel over probe",
+                vec![source(Probe, dmabuf()), source(Kernel, region())],
+                region(),
+                Some(Kernel),
+                1,
+            ),
+            (
+                "in use says nothing of the display",
+                vec![
+                    source(Probe, unknown(Reason::InUse)),
+                    source(Rule, region()),
+                ],
+                region(),
+                Some(Rule),
+                0,
+            ),
+            (
+                "untrusted is an answer",
+                vec![
+                    source(Probe, unknown(Reason::Untrusted)),
+                    source(Rule, region()),
+                ],
+                unknown(Reason::Untrusted),
+                Some(Probe),
+                1,
+            ),
+            (
+                "sibling over rule, agreeing",
+                vec![source(Rule, dmabuf()), source(Sibling, dmabuf())],
+                dmabuf(),
+                Some(Sibling),
+                0,
+            ),
+            (
+                "only failures",
+                vec![source(Probe, unknown(Reason::Permission))],
+                unknown(Reason::Permission),
+                Some(Probe),
+                0,
+            ),
+        ] {
+            let finding = resolve(sources, Reason::NotProbed);
+            assert_eq!(finding.facts.display, display, "{name}");
+            assert_eq!(finding.evidence.map(|e| e.method), method, "{name}");
+            assert_eq!(finding.disagreements.len(), disagreements, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_failed_attempt_is_kept() {
+        let finding = resolve(
+            vec![
+                source(Method::Probe, Display::Unknown(Reason::InUse)),
+                source(Method::Rule, Display::NONE),
+            ],
+            Reason::NotProbed,
+        );
+        assert_eq!(
+            finding.attempt.unwrap().display,
+            Display::Unknown(Reason::InUse)
+        );
+    }
+
+    #[test]
+    fn a_kernel_attribute_is_completed_by_those_who_agree() {
+        let edid = Some(Edid {
+            max_xres: 1920,
+            max_yres: 1200,
+        });
+        for (other, expected) in [
+            (Display::from_answers(true, false), edid),
+            (Display::NONE, None),
+        ] {
+            let mut probe = source(Method::Probe, other);
+            probe.0.edid = edid;
+            let kernel = source(Method::Kernel, Display::from_answers(true, false));
+            assert_eq!(
+                resolve(vec![probe, kernel], Reason::NotProbed).facts.edid,
+                expected
+            );
+        }
+    }
+}

@@ -1,0 +1,444 @@
+//! What a device offers and needs: plain data, said in the words of vfio.h.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// A way in which a device hands its screen to the host.
+///
+/// The order is QEMU's: it asks for dmabuf first and takes a region only if that is refused
+/// (QEMU hw/vfio/display.c, `vfio_display_probe`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DisplayInterface {
+    /// `VFIO_GFX_PLANE_TYPE_DMABUF`: a dma-buf, for which QEMU's display must have OpenGL.
+    Dmabuf,
+    /// `VFIO_GFX_PLANE_TYPE_REGION`: device memory that QEMU copies from; any display will do.
+    Region,
+}
+
+/// Why nothing is known of a display.
+///
+/// The list may grow: a word that this version does not know is read as [`Reason::Other`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// Somebody else holds the device (EBUSY): a fact, not a failure.
+    InUse,
+    /// The driver opens only for a process with a KVM VM (ESRCH from kvmgt).
+    NeedsVm,
+    /// The driver did not answer before the deadline.
+    TimedOut,
+    /// No right to open `/dev/vfio` or the device.
+    Permission,
+    /// No vfio driver is bound to the device: there is no IOMMU group or device node to open.
+    NoDriver,
+    /// The driver says yes to every question, the senseless one included.
+    Untrusted,
+    /// Nobody has asked the device yet, and no rule knows it.
+    NotProbed,
+    /// The kernel has no vfio interface that we can open (`/dev/vfio/vfio` is missing).
+    NoVfio,
+    /// Other devices of the IOMMU group are bound to host drivers.
+    NotViable,
+    /// The driver refused to open the device; step and errno tell more.
+    OpenFailed,
+    /// The device was opened but a query failed in a way that vfio.h does not foresee.
+    QueryFailed,
+    /// The device went away while it was asked.
+    Vanished,
+    /// Policy says that this device is not to be opened.
+    NotAllowed,
+    /// The device exists as a definition only (`mdevctl define`), and nothing is known of its type.
+    NotActive,
+    /// A word of a newer version.
+    Other(String),
+}
+
+const REASONS: [(Reason, &str); 14] = [
+    (Reason::InUse, "in-use"),
+    (Reason::NeedsVm, "needs-vm"),
+    (Reason::TimedOut, "timed-out"),
+    (Reason::Permission, "permission"),
+    (Reason::NoDriver, "no-driver"),
+    (Reason::Untrusted, "untrusted"),
+    (Reason::NotProbed, "not-probed"),
+    (Reason::NoVfio, "no-vfio"),
+    (Reason::NotViable, "not-viable"),
+    (Reason::OpenFailed, "open-failed"),
+    (Reason::QueryFailed, "query-failed"),
+    (Reason::Vanished, "vanished"),
+    (Reason::NotAllowed, "not-allowed"),
+    (Reason::NotActive, "not-active"),
+];
+
+impl Reason {
+    /// Whether this is what the device did when it was asked, as opposed to why it could not be
+    /// asked. Such an outcome outranks a sibling or a rule that claims to know the display.
+    #[must_use]
+    pub fn is_answer(&self) -> bool {
+        matches!(self, Reason::Untrusted | Reason::TimedOut)
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Reason::Other(word) = self {
+            return f.write_str(word);
+        }
+        let word = REASONS
+            .iter()
+            .find(|(reason, _)| reason == self)
+            .map(|(_, word)| word);
+        f.write_str(word.expect("every reason has a word"))
+    }
+}
+
+impl From<&str> for Reason {
+    fn from(word: &str) -> Self {
+        REASONS
+            .iter()
+            .find(|(_, known)| *known == word)
+            .map_or_else(|| Reason::Other(word.into()), |(reason, _)| reason.clone())
+    }
+}
+
+impl Serialize for Reason {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Reason {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Reason::from(String::deserialize(deserializer)?.as_str()))
+    }
+}
+
+impl DisplayInterface {
+    /// The word for it in XML, JSON, attributes and properties.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            DisplayInterface::Dmabuf => "dmabuf",
+            DisplayInterface::Region => "region",
+        }
+    }
+}
+
+impl fmt::Display for DisplayInterface {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+impl FromStr for DisplayInterface {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        match word {
+            "dmabuf" => Ok(DisplayInterface::Dmabuf),
+            "region" => Ok(DisplayInterface::Region),
+            _ => Err(format!(
+                "{word:?} is not a display interface: expected dmabuf or region"
+            )),
+        }
+    }
+}
+
+/// The display of a device.
+///
+/// In JSON: `"display": ["dmabuf"]`, `["dmabuf", "region"]`, `["none"]`, or
+/// `["unknown"], "reason": "in-use"`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "DisplayWords", try_from = "DisplayWords")]
+pub enum Display {
+    /// These interfaces, the one that QEMU takes first; empty: the device has no display.
+    Known(Vec<DisplayInterface>),
+    /// It is not known, for this reason.
+    Unknown(Reason),
+}
+
+impl Display {
+    /// A device without a display.
+    pub const NONE: Display = Display::Known(Vec::new());
+
+    /// From the answers of the two plane queries.
+    #[must_use]
+    pub fn from_answers(dmabuf: bool, region: bool) -> Self {
+        let offered = [
+            (DisplayInterface::Dmabuf, dmabuf),
+            (DisplayInterface::Region, region),
+        ];
+        Display::Known(
+            offered
+                .into_iter()
+                .filter(|(_, yes)| *yes)
+                .map(|(kind, _)| kind)
+                .collect(),
+        )
+    }
+
+    /// The words for it, at least one: `dmabuf`, `region`, `none` or `unknown`.
+    #[must_use]
+    pub fn words(&self) -> Vec<&'static str> {
+        match self {
+            Display::Unknown(_) => vec!["unknown"],
+            Display::Known(interfaces) if interfaces.is_empty() => vec!["none"],
+            Display::Known(interfaces) => interfaces.iter().map(|i| i.word()).collect(),
+        }
+    }
+
+    /// The interface that QEMU will use; `None` for no display and for an unknown one.
+    #[must_use]
+    pub fn preferred(&self) -> Option<DisplayInterface> {
+        match self {
+            Display::Known(interfaces) => interfaces.first().copied(),
+            Display::Unknown(_) => None,
+        }
+    }
+
+    /// The reason for an unknown display.
+    #[must_use]
+    pub fn reason(&self) -> Option<&Reason> {
+        match self {
+            Display::Known(_) => None,
+            Display::Unknown(reason) => Some(reason),
+        }
+    }
+
+    /// Whether the display is known (no display is a known one).
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        matches!(self, Display::Known(_))
+    }
+}
+
+/// The two fields that say a [`Display`] in a file.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct DisplayWords {
+    pub(crate) display: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) reason: Option<Reason>,
+}
+
+impl From<Display> for DisplayWords {
+    fn from(display: Display) -> Self {
+        DisplayWords {
+            display: display.words().into_iter().map(String::from).collect(),
+            reason: display.reason().cloned(),
+        }
+    }
+}
+
+impl TryFrom<DisplayWords> for Display {
+    type Error = String;
+
+    fn try_from(words: DisplayWords) -> Result<Self, String> {
+        let list: Vec<&str> = words.display.iter().map(String::as_str).collect();
+        match list[..] {
+            ["none"] => Ok(Display::NONE),
+            ["unknown"] => Ok(Display::Unknown(words.reason.unwrap_or(Reason::NotProbed))),
+            [] => Err("display is empty: expected dmabuf, region, none or unknown".into()),
+            _ => {
+                let mut interfaces: Vec<DisplayInterface> = list
+                    .iter()
+                    .map(|word| word.parse())
+                    .collect::<Result<_, _>>()?;
+                interfaces.sort_unstable();
+                interfaces.dedup();
+                Ok(Display::Known(interfaces))
+            }
+        }
+    }
+}
+
+/// The EDID region (`VFIO_REGION_SUBTYPE_GFX_EDID`): the host may tell the guest's driver which
+/// modes to offer. Sizes in pixels; 0 means that the device sets no limit (mbochs-large).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Edid {
+    /// `max_xres` of struct `vfio_region_gfx_edid`.
+    pub max_xres: u32,
+    /// `max_yres` of struct `vfio_region_gfx_edid`.
+    pub max_yres: u32,
+}
+
+/// The Intel OpRegion (vendor region type 0x8086, subtype 1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OpRegion {
+    /// Bytes; 8192 on every device seen.
+    pub size: u64,
+}
+
+/// Everything that is known of a device, whoever says it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts {
+    /// The display interfaces.
+    #[serde(flatten)]
+    pub display: Display,
+    /// The EDID region and its maximum.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edid: Option<Edid>,
+    /// The OpRegion.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opregion: Option<OpRegion>,
+    /// Whether the driver opens the device only for a process that has a KVM VM.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub kvm: bool,
+    /// What the vfio device itself told; rules and kernel attributes have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceInfo>,
+}
+
+impl Facts {
+    /// Facts that consist of a display and nothing else.
+    #[must_use]
+    pub fn of(display: Display) -> Self {
+        Facts {
+            display,
+            edid: None,
+            opregion: None,
+            kvm: false,
+            device: None,
+        }
+    }
+}
+
+/// `VFIO_DEVICE_GET_INFO` and what follows from it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceInfo {
+    /// `VFIO_DEVICE_FLAGS_*`.
+    pub flags: u32,
+    /// As the driver counts them; a display region may have an index beyond (mdpy, NVIDIA).
+    pub num_regions: u32,
+    /// As the driver counts them.
+    pub num_irqs: u32,
+    /// Those regions that exist (size or flags not 0).
+    pub regions: Vec<Region>,
+    /// Those IRQ indexes that have interrupts.
+    pub irqs: Vec<Irq>,
+    /// Which devices a hot reset would take along.
+    pub hot_reset: HotReset,
+}
+
+/// `VFIO_DEVICE_GET_REGION_INFO` of one region.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Region {
+    /// Index, as `VFIO_PCI_*_REGION_INDEX` up to 8; device-specific from 9 on.
+    pub index: u32,
+    /// `VFIO_REGION_INFO_FLAG_*`.
+    pub flags: u32,
+    /// Offset from the start of the device file, in bytes.
+    pub offset: u64,
+    /// Size in bytes.
+    pub size: u64,
+    /// The capability chain, in its order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub capabilities: Vec<RegionCapability>,
+}
+
+/// One link of a region's capability chain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "capability", rename_all = "kebab-case")]
+pub enum RegionCapability {
+    /// `VFIO_REGION_INFO_CAP_SPARSE_MMAP`: the parts that can be mapped.
+    SparseMmap {
+        /// Offset and size in bytes, from the start of the region.
+        areas: Vec<(u64, u64)>,
+    },
+    /// `VFIO_REGION_INFO_CAP_TYPE`: what a device-specific region is.
+    Type {
+        /// `VFIO_REGION_TYPE_*`; with bit 31: a PCI vendor's own.
+        r#type: u32,
+        /// `VFIO_REGION_SUBTYPE_*`.
+        subtype: u32,
+    },
+    /// `VFIO_REGION_INFO_CAP_MSIX_MAPPABLE`.
+    MsixMappable,
+    /// One that this version does not know.
+    Unknown {
+        /// Capability id.
+        id: u16,
+        /// Its version.
+        version: u16,
+    },
+}
+
+/// `VFIO_DEVICE_GET_IRQ_INFO` of one index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Irq {
+    /// Index, as `VFIO_PCI_*_IRQ_INDEX`.
+    pub index: u32,
+    /// `VFIO_IRQ_INFO_*`.
+    pub flags: u32,
+    /// Interrupts within the index.
+    pub count: u32,
+}
+
+/// The answer to `VFIO_DEVICE_GET_PCI_HOT_RESET_INFO`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HotReset {
+    /// The driver knows no such ioctl, or the slot and bus can't be reset: the name of the errno.
+    Unsupported(String),
+    /// Devices that the reset would affect.
+    Devices(u32),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn display_in_json() {
+        for (display, json) in [
+            (
+                Display::from_answers(true, false),
+                r#"{"display":["dmabuf"]}"#,
+            ),
+            (
+                Display::from_answers(true, true),
+                r#"{"display":["dmabuf","region"]}"#,
+            ),
+            (Display::NONE, r#"{"display":["none"]}"#),
+            (
+                Display::Unknown(Reason::InUse),
+                r#"{"display":["unknown"],"reason":"in-use"}"#,
+            ),
+            (
+                Display::Unknown(Reason::Other("soon".into())),
+                r#"{"display":["unknown"],"reason":"soon"}"#,
+            ),
+        ] {
+            let facts = Facts::of(display);
+            assert_eq!(serde_json::to_string(&facts).unwrap(), json);
+            assert_eq!(serde_json::from_str::<Facts>(json).unwrap(), facts);
+        }
+    }
+
+    #[test]
+    fn display_that_makes_no_sense() {
+        for json in [
+            r#"{"display":[]}"#,
+            r#"{"display":["none","region"]}"#,
+            r#"{"display":["gl"]}"#,
+            "{}",
+        ] {
+            assert!(serde_json::from_str::<Facts>(json).is_err(), "{json}");
+        }
+        // Whatever the order in the file, QEMU's choice comes first.
+        let facts: Facts =
+            serde_json::from_str(r#"{"display":["region","dmabuf","region"]}"#).unwrap();
+        assert_eq!(facts.display, Display::from_answers(true, true));
+    }
+
+    #[test]
+    fn every_reason_has_its_word() {
+        for (reason, word) in REASONS {
+            assert_eq!(reason.to_string(), word);
+            assert_eq!(Reason::from(word), reason);
+        }
+    }
+}

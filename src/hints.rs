@@ -1,0 +1,182 @@
+//! What follows from the facts: the options that a display requires or allows.
+
+use serde::{Serialize, Serializer};
+
+use crate::facts::{Display, DisplayInterface, Facts};
+
+/// Where an option is set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scope {
+    /// A `<graphics>` element of the domain.
+    Graphics,
+    /// The `<hostdev>` element of the device.
+    Hostdev,
+    /// A property of QEMU's vfio-pci device for which libvirt has no XML of its own.
+    Qemu,
+    /// Something that the host must have.
+    Host,
+}
+
+impl Scope {
+    /// The word for it in XML, JSON and attributes.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Scope::Graphics => "graphics",
+            Scope::Hostdev => "hostdev",
+            Scope::Qemu => "qemu",
+            Scope::Host => "host",
+        }
+    }
+}
+
+/// When an option is wanted, where it is not always.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Purpose {
+    /// To see firmware and early boot on the same screen.
+    BootDisplay,
+    /// For the driver of a Windows guest.
+    Windows,
+}
+
+impl Purpose {
+    /// The word for it in XML, JSON and attributes.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Purpose::BootDisplay => "boot-display",
+            Purpose::Windows => "windows",
+        }
+    }
+}
+
+impl Serialize for Purpose {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.word())
+    }
+}
+
+/// One option with its value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Hint {
+    /// Where it is set.
+    pub scope: Scope,
+    /// Its name, as libvirt or QEMU spells it.
+    pub name: &'static str,
+    /// Its value, likewise.
+    pub value: String,
+    /// When it is wanted; none: whenever the display is.
+    #[serde(rename = "for", skip_serializing_if = "Option::is_none")]
+    pub purpose: Option<Purpose>,
+    /// Only a QEMU older than this must be told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub qemu_below: Option<&'static str>,
+}
+
+/// The first QEMU that finds the OpRegion by itself ("vfio/igd: Enable OpRegion by default",
+/// April 2025, in 10.1).
+const OPREGION_BY_ITSELF: &str = "10.1";
+
+/// The options for a device with these facts. `render_node`: of the GPU behind the device.
+///
+/// * dmabuf: QEMU refuses to start without OpenGL ("vfio-display-dmabuf: opengl not available",
+///   hw/vfio/display.c), and the node that renders must be able to import the device's buffers.
+/// * region: any graphics will do.
+/// * none: `display='on'` is refused ("vfio: device doesn't support any (known) display method").
+/// * ramfb shows firmware in the same console until the guest's driver sets a mode; only with
+///   display on.
+/// * An unknown display requires nothing that could be said.
+#[must_use]
+pub fn hints(facts: &Facts, render_node: Option<&str>) -> Vec<Hint> {
+    let option = |scope, name, value: &str| Hint {
+        scope,
+        name,
+        value: value.into(),
+        purpose: None,
+        qemu_below: None,
+    };
+    let preferred = facts.display.preferred();
+    let mut hints = Vec::new();
+    if preferred == Some(DisplayInterface::Dmabuf) {
+        hints.push(option(Scope::Graphics, "gl", "yes"));
+    }
+    if let Display::Known(interfaces) = &facts.display {
+        let value = if interfaces.is_empty() { "off" } else { "on" };
+        hints.push(option(Scope::Hostdev, "display", value));
+    }
+    if preferred.is_some() {
+        hints.push(Hint {
+            purpose: Some(Purpose::BootDisplay),
+            ..option(Scope::Hostdev, "ramfb", "on")
+        });
+    }
+    if facts.opregion.is_some() {
+        hints.push(Hint {
+            purpose: Some(Purpose::Windows),
+            qemu_below: Some(OPREGION_BY_ITSELF),
+            ..option(Scope::Qemu, "x-igd-opregion", "on")
+        });
+    }
+    if facts.kvm {
+        hints.push(option(Scope::Host, "kvm", "yes"));
+    }
+    if let (Some(DisplayInterface::Dmabuf), Some(node)) = (preferred, render_node) {
+        hints.push(option(Scope::Host, "rendernode", node));
+    }
+    hints
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::facts::{OpRegion, Reason};
+
+    fn words(facts: &Facts, node: Option<&str>) -> Vec<String> {
+        hints(facts, node)
+            .into_iter()
+            .map(|h| format!("{}.{}={}", h.scope.word(), h.name, h.value))
+            .collect()
+    }
+
+    #[test]
+    fn what_each_display_requires() {
+        let node = Some("/dev/dri/renderD128");
+        assert_eq!(
+            words(&Facts::of(Display::from_answers(true, false)), node),
+            [
+                "graphics.gl=yes",
+                "hostdev.display=on",
+                "hostdev.ramfb=on",
+                "host.rendernode=/dev/dri/renderD128"
+            ]
+        );
+        // QEMU takes dmabuf first, so a device with both needs GL.
+        assert!(
+            words(&Facts::of(Display::from_answers(true, true)), None)
+                .contains(&"graphics.gl=yes".into())
+        );
+        assert_eq!(
+            words(&Facts::of(Display::from_answers(false, true)), node),
+            ["hostdev.display=on", "hostdev.ramfb=on"]
+        );
+        assert_eq!(
+            words(&Facts::of(Display::NONE), node),
+            ["hostdev.display=off"]
+        );
+        assert!(words(&Facts::of(Display::Unknown(Reason::InUse)), node).is_empty());
+    }
+
+    #[test]
+    fn opregion_and_kvm() {
+        let facts = Facts {
+            opregion: Some(OpRegion { size: 8192 }),
+            kvm: true,
+            ..Facts::of(Display::from_answers(true, false))
+        };
+        let all = words(&facts, None);
+        assert!(
+            all.contains(&"qemu.x-igd-opregion=on".into()) && all.contains(&"host.kvm=yes".into())
+        );
+    }
+}

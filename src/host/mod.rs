@@ -1,0 +1,169 @@
+//! Reading (and keeping) files of a host: one of the two places that touch the machine.
+//!
+//! Every function takes a [`Root`]: `/` for this machine, or the directory of a recorded host.
+//!
+//! * [`sysfs`]: the devices, their drivers, types and parents.
+//! * [`mdevctl`]: mediated devices that are defined but need not be there.
+//! * [`settings`]: configuration and rules.
+//! * [`run`]: `/run/gfxplane`, that is records, locks, and what is known of types.
+//! * [`tree`]: the sysfs-like tree of the 2018 mail, published beside the records.
+
+pub mod mdevctl;
+pub mod run;
+pub mod settings;
+pub mod sysfs;
+pub mod tree;
+
+use std::fmt;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+/// The largest text taken from one attribute or definition, in bytes. The kernel's own limit is
+/// a page (Documentation/filesystems/sysfs.rst), which is 64 KiB on some machines.
+const MAX_TEXT: u64 = 64 * 1024;
+
+/// The directory that stands for `/`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Root {
+    path: PathBuf,
+    recorded: bool,
+}
+
+impl Root {
+    /// This machine.
+    #[must_use]
+    pub fn system() -> Self {
+        Root {
+            path: "/".into(),
+            recorded: false,
+        }
+    }
+
+    /// A recorded host: whoever names its directory vouches for what is in it, so the owners of
+    /// records don't matter there, and there are no devices to open.
+    #[must_use]
+    pub fn recorded(path: impl Into<PathBuf>) -> Self {
+        Root {
+            path: path.into(),
+            recorded: true,
+        }
+    }
+
+    /// Another directory that is treated as strictly as `/` itself; for tests.
+    #[must_use]
+    pub fn strict(path: impl Into<PathBuf>) -> Self {
+        Root {
+            path: path.into(),
+            recorded: false,
+        }
+    }
+
+    /// Whether this is a recorded host.
+    #[must_use]
+    pub fn is_recorded(&self) -> bool {
+        self.recorded
+    }
+
+    /// A path of the host, given without the leading slash.
+    #[must_use]
+    pub fn join(&self, path: impl AsRef<Path>) -> PathBuf {
+        debug_assert!(path.as_ref().is_relative());
+        self.path.join(path)
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Something that was passed over, and where.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Warning {
+    /// The file or directory.
+    pub path: PathBuf,
+    /// What is wrong with it, and what was done instead.
+    pub problem: String,
+}
+
+impl Warning {
+    pub(crate) fn new(path: impl Into<PathBuf>, problem: impl Into<String>) -> Self {
+        Warning {
+            path: path.into(),
+            problem: problem.into(),
+        }
+    }
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path.display(), self.problem)
+    }
+}
+
+/// The text of a small file, without the white space at its end; `None` if there is no such file.
+///
+/// Bytes that are not UTF-8 become U+FFFD, and a warning says so. What is too large is not taken.
+fn read_text(path: &Path, warnings: &mut Vec<Warning>) -> Option<String> {
+    let mut bytes = Vec::new();
+    let read =
+        std::fs::File::open(path).and_then(|file| file.take(MAX_TEXT + 1).read_to_end(&mut bytes));
+    match read {
+        Err(error) if is_absent(&error) => return None,
+        Err(error) => {
+            warnings.push(Warning::new(path, format!("can't be read: {error}")));
+            return None;
+        }
+        Ok(_) if bytes.len() as u64 > MAX_TEXT => {
+            warnings.push(Warning::new(path, "is larger than 64 KiB: ignored"));
+            return None;
+        }
+        Ok(_) => {}
+    }
+    let text = String::from_utf8(bytes).unwrap_or_else(|error| {
+        warnings.push(Warning::new(
+            path,
+            "is not UTF-8: the bad bytes are shown as U+FFFD",
+        ));
+        String::from_utf8_lossy(error.as_bytes()).into_owned()
+    });
+    Some(text.trim_end().to_owned())
+}
+
+/// Whether the thing simply is not there. ENOTDIR: a file where a directory was looked for;
+/// ENODEV: sysfs says so for an attribute whose device has just gone.
+fn is_absent(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+        || error.kind() == io::ErrorKind::NotADirectory
+        || error.raw_os_error() == Some(nix::libc::ENODEV)
+}
+
+/// The names in a directory, sorted; none if there is no such directory.
+fn read_names(path: &Path, warnings: &mut Vec<Warning>) -> Vec<String> {
+    let entries = match std::fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) => {
+            if !is_absent(&error) {
+                warnings.push(Warning::new(path, format!("can't be listed: {error}")));
+            }
+            return Vec::new();
+        }
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        match entry.map(|entry| entry.file_name().into_string()) {
+            Ok(Ok(name)) => names.push(name),
+            Ok(Err(name)) => warnings.push(Warning::new(
+                path.join(name),
+                "has a name that is not UTF-8: ignored",
+            )),
+            Err(error) => warnings.push(Warning::new(
+                path,
+                format!("can't be listed to its end: {error}"),
+            )),
+        }
+    }
+    names.sort_unstable();
+    names
+}

@@ -1,0 +1,594 @@
+//! `/run/gfxplane`: records of probes, what types were found to be, locks.
+//!
+//! The directory is root's and 0755; records are 0644; `lock` is 0700, so that nobody else can
+//! hold a start up by taking a lock. Files are written whole (temporary file, rename), so readers
+//! need no lock. They take only regular files of root that nobody else may write, at most
+//! [`MAX_SIZE`] bytes, and follow no link.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{Flock, FlockArg, RenameFlags, renameat2};
+use nix::libc;
+
+use crate::facts::{Display, Facts};
+use crate::host::{Root, Warning, is_absent, tree};
+use crate::names::DeviceId;
+use crate::record::{MAX_SIZE, NotARecord, Record};
+
+const BASE: &str = "run/gfxplane";
+
+/// How often a lock that is taken is tried again.
+const POLL: Duration = Duration::from_millis(5);
+
+/// What writing a record changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Written {
+    /// The record says something new.
+    Changed,
+    /// It says what the one before said.
+    Same,
+    /// The one before stays: it knows more ([`Record::supersedes`]).
+    Kept,
+}
+
+/// The lock of a device: held from before it is opened until after it is closed.
+#[derive(Debug)]
+pub struct Lock {
+    _file: Flock<File>,
+}
+
+/// The record of a device, if there is one that can be believed. Whether it is still valid is
+/// for the caller to see ([`Record::circumstances`]).
+pub fn read_record(root: &Root, id: DeviceId, warnings: &mut Vec<Warning>) -> Option<Record> {
+    let record = read(root, &record_path(root, id), warnings)?;
+    if record.device != id {
+        let error = NotARecord::OtherDevice(record.device);
+        warnings.push(Warning::new(
+            record_path(root, id),
+            format!("ignored: {error}"),
+        ));
+        return None;
+    }
+    Some(record)
+}
+
+/// What a device of this type was found to be, since this boot.
+pub fn read_type(root: &Root, type_id: &str, warnings: &mut Vec<Warning>) -> Option<Record> {
+    read(root, &type_path(root, type_id)?, warnings)
+}
+
+/// Keeps a record, and what it says of the type, and publishes the tree. `parent`: the sysfs name
+/// of the device on which an mdev was made.
+///
+/// # Errors
+/// Any error of the file system; also if `/run/gfxplane` is there but is not to be trusted.
+pub fn write_record(root: &Root, record: &Record, parent: Option<&str>) -> io::Result<Written> {
+    let records = directory(root, "records", 0o755)?;
+    let _one_writer = Lock::wait(&directory(root, "lock", 0o700)?.join("records"), None)?;
+    let path = record_path(root, record.device);
+    let old =
+        read(root, &path, &mut Vec::new()).filter(|old| old.circumstances == record.circumstances);
+    if old.as_ref().is_some_and(|old| !record.supersedes(old)) {
+        return Ok(Written::Kept);
+    }
+    replace(&records, &path, record.to_text().as_bytes())?;
+    let type_path = record
+        .circumstances
+        .type_id
+        .as_deref()
+        .and_then(|type_id| type_path(root, type_id));
+    let answered = match &record.facts.display {
+        Display::Known(_) => true,
+        Display::Unknown(reason) => reason.is_answer(),
+    };
+    if let Some(type_path) = type_path.filter(|_| answered) {
+        replace(
+            &directory(root, "types", 0o755)?,
+            &type_path,
+            record.to_text().as_bytes(),
+        )?;
+    }
+    publish(
+        root,
+        Path::new("devices"),
+        &record.device.to_string(),
+        &record.facts,
+    )?;
+    if let (Some(parent), Some(type_id), true) = (parent, &record.circumstances.type_id, answered) {
+        publish(
+            root,
+            &Path::new("mdev_supported_types").join(parent),
+            type_id,
+            &record.facts,
+        )?;
+    }
+    let same = old.is_some_and(|old| old.facts == record.facts && old.step == record.step);
+    Ok(if same {
+        Written::Same
+    } else {
+        Written::Changed
+    })
+}
+
+/// Forgets a device that is gone: its record, its tree, its lock. What its type was found to be
+/// stays.
+///
+/// # Errors
+/// Any error of the file system except that there is nothing to forget.
+pub fn forget(root: &Root, id: DeviceId) -> io::Result<()> {
+    let absent_is_fine = |result: io::Result<()>| match result {
+        Err(error) if !is_absent(&error) => Err(error),
+        _ => Ok(()),
+    };
+    absent_is_fine(fs::remove_file(record_path(root, id)))?;
+    absent_is_fine(fs::remove_dir_all(
+        root.join(BASE).join("devices").join(id.to_string()),
+    ))?;
+    absent_is_fine(fs::remove_file(lock_path(root, id)))
+}
+
+impl Lock {
+    /// Takes the lock of a device, waiting as long as it takes: whoever calls this runs under a
+    /// deadline of its own.
+    ///
+    /// # Errors
+    /// Any error of the file system.
+    pub fn of_device(root: &Root, id: DeviceId) -> io::Result<Self> {
+        directory(root, "lock", 0o700)?;
+        Ok(Self::wait(&lock_path(root, id), None)?
+            .expect("without a limit it waits until it has the lock"))
+    }
+
+    fn wait(path: &Path, limit: Option<Instant>) -> io::Result<Option<Self>> {
+        let mut options = OpenOptions::new();
+        options
+            .read(true)
+            .write(true)
+            .create(limit.is_none())
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW);
+        let mut file = match options.open(path) {
+            Err(error) if is_absent(&error) && limit.is_some() => return Ok(None),
+            result => result?,
+        };
+        loop {
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(file) => return Ok(Some(Lock { _file: file })),
+                Err((back, libc_error)) if libc_error == nix::errno::Errno::EWOULDBLOCK => {
+                    file = back
+                }
+                Err((_, error)) => return Err(error.into()),
+            }
+            if limit.is_some_and(|limit| Instant::now() >= limit) {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            thread::sleep(POLL);
+        }
+    }
+}
+
+/// Waits until nobody of us holds the device, at most until `limit`. `false`: somebody still does.
+///
+/// # Errors
+/// Any error of the file system; a lock that isn't there is free.
+pub fn wait_until_free(root: &Root, id: DeviceId, limit: Instant) -> io::Result<bool> {
+    match Lock::wait(&lock_path(root, id), Some(limit)) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Waits until udev is through with the `add` event of an mdev, at most until `limit`: only then
+/// is it certain whether a probe of ours has begun. At once where no udev runs.
+///
+/// udev keeps what its rules found in `/run/udev/data/+SUBSYSTEM:NAME` (systemd
+/// src/libsystemd/sd-device/device-private.c); our rule sets at least one property for every mdev,
+/// so the file is there when the rules have run. `false`: it wasn't in time.
+#[must_use]
+pub fn wait_for_udev(root: &Root, id: DeviceId, limit: Instant) -> bool {
+    let data = root
+        .join("run/udev/data")
+        .join(format!("+{}:{id}", id.bus()));
+    let settled = || data.exists() || !root.join("run/udev/control").exists();
+    while !settled() {
+        if Instant::now() >= limit {
+            return false;
+        }
+        thread::sleep(POLL);
+    }
+    true
+}
+
+fn record_path(root: &Root, id: DeviceId) -> PathBuf {
+    root.join(BASE).join("records").join(format!("{id}.json"))
+}
+
+fn lock_path(root: &Root, id: DeviceId) -> PathBuf {
+    root.join(BASE).join("lock").join(id.to_string())
+}
+
+/// `None` for a type whose name would lead elsewhere.
+fn type_path(root: &Root, type_id: &str) -> Option<PathBuf> {
+    is_plain(type_id).then(|| {
+        root.join(BASE)
+            .join("types")
+            .join(format!("{type_id}.json"))
+    })
+}
+
+fn is_plain(name: &str) -> bool {
+    !name.is_empty() && !name.starts_with('.') && !name.contains('/') && name.len() < 200
+}
+
+/// Makes a directory below `/run/gfxplane`, or sees that the one that is there can be trusted.
+fn directory(root: &Root, name: &str, mode: u32) -> io::Result<PathBuf> {
+    let base = root.join(BASE);
+    let path = base.join(name);
+    for (path, mode) in [(&base, 0o755), (&path, mode)] {
+        match DirBuilder::new().mode(mode).recursive(false).create(path) {
+            Ok(()) => fs::set_permissions(path, Permissions::from_mode(mode))?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let metadata = fs::symlink_metadata(path)?;
+                if let Some(problem) =
+                    untrusted(root, &metadata).or((!metadata.is_dir()).then_some("is no directory"))
+                {
+                    let problem = format!("{} {problem}: remove it", path.display());
+                    return Err(io::Error::new(io::ErrorKind::PermissionDenied, problem));
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(path)
+}
+
+/// Why a file or directory can't be believed.
+fn untrusted(root: &Root, metadata: &fs::Metadata) -> Option<&'static str> {
+    if root.is_recorded() {
+        None
+    } else if metadata.uid() != 0 {
+        Some("is not root's")
+    } else if metadata.mode() & 0o022 != 0 {
+        Some("can be written by others")
+    } else {
+        None
+    }
+}
+
+fn read(root: &Root, path: &Path, warnings: &mut Vec<Warning>) -> Option<Record> {
+    match try_read(root, path) {
+        Ok(record) => record,
+        Err(problem) => {
+            warnings.push(Warning::new(path, format!("ignored: {problem}")));
+            None
+        }
+    }
+}
+
+fn try_read(root: &Root, path: &Path) -> Result<Option<Record>, String> {
+    let mut options = OpenOptions::new();
+    // O_NONBLOCK: a FIFO in this place must not hold us up.
+    options
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let file = match options.open(path) {
+        Err(error) if is_absent(&error) => return Ok(None),
+        Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
+            return Err("it is a link".into());
+        }
+        result => result.map_err(|error| error.to_string())?,
+    };
+    let metadata = file.metadata().map_err(|error| error.to_string())?;
+    if !metadata.is_file() {
+        return Err("it is no regular file".into());
+    }
+    if let Some(problem) = untrusted(root, &metadata) {
+        return Err(format!("it {problem}"));
+    }
+    let mut text = String::new();
+    file.take(MAX_SIZE as u64 + 1)
+        .read_to_string(&mut text)
+        .map_err(|error| error.to_string())?;
+    if text.len() > MAX_SIZE {
+        return Err("it is larger than 64 KiB".into());
+    }
+    Record::parse(&text)
+        .map(Some)
+        .map_err(|error| error.to_string())
+}
+
+fn replace(directory: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = tempfile::Builder::new()
+        .prefix(".new-")
+        .tempfile_in(directory)?;
+    file.write_all(content)?;
+    file.as_file()
+        .set_permissions(Permissions::from_mode(0o644))?;
+    file.persist(path).map_err(|error| error.error)?;
+    Ok(())
+}
+
+/// Swaps one directory of the tree in, whole: whoever reads sees the old one or the new one.
+fn publish(root: &Root, below: &Path, name: &str, facts: &Facts) -> io::Result<()> {
+    if !below.iter().all(|part| part.to_str().is_some_and(is_plain)) || !is_plain(name) {
+        return Ok(());
+    }
+    let mut place = directory(
+        root,
+        below
+            .iter()
+            .next()
+            .and_then(|p| p.to_str())
+            .unwrap_or_default(),
+        0o755,
+    )?;
+    for part in below.iter().skip(1) {
+        place.push(part);
+        fs::create_dir_all(&place)?;
+        fs::set_permissions(&place, Permissions::from_mode(0o755))?;
+    }
+    let new = tempfile::Builder::new()
+        .prefix(".new-")
+        .tempdir_in(root.join(BASE))?;
+    fs::set_permissions(new.path(), Permissions::from_mode(0o755))?;
+    tree::write(new.path(), facts)?;
+    let target = place.join(name);
+    let here = nix::fcntl::AT_FDCWD;
+    match renameat2(
+        here,
+        new.path(),
+        here,
+        &target,
+        RenameFlags::RENAME_EXCHANGE,
+    ) {
+        // The old tree now has the temporary name and goes with it.
+        Ok(()) => Ok(()),
+        Err(nix::errno::Errno::ENOENT) => {
+            fs::rename(new.path(), &target)?;
+            let _moved = new.keep();
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::evidence::Step;
+    use crate::facts::Reason;
+    use crate::record::{Circumstances, FORMAT};
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    const UUID: &str = "11111111-2222-3333-4444-555555555555";
+
+    fn host() -> (tempfile::TempDir, Root) {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join("run")).unwrap();
+        let root = Root::recorded(directory.path());
+        (directory, root)
+    }
+
+    fn record(display: Display) -> Record {
+        Record {
+            format: FORMAT,
+            device: UUID.parse().unwrap(),
+            circumstances: Circumstances {
+                boot_id: "b".into(),
+                kernel: "6.12".into(),
+                driver: Some("mbochs".into()),
+                driver_version: None,
+                type_id: Some("mbochs-small".into()),
+            },
+            facts: Facts::of(display),
+            path: None,
+            step: None,
+            errno: None,
+        }
+    }
+
+    #[test]
+    fn a_record_is_kept_published_and_forgotten() {
+        let (_keep, root) = host();
+        let id = UUID.parse().unwrap();
+        let (dmabuf, none) = (
+            record(Display::from_answers(true, false)),
+            record(Display::NONE),
+        );
+        assert_eq!(
+            write_record(&root, &dmabuf, Some("mbochs")).unwrap(),
+            Written::Changed
+        );
+        assert_eq!(
+            write_record(&root, &dmabuf, Some("mbochs")).unwrap(),
+            Written::Same
+        );
+        assert_eq!(
+            read_record(&root, id, &mut Vec::new()),
+            Some(dmabuf.clone())
+        );
+        let in_use = Record {
+            step: Some(Step::Group),
+            ..record(Display::Unknown(Reason::InUse))
+        };
+        assert_eq!(
+            write_record(&root, &in_use, Some("mbochs")).unwrap(),
+            Written::Kept
+        );
+        assert_eq!(
+            write_record(&root, &none, Some("mbochs")).unwrap(),
+            Written::Changed
+        );
+        let base = root.join(BASE);
+        for device in [
+            "devices/11111111-2222-3333-4444-555555555555",
+            "mdev_supported_types/mbochs/mbochs-small",
+        ] {
+            let plane = base.join(device).join("vfio-pci/device/gfx_plane");
+            assert_eq!(fs::read_to_string(plane.join("dmabuf")).unwrap(), "0\n");
+        }
+        forget(&root, id).unwrap();
+        forget(&root, id).unwrap();
+        assert_eq!(read_record(&root, id, &mut Vec::new()), None);
+        assert!(!base.join("devices").join(UUID).exists());
+        assert_eq!(
+            read_type(&root, "mbochs-small", &mut Vec::new()),
+            Some(none)
+        );
+        let left: Vec<_> = fs::read_dir(&base)
+            .unwrap()
+            .map(|e| e.unwrap().file_name())
+            .collect();
+        assert!(
+            left.iter()
+                .all(|name| !name.to_string_lossy().starts_with('.')),
+            "{left:?}"
+        );
+    }
+
+    #[test]
+    fn unsafe_files_are_ignored_and_named() {
+        let (_keep, recorded) = host();
+        let strict = Root::strict(recorded.path());
+        let id: DeviceId = UUID.parse().unwrap();
+        write_record(&recorded, &record(Display::NONE), None).unwrap();
+        let path = record_path(&recorded, id);
+        let check = |root: &Root, expected: &str| {
+            let mut warnings = Vec::new();
+            assert_eq!(read_record(root, id, &mut warnings), None, "{expected}");
+            assert_eq!(warnings.len(), 1, "{expected}");
+            let text = warnings[0].to_string();
+            assert!(text.contains(expected) && text.contains(UUID), "{text}");
+        };
+        // These tests run as root in CI, and as anybody on a developer's machine.
+        let root_runs = nix::unistd::geteuid().is_root();
+        if root_runs {
+            assert!(read_record(&strict, id, &mut Vec::new()).is_some());
+            fs::set_permissions(&path, Permissions::from_mode(0o664)).unwrap();
+            check(&strict, "written by others");
+            fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+            std::os::unix::fs::chown(&path, Some(65534), None).unwrap();
+        }
+        check(&strict, "not root's");
+        fs::write(&path, "{").unwrap();
+        check(&recorded, "damaged");
+        fs::write(&path, vec![b' '; MAX_SIZE + 1]).unwrap();
+        check(&recorded, "larger than 64 KiB");
+        fs::write(&path, [0xff, 0xfe]).unwrap();
+        check(&recorded, "UTF-8");
+        let other = record(Display::NONE)
+            .to_text()
+            .replace("11111111", "21111111");
+        fs::write(&path, other).unwrap();
+        check(&recorded, "about 21111111");
+        fs::rename(&path, path.with_extension("else")).unwrap();
+        std::os::unix::fs::symlink(path.with_extension("else"), &path).unwrap();
+        check(&recorded, "is a link");
+        fs::remove_file(&path).unwrap();
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        check(&recorded, "no regular file");
+    }
+
+    #[test]
+    fn a_foreign_run_directory_is_not_written_to() {
+        let (_keep, recorded) = host();
+        let strict = Root::strict(recorded.path());
+        fs::create_dir(recorded.join(BASE)).unwrap();
+        fs::set_permissions(recorded.join(BASE), Permissions::from_mode(0o777)).unwrap();
+        let error = write_record(&strict, &record(Display::NONE), None).unwrap_err();
+        assert!(error.to_string().contains("remove it"), "{error}");
+    }
+
+    #[test]
+    fn readers_never_see_half_a_record() {
+        let (_keep, root) = host();
+        let id = UUID.parse().unwrap();
+        let (a, b) = (
+            record(Display::from_answers(true, false)),
+            record(Display::from_answers(false, true)),
+        );
+        write_record(&root, &a, Some("p")).unwrap();
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let writers: Vec<_> = [&a, &b]
+                .map(|record| {
+                    scope.spawn(|| {
+                        (0..100).for_each(|_| {
+                            write_record(&root, record, Some("p")).unwrap();
+                        })
+                    })
+                })
+                .into();
+            let readers: Vec<_> = (0..2)
+                .map(|_| {
+                    scope.spawn(|| {
+                        let mut reads = 0;
+                        while !done.load(Ordering::Relaxed) {
+                            let mut warnings = Vec::new();
+                            let seen = read_record(&root, id, &mut warnings).expect("always there");
+                            assert!(seen == a || seen == b);
+                            assert!(warnings.is_empty());
+                            let plane = root
+                                .join(BASE)
+                                .join("devices")
+                                .join(UUID)
+                                .join("vfio-pci/device");
+                            assert!(tree::read_gfx_plane(&plane, &mut warnings).is_some());
+                            reads += 1;
+                        }
+                        reads
+                    })
+                })
+                .collect();
+            writers
+                .into_iter()
+                .for_each(|writer| writer.join().unwrap());
+            done.store(true, Ordering::Relaxed);
+            assert!(
+                readers
+                    .into_iter()
+                    .map(|reader| reader.join().unwrap())
+                    .sum::<u32>()
+                    > 0
+            );
+        });
+    }
+
+    #[test]
+    fn the_lock_holds_until_it_is_dropped() {
+        let (_keep, root) = host();
+        let id = UUID.parse().unwrap();
+        let soon = || Instant::now() + Duration::from_millis(30);
+        assert!(
+            wait_until_free(&root, id, soon()).unwrap(),
+            "no lock, nobody holds it"
+        );
+        let lock = Lock::of_device(&root, id).unwrap();
+        assert!(!wait_until_free(&root, id, soon()).unwrap());
+        drop(lock);
+        assert!(wait_until_free(&root, id, soon()).unwrap());
+    }
+
+    #[test]
+    fn udev_is_waited_for_where_it_runs() {
+        let (_keep, root) = host();
+        let id = UUID.parse().unwrap();
+        let soon = || Instant::now() + Duration::from_millis(30);
+        assert!(wait_for_udev(&root, id, soon()), "no udev");
+        fs::create_dir_all(root.join("run/udev/data")).unwrap();
+        fs::write(root.join("run/udev/control"), "").unwrap();
+        assert!(!wait_for_udev(&root, id, soon()));
+        fs::write(
+            root.join(format!("run/udev/data/+mdev:{UUID}")),
+            "E:GFXPLANE_DISPLAY=none\n",
+        )
+        .unwrap();
+        assert!(wait_for_udev(&root, id, soon()));
+    }
+}

@@ -1,0 +1,139 @@
+//! What the administrator has set: `/etc/gfxplane`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use crate::config::Config;
+use crate::host::{Root, Warning, read_names, read_text};
+use crate::rules::{BUILT_IN, Rules};
+
+/// Reads `gfxplane.toml` and, over it, `conf.d/*.toml` by name. A file that can't be used is left
+/// out whole, with a warning.
+pub fn config(root: &Root, warnings: &mut Vec<Warning>) -> Config {
+    let mut config = Config::default();
+    let mut files = vec![root.join("etc/gfxplane/gfxplane.toml")];
+    files.extend(toml_files(root.join("etc/gfxplane/conf.d"), warnings).into_values());
+    for path in files {
+        let Some(text) = read_text(&path, warnings) else {
+            continue;
+        };
+        match config.clone().with_file(&text) {
+            Ok(with) => config = with,
+            Err(error) => warnings.push(Warning::new(path, format!("ignored: {error}"))),
+        }
+    }
+    config
+}
+
+/// Reads the rules of `/etc/gfxplane/rules.d`, then those of `/usr/share/gfxplane/rules.d` or,
+/// where that is missing, the ones that this program carries. A file in /etc hides one of the
+/// same name in /usr. A file that can't be used is left out whole, with a warning.
+pub fn rules(root: &Root, warnings: &mut Vec<Warning>) -> Rules {
+    let mut rules = Rules::default();
+    let own = toml_files(root.join("etc/gfxplane/rules.d"), warnings);
+    let shipped = toml_files(root.join("usr/share/gfxplane/rules.d"), warnings);
+    let hidden = |name: &str| own.contains_key(name);
+    let shipped = shipped
+        .into_iter()
+        .filter(|(name, _)| !hidden(name))
+        .map(|(_, path)| path);
+    let shipped: Vec<PathBuf> = shipped.collect();
+    let carried = shipped.is_empty() && !root.join("usr/share/gfxplane/rules.d").is_dir();
+    for path in own.values().cloned().chain(shipped) {
+        let Some(text) = read_text(&path, warnings) else {
+            continue;
+        };
+        if let Err(error) = rules.add_file(&path.display().to_string(), &text) {
+            warnings.push(Warning::new(path, format!("ignored: {error}")));
+        }
+    }
+    if carried {
+        for (name, text) in BUILT_IN.iter().filter(|(name, _)| !hidden(name)) {
+            rules
+                .add_file(&format!("built in: {name}"), text)
+                .expect("the built-in rules are tested");
+        }
+    }
+    rules
+}
+
+fn toml_files(directory: PathBuf, warnings: &mut Vec<Warning>) -> BTreeMap<String, PathBuf> {
+    let names = read_names(&directory, warnings)
+        .into_iter()
+        .filter(|name| name.ends_with(".toml"));
+    names
+        .map(|name| (name.clone(), directory.join(name)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn host(files: &[(&str, &str)]) -> (tempfile::TempDir, Root) {
+        let directory = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = directory.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        let root = Root::recorded(directory.path());
+        (directory, root)
+    }
+
+    #[test]
+    fn drop_ins_go_over_the_main_file_and_a_broken_one_is_left_out() {
+        let (_keep, root) = host(&[
+            (
+                "etc/gfxplane/gfxplane.toml",
+                "deadline = 7\nattributes = 'off'",
+            ),
+            ("etc/gfxplane/conf.d/10-a.toml", "deadline = 8"),
+            (
+                "etc/gfxplane/conf.d/20-b.toml",
+                "deadline = 9\nnonsense = 1",
+            ),
+            ("etc/gfxplane/conf.d/README", "not a setting"),
+        ]);
+        let mut warnings = Vec::new();
+        let config = config(&root, &mut warnings);
+        assert_eq!((config.deadline.as_secs(), config.attributes), (8, false));
+        assert_eq!(warnings.len(), 1);
+        assert!(
+            warnings[0].to_string().contains("20-b.toml") && warnings[0].problem.contains("line 2")
+        );
+    }
+
+    #[test]
+    fn rules_of_the_administrator_come_first() {
+        const RULE: &str =
+            "[[rule]]\nname='mdpy'\nsource='me'\nmatch.type=['mdpy-vga']\ndisplay=['none']";
+        let (_keep, root) = host(&[("etc/gfxplane/rules.d/00-mine.toml", RULE)]);
+        let mut warnings = Vec::new();
+        let rules = rules(&root, &mut warnings);
+        let mdpy: Vec<&str> = rules
+            .iter()
+            .filter(|(_, r)| r.name == "mdpy")
+            .map(|(_, r)| r.source.as_str())
+            .collect();
+        assert_eq!(mdpy, ["me"]);
+        assert!(warnings.is_empty() && rules.iter().count() > 10);
+    }
+
+    #[test]
+    fn a_file_in_etc_hides_its_namesake() {
+        let (_keep, root) = host(&[
+            ("etc/gfxplane/rules.d/50-kernel.toml", ""),
+            ("usr/share/gfxplane/rules.d/50-kernel.toml", BUILT_IN[0].1),
+            ("usr/share/gfxplane/rules.d/60-nvidia.toml", BUILT_IN[1].1),
+        ]);
+        let rules = rules(&root, &mut Vec::new());
+        assert!(
+            rules.iter().count() > 0
+                && rules
+                    .iter()
+                    .all(|(file, _)| file.ends_with("60-nvidia.toml"))
+        );
+    }
+}

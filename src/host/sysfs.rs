@@ -1,0 +1,549 @@
+//! The vfio devices of a host, from sysfs.
+//!
+//! Layout: Documentation/ABI/testing/sysfs-bus-vfio-mdev (mediated devices),
+//! Documentation/ABI/testing/sysfs-bus-pci (PCI), drivers/vfio/vfio_main.c (`vfio-dev`).
+//! Whatever is odd becomes one warning with its path; the other devices are still read.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+use crate::facts::{Display, Facts};
+use crate::host::{Root, Warning, is_absent, read_names, read_text, tree};
+use crate::names::{DeviceId, PciAddress};
+use crate::record::Circumstances;
+
+/// What sysfs says of a host.
+#[derive(Debug, Clone, Default)]
+pub struct Host {
+    /// Kernel release.
+    pub kernel: String,
+    /// Of this boot.
+    pub boot_id: String,
+    /// Mediated devices and PCI devices bound to vfio drivers, sorted by id.
+    pub devices: Vec<Device>,
+    /// Devices that offer mdev types, sorted by name.
+    pub parents: Vec<Parent>,
+    /// What was passed over.
+    pub warnings: Vec<Warning>,
+}
+
+/// One device that vfio hands out.
+#[derive(Debug, Clone)]
+pub struct Device {
+    /// UUID or PCI address.
+    pub id: DeviceId,
+    /// Its directory, as the host names it: `/sys/devices/…`.
+    pub path: PathBuf,
+    /// mdev: sysfs name of the device it was made on.
+    pub parent: Option<String>,
+    /// mdev type id; virtual function of an NVIDIA GPU: its vGPU type, if one is set.
+    pub type_id: Option<String>,
+    /// mdev: the type's `device_api`. PCI devices are always `vfio-pci`.
+    pub device_api: Option<String>,
+    /// The vfio driver that is bound.
+    pub driver: Option<String>,
+    /// Version or, without one, srcversion of the driver's module.
+    pub driver_version: Option<String>,
+    /// The IOMMU group; mdevs have one of their own.
+    pub iommu_group: Option<u32>,
+    /// The node's name in `/dev/vfio/devices` (kernel 6.6 and later with VFIO_DEVICE_CDEV).
+    pub cdev: Option<String>,
+    /// The PCI device itself, or the parent of an mdev if that is one.
+    pub pci: Option<Pci>,
+    /// mdev: the parent's driver; without a driver its class or bus, as the kernel's
+    /// `dev_driver_string` has it (it is the first part of the type id).
+    pub parent_driver: Option<String>,
+    /// The render node of the GPU behind the device.
+    pub render_node: Option<String>,
+    /// Those attributes that were asked for.
+    pub attributes: BTreeMap<String, String>,
+    /// What the kernel itself says of the type's display.
+    pub kernel_facts: Option<Facts>,
+}
+
+/// What a PCI device says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pci {
+    /// Its address.
+    pub address: PciAddress,
+    /// Vendor id.
+    pub vendor: u16,
+    /// Device id.
+    pub device: u16,
+    /// Class, 24 bits.
+    pub class: u32,
+    /// Virtual function: its physical function.
+    pub physfn: Option<PciAddress>,
+    /// Physical function: its virtual functions.
+    pub virtfns: Vec<PciAddress>,
+    /// Physical function: `sriov_totalvfs`.
+    pub total_vfs: Option<u32>,
+    /// IOMMU group with all its devices.
+    pub iommu_group: Option<(u32, Vec<PciAddress>)>,
+}
+
+/// A device on which mdevs can be made.
+#[derive(Debug, Clone)]
+pub struct Parent {
+    /// Its name in sysfs; what mdevctl calls it.
+    pub name: String,
+    /// Its directory, as the host names it.
+    pub path: PathBuf,
+    /// Its bus or class.
+    pub subsystem: Option<String>,
+    /// Its driver, with the kernel's fall-backs (`dev_driver_string`).
+    pub driver: Option<String>,
+    /// The driver that is really bound, if one is.
+    pub bound_driver: Option<String>,
+    /// If it is a PCI device.
+    pub pci: Option<Pci>,
+    /// Its render node.
+    pub render_node: Option<String>,
+    /// What can be made on it, sorted by id.
+    pub types: Vec<MdevType>,
+}
+
+/// One mdev type of a parent.
+#[derive(Debug, Clone)]
+pub struct MdevType {
+    /// Its id: the directory's name.
+    pub id: String,
+    /// Its name for people.
+    pub name: Option<String>,
+    /// Its description, of several lines with some drivers.
+    pub description: Option<String>,
+    /// `vfio-pci`, `vfio-ccw`, `vfio-ap`.
+    pub device_api: Option<String>,
+    /// How many more can be made.
+    pub available_instances: Option<u32>,
+    /// What the kernel itself says of its display.
+    pub kernel_facts: Option<Facts>,
+}
+
+impl Device {
+    /// What a record about this device depends on.
+    #[must_use]
+    pub fn circumstances(&self, host: &Host) -> Circumstances {
+        Circumstances {
+            boot_id: host.boot_id.clone(),
+            kernel: host.kernel.clone(),
+            driver: self.driver.clone(),
+            driver_version: self.driver_version.clone(),
+            type_id: self.type_id.clone(),
+        }
+    }
+}
+
+/// Reads the host. `attributes`: paths below each device's directory that are wanted, too.
+#[must_use]
+pub fn read(root: &Root, attributes: &[&str]) -> Host {
+    Reader::new(root, attributes).read_all()
+}
+
+/// Reads one device, as [`read`] would; `None` if it isn't there or isn't a vfio device.
+#[must_use]
+pub fn read_device(root: &Root, id: DeviceId, attributes: &[&str]) -> (Host, Option<Device>) {
+    let mut reader = Reader::new(root, attributes);
+    let device = match id {
+        DeviceId::Mdev(_) => reader.mdev(&id.to_string()),
+        DeviceId::Pci(_) => reader.pci_device(&id.to_string()),
+    };
+    (reader.into_host(), device)
+}
+
+struct Reader<'a> {
+    root: &'a Root,
+    /// The root without links, to tell what leads out of it.
+    base: PathBuf,
+    attributes: &'a [&'a str],
+    warnings: Vec<Warning>,
+    parents: HashMap<PathBuf, Option<Parent>>,
+    versions: HashMap<String, Option<String>>,
+}
+
+impl<'a> Reader<'a> {
+    fn new(root: &'a Root, attributes: &'a [&'a str]) -> Self {
+        Reader {
+            root,
+            base: root
+                .path()
+                .canonicalize()
+                .unwrap_or_else(|_| root.path().to_owned()),
+            attributes,
+            warnings: Vec::new(),
+            parents: HashMap::new(),
+            versions: HashMap::new(),
+        }
+    }
+
+    fn read_all(mut self) -> Host {
+        let mut devices = Vec::new();
+        let directory = self.root.join("sys/bus/mdev/devices");
+        for name in read_names(&directory, &mut self.warnings) {
+            devices.extend(self.mdev(&name));
+        }
+        let directory = self.root.join("sys/bus/pci/devices");
+        for name in read_names(&directory, &mut self.warnings) {
+            devices.extend(self.pci_device(&name));
+        }
+        devices.sort_by_key(|device| device.id);
+        let directory = self.root.join("sys/class/mdev_bus");
+        for name in read_names(&directory, &mut self.warnings) {
+            if let Some(path) = self.resolve(&directory.join(name)) {
+                self.parent(&path);
+            }
+        }
+        Host {
+            devices,
+            ..self.into_host()
+        }
+    }
+
+    fn into_host(mut self) -> Host {
+        let kernel = self
+            .text(&self.root.join("proc/sys/kernel/osrelease"))
+            .unwrap_or_default();
+        let boot_id = self
+            .text(&self.root.join("proc/sys/kernel/random/boot_id"))
+            .unwrap_or_default();
+        let mut parents: Vec<Parent> = self.parents.into_values().flatten().collect();
+        parents.sort_by(|a, b| (&a.name, &a.path).cmp(&(&b.name, &b.path)));
+        Host {
+            kernel,
+            boot_id,
+            devices: Vec::new(),
+            parents,
+            warnings: self.warnings,
+        }
+    }
+
+    fn text(&mut self, path: &Path) -> Option<String> {
+        read_text(path, &mut self.warnings)
+    }
+
+    fn warn(&mut self, path: &Path, problem: impl Into<String>) {
+        self.warnings.push(Warning::new(path, problem));
+    }
+
+    /// Where a link leads, all links followed; a warning if that is nowhere or outside.
+    fn resolve(&mut self, link: &Path) -> Option<PathBuf> {
+        match link.canonicalize() {
+            Ok(path) if path.starts_with(self.base.join("sys")) => Some(path),
+            Ok(_) => {
+                self.warn(link, "leads out of sysfs: ignored");
+                None
+            }
+            Err(error) if link.is_symlink() => {
+                self.warn(link, format!("leads nowhere: {error}"));
+                None
+            }
+            Err(error) => {
+                if !is_absent(&error) {
+                    self.warn(link, format!("can't be followed: {error}"));
+                }
+                None
+            }
+        }
+    }
+
+    /// The last component of a link's target; sysfs says names that way. The target need not be
+    /// looked at.
+    fn link_name(&mut self, link: &Path) -> Option<String> {
+        match std::fs::read_link(link) {
+            Ok(target) => match target.file_name().and_then(|name| name.to_str()) {
+                Some(name) => Some(name.to_owned()),
+                None => {
+                    self.warn(link, "has a target without a name: ignored");
+                    None
+                }
+            },
+            Err(error) => {
+                if !is_absent(&error) {
+                    self.warn(link, format!("is no link: {error}"));
+                }
+                None
+            }
+        }
+    }
+
+    /// `/sys/…` of a directory below the root.
+    fn host_path(&self, path: &Path) -> PathBuf {
+        Path::new("/").join(path.strip_prefix(&self.base).unwrap_or(path))
+    }
+
+    fn number<T>(&mut self, path: &Path, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
+        let text = self.text(path)?;
+        let value = parse(&text);
+        if value.is_none() {
+            let start: String = text.chars().take(40).collect();
+            self.warn(
+                path,
+                format!("{start:?} is not the number that belongs here: ignored"),
+            );
+        }
+        value
+    }
+
+    fn hex(&mut self, path: &Path) -> Option<u32> {
+        self.number(path, |text| {
+            u32::from_str_radix(text.strip_prefix("0x")?, 16).ok()
+        })
+    }
+
+    fn decimal(&mut self, path: &Path) -> Option<u32> {
+        self.number(path, |text| text.parse().ok())
+    }
+
+    fn mdev(&mut self, name: &str) -> Option<Device> {
+        let link = self.root.join("sys/bus/mdev/devices").join(name);
+        let Ok(id @ DeviceId::Mdev(_)) = name.parse() else {
+            self.warn(&link, "has a name that is no UUID: ignored");
+            return None;
+        };
+        let path = self.resolve(&link)?;
+        let type_id = self.link_name(&path.join("mdev_type"));
+        let parent = path
+            .parent()
+            .map(Path::to_owned)
+            .and_then(|path| self.parent(&path).cloned());
+        let of_type = parent.as_ref().zip(type_id.as_ref());
+        let of_type = of_type
+            .and_then(|(parent, id)| parent.types.iter().find(|t| t.id == *id))
+            .cloned();
+        if of_type.is_none() {
+            self.warn(&path, "is of a type that its parent does not have");
+        }
+        let mut device = self.device(id, &path);
+        device.type_id = type_id;
+        if let Some(of_type) = of_type {
+            device.device_api = of_type.device_api;
+            device.kernel_facts = of_type.kernel_facts;
+        }
+        if let Some(parent) = parent {
+            device.parent = Some(parent.name);
+            device.parent_driver = parent.driver;
+            device.pci = parent.pci;
+            device.render_node = parent.render_node;
+        }
+        Some(device)
+    }
+
+    fn pci_device(&mut self, name: &str) -> Option<Device> {
+        let link = self.root.join("sys/bus/pci/devices").join(name);
+        let has = |below: &str| link.join(below).exists();
+        let driver = std::fs::read_link(link.join("driver")).ok();
+        let driver = driver
+            .as_deref()
+            .and_then(Path::file_name)
+            .and_then(|name| name.to_str());
+        let by_name = driver.is_some_and(|d| d.ends_with("vfio-pci") || d.ends_with("vfio_pci"));
+        if !by_name && !has("vfio-dev") && !has("nvidia/current_vgpu_type") {
+            return None;
+        }
+        let Ok(id @ DeviceId::Pci(address)) = name.parse() else {
+            self.warn(&link, "has a name that is no PCI address: ignored");
+            return None;
+        };
+        let path = self.resolve(&link)?;
+        let pci = self.pci(&path, address);
+        let mut device = self.device(id, &path);
+        device.device_api = Some("vfio-pci".into());
+        let vgpu_type = self.text(&path.join("nvidia/current_vgpu_type"));
+        device.type_id = vgpu_type
+            .filter(|t| t != "0")
+            .map(|t| format!("nvidia-{t}"));
+        let physfn = pci.as_ref().and_then(|pci| pci.physfn);
+        let gpu = match physfn {
+            Some(physfn) => self.resolve(
+                &self
+                    .root
+                    .join("sys/bus/pci/devices")
+                    .join(physfn.to_string()),
+            ),
+            None => Some(path),
+        };
+        device.render_node = gpu.and_then(|gpu| self.render_node(&gpu));
+        device.pci = pci;
+        Some(device)
+    }
+
+    /// What mdevs and PCI devices have in common.
+    fn device(&mut self, id: DeviceId, path: &Path) -> Device {
+        let driver = self.link_name(&path.join("driver"));
+        let driver_version = driver
+            .as_ref()
+            .and_then(|driver| self.driver_version(id.bus(), driver));
+        let group = self.link_name(&path.join("iommu_group"));
+        let iommu_group = group.and_then(|name| {
+            let number = name.parse().ok();
+            if number.is_none() {
+                self.warn(
+                    &path.join("iommu_group"),
+                    "names a group that is no number: ignored",
+                );
+            }
+            number
+        });
+        let nodes = read_names(&path.join("vfio-dev"), &mut self.warnings);
+        // Before 6.6, and without VFIO_DEVICE_CDEV, the directory is there but has no device node.
+        let cdev = nodes
+            .into_iter()
+            .find(|node| path.join("vfio-dev").join(node).join("dev").exists());
+        let mut attributes = BTreeMap::new();
+        for name in self.attributes {
+            if let Some(text) = self.text(&path.join(name)) {
+                attributes.insert((*name).to_owned(), text);
+            }
+        }
+        Device {
+            id,
+            path: self.host_path(path),
+            parent: None,
+            type_id: None,
+            device_api: None,
+            driver,
+            driver_version,
+            iommu_group,
+            cdev,
+            pci: None,
+            parent_driver: None,
+            render_node: None,
+            attributes,
+            kernel_facts: None,
+        }
+    }
+
+    fn driver_version(&mut self, bus: &str, driver: &str) -> Option<String> {
+        let key = format!("{bus}/drivers/{driver}");
+        if let Some(version) = self.versions.get(&key) {
+            return version.clone();
+        }
+        let module = self.link_name(&self.root.join("sys/bus").join(&key).join("module"));
+        let version = module.and_then(|module| {
+            let directory = self.root.join("sys/module").join(module);
+            self.text(&directory.join("version"))
+                .or_else(|| self.text(&directory.join("srcversion")))
+        });
+        self.versions.insert(key, version.clone());
+        version
+    }
+
+    fn pci(&mut self, path: &Path, address: PciAddress) -> Option<Pci> {
+        let vendor = self.hex(&path.join("vendor"))?;
+        let device = self.hex(&path.join("device"))?;
+        let class = self.hex(&path.join("class")).unwrap_or(0);
+        let physfn = self
+            .link_name(&path.join("physfn"))
+            .and_then(|name| name.parse().ok());
+        let mut virtfns = Vec::new();
+        while let Ok(target) = std::fs::read_link(path.join(format!("virtfn{}", virtfns.len()))) {
+            let name = target.file_name().and_then(|name| name.to_str());
+            match name.and_then(|name| name.parse().ok()) {
+                Some(address) => virtfns.push(address),
+                None => break,
+            }
+        }
+        let group = self
+            .link_name(&path.join("iommu_group"))
+            .and_then(|name| name.parse().ok());
+        let iommu_group = group.map(|group| {
+            let members = read_names(&path.join("iommu_group/devices"), &mut self.warnings);
+            (
+                group,
+                members
+                    .iter()
+                    .filter_map(|name| name.parse().ok())
+                    .collect(),
+            )
+        });
+        Some(Pci {
+            address,
+            vendor: vendor.try_into().ok()?,
+            device: device.try_into().ok()?,
+            class,
+            physfn,
+            virtfns,
+            total_vfs: self.decimal(&path.join("sriov_totalvfs")),
+            iommu_group,
+        })
+    }
+
+    fn parent(&mut self, path: &Path) -> Option<&Parent> {
+        if !self.parents.contains_key(path) {
+            let parent = self.read_parent(path);
+            self.parents.insert(path.to_owned(), parent);
+        }
+        self.parents[path].as_ref()
+    }
+
+    fn read_parent(&mut self, path: &Path) -> Option<Parent> {
+        let name = path.file_name().and_then(|name| name.to_str())?.to_owned();
+        let subsystem = self.link_name(&path.join("subsystem"));
+        let bound_driver = self.link_name(&path.join("driver"));
+        let driver = bound_driver.clone().or_else(|| subsystem.clone());
+        let pci = match name.parse() {
+            Ok(address) if subsystem.as_deref() == Some("pci") => self.pci(path, address),
+            _ => None,
+        };
+        let directory = path.join("mdev_supported_types");
+        let mut types = Vec::new();
+        for id in read_names(&directory, &mut self.warnings) {
+            let path = directory.join(&id);
+            if !path.is_dir() {
+                continue;
+            }
+            types.push(MdevType {
+                name: self.text(&path.join("name")),
+                description: self.text(&path.join("description")),
+                device_api: self.text(&path.join("device_api")),
+                available_instances: self.decimal(&path.join("available_instances")),
+                kernel_facts: self.kernel_facts(&path),
+                id,
+            });
+        }
+        Some(Parent {
+            name,
+            path: self.host_path(path),
+            subsystem,
+            driver,
+            bound_driver,
+            render_node: self.render_node(path),
+            pci,
+            types,
+        })
+    }
+
+    fn kernel_facts(&mut self, type_directory: &Path) -> Option<Facts> {
+        let display =
+            tree::read_gfx_plane(&type_directory.join("vfio-pci/device"), &mut self.warnings)?;
+        Some(Facts::of(display)).filter(|facts| matches!(facts.display, Display::Known(_)))
+    }
+
+    /// The render node of a GPU, by path as udev names it (60-drm.rules), because the number of
+    /// `renderD128` depends on the order of drivers. A virtio GPU has its node one level below,
+    /// and udev no name for it on every version: then by number.
+    fn render_node(&mut self, gpu: &Path) -> Option<String> {
+        let render = |directory: &Path, warnings: &mut Vec<Warning>| {
+            read_names(directory, warnings)
+                .into_iter()
+                .find(|name| name.starts_with("renderD"))
+        };
+        let by_path = || {
+            let address = gpu.file_name()?.to_str()?.parse::<PciAddress>().ok()?;
+            Some(format!("/dev/dri/by-path/pci-{address}-render"))
+        };
+        if let Some(node) = render(&gpu.join("drm"), &mut self.warnings) {
+            return Some(by_path().unwrap_or_else(|| format!("/dev/dri/{node}")));
+        }
+        let below = read_names(gpu, &mut self.warnings)
+            .into_iter()
+            .filter(|name| name.starts_with("virtio"));
+        let below: Vec<PathBuf> = below.map(|name| gpu.join(name).join("drm")).collect();
+        let node = below
+            .iter()
+            .find_map(|directory| render(directory, &mut self.warnings))?;
+        let by_path =
+            by_path().filter(|name| self.root.join(name.trim_start_matches('/')).exists());
+        Some(by_path.unwrap_or_else(|| format!("/dev/dri/{node}")))
+    }
+}

@@ -1,0 +1,468 @@
+//! All that is known of a host's devices and types, joined.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+
+use crate::evidence::{Evidence, Finding, Method, resolve};
+use crate::facts::{Facts, Reason};
+use crate::hints::{Hint, hints};
+use crate::host::mdevctl::Definition;
+use crate::host::sysfs::{Device, Host, MdevType, Parent};
+use crate::host::{Root, Warning, mdevctl, run, settings, sysfs};
+use crate::names::DeviceId;
+use crate::record::Record;
+use crate::rules::{Bus, Open, Rule, Rules, Subject};
+
+/// Whether a device is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// It is there.
+    Active,
+    /// mdevctl has a definition of it, but it is not there.
+    Defined,
+}
+
+/// What came before: records of devices, and of what types were found to be.
+#[derive(Debug, Clone, Default)]
+pub struct Memory {
+    /// By device.
+    pub devices: HashMap<DeviceId, Record>,
+    /// By type id.
+    pub types: HashMap<String, Record>,
+}
+
+/// One device with what is known of it. Its JSON is an entry of `gfxplane list --json`.
+#[derive(Debug, Clone, Serialize)]
+pub struct DeviceEntry {
+    /// UUID or PCI address.
+    pub id: DeviceId,
+    /// `mdev` or `pci`.
+    pub bus: &'static str,
+    /// Its node device's name in libvirt.
+    pub nodedev: String,
+    /// Whether it is there.
+    pub state: State,
+    /// Whether mdevctl has a definition of it.
+    pub defined: bool,
+    /// mdev: sysfs name of the device it is made on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
+    /// mdev type id or vGPU type.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub type_id: Option<String>,
+    /// The type's `device_api`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device_api: Option<String>,
+    /// The vfio driver.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub driver: Option<String>,
+    /// Its module's version or srcversion.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub driver_version: Option<String>,
+    /// IOMMU group.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iommu_group: Option<u32>,
+    /// Node in `/dev/vfio/devices`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cdev: Option<String>,
+    /// The render node of the GPU behind it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub render_node: Option<String>,
+    /// What is known, and how.
+    #[serde(flatten)]
+    pub finding: Finding,
+    /// What follows from it.
+    pub require: Vec<Hint>,
+    /// The rule that speaks for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    /// Whether it may be opened.
+    pub open: Open,
+}
+
+/// One mdev type of one parent. Its JSON is an entry of `gfxplane list --json`.
+#[derive(Debug, Clone, Serialize)]
+pub struct TypeEntry {
+    /// sysfs name of the parent.
+    pub parent: String,
+    /// Type id.
+    #[serde(rename = "type")]
+    pub type_id: String,
+    /// Its name for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Its description.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// `vfio-pci`, `vfio-ccw`, `vfio-ap`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device_api: Option<String>,
+    /// How many more can be made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub available_instances: Option<u32>,
+    /// What is known, and how.
+    #[serde(flatten)]
+    pub finding: Finding,
+    /// What follows from it.
+    pub require: Vec<Hint>,
+    /// The rule that speaks for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+}
+
+/// A host with all that is known of it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Inventory {
+    /// [`crate::record::FORMAT`].
+    pub format: u32,
+    /// Kernel release.
+    pub kernel: String,
+    /// Active and defined devices, sorted by id.
+    pub devices: Vec<DeviceEntry>,
+    /// Types, sorted by parent and id.
+    pub types: Vec<TypeEntry>,
+    /// What was passed over.
+    pub warnings: Vec<Warning>,
+}
+
+/// Everything that is read of a host.
+#[derive(Debug, Clone)]
+pub struct Sources {
+    /// sysfs.
+    pub host: Host,
+    /// mdevctl's definitions.
+    pub definitions: Vec<Definition>,
+    /// Records.
+    pub memory: Memory,
+    /// Rules.
+    pub rules: Rules,
+}
+
+impl Sources {
+    /// Reads a whole host. Warnings are in `host`.
+    #[must_use]
+    pub fn read(root: &Root) -> Self {
+        let mut warnings = Vec::new();
+        let rules = settings::rules(root, &mut warnings);
+        let host = sysfs::read(root, &rules.attribute_paths());
+        let definitions = mdevctl::read(root, &mut warnings);
+        let ids = host.devices.iter().map(|device| device.id);
+        let on_devices = host
+            .devices
+            .iter()
+            .filter_map(|device| device.type_id.clone());
+        let on_parents = host
+            .parents
+            .iter()
+            .flat_map(|parent| parent.types.iter().map(|t| t.id.clone()));
+        let defined = definitions
+            .iter()
+            .map(|definition| definition.type_id.clone());
+        let types = on_devices.chain(on_parents).chain(defined);
+        let memory = remember(root, ids, types, &mut warnings);
+        let mut sources = Sources {
+            host,
+            definitions,
+            memory,
+            rules,
+        };
+        sources.host.warnings.append(&mut warnings);
+        sources
+    }
+
+    /// Reads what is needed to know one active device; `None` if it isn't there.
+    #[must_use]
+    pub fn read_device(root: &Root, id: DeviceId) -> (Self, Option<Device>) {
+        let mut warnings = Vec::new();
+        let rules = settings::rules(root, &mut warnings);
+        let (host, device) = sysfs::read_device(root, id, &rules.attribute_paths());
+        let type_id = device.as_ref().and_then(|device| device.type_id.clone());
+        let memory = remember(root, [id].into_iter(), type_id.into_iter(), &mut warnings);
+        let mut sources = Sources {
+            host,
+            definitions: Vec::new(),
+            memory,
+            rules,
+        };
+        sources.host.warnings.append(&mut warnings);
+        (sources, device)
+    }
+}
+
+fn remember(
+    root: &Root,
+    ids: impl Iterator<Item = DeviceId>,
+    types: impl Iterator<Item = String>,
+    warnings: &mut Vec<Warning>,
+) -> Memory {
+    let mut memory = Memory::default();
+    for id in ids {
+        memory
+            .devices
+            .extend(run::read_record(root, id, warnings).map(|record| (id, record)));
+    }
+    let mut seen = std::collections::HashSet::new();
+    for type_id in types.filter(|type_id| seen.insert(type_id.clone())) {
+        if let Some(record) = run::read_type(root, &type_id, warnings) {
+            memory.types.insert(type_id, record);
+        }
+    }
+    memory
+}
+
+/// Joins everything into one view of the host.
+#[must_use]
+pub fn inventory(sources: &Sources) -> Inventory {
+    let host = &sources.host;
+    let mut devices: Vec<DeviceEntry> = host
+        .devices
+        .iter()
+        .map(|device| active(sources, device))
+        .collect();
+    let mut places: HashMap<DeviceId, usize> = devices
+        .iter()
+        .enumerate()
+        .map(|(place, entry)| (entry.id, place))
+        .collect();
+    for definition in &sources.definitions {
+        let id = DeviceId::Mdev(definition.uuid);
+        match places.get(&id) {
+            // Several parents may have a definition of one UUID; the device that is there is the
+            // active one, and the first definition stands for the others.
+            Some(place) => devices[*place].defined = true,
+            None => {
+                places.insert(id, devices.len());
+                devices.push(defined(sources, definition));
+            }
+        }
+    }
+    devices.sort_by_key(|entry| entry.id);
+    let types = host
+        .parents
+        .iter()
+        .flat_map(|parent| parent.types.iter().map(move |t| (parent, t)));
+    Inventory {
+        format: crate::record::FORMAT,
+        kernel: host.kernel.clone(),
+        devices,
+        types: types
+            .map(|(parent, of_type)| type_entry(sources, parent, of_type))
+            .collect(),
+        warnings: host.warnings.clone(),
+    }
+}
+
+/// The rule that speaks for an active device.
+#[must_use]
+pub fn rule_for<'a>(rules: &'a Rules, host: &Host, device: &Device) -> Option<&'a Rule> {
+    rules.find(&Subject {
+        bus: Some(match device.id {
+            DeviceId::Mdev(_) => Bus::Mdev,
+            DeviceId::Pci(_) => Bus::Pci,
+        }),
+        driver: device.driver.as_deref(),
+        parent_driver: device.parent_driver.as_deref(),
+        type_id: device.type_id.as_deref(),
+        device_api: device.device_api.as_deref(),
+        vendor: device.pci.as_ref().map(|pci| pci.vendor),
+        class: device.pci.as_ref().map(|pci| pci.class),
+        kernel: &host.kernel,
+        attributes: Some(&device.attributes),
+    })
+}
+
+/// One active device with what is known of it.
+#[must_use]
+pub fn active(sources: &Sources, device: &Device) -> DeviceEntry {
+    let (host, memory) = (&sources.host, &sources.memory);
+    let circumstances = device.circumstances(host);
+    let record = memory
+        .devices
+        .get(&device.id)
+        .filter(|record| record.circumstances == circumstances);
+    let sibling = device
+        .type_id
+        .as_ref()
+        .and_then(|type_id| memory.types.get(type_id))
+        .filter(|record| {
+            record.device != device.id
+                && record.circumstances.driver == circumstances.driver
+                && record.circumstances.driver_version == circumstances.driver_version
+                && record.circumstances.kernel == circumstances.kernel
+        });
+    let rule = rule_for(&sources.rules, host, device);
+    let nothing = if device.driver.is_none() {
+        Reason::NoDriver
+    } else {
+        Reason::NotProbed
+    };
+    let finding = resolve(
+        known(device.kernel_facts.as_ref(), host, record, sibling, rule),
+        nothing,
+    );
+    DeviceEntry {
+        id: device.id,
+        bus: device.id.bus(),
+        nodedev: crate::nodedev::device::name_of(device.id, device.parent.as_deref()),
+        state: State::Active,
+        defined: false,
+        parent: device.parent.clone(),
+        type_id: device.type_id.clone(),
+        device_api: device.device_api.clone(),
+        driver: device.driver.clone(),
+        driver_version: device.driver_version.clone(),
+        iommu_group: device.iommu_group,
+        cdev: device.cdev.clone(),
+        require: hints(&finding.facts, device.render_node.as_deref()),
+        render_node: device.render_node.clone(),
+        finding,
+        rule: rule.map(|rule| rule.name.clone()),
+        open: rule.map_or(Open::Named, |rule| rule.open),
+    }
+}
+
+fn defined(sources: &Sources, definition: &Definition) -> DeviceEntry {
+    let host = &sources.host;
+    let parent = host
+        .parents
+        .iter()
+        .find(|parent| parent.name == definition.parent);
+    let of_type =
+        parent.and_then(|parent| parent.types.iter().find(|t| t.id == definition.type_id));
+    let rule = rule_for_type(sources, parent, &definition.type_id, of_type);
+    let finding = resolve(
+        known(
+            of_type.and_then(|t| t.kernel_facts.as_ref()),
+            host,
+            None,
+            sibling_of_type(sources, &definition.type_id),
+            rule,
+        ),
+        Reason::NotActive,
+    );
+    let render_node = parent.and_then(|parent| parent.render_node.clone());
+    let id = DeviceId::Mdev(definition.uuid);
+    DeviceEntry {
+        id,
+        bus: "mdev",
+        nodedev: crate::nodedev::device::name_of(id, Some(&definition.parent)),
+        state: State::Defined,
+        defined: true,
+        parent: Some(definition.parent.clone()),
+        type_id: Some(definition.type_id.clone()),
+        device_api: of_type.and_then(|t| t.device_api.clone()),
+        driver: None,
+        driver_version: None,
+        iommu_group: None,
+        cdev: None,
+        require: hints(&finding.facts, render_node.as_deref()),
+        render_node,
+        finding,
+        rule: rule.map(|rule| rule.name.clone()),
+        open: rule.map_or(Open::Named, |rule| rule.open),
+    }
+}
+
+fn type_entry(sources: &Sources, parent: &Parent, of_type: &MdevType) -> TypeEntry {
+    let rule = rule_for_type(sources, Some(parent), &of_type.id, Some(of_type));
+    let sibling = sibling_of_type(sources, &of_type.id);
+    let finding = resolve(
+        known(
+            of_type.kernel_facts.as_ref(),
+            &sources.host,
+            None,
+            sibling,
+            rule,
+        ),
+        Reason::NotProbed,
+    );
+    TypeEntry {
+        parent: parent.name.clone(),
+        type_id: of_type.id.clone(),
+        name: of_type.name.clone(),
+        description: of_type.description.clone(),
+        device_api: of_type.device_api.clone(),
+        available_instances: of_type.available_instances,
+        require: hints(&finding.facts, parent.render_node.as_deref()),
+        finding,
+        rule: rule.map(|rule| rule.name.clone()),
+    }
+}
+
+fn rule_for_type<'a>(
+    sources: &'a Sources,
+    parent: Option<&Parent>,
+    type_id: &str,
+    of_type: Option<&MdevType>,
+) -> Option<&'a Rule> {
+    sources.rules.find(&Subject {
+        bus: Some(Bus::Mdev),
+        driver: None,
+        parent_driver: parent.and_then(|parent| parent.driver.as_deref()),
+        type_id: Some(type_id),
+        device_api: of_type.and_then(|t| t.device_api.as_deref()),
+        vendor: parent
+            .and_then(|parent| parent.pci.as_ref())
+            .map(|pci| pci.vendor),
+        class: parent
+            .and_then(|parent| parent.pci.as_ref())
+            .map(|pci| pci.class),
+        kernel: &sources.host.kernel,
+        attributes: None,
+    })
+}
+
+/// What a device of this type was found to be under this kernel.
+fn sibling_of_type<'a>(sources: &'a Sources, type_id: &str) -> Option<&'a Record> {
+    let record = sources.memory.types.get(type_id)?;
+    (record.circumstances.kernel == sources.host.kernel).then_some(record)
+}
+
+fn known(
+    kernel: Option<&Facts>,
+    host: &Host,
+    record: Option<&Record>,
+    sibling: Option<&Record>,
+    rule: Option<&Rule>,
+) -> Vec<(Facts, Evidence)> {
+    let mut sources = Vec::new();
+    if let Some(facts) = kernel {
+        let evidence = Evidence {
+            kernel: Some(host.kernel.clone()),
+            ..Evidence::by(Method::Kernel)
+        };
+        sources.push((facts.clone(), evidence));
+    }
+    if let Some(record) = record {
+        sources.push((record.facts.clone(), record.evidence(Method::Probe)));
+    }
+    if let Some(record) = sibling {
+        // Offsets and interrupts are the other device's own.
+        let facts = Facts {
+            device: None,
+            ..record.facts.clone()
+        };
+        sources.push((facts, record.evidence(Method::Sibling)));
+    }
+    if let Some((rule, facts)) = rule.and_then(|rule| rule.facts.clone().map(|facts| (rule, facts)))
+    {
+        sources.push((facts, rule.evidence()));
+    }
+    sources
+}
+
+/// What becomes of one probe: the record to keep.
+#[must_use]
+pub fn record_of(device: &Device, host: &Host, answer: &crate::probe::Answer) -> Record {
+    Record {
+        format: crate::record::FORMAT,
+        device: device.id,
+        circumstances: device.circumstances(host),
+        facts: answer.facts.clone(),
+        path: answer.path,
+        step: answer.step,
+        errno: answer.errno.clone(),
+    }
+}

@@ -1,0 +1,39 @@
+//! gfxplane finds out what display a vfio device offers and what that display needs, and says it
+//! in libvirt's words.
+//!
+//! A vfio device (mediated device, SR-IOV virtual function, passed-through GPU) may hand the
+//! screen of its guest to the host through a region of device memory, through a dmabuf that needs
+//! OpenGL, or not at all. Only `VFIO_DEVICE_QUERY_GFX_PLANE` on the opened device tells, and
+//! libvirt has to decide long before QEMU opens it.
+//!
+//! ```text
+//! /sys ──host::sysfs──┐
+//! /dev/vfio ─probe────┼─> facts ──hints──> nodedev: capability XML, mdevctl attributes,
+//! rules, records ─────┘                            udev properties, JSON
+//! ```
+//!
+//! Everything right of the two readers is pure: values in, values out.
+//!
+//! * [`host`] reads (and keeps) files: sysfs, mdevctl's definitions, rules, and what earlier
+//!   probes left in `/run/gfxplane`. Each function takes the root directory as an argument.
+//! * [`probe`] opens devices. Nothing else does.
+//! * [`facts`], [`evidence`], [`rules`], [`hints`] are the model: what is known, how it is known,
+//!   what follows from it. [`inventory`] joins them for a whole host.
+//! * [`nodedev`] writes it down in the forms that libvirt, mdevctl and udev take.
+//! * [`xml`] edits XML by its bytes and knows nothing of libvirt.
+//!
+//! What this library does not do: it never asks a device for its real plane (only the PROBE form
+//! of the query), never resets one, and never opens one that somebody else holds.
+
+pub mod config;
+pub mod evidence;
+pub mod facts;
+pub mod hints;
+pub mod host;
+pub mod inventory;
+pub mod names;
+pub mod nodedev;
+pub mod probe;
+pub mod record;
+pub mod rules;
+pub mod xml;

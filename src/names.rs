@@ -1,0 +1,233 @@
+//! The names of devices, parsed once at the edge.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// The address of a PCI device as sysfs spells it: `0000:00:02.0`.
+///
+/// The domain may have more than four digits (`VMD` bridges: `10000:e1:00.0`); bus is 0 to 0xff,
+/// device 0 to 0x1f, function 0 to 7 (`PCI_SLOT` and `PCI_FUNC` in Linux include/uapi/linux/pci.h).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PciAddress {
+    /// PCI domain (segment).
+    pub domain: u32,
+    /// Bus number.
+    pub bus: u8,
+    /// Device number, what libvirt calls slot; 0 to 31.
+    pub device: u8,
+    /// Function number; 0 to 7.
+    pub function: u8,
+}
+
+/// Which vfio device: a mediated device by its UUID, any other by its PCI address.
+///
+/// Its [`Display`](fmt::Display) form is the directory name in sysfs, and what `VFIO_GROUP_GET_DEVICE_FD` takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DeviceId {
+    /// A mediated device (`/sys/bus/mdev/devices/UUID`).
+    Mdev(Uuid),
+    /// A PCI device (`/sys/bus/pci/devices/ADDRESS`).
+    Pci(PciAddress),
+}
+
+/// A text that names no device.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{text:?} is not a device: expected a UUID (c1a2…-…), a PCI address (0000:00:02.0) \
+     or a node-device name (mdev_…, pci_0000_00_02_0)"
+)]
+pub struct NotADevice {
+    /// What was given.
+    pub text: String,
+}
+
+impl DeviceId {
+    /// The bus, as sysfs names it.
+    #[must_use]
+    pub fn bus(&self) -> &'static str {
+        match self {
+            DeviceId::Mdev(_) => "mdev",
+            DeviceId::Pci(_) => "pci",
+        }
+    }
+
+    /// Reads what a user types: UUID, PCI address, or the name libvirt gives the node device
+    /// (`mdev_UUID_PARENT`, `pci_0000_00_02_0`; libvirt src/node_device/node_device_udev.c,
+    /// `udevGenerateDeviceName`: every byte that is not a letter or digit becomes `_`).
+    ///
+    /// # Errors
+    /// [`NotADevice`] if the text is none of these.
+    pub fn from_user(text: &str) -> Result<Self, NotADevice> {
+        if let Ok(id) = text.parse() {
+            return Ok(id);
+        }
+        let id = if let Some(rest) = text.strip_prefix("mdev_") {
+            rest.get(..36)
+                .filter(|_| rest.len() == 36 || rest.as_bytes()[36] == b'_')
+                .and_then(|uuid| uuid.replace('_', "-").parse().ok())
+        } else if let Some(rest) = text.strip_prefix("pci_") {
+            let parts: Vec<&str> = rest.split('_').collect();
+            match parts[..] {
+                [domain, bus, device, function] => {
+                    format!("{domain}:{bus}:{device}.{function}").parse().ok()
+                }
+                _ => None,
+            }
+        } else {
+            None
+        };
+        id.ok_or_else(|| NotADevice { text: text.into() })
+    }
+}
+
+impl fmt::Display for PciAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            domain,
+            bus,
+            device,
+            function,
+        } = self;
+        write!(f, "{domain:04x}:{bus:02x}:{device:02x}.{function}")
+    }
+}
+
+impl FromStr for PciAddress {
+    type Err = NotADevice;
+
+    fn from_str(text: &str) -> Result<Self, NotADevice> {
+        parse_pci(text).ok_or_else(|| NotADevice { text: text.into() })
+    }
+}
+
+/// Digits only: `from_str_radix` would also take a sign.
+fn hex(text: &str, lengths: std::ops::RangeInclusive<usize>) -> Option<u32> {
+    let fits = lengths.contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit());
+    fits.then(|| u32::from_str_radix(text, 16).ok()).flatten()
+}
+
+fn parse_pci(text: &str) -> Option<PciAddress> {
+    let (rest, function) = text.rsplit_once('.')?;
+    let mut parts = rest.rsplitn(3, ':');
+    let device = hex(parts.next()?, 2..=2)?;
+    let bus = hex(parts.next()?, 2..=2)?;
+    let domain = parts.next().map_or(Some(0), |domain| hex(domain, 4..=8))?;
+    let function = hex(function, 1..=1)?;
+    (device < 32 && function < 8).then(|| PciAddress {
+        domain,
+        bus: bus as u8,
+        device: device as u8,
+        function: function as u8,
+    })
+}
+
+impl fmt::Display for DeviceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DeviceId::Mdev(uuid) => uuid.hyphenated().fmt(f),
+            DeviceId::Pci(address) => address.fmt(f),
+        }
+    }
+}
+
+impl FromStr for DeviceId {
+    type Err = NotADevice;
+
+    fn from_str(text: &str) -> Result<Self, NotADevice> {
+        if text.len() == 36
+            && let Ok(uuid) = Uuid::try_parse(text)
+        {
+            return Ok(DeviceId::Mdev(uuid));
+        }
+        text.parse().map(DeviceId::Pci)
+    }
+}
+
+macro_rules! serde_as_text {
+    ($type:ty) => {
+        impl Serialize for $type {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                String::deserialize(deserializer)?
+                    .parse()
+                    .map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+serde_as_text!(PciAddress);
+serde_as_text!(DeviceId);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pci_addresses() {
+        for (text, expected) in [
+            ("0000:00:02.0", Some("0000:00:02.0")),
+            ("00:1f.7", Some("0000:00:1f.7")),
+            ("10000:e1:00.0", Some("10000:e1:00.0")),
+            ("0000:00:20.0", None),
+            ("0000:00:02.8", None),
+            ("0000:00:02", None),
+            ("0000:0:02.0", None),
+            ("0000:00:+2.0", None),
+            ("", None),
+            ("0000:00:02.0\n", None),
+        ] {
+            assert_eq!(
+                text.parse()
+                    .ok()
+                    .map(|a: PciAddress| a.to_string())
+                    .as_deref(),
+                expected,
+                "{text:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_users_type() {
+        let uuid = "11111111-2222-3333-4444-555555555555";
+        for (text, expected) in [
+            (uuid, Some(uuid)),
+            ("mdev_11111111_2222_3333_4444_555555555555", Some(uuid)),
+            (
+                "mdev_11111111_2222_3333_4444_555555555555_0000_00_02_0",
+                Some(uuid),
+            ),
+            ("mdev_11111111_2222_3333_4444_5555555555556", None),
+            ("pci_0000_00_02_0", Some("0000:00:02.0")),
+            ("00:02.0", Some("0000:00:02.0")),
+            ("11111111222233334444555555555555", None),
+            ("pci_0000_00_02", None),
+            ("net_lo_00_00", None),
+            ("mdev_é", None),
+            ("-", None),
+        ] {
+            let id = DeviceId::from_user(text).ok().map(|id| id.to_string());
+            assert_eq!(id.as_deref(), expected, "{text:?}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn display_and_parse_agree(domain in 0u32..=0xffff_ffff, bus: u8, device in 0u8..32, function in 0u8..8) {
+            let address = PciAddress { domain, bus, device, function };
+            proptest::prop_assert_eq!(address.to_string().parse(), Ok(address));
+        }
+
+        #[test]
+        fn no_text_panics(text in ".*") {
+            let _ = DeviceId::from_user(&text);
+        }
+    }
+}

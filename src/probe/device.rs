@@ -1,0 +1,347 @@
+//! The questions to an opened device.
+//!
+//! None of them changes anything in the device: GET_INFO and its kin read tables of the driver,
+//! the plane is asked for in PROBE form only, and of the EDID region the header is read.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+
+use nix::errno::Errno;
+use vfio_bindings::bindings::vfio;
+
+use crate::evidence::Step;
+use crate::facts::{
+    DeviceInfo, Display, Edid, Facts, HotReset, Irq, OpRegion, Reason, Region, RegionCapability,
+};
+use crate::probe::{Failure, errno_name, ioctl};
+
+/// No driver has more; a number beyond is a driver's mistake and would only cost time.
+const MAX_INDEXES: u32 = 256;
+
+const INTEL_VENDOR_TYPE: u32 = vfio::VFIO_REGION_TYPE_PCI_VENDOR_TYPE | 0x8086;
+
+/// Asks everything. A display that the driver's answers leave in doubt is unknown with a reason,
+/// not an error.
+///
+/// # Errors
+/// The query that failed in a way that vfio.h does not foresee.
+pub fn ask(device: &File, tell: &mut dyn FnMut(Step)) -> Result<Facts, Failure> {
+    let fd = device.as_fd();
+    let failed = |step| {
+        move |errno| Failure {
+            step,
+            errno,
+            reason: if errno == Errno::ENODEV {
+                Reason::Vanished
+            } else {
+                Reason::QueryFailed
+            },
+        }
+    };
+    tell(Step::Info);
+    let info = ioctl::device_get_info(fd).map_err(failed(Step::Info))?;
+
+    tell(Step::RegionInfo);
+    let mut regions = Vec::new();
+    for index in 0..info.num_regions.min(MAX_INDEXES) {
+        match ioctl::device_get_region_info(fd, index) {
+            Ok((region, _)) if region.size == 0 && region.flags == 0 => {}
+            Ok((region, bytes)) => regions.push(Region {
+                index,
+                flags: region.flags,
+                offset: region.offset,
+                size: region.size,
+                capabilities: capabilities(&bytes, region.flags, region.cap_offset),
+            }),
+            // The driver has a hole here (the VGA region of a device without one).
+            Err(Errno::EINVAL | Errno::ENOTTY) => {}
+            Err(errno) => return Err(failed(Step::RegionInfo)(errno)),
+        }
+    }
+
+    tell(Step::Edid);
+    let edid = find_region(
+        &regions,
+        vfio::VFIO_REGION_TYPE_GFX,
+        vfio::VFIO_REGION_SUBTYPE_GFX_EDID,
+    )
+    .and_then(|region| read_edid(device, region.offset));
+    let opregion = find_region(
+        &regions,
+        INTEL_VENDOR_TYPE,
+        vfio::VFIO_REGION_SUBTYPE_INTEL_IGD_OPREGION,
+    )
+    .map(|region| OpRegion { size: region.size });
+
+    tell(Step::IrqInfo);
+    let mut irqs = Vec::new();
+    for index in 0..info.num_irqs.min(MAX_INDEXES) {
+        match ioctl::device_get_irq_info(fd, index) {
+            Ok(irq) if irq.count == 0 => {}
+            Ok(irq) => irqs.push(Irq {
+                index,
+                flags: irq.flags,
+                count: irq.count,
+            }),
+            Err(Errno::EINVAL | Errno::ENOTTY) => {}
+            Err(errno) => return Err(failed(Step::IrqInfo)(errno)),
+        }
+    }
+
+    let hot_reset = match ioctl::device_get_pci_hot_reset_info(fd) {
+        Ok(count) => HotReset::Devices(count),
+        Err(errno) => HotReset::Unsupported(errno_name(errno)),
+    };
+    Ok(Facts {
+        display: display(info.flags, &mut |step, flags| {
+            tell(step);
+            supported(ioctl::device_probe_gfx_plane(fd, flags)).map_err(failed(step))
+        })?,
+        edid,
+        opregion,
+        kvm: false,
+        device: Some(DeviceInfo {
+            flags: info.flags,
+            num_regions: info.num_regions,
+            num_irqs: info.num_irqs,
+            regions,
+            irqs,
+            hot_reset,
+        }),
+    })
+}
+
+/// The three plane queries. The first, PROBE without a type, must be refused (EINVAL as vfio.h
+/// says, or ENOTTY): a driver that says yes to it says yes to anything, as kvmgt did before 4.16
+/// for every ioctl that it did not know.
+fn display<E>(
+    flags: u32,
+    probe: &mut dyn FnMut(Step, u32) -> Result<bool, E>,
+) -> Result<Display, E> {
+    if flags & vfio::VFIO_DEVICE_FLAGS_PCI == 0 {
+        return Ok(Display::NONE);
+    }
+    if probe(Step::Control, 0)? {
+        return Ok(Display::Unknown(Reason::Untrusted));
+    }
+    let dmabuf = probe(Step::QueryDmabuf, vfio::VFIO_GFX_PLANE_TYPE_DMABUF)?;
+    let region = probe(Step::QueryRegion, vfio::VFIO_GFX_PLANE_TYPE_REGION)?;
+    Ok(Display::from_answers(dmabuf, region))
+}
+
+/// EINVAL: this type is not supported. ENOTTY: the driver has no such ioctl. EOPNOTSUPP: vfio_ap.
+fn supported(answer: nix::Result<()>) -> nix::Result<bool> {
+    match answer {
+        Ok(()) => Ok(true),
+        Err(Errno::EINVAL | Errno::ENOTTY | Errno::EOPNOTSUPP) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn find_region(regions: &[Region], wanted: u32, wanted_subtype: u32) -> Option<&Region> {
+    regions.iter().find(|region| {
+        region.capabilities.iter().any(|capability| {
+            matches!(capability, RegionCapability::Type { r#type, subtype }
+                if (*r#type, *subtype) == (wanted, wanted_subtype))
+        })
+    })
+}
+
+/// The fields `max_xres` and `max_yres` of struct `vfio_region_gfx_edid`, at 12 and 16. Each by a
+/// read of four bytes: kvmgt takes no other. The region's size is not to be believed there (it is
+/// that of an EDID block, not of the region). `None`: the region can't be read.
+fn read_edid(device: &File, offset: u64) -> Option<Edid> {
+    let read = |field: u64| {
+        let mut bytes = [0; 4];
+        device
+            .read_exact_at(&mut bytes, offset.checked_add(field)?)
+            .ok()?;
+        Some(u32::from_ne_bytes(bytes))
+    };
+    Some(Edid {
+        max_xres: read(12)?,
+        max_yres: read(16)?,
+    })
+}
+
+/// Walks a capability chain: headers of id (u16), version (u16), offset of the next from the
+/// start of the info (u32). Offsets must grow, so a chain that bites its tail ends.
+fn capabilities(info: &[u8], flags: u32, first: u32) -> Vec<RegionCapability> {
+    let mut chain = Vec::new();
+    if flags & vfio::VFIO_REGION_INFO_FLAG_CAPS == 0 {
+        return chain;
+    }
+    let u16_at = |at: usize| Some(u16::from_ne_bytes(info.get(at..at + 2)?.try_into().ok()?));
+    let u32_at = |at: usize| Some(u32::from_ne_bytes(info.get(at..at + 4)?.try_into().ok()?));
+    let u64_at = |at: usize| Some(u64::from_ne_bytes(info.get(at..at + 8)?.try_into().ok()?));
+    let (mut at, mut before) = (first as usize, 0);
+    while at > before {
+        let (Some(id), Some(version), Some(next)) = (u16_at(at), u16_at(at + 2), u32_at(at + 4))
+        else {
+            break;
+        };
+        let body = at + 8;
+        let capability = match u32::from(id) {
+            vfio::VFIO_REGION_INFO_CAP_SPARSE_MMAP => {
+                u32_at(body).map(|count| RegionCapability::SparseMmap {
+                    // nr_areas and reserved, then the areas.
+                    areas: (0..count as usize)
+                        .map_while(|n| {
+                            Some((u64_at(body + 8 + 16 * n)?, u64_at(body + 16 + 16 * n)?))
+                        })
+                        .collect(),
+                })
+            }
+            vfio::VFIO_REGION_INFO_CAP_TYPE => u32_at(body)
+                .zip(u32_at(body + 4))
+                .map(|(r#type, subtype)| RegionCapability::Type { r#type, subtype }),
+            vfio::VFIO_REGION_INFO_CAP_MSIX_MAPPABLE => Some(RegionCapability::MsixMappable),
+            _ => None,
+        };
+        chain.push(capability.unwrap_or(RegionCapability::Unknown { id, version }));
+        (before, at) = (at, next as usize);
+    }
+    chain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the drivers of facts answer: control, dmabuf, region.
+    #[test]
+    fn planes() {
+        let yes = Ok(());
+        let (inval, notty) = (Err(Errno::EINVAL), Err(Errno::ENOTTY));
+        let known = Display::from_answers;
+        for (driver, answers, expected) in [
+            ("mdpy", [inval, inval, yes], Ok(known(false, true))),
+            ("mbochs", [inval, yes, inval], Ok(known(true, false))),
+            ("both", [inval, yes, yes], Ok(known(true, true))),
+            ("mtty", [notty, notty, notty], Ok(known(false, false))),
+            (
+                "vfio_ap",
+                [Err(Errno::EOPNOTSUPP); 3],
+                Ok(known(false, false)),
+            ),
+            (
+                "kvmgt 4.15",
+                [yes, yes, yes],
+                Ok(Display::Unknown(Reason::Untrusted)),
+            ),
+            (
+                "a manager that died",
+                [inval, inval, Err(Errno::EIO)],
+                Err((Step::QueryRegion, Errno::EIO)),
+            ),
+            (
+                "broken",
+                [Err(Errno::EIO), yes, yes],
+                Err((Step::Control, Errno::EIO)),
+            ),
+        ] {
+            let mut answers = answers.into_iter();
+            let mut flags_seen = Vec::new();
+            let found = display(vfio::VFIO_DEVICE_FLAGS_PCI, &mut |step, flags| {
+                flags_seen.push(flags);
+                supported(answers.next().unwrap()).map_err(|errno| (step, errno))
+            });
+            assert_eq!(found, expected, "{driver}");
+            assert_eq!(flags_seen[0], 0, "{driver}: the control query comes first");
+        }
+        let never = &mut |_: Step, _: u32| -> Result<bool, ()> {
+            panic!("a device that is not PCI is not asked")
+        };
+        assert_eq!(
+            display(vfio::VFIO_DEVICE_FLAGS_CCW, never),
+            Ok(Display::NONE)
+        );
+    }
+
+    fn chain(links: &[(u16, u32, &[u8])]) -> Vec<u8> {
+        let mut bytes = vec![0; 32];
+        for (id, next, body) in links {
+            bytes.extend(id.to_ne_bytes());
+            bytes.extend(1u16.to_ne_bytes());
+            bytes.extend(next.to_ne_bytes());
+            bytes.extend(*body);
+        }
+        bytes
+    }
+
+    #[test]
+    fn capability_chains() {
+        let words = |words: &[u32]| {
+            words
+                .iter()
+                .flat_map(|word| word.to_ne_bytes())
+                .collect::<Vec<u8>>()
+        };
+        let edid = words(&[1, 1]);
+        let areas: Vec<u8> = words(&[1, 0])
+            .into_iter()
+            .chain(0x1000u64.to_ne_bytes())
+            .chain(0x2000u64.to_ne_bytes())
+            .collect();
+        let edid_type = RegionCapability::Type {
+            r#type: 1,
+            subtype: 1,
+        };
+        let caps = vfio::VFIO_REGION_INFO_FLAG_CAPS;
+        for (name, bytes, first, expected) in [
+            ("EDID", chain(&[(2, 0, &edid)]), 32, vec![edid_type.clone()]),
+            (
+                "three",
+                chain(&[(1, 64, &areas), (3, 72, &[]), (2, 0, &edid)]),
+                32,
+                vec![
+                    RegionCapability::SparseMmap {
+                        areas: vec![(0x1000, 0x2000)],
+                    },
+                    RegionCapability::MsixMappable,
+                    edid_type.clone(),
+                ],
+            ),
+            (
+                "of the future",
+                chain(&[(77, 0, &[])]),
+                32,
+                vec![RegionCapability::Unknown { id: 77, version: 1 }],
+            ),
+            (
+                "bites its tail",
+                chain(&[(2, 32, &edid)]),
+                32,
+                vec![edid_type.clone()],
+            ),
+            ("leads out", chain(&[(2, 4000, &edid)]), 32, vec![edid_type]),
+            (
+                "cut off",
+                chain(&[(2, 0, &edid)])[..42].to_vec(),
+                32,
+                vec![RegionCapability::Unknown { id: 2, version: 1 }],
+            ),
+            (
+                "too many areas",
+                chain(&[(1, 0, &words(&[u32::MAX, 0]))]),
+                32,
+                vec![RegionCapability::SparseMmap { areas: vec![] }],
+            ),
+            ("no chain", chain(&[]), 0, vec![]),
+        ] {
+            assert_eq!(capabilities(&bytes, caps, first), expected, "{name}");
+        }
+        assert!(
+            capabilities(&chain(&[(2, 0, &edid)]), 0, 32).is_empty(),
+            "without the flag there is no chain"
+        );
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_chain_panics_or_hangs(bytes in proptest::collection::vec(0u8.., 0..200), first: u32) {
+            capabilities(&bytes, vfio::VFIO_REGION_INFO_FLAG_CAPS, first % 256);
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! Opening a device over `/dev/vfio/vfio` and `/dev/vfio/GROUP`.
+//!
+//! Order and errors: Linux drivers/vfio/group.c and container.c. Closing goes the other way round.
+
+use std::fs::{File, OpenOptions};
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use nix::errno::Errno;
+
+use crate::evidence::{OpenPath, Step};
+use crate::facts::Reason;
+use crate::host::Root;
+use crate::names::DeviceId;
+use crate::probe::{Failure, Opened, Opener, ioctl};
+
+/// Opens over container and group.
+#[derive(Debug, Clone, Copy)]
+pub struct Group;
+
+impl Opener for Group {
+    fn path(&self) -> OpenPath {
+        OpenPath::Group
+    }
+
+    fn fits(&self, root: &Root, _id: DeviceId) -> bool {
+        root.join("dev/vfio/vfio").exists()
+    }
+
+    fn open(
+        &self,
+        root: &Root,
+        id: DeviceId,
+        tell: &mut dyn FnMut(Step),
+    ) -> Result<Opened, Failure> {
+        tell(Step::Find);
+        let device = root
+            .join("sys/bus")
+            .join(id.bus())
+            .join("devices")
+            .join(id.to_string());
+        let number = group_number(&device)?;
+
+        tell(Step::Container);
+        let failed = |step, meaning: fn(Errno) -> Reason| {
+            move |errno| Failure {
+                step,
+                errno,
+                reason: meaning(errno),
+            }
+        };
+        let container =
+            open(&root.join("dev/vfio/vfio")).map_err(failed(Step::Container, no_container))?;
+        let version = ioctl::get_api_version(container.as_fd())
+            .map_err(failed(Step::Container, no_container))?;
+        let kind = [ioctl::TYPE1_V2_IOMMU, ioctl::TYPE1_IOMMU]
+            .into_iter()
+            .find(|kind| ioctl::check_extension(container.as_fd(), *kind) == Ok(true));
+        let Some(kind) = kind.filter(|_| version == 0) else {
+            return Err(failed(Step::Container, |_| Reason::NoVfio)(
+                Errno::EPROTONOSUPPORT,
+            ));
+        };
+
+        tell(Step::Group);
+        let group =
+            open(&root.join("dev/vfio").join(&number)).map_err(failed(Step::Group, no_group))?;
+
+        tell(Step::Viable);
+        let viable = ioctl::group_is_viable(group.as_fd())
+            .map_err(failed(Step::Viable, |_| Reason::OpenFailed))?;
+        if !viable {
+            return Err(failed(Step::Viable, |_| Reason::NotViable)(Errno::EPERM));
+        }
+
+        tell(Step::Attach);
+        ioctl::group_set_container(group.as_fd(), container.as_fd())
+            .and_then(|()| ioctl::set_iommu(container.as_fd(), kind))
+            .map_err(failed(Step::Attach, not_opened))?;
+
+        tell(Step::Open);
+        let device = ioctl::group_get_device_fd(group.as_fd(), &id.to_string())
+            .map_err(failed(Step::Open, not_opened))?;
+        Ok(Opened {
+            device: device.into(),
+            keep: vec![group.into(), container.into()],
+        })
+    }
+}
+
+/// The number of the device's group. A device without one has no vfio driver; one without a
+/// directory is gone.
+fn group_number(device: &Path) -> Result<String, Failure> {
+    let failure = |errno, reason| Failure {
+        step: Step::Find,
+        errno,
+        reason,
+    };
+    let link = match std::fs::read_link(device.join("iommu_group")) {
+        Ok(link) => link,
+        Err(_) if !device.exists() => return Err(failure(Errno::ENOENT, Reason::Vanished)),
+        Err(error) => {
+            let errno = Errno::from_raw(error.raw_os_error().unwrap_or(0));
+            return Err(failure(errno, Reason::NoDriver));
+        }
+    };
+    let name = link.file_name().and_then(|name| name.to_str());
+    name.filter(|name| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit()))
+        .map(str::to_owned)
+        .ok_or_else(|| failure(Errno::EINVAL, Reason::NoDriver))
+}
+
+fn open(path: &Path) -> Result<File, Errno> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(0)))
+}
+
+fn no_container(errno: Errno) -> Reason {
+    match errno {
+        Errno::EACCES | Errno::EPERM => Reason::Permission,
+        _ => Reason::NoVfio,
+    }
+}
+
+/// EBUSY: somebody has the group open, or the device by its own node (group.c,
+/// `vfio_group_fops_open`).
+fn no_group(errno: Errno) -> Reason {
+    match errno {
+        Errno::EBUSY => Reason::InUse,
+        Errno::EACCES | Errno::EPERM => Reason::Permission,
+        Errno::ENOENT | Errno::ENODEV | Errno::ENXIO => Reason::NoDriver,
+        _ => Reason::OpenFailed,
+    }
+}
+
+/// ESRCH: kvmgt found no KVM VM (i915/gvt/kvmgt.c, `intel_vgpu_open_device`).
+fn not_opened(errno: Errno) -> Reason {
+    match errno {
+        Errno::EBUSY => Reason::InUse,
+        Errno::EACCES | Errno::EPERM => Reason::Permission,
+        Errno::ESRCH => Reason::NeedsVm,
+        Errno::ENODEV => Reason::Vanished,
+        _ => Reason::OpenFailed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn what_each_errno_means() {
+        for (reason, errno, expected) in [
+            (
+                no_container as fn(Errno) -> Reason,
+                Errno::ENOENT,
+                Reason::NoVfio,
+            ),
+            (no_container, Errno::EACCES, Reason::Permission),
+            (no_group, Errno::EBUSY, Reason::InUse),
+            (no_group, Errno::EACCES, Reason::Permission),
+            (no_group, Errno::ENOENT, Reason::NoDriver),
+            (no_group, Errno::EIO, Reason::OpenFailed),
+            (not_opened, Errno::ESRCH, Reason::NeedsVm),
+            (not_opened, Errno::EBUSY, Reason::InUse),
+            (not_opened, Errno::EIO, Reason::OpenFailed),
+            (not_opened, Errno::ENODEV, Reason::Vanished),
+        ] {
+            assert_eq!(reason(errno), expected, "{errno}");
+        }
+    }
+
+    #[test]
+    fn steps_are_told_and_the_failing_one_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::recorded(directory.path());
+        let id: DeviceId = "0000:00:02.0".parse().unwrap();
+        let attempt = || {
+            let mut steps = Vec::new();
+            let failure = Group
+                .open(&root, id, &mut |step| steps.push(step))
+                .unwrap_err();
+            assert_eq!(steps.last(), Some(&failure.step));
+            (failure.step, failure.errno, failure.reason)
+        };
+        assert_eq!(attempt(), (Step::Find, Errno::ENOENT, Reason::Vanished));
+        let device = root.join("sys/bus/pci/devices/0000:00:02.0");
+        fs::create_dir_all(&device).unwrap();
+        assert_eq!(attempt(), (Step::Find, Errno::ENOENT, Reason::NoDriver));
+        std::os::unix::fs::symlink("../../../kernel/iommu_groups/x", device.join("iommu_group"))
+            .unwrap();
+        assert_eq!(attempt(), (Step::Find, Errno::EINVAL, Reason::NoDriver));
+        fs::remove_file(device.join("iommu_group")).unwrap();
+        std::os::unix::fs::symlink("../../../kernel/iommu_groups/7", device.join("iommu_group"))
+            .unwrap();
+        assert_eq!(attempt(), (Step::Container, Errno::ENOENT, Reason::NoVfio));
+        fs::create_dir_all(root.join("dev/vfio")).unwrap();
+        fs::write(root.join("dev/vfio/vfio"), "").unwrap();
+        assert_eq!(attempt(), (Step::Container, Errno::ENOTTY, Reason::NoVfio));
+    }
+}

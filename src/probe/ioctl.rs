@@ -1,0 +1,222 @@
+//! The vfio interface of the kernel: numbers and structs of include/uapi/linux/vfio.h.
+//!
+//! All `unsafe` of this program is here. What the kernel writes into the structs is plain
+//! numbers and is taken as it comes; whoever uses a size or an offset checks it.
+#![allow(unsafe_code, missing_docs)]
+
+use std::ffi::CString;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::{
+    Result, ioctl_none_bad, ioctl_readwrite_bad, ioctl_write_int_bad, ioctl_write_ptr_bad,
+    request_code_none,
+};
+use vfio_bindings::bindings::vfio;
+
+/// `VFIO_TYPE1v2_IOMMU`.
+pub const TYPE1_V2_IOMMU: i32 = vfio::VFIO_TYPE1v2_IOMMU as i32;
+/// `VFIO_TYPE1_IOMMU`.
+pub const TYPE1_IOMMU: i32 = vfio::VFIO_TYPE1_IOMMU as i32;
+/// Region information with capabilities larger than this is not taken: real chains have some
+/// dozens of bytes.
+const MAX_INFO: usize = 64 * 1024;
+
+const fn code(number: u32) -> libc::c_ulong {
+    request_code_none!(vfio::VFIO_TYPE, vfio::VFIO_BASE + number) as libc::c_ulong
+}
+
+const QUERY_GFX_PLANE: libc::c_ulong = code(14);
+
+ioctl_none_bad!(raw_get_api_version, code(0));
+ioctl_write_int_bad!(raw_check_extension, code(1));
+ioctl_write_int_bad!(raw_set_iommu, code(2));
+ioctl_readwrite_bad!(raw_group_get_status, code(3), vfio::vfio_group_status);
+ioctl_write_ptr_bad!(raw_group_set_container, code(4), libc::c_int);
+ioctl_write_ptr_bad!(raw_group_get_device_fd, code(6), libc::c_char);
+ioctl_readwrite_bad!(raw_get_info, code(7), vfio::vfio_device_info);
+ioctl_readwrite_bad!(raw_get_region_info, code(8), vfio::vfio_region_info);
+ioctl_readwrite_bad!(raw_get_irq_info, code(9), vfio::vfio_irq_info);
+ioctl_readwrite_bad!(
+    raw_get_pci_hot_reset_info,
+    code(12),
+    vfio::vfio_pci_hot_reset_info
+);
+ioctl_readwrite_bad!(
+    raw_query_gfx_plane,
+    QUERY_GFX_PLANE,
+    vfio::vfio_device_gfx_plane_info
+);
+
+/// `VFIO_GET_API_VERSION`; 0 is the only one there is.
+pub fn get_api_version(container: BorrowedFd<'_>) -> Result<i32> {
+    // SAFETY: takes no argument.
+    unsafe { raw_get_api_version(container.as_raw_fd()) }
+}
+
+/// `VFIO_CHECK_EXTENSION`.
+pub fn check_extension(container: BorrowedFd<'_>, extension: i32) -> Result<bool> {
+    // SAFETY: the argument is a number.
+    unsafe { raw_check_extension(container.as_raw_fd(), extension) }.map(|value| value > 0)
+}
+
+/// `VFIO_SET_IOMMU`.
+pub fn set_iommu(container: BorrowedFd<'_>, kind: i32) -> Result<()> {
+    // SAFETY: the argument is a number.
+    unsafe { raw_set_iommu(container.as_raw_fd(), kind) }.map(drop)
+}
+
+/// `VFIO_GROUP_GET_STATUS`: whether the group is viable.
+pub fn group_is_viable(group: BorrowedFd<'_>) -> Result<bool> {
+    let mut status = vfio::vfio_group_status {
+        argsz: size_of::<vfio::vfio_group_status>() as u32,
+        flags: 0,
+    };
+    // SAFETY: the struct is as large as its argsz says, and lives through the call.
+    unsafe { raw_group_get_status(group.as_raw_fd(), &raw mut status) }?;
+    Ok(status.flags & vfio::VFIO_GROUP_FLAGS_VIABLE != 0)
+}
+
+/// `VFIO_GROUP_SET_CONTAINER`.
+pub fn group_set_container(group: BorrowedFd<'_>, container: BorrowedFd<'_>) -> Result<()> {
+    let container = container.as_raw_fd();
+    // SAFETY: the kernel reads one int, which lives through the call.
+    unsafe { raw_group_set_container(group.as_raw_fd(), &raw const container) }.map(drop)
+}
+
+/// `VFIO_GROUP_GET_DEVICE_FD`: opens the device of this name.
+pub fn group_get_device_fd(group: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
+    let name = CString::new(name).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: the kernel reads a string that ends with NUL and lives through the call.
+    let fd = unsafe { raw_group_get_device_fd(group.as_raw_fd(), name.as_ptr()) }?;
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// `VFIO_DEVICE_GET_INFO`.
+pub fn device_get_info(device: BorrowedFd<'_>) -> Result<vfio::vfio_device_info> {
+    let mut info = vfio::vfio_device_info {
+        argsz: size_of::<vfio::vfio_device_info>() as u32,
+        flags: 0,
+        num_regions: 0,
+        num_irqs: 0,
+        cap_offset: 0,
+        pad: 0,
+    };
+    // SAFETY: the struct is as large as its argsz says, and lives through the call.
+    unsafe { raw_get_info(device.as_raw_fd(), &raw mut info) }?;
+    Ok(info)
+}
+
+/// `VFIO_DEVICE_GET_REGION_INFO`: the struct, and the bytes of struct and capability chain
+/// together (offsets in the chain count from the start of the struct).
+///
+/// Asks with the bare struct first, and again with what the kernel says it needs: mbochs before
+/// 6.19 refuses a larger argsz than it expects.
+pub fn device_get_region_info(
+    device: BorrowedFd<'_>,
+    index: u32,
+) -> Result<(vfio::vfio_region_info, Vec<u8>)> {
+    const BARE: usize = size_of::<vfio::vfio_region_info>();
+    let mut size = BARE;
+    loop {
+        // u64: as aligned as the struct has to be.
+        let mut buffer = vec![0u64; size.div_ceil(8)];
+        let info = buffer.as_mut_ptr().cast::<vfio::vfio_region_info>();
+        // SAFETY: the buffer is at least as large as the struct and aligned for it.
+        unsafe {
+            (*info).argsz = size as u32;
+            (*info).index = index;
+        }
+        // SAFETY: the buffer has at least `size` bytes, which is what argsz says, and lives
+        // through the call.
+        unsafe { raw_get_region_info(device.as_raw_fd(), info) }?;
+        // SAFETY: the kernel has written the struct; any bytes are a valid one.
+        let answer = unsafe { info.read() };
+        let needed = answer.argsz as usize;
+        if answer.flags & vfio::VFIO_REGION_INFO_FLAG_CAPS != 0
+            && needed > size
+            && needed <= MAX_INFO
+        {
+            size = needed;
+            continue;
+        }
+        let bytes = buffer
+            .iter()
+            .flat_map(|word| word.to_ne_bytes())
+            .take(size)
+            .collect();
+        return Ok((answer, bytes));
+    }
+}
+
+/// `VFIO_DEVICE_GET_IRQ_INFO`.
+pub fn device_get_irq_info(device: BorrowedFd<'_>, index: u32) -> Result<vfio::vfio_irq_info> {
+    let mut info = vfio::vfio_irq_info {
+        argsz: size_of::<vfio::vfio_irq_info>() as u32,
+        flags: 0,
+        index,
+        count: 0,
+    };
+    // SAFETY: the struct is as large as its argsz says, and lives through the call.
+    unsafe { raw_get_irq_info(device.as_raw_fd(), &raw mut info) }?;
+    Ok(info)
+}
+
+/// `VFIO_DEVICE_GET_PCI_HOT_RESET_INFO`: how many devices are affected. ENOSPC, the answer to a
+/// struct without room for a list, carries the count.
+pub fn device_get_pci_hot_reset_info(device: BorrowedFd<'_>) -> Result<u32> {
+    let mut info = vfio::vfio_pci_hot_reset_info {
+        argsz: size_of::<vfio::vfio_pci_hot_reset_info>() as u32,
+        ..vfio::vfio_pci_hot_reset_info::default()
+    };
+    // SAFETY: the struct is as large as its argsz says, and lives through the call.
+    match unsafe { raw_get_pci_hot_reset_info(device.as_raw_fd(), &raw mut info) } {
+        Ok(_) | Err(Errno::ENOSPC) => Ok(info.count),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// `VFIO_DEVICE_QUERY_GFX_PLANE` with `VFIO_GFX_PLANE_TYPE_PROBE` and these other flags. The
+/// PROBE form asks whether a type is supported and touches nothing; the other form is not offered.
+pub fn device_probe_gfx_plane(device: BorrowedFd<'_>, flags: u32) -> Result<()> {
+    // SAFETY: the struct is plain numbers, for which zero is a value.
+    let mut info: vfio::vfio_device_gfx_plane_info = unsafe { std::mem::zeroed() };
+    info.argsz = size_of::<vfio::vfio_device_gfx_plane_info>() as u32;
+    info.flags = vfio::VFIO_GFX_PLANE_TYPE_PROBE | flags;
+    // SAFETY: the struct is as large as its argsz says, and lives through the call.
+    unsafe { raw_query_gfx_plane(device.as_raw_fd(), &raw mut info) }.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn numbers_and_sizes_of_the_abi() {
+        assert_eq!(
+            (code(0), code(8), code(12), QUERY_GFX_PLANE),
+            (0x3b64, 0x3b6c, 0x3b70, 15218)
+        );
+        assert_eq!(size_of::<vfio::vfio_device_gfx_plane_info>(), 64);
+        assert_eq!(size_of::<vfio::vfio_region_info>(), 32);
+        assert_eq!(size_of::<vfio::vfio_device_info>(), 24);
+        assert_eq!(size_of::<vfio::vfio_irq_info>(), 16);
+        assert_eq!(size_of::<vfio::vfio_pci_hot_reset_info>(), 12);
+        assert_eq!(size_of::<vfio::vfio_group_status>(), 8);
+    }
+
+    #[test]
+    fn a_file_that_is_no_device() {
+        let null = std::fs::File::open("/dev/null").unwrap();
+        let fd = null.as_fd();
+        assert_eq!(get_api_version(fd), Err(Errno::ENOTTY));
+        assert_eq!(device_probe_gfx_plane(fd, 0), Err(Errno::ENOTTY));
+        assert_eq!(device_get_info(fd).unwrap_err(), Errno::ENOTTY);
+        assert_eq!(device_get_region_info(fd, 0).unwrap_err(), Errno::ENOTTY);
+        assert_eq!(device_get_pci_hot_reset_info(fd), Err(Errno::ENOTTY));
+        assert_eq!(group_get_device_fd(fd, "a\0b").unwrap_err(), Errno::EINVAL);
+    }
+}

@@ -1,0 +1,367 @@
+//! Asking a device: the other of the two places that touch the machine, and the only one that
+//! opens devices.
+//!
+//! A driver may hang in its open, so a child does the work and the asker waits for it until a
+//! deadline, never longer. The child (`gfxplane-probe --child ID`) holds the device's lock from
+//! before the open until after the close, tells each step before it takes it, and ends with its
+//! [`Answer`]. One that does not end is killed and left behind; it is not waited for, because a
+//! process in an uninterruptible sleep can't be killed.
+//!
+//! * [`child`]: what the child does.
+//! * [`group`]: opening over container and group. Other ways are further [`Opener`]s.
+//! * [`device`]: the questions to an opened device.
+//! * [`ioctl`]: the kernel's interface, and all `unsafe` of this program.
+
+pub mod child;
+pub mod device;
+pub mod group;
+pub mod ioctl;
+
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde::{Deserialize, Serialize};
+
+use crate::config::ProbePolicy;
+use crate::evidence::{OpenPath, Step};
+use crate::facts::{Display, Facts, Reason};
+use crate::host::Root;
+use crate::names::DeviceId;
+use crate::rules::{Open, Rule};
+
+/// What came of asking one device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// What it said; an unknown display with its reason if nothing.
+    pub facts: Facts,
+    /// How it was opened, if it was.
+    pub path: Option<OpenPath>,
+    /// The step that failed.
+    pub step: Option<Step>,
+    /// The name of its errno.
+    pub errno: Option<String>,
+}
+
+/// A step that failed, and what that means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// Which.
+    pub step: Step,
+    /// With which error.
+    pub errno: Errno,
+    /// What that says of the device.
+    pub reason: Reason,
+}
+
+/// An opened device with all that must stay open beside it.
+#[derive(Debug)]
+pub struct Opened {
+    /// The device file. Dropped first.
+    pub device: std::fs::File,
+    /// Group, container, VM: whatever the device file needs to stay alive, in the order in which
+    /// they must be closed.
+    pub keep: Vec<OwnedFd>,
+}
+
+/// A way to open a device. Tried in turn until one fits ([`Opener::fits`]).
+pub trait Opener {
+    /// Which way.
+    fn path(&self) -> OpenPath;
+
+    /// Whether the kernel offers it for this device.
+    fn fits(&self, root: &Root, id: DeviceId) -> bool;
+
+    /// Opens the device, telling each step before it is taken.
+    ///
+    /// # Errors
+    /// The step that failed, its errno and what it means.
+    fn open(
+        &self,
+        root: &Root,
+        id: DeviceId,
+        tell: &mut dyn FnMut(Step),
+    ) -> Result<Opened, Failure>;
+}
+
+impl Answer {
+    /// No answer, because a step failed.
+    #[must_use]
+    pub fn failed(failure: &Failure) -> Self {
+        Answer {
+            facts: Facts::of(Display::Unknown(failure.reason.clone())),
+            path: None,
+            step: Some(failure.step),
+            errno: Some(errno_name(failure.errno)),
+        }
+    }
+
+    /// No answer, for a reason that is no errno.
+    #[must_use]
+    pub fn none(reason: Reason, step: Step) -> Self {
+        Answer {
+            facts: Facts::of(Display::Unknown(reason)),
+            path: None,
+            step: Some(step),
+            errno: None,
+        }
+    }
+}
+
+/// The name of an errno: `EBUSY`. (524, which some drivers return, has none in libc.)
+#[must_use]
+pub fn errno_name(errno: Errno) -> String {
+    format!("{errno:?}")
+}
+
+/// Who wants a device to be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// Somebody named this device.
+    ByName,
+    /// Nobody did (udev, `--all`): the policy decides.
+    Unasked(ProbePolicy),
+}
+
+/// Whether a device may be opened; if not, why in a sentence.
+///
+/// Never a `device_api` other than vfio-pci (there is no such ioctl), never one that a rule
+/// forbids (opening a plain vfio-pci device resets it), and unasked only what the policy allows.
+///
+/// # Errors
+/// The reason, for people.
+pub fn may_open(device_api: Option<&str>, rule: Option<&Rule>, asked: Asked) -> Result<(), String> {
+    if let Some(api) = device_api.filter(|api| *api != "vfio-pci") {
+        return Err(format!(
+            "its device_api is {api}, which has no display to ask for"
+        ));
+    }
+    let open = rule.map_or(Open::Named, |rule| rule.open);
+    let name = rule.map_or("", |rule| rule.name.as_str());
+    match (open, asked) {
+        (Open::Never, _) => Err(format!(
+            "rule {name} says never to open it: {}",
+            rule.map_or("", |r| r.source.as_str())
+        )),
+        (_, Asked::Unasked(ProbePolicy::Never)) => Err("the policy is probe = \"never\"".into()),
+        (Open::Safe, _) | (Open::Named, Asked::ByName) => Ok(()),
+        // A rule that says "named" was written by somebody who knows what opening does; that no
+        // rule knows the device is what `all` is for.
+        (Open::Named, Asked::Unasked(ProbePolicy::All)) if rule.is_none() => Ok(()),
+        (Open::Named, Asked::Unasked(_)) if rule.is_some() => {
+            Err(format!("rule {name} says to open it only when it is named"))
+        }
+        (Open::Named, Asked::Unasked(_)) => {
+            Err("no rule calls it safe to open: name it, or set probe = \"all\"".into())
+        }
+    }
+}
+
+/// Asks one device through a child, and takes at most `deadline`.
+///
+/// `prober`: the program to run (`gfxplane-probe`).
+#[must_use]
+pub fn ask(prober: &Path, id: DeviceId, deadline: Duration) -> Answer {
+    let limit = Instant::now() + deadline;
+    let child = Command::new(prober)
+        .args(["--child", &id.to_string()])
+        // Not udev's: it waits for whoever holds its pipes.
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn();
+    match child {
+        Ok(mut child) => {
+            let answer = listen(&mut child, limit);
+            end(&mut child);
+            answer
+        }
+        Err(error) => {
+            let errno = Errno::from_raw(error.raw_os_error().unwrap_or(0));
+            Answer::failed(&Failure {
+                step: Step::Spawn,
+                errno,
+                reason: Reason::OpenFailed,
+            })
+        }
+    }
+}
+
+/// What a child says: one JSON value a line.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Message {
+    /// It is about to take this step.
+    Step(Step),
+    /// It is through.
+    Answer(Answer),
+}
+
+impl Message {
+    /// Says it. If nobody listens any more there is nobody to tell.
+    pub(crate) fn tell(&self, out: &mut impl Write) {
+        let line = serde_json::to_string(self).expect("a message has only string keys");
+        let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+    }
+}
+
+fn listen(child: &mut Child, limit: Instant) -> Answer {
+    let mut out = child.stdout.take().expect("stdout is piped");
+    let (mut said, mut buffer) = (Vec::new(), [0; 4096]);
+    let mut step = Step::Spawn;
+    loop {
+        let left = limit.saturating_duration_since(Instant::now());
+        // Rounded up: a poll of 0 ms before the deadline would spin.
+        let timeout =
+            PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX);
+        let ready = poll(&mut [PollFd::new(out.as_fd(), PollFlags::POLLIN)], timeout);
+        match ready {
+            Ok(0) if Instant::now() >= limit => return Answer::none(Reason::TimedOut, step),
+            Ok(0) | Err(Errno::EINTR) => continue,
+            Ok(_) => {}
+            Err(errno) => {
+                return Answer::failed(&Failure {
+                    step,
+                    errno,
+                    reason: Reason::QueryFailed,
+                });
+            }
+        }
+        match out.read(&mut buffer) {
+            // It ended without an answer: it crashed, or somebody killed it.
+            Ok(0) | Err(_) => return Answer::none(Reason::QueryFailed, step),
+            Ok(count) => said.extend_from_slice(&buffer[..count]),
+        }
+        while let Some(end) = said.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = said.drain(..=end).collect();
+            match serde_json::from_slice(&line) {
+                Ok(Message::Step(next)) => step = next,
+                Ok(Message::Answer(answer)) => return answer,
+                Err(_) => return Answer::none(Reason::QueryFailed, step),
+            }
+        }
+    }
+}
+
+/// Sees to it that the child ends; waits for it only as long as one that is well takes.
+fn end(child: &mut Child) {
+    let patience = Instant::now() + Duration::from_millis(100);
+    let mut killed = false;
+    while !matches!(child.try_wait(), Ok(Some(_)) | Err(_)) {
+        if Instant::now() >= patience {
+            if killed {
+                return;
+            }
+            let _ = child.kill();
+            killed = true;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::Rules;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// A prober that runs a shell script instead of asking.
+    fn ask_script(script: &str, deadline: Duration) -> Answer {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("prober");
+        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        ask(&path, "0000:00:02.0".parse().unwrap(), deadline)
+    }
+
+    const LONG: Duration = Duration::from_secs(60);
+    const SHORT: Duration = Duration::from_millis(300);
+
+    #[test]
+    fn every_way_a_child_can_end() {
+        let answer = Answer {
+            path: Some(OpenPath::Group),
+            step: None,
+            errno: None,
+            facts: Facts::of(Display::NONE),
+        };
+        let mut said = Vec::new();
+        Message::Answer(answer.clone()).tell(&mut said);
+        let said = String::from_utf8(said).unwrap();
+        assert_eq!(
+            ask_script(
+                &format!("echo '{{\"step\":\"open\"}}'; echo '{}'", said.trim()),
+                LONG
+            ),
+            answer
+        );
+
+        let unknown = |reason, step| Answer::none(reason, step);
+        let hang = ask_script("echo '{\"step\":\"open\"}'; exec sleep 1000", SHORT);
+        assert_eq!(hang, unknown(Reason::TimedOut, Step::Open));
+        let crash = ask_script("echo '{\"step\":\"control\"}'; kill -SEGV $$", LONG);
+        assert_eq!(crash, unknown(Reason::QueryFailed, Step::Control));
+        assert_eq!(
+            ask_script("echo nonsense", LONG),
+            unknown(Reason::QueryFailed, Step::Spawn)
+        );
+        assert_eq!(
+            ask_script("exec sleep 1000", SHORT),
+            unknown(Reason::TimedOut, Step::Spawn)
+        );
+        let missing = ask(
+            Path::new("/nonexistent"),
+            "0000:00:02.0".parse().unwrap(),
+            LONG,
+        );
+        assert_eq!(
+            (missing.step, missing.errno.as_deref()),
+            (Some(Step::Spawn), Some("ENOENT"))
+        );
+    }
+
+    #[test]
+    fn who_may_be_opened() {
+        let rules = Rules::built_in();
+        let named = |name: &str| {
+            rules
+                .iter()
+                .map(|(_, rule)| rule)
+                .find(|rule| rule.name == name)
+        };
+        let unasked = Asked::Unasked;
+        for (rule, asked, api, expected) in [
+            (named("mdpy"), unasked(ProbePolicy::Known), "vfio-pci", true),
+            (
+                named("mdpy"),
+                unasked(ProbePolicy::Never),
+                "vfio-pci",
+                false,
+            ),
+            (named("mdpy"), Asked::ByName, "vfio-pci", true),
+            (
+                named("nvidia-mdev"),
+                unasked(ProbePolicy::All),
+                "vfio-pci",
+                false,
+            ),
+            (named("nvidia-mdev"), Asked::ByName, "vfio-pci", true),
+            (named("vfio-pci"), Asked::ByName, "vfio-pci", false),
+            (None, unasked(ProbePolicy::Known), "vfio-pci", false),
+            (None, unasked(ProbePolicy::All), "vfio-pci", true),
+            (None, Asked::ByName, "vfio-pci", true),
+            (None, Asked::ByName, "vfio-ap", false),
+        ] {
+            let allowed = may_open(Some(api), rule, asked);
+            assert_eq!(
+                allowed.is_ok(),
+                expected,
+                "{rule:?} {asked:?} {api}: {allowed:?}"
+            );
+        }
+    }
+}
