@@ -20,11 +20,13 @@
 //! * [`facts`], [`evidence`], [`rules`], [`hints`] are the model: what is known, how it is known,
 //!   what follows from it. [`inventory`] joins them for a whole host.
 //! * [`nodedev`] writes it down in the forms that libvirt, mdevctl and udev take.
+//! * [`cli`] is what the programs share: arguments, tables, exit codes.
 //! * [`xml`] edits XML by its bytes and knows nothing of libvirt.
 //!
 //! What this library does not do: it never asks a device for its real plane (only the PROBE form
 //! of the query), never resets one, and never opens one that somebody else holds.
 
+pub mod cli;
 pub mod config;
 pub mod evidence;
 pub mod facts;

@@ -1,1 +1,127 @@
-fn main() {}
+//! The program that opens devices, and what udev runs. Needs no libvirt.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use gfxplane::cli::probe::{Probe, prober};
+use gfxplane::cli::{End, Failure, GlobalArgs, exit_code};
+use gfxplane::facts::Reason;
+use gfxplane::host::{Root, run, settings};
+use gfxplane::inventory::{Sources, active};
+use gfxplane::names::DeviceId;
+use gfxplane::nodedev::words::{properties, words};
+use gfxplane::probe::asking::{Request, ask_and_keep};
+use gfxplane::probe::{Asked, child};
+
+/// Asks vfio devices what display they have.
+///
+/// Exit codes: 0 all answered, 1 refused or unknown, 2 usage, 3 the environment lacks something,
+/// 4 internal.
+///
+/// udev runs it as "gfxplane-probe --udev NAME" (prints properties) and "--forget NAME"; both
+/// stand alone.
+#[derive(Debug, Parser)]
+#[command(name = "gfxplane-probe", version)]
+struct Arguments {
+    #[command(flatten)]
+    global: GlobalArgs,
+    #[command(flatten)]
+    probe: Probe,
+}
+
+/// How long a device that has just appeared may take to get its driver: the kernel announces an
+/// mdev before it attaches the driver (drivers/vfio/mdev/mdev_core.c, `mdev_device_create`).
+const UNTIL_BOUND: Duration = Duration::from_secs(1);
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args_os()
+        .skip(1)
+        .map(|argument| argument.to_string_lossy().into_owned())
+        .collect();
+    let internal = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["--child", id] => Some(with_id(id, |id| {
+            child::run(&Root::system(), id, &mut io::stdout().lock());
+            Ok(End::Done)
+        })),
+        ["--udev", name] => Some(with_id(name, udev)),
+        ["--forget", name] => Some(with_id(name, |id| {
+            run::forget(&Root::system(), id)?;
+            Ok(End::Done)
+        })),
+        _ => None,
+    };
+    exit_code(&internal.unwrap_or_else(by_hand))
+}
+
+fn with_id(text: &str, then: impl FnOnce(DeviceId) -> anyhow::Result<End>) -> anyhow::Result<End> {
+    then(
+        text.parse()
+            .map_err(|error: gfxplane::names::NotADevice| Failure::Usage(error.to_string()))?,
+    )
+}
+
+fn by_hand() -> anyhow::Result<End> {
+    let arguments = Arguments::parse();
+    let context = arguments.global.context()?;
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let end = arguments.probe.run(&context, &mut out);
+    out.flush()?;
+    end
+}
+
+/// Prints the properties of an mdev, for `IMPORT{program}`. At `add`, and only then, asks a device
+/// without a valid record. There is always at least one property: that udev has a data file for the
+/// device is how the mdevctl notifier knows that this has run.
+fn udev(id: DeviceId) -> anyhow::Result<End> {
+    let root = Root::system();
+    let (mut sources, mut device) = Sources::read_device(&root, id);
+    if std::env::var_os("ACTION").is_some_and(|action| action == "add") {
+        let limit = Instant::now() + UNTIL_BOUND;
+        while device
+            .as_ref()
+            .is_some_and(|device| device.driver.is_none())
+            && Instant::now() < limit
+        {
+            thread::sleep(Duration::from_millis(10));
+            (sources, device) = Sources::read_device(&root, id);
+        }
+        let mut warnings = Vec::new();
+        let config = settings::config(&root, &mut warnings);
+        let request = Request {
+            prober: &prober()?,
+            asked: Asked::Unasked(config.probe),
+            fresh: false,
+            deadline: config.deadline,
+        };
+        let outcome = ask_and_keep(&root, &sources, id, device.as_ref(), &request);
+        if outcome.written.is_some() {
+            (sources, device) = Sources::read_device(&root, id);
+        }
+    }
+    let mut out = io::stdout().lock();
+    match device {
+        Some(device) => {
+            let entry = active(&sources, &device);
+            out.write_all(properties(&words(&entry.finding, &entry.require)).as_bytes())?;
+        }
+        None => writeln!(
+            out,
+            "GFXPLANE_DISPLAY=unknown\nGFXPLANE_DISPLAY_REASON={}",
+            Reason::Vanished
+        )?,
+    }
+    Ok(End::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_make_sense() {
+        super::Arguments::command().debug_assert();
+    }
+}

@@ -140,6 +140,19 @@ pub fn read(root: &Root, attributes: &[&str]) -> Host {
     Reader::new(root, attributes).read_all()
 }
 
+/// Reads an mdev without looking at the types of its parent: what a record depends on and the
+/// render node, with as few files as that takes. libvirt has mdevctl ask for each device again
+/// whenever one appears, so this must cost next to nothing.
+#[must_use]
+pub fn read_bare_mdev(root: &Root, id: DeviceId) -> (Host, Option<Device>) {
+    let mut reader = Reader {
+        bare: true,
+        ..Reader::new(root, &[])
+    };
+    let device = reader.mdev(&id.to_string());
+    (reader.into_host(), device)
+}
+
 /// Reads one device, as [`read`] would; `None` if it isn't there or isn't a vfio device.
 #[must_use]
 pub fn read_device(root: &Root, id: DeviceId, attributes: &[&str]) -> (Host, Option<Device>) {
@@ -156,6 +169,8 @@ struct Reader<'a> {
     /// The root without links, to tell what leads out of it.
     base: PathBuf,
     attributes: &'a [&'a str],
+    /// Leave the parents' types alone.
+    bare: bool,
     warnings: Vec<Warning>,
     parents: HashMap<PathBuf, Option<Parent>>,
     versions: HashMap<String, Option<String>>,
@@ -170,6 +185,7 @@ impl<'a> Reader<'a> {
                 .canonicalize()
                 .unwrap_or_else(|_| root.path().to_owned()),
             attributes,
+            bare: false,
             warnings: Vec::new(),
             parents: HashMap::new(),
             versions: HashMap::new(),
@@ -310,7 +326,7 @@ impl<'a> Reader<'a> {
         let of_type = of_type
             .and_then(|(parent, id)| parent.types.iter().find(|t| t.id == *id))
             .cloned();
-        if of_type.is_none() {
+        if of_type.is_none() && !self.bare {
             self.warn(&path, "is of a type that its parent does not have");
         }
         let mut device = self.device(id, &path);
@@ -487,7 +503,12 @@ impl<'a> Reader<'a> {
         };
         let directory = path.join("mdev_supported_types");
         let mut types = Vec::new();
-        for id in read_names(&directory, &mut self.warnings) {
+        let ids = if self.bare {
+            Vec::new()
+        } else {
+            read_names(&directory, &mut self.warnings)
+        };
+        for id in ids {
             let path = directory.join(&id);
             if !path.is_dir() {
                 continue;

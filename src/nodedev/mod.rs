@@ -3,9 +3,11 @@
 //! * [`words`]: names and values, for mdevctl attributes and udev properties.
 //! * [`capability`]: the `vfio_display` capability, beside libvirt's own in node-device XML.
 //! * [`device`]: libvirt's node-device XML, rebuilt from sysfs for hosts without libvirt.
+//! * [`offline`]: which node devices there are, and the XML and capability of each.
 
 pub mod capability;
 pub mod device;
+pub mod offline;
 pub mod words;
 
 use crate::xml::{Document, Edit, XmlError};

@@ -7,11 +7,13 @@
 //! [`Answer`]. One that does not end is killed and left behind; it is not waited for, because a
 //! process in an uninterruptible sleep can't be killed.
 //!
+//! * [`asking`]: one question with all that belongs to it: policy, record, announcement.
 //! * [`child`]: what the child does.
 //! * [`group`]: opening over container and group. Other ways are further [`Opener`]s.
 //! * [`device`]: the questions to an opened device.
 //! * [`ioctl`]: the kernel's interface, and all `unsafe` of this program.
 
+pub mod asking;
 pub mod child;
 pub mod device;
 pub mod group;

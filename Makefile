@@ -1,0 +1,43 @@
+# What a person types. Everything is set up first, so each target works on a fresh machine that
+# has a Rust toolchain (1.95 or later) and Debian's packages within reach.
+
+SUITE ?= trixie
+FULL ?=
+CARGO ?= cargo
+CARGO_DEB_VERSION = 3.8.0
+DEB = target/debian/gfxplane_0.1.0-1_amd64.deb
+
+.PHONY: demo test deb test-vm bench setup setup-deb check
+
+# The main job on a recorded host: what is there, and the XML of several devices.
+demo: setup
+	$(CARGO) build --quiet --locked --no-default-features --bins
+	@tests/demo target/debug/gfxplane
+
+# Everything but the virtual machine.
+test: setup check
+	$(CARGO) test --locked
+	$(CARGO) test --locked --no-default-features
+	tests/packaging
+
+check: setup
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) clippy --locked --all-targets --no-default-features -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --quiet
+
+deb: setup setup-deb
+	$(CARGO) deb --locked --no-strip --output $(DEB)
+
+# The real thing: kernel, libvirt, mdevctl, QEMU and AppArmor in a virtual machine.
+test-vm: deb
+	tests/vm/suite $(SUITE) $(DEB) $(if $(FULL),--full)
+
+bench: deb
+	benches/run $(DEB)
+
+setup:
+	@packaging/setup
+
+setup-deb:
+	@command -v cargo-deb >/dev/null || $(CARGO) install cargo-deb --locked --version $(CARGO_DEB_VERSION)

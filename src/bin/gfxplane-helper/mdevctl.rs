@@ -1,0 +1,201 @@
+//! The mdevctl callout and notifier. Protocol: mdevctl(8) "CALLOUTS", src/callouts.rs.
+//!
+//! As a callout it answers one thing, `get attributes` for `mdevctl list`, and says "not mine"
+//! (exit code 2) to all else, so that it never takes a device away from a vendor's script. As a
+//! notifier it waits at `start` until no probe of ours holds the device, and takes our attributes
+//! out of definitions.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use gfxplane::evidence::{Method, resolve};
+use gfxplane::facts::Reason;
+use gfxplane::hints::hints;
+use gfxplane::host::{Root, mdevctl, run, settings, sysfs};
+use gfxplane::names::DeviceId;
+use gfxplane::nodedev::words::{attributes, words};
+
+/// "Not my device": mdevctl asks the next script.
+const NOT_MINE: u8 = 2;
+
+/// One call by mdevctl.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Call {
+    event: String,
+    action: String,
+    state: String,
+    uuid: String,
+    parent: String,
+}
+
+impl Call {
+    /// Reads the arguments; `None` if they aren't mdevctl's (which always begin with `-t`).
+    pub(crate) fn parse(arguments: &[OsString]) -> Option<Self> {
+        if arguments.first()? != "-t" {
+            return None;
+        }
+        let mut call = Call {
+            event: String::new(),
+            action: String::new(),
+            state: String::new(),
+            uuid: String::new(),
+            parent: String::new(),
+        };
+        for pair in arguments.chunks(2) {
+            let [option, value] = pair else { break };
+            // Whatever is not UTF-8 names nothing that we could have a record of.
+            let value = value.to_str().unwrap_or_default().to_owned();
+            match option.to_str() {
+                Some("-e") => call.event = value,
+                Some("-a") => call.action = value,
+                Some("-s") => call.state = value,
+                Some("-u") => call.uuid = value,
+                Some("-p") => call.parent = value,
+                _ => {}
+            }
+        }
+        Some(call)
+    }
+}
+
+/// Answers the call. `program`: as which file we were called.
+pub(crate) fn run(root: &Root, program: &OsStr, call: &Call) -> ExitCode {
+    match (call.event.as_str(), call.action.as_str()) {
+        ("get", "attributes") => {
+            if !caller_lists() || !is_last(root, Path::new(program)) {
+                return ExitCode::from(NOT_MINE);
+            }
+            match attributes_of(root, &call.uuid) {
+                Some(text) if io::stdout().write_all(text.as_bytes()).is_ok() => ExitCode::SUCCESS,
+                _ => ExitCode::from(NOT_MINE),
+            }
+        }
+        ("notify", action) => notify(root, call, action),
+        _ => ExitCode::from(NOT_MINE),
+    }
+}
+
+/// Whether mdevctl was called to list devices. `mdevctl define` asks for attributes, too, and would
+/// store them in the definition.
+fn caller_lists() -> bool {
+    let parent = std::os::unix::process::parent_id();
+    std::fs::read(format!("/proc/{parent}/cmdline")).is_ok_and(|cmdline| is_list(&cmdline))
+}
+
+fn is_list(cmdline: &[u8]) -> bool {
+    let mut words = cmdline.split(|byte| *byte == 0);
+    let program = words.next().unwrap_or_default();
+    match program.rsplit(|byte| *byte == b'/').next() {
+        Some(b"mdevctl") => words.next() == Some(b"list"),
+        Some(b"lsmdev") => true,
+        _ => false,
+    }
+}
+
+/// Whether every vendor's script has had its turn. mdevctl asks the scripts of
+/// `/etc/mdevctl.d/scripts.d` after those of `/usr/lib/mdevctl/scripts.d`, and takes the first
+/// answer: if there is a script in /etc, then only our link there, which sorts last, may answer.
+fn is_last(root: &Root, program: &Path) -> bool {
+    if program.starts_with("/etc") {
+        return true;
+    }
+    let others = std::fs::read_dir(root.join("etc/mdevctl.d/scripts.d/callouts"));
+    others.map_or(true, |mut others| others.next().is_none())
+}
+
+/// What was measured of the device. No valid record, no attributes.
+fn attributes_of(root: &Root, uuid: &str) -> Option<String> {
+    if !settings::config(root, &mut Vec::new()).attributes {
+        return None;
+    }
+    let id: DeviceId = uuid.parse().ok()?;
+    let record = run::read_record(root, id, &mut Vec::new())?;
+    let (host, device) = sysfs::read_bare_mdev(root, id);
+    let device = device.filter(|device| device.circumstances(&host) == record.circumstances)?;
+    let evidence = record.evidence(Method::Probe);
+    let finding = resolve(vec![(record.facts, evidence)], Reason::NotProbed);
+    let hints = hints(&finding.facts, device.render_node.as_deref());
+    Some(attributes(&words(&finding, &hints)))
+}
+
+fn notify(root: &Root, call: &Call, action: &str) -> ExitCode {
+    let Ok(id @ DeviceId::Mdev(uuid)) = call.uuid.parse() else {
+        return ExitCode::from(NOT_MINE);
+    };
+    if call.state != "success" {
+        return ExitCode::SUCCESS;
+    }
+    let problem = match action {
+        "start" => {
+            let limit = Instant::now() + settings::config(root, &mut Vec::new()).deadline;
+            let known = run::wait_for_udev(root, id, limit);
+            match run::wait_until_free(root, id, limit) {
+                Ok(true) if known => None,
+                Ok(_) => Some(format!(
+                    "{id} is still being probed; whoever opens it may find it busy"
+                )),
+                Err(error) => Some(format!("waiting for the probe of {id}: {error}")),
+            }
+        }
+        "define" | "modify" => match mdevctl::clean(root, &call.parent, uuid) {
+            Ok(_) => None,
+            Err(error) => Some(format!(
+                "taking gfxplane's attributes out of the definition of {id}: {error}"
+            )),
+        },
+        _ => None,
+    };
+    match problem {
+        None => ExitCode::SUCCESS,
+        Some(problem) => {
+            let _ = writeln!(io::stderr(), "gfxplane-helper: {problem}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_lists() {
+        for (cmdline, expected) in [
+            (&b"mdevctl\0list\0--dumpjson\0"[..], true),
+            (b"/usr/sbin/mdevctl\0list\0", true),
+            (b"/usr/sbin/lsmdev\0-d\0", true),
+            (b"mdevctl\0define\0-u\0list\0", false),
+            (b"mdevctl\0start\0list\0", false),
+            (b"notlsmdev\0list\0", false),
+            (b"mdevctl\0", false),
+            (b"", false),
+        ] {
+            assert_eq!(
+                is_list(cmdline),
+                expected,
+                "{}",
+                String::from_utf8_lossy(cmdline)
+            );
+        }
+    }
+
+    #[test]
+    fn arguments_of_mdevctl() {
+        let words = |text: &str| text.split(' ').map(OsString::from).collect::<Vec<_>>();
+        let call = Call::parse(&words("-t T -e get -a attributes -s none -u U -p P")).unwrap();
+        assert_eq!(
+            (
+                call.event.as_str(),
+                call.action.as_str(),
+                call.uuid.as_str()
+            ),
+            ("get", "attributes", "U")
+        );
+        assert_eq!(Call::parse(&words("capability U")), None);
+        assert_eq!(Call::parse(&[]), None);
+        assert_eq!(Call::parse(&words("-t T -e")).unwrap().event, "");
+    }
+}

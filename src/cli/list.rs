@@ -1,0 +1,137 @@
+//! `gfxplane list`: the vfio devices of the host and what is known of their displays.
+
+use std::io::Write;
+
+use crate::cli::{Context, End, json, table};
+use crate::evidence::Finding;
+use crate::hints::Hint;
+use crate::inventory::{Inventory, Sources, State, inventory};
+
+/// List vfio devices, their displays and what these need
+#[derive(Debug, clap::Args)]
+pub struct List {
+    /// List mdev types with their parents instead of devices
+    #[arg(long)]
+    types: bool,
+    /// Print JSON: devices, types and warnings
+    #[arg(long)]
+    json: bool,
+}
+
+impl List {
+    /// Prints the list.
+    ///
+    /// # Errors
+    /// Those of the output.
+    pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
+        let inventory = inventory(&Sources::read(&context.root));
+        if self.json {
+            json(out, &inventory)?;
+            return Ok(End::Done);
+        }
+        context.warn(&inventory.warnings);
+        if self.types {
+            let head = [
+                "PARENT",
+                "TYPE",
+                "API",
+                "AVAILABLE",
+                "DISPLAY",
+                "NEEDS",
+                "KNOWN BY",
+            ];
+            table(out, &head, &types(&inventory))?;
+        } else {
+            let head = [
+                "DEVICE", "DRIVER", "TYPE", "STATE", "DISPLAY", "NEEDS", "KNOWN BY",
+            ];
+            table(out, &head, &devices(&inventory))?;
+        }
+        Ok(End::Done)
+    }
+}
+
+fn devices(inventory: &Inventory) -> Vec<Vec<String>> {
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    let row = |entry: &crate::inventory::DeviceEntry| {
+        let state = match entry.state {
+            State::Active => "active",
+            State::Defined => "defined",
+        };
+        vec![
+            entry.id.to_string(),
+            text(&entry.driver),
+            text(&entry.type_id),
+            state.into(),
+            display(&entry.finding),
+            needs(&entry.require),
+            known_by(&entry.finding),
+        ]
+    };
+    inventory.devices.iter().map(row).collect()
+}
+
+fn types(inventory: &Inventory) -> Vec<Vec<String>> {
+    let row = |entry: &crate::inventory::TypeEntry| {
+        vec![
+            entry.parent.clone(),
+            entry.type_id.clone(),
+            entry.device_api.clone().unwrap_or_default(),
+            entry
+                .available_instances
+                .map(|count| count.to_string())
+                .unwrap_or_default(),
+            display(&entry.finding),
+            needs(&entry.require),
+            known_by(&entry.finding),
+        ]
+    };
+    inventory.types.iter().map(row).collect()
+}
+
+/// `dmabuf`, `dmabuf,region`, `none`, `unknown (in-use)`.
+pub(crate) fn display(finding: &Finding) -> String {
+    let words = finding.facts.display.words().join(",");
+    match finding.facts.display.reason() {
+        Some(reason) => format!("{words} ({reason})"),
+        None => words,
+    }
+}
+
+/// What is needed whenever the display is used.
+fn needs(hints: &[Hint]) -> String {
+    let always = hints.iter().filter(|hint| hint.purpose.is_none());
+    always
+        .map(|hint| format!("{}={}", hint.name, hint.value))
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// `probe`, `sibling`, `rule gvt-g`, `rule gvt-g; probe: in-use`, and who disagrees.
+pub(crate) fn known_by(finding: &Finding) -> String {
+    let Some(evidence) = &finding.evidence else {
+        return String::new();
+    };
+    let mut text = evidence.method.word().to_owned();
+    if let Some(rule) = &evidence.rule {
+        text = format!("{text} {rule}");
+    }
+    if let Some(step) = evidence.step {
+        text = format!("{text}, step {step}");
+    }
+    if let Some(errno) = &evidence.errno {
+        text = format!("{text}: {errno}");
+    }
+    if let Some(reason) = finding
+        .attempt
+        .as_ref()
+        .and_then(|attempt| attempt.display.reason())
+    {
+        text = format!("{text}; probe: {reason}");
+    }
+    for other in &finding.disagreements {
+        let words = other.display.words().join(",");
+        text = format!("{text}; {} says {words}", other.evidence.method.word());
+    }
+    text
+}

@@ -1,0 +1,166 @@
+//! What the programs share: arguments, tables, exit codes. Here, and only here, something is
+//! printed.
+
+pub mod list;
+pub mod nodedev_dumpxml;
+pub mod nodedev_list;
+pub mod probe;
+pub mod rules;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use crate::host::{Root, Warning};
+
+/// What every command knows.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// The host.
+    pub root: Root,
+    /// libvirt's URI, if one was given.
+    pub connect: Option<String>,
+    /// Whether warnings are kept back.
+    pub quiet: bool,
+}
+
+/// Options that every command takes.
+#[derive(Debug, Clone, clap::Args)]
+pub struct GlobalArgs {
+    /// Read a recorded host from this directory instead of this machine
+    #[arg(long, global = true, value_name = "DIR", env = "GFXPLANE_ROOT")]
+    pub root: Option<PathBuf>,
+    /// Connect to this libvirt
+    #[arg(short, long, global = true, value_name = "URI")]
+    pub connect: Option<String>,
+    /// Say nothing of what was passed over
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+}
+
+/// How a command ended, if it did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Done, or nothing to do: exit code 0.
+    Done,
+    /// Refused, or the answer is unknown: exit code 1.
+    Refused,
+}
+
+/// Why a command failed; this decides its exit code.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// It was called wrongly: 2.
+    #[error("{0}")]
+    Usage(String),
+    /// The host lacks something, such as the device, a right or libvirt: 3.
+    #[error("{0}")]
+    Environment(String),
+}
+
+impl GlobalArgs {
+    /// The context that these options make.
+    ///
+    /// # Errors
+    /// If the directory of the recorded host isn't one.
+    pub fn context(self) -> Result<Context, Failure> {
+        let root = match self.root {
+            None => Root::system(),
+            Some(path) if path.is_dir() => Root::recorded(path),
+            Some(path) => {
+                let problem = format!("--root {}: there is no such directory", path.display());
+                return Err(Failure::Environment(problem));
+            }
+        };
+        Ok(Context {
+            root,
+            connect: self.connect,
+            quiet: self.quiet,
+        })
+    }
+}
+
+impl Context {
+    /// Says on stderr what was passed over.
+    pub fn warn(&self, warnings: &[Warning]) {
+        if !self.quiet {
+            for warning in warnings {
+                let _ = writeln!(io::stderr(), "gfxplane: warning: {warning}");
+            }
+        }
+    }
+}
+
+/// The exit code of a command: 0 done, 1 refused or unknown, 2 usage, 3 the environment lacks
+/// something, 4 internal. Nobody reading what we print is no failure.
+#[must_use]
+pub fn exit_code(result: &anyhow::Result<End>) -> ExitCode {
+    match result {
+        Ok(End::Done) => ExitCode::SUCCESS,
+        Ok(End::Refused) => ExitCode::from(1),
+        Err(error) => {
+            let broken_pipe = |error: &(dyn std::error::Error + 'static)| {
+                error
+                    .downcast_ref::<io::Error>()
+                    .is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+            };
+            if error.chain().any(broken_pipe) {
+                return ExitCode::SUCCESS;
+            }
+            let _ = writeln!(io::stderr(), "gfxplane: {error:#}");
+            match error.downcast_ref::<Failure>() {
+                Some(Failure::Usage(_)) => ExitCode::from(2),
+                Some(Failure::Environment(_)) => ExitCode::from(3),
+                None => ExitCode::from(4),
+            }
+        }
+    }
+}
+
+/// Writes a table: a head, rows, columns as wide as they need to be.
+///
+/// # Errors
+/// Those of the output.
+pub fn table(out: &mut dyn Write, head: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
+    let clean = |cell: &str| -> String {
+        let shown = cell
+            .chars()
+            .map(|c| if c.is_control() { '\u{fffd}' } else { c });
+        let shown: String = shown.take(80).collect();
+        if shown.is_empty() { "-".into() } else { shown }
+    };
+    let rows: Vec<Vec<String>> =
+        std::iter::once(head.iter().map(|cell| (*cell).to_owned()).collect())
+            .chain(
+                rows.iter()
+                    .map(|row| row.iter().map(|cell| clean(cell)).collect()),
+            )
+            .collect();
+    let width = |column: usize| {
+        rows.iter()
+            .map(|row: &Vec<String>| row[column].chars().count())
+            .max()
+    };
+    let widths: Vec<usize> = (0..head.len())
+        .map(|column| width(column).unwrap_or(0))
+        .collect();
+    for row in &rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            line.push_str(cell);
+            line.extend(std::iter::repeat_n(' ', width - cell.chars().count() + 2));
+        }
+        writeln!(out, "{}", line.trim_end())?;
+    }
+    Ok(())
+}
+
+/// Writes a value as JSON.
+///
+/// # Errors
+/// Those of the output.
+pub fn json(out: &mut dyn Write, value: &impl serde::Serialize) -> anyhow::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, value).map_err(io::Error::from)?;
+    writeln!(out)?;
+    Ok(())
+}

@@ -1,0 +1,118 @@
+//! `gfxplane nodedev-dumpxml`: libvirt's XML of a node device, with what it can't know.
+
+use std::io::Write;
+
+use anyhow::Context as _;
+
+use crate::cli::{Context, End, Failure};
+use crate::inventory::{Sources, inventory};
+use crate::nodedev::{offline, plain, with_capability};
+
+/// Print the XML of a node device with the vfio_display capability
+#[derive(Debug, clap::Args)]
+pub struct NodedevDumpxml {
+    /// Node-device name, UUID or PCI address
+    #[arg(value_name = "DEVICE")]
+    device: String,
+    /// Rebuild libvirt's part from sysfs instead of asking libvirt
+    #[arg(long)]
+    offline: bool,
+    /// Without anything of gfxplane's: XML that nodedev-define and nodedev-create take
+    #[arg(long)]
+    plain: bool,
+}
+
+impl NodedevDumpxml {
+    /// Prints the XML.
+    ///
+    /// # Errors
+    /// There is no such device; libvirt can't be reached or its XML not be read; those of the
+    /// output.
+    pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
+        let sources = Sources::read(&context.root);
+        context.warn(&sources.host.warnings);
+        let found = offline::find(&sources, &self.device);
+        let xml = if self.offline || context.root.is_recorded() {
+            let missing = || {
+                Failure::Environment(format!(
+                    "there is no vfio device or mdev parent {:?}",
+                    self.device
+                ))
+            };
+            let (_, node) = found.as_ref().ok_or_else(missing)?;
+            node.xml(&sources)
+        } else {
+            // libvirt may know devices that are nothing to us, and their XML is printed as it is.
+            let name = found
+                .as_ref()
+                .map_or(self.device.as_str(), |(name, _)| name);
+            libvirt::xml(context.connect.as_deref(), name)?
+        };
+        let xml = if self.plain {
+            plain(&xml)
+        } else {
+            let inventory = inventory(&sources);
+            let capability = found.and_then(|(_, node)| node.capability(&inventory));
+            with_capability(&xml, capability.as_deref())
+        };
+        out.write_all(xml.context("reading libvirt's XML")?.as_bytes())?;
+        Ok(End::Done)
+    }
+}
+
+/// What is asked of libvirt.
+#[cfg(feature = "libvirt")]
+pub(crate) mod libvirt {
+    use std::collections::HashSet;
+
+    use virt::connect::Connect;
+    use virt::nodedev::NodeDevice;
+
+    use crate::cli::Failure;
+
+    fn connect(uri: Option<&str>) -> Result<Connect, Failure> {
+        // libvirt prints every error to stderr by itself, which would say it twice.
+        virt::error::clear_error_callback();
+        let uri = uri.unwrap_or("qemu:///system");
+        Connect::open_read_only(Some(uri)).map_err(|error| {
+            let cure = "start libvirtd (or virtnodedevd), name another with -c, or use --offline";
+            Failure::Environment(format!("libvirt at {uri}: {}: {cure}", error.message()))
+        })
+    }
+
+    pub(crate) fn xml(uri: Option<&str>, name: &str) -> Result<String, Failure> {
+        let connection = connect(uri)?;
+        let result = connection
+            .lookup_node_device_by_name(name)
+            .and_then(|device| device.xml_desc(0));
+        result.map_err(|error| Failure::Environment(format!("libvirt: {}", error.message())))
+    }
+
+    pub(crate) fn names(uri: Option<&str>) -> Result<HashSet<String>, Failure> {
+        let connection = connect(uri)?;
+        let result = connection
+            .list_all_node_devices(0)
+            .and_then(|devices| devices.iter().map(NodeDevice::name).collect());
+        result.map_err(|error| Failure::Environment(format!("libvirt: {}", error.message())))
+    }
+}
+
+/// This program was built without libvirt.
+#[cfg(not(feature = "libvirt"))]
+pub(crate) mod libvirt {
+    use std::collections::HashSet;
+
+    use crate::cli::Failure;
+
+    fn missing() -> Failure {
+        Failure::Environment("this gfxplane was built without libvirt: use --offline".into())
+    }
+
+    pub(crate) fn xml(_uri: Option<&str>, _name: &str) -> Result<String, Failure> {
+        Err(missing())
+    }
+
+    pub(crate) fn names(_uri: Option<&str>) -> Result<HashSet<String>, Failure> {
+        Err(missing())
+    }
+}

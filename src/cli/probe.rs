@@ -1,0 +1,256 @@
+//! `gfxplane probe`, which is `gfxplane-probe` as well.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::Context as _;
+use serde::Serialize;
+
+use crate::cli::{Context, End, Failure, json};
+use crate::config;
+use crate::facts::{Display, Facts, Reason};
+use crate::host::run::Written;
+use crate::host::settings;
+use crate::inventory::Sources;
+use crate::names::DeviceId;
+use crate::probe::Asked;
+use crate::probe::asking::{Outcome, Request, announce, ask_and_keep};
+use crate::record::FORMAT;
+
+/// How many devices are asked at a time: a driver that hangs must not hold the others up.
+const AT_A_TIME: usize = 8;
+
+/// Ask devices what display they have
+///
+/// A device is opened for a moment, which fails harmlessly if somebody uses it. Its answer is kept
+/// until it goes away or its driver changes.
+#[derive(Debug, clap::Args)]
+pub struct Probe {
+    /// UUID, PCI address or node-device name
+    #[arg(value_name = "DEVICE", required_unless_present = "all")]
+    devices: Vec<String>,
+    /// All devices that the policy allows to be opened unasked
+    #[arg(long, conflicts_with = "devices")]
+    all: bool,
+    /// Ask the device even if its record still holds
+    #[arg(long)]
+    fresh: bool,
+    /// Print JSON, with everything that the device told
+    #[arg(long)]
+    json: bool,
+    /// How long a driver may take to answer
+    #[arg(long, value_name = "SECONDS")]
+    deadline: Option<f64>,
+}
+
+/// One device's part of the JSON.
+#[derive(Debug, Serialize)]
+struct Row {
+    device: DeviceId,
+    #[serde(flatten)]
+    facts: Facts,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<crate::evidence::OpenPath>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    step: Option<crate::evidence::Step>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    errno: Option<String>,
+    from_record: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
+}
+
+impl Probe {
+    /// Asks, prints, and announces what is new.
+    ///
+    /// # Errors
+    /// A text that names no device; those of the output. That a device does not answer is no error
+    /// but exit code 1, or 3 if the host lacks what it takes.
+    pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
+        let mut warnings = Vec::new();
+        let config = settings::config(&context.root, &mut warnings);
+        let deadline = match self.deadline {
+            Some(seconds) => {
+                config::deadline(seconds).map_err(|e| Failure::Usage(format!("--{e}")))?
+            }
+            None => config.deadline,
+        };
+        let sources = Sources::read(&context.root);
+        let (ids, asked) = if self.all {
+            let ids = sources
+                .host
+                .devices
+                .iter()
+                .map(|device| device.id)
+                .collect();
+            (ids, Asked::Unasked(config.probe))
+        } else {
+            let id = |text: &String| {
+                DeviceId::from_user(text).map_err(|e| Failure::Usage(e.to_string()))
+            };
+            (
+                self.devices.iter().map(id).collect::<Result<Vec<_>, _>>()?,
+                Asked::ByName,
+            )
+        };
+        let prober = prober()?;
+        let request = Request {
+            prober: &prober,
+            asked,
+            fresh: self.fresh,
+            deadline,
+        };
+        let outcomes = ask_all(context, &sources, &ids, &request);
+        warnings.extend(sources.host.warnings.iter().cloned());
+        for (id, outcome) in ids.iter().zip(&outcomes) {
+            if outcome.written == Some(Written::Changed)
+                && matches!(id, DeviceId::Mdev(_))
+                && let Err(warning) = announce(&context.root, *id)
+            {
+                warnings.push(warning);
+            }
+        }
+        context.warn(&warnings);
+        // Unasked devices that the policy leaves alone are not what --all was about.
+        let shown = ids.into_iter().zip(outcomes);
+        let shown = shown.filter(|(_, o)| !self.all || reason(o) != Some(&Reason::NotAllowed));
+        let rows: Vec<Row> = shown
+            .map(|(device, outcome)| row(device, outcome))
+            .collect();
+        if self.json {
+            #[derive(Serialize)]
+            struct Document<'a> {
+                format: u32,
+                probes: &'a [Row],
+            }
+            json(
+                out,
+                &Document {
+                    format: FORMAT,
+                    probes: &rows,
+                },
+            )?;
+        } else {
+            rows.iter()
+                .try_for_each(|row| writeln!(out, "{}", sentence(row)))?;
+        }
+        end(&rows)
+    }
+}
+
+fn ask_all(
+    context: &Context,
+    sources: &Sources,
+    ids: &[DeviceId],
+    request: &Request<'_>,
+) -> Vec<Outcome> {
+    let next = AtomicUsize::new(0);
+    let answers: Mutex<Vec<Option<Outcome>>> = Mutex::new(vec![None; ids.len()]);
+    std::thread::scope(|scope| {
+        for _ in 0..AT_A_TIME.min(ids.len()) {
+            scope.spawn(|| {
+                while let Some((place, id)) = {
+                    let place = next.fetch_add(1, Ordering::Relaxed);
+                    ids.get(place).map(|id| (place, *id))
+                } {
+                    let device = sources.host.devices.iter().find(|device| device.id == id);
+                    let outcome = ask_and_keep(&context.root, sources, id, device, request);
+                    answers.lock().expect("no thread panics")[place] = Some(outcome);
+                }
+            });
+        }
+    });
+    let answers = answers.into_inner().expect("no thread panics");
+    answers
+        .into_iter()
+        .map(|answer| answer.expect("every place is filled"))
+        .collect()
+}
+
+/// The program that opens devices: beside the one that runs.
+///
+/// # Errors
+/// If it isn't there.
+pub fn prober() -> anyhow::Result<PathBuf> {
+    let me = std::env::current_exe().context("finding this program's own file")?;
+    let path = me.with_file_name("gfxplane-probe");
+    if !Path::new(&path).exists() {
+        let problem = format!("{} is missing: install gfxplane whole", path.display());
+        return Err(Failure::Environment(problem).into());
+    }
+    Ok(path)
+}
+
+fn reason(outcome: &Outcome) -> Option<&Reason> {
+    outcome.answer.facts.display.reason()
+}
+
+fn row(device: DeviceId, outcome: Outcome) -> Row {
+    let Outcome {
+        answer,
+        from_record,
+        note,
+        ..
+    } = outcome;
+    Row {
+        device,
+        facts: answer.facts,
+        path: answer.path,
+        step: answer.step,
+        errno: answer.errno,
+        from_record,
+        note,
+    }
+}
+
+/// One line for people.
+fn sentence(row: &Row) -> String {
+    let mut text = format!("{}: {}", row.device, row.facts.display.words().join(","));
+    if let Some(reason) = row.facts.display.reason() {
+        text = format!("{text} ({reason})");
+    }
+    if let Some(edid) = row.facts.edid {
+        text = match (edid.max_xres, edid.max_yres) {
+            (0, 0) => format!("{text}, EDID without a limit"),
+            (x, y) => format!("{text}, EDID up to {x}x{y}"),
+        };
+    }
+    if let Some(opregion) = row.facts.opregion {
+        text = format!("{text}, OpRegion of {} bytes", opregion.size);
+    }
+    if let Some(step) = row.step {
+        text = format!("{text}, step {step}");
+    }
+    if let Some(errno) = &row.errno {
+        text = format!("{text}: {errno}");
+    }
+    if row.from_record {
+        text.push_str(" [from its record]");
+    }
+    match &row.note {
+        Some(note) => format!("{text}; {note}"),
+        None => text,
+    }
+}
+
+/// 0 if all answered. If nobody could be asked because the host lacks something: 3. Else 1.
+fn end(rows: &[Row]) -> anyhow::Result<End> {
+    let lacking = |row: &Row| match &row.facts.display {
+        Display::Unknown(Reason::Permission) => Some("no permission to open it: run as root"),
+        Display::Unknown(Reason::NoVfio) => {
+            Some("there is no /dev/vfio/vfio: load the module vfio")
+        }
+        Display::Unknown(Reason::Vanished) => Some("there is no such vfio device"),
+        _ => None,
+    };
+    if !rows.is_empty() && rows.iter().all(|row| lacking(row).is_some()) {
+        let problems = rows
+            .iter()
+            .filter_map(|row| Some(format!("{}: {}", row.device, lacking(row)?)));
+        return Err(Failure::Environment(problems.collect::<Vec<_>>().join("; ")).into());
+    }
+    let all_known = rows.iter().all(|row| row.facts.display.is_known());
+    Ok(if all_known { End::Done } else { End::Refused })
+}

@@ -1,0 +1,100 @@
+//! `gfxplane rules`: what is known without asking, and on what it rests.
+
+use std::io::Write;
+
+use serde::Serialize;
+
+use crate::cli::{Context, End, json, table};
+use crate::inventory::{Sources, inventory};
+use crate::record::FORMAT;
+use crate::rules::Rule;
+
+/// List the rules that speak for devices or types of this host
+#[derive(Debug, clap::Args)]
+pub struct RulesCommand {
+    /// List all rules, also those that nothing here matches
+    #[arg(long)]
+    all: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Row<'a> {
+    #[serde(flatten)]
+    rule: &'a Rule,
+    file: &'a str,
+    devices: Vec<String>,
+    types: Vec<String>,
+}
+
+impl RulesCommand {
+    /// Prints the rules.
+    ///
+    /// # Errors
+    /// Those of the output.
+    pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
+        let sources = Sources::read(&context.root);
+        let inventory = inventory(&sources);
+        let rows = sources.rules.iter().map(|(file, rule)| {
+            let name = Some(rule.name.as_str());
+            let devices = inventory
+                .devices
+                .iter()
+                .filter(|entry| entry.rule.as_deref() == name);
+            let types = inventory
+                .types
+                .iter()
+                .filter(|entry| entry.rule.as_deref() == name);
+            Row {
+                rule,
+                file,
+                devices: devices.map(|entry| entry.id.to_string()).collect(),
+                types: types
+                    .map(|entry| format!("{}/{}", entry.parent, entry.type_id))
+                    .collect(),
+            }
+        });
+        let applies = |row: &Row<'_>| self.all || !row.devices.is_empty() || !row.types.is_empty();
+        let rows: Vec<Row<'_>> = rows.filter(applies).collect();
+        if self.json {
+            #[derive(Serialize)]
+            struct Document<'a> {
+                format: u32,
+                rules: Vec<Row<'a>>,
+            }
+            json(
+                out,
+                &Document {
+                    format: FORMAT,
+                    rules: rows,
+                },
+            )?;
+            return Ok(End::Done);
+        }
+        context.warn(&inventory.warnings);
+        let cells = rows.iter().map(|row| {
+            let display = row
+                .rule
+                .facts
+                .as_ref()
+                .map(|facts| facts.display.words().join(","));
+            let open = serde_json::to_value(row.rule.open).expect("a word");
+            vec![
+                row.rule.name.clone(),
+                display.unwrap_or_default(),
+                open.as_str().unwrap_or_default().to_owned(),
+                row.devices.len().to_string(),
+                row.types.len().to_string(),
+                row.file.to_owned(),
+                row.rule.source.clone(),
+            ]
+        });
+        let head = [
+            "RULE", "DISPLAY", "OPEN", "DEVICES", "TYPES", "FILE", "SOURCE",
+        ];
+        table(out, &head, &cells.collect::<Vec<_>>())?;
+        Ok(End::Done)
+    }
+}

@@ -1,0 +1,153 @@
+//! The node devices of a host that have something to do with vfio, without asking libvirt.
+
+use crate::host::mdevctl::Definition;
+use crate::host::sysfs::{Device, Parent};
+use crate::inventory::{DeviceEntry, Inventory, Sources, State, TypeEntry};
+use crate::names::DeviceId;
+use crate::nodedev::{capability, device};
+
+/// One node device.
+#[derive(Debug, Clone, Copy)]
+pub enum Node<'a> {
+    /// A vfio device that is there.
+    Active(&'a Device),
+    /// An mdev that is defined only.
+    Defined(&'a Definition),
+    /// A device on which mdevs can be made.
+    Parent(&'a Parent),
+}
+
+/// All node devices that gfxplane has something to say of: names as libvirt makes them, sorted.
+#[must_use]
+pub fn nodes(sources: &Sources) -> Vec<(String, Node<'_>)> {
+    let host = &sources.host;
+    let is_active = |id: DeviceId| host.devices.iter().any(|device| device.id == id);
+    let active = host
+        .devices
+        .iter()
+        .map(|d| (device::name_of(d.id, d.parent.as_deref()), Node::Active(d)));
+    let defined = sources
+        .definitions
+        .iter()
+        .filter(|definition| !is_active(DeviceId::Mdev(definition.uuid)))
+        .map(|definition| {
+            let id = DeviceId::Mdev(definition.uuid);
+            (
+                device::name_of(id, Some(&definition.parent)),
+                Node::Defined(definition),
+            )
+        });
+    let parents = host
+        .parents
+        .iter()
+        .filter(|parent| !parent.types.is_empty())
+        .map(|parent| (device::name_of_parent(parent), Node::Parent(parent)));
+    let mut nodes: Vec<_> = active.chain(defined).chain(parents).collect();
+    nodes.sort_by(|a, b| a.0.cmp(&b.0));
+    nodes
+}
+
+/// The node device that a user means: by libvirt's name, UUID, PCI address, or a parent's name in
+/// sysfs.
+#[must_use]
+pub fn find<'a>(sources: &'a Sources, text: &str) -> Option<(String, Node<'a>)> {
+    let wanted = DeviceId::from_user(text).ok();
+    let means = |(name, node): &(String, Node<'_>)| {
+        name == text
+            || match node {
+                Node::Active(device) => wanted == Some(device.id),
+                Node::Defined(definition) => wanted == Some(DeviceId::Mdev(definition.uuid)),
+                Node::Parent(parent) => {
+                    parent.name == text
+                        || parent
+                            .pci
+                            .as_ref()
+                            .is_some_and(|pci| wanted == Some(DeviceId::Pci(pci.address)))
+                }
+            }
+    };
+    nodes(sources).into_iter().find(means)
+}
+
+impl Node<'_> {
+    /// libvirt's XML of it, as far as sysfs tells.
+    #[must_use]
+    pub fn xml(&self, sources: &Sources) -> String {
+        match self {
+            Node::Active(active) => match (active.id, &active.pci) {
+                (DeviceId::Pci(_), Some(pci)) => {
+                    device::pci(pci, &active.path, active.driver.as_deref(), None)
+                }
+                _ => device::mdev(&device::Mdev {
+                    id: active.id,
+                    parent: active.parent.as_deref(),
+                    parent_node: &parent_node(sources, active.parent.as_deref()),
+                    type_id: active.type_id.as_deref().unwrap_or_default(),
+                    active: Some(active),
+                }),
+            },
+            Node::Defined(definition) => device::mdev(&device::Mdev {
+                id: DeviceId::Mdev(definition.uuid),
+                parent: Some(&definition.parent),
+                parent_node: &parent_node(sources, Some(&definition.parent)),
+                type_id: &definition.type_id,
+                active: None,
+            }),
+            Node::Parent(parent) => match &parent.pci {
+                Some(pci) => device::pci(
+                    pci,
+                    &parent.path,
+                    parent.bound_driver.as_deref(),
+                    Some(parent),
+                ),
+                None => device::other_parent(parent),
+            },
+        }
+    }
+
+    /// Our capability of it.
+    #[must_use]
+    pub fn capability(&self, inventory: &Inventory) -> Option<String> {
+        let of_device = |id: DeviceId| {
+            let entry: &DeviceEntry = inventory.devices.iter().find(|entry| entry.id == id)?;
+            Some(capability::of_device(&entry.finding, &entry.require))
+        };
+        match self {
+            Node::Active(device) => of_device(device.id),
+            Node::Defined(definition) => of_device(DeviceId::Mdev(definition.uuid)),
+            Node::Parent(parent) => {
+                let types = inventory
+                    .types
+                    .iter()
+                    .filter(|entry| entry.parent == parent.name);
+                let types = types
+                    .map(|t: &TypeEntry| (t.type_id.as_str(), &t.finding, t.require.as_slice()));
+                Some(capability::of_parent(types))
+            }
+        }
+    }
+
+    /// Whether it is there, or defined only.
+    #[must_use]
+    pub fn state(&self) -> State {
+        match self {
+            Node::Defined(_) => State::Defined,
+            Node::Active(_) | Node::Parent(_) => State::Active,
+        }
+    }
+}
+
+/// The node device that libvirt names as the parent of an mdev: the nearest that it knows.
+fn parent_node(sources: &Sources, parent: Option<&str>) -> String {
+    let found = sources
+        .host
+        .parents
+        .iter()
+        .find(|known| Some(known.name.as_str()) == parent);
+    match found {
+        Some(parent) if parent.pci.is_some() || parent.subsystem.as_deref() == Some("mtty") => {
+            device::name_of_parent(parent)
+        }
+        _ => "computer".into(),
+    }
+}

@@ -1,0 +1,134 @@
+//! One question with all that belongs to it: may the device be opened, does a record answer
+//! already, and what is done with the answer.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::evidence::Step;
+use crate::facts::{Display, Reason};
+use crate::host::run::{self, Written};
+use crate::host::sysfs::Device;
+use crate::host::{Root, Warning};
+use crate::inventory::{Sources, record_of, rule_for};
+use crate::names::DeviceId;
+use crate::probe::{Answer, Asked, ask, may_open};
+
+/// How to ask.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// The program that opens devices.
+    pub prober: &'a Path,
+    /// Who wants to know.
+    pub asked: Asked,
+    /// Ask the device even if a record answers.
+    pub fresh: bool,
+    /// How long it may take.
+    pub deadline: Duration,
+}
+
+/// What came of it.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// The answer, from the device or from its record.
+    pub answer: Answer,
+    /// Whether the record answered, and the device was left alone.
+    pub from_record: bool,
+    /// What became of the record; `None` if it was not to be written.
+    pub written: Option<Written>,
+    /// Why the device was not opened, or the record not kept.
+    pub note: Option<String>,
+}
+
+impl Outcome {
+    fn not_asked(answer: Answer, note: Option<String>) -> Self {
+        Outcome {
+            answer,
+            from_record: false,
+            written: None,
+            note,
+        }
+    }
+}
+
+/// Asks one device and keeps the answer.
+///
+/// A valid record answers unless `fresh`. One that only says why the device could not be asked is
+/// no answer to somebody who names the device; unasked, only `in-use` is tried again.
+#[must_use]
+pub fn ask_and_keep(
+    root: &Root,
+    sources: &Sources,
+    id: DeviceId,
+    device: Option<&Device>,
+    request: &Request<'_>,
+) -> Outcome {
+    let Some(device) = device else {
+        return Outcome::not_asked(Answer::none(Reason::Vanished, Step::Find), None);
+    };
+    let record = sources.memory.devices.get(&id);
+    let record =
+        record.filter(|record| record.circumstances == device.circumstances(&sources.host));
+    if let Some(record) = record.filter(|_| !request.fresh) {
+        let again = match (&record.facts.display, request.asked) {
+            (Display::Known(_), _) | (Display::Unknown(Reason::Untrusted), _) => false,
+            (Display::Unknown(_), Asked::ByName) => true,
+            (Display::Unknown(reason), Asked::Unasked(_)) => *reason == Reason::InUse,
+        };
+        if !again {
+            let answer = Answer {
+                facts: record.facts.clone(),
+                path: record.path,
+                step: record.step,
+                errno: record.errno.clone(),
+            };
+            return Outcome {
+                from_record: true,
+                ..Outcome::not_asked(answer, None)
+            };
+        }
+    }
+    let rule = rule_for(&sources.rules, &sources.host, device);
+    if let Err(why) = may_open(device.device_api.as_deref(), rule, request.asked) {
+        return Outcome::not_asked(Answer::none(Reason::NotAllowed, Step::Policy), Some(why));
+    }
+    if root.is_recorded() {
+        let why = "a recorded host has no devices to open".to_owned();
+        return Outcome::not_asked(Answer::none(Reason::NotAllowed, Step::Policy), Some(why));
+    }
+    let answer = ask(request.prober, id, request.deadline);
+    let about_us = matches!(
+        answer.facts.display,
+        Display::Unknown(Reason::Permission | Reason::Vanished | Reason::NoDriver | Reason::NoVfio)
+    ) || answer.step == Some(Step::Spawn);
+    if about_us {
+        return Outcome::not_asked(answer, None);
+    }
+    let record = record_of(device, &sources.host, &answer);
+    match run::write_record(root, &record, device.parent.as_deref()) {
+        Ok(written) => Outcome {
+            written: Some(written),
+            ..Outcome::not_asked(answer, None)
+        },
+        Err(error) => Outcome::not_asked(
+            answer,
+            Some(format!("the record could not be kept: {error}")),
+        ),
+    }
+}
+
+/// Tells udev, and through it libvirt, that something new is known of an mdev: one change event.
+/// Must never be called in answer to an event.
+///
+/// # Errors
+/// If the event could not be made.
+pub fn announce(root: &Root, id: DeviceId) -> Result<(), Warning> {
+    let path = root
+        .join("sys/bus")
+        .join(id.bus())
+        .join("devices")
+        .join(id.to_string())
+        .join("uevent");
+    fs::write(&path, "change")
+        .map_err(|error| Warning::new(path, format!("no change event: {error}")))
+}
