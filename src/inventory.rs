@@ -286,12 +286,7 @@ pub fn active(sources: &Sources, device: &Device) -> DeviceEntry {
         .type_id
         .as_ref()
         .and_then(|type_id| memory.types.get(type_id))
-        .filter(|record| {
-            record.device != device.id
-                && record.circumstances.driver == circumstances.driver
-                && record.circumstances.driver_version == circumstances.driver_version
-                && record.circumstances.kernel == circumstances.kernel
-        });
+        .filter(|record| record.circumstances == circumstances);
     let rule = rule_for(&sources.rules, host, device);
     let nothing = if device.driver.is_none() {
         Reason::NoDriver

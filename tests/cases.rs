@@ -1,1 +1,29 @@
-fn main() {}
+//! Recorded hosts and what gfxplane says of them, compared to the byte and validated.
+//!
+//! Each folder in `tests/hosts` is a host: `root/` is its miniature root directory, `expect/` what
+//! must come out, `README` where it comes from. `UPDATE_GOLDEN=1 cargo test --test cases` writes
+//! `expect/` anew; a file there that nobody asked for is a failure, as a stale golden proves
+//! nothing.
+//!
+//! Documents are validated against xml-schemas/gfxplane-nodedev.rng and, without our capability,
+//! against the schema of the installed libvirt. Where that is missing the tests fail.
+
+mod support {
+    pub(crate) mod hostile;
+    pub(crate) mod hosts;
+    pub(crate) mod overlay;
+    pub(crate) mod property;
+    pub(crate) mod schema;
+}
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, run};
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let mut trials = support::overlay::trials();
+    trials.extend(support::hosts::trials());
+    trials.extend(support::property::trials());
+    run(&arguments, trials).exit_code()
+}

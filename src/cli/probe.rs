@@ -48,7 +48,7 @@ pub struct Probe {
 /// One device's part of the JSON.
 #[derive(Debug, Serialize)]
 struct Row {
-    device: DeviceId,
+    id: DeviceId,
     #[serde(flatten)]
     facts: Facts,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -116,9 +116,7 @@ impl Probe {
         // Unasked devices that the policy leaves alone are not what --all was about.
         let shown = ids.into_iter().zip(outcomes);
         let shown = shown.filter(|(_, o)| !self.all || reason(o) != Some(&Reason::NotAllowed));
-        let rows: Vec<Row> = shown
-            .map(|(device, outcome)| row(device, outcome))
-            .collect();
+        let rows: Vec<Row> = shown.map(|(id, outcome)| row(id, outcome)).collect();
         if self.json {
             #[derive(Serialize)]
             struct Document<'a> {
@@ -187,7 +185,7 @@ fn reason(outcome: &Outcome) -> Option<&Reason> {
     outcome.answer.facts.display.reason()
 }
 
-fn row(device: DeviceId, outcome: Outcome) -> Row {
+fn row(id: DeviceId, outcome: Outcome) -> Row {
     let Outcome {
         answer,
         from_record,
@@ -195,7 +193,7 @@ fn row(device: DeviceId, outcome: Outcome) -> Row {
         ..
     } = outcome;
     Row {
-        device,
+        id,
         facts: answer.facts,
         path: answer.path,
         step: answer.step,
@@ -207,7 +205,7 @@ fn row(device: DeviceId, outcome: Outcome) -> Row {
 
 /// One line for people.
 fn sentence(row: &Row) -> String {
-    let mut text = format!("{}: {}", row.device, row.facts.display.words().join(","));
+    let mut text = format!("{}: {}", row.id, row.facts.display.words().join(","));
     if let Some(reason) = row.facts.display.reason() {
         text = format!("{text} ({reason})");
     }
@@ -248,7 +246,7 @@ fn end(rows: &[Row]) -> anyhow::Result<End> {
     if !rows.is_empty() && rows.iter().all(|row| lacking(row).is_some()) {
         let problems = rows
             .iter()
-            .filter_map(|row| Some(format!("{}: {}", row.device, lacking(row)?)));
+            .filter_map(|row| Some(format!("{}: {}", row.id, lacking(row)?)));
         return Err(Failure::Environment(problems.collect::<Vec<_>>().join("; ")).into());
     }
     let all_known = rows.iter().all(|row| row.facts.display.is_known());

@@ -81,10 +81,15 @@ impl Root {
 /// Something that was passed over, and where.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Warning {
-    /// The file or directory.
+    /// The file or directory. In JSON its bytes that are not UTF-8 become U+FFFD.
+    #[serde(serialize_with = "lossy")]
     pub path: PathBuf,
     /// What is wrong with it, and what was done instead.
     pub problem: String,
+}
+
+fn lossy<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
 }
 
 impl Warning {
@@ -106,7 +111,8 @@ impl fmt::Display for Warning {
 ///
 /// Bytes that are not UTF-8 become U+FFFD, and a warning says so. What is too large is not taken.
 fn read_text(path: &Path, warnings: &mut Vec<Warning>) -> Option<String> {
-    let mut bytes = Vec::new();
+    // As much as most attributes have, so that one read takes them whole.
+    let mut bytes = Vec::with_capacity(4096);
     let read =
         std::fs::File::open(path).and_then(|file| file.take(MAX_TEXT + 1).read_to_end(&mut bytes));
     match read {

@@ -59,7 +59,13 @@ pub fn read_record(root: &Root, id: DeviceId, warnings: &mut Vec<Warning>) -> Op
 
 /// What a device of this type was found to be, since this boot.
 pub fn read_type(root: &Root, type_id: &str, warnings: &mut Vec<Warning>) -> Option<Record> {
-    read(root, &type_path(root, type_id)?, warnings)
+    let path = type_path(root, type_id)?;
+    let record = read(root, &path, warnings)?;
+    if record.circumstances.type_id.as_deref() != Some(type_id) {
+        warnings.push(Warning::new(path, "ignored: it is about another type"));
+        return None;
+    }
+    Some(record)
 }
 
 /// Keeps a record, and what it says of the type, and publishes the tree. `parent`: the sysfs name
@@ -291,7 +297,7 @@ fn try_read(root: &Root, path: &Path) -> Result<Option<Record>, String> {
     if let Some(problem) = untrusted(root, &metadata) {
         return Err(format!("it {problem}"));
     }
-    let mut text = String::new();
+    let mut text = String::with_capacity(4096);
     file.take(MAX_SIZE as u64 + 1)
         .read_to_string(&mut text)
         .map_err(|error| error.to_string())?;

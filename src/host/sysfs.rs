@@ -4,7 +4,7 @@
 //! Documentation/ABI/testing/sysfs-bus-pci (PCI), drivers/vfio/vfio_main.c (`vfio-dev`).
 //! Whatever is odd becomes one warning with its path; the other devices are still read.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use crate::facts::{Display, Facts};
@@ -140,17 +140,35 @@ pub fn read(root: &Root, attributes: &[&str]) -> Host {
     Reader::new(root, attributes).read_all()
 }
 
-/// Reads an mdev without looking at the types of its parent: what a record depends on and the
-/// render node, with as few files as that takes. libvirt has mdevctl ask for each device again
-/// whenever one appears, so this must cost next to nothing.
+/// What a record about an mdev depends on, and the render node of the GPU behind it; `None` if the
+/// mdev isn't there. The same as [`read_device`] finds, with as few system calls as that takes:
+/// libvirt has mdevctl ask for each device again whenever one appears.
 #[must_use]
-pub fn read_bare_mdev(root: &Root, id: DeviceId) -> (Host, Option<Device>) {
-    let mut reader = Reader {
-        bare: true,
-        ..Reader::new(root, &[])
+pub fn read_circumstances(root: &Root, id: DeviceId) -> Option<(Circumstances, Option<String>)> {
+    let mut reader = Reader::new_at(root, root.path().to_owned(), &[]);
+    let link = root
+        .join("sys/bus")
+        .join(id.bus())
+        .join("devices")
+        .join(id.to_string());
+    // The kernel follows the link, so `..` is the directory of the parent.
+    let target = std::fs::read_link(&link).ok()?;
+    let parent = link.with_file_name(target.parent()?);
+    let driver = reader.link_name(&link.join("driver"));
+    let driver_version = driver
+        .as_ref()
+        .and_then(|driver| reader.driver_version(id.bus(), driver));
+    let type_id = reader.link_name(&link.join("mdev_type"));
+    let render_node = reader.render_node(&parent);
+    let host = reader.into_host();
+    let circumstances = Circumstances {
+        boot_id: host.boot_id,
+        kernel: host.kernel,
+        driver,
+        driver_version,
+        type_id,
     };
-    let device = reader.mdev(&id.to_string());
-    (reader.into_host(), device)
+    Some((circumstances, render_node))
 }
 
 /// Reads one device, as [`read`] would; `None` if it isn't there or isn't a vfio device.
@@ -169,8 +187,6 @@ struct Reader<'a> {
     /// The root without links, to tell what leads out of it.
     base: PathBuf,
     attributes: &'a [&'a str],
-    /// Leave the parents' types alone.
-    bare: bool,
     warnings: Vec<Warning>,
     parents: HashMap<PathBuf, Option<Parent>>,
     versions: HashMap<String, Option<String>>,
@@ -178,14 +194,19 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn new(root: &'a Root, attributes: &'a [&'a str]) -> Self {
+        let base = root.path().canonicalize();
+        Self::new_at(
+            root,
+            base.unwrap_or_else(|_| root.path().to_owned()),
+            attributes,
+        )
+    }
+
+    fn new_at(root: &'a Root, base: PathBuf, attributes: &'a [&'a str]) -> Self {
         Reader {
             root,
-            base: root
-                .path()
-                .canonicalize()
-                .unwrap_or_else(|_| root.path().to_owned()),
+            base,
             attributes,
-            bare: false,
             warnings: Vec::new(),
             parents: HashMap::new(),
             versions: HashMap::new(),
@@ -224,6 +245,10 @@ impl<'a> Reader<'a> {
             .unwrap_or_default();
         let mut parents: Vec<Parent> = self.parents.into_values().flatten().collect();
         parents.sort_by(|a, b| (&a.name, &a.path).cmp(&(&b.name, &b.path)));
+        // A file may serve several devices, or one in several ways.
+        let mut said = HashSet::new();
+        self.warnings
+            .retain(|warning| said.insert((warning.path.clone(), warning.problem.clone())));
         Host {
             kernel,
             boot_id,
@@ -244,7 +269,13 @@ impl<'a> Reader<'a> {
     /// Where a link leads, all links followed; a warning if that is nowhere or outside.
     fn resolve(&mut self, link: &Path) -> Option<PathBuf> {
         match link.canonicalize() {
-            Ok(path) if path.starts_with(self.base.join("sys")) => Some(path),
+            Ok(path)
+                if path
+                    .parent()
+                    .is_some_and(|above| above.starts_with(self.base.join("sys"))) =>
+            {
+                Some(path)
+            }
             Ok(_) => {
                 self.warn(link, "leads out of sysfs: ignored");
                 None
@@ -300,9 +331,11 @@ impl<'a> Reader<'a> {
         value
     }
 
-    fn hex(&mut self, path: &Path) -> Option<u32> {
+    /// Hexadecimal, at most `max`.
+    fn hex(&mut self, path: &Path, max: u32) -> Option<u32> {
         self.number(path, |text| {
-            u32::from_str_radix(text.strip_prefix("0x")?, 16).ok()
+            let value = u32::from_str_radix(text.strip_prefix("0x")?, 16).ok()?;
+            (value <= max).then_some(value)
         })
     }
 
@@ -326,7 +359,7 @@ impl<'a> Reader<'a> {
         let of_type = of_type
             .and_then(|(parent, id)| parent.types.iter().find(|t| t.id == *id))
             .cloned();
-        if of_type.is_none() && !self.bare {
+        if of_type.is_none() {
             self.warn(&path, "is of a type that its parent does not have");
         }
         let mut device = self.device(id, &path);
@@ -354,6 +387,10 @@ impl<'a> Reader<'a> {
             .and_then(|name| name.to_str());
         let by_name = driver.is_some_and(|d| d.ends_with("vfio-pci") || d.ends_with("vfio_pci"));
         if !by_name && !has("vfio-dev") && !has("nvidia/current_vgpu_type") {
+            if !link.exists() {
+                // For the warning.
+                self.resolve(&link);
+            }
             return None;
         }
         let Ok(id @ DeviceId::Pci(address)) = name.parse() else {
@@ -361,15 +398,18 @@ impl<'a> Reader<'a> {
             return None;
         };
         let path = self.resolve(&link)?;
-        let pci = self.pci(&path, address);
+        let warned = self.warnings.len();
+        let Some(pci) = self.pci(&path, address) else {
+            if self.warnings.len() == warned {
+                self.warn(&path, "has no vendor and device id: ignored");
+            }
+            return None;
+        };
         let mut device = self.device(id, &path);
         device.device_api = Some("vfio-pci".into());
-        let vgpu_type = self.text(&path.join("nvidia/current_vgpu_type"));
-        device.type_id = vgpu_type
-            .filter(|t| t != "0")
-            .map(|t| format!("nvidia-{t}"));
-        let physfn = pci.as_ref().and_then(|pci| pci.physfn);
-        let gpu = match physfn {
+        let vgpu_type = self.decimal(&path.join("nvidia/current_vgpu_type"));
+        device.type_id = vgpu_type.filter(|t| *t != 0).map(|t| format!("nvidia-{t}"));
+        let gpu = match pci.physfn {
             Some(physfn) => self.resolve(
                 &self
                     .root
@@ -379,7 +419,7 @@ impl<'a> Reader<'a> {
             None => Some(path),
         };
         device.render_node = gpu.and_then(|gpu| self.render_node(&gpu));
-        device.pci = pci;
+        device.pci = Some(pci);
         Some(device)
     }
 
@@ -389,17 +429,7 @@ impl<'a> Reader<'a> {
         let driver_version = driver
             .as_ref()
             .and_then(|driver| self.driver_version(id.bus(), driver));
-        let group = self.link_name(&path.join("iommu_group"));
-        let iommu_group = group.and_then(|name| {
-            let number = name.parse().ok();
-            if number.is_none() {
-                self.warn(
-                    &path.join("iommu_group"),
-                    "names a group that is no number: ignored",
-                );
-            }
-            number
-        });
+        let iommu_group = self.group(path);
         let nodes = read_names(&path.join("vfio-dev"), &mut self.warnings);
         // Before 6.6, and without VFIO_DEVICE_CDEV, the directory is there but has no device node.
         let cdev = nodes
@@ -429,6 +459,23 @@ impl<'a> Reader<'a> {
         }
     }
 
+    fn group(&mut self, path: &Path) -> Option<u32> {
+        let link = path.join("iommu_group");
+        let number = self.link_name(&link)?.parse().ok();
+        if number.is_none() {
+            self.warn(&link, "names a group that is no number: ignored");
+        }
+        number
+    }
+
+    fn address(&mut self, link: &Path) -> Option<PciAddress> {
+        let address = self.link_name(link)?.parse().ok();
+        if address.is_none() {
+            self.warn(link, "leads to no PCI device: ignored");
+        }
+        address
+    }
+
     fn driver_version(&mut self, bus: &str, driver: &str) -> Option<String> {
         let key = format!("{bus}/drivers/{driver}");
         if let Some(version) = self.versions.get(&key) {
@@ -445,32 +492,29 @@ impl<'a> Reader<'a> {
     }
 
     fn pci(&mut self, path: &Path, address: PciAddress) -> Option<Pci> {
-        let vendor = self.hex(&path.join("vendor"))?;
-        let device = self.hex(&path.join("device"))?;
-        let class = self.hex(&path.join("class")).unwrap_or(0);
-        let physfn = self
-            .link_name(&path.join("physfn"))
-            .and_then(|name| name.parse().ok());
+        let vendor = self.hex(&path.join("vendor"), 0xffff)?;
+        let device = self.hex(&path.join("device"), 0xffff)?;
+        let class = self.hex(&path.join("class"), 0xff_ffff).unwrap_or(0);
+        let physfn = self.address(&path.join("physfn"));
         let mut virtfns = Vec::new();
-        while let Ok(target) = std::fs::read_link(path.join(format!("virtfn{}", virtfns.len()))) {
-            let name = target.file_name().and_then(|name| name.to_str());
-            match name.and_then(|name| name.parse().ok()) {
-                Some(address) => virtfns.push(address),
-                None => break,
-            }
+        while let Some(address) = self.address(&path.join(format!("virtfn{}", virtfns.len()))) {
+            virtfns.push(address);
         }
-        let group = self
-            .link_name(&path.join("iommu_group"))
-            .and_then(|name| name.parse().ok());
-        let iommu_group = group.map(|group| {
-            let members = read_names(&path.join("iommu_group/devices"), &mut self.warnings);
-            (
-                group,
-                members
-                    .iter()
-                    .filter_map(|name| name.parse().ok())
-                    .collect(),
-            )
+        let iommu_group = self.group(path).map(|group| {
+            let directory = self
+                .root
+                .join(format!("sys/kernel/iommu_groups/{group}/devices"));
+            let mut members = Vec::new();
+            for name in read_names(&directory, &mut self.warnings) {
+                match name.parse() {
+                    Ok(address) => members.push(address),
+                    Err(_) => self.warn(
+                        &directory.join(name),
+                        "has a name that is no PCI address: ignored",
+                    ),
+                }
+            }
+            (group, members)
         });
         Some(Pci {
             address,
@@ -503,14 +547,11 @@ impl<'a> Reader<'a> {
         };
         let directory = path.join("mdev_supported_types");
         let mut types = Vec::new();
-        let ids = if self.bare {
-            Vec::new()
-        } else {
-            read_names(&directory, &mut self.warnings)
-        };
-        for id in ids {
+        for id in read_names(&directory, &mut self.warnings) {
             let path = directory.join(&id);
-            if !path.is_dir() {
+            // Not through links: what is outside is not this host's.
+            if !path.symlink_metadata().is_ok_and(|data| data.is_dir()) {
+                self.warn(&path, "is no directory: ignored");
                 continue;
             }
             types.push(MdevType {
@@ -549,13 +590,14 @@ impl<'a> Reader<'a> {
                 .into_iter()
                 .find(|name| name.starts_with("renderD"))
         };
-        let by_path = || {
-            let address = gpu.file_name()?.to_str()?.parse::<PciAddress>().ok()?;
-            Some(format!("/dev/dri/by-path/pci-{address}-render"))
-        };
+        let name = gpu.file_name().and_then(|name| name.to_str())?;
+        let address = name.parse::<PciAddress>().ok();
+        let by_path = address.map(|address| format!("/dev/dri/by-path/pci-{address}-render"));
         if let Some(node) = render(&gpu.join("drm"), &mut self.warnings) {
-            return Some(by_path().unwrap_or_else(|| format!("/dev/dri/{node}")));
+            return Some(by_path.unwrap_or_else(|| format!("/dev/dri/{node}")));
         }
+        // Only PCI devices have virtio devices below them.
+        let by_path = by_path?;
         let below = read_names(gpu, &mut self.warnings)
             .into_iter()
             .filter(|name| name.starts_with("virtio"));
@@ -563,8 +605,11 @@ impl<'a> Reader<'a> {
         let node = below
             .iter()
             .find_map(|directory| render(directory, &mut self.warnings))?;
-        let by_path =
-            by_path().filter(|name| self.root.join(name.trim_start_matches('/')).exists());
-        Some(by_path.unwrap_or_else(|| format!("/dev/dri/{node}")))
+        let is_there = self.root.join(by_path.trim_start_matches('/')).exists();
+        Some(if is_there {
+            by_path
+        } else {
+            format!("/dev/dri/{node}")
+        })
     }
 }

@@ -162,11 +162,14 @@ pub fn other_parent(parent: &Parent) -> String {
     )
 }
 
+/// Those that libvirt's schema knows; a type with another would make the whole document invalid.
+const DEVICE_APIS: [&str; 3] = ["vfio-pci", "vfio-ccw", "vfio-ap"];
+
 fn mdev_types(parent: &Parent) -> String {
-    let types = parent
-        .types
-        .iter()
-        .filter(|t| t.device_api.is_some() && t.available_instances.is_some());
+    let types = parent.types.iter().filter(|t| {
+        let api = t.device_api.as_deref();
+        api.is_some_and(|api| DEVICE_APIS.contains(&api)) && t.available_instances.is_some()
+    });
     let mut text = String::new();
     for of_type in types {
         let _ = writeln!(text, "      <type id='{}'>", escape(&of_type.id));

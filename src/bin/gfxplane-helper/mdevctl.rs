@@ -8,7 +8,6 @@
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::path::Path;
-use std::process::ExitCode;
 use std::time::Instant;
 
 use gfxplane::evidence::{Method, resolve};
@@ -17,6 +16,8 @@ use gfxplane::hints::hints;
 use gfxplane::host::{Root, mdevctl, run, settings, sysfs};
 use gfxplane::names::DeviceId;
 use gfxplane::nodedev::words::{attributes, words};
+
+use crate::{FAILURE, SUCCESS};
 
 /// "Not my device": mdevctl asks the next script.
 const NOT_MINE: u8 = 2;
@@ -62,19 +63,19 @@ impl Call {
 }
 
 /// Answers the call. `program`: as which file we were called.
-pub(crate) fn run(root: &Root, program: &OsStr, call: &Call) -> ExitCode {
+pub(crate) fn run(root: &Root, program: &OsStr, call: &Call) -> u8 {
     match (call.event.as_str(), call.action.as_str()) {
         ("get", "attributes") => {
             if !caller_lists() || !is_last(root, Path::new(program)) {
-                return ExitCode::from(NOT_MINE);
+                return NOT_MINE;
             }
             match attributes_of(root, &call.uuid) {
-                Some(text) if io::stdout().write_all(text.as_bytes()).is_ok() => ExitCode::SUCCESS,
-                _ => ExitCode::from(NOT_MINE),
+                Some(text) if io::stdout().write_all(text.as_bytes()).is_ok() => SUCCESS,
+                _ => NOT_MINE,
             }
         }
         ("notify", action) => notify(root, call, action),
-        _ => ExitCode::from(NOT_MINE),
+        _ => NOT_MINE,
     }
 }
 
@@ -113,20 +114,22 @@ fn attributes_of(root: &Root, uuid: &str) -> Option<String> {
     }
     let id: DeviceId = uuid.parse().ok()?;
     let record = run::read_record(root, id, &mut Vec::new())?;
-    let (host, device) = sysfs::read_bare_mdev(root, id);
-    let device = device.filter(|device| device.circumstances(&host) == record.circumstances)?;
+    let (circumstances, render_node) = sysfs::read_circumstances(root, id)?;
+    if circumstances != record.circumstances {
+        return None;
+    }
     let evidence = record.evidence(Method::Probe);
     let finding = resolve(vec![(record.facts, evidence)], Reason::NotProbed);
-    let hints = hints(&finding.facts, device.render_node.as_deref());
+    let hints = hints(&finding.facts, render_node.as_deref());
     Some(attributes(&words(&finding, &hints)))
 }
 
-fn notify(root: &Root, call: &Call, action: &str) -> ExitCode {
+fn notify(root: &Root, call: &Call, action: &str) -> u8 {
     let Ok(id @ DeviceId::Mdev(uuid)) = call.uuid.parse() else {
-        return ExitCode::from(NOT_MINE);
+        return NOT_MINE;
     };
     if call.state != "success" {
-        return ExitCode::SUCCESS;
+        return SUCCESS;
     }
     let problem = match action {
         "start" => {
@@ -149,10 +152,10 @@ fn notify(root: &Root, call: &Call, action: &str) -> ExitCode {
         _ => None,
     };
     match problem {
-        None => ExitCode::SUCCESS,
+        None => SUCCESS,
         Some(problem) => {
             let _ = writeln!(io::stderr(), "gfxplane-helper: {problem}");
-            ExitCode::FAILURE
+            FAILURE
         }
     }
 }

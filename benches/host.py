@@ -1,0 +1,90 @@
+"""The figures that need no virtual machine."""
+
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+PROGRAMS, LAB = Path(sys.argv[1]), Path(sys.argv[2])
+NULL = os.open("/dev/null", os.O_RDWR)
+
+
+def run(program, *arguments, **environment):
+    """Whole-process time in ms, largest memory in MiB, exit status."""
+    actions = [(os.POSIX_SPAWN_DUP2, NULL, 0), (os.POSIX_SPAWN_DUP2, NULL, 1), (os.POSIX_SPAWN_DUP2, NULL, 2)]
+    began = time.perf_counter()
+    pid = os.posix_spawn(program, [program, *arguments], {**os.environ, **environment}, file_actions=actions)
+    _, status, usage = os.wait4(pid, 0)
+    return (time.perf_counter() - began) * 1000, usage.ru_maxrss / 1024, os.waitstatus_to_exitcode(status)
+
+
+def alternate(rounds, **calls):
+    """Runs the calls in turn, so that whatever else the machine does hits them alike."""
+    times = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            times[name].append(call()[0])
+    return {name: (statistics.median(t), min(t)) for name, t in times.items()}
+
+
+def helper():
+    [record] = [r for r in (LAB / "run/gfxplane/records").iterdir() if '"dmabuf"' in r.read_text()][:1]
+    call = ["-t", "t", "-e", "get", "-a", "attributes", "-s", "none", "-u", record.stem, "-p", "p"]
+    program, root = str(PROGRAMS / "gfxplane-helper"), {"GFXPLANE_ROOT": str(LAB)}
+    # 0: it has answered with attributes, which is what is measured.
+    assert run(program, *call, **root)[2] == 0
+    found = alternate(
+        1000,
+        nothing=lambda: run("./nothing"),
+        answers=lambda: run(program, *call, **root),
+        not_mine=lambda: run(program, "-t", "t", "-e", "pre", "-a", "start", **root),
+    )
+    floor, fastest = found["nothing"]
+    print("gfxplane-helper against a C program that does nothing (the floor), whole process, 1000 runs each")
+    for name, (median, least) in found.items():
+        print(f"  {name:10} median {median:.3f} ms = {median / floor:.2f} x floor, least {least:.3f} ms = {least / fastest:.2f} x")
+
+
+def made_host(root, count):
+    """mdevs of mbochs, as sysfs shows them."""
+    parent = root / "sys/devices/virtual/mbochs/mbochs"
+    kind = parent / "mdev_supported_types/mbochs-small"
+    kind.mkdir(parents=True)
+    for name, text in (("name", "Bochs"), ("device_api", "vfio-pci"), ("available_instances", "1")):
+        (kind / name).write_text(text + "\n")
+    for directory in ("sys/bus/mdev/devices", "sys/bus/mdev/drivers/mbochs", "sys/class/mdev_bus", "sys/class/mbochs"):
+        (root / directory).mkdir(parents=True)
+    (root / "sys/class/mdev_bus/mbochs").symlink_to("../../devices/virtual/mbochs/mbochs")
+    (parent / "subsystem").symlink_to("../../../../class/mbochs")
+    (root / "proc/sys/kernel/random").mkdir(parents=True)
+    (root / "proc/sys/kernel/osrelease").write_text("6.12.0\n")
+    (root / "proc/sys/kernel/random/boot_id").write_text("b\n")
+    for n in range(count):
+        uuid = f"{n:08x}-0000-4000-8000-000000000000"
+        device = parent / uuid
+        device.mkdir()
+        (device / "mdev_type").symlink_to("../mdev_supported_types/mbochs-small")
+        (device / "driver").symlink_to("../../../../../bus/mdev/drivers/mbochs")
+        (device / "iommu_group").symlink_to(f"../../../../../kernel/iommu_groups/{n}")
+        (root / "sys/bus/mdev/devices" / uuid).symlink_to(f"../../../devices/virtual/mbochs/mbochs/{uuid}")
+
+
+def listing():
+    print("gfxplane list on a made sysfs")
+    figures = {}
+    for count in (1000, 10000):
+        with tempfile.TemporaryDirectory() as directory:
+            made_host(Path(directory), count)
+            program = str(PROGRAMS / "gfxplane")
+            runs = [run(program, "--root", directory, "list") for _ in range(7)]
+        assert all(code == 0 for _, _, code in runs)
+        figures[count] = statistics.median(r[0] for r in runs), runs[0][1]
+        print(f"  {count:6} mdevs: {figures[count][0]:.0f} ms, {figures[count][1]:.1f} MiB")
+    (small, little), (large, much) = figures.values()
+    print(f"  ten times as many: {large / small:.1f} times the time, {much / little:.1f} times the memory")
+
+
+helper()
+listing()

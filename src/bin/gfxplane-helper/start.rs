@@ -1,0 +1,19 @@
+//! Starting without what a short-lived program has no use for.
+//!
+//! `main` is C's, not Rust's: Rust's would read `/proc/self/maps` to find the guard page of the
+//! stack and set up a signal stack, about as many system calls as the whole answer takes.
+//! `std::env::args_os` works all the same (glibc hands the arguments to `.init_array`).
+#![allow(unsafe_code)]
+
+use std::ffi::{c_char, c_int};
+
+// The unwinder from libgcc's archive instead of libgcc_s.so: loading that library would be a
+// third of the run time of this program.
+#[link(name = "gcc_eh", kind = "static", modifiers = "+whole-archive,-bundle")]
+unsafe extern "C" {}
+
+// SAFETY: no other `main` is linked, and the C runtime calls this one with this signature.
+#[unsafe(no_mangle)]
+extern "C" fn main(_argc: c_int, _argv: *const *const c_char) -> c_int {
+    c_int::from(crate::run())
+}

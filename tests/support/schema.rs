@@ -1,0 +1,181 @@
+//! RELAX NG for the tests: libvirt's node-device schema as installed, and the overlay on it.
+//!
+//! What relax-ng 0.2 overlooks: what may follow an element it decides by the element's name alone,
+//! so of two `<display>` elements it can't say that the second needs another type than the first.
+//! `xmllint --relaxng` can.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use relax_ng::{
+    Content, DatatypeRegistry, Element, ExpandedName, ResolveError, Schema, SchemaResolver,
+    SchemaSource, SchemaSyntax,
+};
+use roxmltree::{Document, Node};
+
+/// Where libvirt's package puts its schemas; the overlay names it, too.
+const INSTALLED: &str = "/usr/share/libvirt/schemas";
+
+/// One of the two schemas that a node device can be held against.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Against {
+    /// `xml-schemas/gfxplane-nodedev.rng`.
+    Overlay,
+    /// The same for any number of devices in an element `devices`: what costs time is to begin.
+    Overlays,
+    /// libvirt's own `nodedev.rng`.
+    Libvirt,
+}
+
+/// What is wrong with a document, with line and column; empty: it is valid.
+///
+/// # Errors
+/// If it is not well-formed, or the schema is missing or can't be used.
+pub(crate) fn problems(against: Against, xml: &str) -> Result<Vec<String>, String> {
+    let document = Document::parse(xml).map_err(|error| format!("not well-formed: {error}"))?;
+    let found = against
+        .schema()?
+        .validate(&DatatypeRegistry::new(), &Xml(document.root_element()))
+        .map_err(|error| error.to_string())?;
+    Ok(found.iter().map(ToString::to_string).collect())
+}
+
+/// Fails unless the document is valid.
+pub(crate) fn validate(against: Against, xml: &str) -> Result<(), String> {
+    let problems = problems(against, xml)?;
+    if problems.is_empty() {
+        return Ok(());
+    }
+    let problems = problems.join("\n  ");
+    Err(format!(
+        "not valid against {}:\n  {problems}\n{xml}",
+        against.path().display()
+    ))
+}
+
+/// Fails unless all these documents are valid against the overlay.
+pub(crate) fn validate_all<'a>(documents: impl Iterator<Item = &'a str>) -> Result<(), String> {
+    let mut all = String::from("<devices>\n");
+    for xml in documents {
+        Document::parse(xml).map_err(|error| format!("not well-formed: {error}\n{xml}"))?;
+        all.push_str(xml);
+    }
+    validate(Against::Overlays, &(all + "</devices>\n"))
+}
+
+impl Against {
+    fn path(self) -> PathBuf {
+        match self {
+            Against::Overlay | Against::Overlays => {
+                Path::new(env!("CARGO_MANIFEST_DIR")).join("xml-schemas/gfxplane-nodedev.rng")
+            }
+            Against::Libvirt => directory().join("nodedev.rng"),
+        }
+    }
+
+    fn schema(self) -> Result<&'static Schema, String> {
+        static OVERLAY: OnceLock<Result<Schema, String>> = OnceLock::new();
+        static LIBVIRT: OnceLock<Result<Schema, String>> = OnceLock::new();
+        static OVERLAYS: OnceLock<Result<Schema, String>> = OnceLock::new();
+        let schema = match self {
+            Against::Overlay => OVERLAY.get_or_init(|| compile(source(&self.path()))),
+            Against::Libvirt => LIBVIRT.get_or_init(|| compile(source(&self.path()))),
+            Against::Overlays => OVERLAYS.get_or_init(|| {
+                let base = self.path();
+                compile(Ok(SchemaSource::new(
+                    MANY,
+                    base.to_string_lossy(),
+                    SchemaSyntax::Xml,
+                )))
+            }),
+        };
+        schema.as_ref().map_err(Clone::clone)
+    }
+}
+
+fn directory() -> PathBuf {
+    std::env::var_os("LIBVIRT_SCHEMAS").map_or_else(|| INSTALLED.into(), PathBuf::from)
+}
+
+const MANY: &str = r#"
+<grammar xmlns="http://relaxng.org/ns/structure/1.0">
+  <include href="gfxplane-nodedev.rng"/>
+  <start combine="choice">
+    <element name="devices"><zeroOrMore><ref name="device"/></zeroOrMore></element>
+  </start>
+</grammar>
+"#;
+
+fn compile(source: Result<SchemaSource, ResolveError>) -> Result<Schema, String> {
+    if !directory().join("nodedev.rng").is_file() {
+        return Err(format!(
+            "libvirt's schemas are not in {}: install package libvirt0, or set LIBVIRT_SCHEMAS \
+             to where they are",
+            directory().display()
+        ));
+    }
+    let source = source.map_err(|error| error.to_string())?;
+    Schema::compile(&source, &Files).map_err(|error| format!("{}: {error}", source.base_uri()))
+}
+
+fn source(path: &Path) -> Result<SchemaSource, ResolveError> {
+    let text = fs::read_to_string(path)
+        .map_err(|error| ResolveError::new(format!("{}: {error}", path.display())))?;
+    Ok(SchemaSource::new(
+        text,
+        path.to_string_lossy(),
+        SchemaSyntax::Xml,
+    ))
+}
+
+/// Reads what a schema includes from beside it; libvirt's from where they are.
+struct Files;
+
+impl SchemaResolver for Files {
+    fn resolve(&self, href: &str, base_uri: &str) -> Result<SchemaSource, ResolveError> {
+        match Path::new(href).strip_prefix(INSTALLED) {
+            Ok(name) => source(&directory().join(name)),
+            Err(_) => source(&Path::new(base_uri).with_file_name(href)),
+        }
+    }
+}
+
+struct Xml<'a, 'input>(Node<'a, 'input>);
+
+impl Element for Xml<'_, '_> {
+    type Location = String;
+
+    fn name(&self) -> ExpandedName {
+        let name = self.0.tag_name();
+        ExpandedName::new(name.namespace(), name.name())
+    }
+
+    fn attributes(&self) -> impl Iterator<Item = (ExpandedName, String)> {
+        self.0.attributes().map(|attribute| {
+            let name = ExpandedName::new(attribute.namespace(), attribute.name());
+            (name, attribute.value().to_owned())
+        })
+    }
+
+    fn children(&self) -> impl Iterator<Item = Content<Self>> {
+        let mut children: Vec<Content<Self>> = Vec::new();
+        for child in self.0.children() {
+            if child.is_element() {
+                children.push(Content::Element(Xml(child)));
+            } else if let Some(text) = child.text().filter(|_| child.is_text()) {
+                // A comment parts a text for roxmltree, but not for RELAX NG.
+                match children.last_mut() {
+                    Some(Content::Text(before)) => before.push_str(text),
+                    _ => children.push(Content::Text(text.to_owned())),
+                }
+            }
+        }
+        children.into_iter()
+    }
+
+    fn location(&self) -> Option<String> {
+        let position = self.0.document().text_pos_at(self.0.range().start);
+        Some(format!("line {}, column {}", position.row, position.col))
+    }
+}

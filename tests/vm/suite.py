@@ -1,0 +1,571 @@
+"""The machine test, run as root in the guest: what libvirt, udev, mdevctl and the tree say of
+real devices once the package is installed. Every test is a function below, run in their order;
+later ones build on what earlier ones made. Waits poll with a generous limit; times are printed,
+never asserted."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import traceback
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+LIB = "/usr/local/lib/gfxplane/lib.sh"
+SCHEMAS = "/usr/share/gfxplane/schemas/gfxplane-nodedev.rng"
+LIBVIRT_SCHEMA = "/usr/share/libvirt/schemas/nodedev.rng"
+CALLOUTS = Path("/usr/lib/mdevctl/scripts.d/callouts")
+NOTIFIERS = Path("/usr/lib/mdevctl/scripts.d/notifiers")
+RUN = Path("/run/gfxplane")
+LIMIT = 300
+
+
+def sh(command, check=True, **options):
+    result = subprocess.run(
+        ["bash", "-c", f". {LIB}; {command}"], capture_output=True, text=True, **options
+    )
+    if check and result.returncode:
+        raise AssertionError(f"{command!r} ended with {result.returncode}: {result.stdout}{result.stderr}")
+    return result
+
+
+def out(command):
+    return sh(command).stdout
+
+
+def eventually(what, condition, limit=LIMIT):
+    """Polls until condition() is true; its last error or value is in the message."""
+    end = time.monotonic() + limit
+    while True:
+        try:
+            value = condition()
+            if value:
+                return value
+        except (AssertionError, ET.ParseError, KeyError, IndexError, OSError) as error:
+            value = error
+        if time.monotonic() > end:
+            raise AssertionError(f"in vain for {limit} s: {what}: {value}")
+        time.sleep(0.3)
+
+
+def equal(seen, expected, what=""):
+    assert seen == expected, f"{what}: saw {seen!r}, expected {expected!r}"
+
+
+def uuid(number):
+    return f"{number:08d}-1111-4222-8333-444444444444"
+
+
+def listed(device, devices=None):
+    devices = devices or json.loads(out("gfxplane --quiet list --json"))["devices"]
+    return next(entry for entry in devices if entry["id"] == device)
+
+
+def nodedev(device):
+    return listed(device)["nodedev"]
+
+
+def virsh_xml(device):
+    return out(f"virsh nodedev-dumpxml mdev_{device.replace('-', '_')}_{parent(device)}")
+
+
+def parent(device):
+    path = Path("/sys/bus/mdev/devices") / device
+    return re.sub("[^A-Za-z0-9]", "_", path.resolve().parent.name)
+
+
+def in_libvirt(name):
+    """Whether libvirt has seen that the device is there."""
+    return name in out("virsh nodedev-list --cap mdev").split()
+
+
+def attributes(xml):
+    found = ET.fromstring(xml).iter("attr")
+    return {a.get("name"): a.get("value") for a in found if a.get("name").startswith("gfxplane.")}
+
+
+def udev(device):
+    lines = out(f"udevadm info --query=property /sys/bus/mdev/devices/{device}").splitlines()
+    return {k: v for k, v in (line.split("=", 1) for line in lines) if k.startswith("GFXPLANE_")}
+
+
+def capability(xml):
+    found = [c for c in ET.fromstring(xml).findall("capability") if c.get("type") == "vfio_display"]
+    equal(len(found), 1, "vfio_display capabilities")
+    return found[0]
+
+
+def validate(schema, xml):
+    Path("/tmp/document.xml").write_text(xml)
+    return sh(f"xmllint --noout --relaxng {schema} /tmp/document.xml", check=False)
+
+
+def definition(device):
+    [path] = Path("/etc/mdevctl.d").glob(f"*/{device}")
+    return path.read_text()
+
+
+def domain(name, device, display="on"):
+    Path(f"/tmp/{name}.xml").write_text(
+        f"""<domain type='qemu'>
+  <name>{name}</name>
+  <memory unit='MiB'>16</memory>
+  <os><type arch='x86_64' machine='pc'>hvm</type></os>
+  <devices>
+    <controller type='usb' model='none'/>
+    <memballoon model='none'/>
+    <graphics type='vnc'/>
+    <video><model type='none'/></video>
+    <hostdev mode='subsystem' type='mdev' model='vfio-pci' display='{display}'>
+      <source><address uuid='{device}'/></source>
+    </hostdev>
+  </devices>
+</domain>
+"""
+    )
+    out(f"virsh define /tmp/{name}.xml")
+
+
+# type, number -> what everybody must say of it
+EXPECTED = {
+    1: ("mdpy-vga", ["region"], None),
+    2: ("mbochs-small", ["dmabuf"], (800, 600)),
+    3: ("mtty-1", ["none"], None),
+    4: ("virtio-pci-region", ["region"], None),
+    5: ("virtio-pci-dmabuf", ["dmabuf"], (1920, 1080)),
+    6: ("virtio-pci-both", ["dmabuf", "region"], (1920, 1080)),
+    7: ("virtio-pci-none", ["none"], None),
+    8: ("virtio-pci-yes", ["unknown"], None),
+}
+NEEDS = {
+    "region": {"gfxplane.hostdev.display": "on", "gfxplane.hostdev.ramfb": "on"},
+    "dmabuf": {"gfxplane.hostdev.display": "on", "gfxplane.graphics.gl": "yes"},
+    "none": {"gfxplane.hostdev.display": "off"},
+    "unknown": {"gfxplane.display.reason": "untrusted"},
+}
+
+
+def test_apparmor_is_enforced():
+    """What follows is worth nothing without it."""
+    out("apparmor_enforced")
+
+
+def test_install_asks_the_devices_that_are_there():
+    out("load_modules")
+    out(f"create_mdev mdpy-vga {uuid(1)}")
+    for directory in ("conf.d", "rules.d"):
+        Path(f"/etc/gfxplane/{directory}").mkdir(parents=True)
+    Path("/etc/gfxplane/conf.d/vm.toml").write_text("deadline = 60\n")
+    Path("/etc/gfxplane/rules.d/50-vm.toml").write_text(
+        "[[rule]]\nname = 'samples'\nsource = 'tests/kmod'\n"
+        "match = { type = ['virtio-pci-*'] }\nopen = 'safe'\n"
+    )
+    print(out("dpkg -i ./gfxplane.deb 2>&1"))
+    eventually("the old device is known", lambda: listed(uuid(1))["display"] == ["region"])
+    equal(listed(uuid(1))["evidence"]["method"], "probe")
+    for link in (CALLOUTS / "99-gfxplane", NOTIFIERS / "99-gfxplane"):
+        equal(link.resolve(), Path("/usr/bin/gfxplane-helper"), str(link))
+    equal(oct(RUN.stat().st_mode & 0o7777), "0o755")
+
+
+def test_devices_made_while_libvirtd_is_down():
+    out("systemctl stop libvirtd.socket libvirtd-ro.socket libvirtd-admin.socket libvirtd.service")
+    out(f"create_mdev mbochs-small {uuid(2)}")
+    out("systemctl start libvirtd.socket libvirtd-ro.socket libvirtd-admin.socket libvirtd.service")
+    eventually("libvirt shows it", lambda: attributes(virsh_xml(uuid(2)))["gfxplane.display"] == "dmabuf")
+
+
+def test_devices_made_while_libvirtd_runs():
+    for number, (kind, _, _) in EXPECTED.items():
+        if number > 2:
+            out(f"create_mdev {kind} {uuid(number)}")
+    for number, (kind, display, _) in EXPECTED.items():
+        eventually(
+            f"libvirt shows {kind}",
+            lambda: attributes(virsh_xml(uuid(number)))["gfxplane.display"] == ",".join(display),
+        )
+
+
+def test_everybody_says_the_same():
+    for number, (kind, display, edid) in EXPECTED.items():
+        device, words = uuid(number), ",".join(display)
+        entry = listed(device)
+        equal((entry["type"], entry["display"], entry["state"]), (kind, display, "active"), kind)
+        equal(entry["evidence"]["method"], "probe", kind)
+        equal(entry["evidence"]["path"], "group", kind)
+        equal(entry["evidence"]["kernel"], os.uname().release, kind)
+        if edid:
+            equal((entry["edid"]["max_xres"], entry["edid"]["max_yres"]), edid, kind)
+        else:
+            assert "edid" not in entry, kind
+
+        said = attributes(virsh_xml(device))
+        equal(said["gfxplane.display"], words, kind)
+        for name, value in NEEDS[display[0]].items():
+            equal(said.get(name), value, f"{kind}: {name}")
+        if edid:
+            equal((said["gfxplane.edid.max_xres"], said["gfxplane.edid.max_yres"]), tuple(map(str, edid)), kind)
+        properties = udev(device)
+        as_property = {re.sub("[^A-Z0-9]", "_", k.upper()): v for k, v in said.items()}
+        equal(properties, as_property, f"{kind}: udev and libvirt")
+
+        tree = RUN / "devices" / device / "vfio-pci/device"
+        plane = tree / "gfx_plane"
+        if display == ["unknown"]:
+            assert tree.is_dir() and not plane.exists(), kind
+        else:
+            for interface in ("dmabuf", "region"):
+                equal((plane / interface).read_text().strip(), str(int(interface in display)), kind)
+            of_type = RUN / "mdev_supported_types" / entry["parent"] / kind / "vfio-pci/device/gfx_plane"
+            equal((of_type / "region").read_text(), (plane / "region").read_text(), kind)
+        assert (tree / "regions/7/size").exists(), kind
+    equal(listed(uuid(8))["reason"], "untrusted")
+    # The render node is that of the GPU on which the device was made.
+    node = next(h["value"] for h in listed(uuid(5))["require"] if h["name"] == "rendernode")
+    assert Path(node).exists(), node
+    equal((RUN / "devices" / uuid(3) / "vfio-pci/device/irqs/0/count").read_text(), "1\n")
+
+
+def test_region_capabilities_of_edid():
+    regions = listed(uuid(2))["device"]["regions"]
+    edid = next(r for r in regions if r["index"] == 9)
+    equal(edid["capabilities"], [{"capability": "type", "type": 1, "subtype": 1}])
+    equal(listed(uuid(1))["device"]["hot_reset"], {"unsupported": "ENOTTY"})
+
+
+def test_node_device_xml():
+    names = out("gfxplane nodedev-list").split()
+    for number in EXPECTED:
+        assert nodedev(uuid(number)) in names, names
+    gpu = next(name for name in names if name.startswith("pci_"))
+    for name in names:
+        xml = out(f"gfxplane nodedev-dumpxml {name}")
+        result = validate(SCHEMAS, xml)
+        # libvirt's own node of mtty, with mdev_types in no device capability, isn't valid either.
+        libvirt = validate(LIBVIRT_SCHEMA, out(f"virsh nodedev-dumpxml {name}"))
+        equal(result.returncode, libvirt.returncode, f"{name}: {result.stderr}")
+        plain = out(f"gfxplane nodedev-dumpxml --plain {name}")
+        assert "'gfxplane." not in plain and "vfio_display" not in plain, plain
+        offline = out(f"gfxplane nodedev-dumpxml --offline {name}")
+        equal(validate(SCHEMAS, offline).returncode, 0, f"{name} offline: {offline}")
+        if name.startswith("mdev_"):
+            equal(out(f"gfxplane nodedev-dumpxml --offline --plain {name}").split(), plain.split(), name)
+    for number, (kind, display, _) in EXPECTED.items():
+        found = capability(out(f"gfxplane nodedev-dumpxml {uuid(number)}"))
+        equal([d.get("type") for d in found.findall("display")], display, kind)
+    types = {t.get("id"): t for t in capability(out(f"gfxplane nodedev-dumpxml {gpu}")).findall("type")}
+    equal(types["virtio-pci-region"].find("display").get("type"), "region")
+    equal(types["virtio-pci-region"].find("evidence").get("method"), "sibling")
+    equal(types["virtio-pci-hang"].find("display").get("reason"), "not-probed")
+    equal(validate(LIBVIRT_SCHEMA, out(f"virsh nodedev-dumpxml {gpu}")).returncode, 0)
+    bare = out(f"gfxplane-helper capability {uuid(4)}")
+    equal(ET.fromstring(bare).find("display").get("type"), "region")
+
+
+def test_a_driver_that_hangs_holds_nobody_up():
+    Path("/etc/gfxplane/conf.d/zz-short.toml").write_text("deadline = 12\n")
+    device = uuid(9)
+    began = time.monotonic()
+    out(f"create_mdev virtio-pci-hang {device}")
+    out(f"create_mdev virtio-pci-region {uuid(10)}")
+    eventually("the other one is known", lambda: listed(uuid(10))["display"] == ["region"])
+    print(f"  the other device was known after {time.monotonic() - began:.1f} s")
+    eventually("timed out", lambda: listed(device)["reason"] == "timed-out")
+    entry = listed(device)
+    equal(entry["evidence"]["step"], "open")
+    eventually("udev says so", lambda: udev(device)["GFXPLANE_DISPLAY_REASON"] == "timed-out")
+    eventually("libvirt says so", lambda: attributes(virsh_xml(device))["gfxplane.display.reason"] == "timed-out")
+    # The one that hangs still has the lock, so nobody else is sent after it.
+    again = sh(f"gfxplane probe --json --deadline 2 {device}", check=False)
+    equal(again.returncode, 1, again.stderr)
+    probe = json.loads(again.stdout)["probes"][0]
+    equal((probe["reason"], probe["step"]), ("timed-out", "lock"))
+    # Not asked again unless somebody names it.
+    everything = json.loads(sh("gfxplane probe --all --json", check=False).stdout)["probes"]
+    assert next(p for p in everything if p["id"] == device)["from_record"]
+    out("release")
+    eventually("answers", lambda: sh(f"gfxplane probe --fresh {device}", check=False).returncode == 0)
+    assert listed(device)["display"] != ["unknown"]
+    out("hold")
+    out(f"remove_mdev {device}; remove_mdev {uuid(10)}")
+    eventually("forgotten", lambda: not (RUN / "records" / f"{device}.json").exists())
+    assert not (RUN / "devices" / device).exists() and not (RUN / "lock" / device).exists()
+    Path("/etc/gfxplane/conf.d/zz-short.toml").unlink()
+
+
+def test_no_permission():
+    result = sh(f"runuser -u nobody -- gfxplane probe --fresh --json {uuid(4)}", check=False)
+    equal(result.returncode, 3, result.stderr)
+    equal(json.loads(result.stdout)["probes"][0]["reason"], "permission")
+    assert "run as root" in result.stderr, result.stderr
+    equal(listed(uuid(4))["display"], ["region"])
+
+
+def change_events(action):
+    """How many change events of mdevs udev has while action() runs, and a while after."""
+    log = open("/tmp/monitor", "w")
+    monitor = subprocess.Popen(
+        ["stdbuf", "-oL", "udevadm", "monitor", "--udev", "--subsystem-match=mdev"], stdout=log
+    )
+    eventually("the monitor listens", lambda: "UDEV" in Path("/tmp/monitor").read_text())
+    time.sleep(1)
+    action()
+    out("udevadm settle")
+    time.sleep(4)
+    monitor.terminate()
+    monitor.wait()
+    return len(re.findall(r"^UDEV\s+\[[\d.]+\] change", Path("/tmp/monitor").read_text(), re.M))
+
+
+def test_what_is_new_is_announced_once():
+    device = uuid(4)
+    equal(change_events(lambda: out(f"gfxplane probe --fresh {device}")), 0, "nothing new")
+    out(f"gfxplane-probe --forget {device}; udevadm trigger --action=change /sys/bus/mdev/devices/{device}")
+    eventually("libvirt forgets, too", lambda: not attributes(virsh_xml(device)))
+    equal(udev(device)["GFXPLANE_DISPLAY"], "region", "a sibling is known")
+    equal(udev(device)["GFXPLANE_EVIDENCE"], "sibling")
+    equal(change_events(lambda: out(f"gfxplane probe {device}")), 1, "something new")
+    eventually("libvirt shows it again", lambda: attributes(virsh_xml(device))["gfxplane.display"] == "region")
+    equal(udev(device)["GFXPLANE_EVIDENCE"], "probe")
+
+
+def test_in_use_and_right_again():
+    device = uuid(4)
+    domain("holder", device)
+    began = time.monotonic()
+    out("virsh start --paused holder")
+    print(f"  a paused start takes {time.monotonic() - began:.1f} s")
+    # Asked while it is held: a fact. What was measured before stays.
+    result = sh(f"gfxplane probe --fresh --json {device}", check=False)
+    equal(result.returncode, 1, result.stderr)
+    probe = json.loads(result.stdout)["probes"][0]
+    equal((probe["reason"], probe["step"], probe["errno"]), ("in-use", "group", "EBUSY"))
+    equal(listed(device)["display"], ["region"])
+    # Without anything known before: no record, no sibling, no rule.
+    out(f"gfxplane-probe --forget {device}; rm /run/gfxplane/types/virtio-pci-region.json")
+    equal(sh(f"gfxplane probe {device}", check=False).returncode, 1)
+    equal((listed(device)["display"], listed(device)["reason"]), (["unknown"], "in-use"))
+    eventually("libvirt says so", lambda: attributes(virsh_xml(device))["gfxplane.display.reason"] == "in-use")
+    equal(capability(out(f"gfxplane nodedev-dumpxml {device}")).find("display").get("reason"), "in-use")
+    equal(out("virsh domstate holder").strip(), "paused", "the guest is as it was")
+    out("virsh destroy holder")
+    out(f"gfxplane probe {device}")
+    equal((listed(device)["display"], listed(device)["evidence"]["method"]), (["region"], "probe"))
+    eventually("libvirt shows it", lambda: attributes(virsh_xml(device))["gfxplane.display"] == "region")
+    out("virsh undefine holder")
+
+
+VENDORS = {
+    # Sorts before ours and answers everything with nothing.
+    "yes-sayer": "#!/bin/sh\nexit 0\n",
+    # Takes its type over whole.
+    "versioned": """#!/bin/sh
+while [ $# -gt 0 ]; do
+    case "$1" in -e) event=$2 ;; -a) action=$2 ;; -t) type=$2 ;; esac
+    shift 2
+done
+case "$type" in vfio_ap*) exit 2 ;; esac
+if [ "$event $action" = "get capabilities" ]; then
+    echo '{"supports": {"version": 2, "actions": ["start","stop","define","undefine","modify","attributes","capabilities"], "events": ["pre","post","notify","get","live"]}}'
+elif [ "$event $action" = "get attributes" ]; then
+    echo '[{"vendor": "1"}]'
+fi
+exit 0
+""",
+}
+
+
+def through_libvirt(kind, number, vendor=None):
+    """Defines a device from its dumped XML, starts it twice; nothing of ours stays in it."""
+    device = uuid(number)
+    out(f"create_mdev {kind} {device}")
+    xml = eventually("has attributes", lambda: attributes(virsh_xml(device)) and virsh_xml(device))
+    name, home = nodedev(device), listed(device)["parent"]
+    out(f"remove_mdev {device}")
+    eventually("gone from libvirt", lambda: not in_libvirt(name))
+    Path("/tmp/node.xml").write_text(xml)
+    try:
+        if vendor:
+            (CALLOUTS / "50-vendor").write_text(VENDORS[vendor])
+            (CALLOUTS / "50-vendor").chmod(0o755)
+        out("virsh nodedev-define /tmp/node.xml")
+        assert "gfxplane" not in definition(device), definition(device)
+        for _ in range(2):
+            out(f"virsh nodedev-start {name}")
+            eventually("known again", lambda: listed(device)["evidence"]["method"] == "probe")
+            if vendor is None:
+                eventually("libvirt shows it", lambda: attributes(virsh_xml(device)))
+            if vendor == "versioned":
+                eventually("the vendor's attributes show", lambda: "name='vendor'" in virsh_xml(device))
+            equal((listed(device)["defined"], listed(device)["state"]), (True, "active"))
+            eventually("libvirt sees it", lambda: in_libvirt(name))
+            out(f"virsh nodedev-destroy {name}")
+            eventually("stopped", lambda: listed(device)["state"] == "defined")
+            assert "gfxplane" not in definition(device), definition(device)
+        equal(listed(device)["evidence"]["method"], "sibling", "a defined device")
+        inactive = out(f"gfxplane nodedev-dumpxml {name}")
+        equal(validate(SCHEMAS, inactive).returncode, 0, inactive)
+        out(f"virsh nodedev-undefine {name}")
+    finally:
+        (CALLOUTS / "50-vendor").unlink(missing_ok=True)
+    assert not (Path("/etc/mdevctl.d") / home / device).exists()
+
+
+def through_mdevctl(kind, number):
+    """The same by mdevctl, which stores the attributes of an active device unasked."""
+    device = uuid(number)
+    out(f"create_mdev {kind} {device}")
+    eventually("known", lambda: listed(device)["evidence"]["method"] == "probe")
+    out(f"mdevctl define -u {device}")
+    assert "gfxplane" not in definition(device), definition(device)
+    listing = json.loads(out("mdevctl list --dumpjson"))
+    found = [d for p in listing for ds in p.values() for e in ds for u, d in e.items() if u == device]
+    assert {"gfxplane.display": listed(device)["display"][0]} in found[0]["attrs"], found
+    for _ in range(2):
+        out(f"mdevctl stop -u {device}")
+        out(f"mdevctl start -u {device}")
+        eventually("known again", lambda: listed(device)["evidence"]["method"] == "probe")
+        assert "gfxplane" not in definition(device), definition(device)
+    out(f"mdevctl stop -u {device}; mdevctl undefine -u {device}")
+
+
+def test_round_trip_through_libvirt():
+    through_libvirt("virtio-pci-region", 20)
+    through_libvirt("mtty-1", 21)
+
+
+def test_round_trip_through_mdevctl():
+    through_mdevctl("mdpy-vga", 22)
+    through_mdevctl("mbochs-small", 23)
+
+
+def test_round_trip_beside_a_vendors_callout():
+    through_libvirt("virtio-pci-dmabuf", 24, "yes-sayer")
+    through_libvirt("virtio-pci-dmabuf", 25, "versioned")
+
+
+def test_nodedev_create():
+    """mdevctl starts such a device at once, with attributes that no driver has."""
+    device = uuid(4)
+    name, xml = nodedev(device), virsh_xml(device)
+    assert attributes(xml)
+    plain = out(f"gfxplane nodedev-dumpxml --plain {device}")
+    out(f"remove_mdev {device}")
+    eventually("gone from libvirt", lambda: not in_libvirt(name))
+    Path("/tmp/node.xml").write_text(xml)
+    result = sh("virsh nodedev-create /tmp/node.xml", check=False)
+    assert result.returncode and "nvalid attribute" in result.stderr, result.stderr
+    print("  " + result.stderr.strip().replace("\n", " "))
+    Path("/tmp/node.xml").write_text(plain)
+    out("virsh nodedev-create /tmp/node.xml")
+    eventually("libvirt shows it", lambda: attributes(virsh_xml(device))["gfxplane.display"] == "region")
+
+
+def test_start_of_device_and_domain_at_once():
+    device, rounds = uuid(30), 20
+    out(f"create_mdev virtio-pci-region {device}")
+    eventually("known", lambda: listed(device)["evidence"]["method"] == "probe")
+    name = nodedev(device)
+    eventually("libvirt sees it", lambda: in_libvirt(name))
+    Path("/tmp/node.xml").write_text(out(f"gfxplane nodedev-dumpxml --plain {device}"))
+    out(f"remove_mdev {device}")
+    eventually("gone from libvirt", lambda: not in_libvirt(name))
+    out("virsh nodedev-define /tmp/node.xml")
+    domain("atonce", device)
+    began, probed = time.monotonic(), 0
+    for n in range(rounds):
+        result = sh(f"virsh nodedev-start {name} && virsh start --paused atonce", check=False)
+        equal(result.returncode, 0, f"round {n}: {result.stderr}")
+        probed += listed(device)["evidence"]["method"] == "probe"
+        eventually("libvirt sees it", lambda: in_libvirt(name))
+        out(f"virsh destroy atonce && virsh nodedev-destroy {name}")
+        eventually("forgotten", lambda: not (RUN / "records" / f"{device}.json").exists())
+    print(f"  {rounds} of {rounds} starts worked, {probed} of them after a probe, {(time.monotonic() - began) / rounds:.1f} s each")
+    equal(probed, rounds, "rounds with a probe")
+    out(f"virsh undefine atonce; virsh nodedev-undefine {name}")
+
+
+def test_libvirtd_restart_with_30_mdevs():
+    existing = len(list(Path("/sys/bus/mdev/devices").iterdir()))
+    extra = [uuid(100 + n) for n in range(30 - existing)]
+    for device in extra:
+        out(f"create_mdev mbochs-small {device}")
+    eventually("all are known", lambda: all(listed(d)["evidence"]["method"] == "probe" for d in extra))
+    out("udevadm settle")
+    began = time.monotonic()
+    out("systemctl restart libvirtd")
+    def all_show():
+        names = out("virsh nodedev-list --cap mdev").split()
+        return len(names) == 30 and all("gfxplane.display" in out(f"virsh nodedev-dumpxml {n}") for n in names)
+    eventually("libvirt shows all 30 with their displays", all_show, 900)
+    print(f"  30 mdevs with their displays {time.monotonic() - began:.1f} s after the restart")
+    for device in extra:
+        out(f"remove_mdev {device}")
+    eventually("forgotten", lambda: len(list((RUN / "records").iterdir())) == existing)
+
+
+def test_attributes_can_be_switched_off():
+    off = Path("/etc/gfxplane/conf.d/off.toml")
+    off.write_text("attributes = 'off'\n")
+    assert "gfxplane" not in out("mdevctl list --dumpjson")
+    off.unlink()
+    assert "gfxplane" in out("mdevctl list --dumpjson")
+
+
+def test_no_apparmor_denial():
+    equal(sh("apparmor_denials", check=False).stdout, "")
+    equal(sh("journalctl -b -t gfxplane -p warning --quiet --no-pager", check=False).stdout, "")
+
+
+def test_removed_it_changes_nothing():
+    out("dpkg -r gfxplane")
+    device = uuid(5)
+    for number in EXPECTED:
+        eventually("no attributes", lambda: not attributes(virsh_xml(uuid(number))))
+        eventually("no properties", lambda: not udev(uuid(number)))
+    assert "gfxplane" not in out("mdevctl list --dumpjson")
+    assert not RUN.exists() and not list(CALLOUTS.iterdir()) and not list(NOTIFIERS.iterdir())
+    out(f"mdevctl define -u {device}; mdevctl stop -u {device}; mdevctl start -u {device}")
+    domain("after", uuid(4))
+    out("virsh start --paused after; virsh destroy after; virsh undefine after")
+    assert Path("/etc/gfxplane/gfxplane.toml").exists(), "configuration stays"
+
+
+def test_purged_it_leaves_nothing():
+    out("dpkg -P gfxplane")
+    left = out("find / -xdev -name '*gfxplane*' -not -path '/proc/*' -not -path '/mnt/*' "
+               "-not -path '/usr/local/lib/gfxplane*' -not -path '/usr/src/gfxplane*' "
+               "-not -path '/lib/modules/*' -not -path '/usr/lib/modules/*' "
+               "-not -path '/etc/systemd/system*' -not -path '/etc/initramfs-tools/*' "
+               "-not -path '/var/log/*' -not -path '/var/lib/systemd/*'").split()
+    equal(left, [])
+
+
+def main():
+    wanted = [name for name in sys.argv[1:] if not name.startswith("--")]
+    tests = [(n, f) for n, f in globals().items() if n.startswith("test_")]
+    passed = failed = 0
+    for name, test in tests:
+        if wanted and name not in wanted and name != "test_install_asks_the_devices_that_are_there":
+            continue
+        began = time.monotonic()
+        try:
+            test()
+            passed += 1
+            verdict = "ok"
+        except Exception:
+            failed += 1
+            verdict = "FAILED"
+            traceback.print_exc(file=sys.stdout)
+        print(f"{verdict}: {name} ({time.monotonic() - began:.0f} s)", flush=True)
+        if failed and name == "test_install_asks_the_devices_that_are_there":
+            break
+    if failed:
+        print(sh("journalctl -b --no-pager | grep -Ei 'gfxplane|udevd|mdevctl|libvirtd' | tail -60", check=False).stdout)
+    print(f"{passed} passed, {failed} failed", flush=True)
+    return 1 if failed else 0
+
+
+sys.exit(main())
