@@ -111,7 +111,20 @@ impl Serialize for Reason {
 
 impl<'de> Deserialize<'de> for Reason {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Reason::from(String::deserialize(deserializer)?.as_str()))
+        let word = String::deserialize(deserializer)?;
+        let is_word = |part: &str| {
+            !part.is_empty()
+                && part
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+        };
+        if word.split('-').all(is_word) {
+            Ok(Reason::from(word.as_str()))
+        } else {
+            Err(serde::de::Error::custom(format!(
+                "{word:?} is no reason: expected a word like in-use"
+            )))
+        }
     }
 }
 
@@ -421,6 +434,7 @@ mod tests {
     #[test]
     fn display_that_makes_no_sense() {
         for json in [
+            r#"{"display":["unknown"],"reason":"No <such> word"}"#,
             r#"{"display":[]}"#,
             r#"{"display":["none","region"]}"#,
             r#"{"display":["gl"]}"#,

@@ -318,7 +318,9 @@ pub fn active(sources: &Sources, device: &Device) -> DeviceEntry {
     }
 }
 
-fn defined(sources: &Sources, definition: &Definition) -> DeviceEntry {
+/// One device that is defined only, with what is known of it.
+#[must_use]
+pub fn defined(sources: &Sources, definition: &Definition) -> DeviceEntry {
     let host = &sources.host;
     let parent = host
         .parents
@@ -360,7 +362,9 @@ fn defined(sources: &Sources, definition: &Definition) -> DeviceEntry {
     }
 }
 
-fn type_entry(sources: &Sources, parent: &Parent, of_type: &MdevType) -> TypeEntry {
+/// One type with what is known of it.
+#[must_use]
+pub fn type_entry(sources: &Sources, parent: &Parent, of_type: &MdevType) -> TypeEntry {
     let rule = rule_for_type(sources, Some(parent), &of_type.id, Some(of_type));
     let sibling = sibling_of_type(sources, &of_type.id);
     let finding = resolve(

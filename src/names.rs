@@ -116,7 +116,7 @@ fn parse_pci(text: &str) -> Option<PciAddress> {
     let bus = hex(parts.next()?, 2..=2)?;
     let domain = parts.next().map_or(Some(0), |domain| hex(domain, 4..=8))?;
     let function = hex(function, 1..=1)?;
-    (device < 32 && function < 8).then(|| PciAddress {
+    (device < 32 && function < 8).then_some(PciAddress {
         domain,
         bus: bus as u8,
         device: device as u8,

@@ -82,7 +82,15 @@ impl Record {
         if head.format != FORMAT {
             return Err(NotARecord::Format(head.format));
         }
-        Ok(serde_json::from_str(text)?)
+        let record: Record = serde_json::from_str(text)?;
+        let is_errno =
+            |name: &str| name.starts_with('E') && name.bytes().all(|b| b.is_ascii_alphanumeric());
+        match &record.errno {
+            Some(name) if !is_errno(name) && name != "UnknownErrno" => Err(NotARecord::Damaged(
+                serde::de::Error::custom(format!("{name:?} is no errno")),
+            )),
+            _ => Ok(record),
+        }
     }
 
     /// The text to keep: at most [`MAX_SIZE`] bytes; the regions of a device that has absurdly

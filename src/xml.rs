@@ -117,10 +117,10 @@ impl<'a> Document<'a> {
                     elements[index].span.end = end;
                     elements[index].content.end = start;
                 }
-                Event::Text(_) | Event::CData(_) | Event::GeneralRef(_) if open.is_empty() => {
-                    if !text[start..end].chars().all(|c| c.is_ascii_whitespace()) {
-                        return error(start, "text beside the root element".into());
-                    }
+                Event::Text(_) | Event::CData(_) | Event::GeneralRef(_)
+                    if open.is_empty() && !text[start..end].trim_ascii().is_empty() =>
+                {
+                    return error(start, "text beside the root element".into());
                 }
                 Event::DocType(_) => return error(start, "a DOCTYPE is not taken".into()),
                 Event::Eof => break,

@@ -5,7 +5,7 @@ use std::io::Write;
 use anyhow::Context as _;
 
 use crate::cli::{Context, End, Failure};
-use crate::inventory::{Sources, inventory};
+use crate::inventory::Sources;
 use crate::nodedev::{offline, plain, with_capability};
 
 /// Print the XML of a node device with the vfio_display capability
@@ -51,8 +51,7 @@ impl NodedevDumpxml {
         let xml = if self.plain {
             plain(&xml)
         } else {
-            let inventory = inventory(&sources);
-            let capability = found.and_then(|(_, node)| node.capability(&inventory));
+            let capability = found.map(|(_, node)| node.capability(&sources));
             with_capability(&xml, capability.as_deref())
         };
         out.write_all(xml.context("reading libvirt's XML")?.as_bytes())?;

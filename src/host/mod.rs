@@ -16,6 +16,7 @@ pub mod tree;
 
 use std::fmt;
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// The largest text taken from one attribute or definition, in bytes. The kernel's own limit is
@@ -103,7 +104,22 @@ impl Warning {
 
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.path.display(), self.problem)
+        // Names in sysfs may hold anything; a terminal shall not act on it.
+        let text = format!("{}: {}", self.path.display(), self.problem);
+        let shown = |c: char| {
+            if c.is_control() && c != '\n' {
+                '\u{fffd}'
+            } else {
+                c
+            }
+        };
+        f.write_str(
+            &text
+                .chars()
+                .map(shown)
+                .collect::<String>()
+                .replace('\n', "\n  "),
+        )
     }
 }
 
@@ -113,8 +129,15 @@ impl fmt::Display for Warning {
 fn read_text(path: &Path, warnings: &mut Vec<Warning>) -> Option<String> {
     // As much as most attributes have, so that one read takes them whole.
     let mut bytes = Vec::with_capacity(4096);
-    let read =
-        std::fs::File::open(path).and_then(|file| file.take(MAX_TEXT + 1).read_to_end(&mut bytes));
+    let mut options = std::fs::OpenOptions::new();
+    // O_NONBLOCK: a FIFO in this place must not hold us up.
+    options.read(true).custom_flags(nix::libc::O_NONBLOCK);
+    let read = options.open(path).and_then(|file| {
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::other("it is no regular file"));
+        }
+        file.take(MAX_TEXT + 1).read_to_end(&mut bytes)
+    });
     match read {
         Err(error) if is_absent(&error) => return None,
         Err(error) => {

@@ -166,7 +166,7 @@ impl Lock {
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(file) => return Ok(Some(Lock { _file: file })),
                 Err((back, libc_error)) if libc_error == nix::errno::Errno::EWOULDBLOCK => {
-                    file = back
+                    file = back;
                 }
                 Err((_, error)) => return Err(error.into()),
             }
@@ -527,7 +527,7 @@ mod tests {
                     scope.spawn(|| {
                         (0..100).for_each(|_| {
                             write_record(&root, record, Some("p")).unwrap();
-                        })
+                        });
                     })
                 })
                 .into();

@@ -1,7 +1,7 @@
 //! What the administrator has set: `/etc/gfxplane`.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::config::Config;
 use crate::host::{Root, Warning, read_names, read_text};
@@ -12,7 +12,7 @@ use crate::rules::{BUILT_IN, Rules};
 pub fn config(root: &Root, warnings: &mut Vec<Warning>) -> Config {
     let mut config = Config::default();
     let mut files = vec![root.join("etc/gfxplane/gfxplane.toml")];
-    files.extend(toml_files(root.join("etc/gfxplane/conf.d"), warnings).into_values());
+    files.extend(toml_files(&root.join("etc/gfxplane/conf.d"), warnings).into_values());
     for path in files {
         let Some(text) = read_text(&path, warnings) else {
             continue;
@@ -30,8 +30,8 @@ pub fn config(root: &Root, warnings: &mut Vec<Warning>) -> Config {
 /// same name in /usr. A file that can't be used is left out whole, with a warning.
 pub fn rules(root: &Root, warnings: &mut Vec<Warning>) -> Rules {
     let mut rules = Rules::default();
-    let own = toml_files(root.join("etc/gfxplane/rules.d"), warnings);
-    let shipped = toml_files(root.join("usr/share/gfxplane/rules.d"), warnings);
+    let own = toml_files(&root.join("etc/gfxplane/rules.d"), warnings);
+    let shipped = toml_files(&root.join("usr/share/gfxplane/rules.d"), warnings);
     let hidden = |name: &str| own.contains_key(name);
     let shipped = shipped
         .into_iter()
@@ -57,8 +57,8 @@ pub fn rules(root: &Root, warnings: &mut Vec<Warning>) -> Rules {
     rules
 }
 
-fn toml_files(directory: PathBuf, warnings: &mut Vec<Warning>) -> BTreeMap<String, PathBuf> {
-    let names = read_names(&directory, warnings)
+fn toml_files(directory: &Path, warnings: &mut Vec<Warning>) -> BTreeMap<String, PathBuf> {
+    let names = read_names(directory, warnings)
         .into_iter()
         .filter(|name| name.ends_with(".toml"));
     names

@@ -2,7 +2,7 @@
 
 use crate::host::mdevctl::Definition;
 use crate::host::sysfs::{Device, Parent};
-use crate::inventory::{DeviceEntry, Inventory, Sources, State, TypeEntry};
+use crate::inventory::{DeviceEntry, Sources, State, TypeEntry, active, defined, type_entry};
 use crate::names::DeviceId;
 use crate::nodedev::{capability, device};
 
@@ -44,6 +44,8 @@ pub fn nodes(sources: &Sources) -> Vec<(String, Node<'_>)> {
         .map(|parent| (device::name_of_parent(parent), Node::Parent(parent)));
     let mut nodes: Vec<_> = active.chain(defined).chain(parents).collect();
     nodes.sort_by(|a, b| a.0.cmp(&b.0));
+    // A PCI device may be bound to a vfio driver and offer types as well: what it is comes first.
+    nodes.dedup_by(|later, first| later.0 == first.0);
     nodes
 }
 
@@ -107,22 +109,20 @@ impl Node<'_> {
 
     /// Our capability of it.
     #[must_use]
-    pub fn capability(&self, inventory: &Inventory) -> Option<String> {
-        let of_device = |id: DeviceId| {
-            let entry: &DeviceEntry = inventory.devices.iter().find(|entry| entry.id == id)?;
-            Some(capability::of_device(&entry.finding, &entry.require))
-        };
+    pub fn capability(&self, sources: &Sources) -> String {
+        let of_device = |entry: &DeviceEntry| capability::of_device(&entry.finding, &entry.require);
         match self {
-            Node::Active(device) => of_device(device.id),
-            Node::Defined(definition) => of_device(DeviceId::Mdev(definition.uuid)),
+            Node::Active(device) => of_device(&active(sources, device)),
+            Node::Defined(definition) => of_device(&defined(sources, definition)),
             Node::Parent(parent) => {
-                let types = inventory
+                let types: Vec<TypeEntry> = parent
                     .types
                     .iter()
-                    .filter(|entry| entry.parent == parent.name);
-                let types = types
-                    .map(|t: &TypeEntry| (t.type_id.as_str(), &t.finding, t.require.as_slice()));
-                Some(capability::of_parent(types))
+                    .map(|of_type| type_entry(sources, parent, of_type))
+                    .collect();
+                let types = types.iter();
+                let types = types.map(|t| (t.type_id.as_str(), &t.finding, t.require.as_slice()));
+                capability::of_parent(types)
             }
         }
     }

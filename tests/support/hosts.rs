@@ -102,7 +102,7 @@ impl Host {
             .map_err(|error| format!("{}: {error}", root.display()))?;
         let sources = Sources::read(&Root::recorded(&base));
         let mut inventory = inventory(&sources);
-        let documents = documents(&sources, &inventory)?;
+        let documents = documents(&sources)?;
         let root = Root::recorded(&base);
         let alone = |device| seen_alone(&root, &sources, device, &inventory);
         let otherwise = sources.host.devices.iter().filter_map(alone).collect();
@@ -230,13 +230,13 @@ impl Document {
 }
 
 /// The node devices of a host, as the tool prints them without libvirt.
-pub(crate) fn documents(sources: &Sources, inventory: &Inventory) -> Result<Vec<Document>, String> {
+pub(crate) fn documents(sources: &Sources) -> Result<Vec<Document>, String> {
     offline::nodes(sources)
         .into_iter()
         .map(|(name, node)| {
             let plain = node.xml(sources);
-            let capability = node.capability(inventory);
-            match nodedev::with_capability(&plain, capability.as_deref()) {
+            let capability = node.capability(sources);
+            match nodedev::with_capability(&plain, Some(&capability)) {
                 Ok(full) => Ok(Document { name, plain, full }),
                 Err(error) => Err(format!("{name}: {error}\n{plain}")),
             }

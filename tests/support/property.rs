@@ -46,7 +46,7 @@ fn holds(root: &Root) -> Result<(), String> {
     let inventory = inventory(&sources);
     serde_json::to_string(&inventory).map_err(|error| error.to_string())?;
     // The defined device may have the parent's name, but neither of the others can be missing.
-    let documents = documents(&sources, &inventory)?;
+    let documents = documents(&sources)?;
     if documents.len() < 4 {
         return Err(format!("only {} node devices", documents.len()));
     }

@@ -1,16 +1,19 @@
 //! What libvirt and mdevctl call: reads records, opens no device, talks to nobody, and starts as
 //! fast as a program in C, because libvirt has it run for each mdev again whenever one appears.
 
-#![no_main]
+// Of a test, the main is the test harness's.
+#![cfg_attr(not(test), no_main)]
+#![cfg_attr(test, allow(dead_code))]
 
 mod mdevctl;
+#[cfg(not(test))]
 mod start;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
 
 use gfxplane::host::Root;
-use gfxplane::inventory::{Sources, inventory};
+use gfxplane::inventory::Sources;
 use gfxplane::nodedev::offline;
 
 const SUCCESS: u8 = 0;
@@ -49,9 +52,7 @@ fn root() -> Root {
 /// Prints the bare capability element.
 fn capability(root: &Root, device: &str) -> u8 {
     let sources = Sources::read(root);
-    let inventory = inventory(&sources);
-    let capability =
-        offline::find(&sources, device).and_then(|(_, node)| node.capability(&inventory));
+    let capability = offline::find(&sources, device).map(|(_, node)| node.capability(&sources));
     match capability {
         Some(capability) => match writeln!(io::stdout(), "{capability}") {
             Ok(()) => SUCCESS,
