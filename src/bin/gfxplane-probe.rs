@@ -32,10 +32,6 @@ struct Arguments {
     probe: Probe,
 }
 
-/// How long a device that has just appeared may take to get its driver: the kernel announces an
-/// mdev before it attaches the driver (drivers/vfio/mdev/mdev_core.c, `mdev_device_create`).
-const UNTIL_BOUND: Duration = Duration::from_secs(1);
-
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args_os()
         .skip(1)
@@ -77,30 +73,10 @@ fn by_hand() -> anyhow::Result<End> {
 /// device is how the mdevctl notifier knows that this has run.
 fn udev(id: DeviceId) -> anyhow::Result<End> {
     let root = Root::system();
-    let (mut sources, mut device) = Sources::read_device(&root, id);
     if std::env::var_os("ACTION").is_some_and(|action| action == "add") {
-        let limit = Instant::now() + UNTIL_BOUND;
-        while device
-            .as_ref()
-            .is_some_and(|device| device.driver.is_none())
-            && Instant::now() < limit
-        {
-            thread::sleep(Duration::from_millis(10));
-            (sources, device) = Sources::read_device(&root, id);
-        }
-        let mut warnings = Vec::new();
-        let config = settings::config(&root, &mut warnings);
-        let request = Request {
-            prober: &prober()?,
-            asked: Asked::Unasked(config.probe),
-            fresh: false,
-            deadline: config.deadline,
-        };
-        let outcome = ask_and_keep(&root, &sources, id, device.as_ref(), &request);
-        if outcome.written.is_some() {
-            (sources, device) = Sources::read_device(&root, id);
-        }
+        ask_new(&root, id)?;
     }
+    let (sources, device) = Sources::read_device(&root, id);
     let mut out = io::stdout().lock();
     match device {
         Some(device) => {
@@ -114,6 +90,34 @@ fn udev(id: DeviceId) -> anyhow::Result<End> {
         )?,
     }
     Ok(End::Done)
+}
+
+/// Asks a device that has just appeared.
+///
+/// The kernel announces an mdev before its driver is attached (drivers/vfio/mdev/mdev_core.c,
+/// `mdev_device_create`), and links the driver before the device can be opened (drivers/base/dd.c,
+/// `really_probe`). So "no driver" and "no such device" are not believed at first.
+fn ask_new(root: &Root, id: DeviceId) -> anyhow::Result<()> {
+    let config = settings::config(root, &mut Vec::new());
+    let request = Request {
+        prober: &prober()?,
+        asked: Asked::Unasked(config.probe),
+        fresh: false,
+        deadline: config.deadline,
+    };
+    let limit = Instant::now() + config.deadline;
+    loop {
+        let (sources, device) = Sources::read_device(root, id);
+        let outcome = ask_and_keep(root, &sources, id, device.as_ref(), &request);
+        let not_yet = matches!(
+            outcome.answer.facts.display.reason(),
+            Some(Reason::NoDriver | Reason::Vanished)
+        );
+        if !not_yet || device.is_none() || Instant::now() >= limit {
+            return Ok(());
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
 }
 
 #[cfg(test)]

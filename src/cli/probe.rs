@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use serde::Serialize;
@@ -12,11 +13,12 @@ use crate::cli::{Context, End, Failure, json};
 use crate::config;
 use crate::facts::{Display, Facts, Reason};
 use crate::host::run::Written;
-use crate::host::settings;
+use crate::host::{Root, settings};
 use crate::inventory::Sources;
 use crate::names::DeviceId;
 use crate::probe::Asked;
 use crate::probe::asking::{Outcome, Request, announce, ask_and_keep};
+use crate::probe::instance::Instance;
 use crate::record::FORMAT;
 
 /// How many devices are asked at a time: a driver that hangs must not hold the others up.
@@ -29,11 +31,23 @@ const AT_A_TIME: usize = 8;
 #[derive(Debug, clap::Args)]
 pub struct Probe {
     /// UUID, PCI address or node-device name
-    #[arg(value_name = "DEVICE", required_unless_present = "all")]
+    #[arg(value_name = "DEVICE", required_unless_present_any = ["all", "type"])]
     devices: Vec<String>,
     /// All devices that the policy allows to be opened unasked
-    #[arg(long, conflicts_with = "devices")]
+    #[arg(long, conflicts_with_all = ["devices", "type"])]
     all: bool,
+    /// An mdev type of which there is no device yet
+    #[arg(
+        long = "type",
+        id = "type",
+        value_name = "PARENT/TYPE",
+        requires = "instantiate",
+        conflicts_with = "devices"
+    )]
+    of_type: Option<String>,
+    /// Make a device of that type, ask it, and remove it
+    #[arg(long, requires = "type")]
+    instantiate: bool,
     /// Ask the device even if its record still holds
     #[arg(long)]
     fresh: bool,
@@ -77,8 +91,18 @@ impl Probe {
             }
             None => config.deadline,
         };
-        let sources = Sources::read(&context.root);
-        let (ids, asked) = if self.all {
+        let mut sources = Sources::read(&context.root);
+        let instance = match &self.of_type {
+            Some(of_type) => {
+                let instance = instantiate(&context.root, &sources, of_type, deadline)?;
+                sources = Sources::read(&context.root);
+                Some(instance)
+            }
+            None => None,
+        };
+        let (ids, asked) = if let Some(instance) = &instance {
+            (vec![instance.id], Asked::ByName)
+        } else if self.all {
             let ids = sources
                 .host
                 .devices
@@ -136,6 +160,34 @@ impl Probe {
         }
         end(&rows)
     }
+}
+
+/// Makes the device that `--type` asks for.
+fn instantiate(
+    root: &Root,
+    sources: &Sources,
+    text: &str,
+    deadline: Duration,
+) -> anyhow::Result<Instance> {
+    let (parent, type_id) = text.split_once('/').ok_or_else(|| {
+        Failure::Usage(format!(
+            "--type {text:?}: expected PARENT/TYPE, as in list --types"
+        ))
+    })?;
+    let known = sources
+        .host
+        .parents
+        .iter()
+        .find(|known| known.name == parent);
+    if !known.is_some_and(|known| known.types.iter().any(|of_type| of_type.id == type_id)) {
+        return Err(Failure::Environment(format!("--type {text:?}: no parent here has it")).into());
+    }
+    if root.is_recorded() {
+        return Err(Failure::Environment("nothing can be made on a recorded host".into()).into());
+    }
+    let limit = Instant::now() + deadline;
+    Instance::make(root, parent, type_id, limit)
+        .map_err(|error| Failure::Environment(format!("making a device of {text}: {error}")).into())
 }
 
 fn ask_all(

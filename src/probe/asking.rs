@@ -66,6 +66,10 @@ pub fn ask_and_keep(
     let Some(device) = device else {
         return Outcome::not_asked(Answer::none(Reason::Vanished, Step::Find), None);
     };
+    // A record must name the driver that answered.
+    if device.driver.is_none() {
+        return Outcome::not_asked(Answer::none(Reason::NoDriver, Step::Find), None);
+    }
     let record = sources.memory.devices.get(&id);
     let record =
         record.filter(|record| record.circumstances == device.circumstances(&sources.host));

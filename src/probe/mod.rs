@@ -11,12 +11,14 @@
 //! * [`child`]: what the child does.
 //! * [`group`]: opening over container and group. Other ways are further [`Opener`]s.
 //! * [`device`]: the questions to an opened device.
+//! * [`instance`]: a device made for the sake of one question.
 //! * [`ioctl`]: the kernel's interface, and all `unsafe` of this program.
 
 pub mod asking;
 pub mod child;
 pub mod device;
 pub mod group;
+pub mod instance;
 pub mod ioctl;
 
 use std::io::{Read, Write};
