@@ -10,7 +10,7 @@ use serde::Deserialize;
 pub enum ProbePolicy {
     /// Those that a rule calls safe to open.
     Known,
-    /// All that no rule forbids.
+    /// Also those that no rule knows.
     All,
     /// None.
     Never,

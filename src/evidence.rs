@@ -96,6 +96,8 @@ pub enum Step {
     Edid,
     /// `VFIO_DEVICE_GET_IRQ_INFO`.
     IrqInfo,
+    /// `VFIO_DEVICE_GET_PCI_HOT_RESET_INFO`.
+    HotReset,
     /// `VFIO_DEVICE_QUERY_GFX_PLANE` with PROBE and no type: it must fail.
     Control,
     /// `VFIO_DEVICE_QUERY_GFX_PLANE` with PROBE and DMABUF.
@@ -192,15 +194,14 @@ pub struct Finding {
 /// Chooses among what several sources say of one device.
 ///
 /// The strongest source that knows the display is believed. What a device did when it was asked
-/// ([`Reason::is_answer`]) counts as knowing; that it could not be asked does not, and is kept as
-/// [`Finding::attempt`]. A kernel attribute says nothing of EDID and OpRegion: these come from the
+/// (it says yes to everything, it hangs) counts as knowing; that it could not be asked does not,
+/// and is kept as [`Finding::attempt`]. A kernel attribute says nothing of EDID and OpRegion: these come from the
 /// strongest other source that agrees on the display. `nothing` is the reason if nobody knows.
 #[must_use]
 pub fn resolve(mut sources: Vec<(Facts, Evidence)>, nothing: Reason) -> Finding {
     sources.sort_by_key(|(_, evidence)| evidence.method);
-    let decides = |facts: &Facts| match &facts.display {
-        Display::Known(_) => true,
-        Display::Unknown(reason) => reason.is_answer(),
+    let decides = |facts: &Facts| {
+        facts.display.is_answer() || facts.display == Display::Unknown(Reason::TimedOut)
     };
     let chosen = sources
         .iter()

@@ -41,8 +41,11 @@ pub enum Reason {
     NoVfio,
     /// Other devices of the IOMMU group are bound to host drivers.
     NotViable,
-    /// The driver refused to open the device; step and errno tell more.
+    /// The driver refused to open the device, or it could not be asked at all; step and errno tell
+    /// more.
     OpenFailed,
+    /// `/run/gfxplane` is there, but somebody else may write to it: no lock can be taken.
+    UnsafeState,
     /// The device was opened but a query failed in a way that vfio.h does not foresee.
     QueryFailed,
     /// The device went away while it was asked.
@@ -55,7 +58,7 @@ pub enum Reason {
     Other(String),
 }
 
-const REASONS: [(Reason, &str); 14] = [
+const REASONS: [(Reason, &str); 15] = [
     (Reason::InUse, "in-use"),
     (Reason::NeedsVm, "needs-vm"),
     (Reason::TimedOut, "timed-out"),
@@ -66,20 +69,12 @@ const REASONS: [(Reason, &str); 14] = [
     (Reason::NoVfio, "no-vfio"),
     (Reason::NotViable, "not-viable"),
     (Reason::OpenFailed, "open-failed"),
+    (Reason::UnsafeState, "unsafe-state"),
     (Reason::QueryFailed, "query-failed"),
     (Reason::Vanished, "vanished"),
     (Reason::NotAllowed, "not-allowed"),
     (Reason::NotActive, "not-active"),
 ];
-
-impl Reason {
-    /// Whether this is what the device did when it was asked, as opposed to why it could not be
-    /// asked. Such an outcome outranks a sibling or a rule that claims to know the display.
-    #[must_use]
-    pub fn is_answer(&self) -> bool {
-        matches!(self, Reason::Untrusted | Reason::TimedOut)
-    }
-}
 
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -220,6 +215,16 @@ impl Display {
         }
     }
 
+    /// Whether the device itself gave this answer, as opposed to a reason why it could not be
+    /// asked. That its driver says yes to everything is an answer; that it hung is none.
+    #[must_use]
+    pub fn is_answer(&self) -> bool {
+        matches!(
+            self,
+            Display::Known(_) | Display::Unknown(Reason::Untrusted)
+        )
+    }
+
     /// Whether the display is known (no display is a known one).
     #[must_use]
     pub fn is_known(&self) -> bool {
@@ -269,7 +274,6 @@ impl TryFrom<DisplayWords> for Display {
 /// The EDID region (`VFIO_REGION_SUBTYPE_GFX_EDID`): the host may tell the guest's driver which
 /// modes to offer. Sizes in pixels; 0 means that the device sets no limit (mbochs-large).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Edid {
     /// `max_xres` of struct `vfio_region_gfx_edid`.
     pub max_xres: u32,
@@ -279,7 +283,6 @@ pub struct Edid {
 
 /// The Intel OpRegion (vendor region type 0x8086, subtype 1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct OpRegion {
     /// Bytes; 8192 on every device seen.
     pub size: u64,
@@ -334,6 +337,26 @@ pub struct DeviceInfo {
     pub irqs: Vec<Irq>,
     /// Which devices a hot reset would take along.
     pub hot_reset: HotReset,
+    /// The header of the EDID region, whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edid: Option<EdidHeader>,
+}
+
+/// Struct `vfio_region_gfx_edid`, as it stands at the start of the EDID region.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EdidHeader {
+    /// Where in the region the blob lies, in bytes.
+    pub edid_offset: u32,
+    /// How large a blob may be, in bytes.
+    pub edid_max_size: u32,
+    /// How large the present one is; 0: none was set.
+    pub edid_size: u32,
+    /// Pixels; 0: no limit.
+    pub max_xres: u32,
+    /// Pixels; 0: no limit.
+    pub max_yres: u32,
+    /// 1: up, 2: down (`VFIO_DEVICE_GFX_LINK_STATE_*`).
+    pub link_state: u32,
 }
 
 /// `VFIO_DEVICE_GET_REGION_INFO` of one region.
@@ -377,6 +400,9 @@ pub enum RegionCapability {
         /// Its version.
         version: u16,
     },
+    /// A kind that a newer gfxplane wrote into a record.
+    #[serde(other)]
+    Newer,
 }
 
 /// `VFIO_DEVICE_GET_IRQ_INFO` of one index.

@@ -11,7 +11,7 @@ use crate::host::mdevctl::Definition;
 use crate::host::sysfs::{Device, Host, MdevType, Parent};
 use crate::host::{Root, Warning, mdevctl, run, settings, sysfs};
 use crate::names::DeviceId;
-use crate::record::Record;
+use crate::record::{Circumstances, Record};
 use crate::rules::{Bus, Open, Rule, Rules, Subject};
 
 /// Whether a device is there.
@@ -266,6 +266,7 @@ pub fn rule_for<'a>(rules: &'a Rules, host: &Host, device: &Device) -> Option<&'
         parent_driver: device.parent_driver.as_deref(),
         type_id: device.type_id.as_deref(),
         device_api: device.device_api.as_deref(),
+        address: device.pci.as_ref().map(|pci| pci.address),
         vendor: device.pci.as_ref().map(|pci| pci.vendor),
         class: device.pci.as_ref().map(|pci| pci.class),
         kernel: &host.kernel,
@@ -402,6 +403,9 @@ fn rule_for_type<'a>(
         parent_driver: parent.and_then(|parent| parent.driver.as_deref()),
         type_id: Some(type_id),
         device_api: of_type.and_then(|t| t.device_api.as_deref()),
+        address: parent
+            .and_then(|parent| parent.pci.as_ref())
+            .map(|pci| pci.address),
         vendor: parent
             .and_then(|parent| parent.pci.as_ref())
             .map(|pci| pci.vendor),
@@ -413,10 +417,18 @@ fn rule_for_type<'a>(
     })
 }
 
-/// What a device of this type was found to be under this kernel.
+/// What a device of this type was found to be under this kernel and with the driver that is
+/// loaded now.
 fn sibling_of_type<'a>(sources: &'a Sources, type_id: &str) -> Option<&'a Record> {
     let record = sources.memory.types.get(type_id)?;
-    (record.circumstances.kernel == sources.host.kernel).then_some(record)
+    let Circumstances {
+        kernel,
+        driver,
+        driver_version,
+        ..
+    } = &record.circumstances;
+    let loaded = sources.host.mdev_drivers.get(driver.as_deref()?)?;
+    (*kernel == sources.host.kernel && loaded == driver_version).then_some(record)
 }
 
 fn known(

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::evidence::{Evidence, Method, OpenPath, Step};
-use crate::facts::{Display, Facts};
+use crate::facts::Facts;
 use crate::names::DeviceId;
 
 /// The format of records, and of all JSON that gfxplane prints.
@@ -130,18 +130,14 @@ impl Record {
     /// could not ask the device must not wipe out what an earlier one measured.
     #[must_use]
     pub fn supersedes(&self, older: &Record) -> bool {
-        let answered = |record: &Record| match &record.facts.display {
-            Display::Known(_) => true,
-            Display::Unknown(reason) => reason.is_answer(),
-        };
-        answered(self) || !answered(older)
+        self.facts.display.is_answer() || !older.facts.display.is_answer()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::facts::Reason;
+    use crate::facts::{Display, Reason};
 
     pub(crate) fn record(display: Display) -> Record {
         Record {
@@ -205,6 +201,7 @@ mod tests {
             regions: vec![region; 5000],
             irqs: vec![],
             hot_reset: crate::facts::HotReset::Devices(0),
+            edid: None,
         });
         let text = big.to_text();
         assert!(text.len() <= MAX_SIZE);
@@ -219,6 +216,7 @@ mod tests {
         );
         let hung = record(Display::Unknown(Reason::TimedOut));
         assert!(!in_use.supersedes(&known) && known.supersedes(&in_use));
-        assert!(in_use.supersedes(&in_use) && hung.supersedes(&known) && !in_use.supersedes(&hung));
+        // A deadline that was too short must not cost a measurement either.
+        assert!(in_use.supersedes(&in_use) && !hung.supersedes(&known) && hung.supersedes(&in_use));
     }
 }

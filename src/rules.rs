@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::evidence::{Evidence, Method};
 use crate::facts::{Display, DisplayWords, Edid, Facts, OpRegion, Reason};
+use crate::names::PciAddress;
 
 /// The rules that come with this version, for hosts on which it is not installed.
 pub const BUILT_IN: &[(&str, &str)] = &[
@@ -111,6 +112,9 @@ pub struct Match {
     /// Globs on the mdev type's `device_api`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub device_api: Vec<String>,
+    /// Globs on the PCI address of the device itself, or of the mdev's parent.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub address: Vec<String>,
     /// PCI vendor (`0x8086`): of the device itself, or of the mdev's parent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vendor: Option<String>,
@@ -177,6 +181,8 @@ pub struct Subject<'a> {
     pub type_id: Option<&'a str>,
     /// The type's `device_api`.
     pub device_api: Option<&'a str>,
+    /// PCI address of the device or the mdev's parent.
+    pub address: Option<PciAddress>,
     /// PCI vendor of the device or the mdev's parent.
     pub vendor: Option<u16>,
     /// PCI class, 24 bits.
@@ -211,6 +217,7 @@ struct Compiled {
     parent_driver: Vec<GlobMatcher>,
     type_id: Vec<GlobMatcher>,
     device_api: Vec<GlobMatcher>,
+    address: Vec<GlobMatcher>,
     vendor: Option<u16>,
     class: Option<GlobMatcher>,
     kernel_from: Option<Version>,
@@ -368,6 +375,7 @@ fn compile(rule: RuleText, file: &str) -> Result<Compiled, String> {
         parent_driver: globs(&matches.parent_driver)?,
         type_id: globs(&matches.type_id)?,
         device_api: globs(&matches.device_api)?,
+        address: globs(&matches.address)?,
         vendor,
         class: matches.class.as_deref().map(glob).transpose()?,
         kernel_from: version(&matches.kernel_from)?,
@@ -397,11 +405,16 @@ impl Compiled {
         };
         let matches = &self.rule.matches;
         let kernel = || Version::parse(subject.kernel);
+        let address = subject
+            .address
+            .filter(|_| !self.address.is_empty())
+            .map(|a| a.to_string());
         matches.bus.is_none_or(|bus| subject.bus == Some(bus))
             && one_of(&self.driver, subject.driver)
             && one_of(&self.parent_driver, subject.parent_driver)
             && one_of(&self.type_id, subject.type_id)
             && one_of(&self.device_api, subject.device_api)
+            && one_of(&self.address, address.as_deref())
             && self
                 .vendor
                 .is_none_or(|vendor| subject.vendor == Some(vendor))
@@ -579,8 +592,23 @@ mod tests {
             driver: Some("vfio-pci"),
             vendor: Some(0x8086),
             class: Some(0x03_0000),
+            address: "0000:00:02.0".parse().ok(),
             ..subject(Bus::Pci, "", "6.12")
         };
+        let arc = Subject {
+            address: "0000:03:00.0".parse().ok(),
+            ..igd.clone()
+        };
+        assert!(
+            rules
+                .find(&arc)
+                .unwrap()
+                .facts
+                .clone()
+                .unwrap()
+                .opregion
+                .is_none()
+        );
         assert!(
             rules
                 .find(&igd)

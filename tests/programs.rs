@@ -304,11 +304,37 @@ fn a_record_of_other_circumstances_says_nothing() {
     ends(&host.attributes(&["mdevctl", "list"]), 2, "");
 }
 
+/// mdevctl asks the old directory last, so there is our turn if somebody else is in it.
 #[test]
 fn vendors_in_the_old_directory_come_first() {
     let host = Host::new();
+    host.write("etc/mdevctl.d/scripts.d/callouts/99-gfxplane", "");
+    ends(&host.attributes(&["mdevctl", "list"]), 0, "");
     host.write("etc/mdevctl.d/scripts.d/callouts/vendor", "#!/bin/sh\n");
     ends(&host.attributes(&["mdevctl", "list"]), 2, "");
+}
+
+/// On another libvirt than this host's, what is known here says nothing.
+#[cfg(feature = "libvirt")]
+#[test]
+fn through_libvirt() {
+    let test = ["-c", "test:///default"];
+    let dump =
+        |device: &'static str| run(TOOL, &[&test[..], &["nodedev-dumpxml", device]].concat());
+    let output = dump("computer");
+    ends(&output, 0, "");
+    let xml = text(&output.stdout);
+    assert!(
+        xml.contains("<name>computer</name>") && !xml.contains("vfio_display"),
+        "{xml}"
+    );
+    ends(&dump("gpu"), 3, "libvirt:");
+    ends(&run(TOOL, &[&test[..], &["nodedev-list"]].concat()), 0, "");
+    ends(
+        &run(TOOL, &["-c", "qemu+ssh://elsewhere/system", "nodedev-list"]),
+        2,
+        "leave -c out",
+    );
 }
 
 #[test]

@@ -6,9 +6,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use nix::sys::stat::{Mode, umask};
+
 use gfxplane::cli::probe::{Probe, prober};
 use gfxplane::cli::{End, Failure, GlobalArgs, exit_code};
 use gfxplane::facts::Reason;
+use gfxplane::host::sysfs::Device;
 use gfxplane::host::{Root, run, settings};
 use gfxplane::inventory::{Sources, active};
 use gfxplane::names::DeviceId;
@@ -33,18 +36,23 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    // What is published in /run is for everybody to read and for nobody else to write.
+    let _ = umask(Mode::S_IWGRP | Mode::S_IWOTH);
     let arguments: Vec<String> = std::env::args_os()
         .skip(1)
         .map(|argument| argument.to_string_lossy().into_owned())
         .collect();
     let internal = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["--child", id] => Some(with_id(id, |id| {
-            child::run(&Root::system(), id, &mut io::stdout().lock());
+        ["--child", id, asker] => Some(with_id(id, |id| {
+            let asker = asker
+                .parse()
+                .map_err(|_| Failure::Usage("--child ID PID".into()))?;
+            child::run(&Root::system(), id, asker, &mut io::stdout().lock());
             Ok(End::Done)
         })),
         ["--udev", name] => Some(with_id(name, udev)),
         ["--forget", name] => Some(with_id(name, |id| {
-            run::forget(&Root::system(), id)?;
+            run::forget(&Root::system(), id).map_err(|e| Failure::Environment(e.to_string()))?;
             Ok(End::Done)
         })),
         _ => None,
@@ -99,25 +107,35 @@ fn udev(id: DeviceId) -> anyhow::Result<End> {
 /// `really_probe`). So "no driver" and "no such device" are not believed at first.
 fn ask_new(root: &Root, id: DeviceId) -> anyhow::Result<()> {
     let config = settings::config(root, &mut Vec::new());
-    let request = Request {
-        prober: &prober()?,
-        asked: Asked::Unasked(config.probe),
-        fresh: false,
-        deadline: config.deadline,
-    };
+    let prober = prober()?;
     let limit = Instant::now() + config.deadline;
-    loop {
-        let (sources, device) = Sources::read_device(root, id);
-        let outcome = ask_and_keep(root, &sources, id, device.as_ref(), &request);
-        let not_yet = matches!(
-            outcome.answer.facts.display.reason(),
-            Some(Reason::NoDriver | Reason::Vanished)
-        );
-        if !not_yet || device.is_none() || Instant::now() >= limit {
-            return Ok(());
+    // Tries after the first are for the moment between the links and the registration.
+    for _ in 0..5 {
+        let (mut sources, mut device) = Sources::read_device(root, id);
+        while device.as_ref().is_some_and(|device| !can_be_opened(device)) && Instant::now() < limit
+        {
+            thread::sleep(Duration::from_millis(10));
+            (sources, device) = Sources::read_device(root, id);
         }
-        thread::sleep(Duration::from_millis(10));
+        let deadline = limit.saturating_duration_since(Instant::now());
+        let request = Request {
+            prober: &prober,
+            asked: Asked::Unasked(config.probe),
+            fresh: false,
+            deadline,
+        };
+        let outcome = ask_and_keep(root, &sources, id, device.as_ref(), &request);
+        let reason = outcome.answer.facts.display.reason();
+        if !matches!(reason, Some(Reason::NoDriver | Reason::Vanished)) || device.is_none() {
+            break;
+        }
+        thread::sleep(Duration::from_millis(20));
     }
+    Ok(())
+}
+
+fn can_be_opened(device: &Device) -> bool {
+    device.driver.is_some() && (device.iommu_group.is_some() || device.cdev.is_some())
 }
 
 #[cfg(test)]

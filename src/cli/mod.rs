@@ -81,6 +81,24 @@ impl GlobalArgs {
 }
 
 impl Context {
+    /// Whether the libvirt is that of another host: its URI has one in it
+    /// (`qemu+ssh://host/system`).
+    #[must_use]
+    pub fn is_remote(&self) -> bool {
+        let rest = self
+            .connect
+            .as_deref()
+            .and_then(|uri| uri.split_once("://"));
+        rest.is_some_and(|(_, rest)| !rest.is_empty() && !rest.starts_with(['/', '?']))
+    }
+
+    /// Says something on stderr.
+    pub fn say(&self, text: &str) {
+        if !self.quiet {
+            let _ = writeln!(io::stderr(), "gfxplane: {text}");
+        }
+    }
+
     /// Says on stderr what was passed over.
     pub fn warn(&self, warnings: &[Warning]) {
         if !self.quiet {
@@ -122,11 +140,12 @@ pub fn exit_code(result: &anyhow::Result<End>) -> ExitCode {
 /// # Errors
 /// Those of the output.
 pub fn table(out: &mut dyn Write, head: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
+    // Names in sysfs may hold anything; a terminal shall not act on it.
     let clean = |cell: &str| -> String {
-        let shown = cell
+        let shown: String = cell
             .chars()
-            .map(|c| if c.is_control() { '\u{fffd}' } else { c });
-        let shown: String = shown.take(80).collect();
+            .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+            .collect();
         if shown.is_empty() { "-".into() } else { shown }
     };
     let rows: Vec<Vec<String>> =

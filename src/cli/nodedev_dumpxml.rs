@@ -31,7 +31,11 @@ impl NodedevDumpxml {
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         let sources = Sources::read(&context.root);
         context.warn(&sources.host.warnings);
-        let found = offline::find(&sources, &self.device);
+        let mut found = offline::find(&sources, &self.device);
+        if !self.offline && context.is_remote() {
+            context.say("this libvirt is another host's: what is known here is not about it");
+            found = None;
+        }
         let xml = if self.offline || context.root.is_recorded() {
             let missing = || {
                 Failure::Environment(format!(

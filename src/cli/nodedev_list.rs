@@ -2,11 +2,11 @@
 
 use std::io::Write;
 
-use crate::cli::{Context, End};
+use crate::cli::{Context, End, Failure};
 use crate::inventory::{Sources, State};
 use crate::nodedev::offline;
 
-/// List the names of node devices that gfxplane-dumpxml adds something to
+/// List the names of node devices that nodedev-dumpxml adds something to
 #[derive(Debug, clap::Args)]
 pub struct NodedevList {
     /// Also mdevs that are defined but not there
@@ -26,6 +26,10 @@ impl NodedevList {
     /// # Errors
     /// libvirt can't be reached; those of the output.
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
+        if !self.offline && context.is_remote() {
+            let problem = "nodedev-list is about the devices of this host: leave -c out";
+            return Err(Failure::Usage(problem.into()).into());
+        }
         let sources = Sources::read(&context.root);
         context.warn(&sources.host.warnings);
         let known = if self.offline || context.root.is_recorded() {

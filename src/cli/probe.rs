@@ -290,7 +290,10 @@ fn end(rows: &[Row]) -> anyhow::Result<End> {
     let lacking = |row: &Row| match &row.facts.display {
         Display::Unknown(Reason::Permission) => Some("no permission to open it: run as root"),
         Display::Unknown(Reason::NoVfio) => {
-            Some("there is no /dev/vfio/vfio: load the module vfio")
+            Some("the kernel offers no vfio container: is vfio_iommu_type1 loaded?")
+        }
+        Display::Unknown(Reason::UnsafeState) => {
+            Some("/run/gfxplane is not root's alone: remove it")
         }
         Display::Unknown(Reason::Vanished) => Some("there is no such vfio device"),
         _ => None,

@@ -72,6 +72,15 @@ impl Root {
         self.path.join(path)
     }
 
+    /// Where sysfs has a device, by its bus.
+    #[must_use]
+    pub fn device(&self, id: crate::names::DeviceId) -> PathBuf {
+        self.join("sys/bus")
+            .join(id.bus())
+            .join("devices")
+            .join(id.to_string())
+    }
+
     /// The directory.
     #[must_use]
     pub fn path(&self) -> &Path {

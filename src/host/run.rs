@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{Flock, FlockArg, RenameFlags, renameat2};
 use nix::libc;
 
-use crate::facts::{Display, Facts};
+use crate::facts::Facts;
 use crate::host::{Root, Warning, is_absent, tree};
 use crate::names::DeviceId;
 use crate::record::{MAX_SIZE, NotARecord, Record};
@@ -68,36 +68,26 @@ pub fn read_type(root: &Root, type_id: &str, warnings: &mut Vec<Warning>) -> Opt
     Some(record)
 }
 
+/// How long a writer waits for another one, which takes milliseconds unless somebody has stopped
+/// it in the middle.
+const WRITER_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Keeps a record, and what it says of the type, and publishes the tree. `parent`: the sysfs name
 /// of the device on which an mdev was made.
 ///
+/// The record comes last: if anything before fails, the next probe still finds something new.
+///
 /// # Errors
-/// Any error of the file system; also if `/run/gfxplane` is there but is not to be trusted.
+/// Any error of the file system; also if `/run/gfxplane` is there but is not to be trusted
+/// ([`io::ErrorKind::InvalidData`]).
 pub fn write_record(root: &Root, record: &Record, parent: Option<&str>) -> io::Result<Written> {
     let records = directory(root, "records", 0o755)?;
-    let _one_writer = Lock::wait(&directory(root, "lock", 0o700)?.join("records"), None)?;
+    let _one_writer = one_writer(root)?;
     let path = record_path(root, record.device);
     let old =
         read(root, &path, &mut Vec::new()).filter(|old| old.circumstances == record.circumstances);
     if old.as_ref().is_some_and(|old| !record.supersedes(old)) {
         return Ok(Written::Kept);
-    }
-    replace(&records, &path, record.to_text().as_bytes())?;
-    let type_path = record
-        .circumstances
-        .type_id
-        .as_deref()
-        .and_then(|type_id| type_path(root, type_id));
-    let answered = match &record.facts.display {
-        Display::Known(_) => true,
-        Display::Unknown(reason) => reason.is_answer(),
-    };
-    if let Some(type_path) = type_path.filter(|_| answered) {
-        replace(
-            &directory(root, "types", 0o755)?,
-            &type_path,
-            record.to_text().as_bytes(),
-        )?;
     }
     publish(
         root,
@@ -105,14 +95,26 @@ pub fn write_record(root: &Root, record: &Record, parent: Option<&str>) -> io::R
         &record.device.to_string(),
         &record.facts,
     )?;
-    if let (Some(parent), Some(type_id), true) = (parent, &record.circumstances.type_id, answered) {
-        publish(
-            root,
-            &Path::new("mdev_supported_types").join(parent),
-            type_id,
-            &record.facts,
+    // What says nothing of the device says nothing of its type.
+    if let Some(type_id) = record.circumstances.type_id.as_deref()
+        && record.facts.display.is_answer()
+        && let Some(type_path) = type_path(root, type_id)
+    {
+        if let Some(parent) = parent {
+            publish(
+                root,
+                &Path::new("mdev_supported_types").join(parent),
+                type_id,
+                &record.facts,
+            )?;
+        }
+        replace(
+            &directory(root, "types", 0o755)?,
+            &type_path,
+            record.to_text().as_bytes(),
         )?;
     }
+    replace(&records, &path, record.to_text().as_bytes())?;
     let same = old.is_some_and(|old| old.facts == record.facts && old.step == record.step);
     Ok(if same {
         Written::Same
@@ -131,6 +133,10 @@ pub fn forget(root: &Root, id: DeviceId) -> io::Result<()> {
         Err(error) if !is_absent(&error) => Err(error),
         _ => Ok(()),
     };
+    if !root.join(BASE).join("lock").is_dir() {
+        return Ok(());
+    }
+    let _one_writer = one_writer(root)?;
     absent_is_fine(fs::remove_file(record_path(root, id)))?;
     absent_is_fine(fs::remove_dir_all(
         root.join(BASE).join("devices").join(id.to_string()),
@@ -146,28 +152,29 @@ impl Lock {
     /// Any error of the file system.
     pub fn of_device(root: &Root, id: DeviceId) -> io::Result<Self> {
         directory(root, "lock", 0o700)?;
-        Ok(Self::wait(&lock_path(root, id), None)?
-            .expect("without a limit it waits until it has the lock"))
+        let lock = Self::wait(&lock_path(root, id), true, None)?;
+        Ok(lock.expect("it is made if it isn't there"))
     }
 
-    fn wait(path: &Path, limit: Option<Instant>) -> io::Result<Option<Self>> {
+    /// `None`: there is no such file, and it is not to be made.
+    fn wait(path: &Path, make: bool, limit: Option<Instant>) -> io::Result<Option<Self>> {
         let mut options = OpenOptions::new();
         options
             .read(true)
             .write(true)
-            .create(limit.is_none())
+            .create(make)
             .mode(0o600)
             .custom_flags(libc::O_NOFOLLOW);
-        let mut file = match options.open(path) {
-            Err(error) if is_absent(&error) && limit.is_some() => return Ok(None),
-            result => result?,
-        };
         loop {
+            let file = match options.open(path) {
+                Err(error) if is_absent(&error) && !make => return Ok(None),
+                result => result?,
+            };
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(file) => return Ok(Some(Lock { _file: file })),
-                Err((back, libc_error)) if libc_error == nix::errno::Errno::EWOULDBLOCK => {
-                    file = back;
-                }
+                // The device may have gone and come again, and its lock's file with it.
+                Ok(file) if is_still(&file, path) => return Ok(Some(Lock { _file: file })),
+                Ok(_) => continue,
+                Err((_, nix::errno::Errno::EWOULDBLOCK)) => {}
                 Err((_, error)) => return Err(error.into()),
             }
             if limit.is_some_and(|limit| Instant::now() >= limit) {
@@ -178,12 +185,23 @@ impl Lock {
     }
 }
 
+fn is_still(file: &File, path: &Path) -> bool {
+    let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    let (open, named) = (file.metadata(), fs::symlink_metadata(path));
+    matches!((open, named), (Ok(open), Ok(named)) if identity(open.clone()) == identity(named.clone()))
+}
+
+fn one_writer(root: &Root) -> io::Result<Option<Lock>> {
+    let path = directory(root, "lock", 0o700)?.join("records");
+    Lock::wait(&path, true, Some(Instant::now() + WRITER_PATIENCE))
+}
+
 /// Waits until nobody of us holds the device, at most until `limit`. `false`: somebody still does.
 ///
 /// # Errors
 /// Any error of the file system; a lock that isn't there is free.
 pub fn wait_until_free(root: &Root, id: DeviceId, limit: Instant) -> io::Result<bool> {
-    match Lock::wait(&lock_path(root, id), Some(limit)) {
+    match Lock::wait(&lock_path(root, id), false, Some(limit)) {
         Ok(_) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(false),
         Err(error) => Err(error),
@@ -191,17 +209,23 @@ pub fn wait_until_free(root: &Root, id: DeviceId, limit: Instant) -> io::Result<
 }
 
 /// Waits until udev is through with the `add` event of an mdev, at most until `limit`: only then
-/// is it certain whether a probe of ours has begun. At once where no udev runs.
+/// is it certain whether a probe of ours has begun. At once where no udev runs, or our rule is
+/// masked.
 ///
 /// udev keeps what its rules found in `/run/udev/data/+SUBSYSTEM:NAME` (systemd
 /// src/libsystemd/sd-device/device-private.c); our rule sets at least one property for every mdev,
-/// so the file is there when the rules have run. `false`: it wasn't in time.
+/// so the file is there when the rules have run. A file that udev wrote about a device of that
+/// name before `since` (CLOCK_MONOTONIC) is about one that is gone. `false`: it wasn't in time.
 #[must_use]
-pub fn wait_for_udev(root: &Root, id: DeviceId, limit: Instant) -> bool {
+pub fn wait_for_udev(root: &Root, id: DeviceId, since: Duration, limit: Instant) -> bool {
     let data = root
         .join("run/udev/data")
         .join(format!("+{}:{id}", id.bus()));
-    let settled = || data.exists() || !root.join("run/udev/control").exists();
+    let runs = root.join("run/udev/control").exists();
+    if !runs || root.join("etc/udev/rules.d/61-gfxplane.rules").exists() {
+        return true;
+    }
+    let settled = || fs::read_to_string(&data).is_ok_and(|text| initialized(&text) >= Some(since));
     while !settled() {
         if Instant::now() >= limit {
             return false;
@@ -209,6 +233,12 @@ pub fn wait_for_udev(root: &Root, id: DeviceId, limit: Instant) -> bool {
         thread::sleep(POLL);
     }
     true
+}
+
+/// The line `I:MICROSECONDS` of a udev data file: when udev first saw the device.
+fn initialized(data: &str) -> Option<Duration> {
+    let microseconds = data.lines().find_map(|line| line.strip_prefix("I:"))?;
+    Some(Duration::from_micros(microseconds.parse().ok()?))
 }
 
 fn record_path(root: &Root, id: DeviceId) -> PathBuf {
@@ -245,7 +275,7 @@ fn directory(root: &Root, name: &str, mode: u32) -> io::Result<PathBuf> {
                     untrusted(root, &metadata).or((!metadata.is_dir()).then_some("is no directory"))
                 {
                     let problem = format!("{} {problem}: remove it", path.display());
-                    return Err(io::Error::new(io::ErrorKind::PermissionDenied, problem));
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
                 }
             }
             Err(error) => return Err(error),
@@ -368,7 +398,7 @@ fn publish(root: &Root, below: &Path, name: &str, facts: &Facts) -> io::Result<(
 mod tests {
     use super::*;
     use crate::evidence::Step;
-    use crate::facts::Reason;
+    use crate::facts::{Display, Reason};
     use crate::record::{Circumstances, FORMAT};
     use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -586,15 +616,23 @@ mod tests {
         let (_keep, root) = host();
         let id = UUID.parse().unwrap();
         let soon = || Instant::now() + Duration::from_millis(30);
-        assert!(wait_for_udev(&root, id, soon()), "no udev");
+        let (before, since) = (Duration::from_micros(999), Duration::from_micros(1000));
+        assert!(wait_for_udev(&root, id, since, soon()), "no udev");
         fs::create_dir_all(root.join("run/udev/data")).unwrap();
         fs::write(root.join("run/udev/control"), "").unwrap();
-        assert!(!wait_for_udev(&root, id, soon()));
-        fs::write(
-            root.join(format!("run/udev/data/+mdev:{UUID}")),
-            "E:GFXPLANE_DISPLAY=none\n",
-        )
-        .unwrap();
-        assert!(wait_for_udev(&root, id, soon()));
+        assert!(!wait_for_udev(&root, id, since, soon()));
+        let data = root.join(format!("run/udev/data/+mdev:{UUID}"));
+        fs::write(data, "I:999\nE:GFXPLANE_DISPLAY=none\n").unwrap();
+        assert!(wait_for_udev(&root, id, before, soon()));
+        assert!(
+            !wait_for_udev(&root, id, since, soon()),
+            "that was another device of this name"
+        );
+        fs::create_dir_all(root.join("etc/udev/rules.d")).unwrap();
+        fs::write(root.join("etc/udev/rules.d/61-gfxplane.rules"), "").unwrap();
+        assert!(
+            wait_for_udev(&root, id, since, soon()),
+            "our rule is masked"
+        );
     }
 }

@@ -27,34 +27,46 @@ pub fn config(root: &Root, warnings: &mut Vec<Warning>) -> Config {
 
 /// Reads the rules of `/etc/gfxplane/rules.d`, then those of `/usr/share/gfxplane/rules.d` or,
 /// where that is missing, the ones that this program carries. A file in /etc hides one of the
-/// same name in /usr. A file that can't be used is left out whole, with a warning.
+/// same name in /usr. A file that can't be used is left out whole, with a warning, and hides
+/// nothing.
 pub fn rules(root: &Root, warnings: &mut Vec<Warning>) -> Rules {
     let mut rules = Rules::default();
-    let own = toml_files(&root.join("etc/gfxplane/rules.d"), warnings);
-    let shipped = toml_files(&root.join("usr/share/gfxplane/rules.d"), warnings);
-    let hidden = |name: &str| own.contains_key(name);
-    let shipped = shipped
-        .into_iter()
-        .filter(|(name, _)| !hidden(name))
-        .map(|(_, path)| path);
-    let shipped: Vec<PathBuf> = shipped.collect();
-    let carried = shipped.is_empty() && !root.join("usr/share/gfxplane/rules.d").is_dir();
-    for path in own.values().cloned().chain(shipped) {
-        let Some(text) = read_text(&path, warnings) else {
-            continue;
-        };
-        if let Err(error) = rules.add_file(&path.display().to_string(), &text) {
-            warnings.push(Warning::new(path, format!("ignored: {error}")));
+    let mut hidden = Vec::new();
+    for (name, path) in toml_files(&root.join("etc/gfxplane/rules.d"), warnings) {
+        if add(&mut rules, &path, warnings) {
+            hidden.push(name);
         }
     }
-    if carried {
-        for (name, text) in BUILT_IN.iter().filter(|(name, _)| !hidden(name)) {
+    let directory = root.join("usr/share/gfxplane/rules.d");
+    if directory.is_dir() {
+        for (name, path) in toml_files(&directory, warnings) {
+            if !hidden.contains(&name) {
+                add(&mut rules, &path, warnings);
+            }
+        }
+    } else {
+        for (name, text) in BUILT_IN
+            .iter()
+            .filter(|(name, _)| !hidden.contains(&String::from(*name)))
+        {
             rules
                 .add_file(&format!("built in: {name}"), text)
                 .expect("the built-in rules are tested");
         }
     }
     rules
+}
+
+/// Adds the rules of a file; `false`, with a warning, if it can't be used.
+fn add(rules: &mut Rules, path: &Path, warnings: &mut Vec<Warning>) -> bool {
+    let Some(text) = read_text(path, warnings) else {
+        return false;
+    };
+    let added = rules.add_file(&path.display().to_string(), &text);
+    if let Err(error) = &added {
+        warnings.push(Warning::new(path, format!("ignored: {error}")));
+    }
+    added.is_ok()
 }
 
 fn toml_files(directory: &Path, warnings: &mut Vec<Warning>) -> BTreeMap<String, PathBuf> {
@@ -119,6 +131,14 @@ mod tests {
             .collect();
         assert_eq!(mdpy, ["me"]);
         assert!(warnings.is_empty() && rules.iter().count() > 10);
+    }
+
+    #[test]
+    fn a_broken_file_hides_nothing() {
+        let (_keep, root) = host(&[("etc/gfxplane/rules.d/50-kernel.toml", "[[rule]")]);
+        let mut warnings = Vec::new();
+        let found = rules(&root, &mut warnings);
+        assert!(found.iter().any(|(_, rule)| rule.name == "vfio-pci") && warnings.len() == 1);
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub struct Host {
     pub devices: Vec<Device>,
     /// Devices that offer mdev types, sorted by name.
     pub parents: Vec<Parent>,
+    /// The drivers of mdevs that are loaded, with their versions.
+    pub mdev_drivers: BTreeMap<String, Option<String>>,
     /// What was passed over.
     pub warnings: Vec<Warning>,
 }
@@ -121,6 +123,26 @@ pub struct MdevType {
 }
 
 impl Device {
+    /// A device of which nothing else is known.
+    pub(crate) fn named(id: DeviceId, path: impl Into<PathBuf>) -> Self {
+        Device {
+            id,
+            path: path.into(),
+            parent: None,
+            type_id: None,
+            device_api: None,
+            driver: None,
+            driver_version: None,
+            iommu_group: None,
+            cdev: None,
+            pci: None,
+            parent_driver: None,
+            render_node: None,
+            attributes: BTreeMap::new(),
+            kernel_facts: None,
+        }
+    }
+
     /// What a record about this device depends on.
     #[must_use]
     pub fn circumstances(&self, host: &Host) -> Circumstances {
@@ -230,8 +252,14 @@ impl<'a> Reader<'a> {
                 self.parent(&path);
             }
         }
+        let mut mdev_drivers = BTreeMap::new();
+        for driver in read_names(&self.root.join("sys/bus/mdev/drivers"), &mut self.warnings) {
+            let version = self.driver_version("mdev", &driver);
+            mdev_drivers.insert(driver, version);
+        }
         Host {
             devices,
+            mdev_drivers,
             ..self.into_host()
         }
     }
@@ -253,6 +281,7 @@ impl<'a> Reader<'a> {
             kernel,
             boot_id,
             devices: Vec::new(),
+            mdev_drivers: BTreeMap::new(),
             parents,
             warnings: self.warnings,
         }
@@ -442,20 +471,12 @@ impl<'a> Reader<'a> {
             }
         }
         Device {
-            id,
-            path: self.host_path(path),
-            parent: None,
-            type_id: None,
-            device_api: None,
             driver,
             driver_version,
             iommu_group,
             cdev,
-            pci: None,
-            parent_driver: None,
-            render_node: None,
             attributes,
-            kernel_facts: None,
+            ..Device::named(id, self.host_path(path))
         }
     }
 

@@ -44,7 +44,10 @@ fn ours(document: &Document<'_>, attributes: bool) -> Vec<Edit> {
         .map(|c| c.remove())
         .collect();
     if attributes {
-        let attrs = capabilities().flat_map(|c| c.children().collect::<Vec<_>>());
+        // What lies in a capability of ours goes with it.
+        let libvirts =
+            capabilities().filter(|c| c.attribute("type").as_deref() != Some(capability::TYPE));
+        let attrs = libvirts.flat_map(|c| c.children().collect::<Vec<_>>());
         let attrs = attrs.filter(|child| child.name() == "attr");
         let attrs = attrs.filter(|a| {
             a.attribute("name")
@@ -60,6 +63,12 @@ mod tests {
     use super::*;
 
     const LIBVIRT: &str = "<device>\n  <name>mdev_x</name>\n  <capability type='mdev'>\n    <type id='mbochs-small'/>\n    <attr name='gfxplane.display' value='dmabuf'/>\n    <attr name='assign_adapter' value='5'/>\n  </capability>\n</device>\n";
+
+    #[test]
+    fn attributes_within_our_capability() {
+        let odd = "<device><capability type='vfio_display'><attr name='gfxplane.x'/></capability></device>";
+        assert_eq!(plain(odd).unwrap(), "<device></device>");
+    }
 
     #[test]
     fn in_and_out_again() {

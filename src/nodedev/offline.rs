@@ -1,5 +1,7 @@
 //! The node devices of a host that have something to do with vfio, without asking libvirt.
 
+use std::collections::HashSet;
+
 use crate::host::mdevctl::Definition;
 use crate::host::sysfs::{Device, Parent};
 use crate::inventory::{DeviceEntry, Sources, State, TypeEntry, active, defined, type_entry};
@@ -21,7 +23,7 @@ pub enum Node<'a> {
 #[must_use]
 pub fn nodes(sources: &Sources) -> Vec<(String, Node<'_>)> {
     let host = &sources.host;
-    let is_active = |id: DeviceId| host.devices.iter().any(|device| device.id == id);
+    let there: HashSet<DeviceId> = host.devices.iter().map(|device| device.id).collect();
     let active = host
         .devices
         .iter()
@@ -29,7 +31,7 @@ pub fn nodes(sources: &Sources) -> Vec<(String, Node<'_>)> {
     let defined = sources
         .definitions
         .iter()
-        .filter(|definition| !is_active(DeviceId::Mdev(definition.uuid)))
+        .filter(|definition| !there.contains(&DeviceId::Mdev(definition.uuid)))
         .map(|definition| {
             let id = DeviceId::Mdev(definition.uuid);
             (

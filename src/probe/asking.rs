@@ -93,7 +93,7 @@ pub fn ask_and_keep(
         }
     }
     let rule = rule_for(&sources.rules, &sources.host, device);
-    if let Err(why) = may_open(device.device_api.as_deref(), rule, request.asked) {
+    if let Err(why) = may_open(device, rule, request.asked) {
         return Outcome::not_asked(Answer::none(Reason::NotAllowed, Step::Policy), Some(why));
     }
     if root.is_recorded() {
@@ -101,15 +101,16 @@ pub fn ask_and_keep(
         return Outcome::not_asked(Answer::none(Reason::NotAllowed, Step::Policy), Some(why));
     }
     let answer = ask(request.prober, id, request.deadline);
-    let about_us = matches!(
-        answer.facts.display,
-        Display::Unknown(Reason::Permission | Reason::Vanished | Reason::NoDriver | Reason::NoVfio)
-    ) || answer.step == Some(Step::Spawn);
-    if about_us {
+    if says_nothing_of_the_device(&answer) {
         return Outcome::not_asked(answer, None);
     }
     let record = record_of(device, &sources.host, &answer);
-    match run::write_record(root, &record, device.parent.as_deref()) {
+    let written = run::write_record(root, &record, device.parent.as_deref());
+    // It may have gone while it was asked, and then nobody would forget it any more.
+    if !root.device(id).exists() {
+        let _ = run::forget(root, id);
+    }
+    match written {
         Ok(written) => Outcome {
             written: Some(written),
             ..Outcome::not_asked(answer, None)
@@ -121,18 +122,29 @@ pub fn ask_and_keep(
     }
 }
 
+/// Whether the failure is about this host, this process or this moment. What ran out of time
+/// before the driver's own open was waiting for another prober.
+fn says_nothing_of_the_device(answer: &Answer) -> bool {
+    match answer.facts.display.reason() {
+        Some(Reason::TimedOut) => answer.step.is_none_or(|step| step < Step::Open),
+        Some(
+            Reason::Permission
+            | Reason::Vanished
+            | Reason::NoDriver
+            | Reason::NoVfio
+            | Reason::UnsafeState,
+        ) => true,
+        _ => answer.step.is_some_and(|step| step <= Step::Lock),
+    }
+}
+
 /// Tells udev, and through it libvirt, that something new is known of an mdev: one change event.
 /// Must never be called in answer to an event.
 ///
 /// # Errors
 /// If the event could not be made.
 pub fn announce(root: &Root, id: DeviceId) -> Result<(), Warning> {
-    let path = root
-        .join("sys/bus")
-        .join(id.bus())
-        .join("devices")
-        .join(id.to_string())
-        .join("uevent");
+    let path = root.device(id).join("uevent");
     fs::write(&path, "change")
         .map_err(|error| Warning::new(path, format!("no change event: {error}")))
 }

@@ -12,7 +12,8 @@ use vfio_bindings::bindings::vfio;
 
 use crate::evidence::Step;
 use crate::facts::{
-    DeviceInfo, Display, Edid, Facts, HotReset, Irq, OpRegion, Reason, Region, RegionCapability,
+    DeviceInfo, Display, Edid, EdidHeader, Facts, HotReset, Irq, OpRegion, Reason, Region,
+    RegionCapability,
 };
 use crate::probe::{Failure, errno_name, ioctl};
 
@@ -61,12 +62,14 @@ pub fn ask(device: &File, tell: &mut dyn FnMut(Step)) -> Result<Facts, Failure> 
     }
 
     tell(Step::Edid);
-    let edid = find_region(
-        &regions,
+    let is_edid = (
         vfio::VFIO_REGION_TYPE_GFX,
         vfio::VFIO_REGION_SUBTYPE_GFX_EDID,
-    )
-    .and_then(|region| read_edid(device, region.offset));
+    );
+    // QEMU refuses a display whose EDID it can't read (hw/vfio/display.c), so that is no detail.
+    let header = find_region(&regions, is_edid.0, is_edid.1)
+        .map(|region| read_edid(device, region.offset).map_err(failed(Step::Edid)))
+        .transpose()?;
     let opregion = find_region(
         &regions,
         INTEL_VENDOR_TYPE,
@@ -89,6 +92,7 @@ pub fn ask(device: &File, tell: &mut dyn FnMut(Step)) -> Result<Facts, Failure> 
         }
     }
 
+    tell(Step::HotReset);
     let hot_reset = match ioctl::device_get_pci_hot_reset_info(fd) {
         Ok(count) => HotReset::Devices(count),
         Err(errno) => HotReset::Unsupported(errno_name(errno)),
@@ -98,7 +102,10 @@ pub fn ask(device: &File, tell: &mut dyn FnMut(Step)) -> Result<Facts, Failure> 
             tell(step);
             supported(ioctl::device_probe_gfx_plane(fd, flags)).map_err(failed(step))
         })?,
-        edid,
+        edid: header.map(|header| Edid {
+            max_xres: header.max_xres,
+            max_yres: header.max_yres,
+        }),
         opregion,
         kvm: false,
         device: Some(DeviceInfo {
@@ -108,6 +115,7 @@ pub fn ask(device: &File, tell: &mut dyn FnMut(Step)) -> Result<Facts, Failure> 
             regions,
             irqs,
             hot_reset,
+            edid: header,
         }),
     })
 }
@@ -148,20 +156,25 @@ fn find_region(regions: &[Region], wanted: u32, wanted_subtype: u32) -> Option<&
     })
 }
 
-/// The fields `max_xres` and `max_yres` of struct `vfio_region_gfx_edid`, at 12 and 16. Each by a
-/// read of four bytes: kvmgt takes no other. The region's size is not to be believed there (it is
-/// that of an EDID block, not of the region). `None`: the region can't be read.
-fn read_edid(device: &File, offset: u64) -> Option<Edid> {
+/// Struct `vfio_region_gfx_edid` at the start of the region. Each field by a read of four bytes:
+/// kvmgt takes no other. The region's size is not to be believed there (it is that of an EDID
+/// block, not of the region).
+fn read_edid(device: &File, offset: u64) -> nix::Result<EdidHeader> {
     let read = |field: u64| {
         let mut bytes = [0; 4];
+        let at = offset.checked_add(field).ok_or(Errno::EOVERFLOW)?;
         device
-            .read_exact_at(&mut bytes, offset.checked_add(field)?)
-            .ok()?;
-        Some(u32::from_ne_bytes(bytes))
+            .read_exact_at(&mut bytes, at)
+            .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(Errno::EIO as i32)))?;
+        Ok(u32::from_ne_bytes(bytes))
     };
-    Some(Edid {
+    Ok(EdidHeader {
+        edid_offset: read(0)?,
+        edid_max_size: read(4)?,
+        edid_size: read(8)?,
         max_xres: read(12)?,
         max_yres: read(16)?,
+        link_state: read(20)?,
     })
 }
 

@@ -12,7 +12,7 @@ use crate::evidence::{OpenPath, Step};
 use crate::facts::Reason;
 use crate::host::Root;
 use crate::names::DeviceId;
-use crate::probe::{Failure, Opened, Opener, ioctl};
+use crate::probe::{Failure, Opener, Prepared, Tell, ioctl};
 
 /// Opens over container and group.
 #[derive(Debug, Clone, Copy)]
@@ -27,28 +27,11 @@ impl Opener for Group {
         root.join("dev/vfio/vfio").exists()
     }
 
-    fn open(
-        &self,
-        root: &Root,
-        id: DeviceId,
-        tell: &mut dyn FnMut(Step),
-    ) -> Result<Opened, Failure> {
+    fn prepare(&self, root: &Root, id: DeviceId, tell: Tell<'_>) -> Result<Prepared, Failure> {
         tell(Step::Find);
-        let device = root
-            .join("sys/bus")
-            .join(id.bus())
-            .join("devices")
-            .join(id.to_string());
-        let number = group_number(&device)?;
+        let number = group_number(&root.device(id))?;
 
         tell(Step::Container);
-        let failed = |step, meaning: fn(Errno) -> Reason| {
-            move |errno| Failure {
-                step,
-                errno,
-                reason: meaning(errno),
-            }
-        };
         let container =
             open(&root.join("dev/vfio/vfio")).map_err(failed(Step::Container, no_container))?;
         let version = ioctl::get_api_version(container.as_fd())
@@ -76,15 +59,26 @@ impl Opener for Group {
         tell(Step::Attach);
         ioctl::group_set_container(group.as_fd(), container.as_fd())
             .and_then(|()| ioctl::set_iommu(container.as_fd(), kind))
-            .map_err(failed(Step::Attach, not_opened))?;
-
-        tell(Step::Open);
-        let device = ioctl::group_get_device_fd(group.as_fd(), &id.to_string())
-            .map_err(failed(Step::Open, not_opened))?;
-        Ok(Opened {
-            device: device.into(),
-            keep: vec![group.into(), container.into()],
+            .map_err(failed(Step::Attach, not_attached))?;
+        Ok(Prepared {
+            file: group.into(),
+            keep: container.into(),
         })
+    }
+
+    fn open(&self, prepared: &Prepared, id: DeviceId, tell: Tell<'_>) -> Result<File, Failure> {
+        tell(Step::Open);
+        ioctl::group_get_device_fd(prepared.file.as_fd(), &id.to_string())
+            .map(File::from)
+            .map_err(failed(Step::Open, not_opened))
+    }
+}
+
+fn failed(step: Step, meaning: fn(Errno) -> Reason) -> impl Fn(Errno) -> Failure {
+    move |errno| Failure {
+        step,
+        errno,
+        reason: meaning(errno),
     }
 }
 
@@ -136,6 +130,14 @@ fn no_group(errno: Errno) -> Reason {
     }
 }
 
+/// EPERM is no want of rights here: type1 says it of a device without interrupt remapping.
+fn not_attached(errno: Errno) -> Reason {
+    match errno {
+        Errno::EBUSY => Reason::InUse,
+        _ => Reason::OpenFailed,
+    }
+}
+
 /// ESRCH: kvmgt found no KVM VM (i915/gvt/kvmgt.c, `intel_vgpu_open_device`).
 fn not_opened(errno: Errno) -> Reason {
     match errno {
@@ -165,6 +167,7 @@ mod tests {
             (no_group, Errno::EACCES, Reason::Permission),
             (no_group, Errno::ENOENT, Reason::NoDriver),
             (no_group, Errno::EIO, Reason::OpenFailed),
+            (not_attached, Errno::EPERM, Reason::OpenFailed),
             (not_opened, Errno::ESRCH, Reason::NeedsVm),
             (not_opened, Errno::EBUSY, Reason::InUse),
             (not_opened, Errno::EIO, Reason::OpenFailed),
@@ -182,7 +185,7 @@ mod tests {
         let attempt = || {
             let mut steps = Vec::new();
             let failure = Group
-                .open(&root, id, &mut |step| steps.push(step))
+                .prepare(&root, id, &mut |step| steps.push(step))
                 .unwrap_err();
             assert_eq!(steps.last(), Some(&failure.step));
             (failure.step, failure.errno, failure.reason)

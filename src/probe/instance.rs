@@ -39,7 +39,7 @@ impl Instance {
             .join(id.to_string())
             .join("remove");
         let instance = Instance { id, remove };
-        let _ = run::wait_for_udev(root, id, limit);
+        let _ = run::wait_for_udev(root, id, Duration::ZERO, limit);
         Ok(instance)
     }
 }

@@ -1,6 +1,6 @@
 //! The vfio interface of the kernel: numbers and structs of include/uapi/linux/vfio.h.
 //!
-//! All `unsafe` of this program is here. What the kernel writes into the structs is plain
+//! All `unsafe` of the library is here. What the kernel writes into the structs is plain
 //! numbers and is taken as it comes; whoever uses a size or an offset checks it.
 #![allow(unsafe_code, missing_docs)]
 

@@ -21,6 +21,7 @@ pub mod group;
 pub mod instance;
 pub mod ioctl;
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -35,6 +36,7 @@ use crate::config::ProbePolicy;
 use crate::evidence::{OpenPath, Step};
 use crate::facts::{Display, Facts, Reason};
 use crate::host::Root;
+use crate::host::sysfs::Device;
 use crate::names::DeviceId;
 use crate::rules::{Open, Rule};
 
@@ -62,17 +64,17 @@ pub struct Failure {
     pub reason: Reason,
 }
 
-/// An opened device with all that must stay open beside it.
+/// What stands ready to have the device opened.
 #[derive(Debug)]
-pub struct Opened {
-    /// The device file. Dropped first.
-    pub device: std::fs::File,
-    /// Group, container, VM: whatever the device file needs to stay alive, in the order in which
-    /// they must be closed.
-    pub keep: Vec<OwnedFd>,
+pub struct Prepared {
+    /// The group's file or the device's own node: what `KVM_DEV_VFIO_FILE_ADD` takes, which some
+    /// drivers want before the open.
+    pub file: OwnedFd,
+    /// What else must stay open: the container, or the iommufd.
+    pub keep: OwnedFd,
 }
 
-/// A way to open a device. Tried in turn until one fits ([`Opener::fits`]).
+/// A way to open a device, in two steps, so that a VM can be associated between them.
 pub trait Opener {
     /// Which way.
     fn path(&self) -> OpenPath;
@@ -80,24 +82,31 @@ pub trait Opener {
     /// Whether the kernel offers it for this device.
     fn fits(&self, root: &Root, id: DeviceId) -> bool;
 
-    /// Opens the device, telling each step before it is taken.
+    /// Everything up to the open, telling each step before it is taken.
     ///
     /// # Errors
     /// The step that failed, its errno and what it means.
-    fn open(
-        &self,
-        root: &Root,
-        id: DeviceId,
-        tell: &mut dyn FnMut(Step),
-    ) -> Result<Opened, Failure>;
+    fn prepare(&self, root: &Root, id: DeviceId, tell: Tell<'_>) -> Result<Prepared, Failure>;
+
+    /// Opens the device: what its driver's own open does happens here.
+    ///
+    /// # Errors
+    /// The step that failed, its errno and what it means.
+    fn open(&self, prepared: &Prepared, id: DeviceId, tell: Tell<'_>) -> Result<File, Failure>;
 }
+
+/// Is told each step before it is taken.
+pub type Tell<'a> = &'a mut dyn FnMut(Step);
 
 impl Answer {
     /// No answer, because a step failed.
     #[must_use]
     pub fn failed(failure: &Failure) -> Self {
         Answer {
-            facts: Facts::of(Display::Unknown(failure.reason.clone())),
+            facts: Facts {
+                kvm: failure.reason == Reason::NeedsVm,
+                ..Facts::of(Display::Unknown(failure.reason.clone()))
+            },
             path: None,
             step: Some(failure.step),
             errno: Some(errno_name(failure.errno)),
@@ -133,33 +142,41 @@ pub enum Asked {
 
 /// Whether a device may be opened; if not, why in a sentence.
 ///
-/// Never a `device_api` other than vfio-pci (there is no such ioctl), never one that a rule
-/// forbids (opening a plain vfio-pci device resets it), and unasked only what the policy allows.
+/// Whatever the rules say: never a `device_api` other than vfio-pci (there is no such ioctl),
+/// never a PCI device on a driver of vfio-pci's family (opening resets it, and there is no such
+/// ioctl either), and no PCI device unasked. Else what rule and policy say.
 ///
 /// # Errors
 /// The reason, for people.
-pub fn may_open(device_api: Option<&str>, rule: Option<&Rule>, asked: Asked) -> Result<(), String> {
-    if let Some(api) = device_api.filter(|api| *api != "vfio-pci") {
+pub fn may_open(device: &Device, rule: Option<&Rule>, asked: Asked) -> Result<(), String> {
+    if let Some(api) = device
+        .device_api
+        .as_deref()
+        .filter(|api| *api != "vfio-pci")
+    {
         return Err(format!(
             "its device_api is {api}, which has no display to ask for"
         ));
     }
-    let open = rule.map_or(Open::Named, |rule| rule.open);
-    let name = rule.map_or("", |rule| rule.name.as_str());
-    match (open, asked) {
-        (Open::Never, _) => Err(format!(
-            "rule {name} says never to open it: {}",
-            rule.map_or("", |r| r.source.as_str())
-        )),
-        (_, Asked::Unasked(ProbePolicy::Never)) => Err("the policy is probe = \"never\"".into()),
-        (Open::Safe, _) | (Open::Named, Asked::ByName) => Ok(()),
-        // A rule that says "named" was written by somebody who knows what opening does; that no
-        // rule knows the device is what `all` is for.
-        (Open::Named, Asked::Unasked(ProbePolicy::All)) if rule.is_none() => Ok(()),
-        (Open::Named, Asked::Unasked(_)) if rule.is_some() => {
-            Err(format!("rule {name} says to open it only when it is named"))
+    if let DeviceId::Pci(_) = device.id {
+        let driver = device.driver.as_deref().unwrap_or_default();
+        if driver.ends_with("vfio-pci") || driver.ends_with("vfio_pci") {
+            return Err(format!(
+                "opening it would reset it, and {driver} has no display to ask for"
+            ));
         }
-        (Open::Named, Asked::Unasked(_)) => {
+        if matches!(asked, Asked::Unasked(_)) {
+            return Err("a PCI device is opened only when it is named".into());
+        }
+    }
+    let name = rule.map_or("", |rule| rule.name.as_str());
+    match (rule.map(|rule| rule.open), asked) {
+        (Some(Open::Never), _) => Err(format!("rule {name} says never to open it")),
+        (_, Asked::ByName) => Ok(()),
+        (_, Asked::Unasked(ProbePolicy::Never)) => Err("the policy is probe = \"never\"".into()),
+        (Some(Open::Safe), _) | (None, Asked::Unasked(ProbePolicy::All)) => Ok(()),
+        (Some(Open::Named), _) => Err(format!("rule {name} says to open it only when it is named")),
+        (None, Asked::Unasked(ProbePolicy::Known)) => {
             Err("no rule calls it safe to open: name it, or set probe = \"all\"".into())
         }
     }
@@ -172,7 +189,7 @@ pub fn may_open(device_api: Option<&str>, rule: Option<&Rule>, asked: Asked) -> 
 pub fn ask(prober: &Path, id: DeviceId, deadline: Duration) -> Answer {
     let limit = Instant::now() + deadline;
     let child = Command::new(prober)
-        .args(["--child", &id.to_string()])
+        .args(["--child", &id.to_string(), &std::process::id().to_string()])
         // Not udev's: it waits for whoever holds its pipes.
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -202,7 +219,7 @@ pub(crate) enum Message {
     /// It is about to take this step.
     Step(Step),
     /// It is through.
-    Answer(Answer),
+    Answer(Box<Answer>),
 }
 
 impl Message {
@@ -244,7 +261,7 @@ fn listen(child: &mut Child, limit: Instant) -> Answer {
             let line: Vec<u8> = said.drain(..=end).collect();
             match serde_json::from_slice(&line) {
                 Ok(Message::Step(next)) => step = next,
-                Ok(Message::Answer(answer)) => return answer,
+                Ok(Message::Answer(answer)) => return *answer,
                 Err(_) => return Answer::none(Reason::QueryFailed, step),
             }
         }
@@ -294,7 +311,7 @@ mod tests {
             facts: Facts::of(Display::NONE),
         };
         let mut said = Vec::new();
-        Message::Answer(answer.clone()).tell(&mut said);
+        Message::Answer(Box::new(answer.clone())).tell(&mut said);
         let said = String::from_utf8(said).unwrap();
         assert_eq!(
             ask_script(
@@ -338,33 +355,67 @@ mod tests {
                 .find(|rule| rule.name == name)
         };
         let unasked = Asked::Unasked;
-        for (rule, asked, api, expected) in [
-            (named("mdpy"), unasked(ProbePolicy::Known), "vfio-pci", true),
-            (
-                named("mdpy"),
-                unasked(ProbePolicy::Never),
-                "vfio-pci",
-                false,
-            ),
-            (named("mdpy"), Asked::ByName, "vfio-pci", true),
+        let device = |bus: &str, driver: &str, api: &str| {
+            let mdev = "11111111-2222-3333-4444-555555555555";
+            let id = if bus == "pci" { "0000:00:02.0" } else { mdev };
+            Device {
+                driver: Some(driver.into()),
+                device_api: Some(api.into()),
+                ..Device::named(id.parse().unwrap(), "/sys/devices/x")
+            }
+        };
+        let mdev = || device("mdev", "any", "vfio-pci");
+        for (rule, asked, device, expected) in [
+            (named("mdpy"), unasked(ProbePolicy::Known), mdev(), true),
+            (named("mdpy"), unasked(ProbePolicy::Never), mdev(), false),
+            (named("mdpy"), Asked::ByName, mdev(), true),
             (
                 named("nvidia-mdev"),
                 unasked(ProbePolicy::All),
-                "vfio-pci",
+                mdev(),
                 false,
             ),
-            (named("nvidia-mdev"), Asked::ByName, "vfio-pci", true),
-            (named("vfio-pci"), Asked::ByName, "vfio-pci", false),
-            (None, unasked(ProbePolicy::Known), "vfio-pci", false),
-            (None, unasked(ProbePolicy::All), "vfio-pci", true),
-            (None, Asked::ByName, "vfio-pci", true),
-            (None, Asked::ByName, "vfio-ap", false),
+            (named("nvidia-mdev"), Asked::ByName, mdev(), true),
+            (
+                named("nvidia-vf"),
+                Asked::ByName,
+                device("pci", "nvidia", "vfio-pci"),
+                true,
+            ),
+            (None, unasked(ProbePolicy::Known), mdev(), false),
+            (None, unasked(ProbePolicy::All), mdev(), true),
+            (None, Asked::ByName, mdev(), true),
+            (
+                None,
+                Asked::ByName,
+                device("mdev", "vfio_ap_mdev", "vfio-ap"),
+                false,
+            ),
+            // No rule and no want of one changes these.
+            (
+                None,
+                Asked::ByName,
+                device("pci", "vfio-pci", "vfio-pci"),
+                false,
+            ),
+            (
+                named("mdpy"),
+                Asked::ByName,
+                device("pci", "mlx5_vfio_pci", "vfio-pci"),
+                false,
+            ),
+            (
+                named("mdpy"),
+                unasked(ProbePolicy::All),
+                device("pci", "nvidia", "vfio-pci"),
+                false,
+            ),
         ] {
-            let allowed = may_open(Some(api), rule, asked);
+            let allowed = may_open(&device, rule, asked);
             assert_eq!(
                 allowed.is_ok(),
                 expected,
-                "{rule:?} {asked:?} {api}: {allowed:?}"
+                "{device:?} {asked:?}: {allowed:?}"
             );
         }
     }

@@ -32,11 +32,8 @@ fn run() -> u8 {
     if let Some(call) = mdevctl::Call::parse(&arguments) {
         return mdevctl::run(&root(), &program, &call);
     }
-    let words: Vec<&str> = arguments
-        .iter()
-        .filter_map(|argument| argument.to_str())
-        .collect();
-    match words[..] {
+    let words: Option<Vec<&str>> = arguments.iter().map(|argument| argument.to_str()).collect();
+    match words.unwrap_or_default()[..] {
         ["capability", device] => capability(&root(), device),
         _ => {
             let _ = writeln!(io::stderr(), "{USAGE}");
@@ -46,7 +43,8 @@ fn run() -> u8 {
 }
 
 fn root() -> Root {
-    std::env::var_os("GFXPLANE_ROOT").map_or_else(Root::system, Root::recorded)
+    let named = std::env::var_os("GFXPLANE_ROOT").filter(|root| !root.is_empty());
+    named.map_or_else(Root::system, Root::recorded)
 }
 
 /// Prints the bare capability element.

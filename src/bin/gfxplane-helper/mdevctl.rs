@@ -8,7 +8,10 @@
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::{SysconfVar, sysconf};
 
 use gfxplane::evidence::{Method, resolve};
 use gfxplane::facts::Reason;
@@ -18,6 +21,9 @@ use gfxplane::names::DeviceId;
 use gfxplane::nodedev::words::{attributes, words};
 
 use crate::{FAILURE, SUCCESS};
+
+/// What our links are called in mdevctl's directories.
+const OUR_NAME: &str = "99-gfxplane";
 
 /// "Not my device": mdevctl asks the next script.
 const NOT_MINE: u8 = 2;
@@ -66,7 +72,7 @@ impl Call {
 pub(crate) fn run(root: &Root, program: &OsStr, call: &Call) -> u8 {
     match (call.event.as_str(), call.action.as_str()) {
         ("get", "attributes") => {
-            if !caller_lists() || !is_last(root, Path::new(program)) {
+            if !is_list(&caller()) || !is_last(root, Path::new(program)) {
                 return NOT_MINE;
             }
             match attributes_of(root, &call.uuid) {
@@ -79,32 +85,41 @@ pub(crate) fn run(root: &Root, program: &OsStr, call: &Call) -> u8 {
     }
 }
 
-/// Whether mdevctl was called to list devices. `mdevctl define` asks for attributes, too, and would
-/// store them in the definition.
-fn caller_lists() -> bool {
+/// The command line of whoever called us.
+fn caller() -> Vec<u8> {
     let parent = std::os::unix::process::parent_id();
-    std::fs::read(format!("/proc/{parent}/cmdline")).is_ok_and(|cmdline| is_list(&cmdline))
+    std::fs::read(format!("/proc/{parent}/cmdline")).unwrap_or_default()
 }
 
+/// Whether mdevctl was called to list devices. `mdevctl define` asks for attributes, too, and would
+/// store them in the definition.
 fn is_list(cmdline: &[u8]) -> bool {
+    verb(cmdline) == Some(b"list")
+}
+
+/// The command of mdevctl's that this is.
+fn verb(cmdline: &[u8]) -> Option<&[u8]> {
     let mut words = cmdline.split(|byte| *byte == 0);
     let program = words.next().unwrap_or_default();
     match program.rsplit(|byte| *byte == b'/').next() {
-        Some(b"mdevctl") => words.next() == Some(b"list"),
-        Some(b"lsmdev") => true,
-        _ => false,
+        Some(b"mdevctl") => words.next(),
+        Some(b"lsmdev") => Some(b"list"),
+        _ => None,
     }
 }
 
 /// Whether every vendor's script has had its turn. mdevctl asks the scripts of
 /// `/etc/mdevctl.d/scripts.d` after those of `/usr/lib/mdevctl/scripts.d`, and takes the first
-/// answer: if there is a script in /etc, then only our link there, which sorts last, may answer.
+/// answer. So the link in /usr/lib answers only if there is nobody in /etc but ourselves, and our
+/// link there, which sorts last, answers after the others.
 fn is_last(root: &Root, program: &Path) -> bool {
     if program.starts_with("/etc") {
         return true;
     }
-    let others = std::fs::read_dir(root.join("etc/mdevctl.d/scripts.d/callouts"));
-    others.map_or(true, |mut others| others.next().is_none())
+    match std::fs::read_dir(root.join("etc/mdevctl.d/scripts.d/callouts")) {
+        Ok(entries) => entries.flatten().all(|entry| entry.file_name() == OUR_NAME),
+        Err(_) => true,
+    }
 }
 
 /// What was measured of the device. No valid record, no attributes.
@@ -124,6 +139,30 @@ fn attributes_of(root: &Root, uuid: &str) -> Option<String> {
     Some(attributes(&words(&finding, &hints)))
 }
 
+/// When whoever called us was started (CLOCK_MONOTONIC), a tick early; the beginning of time if
+/// that can't be told. Field 22 of `/proc/PID/stat` counts ticks of CLOCK_BOOTTIME.
+fn caller_started() -> Duration {
+    let clock = |id| clock_gettime(id).map_or(Duration::ZERO, Duration::from);
+    let parent = std::os::unix::process::parent_id();
+    let stat = std::fs::read_to_string(format!("/proc/{parent}/stat")).unwrap_or_default();
+    // The second field is a name in parentheses, which may have anything in it.
+    let ticks = stat
+        .rsplit(") ")
+        .next()
+        .and_then(|rest| rest.split(' ').nth(19));
+    let per_second = sysconf(SysconfVar::CLK_TCK)
+        .ok()
+        .flatten()
+        .unwrap_or(100)
+        .max(1) as u64;
+    let Some(ticks) = ticks.and_then(|ticks| ticks.parse::<u64>().ok()) else {
+        return Duration::ZERO;
+    };
+    let started = Duration::from_millis(ticks.saturating_sub(1) * 1000 / per_second);
+    let ago = clock(ClockId::CLOCK_BOOTTIME).saturating_sub(started);
+    clock(ClockId::CLOCK_MONOTONIC).saturating_sub(ago)
+}
+
 fn notify(root: &Root, call: &Call, action: &str) -> u8 {
     let Ok(id @ DeviceId::Mdev(uuid)) = call.uuid.parse() else {
         return NOT_MINE;
@@ -134,7 +173,10 @@ fn notify(root: &Root, call: &Call, action: &str) -> u8 {
     let problem = match action {
         "start" => {
             let limit = Instant::now() + settings::config(root, &mut Vec::new()).deadline;
-            let known = run::wait_for_udev(root, id, limit);
+            // udev's rule for parents runs this, and udev handles no event of a device while it
+            // runs the rules of its parent: waiting would be in vain. Nobody starts a domain then.
+            let by_udev = verb(&caller()) == Some(b"start-parent-mdevs");
+            let known = by_udev || run::wait_for_udev(root, id, caller_started(), limit);
             match run::wait_until_free(root, id, limit) {
                 Ok(true) if known => None,
                 Ok(_) => Some(format!(

@@ -4,6 +4,8 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use nix::sys::stat::{Mode, umask};
+
 use gfxplane::cli::list::List;
 use gfxplane::cli::nodedev_dumpxml::NodedevDumpxml;
 use gfxplane::cli::nodedev_list::NodedevList;
@@ -33,6 +35,8 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
+    // What is published in /run is for everybody to read and for nobody else to write.
+    let _ = umask(Mode::S_IWGRP | Mode::S_IWOTH);
     exit_code(&run(Arguments::parse()))
 }
 
