@@ -2,7 +2,6 @@
 # has a Rust toolchain (1.95 or later) and Debian's packages within reach.
 
 SUITE ?= trixie
-FULL ?=
 CARGO ?= cargo
 CARGO_DEB_VERSION = 3.8.0
 DEB = target/debian/gfxplane_0.1.0-1_amd64.deb
@@ -28,10 +27,11 @@ check: setup
 
 deb: setup setup-deb
 	$(CARGO) deb --locked --no-strip --output $(DEB)
+	tests/packaging target/release/gfxplane-helper
 
 # The real thing: kernel, libvirt, mdevctl, QEMU and AppArmor in a virtual machine.
 test-vm: deb
-	tests/vm/suite $(SUITE) $(DEB) $(if $(FULL),--full)
+	tests/vm/suite $(SUITE) $(DEB)
 
 bench: deb
 	benches/run $(DEB)

@@ -287,7 +287,7 @@ pub fn active(sources: &Sources, device: &Device) -> DeviceEntry {
         .type_id
         .as_ref()
         .and_then(|type_id| memory.types.get(type_id))
-        .filter(|record| record.circumstances == circumstances);
+        .filter(|record| record.circumstances == circumstances && record.facts.display.is_answer());
     let rule = rule_for(&sources.rules, host, device);
     let nothing = if device.driver.is_none() {
         Reason::NoDriver
@@ -428,7 +428,8 @@ fn sibling_of_type<'a>(sources: &'a Sources, type_id: &str) -> Option<&'a Record
         ..
     } = &record.circumstances;
     let loaded = sources.host.mdev_drivers.get(driver.as_deref()?)?;
-    (*kernel == sources.host.kernel && loaded == driver_version).then_some(record)
+    let holds = *kernel == sources.host.kernel && loaded == driver_version;
+    (holds && record.facts.display.is_answer()).then_some(record)
 }
 
 fn known(
