@@ -288,14 +288,20 @@ fn end(child: &mut Child) {
 mod tests {
     use super::*;
     use crate::rules::Rules;
-    use std::os::unix::fs::PermissionsExt;
 
     /// A prober that runs a shell script instead of asking.
     fn ask_script(script: &str, deadline: Duration) -> Answer {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("prober");
-        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let text = path.with_extension("text");
+        std::fs::write(&text, format!("#!/bin/sh\n{script}\n")).unwrap();
+        // By another process: a file that this one has written might still be open for writing in
+        // a child of another test, and then it can't be executed (ETXTBSY).
+        let copied = Command::new("install")
+            .args(["-m", "755"])
+            .args([&text, &path])
+            .status();
+        assert!(copied.unwrap().success());
         ask(&path, "0000:00:02.0".parse().unwrap(), deadline)
     }
 
