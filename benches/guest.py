@@ -31,7 +31,7 @@ def probing():
         for _ in range(30):
             times["nothing"].append(spend("./nothing"))
             times["C"].append(spend("./prober", uuid))
-            times["child"].append(spend("/usr/bin/gfxplane-probe", "--child", uuid))
+            times["child"].append(spend("/usr/bin/gfxplane-probe", "--child", uuid, str(os.getpid())))
             times["probe"].append(spend("/usr/bin/gfxplane-probe", "--fresh", uuid))
         medians = {name: statistics.median(t) for name, t in times.items()}
         print(
