@@ -5,8 +5,9 @@
 //! administrator's come before the package's, and within each directory files go by name.
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
-use globset::{GlobBuilder, GlobMatcher};
+use globset::{Glob, GlobMatcher};
 use serde::{Deserialize, Serialize};
 
 use crate::evidence::{Evidence, Method};
@@ -213,15 +214,25 @@ pub enum BadRules {
 struct Compiled {
     rule: Rule,
     file: String,
-    driver: Vec<GlobMatcher>,
-    parent_driver: Vec<GlobMatcher>,
-    type_id: Vec<GlobMatcher>,
-    device_api: Vec<GlobMatcher>,
-    address: Vec<GlobMatcher>,
+    driver: Vec<Pattern>,
+    parent_driver: Vec<Pattern>,
+    type_id: Vec<Pattern>,
+    device_api: Vec<Pattern>,
+    address: Vec<Pattern>,
     vendor: Option<u16>,
-    class: Option<GlobMatcher>,
+    class: Option<Pattern>,
     kernel_from: Option<Version>,
     kernel_below: Option<Version>,
+}
+
+/// A glob. What it takes to match one is made at the first value that could match: udev starts a
+/// program that reads all rules for each event, and most rules are about other devices.
+#[derive(Debug, Clone)]
+struct Pattern {
+    glob: Glob,
+    /// How many bytes at its start stand for themselves.
+    literal: usize,
+    matcher: OnceLock<GlobMatcher>,
 }
 
 /// A set of rules in the order in which they are tried.
@@ -391,16 +402,37 @@ fn compile(rule: RuleText, file: &str) -> Result<Compiled, String> {
     })
 }
 
-fn glob(pattern: &str) -> Result<GlobMatcher, String> {
-    GlobBuilder::new(pattern)
-        .build()
-        .map(|glob| glob.compile_matcher())
-        .map_err(|error| error.to_string())
+fn glob(pattern: &str) -> Result<Pattern, String> {
+    let glob = Glob::new(pattern).map_err(|error| error.to_string())?;
+    let literal = pattern
+        .find(['*', '?', '[', '{', '\\'])
+        .unwrap_or(pattern.len());
+    Ok(Pattern {
+        glob,
+        literal,
+        matcher: OnceLock::new(),
+    })
+}
+
+impl Pattern {
+    fn is_match(&self, value: &str) -> bool {
+        let pattern = self.glob.glob();
+        let (start, rest) = pattern.split_at(self.literal);
+        match rest {
+            "" => value == pattern,
+            "*" => value.starts_with(start),
+            _ if !value.starts_with(start) => false,
+            _ => self
+                .matcher
+                .get_or_init(|| self.glob.compile_matcher())
+                .is_match(value),
+        }
+    }
 }
 
 impl Compiled {
     fn matches(&self, subject: &Subject<'_>) -> bool {
-        let one_of = |globs: &[GlobMatcher], value: Option<&str>| {
+        let one_of = |globs: &[Pattern], value: Option<&str>| {
             globs.is_empty() || value.is_some_and(|value| globs.iter().any(|g| g.is_match(value)))
         };
         let matches = &self.rule.matches;
@@ -421,7 +453,7 @@ impl Compiled {
             && self.class.as_ref().is_none_or(|glob| {
                 subject
                     .class
-                    .is_some_and(|class| glob.is_match(format!("0x{class:06x}")))
+                    .is_some_and(|class| glob.is_match(&format!("0x{class:06x}")))
             })
             && self
                 .kernel_from
@@ -677,6 +709,49 @@ mod tests {
                 .unwrap_err()
                 .to_string();
             assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn patterns_agree_with_the_globs_that_they_stand_for() {
+        for pattern in [
+            "mtty-*",
+            "a*",
+            "*",
+            "x-[12]",
+            "0x03????",
+            "*_vfio_pci",
+            "{a,b}-c",
+            "vfio-pci",
+            "a\\*",
+            "i915-GVTg_V[45]_[124]",
+        ] {
+            let matcher = Glob::new(pattern).unwrap().compile_matcher();
+            let ours = glob(pattern).unwrap();
+            for value in [
+                "",
+                "mtty-1",
+                "mtty-",
+                "a",
+                "ab",
+                "a*",
+                "x-1",
+                "x-3",
+                "0x030000",
+                "0x0300000",
+                "mlx5_vfio_pci",
+                "b-c",
+                "vfio-pci",
+                "vfio-pci2",
+                "i915-GVTg_V5_4",
+                "i915-GVTg_V5_8",
+            ] {
+                assert_eq!(
+                    ours.is_match(value),
+                    matcher.is_match(value),
+                    "{pattern} {value}"
+                );
+            }
         }
     }
 
