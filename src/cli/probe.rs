@@ -2,8 +2,8 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -13,7 +13,7 @@ use crate::cli::{Context, End, Failure, json};
 use crate::config;
 use crate::facts::{Display, Facts, Reason};
 use crate::host::run::Written;
-use crate::host::{Root, settings};
+use crate::host::{Root, Warning, settings, sysfs};
 use crate::inventory::Sources;
 use crate::names::DeviceId;
 use crate::probe::Asked;
@@ -91,24 +91,16 @@ impl Probe {
             }
             None => config.deadline,
         };
-        let mut sources = Sources::read(&context.root);
         let instance = match &self.of_type {
-            Some(of_type) => {
-                let instance = instantiate(&context.root, &sources, of_type, deadline)?;
-                sources = Sources::read(&context.root);
-                Some(instance)
-            }
+            Some(of_type) => Some(instantiate(&context.root, of_type, deadline)?),
             None => None,
         };
         let (ids, asked) = if let Some(instance) = &instance {
             (vec![instance.id], Asked::ByName)
         } else if self.all {
-            let ids = sources
-                .host
-                .devices
-                .iter()
-                .map(|device| device.id)
-                .collect();
+            let host = sysfs::read(&context.root, &[]);
+            warnings.extend(host.warnings);
+            let ids = host.devices.iter().map(|device| device.id).collect();
             (ids, Asked::Unasked(config.probe))
         } else {
             let id = |text: &String| {
@@ -126,8 +118,7 @@ impl Probe {
             fresh: self.fresh,
             deadline,
         };
-        let outcomes = ask_all(context, &sources, &ids, &request);
-        warnings.extend(sources.host.warnings.iter().cloned());
+        let outcomes = ask_all(context, &ids, &request, &mut warnings);
         for (id, outcome) in ids.iter().zip(&outcomes) {
             if outcome.written == Some(Written::Changed)
                 && matches!(id, DeviceId::Mdev(_))
@@ -163,22 +154,14 @@ impl Probe {
 }
 
 /// Makes the device that `--type` asks for.
-fn instantiate(
-    root: &Root,
-    sources: &Sources,
-    text: &str,
-    deadline: Duration,
-) -> anyhow::Result<Instance> {
+fn instantiate(root: &Root, text: &str, deadline: Duration) -> anyhow::Result<Instance> {
     let (parent, type_id) = text.split_once('/').ok_or_else(|| {
         Failure::Usage(format!(
             "--type {text:?}: expected PARENT/TYPE, as in list --types"
         ))
     })?;
-    let known = sources
-        .host
-        .parents
-        .iter()
-        .find(|known| known.name == parent);
+    let host = sysfs::read(root, &[]);
+    let known = host.parents.iter().find(|known| known.name == parent);
     if !known.is_some_and(|known| known.types.iter().any(|of_type| of_type.id == type_id)) {
         return Err(Failure::Environment(format!("--type {text:?}: no parent here has it")).into());
     }
@@ -192,31 +175,41 @@ fn instantiate(
 
 fn ask_all(
     context: &Context,
-    sources: &Sources,
     ids: &[DeviceId],
     request: &Request<'_>,
+    warnings: &mut Vec<Warning>,
 ) -> Vec<Outcome> {
     let next = AtomicUsize::new(0);
-    let answers: Mutex<Vec<Option<Outcome>>> = Mutex::new(vec![None; ids.len()]);
+    let (send, answers) = mpsc::channel();
     std::thread::scope(|scope| {
         for _ in 0..AT_A_TIME.min(ids.len()) {
-            scope.spawn(|| {
-                while let Some((place, id)) = {
+            let (send, next) = (send.clone(), &next);
+            scope.spawn(move || {
+                loop {
                     let place = next.fetch_add(1, Ordering::Relaxed);
-                    ids.get(place).map(|id| (place, *id))
-                } {
-                    let device = sources.host.devices.iter().find(|device| device.id == id);
-                    let outcome = ask_and_keep(&context.root, sources, id, device, request);
-                    answers.lock().expect("no thread panics")[place] = Some(outcome);
+                    let Some(id) = ids.get(place) else { return };
+                    let (sources, device) = Sources::read_device(&context.root, *id);
+                    let outcome =
+                        ask_and_keep(&context.root, &sources, *id, device.as_ref(), request);
+                    let _ = send.send((place, outcome, sources.host.warnings));
                 }
             });
         }
     });
-    let answers = answers.into_inner().expect("no thread panics");
-    answers
-        .into_iter()
-        .map(|answer| answer.expect("every place is filled"))
-        .collect()
+    drop(send);
+    let mut answers: Vec<_> = answers.iter().collect();
+    answers.sort_by_key(|(place, _, _)| *place);
+    let mut outcomes = Vec::new();
+    for (_, outcome, more) in answers {
+        outcomes.push(outcome);
+        // All read the same rules, and say the same of them.
+        for warning in more {
+            if !warnings.contains(&warning) {
+                warnings.push(warning);
+            }
+        }
+    }
+    outcomes
 }
 
 /// The program that opens devices: beside the one that runs.
