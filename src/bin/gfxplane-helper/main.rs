@@ -7,6 +7,7 @@
 
 mod mdevctl;
 #[cfg(not(test))]
+#[path = "../../start.rs"]
 mod start;
 
 use std::ffi::OsString;

@@ -1,4 +1,5 @@
-//! Starting without what a short-lived program has no use for.
+//! Starting without what a short-lived program has no use for; included by the binaries that
+//! others run again and again.
 //!
 //! `main` is C's, not Rust's: Rust's would read `/proc/self/maps` to find the guard page of the
 //! stack and set up a signal stack, which an answer this short has no use for.

@@ -1,7 +1,17 @@
 //! The program that opens devices, and what udev runs. Needs no libvirt.
 
+// Of a test, the main is the test harness's.
+#![cfg_attr(not(test), no_main)]
+#![cfg_attr(test, allow(dead_code))]
+
+#[cfg(not(test))]
+#[path = "../../start.rs"]
+mod start;
+
+use std::fs::File;
 use std::io::{self, Write};
-use std::process::ExitCode;
+use std::mem::forget;
+use std::os::fd::AsRawFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,8 +21,9 @@ use nix::sys::stat::{Mode, umask};
 use gfxplane::cli::probe::{Probe, prober};
 use gfxplane::cli::{End, Failure, GlobalArgs, exit_code};
 use gfxplane::facts::Reason;
+use gfxplane::host::run::forget as forget_device;
 use gfxplane::host::sysfs::Device;
-use gfxplane::host::{Root, run, settings};
+use gfxplane::host::{Root, settings};
 use gfxplane::inventory::{Sources, active};
 use gfxplane::names::DeviceId;
 use gfxplane::nodedev::words::{properties, words};
@@ -35,7 +46,9 @@ struct Arguments {
     probe: Probe,
 }
 
-fn main() -> ExitCode {
+/// Does what the arguments say; the exit code.
+fn run() -> u8 {
+    fill_standard_files();
     // What is published in /run is for everybody to read and for nobody else to write.
     let _ = umask(Mode::S_IWGRP | Mode::S_IWOTH);
     let arguments: Vec<String> = std::env::args_os()
@@ -52,12 +65,23 @@ fn main() -> ExitCode {
         })),
         ["--udev", name] => Some(with_id(name, udev)),
         ["--forget", name] => Some(with_id(name, |id| {
-            run::forget(&Root::system(), id).map_err(|e| Failure::Environment(e.to_string()))?;
+            forget_device(&Root::system(), id).map_err(|e| Failure::Environment(e.to_string()))?;
             Ok(End::Done)
         })),
         _ => None,
     };
     exit_code(&internal.unwrap_or_else(by_hand))
+}
+
+/// What Rust's own start would have done and is needed: no device of ours may get the number of a
+/// closed stdin, stdout or stderr.
+fn fill_standard_files() {
+    while let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
+        if null.as_raw_fd() > 2 {
+            break;
+        }
+        forget(null);
+    }
 }
 
 fn with_id(text: &str, then: impl FnOnce(DeviceId) -> anyhow::Result<End>) -> anyhow::Result<End> {
