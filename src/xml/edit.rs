@@ -1,0 +1,907 @@
+//! What may be changed, and how that is put into the bytes.
+//!
+//! Edits of one document combine, in whatever order they are given: each is resolved against the
+//! document as it was read, then all are made at once. Two that can't both be made:
+//!
+//! * an element is removed, and something in it edited: it is removed;
+//! * an attribute or a text is set twice: the last wins, and so if an attribute is set and
+//!   removed;
+//! * a text is set, and the elements that had to go for it edited: they go.
+
+use std::cell::OnceCell;
+use std::collections::HashMap;
+use std::ops::Range;
+
+use super::wellformed::{Piece, is_space, pieces};
+use super::{Document, Element, Node};
+
+/// One change to a document, for [`Document::apply`] of that same document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Edit {
+    element: usize,
+    change: Change,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Change {
+    Remove,
+    /// `None` removes it.
+    Attribute(String, Option<String>),
+    Text(String),
+    /// Before the first child of one of these names.
+    Insert(Vec<String>, String),
+}
+
+/// The edits that can be made to an element.
+///
+/// XML to put in (`xml`) is taken as it is, so it must be well-formed: lines without the
+/// indentation of the place, each deeper level by two spaces, no line end at the end. It gets the
+/// indentation and the line ends of the document; where children stand on one line, and in a
+/// document of one line, it is put in without line breaks. Breaks inside its tags and texts stay.
+impl Element<'_, '_> {
+    fn edit(&self, change: Change) -> Edit {
+        Edit {
+            element: self.index,
+            change,
+        }
+    }
+
+    /// Gives an attribute a value. A present one keeps its place and its quotes, and its bytes if
+    /// that is its value already; a new one comes last, in quotes like the others.
+    #[must_use]
+    pub fn set_attribute(&self, name: &str, value: &str) -> Edit {
+        self.edit(Change::Attribute(name.into(), Some(value.into())))
+    }
+
+    /// Takes an attribute out, and the white space before it; nothing if there is none.
+    #[must_use]
+    pub fn remove_attribute(&self, name: &str) -> Edit {
+        self.edit(Change::Attribute(name.into(), None))
+    }
+
+    /// Makes this text all of its content but comments and processing instructions; elements in
+    /// it go. Nothing if that is its text already.
+    #[must_use]
+    pub fn set_text(&self, text: &str) -> Edit {
+        self.edit(Change::Text(text.into()))
+    }
+
+    /// Takes the element out, and the white space before it up to and including one line end.
+    /// The root stays: there is no document without it.
+    #[must_use]
+    pub fn remove(&self) -> Edit {
+        self.edit(Change::Remove)
+    }
+
+    /// Puts XML in after the last child, its lines indented as its siblings are.
+    #[must_use]
+    pub fn append(&self, xml: &str) -> Edit {
+        self.insert_before(&[], xml)
+    }
+
+    /// Puts XML in before the first child that has one of these names (as they stand there), and
+    /// before comments above that; after the last child if there is none.
+    #[must_use]
+    pub fn insert_before(&self, names: &[&str], xml: &str) -> Edit {
+        let names = names.iter().map(ToString::to_string).collect();
+        self.edit(Change::Insert(names, xml.into()))
+    }
+}
+
+impl Document<'_> {
+    /// The text with the edits made; those at one place in the order given.
+    ///
+    /// # Panics
+    /// If there is no such element as an edit is for: it belongs to another document. One that
+    /// happens to fit is not noticed.
+    #[must_use]
+    pub fn apply(&self, edits: &[Edit]) -> String {
+        let mut edits: Vec<&Edit> = edits.iter().collect();
+        edits.sort_by_key(|edit| edit.element);
+        let mut change = Changes {
+            document: self,
+            newline: self.newline(),
+            unit: OnceCell::new(),
+            quote: OnceCell::new(),
+            splices: Vec::new(),
+        };
+        // Elements before this one are gone with one around them.
+        let mut gone = 0;
+        for edits in edits.chunk_by(|one, other| one.element == other.element) {
+            let index = edits[0].element;
+            assert!(index < self.nodes.len(), "an edit of another document");
+            if index < gone {
+                continue;
+            }
+            let next = self.nodes[index].next as usize;
+            if index > 0 && edits.iter().any(|edit| edit.change == Change::Remove) {
+                change.splice(self.removal(index), String::new());
+                gone = next;
+                continue;
+            }
+            change.attributes(index, edits);
+            if change.content(index, edits) {
+                gone = next;
+            }
+        }
+        change.made()
+    }
+
+    /// The first line end of the document.
+    fn newline(&self) -> Option<&'static str> {
+        let at = self.text.find(['\n', '\r'])?;
+        Some(match &self.text.as_bytes()[at..] {
+            [b'\r', b'\n', ..] => "\r\n",
+            [b'\r', ..] => "\r",
+            _ => "\n",
+        })
+    }
+
+    /// What goes with an element that is removed.
+    fn removal(&self, index: usize) -> Range<usize> {
+        let span = self.nodes[index].span.range();
+        let before = &self.text[..span.start];
+        let line = before.trim_end_matches([' ', '\t']);
+        let rest = line
+            .strip_suffix("\r\n")
+            .or_else(|| line.strip_suffix(['\n', '\r']))
+            .unwrap_or(line);
+        rest.len()..span.end
+    }
+
+    /// The white space between the start of a line and this position; `None` if there is
+    /// something else before it on the line.
+    fn indentation(&self, at: usize) -> Option<&str> {
+        let before = &self.text[..at];
+        let line = before.trim_end_matches([' ', '\t']);
+        (line.is_empty() || line.ends_with(['\n', '\r'])).then(|| &before[line.len()..])
+    }
+
+    /// Where the line of this position goes on after comments, if nothing but these follows; else
+    /// the position. So that something put in there leaves a comment with what it is about.
+    fn after_comments(&self, at: usize) -> usize {
+        let mut end = at;
+        loop {
+            let rest = self.text[end..].trim_start_matches([' ', '\t']);
+            if rest.starts_with(['\n', '\r']) {
+                return end;
+            }
+            let comment = rest.strip_prefix("<!--").and_then(|inner| {
+                let length = inner.find("-->")?;
+                (!inner[..length].contains(['\n', '\r'])).then_some(length + "<!---->".len())
+            });
+            match comment {
+                Some(length) => end = self.text.len() - rest.len() + length,
+                None => return at,
+            }
+        }
+    }
+
+    fn is_empty_tag(&self, node: &Node) -> bool {
+        node.content.end == node.span.end
+    }
+}
+
+/// The edits of one document, on their way to its bytes.
+struct Changes<'d, 'a> {
+    document: &'d Document<'a>,
+    /// `None` if the document is one line.
+    newline: Option<&'static str>,
+    unit: OnceCell<&'a str>,
+    quote: OnceCell<char>,
+    splices: Vec<(Range<usize>, String)>,
+}
+
+impl<'a> Changes<'_, 'a> {
+    fn splice(&mut self, span: Range<usize>, text: String) {
+        let text = if self.document.ascii {
+            only_ascii(&text)
+        } else {
+            text
+        };
+        self.splices.push((span, text));
+    }
+
+    fn made(mut self) -> String {
+        // What is put in comes before what is replaced or removed from there on.
+        self.splices.sort_by_key(|(span, _)| (span.start, span.end));
+        let text = self.document.text;
+        let added: usize = self.splices.iter().map(|(_, text)| text.len()).sum();
+        let mut result = String::with_capacity(text.len() + added);
+        let mut at = 0;
+        for (span, new) in &self.splices {
+            result.push_str(&text[at..span.start]);
+            result.push_str(new);
+            at = span.end;
+        }
+        result.push_str(&text[at..]);
+        result
+    }
+
+    fn attributes(&mut self, index: usize, edits: &[&Edit]) {
+        let mut wanted: Vec<(&str, Option<&str>)> = Vec::new();
+        for edit in edits {
+            if let Change::Attribute(name, value) = &edit.change {
+                match wanted.iter_mut().find(|(other, _)| other == name) {
+                    Some(earlier) => earlier.1 = value.as_deref(),
+                    None => wanted.push((name, value.as_deref())),
+                }
+            }
+        }
+        if wanted.is_empty() {
+            return;
+        }
+        let document = self.document;
+        let text = document.text;
+        let mut end = document.nodes[index].name_end as usize;
+        let mut own_quote = None;
+        for attribute in document.attributes(index) {
+            let quote = char::from(text.as_bytes()[attribute.value.end]);
+            own_quote.get_or_insert(quote);
+            end = attribute.span().end;
+            let name = &text[attribute.name.clone()];
+            let Some(place) = wanted.iter().position(|(other, _)| *other == name) else {
+                continue;
+            };
+            match wanted.remove(place).1 {
+                None => self.splice(attribute.span(), String::new()),
+                Some(value)
+                    if super::wellformed::value(&text[attribute.value.clone()]) == value => {}
+                Some(value) => self.splice(attribute.value, escape_value(value, quote)),
+            }
+        }
+        for (name, value) in wanted {
+            if let Some(value) = value {
+                let quote = own_quote.unwrap_or_else(|| self.quote());
+                let value = escape_value(value, quote);
+                self.splice(end..end, format!(" {name}={quote}{value}{quote}"));
+            }
+        }
+    }
+
+    /// Makes the changes of an element's content; whether the elements in it are gone.
+    fn content(&mut self, index: usize, edits: &[&Edit]) -> bool {
+        let document = self.document;
+        let element = document.element(index);
+        let text = edits.iter().rev().find_map(|edit| match &edit.change {
+            Change::Text(text) => Some(text),
+            _ => None,
+        });
+        let inserts = edits.iter().filter_map(|edit| match &edit.change {
+            Change::Insert(names, xml) => Some((names, xml)),
+            _ => None,
+        });
+        if let Some(text) = text.filter(|text| element.text().as_deref() != Some(text)) {
+            let mut content = self.with_text(index, text);
+            content.extend(inserts.map(|(_, xml)| one_line(xml)));
+            self.replace_content(index, &content);
+            return true;
+        }
+        let mut into_childless = Vec::new();
+        let mut last = None;
+        for (names, xml) in inserts {
+            let mut before = None;
+            let mut next = None;
+            if !names.is_empty() {
+                for child in element.children() {
+                    if names.iter().any(|name| name == child.name()) {
+                        next = Some(child.index);
+                        break;
+                    }
+                    before = Some(child.index);
+                }
+            }
+            if next.is_none() {
+                before = *last.get_or_insert_with(|| element.children().last().map(|e| e.index));
+            }
+            match (before, next) {
+                (None, None) => into_childless.push(xml.as_str()),
+                _ => self.insert_between(index, before, next, xml),
+            }
+        }
+        if !into_childless.is_empty() {
+            self.insert_into_childless(index, &into_childless);
+        }
+        false
+    }
+
+    /// The content of an element with this text, and its comments and processing instructions
+    /// where they were.
+    fn with_text(&self, index: usize, new: &str) -> String {
+        let text = self.document.text;
+        let content = self.document.nodes[index].content.range();
+        let mut result = String::new();
+        let mut new = Some(escape_text(new));
+        let mut at = content.start;
+        let children = self.document.element(index).children();
+        let ends = children.map(|child| child.span());
+        for gap in ends.chain(std::iter::once(content.end..content.end)) {
+            for (piece, range) in pieces(text, at..gap.start) {
+                if piece == Piece::Other {
+                    result.push_str(&text[range]);
+                } else {
+                    result.extend(new.take());
+                }
+            }
+            if !gap.is_empty() {
+                result.extend(new.take());
+            }
+            at = gap.end;
+        }
+        result.extend(new);
+        result
+    }
+
+    fn replace_content(&mut self, index: usize, content: &str) {
+        let node = &self.document.nodes[index];
+        if self.document.is_empty_tag(node) {
+            if !content.is_empty() {
+                self.open(index, content);
+            }
+        } else {
+            self.splice(node.content.range(), content.to_owned());
+        }
+    }
+
+    /// Gives `<x/>` content.
+    fn open(&mut self, index: usize, content: &str) {
+        let element = self.document.element(index);
+        let end = element.span().end;
+        let start = self.document.text[..end - "/>".len()].trim_end().len();
+        self.splice(start..end, format!(">{content}</{}>", element.name()));
+    }
+
+    /// Puts XML between two children, one of which may be missing.
+    fn insert_between(
+        &mut self,
+        index: usize,
+        before: Option<usize>,
+        next: Option<usize>,
+        xml: &str,
+    ) {
+        let document = self.document;
+        let start = |child: usize| document.nodes[child].span.start as usize;
+        let indented = |child: usize| {
+            let newline = self.newline?;
+            document
+                .indentation(start(child))
+                .map(|indentation| (newline, indentation))
+        };
+        if let Some(before) = before {
+            let end = document.nodes[before].span.end as usize;
+            if let Some((newline, indentation)) = indented(before) {
+                let lines = self.lines(newline, indentation, xml);
+                let at = document.after_comments(end);
+                self.splice(at..at, lines);
+                return;
+            }
+            if next.is_none() {
+                self.splice(end..end, one_line(xml));
+                return;
+            }
+        }
+        let Some(next) = next else { return };
+        // Where the white space before it begins, as that goes if it is removed at the same time.
+        let mut at = document.removal(next).start;
+        match indented(next) {
+            Some((newline, indentation)) => {
+                let lines = self.lines(newline, indentation, xml);
+                if before.is_none() {
+                    let content = document.nodes[index].content.start as usize;
+                    let top = document.after_comments(content);
+                    let rest = document.text[top..].trim_start_matches([' ', '\t']);
+                    if rest.starts_with(['\n', '\r']) {
+                        at = top;
+                    }
+                }
+                self.splice(at..at, lines);
+            }
+            None => self.splice(at..at, one_line(xml)),
+        }
+    }
+
+    fn insert_into_childless(&mut self, index: usize, xml: &[&str]) {
+        let document = self.document;
+        let text = document.text;
+        let node = &document.nodes[index];
+        let (start, end) = (node.content.start as usize, node.content.end as usize);
+        let empty_tag = document.is_empty_tag(node);
+        let closing = (!empty_tag).then(|| document.indentation(end)).flatten();
+        // The root may stand behind a byte order mark or an XML declaration.
+        let root = (index == 0).then_some("");
+        let own = document.indentation(node.span.start as usize);
+        let own = own.or(closing).or(root);
+        let has_text = pieces(text, start..end).any(|(piece, range)| match piece {
+            Piece::Text => !text[range].bytes().all(is_space),
+            Piece::Cdata => true,
+            Piece::Other => false,
+        });
+        let (Some(newline), Some(own), false) = (self.newline, own, has_text) else {
+            let content: String = xml.iter().copied().map(one_line).collect();
+            if empty_tag {
+                self.open(index, &content);
+            } else {
+                // Before white space, which would go if the child is removed.
+                let at = start + text[start..end].trim_end_matches(XML_SPACE).len();
+                self.splice(at..at, content);
+            }
+            return;
+        };
+        let indentation = format!("{own}{}", self.unit());
+        let mut content: String = xml
+            .iter()
+            .map(|xml| self.lines(newline, &indentation, xml))
+            .collect();
+        let at = if closing.is_some() {
+            document.after_comments(start)
+        } else {
+            content += newline;
+            content += own;
+            start + text[start..end].trim_end_matches(XML_SPACE).len()
+        };
+        if empty_tag {
+            self.open(index, &content);
+        } else {
+            self.splice(at..at, content);
+        }
+    }
+
+    /// XML as lines of their own, each after a line end.
+    fn lines(&self, newline: &str, indentation: &str, xml: &str) -> String {
+        let mut result = String::new();
+        let mut between_tags = true;
+        for line in xml.lines() {
+            result.push_str(newline);
+            let inner = line.trim_start_matches(' ');
+            // A line inside a tag or a text is as it has to be.
+            if between_tags && inner.starts_with('<') {
+                result.push_str(indentation);
+                let deep = line.len() - inner.len();
+                for _ in 0..deep / 2 {
+                    result.push_str(self.unit());
+                }
+                result.push_str(inner);
+            } else {
+                result.push_str(line);
+            }
+            between_tags = line.ends_with('>');
+        }
+        result
+    }
+
+    /// By what most elements are deeper than those around them.
+    fn unit(&self) -> &'a str {
+        self.unit.get_or_init(|| {
+            let document = self.document;
+            let indentation = |node: &Node| document.indentation(node.span.start as usize);
+            let mut steps: HashMap<&str, (usize, usize)> = HashMap::new();
+            for (index, node) in document.nodes.iter().enumerate().skip(1) {
+                let parent = &document.nodes[node.parent as usize];
+                let around = match indentation(parent) {
+                    None if node.parent == 0 => "",
+                    Some(around) => around,
+                    None => continue,
+                };
+                let step = indentation(node).and_then(|own| own.strip_prefix(around));
+                if let Some(step) = step.filter(|step| !step.is_empty()) {
+                    let at = node.span.start as usize - step.len();
+                    let step = &document.text[at..at + step.len()];
+                    steps.entry(step).or_insert((0, usize::MAX - index)).0 += 1;
+                }
+            }
+            let most = steps.into_iter().max_by_key(|(_, count)| *count);
+            most.map_or("  ", |(step, _)| step)
+        })
+    }
+
+    /// What most attributes are in.
+    fn quote(&self) -> char {
+        *self.quote.get_or_init(|| {
+            let document = self.document;
+            let attributes = (0..document.nodes.len()).flat_map(|node| document.attributes(node));
+            let (mut double, mut single) = (0, 0);
+            for attribute in attributes {
+                if document.text.as_bytes()[attribute.value.end] == b'"' {
+                    double += 1;
+                } else {
+                    single += 1;
+                }
+            }
+            if double > single { '"' } else { '\'' }
+        })
+    }
+}
+
+const XML_SPACE: [char; 4] = [' ', '\t', '\n', '\r'];
+
+/// XML without the line breaks between its tags.
+fn one_line(xml: &str) -> String {
+    let mut result = String::new();
+    for (index, line) in xml.lines().enumerate() {
+        let inner = line.trim_start_matches(' ');
+        if index == 0 || (result.ends_with('>') && inner.starts_with('<')) {
+            result.push_str(inner);
+        } else {
+            result.push('\n');
+            result.push_str(line);
+        }
+    }
+    result
+}
+
+fn escape_value(value: &str, quote: char) -> String {
+    escaped(value, |c| match c {
+        '\'' if quote == c => Some("&apos;"),
+        '"' if quote == c => Some("&quot;"),
+        '\t' => Some("&#9;"),
+        '\n' => Some("&#10;"),
+        '\r' => Some("&#13;"),
+        _ => None,
+    })
+}
+
+fn escape_text(text: &str) -> String {
+    escaped(text, |c| match c {
+        // Needed after ]] only, and libvirt escapes it everywhere.
+        '>' => Some("&gt;"),
+        '\r' => Some("&#13;"),
+        _ => None,
+    })
+}
+
+/// As [`super::escape`], but nothing that need not be.
+fn escaped(text: &str, special: impl Fn(char) -> Option<&'static str>) -> String {
+    let mut result = String::with_capacity(text.len());
+    for c in text.chars() {
+        match (c, special(c)) {
+            (_, Some(escaped)) => result.push_str(escaped),
+            ('<', _) => result.push_str("&lt;"),
+            ('&', _) => result.push_str("&amp;"),
+            ('\t' | '\n', _) => result.push(c),
+            ('\u{0}'..='\u{1f}' | '\u{fffe}' | '\u{ffff}', _) => result.push('\u{fffd}'),
+            _ => result.push(c),
+        }
+    }
+    result
+}
+
+fn only_ascii(xml: &str) -> String {
+    let mut result = String::new();
+    for c in xml.chars() {
+        if c.is_ascii() {
+            result.push(c);
+        } else {
+            result.push_str(&format!("&#{};", c as u32));
+        }
+    }
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ODD: &str =
+        "<?xml version='1.0'?>\n<a b='1'>\n    <b/>\n    <!-- c -->\n    <c/>\n</a>\n";
+
+    /// The edit for the first element of a name.
+    type Make = fn(Element<'_, '_>) -> Edit;
+
+    /// Document, edits, result.
+    type Row = (&'static str, &'static [(&'static str, Make)], &'static str);
+
+    #[track_caller]
+    fn produce(rows: &[Row]) {
+        for (before, edits, after) in rows {
+            let document = Document::parse(before).unwrap();
+            let edits: Vec<Edit> = edits
+                .iter()
+                .map(|(name, edit)| {
+                    let mut elements = document.elements();
+                    edit(elements.find(|element| element.name() == *name).unwrap())
+                })
+                .collect();
+            assert_eq!(document.apply(&edits), *after, "{before:?} {edits:?}");
+        }
+    }
+
+    #[test]
+    fn attributes() {
+        produce(&[
+            (
+                "<a b='1'/>",
+                &[("a", |a| a.set_attribute("b", "2"))],
+                "<a b='2'/>",
+            ),
+            (
+                "<a b = \"1\" />",
+                &[("a", |a| a.set_attribute("b", "'\"<>&"))],
+                "<a b = \"'&quot;&lt;>&amp;\" />",
+            ),
+            (
+                "<a b='1'/>",
+                &[("a", |a| a.set_attribute("b", "'\"\t\r\n"))],
+                "<a b='&apos;\"&#9;&#13;&#10;'/>",
+            ),
+            // What is there already stays as it is written.
+            (
+                "<a b='&#x31;&gt;>'/>",
+                &[("a", |a| a.set_attribute("b", "1>>"))],
+                "<a b='&#x31;&gt;>'/>",
+            ),
+            // New ones: own quotes, else most of the document's, else single ones.
+            (
+                "<a b=\"\" c='' ><d/></a>",
+                &[("a", |a| a.set_attribute("x", "1"))],
+                "<a b=\"\" c='' x=\"1\" ><d/></a>",
+            ),
+            (
+                "<a b=\"\" c='' d=\"\"><d /></a>",
+                &[("d", |d| d.set_attribute("x", "1"))],
+                "<a b=\"\" c='' d=\"\"><d x=\"1\" /></a>",
+            ),
+            (
+                "<a b=\"\" c=''><d\n/></a>",
+                &[("d", |d| d.set_attribute("x", "1"))],
+                "<a b=\"\" c=''><d x='1'\n/></a>",
+            ),
+            // Several of one tag.
+            (
+                "<a b='1' c='2'/>",
+                &[
+                    ("a", |a| a.set_attribute("x", "1")),
+                    ("a", |a| a.set_attribute("c", "3")),
+                    ("a", |a| a.set_attribute("y", "1")),
+                    ("a", |a| a.set_attribute("x", "2")),
+                    ("a", |a| a.remove_attribute("b")),
+                    ("a", |a| a.append("<n/>")),
+                ],
+                "<a c='3' x='2' y='1'><n/></a>",
+            ),
+            (
+                "<a  b='1'\n c='2'/>",
+                &[
+                    ("a", |a| a.remove_attribute("b")),
+                    ("a", |a| a.remove_attribute("c")),
+                ],
+                "<a/>",
+            ),
+            (
+                "<a b='1' />",
+                &[("a", |a| a.remove_attribute("x"))],
+                "<a b='1' />",
+            ),
+            (
+                "<a b='1'/>",
+                &[
+                    ("a", |a| a.remove_attribute("b")),
+                    ("a", |a| a.set_attribute("b", "2")),
+                ],
+                "<a b='2'/>",
+            ),
+            (
+                "<a b='1'/>",
+                &[
+                    ("a", |a| a.set_attribute("b", "2")),
+                    ("a", |a| a.remove_attribute("b")),
+                ],
+                "<a/>",
+            ),
+            (
+                "<a/>",
+                &[
+                    ("a", |a| a.set_attribute("b", "2")),
+                    ("a", |a| a.remove_attribute("b")),
+                ],
+                "<a/>",
+            ),
+            (
+                "<?xml version='1.0' encoding='ascii'?><a/>",
+                &[("a", |a| a.set_attribute("b", "é"))],
+                "<?xml version='1.0' encoding='ascii'?><a b='&#233;'/>",
+            ),
+        ]);
+    }
+
+    #[test]
+    fn texts() {
+        produce(&[
+            (
+                "<a>x</a>",
+                &[("a", |a| a.set_text("<y>&\"\r"))],
+                "<a>&lt;y&gt;&amp;\"&#13;</a>",
+            ),
+            ("<a />", &[("a", |a| a.set_text("y"))], "<a>y</a>"),
+            ("<a />", &[("a", |a| a.set_text(""))], "<a />"),
+            ("<a></a>", &[("a", |a| a.set_text(""))], "<a></a>"),
+            ("<a> x </a>", &[("a", |a| a.set_text(""))], "<a></a>"),
+            (
+                "<a><![CDATA[x]]>&#x79;</a>",
+                &[("a", |a| a.set_text("xy"))],
+                "<a><![CDATA[x]]>&#x79;</a>",
+            ),
+            (
+                "<a><![CDATA[x]]>y</a>",
+                &[("a", |a| a.set_text("z"))],
+                "<a>z</a>",
+            ),
+            (
+                "<a>x<!-- c -->y<?p?></a>",
+                &[("a", |a| a.set_text("z"))],
+                "<a>z<!-- c --><?p?></a>",
+            ),
+            (
+                "<a><!-- c --></a>",
+                &[("a", |a| a.set_text("z"))],
+                "<a><!-- c -->z</a>",
+            ),
+            (
+                "<a>x</a>",
+                &[("a", |a| a.set_text("y")), ("a", |a| a.set_text("z"))],
+                "<a>z</a>",
+            ),
+            (
+                "<a>x</a>",
+                &[("a", |a| a.append("<n/>")), ("a", |a| a.set_text("y"))],
+                "<a>y<n/></a>",
+            ),
+            (
+                "<a>\n  <b/><!-- c -->\n</a>",
+                &[
+                    ("a", |a| a.set_text("y")),
+                    ("b", |b| b.set_attribute("x", "")),
+                    ("b", |b| b.remove()),
+                ],
+                "<a>y<!-- c --></a>",
+            ),
+        ]);
+    }
+
+    #[test]
+    fn elements_out() {
+        produce(&[
+            (
+                ODD,
+                &[("b", |b| b.remove())],
+                "<?xml version='1.0'?>\n<a b='1'>\n    <!-- c -->\n    <c/>\n</a>\n",
+            ),
+            (
+                ODD,
+                &[
+                    ("c", |c| c.remove()),
+                    ("b", |b| b.remove()),
+                    ("b", |b| b.remove()),
+                ],
+                "<?xml version='1.0'?>\n<a b='1'>\n    <!-- c -->\n</a>\n",
+            ),
+            (
+                "<a>\n  <b/><c/> <d/>\n</a>",
+                &[("c", |c| c.remove()), ("d", |d| d.remove())],
+                "<a>\n  <b/>\n</a>",
+            ),
+            (
+                "<a>\r\n\r\n\t<b/>\r\n</a>",
+                &[("b", |b| b.remove())],
+                "<a>\r\n\r\n</a>",
+            ),
+            (
+                "<a>\n  <b><c/></b>\n</a>",
+                &[("c", |c| c.set_text("x")), ("b", |b| b.remove())],
+                "<a>\n</a>",
+            ),
+            // The root stays.
+            ("<a/>", &[("a", |a| a.remove())], "<a/>"),
+        ]);
+    }
+
+    #[test]
+    fn elements_in() {
+        produce(&[
+            // A comment stays with what it is about: the one before it on its line, else the next.
+            (
+                ODD,
+                &[("a", |a| a.insert_before(&["c"], "<n>\n  <m/>\n</n>"))],
+                "<?xml version='1.0'?>\n<a b='1'>\n    <b/>\n    <n>\n        <m/>\n    </n>\n    <!-- c -->\n    <c/>\n</a>\n",
+            ),
+            (
+                "<a>\n  <b/> <!-- b -->\n</a>",
+                &[("a", |a| a.append("<n/>"))],
+                "<a>\n  <b/> <!-- b -->\n  <n/>\n</a>",
+            ),
+            (
+                "<a>\n  <b/>\n  <!-- last -->\n</a>",
+                &[("a", |a| a.append("<n/>"))],
+                "<a>\n  <b/>\n  <n/>\n  <!-- last -->\n</a>",
+            ),
+            (
+                "<a> <!-- a -->\n  <!-- b -->\n  <b/>\n</a>",
+                &[("a", |a| a.insert_before(&["b"], "<n/>"))],
+                "<a> <!-- a -->\n  <n/>\n  <!-- b -->\n  <b/>\n</a>",
+            ),
+            // In the order given.
+            (
+                ODD,
+                &[
+                    ("a", |a| a.append("<n1/>")),
+                    ("a", |a| a.insert_before(&["c", "b"], "<n2/>")),
+                    ("a", |a| a.insert_before(&["b"], "<n3/>")),
+                    ("a", |a| a.insert_before(&["nothing"], "<n4/>")),
+                ],
+                "<?xml version='1.0'?>\n<a b='1'>\n    <n2/>\n    <n3/>\n    <b/>\n    <!-- c -->\n    <c/>\n    <n1/>\n    <n4/>\n</a>\n",
+            ),
+            // With all that was there removed.
+            (
+                ODD,
+                &[
+                    ("b", |b| b.remove()),
+                    ("c", |c| c.remove()),
+                    ("a", |a| a.insert_before(&["b"], "<n1/>")),
+                    ("a", |a| a.append("<n2/>")),
+                ],
+                "<?xml version='1.0'?>\n<a b='1'>\n    <n1/>\n    <!-- c -->\n    <n2/>\n</a>\n",
+            ),
+            // Opened once, with the document's own steps.
+            (
+                ODD,
+                &[
+                    ("b", |b| b.append("<n1>\n  <m/>\n</n1>")),
+                    ("b", |b| b.append("<n2/>")),
+                ],
+                "<?xml version='1.0'?>\n<a b='1'>\n    <b>\n        <n1>\n            <m/>\n        </n1>\n        <n2/>\n    </b>\n    <!-- c -->\n    <c/>\n</a>\n",
+            ),
+            // Where children stand on one line, and in a document of one line.
+            (
+                "<a><b/></a>",
+                &[
+                    ("a", |a| a.append("<n>\n  <m/>\n</n>")),
+                    ("b", |b| b.append("<n/>")),
+                ],
+                "<a><b><n/></b><n><m/></n></a>",
+            ),
+            (
+                "<a><b/> <c/></a>",
+                &[("a", |a| a.insert_before(&["c"], "<n/>"))],
+                "<a><b/><n/> <c/></a>",
+            ),
+            (
+                "<a>\n  <b><c/></b>\n</a>",
+                &[("b", |b| b.append("<n/>"))],
+                "<a>\n  <b><c/><n/></b>\n</a>",
+            ),
+            (
+                "<a>\n  <b/><c/>\n</a>",
+                &[("c", |c| c.append("<n/>"))],
+                "<a>\n  <b/><c><n/></c>\n</a>",
+            ),
+            (
+                "<a>x\n</a>",
+                &[("a", |a| a.append("<n/>"))],
+                "<a>x<n/>\n</a>",
+            ),
+            // Lines of a text or a tag are not indentation.
+            (
+                "<a>\n <b/>\n</a>",
+                &[("a", |a| a.append("<n\n  b=''>x\n  y</n>"))],
+                "<a>\n <b/>\n <n\n  b=''>x\n  y</n>\n</a>",
+            ),
+            (
+                "<a/>",
+                &[("a", |a| a.append("<n\n  b=''/>"))],
+                "<a><n\n  b=''/></a>",
+            ),
+            (
+                "<a>\r  <b/>\r</a>",
+                &[("a", |a| a.append("<n/>"))],
+                "<a>\r  <b/>\r  <n/>\r</a>",
+            ),
+        ]);
+    }
+
+    #[test]
+    #[should_panic(expected = "an edit of another document")]
+    fn edits_of_another_document() {
+        let large = Document::parse("<a><b/></a>").unwrap();
+        let edit = large.root().child("b").unwrap().remove();
+        let _ = Document::parse("<a/>").unwrap().apply(&[edit]);
+    }
+}

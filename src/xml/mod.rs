@@ -1,0 +1,515 @@
+//! XML edited by its bytes: an edit touches only its own, and all else stays as it was. Knows
+//! nothing of libvirt.
+//!
+//! `apply([]) == text` for every document that [`Document::parse`] takes, with any quotes, line
+//! ends, comments and byte order mark.
+//!
+//! Taken is what libxml2 takes, as libvirt reads with that; so a prefix that nobody declared is no
+//! error, and stays part of the name. Refused beside that, with line and column: a DOCTYPE
+//! (libvirt never writes one, and entities could blow up), elements nested deeper than
+//! [`MAX_DEPTH`], more than [`MAX_SIZE`] bytes, and any encoding but UTF-8 ([`from_bytes`]).
+//!
+//! What an edit does not preserve: the space before the `/>` of an element that gets content.
+
+mod edit;
+mod wellformed;
+
+use std::borrow::Cow;
+use std::hash::{Hash, Hasher};
+use std::iter::successors;
+use std::ops::Range;
+
+pub use edit::Edit;
+use wellformed::{Attribute, Piece, attributes, pieces};
+
+/// The deepest nesting that is read.
+pub const MAX_DEPTH: usize = 256;
+
+/// The largest document that is read, in bytes.
+pub const MAX_SIZE: usize = 16 * 1024 * 1024;
+
+/// A text that is not taken, and where.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}, column {column}: {problem}")]
+pub struct XmlError {
+    /// Counted from 1.
+    pub line: usize,
+    /// In characters, counted from 1.
+    pub column: usize,
+    /// What is wrong, and what was expected.
+    pub problem: String,
+}
+
+/// A parsed document; positions are byte offsets into its text.
+#[derive(Debug)]
+pub struct Document<'a> {
+    text: &'a str,
+    /// In the order of their start tags.
+    nodes: Vec<Node>,
+    /// The values of the attributes that declare namespaces.
+    declarations: Vec<Span>,
+    /// Declared as US-ASCII: what an edit adds must be, too.
+    ascii: bool,
+}
+
+/// A range in half the size; a document has less than 4 GiB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Span {
+    start: u32,
+    end: u32,
+}
+
+impl Span {
+    fn range(self) -> Range<usize> {
+        self.start as usize..self.end as usize
+    }
+}
+
+#[derive(Debug)]
+struct Node {
+    /// From `<` to the end of the end tag.
+    span: Span,
+    name_end: u32,
+    /// Between the tags; empty and at the end of `span` for `<x/>`.
+    content: Span,
+    /// Of the root: itself.
+    parent: u32,
+    /// The first element that begins after this one's end.
+    next: u32,
+    namespace: Namespace,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Namespace {
+    None,
+    /// There is a prefix, and nobody declares it.
+    Undeclared,
+    /// That of the prefix `xml`, which needs no declaration.
+    Xml,
+    /// Index of the declaration.
+    Declared(u32),
+}
+
+/// One element of a document.
+#[derive(Debug, Clone, Copy)]
+pub struct Element<'d, 'a> {
+    document: &'d Document<'a>,
+    index: usize,
+}
+
+/// Of two documents, no elements are equal.
+impl PartialEq for Element<'_, '_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.index == other.index
+            && std::ptr::eq(
+                std::ptr::from_ref(self.document).cast::<()>(),
+                std::ptr::from_ref(other.document).cast::<()>(),
+            )
+    }
+}
+
+impl Eq for Element<'_, '_> {}
+
+impl Hash for Element<'_, '_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.index.hash(state);
+    }
+}
+
+impl<'a> Document<'a> {
+    /// Reads a document.
+    ///
+    /// # Errors
+    /// [`XmlError`] for what the module's text says is refused.
+    pub fn parse(text: &'a str) -> Result<Self, XmlError> {
+        wellformed::read(text)
+    }
+
+    /// All of its text.
+    #[must_use]
+    pub fn text(&self) -> &'a str {
+        self.text
+    }
+
+    /// The root element.
+    #[must_use]
+    pub fn root(&self) -> Element<'_, 'a> {
+        self.element(0)
+    }
+
+    /// All elements, in the order of their start tags.
+    pub fn elements(&self) -> impl Iterator<Item = Element<'_, 'a>> {
+        (0..self.nodes.len()).map(|index| self.element(index))
+    }
+
+    fn element(&self, index: usize) -> Element<'_, 'a> {
+        Element {
+            document: self,
+            index,
+        }
+    }
+
+    fn attributes(&self, index: usize) -> impl Iterator<Item = Attribute> {
+        attributes(self.text, self.nodes[index].name_end as usize)
+    }
+}
+
+impl<'d, 'a> Element<'d, 'a> {
+    fn node(&self) -> &'d Node {
+        &self.document.nodes[self.index]
+    }
+
+    /// Its name, as it stands there.
+    #[must_use]
+    pub fn name(&self) -> &'a str {
+        let node = self.node();
+        &self.document.text[node.span.start as usize + 1..node.name_end as usize]
+    }
+
+    /// Its name without the prefix; with it if nobody declares it, as libxml2 has that.
+    #[must_use]
+    pub fn local_name(&self) -> &'a str {
+        let name = self.name();
+        match wellformed::split(name) {
+            Some((_, local)) if self.node().namespace != Namespace::Undeclared => local,
+            _ => name,
+        }
+    }
+
+    /// The namespace that its prefix, or the lack of one, stands for at this place.
+    #[must_use]
+    pub fn namespace(&self) -> Option<Cow<'a, str>> {
+        match self.node().namespace {
+            Namespace::None | Namespace::Undeclared => None,
+            Namespace::Xml => Some(Cow::Borrowed(wellformed::XML_NAMESPACE)),
+            Namespace::Declared(index) => {
+                let value = self.document.declarations[index as usize].range();
+                Some(wellformed::value(&self.document.text[value])).filter(|name| !name.is_empty())
+            }
+        }
+    }
+
+    /// Whether it has this namespace and local name.
+    #[must_use]
+    pub fn is(&self, namespace: Option<&str>, local: &str) -> bool {
+        self.local_name() == local && self.namespace().as_deref() == namespace
+    }
+
+    /// The value of an attribute, as an XML parser says it: references resolved, white space made
+    /// blanks.
+    #[must_use]
+    pub fn attribute(&self, name: &str) -> Option<Cow<'a, str>> {
+        self.attributes()
+            .find(|(other, _)| *other == name)
+            .map(|(_, value)| value)
+    }
+
+    /// Names and values of the attributes, in the order they stand there; declarations of
+    /// namespaces are among them.
+    pub fn attributes(&self) -> impl Iterator<Item = (&'a str, Cow<'a, str>)> + use<'a, 'd> {
+        let text = self.document.text;
+        self.document.attributes(self.index).map(move |attribute| {
+            let value = wellformed::value(&text[attribute.value]);
+            (&text[attribute.name], value)
+        })
+    }
+
+    /// Its text, with references resolved, if there is no element in it. Comments in it don't
+    /// count.
+    #[must_use]
+    pub fn text(&self) -> Option<Cow<'a, str>> {
+        let text = self.document.text;
+        let content = self.node().content.range();
+        if self.node().next as usize != self.index + 1 {
+            return None;
+        }
+        if !text[content.clone()].contains('<') {
+            return Some(wellformed::text(&text[content]));
+        }
+        let mut result = String::new();
+        for (piece, range) in pieces(text, content) {
+            match piece {
+                Piece::Text => result.push_str(&wellformed::text(&text[range])),
+                Piece::Cdata => result.push_str(&wellformed::cdata(&text[range])),
+                Piece::Other => {}
+            }
+        }
+        Some(Cow::Owned(result))
+    }
+
+    /// Whether there is a comment in it, at any depth.
+    #[must_use]
+    pub fn has_comment(&self) -> bool {
+        self.document.text[self.node().content.range()].contains("<!--")
+    }
+
+    /// Its child elements.
+    pub fn children(self) -> impl Iterator<Item = Element<'d, 'a>> {
+        let document = self.document;
+        let end = self.node().next as usize;
+        let next = move |index: usize| Some(index).filter(|index| *index < end);
+        successors(next(self.index + 1), move |index| {
+            next(document.nodes[*index].next as usize)
+        })
+        .map(|index| document.element(index))
+    }
+
+    /// The first child of this name.
+    #[must_use]
+    pub fn child(self, name: &str) -> Option<Element<'d, 'a>> {
+        self.children().find(|child| child.name() == name)
+    }
+
+    /// The element it is in; `None` for the root.
+    #[must_use]
+    pub fn parent(&self) -> Option<Element<'d, 'a>> {
+        (self.index > 0).then(|| self.document.element(self.node().parent as usize))
+    }
+
+    /// Where it stands in the document, from `<` to the end of its end tag.
+    #[must_use]
+    pub fn span(&self) -> Range<usize> {
+        self.node().span.range()
+    }
+
+    /// The line it begins in, counted from 1.
+    #[must_use]
+    pub fn line(&self) -> usize {
+        self.position().0
+    }
+
+    /// The line and the column it begins in, counted from 1, the column in characters.
+    #[must_use]
+    pub fn position(&self) -> (usize, usize) {
+        place(self.document.text, self.span().start)
+    }
+}
+
+/// The text of a file, if it is UTF-8.
+///
+/// # Errors
+/// [`XmlError`] for other encodings, with the place and the cure.
+pub fn from_bytes(bytes: Vec<u8>) -> Result<String, XmlError> {
+    for (start, encoding) in [
+        (&b"\xff\xfe\0\0"[..], "UTF-32"),
+        (b"\0\0\xfe\xff", "UTF-32"),
+        (b"\xff\xfe", "UTF-16"),
+        (b"\xfe\xff", "UTF-16"),
+        (b"<\0", "UTF-16LE"),
+        (b"\0<", "UTF-16BE"),
+    ] {
+        if bytes.starts_with(start) {
+            return Err(XmlError {
+                line: 1,
+                column: 1,
+                problem: wellformed::other_encoding(encoding),
+            });
+        }
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        let bytes = error.into_bytes();
+        let before = String::from_utf8_lossy(&bytes[..at]);
+        let (line, column) = place(&before, at);
+        let cure = wellformed::declared_encoding(&before)
+            .map_or_else(|| "expected UTF-8".to_owned(), wellformed::other_encoding);
+        XmlError {
+            line,
+            column,
+            problem: format!("the byte 0x{:02x} is not UTF-8: {cure}", bytes[at]),
+        }
+    })
+}
+
+/// Escapes a text for an attribute in single quotes or for the content of an element. Characters
+/// that XML 1.0 does not allow become U+FFFD, so that whatever sysfs says stays well-formed.
+#[must_use]
+pub fn escape(text: &str) -> String {
+    let mut result = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '<' => result.push_str("&lt;"),
+            '>' => result.push_str("&gt;"),
+            '&' => result.push_str("&amp;"),
+            '\'' => result.push_str("&apos;"),
+            '"' => result.push_str("&quot;"),
+            '\t' | '\n' | '\r' => result.push_str(&format!("&#{};", c as u32)),
+            '\u{0}'..='\u{1f}' | '\u{fffe}' | '\u{ffff}' => result.push('\u{fffd}'),
+            _ => result.push(c),
+        }
+    }
+    result
+}
+
+/// Line and column of a byte offset.
+fn place(text: &str, at: usize) -> (usize, usize) {
+    let before = &text[..at];
+    let line = before.bytes().filter(|byte| *byte == b'\n').count() + 1;
+    let start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    (line, before[start..].chars().count() + 1)
+}
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEVICE: &str = "<device>\n  <name>a</name>\n  <capability type='mdev'>\n    <attr name='x' value='1'/>\n    <attr name='y' value='2'/>\n  </capability>\n</device>\n";
+
+    #[test]
+    fn children_attributes_and_text() {
+        let document = Document::parse(DEVICE).unwrap();
+        let root = document.root();
+        assert_eq!((root.name(), root.children().count()), ("device", 2));
+        assert_eq!(root.child("name").unwrap().text().unwrap(), "a");
+        let values: Vec<String> = document
+            .elements()
+            .filter_map(|e| e.attribute("value").map(Cow::into_owned))
+            .collect();
+        assert_eq!(values, ["1", "2"]);
+        let odd = Document::parse("<a b = \"x&amp;'y\" c='&#65;/' ><d e='f'/></a >").unwrap();
+        assert_eq!(odd.root().attribute("b").unwrap(), "x&'y");
+        assert_eq!(odd.root().attribute("c").unwrap(), "A/");
+        assert_eq!(odd.root().child("d").unwrap().attribute("e").unwrap(), "f");
+        assert_eq!(odd.root().attribute("e"), None);
+    }
+
+    #[test]
+    fn removing_and_appending() {
+        let document = Document::parse(DEVICE).unwrap();
+        let attr = |name: &str| {
+            document
+                .elements()
+                .find(|e| e.attribute("name").as_deref() == Some(name))
+                .unwrap()
+        };
+        assert_eq!(
+            document.apply(&[attr("x").remove()]),
+            DEVICE.replace("\n    <attr name='x' value='1'/>", "")
+        );
+        let appended = document.apply(&[document.root().append("<c>\n  <d/>\n</c>")]);
+        assert_eq!(
+            appended,
+            DEVICE.replace("\n</device>", "\n  <c>\n    <d/>\n  </c>\n</device>")
+        );
+        for (before, after) in [
+            ("<a/>", "<a><n/></a>"),
+            ("<a/>\n", "<a>\n  <n/>\n</a>\n"),
+            ("<a b='c' />", "<a b='c'><n/></a>"),
+            ("<a></a>", "<a><n/></a>"),
+            ("<a></a>\n", "<a>\n  <n/>\n</a>\n"),
+            ("<a>\n</a>", "<a>\n  <n/>\n</a>"),
+            ("<a>\r\n\t<b/>\r\n</a>", "<a>\r\n\t<b/>\r\n\t<n/>\r\n</a>"),
+            (
+                "\u{feff}<a>\n <b/>\n</a>",
+                "\u{feff}<a>\n <b/>\n <n/>\n</a>",
+            ),
+        ] {
+            let document = Document::parse(before).unwrap();
+            assert_eq!(
+                document.apply(&[document.root().append("<n/>")]),
+                after,
+                "{before}"
+            );
+        }
+    }
+
+    #[test]
+    fn namespaces() {
+        let document = Document::parse(
+            "<d xmlns:p='urn:p&amp;'><p:a><b xmlns='urn:b'><c/><e xmlns=''/></b></p:a>\
+             <p:a xmlns:p='urn:q'/><u:x/><xml:y/><p:a xmlns:p=''/></d>",
+        )
+        .unwrap();
+        let found: Vec<String> = document
+            .elements()
+            .map(|e| format!("{} {}", e.local_name(), e.namespace().unwrap_or("-".into())))
+            .collect();
+        let xml = "y http://www.w3.org/XML/1998/namespace";
+        assert_eq!(
+            found,
+            [
+                "d -", "a urn:p&", "b urn:b", "c urn:b", "e -", "a urn:q", "u:x -", xml, "a urn:p&"
+            ]
+        );
+        let element = document.root().child("p:a").unwrap();
+        assert!(element.is(Some("urn:p&"), "a") && !element.is(None, "a"));
+        assert_eq!(element.child("b").unwrap().parent(), Some(element));
+        assert_eq!(document.root().parent(), None);
+        let other = Document::parse(document.text()).unwrap();
+        assert_ne!(document.root(), other.root());
+    }
+
+    #[test]
+    fn values_are_what_a_parser_says() {
+        let text = "<a b='\ta\r\nb\rc&#10;' c=''>x\r\ny\rz&#13;<!-- c --><![CDATA[<\r\n]]></a>\n";
+        let document = Document::parse(text).unwrap();
+        let root = document.root();
+        let attributes: Vec<_> = root.attributes().collect();
+        assert_eq!(attributes, [("b", " a b c\n".into()), ("c", "".into())]);
+        assert_eq!(root.text().unwrap(), "x\ny\nz\r<\n");
+        let document = Document::parse("<a>\n é<b/></a>").unwrap();
+        let inner = document.root().child("b").unwrap();
+        assert_eq!((inner.position(), inner.line()), ((2, 3), 2));
+        assert_eq!(&document.text()[inner.span()], "<b/>");
+        assert_eq!(document.root().text(), None);
+    }
+
+    #[test]
+    fn bytes() {
+        assert_eq!(
+            from_bytes(b"\xef\xbb\xbf<a/>".into()).unwrap(),
+            "\u{feff}<a/>"
+        );
+        for (bytes, place, expected) in [
+            (&b"\xff\xfe<\0a\0"[..], (1, 1), "iconv -f UTF-16 -t"),
+            (b"\xfe\xff\0<", (1, 1), "iconv -f UTF-16 -t"),
+            (b"\xff\xfe\0\0", (1, 1), "iconv -f UTF-32 -t"),
+            (b"<\0a\0", (1, 1), "iconv -f UTF-16LE -t"),
+            (
+                b"<a>\n\xc3\xa9\xe9</a>",
+                (2, 2),
+                "0xe9 is not UTF-8: expected UTF-8",
+            ),
+            (
+                b"<?xml version='1.0' encoding='latin1'?><a>\xe9",
+                (1, 43),
+                "iconv -f latin1 -t",
+            ),
+        ] {
+            let error = from_bytes(bytes.into()).unwrap_err();
+            assert_eq!((error.line, error.column), place, "{error}");
+            assert!(error.problem.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn escaped_text_is_well_formed_and_comes_back() {
+        for text in ["plain", "a<b>&'\"", "tab\tand\nline\r", "é\u{1f600}"] {
+            let xml = format!("<a b='{0}'>{0}</a>", escape(text));
+            let document = Document::parse(&xml).unwrap();
+            assert_eq!(document.root().attribute("b").unwrap(), text);
+            assert_eq!(document.root().text().unwrap(), text);
+        }
+        assert_eq!(escape("\u{1}\u{0}x"), "\u{fffd}\u{fffd}x");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_edits_no_change(text in "(<[ab]( c='[x&;]*')?/?>|</[ab] ?>|[ x\r\n]|<!--y-->){0,12}") {
+            if let Ok(document) = Document::parse(&text) {
+                proptest::prop_assert_eq!(document.apply(&[]), text);
+            }
+        }
+
+        #[test]
+        fn what_is_appended_is_the_last_child(inner in "(<b/>|<!--c-->|\n  <b>t</b>| |\r\n){0,6}") {
+            let text = format!("<a>{inner}</a>");
+            let document = Document::parse(&text).unwrap();
+            let before = document.root().children().count();
+            let result = document.apply(&[document.root().append("<n/>")]);
+            let document = roxmltree::Document::parse(&result).unwrap();
+            let children: Vec<_> = document.root_element().children().filter(roxmltree::Node::is_element).collect();
+            proptest::prop_assert_eq!(children.len(), before + 1);
+            proptest::prop_assert_eq!(children.last().unwrap().tag_name().name(), "n");
+        }
+    }
+}
