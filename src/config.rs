@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::policy::{self, Policy, Wishes};
+
 /// Which devices are opened without anybody having named them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -26,6 +28,9 @@ pub struct Config {
     pub deadline: Duration,
     /// `attributes = "on" | "off"`: whether mdevctl (and so libvirt) is told; default on.
     pub attributes: bool,
+    /// `display`, `unknown`, `video`, `boot_display`, `guest`, `consent`: what may be changed in a
+    /// domain; see [`crate::policy`].
+    pub policy: Policy,
 }
 
 /// The longest deadline that may be set.
@@ -37,6 +42,7 @@ impl Default for Config {
             probe: ProbePolicy::Known,
             deadline: Duration::from_secs(5),
             attributes: true,
+            policy: Policy::default(),
         }
     }
 }
@@ -47,6 +53,12 @@ struct ConfigFile {
     probe: Option<ProbePolicy>,
     deadline: Option<f64>,
     attributes: Option<OnOff>,
+    display: Option<policy::Displays>,
+    unknown: Option<policy::Unknown>,
+    video: Option<policy::EmulatedVideo>,
+    boot_display: Option<policy::BootDisplay>,
+    guest: Option<policy::Guest>,
+    consent: Option<std::collections::BTreeSet<policy::Consent>>,
 }
 
 #[derive(Deserialize)]
@@ -99,6 +111,14 @@ impl Config {
             attributes: file
                 .attributes
                 .map_or(self.attributes, |value| matches!(value, OnOff::On)),
+            policy: self.policy.with(&Wishes {
+                display: file.display,
+                unknown: file.unknown,
+                video: file.video,
+                boot_display: file.boot_display,
+                guest: file.guest,
+                consent: file.consent,
+            }),
         })
     }
 }
@@ -119,7 +139,8 @@ mod tests {
             Config {
                 probe: ProbePolicy::All,
                 deadline,
-                attributes: false
+                attributes: false,
+                policy: Policy::default()
             }
         );
         assert_eq!(Config::default().with_file("").unwrap(), Config::default());

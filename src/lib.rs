@@ -26,16 +26,24 @@
 //! What this library does not do: it never asks a device for its real plane (only the PROBE form
 //! of the query), never resets one, and never opens one that somebody else holds.
 
+pub mod abilities;
 pub mod cli;
 pub mod config;
+pub mod domain;
 pub mod evidence;
 pub mod facts;
+pub mod fixup;
 pub mod hints;
 pub mod host;
 pub mod inventory;
 pub mod names;
 pub mod nodedev;
+pub mod plan;
+pub mod policy;
+pub mod predict;
 pub mod probe;
 pub mod record;
 pub mod rules;
+pub mod screens;
+pub mod version;
 pub mod xml;

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::evidence::{Evidence, Method};
 use crate::facts::{Display, DisplayWords, Edid, Facts, OpRegion, Reason};
 use crate::names::PciAddress;
+use crate::version::Version;
 
 /// The rules that come with this version, for hosts on which it is not installed.
 pub const BUILT_IN: &[(&str, &str)] = &[
@@ -239,27 +240,6 @@ struct Pattern {
 #[derive(Debug, Clone, Default)]
 pub struct Rules {
     rules: Vec<Compiled>,
-}
-
-/// The leading numbers of a version: `6.12.107+deb13-amd64` is 6, 12, 107.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Version(Vec<u32>);
-
-impl Version {
-    /// Reads the numbers up to the first thing that is neither digit nor dot; `None` if there are
-    /// none.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let end = text
-            .find(|c: char| !c.is_ascii_digit() && c != '.')
-            .unwrap_or(text.len());
-        let numbers: Option<Vec<u32>> = text[..end]
-            .split('.')
-            .filter(|part| !part.is_empty())
-            .map(|part| part.parse().ok())
-            .collect();
-        numbers.filter(|numbers| !numbers.is_empty()).map(Version)
-    }
 }
 
 impl Rules {
@@ -753,13 +733,5 @@ mod tests {
                 );
             }
         }
-    }
-
-    #[test]
-    fn versions() {
-        let v = |text| Version::parse(text);
-        assert!(v("6.12.107+deb13-amd64") > v("6.12") && v("4.9.0") < v("4.16"));
-        assert_eq!(v("x"), None);
-        assert_eq!(v("99999999999"), None);
     }
 }

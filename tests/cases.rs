@@ -7,10 +7,19 @@
 //!
 //! Documents are validated against xml-schemas/gfxplane-nodedev.rng and, without our capability,
 //! against the schema of the installed libvirt. Where that is missing the tests fail.
+//!
+//! `tests/fixup` has domains, and what becomes of them on these hosts.
+//!
+//! `tests/vm/matrix-measured` has what a real QEMU did with domains.
+//!
+//! `tests/lossless` has odd XML documents, for the engine that edits them.
 
 mod support {
+    pub(crate) mod fixup;
     pub(crate) mod hostile;
     pub(crate) mod hosts;
+    pub(crate) mod lossless;
+    pub(crate) mod matrix;
     pub(crate) mod overlay;
     pub(crate) mod property;
     pub(crate) mod schema;
@@ -25,5 +34,8 @@ fn main() -> ExitCode {
     let mut trials = support::overlay::trials();
     trials.extend(support::hosts::trials());
     trials.extend(support::property::trials());
+    trials.extend(support::fixup::trials());
+    trials.extend(support::matrix::trials());
+    trials.extend(support::lossless::trials());
     run(&arguments, trials).exit_code()
 }

@@ -303,11 +303,11 @@ fn seen_alone(
         .then(|| format!("{id}: circumstances {found:#?}, expected {expected:#?}"))
 }
 
-fn updating() -> bool {
+pub(crate) fn updating() -> bool {
     std::env::var_os("UPDATE_GOLDEN").is_some_and(|value| value == "1")
 }
 
-fn golden(path: &Path, text: &str) -> Result<(), Failed> {
+pub(crate) fn golden(path: &Path, text: &str) -> Result<(), Failed> {
     if updating() {
         fs::create_dir_all(path.parent().expect("it lies in a folder"))?;
         return Ok(fs::write(path, text)?);
@@ -334,7 +334,7 @@ fn golden(path: &Path, text: &str) -> Result<(), Failed> {
     .into())
 }
 
-fn entries(directory: &Path) -> BTreeSet<String> {
+pub(crate) fn entries(directory: &Path) -> BTreeSet<String> {
     let Ok(entries) = fs::read_dir(directory) else {
         return BTreeSet::new();
     };

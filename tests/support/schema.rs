@@ -1,4 +1,4 @@
-//! RELAX NG for the tests: libvirt's node-device schema as installed, and the overlay on it.
+//! RELAX NG for the tests: libvirt's schemas as installed, and the overlay on one of them.
 //!
 //! What relax-ng 0.2 overlooks: what may follow an element it decides by the element's name alone,
 //! so of two `<display>` elements it can't say that the second needs another type than the first.
@@ -17,7 +17,7 @@ use roxmltree::{Document, Node};
 /// Where libvirt's package puts its schemas; the overlay names it, too.
 const INSTALLED: &str = "/usr/share/libvirt/schemas";
 
-/// One of the two schemas that a node device can be held against.
+/// A schema that a document can be held against.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Against {
     /// `xml-schemas/gfxplane-nodedev.rng`.
@@ -26,6 +26,8 @@ pub(crate) enum Against {
     Overlays,
     /// libvirt's own `nodedev.rng`.
     Libvirt,
+    /// libvirt's own `domain.rng`.
+    Domain,
 }
 
 /// What is wrong with a document, with line and column; empty: it is valid.
@@ -71,16 +73,19 @@ impl Against {
                 Path::new(env!("CARGO_MANIFEST_DIR")).join("xml-schemas/gfxplane-nodedev.rng")
             }
             Against::Libvirt => directory().join("nodedev.rng"),
+            Against::Domain => directory().join("domain.rng"),
         }
     }
 
     fn schema(self) -> Result<&'static Schema, String> {
         static OVERLAY: OnceLock<Result<Schema, String>> = OnceLock::new();
         static LIBVIRT: OnceLock<Result<Schema, String>> = OnceLock::new();
+        static DOMAIN: OnceLock<Result<Schema, String>> = OnceLock::new();
         static OVERLAYS: OnceLock<Result<Schema, String>> = OnceLock::new();
         let schema = match self {
             Against::Overlay => OVERLAY.get_or_init(|| compile(source(&self.path()))),
             Against::Libvirt => LIBVIRT.get_or_init(|| compile(source(&self.path()))),
+            Against::Domain => DOMAIN.get_or_init(|| compile(source(&self.path()))),
             Against::Overlays => OVERLAYS.get_or_init(|| {
                 let base = self.path();
                 compile(Ok(SchemaSource::new(

@@ -1,0 +1,570 @@
+//! What of a libvirt domain matters to its screens: a view of its XML, in libvirt's words.
+//!
+//! Elements that libvirt's parser would pass over are passed over here, too. The view keeps the
+//! elements, so that a plan can be turned into edits of their bytes.
+
+use std::fmt;
+
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::names::{DeviceId, PciAddress};
+use crate::xml::{Document, Element};
+
+/// The namespace of `<qemu:commandline>` and `<qemu:override>` (libvirt docs/drvqemu.rst).
+pub const QEMU_NAMESPACE: &str = "http://libvirt.org/schemas/domain/qemu/1.0";
+
+/// The namespace of `<gfxplane:policy>` in a domain's metadata.
+pub const POLICY_NAMESPACE: &str = "urn:gfxplane:domain:1";
+
+const LIBOSINFO_NAMESPACE: &str = "http://libosinfo.org/xmlns/libvirt/domain/1.0";
+
+/// A document that is no domain.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "line {line}, column {column}: <{name}> is no domain: expected <domain>, as virsh dumpxml prints it"
+)]
+pub struct NotADomain {
+    /// Where its root is, counted from 1.
+    pub line: usize,
+    /// In characters, counted from 1.
+    pub column: usize,
+    /// The root's name.
+    pub name: String,
+}
+
+/// `on` or `off`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Switch {
+    /// `on`
+    On,
+    /// `off`
+    Off,
+}
+
+impl Switch {
+    fn parse(text: &str) -> Option<Self> {
+        match text {
+            "on" => Some(Switch::On),
+            "off" => Some(Switch::Off),
+            _ => None,
+        }
+    }
+}
+
+/// Who reads the domain's screen from where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reach {
+    /// Not over a network: a socket, a file descriptor, the host's own screen.
+    Local,
+    /// Over TCP, from this host alone.
+    Loopback,
+    /// Over TCP, from elsewhere.
+    Remote,
+}
+
+/// `type` of `<graphics>`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GraphicsType {
+    /// `spice`
+    Spice,
+    /// `vnc`
+    Vnc,
+    /// `dbus` (libvirt 8.4)
+    Dbus,
+    /// `rdp` (libvirt 11.1 for QEMU, served by qemu-rdp from a dbus display)
+    Rdp,
+    /// `egl-headless`
+    EglHeadless,
+    /// `sdl`
+    Sdl,
+}
+
+impl GraphicsType {
+    const ALL: [GraphicsType; 6] = [
+        GraphicsType::Spice,
+        GraphicsType::Vnc,
+        GraphicsType::Dbus,
+        GraphicsType::Rdp,
+        GraphicsType::EglHeadless,
+        GraphicsType::Sdl,
+    ];
+
+    /// The word for it in XML.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            GraphicsType::Spice => "spice",
+            GraphicsType::Vnc => "vnc",
+            GraphicsType::Dbus => "dbus",
+            GraphicsType::Rdp => "rdp",
+            GraphicsType::EglHeadless => "egl-headless",
+            GraphicsType::Sdl => "sdl",
+        }
+    }
+}
+
+impl fmt::Display for GraphicsType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+/// A `<hostdev>` that is a vfio device: type mdev, or type pci.
+#[derive(Debug, Clone)]
+pub struct Hostdev<'d, 'a> {
+    /// The element.
+    pub element: Element<'d, 'a>,
+    /// Which device.
+    pub id: DeviceId,
+    /// mdev: `model`; PCI devices are `vfio-pci`.
+    pub model: String,
+    /// `display`; libvirt fills in `off` for mediated devices and leaves PCI devices without.
+    pub display: Option<Switch>,
+    /// `ramfb`.
+    pub ramfb: Option<Switch>,
+    /// The id that QEMU knows the device by: the user's alias (`ua-…`) or libvirt's `hostdevN`
+    /// (libvirt src/qemu/qemu_alias.c, `qemuAssignDeviceHostdevAlias`).
+    pub alias: String,
+}
+
+impl Hostdev<'_, '_> {
+    /// Whether the alias is the user's: libvirt keeps these, and `qemu:override` can rely on them.
+    #[must_use]
+    pub fn has_user_alias(&self) -> bool {
+        self.alias.starts_with("ua-")
+    }
+}
+
+/// A `<graphics>`.
+#[derive(Debug, Clone)]
+pub struct Graphics<'d, 'a> {
+    /// The element.
+    pub element: Element<'d, 'a>,
+    /// Its type; `None` for one that QEMU does not have (`desktop`) or that is not known here.
+    pub kind: Option<GraphicsType>,
+    /// `<gl enable=…>`; an egl-headless display has GL without it.
+    pub gl: bool,
+    /// `<gl rendernode=…>`.
+    pub rendernode: Option<String>,
+    /// What it listens on.
+    pub listen: Listen,
+    /// dbus: `p2p='yes'`.
+    pub p2p: bool,
+}
+
+/// On what a `<graphics>` listens, by its first `<listen>` (libvirt uses no other).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    /// TCP on this address; `None`: the one in `qemu.conf`.
+    Address(Option<String>),
+    /// TCP on the address of a network of libvirt's.
+    Network,
+    /// A UNIX socket.
+    Socket,
+    /// Nothing: `virsh` and viewers hand over a file descriptor.
+    None,
+}
+
+impl Listen {
+    /// From where it can be reached. `default`: the address in `qemu.conf`.
+    #[must_use]
+    pub fn reach(&self, default: Option<&str>) -> Reach {
+        let address = match self {
+            Listen::None | Listen::Socket => return Reach::Local,
+            Listen::Network => return Reach::Remote,
+            Listen::Address(address) => address.as_deref().or(default),
+        };
+        // Without a setting libvirt listens on 127.0.0.1 (libvirt src/qemu/qemu_conf.c,
+        // virQEMUDriverConfigNew: vncListen and spiceListen).
+        let Some(address) = address else {
+            return Reach::Loopback;
+        };
+        let loopback = match address.parse::<std::net::IpAddr>() {
+            Ok(ip) => ip.is_loopback(),
+            Err(_) => address == "localhost",
+        };
+        if loopback {
+            Reach::Loopback
+        } else {
+            Reach::Remote
+        }
+    }
+}
+
+/// A `<video>`.
+#[derive(Debug, Clone)]
+pub struct Video<'d, 'a> {
+    /// The element.
+    pub element: Element<'d, 'a>,
+    /// `<model type=…>`; `None`: libvirt chooses.
+    pub model: Option<String>,
+    /// `<model primary='yes'>`: libvirt puts it first.
+    pub primary: bool,
+    /// `<acceleration accel3d='yes'>`.
+    pub accel3d: bool,
+    /// `<driver name='vhostuser'>`.
+    pub vhost_user: bool,
+}
+
+/// A `<qemu:arg>`.
+#[derive(Debug, Clone)]
+pub struct Argument<'d, 'a> {
+    /// The element.
+    pub element: Element<'d, 'a>,
+    /// `value`.
+    pub value: String,
+}
+
+/// A `<qemu:property>` of a device in `<qemu:override>`.
+#[derive(Debug, Clone)]
+pub struct Property<'d, 'a> {
+    /// The element.
+    pub element: Element<'d, 'a>,
+    /// The alias of the device.
+    pub alias: String,
+    /// `name`.
+    pub name: String,
+    /// `type`: `string`, `unsigned`, `signed`, `bool`, `remove`.
+    pub kind: String,
+    /// `value`; a property that is removed has none.
+    pub value: Option<String>,
+}
+
+/// The view.
+#[derive(Debug, Clone)]
+pub struct Domain<'d, 'a> {
+    /// `<domain>`.
+    pub element: Element<'d, 'a>,
+    /// `<devices>`.
+    pub devices: Option<Element<'d, 'a>>,
+    /// `type` of the domain: `kvm`, `qemu`.
+    pub virt_type: String,
+    /// `<name>`.
+    pub name: Option<String>,
+    /// `<uuid>`.
+    pub uuid: Option<Uuid>,
+    /// `arch` of `<os><type>`.
+    pub arch: Option<String>,
+    /// `machine` of `<os><type>`.
+    pub machine: Option<String>,
+    /// Whether the firmware is UEFI: `<os firmware='efi'>` or a `pflash` loader.
+    pub efi: bool,
+    /// `<emulator>`.
+    pub emulator: Option<String>,
+    /// The vfio devices.
+    pub hostdevs: Vec<Hostdev<'d, 'a>>,
+    /// The graphics, in their order.
+    pub graphics: Vec<Graphics<'d, 'a>>,
+    /// The video cards, in their order.
+    pub videos: Vec<Video<'d, 'a>>,
+    /// libosinfo's name of the guest's system (`http://microsoft.com/win/10`).
+    pub os_id: Option<String>,
+    /// Another manager whose metadata the domain carries.
+    pub manager: Option<&'static str>,
+    /// `<gfxplane:policy>` in the metadata.
+    pub policy: Option<Element<'d, 'a>>,
+    /// `<qemu:commandline>`'s arguments, in their order.
+    pub arguments: Vec<Argument<'d, 'a>>,
+    /// `<qemu:override>`'s properties, in their order.
+    pub properties: Vec<Property<'d, 'a>>,
+}
+
+/// By what in the namespace of their metadata the other managers are known.
+const MANAGERS: [(&str, &str); 5] = [
+    ("openstack.org", "Nova"),
+    ("ovirt.org", "oVirt"),
+    ("cloudstack", "CloudStack"),
+    ("kubevirt.io", "KubeVirt"),
+    ("opennebula", "OpenNebula"),
+];
+
+impl<'d, 'a> Domain<'d, 'a> {
+    /// Looks at a document.
+    ///
+    /// # Errors
+    /// [`NotADomain`] if its root is not `<domain>`.
+    pub fn new(document: &'d Document<'a>) -> Result<Self, NotADomain> {
+        let root = document.root();
+        if !root.is(None, "domain") {
+            let (line, column) = root.position();
+            return Err(NotADomain {
+                line,
+                column,
+                name: root.name().into(),
+            });
+        }
+        let devices = root.child("devices");
+        let of_name = |name: &'static str| {
+            devices
+                .into_iter()
+                .flat_map(Element::children)
+                .filter(move |child| child.name() == name)
+        };
+        let os = root.child("os");
+        let os_type = os.and_then(|os| os.child("type"));
+        let firmware = os.and_then(|os| os.attribute("firmware"));
+        let loader = os.and_then(|os| os.child("loader"));
+        let metadata = || {
+            root.child("metadata")
+                .into_iter()
+                .flat_map(Element::children)
+        };
+        Ok(Domain {
+            element: root,
+            devices,
+            virt_type: owned(root.attribute("type")).unwrap_or_default(),
+            name: text_of(root.child("name")),
+            uuid: text_of(root.child("uuid")).and_then(|text| text.trim().parse().ok()),
+            arch: os_type.and_then(|t| owned(t.attribute("arch"))),
+            machine: os_type.and_then(|t| owned(t.attribute("machine"))),
+            efi: firmware.as_deref() == Some("efi")
+                || loader.is_some_and(|l| l.attribute("type").as_deref() == Some("pflash")),
+            emulator: text_of(of_name("emulator").next()),
+            hostdevs: hostdevs(of_name("interface"), of_name("hostdev")),
+            graphics: of_name("graphics").map(graphics).collect(),
+            videos: of_name("video").map(video).collect(),
+            os_id: metadata()
+                .find(|child| child.is(Some(LIBOSINFO_NAMESPACE), "libosinfo"))
+                .and_then(|info| info.children().find(|child| child.local_name() == "os"))
+                .and_then(|os| owned(os.attribute("id"))),
+            manager: metadata().find_map(manager),
+            policy: metadata().find(|child| child.is(Some(POLICY_NAMESPACE), "policy")),
+            arguments: in_qemu(root, "commandline")
+                .filter(|child| child.is(Some(QEMU_NAMESPACE), "arg"))
+                .map(|element| Argument {
+                    element,
+                    value: owned(element.attribute("value")).unwrap_or_default(),
+                })
+                .collect(),
+            properties: properties(root),
+        })
+    }
+
+    /// Whether the guest is Windows, as far as libosinfo's metadata tell.
+    #[must_use]
+    pub fn is_windows(&self) -> bool {
+        self.os_id
+            .as_deref()
+            .is_some_and(|id| id.contains("microsoft.com/win"))
+    }
+
+    /// Whether QEMU runs it.
+    #[must_use]
+    pub fn is_qemu(&self) -> bool {
+        matches!(self.virt_type.as_str(), "kvm" | "qemu" | "hvf")
+    }
+}
+
+fn owned(text: Option<std::borrow::Cow<'_, str>>) -> Option<String> {
+    text.map(std::borrow::Cow::into_owned)
+}
+
+fn text_of(element: Option<Element<'_, '_>>) -> Option<String> {
+    owned(element.and_then(|element| element.text()))
+}
+
+fn is_yes(element: Option<Element<'_, '_>>, attribute: &str) -> bool {
+    element.is_some_and(|element| {
+        matches!(element.attribute(attribute).as_deref(), Some("yes" | "on"))
+    })
+}
+
+/// The children of all elements of this name in QEMU's namespace under `<domain>`.
+fn in_qemu<'d, 'a>(
+    root: Element<'d, 'a>,
+    name: &'static str,
+) -> impl Iterator<Item = Element<'d, 'a>> {
+    root.children()
+        .filter(move |child| child.is(Some(QEMU_NAMESPACE), name))
+        .flat_map(Element::children)
+}
+
+fn manager(metadata: Element<'_, '_>) -> Option<&'static str> {
+    let namespace = metadata.namespace()?;
+    MANAGERS
+        .iter()
+        .find(|(part, _)| namespace.contains(part))
+        .map(|(_, name)| *name)
+}
+
+fn hostdevs<'d, 'a>(
+    interfaces: impl Iterator<Item = Element<'d, 'a>>,
+    all: impl Iterator<Item = Element<'d, 'a>>,
+) -> Vec<Hostdev<'d, 'a>> {
+    let user_alias = |element: Element<'d, 'a>| {
+        let alias = element.child("alias")?.attribute("name")?;
+        alias.starts_with("ua-").then(|| alias.into_owned())
+    };
+    let mut next = interfaces
+        .filter(|interface| interface.attribute("type").as_deref() == Some("hostdev"))
+        .filter(|interface| user_alias(*interface).is_none())
+        .count();
+    let mut found = Vec::new();
+    for element in all {
+        // Each hostdev uses up a number, whatever its type; libvirt refuses mode='capabilities'
+        // for QEMU.
+        let alias = user_alias(element).unwrap_or_else(|| {
+            next += 1;
+            format!("hostdev{}", next - 1)
+        });
+        let Some((id, model)) = device(element) else {
+            continue;
+        };
+        let switch = |name| {
+            element
+                .attribute(name)
+                .and_then(|value| Switch::parse(&value))
+        };
+        found.push(Hostdev {
+            element,
+            id,
+            model,
+            display: switch("display"),
+            ramfb: switch("ramfb"),
+            alias,
+        });
+    }
+    found
+}
+
+/// The vfio device of a hostdev and its model.
+fn device(hostdev: Element<'_, '_>) -> Option<(DeviceId, String)> {
+    let address = hostdev.child("source")?.child("address")?;
+    match hostdev.attribute("type").as_deref() {
+        Some("mdev") => {
+            let uuid = address.attribute("uuid")?.trim().parse().ok()?;
+            let model = owned(hostdev.attribute("model")).unwrap_or_default();
+            Some((DeviceId::Mdev(uuid), model))
+        }
+        Some("pci") => {
+            let number = |name, missing| match address.attribute(name) {
+                None => missing,
+                Some(text) => parse_number(&text),
+            };
+            let narrow = |name, limit| {
+                number(name, Some(0))
+                    .and_then(|value| u8::try_from(value).ok())
+                    .filter(|value| *value <= limit)
+            };
+            let id = DeviceId::Pci(PciAddress {
+                domain: number("domain", Some(0))?,
+                bus: narrow("bus", 0xff)?,
+                device: narrow("slot", 0x1f)?,
+                function: narrow("function", 7)?,
+            });
+            Some((id, "vfio-pci".into()))
+        }
+        _ => None,
+    }
+}
+
+/// As C's strtoul with base 0 reads it (libvirt src/conf/device_conf.c,
+/// `virPCIDeviceAddressParseXML`).
+fn parse_number(text: &str) -> Option<u32> {
+    let text = text.trim();
+    if let Some(digits) = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        u32::from_str_radix(digits, 16).ok()
+    } else if text.len() > 1 && text.starts_with('0') {
+        u32::from_str_radix(&text[1..], 8).ok()
+    } else {
+        text.parse().ok()
+    }
+}
+
+fn graphics<'d, 'a>(element: Element<'d, 'a>) -> Graphics<'d, 'a> {
+    let word = owned(element.attribute("type")).unwrap_or_default();
+    let kind = GraphicsType::ALL
+        .into_iter()
+        .find(|kind| kind.word() == word);
+    let gl = element.child("gl");
+    Graphics {
+        element,
+        kind,
+        gl: kind == Some(GraphicsType::EglHeadless) || is_yes(gl, "enable"),
+        rendernode: gl.and_then(|gl| owned(gl.attribute("rendernode"))),
+        listen: listen(element, kind),
+        p2p: is_yes(Some(element), "p2p"),
+    }
+}
+
+fn listen(graphics: Element<'_, '_>, kind: Option<GraphicsType>) -> Listen {
+    let first = graphics.child("listen");
+    let attribute = |name: &str| owned(graphics.attribute(name)).filter(|text| !text.is_empty());
+    let address = |listen: Option<Element<'_, '_>>| {
+        listen
+            .and_then(|listen| owned(listen.attribute("address")))
+            .filter(|text| !text.is_empty())
+            .or_else(|| attribute("listen"))
+    };
+    let declared = match first
+        .and_then(|listen| owned(listen.attribute("type")))
+        .as_deref()
+    {
+        Some("none") => Listen::None,
+        Some("socket") => Listen::Socket,
+        Some("network") => Listen::Network,
+        // An old VNC display has the socket as an attribute.
+        _ if kind == Some(GraphicsType::Vnc) && attribute("socket").is_some() => Listen::Socket,
+        _ => Listen::Address(address(first)),
+    };
+    // libvirt src/conf/domain_postparse.c, virDomainDefPostParseGraphics: spice on an address, but
+    // without ports and autoport, listens nowhere.
+    // -1 stands for a port that libvirt chooses.
+    let port = |name: &str| {
+        attribute(name)
+            .and_then(|text| text.trim().parse::<i32>().ok())
+            .is_some_and(|port| port != 0)
+    };
+    let asks_for_a_port =
+        port("port") || port("tlsPort") || attribute("autoport").as_deref() == Some("yes");
+    match (kind, &declared) {
+        (Some(GraphicsType::Spice), Listen::Address(_)) if !asks_for_a_port => Listen::None,
+        (Some(GraphicsType::Spice | GraphicsType::Vnc | GraphicsType::Rdp), _) => declared,
+        _ => Listen::None,
+    }
+}
+
+fn video<'d, 'a>(element: Element<'d, 'a>) -> Video<'d, 'a> {
+    let model = element.child("model");
+    Video {
+        element,
+        model: model.and_then(|model| owned(model.attribute("type"))),
+        primary: is_yes(model, "primary"),
+        accel3d: is_yes(
+            model.and_then(|model| model.child("acceleration")),
+            "accel3d",
+        ),
+        vhost_user: element
+            .child("driver")
+            .is_some_and(|driver| driver.attribute("name").as_deref() == Some("vhostuser")),
+    }
+}
+
+fn properties<'d, 'a>(root: Element<'d, 'a>) -> Vec<Property<'d, 'a>> {
+    let mut found = Vec::new();
+    for device in in_qemu(root, "override") {
+        let Some(alias) = owned(device.attribute("alias")) else {
+            continue;
+        };
+        let frontends = device
+            .children()
+            .filter(|child| child.is(Some(QEMU_NAMESPACE), "frontend"));
+        for element in frontends.flat_map(Element::children) {
+            if !element.is(Some(QEMU_NAMESPACE), "property") {
+                continue;
+            }
+            found.push(Property {
+                element,
+                alias: alias.clone(),
+                name: owned(element.attribute("name")).unwrap_or_default(),
+                kind: owned(element.attribute("type")).unwrap_or_default(),
+                value: owned(element.attribute("value")),
+            });
+        }
+    }
+    found
+}

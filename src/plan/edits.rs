@@ -1,0 +1,500 @@
+//! A plan as edits of the domain's XML.
+
+use std::collections::BTreeMap;
+
+use crate::domain::{Domain, Graphics, GraphicsType, Hostdev, QEMU_NAMESPACE};
+use crate::names::DeviceId;
+use crate::plan::{Action, Change};
+use crate::xml::{Edit, Element, escape};
+
+/// What stands after `<graphics>` where libvirt writes it (src/conf/domain_conf.c,
+/// `virDomainDefFormatInternalSetRootName`).
+const AFTER_GRAPHICS: [&str; 18] = [
+    "sound",
+    "audio",
+    "video",
+    "hostdev",
+    "redirdev",
+    "redirfilter",
+    "hub",
+    "watchdog",
+    "memballoon",
+    "rng",
+    "nvram",
+    "panic",
+    "shmem",
+    "memory",
+    "iommu",
+    "vsock",
+    "crypto",
+    "pstore",
+];
+
+/// The edits that make the changes.
+#[must_use]
+pub fn edits(domain: &Domain<'_, '_>, changes: &[Change]) -> Vec<Edit> {
+    let mut edits = Edits {
+        domain,
+        changes,
+        edits: Vec::new(),
+        properties: BTreeMap::new(),
+    };
+    for change in changes {
+        edits.action(&change.action);
+    }
+    edits.set_properties();
+    edits.take_out_properties();
+    edits.take_out_settings();
+    edits.edits
+}
+
+struct Edits<'e, 'd, 'a> {
+    domain: &'e Domain<'d, 'a>,
+    changes: &'e [Change],
+    edits: Vec<Edit>,
+    /// What `qemu:override` shall say; `None`: nothing.
+    properties: BTreeMap<(DeviceId, String), Option<String>>,
+}
+
+impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
+    fn hostdev(&self, id: DeviceId) -> Option<&'e Hostdev<'d, 'a>> {
+        self.domain.hostdevs.iter().find(|hostdev| hostdev.id == id)
+    }
+
+    fn graphics(&self, kind: GraphicsType) -> Option<&'e Graphics<'d, 'a>> {
+        self.domain.graphics.iter().find(|g| g.kind == Some(kind))
+    }
+
+    fn action(&mut self, action: &Action) {
+        match action {
+            Action::Display { device, on } => self.switch(*device, "display", *on),
+            Action::Ramfb { device, on } => self.switch(*device, "ramfb", *on),
+            Action::Gl { graphics, on } => self.gl(*graphics, *on),
+            Action::ListenNone { graphics } => self.listen_none(*graphics),
+            Action::RenderNode {
+                graphics,
+                rendernode,
+            } => self.rendernode(*graphics, rendernode),
+            Action::AddGraphics { graphics, gl } => self.add_graphics(*graphics, *gl),
+            Action::RemoveGraphics { graphics } => {
+                let edit = self.graphics(*graphics).map(|g| g.element.remove());
+                self.edits.extend(edit);
+            }
+            Action::VideoNone => self.video_none(),
+            Action::SetProperty {
+                device,
+                name,
+                value,
+            } => {
+                self.properties
+                    .insert((*device, name.clone()), Some(value.clone()));
+            }
+            Action::RemoveProperty { device, name } => {
+                self.properties.insert((*device, name.clone()), None);
+            }
+            Action::Rom { device, file } => self.rom(*device, file),
+            // All at once at the end: an emptied command line goes as a whole.
+            Action::RemoveSetting { .. } => {}
+        }
+    }
+
+    /// `display` or `ramfb`: where `qemu:override` says it, there; else the attribute.
+    fn switch(&mut self, device: DeviceId, name: &str, on: bool) {
+        let Some(hostdev) = self.hostdev(device) else {
+            return;
+        };
+        let overridden = self
+            .domain
+            .properties
+            .iter()
+            .find(|p| p.alias == hostdev.alias && p.name == name);
+        let edit = match overridden {
+            Some(property) if property.kind == "bool" => property
+                .element
+                .set_attribute("value", if on { "true" } else { "false" }),
+            Some(property) => property
+                .element
+                .set_attribute("value", if on { "on" } else { "off" }),
+            None => hostdev
+                .element
+                .set_attribute(name, if on { "on" } else { "off" }),
+        };
+        self.edits.push(edit);
+    }
+
+    fn gl(&mut self, kind: GraphicsType, on: bool) {
+        let Some(graphics) = self.graphics(kind) else {
+            return;
+        };
+        let enable = if on { "yes" } else { "no" };
+        let rendernode = self.chosen_rendernode(kind);
+        match graphics.element.child("gl") {
+            Some(gl) => self.edits.push(gl.set_attribute("enable", enable)),
+            None => {
+                let xml = gl_element(Some(enable), rendernode);
+                let before: &[&str] = match kind {
+                    GraphicsType::Dbus => &["audio"],
+                    _ => &[],
+                };
+                self.edits
+                    .push(graphics.element.insert_before(before, &xml));
+            }
+        }
+    }
+
+    /// The render node that the plan chooses for graphics.
+    fn chosen_rendernode(&self, kind: GraphicsType) -> Option<&'e str> {
+        self.changes.iter().find_map(|change| match &change.action {
+            Action::RenderNode {
+                graphics,
+                rendernode,
+            } if *graphics == kind => Some(rendernode.as_str()),
+            _ => None,
+        })
+    }
+
+    fn rendernode(&mut self, kind: GraphicsType, node: &str) {
+        // New graphics and a new <gl> are written with it.
+        let Some(graphics) = self.graphics(kind) else {
+            return;
+        };
+        match graphics.element.child("gl") {
+            Some(gl) => self.edits.push(gl.set_attribute("rendernode", node)),
+            None if kind == GraphicsType::EglHeadless => {
+                let xml = gl_element(None, Some(node));
+                self.edits.push(graphics.element.append(&xml));
+            }
+            None => {}
+        }
+    }
+
+    fn listen_none(&mut self, kind: GraphicsType) {
+        let Some(graphics) = self.graphics(kind) else {
+            return;
+        };
+        let element = graphics.element;
+        for name in ["port", "tlsPort", "autoport", "listen"] {
+            self.edits.push(element.remove_attribute(name));
+        }
+        // Without TLS there are no secure channels, and libvirt refuses to start with them.
+        if element.attribute("defaultMode").as_deref() == Some("secure") {
+            self.edits.push(element.remove_attribute("defaultMode"));
+        }
+        let secure = |child: &Element<'_, '_>| {
+            child.name() == "channel" && child.attribute("mode").as_deref() == Some("secure")
+        };
+        let mut first = true;
+        for child in element.children() {
+            if secure(&child) {
+                self.edits.push(child.remove());
+            }
+            if child.name() != "listen" {
+                continue;
+            }
+            if std::mem::take(&mut first) {
+                for name in ["address", "network", "socket"] {
+                    self.edits.push(child.remove_attribute(name));
+                }
+                self.edits.push(child.set_attribute("type", "none"));
+            } else {
+                self.edits.push(child.remove());
+            }
+        }
+        if first {
+            let others: Vec<&str> = element.children().map(|child| child.name()).collect();
+            let edit = element.insert_before(&others, "<listen type='none'/>");
+            // Before what else is put in.
+            self.edits.insert(0, edit);
+        }
+    }
+
+    fn add_graphics(&mut self, kind: GraphicsType, gl: bool) {
+        let Some(devices) = self.domain.devices else {
+            return;
+        };
+        let node = self.chosen_rendernode(kind);
+        let has_rdp = self.graphics(GraphicsType::Rdp).is_some();
+        let mut inner = Vec::new();
+        match kind {
+            GraphicsType::Spice => inner.push("<listen type='none'/>".to_owned()),
+            GraphicsType::Vnc => inner.push("<listen type='socket'/>".to_owned()),
+            _ => {}
+        }
+        match kind {
+            GraphicsType::EglHeadless => {
+                inner.extend(node.map(|node| gl_element(None, Some(node))));
+            }
+            _ if gl => inner.push(gl_element(Some("yes"), node)),
+            _ => {}
+        }
+        let p2p = if kind == GraphicsType::Dbus && !has_rdp {
+            " p2p='yes'"
+        } else {
+            ""
+        };
+        let start = format!("<graphics type='{kind}'{p2p}");
+        let xml = if inner.is_empty() {
+            format!("{start}/>")
+        } else {
+            format!("{start}>\n  {}\n</graphics>", inner.join("\n  "))
+        };
+        self.edits
+            .push(devices.insert_before(&AFTER_GRAPHICS, &xml));
+    }
+
+    fn video_none(&mut self) {
+        let Some(devices) = self.domain.devices else {
+            return;
+        };
+        for video in &self.domain.videos {
+            self.edits.push(video.element.remove());
+        }
+        let xml = "<video>\n  <model type='none'/>\n</video>";
+        self.edits
+            .push(devices.insert_before(&AFTER_GRAPHICS[3..], xml));
+    }
+
+    fn rom(&mut self, device: DeviceId, file: &str) {
+        let Some(hostdev) = self.hostdev(device) else {
+            return;
+        };
+        let edit = match hostdev.element.child("rom") {
+            Some(rom) => rom.set_attribute("file", file),
+            None => hostdev
+                .element
+                .insert_before(&["address"], &format!("<rom file='{}'/>", escape(file))),
+        };
+        self.edits.push(edit);
+    }
+
+    fn set_properties(&mut self) {
+        let mut by_device: BTreeMap<DeviceId, Vec<(&str, &str)>> = BTreeMap::new();
+        for ((device, name), value) in &self.properties {
+            if let Some(value) = value {
+                by_device.entry(*device).or_default().push((name, value));
+            }
+        }
+        let mut new = String::new();
+        let mut edits = Vec::new();
+        let overrides = self
+            .domain
+            .element
+            .children()
+            .find(|child| child.is(Some(QEMU_NAMESPACE), "override"));
+        let (prefix, declared) = self.prefix(overrides);
+        for (device, properties) in &by_device {
+            let Some(hostdev) = self.hostdev(*device) else {
+                continue;
+            };
+            let alias = self.user_alias(hostdev, &mut edits);
+            let frontend = overrides.and_then(|all| frontend_of(all, &alias));
+            let own = frontend.map_or(prefix.clone(), |f| prefix_of(f.name()));
+            let lines: Vec<String> = properties
+                .iter()
+                .map(|(name, value)| property_element(&own, name, value))
+                .collect();
+            match frontend {
+                Some(frontend) => {
+                    for line in &lines {
+                        edits.push(frontend.append(line));
+                    }
+                }
+                None => {
+                    new.push_str(&format!(
+                        "<{prefix}device alias='{}'>\n  <{prefix}frontend>\n    {}\n  </{prefix}frontend>\n</{prefix}device>\n",
+                        escape(&alias),
+                        lines.join("\n    ")
+                    ));
+                }
+            }
+        }
+        if !new.is_empty() {
+            let new = new.trim_end();
+            match overrides {
+                Some(all) => edits.push(all.append(new)),
+                None => {
+                    let inner = new.replace('\n', "\n  ");
+                    let xml = format!("<{prefix}override>\n  {inner}\n</{prefix}override>");
+                    if !declared {
+                        let name = format!("xmlns:{}", prefix.trim_end_matches(':'));
+                        edits.push(self.domain.element.set_attribute(&name, QEMU_NAMESPACE));
+                    }
+                    edits.push(self.domain.element.append(&xml));
+                }
+            }
+        }
+        self.edits.append(&mut edits);
+    }
+
+    /// The prefix for QEMU's namespace, with its colon, and whether it is declared.
+    fn prefix(&self, overrides: Option<Element<'d, 'a>>) -> (String, bool) {
+        if let Some(element) = overrides {
+            return (prefix_of(element.name()), true);
+        }
+        let mut taken = false;
+        for (name, value) in self.domain.element.attributes() {
+            if let Some(prefix) = name.strip_prefix("xmlns:") {
+                if value == QEMU_NAMESPACE {
+                    return (format!("{prefix}:"), true);
+                }
+                taken |= prefix == "qemu";
+            }
+        }
+        (if taken { "libvirt-qemu:" } else { "qemu:" }.into(), false)
+    }
+
+    /// The user's alias of a hostdev; it gets one if it has none, as libvirt keeps no other.
+    fn user_alias(&self, hostdev: &Hostdev<'_, '_>, edits: &mut Vec<Edit>) -> String {
+        if hostdev.has_user_alias() {
+            return hostdev.alias.clone();
+        }
+        let is_taken = |alias: &str| {
+            let devices = self.domain.devices.into_iter().flat_map(Element::children);
+            devices
+                .filter_map(|device| device.child("alias"))
+                .any(|element| element.attribute("name").as_deref() == Some(alias))
+        };
+        let at = self
+            .domain
+            .hostdevs
+            .iter()
+            .position(|other| other.id == hostdev.id)
+            .unwrap_or(0);
+        let alias = (at..)
+            .map(|number| format!("ua-vgpu{number}"))
+            .find(|alias| !is_taken(alias))
+            .unwrap_or_default();
+        edits.push(match hostdev.element.child("alias") {
+            Some(element) => element.set_attribute("name", &alias),
+            None => hostdev
+                .element
+                .insert_before(&["rom", "address"], &format!("<alias name='{alias}'/>")),
+        });
+        alias
+    }
+
+    /// Takes properties out, and with the last one of them what held it.
+    fn take_out_properties(&mut self) {
+        let goes = |element: &Element<'_, '_>| {
+            self.domain.properties.iter().any(|property| {
+                property.element == *element
+                    && self.domain.hostdevs.iter().any(|hostdev| {
+                        hostdev.alias == property.alias
+                            && self.properties.get(&(hostdev.id, property.name.clone()))
+                                == Some(&None)
+                    })
+            })
+        };
+        let overrides = self
+            .domain
+            .element
+            .children()
+            .filter(|child| child.is(Some(QEMU_NAMESPACE), "override"));
+        let mut edits = Vec::new();
+        for all in overrides {
+            take_out(all, &goes, &mut edits);
+        }
+        self.edits.append(&mut edits);
+    }
+
+    fn take_out_settings(&mut self) {
+        let settings: Vec<&str> = self
+            .changes
+            .iter()
+            .filter_map(|change| match &change.action {
+                Action::RemoveSetting { setting } => Some(setting.as_str()),
+                _ => None,
+            })
+            .collect();
+        let mut gone = Vec::new();
+        for pair in self.domain.arguments.windows(2) {
+            let [option, value] = pair else { continue };
+            let is_set = matches!(option.value.as_str(), "-set" | "--set");
+            if is_set && settings.contains(&value.value.as_str()) {
+                gone.extend([option.element, value.element]);
+            }
+        }
+        if gone.is_empty() {
+            return;
+        }
+        let command_lines = self
+            .domain
+            .element
+            .children()
+            .filter(|child| child.is(Some(QEMU_NAMESPACE), "commandline"));
+        let mut edits = Vec::new();
+        for command_line in command_lines {
+            take_out(command_line, &|element| gone.contains(element), &mut edits);
+        }
+        self.edits.append(&mut edits);
+    }
+}
+
+/// Takes out the elements that go, and each element that had nothing else in it (comments
+/// included). Returns whether the element itself goes.
+fn take_out(
+    element: Element<'_, '_>,
+    goes: &dyn Fn(&Element<'_, '_>) -> bool,
+    edits: &mut Vec<Edit>,
+) -> bool {
+    if goes(&element) {
+        edits.push(element.remove());
+        return true;
+    }
+    let before = edits.len();
+    let children: Vec<Element<'_, '_>> = element.children().collect();
+    let gone = children
+        .iter()
+        .filter(|child| take_out(**child, goes, edits))
+        .count();
+    let emptied = gone > 0 && gone == children.len() && !element.has_comment();
+    if emptied {
+        edits.truncate(before);
+        edits.push(element.remove());
+    }
+    emptied
+}
+
+fn gl_element(enable: Option<&str>, rendernode: Option<&str>) -> String {
+    let mut xml = String::from("<gl");
+    if let Some(enable) = enable {
+        xml.push_str(&format!(" enable='{enable}'"));
+    }
+    if let Some(node) = rendernode {
+        xml.push_str(&format!(" rendernode='{}'", escape(node)));
+    }
+    xml.push_str("/>");
+    xml
+}
+
+fn property_element(prefix: &str, name: &str, value: &str) -> String {
+    let kind = if matches!(value, "true" | "false") {
+        "bool"
+    } else if value.parse::<u64>().is_ok() {
+        "unsigned"
+    } else if value.parse::<i64>().is_ok() {
+        "signed"
+    } else {
+        "string"
+    };
+    format!(
+        "<{prefix}property name='{}' type='{kind}' value='{}'/>",
+        escape(name),
+        escape(value)
+    )
+}
+
+/// The prefix of a name, with its colon.
+fn prefix_of(name: &str) -> String {
+    name.split_once(':')
+        .map(|(prefix, _)| format!("{prefix}:"))
+        .unwrap_or_default()
+}
+
+fn frontend_of<'d, 'a>(overrides: Element<'d, 'a>, alias: &str) -> Option<Element<'d, 'a>> {
+    overrides
+        .children()
+        .filter(|device| device.attribute("alias").as_deref() == Some(alias))
+        .flat_map(Element::children)
+        .find(|child| child.is(Some(QEMU_NAMESPACE), "frontend"))
+}

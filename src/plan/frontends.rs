@@ -1,0 +1,336 @@
+//! Which frontends show the screens: all ways to rearrange a domain's graphics are tried on the
+//! prediction, and the one that costs the user least is taken.
+//!
+//! There are few: each graphics may be left, get or lose OpenGL, stop listening on TCP or be taken
+//! out, and one may be added.
+
+use std::collections::BTreeSet;
+
+use crate::abilities::Abilities;
+use crate::domain::{GraphicsType, Reach};
+use crate::names::DeviceId;
+use crate::plan::{Action, Change};
+use crate::policy::Consent;
+use crate::predict::{Danger, Prediction, predict};
+use crate::screens::{Found, Frontend, Screens};
+
+/// The screens that have to be seen.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Of these devices.
+    pub devices: Vec<DeviceId>,
+}
+
+/// A way to show the screens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Arrangement {
+    /// The screens afterwards.
+    pub screens: Screens,
+    /// What leads there.
+    pub changes: Vec<Change>,
+}
+
+impl Arrangement {
+    /// What the user loses by it.
+    #[must_use]
+    pub fn loses(&self) -> BTreeSet<Consent> {
+        self.changes
+            .iter()
+            .filter_map(|change| change.consent)
+            .collect()
+    }
+
+    /// Whether the user has agreed to that.
+    #[must_use]
+    pub fn is_allowed(&self, consent: &BTreeSet<Consent>) -> bool {
+        self.loses().is_subset(consent)
+    }
+}
+
+/// More graphics than this are no domain that libvirt would start (one of each type).
+const MOST: usize = 6;
+
+/// Whether it certainly starts, all that is wanted is seen, and no viewer can end the guest.
+#[must_use]
+pub fn is_good(prediction: &Prediction, wanted: &Wanted) -> bool {
+    let seen = |id: &DeviceId| {
+        prediction
+            .head(*id)
+            .is_some_and(|head| !head.shown_by.is_empty())
+    };
+    let ends = |danger: &Danger| matches!(danger, Danger::ViewerEndsGuest { .. });
+    prediction.starts() && wanted.devices.iter().all(seen) && !prediction.dangers.iter().any(ends)
+}
+
+/// The best way to show what is wanted, by certainty first: one that needs a consent which is not
+/// given is returned only if no other helps. `None` if nothing is known to help.
+#[must_use]
+pub fn best(
+    screens: &Screens,
+    abilities: &Abilities,
+    wanted: &Wanted,
+    consent: &BTreeSet<Consent>,
+    may_add: bool,
+) -> Option<Arrangement> {
+    if screens.frontends.len() > MOST {
+        return None;
+    }
+    let mut best: Option<(Cost, Vec<Move>, Screens)> = None;
+    for moves in ways(&screens.frontends, may_add) {
+        let cost = cost(&screens.frontends, &moves, consent);
+        if best.as_ref().is_some_and(|(least, _, _)| *least <= cost) {
+            continue;
+        }
+        let then = after(screens, &moves);
+        if is_good(&predict(&then, abilities), wanted) {
+            best = Some((cost, moves, then));
+        }
+    }
+    let (_, moves, then) = best?;
+    Some(Arrangement {
+        changes: changes(screens, &then, &moves),
+        screens: then,
+    })
+}
+
+/// What is done to the frontend at a place, or beside them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Move {
+    Gl(usize, bool),
+    ListenNone(usize),
+    Remove(usize),
+    Add(GraphicsType, bool),
+}
+
+/// Every combination of moves.
+fn ways(frontends: &[Frontend], may_add: bool) -> Vec<Vec<Move>> {
+    let mut ways = vec![Vec::new()];
+    for (place, frontend) in frontends.iter().enumerate() {
+        let mut options: Vec<Vec<Move>> = vec![Vec::new()];
+        match frontend.kind {
+            GraphicsType::Spice => {
+                if !frontend.gl {
+                    options.push(vec![Move::Gl(place, true)]);
+                }
+                if frontend.reach != Reach::Local {
+                    let with_gl: Vec<_> = options.clone();
+                    for mut option in with_gl {
+                        option.push(Move::ListenNone(place));
+                        options.push(option);
+                    }
+                }
+            }
+            GraphicsType::Dbus => options.push(vec![Move::Gl(place, !frontend.gl)]),
+            GraphicsType::Vnc | GraphicsType::Sdl | GraphicsType::EglHeadless => {
+                options.push(vec![Move::Remove(place)]);
+            }
+            GraphicsType::Rdp => {}
+        }
+        ways = ways
+            .iter()
+            .flat_map(|way| {
+                options.iter().map(move |option| {
+                    let mut way = way.clone();
+                    way.extend(option);
+                    way
+                })
+            })
+            .collect();
+    }
+    if may_add {
+        let has = |kind| frontends.iter().any(|frontend| frontend.kind == kind);
+        let additions = [
+            Move::Add(GraphicsType::EglHeadless, true),
+            Move::Add(GraphicsType::Spice, false),
+            Move::Add(GraphicsType::Spice, true),
+            Move::Add(GraphicsType::Vnc, false),
+            Move::Add(GraphicsType::Dbus, true),
+        ];
+        let added: Vec<Vec<Move>> = additions
+            .into_iter()
+            .filter(|addition| !matches!(addition, Move::Add(kind, _) if has(*kind)))
+            .flat_map(|addition| {
+                let fits = move |way: &&Vec<Move>| !is_hidden(frontends, way, addition);
+                ways.iter().filter(fits).map(move |way| {
+                    let mut way = way.clone();
+                    way.push(addition);
+                    way
+                })
+            })
+            .collect();
+        ways.extend(added);
+    }
+    ways
+}
+
+/// Whether one would hide another: QEMU has one `-display`, and the last counts.
+fn is_hidden(frontends: &[Frontend], way: &[Move], addition: Move) -> bool {
+    let Move::Add(GraphicsType::Dbus | GraphicsType::EglHeadless, _) = addition else {
+        return false;
+    };
+    frontends.iter().enumerate().any(|(place, frontend)| {
+        let is_local = matches!(
+            frontend.kind,
+            GraphicsType::Sdl | GraphicsType::Dbus | GraphicsType::EglHeadless
+        );
+        is_local && !way.contains(&Move::Remove(place))
+    })
+}
+
+/// What a way costs; less is better, the first field that differs decides.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Cost {
+    not_agreed: usize,
+    losses: usize,
+    removed: usize,
+    added: usize,
+    moves: usize,
+}
+
+fn cost(frontends: &[Frontend], moves: &[Move], consent: &BTreeSet<Consent>) -> Cost {
+    let losses = moves
+        .iter()
+        .filter_map(|action| loss(frontends, *action))
+        .collect::<Vec<_>>();
+    let count = |test: fn(&Move) -> bool| moves.iter().filter(|action| test(action)).count();
+    Cost {
+        not_agreed: losses.iter().filter(|loss| !consent.contains(loss)).count(),
+        losses: losses.len(),
+        removed: count(|action| matches!(action, Move::Remove(_))),
+        added: count(|action| matches!(action, Move::Add(..))),
+        moves: moves.len(),
+    }
+}
+
+/// What the user loses by a move. Spice on loopback is seen on this host alone, before and after.
+fn loss(frontends: &[Frontend], action: Move) -> Option<Consent> {
+    match action {
+        Move::ListenNone(place) if frontends[place].reach == Reach::Remote => Some(Consent::Remote),
+        Move::Remove(place) if frontends[place].kind != GraphicsType::EglHeadless => {
+            Some(Consent::Remote)
+        }
+        _ => None,
+    }
+}
+
+fn after(screens: &Screens, moves: &[Move]) -> Screens {
+    let mut then = screens.clone();
+    let mut removed = Vec::new();
+    for action in moves {
+        match *action {
+            Move::Gl(place, on) => then.frontends[place].gl = on,
+            Move::ListenNone(place) => {
+                then.frontends[place].reach = Reach::Local;
+                then.frontends[place].listens = false;
+            }
+            Move::Remove(place) => removed.push(place),
+            Move::Add(kind, gl) => {
+                // The guest gets no card that it did not have.
+                if then.frontends.is_empty() {
+                    then.video_said = true;
+                }
+                // Helpers such as qemu-rdp look at a dbus display that is on a bus.
+                let on_a_bus = then.frontends.iter().any(|f| f.kind == GraphicsType::Rdp);
+                then.frontends.push(Frontend {
+                    place: None,
+                    kind,
+                    gl,
+                    reach: Reach::Local,
+                    listens: kind == GraphicsType::Vnc,
+                    p2p: kind == GraphicsType::Dbus && !on_a_bus,
+                    rendernode: None,
+                });
+            }
+        }
+    }
+    let mut place = 0;
+    then.frontends.retain(|_| {
+        place += 1;
+        !removed.contains(&(place - 1))
+    });
+    then.imply();
+    then
+}
+
+/// The moves with their reasons.
+fn changes(screens: &Screens, then: &Screens, moves: &[Move]) -> Vec<Change> {
+    let dmabuf = screens
+        .vgpus
+        .iter()
+        .find(|vgpu| vgpu.display && vgpu.found() == [Found::Dmabuf]);
+    let device = dmabuf.or(screens.vgpus.first()).map(|vgpu| vgpu.id);
+    let device = device.map(|id| id.to_string()).unwrap_or_default();
+    let mut changes = Vec::new();
+    for action in moves {
+        let kind = match *action {
+            Move::Gl(place, _) | Move::ListenNone(place) | Move::Remove(place) => {
+                screens.frontends[place].kind
+            }
+            Move::Add(kind, _) => kind,
+        };
+        let (made, reason) = match *action {
+            Move::Gl(_, true) => (
+                Action::Gl {
+                    graphics: kind,
+                    on: true,
+                },
+                format!("{device} hands over its screen as a dmabuf, for which QEMU needs OpenGL"),
+            ),
+            Move::Gl(_, false) => (
+                Action::Gl {
+                    graphics: kind,
+                    on: false,
+                },
+                format!("with OpenGL, {kind} takes no other frontend beside itself"),
+            ),
+            Move::ListenNone(place) => {
+                let reason = match screens.frontends[place].reach {
+                    Reach::Remote => {
+                        "this QEMU has spice with OpenGL on this host only; it could be reached over the network, which was agreed to be lost"
+                    }
+                    _ => {
+                        "this QEMU has spice with OpenGL on this host only; it listened on loopback, so viewers on this host still see it (virt-viewer --attach, virt-manager)"
+                    }
+                };
+                (Action::ListenNone { graphics: kind }, reason.to_owned())
+            }
+            Move::Remove(_) => {
+                let reason = match kind {
+                    GraphicsType::EglHeadless => {
+                        "another of the domain's graphics brings OpenGL, and QEMU takes one of these".into()
+                    }
+                    _ => format!(
+                        "{kind} can't show the screen of {device}: QEMU would refuse to start, or end when it is chosen in the viewer"
+                    ),
+                };
+                (Action::RemoveGraphics { graphics: kind }, reason)
+            }
+            Move::Add(_, gl) => {
+                let reason = match kind {
+                    GraphicsType::EglHeadless => format!(
+                        "{device} hands over its screen as a dmabuf; egl-headless gives the other graphics OpenGL"
+                    ),
+                    _ if gl => format!(
+                        "{device} hands over its screen as a dmabuf, and {kind} with OpenGL can show it"
+                    ),
+                    _ => format!("nothing else would show the screen of {device}"),
+                };
+                (Action::AddGraphics { graphics: kind, gl }, reason)
+            }
+        };
+        changes.push(Change {
+            action: made,
+            reason,
+            consent: loss(&screens.frontends, *action),
+        });
+    }
+    if then.video_said && !screens.video_said {
+        changes.push(Change {
+            action: Action::VideoNone,
+            reason: "libvirt adds a video card to a domain that gets graphics; this guest has none"
+                .into(),
+            consent: None,
+        });
+    }
+    changes
+}

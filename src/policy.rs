@@ -1,0 +1,274 @@
+//! What may be changed in a domain, and who has agreed to it.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::Domain;
+use crate::xml::Element;
+
+/// Which displays are looked after.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Displays {
+    /// None: hands off the domain.
+    Off,
+    /// Those that the domain asks for with `display='on'`.
+    Asked,
+    /// Also those that were measured and that the domain's graphics can show as they are.
+    Auto,
+    /// Also those for which graphics or GL must be added.
+    Full,
+}
+
+/// Something that a user may lose by a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Consent {
+    /// A way to see the screen over a network, or with the viewer that is used now.
+    Remote,
+    /// A video card that the guest has.
+    Video,
+}
+
+/// What to do with `display='on'` of a device of which nothing is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unknown {
+    /// Leave it.
+    Keep,
+    /// Switch it off.
+    Off,
+}
+
+/// What to do with emulated video cards beside a vGPU that has a display.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EmulatedVideo {
+    /// Leave them.
+    Keep,
+    /// Take them out, so that the vGPU is the guest's only screen.
+    None,
+}
+
+/// What to do about the boot screen of a vGPU that is a guest's only screen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BootDisplay {
+    /// Leave ramfb as it is, but for what can't work.
+    Keep,
+    /// Switch ramfb on.
+    Ramfb,
+}
+
+/// What kind of system the guest is, where the driver needs to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Guest {
+    /// Windows: its driver wants the OpRegion.
+    Windows,
+    /// Any other.
+    Other,
+}
+
+/// The policy for one domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// `display`.
+    pub display: Displays,
+    /// `unknown`.
+    pub unknown: Unknown,
+    /// `video`.
+    pub video: EmulatedVideo,
+    /// `boot_display`.
+    pub boot_display: BootDisplay,
+    /// `guest`; `None`: libosinfo's metadata tell.
+    pub guest: Option<Guest>,
+    /// `consent`.
+    pub consent: BTreeSet<Consent>,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Policy {
+            display: Displays::Auto,
+            unknown: Unknown::Keep,
+            video: EmulatedVideo::Keep,
+            boot_display: BootDisplay::Keep,
+            guest: None,
+            consent: BTreeSet::new(),
+        }
+    }
+}
+
+/// A word that is none of those expected.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{name} is {found:?}: expected {expected}")]
+pub struct BadWord {
+    /// Of what it is the value.
+    pub name: &'static str,
+    /// What was found.
+    pub found: String,
+    /// What may be there.
+    pub expected: &'static str,
+}
+
+macro_rules! words {
+    ($type:ty, $name:literal, $expected:literal, $($word:literal => $value:expr),+) => {
+        impl FromStr for $type {
+            type Err = BadWord;
+            fn from_str(text: &str) -> Result<Self, BadWord> {
+                match text {
+                    $($word => Ok($value),)+
+                    _ => Err(BadWord { name: $name, found: text.into(), expected: $expected }),
+                }
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                $(if *self == $value { return f.write_str($word); })+
+                Ok(())
+            }
+        }
+    };
+}
+
+words!(Displays, "display", "asked, auto, full or off",
+    "off" => Displays::Off, "asked" => Displays::Asked, "auto" => Displays::Auto, "full" => Displays::Full);
+words!(Consent, "consent", "remote, video or all",
+    "remote" => Consent::Remote, "video" => Consent::Video);
+words!(Unknown, "unknown", "keep or off", "keep" => Unknown::Keep, "off" => Unknown::Off);
+words!(EmulatedVideo, "video", "keep or none",
+    "keep" => EmulatedVideo::Keep, "none" => EmulatedVideo::None);
+words!(BootDisplay, "boot_display", "keep or ramfb",
+    "keep" => BootDisplay::Keep, "ramfb" => BootDisplay::Ramfb);
+words!(Guest, "guest", "windows or other", "windows" => Guest::Windows, "other" => Guest::Other);
+
+/// Reads `remote,video` or `all`.
+///
+/// # Errors
+/// [`BadWord`] for any other word.
+pub fn consent(text: &str) -> Result<BTreeSet<Consent>, BadWord> {
+    let mut all = BTreeSet::new();
+    for word in text
+        .split(',')
+        .map(str::trim)
+        .filter(|word| !word.is_empty())
+    {
+        if word == "all" {
+            all.extend([Consent::Remote, Consent::Video]);
+        } else {
+            all.insert(word.parse()?);
+        }
+    }
+    Ok(all)
+}
+
+/// A policy as files and domains write it down: what is not there stays as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wishes {
+    /// `display = "asked" | "auto" | "full" | "off"`
+    pub display: Option<Displays>,
+    /// `unknown = "keep" | "off"`
+    pub unknown: Option<Unknown>,
+    /// `video = "keep" | "none"`
+    pub video: Option<EmulatedVideo>,
+    /// `boot_display = "keep" | "ramfb"`
+    pub boot_display: Option<BootDisplay>,
+    /// `guest = "windows" | "other"`
+    pub guest: Option<Guest>,
+    /// `consent = ["remote", "video"]`
+    pub consent: Option<BTreeSet<Consent>>,
+}
+
+/// A `<gfxplane:policy>` that can't be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}, column {column}: <{element}>: {problem}")]
+pub struct BadPolicy {
+    /// Counted from 1.
+    pub line: usize,
+    /// In characters, counted from 1.
+    pub column: usize,
+    /// The element's name.
+    pub element: String,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+impl Wishes {
+    /// Those of a domain: the attributes of its `<gfxplane:policy>`.
+    ///
+    /// # Errors
+    /// [`BadPolicy`] for an attribute or a word that is not known.
+    pub fn of_element(element: Element<'_, '_>) -> Result<Self, BadPolicy> {
+        let mut wishes = Wishes::default();
+        for (name, value) in element.attributes() {
+            let set = match name {
+                "display" => value.parse().map(|word| wishes.display = Some(word)),
+                "unknown" => value.parse().map(|word| wishes.unknown = Some(word)),
+                "video" => value.parse().map(|word| wishes.video = Some(word)),
+                "boot_display" => value.parse().map(|word| wishes.boot_display = Some(word)),
+                "guest" => value.parse().map(|word| wishes.guest = Some(word)),
+                "consent" => consent(&value).map(|words| wishes.consent = Some(words)),
+                _ if name == "xmlns" || name.starts_with("xmlns:") => Ok(()),
+                _ => Err(BadWord {
+                    name: "an attribute",
+                    found: name.into(),
+                    expected: "display, unknown, video, boot_display, guest or consent",
+                }),
+            };
+            set.map_err(|problem| {
+                let (line, column) = element.position();
+                BadPolicy {
+                    line,
+                    column,
+                    element: element.name().into(),
+                    problem: problem.to_string(),
+                }
+            })?;
+        }
+        Ok(wishes)
+    }
+}
+
+impl Policy {
+    /// This policy with wishes put over it.
+    #[must_use]
+    pub fn with(mut self, wishes: &Wishes) -> Self {
+        self.display = wishes.display.unwrap_or(self.display);
+        self.unknown = wishes.unknown.unwrap_or(self.unknown);
+        self.video = wishes.video.unwrap_or(self.video);
+        self.boot_display = wishes.boot_display.unwrap_or(self.boot_display);
+        self.guest = wishes.guest.or(self.guest);
+        if let Some(consent) = &wishes.consent {
+            self.consent.clone_from(consent);
+        }
+        self
+    }
+
+    /// The policy for a domain: the host's, no more than `asked` where another manager made the
+    /// domain, and the domain's own wishes over that.
+    ///
+    /// # Errors
+    /// [`BadPolicy`] if the domain's own can't be read.
+    pub fn for_domain(self, domain: &Domain<'_, '_>) -> Result<Self, BadPolicy> {
+        let mut policy = self;
+        if domain.manager.is_some() {
+            policy.display = policy.display.min(Displays::Asked);
+        }
+        match domain.policy {
+            Some(element) => Ok(policy.with(&Wishes::of_element(element)?)),
+            None => Ok(policy),
+        }
+    }
+
+    /// Whether the guest is Windows: the policy's word, or else libosinfo's.
+    #[must_use]
+    pub fn is_windows(&self, domain: &Domain<'_, '_>) -> bool {
+        self.guest
+            .map_or_else(|| domain.is_windows(), |guest| guest == Guest::Windows)
+    }
+}

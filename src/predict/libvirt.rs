@@ -1,0 +1,125 @@
+//! What libvirt refuses by itself, before QEMU is started.
+
+use crate::abilities::Abilities;
+use crate::domain::GraphicsType;
+use crate::predict::versions::Libvirt;
+use crate::predict::{About, Program, Refusal};
+use crate::screens::Screens;
+
+/// Why libvirt would refuse the domain, in the order of its checks.
+#[must_use]
+pub fn refusal(screens: &Screens, abilities: &Abilities, libvirt: &Libvirt) -> Option<Refusal> {
+    let refuse = |about, message: &str, always| {
+        Some(Refusal {
+            by: Program::Libvirt,
+            about,
+            message: message.into(),
+            always,
+        })
+    };
+    // src/conf/domain_validate.c, virDomainDefHostdevValidate
+    let mut with_ramfb = screens
+        .vgpus
+        .iter()
+        .filter(|vgpu| vgpu.ramfb && !vgpu.properties.contains_key("ramfb"))
+        .filter(|vgpu| libvirt.takes_display(vgpu.id));
+    if let (Some(_), Some(second)) = (with_ramfb.next(), with_ramfb.next()) {
+        return refuse(
+            About::Device(second.id),
+            "Only one vgpu device can have 'ramfb' enabled",
+            true,
+        );
+    }
+    // src/qemu/qemu_validate.c, qemuValidateDomainMdevDefVFIOPCI and
+    // qemuValidateDomainDeviceDefHostdev
+    for vgpu in &screens.vgpus {
+        if vgpu.display
+            && !vgpu.properties.contains_key("display")
+            && libvirt.takes_display(vgpu.id)
+            && screens.frontends.is_empty()
+        {
+            return refuse(
+                About::Device(vgpu.id),
+                "graphics device is needed for attribute value 'display=on' in <hostdev>",
+                true,
+            );
+        }
+    }
+    let has = |kind| screens.frontends.iter().any(|f| f.kind == kind);
+    for frontend in &screens.frontends {
+        let about = About::Graphics(frontend.kind);
+        if let Some(message) = missing(frontend.kind, frontend.gl, abilities) {
+            return refuse(about, &message, false);
+        }
+        if frontend.kind == GraphicsType::Dbus && !libvirt.dbus
+            || frontend.kind == GraphicsType::Rdp && !libvirt.rdp
+        {
+            return refuse(
+                about,
+                &format!("this libvirt has no graphics of type {}", frontend.kind),
+                false,
+            );
+        }
+        // qemuValidateDomainDeviceDefGraphics
+        if has(GraphicsType::EglHeadless) {
+            match frontend.kind {
+                GraphicsType::EglHeadless | GraphicsType::Vnc => {}
+                GraphicsType::Spice if frontend.gl => {
+                    return refuse(
+                        about,
+                        "multiple OpenGL displays are not supported by QEMU",
+                        true,
+                    );
+                }
+                GraphicsType::Spice => {}
+                _ => {
+                    return refuse(
+                        about,
+                        "graphics type 'egl-headless' is only supported with one of: 'vnc', 'spice' graphics types",
+                        true,
+                    );
+                }
+            }
+        }
+    }
+    // src/qemu/qemu_command.c, qemuBuildCommandLineValidate
+    for frontend in &screens.frontends {
+        let of_kind = screens.frontends.iter().filter(|f| f.kind == frontend.kind);
+        if of_kind.count() > 1 {
+            return refuse(
+                About::Graphics(frontend.kind),
+                "only 1 graphics device of each type (sdl, vnc, spice, headless, dbus, rdp) is supported",
+                true,
+            );
+        }
+    }
+    // docs/formatdomain.rst: "A non-p2p dbus graphics is required to enable the QEMU RDP support".
+    let on_a_bus = screens
+        .frontends
+        .iter()
+        .any(|f| f.kind == GraphicsType::Dbus && !f.p2p);
+    if has(GraphicsType::Rdp) && !on_a_bus {
+        return refuse(
+            About::Graphics(GraphicsType::Rdp),
+            "rdp needs a dbus graphics that is not p2p",
+            true,
+        );
+    }
+    None
+}
+
+/// What libvirt says of a frontend that QEMU was built or installed without
+/// (`virQEMUCapsFillDomainDeviceGraphicsCaps`).
+fn missing(kind: GraphicsType, gl: bool, abilities: &Abilities) -> Option<String> {
+    let frontend = match kind {
+        GraphicsType::Rdp => "dbus",
+        _ => kind.word(),
+    };
+    if abilities.has(frontend) == Some(false) {
+        return Some(format!("{kind} graphics are not supported with this QEMU"));
+    }
+    if kind == GraphicsType::Spice && gl && abilities.has("spice-gl") == Some(false) {
+        return Some("This QEMU doesn't support spice OpenGL".into());
+    }
+    None
+}

@@ -1,0 +1,330 @@
+//! The screens of a domain without its XML: what makes a picture, and what shows it.
+//!
+//! This is what predictions are made of and what a plan changes; see [`crate::predict`] and
+//! [`crate::plan`].
+
+use std::collections::BTreeMap;
+
+use crate::domain::{Domain, GraphicsType, Listen, Reach, Switch};
+use crate::evidence::{Finding, resolve};
+use crate::facts::{Display, DisplayInterface, Reason};
+use crate::names::DeviceId;
+
+/// What is known of a device of the domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// Facts and evidence.
+    pub finding: Finding,
+    /// The render node of the GPU behind it, by path where there is one.
+    pub render_node: Option<String>,
+}
+
+impl Known {
+    /// Of a device that this host does not have or has not looked at.
+    #[must_use]
+    pub fn nothing(reason: Reason) -> Self {
+        Known {
+            finding: resolve(Vec::new(), reason),
+            render_node: None,
+        }
+    }
+
+    /// Whether it is a measurement of the device itself.
+    #[must_use]
+    pub fn is_measured(&self) -> bool {
+        let evidence = self.finding.evidence.as_ref();
+        self.finding.facts.display.is_answer()
+            && evidence.is_some_and(|evidence| evidence.method.is_measured())
+    }
+}
+
+/// What QEMU will find when it asks a device with `display=on`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Found {
+    /// A dmabuf.
+    Dmabuf,
+    /// A region.
+    Region,
+    /// Nothing.
+    Nothing,
+}
+
+/// A video card that QEMU emulates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Card {
+    /// Its place among the domain's `<video>`s; `None`: libvirt adds it because there are
+    /// `<graphics>` and no `<video>` (libvirt src/conf/domain_conf.c,
+    /// `virDomainDefAddImplicitVideo`).
+    pub place: Option<usize>,
+    /// `type` of its model; `None`: libvirt chooses.
+    pub model: Option<String>,
+    /// Whether it renders with the host's OpenGL (virtio with accel3d).
+    pub gl: bool,
+    /// Whether it hands over dmabufs (virtio served by vhost-user-gpu; `blob` does not count).
+    pub dmabuf: bool,
+}
+
+/// A vfio device of the domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vgpu {
+    /// Its place among the domain's hostdevs.
+    pub place: usize,
+    /// Which device.
+    pub id: DeviceId,
+    /// Whether it is one for which QEMU has a display: `vfio-pci`.
+    pub is_pci: bool,
+    /// `display='on'`.
+    pub display: bool,
+    /// `ramfb='on'`.
+    pub ramfb: bool,
+    /// What `qemu:override` sets.
+    pub properties: BTreeMap<String, String>,
+    /// What is known of it.
+    pub known: Known,
+}
+
+impl Vgpu {
+    /// What QEMU may find: one answer where the display is known.
+    #[must_use]
+    pub fn found(&self) -> Vec<Found> {
+        if !self.is_pci {
+            return vec![Found::Nothing];
+        }
+        match &self.known.finding.facts.display {
+            Display::Known(interfaces) => vec![match interfaces.first() {
+                Some(DisplayInterface::Dmabuf) => Found::Dmabuf,
+                Some(DisplayInterface::Region) => Found::Region,
+                None => Found::Nothing,
+            }],
+            // QEMU asks for dmabuf first and believes the yes.
+            Display::Unknown(Reason::Untrusted) => vec![Found::Dmabuf],
+            Display::Unknown(_) => vec![Found::Dmabuf, Found::Region, Found::Nothing],
+        }
+    }
+
+    /// Whether it has an OpRegion; `None` if that is not known: rules and kernel attributes say
+    /// nothing of a missing one.
+    #[must_use]
+    pub fn has_opregion(&self) -> Option<bool> {
+        let facts = &self.known.finding.facts;
+        match (&facts.opregion, &facts.device) {
+            (Some(_), _) => Some(true),
+            (None, Some(_)) => Some(false),
+            (None, None) => None,
+        }
+    }
+
+    /// Whether it has an EDID region; `None` if that is not known.
+    #[must_use]
+    pub fn has_edid(&self) -> Option<bool> {
+        let facts = &self.known.finding.facts;
+        match (&facts.edid, &facts.device) {
+            (Some(_), _) => Some(true),
+            (None, Some(_)) => Some(false),
+            (None, None) => None,
+        }
+    }
+
+    /// A property of `qemu:override` that is a switch.
+    #[must_use]
+    pub fn switch(&self, property: &str) -> Option<bool> {
+        match self.properties.get(property)?.as_str() {
+            "on" | "true" | "yes" => Some(true),
+            _ => Some(false),
+        }
+    }
+}
+
+/// Something that shows screens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frontend {
+    /// Its place among the domain's `<graphics>`; `None`: a plan adds it.
+    pub place: Option<usize>,
+    /// Its type.
+    pub kind: GraphicsType,
+    /// Whether it has OpenGL.
+    pub gl: bool,
+    /// From where it is reached.
+    pub reach: Reach,
+    /// Whether it listens for itself; VNC that doesn't is not there until a viewer comes.
+    pub listens: bool,
+    /// dbus: peer to peer, not on a bus.
+    pub p2p: bool,
+    /// The render node.
+    pub rendernode: Option<String>,
+}
+
+/// The screens of a domain and what shows them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Screens {
+    /// The emulated cards, in the order in which QEMU makes them.
+    pub cards: Vec<Card>,
+    /// The vfio devices, in the order in which QEMU makes them: after the cards (libvirt
+    /// src/qemu/qemu_command.c, `qemuBuildCommandLine`).
+    pub vgpus: Vec<Vgpu>,
+    /// The graphics, in the order of the XML.
+    pub frontends: Vec<Frontend>,
+    /// Whether there is a `<video>` at all, `none` included: libvirt then adds no card.
+    pub video_said: bool,
+    /// QEMU arguments of the user's that have to do with displays: what they do is not known here.
+    pub arguments: Vec<String>,
+    /// `-set device.…` arguments for devices that libvirt makes: QEMU does not find these, as libvirt hands
+    /// devices over as JSON.
+    pub dead_settings: Vec<String>,
+}
+
+/// Options of QEMU that change what shows a screen.
+const DISPLAY_OPTIONS: [&str; 7] = [
+    "-display",
+    "-vnc",
+    "-spice",
+    "-nographic",
+    "-sdl",
+    "-curses",
+    "-vga",
+];
+
+impl Screens {
+    /// Those of a domain. `known` tells of each device; `listens`: where spice and VNC listen by
+    /// qemu.conf.
+    #[must_use]
+    pub fn of(
+        domain: &Domain<'_, '_>,
+        known: &dyn Fn(DeviceId) -> Known,
+        spice_listen: Option<&str>,
+        vnc_listen: Option<&str>,
+    ) -> Self {
+        let frontends: Vec<Frontend> = domain
+            .graphics
+            .iter()
+            .enumerate()
+            .filter_map(|(place, graphics)| {
+                let kind = graphics.kind?;
+                let default = match kind {
+                    GraphicsType::Spice => spice_listen,
+                    _ => vnc_listen,
+                };
+                Some(Frontend {
+                    place: Some(place),
+                    kind,
+                    gl: graphics.gl,
+                    reach: graphics.listen.reach(default),
+                    listens: graphics.listen != Listen::None,
+                    p2p: graphics.p2p,
+                    rendernode: graphics.rendernode.clone(),
+                })
+            })
+            .collect();
+        let mut cards: Vec<Card> = Vec::new();
+        for (place, video) in domain.videos.iter().enumerate() {
+            if video.model.as_deref() == Some("none") {
+                continue;
+            }
+            let card = Card {
+                place: Some(place),
+                model: video.model.clone(),
+                gl: video.accel3d && video.model.as_deref() == Some("virtio"),
+                dmabuf: video.vhost_user,
+            };
+            let at = if video.primary { 0 } else { cards.len() };
+            cards.insert(at, card);
+        }
+        let mut screens = Screens {
+            cards,
+            vgpus: vgpus(domain, known),
+            video_said: !domain.videos.is_empty(),
+            frontends,
+            arguments: Vec::new(),
+            dead_settings: Vec::new(),
+        };
+        screens.imply();
+        screens.read_arguments(domain);
+        screens
+    }
+
+    /// Puts in the card that libvirt adds, or takes it out, whichever follows from the rest.
+    pub fn imply(&mut self) {
+        self.cards.retain(|card| card.place.is_some());
+        if !self.video_said && !self.frontends.is_empty() {
+            self.cards.push(Card {
+                place: None,
+                model: None,
+                gl: false,
+                dmabuf: false,
+            });
+        }
+    }
+
+    fn read_arguments(&mut self, domain: &Domain<'_, '_>) {
+        let values: Vec<&str> = domain.arguments.iter().map(|a| a.value.as_str()).collect();
+        let own = |id: &str| {
+            let (comma, start) = (format!(",id={id},"), format!("id={id},"));
+            values.iter().any(|value| {
+                let value = format!("{value},");
+                value.contains(&comma) || value.starts_with(&start)
+            })
+        };
+        for (place, value) in values.iter().enumerate() {
+            let option = value.replacen("--", "-", 1);
+            let next = values.get(place + 1);
+            if DISPLAY_OPTIONS.contains(&option.as_str()) {
+                let words = std::iter::once(*value).chain(next.copied());
+                self.arguments.push(words.collect::<Vec<_>>().join(" "));
+            } else if option == "-device" && next.is_some_and(|next| makes_a_screen(next)) {
+                self.arguments
+                    .push(format!("{value} {}", next.unwrap_or(&"")));
+            } else if let Some(setting) = next.filter(|_| option == "-set")
+                && let Some(rest) = setting.strip_prefix("device.")
+                && let Some((id, _)) = rest.split_once('.')
+                && !own(id)
+            {
+                self.dead_settings.push((*setting).to_owned());
+            }
+        }
+    }
+}
+
+/// Whether a `-device` of the user's is something with a screen.
+fn makes_a_screen(device: &str) -> bool {
+    let driver = device.split(',').next().unwrap_or_default();
+    let driver = driver.strip_prefix("driver=").unwrap_or(driver);
+    [
+        "vfio-pci",
+        "VGA",
+        "qxl",
+        "virtio-vga",
+        "virtio-gpu",
+        "ramfb",
+        "bochs-display",
+        "cirrus-vga",
+    ]
+    .iter()
+    .any(|screen| driver.starts_with(screen))
+        || device.trim_start().starts_with('{')
+}
+
+fn vgpus(domain: &Domain<'_, '_>, known: &dyn Fn(DeviceId) -> Known) -> Vec<Vgpu> {
+    let mut all = Vec::new();
+    for (place, hostdev) in domain.hostdevs.iter().enumerate() {
+        let properties: BTreeMap<String, String> = domain
+            .properties
+            .iter()
+            .filter(|property| property.alias == hostdev.alias && property.kind != "remove")
+            .map(|p| (p.name.clone(), p.value.clone().unwrap_or_default()))
+            .collect();
+        let on = |switch| switch == Some(Switch::On);
+        let mut vgpu = Vgpu {
+            place,
+            id: hostdev.id,
+            is_pci: hostdev.model == "vfio-pci",
+            display: on(hostdev.display),
+            ramfb: on(hostdev.ramfb),
+            properties,
+            known: known(hostdev.id),
+        };
+        vgpu.display = vgpu.switch("display").unwrap_or(vgpu.display);
+        vgpu.ramfb = vgpu.switch("ramfb").unwrap_or(vgpu.ramfb);
+        all.push(vgpu);
+    }
+    all
+}

@@ -1,0 +1,102 @@
+//! Versions of kernels, QEMU and libvirt, compared by their numbers.
+
+use std::fmt;
+
+/// The leading numbers of a version: `6.12.107+deb13-amd64` is 6, 12, 107.
+///
+/// `10.0` comes before `10.0.0`, so a limit is written with as few numbers as it needs.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Version(Vec<u32>);
+
+/// A text that is no version.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no version: expected numbers and dots, like 10.0.13")]
+pub struct NotAVersion(pub String);
+
+impl Version {
+    /// Reads the numbers up to the first thing that is neither digit nor dot; `None` if there are
+    /// none.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let end = text
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .unwrap_or(text.len());
+        let numbers: Option<Vec<u32>> = text[..end]
+            .split('.')
+            .filter(|part| !part.is_empty())
+            .map(|part| part.parse().ok())
+            .collect();
+        numbers.filter(|numbers| !numbers.is_empty()).map(Version)
+    }
+
+    /// A version whose numbers are known.
+    #[must_use]
+    pub fn of(numbers: &[u32]) -> Self {
+        Version(numbers.to_vec())
+    }
+
+    /// From libvirt's way to say a version: major * 1,000,000 + minor * 1,000 + release
+    /// (libvirt include/libvirt/libvirt-host.h, `virConnectGetLibVersion`; QEMU's own version comes
+    /// from `virConnectGetVersion` in the same form).
+    #[must_use]
+    pub fn from_libvirt(number: u32) -> Self {
+        Version(vec![
+            number / 1_000_000,
+            number / 1_000 % 1_000,
+            number % 1_000,
+        ])
+    }
+}
+
+impl std::str::FromStr for Version {
+    type Err = NotAVersion;
+
+    fn from_str(text: &str) -> Result<Self, NotAVersion> {
+        Version::parse(text).ok_or_else(|| NotAVersion(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, number) in self.0.iter().enumerate() {
+            let dot = if place > 0 { "." } else { "" };
+            write!(f, "{dot}{number}")?;
+        }
+        Ok(())
+    }
+}
+
+impl serde::Serialize for Version {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Version {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions() {
+        let v = |text| Version::parse(text);
+        assert!(v("6.12.107+deb13-amd64") > v("6.12") && v("4.9.0") < v("4.16"));
+        assert!(v("6.1") < v("6.10") && v("10.0.13") < v("10.1"));
+        assert_eq!(
+            v("10.0.13 (Debian 1:10.0.13)").unwrap().to_string(),
+            "10.0.13"
+        );
+        assert_eq!(v("x"), None);
+        assert_eq!(v(""), None);
+        assert_eq!(v("99999999999"), None);
+        assert_eq!(Version::from_libvirt(11_003_000), Version::of(&[11, 3, 0]));
+        let error = "ten".parse::<Version>().unwrap_err().to_string();
+        assert!(error.contains("\"ten\" is no version"), "{error}");
+    }
+}

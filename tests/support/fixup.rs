@@ -1,0 +1,245 @@
+//! Domains and what becomes of them. Each folder in `tests/fixup` is a case:
+//!
+//! * `domain.xml`: what a user has;
+//! * `case.toml`: `host` (a folder of `tests/hosts`), `qemu` and `libvirt` (versions; leave one out if
+//!   it is not known);
+//! * `policy.toml`: the policy, in the words of gfxplane.toml; may be missing;
+//! * `out.xml`: what must come out; missing if nothing changes;
+//! * `said.txt`: what is said of it.
+//!
+//! `UPDATE_GOLDEN=1 cargo test --test cases` writes the last two anew: read what git says then.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use gfxplane::abilities::Abilities;
+use gfxplane::config::Config;
+use gfxplane::domain::Domain;
+use gfxplane::facts::Reason;
+use gfxplane::fixup::{Fixed, Surroundings, fix};
+use gfxplane::host::Root;
+use gfxplane::inventory::{DeviceEntry, Sources, inventory};
+use gfxplane::names::DeviceId;
+use gfxplane::plan::words;
+use gfxplane::policy::{Policy, Wishes};
+use gfxplane::predict::{Outcome, Prediction};
+use gfxplane::screens::Known;
+use libtest_mimic::{Failed, Trial};
+use serde::Deserialize;
+
+use crate::support::hosts::{entries, golden, updating};
+use crate::support::schema::{Against, problems};
+
+/// A recorded host, and versions that somebody says it has.
+pub(crate) struct Host {
+    pub(crate) devices: BTreeMap<DeviceId, DeviceEntry>,
+    pub(crate) abilities: Abilities,
+}
+
+impl Host {
+    /// One of `tests/hosts`.
+    pub(crate) fn named(name: &str, abilities: Abilities) -> Self {
+        let root = hosts().join(name).join("root");
+        assert!(root.is_dir(), "there is no host {name}");
+        let all = inventory(&Sources::read(&Root::recorded(root)));
+        Host {
+            devices: all.devices.into_iter().map(|d| (d.id, d)).collect(),
+            abilities,
+        }
+    }
+}
+
+impl Surroundings for Host {
+    fn known(&self, device: DeviceId) -> Known {
+        self.devices.get(&device).map_or_else(
+            || Known::nothing(Reason::NotActive),
+            |entry| Known {
+                finding: entry.finding.clone(),
+                render_node: entry.render_node.clone(),
+            },
+        )
+    }
+
+    fn abilities(&self, _domain: &Domain<'_, '_>) -> Abilities {
+        self.abilities.clone()
+    }
+}
+
+fn hosts() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hosts")
+}
+
+#[derive(Deserialize)]
+struct Case {
+    host: String,
+    #[serde(flatten)]
+    abilities: Abilities,
+}
+
+/// All cases.
+pub(crate) fn trials() -> Vec<Trial> {
+    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixup");
+    let folders = entries(&cases);
+    assert!(!folders.is_empty(), "{} is empty", cases.display());
+    folders
+        .into_iter()
+        .map(|name| {
+            let folder = cases.join(&name);
+            Trial::test(format!("fixup::{name}"), move || of_folder(&folder))
+        })
+        .collect()
+}
+
+fn of_folder(folder: &Path) -> Result<(), Failed> {
+    let case: Case = toml::from_str(&fs::read_to_string(folder.join("case.toml"))?)?;
+    let host = Host::named(&case.host, case.abilities);
+    let policy = match fs::read_to_string(folder.join("policy.toml")) {
+        Ok(text) => Config::default().with_file(&text)?.policy,
+        Err(_) => Policy::default(),
+    };
+    let text = fs::read_to_string(folder.join("domain.xml"))?;
+    let fixed = match fix(&text, &host, &policy, &Wishes::default()) {
+        Ok(fixed) => fixed,
+        Err(problem) => {
+            if !folder.ends_with("-invalid") && !name(folder).ends_with("-invalid") {
+                return Err(format!("refused: {problem}").into());
+            }
+            tidy(
+                folder,
+                &["case.toml", "policy.toml", "domain.xml", "said.txt"],
+            )?;
+            return golden(&folder.join("said.txt"), &format!("refused: {problem}\n"));
+        }
+    };
+    if name(folder).ends_with("-invalid") {
+        return Err("it must be refused, and is not".into());
+    }
+    let changed = fixed.text != text;
+    let mut files = vec!["case.toml", "policy.toml", "domain.xml", "said.txt"];
+    if changed {
+        files.push("out.xml");
+    } else if updating() {
+        let _ = fs::remove_file(folder.join("out.xml"));
+    }
+    tidy(folder, &files)?;
+    if changed {
+        golden(&folder.join("out.xml"), &fixed.text)?;
+    }
+    golden(&folder.join("said.txt"), &said(&fixed))?;
+    holds(&text, &fixed, &host, &policy)
+}
+
+fn name(folder: &Path) -> String {
+    folder
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
+}
+
+fn tidy(folder: &Path, wanted: &[&str]) -> Result<(), Failed> {
+    let wanted: BTreeSet<String> = wanted.iter().map(ToString::to_string).collect();
+    let stray: Vec<String> = entries(folder).difference(&wanted).cloned().collect();
+    if stray.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("nothing looks at {stray:?}").into())
+    }
+}
+
+/// What must hold of every domain that was fixed.
+pub(crate) fn holds(text: &str, fixed: &Fixed, host: &Host, policy: &Policy) -> Result<(), Failed> {
+    let again = fix(&fixed.text, host, policy, &Wishes::default())?;
+    if again.text != fixed.text {
+        return Err(format!(
+            "a second run changes more:\n{}",
+            gfxplane::cli::fixup::diff(&fixed.text, &again.text)
+        )
+        .into());
+    }
+    if let (Some(plan), Some(again)) = (&fixed.plan, &again.plan) {
+        // What the plan promises is what is read from the XML that it made.
+        if plan.after != again.before {
+            return Err(format!(
+                "the plan promised {:?}, and its XML gives {:?}",
+                plan.after, again.before
+            )
+            .into());
+        }
+        if (fixed.text == text) != plan.changes.is_empty() {
+            return Err("changes that change nothing, or changes that nobody planned".into());
+        }
+        let document = gfxplane::xml::Document::parse(text)?;
+        let policy = policy.clone().for_domain(&Domain::new(&document)?)?;
+        let given = |consent| policy.consent.contains(&consent);
+        if let Some(change) = plan
+            .changes
+            .iter()
+            .find(|change| change.consent.is_some_and(|consent| !given(consent)))
+        {
+            return Err(format!("nobody agreed to {change:?}").into());
+        }
+    }
+    // As valid as it was: an older schema knows nothing of what newer libvirts take.
+    let before = problems(Against::Domain, text)?;
+    let after = problems(Against::Domain, &fixed.text)?;
+    if before.is_empty() && !after.is_empty() {
+        return Err(format!("no longer valid:\n  {}", after.join("\n  ")).into());
+    }
+    Ok(())
+}
+
+/// What is said of it, for people.
+fn said(fixed: &Fixed) -> String {
+    let mut said = String::new();
+    let Some(plan) = &fixed.plan else {
+        return "no vfio devices\n".into();
+    };
+    let _ = writeln!(said, "before: {}", outcome(&plan.before));
+    for change in &plan.changes {
+        let _ = writeln!(said, "change: {}: {}", words(&change.action), change.reason);
+        if let Some(consent) = change.consent {
+            let _ = writeln!(said, "  agreed: {consent}");
+        }
+    }
+    for note in &plan.notes {
+        let _ = writeln!(said, "{:?}: {}: {}", note.level, note.about, note.text);
+        for cure in &note.cures {
+            let _ = writeln!(said, "  cure: {cure}");
+        }
+    }
+    let _ = writeln!(said, "after: {}", outcome(&plan.after));
+    for head in &plan.after.heads {
+        let by: Vec<String> = head
+            .shown_by
+            .iter()
+            .map(|(kind, how)| format!("{kind} {how:?}"))
+            .collect();
+        let by = if by.is_empty() {
+            "nobody".into()
+        } else {
+            by.join(", ")
+        };
+        let _ = writeln!(said, "{} is shown by {by}", head.of);
+    }
+    said
+}
+
+fn outcome(prediction: &Prediction) -> String {
+    match &prediction.outcome {
+        Outcome::Yes => "starts".into(),
+        Outcome::No(refusal) => format!(
+            "{} refuses, {}: {}",
+            refusal.by.word(),
+            refusal.about,
+            refusal.message
+        ),
+        Outcome::Doubt { refusal, because } => format!(
+            "{} may refuse: {}; {because}",
+            refusal.by.word(),
+            refusal.message
+        ),
+    }
+}
