@@ -1,15 +1,18 @@
 //! What the programs share: arguments, tables, exit codes. Here, and only here, something is
 //! printed.
 
+pub mod check;
+pub mod fixup;
+pub mod libvirt;
 pub mod list;
 pub mod nodedev_dumpxml;
 pub mod nodedev_list;
 pub mod probe;
 pub mod rules;
+pub mod subject;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use crate::host::{Root, Warning};
 
@@ -28,7 +31,13 @@ pub struct Context {
 #[derive(Debug, Clone, clap::Args)]
 pub struct GlobalArgs {
     /// Read a recorded host from this directory instead of this machine
-    #[arg(long, global = true, value_name = "DIR", env = "GFXPLANE_ROOT")]
+    #[arg(
+        long,
+        visible_alias = "host",
+        global = true,
+        value_name = "DIR",
+        env = "GFXPLANE_ROOT"
+    )]
     pub root: Option<PathBuf>,
     /// Connect to this libvirt
     #[arg(short, long, global = true, value_name = "URI")]
@@ -112,10 +121,10 @@ impl Context {
 /// The exit code of a command: 0 done, 1 refused or unknown, 2 usage, 3 the environment lacks
 /// something, 4 internal. Nobody reading what we print is no failure.
 #[must_use]
-pub fn exit_code(result: &anyhow::Result<End>) -> ExitCode {
+pub fn exit_code(result: &anyhow::Result<End>) -> u8 {
     match result {
-        Ok(End::Done) => ExitCode::SUCCESS,
-        Ok(End::Refused) => ExitCode::from(1),
+        Ok(End::Done) => 0,
+        Ok(End::Refused) => 1,
         Err(error) => {
             let broken_pipe = |error: &(dyn std::error::Error + 'static)| {
                 error
@@ -123,13 +132,13 @@ pub fn exit_code(result: &anyhow::Result<End>) -> ExitCode {
                     .is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
             };
             if error.chain().any(broken_pipe) {
-                return ExitCode::SUCCESS;
+                return 0;
             }
             let _ = writeln!(io::stderr(), "gfxplane: {error:#}");
             match error.downcast_ref::<Failure>() {
-                Some(Failure::Usage(_)) => ExitCode::from(2),
-                Some(Failure::Environment(_)) => ExitCode::from(3),
-                None => ExitCode::from(4),
+                Some(Failure::Usage(_)) => 2,
+                Some(Failure::Environment(_)) => 3,
+                None => 4,
             }
         }
     }

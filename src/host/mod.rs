@@ -8,6 +8,7 @@
 //! * [`run`]: `/run/gfxplane`, that is records, locks, and what is known of types.
 //! * [`tree`]: the sysfs-like tree of the 2018 mail, published beside the records.
 
+pub mod emulator;
 pub mod mdevctl;
 pub mod run;
 pub mod settings;

@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use nix::sys::stat::{Mode, umask};
 
+use gfxplane::cli::check::Check;
+use gfxplane::cli::fixup::Fixup;
 use gfxplane::cli::list::List;
 use gfxplane::cli::nodedev_dumpxml::NodedevDumpxml;
 use gfxplane::cli::nodedev_list::NodedevList;
@@ -28,6 +30,8 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Verb {
     List(List),
+    Check(Check),
+    Fixup(Fixup),
     Probe(Probe),
     Rules(RulesCommand),
     NodedevList(NodedevList),
@@ -37,7 +41,7 @@ enum Verb {
 fn main() -> ExitCode {
     // What is published in /run is for everybody to read and for nobody else to write.
     let _ = umask(Mode::S_IWGRP | Mode::S_IWOTH);
-    exit_code(&run(Arguments::parse()))
+    ExitCode::from(exit_code(&run(Arguments::parse())))
 }
 
 fn run(arguments: Arguments) -> anyhow::Result<End> {
@@ -45,6 +49,8 @@ fn run(arguments: Arguments) -> anyhow::Result<End> {
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let end = match arguments.verb {
         Verb::List(list) => list.run(&context, &mut out),
+        Verb::Check(check) => check.run(&context, &mut out),
+        Verb::Fixup(fixup) => fixup.run(&context, &mut out),
         Verb::Probe(probe) => probe.run(&context, &mut out),
         Verb::Rules(rules) => rules.run(&context, &mut out),
         Verb::NodedevList(list) => list.run(&context, &mut out),

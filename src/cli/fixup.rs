@@ -1,0 +1,207 @@
+//! `gfxplane fixup`: a domain's XML, made to match its devices.
+
+use std::io::{BufRead, Write};
+
+use anyhow::Context as _;
+use serde::Serialize;
+
+use crate::cli::libvirt::{self, Definition};
+use crate::cli::subject::{HostSurroundings, Subject, SubjectArgs};
+use crate::cli::{Context, End, Failure, json};
+use crate::fixup::{Fixed, fix};
+use crate::plan::{Level, Plan, words};
+use crate::predict::Outcome;
+use crate::record::FORMAT;
+
+/// Make a domain's XML match its vfio devices
+///
+/// A file or stdin: the new XML goes to stdout, what was changed and why to stderr. A domain: its
+/// persistent definition is read, and what would be changed is shown; --define changes it.
+#[derive(Debug, clap::Args)]
+pub struct Fixup {
+    #[command(flatten)]
+    about: SubjectArgs,
+    /// Print the difference
+    #[arg(long, alias = "diff")]
+    print_diff: bool,
+    /// Print the new XML
+    #[arg(long)]
+    print_xml: bool,
+    /// Show the difference and ask before the domain is defined
+    #[arg(long)]
+    confirm: bool,
+    /// Define the domain with the new XML
+    #[arg(long)]
+    define: bool,
+    /// Do everything but define the domain
+    #[arg(long)]
+    dry_run: bool,
+    /// Print the plan and the new XML as JSON
+    #[arg(long, conflicts_with_all = ["print_diff", "print_xml", "confirm"])]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Document<'p> {
+    format: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    domain: Option<&'p str>,
+    changed: bool,
+    #[serde(flatten)]
+    plan: Option<&'p Plan>,
+    xml: &'p str,
+}
+
+impl Fixup {
+    /// Plans, prints, and defines if that was asked.
+    ///
+    /// # Errors
+    /// XML that can't be read; libvirt can't be reached or refuses the new definition; those of the
+    /// output. That the domain will still be refused is no error but exit code 1.
+    pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
+        let subject = self.about.subject();
+        let defines = self.define || self.confirm;
+        if defines && !matches!(subject, Subject::Domain(_)) {
+            let problem = "--define and --confirm are for domains of libvirt's: a file is not defined (virsh define does that)";
+            return Err(Failure::Usage(problem.into()).into());
+        }
+        if defines && context.root.is_recorded() {
+            let problem =
+                "a domain of this libvirt is not defined by what is known of a recorded host";
+            return Err(Failure::Usage(problem.into()).into());
+        }
+        let surroundings = HostSurroundings::new(context, &self.about)?;
+        let definition = match &subject {
+            // A definition without its passwords must never be written back.
+            Subject::Domain(name) => Some(libvirt::definition(
+                context.connect.as_deref(),
+                name,
+                defines,
+            )?),
+            _ => None,
+        };
+        let text = match &definition {
+            Some(definition) => definition.xml.clone(),
+            None => self.about.read(context, false)?,
+        };
+        let fixed = fix(
+            &text,
+            &surroundings,
+            &surroundings.policy(),
+            &self.about.wishes(),
+        )
+        .with_context(|| self.about.subject.clone())?;
+        surroundings.warn();
+        if self.json {
+            json(out, &document(&fixed, &text))?;
+        } else {
+            self.show(context, out, &text, &fixed, definition.is_some())?;
+        }
+        if let Some(definition) = &definition
+            && defines
+            && fixed.text != text
+        {
+            self.define(context, out, definition, &fixed)?;
+        }
+        let refused = fixed
+            .plan
+            .as_ref()
+            .is_some_and(|plan| matches!(plan.after.outcome, Outcome::No(_)));
+        Ok(if refused { End::Refused } else { End::Done })
+    }
+
+    /// Prints what was asked for on stdout, and the reasons on stderr.
+    fn show(
+        &self,
+        context: &Context,
+        out: &mut dyn Write,
+        text: &str,
+        fixed: &Fixed,
+        is_domain: bool,
+    ) -> anyhow::Result<()> {
+        if let Some(plan) = &fixed.plan {
+            for change in &plan.changes {
+                context.say(&format!("{}: {}", words(&change.action), change.reason));
+            }
+            for note in &plan.notes {
+                let level = match note.level {
+                    Level::Info => "note",
+                    Level::Warn => "warning",
+                    Level::Fail => "not fixed",
+                };
+                context.say(&format!("{level}: {}: {}", note.about, note.text));
+                for cure in &note.cures {
+                    context.say(&format!("  cure: {cure}"));
+                }
+            }
+            if plan.is_empty() && plan.notes.is_empty() {
+                context.say("nothing to do: the domain matches its devices");
+            }
+        } else if is_domain {
+            context.say("nothing to do: the domain has no vfio devices");
+        }
+        let shows_diff =
+            self.print_diff || self.confirm || (is_domain && !self.print_xml && !self.define);
+        if shows_diff {
+            out.write_all(diff(text, &fixed.text).as_bytes())?;
+        }
+        if self.print_xml || (!is_domain && !self.print_diff) {
+            out.write_all(fixed.text.as_bytes())?;
+        }
+        if is_domain && !self.define && !self.confirm && !self.dry_run && fixed.text != text {
+            context.say("nothing was changed; --define does it");
+        }
+        Ok(())
+    }
+
+    fn define(
+        &self,
+        context: &Context,
+        out: &mut dyn Write,
+        before: &Definition,
+        fixed: &Fixed,
+    ) -> anyhow::Result<()> {
+        if self.confirm {
+            write!(out, "\nDefine the domain with the changed XML? (y/n): ")?;
+            out.flush()?;
+            let mut answer = String::new();
+            std::io::stdin().lock().read_line(&mut answer)?;
+            if !matches!(answer.trim(), "y" | "Y" | "yes") {
+                context.say("the domain was not changed");
+                return Ok(());
+            }
+        }
+        if self.dry_run {
+            context.say("--dry-run: the domain was not changed");
+            return Ok(());
+        }
+        libvirt::define(context.connect.as_deref(), before, &fixed.text)?;
+        context.say("the domain was defined with the changes");
+        if before.is_active {
+            context.say("changes take effect after the domain is fully powered off");
+        }
+        Ok(())
+    }
+}
+
+fn document<'p>(fixed: &'p Fixed, text: &str) -> Document<'p> {
+    Document {
+        format: FORMAT,
+        domain: fixed.name.as_deref(),
+        changed: fixed.text != text,
+        plan: fixed.plan.as_ref(),
+        xml: &fixed.text,
+    }
+}
+
+/// The difference in unified form, with virt-xml's headers; nothing if there is none.
+#[must_use]
+pub fn diff(before: &str, after: &str) -> String {
+    if before == after {
+        return String::new();
+    }
+    similar::TextDiff::from_lines(before, after)
+        .unified_diff()
+        .header("Original XML", "Altered XML")
+        .to_string()
+}

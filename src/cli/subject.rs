@@ -1,0 +1,226 @@
+//! The domain that a command is about, and what its host is found to be.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::io::{IsTerminal, Read};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+
+use crate::abilities::Abilities;
+use crate::cli::{Context, Failure, libvirt};
+use crate::domain::Domain;
+use crate::facts::Reason;
+use crate::fixup::Surroundings;
+use crate::host::emulator::{self, Asking};
+use crate::host::{Warning, settings};
+use crate::inventory::{Sources, active};
+use crate::names::DeviceId;
+use crate::policy::{self, Consent, Displays, Policy, Wishes};
+use crate::screens::Known;
+use crate::version::Version;
+use crate::xml;
+
+/// The domain, and what is said of its host on the command line.
+#[derive(Debug, clap::Args)]
+pub struct SubjectArgs {
+    /// A domain of libvirt's (name or UUID), a file (a path with a slash, or that ends in .xml),
+    /// or - for stdin
+    #[arg(value_name = "DOMAIN|FILE|-")]
+    pub subject: String,
+    /// The version of QEMU, instead of asking the domain's emulator
+    #[arg(long, value_name = "VERSION")]
+    pub qemu: Option<Version>,
+    /// The version of libvirt, instead of looking for it
+    #[arg(long, value_name = "VERSION")]
+    pub libvirt_version: Option<Version>,
+    /// Which displays are looked after: asked, auto, full or off
+    #[arg(long, value_name = "WORD")]
+    pub policy: Option<Displays>,
+    /// What may be lost: remote, video, or all
+    #[arg(long, value_name = "WORDS", value_parser = policy::consent)]
+    pub consent: Option<BTreeSet<Consent>>,
+}
+
+/// Where a domain's XML comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subject {
+    /// libvirt.
+    Domain(String),
+    /// A file.
+    File(PathBuf),
+    /// stdin.
+    Stdin,
+}
+
+impl SubjectArgs {
+    /// What kind of subject it is.
+    #[must_use]
+    pub fn subject(&self) -> Subject {
+        let text = self.subject.as_str();
+        let is_xml = Path::new(text)
+            .extension()
+            .is_some_and(|extension| extension.eq_ignore_ascii_case("xml"));
+        if text == "-" {
+            Subject::Stdin
+        } else if text.contains('/') || is_xml {
+            Subject::File(text.into())
+        } else {
+            Subject::Domain(text.into())
+        }
+    }
+
+    /// The XML; of a domain, its persistent definition with its secrets if `secrets`.
+    ///
+    /// # Errors
+    /// It can't be read, is not UTF-8, or libvirt has no such domain.
+    pub fn read(&self, context: &Context, secrets: bool) -> anyhow::Result<String> {
+        match self.subject() {
+            Subject::Domain(name) => {
+                Ok(libvirt::definition(context.connect.as_deref(), &name, secrets)?.xml)
+            }
+            Subject::File(path) => {
+                let file = std::fs::File::open(&path);
+                let file = file.map_err(|error| {
+                    Failure::Environment(format!("{}: {error}", path.display()))
+                })?;
+                text_of(file).with_context(|| path.display().to_string())
+            }
+            Subject::Stdin => {
+                let stdin = std::io::stdin();
+                if stdin.is_terminal() {
+                    context.say("reading domain XML from the terminal; Ctrl-D ends it");
+                }
+                text_of(stdin.lock()).context("stdin")
+            }
+        }
+    }
+
+    /// What the command line wishes.
+    #[must_use]
+    pub fn wishes(&self) -> Wishes {
+        Wishes {
+            display: self.policy,
+            consent: self.consent.clone(),
+            ..Wishes::default()
+        }
+    }
+}
+
+fn text_of(from: impl Read) -> anyhow::Result<String> {
+    let mut bytes = Vec::new();
+    // One byte more than is taken, so that too much is noticed and no more of it read.
+    let limit = xml::MAX_SIZE as u64 + 1;
+    from.take(limit)
+        .read_to_end(&mut bytes)
+        .map_err(|error| Failure::Environment(error.to_string()))?;
+    if bytes.len() as u64 >= limit {
+        // Cutting a character in two would hide that.
+        bytes = b"<".repeat(xml::MAX_SIZE + 1);
+    }
+    Ok(xml::from_bytes(bytes)?)
+}
+
+/// This machine, or a recorded host.
+pub struct HostSurroundings<'c> {
+    context: &'c Context,
+    qemu: Option<Version>,
+    libvirt: Option<Version>,
+    /// What was passed over.
+    warnings: RefCell<Vec<Warning>>,
+}
+
+impl<'c> HostSurroundings<'c> {
+    /// The host that the command is about.
+    ///
+    /// # Errors
+    /// libvirt is another host's, of which nothing is known here.
+    pub fn new(context: &'c Context, arguments: &SubjectArgs) -> Result<Self, Failure> {
+        if context.is_remote() && !context.root.is_recorded() {
+            return Err(Failure::Environment(
+                "this libvirt is another host's, whose devices can't be seen from here: run gfxplane there, or record that host with `gfxplane collect DIR` and name it with --host DIR".into(),
+            ));
+        }
+        Ok(HostSurroundings {
+            context,
+            qemu: arguments.qemu.clone(),
+            libvirt: arguments.libvirt_version.clone(),
+            warnings: RefCell::default(),
+        })
+    }
+
+    /// The host's policy.
+    #[must_use]
+    pub fn policy(&self) -> Policy {
+        settings::config(&self.context.root, &mut self.warnings.borrow_mut()).policy
+    }
+
+    /// Says what was passed over.
+    pub fn warn(&self) {
+        self.context.warn(&self.warnings.take());
+    }
+}
+
+impl Surroundings for HostSurroundings<'_> {
+    fn known(&self, device: DeviceId) -> Known {
+        let (sources, found) = Sources::read_device(&self.context.root, device);
+        self.warnings
+            .borrow_mut()
+            .extend(sources.host.warnings.iter().cloned());
+        if let Some(device) = found {
+            let entry = active(&sources, &device);
+            return Known {
+                finding: entry.finding,
+                render_node: entry.render_node,
+            };
+        }
+        // A device that is only defined may be known by its type.
+        let sources = Sources::read(&self.context.root);
+        let id = match device {
+            DeviceId::Mdev(uuid) => uuid,
+            DeviceId::Pci(_) => return Known::nothing(Reason::NoDriver),
+        };
+        let definition = sources.definitions.iter().find(|d| d.uuid == id);
+        definition.map_or_else(
+            || Known::nothing(Reason::NotActive),
+            |definition| {
+                let entry = crate::inventory::defined(&sources, definition);
+                Known {
+                    finding: entry.finding,
+                    render_node: entry.render_node,
+                }
+            },
+        )
+    }
+
+    fn abilities(&self, domain: &Domain<'_, '_>) -> Abilities {
+        let arch = domain.arch.as_deref().unwrap_or(std::env::consts::ARCH);
+        let emulator = domain.emulator.as_ref().map_or_else(
+            || PathBuf::from(format!("/usr/bin/qemu-system-{arch}")),
+            PathBuf::from,
+        );
+        // Who names the version wants that one, not this machine's.
+        let asking = if self.qemu.is_some() {
+            Asking::Cached
+        } else {
+            Asking::Fresh
+        };
+        let mut abilities = emulator::abilities(
+            &self.context.root,
+            &emulator,
+            asking,
+            &mut self.warnings.borrow_mut(),
+        );
+        if let Some(qemu) = &self.qemu {
+            if abilities.qemu.as_ref() != Some(qemu) {
+                abilities.frontends = None;
+                abilities.spice_gl_over_tcp = None;
+            }
+            abilities.qemu = Some(qemu.clone());
+        }
+        if let Some(libvirt) = &self.libvirt {
+            abilities.libvirt = Some(libvirt.clone());
+        }
+        abilities
+    }
+}
