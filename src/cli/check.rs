@@ -2,16 +2,16 @@
 
 use std::io::Write;
 
-use anyhow::Context as _;
 use serde::Serialize;
 
 use crate::cli::subject::{HostSurroundings, SubjectArgs};
-use crate::cli::{Context, End, json};
+use crate::cli::{Context, End, Failure, json};
 use crate::fixup::fix;
-use crate::plan::{Level, Note, Plan, words};
+use crate::plan::{Level, Note, Plan, Topic, words};
 use crate::policy::{Displays, Wishes};
 use crate::predict::{HeadOf, Outcome, Shown};
 use crate::record::FORMAT;
+use crate::screens::Vgpu;
 
 /// Tell whether a domain will start and its screens be seen
 ///
@@ -44,16 +44,19 @@ impl Check {
     /// XML that can't be read; libvirt can't be reached; those of the output.
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         let surroundings = HostSurroundings::new(context, &self.about)?;
-        let text = self.about.read(context, false)?;
+        let text = self.about.read(context)?;
         let policy = surroundings.policy();
         // As it is: whatever the policy would change is for the end.
         let as_it_is = Wishes {
             display: Some(Displays::Off),
             ..Wishes::default()
         };
-        let what = || self.about.subject.clone();
-        let fixed = fix(&text, &surroundings, &policy, &as_it_is).with_context(what)?;
-        let better = fix(&text, &surroundings, &policy, &self.about.wishes()).with_context(what)?;
+        let fix = |wishes: &Wishes| {
+            fix(&text, &surroundings, &policy, wishes)
+                .map_err(|error| Failure::Refused(format!("{}: {error}", self.about.subject)))
+        };
+        let fixed = fix(&as_it_is)?;
+        let better = fix(&self.about.wishes())?;
         surroundings.warn();
         let plan = fixed.plan.as_ref();
         let fixup: Vec<String> = better
@@ -71,9 +74,14 @@ impl Check {
             };
             json(out, &document)?;
         } else {
-            match plan {
-                None => line(out, "vfio devices", "PASS", "the domain has none")?,
-                Some(plan) => lines(out, plan, better.plan.as_ref(), &fixup)?,
+            let report = match plan {
+                None => vec![Line::new("for vfio devices", "PASS", "the domain has none")],
+                Some(plan) => lines(plan, better.plan.as_ref()),
+            };
+            let name = fixed.name.as_deref().unwrap_or("domain");
+            print(out, name, &report)?;
+            if !fixup.is_empty() {
+                writeln!(out, "gfxplane fixup would change: {}", fixup.join("; "))?;
             }
         }
         let refused = plan.is_some_and(|plan| matches!(plan.before.outcome, Outcome::No(_)));
@@ -81,57 +89,55 @@ impl Check {
     }
 }
 
-fn line(out: &mut dyn Write, what: &str, verdict: &str, more: &str) -> std::io::Result<()> {
-    let more = if more.is_empty() {
-        String::new()
-    } else {
-        format!(" ({more})")
-    };
-    writeln!(out, "{:<66}: {verdict}{more}", format!("Checking {what}"))
+/// A line of the report.
+struct Line {
+    what: String,
+    verdict: &'static str,
+    more: String,
+    cures: Vec<String>,
 }
 
-fn lines(
-    out: &mut dyn Write,
-    plan: &Plan,
-    better: Option<&Plan>,
-    fixup: &[String],
-) -> std::io::Result<()> {
-    for vgpu in &plan.screens.vgpus {
-        let display = &vgpu.known.finding.facts.display;
-        let words = display.words().join(", ");
-        let (verdict, more) = match display.reason() {
-            Some(reason) => ("WARN", format!("not known: {reason}")),
-            None if vgpu.known.is_measured() => ("PASS", format!("{words}, measured")),
-            None => ("PASS", format!("{words}, not measured")),
-        };
-        line(
-            out,
-            &format!("for the display of {}", vgpu.id),
+impl Line {
+    fn new(what: impl Into<String>, verdict: &'static str, more: impl Into<String>) -> Self {
+        Line {
+            what: what.into(),
             verdict,
-            &more,
-        )?;
+            more: more.into(),
+            cures: Vec::new(),
+        }
     }
-    let (verdict, more) = match &plan.before.outcome {
-        Outcome::Yes => ("PASS", String::new()),
-        Outcome::No(refusal) => (
-            "FAIL",
-            format!(
-                "{}: {}: {}",
-                refusal.by.word(),
-                refusal.about,
-                refusal.message
-            ),
-        ),
-        Outcome::Doubt { refusal, because } => (
-            "WARN",
-            format!(
-                "{} may say: {}; {because}",
-                refusal.by.word(),
-                refusal.message
-            ),
-        ),
-    };
-    line(out, "if the domain starts", verdict, &more)?;
+}
+
+fn print(out: &mut dyn Write, name: &str, report: &[Line]) -> std::io::Result<()> {
+    let width = report
+        .iter()
+        .map(|line| line.what.chars().count())
+        .max()
+        .unwrap_or(0);
+    for line in report {
+        let more = if line.more.is_empty() {
+            String::new()
+        } else {
+            format!(" ({})", line.more)
+        };
+        let Line { what, verdict, .. } = line;
+        writeln!(out, "{name}: Checking {what:<width$} : {verdict}{more}")?;
+        for cure in &line.cures {
+            writeln!(out, "    cure: {cure}")?;
+        }
+    }
+    Ok(())
+}
+
+fn lines(plan: &Plan, better: Option<&Plan>) -> Vec<Line> {
+    let mut report: Vec<Line> = plan.screens.vgpus.iter().map(display).collect();
+    let mut start = start(plan);
+    // What would help but needs a consent is known only to who tried to repair.
+    let cures = better.iter().flat_map(|plan| &plan.notes);
+    let cures = cures.filter(|note| note.topic != Topic::Other);
+    start.cures = cures.flat_map(|note| note.cures.clone()).collect();
+    start.cures.dedup();
+    report.push(start);
     for head in &plan.before.heads {
         let HeadOf::Device(_) = head.of else { continue };
         let by: Vec<String> = head
@@ -142,46 +148,57 @@ fn lines(
                 Shown::AfterSwitch => format!("{kind} after Ctrl-Alt-2"),
             })
             .collect();
-        let verdict = if by.is_empty() { "WARN" } else { "PASS" };
-        let more = if by.is_empty() {
-            "by nobody".into()
+        let what = format!("who shows the screen of {}", head.of);
+        report.push(if by.is_empty() {
+            Line::new(what, "WARN", "nobody")
         } else {
-            format!("by {}", by.join(", "))
+            Line::new(what, "PASS", by.join(", "))
+        });
+    }
+    for note in plan.notes.iter().filter(|note| note.topic == Topic::Other) {
+        let verdict = match note.level {
+            Level::Info => "PASS",
+            Level::Warn => "WARN",
+            Level::Fail => "FAIL",
         };
-        line(
-            out,
-            &format!("if the screen of {} is seen", head.of),
-            verdict,
-            &more,
-        )?;
+        report.push(Line {
+            cures: note.cures.clone(),
+            ..Line::new(note.about.to_string(), verdict, &note.text)
+        });
     }
-    let level = |level| match level {
-        Level::Info => "PASS",
-        Level::Warn => "WARN",
-        Level::Fail => "FAIL",
-    };
-    // The refusal has had its line.
-    for note in plan.notes.iter().filter(|note| note.level != Level::Fail) {
-        line(
-            out,
-            &format!("{}", note.about),
-            level(note.level),
-            &note.text,
-        )?;
-        for cure in &note.cures {
-            writeln!(out, "    cure: {cure}")?;
+    report
+}
+
+fn display(vgpu: &Vgpu) -> Line {
+    let display = &vgpu.known.finding.facts.display;
+    let words = display.words().join(", ");
+    let what = format!("for the display of {}", vgpu.id);
+    match display.reason() {
+        Some(reason) => Line::new(what, "WARN", format!("not known: {reason}")),
+        None if vgpu.known.is_measured() => Line::new(what, "PASS", format!("{words}, measured")),
+        None => Line::new(what, "PASS", format!("{words}, not measured")),
+    }
+}
+
+fn start(plan: &Plan) -> Line {
+    let what = "if the domain starts";
+    match &plan.before.outcome {
+        Outcome::Yes => Line::new(what, "PASS", ""),
+        Outcome::No(refusal) => {
+            let by = refusal.by.word();
+            Line::new(
+                what,
+                "FAIL",
+                format!("{by}: {}: {}", refusal.about, refusal.message),
+            )
+        }
+        Outcome::Doubt { refusal, because } => {
+            let by = refusal.by.word();
+            Line::new(
+                what,
+                "WARN",
+                format!("{by} may say: {}; {because}", refusal.message),
+            )
         }
     }
-    if fixup.is_empty() {
-        for note in better.iter().flat_map(|plan| &plan.notes) {
-            if note.consent.is_some() {
-                for cure in &note.cures {
-                    writeln!(out, "    cure: {cure}")?;
-                }
-            }
-        }
-    } else {
-        writeln!(out, "gfxplane fixup would change: {}", fixup.join("; "))?;
-    }
-    Ok(())
 }

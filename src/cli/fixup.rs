@@ -2,7 +2,6 @@
 
 use std::io::{BufRead, Write};
 
-use anyhow::Context as _;
 use serde::Serialize;
 
 use crate::cli::libvirt::{self, Definition};
@@ -82,20 +81,28 @@ impl Fixup {
         };
         let text = match &definition {
             Some(definition) => definition.xml.clone(),
-            None => self.about.read(context, false)?,
+            None => self.about.read(context)?,
         };
-        let fixed = fix(
-            &text,
-            &surroundings,
-            &surroundings.policy(),
-            &self.about.wishes(),
-        )
-        .with_context(|| self.about.subject.clone())?;
+        let policy = surroundings.policy();
+        let fix = |text: &str| {
+            fix(text, &surroundings, &policy, &self.about.wishes())
+                .map_err(|error| Failure::Refused(format!("{}: {error}", self.about.subject)))
+        };
+        let fixed = fix(&text)?;
+        // What is shown has no passwords in it.
+        let (shown, fixed_shown) = match &subject {
+            Subject::Domain(name) if defines => {
+                let shown = libvirt::definition(context.connect.as_deref(), name, false)?.xml;
+                let fixed = fix(&shown)?;
+                (shown, fixed)
+            }
+            _ => (text.clone(), fixed.clone()),
+        };
         surroundings.warn();
         if self.json {
-            json(out, &document(&fixed, &text))?;
+            json(out, &document(&fixed_shown, &shown))?;
         } else {
-            self.show(context, out, &text, &fixed, definition.is_some())?;
+            self.show(context, out, &shown, &fixed_shown, definition.is_some())?;
         }
         if let Some(definition) = &definition
             && defines

@@ -2,6 +2,7 @@
 //! printed.
 
 pub mod check;
+pub mod collect;
 pub mod fixup;
 pub mod libvirt;
 pub mod list;
@@ -10,6 +11,7 @@ pub mod nodedev_list;
 pub mod probe;
 pub mod rules;
 pub mod subject;
+pub mod verify;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -59,6 +61,9 @@ pub enum End {
 /// Why a command failed; this decides its exit code.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
+    /// What it was given can't be taken: 1.
+    #[error("{0}")]
+    Refused(String),
     /// It was called wrongly: 2.
     #[error("{0}")]
     Usage(String),
@@ -136,6 +141,7 @@ pub fn exit_code(result: &anyhow::Result<End>) -> u8 {
             }
             let _ = writeln!(io::stderr(), "gfxplane: {error:#}");
             match error.downcast_ref::<Failure>() {
+                Some(Failure::Refused(_)) => 1,
                 Some(Failure::Usage(_)) => 2,
                 Some(Failure::Environment(_)) => 3,
                 None => 4,

@@ -5,8 +5,6 @@ use std::collections::BTreeSet;
 use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
-
 use crate::abilities::Abilities;
 use crate::cli::{Context, Failure, libvirt};
 use crate::domain::Domain;
@@ -70,28 +68,28 @@ impl SubjectArgs {
         }
     }
 
-    /// The XML; of a domain, its persistent definition with its secrets if `secrets`.
+    /// The XML; of a domain, its persistent definition without its secrets.
     ///
     /// # Errors
     /// It can't be read, is not UTF-8, or libvirt has no such domain.
-    pub fn read(&self, context: &Context, secrets: bool) -> anyhow::Result<String> {
+    pub fn read(&self, context: &Context) -> anyhow::Result<String> {
         match self.subject() {
             Subject::Domain(name) => {
-                Ok(libvirt::definition(context.connect.as_deref(), &name, secrets)?.xml)
+                Ok(libvirt::definition(context.connect.as_deref(), &name, false)?.xml)
             }
             Subject::File(path) => {
                 let file = std::fs::File::open(&path);
                 let file = file.map_err(|error| {
                     Failure::Environment(format!("{}: {error}", path.display()))
                 })?;
-                text_of(file).with_context(|| path.display().to_string())
+                text_of(file, &path.display().to_string())
             }
             Subject::Stdin => {
                 let stdin = std::io::stdin();
                 if stdin.is_terminal() {
                     context.say("reading domain XML from the terminal; Ctrl-D ends it");
                 }
-                text_of(stdin.lock()).context("stdin")
+                text_of(stdin.lock(), "stdin")
             }
         }
     }
@@ -107,18 +105,18 @@ impl SubjectArgs {
     }
 }
 
-fn text_of(from: impl Read) -> anyhow::Result<String> {
+fn text_of(from: impl Read, name: &str) -> anyhow::Result<String> {
     let mut bytes = Vec::new();
     // One byte more than is taken, so that too much is noticed and no more of it read.
     let limit = xml::MAX_SIZE as u64 + 1;
     from.take(limit)
         .read_to_end(&mut bytes)
-        .map_err(|error| Failure::Environment(error.to_string()))?;
+        .map_err(|error| Failure::Environment(format!("{name}: {error}")))?;
     if bytes.len() as u64 >= limit {
         // Cutting a character in two would hide that.
         bytes = b"<".repeat(xml::MAX_SIZE + 1);
     }
-    Ok(xml::from_bytes(bytes)?)
+    Ok(xml::from_bytes(bytes).map_err(|error| Failure::Refused(format!("{name}: {error}")))?)
 }
 
 /// This machine, or a recorded host.

@@ -134,11 +134,25 @@ pub enum Level {
     Fail,
 }
 
+/// What a note adds to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Topic {
+    /// Whether the domain starts: [`Prediction::outcome`].
+    Start,
+    /// Who sees a screen: [`Prediction::heads`].
+    Seen,
+    /// Nothing else that is said.
+    Other,
+}
+
 /// Something that is not done, why, and what the user can do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Note {
     /// How serious.
     pub level: Level,
+    /// What it adds to.
+    pub topic: Topic,
     /// What it is about.
     pub about: About,
     /// What is the matter.
@@ -284,8 +298,20 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
     }
 
     fn note(&mut self, level: Level, about: About, text: impl Into<String>, cures: &[&str]) {
+        self.note_on(Topic::Other, level, about, text, cures);
+    }
+
+    fn note_on(
+        &mut self,
+        topic: Topic,
+        level: Level,
+        about: About,
+        text: impl Into<String>,
+        cures: &[&str],
+    ) {
         self.notes.push(Note {
             level,
+            topic,
             about,
             text: text.into(),
             cures: cures.iter().map(|cure| (*cure).to_owned()).collect(),
@@ -386,6 +412,7 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
         if !self.policy.consent.contains(&Consent::Video) {
             self.notes.push(Note {
                 level: Level::Info,
+                topic: Topic::Other,
                 about,
                 text: "the policy asks for the vGPU to be the only screen; the guest would lose its emulated video card".into(),
                 cures: vec!["gfxplane fixup --consent video".into()],
@@ -516,8 +543,13 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
         if !matches!(now.outcome, Outcome::Yes) {
             cures.push("display='off' on the hostdev: no screen from the device".into());
         }
+        let topic = match now.outcome {
+            Outcome::Yes => Topic::Seen,
+            _ => Topic::Start,
+        };
         self.notes.push(Note {
             level,
+            topic,
             about,
             text,
             cures,
@@ -539,7 +571,7 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
             )
         } else if vgpu.found() == [Found::Dmabuf] {
             format!(
-                "; {id} hands over its screen as a dmabuf{}, which needs graphics with OpenGL that are seen on this host",
+                "; it hands over its screen as a dmabuf{}, for which the graphics must have OpenGL",
                 how_known(vgpu)
             )
         } else {
@@ -605,6 +637,7 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
                         arrangement.loses().iter().map(ToString::to_string).collect();
                     self.notes.push(Note {
                         level: Level::Info,
+                        topic: Topic::Other,
                         about: About::Device(id),
                         text: format!("it has a display ({words}, measured); to show it, a way to see the screen would be lost"),
                         cures: vec![format!("gfxplane fixup --consent {}", lost.join(","))],
@@ -782,7 +815,7 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
                     refusal.by.word(),
                     refusal.message
                 );
-                self.note(Level::Fail, refusal.about, text, &cures);
+                self.note_on(Topic::Start, Level::Fail, refusal.about, text, &cures);
             }
             Outcome::Doubt { refusal, because }
                 if !self.notes.iter().any(|n| n.level >= Level::Warn) =>
@@ -792,7 +825,7 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
                     refusal.by.word(),
                     refusal.message
                 );
-                self.note(Level::Warn, refusal.about, text, &[]);
+                self.note_on(Topic::Start, Level::Warn, refusal.about, text, &[]);
             }
             _ => {}
         }
@@ -846,7 +879,8 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
         }
         for head in &after.heads {
             if head.shown_by.is_empty() && matches!(head.of, HeadOf::Device(_)) {
-                self.note(
+                self.note_on(
+                    Topic::Seen,
                     Level::Warn,
                     about(&head.of),
                     "nothing shows its screen: the domain starts, but nobody sees it",
