@@ -365,10 +365,8 @@ fn same(expected: &Tree, found: &Tree) -> Result<(), String> {
     if *expected != plain || expected.children.len() != found.children.len() {
         return Err(format!("expected {expected:?}\nfound {found:?}"));
     }
-    let children = expected.children.iter().zip(&found.children);
-    children
-        .map(|(expected, found)| same(expected, found))
-        .collect()
+    let mut children = expected.children.iter().zip(&found.children);
+    children.try_for_each(|(expected, found)| same(expected, found))
 }
 
 /// All of its text, if it has no elements.
