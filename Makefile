@@ -4,9 +4,10 @@
 SUITE ?= trixie
 CARGO ?= cargo
 CARGO_DEB_VERSION = 3.8.0
+CARGO_FUZZ_VERSION = 0.13.2
 DEB = target/debian/gfxplane_0.1.0-1_amd64.deb
 
-.PHONY: demo test deb test-vm bench setup setup-deb check
+.PHONY: demo test fuzz deb test-vm bench setup setup-deb setup-fuzz check
 
 # The main job on a recorded host: what is there, and the XML of several devices.
 demo: setup
@@ -18,6 +19,10 @@ test: setup check
 	$(CARGO) test --locked
 	$(CARGO) test --locked --no-default-features
 	tests/packaging
+
+# Each target of fuzz/ for a minute, on the toolchain that is there.
+fuzz: setup setup-fuzz
+	fuzz/run 60
 
 check: setup
 	$(CARGO) fmt --check
@@ -41,3 +46,7 @@ setup:
 
 setup-deb:
 	@command -v cargo-deb >/dev/null || $(CARGO) install cargo-deb --locked --version $(CARGO_DEB_VERSION)
+
+setup-fuzz:
+	@packaging/setup g++
+	@command -v cargo-fuzz >/dev/null || $(CARGO) install cargo-fuzz --locked --version $(CARGO_FUZZ_VERSION)

@@ -25,7 +25,8 @@ pub struct Abilities {
     /// spice-server 0.15.3 or later, and carry the words of the refusal if they were not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spice_gl_over_tcp: Option<bool>,
-    /// `spice_listen` of qemu.conf, where spice listens unless the domain says otherwise.
+    /// `spice_listen` of qemu.conf, where spice listens unless the domain says otherwise: 127.0.0.1
+    /// if it is not set. `None` if qemu.conf can't be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spice_listen: Option<String>,
     /// `vnc_listen` of qemu.conf.

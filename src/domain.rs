@@ -159,7 +159,8 @@ pub struct Graphics<'d, 'a> {
 /// On what a `<graphics>` listens, by its first `<listen>` (libvirt uses no other).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Listen {
-    /// TCP on this address; `None`: the one in `qemu.conf`.
+    /// TCP on this address; `None`: the one in `qemu.conf`, or 127.0.0.1 (libvirt
+    /// src/qemu/qemu_conf.c, `virQEMUDriverConfigNew`).
     Address(Option<String>),
     /// TCP on the address of a network of libvirt's.
     Network,
@@ -170,7 +171,8 @@ pub enum Listen {
 }
 
 impl Listen {
-    /// From where it can be reached. `default`: the address in `qemu.conf`.
+    /// From where it can be reached. `default`: the address in `qemu.conf`; one that is not known
+    /// may be any.
     #[must_use]
     pub fn reach(&self, default: Option<&str>) -> Reach {
         let address = match self {
@@ -178,10 +180,8 @@ impl Listen {
             Listen::Network => return Reach::Remote,
             Listen::Address(address) => address.as_deref().or(default),
         };
-        // Without a setting libvirt listens on 127.0.0.1 (libvirt src/qemu/qemu_conf.c,
-        // virQEMUDriverConfigNew: vncListen and spiceListen).
         let Some(address) = address else {
-            return Reach::Loopback;
+            return Reach::Remote;
         };
         let loopback = match address.parse::<std::net::IpAddr>() {
             Ok(ip) => ip.is_loopback(),
@@ -411,6 +411,13 @@ fn hostdevs<'d, 'a>(
             next += 1;
             format!("hostdev{}", next - 1)
         });
+        // The host gives it up, and the guest does not get it (libvirt docs/formatdomain.rst).
+        let is_unassigned = element
+            .child("address")
+            .is_some_and(|address| address.attribute("type").as_deref() == Some("unassigned"));
+        if is_unassigned {
+            continue;
+        }
         let Some((id, model)) = device(element) else {
             continue;
         };

@@ -223,7 +223,8 @@ impl Screens {
             let card = Card {
                 place: Some(place),
                 model: video.model.clone(),
-                gl: video.accel3d && video.model.as_deref() == Some("virtio"),
+                // vhost-user-gpu draws in a process of its own, and asks QEMU for no OpenGL.
+                gl: video.accel3d && !video.vhost_user && video.model.as_deref() == Some("virtio"),
                 dmabuf: video.vhost_user,
             };
             let at = if video.primary { 0 } else { cards.len() };

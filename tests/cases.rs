@@ -15,14 +15,18 @@
 //! `tests/lossless` has odd XML documents, for the engine that edits them.
 
 mod support {
+    pub(crate) mod collect;
     pub(crate) mod fixup;
     pub(crate) mod hostile;
     pub(crate) mod hosts;
     pub(crate) mod lossless;
     pub(crate) mod matrix;
     pub(crate) mod overlay;
+    pub(crate) mod plan;
+    pub(crate) mod promises;
     pub(crate) mod property;
     pub(crate) mod schema;
+    pub(crate) mod worlds;
 }
 
 use std::process::ExitCode;
@@ -34,7 +38,9 @@ fn main() -> ExitCode {
     let mut trials = support::overlay::trials();
     trials.extend(support::hosts::trials());
     trials.extend(support::property::trials());
+    trials.extend(support::collect::trials());
     trials.extend(support::fixup::trials());
+    trials.extend(support::plan::trials());
     trials.extend(support::matrix::trials());
     trials.extend(support::lossless::trials());
     run(&arguments, trials).exit_code()

@@ -7,7 +7,9 @@ use std::process::{Command, Output, Stdio};
 const VERSIONS: [&str; 4] = ["--qemu", "10.0.13", "--libvirt-version", "11.3.0"];
 
 fn folder(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests")
+        .join(name)
 }
 
 fn domain(case: &str) -> PathBuf {
@@ -82,7 +84,10 @@ fn without_consent_nothing_is_lost_and_the_exit_code_says_so() {
     let text = read(domain("dmabuf-vnc"));
     let (code, out, err) = on("fixup", &[], "-", text.as_bytes());
     assert_eq!((code, out), (1, text.clone()));
-    assert!(err.contains("not fixed") && err.contains("--consent remote"), "{err}");
+    assert!(
+        err.contains("not fixed") && err.contains("--consent remote"),
+        "{err}"
+    );
     let (code, out, _) = on("fixup", &["--consent", "remote"], "-", text.as_bytes());
     let expected = read(folder("fixup/dmabuf-vnc-agreed/out.xml"));
     assert_eq!((code, out), (0, expected));
@@ -92,7 +97,10 @@ fn without_consent_nothing_is_lost_and_the_exit_code_says_so() {
 fn a_difference_as_virt_xml_prints_it() {
     let (code, out, _) = file("fixup", &["--print-diff"], "dmabuf-spice-loopback");
     assert_eq!(code, 0);
-    assert!(out.starts_with("--- Original XML\n+++ Altered XML\n@@ "), "{out}");
+    assert!(
+        out.starts_with("--- Original XML\n+++ Altered XML\n@@ "),
+        "{out}"
+    );
     assert!(out.contains("\n+      <gl enable='yes'/>\n"), "{out}");
     let same = file("fixup", &["--diff"], "dmabuf-spice-loopback");
     assert_eq!(same.1, out);
@@ -124,9 +132,15 @@ fn check_reports_line_by_line() {
     assert_eq!(code, 1);
     let failed: Vec<&str> = out.lines().filter(|line| line.contains(": FAIL")).collect();
     assert_eq!(failed.len(), 1, "{out}");
-    assert!(failed[0].starts_with("guest: Checking if the domain starts"), "{out}");
+    assert!(
+        failed[0].starts_with("guest: Checking if the domain starts"),
+        "{out}"
+    );
     assert!(failed[0].contains("opengl not available"), "{out}");
-    assert!(out.contains("    cure: gfxplane fixup --consent remote"), "{out}");
+    assert!(
+        out.contains("    cure: gfxplane fixup --consent remote"),
+        "{out}"
+    );
     let (code, out, _) = file("check", &[], "dmabuf-spice-gl");
     assert_eq!(code, 0);
     assert!(!out.contains("FAIL") && !out.contains("WARN"), "{out}");
@@ -160,8 +174,16 @@ fn bad_input_is_refused_with_its_place() {
 fn wrong_arguments_say_what_is_right() {
     for (arguments, code, part) in [
         (&["fixup", "--define", "-"][..], 2, "virsh define"),
-        (&["fixup", "--consent", "most", "-"], 2, "remote, video or all"),
-        (&["fixup", "--policy", "yes", "-"], 2, "asked, auto, full or off"),
+        (
+            &["fixup", "--consent", "most", "-"],
+            2,
+            "remote, video or all",
+        ),
+        (
+            &["fixup", "--policy", "yes", "-"],
+            2,
+            "asked, auto, full or off",
+        ),
         (&["fixup", "--qemu", "ten", "-"], 2, "is no version"),
         (&["fixup", "./there-is-none.xml"], 3, "there-is-none.xml"),
         (&["fixup", "--define", "guest"], 2, "recorded host"),
@@ -181,7 +203,11 @@ fn wrong_arguments_say_what_is_right() {
 
 #[test]
 fn the_policy_of_the_command_line_goes_over_the_domains() {
-    let (code, out, _) = file("fixup", &["--policy", "asked", "--print-diff"], "own-policy-off");
+    let (code, out, _) = file(
+        "fixup",
+        &["--policy", "asked", "--print-diff"],
+        "own-policy-off",
+    );
     assert_eq!((code, out.as_str()), (1, ""));
     let (code, out, _) = file(
         "fixup",

@@ -38,6 +38,12 @@ struct Document<'p> {
 }
 
 impl Check {
+    /// Whether libvirt is asked.
+    #[must_use]
+    pub fn asks_libvirt(&self) -> bool {
+        self.about.asks_libvirt()
+    }
+
     /// Predicts, and prints lines as virt-host-validate does.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use std::io::{BufRead, Write};
 
 use serde::Serialize;
 
-use crate::cli::libvirt::{self, Definition};
+use crate::cli::libvirt::Definition;
 use crate::cli::subject::{HostSurroundings, Subject, SubjectArgs};
 use crate::cli::{Context, End, Failure, json};
 use crate::fixup::{Fixed, fix};
@@ -52,6 +52,12 @@ struct Document<'p> {
 }
 
 impl Fixup {
+    /// Whether libvirt is asked.
+    #[must_use]
+    pub fn asks_libvirt(&self) -> bool {
+        self.about.asks_libvirt()
+    }
+
     /// Plans, prints, and defines if that was asked.
     ///
     /// # Errors
@@ -72,11 +78,7 @@ impl Fixup {
         let surroundings = HostSurroundings::new(context, &self.about)?;
         let definition = match &subject {
             // A definition without its passwords must never be written back.
-            Subject::Domain(name) => Some(libvirt::definition(
-                context.connect.as_deref(),
-                name,
-                defines,
-            )?),
+            Subject::Domain(name) => Some(context.libvirt.definition(name, defines)?),
             _ => None,
         };
         let text = match &definition {
@@ -92,7 +94,7 @@ impl Fixup {
         // What is shown has no passwords in it.
         let (shown, fixed_shown) = match &subject {
             Subject::Domain(name) if defines => {
-                let shown = libvirt::definition(context.connect.as_deref(), name, false)?.xml;
+                let shown = context.libvirt.definition(name, false)?.xml;
                 let fixed = fix(&shown)?;
                 (shown, fixed)
             }
@@ -182,7 +184,7 @@ impl Fixup {
             context.say("--dry-run: the domain was not changed");
             return Ok(());
         }
-        libvirt::define(context.connect.as_deref(), before, &fixed.text)?;
+        context.libvirt.define(before, &fixed.text)?;
         context.say("the domain was defined with the changes");
         if before.is_active {
             context.say("changes take effect after the domain is fully powered off");

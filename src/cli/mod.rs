@@ -11,10 +11,14 @@ pub mod nodedev_list;
 pub mod probe;
 pub mod rules;
 pub mod subject;
+pub mod tool;
 pub mod verify;
 
+use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::host::{Root, Warning};
 
@@ -27,6 +31,8 @@ pub struct Context {
     pub connect: Option<String>,
     /// Whether warnings are kept back.
     pub quiet: bool,
+    /// libvirt.
+    pub libvirt: Arc<dyn libvirt::Libvirt>,
 }
 
 /// Options that every command takes.
@@ -73,7 +79,7 @@ pub enum Failure {
 }
 
 impl GlobalArgs {
-    /// The context that these options make.
+    /// The context that these options make, without libvirt.
     ///
     /// # Errors
     /// If the directory of the recorded host isn't one.
@@ -90,6 +96,7 @@ impl GlobalArgs {
             root,
             connect: self.connect,
             quiet: self.quiet,
+            libvirt: Arc::new(libvirt::Without),
         })
     }
 }
@@ -120,6 +127,17 @@ impl Context {
                 let _ = writeln!(io::stderr(), "gfxplane: warning: {warning}");
             }
         }
+    }
+}
+
+/// What Rust's own start would have done and is needed by a program without it (`src/start.rs`): no
+/// file or device of ours may get the number of a closed stdin, stdout or stderr.
+pub fn fill_standard_files() {
+    while let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
+        if null.as_raw_fd() > 2 {
+            break;
+        }
+        std::mem::forget(null);
     }
 }
 

@@ -23,6 +23,12 @@ pub struct NodedevDumpxml {
 }
 
 impl NodedevDumpxml {
+    /// Whether libvirt is asked.
+    #[must_use]
+    pub fn asks_libvirt(&self) -> bool {
+        !self.offline
+    }
+
     /// Prints the XML.
     ///
     /// # Errors
@@ -50,7 +56,7 @@ impl NodedevDumpxml {
             let name = found
                 .as_ref()
                 .map_or(self.device.as_str(), |(name, _)| name);
-            libvirt::xml(context.connect.as_deref(), name)?
+            context.libvirt.nodedev_xml(name)?
         };
         let xml = if self.plain {
             plain(&xml)
@@ -60,62 +66,5 @@ impl NodedevDumpxml {
         };
         out.write_all(xml.context("reading libvirt's XML")?.as_bytes())?;
         Ok(End::Done)
-    }
-}
-
-/// What is asked of libvirt.
-#[cfg(feature = "libvirt")]
-pub(crate) mod libvirt {
-    use std::collections::HashSet;
-
-    use virt::connect::Connect;
-    use virt::nodedev::NodeDevice;
-
-    use crate::cli::Failure;
-
-    fn connect(uri: Option<&str>) -> Result<Connect, Failure> {
-        // libvirt prints every error to stderr by itself, which would say it twice.
-        virt::error::clear_error_callback();
-        let uri = uri.unwrap_or("qemu:///system");
-        Connect::open_read_only(Some(uri)).map_err(|error| {
-            let cure = "start libvirtd (or virtnodedevd), name another with -c, or use --offline";
-            Failure::Environment(format!("libvirt at {uri}: {}: {cure}", error.message()))
-        })
-    }
-
-    pub(crate) fn xml(uri: Option<&str>, name: &str) -> Result<String, Failure> {
-        let connection = connect(uri)?;
-        let result = connection
-            .lookup_node_device_by_name(name)
-            .and_then(|device| device.xml_desc(0));
-        result.map_err(|error| Failure::Environment(format!("libvirt: {}", error.message())))
-    }
-
-    pub(crate) fn names(uri: Option<&str>) -> Result<HashSet<String>, Failure> {
-        let connection = connect(uri)?;
-        let result = connection
-            .list_all_node_devices(0)
-            .and_then(|devices| devices.iter().map(NodeDevice::name).collect());
-        result.map_err(|error| Failure::Environment(format!("libvirt: {}", error.message())))
-    }
-}
-
-/// This program was built without libvirt.
-#[cfg(not(feature = "libvirt"))]
-pub(crate) mod libvirt {
-    use std::collections::HashSet;
-
-    use crate::cli::Failure;
-
-    fn missing() -> Failure {
-        Failure::Environment("this gfxplane was built without libvirt: use --offline".into())
-    }
-
-    pub(crate) fn xml(_uri: Option<&str>, _name: &str) -> Result<String, Failure> {
-        Err(missing())
-    }
-
-    pub(crate) fn names(_uri: Option<&str>) -> Result<HashSet<String>, Failure> {
-        Err(missing())
     }
 }

@@ -21,6 +21,12 @@ pub struct NodedevList {
 }
 
 impl NodedevList {
+    /// Whether libvirt is asked.
+    #[must_use]
+    pub fn asks_libvirt(&self) -> bool {
+        !self.offline
+    }
+
     /// Prints the names, one a line.
     ///
     /// # Errors
@@ -35,9 +41,7 @@ impl NodedevList {
         let known = if self.offline || context.root.is_recorded() {
             None
         } else {
-            Some(super::nodedev_dumpxml::libvirt::names(
-                context.connect.as_deref(),
-            )?)
+            Some(context.libvirt.nodedev_names()?)
         };
         for (name, node) in offline::nodes(&sources) {
             let wanted = match node.state() {

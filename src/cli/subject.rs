@@ -6,7 +6,7 @@ use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
 use crate::abilities::Abilities;
-use crate::cli::{Context, Failure, libvirt};
+use crate::cli::{Context, Failure};
 use crate::domain::Domain;
 use crate::facts::Reason;
 use crate::fixup::Surroundings;
@@ -68,15 +68,19 @@ impl SubjectArgs {
         }
     }
 
+    /// Whether libvirt is asked for the XML.
+    #[must_use]
+    pub fn asks_libvirt(&self) -> bool {
+        matches!(self.subject(), Subject::Domain(_))
+    }
+
     /// The XML; of a domain, its persistent definition without its secrets.
     ///
     /// # Errors
     /// It can't be read, is not UTF-8, or libvirt has no such domain.
     pub fn read(&self, context: &Context) -> anyhow::Result<String> {
         match self.subject() {
-            Subject::Domain(name) => {
-                Ok(libvirt::definition(context.connect.as_deref(), &name, false)?.xml)
-            }
+            Subject::Domain(name) => Ok(context.libvirt.definition(&name, false)?.xml),
             Subject::File(path) => {
                 let file = std::fs::File::open(&path);
                 let file = file.map_err(|error| {

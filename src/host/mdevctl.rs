@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::host::{Root, Warning, read_names, read_text};
+use crate::host::{Root, Warning, is_dir, read_names, read_text};
 use crate::nodedev::words::PREFIX;
 
 /// One definition.
@@ -39,7 +39,7 @@ pub fn read(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Definition> {
     let base = root.join("etc/mdevctl.d");
     let mut definitions = Vec::new();
     for parent in read_names(&base, warnings) {
-        if parent == "scripts.d" || !base.join(&parent).is_dir() {
+        if parent == "scripts.d" || !is_dir(&base.join(&parent)) {
             continue;
         }
         for name in read_names(&base.join(&parent), warnings) {

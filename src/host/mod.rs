@@ -2,6 +2,7 @@
 //!
 //! Every function takes a [`Root`]: `/` for this machine, or the directory of a recorded host.
 //!
+//! * [`emulator`]: what QEMU and libvirt can do.
 //! * [`sysfs`]: the devices, their drivers, types and parents.
 //! * [`mdevctl`]: mediated devices that are defined but need not be there.
 //! * [`settings`]: configuration and rules.
@@ -15,6 +16,9 @@ pub mod settings;
 pub mod sysfs;
 pub mod tree;
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fmt;
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
@@ -133,10 +137,68 @@ impl fmt::Display for Warning {
     }
 }
 
+/// Whether a link at the end of a path was followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Last {
+    /// Not: what it says is what was wanted.
+    Link,
+    /// It was.
+    Followed,
+}
+
+thread_local! {
+    static SEEN: RefCell<Option<BTreeMap<PathBuf, Last>>> = const { RefCell::new(None) };
+}
+
+/// Does something, and tells what this thread looked at meanwhile, by the functions of this module,
+/// found or not. So a recording of a host has what reading it takes, and nothing else.
+pub fn watched<T>(read: impl FnOnce() -> T) -> (T, BTreeMap<PathBuf, Last>) {
+    let before = SEEN.replace(Some(BTreeMap::new()));
+    let value = read();
+    (value, SEEN.replace(before).unwrap_or_default())
+}
+
+/// Remembers for [`watched`] that a path was looked at.
+fn saw(path: &Path, last: Last) {
+    saw_in(path, None, last);
+}
+
+/// The same for a name in a directory.
+fn saw_in(directory: &Path, name: Option<&OsStr>, last: Last) {
+    SEEN.with_borrow_mut(|seen| {
+        if let Some(seen) = seen {
+            let path = name.map_or_else(|| directory.to_owned(), |name| directory.join(name));
+            let known = seen.entry(path).or_insert(last);
+            *known = last.max(*known);
+        }
+    });
+}
+
+fn read_link(path: &Path) -> io::Result<PathBuf> {
+    saw(path, Last::Link);
+    std::fs::read_link(path)
+}
+
+fn canonicalize(path: &Path) -> io::Result<PathBuf> {
+    saw(path, Last::Followed);
+    path.canonicalize()
+}
+
+fn exists(path: &Path) -> bool {
+    saw(path, Last::Followed);
+    path.exists()
+}
+
+fn is_dir(path: &Path) -> bool {
+    saw(path, Last::Followed);
+    path.is_dir()
+}
+
 /// The text of a small file, without the white space at its end; `None` if there is no such file.
 ///
 /// Bytes that are not UTF-8 become U+FFFD, and a warning says so. What is too large is not taken.
 fn read_text(path: &Path, warnings: &mut Vec<Warning>) -> Option<String> {
+    saw(path, Last::Followed);
     // As much as most attributes have, so that one read takes them whole.
     let mut bytes = Vec::with_capacity(4096);
     let mut options = std::fs::OpenOptions::new();
@@ -180,6 +242,15 @@ fn is_absent(error: &io::Error) -> bool {
 
 /// The names in a directory, sorted; none if there is no such directory.
 fn read_names(path: &Path, warnings: &mut Vec<Warning>) -> Vec<String> {
+    read_names_that(|_| true, path, warnings)
+}
+
+/// Those of the names in a directory that are wanted.
+fn read_names_that(
+    are_wanted: impl Fn(&str) -> bool,
+    path: &Path,
+    warnings: &mut Vec<Warning>,
+) -> Vec<String> {
     let entries = match std::fs::read_dir(path) {
         Ok(entries) => entries,
         Err(error) => {
@@ -192,11 +263,17 @@ fn read_names(path: &Path, warnings: &mut Vec<Warning>) -> Vec<String> {
     let mut names = Vec::new();
     for entry in entries {
         match entry.map(|entry| entry.file_name().into_string()) {
-            Ok(Ok(name)) => names.push(name),
-            Ok(Err(name)) => warnings.push(Warning::new(
-                path.join(name),
-                "has a name that is not UTF-8: ignored",
-            )),
+            Ok(Ok(name)) => {
+                if are_wanted(&name) {
+                    saw_in(path, Some(name.as_ref()), Last::Link);
+                    names.push(name);
+                }
+            }
+            Ok(Err(name)) => {
+                saw_in(path, Some(name.as_ref()), Last::Link);
+                let problem = "has a name that is not UTF-8: ignored";
+                warnings.push(Warning::new(path.join(name), problem));
+            }
             Err(error) => warnings.push(Warning::new(
                 path,
                 format!("can't be listed to its end: {error}"),

@@ -16,7 +16,7 @@ use nix::fcntl::{Flock, FlockArg, RenameFlags, renameat2};
 use nix::libc;
 
 use crate::facts::Facts;
-use crate::host::{Root, Warning, is_absent, tree};
+use crate::host::{Last, Root, Warning, is_absent, saw, tree};
 use crate::names::DeviceId;
 use crate::record::{MAX_SIZE, NotARecord, Record};
 
@@ -271,8 +271,8 @@ fn directory(root: &Root, name: &str, mode: u32) -> io::Result<PathBuf> {
             Ok(()) => fs::set_permissions(path, Permissions::from_mode(mode))?,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 let metadata = fs::symlink_metadata(path)?;
-                if let Some(problem) =
-                    untrusted(root, &metadata).or((!metadata.is_dir()).then_some("is no directory"))
+                if let Some(problem) = untrusted(root, &metadata, None)
+                    .or((!metadata.is_dir()).then_some("is no directory"))
                 {
                     let problem = format!("{} {problem}: remove it", path.display());
                     return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
@@ -284,11 +284,11 @@ fn directory(root: &Root, name: &str, mode: u32) -> io::Result<PathBuf> {
     Ok(path)
 }
 
-/// Why a file or directory can't be believed.
-fn untrusted(root: &Root, metadata: &fs::Metadata) -> Option<&'static str> {
+/// Why a file or directory can't be believed. `also`: a user who is as good as root.
+fn untrusted(root: &Root, metadata: &fs::Metadata, also: Option<u32>) -> Option<&'static str> {
     if root.is_recorded() {
         None
-    } else if metadata.uid() != 0 {
+    } else if metadata.uid() != 0 && Some(metadata.uid()) != also {
         Some("is not root's")
     } else if metadata.mode() & 0o022 != 0 {
         Some("can be written by others")
@@ -308,6 +308,21 @@ fn read(root: &Root, path: &Path, warnings: &mut Vec<Warning>) -> Option<Record>
 }
 
 fn try_read(root: &Root, path: &Path) -> Result<Option<Record>, String> {
+    let Some(text) = read_trusted(root, path, None)? else {
+        return Ok(None);
+    };
+    Record::parse(&text)
+        .map(Some)
+        .map_err(|error| error.to_string())
+}
+
+/// The text of a file that nobody but root, or the user `also`, can have written; `None` if there
+/// is no such file.
+pub(super) fn read_trusted(
+    root: &Root,
+    path: &Path,
+    also: Option<u32>,
+) -> Result<Option<String>, String> {
     let mut options = OpenOptions::new();
     // O_NONBLOCK: a FIFO in this place must not hold us up.
     options
@@ -324,9 +339,10 @@ fn try_read(root: &Root, path: &Path) -> Result<Option<Record>, String> {
     if !metadata.is_file() {
         return Err("it is no regular file".into());
     }
-    if let Some(problem) = untrusted(root, &metadata) {
+    if let Some(problem) = untrusted(root, &metadata, also) {
         return Err(format!("it {problem}"));
     }
+    saw(path, Last::Link);
     let mut text = String::with_capacity(4096);
     file.take(MAX_SIZE as u64 + 1)
         .read_to_string(&mut text)
@@ -334,12 +350,11 @@ fn try_read(root: &Root, path: &Path) -> Result<Option<Record>, String> {
     if text.len() > MAX_SIZE {
         return Err("it is larger than 64 KiB".into());
     }
-    Record::parse(&text)
-        .map(Some)
-        .map_err(|error| error.to_string())
+    Ok(Some(text))
 }
 
-fn replace(directory: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
+/// Writes a file whole: whoever reads it sees the old one or the new one.
+pub(super) fn replace(directory: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
     let mut file = tempfile::Builder::new()
         .prefix(".new-")
         .tempfile_in(directory)?;

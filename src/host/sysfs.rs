@@ -8,7 +8,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use crate::facts::{Display, Facts};
-use crate::host::{Root, Warning, is_absent, read_names, read_text, tree};
+use crate::host::{
+    Root, Warning, canonicalize, exists, is_absent, read_link, read_names, read_names_that,
+    read_text, tree,
+};
 use crate::names::{DeviceId, PciAddress};
 use crate::record::Circumstances;
 
@@ -174,7 +177,7 @@ pub fn read_circumstances(root: &Root, id: DeviceId) -> Option<(Circumstances, O
         .join("devices")
         .join(id.to_string());
     // The kernel follows the link, so `..` is the directory of the parent.
-    let target = std::fs::read_link(&link).ok()?;
+    let target = read_link(&link).ok()?;
     let parent = link.with_file_name(target.parent()?);
     let driver = reader.link_name(&link.join("driver"));
     let driver_version = driver
@@ -297,7 +300,7 @@ impl<'a> Reader<'a> {
 
     /// Where a link leads, all links followed; a warning if that is nowhere or outside.
     fn resolve(&mut self, link: &Path) -> Option<PathBuf> {
-        match link.canonicalize() {
+        match canonicalize(link) {
             Ok(path)
                 if path
                     .parent()
@@ -325,7 +328,7 @@ impl<'a> Reader<'a> {
     /// The last component of a link's target; sysfs says names that way. The target need not be
     /// looked at.
     fn link_name(&mut self, link: &Path) -> Option<String> {
-        match std::fs::read_link(link) {
+        match read_link(link) {
             Ok(target) => match target.file_name().and_then(|name| name.to_str()) {
                 Some(name) => Some(name.to_owned()),
                 None => {
@@ -408,15 +411,15 @@ impl<'a> Reader<'a> {
 
     fn pci_device(&mut self, name: &str) -> Option<Device> {
         let link = self.root.join("sys/bus/pci/devices").join(name);
-        let has = |below: &str| link.join(below).exists();
-        let driver = std::fs::read_link(link.join("driver")).ok();
+        let has = |below: &str| exists(&link.join(below));
+        let driver = read_link(&link.join("driver")).ok();
         let driver = driver
             .as_deref()
             .and_then(Path::file_name)
             .and_then(|name| name.to_str());
         let by_name = driver.is_some_and(|d| d.ends_with("vfio-pci") || d.ends_with("vfio_pci"));
         if !by_name && !has("vfio-dev") && !has("nvidia/current_vgpu_type") {
-            if !link.exists() {
+            if !exists(&link) {
                 // For the warning.
                 self.resolve(&link);
             }
@@ -463,7 +466,7 @@ impl<'a> Reader<'a> {
         // Before 6.6, and without VFIO_DEVICE_CDEV, the directory is there but has no device node.
         let cdev = nodes
             .into_iter()
-            .find(|node| path.join("vfio-dev").join(node).join("dev").exists());
+            .find(|node| exists(&path.join("vfio-dev").join(node).join("dev")));
         let mut attributes = BTreeMap::new();
         for name in self.attributes {
             if let Some(text) = self.text(&path.join(name)) {
@@ -607,9 +610,9 @@ impl<'a> Reader<'a> {
     /// and udev no name for it on every version: then by number.
     fn render_node(&mut self, gpu: &Path) -> Option<String> {
         let render = |directory: &Path, warnings: &mut Vec<Warning>| {
-            read_names(directory, warnings)
+            read_names_that(|name| name.starts_with("renderD"), directory, warnings)
                 .into_iter()
-                .find(|name| name.starts_with("renderD"))
+                .next()
         };
         let name = gpu.file_name().and_then(|name| name.to_str())?;
         let address = name.parse::<PciAddress>().ok();
@@ -619,14 +622,13 @@ impl<'a> Reader<'a> {
         }
         // Only PCI devices have virtio devices below them.
         let by_path = by_path?;
-        let below = read_names(gpu, &mut self.warnings)
-            .into_iter()
-            .filter(|name| name.starts_with("virtio"));
+        let is_virtio = |name: &str| name.starts_with("virtio");
+        let below = read_names_that(is_virtio, gpu, &mut self.warnings).into_iter();
         let below: Vec<PathBuf> = below.map(|name| gpu.join(name).join("drm")).collect();
         let node = below
             .iter()
             .find_map(|directory| render(directory, &mut self.warnings))?;
-        let is_there = self.root.join(by_path.trim_start_matches('/')).exists();
+        let is_there = exists(&self.root.join(by_path.trim_start_matches('/')));
         Some(if is_there {
             by_path
         } else {

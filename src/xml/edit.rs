@@ -12,7 +12,9 @@ use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::wellformed::{Piece, is_space, pieces};
+use quick_xml::events::Event;
+
+use super::wellformed::{XML_SPACE, events, is_space};
 use super::{Document, Element, Node};
 
 /// One change to a document, for [`Document::apply`] of that same document.
@@ -308,25 +310,23 @@ impl<'a> Changes<'_, 'a> {
     /// The content of an element with this text, and its comments and processing instructions
     /// where they were.
     fn with_text(&self, index: usize, new: &str) -> String {
-        let text = self.document.text;
-        let content = self.document.nodes[index].content.range();
+        let element = &self.document.text[self.document.nodes[index].span.range()];
         let mut result = String::new();
         let mut new = Some(escape_text(new));
-        let mut at = content.start;
-        let children = self.document.element(index).children();
-        let ends = children.map(|child| child.span());
-        for gap in ends.chain(std::iter::once(content.end..content.end)) {
-            for (piece, range) in pieces(text, at..gap.start) {
-                if piece == Piece::Other {
-                    result.push_str(&text[range]);
-                } else {
-                    result.extend(new.take());
+        let mut depth = 0;
+        for (event, range) in events(element) {
+            match event {
+                Event::Start(_) => {
+                    if depth == 1 {
+                        result.extend(new.take());
+                    }
+                    depth += 1;
                 }
+                Event::End(_) => depth -= 1,
+                _ if depth != 1 => {}
+                Event::Comment(_) | Event::PI(_) => result.push_str(&element[range]),
+                _ => result.extend(new.take()),
             }
-            if !gap.is_empty() {
-                result.extend(new.take());
-            }
-            at = gap.end;
         }
         result.extend(new);
         result
@@ -411,10 +411,10 @@ impl<'a> Changes<'_, 'a> {
         let root = (index == 0).then_some("");
         let own = document.indentation(node.span.start as usize);
         let own = own.or(closing).or(root);
-        let has_text = pieces(text, start..end).any(|(piece, range)| match piece {
-            Piece::Text => !text[range].bytes().all(is_space),
-            Piece::Cdata => true,
-            Piece::Other => false,
+        let has_text = events(&text[node.span.range()]).any(|(event, _)| match event {
+            Event::Text(text) => !text.bytes().all(is_space),
+            Event::CData(_) | Event::GeneralRef(_) => true,
+            _ => false,
         });
         let (Some(newline), Some(own), false) = (self.newline, own, has_text) else {
             let content: String = xml.iter().copied().map(one_line).collect();
@@ -511,8 +511,6 @@ impl<'a> Changes<'_, 'a> {
         })
     }
 }
-
-const XML_SPACE: [char; 4] = [' ', '\t', '\n', '\r'];
 
 /// XML without the line breaks between its tags.
 fn one_line(xml: &str) -> String {

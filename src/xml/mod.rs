@@ -20,7 +20,8 @@ use std::iter::successors;
 use std::ops::Range;
 
 pub use edit::Edit;
-use wellformed::{Attribute, Piece, attributes, pieces};
+use quick_xml::events::Event;
+use wellformed::{Attribute, attributes, events};
 
 /// The deepest nesting that is read.
 pub const MAX_DEPTH: usize = 256;
@@ -57,6 +58,15 @@ pub struct Document<'a> {
 struct Span {
     start: u32,
     end: u32,
+}
+
+impl From<Range<usize>> for Span {
+    fn from(range: Range<usize>) -> Self {
+        Span {
+            start: range.start as u32,
+            end: range.end as u32,
+        }
+    }
 }
 
 impl Span {
@@ -150,7 +160,11 @@ impl<'a> Document<'a> {
     }
 
     fn attributes(&self, index: usize) -> impl Iterator<Item = Attribute> {
-        attributes(self.text, self.nodes[index].name_end as usize)
+        let node = &self.nodes[index];
+        attributes(
+            self.text,
+            node.name_end as usize..node.content.start as usize,
+        )
     }
 }
 
@@ -219,19 +233,21 @@ impl<'d, 'a> Element<'d, 'a> {
     #[must_use]
     pub fn text(&self) -> Option<Cow<'a, str>> {
         let text = self.document.text;
-        let content = self.node().content.range();
-        if self.node().next as usize != self.index + 1 {
+        let node = self.node();
+        if node.next as usize != self.index + 1 {
             return None;
         }
-        if !text[content.clone()].contains('<') {
-            return Some(wellformed::text(&text[content]));
+        let content = &text[node.content.range()];
+        if !content.contains(['<', '&', '\r']) {
+            return Some(Cow::Borrowed(content));
         }
         let mut result = String::new();
-        for (piece, range) in pieces(text, content) {
-            match piece {
-                Piece::Text => result.push_str(&wellformed::text(&text[range])),
-                Piece::Cdata => result.push_str(&wellformed::cdata(&text[range])),
-                Piece::Other => {}
+        for (event, _) in events(&text[node.span.range()]) {
+            match event {
+                Event::Text(text) => result.push_str(&text.xml10_content()),
+                Event::CData(text) => result.push_str(&text.xml10_content()),
+                Event::GeneralRef(reference) => result.extend(wellformed::character(&reference)),
+                _ => {}
             }
         }
         Some(Cow::Owned(result))
@@ -312,7 +328,9 @@ pub fn from_bytes(bytes: Vec<u8>) -> Result<String, XmlError> {
         let before = String::from_utf8_lossy(&bytes[..at]);
         let (line, column) = place(&before, at);
         let cure = wellformed::declared_encoding(&before)
-            .map_or_else(|| "expected UTF-8".to_owned(), wellformed::other_encoding);
+            .map_or("expected UTF-8".to_owned(), |name| {
+                wellformed::other_encoding(&name)
+            });
         XmlError {
             line,
             column,
@@ -446,6 +464,8 @@ mod tests {
         let attributes: Vec<_> = root.attributes().collect();
         assert_eq!(attributes, [("b", " a b c\n".into()), ("c", "".into())]);
         assert_eq!(root.text().unwrap(), "x\ny\nz\r<\n");
+        let document = Document::parse("<a>\u{feff}&lt;</a>").unwrap();
+        assert_eq!(document.root().text().unwrap(), "\u{feff}<");
         let document = Document::parse("<a>\n é<b/></a>").unwrap();
         let inner = document.root().child("b").unwrap();
         assert_eq!((inner.position(), inner.line()), ((2, 3), 2));

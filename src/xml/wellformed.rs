@@ -1,30 +1,35 @@
-//! Reads a document in one pass, and refuses at the byte what is not well-formed. The rules are
-//! those of XML 1.0, fifth edition, as libxml2 applies them.
+//! Reads a document with quick-xml, and refuses at the byte what is not well-formed: quick-xml
+//! finds the tokens and their ends, what may stand in them is checked here. The rules are those of
+//! XML 1.0, fifth edition, as libxml2 applies them.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ops::Range;
+
+use quick_xml::errors::IllFormedError;
+use quick_xml::escape::resolve_xml_entity;
+use quick_xml::events::attributes::{AttrError, Attribute as Found, Attributes};
+use quick_xml::events::{BytesRef, Event};
+use quick_xml::name::QName;
+use quick_xml::{Error, Reader, XmlVersion};
 
 use super::{Document, MAX_DEPTH, MAX_SIZE, Namespace, Node, Span, XmlError, place};
 
 /// Reads a document.
 pub(super) fn read(text: &str) -> Result<Document<'_>, XmlError> {
-    let mut reader = Reader {
+    let mut builder = Builder {
         text,
-        bytes: text.as_bytes(),
-        at: 0,
         nodes: Vec::new(),
         open: Vec::new(),
-        tag: Vec::new(),
         scope: Scope::default(),
         ascii: false,
     };
-    reader.document()?;
+    builder.document()?;
     Ok(Document {
         text,
-        nodes: reader.nodes,
-        declarations: reader.scope.declarations,
-        ascii: reader.ascii,
+        nodes: builder.nodes,
+        declarations: builder.scope.declarations,
+        ascii: builder.ascii,
     })
 }
 
@@ -43,147 +48,65 @@ impl Attribute {
     pub(super) fn span(&self) -> Range<usize> {
         self.before..self.value.end + 1
     }
-}
 
-/// The attributes of a tag that was read before, from the end of its name on.
-pub(super) fn attributes(text: &str, name_end: usize) -> impl Iterator<Item = Attribute> {
-    let bytes = text.as_bytes();
-    let skip = |mut at: usize| {
-        while is_space(bytes[at]) {
-            at += 1;
-        }
-        at
-    };
-    let mut at = name_end;
-    std::iter::from_fn(move || {
-        let before = at;
-        let start = skip(at);
-        if matches!(bytes[start], b'/' | b'>') {
-            return None;
-        }
-        let mut end = start;
-        while bytes[end] != b'=' && !is_space(bytes[end]) {
-            end += 1;
-        }
-        let open = skip(skip(end) + 1);
-        let mut close = open + 1;
-        while bytes[close] != bytes[open] {
-            close += 1;
-        }
-        at = close + 1;
-        Some(Attribute {
+    fn new(text: &str, before: usize, found: &Found<'_>) -> Self {
+        Attribute {
             before,
-            name: start..end,
-            value: open + 1..close,
-        })
-    })
-}
-
-/// What the content of an element without elements is made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Piece {
-    Text,
-    /// With its brackets.
-    Cdata,
-    /// A comment or a processing instruction.
-    Other,
-}
-
-/// The pieces of content without elements.
-pub(super) fn pieces(
-    text: &str,
-    content: Range<usize>,
-) -> impl Iterator<Item = (Piece, Range<usize>)> {
-    let mut at = content.start;
-    std::iter::from_fn(move || {
-        let rest = &text[at..content.end];
-        if rest.is_empty() {
-            return None;
+            name: range_in(text, found.key.0),
+            value: range_in(text, &found.value),
         }
-        let (piece, opening, closing) = [
-            (Piece::Cdata, "<![CDATA[", "]]>"),
-            (Piece::Other, "<!--", "-->"),
-            (Piece::Other, "<?", "?>"),
-        ]
-        .into_iter()
-        .find(|(_, opening, _)| rest.starts_with(opening))
-        .unwrap_or((Piece::Text, "", "<"));
-        let end = rest[opening.len()..].find(closing);
-        let end = end.map(|end| match piece {
-            Piece::Text => end,
-            _ => opening.len() + end + closing.len(),
-        });
-        let start = at;
-        at = end.map_or(content.end, |end| start + end);
-        Some((piece, start..at))
+    }
+}
+
+/// Where a part of a text is. quick-xml gives parts, not places.
+fn range_in(text: &str, part: &str) -> Range<usize> {
+    let start = part.as_ptr().addr() - text.as_ptr().addr();
+    start..start + part.len()
+}
+
+/// The attributes of a tag that was read before, from the end of its name to its own end.
+pub(super) fn attributes(text: &str, tag: Range<usize>) -> impl Iterator<Item = Attribute> {
+    let inside = &text[..tag.end - 1];
+    let mut found = Attributes::new(inside.strip_suffix('/').unwrap_or(inside), tag.start);
+    found.with_checks(false);
+    let mut before = tag.start;
+    found.flatten().map(move |found| {
+        let attribute = Attribute::new(text, before, &found);
+        before = attribute.span().end;
+        attribute
     })
 }
 
-/// What a text between tags says.
-pub(super) fn text(raw: &str) -> Cow<'_, str> {
-    resolve(raw, false)
+/// The tags of an element that was read before, and all between them.
+pub(super) fn events(element: &str) -> impl Iterator<Item = (Event<'_>, Range<usize>)> {
+    let mut reader = Reader::from_str(element);
+    std::iter::from_fn(move || {
+        let start = reader.buffer_position() as usize;
+        let event = reader.read_event().ok()?;
+        let end = reader.buffer_position() as usize;
+        (event != Event::Eof).then_some((event, start..end))
+    })
 }
 
 /// What the value of an attribute says.
 pub(super) fn value(raw: &str) -> Cow<'_, str> {
-    resolve(raw, true)
-}
-
-/// What a CDATA section says.
-pub(super) fn cdata(raw: &str) -> String {
-    line_ends(&raw["<![CDATA[".len()..raw.len() - "]]>".len()])
-}
-
-fn line_ends(raw: &str) -> String {
-    raw.replace("\r\n", "\n").replace('\r', "\n")
-}
-
-fn resolve(raw: &str, value: bool) -> Cow<'_, str> {
-    let plain =
-        |byte: u8| byte != b'&' && byte != b'\r' && !(value && is_space(byte) && byte != b' ');
-    if raw.bytes().all(plain) {
-        return Cow::Borrowed(raw);
-    }
-    let literal = |part: &str| {
-        let part = line_ends(part);
-        if value {
-            part.replace(['\t', '\n'], " ")
-        } else {
-            part
-        }
+    let found = Found {
+        key: QName(""),
+        value: Cow::Borrowed(raw),
     };
-    let mut result = String::with_capacity(raw.len());
-    let mut rest = raw;
-    while let Some((before, after)) = rest.split_once('&') {
-        let (reference, after) = after.split_once(';').unwrap_or((after, ""));
-        result.push_str(&literal(before));
-        result.extend(character(reference));
-        rest = after;
-    }
-    result.push_str(&literal(rest));
-    Cow::Owned(result)
+    // What was read before has no reference that is not known.
+    found
+        .normalized_value(XmlVersion::Explicit1_0)
+        .unwrap_or(Cow::Borrowed(raw))
 }
 
 /// The character that `&reference;` stands for.
-fn character(reference: &str) -> Option<char> {
-    let number = match reference {
-        "lt" => return Some('<'),
-        "gt" => return Some('>'),
-        "amp" => return Some('&'),
-        "apos" => return Some('\''),
-        "quot" => return Some('"'),
-        _ => reference.strip_prefix('#')?,
-    };
-    let (digits, radix) = match number.strip_prefix('x') {
-        Some(digits) => (digits, 16),
-        None => (number, 10),
-    };
-    // from_str_radix would take a sign.
-    if !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return None;
+pub(super) fn character(reference: &str) -> Option<char> {
+    match BytesRef::new(reference).resolve_char_ref() {
+        Ok(Some(c)) => Some(c).filter(|c| is_char(*c)),
+        Ok(None) => resolve_xml_entity(reference)?.chars().next(),
+        Err(_) => None,
     }
-    let c = char::from_u32(u32::from_str_radix(digits, radix).ok()?)?;
-    is_char(c).then_some(c)
 }
 
 /// Why a document in this encoding is not taken, and what to do.
@@ -195,18 +118,20 @@ pub(super) fn other_encoding(encoding: &str) -> String {
 }
 
 /// The encoding that the XML declaration of a text names.
-pub(super) fn declared_encoding(text: &str) -> Option<&str> {
-    let declaration = text.trim_start_matches('\u{feff}').strip_prefix("<?xml")?;
-    let (_, rest) = declaration[..declaration.find("?>")?].split_once("encoding")?;
-    let rest = rest.trim_start().strip_prefix('=')?.trim_start();
-    let name = rest.strip_prefix(['\'', '"'])?;
-    let end = name.find(['\'', '"'])?;
-    name[..end].bytes().all(is_encoding).then_some(&name[..end])
+pub(super) fn declared_encoding(text: &str) -> Option<String> {
+    let Ok(Event::Decl(declaration)) = Reader::from_str(text).read_event() else {
+        return None;
+    };
+    let name = declaration.encoding()?.ok()?;
+    is_encoding(&name).then(|| name.into_owned())
 }
 
-fn is_encoding(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-')
+fn is_encoding(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    name.starts_with(|c: char| c.is_ascii_alphabetic()) && name.bytes().all(allowed)
 }
+
+pub(super) const XML_SPACE: [char; 4] = [' ', '\t', '\n', '\r'];
 
 pub(super) fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
@@ -229,41 +154,6 @@ fn is_name(c: char) -> bool {
     is_name_start(c)
         || matches!(c, '-' | '.' | '0'..='9' | '\u{b7}' | '\u{300}'..='\u{36f}' | '\u{203f}'..='\u{2040}')
 }
-
-/// Bytes that need a look: these, control characters, and the first of U+FFFE and U+FFFF.
-const fn table(special: &[u8]) -> [bool; 256] {
-    let mut table = [false; 256];
-    let mut byte = 0;
-    while byte < 0x20 {
-        table[byte] = !matches!(byte as u8, b'\t' | b'\n' | b'\r');
-        byte += 1;
-    }
-    table[0xef] = true;
-    let mut index = 0;
-    while index < special.len() {
-        table[special[index] as usize] = true;
-        index += 1;
-    }
-    table
-}
-
-const fn names() -> [bool; 256] {
-    let mut table = [false; 256];
-    let mut byte = 0;
-    while byte < 0x80 {
-        table[byte as usize] =
-            matches!(byte, b':' | b'_' | b'-' | b'.') || byte.is_ascii_alphanumeric();
-        byte += 1;
-    }
-    table
-}
-
-static TEXT: [bool; 256] = table(b"<&]");
-static VALUE: [bool; 256] = table(b"<&'\"");
-static COMMENT: [bool; 256] = table(b"-");
-static INSTRUCTION: [bool; 256] = table(b"?");
-static CDATA: [bool; 256] = table(b"]");
-static NAME: [bool; 256] = names();
 
 /// Prefix and local name. As in libxml2, a name whose colon can't part it has no prefix.
 pub(super) fn split(name: &str) -> Option<(&str, &str)> {
@@ -332,539 +222,431 @@ impl<'a> Scope<'a> {
     }
 }
 
-struct Reader<'a> {
+struct Builder<'a> {
     text: &'a str,
-    bytes: &'a [u8],
-    at: usize,
     nodes: Vec<Node>,
     open: Vec<u32>,
-    /// Attributes of the tag that is being read: name, value.
-    tag: Vec<(Span, Span)>,
     scope: Scope<'a>,
     ascii: bool,
 }
 
-impl Reader<'_> {
+impl Builder<'_> {
     fn document(&mut self) -> Result<(), XmlError> {
-        if self.bytes.len() > MAX_SIZE {
+        let text = self.text;
+        if text.len() > MAX_SIZE {
             let size = MAX_SIZE / 1024 / 1024;
-            return self.refuse(
-                0,
-                format!("the document is larger than {size} MiB: expected less"),
-            );
+            let problem = format!("the document is larger than {size} MiB: expected less");
+            return refuse(text, 0, problem);
         }
-        if self.text.starts_with('\u{feff}') {
-            self.at = '\u{feff}'.len_utf8();
-        }
-        if self.looking_at("<?xml") && self.bytes.get(self.at + 5).copied().is_some_and(is_space) {
-            self.declaration()?;
-        }
+        characters(text)?;
+        let mut reader = Reader::from_str(text);
+        // quick-xml drops a byte order mark, and counts from what follows it.
+        let first = text.len() - text.strip_prefix('\u{feff}').unwrap_or(text).len();
+        let mut end = first;
         loop {
-            self.character_data()?;
-            match self.bytes.get(self.at + 1) {
-                _ if self.at == self.bytes.len() => break,
-                Some(b'/') => self.end_tag()?,
-                Some(b'?') => self.instruction()?,
-                Some(b'!') => self.declared()?,
-                _ => self.start_tag()?,
+            let start = end;
+            let event = reader.read_event();
+            end = first + reader.buffer_position() as usize;
+            match event {
+                Err(error) => {
+                    return self.not_read(first + reader.error_position() as usize, error);
+                }
+                Ok(Event::Eof) => break,
+                Ok(Event::Start(tag)) => {
+                    let name_end = start + 1 + tag.name().0.len();
+                    self.start_tag(start..end, name_end, end - 1)?;
+                    self.open.push(self.nodes.len() as u32 - 1);
+                }
+                Ok(Event::Empty(tag)) => {
+                    let name_end = start + 1 + tag.name().0.len();
+                    self.start_tag(start..end, name_end, end - 2)?;
+                    self.scope.leave(self.open.len());
+                }
+                Ok(Event::End(_)) => self.end_tag(start..end),
+                Ok(Event::Text(found)) if self.open.is_empty() => {
+                    if let Some(at) = found.bytes().position(|byte| !is_space(byte)) {
+                        return self.text_beside(start + at);
+                    }
+                }
+                Ok(Event::Text(found)) => {
+                    if let Some(at) = found.find("]]>") {
+                        let problem = "]]> in a text: expected ]]&gt;";
+                        return refuse(text, start + at, problem);
+                    }
+                }
+                Ok(Event::CData(_) | Event::GeneralRef(_)) if self.open.is_empty() => {
+                    return self.text_beside(start);
+                }
+                Ok(Event::CData(_)) => {}
+                Ok(Event::GeneralRef(found)) => reference(text, start, &found)?,
+                Ok(Event::Comment(_)) => {
+                    // With the first - of its end: --- can't be it.
+                    let content = start + "<!--".len()..end - "->".len();
+                    if let Some(at) = text[content.clone()].find("--") {
+                        let problem = "-- inside a comment: expected --> or something else";
+                        return refuse(text, content.start + at, problem);
+                    }
+                }
+                Ok(Event::Decl(_)) if start == first => self.declaration(start..end)?,
+                Ok(Event::Decl(_)) => return late_declaration(text, start),
+                Ok(Event::PI(found)) => {
+                    let target = start + 2..start + 2 + found.target().len();
+                    name(
+                        text,
+                        target,
+                        "the target of a processing instruction after <?",
+                        "white space or ?> after the target of a processing instruction",
+                    )?;
+                    if found.target().eq_ignore_ascii_case("xml") {
+                        return late_declaration(text, start);
+                    }
+                }
+                Ok(Event::DocType(_)) => return refuse(text, start, DOCTYPE),
             }
         }
         if let Some(index) = self.open.last() {
-            let name = self.name_of(*index as usize);
-            let line = self.line_of(*index as usize);
-            return self.refuse(
-                self.at,
-                format!(
-                    "the end tag </{name}> is missing: expected it for <{name}> of line {line}"
-                ),
+            let (name, line) = self.opened(*index as usize);
+            let problem = format!(
+                "the end tag </{name}> is missing: expected it for <{name}> of line {line}"
             );
+            return refuse(text, end, problem);
         }
         if self.nodes.is_empty() {
-            return self.refuse(self.at, "there is no element: expected one".into());
+            return refuse(text, end, "there is no element: expected one");
         }
         Ok(())
     }
 
-    #[cold]
-    fn refuse<T>(&self, at: usize, problem: String) -> Result<T, XmlError> {
-        let (line, column) = place(self.text, at);
-        Err(XmlError {
-            line,
-            column,
-            problem,
-        })
-    }
-
-    /// Refuses what is at the current place.
-    #[cold]
-    fn expected<T>(&self, what: &str) -> Result<T, XmlError> {
-        let found = match self.text[self.at..].chars().next() {
-            None => "the document ends".to_owned(),
-            Some(c) if c.is_control() || !is_char(c) => format!("found U+{:04X}", c as u32),
-            Some(c) => format!("found `{c}`"),
-        };
-        self.refuse(self.at, format!("{found}: expected {what}"))
-    }
-
-    fn looking_at(&self, what: &str) -> bool {
-        self.bytes[self.at..].starts_with(what.as_bytes())
-    }
-
-    fn peek(&self) -> Option<u8> {
-        self.bytes.get(self.at).copied()
-    }
-
-    fn span(&self, start: usize, end: usize) -> Span {
-        Span {
-            start: start as u32,
-            end: end as u32,
-        }
-    }
-
-    fn name_of(&self, index: usize) -> &str {
+    /// The name of an element, and its line.
+    fn opened(&self, index: usize) -> (&str, usize) {
         let node = &self.nodes[index];
-        &self.text[node.span.start as usize + 1..node.name_end as usize]
+        let start = node.span.start as usize;
+        let name = &self.text[start + 1..node.name_end as usize];
+        (name, place(self.text, start).0)
     }
 
-    fn line_of(&self, index: usize) -> usize {
-        place(self.text, self.nodes[index].span.start as usize).0
-    }
-
-    /// Goes to the next byte that needs a look.
-    fn skip(&mut self, table: &[bool; 256]) -> Option<u8> {
-        let rest = &self.bytes[self.at..];
-        let length = rest.iter().position(|byte| table[*byte as usize]);
-        self.at += length.unwrap_or(rest.len());
-        self.peek()
-    }
-
-    fn skip_space(&mut self) -> bool {
-        let start = self.at;
-        while self.peek().is_some_and(is_space) {
-            self.at += 1;
-        }
-        self.at > start
-    }
-
-    /// Takes a byte that the tables stop at and that has no meaning at its place.
-    fn other(&mut self, byte: u8) -> Result<(), XmlError> {
-        let bad = byte < 0x20
-            || (byte == 0xef && matches!(self.bytes[self.at + 1..], [0xbf, 0xbe | 0xbf, ..]));
-        if bad {
-            let c = self.text[self.at..].chars().next().unwrap_or_default();
-            let problem = format!(
-                "the character U+{:04X}: expected one that XML allows",
-                c as u32
-            );
-            return self.refuse(self.at, problem);
-        }
-        self.at += 1;
-        Ok(())
-    }
-
-    fn name(&mut self, what: &str) -> Result<Span, XmlError> {
-        let start = self.at;
-        loop {
-            let rest = &self.bytes[self.at..];
-            let length = rest.iter().position(|byte| !NAME[*byte as usize]);
-            self.at += length.unwrap_or(rest.len());
-            match self.peek() {
-                Some(byte) if !byte.is_ascii() => {
-                    let c = self.text[self.at..].chars().next().unwrap_or_default();
-                    if !is_name(c) {
-                        break;
-                    }
-                    self.at += c.len_utf8();
-                }
-                _ => break,
-            }
-        }
-        let first = self.text[start..].chars().next();
-        if !first.is_some_and(is_name_start) {
-            self.at = start;
-            return self.expected(what);
-        }
-        Ok(self.span(start, self.at))
-    }
-
-    /// Up to the next `<`, or the end.
-    fn character_data(&mut self) -> Result<(), XmlError> {
-        if self.open.is_empty() {
-            self.skip_space();
-            return match self.peek() {
-                None | Some(b'<') => Ok(()),
-                Some(_) if self.nodes.is_empty() => {
-                    self.refuse(self.at, "text beside the root element: expected <".into())
-                }
-                Some(_) => self.refuse(
-                    self.at,
-                    "text beside the root element: expected the end of the document".into(),
-                ),
-            };
-        }
-        loop {
-            match self.skip(&TEXT) {
-                None | Some(b'<') => return Ok(()),
-                Some(b'&') => self.reference()?,
-                Some(b']') if self.looking_at("]]>") => {
-                    return self.refuse(self.at, "]]> in a text: expected ]]&gt;".into());
-                }
-                Some(byte) => self.other(byte)?,
-            }
-        }
-    }
-
-    fn reference(&mut self) -> Result<(), XmlError> {
-        let rest = &self.text[self.at + 1..];
-        let end = rest
-            .bytes()
-            .position(|byte| !(byte == b'#' || NAME[byte as usize] || !byte.is_ascii()));
-        let Some(end) = end.filter(|end| *end > 0 && rest.as_bytes()[*end] == b';') else {
-            return self.refuse(self.at, "a single &: expected &amp;".into());
+    #[cold]
+    fn text_beside<T>(&self, at: usize) -> Result<T, XmlError> {
+        let expected = match self.nodes.is_empty() {
+            true => "<",
+            false => "the end of the document",
         };
-        let reference = &rest[..end];
-        if character(reference).is_none() {
-            let problem = if reference.starts_with('#') {
-                format!("&{reference}; is no character that XML allows: expected one")
-            } else {
-                format!(
-                    "the entity &{reference}; is not known: expected &lt; &gt; &amp; &apos; &quot; \
-                     or a character's number"
-                )
-            };
-            return self.refuse(self.at, problem);
-        }
-        self.at += end + 2;
-        Ok(())
+        let problem = format!("text beside the root element: expected {expected}");
+        refuse(self.text, at, problem)
     }
 
-    fn start_tag(&mut self) -> Result<(), XmlError> {
-        let start = self.at;
-        if self.open.is_empty() && !self.nodes.is_empty() {
-            return self.refuse(
-                start,
-                "a second root element: expected the end of the document".into(),
-            );
-        }
-        if self.open.len() >= MAX_DEPTH {
-            return self.refuse(
-                start,
-                format!("elements are nested deeper than {MAX_DEPTH}: expected fewer"),
-            );
-        }
-        self.at += 1;
-        let name = self.name("the name of an element after < (a < of the text is &lt;)")?;
-        self.tag.clear();
-        let empty = loop {
-            let space = self.skip_space();
-            match self.peek() {
-                Some(b'>') => {
-                    self.at += 1;
-                    break false;
+    /// Refuses what quick-xml doesn't read.
+    #[cold]
+    fn not_read<T>(&mut self, at: usize, error: Error) -> Result<T, XmlError> {
+        let text = self.text;
+        let rest = &text[at..];
+        let problem = match error {
+            Error::IllFormed(IllFormedError::UnclosedReference) => SINGLE_AMP,
+            Error::IllFormed(IllFormedError::UnmatchedEndTag(_)) => {
+                "an end tag without a start tag: expected none"
+            }
+            Error::IllFormed(IllFormedError::MismatchedEndTag {
+                expected: name,
+                found,
+            }) => {
+                if found
+                    .strip_prefix(&*name)
+                    .is_some_and(|rest| rest.bytes().next().is_some_and(is_space))
+                {
+                    let after = &rest["</".len() + name.len()..];
+                    let at = text.len() - after.trim_start_matches(XML_SPACE).len();
+                    return expected(text, at, "> of an end tag");
                 }
-                Some(b'/') => {
-                    self.at += 1;
-                    if self.peek() != Some(b'>') {
-                        return self.expected("> after /");
-                    }
-                    self.at += 1;
-                    break true;
-                }
-                _ if space => self.attribute()?,
-                _ if self.tag.is_empty() => {
-                    return self.expected("white space, / or > after the name of an element");
-                }
-                _ => return self.expected("white space, / or > after an attribute"),
+                let line = self
+                    .open
+                    .last()
+                    .map_or(0, |index| self.opened(*index as usize).1);
+                let problem =
+                    format!("another end tag: expected </{name}> for <{name}> of line {line}");
+                return refuse(text, at, problem);
+            }
+            _ if rest.starts_with("<!--") => "a comment without an end: expected -->",
+            _ if rest.starts_with("<![CDATA[") => "a CDATA section without an end: expected ]]>",
+            _ if rest.starts_with("<!DOCTYPE") => DOCTYPE,
+            _ if rest.starts_with("<!") => {
+                "<! without a meaning: expected <!-- or <![CDATA[ (a < of the text is &lt;)"
+            }
+            _ if rest.starts_with("<?") => "a processing instruction without an end: expected ?>",
+            _ if rest.starts_with("</") => return expected(text, text.len(), "> of an end tag"),
+            _ => {
+                // Its end may only seem to be missing, for a quote that is missing.
+                let name_end = rest
+                    .bytes()
+                    .position(is_space)
+                    .map_or(text.len(), |length| at + length);
+                self.start_tag(at..text.len(), name_end, text.len())?;
+                return expected(text, text.len(), "the end of the tag");
             }
         };
-        self.no_attribute_twice()?;
+        refuse(text, at, problem)
+    }
+
+    fn start_tag(
+        &mut self,
+        span: Range<usize>,
+        name_end: usize,
+        attributes_end: usize,
+    ) -> Result<(), XmlError> {
+        let text = self.text;
         let depth = self.open.len();
-        for (name, value) in &self.tag {
-            let (name, uri) = (&self.text[name.range()], &self.text[value.range()]);
-            self.scope.declare(depth, name, uri, *value);
+        if depth == 0 && !self.nodes.is_empty() {
+            let problem = "a second root element: expected the end of the document";
+            return refuse(text, span.start, problem);
         }
-        let namespace = self.scope.resolve(&self.text[name.range()]);
+        if depth >= MAX_DEPTH {
+            let problem = format!("elements are nested deeper than {MAX_DEPTH}: expected fewer");
+            return refuse(text, span.start, problem);
+        }
+        name(
+            text,
+            span.start + 1..name_end,
+            "the name of an element after < (a < of the text is &lt;)",
+            "white space or the end of the tag after the name of an element",
+        )?;
+        for attribute in checked_attributes(text, name_end..attributes_end) {
+            let Attribute { name, value, .. } = attribute?;
+            let (name, uri) = (&text[name], &text[value.clone()]);
+            self.scope.declare(depth, name, uri, Span::from(value));
+        }
         let index = self.nodes.len() as u32;
         self.nodes.push(Node {
-            span: self.span(start, self.at),
-            name_end: name.end,
-            content: self.span(self.at, self.at),
+            name_end: name_end as u32,
+            content: Span::from(span.end..span.end),
             parent: self.open.last().copied().unwrap_or(0),
             next: index + 1,
-            namespace,
+            namespace: self.scope.resolve(&text[span.start + 1..name_end]),
+            span: Span::from(span),
         });
-        if empty {
-            self.scope.leave(depth);
-        } else {
-            self.open.push(index);
-        }
         Ok(())
     }
 
-    fn attribute(&mut self) -> Result<(), XmlError> {
-        let name = self.name("the name of an attribute, / or >")?;
-        self.skip_space();
-        if self.peek() != Some(b'=') {
-            return self.expected("= after the name of an attribute");
-        }
-        self.at += 1;
-        self.skip_space();
-        let value = self.quoted("the value of an attribute in quotes")?;
-        self.tag.push((name, value));
-        Ok(())
-    }
-
-    fn quoted(&mut self, what: &str) -> Result<Span, XmlError> {
-        let Some(quote @ (b'"' | b'\'')) = self.peek() else {
-            return self.expected(what);
-        };
-        self.at += 1;
-        let start = self.at;
-        loop {
-            match self.skip(&VALUE) {
-                None => {
-                    let problem = format!(
-                        "a value without an end: expected {} before the document ends",
-                        char::from(quote)
-                    );
-                    return self.refuse(start - 1, problem);
-                }
-                Some(byte) if byte == quote => break,
-                Some(b'"' | b'\'') => self.at += 1,
-                Some(b'<') => {
-                    let problem = format!(
-                        "a < in the value of line {}: expected &lt;, or {} before it",
-                        place(self.text, start).0,
-                        char::from(quote)
-                    );
-                    return self.refuse(self.at, problem);
-                }
-                Some(b'&') => self.reference()?,
-                Some(byte) => self.other(byte)?,
-            }
-        }
-        self.at += 1;
-        Ok(self.span(start, self.at - 1))
-    }
-
-    fn no_attribute_twice(&self) -> Result<(), XmlError> {
-        let name = |index: usize| &self.text[self.tag[index].0.range()];
-        let count = self.tag.len();
-        let twice = if count <= 16 {
-            (1..count).find(|index| (0..*index).any(|other| name(other) == name(*index)))
-        } else {
-            let mut seen = HashSet::with_capacity(count);
-            (0..count).find(|index| !seen.insert(name(*index)))
-        };
-        match twice {
-            None => Ok(()),
-            Some(index) => self.refuse(
-                self.tag[index].0.start as usize,
-                format!("the attribute {} again: expected it once", name(index)),
-            ),
-        }
-    }
-
-    fn end_tag(&mut self) -> Result<(), XmlError> {
-        let start = self.at;
-        let Some(index) = self.open.last().map(|index| *index as usize) else {
-            let problem = "an end tag without a start tag: expected none";
-            return self.refuse(start, problem.into());
-        };
-        self.at += 2;
-        let opened = self.nodes[index].span.start as usize + 1..self.nodes[index].name_end as usize;
-        let length = opened.len();
-        let same = self.bytes[self.at..].starts_with(&self.bytes[opened]);
-        let after = self.bytes.get(self.at + length).copied();
-        if !same || !after.is_some_and(|byte| byte == b'>' || is_space(byte)) {
-            let (name, line) = (self.name_of(index).to_owned(), self.line_of(index));
-            if same && after.is_none() {
-                self.at += length;
-                return self.expected("> of an end tag");
-            }
-            return self.refuse(
-                start,
-                format!("another end tag: expected </{name}> for <{name}> of line {line}"),
-            );
-        }
-        self.at += length;
-        self.skip_space();
-        if self.peek() != Some(b'>') {
-            return self.expected("> of an end tag");
-        }
-        self.at += 1;
-        self.open.pop();
+    fn end_tag(&mut self, span: Range<usize>) {
+        // quick-xml counts the open elements, too: there is one.
+        let Some(index) = self.open.pop() else { return };
         self.scope.leave(self.open.len());
-        let (next, end) = (self.nodes.len() as u32, self.at as u32);
-        let node = &mut self.nodes[index];
-        node.content.end = start as u32;
-        node.span.end = end;
+        let next = self.nodes.len() as u32;
+        let node = &mut self.nodes[index as usize];
+        node.content.end = span.start as u32;
+        node.span.end = span.end as u32;
         node.next = next;
-        Ok(())
-    }
-
-    /// What begins with `<!`.
-    fn declared(&mut self) -> Result<(), XmlError> {
-        let start = self.at;
-        if self.looking_at("<!--") {
-            self.at += 4;
-            loop {
-                match self.skip(&COMMENT) {
-                    None => {
-                        let problem = "a comment without an end: expected -->".into();
-                        return self.refuse(start, problem);
-                    }
-                    Some(b'-') if self.looking_at("-->") => {
-                        self.at += 3;
-                        return Ok(());
-                    }
-                    Some(b'-') if self.looking_at("--") => {
-                        let problem = "-- inside a comment: expected --> or something else".into();
-                        return self.refuse(self.at, problem);
-                    }
-                    Some(byte) => self.other(byte)?,
-                }
-            }
-        }
-        if self.looking_at("<!DOCTYPE") {
-            let problem = "a DOCTYPE is not taken: expected the root element";
-            return self.refuse(start, problem.into());
-        }
-        if !self.looking_at("<![CDATA[") {
-            let problem =
-                "<! without a meaning: expected <!-- or <![CDATA[ (a < of the text is &lt;)";
-            return self.refuse(start, problem.into());
-        }
-        if self.open.is_empty() {
-            return self.refuse(
-                start,
-                "text beside the root element (CDATA): expected none".into(),
-            );
-        }
-        self.at += 9;
-        loop {
-            match self.skip(&CDATA) {
-                None => {
-                    let problem = "a CDATA section without an end: expected ]]>";
-                    return self.refuse(start, problem.into());
-                }
-                Some(b']') if self.looking_at("]]>") => {
-                    self.at += 3;
-                    return Ok(());
-                }
-                Some(byte) => self.other(byte)?,
-            }
-        }
-    }
-
-    fn instruction(&mut self) -> Result<(), XmlError> {
-        let start = self.at;
-        self.at += 2;
-        let target = self.name("the target of a processing instruction after <?")?;
-        if self.text[target.range()].eq_ignore_ascii_case("xml") {
-            let problem = "an XML declaration where none can be: expected it as the first of the \
-                           document, as <?xml version='1.0'?>, or not at all";
-            return self.refuse(start, problem.into());
-        }
-        if !self.looking_at("?>") && !self.peek().is_some_and(is_space) {
-            return self.expected("white space or ?> after the target of a processing instruction");
-        }
-        loop {
-            match self.skip(&INSTRUCTION) {
-                None => {
-                    let problem = "a processing instruction without an end: expected ?>";
-                    return self.refuse(start, problem.into());
-                }
-                Some(b'?') if self.looking_at("?>") => {
-                    self.at += 2;
-                    return Ok(());
-                }
-                Some(byte) => self.other(byte)?,
-            }
-        }
     }
 
     /// `<?xml version='1.0' encoding='UTF-8' standalone='yes'?>`, the last two optional.
-    fn declaration(&mut self) -> Result<(), XmlError> {
-        self.at += "<?xml".len();
-        self.skip_space();
-        let Some(version) = self.pseudo_attribute("version")? else {
-            return self.expected("version='1.0' in the XML declaration");
+    fn declaration(&mut self, span: Range<usize>) -> Result<(), XmlError> {
+        let text = self.text;
+        let end = span.end - "?>".len();
+        let mut attributes = checked_attributes(text, span.start + "<?xml".len()..end);
+        let version = match attributes.next().transpose()? {
+            Some(first) if &text[first.name.clone()] == "version" => first.value,
+            other => {
+                let at = other.map_or(end, |other| other.name.start);
+                return expected(text, at, "version='1.0' in the XML declaration");
+            }
         };
-        let minor = self.text[version.range()].strip_prefix("1.");
+        let minor = text[version.clone()].strip_prefix("1.");
         if !minor.is_some_and(|minor| minor.bytes().all(|byte| byte.is_ascii_digit())) {
             let problem = "another version of XML: expected version='1.0'";
-            return self.refuse(version.start as usize, problem.into());
+            return refuse(text, version.start, problem);
         }
-        let mut space = false;
-        for name in ["encoding", "standalone"] {
-            space |= self.skip_space();
-            if !space && self.looking_at(name) {
-                return self.expected("white space or ?> in the XML declaration");
+        let mut names = ["encoding", "standalone"].into_iter();
+        for attribute in attributes {
+            let attribute = attribute?;
+            match names.find(|name| *name == &text[attribute.name.clone()]) {
+                Some("encoding") => self.encoding(attribute.value)?,
+                Some(_) if matches!(&text[attribute.value.clone()], "yes" | "no") => {}
+                Some(_) => {
+                    let problem = "standalone is neither: expected yes or no";
+                    return refuse(text, attribute.value.start, problem);
+                }
+                None => return expected(text, attribute.name.start, "?> of the XML declaration"),
             }
-            if let Some(value) = self.pseudo_attribute(name)? {
-                self.declared_value(name, value)?;
-                space = false;
-            }
         }
-        self.skip_space();
-        if !self.looking_at("?>") {
-            return self.expected("?> of the XML declaration");
-        }
-        self.at += 2;
         Ok(())
     }
 
-    fn declared_value(&mut self, name: &str, span: Span) -> Result<(), XmlError> {
-        let value = &self.text[span.range()];
-        let at = span.start as usize;
-        if name == "standalone" {
-            return match value {
-                "yes" | "no" => Ok(()),
-                _ => self.refuse(at, "standalone is neither: expected yes or no".into()),
-            };
-        }
-        let is_one_of = |names: &[&str]| names.iter().any(|name| value.eq_ignore_ascii_case(name));
+    fn encoding(&mut self, value: Range<usize>) -> Result<(), XmlError> {
+        let (text, at) = (self.text, value.start);
+        let encoding = &text[value];
+        let is_one_of =
+            |names: &[&str]| names.iter().any(|name| encoding.eq_ignore_ascii_case(name));
         if is_one_of(&["UTF-8", "UTF8"]) {
             return Ok(());
         }
         if !is_one_of(&["US-ASCII", "ASCII"]) {
-            let known = value.starts_with(|c: char| c.is_ascii_alphabetic())
-                && value.bytes().all(is_encoding);
-            let problem = if known {
-                other_encoding(value)
-            } else {
-                "this is no encoding: expected UTF-8".into()
+            let problem = match is_encoding(encoding) {
+                true => other_encoding(encoding),
+                false => "this is no encoding: expected UTF-8".into(),
             };
-            return self.refuse(at, problem);
+            return refuse(text, at, problem);
         }
         self.ascii = true;
-        match self.text[at..].bytes().position(|byte| !byte.is_ascii()) {
-            Some(after) => self.refuse(
-                at + after,
-                "a character that is not US-ASCII, which the XML declaration names: expected \
-                 UTF-8 there"
-                    .into(),
-            ),
+        match text[at..].bytes().position(|byte| !byte.is_ascii()) {
             None => Ok(()),
+            Some(after) => {
+                let problem = "a character that is not US-ASCII, which the XML declaration names: \
+                               expected UTF-8 there";
+                refuse(text, at + after, problem)
+            }
         }
     }
+}
 
-    /// `name='value'` of the XML declaration, if it is what comes next.
-    fn pseudo_attribute(&mut self, name: &str) -> Result<Option<Span>, XmlError> {
-        if !self.looking_at(name) {
-            return Ok(None);
+const DOCTYPE: &str = "a DOCTYPE is not taken: expected the root element";
+const SINGLE_AMP: &str = "a single &: expected &amp;";
+
+#[cold]
+fn refuse<T>(text: &str, at: usize, problem: impl Into<String>) -> Result<T, XmlError> {
+    let (line, column) = place(text, at);
+    Err(XmlError {
+        line,
+        column,
+        problem: problem.into(),
+    })
+}
+
+/// Refuses what is at this place.
+#[cold]
+fn expected<T>(text: &str, at: usize, what: &str) -> Result<T, XmlError> {
+    let found = match text[at..].chars().next() {
+        None => "the document ends".to_owned(),
+        Some(c) if c.is_control() => format!("found U+{:04X}", c as u32),
+        Some(c) => format!("found `{c}`"),
+    };
+    refuse(text, at, format!("{found}: expected {what}"))
+}
+
+#[cold]
+fn late_declaration<T>(text: &str, at: usize) -> Result<T, XmlError> {
+    let problem = "an XML declaration where none can be: expected it as the first of the \
+                   document, as <?xml version='1.0'?>, or not at all";
+    refuse(text, at, problem)
+}
+
+/// Refuses characters that are not allowed anywhere.
+fn characters(text: &str) -> Result<(), XmlError> {
+    let bytes = text.as_bytes();
+    // Of U+FFFE and U+FFFF, 0xef is the first byte.
+    let bad = |(at, byte): (usize, &u8)| match byte {
+        b'\t' | b'\n' | b'\r' => false,
+        0..0x20 => true,
+        0xef => matches!(bytes[at + 1..], [0xbf, 0xbe | 0xbf, ..]),
+        _ => false,
+    };
+    match bytes.iter().enumerate().position(bad) {
+        None => Ok(()),
+        Some(at) => {
+            let c = text[at..].chars().next().unwrap_or_default() as u32;
+            let problem = format!("the character U+{c:04X}: expected one that XML allows");
+            refuse(text, at, problem)
         }
-        self.at += name.len();
-        self.skip_space();
-        if self.peek() != Some(b'=') {
-            return self.expected(&format!("= after {name}"));
-        }
-        self.at += 1;
-        self.skip_space();
-        self.quoted(&format!("the value of {name} in quotes"))
-            .map(Some)
     }
+}
+
+/// Refuses what is no name; `after`: what may follow one.
+fn name(text: &str, span: Range<usize>, what: &str, after: &str) -> Result<(), XmlError> {
+    let name = &text[span.clone()];
+    if !name.starts_with(is_name_start) {
+        return expected(text, span.start, what);
+    }
+    match name.find(|c| !is_name(c)) {
+        None => Ok(()),
+        Some(at) => expected(text, span.start + at, after),
+    }
+}
+
+/// Refuses a reference to nothing; `at`: its `&`.
+fn reference(text: &str, at: usize, reference: &str) -> Result<(), XmlError> {
+    if character(reference).is_some() {
+        return Ok(());
+    }
+    if reference.is_empty() || !reference.chars().all(|c| c == '#' || is_name(c)) {
+        return refuse(text, at, SINGLE_AMP);
+    }
+    let problem = match reference.starts_with('#') {
+        true => format!("&{reference}; is no character that XML allows: expected one"),
+        false => format!(
+            "the entity &{reference}; is not known: expected &lt; &gt; &amp; &apos; &quot; or a \
+             character's number"
+        ),
+    };
+    refuse(text, at, problem)
+}
+
+/// The attributes of a tag, from the end of its name to what closes it.
+fn checked_attributes(
+    text: &str,
+    tag: Range<usize>,
+) -> impl Iterator<Item = Result<Attribute, XmlError>> {
+    let mut before = tag.start;
+    Attributes::new(&text[..tag.end], tag.start).map(move |found| {
+        let name_span = match &found {
+            Ok(found) => range_in(text, found.key.0),
+            Err(_) => {
+                let rest = text[before..tag.end].trim_start_matches(XML_SPACE);
+                let ends = |c| c == '=' || XML_SPACE.contains(&c);
+                range_in(text, rest.split(ends).next().unwrap_or(rest))
+            }
+        };
+        if name_span.start == before {
+            let what = "white space or the end of the tag after an attribute";
+            return expected(text, before, what);
+        }
+        name(
+            text,
+            name_span.clone(),
+            "the name of an attribute or the end of the tag",
+            "= after the name of an attribute",
+        )?;
+        let attribute = match found {
+            Ok(found) => Attribute::new(text, before, &found),
+            Err(AttrError::ExpectedEq(at)) => {
+                return expected(text, at, "= after the name of an attribute");
+            }
+            Err(AttrError::ExpectedValue(at) | AttrError::UnquotedValue(at)) => {
+                return expected(text, at, "the value of an attribute in quotes");
+            }
+            Err(AttrError::ExpectedQuote(_, quote)) => {
+                let quote = char::from(quote);
+                let open = text[before..].find(quote).map_or(before, |at| before + at);
+                let problem =
+                    format!("a value without an end: expected {quote} before the document ends");
+                return refuse(text, open, problem);
+            }
+            Err(AttrError::Duplicated(at, _)) => {
+                let problem = format!("the attribute {} again: expected it once", &text[name_span]);
+                return refuse(text, at, problem);
+            }
+        };
+        check_value(text, attribute.value.clone())?;
+        before = attribute.span().end;
+        Ok(attribute)
+    })
+}
+
+fn check_value(text: &str, span: Range<usize>) -> Result<(), XmlError> {
+    let bytes = text.as_bytes();
+    let special = |byte: &u8| matches!(byte, b'<' | b'&');
+    let mut at = span.start;
+    while let Some(length) = bytes[at..span.end].iter().position(special) {
+        at += length;
+        if bytes[at] == b'<' {
+            let problem = format!(
+                "a < in the value of line {}: expected &lt;, or {} before it",
+                place(text, span.start).0,
+                char::from(bytes[span.end])
+            );
+            return refuse(text, at, problem);
+        }
+        at += 1;
+        let end = text[at..span.end].find(';').unwrap_or(0);
+        reference(text, at - 1, &text[at..at + end])?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -885,6 +667,7 @@ mod tests {
             "<a><![CDATA[<&]]]]><![CDATA[>]]></a>",
             "<é·-.1 _='' :='' x:y=''/>",
             "<p:a q:b=''/>",
+            "<a>\u{feff}<!--->--></a>",
             "<a xmlns:p=''/>",
         ] {
             assert!(read(text).is_ok(), "{text}: {:?}", read(text).err());
@@ -900,7 +683,7 @@ mod tests {
                 (1, 2),
                 "expected it as the first",
             ),
-            ("<?xml?><a/>", (1, 1), "expected it as the first"),
+            ("<?xml?><a/>", (1, 6), "expected version='1.0'"),
             (
                 "<?xml version='1.0'?><?xml version='1.0'?><a/>",
                 (1, 22),
@@ -943,6 +726,19 @@ mod tests {
             ("<a/><![CDATA[]]>", (1, 5), "text beside the root element"),
             ("<a/><b/>", (1, 5), "a second root element"),
             ("</a>", (1, 1), "an end tag without a start tag"),
+            (
+                "\u{feff}\u{feff}<a/>",
+                (1, 2),
+                "text beside the root element",
+            ),
+            ("\u{feff}<a>\n&</a>", (2, 1), "expected &amp;"),
+            ("<a b='1'c>", (1, 9), "expected white space"),
+            ("<a b='1'/", (1, 9), "the end of the tag"),
+            ("<a \"='1'/>", (1, 4), "the name of an attribute"),
+            ("<a b='></a>", (1, 6), "expected ' before"),
+            ("<!-x --><a/>", (1, 1), "expected <!--"),
+            ("<a>&b c;</a>", (1, 4), "expected &amp;"),
+            ("<a><!-- a-b -- --></a>", (1, 13), "-- inside a comment"),
             ("<a>\n é<b></c>", (2, 6), "expected </b> for <b> of line 2"),
             ("<a></ab>", (1, 4), "expected </a>"),
             ("<ab></a>", (1, 5), "expected </ab>"),
@@ -956,17 +752,21 @@ mod tests {
             (
                 "<a",
                 (1, 3),
-                "the document ends: expected white space, / or >",
+                "the document ends: expected the end of the tag",
             ),
-            ("<a ", (1, 4), "expected the name of an attribute"),
+            ("<a ", (1, 4), "expected the end of the tag"),
             ("< a/>", (1, 2), "expected the name of an element"),
             (
                 "<1a/>",
                 (1, 2),
                 "found `1`: expected the name of an element",
             ),
-            ("<a+/>", (1, 3), "expected white space, / or >"),
-            ("<a / >", (1, 5), "expected > after /"),
+            (
+                "<a+/>",
+                (1, 3),
+                "expected white space or the end of the tag",
+            ),
+            ("<a / >", (1, 4), "an attribute or the end of the tag"),
             ("<a b/>", (1, 5), "expected = after"),
             ("<a b=1/>", (1, 6), "in quotes"),
             ("<a b='1'c='2'/>", (1, 9), "expected white space"),
@@ -992,7 +792,8 @@ mod tests {
             ("<a><!-- ---></a>", (1, 9), "-- inside a comment"),
             ("<a><!--></a>", (1, 4), "expected -->"),
             ("<a><![CDATA[]]</a>", (1, 4), "expected ]]>"),
-            ("<a><?p</a>", (1, 7), "expected white space or ?>"),
+            ("<a><?p+?></a>", (1, 7), "expected white space or ?>"),
+            ("<a><?p</a>", (1, 4), "expected ?>"),
             ("<a><?p </a>", (1, 4), "expected ?>"),
             ("<a><?XML ?></a>", (1, 4), "expected it as the first"),
             ("<a><! ></a>", (1, 4), "expected <!--"),

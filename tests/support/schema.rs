@@ -8,9 +8,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+pub(crate) use relax_ng::Schema;
 use relax_ng::{
-    Content, DatatypeRegistry, Element, ExpandedName, ResolveError, Schema, SchemaResolver,
-    SchemaSource, SchemaSyntax,
+    Content, DatatypeRegistry, Element, ExpandedName, ResolveError, SchemaResolver, SchemaSource,
+    SchemaSyntax,
 };
 use roxmltree::{Document, Node};
 
@@ -35,12 +36,23 @@ pub(crate) enum Against {
 /// # Errors
 /// If it is not well-formed, or the schema is missing or can't be used.
 pub(crate) fn problems(against: Against, xml: &str) -> Result<Vec<String>, String> {
+    problems_by(against.schema()?, xml)
+}
+
+/// The same by a schema that is at hand.
+pub(crate) fn problems_by(schema: &Schema, xml: &str) -> Result<Vec<String>, String> {
     let document = Document::parse(xml).map_err(|error| format!("not well-formed: {error}"))?;
-    let found = against
-        .schema()?
+    let found = schema
         .validate(&DatatypeRegistry::new(), &Xml(document.root_element()))
         .map_err(|error| error.to_string())?;
     Ok(found.iter().map(ToString::to_string).collect())
+}
+
+/// libvirt's `domain.rng` in another directory than the installed one.
+#[allow(dead_code, reason = "tests/corpus.rs has another directory")]
+pub(crate) fn domain_schema(directory: &Path) -> Result<Schema, String> {
+    let source = source(&directory.join("domain.rng")).map_err(|error| error.to_string())?;
+    Schema::compile(&source, &Files).map_err(|error| format!("{}: {error}", source.base_uri()))
 }
 
 /// Fails unless the document is valid.

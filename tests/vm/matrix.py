@@ -337,7 +337,7 @@ def fix(xml, real, host, file):
     result = {"exit": status}
     if stderr:
         result["stderr"] = stderr
-    if status or not fixed:
+    if not fixed:
         return result
     before, after = (x.decode(errors="replace").splitlines() for x in (xml, fixed))
     result["diff"] = [
@@ -361,9 +361,9 @@ def misses(entry):
             found.append(f"{what} said {of['check']['starts']}")
     if "fixed" in entry:
         fixed = entry["fixed"]
-        if "real" not in fixed:
+        if fixed["exit"] or "real" not in fixed:
             found.append(f"fixup ended with {fixed['exit']}: {fixed.get('stderr', '')}")
-        elif not fixed["real"]["starts"]:
+        if "real" in fixed and not fixed["real"]["starts"]:
             found.append(f"fixed, it is refused: {fixed['real']['message']}")
         if fixed.get("stable") is False:
             found.append("a second fixup changes it")
@@ -373,13 +373,16 @@ def misses(entry):
 def report(entries):
     """Prints table, misses and counts. Returns the exit status."""
     width = max((len(entry["name"]) for entry in entries), default=0)
-    right = made = started = tried = 0
+    right = made = started = tried = same = said = 0
     for entry in entries:
         words = ["starts" if entry["real"]["starts"] else "refused"]
         for of in (entry, entry.get("fixed", {})):
             if "check" in of:
                 made += 1
                 right += of["check"]["starts"] is of["real"]["starts"]
+                if of["check"]["starts"] is of["real"]["starts"] is False:
+                    said += 1
+                    same += of["check"]["says"].get("message", "?") in of["real"]["text"]
         if "check" in entry:
             words.append({True: "yes", False: "no"}.get(entry["check"]["starts"], "?"))
         if "fixed" in entry:
@@ -399,6 +402,7 @@ def report(entries):
     print(f"{len(entries)} combinations: {starts} start, {len(entries) - starts} are refused")
     if made or tried:
         print(f"predictions right/made: {right}/{made}, fixed domains started/tried: {started}/{tried}, misses: {len(missed)}")
+        print(f"refusals foretold in the words of those who refuse: {same}/{said}")
     return 1 if missed or not entries else 0
 
 

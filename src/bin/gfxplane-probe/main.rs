@@ -8,10 +8,7 @@
 #[path = "../../start.rs"]
 mod start;
 
-use std::fs::File;
 use std::io::{self, Write};
-use std::mem::forget;
-use std::os::fd::AsRawFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,7 +16,7 @@ use clap::Parser;
 use nix::sys::stat::{Mode, umask};
 
 use gfxplane::cli::probe::{Probe, prober};
-use gfxplane::cli::{End, Failure, GlobalArgs, exit_code};
+use gfxplane::cli::{End, Failure, GlobalArgs, exit_code, fill_standard_files};
 use gfxplane::facts::Reason;
 use gfxplane::host::run::forget as forget_device;
 use gfxplane::host::sysfs::Device;
@@ -71,17 +68,6 @@ fn run() -> u8 {
         _ => None,
     };
     exit_code(&internal.unwrap_or_else(by_hand))
-}
-
-/// What Rust's own start would have done and is needed: no device of ours may get the number of a
-/// closed stdin, stdout or stderr.
-fn fill_standard_files() {
-    while let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
-        if null.as_raw_fd() > 2 {
-            break;
-        }
-        forget(null);
-    }
 }
 
 fn with_id(text: &str, then: impl FnOnce(DeviceId) -> anyhow::Result<End>) -> anyhow::Result<End> {

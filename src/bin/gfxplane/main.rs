@@ -1,72 +1,48 @@
-//! The tool: everything that a person types.
+//! The tool: everything that a person types. It does not load libvirt, which brings fifty libraries
+//! with it: what needs it is done by `gfxplane-libvirt`, the same program with libvirt.
 
-use std::io::Write;
-use std::process::ExitCode;
+// Of a test, the main is the test harness's.
+#![cfg_attr(not(test), no_main)]
+#![cfg_attr(test, allow(dead_code))]
 
-use clap::{Parser, Subcommand};
-use nix::sys::stat::{Mode, umask};
+#[cfg(not(test))]
+#[path = "../../start.rs"]
+mod start;
 
-use gfxplane::cli::check::Check;
-use gfxplane::cli::fixup::Fixup;
-use gfxplane::cli::list::List;
-use gfxplane::cli::nodedev_dumpxml::NodedevDumpxml;
-use gfxplane::cli::nodedev_list::NodedevList;
-use gfxplane::cli::probe::Probe;
-use gfxplane::cli::rules::RulesCommand;
-use gfxplane::cli::{End, GlobalArgs, exit_code};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
 
-/// Finds out what display a vfio device offers, and tells libvirt.
-///
-/// Exit codes: 0 done, 1 refused or unknown, 2 usage, 3 the environment lacks something, 4 internal.
-#[derive(Debug, Parser)]
-#[command(name = "gfxplane", version)]
-struct Arguments {
-    #[command(flatten)]
-    global: GlobalArgs,
-    #[command(subcommand)]
-    verb: Verb,
-}
+use clap::Parser;
 
-#[derive(Debug, Subcommand)]
-enum Verb {
-    List(List),
-    Check(Check),
-    Fixup(Fixup),
-    Probe(Probe),
-    Rules(RulesCommand),
-    NodedevList(NodedevList),
-    NodedevDumpxml(NodedevDumpxml),
-}
+use gfxplane::cli::libvirt::Without;
+use gfxplane::cli::tool::{self, Arguments};
+use gfxplane::cli::{exit_code, fill_standard_files};
 
-fn main() -> ExitCode {
-    // What is published in /run is for everybody to read and for nobody else to write.
-    let _ = umask(Mode::S_IWGRP | Mode::S_IWOTH);
-    ExitCode::from(exit_code(&run(Arguments::parse())))
-}
-
-fn run(arguments: Arguments) -> anyhow::Result<End> {
-    let context = arguments.global.context()?;
-    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    let end = match arguments.verb {
-        Verb::List(list) => list.run(&context, &mut out),
-        Verb::Check(check) => check.run(&context, &mut out),
-        Verb::Fixup(fixup) => fixup.run(&context, &mut out),
-        Verb::Probe(probe) => probe.run(&context, &mut out),
-        Verb::Rules(rules) => rules.run(&context, &mut out),
-        Verb::NodedevList(list) => list.run(&context, &mut out),
-        Verb::NodedevDumpxml(dumpxml) => dumpxml.run(&context, &mut out),
-    };
-    // What was printed before a failure is seen before its message.
-    out.flush()?;
-    end
-}
-
-#[cfg(test)]
-mod tests {
-    use clap::CommandFactory;
-
-    #[test]
-    fn the_arguments_make_sense() {
-        super::Arguments::command().debug_assert();
+/// Does what the arguments say; the exit code.
+fn run() -> u8 {
+    fill_standard_files();
+    let arguments = Arguments::parse();
+    if cfg!(feature = "libvirt")
+        && arguments.ask_libvirt()
+        && let Some(program) = with_libvirt()
+    {
+        let error = Command::new(&program)
+            .args(std::env::args_os().skip(1))
+            .exec();
+        let problem = anyhow::Error::new(error).context(program.display().to_string());
+        return exit_code(&Err(problem));
     }
+    exit_code(&tool::run(arguments, Arc::new(Without)))
+}
+
+/// The same program with libvirt: beside this one where it was built, in libexec where it is
+/// installed.
+fn with_libvirt() -> Option<PathBuf> {
+    const NAME: &str = "gfxplane-libvirt";
+    let me = std::env::current_exe().ok()?;
+    let beside = me.with_file_name(NAME);
+    let installed = me.parent()?.parent()?.join("libexec/gfxplane").join(NAME);
+    [beside, installed].into_iter().find(|path| path.exists())
 }

@@ -1,0 +1,108 @@
+//! `gfxplane`: the verbs, whichever of its two programs runs them.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use clap::{Parser, Subcommand};
+use nix::sys::stat::{Mode, umask};
+
+use crate::cli::check::Check;
+use crate::cli::collect::Collect;
+use crate::cli::fixup::Fixup;
+use crate::cli::libvirt::Libvirt;
+use crate::cli::list::List;
+use crate::cli::nodedev_dumpxml::NodedevDumpxml;
+use crate::cli::nodedev_list::NodedevList;
+use crate::cli::probe::Probe;
+use crate::cli::rules::RulesCommand;
+use crate::cli::verify::{Verify, VerifyChild};
+use crate::cli::{End, GlobalArgs};
+
+/// Finds out what display a vfio device offers, and tells libvirt.
+///
+/// Exit codes: 0 done, 1 refused or unknown, 2 usage, 3 the environment lacks something, 4 internal.
+#[derive(Debug, Parser)]
+#[command(name = "gfxplane", version)]
+pub struct Arguments {
+    #[command(flatten)]
+    global: GlobalArgs,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    List(List),
+    Check(Check),
+    Collect(Collect),
+    Fixup(Fixup),
+    Probe(Probe),
+    Rules(RulesCommand),
+    Verify(Verify),
+    #[command(hide = true)]
+    VerifyChild(VerifyChild),
+    NodedevList(NodedevList),
+    NodedevDumpxml(NodedevDumpxml),
+}
+
+impl Arguments {
+    /// Whether libvirt is asked.
+    #[must_use]
+    pub fn ask_libvirt(&self) -> bool {
+        match &self.verb {
+            Verb::Check(check) => check.asks_libvirt(),
+            Verb::Fixup(fixup) => fixup.asks_libvirt(),
+            Verb::Verify(verify) => verify.asks_libvirt(),
+            Verb::NodedevList(list) => list.asks_libvirt(),
+            Verb::NodedevDumpxml(dumpxml) => dumpxml.asks_libvirt(),
+            Verb::List(_)
+            | Verb::Collect(_)
+            | Verb::Probe(_)
+            | Verb::Rules(_)
+            | Verb::VerifyChild(_) => false,
+        }
+    }
+
+    /// The URI of the libvirt that was named.
+    #[must_use]
+    pub fn connect(&self) -> Option<&str> {
+        self.global.connect.as_deref()
+    }
+}
+
+/// Does what the arguments say.
+///
+/// # Errors
+/// Those of the verb.
+pub fn run(arguments: Arguments, libvirt: Arc<dyn Libvirt>) -> anyhow::Result<End> {
+    // What is published in /run is for everybody to read and for nobody else to write.
+    let _ = umask(Mode::S_IWGRP | Mode::S_IWOTH);
+    let mut context = arguments.global.context()?;
+    context.libvirt = libvirt;
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let end = match arguments.verb {
+        Verb::List(list) => list.run(&context, &mut out),
+        Verb::Check(check) => check.run(&context, &mut out),
+        Verb::Collect(collect) => collect.run(&context, &mut out),
+        Verb::Fixup(fixup) => fixup.run(&context, &mut out),
+        Verb::Probe(probe) => probe.run(&context, &mut out),
+        Verb::Rules(rules) => rules.run(&context, &mut out),
+        Verb::Verify(verify) => verify.run(&context, &mut out),
+        Verb::VerifyChild(child) => child.run(),
+        Verb::NodedevList(list) => list.run(&context, &mut out),
+        Verb::NodedevDumpxml(dumpxml) => dumpxml.run(&context, &mut out),
+    };
+    // What was printed before a failure is seen before its message.
+    out.flush()?;
+    end
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_make_sense() {
+        super::Arguments::command().debug_assert();
+    }
+}

@@ -1,0 +1,297 @@
+//! Whether the devices of a domain are there and free, and seeing that they stay so.
+//!
+//! Nothing is opened to find that out. Who holds a device is asked of libvirt; a holder that
+//! libvirt does not know is met by QEMU, at the group (`/dev/vfio/N`, EBUSY) or when it binds the
+//! device (iommufd), both before the driver's own open, and does not notice.
+//!
+//! **Locks.** A probe of ours that has the device open is waited for: its lock is `lock/ID`. That
+//! lock is not kept while the domain is tried, because the start of any domain is to wait for it,
+//! the one that we try included: it would wait for us. What is kept is `lock/ID.verify`, so that two
+//! runs don't meet on one device. The start of a user's domain can wait for that one, unless it is
+//! [`crate::verify::NAME`]'s. A probe that comes while we hold the device is told `in-use`, and
+//! keeps what was known before.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use nix::fcntl::{Flock, FlockArg};
+use nix::libc;
+
+use crate::cli::Failure;
+use crate::cli::libvirt::User;
+use crate::host::Root;
+use crate::host::run::{Lock, wait_until_free};
+use crate::inventory::{Sources, State, inventory};
+use crate::names::DeviceId;
+use crate::verify;
+
+/// Sees that all these are active vfio devices.
+///
+/// # Errors
+/// One isn't, with what helps; all of them are named.
+pub(super) fn are_there(root: &Root, devices: &[DeviceId]) -> Result<(), Failure> {
+    let missing: Vec<DeviceId> = devices
+        .iter()
+        .filter(|id| Sources::read_device(root, **id).1.is_none())
+        .copied()
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let defined = inventory(&Sources::read(root)).devices;
+    let problems: Vec<String> = missing
+        .iter()
+        .map(|id| {
+            let entry = defined.iter().find(|d| d.id == *id && d.state == State::Defined);
+            if let Some(entry) = entry {
+                format!(
+                    "device {id} is defined but not active: start it with virsh nodedev-start {}",
+                    entry.nodedev
+                )
+            } else if let DeviceId::Pci(_) = id
+                && root.device(*id).exists()
+            {
+                let driver = fs::read_link(root.device(*id).join("driver")).ok();
+                let driver = driver.as_deref().and_then(Path::file_name);
+                let driver = driver.map_or("no driver".into(), |name| {
+                    format!("the host's driver {}", name.display())
+                });
+                format!(
+                    "device {id} has {driver}, and is not taken away from the host for this: detach it with virsh nodedev-detach {}",
+                    crate::nodedev::device::name_of(*id, None)
+                )
+            } else {
+                format!("device {id} is not on this host")
+            }
+        })
+        .collect();
+    Err(Failure::Environment(problems.join("; ")))
+}
+
+/// Sees that no active domain has one of these.
+///
+/// # Errors
+/// One has; the device and the domain are named.
+pub(super) fn are_unused(users: &[User], devices: &[DeviceId]) -> Result<(), Failure> {
+    let problems: Vec<String> = users
+        .iter()
+        .flat_map(|user| user.devices.iter().map(move |device| (device, user)))
+        .filter(|(device, _)| devices.contains(device))
+        .map(|(device, user)| {
+            let cure = if verify::is_name(&user.domain) {
+                "another gfxplane verify, which ends soon"
+            } else {
+                "shut that down first"
+            };
+            format!(
+                "device {device} is in use by domain {}: {cure}",
+                user.domain
+            )
+        })
+        .collect();
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::Environment(problems.join("; ")))
+    }
+}
+
+/// The devices that this run holds against other runs.
+#[derive(Debug, Default)]
+pub(super) struct Held(Vec<Hold>);
+
+#[derive(Debug)]
+struct Hold {
+    path: PathBuf,
+    _file: Flock<File>,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        // While it is locked: whoever opened it before finds that it has gone (`is_still`).
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Waits until no probe of ours has one of the devices open, at most until `limit`, and keeps
+/// other runs from them.
+///
+/// Somebody without the right to `/run/gfxplane/lock` goes without: libvirt may let them start
+/// domains all the same, and looks whether devices are in use itself.
+///
+/// # Errors
+/// A probe does not end, another run has a device, or the directory is not to be trusted.
+pub(super) fn hold(root: &Root, devices: &[DeviceId], limit: Instant) -> Result<Held, Failure> {
+    let mut held = Held::default();
+    for id in devices {
+        match hold_one(root, *id, limit) {
+            Ok(hold) => held.0.push(hold),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                return Err(Failure::Environment(format!(
+                    "device {id} is still being probed: its driver may hang; try again, or set --deadline"
+                )));
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(Failure::Environment(format!(
+                    "device {id} is in use by another gfxplane verify, which ends soon: try again"
+                )));
+            }
+            Err(error) => {
+                return Err(Failure::Environment(format!(
+                    "the lock of device {id}: {error}"
+                )));
+            }
+        }
+    }
+    Ok(held)
+}
+
+fn hold_one(root: &Root, id: DeviceId, limit: Instant) -> io::Result<Hold> {
+    if !wait_until_free(root, id, limit)? {
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    // Makes the directory, or sees that it can be trusted. It has just been free.
+    drop(Lock::of_device(root, id)?);
+    let path = root.join(format!("run/gfxplane/lock/{id}.verify"));
+    loop {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(&path)?;
+        let file = Flock::lock(file, FlockArg::LockExclusiveNonblock)
+            .map_err(|(_, errno)| io::Error::from(errno))?;
+        if is_still(&file, &path) {
+            return Ok(Hold { path, _file: file });
+        }
+    }
+}
+
+/// Whether the file has still that name: whoever had it before us has removed it.
+fn is_still(file: &File, path: &Path) -> bool {
+    match (file.metadata(), fs::symlink_metadata(path)) {
+        (Ok(open), Ok(named)) => (open.dev(), open.ino()) == (named.dev(), named.ino()),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    const ID: &str = "c1a20000-0000-4000-8000-000000000002";
+
+    fn lab() -> Root {
+        Root::recorded(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hosts/lab/root"))
+    }
+
+    fn message<T: std::fmt::Debug>(result: Result<T, Failure>) -> String {
+        let Failure::Environment(text) = result.unwrap_err() else {
+            panic!("not the environment");
+        };
+        text
+    }
+
+    #[test]
+    fn what_is_there() {
+        are_there(&lab(), &[ID.parse().unwrap()]).unwrap();
+        let ids = ["00000000-0000-4000-8000-00000000ffff", "0000:ff:1f.7"];
+        let ids: Vec<DeviceId> = ids.iter().map(|id| id.parse().unwrap()).collect();
+        let text = message(are_there(&lab(), &ids));
+        assert_eq!(text.matches("is not on this host").count(), 2, "{text}");
+        // Of the first device that is defined and not active.
+        let all = inventory(&Sources::read(&lab())).devices;
+        if let Some(defined) = all.iter().find(|d| d.state == State::Defined) {
+            let text = message(are_there(&lab(), &[defined.id]));
+            assert!(
+                text.contains(&format!("virsh nodedev-start {}", defined.nodedev)),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_device_that_is_not_active_or_the_hosts() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::recorded(directory.path());
+        let write = |path: &str, text: &str| {
+            let path = directory.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        write(
+            &format!("etc/mdevctl.d/gpu/{ID}"),
+            r#"{"mdev_type":"t","start":"manual","attrs":[]}"#,
+        );
+        let text = message(are_there(&root, &[ID.parse().unwrap()]));
+        assert!(
+            text.contains(&format!(
+                "virsh nodedev-start mdev_{}",
+                ID.replace('-', "_")
+            )),
+            "{text}"
+        );
+
+        write("sys/bus/pci/devices/0000:01:00.0/vendor", "0x8086\n");
+        let driver = directory
+            .path()
+            .join("sys/bus/pci/devices/0000:01:00.0/driver");
+        std::os::unix::fs::symlink("../../drivers/i915", driver).unwrap();
+        let text = message(are_there(&root, &["0000:01:00.0".parse().unwrap()]));
+        assert!(text.contains("the host's driver i915"), "{text}");
+        assert!(
+            text.contains("virsh nodedev-detach pci_0000_01_00_0"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn who_uses_it() {
+        let id: DeviceId = ID.parse().unwrap();
+        let user = |domain: &str| User {
+            domain: domain.into(),
+            devices: vec![id],
+        };
+        are_unused(&[user("holder")], &["0000:01:00.0".parse().unwrap()]).unwrap();
+        let text = message(are_unused(&[user("holder")], &[id]));
+        assert_eq!(
+            text,
+            format!("device {ID} is in use by domain holder: shut that down first")
+        );
+        let ours = user(&verify::name(uuid::Uuid::nil()));
+        assert!(message(are_unused(&[ours], &[id])).contains("another gfxplane verify"));
+    }
+
+    #[test]
+    fn one_run_at_a_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::recorded(directory.path());
+        fs::create_dir(directory.path().join("run")).unwrap();
+        let id: DeviceId = ID.parse().unwrap();
+        let soon = || Instant::now() + Duration::from_millis(50);
+        let held = hold(&root, &[id], soon()).unwrap();
+        assert!(message(hold(&root, &[id], soon())).contains("another gfxplane verify"));
+        // A start does not wait for that lock.
+        assert!(wait_until_free(&root, id, soon()).unwrap());
+        drop(held);
+        drop(hold(&root, &[id], soon()).unwrap());
+        assert!(
+            !directory
+                .path()
+                .join(format!("run/gfxplane/lock/{ID}.verify"))
+                .exists()
+        );
+
+        let probe = Lock::of_device(&root, id).unwrap();
+        assert!(message(hold(&root, &[id], soon())).contains("still being probed"));
+        drop(probe);
+    }
+}

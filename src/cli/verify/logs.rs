@@ -1,0 +1,120 @@
+//! The logs that libvirt leaves of domains that were tried.
+//!
+//! libvirt keeps a log of each domain for good. Of one that we made for a moment nobody has use:
+//! what it says went to the user, and its name says nothing to anybody. A run removes the log of
+//! its own domain, and those that killed runs have left. By their names they are ours: no file is
+//! touched that has not a name of [`crate::verify::name`]'s, is not a regular file, or belongs to
+//! somebody else.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+use nix::unistd::geteuid;
+
+use crate::cli::libvirt::User;
+use crate::verify;
+
+/// Where they are.
+#[derive(Debug)]
+pub(super) struct Logs(Option<PathBuf>);
+
+impl Logs {
+    /// Those of a libvirt (src/qemu/qemu_conf.c, `virQEMUDriverConfigNew`: logDir).
+    pub(super) fn of(uri: Option<&str>) -> Self {
+        let is_session = uri.is_some_and(|uri| uri.contains("/session"));
+        if !is_session {
+            return Logs(Some("/var/log/libvirt/qemu".into()));
+        }
+        let cache = std::env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty());
+        let cache = cache.map(PathBuf::from).or_else(|| {
+            let home = std::env::var_os("HOME")?;
+            Some(PathBuf::from(home).join(".cache"))
+        });
+        Logs(cache.map(|cache| cache.join("libvirt/qemu/log")))
+    }
+
+    /// Removes the log of this domain. Who may not leaves it to a later run that may.
+    pub(super) fn remove(&self, name: &str) {
+        self.remove_those(|domain| domain == name);
+    }
+
+    /// Removes the logs of domains that are no more. `active`: those that are.
+    pub(super) fn sweep(&self, active: &[User]) {
+        self.remove_those(|domain| !active.iter().any(|user| user.domain == domain));
+    }
+
+    fn remove_those(&self, wanted: impl Fn(&str) -> bool) {
+        let entries = self.0.iter().filter_map(|path| fs::read_dir(path).ok());
+        for entry in entries.flatten().flatten() {
+            let file_name = entry.file_name();
+            let domain = file_name.to_str().and_then(domain_of);
+            if domain.is_some_and(|domain| verify::is_name(domain) && wanted(domain))
+                && fs::symlink_metadata(entry.path())
+                    .is_ok_and(|file| file.is_file() && file.uid() == geteuid().as_raw())
+            {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+}
+
+/// The domain whose log this is: `NAME.log`, or `NAME.log.N` of virtlogd, once it was long.
+fn domain_of(file_name: &str) -> Option<&str> {
+    let (domain, rest) = file_name.split_once(".log")?;
+    let number = rest.strip_prefix('.').unwrap_or(rest);
+    (rest.is_empty() || !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
+        .then_some(domain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    #[test]
+    fn only_ours_go() {
+        let directory = tempfile::tempdir().unwrap();
+        let logs = Logs(Some(directory.path().into()));
+        let (ours, running) = (
+            verify::name(Uuid::from_u128(1)),
+            verify::name(Uuid::from_u128(2)),
+        );
+        let stay = [
+            "guest.log".to_owned(),
+            "gfxplane-verify-guest.log".into(),
+            format!("{ours}.txt"),
+            format!("{ours}.log.old"),
+            format!("x{ours}.log"),
+            format!("{running}.log"),
+        ];
+        let go = [format!("{ours}.log"), format!("{ours}.log.0")];
+        for name in stay.iter().chain(&go) {
+            fs::write(directory.path().join(name), "").unwrap();
+        }
+        let link = format!("{}.log", verify::name(Uuid::from_u128(3)));
+        std::os::unix::fs::symlink("guest.log", directory.path().join(&link)).unwrap();
+        let active = User {
+            domain: running.clone(),
+            devices: Vec::new(),
+        };
+        logs.sweep(&[active]);
+        let left = |name: &String| fs::symlink_metadata(directory.path().join(name)).is_ok();
+        assert!(stay.iter().all(left) && left(&link));
+        assert!(!go.iter().any(left));
+        logs.remove(&running);
+        assert!(!left(&format!("{running}.log")) && left(&stay[0]));
+    }
+
+    #[test]
+    fn where_they_are() {
+        assert_eq!(
+            Logs::of(None).0.unwrap(),
+            PathBuf::from("/var/log/libvirt/qemu")
+        );
+        let system = Logs::of(Some("qemu:///system")).0.unwrap();
+        assert_eq!(system, PathBuf::from("/var/log/libvirt/qemu"));
+        let session = Logs::of(Some("qemu:///session")).0;
+        assert!(session.is_none_or(|path| path.ends_with("libvirt/qemu/log")));
+    }
+}

@@ -1,0 +1,213 @@
+//! `gfxplane verify`: whether a domain starts, by starting it.
+//!
+//! Not the domain itself but a small one of its own name and UUID ([`crate::verify::reduce`]),
+//! paused, transient and destroyed by libvirt when our connection ends, however we end. So
+//! libvirt's command line, labels and clean-up are what is tried, and nobody's definition is
+//! touched. `--offline` tries a QEMU of our own instead.
+//!
+//! Only on devices that nobody uses (`idle.rs` says how that is known). What is not about the domain (a device in use, no
+//! libvirt, no answer in time) is a failure of the environment; a refusal is an answer.
+
+mod idle;
+mod logs;
+mod offline;
+
+pub use offline::VerifyChild;
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::cli::libvirt::Start;
+use crate::cli::subject::{HostSurroundings, SubjectArgs};
+use crate::cli::{Context, End, Failure, json};
+use crate::domain::Domain;
+use crate::fixup::{Surroundings as _, fix};
+use crate::names::DeviceId;
+use crate::plan::words;
+use crate::policy::{Displays, Wishes};
+use crate::predict::Prediction;
+use crate::record::FORMAT;
+use crate::verify::{LeftOut, Reduced, name, reduce, said};
+use crate::xml::Document;
+
+/// The longest that can be waited for an answer, in seconds.
+const MAX_DEADLINE: f64 = 3600.0;
+
+/// Tell whether a domain starts, by starting a small copy of it for a moment
+///
+/// The copy has the domain's vfio devices, graphics and video, and nothing else: no disk, no
+/// network, no password. It is started paused, so that nothing runs in it, and destroyed again. Its
+/// devices must be active and used by nobody.
+///
+/// Prints `starts`, or what QEMU or libvirt said and what that means (exit code 1). Exit code 3 if
+/// it could not be tried.
+#[derive(Debug, clap::Args)]
+pub struct Verify {
+    #[command(flatten)]
+    about: SubjectArgs,
+    /// Start QEMU without libvirt
+    #[arg(long)]
+    offline: bool,
+    /// How long it may take until it has started
+    #[arg(long, value_name = "SECONDS", default_value_t = 120.0)]
+    deadline: f64,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report<'p> {
+    format: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    domain: Option<&'p str>,
+    starts: bool,
+    /// What was said; of a start nothing.
+    message: Option<&'p str>,
+    explained: &'p [String],
+    predicted: Option<&'p Prediction>,
+    /// What fixup would change.
+    fixup: Vec<String>,
+    left_out: &'p [LeftOut],
+}
+
+impl Verify {
+    /// Whether libvirt is asked.
+    #[must_use]
+    pub fn asks_libvirt(&self) -> bool {
+        !self.offline || self.about.asks_libvirt()
+    }
+
+    /// Tries the domain, and prints what came of it.
+    ///
+    /// # Errors
+    /// XML that can't be read; what makes a try impossible ([`Failure::Environment`]); those of the
+    /// output. A refusal is no error but exit code 1.
+    pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
+        if !(self.deadline > 0.0 && self.deadline <= MAX_DEADLINE) {
+            let problem = format!(
+                "--deadline is {}: expected seconds above 0, at most {MAX_DEADLINE}",
+                self.deadline
+            );
+            return Err(Failure::Usage(problem).into());
+        }
+        if context.root.is_recorded() {
+            let problem = "a recorded host has no devices to start a domain with: `gfxplane check` predicts what would happen";
+            return Err(Failure::Usage(problem.into()).into());
+        }
+        let surroundings = HostSurroundings::new(context, &self.about)?;
+        let text = self.about.read(context)?;
+        let policy = surroundings.policy();
+        let bad = |error: &dyn std::fmt::Display| {
+            Failure::Refused(format!("{}: {error}", self.about.subject))
+        };
+        let as_it_is = Wishes {
+            display: Some(Displays::Off),
+            ..Wishes::default()
+        };
+        let fix = |wishes| fix(&text, &surroundings, &policy, wishes).map_err(|error| bad(&error));
+        let (fixed, better) = (fix(&as_it_is)?, fix(&self.about.wishes())?);
+        surroundings.warn();
+        let uuid = Uuid::new_v4();
+        let reduced = reduce(&text, &name(uuid), uuid).map_err(|error| bad(&error))?;
+        // Asking QEMU for its version, which came before this, has a deadline of its own.
+        let limit = Instant::now() + Duration::from_secs_f64(self.deadline);
+        let start = self.try_it(context, &surroundings, &reduced, uuid, limit)?;
+
+        let message = match &start {
+            Start::Starts => None,
+            Start::Refused(message) => Some(message.as_str()),
+        };
+        let missing: Vec<&str> = reduced
+            .left_out
+            .iter()
+            .filter(|left| left.matters)
+            .map(|left| left.what.as_str())
+            .collect();
+        let (plan, better) = (fixed.plan.as_ref(), better.plan.as_ref());
+        let explained = said::explain(message, plan, better, &missing);
+        if self.json {
+            let changes = better.into_iter().flat_map(|plan| &plan.changes);
+            json(
+                out,
+                &Report {
+                    format: FORMAT,
+                    domain: fixed.name.as_deref(),
+                    starts: message.is_none(),
+                    message,
+                    explained: &explained,
+                    predicted: plan.map(|plan| &plan.before),
+                    fixup: changes.map(|change| words(&change.action)).collect(),
+                    left_out: &reduced.left_out,
+                },
+            )?;
+        } else {
+            writeln!(out, "{}", message.unwrap_or("starts"))?;
+            for line in &explained {
+                writeln!(out, "{line}")?;
+            }
+            for left in &reduced.left_out {
+                let matters = if left.matters {
+                    ", which may make a difference"
+                } else {
+                    ""
+                };
+                context.say(&format!("tried without {}{matters}", left.what));
+            }
+        }
+        Ok(if message.is_some() {
+            End::Refused
+        } else {
+            End::Done
+        })
+    }
+
+    /// Sees to the devices, starts the domain, and leaves nothing of it.
+    fn try_it(
+        &self,
+        context: &Context,
+        surroundings: &HostSurroundings<'_>,
+        reduced: &Reduced,
+        uuid: Uuid,
+        limit: Instant,
+    ) -> anyhow::Result<Start> {
+        let document = Document::parse(&reduced.xml)?;
+        let domain = Domain::new(&document)?;
+        let devices: Vec<DeviceId> = domain.hostdevs.iter().map(|hostdev| hostdev.id).collect();
+        idle::are_there(&context.root, &devices)?;
+        if !self.offline {
+            idle::are_unused(&context.libvirt.users()?, &devices)?;
+        }
+        let _held = idle::hold(&context.root, &devices, limit)?;
+        let start = if self.offline {
+            offline::start(&domain, &surroundings.abilities(&domain), limit)?
+        } else {
+            let logs = logs::Logs::of(context.connect.as_deref());
+            logs.sweep(&context.libvirt.users()?);
+            let start = context
+                .libvirt
+                .start(&reduced.xml, &uuid.to_string(), limit);
+            logs.remove(&name(uuid));
+            start?
+        };
+        if let Start::Refused(message) = &start {
+            match said::about(message) {
+                said::Answers::TheDomain => {}
+                said::Answers::InUse => {
+                    let problem = format!(
+                        "a device of the domain is in use, so nothing can be tried: {message}"
+                    );
+                    return Err(Failure::Environment(problem).into());
+                }
+                said::Answers::Gone => {
+                    let problem = format!("a device of the domain has gone meanwhile: {message}");
+                    return Err(Failure::Environment(problem).into());
+                }
+            }
+        }
+        Ok(start)
+    }
+}

@@ -1,0 +1,430 @@
+//! What must hold of every domain that was fixed, whoever wrote it and whatever is known of its
+//! devices. What changed is looked at with roxmltree, which shares nothing with our own parser.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fmt::Write;
+
+use gfxplane::domain::Domain;
+use gfxplane::facts::Display;
+use gfxplane::fixup::{Fixed, Surroundings, fix};
+use gfxplane::names::{DeviceId, PciAddress};
+use gfxplane::plan::{Action, Plan, words};
+use gfxplane::policy::{Consent, Displays, Policy, Wishes};
+use roxmltree::{Document, Node};
+
+/// Fails if a promise is broken.
+///
+/// # Errors
+/// Which.
+pub(crate) fn kept(
+    text: &str,
+    fixed: &Fixed,
+    surroundings: &dyn Surroundings,
+    policy: &Policy,
+    wishes: &Wishes,
+) -> Result<(), String> {
+    let document = gfxplane::xml::Document::parse(text).map_err(|error| error.to_string())?;
+    let domain = Domain::new(&document).map_err(|error| error.to_string())?;
+    let again = fix(&fixed.text, surroundings, policy, wishes)
+        .map_err(|error| format!("what came out can't be read again: {error}"))?;
+    let (Some(plan), Some(second)) = (&fixed.plan, &again.plan) else {
+        return if fixed.text == text && fixed.plan.is_none() {
+            Ok(())
+        } else {
+            Err("a domain without vfio devices before or after, and changed".into())
+        };
+    };
+    if again.text != fixed.text {
+        let changes: Vec<String> = second.changes.iter().map(|c| words(&c.action)).collect();
+        return Err(format!(
+            "a second run changes more: {}\n{}",
+            changes.join("; "),
+            gfxplane::cli::fixup::diff(&fixed.text, &again.text)
+        ));
+    }
+    // What the plan promises is what is read from the XML that it made.
+    if plan.after != second.before {
+        return Err(format!(
+            "the plan promised {:?}, and its XML gives {:?}",
+            plan.after, second.before
+        ));
+    }
+    if (fixed.text == text) != plan.changes.is_empty() {
+        return Err("changes that change nothing, or changes that nobody planned".into());
+    }
+    let policy = policy
+        .clone()
+        .for_domain(&domain)
+        .map_err(|error| error.to_string())?
+        .with(wishes);
+    consented(plan, &policy)?;
+    switched(plan, &domain, surroundings, &policy)?;
+    // A prefix that nobody declared is an error for roxmltree, and none for libxml2.
+    if parse(text).is_err() {
+        return Ok(());
+    }
+    secrets(text, &fixed.text, plan)?;
+    only_what_is_named(text, &fixed.text, plan)
+}
+
+/// Every change has the consent that it needs, and what says nothing of a loss loses nothing.
+fn consented(plan: &Plan, policy: &Policy) -> Result<(), String> {
+    for change in &plan.changes {
+        let what = words(&change.action);
+        if policy.display == Displays::Off {
+            return Err(format!("the policy is off, and yet: {what}"));
+        }
+        if change
+            .consent
+            .is_some_and(|needed| !policy.consent.contains(&needed))
+        {
+            return Err(format!("nobody agreed to: {what}"));
+        }
+        let is_a_loss = match &change.action {
+            Action::RemoveGraphics { graphics } => {
+                *graphics != gfxplane::domain::GraphicsType::EglHeadless
+            }
+            _ => false,
+        };
+        if is_a_loss && change.consent.is_none() {
+            return Err(format!("{what} needs no consent, it says"));
+        }
+    }
+    Ok(())
+}
+
+/// A display is switched on only where that was measured and the policy is at least `auto`, or where
+/// the user said so with `-set`.
+fn switched(
+    plan: &Plan,
+    domain: &Domain<'_, '_>,
+    surroundings: &dyn Surroundings,
+    policy: &Policy,
+) -> Result<(), String> {
+    for change in &plan.changes {
+        let Action::Display { device, on: true } = &change.action else {
+            continue;
+        };
+        let said = domain
+            .hostdevs
+            .iter()
+            .filter(|hostdev| hostdev.id == *device)
+            .any(|hostdev| {
+                let setting = format!("device.{}.display=on", hostdev.alias);
+                domain.arguments.iter().any(|a| a.value == setting)
+            });
+        if said {
+            continue;
+        }
+        if policy.display < Displays::Auto {
+            return Err(format!(
+                "the policy is {}, and the display of {device} is switched on",
+                policy.display
+            ));
+        }
+        let known = surroundings.known(*device).finding;
+        let is_measured = known
+            .evidence
+            .as_ref()
+            .is_some_and(|evidence| evidence.method.is_measured());
+        let has_one = matches!(&known.facts.display, Display::Known(ways) if !ways.is_empty());
+        if !is_measured || !has_one {
+            return Err(format!(
+                "the display of {device} is switched on, and what is known of it is {known:?}"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Passwords go only with graphics that go, and these only with consent.
+fn secrets(before: &str, after: &str, plan: &Plan) -> Result<(), String> {
+    let of = |text: &str| -> Result<BTreeMap<(String, String), usize>, String> {
+        let document = parse(text)?;
+        let mut found = BTreeMap::new();
+        for node in document.descendants().filter(Node::is_element) {
+            for attribute in node.attributes() {
+                let name = attribute.name().to_lowercase();
+                if name.contains("passw") || name.contains("secret") || name.contains("cookie") {
+                    let owner = node.attribute("type").unwrap_or_default().to_owned();
+                    *found
+                        .entry((owner, attribute.value().to_owned()))
+                        .or_default() += 1;
+                }
+            }
+        }
+        Ok(found)
+    };
+    let (before, after) = (of(before)?, of(after)?);
+    for ((owner, value), number) in before {
+        let left = after
+            .get(&(owner.clone(), value.clone()))
+            .copied()
+            .unwrap_or_default();
+        let removed = plan.changes.iter().any(|change| {
+            let is_its = matches!(&change.action, Action::RemoveGraphics { graphics } if graphics.word() == owner);
+            is_its && change.consent == Some(Consent::Remote)
+        });
+        // egl-headless has none that libvirt would read.
+        if left < number && !removed && owner != "egl-headless" {
+            return Err(format!("a secret of {owner} is gone"));
+        }
+    }
+    Ok(())
+}
+
+fn parse(text: &str) -> Result<Document<'_>, String> {
+    // The byte order mark is not roxmltree's affair.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    Document::parse(text).map_err(|error| format!("roxmltree: {error}"))
+}
+
+/// Both documents without what the plan names are one.
+fn only_what_is_named(before: &str, after: &str, plan: &Plan) -> Result<(), String> {
+    let (old, new) = (parse(before)?, parse(after)?);
+    let named = Named::of(plan);
+    let (old, new) = (named.rest(&old, false), named.rest(&new, true));
+    if old == new {
+        return Ok(());
+    }
+    let changes: Vec<String> = plan.changes.iter().map(|c| words(&c.action)).collect();
+    Err(format!(
+        "more changed than was said ({}):\n{}",
+        changes.join("; "),
+        gfxplane::cli::fixup::diff(&old, &new)
+    ))
+}
+
+/// What a plan says it changes.
+#[derive(Default)]
+struct Named {
+    display: BTreeSet<DeviceId>,
+    ramfb: BTreeSet<DeviceId>,
+    rom: BTreeSet<DeviceId>,
+    aliased: BTreeSet<DeviceId>,
+    properties: BTreeSet<String>,
+    gl: BTreeSet<&'static str>,
+    listens: BTreeSet<&'static str>,
+    added: BTreeSet<&'static str>,
+    removed: BTreeSet<&'static str>,
+    video: bool,
+    settings: BTreeSet<String>,
+}
+
+impl Named {
+    fn of(plan: &Plan) -> Self {
+        let mut named = Named::default();
+        for change in &plan.changes {
+            match &change.action {
+                Action::Display { device, .. } => {
+                    named.display.insert(*device);
+                    named.properties.insert("display".into());
+                }
+                Action::Ramfb { device, .. } => {
+                    named.ramfb.insert(*device);
+                    named.properties.insert("ramfb".into());
+                }
+                Action::Gl { graphics, .. } | Action::RenderNode { graphics, .. } => {
+                    named.gl.insert(graphics.word());
+                }
+                Action::ListenNone { graphics } => {
+                    named.listens.insert(graphics.word());
+                }
+                Action::AddGraphics { graphics, .. } => {
+                    named.added.insert(graphics.word());
+                }
+                Action::RemoveGraphics { graphics } => {
+                    named.removed.insert(graphics.word());
+                }
+                Action::VideoNone => named.video = true,
+                Action::SetProperty { device, name, .. } => {
+                    named.aliased.insert(*device);
+                    named.properties.insert(name.clone());
+                }
+                Action::RemoveProperty { name, .. } => {
+                    named.properties.insert(name.clone());
+                }
+                Action::Rom { device, .. } => {
+                    named.rom.insert(*device);
+                }
+                Action::RemoveSetting { setting } => {
+                    named.settings.insert(setting.clone());
+                }
+            }
+        }
+        named
+    }
+
+    /// The document as lines, without what is named.
+    fn rest(&self, document: &Document<'_>, is_after: bool) -> String {
+        let root = document.root_element();
+        let mut left_out = HashSet::new();
+        let graphics = |kind: &str| -> Vec<roxmltree::NodeId> {
+            let devices = root.children().filter(|node| is(*node, "devices")).take(1);
+            devices
+                .flat_map(|devices| devices.children())
+                .filter(|node| is(*node, "graphics") && node.attribute("type") == Some(kind))
+                .map(|node| node.id())
+                .collect()
+        };
+        if is_after {
+            left_out.extend(self.added.iter().filter_map(|kind| graphics(kind).pop()));
+        } else {
+            let first = |kind: &&str| graphics(kind).first().copied();
+            left_out.extend(self.removed.iter().filter_map(first));
+        }
+        let arguments: Vec<Node<'_, '_>> = root
+            .children()
+            .filter(|node| node.tag_name().name() == "commandline")
+            .flat_map(|line| line.children())
+            .filter(|node| node.tag_name().name() == "arg")
+            .collect();
+        for pair in arguments.windows(2) {
+            let value = pair[1].attribute("value").unwrap_or_default();
+            let is_set = matches!(pair[0].attribute("value"), Some("-set" | "--set"));
+            if is_set && self.settings.contains(value) {
+                left_out.extend([pair[0].id(), pair[1].id()]);
+            }
+        }
+        let mut lines = String::new();
+        self.tell(root, "", &left_out, &mut lines);
+        lines
+    }
+
+    fn tell(
+        &self,
+        node: Node<'_, '_>,
+        path: &str,
+        left_out: &HashSet<roxmltree::NodeId>,
+        lines: &mut String,
+    ) {
+        if left_out.contains(&node.id())
+            || self.video && path == "/domain/devices" && is(node, "video")
+        {
+            return;
+        }
+        if !node.is_element() {
+            if let Some(said) = node.text().filter(|_| node.is_comment()) {
+                let _ = writeln!(lines, "{path} <!--{said}-->");
+            } else if let Some(told) = node.pi() {
+                let _ = writeln!(lines, "{path} {told:?}");
+            }
+            return;
+        }
+        let name = node.tag_name().name();
+        let here = format!("{path}/{name}");
+        let without = self.attributes(node, path);
+        if without == ["*"] {
+            return;
+        }
+        let mut attributes: Vec<String> = node
+            .attributes()
+            .filter(|attribute| !without.contains(&attribute.name()))
+            .map(|a| format!("{:?}{}={:?}", a.namespace(), a.name(), a.value()))
+            .collect();
+        attributes.sort();
+        let text: String = node
+            .children()
+            .filter(Node::is_text)
+            .filter_map(|node| node.text())
+            .flat_map(str::split_whitespace)
+            .collect();
+        // An element that only holds others comes and goes with them.
+        let is_holder = matches!(
+            here.as_str(),
+            "/domain/override"
+                | "/domain/override/device"
+                | "/domain/override/device/frontend"
+                | "/domain/commandline"
+        );
+        let is_emptied = attributes.is_empty() && matches!(name, "gl" | "rom");
+        if !is_holder && !is_emptied {
+            let space = node.tag_name().namespace().unwrap_or_default();
+            let _ = writeln!(lines, "{here} {space} {attributes:?} {text:?}");
+        }
+        for child in node.children() {
+            self.tell(child, &here, left_out, lines);
+        }
+    }
+
+    /// The attributes of an element that may change; `*`: all of it.
+    fn attributes(&self, node: Node<'_, '_>, path: &str) -> Vec<&'static str> {
+        let name = node.tag_name().name();
+        let parent = node.parent_element();
+        let mut without = Vec::new();
+        if is(node, "hostdev")
+            && path == "/domain/devices"
+            && let Some(id) = id_of(node)
+        {
+            if self.display.contains(&id) {
+                without.push("display");
+            }
+            if self.ramfb.contains(&id) {
+                without.push("ramfb");
+            }
+        } else if let Some(id) = parent.filter(|node| is(*node, "hostdev")).and_then(id_of) {
+            if name == "alias" && self.aliased.contains(&id) {
+                without.push("*");
+            }
+            if name == "rom" && self.rom.contains(&id) {
+                without.push("file");
+            }
+        } else if is(node, "graphics") {
+            let kind = node.attribute("type").unwrap_or_default();
+            if self.listens.contains(kind) {
+                without.extend(["port", "tlsPort", "autoport", "listen"]);
+                if node.attribute("defaultMode") == Some("secure") {
+                    without.push("defaultMode");
+                }
+            }
+        } else if let Some(kind) = parent
+            .filter(|node| is(*node, "graphics"))
+            .and_then(|node| node.attribute("type"))
+        {
+            if name == "gl" && self.gl.contains(kind) {
+                without.extend(["enable", "rendernode"]);
+            }
+            let is_secure = name == "channel" && node.attribute("mode") == Some("secure");
+            if self.listens.contains(kind) && (name == "listen" || is_secure) {
+                without.push("*");
+            }
+        } else if name == "property"
+            && path == "/domain/override/device/frontend"
+            && node
+                .attribute("name")
+                .is_some_and(|name| self.properties.contains(name))
+        {
+            without.push("*");
+        }
+        without
+    }
+}
+
+/// Whether an element has this name, and no prefix: libvirt passes over those with one.
+fn is(node: Node<'_, '_>, name: &str) -> bool {
+    let written = || &node.document().input_text()[node.range().start + 1..];
+    node.is_element() && node.tag_name().name() == name && written().starts_with(name)
+}
+
+/// The device of a hostdev, read anew.
+fn id_of(hostdev: Node<'_, '_>) -> Option<DeviceId> {
+    let source = hostdev.children().find(|node| is(*node, "source"))?;
+    let address = source.children().find(|node| is(*node, "address"))?;
+    if let Some(uuid) = address.attribute("uuid") {
+        return Some(DeviceId::Mdev(uuid.trim().parse().ok()?));
+    }
+    let number = |name| {
+        let text = address.attribute(name).unwrap_or("0").trim();
+        match text.strip_prefix("0x").or(text.strip_prefix("0X")) {
+            Some(digits) => u32::from_str_radix(digits, 16).ok(),
+            None if text.len() > 1 && text.starts_with('0') => u32::from_str_radix(text, 8).ok(),
+            None => text.parse().ok(),
+        }
+    };
+    Some(DeviceId::Pci(PciAddress {
+        domain: number("domain")?,
+        bus: number("bus")?.try_into().ok()?,
+        device: number("slot")?.try_into().ok()?,
+        function: number("function")?.try_into().ok()?,
+    }))
+}
