@@ -34,9 +34,12 @@ deb: setup setup-deb
 	$(CARGO) deb --locked --no-strip --output $(DEB)
 	tests/packaging target/release/gfxplane-helper
 
-# The real thing: kernel, libvirt, mdevctl, QEMU and AppArmor in a virtual machine.
+# The real thing: kernel, libvirt, mdevctl, QEMU and AppArmor in a virtual machine. FULL=1: all of
+# it, for hours.
 test-vm: deb
 	tests/vm/suite $(SUITE) $(DEB)
+	tests/vm/matrix $(SUITE) $(DEB) $(if $(FULL),,--sample)
+	tests/vm/pixels $(SUITE) $(DEB)
 
 bench: deb
 	benches/run $(DEB)

@@ -575,3 +575,121 @@ fn properties<'d, 'a>(root: Element<'d, 'a>) -> Vec<Property<'d, 'a>> {
     }
     found
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with<T>(devices: &str, look: impl FnOnce(&Domain<'_, '_>) -> T) -> T {
+        let text = format!("<domain type='kvm'><devices>{devices}</devices></domain>");
+        let document = Document::parse(&text).unwrap();
+        look(&Domain::new(&document).unwrap())
+    }
+
+    #[test]
+    fn what_graphics_listen_on() {
+        let address = |text: &str| Listen::Address(Some(text.into()));
+        for (graphics, expected) in [
+            ("<graphics type='spice'/>", Listen::None),
+            (
+                "<graphics type='spice' autoport='yes'/>",
+                Listen::Address(None),
+            ),
+            ("<graphics type='spice' port='-1'/>", Listen::Address(None)),
+            ("<graphics type='spice' port='0'/>", Listen::None),
+            (
+                "<graphics type='spice' tlsPort='5901' listen='::'/>",
+                address("::"),
+            ),
+            (
+                "<graphics type='spice' port='1' listen='a'><listen type='address' address='b'/></graphics>",
+                address("b"),
+            ),
+            (
+                "<graphics type='spice' autoport='yes'><listen type='none'/></graphics>",
+                Listen::None,
+            ),
+            (
+                "<graphics type='spice'><listen type='network' network='n'/></graphics>",
+                Listen::Network,
+            ),
+            ("<graphics type='vnc'/>", Listen::Address(None)),
+            ("<graphics type='vnc' socket='/s'/>", Listen::Socket),
+            (
+                "<graphics type='vnc'><listen type='socket'/></graphics>",
+                Listen::Socket,
+            ),
+            ("<graphics type='dbus'/>", Listen::None),
+        ] {
+            let seen = with(graphics, |domain| domain.graphics[0].listen.clone());
+            assert_eq!(seen, expected, "{graphics}");
+        }
+    }
+
+    #[test]
+    fn from_where_it_is_reached() {
+        for (address, default, expected) in [
+            (Some("127.0.0.1"), None, Reach::Loopback),
+            (Some("127.1.2.3"), None, Reach::Loopback),
+            (Some("::1"), None, Reach::Loopback),
+            (Some("localhost"), None, Reach::Loopback),
+            (Some("0.0.0.0"), Some("127.0.0.1"), Reach::Remote),
+            (Some("gateway"), None, Reach::Remote),
+            (None, Some("127.0.0.1"), Reach::Loopback),
+            (None, Some("::"), Reach::Remote),
+            (None, None, Reach::Remote),
+        ] {
+            let listen = Listen::Address(address.map(str::to_owned));
+            assert_eq!(listen.reach(default), expected, "{address:?} {default:?}");
+        }
+        assert_eq!(Listen::Network.reach(Some("127.0.0.1")), Reach::Remote);
+        assert_eq!(Listen::Socket.reach(None), Reach::Local);
+    }
+
+    #[test]
+    fn which_devices_and_what_qemu_calls_them() {
+        const DEVICES: &str = "<interface type='hostdev'/><interface type='network'/>
+            <hostdev mode='subsystem' type='usb'><source><vendor id='1'/></source></hostdev>
+            <hostdev type='mdev' model='vfio-pci'><source><address uuid='c1a20000-0000-4000-8000-000000000002'/></source><alias name='ua-gpu'/></hostdev>
+            <hostdev type='pci' display='on' ramfb='off'><source><address domain='0x0000' bus='0xe1' slot='010' function='7'/></source><alias name='hostdev7'/></hostdev>
+            <hostdev type='pci'><source><address bus='0x100'/></source></hostdev>
+            <hostdev type='mdev' model='vfio-ap'><source><address uuid='C1A20000-0000-4000-8000-000000000003'/></source></hostdev>";
+        with(DEVICES, |domain| {
+            let seen: Vec<String> = domain
+                .hostdevs
+                .iter()
+                .map(|h| format!("{} {} {}", h.id, h.model, h.alias))
+                .collect();
+            assert_eq!(
+                seen,
+                [
+                    "c1a20000-0000-4000-8000-000000000002 vfio-pci ua-gpu",
+                    "0000:e1:08.7 vfio-pci hostdev2",
+                    "c1a20000-0000-4000-8000-000000000003 vfio-ap hostdev4",
+                ]
+            );
+            assert_eq!(domain.hostdevs[1].display, Some(Switch::On));
+            assert_eq!(domain.hostdevs[1].ramfb, Some(Switch::Off));
+        });
+    }
+
+    #[test]
+    fn other_namespaces_are_not_qemus() {
+        const TEXT: &str = "<domain type='kvm' xmlns:q='http://libvirt.org/schemas/domain/qemu/1.0' xmlns:qemu='urn:else'>
+            <qemu:commandline><qemu:arg value='no'/></qemu:commandline>
+            <q:commandline><q:arg value='-set'/><q:env name='no'/><q:arg value='x'/></q:commandline>
+            <q:override><q:device alias='ua-a'><q:frontend><q:property name='p' type='remove'/></q:frontend></q:device></q:override>
+            </domain>";
+        let document = Document::parse(TEXT).unwrap();
+        let domain = Domain::new(&document).unwrap();
+        let values: Vec<&str> = domain.arguments.iter().map(|a| a.value.as_str()).collect();
+        assert_eq!(values, ["-set", "x"]);
+        let [property] = &domain.properties[..] else {
+            panic!("{:?}", domain.properties);
+        };
+        assert_eq!(
+            (property.alias.as_str(), property.value.as_deref()),
+            ("ua-a", None)
+        );
+    }
+}

@@ -272,3 +272,72 @@ impl Policy {
             .map_or_else(|| domain.is_windows(), |guest| guest == Guest::Windows)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::xml::Document;
+
+    #[test]
+    fn words_of_consent() {
+        let words = |text| consent(text).map(|all| all.into_iter().collect::<Vec<_>>());
+        assert_eq!(words("all"), Ok(vec![Consent::Remote, Consent::Video]));
+        assert_eq!(words("video, remote"), words("all"));
+        assert_eq!(words(""), Ok(Vec::new()));
+        let error = words("remote,most").unwrap_err().to_string();
+        assert_eq!(error, "consent is \"most\": expected remote, video or all");
+    }
+
+    #[test]
+    fn a_domains_own_wishes_go_over_the_hosts() {
+        const OWN: &str = "<gfxplane:policy xmlns:gfxplane='urn:gfxplane:domain:1' display='full' guest='windows'/>";
+        const NOVA: &str =
+            "<nova:instance xmlns:nova='http://openstack.org/xmlns/libvirt/nova/1.1'/>";
+        for (metadata, display) in [
+            ("", Displays::Auto),
+            (OWN, Displays::Full),
+            (NOVA, Displays::Asked),
+            (&format!("{NOVA}{OWN}"), Displays::Full),
+        ] {
+            let text = format!("<domain><metadata>{metadata}</metadata></domain>");
+            let document = Document::parse(&text).unwrap();
+            let domain = Domain::new(&document).unwrap();
+            let policy = Policy::default().for_domain(&domain).unwrap();
+            assert_eq!(policy.display, display, "{metadata}");
+            assert_eq!(policy.is_windows(&domain), metadata.contains("windows"));
+        }
+        let off = Policy {
+            display: Displays::Off,
+            ..Policy::default()
+        };
+        let text = format!("<domain><metadata>{NOVA}</metadata></domain>");
+        let document = Document::parse(&text).unwrap();
+        let policy = off.for_domain(&Domain::new(&document).unwrap()).unwrap();
+        assert_eq!(
+            policy.display,
+            Displays::Off,
+            "another manager adds nothing"
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_policy() {
+        for (attributes, part) in [
+            (
+                "display='yes'",
+                "display is \"yes\": expected asked, auto, full or off",
+            ),
+            ("colour='red'", "an attribute is \"colour\""),
+            ("consent='everything'", "expected remote, video or all"),
+        ] {
+            let text = format!("<domain>\n <policy {attributes}/></domain>");
+            let document = Document::parse(&text).unwrap();
+            let element = document.root().child("policy").unwrap();
+            let error = Wishes::of_element(element).unwrap_err().to_string();
+            assert!(
+                error.starts_with("line 2, column 2: <policy>: ") && error.contains(part),
+                "{error}"
+            );
+        }
+    }
+}

@@ -265,9 +265,15 @@ impl Screens {
                 value.contains(&comma) || value.starts_with(&start)
             })
         };
+        let mut is_value = false;
         for (place, value) in values.iter().enumerate() {
+            // Whatever follows -set is its value, another -set included.
+            if std::mem::take(&mut is_value) {
+                continue;
+            }
             let option = value.replacen("--", "-", 1);
             let next = values.get(place + 1);
+            is_value = option == "-set";
             if DISPLAY_OPTIONS.contains(&option.as_str()) {
                 let words = std::iter::once(*value).chain(next.copied());
                 self.arguments.push(words.collect::<Vec<_>>().join(" "));

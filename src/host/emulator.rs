@@ -689,6 +689,15 @@ mod tests {
 
     const DISPLAYS: &str = "Available display backend types:\nnone\negl-headless\ncurses\ndbus\n";
 
+    /// What is known where nothing is installed.
+    fn nothing() -> Abilities {
+        Abilities {
+            spice_listen: Some(LISTEN.into()),
+            vnc_listen: Some(LISTEN.into()),
+            ..Abilities::default()
+        }
+    }
+
     /// A host with a QEMU that is a script, and notes each of its runs.
     struct Host {
         directory: tempfile::TempDir,
@@ -817,7 +826,7 @@ mod tests {
     #[test]
     fn it_is_asked_once() {
         let host = Host::new(QMP, DISPLAYS);
-        assert_eq!(host.ask(Asking::Cached), (Abilities::default(), Vec::new()));
+        assert_eq!(host.ask(Asking::Cached), (nothing(), Vec::new()));
         assert_eq!(host.runs(), 0);
         let expected = Abilities {
             qemu: Some(Version::of(&[7, 2, 22])),
@@ -830,7 +839,7 @@ mod tests {
                 "spice-gl",
                 "vnc",
             ])),
-            ..Abilities::default()
+            ..nothing()
         };
         assert_eq!(host.ask(Asking::Fresh), (expected.clone(), Vec::new()));
         assert_eq!(host.runs(), 2);
@@ -847,7 +856,7 @@ mod tests {
         let modules = host.root().join("usr/lib/x86_64-linux-gnu/qemu");
         host.ask(Asking::Fresh);
         fs::write(modules.join("ui-gtk.so"), "").unwrap();
-        assert_eq!(host.ask(Asking::Cached).0, Abilities::default());
+        assert_eq!(host.ask(Asking::Cached).0, nothing());
         host.ask(Asking::Fresh);
         assert_eq!(host.runs(), 4, "a module was installed");
         fs::create_dir_all(host.root().join("usr/lib64/qemu-kvm")).unwrap();
@@ -855,7 +864,7 @@ mod tests {
         assert_eq!(host.runs(), 6, "the first of its modules were installed");
         host.program("exit 1");
         let (abilities, warnings) = host.ask(Asking::Fresh);
-        assert_eq!(abilities, Abilities::default());
+        assert_eq!(abilities, nothing());
         assert!(warnings[0].to_string().contains("did not answer over QMP"));
     }
 
@@ -868,7 +877,7 @@ mod tests {
             "No such file",
         ] {
             let (abilities, warnings) = host.ask(Asking::Fresh);
-            assert_eq!((abilities, warnings.len()), (Abilities::default(), 1));
+            assert_eq!((abilities, warnings.len()), (nothing(), 1));
             let warning = warnings[0].to_string();
             assert!(
                 warning.contains(expected) && warning.contains(QEMU),
@@ -946,7 +955,7 @@ mod tests {
             let (abilities, warnings) = host.ask(Asking::Cached);
             assert_eq!(
                 (abilities, warnings.len()),
-                (Abilities::default(), 1),
+                (nothing(), 1),
                 "{expected}"
             );
             let warning = warnings[0].to_string();
@@ -954,7 +963,7 @@ mod tests {
                 warning.contains(expected) && warning.contains(",qemu-system"),
                 "{warning}"
             );
-            assert_ne!(host.ask(Asking::Fresh).0, Abilities::default());
+            assert_ne!(host.ask(Asking::Fresh).0, nothing());
             assert_eq!(fs::read_to_string(host.kept()).unwrap(), good, "{expected}");
         }
         fs::set_permissions(host.kept(), fs::Permissions::from_mode(0o666)).unwrap();

@@ -23,11 +23,11 @@ const VALIDATED: u32 = 12;
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         Trial::test("plan::any-domain-in-any-world", || {
-            run(CASES, 0, domain(), |text, world| holds(text, world))
+            run(CASES, 0, domain(), holds)
         }),
         // Few attributes at once: more of the domains start, and more of the changes are made.
         Trial::test("plan::any-plain-domain-in-any-world", || {
-            run(CASES, 1, plain(), |text, world| holds(text, world))
+            run(CASES, 1, plain(), holds)
         }),
         Trial::test("plan::valid-stays-valid", || {
             run(VALIDATED, 2, plain(), |text, world| {

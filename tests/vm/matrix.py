@@ -2,9 +2,12 @@
 `gfxplane check` says whether it starts, libvirt and QEMU say the truth, and what `gfxplane fixup`
 makes of it has to start. Run as root in the guest, by tests/vm/matrix:
 
-    matrix.py SUITE [--part I/N] [--sample] [NAME…]
+    matrix.py SUITE [--measured FILE] [--part I/N] [--sample] [NAME…]
 
-and anywhere:
+--measured: what was seen before, with the same QEMU and libvirt (matrix-measured), is not tried
+again. The same domain is started once only, whether it was given or made by fixup.
+
+And anywhere:
 
     matrix.py --list [--part I/N] [--sample] [NAME…]    the names
     matrix.py --xml NAME [RENDERNODE]                   the domain of that name
@@ -22,6 +25,7 @@ import re
 import subprocess
 import sys
 import time
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 LIB = "/usr/local/lib/gfxplane/lib.sh"
@@ -200,6 +204,11 @@ def vgem_node():
     raise SystemExit("no render node of vgem")
 
 
+def same(xml):
+    """The same for all domains that differ in name and white space only."""
+    return re.sub("<name>.*?</name>", "", ET.canonicalize(xml, strip_text=True))
+
+
 def short(text):
     """An error of libvirt's without what differs from run to run: time, domain, arguments."""
     lines = [line for line in text.splitlines() if "qemu-system" in line] or text.splitlines()
@@ -233,6 +242,27 @@ class Host:
         if PACKAGE.exists():
             self.install()
         self.connect()
+        # What came of a domain, by its XML without its name.
+        self.tried = {}
+
+    def knows(self, file, suite):
+        """Takes over what was measured with the same versions."""
+        versions, *truths = (json.loads(line) for line in Path(file).read_text().splitlines())
+        mine = self.versions(suite)
+        for name in ("suite", "libvirt", "qemu"):
+            if versions[name] != mine[name]:
+                raise SystemExit(f"matrix: {file} was measured with {versions}, and this is {mine}")
+        for truth in truths:
+            name = truth.pop("name")
+            xml = domain(name, "m", self.node)
+            self.tried[same(xml)] = truth | {"text": truth.get("message", ""), "before": True}
+
+    def start_once(self, xml):
+        """What comes of a domain, or came of the same one before."""
+        key = same(xml)
+        if key not in self.tried:
+            self.tried[key] = self.start(xml)
+        return self.tried[key]
 
     def install(self):
         """The package, with all devices asked. Its hook and its daemon go: what libvirt and QEMU
@@ -349,7 +379,7 @@ def fix(xml, real, host, file):
         result["real"] = real
     else:
         result["check"] = predict(fixed, file)
-        result["real"] = host.start(fixed.decode())
+        result["real"] = host.start_once(fixed.decode())
     return result
 
 
@@ -399,6 +429,9 @@ def report(entries):
     for name, miss in missed:
         print(f"MISS: {name}: {miss}")
     starts = sum(entry["real"]["starts"] for entry in entries)
+    before = sum(entry["real"].get("before", False) for entry in entries)
+    if before:
+        print(f"{before} of the {len(entries)} truths are of earlier runs with the same QEMU and libvirt")
     print(f"{len(entries)} combinations: {starts} start, {len(entries) - starts} are refused")
     if made or tried:
         print(f"predictions right/made: {right}/{made}, fixed domains started/tried: {started}/{tried}, misses: {len(missed)}")
@@ -428,8 +461,14 @@ def compact(files):
         print(json.dumps(line))
 
 
-def run(suite, names):
+def run(suite, arguments):
+    measured = None
+    if arguments[:1] == ["--measured"]:
+        measured, arguments = arguments[1], arguments[2:]
+    names = wanted(arguments)
     host = Host()
+    if measured:
+        host.knows(measured, suite)
     file = Path("/tmp/matrix.xml")
     entries = []
     with RESULTS.open("w", buffering=1) as results:
@@ -443,7 +482,7 @@ def run(suite, names):
             # Asked before the truth is known, and the other way round for nobody.
             if PACKAGE.exists():
                 entry["check"] = predict(xml, file)
-            entry["real"] = host.start(xml.decode())
+            entry["real"] = host.start_once(xml.decode())
             if PACKAGE.exists():
                 entry["fixed"] = fix(xml, entry["real"], host, file)
             results.write(json.dumps(entry) + "\n")
@@ -464,7 +503,7 @@ def main(arguments):
     elif arguments[:1] == ["--compact"]:
         compact(arguments[1:])
     else:
-        return run(arguments[0], wanted(arguments[1:]))
+        return run(arguments[0], arguments[1:])
     return 0
 
 
