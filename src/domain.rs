@@ -257,6 +257,9 @@ pub struct Domain<'d, 'a> {
     pub emulator: Option<String>,
     /// The vfio devices.
     pub hostdevs: Vec<Hostdev<'d, 'a>>,
+    /// All elements that libvirt counts for its `hostdevN`, with their aliases: interfaces of type
+    /// hostdev first, then hostdevs of all types.
+    pub aliases: Vec<(Element<'d, 'a>, String)>,
     /// The graphics, in their order.
     pub graphics: Vec<Graphics<'d, 'a>>,
     /// The video cards, in their order.
@@ -304,6 +307,13 @@ impl<'d, 'a> Domain<'d, 'a> {
                 .flat_map(Element::children)
                 .filter(move |child| child.name() == name)
         };
+        let counted = counted(of_name("interface"), of_name("hostdev"));
+        let names = numbered(counted.iter().map(|(_, alias)| alias.clone()));
+        let aliases: Vec<_> = counted
+            .into_iter()
+            .map(|(element, _)| element)
+            .zip(names)
+            .collect();
         let os = root.child("os");
         let os_type = os.and_then(|os| os.child("type"));
         let firmware = os.and_then(|os| os.attribute("firmware"));
@@ -324,7 +334,8 @@ impl<'d, 'a> Domain<'d, 'a> {
             efi: firmware.as_deref() == Some("efi")
                 || loader.is_some_and(|l| l.attribute("type").as_deref() == Some("pflash")),
             emulator: text_of(of_name("emulator").next()),
-            hostdevs: hostdevs(of_name("interface"), of_name("hostdev")),
+            hostdevs: hostdevs(&aliases),
+            aliases,
             graphics: of_name("graphics").map(graphics).collect(),
             videos: of_name("video").map(video).collect(),
             os_id: metadata()
@@ -391,26 +402,43 @@ fn manager(metadata: Element<'_, '_>) -> Option<&'static str> {
         .map(|(_, name)| *name)
 }
 
-fn hostdevs<'d, 'a>(
+/// The elements that libvirt counts for its `hostdevN`, and the user's aliases of those that have
+/// one: only aliases that begin with `ua-` are kept (libvirt src/conf/domain_conf.c,
+/// `virDomainDeviceAliasIsUserAlias`).
+fn counted<'d, 'a>(
     interfaces: impl Iterator<Item = Element<'d, 'a>>,
-    all: impl Iterator<Item = Element<'d, 'a>>,
-) -> Vec<Hostdev<'d, 'a>> {
-    let user_alias = |element: Element<'d, 'a>| {
-        let alias = element.child("alias")?.attribute("name")?;
-        alias.starts_with("ua-").then(|| alias.into_owned())
-    };
-    let mut next = interfaces
+    hostdevs: impl Iterator<Item = Element<'d, 'a>>,
+) -> Vec<(Element<'d, 'a>, Option<String>)> {
+    interfaces
         .filter(|interface| interface.attribute("type").as_deref() == Some("hostdev"))
-        .filter(|interface| user_alias(*interface).is_none())
-        .count();
+        .chain(hostdevs)
+        .map(|element| {
+            let alias = element.child("alias");
+            let alias = alias.and_then(|alias| alias.attribute("name"));
+            (
+                element,
+                owned(alias.filter(|alias| alias.starts_with("ua-"))),
+            )
+        })
+        .collect()
+}
+
+/// The aliases that elements have when libvirt has numbered those without one of the user's.
+#[must_use]
+pub fn numbered(aliases: impl Iterator<Item = Option<String>>) -> Vec<String> {
+    let mut next = 0..;
+    aliases
+        .map(|alias| alias.unwrap_or_else(|| format!("hostdev{}", next.next().unwrap_or_default())))
+        .collect()
+}
+
+fn hostdevs<'d, 'a>(aliases: &[(Element<'d, 'a>, String)]) -> Vec<Hostdev<'d, 'a>> {
     let mut found = Vec::new();
-    for element in all {
-        // Each hostdev uses up a number, whatever its type; libvirt refuses mode='capabilities'
-        // for QEMU.
-        let alias = user_alias(element).unwrap_or_else(|| {
-            next += 1;
-            format!("hostdev{}", next - 1)
-        });
+    for (element, alias) in aliases {
+        let element = *element;
+        if element.name() != "hostdev" {
+            continue;
+        }
         // The host gives it up, and the guest does not get it (libvirt docs/formatdomain.rst).
         let is_unassigned = element
             .child("address")
@@ -432,7 +460,7 @@ fn hostdevs<'d, 'a>(
             model,
             display: switch("display"),
             ramfb: switch("ramfb"),
-            alias,
+            alias: alias.clone(),
         });
     }
     found

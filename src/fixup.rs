@@ -1,5 +1,8 @@
 //! A domain's XML, fixed: text in, plan and text out.
 
+use std::cell::{OnceCell, RefCell};
+use std::collections::BTreeMap;
+
 use crate::abilities::Abilities;
 use crate::domain::{Domain, NotADomain};
 use crate::names::DeviceId;
@@ -49,6 +52,61 @@ pub struct Fixed {
 /// # Errors
 /// [`Unfit`], with the place.
 pub fn fix(
+    text: &str,
+    surroundings: &dyn Surroundings,
+    policy: &Policy,
+    wishes: &Wishes,
+) -> Result<Fixed, Unfit> {
+    let known = Remembering {
+        surroundings,
+        devices: RefCell::default(),
+        abilities: OnceCell::new(),
+    };
+    let mut fixed = once(text, &known, policy, wishes)?;
+    // What one change makes possible is done at once, not when somebody runs this again.
+    for _ in 0..MOST_ROUNDS {
+        let Some(plan) = fixed.plan.as_mut().filter(|plan| !plan.is_empty()) else {
+            break;
+        };
+        let again = once(&fixed.text, &known, policy, wishes)?;
+        let Some(next) = again.plan.filter(|next| !next.is_empty()) else {
+            break;
+        };
+        fixed.text = again.text;
+        plan.changes.extend(next.changes);
+        plan.notes = next.notes;
+        plan.after = next.after;
+        plan.screens = next.screens;
+    }
+    Ok(fixed)
+}
+
+/// More than any domain needs.
+const MOST_ROUNDS: usize = 4;
+
+/// What was found out, so that nothing is looked at twice.
+struct Remembering<'s> {
+    surroundings: &'s dyn Surroundings,
+    devices: RefCell<BTreeMap<DeviceId, Known>>,
+    abilities: OnceCell<Abilities>,
+}
+
+impl Surroundings for Remembering<'_> {
+    fn known(&self, device: DeviceId) -> Known {
+        let mut devices = self.devices.borrow_mut();
+        let known = devices
+            .entry(device)
+            .or_insert_with(|| self.surroundings.known(device));
+        known.clone()
+    }
+
+    fn abilities(&self, domain: &Domain<'_, '_>) -> Abilities {
+        let found = || self.surroundings.abilities(domain);
+        self.abilities.get_or_init(found).clone()
+    }
+}
+
+fn once(
     text: &str,
     surroundings: &dyn Surroundings,
     policy: &Policy,

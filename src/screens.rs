@@ -3,7 +3,7 @@
 //! This is what predictions are made of and what a plan changes; see [`crate::predict`] and
 //! [`crate::plan`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::domain::{Domain, GraphicsType, Listen, Reach, Switch};
 use crate::evidence::{Finding, resolve};
@@ -73,8 +73,11 @@ pub struct Vgpu {
     pub id: DeviceId,
     /// Whether it is one for which QEMU has a display: `vfio-pci`.
     pub is_pci: bool,
-    /// `display='on'`.
+    /// Whether QEMU is told `display=on`: by the attribute, or by `qemu:override`, which goes over
+    /// it.
     pub display: bool,
+    /// Whether the attribute says so.
+    pub asked: bool,
     /// `ramfb='on'`.
     pub ramfb: bool,
     /// What `qemu:override` sets.
@@ -122,6 +125,15 @@ impl Vgpu {
             (Some(_), _) => Some(true),
             (None, Some(_)) => Some(false),
             (None, None) => None,
+        }
+    }
+
+    /// Switches the display on or off, where that is said: in `qemu:override` or by the attribute.
+    pub fn set_display(&mut self, on: bool) {
+        self.display = on;
+        match self.properties.get_mut("display") {
+            Some(value) => *value = if on { "on" } else { "off" }.into(),
+            None => self.asked = on,
         }
     }
 
@@ -256,6 +268,22 @@ impl Screens {
         }
     }
 
+    /// A device that is there twice, which libvirt takes in no domain.
+    #[must_use]
+    pub fn twice(&self) -> Option<DeviceId> {
+        let mut seen = BTreeSet::new();
+        let mut ids = self.vgpus.iter().map(|vgpu| vgpu.id);
+        ids.find(|id| !seen.insert(*id))
+    }
+
+    /// Whether there is something twice that libvirt takes only once, so that nobody knows which of
+    /// them is meant.
+    #[must_use]
+    pub fn is_ambiguous(&self) -> bool {
+        let kinds: BTreeSet<GraphicsType> = self.frontends.iter().map(|f| f.kind).collect();
+        self.twice().is_some() || kinds.len() < self.frontends.len()
+    }
+
     fn read_arguments(&mut self, domain: &Domain<'_, '_>) {
         let values: Vec<&str> = domain.arguments.iter().map(|a| a.value.as_str()).collect();
         let own = |id: &str| {
@@ -316,8 +344,13 @@ fn vgpus(domain: &Domain<'_, '_>, known: &dyn Fn(DeviceId) -> Known) -> Vec<Vgpu
         let properties: BTreeMap<String, String> = domain
             .properties
             .iter()
-            .filter(|property| property.alias == hostdev.alias && property.kind != "remove")
-            .map(|p| (p.name.clone(), p.value.clone().unwrap_or_default()))
+            .filter(|property| property.alias == hostdev.alias)
+            // What is removed is as QEMU has it by default; of these two that is known.
+            .filter(|p| p.kind != "remove" || matches!(p.name.as_str(), "display" | "ramfb"))
+            .map(|p| match p.kind.as_str() {
+                "remove" => (p.name.clone(), "off".to_owned()),
+                _ => (p.name.clone(), p.value.clone().unwrap_or_default()),
+            })
             .collect();
         let on = |switch| switch == Some(Switch::On);
         let mut vgpu = Vgpu {
@@ -325,6 +358,7 @@ fn vgpus(domain: &Domain<'_, '_>, known: &dyn Fn(DeviceId) -> Known) -> Vec<Vgpu
             id: hostdev.id,
             is_pci: hostdev.model == "vfio-pci",
             display: on(hostdev.display),
+            asked: on(hostdev.display),
             ramfb: on(hostdev.ramfb),
             properties,
             known: known(hostdev.id),

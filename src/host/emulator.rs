@@ -953,11 +953,7 @@ mod tests {
         ] {
             fs::write(host.kept(), text).unwrap();
             let (abilities, warnings) = host.ask(Asking::Cached);
-            assert_eq!(
-                (abilities, warnings.len()),
-                (nothing(), 1),
-                "{expected}"
-            );
+            assert_eq!((abilities, warnings.len()), (nothing(), 1), "{expected}");
             let warning = warnings[0].to_string();
             assert!(
                 warning.contains(expected) && warning.contains(",qemu-system"),

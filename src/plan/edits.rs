@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::domain::{Domain, Graphics, GraphicsType, Hostdev, QEMU_NAMESPACE};
+use crate::domain::{Domain, Graphics, GraphicsType, Hostdev, QEMU_NAMESPACE, numbered};
 use crate::names::DeviceId;
 use crate::plan::{Action, Change};
 use crate::xml::{Edit, Element, escape};
@@ -103,12 +103,24 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
         let Some(hostdev) = self.hostdev(device) else {
             return;
         };
+        // Of several, libvirt lets the last stand.
         let overridden = self
             .domain
             .properties
             .iter()
-            .find(|p| p.alias == hostdev.alias && p.name == name);
+            .rfind(|p| p.alias == hostdev.alias && p.name == name);
         let edit = match overridden {
+            Some(property) if property.kind == "remove" => {
+                let (kind, value) = match (name, on) {
+                    ("ramfb", true) => ("bool", "true"),
+                    ("ramfb", false) => ("bool", "false"),
+                    (_, true) => ("string", "on"),
+                    (_, false) => ("string", "off"),
+                };
+                self.edits
+                    .push(property.element.set_attribute("type", kind));
+                property.element.set_attribute("value", value)
+            }
             Some(property) if property.kind == "bool" => property
                 .element
                 .set_attribute("value", if on { "true" } else { "false" }),
@@ -238,8 +250,15 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
         } else {
             format!("{start}>\n  {}\n</graphics>", inner.join("\n  "))
         };
-        self.edits
-            .push(devices.insert_before(&AFTER_GRAPHICS, &xml));
+        // After all that are there: of several, the last counts for QEMU.
+        let others: Vec<&str> = devices.children().map(|child| child.name()).collect();
+        let last = others.iter().rposition(|name| *name == "graphics");
+        let above = &others[..last.unwrap_or(0)];
+        let below: Vec<&str> = AFTER_GRAPHICS
+            .into_iter()
+            .filter(|name| !above.contains(name))
+            .collect();
+        self.edits.push(devices.insert_before(&below, &xml));
     }
 
     fn video_none(&mut self) {
@@ -282,12 +301,14 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
             .children()
             .find(|child| child.is(Some(QEMU_NAMESPACE), "override"));
         let (prefix, declared) = self.prefix(overrides);
+        let mut given = Vec::new();
         for (device, properties) in &by_device {
             let Some(hostdev) = self.hostdev(*device) else {
                 continue;
             };
             let alias = self.user_alias(hostdev, &mut edits);
-            let frontend = overrides.and_then(|all| frontend_of(all, &alias));
+            let frontend = overrides.and_then(|all| frontend_of(all, &hostdev.alias));
+            given.push((hostdev.element, alias.clone()));
             let own = frontend.map_or(prefix.clone(), |f| prefix_of(f.name()));
             let lines: Vec<String> = properties
                 .iter()
@@ -308,6 +329,7 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
                 }
             }
         }
+        self.renumber(&given, &mut edits);
         if !new.is_empty() {
             let new = new.trim_end();
             match overrides {
@@ -326,12 +348,45 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
         self.edits.append(&mut edits);
     }
 
+    /// A device that gets an alias of the user's is not counted any more, and those after it have
+    /// another number: what is overridden for them has to follow.
+    fn renumber(&self, given: &[(Element<'d, 'a>, String)], edits: &mut Vec<Edit>) {
+        let own = |(element, alias): &(Element<'d, 'a>, String)| {
+            let new = given.iter().find(|(other, _)| other == element);
+            let new = new.map(|(_, alias)| alias.clone());
+            new.or_else(|| alias.starts_with("ua-").then(|| alias.clone()))
+        };
+        let after = numbered(self.domain.aliases.iter().map(own));
+        let overridden = self
+            .domain
+            .element
+            .children()
+            .filter(|child| child.is(Some(QEMU_NAMESPACE), "override"))
+            .flat_map(Element::children);
+        for device in overridden {
+            let Some(alias) = device.attribute("alias") else {
+                continue;
+            };
+            let before = self.domain.aliases.iter().map(|(_, alias)| alias);
+            let changed = before
+                .zip(&after)
+                .find(|(before, after)| **before == *alias && before != after);
+            if let Some((_, after)) = changed {
+                edits.push(device.set_attribute("alias", after));
+            }
+        }
+    }
+
     /// The prefix for QEMU's namespace, with its colon, and whether it is declared.
     fn prefix(&self, overrides: Option<Element<'d, 'a>>) -> (String, bool) {
         if let Some(element) = overrides {
             return (prefix_of(element.name()), true);
         }
-        let mut taken = false;
+        // Where nobody declares it, a declaration would wake up what libvirt passed over.
+        let is_undeclared = |child: Element<'_, '_>| {
+            child.name().starts_with("qemu:") && child.namespace().is_none()
+        };
+        let mut taken = self.domain.element.children().any(is_undeclared);
         for (name, value) in self.domain.element.attributes() {
             if let Some(prefix) = name.strip_prefix("xmlns:") {
                 if value == QEMU_NAMESPACE {
@@ -348,11 +403,19 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
         if hostdev.has_user_alias() {
             return hostdev.alias.clone();
         }
+        // By a device, or by an override of a device that is not there.
         let is_taken = |alias: &str| {
-            let devices = self.domain.devices.into_iter().flat_map(Element::children);
-            devices
-                .filter_map(|device| device.child("alias"))
-                .any(|element| element.attribute("name").as_deref() == Some(alias))
+            let root = self.domain.element;
+            let mut devices = self.domain.devices.into_iter().flat_map(Element::children);
+            let mut overridden = root
+                .children()
+                .filter(|child| child.is(Some(QEMU_NAMESPACE), "override"))
+                .flat_map(Element::children);
+            devices.any(|device| {
+                device
+                    .child("alias")
+                    .is_some_and(|own| own.attribute("name").as_deref() == Some(alias))
+            }) || overridden.any(|device| device.attribute("alias").as_deref() == Some(alias))
         };
         let at = self
             .domain
@@ -407,9 +470,15 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
             })
             .collect();
         let mut gone = Vec::new();
+        // Whatever follows -set is its value, another -set included.
+        let mut is_value = false;
         for pair in self.domain.arguments.windows(2) {
             let [option, value] = pair else { continue };
+            if std::mem::take(&mut is_value) {
+                continue;
+            }
             let is_set = matches!(option.value.as_str(), "-set" | "--set");
+            is_value = is_set;
             if is_set && settings.contains(&value.value.as_str()) {
                 gone.extend([option.element, value.element]);
             }

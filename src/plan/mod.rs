@@ -206,7 +206,9 @@ pub fn plan(
         changes: Vec::new(),
         notes: Vec::new(),
     };
-    if !screens.vgpus.is_empty() && policy.display != Displays::Off {
+    // Which of two is meant only their owner knows, and libvirt takes neither.
+    let is_clear = !screens.vgpus.is_empty() && !screens.is_ambiguous();
+    if is_clear && policy.display != Displays::Off {
         planner.carry_settings_over();
         // What is left of them is for the user; the rest is planned as if they were gone.
         let left = std::mem::take(&mut planner.screens.dead_settings);
@@ -321,10 +323,7 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
 
     fn set_display(&mut self, place: usize, on: bool, reason: impl Into<String>) {
         let vgpu = &mut self.screens.vgpus[place];
-        vgpu.display = on;
-        if let Some(value) = vgpu.properties.get_mut("display") {
-            *value = if on { "on" } else { "off" }.into();
-        }
+        vgpu.set_display(on);
         let device = vgpu.id;
         self.change(Action::Display { device, on }, reason);
     }
@@ -591,10 +590,7 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
                 continue;
             }
             let mut with = self.screens.clone();
-            with.vgpus[place].display = true;
-            if let Some(value) = with.vgpus[place].properties.get_mut("display") {
-                *value = "on".into();
-            }
+            with.vgpus[place].set_display(true);
             let id = vgpu.id;
             let words = vgpu.known.finding.facts.display.words().join(" and ");
             let now = predict(&self.screens, self.abilities);

@@ -18,6 +18,13 @@ pub fn refusal(screens: &Screens, abilities: &Abilities, libvirt: &Libvirt) -> O
         })
     };
     // src/conf/domain_validate.c, virDomainDefHostdevValidate
+    if let Some(twice) = screens.twice() {
+        return refuse(
+            About::Device(twice),
+            "Hostdev already exists in the domain configuration",
+            true,
+        );
+    }
     let mut with_ramfb = screens
         .vgpus
         .iter()
@@ -33,11 +40,8 @@ pub fn refusal(screens: &Screens, abilities: &Abilities, libvirt: &Libvirt) -> O
     // src/qemu/qemu_validate.c, qemuValidateDomainMdevDefVFIOPCI and
     // qemuValidateDomainDeviceDefHostdev
     for vgpu in &screens.vgpus {
-        if vgpu.display
-            && !vgpu.properties.contains_key("display")
-            && libvirt.takes_display(vgpu.id)
-            && screens.frontends.is_empty()
-        {
+        // It looks at the attribute, whatever qemu:override says.
+        if vgpu.asked && libvirt.takes_display(vgpu.id) && screens.frontends.is_empty() {
             return refuse(
                 About::Device(vgpu.id),
                 "graphics device is needed for attribute value 'display=on' in <hostdev>",

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt::Write;
 
-use gfxplane::domain::Domain;
+use gfxplane::domain::{Domain, QEMU_NAMESPACE};
 use gfxplane::facts::Display;
 use gfxplane::fixup::{Fixed, Surroundings, fix};
 use gfxplane::names::{DeviceId, PciAddress};
@@ -275,9 +275,9 @@ impl Named {
         }
         let arguments: Vec<Node<'_, '_>> = root
             .children()
-            .filter(|node| node.tag_name().name() == "commandline")
+            .filter(|node| node.has_tag_name((QEMU_NAMESPACE, "commandline")))
             .flat_map(|line| line.children())
-            .filter(|node| node.tag_name().name() == "arg")
+            .filter(|node| node.has_tag_name((QEMU_NAMESPACE, "arg")))
             .collect();
         for pair in arguments.windows(2) {
             let value = pair[1].attribute("value").unwrap_or_default();
