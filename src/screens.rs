@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::domain::{Domain, GraphicsType, Listen, Reach, Switch};
+use crate::domain::{Domain, GraphicsType, Listen, QEMU_NAMESPACE, Reach, Switch};
 use crate::evidence::{Finding, resolve};
 use crate::facts::{Display, DisplayInterface, Reason};
 use crate::names::DeviceId;
@@ -180,6 +180,8 @@ pub struct Screens {
     pub video_said: bool,
     /// QEMU arguments of the user's that have to do with displays: what they do is not known here.
     pub arguments: Vec<String>,
+    /// What libvirt refuses for the way it is written, in its words.
+    pub refused: Vec<&'static str>,
     /// `-set device.…` arguments for devices that libvirt makes: QEMU does not find these, as libvirt hands
     /// devices over as JSON.
     pub dead_settings: Vec<String>,
@@ -248,6 +250,7 @@ impl Screens {
             video_said: !domain.videos.is_empty(),
             frontends,
             arguments: Vec::new(),
+            refused: refused(domain),
             dead_settings: Vec::new(),
         };
         screens.imply();
@@ -281,7 +284,8 @@ impl Screens {
     #[must_use]
     pub fn is_ambiguous(&self) -> bool {
         let kinds: BTreeSet<GraphicsType> = self.frontends.iter().map(|f| f.kind).collect();
-        self.twice().is_some() || kinds.len() < self.frontends.len()
+        let is_twice = self.twice().is_some() || kinds.len() < self.frontends.len();
+        is_twice || !self.refused.is_empty()
     }
 
     fn read_arguments(&mut self, domain: &Domain<'_, '_>) {
@@ -293,6 +297,15 @@ impl Screens {
                 value.contains(&comma) || value.starts_with(&start)
             })
         };
+        // With QEMU told to take devices as they were, -set finds them.
+        let as_it_was = domain.element.children().any(|child| {
+            child.is(Some(QEMU_NAMESPACE), "capabilities")
+                && child.children().any(|deleted| {
+                    let name = deleted.attribute("capability");
+                    deleted.local_name() == "del"
+                        && name.is_some_and(|name| name.starts_with("device.json"))
+                })
+        });
         let mut is_value = false;
         for (place, value) in values.iter().enumerate() {
             // Whatever follows -set is its value, another -set included.
@@ -305,18 +318,44 @@ impl Screens {
             if DISPLAY_OPTIONS.contains(&option.as_str()) {
                 let words = std::iter::once(*value).chain(next.copied());
                 self.arguments.push(words.collect::<Vec<_>>().join(" "));
-            } else if option == "-device" && next.is_some_and(|next| makes_a_screen(next)) {
+            } else if next.is_some_and(|next| match option.as_str() {
+                "-device" => makes_a_screen(next),
+                "-global" => next.starts_with("vfio-pci"),
+                _ => false,
+            }) {
                 self.arguments
                     .push(format!("{value} {}", next.unwrap_or(&"")));
             } else if let Some(setting) = next.filter(|_| option == "-set")
                 && let Some(rest) = setting.strip_prefix("device.")
                 && let Some((id, _)) = rest.split_once('.')
                 && !own(id)
+                && !as_it_was
             {
                 self.dead_settings.push((*setting).to_owned());
             }
         }
     }
+}
+
+/// What no repair of ours is for.
+fn refused(domain: &Domain<'_, '_>) -> Vec<&'static str> {
+    let mut refused = Vec::new();
+    for graphics in &domain.graphics {
+        let listens = graphics.element.children();
+        if listens.filter(|child| child.name() == "listen").count() > 1 {
+            // src/qemu/qemu_process.c, qemuProcessStartValidateGraphics
+            refused.push("QEMU does not support multiple listens for one graphics device.");
+        }
+        if graphics.element.attribute("type").as_deref() == Some("desktop") {
+            refused.push("desktop graphics are not supported with this QEMU");
+        }
+    }
+    let none = |model: &Option<String>| model.as_deref() == Some("none");
+    if domain.videos.len() > 1 && domain.videos.iter().any(|video| none(&video.model)) {
+        // src/conf/domain_validate.c, virDomainVideoDefValidate
+        refused.push("a 'none' video type must be the only video device defined for the domain");
+    }
+    refused
 }
 
 /// Whether a `-device` of the user's is something with a screen.
@@ -331,6 +370,10 @@ fn makes_a_screen(device: &str) -> bool {
         "virtio-gpu",
         "ramfb",
         "bochs-display",
+        "secondary-vga",
+        "vmware-svga",
+        "vhost-user-vga",
+        "vhost-user-gpu",
         "cirrus-vga",
     ]
     .iter()
@@ -363,7 +406,11 @@ fn vgpus(domain: &Domain<'_, '_>, known: &dyn Fn(DeviceId) -> Known) -> Vec<Vgpu
             properties,
             known: known(hostdev.id),
         };
-        vgpu.display = vgpu.switch("display").unwrap_or(vgpu.display);
+        vgpu.display = match vgpu.properties.get("display").map(String::as_str) {
+            // QEMU shows what there is, and starts where there is nothing.
+            Some("auto") => vgpu.found() != [Found::Nothing],
+            _ => vgpu.switch("display").unwrap_or(vgpu.display),
+        };
         vgpu.ramfb = vgpu.switch("ramfb").unwrap_or(vgpu.ramfb);
         all.push(vgpu);
     }

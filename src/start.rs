@@ -8,6 +8,8 @@
 
 use std::ffi::{c_char, c_int};
 
+use nix::libc;
+
 // The unwinder from libgcc's archive instead of libgcc_s.so: one library less to load at each start.
 #[link(name = "gcc_eh", kind = "static", modifiers = "+whole-archive,-bundle")]
 unsafe extern "C" {}
@@ -15,5 +17,8 @@ unsafe extern "C" {}
 // SAFETY: no other `main` is linked, and the C runtime calls this one with this signature.
 #[unsafe(no_mangle)]
 extern "C" fn main(_argc: c_int, _argv: *const *const c_char) -> c_int {
+    // As Rust's own start has it: a reader who goes away is an error, not the end.
+    // SAFETY: no handler of ours is replaced, and no other thread runs yet.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
     c_int::from(crate::run())
 }

@@ -15,12 +15,12 @@ use nix::libc;
 
 use crate::abilities::Abilities;
 use crate::cli::{Context, End, Failure};
-use crate::domain::Domain;
+use crate::domain::{Domain, POLICY_NAMESPACE};
 use crate::host::emulator::{self, Asking};
 use crate::host::{Last, Root, Warning, settings, watched};
 use crate::inventory::Sources;
 use crate::rules::BUILT_IN;
-use crate::xml::{self, Document};
+use crate::xml::{self, Document, Edit, Element, escape};
 
 /// The largest file that is copied, in bytes; more is never read of one.
 const MAX_FILE: usize = 64 * 1024;
@@ -160,6 +160,9 @@ fn without_identity(document: &Document<'_>, number: usize) -> String {
     let root = document.root();
     let mut edits = Vec::new();
     for child in root.children() {
+        if child.name() == "metadata" {
+            anonymous(child, &mut edits);
+        }
         edits.extend(match child.name() {
             "name" => Some(child.set_text(&format!("domain-{number}"))),
             "uuid" => Some(child.set_text(&format!("00000000-0000-4000-8000-{number:012}"))),
@@ -172,6 +175,12 @@ fn without_identity(document: &Document<'_>, number: usize) -> String {
         if element.attribute("passwd").is_some() {
             edits.push(element.remove_attribute("passwd"));
         }
+        for name in ["address", "listen"] {
+            let is_listen = element.name() == "listen" || name == "listen";
+            if is_listen && element.attribute(name).is_some_and(|a| !says_nothing(&a)) {
+                edits.push(element.set_attribute(name, "192.0.2.1"));
+            }
+        }
         match element.name() {
             "disk" | "filesystem" => edits.push(element.remove()),
             "mac" if element.attribute("address").is_some() => {
@@ -182,7 +191,49 @@ fn without_identity(document: &Document<'_>, number: usize) -> String {
             _ => {}
         }
     }
-    document.apply(&edits)
+    let domain = Domain::new(document);
+    let mut is_known = false;
+    for argument in domain.iter().flat_map(|domain| &domain.arguments) {
+        let value = argument.value.as_str();
+        // An option, or the value of one that is about displays; any other may be a secret.
+        if !value.starts_with('-') && !is_known {
+            edits.push(argument.element.set_attribute("value", "left-out"));
+        }
+        is_known = ["-set", "-global", "-display", "-vga"]
+            .iter()
+            .any(|option| value.trim_start_matches('-') == &option[1..]);
+    }
+    without_comments(&document.apply(&edits))
+}
+
+/// Leaves of the metadata what decides something: whose they are, the guest's system, our policy.
+fn anonymous(metadata: Element<'_, '_>, edits: &mut Vec<Edit>) {
+    for child in metadata.children() {
+        let namespace = child.namespace().unwrap_or_default();
+        if namespace != POLICY_NAMESPACE && !namespace.contains("libosinfo.org") {
+            let namespace = escape(&namespace);
+            let left = format!("<left-out:metadata xmlns:left-out='{namespace}'/>");
+            edits.push(child.remove());
+            edits.push(metadata.append(&left));
+        }
+    }
+}
+
+/// Whether an address is one that many have.
+fn says_nothing(address: &str) -> bool {
+    let ip = address.parse::<std::net::IpAddr>();
+    ip.is_ok_and(|ip| ip.is_loopback() || ip.is_unspecified())
+}
+
+/// The document without its comments, in which anything may stand. What looks like one in CDATA
+/// goes, too.
+fn without_comments(text: &str) -> String {
+    let mut parts = text.split("<!--");
+    let mut result = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        result.push_str(part.split_once("-->").map_or("", |(_, rest)| rest));
+    }
+    result
 }
 
 /// The directory that is being written.

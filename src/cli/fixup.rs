@@ -62,7 +62,8 @@ impl Fixup {
     ///
     /// # Errors
     /// XML that can't be read; libvirt can't be reached or refuses the new definition; those of the
-    /// output. That the domain will still be refused is no error but exit code 1.
+    /// output. That the domain will still be refused, or a consent is missing, is no error but exit
+    /// code 1.
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         let subject = self.about.subject();
         let defines = self.define || self.confirm;
@@ -112,10 +113,10 @@ impl Fixup {
         {
             self.define(context, out, definition, &fixed)?;
         }
-        let refused = fixed
-            .plan
-            .as_ref()
-            .is_some_and(|plan| matches!(plan.after.outcome, Outcome::No(_)));
+        let refused = fixed.plan.as_ref().is_some_and(|plan| {
+            let lacks_consent = plan.notes.iter().any(|note| note.consent.is_some());
+            lacks_consent || matches!(plan.after.outcome, Outcome::No(_))
+        });
         Ok(if refused { End::Refused } else { End::Done })
     }
 

@@ -191,7 +191,7 @@ mod with {
             }
             let defined = connection.define_domain_xml_flags(xml, sys::VIR_DOMAIN_DEFINE_VALIDATE);
             defined.map(|_| ()).map_err(|error| {
-                Failure::Environment(format!(
+                Failure::Refused(format!(
                     "libvirt refuses the new definition, and the domain is as it was: {}",
                     error.message()
                 ))

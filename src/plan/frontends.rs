@@ -243,6 +243,16 @@ fn after(screens: &Screens, moves: &[Move]) -> Screens {
             }
         }
     }
+    // The user's choice of a render node outlives the graphics that it was made for.
+    let chosen = removed
+        .iter()
+        .find_map(|place| then.frontends[*place].rendernode.clone());
+    for frontend in &mut then.frontends {
+        let takes_one = matches!(frontend.kind, GraphicsType::Spice | GraphicsType::Dbus);
+        if takes_one && frontend.gl && frontend.rendernode.is_none() {
+            frontend.rendernode.clone_from(&chosen);
+        }
+    }
     let mut place = 0;
     then.frontends.retain(|_| {
         place += 1;
@@ -323,6 +333,24 @@ fn changes(screens: &Screens, then: &Screens, moves: &[Move]) -> Vec<Change> {
             reason,
             consent: loss(&screens.frontends, *action),
         });
+    }
+    for frontend in &then.frontends {
+        let before = frontend.place.map(|place| {
+            let old = screens.frontends.iter().find(|f| f.place == Some(place));
+            old.and_then(|old| old.rendernode.clone())
+        });
+        if let Some(node) = &frontend.rendernode
+            && before.flatten().is_none()
+        {
+            changes.push(Change {
+                action: Action::RenderNode {
+                    graphics: frontend.kind,
+                    rendernode: node.clone(),
+                },
+                reason: "it was chosen for the graphics that are removed".into(),
+                consent: None,
+            });
+        }
     }
     if then.video_said && !screens.video_said {
         changes.push(Change {

@@ -223,7 +223,14 @@ pub fn plan(
         planner.render_nodes();
         planner.screens.dead_settings = left;
     }
-    let after = predict(&planner.screens, abilities);
+    let mut after = predict(&planner.screens, abilities);
+    // Nothing that works is taken away.
+    if before.starts() && !after.starts() {
+        planner.screens = screens.clone();
+        planner.changes.clear();
+        planner.notes.clear();
+        after = before.clone();
+    }
     planner.remarks(&after);
     Plan {
         before,
@@ -422,6 +429,20 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
         let mut without = self.screens.clone();
         without.cards.clear();
         without.video_said = true;
+        let wanted = self.wanted();
+        let consent = &self.policy.consent;
+        let helps = frontends::is_good(&predict(&without, self.abilities), &wanted)
+            || frontends::best(&without, self.abilities, &wanted, consent, true)
+                .is_some_and(|arrangement| arrangement.is_allowed(consent));
+        if !helps {
+            self.note(
+                Level::Warn,
+                about,
+                "the policy asks for the vGPU to be the only screen; without the emulated card the domain would not start, or nobody would see that screen",
+                &["gfxplane fixup --consent all"],
+            );
+            return;
+        }
         let reason = format!(
             "the policy asks for {} to be the guest's only screen",
             vgpu.id

@@ -6,6 +6,15 @@ use crate::names::DeviceId;
 use crate::plan::{Action, Level, Planner};
 use crate::predict::About;
 
+/// Properties whose `on` and `off` are words to QEMU, as there is an `auto` beside them (hw/vfio/pci.c,
+/// `ON_OFF_AUTO`); all others are switches.
+const WORDS: [&str; 4] = [
+    "enable-migration",
+    "x-pre-copy-dirty-page-tracking",
+    "x-migration-multifd-transfer",
+    "x-msix-relocation",
+];
+
 impl Planner<'_, '_, '_> {
     /// Carries over the settings of the domain's vfio devices; others stay.
     pub(super) fn carry_settings_over(&mut self) {
@@ -35,6 +44,8 @@ impl Planner<'_, '_, '_> {
         let device = vgpu.id;
         let why = "-set said so, and QEMU does not take that any more";
         match property {
+            // What QEMU makes of it is what the attribute is for.
+            "display" if value == "auto" => {}
             "display" => {
                 let on = value == "on";
                 if vgpu.display != on {
@@ -60,10 +71,15 @@ impl Planner<'_, '_, '_> {
             }
             "romfile" => self.rom(place, device, value, why),
             _ => {
+                let hexadecimal = value
+                    .strip_prefix("0x")
+                    .and_then(|digits| u64::from_str_radix(digits, 16).ok())
+                    .map(|number| number.to_string());
                 let value = match value {
+                    _ if WORDS.contains(&property) => value,
                     "on" | "yes" | "true" => "true",
                     "off" | "no" | "false" => "false",
-                    other => other,
+                    other => hexadecimal.as_deref().unwrap_or(other),
                 };
                 // What qemu:override says already, libvirt tells QEMU.
                 if !vgpu.properties.contains_key(property) {

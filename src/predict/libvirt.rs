@@ -25,6 +25,9 @@ pub fn refusal(screens: &Screens, abilities: &Abilities, libvirt: &Libvirt) -> O
             true,
         );
     }
+    if let Some(message) = screens.refused.first() {
+        return refuse(About::Domain, message, true);
+    }
     let mut with_ramfb = screens
         .vgpus
         .iter()

@@ -184,10 +184,27 @@ impl Prediction {
     }
 }
 
+impl Prediction {
+    /// What holds in both of two possible worlds: what is seen is seen in both, and what may happen
+    /// may happen in either.
+    fn join(&mut self, other: Prediction) {
+        for danger in other.dangers {
+            if !self.dangers.contains(&danger) {
+                self.dangers.push(danger);
+            }
+        }
+        for head in &mut self.heads {
+            if let Some(same) = other.heads.iter().find(|same| same.of == head.of) {
+                head.shown_by.retain(|shown| same.shown_by.contains(shown));
+            }
+        }
+    }
+}
+
 /// Predicts what happens when the domain is started.
 #[must_use]
 pub fn predict(screens: &Screens, abilities: &Abilities) -> Prediction {
-    let libvirts = Libvirt::possible(abilities.libvirt.as_ref());
+    let libvirts = Libvirt::possible(abilities);
     let qemus = Qemu::possible(abilities);
     let unsure: Vec<usize> = (0..screens.vgpus.len())
         .filter(|place| screens.vgpus[*place].found().len() > 1)
@@ -217,16 +234,20 @@ pub fn predict(screens: &Screens, abilities: &Abilities) -> Prediction {
             for qemu in &qemus {
                 let refused = libvirt::refusal(screens, abilities, libvirt)
                     .or_else(|| qemu::refusal(screens, &found, libvirt, qemu));
-                refusals.push(refused);
-                if first.is_none() {
+                if refused.is_none() || first.is_none() {
                     let heads = qemu::heads(screens, &found, libvirt, qemu);
                     let dangers = qemu::dangers(screens, &found, libvirt, qemu);
-                    first = Some(Prediction {
+                    let seen = Prediction {
                         outcome: Outcome::Yes,
                         heads,
                         dangers,
-                    });
+                    };
+                    match &mut first {
+                        Some(first) if !refusals.iter().all(Option::is_some) => first.join(seen),
+                        _ => first = Some(seen),
+                    }
                 }
+                refusals.push(refused);
             }
         }
     }

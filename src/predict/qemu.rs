@@ -180,7 +180,8 @@ fn device(
             return refuse("ramfb=on requires display=on", true);
         }
         let modes = ["xres", "yres"];
-        let has_modes = modes.iter().any(|p| vgpu.properties.contains_key(*p));
+        let is_set = |value: Option<&String>| value.is_some_and(|value| value != "0");
+        let has_modes = modes.iter().any(|p| is_set(vgpu.properties.get(*p)));
         if has_modes && !on {
             return refuse("xres and yres properties require display=on", true);
         }
@@ -202,10 +203,7 @@ fn device(
                 return refuse("vfio-display-dmabuf: opengl not available", true);
             }
             Found::Region if has_modes => {
-                return refuse(
-                    "xres and yres properties need dmabuf and edid support",
-                    true,
-                );
+                return refuse("xres and yres properties need edid support", true);
             }
             Found::Dmabuf if has_modes && vgpu.has_edid() == Some(false) => {
                 return refuse("xres and yres properties need edid support", true);

@@ -68,6 +68,9 @@ const VNC_FROM_DBUS: Change = Change {
     with: &[12, 5],
 };
 
+/// The first QEMU with qemu-vnc.
+const QEMU_VNC: &[u32] = &[11, 1];
+
 /// libvirt gives PCI hostdevs `display` and `ramfb` (10.3.0; libvirt docs/formatdomain.rst).
 /// Older ones drop the attributes without a word.
 const PCI_DISPLAY: Change = Change {
@@ -174,8 +177,8 @@ impl Libvirt {
     /// Those that it may be. An unknown version is taken for one that has everything or lacks
     /// everything.
     #[must_use]
-    pub fn possible(version: Option<&Version>) -> Vec<Self> {
-        let Some(version) = version else {
+    pub fn possible(abilities: &Abilities) -> Vec<Self> {
+        let Some(version) = &abilities.libvirt else {
             let every = |has| Libvirt {
                 pci_display: has,
                 dbus: has,
@@ -184,12 +187,26 @@ impl Libvirt {
             };
             return vec![every(true), every(false)];
         };
-        vec![Libvirt {
-            pci_display: PCI_DISPLAY.has(version).unwrap_or(false),
-            dbus: DBUS.has(version).unwrap_or(false),
-            rdp: RDP.has(version).unwrap_or(false),
-            vnc_from_dbus: VNC_FROM_DBUS.has(version).unwrap_or(false),
-        }]
+        let has = |change: &Change| change.has(version).unwrap_or(false);
+        // qemu-vnc comes with QEMU 11.1, in a package of its own perhaps.
+        let has_helper = match &abilities.qemu {
+            Some(qemu) if *qemu < Version::of(QEMU_VNC) => vec![false],
+            _ => vec![true, false],
+        };
+        let from_dbus = if has(&VNC_FROM_DBUS) {
+            has_helper
+        } else {
+            vec![false]
+        };
+        from_dbus
+            .into_iter()
+            .map(|vnc_from_dbus| Libvirt {
+                pci_display: has(&PCI_DISPLAY),
+                dbus: has(&DBUS),
+                rdp: has(&RDP),
+                vnc_from_dbus,
+            })
+            .collect()
     }
 
     /// Whether it passes on `display` and `ramfb` of a device.

@@ -54,7 +54,7 @@ pub fn call(
     port: u16,
 ) -> Result<Call, NeedsLibvirt> {
     // Where its version is not known, it is taken for one that passes everything on.
-    let libvirt = Libvirt::possible(abilities.libvirt.as_ref())[0];
+    let libvirt = Libvirt::possible(abilities)[0];
     let machine = domain
         .machine
         .as_deref()

@@ -48,7 +48,10 @@ const DOMAIN: &str = "<domain type='kvm'>
   <name>payroll</name>
   <uuid>11111111-2222-3333-4444-555555555555</uuid>
   <title>Payroll of Example Ltd.</title>
-  <!-- kept -->
+  <!-- the password is s3cret -->
+  <metadata>
+    <nova:instance xmlns:nova='http://openstack.org/xmlns/libvirt/nova/1.1'><nova:name>s3cret</nova:name></nova:instance>
+  </metadata>
   <sysinfo type='smbios'><system><entry name='serial'>s3cret</entry></system></sysinfo>
   <devices>
     <emulator>/usr/libexec/qemu-kvm</emulator>
@@ -56,24 +59,39 @@ const DOMAIN: &str = "<domain type='kvm'>
     <interface type='network'>
       <mac address='52:54:00:be:ef:01'/>
     </interface>
-    <graphics type='vnc' passwd='s3cret'/>
-    <graphics type='spice' autoport='yes'/>
+    <graphics type='vnc' passwd='s3cret' listen='192.168.7.7'/>
+    <graphics type='spice' autoport='yes'><listen type='address' address='127.0.0.1'/></graphics>
   </devices>
+  <qemu:commandline xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
+    <qemu:arg value='-object'/>
+    <qemu:arg value='secret,id=s,data=s3cret'/>
+    <qemu:arg value='-set'/>
+    <qemu:arg value='device.hostdev0.ramfb=on'/>
+  </qemu:commandline>
 </domain>
 ";
 
 const DOMAIN_SHOWN: &str = "<domain type='kvm'>
   <name>domain-1</name>
   <uuid>00000000-0000-4000-8000-000000000001</uuid>
-  <!-- kept -->
+  
+  <metadata>
+    <left-out:metadata xmlns:left-out='http://openstack.org/xmlns/libvirt/nova/1.1'/>
+  </metadata>
   <devices>
     <emulator>/usr/libexec/qemu-kvm</emulator>
     <interface type='network'>
       <mac address='52:54:00:00:00:01'/>
     </interface>
-    <graphics type='vnc'/>
-    <graphics type='spice' autoport='yes'/>
+    <graphics type='vnc' listen='192.0.2.1'/>
+    <graphics type='spice' autoport='yes'><listen type='address' address='127.0.0.1'/></graphics>
   </devices>
+  <qemu:commandline xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
+    <qemu:arg value='-object'/>
+    <qemu:arg value='left-out'/>
+    <qemu:arg value='-set'/>
+    <qemu:arg value='device.hostdev0.ramfb=on'/>
+  </qemu:commandline>
 </domain>
 ";
 
