@@ -38,6 +38,13 @@ pub fn is_name(text: &str) -> bool {
     })
 }
 
+/// The UUID in a name that [`name`] has made.
+#[must_use]
+pub fn uuid_of(text: &str) -> Option<Uuid> {
+    let rest = text.strip_prefix(NAME).filter(|_| is_name(text))?;
+    Uuid::try_parse(rest).ok()
+}
+
 /// A domain made small.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reduced {
@@ -354,6 +361,8 @@ fn devices(out: &mut Writer, domain: &Domain<'_, '_>) {
     out.close("devices");
 }
 
+const LOCAL: [(&str, &str); 2] = [("type", "address"), ("address", "127.0.0.1")];
+
 /// Graphics of the same type and reach; what `listen` is, is in the words of [`crate::domain`].
 fn graphics(out: &mut Writer, graphics: &Graphics<'_, '_>) {
     let element = graphics.element;
@@ -368,9 +377,13 @@ fn graphics(out: &mut Writer, graphics: &Graphics<'_, '_>) {
                 Listen::Socket => inner.empty("listen", &[("type", "socket")]),
                 Listen::Address(_) | Listen::Network => {
                     attributes.push(("autoport", "yes".into()));
-                    let local = [("type", "address"), ("address", "127.0.0.1")];
-                    inner.empty("listen", &local);
+                    inner.empty("listen", &LOCAL);
                 }
+            }
+            // libvirt takes one, and refuses more.
+            let listens = element.children().filter(|e| e.name() == "listen");
+            for _ in listens.skip(1) {
+                inner.empty("listen", &LOCAL);
             }
         }
         // An address of dbus is somebody's bus, which may have a QEMU on it already; without one
@@ -518,6 +531,20 @@ fn qemu(
     }
     if !line.text.is_empty() {
         out.wrap("qemu:commandline", &[], &line);
+    }
+    // What QEMU is taken to be able to do decides how libvirt hands over the devices.
+    let mut capabilities = Writer::inside(2);
+    for change in in_qemu("capabilities") {
+        let name = match change.local_name() {
+            "add" => "qemu:add",
+            "del" => "qemu:del",
+            _ => continue,
+        };
+        let capability = change.attribute("capability").unwrap_or_default();
+        capabilities.empty(name, &[("capability", &capability)]);
+    }
+    if !capabilities.text.is_empty() {
+        out.wrap("qemu:capabilities", &[], &capabilities);
     }
     let mut inner = Writer::inside(2);
     for (old, new) in aliases {

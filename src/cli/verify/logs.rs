@@ -1,6 +1,6 @@
-//! The logs that libvirt leaves of domains that were tried.
+//! The logs and AppArmor profiles that libvirt leaves of domains that were tried.
 //!
-//! libvirt keeps a log of each domain for good. Of one that we made for a moment nobody has use:
+//! libvirt keeps a log of each domain for good, and unloads its profile but keeps the file. Of one that we made for a moment nobody has use:
 //! what it says went to the user, and its name says nothing to anybody. A run removes the log of
 //! its own domain, and those that killed runs have left. By their names they are ours: no file is
 //! touched that has not a name of [`crate::verify::name`]'s, is not a regular file, or belongs to
@@ -8,7 +8,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::unistd::geteuid;
 
@@ -17,21 +17,33 @@ use crate::verify;
 
 /// Where they are.
 #[derive(Debug)]
-pub(super) struct Logs(Option<PathBuf>);
+pub(super) struct Logs {
+    logs: Option<PathBuf>,
+    profiles: PathBuf,
+}
+
+/// Where libvirt's AppArmor profiles are (src/security/virt-aa-helper.c, `APPARMOR_DIR`).
+const PROFILES: &str = "/etc/apparmor.d/libvirt";
 
 impl Logs {
     /// Those of a libvirt (src/qemu/qemu_conf.c, `virQEMUDriverConfigNew`: logDir).
     pub(super) fn of(uri: Option<&str>) -> Self {
         let is_session = uri.is_some_and(|uri| uri.contains("/session"));
         if !is_session {
-            return Logs(Some("/var/log/libvirt/qemu".into()));
+            return Logs {
+                logs: Some("/var/log/libvirt/qemu".into()),
+                profiles: PROFILES.into(),
+            };
         }
         let cache = std::env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty());
         let cache = cache.map(PathBuf::from).or_else(|| {
             let home = std::env::var_os("HOME")?;
             Some(PathBuf::from(home).join(".cache"))
         });
-        Logs(cache.map(|cache| cache.join("libvirt/qemu/log")))
+        Logs {
+            logs: cache.map(|cache| cache.join("libvirt/qemu/log")),
+            profiles: PROFILES.into(),
+        }
     }
 
     /// Removes the log of this domain. Who may not leaves it to a later run that may.
@@ -45,17 +57,29 @@ impl Logs {
     }
 
     fn remove_those(&self, wanted: impl Fn(&str) -> bool) {
-        let entries = self.0.iter().filter_map(|path| fs::read_dir(path).ok());
+        let entries = self.logs.iter().filter_map(|path| fs::read_dir(path).ok());
         for entry in entries.flatten().flatten() {
             let file_name = entry.file_name();
             let domain = file_name.to_str().and_then(domain_of);
-            if domain.is_some_and(|domain| verify::is_name(domain) && wanted(domain))
-                && fs::symlink_metadata(entry.path())
-                    .is_ok_and(|file| file.is_file() && file.uid() == geteuid().as_raw())
-            {
-                let _ = fs::remove_file(entry.path());
+            let Some(domain) = domain.filter(|d| verify::is_name(d) && wanted(d)) else {
+                continue;
+            };
+            remove(&entry.path());
+            // A domain's UUID is in its name, and so in its log's.
+            if let Some(uuid) = verify::uuid_of(domain) {
+                for ending in ["", ".files"] {
+                    remove(&self.profiles.join(format!("libvirt-{uuid}{ending}")));
+                }
             }
         }
+    }
+}
+
+/// Removes a file of our own user's.
+fn remove(path: &Path) {
+    let is_ours = |file: fs::Metadata| file.is_file() && file.uid() == geteuid().as_raw();
+    if fs::symlink_metadata(path).is_ok_and(is_ours) {
+        let _ = fs::remove_file(path);
     }
 }
 
@@ -75,7 +99,12 @@ mod tests {
     #[test]
     fn only_ours_go() {
         let directory = tempfile::tempdir().unwrap();
-        let logs = Logs(Some(directory.path().into()));
+        let profiles = directory.path().join("profiles");
+        fs::create_dir(&profiles).unwrap();
+        let logs = Logs {
+            logs: Some(directory.path().into()),
+            profiles: profiles.clone(),
+        };
         let (ours, running) = (
             verify::name(Uuid::from_u128(1)),
             verify::name(Uuid::from_u128(2)),
@@ -98,7 +127,15 @@ mod tests {
             domain: running.clone(),
             devices: Vec::new(),
         };
+        let profile = |number| {
+            let uuid = Uuid::from_u128(number).hyphenated().to_string();
+            profiles.join(format!("libvirt-{uuid}"))
+        };
+        for number in [1, 2, 4] {
+            fs::write(profile(number), "").unwrap();
+        }
         logs.sweep(&[active]);
+        assert!(!profile(1).exists() && profile(2).exists() && profile(4).exists());
         let left = |name: &String| fs::symlink_metadata(directory.path().join(name)).is_ok();
         assert!(stay.iter().all(left) && left(&link));
         assert!(!go.iter().any(left));
@@ -109,12 +146,12 @@ mod tests {
     #[test]
     fn where_they_are() {
         assert_eq!(
-            Logs::of(None).0.unwrap(),
+            Logs::of(None).logs.unwrap(),
             PathBuf::from("/var/log/libvirt/qemu")
         );
-        let system = Logs::of(Some("qemu:///system")).0.unwrap();
+        let system = Logs::of(Some("qemu:///system")).logs.unwrap();
         assert_eq!(system, PathBuf::from("/var/log/libvirt/qemu"));
-        let session = Logs::of(Some("qemu:///session")).0;
+        let session = Logs::of(Some("qemu:///session")).logs;
         assert!(session.is_none_or(|path| path.ends_with("libvirt/qemu/log")));
     }
 }
