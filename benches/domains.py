@@ -27,7 +27,9 @@ def whole_process():
     def virt_xml():
         source = os.open(DOMAIN, os.O_RDONLY)
         try:
-            return run(sys.executable, "/usr/bin/virt-xml", *edit[1:], stdin=source)
+            time, status = run("/usr/bin/virt-xml", *edit[1:], stdin=source)
+            assert status == 0, status
+            return time, status
         finally:
             os.close(source)
 
