@@ -290,9 +290,10 @@ impl Screens {
 
     fn read_arguments(&mut self, domain: &Domain<'_, '_>) {
         let values: Vec<&str> = domain.arguments.iter().map(|a| a.value.as_str()).collect();
-        let own = |id: &str| {
+        // QEMU looks a -set up at once, so only what stands before it counts.
+        let own = |id: &str, before: usize| {
             let (comma, start) = (format!(",id={id},"), format!("id={id},"));
-            values.iter().any(|value| {
+            values[..before].iter().any(|value| {
                 let value = format!("{value},");
                 value.contains(&comma) || value.starts_with(&start)
             })
@@ -328,7 +329,7 @@ impl Screens {
             } else if let Some(setting) = next.filter(|_| option == "-set")
                 && let Some(rest) = setting.strip_prefix("device.")
                 && let Some((id, _)) = rest.split_once('.')
-                && !own(id)
+                && !own(id, place)
                 && !as_it_was
             {
                 self.dead_settings.push((*setting).to_owned());
