@@ -3,7 +3,8 @@
 //! over to libvirt's own attributes where there are some, else to `qemu:override`.
 
 use crate::names::DeviceId;
-use crate::plan::{Action, Level, Planner};
+use crate::plan::planner::Planner;
+use crate::plan::{Action, Level};
 use crate::predict::About;
 
 /// Properties whose `on` and `off` are words to QEMU, as there is an `auto` beside them (hw/vfio/pci.c,

@@ -1,0 +1,146 @@
+//! `display` of the hostdevs: off where it can't work, on where there is one that can be shown.
+
+use crate::facts::Display;
+use crate::plan::frontends::{self, Wanted};
+use crate::plan::planner::{Planner, how_known};
+use crate::plan::{Level, Note, Topic};
+use crate::policy::{Displays, Unknown};
+use crate::predict::{About, Danger, predict};
+use crate::screens::Found;
+
+impl Planner<'_, '_, '_> {
+    /// `display='on'` where there is no display, and what hangs on it.
+    pub(super) fn switch_off_what_cannot_work(&mut self) {
+        for place in 0..self.screens.vgpus.len() {
+            let vgpu = &self.screens.vgpus[place];
+            if !vgpu.is_pci {
+                continue;
+            }
+            if vgpu.display {
+                let display = &vgpu.known.finding.facts.display;
+                match (display, self.policy.unknown) {
+                    (Display::Known(interfaces), _) if interfaces.is_empty() => {
+                        let reason = format!(
+                            "{} has no display{}: QEMU would refuse it with \"device doesn't support any (known) display method\"",
+                            vgpu.id,
+                            how_known(vgpu)
+                        );
+                        self.set_display(place, false, reason);
+                    }
+                    (Display::Unknown(why), Unknown::Off) => {
+                        let reason = format!(
+                            "the display of {} is not known ({why}), and the policy says to switch such displays off",
+                            vgpu.id
+                        );
+                        self.set_display(place, false, reason);
+                    }
+                    _ => {}
+                }
+            }
+            self.drop_modes(place);
+        }
+    }
+
+    /// xres and yres where QEMU refuses them.
+    pub(super) fn drop_modes(&mut self, place: usize) {
+        for name in ["xres", "yres"] {
+            let vgpu = &self.screens.vgpus[place];
+            if !vgpu.properties.contains_key(name) {
+                continue;
+            }
+            let reason = if !vgpu.display {
+                "needs display='on'"
+            } else if vgpu.found() == [Found::Region] || vgpu.has_edid() == Some(false) {
+                "needs a display with an EDID region, and this device has none"
+            } else {
+                continue;
+            };
+            self.remove_property(place, name, format!("QEMU's {name} {reason}"));
+        }
+    }
+
+    /// Displays that were measured and are off.
+    pub(super) fn switch_on_what_is_there(&mut self) {
+        if self.policy.display < Displays::Auto {
+            return;
+        }
+        for place in 0..self.screens.vgpus.len() {
+            let vgpu = &self.screens.vgpus[place];
+            let has_display = vgpu.known.finding.facts.display.preferred().is_some();
+            if vgpu.display || !vgpu.is_pci || !vgpu.known.is_measured() || !has_display {
+                continue;
+            }
+            let mut with = self.screens.clone();
+            with.vgpus[place].set_display(true);
+            let id = vgpu.id;
+            let words = vgpu.known.finding.facts.display.words().join(" and ");
+            let now = predict(&self.screens, self.abilities);
+            let then = predict(&with, self.abilities);
+            let mut wanted = self.wanted();
+            wanted.devices.push(id);
+            let worse = |d: &&Danger| !now.dangers.contains(*d);
+            let shown = then.head(id).is_some_and(|head| !head.shown_by.is_empty());
+            if then.starts() && shown && !then.dangers.iter().any(|d| worse(&d)) {
+                let reason = format!(
+                    "{id} has a display ({words}, measured), and the domain's graphics can show it"
+                );
+                self.set_display(place, true, reason);
+                continue;
+            }
+            if self.policy.display < Displays::Full {
+                if !now.starts() {
+                    continue;
+                }
+                self.note(
+                    Level::Info,
+                    About::Device(id),
+                    format!(
+                        "it has a display ({words}, measured), which is off: the domain's graphics can't show it as they are"
+                    ),
+                    &["gfxplane fixup --policy full, with --consent remote where a way to see the screen is lost"],
+                );
+                continue;
+            }
+            let best = frontends::best(&with, self.abilities, &wanted, &self.policy.consent, true);
+            match best {
+                Some(arrangement) if arrangement.is_allowed(&self.policy.consent) => {
+                    let reason =
+                        format!("{id} has a display ({words}, measured), and the policy is full");
+                    self.set_display(place, true, reason);
+                    self.make(arrangement);
+                }
+                Some(arrangement) => {
+                    let lost: Vec<String> =
+                        arrangement.loses().iter().map(ToString::to_string).collect();
+                    self.notes.push(Note {
+                        level: Level::Info,
+                        topic: Topic::Other,
+                        about: About::Device(id),
+                        text: format!("it has a display ({words}, measured); to show it, a way to see the screen would be lost"),
+                        cures: vec![format!("gfxplane fixup --consent {}", lost.join(","))],
+                        consent: arrangement.loses().into_iter().next(),
+                    });
+                }
+                None => self.note(
+                    Level::Info,
+                    About::Device(id),
+                    format!("it has a display ({words}, measured), which no graphics of this host are known to show"),
+                    &[],
+                ),
+            }
+        }
+    }
+
+    /// Which screens have to be shown: those of devices that are switched on and known to have one.
+    pub(super) fn wanted(&self) -> Wanted {
+        let devices = self
+            .screens
+            .vgpus
+            .iter()
+            .filter(|vgpu| vgpu.is_pci && vgpu.display)
+            .filter(|vgpu| vgpu.known.finding.facts.display.preferred().is_some())
+            .map(|vgpu| vgpu.id)
+            .collect();
+        Wanted { devices }
+    }
+}

@@ -1,0 +1,235 @@
+//! Graphics and video: which frontends show what is switched on, and where these render.
+
+use crate::domain::GraphicsType;
+use crate::facts::{Display, Reason};
+use crate::names::DeviceId;
+use crate::plan::frontends::{self, Arrangement};
+use crate::plan::planner::{Planner, how_known};
+use crate::plan::{Action, Level, Note, Topic, words};
+use crate::policy::{Consent, Displays, EmulatedVideo};
+use crate::predict::{About, Outcome, Prediction, predict};
+use crate::screens::{Found, Vgpu};
+
+impl Planner<'_, '_, '_> {
+    /// What the policy `video = "none"` asks for.
+    pub(super) fn take_out_emulated_video(&mut self) {
+        if self.policy.video != EmulatedVideo::None || self.screens.cards.is_empty() {
+            return;
+        }
+        let shows = |vgpu: &Vgpu| vgpu.display && !vgpu.found().contains(&Found::Nothing);
+        let Some(vgpu) = self.screens.vgpus.iter().find(|vgpu| shows(vgpu)) else {
+            return;
+        };
+        let about = About::Device(vgpu.id);
+        if !self.policy.consent.contains(&Consent::Video) {
+            self.notes.push(Note {
+                level: Level::Info,
+                topic: Topic::Other,
+                about,
+                text: "the policy asks for the vGPU to be the only screen; the guest would lose its emulated video card".into(),
+                cures: vec!["gfxplane fixup --consent video".into()],
+                consent: Some(Consent::Video),
+            });
+            return;
+        }
+        let mut without = self.screens.clone();
+        without.cards.clear();
+        without.video_said = true;
+        let wanted = self.wanted();
+        let consent = &self.policy.consent;
+        let helps = frontends::is_good(&predict(&without, self.abilities), &wanted)
+            || frontends::best(&without, self.abilities, &wanted, consent, true)
+                .is_some_and(|arrangement| arrangement.is_allowed(consent));
+        if !helps {
+            self.note(
+                Level::Warn,
+                about,
+                "the policy asks for the vGPU to be the only screen; without the emulated card the domain would not start, or nobody would see that screen",
+                &["gfxplane fixup --consent all"],
+            );
+            return;
+        }
+        let reason = format!(
+            "the policy asks for {} to be the guest's only screen",
+            vgpu.id
+        );
+        self.screens = without;
+        self.consented(Action::VideoNone, reason, Some(Consent::Video));
+    }
+
+    /// Graphics that can show what is switched on.
+    pub(super) fn arrange_frontends(&mut self) {
+        let wanted = self.wanted();
+        if !self.screens.vgpus.iter().any(|vgpu| vgpu.display) {
+            return;
+        }
+        let now = predict(&self.screens, self.abilities);
+        // What starts and shows everything without danger is left alone.
+        if frontends::is_good(&now, &wanted) {
+            return;
+        }
+        // For a device of which nothing is known, nothing is changed.
+        if wanted.devices.is_empty() {
+            self.refused(&now, None);
+            return;
+        }
+        let best = |may_add| {
+            let consent = &self.policy.consent;
+            frontends::best(&self.screens, self.abilities, &wanted, consent, may_add)
+        };
+        // A domain that starts gets more graphics only if somebody said so.
+        let may_add = !now.starts()
+            || self.policy.display == Displays::Full
+            || self.policy.consent.contains(&Consent::Remote);
+        match best(may_add) {
+            Some(arrangement) if arrangement.is_allowed(&self.policy.consent) => {
+                self.make(arrangement);
+            }
+            found => {
+                let found = found.or_else(|| best(true));
+                self.refused(&now, found.as_ref());
+            }
+        }
+    }
+
+    pub(super) fn make(&mut self, arrangement: Arrangement) {
+        self.screens = arrangement.screens;
+        self.changes.extend(arrangement.changes);
+    }
+
+    /// Says what would help but needs consent, or that nothing is known to help.
+    pub(super) fn refused(&mut self, now: &Prediction, found: Option<&Arrangement>) {
+        let mut cures = Vec::new();
+        let mut consent = None;
+        if let Some(arrangement) = found {
+            consent = arrangement.loses().into_iter().next();
+            let what: Vec<String> = arrangement
+                .changes
+                .iter()
+                .map(|change| words(&change.action))
+                .collect();
+            let words: Vec<String> = arrangement
+                .loses()
+                .iter()
+                .map(ToString::to_string)
+                .collect();
+            let option = if words.is_empty() {
+                "--policy full".to_owned()
+            } else {
+                format!("--consent {}", words.join(","))
+            };
+            cures.push(format!(
+                "gfxplane fixup {option}: {}; the screen is then seen on this host only",
+                what.join(", ")
+            ));
+        }
+        let (level, about, text) = match &now.outcome {
+            Outcome::No(refusal) => {
+                let text = format!(
+                    "{} will refuse to start the domain: \"{}\"{}",
+                    refusal.by.word(),
+                    refusal.message,
+                    self.explained(refusal.about)
+                );
+                (Level::Fail, refusal.about, text)
+            }
+            Outcome::Doubt { refusal, because } => {
+                let text = format!(
+                    "{} may refuse to start the domain (\"{}\"): {because}",
+                    refusal.by.word(),
+                    refusal.message
+                );
+                (Level::Warn, refusal.about, text)
+            }
+            // It starts, and what is wrong with it is said at the end.
+            Outcome::Yes if found.is_none() => return,
+            Outcome::Yes => {
+                let about = self.wanted().devices.first().copied();
+                let about = about.map_or(About::Domain, About::Device);
+                (
+                    Level::Warn,
+                    about,
+                    "the domain starts, but not every screen can be seen safely".into(),
+                )
+            }
+        };
+        if !matches!(now.outcome, Outcome::Yes) {
+            cures.push("display='off' on the hostdev: no screen from the device".into());
+        }
+        let topic = match now.outcome {
+            Outcome::Yes => Topic::Seen,
+            _ => Topic::Start,
+        };
+        self.notes.push(Note {
+            level,
+            topic,
+            about,
+            text,
+            cures,
+            consent,
+        });
+    }
+
+    /// Why QEMU's words are so, for a device.
+    pub(super) fn explained(&self, about: About) -> String {
+        let About::Device(id) = about else {
+            return String::new();
+        };
+        let Some(vgpu) = self.screens.vgpus.iter().find(|vgpu| vgpu.id == id) else {
+            return String::new();
+        };
+        if vgpu.known.finding.facts.display == Display::Unknown(Reason::Untrusted) {
+            format!(
+                "; the driver of {id} says yes to every question, so QEMU takes its screen for a dmabuf, and what it really is nobody knows"
+            )
+        } else if vgpu.found() == [Found::Dmabuf] {
+            format!(
+                "; it hands over its screen as a dmabuf{}, for which the graphics must have OpenGL",
+                how_known(vgpu)
+            )
+        } else {
+            String::new()
+        }
+    }
+
+    /// The render node of the device's own GPU, where none is chosen: libvirt would take the
+    /// first it finds (src/qemu/qemu_process.c, `qemuProcessGraphicsSetupRenderNode`).
+    pub(super) fn render_nodes(&mut self) {
+        let dmabuf: Vec<(DeviceId, String)> = self
+            .screens
+            .vgpus
+            .iter()
+            .filter(|vgpu| vgpu.display && vgpu.is_pci && vgpu.found() == [Found::Dmabuf])
+            .filter_map(|vgpu| Some((vgpu.id, vgpu.known.render_node.clone()?)))
+            .collect();
+        let Some((id, node)) = dmabuf.first() else {
+            return;
+        };
+        for (other, elsewhere) in &dmabuf[1..] {
+            if elsewhere != node {
+                self.note(
+                    Level::Warn,
+                    About::Device(*other),
+                    format!("its GPU renders at {elsewhere}, that of {id} at {node}; graphics have one render node, and whether it can take the other's buffers is the driver's affair"),
+                    &["put the two devices on one GPU"],
+                );
+            }
+        }
+        for place in 0..self.screens.frontends.len() {
+            let frontend = &mut self.screens.frontends[place];
+            let can = matches!(
+                frontend.kind,
+                GraphicsType::Spice | GraphicsType::Dbus | GraphicsType::EglHeadless
+            );
+            if !can || !frontend.gl || frontend.rendernode.is_some() {
+                continue;
+            }
+            frontend.rendernode = Some(node.clone());
+            let action = Action::RenderNode {
+                graphics: frontend.kind,
+                rendernode: node.clone(),
+            };
+            self.change(action, format!("it is the render node of the GPU behind {id}: without one, libvirt takes the first it finds"));
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! What goes with a display: ramfb for firmware and boot, the OpRegion for a guest's driver.
+
+use crate::plan::planner::Planner;
+use crate::plan::{Action, Level};
+use crate::policy::BootDisplay;
+use crate::predict::About;
+use crate::predict::versions::Qemu;
+use crate::screens::{Card, Vgpu};
+
+/// QEMU's name for handing on the OpRegion.
+const OPREGION: &str = "x-igd-opregion";
+
+impl Planner<'_, '_, '_> {
+    /// At most one ramfb, with a display that is on, not beside a ramfb video.
+    pub(super) fn ramfb_that_cannot_work(&mut self) {
+        let mut taken = self.has_ramfb_video();
+        let video = taken;
+        for place in 0..self.screens.vgpus.len() {
+            let vgpu = &self.screens.vgpus[place];
+            if !vgpu.ramfb || !vgpu.is_pci {
+                continue;
+            }
+            if !vgpu.display {
+                self.set_ramfb(
+                    place,
+                    false,
+                    "ramfb needs display='on': QEMU refuses \"ramfb=on requires display=on\"",
+                );
+            } else if taken {
+                let reason = if video {
+                    "the domain has a video card of model ramfb, and a guest can have one ramfb only"
+                } else {
+                    "another device has ramfb, and a guest can have one only"
+                };
+                self.set_ramfb(place, false, reason);
+            } else {
+                taken = true;
+            }
+        }
+    }
+
+    pub(super) fn has_ramfb_video(&self) -> bool {
+        let is_ramfb = |card: &Card| card.model.as_deref() == Some("ramfb");
+        self.screens.cards.iter().any(is_ramfb)
+    }
+
+    /// What the policy `boot_display = "ramfb"` asks for.
+    pub(super) fn ramfb_for_boot(&mut self) {
+        let only = self.screens.cards.is_empty();
+        let taken = self.screens.vgpus.iter().any(|vgpu| vgpu.ramfb);
+        if self.policy.boot_display == BootDisplay::Ramfb && only && !taken {
+            let shows = |vgpu: &Vgpu| vgpu.display && vgpu.is_pci;
+            if let Some(place) = self.screens.vgpus.iter().position(shows) {
+                self.set_ramfb(place, true, "the vGPU is the guest's only screen: ramfb shows firmware and boot until the guest's driver takes over");
+            }
+        }
+    }
+
+    /// Whether QEMU hands on the OpRegion unasked; `None` if its version is not known.
+    pub(super) fn opregion_by_default(&self) -> Option<bool> {
+        let possible = Qemu::possible(self.abilities);
+        let first = possible.first()?.opregion_by_default;
+        let all = possible
+            .iter()
+            .all(|qemu| qemu.opregion_by_default == first);
+        all.then_some(first)
+    }
+
+    pub(super) fn opregion_that_is_not_there(&mut self) {
+        if self.opregion_by_default() == Some(true) {
+            return;
+        }
+        for place in 0..self.screens.vgpus.len() {
+            let vgpu = &self.screens.vgpus[place];
+            if vgpu.has_opregion() == Some(false) && vgpu.switch(OPREGION) == Some(true) {
+                let reason = format!(
+                    "{} has no OpRegion: QEMU before 10.1 refuses it with \"Device does not supports IGD OpRegion feature\"",
+                    vgpu.id
+                );
+                self.remove_property(place, OPREGION, reason);
+            }
+        }
+    }
+
+    pub(super) fn opregion_for_windows(&mut self) {
+        if !self.policy.is_windows(self.domain) {
+            return;
+        }
+        let by_default = self.opregion_by_default();
+        for place in 0..self.screens.vgpus.len() {
+            let vgpu = &mut self.screens.vgpus[place];
+            let is_set = vgpu.properties.contains_key(OPREGION);
+            if vgpu.has_opregion() != Some(true) || is_set || !vgpu.is_pci {
+                continue;
+            }
+            let device = vgpu.id;
+            match by_default {
+                Some(true) => {}
+                Some(false) => {
+                    let (name, value) = (OPREGION.to_owned(), "true".to_owned());
+                    vgpu.properties.insert(name.clone(), value.clone());
+                    let action = Action::SetProperty {
+                        device,
+                        name,
+                        value,
+                    };
+                    self.change(action, "the guest is Windows, whose driver wants the OpRegion, and QEMU before 10.1 hands it on only when told");
+                }
+                None => self.note(
+                    Level::Warn,
+                    About::Device(device),
+                    "the guest is Windows, whose driver wants the OpRegion; whether QEMU must be told is not known, as its version is not",
+                    &["name the version with --qemu"],
+                ),
+            }
+        }
+    }
+}

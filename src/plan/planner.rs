@@ -1,0 +1,201 @@
+//! The order in which a plan is made, and what its steps share. The steps are named for what they
+//! are about: [`super::settings`], [`super::displays`], [`super::graphics`], [`super::options`],
+//! [`super::remarks`].
+
+use crate::abilities::Abilities;
+use crate::domain::{Domain, Hostdev};
+use crate::names::DeviceId;
+use crate::plan::{Action, Change, Level, Note, Plan, Topic};
+use crate::policy::{Consent, Displays, Policy};
+use crate::predict::{About, Outcome, predict};
+use crate::screens::{Screens, Vgpu};
+
+/// Makes the plan for a domain with these screens.
+#[must_use]
+pub fn plan(
+    domain: &Domain<'_, '_>,
+    screens: &Screens,
+    abilities: &Abilities,
+    policy: &Policy,
+) -> Plan {
+    let before = predict(screens, abilities);
+    let mut planner = Planner {
+        domain,
+        abilities,
+        policy,
+        screens: screens.clone(),
+        changes: Vec::new(),
+        notes: Vec::new(),
+    };
+    // Which of two is meant only their owner knows, and libvirt takes neither.
+    let is_clear = !screens.vgpus.is_empty() && !screens.is_ambiguous();
+    if is_clear && policy.display != Displays::Off {
+        planner.carry_settings_over();
+        // What is left of them is for the user; the rest is planned as if they were gone.
+        let left = std::mem::take(&mut planner.screens.dead_settings);
+        planner.switch_off_what_cannot_work();
+        planner.opregion_that_is_not_there();
+        planner.ramfb_that_cannot_work();
+        planner.take_out_emulated_video();
+        planner.arrange_frontends();
+        planner.switch_on_what_is_there();
+        planner.ramfb_for_boot();
+        planner.opregion_for_windows();
+        planner.render_nodes();
+        planner.screens.dead_settings = left;
+    }
+    let mut after = predict(&planner.screens, abilities);
+    // Nothing that works, or may work, is taken away.
+    let refused = |outcome: &Outcome| matches!(outcome, Outcome::No(_));
+    if before.starts() && !after.starts() || refused(&after.outcome) && !refused(&before.outcome) {
+        planner.screens = screens.clone();
+        planner.changes.clear();
+        planner.notes.clear();
+        after = before.clone();
+    }
+    planner.remarks(&after);
+    Plan {
+        before,
+        changes: settled(planner.changes, screens),
+        notes: planner.notes,
+        after,
+        screens: planner.screens,
+    }
+}
+
+/// The changes without those that later ones undo: a setting that is carried over and then found
+/// not to work was never made.
+fn settled(changes: Vec<Change>, screens: &Screens) -> Vec<Change> {
+    let same = |one: &Action, other: &Action| match (one, other) {
+        (Action::Display { device: a, .. }, Action::Display { device: b, .. })
+        | (Action::Ramfb { device: a, .. }, Action::Ramfb { device: b, .. }) => a == b,
+        (
+            Action::SetProperty {
+                device: a, name: x, ..
+            }
+            | Action::RemoveProperty { device: a, name: x },
+            Action::SetProperty {
+                device: b, name: y, ..
+            }
+            | Action::RemoveProperty { device: b, name: y },
+        ) => a == b && x == y,
+        _ => false,
+    };
+    let as_it_was = |action: &Action| {
+        let vgpu = |id: &DeviceId| screens.vgpus.iter().find(|vgpu| vgpu.id == *id);
+        match action {
+            Action::Display { device, on } => vgpu(device).is_some_and(|v| v.display == *on),
+            Action::Ramfb { device, on } => vgpu(device).is_some_and(|v| v.ramfb == *on),
+            Action::RemoveProperty { device, name } => {
+                vgpu(device).is_some_and(|v| !v.properties.contains_key(name))
+            }
+            _ => false,
+        }
+    };
+    let mut kept: Vec<Change> = Vec::new();
+    for change in changes {
+        kept.retain(|earlier| !same(&earlier.action, &change.action));
+        if !as_it_was(&change.action) {
+            kept.push(change);
+        }
+    }
+    kept
+}
+
+/// A plan that is being made.
+pub(super) struct Planner<'p, 'd, 'a> {
+    pub(super) domain: &'p Domain<'d, 'a>,
+    pub(super) abilities: &'p Abilities,
+    pub(super) policy: &'p Policy,
+    pub(super) screens: Screens,
+    pub(super) changes: Vec<Change>,
+    pub(super) notes: Vec<Note>,
+}
+
+impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
+    pub(super) fn hostdev(&self, vgpu: &Vgpu) -> &'p Hostdev<'d, 'a> {
+        &self.domain.hostdevs[vgpu.place]
+    }
+
+    pub(super) fn change(&mut self, action: Action, reason: impl Into<String>) {
+        self.consented(action, reason, None);
+    }
+
+    pub(super) fn consented(
+        &mut self,
+        action: Action,
+        reason: impl Into<String>,
+        consent: Option<Consent>,
+    ) {
+        self.changes.push(Change {
+            action,
+            reason: reason.into(),
+            consent,
+        });
+    }
+
+    pub(super) fn note(
+        &mut self,
+        level: Level,
+        about: About,
+        text: impl Into<String>,
+        cures: &[&str],
+    ) {
+        self.note_on(Topic::Other, level, about, text, cures);
+    }
+
+    pub(super) fn note_on(
+        &mut self,
+        topic: Topic,
+        level: Level,
+        about: About,
+        text: impl Into<String>,
+        cures: &[&str],
+    ) {
+        self.notes.push(Note {
+            level,
+            topic,
+            about,
+            text: text.into(),
+            cures: cures.iter().map(|cure| (*cure).to_owned()).collect(),
+            consent: None,
+        });
+    }
+
+    pub(super) fn set_display(&mut self, place: usize, on: bool, reason: impl Into<String>) {
+        let vgpu = &mut self.screens.vgpus[place];
+        vgpu.set_display(on);
+        let device = vgpu.id;
+        self.change(Action::Display { device, on }, reason);
+    }
+
+    pub(super) fn set_ramfb(&mut self, place: usize, on: bool, reason: impl Into<String>) {
+        let vgpu = &mut self.screens.vgpus[place];
+        vgpu.ramfb = on;
+        if let Some(value) = vgpu.properties.get_mut("ramfb") {
+            *value = if on { "true" } else { "false" }.into();
+        }
+        let device = vgpu.id;
+        self.change(Action::Ramfb { device, on }, reason);
+    }
+
+    pub(super) fn remove_property(&mut self, place: usize, name: &str, reason: impl Into<String>) {
+        let vgpu = &mut self.screens.vgpus[place];
+        vgpu.properties.remove(name);
+        let action = Action::RemoveProperty {
+            device: vgpu.id,
+            name: name.into(),
+        };
+        self.change(action, reason);
+    }
+}
+
+/// ` (by a rule, not measured)`, or nothing for a measurement.
+pub(super) fn how_known(vgpu: &Vgpu) -> String {
+    match &vgpu.known.finding.evidence {
+        Some(evidence) if !evidence.method.is_measured() => {
+            format!(" (known by {}, not measured)", evidence.method.word())
+        }
+        _ => String::new(),
+    }
+}

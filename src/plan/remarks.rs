@@ -1,0 +1,123 @@
+//! What is left to say of a plan's result.
+
+use crate::names::DeviceId;
+use crate::plan::planner::Planner;
+use crate::plan::{Level, Note, Topic};
+use crate::predict::versions::Libvirt;
+use crate::predict::{About, Danger, HeadOf, Outcome, Prediction, Program};
+
+impl Planner<'_, '_, '_> {
+    /// What is left to say of the result.
+    pub(super) fn remarks(&mut self, after: &Prediction) {
+        if self.screens.vgpus.is_empty() {
+            return;
+        }
+        let said = |notes: &[Note]| notes.iter().any(|note| note.level == Level::Fail);
+        match &after.outcome {
+            Outcome::No(refusal)
+                if !said(&self.notes) || !self.screens.dead_settings.is_empty() =>
+            {
+                let mut cures = Vec::new();
+                if refusal.by == Program::Qemu && !self.screens.dead_settings.is_empty() {
+                    cures.push("take the -set out of qemu:commandline: QEMU does not find devices that libvirt describes as JSON; qemu:override can set properties of theirs");
+                }
+                let text = format!(
+                    "{} will refuse to start the domain: \"{}\"",
+                    refusal.by.word(),
+                    refusal.message
+                );
+                self.note_on(Topic::Start, Level::Fail, refusal.about, text, &cures);
+            }
+            Outcome::Doubt { refusal, because }
+                if !self.notes.iter().any(|n| n.level >= Level::Warn) =>
+            {
+                let text = format!(
+                    "{} may refuse to start the domain (\"{}\"): {because}",
+                    refusal.by.word(),
+                    refusal.message
+                );
+                self.note_on(Topic::Start, Level::Warn, refusal.about, text, &[]);
+            }
+            _ => {}
+        }
+        let pci_is_old = Libvirt::possible(self.abilities)
+            .iter()
+            .all(|libvirt| !libvirt.pci_display);
+        for place in 0..self.screens.vgpus.len() {
+            let vgpu = &self.screens.vgpus[place];
+            let hostdev = self.hostdev(vgpu);
+            let asks = hostdev.display.is_some() || hostdev.ramfb.is_some();
+            if matches!(vgpu.id, DeviceId::Pci(_)) && asks && pci_is_old {
+                self.note(
+                    Level::Warn,
+                    About::Device(vgpu.id),
+                    "this libvirt drops display and ramfb of PCI hostdevs without a word",
+                    &["libvirt 10.3 or later"],
+                );
+            }
+        }
+        if !after.starts() {
+            return;
+        }
+        let ends: Vec<&HeadOf> = after
+            .dangers
+            .iter()
+            .filter_map(|danger| match danger {
+                Danger::ViewerEndsGuest { screen } => Some(screen),
+                Danger::RegionFault { .. } => None,
+            })
+            .collect();
+        if let Some(last) = ends.last() {
+            let screens: Vec<String> = ends.iter().map(ToString::to_string).collect();
+            let text = format!(
+                "whoever chooses the screen of {} in a VNC viewer (Ctrl-Alt-1, Ctrl-Alt-2) ends the guest: QEMU exits with \"The console requires display DMABUF support.\" or the like",
+                screens.join(" or ")
+            );
+            let cure = "spice with gl that listens on a socket or nowhere, and no VNC";
+            self.note(Level::Warn, about(last), text, &[cure]);
+        }
+        for danger in &after.dangers {
+            if let Danger::RegionFault { screen } = danger {
+                self.note(
+                    Level::Warn,
+                    about(screen),
+                    "QEMU 10.1.0 to 10.1.2 may crash when it draws this device's screen",
+                    &["QEMU 10.1.3 or later"],
+                );
+            }
+        }
+        for head in &after.heads {
+            if head.shown_by.is_empty() && matches!(head.of, HeadOf::Device(_)) {
+                self.note_on(
+                    Topic::Seen,
+                    Level::Warn,
+                    about(&head.of),
+                    "nothing shows its screen: the domain starts, but nobody sees it",
+                    &["spice with gl that listens on a socket or nowhere"],
+                );
+            }
+        }
+        let ramfb = self.screens.vgpus.iter().any(|vgpu| vgpu.ramfb);
+        if self.screens.cards.is_empty()
+            && !ramfb
+            && let Some(Some(head)) = after.heads.first().map(|head| match head.of {
+                HeadOf::Device(id) => Some(id),
+                HeadOf::Card(_) => None,
+            })
+        {
+            self.note(
+                Level::Info,
+                About::Device(head),
+                "it is the guest's only screen and stays dark until the guest's driver sets a mode",
+                &["ramfb='on' shows firmware and boot (boot_display = \"ramfb\" in the policy)"],
+            );
+        }
+    }
+}
+
+fn about(head: &HeadOf) -> About {
+    match head {
+        HeadOf::Device(id) => About::Device(*id),
+        HeadOf::Card(_) => About::Domain,
+    }
+}
