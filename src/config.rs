@@ -18,6 +18,30 @@ pub enum ProbePolicy {
     Never,
 }
 
+/// What the qemu hook does with a domain that QEMU would refuse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HookMode {
+    /// It looks at nothing.
+    Off,
+    /// It says so in the journal.
+    Warn,
+    /// It keeps the domain from starting and says why.
+    Enforce,
+}
+
+/// Which domains the daemon starts once it has mended what the hook refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RetryStart {
+    /// None.
+    Never,
+    /// Those that libvirt starts by itself.
+    Autostart,
+    /// All.
+    Persistent,
+}
+
 /// Settings, complete with the defaults.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -28,6 +52,11 @@ pub struct Config {
     pub deadline: Duration,
     /// `attributes = "on" | "off"`: whether mdevctl (and so libvirt) is told; default on.
     pub attributes: bool,
+    /// `hook = "off" | "warn" | "enforce"`: what the qemu hook does; default enforce.
+    pub hook: HookMode,
+    /// `retry_start = "never" | "autostart" | "persistent"`: which domains the daemon starts after
+    /// a veto of the hook's, once it has mended them; default autostart.
+    pub retry_start: RetryStart,
     /// `display`, `unknown`, `video`, `boot_display`, `guest`, `consent`: what may be changed in a
     /// domain; see [`crate::policy`].
     pub policy: Policy,
@@ -42,6 +71,8 @@ impl Default for Config {
             probe: ProbePolicy::Known,
             deadline: Duration::from_secs(5),
             attributes: true,
+            hook: HookMode::Enforce,
+            retry_start: RetryStart::Autostart,
             policy: Policy::default(),
         }
     }
@@ -53,6 +84,8 @@ struct ConfigFile {
     probe: Option<ProbePolicy>,
     deadline: Option<f64>,
     attributes: Option<OnOff>,
+    hook: Option<HookMode>,
+    retry_start: Option<RetryStart>,
     display: Option<policy::Displays>,
     unknown: Option<policy::Unknown>,
     video: Option<policy::EmulatedVideo>,
@@ -111,6 +144,8 @@ impl Config {
             attributes: file
                 .attributes
                 .map_or(self.attributes, |value| matches!(value, OnOff::On)),
+            hook: file.hook.unwrap_or(self.hook),
+            retry_start: file.retry_start.unwrap_or(self.retry_start),
             policy: self.policy.with(&Wishes {
                 display: file.display,
                 unknown: file.unknown,
@@ -131,7 +166,7 @@ mod tests {
     fn files_are_laid_over_each_other() {
         let config = Config::default()
             .with_file("probe = 'all'\ndeadline = 60\n")
-            .and_then(|c| c.with_file("attributes = 'off'\ndeadline = 0.5"))
+            .and_then(|c| c.with_file("attributes = 'off'\ndeadline = 0.5\nhook = 'warn'"))
             .unwrap();
         let deadline = Duration::from_millis(500);
         assert_eq!(
@@ -140,7 +175,8 @@ mod tests {
                 probe: ProbePolicy::All,
                 deadline,
                 attributes: false,
-                policy: Policy::default()
+                hook: HookMode::Warn,
+                ..Config::default()
             }
         );
         assert_eq!(Config::default().with_file("").unwrap(), Config::default());
