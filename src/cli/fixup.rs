@@ -4,7 +4,7 @@ use std::io::{BufRead, Write};
 
 use serde::Serialize;
 
-use crate::cli::libvirt::Definition;
+use crate::cli::libvirt::{Definition, Replaced};
 use crate::cli::subject::{HostSurroundings, Subject, SubjectArgs};
 use crate::cli::{Context, End, Failure, json};
 use crate::fixup::{Fixed, fix};
@@ -185,7 +185,12 @@ impl Fixup {
             context.say("--dry-run: the domain was not changed");
             return Ok(());
         }
-        context.libvirt.define(before, &fixed.text)?;
+        if context.libvirt.define(before, &fixed.text)? == Replaced::Changed {
+            return Err(Failure::Environment(
+                "the domain was changed by somebody else meanwhile, and is left as they made it: run this again".into(),
+            )
+            .into());
+        }
         context.say("the domain was defined with the changes");
         if before.is_active {
             context.say("changes take effect after the domain is fully powered off");

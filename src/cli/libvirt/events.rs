@@ -1,0 +1,198 @@
+//! libvirt's reports of its domains, by its C library: the `virt` crate has a loop for them, but
+//! can't ask for any (`virConnectDomainEventRegisterAny`, `virConnectRegisterCloseCallback`).
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::sync::OnceLock;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use virt::connect::Connect;
+use virt::error::Error;
+use virt::{event, sys};
+
+use super::{Event, Happened, Sink};
+
+/// Starts the loop that takes reports, once, in a thread of its own. A connection that was opened
+/// before has none.
+///
+/// # Errors
+/// libvirt's.
+pub(super) fn start_loop() -> Result<(), Error> {
+    static STARTED: OnceLock<Result<(), Error>> = OnceLock::new();
+    STARTED
+        .get_or_init(|| {
+            event::event_register_default_impl()?;
+            thread::spawn(|| {
+                loop {
+                    if event::event_run_default_impl().is_err() {
+                        // poll(2) failed, for want of memory: nothing is lost by waiting.
+                        thread::sleep(Duration::from_secs(1));
+                    }
+                }
+            });
+            Ok(())
+        })
+        .clone()
+}
+
+/// The reports of one connection; they end when this is dropped.
+#[derive(Debug)]
+pub(super) struct Reports {
+    connection: Connect,
+    callbacks: Vec<c_int>,
+    closing: bool,
+}
+
+impl Reports {
+    /// Has `sink` told of what happens to the connection's domains, and of its end.
+    ///
+    /// # Errors
+    /// libvirt's.
+    pub(super) fn new(connection: &Connect, sink: Sink) -> Result<Self, Error> {
+        let mut reports = Reports {
+            connection: connection.clone(),
+            callbacks: Vec::new(),
+            closing: false,
+        };
+        // SAFETY: what each event calls has the signature that libvirt's documentation gives for
+        // it; libvirt casts it back (include/libvirt/libvirt-domain.h, VIR_DOMAIN_EVENT_CALLBACK).
+        let (lifecycle, metadata) = unsafe {
+            (
+                std::mem::transmute::<Lifecycle, Generic>(on_lifecycle),
+                std::mem::transmute::<Metadata, Generic>(on_metadata),
+            )
+        };
+        reports.register(sys::VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle, &sink)?;
+        reports.register(sys::VIR_DOMAIN_EVENT_ID_METADATA_CHANGE, metadata, &sink)?;
+        let opaque = handed_over(sink);
+        // SAFETY: the connection is open; `opaque` is a Sink that `free` will free, once.
+        let taken = unsafe {
+            sys::virConnectRegisterCloseCallback(
+                reports.connection.as_ptr(),
+                Some(on_close),
+                opaque,
+                Some(free),
+            )
+        };
+        reports.closing = taken == 0;
+        if taken != 0 {
+            // SAFETY: libvirt did not take it, so it is still ours.
+            unsafe { free(opaque) };
+            // A driver within the library has no connection that could close (the test driver).
+        }
+        Ok(reports)
+    }
+
+    fn register(&mut self, id: u32, callback: Generic, sink: &Sink) -> Result<(), Error> {
+        let opaque = handed_over(sink.clone());
+        // SAFETY: the connection is open, no domain means all, and `opaque` is a Sink, which the
+        // callbacks take it for, and which `free` will free, once.
+        let callback = unsafe {
+            sys::virConnectDomainEventRegisterAny(
+                self.connection.as_ptr(),
+                std::ptr::null_mut(),
+                id as c_int,
+                Some(callback),
+                opaque,
+                Some(free),
+            )
+        };
+        if callback < 0 {
+            let error = Error::last_error();
+            // SAFETY: libvirt did not take it, so it is still ours.
+            unsafe { free(opaque) };
+            return Err(error);
+        }
+        self.callbacks.push(callback);
+        Ok(())
+    }
+}
+
+impl Drop for Reports {
+    fn drop(&mut self) {
+        // SAFETY: these are callbacks of this connection, which we hold open. Of a connection that
+        // is lost the calls fail, and there is nobody left to report.
+        unsafe {
+            for callback in &self.callbacks {
+                sys::virConnectDomainEventDeregisterAny(self.connection.as_ptr(), *callback);
+            }
+            if self.closing {
+                sys::virConnectUnregisterCloseCallback(self.connection.as_ptr(), Some(on_close));
+            }
+        }
+    }
+}
+
+type Generic = unsafe extern "C" fn(sys::virConnectPtr, sys::virDomainPtr, *mut c_void);
+type Lifecycle =
+    unsafe extern "C" fn(sys::virConnectPtr, sys::virDomainPtr, c_int, c_int, *mut c_void) -> c_int;
+type Metadata =
+    unsafe extern "C" fn(sys::virConnectPtr, sys::virDomainPtr, c_int, *const c_char, *mut c_void);
+
+fn handed_over(sink: Sink) -> *mut c_void {
+    Box::into_raw(Box::new(sink)).cast()
+}
+
+/// Frees what [`handed_over`] made.
+unsafe extern "C" fn free(opaque: *mut c_void) {
+    // SAFETY: libvirt calls this once, with what it was given, when no callback will come any more.
+    drop(unsafe { Box::from_raw(opaque.cast::<Sink>()) });
+}
+
+unsafe extern "C" fn on_lifecycle(
+    _connection: sys::virConnectPtr,
+    domain: sys::virDomainPtr,
+    event: c_int,
+    _detail: c_int,
+    opaque: *mut c_void,
+) -> c_int {
+    let what = match u32::try_from(event) {
+        Ok(sys::VIR_DOMAIN_EVENT_DEFINED) => Happened::Defined,
+        Ok(sys::VIR_DOMAIN_EVENT_UNDEFINED) => Happened::Undefined,
+        Ok(sys::VIR_DOMAIN_EVENT_STOPPED) => Happened::Stopped,
+        _ => return 0,
+    };
+    // SAFETY: libvirt hands over a domain that lives as long as this call, and our Sink.
+    unsafe { report(domain, what, opaque) };
+    0
+}
+
+unsafe extern "C" fn on_metadata(
+    _connection: sys::virConnectPtr,
+    domain: sys::virDomainPtr,
+    _type: c_int,
+    _uri: *const c_char,
+    opaque: *mut c_void,
+) {
+    // SAFETY: as above.
+    unsafe { report(domain, Happened::Metadata, opaque) };
+}
+
+unsafe extern "C" fn on_close(
+    _connection: sys::virConnectPtr,
+    _reason: c_int,
+    opaque: *mut c_void,
+) {
+    // SAFETY: it is the Sink that was registered, and `free` has not been called.
+    let sink = unsafe { &*opaque.cast::<Sink>() };
+    sink(Event::Lost);
+}
+
+/// # Safety
+/// `domain` is a domain of libvirt's, `opaque` a Sink.
+unsafe fn report(domain: sys::virDomainPtr, what: Happened, opaque: *mut c_void) {
+    let at = Instant::now();
+    let mut text = [0 as c_char; sys::VIR_UUID_STRING_BUFLEN as usize];
+    // SAFETY: the domain lives, and the buffer is as large as the call demands. It asks nobody.
+    let uuid = unsafe {
+        if sys::virDomainGetUUIDString(domain, text.as_mut_ptr()) != 0 {
+            return;
+        }
+        CStr::from_ptr(text.as_ptr())
+    };
+    // SAFETY: the caller's promise; libvirt does not free it while a callback runs.
+    let sink = unsafe { &*opaque.cast::<Sink>() };
+    let uuid = uuid.to_string_lossy().into_owned();
+    sink(Event::Domain { uuid, what, at });
+}

@@ -1,0 +1,321 @@
+//! libvirt by its C library.
+
+use std::collections::HashSet;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use virt::connect::Connect;
+use virt::domain::Domain;
+use virt::error::ErrorNumber;
+use virt::nodedev::NodeDevice;
+use virt::sys;
+
+use super::events::{self, Reports};
+use super::{Definition, Libvirt, Replaced, Sink, Start, User};
+use crate::cli::Failure;
+use crate::domain::Domain as View;
+use crate::names::DeviceId;
+use crate::xml::Document;
+
+/// libvirt by its C library.
+#[derive(Debug, Clone)]
+pub struct ByLibrary {
+    uri: String,
+    /// Else there is a connection for each question.
+    open: Option<Arc<Open>>,
+}
+
+impl ByLibrary {
+    /// The one of this URI, or the system's.
+    #[must_use]
+    pub fn new(uri: Option<&str>) -> Self {
+        // libvirt prints every error to stderr by itself, which would say it twice.
+        virt::error::clear_error_callback();
+        ByLibrary {
+            uri: uri.unwrap_or("qemu:///system").into(),
+            open: None,
+        }
+    }
+
+    fn connect(&self) -> Result<Connect, Failure> {
+        if let Some(open) = &self.open {
+            return Ok(open.connection.clone());
+        }
+        let cure = "start libvirtd (or virtqemud), name another with -c, or give the domain's XML as a file";
+        self.connected(Connect::open(Some(&self.uri)), cure)
+    }
+
+    fn read_only(&self) -> Result<Connect, Failure> {
+        if let Some(open) = &self.open {
+            return Ok(open.connection.clone());
+        }
+        let cure = "start libvirtd (or virtnodedevd), name another with -c, or use --offline";
+        self.connected(Connect::open_read_only(Some(&self.uri)), cure)
+    }
+
+    fn connected(
+        &self,
+        connection: Result<Connect, virt::error::Error>,
+        cure: &str,
+    ) -> Result<Connect, Failure> {
+        connection.map_err(|error| {
+            let uri = &self.uri;
+            Failure::Environment(format!("libvirt at {uri}: {}: {cure}", error.message()))
+        })
+    }
+}
+
+/// A connection that stays open.
+#[derive(Debug)]
+struct Open {
+    /// Ends before the connection does.
+    _reports: Reports,
+    connection: Connect,
+}
+
+impl Libvirt for ByLibrary {
+    fn definition(&self, name: &str, secrets: bool) -> Result<Definition, Failure> {
+        let connection = self.connect()?;
+        read(&find(&connection, name)?, secrets)
+    }
+
+    fn define(&self, before: &Definition, xml: &str) -> Result<Replaced, Failure> {
+        let connection = self.connect()?;
+        let domain = find(&connection, &before.uuid)?;
+        let flags = sys::VIR_DOMAIN_XML_INACTIVE | sys::VIR_DOMAIN_XML_SECURE;
+        let now = domain.xml_desc(flags).map_err(|error| failed(&error))?;
+        // Nothing may come between the two.
+        let since = Instant::now();
+        if now != before.xml {
+            return Ok(Replaced::Changed);
+        }
+        let defined = connection.define_domain_xml_flags(xml, sys::VIR_DOMAIN_DEFINE_VALIDATE);
+        let window = since.elapsed();
+        match defined {
+            Ok(_) => Ok(Replaced::Done { since, window }),
+            Err(error) if is_about_libvirt(&error) => Err(failed(&error)),
+            Err(error) => Err(Failure::Refused(format!(
+                "libvirt refuses the new definition, and the domain is as it was: {}",
+                error.message()
+            ))),
+        }
+    }
+
+    fn persistent(&self, uuid: &str) -> Result<Option<Definition>, Failure> {
+        let connection = self.connect()?;
+        let found = connection.lookup_domain_by_uuid_string(uuid);
+        let definition = found.and_then(|domain| {
+            if domain.is_persistent()? {
+                definition_of(&domain, true).map(Some)
+            } else {
+                Ok(None)
+            }
+        });
+        match definition {
+            // Also of one that goes while it is asked.
+            Err(error) if error.code().is(ErrorNumber::NoDomain) => Ok(None),
+            other => other.map_err(|error| failed(&error)),
+        }
+    }
+
+    fn all_persistent(&self) -> Result<Vec<String>, Failure> {
+        let connection = self.connect()?;
+        let all = connection.list_all_domains(sys::VIR_CONNECT_LIST_DOMAINS_PERSISTENT);
+        let uuids = all.and_then(|all| all.iter().map(Domain::uuid_string).collect());
+        uuids.map_err(|error| failed(&error))
+    }
+
+    fn is_autostart(&self, uuid: &str) -> Result<bool, Failure> {
+        let connection = self.connect()?;
+        let answer = connection
+            .lookup_domain_by_uuid_string(uuid)
+            .and_then(|domain| domain.autostart());
+        answer.map_err(|error| failed(&error))
+    }
+
+    fn start_persistent(&self, uuid: &str) -> Result<(), Failure> {
+        let connection = self.connect()?;
+        let answer = connection
+            .lookup_domain_by_uuid_string(uuid)
+            .and_then(|domain| domain.create());
+        answer.map_err(|error| failed(&error))
+    }
+
+    fn version(&self) -> Result<u32, Failure> {
+        let connection = self.connect()?;
+        connection.lib_version().map_err(|error| failed(&error))
+    }
+
+    fn watch(&self, sink: Sink) -> Result<Arc<dyn Libvirt>, Failure> {
+        // Before the connection is opened: it takes what loop there is then.
+        events::start_loop().map_err(|error| failed(&error))?;
+        let connection = self.connect()?;
+        let reports = Reports::new(&connection, sink).map_err(|error| failed(&error))?;
+        Ok(Arc::new(ByLibrary {
+            uri: self.uri.clone(),
+            open: Some(Arc::new(Open {
+                _reports: reports,
+                connection,
+            })),
+        }))
+    }
+
+    fn users(&self) -> Result<Vec<User>, Failure> {
+        let connection = self.connect()?;
+        let active = connection.list_all_domains(sys::VIR_CONNECT_LIST_DOMAINS_ACTIVE);
+        let active = active.map_err(|error| failed(&error))?;
+        // One that ends meanwhile has no XML any more, and no devices.
+        let user = |domain: &Domain| {
+            Some(User {
+                domain: domain.name().ok()?,
+                devices: devices(&domain.xml_desc(0).ok()?),
+            })
+        };
+        Ok(active.iter().filter_map(user).collect())
+    }
+
+    fn start(&self, xml: &str, uuid: &str, limit: Instant) -> Result<Start, Failure> {
+        // libvirt destroys it by itself when our connection ends, whatever ends us. The XML is not
+        // held against the schema, as that of a domain that is started never is.
+        //
+        // The call takes as long as QEMU does, and QEMU may hang: so it is made by a thread that
+        // can be left behind.
+        let (send, answer) = mpsc::channel();
+        let connection = self.connect()?;
+        let xml = xml.to_owned();
+        std::thread::spawn(move || {
+            let flags = sys::VIR_DOMAIN_START_PAUSED | sys::VIR_DOMAIN_START_AUTODESTROY;
+            let started = connection.create_domain_xml(&xml, flags);
+            let result = match &started {
+                Ok(domain) => destroy(domain).map(|()| Start::Starts),
+                Err(error) => refused(error),
+            };
+            // The connection ends first: what was left for libvirt to do is begun by then.
+            drop(started);
+            drop(connection);
+            let _ = send.send(result);
+        });
+        if let Ok(result) = answer.recv_timeout(limit.saturating_duration_since(Instant::now())) {
+            return result;
+        }
+        // The start holds our connection, and it takes the end of QEMU to end the start.
+        if let Ok(connection) = self.connect()
+            && let Ok(domain) = connection.lookup_domain_by_uuid_string(uuid)
+        {
+            let _ = domain.destroy();
+        }
+        let _ = answer.recv_timeout(PATIENCE);
+        Err(Failure::Environment(
+            "libvirt had not started the domain in time, and it was destroyed: set --deadline"
+                .into(),
+        ))
+    }
+
+    fn nodedev_xml(&self, name: &str) -> Result<String, Failure> {
+        let connection = self.read_only()?;
+        let result = connection
+            .lookup_node_device_by_name(name)
+            .and_then(|device| device.xml_desc(0));
+        result.map_err(|error| failed(&error))
+    }
+
+    fn nodedev_names(&self) -> Result<HashSet<String>, Failure> {
+        let connection = self.read_only()?;
+        let result = connection
+            .list_all_node_devices(0)
+            .and_then(|devices| devices.iter().map(NodeDevice::name).collect());
+        result.map_err(|error| failed(&error))
+    }
+}
+
+fn failed(error: &virt::error::Error) -> Failure {
+    Failure::Environment(format!("libvirt: {}", error.message()))
+}
+
+fn find(connection: &Connect, name: &str) -> Result<Domain, Failure> {
+    let by_uuid = || connection.lookup_domain_by_uuid_string(name).ok();
+    connection.lookup_domain_by_name(name).or_else(|error| {
+        by_uuid().ok_or_else(|| {
+            let cure = "a file is named with a slash or ends in .xml";
+            Failure::Environment(format!("libvirt: {}; {cure}", error.message()))
+        })
+    })
+}
+
+fn read(domain: &Domain, secrets: bool) -> Result<Definition, Failure> {
+    let error = |error: virt::error::Error| failed(&error);
+    if !domain.is_persistent().map_err(error)? {
+        return Err(Failure::Environment(
+            "the domain is transient: it has no definition that could be fixed; fix the XML that it is created from".into(),
+        ));
+    }
+    definition_of(domain, secrets).map_err(error)
+}
+
+fn definition_of(domain: &Domain, secrets: bool) -> Result<Definition, virt::error::Error> {
+    let secure = if secrets {
+        sys::VIR_DOMAIN_XML_SECURE
+    } else {
+        0
+    };
+    Ok(Definition {
+        uuid: domain.uuid_string()?,
+        xml: domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE | secure)?,
+        is_active: domain.is_active()?,
+    })
+}
+
+fn devices(xml: &str) -> Vec<DeviceId> {
+    let Ok(document) = Document::parse(xml) else {
+        return Vec::new();
+    };
+    View::new(&document).map_or_else(
+        |_| Vec::new(),
+        |domain| domain.hostdevs.iter().map(|hostdev| hostdev.id).collect(),
+    )
+}
+
+/// How long libvirt may take to give a start up once it was told to.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn destroy(domain: &Domain) -> Result<(), Failure> {
+    match domain.destroy() {
+        Ok(()) => Ok(()),
+        // Somebody else was faster, or QEMU has ended by itself.
+        Err(error)
+            if error.code().is(ErrorNumber::NoDomain)
+                || error.code().is(ErrorNumber::OperationInvalid) =>
+        {
+            Ok(())
+        }
+        Err(error) => Err(failed(&error)),
+    }
+}
+
+/// A refusal is about the domain; what libvirt itself lacks, or does not let us do, is not.
+fn refused(error: &virt::error::Error) -> Result<Start, Failure> {
+    if is_about_libvirt(error) {
+        Err(failed(error))
+    } else {
+        Ok(Start::Refused(error.message().into()))
+    }
+}
+
+fn is_about_libvirt(error: &virt::error::Error) -> bool {
+    [
+        ErrorNumber::AccessDenied,
+        ErrorNumber::AuthCancelled,
+        ErrorNumber::AuthFailed,
+        ErrorNumber::AuthUnavailable,
+        ErrorNumber::HookScriptFailed,
+        ErrorNumber::InvalidConn,
+        ErrorNumber::NoConnect,
+        ErrorNumber::NoMemory,
+        ErrorNumber::NoSupport,
+        ErrorNumber::OperationDenied,
+        ErrorNumber::OperationTimeout,
+        ErrorNumber::Rpc,
+    ]
+    .iter()
+    .any(|number| error.code().is(*number))
+}

@@ -1,0 +1,235 @@
+//! What is asked of libvirt.
+
+#[cfg(feature = "libvirt")]
+mod events;
+#[cfg(feature = "libvirt")]
+mod library;
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+#[cfg(feature = "libvirt")]
+pub use library::ByLibrary;
+
+use crate::cli::Failure;
+use crate::names::DeviceId;
+
+/// A domain's persistent definition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Definition {
+    /// Its UUID, by which it is found again.
+    pub uuid: String,
+    /// Its XML.
+    pub xml: String,
+    /// Whether it runs.
+    pub is_active: bool,
+}
+
+/// An active domain and the vfio devices that it has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    /// Its name.
+    pub domain: String,
+    /// The devices.
+    pub devices: Vec<DeviceId>,
+}
+
+/// What came of starting a domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Start {
+    /// It started.
+    Starts,
+    /// It was refused, with these words.
+    Refused(String),
+}
+
+/// What came of replacing a definition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replaced {
+    /// It was.
+    Done {
+        /// When the old one was last seen to be still there.
+        since: Instant,
+        /// How long after that the new one was there. libvirt has no compare-and-swap: what
+        /// somebody else defined within this time is lost.
+        window: Duration,
+    },
+    /// It is not the one that was read any more, and was left as it is.
+    Changed,
+}
+
+/// What libvirt reports of its domains.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Something has happened to a domain.
+    Domain {
+        /// Its UUID.
+        uuid: String,
+        /// What.
+        what: Happened,
+        /// When we heard of it.
+        at: Instant,
+    },
+    /// The connection has ended.
+    Lost,
+}
+
+/// What has happened to a domain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Happened {
+    /// Its persistent definition is new or another.
+    Defined,
+    /// It has no persistent definition any more.
+    Undefined,
+    /// It has ended.
+    Stopped,
+    /// Its metadata are others.
+    Metadata,
+}
+
+/// Where the reports go.
+pub type Sink = Arc<dyn Fn(Event) + Send + Sync>;
+
+/// What commands ask of libvirt. An object, so that a program which is not given one does not load
+/// libvirt and the fifty libraries that it brings.
+pub trait Libvirt: fmt::Debug + Send + Sync {
+    /// The persistent definition of a domain, by name or UUID; with its passwords if `secrets`.
+    ///
+    /// # Errors
+    /// There is none, or libvirt can't be reached.
+    fn definition(&self, name: &str, secrets: bool) -> Result<Definition, Failure>;
+
+    /// Replaces a definition, if it is still the one that was read. `xml` is validated by libvirt
+    /// against its schema.
+    ///
+    /// # Errors
+    /// libvirt refuses the new one, or can't be reached; it is then as it was.
+    fn define(&self, before: &Definition, xml: &str) -> Result<Replaced, Failure>;
+
+    /// The persistent definition of a domain, with its passwords; `None` if there is no such domain
+    /// or it is transient.
+    ///
+    /// # Errors
+    /// libvirt can't be reached.
+    fn persistent(&self, uuid: &str) -> Result<Option<Definition>, Failure>;
+
+    /// The UUIDs of all persistent domains.
+    ///
+    /// # Errors
+    /// libvirt can't be reached.
+    fn all_persistent(&self) -> Result<Vec<String>, Failure>;
+
+    /// Whether libvirt starts a domain by itself.
+    ///
+    /// # Errors
+    /// There is none, or libvirt can't be reached.
+    fn is_autostart(&self, uuid: &str) -> Result<bool, Failure>;
+
+    /// Starts a persistent domain.
+    ///
+    /// # Errors
+    /// It does not start, or runs already.
+    fn start_persistent(&self, uuid: &str) -> Result<(), Failure>;
+
+    /// The version of the libvirt that runs the domains: 1,000,000 major + 1,000 minor + release.
+    ///
+    /// # Errors
+    /// libvirt can't be reached.
+    fn version(&self) -> Result<u32, Failure>;
+
+    /// A libvirt over one connection that stays open and reports to `sink` until it is dropped.
+    ///
+    /// # Errors
+    /// libvirt can't be reached.
+    fn watch(&self, sink: Sink) -> Result<Arc<dyn Libvirt>, Failure>;
+
+    /// The active domains.
+    ///
+    /// # Errors
+    /// libvirt can't be reached.
+    fn users(&self) -> Result<Vec<User>, Failure>;
+
+    /// Starts a transient domain, paused, and destroys it again.
+    ///
+    /// # Errors
+    /// libvirt can't be reached, allows us nothing, or has not started it at `limit`.
+    fn start(&self, xml: &str, uuid: &str, limit: Instant) -> Result<Start, Failure>;
+
+    /// The XML of a node device.
+    ///
+    /// # Errors
+    /// There is none, or libvirt can't be reached.
+    fn nodedev_xml(&self, name: &str) -> Result<String, Failure>;
+
+    /// The names of all node devices.
+    ///
+    /// # Errors
+    /// libvirt can't be reached.
+    fn nodedev_names(&self) -> Result<HashSet<String>, Failure>;
+}
+
+/// The cure for what can't be done without.
+const NEEDED: &str = "install one that has it";
+
+/// No libvirt: this program was built without, or must not need one.
+#[derive(Debug, Clone, Copy)]
+pub struct Without;
+
+impl Without {
+    fn missing<T>(cure: &str) -> Result<T, Failure> {
+        let problem = format!("this gfxplane was built or installed without libvirt: {cure}");
+        Err(Failure::Environment(problem))
+    }
+}
+
+impl Libvirt for Without {
+    fn definition(&self, _name: &str, _secrets: bool) -> Result<Definition, Failure> {
+        Self::missing("give the domain's XML as a file, or - for stdin")
+    }
+
+    fn define(&self, _before: &Definition, _xml: &str) -> Result<Replaced, Failure> {
+        Self::missing("give the domain's XML as a file, or - for stdin")
+    }
+
+    fn persistent(&self, _uuid: &str) -> Result<Option<Definition>, Failure> {
+        Self::missing(NEEDED)
+    }
+
+    fn all_persistent(&self) -> Result<Vec<String>, Failure> {
+        Self::missing(NEEDED)
+    }
+
+    fn is_autostart(&self, _uuid: &str) -> Result<bool, Failure> {
+        Self::missing(NEEDED)
+    }
+
+    fn start_persistent(&self, _uuid: &str) -> Result<(), Failure> {
+        Self::missing(NEEDED)
+    }
+
+    fn version(&self) -> Result<u32, Failure> {
+        Self::missing(NEEDED)
+    }
+
+    fn watch(&self, _sink: Sink) -> Result<Arc<dyn Libvirt>, Failure> {
+        Self::missing(NEEDED)
+    }
+
+    fn users(&self) -> Result<Vec<User>, Failure> {
+        Self::missing("start a QEMU of our own with --offline")
+    }
+
+    fn start(&self, _xml: &str, _uuid: &str, _limit: Instant) -> Result<Start, Failure> {
+        Self::missing("start a QEMU of our own with --offline")
+    }
+
+    fn nodedev_xml(&self, _name: &str) -> Result<String, Failure> {
+        Self::missing("use --offline")
+    }
+
+    fn nodedev_names(&self) -> Result<HashSet<String>, Failure> {
+        Self::missing("use --offline")
+    }
+}
