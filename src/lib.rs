@@ -48,4 +48,5 @@ pub mod rules;
 pub mod screens;
 pub mod verify;
 pub mod version;
+pub mod watch;
 pub mod xml;

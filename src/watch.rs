@@ -1,0 +1,439 @@
+//! What the daemon does about a domain: the definition and what is remembered in, a decision out.
+//!
+//! What it changes is what `gfxplane fixup --define` would, under these limits:
+//! * It acts only if the plan leads to a domain that is not refused, and to no screen that nobody
+//!   sees and no viewer that can end the guest, unless that was so before.
+//! * A definition that was there before the package counts as `display = "asked"`.
+//! * The OpRegion only if the policy or the domain says that the guest is Windows.
+//! * The same plan twice at most: somebody who puts the old definition back each time means it.
+
+use std::time::{Duration, Instant};
+
+use crate::domain::Domain;
+use crate::fixup::{Fixed, Surroundings, Unfit, fix};
+use crate::names::DeviceId;
+use crate::plan::{Action, Level, Note, Plan, words};
+use crate::policy::{Displays, Guest, Policy, Wishes};
+use crate::predict::{About, Danger, HeadOf, Outcome};
+use crate::xml::Document;
+
+/// How often the same plan is carried out before somebody else's will is taken to be that it is not.
+pub const ROUNDS: u32 = 2;
+
+/// How long it is remembered that a plan was carried out.
+pub const INSISTENCE: Duration = Duration::from_secs(600);
+
+/// What is remembered of a domain while the daemon runs.
+#[derive(Debug, Clone, Default)]
+pub struct Memory {
+    /// What was carried out, how often in a row, and when last.
+    done: Option<(Vec<Action>, u32, Instant)>,
+    /// The definition that libvirt refused to take.
+    refused: Option<String>,
+}
+
+/// What is known of a domain beside its definition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Standing {
+    /// It was there before the package, and has not been changed since.
+    pub is_older: bool,
+    /// What we did was undone: `gfxplane undo`.
+    pub is_hands_off: bool,
+}
+
+/// A decision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// It has no vfio devices.
+    NotOurs,
+    /// Nothing is changed, and why.
+    Leave {
+        /// Whether QEMU would, or may, refuse it.
+        is_bad: bool,
+        /// Why, a line each.
+        why: Vec<Line>,
+    },
+    /// It is defined with this.
+    Act(Box<Fixed>),
+}
+
+/// A line for the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line {
+    /// How serious.
+    pub level: Level,
+    /// What it is about.
+    pub about: About,
+    /// What is said.
+    pub text: String,
+}
+
+impl Line {
+    fn new(level: Level, about: About, text: impl Into<String>) -> Self {
+        Line {
+            level,
+            about,
+            text: text.into(),
+        }
+    }
+
+    fn of(note: &Note) -> Self {
+        let mut text = note.text.clone();
+        for cure in &note.cures {
+            text.push_str("; cure: ");
+            text.push_str(cure);
+        }
+        Line::new(note.level, note.about, text)
+    }
+}
+
+/// The host's policy where nobody has asked.
+#[must_use]
+pub fn unasked(policy: &Policy, is_older: bool) -> Policy {
+    let mut policy = policy.clone();
+    if is_older {
+        policy.display = policy.display.min(Displays::Asked);
+    }
+    // What libosinfo says is not enough to hand a part of the host's graphics to the guest.
+    policy.guest = policy.guest.or(Some(Guest::Other));
+    policy
+}
+
+/// The vfio devices of a domain; none if it can't be read.
+#[must_use]
+pub fn devices(definition: &str) -> Vec<DeviceId> {
+    let Ok(document) = Document::parse(definition) else {
+        return Vec::new();
+    };
+    Domain::new(&document).map_or_else(
+        |_| Vec::new(),
+        |domain| domain.hostdevs.iter().map(|hostdev| hostdev.id).collect(),
+    )
+}
+
+impl Memory {
+    /// Decides about a definition. `policy` is the host's.
+    ///
+    /// # Errors
+    /// The definition can't be read, or its own policy can't.
+    pub fn decide(
+        &self,
+        definition: &str,
+        surroundings: &dyn Surroundings,
+        policy: &Policy,
+        standing: Standing,
+        now: Instant,
+    ) -> Result<Decision, Unfit> {
+        let policy = unasked(policy, standing.is_older);
+        let fixed = fix(definition, surroundings, &policy, &Wishes::default())?;
+        let Some(plan) = &fixed.plan else {
+            return Ok(Decision::NotOurs);
+        };
+        let is_bad = !plan.before.starts();
+        let leave = |text: String| {
+            let level = if is_bad { Level::Warn } else { Level::Info };
+            let mut why = vec![Line::new(level, About::Domain, text)];
+            why.extend(remarks(plan));
+            Decision::Leave { is_bad, why }
+        };
+        if plan.is_empty() || fixed.text == definition {
+            let mut why = remarks(plan);
+            if why.is_empty() {
+                let text = "nothing to do: the domain matches its devices";
+                why.push(Line::new(Level::Info, About::Domain, text));
+            }
+            return Ok(Decision::Leave { is_bad, why });
+        }
+        let wanted = || {
+            let all: Vec<String> = plan.changes.iter().map(|c| words(&c.action)).collect();
+            all.join(", ")
+        };
+        if standing.is_hands_off {
+            return Ok(leave(format!(
+                "left alone ({}): what gfxplane did here was undone; `gfxplane fixup --define` or `gfxplane policy` gives the domain back",
+                wanted()
+            )));
+        }
+        if let Some(objection) = objection(plan) {
+            return Ok(leave(format!("left alone ({}): {objection}", wanted())));
+        }
+        if self.refused.as_deref() == Some(definition) {
+            return Ok(leave(format!(
+                "left alone ({}): libvirt has refused that definition",
+                wanted()
+            )));
+        }
+        if let Some((actions, times, last)) = &self.done
+            && *times >= ROUNDS
+            && now.saturating_duration_since(*last) < INSISTENCE
+            && actions.iter().eq(plan.changes.iter().map(|c| &c.action))
+        {
+            return Ok(leave(format!(
+                "left alone ({}): that was done {times} times, and somebody has put the old definition back each time; `gfxplane policy DOMAIN display=off` says that this is meant",
+                wanted()
+            )));
+        }
+        Ok(Decision::Act(Box::new(fixed)))
+    }
+
+    /// A plan was carried out.
+    pub fn did(&mut self, plan: &Plan, now: Instant) {
+        let actions: Vec<Action> = plan.changes.iter().map(|c| c.action.clone()).collect();
+        let times = match &self.done {
+            Some((done, times, last))
+                if *done == actions && now.saturating_duration_since(*last) < INSISTENCE =>
+            {
+                times + 1
+            }
+            _ => 1,
+        };
+        self.done = Some((actions, times, now));
+    }
+
+    /// libvirt did not take what this definition was to become.
+    pub fn was_refused(&mut self, definition: &str) {
+        self.refused = Some(definition.to_owned());
+    }
+}
+
+/// What is said of a plan's result.
+fn remarks(plan: &Plan) -> Vec<Line> {
+    plan.notes.iter().map(Line::of).collect()
+}
+
+/// Why a plan is not carried out unasked, though a user may want it.
+fn objection(plan: &Plan) -> Option<String> {
+    if let Outcome::No(refusal) = &plan.after.outcome {
+        return Some(format!(
+            "the domain would still be refused: \"{}\"",
+            refusal.message
+        ));
+    }
+    let new = |danger: &&Danger| !plan.before.dangers.contains(danger);
+    if let Some(danger) = plan.after.dangers.iter().find(new) {
+        return Some(match danger {
+            Danger::ViewerEndsGuest { screen } => format!(
+                "it would start, but a viewer who switches to the screen of {screen} would end the guest"
+            ),
+            Danger::RegionFault { screen } => format!(
+                "it would start, but this QEMU may crash when the screen of {screen} is first drawn"
+            ),
+        });
+    }
+    let unseen = |prediction: &crate::predict::Prediction, id: DeviceId| {
+        prediction
+            .head(id)
+            .is_some_and(|head| head.shown_by.is_empty())
+    };
+    plan.after
+        .heads
+        .iter()
+        .filter_map(|head| match head.of {
+            HeadOf::Device(id) => Some(id),
+            HeadOf::Card(_) => None,
+        })
+        .find(|id| unseen(&plan.after, *id) && !unseen(&plan.before, *id))
+        .map(|id| format!("it would start, but nobody would see the screen of {id}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::abilities::Abilities;
+    use crate::evidence::{Evidence, Method, resolve};
+    use crate::facts::{Display, Facts, Reason};
+    use crate::screens::Known;
+
+    const UUID: &str = "11111111-2222-4333-8444-555555555555";
+
+    /// A host on which the device is a dmabuf (or region), measured.
+    struct Host {
+        display: Display,
+    }
+
+    impl Surroundings for Host {
+        fn known(&self, _device: DeviceId) -> Known {
+            Known {
+                finding: resolve(
+                    vec![(Facts::of(self.display.clone()), Evidence::by(Method::Probe))],
+                    Reason::NotProbed,
+                ),
+                render_node: None,
+            }
+        }
+
+        fn abilities(&self, _domain: &Domain<'_, '_>) -> Abilities {
+            Abilities {
+                qemu: Some("10.0.13".parse().unwrap()),
+                libvirt: Some("11.3.0".parse().unwrap()),
+                ..Abilities::default()
+            }
+        }
+    }
+
+    const DMABUF: Host = Host {
+        display: Display::Unknown(Reason::NotProbed),
+    };
+
+    fn dmabuf() -> Host {
+        Host {
+            display: Display::from_answers(true, false),
+        }
+    }
+
+    fn domain(graphics: &str, display: &str) -> String {
+        format!(
+            "<domain type='kvm'><name>g</name><devices>{graphics}<video><model type='none'/></video>\
+             <hostdev mode='subsystem' type='mdev' model='vfio-pci' display='{display}'><source>\
+             <address uuid='{UUID}'/></source></hostdev></devices></domain>"
+        )
+    }
+
+    const LOOPBACK: &str = "<graphics type='spice' autoport='yes' listen='127.0.0.1'/>";
+    const VNC: &str = "<graphics type='vnc' port='-1' listen='0.0.0.0'/>";
+
+    fn decide(memory: &Memory, text: &str, standing: Standing, now: Instant) -> Decision {
+        memory
+            .decide(text, &dmabuf(), &Policy::default(), standing, now)
+            .unwrap()
+    }
+
+    fn why(decision: &Decision) -> String {
+        match decision {
+            Decision::Leave { why, .. } => {
+                why.iter().map(|line| format!("{}\n", line.text)).collect()
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_refused_is_mended_and_then_left() {
+        let (memory, now) = (Memory::default(), Instant::now());
+        let text = domain(LOOPBACK, "on");
+        let Decision::Act(fixed) = decide(&memory, &text, Standing::default(), now) else {
+            panic!("it is refused as it is")
+        };
+        assert!(fixed.plan.as_ref().unwrap().after.starts());
+        let again = decide(&memory, &fixed.text, Standing::default(), now);
+        assert!(
+            matches!(again, Decision::Leave { is_bad: false, .. }),
+            "{again:?}"
+        );
+    }
+
+    #[test]
+    fn remote_access_is_not_taken_and_both_cures_are_named() {
+        let decision = decide(
+            &Memory::default(),
+            &domain(VNC, "on"),
+            Standing::default(),
+            Instant::now(),
+        );
+        assert!(matches!(decision, Decision::Leave { is_bad: true, .. }));
+        let why = why(&decision);
+        assert!(why.contains("consent") && why.contains("display"), "{why}");
+    }
+
+    #[test]
+    fn what_was_undone_stays() {
+        let standing = Standing {
+            is_hands_off: true,
+            ..Standing::default()
+        };
+        let decision = decide(
+            &Memory::default(),
+            &domain(LOOPBACK, "on"),
+            standing,
+            Instant::now(),
+        );
+        assert!(why(&decision).contains("was undone"), "{decision:?}");
+    }
+
+    #[test]
+    fn somebody_who_insists_has_his_way_after_two_rounds() {
+        let (mut memory, start) = (Memory::default(), Instant::now());
+        let text = domain(LOOPBACK, "on");
+        for round in 0..ROUNDS {
+            let now = start + Duration::from_secs(u64::from(round));
+            let Decision::Act(fixed) = decide(&memory, &text, Standing::default(), now) else {
+                panic!("round {round}")
+            };
+            memory.did(fixed.plan.as_ref().unwrap(), now);
+        }
+        let now = start + Duration::from_secs(10);
+        let third = decide(&memory, &text, Standing::default(), now);
+        assert!(why(&third).contains("2 times"), "{third:?}");
+        let much_later = start + INSISTENCE + Duration::from_secs(60);
+        let later = decide(&memory, &text, Standing::default(), much_later);
+        assert!(matches!(later, Decision::Act(_)), "{later:?}");
+    }
+
+    #[test]
+    fn what_libvirt_refused_is_not_tried_again_until_the_domain_changes() {
+        let (mut memory, now) = (Memory::default(), Instant::now());
+        let text = domain(LOOPBACK, "on");
+        memory.was_refused(&text);
+        let decision = decide(&memory, &text, Standing::default(), now);
+        assert!(
+            why(&decision).contains("libvirt has refused"),
+            "{decision:?}"
+        );
+        let other = domain(
+            &LOOPBACK.replace("autoport", "passwdValidTo='2026-01-01T00:00:00' autoport"),
+            "on",
+        );
+        let decision = decide(&memory, &other, Standing::default(), now);
+        assert!(matches!(decision, Decision::Act(_)), "{decision:?}");
+    }
+
+    #[test]
+    fn a_display_is_switched_on_only_in_newer_definitions() {
+        let region = Host {
+            display: Display::from_answers(false, true),
+        };
+        let text = domain(VNC, "off");
+        let decide = |is_older| {
+            let standing = Standing {
+                is_older,
+                ..Standing::default()
+            };
+            Memory::default()
+                .decide(&text, &region, &Policy::default(), standing, Instant::now())
+                .unwrap()
+        };
+        assert!(matches!(decide(false), Decision::Act(_)));
+        assert!(matches!(decide(true), Decision::Leave { .. }));
+    }
+
+    #[test]
+    fn what_is_not_known_is_left() {
+        let decision = Memory::default()
+            .decide(
+                &domain(LOOPBACK, "on"),
+                &DMABUF,
+                &Policy::default(),
+                Standing::default(),
+                Instant::now(),
+            )
+            .unwrap();
+        assert!(
+            matches!(decision, Decision::Leave { is_bad: true, .. }),
+            "{decision:?}"
+        );
+    }
+
+    #[test]
+    fn a_domain_without_vfio_devices_is_not_ours() {
+        let text = "<domain type='kvm'><name>g</name><devices/></domain>";
+        let decision = decide(
+            &Memory::default(),
+            text,
+            Standing::default(),
+            Instant::now(),
+        );
+        assert_eq!(decision, Decision::NotOurs);
+        assert_eq!(devices(text), []);
+        assert_eq!(devices(&domain(VNC, "on")).len(), 1);
+    }
+}
