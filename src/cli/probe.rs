@@ -51,6 +51,9 @@ pub struct Probe {
     /// Ask the device even if its record still holds
     #[arg(long)]
     fresh: bool,
+    /// Leave a device alone while a domain that has it is being started (for the daemon)
+    #[arg(long, hide = true)]
+    unless_starting: bool,
     /// Print JSON, with everything that the device told
     #[arg(long)]
     json: bool,
@@ -117,6 +120,7 @@ impl Probe {
             asked,
             fresh: self.fresh,
             deadline,
+            unless_starting: self.unless_starting,
         };
         let outcomes = ask_all(context, &ids, &request, &mut warnings);
         for (id, outcome) in ids.iter().zip(&outcomes) {

@@ -6,11 +6,13 @@
 //! * [`sysfs`]: the devices, their drivers, types and parents.
 //! * [`mdevctl`]: mediated devices that are defined but need not be there.
 //! * [`settings`]: configuration and rules.
+//! * [`requests`]: what the qemu hook leaves for the daemon.
 //! * [`run`]: `/run/gfxplane`, that is records, locks, and what is known of types.
 //! * [`tree`]: the sysfs-like tree of the 2018 mail, published beside the records.
 
 pub mod emulator;
 pub mod mdevctl;
+pub mod requests;
 pub mod run;
 pub mod settings;
 pub mod sysfs;

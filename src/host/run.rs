@@ -16,11 +16,11 @@ use nix::fcntl::{Flock, FlockArg, RenameFlags, renameat2};
 use nix::libc;
 
 use crate::facts::Facts;
-use crate::host::{Last, Root, Warning, is_absent, saw, tree};
+use crate::host::{Last, Root, Warning, is_absent, requests, saw, tree};
 use crate::names::DeviceId;
 use crate::record::{MAX_SIZE, NotARecord, Record};
 
-const BASE: &str = "run/gfxplane";
+pub(super) const BASE: &str = "run/gfxplane";
 
 /// How often a lock that is taken is tried again.
 const POLL: Duration = Duration::from_millis(5);
@@ -138,6 +138,7 @@ pub fn forget(root: &Root, id: DeviceId) -> io::Result<()> {
     }
     let _one_writer = one_writer(root)?;
     absent_is_fine(fs::remove_file(record_path(root, id)))?;
+    requests::forget_start(root, id)?;
     absent_is_fine(fs::remove_dir_all(
         root.join(BASE).join("devices").join(id.to_string()),
     ))?;
@@ -263,7 +264,7 @@ fn is_plain(name: &str) -> bool {
 }
 
 /// Makes a directory below `/run/gfxplane`, or sees that the one that is there can be trusted.
-fn directory(root: &Root, name: &str, mode: u32) -> io::Result<PathBuf> {
+pub(super) fn directory(root: &Root, name: &str, mode: u32) -> io::Result<PathBuf> {
     let base = root.join(BASE);
     let path = base.join(name);
     for (path, mode) in [(&base, 0o755), (&path, mode)] {
@@ -285,7 +286,11 @@ fn directory(root: &Root, name: &str, mode: u32) -> io::Result<PathBuf> {
 }
 
 /// Why a file or directory can't be believed. `also`: a user who is as good as root.
-fn untrusted(root: &Root, metadata: &fs::Metadata, also: Option<u32>) -> Option<&'static str> {
+pub(super) fn untrusted(
+    root: &Root,
+    metadata: &fs::Metadata,
+    also: Option<u32>,
+) -> Option<&'static str> {
     if root.is_recorded() {
         None
     } else if metadata.uid() != 0 && Some(metadata.uid()) != also {

@@ -10,6 +10,7 @@ use nix::unistd::getppid;
 use crate::evidence::Step;
 use crate::facts::Reason;
 use crate::host::Root;
+use crate::host::requests::start_under_way;
 use crate::host::run::Lock;
 use crate::names::DeviceId;
 use crate::probe::group::Group;
@@ -20,22 +21,31 @@ const OPENERS: [&dyn Opener; 1] = [&Group];
 
 /// Asks the device, telling the steps and at last the answer to `out`. Dies with `asker`, the
 /// process that started it: a device must not stay open for nobody.
-pub fn run(root: &Root, id: DeviceId, asker: i32, out: &mut impl Write) {
+///
+/// `unless_starting`: leave the device alone while a domain that has it is being started. The hook
+/// marks the start and then waits for the lock; this looks at the mark when it has the lock. So
+/// either the hook waits for us, or we see the mark.
+pub fn run(root: &Root, id: DeviceId, asker: i32, unless_starting: bool, out: &mut impl Write) {
     // Without it the child merely lives longer than its asker.
     let _ = prctl::set_pdeathsig(Signal::SIGKILL);
     if getppid().as_raw() != asker {
         return;
     }
-    let answer = ask(root, id, &mut |step| Message::Step(step).tell(out));
+    let answer = ask(root, id, unless_starting, &mut |step| {
+        Message::Step(step).tell(out);
+    });
     Message::Answer(Box::new(answer)).tell(out);
 }
 
-fn ask(root: &Root, id: DeviceId, tell: Tell<'_>) -> Answer {
+fn ask(root: &Root, id: DeviceId, unless_starting: bool, tell: Tell<'_>) -> Answer {
     tell(Step::Lock);
     let _lock = match Lock::of_device(root, id) {
         Ok(lock) => lock,
         Err(error) => return no_lock(&error),
     };
+    if unless_starting && start_under_way(root, id) {
+        return Answer::none(Reason::InUse, Step::Lock);
+    }
     let opener = OPENERS
         .into_iter()
         .find(|opener| opener.fits(root, id))
@@ -81,4 +91,37 @@ fn no_lock(error: &io::Error) -> Answer {
         errno,
         reason,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::requests::{forget_start, mark_start};
+
+    #[test]
+    fn a_device_that_is_being_started_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::create_dir(directory.path().join("run")).unwrap();
+        let root = Root::recorded(directory.path());
+        let id = "c1a20000-0000-4000-8000-000000000002".parse().unwrap();
+        let steps = |unless_starting| {
+            let mut steps = Vec::new();
+            let answer = ask(&root, id, unless_starting, &mut |step| steps.push(step));
+            (answer.step, answer.facts.display.reason().cloned(), steps)
+        };
+        mark_start(&root, id).unwrap();
+        let (step, reason, told) = steps(true);
+        assert_eq!((step, reason), (Some(Step::Lock), Some(Reason::InUse)));
+        assert_eq!(
+            told,
+            [Step::Lock],
+            "nothing was looked for, let alone opened"
+        );
+        assert!(
+            steps(false).2.len() > 1,
+            "somebody who names it has his way"
+        );
+        forget_start(&root, id).unwrap();
+        assert!(steps(true).2.len() > 1);
+    }
 }

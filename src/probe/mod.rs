@@ -184,12 +184,13 @@ pub fn may_open(device: &Device, rule: Option<&Rule>, asked: Asked) -> Result<()
 
 /// Asks one device through a child, and takes at most `deadline`.
 ///
-/// `prober`: the program to run (`gfxplane-probe`).
+/// `prober`: the program to run (`gfxplane-probe`). `unless_starting`: see [`child::run`].
 #[must_use]
-pub fn ask(prober: &Path, id: DeviceId, deadline: Duration) -> Answer {
+pub fn ask(prober: &Path, id: DeviceId, deadline: Duration, unless_starting: bool) -> Answer {
     let limit = Instant::now() + deadline;
     let child = Command::new(prober)
         .args(["--child", &id.to_string(), &std::process::id().to_string()])
+        .args(unless_starting.then_some("--unless-starting"))
         // Not udev's: it waits for whoever holds its pipes.
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -302,7 +303,7 @@ mod tests {
             .args([&text, &path])
             .status();
         assert!(copied.unwrap().success());
-        ask(&path, "0000:00:02.0".parse().unwrap(), deadline)
+        ask(&path, "0000:00:02.0".parse().unwrap(), deadline, false)
     }
 
     const LONG: Duration = Duration::from_secs(60);
@@ -344,6 +345,7 @@ mod tests {
             Path::new("/nonexistent"),
             "0000:00:02.0".parse().unwrap(),
             LONG,
+            false,
         );
         assert_eq!(
             (missing.step, missing.errno.as_deref()),

@@ -53,13 +53,8 @@ fn run() -> u8 {
         .map(|argument| argument.to_string_lossy().into_owned())
         .collect();
     let internal = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["--child", id, asker] => Some(with_id(id, |id| {
-            let asker = asker
-                .parse()
-                .map_err(|_| Failure::Usage("--child ID PID".into()))?;
-            child::run(&Root::system(), id, asker, &mut io::stdout().lock());
-            Ok(End::Done)
-        })),
+        ["--child", id, asker] => Some(as_child(id, asker, false)),
+        ["--child", id, asker, "--unless-starting"] => Some(as_child(id, asker, true)),
         ["--udev", name] => Some(with_id(name, udev)),
         ["--forget", name] => Some(with_id(name, |id| {
             forget_device(&Root::system(), id).map_err(|e| Failure::Environment(e.to_string()))?;
@@ -68,6 +63,17 @@ fn run() -> u8 {
         _ => None,
     };
     exit_code(&internal.unwrap_or_else(by_hand))
+}
+
+fn as_child(id: &str, asker: &str, unless_starting: bool) -> anyhow::Result<End> {
+    with_id(id, |id| {
+        let asker = asker
+            .parse()
+            .map_err(|_| Failure::Usage("--child ID PID".into()))?;
+        let out = &mut io::stdout().lock();
+        child::run(&Root::system(), id, asker, unless_starting, out);
+        Ok(End::Done)
+    })
 }
 
 fn with_id(text: &str, then: impl FnOnce(DeviceId) -> anyhow::Result<End>) -> anyhow::Result<End> {
@@ -133,6 +139,8 @@ fn ask_new(root: &Root, id: DeviceId) -> anyhow::Result<()> {
             asked: Asked::Unasked(config.probe),
             fresh: false,
             deadline,
+            // The device has just appeared: a start that is marked was of another with its name.
+            unless_starting: false,
         };
         let outcome = ask_and_keep(root, &sources, id, device.as_ref(), &request);
         let reason = outcome.answer.facts.display.reason();

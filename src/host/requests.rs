@@ -1,0 +1,350 @@
+//! What the qemu hook leaves for others in `/run/gfxplane`: requests for the daemon, and which
+//! devices are being taken by a start.
+//!
+//! Both are empty files whose names say everything, in directories that are root's alone (0700):
+//!
+//! * `requests/UUID`, `requests/UUID.veto`: somebody should look at this domain. What is wrong with
+//!   it, the reader finds out by itself; nothing in these files is believed.
+//! * `starting/ID`: a domain that has this device is being started. Whoever would probe the device
+//!   leaves it alone for [`START_TAKES`], or until libvirt says that it has let go of it.
+
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use nix::libc;
+use nix::time::{ClockId, clock_gettime};
+use uuid::Uuid;
+
+use crate::host::{Root, Warning, is_absent, run};
+use crate::names::DeviceId;
+
+const REQUESTS: &str = "requests";
+const STARTING: &str = "starting";
+
+/// The ending of a veto's request.
+const VETO: &str = ".veto";
+
+/// How long a start takes at most, from the hook's `prepare` until QEMU has opened its devices.
+/// libvirt itself waits for a QEMU that says nothing yet for half a minute
+/// (src/qemu/qemu_monitor.c, `QEMU_DEFAULT_MONITOR_WAIT`).
+pub const START_TAKES: Duration = Duration::from_secs(120);
+
+/// The most requests that are kept, so that a host without the daemon does not fill its `/run` with
+/// the names of transient domains.
+pub const MAX_REQUESTS: usize = 4096;
+
+/// Somebody should look at a domain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Request {
+    /// Which.
+    pub domain: Uuid,
+    /// The hook has kept it from starting.
+    pub veto: bool,
+}
+
+impl Request {
+    /// The name of its file: the UUID in lower case.
+    fn file_name(&self) -> String {
+        let ending = if self.veto { VETO } else { "" };
+        format!("{}{ending}", self.domain.hyphenated())
+    }
+
+    /// What a file of this name asks for; `None` for a name that no request has.
+    fn parse(name: &str) -> Option<Self> {
+        let (uuid, veto) = match name.strip_suffix(VETO) {
+            Some(uuid) => (uuid, true),
+            None => (name, false),
+        };
+        let request = Request {
+            domain: uuid.parse().ok()?,
+            veto,
+        };
+        // A UUID has other spellings, which we don't write.
+        (request.file_name() == name).then_some(request)
+    }
+}
+
+/// Where the requests are. The daemon may watch it; [`prepare_directory`] makes it.
+#[must_use]
+pub fn directory(root: &Root) -> PathBuf {
+    root.join(run::BASE).join(REQUESTS)
+}
+
+/// Makes the directory of the requests, or sees that the one that is there can be trusted.
+///
+/// # Errors
+/// Any error of the file system; [`io::ErrorKind::InvalidData`] if it is there but is not to be
+/// trusted.
+pub fn prepare_directory(root: &Root) -> io::Result<PathBuf> {
+    run::directory(root, REQUESTS, 0o700)
+}
+
+/// Leaves a request. One that is there already is closed once more, for whoever watches the
+/// directory.
+///
+/// # Errors
+/// Those of [`prepare_directory`]; there are [`MAX_REQUESTS`] already.
+pub fn leave(root: &Root, request: &Request) -> io::Result<()> {
+    let directory = prepare_directory(root)?;
+    let path = directory.join(request.file_name());
+    let is_new = fs::symlink_metadata(&path).is_err();
+    if is_new && fs::read_dir(&directory)?.take(MAX_REQUESTS).count() >= MAX_REQUESTS {
+        let problem = format!("{} is full", directory.display());
+        return Err(io::Error::other(problem));
+    }
+    touch(&path).map(|_| ())
+}
+
+/// Takes all requests away and returns them, the vetoes first; a veto stands for the other request
+/// of its domain, too. Files of other names are removed, with a warning. No link is followed.
+pub fn take(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Request> {
+    let directory = directory(root);
+    let entries = match trusted(root, &directory) {
+        Ok(()) => fs::read_dir(&directory),
+        Err(error) => Err(error),
+    };
+    let entries = match entries {
+        Ok(entries) => entries,
+        Err(error) => {
+            if !is_absent(&error) {
+                let problem = format!("requests can't be read: {error}");
+                warnings.push(Warning::new(directory, problem));
+            }
+            return Vec::new();
+        }
+    };
+    let mut found: BTreeMap<Uuid, bool> = BTreeMap::new();
+    // What is beyond the limit is taken the next time.
+    for entry in entries.flatten().take(2 * MAX_REQUESTS) {
+        let path = entry.path();
+        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+        let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        let request = entry.file_name().to_str().and_then(Request::parse);
+        let removed = if is_directory {
+            fs::remove_dir(&path)
+        } else {
+            fs::remove_file(&path)
+        };
+        match (request.filter(|_| is_file), removed) {
+            (Some(request), Ok(())) => *found.entry(request.domain).or_default() |= request.veto,
+            // Somebody else has taken it.
+            (Some(_), Err(error)) if is_absent(&error) => {}
+            (Some(_), Err(error)) => {
+                // Taken again and again it would keep its reader busy for ever.
+                let problem = format!("ignored, as it can't be removed: {error}");
+                warnings.push(Warning::new(path, problem));
+            }
+            (None, removed) => {
+                let what = match removed {
+                    Ok(()) => "removed",
+                    Err(_) => "ignored",
+                };
+                let problem = format!("{what}: it is no request of the qemu hook's");
+                warnings.push(Warning::new(path, problem));
+            }
+        }
+    }
+    let mut requests: Vec<Request> = found
+        .into_iter()
+        .map(|(domain, veto)| Request { domain, veto })
+        .collect();
+    requests.sort_by_key(|request| !request.veto);
+    requests
+}
+
+/// Remembers that a domain with this device is being started.
+///
+/// # Errors
+/// Those of [`prepare_directory`].
+pub fn mark_start(root: &Root, id: DeviceId) -> io::Result<()> {
+    let directory = run::directory(root, STARTING, 0o700)?;
+    touch(&directory.join(id.to_string()))?.set_modified(SystemTime::now())
+}
+
+/// The start is over, or the domain has ended.
+///
+/// # Errors
+/// Any error of the file system except that there was no start.
+pub fn forget_start(root: &Root, id: DeviceId) -> io::Result<()> {
+    match fs::remove_file(starting_path(root, id)) {
+        Err(error) if !is_absent(&error) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a domain with this device is being started: marked in this boot, less than
+/// [`START_TAKES`] ago.
+#[must_use]
+pub fn start_under_way(root: &Root, id: DeviceId) -> bool {
+    let path = starting_path(root, id);
+    let Ok(metadata) = fs::symlink_metadata(&path) else {
+        return false;
+    };
+    if !metadata.is_file() || run::untrusted(root, &metadata, None).is_some() {
+        return false;
+    }
+    let Ok(marked) = metadata.modified() else {
+        return false;
+    };
+    let up = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(START_TAKES, Duration::from);
+    match SystemTime::now().duration_since(marked) {
+        Ok(ago) => ago < START_TAKES && ago <= up,
+        // The clock was set back; not for longer than a start takes.
+        Err(ahead) => ahead.duration() < START_TAKES,
+    }
+}
+
+fn starting_path(root: &Root, id: DeviceId) -> PathBuf {
+    root.join(run::BASE).join(STARTING).join(id.to_string())
+}
+
+fn trusted(root: &Root, directory: &Path) -> io::Result<()> {
+    let metadata = fs::symlink_metadata(directory)?;
+    let problem =
+        run::untrusted(root, &metadata, None).or((!metadata.is_dir()).then_some("is no directory"));
+    problem.map_or(Ok(()), |problem| {
+        Err(io::Error::new(io::ErrorKind::InvalidData, problem))
+    })
+}
+
+/// Makes an empty file, or opens the one that is there, and closes it.
+fn touch(path: &Path) -> io::Result<fs::File> {
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .mode(0o600)
+        // O_NONBLOCK: a FIFO in this place must not hold us up.
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    const DOMAIN: &str = "0d0c2f26-4b1a-4c6e-9d52-6f5a1f7b6a01";
+    const DEVICE: &str = "c1a20000-0000-4000-8000-000000000002";
+
+    fn host() -> (tempfile::TempDir, Root) {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join("run")).unwrap();
+        let root = Root::recorded(directory.path());
+        (directory, root)
+    }
+
+    fn request(veto: bool) -> Request {
+        Request {
+            domain: DOMAIN.parse().unwrap(),
+            veto,
+        }
+    }
+
+    #[test]
+    fn requests_are_left_and_taken_once() {
+        let (_keep, root) = host();
+        assert!(take(&root, &mut Vec::new()).is_empty(), "no directory yet");
+        leave(&root, &request(false)).unwrap();
+        leave(&root, &request(false)).unwrap();
+        let path = directory(&root);
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&path), mode(&path.join(DOMAIN))), (0o700, 0o600));
+        let mut warnings = Vec::new();
+        assert_eq!(take(&root, &mut warnings), [request(false)]);
+        assert!(take(&root, &mut warnings).is_empty() && warnings.is_empty());
+        // A veto, and the release that follows it.
+        let other = Request {
+            domain: Uuid::nil(),
+            veto: false,
+        };
+        for request in [other, request(true), request(false)] {
+            leave(&root, &request).unwrap();
+        }
+        assert_eq!(take(&root, &mut warnings), [request(true), other]);
+    }
+
+    #[test]
+    fn odd_names_are_removed_and_no_link_is_followed() {
+        let (keep, root) = host();
+        let path = prepare_directory(&root).unwrap();
+        let outside = keep.path().join("outside");
+        fs::write(&outside, "precious").unwrap();
+        symlink(&outside, path.join(DOMAIN)).unwrap();
+        fs::write(path.join(DOMAIN.to_uppercase()), "").unwrap();
+        fs::write(path.join(format!("{DOMAIN}.veto.veto")), "").unwrap();
+        fs::write(path.join("--help"), "").unwrap();
+        fs::create_dir(path.join("empty")).unwrap();
+        fs::create_dir_all(path.join("full/of")).unwrap();
+        let mut warnings = Vec::new();
+        assert!(take(&root, &mut warnings).is_empty());
+        assert_eq!(warnings.len(), 6, "{warnings:?}");
+        let left: Vec<_> = fs::read_dir(&path).unwrap().flatten().collect();
+        assert_eq!(left.len(), 1, "a directory that is not empty stays");
+        // Nor is one followed when a request is left.
+        symlink(&outside, path.join(DOMAIN)).unwrap();
+        assert!(leave(&root, &request(false)).is_err());
+        assert_eq!(fs::read_to_string(&outside).unwrap(), "precious");
+    }
+
+    #[test]
+    fn there_is_a_limit() {
+        let (_keep, root) = host();
+        for number in 0..MAX_REQUESTS {
+            let path = prepare_directory(&root).unwrap();
+            fs::write(path.join(Uuid::from_u128(number as u128).to_string()), "").unwrap();
+        }
+        assert!(leave(&root, &request(true)).is_err());
+        let known = Request {
+            domain: Uuid::from_u128(7),
+            veto: false,
+        };
+        leave(&root, &known).unwrap();
+        assert_eq!(take(&root, &mut Vec::new()).len(), MAX_REQUESTS);
+        leave(&root, &request(true)).unwrap();
+    }
+
+    #[test]
+    fn a_directory_of_somebody_elses_is_not_read() {
+        let (_keep, recorded) = host();
+        let strict = Root::strict(recorded.path());
+        leave(&recorded, &request(false)).unwrap();
+        fs::set_permissions(directory(&recorded), PermissionsExt::from_mode(0o777)).unwrap();
+        let mut warnings = Vec::new();
+        assert!(take(&strict, &mut warnings).is_empty());
+        assert_eq!(warnings.len(), 1);
+        assert!(leave(&strict, &request(false)).is_err());
+    }
+
+    #[test]
+    fn a_start_is_under_way_until_it_is_over() {
+        let (_keep, root) = host();
+        let id = DEVICE.parse().unwrap();
+        assert!(!start_under_way(&root, id));
+        mark_start(&root, id).unwrap();
+        assert!(start_under_way(&root, id));
+        forget_start(&root, id).unwrap();
+        forget_start(&root, id).unwrap();
+        assert!(!start_under_way(&root, id));
+        let file = || {
+            mark_start(&root, id).unwrap();
+            fs::File::open(starting_path(&root, id)).unwrap()
+        };
+        let now = SystemTime::now();
+        for (modified, expected) in [
+            (now - Duration::from_secs(1), true),
+            (now - START_TAKES, false),
+            (now + Duration::from_secs(60), true),
+            (now + 2 * START_TAKES, false),
+            (SystemTime::UNIX_EPOCH, false),
+        ] {
+            file().set_modified(modified).unwrap();
+            assert_eq!(start_under_way(&root, id), expected, "{modified:?}");
+        }
+        mark_start(&root, id).unwrap();
+        assert!(start_under_way(&root, id), "a new start counts anew");
+    }
+}
