@@ -3,6 +3,8 @@
 use serde::{Serialize, Serializer};
 
 use crate::facts::{Display, DisplayInterface, Facts};
+use crate::predict::versions::OPREGION_BY_DEFAULT;
+use crate::version::Version;
 
 /// Where an option is set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -71,12 +73,8 @@ pub struct Hint {
     pub purpose: Option<Purpose>,
     /// Only a QEMU older than this must be told.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub qemu_below: Option<&'static str>,
+    pub qemu_below: Option<Version>,
 }
-
-/// The first QEMU that finds the OpRegion by itself ("vfio/igd: Enable OpRegion by default",
-/// April 2025, in 10.1).
-const OPREGION_BY_ITSELF: &str = "10.1";
 
 /// The options for a device with these facts. `render_node`: of the GPU behind the device.
 ///
@@ -114,7 +112,7 @@ pub fn hints(facts: &Facts, render_node: Option<&str>) -> Vec<Hint> {
     if facts.opregion.is_some() {
         hints.push(Hint {
             purpose: Some(Purpose::Windows),
-            qemu_below: Some(OPREGION_BY_ITSELF),
+            qemu_below: Some(OPREGION_BY_DEFAULT.since()),
             ..option(Scope::Qemu, "x-igd-opregion", "on")
         });
     }

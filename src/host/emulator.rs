@@ -26,6 +26,7 @@ use serde_json::Value;
 
 use crate::abilities::Abilities;
 use crate::host::{Root, Warning, exists, read_text, run};
+use crate::predict::versions::SPICE_GL_OVER_TCP;
 use crate::record::FORMAT;
 use crate::version::Version;
 
@@ -44,9 +45,6 @@ const MAX_SEARCHED: u64 = 512 * 1024 * 1024;
 /// Where spice listens unless qemu.conf says otherwise (libvirt src/qemu/qemu_conf.c,
 /// `virQEMUDriverConfigNew`), and VNC.
 const LISTEN: &str = "127.0.0.1";
-
-/// The first QEMU whose spice may take OpenGL over TCP (376d4b22e4d7 and bd46161dd1be).
-const SPICE_GL_OVER_TCP: &[u32] = &[10, 1];
 
 /// What every ui/spice-core.c has in it.
 const SPICE: &str = "failed to initialize spice server";
@@ -401,7 +399,8 @@ fn ask(root: &Root, emulator: &Path, limit: Instant) -> Result<Abilities, String
     let (version, mut frontends) = parse_qmp(&said).ok_or("did not answer over QMP")?;
     let said = output(&program, &["-display", "help"], "", limit)?;
     frontends.extend(parse_displays(&said).ok_or("did not answer -display help")?);
-    let asked = version >= Version::of(SPICE_GL_OVER_TCP) && frontends.contains("spice-gl");
+    let may = SPICE_GL_OVER_TCP.has(&version) != Some(false);
+    let asked = may && frontends.contains("spice-gl");
     Ok(Abilities {
         qemu: Some(version),
         spice_gl_over_tcp: asked.then(|| spice_gl_over_tcp(root, emulator)).flatten(),

@@ -108,7 +108,7 @@ fn option(hint: &Hint) -> String {
     if let Some(purpose) = hint.purpose {
         let _ = write!(attributes, " for='{}'", purpose.word());
     }
-    if let Some(version) = hint.qemu_below {
+    if let Some(version) = &hint.qemu_below {
         let _ = write!(attributes, " qemu_below='{version}'");
     }
     format!("<option {attributes}/>")

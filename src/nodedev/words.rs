@@ -35,8 +35,8 @@ pub fn words(finding: &Finding, hints: &[Hint]) -> Vec<(String, String)> {
         if let Some(purpose) = hint.purpose {
             say(&format!("{name}.for"), purpose.word());
         }
-        if let Some(version) = hint.qemu_below {
-            say(&format!("{name}.qemu_below"), version);
+        if let Some(version) = &hint.qemu_below {
+            say(&format!("{name}.qemu_below"), &version.to_string());
         }
     }
     if let Some(evidence) = &finding.evidence {

@@ -4,7 +4,7 @@ use crate::plan::planner::Planner;
 use crate::plan::{Action, Level};
 use crate::policy::BootDisplay;
 use crate::predict::About;
-use crate::predict::versions::Qemu;
+use crate::predict::versions::{OPREGION_BY_DEFAULT, Qemu};
 use crate::screens::{Card, Vgpu};
 
 /// QEMU's name for handing on the OpRegion.
@@ -74,8 +74,9 @@ impl Planner<'_, '_, '_> {
             let vgpu = &self.screens.vgpus[place];
             if vgpu.has_opregion() == Some(false) && vgpu.switch(OPREGION) == Some(true) {
                 let reason = format!(
-                    "{} has no OpRegion: QEMU before 10.1 refuses it with \"Device does not supports IGD OpRegion feature\"",
-                    vgpu.id
+                    "{} has no OpRegion: QEMU before {} refuses it with \"Device does not supports IGD OpRegion feature\"",
+                    vgpu.id,
+                    OPREGION_BY_DEFAULT.since()
                 );
                 self.remove_property(place, OPREGION, reason);
             }
@@ -104,7 +105,8 @@ impl Planner<'_, '_, '_> {
                         name,
                         value,
                     };
-                    self.change(action, "the guest is Windows, whose driver wants the OpRegion, and QEMU before 10.1 hands it on only when told");
+                    let reason = format!("the guest is Windows, whose driver wants the OpRegion, and QEMU before {} hands it on only when told", OPREGION_BY_DEFAULT.since());
+                    self.change(action, reason);
                 }
                 None => self.note(
                     Level::Warn,

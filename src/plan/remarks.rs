@@ -3,7 +3,7 @@
 use crate::names::DeviceId;
 use crate::plan::planner::Planner;
 use crate::plan::{Level, Note, Topic};
-use crate::predict::versions::Libvirt;
+use crate::predict::versions::{Libvirt, PCI_DISPLAY, REGION_FAULT, REGION_FAULT_MENDED};
 use crate::predict::{About, Danger, HeadOf, Outcome, Prediction, Program};
 
 impl Planner<'_, '_, '_> {
@@ -52,7 +52,7 @@ impl Planner<'_, '_, '_> {
                     Level::Warn,
                     About::Device(vgpu.id),
                     "this libvirt drops display and ramfb of PCI hostdevs without a word",
-                    &["libvirt 10.3 or later"],
+                    &[&format!("libvirt {} or later", PCI_DISPLAY.since())],
                 );
             }
         }
@@ -81,8 +81,12 @@ impl Planner<'_, '_, '_> {
                 self.note(
                     Level::Warn,
                     about(screen),
-                    "QEMU 10.1.0 to 10.1.2 may crash when it draws this device's screen",
-                    &["QEMU 10.1.3 or later"],
+                    format!(
+                        "QEMU {} before {} may crash when it draws this device's screen",
+                        REGION_FAULT.since(),
+                        REGION_FAULT_MENDED.since()
+                    ),
+                    &[&format!("QEMU {} or later", REGION_FAULT_MENDED.since())],
                 );
             }
         }

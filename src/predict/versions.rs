@@ -2,13 +2,15 @@
 //!
 //! A limit that is known only to lie between two versions leaves those between in doubt: both
 //! possibilities are tried.
+//!
+//! Whoever needs one of these limits, to decide or to name it, asks here.
 
 use crate::abilities::Abilities;
 use crate::names::DeviceId;
 use crate::version::Version;
 
 /// When something changed.
-struct Change {
+pub struct Change {
     /// The last version known to be without it.
     without: &'static [u32],
     /// The first version known to have it; the same as the one after `without` where the commit
@@ -17,9 +19,16 @@ struct Change {
 }
 
 impl Change {
+    /// The first version known to have it.
+    #[must_use]
+    pub fn since(&self) -> Version {
+        Version::of(self.with)
+    }
+
     /// Whether a version has it; `None` in doubt.
-    fn has(&self, version: &Version) -> Option<bool> {
-        if *version >= Version::of(self.with) {
+    #[must_use]
+    pub fn has(&self, version: &Version) -> Option<bool> {
+        if *version >= self.since() {
             Some(true)
         } else if *version <= Version::of(self.without) {
             Some(false)
@@ -41,18 +50,30 @@ const VNC_BINDS: Change = Change {
 /// Spice with OpenGL may listen on TCP: QEMU 10.1.0, 376d4b22e4d7 and bd46161dd1be, if it was built
 /// with spice-server 0.15.3 or later, which the version alone does not tell
 /// ([`crate::abilities::Abilities::spice_gl_over_tcp`]).
-const SPICE_GL_OVER_TCP: &[u32] = &[10, 1];
-
-/// The OpRegion is handed on without being asked for: QEMU 10.1.0, 16cbb43302a2 "vfio/igd: Enable
-/// OpRegion by default", and a device that has none is no longer refused.
-const OPREGION_BY_DEFAULT: Change = Change {
+pub const SPICE_GL_OVER_TCP: Change = Change {
     without: &[10, 0, 999],
     with: &[10, 1],
 };
 
-/// A region beyond the last one of a device is looked up out of bounds: in with 95cdb024515b
-/// (10.1.0), out with ecbe424a63c9 (10.2.0 and 10.1.3). It strikes when the screen is first drawn.
-const REGION_FAULT: (&[u32], &[u32]) = (&[10, 1], &[10, 1, 3]);
+/// The OpRegion is handed on without being asked for: QEMU 10.1.0, 16cbb43302a2 "vfio/igd: Enable
+/// OpRegion by default", and a device that has none is no longer refused.
+pub const OPREGION_BY_DEFAULT: Change = Change {
+    without: &[10, 0, 999],
+    with: &[10, 1],
+};
+
+/// A region beyond the last one of a device is looked up out of bounds: 95cdb024515b (10.1.0). It
+/// strikes when the screen is first drawn.
+pub const REGION_FAULT: Change = Change {
+    without: &[10, 0, 999],
+    with: &[10, 1],
+};
+
+/// It no longer is: ecbe424a63c9 (10.2.0 and 10.1.3).
+pub const REGION_FAULT_MENDED: Change = Change {
+    without: &[10, 1, 2],
+    with: &[10, 1, 3],
+};
 
 /// sdl can show a dmabuf: in QEMU 11.1.1, not in 10.2.2 (52053b7e0a0e), and only where it draws
 /// with EGL.
@@ -73,7 +94,7 @@ const QEMU_VNC: &[u32] = &[11, 1];
 
 /// libvirt gives PCI hostdevs `display` and `ramfb` (10.3.0; libvirt docs/formatdomain.rst).
 /// Older ones drop the attributes without a word.
-const PCI_DISPLAY: Change = Change {
+pub const PCI_DISPLAY: Change = Change {
     without: &[10, 2, 999],
     with: &[10, 3],
 };
@@ -128,8 +149,9 @@ impl Qemu {
                 .collect();
         };
         let from = |numbers: &[u32]| *version >= Version::of(numbers);
+        let has = |change: &Change| change.has(version).unwrap_or(false);
         let over_tcp = match abilities.spice_gl_over_tcp {
-            _ if !from(SPICE_GL_OVER_TCP) => vec![false],
+            _ if !has(&SPICE_GL_OVER_TCP) => vec![false],
             Some(known) => vec![known],
             None => vec![true, false],
         };
@@ -138,7 +160,6 @@ impl Qemu {
         } else {
             vec![false]
         };
-        let has = |change: &Change| change.has(version).unwrap_or(false);
         let mut all = Vec::new();
         for spice_gl_over_tcp in over_tcp {
             for sdl_takes_dmabuf in &sdl {
@@ -147,7 +168,7 @@ impl Qemu {
                     spice_gl_over_tcp,
                     opregion_by_default: has(&OPREGION_BY_DEFAULT),
                     sdl_takes_dmabuf: *sdl_takes_dmabuf,
-                    region_fault: from(REGION_FAULT.0) && !from(REGION_FAULT.1),
+                    region_fault: has(&REGION_FAULT) && !has(&REGION_FAULT_MENDED),
                     no_opengl: if from(NO_OPENGL_SAID_AT_LENGTH) {
                         "The display backend does not have OpenGL support enabled"
                     } else {
