@@ -359,27 +359,41 @@ fn refused(domain: &Domain<'_, '_>) -> Vec<&'static str> {
     refused
 }
 
+/// Devices of QEMU that make a screen all by themselves, by the start of their names.
+const EMULATED: [&str; 9] = [
+    "VGA",
+    "secondary-vga",
+    "bochs-display",
+    "cirrus-vga",
+    "qxl",
+    "ramfb",
+    "virtio-gpu",
+    "virtio-vga",
+    "vmware-svga",
+];
+
+/// Those for whose screens something outside of QEMU is needed: a device of the host's, or a
+/// process that draws.
+const SERVED: [&str; 3] = ["vfio-pci", "vhost-user-gpu", "vhost-user-vga"];
+
+/// Whether a device of QEMU's, by the name of its driver, makes a screen and needs nothing outside
+/// of QEMU for it.
+#[must_use]
+pub fn is_emulated(driver: &str) -> bool {
+    EMULATED.iter().any(|screen| driver.starts_with(screen))
+}
+
+/// Whether a device of QEMU's, by the name of its driver, makes a screen.
+#[must_use]
+pub fn is_screen(driver: &str) -> bool {
+    is_emulated(driver) || SERVED.iter().any(|screen| driver.starts_with(screen))
+}
+
 /// Whether a `-device` of the user's is something with a screen.
 fn makes_a_screen(device: &str) -> bool {
     let driver = device.split(',').next().unwrap_or_default();
     let driver = driver.strip_prefix("driver=").unwrap_or(driver);
-    [
-        "vfio-pci",
-        "VGA",
-        "qxl",
-        "virtio-vga",
-        "virtio-gpu",
-        "ramfb",
-        "bochs-display",
-        "secondary-vga",
-        "vmware-svga",
-        "vhost-user-vga",
-        "vhost-user-gpu",
-        "cirrus-vga",
-    ]
-    .iter()
-    .any(|screen| driver.starts_with(screen))
-        || device.trim_start().starts_with('{')
+    is_screen(driver) || device.trim_start().starts_with('{')
 }
 
 fn vgpus(domain: &Domain<'_, '_>, known: &dyn Fn(DeviceId) -> Known) -> Vec<Vgpu> {

@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use crate::domain::{Domain, Graphics, GraphicsType, Hostdev, Listen, NotADomain, QEMU_NAMESPACE};
 use crate::names::DeviceId;
+use crate::screens::{is_emulated, is_screen};
 use crate::xml::{Document, Element, XmlError, escape};
 
 /// How the names of all domains that are made to be tried begin. A hook of gfxplane's must let
@@ -588,19 +589,6 @@ const ENVIRONMENT: [&str; 12] = [
     "__GLX_",
 ];
 
-/// Devices of QEMU that have screens, by the start of their names.
-const SCREENS: [&str; 9] = [
-    "VGA",
-    "secondary-vga",
-    "bochs-display",
-    "cirrus-vga",
-    "qxl",
-    "ramfb",
-    "virtio-gpu",
-    "virtio-vga",
-    "vmware-svga",
-];
-
 /// Kinds of `-display` that open nothing to others and leave stdin alone.
 const DISPLAYS: [&str; 5] = ["dbus", "egl-headless", "gtk", "none", "sdl"];
 
@@ -646,7 +634,7 @@ fn arguments(
             ("-global", Some(value)) => {
                 let driver = value.strip_prefix("driver=").unwrap_or(value);
                 let driver = driver.split(['.', ',']).next().unwrap_or_default();
-                if driver.starts_with("vfio-pci") || is_screen(driver) {
+                if driver.starts_with("vfio-pci") || is_emulated(driver) {
                     keep_pair(value);
                 } else {
                     drop(false);
@@ -655,9 +643,10 @@ fn arguments(
             ("-device", Some(value)) => {
                 let device = UserDevice::read(value);
                 // A bus of its own may be that of a controller that is not there.
-                if is_screen(&device.driver) && !device.has_bus {
+                if is_emulated(&device.driver) && !device.has_bus {
                     keep_pair(value);
                 } else {
+                    // What serves the others is not there.
                     drop(is_screen(&device.driver) || device.driver.starts_with("vfio"));
                     dropped_ids.extend(device.id);
                 }
@@ -697,10 +686,6 @@ fn arguments(
 fn first(value: &str) -> &str {
     let value = value.strip_prefix("type=").unwrap_or(value);
     value.split(',').next().unwrap_or_default()
-}
-
-fn is_screen(driver: &str) -> bool {
-    SCREENS.iter().any(|screen| driver.starts_with(screen))
 }
 
 /// A `-device` of the user's, as JSON or as QEMU's list of options.
@@ -993,6 +978,7 @@ mod tests {
                 "",
                 "-device!",
             ),
+            (&["-device", "vhost-user-gpu-pci,chardev=c"], "", "-device!"),
             (
                 &["-device", "{\"driver\":\"virtio-gpu-pci\"}"],
                 "-device {\"driver\":\"virtio-gpu-pci\"}",
