@@ -13,6 +13,7 @@ use crate::host::{Root, Warning, mdevctl, run, settings, sysfs};
 use crate::names::DeviceId;
 use crate::record::{Circumstances, Record};
 use crate::rules::{Bus, Open, Rule, Rules, Subject};
+use crate::screens::Known;
 
 /// Whether a device is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -212,6 +213,56 @@ fn remember(
     memory
 }
 
+/// What is known of one device, be it there or only defined.
+///
+/// Only for a device that mdevctl has a definition of, and that is not there, is the whole host
+/// read: its type may be known from others.
+#[must_use]
+pub fn known(root: &Root, id: DeviceId, warnings: &mut Vec<Warning>) -> Known {
+    let (mut sources, found) = Sources::read_device(root, id);
+    warnings.append(&mut sources.host.warnings);
+    if let Some(device) = found {
+        return active(&sources, &device).into();
+    }
+    let DeviceId::Mdev(uuid) = id else {
+        return Known::nothing(Reason::NoDriver);
+    };
+    let definitions = mdevctl::read(root, warnings);
+    match definitions.iter().find(|d| d.uuid == uuid) {
+        Some(definition) => defined(&Sources::read(root), definition).into(),
+        None => Known::nothing(Reason::NotActive),
+    }
+}
+
+/// What its own record says of a mediated device that is there, with as few system calls as that
+/// takes; `None` without a record, or if it no longer holds. It is what [`known`] believes, too,
+/// but for a record without an answer and for a kernel that has attributes.
+#[must_use]
+pub fn recorded(root: &Root, id: DeviceId, warnings: &mut Vec<Warning>) -> Option<Known> {
+    let DeviceId::Mdev(_) = id else {
+        return None;
+    };
+    let record = run::read_record(root, id, warnings)?;
+    let (circumstances, render_node) = sysfs::read_circumstances(root, id)?;
+    if circumstances != record.circumstances {
+        return None;
+    }
+    let evidence = record.evidence(Method::Probe);
+    Some(Known {
+        finding: resolve(vec![(record.facts, evidence)], Reason::NotProbed),
+        render_node,
+    })
+}
+
+impl From<DeviceEntry> for Known {
+    fn from(entry: DeviceEntry) -> Self {
+        Known {
+            finding: entry.finding,
+            render_node: entry.render_node,
+        }
+    }
+}
+
 /// Joins everything into one view of the host.
 #[must_use]
 pub fn inventory(sources: &Sources) -> Inventory {
@@ -295,7 +346,7 @@ pub fn active(sources: &Sources, device: &Device) -> DeviceEntry {
         Reason::NotProbed
     };
     let finding = resolve(
-        known(device.kernel_facts.as_ref(), host, record, sibling, rule),
+        evidence(device.kernel_facts.as_ref(), host, record, sibling, rule),
         nothing,
     );
     DeviceEntry {
@@ -331,7 +382,7 @@ pub fn defined(sources: &Sources, definition: &Definition) -> DeviceEntry {
         parent.and_then(|parent| parent.types.iter().find(|t| t.id == definition.type_id));
     let rule = rule_for_type(sources, parent, &definition.type_id, of_type);
     let finding = resolve(
-        known(
+        evidence(
             of_type.and_then(|t| t.kernel_facts.as_ref()),
             host,
             None,
@@ -369,7 +420,7 @@ pub fn type_entry(sources: &Sources, parent: &Parent, of_type: &MdevType) -> Typ
     let rule = rule_for_type(sources, Some(parent), &of_type.id, Some(of_type));
     let sibling = sibling_of_type(sources, &of_type.id);
     let finding = resolve(
-        known(
+        evidence(
             of_type.kernel_facts.as_ref(),
             &sources.host,
             None,
@@ -432,7 +483,7 @@ fn sibling_of_type<'a>(sources: &'a Sources, type_id: &str) -> Option<&'a Record
     (holds && record.facts.display.is_answer()).then_some(record)
 }
 
-fn known(
+fn evidence(
     kernel: Option<&Facts>,
     host: &Host,
     record: Option<&Record>,

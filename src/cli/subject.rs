@@ -8,11 +8,10 @@ use std::path::{Path, PathBuf};
 use crate::abilities::Abilities;
 use crate::cli::{Context, Failure};
 use crate::domain::Domain;
-use crate::facts::Reason;
 use crate::fixup::Surroundings;
 use crate::host::emulator::{self, Asking};
 use crate::host::{Warning, settings};
-use crate::inventory::{Sources, active};
+use crate::inventory;
 use crate::names::DeviceId;
 use crate::policy::{self, Consent, Displays, Policy, Wishes};
 use crate::screens::Known;
@@ -165,34 +164,7 @@ impl<'c> HostSurroundings<'c> {
 
 impl Surroundings for HostSurroundings<'_> {
     fn known(&self, device: DeviceId) -> Known {
-        let (sources, found) = Sources::read_device(&self.context.root, device);
-        self.warnings
-            .borrow_mut()
-            .extend(sources.host.warnings.iter().cloned());
-        if let Some(device) = found {
-            let entry = active(&sources, &device);
-            return Known {
-                finding: entry.finding,
-                render_node: entry.render_node,
-            };
-        }
-        // A device that is only defined may be known by its type.
-        let sources = Sources::read(&self.context.root);
-        let id = match device {
-            DeviceId::Mdev(uuid) => uuid,
-            DeviceId::Pci(_) => return Known::nothing(Reason::NoDriver),
-        };
-        let definition = sources.definitions.iter().find(|d| d.uuid == id);
-        definition.map_or_else(
-            || Known::nothing(Reason::NotActive),
-            |definition| {
-                let entry = crate::inventory::defined(&sources, definition);
-                Known {
-                    finding: entry.finding,
-                    render_node: entry.render_node,
-                }
-            },
-        )
+        inventory::known(&self.context.root, device, &mut self.warnings.borrow_mut())
     }
 
     fn abilities(&self, domain: &Domain<'_, '_>) -> Abilities {

@@ -60,10 +60,7 @@ impl Surroundings for Host {
     fn known(&self, device: DeviceId) -> Known {
         self.devices.get(&device).map_or_else(
             || Known::nothing(Reason::NotActive),
-            |entry| Known {
-                finding: entry.finding.clone(),
-                render_node: entry.render_node.clone(),
-            },
+            |entry| entry.clone().into(),
         )
     }
 

@@ -6,11 +6,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use gfxplane::evidence::Method;
 use gfxplane::host::Root;
 use gfxplane::host::sysfs::{self, Device};
-use gfxplane::inventory::{DeviceEntry, Inventory, Sources, active, inventory};
+use gfxplane::inventory::{DeviceEntry, Inventory, Sources, active, inventory, known, recorded};
 use gfxplane::names::DeviceId;
 use gfxplane::nodedev::{self, offline, words};
+use gfxplane::screens::Known;
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
 
@@ -105,7 +107,9 @@ impl Host {
         let documents = documents(&sources)?;
         let root = Root::recorded(&base);
         let alone = |device| seen_alone(&root, &sources, device, &inventory);
-        let otherwise = sources.host.devices.iter().filter_map(alone).collect();
+        let mut otherwise: Vec<String> = sources.host.devices.iter().filter_map(alone).collect();
+        let entries = inventory.devices.iter();
+        otherwise.extend(entries.filter_map(|entry| known_alone(&root, entry)));
         for warning in &mut inventory.warnings {
             if let Ok(inside) = warning.path.strip_prefix(&base) {
                 warning.path = Path::new("/").join(inside);
@@ -274,6 +278,24 @@ pub(crate) fn attributes_are_plain(words: &[(String, String)]) -> Result<(), Str
         }
     }
     Ok(())
+}
+
+/// What is known of one device, asked for alone, against the list.
+fn known_alone(root: &Root, entry: &DeviceEntry) -> Option<String> {
+    let id = entry.id;
+    let listed = Known::from(entry.clone());
+    let known = known(root, id, &mut Vec::new());
+    if known != listed {
+        return Some(format!("{id}: known {known:#?}, in the list: {listed:#?}"));
+    }
+    let (said, evidence) = (recorded(root, id, &mut Vec::new()), &known.finding.evidence);
+    let by_record = evidence.as_ref().is_some_and(|e| e.method == Method::Probe);
+    let is_same = said.as_ref().is_none_or(|said| {
+        let other = said.finding.facts == known.finding.facts;
+        (other || !by_record) && said.render_node == known.render_node
+    });
+    let is_missed = said.is_none() && by_record && matches!(id, DeviceId::Mdev(_));
+    (is_missed || !is_same).then(|| format!("{id}: recorded {said:#?}, known {known:#?}"))
 }
 
 fn seen_alone(

@@ -13,10 +13,9 @@ use std::time::{Duration, Instant};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{SysconfVar, sysconf};
 
-use gfxplane::evidence::{Method, resolve};
-use gfxplane::facts::Reason;
 use gfxplane::hints::hints;
-use gfxplane::host::{Root, mdevctl, run, settings, sysfs};
+use gfxplane::host::{Root, mdevctl, run, settings};
+use gfxplane::inventory;
 use gfxplane::names::DeviceId;
 use gfxplane::nodedev::words::{attributes, words};
 
@@ -128,15 +127,9 @@ fn attributes_of(root: &Root, uuid: &str) -> Option<String> {
         return None;
     }
     let id: DeviceId = uuid.parse().ok()?;
-    let record = run::read_record(root, id, &mut Vec::new())?;
-    let (circumstances, render_node) = sysfs::read_circumstances(root, id)?;
-    if circumstances != record.circumstances {
-        return None;
-    }
-    let evidence = record.evidence(Method::Probe);
-    let finding = resolve(vec![(record.facts, evidence)], Reason::NotProbed);
-    let hints = hints(&finding.facts, render_node.as_deref());
-    Some(attributes(&words(&finding, &hints)))
+    let known = inventory::recorded(root, id, &mut Vec::new())?;
+    let hints = hints(&known.finding.facts, known.render_node.as_deref());
+    Some(attributes(&words(&known.finding, &hints)))
 }
 
 /// When whoever called us was started (CLOCK_MONOTONIC), a tick early; the beginning of time if
