@@ -30,8 +30,16 @@ enum Change {
     /// `None` removes it.
     Attribute(String, Option<String>),
     Text(String),
-    /// Before the first child of one of these names.
-    Insert(Vec<String>, String),
+    Insert(Place, String),
+}
+
+/// Where among an element's children something is put in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Place {
+    /// Before the first one of one of these names, else last.
+    Before(Vec<String>),
+    /// After the one with this index; `None`: first.
+    After(Option<usize>),
 }
 
 /// The edits that can be made to an element.
@@ -86,7 +94,24 @@ impl Element<'_, '_> {
     #[must_use]
     pub fn insert_before(&self, names: &[&str], xml: &str) -> Edit {
         let names = names.iter().map(ToString::to_string).collect();
-        self.edit(Change::Insert(names, xml.into()))
+        self.edit(Change::Insert(Place::Before(names), xml.into()))
+    }
+
+    /// Puts XML in right after one of its children, or before the first; comments behind that child
+    /// on its line stay with it.
+    ///
+    /// # Panics
+    /// If `child` is none of its children.
+    #[must_use]
+    pub fn insert_after(&self, child: Option<Element<'_, '_>>, xml: &str) -> Edit {
+        let index = child.map(|child| {
+            assert!(
+                child.index > 0 && child.node().parent as usize == self.index,
+                "not a child of this element"
+            );
+            child.index
+        });
+        self.edit(Change::Insert(Place::After(index), xml.into()))
     }
 }
 
@@ -270,7 +295,7 @@ impl<'a> Changes<'_, 'a> {
             _ => None,
         });
         let inserts = edits.iter().filter_map(|edit| match &edit.change {
-            Change::Insert(names, xml) => Some((names, xml)),
+            Change::Insert(place, xml) => Some((place, xml)),
             _ => None,
         });
         if let Some(text) = text.filter(|text| element.text().as_deref() != Some(text)) {
@@ -281,17 +306,26 @@ impl<'a> Changes<'_, 'a> {
         }
         let mut into_childless = Vec::new();
         let mut last = None;
-        for (names, xml) in inserts {
+        for (place, xml) in inserts {
             let mut before = None;
             let mut next = None;
-            if !names.is_empty() {
-                for child in element.children() {
-                    if names.iter().any(|name| name == child.name()) {
-                        next = Some(child.index);
-                        break;
+            match place {
+                Place::Before(names) if !names.is_empty() => {
+                    for child in element.children() {
+                        if names.iter().any(|name| name == child.name()) {
+                            next = Some(child.index);
+                            break;
+                        }
+                        before = Some(child.index);
                     }
-                    before = Some(child.index);
                 }
+                Place::Before(_) => {}
+                Place::After(Some(child)) => {
+                    let after = document.nodes[*child].next as usize;
+                    next = Some(after).filter(|after| *after < document.nodes[index].next as usize);
+                    before = Some(*child);
+                }
+                Place::After(None) => next = element.children().next().map(|child| child.index),
             }
             if next.is_none() {
                 before = *last.get_or_insert_with(|| element.children().last().map(|e| e.index));
@@ -826,6 +860,27 @@ mod tests {
                     ("a", |a| a.insert_before(&["nothing"], "<n4/>")),
                 ],
                 "<?xml version='1.0'?>\n<a b='1'>\n    <n2/>\n    <n3/>\n    <b/>\n    <!-- c -->\n    <c/>\n    <n1/>\n    <n4/>\n</a>\n",
+            ),
+            // At a place among them.
+            (
+                "<a>\n  <b/> <!-- b -->\n  <c/>\n</a>",
+                &[
+                    ("a", |a| a.insert_after(a.child("b"), "<n1/>")),
+                    ("a", |a| a.insert_after(a.child("c"), "<n2/>")),
+                    ("a", |a| a.insert_after(None, "<n3/>")),
+                    ("a", |a| a.insert_after(a.child("b"), "<n4/>")),
+                    ("a", |a| a.append("<n5/>")),
+                ],
+                "<a>\n  <n3/>\n  <b/> <!-- b -->\n  <n1/>\n  <n4/>\n  <c/>\n  <n2/>\n  <n5/>\n</a>",
+            ),
+            (
+                "<a><b/><c/></a>",
+                &[
+                    ("a", |a| a.insert_after(a.child("b"), "<n1/>")),
+                    ("b", |b| b.insert_after(None, "<n2/>")),
+                    ("c", |c| c.remove()),
+                ],
+                "<a><b><n2/></b><n1/></a>",
             ),
             // With all that was there removed.
             (
