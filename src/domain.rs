@@ -467,7 +467,7 @@ fn hostdevs<'d, 'a>(aliases: &[(Element<'d, 'a>, String)]) -> Vec<Hostdev<'d, 'a
 }
 
 /// The vfio device of a hostdev and its model.
-fn device(hostdev: Element<'_, '_>) -> Option<(DeviceId, String)> {
+pub(crate) fn device(hostdev: Element<'_, '_>) -> Option<(DeviceId, String)> {
     let address = hostdev.child("source")?.child("address")?;
     match hostdev.attribute("type").as_deref() {
         Some("mdev") => {

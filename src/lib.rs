@@ -20,6 +20,7 @@
 //! * [`facts`], [`evidence`], [`rules`], [`hints`] are the model: what is known, how it is known,
 //!   what follows from it. [`inventory`] joins them for a whole host.
 //! * [`nodedev`] writes it down in the forms that libvirt, mdevctl and udev take.
+//! * [`undo`] is what a change takes to be taken back.
 //! * [`verify`] makes a domain small enough to be tried, and holds the answer against the prediction.
 //! * [`cli`] is what the programs share: arguments, tables, exit codes.
 //! * [`xml`] edits XML by its bytes and knows nothing of libvirt.
@@ -46,6 +47,7 @@ pub mod probe;
 pub mod record;
 pub mod rules;
 pub mod screens;
+pub mod undo;
 pub mod verify;
 pub mod version;
 pub mod watch;

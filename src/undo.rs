@@ -1,0 +1,392 @@
+//! What a change of a domain's XML takes to be undone: the old values, and those that stand there
+//! now, so that what somebody has changed since is left alone.
+//!
+//! Both texts are as libvirt prints a definition, before it was changed and after: what libvirt
+//! adds by itself to a change goes with it. White space between elements, comments and declarations
+//! of namespaces are no differences.
+//!
+//! No value that may be a password is ever kept: what has one is [`Inverse::Withheld`].
+
+mod tree;
+
+use serde::{Deserialize, Serialize};
+
+use crate::xml::{Document, Edit, Element, XmlError};
+use tree::{Step, at, differences, local_scope, path_label, same, steps};
+
+/// One thing to put back.
+///
+/// An element is named by its path below the root, each step by what tells it from its siblings:
+/// `devices`, `graphics[type=spice]`, `listen[2]`. Steps are compared, never taken apart.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Inverse {
+    /// An attribute.
+    Attribute {
+        /// Of which element.
+        element: Vec<String>,
+        /// Its name.
+        name: String,
+        /// Its value before; `None`: it was not there.
+        old: Option<String>,
+        /// Its value after.
+        new: Option<String>,
+    },
+    /// The text of an element that has no others in it.
+    Text {
+        /// Of which element.
+        element: Vec<String>,
+        /// Before.
+        old: String,
+        /// After.
+        new: String,
+    },
+    /// Elements of one name in one place.
+    Elements {
+        /// In which element.
+        parent: Vec<String>,
+        /// The nearest sibling above that was there before and after.
+        after: Option<String>,
+        /// The nearest one below.
+        before: Option<String>,
+        /// Those that were there before, and are not after.
+        old: Vec<Piece>,
+        /// Those that are there instead.
+        new: Vec<Piece>,
+    },
+    /// Something that can't be put back, because it may hold a password, which is not kept.
+    Withheld {
+        /// Which element.
+        element: Vec<String>,
+    },
+}
+
+/// A whole element.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Piece {
+    /// Its name among its siblings.
+    pub step: String,
+    /// Its XML, with the namespaces that it needs.
+    pub xml: String,
+}
+
+/// A domain with old values put back.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Undone {
+    /// Its XML.
+    pub text: String,
+    /// What was put back, in words. None: nothing of ours still stood.
+    pub put_back: Vec<String>,
+    /// What was not, and why.
+    pub passed_over: Vec<String>,
+}
+
+/// A text that can't be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the definition {which}: {error}")]
+pub struct Unreadable {
+    /// Which of several: `before the change`, `after the change`, `as it is`.
+    pub which: &'static str,
+    /// What is wrong with it.
+    #[source]
+    pub error: XmlError,
+}
+
+/// What must be put back in `after` to have `before` again. Nothing if they are the same.
+///
+/// # Errors
+/// [`Unreadable`], with the place.
+pub fn inverse(before: &str, after: &str) -> Result<Vec<Inverse>, Unreadable> {
+    let before = parse(before, "before the change")?;
+    let after = parse(after, "after the change")?;
+    Ok(differences(before.root(), after.root()))
+}
+
+/// Puts old values back where ours still stand; all else stays to the byte.
+///
+/// # Errors
+/// [`Unreadable`], with the place.
+pub fn undo(current: &str, inverses: &[Inverse]) -> Result<Undone, Unreadable> {
+    let document = parse(current, "as it is")?;
+    let mut undoing = Undoing {
+        root: document.root(),
+        ours: Vec::new(),
+        edits: Vec::new(),
+        undone: Undone::default(),
+    };
+    // What we added may be what stands where something is to be put back.
+    let standing: Vec<_> = inverses
+        .iter()
+        .map(|inverse| undoing.standing(inverse))
+        .collect();
+    for (inverse, ours) in inverses.iter().zip(&standing) {
+        undoing.one(inverse, ours.as_deref());
+    }
+    Ok(Undone {
+        text: document.apply(&undoing.edits),
+        ..undoing.undone
+    })
+}
+
+/// Undoes several changes, given from the oldest to the newest.
+///
+/// # Errors
+/// [`Unreadable`], with the place.
+pub fn undo_all<'r>(
+    current: &str,
+    rounds: impl DoubleEndedIterator<Item = &'r [Inverse]>,
+) -> Result<Undone, Unreadable> {
+    let mut all = Undone {
+        text: current.to_owned(),
+        ..Undone::default()
+    };
+    for round in rounds.rev() {
+        let undone = undo(&all.text, round)?;
+        all.text = undone.text;
+        all.put_back.extend(undone.put_back);
+        all.passed_over.extend(undone.passed_over);
+    }
+    Ok(all)
+}
+
+fn parse<'a>(text: &'a str, which: &'static str) -> Result<Document<'a>, Unreadable> {
+    Document::parse(text).map_err(|error| Unreadable { which, error })
+}
+
+struct Undoing<'d, 'a> {
+    root: Element<'d, 'a>,
+    /// All elements that we added and that are still as they were made.
+    ours: Vec<Element<'d, 'a>>,
+    edits: Vec<Edit>,
+    undone: Undone,
+}
+
+impl<'d, 'a> Undoing<'d, 'a> {
+    /// The elements that a change added, if all of them are still as they were made.
+    fn standing(&mut self, inverse: &Inverse) -> Option<Vec<Element<'d, 'a>>> {
+        let Inverse::Elements { parent, new, .. } = inverse else {
+            return None;
+        };
+        let siblings = steps(at(self.root, parent)?);
+        let found = unchanged(&siblings, new, &self.ours)?;
+        self.ours.extend(&found);
+        Some(found)
+    }
+
+    /// `ours`: what [`Self::standing`] found.
+    fn one(&mut self, inverse: &Inverse, ours: Option<&[Element<'d, 'a>]>) {
+        match inverse {
+            Inverse::Attribute {
+                element,
+                name,
+                old,
+                new,
+            } => self.attribute(element, name, old.as_deref(), new.as_deref()),
+            Inverse::Text { element, old, new } => self.text(element, old, new),
+            Inverse::Elements {
+                parent,
+                after,
+                before,
+                old,
+                new,
+            } => {
+                let Some(element) = self.find(parent) else {
+                    return;
+                };
+                let around = [after.as_deref(), before.as_deref()];
+                self.elements(element, parent, around, old, new, ours);
+            }
+            Inverse::Withheld { element } => {
+                let what = path_label(element);
+                self.pass(format!(
+                    "{what} can't be put back, because of its password, which is not kept"
+                ));
+            }
+        }
+    }
+
+    fn pass(&mut self, why: String) {
+        self.undone.passed_over.push(why);
+    }
+
+    fn find(&mut self, path: &[String]) -> Option<Element<'d, 'a>> {
+        let found = at(self.root, path);
+        if found.is_none() {
+            self.pass(format!("{} is not there any more", path_label(path)));
+        }
+        found
+    }
+
+    fn attribute(&mut self, path: &[String], name: &str, old: Option<&str>, new: Option<&str>) {
+        let Some(element) = self.find(path) else {
+            return;
+        };
+        let label = path_label(path);
+        let now = element.attribute(name);
+        if now.as_deref() == old {
+            return;
+        }
+        if now.as_deref() != new {
+            let now = valued(name, now.as_deref());
+            return self.pass(format!("{label}: {now} is somebody else's"));
+        }
+        self.edits.push(match old {
+            Some(old) => element.set_attribute(name, old),
+            None => element.remove_attribute(name),
+        });
+        let (old, new) = (valued(name, old), valued(name, new));
+        let said = format!("{label}: {old} again, instead of {new}");
+        self.undone.put_back.push(said);
+    }
+
+    fn text(&mut self, path: &[String], old: &str, new: &str) {
+        let Some(element) = self.find(path) else {
+            return;
+        };
+        let label = path_label(path);
+        // White space alone is none.
+        let now = element.text().map(|now| {
+            if now.trim().is_empty() {
+                "".into()
+            } else {
+                now
+            }
+        });
+        match now {
+            Some(now) if now == old => {}
+            Some(now) if now == new => {
+                self.edits.push(element.set_text(old));
+                let said = format!("{label}: {old:?} again, instead of {new:?}");
+                self.undone.put_back.push(said);
+            }
+            _ => self.pass(format!("{label}: its text is somebody else's")),
+        }
+    }
+
+    fn elements(
+        &mut self,
+        parent: Element<'d, 'a>,
+        path: &[String],
+        around: [Option<&str>; 2],
+        old: &[Piece],
+        new: &[Piece],
+        ours: Option<&[Element<'d, 'a>]>,
+    ) {
+        let siblings = steps(parent);
+        let label = |pieces: &[Piece]| {
+            let labels = pieces.iter().map(|piece| {
+                let mut path = path.to_vec();
+                path.push(piece.step.clone());
+                path_label(&path)
+            });
+            labels.collect::<Vec<_>>().join(", ")
+        };
+        let is_as_before = !old.is_empty() && unchanged(&siblings, old, &self.ours).is_some();
+        let Some(ours) = ours else {
+            // Unless somebody has undone it already.
+            if !is_as_before {
+                let what = label(new);
+                self.pass(format!("{what} is not as it was made, and stays"));
+            }
+            return;
+        };
+        let is_there = |piece: &Piece| {
+            let mut others = siblings.iter().filter(|(_, e)| !self.ours.contains(e));
+            others.any(|(step, _)| step.is(&piece.step))
+        };
+        // Arguments may be there more than once, and mean something as a sequence only.
+        let already = match old.first() {
+            None => false,
+            Some(piece) if Step::may_repeat(&piece.step) => old.iter().all(is_there),
+            Some(_) => old.iter().any(is_there),
+        };
+        if already && !is_as_before {
+            let what = label(old);
+            self.pass(format!(
+                "{what}: there is one again that is somebody else's"
+            ));
+        }
+        if already && new.is_empty() {
+            return;
+        }
+        if !already {
+            let xml: Option<Vec<String>> = old
+                .iter()
+                .map(|piece| local_scope(parent, &piece.xml))
+                .collect();
+            let Some(xml) = xml else {
+                let what = label(old);
+                return self.pass(format!("{what}: what is kept of it is damaged"));
+            };
+            let anchor = anchor(&siblings, around);
+            let inserted = xml.iter().map(|xml| parent.insert_after(anchor, xml));
+            self.edits.extend(inserted);
+        }
+        self.edits.extend(ours.iter().map(Element::remove));
+        self.undone.put_back.push(if new.is_empty() {
+            format!("{} put back", label(old))
+        } else if old.is_empty() || already {
+            format!("{} taken out", label(new))
+        } else {
+            format!("{} put back instead of {}", label(old), label(new))
+        });
+    }
+}
+
+/// The sibling below which something is put back; `None`: above all. The same for all that stood
+/// in one place, so that they keep their order.
+fn anchor<'d, 'a>(
+    siblings: &[(Step, Element<'d, 'a>)],
+    [after, before]: [Option<&str>; 2],
+) -> Option<Element<'d, 'a>> {
+    let place = |step: Option<&str>| {
+        let step = step?;
+        siblings.iter().position(|(other, _)| other.is(step))
+    };
+    if let Some(place) = place(after) {
+        return Some(siblings[place].1);
+    }
+    match (place(before), after, before) {
+        (Some(place), _, _) => Some(siblings[place.checked_sub(1)?].1),
+        (None, None, None) => None,
+        (None, _, _) => siblings.last().map(|(_, element)| *element),
+    }
+}
+
+/// Those of the siblings that are these pieces, unchanged, and not already counted; `None` if one
+/// isn't there.
+fn unchanged<'d, 'a>(
+    siblings: &[(Step, Element<'d, 'a>)],
+    pieces: &[Piece],
+    counted: &[Element<'d, 'a>],
+) -> Option<Vec<Element<'d, 'a>>> {
+    let mut found = Vec::new();
+    for piece in pieces {
+        let document = Document::parse(&piece.xml).ok()?;
+        let free = |(_, sibling): &&(Step, Element<'d, 'a>)| {
+            !found.contains(sibling)
+                && !counted.contains(sibling)
+                && same(*sibling, document.root())
+        };
+        // It may have another number by now.
+        let by_step = siblings
+            .iter()
+            .filter(free)
+            .find(|(step, _)| step.is(&piece.step));
+        let (_, element) = by_step.or_else(|| siblings.iter().find(free))?;
+        let element = *element;
+        found.push(element);
+    }
+    Some(found)
+}
+
+/// `name='value'`, or that there is none.
+fn valued(name: &str, value: Option<&str>) -> String {
+    match value {
+        Some(value) => format!("{name}='{value}'"),
+        None => format!("no {name}"),
+    }
+}
+
+#[cfg(test)]
+mod tests;
