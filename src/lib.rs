@@ -38,6 +38,7 @@ pub mod fixup;
 pub mod hints;
 pub mod host;
 pub mod inventory;
+pub mod log;
 pub mod names;
 pub mod nodedev;
 pub mod plan;

@@ -15,6 +15,7 @@ pub mod mdevctl;
 pub mod requests;
 pub mod run;
 pub mod settings;
+pub mod state;
 pub mod sysfs;
 pub mod tree;
 

@@ -157,6 +157,15 @@ impl Lock {
         Ok(lock.expect("it is made if it isn't there"))
     }
 
+    /// Takes the lock of a file, which is made if it isn't there, and waits for it until `limit`.
+    ///
+    /// # Errors
+    /// Any error of the file system; [`io::ErrorKind::TimedOut`].
+    pub(super) fn of_file(path: &Path, limit: Instant) -> io::Result<Self> {
+        let lock = Self::wait(path, true, Some(limit))?;
+        Ok(lock.expect("it is made if it isn't there"))
+    }
+
     /// `None`: there is no such file, and it is not to be made.
     fn wait(path: &Path, make: bool, limit: Option<Instant>) -> io::Result<Option<Self>> {
         let mut options = OpenOptions::new();
@@ -328,6 +337,20 @@ pub(super) fn read_trusted(
     path: &Path,
     also: Option<u32>,
 ) -> Result<Option<String>, String> {
+    let bytes = read_trusted_bytes(root, path, also, MAX_SIZE)?;
+    bytes
+        .map(String::from_utf8)
+        .transpose()
+        .map_err(|_| "it is not UTF-8".into())
+}
+
+/// The bytes of such a file that has at most `limit` of them.
+pub(super) fn read_trusted_bytes(
+    root: &Root,
+    path: &Path,
+    also: Option<u32>,
+    limit: usize,
+) -> Result<Option<Vec<u8>>, String> {
     let mut options = OpenOptions::new();
     // O_NONBLOCK: a FIFO in this place must not hold us up.
     options
@@ -348,14 +371,14 @@ pub(super) fn read_trusted(
         return Err(format!("it {problem}"));
     }
     saw(path, Last::Link);
-    let mut text = String::with_capacity(4096);
-    file.take(MAX_SIZE as u64 + 1)
-        .read_to_string(&mut text)
+    let mut bytes = Vec::with_capacity(4096);
+    file.take(limit as u64 + 1)
+        .read_to_end(&mut bytes)
         .map_err(|error| error.to_string())?;
-    if text.len() > MAX_SIZE {
-        return Err("it is larger than 64 KiB".into());
+    if bytes.len() > limit {
+        return Err(format!("it is larger than {} KiB", limit / 1024));
     }
-    Ok(Some(text))
+    Ok(Some(bytes))
 }
 
 /// Writes a file whole: whoever reads it sees the old one or the new one.
