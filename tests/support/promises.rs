@@ -10,6 +10,7 @@ use gfxplane::fixup::{Fixed, Surroundings, fix};
 use gfxplane::names::{DeviceId, PciAddress};
 use gfxplane::plan::{Action, Plan, words};
 use gfxplane::policy::{Consent, Displays, Policy, Wishes};
+use gfxplane::predict::{Outcome, Prediction};
 use roxmltree::{Document, Node};
 
 /// Fails if a promise is broken.
@@ -58,6 +59,15 @@ pub(crate) fn kept(
         .map_err(|error| error.to_string())?
         .with(wishes);
     consented(plan, &policy)?;
+    let refused = |prediction: &Prediction| matches!(prediction.outcome, Outcome::No(_));
+    if plan.before.starts() && !plan.after.starts()
+        || refused(&plan.after) && !refused(&plan.before)
+    {
+        return Err(format!(
+            "it was {:?}, and the changes make it {:?}",
+            plan.before.outcome, plan.after.outcome
+        ));
+    }
     switched(plan, &domain, surroundings, &policy)?;
     // A prefix that nobody declared is an error for roxmltree, and none for libxml2.
     if parse(text).is_err() {
