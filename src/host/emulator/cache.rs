@@ -1,0 +1,222 @@
+//! What QEMU said is kept in `/var/cache/gfxplane/qemu`, with what tells that it may say something
+//! else now.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, DirBuilder, Metadata};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use nix::unistd::geteuid;
+use serde::{Deserialize, Serialize};
+
+use super::ask::module_directories;
+use super::on_host;
+use crate::abilities::Abilities;
+use crate::host::{Root, Warning, read_names, run};
+use crate::record::FORMAT;
+
+pub(super) const CACHE: &str = "var/cache/gfxplane";
+
+/// The emulators of which the cache says something, sorted by path.
+#[must_use]
+pub fn known(root: &Root, warnings: &mut Vec<Warning>) -> Vec<PathBuf> {
+    let directory = root.join(CACHE).join("qemu");
+    let names = read_names(&directory, warnings);
+    let names = names.iter().filter(|name| name.ends_with(".json"));
+    names
+        .filter_map(|name| read(root, &directory.join(name), warnings))
+        .map(|kept| kept.emulator)
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .collect()
+}
+
+/// What the cache keeps of one QEMU.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Kept {
+    pub(super) format: u32,
+    pub(super) emulator: PathBuf,
+    /// Missing on recorded hosts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) key: Option<Key>,
+    pub(super) abilities: Abilities,
+}
+
+/// What has changed if QEMU may answer otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Key {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: String,
+    /// The directories that may have QEMU's modules, by when something was put in or taken out:
+    /// that leaves the program itself as it was.
+    modules: BTreeMap<PathBuf, String>,
+}
+
+impl Kept {
+    pub(super) fn to_text(&self) -> io::Result<String> {
+        Ok(serde_json::to_string_pretty(self)? + "\n")
+    }
+}
+
+impl Key {
+    /// Of the program as it is now.
+    pub(super) fn of(root: &Root, emulator: &Path) -> io::Result<Self> {
+        let program = fs::metadata(on_host(root, emulator))?;
+        let modified = |data: &Metadata| format!("{}.{:09}", data.mtime(), data.mtime_nsec());
+        let modules = module_directories(root, emulator).into_iter();
+        Ok(Key {
+            device: program.dev(),
+            inode: program.ino(),
+            size: program.size(),
+            modified: modified(&program),
+            modules: modules
+                .filter_map(|path| Some((modified(&fs::metadata(&path).ok()?), path)))
+                .map(|(modified, path)| (path, modified))
+                .collect(),
+        })
+    }
+}
+
+pub(super) fn only_qemus(abilities: &Abilities) -> Abilities {
+    Abilities {
+        libvirt: None,
+        spice_listen: None,
+        vnc_listen: None,
+        ..abilities.clone()
+    }
+}
+
+/// Where the cache has what it knows of an emulator: its path with `,` for `/`, so that no two
+/// have the same name.
+pub(super) fn kept_path(root: &Root, emulator: &Path) -> PathBuf {
+    let mut name = String::new();
+    for byte in emulator
+        .strip_prefix("/")
+        .unwrap_or(emulator)
+        .as_os_str()
+        .as_encoded_bytes()
+    {
+        match byte {
+            b'/' => name.push(','),
+            byte if byte.is_ascii_alphanumeric() || b"._-+".contains(byte) => {
+                name.push(char::from(*byte));
+            }
+            byte => name.push_str(&format!("%{byte:02x}")),
+        }
+    }
+    root.join(CACHE).join("qemu").join(name + ".json")
+}
+
+pub(super) fn read(root: &Root, path: &Path, warnings: &mut Vec<Warning>) -> Option<Kept> {
+    parsed(root, path).unwrap_or_else(|problem| {
+        warnings.push(Warning::new(path, format!("ignored: {problem}")));
+        None
+    })
+}
+
+pub(super) fn parsed<T: for<'a> Deserialize<'a>>(
+    root: &Root,
+    path: &Path,
+) -> Result<Option<T>, String> {
+    #[derive(Deserialize)]
+    struct Head {
+        format: u32,
+    }
+    let own = Some(geteuid().as_raw());
+    let Some(text) = run::read_trusted(root, path, own)? else {
+        return Ok(None);
+    };
+    let damaged = |error: serde_json::Error| format!("it is damaged: {error}");
+    let head: Head = serde_json::from_str(&text).map_err(damaged)?;
+    if head.format != FORMAT {
+        let format = head.format;
+        return Err(format!(
+            "its format is {format}, this version reads {FORMAT}"
+        ));
+    }
+    serde_json::from_str(&text).map(Some).map_err(damaged)
+}
+
+pub(super) fn keep(path: &Path, kept: &Kept) -> io::Result<()> {
+    let text = kept.to_text()?;
+    let directory = path.parent().unwrap_or(path);
+    DirBuilder::new()
+        .mode(0o755)
+        .recursive(true)
+        .create(directory)?;
+    run::replace(directory, path, text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Asking;
+    use super::super::fake::{DISPLAYS, Host, QEMU, QMP, nothing};
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    #[test]
+    fn a_cache_that_cannot_be_believed_is_named_and_replaced() {
+        let host = Host::new(QMP, DISPLAYS);
+        host.ask(Asking::Fresh);
+        let good = fs::read_to_string(host.kept()).unwrap();
+        let of_other = good.replace("x86_64", "aarch64");
+        let large = " ".repeat(65537);
+        for (text, expected) in [
+            ("{", "damaged"),
+            ("[]", "damaged"),
+            ("", "damaged"),
+            ("{\"format\": 1}", "missing field"),
+            ("{\"format\": 2}", "its format is 2"),
+            (&of_other, "it is about /usr/bin/qemu-system-aarch64"),
+            (&large, "larger than 64 KiB"),
+        ] {
+            fs::write(host.kept(), text).unwrap();
+            let (abilities, warnings) = host.ask(Asking::Cached);
+            assert_eq!((abilities, warnings.len()), (nothing(), 1), "{expected}");
+            let warning = warnings[0].to_string();
+            assert!(
+                warning.contains(expected) && warning.contains(",qemu-system"),
+                "{warning}"
+            );
+            assert_ne!(host.ask(Asking::Fresh).0, nothing());
+            assert_eq!(fs::read_to_string(host.kept()).unwrap(), good, "{expected}");
+        }
+        fs::set_permissions(host.kept(), fs::Permissions::from_mode(0o666)).unwrap();
+        assert!(
+            host.ask(Asking::Cached).1[0]
+                .problem
+                .contains("written by others")
+        );
+        fs::rename(host.kept(), host.root().join("else")).unwrap();
+        symlink(host.root().join("else"), host.kept()).unwrap();
+        assert!(host.ask(Asking::Cached).1[0].problem.contains("is a link"));
+    }
+
+    #[test]
+    fn a_cache_that_cannot_be_written_is_done_without() {
+        let host = Host::new(QMP, DISPLAYS);
+        fs::create_dir(host.root().join("var")).unwrap();
+        fs::write(host.root().join("var/cache"), "").unwrap();
+        for _ in 0..2 {
+            let (abilities, warnings) = host.ask(Asking::Fresh);
+            assert_eq!((abilities.has("vnc"), warnings), (Some(true), Vec::new()));
+        }
+        assert_eq!(host.runs(), 4);
+    }
+
+    #[test]
+    fn no_two_emulators_have_one_file() {
+        let root = Root::recorded("/r");
+        let name = |path: &str| {
+            let path = kept_path(&root, Path::new(path));
+            path.file_name().unwrap().to_str().unwrap().to_owned()
+        };
+        assert_eq!(name(QEMU), "usr,bin,qemu-system-x86_64.json");
+        let paths = ["/a/b", "/a,b", "/a%2cb", "/a%252cb", "/a\u{e4}b", "/a b"];
+        let names: BTreeSet<String> = paths.iter().map(|path| name(path)).collect();
+        assert_eq!(names.len(), paths.len(), "{names:?}");
+    }
+}

@@ -1,0 +1,173 @@
+//! The version of the host's libvirt, and what its `qemu.conf` says of screens.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::cache::{CACHE, parsed};
+use crate::host::{Root, Warning, exists, read_names, read_text};
+use crate::version::Version;
+
+/// Where spice listens unless qemu.conf says otherwise (libvirt src/qemu/qemu_conf.c,
+/// `virQEMUDriverConfigNew`), and VNC.
+pub(super) const LISTEN: &str = "127.0.0.1";
+
+/// `libvirt.json` of a recorded host.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Installed {
+    pub(super) format: u32,
+    pub(super) version: Version,
+}
+
+pub(super) fn installed_path(root: &Root) -> PathBuf {
+    root.join(CACHE).join("libvirt.json")
+}
+
+/// The version of the installed libvirt. `libvirt.so.0.11003.0` is 11.3.0 (libvirt meson.build,
+/// `lib_version`); if several are installed, and they differ, none is it.
+pub(super) fn version(root: &Root, warnings: &mut Vec<Warning>) -> Option<Version> {
+    if root.is_recorded() {
+        let path = installed_path(root);
+        return parsed::<Installed>(root, &path)
+            .unwrap_or_else(|problem| {
+                warnings.push(Warning::new(&path, format!("ignored: {problem}")));
+                None
+            })
+            .map(|libvirt| libvirt.version);
+    }
+    let lib = root.join("usr/lib");
+    let multiarch = read_names(&lib, warnings)
+        .into_iter()
+        .filter(|name| name.contains("-linux-"))
+        .map(|name| lib.join(name));
+    let versions: BTreeSet<Version> = multiarch
+        .chain([root.join("usr/lib64"), root.join("usr/lib")])
+        .filter_map(|directory| directory.join("libvirt.so.0").canonicalize().ok())
+        .filter_map(|library| version_of_library(library.file_name()?.to_str()?))
+        .collect();
+    let mut versions = versions.into_iter();
+    versions.next().filter(|_| versions.next().is_none())
+}
+
+fn version_of_library(name: &str) -> Option<Version> {
+    let (major_minor, micro) = name.strip_prefix("libvirt.so.0.")?.split_once('.')?;
+    let (major_minor, micro): (u32, u32) = (major_minor.parse().ok()?, micro.parse().ok()?);
+    Some(Version::from_libvirt(
+        major_minor.checked_mul(1000)?.checked_add(micro)?,
+    ))
+}
+
+/// Where spice and VNC listen by `qemu.conf`, or without one; nothing where it can't be read, as by
+/// other users than root on Debian.
+pub(super) fn listens(
+    root: &Root,
+    warnings: &mut Vec<Warning>,
+) -> (Option<String>, Option<String>) {
+    let path = root.join("etc/libvirt/qemu.conf");
+    let forbidden = |error: io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+    if File::open(&path).is_err_and(forbidden) {
+        return (None, None);
+    }
+    if !exists(&path) {
+        return (Some(LISTEN.into()), Some(LISTEN.into()));
+    }
+    let Some(text) = read_text(&path, warnings) else {
+        return (None, None);
+    };
+    let listen = |key| setting(&text, key).map_or(Some(LISTEN.into()), |value| value);
+    (listen("spice_listen"), listen("vnc_listen"))
+}
+
+/// The value of `key = "value"`, as libvirt reads it (src/util/virconf.c): the first one counts,
+/// and quotes may be single, double or three. `None` if it is not set, `Some(None)` if it is set to
+/// something else.
+fn setting(text: &str, key: &str) -> Option<Option<String>> {
+    let blank = [' ', '\t'];
+    let value = text.lines().find_map(|line| {
+        let rest = line.trim_start_matches(blank).strip_prefix(key)?;
+        rest.trim_start_matches(blank).strip_prefix('=')
+    })?;
+    let value = value.trim_start_matches(blank);
+    let quoted = ["\"\"\"", "\"", "'"].iter().find_map(|quote| {
+        let rest = value.strip_prefix(quote)?;
+        Some(rest.split_once(quote)?.0.to_owned())
+    });
+    Some(quoted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake::Host;
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn the_version_of_libvirt() {
+        for (name, expected) in [
+            ("libvirt.so.0.11003.0", Some(&[11, 3, 0][..])),
+            ("libvirt.so.0.9000.0", Some(&[9, 0, 0])),
+            ("libvirt.so.0.7000.1", Some(&[7, 0, 1])),
+            ("libvirt.so.0", None),
+            ("libvirt.so.0.x.0", None),
+            ("libvirt.so.0.4294967295.0", None),
+            ("libvirt-qemu.so.0.11003.0", None),
+        ] {
+            assert_eq!(
+                version_of_library(name),
+                expected.map(Version::of),
+                "{name}"
+            );
+        }
+        let host = Host::new("", "");
+        let library = |directory: &str, version: &str| {
+            let directory = host.root().join(directory);
+            fs::create_dir_all(&directory).unwrap();
+            let _ = fs::remove_file(directory.join("libvirt.so.0"));
+            fs::write(directory.join(version), "").unwrap();
+            symlink(version, directory.join("libvirt.so.0")).unwrap();
+        };
+        let installed = || version(&host.root(), &mut Vec::new());
+        assert_eq!(installed(), None);
+        library("usr/lib/x86_64-linux-gnu", "libvirt.so.0.11003.0");
+        library("usr/lib64", "libvirt.so.0.11003.0");
+        assert_eq!(installed(), Some(Version::of(&[11, 3, 0])));
+        library("usr/lib64", "libvirt.so.0.9000.0");
+        assert_eq!(installed(), None);
+    }
+
+    #[test]
+    fn settings_of_qemu_conf() {
+        for (text, expected) in [
+            ("spice_listen = \"0.0.0.0\"", Some(Some("0.0.0.0"))),
+            (
+                "\n \tspice_listen='::'# all\nspice_listen = \"x\"",
+                Some(Some("::")),
+            ),
+            ("spice_listen = \"\"\"a\"\"\"", Some(Some("a"))),
+            ("#spice_listen = \"0.0.0.0\"\n# spice_listen = \"x\"", None),
+            ("spice_listen_x = \"0.0.0.0\"", None),
+            ("vnc_listen = \"spice_listen = 'x'\"", None),
+            ("spice_listen = 3", Some(None)),
+            ("spice_listen = \"open", Some(None)),
+            ("spice_listen = \"\"", Some(Some(""))),
+            ("", None),
+        ] {
+            let expected = expected.map(|value| value.map(str::to_owned));
+            assert_eq!(setting(text, "spice_listen"), expected, "{text:?}");
+        }
+        let host = Host::new("", "");
+        let read = || listens(&host.root(), &mut Vec::new());
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(read(), (some(LISTEN), some(LISTEN)));
+        fs::create_dir_all(host.root().join("etc/libvirt")).unwrap();
+        let path = host.root().join("etc/libvirt/qemu.conf");
+        fs::write(&path, "vnc_listen = \"0.0.0.0\"\n").unwrap();
+        assert_eq!(read(), (some(LISTEN), some("0.0.0.0")));
+        fs::write(&path, "vnc_listen = [").unwrap();
+        assert_eq!(read(), (some(LISTEN), None));
+    }
+}
