@@ -1,0 +1,49 @@
+//! The names of the domains that are made to be tried.
+
+use uuid::Uuid;
+
+/// How the names of all domains that are made to be tried begin. A hook of gfxplane's must let
+/// these through without a wait: `gfxplane verify` waits for whatever holds their devices first.
+pub const NAME: &str = "gfxplane-verify-";
+
+/// The name of the domain that is made with this UUID. By it, its log is known to be ours.
+#[must_use]
+pub fn name(uuid: Uuid) -> String {
+    format!("{NAME}{}", uuid.simple())
+}
+
+/// Whether [`name`] could have made this name.
+#[must_use]
+pub fn is_name(text: &str) -> bool {
+    text.strip_prefix(NAME).is_some_and(|rest| {
+        rest.len() == 32 && rest.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    })
+}
+
+/// The UUID in a name that [`name`] has made.
+#[must_use]
+pub fn uuid_of(text: &str) -> Option<Uuid> {
+    let rest = text.strip_prefix(NAME).filter(|_| is_name(text))?;
+    Uuid::try_parse(rest).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: Uuid = Uuid::from_u128(0x1234);
+
+    #[test]
+    fn names() {
+        assert!(is_name(&name(Uuid::new_v4())));
+        for text in [
+            "guest",
+            NAME,
+            "gfxplane-verify-1",
+            &(name(ID) + "0"),
+            &name(ID).to_uppercase(),
+        ] {
+            assert!(!is_name(text), "{text}");
+        }
+    }
+}
