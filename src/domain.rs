@@ -4,6 +4,7 @@
 //! elements, so that a plan can be turned into edits of their bytes.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use serde::Serialize;
 use uuid::Uuid;
@@ -353,6 +354,18 @@ impl<'d, 'a> Domain<'d, 'a> {
                 .collect(),
             properties: properties(root),
         })
+    }
+
+    /// The program that runs it: the emulator that it names, or else Debian's for its architecture.
+    #[must_use]
+    pub fn program(&self) -> PathBuf {
+        self.emulator.as_ref().map_or_else(
+            || {
+                let arch = self.arch.as_deref().unwrap_or(std::env::consts::ARCH);
+                PathBuf::from(format!("/usr/bin/qemu-system-{arch}"))
+            },
+            PathBuf::from,
+        )
     }
 
     /// Whether the guest is Windows, as far as libosinfo's metadata tell.

@@ -77,7 +77,9 @@ impl Line {
         }
     }
 
-    fn of(note: &Note) -> Self {
+    /// A note of a plan's.
+    #[must_use]
+    pub fn of(note: &Note) -> Self {
         let mut text = note.text.clone();
         for cure in &note.cures {
             text.push_str("; cure: ");
@@ -99,15 +101,18 @@ pub fn unasked(policy: &Policy, is_older: bool) -> Policy {
     policy
 }
 
-/// The vfio devices of a domain; none if it can't be read.
+/// The name and the vfio devices of a domain; nothing if it can't be read.
 #[must_use]
-pub fn devices(definition: &str) -> Vec<DeviceId> {
+pub fn about(definition: &str) -> (String, Vec<DeviceId>) {
     let Ok(document) = Document::parse(definition) else {
-        return Vec::new();
+        return Default::default();
     };
     Domain::new(&document).map_or_else(
-        |_| Vec::new(),
-        |domain| domain.hostdevs.iter().map(|hostdev| hostdev.id).collect(),
+        |_| Default::default(),
+        |domain| {
+            let devices = domain.hostdevs.iter().map(|hostdev| hostdev.id).collect();
+            (domain.name.clone().unwrap_or_default(), devices)
+        },
     )
 }
 
@@ -433,7 +438,7 @@ mod tests {
             Instant::now(),
         );
         assert_eq!(decision, Decision::NotOurs);
-        assert_eq!(devices(text), []);
-        assert_eq!(devices(&domain(VNC, "on")).len(), 1);
+        assert_eq!(about(text), ("g".into(), Vec::new()));
+        assert_eq!(about(&domain(VNC, "on")).1.len(), 1);
     }
 }

@@ -41,13 +41,6 @@ const IDENTIFYING: &[&str] = &[
     "hostname",
 ];
 
-/// Where QEMU is, unless a domain says otherwise.
-const EMULATORS: &[&str] = &[
-    "/usr/bin/qemu-kvm",
-    "/usr/bin/qemu-system-x86_64",
-    "/usr/libexec/qemu-kvm",
-];
-
 /// Record this host in a directory, as a test case or for a bug report
 ///
 /// Serial numbers, MAC addresses and host names do not go along. UUIDs of mdevs and PCI addresses
@@ -87,7 +80,7 @@ impl Collect {
             emulator::known(root, &mut notes).into_iter().collect();
         emulators.extend(domains.iter().filter_map(|domain| domain.emulator.clone()));
         if !root.is_recorded() {
-            let usual = EMULATORS.iter().map(PathBuf::from);
+            let usual = emulator::usual().into_iter();
             emulators.extend(usual.filter(|path| path.exists()));
         }
         copy.host(&seen, &mut notes)?;

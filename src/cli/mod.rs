@@ -9,10 +9,12 @@ pub mod list;
 pub mod nodedev_dumpxml;
 pub mod nodedev_list;
 pub mod probe;
+pub mod qemu;
 pub mod rules;
 pub mod subject;
 pub mod tool;
 pub mod verify;
+pub mod watch;
 
 use std::fs::File;
 use std::io::{self, Write};

@@ -1,7 +1,7 @@
 //! `gfxplane probe`, which is `gfxplane-probe` as well.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -20,6 +20,9 @@ use crate::probe::Asked;
 use crate::probe::asking::{Outcome, Request, announce, ask_and_keep};
 use crate::probe::instance::Instance;
 use crate::record::FORMAT;
+
+/// The program that opens devices.
+const PROBER: &str = "gfxplane-probe";
 
 /// How many devices are asked at a time: a driver that hangs must not hold the others up.
 const AT_A_TIME: usize = 8;
@@ -51,7 +54,8 @@ pub struct Probe {
     /// Ask the device even if its record still holds
     #[arg(long)]
     fresh: bool,
-    /// Leave a device alone while a domain that has it is being started (for the daemon)
+    /// Open only what may be opened unasked, and no device of a domain that is being started (for
+    /// the daemon)
     #[arg(long, hide = true)]
     unless_starting: bool,
     /// Print JSON, with everything that the device told
@@ -109,9 +113,14 @@ impl Probe {
             let id = |text: &String| {
                 DeviceId::from_user(text).map_err(|e| Failure::Usage(e.to_string()))
             };
+            let asked = if self.unless_starting {
+                Asked::Unasked(config.probe)
+            } else {
+                Asked::ByName
+            };
             (
                 self.devices.iter().map(id).collect::<Result<Vec<_>, _>>()?,
-                Asked::ByName,
+                asked,
             )
         };
         let prober = prober()?;
@@ -222,12 +231,18 @@ fn ask_all(
 /// If it isn't there.
 pub fn prober() -> anyhow::Result<PathBuf> {
     let me = std::env::current_exe().context("finding this program's own file")?;
-    let path = me.with_file_name("gfxplane-probe");
-    if !Path::new(&path).exists() {
-        let problem = format!("{} is missing: install gfxplane whole", path.display());
-        return Err(Failure::Environment(problem).into());
-    }
-    Ok(path)
+    let beside = me.with_file_name(PROBER);
+    // What needs libvirt is installed in libexec.
+    let installed = me
+        .ancestors()
+        .nth(3)
+        .map(|prefix| prefix.join("bin").join(PROBER));
+    let found = [Some(beside.clone()), installed]
+        .into_iter()
+        .flatten()
+        .find(|path| path.exists());
+    let problem = format!("{} is missing: install gfxplane whole", beside.display());
+    Ok(found.ok_or(Failure::Environment(problem))?)
 }
 
 fn reason(outcome: &Outcome) -> Option<&Reason> {

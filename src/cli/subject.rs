@@ -143,11 +143,21 @@ impl<'c> HostSurroundings<'c> {
             ));
         }
         Ok(HostSurroundings {
-            context,
             qemu: arguments.qemu.clone(),
             libvirt: arguments.libvirt_version.clone(),
-            warnings: RefCell::default(),
+            ..Self::as_it_is(context)
         })
+    }
+
+    /// This host, as it is.
+    #[must_use]
+    pub fn as_it_is(context: &'c Context) -> Self {
+        HostSurroundings {
+            context,
+            qemu: None,
+            libvirt: None,
+            warnings: RefCell::default(),
+        }
     }
 
     /// The host's policy.
@@ -156,9 +166,15 @@ impl<'c> HostSurroundings<'c> {
         settings::config(&self.context.root, &mut self.warnings.borrow_mut()).policy
     }
 
+    /// What was passed over since this was last asked.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<Warning> {
+        self.warnings.take()
+    }
+
     /// Says what was passed over.
     pub fn warn(&self) {
-        self.context.warn(&self.warnings.take());
+        self.context.warn(&self.warnings());
     }
 }
 
@@ -168,11 +184,7 @@ impl Surroundings for HostSurroundings<'_> {
     }
 
     fn abilities(&self, domain: &Domain<'_, '_>) -> Abilities {
-        let arch = domain.arch.as_deref().unwrap_or(std::env::consts::ARCH);
-        let emulator = domain.emulator.as_ref().map_or_else(
-            || PathBuf::from(format!("/usr/bin/qemu-system-{arch}")),
-            PathBuf::from,
-        );
+        let emulator = domain.program();
         // Who names the version wants that one, not this machine's.
         let asking = if self.qemu.is_some() {
             Asking::Cached

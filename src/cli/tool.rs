@@ -14,8 +14,10 @@ use crate::cli::list::List;
 use crate::cli::nodedev_dumpxml::NodedevDumpxml;
 use crate::cli::nodedev_list::NodedevList;
 use crate::cli::probe::Probe;
+use crate::cli::qemu::QemuCommand;
 use crate::cli::rules::RulesCommand;
 use crate::cli::verify::{Verify, VerifyChild};
+use crate::cli::watch::Watch;
 use crate::cli::{End, GlobalArgs};
 
 /// Finds out what display a vfio device offers, and tells libvirt.
@@ -37,10 +39,12 @@ enum Verb {
     Collect(Collect),
     Fixup(Fixup),
     Probe(Probe),
+    Qemu(QemuCommand),
     Rules(RulesCommand),
     Verify(Verify),
     #[command(hide = true)]
     VerifyChild(VerifyChild),
+    Watch(Watch),
     NodedevList(NodedevList),
     NodedevDumpxml(NodedevDumpxml),
 }
@@ -53,11 +57,13 @@ impl Arguments {
             Verb::Check(check) => check.asks_libvirt(),
             Verb::Fixup(fixup) => fixup.asks_libvirt(),
             Verb::Verify(verify) => verify.asks_libvirt(),
+            Verb::Watch(_) => true,
             Verb::NodedevList(list) => list.asks_libvirt(),
             Verb::NodedevDumpxml(dumpxml) => dumpxml.asks_libvirt(),
             Verb::List(_)
             | Verb::Collect(_)
             | Verb::Probe(_)
+            | Verb::Qemu(_)
             | Verb::Rules(_)
             | Verb::VerifyChild(_) => false,
         }
@@ -86,9 +92,11 @@ pub fn run(arguments: Arguments, libvirt: Arc<dyn Libvirt>) -> anyhow::Result<En
         Verb::Collect(collect) => collect.run(&context, &mut out),
         Verb::Fixup(fixup) => fixup.run(&context, &mut out),
         Verb::Probe(probe) => probe.run(&context, &mut out),
+        Verb::Qemu(qemu) => qemu.run(&context, &mut out),
         Verb::Rules(rules) => rules.run(&context, &mut out),
         Verb::Verify(verify) => verify.run(&context, &mut out),
         Verb::VerifyChild(child) => child.run(),
+        Verb::Watch(watch) => watch.run(&context),
         Verb::NodedevList(list) => list.run(&context, &mut out),
         Verb::NodedevDumpxml(dumpxml) => dumpxml.run(&context, &mut out),
     };

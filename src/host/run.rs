@@ -42,6 +42,15 @@ pub struct Lock {
     _file: Flock<File>,
 }
 
+/// Where the records are, made if they are not there, for whoever wants to watch them.
+///
+/// # Errors
+/// Any error of the file system; [`io::ErrorKind::InvalidData`] if the directory is there but is
+/// not to be trusted.
+pub fn records_directory(root: &Root) -> io::Result<PathBuf> {
+    directory(root, "records", 0o755)
+}
+
 /// The record of a device, if there is one that can be believed. Whether it is still valid is
 /// for the caller to see ([`Record::circumstances`]).
 pub fn read_record(root: &Root, id: DeviceId, warnings: &mut Vec<Warning>) -> Option<Record> {

@@ -31,18 +31,6 @@ pub struct NeedsLibvirt {
     what: String,
 }
 
-/// The program that runs a domain.
-#[must_use]
-pub fn emulator(domain: &Domain<'_, '_>) -> PathBuf {
-    domain.emulator.as_ref().map_or_else(
-        || {
-            let arch = domain.arch.as_deref().unwrap_or(std::env::consts::ARCH);
-            PathBuf::from(format!("/usr/bin/qemu-system-{arch}"))
-        },
-        PathBuf::from,
-    )
-}
-
 /// The call for a reduced domain. `port`: one on 127.0.0.1 that is free, for spice, which can't
 /// look for one itself.
 ///
@@ -139,7 +127,7 @@ pub fn call(
         ))
     });
     Ok(Call {
-        program: emulator(domain),
+        program: domain.program(),
         arguments,
         environment: std::iter::once(("LC_ALL".into(), "C".into()))
             .chain(environment)

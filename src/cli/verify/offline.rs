@@ -26,7 +26,7 @@ use crate::abilities::Abilities;
 use crate::cli::libvirt::Start;
 use crate::cli::{End, Failure};
 use crate::domain::Domain;
-use crate::verify::argv::{Call, call, emulator};
+use crate::verify::argv::{Call, call};
 use crate::verify::said;
 
 /// As much of what QEMU prints is kept as anybody reads.
@@ -80,7 +80,7 @@ pub(super) fn start(
     abilities: &Abilities,
     limit: Instant,
 ) -> anyhow::Result<Start> {
-    let program = emulator(domain);
+    let program = domain.program();
     if !program.is_file() {
         let problem = format!(
             "{}: there is no such emulator: install it, or name another in the domain's <emulator>",

@@ -36,6 +36,15 @@ pub enum Asking {
     Fresh,
 }
 
+/// Where distributions have the QEMU that libvirt uses on a machine of this kind.
+#[must_use]
+pub fn usual() -> Vec<PathBuf> {
+    let of_arch = format!("/usr/bin/qemu-system-{}", std::env::consts::ARCH);
+    ["/usr/bin/qemu-kvm", &of_arch, "/usr/libexec/qemu-kvm"]
+        .map(PathBuf::from)
+        .into()
+}
+
 /// What this QEMU and the host's libvirt can do. `emulator`: its path on the host, as a domain
 /// names it.
 ///

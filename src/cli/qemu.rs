@@ -1,0 +1,104 @@
+//! `gfxplane qemu`: what this host's QEMU and libvirt can do.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::abilities::Abilities;
+use crate::cli::{Context, End, json, table};
+use crate::host::emulator::{self, Asking};
+use crate::record::FORMAT;
+
+/// Ask the host's QEMU what it can do, and keep the answer
+///
+/// The answer is kept in /var/cache/gfxplane until QEMU or its modules change. The qemu hook and
+/// guests' definitions rest on it.
+#[derive(Debug, clap::Args)]
+pub struct QemuCommand {
+    /// These, instead of those that libvirt uses on this host
+    #[arg(value_name = "EMULATOR")]
+    emulators: Vec<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Row {
+    emulator: PathBuf,
+    #[serde(flatten)]
+    abilities: Abilities,
+}
+
+#[derive(Serialize)]
+struct Document {
+    format: u32,
+    emulators: Vec<Row>,
+}
+
+impl QemuCommand {
+    /// Asks and prints.
+    ///
+    /// # Errors
+    /// Those of the output. That an emulator does not answer is no error but exit code 1.
+    pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
+        let mut warnings = Vec::new();
+        let mut emulators: BTreeSet<PathBuf> = self.emulators.iter().cloned().collect();
+        if emulators.is_empty() {
+            emulators.extend(emulator::known(&context.root, &mut warnings));
+            let usual = emulator::usual().into_iter();
+            let here = |path: &PathBuf| {
+                let path = path.strip_prefix("/").unwrap_or(path);
+                context.root.join(path).exists()
+            };
+            emulators.extend(usual.filter(here));
+        }
+        let rows: Vec<Row> = emulators
+            .into_iter()
+            .map(|emulator| Row {
+                abilities: emulator::abilities(
+                    &context.root,
+                    &emulator,
+                    Asking::Fresh,
+                    &mut warnings,
+                ),
+                emulator,
+            })
+            .collect();
+        context.warn(&warnings);
+        let answered = rows.iter().all(|row| row.abilities.qemu.is_some());
+        if self.json {
+            let document = Document {
+                format: FORMAT,
+                emulators: rows,
+            };
+            json(out, &document)?;
+        } else {
+            let shown = |text: Option<String>| text.unwrap_or_else(|| "unknown".into());
+            let cells = |row: &Row| {
+                let can = &row.abilities;
+                let frontends = can.frontends.as_ref();
+                let tcp = can.spice_gl_over_tcp;
+                vec![
+                    row.emulator.display().to_string(),
+                    shown(can.qemu.as_ref().map(ToString::to_string)),
+                    shown(frontends.map(|all| all.iter().cloned().collect::<Vec<_>>().join(","))),
+                    tcp.map_or("", |yes| if yes { "yes" } else { "no" }).into(),
+                    shown(can.libvirt.as_ref().map(ToString::to_string)),
+                ]
+            };
+            let rows: Vec<Vec<String>> = rows.iter().map(cells).collect();
+            let head = [
+                "EMULATOR",
+                "VERSION",
+                "FRONTENDS",
+                "SPICE GL OVER TCP",
+                "LIBVIRT",
+            ];
+            table(out, &head, &rows)?;
+        }
+        Ok(if answered { End::Done } else { End::Refused })
+    }
+}

@@ -1,0 +1,150 @@
+//! What the daemon remembers of the domains: a part of it for as long as it runs, a part in
+//! `/var/lib/gfxplane`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use uuid::Uuid;
+
+use crate::host::state::{NotRemembered, State};
+use crate::host::{Root, Warning};
+use crate::names::DeviceId;
+use crate::watch::{Line, Memory, Standing};
+
+/// One domain.
+#[derive(Debug, Default)]
+pub(super) struct Watched {
+    pub(super) name: String,
+    pub(super) memory: Memory,
+    devices: Vec<DeviceId>,
+    /// What its definition was, so that a report which says nothing new is known as such.
+    seen: Option<u64>,
+    /// The hook has kept it from starting since it was last looked at.
+    pub(super) vetoed: bool,
+    /// What was last said of it.
+    said: Vec<Line>,
+    /// How often in a row its definition had changed before ours was there.
+    pub(super) misses: u32,
+}
+
+/// All of them.
+#[derive(Debug)]
+pub(super) struct Domains {
+    pub(super) state: State,
+    /// Those that were there before the package; `None`: nobody has looked yet.
+    older: Option<BTreeSet<Uuid>>,
+    /// Whether that outlives us: it is about the system's libvirt, no other.
+    is_system: bool,
+    all: BTreeMap<Uuid, Watched>,
+}
+
+impl Watched {
+    /// Takes note of a definition; whether it is another than the last.
+    pub(super) fn note(&mut self, name: &str, definition: &str, devices: Vec<DeviceId>) -> bool {
+        let mut hasher = DefaultHasher::new();
+        definition.hash(&mut hasher);
+        let now = hasher.finish();
+        name.clone_into(&mut self.name);
+        self.devices = devices;
+        self.seen.replace(now).is_some_and(|before| before != now)
+    }
+
+    /// The lines, unless they are what was said last.
+    pub(super) fn news(&mut self, lines: Vec<Line>) -> Vec<Line> {
+        if self.said == lines {
+            return Vec::new();
+        }
+        self.said.clone_from(&lines);
+        lines
+    }
+}
+
+impl Domains {
+    pub(super) fn new(root: &Root, is_system: bool, warnings: &mut Vec<Warning>) -> Self {
+        let state = State::new(root);
+        Domains {
+            older: is_system.then(|| state.older(warnings)).flatten(),
+            is_system,
+            state,
+            all: BTreeMap::new(),
+        }
+    }
+
+    /// These are there when we begin to watch. What nobody has looked at before is older than the
+    /// package; what has gone meanwhile is forgotten.
+    pub(super) fn starts_with(&mut self, all: &[Uuid]) -> Result<(), NotRemembered> {
+        let there: BTreeSet<Uuid> = all.iter().copied().collect();
+        self.all.retain(|uuid, _| there.contains(uuid));
+        let older = match &self.older {
+            None => there,
+            Some(older) => older.intersection(&there).copied().collect(),
+        };
+        self.set_older(older)
+    }
+
+    fn set_older(&mut self, older: BTreeSet<Uuid>) -> Result<(), NotRemembered> {
+        if self.older.as_ref() == Some(&older) {
+            return Ok(());
+        }
+        let written = if self.is_system {
+            self.state.set_older(&older)
+        } else {
+            Ok(())
+        };
+        self.older = Some(older);
+        written
+    }
+
+    /// Somebody has given the domain another definition since the package is there.
+    pub(super) fn is_newer(&mut self, uuid: Uuid) -> Result<(), NotRemembered> {
+        let mut older = self.older.clone().unwrap_or_default();
+        older.remove(&uuid);
+        self.set_older(older)
+    }
+
+    pub(super) fn standing(&self, uuid: Uuid, warnings: &mut Vec<Warning>) -> Standing {
+        Standing {
+            is_older: self
+                .older
+                .as_ref()
+                .is_some_and(|older| older.contains(&uuid)),
+            is_hands_off: self.state.hands_off(uuid, warnings),
+        }
+    }
+
+    pub(super) fn watched(&mut self, uuid: Uuid) -> &mut Watched {
+        self.all.entry(uuid).or_default()
+    }
+
+    pub(super) fn was_vetoed(&mut self, uuid: Uuid) {
+        self.watched(uuid).vetoed = true;
+    }
+
+    pub(super) fn devices(&self, uuid: Uuid) -> Vec<DeviceId> {
+        self.all
+            .get(&uuid)
+            .map(|domain| domain.devices.clone())
+            .unwrap_or_default()
+    }
+
+    pub(super) fn with_device(&self, id: DeviceId) -> Vec<Uuid> {
+        let with = |(_, domain): &(&Uuid, &Watched)| domain.devices.contains(&id);
+        self.all
+            .iter()
+            .filter(with)
+            .map(|(uuid, _)| *uuid)
+            .collect()
+    }
+
+    pub(super) fn named(&self, name: &str) -> Option<Uuid> {
+        let found = self.all.iter().find(|(_, domain)| domain.name == name);
+        found.map(|(uuid, _)| *uuid)
+    }
+
+    /// The domain has no definition any more.
+    pub(super) fn forget(&mut self, uuid: Uuid) -> Result<(), NotRemembered> {
+        self.all.remove(&uuid);
+        self.is_newer(uuid)?;
+        self.state.forget(uuid)
+    }
+}
