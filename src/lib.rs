@@ -21,6 +21,7 @@
 //!   what follows from it. [`inventory`] joins them for a whole host.
 //! * [`nodedev`] writes it down in the forms that libvirt, mdevctl and udev take.
 //! * [`undo`] is what a change takes to be taken back.
+//! * [`hook`] is what the qemu hook decides when libvirt starts, restores or lets in a domain.
 //! * [`verify`] makes a domain small enough to be tried, and holds the answer against the prediction.
 //! * [`cli`] is what the programs share: arguments, tables, exit codes.
 //! * [`xml`] edits XML by its bytes and knows nothing of libvirt.
@@ -36,6 +37,7 @@ pub mod evidence;
 pub mod facts;
 pub mod fixup;
 pub mod hints;
+pub mod hook;
 pub mod host;
 pub mod inventory;
 pub mod log;

@@ -10,6 +10,8 @@
 //!
 //! `tests/fixup` has domains, and what becomes of them on these hosts.
 //!
+//! `tests/hook` has domains, and what the qemu hook makes of them.
+//!
 //! `tests/vm/matrix-measured` has what a real QEMU did with domains.
 //!
 //! `tests/lossless` has odd XML documents, for the engine that edits them.
@@ -17,6 +19,8 @@
 mod support {
     pub(crate) mod collect;
     pub(crate) mod fixup;
+    pub(crate) mod hook;
+    pub(crate) mod hooked;
     pub(crate) mod hostile;
     pub(crate) mod hosts;
     pub(crate) mod lossless;
@@ -40,6 +44,7 @@ fn main() -> ExitCode {
     trials.extend(support::property::trials());
     trials.extend(support::collect::trials());
     trials.extend(support::fixup::trials());
+    trials.extend(support::hook::trials());
     trials.extend(support::plan::trials());
     trials.extend(support::matrix::trials());
     trials.extend(support::lossless::trials());

@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(dead_code))]
 
 mod mdevctl;
+mod qemu_hook;
 #[cfg(not(test))]
 #[path = "../../start.rs"]
 mod start;
@@ -23,7 +24,8 @@ const FAILURE: u8 = 1;
 const USAGE_ERROR: u8 = 2;
 
 const USAGE: &str = "usage: gfxplane-helper capability UUID|PCI-ADDRESS|NODE-DEVICE
-       gfxplane-helper -t TYPE -e EVENT -a ACTION -s STATE -u UUID -p PARENT   (as mdevctl calls it)";
+       gfxplane-helper -t TYPE -e EVENT -a ACTION -s STATE -u UUID -p PARENT   (as mdevctl calls it)
+       gfxplane-helper qemu-hook OBJECT OPERATION SUBOP EXTRA   (as libvirt's qemu hook; domain XML on stdin)";
 
 /// Does what the arguments say; the exit code.
 fn run() -> u8 {
@@ -32,6 +34,11 @@ fn run() -> u8 {
     let arguments: Vec<OsString> = arguments.collect();
     if let Some(call) = mdevctl::Call::parse(&arguments) {
         return mdevctl::run(&root(), &program, &call);
+    }
+    // The name of a guest may be anything, "--help" or no UTF-8 included.
+    if arguments.first().is_some_and(|verb| verb == "qemu-hook") {
+        let operation = arguments.get(2).map(OsString::as_os_str);
+        return qemu_hook::run(&root(), operation.unwrap_or_default());
     }
     let words: Option<Vec<&str>> = arguments.iter().map(|argument| argument.to_str()).collect();
     match words.unwrap_or_default()[..] {

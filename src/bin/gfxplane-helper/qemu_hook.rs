@@ -1,0 +1,293 @@
+//! The qemu hook (libvirt docs/hooks.rst), behind `hooks/qemu.d/50-gfxplane`.
+//!
+//! While it runs, libvirt holds the domain's lock, so it talks to nobody and opens no device: it
+//! reads what is written down, and its only wait is the one for a probe of ours.
+//!
+//! Whatever goes wrong here, the domain starts: 77 is the one code that keeps it from that, and it
+//! is returned only for a [`Verdict::Veto`].
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::io::{self, Write};
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::time::Instant;
+
+use nix::errno::Errno;
+use nix::unistd::{geteuid, read};
+
+use gfxplane::abilities::Abilities;
+use gfxplane::config::{Config, HookMode};
+use gfxplane::domain::Domain;
+use gfxplane::evidence::{Method, resolve};
+use gfxplane::facts::Reason;
+use gfxplane::fixup::Surroundings;
+use gfxplane::hook::{self, Definition, Operation, Verdict};
+use gfxplane::host::emulator::{self, Asking};
+use gfxplane::host::requests::{self, Request};
+use gfxplane::host::{Root, run, settings, sysfs};
+use gfxplane::inventory::{Sources, active};
+use gfxplane::names::DeviceId;
+use gfxplane::screens::Known;
+use gfxplane::xml::{self, Document};
+
+use crate::SUCCESS;
+
+/// What the script takes for a veto; nothing else that ends a process has this code.
+const VETO: u8 = 77;
+
+/// What every `<hostdev>` begins with. Without one there is nothing to look at.
+const HOSTDEV: &[u8] = b"<hostdev";
+
+/// As much as most domains have, so that they are read at once.
+const AT_ONCE: usize = 64 * 1024;
+
+/// `<28>`: facility daemon, warning (RFC 3164).
+const JOURNAL: &str = "<28>gfxplane: ";
+
+/// Longer lines than the journal takes whole (systemd src/journal/journald-server.h,
+/// `LINE_MAX`-sized by default) are of no use to anybody.
+const MAX_LINE: usize = 8 * 1024;
+
+/// Answers a call. `operation` is libvirt's second argument; the others say nothing that the XML on
+/// stdin does not.
+pub(crate) fn run(root: &Root, operation: &OsStr) -> u8 {
+    let operation = operation.to_str().and_then(Operation::parse);
+    let (Some(operation), Some(bytes)) = (operation, stdin()) else {
+        return SUCCESS;
+    };
+    if !has(&bytes, HOSTDEV) {
+        return SUCCESS;
+    }
+    let Ok(text) = xml::from_bytes(bytes) else {
+        return SUCCESS;
+    };
+    let Ok(document) = Document::parse(&text) else {
+        return SUCCESS;
+    };
+    let Ok(domain) = Domain::new(&document) else {
+        return SUCCESS;
+    };
+    let devices = hook::devices(&domain);
+    if devices.is_empty() {
+        return SUCCESS;
+    }
+    let config = config(root);
+    if config.hook == HookMode::Off {
+        return SUCCESS;
+    }
+    let host = ThisHost {
+        root,
+        devices: RefCell::default(),
+    };
+    let verdict = match operation {
+        Operation::Release => {
+            release(root, &domain, &devices);
+            return SUCCESS;
+        }
+        Operation::Prepare => {
+            wait(root, &devices, &config);
+            let definition = definition(root, domain.name.as_deref());
+            hook::start(&text, &domain, &host, &config, definition)
+        }
+        Operation::Migrate | Operation::Restore => {
+            hook::incoming(&document, &domain, &host, &config)
+        }
+    };
+    match verdict {
+        Verdict::Nothing => SUCCESS,
+        Verdict::Warn(line) => {
+            journal(root, &line);
+            SUCCESS
+        }
+        Verdict::Veto(line) => {
+            leave(root, &domain, true);
+            let _ = io::stderr().write_all(format!("gfxplane: {line}\n").as_bytes());
+            VETO
+        }
+        Verdict::Rewrite { text, line } => {
+            // All or nothing: the script passes on only what a helper has said that ended well.
+            let mut out = io::stdout().lock();
+            let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+            journal(root, &line);
+            written.map_or(crate::FAILURE, |()| SUCCESS)
+        }
+    }
+}
+
+/// All of stdin; `None` if it can't be read or is more than a document may have.
+fn stdin() -> Option<Vec<u8>> {
+    let stdin = io::stdin();
+    let mut bytes = vec![0; AT_ONCE];
+    let mut length = 0;
+    loop {
+        if length == bytes.len() {
+            if length > xml::MAX_SIZE {
+                return None;
+            }
+            bytes.resize(2 * length, 0);
+        }
+        match read(&stdin, &mut bytes[length..]) {
+            Ok(0) => break,
+            Ok(count) => length += count,
+            Err(Errno::EINTR) => {}
+            Err(_) => return None,
+        }
+    }
+    bytes.truncate(length);
+    (length <= xml::MAX_SIZE).then_some(bytes)
+}
+
+fn has(bytes: &[u8], wanted: &[u8]) -> bool {
+    bytes.windows(wanted.len()).any(|window| window == wanted)
+}
+
+/// The settings. Where a file can't be used, nobody knows whether it said that the hook shall leave
+/// the domains alone, so that then it only warns.
+fn config(root: &Root) -> Config {
+    let mut warnings = Vec::new();
+    let mut config = settings::config(root, &mut warnings);
+    for warning in &warnings {
+        journal(root, &warning.to_string());
+    }
+    if !warnings.is_empty() && config.hook == HookMode::Enforce {
+        config.hook = HookMode::Warn;
+    }
+    config
+}
+
+/// Whether we are who may write below `/run/gfxplane`. Session libvirt runs as anybody.
+fn is_root(root: &Root) -> bool {
+    root.is_recorded() || geteuid().is_root()
+}
+
+/// Marks the start and then waits until no probe of ours holds the domain's devices: a probe that
+/// has the lock by then is waited for, and a later one sees the mark.
+fn wait(root: &Root, devices: &BTreeSet<DeviceId>, config: &Config) {
+    if !is_root(root) {
+        return;
+    }
+    for id in devices {
+        if let Err(error) = requests::mark_start(root, *id) {
+            journal(root, &format!("marking the start of {id}: {error}"));
+        }
+    }
+    let limit = Instant::now() + config.deadline;
+    for id in devices {
+        match run::wait_until_free(root, *id, limit) {
+            Ok(true) => {}
+            Ok(false) => {
+                let line = format!("{id} is still being probed; QEMU may find it busy");
+                journal(root, &line);
+            }
+            Err(error) => journal(root, &format!("waiting for the probe of {id}: {error}")),
+        }
+    }
+}
+
+fn release(root: &Root, domain: &Domain<'_, '_>, devices: &BTreeSet<DeviceId>) {
+    if !is_root(root) {
+        return;
+    }
+    for id in devices {
+        let _ = requests::forget_start(root, *id);
+    }
+    leave(root, domain, false);
+}
+
+/// Asks the daemon to look at the domain.
+fn leave(root: &Root, domain: &Domain<'_, '_>, veto: bool) {
+    let Some(domain) = domain.uuid.filter(|_| is_root(root)) else {
+        return;
+    };
+    if let Err(error) = requests::leave(root, &Request { domain, veto }) {
+        journal(root, &format!("asking the daemon for {domain}: {error}"));
+    }
+}
+
+/// Whether libvirt has the domain written down, where that can be seen.
+fn definition(root: &Root, name: Option<&str>) -> Definition {
+    let directory = root.join("etc/libvirt/qemu");
+    let file = name.map(|name| directory.join(format!("{name}.xml")));
+    match file {
+        Some(file) if is_root(root) && directory.is_dir() && !file.exists() => {
+            Definition::Transient
+        }
+        _ => Definition::Persistent,
+    }
+}
+
+/// Tells the journal; who doesn't listen hears nothing.
+fn journal(root: &Root, line: &str) {
+    let mut end = line.len().min(MAX_LINE);
+    while !line.is_char_boundary(end) {
+        end -= 1;
+    }
+    let message = format!("{JOURNAL}{}", line[..end].replace('\n', " "));
+    if let Ok(socket) = UnixDatagram::unbound()
+        && socket.set_nonblocking(true).is_ok()
+    {
+        let _ = socket.send_to(message.as_bytes(), root.join("dev/log"));
+    }
+}
+
+/// This host, with no more read of it than the domain's devices need.
+struct ThisHost<'r> {
+    root: &'r Root,
+    devices: RefCell<BTreeMap<DeviceId, Known>>,
+}
+
+impl Surroundings for ThisHost<'_> {
+    fn known(&self, device: DeviceId) -> Known {
+        if let Some(known) = self.devices.borrow().get(&device) {
+            return known.clone();
+        }
+        let known = measured(self.root, device).unwrap_or_else(|| known(self.root, device));
+        self.devices.borrow_mut().insert(device, known.clone());
+        known
+    }
+
+    fn abilities(&self, domain: &Domain<'_, '_>) -> Abilities {
+        let arch = domain.arch.as_deref().unwrap_or(std::env::consts::ARCH);
+        let usual = format!("/usr/bin/qemu-system-{arch}");
+        let emulator = domain.emulator.as_deref().unwrap_or(&usual);
+        emulator::abilities(
+            self.root,
+            Path::new(emulator),
+            Asking::Cached,
+            &mut Vec::new(),
+        )
+    }
+}
+
+/// What a valid record of an mdev says, without a look at rules and types. `None`: the long way.
+fn measured(root: &Root, id: DeviceId) -> Option<Known> {
+    let DeviceId::Mdev(_) = id else { return None };
+    let record = run::read_record(root, id, &mut Vec::new())?;
+    let (circumstances, render_node) = sysfs::read_circumstances(root, id)?;
+    // What the kernel itself says of the type would outrank it.
+    let by_kernel = root.device(id).join("mdev_type/vfio-pci").exists();
+    if by_kernel || circumstances != record.circumstances || !record.facts.display.is_answer() {
+        return None;
+    }
+    let evidence = record.evidence(Method::Probe);
+    Some(Known {
+        finding: resolve(vec![(record.facts, evidence)], Reason::NotProbed),
+        render_node,
+    })
+}
+
+fn known(root: &Root, id: DeviceId) -> Known {
+    let (sources, device) = Sources::read_device(root, id);
+    device.map_or_else(
+        || Known::nothing(Reason::NotActive),
+        |device| {
+            let entry = active(&sources, &device);
+            Known {
+                finding: entry.finding,
+                render_node: entry.render_node,
+            }
+        },
+    )
+}

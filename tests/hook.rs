@@ -1,0 +1,559 @@
+//! The qemu hook as libvirt runs it, with whatever may come: libvirt takes any failure of it for a
+//! veto, and whatever it prints at `migrate` and `restore` for the domain's XML.
+//!
+//! `tests/hook` has what it makes of domains that are well (see tests/support/hook.rs). Here it is
+//! called at random, with what is broken. FULL=1 makes all calls; HOOK_SEED=N repeats a run.
+
+#[path = "support/hooked.rs"]
+mod hooked;
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant, SystemTime};
+
+use gfxplane::host::requests;
+use gfxplane::host::run::Lock;
+use gfxplane::xml::{Document, MAX_SIZE};
+use hooked::{Answer, Hooked};
+
+const HELPER: &str = env!("CARGO_BIN_EXE_gfxplane-helper");
+const DEVICE: &str = "c1a20000-0000-4000-8000-000000000002";
+const DOMAIN: &str = "0d0c2f26-4b1a-4c6e-9d52-6f5a1f7b6a01";
+
+fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn lab() -> Hooked {
+    Hooked::new("lab", Path::new(HELPER))
+}
+
+fn case(name: &str) -> Vec<u8> {
+    fs::read(
+        repository()
+            .join("tests/hook")
+            .join(name)
+            .join("domain.xml"),
+    )
+    .unwrap()
+}
+
+/// A domain that every QEMU refuses.
+fn doomed() -> Vec<u8> {
+    case("veto-dmabuf-spice-loopback")
+}
+
+/// Puts an executable where it can be run at once: a file that this process has written might still
+/// be open for writing in a child of another test (ETXTBSY).
+fn install(from: &Path, to: &Path) {
+    let installed = Command::new("install")
+        .args(["-m", "755"])
+        .args([from, to])
+        .status();
+    assert!(installed.unwrap().success());
+}
+
+#[test]
+fn the_script_is_one_that_libvirt_runs() {
+    let path = repository().join("hooks/qemu.d/50-gfxplane");
+    let mode = fs::symlink_metadata(&path).unwrap();
+    assert!(mode.is_file() && mode.permissions().mode() & 0o111 == 0o111);
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.starts_with("#!/bin/sh\n"));
+    // It must not be installed with a path that somebody else can set.
+    assert!(!text.contains("${GFXPLANE") && !text.contains("$PATH"));
+}
+
+/// Every way a helper can be broken, for every operation: the domain starts, lives, is restored as
+/// it was.
+#[test]
+fn a_broken_helper_changes_nothing() {
+    let keep = tempfile::tempdir().unwrap();
+    let path = |name: &str| keep.path().join(name);
+    let script = |name: &str, text: &str| {
+        fs::write(path("text"), format!("#!/bin/sh\n{text}\n")).unwrap();
+        install(&path("text"), &path(name));
+        path(name)
+    };
+    let mut helpers: Vec<PathBuf> = vec![
+        path("missing"),
+        PathBuf::from("/"),
+        script("aborts", "kill -ABRT $$"),
+        script("is-killed", "kill -KILL $$"),
+        script("crashes", "kill -SEGV $$"),
+        script(
+            "prints-half-and-crashes",
+            "printf '<domain><name>'; kill -SEGV $$",
+        ),
+        script("prints-and-is-killed", "cat; kill -KILL $$"),
+        script("prints-nothing", "cat >/dev/null"),
+        script("reads-nothing", "exit 0"),
+    ];
+    for code in [1, 2, 64, 76, 78, 126, 127, 134, 139, 255] {
+        let text = format!("cat; exit {code}");
+        helpers.push(script(&format!("ends-with-{code}"), &text));
+    }
+    fs::write(path("not-executable"), "#!/bin/sh\nexit 77\n").unwrap();
+    fs::write(path("text"), "\x7fELF and nothing more").unwrap();
+    install(&path("text"), &path("no-program"));
+    // The built helper, with a library that isn't there instead of libc.
+    let mut elf = fs::read(HELPER).unwrap();
+    let at = elf.windows(10).position(|w| w == b"libc.so.6\0").unwrap();
+    elf[at + 3] = b'_';
+    fs::write(path("text"), elf).unwrap();
+    install(&path("text"), &path("lacks-a-library"));
+    let alone = Command::new(path("lacks-a-library")).output().unwrap();
+    assert_eq!(alone.status.code(), Some(127), "it must not start");
+    helpers.extend(["not-executable", "no-program", "lacks-a-library"].map(path));
+    for helper in helpers {
+        let host = Hooked::new("lab", &helper);
+        for operation in [
+            "prepare",
+            "release",
+            "migrate",
+            "restore",
+            "start",
+            "reconnect",
+        ] {
+            let answer = host.call(&["guest", operation, "begin", "-"], &doomed());
+            let what = format!("{} {operation}: {answer:?}", helper.display());
+            assert!(answer.code == Some(0) && answer.stdout.is_empty(), "{what}");
+        }
+    }
+}
+
+/// 77 is a veto where there is something to veto, and nowhere else.
+#[test]
+fn one_code_is_a_veto() {
+    let keep = tempfile::tempdir().unwrap();
+    let (text, helper) = (keep.path().join("text"), keep.path().join("helper"));
+    fs::write(&text, "#!/bin/sh\necho out\necho reason >&2\nexit 77\n").unwrap();
+    install(&text, &helper);
+    let host = Hooked::new("lab", &helper);
+    for (operation, code) in [
+        ("prepare", 1),
+        ("migrate", 0),
+        ("restore", 0),
+        ("start", 0),
+        ("started", 0),
+        ("stopped", 0),
+        ("reconnect", 0),
+        ("attach", 0),
+    ] {
+        let answer = host.call(&["guest", operation, "begin", "-"], &doomed());
+        assert_eq!(answer.code, Some(code), "{operation}");
+        assert!(answer.stdout.is_empty(), "{operation}");
+        assert!(code == 0 || answer.stderr == "reason\n", "{operation}");
+    }
+}
+
+#[test]
+fn closed_files_and_no_arguments() {
+    let host = lab();
+    let hook = host.path("hook");
+    for (redirection, code) in [
+        ("<&-", 0),
+        (">&-", 1),
+        ("2>&-", 1),
+        (">/dev/full", 1),
+        ("2>/dev/full", 1),
+    ] {
+        fs::write(host.path("domain.xml"), doomed()).unwrap();
+        let line = format!(
+            "exec <{}; sh {} guest prepare begin - {redirection}",
+            host.path("domain.xml").display(),
+            hook.display()
+        );
+        let status = Command::new("sh")
+            .args(["-c", &line])
+            .env("GFXPLANE_ROOT", host.path(""))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        assert_eq!(status.unwrap().code(), Some(code), "{redirection}");
+    }
+    for count in 0..3 {
+        let answer = host.call(&["guest", "prepare"][..count], b"");
+        assert_eq!((answer.code, answer.stdout.len()), (Some(0), 0));
+    }
+}
+
+/// As libvirt of a session runs it: nothing can be written, and nothing is said.
+#[test]
+fn without_rights_it_is_silent() {
+    let keep = tempfile::tempdir().unwrap();
+    fs::set_permissions(keep.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    let helper = keep.path().join("helper");
+    install(Path::new(HELPER), &helper);
+    let before = fs::metadata("/run/gfxplane").is_ok();
+    for operation in ["prepare", "release", "restore"] {
+        let mut command = if nix_is_root() {
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+            command.arg(&helper);
+            command
+        } else {
+            Command::new(&helper)
+        };
+        fs::write(keep.path().join("domain.xml"), doomed()).unwrap();
+        let output = command
+            .args(["qemu-hook", "guest", operation, "begin", "-"])
+            .stdin(fs::File::open(keep.path().join("domain.xml")).unwrap())
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(0), "{operation}");
+        assert!(output.stdout.is_empty() && output.stderr.is_empty());
+    }
+    assert_eq!(fs::metadata("/run/gfxplane").is_ok(), before);
+}
+
+fn nix_is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+#[test]
+fn a_start_is_marked_waits_for_the_probe_and_is_over_with_the_release() {
+    let host = lab();
+    let root = host.root();
+    let id = DEVICE.parse().unwrap();
+    let lock = Lock::of_device(&root, id).unwrap();
+    let sound = case("nothing-spice-gl");
+    host.write("etc/gfxplane/gfxplane.toml", "deadline = 0.3");
+    let began = Instant::now();
+    let answer = host.call(&["guest", "prepare", "begin", "-"], &sound);
+    assert_eq!(answer.code, Some(0));
+    assert!(began.elapsed() >= Duration::from_millis(300));
+    let [line] = &answer.journal[..] else {
+        panic!("{:?}", answer.journal);
+    };
+    assert!(line.contains("still being probed"), "{line}");
+    assert!(requests::start_under_way(&root, id));
+    // A probe that ends in time is waited for.
+    host.write("etc/gfxplane/gfxplane.toml", "deadline = 60");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(200));
+            drop(lock);
+        });
+        let answer = host.call(&["guest", "prepare", "begin", "-"], &sound);
+        assert!(answer.journal.is_empty(), "{:?}", answer.journal);
+    });
+    let answer = host.call(&["guest", "release", "end", "failed"], &sound);
+    assert_eq!(answer.code, Some(0));
+    assert!(!requests::start_under_way(&root, id));
+    assert_eq!(host.names("requests"), [DOMAIN]);
+}
+
+/// A few steps of xorshift64*: what is needed here of a random number is that it can be repeated.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    fn below(&mut self, limit: usize) -> usize {
+        (self.next() >> 11) as usize % limit
+    }
+
+    fn one_in(&mut self, many: usize) -> bool {
+        self.below(many) == 0
+    }
+
+    fn of<'a, T: ?Sized>(&mut self, all: &[&'a T]) -> &'a T {
+        all[self.below(all.len())]
+    }
+
+    fn bytes(&mut self, most: usize) -> Vec<u8> {
+        (0..self.below(most)).map(|_| self.next() as u8).collect()
+    }
+
+    /// An argument: anything but a NUL.
+    fn argument(&mut self) -> OsString {
+        let mut bytes = self.bytes(40);
+        bytes.retain(|byte| *byte != 0);
+        OsString::from_vec(bytes)
+    }
+}
+
+const OURS: [&str; 4] = ["prepare", "release", "migrate", "restore"];
+const OTHERS: [&str; 14] = [
+    "start",
+    "started",
+    "stopped",
+    "reconnect",
+    "attach",
+    "",
+    "-",
+    "--help",
+    "PREPARE",
+    "prepare ",
+    "qemu-hook",
+    "*",
+    "restore\n",
+    "öffnen",
+];
+const NAMES: [&str; 12] = [
+    "guest",
+    "-",
+    "--help",
+    "",
+    "-n",
+    "my guest",
+    "Gäste\u{1f5a5}",
+    "$(touch /tmp/x)",
+    "*",
+    "a/b",
+    "\\c",
+    "'\"`",
+];
+
+/// What the settings say of the hook.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Settings {
+    MayVeto,
+    MayNot,
+}
+
+/// Makes some of the host's files missing or broken.
+fn shake(host: &Hooked, random: &mut Random) -> Settings {
+    let records = host.path("run/gfxplane/records");
+    let run = host.path("run/gfxplane");
+    let _ = fs::remove_dir_all(&run).or_else(|_| fs::remove_file(&run));
+    let _ = fs::remove_dir_all(host.path("var/cache/gfxplane"));
+    let _ = fs::remove_dir_all(host.path("etc/gfxplane/conf.d"));
+    let _ = fs::remove_file(host.path("etc/gfxplane/gfxplane.toml"));
+    match random.below(10) {
+        0 => {}
+        1 => fs::write(run, "a file").unwrap(),
+        2 => symlink("/nonexistent", run).unwrap(),
+        many => {
+            fs::create_dir_all(&records).unwrap();
+            let lab = repository().join("tests/hosts/lab/root/run/gfxplane/records");
+            for entry in fs::read_dir(lab).unwrap().flatten() {
+                let to = records.join(entry.file_name());
+                let text = fs::read(entry.path()).unwrap();
+                match random.below(if many > 6 { 1 } else { 6 }) {
+                    1 => fs::write(to, &text[..random.below(text.len())]).unwrap(),
+                    2 => fs::create_dir(to).unwrap(),
+                    3 => symlink("/dev/zero", to).unwrap(),
+                    4 => fs::write(to, random.bytes(500)).unwrap(),
+                    _ => fs::write(to, text).unwrap(),
+                }
+            }
+            // As others may leave it.
+            match random.below(8) {
+                0 => fs::write(host.path("run/gfxplane/requests"), "").unwrap(),
+                1 => symlink("/proc/self", host.path("run/gfxplane/starting")).unwrap(),
+                2 => fs::write(host.path("run/gfxplane/lock"), "").unwrap(),
+                _ => {}
+            }
+        }
+    }
+    match random.below(4) {
+        0 => {}
+        1 => host.write(
+            "var/cache/gfxplane/qemu/usr,bin,qemu-system-x86_64.json",
+            random.bytes(300),
+        ),
+        _ => host.write(
+            "var/cache/gfxplane/qemu/usr,bin,qemu-system-x86_64.json",
+            r#"{"format":1,"emulator":"/usr/bin/qemu-system-x86_64","abilities":{"qemu":"10.0.13"}}"#,
+        ),
+    }
+    let (text, settings) = match random.below(8) {
+        0 => ("hook = 'off'", Settings::MayNot),
+        1 => ("hook = 'warn'", Settings::MayNot),
+        2 => ("hook = 'enforce'\nhook = 'off'", Settings::MayNot),
+        3 => ("hook = 7", Settings::MayNot),
+        4 => ("hook = 'enforce'\ndisplay = 'off'", Settings::MayVeto),
+        5 => ("consent = ['remote']", Settings::MayVeto),
+        _ => return Settings::MayVeto,
+    };
+    host.write("etc/gfxplane/gfxplane.toml", text);
+    settings
+}
+
+/// Domains of all kinds, as they are and broken.
+fn stdin(random: &mut Random, corpus: &[Vec<u8>]) -> Vec<u8> {
+    let mut bytes = corpus[random.below(corpus.len())].clone();
+    match random.below(12) {
+        0 => random.bytes(3000),
+        1 => Vec::new(),
+        2 => {
+            bytes.truncate(random.below(bytes.len()));
+            bytes
+        }
+        3 | 4 => {
+            for _ in 0..=random.below(8) {
+                let at = random.below(bytes.len());
+                bytes[at] = random.next() as u8;
+            }
+            bytes
+        }
+        5 => {
+            let at = random.below(bytes.len());
+            let more = corpus[random.below(corpus.len())].clone();
+            bytes.splice(at..at, more);
+            bytes
+        }
+        6 if random.one_in(20) => {
+            let size = MAX_SIZE - 1 + random.below(3);
+            let at = bytes.len() - 1;
+            let room = size.saturating_sub(bytes.len());
+            bytes.splice(at..at, std::iter::repeat_n(b' ', room));
+            bytes
+        }
+        _ => bytes,
+    }
+}
+
+#[test]
+fn whatever_comes_nobody_is_hurt() {
+    let full = std::env::var_os("FULL").is_some_and(|full| full == "1");
+    let calls = if full { 10_000 } else { 1_000 };
+    let seed = std::env::var("HOOK_SEED")
+        .ok()
+        .map(|seed| seed.parse().unwrap());
+    let seed = seed.unwrap_or_else(|| {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        now.unwrap().as_nanos() as u64 | 1
+    });
+    println!("{calls} calls, HOOK_SEED={seed}");
+    let mut random = Random(seed);
+    let corpus: Vec<Vec<u8>> = ["hook", "fixup"]
+        .iter()
+        .flat_map(|kind| fs::read_dir(repository().join("tests").join(kind)).unwrap())
+        .map(|folder| fs::read(folder.unwrap().path().join("domain.xml")).unwrap())
+        .collect();
+    let host = lab();
+    let mut settings = Settings::MayVeto;
+    let (mut vetoes, mut rewritten, mut worst) = (0, 0, Duration::ZERO);
+    for number in 0..calls {
+        if number % 10 == 0 {
+            settings = shake(&host, &mut random);
+        }
+        let operation: OsString = match random.below(8) {
+            0 => random.argument(),
+            1 => random.of(&OTHERS).into(),
+            _ => random.of(&OURS).into(),
+        };
+        let name: OsString = match random.below(3) {
+            0 => random.argument(),
+            _ => random.of(&NAMES).into(),
+        };
+        let mut arguments = vec![name, operation.clone()];
+        arguments.extend((0..random.below(4)).map(|_| random.argument()));
+        if random.one_in(20) {
+            arguments.truncate(random.below(2));
+        }
+        let operation = arguments
+            .get(1)
+            .map_or("", |word| word.to_str().unwrap_or("?"));
+        let input = stdin(&mut random, &corpus);
+        let began = Instant::now();
+        let answer = host.call(&arguments, &input);
+        worst = worst.max(began.elapsed());
+        let what = || {
+            let shown = String::from_utf8_lossy(&input[..input.len().min(3000)]).into_owned();
+            format!(
+                "HOOK_SEED={seed}, call {number}: {arguments:?} {settings:?}\n{shown}\n{answer:?}"
+            )
+        };
+        match answer.code {
+            Some(0) => {}
+            Some(1) => {
+                vetoes += 1;
+                assert!(
+                    operation == "prepare" && settings == Settings::MayVeto,
+                    "{}",
+                    what()
+                );
+                explains(&answer, &input).unwrap_or_else(|why| panic!("{why}: {}", what()));
+            }
+            _ => panic!("{}", what()),
+        }
+        if answer.stdout.is_empty() {
+            continue;
+        }
+        rewritten += 1;
+        let reads = matches!(operation, "migrate" | "restore");
+        assert!(reads && settings == Settings::MayVeto, "{}", what());
+        let out = std::str::from_utf8(&answer.stdout).unwrap();
+        let document = Document::parse(out).unwrap_or_else(|why| panic!("{why}: {}", what()));
+        assert_eq!(document.root().name(), "domain", "{}", what());
+        assert_ne!(answer.stdout, input, "{}", what());
+        // What it has printed it leaves alone.
+        let again = host.call(&arguments, &answer.stdout);
+        assert!(
+            again.code == Some(0) && again.stdout.is_empty(),
+            "{}",
+            what()
+        );
+    }
+    println!("{vetoes} vetoes, {rewritten} rewritten, the slowest call {worst:?}");
+    assert!(
+        vetoes > 0 && rewritten > 0,
+        "nothing was tried that matters"
+    );
+}
+
+/// A veto names its reason in one line, and is about a domain that has what it takes.
+fn explains(answer: &Answer, input: &[u8]) -> Result<(), String> {
+    let lines: Vec<&str> = answer.stderr.lines().collect();
+    let [line] = lines[..] else {
+        return Err(format!("{} lines", lines.len()));
+    };
+    let text = std::str::from_utf8(input).map_err(|why| why.to_string())?;
+    let document = Document::parse(text).map_err(|why| why.to_string())?;
+    let is_domain = document.root().name() == "domain";
+    let named = [
+        "is not started: QEMU would refuse c1a20000-",
+        "; to mend it: ",
+    ];
+    if !named.iter().all(|part| line.contains(part)) || !line.starts_with("gfxplane: ") {
+        return Err("its reason is missing".into());
+    }
+    if is_domain && text.contains("<hostdev") {
+        Ok(())
+    } else {
+        Err("nothing could be refused".into())
+    }
+}
+
+/// That arguments reach the helper as they are.
+#[test]
+fn arguments_are_operands() {
+    let keep = tempfile::tempdir().unwrap();
+    let (text, helper) = (keep.path().join("text"), keep.path().join("helper"));
+    fs::write(&text, "#!/bin/sh\nprintf '[%s]' \"$@\" >&2\n").unwrap();
+    install(&text, &helper);
+    let host = Hooked::new("lab", &helper);
+    for name in NAMES
+        .map(OsStr::new)
+        .into_iter()
+        .chain([OsStr::from_bytes(b"\xff\xfe")])
+    {
+        for operation in OURS {
+            let arguments = [
+                name,
+                OsStr::new(operation),
+                OsStr::new("begin"),
+                OsStr::new("-"),
+            ];
+            let answer = host.call(&arguments, b"");
+            let name = name.to_string_lossy();
+            assert_eq!(
+                answer.stderr,
+                format!("[qemu-hook][{name}][{operation}][begin][-]")
+            );
+        }
+    }
+}

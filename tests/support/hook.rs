@@ -1,0 +1,158 @@
+//! What the qemu hook does. Each folder in `tests/hook` is a case:
+//!
+//! * `domain.xml`: what libvirt gives it on stdin;
+//! * `case.toml`: `operation`; `host` (a folder of `tests/hosts`); `qemu` and `libvirt` (versions that
+//!   the cache knows; leave one out if it is not known); `transient = true` if libvirt has no
+//!   definition of the domain;
+//! * `gfxplane.toml`: the host's settings; may be missing;
+//! * `out.xml`: what must go to stdout; missing if nothing does;
+//! * `said.txt`: exit code, stderr, the lines of the journal, and what is left in `/run/gfxplane`.
+//!
+//! The real helper runs behind the script as it is installed. `UPDATE_GOLDEN=1 cargo test --test
+//! cases` writes the last two anew: read what git says then.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use gfxplane::abilities::Abilities;
+use gfxplane::domain::Domain;
+use gfxplane::host::emulator;
+use gfxplane::xml::Document;
+use libtest_mimic::{Failed, Trial};
+use serde::Deserialize;
+
+use crate::support::hooked::Hooked;
+use crate::support::hosts::{entries, golden, updating};
+
+#[derive(Deserialize)]
+struct Case {
+    operation: String,
+    host: String,
+    #[serde(default)]
+    transient: bool,
+    #[serde(flatten)]
+    abilities: Abilities,
+}
+
+/// All cases.
+pub(crate) fn trials() -> Vec<Trial> {
+    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hook");
+    let folders = entries(&cases);
+    assert!(!folders.is_empty(), "{} is empty", cases.display());
+    folders
+        .into_iter()
+        .map(|name| {
+            let folder = cases.join(&name);
+            Trial::test(format!("hook::{name}"), move || of_folder(&folder))
+        })
+        .collect()
+}
+
+fn of_folder(folder: &Path) -> Result<(), Failed> {
+    let case: Case = toml::from_str(&fs::read_to_string(folder.join("case.toml"))?)?;
+    let xml = fs::read(folder.join("domain.xml"))?;
+    let host = Hooked::new(&case.host, Path::new(env!("CARGO_BIN_EXE_gfxplane-helper")));
+    if let Ok(settings) = fs::read(folder.join("gfxplane.toml")) {
+        host.write("etc/gfxplane/gfxplane.toml", settings);
+    }
+    let (name, path) = about(&xml);
+    emulator::record(&host.root(), &path, &case.abilities)?;
+    fs::create_dir_all(host.path("etc/libvirt/qemu"))?;
+    if !case.transient {
+        host.write(&format!("etc/libvirt/qemu/{name}.xml"), "");
+    }
+    let sub = if case.operation == "release" {
+        "end"
+    } else {
+        "begin"
+    };
+    let answer = host.call(&[&name, &case.operation, sub, "-"], &xml);
+    let mut said = match answer.code {
+        Some(code) => format!("exit: {code}\n"),
+        None => "ended by a signal\n".into(),
+    };
+    for line in answer.stderr.lines() {
+        let _ = writeln!(said, "stderr: {line}");
+    }
+    for line in &answer.journal {
+        let _ = writeln!(said, "journal: {line}");
+    }
+    for below in ["requests", "starting"] {
+        for name in host.names(below) {
+            let _ = writeln!(said, "{below}: {name}");
+        }
+    }
+    let out = folder.join("out.xml");
+    let mut files = vec!["case.toml", "domain.xml", "gfxplane.toml", "said.txt"];
+    if answer.stdout.is_empty() {
+        if updating() {
+            let _ = fs::remove_file(&out);
+        }
+    } else {
+        files.push("out.xml");
+    }
+    let wanted: BTreeSet<String> = files.iter().map(ToString::to_string).collect();
+    let stray: Vec<String> = entries(folder).difference(&wanted).cloned().collect();
+    if !stray.is_empty() {
+        return Err(format!("nothing looks at {stray:?}").into());
+    }
+    golden(&folder.join("said.txt"), &said)?;
+    if answer.stdout.is_empty() {
+        return Ok(());
+    }
+    let text = String::from_utf8(answer.stdout)?;
+    golden(&out, &text)?;
+    may_pass(std::str::from_utf8(&xml)?, &text)
+}
+
+/// The domain's name and emulator, as far as it has any.
+fn about(xml: &[u8]) -> (String, PathBuf) {
+    let usual = || PathBuf::from("/usr/bin/qemu-system-x86_64");
+    let text = String::from_utf8_lossy(xml);
+    let Ok(document) = Document::parse(&text) else {
+        return ("guest".into(), usual());
+    };
+    let Ok(domain) = Domain::new(&document) else {
+        return ("guest".into(), usual());
+    };
+    let emulator = domain.emulator.map_or_else(usual, PathBuf::from);
+    (domain.name.unwrap_or_else(|| "guest".into()), emulator)
+}
+
+/// What libvirt compares when a domain is restored or migrated must be as it was, the secrets must
+/// be there, and with what is printed there must be nothing left to do.
+fn may_pass(before: &str, after: &str) -> Result<(), Failed> {
+    let kept = |text: &str| -> Result<Vec<String>, Failed> {
+        let document = roxmltree::Document::parse(text)?;
+        let mut kept = Vec::new();
+        for node in document.descendants().filter(roxmltree::Node::is_element) {
+            let is_in = |names: &[&str]| {
+                node.ancestors()
+                    .any(|above| names.contains(&above.tag_name().name()))
+            };
+            let name = node.tag_name().name();
+            if name == "gl" || name == "listen" {
+                continue;
+            }
+            let free: &[&str] = match name {
+                "hostdev" => &["display"],
+                "graphics" => &["port", "tlsPort", "autoport", "listen", "defaultMode"],
+                _ => &[],
+            };
+            let mut line = format!("{name}{}", if is_in(&["devices"]) { " *" } else { "" });
+            for attribute in node.attributes() {
+                if !free.contains(&attribute.name()) {
+                    let _ = write!(line, " {}={:?}", attribute.name(), attribute.value());
+                }
+            }
+            kept.push(line);
+        }
+        Ok(kept)
+    };
+    if kept(before)? != kept(after)? {
+        return Err("more was changed than gl, rendernode, listen and display".into());
+    }
+    Ok(())
+}
