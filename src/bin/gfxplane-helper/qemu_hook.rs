@@ -6,7 +6,7 @@
 //! Whatever goes wrong here, the domain starts: 77 is the one code that keeps it from that, and it
 //! is returned only for a [`Verdict::Veto`].
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::io::{self, Write};
@@ -80,6 +80,7 @@ pub(crate) fn run(root: &Root, operation: &OsStr) -> u8 {
     let host = ThisHost {
         root,
         devices: RefCell::default(),
+        abilities: OnceCell::new(),
     };
     let verdict = match operation {
         Operation::Release => {
@@ -236,6 +237,8 @@ fn journal(root: &Root, line: &str) {
 struct ThisHost<'r> {
     root: &'r Root,
     devices: RefCell<BTreeMap<DeviceId, Known>>,
+    /// Of the one domain that this is about.
+    abilities: OnceCell<Abilities>,
 }
 
 impl Surroundings for ThisHost<'_> {
@@ -249,15 +252,13 @@ impl Surroundings for ThisHost<'_> {
     }
 
     fn abilities(&self, domain: &Domain<'_, '_>) -> Abilities {
-        let arch = domain.arch.as_deref().unwrap_or(std::env::consts::ARCH);
-        let usual = format!("/usr/bin/qemu-system-{arch}");
-        let emulator = domain.emulator.as_deref().unwrap_or(&usual);
-        emulator::abilities(
-            self.root,
-            Path::new(emulator),
-            Asking::Cached,
-            &mut Vec::new(),
-        )
+        let find = || {
+            let arch = domain.arch.as_deref().unwrap_or(std::env::consts::ARCH);
+            let usual = format!("/usr/bin/qemu-system-{arch}");
+            let emulator = Path::new(domain.emulator.as_deref().unwrap_or(&usual));
+            emulator::abilities(self.root, emulator, Asking::Cached, &mut Vec::new())
+        };
+        self.abilities.get_or_init(find).clone()
     }
 }
 

@@ -276,7 +276,8 @@ pub(super) fn module_directories(root: &Root, emulator: &Path) -> Vec<PathBuf> {
     let named = on_host(root, emulator);
     let real = named.canonicalize().ok();
     let mut found = BTreeSet::new();
-    for program in [Some(named), real].into_iter().flatten() {
+    let programs: BTreeSet<PathBuf> = [Some(named), real].into_iter().flatten().collect();
+    for program in programs {
         let Some(prefix) = program.parent().and_then(Path::parent) else {
             continue;
         };
