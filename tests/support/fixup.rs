@@ -26,11 +26,12 @@ use gfxplane::plan::words;
 use gfxplane::policy::{Policy, Wishes};
 use gfxplane::predict::{Outcome, Prediction};
 use gfxplane::screens::Known;
+use gfxplane::undo::{inverse, undo};
 use libtest_mimic::{Failed, Trial};
 use serde::Deserialize;
 
 use crate::support::hosts::{entries, golden, updating};
-use crate::support::promises::kept;
+use crate::support::promises::{kept, outline, parse};
 use crate::support::schema::{Against, problems};
 
 /// A recorded host, and versions that somebody says it has.
@@ -130,7 +131,53 @@ fn of_folder(folder: &Path) -> Result<(), Failed> {
         golden(&folder.join("out.xml"), &fixed.text)?;
     }
     golden(&folder.join("said.txt"), &said(&fixed))?;
+    undoing_leaves_others_alone(&text, &fixed.text)?;
     holds(&text, &fixed, &host, &policy)
+}
+
+/// Whether somebody else changes something before all is undone or after makes no difference.
+fn undoing_leaves_others_alone(text: &str, fixed: &str) -> Result<(), Failed> {
+    let inverses = inverse(text, fixed)?;
+    let changes: [(&str, &str, &str); 4] = [
+        ("</name>", "</name><!-- mine -->", "<title>mine</title>"),
+        ("<devices>", "<devices>", "<emulator>/mine</emulator>"),
+        (
+            "</devices>",
+            "<rng model='virtio'><backend model='random'>/mine</backend></rng>",
+            "</devices>",
+        ),
+        (
+            "</devices>",
+            "<graphics type='desktop' display=':7'/>",
+            "</devices>",
+        ),
+    ];
+    for (at, before, after) in changes {
+        let change = |text: &str| text.replacen(at, &format!("{before}{after}"), 1);
+        let undone = undo(&change(fixed), &inverses)?.text;
+        let (undone, expected) = (undone.as_str(), change(&undo(fixed, &inverses)?.text));
+        for kept in ["<!-- mine -->", "/mine", "display=':7'"] {
+            if change(fixed).contains(kept) && !undone.contains(kept) {
+                return Err(format!("{kept} is gone:\n{undone}").into());
+            }
+        }
+        // In which order things stand beside each other in one place is not known.
+        let lines = |text: &str| -> Result<Vec<String>, String> {
+            let Ok(document) = parse(text) else {
+                return Ok(Vec::new());
+            };
+            let mut lines: Vec<String> = outline(&document).lines().map(str::to_owned).collect();
+            lines.sort();
+            Ok(lines)
+        };
+        if lines(undone)? != lines(&expected)? {
+            let diff = gfxplane::cli::fixup::diff(&expected, undone);
+            return Err(
+                format!("{before}{after} is not kept, or all else not undone:\n{diff}").into(),
+            );
+        }
+    }
+    Ok(())
 }
 
 fn name(folder: &Path) -> String {

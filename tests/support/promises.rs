@@ -11,6 +11,7 @@ use gfxplane::names::{DeviceId, PciAddress};
 use gfxplane::plan::{Action, Plan, words};
 use gfxplane::policy::{Consent, Displays, Policy, Wishes};
 use gfxplane::predict::{Outcome, Prediction};
+use gfxplane::undo::{Inverse, inverse, undo};
 use roxmltree::{Document, Node};
 
 /// Fails if a promise is broken.
@@ -58,6 +59,7 @@ pub(crate) fn kept(
         .for_domain(&domain)
         .map_err(|error| error.to_string())?
         .with(wishes);
+    goes_back(text, &fixed.text)?;
     consented(plan, &policy)?;
     let refused = |prediction: &Prediction| matches!(prediction.outcome, Outcome::No(_));
     if plan.before.starts() && !plan.after.starts()
@@ -183,7 +185,86 @@ fn secrets(before: &str, after: &str, plan: &Plan) -> Result<(), String> {
     Ok(())
 }
 
-fn parse(text: &str) -> Result<Document<'_>, String> {
+/// What was done can be undone, but for what had a password, which is told nowhere.
+fn goes_back(before: &str, after: &str) -> Result<(), String> {
+    let inverses = inverse(before, after).map_err(|error| error.to_string())?;
+    let json = serde_json::to_string(&inverses).map_err(|error| error.to_string())?;
+    for text in [before, after] {
+        let Ok(document) = parse(text) else { continue };
+        for attribute in document.descendants().flat_map(|node| node.attributes()) {
+            let told = json.contains(&format!("{:?}", attribute.value()))
+                || json.contains(&format!("='{}'", attribute.value()));
+            if attribute.name().contains("passw") && attribute.value().len() > 3 && told {
+                return Err(format!(
+                    "the password of {} is told: {json}",
+                    attribute.name()
+                ));
+            }
+        }
+    }
+    if inverses
+        .iter()
+        .any(|inverse| matches!(inverse, Inverse::Withheld { .. }))
+    {
+        let harmless = |text: &str| text.replace("passw", "passvv").replace("secret", "secrit");
+        let (before, after) = (harmless(before), harmless(after));
+        return if before.contains("passvv") {
+            goes_back(&before, &after)
+        } else {
+            // Called otherwise; that nothing of it is told was seen above.
+            Ok(())
+        };
+    }
+    let undone = undo(after, &inverses).map_err(|error| error.to_string())?;
+    if !undone.passed_over.is_empty() {
+        return Err(format!(
+            "not all can be undone: {}",
+            undone.passed_over.join("; ")
+        ));
+    }
+    if undone.put_back.is_empty() != inverses.is_empty() {
+        return Err(format!("what was undone is not told: {json}"));
+    }
+    let (Ok(old), Ok(new)) = (parse(before), parse(&undone.text)) else {
+        return Ok(());
+    };
+    let (old, new) = (outline(&old), outline(&new));
+    if old == new {
+        return Ok(());
+    }
+    Err(format!(
+        "undone, it is not as it was:\n{}\nby {json}",
+        gfxplane::cli::fixup::diff(&old, &new)
+    ))
+}
+
+/// The elements of a document as lines, with their attributes, and the text of those without others
+/// in them.
+pub(crate) fn outline(document: &Document<'_>) -> String {
+    fn of(node: Node<'_, '_>, depth: usize, lines: &mut String) {
+        let mut attributes: Vec<String> = node
+            .attributes()
+            .map(|a| format!("{:?}{}={:?}", a.namespace(), a.name(), a.value()))
+            .collect();
+        attributes.sort();
+        let children: Vec<Node<'_, '_>> = node.children().filter(Node::is_element).collect();
+        let text: String = node
+            .children()
+            .filter_map(|n| n.text().filter(|_| n.is_text()))
+            .collect();
+        let text = if children.is_empty() { text.trim() } else { "" };
+        let (name, space) = (node.tag_name(), "  ".repeat(depth));
+        let _ = writeln!(lines, "{space}{name:?} {} {text:?}", attributes.join(" "));
+        for child in children {
+            of(child, depth + 1, lines);
+        }
+    }
+    let mut lines = String::new();
+    of(document.root_element(), 0, &mut lines);
+    lines
+}
+
+pub(crate) fn parse(text: &str) -> Result<Document<'_>, String> {
     // The byte order mark is not roxmltree's affair.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     Document::parse(text).map_err(|error| format!("roxmltree: {error}"))
