@@ -57,26 +57,43 @@ pub fn fix(
     policy: &Policy,
     wishes: &Wishes,
 ) -> Result<Fixed, Unfit> {
+    in_rounds(text, surroundings, policy, wishes, &plan)
+}
+
+/// What makes the plan for a domain.
+pub(crate) type Planning<'m> = &'m dyn Fn(&Domain<'_, '_>, &Screens, &Abilities, &Policy) -> Plan;
+
+/// Plans and edits until there is nothing left to do.
+///
+/// # Errors
+/// [`Unfit`], with the place.
+pub(crate) fn in_rounds(
+    text: &str,
+    surroundings: &dyn Surroundings,
+    policy: &Policy,
+    wishes: &Wishes,
+    plan: Planning<'_>,
+) -> Result<Fixed, Unfit> {
     let known = Remembering {
         surroundings,
         devices: RefCell::default(),
         abilities: OnceCell::new(),
     };
-    let mut fixed = once(text, &known, policy, wishes)?;
+    let mut fixed = once(text, &known, policy, wishes, plan)?;
     // What one change makes possible is done at once, not when somebody runs this again.
     for _ in 0..MOST_ROUNDS {
-        let Some(plan) = fixed.plan.as_mut().filter(|plan| !plan.is_empty()) else {
+        let Some(made) = fixed.plan.as_mut().filter(|plan| !plan.is_empty()) else {
             break;
         };
-        let again = once(&fixed.text, &known, policy, wishes)?;
+        let again = once(&fixed.text, &known, policy, wishes, plan)?;
         let Some(next) = again.plan.filter(|next| !next.is_empty()) else {
             break;
         };
         fixed.text = again.text;
-        plan.changes.extend(next.changes);
-        plan.notes = next.notes;
-        plan.after = next.after;
-        plan.screens = next.screens;
+        made.changes.extend(next.changes);
+        made.notes = next.notes;
+        made.after = next.after;
+        made.screens = next.screens;
     }
     Ok(fixed)
 }
@@ -111,6 +128,7 @@ fn once(
     surroundings: &dyn Surroundings,
     policy: &Policy,
     wishes: &Wishes,
+    plan: Planning<'_>,
 ) -> Result<Fixed, Unfit> {
     let document = Document::parse(text)?;
     let domain = Domain::new(&document)?;

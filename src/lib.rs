@@ -22,6 +22,7 @@
 //! * [`nodedev`] writes it down in the forms that libvirt, mdevctl and udev take.
 //! * [`undo`] is what a change takes to be taken back.
 //! * [`hook`] is what the qemu hook decides when libvirt starts, restores or lets in a domain.
+//! * [`managed`] is what the hooks of KubeVirt and oVirt do.
 //! * [`verify`] makes a domain small enough to be tried, and holds the answer against the prediction.
 //! * [`cli`] is what the programs share: arguments, tables, exit codes.
 //! * [`xml`] edits XML by its bytes and knows nothing of libvirt.
@@ -41,6 +42,7 @@ pub mod hook;
 pub mod host;
 pub mod inventory;
 pub mod log;
+pub mod managed;
 pub mod names;
 pub mod nodedev;
 pub mod plan;

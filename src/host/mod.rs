@@ -7,12 +7,14 @@
 //! * [`mdevctl`]: mediated devices that are defined but need not be there.
 //! * [`settings`]: configuration and rules.
 //! * [`requests`]: what the qemu hook leaves for the daemon.
+//! * [`rewrite`]: a file that somebody else reads next, changed whole.
 //! * [`run`]: `/run/gfxplane`, that is records, locks, and what is known of types.
 //! * [`tree`]: the sysfs-like tree of the 2018 mail, published beside the records.
 
 pub mod emulator;
 pub mod mdevctl;
 pub mod requests;
+pub mod rewrite;
 pub mod run;
 pub mod settings;
 pub mod state;

@@ -10,11 +10,13 @@ mod displays;
 pub mod edits;
 pub mod frontends;
 mod graphics;
+mod managed;
 mod options;
 mod planner;
 mod remarks;
 mod settings;
 
+pub use managed::{Wish, plan_managed};
 pub use planner::plan;
 
 use serde::Serialize;

@@ -7,7 +7,7 @@ use crate::domain::{Domain, Hostdev};
 use crate::names::DeviceId;
 use crate::plan::{Action, Change, Level, Note, Plan, Topic};
 use crate::policy::{Consent, Displays, Policy};
-use crate::predict::{About, Outcome, predict};
+use crate::predict::{About, Outcome, Prediction, predict};
 use crate::screens::{Screens, Vgpu};
 
 /// Makes the plan for a domain with these screens.
@@ -18,18 +18,8 @@ pub fn plan(
     abilities: &Abilities,
     policy: &Policy,
 ) -> Plan {
-    let before = predict(screens, abilities);
-    let mut planner = Planner {
-        domain,
-        abilities,
-        policy,
-        screens: screens.clone(),
-        changes: Vec::new(),
-        notes: Vec::new(),
-    };
-    // Which of two is meant only their owner knows, and libvirt takes neither.
-    let is_clear = !screens.vgpus.is_empty() && !screens.is_ambiguous();
-    if is_clear && policy.display != Displays::Off {
+    let planner = Planner::new(domain, screens, abilities, policy);
+    let steps = |planner: &mut Planner<'_, '_, '_>| {
         planner.carry_settings_over();
         // What is left of them is for the user; the rest is planned as if they were gone.
         let left = std::mem::take(&mut planner.screens.dead_settings);
@@ -43,24 +33,8 @@ pub fn plan(
         planner.opregion_for_windows();
         planner.render_nodes();
         planner.screens.dead_settings = left;
-    }
-    let mut after = predict(&planner.screens, abilities);
-    // Nothing that works, or may work, is taken away.
-    let refused = |outcome: &Outcome| matches!(outcome, Outcome::No(_));
-    if before.starts() && !after.starts() || refused(&after.outcome) && !refused(&before.outcome) {
-        planner.screens = screens.clone();
-        planner.changes.clear();
-        planner.notes.clear();
-        after = before.clone();
-    }
-    planner.remarks(&after);
-    Plan {
-        before,
-        changes: settled(planner.changes, screens),
-        notes: planner.notes,
-        after,
-        screens: planner.screens,
-    }
+    };
+    planner.finish(steps, Planner::remarks)
 }
 
 /// The changes without those that later ones undo: a setting that is carried over and then found
@@ -113,6 +87,56 @@ pub(super) struct Planner<'p, 'd, 'a> {
 }
 
 impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
+    pub(super) fn new(
+        domain: &'p Domain<'d, 'a>,
+        screens: &Screens,
+        abilities: &'p Abilities,
+        policy: &'p Policy,
+    ) -> Self {
+        Planner {
+            domain,
+            abilities,
+            policy,
+            screens: screens.clone(),
+            changes: Vec::new(),
+            notes: Vec::new(),
+        }
+    }
+
+    /// Takes the steps, if anything may be done, and keeps what they did, if it took nothing away.
+    pub(super) fn finish(
+        mut self,
+        steps: impl FnOnce(&mut Self),
+        remarks: impl FnOnce(&mut Self, &Prediction),
+    ) -> Plan {
+        let screens = self.screens.clone();
+        let before = predict(&screens, self.abilities);
+        // Which of two is meant only their owner knows, and libvirt takes neither.
+        let is_clear = !screens.vgpus.is_empty() && !screens.is_ambiguous();
+        if is_clear && self.policy.display != Displays::Off {
+            steps(&mut self);
+        }
+        let mut after = predict(&self.screens, self.abilities);
+        // Nothing that works, or may work, is taken away.
+        let refused = |outcome: &Outcome| matches!(outcome, Outcome::No(_));
+        if before.starts() && !after.starts()
+            || refused(&after.outcome) && !refused(&before.outcome)
+        {
+            self.screens = screens.clone();
+            self.changes.clear();
+            self.notes.clear();
+            after = before.clone();
+        }
+        remarks(&mut self, &after);
+        Plan {
+            before,
+            changes: settled(self.changes, &screens),
+            notes: self.notes,
+            after,
+            screens: self.screens,
+        }
+    }
+
     pub(super) fn hostdev(&self, vgpu: &Vgpu) -> &'p Hostdev<'d, 'a> {
         &self.domain.hostdevs[vgpu.place]
     }

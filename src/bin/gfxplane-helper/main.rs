@@ -1,10 +1,12 @@
-//! What libvirt and mdevctl call: reads records, opens no device, talks to nobody, and starts as
-//! fast as a program in C, because libvirt has it run for each mdev again whenever one appears.
+//! What libvirt, mdevctl, KubeVirt and oVirt call: reads records, opens no device, talks to nobody,
+//! and starts as fast as a program in C, because libvirt has it run for each mdev again whenever one
+//! appears.
 
 // Of a test, the main is the test harness's.
 #![cfg_attr(not(test), no_main)]
 #![cfg_attr(test, allow(dead_code))]
 
+mod managers;
 mod mdevctl;
 mod qemu_hook;
 #[cfg(not(test))]
@@ -25,13 +27,18 @@ const USAGE_ERROR: u8 = 2;
 
 const USAGE: &str = "usage: gfxplane-helper capability UUID|PCI-ADDRESS|NODE-DEVICE
        gfxplane-helper -t TYPE -e EVENT -a ACTION -s STATE -u UUID -p PARENT   (as mdevctl calls it)
-       gfxplane-helper qemu-hook OBJECT OPERATION SUBOP EXTRA   (as libvirt's qemu hook; domain XML on stdin)";
+       gfxplane-helper qemu-hook OBJECT OPERATION SUBOP EXTRA   (as libvirt's qemu hook; domain XML on stdin)
+       gfxplane-helper onDefineDomain --vmi JSON --domain XML   (as KubeVirt calls it)
+       gfxplane-helper before_vm_start   (as vdsm calls it, with _hook_domxml)";
 
 /// Does what the arguments say; the exit code.
 fn run() -> u8 {
     let mut arguments = std::env::args_os();
     let program = arguments.next().unwrap_or_default();
     let arguments: Vec<OsString> = arguments.collect();
+    if let Some(call) = managers::Call::parse(&program, &arguments) {
+        return managers::run(&root(), &call);
+    }
     if let Some(call) = mdevctl::Call::parse(&arguments) {
         return mdevctl::run(&root(), &program, &call);
     }

@@ -1,0 +1,370 @@
+//! What other managers of guests call: KubeVirt's sidecar shim and oVirt's vdsm.
+//!
+//! Both end a start if their hook fails, and neither tells its user why. So whatever goes wrong here
+//! leaves the domain as it was given and is no failure, with one exception: a shim that is given
+//! nothing back defines a domain of nothing.
+
+use std::cell::RefCell;
+use std::ffi::{OsStr, OsString};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::libc;
+
+use gfxplane::abilities::Abilities;
+use gfxplane::domain::{Domain, Hostdev};
+use gfxplane::fixup::Surroundings;
+use gfxplane::host::emulator::{self, Asking};
+use gfxplane::host::rewrite::rewrite;
+use gfxplane::host::{Root, Warning, settings};
+use gfxplane::inventory::known;
+use gfxplane::managed::kubevirt::Vmi;
+use gfxplane::managed::{Wish, adapt, lines, ovirt_wish};
+use gfxplane::names::DeviceId;
+use gfxplane::screens::Known;
+use gfxplane::xml;
+
+use crate::{FAILURE, SUCCESS, USAGE_ERROR};
+
+/// The name by which KubeVirt's shim looks for its hook (cmd/sidecars/sidecar_shim.go).
+const ON_DEFINE_DOMAIN: &str = "onDefineDomain";
+
+/// The directory in which vdsm looks for its hooks (lib/vdsm/common/hooks.py).
+const BEFORE_VM_START: &str = "before_vm_start";
+
+/// What somebody calls us for.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Call<'a> {
+    /// `onDefineDomain`, with these arguments.
+    OnDefineDomain(&'a [OsString]),
+    /// `before_vm_start`.
+    BeforeVmStart,
+}
+
+impl<'a> Call<'a> {
+    /// By the name we are called, by the directory of our link, or by the first argument.
+    pub(crate) fn parse(program: &OsStr, arguments: &'a [OsString]) -> Option<Self> {
+        let path = Path::new(program);
+        let directory = path.parent().and_then(Path::file_name);
+        if path.file_name() == Some(OsStr::new(ON_DEFINE_DOMAIN)) {
+            return Some(Call::OnDefineDomain(arguments));
+        }
+        let here = Some(OsStr::new(BEFORE_VM_START));
+        if path.file_name() == here || directory == here {
+            return Some(Call::BeforeVmStart);
+        }
+        match arguments.split_first() {
+            Some((verb, rest)) if verb == ON_DEFINE_DOMAIN => Some(Call::OnDefineDomain(rest)),
+            Some((verb, _)) if verb == BEFORE_VM_START => Some(Call::BeforeVmStart),
+            _ => None,
+        }
+    }
+}
+
+/// Answers the call.
+pub(crate) fn run(root: &Root, call: &Call<'_>) -> u8 {
+    match call {
+        Call::OnDefineDomain(arguments) => on_define_domain(root, arguments),
+        Call::BeforeVmStart => before_vm_start(root),
+    }
+}
+
+/// What the shim hands us; of several the last, as Go's pflag has it.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Given<'a> {
+    vmi: Option<&'a [u8]>,
+    domain: Option<&'a [u8]>,
+}
+
+impl<'a> Given<'a> {
+    /// `--vmi JSON --domain XML`, also as `--vmi=JSON`. What else there is may be a newer shim's.
+    fn parse(arguments: &'a [OsString]) -> Self {
+        let mut given = Given::default();
+        let mut words = arguments.iter().map(|argument| argument.as_bytes());
+        while let Some(word) = words.next() {
+            let (name, value) = match word.iter().position(|byte| *byte == b'=') {
+                Some(at) => (&word[..at], Some(&word[at + 1..])),
+                None => (word, None),
+            };
+            let place = match name {
+                b"--vmi" => &mut given.vmi,
+                b"--domain" => &mut given.domain,
+                _ => continue,
+            };
+            *place = value.or_else(|| words.next()).or(*place);
+        }
+        given
+    }
+}
+
+/// Prints the domain's XML, changed or as it was given.
+fn on_define_domain(root: &Root, arguments: &[OsString]) -> u8 {
+    let mut log = Log::new();
+    let given = Given::parse(arguments);
+    let Some(domain) = given.domain.filter(|domain| !domain.is_empty()) else {
+        log.say("no --domain: expected --vmi JSON --domain XML, as KubeVirt's sidecar shim has it");
+        return USAGE_ERROR;
+    };
+    let node = Node::new(root, false);
+    let adapted = vmi(given.vmi).and_then(|vmi| {
+        let wish = |hostdev: &Hostdev<'_, '_>| vmi.wish(hostdev);
+        node.adapt(domain.to_vec(), &wish)
+    });
+    let adapted = match adapted {
+        Ok((text, said)) => {
+            node.warn(&mut log);
+            said.iter().for_each(|line| log.say(line));
+            Some(text)
+        }
+        Err(problem) => {
+            log.say(&format!("the domain stays as it is: {problem}"));
+            None
+        }
+    };
+    let text = adapted.as_deref().map_or(domain, str::as_bytes);
+    let mut out = io::stdout();
+    match out.write_all(text).and_then(|()| out.flush()) {
+        Ok(()) => SUCCESS,
+        // Half a domain must not be taken for one.
+        Err(error) => {
+            log.say(&format!("the domain can't be handed back: {error}"));
+            FAILURE
+        }
+    }
+}
+
+fn vmi(given: Option<&[u8]>) -> Result<Vmi, String> {
+    let text = given.ok_or("there is no --vmi")?;
+    let text = str::from_utf8(text).map_err(|error| format!("--vmi: {error}"))?;
+    Vmi::parse(text).map_err(|error| format!("--vmi: {error}"))
+}
+
+/// Changes the file that `_hook_domxml` names, if there is something to change.
+fn before_vm_start(root: &Root) -> u8 {
+    let mut log = Log::new();
+    let Some(path) = std::env::var_os("_hook_domxml").filter(|path| !path.is_empty()) else {
+        log.say("_hook_domxml names no file: vdsm sets it when it runs its hooks");
+        return SUCCESS;
+    };
+    if let Err(problem) = hook(root, Path::new(&path), &mut log) {
+        log.say(&format!("the VM starts as it is: {problem}"));
+    }
+    // Any other code keeps the VM from starting (lib/vdsm/common/hooks.py, before_vm_start).
+    SUCCESS
+}
+
+fn hook(root: &Root, path: &Path, log: &mut Log) -> Result<(), String> {
+    let at = |error: io::Error| format!("{}: {error}", path.display());
+    let mut bytes = Vec::new();
+    let mut options = OpenOptions::new();
+    // O_NONBLOCK: a FIFO in this place must not hold the start up.
+    options.read(true).custom_flags(libc::O_NONBLOCK);
+    let file = options.open(path).map_err(at)?;
+    if !file.metadata().map_err(at)?.is_file() {
+        return Err(format!("{} is no regular file", path.display()));
+    }
+    // One byte more than is taken.
+    let limit = xml::MAX_SIZE as u64 + 1;
+    file.take(limit).read_to_end(&mut bytes).map_err(at)?;
+    if bytes.len() as u64 >= limit {
+        return Err(format!("{} is larger than 16 MiB", path.display()));
+    }
+    let old = bytes.clone();
+    let node = Node::new(root, true);
+    let (new, said) = node
+        .adapt(bytes, &ovirt_wish)
+        .map_err(|problem| format!("{}: {problem}", path.display()))?;
+    node.warn(log);
+    if new.as_bytes() != old {
+        let old = String::from_utf8_lossy(&old);
+        rewrite(path, &old, &new).map_err(at)?;
+    }
+    // Not before it is done.
+    said.iter().for_each(|line| log.say(line));
+    Ok(())
+}
+
+/// The node that we run on.
+struct Node<'r> {
+    root: &'r Root,
+    /// Whether QEMU is this root's; KubeVirt has it in a container of its own.
+    has_qemu: bool,
+    warnings: RefCell<Vec<Warning>>,
+}
+
+impl<'r> Node<'r> {
+    fn new(root: &'r Root, has_qemu: bool) -> Self {
+        Node {
+            root,
+            has_qemu,
+            warnings: RefCell::default(),
+        }
+    }
+
+    /// The XML afterwards, and what is to be said of it.
+    fn adapt(
+        &self,
+        bytes: Vec<u8>,
+        wish: &dyn Fn(&Hostdev<'_, '_>) -> Wish,
+    ) -> Result<(String, Vec<String>), String> {
+        let text = xml::from_bytes(bytes).map_err(|error| error.to_string())?;
+        let policy = settings::config(self.root, &mut self.warnings.borrow_mut()).policy;
+        let fixed = adapt(&text, self, &policy, wish).map_err(|error| error.to_string())?;
+        let name = fixed.name.unwrap_or_default();
+        let said = fixed.plan.iter().flat_map(lines);
+        let said = said.map(|line| format!("{name}: {line}")).collect();
+        Ok((fixed.text, said))
+    }
+
+    fn warn(&self, log: &mut Log) {
+        for warning in self.warnings.take() {
+            log.say(&format!("warning: {warning}"));
+        }
+    }
+}
+
+impl Surroundings for Node<'_> {
+    fn known(&self, device: DeviceId) -> Known {
+        known(self.root, device, &mut self.warnings.borrow_mut())
+    }
+
+    fn abilities(&self, domain: &Domain<'_, '_>) -> Abilities {
+        if !self.has_qemu {
+            return Abilities::default();
+        }
+        let arch = domain.arch.as_deref().unwrap_or(std::env::consts::ARCH);
+        let emulator = domain.emulator.as_ref().map_or_else(
+            || PathBuf::from(format!("/usr/bin/qemu-system-{arch}")),
+            PathBuf::from,
+        );
+        let mut warnings = self.warnings.borrow_mut();
+        emulator::abilities(self.root, &emulator, Asking::Cached, &mut warnings)
+    }
+}
+
+/// Where reasons go: to stderr, which vdsm logs. KubeVirt's shim keeps it to itself unless its hook
+/// fails (Go's `exec.Cmd.Output`), so they go to the shim's own stderr, too: the container's log.
+struct Log {
+    shim: Option<File>,
+}
+
+impl Log {
+    fn new() -> Self {
+        let parent = PathBuf::from(format!("/proc/{}", std::os::unix::process::parent_id()));
+        let name = std::fs::read(parent.join("comm")).unwrap_or_default();
+        let open = || {
+            let mut options = OpenOptions::new();
+            let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+            options.append(true).custom_flags(flags);
+            options.open(parent.join("fd/2")).ok()
+        };
+        Log {
+            shim: (name == b"sidecar-shim\n").then(open).flatten(),
+        }
+    }
+
+    fn say(&mut self, text: &str) {
+        // One line each, whatever a name may hold.
+        let shown = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+        let line: String = text.chars().map(shown).collect();
+        let line = format!("gfxplane: {line}\n");
+        let _ = io::stderr().write_all(line.as_bytes());
+        if let Some(shim) = &mut self.shim {
+            let _ = shim.write_all(line.as_bytes());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(words: &[&str]) -> Vec<OsString> {
+        words.iter().map(OsString::from).collect()
+    }
+
+    #[test]
+    fn who_calls() {
+        let options = words(&["--vmi", "{}", "--domain", "<domain/>"]);
+        let with_verb = words(&["onDefineDomain", "--domain", "<domain/>"]);
+        for (program, arguments, expected) in [
+            (
+                "onDefineDomain",
+                &options[..],
+                Some(Call::OnDefineDomain(&options)),
+            ),
+            (
+                "/usr/bin/onDefineDomain",
+                &options,
+                Some(Call::OnDefineDomain(&options)),
+            ),
+            (
+                "gfxplane-helper",
+                &with_verb,
+                Some(Call::OnDefineDomain(&with_verb[1..])),
+            ),
+            ("gfxplane-helper", &options, None),
+            ("gfxplane-helper", &[], None),
+            ("", &[], None),
+            (
+                "/usr/libexec/vdsm/hooks/before_vm_start/90_gfxplane",
+                &[],
+                Some(Call::BeforeVmStart),
+            ),
+            ("before_vm_start", &options, Some(Call::BeforeVmStart)),
+            (
+                "gfxplane-helper",
+                &words(&["before_vm_start"]),
+                Some(Call::BeforeVmStart),
+            ),
+            ("/usr/lib/mdevctl/scripts.d/callouts/99-gfxplane", &[], None),
+        ] {
+            assert_eq!(
+                Call::parse(OsStr::new(program), arguments),
+                expected,
+                "{program}"
+            );
+        }
+    }
+
+    #[test]
+    fn arguments_of_the_shim() {
+        for (arguments, vmi, domain) in [
+            (
+                &["--vmi", "{}", "--domain", "<a/>"][..],
+                Some("{}"),
+                Some("<a/>"),
+            ),
+            (
+                &["--domain", "<a/>", "--vmi", "{}"],
+                Some("{}"),
+                Some("<a/>"),
+            ),
+            (
+                &["--vmi={}", "--domain=<a b='='/>"],
+                Some("{}"),
+                Some("<a b='='/>"),
+            ),
+            (
+                &["--new", "--vmi", "--domain", "--domain", "x"],
+                Some("--domain"),
+                Some("x"),
+            ),
+            (&["--domain", "x", "--domain", "y"], None, Some("y")),
+            (&["--domain", "x", "--domain"], None, Some("x")),
+            (&["--vmi"], None, None),
+            (&[], None, None),
+        ] {
+            let arguments = words(arguments);
+            let given = Given::parse(&arguments);
+            let expected = Given {
+                vmi: vmi.map(str::as_bytes),
+                domain: domain.map(str::as_bytes),
+            };
+            assert_eq!(given, expected, "{arguments:?}");
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Changing a file that somebody handed us and reads again afterwards: vdsm's `_hook_domxml`.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Seek, SeekFrom, Write};
+use std::os::unix::fs::{MetadataExt, fchown};
+use std::path::Path;
+
+/// Puts `new` into the file in place of `old`, which is what is in it. Mode and owner stay.
+///
+/// A temporary file beside it and a rename: whoever reads it sees the old text or the new one. Where
+/// that can't be (the directory may not be written, the file is a link or somebody else's), it is
+/// written where it lies; if that fails on the way, the old text is put back.
+///
+/// # Errors
+/// Any error of the file system, and then the old text is still there, unless it could not be put
+/// back, which the error says.
+pub fn rewrite(path: &Path, old: &str, new: &str) -> io::Result<()> {
+    match beside(path, new) {
+        Ok(()) => Ok(()),
+        Err(_) => in_place(path, old, new),
+    }
+}
+
+fn beside(path: &Path, new: &str) -> io::Result<()> {
+    let before = fs::symlink_metadata(path)?;
+    if !before.is_file() || before.nlink() != 1 {
+        return Err(io::Error::other("other names lead to it, or it is a link"));
+    }
+    let directory = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    let mut file = tempfile::Builder::new()
+        .prefix(".gfxplane-")
+        .tempfile_in(directory.unwrap_or(Path::new(".")))?;
+    file.write_all(new.as_bytes())?;
+    let made = file.as_file().metadata()?;
+    if (made.uid(), made.gid()) != (before.uid(), before.gid()) {
+        fchown(file.as_file(), Some(before.uid()), Some(before.gid()))?;
+    }
+    // After the owner: a change of owner takes mode bits away.
+    file.as_file().set_permissions(before.permissions())?;
+    file.persist(path).map_err(|error| error.error)?;
+    Ok(())
+}
+
+fn in_place(path: &Path, old: &str, new: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).open(path)?;
+    let Err(error) = fill(&mut file, new) else {
+        return Ok(());
+    };
+    match fill(&mut file, old) {
+        Ok(()) => Err(error),
+        Err(again) => Err(io::Error::new(
+            error.kind(),
+            format!("{error}; what was there could not be put back: {again}"),
+        )),
+    }
+}
+
+fn fill(file: &mut File, text: &str) -> io::Result<()> {
+    file.seek(SeekFrom::Start(0))?;
+    file.write_all(text.as_bytes())?;
+    file.set_len(text.len() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    #[test]
+    fn whole_and_with_its_mode() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("domxml");
+        for bits in [0o600, 0o640, 0o444] {
+            fs::write(&path, "old").unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(bits)).unwrap();
+            rewrite(&path, "old", "something longer").unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), "something longer");
+            assert_eq!(mode(&path), bits);
+            fs::remove_file(&path).unwrap();
+        }
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_link_stays_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, link) = (directory.path().join("file"), directory.path().join("link"));
+        fs::write(&path, "a longer text").unwrap();
+        symlink(&path, &link).unwrap();
+        rewrite(&link, "a longer text", "short").unwrap();
+        assert!(link.is_symlink());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "short");
+        let other = directory.path().join("other");
+        fs::hard_link(&path, &other).unwrap();
+        rewrite(&path, "short", "both").unwrap();
+        assert_eq!(fs::read_to_string(&other).unwrap(), "both");
+    }
+
+    #[test]
+    fn what_is_full_keeps_what_it_had() {
+        let full = Path::new("/dev/full");
+        let error = in_place(full, "old", "new").unwrap_err();
+        assert_eq!(error.raw_os_error(), None, "{error}");
+        assert!(
+            error.to_string().contains("could not be put back"),
+            "{error}"
+        );
+        assert!(rewrite(Path::new("/nonexistent/file"), "", "").is_err());
+    }
+}

@@ -1,0 +1,232 @@
+//! The plan for a guest whose graphics are another manager's: KubeVirt's console is VNC on a socket,
+//! oVirt's is what its engine and its clients agree on. Nothing is done to them; the display of each
+//! vfio device is made to work with them as they are, or is switched off.
+
+use crate::abilities::Abilities;
+use crate::domain::{Domain, Hostdev};
+use crate::facts::{Display, DisplayInterface};
+use crate::plan::planner::{Planner, how_known};
+use crate::plan::{Action, Level, Plan, Topic};
+use crate::policy::{Policy, Unknown};
+use crate::predict::{About, Danger, Outcome, Prediction, Refusal, predict};
+use crate::screens::{Screens, Vgpu};
+
+/// What the manager of a guest wants of the display of one of its devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    /// To have it on, wherever that works.
+    Shown,
+    /// What it has written, and no more.
+    AsWritten,
+}
+
+/// Makes the plan for a domain with these screens, whose graphics stay as they are. `wish` tells what
+/// its manager wants of each of its devices.
+///
+/// A display that QEMU or libvirt would refuse, and one that nothing in the domain shows, is switched
+/// off. One that the manager wishes for is switched on if it is known, by whatever evidence: the wish
+/// is the manager's, not ours. A display of which nothing is known stays as it is.
+#[must_use]
+pub fn plan_managed(
+    domain: &Domain<'_, '_>,
+    screens: &Screens,
+    abilities: &Abilities,
+    policy: &Policy,
+    wish: &dyn Fn(&Hostdev<'_, '_>) -> Wish,
+) -> Plan {
+    let planner = Planner::new(domain, screens, abilities, policy);
+    let steps = |planner: &mut Planner<'_, '_, '_>| {
+        // Whatever else is wrong with the domain is not ours to mend.
+        let left = std::mem::take(&mut planner.screens.dead_settings);
+        planner.switch_off_what_is_not_shown();
+        planner.ramfb_that_cannot_work();
+        planner.switch_on_what_is_wished_for(wish);
+        planner.screens.dead_settings = left;
+    };
+    planner.finish(steps, Planner::remarks_to_a_manager)
+}
+
+impl Planner<'_, '_, '_> {
+    fn switch_off_what_is_not_shown(&mut self) {
+        // What is refused whatever the displays are says nothing of them.
+        let mut dark = self.screens.clone();
+        dark.vgpus.iter_mut().for_each(darken);
+        let without = predict(&dark, self.abilities);
+        for place in 0..self.screens.vgpus.len() {
+            let vgpu = &self.screens.vgpus[place];
+            if !vgpu.is_pci {
+                continue;
+            }
+            if vgpu.display && !is_refused(&without) {
+                let mut lit = dark.clone();
+                lit.vgpus[place].set_display(true);
+                let with = predict(&lit, self.abilities);
+                if let Some(reason) = self.why_off(vgpu, &with) {
+                    self.set_display(place, false, reason);
+                }
+            }
+            self.drop_modes(place);
+        }
+    }
+
+    /// Why the display of a device has to go off; `with` is what happens if it is the only one that
+    /// is on.
+    fn why_off(&self, vgpu: &Vgpu, with: &Prediction) -> Option<String> {
+        let id = vgpu.id;
+        let display = &vgpu.known.finding.facts.display;
+        match &with.outcome {
+            Outcome::No(refusal) => Some(self.why_refused(vgpu, refusal)),
+            Outcome::Yes if display.preferred().is_some() => {
+                let is_shown = with.head(id).is_none_or(|head| !head.shown_by.is_empty());
+                let kind = display.words().join(" and ");
+                let how = how_known(vgpu);
+                (!is_shown).then(|| {
+                    format!(
+                        "the display of {id} is a {kind}{how}, and {} can't show it",
+                        self.graphics_words()
+                    )
+                })
+            }
+            _ => match (display, self.policy.unknown) {
+                (Display::Unknown(why), Unknown::Off) => Some(format!(
+                    "the display of {id} is not known ({why}), and the policy says to switch such displays off"
+                )),
+                _ => None,
+            },
+        }
+    }
+
+    fn why_refused(&self, vgpu: &Vgpu, refusal: &Refusal) -> String {
+        let id = vgpu.id;
+        let how = how_known(vgpu);
+        let display = &vgpu.known.finding.facts.display;
+        let what = match (display, display.preferred()) {
+            (Display::Known(interfaces), _) if interfaces.is_empty() => {
+                format!("{id} has no display{how}")
+            }
+            (_, Some(DisplayInterface::Dmabuf)) => format!(
+                "the display of {id} is a dmabuf{how}, which needs OpenGL, and {} can't show it",
+                self.graphics_words()
+            ),
+            (_, Some(DisplayInterface::Region)) => format!(
+                "the display of {id} is a region{how}, and {} can't show it",
+                self.graphics_words()
+            ),
+            (Display::Unknown(why), None) => format!(
+                "the display of {id} is not known ({why}), and {} can't show any that it may have",
+                self.graphics_words()
+            ),
+            (Display::Known(_), None) => format!("the display of {id} can't be shown"),
+        };
+        format!(
+            "{what}: {} would refuse to start with \"{}\"",
+            refusal.by.word(),
+            refusal.message
+        )
+    }
+
+    /// The domain's graphics in words.
+    fn graphics_words(&self) -> String {
+        let words: Vec<String> = self
+            .screens
+            .frontends
+            .iter()
+            .map(|frontend| {
+                let gl = if frontend.gl { " with gl" } else { "" };
+                format!("{}{gl}", frontend.kind)
+            })
+            .collect();
+        if words.is_empty() {
+            "a domain without graphics".into()
+        } else {
+            format!("its graphics ({})", words.join(", "))
+        }
+    }
+
+    fn switch_on_what_is_wished_for(&mut self, wish: &dyn Fn(&Hostdev<'_, '_>) -> Wish) {
+        for place in 0..self.screens.vgpus.len() {
+            let vgpu = &self.screens.vgpus[place];
+            if vgpu.display || !vgpu.is_pci || wish(self.hostdev(vgpu)) == Wish::AsWritten {
+                continue;
+            }
+            let id = vgpu.id;
+            // What was switched off a moment ago has had its say.
+            let is_said = self.changes.iter().any(
+                |change| matches!(change.action, Action::Display { device, .. } if device == id),
+            );
+            let facts = &vgpu.known.finding.facts;
+            let words = format!("{}{}", facts.display.words().join(" and "), how_known(vgpu));
+            if let Display::Unknown(why) = &facts.display
+                && !is_said
+            {
+                let text = format!("its display is wanted, but not known ({why}): it stays off");
+                self.note(Level::Info, About::Device(id), text, &[]);
+                continue;
+            }
+            if facts.display.preferred().is_none() || is_said {
+                continue;
+            }
+            let mut lit = self.screens.clone();
+            lit.vgpus[place].set_display(true);
+            let now = predict(&self.screens, self.abilities);
+            let then = predict(&lit, self.abilities);
+            let is_worse = |danger: &Danger| !now.dangers.contains(danger);
+            let is_shown = then.head(id).is_some_and(|head| !head.shown_by.is_empty());
+            if then.starts() && is_shown && !then.dangers.iter().any(is_worse) {
+                let reason = format!(
+                    "{id} has a display ({words}) that is wanted, and {} can show it",
+                    self.graphics_words()
+                );
+                self.set_display(place, true, reason);
+            } else {
+                let text = format!(
+                    "its display ({words}) is wanted, and {} can't show it: it stays off",
+                    self.graphics_words()
+                );
+                self.note(Level::Info, About::Device(id), text, &[]);
+            }
+        }
+    }
+
+    /// What a manager's log should have of the result.
+    fn remarks_to_a_manager(&mut self, after: &Prediction) {
+        for place in 0..self.screens.vgpus.len() {
+            let vgpu = &self.screens.vgpus[place];
+            if let Display::Unknown(why) = &vgpu.known.finding.facts.display
+                && vgpu.display
+                && vgpu.is_pci
+            {
+                let text = format!("its display is not known ({why}): it stays on");
+                let cure = "a rule for its type, as gfxplane rules --export writes them where such a device was asked";
+                self.note(Level::Warn, About::Device(vgpu.id), text, &[cure]);
+            }
+        }
+        let (level, what, refusal) = match &after.outcome {
+            Outcome::Yes => return,
+            Outcome::No(refusal) => (Level::Fail, "will", refusal),
+            Outcome::Doubt { refusal, .. } => (Level::Warn, "may", refusal),
+        };
+        // That something is not known has been said of the device.
+        if level == Level::Fail || self.notes.iter().all(|note| note.level < Level::Warn) {
+            let text = format!(
+                "{} {what} refuse to start the domain: \"{}\"",
+                refusal.by.word(),
+                refusal.message
+            );
+            self.note_on(Topic::Start, level, refusal.about, text, &[]);
+        }
+    }
+}
+
+fn is_refused(prediction: &Prediction) -> bool {
+    matches!(prediction.outcome, Outcome::No(_))
+}
+
+/// Takes away what hangs on a display.
+fn darken(vgpu: &mut Vgpu) {
+    vgpu.set_display(false);
+    vgpu.ramfb = false;
+    for name in ["ramfb", "xres", "yres"] {
+        vgpu.properties.remove(name);
+    }
+}
