@@ -442,7 +442,8 @@ pub fn type_entry(sources: &Sources, parent: &Parent, of_type: &MdevType) -> Typ
     }
 }
 
-fn rule_for_type<'a>(
+/// The rule that speaks for a type of a parent.
+pub(crate) fn rule_for_type<'a>(
     sources: &'a Sources,
     parent: Option<&Parent>,
     type_id: &str,
@@ -470,7 +471,7 @@ fn rule_for_type<'a>(
 
 /// What a device of this type was found to be under this kernel and with the driver that is
 /// loaded now.
-fn sibling_of_type<'a>(sources: &'a Sources, type_id: &str) -> Option<&'a Record> {
+pub(crate) fn sibling_of_type<'a>(sources: &'a Sources, type_id: &str) -> Option<&'a Record> {
     let record = sources.memory.types.get(type_id)?;
     let Circumstances {
         kernel,

@@ -22,6 +22,7 @@
 //! * [`nodedev`] writes it down in the forms that libvirt, mdevctl and udev take.
 //! * [`undo`] is what a change takes to be taken back.
 //! * [`hook`] is what the qemu hook decides when libvirt starts, restores or lets in a domain.
+//! * [`export`] writes what was measured as rules.
 //! * [`managed`] is what the hooks of KubeVirt and oVirt do.
 //! * [`verify`] makes a domain small enough to be tried, and holds the answer against the prediction.
 //! * [`cli`] is what the programs share: arguments, tables, exit codes.
@@ -35,6 +36,7 @@ pub mod cli;
 pub mod config;
 pub mod domain;
 pub mod evidence;
+pub mod export;
 pub mod facts;
 pub mod fixup;
 pub mod hints;

@@ -135,7 +135,7 @@ pub struct Match {
 }
 
 /// The bus of a device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Bus {
     /// Mediated devices.

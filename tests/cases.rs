@@ -11,6 +11,7 @@
 //! `tests/fixup` has domains, and what becomes of them on these hosts.
 //!
 //! `tests/hook` has domains, and what the qemu hook makes of them.
+//! `tests/managed` has domains of KubeVirt and oVirt, and what the hooks of these do to them.
 //!
 //! `tests/vm/matrix-measured` has what a real QEMU did with domains.
 //!
@@ -18,12 +19,14 @@
 
 mod support {
     pub(crate) mod collect;
+    pub(crate) mod export;
     pub(crate) mod fixup;
     pub(crate) mod hook;
     pub(crate) mod hooked;
     pub(crate) mod hostile;
     pub(crate) mod hosts;
     pub(crate) mod lossless;
+    pub(crate) mod managed;
     pub(crate) mod matrix;
     pub(crate) mod overlay;
     pub(crate) mod plan;
@@ -43,9 +46,11 @@ fn main() -> ExitCode {
     trials.extend(support::hosts::trials());
     trials.extend(support::property::trials());
     trials.extend(support::collect::trials());
+    trials.extend(support::export::trials());
     trials.extend(support::fixup::trials());
     trials.extend(support::hook::trials());
     trials.extend(support::plan::trials());
+    trials.extend(support::managed::trials());
     trials.extend(support::matrix::trials());
     trials.extend(support::lossless::trials());
     run(&arguments, trials).exit_code()

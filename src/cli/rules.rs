@@ -5,6 +5,7 @@ use std::io::Write;
 use serde::Serialize;
 
 use crate::cli::{Context, End, json, table};
+use crate::export::export;
 use crate::inventory::{Sources, inventory};
 use crate::record::FORMAT;
 use crate::rules::Rule;
@@ -18,6 +19,9 @@ pub struct RulesCommand {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Write what was measured here as rules, for /etc/gfxplane/rules.d of other hosts
+    #[arg(long, conflicts_with_all = ["all", "json"])]
+    export: bool,
 }
 
 #[derive(Serialize)]
@@ -36,6 +40,19 @@ impl RulesCommand {
     /// Those of the output.
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         let sources = Sources::read(&context.root);
+        if self.export {
+            let export = export(&sources);
+            context.warn(&sources.host.warnings);
+            for problem in &export.left_out {
+                context.say(&format!("not exported: {problem}"));
+            }
+            if export.rules.is_empty() {
+                context
+                    .say("nothing was measured here since this boot: gfxplane probe asks devices");
+            }
+            out.write_all(export.to_toml().as_bytes())?;
+            return Ok(End::Done);
+        }
         let inventory = inventory(&sources);
         let rows = sources.rules.iter().map(|(file, rule)| {
             let name = Some(rule.name.as_str());

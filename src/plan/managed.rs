@@ -4,7 +4,7 @@
 
 use crate::abilities::Abilities;
 use crate::domain::{Domain, Hostdev};
-use crate::facts::{Display, DisplayInterface};
+use crate::facts::{Display, DisplayInterface, Reason};
 use crate::plan::planner::{Planner, how_known};
 use crate::plan::{Action, Level, Plan, Topic};
 use crate::policy::{Policy, Unknown};
@@ -82,14 +82,14 @@ impl Planner<'_, '_, '_> {
                 let how = how_known(vgpu);
                 (!is_shown).then(|| {
                     format!(
-                        "the display of {id} is a {kind}{how}, and {} can't show it",
+                        "its display is a {kind}{how}, and {} can't show it",
                         self.graphics_words()
                     )
                 })
             }
             _ => match (display, self.policy.unknown) {
                 (Display::Unknown(why), Unknown::Off) => Some(format!(
-                    "the display of {id} is not known ({why}), and the policy says to switch such displays off"
+                    "its display is not known ({why}), and the policy says to switch such displays off"
                 )),
                 _ => None,
             },
@@ -97,26 +97,29 @@ impl Planner<'_, '_, '_> {
     }
 
     fn why_refused(&self, vgpu: &Vgpu, refusal: &Refusal) -> String {
-        let id = vgpu.id;
         let how = how_known(vgpu);
         let display = &vgpu.known.finding.facts.display;
         let what = match (display, display.preferred()) {
             (Display::Known(interfaces), _) if interfaces.is_empty() => {
-                format!("{id} has no display{how}")
+                format!("it has no display{how}")
             }
             (_, Some(DisplayInterface::Dmabuf)) => format!(
-                "the display of {id} is a dmabuf{how}, which needs OpenGL, and {} can't show it",
+                "its display is a dmabuf{how}, which needs OpenGL, and {} can't show it",
                 self.graphics_words()
             ),
             (_, Some(DisplayInterface::Region)) => format!(
-                "the display of {id} is a region{how}, and {} can't show it",
+                "its display is a region{how}, and {} can't show it",
+                self.graphics_words()
+            ),
+            (Display::Unknown(Reason::Untrusted), None) => format!(
+                "its driver says yes to every question, so that QEMU takes its display for a dmabuf, and {} can't show that",
                 self.graphics_words()
             ),
             (Display::Unknown(why), None) => format!(
-                "the display of {id} is not known ({why}), and {} can't show any that it may have",
+                "its display is not known ({why}), and {} can't show any that it may have",
                 self.graphics_words()
             ),
-            (Display::Known(_), None) => format!("the display of {id} can't be shown"),
+            (Display::Known(_), None) => format!("its display can't be shown"),
         };
         format!(
             "{what}: {} would refuse to start with \"{}\"",
@@ -137,9 +140,9 @@ impl Planner<'_, '_, '_> {
             })
             .collect();
         if words.is_empty() {
-            "a domain without graphics".into()
+            "a guest without graphics".into()
         } else {
-            format!("its graphics ({})", words.join(", "))
+            format!("the guest's graphics ({})", words.join(", "))
         }
     }
 
@@ -163,7 +166,13 @@ impl Planner<'_, '_, '_> {
                 self.note(Level::Info, About::Device(id), text, &[]);
                 continue;
             }
-            if facts.display.preferred().is_none() || is_said {
+            if is_said {
+                continue;
+            }
+            if facts.display.preferred().is_none() {
+                let how = how_known(vgpu);
+                let text = format!("a display of it is wanted, but it has none{how}");
+                self.note(Level::Info, About::Device(id), text, &[]);
                 continue;
             }
             let mut lit = self.screens.clone();
@@ -174,7 +183,7 @@ impl Planner<'_, '_, '_> {
             let is_shown = then.head(id).is_some_and(|head| !head.shown_by.is_empty());
             if then.starts() && is_shown && !then.dangers.iter().any(is_worse) {
                 let reason = format!(
-                    "{id} has a display ({words}) that is wanted, and {} can show it",
+                    "it has a display ({words}) that is wanted, and {} can show it",
                     self.graphics_words()
                 );
                 self.set_display(place, true, reason);

@@ -201,7 +201,7 @@ const ODD: &[(&str, &str)] = &[
     ("rules.d/30-large.toml", "larger than 64 KiB"),
 ];
 
-fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
         let (from, to) = (entry.path(), to.join(entry.file_name()));

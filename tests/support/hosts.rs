@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use gfxplane::evidence::Method;
+use gfxplane::export::export;
 use gfxplane::host::Root;
 use gfxplane::host::sysfs::{self, Device};
 use gfxplane::inventory::{DeviceEntry, Inventory, Sources, active, inventory, known, recorded};
@@ -26,6 +27,8 @@ pub(crate) struct Host {
     /// What is known of it, with paths as the host has them.
     pub(crate) inventory: Inventory,
     documents: Vec<Document>,
+    /// What was measured, as rules for other hosts.
+    rules: String,
     /// Where a look at one device alone finds something else.
     otherwise: Vec<String>,
 }
@@ -78,6 +81,7 @@ fn of_host(name: &str, folder: &Path) -> Vec<Trial> {
     let mut trials = vec![
         trial("folder", Host::folder_is_tidy),
         trial("list", Host::list),
+        trial("rules", Host::rules),
         trial("attributes", Host::attributes),
         trial("one-by-one", Host::one_by_one),
         trial("warnings", Host::one_warning_for_each_odd_thing),
@@ -119,6 +123,7 @@ impl Host {
             folder: folder.to_owned(),
             inventory,
             documents,
+            rules: export(&sources).to_toml(),
             otherwise,
         })
     }
@@ -127,6 +132,18 @@ impl Host {
     fn list(&self) -> Result<(), Failed> {
         let text = serde_json::to_string_pretty(&self.inventory)? + "\n";
         golden(&self.folder.join("expect/list.json"), &text)
+    }
+
+    /// `gfxplane rules --export`; where nothing was measured there is nothing to compare.
+    fn rules(&self) -> Result<(), Failed> {
+        let path = self.folder.join("expect/rules.toml");
+        if self.rules.contains("[[rule]]") {
+            return golden(&path, &self.rules);
+        }
+        match path.exists() {
+            true => Err("nothing was measured, and expect/rules.toml is there".into()),
+            false => Ok(()),
+        }
     }
 
     /// `gfxplane nodedev-dumpxml --offline`.
@@ -188,7 +205,10 @@ impl Host {
         }
         for (directory, wanted) in [
             (self.folder.clone(), names(&["README", "expect", "root"])),
-            (self.folder.join("expect"), names(&["list.json", "nodedev"])),
+            (
+                self.folder.join("expect"),
+                names(&["list.json", "nodedev", "rules.toml"]),
+            ),
             (nodedev, wanted),
         ] {
             // What is missing is for the test of that file to tell.

@@ -54,7 +54,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 /// The same cases every time; more of them with `PROPTEST_CASES`.
-fn run(
+pub(crate) fn run(
     cases: u32,
     seed: u8,
     domains: impl Strategy<Value = String>,
@@ -415,7 +415,7 @@ fn metadata() -> impl Strategy<Value = Vec<Part>> {
 }
 
 /// A domain with a bit of everything.
-fn domain() -> impl Strategy<Value = String> {
+pub(crate) fn domain() -> impl Strategy<Value = String> {
     (
         vec(hostdev(), 1..4),
         vec(graphics(), 0..5),
@@ -438,7 +438,7 @@ fn domain() -> impl Strategy<Value = String> {
 }
 
 /// A domain as most are.
-fn plain() -> impl Strategy<Value = String> {
+pub(crate) fn plain() -> impl Strategy<Value = String> {
     (
         vec(hostdev(), 1..3),
         vec(graphics(), 0..3),

@@ -268,7 +268,11 @@ impl Log {
 
     fn say(&mut self, text: &str) {
         // One line each, whatever a name may hold.
-        let shown = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+        let shown = |c: char| match c {
+            '\n' => ' ',
+            c if c.is_control() => '\u{fffd}',
+            c => c,
+        };
         let line: String = text.chars().map(shown).collect();
         let line = format!("gfxplane: {line}\n");
         let _ = io::stderr().write_all(line.as_bytes());

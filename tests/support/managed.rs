@@ -1,0 +1,434 @@
+//! What the hooks of other managers make of a domain. Each folder in `tests/managed` is a case:
+//!
+//! * `case.toml`: `host` (a folder of `tests/hosts`) and `manager` (`kubevirt` or `ovirt`);
+//! * `domain.xml`: what the manager hands over, and `vmi.json`, for KubeVirt; it may be missing;
+//! * `rules.toml`, `gfxplane.toml`: rules and configuration of the node; may be missing;
+//! * `out.xml`: what must come out; missing if that is what went in;
+//! * `said.txt`: what goes to stderr.
+//!
+//! The helper itself is run, as the manager runs it; it must always succeed. KubeVirt's nodes have no
+//! records: its containers see none. `UPDATE_GOLDEN=1 cargo test --test cases` writes the last two anew.
+
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io::Write;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use gfxplane::domain::{Domain, Hostdev};
+use gfxplane::fixup::{Fixed, Surroundings, Unfit};
+use gfxplane::managed::{Wish, adapt};
+use gfxplane::policy::Policy;
+use gfxplane::predict::Outcome;
+use gfxplane::xml::Document;
+use libtest_mimic::{Failed, Trial};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestCaseError, TestRunner};
+use serde::Deserialize;
+use tempfile::TempDir;
+
+use crate::support::hostile::copy;
+use crate::support::hosts::{entries, golden, updating};
+use crate::support::plan::{domain, plain, run};
+use crate::support::promises::only_what_is_named;
+use crate::support::worlds::of_bytes;
+
+const HELPER: &str = env!("CARGO_BIN_EXE_gfxplane-helper");
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Manager {
+    Kubevirt,
+    Ovirt,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    host: String,
+    manager: Manager,
+}
+
+/// All cases, and what must hold of any.
+pub(crate) fn trials() -> Vec<Trial> {
+    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/managed");
+    let folders = entries(&cases);
+    assert!(!folders.is_empty(), "{} is empty", cases.display());
+    let of_folders = folders.into_iter().map(|name| {
+        let folder = cases.join(&name);
+        Trial::test(format!("managed::{name}"), move || of_folder(&folder))
+    });
+    of_folders
+        .chain([
+            Trial::test("managed::any-domain-in-any-world", || {
+                run(400, 3, domain(), holds)
+            }),
+            Trial::test("managed::any-plain-domain-in-any-world", || {
+                run(400, 4, plain(), holds)
+            }),
+            Trial::test("managed::any-arguments", any_arguments),
+            Trial::test("managed::nothing-to-hand-back", nothing_to_hand_back),
+            Trial::test("managed::the-log-of-the-shim", log_of_the_shim),
+            Trial::test("managed::any-file-of-vdsm", any_file_of_vdsm),
+        ])
+        .collect()
+}
+
+/// A node and the links by which it calls the helper.
+struct Node {
+    directory: TempDir,
+}
+
+impl Node {
+    /// A host of `tests/hosts`, with what the case has for its /etc/gfxplane.
+    fn of(host: &str, manager: Manager, case: Option<&Path>) -> Self {
+        let hosts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hosts");
+        let directory = tempfile::tempdir().expect("a temporary directory can be made");
+        let node = Node { directory };
+        let root = node.root();
+        fs::create_dir(&root).unwrap();
+        copy(&hosts.join(host).join("root"), &root);
+        if let Manager::Kubevirt = manager {
+            let _ = fs::remove_dir_all(root.join("run"));
+        }
+        let files = [
+            ("rules.toml", "etc/gfxplane/rules.d/50-measured.toml"),
+            ("gfxplane.toml", "etc/gfxplane/gfxplane.toml"),
+        ];
+        for (from, to) in files {
+            let from = case.map(|case| case.join(from));
+            if let Some(from) = from.filter(|from| from.exists()) {
+                fs::create_dir_all(root.join(to).parent().unwrap()).unwrap();
+                fs::copy(from, root.join(to)).unwrap();
+            }
+        }
+        let hooks = node.path("before_vm_start");
+        fs::create_dir(&hooks).unwrap();
+        symlink(HELPER, hooks.join("90_gfxplane")).unwrap();
+        symlink(HELPER, node.path("onDefineDomain")).unwrap();
+        node
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn root(&self) -> PathBuf {
+        self.path("root")
+    }
+
+    fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        command
+            .env_clear()
+            .env("GFXPLANE_ROOT", self.root())
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// As the shim does it.
+    fn on_define_domain(&self, arguments: &[OsString]) -> Output {
+        let mut command = self.command(&self.path("onDefineDomain"));
+        command.args(arguments).output().unwrap()
+    }
+
+    /// As vdsm does it: what comes out of the file, and what was said.
+    fn before_vm_start(&self, domain: &[u8]) -> (Vec<u8>, Output) {
+        let file = self.path("domxml");
+        fs::write(&file, domain).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+        let mut command = self.command(&self.path("before_vm_start/90_gfxplane"));
+        let output = command.env("_hook_domxml", &file).output().unwrap();
+        let mode = fs::metadata(&file).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o640);
+        let after = fs::read(&file).unwrap();
+        fs::remove_file(&file).unwrap();
+        (after, output)
+    }
+}
+
+fn options(vmi: Option<&str>, domain: &str) -> Vec<OsString> {
+    let vmi = vmi.into_iter().flat_map(|vmi| ["--vmi", vmi]);
+    vmi.chain(["--domain", domain])
+        .map(OsString::from)
+        .collect()
+}
+
+fn of_folder(folder: &Path) -> Result<(), Failed> {
+    let case: Case = toml::from_str(&fs::read_to_string(folder.join("case.toml"))?)?;
+    let text = fs::read_to_string(folder.join("domain.xml"))?;
+    let vmi = fs::read_to_string(folder.join("vmi.json")).ok();
+    let node = Node::of(&case.host, case.manager, Some(folder));
+    let call = |domain: &str| match case.manager {
+        Manager::Kubevirt => {
+            let output = node.on_define_domain(&options(vmi.as_deref(), domain));
+            (output.stdout.clone(), output)
+        }
+        Manager::Ovirt => node.before_vm_start(domain.as_bytes()),
+    };
+    let (after, output) = call(&text);
+    if output.status.code() != Some(0) {
+        return Err(format!("it ended with {}", output.status).into());
+    }
+    let after = String::from_utf8(after)?;
+    let mut files = vec![
+        "case.toml",
+        "domain.xml",
+        "vmi.json",
+        "rules.toml",
+        "gfxplane.toml",
+        "said.txt",
+    ];
+    if after == text {
+        if updating() {
+            let _ = fs::remove_file(folder.join("out.xml"));
+        }
+    } else {
+        files.push("out.xml");
+        golden(&folder.join("out.xml"), &after)?;
+    }
+    let wanted: BTreeSet<String> = files.iter().map(ToString::to_string).collect();
+    let stray: Vec<String> = entries(folder).difference(&wanted).cloned().collect();
+    if !stray.is_empty() {
+        return Err(format!("nothing looks at {stray:?}").into());
+    }
+    // The node lies in another place each time.
+    let said = String::from_utf8(output.stderr)?;
+    let said = said.replace(&node.directory.path().display().to_string(), "NODE");
+    golden(&folder.join("said.txt"), &said)?;
+    if call(&after).0 != after.as_bytes() {
+        return Err("a second run changes more".into());
+    }
+    // In the other order and the other form it is the same call.
+    if let (Manager::Kubevirt, Some(vmi)) = (case.manager, &vmi) {
+        let turned = [format!("--domain={text}"), format!("--vmi={vmi}")];
+        let turned = node.on_define_domain(&turned.map(OsString::from));
+        if turned.stdout != after.as_bytes() {
+            return Err("--domain=XML --vmi=JSON gives something else".into());
+        }
+    }
+    Ok(())
+}
+
+/// One device in two is wanted.
+fn wish(hostdev: &Hostdev<'_, '_>) -> Wish {
+    if hostdev.id.to_string().ends_with(['1', '3', '5']) {
+        Wish::Shown
+    } else {
+        Wish::AsWritten
+    }
+}
+
+fn holds(text: &str, world: &[u8]) -> Result<(), String> {
+    let (surroundings, policy, _) = of_bytes(world);
+    let Ok(fixed) = adapt(text, &surroundings, &policy, &wish) else {
+        return Ok(());
+    };
+    let Some(plan) = &fixed.plan else {
+        return same(text, &fixed.text);
+    };
+    let refused = |outcome: &Outcome| matches!(outcome, Outcome::No(_));
+    if plan.before.starts() && !plan.after.starts() {
+        return Err(format!("it started, and no longer does: {:?}", plan.after));
+    }
+    if refused(&plan.after.outcome) && !refused(&plan.before.outcome) {
+        return Err(format!("it is refused, and was not: {:?}", plan.after));
+    }
+    if (fixed.text == text) != plan.changes.is_empty() {
+        return Err("changes that change nothing, or changes that nobody planned".into());
+    }
+    let again = adapt(&fixed.text, &surroundings, &policy, &wish);
+    let again: Result<Fixed, Unfit> = again;
+    let again = again.map_err(|error| format!("it can't be read again: {error}"))?;
+    same(&fixed.text, &again.text)?;
+    if again.plan.is_none_or(|again| again.before != plan.after) {
+        return Err("the XML does not give what the plan promised".into());
+    }
+    graphics_stay(text, &fixed.text)?;
+    one_ramfb(&fixed.text, &surroundings, &policy)?;
+    only_what_is_named(text, &fixed.text, plan)
+}
+
+fn same(before: &str, after: &str) -> Result<(), String> {
+    if before == after {
+        return Ok(());
+    }
+    Err(format!(
+        "more changes:\n{}",
+        gfxplane::cli::fixup::diff(before, after)
+    ))
+}
+
+/// The graphics and the video cards, to the byte.
+fn graphics_stay(before: &str, after: &str) -> Result<(), String> {
+    let of = |text: &str| -> Result<Vec<String>, String> {
+        let document = Document::parse(text).map_err(|error| error.to_string())?;
+        let domain = Domain::new(&document).map_err(|error| error.to_string())?;
+        let graphics = domain.graphics.iter().map(|graphics| graphics.element);
+        let all = graphics.chain(domain.videos.iter().map(|video| video.element));
+        Ok(all.map(|element| text[element.span()].to_owned()).collect())
+    };
+    same(&of(before)?.join("\n"), &of(after)?.join("\n"))
+}
+
+/// Whatever was written, unless the domain is to be left alone or nobody knows which device is meant.
+fn one_ramfb(text: &str, surroundings: &dyn Surroundings, policy: &Policy) -> Result<(), String> {
+    let asked = adapt(text, surroundings, policy, &wish).map_err(|error| error.to_string())?;
+    let Some(plan) = asked.plan else {
+        return Ok(());
+    };
+    let is_off = |policy: &Policy| policy.display == gfxplane::policy::Displays::Off;
+    let document = Document::parse(text).map_err(|error| error.to_string())?;
+    let domain = Domain::new(&document).map_err(|error| error.to_string())?;
+    let policy = policy.clone().for_domain(&domain);
+    if policy.is_ok_and(|policy| is_off(&policy)) || plan.screens.is_ambiguous() {
+        return Ok(());
+    }
+    let with: Vec<_> = plan
+        .screens
+        .vgpus
+        .iter()
+        .filter(|vgpu| vgpu.is_pci && vgpu.ramfb)
+        .collect();
+    // What is refused whatever is done is not touched.
+    if plan.before.starts() && (with.len() > 1 || with.iter().any(|vgpu| !vgpu.display)) {
+        return Err(format!("{} devices with ramfb", with.len()));
+    }
+    Ok(())
+}
+
+/// Whatever the arguments: no panic, and the domain that was given comes back.
+fn any_arguments() -> Result<(), Failed> {
+    let node = Node::of("lab", Manager::Kubevirt, None);
+    // An argument has no zero byte in it.
+    let word = prop_oneof![
+        vec(1..=255_u8, 0..64),
+        "[ -~]{0,40}".prop_map(String::into_bytes),
+        "(<domain[^<]{0,20}>|</domain>|<devices>|<hostdev type='mdev'/>|&x;|<!\\[CDATA\\[){0,6}"
+            .prop_map(String::into_bytes),
+        "\\{\"spec\":[\\[\\]{}0-9,\":]{0,20}\\}?".prop_map(String::into_bytes),
+    ];
+    let word = word.prop_map(|mut bytes: Vec<u8>| {
+        bytes.retain(|byte| *byte != 0);
+        bytes
+    });
+    let pair = (word.clone(), word, vec("-?-?[a-z=]{0,8}", 0..3));
+    let config = Config {
+        cases: 200,
+        failure_persistence: None,
+        ..Config::default()
+    };
+    let test = |(vmi, domain, others): (Vec<u8>, Vec<u8>, Vec<String>)| {
+        let mut arguments: Vec<OsString> = others.iter().map(OsString::from).collect();
+        arguments.retain(|word| word != "--vmi" && word != "--domain");
+        arguments.push("--vmi".into());
+        arguments.push(OsString::from_vec(vmi));
+        arguments.push("--domain".into());
+        arguments.push(OsString::from_vec(domain.clone()));
+        let output = node.on_define_domain(&arguments);
+        let code = if domain.is_empty() { 2 } else { 0 };
+        prop_assert_eq!(output.status.code(), Some(code), "{:?}", output);
+        prop_assert_eq!(output.stdout, domain);
+        Ok::<(), TestCaseError>(())
+    };
+    let result = TestRunner::new(config).run(&pair, test);
+    result.map_err(|error| error.to_string().into())
+}
+
+/// What the shim would take for a domain must not be printed when there is none to print.
+fn nothing_to_hand_back() -> Result<(), Failed> {
+    let node = Node::of("lab", Manager::Kubevirt, None);
+    for arguments in [&[][..], &["--vmi", "{}"], &["--domain"], &["--domain", ""]] {
+        let arguments: Vec<OsString> = arguments.iter().map(OsString::from).collect();
+        let output = node.on_define_domain(&arguments);
+        let said = String::from_utf8_lossy(&output.stderr);
+        if output.status.code() != Some(2) || !output.stdout.is_empty() {
+            return Err(format!("{arguments:?}: {output:?}").into());
+        }
+        if !said.contains("expected --vmi JSON --domain XML") {
+            return Err(format!("{arguments:?}: {said}").into());
+        }
+    }
+    let full = fs::OpenOptions::new().write(true).open("/dev/full")?;
+    let mut command = node.command(&node.path("onDefineDomain"));
+    let output = command
+        .args(options(Some("{\"spec\":{}}"), "<domain/>"))
+        .stdout(full)
+        .output()?;
+    if output.status.code() != Some(1) {
+        return Err(format!("a full disk: {output:?}").into());
+    }
+    Ok(())
+}
+
+/// The shim keeps its hook's stderr to itself; what is said is in its own all the same.
+fn log_of_the_shim() -> Result<(), Failed> {
+    let case = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/managed/kubevirt-dmabuf");
+    let node = Node::of("lab", Manager::Kubevirt, None);
+    let shim = node.path("sidecar-shim");
+    let script = "#!/bin/sh\nout=$(\"$HOOK\" --vmi \"$1\" --domain \"$2\" 2>/dev/null) || exit\nprintf '%s' \"$out\"\n";
+    fs::File::create(&shim)?.write_all(script.as_bytes())?;
+    fs::set_permissions(&shim, fs::Permissions::from_mode(0o755))?;
+    let log = node.path("log");
+    let output = node
+        .command(&shim)
+        .env("HOOK", node.path("onDefineDomain"))
+        .arg(fs::read_to_string(case.join("vmi.json"))?)
+        .arg(fs::read_to_string(case.join("domain.xml"))?)
+        .stderr(fs::File::create(&log)?)
+        .output()?;
+    if output.stdout != fs::read(case.join("out.xml"))? {
+        return Err(format!("{output:?}").into());
+    }
+    let (logged, said) = (
+        fs::read_to_string(&log)?,
+        fs::read_to_string(case.join("said.txt"))?,
+    );
+    if logged != said {
+        return Err(format!("the log has {logged:?}, expected {said:?}").into());
+    }
+    Ok(())
+}
+
+/// Whatever is in the file, and whatever the file is: the VM starts.
+fn any_file_of_vdsm() -> Result<(), Failed> {
+    let node = Node::of("lab", Manager::Ovirt, None);
+    for bytes in [
+        &b""[..],
+        b"\xff\xfe<\0d\0",
+        b"<domain",
+        b"<domain type='kvm'>\xc3</domain>",
+        b"{}",
+        b"<domain type='kvm'><devices><hostdev type='mdev'><source/></hostdev></devices></domain>",
+    ] {
+        let (after, output) = node.before_vm_start(bytes);
+        if after != bytes || output.status.code() != Some(0) || !output.stdout.is_empty() {
+            return Err(format!("{bytes:?}: {after:?} {output:?}").into());
+        }
+    }
+    let fifo = node.path("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU)?;
+    let files = [
+        (Some(fifo.as_os_str()), "is no regular file"),
+        (
+            Some(node.directory.path().as_os_str()),
+            "is no regular file",
+        ),
+        (Some(OsStr::new("/nonexistent/domxml")), "No such file"),
+        (Some(OsStr::new("")), "_hook_domxml names no file"),
+        (None, "_hook_domxml names no file"),
+    ];
+    for (file, said) in files {
+        let mut command = node.command(&node.path("before_vm_start/90_gfxplane"));
+        command.envs(file.map(|file| ("_hook_domxml", file)));
+        let output = command.output()?;
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        if output.status.code() != Some(0) || !stderr.contains(said) {
+            return Err(format!("{file:?}: {output:?}").into());
+        }
+    }
+    Ok(())
+}
