@@ -184,7 +184,7 @@ pub fn start_under_way(root: &Root, id: DeviceId) -> bool {
     let Ok(metadata) = fs::symlink_metadata(&path) else {
         return false;
     };
-    if !metadata.is_file() || run::untrusted(root, &metadata, None).is_some() {
+    if !metadata.is_file() || run::untrusted(root, &metadata, None, 0).is_some() {
         return false;
     }
     let Ok(marked) = metadata.modified() else {
@@ -204,8 +204,8 @@ fn starting_path(root: &Root, id: DeviceId) -> PathBuf {
 
 fn trusted(root: &Root, directory: &Path) -> io::Result<()> {
     let metadata = fs::symlink_metadata(directory)?;
-    let problem =
-        run::untrusted(root, &metadata, None).or((!metadata.is_dir()).then_some("is no directory"));
+    let problem = run::untrusted(root, &metadata, None, 0)
+        .or((!metadata.is_dir()).then_some("is no directory"));
     problem.map_or(Ok(()), |problem| {
         Err(io::Error::new(io::ErrorKind::InvalidData, problem))
     })

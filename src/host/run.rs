@@ -290,7 +290,7 @@ pub(super) fn directory(root: &Root, name: &str, mode: u32) -> io::Result<PathBu
             Ok(()) => fs::set_permissions(path, Permissions::from_mode(mode))?,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 let metadata = fs::symlink_metadata(path)?;
-                if let Some(problem) = untrusted(root, &metadata, None)
+                if let Some(problem) = untrusted(root, &metadata, None, 0)
                     .or((!metadata.is_dir()).then_some("is no directory"))
                 {
                     let problem = format!("{} {problem}: remove it", path.display());
@@ -303,17 +303,19 @@ pub(super) fn directory(root: &Root, name: &str, mode: u32) -> io::Result<PathBu
     Ok(path)
 }
 
-/// Why a file or directory can't be believed. `also`: a user who is as good as root.
+/// Why a file or directory can't be believed. `also`: a user who is as good as root; `spared`: with
+/// any of these bits in its mode, others may write there.
 pub(super) fn untrusted(
     root: &Root,
     metadata: &fs::Metadata,
     also: Option<u32>,
+    spared: u32,
 ) -> Option<&'static str> {
     if root.is_recorded() {
         None
     } else if metadata.uid() != 0 && Some(metadata.uid()) != also {
         Some("is not root's")
-    } else if metadata.mode() & 0o022 != 0 {
+    } else if metadata.mode() & 0o022 != 0 && metadata.mode() & spared == 0 {
         Some("can be written by others")
     } else {
         None
@@ -376,7 +378,7 @@ pub(super) fn read_trusted_bytes(
     if !metadata.is_file() {
         return Err("it is no regular file".into());
     }
-    if let Some(problem) = untrusted(root, &metadata, also) {
+    if let Some(problem) = untrusted(root, &metadata, also, 0) {
         return Err(format!("it {problem}"));
     }
     saw(path, Last::Link);

@@ -440,7 +440,7 @@ impl State {
     }
 
     fn untrusted(&self, metadata: &fs::Metadata) -> Option<&'static str> {
-        run::untrusted(&self.root, metadata, Some(geteuid().as_raw()))
+        run::untrusted(&self.root, metadata, Some(geteuid().as_raw()), 0)
     }
 
     /// The directory, or the one of this name in it; made if it isn't there.

@@ -65,11 +65,16 @@ const ANSWERING: &[&str] = &[
     "stdio",
 ];
 
-pub(super) fn ask(root: &Root, emulator: &Path, limit: Instant) -> Result<Abilities, String> {
-    let program = on_host(root, emulator);
-    let said = output(&program, ANSWERING, QUESTIONS, limit)?;
+/// Asks `program`, which is what `emulator` leads to.
+pub(super) fn ask(
+    root: &Root,
+    emulator: &Path,
+    program: &Path,
+    limit: Instant,
+) -> Result<Abilities, String> {
+    let said = output(program, ANSWERING, QUESTIONS, limit)?;
     let (version, mut frontends) = parse_qmp(&said).ok_or("did not answer over QMP")?;
-    let said = output(&program, &["-display", "help"], "", limit)?;
+    let said = output(program, &["-display", "help"], "", limit)?;
     frontends.extend(parse_displays(&said).ok_or("did not answer -display help")?);
     let may = SPICE_GL_OVER_TCP.has(&version) != Some(false);
     let asked = may && frontends.contains("spice-gl");
@@ -371,13 +376,15 @@ mod tests {
     fn a_qemu_that_hangs_or_never_stops_talking_is_killed() {
         let host = Host::new("", "");
         let pid = host.root().join("pid");
+        let program = on_host(&host.root(), Path::new(QEMU));
+        let asked = |limit| ask(&host.root(), Path::new(QEMU), &program, limit);
         let soon = || Instant::now() + Duration::from_millis(500);
         // The shell's child holds the pipe.
         host.program(&format!(
             "sleep 1000 &\necho $! > '{}'\nwait",
             pid.display()
         ));
-        let error = ask(&host.root(), Path::new(QEMU), soon()).unwrap_err();
+        let error = asked(soon()).unwrap_err();
         assert!(error.contains("did not answer in time"), "{error}");
         let pid: i32 = fs::read_to_string(pid).unwrap().trim().parse().unwrap();
         let limit = Instant::now() + Duration::from_secs(10);
@@ -391,11 +398,11 @@ mod tests {
         }
         host.program("exec sleep 1000 > /dev/null");
         let began = Instant::now();
-        assert!(ask(&host.root(), Path::new(QEMU), soon()).is_err());
+        assert!(asked(soon()).is_err());
         assert!(began.elapsed() < Duration::from_secs(60));
         host.program("yes");
         let long = Instant::now() + Duration::from_secs(60);
-        let error = ask(&host.root(), Path::new(QEMU), long).unwrap_err();
+        let error = asked(long).unwrap_err();
         assert!(error.contains("more than anybody asked"), "{error}");
     }
 

@@ -1,8 +1,9 @@
 //! A host whose QEMU is a script.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -66,6 +67,10 @@ impl Host {
     pub(super) fn program(&self, script: &str) {
         let path = on_host(&self.root(), Path::new(QEMU));
         fs::create_dir_all(path.parent().unwrap()).unwrap();
+        // Whatever the umask is.
+        for directory in path.ancestors().skip(1).take(2) {
+            fs::set_permissions(directory, Permissions::from_mode(0o755)).unwrap();
+        }
         let mut shell = Command::new("sh")
             .args(["-c", "cat > \"$1\" && chmod 755 \"$1\"", "sh"])
             .arg(path)

@@ -5,12 +5,15 @@
 //! may have each frontend in a package of its own, so the answer is kept together with what tells
 //! that the program or its modules have changed. libvirt is not asked at all: its library's file
 //! name has the version.
+//!
+//! A QEMU that others can replace is not run: any file can be named in a domain's XML.
 
 mod ask;
 mod cache;
 #[cfg(test)]
 mod fake;
 mod libvirt;
+mod trust;
 
 pub use cache::known;
 
@@ -159,7 +162,9 @@ fn of_qemu(root: &Root, emulator: &Path, asking: Asking, warnings: &mut Vec<Warn
     if asking == Asking::Cached {
         return Abilities::default();
     }
-    match ask(root, emulator, Instant::now() + DEADLINE) {
+    let answer = trust::trusted(root, &program)
+        .and_then(|file| ask(root, emulator, &file, Instant::now() + DEADLINE));
+    match answer {
         Ok(abilities) => {
             let kept = Kept {
                 format: FORMAT,
@@ -189,6 +194,8 @@ mod tests {
     use super::fake::{DISPLAYS, Host, QEMU, QMP, nothing, set};
     use super::*;
     use crate::version::Version;
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn it_is_asked_once() {
@@ -268,6 +275,29 @@ mod tests {
             "{}",
             warnings[0]
         );
+    }
+
+    #[test]
+    fn what_others_can_replace_is_not_run() {
+        let host = Host::new(QMP, DISPLAYS);
+        let program = on_host(&host.root(), Path::new(QEMU));
+        let directory = program.parent().unwrap();
+        for (place, mode) in [(program.as_path(), 0o777), (directory, 0o777)] {
+            fs::set_permissions(place, Permissions::from_mode(mode)).unwrap();
+            let (abilities, warnings) = host.ask(Asking::Fresh);
+            assert_eq!((abilities, warnings.len()), (nothing(), 1));
+            let warning = warnings[0].to_string();
+            let said = format!("{} can be written by others", place.display());
+            assert!(
+                warning.contains(&said) && warning.contains("is not known"),
+                "{warning}"
+            );
+            fs::set_permissions(place, Permissions::from_mode(0o755)).unwrap();
+        }
+        assert_eq!(host.runs(), 0);
+        assert!(!host.kept().exists());
+        host.ask(Asking::Fresh);
+        assert_eq!(host.runs(), 2);
     }
 
     #[test]
