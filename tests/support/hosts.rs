@@ -13,6 +13,7 @@ use gfxplane::host::sysfs::{self, Device};
 use gfxplane::inventory::{DeviceEntry, Inventory, Sources, active, inventory, known, recorded};
 use gfxplane::names::DeviceId;
 use gfxplane::nodedev::{self, offline, words};
+use gfxplane::rules::Rules;
 use gfxplane::screens::Known;
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
@@ -137,6 +138,7 @@ impl Host {
     /// `gfxplane rules --export`; where nothing was measured there is nothing to compare.
     fn rules(&self) -> Result<(), Failed> {
         let path = self.folder.join("expect/rules.toml");
+        Rules::default().add_file("expect/rules.toml", &self.rules)?;
         if self.rules.contains("[[rule]]") {
             return golden(&path, &self.rules);
         }

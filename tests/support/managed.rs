@@ -73,6 +73,8 @@ pub(crate) fn trials() -> Vec<Trial> {
             Trial::test("managed::nothing-to-hand-back", nothing_to_hand_back),
             Trial::test("managed::the-log-of-the-shim", log_of_the_shim),
             Trial::test("managed::any-file-of-vdsm", any_file_of_vdsm),
+            Trial::test("managed::manifests", manifests),
+            Trial::test("managed::a-device-that-vdsm-has-just-made", just_made),
         ])
         .collect()
 }
@@ -429,6 +431,67 @@ fn any_file_of_vdsm() -> Result<(), Failed> {
         if output.status.code() != Some(0) || !stderr.contains(said) {
             return Err(format!("{file:?}: {output:?}").into());
         }
+    }
+    Ok(())
+}
+
+/// The hook waits until udev's probe of a new device is through.
+fn just_made() -> Result<(), Failed> {
+    const DEVICE: &str = "c1a20000-0000-4000-8000-000000000005";
+    let case = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/managed/ovirt-dmabuf");
+    let text = fs::read_to_string(case.join("domain.xml"))?;
+    let text = text.replace("c1a20000-0000-4000-8000-000000000002", DEVICE);
+    let node = Node::of("lab", Manager::Ovirt, None);
+    let run = node.root().join("run");
+    fs::remove_file(run.join("gfxplane/types/virtio-pci-both.json"))?;
+    let record = run.join(format!("gfxplane/records/{DEVICE}.json"));
+    let kept = node.path("record");
+    fs::rename(&record, &kept)?;
+    let asked = node.before_vm_start(text.as_bytes()).0;
+    if asked != text.as_bytes() {
+        return Err("nothing is known of the device, and yet the domain changed".into());
+    }
+    fs::create_dir_all(run.join("udev/data"))?;
+    fs::write(run.join("udev/control"), "")?;
+    let after = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            fs::rename(&kept, &record).unwrap();
+            fs::write(run.join(format!("udev/data/+mdev:{DEVICE}")), "I:1\n").unwrap();
+        });
+        node.before_vm_start(text.as_bytes()).0
+    });
+    let expected = text.replace(
+        "display=\"on\" ramfb=\"on\"",
+        "display=\"off\" ramfb=\"off\"",
+    );
+    if after != expected.as_bytes() {
+        return Err(String::from_utf8_lossy(&after).into_owned().into());
+    }
+    Ok(())
+}
+
+/// What packaging/kubevirt has for a cluster says what it means.
+fn manifests() -> Result<(), Failed> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/kubevirt");
+    let below = |file: &str, key: &str| -> Result<String, Failed> {
+        let text = fs::read_to_string(folder.join(file))?;
+        let indent = |line: &str| line.len() - line.trim_start().len();
+        let mut lines = text
+            .lines()
+            .skip_while(|line| !line.trim_start().starts_with(key));
+        let head = lines.next().ok_or_else(|| format!("{file} has no {key}"))?;
+        let block = lines.take_while(|line| line.is_empty() || indent(line) > indent(head));
+        Ok(block.map(str::trim).collect::<Vec<_>>().join("\n"))
+    };
+    let mut rules = gfxplane::rules::Rules::default();
+    rules.add_file("rules.yaml", &below("rules.yaml", "50-measured.toml:")?)?;
+    let sidecars: serde_json::Value =
+        serde_json::from_str(&below("vmi.yaml", "hooks.kubevirt.io/hookSidecars:")?)?;
+    let path = &sidecars[0]["configMap"]["hookPath"];
+    let has_rules = path == "/etc/gfxplane/rules.d/50-measured.toml";
+    if rules.iter().count() != 1 || !has_rules || sidecars[0]["args"][0] != "--version" {
+        return Err(format!("{sidecars:#}").into());
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::libc;
 
@@ -19,7 +20,7 @@ use gfxplane::domain::{Domain, Hostdev};
 use gfxplane::fixup::Surroundings;
 use gfxplane::host::emulator::{self, Asking};
 use gfxplane::host::rewrite::rewrite;
-use gfxplane::host::{Root, Warning, settings};
+use gfxplane::host::{Root, Warning, run, settings};
 use gfxplane::inventory::known;
 use gfxplane::managed::kubevirt::Vmi;
 use gfxplane::managed::{Wish, adapt, lines, ovirt_wish};
@@ -190,16 +191,20 @@ fn hook(root: &Root, path: &Path, log: &mut Log) -> Result<(), String> {
 /// The node that we run on.
 struct Node<'r> {
     root: &'r Root,
-    /// Whether QEMU is this root's; KubeVirt has it in a container of its own.
-    has_qemu: bool,
+    /// Whether we see the host itself, with its QEMU and its udev; a container has neither.
+    is_host: bool,
+    /// Until when devices that are just being probed are waited for.
+    limit: Instant,
     warnings: RefCell<Vec<Warning>>,
 }
 
 impl<'r> Node<'r> {
-    fn new(root: &'r Root, has_qemu: bool) -> Self {
+    fn new(root: &'r Root, is_host: bool) -> Self {
+        let deadline = settings::config(root, &mut Vec::new()).deadline;
         Node {
             root,
-            has_qemu,
+            is_host,
+            limit: Instant::now() + deadline,
             warnings: RefCell::default(),
         }
     }
@@ -228,11 +233,16 @@ impl<'r> Node<'r> {
 
 impl Surroundings for Node<'_> {
     fn known(&self, device: DeviceId) -> Known {
+        // vdsm makes its mdevs a moment before it runs its hooks, and udev's rules have them probed.
+        let is_new = self.is_host && matches!(device, DeviceId::Mdev(_));
+        if is_new && self.root.device(device).exists() {
+            let _ = run::wait_for_udev(self.root, device, Duration::ZERO, self.limit);
+        }
         known(self.root, device, &mut self.warnings.borrow_mut())
     }
 
     fn abilities(&self, domain: &Domain<'_, '_>) -> Abilities {
-        if !self.has_qemu {
+        if !self.is_host {
             return Abilities::default();
         }
         let arch = domain.arch.as_deref().unwrap_or(std::env::consts::ARCH);
