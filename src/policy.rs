@@ -199,6 +199,60 @@ pub struct BadPolicy {
 }
 
 impl Wishes {
+    /// Sets one by its name, as files and domains write it.
+    ///
+    /// # Errors
+    /// [`BadWord`] for a name or a word that is not known.
+    pub fn set(&mut self, name: &str, value: &str) -> Result<(), BadWord> {
+        match name {
+            "display" => self.display = Some(value.parse()?),
+            "unknown" => self.unknown = Some(value.parse()?),
+            "video" => self.video = Some(value.parse()?),
+            "boot_display" => self.boot_display = Some(value.parse()?),
+            "guest" => self.guest = Some(value.parse()?),
+            "consent" => self.consent = Some(consent(value)?),
+            _ => return Err(unknown_name(name)),
+        }
+        Ok(())
+    }
+
+    /// Takes one out by its name.
+    ///
+    /// # Errors
+    /// [`BadWord`] for a name that is not known.
+    pub fn unset(&mut self, name: &str) -> Result<(), BadWord> {
+        match name {
+            "display" => self.display = None,
+            "unknown" => self.unknown = None,
+            "video" => self.video = None,
+            "boot_display" => self.boot_display = None,
+            "guest" => self.guest = None,
+            "consent" => self.consent = None,
+            _ => return Err(unknown_name(name)),
+        }
+        Ok(())
+    }
+
+    /// All names in the order of the documentation, and the words of those that are there.
+    #[must_use]
+    pub fn words(&self) -> [(&'static str, Option<String>); 6] {
+        let consent = self.consent.as_ref().map(|all| {
+            let all: Vec<String> = all.iter().map(ToString::to_string).collect();
+            all.join(",")
+        });
+        [
+            ("display", self.display.map(|word| word.to_string())),
+            ("unknown", self.unknown.map(|word| word.to_string())),
+            ("video", self.video.map(|word| word.to_string())),
+            (
+                "boot_display",
+                self.boot_display.map(|word| word.to_string()),
+            ),
+            ("guest", self.guest.map(|word| word.to_string())),
+            ("consent", consent),
+        ]
+    }
+
     /// Those of a domain: the attributes of its `<gfxplane:policy>`.
     ///
     /// # Errors
@@ -206,20 +260,10 @@ impl Wishes {
     pub fn of_element(element: Element<'_, '_>) -> Result<Self, BadPolicy> {
         let mut wishes = Wishes::default();
         for (name, value) in element.attributes() {
-            let set = match name {
-                "display" => value.parse().map(|word| wishes.display = Some(word)),
-                "unknown" => value.parse().map(|word| wishes.unknown = Some(word)),
-                "video" => value.parse().map(|word| wishes.video = Some(word)),
-                "boot_display" => value.parse().map(|word| wishes.boot_display = Some(word)),
-                "guest" => value.parse().map(|word| wishes.guest = Some(word)),
-                "consent" => consent(&value).map(|words| wishes.consent = Some(words)),
-                _ if name == "xmlns" || name.starts_with("xmlns:") => Ok(()),
-                _ => Err(BadWord {
-                    name: "an attribute",
-                    found: name.into(),
-                    expected: "display, unknown, video, boot_display, guest or consent",
-                }),
-            };
+            if name == "xmlns" || name.starts_with("xmlns:") {
+                continue;
+            }
+            let set = wishes.set(name, &value);
             set.map_err(|problem| {
                 let (line, column) = element.position();
                 BadPolicy {
@@ -234,7 +278,36 @@ impl Wishes {
     }
 }
 
+fn unknown_name(name: &str) -> BadWord {
+    BadWord {
+        name: "an attribute",
+        found: name.into(),
+        expected: "display, unknown, video, boot_display, guest or consent",
+    }
+}
+
 impl Policy {
+    /// All of it as wishes.
+    #[must_use]
+    pub fn as_wishes(&self) -> Wishes {
+        Wishes {
+            display: Some(self.display),
+            unknown: Some(self.unknown),
+            video: Some(self.video),
+            boot_display: Some(self.boot_display),
+            guest: self.guest,
+            consent: Some(self.consent.clone()),
+        }
+    }
+
+    /// No more than `asked`: for a domain that another manager made, or that is older than the
+    /// package.
+    #[must_use]
+    pub fn asked_only(mut self) -> Self {
+        self.display = self.display.min(Displays::Asked);
+        self
+    }
+
     /// This policy with wishes put over it.
     #[must_use]
     pub fn with(mut self, wishes: &Wishes) -> Self {
@@ -255,10 +328,11 @@ impl Policy {
     /// # Errors
     /// [`BadPolicy`] if the domain's own can't be read.
     pub fn for_domain(self, domain: &Domain<'_, '_>) -> Result<Self, BadPolicy> {
-        let mut policy = self;
-        if domain.manager.is_some() {
-            policy.display = policy.display.min(Displays::Asked);
-        }
+        let policy = if domain.manager.is_some() {
+            self.asked_only()
+        } else {
+            self
+        };
         match domain.policy {
             Some(element) => Ok(policy.with(&Wishes::of_element(element)?)),
             None => Ok(policy),
@@ -318,6 +392,34 @@ mod tests {
             Displays::Off,
             "another manager adds nothing"
         );
+    }
+
+    #[test]
+    fn names_and_words_of_wishes() {
+        let mut wishes = Wishes::default();
+        for (name, value) in [("display", "full"), ("guest", "other"), ("consent", "all")] {
+            wishes.set(name, value).unwrap();
+        }
+        let words = |wishes: &Wishes| -> Vec<String> {
+            let words = wishes.words().into_iter();
+            words
+                .filter_map(|(name, word)| Some(format!("{name}={}", word?)))
+                .collect()
+        };
+        assert_eq!(
+            words(&wishes),
+            ["display=full", "guest=other", "consent=remote,video"]
+        );
+        wishes.unset("guest").unwrap();
+        assert!(wishes.unset("guests").is_err() && wishes.set("guests", "").is_err());
+        assert_eq!(
+            Policy::default().with(&wishes).as_wishes().consent,
+            wishes.consent
+        );
+        for (name, _) in wishes.words() {
+            wishes.unset(name).unwrap();
+        }
+        assert_eq!(wishes, Wishes::default());
     }
 
     #[test]

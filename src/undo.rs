@@ -54,6 +54,11 @@ pub enum Inverse {
         /// Those that are there instead.
         new: Vec<Piece>,
     },
+    /// What makes sense only together: it is all put back, or nothing of it.
+    Together {
+        /// The single things; none of them is of this kind itself.
+        changes: Vec<Inverse>,
+    },
     /// Something that can't be put back, because it may hold a password, which is not kept.
     Withheld {
         /// Which element.
@@ -88,7 +93,6 @@ pub struct Unreadable {
     /// Which of several: `before the change`, `after the change`, `as it is`.
     pub which: &'static str,
     /// What is wrong with it.
-    #[source]
     pub error: XmlError,
 }
 
@@ -115,12 +119,20 @@ pub fn undo(current: &str, inverses: &[Inverse]) -> Result<Undone, Unreadable> {
         undone: Undone::default(),
     };
     // What we added may be what stands where something is to be put back.
-    let standing: Vec<_> = inverses
+    let groups: Vec<Vec<_>> = inverses
         .iter()
-        .map(|inverse| undoing.standing(inverse))
+        .map(|inverse| {
+            let single = std::slice::from_ref(inverse);
+            let single = match inverse {
+                Inverse::Together { changes } => changes.as_slice(),
+                _ => single,
+            };
+            let standing = single.iter().map(|one| (one, undoing.standing(one)));
+            standing.collect()
+        })
         .collect();
-    for (inverse, ours) in inverses.iter().zip(&standing) {
-        undoing.one(inverse, ours.as_deref());
+    for group in &groups {
+        undoing.group(group);
     }
     Ok(Undone {
         text: document.apply(&undoing.edits),
@@ -173,6 +185,30 @@ impl<'d, 'a> Undoing<'d, 'a> {
         Some(found)
     }
 
+    /// All of it, or nothing.
+    fn group(&mut self, group: &[(&Inverse, Option<Vec<Element<'d, 'a>>>)]) {
+        let before = (
+            self.edits.len(),
+            self.undone.put_back.len(),
+            self.undone.passed_over.len(),
+        );
+        for (inverse, ours) in group {
+            self.one(inverse, ours.as_deref());
+        }
+        let (edits, put_back, passed_over) = before;
+        if self.undone.passed_over.len() == passed_over {
+            return;
+        }
+        self.edits.truncate(edits);
+        for stays in self.undone.put_back.split_off(put_back) {
+            let (what, _) = stays.split_once(": ").unwrap_or((&stays, ""));
+            let why = format!("{what} stays with it");
+            if !self.undone.passed_over[passed_over..].contains(&why) {
+                self.pass(why);
+            }
+        }
+    }
+
     /// `ours`: what [`Self::standing`] found.
     fn one(&mut self, inverse: &Inverse, ours: Option<&[Element<'d, 'a>]>) {
         match inverse {
@@ -196,6 +232,7 @@ impl<'d, 'a> Undoing<'d, 'a> {
                 let around = [after.as_deref(), before.as_deref()];
                 self.elements(element, parent, around, old, new, ours);
             }
+            Inverse::Together { .. } => self.pass("what is kept of it is damaged".into()),
             Inverse::Withheld { element } => {
                 let what = path_label(element);
                 self.pass(format!(
@@ -284,7 +321,11 @@ impl<'d, 'a> Undoing<'d, 'a> {
         let is_as_before = !old.is_empty() && unchanged(&siblings, old, &self.ours).is_some();
         let Some(ours) = ours else {
             // Unless somebody has undone it already.
-            if !is_as_before {
+            let is_gone = || {
+                let is_ours = |step: &Step| new.iter().any(|piece| step.is(&piece.step));
+                !siblings.iter().any(|(step, _)| is_ours(step))
+            };
+            if !is_as_before && !(old.is_empty() && is_gone()) {
                 let what = label(new);
                 self.pass(format!("{what} is not as it was made, and stays"));
             }

@@ -4,10 +4,12 @@ use std::io::{BufRead, Write};
 
 use serde::Serialize;
 
-use crate::cli::libvirt::{Definition, Replaced};
+use crate::cli::libvirt::{Definition, replace};
 use crate::cli::subject::{HostSurroundings, Subject, SubjectArgs};
 use crate::cli::{Context, End, Failure, json};
 use crate::fixup::{Fixed, fix};
+use crate::host::state::{Made, State};
+use crate::log::By;
 use crate::plan::{Level, Plan, words};
 use crate::predict::Outcome;
 use crate::record::FORMAT;
@@ -185,18 +187,47 @@ impl Fixup {
             context.say("--dry-run: the domain was not changed");
             return Ok(());
         }
-        if context.libvirt.define(before, &fixed.text)? == Replaced::Changed {
-            return Err(Failure::Environment(
-                "the domain was changed by somebody else meanwhile, and is left as they made it: run this again".into(),
-            )
-            .into());
-        }
+        replace(context.libvirt.as_ref(), before, &fixed.text)?;
         context.say("the domain was defined with the changes");
+        if let Some(state) = context.state()
+            && let Err(error) = remember(context, &state, before, fixed)
+        {
+            context.say(&format!(
+                "warning: not remembered, so `gfxplane undo` can't put it back: {error:#}"
+            ));
+        }
         if before.is_active {
             context.say("changes take effect after the domain is fully powered off");
         }
         Ok(())
     }
+}
+
+/// As the daemon does what it has done.
+fn remember(
+    context: &Context,
+    state: &State,
+    before: &Definition,
+    fixed: &Fixed,
+) -> anyhow::Result<()> {
+    let uuid = before.uuid.parse()?;
+    let name = fixed.name.as_deref().unwrap_or_default();
+    let after = context.libvirt.definition(&before.uuid, true)?;
+    let changes = fixed.plan.as_ref().map(|plan| plan.changes.as_slice());
+    let made = Made {
+        uuid,
+        name,
+        before: &before.xml,
+        after: &after.xml,
+        changes: changes.unwrap_or_default(),
+    };
+    state.made(By::Fixup, &made)?;
+    let mut warnings = Vec::new();
+    if state.hands_off(uuid, &mut warnings) {
+        state.set_hands_off(uuid, name, false)?;
+        context.say("the daemon looks after the domain again");
+    }
+    Ok(())
 }
 
 fn document<'p>(fixed: &'p Fixed, text: &str) -> Document<'p> {

@@ -6,13 +6,16 @@ pub mod collect;
 pub mod fixup;
 pub mod libvirt;
 pub mod list;
+pub mod log;
 pub mod nodedev_dumpxml;
 pub mod nodedev_list;
+pub mod policy;
 pub mod probe;
 pub mod qemu;
 pub mod rules;
 pub mod subject;
 pub mod tool;
+pub mod undo;
 pub mod verify;
 pub mod watch;
 
@@ -22,7 +25,11 @@ use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::host::state::State;
 use crate::host::{Root, Warning};
+
+/// The URI of a machine's own libvirt.
+pub const SYSTEM: &str = "qemu:///system";
 
 /// What every command knows.
 #[derive(Debug, Clone)]
@@ -113,6 +120,13 @@ impl Context {
             .as_deref()
             .and_then(|uri| uri.split_once("://"));
         rest.is_some_and(|(_, rest)| !rest.is_empty() && !rest.starts_with(['/', '?']))
+    }
+
+    /// What is remembered of the domains, if they are those of this machine's own libvirt.
+    #[must_use]
+    pub fn state(&self) -> Option<State> {
+        let is_systems = matches!(self.connect.as_deref(), None | Some(SYSTEM));
+        (is_systems && !self.root.is_recorded()).then(|| State::new(&self.root))
     }
 
     /// Says something on stderr.

@@ -11,11 +11,14 @@ use crate::cli::collect::Collect;
 use crate::cli::fixup::Fixup;
 use crate::cli::libvirt::Libvirt;
 use crate::cli::list::List;
+use crate::cli::log::Log;
 use crate::cli::nodedev_dumpxml::NodedevDumpxml;
 use crate::cli::nodedev_list::NodedevList;
+use crate::cli::policy::PolicyCommand;
 use crate::cli::probe::Probe;
 use crate::cli::qemu::QemuCommand;
 use crate::cli::rules::RulesCommand;
+use crate::cli::undo::Undo;
 use crate::cli::verify::{Verify, VerifyChild};
 use crate::cli::watch::Watch;
 use crate::cli::{End, GlobalArgs};
@@ -38,6 +41,9 @@ enum Verb {
     Check(Check),
     Collect(Collect),
     Fixup(Fixup),
+    Undo(Undo),
+    Log(Log),
+    Policy(PolicyCommand),
     Probe(Probe),
     Qemu(QemuCommand),
     Rules(RulesCommand),
@@ -60,7 +66,9 @@ impl Arguments {
             Verb::Watch(_) => true,
             Verb::NodedevList(list) => list.asks_libvirt(),
             Verb::NodedevDumpxml(dumpxml) => dumpxml.asks_libvirt(),
+            Verb::Undo(_) | Verb::Policy(_) => true,
             Verb::List(_)
+            | Verb::Log(_)
             | Verb::Collect(_)
             | Verb::Probe(_)
             | Verb::Qemu(_)
@@ -91,6 +99,9 @@ pub fn run(arguments: Arguments, libvirt: Arc<dyn Libvirt>) -> anyhow::Result<En
         Verb::Check(check) => check.run(&context, &mut out),
         Verb::Collect(collect) => collect.run(&context, &mut out),
         Verb::Fixup(fixup) => fixup.run(&context, &mut out),
+        Verb::Undo(undo) => undo.run(&context, &mut out),
+        Verb::Log(log) => log.run(&context, &mut out),
+        Verb::Policy(policy) => policy.run(&context, &mut out),
         Verb::Probe(probe) => probe.run(&context, &mut out),
         Verb::Qemu(qemu) => qemu.run(&context, &mut out),
         Verb::Rules(rules) => rules.run(&context, &mut out),

@@ -90,7 +90,6 @@ pub enum NotRemembered {
         /// What.
         path: PathBuf,
         /// Why not.
-        #[source]
         error: io::Error,
     },
 }
@@ -115,6 +114,18 @@ impl State {
     #[must_use]
     pub fn new(root: &Root) -> Self {
         State { root: root.clone() }
+    }
+
+    /// Whether what is remembered may be read here; nothing remembered may be.
+    ///
+    /// # Errors
+    /// [`NotRemembered::Io`], most often because this is not root.
+    pub fn readable(&self) -> Result<(), NotRemembered> {
+        let path = self.base();
+        match fs::read_dir(&path) {
+            Err(error) if !is_absent(&error) => Err(NotRemembered::Io { path, error }),
+            _ => Ok(()),
+        }
     }
 
     /// Remembers how to undo a change that was made, and writes it to the log.
@@ -249,7 +260,7 @@ impl State {
             .open(path)?;
         let metadata = file.metadata()?;
         if let Some(problem) = self.untrusted(&metadata) {
-            return Err(damaged(problem));
+            return Err(damaged(&format!("it {problem}")));
         }
         let length = metadata.len();
         if length > 0 {
@@ -460,7 +471,7 @@ impl State {
                 let metadata = fs::symlink_metadata(path)?;
                 let problem = self.untrusted(&metadata);
                 match problem.or((!metadata.is_dir()).then_some("is no directory")) {
-                    Some(problem) => Err(damaged(problem)),
+                    Some(problem) => Err(damaged(&format!("{} {problem}", path.display()))),
                     None => Ok(()),
                 }
             }
@@ -741,7 +752,7 @@ mod tests {
         fs::write(base.as_os_str().to_str().unwrap().trim_end_matches('/'), "").unwrap();
         let error = host.state.append(&entry("one")).unwrap_err().to_string();
         assert!(
-            error.contains("log.jsonl: is no directory: remove it"),
+            error.contains("/var/lib/gfxplane is no directory: remove it"),
             "{error}"
         );
         let error = host

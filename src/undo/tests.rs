@@ -68,10 +68,7 @@ fn all_of_it() {
     // Once more: there is nothing of ours.
     let again = back(SPICE, FIXED, &undone.text);
     assert_eq!((again.text, again.put_back), (undone.text, Vec::new()));
-    assert_eq!(
-        again.passed_over,
-        ["graphics[type=spice]/gl is not as it was made, and stays"]
-    );
+    assert_eq!(again.passed_over, Vec::<String>::new());
 }
 
 #[test]
@@ -100,6 +97,30 @@ fn what_somebody_has_changed_since_stays() {
         .replace("listen type='none'", "listen type='address'")
         .replace("audio id='1' type='spice'", "audio id='1' type='none'");
     assert_eq!(undone.text, expected);
+}
+
+#[test]
+fn what_makes_sense_only_together() {
+    let current = FIXED.replace("listen type='none'", "listen type='socket'");
+    let undone = back(SPICE, FIXED, &current);
+    assert_eq!(
+        undone.passed_over,
+        [
+            "graphics[type=spice]/listen: type='socket' is somebody else's",
+            "graphics[type=spice] stays with it",
+        ]
+    );
+    assert!(
+        undone
+            .text
+            .contains("<graphics type='spice' passwd='geheim'>")
+    );
+    assert!(!undone.text.contains("<gl"), "it has nothing to do with it");
+    // What is as it was already is in nobody's way.
+    let current = FIXED.replace("listen type='none'", "listen type='address'");
+    let undone = back(SPICE, FIXED, &current);
+    assert_eq!(undone.passed_over, Vec::<String>::new());
+    assert!(undone.text.contains("autoport='yes'"));
 }
 
 #[test]

@@ -182,6 +182,55 @@ struct Differences {
 
 impl Differences {
     fn of(&mut self, before: Element<'_, '_>, after: Element<'_, '_>) {
+        let start = self.found.len();
+        self.attributes(before, after);
+        // The display of a device and its ramfb were switched one by one.
+        if before.name() != "hostdev" {
+            self.join(start, |_| true);
+        }
+        self.text(before, after);
+        self.children(&steps(before), &steps(after));
+        // Where graphics listen is told by attributes and by elements, and they must agree.
+        if before.name() == "graphics" {
+            let depth = self.path.len();
+            let listens = |path: &[String]| {
+                path.get(depth)
+                    .is_none_or(|step| step.starts_with("listen") || step.starts_with("channel"))
+            };
+            self.join(start, |inverse| match inverse {
+                Inverse::Attribute { element, .. } | Inverse::Text { element, .. } => {
+                    listens(element)
+                }
+                Inverse::Elements {
+                    parent, old, new, ..
+                } => {
+                    let piece = old.first().or(new.first());
+                    let mut path = parent.clone();
+                    path.extend(piece.map(|piece| piece.step.clone()));
+                    listens(&path)
+                }
+                Inverse::Together { .. } | Inverse::Withheld { .. } => false,
+            });
+        }
+    }
+
+    /// Makes those that belong together one, where the first of them stands. What is withheld is
+    /// nothing that could be put back.
+    fn join(&mut self, start: usize, belongs: impl Fn(&Inverse) -> bool) {
+        let single = self.found.drain(start..).flat_map(|inverse| match inverse {
+            Inverse::Together { changes } => changes,
+            single => vec![single],
+        });
+        let (together, others): (Vec<_>, Vec<_>) = single
+            .partition(|inverse| !matches!(inverse, Inverse::Withheld { .. }) && belongs(inverse));
+        match together.len() {
+            0 | 1 => self.found.extend(together),
+            _ => self.found.push(Inverse::Together { changes: together }),
+        }
+        self.found.extend(others);
+    }
+
+    fn attributes(&mut self, before: Element<'_, '_>, after: Element<'_, '_>) {
         let (old, new) = (attributes(before), attributes(after));
         let names: BTreeSet<&str> = old.keys().chain(new.keys()).copied().collect();
         for name in names {
@@ -201,6 +250,9 @@ impl Differences {
                 new: new.map(ToString::to_string),
             });
         }
+    }
+
+    fn text(&mut self, before: Element<'_, '_>, after: Element<'_, '_>) {
         let (old, new) = (text(before), text(after));
         if old != new && before.text().is_some() && after.text().is_some() {
             let (old, new) = (old.unwrap_or_default(), new.unwrap_or_default());
@@ -214,7 +266,6 @@ impl Differences {
                 });
             }
         }
-        self.children(&steps(before), &steps(after));
     }
 
     fn withhold(&mut self, below: &[&str]) {

@@ -13,7 +13,7 @@ use virt::sys;
 use super::events::{self, Reports};
 use super::{Definition, Libvirt, Replaced, Sink, Start, User};
 use crate::cli::Failure;
-use crate::domain::Domain as View;
+use crate::domain::{Domain as View, POLICY_NAMESPACE};
 use crate::names::DeviceId;
 use crate::xml::Document;
 
@@ -32,7 +32,7 @@ impl ByLibrary {
         // libvirt prints every error to stderr by itself, which would say it twice.
         virt::error::clear_error_callback();
         ByLibrary {
-            uri: uri.unwrap_or("qemu:///system").into(),
+            uri: uri.unwrap_or(crate::cli::SYSTEM).into(),
             open: None,
         }
     }
@@ -158,6 +158,23 @@ impl Libvirt for ByLibrary {
                 connection,
             })),
         }))
+    }
+
+    fn set_policy(&self, uuid: &str, xml: Option<&str>) -> Result<(), Failure> {
+        let connection = self.connect()?;
+        // libvirt gives the element its namespace, and takes out all others that have it
+        // (src/conf/domain_conf.c, virDomainDefSetMetadata).
+        let set = find(&connection, uuid)?.set_metadata(
+            sys::VIR_DOMAIN_METADATA_ELEMENT as i32,
+            xml,
+            Some("gfxplane"),
+            Some(POLICY_NAMESPACE),
+            sys::VIR_DOMAIN_AFFECT_CONFIG,
+        );
+        set.map_err(|error| {
+            let problem = error.message();
+            Failure::Refused(format!("libvirt does not take the policy: {problem}"))
+        })
     }
 
     fn users(&self) -> Result<Vec<User>, Failure> {

@@ -145,6 +145,14 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
     /// libvirt can't be reached.
     fn watch(&self, sink: Sink) -> Result<Arc<dyn Libvirt>, Failure>;
 
+    /// Puts `<policy>` (`xml`, without its namespace) into the metadata of a persistent definition,
+    /// instead of the one that is there; `None` takes that out. libvirt does this by itself, so
+    /// nothing else of the domain can be lost.
+    ///
+    /// # Errors
+    /// There is no such domain, libvirt can't be reached, or refuses; it is then as it was.
+    fn set_policy(&self, uuid: &str, xml: Option<&str>) -> Result<(), Failure>;
+
     /// The active domains.
     ///
     /// # Errors
@@ -172,6 +180,19 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
 
 /// The cure for what can't be done without.
 const NEEDED: &str = "install one that has it";
+
+/// Replaces a definition for somebody who has just looked at it.
+///
+/// # Errors
+/// Those of [`Libvirt::define`]; somebody else was faster.
+pub fn replace(libvirt: &dyn Libvirt, before: &Definition, xml: &str) -> Result<(), Failure> {
+    match libvirt.define(before, xml)? {
+        Replaced::Done { .. } => Ok(()),
+        Replaced::Changed => Err(Failure::Environment(
+            "the domain was changed by somebody else meanwhile, and is left as they made it: run this again".into(),
+        )),
+    }
+}
 
 /// No libvirt: this program was built without, or must not need one.
 #[derive(Debug, Clone, Copy)]
@@ -215,6 +236,10 @@ impl Libvirt for Without {
 
     fn watch(&self, _sink: Sink) -> Result<Arc<dyn Libvirt>, Failure> {
         Self::missing(NEEDED)
+    }
+
+    fn set_policy(&self, _uuid: &str, _xml: Option<&str>) -> Result<(), Failure> {
+        Self::missing("a domain's own policy is in libvirt's definition of it")
     }
 
     fn users(&self) -> Result<Vec<User>, Failure> {

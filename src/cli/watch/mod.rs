@@ -21,7 +21,7 @@ use nix::sys::signal::{SigSet, Signal};
 use uuid::Uuid;
 
 use crate::cli::libvirt::{self, Happened, Libvirt};
-use crate::cli::{Context, End, Failure};
+use crate::cli::{Context, End, Failure, SYSTEM};
 use crate::config::Config;
 use crate::host::run::records_directory;
 use crate::host::state::NotRemembered;
@@ -101,7 +101,7 @@ impl Watch {
 /// Whether libvirt is this machine's system daemon.
 fn is_system(context: &Context) -> bool {
     let uri = context.connect.as_deref();
-    uri.is_none_or(|uri| uri == "qemu:///system")
+    uri.is_none_or(|uri| uri == SYSTEM)
 }
 
 /// SIGHUP, SIGTERM and SIGINT become events. Threads that are made later inherit that they wait.

@@ -1,0 +1,100 @@
+//! `gfxplane log`: what was done to domains, when and why.
+
+use std::io::Write;
+
+use serde::Serialize;
+
+use crate::cli::{Context, End, Failure, json};
+use crate::host::state::State;
+use crate::log::{Entry, rfc3339};
+use crate::record::FORMAT;
+
+/// List what was done to domains, and why
+#[derive(Debug, clap::Args)]
+pub struct Log {
+    /// This domain alone (name or UUID)
+    domain: Option<String>,
+    /// The newest so many
+    #[arg(short = 'n', long, value_name = "NUMBER")]
+    number: Option<usize>,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Document<'e> {
+    format: u32,
+    entries: Vec<Timed<'e>>,
+}
+
+#[derive(Serialize)]
+struct Timed<'e> {
+    when: String,
+    #[serde(flatten)]
+    entry: &'e Entry,
+}
+
+impl Log {
+    /// Prints the log, the oldest first.
+    ///
+    /// # Errors
+    /// It may not be read; those of the output.
+    pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
+        let state = State::new(&context.root);
+        state.readable().map_err(|error| {
+            Failure::Environment(format!("the log can't be read: {error}: run this as root"))
+        })?;
+        let mut warnings = Vec::new();
+        let mut entries = state.entries(&mut warnings);
+        context.warn(&warnings);
+        if let Some(wanted) = &self.domain {
+            let uuid = wanted.parse().ok();
+            entries
+                .retain(|entry| entry.domain == *wanted || (uuid.is_some() && entry.uuid == uuid));
+        }
+        let surplus = entries.len() - self.number.unwrap_or(entries.len()).min(entries.len());
+        let entries = &entries[surplus..];
+        if self.json {
+            let timed = entries.iter().map(|entry| Timed {
+                when: rfc3339(entry.time),
+                entry,
+            });
+            let document = Document {
+                format: FORMAT,
+                entries: timed.collect(),
+            };
+            json(out, &document)?;
+            return Ok(End::Done);
+        }
+        for entry in entries {
+            for line in lines(entry) {
+                writeln!(out, "{line}")?;
+            }
+        }
+        if entries.is_empty() {
+            context.say("nothing is in the log");
+        }
+        Ok(End::Done)
+    }
+}
+
+/// An entry for people: a line, and below it the changes with their reasons.
+fn lines(entry: &Entry) -> Vec<String> {
+    let when = rfc3339(entry.time);
+    let (domain, what, by) = (&entry.domain, entry.what.word(), entry.by.word());
+    let mut first = format!("{when}  {domain}  {what} ({by})");
+    if let Some(reason) = &entry.reason {
+        first.push_str(&format!(": {reason}"));
+    }
+    let changes = entry.changes.iter().map(|said| {
+        let reason = said.reason.as_ref().map(|reason| format!(": {reason}"));
+        format!("    {}{}", said.change, reason.unwrap_or_default())
+    });
+    // Names may hold anything; a terminal shall not act on it.
+    let clean = |line: String| {
+        let shown = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+        line.chars().map(shown).collect()
+    };
+    std::iter::once(first).chain(changes).map(clean).collect()
+}

@@ -1,0 +1,295 @@
+//! `gfxplane policy`: what is wished for one domain.
+
+use std::io::Write;
+
+use serde::Serialize;
+
+use crate::cli::{Context, End, Failure, json, table};
+use crate::domain::Domain;
+use crate::host::settings;
+use crate::host::state::{State, now};
+use crate::log::{By, Entry, What};
+use crate::policy::{Displays, Wishes};
+use crate::record::FORMAT;
+use crate::xml::{Document, escape};
+
+/// Show or set what is wished for one domain
+///
+/// Without words: the host's policy, the domain's own, and what comes of them. With words: they are
+/// written into the domain's metadata, beside those that are there already.
+#[derive(Debug, clap::Args)]
+pub struct PolicyCommand {
+    /// A domain of libvirt's (name or UUID)
+    domain: String,
+    /// display=asked|auto|full|off, unknown=keep|off, video=keep|none, boot_display=keep|ramfb,
+    /// guest=windows|other, consent=remote,video; KEY= takes one out
+    #[arg(value_name = "KEY=VALUE")]
+    words: Vec<String>,
+    /// Take all out that are there, first
+    #[arg(long)]
+    clear: bool,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What there is to say of one domain.
+#[derive(Serialize)]
+struct Shown {
+    format: u32,
+    domain: String,
+    /// By name: the host's word, the domain's own, and the one in effect.
+    policy: Vec<Row>,
+    /// Why the daemon stays away; missing: it doesn't.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hands_off: Option<String>,
+    notes: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Row {
+    name: &'static str,
+    host: Option<String>,
+    own: Option<String>,
+    effect: Option<String>,
+}
+
+impl PolicyCommand {
+    /// Shows, or sets.
+    ///
+    /// # Errors
+    /// Words that are not known; the domain's own policy can't be read; libvirt can't be reached or
+    /// refuses.
+    pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
+        let words = self.parsed()?;
+        let sets = self.clear || !words.is_empty();
+        if sets && context.root.is_recorded() {
+            let problem = "a domain of this libvirt is not one of a recorded host's";
+            return Err(Failure::Usage(problem.into()).into());
+        }
+        let definition = context.libvirt.definition(&self.domain, false)?;
+        if sets {
+            self.set(context, &definition.xml, &definition.uuid, &words)?;
+        }
+        let definition = if sets {
+            context.libvirt.definition(&definition.uuid, false)?
+        } else {
+            definition
+        };
+        let shown = self.look(context, &definition.xml, &definition.uuid)?;
+        if self.json {
+            json(out, &shown)?;
+        } else {
+            print(&shown, out)?;
+        }
+        Ok(End::Done)
+    }
+
+    /// The words, each a name and a value.
+    fn parsed(&self) -> Result<Vec<(&str, &str)>, Failure> {
+        let mut all: Vec<(&str, &str)> = Vec::new();
+        let mut tried = Wishes::default();
+        for word in &self.words {
+            let Some((name, value)) = word.split_once('=') else {
+                let problem = format!("{word:?} is no wish: expected KEY=VALUE, as display=full");
+                return Err(Failure::Usage(problem));
+            };
+            if all.iter().any(|(other, _)| *other == name) {
+                return Err(Failure::Usage(format!("{name} is given twice")));
+            }
+            let set = if value.is_empty() {
+                tried.unset(name)
+            } else {
+                tried.set(name, value)
+            };
+            set.map_err(|problem| Failure::Usage(problem.to_string()))?;
+            all.push((name, value));
+        }
+        Ok(all)
+    }
+
+    fn set(
+        &self,
+        context: &Context,
+        xml: &str,
+        uuid: &str,
+        words: &[(&str, &str)],
+    ) -> anyhow::Result<()> {
+        let document = refused(&self.domain, Document::parse(xml))?;
+        let domain = refused(&self.domain, Domain::new(&document))?;
+        let mut wishes = match domain.policy.filter(|_| !self.clear) {
+            None => Wishes::default(),
+            Some(element) => Wishes::of_element(element).map_err(|problem| {
+                let domain = &self.domain;
+                Failure::Refused(format!(
+                    "{domain}: {problem}; `gfxplane policy {domain} --clear` takes it out"
+                ))
+            })?,
+        };
+        for (name, value) in words {
+            if value.is_empty() {
+                wishes.unset(name)?;
+            } else {
+                wishes.set(name, value)?;
+            }
+        }
+        let element = element(&wishes);
+        let name = domain.name.clone().unwrap_or_else(|| self.domain.clone());
+        let id = uuid.parse()?;
+        let state = context.state();
+        let mut warnings = Vec::new();
+        let undone = state
+            .as_ref()
+            .filter(|state| !words.is_empty() && state.readable().is_ok())
+            .filter(|state| state.hands_off(id, &mut warnings));
+        context.warn(&warnings);
+        // First: the daemon hears of the new policy at once.
+        if let Some(state) = undone {
+            state.set_hands_off(id, &name, false).map_err(|error| {
+                Failure::Environment(format!(
+                    "nothing was changed: the domain can't be given back to the daemon: {error}: run this as root"
+                ))
+            })?;
+        }
+        if let Err(failure) = context.libvirt.set_policy(uuid, element.as_deref()) {
+            if let Some(state) = undone
+                && let Err(error) = state.set_hands_off(id, &name, true)
+            {
+                context.say(&format!(
+                    "warning: the daemon looks after the domain again: {error}"
+                ));
+            }
+            return Err(failure.into());
+        }
+        context.say(match &element {
+            Some(_) => "the policy was set",
+            None => "the domain has no policy of its own any more",
+        });
+        if undone.is_some() {
+            context.say(
+                "what was changed in the domain had been undone: the daemon looks after it again",
+            );
+        }
+        if let Some(state) = state {
+            let said: Vec<String> = wishes
+                .words()
+                .into_iter()
+                .filter_map(|(name, word)| Some(format!("{name}='{}'", word?)))
+                .collect();
+            let mut entry = Entry::new(now(), What::Policy, By::Policy, &name, Some(id));
+            entry = entry.said(&said);
+            if said.is_empty() {
+                entry = entry.because("none of its own any more");
+            }
+            if let Err(error) = state.append(&entry) {
+                context.say(&format!("warning: it is not in the log: {error}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn look(&self, context: &Context, xml: &str, uuid: &str) -> anyhow::Result<Shown> {
+        let document = refused(&self.domain, Document::parse(xml))?;
+        let domain = refused(&self.domain, Domain::new(&document))?;
+        let mut warnings = Vec::new();
+        let host = settings::config(&context.root, &mut warnings).policy;
+        let mut notes = Vec::new();
+        let mut in_effect = host.clone();
+        if let Some(manager) = domain.manager {
+            notes.push(format!(
+                "it is a domain of {manager}'s: no more than display='asked' unless it says so itself"
+            ));
+        }
+        let id = uuid.parse()?;
+        let mut undone = false;
+        if let Some(state) = context.state() {
+            match state.readable() {
+                Ok(()) => {
+                    undone = state.hands_off(id, &mut warnings);
+                    if is_older(&state, id, &mut warnings) {
+                        in_effect = in_effect.asked_only();
+                        notes.push("it is older than gfxplane here: no more than display='asked' unless it says so itself".into());
+                    }
+                }
+                Err(error) => {
+                    notes.push(format!(
+                        "whether the daemon stays away is not known: {error}: run this as root"
+                    ));
+                }
+            }
+        }
+        context.warn(&warnings);
+        let in_effect = refused(&self.domain, in_effect.for_domain(&domain))?;
+        let own = match domain.policy {
+            None => Wishes::default(),
+            Some(element) => refused(&self.domain, Wishes::of_element(element))?,
+        };
+        let hands_off = if undone {
+            Some("what was changed in the domain was undone (gfxplane undo); a policy, or gfxplane fixup --define, gives it back".into())
+        } else if in_effect.display == Displays::Off {
+            Some("the policy says display='off'".into())
+        } else {
+            None
+        };
+        let [host, own, effect] = [host.as_wishes(), own, in_effect.as_wishes()].map(|w| w.words());
+        let rows = host.into_iter().zip(own).zip(effect);
+        Ok(Shown {
+            format: FORMAT,
+            domain: domain.name.clone().unwrap_or_default(),
+            policy: rows
+                .map(|(((name, host), (_, own)), (_, effect))| Row {
+                    name,
+                    host,
+                    own,
+                    effect,
+                })
+                .collect(),
+            hands_off,
+            notes,
+        })
+    }
+}
+
+fn refused<T>(domain: &str, result: Result<T, impl std::fmt::Display>) -> Result<T, Failure> {
+    result.map_err(|error| Failure::Refused(format!("{domain}: {error}")))
+}
+
+fn is_older(state: &State, uuid: uuid::Uuid, warnings: &mut Vec<crate::host::Warning>) -> bool {
+    let older = state.older(warnings);
+    older.is_some_and(|older| older.contains(&uuid))
+}
+
+/// The element for the metadata, without its namespace, which libvirt gives it; `None` for no
+/// wishes.
+fn element(wishes: &Wishes) -> Option<String> {
+    let attributes: String = wishes
+        .words()
+        .into_iter()
+        .filter_map(|(name, word)| Some(format!(" {name}='{}'", escape(&word?))))
+        .collect();
+    (!attributes.is_empty()).then(|| format!("<policy{attributes}/>"))
+}
+
+fn print(shown: &Shown, out: &mut dyn Write) -> anyhow::Result<()> {
+    let rows: Vec<Vec<String>> = shown
+        .policy
+        .iter()
+        .map(|row| {
+            let word = |word: &Option<String>| word.clone().unwrap_or_default();
+            vec![
+                row.name.into(),
+                word(&row.host),
+                word(&row.own),
+                word(&row.effect),
+            ]
+        })
+        .collect();
+    table(out, &["WORD", "HOST", "DOMAIN", "IN EFFECT"], &rows)?;
+    for note in &shown.notes {
+        writeln!(out, "{note}")?;
+    }
+    if let Some(why) = &shown.hands_off {
+        writeln!(out, "the daemon stays away: {why}")?;
+    }
+    Ok(())
+}

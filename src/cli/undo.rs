@@ -1,0 +1,127 @@
+//! `gfxplane undo`: a domain's definition, as it was before it was changed.
+
+use std::io::Write;
+
+use crate::cli::fixup::diff;
+use crate::cli::libvirt::replace;
+use crate::cli::{Context, End, Failure};
+use crate::domain::Domain;
+use crate::host::state::{Round, now};
+use crate::log::{By, Entry, What};
+use crate::undo::{Undone, undo_all};
+use crate::xml::Document;
+
+/// Put back what gfxplane changed in a domain
+///
+/// Old values are put back where ours still stand; what somebody has changed since is named and
+/// left alone. From then on the daemon stays away from the domain, until `gfxplane policy` or
+/// `gfxplane fixup --define` give it back.
+#[derive(Debug, clap::Args)]
+pub struct Undo {
+    /// A domain of this machine's libvirt (name or UUID)
+    domain: String,
+    /// Print the difference, and change nothing
+    #[arg(long, alias = "diff")]
+    print_diff: bool,
+    /// Print the XML, and change nothing
+    #[arg(long)]
+    print_xml: bool,
+    /// Say what would be put back, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Undo {
+    /// Undoes, or prints what it would do.
+    ///
+    /// # Errors
+    /// libvirt can't be reached or refuses the definition; what was done can't be read, or the
+    /// daemon not be told. That nothing of ours still stands is no error but exit code 1.
+    pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
+        let Some(state) = context.state() else {
+            let problem = "only what was done to domains of this machine's own libvirt (qemu:///system) is remembered: leave -c and --root out";
+            return Err(Failure::Usage(problem.into()).into());
+        };
+        state.readable().map_err(|error| {
+            Failure::Environment(format!(
+                "what was done can't be read: {error}: run this as root"
+            ))
+        })?;
+        let shows = self.print_diff || self.print_xml || self.dry_run;
+        // A definition without its passwords must never be written back, or one with them shown.
+        let before = context.libvirt.definition(&self.domain, !shows)?;
+        let uuid = before.uuid.parse()?;
+        let mut warnings = Vec::new();
+        let rounds = state.undo_stack(uuid, &mut warnings);
+        let was_left_alone = state.hands_off(uuid, &mut warnings);
+        context.warn(&warnings);
+        if rounds.is_empty() {
+            context.say("there is nothing to undo: no change of this domain is remembered");
+            return Ok(End::Refused);
+        }
+        let undone = undone(&before.xml, &rounds)?;
+        for what in &undone.put_back {
+            context.say(what);
+        }
+        for why in &undone.passed_over {
+            context.say(&format!("passed over: {why}"));
+        }
+        if undone.put_back.is_empty() {
+            context.say("nothing was changed: nothing of what was done still stands");
+            return Ok(End::Refused);
+        }
+        if self.print_diff {
+            out.write_all(diff(&before.xml, &undone.text).as_bytes())?;
+        }
+        if self.print_xml {
+            out.write_all(undone.text.as_bytes())?;
+        }
+        if shows {
+            context.say("nothing was changed");
+            return Ok(End::Done);
+        }
+        let name = name(&before.xml).unwrap_or_else(|| self.domain.clone());
+        // First: the daemon hears of the new definition at once.
+        state.set_hands_off(uuid, &name, true).map_err(|error| {
+            Failure::Environment(format!(
+                "nothing was changed: the daemon can't be told to stay away: {error}"
+            ))
+        })?;
+        if let Err(failure) = replace(context.libvirt.as_ref(), &before, &undone.text) {
+            if let Err(error) = state.set_hands_off(uuid, &name, was_left_alone) {
+                context.say(&format!(
+                    "warning: the daemon still stays away from the domain: {error}"
+                ));
+            }
+            return Err(failure.into());
+        }
+        context.say("the domain was defined as it was; the daemon stays away from it");
+        if before.is_active {
+            context.say("changes take effect after the domain is fully powered off");
+        }
+        let mut entry = Entry::new(now(), What::Undone, By::Undo, &name, Some(uuid));
+        entry = entry.said(&undone.put_back);
+        if !undone.passed_over.is_empty() {
+            let passed_over = undone.passed_over.join("; ");
+            entry = entry.because(format!("passed over: {passed_over}"));
+        }
+        let written = state.clear_undo(uuid).and(state.append(&entry));
+        if let Err(error) = written {
+            context.say(&format!(
+                "warning: that it was undone is not noted: {error}"
+            ));
+        }
+        Ok(End::Done)
+    }
+}
+
+fn undone(text: &str, rounds: &[Round]) -> Result<Undone, Failure> {
+    undo_all(text, rounds.iter().map(|round| round.changes.as_slice()))
+        .map_err(|error| Failure::Refused(error.to_string()))
+}
+
+/// The name of a domain.
+pub(super) fn name(text: &str) -> Option<String> {
+    let document = Document::parse(text).ok()?;
+    Domain::new(&document).ok()?.name
+}

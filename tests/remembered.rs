@@ -1,0 +1,529 @@
+//! `gfxplane fixup --define`, `undo`, `log` and `policy` with a real libvirt: its test driver, whose
+//! domains live as long as somebody is connected to it.
+#![cfg(feature = "libvirt")]
+
+use std::collections::{BTreeSet, HashSet};
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use clap::Parser;
+use gfxplane::cli::fixup::Fixup;
+use gfxplane::cli::libvirt::{ByLibrary, Definition, Libvirt, Replaced, Sink, Start, User};
+use gfxplane::cli::log::Log;
+use gfxplane::cli::policy::PolicyCommand;
+use gfxplane::cli::undo::Undo;
+use gfxplane::cli::{Context, Failure, exit_code};
+use gfxplane::host::Root;
+use gfxplane::host::state::State;
+use gfxplane::log::{By, What};
+use uuid::Uuid;
+use virt::connect::Connect;
+
+const URI: &str = "test:///default";
+const UUID: &str = "5a1ade00-0000-4000-8000-000000000001";
+const VGPU: &str = "c1a20000-0000-4000-8000-000000000002";
+
+/// The test driver has domains of its own kind alone, of which gfxplane knows that QEMU does not
+/// run them.
+#[derive(Debug)]
+struct AsKvm {
+    libvirt: ByLibrary,
+    /// Somebody who changes the definition right before it is replaced.
+    meddler: Mutex<Option<String>>,
+}
+
+fn shown(xml: &str) -> String {
+    xml.replacen("<domain type='test'", "<domain type='kvm'", 1)
+}
+
+fn hidden(xml: &str) -> String {
+    xml.replacen("<domain type='kvm'", "<domain type='test'", 1)
+}
+
+impl Libvirt for AsKvm {
+    fn definition(&self, name: &str, secrets: bool) -> Result<Definition, Failure> {
+        let definition = self.libvirt.definition(name, secrets)?;
+        Ok(Definition {
+            xml: shown(&definition.xml),
+            ..definition
+        })
+    }
+
+    fn define(&self, before: &Definition, xml: &str) -> Result<Replaced, Failure> {
+        if let Some(xml) = self.meddler.lock().unwrap().take() {
+            let connection = Connect::open(Some(URI)).unwrap();
+            connection.define_domain_xml(&xml).unwrap();
+        }
+        let before = Definition {
+            xml: hidden(&before.xml),
+            ..before.clone()
+        };
+        self.libvirt.define(&before, &hidden(xml))
+    }
+
+    fn set_policy(&self, uuid: &str, xml: Option<&str>) -> Result<(), Failure> {
+        self.libvirt.set_policy(uuid, xml)
+    }
+
+    fn persistent(&self, uuid: &str) -> Result<Option<Definition>, Failure> {
+        self.definition(uuid, true).map(Some)
+    }
+
+    fn all_persistent(&self) -> Result<Vec<String>, Failure> {
+        self.libvirt.all_persistent()
+    }
+
+    fn is_autostart(&self, uuid: &str) -> Result<bool, Failure> {
+        self.libvirt.is_autostart(uuid)
+    }
+
+    fn start_persistent(&self, uuid: &str) -> Result<(), Failure> {
+        self.libvirt.start_persistent(uuid)
+    }
+
+    fn version(&self) -> Result<u32, Failure> {
+        self.libvirt.version()
+    }
+
+    fn watch(&self, sink: Sink) -> Result<Arc<dyn Libvirt>, Failure> {
+        self.libvirt.watch(sink)
+    }
+
+    fn users(&self) -> Result<Vec<User>, Failure> {
+        self.libvirt.users()
+    }
+
+    fn start(&self, xml: &str, uuid: &str, limit: Instant) -> Result<Start, Failure> {
+        self.libvirt.start(xml, uuid, limit)
+    }
+
+    fn nodedev_xml(&self, name: &str) -> Result<String, Failure> {
+        self.libvirt.nodedev_xml(name)
+    }
+
+    fn nodedev_names(&self) -> Result<HashSet<String>, Failure> {
+        self.libvirt.nodedev_names()
+    }
+}
+
+#[derive(Parser)]
+enum Verb {
+    Fixup(Fixup),
+    Undo(Undo),
+    Log(Log),
+    Policy(PolicyCommand),
+}
+
+/// One host with a libvirt that has one domain.
+struct Host {
+    directory: tempfile::TempDir,
+    context: Context,
+    libvirt: Arc<AsKvm>,
+    /// The domains of the test driver are there while this is.
+    connection: Connect,
+    /// All who ask this process for it get the same one.
+    _alone: MutexGuard<'static, ()>,
+}
+
+static ALONE: Mutex<()> = Mutex::new(());
+
+impl Host {
+    fn new() -> Self {
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let directory = tempfile::tempdir().unwrap();
+        let lab = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hosts/lab/root");
+        let copied = Command::new("cp")
+            .arg("-a")
+            .arg(format!("{}/.", lab.display()))
+            .arg(directory.path())
+            .status();
+        assert!(copied.unwrap().success());
+        std::fs::create_dir_all(directory.path().join("var/lib")).unwrap();
+        let libvirt = Arc::new(AsKvm {
+            libvirt: ByLibrary::new(Some(URI)),
+            meddler: Mutex::default(),
+        });
+        let host = Host {
+            context: Context {
+                root: Root::strict(directory.path()),
+                connect: None,
+                quiet: false,
+                libvirt: libvirt.clone(),
+            },
+            directory,
+            libvirt,
+            connection: Connect::open(Some(URI)).unwrap(),
+            _alone: alone,
+        };
+        host.define(&domain());
+        host
+    }
+
+    fn define(&self, xml: &str) {
+        self.connection.define_domain_xml(&hidden(xml)).unwrap();
+    }
+
+    fn xml(&self) -> String {
+        self.libvirt.definition(UUID, true).unwrap().xml
+    }
+
+    fn state(&self) -> State {
+        State::new(&self.context.root)
+    }
+
+    fn hands_off(&self) -> bool {
+        self.state()
+            .hands_off(UUID.parse().unwrap(), &mut Vec::new())
+    }
+
+    fn rounds(&self) -> usize {
+        self.state()
+            .undo_stack(UUID.parse().unwrap(), &mut Vec::new())
+            .len()
+    }
+
+    fn run(&self, arguments: &[&str]) -> (u8, String) {
+        let arguments = ["gfxplane"].iter().chain(arguments);
+        let mut out = Vec::new();
+        let result = match Verb::parse_from(arguments) {
+            Verb::Fixup(fixup) => fixup.run(&self.context, &mut out),
+            Verb::Undo(undo) => undo.run(&self.context, &mut out),
+            Verb::Log(log) => log.run(&self.context, &mut out),
+            Verb::Policy(policy) => policy.run(&self.context, &mut out),
+        };
+        (exit_code(&result), String::from_utf8(out).unwrap())
+    }
+
+    fn fix(&self) {
+        let versions = ["--qemu", "10.0.13", "--libvirt-version", "11.3.0"];
+        let (code, _) = self.run(&[&["fixup", "--define", "guest"][..], &versions].concat());
+        assert_eq!(code, 0);
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if let Ok(domain) = self.connection.lookup_domain_by_uuid_string(UUID) {
+            let _ = domain.undefine();
+        }
+    }
+}
+
+fn domain() -> String {
+    format!(
+        "<domain type='kvm'><name>guest</name><uuid>{UUID}</uuid><memory>65536</memory>
+        <metadata><mine:x xmlns:mine='urn:mine'>kept</mine:x></metadata>
+        <os><type>hvm</type></os>
+        <devices>
+          <graphics type='spice' autoport='yes' listen='127.0.0.1' passwd='geheim'/>
+          <video><model type='none'/></video>
+          <hostdev mode='subsystem' type='mdev' model='vfio-pci' display='on'>
+            <source><address uuid='{VGPU}'/></source>
+          </hostdev>
+        </devices></domain>"
+    )
+}
+
+#[test]
+fn fixed_undone_and_given_back() {
+    let host = Host::new();
+    let before = host.xml();
+    assert!(
+        before.contains("passwd='geheim'") && !before.contains("<gl"),
+        "{before}"
+    );
+    host.fix();
+    let fixed = host.xml();
+    assert!(
+        fixed.contains("<gl enable='yes'/>") && fixed.contains("<listen type='none'/>"),
+        "{fixed}"
+    );
+    assert_eq!((host.rounds(), host.hands_off()), (1, false));
+    // Shown, nothing is changed, and no password told.
+    let (code, diff) = host.run(&["undo", "--print-diff", "guest"]);
+    assert!(
+        code == 0 && diff.contains("\n-      <gl enable='yes'/>\n"),
+        "{diff}"
+    );
+    let (code, xml) = host.run(&["undo", "--print-xml", "guest"]);
+    assert!(
+        code == 0 && !xml.contains("geheim") && !xml.contains("<gl"),
+        "{xml}"
+    );
+    assert_eq!(host.run(&["undo", "--dry-run", "guest"]).0, 0);
+    assert_eq!(
+        (host.xml(), host.rounds(), host.hands_off()),
+        (fixed, 1, false)
+    );
+
+    assert_eq!(host.run(&["undo", "guest"]).0, 0);
+    assert_eq!(host.xml(), before);
+    assert_eq!((host.rounds(), host.hands_off()), (0, true));
+    assert_eq!(host.run(&["undo", "guest"]).0, 1);
+    let (_, shown) = host.run(&["policy", "guest"]);
+    assert!(
+        shown.contains("the daemon stays away: what was changed in the domain was undone"),
+        "{shown}"
+    );
+
+    assert_eq!(host.run(&["policy", "guest", "display=full"]).0, 0);
+    assert!(!host.hands_off());
+    let entries = host.state().entries(&mut Vec::new());
+    let told: Vec<_> = entries.iter().map(|entry| (entry.what, entry.by)).collect();
+    assert_eq!(
+        told,
+        [
+            (What::Fixed, By::Fixup),
+            (What::Undone, By::Undo),
+            (What::Policy, By::Policy)
+        ]
+    );
+    assert!(
+        entries[0]
+            .changes
+            .iter()
+            .any(|said| said.change == "gl enabled for spice")
+    );
+
+    host.fix();
+    assert_eq!(host.run(&["undo", UUID]).0, 0);
+    host.fix();
+    assert_eq!(
+        (host.rounds(), host.hands_off()),
+        (1, false),
+        "fixup gives it back, too"
+    );
+    let everything = Command::new("grep")
+        .args(["-r", "geheim"])
+        .arg(host.directory.path().join("var"))
+        .output();
+    assert_eq!(everything.unwrap().stdout, b"");
+}
+
+#[test]
+fn what_somebody_has_changed_since_is_kept() {
+    let host = Host::new();
+    host.fix();
+    let own = host
+        .xml()
+        .replace("<listen type='none'/>", "<listen type='socket'/>")
+        .replace(
+            "<name>guest</name>",
+            "<name>guest</name><title>mine</title>",
+        );
+    host.define(&own);
+    assert_eq!(host.run(&["undo", "guest"]).0, 0);
+    let now = host.xml();
+    assert!(
+        now.contains("<title>mine</title>") && now.contains("<listen type='socket'"),
+        "{now}"
+    );
+    assert!(!now.contains("<gl"), "{now}");
+    let entries = host.state().entries(&mut Vec::new());
+    let reason = entries[1].reason.as_deref().unwrap();
+    assert!(
+        reason.contains("listen: type='socket' is somebody else's"),
+        "{reason}"
+    );
+}
+
+#[test]
+fn nothing_of_ours_still_stands() {
+    let host = Host::new();
+    host.fix();
+    host.define(
+        &domain()
+            .replace(
+                "spice' autoport='yes' listen='127.0.0.1' passwd='geheim'",
+                "vnc'",
+            )
+            .replace("display='on'", ""),
+    );
+    let now = host.xml();
+    assert_eq!(host.run(&["undo", "guest"]).0, 1);
+    assert_eq!((host.xml(), host.hands_off()), (now, false));
+}
+
+#[test]
+fn somebody_was_faster_and_nothing_is_lost() {
+    let host = Host::new();
+    host.fix();
+    let theirs = host.xml().replace(
+        "<name>guest</name>",
+        "<name>guest</name><title>theirs</title>",
+    );
+    *host.libvirt.meddler.lock().unwrap() = Some(hidden(&theirs));
+    assert_eq!(host.run(&["undo", "guest"]).0, 3);
+    let now = host.xml();
+    assert!(now.contains("theirs") && now.contains("<gl"), "{now}");
+    assert_eq!((host.rounds(), host.hands_off()), (1, false));
+}
+
+#[test]
+fn where_nothing_can_be_remembered() {
+    let host = Host::new();
+    let base = host.directory.path().join("var/lib/gfxplane");
+    std::fs::write(&base, "").unwrap();
+    host.fix();
+    assert!(
+        host.xml().contains("<gl"),
+        "that it is not remembered is no reason not to do it"
+    );
+    let fixed = host.xml();
+    assert_eq!(host.run(&["undo", "guest"]), (1, String::new()));
+    assert_eq!(host.run(&["log"]), (0, String::new()));
+    assert_eq!(host.xml(), fixed);
+}
+
+#[test]
+fn policy_in_the_metadata() {
+    let host = Host::new();
+    let before = host.xml();
+    let words = |name: &str| -> Vec<String> {
+        let (code, out) = host.run(&["policy", "guest"]);
+        assert_eq!(code, 0);
+        let row = out.lines().find(|line| line.starts_with(name)).unwrap();
+        row.split_whitespace().skip(1).map(str::to_owned).collect()
+    };
+    assert_eq!(words("display"), ["auto", "-", "auto"]);
+    assert_eq!(
+        host.run(&["policy", "guest", "display=asked", "consent=all"])
+            .0,
+        0
+    );
+    let element = "<gfxplane:policy xmlns:gfxplane=\"urn:gfxplane:domain:1\" display=\"asked\" consent=\"remote,video\"/>";
+    assert!(host.xml().contains(element), "{}", host.xml());
+    assert!(host.xml().contains("kept</mine:x>"));
+    // The others stay.
+    assert_eq!(
+        host.run(&["policy", "guest", "display=full", "guest=windows"])
+            .0,
+        0
+    );
+    assert_eq!(words("display"), ["auto", "full", "full"]);
+    assert_eq!(words("consent"), ["-", "remote,video", "remote,video"]);
+    assert_eq!(words("guest"), ["-", "windows", "windows"]);
+    assert_eq!(host.run(&["policy", "guest", "consent=", "guest="]).0, 0);
+    assert_eq!(words("consent"), ["-", "-", "-"]);
+    assert_eq!(host.xml().matches("<gfxplane:policy").count(), 1);
+    assert_eq!(host.run(&["policy", "guest", "--clear", "video=none"]).0, 0);
+    assert_eq!(words("display"), ["auto", "-", "auto"]);
+    assert_eq!(host.run(&["policy", "guest", "--clear"]).0, 0);
+    assert_eq!(host.xml(), before);
+    let (_, json) = host.run(&["policy", "guest", "display=off", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(
+        (&json["format"], &json["domain"]),
+        (&1.into(), &"guest".into())
+    );
+    assert_eq!(json["policy"][0]["effect"], "off");
+    assert_eq!(json["hands_off"], "the policy says display='off'");
+}
+
+#[test]
+fn wrong_words_change_nothing() {
+    let host = Host::new();
+    let before = host.xml();
+    for words in [
+        &["display=yes"][..],
+        &["colour=red"],
+        &["display"],
+        &["display=full", "display=off"],
+        &["colour="],
+        &["consent=everything"],
+    ] {
+        assert_eq!(
+            host.run(&[&["policy", "guest"], words].concat()).0,
+            2,
+            "{words:?}"
+        );
+    }
+    assert_eq!(host.xml(), before);
+    // One that somebody else has written.
+    let own = "<metadata><g:policy xmlns:g='urn:gfxplane:domain:1' colour='red'/>";
+    host.define(&domain().replace("<metadata>", own));
+    assert_eq!(host.run(&["policy", "guest"]).0, 1);
+    assert_eq!(host.run(&["policy", "guest", "display=full"]).0, 1);
+    assert!(host.xml().contains("colour=\"red\""));
+    assert_eq!(
+        host.run(&["policy", "guest", "display=full", "--clear"]).0,
+        0
+    );
+    assert!(!host.xml().contains("colour") && host.xml().contains("display=\"full\""));
+    assert_eq!(host.run(&["policy", "nobody"]).0, 3);
+}
+
+#[test]
+fn older_domains_and_other_managers() {
+    let host = Host::new();
+    let uuid: Uuid = UUID.parse().unwrap();
+    host.state().set_older(&BTreeSet::from([uuid])).unwrap();
+    let (_, shown) = host.run(&["policy", "guest"]);
+    assert!(shown.contains("it is older than gfxplane here"), "{shown}");
+    assert!(shown.lines().any(|line| line.ends_with("asked")), "{shown}");
+    assert_eq!(host.run(&["policy", "guest", "display=auto"]).0, 0);
+    let (_, shown) = host.run(&["policy", "guest"]);
+    assert!(
+        !shown.lines().any(|line| line.ends_with("asked")),
+        "{shown}"
+    );
+}
+
+#[test]
+fn the_log_for_people_and_programs() {
+    let host = Host::new();
+    let (code, out) = host.run(&["log"]);
+    assert_eq!((code, out.as_str()), (0, ""));
+    host.fix();
+    assert_eq!(host.run(&["policy", "guest", "video=none"]).0, 0);
+    let (_, out) = host.run(&["log"]);
+    let lines: Vec<&str> = out.lines().collect();
+    assert!(lines[0].ends_with("Z  guest  fixed (fixup)"), "{out}");
+    assert!(
+        lines
+            .iter()
+            .any(|line| line.starts_with("    gl enabled for spice: ")),
+        "{out}"
+    );
+    assert_eq!(lines[lines.len() - 1], "    video='none'");
+    assert_eq!(host.run(&["log", "other"]).1, "");
+    assert_eq!(host.run(&["log", UUID]).1, out);
+    let (_, json) = host.run(&["log", "guest", "-n", "1", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["entries"].as_array().unwrap().len(), 1);
+    let entry = &json["entries"][0];
+    assert_eq!(
+        (&entry["what"], &entry["by"]),
+        (&"policy".into(), &"policy".into())
+    );
+    assert!(entry["when"].as_str().unwrap().ends_with('Z') && entry["time"].is_u64());
+}
+
+#[test]
+fn the_program_itself() {
+    let run = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_gfxplane"))
+            .args(["-c", URI])
+            .args(arguments)
+            .env_remove("GFXPLANE_ROOT")
+            .output()
+            .unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (
+            output.status.code().unwrap(),
+            text(output.stdout),
+            text(output.stderr),
+        )
+    };
+    // What the test driver was told is gone with the connection, before it is shown.
+    let (code, out, err) = run(&["policy", "test", "display=full"]);
+    assert_eq!((code, err.as_str()), (0, "gfxplane: the policy was set\n"));
+    assert!(out.starts_with("WORD "), "{out}");
+    let (code, _, err) = run(&["undo", "test"]);
+    assert!(
+        code == 2 && err.contains("leave -c and --root out"),
+        "{err}"
+    );
+}
