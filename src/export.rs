@@ -103,7 +103,7 @@ pub fn export(sources: &Sources) -> Export {
                 other.of,
                 said(other)
             )),
-            None => export.rules.push(rule(kind, first)),
+            None => export.rules.push(rule(&kind, first)),
         }
     }
     let names: Vec<String> = export.rules.iter().map(|rule| rule.name.clone()).collect();
@@ -142,7 +142,7 @@ fn this_boots<'a>(sources: &'a Sources, type_id: &str) -> Option<&'a Record> {
         .filter(|record| record.circumstances.boot_id == sources.host.boot_id)
 }
 
-fn rule(kind: Kind, measured: &Measured) -> Rule {
+fn rule(kind: &Kind, measured: &Measured) -> Rule {
     let driver: Vec<String> = kind.driver.iter().map(|driver| literally(driver)).collect();
     let (driver, parent_driver) = match kind.bus {
         Bus::Mdev => (Vec::new(), driver),
@@ -317,7 +317,7 @@ mod tests {
             open,
         };
         Export {
-            rules: vec![rule(kind.clone(), &measured)],
+            rules: vec![rule(kind, &measured)],
             left_out: Vec::new(),
         }
     }

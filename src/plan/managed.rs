@@ -98,28 +98,23 @@ impl Planner<'_, '_, '_> {
 
     fn why_refused(&self, vgpu: &Vgpu, refusal: &Refusal) -> String {
         let how = how_known(vgpu);
-        let display = &vgpu.known.finding.facts.display;
-        let what = match (display, display.preferred()) {
-            (Display::Known(interfaces), _) if interfaces.is_empty() => {
-                format!("it has no display{how}")
-            }
-            (_, Some(DisplayInterface::Dmabuf)) => format!(
-                "its display is a dmabuf{how}, which needs OpenGL, and {} can't show it",
-                self.graphics_words()
+        let graphics = self.graphics_words();
+        let what = match &vgpu.known.finding.facts.display {
+            Display::Known(interfaces) => match interfaces.first() {
+                None => format!("it has no display{how}"),
+                Some(DisplayInterface::Dmabuf) => format!(
+                    "its display is a dmabuf{how}, which needs OpenGL, and {graphics} can't show it"
+                ),
+                Some(DisplayInterface::Region) => {
+                    format!("its display is a region{how}, and {graphics} can't show it")
+                }
+            },
+            Display::Unknown(Reason::Untrusted) => format!(
+                "its driver says yes to every question, so that QEMU takes its display for a dmabuf, and {graphics} can't show that"
             ),
-            (_, Some(DisplayInterface::Region)) => format!(
-                "its display is a region{how}, and {} can't show it",
-                self.graphics_words()
+            Display::Unknown(why) => format!(
+                "its display is not known ({why}), and {graphics} can't show any that it may have"
             ),
-            (Display::Unknown(Reason::Untrusted), None) => format!(
-                "its driver says yes to every question, so that QEMU takes its display for a dmabuf, and {} can't show that",
-                self.graphics_words()
-            ),
-            (Display::Unknown(why), None) => format!(
-                "its display is not known ({why}), and {} can't show any that it may have",
-                self.graphics_words()
-            ),
-            (Display::Known(_), None) => format!("its display can't be shown"),
         };
         format!(
             "{what}: {} would refuse to start with \"{}\"",
