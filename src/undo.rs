@@ -325,7 +325,7 @@ impl<'d, 'a> Undoing<'d, 'a> {
                 let is_ours = |step: &Step| new.iter().any(|piece| step.is(&piece.step));
                 !siblings.iter().any(|(step, _)| is_ours(step))
             };
-            if !is_as_before && !(old.is_empty() && is_gone()) {
+            if !(is_as_before || old.is_empty() && is_gone()) {
                 let what = label(new);
                 self.pass(format!("{what} is not as it was made, and stays"));
             }
