@@ -53,6 +53,10 @@ const MAX_LINE: usize = 8 * 1024;
 /// Answers a call. `operation` is libvirt's second argument; the others say nothing that the XML on
 /// stdin does not.
 pub(crate) fn run(root: &Root, operation: &OsStr) -> u8 {
+    // Whoever else runs libvirt (qemu:///session) has neither the lock nor the daemon.
+    if !root.is_recorded() && !geteuid().is_root() {
+        return SUCCESS;
+    }
     let operation = operation.to_str().and_then(Operation::parse);
     let (Some(operation), Some(bytes)) = (operation, stdin()) else {
         return SUCCESS;
@@ -158,17 +162,9 @@ fn config(root: &Root) -> Config {
     config
 }
 
-/// Whether we are who may write below `/run/gfxplane`. Session libvirt runs as anybody.
-fn is_root(root: &Root) -> bool {
-    root.is_recorded() || geteuid().is_root()
-}
-
 /// Marks the start and then waits until no probe of ours holds the domain's devices: a probe that
 /// has the lock by then is waited for, and a later one sees the mark.
 fn wait(root: &Root, devices: &BTreeSet<DeviceId>, config: &Config) {
-    if !is_root(root) {
-        return;
-    }
     for id in devices {
         if let Err(error) = requests::mark_start(root, *id) {
             journal(root, &format!("marking the start of {id}: {error}"));
@@ -188,9 +184,6 @@ fn wait(root: &Root, devices: &BTreeSet<DeviceId>, config: &Config) {
 }
 
 fn release(root: &Root, domain: &Domain<'_, '_>, devices: &BTreeSet<DeviceId>) {
-    if !is_root(root) {
-        return;
-    }
     for id in devices {
         let _ = requests::forget_start(root, *id);
     }
@@ -199,7 +192,7 @@ fn release(root: &Root, domain: &Domain<'_, '_>, devices: &BTreeSet<DeviceId>) {
 
 /// Asks the daemon to look at the domain.
 fn leave(root: &Root, domain: &Domain<'_, '_>, veto: bool) {
-    let Some(domain) = domain.uuid.filter(|_| is_root(root)) else {
+    let Some(domain) = domain.uuid else {
         return;
     };
     if let Err(error) = requests::leave(root, &Request { domain, veto }) {
@@ -212,9 +205,7 @@ fn definition(root: &Root, name: Option<&str>) -> Definition {
     let directory = root.join("etc/libvirt/qemu");
     let file = name.map(|name| directory.join(format!("{name}.xml")));
     match file {
-        Some(file) if is_root(root) && directory.is_dir() && !file.exists() => {
-            Definition::Transient
-        }
+        Some(file) if directory.is_dir() && !file.exists() => Definition::Transient,
         _ => Definition::Persistent,
     }
 }

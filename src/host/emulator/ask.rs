@@ -16,9 +16,10 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+use super::is_multiarch;
 use super::on_host;
 use crate::abilities::Abilities;
-use crate::host::{Root, read_names};
+use crate::host::{Root, read_names_that};
 use crate::predict::versions::SPICE_GL_OVER_TCP;
 use crate::version::Version;
 
@@ -287,9 +288,8 @@ pub(super) fn module_directories(root: &Root, emulator: &Path) -> Vec<PathBuf> {
             continue;
         };
         let lib = prefix.join("lib");
-        let multiarch = read_names(&lib, &mut Vec::new())
+        let multiarch = read_names_that(is_multiarch, &lib, &mut Vec::new())
             .into_iter()
-            .filter(|name| name.contains("-linux-"))
             .map(|name| lib.join(name));
         let multiarch: Vec<PathBuf> = multiarch.collect();
         for lib in [lib, prefix.join("lib64")].into_iter().chain(multiarch) {

@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::cache::{CACHE, parsed};
-use crate::host::{Root, Warning, exists, read_names, read_text};
+use super::is_multiarch;
+use crate::host::{Root, Warning, exists, read_names_that, read_text};
 use crate::version::Version;
 
 /// Where spice listens unless qemu.conf says otherwise (libvirt src/qemu/qemu_conf.c,
@@ -39,9 +40,8 @@ pub(super) fn version(root: &Root, warnings: &mut Vec<Warning>) -> Option<Versio
             .map(|libvirt| libvirt.version);
     }
     let lib = root.join("usr/lib");
-    let multiarch = read_names(&lib, warnings)
+    let multiarch = read_names_that(is_multiarch, &lib, warnings)
         .into_iter()
-        .filter(|name| name.contains("-linux-"))
         .map(|name| lib.join(name));
     let versions: BTreeSet<Version> = multiarch
         .chain([root.join("usr/lib64"), root.join("usr/lib")])

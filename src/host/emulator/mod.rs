@@ -39,6 +39,11 @@ pub enum Asking {
     Fresh,
 }
 
+/// Whether a directory of `/usr/lib` is that of an architecture (Debian's `x86_64-linux-gnu`).
+fn is_multiarch(name: &str) -> bool {
+    name.contains("-linux-")
+}
+
 /// Where distributions have the QEMU that libvirt uses on a machine of this kind.
 #[must_use]
 pub fn usual() -> Vec<PathBuf> {
