@@ -211,7 +211,7 @@ fn trusted(root: &Root, directory: &Path) -> io::Result<()> {
     })
 }
 
-/// Makes an empty file, or opens the one that is there, and closes it.
+/// Makes an empty file, or opens the one that is there; closing it is what a watcher sees.
 fn touch(path: &Path) -> io::Result<fs::File> {
     OpenOptions::new()
         .write(true)
