@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use crate::domain::{GraphicsType, ListenDefault};
 use crate::version::Version;
 
 /// What is known of QEMU and libvirt. Nothing known is not "can't": whatever depends on it is then
@@ -32,9 +33,30 @@ pub struct Abilities {
     /// `vnc_listen` of qemu.conf.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vnc_listen: Option<String>,
+    /// `spice_auto_unix_socket` of qemu.conf: spice without an address listens on a socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spice_auto_unix_socket: Option<bool>,
+    /// `vnc_auto_unix_socket` of qemu.conf.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vnc_auto_unix_socket: Option<bool>,
 }
 
 impl Abilities {
+    /// On what graphics listen that name no address. Where qemu.conf is not known it is TCP, from
+    /// anywhere: the worse for whoever relies on it.
+    #[must_use]
+    pub fn listen_default(&self, kind: GraphicsType) -> ListenDefault<'_> {
+        let (address, socket) = match kind {
+            GraphicsType::Spice => (&self.spice_listen, self.spice_auto_unix_socket),
+            GraphicsType::Vnc => (&self.vnc_listen, self.vnc_auto_unix_socket),
+            _ => (&self.vnc_listen, None),
+        };
+        ListenDefault {
+            address: address.as_deref(),
+            socket: socket == Some(true),
+        }
+    }
+
     /// Whether QEMU has a frontend; `None` if that is not known.
     #[must_use]
     pub fn has(&self, frontend: &str) -> Option<bool> {

@@ -171,15 +171,25 @@ pub enum Listen {
     None,
 }
 
+/// On what graphics listen that name no address, by `qemu.conf`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ListenDefault<'a> {
+    /// The address; one that is not known may be any.
+    pub address: Option<&'a str>,
+    /// A UNIX socket of libvirt's instead, whatever the address (libvirt src/qemu/qemu_process.c,
+    /// `qemuProcessGraphicsSetupListen`).
+    pub socket: bool,
+}
+
 impl Listen {
-    /// From where it can be reached. `default`: the address in `qemu.conf`; one that is not known
-    /// may be any.
+    /// From where it can be reached.
     #[must_use]
-    pub fn reach(&self, default: Option<&str>) -> Reach {
+    pub fn reach(&self, default: ListenDefault<'_>) -> Reach {
         let address = match self {
             Listen::None | Listen::Socket => return Reach::Local,
             Listen::Network => return Reach::Remote,
-            Listen::Address(address) => address.as_deref().or(default),
+            Listen::Address(None) if default.socket => return Reach::Local,
+            Listen::Address(address) => address.as_deref().or(default.address),
         };
         let Some(address) = address else {
             return Reach::Remote;
@@ -681,10 +691,24 @@ mod tests {
             (None, None, Reach::Remote),
         ] {
             let listen = Listen::Address(address.map(str::to_owned));
-            assert_eq!(listen.reach(default), expected, "{address:?} {default:?}");
+            let by_conf = |socket| ListenDefault {
+                address: default,
+                socket,
+            };
+            let reach = listen.reach(by_conf(false));
+            assert_eq!(reach, expected, "{address:?} {default:?}");
+            let with_sockets = match address {
+                Some(_) => expected,
+                None => Reach::Local,
+            };
+            assert_eq!(listen.reach(by_conf(true)), with_sockets, "{address:?}");
         }
-        assert_eq!(Listen::Network.reach(Some("127.0.0.1")), Reach::Remote);
-        assert_eq!(Listen::Socket.reach(None), Reach::Local);
+        let loopback = ListenDefault {
+            address: Some("127.0.0.1"),
+            socket: true,
+        };
+        assert_eq!(Listen::Network.reach(loopback), Reach::Remote);
+        assert_eq!(Listen::Socket.reach(ListenDefault::default()), Reach::Local);
     }
 
     #[test]

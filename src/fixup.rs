@@ -142,12 +142,7 @@ fn once(
     }
     let abilities = surroundings.abilities(&domain);
     let known = |id| surroundings.known(id);
-    let screens = Screens::of(
-        &domain,
-        &known,
-        abilities.spice_listen.as_deref(),
-        abilities.vnc_listen.as_deref(),
-    );
+    let screens = Screens::of(&domain, &known, &abilities);
     let plan = plan(&domain, &screens, &abilities, &policy);
     let text = document.apply(&edits(&domain, &plan.changes));
     Ok(Fixed {

@@ -253,12 +253,7 @@ fn screens(
     surroundings: &dyn Surroundings,
     abilities: &Abilities,
 ) -> Screens {
-    Screens::of(
-        domain,
-        &|id| surroundings.known(id),
-        abilities.spice_listen.as_deref(),
-        abilities.vnc_listen.as_deref(),
-    )
+    Screens::of(domain, &|id| surroundings.known(id), abilities)
 }
 
 /// The screens with nothing believed but measurements.

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::abilities::Abilities;
 use crate::domain::{Domain, GraphicsType, Listen, QEMU_NAMESPACE, Reach, Switch};
 use crate::evidence::{Finding, resolve};
 use crate::facts::{Display, DisplayInterface, Reason};
@@ -199,14 +200,13 @@ const DISPLAY_OPTIONS: [&str; 7] = [
 ];
 
 impl Screens {
-    /// Those of a domain. `known` tells of each device; `listens`: where spice and VNC listen by
-    /// qemu.conf.
+    /// Those of a domain. `known` tells of each device; of `abilities` counts where spice and VNC
+    /// listen by qemu.conf.
     #[must_use]
     pub fn of(
         domain: &Domain<'_, '_>,
         known: &dyn Fn(DeviceId) -> Known,
-        spice_listen: Option<&str>,
-        vnc_listen: Option<&str>,
+        abilities: &Abilities,
     ) -> Self {
         let frontends: Vec<Frontend> = domain
             .graphics
@@ -214,15 +214,11 @@ impl Screens {
             .enumerate()
             .filter_map(|(place, graphics)| {
                 let kind = graphics.kind?;
-                let default = match kind {
-                    GraphicsType::Spice => spice_listen,
-                    _ => vnc_listen,
-                };
                 Some(Frontend {
                     place: Some(place),
                     kind,
                     gl: graphics.gl,
-                    reach: graphics.listen.reach(default),
+                    reach: graphics.listen.reach(abilities.listen_default(kind)),
                     listens: graphics.listen != Listen::None,
                     p2p: graphics.p2p,
                     rendernode: graphics.rendernode.clone(),

@@ -13,7 +13,7 @@ use crate::domain::Domain;
 use crate::fixup::{Fixed, Surroundings, Unfit, fix};
 use crate::names::DeviceId;
 use crate::plan::{Action, Level, Note, Plan, words};
-use crate::policy::{Displays, Guest, Policy, Wishes};
+use crate::policy::{Guest, Policy, Wishes};
 use crate::predict::{About, Danger, HeadOf, Outcome};
 use crate::xml::Document;
 
@@ -94,7 +94,7 @@ impl Line {
 pub fn unasked(policy: &Policy, is_older: bool) -> Policy {
     let mut policy = policy.clone();
     if is_older {
-        policy.display = policy.display.min(Displays::Asked);
+        policy = policy.asked_only();
     }
     // What libosinfo says is not enough to hand a part of the host's graphics to the guest.
     policy.guest = policy.guest.or(Some(Guest::Other));

@@ -661,7 +661,12 @@ fn reduced_domains_are_valid() {
     // Each takes a tenth of a second and more, and most differ in what is kept as it is.
     for path in all.iter().step_by(3) {
         let text = fs::read_to_string(path).unwrap();
-        let Ok(reduced) = gfxplane::verify::reduce(&text, &gfxplane::verify::name(id), id) else {
+        let Ok(reduced) = gfxplane::verify::reduce(
+            &text,
+            &gfxplane::verify::name(id),
+            id,
+            &gfxplane::abilities::Abilities::default(),
+        ) else {
             continue;
         };
         let problems_now = problems(&reduced.xml);

@@ -337,7 +337,7 @@ mod tests {
             "<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>\
              <os><type arch='x86_64' machine='pc'>hvm</type></os><devices>{devices}</devices>{rest}</domain>"
         );
-        let reduced = reduce(&text, "n", Uuid::from_u128(1)).unwrap();
+        let reduced = reduce(&text, "n", Uuid::from_u128(1), &Abilities::default()).unwrap();
         let document = Document::parse(&reduced.xml).unwrap();
         let abilities = Abilities {
             libvirt: (!libvirt.is_empty()).then(|| Version::of(libvirt)),

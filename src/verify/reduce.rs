@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::abilities::Abilities;
 use crate::domain::{Domain, Graphics, GraphicsType, Hostdev, Listen, NotADomain, QEMU_NAMESPACE};
 use crate::names::DeviceId;
 use crate::verify::arguments::arguments;
@@ -46,7 +47,8 @@ pub enum Irreducible {
     NotQemu(String),
 }
 
-/// Makes the domain to be tried, of this name and UUID.
+/// Makes the domain to be tried, of this name and UUID. Of `abilities` counts what qemu.conf says of
+/// graphics without an address.
 ///
 /// Kept are type, architecture, machine and emulator; the vfio devices with display, ramfb, alias
 /// and rom; graphics with their types, GL and the kind of what they listen on; video; and what
@@ -62,7 +64,12 @@ pub enum Irreducible {
 ///
 /// # Errors
 /// [`Irreducible`], with the place where there is one.
-pub fn reduce(text: &str, name: &str, uuid: Uuid) -> Result<Reduced, Irreducible> {
+pub fn reduce(
+    text: &str,
+    name: &str,
+    uuid: Uuid,
+    abilities: &Abilities,
+) -> Result<Reduced, Irreducible> {
     let document = Document::parse(text)?;
     let domain = Domain::new(&document)?;
     if !domain.is_qemu() {
@@ -85,7 +92,7 @@ pub fn reduce(text: &str, name: &str, uuid: Uuid) -> Result<Reduced, Irreducible
     for action in ["on_poweroff", "on_reboot", "on_crash"] {
         out.leaf(action, &[], "destroy");
     }
-    devices(&mut out, &domain);
+    devices(&mut out, &domain, abilities);
     for label in domain.element.children().filter(|e| e.name() == "seclabel") {
         out.copy(label, &SECLABEL);
     }
@@ -206,14 +213,14 @@ fn machine(out: &mut Writer, domain: &Domain<'_, '_>, left_out: &mut Vec<LeftOut
     }
 }
 
-fn devices(out: &mut Writer, domain: &Domain<'_, '_>) {
+fn devices(out: &mut Writer, domain: &Domain<'_, '_>, abilities: &Abilities) {
     out.open("devices", &[]);
     if let Some(emulator) = &domain.emulator {
         out.leaf("emulator", &[], emulator);
     }
     out.empty("controller", &[("type", "usb"), ("model", "none")]);
     for each in &domain.graphics {
-        graphics(out, each);
+        graphics(out, each, abilities);
     }
     audio(out, domain);
     for video in &domain.videos {
@@ -229,16 +236,20 @@ fn devices(out: &mut Writer, domain: &Domain<'_, '_>) {
 const LOCAL: [(&str, &str); 2] = [("type", "address"), ("address", "127.0.0.1")];
 
 /// Graphics of the same type and reach; what `listen` is, is in the words of [`crate::domain`].
-fn graphics(out: &mut Writer, graphics: &Graphics<'_, '_>) {
+fn graphics(out: &mut Writer, graphics: &Graphics<'_, '_>, abilities: &Abilities) {
     let element = graphics.element;
     let attribute = |name: &str| element.attribute(name).map(std::borrow::Cow::into_owned);
     let kind = attribute("type").unwrap_or_default();
     let mut attributes = vec![("type", kind)];
     let mut inner = Writer::inside(out.depth + 1);
     match graphics.kind {
-        Some(GraphicsType::Vnc | GraphicsType::Spice | GraphicsType::Rdp) => {
+        Some(kind @ (GraphicsType::Vnc | GraphicsType::Spice | GraphicsType::Rdp)) => {
+            let sockets = abilities.listen_default(kind).socket;
             match graphics.listen {
                 Listen::None => inner.empty("listen", &[("type", "none")]),
+                Listen::Address(None) if sockets => {
+                    inner.empty("listen", &[("type", "socket")]);
+                }
                 Listen::Socket => inner.empty("listen", &[("type", "socket")]),
                 Listen::Address(_) | Listen::Network => {
                     attributes.push(("autoport", "yes".into()));
@@ -456,7 +467,6 @@ const ENVIRONMENT: [&str; 12] = [
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::abilities::Abilities;
     use crate::facts::Reason;
     use crate::predict::predict;
     use crate::screens::{Known, Screens};
@@ -466,7 +476,7 @@ pub(super) mod tests {
     const ID: Uuid = Uuid::from_u128(0x1234);
 
     pub(in crate::verify) fn small(text: &str) -> Reduced {
-        reduce(text, &name(ID), ID).unwrap()
+        reduce(text, &name(ID), ID, &Abilities::default()).unwrap()
     }
 
     pub(in crate::verify) fn domain(devices: &str, rest: &str) -> String {
@@ -631,8 +641,28 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn sockets_by_qemu_conf() {
+        let text = domain(
+            "<graphics type='spice' autoport='yes'><listen type='address'/></graphics>\
+             <graphics type='vnc' port='-1'><listen type='address' address='::'/></graphics>",
+            "",
+        );
+        let abilities = Abilities {
+            spice_auto_unix_socket: Some(true),
+            vnc_auto_unix_socket: Some(true),
+            ..Abilities::default()
+        };
+        let xml = reduce(&text, "n", ID, &abilities).unwrap().xml;
+        assert!(xml.contains("<graphics type='spice'>\n      <listen type='socket'/>"));
+        assert!(xml.contains("<listen type='address' address='127.0.0.1'/>"));
+    }
+
+    #[test]
     fn what_is_no_domain_of_qemus() {
-        let error = |text: &str| reduce(text, "n", ID).unwrap_err().to_string();
+        let error = |text: &str| {
+            let refused = reduce(text, "n", ID, &Abilities::default());
+            refused.unwrap_err().to_string()
+        };
         assert!(error("<domain type='lxc'/>").contains("\"lxc\" is not run by QEMU"));
         assert!(error("<network/>").contains("line 1, column 1: <network>"));
         assert!(error("<domain").contains("line 1"));
@@ -644,7 +674,7 @@ pub(super) mod tests {
         let document = Document::parse(text).unwrap();
         let view = Domain::new(&document).unwrap();
         let known = |_| Known::nothing(Reason::NotProbed);
-        let mut screens = Screens::of(&view, &known, None, None);
+        let mut screens = Screens::of(&view, &known, &Abilities::default());
         for frontend in &mut screens.frontends {
             frontend.p2p &= frontend.kind == GraphicsType::Dbus;
             if frontend.reach == crate::domain::Reach::Remote {

@@ -1,6 +1,6 @@
 //! A QEMU command line as libvirt's tests expect it, held against the domain that it is for.
 
-use gfxplane::domain::{Domain, Graphics, GraphicsType, Listen};
+use gfxplane::domain::{Domain, Graphics, GraphicsType, Listen, Reach};
 use gfxplane::names::DeviceId;
 use gfxplane::screens::Screens;
 use serde_json::Value;
@@ -72,24 +72,25 @@ impl Read {
     /// Where the domain, as we read it, is not what libvirt made of it.
     pub(crate) fn differences(&self, domain: &Domain<'_, '_>, screens: &Screens) -> Vec<String> {
         let mut found = Vec::new();
-        self.frontends_of(domain, &mut found);
+        self.frontends_of(domain, screens, &mut found);
         self.cards_of(screens, &mut found);
         self.devices_of(domain, screens, &mut found);
         found
     }
 
-    fn frontends_of(&self, domain: &Domain<'_, '_>, found: &mut Vec<String>) {
-        let ours: Vec<&Graphics<'_, '_>> = domain
-            .graphics
+    fn frontends_of(&self, domain: &Domain<'_, '_>, screens: &Screens, found: &mut Vec<String>) {
+        let ours: Vec<(&Graphics<'_, '_>, Reach)> = screens
+            .frontends
             .iter()
-            .filter(|graphics| graphics.kind.is_some_and(|kind| kind != GraphicsType::Rdp))
+            .filter(|frontend| frontend.kind != GraphicsType::Rdp)
+            .filter_map(|frontend| Some((&domain.graphics[frontend.place?], frontend.reach)))
             .collect();
         if ours.len() != self.frontends.len() {
             found.push(format!("{:?} for {} graphics", self.frontends, ours.len()));
             return;
         }
-        for (graphics, (option, value)) in ours.iter().zip(&self.frontends) {
-            if let Some(difference) = frontend(graphics, option, value) {
+        for ((graphics, reach), (option, value)) in ours.iter().zip(&self.frontends) {
+            if let Some(difference) = frontend(graphics, *reach, option, value) {
                 found.push(format!("{option} {value}: {difference}"));
             }
         }
@@ -171,7 +172,12 @@ impl Read {
 }
 
 /// What is wrong with our reading of a `<graphics>`.
-fn frontend(graphics: &Graphics<'_, '_>, option: &str, value: &str) -> Option<String> {
+fn frontend(
+    graphics: &Graphics<'_, '_>,
+    reach: Reach,
+    option: &str,
+    value: &str,
+) -> Option<String> {
     let kind = graphics.kind?;
     // libvirt's doubled commas are part of a value.
     let escaped = value.replace(",,", "\u{1}");
@@ -220,7 +226,9 @@ fn frontend(graphics: &Graphics<'_, '_>, option: &str, value: &str) -> Option<St
     };
     let is_so = match (&heard, &graphics.listen) {
         // What the network has is libvirt's affair, and so is the default.
-        (Listen::Address(_), Listen::Network | Listen::Address(None)) => true,
+        (Listen::Address(_), Listen::Network) => true,
+        (Listen::Address(_), Listen::Address(None)) => reach != Reach::Local,
+        (Listen::Socket, Listen::Address(None)) => reach == Reach::Local,
         (heard, ours) => heard == ours,
     };
     (!is_so).then(|| format!("for {:?}", graphics.listen))

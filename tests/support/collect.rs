@@ -272,6 +272,8 @@ fn with_abilities(original: &Path, below: &Path) -> Result<PathBuf, Failed> {
         spice_gl_over_tcp: None,
         spice_listen: Some("0.0.0.0".into()),
         vnc_listen: Some("127.0.0.1".into()),
+        spice_auto_unix_socket: Some(false),
+        vnc_auto_unix_socket: Some(true),
     };
     emulator::record(&Root::recorded(&host), Path::new(QEMU), &abilities)?;
     Ok(host)

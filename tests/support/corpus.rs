@@ -32,20 +32,10 @@ use crate::support::worlds::{World, known};
 const EXCEPTIONS: [(&str, &str); 0] = [];
 
 /// Cases that libvirt reads in a way which their XML does not tell.
-const NOT_IN_THE_XML: [(&str, &str); 3] = [
-    (
-        "graphics-spice-auto-socket-cfg",
-        "qemu.conf has spice_auto_unix_socket",
-    ),
-    (
-        "graphics-vnc-auto-socket-cfg",
-        "qemu.conf has vnc_auto_unix_socket",
-    ),
-    (
-        "graphics-vnc-remove-generated-socket",
-        "libvirt forgets a socket in its own directory, as it once wrote these down unasked",
-    ),
-];
+const NOT_IN_THE_XML: [(&str, &str); 1] = [(
+    "graphics-vnc-remove-generated-socket",
+    "libvirt forgets a socket in its own directory, as it once wrote these down unasked",
+)];
 
 /// What is known of all devices of a domain, for [`known`].
 const WORLDS: [(&str, usize); 4] = [("dmabuf", 0), ("region", 2), ("none", 4), ("unknown", 15)];
@@ -401,7 +391,11 @@ fn cases<'s>(folder: &Path, names: &'s [String], ending: &str) -> Vec<Case<'s>> 
 
 impl Case<'_> {
     fn abilities(&self) -> Abilities {
+        // What libvirt's tests set in qemu.conf.
+        let has = |start| Some(self.name.starts_with(start));
         Abilities {
+            spice_auto_unix_socket: has("graphics-spice-auto-socket-cfg"),
+            vnc_auto_unix_socket: has("graphics-vnc-auto-socket-cfg"),
             qemu: self.qemu.clone().or(version(NEWEST)),
             libvirt: version(&[11, 3]),
             ..Abilities::default()
@@ -414,7 +408,7 @@ impl Case<'_> {
             devices: vec![known(kind)],
             abilities: self.abilities(),
         };
-        let screens = Screens::of(domain, &|id| world.known(id), None, None);
+        let screens = Screens::of(domain, &|id| world.known(id), &world.abilities);
         let prediction = predict(&screens, &world.abilities);
         (screens, prediction)
     }

@@ -129,6 +129,8 @@ pub(crate) fn of_bytes(bytes: &[u8]) -> (World, Policy, Wishes) {
         spice_gl_over_tcp: [None, Some(true), Some(false)][pick(3, 3)],
         spice_listen: [None, Some("0.0.0.0".to_owned())][pick(4, 2)].clone(),
         vnc_listen: [None, Some("0.0.0.0".to_owned())][pick(5, 2)].clone(),
+        spice_auto_unix_socket: [None, Some(true)][usize::from(byte(4) & 12 == 12)],
+        vnc_auto_unix_socket: [None, Some(true)][usize::from(byte(5) & 12 == 12)],
     };
     let displays = [
         Displays::Auto,

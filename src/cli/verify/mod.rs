@@ -112,7 +112,12 @@ impl Verify {
         let (fixed, better) = (fix(&as_it_is)?, fix(&self.about.wishes())?);
         surroundings.warn();
         let uuid = Uuid::new_v4();
-        let reduced = reduce(&text, &name(uuid), uuid).map_err(|error| bad(&error))?;
+        let reduced = {
+            let document = Document::parse(&text).map_err(|error| bad(&error))?;
+            let domain = Domain::new(&document).map_err(|error| bad(&error))?;
+            let abilities = surroundings.abilities(&domain);
+            reduce(&text, &name(uuid), uuid, &abilities).map_err(|error| bad(&error))?
+        };
         // Asking QEMU for its version, which came before this, has a deadline of its own.
         let limit = Instant::now() + Duration::from_secs_f64(self.deadline);
         let start = self.try_it(context, &surroundings, &reduced, uuid, limit)?;

@@ -82,10 +82,10 @@ impl Key {
 
 pub(super) fn only_qemus(abilities: &Abilities) -> Abilities {
     Abilities {
-        libvirt: None,
-        spice_listen: None,
-        vnc_listen: None,
-        ..abilities.clone()
+        qemu: abilities.qemu.clone(),
+        frontends: abilities.frontends.clone(),
+        spice_gl_over_tcp: abilities.spice_gl_over_tcp,
+        ..Abilities::default()
     }
 }
 

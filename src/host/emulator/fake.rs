@@ -33,6 +33,8 @@ pub(super) fn nothing() -> Abilities {
     Abilities {
         spice_listen: Some(LISTEN.into()),
         vnc_listen: Some(LISTEN.into()),
+        spice_auto_unix_socket: Some(false),
+        vnc_auto_unix_socket: Some(false),
         ..Abilities::default()
     }
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cache::{CACHE, parsed};
 use super::is_multiarch;
+use crate::abilities::Abilities;
 use crate::host::{Root, Warning, exists, read_names_that, read_text};
 use crate::version::Version;
 
@@ -60,47 +61,60 @@ fn version_of_library(name: &str) -> Option<Version> {
     ))
 }
 
-/// Where spice and VNC listen by `qemu.conf`, or without one; nothing where it can't be read, as by
-/// other users than root on Debian.
-pub(super) fn listens(
-    root: &Root,
-    warnings: &mut Vec<Warning>,
-) -> (Option<String>, Option<String>) {
+/// Adds where spice and VNC listen by `qemu.conf`, or without one; nothing where it can't be read,
+/// as by other users than root on Debian.
+pub(super) fn listens(root: &Root, abilities: &mut Abilities, warnings: &mut Vec<Warning>) {
     let path = root.join("etc/libvirt/qemu.conf");
     let forbidden = |error: io::Error| error.kind() == io::ErrorKind::PermissionDenied;
     if File::open(&path).is_err_and(forbidden) {
-        return (None, None);
+        return;
     }
-    if !exists(&path) {
-        return (Some(LISTEN.into()), Some(LISTEN.into()));
-    }
-    let Some(text) = read_text(&path, warnings) else {
-        return (None, None);
+    let text = if exists(&path) {
+        let Some(text) = read_text(&path, warnings) else {
+            return;
+        };
+        text
+    } else {
+        String::new()
     };
-    let listen = |key| setting(&text, key).map_or(Some(LISTEN.into()), |value| value);
-    (listen("spice_listen"), listen("vnc_listen"))
+    let listen = |key| value(&text, key).map_or(Some(LISTEN.into()), quoted);
+    abilities.spice_listen = listen("spice_listen");
+    abilities.vnc_listen = listen("vnc_listen");
+    let socket = |key| value(&text, key).map_or(Some(false), switch);
+    abilities.spice_auto_unix_socket = socket("spice_auto_unix_socket");
+    abilities.vnc_auto_unix_socket = socket("vnc_auto_unix_socket");
 }
 
-/// The value of `key = "value"`, as libvirt reads it (src/util/virconf.c): the first one counts,
-/// and quotes may be single, double or three. `None` if it is not set, `Some(None)` if it is set to
-/// something else.
-fn setting(text: &str, key: &str) -> Option<Option<String>> {
+/// What stands behind `key =`, as libvirt reads it (src/util/virconf.c): the first one counts.
+fn value<'t>(text: &'t str, key: &str) -> Option<&'t str> {
     let blank = [' ', '\t'];
-    let value = text.lines().find_map(|line| {
+    text.lines().find_map(|line| {
         let rest = line.trim_start_matches(blank).strip_prefix(key)?;
-        rest.trim_start_matches(blank).strip_prefix('=')
-    })?;
-    let value = value.trim_start_matches(blank);
-    let quoted = ["\"\"\"", "\"", "'"].iter().find_map(|quote| {
+        let value = rest.trim_start_matches(blank).strip_prefix('=')?;
+        Some(value.trim_start_matches(blank))
+    })
+}
+
+/// A text; its quotes may be single, double or three.
+fn quoted(value: &str) -> Option<String> {
+    ["\"\"\"", "\"", "'"].iter().find_map(|quote| {
         let rest = value.strip_prefix(quote)?;
         Some(rest.split_once(quote)?.0.to_owned())
-    });
-    Some(quoted)
+    })
+}
+
+/// 1 or 0 (`virConfGetValueBool`).
+fn switch(value: &str) -> Option<bool> {
+    match value.split('#').next().unwrap_or_default().trim_end() {
+        "1" => Some(true),
+        "0" => Some(false),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::fake::Host;
+    use super::super::fake::{Host, nothing};
     use super::*;
     use std::fs;
     use std::os::unix::fs::symlink;
@@ -157,17 +171,45 @@ mod tests {
             ("", None),
         ] {
             let expected = expected.map(|value| value.map(str::to_owned));
-            assert_eq!(setting(text, "spice_listen"), expected, "{text:?}");
+            let found = value(text, "spice_listen").map(quoted);
+            assert_eq!(found, expected, "{text:?}");
         }
         let host = Host::new("", "");
-        let read = || listens(&host.root(), &mut Vec::new());
+        let read = || {
+            let mut found = Abilities::default();
+            listens(&host.root(), &mut found, &mut Vec::new());
+            found
+        };
         let some = |text: &str| Some(text.to_owned());
-        assert_eq!(read(), (some(LISTEN), some(LISTEN)));
+        assert_eq!(read(), nothing());
         fs::create_dir_all(host.root().join("etc/libvirt")).unwrap();
         let path = host.root().join("etc/libvirt/qemu.conf");
-        fs::write(&path, "vnc_listen = \"0.0.0.0\"\n").unwrap();
-        assert_eq!(read(), (some(LISTEN), some("0.0.0.0")));
-        fs::write(&path, "vnc_listen = [").unwrap();
-        assert_eq!(read(), (some(LISTEN), None));
+        for (text, spice, vnc, sockets) in [
+            ("", some(LISTEN), some(LISTEN), [Some(false); 2]),
+            (
+                "vnc_listen = \"0.0.0.0\"\nspice_auto_unix_socket=1 # local\n",
+                some(LISTEN),
+                some("0.0.0.0"),
+                [Some(true), Some(false)],
+            ),
+            (
+                "vnc_listen = [\nvnc_auto_unix_socket = 1\nvnc_auto_unix_socket = 0\n",
+                some(LISTEN),
+                None,
+                [Some(false), Some(true)],
+            ),
+            (
+                "#vnc_auto_unix_socket = 1\nspice_auto_unix_socket = \"1\"\n",
+                some(LISTEN),
+                some(LISTEN),
+                [None, Some(false)],
+            ),
+        ] {
+            fs::write(&path, text).unwrap();
+            let found = read();
+            assert_eq!((&found.spice_listen, &found.vnc_listen), (&spice, &vnc));
+            let both = [found.spice_auto_unix_socket, found.vnc_auto_unix_socket];
+            assert_eq!(both, sockets, "{text:?}");
+        }
     }
 }

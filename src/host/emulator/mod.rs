@@ -63,13 +63,10 @@ pub fn abilities(
     asking: Asking,
     warnings: &mut Vec<Warning>,
 ) -> Abilities {
-    let listens = listens(root, warnings);
-    Abilities {
-        libvirt: version(root, warnings),
-        spice_listen: listens.0,
-        vnc_listen: listens.1,
-        ..of_qemu(root, emulator, asking, warnings)
-    }
+    let mut abilities = of_qemu(root, emulator, asking, warnings);
+    abilities.libvirt = version(root, warnings);
+    listens(root, &mut abilities, warnings);
+    abilities
 }
 
 /// Writes what is known of an emulator, of libvirt and of qemu.conf into the directory of a
@@ -83,6 +80,8 @@ pub fn record(root: &Root, emulator: &Path, abilities: &Abilities) -> io::Result
         libvirt,
         spice_listen,
         vnc_listen,
+        spice_auto_unix_socket,
+        vnc_auto_unix_socket,
         ..
     } = abilities;
     let mut written = Vec::new();
@@ -109,11 +108,19 @@ pub fn record(root: &Root, emulator: &Path, abilities: &Abilities) -> io::Result
         let text = serde_json::to_string_pretty(&installed)?;
         write(installed_path(root), text + "\n")?;
     }
-    let settings: String = [("spice_listen", spice_listen), ("vnc_listen", vnc_listen)]
+    let mut settings: String = [("spice_listen", spice_listen), ("vnc_listen", vnc_listen)]
         .into_iter()
         .filter_map(|(key, address)| Some((key, masked(address.as_deref()?))))
         .map(|(key, address)| format!("{key} = \"{address}\"\n"))
         .collect();
+    for (key, socket) in [
+        ("spice_auto_unix_socket", spice_auto_unix_socket),
+        ("vnc_auto_unix_socket", vnc_auto_unix_socket),
+    ] {
+        if let Some(socket) = socket {
+            settings.push_str(&format!("{key} = {}\n", u8::from(*socket)));
+        }
+    }
     if !settings.is_empty() {
         write(root.join("etc/libvirt/qemu.conf"), settings)?;
     }
@@ -314,6 +321,7 @@ mod tests {
             spice_gl_over_tcp: Some(true),
             spice_listen: Some("0.0.0.0".into()),
             vnc_listen: Some("10.1.2.3".into()),
+            vnc_auto_unix_socket: Some(true),
             ..host.ask(Asking::Fresh).0
         };
         fs::create_dir(copy.path()).unwrap();
