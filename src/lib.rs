@@ -9,7 +9,10 @@
 //! ```text
 //! /sys ──host::sysfs──┐
 //! /dev/vfio ─probe────┼─> facts ──hints──> nodedev: capability XML, mdevctl attributes,
-//! rules, records ─────┘                            udev properties, JSON
+//! rules, records ─────┘     │                      udev properties, JSON
+//!                           │
+//! domain XML ──domain, screens──> predict ──> plan ──> edits ──> domain XML
+//! abilities, policy ───────────────┘───────────┘
 //! ```
 //!
 //! Everything right of the two readers is pure: values in, values out.
@@ -20,10 +23,16 @@
 //! * [`facts`], [`evidence`], [`rules`], [`hints`] are the model: what is known, how it is known,
 //!   what follows from it. [`inventory`] joins them for a whole host.
 //! * [`nodedev`] writes it down in the forms that libvirt, mdevctl and udev take.
-//! * [`undo`] is what a change takes to be taken back.
-//! * [`hook`] is what the qemu hook decides when libvirt starts, restores or lets in a domain.
 //! * [`export`] writes what was measured as rules.
-//! * [`managed`] is what the hooks of KubeVirt and oVirt do.
+//! * [`domain`] reads a domain's XML, [`screens`] is what is left of it for predictions: what makes
+//!   a picture, and what shows it. [`abilities`] is what the host's QEMU and libvirt can do.
+//! * [`predict`] says what these will make of it; what differs between their versions is in one
+//!   table there.
+//! * [`plan`] is what has to be changed, and why; [`policy`] what may be. [`fixup`] does all of it:
+//!   text in, plan and text out.
+//! * [`hook`] is what the qemu hook decides when libvirt starts, restores or lets in a domain;
+//!   [`watch`] what the daemon does about a definition; [`managed`] what the hooks of KubeVirt and
+//!   oVirt do. [`undo`] is what a change takes to be taken back, [`log`] what is told of it.
 //! * [`verify`] makes a domain small enough to be tried, and holds the answer against the prediction.
 //! * [`cli`] is what the programs share: arguments, tables, exit codes.
 //! * [`xml`] edits XML by its bytes and knows nothing of libvirt.
