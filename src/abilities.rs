@@ -39,6 +39,34 @@ pub struct Abilities {
     /// `vnc_auto_unix_socket` of qemu.conf.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vnc_auto_unix_socket: Option<bool>,
+    /// Whether libvirt finds a render node for graphics with OpenGL that name none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub render_nodes: Option<RenderNodes>,
+}
+
+/// What libvirt finds when it looks for a render node (src/util/virutil.c,
+/// `virHostGetDRMRenderNode`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RenderNodes {
+    /// At least one.
+    Present,
+    /// `/dev/dri` without one.
+    Missing,
+    /// No `/dev/dri`.
+    NoDirectory,
+}
+
+impl RenderNodes {
+    /// How libvirt refuses graphics that need one; `None` if there is one.
+    #[must_use]
+    pub fn refusal(self) -> Option<&'static str> {
+        match self {
+            RenderNodes::Present => None,
+            RenderNodes::Missing => Some("No DRM render nodes available"),
+            RenderNodes::NoDirectory => Some("cannot open directory '/dev/dri'"),
+        }
+    }
 }
 
 impl Abilities {

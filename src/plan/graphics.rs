@@ -1,5 +1,6 @@
 //! Graphics and video: which frontends show what is switched on, and where these render.
 
+use crate::abilities::RenderNodes;
 use crate::domain::GraphicsType;
 use crate::facts::{Display, Reason};
 use crate::names::DeviceId;
@@ -153,6 +154,11 @@ impl Planner<'_, '_, '_> {
                 )
             }
         };
+        let lacks_node = self.abilities.render_nodes.and_then(RenderNodes::refusal);
+        let is_dmabuf = |vgpu: &Vgpu| vgpu.display && vgpu.found() == [Found::Dmabuf];
+        if lacks_node.is_some() && self.screens.vgpus.iter().any(is_dmabuf) {
+            cures.push("a driver that makes a render node in /dev/dri (of NVIDIA's: nvidia-drm with modeset=1): this host has none, and OpenGL needs one".into());
+        }
         if !matches!(now.outcome, Outcome::Yes) {
             cures.push("display='off' on the hostdev: no screen from the device".into());
         }

@@ -1,10 +1,10 @@
 //! What libvirt refuses by itself, before QEMU is started.
 
-use crate::abilities::Abilities;
+use crate::abilities::{Abilities, RenderNodes};
 use crate::domain::GraphicsType;
 use crate::predict::versions::Libvirt;
 use crate::predict::{About, Program, Refusal};
-use crate::screens::Screens;
+use crate::screens::{Frontend, Screens};
 
 /// Why libvirt would refuse the domain, in the order of its checks.
 #[must_use]
@@ -87,6 +87,17 @@ pub fn refusal(screens: &Screens, abilities: &Abilities, libvirt: &Libvirt) -> O
                     );
                 }
             }
+        }
+    }
+    // src/qemu/qemu_process.c, qemuProcessGraphicsSetupRenderNode
+    if let Some(message) = abilities.render_nodes.and_then(RenderNodes::refusal) {
+        let looks = |f: &&Frontend| match f.kind {
+            GraphicsType::Spice | GraphicsType::Dbus => f.gl && f.rendernode.is_none(),
+            GraphicsType::EglHeadless => f.rendernode.is_none(),
+            _ => false,
+        };
+        if let Some(frontend) = screens.frontends.iter().find(looks) {
+            return refuse(About::Graphics(frontend.kind), message, true);
         }
     }
     // src/qemu/qemu_command.c, qemuBuildCommandLineValidate

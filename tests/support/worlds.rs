@@ -1,7 +1,7 @@
 //! Surroundings that no recorded host has: whatever may be known of a device, with any versions and
 //! any policy.
 
-use gfxplane::abilities::Abilities;
+use gfxplane::abilities::{Abilities, RenderNodes};
 use gfxplane::domain::Domain;
 use gfxplane::evidence::{Evidence, Method, resolve};
 use gfxplane::facts::{DeviceInfo, Display, Edid, Facts, HotReset, OpRegion, Reason};
@@ -130,6 +130,7 @@ pub(crate) fn of_bytes(bytes: &[u8]) -> (World, Policy, Wishes) {
         spice_listen: [None, Some("0.0.0.0".to_owned())][pick(4, 2)].clone(),
         vnc_listen: [None, Some("0.0.0.0".to_owned())][pick(5, 2)].clone(),
         spice_auto_unix_socket: [None, Some(true)][usize::from(byte(4) & 12 == 12)],
+        render_nodes: [None, Some(RenderNodes::Missing)][usize::from(byte(3) & 24 == 24)],
         vnc_auto_unix_socket: [None, Some(true)][usize::from(byte(5) & 12 == 12)],
     };
     let displays = [

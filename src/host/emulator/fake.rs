@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use super::cache::kept_path;
 use super::libvirt::LISTEN;
 use super::{Asking, abilities, on_host};
-use crate::abilities::Abilities;
+use crate::abilities::{Abilities, RenderNodes};
 use crate::host::{Root, Warning};
 
 pub(super) const QEMU: &str = "/usr/bin/qemu-system-x86_64";
@@ -35,6 +35,7 @@ pub(super) fn nothing() -> Abilities {
         vnc_listen: Some(LISTEN.into()),
         spice_auto_unix_socket: Some(false),
         vnc_auto_unix_socket: Some(false),
+        render_nodes: Some(RenderNodes::NoDirectory),
         ..Abilities::default()
     }
 }

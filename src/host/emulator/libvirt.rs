@@ -1,7 +1,7 @@
 //! The version of the host's libvirt, and what its `qemu.conf` says of screens.
 
 use std::collections::BTreeSet;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::path::PathBuf;
 
@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::cache::{CACHE, parsed};
 use super::is_multiarch;
-use crate::abilities::Abilities;
-use crate::host::{Root, Warning, exists, read_names_that, read_text};
+use crate::abilities::{Abilities, RenderNodes};
+use crate::host::{Root, Warning, exists, read_names, read_names_that, read_text};
 use crate::version::Version;
 
 /// Where spice listens unless qemu.conf says otherwise (libvirt src/qemu/qemu_conf.c,
@@ -85,6 +85,29 @@ pub(super) fn listens(root: &Root, abilities: &mut Abilities, warnings: &mut Vec
     abilities.vnc_auto_unix_socket = socket("vnc_auto_unix_socket");
 }
 
+/// What libvirt finds in `/dev/dri`. Where sysfs has render nodes and `/dev/dri` has not, as in a
+/// container, libvirt may see more than we do. Of a recorded host it is not known.
+pub(super) fn render_nodes(root: &Root) -> Option<RenderNodes> {
+    if root.is_recorded() {
+        return None;
+    }
+    let has_node = |directory: &str| {
+        let is_node = |entry: io::Result<fs::DirEntry>| {
+            entry.is_ok_and(|entry| entry.file_name().as_encoded_bytes().starts_with(b"renderD"))
+        };
+        fs::read_dir(root.join(directory)).map(|mut entries| entries.any(is_node))
+    };
+    match (has_node("dev/dri"), has_node("sys/class/drm")) {
+        (Ok(true), _) => Some(RenderNodes::Present),
+        (_, Ok(true)) => None,
+        (Ok(false), _) => Some(RenderNodes::Missing),
+        (Err(error), _) if error.kind() == io::ErrorKind::NotFound => {
+            Some(RenderNodes::NoDirectory)
+        }
+        (Err(_), _) => None,
+    }
+}
+
 /// What stands behind `key =`, as libvirt reads it (src/util/virconf.c): the first one counts.
 fn value<'t>(text: &'t str, key: &str) -> Option<&'t str> {
     let blank = [' ', '\t'];
@@ -116,7 +139,6 @@ fn switch(value: &str) -> Option<bool> {
 mod tests {
     use super::super::fake::{Host, nothing};
     use super::*;
-    use std::fs;
     use std::os::unix::fs::symlink;
 
     #[test]
@@ -154,6 +176,21 @@ mod tests {
     }
 
     #[test]
+    fn render_nodes_as_libvirt_sees_them() {
+        let host = Host::new("", "");
+        let found = || render_nodes(&host.root());
+        let make = |path: &str| fs::create_dir_all(host.root().join(path)).unwrap();
+        assert_eq!(found(), Some(RenderNodes::NoDirectory));
+        make("dev/dri/by-path");
+        assert_eq!(found(), Some(RenderNodes::Missing));
+        make("sys/class/drm/renderD128");
+        assert_eq!(found(), None, "as in a container");
+        make("dev/dri/renderD128");
+        assert_eq!(found(), Some(RenderNodes::Present));
+        assert_eq!(render_nodes(&Root::recorded(host.root().path())), None);
+    }
+
+    #[test]
     fn settings_of_qemu_conf() {
         for (text, expected) in [
             ("spice_listen = \"0.0.0.0\"", Some(Some("0.0.0.0"))),
@@ -181,7 +218,11 @@ mod tests {
             found
         };
         let some = |text: &str| Some(text.to_owned());
-        assert_eq!(read(), nothing());
+        let bare = Abilities {
+            render_nodes: None,
+            ..nothing()
+        };
+        assert_eq!(read(), bare);
         fs::create_dir_all(host.root().join("etc/libvirt")).unwrap();
         let path = host.root().join("etc/libvirt/qemu.conf");
         for (text, spice, vnc, sockets) in [

@@ -27,7 +27,7 @@ use crate::host::{Root, Warning};
 use crate::record::FORMAT;
 use ask::{DEADLINE, ask};
 use cache::{Kept, Key, keep, kept_path, only_qemus, read};
-use libvirt::{Installed, installed_path, listens, version};
+use libvirt::{Installed, installed_path, listens, render_nodes, version};
 
 /// Whether QEMU may be run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +66,7 @@ pub fn abilities(
     let mut abilities = of_qemu(root, emulator, asking, warnings);
     abilities.libvirt = version(root, warnings);
     listens(root, &mut abilities, warnings);
+    abilities.render_nodes = render_nodes(root);
     abilities
 }
 
@@ -328,6 +329,7 @@ mod tests {
         assert_eq!(record(&copy, Path::new(QEMU), &all).unwrap().len(), 3);
         let expected = Abilities {
             vnc_listen: Some("192.0.2.1".into()),
+            render_nodes: None,
             ..all
         };
         let runs = host.runs();
