@@ -11,7 +11,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
 use std::time::Instant;
 
 use nix::errno::Errno;
@@ -20,14 +19,12 @@ use nix::unistd::{geteuid, read};
 use gfxplane::abilities::Abilities;
 use gfxplane::config::{Config, HookMode};
 use gfxplane::domain::Domain;
-use gfxplane::evidence::{Method, resolve};
-use gfxplane::facts::Reason;
 use gfxplane::fixup::Surroundings;
 use gfxplane::hook::{self, Definition, Operation, Verdict};
 use gfxplane::host::emulator::{self, Asking};
 use gfxplane::host::requests::{self, Request};
-use gfxplane::host::{Root, run, settings, sysfs};
-use gfxplane::inventory::{Sources, active};
+use gfxplane::host::{Root, run, settings};
+use gfxplane::inventory;
 use gfxplane::names::DeviceId;
 use gfxplane::screens::Known;
 use gfxplane::xml::{self, Document};
@@ -237,49 +234,26 @@ impl Surroundings for ThisHost<'_> {
         if let Some(known) = self.devices.borrow().get(&device) {
             return known.clone();
         }
-        let known = measured(self.root, device).unwrap_or_else(|| known(self.root, device));
+        let known = known(self.root, device);
         self.devices.borrow_mut().insert(device, known.clone());
         known
     }
 
     fn abilities(&self, domain: &Domain<'_, '_>) -> Abilities {
         let find = || {
-            let arch = domain.arch.as_deref().unwrap_or(std::env::consts::ARCH);
-            let usual = format!("/usr/bin/qemu-system-{arch}");
-            let emulator = Path::new(domain.emulator.as_deref().unwrap_or(&usual));
-            emulator::abilities(self.root, emulator, Asking::Cached, &mut Vec::new())
+            let emulator = domain.program();
+            emulator::abilities(self.root, &emulator, Asking::Cached, &mut Vec::new())
         };
         self.abilities.get_or_init(find).clone()
     }
 }
 
-/// What a valid record of an mdev says, without a look at rules and types. `None`: the long way.
-fn measured(root: &Root, id: DeviceId) -> Option<Known> {
-    let DeviceId::Mdev(_) = id else { return None };
-    let record = run::read_record(root, id, &mut Vec::new())?;
-    let (circumstances, render_node) = sysfs::read_circumstances(root, id)?;
-    // What the kernel itself says of the type would outrank it.
-    let by_kernel = root.device(id).join("mdev_type/vfio-pci").exists();
-    if by_kernel || circumstances != record.circumstances || !record.facts.display.is_answer() {
-        return None;
-    }
-    let evidence = record.evidence(Method::Probe);
-    Some(Known {
-        finding: resolve(vec![(record.facts, evidence)], Reason::NotProbed),
-        render_node,
-    })
-}
-
+/// What a valid record says, without a look at rules and types; the long way where that is not all.
 fn known(root: &Root, id: DeviceId) -> Known {
-    let (sources, device) = Sources::read_device(root, id);
-    device.map_or_else(
-        || Known::nothing(Reason::NotActive),
-        |device| {
-            let entry = active(&sources, &device);
-            Known {
-                finding: entry.finding,
-                render_node: entry.render_node,
-            }
-        },
-    )
+    let mut unheard = Vec::new();
+    // What the kernel itself says of the type would outrank it.
+    let by_kernel = || root.device(id).join("mdev_type/vfio-pci").exists();
+    inventory::recorded(root, id, &mut unheard)
+        .filter(|known| known.finding.facts.display.is_answer() && !by_kernel())
+        .unwrap_or_else(|| inventory::known(root, id, &mut unheard))
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::cache::{CACHE, parsed};
 use super::is_multiarch;
 use crate::abilities::{Abilities, RenderNodes};
-use crate::host::{Root, Warning, exists, read_names, read_names_that, read_text};
+use crate::host::{Root, Warning, exists, read_names_that, read_text};
 use crate::version::Version;
 
 /// Where spice listens unless qemu.conf says otherwise (libvirt src/qemu/qemu_conf.c,
