@@ -9,8 +9,10 @@ mod domains;
 mod files;
 mod probing;
 mod service;
+#[cfg(test)]
+mod tests;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -21,6 +23,7 @@ use nix::sys::signal::{SigSet, Signal};
 use uuid::Uuid;
 
 use crate::cli::libvirt::{self, Happened, Libvirt};
+use crate::cli::probe::prober;
 use crate::cli::{Context, End, Failure, SYSTEM};
 use crate::config::Config;
 use crate::host::run::records_directory;
@@ -58,6 +61,9 @@ const DAEMONS: (&str, [&str; 2]) = ("run", ["libvirtd.pid", "virtqemud.pid"]);
 const SOONEST: Duration = Duration::from_millis(500);
 const LATEST: Duration = Duration::from_secs(30);
 
+/// So many different warnings are said until the settings are read again.
+const MOST_WARNINGS: usize = 1000;
+
 /// What the daemon waits for.
 enum Event {
     Libvirt(libvirt::Event),
@@ -84,7 +90,7 @@ impl Watch {
         }
         let (send, receive) = mpsc::channel();
         take_signals(&send)?;
-        let mut daemon = Daemon::new(context, send)?;
+        let mut daemon = Daemon::new(context, prober()?, send)?;
         daemon.connect(self.once)?;
         if self.once {
             daemon.work();
@@ -150,11 +156,13 @@ struct Daemon<'c> {
     tasks: VecDeque<Task>,
     /// What is looked at again later.
     later: BTreeMap<(Instant, Uuid), Task>,
+    /// What was said to be passed over.
+    warned: BTreeSet<String>,
     ends: bool,
 }
 
 impl<'c> Daemon<'c> {
-    fn new(context: &'c Context, sink: Sender<Event>) -> anyhow::Result<Self> {
+    fn new(context: &'c Context, prober: PathBuf, sink: Sender<Event>) -> anyhow::Result<Self> {
         let journal = Journal::new();
         let to_loop = sink.clone();
         let files = Files::new(move |seen| {
@@ -162,7 +170,7 @@ impl<'c> Daemon<'c> {
         })?;
         let mut warnings = Vec::new();
         let config = settings::config(&context.root, &mut warnings);
-        let daemon = Daemon {
+        let mut daemon = Daemon {
             context,
             config,
             journal,
@@ -172,9 +180,10 @@ impl<'c> Daemon<'c> {
             libvirt: None,
             retry: None,
             domains: Domains::new(&context.root, is_system(context), &mut warnings),
-            probing: Probing::new()?,
+            probing: Probing::new(prober),
             tasks: VecDeque::new(),
             later: BTreeMap::new(),
+            warned: BTreeSet::new(),
             ends: false,
         };
         daemon.warn(&warnings);
@@ -186,9 +195,13 @@ impl<'c> Daemon<'c> {
         self.journal.say(priority, text);
     }
 
-    fn warn(&self, warnings: &[Warning]) {
+    /// Says what was passed over, once.
+    fn warn(&mut self, warnings: &[Warning]) {
         for warning in warnings {
-            self.say(Priority::Warning, &warning.to_string());
+            let text = warning.to_string();
+            if self.warned.len() < MOST_WARNINGS && self.warned.insert(text.clone()) {
+                self.say(Priority::Warning, &text);
+            }
         }
     }
 
@@ -396,6 +409,7 @@ impl<'c> Daemon<'c> {
         let mut warnings = Vec::new();
         self.config = settings::config(&self.context.root, &mut warnings);
         self.say(Priority::Info, "settings read again");
+        self.warned.clear();
         self.warn(&warnings);
         self.watch_files();
         self.look_at_everything();

@@ -1,12 +1,11 @@
 //! Devices that come free are asked, by `gfxplane-probe`, in a thread of their own: a driver that
 //! hangs holds nobody up.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, Sender};
 use std::thread;
 
-use crate::cli::probe::prober;
 use crate::facts::{Display, Reason};
 use crate::host::Root;
 use crate::inventory::{Sources, active};
@@ -18,16 +17,15 @@ pub(super) struct Probing {
 }
 
 impl Probing {
-    /// Finds the program that opens devices.
-    pub(super) fn new() -> anyhow::Result<Self> {
-        let prober = prober()?;
+    /// `prober`: the program that opens devices.
+    pub(super) fn new(prober: PathBuf) -> Self {
         let (devices, asked) = mpsc::channel::<Vec<DeviceId>>();
         thread::spawn(move || {
             for devices in asked {
                 ask(&prober, &devices);
             }
         });
-        Ok(Probing { devices })
+        Probing { devices }
     }
 
     /// Has devices asked; what they say is in their records.
@@ -37,7 +35,7 @@ impl Probing {
     }
 }
 
-fn ask(prober: &PathBuf, devices: &[DeviceId]) {
+fn ask(prober: &Path, devices: &[DeviceId]) {
     // What it has to say is in the record; a start that comes in between goes first.
     let _ = Command::new(prober)
         .arg("--unless-starting")

@@ -1,0 +1,461 @@
+//! The daemon against a libvirt that is a map. The real one is in the machine test.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::mpsc::Receiver;
+use std::sync::{Mutex, OnceLock};
+use std::time::Instant;
+
+use super::*;
+use crate::cli::libvirt::{Definition, Replaced, Sink, Start, User};
+use crate::host::Root;
+use crate::log::What;
+
+const UUID: &str = "9a7e6a0c-0000-4000-8000-000000000001";
+/// mdpy (region) and mbochs (dmabuf) of the recorded lab.
+const REGION: &str = "c1a20000-0000-4000-8000-000000000001";
+const DMABUF: &str = "c1a20000-0000-4000-8000-000000000002";
+
+#[derive(Default)]
+struct Fake {
+    domains: Mutex<BTreeMap<String, String>>,
+    sink: Mutex<Option<Sink>>,
+    autostart: AtomicBool,
+    started: Mutex<Vec<String>>,
+    /// What somebody defines right before we do, one for each time.
+    meddling: Mutex<Vec<String>>,
+    /// What somebody defines right after, unseen by the compare.
+    conflicts: Mutex<Vec<String>>,
+    refuses: AtomicBool,
+    defined: AtomicU32,
+}
+
+impl std::fmt::Debug for Fake {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Fake")
+    }
+}
+
+impl Fake {
+    fn xml(&self) -> String {
+        self.domains.lock().unwrap()[UUID].clone()
+    }
+
+    fn put(&self, xml: &str) {
+        self.domains.lock().unwrap().insert(UUID.into(), xml.into());
+        self.report(Happened::Defined);
+    }
+
+    fn report(&self, what: Happened) {
+        if let Some(sink) = &*self.sink.lock().unwrap() {
+            let uuid = UUID.into();
+            let at = Instant::now();
+            sink(libvirt::Event::Domain { uuid, what, at });
+        }
+    }
+}
+
+impl Libvirt for Arc<Fake> {
+    fn definition(&self, name: &str, _secrets: bool) -> Result<Definition, Failure> {
+        self.persistent(name)?
+            .ok_or_else(|| Failure::Environment("none".into()))
+    }
+
+    fn define(&self, before: &Definition, xml: &str) -> Result<Replaced, Failure> {
+        if let Some(theirs) = self.meddling.lock().unwrap().pop() {
+            self.put(&theirs);
+        }
+        if self.xml() != before.xml {
+            return Ok(Replaced::Changed);
+        }
+        if self.refuses.load(Ordering::Relaxed) {
+            return Err(Failure::Refused("libvirt refuses it".into()));
+        }
+        let since = Instant::now();
+        if let Some(theirs) = self.conflicts.lock().unwrap().pop() {
+            self.put(&theirs);
+        }
+        self.put(xml);
+        self.defined.fetch_add(1, Ordering::Relaxed);
+        let window = since.elapsed();
+        Ok(Replaced::Done { since, window })
+    }
+
+    fn persistent(&self, uuid: &str) -> Result<Option<Definition>, Failure> {
+        let xml = self.domains.lock().unwrap().get(uuid).cloned();
+        Ok(xml.map(|xml| Definition {
+            uuid: uuid.into(),
+            xml,
+            is_active: false,
+        }))
+    }
+
+    fn all_persistent(&self) -> Result<Vec<String>, Failure> {
+        Ok(self.domains.lock().unwrap().keys().cloned().collect())
+    }
+
+    fn is_autostart(&self, _uuid: &str) -> Result<bool, Failure> {
+        Ok(self.autostart.load(Ordering::Relaxed))
+    }
+
+    fn start_persistent(&self, uuid: &str) -> Result<(), Failure> {
+        self.started.lock().unwrap().push(uuid.into());
+        Ok(())
+    }
+
+    fn version(&self) -> Result<u32, Failure> {
+        Ok(11_003_000)
+    }
+
+    fn watch(&self, sink: Sink) -> Result<Arc<dyn Libvirt>, Failure> {
+        *self.sink.lock().unwrap() = Some(sink);
+        Ok(Arc::new(Arc::clone(self)))
+    }
+
+    fn set_policy(&self, _uuid: &str, _xml: Option<&str>) -> Result<(), Failure> {
+        unreachable!("the daemon sets none")
+    }
+
+    fn users(&self) -> Result<Vec<User>, Failure> {
+        Ok(Vec::new())
+    }
+
+    fn start(&self, _xml: &str, _uuid: &str, _limit: Instant) -> Result<Start, Failure> {
+        unreachable!("the daemon tries none")
+    }
+
+    fn nodedev_xml(&self, _name: &str) -> Result<String, Failure> {
+        unreachable!("the daemon asks for none")
+    }
+
+    fn nodedev_names(&self) -> Result<HashSet<String>, Failure> {
+        unreachable!("the daemon asks for none")
+    }
+}
+
+/// The lab, where the records count although this is no recorded host.
+struct Host {
+    libvirt: Arc<Fake>,
+    context: Context,
+    _directory: tempfile::TempDir,
+}
+
+impl Host {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let lab = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hosts/lab/root");
+        let copied = Command::new("cp")
+            .args(["-r", "--no-dereference", "--preserve=mode,links"])
+            .arg(format!("{}/.", lab.display()))
+            .arg(directory.path())
+            .status();
+        assert!(copied.unwrap().success());
+        for below in ["run", "var/lib", "dev/dri"] {
+            std::fs::create_dir_all(directory.path().join(below)).unwrap();
+        }
+        std::fs::write(directory.path().join("dev/dri/renderD128"), "").unwrap();
+        let libvirt = Arc::new(Fake::default());
+        Host {
+            context: Context {
+                root: Root::strict(directory.path()),
+                connect: None,
+                quiet: false,
+                libvirt: Arc::new(Arc::clone(&libvirt)),
+            },
+            libvirt,
+            _directory: directory,
+        }
+    }
+
+    fn daemon(&self) -> (Daemon<'_>, Receiver<Event>) {
+        let (send, receive) = mpsc::channel();
+        let daemon = Daemon::new(&self.context, PathBuf::from("/bin/true"), send).unwrap();
+        (daemon, receive)
+    }
+
+    /// A daemon that has looked at everything.
+    fn watched(&self) -> (Daemon<'_>, Receiver<Event>) {
+        let (mut daemon, receive) = self.daemon();
+        daemon.connect(true).unwrap();
+        daemon.work_with(&receive);
+        (daemon, receive)
+    }
+}
+
+fn domain(device: &str, display: &str, graphics: &str) -> String {
+    format!(
+        "<domain type='kvm'><name>g</name><uuid>{UUID}</uuid><devices>{graphics}<video><model type='none'/></video>\
+         <hostdev mode='subsystem' type='mdev' model='vfio-pci' display='{display}'><source>\
+         <address uuid='{device}'/></source></hostdev></devices></domain>"
+    )
+}
+
+const SPICE: &str = "<graphics type='spice' autoport='yes' listen='127.0.0.1' passwd='geheim'/>";
+const VNC: &str = "<graphics type='vnc' port='-1' listen='0.0.0.0'/>";
+
+fn doomed() -> String {
+    domain(DMABUF, "on", SPICE)
+}
+
+fn entries(daemon: &Daemon<'_>) -> Vec<What> {
+    let entries = daemon.domains.state.entries(&mut Vec::new());
+    entries.iter().map(|entry| entry.what).collect()
+}
+
+/// Waits for what another thread does.
+fn eventually(daemon: &mut Daemon<'_>, receive: &Receiver<Event>, done: impl Fn() -> bool) {
+    let limit = Instant::now() + Duration::from_secs(60);
+    while !done() {
+        assert!(Instant::now() < limit, "in vain");
+        if let Ok(event) = receive.recv_timeout(Duration::from_millis(50)) {
+            daemon.event(event);
+        }
+        daemon.work_with(receive);
+    }
+}
+
+fn uuid() -> Uuid {
+    static PARSED: OnceLock<Uuid> = OnceLock::new();
+    *PARSED.get_or_init(|| UUID.parse().unwrap())
+}
+
+#[test]
+fn the_first_pass_mends_and_remembers() {
+    let host = Host::new();
+    host.libvirt.put(&doomed());
+    let (daemon, _receive) = host.watched();
+    let now = host.libvirt.xml();
+    assert!(
+        now.contains("<gl enable='yes'") && now.contains("passwd='geheim'"),
+        "{now}"
+    );
+    assert_eq!(entries(&daemon), [What::Fixed]);
+    let state = &daemon.domains.state;
+    assert_eq!(state.undo_stack(uuid(), &mut Vec::new()).len(), 1);
+    assert_eq!(host.libvirt.defined.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn a_definition_that_comes_is_mended_and_ours_is_not_looked_at_again() {
+    let host = Host::new();
+    let (mut daemon, receive) = host.watched();
+    host.libvirt.put(&doomed());
+    daemon.work_with(&receive);
+    assert!(host.libvirt.xml().contains("<gl enable='yes'"));
+    daemon.work_with(&receive);
+    assert_eq!(host.libvirt.defined.load(Ordering::Relaxed), 1);
+    assert_eq!(entries(&daemon), [What::Fixed]);
+}
+
+#[test]
+fn older_definitions_keep_their_display_off_until_somebody_defines_them_anew() {
+    let host = Host::new();
+    let off = domain(REGION, "off", VNC);
+    host.libvirt.put(&off);
+    {
+        let (mut daemon, receive) = host.watched();
+        assert_eq!(host.libvirt.xml(), off);
+        // The daemon of libvirt read its files again.
+        host.libvirt.put(&off);
+        daemon.work_with(&receive);
+        assert_eq!(host.libvirt.xml(), off);
+    }
+    // Also for the next daemon.
+    let (mut daemon, receive) = host.watched();
+    assert_eq!(host.libvirt.xml(), off);
+    host.libvirt
+        .put(&off.replace("<name>", "<title>t</title><name>"));
+    daemon.work_with(&receive);
+    assert!(
+        host.libvirt.xml().contains("display='on'"),
+        "{}",
+        host.libvirt.xml()
+    );
+}
+
+#[test]
+fn what_somebody_defines_meanwhile_is_kept() {
+    let host = Host::new();
+    let theirs = doomed().replace("<name>", "<title>theirs</title><name>");
+    host.libvirt.meddling.lock().unwrap().push(theirs);
+    host.libvirt.put(&doomed());
+    let (_daemon, _receive) = host.watched();
+    let now = host.libvirt.xml();
+    assert!(
+        now.contains("theirs") && now.contains("<gl enable='yes'"),
+        "{now}"
+    );
+}
+
+#[test]
+fn a_definition_at_the_same_moment_is_told_as_an_error() {
+    let host = Host::new();
+    let theirs = doomed().replace("<name>", "<title>theirs</title><name>");
+    host.libvirt.conflicts.lock().unwrap().push(theirs);
+    let (mut daemon, receive) = host.watched();
+    host.libvirt.put(&doomed());
+    daemon.work_with(&receive);
+    assert_eq!(entries(&daemon), [What::Conflict, What::Fixed]);
+}
+
+#[test]
+fn what_is_vetoed_is_mended_and_started_if_it_is_to_start_by_itself() {
+    for autostart in [false, true] {
+        let host = Host::new();
+        host.libvirt.autostart.store(autostart, Ordering::Relaxed);
+        let (mut daemon, receive) = host.watched();
+        host.libvirt
+            .domains
+            .lock()
+            .unwrap()
+            .insert(UUID.into(), doomed());
+        let request = requests::Request {
+            domain: uuid(),
+            veto: true,
+        };
+        requests::leave(&host.context.root, &request).unwrap();
+        let libvirt = Arc::clone(&host.libvirt);
+        eventually(&mut daemon, &receive, || {
+            libvirt.xml().contains("<gl enable='yes'")
+        });
+        if autostart {
+            eventually(&mut daemon, &receive, || {
+                !libvirt.started.lock().unwrap().is_empty()
+            });
+            assert_eq!(entries(&daemon), [What::Fixed, What::Started]);
+        } else {
+            assert_eq!(entries(&daemon), [What::Fixed]);
+        }
+        // Once for a veto.
+        host.libvirt.put(&host.libvirt.xml());
+        daemon.work_with(&receive);
+        let started = host.libvirt.started.lock().unwrap().len();
+        assert_eq!(started, usize::from(autostart));
+    }
+}
+
+#[test]
+fn somebody_who_puts_the_old_definition_back_wins() {
+    let host = Host::new();
+    let (mut daemon, receive) = host.watched();
+    for _ in 0..5 {
+        host.libvirt.put(&doomed());
+        daemon.work_with(&receive);
+    }
+    assert_eq!(host.libvirt.xml(), doomed());
+    assert_eq!(
+        host.libvirt.defined.load(Ordering::Relaxed),
+        crate::watch::ROUNDS
+    );
+    assert_eq!(
+        entries(&daemon),
+        [What::Fixed, What::Fixed, What::LeftAlone]
+    );
+}
+
+#[test]
+fn what_libvirt_refuses_is_tried_once() {
+    let host = Host::new();
+    host.libvirt.refuses.store(true, Ordering::Relaxed);
+    let (mut daemon, receive) = host.watched();
+    for _ in 0..3 {
+        host.libvirt.put(&doomed());
+        daemon.work_with(&receive);
+    }
+    assert_eq!(host.libvirt.xml(), doomed());
+    assert_eq!(entries(&daemon), [What::Refused, What::LeftAlone]);
+}
+
+#[test]
+fn hands_off_means_hands_off() {
+    let host = Host::new();
+    let (mut daemon, receive) = host.watched();
+    daemon
+        .domains
+        .state
+        .set_hands_off(uuid(), "g", true)
+        .unwrap();
+    host.libvirt.put(&doomed());
+    daemon.work_with(&receive);
+    assert_eq!(host.libvirt.xml(), doomed());
+    // Undefined, the domain is forgotten: the next one of this name and UUID is another.
+    host.libvirt.domains.lock().unwrap().clear();
+    host.libvirt.report(Happened::Undefined);
+    daemon.work_with(&receive);
+    host.libvirt.put(&doomed());
+    daemon.work_with(&receive);
+    assert!(host.libvirt.xml().contains("<gl enable='yes'"));
+}
+
+#[test]
+fn a_libvirt_that_goes_is_waited_for_and_not_woken() {
+    let host = Host::new();
+    let (mut daemon, receive) = host.watched();
+    daemon.event(Event::Libvirt(libvirt::Event::Lost));
+    assert!(daemon.libvirt.is_none() && daemon.retry.is_none());
+    host.libvirt
+        .domains
+        .lock()
+        .unwrap()
+        .insert(UUID.into(), doomed());
+    // The next one says that it is there by its process id.
+    let pid = host.context.root.join("run/libvirtd.pid");
+    let mut file = std::fs::File::create(pid).unwrap();
+    std::io::Write::write_all(&mut file, std::process::id().to_string().as_bytes()).unwrap();
+    let limit = Instant::now() + Duration::from_secs(60);
+    while daemon.retry.is_none() {
+        assert!(Instant::now() < limit, "its file was not seen");
+        if let Ok(event) = receive.recv_timeout(Duration::from_millis(50)) {
+            daemon.event(event);
+        }
+    }
+    std::thread::sleep(SOONEST);
+    daemon.time_passes();
+    daemon.work_with(&receive);
+    assert!(host.libvirt.xml().contains("<gl enable='yes'"));
+}
+
+#[test]
+fn a_device_that_becomes_known_has_its_domains_looked_at() {
+    let host = Host::new();
+    let record = host
+        .context
+        .root
+        .join(format!("run/gfxplane/records/{DMABUF}.json"));
+    let text = std::fs::read_to_string(&record).unwrap();
+    std::fs::remove_file(&record).unwrap();
+    // The rules know it, too; what a rule says is enough to mend what is refused anyway, so the
+    // device is one that no rule knows here.
+    let rules = host.context.root.join("usr/share/gfxplane/rules.d");
+    std::fs::create_dir_all(&rules).unwrap();
+    std::fs::write(rules.join("none.toml"), "").unwrap();
+    let others = host.context.root.join("run/gfxplane/types");
+    let _ = std::fs::remove_dir_all(others);
+    let (mut daemon, receive) = host.watched();
+    host.libvirt.put(&doomed());
+    daemon.work_with(&receive);
+    assert_eq!(host.libvirt.xml(), doomed());
+    std::fs::write(&record, text).unwrap();
+    let libvirt = Arc::clone(&host.libvirt);
+    eventually(&mut daemon, &receive, || {
+        libvirt.xml().contains("<gl enable='yes'")
+    });
+}
+
+#[test]
+fn lines_are_said_once() {
+    let mut watched = domains::Watched::default();
+    let line = crate::watch::Line {
+        level: crate::plan::Level::Info,
+        about: crate::predict::About::Domain,
+        text: "t".into(),
+    };
+    assert_eq!(watched.news(vec![line.clone()]).len(), 1);
+    assert_eq!(watched.news(vec![line]).len(), 0);
+    let mut seen = BTreeSet::new();
+    seen.insert(watched.note("n", "one", Vec::new()));
+    assert_eq!(seen, [false].into());
+    assert!(watched.note("n", "two", Vec::new()));
+}
