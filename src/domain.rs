@@ -627,6 +627,21 @@ fn properties<'d, 'a>(root: Element<'d, 'a>) -> Vec<Property<'d, 'a>> {
     found
 }
 
+/// The name and the vfio devices of a domain; nothing if it can't be read.
+#[must_use]
+pub fn name_and_devices(definition: &str) -> (String, Vec<DeviceId>) {
+    let Ok(document) = Document::parse(definition) else {
+        return Default::default();
+    };
+    Domain::new(&document).map_or_else(
+        |_| Default::default(),
+        |domain| {
+            let devices = domain.hostdevs.iter().map(|hostdev| hostdev.id).collect();
+            (domain.name.clone().unwrap_or_default(), devices)
+        },
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

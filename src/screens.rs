@@ -189,7 +189,8 @@ pub struct Screens {
 }
 
 /// Options of QEMU that change what shows a screen.
-const DISPLAY_OPTIONS: [&str; 7] = [
+const DISPLAY_OPTIONS: [&str; 8] = [
+    "-readconfig",
     "-display",
     "-vnc",
     "-spice",
@@ -324,11 +325,15 @@ impl Screens {
                     .push(format!("{value} {}", next.unwrap_or(&"")));
             } else if let Some(setting) = next.filter(|_| option == "-set")
                 && let Some(rest) = setting.strip_prefix("device.")
-                && let Some((id, _)) = rest.split_once('.')
+                && let Some((id, property)) = rest.split_once('.')
                 && !own(id, place)
-                && !as_it_was
             {
-                self.dead_settings.push((*setting).to_owned());
+                let property = property.split('=').next().unwrap_or_default();
+                if !as_it_was {
+                    self.dead_settings.push((*setting).to_owned());
+                } else if matches!(property, "display" | "ramfb") {
+                    self.arguments.push(format!("-set {setting}"));
+                }
             }
         }
     }

@@ -7,29 +7,37 @@
 //! * The OpRegion only if the policy or the domain says that the guest is Windows.
 //! * The same plan twice at most: somebody who puts the old definition back each time means it.
 
-use std::time::{Duration, Instant};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
-use crate::domain::Domain;
 use crate::fixup::{Fixed, Surroundings, Unfit, fix};
 use crate::names::DeviceId;
 use crate::plan::{Action, Level, Note, Plan, words};
 use crate::policy::{Guest, Policy, Wishes};
 use crate::predict::{About, Danger, HeadOf, Outcome};
-use crate::xml::Document;
 
 /// How often the same plan is carried out before somebody else's will is taken to be that it is not.
 pub const ROUNDS: u32 = 2;
 
-/// How long it is remembered that a plan was carried out.
-pub const INSISTENCE: Duration = Duration::from_secs(600);
+/// So many different plans for one domain are remembered.
+const MOST_PLANS: usize = 16;
 
-/// What is remembered of a domain while the daemon runs.
+/// What is remembered of a domain while the daemon runs. No definition, as that has passwords in it.
 #[derive(Debug, Clone, Default)]
 pub struct Memory {
-    /// What was carried out, how often in a row, and when last.
-    done: Option<(Vec<Action>, u32, Instant)>,
-    /// The definition that libvirt refused to take.
-    refused: Option<String>,
+    /// What was carried out, and how often since the domain was last right by itself.
+    done: Vec<(Vec<Action>, u32)>,
+    /// What came of it the last time.
+    ours: Option<u64>,
+    /// The definition whose change libvirt refused.
+    refused: Option<u64>,
+}
+
+/// Stands for a text.
+#[must_use]
+pub fn mark(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// What is known of a domain beside its definition.
@@ -50,6 +58,8 @@ pub enum Decision {
     Leave {
         /// Whether QEMU would, or may, refuse it.
         is_bad: bool,
+        /// Whether that is because somebody undoes what we do.
+        gave_up: bool,
         /// Why, a line each.
         why: Vec<Line>,
     },
@@ -101,33 +111,17 @@ pub fn unasked(policy: &Policy, is_older: bool) -> Policy {
     policy
 }
 
-/// The name and the vfio devices of a domain; nothing if it can't be read.
-#[must_use]
-pub fn about(definition: &str) -> (String, Vec<DeviceId>) {
-    let Ok(document) = Document::parse(definition) else {
-        return Default::default();
-    };
-    Domain::new(&document).map_or_else(
-        |_| Default::default(),
-        |domain| {
-            let devices = domain.hostdevs.iter().map(|hostdev| hostdev.id).collect();
-            (domain.name.clone().unwrap_or_default(), devices)
-        },
-    )
-}
-
 impl Memory {
     /// Decides about a definition. `policy` is the host's.
     ///
     /// # Errors
     /// The definition can't be read, or its own policy can't.
     pub fn decide(
-        &self,
+        &mut self,
         definition: &str,
         surroundings: &dyn Surroundings,
         policy: &Policy,
         standing: Standing,
-        now: Instant,
     ) -> Result<Decision, Unfit> {
         let policy = unasked(policy, standing.is_older);
         let fixed = fix(definition, surroundings, &policy, &Wishes::default())?;
@@ -139,15 +133,27 @@ impl Memory {
             let level = if is_bad { Level::Warn } else { Level::Info };
             let mut why = vec![Line::new(level, About::Domain, text)];
             why.extend(remarks(plan));
-            Decision::Leave { is_bad, why }
+            Decision::Leave {
+                is_bad,
+                gave_up: false,
+                why,
+            }
         };
         if plan.is_empty() || fixed.text == definition {
+            // Right, and not by us: nobody insists on anything any more.
+            if !is_bad && self.ours != Some(mark(definition)) {
+                self.done.clear();
+            }
             let mut why = remarks(plan);
             if why.is_empty() {
                 let text = "nothing to do: the domain matches its devices";
                 why.push(Line::new(Level::Info, About::Domain, text));
             }
-            return Ok(Decision::Leave { is_bad, why });
+            return Ok(Decision::Leave {
+                is_bad,
+                gave_up: false,
+                why,
+            });
         }
         let wanted = || {
             let all: Vec<String> = plan.changes.iter().map(|c| words(&c.action)).collect();
@@ -162,42 +168,63 @@ impl Memory {
         if let Some(objection) = objection(plan) {
             return Ok(leave(format!("left alone ({}): {objection}", wanted())));
         }
-        if self.refused.as_deref() == Some(definition) {
+        if self.refused == Some(mark(definition)) {
             return Ok(leave(format!(
                 "left alone ({}): libvirt has refused that definition",
                 wanted()
             )));
         }
-        if let Some((actions, times, last)) = &self.done
-            && *times >= ROUNDS
-            && now.saturating_duration_since(*last) < INSISTENCE
-            && actions.iter().eq(plan.changes.iter().map(|c| &c.action))
-        {
-            return Ok(leave(format!(
-                "left alone ({}): that was done {times} times, and somebody has put the old definition back each time; `gfxplane policy DOMAIN display=off` says that this is meant",
+        if self.times(plan) >= ROUNDS {
+            let text = format!(
+                "left alone ({}): that was done {ROUNDS} times, and somebody has put the old definition back each time; `gfxplane fixup --define` does it once more, `gfxplane policy DOMAIN display=off` says that the old one is meant",
                 wanted()
-            )));
+            );
+            let Decision::Leave { is_bad, why, .. } = leave(text) else {
+                unreachable!("it is left")
+            };
+            return Ok(Decision::Leave {
+                is_bad,
+                gave_up: true,
+                why,
+            });
         }
         Ok(Decision::Act(Box::new(fixed)))
     }
 
-    /// A plan was carried out.
-    pub fn did(&mut self, plan: &Plan, now: Instant) {
-        let actions: Vec<Action> = plan.changes.iter().map(|c| c.action.clone()).collect();
-        let times = match &self.done {
-            Some((done, times, last))
-                if *done == actions && now.saturating_duration_since(*last) < INSISTENCE =>
-            {
-                times + 1
-            }
-            _ => 1,
+    fn times(&self, plan: &Plan) -> u32 {
+        let same = |(actions, _): &&(Vec<Action>, u32)| {
+            actions.iter().eq(plan.changes.iter().map(|c| &c.action))
         };
-        self.done = Some((actions, times, now));
+        self.done.iter().find(same).map_or(0, |(_, times)| *times)
+    }
+
+    /// A plan was carried out.
+    pub fn did(&mut self, plan: &Plan) {
+        let actions: Vec<Action> = plan.changes.iter().map(|c| c.action.clone()).collect();
+        match self.done.iter_mut().find(|(done, _)| *done == actions) {
+            Some((_, times)) => *times += 1,
+            None => {
+                if self.done.len() == MOST_PLANS {
+                    self.done.remove(0);
+                }
+                self.done.push((actions, 1));
+            }
+        }
+    }
+
+    /// What libvirt has made of a definition of ours.
+    pub fn is_ours(&mut self, definition: &str) {
+        self.ours = Some(mark(definition));
     }
 
     /// libvirt did not take what this definition was to become.
     pub fn was_refused(&mut self, definition: &str) {
-        self.refused = Some(definition.to_owned());
+        self.refused = Some(mark(definition));
+    }
+
+    /// Another libvirt may take what the last one refused.
+    pub fn try_again(&mut self) {
+        self.refused = None;
     }
 }
 
@@ -245,6 +272,7 @@ fn objection(plan: &Plan) -> Option<String> {
 mod tests {
     use super::*;
     use crate::abilities::Abilities;
+    use crate::domain::{Domain, name_and_devices};
     use crate::evidence::{Evidence, Method, resolve};
     use crate::facts::{Display, Facts, Reason};
     use crate::screens::Known;
@@ -297,9 +325,9 @@ mod tests {
     const LOOPBACK: &str = "<graphics type='spice' autoport='yes' listen='127.0.0.1'/>";
     const VNC: &str = "<graphics type='vnc' port='-1' listen='0.0.0.0'/>";
 
-    fn decide(memory: &Memory, text: &str, standing: Standing, now: Instant) -> Decision {
+    fn decide(memory: &mut Memory, text: &str, standing: Standing) -> Decision {
         memory
-            .decide(text, &dmabuf(), &Policy::default(), standing, now)
+            .decide(text, &dmabuf(), &Policy::default(), standing)
             .unwrap()
     }
 
@@ -314,13 +342,13 @@ mod tests {
 
     #[test]
     fn what_is_refused_is_mended_and_then_left() {
-        let (memory, now) = (Memory::default(), Instant::now());
+        let mut memory = Memory::default();
         let text = domain(LOOPBACK, "on");
-        let Decision::Act(fixed) = decide(&memory, &text, Standing::default(), now) else {
+        let Decision::Act(fixed) = decide(&mut memory, &text, Standing::default()) else {
             panic!("it is refused as it is")
         };
         assert!(fixed.plan.as_ref().unwrap().after.starts());
-        let again = decide(&memory, &fixed.text, Standing::default(), now);
+        let again = decide(&mut memory, &fixed.text, Standing::default());
         assert!(
             matches!(again, Decision::Leave { is_bad: false, .. }),
             "{again:?}"
@@ -329,12 +357,8 @@ mod tests {
 
     #[test]
     fn remote_access_is_not_taken_and_both_cures_are_named() {
-        let decision = decide(
-            &Memory::default(),
-            &domain(VNC, "on"),
-            Standing::default(),
-            Instant::now(),
-        );
+        let text = domain(VNC, "on");
+        let decision = decide(&mut Memory::default(), &text, Standing::default());
         assert!(matches!(decision, Decision::Leave { is_bad: true, .. }));
         let why = why(&decision);
         assert!(why.contains("consent") && why.contains("display"), "{why}");
@@ -346,49 +370,90 @@ mod tests {
             is_hands_off: true,
             ..Standing::default()
         };
-        let decision = decide(
-            &Memory::default(),
-            &domain(LOOPBACK, "on"),
-            standing,
-            Instant::now(),
-        );
+        let decision = decide(&mut Memory::default(), &domain(LOOPBACK, "on"), standing);
         assert!(why(&decision).contains("was undone"), "{decision:?}");
+    }
+
+    /// Puts a definition there, and has it mended; `false` if it was left.
+    fn round(memory: &mut Memory, text: &str) -> bool {
+        match decide(memory, text, Standing::default()) {
+            Decision::Act(fixed) => {
+                memory.did(fixed.plan.as_ref().unwrap());
+                memory.is_ours(&fixed.text);
+                let ours = decide(memory, &fixed.text, Standing::default());
+                assert!(matches!(ours, Decision::Leave { is_bad: false, .. }));
+                true
+            }
+            Decision::Leave { gave_up, .. } => {
+                assert!(gave_up);
+                false
+            }
+            Decision::NotOurs => unreachable!("it has a device"),
+        }
     }
 
     #[test]
     fn somebody_who_insists_has_his_way_after_two_rounds() {
-        let (mut memory, start) = (Memory::default(), Instant::now());
+        let mut memory = Memory::default();
         let text = domain(LOOPBACK, "on");
-        for round in 0..ROUNDS {
-            let now = start + Duration::from_secs(u64::from(round));
-            let Decision::Act(fixed) = decide(&memory, &text, Standing::default(), now) else {
-                panic!("round {round}")
-            };
-            memory.did(fixed.plan.as_ref().unwrap(), now);
-        }
-        let now = start + Duration::from_secs(10);
-        let third = decide(&memory, &text, Standing::default(), now);
-        assert!(why(&third).contains("2 times"), "{third:?}");
-        let much_later = start + INSISTENCE + Duration::from_secs(60);
-        let later = decide(&memory, &text, Standing::default(), much_later);
-        assert!(matches!(later, Decision::Act(_)), "{later:?}");
+        // libvirt gives the same file another MAC address each time.
+        let other = |round: u32| text.replace("<name>", &format!("<title>{round}</title><name>"));
+        let rounds: Vec<bool> = (0..4).map(|n| round(&mut memory, &other(n))).collect();
+        assert_eq!(rounds, [true, true, false, false]);
+        // Two that are put back in turn, too.
+        let vnc_beside = domain(
+            &format!("{LOOPBACK}{VNC}").replace("0.0.0.0", "127.0.0.1"),
+            "on",
+        );
+        let mut memory = Memory::default();
+        let turns = [&text, &vnc_beside, &text, &vnc_beside, &text, &vnc_beside];
+        let acted =
+            turns.iter().filter(
+                |text| match decide(&mut memory, text, Standing::default()) {
+                    Decision::Act(fixed) => {
+                        memory.did(fixed.plan.as_ref().unwrap());
+                        true
+                    }
+                    _ => false,
+                },
+            );
+        assert!(acted.count() <= 4);
+    }
+
+    #[test]
+    fn a_definition_that_is_right_by_itself_ends_the_quarrel() {
+        let mut memory = Memory::default();
+        let text = domain(LOOPBACK, "on");
+        while round(&mut memory, &text) {}
+        assert!(!round(&mut memory, &text));
+        let right = domain(
+            "<graphics type='spice'><listen type='none'/><gl enable='yes'/></graphics>",
+            "on",
+        )
+        .replace("<name>", "<title>mended by hand</title><name>");
+        let theirs = decide(&mut memory, &right, Standing::default());
+        assert!(
+            matches!(theirs, Decision::Leave { is_bad: false, .. }),
+            "{theirs:?}"
+        );
+        assert!(round(&mut memory, &text));
     }
 
     #[test]
     fn what_libvirt_refused_is_not_tried_again_until_the_domain_changes() {
-        let (mut memory, now) = (Memory::default(), Instant::now());
+        let mut memory = Memory::default();
         let text = domain(LOOPBACK, "on");
         memory.was_refused(&text);
-        let decision = decide(&memory, &text, Standing::default(), now);
+        let decision = decide(&mut memory, &text, Standing::default());
         assert!(
             why(&decision).contains("libvirt has refused"),
             "{decision:?}"
         );
-        let other = domain(
-            &LOOPBACK.replace("autoport", "passwdValidTo='2026-01-01T00:00:00' autoport"),
-            "on",
-        );
-        let decision = decide(&memory, &other, Standing::default(), now);
+        let other = text.replace("<name>", "<title>other</title><name>");
+        let decision = decide(&mut memory, &other, Standing::default());
+        assert!(matches!(decision, Decision::Act(_)), "{decision:?}");
+        memory.try_again();
+        let decision = decide(&mut memory, &text, Standing::default());
         assert!(matches!(decision, Decision::Act(_)), "{decision:?}");
     }
 
@@ -404,7 +469,7 @@ mod tests {
                 ..Standing::default()
             };
             Memory::default()
-                .decide(&text, &region, &Policy::default(), standing, Instant::now())
+                .decide(&text, &region, &Policy::default(), standing)
                 .unwrap()
         };
         assert!(matches!(decide(false), Decision::Act(_)));
@@ -419,7 +484,6 @@ mod tests {
                 &DMABUF,
                 &Policy::default(),
                 Standing::default(),
-                Instant::now(),
             )
             .unwrap();
         assert!(
@@ -431,14 +495,9 @@ mod tests {
     #[test]
     fn a_domain_without_vfio_devices_is_not_ours() {
         let text = "<domain type='kvm'><name>g</name><devices/></domain>";
-        let decision = decide(
-            &Memory::default(),
-            text,
-            Standing::default(),
-            Instant::now(),
-        );
+        let decision = decide(&mut Memory::default(), text, Standing::default());
         assert_eq!(decision, Decision::NotOurs);
-        assert_eq!(about(text), ("g".into(), Vec::new()));
-        assert_eq!(about(&domain(VNC, "on")).1.len(), 1);
+        assert_eq!(name_and_devices(text), ("g".into(), Vec::new()));
+        assert_eq!(name_and_devices(&domain(VNC, "on")).1.len(), 1);
     }
 }

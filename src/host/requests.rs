@@ -99,8 +99,13 @@ pub fn leave(root: &Root, request: &Request) -> io::Result<()> {
     touch(&path).map(|_| ())
 }
 
-/// Takes all requests away and returns them, the vetoes first; a veto stands for the other request
-/// of its domain, too. Files of other names are removed, with a warning. No link is followed.
+/// How old a veto may be for its domain to be started. Later somebody may have done that, and ended
+/// it again.
+const VETO_HOLDS: Duration = Duration::from_secs(600);
+
+/// Returns all requests, the vetoes first; a veto stands for the other request of its domain, too.
+/// They are taken away, but for vetoes: these stay until they are dealt with ([`forget_veto`]), or
+/// are too old to be any. Files of other names are removed, with a warning. No link is followed.
 pub fn take(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Request> {
     let directory = directory(root);
     let entries = match trusted(root, &directory) {
@@ -123,9 +128,20 @@ pub fn take(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Request> {
         let path = entry.path();
         let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
         let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
-        let request = entry.file_name().to_str().and_then(Request::parse);
+        let mut request = entry.file_name().to_str().and_then(Request::parse);
+        if let Some(request) = &mut request {
+            let left = entry.metadata().and_then(|metadata| metadata.modified());
+            let holds = left.is_ok_and(|left| {
+                SystemTime::now()
+                    .duration_since(left)
+                    .is_ok_and(|age| age < VETO_HOLDS)
+            });
+            request.veto &= holds;
+        }
         let removed = if is_directory {
             fs::remove_dir(&path)
+        } else if is_file && request.is_some_and(|request| request.veto) {
+            Ok(())
         } else {
             fs::remove_file(&path)
         };
@@ -154,6 +170,18 @@ pub fn take(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Request> {
         .collect();
     requests.sort_by_key(|request| !request.veto);
     requests
+}
+
+/// Takes the veto of a domain away: it is dealt with, or the domain starts all the same.
+///
+/// # Errors
+/// Any error of the file system; that there is none is no error.
+pub fn forget_veto(root: &Root, domain: Uuid) -> io::Result<()> {
+    let request = Request { domain, veto: true };
+    match fs::remove_file(directory(root).join(request.file_name())) {
+        Err(error) if !is_absent(&error) => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Remembers that a domain with this device is being started.

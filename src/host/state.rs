@@ -229,6 +229,23 @@ impl State {
         }
     }
 
+    /// The domains of which anything is remembered but for what the log has.
+    #[must_use]
+    pub fn domains(&self) -> Vec<Uuid> {
+        let entries = fs::read_dir(self.base().join("domains"));
+        let names = entries.into_iter().flatten().flatten();
+        names
+            .filter_map(|entry| {
+                entry
+                    .file_name()
+                    .to_str()?
+                    .strip_suffix(".json")?
+                    .parse()
+                    .ok()
+            })
+            .collect()
+    }
+
     /// Writes to the log: all of the line or nothing of it.
     ///
     /// # Errors

@@ -3,7 +3,8 @@
 //! * `domain.xml`: what libvirt gives it on stdin;
 //! * `case.toml`: `operation`; `host` (a folder of `tests/hosts`); `qemu` and `libvirt` (versions that
 //!   the cache knows; leave one out if it is not known); `transient = true` if libvirt has no
-//!   definition of the domain;
+//!   definition of the domain; `script = true` if its emulator is one; `vetoed = true` if it was
+//!   refused before;
 //! * `gfxplane.toml`: the host's settings; may be missing;
 //! * `out.xml`: what must go to stdout; missing if nothing does;
 //! * `said.txt`: exit code, stderr, the lines of the journal, and what is left in `/run/gfxplane`.
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 use gfxplane::abilities::Abilities;
 use gfxplane::domain::Domain;
 use gfxplane::host::emulator;
+use gfxplane::host::requests::{self, Request};
 use gfxplane::xml::Document;
 use libtest_mimic::{Failed, Trial};
 use serde::Deserialize;
@@ -32,6 +34,10 @@ struct Case {
     host: String,
     #[serde(default)]
     transient: bool,
+    #[serde(default)]
+    script: bool,
+    #[serde(default)]
+    vetoed: bool,
     #[serde(flatten)]
     abilities: Abilities,
 }
@@ -62,6 +68,18 @@ fn of_folder(folder: &Path) -> Result<(), Failed> {
     fs::create_dir_all(host.path("etc/libvirt/qemu"))?;
     if !case.transient {
         host.write(&format!("etc/libvirt/qemu/{name}.xml"), "");
+    }
+    if case.script {
+        let path = path.strip_prefix("/").unwrap_or(&path);
+        host.write(&path.to_string_lossy(), "#!/bin/sh\n");
+    }
+    if case.vetoed {
+        let document = Document::parse(std::str::from_utf8(&xml)?)?;
+        let domain = Domain::new(&document)?
+            .uuid
+            .ok_or("the domain has no UUID")?;
+        let request = Request { domain, veto: true };
+        requests::leave(&host.root(), &request)?;
     }
     let sub = if case.operation == "release" {
         "end"

@@ -9,8 +9,10 @@
 use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::time::Instant;
 
 use nix::errno::Errno;
@@ -75,6 +77,14 @@ pub(crate) fn run(root: &Root, operation: &OsStr) -> u8 {
         return SUCCESS;
     }
     let config = config(root);
+    // Whatever the setting says: no start is to meet a probe of ours.
+    match operation {
+        Operation::Prepare => wait(root, &devices, &config),
+        Operation::Release => devices.iter().for_each(|id| {
+            let _ = requests::forget_start(root, *id);
+        }),
+        Operation::Migrate | Operation::Restore => {}
+    }
     if config.hook == HookMode::Off {
         return SUCCESS;
     }
@@ -85,18 +95,33 @@ pub(crate) fn run(root: &Root, operation: &OsStr) -> u8 {
     };
     let verdict = match operation {
         Operation::Release => {
-            release(root, &domain, &devices);
+            leave(root, &domain, false);
             return SUCCESS;
         }
         Operation::Prepare => {
-            wait(root, &devices, &config);
             let definition = definition(root, domain.name.as_deref());
-            hook::start(&text, &domain, &host, &config, definition)
+            let start = |config: &Config| hook::start(&text, &domain, &host, config, definition);
+            match start(&config) {
+                // A script in QEMU's place may give it other graphics than libvirt knows of.
+                Verdict::Veto(_) if is_script(root, &domain.program()) => {
+                    let mut config = config.clone();
+                    config.hook = HookMode::Warn;
+                    start(&config)
+                }
+                verdict => verdict,
+            }
         }
         Operation::Migrate | Operation::Restore => {
             hook::incoming(&document, &domain, &host, &config)
         }
     };
+    let is_veto = matches!(verdict, Verdict::Veto(_));
+    if operation == Operation::Prepare && !is_veto {
+        // It starts now, and not because of us later.
+        if let Some(uuid) = domain.uuid {
+            let _ = requests::forget_veto(root, uuid);
+        }
+    }
     match verdict {
         Verdict::Nothing => SUCCESS,
         Verdict::Warn(line) => {
@@ -180,13 +205,6 @@ fn wait(root: &Root, devices: &BTreeSet<DeviceId>, config: &Config) {
     }
 }
 
-fn release(root: &Root, domain: &Domain<'_, '_>, devices: &BTreeSet<DeviceId>) {
-    for id in devices {
-        let _ = requests::forget_start(root, *id);
-    }
-    leave(root, domain, false);
-}
-
 /// Asks the daemon to look at the domain.
 fn leave(root: &Root, domain: &Domain<'_, '_>, veto: bool) {
     let Some(domain) = domain.uuid else {
@@ -195,6 +213,14 @@ fn leave(root: &Root, domain: &Domain<'_, '_>, veto: bool) {
     if let Err(error) = requests::leave(root, &Request { domain, veto }) {
         journal(root, &format!("asking the daemon for {domain}: {error}"));
     }
+}
+
+/// Whether a domain's emulator is there and is no program of the machine's, but a script.
+fn is_script(root: &Root, emulator: &Path) -> bool {
+    let mut start = [0; 4];
+    let path = root.join(emulator.strip_prefix("/").unwrap_or(emulator));
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut start));
+    read.is_ok() && start != *b"\x7fELF"
 }
 
 /// Whether libvirt has the domain written down, where that can be seen.

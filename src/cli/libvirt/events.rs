@@ -75,12 +75,13 @@ impl Reports {
                 Some(free),
             )
         };
-        reports.closing = taken == 0;
         if taken != 0 {
+            let error = Error::last_error();
             // SAFETY: libvirt did not take it, so it is still ours.
             unsafe { free(opaque) };
-            // A driver within the library has no connection that could close (the test driver).
+            return Err(error);
         }
+        reports.closing = true;
         Ok(reports)
     }
 
@@ -144,12 +145,15 @@ unsafe extern "C" fn on_lifecycle(
     _connection: sys::virConnectPtr,
     domain: sys::virDomainPtr,
     event: c_int,
-    _detail: c_int,
+    detail: c_int,
     opaque: *mut c_void,
 ) -> c_int {
     let what = match u32::try_from(event) {
-        Ok(sys::VIR_DOMAIN_EVENT_DEFINED) => Happened::Defined,
+        Ok(sys::VIR_DOMAIN_EVENT_DEFINED) => Happened::Defined {
+            is_new: u32::try_from(detail) == Ok(sys::VIR_DOMAIN_EVENT_DEFINED_ADDED),
+        },
         Ok(sys::VIR_DOMAIN_EVENT_UNDEFINED) => Happened::Undefined,
+        Ok(sys::VIR_DOMAIN_EVENT_STARTED) => Happened::Started,
         Ok(sys::VIR_DOMAIN_EVENT_STOPPED) => Happened::Stopped,
         _ => return 0,
     };

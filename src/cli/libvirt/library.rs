@@ -13,9 +13,7 @@ use virt::sys;
 use super::events::{self, Reports};
 use super::{Definition, Libvirt, Replaced, Sink, Start, User};
 use crate::cli::Failure;
-use crate::domain::{Domain as View, POLICY_NAMESPACE};
-use crate::names::DeviceId;
-use crate::xml::Document;
+use crate::domain::{POLICY_NAMESPACE, name_and_devices};
 
 /// libvirt by its C library.
 #[derive(Debug, Clone)]
@@ -81,7 +79,12 @@ impl Libvirt for ByLibrary {
 
     fn define(&self, before: &Definition, xml: &str) -> Result<Replaced, Failure> {
         let connection = self.connect()?;
-        let domain = find(&connection, &before.uuid)?;
+        let domain = by_uuid(&connection, &before.uuid)?;
+        // A domain that was undefined while it runs still shows its last definition, and would be
+        // persistent again (src/qemu/qemu_driver.c, qemuDomainUndefineFlags).
+        if !domain.is_persistent().map_err(|error| failed(&error))? {
+            return Ok(Replaced::Changed);
+        }
         let flags = sys::VIR_DOMAIN_XML_INACTIVE | sys::VIR_DOMAIN_XML_SECURE;
         let now = domain.xml_desc(flags).map_err(|error| failed(&error))?;
         // Nothing may come between the two.
@@ -93,11 +96,11 @@ impl Libvirt for ByLibrary {
         let window = since.elapsed();
         match defined {
             Ok(_) => Ok(Replaced::Done { since, window }),
-            Err(error) if is_about_libvirt(&error) => Err(failed(&error)),
-            Err(error) => Err(Failure::Refused(format!(
+            Err(error) if is_about_the_definition(&error) => Err(Failure::Refused(format!(
                 "libvirt refuses the new definition, and the domain is as it was: {}",
                 error.message()
             ))),
+            Err(error) => Err(failed(&error)),
         }
     }
 
@@ -164,7 +167,7 @@ impl Libvirt for ByLibrary {
         let connection = self.connect()?;
         // libvirt gives the element its namespace, and takes out all others that have it
         // (src/conf/domain_conf.c, virDomainDefSetMetadata).
-        let set = find(&connection, uuid)?.set_metadata(
+        let set = by_uuid(&connection, uuid)?.set_metadata(
             sys::VIR_DOMAIN_METADATA_ELEMENT as i32,
             xml,
             Some("gfxplane"),
@@ -185,7 +188,7 @@ impl Libvirt for ByLibrary {
         let user = |domain: &Domain| {
             Some(User {
                 domain: domain.name().ok()?,
-                devices: devices(&domain.xml_desc(0).ok()?),
+                devices: name_and_devices(&domain.xml_desc(0).ok()?).1,
             })
         };
         Ok(active.iter().filter_map(user).collect())
@@ -249,6 +252,11 @@ fn failed(error: &virt::error::Error) -> Failure {
     Failure::Environment(format!("libvirt: {}", error.message()))
 }
 
+fn by_uuid(connection: &Connect, uuid: &str) -> Result<Domain, Failure> {
+    let found = connection.lookup_domain_by_uuid_string(uuid);
+    found.map_err(|error| failed(&error))
+}
+
 fn find(connection: &Connect, name: &str) -> Result<Domain, Failure> {
     let by_uuid = || connection.lookup_domain_by_uuid_string(name).ok();
     connection.lookup_domain_by_name(name).or_else(|error| {
@@ -282,16 +290,6 @@ fn definition_of(domain: &Domain, secrets: bool) -> Result<Definition, virt::err
     })
 }
 
-fn devices(xml: &str) -> Vec<DeviceId> {
-    let Ok(document) = Document::parse(xml) else {
-        return Vec::new();
-    };
-    View::new(&document).map_or_else(
-        |_| Vec::new(),
-        |domain| domain.hostdevs.iter().map(|hostdev| hostdev.id).collect(),
-    )
-}
-
 /// How long libvirt may take to give a start up once it was told to.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -307,6 +305,23 @@ fn destroy(domain: &Domain) -> Result<(), Failure> {
         }
         Err(error) => Err(failed(&error)),
     }
+}
+
+/// What libvirt says of a definition that it does not take. All else may be otherwise the next time:
+/// a libvirt that ends meanwhile says that of itself, in several ways.
+fn is_about_the_definition(error: &virt::error::Error) -> bool {
+    [
+        ErrorNumber::ConfigUnsupported,
+        ErrorNumber::DomExist,
+        ErrorNumber::InvalidArg,
+        ErrorNumber::OperationInvalid,
+        ErrorNumber::ParseFailed,
+        ErrorNumber::XmlDetail,
+        ErrorNumber::XmlError,
+        ErrorNumber::XmlInvalidSchema,
+    ]
+    .iter()
+    .any(|number| error.code().is(*number))
 }
 
 /// A refusal is about the domain; what libvirt itself lacks, or does not let us do, is not.

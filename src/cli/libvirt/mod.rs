@@ -79,10 +79,15 @@ pub enum Event {
 /// What has happened to a domain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Happened {
-    /// Its persistent definition is new or another.
-    Defined,
+    /// Its persistent definition is another, or new.
+    Defined {
+        /// It had none before.
+        is_new: bool,
+    },
     /// It has no persistent definition any more.
     Undefined,
+    /// It has started.
+    Started,
     /// It has ended.
     Stopped,
     /// Its metadata are others.

@@ -1,6 +1,6 @@
 //! One domain: read, decided about, and defined.
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::Receiver;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,12 +12,14 @@ use crate::cli::libvirt::{self, Definition, Happened, Replaced};
 use crate::cli::subject::HostSurroundings;
 use crate::cli::{Failure, libvirt::Libvirt};
 use crate::config::RetryStart;
+use crate::domain::name_and_devices;
 use crate::fixup::Fixed;
+use crate::host::requests;
 use crate::host::state::{Made, now};
 use crate::log::{By, Entry, What};
 use crate::plan::{Change, Level, words};
 use crate::predict::About;
-use crate::watch::{Decision, Line, about};
+use crate::watch::{Decision, Line};
 
 /// How often in a row a definition that changes while it is mended is read again at once.
 const AT_ONCE: u32 = 5;
@@ -28,22 +30,50 @@ const SOON: Duration = Duration::from_secs(2);
 /// How long the report of a definition of ours may take to come.
 const OWN_REPORT: Duration = Duration::from_secs(1);
 
+/// How long after the first report another one may come that belongs to the same moment.
+const OTHERS_REPORT: Duration = Duration::from_millis(50);
+
+/// The longest wait for a domain of which libvirt can't say anything: this many times doubled.
+const LONGEST: u32 = 8;
+
 impl Daemon<'_> {
-    /// Looks at the next domain; whether there was one.
+    /// Looks at the next domain; whether there was one. `receive`: where the reports come from.
     pub(super) fn work_once(&mut self, receive: Option<&Receiver<Event>>) -> bool {
-        let (Some(libvirt), Some(task)) = (self.libvirt.clone(), self.tasks.pop_front()) else {
+        let Some(libvirt) = self.libvirt.clone() else {
             return false;
         };
-        if let Err(error) = self.look(libvirt.as_ref(), task, receive) {
-            let mut name = self.domains.watched(task.uuid).name.clone();
-            if name.is_empty() {
-                name = task.uuid.to_string();
+        let Some(task) = self.tasks.pop_front() else {
+            return false;
+        };
+        match self.look(libvirt.as_ref(), task, receive) {
+            Ok(()) => {
+                if let Some(domain) = self.domains.known(task.uuid) {
+                    domain.failures = 0;
+                    domain.failure.clear();
+                }
             }
-            self.say(Priority::Warning, &format!("{name}: {error}"));
-            // A start or another job holds it, or libvirt is going: then all is looked at again.
-            self.again(task, SOON);
+            Err(error) => self.failed(task, &error.to_string()),
         }
         true
+    }
+
+    /// A start or another job holds the domain, or libvirt is going: later then.
+    fn failed(&mut self, task: Task, error: &str) {
+        self.failures += 1;
+        let domain = self.domains.watched(task.uuid);
+        let wait = SOON * (1 << domain.failures.min(LONGEST));
+        domain.failures += 1;
+        let is_news = domain.failure != error;
+        error.clone_into(&mut domain.failure);
+        let mut name = domain.name.clone();
+        if name.is_empty() {
+            name = task.uuid.to_string();
+        }
+        if is_news {
+            let text = format!("{name}: {error}; looked at again in {} s", wait.as_secs());
+            self.say(Priority::Warning, &text);
+        }
+        self.again(task, wait);
     }
 
     fn again(&mut self, task: Task, wait: Duration) {
@@ -59,10 +89,14 @@ impl Daemon<'_> {
     ) -> Result<(), Failure> {
         let uuid = task.uuid;
         let Some(definition) = libvirt.persistent(&uuid.to_string())? else {
-            self.domains.watched(uuid).vetoed = false;
+            // A report that it is undefined may be older than a definition that came since.
+            self.later.retain(|(_, of), _| *of != uuid);
+            self.handled(uuid, false);
+            let forgotten = self.domains.forget(uuid);
+            self.report(forgotten);
             return Ok(());
         };
-        let (name, devices) = about(&definition.xml);
+        let (name, devices) = name_and_devices(&definition.xml);
         let is_another = self
             .domains
             .watched(uuid)
@@ -79,7 +113,6 @@ impl Daemon<'_> {
             &surroundings,
             &self.config.policy,
             standing,
-            Instant::now(),
         );
         warnings.extend(surroundings.warnings());
         self.warn(&warnings);
@@ -90,21 +123,58 @@ impl Daemon<'_> {
                     about: About::Domain,
                     text: format!("left alone: {error}"),
                 };
-                self.say_of(uuid, vec![line], true);
-                self.domains.watched(uuid).vetoed = false;
+                self.say_of(uuid, vec![line], Some(What::LeftAlone));
+                self.handled(uuid, false);
             }
-            Ok(Decision::NotOurs) => self.domains.watched(uuid).vetoed = false,
-            Ok(Decision::Leave { is_bad, why }) => {
-                self.say_of(uuid, why, is_bad);
+            Ok(Decision::NotOurs) => self.handled(uuid, false),
+            Ok(Decision::Leave {
+                is_bad,
+                gave_up,
+                why,
+            }) => {
+                let what = match (gave_up, is_bad) {
+                    (true, _) => Some(What::GaveUp),
+                    (false, true) => Some(What::LeftAlone),
+                    (false, false) => None,
+                };
+                self.say_of(uuid, why, what);
                 // Somebody else was faster to mend it.
-                let vetoed = std::mem::take(&mut self.domains.watched(uuid).vetoed);
-                if vetoed && !is_bad {
-                    self.start(uuid)?;
+                if is_bad || !self.domains.watched(uuid).vetoed {
+                    self.handled(uuid, false);
+                } else {
+                    self.start(libvirt, &definition, receive.is_none())?;
                 }
             }
             Ok(Decision::Act(fixed)) => self.act(libvirt, uuid, &definition, &fixed, receive)?,
         }
         Ok(())
+    }
+
+    /// What the hook has asked for is done, or will not be. The file goes last, so that the next
+    /// daemon finds it if this one is ended; but before a start of ours, which may leave a new one.
+    fn handled(&mut self, uuid: Uuid, starts: bool) {
+        let Some(domain) = self.domains.known(uuid) else {
+            return;
+        };
+        if !std::mem::take(&mut domain.vetoed) {
+            return;
+        }
+        let root = &self.context.root;
+        if let Err(error) = requests::forget_veto(root, uuid) {
+            // It would be there again after a restart of ours.
+            let text = format!("{}: {error}", requests::directory(root).display());
+            self.say(Priority::Warning, &text);
+        }
+        if !starts {
+            return;
+        }
+        let name = self.name(uuid);
+        let text = format!("{name}: is started, as it was refused and is mended");
+        self.say(Priority::Notice, &text);
+    }
+
+    fn name(&mut self, uuid: Uuid) -> String {
+        self.domains.watched(uuid).name.clone()
     }
 
     /// Writes to the log of what was done.
@@ -116,14 +186,14 @@ impl Daemon<'_> {
         self.report(kept);
     }
 
-    /// Says the lines, unless they were said of this domain the last time. Those of a domain that
-    /// is refused, or may be, and is left so, go to the log as well.
-    fn say_of(&mut self, uuid: Uuid, lines: Vec<Line>, is_bad: bool) {
+    /// Says the lines, unless they were said of this domain the last time. `what`: as which they go
+    /// to the log of what was done, too.
+    fn say_of(&mut self, uuid: Uuid, lines: Vec<Line>, what: Option<What>) {
         let domain = self.domains.watched(uuid);
         let name = domain.name.clone();
         let news = domain.news(lines);
-        if let Some(first) = news.first().filter(|_| is_bad) {
-            self.log(uuid, What::LeftAlone, Some(&first.text));
+        if let (Some(first), Some(what)) = (news.first(), what) {
+            self.log(uuid, what, Some(&first.text));
         }
         for line in news {
             let text = match line.about {
@@ -149,7 +219,7 @@ impl Daemon<'_> {
         match libvirt.define(before, &fixed.text) {
             Ok(Replaced::Done { since, window }) => {
                 let domain = self.domains.watched(uuid);
-                domain.memory.did(plan, Instant::now());
+                domain.memory.did(plan);
                 domain.misses = 0;
                 for change in &plan.changes {
                     let text = format!(
@@ -164,13 +234,16 @@ impl Daemon<'_> {
                     window.as_micros()
                 );
                 self.say(Priority::Info, &text);
-                self.only_ours(uuid, since, window, receive);
-                self.keep(libvirt, uuid, before, &plan.changes)?;
+                // At once: what somebody else does from now on is theirs.
+                let after = libvirt.persistent(&before.uuid);
+                let is_alone = self.only_ours(uuid, since, window, receive);
+                self.keep(uuid, before, after, &plan.changes, is_alone);
                 let remarks = plan.notes.iter().map(Line::of).collect();
-                self.say_of(uuid, remarks, false);
-                let vetoed = std::mem::take(&mut self.domains.watched(uuid).vetoed);
-                if vetoed && plan.after.starts() {
-                    self.start(uuid)?;
+                self.say_of(uuid, remarks, None);
+                if plan.after.starts() && self.domains.watched(uuid).vetoed {
+                    self.start(libvirt, before, receive.is_none())?;
+                } else {
+                    self.handled(uuid, false);
                 }
                 Ok(())
             }
@@ -196,124 +269,174 @@ impl Daemon<'_> {
             Err(Failure::Refused(problem)) => {
                 let domain = self.domains.watched(uuid);
                 domain.memory.was_refused(&before.xml);
-                domain.vetoed = false;
                 self.say(Priority::Error, &format!("{name}: {problem}"));
                 self.log(uuid, What::Refused, Some(&problem));
+                self.handled(uuid, false);
                 Ok(())
             }
             Err(error) => Err(error),
         }
     }
 
-    /// Waits for libvirt's report of our own definition. If there is another beside it, somebody
-    /// else defined the domain at the same moment.
+    /// Waits for libvirt's report of our own definition; whether it was the only one. If there is
+    /// another beside it, somebody else changed the domain at the same moment.
     fn only_ours(
         &mut self,
         uuid: Uuid,
         since: Instant,
         window: Duration,
         receive: Option<&Receiver<Event>>,
-    ) {
-        let Some(receive) = receive else { return };
-        let limit = Instant::now() + OWN_REPORT;
-        let mut reports = 0;
-        loop {
-            // Ours has come: only what is there already is looked at.
-            let limit = if reports == 0 { limit } else { Instant::now() };
-            let event = match receive.recv_timeout(limit.saturating_duration_since(Instant::now()))
-            {
-                Ok(event) => event,
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
-            };
+    ) -> bool {
+        let Some(receive) = receive else { return true };
+        let mut limit = Instant::now() + OWN_REPORT;
+        let (mut reports, mut is_new, mut metadata) = (0, false, false);
+        while let Ok(event) = receive.recv_timeout(limit.saturating_duration_since(Instant::now()))
+        {
             match event {
-                Event::Libvirt(libvirt::Event::Domain {
-                    uuid: of,
-                    what: Happened::Defined,
-                    at,
-                }) if of.parse() == Ok(uuid) => {
-                    reports += u32::from(at >= since);
+                Event::Libvirt(libvirt::Event::Domain { uuid: of, what, at })
+                    if of.parse() == Ok(uuid) && at >= since =>
+                {
+                    match what {
+                        Happened::Defined { is_new: added } => {
+                            if reports == 0 {
+                                limit = Instant::now() + OTHERS_REPORT;
+                            }
+                            reports += 1;
+                            is_new |= added;
+                        }
+                        Happened::Metadata => metadata |= at <= since + window,
+                        other => self.happened(uuid, other),
+                    }
                 }
                 other => self.event(other),
             }
         }
-        if reports > 1 {
-            let name = self.domains.watched(uuid).name.clone();
-            let text = format!(
-                "{name}: somebody else defined it at the same moment (within {} µs): what they changed may be lost; see that it is there",
+        let name = self.name(uuid);
+        let problem = if is_new {
+            format!(
+                "{name}: somebody else undefined it at the same moment, and now it is defined again: undefine it once more"
+            )
+        } else if reports > 1 || metadata {
+            format!(
+                "{name}: somebody else changed it at the same moment (within {} µs): what they changed may be lost; see that it is there",
                 window.as_micros()
-            );
-            self.say(Priority::Error, &text);
-            self.log(uuid, What::Conflict, Some(&text));
-            self.task(uuid, true);
-        }
+            )
+        } else {
+            return true;
+        };
+        self.say(Priority::Error, &problem);
+        self.log(uuid, What::Conflict, Some(&problem));
+        self.task(uuid, true);
+        false
     }
 
-    /// Keeps what it takes to undo it, and that it was done.
+    /// Keeps what it takes to undo it, and that it was done. `is_alone`: nobody else has a part in
+    /// what it is now.
     fn keep(
         &mut self,
-        libvirt: &dyn Libvirt,
         uuid: Uuid,
         before: &Definition,
+        after: Result<Option<Definition>, Failure>,
         changes: &[Change],
-    ) -> Result<(), Failure> {
-        // It may have gone again.
-        let Some(after) = libvirt.persistent(&before.uuid)? else {
-            return Ok(());
+        is_alone: bool,
+    ) {
+        let name = self.name(uuid);
+        let after = match after {
+            Ok(Some(after)) => {
+                let (name, devices) = name_and_devices(&after.xml);
+                let domain = self.domains.watched(uuid);
+                domain.note(&name, &after.xml, devices);
+                domain.memory.is_ours(&after.xml);
+                Some(after).filter(|_| is_alone)
+            }
+            // It has gone again.
+            Ok(None) => None,
+            Err(error) => {
+                let text = format!("{name}: what was done can't be undone by gfxplane: {error}");
+                self.say(Priority::Warning, &text);
+                None
+            }
         };
-        let (name, devices) = about(&after.xml);
-        self.domains.watched(uuid).note(&name, &after.xml, devices);
-        let made = Made {
-            uuid,
-            name: &name,
-            before: &before.xml,
-            after: &after.xml,
-            changes,
+        let state = &self.domains.state;
+        let kept = match after {
+            Some(after) => state.made(
+                By::Daemon,
+                &Made {
+                    uuid,
+                    name: &name,
+                    before: &before.xml,
+                    after: &after.xml,
+                    changes,
+                },
+            ),
+            None => state.append(
+                &Entry::new(now(), What::Fixed, By::Daemon, &name, Some(uuid)).changes(changes),
+            ),
         };
-        let kept = self.domains.state.made(By::Daemon, &made);
         self.report(kept);
-        Ok(())
     }
 
-    /// Starts a domain that the hook has kept from starting, if that is wanted.
-    fn start(&mut self, uuid: Uuid) -> Result<(), Failure> {
-        let Some(libvirt) = self.libvirt.clone() else {
+    /// Starts a domain that the hook has kept from starting, if that is wanted. `in_line`: nobody
+    /// waits for what comes of it.
+    fn start(
+        &mut self,
+        libvirt: &dyn Libvirt,
+        definition: &Definition,
+        in_line: bool,
+    ) -> Result<(), Failure> {
+        let Ok(uuid) = definition.uuid.parse() else {
             return Ok(());
         };
-        let name = self.domains.watched(uuid).name.clone();
-        let text = uuid.to_string();
         let wanted = match self.config.retry_start {
             RetryStart::Never => false,
-            RetryStart::Autostart => libvirt.is_autostart(&text)?,
+            RetryStart::Autostart => libvirt.is_autostart(&definition.uuid)?,
             RetryStart::Persistent => true,
         };
-        if !wanted {
-            let said =
-                format!("{name}: it would start now; gfxplane does not start it (retry_start)");
-            self.say(Priority::Info, &said);
+        let name = self.name(uuid);
+        if definition.is_active {
+            self.handled(uuid, false);
             return Ok(());
         }
-        self.say(
-            Priority::Notice,
-            &format!("{name}: is started, as it was refused and is mended"),
-        );
-        self.log(uuid, What::Started, None);
-        let sink = self.sink.clone();
-        // A start takes its time, and other domains don't wait for it.
-        thread::spawn(move || {
-            let result = libvirt
-                .start_persistent(&text)
-                .map_err(|error| error.to_string());
-            let _ = sink.send(Event::Started(uuid, result));
-        });
+        let problem = if !wanted {
+            "it would start now; gfxplane does not start it (retry_start)"
+        } else if !self.domains.watched(uuid).may_retry() {
+            "refused again; gfxplane has started it once and does not try for ever"
+        } else {
+            self.handled(uuid, true);
+            let Some(libvirt) = self.libvirt.clone() else {
+                return Ok(());
+            };
+            let text = definition.uuid.clone();
+            let start = move || {
+                let result = libvirt.start_persistent(&text);
+                result.map_err(|error| error.to_string())
+            };
+            if in_line {
+                self.started(uuid, start());
+            } else {
+                let sink = self.sink.clone();
+                // A start takes its time, and other domains don't wait for it.
+                thread::spawn(move || {
+                    let _ = sink.send(Event::Started(uuid, start()));
+                });
+            }
+            return Ok(());
+        };
+        self.say(Priority::Info, &format!("{name}: {problem}"));
+        self.handled(uuid, false);
         Ok(())
     }
 
     /// What came of starting a domain.
     pub(super) fn started(&mut self, uuid: Uuid, result: Result<(), String>) {
-        let name = self.domains.watched(uuid).name.clone();
+        let name = self.name(uuid);
         match result {
-            Ok(()) => self.say(Priority::Notice, &format!("{name}: started")),
+            Ok(()) => {
+                self.say(Priority::Notice, &format!("{name}: started"));
+                self.log(uuid, What::Started, None);
+            }
             Err(error) => {
+                self.failures += 1;
                 self.say(Priority::Warning, &format!("{name}: not started: {error}"));
                 self.log(uuid, What::NotStarted, Some(&error));
             }

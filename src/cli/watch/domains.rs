@@ -2,14 +2,15 @@
 //! `/var/lib/gfxplane`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
 
 use uuid::Uuid;
 
+use crate::domain::Domain;
 use crate::host::state::{NotRemembered, State};
 use crate::host::{Root, Warning};
 use crate::names::DeviceId;
-use crate::watch::{Line, Memory, Standing};
+use crate::watch::{Line, Memory, Standing, mark};
+use crate::xml::Document;
 
 /// One domain.
 #[derive(Debug, Default)]
@@ -25,6 +26,11 @@ pub(super) struct Watched {
     said: Vec<Line>,
     /// How often in a row its definition had changed before ours was there.
     pub(super) misses: u32,
+    /// How often in a row libvirt could not be asked about it, and what was said of that.
+    pub(super) failures: u32,
+    pub(super) failure: String,
+    /// The definition that was started after a veto: once for each.
+    retried: Option<u64>,
 }
 
 /// All of them.
@@ -41,12 +47,17 @@ pub(super) struct Domains {
 impl Watched {
     /// Takes note of a definition; whether it is another than the last.
     pub(super) fn note(&mut self, name: &str, definition: &str, devices: Vec<DeviceId>) -> bool {
-        let mut hasher = DefaultHasher::new();
-        definition.hash(&mut hasher);
-        let now = hasher.finish();
+        let now = mark(definition);
         name.clone_into(&mut self.name);
         self.devices = devices;
         self.seen.replace(now).is_some_and(|before| before != now)
+    }
+
+    /// Whether it may be started after a veto: it has not been, with this definition.
+    pub(super) fn may_retry(&mut self) -> bool {
+        let is_another = self.retried != self.seen;
+        self.retried = self.seen;
+        is_another
     }
 
     /// The lines, unless they are what was said last.
@@ -62,8 +73,10 @@ impl Watched {
 impl Domains {
     pub(super) fn new(root: &Root, is_system: bool, warnings: &mut Vec<Warning>) -> Self {
         let state = State::new(root);
+        // The first daemon is started when the package is installed; libvirt may not run then.
+        let older = || state.older(warnings).or_else(|| written(root));
         Domains {
-            older: is_system.then(|| state.older(warnings)).flatten(),
+            older: is_system.then(older).flatten(),
             is_system,
             state,
             all: BTreeMap::new(),
@@ -75,6 +88,16 @@ impl Domains {
     pub(super) fn starts_with(&mut self, all: &[Uuid]) -> Result<(), NotRemembered> {
         let there: BTreeSet<Uuid> = all.iter().copied().collect();
         self.all.retain(|uuid, _| there.contains(uuid));
+        for domain in self.all.values_mut() {
+            domain.memory.try_again();
+        }
+        if self.is_system {
+            for uuid in self.state.domains() {
+                if !there.contains(&uuid) {
+                    self.state.forget(uuid)?;
+                }
+            }
+        }
         let older = match &self.older {
             None => there,
             Some(older) => older.intersection(&there).copied().collect(),
@@ -116,8 +139,9 @@ impl Domains {
         self.all.entry(uuid).or_default()
     }
 
-    pub(super) fn was_vetoed(&mut self, uuid: Uuid) {
-        self.watched(uuid).vetoed = true;
+    /// What is remembered of a domain, if anything is.
+    pub(super) fn known(&mut self, uuid: Uuid) -> Option<&mut Watched> {
+        self.all.get_mut(&uuid)
     }
 
     pub(super) fn devices(&self, uuid: Uuid) -> Vec<DeviceId> {
@@ -143,8 +167,24 @@ impl Domains {
 
     /// The domain has no definition any more.
     pub(super) fn forget(&mut self, uuid: Uuid) -> Result<(), NotRemembered> {
-        self.all.remove(&uuid);
+        if self.all.remove(&uuid).is_none() {
+            return Ok(());
+        }
         self.is_newer(uuid)?;
         self.state.forget(uuid)
     }
+}
+
+/// The domains that libvirt has written down; `None` if that can't be seen.
+fn written(root: &Root) -> Option<BTreeSet<Uuid>> {
+    let entries = std::fs::read_dir(root.join(super::DEFINITIONS)).ok()?;
+    let paths = entries.flatten().map(|entry| entry.path());
+    let texts = paths
+        .filter(|path| path.extension().is_some_and(|ending| ending == "xml"))
+        .filter_map(|path| std::fs::read_to_string(path).ok());
+    let uuid = |text: String| {
+        let document = Document::parse(&text).ok()?;
+        Domain::new(&document).ok()?.uuid
+    };
+    Some(texts.filter_map(uuid).collect())
 }

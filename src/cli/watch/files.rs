@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
@@ -83,7 +84,12 @@ impl Files {
             let events = match self.inotify.read_events() {
                 Ok(events) => events,
                 Err(Errno::EINTR) => continue,
-                Err(_) => return,
+                // Only a lack of memory: what was missed is looked for.
+                Err(_) => {
+                    thread::sleep(Duration::from_secs(1));
+                    all(sink);
+                    continue;
+                }
             };
             for event in events {
                 if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
@@ -116,12 +122,17 @@ impl Files {
     }
 }
 
+/// Something of every kind may have happened.
+fn all(sink: &dyn Fn(Seen)) {
+    let kinds = [Kind::Request, Kind::Record, Kind::Daemon, Kind::Definition];
+    kinds.into_iter().map(Seen::All).for_each(sink);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::fs;
     use std::sync::mpsc;
-    use std::time::Duration;
 
     #[test]
     fn what_is_written_is_seen_and_a_directory_that_goes_is() {

@@ -88,15 +88,22 @@ impl Watch {
             let problem = "this libvirt is another host's, whose devices can't be seen from here: run gfxplane there";
             return Err(Failure::Usage(problem.into()).into());
         }
+        // Definitions have passwords in them: they go into no core file.
+        nix::sys::prctl::set_dumpable(false)?;
         let (send, receive) = mpsc::channel();
         take_signals(&send)?;
         let mut daemon = Daemon::new(context, prober()?, send)?;
-        daemon.connect(self.once)?;
         if self.once {
+            daemon.connect(true)?;
             daemon.work();
-            return Ok(End::Done);
+            return match daemon.failures {
+                0 => Ok(End::Done),
+                _ => Err(Failure::Environment("not all domains could be looked at".into()).into()),
+            };
         }
+        // libvirt may take minutes to start, and systemd does not wait so long.
         daemon.service.tell("READY=1");
+        daemon.connect(false)?;
         daemon.run(&receive);
         daemon.service.tell("STOPPING=1");
         daemon.journal.say(Priority::Info, "ends");
@@ -156,8 +163,14 @@ struct Daemon<'c> {
     tasks: VecDeque<Task>,
     /// What is looked at again later.
     later: BTreeMap<(Instant, Uuid), Task>,
+    /// The daemons that have closed our connection, and may be ending.
+    ending: BTreeSet<u32>,
+    /// This libvirt does not report all that it writes.
+    watches_definitions: bool,
     /// What was said to be passed over.
     warned: BTreeSet<String>,
+    /// How much has failed.
+    failures: u32,
     ends: bool,
 }
 
@@ -183,7 +196,10 @@ impl<'c> Daemon<'c> {
             probing: Probing::new(prober),
             tasks: VecDeque::new(),
             later: BTreeMap::new(),
+            ending: BTreeSet::new(),
+            watches_definitions: false,
             warned: BTreeSet::new(),
+            failures: 0,
             ends: false,
         };
         daemon.warn(&warnings);
@@ -222,6 +238,16 @@ impl<'c> Daemon<'c> {
                 self.say(Priority::Warning, &format!("{}: {error}", run.display()));
             }
         }
+        if self.watches_definitions {
+            let directory = root.join(DEFINITIONS);
+            if let Err(error) = self.files.watch(Kind::Definition, &directory) {
+                let text = format!(
+                    "{}: {error}: devices that are attached to a definition are seen only at its next change",
+                    directory.display()
+                );
+                self.say(Priority::Warning, &text);
+            }
+        }
     }
 
     fn is_system(&self) -> bool {
@@ -231,13 +257,20 @@ impl<'c> Daemon<'c> {
     /// Whether there is a daemon that could be reached. Trying would start one that was stopped on
     /// purpose, where systemd listens for it.
     fn is_there(&self) -> bool {
-        let is_alive = |name: &&str| {
+        let is_another = |pid: &u32| !self.ending.contains(pid);
+        !self.is_system() || self.alive().iter().any(is_another)
+    }
+
+    /// The daemons that live.
+    fn alive(&self) -> BTreeSet<u32> {
+        let pid = |name: &&str| {
             let path = self.context.root.join(DAEMONS.0).join(name);
-            let text = std::fs::read_to_string(path).unwrap_or_default();
-            let pid: Option<u32> = text.trim().parse().ok();
-            pid.is_some_and(|pid| PathBuf::from(format!("/proc/{pid}")).exists())
+            let text = std::fs::read_to_string(path).ok()?;
+            text.trim().parse().ok()
         };
-        !self.is_system() || DAEMONS.1.iter().any(|name| is_alive(&name))
+        let pids = DAEMONS.1.iter().filter_map(pid);
+        pids.filter(|pid| PathBuf::from(format!("/proc/{pid}")).exists())
+            .collect()
     }
 
     /// Connects if there is somebody to connect to, and then looks at everything.
@@ -265,8 +298,10 @@ impl<'c> Daemon<'c> {
                 let wait = self
                     .retry
                     .map_or(SOONEST, |(_, wait)| (wait * 2).min(LATEST));
-                let text = format!("{error}; tried again in {} ms", wait.as_millis());
-                self.say(Priority::Warning, &text);
+                let text = format!("{error}; tried again and again");
+                if self.retry.is_none() {
+                    self.say(Priority::Warning, &text);
+                }
                 self.retry = Some((Instant::now() + wait, wait));
                 Ok(())
             }
@@ -288,12 +323,10 @@ impl<'c> Daemon<'c> {
             ),
         );
         if self.is_system() && version < REPORTS_ATTACHED {
-            let directory = self.context.root.join(DEFINITIONS);
-            let said = match self.files.watch(Kind::Definition, &directory) {
-                Ok(()) => "this libvirt does not report devices that are attached to a definition: its files are watched, too".into(),
-                Err(error) => format!("{}: {error}: devices that are attached to a definition are seen only at its next change", directory.display()),
-            };
-            self.say(Priority::Info, &said);
+            let text = "this libvirt does not report devices that are attached to a definition: its files are watched, too";
+            self.say(Priority::Info, text);
+            self.watches_definitions = true;
+            self.watch_files();
         }
         self.look_at_everything();
         self.take_requests();
@@ -358,6 +391,7 @@ impl<'c> Daemon<'c> {
             self.task(task.uuid, task.defined);
         }
         if self.retry.is_some_and(|(at, _)| at <= now) {
+            self.ending.clear();
             // It fails only if it was asked to.
             let _ = self.connect(false);
         }
@@ -383,19 +417,20 @@ impl<'c> Daemon<'c> {
     fn event(&mut self, event: Event) {
         match event {
             Event::Libvirt(libvirt::Event::Domain { uuid, what, .. }) => {
-                let Ok(uuid) = uuid.parse() else { return };
-                match what {
-                    Happened::Defined => self.task(uuid, true),
-                    Happened::Metadata => self.task(uuid, false),
-                    Happened::Undefined => self.undefined(uuid),
-                    Happened::Stopped => self.devices_of(uuid),
+                if let Ok(uuid) = uuid.parse() {
+                    self.happened(uuid, what);
                 }
             }
             Event::Libvirt(libvirt::Event::Lost) => {
                 if self.libvirt.take().is_some() {
                     self.say(Priority::Info, "libvirt has gone");
                     self.tasks.clear();
-                    let _ = self.connect(false);
+                    // One that ends closes its connections long before it takes its process id
+                    // away, and who connects meanwhile has systemd start the next one. If only the
+                    // connection has ended, it is still there after a while.
+                    self.ending = self.alive();
+                    self.retry = Some((Instant::now() + LATEST, SOONEST));
+                    self.service.tell("STATUS=Waiting for libvirt");
                 }
             }
             Event::Files(seen) => self.seen(seen),
@@ -456,7 +491,7 @@ impl<'c> Daemon<'c> {
     }
 
     fn daemon_came(&mut self) {
-        if self.libvirt.is_none() {
+        if self.libvirt.is_none() && self.is_there() {
             // Its socket may be a moment behind its process id.
             self.retry = Some((Instant::now() + SOONEST, SOONEST));
         }
@@ -470,30 +505,41 @@ impl<'c> Daemon<'c> {
         let mut warnings = Vec::new();
         for request in requests::take(&self.context.root, &mut warnings) {
             let uuid = request.domain;
-            if request.veto {
-                self.domains.was_vetoed(uuid);
-            }
             self.task(uuid, false);
-            if !request.veto {
+            if request.veto {
+                self.domains.watched(uuid).vetoed = true;
+            } else {
                 self.devices_of(uuid);
             }
         }
         self.warn(&warnings);
     }
 
-    fn undefined(&mut self, uuid: Uuid) {
-        let forgotten = self.domains.forget(uuid);
-        self.report(forgotten);
-        self.tasks.retain(|task| task.uuid != uuid);
-        self.later.retain(|(_, of), _| *of != uuid);
+    fn happened(&mut self, uuid: Uuid, what: Happened) {
+        match what {
+            Happened::Defined { .. } => self.task(uuid, true),
+            // Also when it was undefined: it may have been defined again since.
+            Happened::Metadata | Happened::Undefined => self.task(uuid, false),
+            Happened::Started => {
+                // Whatever the hook said earlier, it is done.
+                if let Some(domain) = self.domains.known(uuid) {
+                    domain.vetoed = false;
+                }
+            }
+            Happened::Stopped => self.devices_of(uuid),
+        }
     }
 
     /// Asks the devices of a domain that has ended, if nothing is known of them and nobody uses them.
     fn devices_of(&mut self, uuid: Uuid) {
-        let devices = self.domains.devices(uuid);
-        let unknown: Vec<DeviceId> = devices
+        let unknown = match self.domains.known(uuid) {
+            Some(_) => self.domains.devices(uuid),
+            // A transient one: any that was in use may have been its.
+            None => probing::in_use(&self.context.root),
+        };
+        let unknown: Vec<DeviceId> = unknown
             .into_iter()
-            .filter(|id| probing::is_unknown(&self.context.root, *id))
+            .filter(|id| probing::is_to_be_asked(&self.context.root, *id, &self.config))
             .collect();
         let Some(libvirt) = self.libvirt.as_ref().filter(|_| !unknown.is_empty()) else {
             return;

@@ -6,10 +6,12 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, Sender};
 use std::thread;
 
+use crate::config::Config;
 use crate::facts::{Display, Reason};
 use crate::host::Root;
-use crate::inventory::{Sources, active};
+use crate::inventory::{Sources, active, rule_for};
 use crate::names::DeviceId;
+use crate::probe::{Asked, may_open};
 
 /// Who asks.
 pub(super) struct Probing {
@@ -36,7 +38,8 @@ impl Probing {
 }
 
 fn ask(prober: &Path, devices: &[DeviceId]) {
-    // What it has to say is in the record; a start that comes in between goes first.
+    // What it has to say is in the record; a start that comes in between goes first. What it can't
+    // do it says on stderr, which is the journal's.
     let _ = Command::new(prober)
         .arg("--unless-starting")
         .args(devices.iter().map(ToString::to_string))
@@ -45,13 +48,25 @@ fn ask(prober: &Path, devices: &[DeviceId]) {
         .status();
 }
 
-/// Whether a device that is there has not been asked, or was in use when it was.
-pub(super) fn is_unknown(root: &Root, id: DeviceId) -> bool {
+/// Whether a device that is there has not been asked, or was in use when it was, and may be opened
+/// unasked.
+pub(super) fn is_to_be_asked(root: &Root, id: DeviceId, config: &Config) -> bool {
     let (sources, device) = Sources::read_device(root, id);
     device.is_some_and(|device| {
+        let rule = rule_for(&sources.rules, &sources.host, &device);
         matches!(
             active(&sources, &device).finding.facts.display,
             Display::Unknown(Reason::InUse | Reason::NotProbed)
-        )
+        ) && may_open(&device, rule, Asked::Unasked(config.probe)).is_ok()
     })
+}
+
+/// The devices that were in use when they were asked.
+pub(super) fn in_use(root: &Root) -> Vec<DeviceId> {
+    let sources = Sources::read(root);
+    let devices = sources.memory.devices.values();
+    devices
+        .filter(|record| record.facts.display == Display::Unknown(Reason::InUse))
+        .map(|record| record.device)
+        .collect()
 }

@@ -45,7 +45,7 @@ impl Fake {
 
     fn put(&self, xml: &str) {
         self.domains.lock().unwrap().insert(UUID.into(), xml.into());
-        self.report(Happened::Defined);
+        self.report(Happened::Defined { is_new: false });
     }
 
     fn report(&self, what: Happened) {
@@ -349,10 +349,7 @@ fn somebody_who_puts_the_old_definition_back_wins() {
         host.libvirt.defined.load(Ordering::Relaxed),
         crate::watch::ROUNDS
     );
-    assert_eq!(
-        entries(&daemon),
-        [What::Fixed, What::Fixed, What::LeftAlone]
-    );
+    assert_eq!(entries(&daemon), [What::Fixed, What::Fixed, What::GaveUp]);
 }
 
 #[test]
@@ -394,7 +391,8 @@ fn a_libvirt_that_goes_is_waited_for_and_not_woken() {
     let host = Host::new();
     let (mut daemon, receive) = host.watched();
     daemon.event(Event::Libvirt(libvirt::Event::Lost));
-    assert!(daemon.libvirt.is_none() && daemon.retry.is_none());
+    let later = daemon.retry.unwrap().0;
+    assert!(daemon.libvirt.is_none() && later > Instant::now() + LATEST / 2);
     host.libvirt
         .domains
         .lock()
@@ -405,7 +403,7 @@ fn a_libvirt_that_goes_is_waited_for_and_not_woken() {
     let mut file = std::fs::File::create(pid).unwrap();
     std::io::Write::write_all(&mut file, std::process::id().to_string().as_bytes()).unwrap();
     let limit = Instant::now() + Duration::from_secs(60);
-    while daemon.retry.is_none() {
+    while daemon.retry.unwrap().0 >= later {
         assert!(Instant::now() < limit, "its file was not seen");
         if let Ok(event) = receive.recv_timeout(Duration::from_millis(50)) {
             daemon.event(event);
@@ -442,6 +440,61 @@ fn a_device_that_becomes_known_has_its_domains_looked_at() {
     eventually(&mut daemon, &receive, || {
         libvirt.xml().contains("<gl enable='yes'")
     });
+}
+
+#[test]
+fn one_retry_for_each_definition() {
+    let host = Host::new();
+    host.libvirt.autostart.store(true, Ordering::Relaxed);
+    let (mut daemon, receive) = host.watched();
+    let right = domain(REGION, "on", VNC);
+    host.libvirt.put(&right);
+    daemon.work_with(&receive);
+    let request = requests::Request {
+        domain: uuid(),
+        veto: true,
+    };
+    let libvirt = Arc::clone(&host.libvirt);
+    let left = || requests::directory(&host.context.root).join(format!("{UUID}.veto"));
+    // The hook sees another definition than we do, such as that of a saved guest.
+    for _ in 0..3 {
+        requests::leave(&host.context.root, &request).unwrap();
+        eventually(&mut daemon, &receive, || !left().exists());
+        eventually(&mut daemon, &receive, || {
+            libvirt.started.lock().unwrap().len() == 1
+        });
+    }
+    assert_eq!(libvirt.started.lock().unwrap().len(), 1);
+}
+
+#[test]
+fn what_is_undefined_is_not_defined_again() {
+    let host = Host::new();
+    host.libvirt.put(&doomed());
+    let (mut daemon, receive) = host.watched();
+    let path = host
+        .context
+        .root
+        .join(format!("var/lib/gfxplane/domains/{UUID}.json"));
+    assert!(path.exists(), "it can be undone");
+    // A report that is late: the domain is defined again when we hear that it was undefined.
+    host.libvirt.put(&doomed());
+    host.libvirt.report(Happened::Undefined);
+    daemon.work_with(&receive);
+    assert!(path.exists() && host.libvirt.xml().contains("<gl enable='yes'"));
+    host.libvirt.domains.lock().unwrap().clear();
+    host.libvirt.report(Happened::Undefined);
+    daemon.work_with(&receive);
+    assert!(!path.exists());
+    // Or while nobody watched.
+    daemon
+        .domains
+        .state
+        .set_hands_off(uuid(), "g", true)
+        .unwrap();
+    drop(daemon);
+    let _again = host.watched();
+    assert!(!path.exists());
 }
 
 #[test]
