@@ -140,7 +140,10 @@ impl Host {
             .arg(directory.path())
             .status();
         assert!(copied.unwrap().success());
-        std::fs::create_dir_all(directory.path().join("var/lib")).unwrap();
+        for below in ["var/lib", "dev/dri"] {
+            std::fs::create_dir_all(directory.path().join(below)).unwrap();
+        }
+        std::fs::write(directory.path().join("dev/dri/renderD128"), "").unwrap();
         let libvirt = Arc::new(AsKvm {
             libvirt: ByLibrary::new(Some(URI)),
             meddler: Mutex::default(),

@@ -5,11 +5,10 @@ use std::io::Write;
 use crate::cli::fixup::diff;
 use crate::cli::libvirt::replace;
 use crate::cli::{Context, End, Failure};
-use crate::domain::Domain;
+use crate::domain::name_and_devices;
 use crate::host::state::{Round, now};
 use crate::log::{By, Entry, What};
 use crate::undo::{Undone, undo_all};
-use crate::xml::Document;
 
 /// Put back what gfxplane changed in a domain
 ///
@@ -80,7 +79,7 @@ impl Undo {
             context.say("nothing was changed");
             return Ok(End::Done);
         }
-        let name = name(&before.xml).unwrap_or_else(|| self.domain.clone());
+        let (name, _) = name_and_devices(&before.xml);
         // First: the daemon hears of the new definition at once.
         state.set_hands_off(uuid, &name, true).map_err(|error| {
             Failure::Environment(format!(
@@ -118,10 +117,4 @@ impl Undo {
 fn undone(text: &str, rounds: &[Round]) -> Result<Undone, Failure> {
     undo_all(text, rounds.iter().map(|round| round.changes.as_slice()))
         .map_err(|error| Failure::Refused(error.to_string()))
-}
-
-/// The name of a domain.
-pub(super) fn name(text: &str) -> Option<String> {
-    let document = Document::parse(text).ok()?;
-    Domain::new(&document).ok()?.name
 }
