@@ -9,11 +9,13 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use crate::domain::Domain;
 use crate::fixup::{Fixed, Surroundings, Unfit, fix};
 use crate::names::DeviceId;
 use crate::plan::{Action, Level, Note, Plan, words};
 use crate::policy::{Guest, Policy, Wishes};
 use crate::predict::{About, Danger, HeadOf, Outcome};
+use crate::xml::Document;
 
 /// How often the same plan is carried out before somebody else's will is taken to be that it is not.
 pub const ROUNDS: u32 = 2;
@@ -228,6 +230,37 @@ impl Memory {
     }
 }
 
+/// The `<graphics>` that a plan changes, if it changes nothing else: libvirt can replace that alone.
+#[must_use]
+pub fn only_graphics(fixed: &Fixed) -> Option<String> {
+    let mut changed = fixed
+        .plan
+        .iter()
+        .flat_map(|plan| &plan.changes)
+        .map(|change| match &change.action {
+            Action::Gl { graphics, .. }
+            | Action::ListenNone { graphics }
+            | Action::RenderNode { graphics, .. } => Some(*graphics),
+            _ => None,
+        });
+    let kind = changed.next()??;
+    if !changed.all(|other| other == Some(kind)) {
+        return None;
+    }
+    let document = Document::parse(&fixed.text).ok()?;
+    let domain = Domain::new(&document).ok()?;
+    let mut of_kind = domain
+        .graphics
+        .iter()
+        .filter(|graphics| graphics.kind == Some(kind));
+    let element = of_kind.next()?.element;
+    // libvirt takes the first of its type.
+    if of_kind.next().is_some() {
+        return None;
+    }
+    Some(fixed.text[element.span()].to_owned())
+}
+
 /// What is said of a plan's result.
 fn remarks(plan: &Plan) -> Vec<Line> {
     plan.notes.iter().map(Line::of).collect()
@@ -272,7 +305,7 @@ fn objection(plan: &Plan) -> Option<String> {
 mod tests {
     use super::*;
     use crate::abilities::Abilities;
-    use crate::domain::{Domain, name_and_devices};
+    use crate::domain::name_and_devices;
     use crate::evidence::{Evidence, Method, resolve};
     use crate::facts::{Display, Facts, Reason};
     use crate::screens::Known;
@@ -348,6 +381,12 @@ mod tests {
             panic!("it is refused as it is")
         };
         assert!(fixed.plan.as_ref().unwrap().after.starts());
+        let graphics = only_graphics(&fixed).unwrap();
+        assert!(
+            graphics.starts_with("<graphics ") && graphics.ends_with("</graphics>"),
+            "{graphics}"
+        );
+        assert!(graphics.contains("<gl enable='yes'"), "{graphics}");
         let again = decide(&mut memory, &fixed.text, Standing::default());
         assert!(
             matches!(again, Decision::Leave { is_bad: false, .. }),
@@ -472,7 +511,10 @@ mod tests {
                 .decide(&text, &region, &Policy::default(), standing)
                 .unwrap()
         };
-        assert!(matches!(decide(false), Decision::Act(_)));
+        let Decision::Act(fixed) = decide(false) else {
+            panic!("it can be shown")
+        };
+        assert_eq!(only_graphics(&fixed), None);
         assert!(matches!(decide(true), Decision::Leave { .. }));
     }
 

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use clap::Parser;
 use gfxplane::cli::fixup::Fixup;
-use gfxplane::cli::libvirt::{ByLibrary, Definition, Libvirt, Replaced, Sink, Start, User};
+use gfxplane::cli::libvirt::{ByLibrary, Definition, Libvirt, New, Replaced, Sink, Start, User};
 use gfxplane::cli::log::Log;
 use gfxplane::cli::policy::PolicyCommand;
 use gfxplane::cli::undo::Undo;
@@ -51,7 +51,7 @@ impl Libvirt for AsKvm {
         })
     }
 
-    fn define(&self, before: &Definition, xml: &str) -> Result<Replaced, Failure> {
+    fn define(&self, before: &Definition, new: New<'_>) -> Result<Replaced, Failure> {
         if let Some(xml) = self.meddler.lock().unwrap().take() {
             let connection = Connect::open(Some(URI)).unwrap();
             connection.define_domain_xml(&xml).unwrap();
@@ -60,7 +60,10 @@ impl Libvirt for AsKvm {
             xml: hidden(&before.xml),
             ..before.clone()
         };
-        self.libvirt.define(&before, &hidden(xml))
+        let New::Checked(xml) = new else {
+            panic!("a command has it held against the schema")
+        };
+        self.libvirt.define(&before, New::Checked(&hidden(xml)))
     }
 
     fn set_policy(&self, uuid: &str, xml: Option<&str>) -> Result<(), Failure> {

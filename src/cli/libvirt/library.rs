@@ -11,7 +11,7 @@ use virt::nodedev::NodeDevice;
 use virt::sys;
 
 use super::events::{self, Reports};
-use super::{Definition, Libvirt, Replaced, Sink, Start, User};
+use super::{Definition, Libvirt, New, Replaced, Sink, Start, User};
 use crate::cli::Failure;
 use crate::domain::{POLICY_NAMESPACE, name_and_devices};
 
@@ -77,7 +77,7 @@ impl Libvirt for ByLibrary {
         read(&find(&connection, name)?, secrets)
     }
 
-    fn define(&self, before: &Definition, xml: &str) -> Result<Replaced, Failure> {
+    fn define(&self, before: &Definition, new: New<'_>) -> Result<Replaced, Failure> {
         let connection = self.connect()?;
         let domain = by_uuid(&connection, &before.uuid)?;
         // A domain that was undefined while it runs still shows its last definition, and would be
@@ -92,10 +92,15 @@ impl Libvirt for ByLibrary {
         if now != before.xml {
             return Ok(Replaced::Changed);
         }
-        let defined = connection.define_domain_xml_flags(xml, sys::VIR_DOMAIN_DEFINE_VALIDATE);
+        let whole = |xml, flags| connection.define_domain_xml_flags(xml, flags).map(|_| ());
+        let defined = match new {
+            New::Checked(xml) => whole(xml, sys::VIR_DOMAIN_DEFINE_VALIDATE),
+            New::Whole(xml) => whole(xml, 0),
+            New::Graphics(xml) => domain.update_device_flags(xml, sys::VIR_DOMAIN_AFFECT_CONFIG),
+        };
         let window = since.elapsed();
         match defined {
-            Ok(_) => Ok(Replaced::Done { since, window }),
+            Ok(()) => Ok(Replaced::Done { since, window }),
             Err(error) if is_about_the_definition(&error) => Err(Failure::Refused(format!(
                 "libvirt refuses the new definition, and the domain is as it was: {}",
                 error.message()

@@ -45,6 +45,18 @@ pub enum Start {
     Refused(String),
 }
 
+/// What a definition is to become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum New<'n> {
+    /// This, once libvirt has held it against its schema, which takes its time.
+    Checked(&'n str),
+    /// This.
+    Whole(&'n str),
+    /// The same with this `<graphics>` in place of the first of its type. libvirt does that by
+    /// itself, so all else that somebody changes at the same moment stays.
+    Graphics(&'n str),
+}
+
 /// What came of replacing a definition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Replaced {
@@ -106,12 +118,11 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
     /// There is none, or libvirt can't be reached.
     fn definition(&self, name: &str, secrets: bool) -> Result<Definition, Failure>;
 
-    /// Replaces a definition, if it is still the one that was read. `xml` is validated by libvirt
-    /// against its schema.
+    /// Replaces a definition, or a part of it, if it is still the one that was read.
     ///
     /// # Errors
     /// libvirt refuses the new one, or can't be reached; it is then as it was.
-    fn define(&self, before: &Definition, xml: &str) -> Result<Replaced, Failure>;
+    fn define(&self, before: &Definition, new: New<'_>) -> Result<Replaced, Failure>;
 
     /// The persistent definition of a domain, with its passwords; `None` if there is no such domain
     /// or it is transient.
@@ -191,7 +202,7 @@ const NEEDED: &str = "install one that has it";
 /// # Errors
 /// Those of [`Libvirt::define`]; somebody else was faster.
 pub fn replace(libvirt: &dyn Libvirt, before: &Definition, xml: &str) -> Result<(), Failure> {
-    match libvirt.define(before, xml)? {
+    match libvirt.define(before, New::Checked(xml))? {
         Replaced::Done { .. } => Ok(()),
         Replaced::Changed => Err(Failure::Environment(
             "the domain was changed by somebody else meanwhile, and is left as they made it: run this again".into(),
@@ -215,7 +226,7 @@ impl Libvirt for Without {
         Self::missing("give the domain's XML as a file, or - for stdin")
     }
 
-    fn define(&self, _before: &Definition, _xml: &str) -> Result<Replaced, Failure> {
+    fn define(&self, _before: &Definition, _new: New<'_>) -> Result<Replaced, Failure> {
         Self::missing("give the domain's XML as a file, or - for stdin")
     }
 

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::service::Priority;
 use super::{Daemon, Event, Task};
-use crate::cli::libvirt::{self, Definition, Happened, Replaced};
+use crate::cli::libvirt::{self, Definition, Happened, New, Replaced};
 use crate::cli::subject::HostSurroundings;
 use crate::cli::{Failure, libvirt::Libvirt};
 use crate::config::RetryStart;
@@ -19,7 +19,7 @@ use crate::host::state::{Made, now};
 use crate::log::{By, Entry, What};
 use crate::plan::{Change, Level, words};
 use crate::predict::About;
-use crate::watch::{Decision, Line};
+use crate::watch::{Decision, Line, only_graphics};
 
 /// How often in a row a definition that changes while it is mended is read again at once.
 const AT_ONCE: u32 = 5;
@@ -216,7 +216,14 @@ impl Daemon<'_> {
             return Ok(());
         };
         let name = self.domains.watched(uuid).name.clone();
-        match libvirt.define(before, &fixed.text) {
+        let graphics = only_graphics(fixed);
+        let new = match &graphics {
+            Some(graphics) => New::Graphics(graphics),
+            // What it would be held against the schema for is in our tests; here it would make the
+            // moment longer in which somebody else's definition is lost.
+            None => New::Whole(&fixed.text),
+        };
+        match libvirt.define(before, new) {
             Ok(Replaced::Done { since, window }) => {
                 let domain = self.domains.watched(uuid);
                 domain.memory.did(plan);
@@ -229,14 +236,19 @@ impl Daemon<'_> {
                     );
                     self.say(Priority::Notice, &text);
                 }
+                let how = match new {
+                    New::Graphics(_) => "graphics replaced",
+                    New::Whole(_) | New::Checked(_) => "defined",
+                };
                 let text = format!(
-                    "{name}: defined {} µs after it was last looked at",
+                    "{name}: {how} {} µs after it was last looked at",
                     window.as_micros()
                 );
                 self.say(Priority::Info, &text);
                 // At once: what somebody else does from now on is theirs.
                 let after = libvirt.persistent(&before.uuid);
-                let is_alone = self.only_ours(uuid, since, window, receive);
+                let is_whole = graphics.is_none();
+                let is_alone = self.only_ours(uuid, since, window, is_whole, receive);
                 self.keep(uuid, before, after, &plan.changes, is_alone);
                 let remarks = plan.notes.iter().map(Line::of).collect();
                 self.say_of(uuid, remarks, None);
@@ -279,12 +291,14 @@ impl Daemon<'_> {
     }
 
     /// Waits for libvirt's report of our own definition; whether it was the only one. If there is
-    /// another beside it, somebody else changed the domain at the same moment.
+    /// another beside it, somebody else changed the domain at the same moment, and may have lost
+    /// that if we replaced the whole.
     fn only_ours(
         &mut self,
         uuid: Uuid,
         since: Instant,
         window: Duration,
+        is_whole: bool,
         receive: Option<&Receiver<Event>>,
     ) -> bool {
         let Some(receive) = receive else { return true };
@@ -316,7 +330,10 @@ impl Daemon<'_> {
             format!(
                 "{name}: somebody else undefined it at the same moment, and now it is defined again: undefine it once more"
             )
-        } else if reports > 1 || metadata {
+        } else if !is_whole && reports > 1 {
+            self.task(uuid, true);
+            return false;
+        } else if is_whole && (reports > 1 || metadata) {
             format!(
                 "{name}: somebody else changed it at the same moment (within {} µs): what they changed may be lost; see that it is there",
                 window.as_micros()

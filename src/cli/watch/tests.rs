@@ -9,7 +9,7 @@ use std::sync::{Mutex, OnceLock};
 use std::time::Instant;
 
 use super::*;
-use crate::cli::libvirt::{Definition, Replaced, Sink, Start, User};
+use crate::cli::libvirt::{Definition, New, Replaced, Sink, Start, User};
 use crate::host::Root;
 use crate::log::What;
 
@@ -63,7 +63,7 @@ impl Libvirt for Arc<Fake> {
             .ok_or_else(|| Failure::Environment("none".into()))
     }
 
-    fn define(&self, before: &Definition, xml: &str) -> Result<Replaced, Failure> {
+    fn define(&self, before: &Definition, new: New<'_>) -> Result<Replaced, Failure> {
         if let Some(theirs) = self.meddling.lock().unwrap().pop() {
             self.put(&theirs);
         }
@@ -77,7 +77,10 @@ impl Libvirt for Arc<Fake> {
         if let Some(theirs) = self.conflicts.lock().unwrap().pop() {
             self.put(&theirs);
         }
-        self.put(xml);
+        match new {
+            New::Whole(xml) | New::Checked(xml) => self.put(xml),
+            New::Graphics(graphics) => self.put(&with_graphics(&self.xml(), graphics)),
+        }
         self.defined.fetch_add(1, Ordering::Relaxed);
         let window = since.elapsed();
         Ok(Replaced::Done { since, window })
@@ -133,6 +136,15 @@ impl Libvirt for Arc<Fake> {
     fn nodedev_names(&self) -> Result<HashSet<String>, Failure> {
         unreachable!("the daemon asks for none")
     }
+}
+
+/// As libvirt does it (src/qemu/qemu_driver.c, qemuDomainUpdateDeviceConfig).
+fn with_graphics(xml: &str, graphics: &str) -> String {
+    let start = xml.find("<graphics ").unwrap();
+    let ends = ["/>", "</graphics>"].map(|end| xml[start..].find(end).map(|at| at + end.len()));
+    let long = xml[start..].contains("</graphics>");
+    let end = start + ends[usize::from(long)].unwrap();
+    format!("{}{graphics}{}", &xml[..start], &xml[end..])
 }
 
 /// The lab, where the records count although this is no recorded host.
@@ -292,12 +304,31 @@ fn what_somebody_defines_meanwhile_is_kept() {
 #[test]
 fn a_definition_at_the_same_moment_is_told_as_an_error() {
     let host = Host::new();
+    let off = domain(REGION, "off", VNC);
+    let theirs = off.replace("<name>", "<title>theirs</title><name>");
+    host.libvirt.conflicts.lock().unwrap().push(theirs);
+    let (mut daemon, receive) = host.watched();
+    host.libvirt.put(&off);
+    daemon.work_with(&receive);
+    assert_eq!(entries(&daemon), [What::Conflict, What::Fixed]);
+    let undo = daemon.domains.state.undo_stack(uuid(), &mut Vec::new());
+    assert_eq!(undo.len(), 0, "theirs is not ours to undo");
+}
+
+#[test]
+fn where_only_graphics_are_replaced_nobody_loses_anything() {
+    let host = Host::new();
     let theirs = doomed().replace("<name>", "<title>theirs</title><name>");
     host.libvirt.conflicts.lock().unwrap().push(theirs);
     let (mut daemon, receive) = host.watched();
     host.libvirt.put(&doomed());
     daemon.work_with(&receive);
-    assert_eq!(entries(&daemon), [What::Conflict, What::Fixed]);
+    assert_eq!(entries(&daemon), [What::Fixed]);
+    let now = host.libvirt.xml();
+    assert!(
+        now.contains("theirs") && now.contains("<gl enable='yes'"),
+        "{now}"
+    );
 }
 
 #[test]
