@@ -1,7 +1,6 @@
 """The machine test, run as root in the guest: what libvirt, udev, mdevctl and the tree say of
 real devices once the package is installed. Every test is a function below, run in their order;
-later ones build on what earlier ones made. Waits poll with a generous limit; times are printed,
-never asserted."""
+later ones build on what earlier ones made. The hook and the daemon are automatic.py's."""
 
 import json
 import os
@@ -9,61 +8,17 @@ import re
 import subprocess
 import sys
 import time
-import traceback
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-LIB = "/usr/local/lib/gfxplane/lib.sh"
+from lab import CONF, FULL, RUN, domain, equal, eventually, install, listed, out, run_tests, sh, uuid
+from lab import without_hook_and_daemon
+
 SCHEMAS = "/usr/share/gfxplane/schemas/gfxplane-nodedev.rng"
 LIBVIRT_SCHEMA = "/usr/share/libvirt/schemas/nodedev.rng"
 CALLOUTS = Path("/usr/lib/mdevctl/scripts.d/callouts")
 NOTIFIERS = Path("/usr/lib/mdevctl/scripts.d/notifiers")
 OLD = Path("/etc/mdevctl.d/scripts.d")
-RUN = Path("/run/gfxplane")
-LIMIT = 300
-# What is done over and over is done less often, unless FULL=1 asks for all of it.
-FULL = os.environ.get("FULL") == "1"
-
-
-def sh(command, check=True, **options):
-    result = subprocess.run(
-        ["bash", "-c", f". {LIB}; {command}"], capture_output=True, text=True, **options
-    )
-    if check and result.returncode:
-        raise AssertionError(f"{command!r} ended with {result.returncode}: {result.stdout}{result.stderr}")
-    return result
-
-
-def out(command):
-    return sh(command).stdout
-
-
-def eventually(what, condition, limit=LIMIT):
-    """Polls until condition() is true; its last error or value is in the message."""
-    end = time.monotonic() + limit
-    while True:
-        try:
-            value = condition()
-            if value:
-                return value
-        except (AssertionError, ET.ParseError, KeyError, IndexError, OSError) as error:
-            value = error
-        if time.monotonic() > end:
-            raise AssertionError(f"in vain for {limit} s: {what}: {value}")
-        time.sleep(0.3)
-
-
-def equal(seen, expected, what=""):
-    assert seen == expected, f"{what}: saw {seen!r}, expected {expected!r}"
-
-
-def uuid(number):
-    return f"{number:08d}-1111-4222-8333-444444444444"
-
-
-def listed(device, devices=None):
-    devices = devices or json.loads(out("gfxplane --quiet list --json"))["devices"]
-    return next(entry for entry in devices if entry["id"] == device)
 
 
 def nodedev(device):
@@ -110,27 +65,6 @@ def definition(device):
     return path.read_text()
 
 
-def domain(name, device, display="on"):
-    Path(f"/tmp/{name}.xml").write_text(
-        f"""<domain type='qemu'>
-  <name>{name}</name>
-  <memory unit='MiB'>16</memory>
-  <os><type arch='x86_64' machine='pc'>hvm</type></os>
-  <devices>
-    <controller type='usb' model='none'/>
-    <memballoon model='none'/>
-    <graphics type='vnc'/>
-    <video><model type='none'/></video>
-    <hostdev mode='subsystem' type='mdev' model='vfio-pci' display='{display}'>
-      <source><address uuid='{device}'/></source>
-    </hostdev>
-  </devices>
-</domain>
-"""
-    )
-    out(f"virsh define /tmp/{name}.xml")
-
-
 # type, number -> what everybody must say of it
 EXPECTED = {
     1: ("mdpy-vga", ["region"], None),
@@ -155,17 +89,19 @@ def test_apparmor_is_enforced():
     out("apparmor_enforced")
 
 
+RULES = """[[rule]]
+name = 'samples'
+source = 'tests/kmod'
+match = { type = ['virtio-pci-*'] }
+open = 'safe'
+"""
+
+
 def test_install_asks_the_devices_that_are_there():
     out("load_modules")
     out(f"create_mdev mdpy-vga {uuid(1)}")
-    for directory in ("conf.d", "rules.d"):
-        Path(f"/etc/gfxplane/{directory}").mkdir(parents=True)
-    Path("/etc/gfxplane/conf.d/vm.toml").write_text("deadline = 60\n")
-    Path("/etc/gfxplane/rules.d/50-vm.toml").write_text(
-        "[[rule]]\nname = 'samples'\nsource = 'tests/kmod'\n"
-        "match = { type = ['virtio-pci-*'] }\nopen = 'safe'\n"
-    )
-    print(out("dpkg -i ./gfxplane.deb 2>&1"))
+    print(install(rules=RULES))
+    without_hook_and_daemon()
     eventually("the old device is known", lambda: listed(uuid(1))["display"] == ["region"])
     equal(listed(uuid(1))["evidence"]["method"], "probe")
     for link in (CALLOUTS / "99-gfxplane", NOTIFIERS / "99-gfxplane"):
@@ -268,7 +204,7 @@ def test_node_device_xml():
 
 
 def test_a_driver_that_hangs_holds_nobody_up():
-    Path("/etc/gfxplane/conf.d/zz-short.toml").write_text("deadline = 12\n")
+    (CONF / "conf.d/zz-short.toml").write_text("deadline = 12\n")
     device = uuid(9)
     began = time.monotonic()
     out(f"create_mdev virtio-pci-hang {device}")
@@ -301,7 +237,7 @@ def test_a_driver_that_hangs_holds_nobody_up():
     out(f"remove_mdev {device}; remove_mdev {uuid(10)}")
     eventually("forgotten", lambda: not (RUN / "records" / f"{device}.json").exists())
     assert not (RUN / "devices" / device).exists() and not (RUN / "lock" / device).exists()
-    Path("/etc/gfxplane/conf.d/zz-short.toml").unlink()
+    (CONF / "conf.d/zz-short.toml").unlink()
 
 
 def test_no_permission():
@@ -616,7 +552,7 @@ def test_autostart_within_udev():
     """mdevctl's rule for parents makes devices while udev handles their parent: nobody waits."""
     devices = [uuid(41), uuid(42), uuid(43)]
     # If somebody waited, udev would give up on the parent's event after 180 s, and on the third.
-    Path("/etc/gfxplane/conf.d/zz-long.toml").write_text("deadline = 120\n")
+    (CONF / "conf.d/zz-long.toml").write_text("deadline = 120\n")
     home = listed(uuid(4))["parent"]
     # Debian 13 has the program in /usr/bin, but the rule that came with it says /usr/sbin.
     if not Path("/usr/sbin/mdevctl").exists():
@@ -627,7 +563,7 @@ def test_autostart_within_udev():
     out(f"udevadm trigger --action=add /sys/bus/pci/devices/{home}")
     eventually("all are known", lambda: all(listed(d)["evidence"]["method"] == "probe" for d in devices))
     print(f"  three devices started by udev were known after {time.monotonic() - began:.1f} s")
-    Path("/etc/gfxplane/conf.d/zz-long.toml").unlink()
+    (CONF / "conf.d/zz-long.toml").unlink()
     for device in devices:
         out(f"mdevctl stop -u {device}; mdevctl undefine -u {device}")
 
@@ -665,7 +601,7 @@ def test_libvirtd_restart_with_30_mdevs():
 
 
 def test_attributes_can_be_switched_off():
-    off = Path("/etc/gfxplane/conf.d/off.toml")
+    off = CONF / "conf.d/off.toml"
     off.write_text("attributes = 'off'\n")
     assert "gfxplane" not in out("mdevctl list --dumpjson")
     off.unlink()
@@ -861,7 +797,7 @@ def test_removed_it_changes_nothing():
     out(f"mdevctl define -u {device}; mdevctl stop -u {device}; mdevctl start -u {device}")
     domain("after", uuid(4))
     out("virsh start --paused after; virsh destroy after; virsh undefine after")
-    assert Path("/etc/gfxplane/gfxplane.toml").exists(), "configuration stays"
+    assert (CONF / "gfxplane.toml").exists(), "configuration stays"
 
 
 def test_purged_it_leaves_nothing():
@@ -869,34 +805,10 @@ def test_purged_it_leaves_nothing():
     left = out("find / -xdev -name '*gfxplane*' -not -path '/proc/*' -not -path '/mnt/*' "
                "-not -path '/usr/local/lib/gfxplane*' -not -path '/usr/src/gfxplane*' "
                "-not -path '/lib/modules/*' -not -path '/usr/lib/modules/*' "
-               "-not -path '/etc/systemd/system*' -not -path '/etc/initramfs-tools/*' "
-               "-not -path '/var/log/*' -not -path '/var/lib/systemd/*'").split()
+               "-not -path '/etc/systemd/*/gfxplane.conf' -not -name gfxplane-job.service "
+               "-not -path '/etc/initramfs-tools/*' -not -path '/var/log/*'").split()
     equal(left, [])
 
 
-def main():
-    wanted = [name for name in sys.argv[1:] if not name.startswith("--")]
-    tests = [(n, f) for n, f in globals().items() if n.startswith("test_")]
-    passed = failed = 0
-    for name, test in tests:
-        if wanted and name not in wanted and name != "test_install_asks_the_devices_that_are_there":
-            continue
-        began = time.monotonic()
-        try:
-            test()
-            passed += 1
-            verdict = "ok"
-        except Exception:
-            failed += 1
-            verdict = "FAILED"
-            traceback.print_exc(file=sys.stdout)
-        print(f"{verdict}: {name} ({time.monotonic() - began:.0f} s)", flush=True)
-        if failed and name == "test_install_asks_the_devices_that_are_there":
-            break
-    if failed:
-        print(sh("journalctl -b --no-pager | grep -Ei 'gfxplane|udevd|mdevctl|libvirtd' | tail -60", check=False).stdout)
-    print(f"{passed} passed, {failed} failed", flush=True)
-    return 1 if failed else 0
-
-
-sys.exit(main())
+TESTS = [(name, test, 0) for name, test in globals().items() if name.startswith("test_")]
+sys.exit(run_tests(TESTS, "test_install_asks_the_devices_that_are_there"))

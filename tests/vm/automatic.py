@@ -1,0 +1,1024 @@
+"""The machine test of what nobody has asked for: the qemu hook and the daemon, with libvirt as it
+is and AppArmor enforced. Run as root in the guest by tests/vm/automatic. Every test is a function
+below, run in their order; each leaves no domains behind. Waits poll with a generous limit; times
+are printed, never asserted. FULL=1 does all of what is otherwise done a tenth of the times."""
+
+import difflib
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import clients
+from lab import CONF, FULL, RUN, cursor, domain, domain_xml, equal, eventually, install, journal, listed
+from lab import out, run_tests, sh, uuid
+
+DMABUF = [uuid(n) for n in range(1, 9)]
+REGION = [uuid(20), uuid(21)]
+NONE = uuid(30)
+DEVICES = {"mbochs-small": DMABUF, "mdpy-vga": REGION, "mtty-1": [NONE]}
+
+VNC = "<graphics type='vnc'/>"
+VNC_ANYWHERE = "<graphics type='vnc' listen='0.0.0.0'/>"
+SPICE = "<graphics type='spice' autoport='yes'><listen type='address' address='127.0.0.1'/></graphics>"
+SPICE_ANYWHERE = "<graphics type='spice' autoport='yes'><listen type='address' address='0.0.0.0'/></graphics>"
+SPICE_SILENT = "<graphics type='spice'><listen type='none'/></graphics>"
+SPICE_GL = "<graphics type='spice'><listen type='none'/><gl enable='yes'/></graphics>"
+DBUS = "<graphics type='dbus' p2p='yes'/>"
+
+HOOK = Path("/etc/libvirt/hooks/qemu.d/50-gfxplane")
+HELPER = Path("/usr/bin/gfxplane-helper")
+STATE = Path("/var/lib/gfxplane")
+SOCKETS = "libvirtd.socket libvirtd-ro.socket libvirtd-admin.socket"
+UNIT = "gfxplane.service"
+DROP_IN = Path(f"/run/systemd/system/{UNIT}.d/vm.conf")
+
+
+def times(full, otherwise):
+    return full if FULL else otherwise
+
+
+def definition(name):
+    return out(f"virsh dumpxml --inactive --security-info {name}")
+
+
+def names():
+    return out("virsh list --all --name").split()
+
+
+def state(name):
+    return out(f"virsh domstate {name}").strip()
+
+
+def check(name):
+    return sh(f"gfxplane check {name}", check=False)
+
+
+def becomes_right(name, since=None):
+    """Waits until the definition has OpenGL and will start; how long that took."""
+    began = since or time.monotonic()
+    xml = eventually(f"{name} is mended", lambda: "<gl enable='yes'" in (xml := definition(name)) and xml)
+    seconds = time.monotonic() - began
+    result = check(name)
+    equal(result.returncode, 0, f"check of {name}: {result.stdout}{result.stderr}{xml}")
+    return seconds
+
+
+def works(name):
+    """The first start is the one that counts."""
+    result = sh(f"virsh start --paused {name}", check=False)
+    equal(result.returncode, 0, f"start of {name}: {result.stderr}")
+    equal(state(name), "paused", name)
+    out(f"virsh destroy {name}")
+
+
+def is_our_line(name, said):
+    """A refusal that was ours and not QEMU's."""
+    assert "Hook script execution failed" in said, said
+    assert f"gfxplane: domain {name} is not started: QEMU would refuse " in said, said
+    for theirs in ("process exited while connecting", "qemu-system", "monitor"):
+        assert theirs not in said, said
+
+
+def gone(*domains):
+    for name in domains:
+        sh(f"virsh destroy {name}", check=False)
+        sh(f"virsh undefine {name}", check=False)
+    left = set(names()) & set(domains)
+    equal(left, set(), "still there")
+
+
+def daemon_pid():
+    return int(out(f"systemctl show -P MainPID {UNIT}"))
+
+
+def daemon_is_up():
+    return out(f"systemctl show -P ActiveState {UNIT}").strip() == "active"
+
+
+def waits_for_libvirt(since, times=1):
+    return eventually("connected", lambda: journal(since).count("connected to libvirt") >= times)
+
+
+def with_drop_in(text):
+    DROP_IN.parent.mkdir(parents=True, exist_ok=True)
+    DROP_IN.write_text(text)
+    out(f"systemctl daemon-reload && systemctl restart {UNIT}")
+
+
+def without_drop_in():
+    DROP_IN.unlink(missing_ok=True)
+    out(f"systemctl daemon-reload && systemctl restart {UNIT}")
+
+
+def make_devices():
+    out("load_modules")
+    for kind, devices in DEVICES.items():
+        for device in devices:
+            out(f"create_mdev {kind} {device}")
+
+
+def all_known():
+    devices = json.loads(out("gfxplane --quiet list --json"))["devices"]
+    for kind, of_kind in DEVICES.items():
+        for device in of_kind:
+            equal(listed(device, devices)["evidence"]["method"], "probe", kind)
+    return True
+
+
+# The package
+
+
+def test_install():
+    """The hook is there, libvirt sees it without having been restarted, the daemon runs, and what QEMU
+    can do is known."""
+    out("apparmor_enforced")
+    make_devices()
+    libvirtd = out("systemctl show -P MainPID libvirtd.service")
+    print(install())
+    equal(out("systemctl show -P MainPID libvirtd.service"), libvirtd, "libvirtd is the same")
+    equal(oct(HOOK.stat().st_mode & 0o7777), "0o755", str(HOOK))
+    assert HOOK.is_file() and not HOOK.is_symlink()
+    assert str(HOOK) in out("dpkg-query -W -f '${Conffiles}' gfxplane"), "no conffile"
+    eventually("the daemon runs", daemon_is_up)
+    equal(out(f"systemctl is-enabled {UNIT}").strip(), "enabled")
+    eventually("libvirt is watched", lambda: "connected to libvirt" in out(f"journalctl -b -o cat -u {UNIT}"))
+    eventually("all devices are known", all_known)
+    [kept] = eventually("what QEMU can do is known", lambda: list(Path("/var/cache/gfxplane/qemu").iterdir()))
+    assert json.loads(kept.read_text())["abilities"]["qemu"], kept.read_text()
+
+
+# What the daemon mends
+
+
+def test_defined():
+    domain("defined", DMABUF[0], graphics=SPICE)
+    print(f"  right {becomes_right('defined'):.1f} s after it was defined")
+    works("defined")
+    gone("defined")
+
+
+def test_attached():
+    """libvirt before 10 sends no event for it."""
+    domain("attached", None, graphics=SPICE)
+    Path("/tmp/hostdev.xml").write_text(
+        "<hostdev mode='subsystem' type='mdev' model='vfio-pci' display='on'>"
+        f"<source><address uuid='{DMABUF[0]}'/></source></hostdev>"
+    )
+    out("virsh attach-device attached /tmp/hostdev.xml --config")
+    print(f"  right {becomes_right('attached'):.1f} s after it was attached")
+    works("attached")
+    gone("attached")
+
+
+EDITOR = f"""#!/usr/bin/python3
+import re, sys
+text = open(sys.argv[1]).read()
+text, found = re.subn("<graphics type='spice'.*?</graphics>", {SPICE!r}, text, flags=re.S)
+assert found == 1, text
+open(sys.argv[1], "w").write(text)
+"""
+
+
+def test_edited():
+    """By script. Who insists has his way: the third time it is left as he wants it."""
+    Path("/tmp/editor").write_text(EDITOR)
+    Path("/tmp/editor").chmod(0o755)
+    domain("edited", DMABUF[0], graphics=SPICE)
+    becomes_right("edited")
+    said = out("EDITOR=/tmp/editor env -u VISUAL virsh edit edited")
+    assert "edited" in said, said
+    print(f"  right {becomes_right('edited'):.1f} s after the edit")
+    works("edited")
+    since = cursor()
+    out("EDITOR=/tmp/editor env -u VISUAL virsh edit edited")
+    line = eventually("it is left alone", lambda: re.search("edited: left alone .*", journal(since)))[0]
+    print(f"  {line}")
+    assert "2 times" in line, line
+    assert "<gl enable='yes'" not in definition("edited")
+    gone("edited")
+
+
+def test_after_a_restart_of_libvirtd():
+    since = cursor()
+    domain("early", None, graphics=SPICE)
+    out("systemctl restart libvirtd.service")
+    domain("late", DMABUF[0], graphics=SPICE)
+    print(f"  right {becomes_right('late'):.1f} s after it was defined")
+    works("late")
+    said = waits_for_libvirt(since)
+    equal(out(f"systemctl show -P NRestarts {UNIT}").strip(), "0", f"the daemon went on: {said}")
+    gone("early", "late")
+
+
+def test_defined_while_the_daemon_was_down():
+    """The hook refuses it, the daemon mends it, and then it starts."""
+    out(f"systemctl stop {UNIT}")
+    domain("unseen", DMABUF[0], graphics=SPICE)
+    refused = sh("virsh start --paused unseen", check=False)
+    equal(refused.returncode, 1, refused.stderr)
+    is_our_line("unseen", refused.stderr)
+    print(f"  {refused.stderr.strip()}")
+    assert "gfxplane fixup unseen --define" in refused.stderr, refused.stderr
+    assert "<gl enable='yes'" not in definition("unseen")
+    out(f"systemctl start {UNIT}")
+    becomes_right("unseen")
+    equal(state("unseen"), "shut off", "it is no autostart domain, so nobody starts it")
+    works("unseen")
+    gone("unseen")
+
+
+def test_veto_is_mended_by_a_daemon_that_runs():
+    """A start that comes too early is refused, and leaves a request; the second one works."""
+    out(f"systemctl kill -s STOP {UNIT}")
+    try:
+        domain("hasty", DMABUF[0], graphics=SPICE)
+        refused = sh("virsh start --paused hasty", check=False)
+        is_our_line("hasty", refused.stderr)
+        equal(len(list((RUN / "requests").iterdir())) > 0, True, "a request")
+    finally:
+        out(f"systemctl kill -s CONT {UNIT}")
+    becomes_right("hasty")
+    works("hasty")
+    eventually("no request is left", lambda: not list((RUN / "requests").iterdir()))
+    gone("hasty")
+
+
+def test_define_and_start_in_one_line():
+    rounds, first = times(20, 2), 0
+    for number in range(rounds):
+        name = f"oneline{number}"
+        Path(f"/tmp/{name}.xml").write_text(domain_xml(name, DMABUF[0], SPICE))
+        result = sh(f"virsh define /tmp/{name}.xml && virsh start --paused {name}", check=False)
+        if result.returncode == 0:
+            first += 1
+        else:
+            is_our_line(name, result.stderr)
+            becomes_right(name)
+            out(f"virsh start --paused {name}")
+        equal(state(name), "paused", name)
+        gone(name)
+    print(f"  the first start worked {first} of {rounds} times, the second always")
+
+
+# What it does not
+
+
+def untouched(name, graphics):
+    since = cursor()
+    domain(name, DMABUF[0], graphics=graphics)
+    before = definition(name)
+    line = eventually("the daemon says why", lambda: re.search(f"{name}: .*consent.*", journal(since)))[0]
+    print(f"  {line}")
+    said = check(name)
+    equal(said.returncode, 1, said.stdout)
+    refused = sh(f"virsh start --paused {name}", check=False)
+    is_our_line(name, refused.stderr)
+    print(f"  {refused.stderr.strip()}")
+    for where, text in (("log", journal(since)), ("check", said.stdout + said.stderr), ("veto", refused.stderr)):
+        assert "consent" in text and "display='off'" in text, f"both cures are not named by the {where}: {text}"
+    # The veto has left a request; what it says is what was said.
+    time.sleep(2)
+    equal(definition(name), before, "to the byte")
+
+
+def test_remote_access_is_not_taken():
+    """VNC, and spice on another address: untouched, until somebody says so."""
+    for name, graphics in (("vnc", VNC), ("vnc0", VNC_ANYWHERE), ("spice0", SPICE_ANYWHERE)):
+        untouched(name, graphics)
+        out(f"gfxplane policy {name} consent=remote")
+        becomes_right(name)
+        assert "consent" in definition(name), definition(name)
+        works(name)
+        gone(name)
+
+
+def test_a_domain_that_is_right_is_left_alone():
+    for name, device, graphics, display in (
+        ("right", DMABUF[0], SPICE_GL, "on"),
+        ("region", REGION[0], VNC, "on"),
+        ("dark", DMABUF[0], VNC, "off"),
+        ("none", NONE, VNC, "off"),
+    ):
+        since = cursor()
+        domain(name, device, display=display, graphics=graphics)
+        before = definition(name)
+        eventually("it was looked at", lambda: f"{name}: " in journal(since))
+        equal(definition(name), before, name)
+        assert "changed" not in journal(since), journal(since)
+        works(name)
+        gone(name)
+
+
+def test_undo_log_and_policy():
+    """What was done is undone, and then the domain is its owner's, until he gives it back."""
+    xml = domain_xml("undone", DMABUF[0], "<graphics type='spice' autoport='yes' passwd='geheim'/>")
+    out(f"systemctl stop {UNIT}")
+    Path("/tmp/undone.xml").write_text(xml)
+    out("virsh define /tmp/undone.xml")
+    before = definition("undone")
+    out(f"systemctl start {UNIT}")
+    becomes_right("undone")
+    assert "geheim" in definition("undone"), "the password is lost"
+    log = out("gfxplane log")
+    print("  " + "\n  ".join(line for line in log.splitlines() if "undone" in line))
+    assert "undone" in log and "gl" in log, log
+    since = cursor()
+    out("gfxplane undo undone")
+    equal(definition("undone"), before, "undone")
+    eventually("the daemon stays away", lambda: re.search("undone: left alone .*undone", journal(since)))
+    equal(definition("undone"), before, "undone, and left so")
+    out(f"systemctl restart {UNIT}")
+    out("virsh desc undone --config 'another'")
+    time.sleep(3)
+    assert "<gl enable='yes'" not in definition("undone"), "it is remembered"
+    for file in STATE.rglob("*"):
+        assert not file.is_file() or "geheim" not in file.read_text(), file
+    equal(oct(STATE.stat().st_mode & 0o7777), "0o700", str(STATE))
+    out("gfxplane fixup --define undone")
+    becomes_right("undone")
+    out("gfxplane policy undone display=off")
+    shown = out("gfxplane policy undone")
+    assert "off" in shown, shown
+    Path("/tmp/again.xml").write_text(re.sub("<gl enable.*?>", "", definition("undone")))
+    since = cursor()
+    out("virsh define /tmp/again.xml")
+    eventually("it was looked at", lambda: "undone: " in journal(since))
+    assert "<gl enable='yes'" not in definition("undone"), "display=off is hands off"
+    assert "geheim" not in out(f"gfxplane log; gfxplane log --json; journalctl -b -o cat -u {UNIT}")
+    gone("undone")
+
+
+# The hook
+
+
+def test_transient():
+    """Of a doomed domain nobody has a definition to mend: our line says what to do."""
+    Path("/tmp/doomed.xml").write_text(domain_xml("doomed", DMABUF[0], SPICE))
+    result = sh("virsh create --paused /tmp/doomed.xml", check=False)
+    equal(result.returncode, 1, result.stdout)
+    is_our_line("doomed", result.stderr)
+    print(f"  {result.stderr.strip()}")
+    assert "doomed" not in names()
+    out("gfxplane fixup /tmp/doomed.xml > /tmp/sound.xml")
+    for file in ("/tmp/sound.xml", "/tmp/region.xml"):
+        if file == "/tmp/region.xml":
+            Path(file).write_text(domain_xml("doomed", REGION[0], VNC))
+        out(f"virsh create --paused {file}")
+        equal(state("doomed"), "paused")
+        out("virsh destroy doomed")
+
+
+def test_hook_that_only_warns():
+    setting = CONF / "conf.d/hook.toml"
+    setting.write_text("hook = 'warn'\n")
+    try:
+        since = cursor()
+        Path("/tmp/warned.xml").write_text(domain_xml("warned", DMABUF[0], SPICE))
+        result = sh("virsh create --paused /tmp/warned.xml", check=False)
+        assert "vfio-display-dmabuf: opengl not available" in result.stderr, result.stderr
+        assert "Hook script" not in result.stderr, result.stderr
+        eventually("said in the journal", lambda: "domain warned: QEMU would refuse" in journal(since, "-t gfxplane"))
+        setting.write_text("hook = 'off'\n")
+        since = cursor()
+        result = sh("virsh create --paused /tmp/warned.xml", check=False)
+        assert "vfio-display-dmabuf: opengl not available" in result.stderr, result.stderr
+        assert "domain warned" not in journal(since, "-t gfxplane"), "off is off"
+    finally:
+        setting.unlink()
+
+
+def virt_install(*more):
+    """A guest with mbochs, by the tool that most guests are made with."""
+    medium = Path("/var/lib/libvirt/images/medium.iso")
+    medium.write_bytes(bytes(1 << 20))
+    # It knows mdev types of some vendors only, so not `--hostdev`.
+    hostdev = ("@mode=subsystem", "@type=mdev", "@model=vfio-pci", "@display=on", f"source/address/@uuid={DMABUF[0]}")
+    return [
+        "virt-install", "--name", "installed", "--memory", "32", "--virt-type", "qemu", "--arch", "x86_64",
+        "--machine", "pc", "--osinfo", "generic", "--disk", "none", "--cdrom", str(medium), "--network", "none",
+        "--video", "model.type=none", "--controller", "usb,model=none", "--noautoconsole",
+        *(word for part in hostdev for word in ("--xml", f"./devices/hostdev/{part}")), *more,
+    ]  # fmt: skip
+
+
+def test_virt_install():
+    """As it would be refused it ends with our line; then through both of its steps: installation, and
+    the guest that was installed."""
+    doomed = subprocess.run(virt_install("--graphics", "spice,listen=127.0.0.1"), capture_output=True, text=True)
+    assert doomed.returncode, doomed.stdout
+    is_our_line("installed", doomed.stdout + doomed.stderr)
+    gone("installed")
+    # As the line says, its XML through fixup: of the installation, and of what stays.
+    for step in (1, 2):
+        xml = subprocess.run(
+            virt_install("--graphics", "spice,listen=127.0.0.1", "--print-xml", str(step)),
+            capture_output=True, text=True, check=True,
+        ).stdout  # fmt: skip
+        Path(f"/tmp/step{step}.xml").write_text(xml)
+        out(f"gfxplane fixup /tmp/step{step}.xml > /tmp/right{step}.xml")
+        out(f"virsh create --paused /tmp/right{step}.xml && virsh destroy installed")
+    # The definition that stays is mended by itself.
+    out("virsh define /tmp/step2.xml")
+    becomes_right("installed")
+    works("installed")
+    gone("installed")
+
+    log = open("/tmp/virt-install.log", "w")
+    process = subprocess.Popen(
+        virt_install("--graphics", "spice,listen=none,gl.enable=yes", "--wait", "-1"), stdout=log, stderr=log
+    )
+    try:
+        eventually("it is installed", lambda: state("installed") == "running")
+        installing = out("virsh dumpxml installed")
+        assert "<on_reboot>destroy</on_reboot>" in installing, installing
+        eventually("what stays is defined", lambda: "<on_reboot>restart</on_reboot>" in definition("installed"))
+        # The installer reboots.
+        out("virsh reset installed")
+        eventually(
+            "it runs from what was installed",
+            lambda: "<on_reboot>restart</on_reboot>" in out("virsh dumpxml installed") and state("installed") == "running",
+        )
+        equal(check("installed").returncode, 0, "check of what stays")
+    finally:
+        sh("virsh destroy installed", check=False)
+        process.terminate()
+        process.wait()
+        print("  " + Path("/tmp/virt-install.log").read_text().strip().replace("\n", "\n  "))
+    gone("installed")
+
+
+# What is broken changes nothing for any guest
+
+
+def broken_helpers():
+    """Names, and what puts such a helper in the place of ours."""
+    yield "missing", "rm -f {}"
+    yield "not executable", "install -m 644 /root/helper {}"
+    for name, script in (
+        ("aborting", "kill -ABRT $$"),
+        ("crashing", "kill -SEGV $$"),
+        ("panicking", "echo \"thread 'main' panicked\" >&2; exit 101"),
+        ("failing", "exit 1"),
+        ("printing", "echo '<domain/>'"),
+    ):
+        Path("/tmp/helper").write_text(f"#!/bin/sh\n{script}\n")
+        yield name, "install -m 755 /tmp/helper {}"
+    Path("/tmp/lib.c").write_text("int of_library(void) { return 0; }\n")
+    Path("/tmp/main.c").write_text("int of_library(void); int main(void) { return of_library(); }\n")
+    out("cd /tmp && gcc -shared -fPIC -o libmissing.so lib.c && gcc -o linked main.c -L. -lmissing && rm libmissing.so")
+    yield "linked against a library that is not there", "install -m 755 /tmp/linked {}"
+
+
+def test_broken_helper():
+    """Every guest lives, through a restart of libvirtd too, and every guest starts."""
+    out(f"cp -p {HELPER} /root/helper")
+    domain("lives", REGION[0], graphics=VNC)
+    domain("starts", REGION[1], graphics=VNC)
+    out("virsh start --paused lives")
+    try:
+        for name, command in broken_helpers():
+            out(command.format(HELPER))
+            out("virsh start --paused starts")
+            out("systemctl restart libvirtd.service")
+            for guest in ("lives", "starts"):
+                equal(eventually("libvirt answers", lambda: state(guest)), "paused", f"{guest}, with a helper {name}")
+            if name == "missing":
+                # What QEMU refuses, QEMU refuses.
+                Path("/tmp/refused.xml").write_text(domain_xml("refused", DMABUF[0], SPICE))
+                refused = sh("virsh create --paused /tmp/refused.xml", check=False).stderr
+                assert "vfio-display-dmabuf: opengl not available" in refused and "Hook" not in refused, refused
+            out("virsh destroy starts")
+            print(f"  {name}: they live and start")
+    finally:
+        out(f"rm -f {HELPER}; cp -p /root/helper {HELPER}")
+        out(f"systemctl restart {UNIT}")
+    gone("lives", "starts")
+
+
+def full_disk(path):
+    """What is in `path` is on a file system that is full, of bytes and of names."""
+    out(f"cp -a {path} /root/full && mount -t tmpfs -o mode=$(stat -c %a {path}),size=4m,nr_inodes=2k tmpfs {path}")
+    out(f"cp -a /root/full/. {path}/; rm -rf /root/full")
+    sh(f"dd if=/dev/zero of={path}/filler bs=64k 2> /dev/null; dd if=/dev/zero of={path}/filler2 bs=512 2> /dev/null", check=False)
+    sh(f"mkdir {path}/fillers && for n in $(seq 3000); do : > {path}/fillers/$n || break; done", check=False)
+    assert sh(f": > {path}/one-more", check=False).returncode, "it is not full"
+
+
+def test_full_disk():
+    """The hook can leave no request, the daemon can remember nothing: guests start, and the daemon lives."""
+    domain("lives", REGION[0], graphics=VNC)
+    domain("starts", DMABUF[0], graphics=SPICE_GL)
+    out(f"systemctl stop {UNIT}")
+    for path in (RUN, STATE):
+        full_disk(path)
+    try:
+        out("virsh start --paused lives; virsh start --paused starts")
+        Path("/tmp/doomed.xml").write_text(domain_xml("doomed", DMABUF[1], SPICE))
+        is_our_line("doomed", sh("virsh create --paused /tmp/doomed.xml", check=False).stderr)
+        out("systemctl restart libvirtd.service")
+        for guest in ("lives", "starts"):
+            equal(eventually("libvirt answers", lambda: state(guest)), "paused", guest)
+        since = cursor()
+        started = sh(f"systemctl start {UNIT}", check=False)
+        print(f"  the daemon's start ends with {started.returncode}")
+        domain("mended", DMABUF[2], graphics=SPICE)
+        becomes_right("mended")
+        print("  " + "\n  ".join(line for line in journal(since).splitlines() if "space" in line or "No " in line))
+        equal(out(f"systemctl show -P NRestarts {UNIT}").strip(), "0")
+    finally:
+        out(f"systemctl stop {UNIT}; umount {RUN} {STATE}; systemctl start {UNIT}")
+    gone("lives", "starts", "mended")
+
+
+# Many at once
+
+
+def start_client(directory, *arguments):
+    log = open(directory / f"{arguments[2]}.log", "w")
+    return subprocess.Popen(
+        ["/usr/bin/python3", "clients.py", *map(str, arguments)], stdout=subprocess.PIPE, stderr=log, text=True
+    )
+
+
+def result_of(client, directory, name):
+    """What a client has to say; one that hung in a call of libvirt's has said so in its log."""
+    said, _ = client.communicate()
+    equal(client.returncode, 0, f"client {name}: {(directory / f'{name}.log').read_text()}")
+    return json.loads(said)
+
+
+def new_directory(name):
+    directory = Path("/tmp") / name
+    out(f"rm -rf {directory}; mkdir -p {directory}")
+    return directory
+
+
+def test_burst():
+    """50 domains by four clients at once: all become right."""
+    directory, count = new_directory("burst"), times(50, 5)
+    all_names = [f"burst{n}" for n in range(count)]
+    for client in range(4):
+        mine = all_names[client::4]
+        xml = [domain_xml(name, DMABUF[client], SPICE) for name in mine]
+        (directory / f"c{client}.json").write_text(json.dumps(xml))
+    began = time.monotonic()
+    clients_now = [(f"c{n}", start_client(directory, "burst", directory, f"c{n}")) for n in range(4)]
+    results = [result_of(client, directory, name) for name, client in clients_now]
+    equal(sum(result["defined"] for result in results), count)
+    defined = time.monotonic() - began
+    eventually("all are right", lambda: all("<gl enable='yes'" in definition(name) for name in all_names))
+    print(f"  {count} domains defined within {defined:.1f} s, all right after {time.monotonic() - began:.1f} s")
+    print(f"  the longest call of a client: {max(result['longest'] for result in results)}")
+    for name in all_names[:: max(1, count // 5)]:
+        equal(check(name).returncode, 0, name)
+    gone(*all_names)
+
+
+def make_slots(directory):
+    """The domains of the stress, in all the wrong forms in which clients write them, as libvirt has them."""
+    out(f"systemctl stop {UNIT}")
+    wrongs = [(device, "on", (SPICE, SPICE_SILENT, DBUS)) for device in DMABUF[:4]]
+    wrongs += [(REGION[0], "off", (VNC, SPICE)), (NONE, "on", (VNC, SPICE))]
+    slots = []
+    for number, (device, display, graphics) in enumerate(wrongs):
+        name, identity = f"slot{number}", uuid(900 + number)
+        more = f"<uuid>{identity}</uuid><metadata>{clients.counts_element({})}</metadata>"
+        formatted = []
+        for screens in graphics:
+            domain(name, device, display=display, graphics=screens, more=more)
+            # Once more, as libvirt fills in the rest when it reads what it has written.
+            Path("/tmp/slot.xml").write_text(definition(name))
+            out("virsh define /tmp/slot.xml")
+            formatted.append(definition(name))
+            out(f"virsh undefine {name}")
+        slots.append({"name": name, "uuid": identity, "wrong": formatted})
+    (directory / "slots.json").write_text(json.dumps(slots))
+    (directory / "seen").mkdir()
+    out(f"systemctl start {UNIT}")
+    return slots
+
+
+def plans_to_nothing(xml):
+    result = subprocess.run(["gfxplane", "fixup", "-"], input=xml, capture_output=True, text=True)
+    return result.returncode == 0 and result.stdout == xml
+
+
+def judge_what_was_seen(directory, slots):
+    """Every definition was as a client had written it, or fully mended. How many of each kind."""
+    written = {clients.bare(xml) for slot in slots for xml in slot["wrong"]}
+    seen = [file.read_text() for file in (directory / "seen").glob("*.xml")]
+    mended = [xml for xml in seen if xml not in written]
+    for xml in mended:
+        if not plans_to_nothing(xml):
+            [name] = re.findall("<name>(.*?)</name>", xml)
+            of_it = [w.splitlines() for w in written if f"<name>{name}</name>" in w]
+            differences = [list(difflib.unified_diff(w, xml.splitlines(), "written", "seen", lineterm="")) for w in of_it]
+            raise AssertionError("half mended:\n" + "\n".join(min(differences, key=len)))
+    assert mended, "nothing mended was seen, so nothing was shown"
+    print(f"  {len(seen)} different definitions seen: {len(seen) - len(mended)} as written, {len(mended)} mended")
+
+
+def all_end_right(slots):
+    """Whatever is defined in the end is mended."""
+
+    def right():
+        for name in set(names()) & {slot["name"] for slot in slots}:
+            if sh(f"virsh dominfo {name}").stdout.count("Persistent:     yes"):
+                xml = definition(name)
+                assert plans_to_nothing(xml), xml
+        return True
+
+    eventually("all are right in the end", right)
+
+
+def report(results, said):
+    """What the clients and the daemon's log have to say. Returns how many edits were lost."""
+    did, refused = {}, {}
+    for result in results:
+        for total, part in ((did, result["did"]), (refused, result["refused"])):
+            for word, number in part.items():
+                total[word] = total.get(word, 0) + number
+    lost = [line for result in results for line in result["lost"]]
+    risen = [line for result in results for line in result["risen"]]
+    odd = [line for result in results for line in result["odd"]]
+    windows = sorted(int(n) for n in re.findall(r"defined (\d+) µs after it was last looked at", said))
+    print(f"  done: {did}; refused: {refused}")
+    if windows:
+        middle = windows[len(windows) // 2]
+        print(f"  the daemon defined {len(windows)} times; from compare to define: median {middle} µs, largest {windows[-1]} µs")
+    print(f"  the daemon noticed another's definition inside that window {said.count('at the same moment')} times")
+    print(f"  the longest call of a client: {max(result['longest'] for result in results)}")
+    print(f"  lost edits: {len(lost)}, domains that rose again: {len(risen)}")
+    for line in lost + risen + odd:
+        print(f"    {line}")
+    return lost, risen, odd
+
+
+def memory(pid):
+    return int(re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())[1])
+
+
+def test_stress():
+    """200 things at random from three clients beside the daemon: no edit is lost, no call hangs, nothing
+    is half mended, and the daemon does not grow."""
+    directory, rounds = new_directory("stress"), times(200, 20)
+    slots = make_slots(directory)
+    seed = int(os.environ.get("SEED", "1"))
+    # What it takes for the first domain, it takes once.
+    domain("first", DMABUF[0], graphics=SPICE)
+    becomes_right("first")
+    gone("first")
+    pid, since = daemon_pid(), cursor()
+    before, began = memory(pid), time.monotonic()
+    each = -(-rounds // len(clients.CLIENTS))
+    working = [
+        (name, start_client(directory, "stress", directory, name, each, seed + number))
+        for number, name in enumerate(clients.CLIENTS)
+    ]
+    results = [result_of(client, directory, name) for name, client in working]
+    said = journal(since)
+    print(f"  {each} rounds of each of three clients in {time.monotonic() - began:.0f} s, seed {seed}")
+    lost, risen, odd = report(results, said)
+    equal(daemon_pid(), pid, "the daemon is the same")
+    after = memory(pid)
+    print(f"  the daemon's memory: {before} kB before, {after} kB after")
+    judge_what_was_seen(directory, slots)
+    gone(*(slot["name"] for slot in slots))
+    assert after < before + 8 * 1024, "the daemon grows"
+    equal(odd, [], "refusals that nobody expects")
+    equal((lost, risen), ([], []), "lost edits")
+
+
+def test_killed():
+    """The daemon, with SIGKILL, at random moments while it mends, with the clients beside it: every
+    definition is old or mended, and right after the restart."""
+    directory, kills = new_directory("killed"), times(50, 5)
+    slots = make_slots(directory)
+    with_drop_in("[Unit]\nStartLimitIntervalSec=0\n[Service]\nRestartSec=100ms\n")
+    chance = random.Random(int(os.environ.get("SEED", "1")))
+    domain("usual", DMABUF[4], graphics=SPICE)
+    usual = becomes_right("usual")
+    gone("usual")
+    since = cursor()
+    working = [
+        (name, start_client(directory, "stress", directory, name, 1000000, number))
+        for number, name in enumerate(clients.CLIENTS)
+    ]
+    outcomes = {"old": 0, "mended": 0}
+    try:
+        for number in range(kills):
+            name = f"killed{number}"
+            xml = domain_xml(name, DMABUF[4], SPICE)
+            domain(name, DMABUF[4], graphics=SPICE)
+            time.sleep(chance.uniform(0, 1.5 * usual))
+            pid = daemon_pid()
+            if pid:
+                os.kill(pid, signal.SIGKILL)
+            found = definition(name)
+            is_old = "<gl " not in found
+            assert is_old or plans_to_nothing(found), f"half mended:\n{found}"
+            if is_old:
+                assert "address='127.0.0.1'" in found, f"half mended:\n{found}\n{xml}"
+            outcomes["old" if is_old else "mended"] += 1
+            eventually("it is there again", lambda: daemon_is_up() and daemon_pid() not in (0, pid))
+            becomes_right(name)
+            gone(name)
+    finally:
+        (directory / "stop").touch()
+        results = [result_of(client, directory, name) for name, client in working]
+    print(f"  killed {kills} times; the definition was then: {outcomes}")
+    lost, risen, odd = report(results, journal(since))
+    judge_what_was_seen(directory, slots)
+    # What it was left alone for is forgotten with it.
+    without_drop_in()
+    all_end_right(slots)
+    gone(*(slot["name"] for slot in slots))
+    equal(odd, [], "refusals that nobody expects")
+    equal((lost, risen), ([], []), "lost edits")
+
+
+# Save and restore
+
+
+# Debian's kernel has no bitmap for the driver's dirty pages, so QEMU must not ask for it.
+MIGRATES = """<qemu:override xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
+    <qemu:device alias='ua-tty'>
+      <qemu:frontend>
+        <qemu:property name='enable-migration' type='string' value='on'/>
+        <qemu:property name='x-device-dirty-page-tracking' type='string' value='off'/>
+      </qemu:frontend>
+    </qemu:device>
+  </qemu:override>"""
+
+
+def new_tty():
+    """A device that has nothing behind it: mtty keeps the state of a migration when it is closed, and
+    the next one then ends the kernel (6.12)."""
+    out(f"remove_mdev {NONE}; create_mdev mtty-1 {NONE}")
+    eventually("all devices are known", all_known)
+
+
+def restored(xml=""):
+    """What runs after a restore, what the hook and libvirt's log of the domain said."""
+    new_tty()
+    since = cursor()
+    out("rm -f /var/log/libvirt/qemu/saved.log.old; : > /var/log/libvirt/qemu/saved.log")
+    out(f"virsh restore /var/tmp/saved.save --paused {xml}")
+    live = out("virsh dumpxml --security-info saved")
+    equal(state("saved"), "paused")
+    return live, journal(since, "-t gfxplane"), Path("/var/log/libvirt/qemu/saved.log").read_text()
+
+
+def test_saved_and_restored():
+    """Where nothing is wrong the hook's filter hands nothing back; with made XML libvirt takes what it
+    does hand back, and says that it was the hook's."""
+    xml = domain_xml("saved", NONE, "<graphics type='vnc' passwd='geheim'/>", "off", more=MIGRATES)
+    Path("/tmp/saved.xml").write_text(xml.replace("</source>", "</source><alias name='ua-tty'/>"))
+    out("virsh define /tmp/saved.xml && virsh start --paused saved")
+    try:
+        before = out("virsh dumpxml --security-info saved")
+        out("virsh save saved /var/tmp/saved.save --paused")
+        live, said, log = restored()
+        without_id = [re.sub(r" id='\d+'", "", text, count=1) for text in (before, live)]
+        equal(without_id[1], without_id[0], "what runs again")
+        equal(said, "", "the hook has nothing to say")
+        assert "tainted: hook" not in log, log
+        out("virsh destroy saved")
+
+        saved = out("virsh save-image-dumpxml --security-info /var/tmp/saved.save")
+        assert "geheim" in saved and saved.count("display='off'") == 1, saved
+        Path("/tmp/on.xml").write_text(saved.replace("display='off'", "display='on'"))
+        live, said, log = restored("--xml /tmp/on.xml")
+        assert "display='off'" in live and "display='on'" not in live, live
+        assert "geheim" in live, "the password is lost"
+        assert "domain saved goes on with" in said and "geheim" not in said, said
+        print(f"  {said.strip()}")
+        assert "tainted: hook" in log, log
+        out("virsh destroy saved")
+
+        # Without the hook QEMU refuses that.
+        new_tty()
+        (CONF / "conf.d/hook.toml").write_text("hook = 'off'\n")
+        refused = sh("virsh restore /var/tmp/saved.save --paused --xml /tmp/on.xml", check=False).stderr
+        assert "device doesn't support any (known) display method" in refused, refused
+    finally:
+        (CONF / "conf.d/hook.toml").unlink(missing_ok=True)
+        gone("saved")
+
+
+# The daemon as a service
+
+
+def test_hangup_reads_the_settings():
+    since = cursor()
+    pid = daemon_pid()
+    domain("later", DMABUF[0], graphics=VNC)
+    before = definition("later")
+    (CONF / "conf.d/consent.toml").write_text("consent = ['remote']\n")
+    try:
+        out(f"systemctl reload {UNIT}")
+        eventually("it says so", lambda: "settings read again" in journal(since))
+        becomes_right("later")
+    finally:
+        (CONF / "conf.d/consent.toml").unlink()
+        out(f"systemctl reload {UNIT}")
+    equal(daemon_pid(), pid)
+    assert definition("later") != before
+    # Settings that can't be read are said, and nothing else happens.
+    broken = CONF / "conf.d/broken.toml"
+    broken.write_text("retry_start = 'whenever'\n")
+    since = cursor()
+    try:
+        out(f"systemctl reload {UNIT}")
+        eventually("it says so", lambda: "broken.toml" in journal(since))
+        equal(daemon_pid(), pid)
+    finally:
+        broken.unlink()
+        out(f"systemctl reload {UNIT}")
+    gone("later")
+
+
+def test_terminated():
+    since = cursor()
+    out(f"systemctl stop {UNIT}")
+    equal(out(f"systemctl show -P Result {UNIT}").strip(), "success")
+    assert "ends" in journal(since), journal(since)
+    out(f"systemctl start {UNIT}")
+    # Type=notify: it is up when it says so.
+    equal(out(f"systemctl show -P ActiveState {UNIT}").strip(), "active")
+    domain("after", DMABUF[0], graphics=SPICE)
+    becomes_right("after")
+    gone("after")
+
+
+def test_watchdog():
+    """A daemon that has stopped is started anew."""
+    print("  " + out(f"systemctl show -p Type,WatchdogUSec,NRestarts,Restart {UNIT}").replace("\n", " "))
+    assert out(f"systemctl show -P WatchdogUSec {UNIT}").strip() not in ("0", "infinity")
+    with_drop_in("[Service]\nWatchdogSec=20\n")
+    try:
+        pid = daemon_pid()
+        # It lives longer than that by itself.
+        time.sleep(30)
+        equal(daemon_pid(), pid, "it says that it lives")
+        os.kill(pid, signal.SIGSTOP)
+        eventually("it is another", lambda: daemon_is_up() and daemon_pid() not in (0, pid))
+    finally:
+        without_drop_in()
+    domain("after", DMABUF[0], graphics=SPICE)
+    becomes_right("after")
+    gone("after")
+
+
+def test_libvirt_that_is_stopped_stays_so():
+    """The daemon waits, and does not have systemd start libvirtd again; then all domains are looked at."""
+    since, pid = cursor(), daemon_pid()
+    domain("before", DMABUF[0], graphics=SPICE)
+    becomes_right("before")
+    out("systemctl stop libvirtd.service")
+    eventually("it waits", lambda: "waits for libvirt" in journal(since))
+    time.sleep(20)
+    equal(out("systemctl show -P ActiveState libvirtd.service").strip(), "inactive", "libvirtd")
+    equal(out("systemctl show -P ActiveState libvirtd.socket").strip(), "active", "its socket")
+    # By hand, as nobody should: no event tells of it.
+    file = Path("/etc/libvirt/qemu/before.xml")
+    text, found = re.subn("<gl .*?/>", "", file.read_text())
+    equal(found, 1, file.read_text())
+    file.write_text(text)
+    out("systemctl start libvirtd.service")
+    becomes_right("before")
+    waits_for_libvirt(since)
+    equal(daemon_pid(), pid)
+    gone("before")
+
+
+def test_security():
+    print(out(f"systemd-analyze security --no-pager {UNIT}"))
+
+
+def test_no_apparmor_denial():
+    """None of hook, helper and daemon; what Mesa is denied in QEMU is not ours."""
+    denials = sh("apparmor_denials", check=False).stdout.splitlines()
+    ours = [line for line in denials if 'profile="libvirt-' not in line]
+    print(f"  {len(denials)} denials, all of QEMU under its own profile" if denials and not ours else "")
+    equal(ours, [], "denials")
+    said = out(f"journalctl -b -o cat -u {UNIT} -t gfxplane")
+    assert "panicked" not in said, said
+
+
+# Boots
+
+
+def devices_at_boot(order):
+    """mdevs made anew at boot, by a unit before or after libvirtd."""
+    lines = ["#!/bin/bash", ". /usr/local/lib/gfxplane/lib.sh", "load_modules"]
+    for kind, devices in DEVICES.items():
+        lines += [f"create_mdev {kind} {device}" for device in devices]
+    Path("/root/devices").write_text("\n".join(lines) + "\n")
+    Path("/root/devices").chmod(0o755)
+    Path("/etc/systemd/system/vm-devices.service").write_text(
+        f"[Unit]\n{order}\n[Service]\nType=oneshot\nExecStart=/root/devices\n[Install]\nWantedBy=multi-user.target\n"
+    )
+    out("systemctl daemon-reload && systemctl enable vm-devices.service")
+
+
+def wrong_and_autostarted(name):
+    out(f"systemctl stop {UNIT}")
+    gone(*names())
+    domain(name, DMABUF[0], graphics=SPICE)
+    out(f"virsh autostart {name}")
+    assert "<gl " not in definition(name)
+    out("sync")
+
+
+def what_was_said_at_boot():
+    print("  " + out(
+        "journalctl -b -o short-monotonic -u libvirtd.service -u gfxplane.service -u vm-devices.service -t gfxplane "
+        "| grep -v 'audit\\|polkit' | tail -40"
+    ).replace("\n", "\n  "))
+
+
+def test_before_a_boot_with_devices_before_libvirtd():
+    devices_at_boot("Before=libvirtd.service")
+    wrong_and_autostarted("early")
+
+
+def test_boot_with_devices_before_libvirtd():
+    """An autostart domain whose definition is wrong comes up by itself."""
+    try:
+        eventually("it runs", lambda: state("early") == "running")
+    finally:
+        what_was_said_at_boot()
+    becomes_right("early")
+    assert "early" in out("gfxplane log"), "gfxplane log"
+    out("virsh destroy early")
+    devices_at_boot("After=libvirtd.service")
+    wrong_and_autostarted("tardy")
+
+
+def test_boot_with_devices_after_libvirtd():
+    """libvirt itself can't start it then, with any definition; it becomes right all the same."""
+    try:
+        becomes_right("tardy")
+    finally:
+        what_was_said_at_boot()
+    print(f"  by itself the domain is: {state('tardy')}")
+    if state("tardy") != "running":
+        works("tardy")
+    gone("tardy")
+
+
+BOOTS = {"test_boot_with_devices_before_libvirtd": 1, "test_boot_with_devices_after_libvirtd": 2}
+
+
+# The package goes
+
+
+def test_removed_with_a_running_guest():
+    eventually("all devices are known", all_known)
+    domain("lives", REGION[0], graphics=VNC)
+    domain("starts", DMABUF[0], graphics=SPICE_GL)
+    out("virsh start --paused lives")
+    pid = daemon_pid()
+    print(out("dpkg -r gfxplane"))
+    assert not Path(f"/proc/{pid}").exists(), "the daemon is gone"
+    assert HOOK.exists() and not HELPER.exists(), "a conffile stays"
+    out("systemctl restart libvirtd.service")
+    equal(eventually("libvirt answers", lambda: state("lives")), "paused")
+    out("virsh start --paused starts")
+    equal(state("starts"), "paused")
+    out("virsh destroy starts")
+
+
+def test_purged():
+    since = cursor()
+    print(out("dpkg -P gfxplane"))
+    assert not list(Path("/etc/libvirt/hooks").rglob("*gfxplane*"))
+    for path in (STATE, Path("/var/cache/gfxplane"), CONF, RUN):
+        assert not path.exists(), path
+    equal(sh(f"systemctl cat {UNIT}", check=False).returncode, 1, "its unit is gone")
+    assert "eload" in journal(since, "-u libvirtd.service"), "libvirtd was reloaded"
+    equal(state("lives"), "paused", "the guest lives")
+    out("virsh start --paused starts && virsh destroy starts")
+    out("systemctl restart libvirtd.service")
+    equal(eventually("libvirt answers", lambda: state("lives")), "paused", "the guest lives")
+    gone("lives", "starts")
+
+
+def main():
+    tests, boot = [], 0
+    for name, test in globals().items():
+        if name.startswith("test_"):
+            boot = BOOTS.get(name, boot)
+            tests.append((name, test, boot))
+    return run_tests(tests, "test_install", lambda: gone(*names()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

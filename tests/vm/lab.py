@@ -1,0 +1,165 @@
+"""What the tests in the guest share: commands, waits, devices, domains, the journal, and who runs
+the tests. Waits poll with a generous limit; times are printed, never asserted."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import traceback
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+LIB = "/usr/local/lib/gfxplane/lib.sh"
+CONF = Path("/etc/gfxplane")
+RUN = Path("/run/gfxplane")
+LIMIT = 300
+# What is done over and over is done less often, unless FULL=1 asks for all of it.
+FULL = os.environ.get("FULL") == "1"
+# Where it is kept what earlier boots of the same guest came to.
+BOOTS = Path("/root/boots.json")
+
+
+def sh(command, check=True, **options):
+    result = subprocess.run(
+        ["bash", "-c", f". {LIB}; {command}"], capture_output=True, text=True, **options
+    )
+    if check and result.returncode:
+        raise AssertionError(f"{command!r} ended with {result.returncode}: {result.stdout}{result.stderr}")
+    return result
+
+
+def out(command):
+    return sh(command).stdout
+
+
+def eventually(what, condition, limit=LIMIT):
+    """Polls until condition() is true; its last error or value is in the message."""
+    end = time.monotonic() + limit
+    while True:
+        try:
+            value = condition()
+            if value:
+                return value
+        except (AssertionError, ET.ParseError, KeyError, IndexError, StopIteration, OSError) as error:
+            value = error
+        if time.monotonic() > end:
+            raise AssertionError(f"in vain for {limit} s: {what}: {value}")
+        time.sleep(0.3)
+
+
+def equal(seen, expected, what=""):
+    assert seen == expected, f"{what}: saw {seen!r}, expected {expected!r}"
+
+
+def uuid(number):
+    return f"{number:08d}-1111-4222-8333-444444444444"
+
+
+def listed(device, devices=None):
+    devices = devices or json.loads(out("gfxplane --quiet list --json"))["devices"]
+    return next(entry for entry in devices if entry["id"] == device)
+
+
+def domain_xml(name, device, graphics="<graphics type='vnc'/>", display="on", more="", memory=16):
+    """A domain with one vfio device; without one if `device` is None. `more` goes before <devices>."""
+    hostdev = "" if device is None else f"""
+    <hostdev mode='subsystem' type='mdev' model='vfio-pci' display='{display}'>
+      <source><address uuid='{device}'/></source>
+    </hostdev>"""
+    return f"""<domain type='qemu'>
+  <name>{name}</name>
+  <memory unit='MiB'>{memory}</memory>
+  <os><type arch='x86_64' machine='pc'>hvm</type></os>
+  {more}
+  <devices>
+    <controller type='usb' model='none'/>
+    <memballoon model='none'/>
+    {graphics}
+    <video><model type='none'/></video>{hostdev}
+  </devices>
+</domain>
+"""
+
+
+def domain(name, device, display="on", **options):
+    """Defines it, and leaves it in /tmp/NAME.xml."""
+    Path(f"/tmp/{name}.xml").write_text(domain_xml(name, device, display=display, **options))
+    out(f"virsh define /tmp/{name}.xml")
+
+
+def install(rules=None):
+    """The package, with settings for a machine that is slow."""
+    for directory in ("conf.d", "rules.d"):
+        (CONF / directory).mkdir(parents=True, exist_ok=True)
+    (CONF / "conf.d/vm.toml").write_text("deadline = 60\n")
+    if rules:
+        (CONF / "rules.d/50-vm.toml").write_text(rules)
+    return out("dpkg -i ./gfxplane.deb 2>&1")
+
+
+def without_hook_and_daemon():
+    """From now on libvirt and QEMU do what they do by themselves, and definitions stay as they are,
+    also after the package is installed once more."""
+    (CONF / "conf.d/zz-by-itself.toml").write_text("hook = 'off'\n")
+    out("systemctl mask --runtime --now gfxplane.service")
+
+
+def cursor():
+    """Where the journal ends now."""
+    return out("journalctl --sync; journalctl -n 0 --show-cursor").split("cursor: ")[1].strip()
+
+
+def journal(since, which="-u gfxplane.service"):
+    """What it has after a cursor() of some unit, or of `-t` some program."""
+    return out(f"journalctl --sync; journalctl --quiet -o cat --after-cursor='{since}' {which}")
+
+
+def tidy_up(tidy):
+    try:
+        tidy()
+    except Exception:
+        traceback.print_exc(file=sys.stdout)
+
+
+def run_tests(tests, first, tidy=lambda: None):
+    """Runs tests, (name, function, boot) each, and prints what came of them; the exit status.
+
+    Those of boot 0 are run first. If there are some of a later boot, the guest is asked to boot
+    again, and they are run then: tests/vm/run --reboots. The arguments of the program are the names
+    of the tests that are wanted; `first` is always run, and nothing can be told without it. `tidy` is
+    called after a failure, so that the next test fails for itself alone."""
+    wanted = [name for name in sys.argv[1:] if not name.startswith("--")]
+    unknown = set(wanted) - {name for name, _, _ in tests}
+    if unknown:
+        print(f"no such tests: {' '.join(sorted(unknown))}")
+        return 2
+    tests = [test for test in tests if not wanted or test[0] in wanted or test[0] == first]
+    results = json.loads(BOOTS.read_text()) if BOOTS.exists() else {"boot": 0, "passed": 0, "failed": 0}
+    boot, broken = results["boot"], False
+    for name, test, _ in [test for test in tests if test[2] == boot]:
+        began = time.monotonic()
+        try:
+            test()
+            results["passed"] += 1
+            verdict = "ok"
+        except Exception:
+            results["failed"] += 1
+            verdict = "FAILED"
+            traceback.print_exc(file=sys.stdout)
+        print(f"{verdict}: {name} ({time.monotonic() - began:.0f} s)", flush=True)
+        if verdict == "FAILED":
+            tidy_up(tidy)
+        broken = verdict == "FAILED" and name == first
+        if broken:
+            break
+    if results["failed"]:
+        print(sh("journalctl -b --no-pager | grep -Ei 'gfxplane|udevd|mdevctl|libvirtd' | tail -60", check=False).stdout)
+    if not broken and any(test[2] > boot for test in tests):
+        BOOTS.write_text(json.dumps(results | {"boot": boot + 1}))
+        Path("again").touch()
+        print(f"boot {boot + 2}", flush=True)
+        return 0
+    print(f"{results['passed']} passed, {results['failed']} failed", flush=True)
+    return 1 if results["failed"] or broken else 0
