@@ -844,6 +844,22 @@ def test_hangup_reads_the_settings():
     gone("later")
 
 
+def test_a_device_that_comes_free_is_asked():
+    """By the daemon, within the limits of its unit: nobody could as long as a guest had it."""
+    device, since = REGION[1], cursor()
+    domain("holds", device, graphics=VNC)
+    out("virsh start --paused holds")
+    record = Path(f"/run/gfxplane/records/{device}.json")
+    record.unlink()
+    equal(sh(f"gfxplane probe --fresh {device}", check=False).returncode, 1)
+    assert "in-use" in record.read_text(), record.read_text()
+    out("virsh destroy holds")
+    eventually("it is asked", lambda: listed(device)["evidence"]["method"] == "probe")
+    equal(listed(device)["display"], ["region"])
+    assert f"{device}: came free, and is asked" in journal(since), journal(since)
+    gone("holds")
+
+
 def test_terminated():
     since = cursor()
     out(f"systemctl stop {UNIT}")

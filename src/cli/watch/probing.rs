@@ -9,7 +9,7 @@ use std::thread;
 use crate::config::Config;
 use crate::facts::{Display, Reason};
 use crate::host::Root;
-use crate::inventory::{Sources, active, rule_for};
+use crate::inventory::{Sources, rule_for};
 use crate::names::DeviceId;
 use crate::probe::{Asked, may_open};
 
@@ -49,15 +49,17 @@ fn ask(prober: &Path, devices: &[DeviceId]) {
 }
 
 /// Whether a device that is there has not been asked, or was in use when it was, and may be opened
-/// unasked.
+/// unasked. What others of its type have said does not count.
 pub(super) fn is_to_be_asked(root: &Root, id: DeviceId, config: &Config) -> bool {
     let (sources, device) = Sources::read_device(root, id);
     device.is_some_and(|device| {
         let rule = rule_for(&sources.rules, &sources.host, &device);
-        matches!(
-            active(&sources, &device).finding.facts.display,
-            Display::Unknown(Reason::InUse | Reason::NotProbed)
-        ) && may_open(&device, rule, Asked::Unasked(config.probe)).is_ok()
+        let circumstances = device.circumstances(&sources.host);
+        let record = sources.memory.devices.get(&id);
+        record
+            .filter(|record| record.circumstances == circumstances)
+            .is_none_or(|record| record.facts.display == Display::Unknown(Reason::InUse))
+            && may_open(&device, rule, Asked::Unasked(config.probe)).is_ok()
     })
 }
 
