@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::de::IntoDeserializer;
+use serde::de::value::StrDeserializer;
 use serde::{Deserialize, Serialize};
 
 use crate::facts::{Display, Facts, Reason};
@@ -107,6 +109,16 @@ pub enum Step {
     /// A step that this version does not know.
     #[serde(other)]
     Unknown,
+}
+
+impl Step {
+    /// The step that this word names, if this version knows it.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        let word: StrDeserializer<'_, serde::de::value::Error> = word.into_deserializer();
+        let step = Step::deserialize(word).ok();
+        step.filter(|step| *step != Step::Unknown)
+    }
 }
 
 impl fmt::Display for Step {

@@ -16,9 +16,9 @@ use crate::host::run::Written;
 use crate::host::{Root, Warning, settings, sysfs};
 use crate::inventory::Sources;
 use crate::names::DeviceId;
-use crate::probe::Asked;
 use crate::probe::asking::{Outcome, Request, announce, ask_and_keep};
 use crate::probe::instance::Instance;
+use crate::probe::{Asked, Prober};
 use crate::record::FORMAT;
 
 /// The program that opens devices.
@@ -84,12 +84,17 @@ struct Row {
 }
 
 impl Probe {
-    /// Asks, prints, and announces what is new.
+    /// Asks through `prober`, prints, and announces what is new.
     ///
     /// # Errors
     /// A text that names no device; those of the output. That a device does not answer is no error
     /// but exit code 1, or 3 if the host lacks what it takes.
-    pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
+    pub fn run(
+        &self,
+        context: &Context,
+        prober: &Prober,
+        out: &mut dyn Write,
+    ) -> anyhow::Result<End> {
         let mut warnings = Vec::new();
         let config = settings::config(&context.root, &mut warnings);
         let deadline = match self.deadline {
@@ -123,9 +128,8 @@ impl Probe {
                 asked,
             )
         };
-        let prober = prober()?;
         let request = Request {
-            prober: &prober,
+            prober,
             asked,
             fresh: self.fresh,
             deadline,
@@ -192,6 +196,17 @@ fn ask_all(
     request: &Request<'_>,
     warnings: &mut Vec<Warning>,
 ) -> Vec<Outcome> {
+    let ask = |id: &DeviceId| {
+        let (sources, device) = Sources::read_device(&context.root, *id);
+        let outcome = ask_and_keep(&context.root, &sources, *id, device.as_ref(), request);
+        (outcome, sources.host.warnings)
+    };
+    // Without a thread, for which a copy of this process would do no longer.
+    if let [id] = ids {
+        let (outcome, more) = ask(id);
+        warnings.extend(more);
+        return vec![outcome];
+    }
     let next = AtomicUsize::new(0);
     let (send, answers) = mpsc::channel();
     std::thread::scope(|scope| {
@@ -201,10 +216,8 @@ fn ask_all(
                 loop {
                     let place = next.fetch_add(1, Ordering::Relaxed);
                     let Some(id) = ids.get(place) else { return };
-                    let (sources, device) = Sources::read_device(&context.root, *id);
-                    let outcome =
-                        ask_and_keep(&context.root, &sources, *id, device.as_ref(), request);
-                    let _ = send.send((place, outcome, sources.host.warnings));
+                    let (outcome, warnings) = ask(id);
+                    let _ = send.send((place, outcome, warnings));
                 }
             });
         }

@@ -15,13 +15,14 @@ use crate::cli::log::Log;
 use crate::cli::nodedev_dumpxml::NodedevDumpxml;
 use crate::cli::nodedev_list::NodedevList;
 use crate::cli::policy::PolicyCommand;
-use crate::cli::probe::Probe;
+use crate::cli::probe::{Probe, prober};
 use crate::cli::qemu::QemuCommand;
 use crate::cli::rules::RulesCommand;
 use crate::cli::undo::Undo;
 use crate::cli::verify::{Verify, VerifyChild};
 use crate::cli::watch::Watch;
 use crate::cli::{End, GlobalArgs};
+use crate::probe::Prober;
 
 /// Finds out what display a vfio device offers, and tells libvirt.
 ///
@@ -102,8 +103,8 @@ pub fn run(arguments: Arguments, libvirt: Arc<dyn Libvirt>) -> anyhow::Result<En
         Verb::Undo(undo) => undo.run(&context, &mut out),
         Verb::Log(log) => log.run(&context, &mut out),
         Verb::Policy(policy) => policy.run(&context, &mut out),
-        Verb::Probe(probe) => probe.run(&context, &mut out),
         Verb::Qemu(qemu) => qemu.run(&context, &mut out),
+        Verb::Probe(probe) => probe.run(&context, &Prober::Program(prober()?), &mut out),
         Verb::Rules(rules) => rules.run(&context, &mut out),
         Verb::Verify(verify) => verify.run(&context, &mut out),
         Verb::VerifyChild(child) => child.run(),

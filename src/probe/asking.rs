@@ -2,7 +2,6 @@
 //! already, and what is done with the answer.
 
 use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
 use crate::evidence::Step;
@@ -12,13 +11,13 @@ use crate::host::sysfs::Device;
 use crate::host::{Root, Warning};
 use crate::inventory::{Sources, record_of, rule_for};
 use crate::names::DeviceId;
-use crate::probe::{Answer, Asked, ask, may_open};
+use crate::probe::{Answer, Asked, Prober, ask, may_open};
 
 /// How to ask.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
-    /// The program that opens devices.
-    pub prober: &'a Path,
+    /// What opens devices.
+    pub prober: &'a Prober,
     /// Who wants to know.
     pub asked: Asked,
     /// Ask the device even if a record answers.
@@ -103,6 +102,7 @@ pub fn ask_and_keep(
         return Outcome::not_asked(Answer::none(Reason::NotAllowed, Step::Policy), Some(why));
     }
     let answer = ask(
+        root,
         request.prober,
         id,
         request.deadline,

@@ -1,11 +1,15 @@
 //! What the child of a probe does.
+//!
+//! To stderr it tells each step before it takes it, a word a line; to stdout its answer, one line of
+//! JSON. Both go past the buffers of std: in a copy of its parent these are the parent's.
 
-use std::io::{self, Write};
+use std::io;
+use std::os::fd::AsFd;
 
 use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
-use nix::unistd::getppid;
+use nix::unistd::{getppid, write};
 
 use crate::evidence::Step;
 use crate::facts::Reason;
@@ -14,27 +18,41 @@ use crate::host::requests::start_under_way;
 use crate::host::run::Lock;
 use crate::names::DeviceId;
 use crate::probe::group::Group;
-use crate::probe::{Answer, Failure, Message, Opener, Tell, device};
+use crate::probe::{Answer, Failure, Opener, Tell, device};
 
 /// The ways to open a device; the first that the kernel offers for it is taken.
 const OPENERS: [&dyn Opener; 1] = [&Group];
 
-/// Asks the device, telling the steps and at last the answer to `out`. Dies with `asker`, the
-/// process that started it: a device must not stay open for nobody.
+/// Asks the device. Dies with `asker`, the process that started it: a device must not stay open for
+/// nobody.
 ///
 /// `unless_starting`: leave the device alone while a domain that has it is being started. The hook
 /// marks the start and then waits for the lock; this looks at the mark when it has the lock. So
 /// either the hook waits for us, or we see the mark.
-pub fn run(root: &Root, id: DeviceId, asker: i32, unless_starting: bool, out: &mut impl Write) {
+pub fn run(root: &Root, id: DeviceId, asker: i32, unless_starting: bool) {
     // Without it the child merely lives longer than its asker.
     let _ = prctl::set_pdeathsig(Signal::SIGKILL);
     if getppid().as_raw() != asker {
         return;
     }
     let answer = ask(root, id, unless_starting, &mut |step| {
-        Message::Step(step).tell(out);
+        say(io::stderr(), &step.to_string());
     });
-    Message::Answer(Box::new(answer)).tell(out);
+    let answer = serde_json::to_string(&answer).expect("an answer has only string keys");
+    say(io::stdout(), &answer);
+}
+
+/// Says a line. If nobody listens any more there is nobody to tell.
+fn say(out: impl AsFd, text: &str) {
+    let line = format!("{text}\n");
+    let mut rest = line.as_bytes();
+    while !rest.is_empty() {
+        match write(&out, rest) {
+            Ok(count) => rest = &rest[count..],
+            Err(Errno::EINTR) => {}
+            Err(_) => return,
+        }
+    }
 }
 
 fn ask(root: &Root, id: DeviceId, unless_starting: bool, tell: Tell<'_>) -> Answer {

@@ -2,34 +2,39 @@
 //! opens devices.
 //!
 //! A driver may hang in its open, so a child does the work and the asker waits for it until a
-//! deadline, never longer. The child (`gfxplane-probe --child ID`) holds the device's lock from
-//! before the open until after the close, tells each step before it takes it, and ends with its
-//! [`Answer`]. One that does not end is killed and left behind; it is not waited for, because a
-//! process in an uninterruptible sleep can't be killed.
+//! deadline, never longer. The child ([`Prober`]: `gfxplane-probe --child ID`, or a copy of a
+//! gfxplane-probe) holds the device's lock from before the open until after the close, tells each
+//! step before it takes it, and ends with its [`Answer`]. One that does not end is killed and left
+//! behind; it is not waited for, because a process in an uninterruptible sleep can't be killed.
 //!
 //! * [`asking`]: one question with all that belongs to it: policy, record, announcement.
 //! * [`child`]: what the child does.
 //! * [`group`]: opening over container and group. Other ways are further [`Opener`]s.
 //! * [`device`]: the questions to an opened device.
+//! * `fork`: the child as a copy of this process, with `unsafe` of its own.
 //! * [`instance`]: a device made for the sake of one question.
-//! * [`ioctl`]: the kernel's interface, and all `unsafe` of this program.
+//! * [`ioctl`]: the kernel's interface, with the other `unsafe`.
 
 pub mod asking;
 pub mod child;
 pub mod device;
+mod fork;
 pub mod group;
 pub mod instance;
 pub mod ioctl;
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{self, PipeReader, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, getpid};
 use serde::{Deserialize, Serialize};
 
 use crate::config::ProbePolicy;
@@ -182,24 +187,39 @@ pub fn may_open(device: &Device, rule: Option<&Rule>, asked: Asked) -> Result<()
     }
 }
 
+/// What opens devices: a process of its own, which may hang and is then left behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Prober {
+    /// This program (`gfxplane-probe`), run as `PROGRAM --child ID PID`.
+    Program(PathBuf),
+    /// A copy of this process, which has nothing to load; if it has several threads, the program.
+    Copy(PathBuf),
+}
+
 /// Asks one device through a child, and takes at most `deadline`.
 ///
-/// `prober`: the program to run (`gfxplane-probe`). `unless_starting`: see [`child::run`].
+/// `unless_starting`: see [`child::run`].
 #[must_use]
-pub fn ask(prober: &Path, id: DeviceId, deadline: Duration, unless_starting: bool) -> Answer {
+pub fn ask(
+    root: &Root,
+    prober: &Prober,
+    id: DeviceId,
+    deadline: Duration,
+    unless_starting: bool,
+) -> Answer {
     let limit = Instant::now() + deadline;
-    let child = Command::new(prober)
-        .args(["--child", &id.to_string(), &std::process::id().to_string()])
-        .args(unless_starting.then_some("--unless-starting"))
-        // Not udev's: it waits for whoever holds its pipes.
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn();
+    let child = match prober {
+        Prober::Program(program) => Running::program(program, id, unless_starting),
+        Prober::Copy(program) => match Running::copy(root, id, unless_starting) {
+            Ok(None) => Running::program(program, id, unless_starting),
+            Ok(Some(child)) => Ok(child),
+            Err(error) => Err(error),
+        },
+    };
     match child {
         Ok(mut child) => {
-            let answer = listen(&mut child, limit);
-            end(&mut child);
+            let answer = child.listen(limit);
+            child.end();
             answer
         }
         Err(error) => {
@@ -213,75 +233,125 @@ pub fn ask(prober: &Path, id: DeviceId, deadline: Duration, unless_starting: boo
     }
 }
 
-/// What a child says: one JSON value a line.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Message {
-    /// It is about to take this step.
-    Step(Step),
-    /// It is through.
-    Answer(Box<Answer>),
+/// A child that asks. What it says is in [`child`].
+struct Running {
+    pid: Pid,
+    /// Its stdout: the answer.
+    answer: PipeReader,
+    /// Its stderr: the steps. Nobody waits for these, so that the child is not held up.
+    steps: PipeReader,
 }
 
-impl Message {
-    /// Says it. If nobody listens any more there is nobody to tell.
-    pub(crate) fn tell(&self, out: &mut impl Write) {
-        let line = serde_json::to_string(self).expect("a message has only string keys");
-        let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+impl Running {
+    fn program(program: &Path, id: DeviceId, unless_starting: bool) -> io::Result<Self> {
+        let ((answer, say), (steps, tell)) = (io::pipe()?, io::pipe()?);
+        let child = Command::new(program)
+            .args(["--child", &id.to_string(), &std::process::id().to_string()])
+            .args(unless_starting.then_some("--unless-starting"))
+            // Not udev's: it waits for whoever holds its pipes.
+            .stdin(Stdio::null())
+            .stdout(say)
+            .stderr(tell)
+            .spawn()?;
+        Ok(Running {
+            pid: Pid::from_raw(child.id().cast_signed()),
+            answer,
+            steps,
+        })
+    }
+
+    /// `None`: this process can't be copied.
+    fn copy(root: &Root, id: DeviceId, unless_starting: bool) -> io::Result<Option<Self>> {
+        let ((answer, say), (steps, tell)) = (io::pipe()?, io::pipe()?);
+        let null = File::options().read(true).write(true).open("/dev/null")?;
+        let asker = getpid();
+        let pid = fork::in_a_copy(move || {
+            let standard = dup2_stdin(&null)
+                .and_then(|()| dup2_stdout(&say))
+                .and_then(|()| dup2_stderr(&tell));
+            drop((null, say, tell));
+            if standard.is_ok() {
+                fork::close_others();
+                child::run(root, id, asker.as_raw(), unless_starting);
+            }
+        })?;
+        Ok(pid.map(|pid| Running { pid, answer, steps }))
+    }
+
+    fn listen(&mut self, limit: Instant) -> Answer {
+        let (mut said, mut buffer) = (Vec::new(), [0; 4096]);
+        loop {
+            match wait(&self.answer, limit) {
+                Ok(true) => {}
+                Ok(false) => return Answer::none(Reason::TimedOut, self.last_step()),
+                Err(errno) => {
+                    return Answer::failed(&Failure {
+                        step: self.last_step(),
+                        errno,
+                        reason: Reason::QueryFailed,
+                    });
+                }
+            }
+            match self.answer.read(&mut buffer) {
+                // It ended without an answer: it crashed, or somebody killed it.
+                Ok(0) | Err(_) => return Answer::none(Reason::QueryFailed, self.last_step()),
+                Ok(count) => said.extend_from_slice(&buffer[..count]),
+            }
+            if let Some(end) = said.iter().position(|byte| *byte == b'\n') {
+                return serde_json::from_slice(&said[..end])
+                    .unwrap_or_else(|_| Answer::none(Reason::QueryFailed, self.last_step()));
+            }
+        }
+    }
+
+    /// The step that it was about to take when it was last heard of. A panic's words on stderr are
+    /// no step.
+    fn last_step(&mut self) -> Step {
+        // All steps together have some 200 bytes.
+        let mut told = [0; 4096];
+        let count = match wait(&self.steps, Instant::now()) {
+            Ok(true) => self.steps.read(&mut told).unwrap_or(0),
+            Ok(false) | Err(_) => 0,
+        };
+        let words = told[..count].split_inclusive(|byte| *byte == b'\n');
+        words
+            .filter_map(|line| Step::from_word(std::str::from_utf8(line).ok()?.strip_suffix('\n')?))
+            .next_back()
+            .unwrap_or(Step::Spawn)
+    }
+
+    /// Sees to it that the child ends; waits for it only as long as one that is well takes.
+    fn end(&mut self) {
+        let patience = Instant::now() + Duration::from_millis(100);
+        // Its end closes the pipe; then it is a matter of microseconds.
+        let _ = wait(&self.answer, patience);
+        let mut killed = false;
+        while let Ok(WaitStatus::StillAlive) = waitpid(self.pid, Some(WaitPidFlag::WNOHANG)) {
+            if Instant::now() >= patience {
+                if killed {
+                    return;
+                }
+                let _ = kill(self.pid, Signal::SIGKILL);
+                killed = true;
+            }
+            std::thread::sleep(Duration::from_micros(100));
+        }
     }
 }
 
-fn listen(child: &mut Child, limit: Instant) -> Answer {
-    let mut out = child.stdout.take().expect("stdout is piped");
-    let (mut said, mut buffer) = (Vec::new(), [0; 4096]);
-    let mut step = Step::Spawn;
+/// Waits until there is something to read, or the other end is closed; `false` if not by `limit`.
+fn wait(pipe: &PipeReader, limit: Instant) -> nix::Result<bool> {
     loop {
         let left = limit.saturating_duration_since(Instant::now());
         // Rounded up: a poll of 0 ms before the deadline would spin.
         let timeout =
             PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX);
-        let ready = poll(&mut [PollFd::new(out.as_fd(), PollFlags::POLLIN)], timeout);
-        match ready {
-            Ok(0) if Instant::now() >= limit => return Answer::none(Reason::TimedOut, step),
-            Ok(0) | Err(Errno::EINTR) => continue,
-            Ok(_) => {}
-            Err(errno) => {
-                return Answer::failed(&Failure {
-                    step,
-                    errno,
-                    reason: Reason::QueryFailed,
-                });
-            }
+        match poll(&mut [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)], timeout) {
+            Ok(0) if Instant::now() >= limit => return Ok(false),
+            Ok(0) | Err(Errno::EINTR) => {}
+            Ok(_) => return Ok(true),
+            Err(errno) => return Err(errno),
         }
-        match out.read(&mut buffer) {
-            // It ended without an answer: it crashed, or somebody killed it.
-            Ok(0) | Err(_) => return Answer::none(Reason::QueryFailed, step),
-            Ok(count) => said.extend_from_slice(&buffer[..count]),
-        }
-        while let Some(end) = said.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = said.drain(..=end).collect();
-            match serde_json::from_slice(&line) {
-                Ok(Message::Step(next)) => step = next,
-                Ok(Message::Answer(answer)) => return *answer,
-                Err(_) => return Answer::none(Reason::QueryFailed, step),
-            }
-        }
-    }
-}
-
-/// Sees to it that the child ends; waits for it only as long as one that is well takes.
-fn end(child: &mut Child) {
-    let patience = Instant::now() + Duration::from_millis(100);
-    let mut killed = false;
-    while !matches!(child.try_wait(), Ok(Some(_)) | Err(_)) {
-        if Instant::now() >= patience {
-            if killed {
-                return;
-            }
-            let _ = child.kill();
-            killed = true;
-        }
-        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -303,7 +373,9 @@ mod tests {
             .args([&text, &path])
             .status();
         assert!(copied.unwrap().success());
-        ask(&path, "0000:00:02.0".parse().unwrap(), deadline, false)
+        let prober = Prober::Program(path);
+        let id = "0000:00:02.0".parse().unwrap();
+        ask(&Root::system(), &prober, id, deadline, false)
     }
 
     const LONG: Duration = Duration::from_secs(60);
@@ -317,21 +389,19 @@ mod tests {
             errno: None,
             facts: Facts::of(Display::NONE),
         };
-        let mut said = Vec::new();
-        Message::Answer(Box::new(answer.clone())).tell(&mut said);
-        let said = String::from_utf8(said).unwrap();
+        let said = serde_json::to_string(&answer).unwrap();
         assert_eq!(
-            ask_script(
-                &format!("echo '{{\"step\":\"open\"}}'; echo '{}'", said.trim()),
-                LONG
-            ),
+            ask_script(&format!("echo open >&2; echo '{said}'"), LONG),
             answer
         );
 
         let unknown = |reason, step| Answer::none(reason, step);
-        let hang = ask_script("echo '{\"step\":\"open\"}'; exec sleep 1000", SHORT);
+        let hang = ask_script("echo lock >&2; echo open >&2; exec sleep 1000", SHORT);
         assert_eq!(hang, unknown(Reason::TimedOut, Step::Open));
-        let crash = ask_script("echo '{\"step\":\"control\"}'; kill -SEGV $$", LONG);
+        let crash = ask_script(
+            "echo control >&2; echo thread panicked >&2; kill -SEGV $$",
+            LONG,
+        );
         assert_eq!(crash, unknown(Reason::QueryFailed, Step::Control));
         assert_eq!(
             ask_script("echo nonsense", LONG),
@@ -342,7 +412,8 @@ mod tests {
             unknown(Reason::TimedOut, Step::Spawn)
         );
         let missing = ask(
-            Path::new("/nonexistent"),
+            &Root::system(),
+            &Prober::Program("/nonexistent".into()),
             "0000:00:02.0".parse().unwrap(),
             LONG,
             false,

@@ -203,6 +203,31 @@ def test_node_device_xml():
     equal(ET.fromstring(bare).find("display").get("type"), "region")
 
 
+def processes(*words):
+    """The directories in /proc of those that run with these arguments."""
+    wanted = "".join(f"{word}\0" for word in words).encode()
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if (process / "cmdline").read_bytes() == wanted:
+                found.append(process)
+        except OSError:
+            pass
+    return found
+
+
+def left_behind(device):
+    """udev's prober asks in a copy of itself. It hangs in the driver, with the device's lock, and holds
+    nothing of udev's."""
+    [pid] = processes("/usr/bin/gfxplane-probe", "--udev", device)
+    equal((pid / "stat").read_text().rsplit(")")[1].split()[0], "D")
+    files = {int(file.name): os.readlink(file) for file in (pid / "fd").iterdir()}
+    equal(files.pop(0), "/dev/null")
+    assert files.pop(1).startswith("pipe:") and files.pop(2).startswith("pipe:"), files
+    kept = sorted(re.sub("^/dev/vfio/[0-9]+$", "/dev/vfio/N", file) for file in files.values())
+    equal(kept, ["/dev/vfio/N", "/dev/vfio/vfio", str(RUN / "lock" / device)])
+
+
 def test_a_driver_that_hangs_holds_nobody_up():
     (CONF / "conf.d/zz-short.toml").write_text("deadline = 12\n")
     device = uuid(9)
@@ -221,6 +246,7 @@ def test_a_driver_that_hangs_holds_nobody_up():
     tree = RUN / "devices" / device / "vfio-pci/device"
     assert tree.is_dir() and not (tree / "gfx_plane").exists()
     eventually("libvirt says so", lambda: attributes(virsh_xml(device))["gfxplane.display.reason"] == "timed-out")
+    left_behind(device)
     # The one that hangs still has the lock, so nobody else is sent after it.
     again = sh(f"gfxplane probe --json --deadline 2 {device}", check=False)
     equal(again.returncode, 1, again.stderr)

@@ -25,7 +25,7 @@ use gfxplane::inventory::{Sources, active};
 use gfxplane::names::DeviceId;
 use gfxplane::nodedev::words::{properties, words};
 use gfxplane::probe::asking::{Request, ask_and_keep};
-use gfxplane::probe::{Asked, child};
+use gfxplane::probe::{Asked, Prober, child};
 
 /// Asks vfio devices what display they have.
 ///
@@ -70,8 +70,7 @@ fn as_child(id: &str, asker: &str, unless_starting: bool) -> anyhow::Result<End>
         let asker = asker
             .parse()
             .map_err(|_| Failure::Usage("--child ID PID".into()))?;
-        let out = &mut io::stdout().lock();
-        child::run(&Root::system(), id, asker, unless_starting, out);
+        child::run(&Root::system(), id, asker, unless_starting);
         Ok(End::Done)
     })
 }
@@ -87,7 +86,9 @@ fn by_hand() -> anyhow::Result<End> {
     let arguments = Arguments::parse();
     let context = arguments.global.context()?;
     let mut out = io::BufWriter::new(io::stdout().lock());
-    let end = arguments.probe.run(&context, &mut out);
+    let end = arguments
+        .probe
+        .run(&context, &Prober::Copy(prober()?), &mut out);
     out.flush()?;
     end
 }
@@ -123,7 +124,7 @@ fn udev(id: DeviceId) -> anyhow::Result<End> {
 /// `really_probe`). So "no driver" and "no such device" are not believed at first.
 fn ask_new(root: &Root, id: DeviceId) -> anyhow::Result<()> {
     let config = settings::config(root, &mut Vec::new());
-    let prober = prober()?;
+    let prober = Prober::Copy(prober()?);
     let limit = Instant::now() + config.deadline;
     // Tries after the first are for the moment between the links and the registration.
     for _ in 0..5 {
