@@ -196,14 +196,19 @@ pub fn read_circumstances(root: &Root, id: DeviceId) -> Option<(Circumstances, O
     Some((circumstances, render_node))
 }
 
-/// Reads one device, as [`read`] would; `None` if it isn't there or isn't a vfio device.
+/// Reads one device, as [`read`] would; `None` if it isn't there or isn't a vfio device. Of its
+/// parent only what the device has of it: the host has no [`Host::parents`] then.
 #[must_use]
 pub fn read_device(root: &Root, id: DeviceId, attributes: &[&str]) -> (Host, Option<Device>) {
-    let mut reader = Reader::new(root, attributes);
+    let mut reader = Reader {
+        only: true,
+        ..Reader::new(root, attributes)
+    };
     let device = match id {
         DeviceId::Mdev(_) => reader.mdev(&id.to_string()),
         DeviceId::Pci(_) => reader.pci_device(&id.to_string()),
     };
+    reader.parents.clear();
     (reader.into_host(), device)
 }
 
@@ -212,6 +217,8 @@ struct Reader<'a> {
     /// The root without links, to tell what leads out of it.
     base: PathBuf,
     attributes: &'a [&'a str],
+    /// Whether one device is wanted, and not all that its parent offers.
+    only: bool,
     warnings: Vec<Warning>,
     parents: HashMap<PathBuf, Option<Parent>>,
     versions: HashMap<String, Option<String>>,
@@ -232,6 +239,7 @@ impl<'a> Reader<'a> {
             root,
             base,
             attributes,
+            only: false,
             warnings: Vec::new(),
             parents: HashMap::new(),
             versions: HashMap::new(),
@@ -388,9 +396,13 @@ impl<'a> Reader<'a> {
             .map(Path::to_owned)
             .and_then(|path| self.parent(&path).cloned());
         let of_type = parent.as_ref().zip(type_id.as_ref());
-        let of_type = of_type
-            .and_then(|(parent, id)| parent.types.iter().find(|t| t.id == *id))
-            .cloned();
+        let of_type = of_type.and_then(|(parent, id)| {
+            if self.only {
+                self.mdev_type(&path.parent()?.join("mdev_supported_types"), id)
+            } else {
+                parent.types.iter().find(|t| t.id == *id).cloned()
+            }
+        });
         if of_type.is_none() {
             self.warn(&path, "is of a type that its parent does not have");
         }
@@ -569,23 +581,12 @@ impl<'a> Reader<'a> {
             Ok(address) if subsystem.as_deref() == Some("pci") => self.pci(path, address),
             _ => None,
         };
-        let directory = path.join("mdev_supported_types");
         let mut types = Vec::new();
-        for id in read_names(&directory, &mut self.warnings) {
-            let path = directory.join(&id);
-            // Not through links: what is outside is not this host's.
-            if !path.symlink_metadata().is_ok_and(|data| data.is_dir()) {
-                self.warn(&path, "is no directory: ignored");
-                continue;
+        if !self.only {
+            let directory = path.join("mdev_supported_types");
+            for id in read_names(&directory, &mut self.warnings) {
+                types.extend(self.mdev_type(&directory, &id));
             }
-            types.push(MdevType {
-                name: self.text(&path.join("name")),
-                description: self.text(&path.join("description")),
-                device_api: self.text(&path.join("device_api")),
-                available_instances: self.decimal(&path.join("available_instances")),
-                kernel_facts: self.kernel_facts(&path),
-                id,
-            });
         }
         Some(Parent {
             name,
@@ -596,6 +597,33 @@ impl<'a> Reader<'a> {
             render_node: self.render_node(path),
             pci,
             types,
+        })
+    }
+
+    /// A type of the parent whose `mdev_supported_types` this is. What it says to people and to
+    /// those who make devices is left out where one device is wanted.
+    fn mdev_type(&mut self, directory: &Path, id: &str) -> Option<MdevType> {
+        let path = directory.join(id);
+        // Not through links: what is outside is not this host's.
+        match path.symlink_metadata() {
+            Ok(data) if data.is_dir() => {}
+            Err(error) if self.only && is_absent(&error) => return None,
+            _ => {
+                self.warn(&path, "is no directory: ignored");
+                return None;
+            }
+        }
+        let whole = !self.only;
+        let text = |reader: &mut Self, name: &str| reader.text(&path.join(name));
+        Some(MdevType {
+            name: whole.then(|| text(self, "name")).flatten(),
+            description: whole.then(|| text(self, "description")).flatten(),
+            device_api: text(self, "device_api"),
+            available_instances: whole
+                .then(|| self.decimal(&path.join("available_instances")))
+                .flatten(),
+            kernel_facts: self.kernel_facts(&path),
+            id: id.to_owned(),
         })
     }
 
