@@ -126,6 +126,16 @@ impl Record {
         }
     }
 
+    /// Whether another record, of this or another device, says the same, and when it holds.
+    #[must_use]
+    pub fn says_the_same(&self, other: &Record) -> bool {
+        *self
+            == Record {
+                device: self.device,
+                ..other.clone()
+            }
+    }
+
     /// Whether this record should take the place of `older`, which is valid, too: an attempt that
     /// could not ask the device must not wipe out what an earlier one measured.
     #[must_use]

@@ -117,13 +117,18 @@ pub fn write_record(root: &Root, record: &Record, parent: Option<&str>) -> io::R
                 &record.facts,
             )?;
         }
-        replace(
-            &directory(root, "types", 0o755)?,
-            &type_path,
-            record.to_text().as_bytes(),
-        )?;
+        let known = read(root, &type_path, &mut Vec::new());
+        if !known.is_some_and(|known| known.says_the_same(record)) {
+            replace(
+                &directory(root, "types", 0o755)?,
+                &type_path,
+                record.to_text().as_bytes(),
+            )?;
+        }
     }
-    replace(&records, &path, record.to_text().as_bytes())?;
+    if old.as_ref() != Some(record) {
+        replace(&records, &path, record.to_text().as_bytes())?;
+    }
     let same = old.is_some_and(|old| old.facts == record.facts && old.step == record.step);
     Ok(if same {
         Written::Same
@@ -404,9 +409,13 @@ pub(super) fn replace(directory: &Path, path: &Path, content: &[u8]) -> io::Resu
     Ok(())
 }
 
-/// Swaps one directory of the tree in, whole: whoever reads sees the old one or the new one.
+/// Swaps one directory of the tree in, whole: whoever reads sees the old one or the new one. One
+/// that says the same already stays.
 fn publish(root: &Root, below: &Path, name: &str, facts: &Facts) -> io::Result<()> {
     if !below.iter().all(|part| part.to_str().is_some_and(is_plain)) || !is_plain(name) {
+        return Ok(());
+    }
+    if tree::is_of(&root.join(BASE).join(below).join(name), facts) {
         return Ok(());
     }
     let mut place = directory(

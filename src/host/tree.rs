@@ -5,8 +5,8 @@
 //! and published below `/run/gfxplane`, both by type as in the mail and by device, because sysfs
 //! would serve mdevs alone.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::Path;
 
 use crate::facts::{Display, DisplayInterface, Facts};
@@ -44,33 +44,80 @@ pub fn read_gfx_plane(device: &Path, warnings: &mut Vec<Warning>) -> Option<Disp
 /// # Errors
 /// Any error of the file system.
 pub fn write(directory: &Path, facts: &Facts) -> io::Result<()> {
-    let device = directory.join("vfio-pci/device");
-    fs::create_dir_all(&device)?;
+    for (name, content) in entries(facts) {
+        let path = directory.join(name);
+        match content {
+            None => fs::create_dir(path)?,
+            Some(text) => fs::write(path, text)?,
+        }
+    }
+    Ok(())
+}
+
+/// Whether a directory has what [`write()`] would put there for these facts, and nothing else.
+#[must_use]
+pub fn is_of(directory: &Path, facts: &Facts) -> bool {
+    let entries = entries(facts);
+    let is_as = |(name, content): &(String, Option<String>)| {
+        let path = directory.join(name);
+        let Some(content) = content else {
+            let below = |other: &str| {
+                let name = other.strip_prefix(name.as_str())?.strip_prefix('/')?;
+                (!name.contains('/')).then_some(())
+            };
+            let expected = entries.iter().filter(|(other, _)| below(other).is_some());
+            return fs::read_dir(path).is_ok_and(|found| found.count() == expected.count());
+        };
+        // One byte more than there should be, to see one that is too long.
+        let mut found = Vec::with_capacity(content.len() + 1);
+        let read = File::open(path)
+            .and_then(|file| file.take(content.len() as u64 + 1).read_to_end(&mut found));
+        read.is_ok() && found == content.as_bytes()
+    };
+    entries.iter().all(is_as)
+}
+
+/// Directories (without content) and files of the tree, each after what it is in.
+fn entries(facts: &Facts) -> Vec<(String, Option<String>)> {
+    const DEVICE: &str = "vfio-pci/device";
+    let mut entries = vec![("vfio-pci".to_owned(), None), (DEVICE.to_owned(), None)];
     if let Display::Known(interfaces) = &facts.display {
-        let gfx_plane = device.join("gfx_plane");
-        fs::create_dir(&gfx_plane)?;
+        entries.push((format!("{DEVICE}/gfx_plane"), None));
         for kind in [DisplayInterface::Dmabuf, DisplayInterface::Region] {
             let value = u8::from(interfaces.contains(&kind));
-            fs::write(gfx_plane.join(kind.word()), format!("{value}\n"))?;
+            let path = format!("{DEVICE}/gfx_plane/{}", kind.word());
+            entries.push((path, Some(format!("{value}\n"))));
         }
     }
     let Some(info) = &facts.device else {
-        return Ok(());
+        return entries;
     };
+    if !info.irqs.is_empty() {
+        entries.push((format!("{DEVICE}/irqs"), None));
+    }
     for irq in &info.irqs {
-        let irqs = device.join("irqs").join(irq.index.to_string());
-        fs::create_dir_all(&irqs)?;
-        fs::write(irqs.join("count"), format!("{}\n", irq.count))?;
-        fs::write(irqs.join("flags"), format!("{:#x}\n", irq.flags))?;
+        let path = format!("{DEVICE}/irqs/{}", irq.index);
+        let count = format!("{}\n", irq.count);
+        let flags = format!("{:#x}\n", irq.flags);
+        entries.push((path.clone(), None));
+        entries.push((format!("{path}/count"), Some(count)));
+        entries.push((format!("{path}/flags"), Some(flags)));
+    }
+    if !info.regions.is_empty() {
+        entries.push((format!("{DEVICE}/regions"), None));
     }
     for region in &info.regions {
-        let regions = device.join("regions").join(region.index.to_string());
-        fs::create_dir_all(&regions)?;
-        fs::write(regions.join("flags"), format!("{:#x}\n", region.flags))?;
-        fs::write(regions.join("offset"), format!("{:#x}\n", region.offset))?;
-        fs::write(regions.join("size"), format!("{:#x}\n", region.size))?;
+        let path = format!("{DEVICE}/regions/{}", region.index);
+        entries.push((path.clone(), None));
+        for (name, value) in [
+            ("flags", u64::from(region.flags)),
+            ("offset", region.offset),
+            ("size", region.size),
+        ] {
+            entries.push((format!("{path}/{name}"), Some(format!("{value:#x}\n"))));
+        }
     }
-    Ok(())
+    entries
 }
 
 #[cfg(test)]
@@ -107,6 +154,55 @@ mod tests {
             read_gfx_plane(&directory.path().join("vfio-pci/device"), &mut Vec::new()),
             None
         );
+    }
+
+    #[test]
+    fn a_tree_is_of_the_facts_that_it_was_written_for() {
+        use crate::facts::{DeviceInfo, HotReset, Irq, Region};
+        let region = |index, size| Region {
+            index,
+            flags: 7,
+            offset: 0,
+            size,
+            capabilities: vec![],
+        };
+        let told = |display, regions: Vec<Region>| Facts {
+            device: Some(DeviceInfo {
+                flags: 2,
+                num_regions: 9,
+                num_irqs: 5,
+                regions,
+                irqs: vec![Irq {
+                    index: 0,
+                    flags: 7,
+                    count: 1,
+                }],
+                hot_reset: HotReset::Devices(0),
+                edid: None,
+            }),
+            ..Facts::of(display)
+        };
+        let all = [
+            Facts::of(Display::Unknown(Reason::TimedOut)),
+            Facts::of(Display::NONE),
+            told(Display::NONE, vec![]),
+            told(Display::NONE, vec![region(0, 0x10)]),
+            told(Display::NONE, vec![region(0, 0x100)]),
+            told(Display::NONE, vec![region(10, 0x10)]),
+            told(Display::NONE, vec![region(0, 0x10), region(1, 0x10)]),
+            told(
+                Display::from_answers(true, false),
+                vec![region(0, 0x10), region(1, 0x10)],
+            ),
+        ];
+        for facts in &all {
+            let directory = tempfile::tempdir().unwrap();
+            assert!(!is_of(directory.path(), facts), "nothing is there");
+            write(directory.path(), facts).unwrap();
+            for others in &all {
+                assert_eq!(is_of(directory.path(), others), facts == others);
+            }
+        }
     }
 
     #[test]
