@@ -196,9 +196,17 @@ impl Daemon<'_> {
             self.log(uuid, what, Some(&first.text));
         }
         for line in news {
+            // So that it can be typed.
+            let text = line
+                .text
+                .replace(
+                    "gfxplane fixup --consent",
+                    &format!("gfxplane fixup {name} --define --consent"),
+                )
+                .replace("gfxplane policy DOMAIN", &format!("gfxplane policy {name}"));
             let text = match line.about {
-                About::Domain => format!("{name}: {}", line.text),
-                about => format!("{name}: {about}: {}", line.text),
+                About::Domain => format!("{name}: {text}"),
+                about => format!("{name}: {about}: {text}"),
             };
             self.say(line.level.into(), &text);
         }
