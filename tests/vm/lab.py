@@ -3,7 +3,6 @@ the tests. Waits poll with a generous limit; times are printed, never asserted."
 
 import json
 import os
-import re
 import subprocess
 import sys
 import time
