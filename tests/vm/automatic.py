@@ -647,11 +647,12 @@ def report(results, said):
     lost = [line for result in results for line in result["lost"]]
     risen = [line for result in results for line in result["risen"]]
     odd = [line for result in results for line in result["odd"]]
-    windows = sorted(int(n) for n in re.findall(r"defined (\d+) µs after it was last looked at", said))
     print(f"  done: {did}; refused: {refused}")
-    if windows:
-        middle = windows[len(windows) // 2]
-        print(f"  the daemon defined {len(windows)} times; from compare to define: median {middle} µs, largest {windows[-1]} µs")
+    for how in ("defined", "graphics replaced"):
+        windows = sorted(int(n) for n in re.findall(rf": {how} (\d+) µs after it was last looked at", said))
+        if windows:
+            middle = windows[len(windows) // 2]
+            print(f"  {how} by the daemon {len(windows)} times; from compare to done: median {middle} µs, largest {windows[-1]} µs")
     print(f"  the daemon noticed another's definition inside that window {said.count('at the same moment')} times")
     print(f"  the longest call of a client: {max(result['longest'] for result in results)}")
     print(f"  lost edits: {len(lost)}, domains that rose again: {len(risen)}")
