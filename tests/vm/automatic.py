@@ -1030,6 +1030,7 @@ def test_purged():
     for path in (STATE, Path("/var/cache/gfxplane"), CONF, RUN):
         assert not path.exists(), path
     equal(sh(f"systemctl cat {UNIT}", check=False).returncode, 1, "its unit is gone")
+    equal([str(path) for path in Path("/etc/systemd/system").rglob(UNIT)], [], "links to its unit")
     assert "eload" in journal(since, "-u libvirtd.service"), "libvirtd was reloaded"
     equal(state("lives"), "paused", "the guest lives")
     out("virsh start --paused starts && virsh destroy starts")
