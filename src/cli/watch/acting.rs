@@ -321,7 +321,12 @@ impl Daemon<'_> {
                     match what {
                         Happened::Defined { is_new: added } => {
                             if reports == 0 {
-                                limit = Instant::now() + OTHERS_REPORT;
+                                let others = if is_whole {
+                                    OTHERS_REPORT
+                                } else {
+                                    Duration::ZERO
+                                };
+                                limit = Instant::now() + others;
                             }
                             reports += 1;
                             is_new |= added;

@@ -288,6 +288,7 @@ impl<'c> Daemon<'c> {
         match watched {
             Ok(libvirt) => {
                 self.retry = None;
+                self.warned.clear();
                 self.libvirt = Some(libvirt);
                 self.service.tell("STATUS=Watching libvirt's domains");
                 self.connected();
@@ -299,7 +300,7 @@ impl<'c> Daemon<'c> {
                     .retry
                     .map_or(SOONEST, |(_, wait)| (wait * 2).min(LATEST));
                 let text = format!("{error}; tried again and again");
-                if self.retry.is_none() {
+                if self.warned.insert(text.clone()) {
                     self.say(Priority::Warning, &text);
                 }
                 self.retry = Some((Instant::now() + wait, wait));
@@ -376,9 +377,10 @@ impl<'c> Daemon<'c> {
             };
             match event {
                 Ok(event) => self.event(event),
-                Err(RecvTimeoutError::Timeout) => self.time_passes(),
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
+            self.time_passes();
         }
     }
 
