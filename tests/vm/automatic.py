@@ -612,7 +612,7 @@ def plans_to_nothing(xml):
 def judge_what_was_seen(directory, slots):
     """Every definition was as a client had written it, or fully mended. How many of each kind."""
     written = {clients.bare(xml) for slot in slots for xml in slot["wrong"]}
-    seen = [file.read_text() for file in (directory / "seen").glob("*.xml")]
+    seen = [clients.bare(file.read_text()) for file in (directory / "seen").glob("*.xml")]
     mended = [xml for xml in seen if xml not in written]
     for xml in mended:
         if not plans_to_nothing(xml):

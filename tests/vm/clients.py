@@ -58,8 +58,8 @@ def with_counts(xml, counts):
 
 
 def bare(xml):
-    """The definition with all counts at nought: what can be compared."""
-    return COUNTS.sub(counts_element({}), xml)
+    """The definition with all counts at nought, and as many newlines at its end: what can be compared."""
+    return COUNTS.sub(counts_element({}), xml).strip() + "\n"
 
 
 class Call:

@@ -117,6 +117,10 @@ fn udev(id: DeviceId) -> anyhow::Result<End> {
     Ok(End::Done)
 }
 
+/// How long the kernel may take between a device's links and its registration; on a machine that is
+/// busy measured in tenths of a second.
+const REGISTERED: Duration = Duration::from_secs(5);
+
 /// Asks a device that has just appeared.
 ///
 /// The kernel announces an mdev before its driver is attached (drivers/vfio/mdev/mdev_core.c,
@@ -126,8 +130,8 @@ fn ask_new(root: &Root, id: DeviceId) -> anyhow::Result<()> {
     let config = settings::config(root, &mut Vec::new());
     let prober = Prober::Copy(prober()?);
     let limit = Instant::now() + config.deadline;
-    // Tries after the first are for the moment between the links and the registration.
-    for _ in 0..5 {
+    let registered = limit.min(Instant::now() + REGISTERED);
+    loop {
         let (mut sources, mut device) = Sources::read_device(root, id);
         while device.as_ref().is_some_and(|device| !can_be_opened(device)) && Instant::now() < limit
         {
@@ -145,12 +149,12 @@ fn ask_new(root: &Root, id: DeviceId) -> anyhow::Result<()> {
         };
         let outcome = ask_and_keep(root, &sources, id, device.as_ref(), &request);
         let reason = outcome.answer.facts.display.reason();
-        if !matches!(reason, Some(Reason::NoDriver | Reason::Vanished)) || device.is_none() {
-            break;
+        let is_early = matches!(reason, Some(Reason::NoDriver | Reason::Vanished));
+        if !is_early || device.is_none() || Instant::now() >= registered {
+            return Ok(());
         }
         thread::sleep(Duration::from_millis(20));
     }
-    Ok(())
 }
 
 fn can_be_opened(device: &Device) -> bool {
