@@ -31,7 +31,7 @@ const SOON: Duration = Duration::from_secs(2);
 const OWN_REPORT: Duration = Duration::from_secs(1);
 
 /// How long after the first report another one may come that belongs to the same moment.
-const OTHERS_REPORT: Duration = Duration::from_millis(50);
+const OTHERS_REPORT: Duration = Duration::from_millis(100);
 
 /// The longest wait for a domain of which libvirt can't say anything: this many times doubled.
 const LONGEST: u32 = 8;
