@@ -54,10 +54,9 @@ pub struct Probe {
     /// Ask the device even if its record still holds
     #[arg(long)]
     fresh: bool,
-    /// Open only what may be opened unasked, and no device of a domain that is being started (for
-    /// the daemon)
+    /// Open only what may be opened unasked (for the daemon)
     #[arg(long, hide = true)]
-    unless_starting: bool,
+    unasked: bool,
     /// Print JSON, with everything that the device told
     #[arg(long)]
     json: bool,
@@ -118,7 +117,7 @@ impl Probe {
             let id = |text: &String| {
                 DeviceId::from_user(text).map_err(|e| Failure::Usage(e.to_string()))
             };
-            let asked = if self.unless_starting {
+            let asked = if self.unasked {
                 Asked::Unasked(config.probe)
             } else {
                 Asked::ByName
@@ -133,7 +132,6 @@ impl Probe {
             asked,
             fresh: self.fresh,
             deadline,
-            unless_starting: self.unless_starting,
         };
         let outcomes = ask_all(context, &ids, &request, &mut warnings);
         for (id, outcome) in ids.iter().zip(&outcomes) {

@@ -24,8 +24,6 @@ pub struct Request<'a> {
     pub fresh: bool,
     /// How long it may take.
     pub deadline: Duration,
-    /// Leave the device alone while a domain that has it is being started.
-    pub unless_starting: bool,
 }
 
 /// What came of it.
@@ -101,13 +99,7 @@ pub fn ask_and_keep(
         let why = "a recorded host has no devices to open".to_owned();
         return Outcome::not_asked(Answer::none(Reason::NotAllowed, Step::Policy), Some(why));
     }
-    let answer = ask(
-        root,
-        request.prober,
-        id,
-        request.deadline,
-        request.unless_starting,
-    );
+    let answer = ask(root, request.prober, id, request.deadline);
     if says_nothing_of_the_device(&answer) {
         return Outcome::not_asked(answer, None);
     }

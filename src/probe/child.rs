@@ -26,16 +26,16 @@ const OPENERS: [&dyn Opener; 1] = [&Group];
 /// Asks the device. Dies with `asker`, the process that started it: a device must not stay open for
 /// nobody.
 ///
-/// `unless_starting`: leave the device alone while a domain that has it is being started. The hook
-/// marks the start and then waits for the lock; this looks at the mark when it has the lock. So
+/// A device whose domain is being started is in use, whoever asks: QEMU must not find it open. The
+/// hook marks the start and then waits for the lock; this looks at the mark when it has the lock. So
 /// either the hook waits for us, or we see the mark.
-pub fn run(root: &Root, id: DeviceId, asker: i32, unless_starting: bool) {
+pub fn run(root: &Root, id: DeviceId, asker: i32) {
     // Without it the child merely lives longer than its asker.
     let _ = prctl::set_pdeathsig(Signal::SIGKILL);
     if getppid().as_raw() != asker {
         return;
     }
-    let answer = ask(root, id, unless_starting, &mut |step| {
+    let answer = ask(root, id, &mut |step| {
         say(io::stderr(), &step.to_string());
     });
     let answer = serde_json::to_string(&answer).expect("an answer has only string keys");
@@ -55,13 +55,13 @@ fn say(out: impl AsFd, text: &str) {
     }
 }
 
-fn ask(root: &Root, id: DeviceId, unless_starting: bool, tell: Tell<'_>) -> Answer {
+fn ask(root: &Root, id: DeviceId, tell: Tell<'_>) -> Answer {
     tell(Step::Lock);
     let _lock = match Lock::of_device(root, id) {
         Ok(lock) => lock,
         Err(error) => return no_lock(&error),
     };
-    if unless_starting && start_under_way(root, id) {
+    if start_under_way(root, id) {
         return Answer::none(Reason::InUse, Step::Lock);
     }
     let opener = OPENERS
@@ -122,24 +122,20 @@ mod tests {
         std::fs::create_dir(directory.path().join("run")).unwrap();
         let root = Root::recorded(directory.path());
         let id = "c1a20000-0000-4000-8000-000000000002".parse().unwrap();
-        let steps = |unless_starting| {
+        let steps = || {
             let mut steps = Vec::new();
-            let answer = ask(&root, id, unless_starting, &mut |step| steps.push(step));
+            let answer = ask(&root, id, &mut |step| steps.push(step));
             (answer.step, answer.facts.display.reason().cloned(), steps)
         };
         mark_start(&root, id).unwrap();
-        let (step, reason, told) = steps(true);
+        let (step, reason, told) = steps();
         assert_eq!((step, reason), (Some(Step::Lock), Some(Reason::InUse)));
         assert_eq!(
             told,
             [Step::Lock],
             "nothing was looked for, let alone opened"
         );
-        assert!(
-            steps(false).2.len() > 1,
-            "somebody who names it has his way"
-        );
         forget_start(&root, id).unwrap();
-        assert!(steps(true).2.len() > 1);
+        assert!(steps().2.len() > 1);
     }
 }

@@ -197,21 +197,13 @@ pub enum Prober {
 }
 
 /// Asks one device through a child, and takes at most `deadline`.
-///
-/// `unless_starting`: see [`child::run`].
 #[must_use]
-pub fn ask(
-    root: &Root,
-    prober: &Prober,
-    id: DeviceId,
-    deadline: Duration,
-    unless_starting: bool,
-) -> Answer {
+pub fn ask(root: &Root, prober: &Prober, id: DeviceId, deadline: Duration) -> Answer {
     let limit = Instant::now() + deadline;
     let child = match prober {
-        Prober::Program(program) => Running::program(program, id, unless_starting),
-        Prober::Copy(program) => match Running::copy(root, id, unless_starting) {
-            Ok(None) => Running::program(program, id, unless_starting),
+        Prober::Program(program) => Running::program(program, id),
+        Prober::Copy(program) => match Running::copy(root, id) {
+            Ok(None) => Running::program(program, id),
             Ok(Some(child)) => Ok(child),
             Err(error) => Err(error),
         },
@@ -243,11 +235,10 @@ struct Running {
 }
 
 impl Running {
-    fn program(program: &Path, id: DeviceId, unless_starting: bool) -> io::Result<Self> {
+    fn program(program: &Path, id: DeviceId) -> io::Result<Self> {
         let ((answer, say), (steps, tell)) = (io::pipe()?, io::pipe()?);
         let child = Command::new(program)
             .args(["--child", &id.to_string(), &std::process::id().to_string()])
-            .args(unless_starting.then_some("--unless-starting"))
             // Not udev's: it waits for whoever holds its pipes.
             .stdin(Stdio::null())
             .stdout(say)
@@ -261,7 +252,7 @@ impl Running {
     }
 
     /// `None`: this process can't be copied.
-    fn copy(root: &Root, id: DeviceId, unless_starting: bool) -> io::Result<Option<Self>> {
+    fn copy(root: &Root, id: DeviceId) -> io::Result<Option<Self>> {
         let ((answer, say), (steps, tell)) = (io::pipe()?, io::pipe()?);
         let null = File::options().read(true).write(true).open("/dev/null")?;
         let asker = getpid();
@@ -272,7 +263,7 @@ impl Running {
             drop((null, say, tell));
             if standard.is_ok() {
                 fork::close_others();
-                child::run(root, id, asker.as_raw(), unless_starting);
+                child::run(root, id, asker.as_raw());
             }
         })?;
         Ok(pid.map(|pid| Running { pid, answer, steps }))
@@ -375,7 +366,7 @@ mod tests {
         assert!(copied.unwrap().success());
         let prober = Prober::Program(path);
         let id = "0000:00:02.0".parse().unwrap();
-        ask(&Root::system(), &prober, id, deadline, false)
+        ask(&Root::system(), &prober, id, deadline)
     }
 
     const LONG: Duration = Duration::from_secs(60);
@@ -416,7 +407,6 @@ mod tests {
             &Prober::Program("/nonexistent".into()),
             "0000:00:02.0".parse().unwrap(),
             LONG,
-            false,
         );
         assert_eq!(
             (missing.step, missing.errno.as_deref()),

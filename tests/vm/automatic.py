@@ -3,6 +3,7 @@ is and AppArmor enforced. Run as root in the guest by tests/vm/automatic. Every 
 below, run in their order; each leaves no domains behind. Waits poll with a generous limit; times
 are printed, never asserted. FULL=1 does all of what is otherwise done a tenth of the times."""
 
+import collections
 import difflib
 import json
 import os
@@ -15,7 +16,7 @@ import time
 from pathlib import Path
 
 import clients
-from lab import CONF, FULL, RUN, cursor, domain, domain_xml, equal, eventually, install, journal, listed
+from lab import CONF, FULL, LIMIT, RUN, cursor, domain, domain_xml, equal, eventually, install, journal, listed
 from lab import out, run_tests, sh, uuid
 
 DMABUF = [uuid(n) for n in range(1, 9)]
@@ -747,6 +748,52 @@ def test_killed():
     # One that is killed right after a definition can't say what it has met.
     noticed = kills + journal(since).count("at the same moment")
     assert not FULL or noticed >= len(lost) + len(risen), f"{len(lost) + len(risen)} lost, {noticed} at most noticed"
+
+
+# Probes beside starts
+
+PROBERS = 4
+
+
+def test_probing_while_a_domain_starts():
+    """Four processes ask a device over and over while a domain with it is started and destroyed: no start
+    fails because of them, and each answer is right or in-use."""
+    rounds, device, directory = times(200, 20), REGION[0], new_directory("probing")
+    domain("between", device, graphics=VNC)
+    loop = f"until [ -e {directory}/stop ]; do gfxplane-probe --fresh --json {device}; done"
+    probers = [
+        subprocess.Popen(
+            ["sh", "-c", loop], stdout=open(directory / f"{n}.json", "w"), stderr=open(directory / f"{n}.log", "w")
+        )
+        for n in range(PROBERS)
+    ]
+    refused = []
+    try:
+        for _ in range(rounds):
+            result = sh("virsh start --paused between", check=False)
+            if result.returncode:
+                refused.append(result.stderr.strip())
+            else:
+                out("virsh destroy between")
+    finally:
+        (directory / "stop").touch()
+        for prober in probers:
+            prober.wait(LIMIT)
+    answers = []
+    for number in range(PROBERS):
+        text, decoder = (directory / f"{number}.json").read_text(), json.JSONDecoder()
+        while text := text.lstrip():
+            document, end = decoder.raw_decode(text)
+            text = text[end:]
+            answers += [(row["display"], row.get("reason")) for row in document["probes"]]
+    seen = collections.Counter(reason or ",".join(display) for display, reason in answers)
+    print(f"  {rounds} starts, {len(refused)} refused; answers meanwhile: {dict(seen)}")
+    equal(refused, [], "starts that failed")
+    assert set(seen) <= {"region", "in-use"}, seen
+    assert seen["region"], "nobody was ever answered"
+    said = "".join((directory / f"{n}.log").read_text() for n in range(PROBERS))
+    assert "panicked" not in said, said
+    gone("between")
 
 
 # Save and restore

@@ -131,7 +131,7 @@ def test_everybody_says_the_same():
     for number, (kind, display, edid) in EXPECTED.items():
         device, words = uuid(number), ",".join(display)
         entry = listed(device)
-        equal((entry["type"], entry["display"], entry["state"]), (kind, display, "active"), kind)
+        equal((entry["type"], entry["display"], entry["state"]), (kind, display, "active"), entry)
         equal(entry["evidence"]["method"], "probe", kind)
         equal(entry["evidence"]["path"], "group", kind)
         equal(entry["evidence"]["kernel"], os.uname().release, kind)

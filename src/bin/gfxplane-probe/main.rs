@@ -53,8 +53,7 @@ fn run() -> u8 {
         .map(|argument| argument.to_string_lossy().into_owned())
         .collect();
     let internal = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["--child", id, asker] => Some(as_child(id, asker, false)),
-        ["--child", id, asker, "--unless-starting"] => Some(as_child(id, asker, true)),
+        ["--child", id, asker] => Some(as_child(id, asker)),
         ["--udev", name] => Some(with_id(name, udev)),
         ["--forget", name] => Some(with_id(name, |id| {
             forget_device(&Root::system(), id).map_err(|e| Failure::Environment(e.to_string()))?;
@@ -65,12 +64,12 @@ fn run() -> u8 {
     exit_code(&internal.unwrap_or_else(by_hand))
 }
 
-fn as_child(id: &str, asker: &str, unless_starting: bool) -> anyhow::Result<End> {
+fn as_child(id: &str, asker: &str) -> anyhow::Result<End> {
     with_id(id, |id| {
         let asker = asker
             .parse()
             .map_err(|_| Failure::Usage("--child ID PID".into()))?;
-        child::run(&Root::system(), id, asker, unless_starting);
+        child::run(&Root::system(), id, asker);
         Ok(End::Done)
     })
 }
@@ -117,20 +116,15 @@ fn udev(id: DeviceId) -> anyhow::Result<End> {
     Ok(End::Done)
 }
 
-/// How long the kernel may take between a device's links and its registration; on a machine that is
-/// busy measured in tenths of a second.
-const REGISTERED: Duration = Duration::from_secs(5);
-
 /// Asks a device that has just appeared.
 ///
 /// The kernel announces an mdev before its driver is attached (drivers/vfio/mdev/mdev_core.c,
 /// `mdev_device_create`), and links the driver before the device can be opened (drivers/base/dd.c,
-/// `really_probe`). So "no driver" and "no such device" are not believed at first.
+/// `really_probe`). So "no driver" and "no such device" are not believed before the deadline.
 fn ask_new(root: &Root, id: DeviceId) -> anyhow::Result<()> {
     let config = settings::config(root, &mut Vec::new());
     let prober = Prober::Copy(prober()?);
     let limit = Instant::now() + config.deadline;
-    let registered = limit.min(Instant::now() + REGISTERED);
     loop {
         let (mut sources, mut device) = Sources::read_device(root, id);
         while device.as_ref().is_some_and(|device| !can_be_opened(device)) && Instant::now() < limit
@@ -144,13 +138,11 @@ fn ask_new(root: &Root, id: DeviceId) -> anyhow::Result<()> {
             asked: Asked::Unasked(config.probe),
             fresh: false,
             deadline,
-            // The device has just appeared: a start that is marked was of another with its name.
-            unless_starting: false,
         };
         let outcome = ask_and_keep(root, &sources, id, device.as_ref(), &request);
         let reason = outcome.answer.facts.display.reason();
         let is_early = matches!(reason, Some(Reason::NoDriver | Reason::Vanished));
-        if !is_early || device.is_none() || Instant::now() >= registered {
+        if !is_early || device.is_none() || Instant::now() >= limit {
             return Ok(());
         }
         thread::sleep(Duration::from_millis(20));

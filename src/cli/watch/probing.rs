@@ -41,7 +41,7 @@ fn ask(prober: &Path, devices: &[DeviceId]) {
     // What it has to say is in the record; a start that comes in between goes first. What it can't
     // do it says on stderr, which is the journal's.
     let _ = Command::new(prober)
-        .arg("--unless-starting")
+        .arg("--unasked")
         .args(devices.iter().map(ToString::to_string))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
