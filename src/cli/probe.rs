@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::cli::{Context, End, Failure, json};
 use crate::config;
+use crate::evidence::{OpenPath, Step};
 use crate::facts::{Display, Facts, Reason};
 use crate::host::run::Written;
 use crate::host::{Root, Warning, settings, sysfs};
@@ -54,6 +55,9 @@ pub struct Probe {
     /// Ask the device even if its record still holds
     #[arg(long)]
     fresh: bool,
+    /// Open it this way and no other: group (/dev/vfio/GROUP), or cdev (its own node, with iommufd)
+    #[arg(long, value_name = "group|cdev")]
+    path: Option<OpenPath>,
     /// Open only what may be opened unasked, and no device of a domain that is being started (for
     /// the daemon)
     #[arg(long, hide = true)]
@@ -73,9 +77,9 @@ struct Row {
     #[serde(flatten)]
     facts: Facts,
     #[serde(skip_serializing_if = "Option::is_none")]
-    path: Option<crate::evidence::OpenPath>,
+    path: Option<OpenPath>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    step: Option<crate::evidence::Step>,
+    step: Option<Step>,
     #[serde(skip_serializing_if = "Option::is_none")]
     errno: Option<String>,
     from_record: bool,
@@ -134,6 +138,7 @@ impl Probe {
             fresh: self.fresh,
             deadline,
             unless_starting: self.unless_starting,
+            path: self.path,
         };
         let outcomes = ask_all(context, &ids, &request, &mut warnings);
         for (id, outcome) in ids.iter().zip(&outcomes) {
@@ -269,6 +274,7 @@ fn row(id: DeviceId, outcome: Outcome) -> Row {
         note,
         ..
     } = outcome;
+    let note = note.or_else(|| answer.remark().map(str::to_owned));
     Row {
         id,
         facts: answer.facts,
@@ -314,9 +320,16 @@ fn sentence(row: &Row) -> String {
 fn end(rows: &[Row]) -> anyhow::Result<End> {
     let lacking = |row: &Row| match &row.facts.display {
         Display::Unknown(Reason::Permission) => Some("no permission to open it: run as root"),
-        Display::Unknown(Reason::NoVfio) => {
-            Some("the kernel offers no vfio container: is vfio_iommu_type1 loaded?")
-        }
+        Display::Unknown(Reason::NoVfio) => Some(match (row.path, row.step) {
+            (Some(OpenPath::Cdev), Some(Step::Iommufd)) => {
+                "there is no /dev/iommu: the kernel lacks CONFIG_IOMMUFD, or its module iommufd is not loaded"
+            }
+            (Some(OpenPath::Cdev), _) => {
+                "the kernel gives vfio devices no nodes of their own: it lacks CONFIG_VFIO_DEVICE_CDEV (from Linux 6.6 on, with CONFIG_IOMMUFD)"
+            }
+            (_, Some(Step::Find)) => "the kernel has no vfio groups: it lacks CONFIG_VFIO_GROUP",
+            _ => "the kernel offers no vfio container: is vfio_iommu_type1 loaded?",
+        }),
         Display::Unknown(Reason::UnsafeState) => {
             Some("/run/gfxplane is not root's alone: remove it")
         }
