@@ -316,20 +316,27 @@ fn sentence(row: &Row) -> String {
     }
 }
 
+/// What the kernel lacks to open a device this way.
+fn no_vfio(path: Option<OpenPath>, step: Option<Step>) -> &'static str {
+    match (path, step) {
+        (Some(OpenPath::Cdev), Some(Step::Iommufd)) => {
+            "there is no /dev/iommu: the kernel needs CONFIG_IOMMUFD, and module iommufd loaded"
+        }
+        (Some(OpenPath::Cdev), _) => {
+            "the kernel gives vfio devices no nodes of their own: it needs CONFIG_IOMMUFD and CONFIG_VFIO_DEVICE_CDEV (Linux 6.6)"
+        }
+        (_, Some(Step::Find)) => {
+            "the kernel has no vfio groups: it needs CONFIG_VFIO_GROUP, or --path cdev"
+        }
+        _ => "the kernel offers no vfio container: is vfio_iommu_type1 loaded?",
+    }
+}
+
 /// 0 if all answered. If nobody could be asked because the host lacks something: 3. Else 1.
 fn end(rows: &[Row]) -> anyhow::Result<End> {
     let lacking = |row: &Row| match &row.facts.display {
         Display::Unknown(Reason::Permission) => Some("no permission to open it: run as root"),
-        Display::Unknown(Reason::NoVfio) => Some(match (row.path, row.step) {
-            (Some(OpenPath::Cdev), Some(Step::Iommufd)) => {
-                "there is no /dev/iommu: the kernel lacks CONFIG_IOMMUFD, or its module iommufd is not loaded"
-            }
-            (Some(OpenPath::Cdev), _) => {
-                "the kernel gives vfio devices no nodes of their own: it lacks CONFIG_VFIO_DEVICE_CDEV (from Linux 6.6 on, with CONFIG_IOMMUFD)"
-            }
-            (_, Some(Step::Find)) => "the kernel has no vfio groups: it lacks CONFIG_VFIO_GROUP",
-            _ => "the kernel offers no vfio container: is vfio_iommu_type1 loaded?",
-        }),
+        Display::Unknown(Reason::NoVfio) => Some(no_vfio(row.path, row.step)),
         Display::Unknown(Reason::UnsafeState) => {
             Some("/run/gfxplane is not root's alone: remove it")
         }
@@ -344,4 +351,57 @@ fn end(rows: &[Row]) -> anyhow::Result<End> {
     }
     let all_known = rows.iter().all(|row| row.facts.display.is_known());
     Ok(if all_known { End::Done } else { End::Refused })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::probe::Answer;
+
+    /// What a device's failure looks like, and how the program ends for it.
+    fn row_of(answer: &Answer) -> Row {
+        let id = "c1a20000-0000-4000-8000-000000000002".parse().unwrap();
+        let outcome = Outcome {
+            answer: answer.clone(),
+            from_record: false,
+            written: None,
+            note: None,
+        };
+        row(id, outcome)
+    }
+
+    #[test]
+    fn a_kernel_without_the_way_that_was_asked_for() {
+        for (path, step, missing) in [
+            (OpenPath::Cdev, Step::Find, "CONFIG_VFIO_DEVICE_CDEV"),
+            (OpenPath::Cdev, Step::Iommufd, "CONFIG_IOMMUFD"),
+            (OpenPath::Group, Step::Find, "CONFIG_VFIO_GROUP"),
+            (OpenPath::Group, Step::Container, "vfio_iommu_type1"),
+        ] {
+            let answer = Answer {
+                path: Some(path),
+                ..Answer::none(Reason::NoVfio, step)
+            };
+            let error = end(&[row_of(&answer)]).unwrap_err();
+            assert!(error.to_string().contains(missing), "{error}");
+            let failure = error.downcast_ref::<Failure>();
+            assert!(matches!(failure, Some(Failure::Environment(_))), "exit 3");
+        }
+    }
+
+    #[test]
+    fn a_driver_that_wants_a_vm() {
+        let answer = Answer {
+            path: Some(OpenPath::Group),
+            errno: Some("ENOENT".into()),
+            ..Answer::none(Reason::NeedsVm, Step::Kvm)
+        };
+        let row = row_of(&answer);
+        assert_eq!(
+            sentence(&row),
+            "c1a20000-0000-4000-8000-000000000002: unknown (needs-vm), step kvm: ENOENT; \
+             its driver wants a KVM VM, which can't be made here"
+        );
+        assert_eq!(end(&[row]).unwrap(), End::Refused);
+    }
 }

@@ -145,7 +145,9 @@ fn no_node(errno: Errno) -> Reason {
     }
 }
 
-/// EBUSY: the group is open (group.c, `vfio_device_block_group`), or the driver says so itself.
+/// EBUSY: the group is open (group.c, `vfio_device_block_group`), or the driver says so itself. (Of
+/// a physical device it may also mean that another of its group has a host driver, iommu.c,
+/// `iommu_device_claim_dma_owner`; those are opened only when somebody names them.)
 /// EPERM is no want of rights: iommufd says it of a device without interrupt remapping
 /// (iommufd/device.c, `iommufd_device_bind`). The rest is the driver's own open.
 fn not_bound(errno: Errno) -> Reason {
