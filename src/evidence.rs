@@ -1,6 +1,7 @@
 //! How a fact is known, and which of several sources is believed.
 
 use std::fmt;
+use std::str::FromStr;
 
 use serde::de::IntoDeserializer;
 use serde::de::value::StrDeserializer;
@@ -68,7 +69,20 @@ impl OpenPath {
     }
 }
 
-/// At which step of a probe something was decided; in the order in which they are taken.
+impl FromStr for OpenPath {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        [OpenPath::Group, OpenPath::Cdev]
+            .into_iter()
+            .find(|path| path.word() == word)
+            .ok_or_else(|| format!("{word:?} is no way to open a device: expected group or cdev"))
+    }
+}
+
+/// At which step of a probe something was decided; in the order in which they are taken. (A driver
+/// that turns out to want a VM is given one after its first open: then [`Step::Kvm`] and the three
+/// after it come between two of these.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Step {
@@ -88,8 +102,22 @@ pub enum Step {
     Viable,
     /// `VFIO_GROUP_SET_CONTAINER` and `VFIO_SET_IOMMU`.
     Attach,
+    /// Opening `/dev/iommu`.
+    Iommufd,
+    /// Opening `/dev/vfio/devices/vfioN`, which says nothing of whether the device is in use.
+    Cdev,
+    /// Opening `/dev/kvm`, for a driver that wants a VM.
+    Kvm,
+    /// `KVM_CREATE_VM`.
+    KvmVm,
+    /// `KVM_CREATE_DEVICE` with `KVM_DEV_TYPE_VFIO`.
+    KvmDevice,
+    /// `KVM_DEV_VFIO_FILE_ADD`: tells the group, or the device by its node, of the VM.
+    KvmFile,
     /// `VFIO_GROUP_GET_DEVICE_FD`: the driver's own open.
     Open,
+    /// `VFIO_DEVICE_BIND_IOMMUFD` (EBUSY, EINVAL: in use), with the driver's own open in it.
+    Bind,
     /// `VFIO_DEVICE_GET_INFO`.
     Info,
     /// `VFIO_DEVICE_GET_REGION_INFO`.
@@ -112,6 +140,12 @@ pub enum Step {
 }
 
 impl Step {
+    /// Whether the driver's own open is a part of it.
+    #[must_use]
+    pub fn is_open(self) -> bool {
+        matches!(self, Step::Open | Step::Bind)
+    }
+
     /// The step that this word names, if this version knows it.
     #[must_use]
     pub fn from_word(word: &str) -> Option<Self> {

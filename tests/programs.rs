@@ -60,6 +60,14 @@ fn exit_codes_of_the_tool() {
             3,
             "there is no such vfio device",
         ),
+        // Its record came by its group, so it answers for that.
+        (&["--root", root, "probe", "--path", "group", DEVICE], 0, ""),
+        (&["--root", root, "probe", "--path", "cdev", DEVICE], 1, ""),
+        (
+            &["--root", root, "probe", "--path", "iommufd", DEVICE],
+            2,
+            "expected group or cdev",
+        ),
         (&["--root", root, "probe"], 2, "DEVICE"),
         (
             &["--root", root, "probe", "gpu"],
@@ -142,6 +150,8 @@ fn the_prober_alone() {
     ends(&run(PROBER, &["--root", root, DEVICE]), 0, "");
     ends(&run(PROBER, &["--udev", "gpu"]), 2, "is not a device");
     ends(&run(PROBER, &[]), 2, "DEVICE");
+    let manner = ["--child", DEVICE, "1", "--kvm", "--path=iommufd"];
+    ends(&run(PROBER, &manner), 2, "--child ID PID");
     // No such device here: its child says so, and udev still gets a property.
     let child = run(PROBER, &["--udev", "00000000-0000-0000-0000-00000000ffff"]);
     ends(&child, 0, "");

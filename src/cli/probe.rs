@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::cli::{Context, End, Failure, json};
 use crate::config;
+use crate::evidence::{OpenPath, Step};
 use crate::facts::{Display, Facts, Reason};
 use crate::host::run::Written;
 use crate::host::{Root, Warning, settings, sysfs};
@@ -54,6 +55,9 @@ pub struct Probe {
     /// Ask the device even if its record still holds
     #[arg(long)]
     fresh: bool,
+    /// Open it this way and no other: group (/dev/vfio/GROUP), or cdev (its own node, with iommufd)
+    #[arg(long, value_name = "group|cdev")]
+    path: Option<OpenPath>,
     /// Open only what may be opened unasked (for the daemon)
     #[arg(long, hide = true)]
     unasked: bool,
@@ -72,9 +76,9 @@ struct Row {
     #[serde(flatten)]
     facts: Facts,
     #[serde(skip_serializing_if = "Option::is_none")]
-    path: Option<crate::evidence::OpenPath>,
+    path: Option<OpenPath>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    step: Option<crate::evidence::Step>,
+    step: Option<Step>,
     #[serde(skip_serializing_if = "Option::is_none")]
     errno: Option<String>,
     from_record: bool,
@@ -132,6 +136,7 @@ impl Probe {
             asked,
             fresh: self.fresh,
             deadline,
+            path: self.path,
         };
         let outcomes = ask_all(context, &ids, &request, &mut warnings);
         for (id, outcome) in ids.iter().zip(&outcomes) {
@@ -267,6 +272,7 @@ fn row(id: DeviceId, outcome: Outcome) -> Row {
         note,
         ..
     } = outcome;
+    let note = note.or_else(|| answer.remark().map(str::to_owned));
     Row {
         id,
         facts: answer.facts,
@@ -308,13 +314,27 @@ fn sentence(row: &Row) -> String {
     }
 }
 
+/// What the kernel lacks to open a device this way.
+fn no_vfio(path: Option<OpenPath>, step: Option<Step>) -> &'static str {
+    match (path, step) {
+        (Some(OpenPath::Cdev), Some(Step::Iommufd)) => {
+            "there is no /dev/iommu: the kernel needs CONFIG_IOMMUFD, and module iommufd loaded"
+        }
+        (Some(OpenPath::Cdev), _) => {
+            "the kernel gives vfio devices no nodes of their own: it needs CONFIG_IOMMUFD and CONFIG_VFIO_DEVICE_CDEV (Linux 6.6)"
+        }
+        (_, Some(Step::Find)) => {
+            "the kernel has no vfio groups: it needs CONFIG_VFIO_GROUP, or --path cdev"
+        }
+        _ => "the kernel offers no vfio container: is vfio_iommu_type1 loaded?",
+    }
+}
+
 /// 0 if all answered. If nobody could be asked because the host lacks something: 3. Else 1.
 fn end(rows: &[Row]) -> anyhow::Result<End> {
     let lacking = |row: &Row| match &row.facts.display {
         Display::Unknown(Reason::Permission) => Some("no permission to open it: run as root"),
-        Display::Unknown(Reason::NoVfio) => {
-            Some("the kernel offers no vfio container: is vfio_iommu_type1 loaded?")
-        }
+        Display::Unknown(Reason::NoVfio) => Some(no_vfio(row.path, row.step)),
         Display::Unknown(Reason::UnsafeState) => {
             Some("/run/gfxplane is not root's alone: remove it")
         }
@@ -329,4 +349,57 @@ fn end(rows: &[Row]) -> anyhow::Result<End> {
     }
     let all_known = rows.iter().all(|row| row.facts.display.is_known());
     Ok(if all_known { End::Done } else { End::Refused })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::probe::Answer;
+
+    /// What a device's failure looks like, and how the program ends for it.
+    fn row_of(answer: &Answer) -> Row {
+        let id = "c1a20000-0000-4000-8000-000000000002".parse().unwrap();
+        let outcome = Outcome {
+            answer: answer.clone(),
+            from_record: false,
+            written: None,
+            note: None,
+        };
+        row(id, outcome)
+    }
+
+    #[test]
+    fn a_kernel_without_the_way_that_was_asked_for() {
+        for (path, step, missing) in [
+            (OpenPath::Cdev, Step::Find, "CONFIG_VFIO_DEVICE_CDEV"),
+            (OpenPath::Cdev, Step::Iommufd, "CONFIG_IOMMUFD"),
+            (OpenPath::Group, Step::Find, "CONFIG_VFIO_GROUP"),
+            (OpenPath::Group, Step::Container, "vfio_iommu_type1"),
+        ] {
+            let answer = Answer {
+                path: Some(path),
+                ..Answer::none(Reason::NoVfio, step)
+            };
+            let error = end(&[row_of(&answer)]).unwrap_err();
+            assert!(error.to_string().contains(missing), "{error}");
+            let failure = error.downcast_ref::<Failure>();
+            assert!(matches!(failure, Some(Failure::Environment(_))), "exit 3");
+        }
+    }
+
+    #[test]
+    fn a_driver_that_wants_a_vm() {
+        let answer = Answer {
+            path: Some(OpenPath::Group),
+            errno: Some("ENOENT".into()),
+            ..Answer::none(Reason::NeedsVm, Step::Kvm)
+        };
+        let row = row_of(&answer);
+        assert_eq!(
+            sentence(&row),
+            "c1a20000-0000-4000-8000-000000000002: unknown (needs-vm), step kvm: ENOENT; \
+             its driver wants a KVM VM, which can't be made here"
+        );
+        assert_eq!(end(&[row]).unwrap(), End::Refused);
+    }
 }

@@ -4,14 +4,15 @@
 use std::fs;
 use std::time::Duration;
 
-use crate::evidence::Step;
+use crate::evidence::{OpenPath, Step};
 use crate::facts::{Display, Reason};
 use crate::host::run::{self, Written};
 use crate::host::sysfs::Device;
 use crate::host::{Root, Warning};
 use crate::inventory::{Sources, record_of, rule_for};
 use crate::names::DeviceId;
-use crate::probe::{Answer, Asked, Prober, ask, may_open};
+use crate::probe::{Answer, Asked, Manner, Prober, ask, may_open};
+use crate::record::Record;
 
 /// How to ask.
 #[derive(Debug, Clone, Copy)]
@@ -24,6 +25,8 @@ pub struct Request<'a> {
     pub fresh: bool,
     /// How long it may take.
     pub deadline: Duration,
+    /// The only way to open it that is tried, and of which a record counts.
+    pub path: Option<OpenPath>,
 }
 
 /// What came of it.
@@ -72,7 +75,8 @@ pub fn ask_and_keep(
     let record = sources.memory.devices.get(&id);
     let record =
         record.filter(|record| record.circumstances == device.circumstances(&sources.host));
-    if let Some(record) = record.filter(|_| !request.fresh) {
+    let is_wanted = |record: &&Record| request.path.is_none_or(|path| record.path == Some(path));
+    if let Some(record) = record.filter(is_wanted).filter(|_| !request.fresh) {
         let again = match (&record.facts.display, request.asked) {
             (Display::Known(_), _) | (Display::Unknown(Reason::Untrusted), _) => false,
             (Display::Unknown(_), Asked::ByName) => true,
@@ -99,7 +103,12 @@ pub fn ask_and_keep(
         let why = "a recorded host has no devices to open".to_owned();
         return Outcome::not_asked(Answer::none(Reason::NotAllowed, Step::Policy), Some(why));
     }
-    let answer = ask(root, request.prober, id, request.deadline);
+    let facts = rule.and_then(|rule| rule.facts.as_ref());
+    let manner = Manner {
+        kvm: facts.is_some_and(|facts| facts.kvm) || record.is_some_and(|record| record.facts.kvm),
+        path: request.path,
+    };
+    let answer = ask(root, request.prober, id, request.deadline, manner);
     if says_nothing_of_the_device(&answer) {
         return Outcome::not_asked(answer, None);
     }

@@ -11,17 +11,24 @@ use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::{getppid, write};
 
-use crate::evidence::Step;
-use crate::facts::Reason;
+use crate::evidence::{OpenPath, Step};
+use crate::facts::{Facts, Reason};
 use crate::host::Root;
 use crate::host::requests::start_under_way;
 use crate::host::run::Lock;
 use crate::names::DeviceId;
+use crate::probe::cdev::Cdev;
 use crate::probe::group::Group;
-use crate::probe::{Answer, Failure, Opener, Tell, device};
+use crate::probe::kvm::Vm;
+use crate::probe::{Answer, Failure, Manner, Opener, Tell, device};
 
 /// The ways to open a device; the first that the kernel offers for it is taken.
-const OPENERS: [&dyn Opener; 1] = [&Group];
+///
+/// Groups first: every kernel that distributions ship has them, QEMU and libvirt take them unless
+/// told otherwise, and they alone say before the open that a device is not viable. What is in use by
+/// either way is busy to the other, and both lead to the same driver, so nothing hangs on the choice
+/// but that: a kernel without groups is asked by the device's own node.
+const OPENERS: [&dyn Opener; 2] = [&Group, &Cdev];
 
 /// Asks the device. Dies with `asker`, the process that started it: a device must not stay open for
 /// nobody.
@@ -29,13 +36,13 @@ const OPENERS: [&dyn Opener; 1] = [&Group];
 /// A device whose domain is being started is in use, whoever asks: QEMU must not find it open. The
 /// hook marks the start and then waits for the lock; this looks at the mark when it has the lock. So
 /// either the hook waits for us, or we see the mark.
-pub fn run(root: &Root, id: DeviceId, asker: i32) {
+pub fn run(root: &Root, id: DeviceId, asker: i32, manner: Manner) {
     // Without it the child merely lives longer than its asker.
     let _ = prctl::set_pdeathsig(Signal::SIGKILL);
     if getppid().as_raw() != asker {
         return;
     }
-    let answer = ask(root, id, &mut |step| {
+    let answer = ask(root, id, manner, &mut |step| {
         say(io::stderr(), &step.to_string());
     });
     let answer = serde_json::to_string(&answer).expect("an answer has only string keys");
@@ -55,7 +62,7 @@ fn say(out: impl AsFd, text: &str) {
     }
 }
 
-fn ask(root: &Root, id: DeviceId, tell: Tell<'_>) -> Answer {
+fn ask(root: &Root, id: DeviceId, manner: Manner, tell: Tell<'_>) -> Answer {
     tell(Step::Lock);
     let _lock = match Lock::of_device(root, id) {
         Ok(lock) => lock,
@@ -64,25 +71,9 @@ fn ask(root: &Root, id: DeviceId, tell: Tell<'_>) -> Answer {
     if start_under_way(root, id) {
         return Answer::none(Reason::InUse, Step::Lock);
     }
-    let opener = OPENERS
-        .into_iter()
-        .find(|opener| opener.fits(root, id))
-        .unwrap_or(&Group);
+    let opener = opener(root, id, manner.path);
     let path = Some(opener.path());
-    // Here a VM will be associated with `prepared.file`, for the drivers that want one.
-    let prepared = match opener.prepare(root, id, tell) {
-        Ok(prepared) => prepared,
-        Err(failure) => {
-            return Answer {
-                path,
-                ..Answer::failed(&failure)
-            };
-        }
-    };
-    let answer = opener
-        .open(&prepared, id, tell)
-        .and_then(|device| device::ask(&device, tell));
-    match answer {
+    match open_and_ask(opener, root, id, manner.kvm, tell) {
         Ok(facts) => Answer {
             facts,
             path,
@@ -94,7 +85,46 @@ fn ask(root: &Root, id: DeviceId, tell: Tell<'_>) -> Answer {
             ..Answer::failed(&failure)
         },
     }
-    // The device is closed by now, `prepared` goes next, and `_lock` last.
+    // The device is closed by now, and `_lock` goes last.
+}
+
+/// The way that somebody insists on, or that fits. If none fits, the first tells why not.
+fn opener(root: &Root, id: DeviceId, path: Option<OpenPath>) -> &'static dyn Opener {
+    OPENERS
+        .into_iter()
+        .find(|opener| path.map_or_else(|| opener.fits(root, id), |path| opener.path() == path))
+        .unwrap_or(OPENERS[0])
+}
+
+/// Opens the device and asks it. A VM is associated first if `kvm` says so, and otherwise when the
+/// driver has said that it wants one; the fact `kvm` is whether there was one.
+fn open_and_ask(
+    opener: &dyn Opener,
+    root: &Root,
+    id: DeviceId,
+    kvm: bool,
+    tell: Tell<'_>,
+) -> Result<Facts, Failure> {
+    let prepared = opener.prepare(root, id, tell)?;
+    let mut vm = None;
+    if kvm {
+        vm = Some(Vm::of(root, prepared.file.as_fd(), tell)?);
+    }
+    // Group and node stay open in between: a second open is a whole one (vfio_main.c, `vfio_df_open`,
+    // counts only those that succeed), and nobody can come before it.
+    let device = match opener.open(root, &prepared, id, tell) {
+        Err(failure) if failure.reason == Reason::NeedsVm && vm.is_none() => {
+            vm = Some(Vm::of(root, prepared.file.as_fd(), tell)?);
+            opener.open(root, &prepared, id, tell)?
+        }
+        opened => opened?,
+    };
+    let facts = device::ask(&device, tell)?;
+    Ok(Facts {
+        kvm: vm.is_some(),
+        ..facts
+    })
+    // The device is closed first, then the VM, which has the vfio file open, too, then the rest.
 }
 
 fn no_lock(error: &io::Error) -> Answer {
@@ -124,7 +154,7 @@ mod tests {
         let id = "c1a20000-0000-4000-8000-000000000002".parse().unwrap();
         let steps = || {
             let mut steps = Vec::new();
-            let answer = ask(&root, id, &mut |step| steps.push(step));
+            let answer = ask(&root, id, Manner::default(), &mut |step| steps.push(step));
             (answer.step, answer.facts.display.reason().cloned(), steps)
         };
         mark_start(&root, id).unwrap();

@@ -66,7 +66,13 @@ impl Opener for Group {
         })
     }
 
-    fn open(&self, prepared: &Prepared, id: DeviceId, tell: Tell<'_>) -> Result<File, Failure> {
+    fn open(
+        &self,
+        _root: &Root,
+        prepared: &Prepared,
+        id: DeviceId,
+        tell: Tell<'_>,
+    ) -> Result<File, Failure> {
         tell(Step::Open);
         ioctl::group_get_device_fd(prepared.file.as_fd(), &id.to_string())
             .map(File::from)
@@ -74,7 +80,7 @@ impl Opener for Group {
     }
 }
 
-fn failed(step: Step, meaning: fn(Errno) -> Reason) -> impl Fn(Errno) -> Failure {
+pub(super) fn failed(step: Step, meaning: fn(Errno) -> Reason) -> impl Fn(Errno) -> Failure {
     move |errno| Failure {
         step,
         errno,
@@ -83,8 +89,9 @@ fn failed(step: Step, meaning: fn(Errno) -> Reason) -> impl Fn(Errno) -> Failure
 }
 
 /// The number of the device's group. A device without one has no vfio driver; one without a
-/// directory is gone.
-fn group_number(device: &Path) -> Result<String, Failure> {
+/// directory is gone. The kernel makes the group before the device's own node, so a device with
+/// that and without a group comes from a kernel that has no groups.
+pub(super) fn group_number(device: &Path) -> Result<String, Failure> {
     let failure = |errno, reason| Failure {
         step: Step::Find,
         errno,
@@ -93,6 +100,9 @@ fn group_number(device: &Path) -> Result<String, Failure> {
     let link = match std::fs::read_link(device.join("iommu_group")) {
         Ok(link) => link,
         Err(_) if !device.exists() => return Err(failure(Errno::ENOENT, Reason::Vanished)),
+        Err(_) if device.join("vfio-dev").exists() => {
+            return Err(failure(Errno::ENOENT, Reason::NoVfio));
+        }
         Err(error) => {
             let errno = Errno::from_raw(error.raw_os_error().unwrap_or(0));
             return Err(failure(errno, Reason::NoDriver));
@@ -104,7 +114,7 @@ fn group_number(device: &Path) -> Result<String, Failure> {
         .ok_or_else(|| failure(Errno::EINVAL, Reason::NoDriver))
 }
 
-fn open(path: &Path) -> Result<File, Errno> {
+pub(super) fn open(path: &Path) -> Result<File, Errno> {
     OpenOptions::new()
         .read(true)
         .write(true)
@@ -169,6 +179,7 @@ mod tests {
             (no_group, Errno::EIO, Reason::OpenFailed),
             (not_attached, Errno::EPERM, Reason::OpenFailed),
             (not_opened, Errno::ESRCH, Reason::NeedsVm),
+            (not_opened, Errno::EEXIST, Reason::OpenFailed),
             (not_opened, Errno::EBUSY, Reason::InUse),
             (not_opened, Errno::EIO, Reason::OpenFailed),
             (not_opened, Errno::ENODEV, Reason::Vanished),
@@ -194,6 +205,8 @@ mod tests {
         let device = root.join("sys/bus/pci/devices/0000:00:02.0");
         fs::create_dir_all(&device).unwrap();
         assert_eq!(attempt(), (Step::Find, Errno::ENOENT, Reason::NoDriver));
+        fs::create_dir(device.join("vfio-dev")).unwrap();
+        assert_eq!(attempt(), (Step::Find, Errno::ENOENT, Reason::NoVfio));
         std::os::unix::fs::symlink("../../../kernel/iommu_groups/x", device.join("iommu_group"))
             .unwrap();
         assert_eq!(attempt(), (Step::Find, Errno::EINVAL, Reason::NoDriver));

@@ -1,6 +1,6 @@
 //! The vfio interface of the kernel: numbers and structs of include/uapi/linux/vfio.h.
 //!
-//! All `unsafe` of the library is here. What the kernel writes into the structs is plain
+//! What the kernel writes into the structs is plain
 //! numbers and is taken as it comes; whoever uses a size or an offset checks it.
 #![allow(unsafe_code, missing_docs)]
 
@@ -28,6 +28,7 @@ const fn code(number: u32) -> libc::c_ulong {
 }
 
 const QUERY_GFX_PLANE: libc::c_ulong = code(14);
+const BIND_IOMMUFD: libc::c_ulong = code(18);
 
 ioctl_none_bad!(raw_get_api_version, code(0));
 ioctl_write_int_bad!(raw_check_extension, code(1));
@@ -47,6 +48,11 @@ ioctl_readwrite_bad!(
     raw_query_gfx_plane,
     QUERY_GFX_PLANE,
     vfio::vfio_device_gfx_plane_info
+);
+ioctl_readwrite_bad!(
+    raw_bind_iommufd,
+    BIND_IOMMUFD,
+    vfio::vfio_device_bind_iommufd
 );
 
 /// `VFIO_GET_API_VERSION`; 0 is the only one there is.
@@ -92,6 +98,18 @@ pub fn group_get_device_fd(group: BorrowedFd<'_>, name: &str) -> Result<OwnedFd>
     let fd = unsafe { raw_group_get_device_fd(group.as_raw_fd(), name.as_ptr()) }?;
     // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// `VFIO_DEVICE_BIND_IOMMUFD`: opens the device, whose own node this is.
+pub fn device_bind_iommufd(device: BorrowedFd<'_>, iommufd: BorrowedFd<'_>) -> Result<()> {
+    let mut bind = vfio::vfio_device_bind_iommufd {
+        // Without the token, which is younger than the call.
+        argsz: std::mem::offset_of!(vfio::vfio_device_bind_iommufd, token_uuid_ptr) as u32,
+        iommufd: iommufd.as_raw_fd(),
+        ..vfio::vfio_device_bind_iommufd::default()
+    };
+    // SAFETY: the struct is at least as large as its argsz says, and lives through the call.
+    unsafe { raw_bind_iommufd(device.as_raw_fd(), &raw mut bind) }.map(drop)
 }
 
 /// `VFIO_DEVICE_GET_INFO`.
@@ -197,8 +215,8 @@ mod tests {
     #[test]
     fn numbers_and_sizes_of_the_abi() {
         assert_eq!(
-            (code(0), code(8), code(12), QUERY_GFX_PLANE),
-            (0x3b64, 0x3b6c, 0x3b70, 15218)
+            (code(0), code(8), code(12), QUERY_GFX_PLANE, BIND_IOMMUFD),
+            (0x3b64, 0x3b6c, 0x3b70, 15218, 0x3b76)
         );
         assert_eq!(size_of::<vfio::vfio_device_gfx_plane_info>(), 64);
         assert_eq!(size_of::<vfio::vfio_region_info>(), 32);
@@ -206,6 +224,10 @@ mod tests {
         assert_eq!(size_of::<vfio::vfio_irq_info>(), 16);
         assert_eq!(size_of::<vfio::vfio_pci_hot_reset_info>(), 12);
         assert_eq!(size_of::<vfio::vfio_group_status>(), 8);
+        assert_eq!(
+            std::mem::offset_of!(vfio::vfio_device_bind_iommufd, token_uuid_ptr),
+            16
+        );
     }
 
     #[test]
@@ -214,6 +236,7 @@ mod tests {
         let fd = null.as_fd();
         assert_eq!(get_api_version(fd), Err(Errno::ENOTTY));
         assert_eq!(device_probe_gfx_plane(fd, 0), Err(Errno::ENOTTY));
+        assert_eq!(device_bind_iommufd(fd, fd), Err(Errno::ENOTTY));
         assert_eq!(device_get_info(fd).unwrap_err(), Errno::ENOTTY);
         assert_eq!(device_get_region_info(fd, 0).unwrap_err(), Errno::ENOTTY);
         assert_eq!(device_get_pci_hot_reset_info(fd), Err(Errno::ENOTTY));

@@ -9,19 +9,22 @@
 //!
 //! * [`asking`]: one question with all that belongs to it: policy, record, announcement.
 //! * [`child`]: what the child does.
-//! * [`group`]: opening over container and group. Other ways are further [`Opener`]s.
+//! * [`group`] and [`cdev`]: the two ways to open, each an [`Opener`].
+//! * [`kvm`]: a VM for the drivers that want one, with `unsafe` of its own.
 //! * [`device`]: the questions to an opened device.
 //! * `fork`: the child as a copy of this process, with `unsafe` of its own.
 //! * [`instance`]: a device made for the sake of one question.
-//! * [`ioctl`]: the kernel's interface, with the other `unsafe`.
+//! * [`ioctl`]: the vfio interface of the kernel, with the other `unsafe`.
 
 pub mod asking;
+pub mod cdev;
 pub mod child;
 pub mod device;
 mod fork;
 pub mod group;
 pub mod instance;
 pub mod ioctl;
+pub mod kvm;
 
 use std::fs::File;
 use std::io::{self, PipeReader, Read};
@@ -93,11 +96,18 @@ pub trait Opener {
     /// The step that failed, its errno and what it means.
     fn prepare(&self, root: &Root, id: DeviceId, tell: Tell<'_>) -> Result<Prepared, Failure>;
 
-    /// Opens the device: what its driver's own open does happens here.
+    /// Opens the device: what its driver's own open does happens here. May be called again after a
+    /// failure, which leaves `prepared` as it was.
     ///
     /// # Errors
     /// The step that failed, its errno and what it means.
-    fn open(&self, prepared: &Prepared, id: DeviceId, tell: Tell<'_>) -> Result<File, Failure>;
+    fn open(
+        &self,
+        root: &Root,
+        prepared: &Prepared,
+        id: DeviceId,
+        tell: Tell<'_>,
+    ) -> Result<File, Failure>;
 }
 
 /// Is told each step before it is taken.
@@ -126,6 +136,26 @@ impl Answer {
             path: None,
             step: Some(step),
             errno: None,
+        }
+    }
+}
+
+impl Answer {
+    /// What a failure means for people, where reason, step and errno leave that open.
+    #[must_use]
+    pub fn remark(&self) -> Option<&'static str> {
+        let (reason, step) = (self.facts.display.reason()?, self.step?);
+        match reason {
+            Reason::NeedsVm if (Step::Kvm..=Step::KvmFile).contains(&step) => {
+                Some("its driver wants a KVM VM, which can't be made here")
+            }
+            Reason::NeedsVm => {
+                Some("its driver wants a KVM VM, and did not take the empty one that it was given")
+            }
+            Reason::OpenFailed if step.is_open() && self.errno.as_deref() == Some("EEXIST") => {
+                Some("its driver says that the KVM VM has such a device already")
+            }
+            _ => None,
         }
     }
 }
@@ -187,10 +217,42 @@ pub fn may_open(device: &Device, rule: Option<&Rule>, asked: Asked) -> Result<()
     }
 }
 
+/// How a child is to go about it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Manner {
+    /// The driver is known to want a KVM VM: associate one before the device is opened. Without
+    /// it that is done for a driver that has refused to open (ESRCH).
+    pub kvm: bool,
+    /// The only way to open it that is tried; `None`: what the kernel offers.
+    pub path: Option<OpenPath>,
+}
+
+impl Manner {
+    /// As the arguments of a child.
+    fn to_arguments(self) -> impl Iterator<Item = String> {
+        let kvm = self.kvm.then(|| "--kvm".to_owned());
+        let path = self.path.map(|path| format!("--path={}", path.word()));
+        kvm.into_iter().chain(path)
+    }
+
+    /// From the arguments of a child; `None` if there is another one among them.
+    #[must_use]
+    pub fn from_arguments(arguments: &[&str]) -> Option<Self> {
+        let mut manner = Manner::default();
+        for argument in arguments {
+            match *argument {
+                "--kvm" => manner.kvm = true,
+                _ => manner.path = Some(argument.strip_prefix("--path=")?.parse().ok()?),
+            }
+        }
+        Some(manner)
+    }
+}
+
 /// What opens devices: a process of its own, which may hang and is then left behind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Prober {
-    /// This program (`gfxplane-probe`), run as `PROGRAM --child ID PID`.
+    /// This program (`gfxplane-probe`), run as `PROGRAM --child ID PID [MANNER…]`.
     Program(PathBuf),
     /// A copy of this process, which has nothing to load; if it has several threads, the program.
     Copy(PathBuf),
@@ -198,12 +260,18 @@ pub enum Prober {
 
 /// Asks one device through a child, and takes at most `deadline`.
 #[must_use]
-pub fn ask(root: &Root, prober: &Prober, id: DeviceId, deadline: Duration) -> Answer {
+pub fn ask(
+    root: &Root,
+    prober: &Prober,
+    id: DeviceId,
+    deadline: Duration,
+    manner: Manner,
+) -> Answer {
     let limit = Instant::now() + deadline;
     let child = match prober {
-        Prober::Program(program) => Running::program(program, id),
-        Prober::Copy(program) => match Running::copy(root, id) {
-            Ok(None) => Running::program(program, id),
+        Prober::Program(program) => Running::program(program, id, manner),
+        Prober::Copy(program) => match Running::copy(root, id, manner) {
+            Ok(None) => Running::program(program, id, manner),
             Ok(Some(child)) => Ok(child),
             Err(error) => Err(error),
         },
@@ -235,10 +303,11 @@ struct Running {
 }
 
 impl Running {
-    fn program(program: &Path, id: DeviceId) -> io::Result<Self> {
+    fn program(program: &Path, id: DeviceId, manner: Manner) -> io::Result<Self> {
         let ((answer, say), (steps, tell)) = (io::pipe()?, io::pipe()?);
         let child = Command::new(program)
             .args(["--child", &id.to_string(), &std::process::id().to_string()])
+            .args(manner.to_arguments())
             // Not udev's: it waits for whoever holds its pipes.
             .stdin(Stdio::null())
             .stdout(say)
@@ -252,7 +321,7 @@ impl Running {
     }
 
     /// `None`: this process can't be copied.
-    fn copy(root: &Root, id: DeviceId) -> io::Result<Option<Self>> {
+    fn copy(root: &Root, id: DeviceId, manner: Manner) -> io::Result<Option<Self>> {
         let ((answer, say), (steps, tell)) = (io::pipe()?, io::pipe()?);
         let null = File::options().read(true).write(true).open("/dev/null")?;
         let asker = getpid();
@@ -263,7 +332,7 @@ impl Running {
             drop((null, say, tell));
             if standard.is_ok() {
                 fork::close_others();
-                child::run(root, id, asker.as_raw());
+                child::run(root, id, asker.as_raw(), manner);
             }
         })?;
         Ok(pid.map(|pid| Running { pid, answer, steps }))
@@ -298,7 +367,7 @@ impl Running {
     /// The step that it was about to take when it was last heard of. A panic's words on stderr are
     /// no step.
     fn last_step(&mut self) -> Step {
-        // All steps together have some 200 bytes.
+        // All steps together, some of them told twice, have some 300 bytes.
         let mut told = [0; 4096];
         let count = match wait(&self.steps, Instant::now()) {
             Ok(true) => self.steps.read(&mut told).unwrap_or(0),
@@ -366,7 +435,7 @@ mod tests {
         assert!(copied.unwrap().success());
         let prober = Prober::Program(path);
         let id = "0000:00:02.0".parse().unwrap();
-        ask(&Root::system(), &prober, id, deadline)
+        ask(&Root::system(), &prober, id, deadline, Manner::default())
     }
 
     const LONG: Duration = Duration::from_secs(60);
@@ -407,11 +476,59 @@ mod tests {
             &Prober::Program("/nonexistent".into()),
             "0000:00:02.0".parse().unwrap(),
             LONG,
+            Manner::default(),
         );
         assert_eq!(
             (missing.step, missing.errno.as_deref()),
             (Some(Step::Spawn), Some("ENOENT"))
         );
+    }
+
+    #[test]
+    fn a_child_is_told_all() {
+        for kvm in [false, true] {
+            for path in [None, Some(OpenPath::Group), Some(OpenPath::Cdev)] {
+                let manner = Manner { kvm, path };
+                let arguments: Vec<String> = manner.to_arguments().collect();
+                let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+                assert_eq!(Manner::from_arguments(&arguments), Some(manner));
+            }
+        }
+        assert_eq!(Manner::default().to_arguments().count(), 0);
+        for bad in ["--path=", "--path=iommufd", "--path", "-k", ""] {
+            assert_eq!(Manner::from_arguments(&["--kvm", bad]), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn failures_of_a_vm_are_told_apart() {
+        let remark = |step, errno, reason| {
+            let answer = Answer::failed(&Failure {
+                step,
+                errno,
+                reason,
+            });
+            assert_eq!(
+                answer.facts.kvm,
+                answer.facts.display == Display::Unknown(Reason::NeedsVm)
+            );
+            answer.remark()
+        };
+        let made = |text: Option<&'static str>| text.unwrap().contains("can't be made");
+        assert!(made(remark(Step::Kvm, Errno::ENOENT, Reason::NeedsVm)));
+        assert!(made(remark(Step::KvmFile, Errno::EINVAL, Reason::NeedsVm)));
+        for (step, other) in [(Step::Open, Step::Bind), (Step::Bind, Step::Open)] {
+            let refused = remark(step, Errno::ESRCH, Reason::NeedsVm).unwrap();
+            assert!(refused.contains("did not take"), "{refused}");
+            let exists = remark(step, Errno::EEXIST, Reason::OpenFailed).unwrap();
+            assert!(exists.contains("already"), "{exists}");
+            assert_eq!(remark(other, Errno::EIO, Reason::OpenFailed), None);
+        }
+        assert_eq!(
+            remark(Step::Container, Errno::EEXIST, Reason::OpenFailed),
+            None
+        );
+        assert_eq!(remark(Step::Group, Errno::EBUSY, Reason::InUse), None);
     }
 
     #[test]

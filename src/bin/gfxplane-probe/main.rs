@@ -25,7 +25,7 @@ use gfxplane::inventory::{Sources, active};
 use gfxplane::names::DeviceId;
 use gfxplane::nodedev::words::{properties, words};
 use gfxplane::probe::asking::{Request, ask_and_keep};
-use gfxplane::probe::{Asked, Prober, child};
+use gfxplane::probe::{Asked, Manner, Prober, child};
 
 /// Asks vfio devices what display they have.
 ///
@@ -53,7 +53,7 @@ fn run() -> u8 {
         .map(|argument| argument.to_string_lossy().into_owned())
         .collect();
     let internal = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["--child", id, asker] => Some(as_child(id, asker)),
+        ["--child", id, asker, ref manner @ ..] => Some(as_child(id, asker, manner)),
         ["--udev", name] => Some(with_id(name, udev)),
         ["--forget", name] => Some(with_id(name, |id| {
             forget_device(&Root::system(), id).map_err(|e| Failure::Environment(e.to_string()))?;
@@ -64,12 +64,12 @@ fn run() -> u8 {
     exit_code(&internal.unwrap_or_else(by_hand))
 }
 
-fn as_child(id: &str, asker: &str) -> anyhow::Result<End> {
+fn as_child(id: &str, asker: &str, manner: &[&str]) -> anyhow::Result<End> {
     with_id(id, |id| {
-        let asker = asker
-            .parse()
-            .map_err(|_| Failure::Usage("--child ID PID".into()))?;
-        child::run(&Root::system(), id, asker);
+        let (Ok(asker), Some(manner)) = (asker.parse(), Manner::from_arguments(manner)) else {
+            return Err(Failure::Usage("--child ID PID [MANNER…]".into()).into());
+        };
+        child::run(&Root::system(), id, asker, manner);
         Ok(End::Done)
     })
 }
@@ -138,6 +138,7 @@ fn ask_new(root: &Root, id: DeviceId) -> anyhow::Result<()> {
             asked: Asked::Unasked(config.probe),
             fresh: false,
             deadline,
+            path: None,
         };
         let outcome = ask_and_keep(root, &sources, id, device.as_ref(), &request);
         let reason = outcome.answer.facts.display.reason();

@@ -1,0 +1,205 @@
+//! An empty KVM VM, for the drivers that open a device for nothing less.
+//!
+//! kvmgt asks for the KVM that is associated with the device, and refuses the open (ESRCH) if there
+//! is none or it is another process's (Linux i915/gvt/kvmgt.c, `intel_vgpu_open_device`; arch/x86/kvm/
+//! mmu/page_track.c). A VM without memory and processors will do. It must be associated before the
+//! open (virt/kvm/vfio.c, `kvm_vfio_file_add`); drivers that don't care don't notice.
+#![allow(unsafe_code, missing_docs)]
+
+use std::fs::OpenOptions;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::{
+    Result, ioctl_readwrite_bad, ioctl_write_int_bad, ioctl_write_ptr_bad, request_code_none,
+    request_code_readwrite, request_code_write,
+};
+
+use crate::evidence::Step;
+use crate::facts::Reason;
+use crate::host::Root;
+use crate::probe::{Failure, Tell};
+
+/// `KVM_DEV_TYPE_VFIO`.
+const TYPE_VFIO: u32 = 4;
+/// `KVM_DEV_VFIO_FILE`; before 6.6 `KVM_DEV_VFIO_GROUP`, the same number for groups only.
+const FILE: u32 = 1;
+/// `KVM_DEV_VFIO_FILE_ADD`.
+const FILE_ADD: u64 = 1;
+
+/// Struct `kvm_create_device` of include/uapi/linux/kvm.h.
+#[repr(C)]
+struct CreateDevice {
+    r#type: u32,
+    /// Out.
+    fd: u32,
+    flags: u32,
+}
+
+/// Struct `kvm_device_attr` of include/uapi/linux/kvm.h.
+#[repr(C)]
+struct DeviceAttr {
+    flags: u32,
+    group: u32,
+    attr: u64,
+    addr: u64,
+}
+
+const KVMIO: u8 = 0xae;
+const CREATE_VM: libc::c_ulong = request_code_none!(KVMIO, 0x01) as libc::c_ulong;
+const CREATE_DEVICE: libc::c_ulong =
+    request_code_readwrite!(KVMIO, 0xe0, size_of::<CreateDevice>()) as libc::c_ulong;
+const SET_DEVICE_ATTR: libc::c_ulong =
+    request_code_write!(KVMIO, 0xe1, size_of::<DeviceAttr>()) as libc::c_ulong;
+
+ioctl_write_int_bad!(raw_create_vm, CREATE_VM);
+ioctl_readwrite_bad!(raw_create_device, CREATE_DEVICE, CreateDevice);
+ioctl_write_ptr_bad!(raw_set_device_attr, SET_DEVICE_ATTR, DeviceAttr);
+
+/// An empty VM that knows of one vfio file. Must be kept until the device is closed, and closed
+/// before the device counts as free: it has that file open, too.
+#[derive(Debug)]
+pub struct Vm {
+    /// Closed first: from 6.6 on this is what lets the vfio file go.
+    _device: OwnedFd,
+    _vm: OwnedFd,
+}
+
+impl Vm {
+    /// Makes a VM and tells `file`, a group or a device by its own node, of it.
+    ///
+    /// # Errors
+    /// The step that failed and its errno. It always means [`Reason::NeedsVm`]: whoever asks for a
+    /// VM does so because the driver wants one.
+    pub fn of(
+        root: &Root,
+        file: BorrowedFd<'_>,
+        tell: Tell<'_>,
+    ) -> std::result::Result<Self, Failure> {
+        tell(Step::Kvm);
+        let kvm = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(root.join("dev/kvm"))
+            .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(0)))
+            .map_err(failed(Step::Kvm))?;
+        tell(Step::KvmVm);
+        let vm = create_vm(kvm.as_fd()).map_err(failed(Step::KvmVm))?;
+        tell(Step::KvmDevice);
+        let device = create_vfio_device(vm.as_fd()).map_err(failed(Step::KvmDevice))?;
+        tell(Step::KvmFile);
+        add_file(device.as_fd(), file).map_err(failed(Step::KvmFile))?;
+        Ok(Vm {
+            _device: device,
+            _vm: vm,
+        })
+    }
+}
+
+fn failed(step: Step) -> impl Fn(Errno) -> Failure {
+    move |errno| Failure {
+        step,
+        errno,
+        reason: Reason::NeedsVm,
+    }
+}
+
+/// `KVM_CREATE_VM`, of the default type. QEMU repeats it after EINTR, too.
+fn create_vm(kvm: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let fd = loop {
+        // SAFETY: the argument is a number.
+        match unsafe { raw_create_vm(kvm.as_raw_fd(), 0) } {
+            Err(Errno::EINTR) => {}
+            made => break made?,
+        }
+    };
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// `KVM_CREATE_DEVICE` of the type that associates vfio files.
+fn create_vfio_device(vm: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let mut create = CreateDevice {
+        r#type: TYPE_VFIO,
+        fd: 0,
+        flags: 0,
+    };
+    // SAFETY: the struct is the kernel's, and lives through the call.
+    unsafe { raw_create_device(vm.as_raw_fd(), &raw mut create) }?;
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(create.fd.cast_signed()) })
+}
+
+/// `KVM_SET_DEVICE_ATTR` with `KVM_DEV_VFIO_FILE_ADD`.
+fn add_file(device: BorrowedFd<'_>, file: BorrowedFd<'_>) -> Result<()> {
+    let fd: RawFd = file.as_raw_fd();
+    let attr = DeviceAttr {
+        flags: 0,
+        group: FILE,
+        attr: FILE_ADD,
+        addr: (&raw const fd).expose_provenance() as u64,
+    };
+    // SAFETY: the struct is the kernel's; it and the number that its `addr` points to live through
+    // the call, which only reads them.
+    unsafe { raw_set_device_attr(device.as_raw_fd(), &raw const attr) }.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, File};
+
+    /// Associates a file that is no vfio file: the step that fails, and those that were told.
+    fn attempt(root: &Root) -> (Failure, Vec<Step>) {
+        let mut steps = Vec::new();
+        let null = File::open("/dev/null").unwrap();
+        let failure = Vm::of(root, null.as_fd(), &mut |step| steps.push(step)).unwrap_err();
+        assert_eq!(steps.last(), Some(&failure.step));
+        assert_eq!(failure.reason, Reason::NeedsVm);
+        (failure, steps)
+    }
+
+    #[test]
+    fn numbers_and_sizes_of_the_abi() {
+        assert_eq!(
+            (CREATE_VM, CREATE_DEVICE, SET_DEVICE_ATTR),
+            (0xae01, 0xc00c_aee0, 0x4018_aee1)
+        );
+    }
+
+    #[test]
+    fn without_kvm_the_step_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::recorded(directory.path());
+        let (failure, steps) = attempt(&root);
+        assert_eq!((failure.errno, steps), (Errno::ENOENT, vec![Step::Kvm]));
+        fs::create_dir(root.join("dev")).unwrap();
+        fs::write(root.join("dev/kvm"), "").unwrap();
+        let (failure, steps) = attempt(&root);
+        assert_eq!(failure.errno, Errno::ENOTTY);
+        assert_eq!(steps, [Step::Kvm, Step::KvmVm]);
+    }
+
+    /// The real thing, where it is: the VM is made, and its vfio device looks at the file.
+    #[test]
+    #[expect(clippy::print_stderr, reason = "says which of two things was tested")]
+    fn the_kvm_of_this_machine() {
+        let kvm = OpenOptions::new().read(true).write(true).open("/dev/kvm");
+        let (failure, steps) = attempt(&Root::system());
+        match kvm {
+            Ok(_) => {
+                eprintln!("/dev/kvm opens: a VM was made");
+                assert_eq!(failure.step, Step::KvmFile, "{}", failure.errno);
+                // kvm_vfio_file_add: it is no vfio file.
+                assert_eq!(failure.errno, Errno::EINVAL);
+                assert_eq!(steps.len(), 4);
+            }
+            Err(error) => {
+                eprintln!("/dev/kvm does not open ({error}): there is no VM");
+                assert_eq!(failure.step, Step::Kvm);
+                assert_eq!(Some(failure.errno as i32), error.raw_os_error());
+            }
+        }
+    }
+}

@@ -1,0 +1,258 @@
+"""The two ways to open a device, by its group and by its own node, and the VM for the drivers that
+want one: what gfxplane-probe makes of devices that only the kernel can make.
+
+Run in the guest by tests/vm/openers. `--cdev`: the kernel has both ways, and what takes both is
+tested; without it the kernel must have groups alone."""
+
+import json
+import os
+import struct
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from fcntl import ioctl
+from pathlib import Path
+
+from lab import CONF, equal, eventually, install, listed, out, run_tests, sh, uuid, without_hook_and_daemon
+
+CDEV = "--cdev" in sys.argv
+PATHS = ["group", "cdev"] if CDEV else ["group"]
+MDEVS = Path("/sys/bus/mdev/devices")
+BIND_IOMMUFD = 0x3B76
+
+# type -> number, display, whether its driver wants a VM
+KINDS = {
+    "mdpy-vga": (1, ["region"], False),
+    "mbochs-small": (2, ["dmabuf"], False),
+    "virtio-pci-kvm": (3, ["dmabuf"], True),
+}
+RULES = """[[rule]]
+name = 'samples'
+source = 'tests/kmod'
+match = { type = ['virtio-pci-*'] }
+open = 'safe'
+"""
+# Both say that the driver wants a VM, and of mdpy that is not so.
+RULES_THAT_WANT_KVM = """[[rule]]
+name = 'wants-kvm'
+source = 'tests/kmod'
+match = { type = ['virtio-pci-kvm'] }
+display = ['dmabuf']
+kvm = true
+open = 'safe'
+
+[[rule]]
+name = 'does-not-care'
+source = 'tests/vm'
+match = { type = ['mdpy-vga'] }
+display = ['region']
+kvm = true
+open = 'safe'
+"""
+TO_GROUP = ["lock", "find", "container", "group", "viable", "attach"]
+TO_CDEV = ["lock", "find", "iommufd", "cdev"]
+VM = ["kvm", "kvm-vm", "kvm-device", "kvm-file"]
+QUESTIONS = ["info", "region-info", "edid", "irq-info", "hot-reset", "control", "query-dmabuf", "query-region"]
+
+
+def device(kind):
+    return uuid(KINDS[kind][0])
+
+
+def probe(kind, more="", code=None):
+    """What asking anew comes to. The exit code is told by the answer, if not by `code`."""
+    result = sh(f"gfxplane-probe --fresh --json {more} {device(kind)}", check=False)
+    [answer] = json.loads(result.stdout)["probes"]
+    known = answer["display"] != ["unknown"]
+    equal(result.returncode, code if code is not None else int(not known), f"{kind}: {result.stdout}{result.stderr}")
+    return answer, result.stderr
+
+
+def fails(kind, reason, step, errno, more="", code=None):
+    answer, said = probe(kind, more, code)
+    seen = tuple(answer.get(key) for key in ("reason", "step", "errno"))
+    equal(seen, (reason, step, errno), f"{kind} {more}: {said}")
+    return answer, said
+
+
+def steps(kind, *manner):
+    """Those that a child takes, as it is started by who asks."""
+    command = ["/usr/bin/gfxplane-probe", "--child", device(kind), str(os.getpid()), *manner]
+    child = subprocess.run(command, capture_output=True, text=True)
+    equal(json.loads(child.stdout)["facts"]["display"], KINDS[kind][1], f"{kind}: {child.stderr}")
+    return child.stderr.split()
+
+
+def group(kind):
+    return Path("/dev/vfio") / (MDEVS / device(kind) / "iommu_group").resolve().name
+
+
+def node(kind):
+    [entry] = (MDEVS / device(kind) / "vfio-dev").iterdir()
+    return Path("/dev/vfio/devices") / entry.name
+
+
+@contextmanager
+def away(path):
+    """While this is not there."""
+    aside = path.with_name(path.name + ".away")
+    path.rename(aside)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        aside.rename(path)
+
+
+@contextmanager
+def opened(*paths):
+    files = [os.open(path, os.O_RDWR) for path in paths]
+    try:
+        yield files
+    finally:
+        for file in reversed(files):
+            os.close(file)
+
+
+@contextmanager
+def bound(kind):
+    with opened("/dev/iommu", node(kind)) as (iommufd, file):
+        ioctl(file, BIND_IOMMUFD, bytearray(struct.pack("IIiI", 16, 0, iommufd, 0)), True)
+        yield
+
+
+def test_udev_asks_all_of_them():
+    """Without a rule that tells of KVM: the driver itself says so."""
+    out("load_modules; modprobe kvm_amd nested=1")
+    assert Path("/dev/kvm").exists(), "this guest has no KVM"
+    equal(Path("/dev/iommu").exists(), CDEV, "/dev/iommu")
+    print(install(rules=RULES))
+    without_hook_and_daemon()
+    for kind, (_, display, kvm) in KINDS.items():
+        out(f"create_mdev {kind} {device(kind)}")
+        eventually(f"{kind} is known", lambda: listed(device(kind))["evidence"]["method"] == "probe")
+        entry = listed(device(kind))
+        seen = entry["display"], entry["evidence"]["path"], entry.get("kvm", False)
+        equal(seen, (display, "group", kvm), f"{kind}: {entry}")
+    assert "GFXPLANE_HOST_KVM=yes" in out(f"udevadm info /sys/bus/mdev/devices/{device('virtio-pci-kvm')}")
+
+
+def test_the_steps():
+    kvm, other = "virtio-pci-kvm", "mdpy-vga"
+    equal(steps(other), [*TO_GROUP, "open", *QUESTIONS])
+    equal(steps(other, "--kvm"), [*TO_GROUP, *VM, "open", *QUESTIONS], "a driver that does not care")
+    equal(steps(kvm), [*TO_GROUP, "open", *VM, "open", *QUESTIONS], "refused, then with a VM")
+    equal(steps(kvm, "--kvm"), [*TO_GROUP, *VM, "open", *QUESTIONS], "from the start")
+    if CDEV:
+        equal(steps(other, "--path=cdev"), [*TO_CDEV, "bind", *QUESTIONS])
+        equal(steps(other, "--path=cdev", "--kvm"), [*TO_CDEV, *VM, "bind", *QUESTIONS])
+        equal(steps(kvm, "--path=cdev"), [*TO_CDEV, "bind", *VM, "bind", *QUESTIONS])
+        equal(steps(kvm, "--path=cdev", "--kvm"), [*TO_CDEV, *VM, "bind", *QUESTIONS])
+
+
+def test_both_ways_say_the_same():
+    for kind, (_, display, kvm) in KINDS.items():
+        answers = {}
+        for path in PATHS:
+            began = time.monotonic()
+            answer, _ = probe(kind, f"--path {path}")
+            print(f"  {kind} by {path}: {time.monotonic() - began:.2f} s")
+            equal((answer.pop("path"), answer["display"], answer.get("kvm", False)), (path, display, kvm), kind)
+            equal(listed(device(kind))["evidence"]["path"], path, f"{kind}: the record")
+            assert answer["device"]["regions"], answer
+            answers[path] = answer
+        for answer in answers.values():
+            equal(answer, answers["group"], kind)
+        # The record is of the last way, and answers for no other.
+        for path in reversed(PATHS):
+            from_record = "[from its record]" in out(f"gfxplane probe --path {path} {device(kind)}")
+            equal(from_record, path == PATHS[-1], f"{kind}: {path}")
+
+
+def test_no_vm_can_be_made():
+    """Each time its record stays, because nothing else was measured."""
+    kind = "virtio-pci-kvm"
+    for path in PATHS:
+        more = f"--path {path}"
+        with away(Path("/dev/kvm")):
+            answer, _ = fails(kind, "needs-vm", "kvm", "ENOENT", more)
+            equal((answer["path"], answer["kvm"]), (path, True))
+            assert "can't be made here" in answer["note"], answer
+            os.mknod("/dev/kvm", 0o020666, os.makedev(1, 3))
+            fails(kind, "needs-vm", "kvm-vm", "ENOTTY", more)
+            equal(probe("mdpy-vga", more)[0]["display"], ["region"], "who wants no VM")
+        equal(listed(device(kind))["display"], ["dmabuf"], "the record")
+        equal(probe(kind, more)[0]["display"], ["dmabuf"], "again with KVM")
+
+
+def test_a_rule_says_that_it_wants_one():
+    rules = CONF / "rules.d/40-kvm.toml"
+    rules.write_text(RULES_THAT_WANT_KVM)
+    for path in PATHS:
+        for kind in ("virtio-pci-kvm", "mdpy-vga"):
+            answer, _ = probe(kind, f"--path {path}")
+            equal((answer["display"], answer["kvm"]), (KINDS[kind][1], True), kind)
+    rules.unlink()
+    # That it was so in a record is believed until the device is made anew.
+    equal(probe("mdpy-vga")[0]["kvm"], True)
+    out(f"remove_mdev {device('mdpy-vga')}; create_mdev mdpy-vga {device('mdpy-vga')}")
+
+    def is_asked_anew():
+        entry = listed(device("mdpy-vga"))
+        return entry["evidence"]["method"] == "probe" and "kvm" not in entry
+
+    eventually("made anew it wants none", is_asked_anew)
+
+
+def test_busy():
+    for kind, (_, display, kvm) in KINDS.items():
+        with opened(group(kind)):
+            fails(kind, "in-use", "group", "EBUSY", "--path group")
+            fails(kind, "in-use", "group", "EBUSY")
+            if CDEV:
+                fails(kind, "in-use", "bind", "EBUSY", "--path cdev")
+        if CDEV:
+            with opened(node(kind)):
+                for path in PATHS:
+                    equal(probe(kind, f"--path {path}")[0]["display"], display, "unbound it is in nobody's way")
+        # One that wants a VM binds for nobody without.
+        if CDEV and not kvm:
+            with bound(kind):
+                fails(kind, "in-use", "group", "EBUSY", "--path group")
+                fails(kind, "in-use", "bind", "EINVAL", "--path cdev")
+                # A kernel without groups has nothing else to tell by.
+                with away(group(kind)):
+                    fails(kind, "in-use", "bind", "EINVAL", "--path cdev")
+        for path in PATHS:
+            equal(probe(kind, f"--path {path}")[0]["display"], display, "free again")
+
+
+def test_it_is_free_when_the_answer_is_there():
+    """The VM has the device's file open, too, and lets go of it before the child ends."""
+    for kind in ("virtio-pci-kvm", "mbochs-small"):
+        for turn in range(12):
+            path = PATHS[turn % len(PATHS)]
+            equal(probe(kind, f"--path {path}")[0]["display"], ["dmabuf"], f"{kind}, turn {turn}, {path}")
+
+
+def test_a_way_that_the_kernel_has_not():
+    if CDEV:
+        with away(Path("/dev/iommu")):
+            _, said = fails("mdpy-vga", "no-vfio", "iommufd", "ENOENT", "--path cdev", code=3)
+            assert "CONFIG_IOMMUFD" in said, said
+        with away(Path("/dev/vfio/vfio")):
+            _, said = fails("mdpy-vga", "no-vfio", "container", "ENOENT", "--path group", code=3)
+            for kind, (_, display, kvm) in KINDS.items():
+                answer, _ = probe(kind)
+                seen = answer["path"], answer["display"], answer.get("kvm", False)
+                equal(seen, ("cdev", display, kvm), "what is left is taken")
+    else:
+        _, said = fails("mdpy-vga", "no-vfio", "find", "ENOENT", "--path cdev", code=3)
+        assert "CONFIG_VFIO_DEVICE_CDEV" in said, said
+    # Nothing of it was kept.
+    equal(listed(device("mdpy-vga"))["display"], ["region"])
+
+
+TESTS = [(name, test, 0) for name, test in list(globals().items()) if name.startswith("test_")]
+sys.exit(run_tests(TESTS, "test_udev_asks_all_of_them"))
