@@ -55,6 +55,8 @@ pub enum OpenPath {
     Group,
     /// `/dev/vfio/devices/vfioN` and `/dev/iommu`.
     Cdev,
+    /// Not by us: a copy of the descriptor of the guest that has it.
+    Guest,
 }
 
 impl OpenPath {
@@ -64,6 +66,7 @@ impl OpenPath {
         match self {
             OpenPath::Group => "group",
             OpenPath::Cdev => "cdev",
+            OpenPath::Guest => "guest",
         }
     }
 }
@@ -90,6 +93,12 @@ pub enum Step {
     Attach,
     /// `VFIO_GROUP_GET_DEVICE_FD`: the driver's own open.
     Open,
+    /// Finding the process of the guest that has the device.
+    Guest,
+    /// Finding its descriptor of the device.
+    Descriptor,
+    /// `pidfd_getfd`: taking a copy of that.
+    Copy,
     /// `VFIO_DEVICE_GET_INFO`.
     Info,
     /// `VFIO_DEVICE_GET_REGION_INFO`.

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::cli::{Context, End, Failure, json};
 use crate::config;
+use crate::evidence::{OpenPath, Step};
 use crate::facts::{Display, Facts, Reason};
 use crate::host::run::Written;
 use crate::host::{Root, Warning, settings, sysfs};
@@ -18,7 +19,7 @@ use crate::inventory::Sources;
 use crate::names::DeviceId;
 use crate::probe::asking::{Outcome, Request, announce, ask_and_keep};
 use crate::probe::instance::Instance;
-use crate::probe::{Asked, Prober};
+use crate::probe::{Asked, Manner, Prober};
 use crate::record::FORMAT;
 
 /// The program that opens devices.
@@ -54,6 +55,9 @@ pub struct Probe {
     /// Ask the device even if its record still holds
     #[arg(long)]
     fresh: bool,
+    /// A device in use: ask through its guest's own descriptor (root; see docs/running.md)
+    #[arg(long, conflicts_with = "type")]
+    running: bool,
     /// Open only what may be opened unasked, and no device of a domain that is being started (for
     /// the daemon)
     #[arg(long, hide = true)]
@@ -73,9 +77,9 @@ struct Row {
     #[serde(flatten)]
     facts: Facts,
     #[serde(skip_serializing_if = "Option::is_none")]
-    path: Option<crate::evidence::OpenPath>,
+    path: Option<OpenPath>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    step: Option<crate::evidence::Step>,
+    step: Option<Step>,
     #[serde(skip_serializing_if = "Option::is_none")]
     errno: Option<String>,
     from_record: bool,
@@ -133,7 +137,10 @@ impl Probe {
             asked,
             fresh: self.fresh,
             deadline,
-            unless_starting: self.unless_starting,
+            manner: Manner {
+                unless_starting: self.unless_starting,
+                running: self.running,
+            },
         };
         let outcomes = ask_all(context, &ids, &request, &mut warnings);
         for (id, outcome) in ids.iter().zip(&outcomes) {
@@ -313,6 +320,9 @@ fn sentence(row: &Row) -> String {
 /// 0 if all answered. If nobody could be asked because the host lacks something: 3. Else 1.
 fn end(rows: &[Row]) -> anyhow::Result<End> {
     let lacking = |row: &Row| match &row.facts.display {
+        Display::Unknown(Reason::Permission) if row.step == Some(Step::Copy) => {
+            Some("the kernel refuses a copy of its guest's descriptor")
+        }
         Display::Unknown(Reason::Permission) => Some("no permission to open it: run as root"),
         Display::Unknown(Reason::NoVfio) => {
             Some("the kernel offers no vfio container: is vfio_iommu_type1 loaded?")

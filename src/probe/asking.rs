@@ -11,7 +11,7 @@ use crate::host::sysfs::Device;
 use crate::host::{Root, Warning};
 use crate::inventory::{Sources, record_of, rule_for};
 use crate::names::DeviceId;
-use crate::probe::{Answer, Asked, Prober, ask, may_open};
+use crate::probe::{Answer, Asked, Manner, Prober, ask, may_open};
 
 /// How to ask.
 #[derive(Debug, Clone, Copy)]
@@ -24,8 +24,8 @@ pub struct Request<'a> {
     pub fresh: bool,
     /// How long it may take.
     pub deadline: Duration,
-    /// Leave the device alone while a domain that has it is being started.
-    pub unless_starting: bool,
+    /// When the device is left alone, or asked all the same.
+    pub manner: Manner,
 }
 
 /// What came of it.
@@ -37,17 +37,17 @@ pub struct Outcome {
     pub from_record: bool,
     /// What became of the record; `None` if it was not to be written.
     pub written: Option<Written>,
-    /// Why the device was not opened, or the record not kept.
+    /// Why the device was not opened or asked, or the record not kept.
     pub note: Option<String>,
 }
 
 impl Outcome {
     fn not_asked(answer: Answer, note: Option<String>) -> Self {
         Outcome {
+            note: note.or_else(|| answer.note.clone()),
             answer,
             from_record: false,
             written: None,
-            note,
         }
     }
 }
@@ -86,6 +86,7 @@ pub fn ask_and_keep(
                 path: record.path,
                 step: record.step,
                 errno: record.errno.clone(),
+                note: None,
             };
             return Outcome {
                 from_record: true,
@@ -101,13 +102,7 @@ pub fn ask_and_keep(
         let why = "a recorded host has no devices to open".to_owned();
         return Outcome::not_asked(Answer::none(Reason::NotAllowed, Step::Policy), Some(why));
     }
-    let answer = ask(
-        root,
-        request.prober,
-        id,
-        request.deadline,
-        request.unless_starting,
-    );
+    let answer = ask(root, request.prober, id, request.deadline, request.manner);
     if says_nothing_of_the_device(&answer) {
         return Outcome::not_asked(answer, None);
     }

@@ -17,8 +17,9 @@ use crate::host::Root;
 use crate::host::requests::start_under_way;
 use crate::host::run::Lock;
 use crate::names::DeviceId;
+use crate::probe::device::Whose;
 use crate::probe::group::Group;
-use crate::probe::{Answer, Failure, Opener, Tell, device};
+use crate::probe::{Answer, Failure, Manner, Opener, Tell, device, running};
 
 /// The ways to open a device; the first that the kernel offers for it is taken.
 const OPENERS: [&dyn Opener; 1] = [&Group];
@@ -26,19 +27,26 @@ const OPENERS: [&dyn Opener; 1] = [&Group];
 /// Asks the device. Dies with `asker`, the process that started it: a device must not stay open for
 /// nobody.
 ///
-/// `unless_starting`: leave the device alone while a domain that has it is being started. The hook
-/// marks the start and then waits for the lock; this looks at the mark when it has the lock. So
-/// either the hook waits for us, or we see the mark.
-pub fn run(root: &Root, id: DeviceId, asker: i32, unless_starting: bool) {
+/// A device of a domain that is being started may be left alone ([`Manner`]). The hook marks the
+/// start and then waits for the lock; this looks at the mark when it has the lock. So either the hook
+/// waits for us, or we see the mark.
+pub fn run(root: &Root, id: DeviceId, asker: i32, manner: Manner) {
     // Without it the child merely lives longer than its asker.
     let _ = prctl::set_pdeathsig(Signal::SIGKILL);
     if getppid().as_raw() != asker {
         return;
     }
-    let answer = ask(root, id, unless_starting, &mut |step| {
-        say(io::stderr(), &step.to_string());
-    });
-    let answer = serde_json::to_string(&answer).expect("an answer has only string keys");
+    say_answer(&ask(root, id, manner, &mut say_step));
+}
+
+/// Tells a step to whoever started this process.
+pub(super) fn say_step(step: Step) {
+    say(io::stderr(), &step.to_string());
+}
+
+/// Tells the answer to whoever started this process.
+pub(super) fn say_answer(answer: &Answer) {
+    let answer = serde_json::to_string(answer).expect("an answer has only string keys");
     say(io::stdout(), &answer);
 }
 
@@ -55,15 +63,27 @@ fn say(out: impl AsFd, text: &str) {
     }
 }
 
-fn ask(root: &Root, id: DeviceId, unless_starting: bool, tell: Tell<'_>) -> Answer {
+fn ask(root: &Root, id: DeviceId, manner: Manner, tell: Tell<'_>) -> Answer {
     tell(Step::Lock);
     let _lock = match Lock::of_device(root, id) {
         Ok(lock) => lock,
         Err(error) => return no_lock(&error),
     };
-    if unless_starting && start_under_way(root, id) {
-        return Answer::none(Reason::InUse, Step::Lock);
+    // Who asks on while guests come and go must not meet one that is about to open the device.
+    let leave_alone = manner.unless_starting || manner.running;
+    let answer = if leave_alone && start_under_way(root, id) {
+        Answer::none(Reason::InUse, Step::Lock)
+    } else {
+        open_and_ask(root, id, tell)
+    };
+    if manner.running && answer.facts.display.reason() == Some(&Reason::InUse) {
+        return running::ask(root, id, tell);
     }
+    answer
+    // The device, or the copy of its descriptor, is closed by now, and `_lock` goes last.
+}
+
+fn open_and_ask(root: &Root, id: DeviceId, tell: Tell<'_>) -> Answer {
     let opener = OPENERS
         .into_iter()
         .find(|opener| opener.fits(root, id))
@@ -81,20 +101,21 @@ fn ask(root: &Root, id: DeviceId, unless_starting: bool, tell: Tell<'_>) -> Answ
     };
     let answer = opener
         .open(&prepared, id, tell)
-        .and_then(|device| device::ask(&device, tell));
+        .and_then(|device| device::ask(&device, Whose::Ours, tell));
     match answer {
         Ok(facts) => Answer {
             facts,
             path,
             step: None,
             errno: None,
+            note: None,
         },
         Err(failure) => Answer {
             path,
             ..Answer::failed(&failure)
         },
     }
-    // The device is closed by now, `prepared` goes next, and `_lock` last.
+    // The device is closed by now, and `prepared` goes last.
 }
 
 fn no_lock(error: &io::Error) -> Answer {
@@ -122,13 +143,17 @@ mod tests {
         std::fs::create_dir(directory.path().join("run")).unwrap();
         let root = Root::recorded(directory.path());
         let id = "c1a20000-0000-4000-8000-000000000002".parse().unwrap();
-        let steps = |unless_starting| {
+        let steps = |unless_starting, running| {
+            let manner = Manner {
+                unless_starting,
+                running,
+            };
             let mut steps = Vec::new();
-            let answer = ask(&root, id, unless_starting, &mut |step| steps.push(step));
+            let answer = ask(&root, id, manner, &mut |step| steps.push(step));
             (answer.step, answer.facts.display.reason().cloned(), steps)
         };
         mark_start(&root, id).unwrap();
-        let (step, reason, told) = steps(true);
+        let (step, reason, told) = steps(true, false);
         assert_eq!((step, reason), (Some(Step::Lock), Some(Reason::InUse)));
         assert_eq!(
             told,
@@ -136,10 +161,15 @@ mod tests {
             "nothing was looked for, let alone opened"
         );
         assert!(
-            steps(false).2.len() > 1,
+            steps(false, false).2.len() > 1,
             "somebody who names it has his way"
         );
+        // The guest that may have it already is looked for, and nothing is opened.
+        let (step, reason, told) = steps(false, true);
+        assert_eq!((step, reason), (Some(Step::Guest), Some(Reason::InUse)));
+        assert_eq!(told, [Step::Lock, Step::Guest]);
         forget_start(&root, id).unwrap();
-        assert!(steps(true).2.len() > 1);
+        assert_eq!(steps(true, false).2[1], Step::Find);
+        assert_eq!(steps(false, true).2[1], Step::Find);
     }
 }

@@ -14,6 +14,8 @@
 //! * `fork`: the child as a copy of this process, with `unsafe` of its own.
 //! * [`instance`]: a device made for the sake of one question.
 //! * [`ioctl`]: the kernel's interface, with the other `unsafe`.
+//! * [`running`]: asking through the descriptor of the guest that has the device, with `unsafe` of
+//!   its own.
 
 pub mod asking;
 pub mod child;
@@ -22,6 +24,7 @@ mod fork;
 pub mod group;
 pub mod instance;
 pub mod ioctl;
+pub mod running;
 
 use std::fs::File;
 use std::io::{self, PipeReader, Read};
@@ -56,6 +59,9 @@ pub struct Answer {
     pub step: Option<Step>,
     /// The name of its errno.
     pub errno: Option<String>,
+    /// What more there is to say, for people; no part of the record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
 /// A step that failed, and what that means.
@@ -115,6 +121,7 @@ impl Answer {
             path: None,
             step: Some(failure.step),
             errno: Some(errno_name(failure.errno)),
+            note: None,
         }
     }
 
@@ -126,6 +133,7 @@ impl Answer {
             path: None,
             step: Some(step),
             errno: None,
+            note: None,
         }
     }
 }
@@ -144,6 +152,46 @@ pub enum Asked {
     /// Nobody did (udev, `--all`): the policy decides.
     Unasked(ProbePolicy),
 }
+
+/// In which cases a device is left alone, or asked all the same.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Manner {
+    /// Leave it alone while a domain that has it is being started: see [`child::run`].
+    pub unless_starting: bool,
+    /// If it is in use, ask through the descriptor of the guest that has it: see [`running`].
+    pub running: bool,
+}
+
+impl Manner {
+    /// The words for it on the child's command line.
+    fn words(self) -> impl Iterator<Item = &'static str> {
+        let words = [
+            (self.unless_starting, UNLESS_STARTING),
+            (self.running, RUNNING),
+        ];
+        words
+            .into_iter()
+            .filter(|(said, _)| *said)
+            .map(|(_, word)| word)
+    }
+
+    /// What these words of a child's command line say; `None` if one is unknown.
+    #[must_use]
+    pub fn from_words(words: &[&str]) -> Option<Self> {
+        let mut manner = Manner::default();
+        for word in words {
+            match *word {
+                UNLESS_STARTING => manner.unless_starting = true,
+                RUNNING => manner.running = true,
+                _ => return None,
+            }
+        }
+        Some(manner)
+    }
+}
+
+const UNLESS_STARTING: &str = "--unless-starting";
+const RUNNING: &str = "--running";
 
 /// Whether a device may be opened; if not, why in a sentence.
 ///
@@ -197,21 +245,19 @@ pub enum Prober {
 }
 
 /// Asks one device through a child, and takes at most `deadline`.
-///
-/// `unless_starting`: see [`child::run`].
 #[must_use]
 pub fn ask(
     root: &Root,
     prober: &Prober,
     id: DeviceId,
     deadline: Duration,
-    unless_starting: bool,
+    manner: Manner,
 ) -> Answer {
     let limit = Instant::now() + deadline;
     let child = match prober {
-        Prober::Program(program) => Running::program(program, id, unless_starting),
-        Prober::Copy(program) => match Running::copy(root, id, unless_starting) {
-            Ok(None) => Running::program(program, id, unless_starting),
+        Prober::Program(program) => Running::program(program, id, manner),
+        Prober::Copy(program) => match Running::copy(root, id, manner) {
+            Ok(None) => Running::program(program, id, manner),
             Ok(Some(child)) => Ok(child),
             Err(error) => Err(error),
         },
@@ -243,11 +289,11 @@ struct Running {
 }
 
 impl Running {
-    fn program(program: &Path, id: DeviceId, unless_starting: bool) -> io::Result<Self> {
+    fn program(program: &Path, id: DeviceId, manner: Manner) -> io::Result<Self> {
         let ((answer, say), (steps, tell)) = (io::pipe()?, io::pipe()?);
         let child = Command::new(program)
             .args(["--child", &id.to_string(), &std::process::id().to_string()])
-            .args(unless_starting.then_some("--unless-starting"))
+            .args(manner.words())
             // Not udev's: it waits for whoever holds its pipes.
             .stdin(Stdio::null())
             .stdout(say)
@@ -261,18 +307,25 @@ impl Running {
     }
 
     /// `None`: this process can't be copied.
-    fn copy(root: &Root, id: DeviceId, unless_starting: bool) -> io::Result<Option<Self>> {
+    fn copy(root: &Root, id: DeviceId, manner: Manner) -> io::Result<Option<Self>> {
+        let asker = getpid();
+        Self::in_a_copy(|| {
+            fork::close_others();
+            child::run(root, id, asker.as_raw(), manner);
+        })
+    }
+
+    /// Does something in a copy of this process; `None`: it can't be copied.
+    fn in_a_copy(run: impl FnOnce()) -> io::Result<Option<Self>> {
         let ((answer, say), (steps, tell)) = (io::pipe()?, io::pipe()?);
         let null = File::options().read(true).write(true).open("/dev/null")?;
-        let asker = getpid();
         let pid = fork::in_a_copy(move || {
             let standard = dup2_stdin(&null)
                 .and_then(|()| dup2_stdout(&say))
                 .and_then(|()| dup2_stderr(&tell));
             drop((null, say, tell));
             if standard.is_ok() {
-                fork::close_others();
-                child::run(root, id, asker.as_raw(), unless_starting);
+                run();
             }
         })?;
         Ok(pid.map(|pid| Running { pid, answer, steps }))
@@ -320,6 +373,11 @@ impl Running {
             .unwrap_or(Step::Spawn)
     }
 
+    /// Ends the child now; nobody has waited for it yet, so its number is still its own.
+    fn kill(&self) {
+        let _ = kill(self.pid, Signal::SIGKILL);
+    }
+
     /// Sees to it that the child ends; waits for it only as long as one that is well takes.
     fn end(&mut self) {
         let patience = Instant::now() + Duration::from_millis(100);
@@ -331,7 +389,7 @@ impl Running {
                 if killed {
                     return;
                 }
-                let _ = kill(self.pid, Signal::SIGKILL);
+                self.kill();
                 killed = true;
             }
             std::thread::sleep(Duration::from_micros(100));
@@ -375,7 +433,7 @@ mod tests {
         assert!(copied.unwrap().success());
         let prober = Prober::Program(path);
         let id = "0000:00:02.0".parse().unwrap();
-        ask(&Root::system(), &prober, id, deadline, false)
+        ask(&Root::system(), &prober, id, deadline, Manner::default())
     }
 
     const LONG: Duration = Duration::from_secs(60);
@@ -387,6 +445,7 @@ mod tests {
             path: Some(OpenPath::Group),
             step: None,
             errno: None,
+            note: None,
             facts: Facts::of(Display::NONE),
         };
         let said = serde_json::to_string(&answer).unwrap();
@@ -416,7 +475,7 @@ mod tests {
             &Prober::Program("/nonexistent".into()),
             "0000:00:02.0".parse().unwrap(),
             LONG,
-            false,
+            Manner::default(),
         );
         assert_eq!(
             (missing.step, missing.errno.as_deref()),

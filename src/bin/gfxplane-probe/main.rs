@@ -25,7 +25,7 @@ use gfxplane::inventory::{Sources, active};
 use gfxplane::names::DeviceId;
 use gfxplane::nodedev::words::{properties, words};
 use gfxplane::probe::asking::{Request, ask_and_keep};
-use gfxplane::probe::{Asked, Prober, child};
+use gfxplane::probe::{Asked, Manner, Prober, child};
 
 /// Asks vfio devices what display they have.
 ///
@@ -53,8 +53,7 @@ fn run() -> u8 {
         .map(|argument| argument.to_string_lossy().into_owned())
         .collect();
     let internal = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["--child", id, asker] => Some(as_child(id, asker, false)),
-        ["--child", id, asker, "--unless-starting"] => Some(as_child(id, asker, true)),
+        ["--child", id, asker, ref words @ ..] => Some(as_child(id, asker, words)),
         ["--udev", name] => Some(with_id(name, udev)),
         ["--forget", name] => Some(with_id(name, |id| {
             forget_device(&Root::system(), id).map_err(|e| Failure::Environment(e.to_string()))?;
@@ -65,12 +64,12 @@ fn run() -> u8 {
     exit_code(&internal.unwrap_or_else(by_hand))
 }
 
-fn as_child(id: &str, asker: &str, unless_starting: bool) -> anyhow::Result<End> {
+fn as_child(id: &str, asker: &str, words: &[&str]) -> anyhow::Result<End> {
     with_id(id, |id| {
-        let asker = asker
-            .parse()
-            .map_err(|_| Failure::Usage("--child ID PID".into()))?;
-        child::run(&Root::system(), id, asker, unless_starting);
+        let (Ok(asker), Some(manner)) = (asker.parse(), Manner::from_words(words)) else {
+            return Err(Failure::Usage("--child ID PID [WORD…]".into()).into());
+        };
+        child::run(&Root::system(), id, asker, manner);
         Ok(End::Done)
     })
 }
@@ -145,7 +144,7 @@ fn ask_new(root: &Root, id: DeviceId) -> anyhow::Result<()> {
             fresh: false,
             deadline,
             // The device has just appeared: a start that is marked was of another with its name.
-            unless_starting: false,
+            manner: Manner::default(),
         };
         let outcome = ask_and_keep(root, &sources, id, device.as_ref(), &request);
         let reason = outcome.answer.facts.display.reason();
