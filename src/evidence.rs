@@ -91,14 +91,14 @@ pub enum Step {
     Viable,
     /// `VFIO_GROUP_SET_CONTAINER` and `VFIO_SET_IOMMU`.
     Attach,
-    /// `VFIO_GROUP_GET_DEVICE_FD`: the driver's own open.
-    Open,
-    /// Finding the process of the guest that has the device.
+    /// Instead of opening it: finding the process of the guest that has the device.
     Guest,
     /// Finding its descriptor of the device.
     Descriptor,
     /// `pidfd_getfd`: taking a copy of that.
     Copy,
+    /// `VFIO_GROUP_GET_DEVICE_FD`: the driver's own open.
+    Open,
     /// `VFIO_DEVICE_GET_INFO`.
     Info,
     /// `VFIO_DEVICE_GET_REGION_INFO`.
