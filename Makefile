@@ -39,6 +39,7 @@ deb: setup setup-deb
 test-vm: deb
 	tests/vm/suite $(SUITE) $(DEB)
 	tests/vm/automatic $(SUITE) $(DEB)
+	tests/vm/running $(SUITE) $(DEB)
 	tests/vm/matrix $(SUITE) $(DEB) $(if $(FULL),,--sample)
 	tests/vm/pixels $(SUITE) $(DEB)
 

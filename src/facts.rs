@@ -424,6 +424,8 @@ pub enum HotReset {
     Unsupported(String),
     /// Devices that the reset would affect.
     Devices(u32),
+    /// Not asked for: a guest has the device.
+    NotAsked,
 }
 
 #[cfg(test)]

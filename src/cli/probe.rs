@@ -58,6 +58,9 @@ pub struct Probe {
     /// Open it this way and no other: group (/dev/vfio/GROUP), or cdev (its own node, with iommufd)
     #[arg(long, value_name = "group|cdev")]
     path: Option<OpenPath>,
+    /// A device in use: ask through its guest's own descriptor (root; see docs/running.md)
+    #[arg(long, conflicts_with_all = ["type", "path"])]
+    running: bool,
     /// Open only what may be opened unasked (for the daemon)
     #[arg(long, hide = true)]
     unasked: bool,
@@ -137,6 +140,7 @@ impl Probe {
             fresh: self.fresh,
             deadline,
             path: self.path,
+            running: self.running,
         };
         let outcomes = ask_all(context, &ids, &request, &mut warnings);
         for (id, outcome) in ids.iter().zip(&outcomes) {
@@ -333,6 +337,9 @@ fn no_vfio(path: Option<OpenPath>, step: Option<Step>) -> &'static str {
 /// 0 if all answered. If nobody could be asked because the host lacks something: 3. Else 1.
 fn end(rows: &[Row]) -> anyhow::Result<End> {
     let lacking = |row: &Row| match &row.facts.display {
+        Display::Unknown(Reason::Permission) if row.step == Some(Step::Copy) => {
+            Some("the kernel refuses a copy of its guest's descriptor")
+        }
         Display::Unknown(Reason::Permission) => Some("no permission to open it: run as root"),
         Display::Unknown(Reason::NoVfio) => Some(no_vfio(row.path, row.step)),
         Display::Unknown(Reason::UnsafeState) => {
@@ -401,5 +408,18 @@ mod tests {
              its driver wants a KVM VM, which can't be made here"
         );
         assert_eq!(end(&[row]).unwrap(), End::Refused);
+    }
+
+    #[test]
+    fn what_the_child_says_itself_is_shown() {
+        let answer = Answer {
+            note: Some("none of libvirt's running domains has it".into()),
+            ..Answer::none(Reason::InUse, Step::Guest)
+        };
+        assert_eq!(
+            sentence(&row_of(&answer)),
+            "c1a20000-0000-4000-8000-000000000002: unknown (in-use), step guest; \
+             none of libvirt's running domains has it"
+        );
     }
 }

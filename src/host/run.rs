@@ -361,7 +361,7 @@ pub(super) fn read_trusted(
 }
 
 /// The bytes of such a file that has at most `limit` of them.
-pub(super) fn read_trusted_bytes(
+pub(crate) fn read_trusted_bytes(
     root: &Root,
     path: &Path,
     also: Option<u32>,

@@ -27,6 +27,8 @@ pub struct Request<'a> {
     pub deadline: Duration,
     /// The only way to open it that is tried, and of which a record counts.
     pub path: Option<OpenPath>,
+    /// If it is in use, ask through the descriptor of the guest that has it.
+    pub running: bool,
 }
 
 /// What came of it.
@@ -88,6 +90,7 @@ pub fn ask_and_keep(
                 path: record.path,
                 step: record.step,
                 errno: record.errno.clone(),
+                note: None,
             };
             return Outcome {
                 from_record: true,
@@ -107,6 +110,7 @@ pub fn ask_and_keep(
     let manner = Manner {
         kvm: facts.is_some_and(|facts| facts.kvm) || record.is_some_and(|record| record.facts.kvm),
         path: request.path,
+        running: request.running,
     };
     let answer = ask(root, request.prober, id, request.deadline, manner);
     if says_nothing_of_the_device(&answer) {

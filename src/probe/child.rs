@@ -18,9 +18,10 @@ use crate::host::requests::start_under_way;
 use crate::host::run::Lock;
 use crate::names::DeviceId;
 use crate::probe::cdev::Cdev;
+use crate::probe::device::Whose;
 use crate::probe::group::Group;
 use crate::probe::kvm::Vm;
-use crate::probe::{Answer, Failure, Manner, Opener, Tell, device};
+use crate::probe::{Answer, Failure, Manner, Opener, Tell, device, running};
 
 /// The ways to open a device; the first that the kernel offers for it is taken.
 ///
@@ -35,17 +36,25 @@ const OPENERS: [&dyn Opener; 2] = [&Group, &Cdev];
 ///
 /// A device whose domain is being started is in use, whoever asks: QEMU must not find it open. The
 /// hook marks the start and then waits for the lock; this looks at the mark when it has the lock. So
-/// either the hook waits for us, or we see the mark.
+/// either the hook waits for us, or we see the mark. What has a guest already is asked through that
+/// all the same, if that is wanted: nothing is opened for it.
 pub fn run(root: &Root, id: DeviceId, asker: i32, manner: Manner) {
     // Without it the child merely lives longer than its asker.
     let _ = prctl::set_pdeathsig(Signal::SIGKILL);
     if getppid().as_raw() != asker {
         return;
     }
-    let answer = ask(root, id, manner, &mut |step| {
-        say(io::stderr(), &step.to_string());
-    });
-    let answer = serde_json::to_string(&answer).expect("an answer has only string keys");
+    say_answer(&ask(root, id, manner, &mut say_step));
+}
+
+/// Tells a step to whoever started this process.
+pub(super) fn say_step(step: Step) {
+    say(io::stderr(), &step.to_string());
+}
+
+/// Tells the answer to whoever started this process.
+pub(super) fn say_answer(answer: &Answer) {
+    let answer = serde_json::to_string(answer).expect("an answer has only string keys");
     say(io::stdout(), &answer);
 }
 
@@ -68,9 +77,19 @@ fn ask(root: &Root, id: DeviceId, manner: Manner, tell: Tell<'_>) -> Answer {
         Ok(lock) => lock,
         Err(error) => return no_lock(&error),
     };
-    if start_under_way(root, id) {
-        return Answer::none(Reason::InUse, Step::Lock);
+    let answer = if start_under_way(root, id) {
+        Answer::none(Reason::InUse, Step::Lock)
+    } else {
+        by_opening(root, id, manner, tell)
+    };
+    if manner.running && answer.facts.display.reason() == Some(&Reason::InUse) {
+        return running::ask(root, id, manner.kvm, tell);
     }
+    answer
+    // The device, or the copy of its descriptor, is closed by now, and `_lock` goes last.
+}
+
+fn by_opening(root: &Root, id: DeviceId, manner: Manner, tell: Tell<'_>) -> Answer {
     let opener = opener(root, id, manner.path);
     let path = Some(opener.path());
     match open_and_ask(opener, root, id, manner.kvm, tell) {
@@ -79,13 +98,13 @@ fn ask(root: &Root, id: DeviceId, manner: Manner, tell: Tell<'_>) -> Answer {
             path,
             step: None,
             errno: None,
+            note: None,
         },
         Err(failure) => Answer {
             path,
             ..Answer::failed(&failure)
         },
     }
-    // The device is closed by now, and `_lock` goes last.
 }
 
 /// The way that somebody insists on, or that fits. If none fits, the first tells why not.
@@ -119,7 +138,7 @@ fn open_and_ask(
         }
         opened => opened?,
     };
-    let facts = device::ask(&device, tell)?;
+    let facts = device::ask(&device, Whose::Ours, tell)?;
     Ok(Facts {
         kvm: vm.is_some(),
         ..facts
@@ -152,20 +171,29 @@ mod tests {
         std::fs::create_dir(directory.path().join("run")).unwrap();
         let root = Root::recorded(directory.path());
         let id = "c1a20000-0000-4000-8000-000000000002".parse().unwrap();
-        let steps = || {
+        let steps = |running| {
+            let manner = Manner {
+                running,
+                ..Manner::default()
+            };
             let mut steps = Vec::new();
-            let answer = ask(&root, id, Manner::default(), &mut |step| steps.push(step));
+            let answer = ask(&root, id, manner, &mut |step| steps.push(step));
             (answer.step, answer.facts.display.reason().cloned(), steps)
         };
         mark_start(&root, id).unwrap();
-        let (step, reason, told) = steps();
+        let (step, reason, told) = steps(false);
         assert_eq!((step, reason), (Some(Step::Lock), Some(Reason::InUse)));
         assert_eq!(
             told,
             [Step::Lock],
             "nothing was looked for, let alone opened"
         );
+        // The guest that may have it already is looked for, and nothing is opened.
+        let (step, reason, told) = steps(true);
+        assert_eq!((step, reason), (Some(Step::Guest), Some(Reason::InUse)));
+        assert_eq!(told, [Step::Lock, Step::Guest]);
         forget_start(&root, id).unwrap();
-        assert!(steps().2.len() > 1);
+        assert_eq!(steps(false).2[1], Step::Find);
+        assert_eq!(steps(true).2[1], Step::Find);
     }
 }

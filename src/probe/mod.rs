@@ -15,6 +15,8 @@
 //! * `fork`: the child as a copy of this process, with `unsafe` of its own.
 //! * [`instance`]: a device made for the sake of one question.
 //! * [`ioctl`]: the vfio interface of the kernel, with the other `unsafe`.
+//! * [`running`]: asking through the descriptor of the guest that has the device, with `unsafe` of
+//!   its own.
 
 pub mod asking;
 pub mod cdev;
@@ -25,6 +27,7 @@ pub mod group;
 pub mod instance;
 pub mod ioctl;
 pub mod kvm;
+pub mod running;
 
 use std::fs::File;
 use std::io::{self, PipeReader, Read};
@@ -59,6 +62,9 @@ pub struct Answer {
     pub step: Option<Step>,
     /// The name of its errno.
     pub errno: Option<String>,
+    /// What more there is to say, for people; no part of the record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
 /// A step that failed, and what that means.
@@ -125,6 +131,7 @@ impl Answer {
             path: None,
             step: Some(failure.step),
             errno: Some(errno_name(failure.errno)),
+            note: None,
         }
     }
 
@@ -136,6 +143,7 @@ impl Answer {
             path: None,
             step: Some(step),
             errno: None,
+            note: None,
         }
     }
 }
@@ -143,7 +151,10 @@ impl Answer {
 impl Answer {
     /// What a failure means for people, where reason, step and errno leave that open.
     #[must_use]
-    pub fn remark(&self) -> Option<&'static str> {
+    pub fn remark(&self) -> Option<&str> {
+        if let Some(note) = &self.note {
+            return Some(note);
+        }
         let (reason, step) = (self.facts.display.reason()?, self.step?);
         match reason {
             Reason::NeedsVm if (Step::Kvm..=Step::KvmFile).contains(&step) => {
@@ -225,6 +236,8 @@ pub struct Manner {
     pub kvm: bool,
     /// The only way to open it that is tried; `None`: what the kernel offers.
     pub path: Option<OpenPath>,
+    /// If it is in use, ask through the descriptor of the guest that has it: see [`running`].
+    pub running: bool,
 }
 
 impl Manner {
@@ -232,7 +245,8 @@ impl Manner {
     fn to_arguments(self) -> impl Iterator<Item = String> {
         let kvm = self.kvm.then(|| "--kvm".to_owned());
         let path = self.path.map(|path| format!("--path={}", path.word()));
-        kvm.into_iter().chain(path)
+        let running = self.running.then(|| "--running".to_owned());
+        kvm.into_iter().chain(path).chain(running)
     }
 
     /// From the arguments of a child; `None` if there is another one among them.
@@ -242,6 +256,7 @@ impl Manner {
         for argument in arguments {
             match *argument {
                 "--kvm" => manner.kvm = true,
+                "--running" => manner.running = true,
                 _ => manner.path = Some(argument.strip_prefix("--path=")?.parse().ok()?),
             }
         }
@@ -322,17 +337,24 @@ impl Running {
 
     /// `None`: this process can't be copied.
     fn copy(root: &Root, id: DeviceId, manner: Manner) -> io::Result<Option<Self>> {
+        let asker = getpid();
+        Self::in_a_copy(|| {
+            fork::close_others();
+            child::run(root, id, asker.as_raw(), manner);
+        })
+    }
+
+    /// Does something in a copy of this process; `None`: it can't be copied.
+    fn in_a_copy(run: impl FnOnce()) -> io::Result<Option<Self>> {
         let ((answer, say), (steps, tell)) = (io::pipe()?, io::pipe()?);
         let null = File::options().read(true).write(true).open("/dev/null")?;
-        let asker = getpid();
         let pid = fork::in_a_copy(move || {
             let standard = dup2_stdin(&null)
                 .and_then(|()| dup2_stdout(&say))
                 .and_then(|()| dup2_stderr(&tell));
             drop((null, say, tell));
             if standard.is_ok() {
-                fork::close_others();
-                child::run(root, id, asker.as_raw(), manner);
+                run();
             }
         })?;
         Ok(pid.map(|pid| Running { pid, answer, steps }))
@@ -380,6 +402,11 @@ impl Running {
             .unwrap_or(Step::Spawn)
     }
 
+    /// Ends the child now; nobody has waited for it yet, so its number is still its own.
+    fn kill(&self) {
+        let _ = kill(self.pid, Signal::SIGKILL);
+    }
+
     /// Sees to it that the child ends; waits for it only as long as one that is well takes.
     fn end(&mut self) {
         let patience = Instant::now() + Duration::from_millis(100);
@@ -391,7 +418,7 @@ impl Running {
                 if killed {
                     return;
                 }
-                let _ = kill(self.pid, Signal::SIGKILL);
+                self.kill();
                 killed = true;
             }
             std::thread::sleep(Duration::from_micros(100));
@@ -447,6 +474,7 @@ mod tests {
             path: Some(OpenPath::Group),
             step: None,
             errno: None,
+            note: None,
             facts: Facts::of(Display::NONE),
         };
         let said = serde_json::to_string(&answer).unwrap();
@@ -488,14 +516,23 @@ mod tests {
     fn a_child_is_told_all() {
         for kvm in [false, true] {
             for path in [None, Some(OpenPath::Group), Some(OpenPath::Cdev)] {
-                let manner = Manner { kvm, path };
-                let arguments: Vec<String> = manner.to_arguments().collect();
-                let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-                assert_eq!(Manner::from_arguments(&arguments), Some(manner));
+                for running in [false, true] {
+                    let manner = Manner { kvm, path, running };
+                    let arguments: Vec<String> = manner.to_arguments().collect();
+                    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+                    assert_eq!(Manner::from_arguments(&arguments), Some(manner));
+                }
             }
         }
         assert_eq!(Manner::default().to_arguments().count(), 0);
-        for bad in ["--path=", "--path=iommufd", "--path", "-k", ""] {
+        for bad in [
+            "--path=",
+            "--path=iommufd",
+            "--path=guest",
+            "--path",
+            "-k",
+            "",
+        ] {
             assert_eq!(Manner::from_arguments(&["--kvm", bad]), None, "{bad}");
         }
     }
@@ -512,9 +549,9 @@ mod tests {
                 answer.facts.kvm,
                 answer.facts.display == Display::Unknown(Reason::NeedsVm)
             );
-            answer.remark()
+            answer.remark().map(str::to_owned)
         };
-        let made = |text: Option<&'static str>| text.unwrap().contains("can't be made");
+        let made = |text: Option<String>| text.unwrap().contains("can't be made");
         assert!(made(remark(Step::Kvm, Errno::ENOENT, Reason::NeedsVm)));
         assert!(made(remark(Step::KvmFile, Errno::EINVAL, Reason::NeedsVm)));
         for (step, other) in [(Step::Open, Step::Bind), (Step::Bind, Step::Open)] {

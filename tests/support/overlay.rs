@@ -70,6 +70,10 @@ const ALLOWED: &[(&str, &str)] = &[
         "<capability type='vfio_display'><display type='region'/><evidence method='sibling' path='group'/></capability>",
     ),
     (
+        "by-the-guests-descriptor",
+        "<capability type='vfio_display'><display type='region'/><evidence method='probe' path='guest'/></capability>",
+    ),
+    (
         "a-parent-with-two-types",
         "<capability type='vfio_display'>
            <type id='a &lt;b>'><display type='region'/></type>
