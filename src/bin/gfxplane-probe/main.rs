@@ -20,7 +20,7 @@ use gfxplane::cli::{End, Failure, GlobalArgs, exit_code, fill_standard_files};
 use gfxplane::facts::Reason;
 use gfxplane::host::run::forget as forget_device;
 use gfxplane::host::sysfs::Device;
-use gfxplane::host::{Root, settings};
+use gfxplane::host::{Root, mdevctl, settings, sysfs};
 use gfxplane::inventory::{Sources, active};
 use gfxplane::names::DeviceId;
 use gfxplane::nodedev::words::{properties, words};
@@ -98,7 +98,8 @@ fn by_hand() -> anyhow::Result<End> {
 /// device is how the mdevctl notifier knows that this has run.
 fn udev(id: DeviceId) -> anyhow::Result<End> {
     let root = Root::system();
-    if std::env::var_os("ACTION").is_some_and(|action| action == "add") {
+    let action = std::env::var_os("ACTION").unwrap_or_default();
+    if action == "add" {
         ask_new(&root, id)?;
     }
     let (sources, device) = Sources::read_device(&root, id);
@@ -113,6 +114,18 @@ fn udev(id: DeviceId) -> anyhow::Result<End> {
             "GFXPLANE_DISPLAY=unknown\nGFXPLANE_DISPLAY_REASON={}",
             Reason::Vanished
         )?,
+    }
+    // A libvirt that shows definitions' attributes alone does not read them again for these events.
+    if (action == "add" || action == "change")
+        && let DeviceId::Mdev(uuid) = id
+        && let Some(parent) = sysfs::parent_of(&root, id)
+        && let Err(error) = mdevctl::have_read_again(&root, &parent, uuid)
+    {
+        // udev would take no property of a program that fails.
+        let _ = writeln!(
+            io::stderr(),
+            "gfxplane-probe: libvirt may not show {id} as it is: /etc/mdevctl.d/{parent}: {error}"
+        );
     }
     Ok(End::Done)
 }
