@@ -248,6 +248,29 @@ mod tests {
     }
 
     #[test]
+    fn libvirt_reads_again_if_the_wrapper_is_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::recorded(directory.path());
+        let uuid = Uuid::parse_str(UUID).unwrap();
+        let parent = root.join("etc/mdevctl.d/0000:00:02.0");
+        fs::create_dir_all(&parent).unwrap();
+        let long_ago = SystemTime::UNIX_EPOCH;
+        File::open(&parent).unwrap().set_modified(long_ago).unwrap();
+        let is_old = || fs::metadata(&parent).unwrap().modified().unwrap() == long_ago;
+        let again = || have_read_again(&root, "0000:00:02.0", uuid).unwrap();
+        let (definition, switch) = (parent.join(UUID), root.join(WRAPPER));
+        fs::create_dir_all(switch.parent().unwrap()).unwrap();
+        fs::write(&switch, "").unwrap();
+        assert!(!again() && is_old(), "it is not defined");
+        fs::write(&definition, "{}").unwrap();
+        File::open(&parent).unwrap().set_modified(long_ago).unwrap();
+        fs::remove_file(&switch).unwrap();
+        assert!(!again() && is_old(), "it is switched off");
+        fs::write(&switch, "").unwrap();
+        assert!(again() && !is_old());
+    }
+
+    #[test]
     fn damaged_definitions_are_passed_over() {
         let directory = tempfile::tempdir().unwrap();
         let root = Root::recorded(directory.path());

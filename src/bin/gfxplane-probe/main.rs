@@ -138,7 +138,8 @@ const REGISTERED: Duration = Duration::from_secs(5);
 ///
 /// The kernel announces an mdev before its driver is attached (drivers/vfio/mdev/mdev_core.c,
 /// `mdev_device_create`), and links the driver before the device can be opened (drivers/base/dd.c,
-/// `really_probe`). So "no driver" and "no such device" are not believed at first.
+/// `really_probe`). So "no driver" and "no such device" are not believed at first. The type is linked
+/// last of all: before, no rule for it would match, and a record would say nothing once it is there.
 fn ask_new(root: &Root, id: DeviceId) -> anyhow::Result<()> {
     let config = settings::config(root, &mut Vec::new());
     let prober = Prober::Copy(prober()?);
@@ -171,7 +172,8 @@ fn ask_new(root: &Root, id: DeviceId) -> anyhow::Result<()> {
 }
 
 fn can_be_opened(device: &Device) -> bool {
-    device.driver.is_some() && (device.iommu_group.is_some() || device.cdev.is_some())
+    let has_type = device.type_id.is_some() || matches!(device.id, DeviceId::Pci(_));
+    device.driver.is_some() && has_type && (device.iommu_group.is_some() || device.cdev.is_some())
 }
 
 #[cfg(test)]
