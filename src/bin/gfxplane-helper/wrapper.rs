@@ -88,7 +88,10 @@ impl Real {
         let mut program = None;
         for directory in std::env::split_paths(&path) {
             let candidate = directory.join(NAME);
-            if let Ok(found) = std::fs::metadata(&candidate) {
+            // Elsewhere it would depend on where libvirtd stands.
+            if directory.is_absolute()
+                && let Ok(found) = std::fs::metadata(&candidate)
+            {
                 if is_ours(&candidate, &found, ourselves.as_ref()) {
                     continue;
                 }
