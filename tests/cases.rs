@@ -13,6 +13,8 @@
 //! `tests/hook` has domains, and what the qemu hook makes of them.
 //! `tests/managed` has domains of KubeVirt and oVirt, and what the hooks of these do to them.
 //!
+//! `tests/wrapper` has calls of mdevctl, and what is made of them for libvirt before 10.1.
+//!
 //! `tests/vm/matrix-measured` has what a real QEMU did with domains.
 //!
 //! `tests/lossless` has odd XML documents, for the engine that edits them.
@@ -34,6 +36,7 @@ mod support {
     pub(crate) mod property;
     pub(crate) mod schema;
     pub(crate) mod worlds;
+    pub(crate) mod wrapper;
 }
 
 use std::process::ExitCode;
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
     trials.extend(support::hook::trials());
     trials.extend(support::plan::trials());
     trials.extend(support::managed::trials());
+    trials.extend(support::wrapper::trials());
     trials.extend(support::matrix::trials());
     trials.extend(support::lossless::trials());
     run(&arguments, trials).exit_code()

@@ -2,16 +2,21 @@
 //!
 //! Format: mdevctl src/mdev.rs, `load_from_json` and `to_json`.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::host::{Root, Warning, is_dir, read_names, read_text};
 use crate::nodedev::words::PREFIX;
+
+/// The drop-in that puts our mdevctl first in the PATH of libvirtd, if the administrator of a host
+/// with a libvirt before 10.1 has said so (packaging/libvirt-9).
+pub const WRAPPER: &str = "etc/systemd/system/libvirtd.service.d/gfxplane-mdevctl.conf";
 
 /// One definition.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,17 +83,76 @@ pub fn without_our_attributes(text: &str) -> serde_json::Result<Option<String>> 
     let Some(Value::Array(attrs)) = definition.get_mut("attrs") else {
         return Ok(None);
     };
-    let ours = |attr: &Value| {
-        attr.as_object()
-            .is_some_and(|attr| !attr.is_empty() && attr.keys().all(|key| key.starts_with(PREFIX)))
-    };
     let before = attrs.len();
-    attrs.retain(|attr| !ours(attr));
+    attrs.retain(|attr| !is_ours(attr));
     if attrs.len() == before {
         return Ok(None);
     }
     // mdevctl writes its definitions in this form (src/mdev.rs, write_config).
     serde_json::to_string_pretty(&definition).map(Some)
+}
+
+/// What `mdevctl list --dumpjson --defined` printed, with attributes for those devices that
+/// `words_of` knows words for, by the parent's sysfs name and UUID. `None` if there is nothing to
+/// add; also if it is not printed exactly as mdevctl does it (1.2 ends the last line, 1.4 does not),
+/// so that whatever else it may be stays as it is. A device that has attributes of ours is passed
+/// over.
+pub fn with_attributes(
+    printed: &str,
+    mut words_of: impl FnMut(&str, Uuid) -> Option<Vec<(String, String)>>,
+) -> Option<String> {
+    let mut list: Value = serde_json::from_str(printed).ok()?;
+    let ending = &printed[printed.trim_end().len()..];
+    let text = |list: &Value| serde_json::to_string_pretty(list).ok().map(|t| t + ending);
+    if text(&list).as_deref() != Some(printed) {
+        return None;
+    }
+    let [parents] = list.as_array_mut()?.as_mut_slice() else {
+        return None;
+    };
+    let mut added = false;
+    for (parent, devices) in parents.as_object_mut()? {
+        for device in devices.as_array_mut()? {
+            let device = device.as_object_mut()?;
+            if device.len() != 1 {
+                return None;
+            }
+            let (uuid, definition) = device.iter_mut().next()?;
+            let uuid = Uuid::parse_str(uuid).ok()?;
+            let attrs = definition.get_mut("attrs")?.as_array_mut()?;
+            if attrs.iter().any(is_ours) {
+                continue;
+            }
+            for (name, value) in words_of(parent, uuid).unwrap_or_default() {
+                attrs.push(json!({ format!("{PREFIX}{name}"): value }));
+                added = true;
+            }
+        }
+    }
+    added.then(|| text(&list))?
+}
+
+/// Whether an attribute of a definition is one of ours.
+fn is_ours(attr: &Value) -> bool {
+    attr.as_object()
+        .is_some_and(|attr| !attr.is_empty() && attr.keys().all(|key| key.starts_with(PREFIX)))
+}
+
+/// Has a libvirt that takes attributes from definitions alone read them again: it watches
+/// `/etc/mdevctl.d`, so the directory of the device's parent gets a new time. Only where
+/// [`WRAPPER`] is switched on, and mdevctl has a definition of the device. `Ok(false)`: nothing was
+/// to be done.
+///
+/// # Errors
+/// Any error of the file system.
+pub fn have_read_again(root: &Root, parent: &str, uuid: Uuid) -> io::Result<bool> {
+    let directory = root.join("etc/mdevctl.d").join(parent);
+    let definition = directory.join(uuid.hyphenated().to_string());
+    if !root.join(WRAPPER).exists() || !definition.exists() {
+        return Ok(false);
+    }
+    File::open(&directory)?.set_modified(SystemTime::now())?;
+    Ok(true)
 }
 
 /// Takes attributes of ours out of a definition on disk, whole or not at all: a temporary file
@@ -181,6 +245,29 @@ mod tests {
             "the temporary file is gone"
         );
         assert!(clean(&root, "../x", uuid).is_err() && clean(&root, ".", uuid).is_err());
+    }
+
+    #[test]
+    fn libvirt_reads_again_if_the_wrapper_is_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::recorded(directory.path());
+        let uuid = Uuid::parse_str(UUID).unwrap();
+        let parent = root.join("etc/mdevctl.d/0000:00:02.0");
+        fs::create_dir_all(&parent).unwrap();
+        let long_ago = SystemTime::UNIX_EPOCH;
+        File::open(&parent).unwrap().set_modified(long_ago).unwrap();
+        let is_old = || fs::metadata(&parent).unwrap().modified().unwrap() == long_ago;
+        let again = || have_read_again(&root, "0000:00:02.0", uuid).unwrap();
+        let (definition, switch) = (parent.join(UUID), root.join(WRAPPER));
+        fs::create_dir_all(switch.parent().unwrap()).unwrap();
+        fs::write(&switch, "").unwrap();
+        assert!(!again() && is_old(), "it is not defined");
+        fs::write(&definition, "{}").unwrap();
+        File::open(&parent).unwrap().set_modified(long_ago).unwrap();
+        fs::remove_file(&switch).unwrap();
+        assert!(!again() && is_old(), "it is switched off");
+        fs::write(&switch, "").unwrap();
+        assert!(again() && !is_old());
     }
 
     #[test]

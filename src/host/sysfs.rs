@@ -196,6 +196,14 @@ pub fn read_circumstances(root: &Root, id: DeviceId) -> Option<(Circumstances, O
     Some((circumstances, render_node))
 }
 
+/// The sysfs name of the device on which an mdev is made; `None` if the mdev isn't there.
+#[must_use]
+pub fn parent_of(root: &Root, id: DeviceId) -> Option<String> {
+    let target = read_link(&root.device(id)).ok()?;
+    let parent = target.parent()?.file_name()?;
+    Some(parent.to_str()?.to_owned())
+}
+
 /// Reads one device, as [`read`] would; `None` if it isn't there or isn't a vfio device. Of its
 /// parent only what the device has of it: the host has no [`Host::parents`] then.
 #[must_use]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import clients
 from lab import CONF, FULL, LIMIT, RUN, cursor, domain, domain_xml, equal, eventually, install, journal, listed
-from lab import out, run_tests, sh, uuid
+from lab import out, run_tests, sh, uuid, version
 
 DMABUF = [uuid(n) for n in range(1, 9)]
 REGION = [uuid(20), uuid(21)]
@@ -31,6 +31,9 @@ SPICE_ANYWHERE = "<graphics type='spice' autoport='yes'><listen type='address' a
 SPICE_SILENT = "<graphics type='spice'><listen type='none'/></graphics>"
 SPICE_GL = "<graphics type='spice'><listen type='none'/><gl enable='yes'/></graphics>"
 DBUS = "<graphics type='dbus' p2p='yes'/>"
+
+# SPICE with OpenGL is for a local viewer alone before QEMU 10.1.
+SPICE_GL_OVER_TCP = version("qemu-system-x86_64 --version") >= (10, 1)
 
 HOOK = Path("/etc/libvirt/hooks/qemu.d/50-gfxplane")
 HELPER = Path("/usr/bin/gfxplane-helper")
@@ -289,8 +292,16 @@ def untouched(name, graphics):
 
 
 def test_remote_access_is_not_taken():
-    """VNC, and spice on another address: untouched, until somebody says so."""
+    """VNC, and spice on another address: untouched, until somebody says so. A QEMU with OpenGL for spice
+    over TCP leaves nothing to ask."""
     for name, graphics in (("vnc", VNC), ("vnc0", VNC_ANYWHERE), ("spice0", SPICE_ANYWHERE)):
+        if graphics == SPICE_ANYWHERE and SPICE_GL_OVER_TCP:
+            domain(name, DMABUF[0], graphics=graphics)
+            becomes_right(name)
+            assert "listen='0.0.0.0'" in definition(name), definition(name)
+            works(name)
+            gone(name)
+            continue
         untouched(name, graphics)
         out(f"gfxplane policy {name} consent=remote")
         becomes_right(name)

@@ -3,6 +3,7 @@ the tests. Waits poll with a generous limit; times are printed, never asserted."
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -31,6 +32,12 @@ def sh(command, check=True, **options):
 
 def out(command):
     return sh(command).stdout
+
+
+def version(command):
+    """The first version in what a program prints, as numbers: (9, 0, 0)."""
+    said = out(command)
+    return tuple(int(part) for part in re.search(r"\d+(?:\.\d+)+", said)[0].split("."))
 
 
 def eventually(what, condition, limit=LIMIT):

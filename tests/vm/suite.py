@@ -12,13 +12,21 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 from lab import CONF, FULL, RUN, domain, equal, eventually, install, listed, out, run_tests, sh, uuid
-from lab import without_hook_and_daemon
+from lab import version, without_hook_and_daemon
+
+# libvirt shows the attributes of active devices since 10.1. Before, it has one list of attributes for
+# a device, its definition's, and never asks what is active.
+OLD_LIBVIRT = version("libvirtd --version") < (10, 1)
+# mdevctl looks into /usr/lib since 1.3; before, it asks no callout for a device that it has a
+# definition of, and no notifier or callout in any order.
+OLD_MDEVCTL = version("mdevctl --version") < (1, 3)
 
 SCHEMAS = "/usr/share/gfxplane/schemas/gfxplane-nodedev.rng"
 LIBVIRT_SCHEMA = "/usr/share/libvirt/schemas/nodedev.rng"
 CALLOUTS = Path("/usr/lib/mdevctl/scripts.d/callouts")
 NOTIFIERS = Path("/usr/lib/mdevctl/scripts.d/notifiers")
 OLD = Path("/etc/mdevctl.d/scripts.d")
+VENDORS_PLACE = OLD / "callouts" if OLD_MDEVCTL else CALLOUTS
 
 
 def nodedev(device):
@@ -42,6 +50,24 @@ def in_libvirt(name):
 def attributes(xml):
     found = ET.fromstring(xml).iter("attr")
     return {a.get("name"): a.get("value") for a in found if a.get("name").startswith("gfxplane.")}
+
+
+def of_callout(device, *options):
+    """All attributes of a device, as mdevctl has them from a callout or the definition."""
+    listing = json.loads(out(f"mdevctl list --dumpjson {' '.join(options)}"))
+    found = [d for p in listing for ds in p.values() for e in ds for u, d in e.items() if u == device]
+    equal(len(found), 1, f"entries of {device} in {listing}")
+    return {name: value for attr in found[0]["attrs"] for name, value in attr.items()}
+
+
+def said(device):
+    """Our attributes of an active device that mdevctl has no definition of, as libvirt shows them. An
+    old libvirt shows none, so that it is what mdevctl tells."""
+    shown = attributes(virsh_xml(device))
+    if not OLD_LIBVIRT:
+        return shown
+    equal(shown, {}, "libvirt before 10.1 shows none of an active device")
+    return {name: value for name, value in of_callout(device).items() if name.startswith("gfxplane.")}
 
 
 def udev(device):
@@ -113,7 +139,7 @@ def test_devices_made_while_libvirtd_is_down():
     out("systemctl stop libvirtd.socket libvirtd-ro.socket libvirtd-admin.socket libvirtd.service")
     out(f"create_mdev mbochs-small {uuid(2)}")
     out("systemctl start libvirtd.socket libvirtd-ro.socket libvirtd-admin.socket libvirtd.service")
-    eventually("libvirt shows it", lambda: attributes(virsh_xml(uuid(2)))["gfxplane.display"] == "dmabuf")
+    eventually("libvirt shows it", lambda: said(uuid(2))["gfxplane.display"] == "dmabuf")
 
 
 def test_devices_made_while_libvirtd_runs():
@@ -123,7 +149,7 @@ def test_devices_made_while_libvirtd_runs():
     for number, (kind, display, _) in EXPECTED.items():
         eventually(
             f"libvirt shows {kind}",
-            lambda: attributes(virsh_xml(uuid(number)))["gfxplane.display"] == ",".join(display),
+            lambda: said(uuid(number))["gfxplane.display"] == ",".join(display),
         )
 
 
@@ -140,14 +166,14 @@ def test_everybody_says_the_same():
         else:
             assert "edid" not in entry, kind
 
-        said = attributes(virsh_xml(device))
-        equal(said["gfxplane.display"], words, kind)
+        told = said(device)
+        equal(told["gfxplane.display"], words, kind)
         for name, value in NEEDS[display[0]].items():
-            equal(said.get(name), value, f"{kind}: {name}")
+            equal(told.get(name), value, f"{kind}: {name}")
         if edid:
-            equal((said["gfxplane.edid.max_xres"], said["gfxplane.edid.max_yres"]), tuple(map(str, edid)), kind)
+            equal((told["gfxplane.edid.max_xres"], told["gfxplane.edid.max_yres"]), tuple(map(str, edid)), kind)
         properties = udev(device)
-        as_property = {re.sub("[^A-Z0-9]", "_", k.upper()): v for k, v in said.items()}
+        as_property = {re.sub("[^A-Z0-9]", "_", k.upper()): v for k, v in told.items()}
         equal(properties, as_property, f"{kind}: udev and libvirt")
 
         tree = RUN / "devices" / device / "vfio-pci/device"
@@ -245,7 +271,7 @@ def test_a_driver_that_hangs_holds_nobody_up():
     equal(hung.find("evidence").get("step"), "open")
     tree = RUN / "devices" / device / "vfio-pci/device"
     assert tree.is_dir() and not (tree / "gfx_plane").exists()
-    eventually("libvirt says so", lambda: attributes(virsh_xml(device))["gfxplane.display.reason"] == "timed-out")
+    eventually("libvirt says so", lambda: said(device)["gfxplane.display.reason"] == "timed-out")
     left_behind(device)
     # The one that hangs still has the lock, so nobody else is sent after it.
     again = sh(f"gfxplane probe --json --deadline 2 {device}", check=False)
@@ -321,7 +347,8 @@ def test_installed_over_itself():
     assert "gfxplane.display" in out("mdevctl list --dumpjson")
     (OLD / "callouts/vendor").unlink()
     out("dpkg -i ./gfxplane.deb")
-    assert not (OLD / "callouts/99-gfxplane").exists()
+    for directory in ("callouts", "notifiers"):
+        equal((OLD / directory / "99-gfxplane").exists(), OLD_MDEVCTL, directory)
     assert "gfxplane.display" in out("mdevctl list --dumpjson")
 
 
@@ -329,11 +356,11 @@ def test_what_is_new_is_announced_once():
     device = uuid(4)
     equal(change_events(lambda: out(f"gfxplane probe --fresh {device}")), 0, "nothing new")
     out(f"gfxplane-probe --forget {device}; udevadm trigger --action=change /sys/bus/mdev/devices/{device}")
-    eventually("libvirt forgets, too", lambda: not attributes(virsh_xml(device)))
+    eventually("libvirt forgets, too", lambda: not said(device))
     equal(udev(device)["GFXPLANE_DISPLAY"], "region", "a sibling is known")
     equal(udev(device)["GFXPLANE_EVIDENCE"], "sibling")
     equal(change_events(lambda: out(f"gfxplane probe {device}")), 1, "something new")
-    eventually("libvirt shows it again", lambda: attributes(virsh_xml(device))["gfxplane.display"] == "region")
+    eventually("libvirt shows it again", lambda: said(device)["gfxplane.display"] == "region")
     equal(udev(device)["GFXPLANE_EVIDENCE"], "probe")
 
 
@@ -353,7 +380,7 @@ def test_in_use_and_right_again():
     out(f"gfxplane-probe --forget {device}; rm {RUN}/types/virtio-pci-region.json")
     equal(sh(f"gfxplane probe {device}", check=False).returncode, 1)
     equal((listed(device)["display"], listed(device)["reason"]), (["unknown"], "in-use"))
-    eventually("libvirt says so", lambda: attributes(virsh_xml(device))["gfxplane.display.reason"] == "in-use")
+    eventually("libvirt says so", lambda: said(device)["gfxplane.display.reason"] == "in-use")
     equal(udev(device)["GFXPLANE_DISPLAY_REASON"], "in-use")
     assert not (RUN / "devices" / device / "vfio-pci/device/gfx_plane").exists()
     equal(capability(out(f"gfxplane nodedev-dumpxml {device}")).find("display").get("reason"), "in-use")
@@ -361,7 +388,7 @@ def test_in_use_and_right_again():
     out("virsh destroy holder")
     out(f"gfxplane probe {device}")
     equal((listed(device)["display"], listed(device)["evidence"]["method"]), (["region"], "probe"))
-    eventually("libvirt shows it", lambda: attributes(virsh_xml(device))["gfxplane.display"] == "region")
+    eventually("libvirt shows it", lambda: said(device)["gfxplane.display"] == "region")
     out("virsh undefine holder")
 
 
@@ -389,23 +416,26 @@ def through_libvirt(kind, number, vendor=None):
     """Defines a device from its dumped XML, starts it twice; nothing of ours stays in it."""
     device = uuid(number)
     out(f"create_mdev {kind} {device}")
-    xml = eventually("has attributes", lambda: attributes(virsh_xml(device)) and virsh_xml(device))
+    xml = eventually("has attributes", lambda: said(device) and virsh_xml(device))
     name, home = nodedev(device), listed(device)["parent"]
     out(f"remove_mdev {device}")
     eventually("gone from libvirt", lambda: not in_libvirt(name))
     Path("/tmp/node.xml").write_text(xml)
     try:
         if vendor:
-            (CALLOUTS / "50-vendor").write_text(VENDORS[vendor])
-            (CALLOUTS / "50-vendor").chmod(0o755)
+            (VENDORS_PLACE / "50-vendor").write_text(VENDORS[vendor])
+            (VENDORS_PLACE / "50-vendor").chmod(0o755)
         out("virsh nodedev-define /tmp/node.xml")
         assert "gfxplane" not in definition(device), definition(device)
         for _ in range(2):
             out(f"virsh nodedev-start {name}")
             eventually("known again", lambda: listed(device)["evidence"]["method"] == "probe")
-            if vendor is None:
+            if OLD_LIBVIRT:
+                eventually("libvirt sees it", lambda: in_libvirt(name))
+                assert "<attr " not in virsh_xml(device), virsh_xml(device)
+            elif vendor is None:
                 eventually("libvirt shows it", lambda: attributes(virsh_xml(device)))
-            if vendor == "versioned":
+            elif vendor == "versioned":
                 eventually("the vendor's attributes show", lambda: "name='vendor'" in virsh_xml(device))
             equal((listed(device)["defined"], listed(device)["state"]), (True, "active"))
             eventually("libvirt sees it", lambda: in_libvirt(name))
@@ -417,7 +447,7 @@ def through_libvirt(kind, number, vendor=None):
         equal(validate(SCHEMAS, inactive).returncode, 0, inactive)
         out(f"virsh nodedev-undefine {name}")
     finally:
-        (CALLOUTS / "50-vendor").unlink(missing_ok=True)
+        (VENDORS_PLACE / "50-vendor").unlink(missing_ok=True)
     assert not (Path("/etc/mdevctl.d") / home / device).exists()
 
 
@@ -428,9 +458,8 @@ def through_mdevctl(kind, number):
     eventually("known", lambda: listed(device)["evidence"]["method"] == "probe")
     out(f"mdevctl define -u {device}")
     assert "gfxplane" not in definition(device), definition(device)
-    listing = json.loads(out("mdevctl list --dumpjson"))
-    found = [d for p in listing for ds in p.values() for e in ds for u, d in e.items() if u == device]
-    assert {"gfxplane.display": listed(device)["display"][0]} in found[0]["attrs"], found
+    told = None if OLD_MDEVCTL else listed(device)["display"][0]
+    equal(of_callout(device).get("gfxplane.display"), told, "what mdevctl tells of a defined device")
     for _ in range(2):
         out(f"mdevctl stop -u {device}")
         out(f"mdevctl start -u {device}")
@@ -455,24 +484,28 @@ def test_round_trip_beside_a_vendors_callout():
     # They spoke for all types, and libvirt asks again only when something happens.
     out("udevadm trigger --action=change --subsystem-match=mdev")
     for number in EXPECTED:
-        eventually("ours again", lambda: attributes(virsh_xml(uuid(number))))
+        eventually("ours again", lambda: said(uuid(number)))
 
 
 def test_nodedev_create():
     """mdevctl starts such a device at once, with attributes that no driver has."""
     device = uuid(4)
     name = nodedev(device)
-    xml = eventually("has attributes", lambda: attributes(virsh_xml(device)) and virsh_xml(device))
+    xml = eventually("has attributes", lambda: said(device) and virsh_xml(device))
     plain = out(f"gfxplane nodedev-dumpxml --plain {device}")
     out(f"remove_mdev {device}")
     eventually("gone from libvirt", lambda: not in_libvirt(name))
     Path("/tmp/node.xml").write_text(xml)
-    result = sh("virsh nodedev-create /tmp/node.xml", check=False)
-    assert result.returncode and "nvalid attribute" in result.stderr, result.stderr
-    print("  " + result.stderr.strip().replace("\n", " "))
-    Path("/tmp/node.xml").write_text(plain)
+    if OLD_LIBVIRT:
+        # It has shown nothing that mdevctl could not start.
+        equal(xml.split(), plain.split())
+    else:
+        result = sh("virsh nodedev-create /tmp/node.xml", check=False)
+        assert result.returncode and "nvalid attribute" in result.stderr, result.stderr
+        print("  " + result.stderr.strip().replace("\n", " "))
+        Path("/tmp/node.xml").write_text(plain)
     out("virsh nodedev-create /tmp/node.xml")
-    eventually("libvirt shows it", lambda: attributes(virsh_xml(device))["gfxplane.display"] == "region")
+    eventually("libvirt shows it", lambda: said(device)["gfxplane.display"] == "region")
 
 
 def test_start_of_device_and_domain_at_once():
@@ -618,9 +651,10 @@ def test_libvirtd_restart_with_30_mdevs():
     out("systemctl restart libvirtd")
     def all_show():
         names = out("virsh nodedev-list --cap mdev").split()
-        return len(names) == 30 and all("gfxplane.display" in out(f"virsh nodedev-dumpxml {n}") for n in names)
-    eventually("libvirt shows all 30 with their displays", all_show, 900)
-    print(f"  30 mdevs with their displays {time.monotonic() - began:.1f} s after the restart")
+        shown = ["gfxplane.display" in out(f"virsh nodedev-dumpxml {n}") for n in names]
+        return shown == [not OLD_LIBVIRT] * 30
+    eventually("libvirt shows all 30, with their displays if it is not old", all_show, 900)
+    print(f"  30 mdevs {time.monotonic() - began:.1f} s after the restart")
     for device in extra:
         out(f"remove_mdev {device}")
     eventually("forgotten", lambda: len(list((RUN / "records").iterdir())) == existing)
@@ -632,6 +666,140 @@ def test_attributes_can_be_switched_off():
     assert "gfxplane" not in out("mdevctl list --dumpjson")
     off.unlink()
     assert "gfxplane" in out("mdevctl list --dumpjson")
+
+
+SWITCH = "/usr/libexec/gfxplane/libvirt-9"
+DROP_IN = Path("/etc/systemd/system/libvirtd.service.d/gfxplane-mdevctl.conf")
+
+
+def wrapped():
+    """Whether our mdevctl comes first in the PATH of libvirtd, which ends when nobody uses it."""
+    out("virsh uri")
+    pid = out("systemctl show -P MainPID libvirtd.service").strip()
+    search = Path(f"/proc/{pid}/environ").read_text().split("PATH=")[1].split("\0")[0]
+    return search.startswith("/usr/libexec/gfxplane/mdevctl-wrapper:")
+
+
+def define_and_start(number, kind):
+    """A device that mdevctl has a definition of, on a parent that libvirt knows."""
+    device, home = uuid(number), listed(uuid(4))["parent"]
+    out(f"mdevctl define -u {device} -p {home} -t {kind} && mdevctl start -u {device}")
+    eventually("known", lambda: listed(device)["evidence"]["method"] == "probe")
+    eventually("libvirt sees it", lambda: in_libvirt(nodedev(device)))
+    return device
+
+
+def shows_all(device):
+    """Libvirt shows each of the words that udev has, once."""
+    xml = virsh_xml(device)
+    shown = {re.sub("[^A-Z0-9]", "_", name.upper()): value for name, value in attributes(xml).items()}
+    equal(shown, udev(device), "libvirt and udev")
+    equal(len(re.findall("name='gfxplane", xml)), len(shown), f"attributes in {xml}")
+    return True
+
+
+def test_wrapper_for_an_old_libvirt():
+    """A newer one does not get it, and is not harmed if it has it nevertheless."""
+    device = define_and_start(60, "virtio-pci-both")
+    if OLD_LIBVIRT:
+        equal(attributes(virsh_xml(device)), {}, "before it is switched on")
+        out(f"{SWITCH} on")
+        assert wrapped()
+    else:
+        result = sh(f"{SWITCH} on", check=False)
+        equal((result.returncode, DROP_IN.exists()), (1, False), result.stderr)
+        assert "shows attributes of active devices by itself" in result.stderr, result.stderr
+        DROP_IN.parent.mkdir(parents=True, exist_ok=True)
+        DROP_IN.symlink_to("/usr/share/gfxplane/libvirt-9.conf")
+        out("systemctl daemon-reload && systemctl restart libvirtd")
+        assert wrapped()
+    eventually("libvirt shows it", lambda: shows_all(device))
+    if not OLD_LIBVIRT:
+        inactive = out(f"virsh nodedev-dumpxml --inactive {nodedev(device)}")
+        equal(inactive.count("name='gfxplane.display'"), 1, inactive)
+    out(f"mdevctl stop -u {device}; mdevctl undefine -u {device}")
+    if not OLD_LIBVIRT:
+        # As it is when the distribution is upgraded: the package sees that it isn't needed any more.
+        out("dpkg -i ./gfxplane.deb")
+        eventually("switched off", lambda: not DROP_IN.exists() and not wrapped())
+
+
+def test_wrapper_keeps_up():
+    """What libvirt 9 shows is right after whatever happens to the device, without a restart."""
+    if not OLD_LIBVIRT:
+        assert not DROP_IN.exists()
+        return
+    assert wrapped()
+    device = define_and_start(61, "virtio-pci-dmabuf")
+    name = nodedev(device)
+    began = time.monotonic()
+    eventually("a new device", lambda: shows_all(device))
+    print(f"  libvirt showed it {time.monotonic() - began:.1f} s after it saw the device")
+    equal(attributes(virsh_xml(uuid(4))), {}, "one that is not defined")
+    for there, persistent in ((name, "yes"), (nodedev(uuid(4)), "no")):
+        assert re.search(f"Persistent: +{persistent}", out(f"virsh nodedev-info {there}")), there
+    out(f"virsh nodedev-destroy {name}")
+    eventually("stopped", lambda: "gfxplane" not in out(f"virsh nodedev-dumpxml {name}"))
+    out(f"virsh nodedev-start {name}")
+    eventually("started again", lambda: shows_all(device))
+    out(f"gfxplane-probe --forget {device}; udevadm trigger --action=change /sys/bus/mdev/devices/{device}")
+    eventually("forgotten", lambda: not attributes(virsh_xml(device)))
+    out(f"gfxplane probe {device}")
+    eventually("asked again", lambda: attributes(virsh_xml(device)) and shows_all(device))
+    out("systemctl restart libvirtd")
+    eventually("libvirtd restarted", lambda: attributes(virsh_xml(device)) and shows_all(device))
+    # What is active when it is defined.
+    other = uuid(64)
+    out(f"create_mdev virtio-pci-region {other}")
+    eventually("known", lambda: listed(other)["evidence"]["method"] == "probe" and in_libvirt(nodedev(other)))
+    out(f"mdevctl define -u {other}")
+    eventually("defined", lambda: attributes(virsh_xml(other)) and shows_all(other))
+    for there in (nodedev(other), name):
+        out(f"virsh nodedev-destroy {there}; virsh nodedev-undefine {there}")
+
+
+def test_wrapper_and_round_trips():
+    """What libvirt shows can be given back to it: nothing of ours is stored, or written to sysfs."""
+    if not OLD_LIBVIRT:
+        assert not DROP_IN.exists()
+        return
+    device = define_and_start(62, "virtio-pci-region")
+    name = nodedev(device)
+    out(f"mdevctl modify -u {device} --addattr vendor --value 1")
+    eventually("both show", lambda: shows_all(device) and "name='vendor' value='1'" in virsh_xml(device))
+    out(f"mdevctl modify -u {device} --delattr")
+    eventually("one shows", lambda: shows_all(device) and "name='vendor'" not in virsh_xml(device))
+    Path("/tmp/node.xml").write_text(virsh_xml(device))
+    out(f"virsh nodedev-destroy {name}; virsh nodedev-undefine {name}")
+    eventually("gone from libvirt", lambda: not in_libvirt(name))
+    out("virsh nodedev-define /tmp/node.xml")
+    assert "gfxplane" not in definition(device), definition(device)
+    out(f"virsh nodedev-start {name}")
+    eventually("started", lambda: in_libvirt(name) and shows_all(device))
+    out(f"virsh nodedev-autostart {name} && virsh nodedev-autostart --disable {name}")
+    assert "gfxplane" not in definition(device), definition(device)
+    out(f"virsh nodedev-destroy {name}; virsh nodedev-undefine {name}")
+    eventually("gone from libvirt", lambda: not in_libvirt(name))
+    out("virsh nodedev-create /tmp/node.xml")
+    eventually("created", lambda: listed(device)["evidence"]["method"] == "probe" and in_libvirt(name))
+    equal(attributes(virsh_xml(device)), {}, "what is not defined")
+    out(f"virsh nodedev-destroy {name}")
+
+
+def test_wrapper_without_mdevctl():
+    """libvirt does without it as ever, and sees what appears."""
+    if not OLD_LIBVIRT:
+        assert not DROP_IN.exists()
+        return
+    program, device = "/usr/bin/mdevctl", uuid(63)
+    out(f"mv {program} {program}.away")
+    try:
+        out("systemctl restart libvirtd")
+        out(f"create_mdev virtio-pci-none {device}")
+        eventually("libvirt sees it", lambda: in_libvirt(nodedev(device)))
+    finally:
+        out(f"mv {program}.away {program}")
+    out(f"remove_mdev {device}; systemctl restart libvirtd")
 
 
 def test_no_apparmor_denial():
@@ -812,14 +980,23 @@ def test_verify_that_is_killed_leaves_nothing():
 
 
 def test_removed_it_changes_nothing():
+    equal(DROP_IN.exists(), OLD_LIBVIRT, "the wrapper is still switched on")
     out("dpkg -r gfxplane")
+    assert not DROP_IN.parent.exists() and not wrapped()
     device = uuid(5)
     for number in EXPECTED:
-        eventually("no attributes", lambda: not attributes(virsh_xml(uuid(number))))
+        eventually("no attributes", lambda: not said(uuid(number)))
         eventually("no properties", lambda: not udev(uuid(number)))
     assert "gfxplane" not in out("mdevctl list --dumpjson")
-    assert not RUN.exists() and not list(CALLOUTS.iterdir()) and not list(NOTIFIERS.iterdir())
+    assert not RUN.exists()
+    for directory in (CALLOUTS, NOTIFIERS):
+        # Of a new mdevctl's; with an old one they were ours alone.
+        equal(directory.exists(), not OLD_MDEVCTL, str(directory))
+        equal(list(directory.parent.rglob("*gfxplane*")), [], str(directory))
     equal(list(OLD.rglob("*gfxplane*")), [], "links for an old mdevctl")
+    # It does nothing without them.
+    for directory in ("callouts", "notifiers"):
+        equal((OLD / directory).is_dir(), OLD_MDEVCTL, directory)
     out(f"mdevctl define -u {device}; mdevctl stop -u {device}; mdevctl start -u {device}")
     domain("after", uuid(4))
     out("virsh start --paused after; virsh destroy after; virsh undefine after")

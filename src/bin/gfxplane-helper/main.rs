@@ -12,6 +12,7 @@ mod qemu_hook;
 #[cfg(not(test))]
 #[path = "../../start.rs"]
 mod start;
+mod wrapper;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -29,13 +30,17 @@ const USAGE: &str = "usage: gfxplane-helper capability UUID|PCI-ADDRESS|NODE-DEV
        gfxplane-helper -t TYPE -e EVENT -a ACTION -s STATE -u UUID -p PARENT   (as mdevctl calls it)
        gfxplane-helper qemu-hook OBJECT OPERATION SUBOP EXTRA   (as libvirt's qemu hook; domain XML on stdin)
        gfxplane-helper onDefineDomain --vmi JSON --domain XML   (as KubeVirt calls it)
-       gfxplane-helper before_vm_start   (as vdsm calls it, with _hook_domxml)";
+       gfxplane-helper before_vm_start   (as vdsm calls it, with _hook_domxml)
+       mdevctl …   (a link of this name: mdevctl for libvirt before 10.1)";
 
 /// Does what the arguments say; the exit code.
 fn run() -> u8 {
     let mut arguments = std::env::args_os();
     let program = arguments.next().unwrap_or_default();
     let arguments: Vec<OsString> = arguments.collect();
+    if wrapper::is_called(&program) {
+        return wrapper::run(&root(), &program, &arguments);
+    }
     if let Some(call) = managers::Call::parse(&program, &arguments) {
         return managers::run(&root(), &call);
     }

@@ -123,13 +123,17 @@ fn is_last(root: &Root, program: &Path) -> bool {
 
 /// What was measured of the device. No valid record, no attributes.
 fn attributes_of(root: &Root, uuid: &str) -> Option<String> {
+    words_of(root, uuid.parse().ok()?).map(|words| attributes(&words))
+}
+
+/// The words for that.
+pub(crate) fn words_of(root: &Root, id: DeviceId) -> Option<Vec<(String, String)>> {
     if !settings::config(root, &mut Vec::new()).attributes {
         return None;
     }
-    let id: DeviceId = uuid.parse().ok()?;
     let known = inventory::recorded(root, id, &mut Vec::new())?;
     let hints = hints(&known.finding.facts, known.render_node.as_deref());
-    Some(attributes(&words(&known.finding, &hints)))
+    Some(words(&known.finding, &hints))
 }
 
 /// When whoever called us was started (CLOCK_MONOTONIC), a tick early; the beginning of time if

@@ -20,7 +20,7 @@ use gfxplane::cli::{End, Failure, GlobalArgs, exit_code, fill_standard_files};
 use gfxplane::facts::Reason;
 use gfxplane::host::run::forget as forget_device;
 use gfxplane::host::sysfs::Device;
-use gfxplane::host::{Root, settings};
+use gfxplane::host::{Root, mdevctl, settings, sysfs};
 use gfxplane::inventory::{Sources, active};
 use gfxplane::names::DeviceId;
 use gfxplane::nodedev::words::{properties, words};
@@ -97,7 +97,8 @@ fn by_hand() -> anyhow::Result<End> {
 /// device is how the mdevctl notifier knows that this has run.
 fn udev(id: DeviceId) -> anyhow::Result<End> {
     let root = Root::system();
-    if std::env::var_os("ACTION").is_some_and(|action| action == "add") {
+    let action = std::env::var_os("ACTION").unwrap_or_default();
+    if action == "add" {
         ask_new(&root, id)?;
     }
     let (sources, device) = Sources::read_device(&root, id);
@@ -113,6 +114,18 @@ fn udev(id: DeviceId) -> anyhow::Result<End> {
             Reason::Vanished
         )?,
     }
+    // A libvirt that shows definitions' attributes alone does not read them again for these events.
+    if (action == "add" || action == "change")
+        && let DeviceId::Mdev(uuid) = id
+        && let Some(parent) = sysfs::parent_of(&root, id)
+        && let Err(error) = mdevctl::have_read_again(&root, &parent, uuid)
+    {
+        // udev would take no property of a program that fails.
+        let _ = writeln!(
+            io::stderr(),
+            "gfxplane-probe: libvirt may not show {id} as it is: /etc/mdevctl.d/{parent}: {error}"
+        );
+    }
     Ok(End::Done)
 }
 
@@ -120,7 +133,9 @@ fn udev(id: DeviceId) -> anyhow::Result<End> {
 ///
 /// The kernel announces an mdev before its driver is attached (drivers/vfio/mdev/mdev_core.c,
 /// `mdev_device_create`), and links the driver before the device can be opened (drivers/base/dd.c,
-/// `really_probe`). So "no driver" and "no such device" are not believed before the deadline.
+/// `really_probe`). So "no driver" and "no such device" are not believed before the deadline. The type is
+/// linked last of all: before, no rule for it would match, and a record would say nothing once it is
+/// there.
 fn ask_new(root: &Root, id: DeviceId) -> anyhow::Result<()> {
     let config = settings::config(root, &mut Vec::new());
     let prober = Prober::Copy(prober()?);
@@ -152,7 +167,8 @@ fn ask_new(root: &Root, id: DeviceId) -> anyhow::Result<()> {
 }
 
 fn can_be_opened(device: &Device) -> bool {
-    device.driver.is_some() && (device.iommu_group.is_some() || device.cdev.is_some())
+    let has_type = device.type_id.is_some() || matches!(device.id, DeviceId::Pci(_));
+    device.driver.is_some() && has_type && (device.iommu_group.is_some() || device.cdev.is_some())
 }
 
 #[cfg(test)]

@@ -1,0 +1,295 @@
+//! Around mdevctl, for libvirt before 10.1, which runs it by the name `mdevctl` and takes the
+//! attributes of devices from one place alone: the definitions that `mdevctl list --dumpjson
+//! --defined` prints (src/node_device/node_device_driver.c of 9.0, `virMdevctlListDefined`). If the
+//! administrator says so, our directory comes first in libvirtd's PATH, and this adds to that list
+//! what was measured of devices that are both defined and there.
+//!
+//! Whatever else mdevctl is asked, the real one answers: this process becomes it. Our attributes are
+//! taken out of definitions that it is given on stdin, since libvirt hands back what it was shown. At
+//! any trouble, what the real one printed and how it ended is what comes of it, to the byte.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{File, Metadata};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+
+use gfxplane::host::{Root, mdevctl, sysfs};
+use gfxplane::names::DeviceId;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::signal::{Signal, raise};
+use uuid::Uuid;
+
+use crate::mdevctl::words_of;
+use crate::{FAILURE, SUCCESS};
+
+/// The name by which libvirt runs it.
+const NAME: &str = "mdevctl";
+
+/// Where it is looked for if there is no PATH.
+const SEARCH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// More than this is no list of devices, and is handed on unread.
+const MAX_LIST: u64 = 4 * 1024 * 1024;
+
+/// A shell's code for a command that isn't there.
+const NOT_FOUND: u8 = 127;
+
+/// Whether we are called in mdevctl's place.
+pub(crate) fn is_called(program: &OsStr) -> bool {
+    Path::new(program).file_name() == Some(OsStr::new(NAME))
+}
+
+/// Does what mdevctl would do.
+pub(crate) fn run(root: &Root, program: &OsStr, arguments: &[OsString]) -> u8 {
+    let Some(real) = Real::find(std::env::var_os("PATH")) else {
+        return without_mdevctl(arguments);
+    };
+    let mut command = Command::new(&real.program);
+    // What it runs in its turn finds the real one, too.
+    command
+        .arg0(program)
+        .args(arguments)
+        .env("PATH", &real.search);
+    if lists_definitions(arguments) {
+        return list(root, command);
+    }
+    if takes_a_definition(arguments) {
+        match without_our_attributes() {
+            Ok(Some(definition)) => drop(command.stdin(definition)),
+            Ok(None) => {}
+            Err(error) => {
+                say(&format!("the definition on stdin: {error}"));
+                return FAILURE;
+            }
+        }
+    }
+    become_it(command)
+}
+
+/// The mdevctl that is not ours.
+#[derive(Debug, PartialEq, Eq)]
+struct Real {
+    program: PathBuf,
+    /// The PATH without the directories in which we are mdevctl.
+    search: OsString,
+}
+
+impl Real {
+    fn find(path: Option<OsString>) -> Option<Self> {
+        let path = path
+            .filter(|path| !path.is_empty())
+            .unwrap_or_else(|| SEARCH.into());
+        let ourselves = std::fs::metadata("/proc/self/exe").ok();
+        let mut search = Vec::new();
+        let mut program = None;
+        for directory in std::env::split_paths(&path) {
+            let candidate = directory.join(NAME);
+            // Elsewhere it would depend on where libvirtd stands.
+            if directory.is_absolute()
+                && let Ok(found) = std::fs::metadata(&candidate)
+            {
+                if is_ours(&candidate, &found, ourselves.as_ref()) {
+                    continue;
+                }
+                if program.is_none() && found.is_file() && found.permissions().mode() & 0o111 != 0 {
+                    program = Some(candidate);
+                }
+            }
+            search.push(directory);
+        }
+        Some(Real {
+            program: program?,
+            search: std::env::join_paths(search).ok()?,
+        })
+    }
+}
+
+/// Two ways to tell, for if one fails we would run ourselves for ever.
+fn is_ours(candidate: &Path, found: &Metadata, ourselves: Option<&Metadata>) -> bool {
+    let same = |ours: &Metadata| (ours.dev(), ours.ino()) == (found.dev(), found.ino());
+    let resolved = std::fs::canonicalize(candidate).ok();
+    let name = resolved.as_deref().and_then(Path::file_name);
+    ourselves.is_some_and(same) || name == Some(OsStr::new("gfxplane-helper"))
+}
+
+/// As if there were no wrapper: a libvirt that finds no mdevctl does without its list, but one whose
+/// first list fails sees no device that appears later.
+fn without_mdevctl(arguments: &[OsString]) -> u8 {
+    if lists_definitions(arguments) {
+        return match io::stdout().write_all(b"[]\n") {
+            Ok(()) => SUCCESS,
+            Err(_) => FAILURE,
+        };
+    }
+    say("there is no mdevctl in PATH");
+    NOT_FOUND
+}
+
+/// The one list that libvirt before 10.1 asks for.
+fn lists_definitions(arguments: &[OsString]) -> bool {
+    arguments == ["list", "--dumpjson", "--defined"]
+}
+
+/// Whether a definition comes on stdin, the only way in which libvirt hands one over.
+fn takes_a_definition(arguments: &[OsString]) -> bool {
+    let Some((verb, rest)) = arguments.split_first() else {
+        return false;
+    };
+    let stdin = |pair: &[OsString]| pair == ["--jsonfile", "/dev/stdin"];
+    ["define", "modify", "start"].iter().any(|one| verb == one)
+        && (rest.iter().any(|one| one == "--jsonfile=/dev/stdin") || rest.windows(2).any(stdin))
+}
+
+/// Runs it, and prints its list with what we know.
+fn list(root: &Root, mut command: Command) -> u8 {
+    command.stdout(Stdio::piped());
+    let Ok(mut child) = command.spawn() else {
+        command.stdout(Stdio::inherit());
+        return become_it(command);
+    };
+    let mut printed = Vec::new();
+    let mut rest = child.stdout.take().map(|pipe| pipe.take(MAX_LIST + 1));
+    let read = rest.as_mut().map(|rest| rest.read_to_end(&mut printed));
+    if !matches!(read, Some(Ok(_))) || printed.len() as u64 > MAX_LIST {
+        let mut out = io::stdout();
+        let copied = out.write_all(&printed).and_then(|()| {
+            let pipe = rest.map(io::Take::into_inner);
+            pipe.map_or(Ok(0), |mut pipe| io::copy(&mut pipe, &mut out))
+        });
+        return end(child.wait(), copied.is_ok());
+    }
+    let ended = child.wait();
+    let succeeded = ended.as_ref().is_ok_and(ExitStatus::success);
+    let added = str::from_utf8(&printed)
+        .ok()
+        .filter(|_| succeeded)
+        .and_then(|text| mdevctl::with_attributes(text, |parent, id| known(root, parent, id)));
+    let text = added.as_deref().map_or(&printed[..], str::as_bytes);
+    let mut out = io::stdout();
+    let written = out.write_all(text).and_then(|()| out.flush());
+    end(ended, written.is_ok())
+}
+
+/// What was measured of a device, if it is the one that is there: the same UUID may be defined on
+/// several parents.
+fn known(root: &Root, parent: &str, uuid: Uuid) -> Option<Vec<(String, String)>> {
+    let id = DeviceId::Mdev(uuid);
+    (sysfs::parent_of(root, id)? == parent).then(|| words_of(root, id))?
+}
+
+/// The code with which it ended; if a signal ended it, the same one ends us.
+fn end(ended: io::Result<ExitStatus>, written: bool) -> u8 {
+    let ended = match ended {
+        Ok(ended) => ended,
+        Err(error) => {
+            say(&format!("waiting for mdevctl: {error}"));
+            return FAILURE;
+        }
+    };
+    if let Some(signal) = ended.signal() {
+        if let Ok(signal) = Signal::try_from(signal) {
+            let _ = raise(signal);
+        }
+        return 128_u8.saturating_add(u8::try_from(signal).unwrap_or_default());
+    }
+    match ended.code().map(u8::try_from) {
+        Some(Ok(SUCCESS)) if !written => FAILURE,
+        Some(Ok(code)) => code,
+        _ => FAILURE,
+    }
+}
+
+/// What comes on stdin, without attributes of ours, where mdevctl can read it again; `None` if it
+/// can't be kept anywhere, before anything of it was read. What is no definition stays as it is.
+fn without_our_attributes() -> io::Result<Option<File>> {
+    let Ok(memory) = memfd_create(c"definition", MFdFlags::MFD_CLOEXEC) else {
+        return Ok(None);
+    };
+    let mut given = Vec::new();
+    io::stdin().read_to_end(&mut given)?;
+    let cleaned = str::from_utf8(&given)
+        .ok()
+        .and_then(|text| mdevctl::without_our_attributes(text).ok().flatten());
+    let mut file = File::from(memory);
+    file.write_all(cleaned.as_deref().map_or(&given[..], str::as_bytes))?;
+    file.rewind()?;
+    Ok(Some(file))
+}
+
+/// Only an error returns.
+fn become_it(mut command: Command) -> u8 {
+    let error = command.exec();
+    let program = Path::new(command.get_program()).display();
+    say(&format!("{program} can't be run: {error}"));
+    NOT_FOUND
+}
+
+fn say(what: &str) {
+    let _ = io::stderr().write_all(OsStr::new(&format!("gfxplane-helper: {what}\n")).as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Vec<OsString> {
+        text.split(' ').map(OsString::from).collect()
+    }
+
+    #[test]
+    fn what_is_not_left_to_the_real_one() {
+        for (arguments, lists, takes) in [
+            ("list --dumpjson --defined", true, false),
+            ("list --dumpjson", false, false),
+            ("list --defined --dumpjson -u U", false, false),
+            (
+                "define --parent=P --jsonfile=/dev/stdin --uuid=U",
+                false,
+                true,
+            ),
+            ("start --parent P --jsonfile /dev/stdin", false, true),
+            ("modify --uuid=U --jsonfile=/dev/stdin --live", false, true),
+            ("define --parent=P --jsonfile=/tmp/file", false, false),
+            ("start --uuid=U", false, false),
+            ("list --jsonfile=/dev/stdin", false, false),
+            ("", false, false),
+        ] {
+            let given = words(arguments);
+            assert_eq!(lists_definitions(&given), lists, "{arguments}");
+            assert_eq!(takes_a_definition(&given), takes, "{arguments}");
+        }
+    }
+
+    #[test]
+    fn the_real_one_is_never_ours() {
+        let directory = tempfile::tempdir().unwrap();
+        let in_path = |name: &str| directory.path().join(name);
+        for name in ["ours", "renamed", "empty", "text", "real", "second"] {
+            std::fs::create_dir(in_path(name)).unwrap();
+        }
+        let ourselves = std::env::current_exe().unwrap();
+        std::os::unix::fs::symlink(ourselves, in_path("ours/mdevctl")).unwrap();
+        // Another copy of the helper.
+        std::fs::write(in_path("gfxplane-helper"), "").unwrap();
+        std::os::unix::fs::symlink("../gfxplane-helper", in_path("renamed/mdevctl")).unwrap();
+        for (place, mode) in [("text", 0o644), ("real", 0o755), ("second", 0o755)] {
+            let file = in_path(place).join(NAME);
+            std::fs::write(&file, "").unwrap();
+            std::fs::set_permissions(&file, PermissionsExt::from_mode(mode)).unwrap();
+        }
+        let path = |names: &[&str]| std::env::join_paths(names.iter().map(|n| in_path(n))).unwrap();
+        let found = Real::find(Some(path(&[
+            "ours", "empty", "renamed", "text", "real", "second",
+        ])));
+        let expected = Real {
+            program: in_path("real/mdevctl"),
+            search: path(&["empty", "text", "real", "second"]),
+        };
+        assert_eq!(found, Some(expected));
+        assert_eq!(Real::find(Some(path(&["ours", "renamed", "text"]))), None);
+    }
+}
