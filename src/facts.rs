@@ -25,7 +25,8 @@ pub enum DisplayInterface {
 pub enum Reason {
     /// Somebody else holds the device (EBUSY): a fact, not a failure.
     InUse,
-    /// The driver opens only for a process with a KVM VM (ESRCH from kvmgt).
+    /// The driver opens only for a process with a KVM VM (ESRCH from kvmgt), and none could be made,
+    /// or it did not take the one that was.
     NeedsVm,
     /// The driver did not answer before the deadline.
     TimedOut,
@@ -37,7 +38,7 @@ pub enum Reason {
     Untrusted,
     /// Nobody has asked the device yet, and no rule knows it.
     NotProbed,
-    /// The kernel has no vfio interface that we can open (`/dev/vfio/vfio` is missing).
+    /// The kernel has no vfio interface that we can open, or not the one that was asked for.
     NoVfio,
     /// Other devices of the IOMMU group are bound to host drivers.
     NotViable,
@@ -300,7 +301,8 @@ pub struct Facts {
     /// The OpRegion.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub opregion: Option<OpRegion>,
-    /// Whether the driver opens the device only for a process that has a KVM VM.
+    /// Whether the driver opens the device only for a process that has a KVM VM: it has said so, or
+    /// a rule does, and then it was opened with one.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub kvm: bool,
     /// What the vfio device itself told; rules and kernel attributes have none.
