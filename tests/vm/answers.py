@@ -400,7 +400,8 @@ def test_a_hang():
                 if killed:
                     os.kill(child, signal.SIGKILL)
                 time.sleep(2)
-                equal(state(child), "D", f"{kind}, killed: {killed}")
+                # It wakes ten times a second, to look; "Z" would be the end.
+                eventually(f"{kind}: it still is, killed: {killed}", lambda: state(child) == "D", 10)
                 out("release")
                 equal(ended(child), -signal.SIGKILL if killed else 0, kind)
     out("hold")
