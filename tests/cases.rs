@@ -13,6 +13,8 @@
 //! `tests/hook` has domains, and what the qemu hook makes of them.
 //! `tests/managed` has domains of KubeVirt and oVirt, and what the hooks of these do to them.
 //!
+//! `tests/learn` has logs of domains, and what is learned from them.
+//!
 //! `tests/vm/matrix-measured` has what a real QEMU did with domains.
 //!
 //! `tests/lossless` has odd XML documents, for the engine that edits them.
@@ -25,6 +27,7 @@ mod support {
     pub(crate) mod hooked;
     pub(crate) mod hostile;
     pub(crate) mod hosts;
+    pub(crate) mod learn;
     pub(crate) mod lossless;
     pub(crate) mod managed;
     pub(crate) mod matrix;
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
     trials.extend(support::hook::trials());
     trials.extend(support::plan::trials());
     trials.extend(support::managed::trials());
+    trials.extend(support::learn::trials());
     trials.extend(support::matrix::trials());
     trials.extend(support::lossless::trials());
     run(&arguments, trials).exit_code()
