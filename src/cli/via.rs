@@ -247,6 +247,7 @@ impl Asker<'_> {
         let believed = device.map(|device| active(&sources, &device).finding);
         if let Some(finding) = believed
             && finding.facts.display != said.display
+            && finding.facts.display.is_answer()
             && finding
                 .evidence
                 .as_ref()
