@@ -7,7 +7,8 @@ use serde::de::IntoDeserializer;
 use serde::de::value::StrDeserializer;
 use serde::{Deserialize, Serialize};
 
-use crate::facts::{Display, Facts, Reason};
+use crate::facts::{Display, DisplayInterface, Facts, Reason};
+use crate::version::Version;
 
 /// A source of facts. The order is that of authority, the strongest first.
 ///
@@ -20,7 +21,8 @@ pub enum Method {
     Kernel,
     /// The device itself was asked, now or in a record that is still valid.
     Probe,
-    /// A QEMU that opened the device said so.
+    /// A QEMU that opened the device said so, of this device alone. It tells only which interface
+    /// it takes.
     Qemu,
     /// A device of the same type, driver and kernel was asked.
     Sibling,
@@ -188,10 +190,13 @@ pub struct Evidence {
     /// The kernel's release (`uname -r`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<String>,
+    /// QEMU: its version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub qemu: Option<Version>,
     /// Rule: its name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
-    /// Rule: on what it rests.
+    /// Rule, and QEMU if it was not started to be asked: on what it rests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
     /// Probe without a result: the step that failed.
@@ -212,6 +217,7 @@ impl Evidence {
             driver: None,
             driver_version: None,
             kernel: None,
+            qemu: None,
             rule: None,
             source: None,
             step: None,
@@ -251,13 +257,18 @@ pub struct Finding {
 ///
 /// The strongest source that knows the display is believed. What a device did when it was asked
 /// (it says yes to everything, it hangs) counts as knowing; that it could not be asked does not,
-/// and is kept as [`Finding::attempt`]. A kernel attribute says nothing of EDID and OpRegion: these come from the
+/// and is kept as [`Finding::attempt`]. A driver that hangs with us and answers QEMU is known by QEMU. A kernel
+/// attribute and QEMU say nothing of EDID and OpRegion: these come from the
 /// strongest other source that agrees on the display. `nothing` is the reason if nobody knows.
 #[must_use]
 pub fn resolve(mut sources: Vec<(Facts, Evidence)>, nothing: Reason) -> Finding {
     sources.sort_by_key(|(_, evidence)| evidence.method);
+    let qemu_answers = sources
+        .iter()
+        .any(|(facts, evidence)| evidence.method == Method::Qemu && facts.display.is_answer());
     let decides = |facts: &Facts| {
-        facts.display.is_answer() || facts.display == Display::Unknown(Reason::TimedOut)
+        facts.display.is_answer()
+            || (facts.display == Display::Unknown(Reason::TimedOut) && !qemu_answers)
     };
     let chosen = sources
         .iter()
@@ -280,10 +291,10 @@ pub fn resolve(mut sources: Vec<(Facts, Evidence)>, nothing: Reason) -> Finding 
         });
     let mut weaker = sources.split_off(chosen);
     let (mut facts, evidence) = weaker.remove(0);
-    if evidence.method == Method::Kernel
+    if matches!(evidence.method, Method::Kernel | Method::Qemu)
         && let Some((more, _)) = weaker
             .iter()
-            .find(|(more, _)| more.display == facts.display)
+            .find(|(more, other)| agree((&more.display, other), (&facts.display, &evidence)))
     {
         facts.edid = more.edid;
         facts.opregion = more.opregion;
@@ -292,7 +303,9 @@ pub fn resolve(mut sources: Vec<(Facts, Evidence)>, nothing: Reason) -> Finding 
     }
     let disagreements = weaker
         .into_iter()
-        .filter(|(other, _)| decides(other) && other.display != facts.display)
+        .filter(|(other, by)| {
+            decides(other) && !agree((&other.display, by), (&facts.display, &evidence))
+        })
         .map(|(other, evidence)| Disagreement {
             display: other.display,
             evidence,
@@ -304,6 +317,18 @@ pub fn resolve(mut sources: Vec<(Facts, Evidence)>, nothing: Reason) -> Finding 
         attempt,
         disagreements,
     }
+}
+
+/// Whether both can be right. QEMU tells only what it takes.
+fn agree(one: (&Display, &Evidence), other: (&Display, &Evidence)) -> bool {
+    // It believes a driver that says yes to everything.
+    let taken = |display: &Display| match display {
+        Display::Known(interfaces) => Some(interfaces.first().copied()),
+        Display::Unknown(Reason::Untrusted) => Some(Some(DisplayInterface::Dmabuf)),
+        Display::Unknown(_) => None,
+    };
+    let by_qemu = [one.1, other.1].iter().any(|e| e.method == Method::Qemu);
+    one.0 == other.0 || by_qemu && taken(one.0) == taken(other.0)
 }
 
 #[cfg(test)]
@@ -320,7 +345,8 @@ mod tests {
         let dmabuf = || Display::from_answers(true, false);
         let region = || Display::from_answers(false, true);
         let unknown = |reason| Display::Unknown(reason);
-        use Method::{Kernel, Probe, Rule, Sibling};
+        let both = || Display::from_answers(true, true);
+        use Method::{Kernel, Probe, Qemu, Rule, Sibling};
         for (name, sources, display, method, disagreements) in [
             ("nobody", vec![], unknown(Reason::NotProbed), None, 0),
             (
@@ -372,6 +398,79 @@ mod tests {
                 0,
             ),
             (
+                "probe over QEMU, reported",
+                vec![source(Qemu, region()), source(Probe, dmabuf())],
+                dmabuf(),
+                Some(Probe),
+                1,
+            ),
+            (
+                "QEMU takes one of two, and that is no disagreement",
+                vec![source(Qemu, dmabuf()), source(Probe, both())],
+                both(),
+                Some(Probe),
+                0,
+            ),
+            (
+                "but it would have taken the other one",
+                vec![source(Qemu, region()), source(Probe, both())],
+                both(),
+                Some(Probe),
+                1,
+            ),
+            (
+                "QEMU takes an untrusted driver's screen for a dmabuf",
+                vec![
+                    source(Qemu, dmabuf()),
+                    source(Probe, unknown(Reason::Untrusted)),
+                ],
+                unknown(Reason::Untrusted),
+                Some(Probe),
+                0,
+            ),
+            (
+                "and says nothing else of it",
+                vec![
+                    source(Qemu, region()),
+                    source(Probe, unknown(Reason::Untrusted)),
+                ],
+                unknown(Reason::Untrusted),
+                Some(Probe),
+                1,
+            ),
+            (
+                "QEMU where the probe could not ask, over sibling and rule",
+                vec![
+                    source(Rule, region()),
+                    source(Sibling, region()),
+                    source(Qemu, dmabuf()),
+                    source(Probe, unknown(Reason::OpenFailed)),
+                ],
+                dmabuf(),
+                Some(Qemu),
+                2,
+            ),
+            (
+                "a driver that hangs with us",
+                vec![
+                    source(Rule, dmabuf()),
+                    source(Probe, unknown(Reason::TimedOut)),
+                ],
+                unknown(Reason::TimedOut),
+                Some(Probe),
+                1,
+            ),
+            (
+                "and not with QEMU",
+                vec![
+                    source(Qemu, region()),
+                    source(Probe, unknown(Reason::TimedOut)),
+                ],
+                region(),
+                Some(Qemu),
+                0,
+            ),
+            (
                 "only failures",
                 vec![source(Probe, unknown(Reason::Permission))],
                 unknown(Reason::Permission),
@@ -399,6 +498,18 @@ mod tests {
             finding.attempt.unwrap().display,
             Display::Unknown(Reason::InUse)
         );
+    }
+
+    #[test]
+    fn what_qemu_said_is_completed_by_those_who_agree() {
+        let mut rule = source(Method::Rule, Display::from_answers(true, true));
+        rule.0.kvm = true;
+        let qemu = |dmabuf| source(Method::Qemu, Display::from_answers(dmabuf, !dmabuf));
+        let of = |sources| resolve(sources, Reason::NotProbed).facts;
+        let facts = of(vec![rule.clone(), qemu(true)]);
+        assert_eq!(facts.display, Display::from_answers(true, false));
+        assert!(facts.kvm);
+        assert!(!of(vec![rule, qemu(false)]).kvm);
     }
 
     #[test]

@@ -9,11 +9,12 @@ use crate::facts::{Facts, Reason};
 use crate::hints::{Hint, hints};
 use crate::host::mdevctl::Definition;
 use crate::host::sysfs::{Device, Host, MdevType, Parent};
-use crate::host::{Root, Warning, mdevctl, run, settings, sysfs};
+use crate::host::{Root, Warning, mdevctl, run, settings, sysfs, testimony};
 use crate::names::DeviceId;
 use crate::record::{Circumstances, Record};
 use crate::rules::{Bus, Open, Rule, Rules, Subject};
 use crate::screens::Known;
+use crate::testimony::Testimony;
 
 /// Whether a device is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -25,11 +26,13 @@ pub enum State {
     Defined,
 }
 
-/// What came before: records of devices, and of what types were found to be.
+/// What came before: records of devices, what QEMU said of them, and what types were found to be.
 #[derive(Debug, Clone, Default)]
 pub struct Memory {
     /// By device.
     pub devices: HashMap<DeviceId, Record>,
+    /// By device. No type is known by it.
+    pub qemu: HashMap<DeviceId, Testimony>,
     /// By type id.
     pub types: HashMap<String, Record>,
 }
@@ -203,6 +206,9 @@ fn remember(
         memory
             .devices
             .extend(run::read_record(root, id, warnings).map(|record| (id, record)));
+        memory
+            .qemu
+            .extend(testimony::read(root, id, warnings).map(|said| (id, said)));
     }
     let mut seen = std::collections::HashSet::new();
     for type_id in types.filter(|type_id| seen.insert(type_id.clone())) {
@@ -236,7 +242,8 @@ pub fn known(root: &Root, id: DeviceId, warnings: &mut Vec<Warning>) -> Known {
 
 /// What its own record says of a mediated device that is there, with as few system calls as that
 /// takes; `None` without a record, or if it no longer holds. It is what [`known`] believes, too,
-/// but for a record without an answer and for a kernel that has attributes.
+/// but for a record without an answer and for a kernel that has attributes. What QEMU said is not
+/// looked at: a record with an answer is believed before it.
 #[must_use]
 pub fn recorded(root: &Root, id: DeviceId, warnings: &mut Vec<Warning>) -> Option<Known> {
     let DeviceId::Mdev(_) = id else {
@@ -334,6 +341,10 @@ pub fn active(sources: &Sources, device: &Device) -> DeviceEntry {
         .devices
         .get(&device.id)
         .filter(|record| record.circumstances == circumstances);
+    let qemu = memory
+        .qemu
+        .get(&device.id)
+        .filter(|said| said.circumstances == circumstances);
     let sibling = device
         .type_id
         .as_ref()
@@ -346,7 +357,14 @@ pub fn active(sources: &Sources, device: &Device) -> DeviceEntry {
         Reason::NotProbed
     };
     let finding = resolve(
-        evidence(device.kernel_facts.as_ref(), host, record, sibling, rule),
+        evidence(
+            device.kernel_facts.as_ref(),
+            host,
+            record,
+            qemu,
+            sibling,
+            rule,
+        ),
         nothing,
     );
     DeviceEntry {
@@ -386,6 +404,7 @@ pub fn defined(sources: &Sources, definition: &Definition) -> DeviceEntry {
             of_type.and_then(|t| t.kernel_facts.as_ref()),
             host,
             None,
+            None,
             sibling_of_type(sources, &definition.type_id),
             rule,
         ),
@@ -423,6 +442,7 @@ pub fn type_entry(sources: &Sources, parent: &Parent, of_type: &MdevType) -> Typ
         evidence(
             of_type.kernel_facts.as_ref(),
             &sources.host,
+            None,
             None,
             sibling,
             rule,
@@ -488,6 +508,7 @@ fn evidence(
     kernel: Option<&Facts>,
     host: &Host,
     record: Option<&Record>,
+    qemu: Option<&Testimony>,
     sibling: Option<&Record>,
     rule: Option<&Rule>,
 ) -> Vec<(Facts, Evidence)> {
@@ -501,6 +522,9 @@ fn evidence(
     }
     if let Some(record) = record {
         sources.push((record.facts.clone(), record.evidence(Method::Probe)));
+    }
+    if let Some(said) = qemu {
+        sources.push((Facts::of(said.display.clone()), said.evidence()));
     }
     if let Some(record) = sibling {
         // Offsets and interrupts are the other device's own.
@@ -528,5 +552,109 @@ pub fn record_of(device: &Device, host: &Host, answer: &crate::probe::Answer) ->
         path: answer.path,
         step: answer.step,
         errno: answer.errno.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::export;
+    use crate::facts::Display;
+    use crate::host::testimony;
+    use std::path::Path;
+
+    /// A copy of the recorded lab. Device 8 was in use when it was asked, and nobody has asked one
+    /// of its type.
+    fn lab() -> (tempfile::TempDir, Root) {
+        let lab = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hosts/lab/root");
+        let keep = tempfile::tempdir().unwrap();
+        let copied = std::process::Command::new("cp")
+            .args(["-a", "--"])
+            .args([lab.as_path(), &keep.path().join("root")])
+            .status();
+        assert!(copied.unwrap().success());
+        let root = Root::recorded(keep.path().join("root"));
+        (keep, root)
+    }
+
+    fn id(number: u32) -> DeviceId {
+        format!("c1a20000-0000-4000-8000-{number:012}")
+            .parse()
+            .unwrap()
+    }
+
+    /// QEMU has said this of a device, as it is now.
+    fn qemu_says(root: &Root, id: DeviceId, display: Display) -> Testimony {
+        let (sources, device) = Sources::read_device(root, id);
+        let said = Testimony {
+            format: crate::record::FORMAT,
+            device: id,
+            circumstances: device.unwrap().circumstances(&sources.host),
+            display,
+            qemu: "10.0.13".parse().ok(),
+            learned_from: None,
+        };
+        testimony::write(root, &said).unwrap();
+        said
+    }
+
+    #[test]
+    fn what_qemu_said_is_of_one_device_and_no_measurement() {
+        let (_keep, root) = lab();
+        let before = Inventory {
+            devices: Vec::new(),
+            ..inventory(&Sources::read(&root))
+        };
+        let rules = export::export(&Sources::read(&root));
+        let said = qemu_says(&root, id(8), Display::from_answers(true, false));
+        let known = known(&root, id(8), &mut Vec::new());
+        assert_eq!(known.finding.facts.display, said.display);
+        let evidence = known.finding.evidence.as_ref().unwrap();
+        assert_eq!(evidence.method, Method::Qemu);
+        assert_eq!(evidence.qemu, said.qemu);
+        assert!(!known.is_measured());
+        assert_eq!(
+            known.finding.attempt.unwrap().display,
+            Display::Unknown(Reason::InUse)
+        );
+        // No type is known by it, in no list and no rule.
+        let after = Inventory {
+            devices: Vec::new(),
+            ..inventory(&Sources::read(&root))
+        };
+        let json = |inventory: &Inventory| serde_json::to_value(inventory).unwrap();
+        assert_eq!(json(&before), json(&after));
+        assert_eq!(
+            format!("{rules:?}"),
+            format!("{:?}", export::export(&Sources::read(&root)))
+        );
+    }
+
+    #[test]
+    fn what_qemu_said_holds_as_long_as_a_record_does() {
+        let (_keep, root) = lab();
+        let mut said = qemu_says(&root, id(8), Display::NONE);
+        let method = |root: &Root| {
+            let known = known(root, id(8), &mut Vec::new());
+            known.finding.evidence.map(|evidence| evidence.method)
+        };
+        assert_eq!(method(&root), Some(Method::Qemu));
+        said.circumstances.boot_id = "another".into();
+        testimony::write(&root, &said).unwrap();
+        assert_eq!(method(&root), Some(Method::Probe), "in-use");
+    }
+
+    #[test]
+    fn a_probe_overrules_what_qemu_said() {
+        let (_keep, root) = lab();
+        // mbochs: a dmabuf.
+        qemu_says(&root, id(2), Display::from_answers(false, true));
+        let known = known(&root, id(2), &mut Vec::new());
+        assert_eq!(
+            known.finding.facts.display,
+            Display::from_answers(true, false)
+        );
+        assert!(known.is_measured());
+        assert_eq!(known.finding.disagreements.len(), 1);
     }
 }

@@ -34,6 +34,7 @@
 //!   [`watch`] what the daemon does about a definition; [`managed`] what the hooks of KubeVirt and
 //!   oVirt do. [`undo`] is what a change takes to be taken back, [`log`] what is told of it.
 //! * [`verify`] makes a domain small enough to be tried, and holds the answer against the prediction.
+//! * [`testimony`] is what a QEMU said of a device, and [`learn`] finds it in a domain's log.
 //! * [`cli`] is what the programs share: arguments, tables, exit codes.
 //! * [`xml`] edits XML by its bytes and knows nothing of libvirt.
 //!
@@ -52,6 +53,7 @@ pub mod hints;
 pub mod hook;
 pub mod host;
 pub mod inventory;
+pub mod learn;
 pub mod log;
 pub mod managed;
 pub mod names;
@@ -63,6 +65,7 @@ pub mod probe;
 pub mod record;
 pub mod rules;
 pub mod screens;
+pub mod testimony;
 pub mod undo;
 pub mod verify;
 pub mod version;

@@ -66,6 +66,8 @@ pub enum What {
     Started,
     /// It was to be started, and that failed.
     NotStarted,
+    /// Its log told of a device's display.
+    Learned,
 }
 
 impl What {
@@ -82,6 +84,7 @@ impl What {
             What::GaveUp => "gave-up",
             What::Started => "started",
             What::NotStarted => "not-started",
+            What::Learned => "learned",
         }
     }
 }
@@ -98,6 +101,8 @@ pub enum By {
     Undo,
     /// `gfxplane policy`
     Policy,
+    /// `gfxplane learn`
+    Learn,
 }
 
 impl By {
@@ -109,6 +114,7 @@ impl By {
             By::Fixup => "fixup",
             By::Undo => "undo",
             By::Policy => "policy",
+            By::Learn => "learn",
         }
     }
 }
@@ -242,10 +248,11 @@ mod tests {
             What::GaveUp,
             What::Started,
             What::NotStarted,
+            What::Learned,
         ] {
             assert_eq!(json(&|| serde_json::to_value(what).unwrap()), what.word());
         }
-        for by in [By::Daemon, By::Fixup, By::Undo, By::Policy] {
+        for by in [By::Daemon, By::Fixup, By::Undo, By::Policy, By::Learn] {
             assert_eq!(json(&|| serde_json::to_value(by).unwrap()), by.word());
         }
     }

@@ -14,6 +14,7 @@
 //! `tests/managed` has domains of KubeVirt and oVirt, and what the hooks of these do to them.
 //!
 //! `tests/wrapper` has calls of mdevctl, and what is made of them for libvirt before 10.1.
+//! `tests/learn` has logs of domains, and what is learned from them.
 //!
 //! `tests/vm/matrix-measured` has what a real QEMU did with domains.
 //!
@@ -27,6 +28,7 @@ mod support {
     pub(crate) mod hooked;
     pub(crate) mod hostile;
     pub(crate) mod hosts;
+    pub(crate) mod learn;
     pub(crate) mod lossless;
     pub(crate) mod managed;
     pub(crate) mod matrix;
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
     trials.extend(support::plan::trials());
     trials.extend(support::managed::trials());
     trials.extend(support::wrapper::trials());
+    trials.extend(support::learn::trials());
     trials.extend(support::matrix::trials());
     trials.extend(support::lossless::trials());
     run(&arguments, trials).exit_code()

@@ -78,6 +78,10 @@ impl Libvirt for AsKvm {
         self.libvirt.all_persistent()
     }
 
+    fn is_running(&self, uuid: &str) -> Result<bool, Failure> {
+        self.libvirt.is_running(uuid)
+    }
+
     fn is_autostart(&self, uuid: &str) -> Result<bool, Failure> {
         self.libvirt.is_autostart(uuid)
     }

@@ -4,6 +4,7 @@
 pub mod check;
 pub mod collect;
 pub mod fixup;
+pub mod learn;
 pub mod libvirt;
 pub mod list;
 pub mod log;
@@ -17,6 +18,7 @@ pub mod subject;
 pub mod tool;
 pub mod undo;
 pub mod verify;
+pub mod via;
 pub mod watch;
 
 use std::fs::File;

@@ -36,7 +36,7 @@ const AT_A_TIME: usize = 8;
 pub struct Probe {
     /// UUID, PCI address or node-device name
     #[arg(value_name = "DEVICE", required_unless_present_any = ["all", "type"])]
-    devices: Vec<String>,
+    pub(super) devices: Vec<String>,
     /// All devices that the policy allows to be opened unasked
     #[arg(long, conflicts_with_all = ["devices", "type"])]
     all: bool,
@@ -54,7 +54,7 @@ pub struct Probe {
     instantiate: bool,
     /// Ask the device even if its record still holds
     #[arg(long)]
-    fresh: bool,
+    pub(super) fresh: bool,
     /// Open it this way and no other: group (/dev/vfio/GROUP), or cdev (its own node, with iommufd)
     #[arg(long, value_name = "group|cdev")]
     path: Option<OpenPath>,
@@ -66,15 +66,15 @@ pub struct Probe {
     unasked: bool,
     /// Print JSON, with everything that the device told
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
     /// How long a driver may take to answer
     #[arg(long, value_name = "SECONDS")]
-    deadline: Option<f64>,
+    pub(super) deadline: Option<f64>,
 }
 
 /// One device's part of the JSON.
 #[derive(Debug, Serialize)]
-struct Row {
+pub(super) struct Row {
     id: DeviceId,
     #[serde(flatten)]
     facts: Facts,
@@ -156,24 +156,27 @@ impl Probe {
         let shown = ids.into_iter().zip(outcomes);
         let shown = shown.filter(|(_, o)| !self.all || reason(o) != Some(&Reason::NotAllowed));
         let rows: Vec<Row> = shown.map(|(id, outcome)| row(id, outcome)).collect();
+        self.print(&rows, out)?;
+        end(&rows)
+    }
+
+    /// Prints what came of it.
+    pub(super) fn print(&self, rows: &[Row], out: &mut dyn Write) -> anyhow::Result<()> {
         if self.json {
             #[derive(Serialize)]
             struct Document<'a> {
                 format: u32,
                 probes: &'a [Row],
             }
-            json(
-                out,
-                &Document {
-                    format: FORMAT,
-                    probes: &rows,
-                },
-            )?;
+            let document = Document {
+                format: FORMAT,
+                probes: rows,
+            };
+            json(out, &document)
         } else {
-            rows.iter()
-                .try_for_each(|row| writeln!(out, "{}", sentence(row)))?;
+            let mut lines = rows.iter();
+            Ok(lines.try_for_each(|row| writeln!(out, "{}", sentence(row)))?)
         }
-        end(&rows)
     }
 }
 
@@ -269,7 +272,7 @@ fn reason(outcome: &Outcome) -> Option<&Reason> {
     outcome.answer.facts.display.reason()
 }
 
-fn row(id: DeviceId, outcome: Outcome) -> Row {
+pub(super) fn row(id: DeviceId, outcome: Outcome) -> Row {
     let Outcome {
         answer,
         from_record,
@@ -335,7 +338,7 @@ fn no_vfio(path: Option<OpenPath>, step: Option<Step>) -> &'static str {
 }
 
 /// 0 if all answered. If nobody could be asked because the host lacks something: 3. Else 1.
-fn end(rows: &[Row]) -> anyhow::Result<End> {
+pub(super) fn end(rows: &[Row]) -> anyhow::Result<End> {
     let lacking = |row: &Row| match &row.facts.display {
         Display::Unknown(Reason::Permission) if row.step == Some(Step::Copy) => {
             Some("the kernel refuses a copy of its guest's descriptor")

@@ -9,20 +9,20 @@ use nix::sys::stat::{Mode, umask};
 use crate::cli::check::Check;
 use crate::cli::collect::Collect;
 use crate::cli::fixup::Fixup;
+use crate::cli::learn::Learn;
 use crate::cli::libvirt::Libvirt;
 use crate::cli::list::List;
 use crate::cli::log::Log;
 use crate::cli::nodedev_dumpxml::NodedevDumpxml;
 use crate::cli::nodedev_list::NodedevList;
 use crate::cli::policy::PolicyCommand;
-use crate::cli::probe::{Probe, prober};
 use crate::cli::qemu::QemuCommand;
 use crate::cli::rules::RulesCommand;
 use crate::cli::undo::Undo;
 use crate::cli::verify::{Verify, VerifyChild};
+use crate::cli::via::ProbeCommand;
 use crate::cli::watch::Watch;
 use crate::cli::{End, GlobalArgs};
-use crate::probe::Prober;
 
 /// Finds out what display a vfio device offers, and tells libvirt.
 ///
@@ -42,10 +42,11 @@ enum Verb {
     Check(Check),
     Collect(Collect),
     Fixup(Fixup),
+    Learn(Learn),
     Undo(Undo),
     Log(Log),
     Policy(PolicyCommand),
-    Probe(Probe),
+    Probe(ProbeCommand),
     Qemu(QemuCommand),
     Rules(RulesCommand),
     Verify(Verify),
@@ -67,11 +68,11 @@ impl Arguments {
             Verb::Watch(_) => true,
             Verb::NodedevList(list) => list.asks_libvirt(),
             Verb::NodedevDumpxml(dumpxml) => dumpxml.asks_libvirt(),
-            Verb::Undo(_) | Verb::Policy(_) => true,
+            Verb::Probe(probe) => probe.asks_libvirt(),
+            Verb::Undo(_) | Verb::Policy(_) | Verb::Learn(_) => true,
             Verb::List(_)
             | Verb::Log(_)
             | Verb::Collect(_)
-            | Verb::Probe(_)
             | Verb::Qemu(_)
             | Verb::Rules(_)
             | Verb::VerifyChild(_) => false,
@@ -100,11 +101,12 @@ pub fn run(arguments: Arguments, libvirt: Arc<dyn Libvirt>) -> anyhow::Result<En
         Verb::Check(check) => check.run(&context, &mut out),
         Verb::Collect(collect) => collect.run(&context, &mut out),
         Verb::Fixup(fixup) => fixup.run(&context, &mut out),
+        Verb::Learn(learn) => learn.run(&context, &mut out),
         Verb::Undo(undo) => undo.run(&context, &mut out),
         Verb::Log(log) => log.run(&context, &mut out),
         Verb::Policy(policy) => policy.run(&context, &mut out),
         Verb::Qemu(qemu) => qemu.run(&context, &mut out),
-        Verb::Probe(probe) => probe.run(&context, &Prober::Program(prober()?), &mut out),
+        Verb::Probe(probe) => probe.run(&context, &mut out),
         Verb::Rules(rules) => rules.run(&context, &mut out),
         Verb::Verify(verify) => verify.run(&context, &mut out),
         Verb::VerifyChild(child) => child.run(),

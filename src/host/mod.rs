@@ -5,20 +5,24 @@
 //! * [`emulator`]: what QEMU and libvirt can do.
 //! * [`sysfs`]: the devices, their drivers, types and parents.
 //! * [`mdevctl`]: mediated devices that are defined but need not be there.
+//! * [`qemu_log`]: the logs that libvirt and QEMU write of domains.
 //! * [`settings`]: configuration and rules.
 //! * [`requests`]: what the qemu hook leaves for the daemon.
 //! * [`rewrite`]: a file that somebody else reads next, changed whole.
 //! * [`run`]: `/run/gfxplane`, that is records, locks, and what is known of types.
+//! * [`testimony`]: what QEMU said of devices, beside the records.
 //! * [`tree`]: the sysfs-like tree of the 2018 mail, published beside the records.
 
 pub mod emulator;
 pub mod mdevctl;
+pub mod qemu_log;
 pub mod requests;
 pub mod rewrite;
 pub mod run;
 pub mod settings;
 pub mod state;
 pub mod sysfs;
+pub mod testimony;
 pub mod tree;
 
 use std::cell::RefCell;

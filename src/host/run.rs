@@ -16,7 +16,7 @@ use nix::fcntl::{Flock, FlockArg, RenameFlags, renameat2};
 use nix::libc;
 
 use crate::facts::Facts;
-use crate::host::{Last, Root, Warning, is_absent, requests, saw, tree};
+use crate::host::{Last, Root, Warning, is_absent, requests, saw, testimony, tree};
 use crate::names::DeviceId;
 use crate::record::{MAX_SIZE, NotARecord, Record};
 
@@ -137,7 +137,7 @@ pub fn write_record(root: &Root, record: &Record, parent: Option<&str>) -> io::R
     })
 }
 
-/// Forgets a device that is gone: its record, its tree, its lock. What its type was found to be
+/// Forgets a device that is gone: its record, what QEMU said of it, its tree, its lock. What its type was found to be
 /// stays.
 ///
 /// # Errors
@@ -152,6 +152,7 @@ pub fn forget(root: &Root, id: DeviceId) -> io::Result<()> {
     }
     let _one_writer = one_writer(root)?;
     absent_is_fine(fs::remove_file(record_path(root, id)))?;
+    absent_is_fine(fs::remove_file(testimony::path(root, id)))?;
     requests::forget_start(root, id)?;
     absent_is_fine(fs::remove_dir_all(
         root.join(BASE).join("devices").join(id.to_string()),
@@ -169,6 +170,15 @@ impl Lock {
         directory(root, "lock", 0o700)?;
         let lock = Self::wait(&lock_path(root, id), true, None)?;
         Ok(lock.expect("it is made if it isn't there"))
+    }
+
+    /// The same, waiting until `limit` at most.
+    ///
+    /// # Errors
+    /// Those of [`Lock::of_device`]; [`io::ErrorKind::TimedOut`].
+    pub fn of_device_until(root: &Root, id: DeviceId, limit: Instant) -> io::Result<Self> {
+        directory(root, "lock", 0o700)?;
+        Self::of_file(&lock_path(root, id), limit)
     }
 
     /// Takes the lock of a file, which is made if it isn't there, and waits for it until `limit`.
@@ -215,7 +225,7 @@ fn is_still(file: &File, path: &Path) -> bool {
     matches!((open, named), (Ok(open), Ok(named)) if identity(open.clone()) == identity(named.clone()))
 }
 
-fn one_writer(root: &Root) -> io::Result<Option<Lock>> {
+pub(super) fn one_writer(root: &Root) -> io::Result<Option<Lock>> {
     let path = directory(root, "lock", 0o700)?.join("records");
     Lock::wait(&path, true, Some(Instant::now() + WRITER_PATIENCE))
 }
@@ -242,14 +252,11 @@ pub fn wait_until_free(root: &Root, id: DeviceId, limit: Instant) -> io::Result<
 /// name before `since` (CLOCK_MONOTONIC) is about one that is gone. `false`: it wasn't in time.
 #[must_use]
 pub fn wait_for_udev(root: &Root, id: DeviceId, since: Duration, limit: Instant) -> bool {
-    let data = root
-        .join("run/udev/data")
-        .join(format!("+{}:{id}", id.bus()));
     let runs = root.join("run/udev/control").exists();
     if !runs || root.join("etc/udev/rules.d/61-gfxplane.rules").exists() {
         return true;
     }
-    let settled = || fs::read_to_string(&data).is_ok_and(|text| initialized(&text) >= Some(since));
+    let settled = || initialized_at(root, id) >= Some(since);
     while !settled() {
         if Instant::now() >= limit {
             return false;
@@ -257,6 +264,13 @@ pub fn wait_for_udev(root: &Root, id: DeviceId, since: Duration, limit: Instant)
         thread::sleep(POLL);
     }
     true
+}
+
+/// When udev first saw a device (CLOCK_MONOTONIC), if one has.
+pub(super) fn initialized_at(root: &Root, id: DeviceId) -> Option<Duration> {
+    let data = root.join("run/udev/data");
+    let text = fs::read_to_string(data.join(format!("+{}:{id}", id.bus())));
+    initialized(&text.ok()?)
 }
 
 /// The line `I:MICROSECONDS` of a udev data file: when udev first saw the device.

@@ -85,6 +85,7 @@ fn content(finding: &Finding, hints: &[Hint]) -> String {
             ("driver", &evidence.driver),
             ("version", &evidence.driver_version),
             ("kernel", &evidence.kernel),
+            ("qemu", &evidence.qemu.as_ref().map(ToString::to_string)),
             ("rule", &evidence.rule),
             ("step", &evidence.step.map(|step| step.to_string())),
             ("errno", &evidence.errno),

@@ -1,5 +1,6 @@
 //! What libvirt and QEMU said, held against what was predicted.
 
+use crate::facts::{Display, Reason};
 use crate::plan::{Plan, Topic, words};
 use crate::predict::Outcome;
 
@@ -29,6 +30,44 @@ pub fn about(message: &str) -> Answers {
     } else {
         Answers::TheDomain
     }
+}
+
+/// The end of what a QEMU without OpenGL says of a device that hands over its screen as a dmabuf
+/// (hw/vfio/display.c, `vfio_display_dmabuf_init`; the same in all versions measured).
+pub(crate) const DMABUF: &str = "vfio-display-dmabuf: opengl not available";
+
+/// The end of what it says of one without a display (`vfio_display_probe`).
+pub(crate) const NONE: &str = "vfio: device doesn't support any (known) display method";
+
+/// What a QEMU without OpenGL tells of its only vfio device, which has `display=on`: `None` if it
+/// started, else what was said.
+///
+/// It asks for dmabuf first, and refuses one for want of OpenGL; so if it starts, the screen is a
+/// region. Any other words say why the device could not be asked.
+#[must_use]
+pub fn display(message: Option<&str>) -> Display {
+    let Some(message) = message else {
+        return Display::from_answers(false, true);
+    };
+    let has = |text: &str| message.contains(text);
+    if has(DMABUF) {
+        return Display::from_answers(true, false);
+    } else if has(NONE) {
+        return Display::NONE;
+    }
+    let vfio = has("vfio") || has("iommufd");
+    Display::Unknown(match about(message) {
+        Answers::InUse => Reason::InUse,
+        Answers::Gone => Reason::Vanished,
+        // kvmgt: ESRCH without a VM.
+        Answers::TheDomain if vfio && has("No such process") => Reason::NeedsVm,
+        Answers::TheDomain
+            if vfio && (has("Permission denied") || has("Operation not permitted")) =>
+        {
+            Reason::Permission
+        }
+        Answers::TheDomain => Reason::OpenFailed,
+    })
 }
 
 /// QEMU's own words in what it printed: without its name before each line, and without warnings
@@ -138,7 +177,6 @@ mod tests {
     use super::*;
     use crate::abilities::Abilities;
     use crate::domain::Domain;
-    use crate::facts::Reason;
     use crate::fixup::{Surroundings, fix};
     use crate::names::DeviceId;
     use crate::policy::{Policy, Wishes};
@@ -202,6 +240,58 @@ mod tests {
             ),
         ] {
             assert_eq!(about(message), expected, "{message}");
+        }
+    }
+
+    #[test]
+    fn what_qemu_tells_of_a_display() {
+        // As QEMU 4.2 (GVT-g, gvt-linux issue 227), 10.0 (ours) and libvirt say it.
+        let unknown = Display::Unknown;
+        for (message, expected) in [
+            (None, Display::from_answers(false, true)),
+            (
+                Some(
+                    "internal error: qemu unexpectedly closed the monitor: 2023-03-20T20:27:09.549017Z qemu-system-x86_64: -device vfio-pci,id=hostdev0,sysfsdev=/sys/bus/mdev/devices/1a99,display=on,bus=pci.9,addr=0x0: vfio 1a99: vfio-display-dmabuf: opengl not available",
+                ),
+                Display::from_answers(true, false),
+            ),
+            (
+                Some(
+                    "-device {\"driver\":\"vfio-pci\",\"display\":\"on\"}: vfio c1a2: vfio: device doesn't support any (known) display method",
+                ),
+                Display::NONE,
+            ),
+            (
+                Some("vfio 0000:06:00.0: failed to open /dev/vfio/12: Device or resource busy"),
+                unknown(Reason::InUse),
+            ),
+            (
+                Some("mediated device c1a2 is in use by driver QEMU, domain holder"),
+                unknown(Reason::InUse),
+            ),
+            (
+                Some("vfio c1a2: no such host device: No such file or directory"),
+                unknown(Reason::Vanished),
+            ),
+            (
+                Some("vfio c1a2: error getting device from group 3: No such process"),
+                unknown(Reason::NeedsVm),
+            ),
+            (
+                Some("vfio c1a2: Could not open '/dev/vfio/3': Permission denied"),
+                unknown(Reason::Permission),
+            ),
+            (
+                Some("vfio c1a2: error getting device from group 3: Input/output error"),
+                unknown(Reason::OpenFailed),
+            ),
+            (
+                Some("The console requires display DMABUF support."),
+                unknown(Reason::OpenFailed),
+            ),
+            (Some(""), unknown(Reason::OpenFailed)),
+        ] {
+            assert_eq!(display(message), expected, "{message:?}");
         }
     }
 

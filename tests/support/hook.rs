@@ -6,6 +6,7 @@
 //!   definition of the domain; `script = true` if its emulator is one; `vetoed = true` if it was
 //!   refused before;
 //! * `gfxplane.toml`: the host's settings; may be missing;
+//! * `testimony.json`: what a QEMU has said of a device before; may be missing;
 //! * `out.xml`: what must go to stdout; missing if nothing does;
 //! * `said.txt`: exit code, stderr, the lines of the journal, and what is left in `/run/gfxplane`.
 //!
@@ -19,8 +20,9 @@ use std::path::{Path, PathBuf};
 
 use gfxplane::abilities::Abilities;
 use gfxplane::domain::Domain;
-use gfxplane::host::emulator;
 use gfxplane::host::requests::{self, Request};
+use gfxplane::host::{emulator, testimony};
+use gfxplane::testimony::Testimony;
 use gfxplane::xml::Document;
 use libtest_mimic::{Failed, Trial};
 use serde::Deserialize;
@@ -63,6 +65,10 @@ fn of_folder(folder: &Path) -> Result<(), Failed> {
     if let Ok(settings) = fs::read(folder.join("gfxplane.toml")) {
         host.write("etc/gfxplane/gfxplane.toml", settings);
     }
+    if let Ok(text) = fs::read_to_string(folder.join("testimony.json")) {
+        let testimony = Testimony::parse(&text)?;
+        testimony::write(&host.root(), &testimony)?;
+    }
     let (name, path) = about(&xml);
     emulator::record(&host.root(), &path, &case.abilities)?;
     fs::create_dir_all(host.path("etc/libvirt/qemu"))?;
@@ -103,7 +109,13 @@ fn of_folder(folder: &Path) -> Result<(), Failed> {
         }
     }
     let out = folder.join("out.xml");
-    let mut files = vec!["case.toml", "domain.xml", "gfxplane.toml", "said.txt"];
+    let mut files = vec![
+        "case.toml",
+        "domain.xml",
+        "gfxplane.toml",
+        "said.txt",
+        "testimony.json",
+    ];
     if answer.stdout.is_empty() {
         if updating() {
             let _ = fs::remove_file(&out);

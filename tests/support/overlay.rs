@@ -74,6 +74,10 @@ const ALLOWED: &[(&str, &str)] = &[
         "<capability type='vfio_display'><display type='region'/><evidence method='probe' path='guest'/></capability>",
     ),
     (
+        "said-by-qemu",
+        "<capability type='vfio_display'><display type='dmabuf'/><evidence method='qemu' driver='d' kernel='6.12' qemu='10.0.13'/></capability>",
+    ),
+    (
         "a-parent-with-two-types",
         "<capability type='vfio_display'>
            <type id='a &lt;b>'><display type='region'/></type>
@@ -196,6 +200,10 @@ const REFUSED: &[(&str, &str)] = &[
     (
         "a-probe-by-rule",
         "<capability type='vfio_display'><display type='none'/><evidence method='probe' rule='r'/></capability>",
+    ),
+    (
+        "qemu-of-a-distribution",
+        "<capability type='vfio_display'><display type='none'/><evidence method='qemu' qemu='10.0.13Debian'/></capability>",
     ),
     (
         "errno-by-number",

@@ -5,7 +5,10 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use virt::connect::Connect;
-use virt::domain::Domain;
+use virt::domain::{
+    Domain, DomainPausedReason, DomainPausedReasonEnum, DomainState, DomainStateEnum,
+    DomainStateReason, DomainStateReasonEnum,
+};
 use virt::error::ErrorNumber;
 use virt::nodedev::NodeDevice;
 use virt::sys;
@@ -131,6 +134,25 @@ impl Libvirt for ByLibrary {
         let all = connection.list_all_domains(sys::VIR_CONNECT_LIST_DOMAINS_PERSISTENT);
         let uuids = all.and_then(|all| all.iter().map(Domain::uuid_string).collect());
         uuids.map_err(|error| failed(&error))
+    }
+
+    fn is_running(&self, uuid: &str) -> Result<bool, Failure> {
+        let connection = self.connect()?;
+        let state = by_uuid(&connection, uuid)?.state();
+        let (state, reason) = state.map_err(|error| failed(&error))?;
+        let starting = DomainPausedReasonEnum::Known(DomainPausedReason::StartingUp);
+        let is_starting =
+            reason == DomainStateReasonEnum::Known(DomainStateReason::Paused(starting));
+        let runs = matches!(
+            state,
+            DomainStateEnum::Known(
+                DomainState::Running
+                    | DomainState::Blocked
+                    | DomainState::Paused
+                    | DomainState::PMSuspended
+            )
+        );
+        Ok(runs && !is_starting)
     }
 
     fn is_autostart(&self, uuid: &str) -> Result<bool, Failure> {

@@ -137,6 +137,12 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
     /// libvirt can't be reached.
     fn all_persistent(&self) -> Result<Vec<String>, Failure>;
 
+    /// Whether a domain has started, and has not ended: one that is just being started has not.
+    ///
+    /// # Errors
+    /// There is none, or libvirt can't be reached.
+    fn is_running(&self, uuid: &str) -> Result<bool, Failure>;
+
     /// Whether libvirt starts a domain by itself.
     ///
     /// # Errors
@@ -235,6 +241,10 @@ impl Libvirt for Without {
     }
 
     fn all_persistent(&self) -> Result<Vec<String>, Failure> {
+        Self::missing(NEEDED)
+    }
+
+    fn is_running(&self, _uuid: &str) -> Result<bool, Failure> {
         Self::missing(NEEDED)
     }
 

@@ -32,7 +32,7 @@ use crate::verify;
 ///
 /// # Errors
 /// One isn't, with what helps; all of them are named.
-pub(super) fn are_there(root: &Root, devices: &[DeviceId]) -> Result<(), Failure> {
+pub(in crate::cli) fn are_there(root: &Root, devices: &[DeviceId]) -> Result<(), Failure> {
     let missing: Vec<DeviceId> = devices
         .iter()
         .filter(|id| Sources::read_device(root, **id).1.is_none())
@@ -75,7 +75,7 @@ pub(super) fn are_there(root: &Root, devices: &[DeviceId]) -> Result<(), Failure
 ///
 /// # Errors
 /// One has; the device and the domain are named.
-pub(super) fn are_unused(users: &[User], devices: &[DeviceId]) -> Result<(), Failure> {
+pub(in crate::cli) fn are_unused(users: &[User], devices: &[DeviceId]) -> Result<(), Failure> {
     let problems: Vec<String> = users
         .iter()
         .flat_map(|user| user.devices.iter().map(move |device| (device, user)))
@@ -101,7 +101,7 @@ pub(super) fn are_unused(users: &[User], devices: &[DeviceId]) -> Result<(), Fai
 
 /// The devices that this run holds against other runs.
 #[derive(Debug, Default)]
-pub(super) struct Held(Vec<Hold>);
+pub(in crate::cli) struct Held(Vec<Hold>);
 
 #[derive(Debug)]
 struct Hold {
@@ -124,7 +124,11 @@ impl Drop for Hold {
 ///
 /// # Errors
 /// A probe does not end, another run has a device, or the directory is not to be trusted.
-pub(super) fn hold(root: &Root, devices: &[DeviceId], limit: Instant) -> Result<Held, Failure> {
+pub(in crate::cli) fn hold(
+    root: &Root,
+    devices: &[DeviceId],
+    limit: Instant,
+) -> Result<Held, Failure> {
     let mut held = Held::default();
     for id in devices {
         match hold_one(root, *id, limit) {

@@ -13,11 +13,12 @@ use std::path::{Path, PathBuf};
 use nix::unistd::geteuid;
 
 use crate::cli::libvirt::User;
+use crate::host::Root;
 use crate::verify;
 
 /// Where they are.
 #[derive(Debug)]
-pub(super) struct Logs {
+pub(in crate::cli) struct Logs {
     logs: Option<PathBuf>,
     profiles: PathBuf,
 }
@@ -26,33 +27,21 @@ pub(super) struct Logs {
 const PROFILES: &str = "/etc/apparmor.d/libvirt";
 
 impl Logs {
-    /// Those of a libvirt (src/qemu/qemu_conf.c, `virQEMUDriverConfigNew`: logDir).
-    pub(super) fn of(uri: Option<&str>) -> Self {
-        let is_session = uri.is_some_and(|uri| uri.contains("/session"));
-        if !is_session {
-            return Logs {
-                logs: Some("/var/log/libvirt/qemu".into()),
-                profiles: PROFILES.into(),
-            };
-        }
-        let cache = std::env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty());
-        let cache = cache.map(PathBuf::from).or_else(|| {
-            let home = std::env::var_os("HOME")?;
-            Some(PathBuf::from(home).join(".cache"))
-        });
+    /// Those of a libvirt.
+    pub(in crate::cli) fn of(uri: Option<&str>) -> Self {
         Logs {
-            logs: cache.map(|cache| cache.join("libvirt/qemu/log")),
+            logs: directory(&Root::system(), uri),
             profiles: PROFILES.into(),
         }
     }
 
     /// Removes the log of this domain. Who may not leaves it to a later run that may.
-    pub(super) fn remove(&self, name: &str) {
+    pub(in crate::cli) fn remove(&self, name: &str) {
         self.remove_those(|domain| domain == name);
     }
 
     /// Removes the logs of domains that are no more. `active`: those that are.
-    pub(super) fn sweep(&self, active: &[User]) {
+    pub(in crate::cli) fn sweep(&self, active: &[User]) {
         self.remove_those(|domain| !active.iter().any(|user| user.domain == domain));
     }
 
@@ -73,6 +62,20 @@ impl Logs {
             }
         }
     }
+}
+
+/// Where a libvirt has the logs of its domains (src/qemu/qemu_conf.c, `virQEMUDriverConfigNew`: logDir).
+pub(in crate::cli) fn directory(root: &Root, uri: Option<&str>) -> Option<PathBuf> {
+    let is_session = uri.is_some_and(|uri| uri.contains("/session"));
+    if !is_session {
+        return Some(root.join("var/log/libvirt/qemu"));
+    }
+    let cache = std::env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty());
+    let cache = cache.map(PathBuf::from).or_else(|| {
+        let home = std::env::var_os("HOME")?;
+        Some(PathBuf::from(home).join(".cache"))
+    });
+    cache.map(|cache| cache.join("libvirt/qemu/log"))
 }
 
 /// Removes a file of our own user's.

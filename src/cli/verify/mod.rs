@@ -8,9 +8,9 @@
 //! Only on devices that nobody uses (`idle.rs` says how that is known). What is not about the domain (a device in use, no
 //! libvirt, no answer in time) is a failure of the environment; a refusal is an answer.
 
-mod idle;
-mod logs;
-mod offline;
+pub(super) mod idle;
+pub(super) mod logs;
+pub(super) mod offline;
 
 pub use offline::VerifyChild;
 

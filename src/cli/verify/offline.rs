@@ -75,7 +75,7 @@ impl VerifyChild {
 ///
 /// # Errors
 /// It can't be run, or does not answer until `limit`.
-pub(super) fn start(
+pub(in crate::cli) fn start(
     domain: &Domain<'_, '_>,
     abilities: &Abilities,
     limit: Instant,

@@ -7,6 +7,7 @@
 mod acting;
 mod domains;
 mod files;
+mod learning;
 mod probing;
 mod service;
 #[cfg(test)]
@@ -28,7 +29,7 @@ use crate::cli::{Context, End, Failure, SYSTEM};
 use crate::config::Config;
 use crate::host::run::records_directory;
 use crate::host::state::NotRemembered;
-use crate::host::{Warning, requests, settings};
+use crate::host::{Warning, requests, settings, testimony};
 use crate::names::DeviceId;
 
 use domains::Domains;
@@ -225,7 +226,13 @@ impl<'c> Daemon<'c> {
         let root = &self.context.root;
         let requests = requests::prepare_directory(root);
         let records = records_directory(root);
-        for (kind, directory) in [(Kind::Request, requests), (Kind::Record, records)] {
+        // Named as the records are, and of the same consequence.
+        let said = testimony::directory(root);
+        for (kind, directory) in [
+            (Kind::Request, requests),
+            (Kind::Record, records),
+            (Kind::Record, said),
+        ] {
             let watched = directory.and_then(|path| Ok(self.files.watch(kind, &path)?));
             if let Err(error) = watched {
                 let text = format!("{kind:?} files are not watched: {error}");
@@ -511,6 +518,7 @@ impl<'c> Daemon<'c> {
             if request.veto {
                 self.domains.watched(uuid).vetoed = true;
             } else {
+                self.learn(uuid, false);
                 self.devices_of(uuid);
             }
         }
@@ -527,6 +535,7 @@ impl<'c> Daemon<'c> {
                 if let Some(domain) = self.domains.known(uuid) {
                     domain.vetoed = false;
                 }
+                self.learn(uuid, true);
             }
             Happened::Stopped => self.devices_of(uuid),
         }

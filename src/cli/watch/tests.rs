@@ -99,6 +99,10 @@ impl Libvirt for Arc<Fake> {
         Ok(self.domains.lock().unwrap().keys().cloned().collect())
     }
 
+    fn is_running(&self, _uuid: &str) -> Result<bool, Failure> {
+        unreachable!("the daemon is told")
+    }
+
     fn is_autostart(&self, _uuid: &str) -> Result<bool, Failure> {
         Ok(self.autostart.load(Ordering::Relaxed))
     }
@@ -526,6 +530,73 @@ fn what_is_undefined_is_not_defined_again() {
     drop(daemon);
     let _again = host.watched();
     assert!(!path.exists());
+}
+
+/// The log of a start that has just been made, of a domain with one device.
+fn write_log(host: &Host, device: &str, end: &str) {
+    let root = &host.context.root;
+    let directory = root.join("var/log/libvirt/qemu");
+    std::fs::create_dir_all(&directory).unwrap();
+    std::fs::create_dir_all(root.join("usr/bin")).unwrap();
+    std::fs::write(root.join("usr/bin/qemu"), "\x7fELF").unwrap();
+    let now = crate::log::rfc3339(crate::host::state::now());
+    let now = now.replace('T', " ").replace('Z', ".000+0000");
+    let log = format!(
+        "{now}: starting up libvirt version: 11.3.0, qemu version: 10.0.13, kernel: x, hostname: y\n\
+         LC_ALL=C \\\n/usr/bin/qemu \\\n-uuid {UUID} \\\n-vnc none \\\n\
+         -device vfio-pci,sysfsdev=/sys/bus/mdev/devices/{device},display=on\n{}",
+        end.replace("NOW", &now)
+    );
+    let path = directory.join("g.log");
+    std::fs::write(&path, log).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(path, mode).unwrap();
+}
+
+#[test]
+fn starts_teach() {
+    // It was in use when it was asked, and no other of its type was.
+    const IN_USE: &str = "c1a20000-0000-4000-8000-000000000008";
+    let host = Host::new();
+    host.libvirt.put(&domain(IN_USE, "on", VNC));
+    let (mut daemon, receive) = host.watched();
+    let root = &host.context.root;
+    let known = || {
+        let id = IN_USE.parse().unwrap();
+        let known = crate::inventory::known(root, id, &mut Vec::new());
+        known.finding.facts.display.words().join(",")
+    };
+    let learned = |daemon: &Daemon<'_>| {
+        let what = entries(daemon);
+        what.iter().filter(|what| **what == What::Learned).count()
+    };
+    assert_eq!(known(), "unknown");
+    let refusal = format!(
+        "Z qemu: -device x: vfio {IN_USE}: vfio-display-dmabuf: opengl not available\n\
+         NOW: shutting down, reason=failed\n"
+    );
+    write_log(&host, IN_USE, &refusal);
+    let request = requests::Request {
+        domain: uuid(),
+        veto: false,
+    };
+    requests::leave(root, &request).unwrap();
+    eventually(&mut daemon, &receive, || known() == "dmabuf");
+    assert_eq!(learned(&daemon), 1);
+    // Nothing new.
+    requests::leave(root, &request).unwrap();
+    daemon.take_requests();
+    assert_eq!(learned(&daemon), 1);
+    // QEMU has started with it, so it is something else now.
+    write_log(&host, IN_USE, "");
+    host.libvirt.report(Happened::Started);
+    daemon.work_with(&receive);
+    assert_eq!((known().as_str(), learned(&daemon)), ("region", 2));
+    // What is not the domain's own is not learned.
+    write_log(&host, DMABUF, "");
+    host.libvirt.report(Happened::Started);
+    daemon.work_with(&receive);
+    assert_eq!(learned(&daemon), 2);
 }
 
 #[test]

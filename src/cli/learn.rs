@@ -1,0 +1,249 @@
+//! `gfxplane learn`: what the log of a domain's last start tells of its devices' displays.
+
+use std::io::Write;
+use std::path::Path;
+
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::cli::verify::logs::directory;
+use crate::cli::{Context, End, Failure, json};
+use crate::domain::name_and_devices;
+use crate::facts::Display;
+use crate::host::run::{self, Written};
+use crate::host::state::now;
+use crate::host::{Root, qemu_log, testimony};
+use crate::inventory::Sources;
+use crate::learn::{Lesson, learn};
+use crate::log::{By, Entry, What};
+use crate::names::DeviceId;
+use crate::probe::asking::announce;
+use crate::record::FORMAT;
+use crate::testimony::Testimony;
+use crate::version::Version;
+
+/// Learn from a domain's last start what displays its devices have
+///
+/// QEMU refuses a display that needs OpenGL where there is none, and one that a device does not have;
+/// without OpenGL it starts with no other. What the domain's log shows is believed of its own devices
+/// alone, and less than what a device says when it is asked. The daemon does this after each start.
+#[derive(Debug, clap::Args)]
+pub struct Learn {
+    /// A domain of libvirt's (name or UUID)
+    domain: String,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// A domain and where its log is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Logged<'d> {
+    /// Its name.
+    pub(super) name: &'d str,
+    /// Its UUID.
+    pub(super) uuid: Uuid,
+    /// Its vfio devices.
+    pub(super) devices: &'d [DeviceId],
+    /// Whether it runs, as libvirt says.
+    pub(super) is_running: bool,
+    /// Where libvirt has its logs.
+    pub(super) directory: &'d Path,
+}
+
+/// What was learned of one device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Learned {
+    /// Which.
+    pub(super) device: DeviceId,
+    #[serde(flatten)]
+    display: Display,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    qemu: Option<Version>,
+    /// Whether the domain started.
+    started: bool,
+    /// Whether nobody knew it from QEMU before.
+    pub(super) is_new: bool,
+}
+
+/// Why nothing was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Unlearned {
+    /// The log shows nothing, which is as it may be.
+    Nothing(String),
+    /// Something is wrong.
+    Problem(String),
+}
+
+impl Learned {
+    /// It in words.
+    pub(super) fn words(&self) -> String {
+        let version = self.qemu.as_ref().map(|version| format!(" {version}"));
+        let version = version.unwrap_or_default();
+        let word = self.display.words().join(",");
+        let why = if self.started {
+            format!("QEMU{version} has started with its display and without OpenGL")
+        } else if self.display == Display::NONE {
+            format!("QEMU{version} has found no display")
+        } else {
+            format!("QEMU{version} has refused it for want of OpenGL")
+        };
+        format!("{}: {word}: {why}", self.device)
+    }
+}
+
+/// Learns from the log of a domain, and keeps that.
+pub(super) fn learn_from(root: &Root, domain: Logged<'_>) -> Result<Vec<Learned>, Unlearned> {
+    let nothing = |text: &str| Unlearned::Nothing(text.into());
+    let log = qemu_log::tail(root, domain.directory, domain.name).map_err(Unlearned::Problem)?;
+    let log = log.ok_or_else(|| nothing("it has no log"))?;
+    let lesson = learn(&log, domain.uuid, domain.devices, domain.is_running)
+        .map_err(|why| nothing(&why.to_string()))?;
+    if lesson.started && !qemu_log::is_program(root, &lesson.emulator) {
+        return Err(nothing(
+            "its emulator is no program but a script, which may give QEMU other displays",
+        ));
+    }
+    let mut all = Vec::new();
+    for (id, display) in &lesson.displays {
+        if let Some(learned) = keep(root, domain.uuid, &lesson, *id, display)? {
+            all.push(learned);
+        }
+    }
+    if all.is_empty() {
+        return Err(nothing(
+            "the last start in its log was before the devices that are there now",
+        ));
+    }
+    Ok(all)
+}
+
+/// Keeps what was learned of one device; `None` if the start was not of the device that is there.
+fn keep(
+    root: &Root,
+    domain: Uuid,
+    lesson: &Lesson,
+    id: DeviceId,
+    display: &Display,
+) -> Result<Option<Learned>, Unlearned> {
+    let (sources, device) = Sources::read_device(root, id);
+    let device = device.filter(|device| device.driver.is_some());
+    let Some(device) = device.filter(|_| qemu_log::is_of_this_device(root, id, lesson.began))
+    else {
+        return Ok(None);
+    };
+    let testimony = Testimony {
+        format: FORMAT,
+        device: id,
+        circumstances: device.circumstances(&sources.host),
+        display: display.clone(),
+        qemu: lesson.qemu.clone(),
+        learned_from: Some(domain),
+    };
+    let written = testimony::write(root, &testimony);
+    // It may have gone meanwhile, and then nobody would forget it any more.
+    if !root.device(id).exists() {
+        let _ = run::forget(root, id);
+        return Ok(None);
+    }
+    let written = written.map_err(|error| {
+        Unlearned::Problem(format!(
+            "what was learned of {id} could not be kept: {error}"
+        ))
+    })?;
+    let is_new = written == Written::Changed;
+    if is_new && matches!(id, DeviceId::Mdev(_)) {
+        // Whoever can't be told looks at it the next time.
+        let _ = announce(root, id);
+    }
+    Ok(Some(Learned {
+        device: id,
+        display: display.clone(),
+        qemu: lesson.qemu.clone(),
+        started: lesson.started,
+        is_new,
+    }))
+}
+
+/// The entry in the log of what was done, for what is new.
+pub(super) fn entry(learned: &[Learned], domain: &str, uuid: Uuid, by: By) -> Option<Entry> {
+    let news: Vec<String> = learned
+        .iter()
+        .filter(|learned| learned.is_new)
+        .map(Learned::words)
+        .collect();
+    let entry = Entry::new(now(), What::Learned, by, domain, Some(uuid));
+    (!news.is_empty()).then(|| entry.because(news.join("; ")))
+}
+
+#[derive(Serialize)]
+struct Document<'l> {
+    format: u32,
+    domain: &'l str,
+    learned: &'l [Learned],
+    /// Why nothing was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nothing: Option<&'l str>,
+}
+
+impl Learn {
+    /// Learns, prints what, and keeps it.
+    ///
+    /// # Errors
+    /// There is no such domain, libvirt can't be reached, the log may not be read or what it shows not be
+    /// kept. That it shows nothing is no error but exit code 1.
+    pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
+        if context.root.is_recorded() {
+            let problem = "a domain of this libvirt has not run on a recorded host";
+            return Err(Failure::Usage(problem.into()).into());
+        }
+        if context.is_remote() {
+            let problem = "this libvirt is another host's, whose logs can't be read from here: run gfxplane there";
+            return Err(Failure::Environment(problem.into()).into());
+        }
+        let definition = context.libvirt.definition(&self.domain, false)?;
+        let (name, devices) = name_and_devices(&definition.xml);
+        let uuid: Uuid = definition.uuid.parse()?;
+        let directory = directory(&context.root, context.connect.as_deref())
+            .ok_or_else(|| Failure::Environment("there is no HOME to look for logs in".into()))?;
+        let logged = Logged {
+            name: &name,
+            uuid,
+            devices: &devices,
+            is_running: definition.is_active && context.libvirt.is_running(&definition.uuid)?,
+            directory: &directory,
+        };
+        let (learned, nothing) = match learn_from(&context.root, logged) {
+            Ok(learned) => (learned, None),
+            Err(Unlearned::Nothing(why)) => (Vec::new(), Some(why)),
+            Err(Unlearned::Problem(problem)) => return Err(Failure::Environment(problem).into()),
+        };
+        if let Some(state) = context.state()
+            && let Some(entry) = entry(&learned, &name, uuid, By::Learn)
+            && let Err(error) = state.append(&entry)
+        {
+            context.say(&error.to_string());
+        }
+        if self.json {
+            let document = Document {
+                format: FORMAT,
+                domain: &name,
+                learned: &learned,
+                nothing: nothing.as_deref(),
+            };
+            json(out, &document)?;
+        } else {
+            for learned in &learned {
+                writeln!(out, "{}", learned.words())?;
+            }
+            if let Some(why) = &nothing {
+                context.say(&format!("nothing is learned from {name}: {why}"));
+            }
+        }
+        Ok(if nothing.is_some() {
+            End::Refused
+        } else {
+            End::Done
+        })
+    }
+}

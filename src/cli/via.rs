@@ -1,0 +1,498 @@
+//! `gfxplane probe`, by ourselves or by a QEMU that is started for it.
+//!
+//! Some drivers open a device for nothing but a real QEMU: NVIDIA's manager looks for `-uuid` on the command
+//! line of whoever opens one. So `--via qemu` starts a domain, paused, with that device alone and nothing
+//! that has OpenGL, as `gfxplane verify` does ([`crate::cli::verify`]), and takes QEMU's answer for the
+//! device's ([`crate::verify::said::display`]). It opens the device as a guest would, with all that its driver
+//! then does, so nothing of ours does it unasked.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use clap::ValueEnum;
+use uuid::Uuid;
+
+use crate::cli::libvirt::Start;
+use crate::cli::list::display;
+use crate::cli::probe::{Probe, end, prober, row};
+use crate::cli::subject::HostSurroundings;
+use crate::cli::verify::logs::Logs;
+use crate::cli::verify::{idle, offline};
+use crate::cli::{Context, End, Failure};
+use crate::domain::Domain;
+use crate::evidence::Step;
+use crate::facts::{Display, Facts, Reason};
+use crate::fixup::Surroundings as _;
+use crate::host::requests::start_under_way;
+use crate::host::run::{self, Lock, Written};
+use crate::host::sysfs::Device;
+use crate::host::{emulator, testimony};
+use crate::inventory::{Sources, active, rule_for};
+use crate::names::DeviceId;
+use crate::probe::asking::{Outcome, announce};
+use crate::probe::{Answer, Asked, Prober, may_open};
+use crate::record::FORMAT;
+use crate::testimony::Testimony;
+use crate::verify::{name, reduce, said};
+use crate::version::Version;
+use crate::xml::Document;
+
+/// How long it may take until QEMU has answered, if nothing else is said, in seconds: a driver may
+/// take half a minute to make a device ready.
+const DEADLINE: f64 = 120.0;
+
+/// The longest, in seconds.
+const MAX_DEADLINE: f64 = 3600.0;
+
+/// The first libvirt that passes on `display` of a PCI device, as `virConnectGetLibVersion` has it. Those before
+/// drop it without a word, and then a start says nothing.
+const PCI_DISPLAY: u32 = 10_003_000;
+
+/// Ask devices what display they have
+///
+/// A device is opened for a moment, which fails harmlessly if somebody uses it. Its answer is kept
+/// until it goes away or its driver changes.
+///
+/// With --via qemu it is QEMU that opens the device and says which display interface it takes. That
+/// is believed of this device alone, and less than its own answer.
+#[derive(Debug, clap::Args)]
+pub struct ProbeCommand {
+    #[command(flatten)]
+    probe: Probe,
+    /// Start a QEMU, paused, that opens the device: for drivers that open for nothing else
+    #[arg(
+        long,
+        value_enum,
+        value_name = "PROGRAM",
+        conflicts_with_all = ["all", "type", "path", "running", "unasked"]
+    )]
+    via: Option<Via>,
+    /// With --via qemu: without libvirt
+    #[arg(long, requires = "via")]
+    offline: bool,
+}
+
+/// What opens a device instead of us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Via {
+    /// QEMU, through libvirt or by itself
+    Qemu,
+}
+
+/// What all devices of a run have in common.
+struct Asker<'c> {
+    context: &'c Context,
+    offline: bool,
+    fresh: bool,
+    deadline: Duration,
+    /// The QEMU that is started; none: libvirt chooses.
+    emulator: Option<PathBuf>,
+    surroundings: HostSurroundings<'c>,
+}
+
+impl ProbeCommand {
+    /// Whether libvirt is asked.
+    #[must_use]
+    pub fn asks_libvirt(&self) -> bool {
+        self.via.is_some() && !self.offline
+    }
+
+    /// Asks, prints, and announces what is new.
+    ///
+    /// # Errors
+    /// Those of [`Probe::run`]; QEMU can't be started. That QEMU can't tell is no error but exit
+    /// code 1.
+    pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
+        match self.via {
+            None => self.probe.run(context, &Prober::Program(prober()?), out),
+            Some(Via::Qemu) => self.via_qemu(context, out),
+        }
+    }
+
+    fn via_qemu(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
+        let seconds = self.probe.deadline.unwrap_or(DEADLINE);
+        if !(seconds > 0.0 && seconds <= MAX_DEADLINE) {
+            let problem = format!(
+                "--deadline is {seconds}: expected seconds above 0, at most {MAX_DEADLINE}"
+            );
+            return Err(Failure::Usage(problem).into());
+        }
+        if context.root.is_recorded() {
+            let problem = "a recorded host has no devices that a QEMU could open";
+            return Err(Failure::Usage(problem.into()).into());
+        }
+        if context.is_remote() && !self.offline {
+            let problem = "this libvirt is another host's, whose devices can't be seen from here: run gfxplane there";
+            return Err(Failure::Environment(problem.into()).into());
+        }
+        let id =
+            |text: &String| DeviceId::from_user(text).map_err(|e| Failure::Usage(e.to_string()));
+        let ids: Vec<DeviceId> = self
+            .probe
+            .devices
+            .iter()
+            .map(id)
+            .collect::<Result<_, _>>()?;
+        let asker = Asker {
+            context,
+            offline: self.offline,
+            fresh: self.probe.fresh,
+            deadline: Duration::from_secs_f64(seconds),
+            emulator: emulator::usual().into_iter().find(|path| path.is_file()),
+            surroundings: HostSurroundings::as_it_is(context),
+        };
+        let mut rows = Vec::new();
+        for id in ids {
+            let outcome = asker.ask(id)?;
+            if outcome.written == Some(Written::Changed)
+                && matches!(id, DeviceId::Mdev(_))
+                && let Err(warning) = announce(&context.root, id)
+            {
+                context.warn(&[warning]);
+            }
+            rows.push(row(id, outcome));
+        }
+        asker.surroundings.warn();
+        self.probe.print(&rows, out)?;
+        end(&rows)
+    }
+}
+
+impl Asker<'_> {
+    /// Asks one device, and keeps the answer.
+    fn ask(&self, id: DeviceId) -> anyhow::Result<Outcome> {
+        let root = &self.context.root;
+        let (sources, device) = Sources::read_device(root, id);
+        self.context.warn(&sources.host.warnings);
+        if let Err(error) = idle::are_there(root, &[id]) {
+            return Ok(unknown(
+                Reason::Vanished,
+                Step::Find,
+                Some(error.to_string()),
+            ));
+        }
+        let Some(device) = device else {
+            return Ok(unknown(Reason::Vanished, Step::Find, None));
+        };
+        if device.driver.is_none() {
+            return Ok(unknown(Reason::NoDriver, Step::Find, None));
+        }
+        let circumstances = device.circumstances(&sources.host);
+        let known = sources.memory.qemu.get(&id).filter(|said| {
+            said.circumstances == circumstances && said.learned_from.is_none() && !self.fresh
+        });
+        if let Some(known) = known {
+            return Ok(Outcome {
+                from_record: true,
+                ..self.answer(id, known, None)
+            });
+        }
+        let rule = rule_for(&sources.rules, &sources.host, &device);
+        if let Err(why) = may_open(&device, rule, Asked::ByName) {
+            return Ok(unknown(Reason::NotAllowed, Step::Policy, Some(why)));
+        }
+        match testimony::directory(root) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                return Ok(unknown(
+                    Reason::UnsafeState,
+                    Step::Lock,
+                    Some(error.to_string()),
+                ));
+            }
+            // It is told where the answer can't be kept.
+            _ => {}
+        }
+        let wants_kvm = active(&sources, &device).finding.facts.kvm
+            || rule.is_some_and(|rule| rule.facts.as_ref().is_some_and(|facts| facts.kvm));
+        let (said, qemu) = match self.try_it(id, &device, wants_kvm)? {
+            Tried::Said { said, qemu } => (said, qemu),
+            Tried::Not(outcome) => return Ok(outcome),
+        };
+        let display = said::display(said.as_deref());
+        if !display.is_known() {
+            let reason = display.reason().cloned().unwrap_or(Reason::OpenFailed);
+            return Ok(unknown(
+                reason,
+                Step::Open,
+                said.map(|text| text.replace('\n', "; ")),
+            ));
+        }
+        let testimony = Testimony {
+            format: FORMAT,
+            device: id,
+            circumstances,
+            display,
+            qemu,
+            learned_from: None,
+        };
+        let written = testimony::write(root, &testimony);
+        // It may have gone meanwhile, and then nobody would forget it any more.
+        if !root.device(id).exists() {
+            let _ = run::forget(root, id);
+        }
+        Ok(match written {
+            Ok(written) => Outcome {
+                written: Some(written),
+                ..self.answer(id, &testimony, None)
+            },
+            Err(error) => self.answer(id, &testimony, Some(&error)),
+        })
+    }
+
+    /// What QEMU said, and whether the device itself has said something else.
+    fn answer(&self, id: DeviceId, said: &Testimony, unkept: Option<&io::Error>) -> Outcome {
+        let version = said.qemu.as_ref().map(|version| format!(" {version}"));
+        let mut note = format!("said by QEMU{}", version.unwrap_or_default());
+        let (sources, device) = Sources::read_device(&self.context.root, id);
+        let believed = device.map(|device| active(&sources, &device).finding);
+        if let Some(finding) = believed
+            && finding.facts.display != said.display
+            && finding.facts.display.is_answer()
+            && finding
+                .evidence
+                .as_ref()
+                .is_some_and(|e| e.method.is_measured())
+        {
+            note.push_str(&format!(
+                "; the device itself said {}, which is believed first",
+                display(&finding)
+            ));
+        }
+        if let Some(error) = unkept {
+            note.push_str(&format!("; this could not be kept: {error}"));
+        }
+        let facts = Facts::of(said.display.clone());
+        Outcome {
+            answer: Answer {
+                facts,
+                path: None,
+                step: None,
+                errno: None,
+                note: None,
+            },
+            from_record: false,
+            written: None,
+            note: Some(note),
+        }
+    }
+
+    /// Has QEMU open the device: with KVM if its driver wants that, or says that it does.
+    fn try_it(&self, id: DeviceId, device: &Device, wants_kvm: bool) -> anyhow::Result<Tried> {
+        let root = &self.context.root;
+        let libvirt = &self.context.libvirt;
+        let limit = Instant::now() + self.deadline;
+        if !self.offline {
+            let users = libvirt.users()?;
+            if let Err(error) = idle::are_unused(&users, &[id]) {
+                let note = Some(error.to_string());
+                return Ok(Tried::Not(unknown(Reason::InUse, Step::Open, note)));
+            }
+            if matches!(device.id, DeviceId::Pci(_)) && libvirt.version()? < PCI_DISPLAY {
+                let note = "libvirt before 10.3 gives no PCI device a display: add --offline";
+                return Ok(Tried::Not(unknown(
+                    Reason::NotAllowed,
+                    Step::Policy,
+                    Some(note.into()),
+                )));
+            }
+            Logs::of(self.context.connect.as_deref()).sweep(&users);
+        }
+        let _held = match idle::hold(root, &[id], limit) {
+            Ok(held) => held,
+            Err(error) => {
+                let note = Some(error.to_string());
+                return Ok(Tried::Not(unknown(Reason::InUse, Step::Lock, note)));
+            }
+        };
+        // The start of a domain waits for this lock. Through libvirt that would be our own.
+        let _lock = if self.offline {
+            match Lock::of_device_until(root, id, limit) {
+                Ok(lock) => Some(lock),
+                Err(error) => {
+                    let reason = match error.kind() {
+                        io::ErrorKind::TimedOut => Reason::InUse,
+                        io::ErrorKind::PermissionDenied => Reason::Permission,
+                        _ => return Err(error.into()),
+                    };
+                    return Ok(Tried::Not(unknown(reason, Step::Lock, None)));
+                }
+            }
+        } else {
+            None
+        };
+        // Whoever asks: the QEMU of a domain that is being started must not find it open.
+        if start_under_way(root, id) {
+            let note = Some("a domain that has it was started a moment ago".into());
+            return Ok(Tried::Not(unknown(Reason::InUse, Step::Lock, note)));
+        }
+        let has_kvm = root.join("dev/kvm").exists();
+        let mut kvm = wants_kvm && has_kvm;
+        loop {
+            let (start, qemu) = self.start(id, kvm, limit);
+            let said = match start {
+                Ok(Start::Starts) => None,
+                Ok(Start::Refused(message)) => Some(message),
+                Err(error) if Instant::now() >= limit => {
+                    let note = Some(error.to_string());
+                    return Ok(Tried::Not(unknown(Reason::TimedOut, Step::Open, note)));
+                }
+                Err(error) => return Err(error),
+            };
+            let needs_vm = said::display(said.as_deref()) == Display::Unknown(Reason::NeedsVm);
+            if !needs_vm || kvm || !has_kvm {
+                return Ok(Tried::Said { said, qemu });
+            }
+            kvm = true;
+        }
+    }
+
+    /// Starts a QEMU with the device, and leaves nothing of it; which version it is.
+    fn start(
+        &self,
+        id: DeviceId,
+        kvm: bool,
+        limit: Instant,
+    ) -> (anyhow::Result<Start>, Option<Version>) {
+        let uuid = Uuid::new_v4();
+        let text = domain_with(id, kvm, !self.offline, self.emulator.as_deref());
+        let reduced = reduce(&text, &name(uuid), uuid, &Default::default());
+        let reduced = reduced.expect("it is a domain").xml;
+        let document = Document::parse(&reduced).expect("what we wrote is XML");
+        let domain = Domain::new(&document).expect("it is a domain");
+        let mut abilities = self.surroundings.abilities(&domain);
+        let qemu = abilities.qemu.clone();
+        let start = if self.offline {
+            // Whatever libvirt is installed, it has no part in this.
+            abilities.libvirt = None;
+            offline::start(&domain, &abilities, limit)
+        } else {
+            let started = self
+                .context
+                .libvirt
+                .start(&reduced, &uuid.to_string(), limit);
+            Logs::of(self.context.connect.as_deref()).remove(&name(uuid));
+            started.map_err(Into::into)
+        };
+        (start, qemu.filter(|_| self.emulator.is_some()))
+    }
+}
+
+/// What came of a try.
+enum Tried {
+    /// QEMU started, or said something.
+    Said {
+        said: Option<String>,
+        qemu: Option<Version>,
+    },
+    /// There was none.
+    Not(Outcome),
+}
+
+fn unknown(reason: Reason, step: Step, note: Option<String>) -> Outcome {
+    Outcome {
+        answer: Answer::none(reason, step),
+        from_record: false,
+        written: None,
+        note,
+    }
+}
+
+/// A domain with one device, and no screen but its. libvirt takes `display='on'` only where there are
+/// graphics; VNC that listens nowhere is the least, and has no OpenGL.
+fn domain_with(id: DeviceId, kvm: bool, graphics: bool, emulator: Option<&Path>) -> String {
+    let virt_type = if kvm { "kvm" } else { "qemu" };
+    let emulator = emulator.map_or_else(String::new, |path| {
+        format!(
+            "<emulator>{}</emulator>",
+            crate::xml::escape(&path.to_string_lossy())
+        )
+    });
+    let graphics = if graphics {
+        "<graphics type='vnc'><listen type='none'/></graphics><video><model type='none'/></video>"
+    } else {
+        ""
+    };
+    let hostdev = match id {
+        DeviceId::Mdev(uuid) => format!(
+            "<hostdev mode='subsystem' type='mdev' model='vfio-pci' display='on'><source>\
+             <address uuid='{uuid}'/></source></hostdev>"
+        ),
+        DeviceId::Pci(pci) => format!(
+            "<hostdev mode='subsystem' type='pci' managed='no' display='on'><source>\
+             <address domain='0x{:04x}' bus='0x{:02x}' slot='0x{:02x}' function='0x{:x}'/></source></hostdev>",
+            pci.domain, pci.bus, pci.device, pci.function
+        ),
+    };
+    format!(
+        "<domain type='{virt_type}'><name>gfxplane</name><os><type>hvm</type></os>\
+         <devices>{emulator}{graphics}{hostdev}</devices></domain>"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::abilities::Abilities;
+    use crate::verify::argv::call;
+
+    #[test]
+    fn what_qemu_is_called_with() {
+        for (id, kvm, expected) in [
+            (
+                "c1a20000-0000-4000-8000-000000000002",
+                false,
+                r#""sysfsdev":"/sys/bus/mdev/devices/c1a20000-0000-4000-8000-000000000002","id":"hostdev0","display":"on""#,
+            ),
+            (
+                "0000:06:00.4",
+                true,
+                r#""host":"0000:06:00.4","id":"hostdev0","display":"on""#,
+            ),
+        ] {
+            let uuid = Uuid::from_u128(7);
+            let text = domain_with(id.parse().unwrap(), kvm, false, Some(Path::new("/q")));
+            let xml = reduce(&text, &name(uuid), uuid, &Abilities::default())
+                .unwrap()
+                .xml;
+            let document = Document::parse(&xml).unwrap();
+            let call = call(&Domain::new(&document).unwrap(), &Abilities::default(), 1).unwrap();
+            let line = call.arguments.join(" ");
+            assert_eq!(call.program, Path::new("/q"));
+            for wanted in [
+                expected,
+                "-uuid 00000000-0000-0000-0000-000000000007",
+                "-S",
+                "-display none",
+                if kvm { "-accel kvm" } else { "-accel tcg" },
+            ] {
+                assert!(line.contains(wanted), "{wanted}: {line}");
+            }
+            assert_eq!(line.matches("-device").count(), 1, "{line}");
+            for other in ["-vnc", "-spice", "gl"] {
+                assert!(!line.contains(other), "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_libvirt_is_given() {
+        for id in ["c1a20000-0000-4000-8000-000000000002", "0000:06:00.4"] {
+            let text = domain_with(id.parse().unwrap(), false, true, None);
+            let xml = reduce(&text, "n", Uuid::nil(), &Abilities::default())
+                .unwrap()
+                .xml;
+            for wanted in [
+                "<listen type='none'/>",
+                "display='on'",
+                "<model type='none'/>",
+            ] {
+                assert!(xml.contains(wanted), "{xml}");
+            }
+            assert!(
+                !xml.contains("<gl") && !xml.contains("managed='yes'"),
+                "{xml}"
+            );
+        }
+    }
+}

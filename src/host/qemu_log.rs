@@ -1,0 +1,161 @@
+//! The logs that libvirt and QEMU write of domains, and whether one is about a device as it is now.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use nix::libc;
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::geteuid;
+
+use crate::host::{Root, is_absent, run};
+use crate::names::DeviceId;
+
+/// As much of the end of a log is read. A start is some 10 KiB, and virtlogd begins a new file
+/// at 2 MiB (virtlogd.conf, `max_size`).
+const TAIL: u64 = 1024 * 1024;
+
+/// The end of a domain's log; `None` if there is none. `directory`: where libvirt has them. A guest's own
+/// process writes into it, by way of virtlogd, so only a regular file is read that is root's or our
+/// user's and nobody else may write, with one name and no link.
+///
+/// # Errors
+/// Why it is not read, with the file.
+pub fn tail(root: &Root, directory: &Path, domain: &str) -> Result<Option<String>, String> {
+    // libvirt takes no such name either (src/conf/domain_conf.c, virDomainDefParseXML).
+    if domain.is_empty() || domain.contains('/') {
+        return Err(format!("{domain:?} is no name of a domain"));
+    }
+    let path = directory.join(format!("{domain}.log"));
+    let problem = |text: &str| format!("{}: {text}", path.display());
+    let mut options = OpenOptions::new();
+    // O_NONBLOCK: a FIFO in this place must not hold us up.
+    options
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let mut file = match options.open(&path) {
+        Err(error) if is_absent(&error) => return Ok(None),
+        Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
+            return Err(problem("not read: it is a link"));
+        }
+        result => result.map_err(|error| problem(&error.to_string()))?,
+    };
+    read_tail(root, &mut file)
+        .map(Some)
+        .map_err(|text| problem(&text))
+}
+
+fn read_tail(root: &Root, file: &mut File) -> Result<String, String> {
+    let metadata = file.metadata().map_err(|error| error.to_string())?;
+    if !metadata.is_file() {
+        return Err("not read: it is no regular file".into());
+    }
+    if metadata.nlink() != 1 {
+        return Err("not read: it has another name, too".into());
+    }
+    if let Some(why) = run::untrusted(root, &metadata, Some(geteuid().as_raw()), 0) {
+        return Err(format!("not read: it {why}"));
+    }
+    let start = metadata.len().saturating_sub(TAIL);
+    let mut bytes = Vec::new();
+    file.seek(SeekFrom::Start(start))
+        .and_then(|_| file.take(TAIL).read_to_end(&mut bytes))
+        .map_err(|error| error.to_string())?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Whether what was run is a program of the machine's, and no script.
+#[must_use]
+pub fn is_program(root: &Root, emulator: &Path) -> bool {
+    let mut start = [0; 4];
+    let path = root.join(emulator.strip_prefix("/").unwrap_or(emulator));
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut start));
+    read.is_ok() && start == *b"\x7fELF"
+}
+
+/// Whether a start at this time (since 1970) was of the device that is there now: in this boot,
+/// and not before udev first saw it. Where no udev knows the device, the boot decides.
+#[must_use]
+pub fn is_of_this_device(root: &Root, id: DeviceId, began: Duration) -> bool {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    // A clock that was set back makes it look as if it was yet to come.
+    let Some(ago) = now.ok().and_then(|now| now.checked_sub(began)) else {
+        return false;
+    };
+    let at = |clock| Some(Duration::from(clock_gettime(clock).ok()?));
+    let in_this_boot = at(ClockId::CLOCK_BOOTTIME).is_some_and(|up| ago <= up);
+    let since = run::initialized_at(root, id);
+    let began = at(ClockId::CLOCK_MONOTONIC).map(|now| now.saturating_sub(ago));
+    in_this_boot && since.is_none_or(|since| began >= Some(since))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+
+    fn refused(root: &Root, directory: &Path, name: &str) -> String {
+        tail(root, directory, name).unwrap_err()
+    }
+
+    #[test]
+    fn only_a_file_that_nobody_else_can_have_put_there() {
+        let keep = tempfile::tempdir().unwrap();
+        let (root, at) = (Root::strict(keep.path()), keep.path());
+        let log = |name: &str| at.join(format!("{name}.log"));
+        assert_eq!(tail(&root, at, "none"), Ok(None));
+        fs::write(log("guest"), "text \u{e9}\n").unwrap();
+        fs::set_permissions(log("guest"), Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(tail(&root, at, "guest"), Ok(Some("text \u{e9}\n".into())));
+        fs::set_permissions(log("guest"), Permissions::from_mode(0o620)).unwrap();
+        assert!(refused(&root, at, "guest").contains("can be written by others"));
+        fs::set_permissions(log("guest"), Permissions::from_mode(0o600)).unwrap();
+        fs::hard_link(log("guest"), log("second")).unwrap();
+        assert!(refused(&root, at, "second").contains("another name"));
+        std::os::unix::fs::symlink(log("guest"), log("link")).unwrap();
+        assert!(refused(&root, at, "link").contains("is a link"));
+        nix::unistd::mkfifo(&log("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(refused(&root, at, "fifo").contains("no regular file"));
+        for name in ["", "../guest"] {
+            assert!(refused(&root, at, name).contains("no name of a domain"));
+        }
+    }
+
+    #[test]
+    fn no_more_than_the_end_is_read() {
+        let keep = tempfile::tempdir().unwrap();
+        let root = Root::recorded(keep.path());
+        let mut text = vec![b'x'; usize::try_from(TAIL).unwrap()];
+        text.extend(b"\xff\nend\n");
+        fs::write(keep.path().join("guest.log"), &text).unwrap();
+        let read = tail(&root, keep.path(), "guest").unwrap().unwrap();
+        assert!(read.ends_with("x\u{fffd}\nend\n"));
+        assert_eq!(read.len(), text.len() - 6 + 2);
+    }
+
+    #[test]
+    fn a_start_of_another_boot_or_device_is_none_of_this_one() {
+        let keep = tempfile::tempdir().unwrap();
+        let root = Root::recorded(keep.path());
+        let id: DeviceId = "c1a20000-0000-4000-8000-000000000002".parse().unwrap();
+        let now = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap();
+        let up = Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).unwrap());
+        let minute = Duration::from_secs(60);
+        assert!(is_of_this_device(&root, id, now));
+        assert!(!is_of_this_device(&root, id, now - up - minute));
+        assert!(!is_of_this_device(&root, id, now + minute * 60));
+        let data = keep.path().join("run/udev/data");
+        fs::create_dir_all(&data).unwrap();
+        let seen = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap()) + minute;
+        let text = format!("I:{}\n", seen.as_micros());
+        fs::write(data.join(format!("+mdev:{id}")), text).unwrap();
+        assert!(!is_of_this_device(&root, id, now), "it was made after that");
+        fs::write(data.join(format!("+mdev:{id}")), "I:1\n").unwrap();
+        assert!(is_of_this_device(&root, id, now));
+    }
+}

@@ -1,0 +1,93 @@
+//! What is learned from logs. Each folder in `tests/learn` is a case:
+//!
+//! * `log`: the log of a domain, as libvirt and QEMU write it. The messages are those of
+//!   `tests/vm/matrix-measured`, and of GVT-g in public reports;
+//! * `case.toml`: `domain` (its UUID); `devices`, those that it has; `running = true` if it runs;
+//! * `learned.txt`: what must come out.
+//!
+//! `UPDATE_GOLDEN=1 cargo test --test cases` writes the last anew: read what git says then.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+
+use gfxplane::learn::learn;
+use gfxplane::log::rfc3339;
+use gfxplane::names::DeviceId;
+use libtest_mimic::{Failed, Trial};
+use serde::Deserialize;
+use uuid::Uuid;
+
+use crate::support::hosts::{entries, golden};
+
+#[derive(Deserialize)]
+struct Case {
+    domain: Uuid,
+    devices: Vec<DeviceId>,
+    #[serde(default)]
+    running: bool,
+}
+
+/// All cases.
+pub(crate) fn trials() -> Vec<Trial> {
+    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/learn");
+    let folders = entries(&cases);
+    assert!(!folders.is_empty(), "{} is empty", cases.display());
+    folders
+        .into_iter()
+        .map(|name| {
+            let folder = cases.join(&name);
+            Trial::test(format!("learn::{name}"), move || of_folder(&folder))
+        })
+        .collect()
+}
+
+fn of_folder(folder: &Path) -> Result<(), Failed> {
+    let wanted = ["case.toml", "learned.txt", "log"].map(String::from);
+    let stray: Vec<String> = entries(folder)
+        .difference(&BTreeSet::from(wanted))
+        .cloned()
+        .collect();
+    if !stray.is_empty() {
+        return Err(format!("nothing looks at {stray:?}").into());
+    }
+    let case: Case = toml::from_str(&fs::read_to_string(folder.join("case.toml"))?)?;
+    let log = fs::read_to_string(folder.join("log"))?;
+    let mut said = String::new();
+    match learn(&log, case.domain, &case.devices, case.running) {
+        Err(why) => writeln!(said, "nothing: {why}")?,
+        Ok(lesson) => {
+            let qemu = lesson.qemu.map(|version| version.to_string());
+            let what = if lesson.started { "started" } else { "refused" };
+            writeln!(said, "began: {}", rfc3339(lesson.began.as_secs()))?;
+            writeln!(said, "qemu: {}", qemu.as_deref().unwrap_or("not known"))?;
+            writeln!(said, "emulator: {}", lesson.emulator.display())?;
+            writeln!(said, "domain: {what}")?;
+            for (id, display) in lesson.displays {
+                writeln!(said, "{id}: {}", display.words().join(" and "))?;
+            }
+        }
+    }
+    cut_anywhere(&log, &case)?;
+    golden(&folder.join("learned.txt"), &said)
+}
+
+/// Of a log that lacks its beginning or end nothing else is learned than of the whole one, and it
+/// breaks nothing.
+fn cut_anywhere(log: &str, case: &Case) -> Result<(), Failed> {
+    let whole = learn(log, case.domain, &case.devices, case.running);
+    for at in (0..log.len())
+        .step_by(7)
+        .filter(|at| log.is_char_boundary(*at))
+    {
+        let tail = learn(&log[at..], case.domain, &case.devices, case.running);
+        if let Ok(lesson) = tail
+            && Ok(&lesson) != whole.as_ref()
+        {
+            return Err(format!("from byte {at} on another thing is learned: {lesson:?}").into());
+        }
+        let _ = learn(&log[..at], case.domain, &case.devices, case.running);
+    }
+    Ok(())
+}
