@@ -38,6 +38,7 @@ deb: setup setup-deb
 # it, for hours.
 test-vm: deb
 	tests/vm/suite $(SUITE) $(DEB)
+	tests/vm/types $(SUITE) $(DEB)
 	tests/vm/automatic $(SUITE) $(DEB)
 	tests/vm/running $(SUITE) $(DEB)
 	tests/vm/matrix $(SUITE) $(DEB) $(if $(FULL),,--sample)

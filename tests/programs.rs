@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use gfxplane::host::Root;
 use gfxplane::host::run::Lock;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 const TOOL: &str = env!("CARGO_BIN_EXE_gfxplane");
 const PROBER: &str = env!("CARGO_BIN_EXE_gfxplane-probe");
@@ -78,6 +80,34 @@ fn exit_codes_of_the_tool() {
             &["--root", root, "probe", "--deadline", "0", DEVICE],
             2,
             "--deadline is 0",
+        ),
+        (
+            &["--root", root, "probe", "--type", "mdpy", "--instantiate"],
+            2,
+            "expected PARENT/TYPE",
+        ),
+        (
+            &["--root", root, "probe", "--type", "mdpy/x", "--instantiate"],
+            3,
+            "no parent here has it",
+        ),
+        (
+            &[
+                "--root",
+                root,
+                "probe",
+                "--type",
+                "mdpy/mdpy-hd",
+                "--instantiate",
+                "--force",
+            ],
+            3,
+            "recorded host",
+        ),
+        (
+            &["--root", root, "probe", "--type", "mdpy/mdpy-hd", "--force"],
+            2,
+            "--instantiate",
         ),
         (
             &["--root", root, "nodedev-dumpxml", "gpu"],
@@ -159,6 +189,30 @@ fn the_prober_alone() {
         text(&child.stdout),
         "GFXPLANE_DISPLAY=unknown\nGFXPLANE_DISPLAY_REASON=vanished\n"
     );
+}
+
+/// Whoever made the device may have been ended by a signal to all of its service or terminal.
+#[test]
+fn a_keeper_outlives_its_maker() {
+    let mut keeper = Command::new(PROBER)
+        .args(["--keep", "00000000-0000-0000-0000-00000000ffff"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pid = Pid::from_raw(keeper.id().cast_signed());
+    let status = format!("/proc/{pid}/status");
+    // SIGHUP, SIGINT and SIGTERM.
+    let blocks = |line: &str| line.starts_with("SigBlk:") && line.ends_with("4003");
+    while !fs::read_to_string(&status).unwrap().lines().any(blocks) {
+        assert!(keeper.try_wait().unwrap().is_none(), "it waits for us");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM] {
+        kill(pid, signal).unwrap();
+    }
+    drop(keeper.stdin.take());
+    let status = keeper.wait().unwrap();
+    assert!(status.code().is_some(), "{status}");
 }
 
 /// A host of our own with one mdev that has a record.

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Context as _;
 use serde::Serialize;
@@ -14,13 +14,15 @@ use crate::config;
 use crate::evidence::{OpenPath, Step};
 use crate::facts::{Display, Facts, Reason};
 use crate::host::run::Written;
+use crate::host::sysfs::{MdevType, Parent};
 use crate::host::{Root, Warning, settings, sysfs};
-use crate::inventory::Sources;
+use crate::inventory::{Sources, rule_for_type};
 use crate::names::DeviceId;
 use crate::probe::asking::{Outcome, Request, announce, ask_and_keep};
-use crate::probe::instance::Instance;
+use crate::probe::instance::{Instance, clean_up};
 use crate::probe::{Asked, Prober};
 use crate::record::FORMAT;
+use crate::rules::Open;
 
 /// The program that opens devices.
 const PROBER: &str = "gfxplane-probe";
@@ -52,6 +54,9 @@ pub struct Probe {
     /// Make a device of that type, ask it, and remove it
     #[arg(long, requires = "type")]
     instantiate: bool,
+    /// Make it even if meanwhile nobody else can make a device of this type, or of another
+    #[arg(long, requires = "instantiate")]
+    force: bool,
     /// Ask the device even if its record still holds
     #[arg(long)]
     pub(super) fresh: bool,
@@ -109,8 +114,13 @@ impl Probe {
             }
             None => config.deadline,
         };
+        // What somebody who was killed has left.
+        warnings.extend(clean_up(&context.root, prober.program(), deadline).err());
         let instance = match &self.of_type {
-            Some(of_type) => Some(instantiate(&context.root, of_type, deadline)?),
+            Some(of_type) => {
+                let limit = Instant::now() + deadline;
+                Some(self.instantiate(&context.root, prober, of_type, limit)?)
+            }
             None => None,
         };
         let (ids, asked) = if let Some(instance) = &instance {
@@ -144,11 +154,20 @@ impl Probe {
         };
         let outcomes = ask_all(context, &ids, &request, &mut warnings);
         for (id, outcome) in ids.iter().zip(&outcomes) {
+            // What goes at once is not announced.
             if outcome.written == Some(Written::Changed)
+                && instance.is_none()
                 && matches!(id, DeviceId::Mdev(_))
                 && let Err(warning) = announce(&context.root, *id)
             {
                 warnings.push(warning);
+            }
+        }
+        if let Some(instance) = instance {
+            let path = context.root.device(instance.id);
+            if !instance.end(Instant::now() + deadline) {
+                let problem = "made to be asked, and not removed yet: its driver does not let go of it; it goes when that does, or a later run removes it";
+                warnings.push(Warning::new(path, problem));
             }
         }
         context.warn(&warnings);
@@ -178,26 +197,71 @@ impl Probe {
             Ok(lines.try_for_each(|row| writeln!(out, "{}", sentence(row)))?)
         }
     }
+
+    /// Makes the device that `--type` asks for.
+    fn instantiate(
+        &self,
+        root: &Root,
+        prober: &Prober,
+        text: &str,
+        limit: Instant,
+    ) -> anyhow::Result<Instance> {
+        let (parent, type_id) = text.split_once('/').ok_or_else(|| {
+            Failure::Usage(format!(
+                "--type {text:?}: expected PARENT/TYPE, as in list --types"
+            ))
+        })?;
+        let sources = Sources::read(root);
+        let known = sources.host.parents.iter().find(|p| p.name == parent);
+        let of_type =
+            known.and_then(|known| known.types.iter().find(|of_type| of_type.id == type_id));
+        let Some((known, of_type)) = known.zip(of_type) else {
+            let problem = format!("--type {text:?}: no parent here has it");
+            return Err(Failure::Environment(problem).into());
+        };
+        if root.is_recorded() {
+            let problem = "nothing can be made on a recorded host";
+            return Err(Failure::Environment(problem.into()).into());
+        }
+        let problem = |problem: &dyn std::fmt::Display| format!("--type {text:?}: {problem}");
+        if let Err(why) = may_open_type(&sources, known, of_type) {
+            let why = format!("not made, as it would not be opened: {why}");
+            return Err(Failure::Refused(problem(&why)).into());
+        }
+        let wanted = (parent, type_id);
+        let made = Instance::make(
+            root,
+            prober.program(),
+            wanted,
+            &known.types,
+            self.force,
+            limit,
+        );
+        made.map_err(|error| match error.is_refusal() {
+            true => Failure::Refused(problem(&error)).into(),
+            false => Failure::Environment(problem(&error)).into(),
+        })
+    }
 }
 
-/// Makes the device that `--type` asks for.
-fn instantiate(root: &Root, text: &str, deadline: Duration) -> anyhow::Result<Instance> {
-    let (parent, type_id) = text.split_once('/').ok_or_else(|| {
-        Failure::Usage(format!(
-            "--type {text:?}: expected PARENT/TYPE, as in list --types"
-        ))
-    })?;
-    let host = sysfs::read(root, &[]);
-    let known = host.parents.iter().find(|known| known.name == parent);
-    if !known.is_some_and(|known| known.types.iter().any(|of_type| of_type.id == type_id)) {
-        return Err(Failure::Environment(format!("--type {text:?}: no parent here has it")).into());
+/// Whether a device of a type may be opened when it is named, as [`crate::probe::may_open`] has it
+/// of one that is there.
+fn may_open_type(sources: &Sources, parent: &Parent, of_type: &MdevType) -> Result<(), String> {
+    if let Some(api) = of_type
+        .device_api
+        .as_deref()
+        .filter(|api| *api != "vfio-pci")
+    {
+        return Err(format!(
+            "its device_api is {api}, which has no display to ask for"
+        ));
     }
-    if root.is_recorded() {
-        return Err(Failure::Environment("nothing can be made on a recorded host".into()).into());
+    match rule_for_type(sources, Some(parent), &of_type.id, Some(of_type)) {
+        Some(rule) if rule.open == Open::Never => {
+            Err(format!("rule {} says never to open it", rule.name))
+        }
+        _ => Ok(()),
     }
-    let limit = Instant::now() + deadline;
-    Instance::make(root, parent, type_id, limit)
-        .map_err(|error| Failure::Environment(format!("making a device of {text}: {error}")).into())
 }
 
 fn ask_all(

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{Flock, FlockArg, RenameFlags, renameat2};
 use nix::libc;
 
+use crate::evidence::Method;
 use crate::facts::Facts;
 use crate::host::{Last, Root, Warning, is_absent, requests, saw, testimony, tree};
 use crate::names::DeviceId;
@@ -103,6 +104,7 @@ pub fn write_record(root: &Root, record: &Record, parent: Option<&str>) -> io::R
         Path::new("devices"),
         &record.device.to_string(),
         &record.facts,
+        Method::Probe,
     )?;
     // What says nothing of the device says nothing of its type.
     if let Some(type_id) = record.circumstances.type_id.as_deref()
@@ -115,6 +117,7 @@ pub fn write_record(root: &Root, record: &Record, parent: Option<&str>) -> io::R
                 &Path::new("mdev_supported_types").join(parent),
                 type_id,
                 &record.facts,
+                Method::Sibling,
             )?;
         }
         let known = read(root, &type_path, &mut Vec::new());
@@ -135,6 +138,15 @@ pub fn write_record(root: &Root, record: &Record, parent: Option<&str>) -> io::R
     } else {
         Written::Changed
     })
+}
+
+/// Publishes the tree of a device that is not asked: what is known of it otherwise.
+///
+/// # Errors
+/// As [`write_record`].
+pub fn publish_unasked(root: &Root, id: DeviceId, facts: &Facts, method: Method) -> io::Result<()> {
+    let _one_writer = one_writer(root)?;
+    publish(root, Path::new("devices"), &id.to_string(), facts, method)
 }
 
 /// Forgets a device that is gone: its record, what QEMU said of it, its tree, its lock. What its type was found to be
@@ -191,7 +203,11 @@ impl Lock {
     }
 
     /// `None`: there is no such file, and it is not to be made.
-    fn wait(path: &Path, make: bool, limit: Option<Instant>) -> io::Result<Option<Self>> {
+    pub(super) fn wait(
+        path: &Path,
+        make: bool,
+        limit: Option<Instant>,
+    ) -> io::Result<Option<Self>> {
         let mut options = OpenOptions::new();
         options
             .read(true)
@@ -425,11 +441,11 @@ pub(super) fn replace(directory: &Path, path: &Path, content: &[u8]) -> io::Resu
 
 /// Swaps one directory of the tree in, whole: whoever reads sees the old one or the new one. One
 /// that says the same already stays.
-fn publish(root: &Root, below: &Path, name: &str, facts: &Facts) -> io::Result<()> {
+fn publish(root: &Root, below: &Path, name: &str, facts: &Facts, method: Method) -> io::Result<()> {
     if !below.iter().all(|part| part.to_str().is_some_and(is_plain)) || !is_plain(name) {
         return Ok(());
     }
-    if tree::is_of(&root.join(BASE).join(below).join(name), facts) {
+    if tree::is_of(&root.join(BASE).join(below).join(name), facts, method) {
         return Ok(());
     }
     let mut place = directory(
@@ -450,7 +466,7 @@ fn publish(root: &Root, below: &Path, name: &str, facts: &Facts) -> io::Result<(
         .prefix(".new-")
         .tempdir_in(root.join(BASE))?;
     fs::set_permissions(new.path(), Permissions::from_mode(0o755))?;
-    tree::write(new.path(), facts)?;
+    tree::write(new.path(), facts, method)?;
     let target = place.join(name);
     let here = nix::fcntl::AT_FDCWD;
     match renameat2(
@@ -563,6 +579,21 @@ mod tests {
                 .all(|name| !name.to_string_lossy().starts_with('.')),
             "{left:?}"
         );
+    }
+
+    #[test]
+    fn a_device_that_is_not_asked_is_published_and_forgotten() {
+        let (_keep, root) = host();
+        let id = "0000:01:00.0".parse().unwrap();
+        let facts = Facts::of(Display::NONE);
+        publish_unasked(&root, id, &facts, Method::Rule).unwrap();
+        let tree = root.join(BASE).join("devices/0000:01:00.0");
+        let read = |name: &str| fs::read_to_string(tree.join(name)).unwrap();
+        assert_eq!(read("evidence"), "rule\n");
+        assert_eq!(read("vfio-pci/device/gfx_plane/region"), "0\n");
+        assert_eq!(read_record(&root, id, &mut Vec::new()), None);
+        forget(&root, id).unwrap();
+        assert!(!tree.exists());
     }
 
     #[test]

@@ -3,12 +3,14 @@
 //!
 //! No kernel has it. It is read where a kernel would have it (below `mdev_supported_types/TYPE`)
 //! and published below `/run/gfxplane`, both by type as in the mail and by device, because sysfs
-//! would serve mdevs alone.
+//! would serve mdevs alone. What is published has a file more beside `vfio-pci`, `evidence`, which a
+//! kernel's would not need: how it is known.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
 
+use crate::evidence::Method;
 use crate::facts::{Display, DisplayInterface, Facts};
 use crate::host::{Warning, read_text};
 
@@ -36,15 +38,16 @@ pub fn read_gfx_plane(device: &Path, warnings: &mut Vec<Warning>) -> Option<Disp
         .then(|| Display::from_answers(dmabuf.unwrap_or(false), region.unwrap_or(false)))
 }
 
-/// Writes the `vfio-pci/device` part for these facts into an empty directory.
+/// Writes the `vfio-pci/device` part for these facts into an empty directory, and `evidence`, how
+/// they are known.
 ///
 /// `gfx_plane` is left out if the display is unknown, `irqs` and `regions` if the device was not
 /// asked. Numbers are decimal for counts, hexadecimal for flags, offsets and sizes.
 ///
 /// # Errors
 /// Any error of the file system.
-pub fn write(directory: &Path, facts: &Facts) -> io::Result<()> {
-    for (name, content) in entries(facts) {
+pub fn write(directory: &Path, facts: &Facts, method: Method) -> io::Result<()> {
+    for (name, content) in entries(facts, method) {
         let path = directory.join(name);
         match content {
             None => fs::create_dir(path)?,
@@ -56,8 +59,8 @@ pub fn write(directory: &Path, facts: &Facts) -> io::Result<()> {
 
 /// Whether a directory has what [`write()`] would put there for these facts, and nothing else.
 #[must_use]
-pub fn is_of(directory: &Path, facts: &Facts) -> bool {
-    let entries = entries(facts);
+pub fn is_of(directory: &Path, facts: &Facts, method: Method) -> bool {
+    let entries = entries(facts, method);
     let is_as = |(name, content): &(String, Option<String>)| {
         let path = directory.join(name);
         let Some(content) = content else {
@@ -78,9 +81,13 @@ pub fn is_of(directory: &Path, facts: &Facts) -> bool {
 }
 
 /// Directories (without content) and files of the tree, each after what it is in.
-fn entries(facts: &Facts) -> Vec<(String, Option<String>)> {
+fn entries(facts: &Facts, method: Method) -> Vec<(String, Option<String>)> {
     const DEVICE: &str = "vfio-pci/device";
-    let mut entries = vec![("vfio-pci".to_owned(), None), (DEVICE.to_owned(), None)];
+    let mut entries = vec![
+        ("evidence".to_owned(), Some(format!("{}\n", method.word()))),
+        ("vfio-pci".to_owned(), None),
+        (DEVICE.to_owned(), None),
+    ];
     if let Display::Known(interfaces) = &facts.display {
         entries.push((format!("{DEVICE}/gfx_plane"), None));
         for kind in [DisplayInterface::Dmabuf, DisplayInterface::Region] {
@@ -134,9 +141,11 @@ mod tests {
             Display::NONE,
         ] {
             let directory = tempfile::tempdir().unwrap();
-            write(directory.path(), &Facts::of(display.clone())).unwrap();
+            write(directory.path(), &Facts::of(display.clone()), Method::Rule).unwrap();
             let mut warnings = Vec::new();
             let device = directory.path().join("vfio-pci/device");
+            let evidence = fs::read_to_string(directory.path().join("evidence"));
+            assert_eq!(evidence.unwrap(), "rule\n");
             assert_eq!(read_gfx_plane(&device, &mut warnings), Some(display));
             assert!(warnings.is_empty());
         }
@@ -148,6 +157,7 @@ mod tests {
         write(
             directory.path(),
             &Facts::of(Display::Unknown(Reason::TimedOut)),
+            Method::Probe,
         )
         .unwrap();
         assert_eq!(
@@ -197,11 +207,13 @@ mod tests {
         ];
         for facts in &all {
             let directory = tempfile::tempdir().unwrap();
-            assert!(!is_of(directory.path(), facts), "nothing is there");
-            write(directory.path(), facts).unwrap();
+            let is = |facts, method| is_of(directory.path(), facts, method);
+            assert!(!is(facts, Method::Probe), "nothing is there");
+            write(directory.path(), facts, Method::Probe).unwrap();
             for others in &all {
-                assert_eq!(is_of(directory.path(), others), facts == others);
+                assert_eq!(is(others, Method::Probe), facts == others);
             }
+            assert!(!is(facts, Method::Rule), "known otherwise");
         }
     }
 

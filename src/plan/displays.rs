@@ -5,6 +5,7 @@ use crate::plan::frontends::{self, Wanted};
 use crate::plan::planner::{Planner, how_known};
 use crate::plan::{Level, Note, Topic};
 use crate::policy::{Displays, Unknown};
+use crate::predict::versions::{Libvirt, PCI_DISPLAY};
 use crate::predict::{About, Danger, predict};
 use crate::screens::Found;
 
@@ -74,6 +75,22 @@ impl Planner<'_, '_, '_> {
             with.vgpus[place].set_display(true);
             let id = vgpu.id;
             let words = vgpu.known.finding.facts.display.words().join(" and ");
+            let takes = |libvirt: &Libvirt| libvirt.takes_display(id);
+            if !Libvirt::possible(self.abilities).iter().any(takes) {
+                let hostdev = self.hostdev(vgpu);
+                // What is dropped is said in the end.
+                if hostdev.display.is_none() && hostdev.ramfb.is_none() {
+                    self.note(
+                        Level::Info,
+                        About::Device(id),
+                        format!(
+                            "it has a display ({words}, measured), which this libvirt can't switch on"
+                        ),
+                        &[&format!("libvirt {} or later", PCI_DISPLAY.since())],
+                    );
+                }
+                continue;
+            }
             let now = predict(&self.screens, self.abilities);
             let then = predict(&with, self.abilities);
             let mut wanted = self.wanted();

@@ -1,6 +1,6 @@
 //! What goes with a display: ramfb for firmware and boot, the OpRegion for a guest's driver.
 
-use crate::plan::planner::Planner;
+use crate::plan::planner::{Planner, how_known};
 use crate::plan::{Action, Level};
 use crate::policy::BootDisplay;
 use crate::predict::About;
@@ -95,6 +95,7 @@ impl Planner<'_, '_, '_> {
                 continue;
             }
             let device = vgpu.id;
+            let known = how_known(vgpu);
             match by_default {
                 Some(true) => {}
                 Some(false) => {
@@ -105,7 +106,7 @@ impl Planner<'_, '_, '_> {
                         name,
                         value,
                     };
-                    let reason = format!("the guest is Windows, whose driver wants the OpRegion, and QEMU before {} hands it on only when told", OPREGION_BY_DEFAULT.since());
+                    let reason = format!("the guest is Windows, whose driver wants the OpRegion{known}, and QEMU before {} hands it on only when told", OPREGION_BY_DEFAULT.since());
                     self.change(action, reason);
                 }
                 None => self.note(

@@ -1,57 +1,576 @@
 //! A mediated device made for the sake of one question: what a type is, before anybody has one.
+//!
+//! It goes again whatever happens to whoever made it. Before it is made there is a mark
+//! ([`instances`]), whose lock its maker holds, and a keeper: a process of its own
+//! (`gfxplane-probe --keep UUID`) that waits for its maker's end, be that an exit, a panic or a
+//! signal, SIGKILL included, and then removes the device and the mark. If the keeper is killed as
+//! well, the mark is left and nobody holds it: [`sweep`] removes the device in a later run.
+//!
+//! Nobody but a keeper or a sweep, which are processes of their own, writes to a device's `remove`:
+//! the kernel lets that wait, and no signal ends the wait, until the driver lets go of the device.
 
-use std::fs;
-use std::io;
-use std::path::PathBuf;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{SigSet, Signal};
 use uuid::Uuid;
 
-use crate::host::Root;
-use crate::host::run;
+use crate::host::run::{self, Lock};
+use crate::host::sysfs::MdevType;
+use crate::host::{Root, Warning, instances};
 use crate::names::DeviceId;
 
-/// A device that is removed again when this is dropped.
+/// How often what takes a moment is looked at again.
+const POLL: Duration = Duration::from_millis(5);
+
+/// How long a maker's lock may outlive the end of its pipe: both go when a process ends, in no
+/// certain order.
+const LOCK_GOES: Duration = Duration::from_secs(10);
+
+/// A device that is removed again when this goes, and whatever happens before.
 #[derive(Debug)]
 pub struct Instance {
     /// Its id, made up.
     pub id: DeviceId,
-    remove: PathBuf,
+    device: PathBuf,
+    lock: Lock,
+    /// Waits for the end of its stdin.
+    keeper: Child,
+}
+
+/// Why no device was made, or why it was removed at once.
+#[derive(Debug, thiserror::Error)]
+pub enum NotMade {
+    /// The type says that it has none left.
+    #[error(
+        "available_instances is 0: there is none left; one is when a device that is there is removed"
+    )]
+    NoneLeft,
+    /// It would be the last one, and somebody may be about to make it.
+    #[error(
+        "available_instances is 1: it would be the last one, which somebody may be about to make; \
+         --force makes it all the same"
+    )]
+    Last,
+    /// While it is there, these types of its parent can't be made any more, and could before.
+    #[error(
+        "while it is there no device of {} can be made, and one could be before: removed again; \
+         --force asks it all the same", .0.join(", ")
+    )]
+    TakesTheLastOf(Vec<String>),
+    /// Its type does not say how many can be made.
+    #[error(
+        "available_instances is missing or no number, so it may be the last one; --force makes it \
+         all the same"
+    )]
+    NotKnown,
+    /// No mark could be left in /run/gfxplane, or nobody could be started to remove the device.
+    #[error("what would remove it again can't be set up: {0}")]
+    NoKeeper(io::Error),
+    /// What the kernel said to a write to `create`: EACCES without rights, ENOSPC or another error
+    /// of the driver if no more can be made.
+    #[error("the kernel refuses: {0}")]
+    Kernel(io::Error),
+}
+
+impl NotMade {
+    /// Whether it could be made, and was left because nobody has said that it may.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            NotMade::Last | NotMade::TakesTheLastOf(_) | NotMade::NotKnown
+        )
+    }
+}
+
+/// Whether one more device of a type may be made. `force`: also the last one.
+///
+/// # Errors
+/// Why not.
+pub fn may_make(available: Option<u32>, force: bool) -> Result<(), NotMade> {
+    match available {
+        Some(0) => Err(NotMade::NoneLeft),
+        Some(1) if !force => Err(NotMade::Last),
+        None if !force => Err(NotMade::NotKnown),
+        _ => Ok(()),
+    }
+}
+
+/// The types of a parent of which one could be made before, and none can now: types may share what
+/// they are made of (mbochs its memory, GVT-g the GPU's), and NVIDIA's driver has devices of one
+/// type at a time on a GPU.
+#[must_use]
+pub fn taken(before: &[MdevType], now: impl Fn(&str) -> Option<u32>) -> Vec<String> {
+    let could = before.iter().filter(|t| t.available_instances > Some(0));
+    let cannot = could.filter(|of_type| now(&of_type.id) == Some(0));
+    cannot.map(|of_type| of_type.id.clone()).collect()
 }
 
 impl Instance {
     /// Makes a device of a type, and waits until udev is through with it (whose rule may have
     /// asked it already), at most until `limit`.
     ///
+    /// `types`: all types of the parent, as they are now. `force`: even if nobody else can make a
+    /// device of some type meanwhile. `program`: gfxplane-probe.
+    ///
     /// # Errors
-    /// What the kernel says to a write to `create`: EACCES without rights, ENOSPC or another
-    /// error of the driver if no more can be made.
-    pub fn make(root: &Root, parent: &str, type_id: &str, limit: Instant) -> io::Result<Self> {
-        let id = DeviceId::Mdev(Uuid::new_v4());
-        let types = root
+    /// Why it was not made, or was removed at once.
+    pub fn make(
+        root: &Root,
+        program: &Path,
+        (parent, type_id): (&str, &str),
+        types: &[MdevType],
+        force: bool,
+        limit: Instant,
+    ) -> Result<Self, NotMade> {
+        let wanted = types.iter().find(|of_type| of_type.id == type_id);
+        may_make(wanted.and_then(|t| t.available_instances), force)?;
+        let uuid = Uuid::new_v4();
+        let id = DeviceId::Mdev(uuid);
+        let lock = instances::mark(root, id).map_err(NotMade::NoKeeper)?;
+        let keeper = match keeper(program, uuid) {
+            Ok(keeper) => keeper,
+            Err(error) => {
+                let _ = instances::unmark(root, id);
+                return Err(NotMade::NoKeeper(error));
+            }
+        };
+        let device = root.device(id);
+        let instance = Instance {
+            id,
+            device,
+            lock,
+            keeper,
+        };
+        let supported = root
             .join("sys/class/mdev_bus")
             .join(parent)
             .join("mdev_supported_types");
-        fs::write(types.join(type_id).join("create"), id.to_string())?;
-        let remove = root
-            .join("sys/bus/mdev/devices")
-            .join(id.to_string())
-            .join("remove");
-        let instance = Instance { id, remove };
+        if let Err(error) = write(&supported.join(type_id).join("create"), &uuid.to_string()) {
+            let _ = instance.end(limit);
+            return Err(NotMade::Kernel(error));
+        }
+        let now = |id: &str| {
+            let path = supported.join(id).join("available_instances");
+            fs::read_to_string(path).ok()?.trim().parse().ok()
+        };
+        let taken = taken(types, now);
+        if !taken.is_empty() && !force {
+            let _ = instance.end(limit);
+            return Err(NotMade::TakesTheLastOf(taken));
+        }
         let _ = run::wait_for_udev(root, id, Duration::ZERO, limit);
         Ok(instance)
     }
+
+    /// Has it removed, and waits for that until `limit`. `false`: it is still there, as its driver
+    /// does not let go of it, and goes when it does.
+    #[must_use = "it may still be there"]
+    pub fn end(self, limit: Instant) -> bool {
+        let Instance {
+            device,
+            lock,
+            mut keeper,
+            ..
+        } = self;
+        drop(lock);
+        drop(keeper.stdin.take());
+        ends(&mut keeper, limit) && !device.exists()
+    }
 }
 
-impl Drop for Instance {
-    fn drop(&mut self) {
-        // EBUSY or EAGAIN: somebody (a prober that hangs, a manager that is quick) still has it.
-        for _ in 0..20 {
-            if fs::write(&self.remove, "1").is_ok() || !self.remove.exists() {
-                return;
-            }
-            thread::sleep(Duration::from_millis(100));
+/// Writes to a file that is there, as sysfs wants it: nothing is made.
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).open(path)?;
+    file.write_all(text.as_bytes())
+}
+
+fn keeper(program: &Path, uuid: Uuid) -> io::Result<Child> {
+    Command::new(program)
+        .args(["--keep", &uuid.to_string()])
+        .stdin(Stdio::piped())
+        // Whoever waits for our output must not wait for the keeper.
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        // What ends us from a terminal does not end it.
+        .process_group(0)
+        .spawn()
+}
+
+/// Waits for a child until `limit`; whether it has ended.
+fn ends(child: &mut Child, limit: Instant) -> bool {
+    loop {
+        match child.try_wait() {
+            Ok(Some(_)) | Err(_) => return true,
+            Ok(None) if Instant::now() >= limit => return false,
+            Ok(None) => thread::sleep(POLL),
         }
+    }
+}
+
+/// What a keeper does: waits for the end of its stdin, and then removes the device that its maker
+/// has made, or was about to make. Whether it is gone.
+#[must_use]
+pub fn keep(root: &Root, id: DeviceId) -> bool {
+    // Whoever ends a service or closes a terminal sends these to everybody in it.
+    let mut signals = SigSet::empty();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        signals.add(signal);
+    }
+    let _ = signals.thread_block();
+    let _ = io::stdin().read_to_end(&mut Vec::new());
+    match instances::take_over(root, id, Instant::now() + LOCK_GOES) {
+        Ok(Some(_lock)) => remove(root, id),
+        // Somebody has been here before.
+        Ok(None) => true,
+        // A sweep is at it.
+        Err(_) => false,
+    }
+}
+
+/// Removes the devices of those who were killed together with their keepers; whether all are gone.
+/// What somebody holds is left to them.
+#[must_use]
+pub fn sweep(root: &Root) -> bool {
+    let gone = |id| match instances::take_over(root, id, Instant::now()) {
+        Ok(Some(_lock)) => remove(root, id),
+        Ok(None) | Err(_) => true,
+    };
+    // Every one, whatever comes of those before.
+    let all: Vec<bool> = instances::marked(root).into_iter().map(gone).collect();
+    all.into_iter().all(|is_gone| is_gone)
+}
+
+/// Has a [`sweep`] done, if there is anything marked, and waits for it at most `patience`.
+///
+/// # Errors
+/// What is still there, as a warning.
+pub fn clean_up(root: &Root, program: &Path, patience: Duration) -> Result<(), Warning> {
+    if root.is_recorded() || instances::marked(root).is_empty() {
+        return Ok(());
+    }
+    let warning = |problem: String| Warning::new(instances::directory(root), problem);
+    let sweep = Command::new(program)
+        .arg("--sweep")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn();
+    let mut sweep = sweep.map_err(|error| warning(format!("not looked at: {error}")))?;
+    let in_time = ends(&mut sweep, Instant::now() + patience);
+    let all_gone = in_time && sweep.wait().is_ok_and(|status| status.success());
+    all_gone.then_some(()).ok_or_else(|| {
+        warning(
+            "mediated devices that were made to be asked are still there: their driver does not \
+             let go of them; a later run removes them"
+                .into(),
+        )
+    })
+}
+
+/// Removes a device of ours, forgets it, and takes its mark away, whose lock the caller holds.
+/// Whether it is gone.
+fn remove(root: &Root, id: DeviceId) -> bool {
+    let device = root.device(id);
+    for _ in 0..20 {
+        // EBUSY or EAGAIN: somebody (a prober that hangs, a manager that is quick) still has it.
+        let _ = write(&device.join("remove"), "1");
+        if !device.exists() {
+            break;
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+    if device.exists() {
+        return false;
+    }
+    // udev's rule does so, too, where there is a udev.
+    let _ = run::forget(root, id);
+    instances::unmark(root, id).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    fn of_type(id: &str, available_instances: Option<u32>) -> MdevType {
+        MdevType {
+            id: id.into(),
+            name: None,
+            description: None,
+            device_api: None,
+            available_instances,
+            kernel_facts: None,
+        }
+    }
+
+    #[test]
+    fn the_last_one_is_left_to_others() {
+        for (available, force, expected) in [
+            (Some(2), false, "made"),
+            (Some(1), false, "Last"),
+            (Some(1), true, "made"),
+            (Some(0), false, "NoneLeft"),
+            (Some(0), true, "NoneLeft"),
+            (None, false, "NotKnown"),
+            (None, true, "made"),
+        ] {
+            let answer = match may_make(available, force) {
+                Ok(()) => "made".to_owned(),
+                Err(why) => {
+                    assert_eq!(why.is_refusal(), why.to_string().contains("--force"));
+                    format!("{why:?}")
+                }
+            };
+            assert_eq!(answer, expected, "{available:?}, force {force}");
+        }
+    }
+
+    #[test]
+    fn types_that_share_what_they_are_made_of() {
+        // mbochs with 64 MiB: small has 4, medium 16, large 64.
+        let before = [
+            of_type("small", Some(16)),
+            of_type("medium", Some(4)),
+            of_type("large", Some(1)),
+            of_type("sold-out", Some(0)),
+            of_type("odd", None),
+        ];
+        let now = |id: &str| match id {
+            "small" => Some(15),
+            "medium" => Some(3),
+            "odd" => None,
+            _ => Some(0),
+        };
+        assert_eq!(taken(&before, now), ["large"]);
+        assert!(taken(&before, |_| None).is_empty(), "nothing can be read");
+    }
+
+    /// A host whose kernel makes and removes devices, as far as it concerns us: what is written to
+    /// `create` and `remove` is done, `available_instances` counts.
+    struct Kernel {
+        directory: tempfile::TempDir,
+        ends: AtomicBool,
+    }
+
+    const TYPES: &str = "sys/class/mdev_bus/p/mdev_supported_types";
+
+    impl Kernel {
+        fn new() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path();
+            fs::create_dir_all(path.join("sys/bus/mdev/devices")).unwrap();
+            fs::create_dir_all(path.join("run")).unwrap();
+            fs::create_dir_all(path.join(TYPES).join("p-t")).unwrap();
+            for (name, text) in [("create", ""), ("available_instances", "3\n")] {
+                fs::write(path.join(TYPES).join("p-t").join(name), text).unwrap();
+            }
+            Kernel {
+                directory,
+                ends: AtomicBool::new(false),
+            }
+        }
+
+        fn root(&self) -> Root {
+            Root::strict(self.directory.path())
+        }
+
+        fn add(&self, id: DeviceId) {
+            let device = self.root().device(id);
+            fs::create_dir(&device).unwrap();
+            fs::write(device.join("remove"), "").unwrap();
+        }
+
+        fn devices(&self) -> Vec<PathBuf> {
+            let devices = fs::read_dir(self.root().join("sys/bus/mdev/devices")).unwrap();
+            devices.map(|entry| entry.unwrap().path()).collect()
+        }
+
+        fn marks(&self) -> usize {
+            instances::marked(&self.root()).len()
+        }
+
+        /// Does what is asked of it until it is told to end.
+        fn run(&self) {
+            while !self.ends.load(Ordering::Relaxed) {
+                for device in self.devices() {
+                    let asked = fs::read_to_string(device.join("remove"));
+                    if asked.is_ok_and(|text| text == "1") {
+                        // Gone at once for whoever looks.
+                        let elsewhere = self.root().join("gone");
+                        let _ = fs::remove_dir_all(&elsewhere);
+                        fs::rename(device, elsewhere).unwrap();
+                    }
+                }
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+
+        fn while_it_runs(&self, act: impl FnOnce()) {
+            thread::scope(|scope| {
+                scope.spawn(|| self.run());
+                // Also if a test fails.
+                let _end = End(&self.ends);
+                act();
+            });
+        }
+    }
+
+    struct End<'k>(&'k AtomicBool);
+
+    impl Drop for End<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn made_up() -> DeviceId {
+        DeviceId::Mdev(Uuid::new_v4())
+    }
+
+    /// `/run/gfxplane` is believed if it is root's, as it is in CI; elsewhere nothing is swept.
+    fn root_runs() -> bool {
+        nix::unistd::geteuid().is_root()
+    }
+
+    #[test]
+    fn what_nobody_holds_is_swept() {
+        let kernel = Kernel::new();
+        let root = kernel.root();
+        if !root_runs() {
+            assert!(instances::marked(&root).is_empty());
+            return;
+        }
+        let (left, held, never_made, foreign) = (made_up(), made_up(), made_up(), made_up());
+        for id in [left, never_made] {
+            drop(instances::mark(&root, id).unwrap());
+        }
+        let lock = instances::mark(&root, held).unwrap();
+        for id in [left, held, foreign] {
+            kernel.add(id);
+        }
+        kernel.while_it_runs(|| {
+            assert!(sweep(&root));
+            assert!(!root.device(left).exists());
+            assert!(root.device(held).exists(), "its maker lives");
+            assert!(root.device(foreign).exists(), "it is nobody's of ours");
+            assert_eq!(instances::marked(&root), [held]);
+            drop(lock);
+            assert!(sweep(&root));
+            assert_eq!(kernel.devices(), [root.device(foreign)]);
+            assert_eq!(kernel.marks(), 0);
+        });
+    }
+
+    #[test]
+    fn a_device_that_does_not_go_stays_marked() {
+        let kernel = Kernel::new();
+        let root = kernel.root();
+        if !root_runs() {
+            return assert!(instances::marked(&root).is_empty());
+        }
+        let id = made_up();
+        drop(instances::mark(&root, id).unwrap());
+        kernel.add(id);
+        // It can't be written to, for root either.
+        fs::remove_file(root.device(id).join("remove")).unwrap();
+        fs::create_dir(root.device(id).join("remove")).unwrap();
+        assert!(!sweep(&root));
+        assert_eq!(kernel.marks(), 1, "for the next run");
+    }
+
+    #[test]
+    fn a_directory_of_somebody_else_is_not_believed() {
+        let kernel = Kernel::new();
+        let root = kernel.root();
+        let recorded = Root::recorded(root.path());
+        let id = made_up();
+        drop(instances::mark(&recorded, id).unwrap());
+        assert_eq!(instances::marked(&recorded), [id]);
+        let directory = root.join("run/gfxplane/instances");
+        fs::write(directory.join("not a UUID"), "").unwrap();
+        fs::write(directory.join("0000:00:02.0"), "").unwrap();
+        assert_eq!(instances::marked(&recorded), [id], "an mdev's UUID only");
+        fs::set_permissions(&directory, fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(instances::marked(&root).is_empty());
+    }
+
+    /// As gfxplane-probe would: `--keep` and `--sweep`, for a test that has only a shell.
+    fn script(directory: &Path, text: &str) -> PathBuf {
+        let path = directory.join("keeper");
+        let draft = path.with_extension("text");
+        fs::write(&draft, format!("#!/bin/sh\n{text}\n")).unwrap();
+        // By another process: see probe's own tests.
+        let copied = Command::new("install")
+            .args(["-m", "755"])
+            .args([&draft, &path])
+            .status();
+        assert!(copied.unwrap().success());
+        path
+    }
+
+    #[test]
+    fn the_keeper_is_there_before_the_device_and_ends_with_its_maker() {
+        let kernel = Kernel::new();
+        let root = Root::recorded(kernel.directory.path());
+        let create = root.join(TYPES).join("p-t/create");
+        let told = root.join("told");
+        let program = script(
+            root.path(),
+            &format!(
+                "cat >/dev/null; echo \"$1 $2 $(cat {})\" >{}",
+                create.display(),
+                told.display()
+            ),
+        );
+        let limit = || Instant::now() + Duration::from_secs(60);
+        let types = [of_type("p-t", Some(3))];
+        let make =
+            |type_id| Instance::make(&root, &program, ("p", type_id), &types, false, limit());
+        let instance = make("p-t").unwrap();
+        let id = instance.id;
+        assert_eq!(fs::read_to_string(&create).unwrap(), id.to_string());
+        assert_eq!(instances::marked(&root), [id]);
+        assert!(instance.end(limit()));
+        assert_eq!(
+            fs::read_to_string(&told).unwrap(),
+            format!("--keep {id} {id}\n")
+        );
+
+        // What can't be made has a keeper, too, and no device.
+        fs::remove_file(&create).unwrap();
+        assert!(matches!(make("p-t"), Err(NotMade::Kernel(_))));
+        assert!(matches!(make("p-x"), Err(NotMade::NotKnown)));
+        let marked = instances::marked(&root).len();
+        let missing = Path::new("/nonexistent");
+        let made = Instance::make(&root, missing, ("p", "p-t"), &types, false, limit());
+        assert!(matches!(made, Err(NotMade::NoKeeper(_))));
+        assert_eq!(instances::marked(&root).len(), marked);
+    }
+
+    #[test]
+    fn one_that_takes_the_last_of_another_type_is_removed_at_once() {
+        let kernel = Kernel::new();
+        let root = Root::recorded(kernel.directory.path());
+        let large = root.join(TYPES).join("p-large");
+        fs::create_dir(&large).unwrap();
+        fs::write(large.join("available_instances"), "0\n").unwrap();
+        let program = script(root.path(), "cat >/dev/null");
+        let types = [of_type("p-t", Some(3)), of_type("p-large", Some(1))];
+        let limit = || Instant::now() + Duration::from_secs(60);
+        let make = |force| Instance::make(&root, &program, ("p", "p-t"), &types, force, limit());
+        match make(false) {
+            Err(NotMade::TakesTheLastOf(taken)) => assert_eq!(taken, ["p-large"]),
+            other => panic!("{other:?}"),
+        }
+        assert!(make(true).unwrap().end(limit()));
     }
 }

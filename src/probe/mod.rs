@@ -273,6 +273,16 @@ pub enum Prober {
     Copy(PathBuf),
 }
 
+impl Prober {
+    /// The program that opens devices.
+    #[must_use]
+    pub fn program(&self) -> &Path {
+        match self {
+            Prober::Program(program) | Prober::Copy(program) => program,
+        }
+    }
+}
+
 /// Asks one device through a child, and takes at most `deadline`.
 #[must_use]
 pub fn ask(

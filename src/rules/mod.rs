@@ -393,7 +393,10 @@ mod tests {
             ),
             (
                 "nvidia VF",
-                nvidia(&some, "6.8.0-generic"),
+                Subject {
+                    type_id: Some("nvidia-556"),
+                    ..nvidia(&some, "6.8.0-generic")
+                },
                 "region",
                 None,
                 Open::Named,
@@ -406,8 +409,17 @@ mod tests {
                 Open::Named,
             ),
             ("plain vfio-pci", pci("vfio-pci"), "none", None, Open::Never),
-            ("variant", pci("mlx5_vfio_pci"), "none", None, Open::Never),
-            ("xe", pci("xe-vfio-pci"), "none", None, Open::Never),
+            (
+                "nvidia VF that never had a vGPU",
+                Subject {
+                    driver: Some("nvidia"),
+                    vendor: Some(0x10de),
+                    ..subject(Bus::Pci, "", "6.8.0-generic")
+                },
+                "none",
+                None,
+                Open::Named,
+            ),
             (
                 "ccw",
                 Subject {
@@ -434,6 +446,44 @@ mod tests {
         }
         assert!(rules.find(&mdev("acme-1")).is_none());
         assert!(rules.iter().all(|(_, rule)| !rule.source.is_empty()));
+    }
+
+    /// The drivers of Linux 7.0's drivers/vfio/pci, as sysfs names them.
+    #[test]
+    fn variants_of_vfio_pci_have_no_display_and_are_never_opened() {
+        let rules = Rules::built_in();
+        for driver in [
+            "hisi_acc_vfio_pci",
+            "ism_vfio_pci",
+            "mlx5_vfio_pci",
+            "nvgrace_gpu_vfio_pci",
+            "pds_vfio_pci",
+            "qat_vfio_pci",
+            "vfio-pci",
+            "virtio_vfio_pci",
+            "xe-vfio-pci",
+        ] {
+            // NVIDIA's vendor id, as nvgrace_gpu_vfio_pci's devices have it, changes nothing.
+            let rule = rules.find(&Subject {
+                driver: Some(driver),
+                vendor: Some(0x10de),
+                ..subject(Bus::Pci, "", "7.0")
+            });
+            let rule = rule.unwrap_or_else(|| panic!("{driver}: no rule"));
+            assert_eq!(
+                (rule.name.as_str(), rule.open),
+                ("vfio-pci", Open::Never),
+                "{driver}"
+            );
+        }
+        let odd = BTreeMap::from([("nvidia/current_vgpu_type".to_owned(), "a lot".to_owned())]);
+        let odd = rules.find(&Subject {
+            driver: Some("nvidia"),
+            vendor: Some(0x10de),
+            attributes: Some(&odd),
+            ..subject(Bus::Pci, "", "6.8")
+        });
+        assert!(odd.unwrap().facts.is_none(), "a type that is no number");
     }
 
     #[test]
@@ -470,6 +520,22 @@ mod tests {
                 .opregion
                 .is_some()
         );
+        let opregion = |subject: &Subject<'_>| {
+            let rule = rules.find(subject).unwrap();
+            assert_eq!(rule.open, Open::Never);
+            rule.facts.as_ref().unwrap().opregion.is_some()
+        };
+        let no_vga = |kernel| Subject {
+            class: Some(0x03_8000),
+            kernel,
+            ..igd.clone()
+        };
+        assert!(!opregion(&no_vga("6.12")) && opregion(&no_vga("6.15.0-rc1")));
+        let function = Subject {
+            address: "0000:00:02.1".parse().ok(),
+            ..igd.clone()
+        };
+        assert!(!opregion(&function), "a virtual function has none");
         let gvt = Subject {
             parent_driver: Some("i915"),
             ..subject(Bus::Mdev, "i915-GVTg_V5_4", "6.1")

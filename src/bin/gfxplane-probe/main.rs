@@ -17,14 +17,16 @@ use nix::sys::stat::{Mode, umask};
 
 use gfxplane::cli::probe::{Probe, prober};
 use gfxplane::cli::{End, Failure, GlobalArgs, exit_code, fill_standard_files};
+use gfxplane::evidence::Method;
 use gfxplane::facts::Reason;
-use gfxplane::host::run::forget as forget_device;
+use gfxplane::host::run::{forget as forget_device, publish_unasked};
 use gfxplane::host::sysfs::Device;
 use gfxplane::host::{Root, mdevctl, settings, sysfs};
 use gfxplane::inventory::{Sources, active};
 use gfxplane::names::DeviceId;
 use gfxplane::nodedev::words::{properties, words};
 use gfxplane::probe::asking::{Request, ask_and_keep};
+use gfxplane::probe::instance::{keep, sweep};
 use gfxplane::probe::{Asked, Manner, Prober, child};
 
 /// Asks vfio devices what display they have.
@@ -59,9 +61,16 @@ fn run() -> u8 {
             forget_device(&Root::system(), id).map_err(|e| Failure::Environment(e.to_string()))?;
             Ok(End::Done)
         })),
+        ["--keep", name] => Some(with_id(name, |id| Ok(gone(keep(&Root::system(), id))))),
+        ["--sweep"] => Some(Ok(gone(sweep(&Root::system())))),
         _ => None,
     };
     exit_code(&internal.unwrap_or_else(by_hand))
+}
+
+/// How one ends that removes devices.
+fn gone(all: bool) -> End {
+    if all { End::Done } else { End::Refused }
 }
 
 fn as_child(id: &str, asker: &str, manner: &[&str]) -> anyhow::Result<End> {
@@ -92,13 +101,15 @@ fn by_hand() -> anyhow::Result<End> {
     end
 }
 
-/// Prints the properties of an mdev, for `IMPORT{program}`. At `add`, and only then, asks a device
-/// without a valid record. There is always at least one property: that udev has a data file for the
+/// Prints the properties of a device, for `IMPORT{program}`. At `add`, and only then, asks an mdev
+/// without a valid record. A PCI device is never asked here; what is known of it without that is
+/// published, as an answer would be. There is always at least one property: that udev has a data file for the
 /// device is how the mdevctl notifier knows that this has run.
 fn udev(id: DeviceId) -> anyhow::Result<End> {
     let root = Root::system();
     let action = std::env::var_os("ACTION").unwrap_or_default();
-    if action == "add" {
+    let is_mdev = matches!(id, DeviceId::Mdev(_));
+    if is_mdev && action == "add" {
         ask_new(&root, id)?;
     }
     let (sources, device) = Sources::read_device(&root, id);
@@ -106,6 +117,13 @@ fn udev(id: DeviceId) -> anyhow::Result<End> {
     match device {
         Some(device) => {
             let entry = active(&sources, &device);
+            // The tree has nothing of what QEMU said.
+            let evidence = entry.finding.evidence.as_ref();
+            if let Some(evidence) = evidence.filter(|by| !is_mdev && by.method != Method::Qemu) {
+                let facts = &entry.finding.facts;
+                publish_unasked(&root, id, facts, evidence.method)
+                    .map_err(|error| Failure::Environment(error.to_string()))?;
+            }
             out.write_all(properties(&words(&entry.finding, &entry.require)).as_bytes())?;
         }
         None => writeln!(

@@ -31,6 +31,7 @@ use crate::host::run::records_directory;
 use crate::host::state::NotRemembered;
 use crate::host::{Warning, requests, settings, testimony};
 use crate::names::DeviceId;
+use crate::probe::instance::clean_up;
 
 use domains::Domains;
 use files::{Files, Kind, Seen};
@@ -93,7 +94,10 @@ impl Watch {
         nix::sys::prctl::set_dumpable(false)?;
         let (send, receive) = mpsc::channel();
         take_signals(&send)?;
-        let mut daemon = Daemon::new(context, prober()?, send)?;
+        let prober = prober()?;
+        let mut daemon = Daemon::new(context, prober.clone(), send)?;
+        let left = clean_up(&context.root, &prober, daemon.config.deadline);
+        daemon.warn(left.err().as_slice());
         if self.once {
             daemon.connect(true)?;
             daemon.work();

@@ -1,0 +1,193 @@
+//! Who removes a device that was made to be asked, once whoever made it is gone: the real
+//! gfxplane-probe, with a directory as its root in which a thread does what the kernel would.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use gfxplane::host::{Root, instances};
+use gfxplane::names::DeviceId;
+
+const PROBER: &str = env!("CARGO_BIN_EXE_gfxplane-probe");
+
+fn device(number: u32) -> DeviceId {
+    let uuid = format!("{number:08}-1111-4222-8333-444444444444");
+    uuid.parse().unwrap()
+}
+
+/// A machine that has nothing but mediated devices.
+struct Machine {
+    directory: tempfile::TempDir,
+    off: AtomicBool,
+}
+
+impl Machine {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        for name in [
+            "usr/bin",
+            "run",
+            "dev",
+            "proc/self/task/1",
+            "sys/devices/p",
+            "sys/bus/mdev/devices",
+        ] {
+            fs::create_dir_all(path.join(name)).unwrap();
+        }
+        fs::write(path.join("dev/null"), "").unwrap();
+        symlink("/usr/bin/gfxplane-probe", path.join("proc/self/exe")).unwrap();
+        // By another process: one that this has written might still be open in a child of another
+        // test, and then it can't be executed.
+        let copied = Command::new("install")
+            .arg(PROBER)
+            .arg(path.join("usr/bin/gfxplane-probe"))
+            .status();
+        assert!(copied.unwrap().success());
+        Machine {
+            directory,
+            off: AtomicBool::new(false),
+        }
+    }
+
+    fn root(&self) -> Root {
+        Root::recorded(self.directory.path())
+    }
+
+    fn bus(&self) -> PathBuf {
+        self.root().join("sys/bus/mdev/devices")
+    }
+
+    fn add(&self, id: DeviceId) {
+        let home = self.root().join("sys/devices/p").join(id.to_string());
+        fs::create_dir(&home).unwrap();
+        fs::write(home.join("remove"), "").unwrap();
+        let link = self.bus().join(id.to_string());
+        symlink(format!("../../../devices/p/{id}"), link).unwrap();
+    }
+
+    fn devices(&self) -> Vec<String> {
+        let names = fs::read_dir(self.bus()).unwrap();
+        let mut names: Vec<String> = names
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// gfxplane-probe on this machine: a static program needs nothing else there.
+    fn prober(&self, arguments: &[&str]) -> Command {
+        let path = self.directory.path();
+        let mut command = if nix::unistd::geteuid().is_root() {
+            let mut command = Command::new("chroot");
+            command.arg(path);
+            command
+        } else {
+            let mut command = Command::new("unshare");
+            command.arg("--map-root-user").arg("--root").arg(path);
+            command
+        };
+        command.arg("/usr/bin/gfxplane-probe").args(arguments);
+        command
+    }
+
+    fn keeper(&self, id: DeviceId) -> Child {
+        let mut keeper = self.prober(&["--keep", &id.to_string()]);
+        keeper.stdin(Stdio::piped()).spawn().unwrap()
+    }
+
+    /// Removes a device when somebody writes to its `remove`.
+    fn kernel(&self) {
+        while !self.off.load(Ordering::Relaxed) {
+            for name in self.devices() {
+                let link = self.bus().join(&name);
+                if fs::read_to_string(link.join("remove")).is_ok_and(|text| text == "1") {
+                    fs::remove_file(&link).unwrap();
+                    fs::remove_dir_all(self.root().join("sys/devices/p").join(name)).unwrap();
+                }
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn while_it_runs(&self, act: impl FnOnce()) {
+        struct Off<'m>(&'m Machine);
+        impl Drop for Off<'_> {
+            fn drop(&mut self) {
+                self.0.off.store(true, Ordering::Relaxed);
+            }
+        }
+        thread::scope(|scope| {
+            scope.spawn(|| self.kernel());
+            // Also if a test fails.
+            let _off = Off(self);
+            act();
+        });
+    }
+
+    fn marks(&self) -> usize {
+        let directory = instances::directory(&self.root());
+        fs::read_dir(directory).unwrap().count()
+    }
+}
+
+#[test]
+fn a_keeper_waits_for_its_makers_end_and_removes_the_device() {
+    let machine = Machine::new();
+    let (ours, other) = (device(1), device(2));
+    let lock = instances::mark(&machine.root(), ours).unwrap();
+    machine.add(ours);
+    machine.add(other);
+    machine.while_it_runs(|| {
+        let mut keeper = machine.keeper(ours);
+        // Its maker is being ended: its pipe goes first, its lock a moment later.
+        drop(keeper.stdin.take());
+        assert!(keeper.try_wait().unwrap().is_none());
+        assert_eq!(machine.devices(), [ours.to_string(), other.to_string()]);
+        drop(lock);
+        assert!(keeper.wait().unwrap().success());
+        assert_eq!(machine.devices(), [other.to_string()]);
+        assert_eq!(machine.marks(), 0);
+    });
+}
+
+#[test]
+fn a_keeper_takes_nothing_that_is_not_marked() {
+    let machine = Machine::new();
+    let foreign = device(1);
+    machine.add(foreign);
+    machine.while_it_runs(|| {
+        let mut keeper = machine.keeper(foreign);
+        drop(keeper.stdin.take());
+        assert!(keeper.wait().unwrap().success());
+        assert_eq!(machine.devices(), [foreign.to_string()]);
+    });
+}
+
+#[test]
+fn the_next_run_removes_what_was_killed_with_its_keeper() {
+    let machine = Machine::new();
+    let (left, held, never_made, foreign) = (device(1), device(2), device(3), device(4));
+    for id in [left, never_made] {
+        drop(instances::mark(&machine.root(), id).unwrap());
+    }
+    let lock = instances::mark(&machine.root(), held).unwrap();
+    for id in [left, held, foreign] {
+        machine.add(id);
+    }
+    machine.while_it_runs(|| {
+        let run = || machine.prober(&["--quiet", "--all"]).output().unwrap();
+        let said = run();
+        let kept = [held.to_string(), foreign.to_string()];
+        assert_eq!(machine.devices(), kept, "{said:?}");
+        assert_eq!(machine.marks(), 1);
+        drop(lock);
+        let said = run();
+        assert_eq!(machine.devices(), [foreign.to_string()], "{said:?}");
+        assert_eq!(machine.marks(), 0);
+    });
+}
