@@ -139,6 +139,7 @@ pub fn ask_and_keep(
 fn says_nothing_of_the_device(answer: &Answer) -> bool {
     match answer.facts.display.reason() {
         Some(Reason::TimedOut) => answer.step.is_none_or(|step| step < Step::Open),
+        Some(Reason::InUse) => false,
         Some(
             Reason::Permission
             | Reason::Vanished
@@ -159,4 +160,31 @@ pub fn announce(root: &Root, id: DeviceId) -> Result<(), Warning> {
     let path = root.device(id).join("uevent");
     fs::write(&path, "change")
         .map_err(|error| Warning::new(path, format!("no change event: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept() {
+        for (reason, step, kept) in [
+            // A domain that has it is being started.
+            (Reason::InUse, Step::Lock, true),
+            (Reason::InUse, Step::Group, true),
+            (Reason::TimedOut, Step::Open, true),
+            (Reason::TimedOut, Step::Group, false),
+            (Reason::OpenFailed, Step::Open, true),
+            (Reason::OpenFailed, Step::Lock, false),
+            (Reason::Permission, Step::Group, false),
+            (Reason::Vanished, Step::Open, false),
+        ] {
+            let answer = Answer::none(reason.clone(), step);
+            assert_eq!(
+                says_nothing_of_the_device(&answer),
+                !kept,
+                "{reason} {step}"
+            );
+        }
+    }
 }

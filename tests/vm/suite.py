@@ -374,6 +374,12 @@ def test_in_use_and_right_again():
     result = sh(f"gfxplane probe --fresh --json {device}", check=False)
     equal(result.returncode, 1, result.stderr)
     probe = json.loads(result.stdout)["probes"][0]
+    equal((probe["reason"], probe["step"], probe.get("errno")), ("in-use", "lock", None), "it is being started")
+    equal(listed(device)["display"], ["region"])
+    # QEMU has it by now.
+    (RUN / "starting" / device).unlink()
+    result = sh(f"gfxplane probe --fresh --json {device}", check=False)
+    probe = json.loads(result.stdout)["probes"][0]
     equal((probe["reason"], probe["step"], probe["errno"]), ("in-use", "group", "EBUSY"))
     equal(listed(device)["display"], ["region"])
     # Without anything known before: no record, no sibling, no rule.

@@ -149,11 +149,10 @@ fn udev(id: DeviceId) -> anyhow::Result<End> {
 
 /// Asks a device that has just appeared.
 ///
-/// The kernel announces an mdev before its driver is attached (drivers/vfio/mdev/mdev_core.c,
-/// `mdev_device_create`), and links the driver before the device can be opened (drivers/base/dd.c,
-/// `really_probe`). So "no driver" and "no such device" are not believed before the deadline. The type is
-/// linked last of all: before, no rule for it would match, and a record would say nothing once it is
-/// there.
+/// The kernel announces an mdev before its driver is attached, and links its type, by which rules know
+/// it, after that (drivers/vfio/mdev/mdev_core.c, `mdev_device_create`). It links the driver before
+/// the device can be opened (drivers/base/dd.c, `really_probe`). So "no driver" and "no such device"
+/// are not believed before the deadline.
 fn ask_new(root: &Root, id: DeviceId) -> anyhow::Result<()> {
     let config = settings::config(root, &mut Vec::new());
     let prober = Prober::Copy(prober()?);
@@ -185,8 +184,8 @@ fn ask_new(root: &Root, id: DeviceId) -> anyhow::Result<()> {
 }
 
 fn can_be_opened(device: &Device) -> bool {
-    let has_type = device.type_id.is_some() || matches!(device.id, DeviceId::Pci(_));
-    device.driver.is_some() && has_type && (device.iommu_group.is_some() || device.cdev.is_some())
+    let has_node = device.iommu_group.is_some() || device.cdev.is_some();
+    device.driver.is_some() && has_node && device.type_id.is_some()
 }
 
 #[cfg(test)]
