@@ -150,3 +150,30 @@ pub fn announce(root: &Root, id: DeviceId) -> Result<(), Warning> {
     fs::write(&path, "change")
         .map_err(|error| Warning::new(path, format!("no change event: {error}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// That a driver hangs is known only of one that was called.
+    #[test]
+    fn what_says_nothing_of_the_device() {
+        for (reason, step, expected) in [
+            (Reason::TimedOut, Step::Lock, true),
+            (Reason::TimedOut, Step::Copy, true),
+            (Reason::TimedOut, Step::Open, false),
+            (Reason::TimedOut, Step::QueryDmabuf, false),
+            (Reason::Permission, Step::Copy, true),
+            (Reason::InUse, Step::Lock, true),
+            (Reason::InUse, Step::Group, false),
+            (Reason::InUse, Step::Descriptor, false),
+        ] {
+            let answer = Answer::none(reason.clone(), step);
+            assert_eq!(
+                says_nothing_of_the_device(&answer),
+                expected,
+                "{reason} {step}"
+            );
+        }
+    }
+}

@@ -484,6 +484,21 @@ mod tests {
     }
 
     #[test]
+    fn manners_on_the_childs_command_line() {
+        for (unless_starting, running) in
+            [(false, false), (false, true), (true, false), (true, true)]
+        {
+            let manner = Manner {
+                unless_starting,
+                running,
+            };
+            let words: Vec<_> = manner.words().collect();
+            assert_eq!(Manner::from_words(&words), Some(manner), "{words:?}");
+        }
+        assert_eq!(Manner::from_words(&["--soon"]), None);
+    }
+
+    #[test]
     fn who_may_be_opened() {
         let rules = Rules::built_in();
         let named = |name: &str| {
