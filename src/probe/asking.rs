@@ -166,17 +166,23 @@ pub fn announce(root: &Root, id: DeviceId) -> Result<(), Warning> {
 mod tests {
     use super::*;
 
+    /// That a driver hangs is known only of one that was called.
     #[test]
     fn what_is_kept() {
         for (reason, step, kept) in [
             // A domain that has it is being started.
             (Reason::InUse, Step::Lock, true),
             (Reason::InUse, Step::Group, true),
+            (Reason::InUse, Step::Descriptor, true),
             (Reason::TimedOut, Step::Open, true),
+            (Reason::TimedOut, Step::QueryDmabuf, true),
+            (Reason::TimedOut, Step::Lock, false),
             (Reason::TimedOut, Step::Group, false),
+            (Reason::TimedOut, Step::Copy, false),
             (Reason::OpenFailed, Step::Open, true),
             (Reason::OpenFailed, Step::Lock, false),
             (Reason::Permission, Step::Group, false),
+            (Reason::Permission, Step::Copy, false),
             (Reason::Vanished, Step::Open, false),
         ] {
             let answer = Answer::none(reason.clone(), step);
