@@ -25,7 +25,7 @@ use crate::probe::{Answer, Failure, Manner, Opener, Tell, device, running};
 
 /// The ways to open a device; the first that the kernel offers for it is taken.
 ///
-/// Groups first: every kernel that distributions ship has them, QEMU and libvirt take them unless
+/// Groups first: the kernels of distributions have them, QEMU and libvirt take them unless
 /// told otherwise, and they alone say before the open that a device is not viable. What is in use by
 /// either way is busy to the other, and both lead to the same driver, so nothing hangs on the choice
 /// but that: a kernel without groups is asked by the device's own node.
