@@ -207,7 +207,7 @@ impl Asker<'_> {
             || rule.is_some_and(|rule| rule.facts.as_ref().is_some_and(|facts| facts.kvm));
         let (said, qemu) = match self.try_it(id, &device, wants_kvm)? {
             Tried::Said { said, qemu } => (said, qemu),
-            Tried::Not(outcome) => return Ok(outcome),
+            Tried::Not(outcome) => return Ok(*outcome),
         };
         let display = said::display(said.as_deref());
         if !display.is_known() {
@@ -286,15 +286,15 @@ impl Asker<'_> {
             let users = libvirt.users()?;
             if let Err(error) = idle::are_unused(&users, &[id]) {
                 let note = Some(error.to_string());
-                return Ok(Tried::Not(unknown(Reason::InUse, Step::Open, note)));
+                return Ok(Tried::not(Reason::InUse, Step::Open, note));
             }
             if matches!(device.id, DeviceId::Pci(_)) && libvirt.version()? < PCI_DISPLAY {
                 let note = "libvirt before 10.3 gives no PCI device a display: add --offline";
-                return Ok(Tried::Not(unknown(
+                return Ok(Tried::not(
                     Reason::NotAllowed,
                     Step::Policy,
                     Some(note.into()),
-                )));
+                ));
             }
             Logs::of(self.context.connect.as_deref()).sweep(&users);
         }
@@ -302,7 +302,7 @@ impl Asker<'_> {
             Ok(held) => held,
             Err(error) => {
                 let note = Some(error.to_string());
-                return Ok(Tried::Not(unknown(Reason::InUse, Step::Lock, note)));
+                return Ok(Tried::not(Reason::InUse, Step::Lock, note));
             }
         };
         // The start of a domain waits for this lock. Through libvirt that would be our own.
@@ -315,7 +315,7 @@ impl Asker<'_> {
                         io::ErrorKind::PermissionDenied => Reason::Permission,
                         _ => return Err(error.into()),
                     };
-                    return Ok(Tried::Not(unknown(reason, Step::Lock, None)));
+                    return Ok(Tried::not(reason, Step::Lock, None));
                 }
             }
         } else {
@@ -324,7 +324,7 @@ impl Asker<'_> {
         // Whoever asks: the QEMU of a domain that is being started must not find it open.
         if start_under_way(root, id) {
             let note = Some("a domain that has it was started a moment ago".into());
-            return Ok(Tried::Not(unknown(Reason::InUse, Step::Lock, note)));
+            return Ok(Tried::not(Reason::InUse, Step::Lock, note));
         }
         let has_kvm = root.join("dev/kvm").exists();
         let mut kvm = wants_kvm && has_kvm;
@@ -335,7 +335,7 @@ impl Asker<'_> {
                 Ok(Start::Refused(message)) => Some(message),
                 Err(error) if Instant::now() >= limit => {
                     let note = Some(error.to_string());
-                    return Ok(Tried::Not(unknown(Reason::TimedOut, Step::Open, note)));
+                    return Ok(Tried::not(Reason::TimedOut, Step::Open, note));
                 }
                 Err(error) => return Err(error),
             };
@@ -386,7 +386,13 @@ enum Tried {
         qemu: Option<Version>,
     },
     /// There was none.
-    Not(Outcome),
+    Not(Box<Outcome>),
+}
+
+impl Tried {
+    fn not(reason: Reason, step: Step, note: Option<String>) -> Self {
+        Tried::Not(Box::new(unknown(reason, step, note)))
+    }
 }
 
 fn unknown(reason: Reason, step: Step, note: Option<String>) -> Outcome {
