@@ -31,9 +31,9 @@ NAMESPACE = "urn:gfxplane:test:counts"
 IN_THE_WAY = re.compile(
     "Domain not found|no domain with|domain is not running|domain is already (active|running)|"
     "not found: no domain|cannot acquire state change lock|is already being started|domain is transient|"
-    "Requested operation is not valid|"
-    # Destroyed by another client before it had started.
-    "terminating on signal 15|process exited while connecting to monitor$"
+    "Requested operation is not valid|is already being removed|"
+    # Destroyed by another client before it had started; QEMU says the last of these when it has all of its devices.
+    "terminating on signal 15|process exited while connecting to monitor$|no available reset mechanism\\.$"
 )
 
 
