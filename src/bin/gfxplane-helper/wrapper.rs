@@ -160,7 +160,9 @@ fn list(root: &Root, mut command: Command) -> u8 {
             let pipe = rest.map(io::Take::into_inner);
             pipe.map_or(Ok(0), |mut pipe| io::copy(&mut pipe, &mut out))
         });
-        return end(child.wait(), copied.is_ok());
+        // A last line without an end would stay in the buffer, which nobody empties at the end.
+        let written = copied.and_then(|_| out.flush());
+        return end(child.wait(), written.is_ok());
     }
     let ended = child.wait();
     let succeeded = ended.as_ref().is_ok_and(ExitStatus::success);
