@@ -400,6 +400,25 @@ pub(crate) fn read_trusted_bytes(
     also: Option<u32>,
     limit: usize,
 ) -> Result<Option<Vec<u8>>, String> {
+    let Some(file) = open_trusted(root, path, also)? else {
+        return Ok(None);
+    };
+    let mut bytes = Vec::with_capacity(4096);
+    file.take(limit as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| error.to_string())?;
+    if bytes.len() > limit {
+        return Err(format!("it is larger than {} KiB", limit / 1024));
+    }
+    Ok(Some(bytes))
+}
+
+/// Such a file, for reading.
+pub(crate) fn open_trusted(
+    root: &Root,
+    path: &Path,
+    also: Option<u32>,
+) -> Result<Option<File>, String> {
     let mut options = OpenOptions::new();
     // O_NONBLOCK: a FIFO in this place must not hold us up.
     options
@@ -420,14 +439,7 @@ pub(crate) fn read_trusted_bytes(
         return Err(format!("it {problem}"));
     }
     saw(path, Last::Link);
-    let mut bytes = Vec::with_capacity(4096);
-    file.take(limit as u64 + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| error.to_string())?;
-    if bytes.len() > limit {
-        return Err(format!("it is larger than {} KiB", limit / 1024));
-    }
-    Ok(Some(bytes))
+    Ok(Some(file))
 }
 
 /// Writes a file whole: whoever reads it sees the old one or the new one.

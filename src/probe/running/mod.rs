@@ -55,8 +55,8 @@ fn try_ask(root: &Root, id: DeviceId, kvm: bool, tell: Tell<'_>) -> Result<Answe
         Err(errno) => return Ok(not_copied(&status, errno)),
     };
     tell(Step::Descriptor);
-    let choose = || choose(&status, &look::process(root, &status), &wanted);
-    let chosen = choose()?;
+    let choose = |status: &Status| choose(status, &look::process(root, status), &wanted);
+    let chosen = choose(&status)?;
     tell(Step::Copy);
     let answer = held::ask(&process, chosen.descriptor.number, |copy| {
         let copy = match copy {
@@ -83,8 +83,9 @@ fn try_ask(root: &Root, id: DeviceId, kvm: bool, tell: Tell<'_>) -> Result<Answe
             },
         }
     });
-    // If only the number of devices tells which descriptor it is, that must not have changed.
-    if !chosen.is_told() && choose().as_ref() != Ok(&chosen) {
+    // What tells which descriptor it is if the kernel doesn't must not have changed.
+    let again = || choose(&domain_with(look::statuses(root), id)?);
+    if !chosen.is_told() && again().as_ref() != Ok(&chosen) {
         return Err(Refusal::Changed(status.name.clone()));
     }
     Ok(answer)
