@@ -116,7 +116,9 @@ fn ends_without_an_answer() -> Result<(), Failed> {
         nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL).unwrap();
         unreachable!()
     });
-    assert_eq!(seen.facts.display, Display::Unknown(Reason::QueryFailed));
+    assert_eq!(seen.facts.display, Display::Unknown(Reason::InUse));
+    assert_eq!(seen.path, Some(OpenPath::Guest));
+    assert!(seen.note.unwrap().contains("without an answer"));
     assert_eq!(guest.end(), "");
     Ok(())
 }
