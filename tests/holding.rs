@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         Trial::test("who_ends_without_an_answer", ends_without_an_answer),
         Trial::test("no_such_descriptor", no_such_descriptor),
         Trial::test("who_asks_may_be_killed", asker_dies),
+        Trial::test("who_holds_keeps_the_lock", lock_is_kept),
     ];
     run(&arguments, trials).exit_code()
 }
@@ -115,7 +116,9 @@ fn ends_without_an_answer() -> Result<(), Failed> {
         nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL).unwrap();
         unreachable!()
     });
-    assert_eq!(seen.facts.display, Display::Unknown(Reason::QueryFailed));
+    assert_eq!(seen.facts.display, Display::Unknown(Reason::InUse));
+    assert_eq!(seen.path, Some(OpenPath::Guest));
+    assert!(seen.note.unwrap().contains("without an answer"));
     assert_eq!(guest.end(), "");
     Ok(())
 }
@@ -161,5 +164,30 @@ fn asker_dies() -> Result<(), Failed> {
     assert_eq!(guest.end(), "");
     let long = Instant::now() + Duration::from_secs(60);
     assert!(wait_until_free(&root, id, long)?);
+    Ok(())
+}
+
+/// A driver may sleep so that nothing ends the holder, and the asker goes its way. Any copy of the
+/// asker inherits its lock as the holder does; this one ends when it is told to.
+fn lock_is_kept() -> Result<(), Failed> {
+    let directory = tempfile::tempdir()?;
+    std::fs::create_dir(directory.path().join("run"))?;
+    let root = Root::recorded(directory.path());
+    let id = "c1a20000-0000-4000-8000-000000000002".parse()?;
+    let lock = Lock::of_device(&root, id)?;
+    // SAFETY: this process has a single thread, so nothing is half done in its copy, which ends by
+    // a signal and never returns.
+    let holder = match unsafe { fork() }? {
+        ForkResult::Parent { child } => child,
+        ForkResult::Child => loop {
+            thread::sleep(Duration::from_secs(1000));
+        },
+    };
+    drop(lock);
+    let is_free = wait_until_free(&root, id, Instant::now());
+    kill(holder, Signal::SIGKILL)?;
+    waitpid(holder, None)?;
+    assert!(!is_free?, "the asker has let go, the holder has not");
+    assert!(wait_until_free(&root, id, Instant::now())?);
     Ok(())
 }

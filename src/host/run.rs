@@ -5,14 +5,14 @@
 //! need no lock. They take only regular files of root that nobody else may write, at most
 //! [`MAX_SIZE`] bytes, and follow no link.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{Flock, FlockArg, RenameFlags, renameat2};
+use nix::fcntl::{RenameFlags, renameat2};
 use nix::libc;
 
 use crate::evidence::Method;
@@ -38,9 +38,12 @@ pub enum Written {
 }
 
 /// The lock of a device: held from before it is opened until after it is closed.
+///
+/// It is an flock(2) that is never undone: its end is the close of the last descriptor, so a process
+/// that has inherited one has the lock, too, for as long as it lives.
 #[derive(Debug)]
 pub struct Lock {
-    _file: Flock<File>,
+    _file: File,
 }
 
 /// Where the records are, made if they are not there, for whoever wants to watch them.
@@ -220,12 +223,12 @@ impl Lock {
                 Err(error) if is_absent(&error) && !make => return Ok(None),
                 result => result?,
             };
-            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            match file.try_lock() {
                 // The device may have gone and come again, and its lock's file with it.
-                Ok(file) if is_still(&file, path) => return Ok(Some(Lock { _file: file })),
-                Ok(_) => continue,
-                Err((_, nix::errno::Errno::EWOULDBLOCK)) => {}
-                Err((_, error)) => return Err(error.into()),
+                Ok(()) if is_still(&file, path) => return Ok(Some(Lock { _file: file })),
+                Ok(()) => continue,
+                Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::Error(error)) => return Err(error),
             }
             if limit.is_some_and(|limit| Instant::now() >= limit) {
                 return Err(io::ErrorKind::TimedOut.into());
@@ -397,6 +400,25 @@ pub(crate) fn read_trusted_bytes(
     also: Option<u32>,
     limit: usize,
 ) -> Result<Option<Vec<u8>>, String> {
+    let Some(file) = open_trusted(root, path, also)? else {
+        return Ok(None);
+    };
+    let mut bytes = Vec::with_capacity(4096);
+    file.take(limit as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| error.to_string())?;
+    if bytes.len() > limit {
+        return Err(format!("it is larger than {} KiB", limit / 1024));
+    }
+    Ok(Some(bytes))
+}
+
+/// Such a file, for reading.
+pub(crate) fn open_trusted(
+    root: &Root,
+    path: &Path,
+    also: Option<u32>,
+) -> Result<Option<File>, String> {
     let mut options = OpenOptions::new();
     // O_NONBLOCK: a FIFO in this place must not hold us up.
     options
@@ -417,14 +439,7 @@ pub(crate) fn read_trusted_bytes(
         return Err(format!("it {problem}"));
     }
     saw(path, Last::Link);
-    let mut bytes = Vec::with_capacity(4096);
-    file.take(limit as u64 + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| error.to_string())?;
-    if bytes.len() > limit {
-        return Err(format!("it is larger than {} KiB", limit / 1024));
-    }
-    Ok(Some(bytes))
+    Ok(Some(file))
 }
 
 /// Writes a file whole: whoever reads it sees the old one or the new one.

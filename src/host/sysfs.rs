@@ -196,6 +196,20 @@ pub fn read_circumstances(root: &Root, id: DeviceId) -> Option<(Circumstances, O
     Some((circumstances, render_node))
 }
 
+/// The name of a device's own node in `/dev/vfio/devices`, from its directory; its number is in
+/// `vfio-dev/NAME/dev`. Before 6.6, and without VFIO_DEVICE_CDEV, that file is missing, and there is
+/// no node.
+pub(crate) fn own_node(device: &Path, warnings: &mut Vec<Warning>) -> Option<String> {
+    let directory = device.join("vfio-dev");
+    let is_own = |name: &str| {
+        let number = name.strip_prefix("vfio").unwrap_or_default();
+        !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    read_names_that(is_own, &directory, warnings)
+        .into_iter()
+        .find(|name| exists(&directory.join(name).join("dev")))
+}
+
 /// The sysfs name of the device on which an mdev is made; `None` if the mdev isn't there.
 #[must_use]
 pub fn parent_of(root: &Root, id: DeviceId) -> Option<String> {
@@ -482,11 +496,7 @@ impl<'a> Reader<'a> {
             .as_ref()
             .and_then(|driver| self.driver_version(id.bus(), driver));
         let iommu_group = self.group(path);
-        let nodes = read_names(&path.join("vfio-dev"), &mut self.warnings);
-        // Before 6.6, and without VFIO_DEVICE_CDEV, the directory is there but has no device node.
-        let cdev = nodes
-            .into_iter()
-            .find(|node| exists(&path.join("vfio-dev").join(node).join("dev")));
+        let cdev = own_node(path, &mut self.warnings);
         let mut attributes = BTreeMap::new();
         for name in self.attributes {
             if let Some(text) = self.text(&path.join(name)) {

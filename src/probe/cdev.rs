@@ -4,7 +4,7 @@
 //! opens; until it is bound every other ioctl says EINVAL, so nothing is asked of a device that did
 //! not bind. The bind runs the driver's own open. It takes no address space (IOAS): that is for DMA.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::Path;
 
@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use crate::evidence::{OpenPath, Step};
 use crate::facts::Reason;
 use crate::host::Root;
+use crate::host::sysfs::own_node;
 use crate::names::DeviceId;
 use crate::probe::group::{failed, group_number, open};
 use crate::probe::{Failure, Opener, Prepared, Tell, ioctl};
@@ -74,29 +75,22 @@ impl Opener for Cdev {
 }
 
 /// The name of the device's node. A device without a directory for it has no vfio driver, and a
-/// directory without a number comes from a kernel that makes no nodes.
+/// directory without a node comes from a kernel that makes none.
 fn node(device: &Path) -> Result<String, Failure> {
-    let failure = |reason| failed(Step::Find, reason)(Errno::ENOENT);
-    let Ok(names) = fs::read_dir(device.join("vfio-dev")) else {
-        return Err(failure(if device.exists() {
-            |_| Reason::NoDriver
+    let failure = |reason| Failure {
+        step: Step::Find,
+        errno: Errno::ENOENT,
+        reason,
+    };
+    own_node(device, &mut Vec::new()).ok_or_else(|| {
+        failure(if device.join("vfio-dev").exists() {
+            Reason::NoVfio
+        } else if device.exists() {
+            Reason::NoDriver
         } else {
-            |_| Reason::Vanished
-        }));
-    };
-    let is_node = |name: &String| {
-        let number = name.strip_prefix("vfio").unwrap_or_default();
-        !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
-    };
-    let name = names
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .find(is_node)
-        .ok_or_else(|| failure(|_| Reason::NoDriver))?;
-    if device.join("vfio-dev").join(&name).join("dev").exists() {
-        Ok(name)
-    } else {
-        Err(failure(|_| Reason::NoVfio))
-    }
+            Reason::Vanished
+        })
+    })
 }
 
 /// Binds; if that fails: with which errno, and what that means.
@@ -164,6 +158,7 @@ fn not_bound(errno: Errno) -> Reason {
 mod tests {
     use super::*;
     use std::cell::RefCell;
+    use std::fs;
 
     #[test]
     fn what_each_errno_means() {
@@ -260,8 +255,10 @@ mod tests {
         let device = root.device(id);
         fs::create_dir_all(&device).unwrap();
         assert_eq!(attempt(), missing(Step::Find, Reason::NoDriver));
+        // What has no number leads elsewhere.
         fs::create_dir_all(device.join("vfio-dev/vfio..")).unwrap();
-        assert_eq!(attempt(), missing(Step::Find, Reason::NoDriver));
+        fs::write(device.join("vfio-dev/vfio../dev"), "511:7\n").unwrap();
+        assert_eq!(attempt(), missing(Step::Find, Reason::NoVfio));
         fs::create_dir_all(device.join("vfio-dev/vfio7")).unwrap();
         assert_eq!(attempt(), missing(Step::Find, Reason::NoVfio));
         fs::write(device.join("vfio-dev/vfio7/dev"), "511:7\n").unwrap();

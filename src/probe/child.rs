@@ -130,7 +130,9 @@ fn open_and_ask(
         vm = Some(Vm::of(root, prepared.file.as_fd(), tell)?);
     }
     // Group and node stay open in between: a second open is a whole one (vfio_main.c, `vfio_df_open`,
-    // counts only those that succeed), and nobody can come before it.
+    // counts only those that succeed). Nobody can come before it by the group. A bind that fails lets
+    // go of the group (device_cdev.c, `vfio_device_unblock_group`); who opens that in between has the
+    // device, and the second bind says that it is in use.
     let device = match opener.open(root, &prepared, id, tell) {
         Err(failure) if failure.reason == Reason::NeedsVm && vm.is_none() => {
             vm = Some(Vm::of(root, prepared.file.as_fd(), tell)?);

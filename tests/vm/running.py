@@ -222,7 +222,7 @@ def test_a_qemu_that_is_nobodys():
 
 def test_guests_that_come_and_go():
     """No start fails because somebody asks, and every answer is right or in-use."""
-    rounds, seen, stop, wrong = 200 if FULL else 20, {}, threading.Event(), []
+    rounds, seen, stop, wrong, guests = 200 if FULL else 20, {}, threading.Event(), [], []
     expected = {REGION: ["region"], DMABUF: ["dmabuf"]}
 
     def ask_on(device):
@@ -230,6 +230,8 @@ def test_guests_that_come_and_go():
             answer = probe(device, "--running", "--fresh")
             how = answer.get("path") if answer["display"] != ["unknown"] else f"{answer.get('reason')} at {answer.get('step')}"
             seen[how] = seen.get(how, 0) + 1
+            # One that answered too late was asked, too.
+            guests.append(answer.get("path") == "guest")
             if answer["display"] != expected[device] and answer.get("reason") != "in-use":
                 wrong.append(answer)
 
@@ -254,7 +256,7 @@ def test_guests_that_come_and_go():
     print(f"  {rounds} starts in {time.monotonic() - began:.0f} s; the answers: {seen}")
     equal(failed, [], "starts that failed")
     equal(wrong, [], "answers that are wrong")
-    assert seen.get("guest"), "no guest was asked, so nothing was shown"
+    assert any(guests), "no guest was asked, so nothing was shown"
     print(journal(since, "-t gfxplane-helper"))
     tidy()
 

@@ -85,6 +85,8 @@ pub struct Wanted {
     pub syspath: String,
     /// The number of its own node, if the kernel has made one.
     pub node: Option<Node>,
+    /// The number of its group's node. (Linux drivers/vfio/group.c makes one for each group.)
+    pub group: Option<Node>,
 }
 
 /// Major and minor number of a device node.
@@ -102,6 +104,8 @@ pub struct Process {
     pub cgroup: String,
     /// Those of its descriptors that may be of vfio devices.
     pub descriptors: Vec<Descriptor>,
+    /// The numbers of those that are of a group's node, as far as they can be seen.
+    pub groups: Vec<Option<Node>>,
 }
 
 /// A descriptor of a vfio device.
@@ -133,7 +137,7 @@ pub struct Chosen {
 
 impl Chosen {
     /// Whether the kernel says of which device the descriptor is. Else there is only one that it
-    /// can be.
+    /// can be, in a group that is the device's.
     #[must_use]
     pub fn is_told(&self) -> bool {
         self.descriptor.of != Of::Group(None)
@@ -175,6 +179,11 @@ pub enum Refusal {
         /// The descriptors.
         descriptors: usize,
     },
+    /// The one descriptor may be of another device.
+    #[error(
+        "the QEMU of domain {0} has another group open than the device's, or none: its devices are changing"
+    )]
+    NotItsGroup(String),
     /// The guest or its devices changed meanwhile.
     #[error("domain {0} changed while it was asked")]
     Changed(String),
@@ -188,7 +197,10 @@ impl Refusal {
             Refusal::NoDomain | Refusal::SeveralDomains(_) | Refusal::NotItsProcess { .. } => {
                 Step::Guest
             }
-            Refusal::NotOpen(_) | Refusal::Untold { .. } | Refusal::Changed(_) => Step::Descriptor,
+            Refusal::NotOpen(_)
+            | Refusal::Untold { .. }
+            | Refusal::NotItsGroup(_)
+            | Refusal::Changed(_) => Step::Descriptor,
         }
     }
 }
@@ -216,6 +228,10 @@ pub fn domain_with(statuses: Vec<Status>, id: DeviceId) -> Result<Status, Refusa
 ///
 /// The pidfile's lock decides about the process: a later process with the number of one that has
 /// ended does not have it. The cgroup must not say otherwise; a host may have none.
+///
+/// That there is one device and one descriptor is not enough: while libvirt attaches a device its
+/// status file does not have it yet, and another one may go at that moment. But QEMU has a device's
+/// group open for as long as the device (hw/vfio, `vfio_group_get`), and the group tells.
 ///
 /// # Errors
 /// What does not fit.
@@ -254,7 +270,10 @@ pub fn choose(status: &Status, process: &Process, wanted: &Wanted) -> Result<Cho
         // A device is opened once; were it twice, either descriptor would do.
         (Some(descriptor), _) => Ok(chosen(descriptor)),
         (None, all) if !all.iter().any(untold) => Err(Refusal::NotOpen(status.name.clone())),
-        (None, [descriptor]) if status.vfio == 1 => Ok(chosen(descriptor)),
+        (None, [descriptor]) if status.vfio == 1 => match process.groups[..] {
+            [group] if group.is_some() && group == wanted.group => Ok(chosen(descriptor)),
+            _ => Err(Refusal::NotItsGroup(status.name.clone())),
+        },
         (None, all) => Err(Refusal::Untold {
             domain: status.name.clone(),
             devices: status.vfio,
@@ -303,6 +322,8 @@ mod tests {
     const OURS: &str = "/sys/devices/virtual/mbochs/mbochs/c1a20000-0000-4000-8000-000000000002";
     const OTHER: &str = "/sys/devices/virtual/mbochs/mbochs/c1a20000-0000-4000-8000-000000000003";
 
+    const GROUP: Node = (243, 0);
+
     fn id() -> DeviceId {
         DEVICE.parse().unwrap()
     }
@@ -327,6 +348,7 @@ mod tests {
         Wanted {
             syspath: OURS.into(),
             node: Some((511, 2)),
+            group: Some(GROUP),
         }
     }
 
@@ -343,6 +365,7 @@ mod tests {
             holder: Some(4711),
             cgroup: "0::/machine.slice/machine-qemu\\x2d3\\x2dg1.scope/libvirt/emulator\n".into(),
             descriptors,
+            groups: vec![Some(GROUP)],
         }
     }
 
@@ -502,6 +525,45 @@ mod tests {
         }
     }
 
+    /// It matters only where the kernel says nothing of the descriptor.
+    #[test]
+    fn which_group() {
+        let (own, other) = (Some(GROUP), Some((243, 1)));
+        for (wanted_group, groups, is_it) in [
+            (own, vec![own], true),
+            (own, vec![], false),
+            (own, vec![other], false),
+            (own, vec![own, other], false),
+            (own, vec![own, None], false),
+            (own, vec![None], false),
+            (None, vec![None], false),
+            (None, vec![own], false),
+            (None, vec![], false),
+        ] {
+            for told in [None, Some(OURS)] {
+                let process = Process {
+                    groups: groups.clone(),
+                    ..process(vec![group(7, told)])
+                };
+                let wanted = Wanted {
+                    group: wanted_group,
+                    ..wanted()
+                };
+                match choose(&status(), &process, &wanted) {
+                    Ok(chosen) => {
+                        assert!(is_it || told.is_some(), "{groups:?}");
+                        assert_eq!(chosen.descriptor.number, 7);
+                    }
+                    Err(refusal) => {
+                        assert!(!is_it && told.is_none(), "{groups:?}");
+                        assert_eq!(refusal, Refusal::NotItsGroup("g1".into()));
+                        assert_eq!(refusal.step(), Step::Descriptor);
+                    }
+                }
+            }
+        }
+    }
+
     #[test]
     fn whose_process() {
         let good = || process(vec![group(7, Some(OURS))]);
@@ -601,7 +663,7 @@ mod tests {
     proptest! {
         /// Whoever is asked is the process of the status file, of the pidfile and of its lock, is in
         /// no other machine's cgroup, and the descriptor is the device's by the kernel's word, or
-        /// the only one where the domain has no other device.
+        /// the only one where the domain has no other device and QEMU no other group than its own.
         #[test]
         fn nobody_is_asked_unless_everything_fits(
             pidfile in prop_oneof![Just(None), Just(Some(4711)), Just(Some(4712))],
@@ -609,11 +671,14 @@ mod tests {
             machine in prop_oneof![Just(None), Just(Some(3)), Just(Some(4)), Just(Some(33))],
             vfio in 1usize..4,
             descriptors in prop::collection::vec(any_descriptor(), 0..4),
+            groups in prop::collection::vec(
+                prop_oneof![4 => Just(Some(GROUP)), 1 => Just(Some((243, 1))), 1 => Just(None)], 0..3
+            ),
         ) {
             let cgroup = machine.map_or_else(String::new, |id| {
                 format!("0::/machine.slice/machine-qemu\\x2d{id}\\x2dg1.scope/libvirt\n")
             });
-            let process = Process { pidfile, holder, cgroup, descriptors };
+            let process = Process { pidfile, holder, cgroup, descriptors, groups };
             let status = Status { vfio, ..status() };
             if let Ok(chosen) = choose(&status, &process, &wanted()) {
                 prop_assert_eq!((pidfile, holder, chosen.pid), (Some(4711), Some(4711), 4711));
@@ -622,7 +687,10 @@ mod tests {
                 match chosen.descriptor.of {
                     Of::Group(Some(syspath)) => prop_assert_eq!(syspath, OURS),
                     Of::Node(node) => prop_assert_eq!(node, (511, 2)),
-                    Of::Group(None) => prop_assert_eq!((vfio, process.descriptors.len()), (1, 1)),
+                    Of::Group(None) => {
+                        prop_assert_eq!((vfio, process.descriptors.len()), (1, 1));
+                        prop_assert_eq!(process.groups, vec![Some(GROUP)]);
+                    }
                 }
             }
         }

@@ -92,17 +92,27 @@ pub fn ask(
         holder.kill();
     }
     holder.end();
-    match answer.facts.display {
-        Display::Unknown(Reason::TimedOut | Reason::QueryFailed) if is_late => Answer {
-            facts: Facts::of(Display::Unknown(Reason::InUse)),
-            path: Some(OpenPath::Guest),
-            note: Some(format!(
-                "it did not answer within {} ms, for which a guest's descriptor is held at most",
-                HOLD.as_millis()
-            )),
-            ..answer
-        },
-        _ => answer,
+    let is_answer = !matches!(
+        answer.facts.display,
+        Display::Unknown(Reason::TimedOut | Reason::QueryFailed)
+    );
+    if is_answer || answer.path.is_some() {
+        return answer;
+    }
+    let note = if is_late {
+        format!(
+            "it did not answer within {} ms, for which a guest's descriptor is held at most",
+            HOLD.as_millis()
+        )
+    } else {
+        "who held its guest's descriptor ended without an answer".to_owned()
+    };
+    // Nothing that is to be kept as the device's own: it is asked again when it is free.
+    Answer {
+        facts: Facts::of(Display::Unknown(Reason::InUse)),
+        path: Some(OpenPath::Guest),
+        note: Some(note),
+        ..answer
     }
 }
 

@@ -2,6 +2,7 @@
 //! a process and its descriptors. Nothing is opened but files of text.
 
 use std::fs::{self, File};
+use std::io::Read;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
@@ -11,8 +12,10 @@ use nix::libc;
 use nix::sys::stat::{major, minor};
 
 use crate::host::Root;
-use crate::host::run::read_trusted_bytes;
+use crate::host::run::{open_trusted, read_trusted_bytes};
+use crate::host::sysfs::own_node;
 use crate::names::DeviceId;
+use crate::probe::group::group_number;
 use crate::probe::running::guest::{ANONYMOUS, Descriptor, Node, Of, Process, Status, Wanted};
 use crate::probe::running::guest::{node, syspath};
 use crate::xml::escape;
@@ -51,14 +54,17 @@ pub(super) fn wanted(root: &Root, id: DeviceId) -> Option<Wanted> {
     let below = directory.strip_prefix(base).ok()?.to_str()?;
     Some(Wanted {
         syspath: format!("/{below}"),
-        node: own_node(&device),
+        node: own_node(&device, &mut Vec::new())
+            .and_then(|name| number_in(&device.join("vfio-dev").join(name))),
+        group: group_number(&device)
+            .ok()
+            .and_then(|group| number_in(&root.join("sys/class/vfio").join(group))),
     })
 }
 
-/// `vfio-dev/vfioN/dev`, where the kernel has `CONFIG_VFIO_DEVICE_CDEV`.
-fn own_node(device: &Path) -> Option<Node> {
-    let mut nodes = fs::read_dir(device.join("vfio-dev")).ok()?.flatten();
-    node(&fs::read_to_string(nodes.next()?.path().join("dev")).ok()?)
+/// The number of the node that belongs to a directory in sysfs.
+fn number_in(directory: &Path) -> Option<Node> {
+    node(&fs::read_to_string(directory.join("dev")).ok()?)
 }
 
 /// What there is to see of the process that a status file names. What can't be seen is missing in
@@ -68,19 +74,26 @@ pub(super) fn process(root: &Root, status: &Status) -> Process {
     let name = format!("{}.pid", escape(&status.name));
     let (pidfile, holder) = pidfile(root, &root.join(STATUS).join(name)).unwrap_or_default();
     let proc = root.join("proc").join(status.pid.to_string());
+    // The groups come last: QEMU opens a device's before the device, and closes it after.
+    let descriptors = numbers(&proc).into_iter();
+    let descriptors = descriptors.filter_map(|number| descriptor(&proc, number));
+    let descriptors = descriptors.collect();
+    let groups = numbers(&proc).into_iter();
     Process {
         pidfile,
         holder,
         cgroup: fs::read_to_string(proc.join("cgroup")).unwrap_or_default(),
-        descriptors: descriptors(&proc),
+        descriptors,
+        groups: groups.filter_map(|number| group(&proc, number)).collect(),
     }
 }
 
 /// The number in a pidfile, and who has its first byte locked by fcntl(2).
 fn pidfile(root: &Root, path: &Path) -> Option<(Option<i32>, Option<i32>)> {
-    let bytes = read_trusted_bytes(root, path, None, 64).ok()??;
-    let pid = std::str::from_utf8(&bytes).ok()?.trim().parse().ok();
-    let file = File::open(path).ok()?;
+    let file = open_trusted(root, path, None).ok()??;
+    let mut text = String::new();
+    (&file).take(64).read_to_string(&mut text).ok()?;
+    let pid = text.trim().parse().ok();
     let mut lock = libc::flock {
         l_type: libc::F_WRLCK as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
@@ -93,18 +106,17 @@ fn pidfile(root: &Root, path: &Path) -> Option<(Option<i32>, Option<i32>)> {
     Some((pid, is_locked.then_some(lock.l_pid)))
 }
 
-fn descriptors(proc: &Path) -> Vec<Descriptor> {
+/// The numbers of a process's descriptors, sorted.
+fn numbers(proc: &Path) -> Vec<i32> {
     let Ok(entries) = fs::read_dir(proc.join("fd")) else {
         return Vec::new();
     };
-    let numbers = entries
+    let mut numbers: Vec<i32> = entries
         .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let mut found: Vec<Descriptor> = numbers
-        .filter_map(|number| descriptor(proc, number))
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .collect();
-    found.sort_unstable_by_key(|descriptor| descriptor.number);
-    found
+    numbers.sort_unstable();
+    numbers
 }
 
 /// A descriptor of a process, if it is of a vfio device or may be.
@@ -115,20 +127,33 @@ fn descriptor(proc: &Path, number: i32) -> Option<Descriptor> {
     let path = proc.join("fd").join(number.to_string());
     let link = fs::read_link(&path).ok()?;
     let of = if link.as_os_str() == ANONYMOUS {
-        let fdinfo = fs::read_to_string(proc.join("fdinfo").join(number.to_string())).ok()?;
-        Of::Group(syspath(&fdinfo))
+        // One that says nothing counts, too.
+        let fdinfo = fs::read_to_string(proc.join("fdinfo").join(number.to_string()));
+        Of::Group(fdinfo.ok().as_deref().and_then(syspath))
     } else {
         let name = link.file_name()?.to_str()?.strip_prefix("vfio")?;
         // /dev/vfio/vfio is the container.
         name.parse::<u32>().ok()?;
-        let metadata = fs::metadata(&path).ok()?;
-        let number = metadata.rdev();
-        metadata
-            .file_type()
-            .is_char_device()
-            .then(|| Of::Node((major(number), minor(number))))?
+        Of::Node(device_number(&path)?)
     };
     Some(Descriptor { number, of })
+}
+
+/// The number of a descriptor that is of a group's node (`/dev/vfio/7`, `/dev/vfio/noiommu-7`), if it
+/// is of one or may be. One whose number can't be seen is no device's.
+fn group(proc: &Path, number: i32) -> Option<Option<Node>> {
+    let path = proc.join("fd").join(number.to_string());
+    let link = fs::read_link(&path).ok()?;
+    let is_group = link.parent()?.file_name()? == "vfio" && link.file_name()? != "vfio";
+    is_group.then(|| device_number(&path))
+}
+
+/// The number of a character device.
+fn device_number(path: &Path) -> Option<Node> {
+    let metadata = fs::metadata(path).ok()?;
+    let number = metadata.rdev();
+    let is_device = metadata.file_type().is_char_device();
+    is_device.then(|| (major(number), minor(number)))
 }
 
 /// What a descriptor of this process is of.
@@ -171,6 +196,14 @@ mod tests {
             symlink(
                 format!("../../../../{DEVICE}/{UUID}"),
                 root.device(UUID.parse().unwrap()),
+            )
+            .unwrap();
+            let group = root.join("sys/class/vfio/7");
+            fs::create_dir_all(&group).unwrap();
+            fs::write(group.join("dev"), "1:3\n").unwrap();
+            symlink(
+                "../../../../kernel/iommu_groups/7",
+                root.device(UUID.parse().unwrap()).join("iommu_group"),
             )
             .unwrap();
             let pidfile = root.join(STATUS).join(format!("{}.pid", escape(name)));
@@ -216,6 +249,19 @@ mod tests {
             fs::write(self.proc().join("fdinfo").join(number.to_string()), fdinfo).unwrap();
         }
 
+        /// A character device as a group's node: the device's own is 7.
+        fn open_group(&self, number: i32, name: &str) {
+            let nodes = self.directory.path().join("dev/vfio");
+            fs::create_dir_all(&nodes).unwrap();
+            let device = if name == "7" {
+                "/dev/null"
+            } else {
+                "/dev/zero"
+            };
+            symlink(device, nodes.join(name)).unwrap();
+            self.open(number, nodes.join(name), "");
+        }
+
         fn choose(&self) -> Result<Chosen, Refusal> {
             let id = UUID.parse().unwrap();
             let status = domain_with(statuses(&self.root), id)?;
@@ -250,7 +296,7 @@ mod tests {
         let host = Host::new("it's <one> & only");
         host.open(3, "socket:[1]", "");
         host.open(4, "/dev/vfio/vfio", "");
-        host.open(5, "/dev/vfio/7", "");
+        host.open_group(5, "7");
         assert!(matches!(host.choose(), Err(Refusal::NotOpen(_))));
         host.open(12, ANONYMOUS, "");
         let pid = host.qemu.id().cast_signed();
@@ -262,6 +308,41 @@ mod tests {
         let told = format!("vfio-device-syspath: /{DEVICE}/{UUID}");
         host.open(11, ANONYMOUS, &told);
         assert_eq!(chosen(), Ok((pid, 11, true)));
+    }
+
+    /// A device that libvirt does not tell of (yet), while the one that it tells of has just gone.
+    #[test]
+    fn a_descriptor_of_another_group() {
+        let host = Host::new("g1");
+        host.open(12, ANONYMOUS, "");
+        let is_refused = || assert!(matches!(host.choose(), Err(Refusal::NotItsGroup(_))));
+        is_refused();
+        host.open_group(5, "8");
+        is_refused();
+        host.open_group(6, "7");
+        is_refused();
+        fs::remove_file(host.proc().join("fd/5")).unwrap();
+        assert_eq!(host.choose().unwrap().descriptor.number, 12);
+        host.open_group(5, "noiommu-1");
+        is_refused();
+        // A node that has just been removed is one, too; what can't be seen of it is no excuse.
+        fs::remove_file(host.proc().join("fd/5")).unwrap();
+        host.open(5, "/dev/vfio/8 (deleted)", "");
+        is_refused();
+    }
+
+    /// It counts, so that nobody takes the other one for the only one.
+    #[test]
+    fn a_descriptor_that_says_nothing() {
+        let host = Host::new("g1");
+        host.open_group(5, "7");
+        host.open(12, ANONYMOUS, "");
+        host.choose().unwrap();
+        symlink(ANONYMOUS, host.proc().join("fd/13")).unwrap();
+        assert!(matches!(
+            host.choose(),
+            Err(Refusal::Untold { descriptors: 2, .. })
+        ));
     }
 
     #[test]
@@ -285,6 +366,7 @@ mod tests {
     fn a_process_that_is_not_the_domains() {
         let host = Host::new("g1");
         host.open(12, ANONYMOUS, "");
+        host.open_group(5, "7");
         host.choose().unwrap();
         let pidfile = host.root.join(STATUS).join("g1.pid");
         let not_its = |problem: &str| match host.choose() {

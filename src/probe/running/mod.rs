@@ -26,12 +26,12 @@ mod look;
 use nix::errno::Errno;
 
 use crate::evidence::{OpenPath, Step};
-use crate::facts::{Facts, Reason};
+use crate::facts::{Display, Facts, Reason};
 use crate::host::Root;
 use crate::names::DeviceId;
 use crate::probe::device::Whose;
 use crate::probe::running::guest::{Refusal, Status, choose, domain_with};
-use crate::probe::{Answer, Tell, child, device, errno_name};
+use crate::probe::{Answer, Failure, Tell, child, device, errno_name};
 
 /// Asks a device that is in use. The caller has its lock.
 ///
@@ -55,8 +55,8 @@ fn try_ask(root: &Root, id: DeviceId, kvm: bool, tell: Tell<'_>) -> Result<Answe
         Err(errno) => return Ok(not_copied(&status, errno)),
     };
     tell(Step::Descriptor);
-    let choose = || choose(&status, &look::process(root, &status), &wanted);
-    let chosen = choose()?;
+    let choose = |status: &Status| choose(status, &look::process(root, status), &wanted);
+    let chosen = choose(&status)?;
     tell(Step::Copy);
     let answer = held::ask(&process, chosen.descriptor.number, |copy| {
         let copy = match copy {
@@ -77,14 +77,12 @@ fn try_ask(root: &Root, id: DeviceId, kvm: bool, tell: Tell<'_>) -> Result<Answe
                 errno: None,
                 note: None,
             },
-            Err(failure) => Answer {
-                path,
-                ..Answer::failed(&failure)
-            },
+            Err(failure) => not_answered(&failure),
         }
     });
-    // If only the number of devices tells which descriptor it is, that must not have changed.
-    if !chosen.is_told() && choose().as_ref() != Ok(&chosen) {
+    // What tells which descriptor it is if the kernel doesn't must not have changed.
+    let again = || choose(&domain_with(look::statuses(root), id)?);
+    if !chosen.is_told() && again().as_ref() != Ok(&chosen) {
         return Err(Refusal::Changed(status.name.clone()));
     }
     Ok(answer)
@@ -94,6 +92,17 @@ fn in_use(refusal: &Refusal) -> Answer {
     Answer {
         note: Some(refusal.to_string()),
         ..Answer::none(Reason::InUse, refusal.step())
+    }
+}
+
+/// A question that failed. Of a device that is in use this says no more than that: its guest may have
+/// ended, and it is to be asked again when it is free.
+fn not_answered(failure: &Failure) -> Answer {
+    Answer {
+        facts: Facts::of(Display::Unknown(Reason::InUse)),
+        path: Some(OpenPath::Guest),
+        note: Some("a question through its guest's descriptor failed".into()),
+        ..Answer::failed(failure)
     }
 }
 
@@ -129,6 +138,23 @@ fn not_copied(status: &Status, errno: Errno) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Whatever the driver said: udev and `--all` ask such a device again.
+    #[test]
+    fn a_question_that_fails() {
+        for reason in [Reason::QueryFailed, Reason::Vanished] {
+            let answer = not_answered(&Failure {
+                step: Step::QueryDmabuf,
+                errno: Errno::EIO,
+                reason,
+            });
+            assert_eq!(answer.facts, Facts::of(Display::Unknown(Reason::InUse)));
+            let how = (answer.path, answer.step, answer.errno.as_deref());
+            let expected = (OpenPath::Guest, Step::QueryDmabuf, "EIO");
+            assert_eq!(how, (Some(expected.0), Some(expected.1), Some(expected.2)));
+            assert!(answer.note.unwrap().contains("descriptor failed"));
+        }
+    }
 
     #[test]
     fn what_each_errno_means() {
