@@ -481,10 +481,7 @@ mod tests {
             ),
             (
                 "but a log is no QEMU that was asked",
-                vec![
-                    learned(region()),
-                    source(Probe, unknown(Reason::TimedOut)),
-                ],
+                vec![learned(region()), source(Probe, unknown(Reason::TimedOut))],
                 unknown(Reason::TimedOut),
                 Some(Probe),
                 1,

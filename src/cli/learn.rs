@@ -13,7 +13,7 @@ use crate::domain::name_and_devices;
 use crate::facts::Display;
 use crate::host::run::{self, Written};
 use crate::host::state::now;
-use crate::host::{Root, qemu_log, testimony};
+use crate::host::{Root, emulator, qemu_log, testimony};
 use crate::inventory::Sources;
 use crate::learn::{Lesson, began, learn};
 use crate::log::{By, Entry, What};
@@ -136,9 +136,9 @@ pub(super) fn learn_from(root: &Root, domain: Logged<'_>) -> Result<Vec<Learned>
     let is_running = life == Life::Runs;
     let lesson = learn(&log, domain.uuid, domain.devices, is_running)
         .map_err(|why| nothing(&why.to_string()))?;
-    if lesson.started && !qemu_log::is_program(root, &lesson.emulator) {
+    if lesson.started && emulator::kind(root, &lesson.emulator) != emulator::Kind::Program {
         return Err(nothing(
-            "its emulator is no program but a script, which may give QEMU other displays",
+            "its emulator is a script, which may give QEMU other displays, or not there any more",
         ));
     }
     let mut all = Vec::new();

@@ -26,12 +26,10 @@ impl Daemon<'_> {
             Some(name) => (name, self.domains.devices(uuid)),
             // Nobody has looked at it yet; one without a definition has no devices that could be
             // held against its log.
-            None => {
-                match libvirt.persistent(&uuid.to_string()) {
-                    Ok(Some(definition)) => name_and_devices(&definition.xml),
-                    _ => return,
-                }
-            }
+            None => match libvirt.persistent(&uuid.to_string()) {
+                Ok(Some(definition)) => name_and_devices(&definition.xml),
+                _ => return,
+            },
         };
         if devices.is_empty() {
             return;

@@ -9,7 +9,7 @@ use std::sync::{Mutex, OnceLock};
 use std::time::Instant;
 
 use super::*;
-use crate::cli::libvirt::{Definition, New, Replaced, Sink, Start, User};
+use crate::cli::libvirt::{Definition, New, Replaced, Sink, Start, Term, User};
 use crate::host::Root;
 use crate::log::What;
 
@@ -137,7 +137,7 @@ impl Libvirt for Arc<Fake> {
         Ok(Vec::new())
     }
 
-    fn start(&self, _xml: &str, _uuid: &str, _limit: Instant) -> Result<Start, Failure> {
+    fn start(&self, _xml: &str, _uuid: &str, _term: Term<'_>) -> Result<Start, Failure> {
         unreachable!("the daemon tries none")
     }
 
