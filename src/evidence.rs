@@ -257,15 +257,18 @@ pub struct Finding {
 ///
 /// The strongest source that knows the display is believed. What a device did when it was asked
 /// (it says yes to everything, it hangs) counts as knowing; that it could not be asked does not,
-/// and is kept as [`Finding::attempt`]. A driver that hangs with us and answers QEMU is known by QEMU. A kernel
+/// and is kept as [`Finding::attempt`]. A driver that hangs with us and answers a QEMU that was started to
+/// be asked is known by that; what was learned from a log ([`Evidence::source`]) goes behind every probe, as a
+/// guest may have written it. A kernel
 /// attribute and QEMU say nothing of EDID and OpRegion: these come from the
 /// strongest other source that agrees on the display. `nothing` is the reason if nobody knows.
 #[must_use]
 pub fn resolve(mut sources: Vec<(Facts, Evidence)>, nothing: Reason) -> Finding {
     sources.sort_by_key(|(_, evidence)| evidence.method);
-    let qemu_answers = sources
-        .iter()
-        .any(|(facts, evidence)| evidence.method == Method::Qemu && facts.display.is_answer());
+    let qemu_answers = sources.iter().any(|(facts, evidence)| {
+        let was_asked = evidence.method == Method::Qemu && evidence.source.is_none();
+        was_asked && facts.display.is_answer()
+    });
     let decides = |facts: &Facts| {
         facts.display.is_answer()
             || (facts.display == Display::Unknown(Reason::TimedOut) && !qemu_answers)
@@ -338,6 +341,12 @@ mod tests {
 
     fn source(method: Method, display: Display) -> (Facts, Evidence) {
         (Facts::of(display), Evidence::by(method))
+    }
+
+    fn learned(display: Display) -> (Facts, Evidence) {
+        let (facts, mut evidence) = source(Method::Qemu, display);
+        evidence.source = Some("the log of a domain".into());
+        (facts, evidence)
     }
 
     #[test]
@@ -469,6 +478,24 @@ mod tests {
                 region(),
                 Some(Qemu),
                 0,
+            ),
+            (
+                "but a log is no QEMU that was asked",
+                vec![learned(region()), source(Probe, unknown(Reason::TimedOut))],
+                unknown(Reason::TimedOut),
+                Some(Probe),
+                1,
+            ),
+            (
+                "a log where the probe could not ask",
+                vec![
+                    source(Rule, dmabuf()),
+                    learned(region()),
+                    source(Probe, unknown(Reason::InUse)),
+                ],
+                region(),
+                Some(Qemu),
+                1,
             ),
             (
                 "only failures",

@@ -12,9 +12,11 @@
 //!
 //! **What can be trusted.** The process that writes the log is QEMU, which a guest may have made its own once it
 //! runs. So its words count only for a start that failed, and count for nothing else than the
-//! domain's own devices, which are not taken from the log. A guest that forges the log of a start
-//! can make its own screen be taken for another kind, as long as nobody asks the device: what is learned
-//! is evidence `qemu`, never a measurement, and says nothing of other devices.
+//! domain's own devices, which are not taken from the log. That a start failed can't be forged by saying
+//! so: libvirt's own line at the end of a domain that ran gives another reason, and then it has
+//! started, whatever else is there. But a guest that forges the whole log of a further start can make its own
+//! screen be taken for another kind, as long as nobody asks the device: what is learned is evidence
+//! `qemu`, never a measurement, which any answer of the device's goes before, and says nothing of other devices.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -84,18 +86,7 @@ pub fn learn(
     let started = if is_running {
         true
     } else {
-        // The first one: a hook that keeps a later start back has libvirt write another.
-        let end = start
-            .printed
-            .lines()
-            .find_map(reason)
-            .ok_or(Nothing::NoEnd)?;
-        match end {
-            "failed" => false,
-            "shutdown" | "destroyed" | "crashed" | "migrated" | "saved" | "from snapshot"
-            | "daemon" => true,
-            _ => return Err(Nothing::NoEnd),
-        }
+        start.has_started().ok_or(Nothing::NoEnd)?
     };
     let with_display: Vec<DeviceId> = start
         .values("-device")
@@ -120,6 +111,12 @@ pub fn learn(
         started,
         displays,
     })
+}
+
+/// When the last start in a log began, since 1970.
+#[must_use]
+pub fn began(log: &str) -> Option<Duration> {
+    Some(Start::last(log)?.began)
 }
 
 /// One start.
@@ -170,6 +167,24 @@ impl<'l> Start<'l> {
 
     fn value(&self, option: &str) -> Option<&str> {
         self.values(option).last()
+    }
+
+    /// Whether the domain started, as the lines at its end tell; `None` if they don't.
+    ///
+    /// There may be more than one: a hook that keeps a later start back has libvirt write "failed",
+    /// and so does a guest that wants its words to count. Of a domain that ran libvirt itself
+    /// writes one with another reason.
+    fn has_started(&self) -> Option<bool> {
+        let mut started = None;
+        for reason in self.printed.lines().filter_map(reason) {
+            match reason {
+                "failed" => started = started.or(Some(false)),
+                "shutdown" | "destroyed" | "crashed" | "migrated" | "saved" | "from snapshot"
+                | "daemon" => return Some(true),
+                _ => return None,
+            }
+        }
+        started
     }
 
     /// The device that QEMU refused, and what its words say of it. QEMU ends with the first one.

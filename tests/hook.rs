@@ -16,7 +16,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 use gfxplane::host::requests;
-use gfxplane::host::run::Lock;
+use gfxplane::host::run::{Lock, trying_path};
 use gfxplane::xml::{Document, MAX_SIZE};
 use hooked::{Answer, Hooked};
 
@@ -246,6 +246,41 @@ fn a_start_is_marked_waits_for_the_probe_and_is_over_with_the_release() {
     assert_eq!(answer.code, Some(0));
     assert!(!requests::start_under_way(&root, id));
     assert_eq!(host.names("requests"), [DOMAIN]);
+}
+
+/// A QEMU that tries the device (`gfxplane verify`, `probe --via qemu`) is waited for, too: whoever
+/// has started it ends it when it sees the mark.
+#[test]
+fn a_start_waits_for_the_end_of_a_try() {
+    let host = lab();
+    let root = host.root();
+    let id = DEVICE.parse().unwrap();
+    drop(Lock::of_device(&root, id).unwrap());
+    let path = trying_path(&root, id);
+    let trying = fs::File::create(&path).unwrap();
+    trying.lock().unwrap();
+    let sound = case("nothing-spice-gl");
+    host.write("etc/gfxplane/gfxplane.toml", "deadline = 0.3");
+    let answer = host.call(&["guest", "prepare", "begin", "-"], &sound);
+    assert_eq!(answer.code, Some(0));
+    assert!(answer.journal[0].contains("still being probed"));
+    // Our own domain's start would wait for us.
+    let ours = case("nothing-verify");
+    let answer = host.call(&["guest", "prepare", "begin", "-"], &ours);
+    assert!(answer.journal.is_empty(), "{:?}", answer.journal);
+    host.write("etc/gfxplane/gfxplane.toml", "deadline = 60");
+    requests::forget_start(&root, id).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !requests::start_under_way(&root, id) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            fs::remove_file(&path).unwrap();
+            drop(trying);
+        });
+        let answer = host.call(&["guest", "prepare", "begin", "-"], &sound);
+        assert!(answer.journal.is_empty(), "{:?}", answer.journal);
+    });
 }
 
 /// A few steps of xorshift64*: what is needed here of a random number is that it can be repeated.

@@ -6,11 +6,12 @@ use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use clap::Parser;
 use gfxplane::cli::fixup::Fixup;
-use gfxplane::cli::libvirt::{ByLibrary, Definition, Libvirt, New, Replaced, Sink, Start, User};
+use gfxplane::cli::libvirt::{
+    ByLibrary, Definition, Libvirt, New, Replaced, Sink, Start, Term, User,
+};
 use gfxplane::cli::log::Log;
 use gfxplane::cli::policy::PolicyCommand;
 use gfxplane::cli::undo::Undo;
@@ -102,8 +103,8 @@ impl Libvirt for AsKvm {
         self.libvirt.users()
     }
 
-    fn start(&self, xml: &str, uuid: &str, limit: Instant) -> Result<Start, Failure> {
-        self.libvirt.start(xml, uuid, limit)
+    fn start(&self, xml: &str, uuid: &str, term: Term<'_>) -> Result<Start, Failure> {
+        self.libvirt.start(xml, uuid, term)
     }
 
     fn nodedev_xml(&self, name: &str) -> Result<String, Failure> {

@@ -6,15 +6,16 @@ use std::path::Path;
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::cli::libvirt::{Definition, Libvirt};
 use crate::cli::verify::logs::directory;
 use crate::cli::{Context, End, Failure, json};
 use crate::domain::name_and_devices;
 use crate::facts::Display;
 use crate::host::run::{self, Written};
 use crate::host::state::now;
-use crate::host::{Root, qemu_log, testimony};
+use crate::host::{Root, emulator, qemu_log, testimony};
 use crate::inventory::Sources;
-use crate::learn::{Lesson, learn};
+use crate::learn::{Lesson, began, learn};
 use crate::log::{By, Entry, What};
 use crate::names::DeviceId;
 use crate::probe::asking::announce;
@@ -36,8 +37,32 @@ pub struct Learn {
     json: bool,
 }
 
+/// What becomes of a domain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Life {
+    /// It runs.
+    Runs,
+    /// It does not.
+    Ended,
+    /// It is being started, or ends just now.
+    Between,
+}
+
+impl Life {
+    /// As libvirt says.
+    pub(super) fn of(libvirt: &dyn Libvirt, definition: &Definition) -> Result<Self, Failure> {
+        Ok(if !definition.is_active {
+            Life::Ended
+        } else if libvirt.is_running(&definition.uuid)? {
+            Life::Runs
+        } else {
+            Life::Between
+        })
+    }
+}
+
 /// A domain and where its log is.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub(super) struct Logged<'d> {
     /// Its name.
     pub(super) name: &'d str,
@@ -45,8 +70,8 @@ pub(super) struct Logged<'d> {
     pub(super) uuid: Uuid,
     /// Its vfio devices.
     pub(super) devices: &'d [DeviceId],
-    /// Whether it runs, as libvirt says.
-    pub(super) is_running: bool,
+    /// Asks libvirt how it is: after the log was read, which may be that of a start under way.
+    pub(super) life: &'d dyn Fn() -> Result<Life, Failure>,
     /// Where libvirt has its logs.
     pub(super) directory: &'d Path,
 }
@@ -95,13 +120,25 @@ impl Learned {
 /// Learns from the log of a domain, and keeps that.
 pub(super) fn learn_from(root: &Root, domain: Logged<'_>) -> Result<Vec<Learned>, Unlearned> {
     let nothing = |text: &str| Unlearned::Nothing(text.into());
-    let log = qemu_log::tail(root, domain.directory, domain.name).map_err(Unlearned::Problem)?;
-    let log = log.ok_or_else(|| nothing("it has no log"))?;
-    let lesson = learn(&log, domain.uuid, domain.devices, domain.is_running)
+    let log = || {
+        let log = qemu_log::tail(root, domain.directory, domain.name);
+        log.map_err(Unlearned::Problem)?
+            .ok_or_else(|| nothing("it has no log"))
+    };
+    let before = began(&log()?);
+    let life = (domain.life)().map_err(|error| Unlearned::Problem(error.to_string()))?;
+    // libvirt has written how it ended before it says that it has. But by now this may be the log of
+    // another start than the one of which libvirt spoke.
+    let log = log()?;
+    if life == Life::Between || began(&log) != before {
+        return Err(nothing("it is just being started or ended"));
+    }
+    let is_running = life == Life::Runs;
+    let lesson = learn(&log, domain.uuid, domain.devices, is_running)
         .map_err(|why| nothing(&why.to_string()))?;
-    if lesson.started && !qemu_log::is_program(root, &lesson.emulator) {
+    if lesson.started && emulator::kind(root, &lesson.emulator) != emulator::Kind::Program {
         return Err(nothing(
-            "its emulator is no program but a script, which may give QEMU other displays",
+            "its emulator is a script, which may give QEMU other displays, or not there any more",
         ));
     }
     let mut all = Vec::new();
@@ -206,11 +243,13 @@ impl Learn {
         let uuid: Uuid = definition.uuid.parse()?;
         let directory = directory(&context.root, context.connect.as_deref())
             .ok_or_else(|| Failure::Environment("there is no HOME to look for logs in".into()))?;
+        let libvirt = &*context.libvirt;
+        let life = || Life::of(libvirt, &libvirt.definition(&definition.uuid, false)?);
         let logged = Logged {
             name: &name,
             uuid,
             devices: &devices,
-            is_running: definition.is_active && context.libvirt.is_running(&definition.uuid)?,
+            life: &life,
             directory: &directory,
         };
         let (learned, nothing) = match learn_from(&context.root, logged) {

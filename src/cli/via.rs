@@ -6,6 +6,7 @@
 //! device's ([`crate::verify::said::display`]). It opens the device as a guest would, with all that its driver
 //! then does, so nothing of ours does it unasked.
 
+use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -13,16 +14,17 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 use uuid::Uuid;
 
-use crate::cli::libvirt::Start;
+use crate::cli::libvirt::{Start, Term};
 use crate::cli::list::display;
 use crate::cli::probe::{Probe, end, prober, row};
 use crate::cli::subject::HostSurroundings;
+use crate::cli::verify::idle::{self, NotHeld};
 use crate::cli::verify::logs::Logs;
-use crate::cli::verify::{idle, offline};
+use crate::cli::verify::offline;
 use crate::cli::{Context, End, Failure};
 use crate::domain::Domain;
 use crate::evidence::Step;
-use crate::facts::{Display, Facts, Reason};
+use crate::facts::{Facts, Reason};
 use crate::fixup::Surroundings as _;
 use crate::host::requests::start_under_way;
 use crate::host::run::{self, Lock, Written};
@@ -61,6 +63,9 @@ pub struct ProbeCommand {
     #[command(flatten)]
     probe: Probe,
     /// Start a QEMU, paused, that opens the device: for drivers that open for nothing else
+    ///
+    /// The start of a domain that has the device comes first: this QEMU is ended for it, where the
+    /// qemu hook is installed. Without the hook that start may fail as long as this lasts.
     #[arg(
         long,
         value_enum,
@@ -142,9 +147,16 @@ impl ProbeCommand {
             emulator: emulator::usual().into_iter().find(|path| path.is_file()),
             surroundings: HostSurroundings::as_it_is(context),
         };
-        let mut rows = Vec::new();
+        let (mut rows, mut failed) = (Vec::new(), None);
         for id in ids {
-            let outcome = asker.ask(id)?;
+            // What was answered before is kept, and shown.
+            let outcome = match asker.ask(id) {
+                Ok(outcome) => outcome,
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
+            };
             if outcome.written == Some(Written::Changed)
                 && matches!(id, DeviceId::Mdev(_))
                 && let Err(warning) = announce(&context.root, id)
@@ -154,8 +166,13 @@ impl ProbeCommand {
             rows.push(row(id, outcome));
         }
         asker.surroundings.warn();
-        self.probe.print(&rows, out)?;
-        end(&rows)
+        match failed {
+            Some(error) if rows.is_empty() => Err(error),
+            failed => {
+                self.probe.print(&rows, out)?;
+                failed.map_or_else(|| end(&rows), Err)
+            }
+        }
     }
 }
 
@@ -203,9 +220,7 @@ impl Asker<'_> {
             // It is told where the answer can't be kept.
             _ => {}
         }
-        let wants_kvm = active(&sources, &device).finding.facts.kvm
-            || rule.is_some_and(|rule| rule.facts.as_ref().is_some_and(|facts| facts.kvm));
-        let (said, qemu) = match self.try_it(id, &device, wants_kvm)? {
+        let (said, qemu) = match self.try_it(id, &device)? {
             Tried::Said { said, qemu } => (said, qemu),
             Tried::Not(outcome) => return Ok(*outcome),
         };
@@ -277,8 +292,8 @@ impl Asker<'_> {
         }
     }
 
-    /// Has QEMU open the device: with KVM if its driver wants that, or says that it does.
-    fn try_it(&self, id: DeviceId, device: &Device, wants_kvm: bool) -> anyhow::Result<Tried> {
+    /// Has QEMU open the device, with KVM where there is one, as a guest would.
+    fn try_it(&self, id: DeviceId, device: &Device) -> anyhow::Result<Tried> {
         let root = &self.context.root;
         let libvirt = &self.context.libvirt;
         let limit = Instant::now() + self.deadline;
@@ -300,10 +315,10 @@ impl Asker<'_> {
         }
         let _held = match idle::hold(root, &[id], limit) {
             Ok(held) => held,
-            Err(error) => {
-                let note = Some(error.to_string());
-                return Ok(Tried::not(Reason::InUse, Step::Lock, note));
+            Err(NotHeld::InUse(why)) => {
+                return Ok(Tried::not(Reason::InUse, Step::Lock, Some(why)));
             }
+            Err(error) => return Err(Failure::from(error).into()),
         };
         // The start of a domain waits for this lock. Through libvirt that would be our own.
         let _lock = if self.offline {
@@ -322,28 +337,41 @@ impl Asker<'_> {
             None
         };
         // Whoever asks: the QEMU of a domain that is being started must not find it open.
-        if start_under_way(root, id) {
+        let gives_way = || start_under_way(root, id);
+        if gives_way() {
             let note = Some("a domain that has it was started a moment ago".into());
             return Ok(Tried::not(Reason::InUse, Step::Lock, note));
         }
-        let has_kvm = root.join("dev/kvm").exists();
-        let mut kvm = wants_kvm && has_kvm;
-        loop {
-            let (start, qemu) = self.start(id, kvm, limit);
-            let said = match start {
-                Ok(Start::Starts) => None,
-                Ok(Start::Refused(message)) => Some(message),
-                Err(error) if Instant::now() >= limit => {
-                    let note = Some(error.to_string());
-                    return Ok(Tried::not(Reason::TimedOut, Step::Open, note));
-                }
-                Err(error) => return Err(error),
-            };
-            let needs_vm = said::display(said.as_deref()) == Display::Unknown(Reason::NeedsVm);
-            if !needs_vm || kvm || !has_kvm {
-                return Ok(Tried::Said { said, qemu });
+        let term = Term {
+            limit,
+            gives_way: &gives_way,
+        };
+        let mut kvm = OpenOptions::new();
+        let has_kvm = kvm
+            .read(true)
+            .write(true)
+            .open(root.join("dev/kvm"))
+            .is_ok();
+        let (start, qemu) = self.start(id, has_kvm, term);
+        match start {
+            Ok(Start::Starts) => Ok(Tried::Said { said: None, qemu }),
+            Ok(Start::Refused(message)) if said::is_of_accelerator(&message) => {
+                let problem = format!("QEMU can't run a guest on this host: {message}");
+                Err(Failure::Environment(problem).into())
             }
-            kvm = true;
+            Ok(Start::Refused(message)) => Ok(Tried::Said {
+                said: Some(message),
+                qemu,
+            }),
+            Err(error) if gives_way() => {
+                let note = Some(error.to_string());
+                Ok(Tried::not(Reason::InUse, Step::Open, note))
+            }
+            Err(error) if Instant::now() >= limit => {
+                let note = Some(error.to_string());
+                Ok(Tried::not(Reason::TimedOut, Step::Open, note))
+            }
+            Err(error) => Err(error),
         }
     }
 
@@ -352,7 +380,7 @@ impl Asker<'_> {
         &self,
         id: DeviceId,
         kvm: bool,
-        limit: Instant,
+        term: Term<'_>,
     ) -> (anyhow::Result<Start>, Option<Version>) {
         let uuid = Uuid::new_v4();
         let text = domain_with(id, kvm, !self.offline, self.emulator.as_deref());
@@ -365,12 +393,12 @@ impl Asker<'_> {
         let start = if self.offline {
             // Whatever libvirt is installed, it has no part in this.
             abilities.libvirt = None;
-            offline::start(&domain, &abilities, limit)
+            offline::start(&domain, &abilities, term)
         } else {
             let started = self
                 .context
                 .libvirt
-                .start(&reduced, &uuid.to_string(), limit);
+                .start(&reduced, &uuid.to_string(), term);
             Logs::of(self.context.connect.as_deref()).remove(&name(uuid));
             started.map_err(Into::into)
         };

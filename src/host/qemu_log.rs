@@ -66,15 +66,6 @@ fn read_tail(root: &Root, file: &mut File) -> Result<String, String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Whether what was run is a program of the machine's, and no script.
-#[must_use]
-pub fn is_program(root: &Root, emulator: &Path) -> bool {
-    let mut start = [0; 4];
-    let path = root.join(emulator.strip_prefix("/").unwrap_or(emulator));
-    let read = File::open(path).and_then(|mut file| file.read_exact(&mut start));
-    read.is_ok() && start == *b"\x7fELF"
-}
-
 /// Whether a start at this time (since 1970) was of the device that is there now: in this boot,
 /// and not before udev first saw it. Where no udev knows the device, the boot decides.
 #[must_use]

@@ -254,11 +254,31 @@ pub(super) fn one_writer(root: &Root) -> io::Result<Option<Lock>> {
 /// # Errors
 /// Any error of the file system; a lock that isn't there is free.
 pub fn wait_until_free(root: &Root, id: DeviceId, limit: Instant) -> io::Result<bool> {
-    match Lock::wait(&lock_path(root, id), false, Some(limit)) {
+    is_free_until(&lock_path(root, id), limit)
+}
+
+fn is_free_until(lock: &Path, limit: Instant) -> io::Result<bool> {
+    match Lock::wait(lock, false, Some(limit)) {
         Ok(_) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Waits until nobody of us has a QEMU of ours try the device, at most until `limit`. `false`:
+/// somebody still does.
+///
+/// # Errors
+/// As [`wait_until_free`].
+pub fn wait_until_tried(root: &Root, id: DeviceId, limit: Instant) -> io::Result<bool> {
+    is_free_until(&trying_path(root, id), limit)
+}
+
+/// The lock of who has a QEMU try the device. It is not the device's own: for that one the start
+/// of the QEMU may wait. Whoever has it removes the file at the end.
+#[must_use]
+pub fn trying_path(root: &Root, id: DeviceId) -> PathBuf {
+    root.join(BASE).join("lock").join(format!("{id}.verify"))
 }
 
 /// Waits until udev is through with the `add` event of an mdev, at most until `limit`: only then

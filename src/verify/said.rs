@@ -39,6 +39,25 @@ pub(crate) const DMABUF: &str = "vfio-display-dmabuf: opengl not available";
 /// The end of what it says of one without a display (`vfio_display_probe`).
 pub(crate) const NONE: &str = "vfio: device doesn't support any (known) display method";
 
+/// Whether a refusal is about how QEMU runs a guest's code, and so about no device: it has not
+/// opened one.
+///
+/// QEMU: system/vl.c, `do_configure_accelerator`; accel/kvm/kvm-all.c, `kvm_init`. libvirt:
+/// src/qemu/qemu_capabilities.c, `virQEMUCapsCacheLookupDefault`, and where it holds a domain's type against them.
+#[must_use]
+pub fn is_of_accelerator(message: &str) -> bool {
+    [
+        "invalid accelerator",
+        "no accelerator found",
+        "failed to initialize kvm",
+        "failed to initialize KVM",
+        "Could not access KVM kernel module",
+        "does not support virt type",
+    ]
+    .iter()
+    .any(|words| message.contains(words))
+}
+
 /// What a QEMU without OpenGL tells of its only vfio device, which has `display=on`: `None` if it
 /// started, else what was said.
 ///
@@ -240,6 +259,29 @@ mod tests {
             ),
         ] {
             assert_eq!(about(message), expected, "{message}");
+        }
+    }
+
+    #[test]
+    fn what_is_about_no_device() {
+        for (message, expected) in [
+            ("-accel tcg: invalid accelerator tcg", true),
+            (
+                "Could not access KVM kernel module: Permission denied\n\
+                 -accel kvm: failed to initialize kvm: Permission denied",
+                true,
+            ),
+            (
+                "invalid argument: Emulator '/usr/bin/qemu-kvm' does not support virt type 'qemu'",
+                true,
+            ),
+            (
+                "vfio 0000:06:00.0: error getting device from group 12: No such process",
+                false,
+            ),
+            (DMABUF, false),
+        ] {
+            assert_eq!(is_of_accelerator(message), expected, "{message}");
         }
     }
 

@@ -4,7 +4,9 @@ and what is learned from the starts of domains. Every test is a function below, 
 
 import json
 import re
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 from lab import CONF, RUN, cursor, domain, equal, eventually, install, journal, listed, out, run_tests, sh, uuid
@@ -23,11 +25,12 @@ DEVICES = {
 # Nobody asks these unless they are named, as with NVIDIA's.
 NAMED = {21: ("virtio-pci-dmabuf", ["dmabuf"]), 22: ("virtio-pci-region", ["region"]), 23: ("virtio-pci-none", ["none"])}
 HANGS = 30
+WANTS_UUID, WANTS_KVM = 31, 32
 WAYS = {"through libvirt": "", "without libvirt": "--offline"}
 RULES = """[[rule]]
 name = 'hangs'
 source = 'tests/kmod'
-match = { type = ['virtio-pci-hang'] }
+match = { type = ['virtio-pci-hang', 'virtio-pci-uuid'] }
 open = 'named'
 
 [[rule]]
@@ -155,14 +158,74 @@ def test_in_use():
     out("virsh destroy holder; virsh undefine holder")
 
 
+def test_a_driver_that_opens_for_nothing_but_qemu():
+    """As NVIDIA's: the one device for which --via qemu is there."""
+    out(f"create_mdev virtio-pci-uuid {uuid(WANTS_UUID)}; udevadm settle")
+    for way, more in WAYS.items():
+        forget(WANTS_UUID)
+        result = sh(f"gfxplane probe --json {uuid(WANTS_UUID)}", check=False)
+        [row] = json.loads(result.stdout)["probes"]
+        equal((row["display"], row["reason"], row["errno"]), (["unknown"], "open-failed", "EIO"), "by ourselves")
+        row, _ = via_qemu(WANTS_UUID, more)
+        equal((row["display"], row["from_record"]), (["region"], False), way)
+        entry = listed(uuid(WANTS_UUID))
+        equal((entry["display"], entry["evidence"]["method"]), (["region"], "qemu"), way)
+        equal(entry["attempt"]["reason"], "open-failed", str(entry))
+        equal(leftovers(), [], way)
+
+
+def test_a_driver_that_wants_kvm():
+    out("modprobe kvm_amd nested=1")
+    assert Path("/dev/kvm").exists(), "this guest has no KVM"
+    out(f"create_mdev virtio-pci-kvm {uuid(WANTS_KVM)}; udevadm settle")
+    for way, more in WAYS.items():
+        row, _ = via_qemu(WANTS_KVM, f"--fresh {more}")
+        equal((row["display"], row["from_record"]), (["dmabuf"], False), way)
+        equal(leftovers(), [], way)
+
+
+def qemus():
+    """Those that were started to be asked."""
+    processes = [line for line in out("ps -eo args").splitlines() if "gfxplane-verify-" in line]
+    return processes + [name for name in out("virsh list --all --name").split() if "gfxplane-verify" in name]
+
+
+def test_a_start_comes_first():
+    """The hook lets the start wait, and the QEMU that tries the device is ended for it."""
+    out(f"create_mdev virtio-pci-hang {uuid(HANGS)}; udevadm settle")
+    mark = RUN / "starting" / uuid(HANGS)
+    for way, more in WAYS.items():
+        domain("first", uuid(HANGS), display="off")
+        mark.unlink(missing_ok=True)
+        command = f"gfxplane probe --via qemu --fresh --deadline 300 --json {more} {uuid(HANGS)}"
+        asking = subprocess.Popen(command.split(), stdout=subprocess.PIPE, text=True)
+        eventually("QEMU was started", qemus)
+        starting = subprocess.Popen(["virsh", "start", "--paused", "first"])
+        eventually("the start is marked", mark.exists)
+        # It sleeps in the driver, where no signal reaches it; when it wakes it must have been told to end.
+        time.sleep(2)
+        out("release")
+        [row] = json.loads(asking.communicate()[0])["probes"]
+        equal((row["display"], row["reason"]), (["unknown"], "in-use"), way)
+        equal(starting.wait(), 0, f"the start, {way}")
+        out("virsh destroy first; virsh undefine first; hold")
+        eventually("its QEMU is gone", lambda: not qemus())
+    out(f"remove_mdev {uuid(HANGS)}")
+
+
 def test_a_driver_that_hangs():
     out(f"create_mdev virtio-pci-hang {uuid(HANGS)}; udevadm settle")
-    result = sh(f"gfxplane probe --via qemu --offline --deadline 10 --json {uuid(HANGS)}", check=False)
-    print(result.stdout, result.stderr)
-    out("release")
-    [row] = json.loads(result.stdout)["probes"]
-    equal((row["display"], row["reason"], result.returncode), (["unknown"], "timed-out", 1))
-    eventually("nothing is left", lambda: leftovers() == [])
+    for way, more in WAYS.items():
+        result = sh(f"gfxplane probe --via qemu --deadline 10 --json {more} {uuid(HANGS)}", check=False)
+        print(result.stdout, result.stderr)
+        out("release")
+        [row] = json.loads(result.stdout)["probes"]
+        equal((row["display"], row["reason"], result.returncode), (["unknown"], "timed-out", 1), way)
+        eventually("its QEMU is gone", lambda: not qemus())
+        out("hold")
+    # libvirt may have written of its end after we had removed the log: the next run does that.
+    via_qemu(4, "--fresh")
+    equal(leftovers(), [])
 
 
 def start(name, check):

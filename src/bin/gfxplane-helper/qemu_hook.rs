@@ -9,10 +9,8 @@
 use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
-use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
 use std::time::Instant;
 
 use nix::errno::Errno;
@@ -23,7 +21,7 @@ use gfxplane::config::{Config, HookMode};
 use gfxplane::domain::Domain;
 use gfxplane::fixup::Surroundings;
 use gfxplane::hook::{self, Definition, Operation, Verdict};
-use gfxplane::host::emulator::{self, Asking};
+use gfxplane::host::emulator::{self, Asking, Kind};
 use gfxplane::host::requests::{self, Request};
 use gfxplane::host::{Root, run, settings};
 use gfxplane::inventory;
@@ -77,12 +75,18 @@ pub(crate) fn run(root: &Root, operation: &OsStr) -> u8 {
         return SUCCESS;
     }
     let config = config(root);
-    // Whatever the setting says: no start is to meet a probe of ours.
+    // Whatever the setting says: no start is to meet a probe of ours, and the end of a domain is
+    // told to nobody but the daemon.
     match operation {
         Operation::Prepare => wait(root, &devices, &config),
-        Operation::Release => devices.iter().for_each(|id| {
-            let _ = requests::forget_start(root, *id);
-        }),
+        Operation::Release => {
+            for id in &devices {
+                let _ = requests::forget_start(root, *id);
+            }
+            // Its devices come free, and how its start ended teaches.
+            leave(root, &domain, false);
+            return SUCCESS;
+        }
         Operation::Migrate | Operation::Restore => {}
     }
     if config.hook == HookMode::Off {
@@ -94,16 +98,12 @@ pub(crate) fn run(root: &Root, operation: &OsStr) -> u8 {
         abilities: OnceCell::new(),
     };
     let verdict = match operation {
-        Operation::Release => {
-            leave(root, &domain, false);
-            return SUCCESS;
-        }
         Operation::Prepare => {
             let definition = definition(root, domain.name.as_deref());
             let start = |config: &Config| hook::start(&text, &domain, &host, config, definition);
             match start(&config) {
                 // A script in QEMU's place may give it other graphics than libvirt knows of.
-                Verdict::Veto(_) if is_script(root, &domain.program()) => {
+                Verdict::Veto(_) if emulator::kind(root, &domain.program()) == Kind::Script => {
                     let mut config = config.clone();
                     config.hook = HookMode::Warn;
                     start(&config)
@@ -111,7 +111,7 @@ pub(crate) fn run(root: &Root, operation: &OsStr) -> u8 {
                 verdict => verdict,
             }
         }
-        Operation::Migrate | Operation::Restore => {
+        Operation::Migrate | Operation::Restore | Operation::Release => {
             hook::incoming(&document, &domain, &host, &config)
         }
     };
@@ -185,7 +185,8 @@ fn config(root: &Root) -> Config {
 }
 
 /// Marks the start and then waits until no probe of ours holds the domain's devices: a probe that
-/// has the lock by then is waited for, and a later one sees the mark.
+/// has the lock by then is waited for, and a later one sees the mark. So does a QEMU that was
+/// started to try the devices, which is ended then.
 fn wait(root: &Root, devices: &BTreeSet<DeviceId>, config: &Config) {
     for id in devices {
         if let Err(error) = requests::mark_start(root, *id) {
@@ -194,7 +195,9 @@ fn wait(root: &Root, devices: &BTreeSet<DeviceId>, config: &Config) {
     }
     let limit = Instant::now() + config.deadline;
     for id in devices {
-        match run::wait_until_free(root, *id, limit) {
+        let free = run::wait_until_free(root, *id, limit);
+        let free = free.and_then(|free| Ok(run::wait_until_tried(root, *id, limit)? && free));
+        match free {
             Ok(true) => {}
             Ok(false) => {
                 let line = format!("{id} is still being probed; QEMU may find it busy");
@@ -213,14 +216,6 @@ fn leave(root: &Root, domain: &Domain<'_, '_>, veto: bool) {
     if let Err(error) = requests::leave(root, &Request { domain, veto }) {
         journal(root, &format!("asking the daemon for {domain}: {error}"));
     }
-}
-
-/// Whether a domain's emulator is there and is no program of the machine's, but a script.
-fn is_script(root: &Root, emulator: &Path) -> bool {
-    let mut start = [0; 4];
-    let path = root.join(emulator.strip_prefix("/").unwrap_or(emulator));
-    let read = File::open(path).and_then(|mut file| file.read_exact(&mut start));
-    read.is_ok() && start != *b"\x7fELF"
 }
 
 /// Whether libvirt has the domain written down, where that can be seen.

@@ -1,7 +1,8 @@
 //! libvirt by its C library.
 
 use std::collections::HashSet;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use virt::connect::Connect;
@@ -14,7 +15,7 @@ use virt::nodedev::NodeDevice;
 use virt::sys;
 
 use super::events::{self, Reports};
-use super::{Definition, Libvirt, New, Replaced, Sink, Start, User};
+use super::{Definition, Libvirt, New, Replaced, Sink, Start, Term, User};
 use crate::cli::Failure;
 use crate::domain::{POLICY_NAMESPACE, name_and_devices};
 
@@ -221,7 +222,7 @@ impl Libvirt for ByLibrary {
         Ok(active.iter().filter_map(user).collect())
     }
 
-    fn start(&self, xml: &str, uuid: &str, limit: Instant) -> Result<Start, Failure> {
+    fn start(&self, xml: &str, uuid: &str, term: Term<'_>) -> Result<Start, Failure> {
         // libvirt destroys it by itself when our connection ends, whatever ends us. The XML is not
         // held against the schema, as that of a domain that is started never is.
         //
@@ -242,8 +243,12 @@ impl Libvirt for ByLibrary {
             drop(connection);
             let _ = send.send(result);
         });
-        if let Ok(result) = answer.recv_timeout(limit.saturating_duration_since(Instant::now())) {
-            return result;
+        while !term.is_over() {
+            match answer.recv_timeout(term.slice()) {
+                Ok(result) => return result,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
         }
         // The start holds our connection, and it takes the end of QEMU to end the start.
         if let Ok(connection) = self.connect()
@@ -252,7 +257,7 @@ impl Libvirt for ByLibrary {
             let _ = domain.destroy();
         }
         let _ = answer.recv_timeout(PATIENCE);
-        Err(Failure::Environment(
+        Err(term.failure(
             "libvirt had not started the domain in time, and it was destroyed: set --deadline"
                 .into(),
         ))

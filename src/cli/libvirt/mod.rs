@@ -45,6 +45,43 @@ pub enum Start {
     Refused(String),
 }
 
+/// How long a start is waited for.
+#[derive(Clone, Copy)]
+pub struct Term<'t> {
+    /// At most until then.
+    pub limit: Instant,
+    /// Whether somebody else is to have the devices now.
+    pub gives_way: &'t dyn Fn() -> bool,
+}
+
+impl Term<'_> {
+    /// How often `gives_way` is asked.
+    const SLICE: Duration = Duration::from_millis(50);
+
+    /// Whether it is to be waited no longer.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        Instant::now() >= self.limit || (self.gives_way)()
+    }
+
+    /// How long to wait until that is asked again.
+    #[must_use]
+    pub fn slice(&self) -> Duration {
+        let left = self.limit.saturating_duration_since(Instant::now());
+        left.min(Self::SLICE)
+    }
+
+    /// Why it was waited no longer; `late`: for want of time.
+    #[must_use]
+    pub fn failure(&self, late: String) -> Failure {
+        Failure::Environment(if (self.gives_way)() {
+            "a domain that has one of the devices is being started, and comes first: try again later".into()
+        } else {
+            late
+        })
+    }
+}
+
 /// What a definition is to become.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum New<'n> {
@@ -185,7 +222,7 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// libvirt can't be reached, allows us nothing, or has not started it at `limit`.
-    fn start(&self, xml: &str, uuid: &str, limit: Instant) -> Result<Start, Failure>;
+    fn start(&self, xml: &str, uuid: &str, term: Term<'_>) -> Result<Start, Failure>;
 
     /// The XML of a node device.
     ///
@@ -272,7 +309,7 @@ impl Libvirt for Without {
         Self::missing("start a QEMU of our own with --offline")
     }
 
-    fn start(&self, _xml: &str, _uuid: &str, _limit: Instant) -> Result<Start, Failure> {
+    fn start(&self, _xml: &str, _uuid: &str, _term: Term<'_>) -> Result<Start, Failure> {
         Self::missing("start a QEMU of our own with --offline")
     }
 

@@ -7,8 +7,9 @@
 //! **Locks.** A probe of ours that has the device open is waited for: its lock is `lock/ID`. That
 //! lock is not kept while the domain is tried, because the start of any domain is to wait for it,
 //! the one that we try included: it would wait for us. What is kept is `lock/ID.verify`, so that two
-//! runs don't meet on one device. The start of a user's domain can wait for that one, unless it is
-//! [`crate::verify::NAME`]'s. A probe that comes while we hold the device is told `in-use`, and
+//! runs don't meet on one device. The start of a user's domain marks it and waits for that lock, too
+//! (`src/bin/gfxplane-helper/qemu_hook.rs`), and whoever has it ends its QEMU when it sees the mark: the user
+//! comes first. The start of a domain of our own ([`crate::verify::NAME`]) does neither. A probe that comes while we hold the device is told `in-use`, and
 //! keeps what was known before.
 
 use std::fs::{self, File, OpenOptions};
@@ -23,7 +24,8 @@ use nix::libc;
 use crate::cli::Failure;
 use crate::cli::libvirt::User;
 use crate::host::Root;
-use crate::host::run::{Lock, wait_until_free};
+use crate::host::requests::start_under_way;
+use crate::host::run::{Lock, trying_path, wait_until_free};
 use crate::inventory::{Sources, State, inventory};
 use crate::names::DeviceId;
 use crate::verify;
@@ -116,6 +118,37 @@ impl Drop for Hold {
     }
 }
 
+/// Why devices can't be held.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(in crate::cli) enum NotHeld {
+    /// Somebody of us has one.
+    #[error("{0}")]
+    InUse(String),
+    /// The locks can't be used.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<NotHeld> for Failure {
+    fn from(error: NotHeld) -> Self {
+        Failure::Environment(error.to_string())
+    }
+}
+
+/// Tells whether a domain that has one of the devices is being started, and was not before this was
+/// called.
+pub(in crate::cli) fn start_comes<'r>(
+    root: &'r Root,
+    devices: &[DeviceId],
+) -> impl Fn() -> bool + use<'r> {
+    let unmarked: Vec<DeviceId> = devices
+        .iter()
+        .filter(|id| !start_under_way(root, **id))
+        .copied()
+        .collect();
+    move || unmarked.iter().any(|id| start_under_way(root, *id))
+}
+
 /// Waits until no probe of ours has one of the devices open, at most until `limit`, and keeps
 /// other runs from them.
 ///
@@ -123,31 +156,30 @@ impl Drop for Hold {
 /// domains all the same, and looks whether devices are in use itself.
 ///
 /// # Errors
-/// A probe does not end, another run has a device, or the directory is not to be trusted.
+/// A probe does not end or another run has a device ([`NotHeld::InUse`]); the directory is not to be
+/// trusted.
 pub(in crate::cli) fn hold(
     root: &Root,
     devices: &[DeviceId],
     limit: Instant,
-) -> Result<Held, Failure> {
+) -> Result<Held, NotHeld> {
     let mut held = Held::default();
     for id in devices {
         match hold_one(root, *id, limit) {
             Ok(hold) => held.0.push(hold),
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
             Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                return Err(Failure::Environment(format!(
+                return Err(NotHeld::InUse(format!(
                     "device {id} is still being probed: its driver may hang; try again, or set --deadline"
                 )));
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                return Err(Failure::Environment(format!(
+                return Err(NotHeld::InUse(format!(
                     "device {id} is in use by another gfxplane verify, which ends soon: try again"
                 )));
             }
             Err(error) => {
-                return Err(Failure::Environment(format!(
-                    "the lock of device {id}: {error}"
-                )));
+                return Err(NotHeld::Failed(format!("the lock of device {id}: {error}")));
             }
         }
     }
@@ -160,7 +192,7 @@ fn hold_one(root: &Root, id: DeviceId, limit: Instant) -> io::Result<Hold> {
     }
     // Makes the directory, or sees that it can be trusted. It has just been free.
     drop(Lock::of_device(root, id)?);
-    let path = root.join(format!("run/gfxplane/lock/{id}.verify"));
+    let path = trying_path(root, id);
     loop {
         let file = OpenOptions::new()
             .read(true)
@@ -189,6 +221,8 @@ fn is_still(file: &File, path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::requests::mark_start;
+    use crate::host::run::wait_until_tried;
     use std::time::Duration;
 
     const ID: &str = "c1a20000-0000-4000-8000-000000000002";
@@ -282,10 +316,14 @@ mod tests {
         let id: DeviceId = ID.parse().unwrap();
         let soon = || Instant::now() + Duration::from_millis(50);
         let held = hold(&root, &[id], soon()).unwrap();
-        assert!(message(hold(&root, &[id], soon())).contains("another gfxplane verify"));
-        // A start does not wait for that lock.
+        let refused = hold(&root, &[id], soon()).unwrap_err();
+        assert!(matches!(refused, NotHeld::InUse(_)));
+        assert!(refused.to_string().contains("another gfxplane verify"));
+        // Our own start does not wait for that lock, and those of users do.
         assert!(wait_until_free(&root, id, soon()).unwrap());
+        assert!(!wait_until_tried(&root, id, soon()).unwrap());
         drop(held);
+        assert!(wait_until_tried(&root, id, soon()).unwrap());
         drop(hold(&root, &[id], soon()).unwrap());
         assert!(
             !directory
@@ -295,7 +333,35 @@ mod tests {
         );
 
         let probe = Lock::of_device(&root, id).unwrap();
-        assert!(message(hold(&root, &[id], soon())).contains("still being probed"));
+        let refused = hold(&root, &[id], soon()).unwrap_err();
+        assert!(matches!(refused, NotHeld::InUse(_)));
+        assert!(refused.to_string().contains("still being probed"));
         drop(probe);
+    }
+
+    #[test]
+    fn a_lock_that_cant_be_used_is_no_user() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::recorded(directory.path());
+        fs::create_dir(directory.path().join("run")).unwrap();
+        let id: DeviceId = ID.parse().unwrap();
+        fs::create_dir_all(trying_path(&root, id)).unwrap();
+        let refused = hold(&root, &[id], Instant::now()).unwrap_err();
+        assert!(matches!(refused, NotHeld::Failed(_)), "{refused}");
+    }
+
+    #[test]
+    fn who_comes_first() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::recorded(directory.path());
+        fs::create_dir(directory.path().join("run")).unwrap();
+        let (id, other): (DeviceId, DeviceId) =
+            (ID.parse().unwrap(), "0000:01:00.0".parse().unwrap());
+        let comes = start_comes(&root, &[id]);
+        mark_start(&root, other).unwrap();
+        assert!(!comes());
+        mark_start(&root, id).unwrap();
+        assert!(comes());
+        assert!(!start_comes(&root, &[id])(), "it was there before");
     }
 }

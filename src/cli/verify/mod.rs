@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::cli::libvirt::Start;
+use crate::cli::libvirt::{Start, Term};
 use crate::cli::subject::{HostSurroundings, SubjectArgs};
 use crate::cli::{Context, End, Failure, json};
 use crate::domain::Domain;
@@ -183,18 +183,23 @@ impl Verify {
         let domain = Domain::new(&document)?;
         let devices: Vec<DeviceId> = domain.hostdevs.iter().map(|hostdev| hostdev.id).collect();
         idle::are_there(&context.root, &devices)?;
+        let logs = logs::Logs::of(context.connect.as_deref());
         if !self.offline {
-            idle::are_unused(&context.libvirt.users()?, &devices)?;
+            // Before anything is held: libvirt tells nothing of a domain while the hook waits for us.
+            let users = context.libvirt.users()?;
+            idle::are_unused(&users, &devices)?;
+            logs.sweep(&users);
         }
-        let _held = idle::hold(&context.root, &devices, limit)?;
+        let gives_way = idle::start_comes(&context.root, &devices);
+        let _held = idle::hold(&context.root, &devices, limit).map_err(Failure::from)?;
+        let term = Term {
+            limit,
+            gives_way: &gives_way,
+        };
         let start = if self.offline {
-            offline::start(&domain, &surroundings.abilities(&domain), limit)?
+            offline::start(&domain, &surroundings.abilities(&domain), term)?
         } else {
-            let logs = logs::Logs::of(context.connect.as_deref());
-            logs.sweep(&context.libvirt.users()?);
-            let start = context
-                .libvirt
-                .start(&reduced.xml, &uuid.to_string(), limit);
+            let start = context.libvirt.start(&reduced.xml, &uuid.to_string(), term);
             logs.remove(&name(uuid));
             start?
         };

@@ -23,7 +23,7 @@ use nix::unistd::{Pid, getppid};
 use serde_json::Value;
 
 use crate::abilities::Abilities;
-use crate::cli::libvirt::Start;
+use crate::cli::libvirt::{Start, Term};
 use crate::cli::{End, Failure};
 use crate::domain::Domain;
 use crate::verify::argv::{Call, call};
@@ -74,11 +74,11 @@ impl VerifyChild {
 /// Starts QEMU with a reduced domain, asks it how it is, and ends it.
 ///
 /// # Errors
-/// It can't be run, or does not answer until `limit`.
+/// It can't be run, or does not answer within `term`.
 pub(in crate::cli) fn start(
     domain: &Domain<'_, '_>,
     abilities: &Abilities,
-    limit: Instant,
+    term: Term<'_>,
 ) -> anyhow::Result<Start> {
     let program = domain.program();
     if !program.is_file() {
@@ -92,7 +92,7 @@ pub(in crate::cli) fn start(
         .map_err(|error| Failure::Environment(error.to_string()))?;
     let me = std::env::current_exe().context("finding this program's own file")?;
     let mut child = spawn(&me, &call)?;
-    let talk = talk(&mut child, limit);
+    let talk = talk(&mut child, term);
     let patience = match talk {
         Talk::Answered | Talk::Ended { .. } => PATIENCE,
         Talk::Late => Duration::ZERO,
@@ -105,11 +105,11 @@ pub(in crate::cli) fn start(
         .to_string_lossy();
     match talk {
         Talk::Answered => Ok(Start::Starts),
-        Talk::Late => Err(Failure::Environment(format!(
-            "{} had not started in time and was killed: set --deadline",
-            call.program.display()
-        ))
-        .into()),
+        Talk::Late => {
+            let program = call.program.display();
+            let late = format!("{program} had not started in time and was killed: set --deadline");
+            Err(term.failure(late).into())
+        }
         Talk::Ended { printed } => {
             let words = said::words_of(&printed, &name);
             if status.and_then(|status| status.code()) == Some(NOT_RUN) {
@@ -169,13 +169,13 @@ enum Talk {
         /// What it printed to stderr.
         printed: String,
     },
-    /// It did neither in time.
+    /// It did neither in time, or there was no more time for it.
     Late,
 }
 
 const QUESTIONS: &[u8] = b"{\"execute\":\"qmp_capabilities\"}\n{\"execute\":\"query-status\"}\n";
 
-fn talk(child: &mut Child, limit: Instant) -> Talk {
+fn talk(child: &mut Child, term: Term<'_>) -> Talk {
     let (Some(mut stdin), Some(mut stdout), Some(mut stderr)) =
         (child.stdin.take(), child.stdout.take(), child.stderr.take())
     else {
@@ -183,11 +183,11 @@ fn talk(child: &mut Child, limit: Instant) -> Talk {
     };
     let (mut said, mut printed) = (Vec::new(), Vec::new());
     let (mut out_open, mut err_open) = (true, true);
-    let mut limit = limit;
+    let mut limit = term.limit;
     // stderr is read to its end: the reason comes after QMP has closed.
     while out_open || err_open {
         let left = limit.saturating_duration_since(Instant::now());
-        if left.is_zero() && out_open {
+        if out_open && term.is_over() {
             return Talk::Late;
         }
         // Somebody else has its stderr, too.
@@ -195,8 +195,8 @@ fn talk(child: &mut Child, limit: Instant) -> Talk {
             break;
         }
         // Rounded up: a poll of 0 ms before the deadline would spin.
-        let timeout =
-            PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX);
+        let timeout = PollTimeout::try_from(left.min(term.slice()) + Duration::from_micros(999))
+            .unwrap_or(PollTimeout::MAX);
         let mut fds = Vec::new();
         if out_open {
             fds.push(PollFd::new(stdout.as_fd(), PollFlags::POLLIN));
@@ -286,4 +286,37 @@ fn end(child: &mut Child, patience: Duration) -> Option<ExitStatus> {
         return None;
     }
     child.wait().ok().filter(|_| by_itself)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn talk_with(command: &str, gives_way: &dyn Fn() -> bool) -> (Talk, Failure) {
+        let mut child = Command::new("sh")
+            .args(["-c", command])
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let term = Term {
+            limit: Instant::now() + Duration::from_secs(3600),
+            gives_way,
+        };
+        let talk = talk(&mut child, term);
+        end(&mut child, Duration::ZERO);
+        (talk, term.failure("late".into()))
+    }
+
+    #[test]
+    fn who_starts_a_domain_comes_first() {
+        let (talk, failure) = talk_with("exec sleep 3600", &|| true);
+        assert!(matches!(talk, Talk::Late));
+        assert!(failure.to_string().contains("comes first"), "{failure}");
+        let (talk, failure) = talk_with("echo words >&2", &|| false);
+        assert!(matches!(talk, Talk::Ended { printed } if printed == "words\n"));
+        assert_eq!(failure.to_string(), "late");
+    }
 }

@@ -4,15 +4,19 @@ use uuid::Uuid;
 
 use super::Daemon;
 use super::service::Priority;
-use crate::cli::learn::{Logged, Unlearned, entry, learn_from};
+use crate::cli::learn::{Life, Logged, Unlearned, entry, learn_from};
 use crate::cli::verify::logs::directory;
 use crate::domain::name_and_devices;
 use crate::host::Warning;
 use crate::log::By;
 
 impl Daemon<'_> {
-    /// Learns from the last start of a domain: one that runs, or the one that has just ended.
-    pub(super) fn learn(&mut self, uuid: Uuid, is_running: bool) {
+    /// Learns from the last start of a domain: one that runs, or the one that has just ended. Which, libvirt
+    /// is asked: what was reported or requested may be about an earlier one.
+    pub(super) fn learn(&mut self, uuid: Uuid) {
+        let Some(libvirt) = self.libvirt.clone() else {
+            return;
+        };
         let root = &self.context.root;
         let Some(directory) = directory(root, self.context.connect.as_deref()) else {
             return;
@@ -22,23 +26,24 @@ impl Daemon<'_> {
             Some(name) => (name, self.domains.devices(uuid)),
             // Nobody has looked at it yet; one without a definition has no devices that could be
             // held against its log.
-            None => {
-                let definition = self.libvirt.as_ref();
-                let definition = definition.and_then(|l| l.persistent(&uuid.to_string()).ok()?);
-                match definition {
-                    Some(definition) => name_and_devices(&definition.xml),
-                    None => return,
-                }
-            }
+            None => match libvirt.persistent(&uuid.to_string()) {
+                Ok(Some(definition)) => name_and_devices(&definition.xml),
+                _ => return,
+            },
         };
         if devices.is_empty() {
             return;
         }
+        let life = || match libvirt.persistent(&uuid.to_string())? {
+            Some(definition) => Life::of(&*libvirt, &definition),
+            // It was undefined meanwhile.
+            None => Ok(Life::Between),
+        };
         let logged = Logged {
             name: &name,
             uuid,
             devices: &devices,
-            is_running,
+            life: &life,
             directory: &directory,
         };
         match learn_from(root, logged) {

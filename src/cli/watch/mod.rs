@@ -522,7 +522,7 @@ impl<'c> Daemon<'c> {
             if request.veto {
                 self.domains.watched(uuid).vetoed = true;
             } else {
-                self.learn(uuid, false);
+                self.learn(uuid);
                 self.devices_of(uuid);
             }
         }
@@ -539,7 +539,7 @@ impl<'c> Daemon<'c> {
                 if let Some(domain) = self.domains.known(uuid) {
                     domain.vetoed = false;
                 }
-                self.learn(uuid, true);
+                self.learn(uuid);
             }
             Happened::Stopped => self.devices_of(uuid),
         }

@@ -9,7 +9,7 @@ use std::sync::{Mutex, OnceLock};
 use std::time::Instant;
 
 use super::*;
-use crate::cli::libvirt::{Definition, New, Replaced, Sink, Start, User};
+use crate::cli::libvirt::{Definition, New, Replaced, Sink, Start, Term, User};
 use crate::host::Root;
 use crate::log::What;
 
@@ -30,6 +30,11 @@ struct Fake {
     conflicts: Mutex<Vec<String>>,
     refuses: AtomicBool,
     defined: AtomicU32,
+    is_active: AtomicBool,
+    /// Of an active one: it is through with its start.
+    is_running: AtomicBool,
+    /// The log that is there once libvirt has said how the domain is.
+    next_log: Mutex<Option<(PathBuf, String)>>,
 }
 
 impl std::fmt::Debug for Fake {
@@ -91,7 +96,7 @@ impl Libvirt for Arc<Fake> {
         Ok(xml.map(|xml| Definition {
             uuid: uuid.into(),
             xml,
-            is_active: false,
+            is_active: self.is_active.load(Ordering::Relaxed),
         }))
     }
 
@@ -100,7 +105,10 @@ impl Libvirt for Arc<Fake> {
     }
 
     fn is_running(&self, _uuid: &str) -> Result<bool, Failure> {
-        unreachable!("the daemon is told")
+        if let Some((path, text)) = self.next_log.lock().unwrap().take() {
+            std::fs::write(path, text).unwrap();
+        }
+        Ok(self.is_running.load(Ordering::Relaxed))
     }
 
     fn is_autostart(&self, _uuid: &str) -> Result<bool, Failure> {
@@ -129,7 +137,7 @@ impl Libvirt for Arc<Fake> {
         Ok(Vec::new())
     }
 
-    fn start(&self, _xml: &str, _uuid: &str, _limit: Instant) -> Result<Start, Failure> {
+    fn start(&self, _xml: &str, _uuid: &str, _term: Term<'_>) -> Result<Start, Failure> {
         unreachable!("the daemon tries none")
     }
 
@@ -587,16 +595,34 @@ fn starts_teach() {
     requests::leave(root, &request).unwrap();
     daemon.take_requests();
     assert_eq!(learned(&daemon), 1);
+    // An earlier start is reported, and the one in the log is still under way.
+    write_log(&host, IN_USE, "");
+    let started = |daemon: &mut Daemon<'_>| {
+        host.libvirt.report(Happened::Started);
+        daemon.work_with(&receive);
+        (known(), learned(daemon))
+    };
+    assert_eq!(started(&mut daemon), ("dmabuf".into(), 1));
+    host.libvirt.is_active.store(true, Ordering::Relaxed);
+    assert_eq!(started(&mut daemon), ("dmabuf".into(), 1));
+    host.libvirt.is_running.store(true, Ordering::Relaxed);
+    // That one has failed meanwhile, and another one runs.
+    let path = root.join("var/log/libvirt/qemu/g.log");
+    let log = std::fs::read_to_string(&path).unwrap();
+    let later = log.replacen("000+0000: starting", "001+0000: starting", 1);
+    *host.libvirt.next_log.lock().unwrap() = Some((path.clone(), later));
+    assert_eq!(started(&mut daemon), ("dmabuf".into(), 1));
     // QEMU has started with it, so it is something else now.
     write_log(&host, IN_USE, "");
-    host.libvirt.report(Happened::Started);
-    daemon.work_with(&receive);
+    assert_eq!(started(&mut daemon), ("region".into(), 2));
+    // What a domain that runs says of itself is nothing, whatever was requested before.
+    write_log(&host, IN_USE, &refusal);
+    requests::leave(root, &request).unwrap();
+    daemon.take_requests();
     assert_eq!((known().as_str(), learned(&daemon)), ("region", 2));
     // What is not the domain's own is not learned.
     write_log(&host, DMABUF, "");
-    host.libvirt.report(Happened::Started);
-    daemon.work_with(&receive);
-    assert_eq!(learned(&daemon), 2);
+    assert_eq!(started(&mut daemon), ("region".into(), 2));
 }
 
 #[test]

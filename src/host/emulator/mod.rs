@@ -18,7 +18,7 @@ mod trust;
 pub use cache::known;
 
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -51,6 +51,29 @@ pub fn usual() -> Vec<PathBuf> {
     ["/usr/bin/qemu-kvm", &of_arch, "/usr/libexec/qemu-kvm"]
         .map(PathBuf::from)
         .into()
+}
+
+/// What stands in an emulator's place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A program of the machine's (ELF).
+    Program,
+    /// Something else that can be run: a script, which may give QEMU other arguments.
+    Script,
+    /// Nobody can tell: it is not there, or can't be read.
+    Unknown,
+}
+
+/// What an emulator is. `emulator`: its path on the host, as a domain names it.
+#[must_use]
+pub fn kind(root: &Root, emulator: &Path) -> Kind {
+    let mut start = [0; 4];
+    let path = root.join(emulator.strip_prefix("/").unwrap_or(emulator));
+    match fs::File::open(path).and_then(|mut file| file.read_exact(&mut start)) {
+        Err(_) => Kind::Unknown,
+        Ok(()) if start == *b"\x7fELF" => Kind::Program,
+        Ok(()) => Kind::Script,
+    }
 }
 
 /// What this QEMU and the host's libvirt can do. `emulator`: its path on the host, as a domain
