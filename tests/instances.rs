@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use gfxplane::host::{Root, instances};
+use gfxplane::host::{Root, marks};
 use gfxplane::names::DeviceId;
 
 const PROBER: &str = env!("CARGO_BIN_EXE_gfxplane-probe");
@@ -130,7 +130,7 @@ impl Machine {
     }
 
     fn marks(&self) -> usize {
-        let directory = instances::directory(&self.root());
+        let directory = marks::directory(&self.root());
         fs::read_dir(directory).unwrap().count()
     }
 }
@@ -139,7 +139,7 @@ impl Machine {
 fn a_keeper_waits_for_its_makers_end_and_removes_the_device() {
     let machine = Machine::new();
     let (ours, other) = (device(1), device(2));
-    let lock = instances::mark(&machine.root(), ours).unwrap();
+    let lock = marks::mark(&machine.root(), ours).unwrap();
     machine.add(ours);
     machine.add(other);
     machine.while_it_runs(|| {
@@ -173,9 +173,9 @@ fn the_next_run_removes_what_was_killed_with_its_keeper() {
     let machine = Machine::new();
     let (left, held, never_made, foreign) = (device(1), device(2), device(3), device(4));
     for id in [left, never_made] {
-        drop(instances::mark(&machine.root(), id).unwrap());
+        drop(marks::mark(&machine.root(), id).unwrap());
     }
-    let lock = instances::mark(&machine.root(), held).unwrap();
+    let lock = marks::mark(&machine.root(), held).unwrap();
     for id in [left, held, foreign] {
         machine.add(id);
     }
@@ -189,5 +189,25 @@ fn the_next_run_removes_what_was_killed_with_its_keeper() {
         let said = run();
         assert_eq!(machine.devices(), [foreign.to_string()], "{said:?}");
         assert_eq!(machine.marks(), 0);
+    });
+}
+
+#[test]
+fn a_device_that_does_not_go_stays_marked() {
+    let machine = Machine::new();
+    let (stays, goes) = (device(1), device(2));
+    for id in [stays, goes] {
+        drop(marks::mark(&machine.root(), id).unwrap());
+        machine.add(id);
+    }
+    // It can't be written to, for root either.
+    let remove = machine.bus().join(stays.to_string()).join("remove");
+    fs::remove_file(&remove).unwrap();
+    fs::create_dir(&remove).unwrap();
+    machine.while_it_runs(|| {
+        let status = machine.prober(&["--sweep"]).status().unwrap();
+        assert_eq!(status.code(), Some(1));
+        assert_eq!(machine.devices(), [stays.to_string()], "the other one went");
+        assert_eq!(machine.marks(), 1, "for the next run");
     });
 }
