@@ -158,6 +158,12 @@ impl Step {
         matches!(self, Step::Open | Step::Bind)
     }
 
+    /// Whether it is one of the four that make a VM and tell it of the device.
+    #[must_use]
+    pub fn is_kvm(self) -> bool {
+        (Step::Kvm..=Step::KvmFile).contains(&self)
+    }
+
     /// The step that this word names, if this version knows it.
     #[must_use]
     pub fn from_word(word: &str) -> Option<Self> {
