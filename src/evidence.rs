@@ -263,9 +263,9 @@ pub struct Finding {
 ///
 /// The strongest source that knows the display is believed. What a device did when it was asked
 /// (it says yes to everything, it hangs) counts as knowing; that it could not be asked does not,
-/// and is kept as [`Finding::attempt`]. A driver that hangs with us and answers QEMU is known by QEMU. A kernel
-/// attribute and QEMU say nothing of EDID and OpRegion: these come from the
-/// strongest other source that agrees on the display. `nothing` is the reason if nobody knows.
+/// and is kept as [`Finding::attempt`]. A driver that hangs with us and answers QEMU is known by
+/// QEMU. A kernel attribute and QEMU say nothing of EDID and OpRegion: these come from the strongest
+/// other source that agrees on the display. `nothing` is the reason if nobody knows.
 #[must_use]
 pub fn resolve(mut sources: Vec<(Facts, Evidence)>, nothing: Reason) -> Finding {
     sources.sort_by_key(|(_, evidence)| evidence.method);

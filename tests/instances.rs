@@ -1,5 +1,6 @@
 //! Who removes a device that was made to be asked, once whoever made it is gone: the real
-//! gfxplane-probe, with a directory as its root in which a thread does what the kernel would.
+//! gfxplane-probe, with a directory as its root in which a thread does what the kernel would. And what
+//! udev gets of that program where nothing can be kept.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -210,4 +211,43 @@ fn a_device_that_does_not_go_stays_marked() {
         assert_eq!(machine.devices(), [stays.to_string()], "the other one went");
         assert_eq!(machine.marks(), 1, "for the next run");
     });
+}
+
+#[test]
+fn udev_has_its_properties_whatever_becomes_of_the_tree() {
+    let machine = Machine::new();
+    let root = machine.root();
+    let name = "0000:00:02.0";
+    let home = root.join("sys/devices/pci").join(name);
+    for directory in [&home, &root.join("sys/bus/pci/devices")] {
+        fs::create_dir_all(directory).unwrap();
+    }
+    fs::create_dir_all(root.join("sys/bus/pci/drivers/vfio-pci")).unwrap();
+    symlink("../../../bus/pci/drivers/vfio-pci", home.join("driver")).unwrap();
+    for (name, text) in [
+        ("vendor", "0x15b3"),
+        ("device", "0x1017"),
+        ("class", "0x020000"),
+    ] {
+        fs::write(home.join(name), text).unwrap();
+    }
+    let link = root.join("sys/bus/pci/devices").join(name);
+    symlink(format!("../../../devices/pci/{name}"), link).unwrap();
+    let tree = root.join("run/gfxplane/devices").join(name);
+    let udev = || {
+        let mut prober = machine.prober(&["--udev", name]);
+        let said = prober.env("ACTION", "bind").output().unwrap();
+        let (out, err) = (said.stdout, said.stderr);
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (said.status.code(), text(out), text(err))
+    };
+    let (code, properties, complaint) = udev();
+    assert_eq!((code, complaint.as_str()), (Some(0), ""), "{properties}");
+    assert!(properties.contains("GFXPLANE_DISPLAY=none\n"));
+    assert!(tree.is_dir());
+    fs::remove_dir_all(root.join("run/gfxplane")).unwrap();
+    fs::write(root.join("run/gfxplane"), "").unwrap();
+    let (code, same, complaint) = udev();
+    assert_eq!((code, same), (Some(0), properties));
+    assert!(complaint.contains(&format!("{name} is not in /run/gfxplane/devices")));
 }
