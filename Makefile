@@ -7,7 +7,10 @@ CARGO_DEB_VERSION = 3.8.0
 CARGO_FUZZ_VERSION = 0.13.2
 DEB = target/debian/gfxplane_0.1.0-1_amd64.deb
 
-.PHONY: demo test fuzz deb test-vm bench setup setup-deb setup-fuzz check
+# Machine tests that CI does not run.
+BY_NAME = test-vm-answers test-vm-openers test-vm-types test-vm-viaqemu test-vm-running
+
+.PHONY: demo test fuzz deb test-vm $(BY_NAME) bench setup setup-deb setup-fuzz check
 
 # The main job on a recorded host: what is there, and the XML of several devices.
 demo: setup
@@ -35,14 +38,19 @@ deb: setup setup-deb
 	tests/packaging target/release/gfxplane-helper
 
 # The real thing: kernel, libvirt, mdevctl, QEMU and AppArmor in a virtual machine. FULL=1: all of
-# it, for hours.
+# it, for hours, with the machine tests that are else run by name only (make test-vm-types).
 test-vm: deb
 	tests/vm/suite $(SUITE) $(DEB)
-	tests/vm/types $(SUITE) $(DEB)
 	tests/vm/automatic $(SUITE) $(DEB)
-	tests/vm/running $(SUITE) $(DEB)
 	tests/vm/matrix $(SUITE) $(DEB) $(if $(FULL),,--sample)
 	tests/vm/pixels $(SUITE) $(DEB)
+	$(if $(FULL),$(MAKE) $(BY_NAME))
+
+$(filter-out test-vm-answers,$(BY_NAME)): test-vm-%: deb
+	tests/vm/$* $(SUITE) $(DEB)
+
+test-vm-answers: setup
+	tests/vm/answers $(SUITE)
 
 bench: deb
 	benches/run $(DEB)

@@ -158,6 +158,12 @@ impl Step {
         matches!(self, Step::Open | Step::Bind)
     }
 
+    /// Whether it is one of the four that make a VM and tell it of the device.
+    #[must_use]
+    pub fn is_kvm(self) -> bool {
+        (Step::Kvm..=Step::KvmFile).contains(&self)
+    }
+
     /// The step that this word names, if this version knows it.
     #[must_use]
     pub fn from_word(word: &str) -> Option<Self> {
@@ -257,11 +263,11 @@ pub struct Finding {
 ///
 /// The strongest source that knows the display is believed. What a device did when it was asked
 /// (it says yes to everything, it hangs) counts as knowing; that it could not be asked does not,
-/// and is kept as [`Finding::attempt`]. A driver that hangs with us and answers a QEMU that was started to
-/// be asked is known by that; what was learned from a log ([`Evidence::source`]) goes behind every probe, as a
-/// guest may have written it. A kernel
-/// attribute and QEMU say nothing of EDID and OpRegion: these come from the
-/// strongest other source that agrees on the display. `nothing` is the reason if nobody knows.
+/// and is kept as [`Finding::attempt`]. A driver that hangs with us and answers a QEMU that was started
+/// to be asked is known by that; what was learned from a log ([`Evidence::source`]) goes behind every
+/// probe, as a guest may have written it. A kernel attribute and QEMU say nothing of EDID and OpRegion:
+/// these come from the strongest other source that agrees on the display. `nothing` is the reason if
+/// nobody knows.
 #[must_use]
 pub fn resolve(mut sources: Vec<(Facts, Evidence)>, nothing: Reason) -> Finding {
     sources.sort_by_key(|(_, evidence)| evidence.method);

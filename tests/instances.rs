@@ -1,5 +1,6 @@
 //! Who removes a device that was made to be asked, once whoever made it is gone: the real
-//! gfxplane-probe, with a directory as its root in which a thread does what the kernel would.
+//! gfxplane-probe, with a directory as its root in which a thread does what the kernel would. And what
+//! udev gets of that program where nothing can be kept.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -9,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use gfxplane::host::{Root, instances};
+use gfxplane::host::{Root, marks};
 use gfxplane::names::DeviceId;
 
 const PROBER: &str = env!("CARGO_BIN_EXE_gfxplane-probe");
@@ -130,7 +131,7 @@ impl Machine {
     }
 
     fn marks(&self) -> usize {
-        let directory = instances::directory(&self.root());
+        let directory = marks::directory(&self.root());
         fs::read_dir(directory).unwrap().count()
     }
 }
@@ -139,7 +140,7 @@ impl Machine {
 fn a_keeper_waits_for_its_makers_end_and_removes_the_device() {
     let machine = Machine::new();
     let (ours, other) = (device(1), device(2));
-    let lock = instances::mark(&machine.root(), ours).unwrap();
+    let lock = marks::mark(&machine.root(), ours).unwrap();
     machine.add(ours);
     machine.add(other);
     machine.while_it_runs(|| {
@@ -173,9 +174,9 @@ fn the_next_run_removes_what_was_killed_with_its_keeper() {
     let machine = Machine::new();
     let (left, held, never_made, foreign) = (device(1), device(2), device(3), device(4));
     for id in [left, never_made] {
-        drop(instances::mark(&machine.root(), id).unwrap());
+        drop(marks::mark(&machine.root(), id).unwrap());
     }
-    let lock = instances::mark(&machine.root(), held).unwrap();
+    let lock = marks::mark(&machine.root(), held).unwrap();
     for id in [left, held, foreign] {
         machine.add(id);
     }
@@ -190,4 +191,63 @@ fn the_next_run_removes_what_was_killed_with_its_keeper() {
         assert_eq!(machine.devices(), [foreign.to_string()], "{said:?}");
         assert_eq!(machine.marks(), 0);
     });
+}
+
+#[test]
+fn a_device_that_does_not_go_stays_marked() {
+    let machine = Machine::new();
+    let (stays, goes) = (device(1), device(2));
+    for id in [stays, goes] {
+        drop(marks::mark(&machine.root(), id).unwrap());
+        machine.add(id);
+    }
+    // It can't be written to, for root either.
+    let remove = machine.bus().join(stays.to_string()).join("remove");
+    fs::remove_file(&remove).unwrap();
+    fs::create_dir(&remove).unwrap();
+    machine.while_it_runs(|| {
+        let status = machine.prober(&["--sweep"]).status().unwrap();
+        assert_eq!(status.code(), Some(1));
+        assert_eq!(machine.devices(), [stays.to_string()], "the other one went");
+        assert_eq!(machine.marks(), 1, "for the next run");
+    });
+}
+
+#[test]
+fn udev_has_its_properties_whatever_becomes_of_the_tree() {
+    let machine = Machine::new();
+    let root = machine.root();
+    let name = "0000:00:02.0";
+    let home = root.join("sys/devices/pci").join(name);
+    for directory in [&home, &root.join("sys/bus/pci/devices")] {
+        fs::create_dir_all(directory).unwrap();
+    }
+    fs::create_dir_all(root.join("sys/bus/pci/drivers/vfio-pci")).unwrap();
+    symlink("../../../bus/pci/drivers/vfio-pci", home.join("driver")).unwrap();
+    for (name, text) in [
+        ("vendor", "0x15b3"),
+        ("device", "0x1017"),
+        ("class", "0x020000"),
+    ] {
+        fs::write(home.join(name), text).unwrap();
+    }
+    let link = root.join("sys/bus/pci/devices").join(name);
+    symlink(format!("../../../devices/pci/{name}"), link).unwrap();
+    let tree = root.join("run/gfxplane/devices").join(name);
+    let udev = || {
+        let mut prober = machine.prober(&["--udev", name]);
+        let said = prober.env("ACTION", "bind").output().unwrap();
+        let (out, err) = (said.stdout, said.stderr);
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (said.status.code(), text(out), text(err))
+    };
+    let (code, properties, complaint) = udev();
+    assert_eq!((code, complaint.as_str()), (Some(0), ""), "{properties}");
+    assert!(properties.contains("GFXPLANE_DISPLAY=none\n"));
+    assert!(tree.is_dir());
+    fs::remove_dir_all(root.join("run/gfxplane")).unwrap();
+    fs::write(root.join("run/gfxplane"), "").unwrap();
+    let (code, same, complaint) = udev();
+    assert_eq!((code, same), (Some(0), properties));
+    assert!(complaint.contains(&format!("{name} is not in /run/gfxplane/devices")));
 }

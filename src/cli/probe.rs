@@ -14,15 +14,13 @@ use crate::config;
 use crate::evidence::{OpenPath, Step};
 use crate::facts::{Display, Facts, Reason};
 use crate::host::run::Written;
-use crate::host::sysfs::{MdevType, Parent};
 use crate::host::{Root, Warning, settings, sysfs};
 use crate::inventory::{Sources, rule_for_type};
 use crate::names::DeviceId;
 use crate::probe::asking::{Outcome, Request, announce, ask_and_keep};
 use crate::probe::instance::{Instance, clean_up};
-use crate::probe::{Asked, Prober};
+use crate::probe::{Asked, Prober, may_open_type};
 use crate::record::FORMAT;
-use crate::rules::Open;
 
 /// The program that opens devices.
 const PROBER: &str = "gfxplane-probe";
@@ -224,7 +222,8 @@ impl Probe {
             return Err(Failure::Environment(problem.into()).into());
         }
         let problem = |problem: &dyn std::fmt::Display| format!("--type {text:?}: {problem}");
-        if let Err(why) = may_open_type(&sources, known, of_type) {
+        let rule = rule_for_type(&sources, Some(known), type_id, Some(of_type));
+        if let Err(why) = may_open_type(of_type, rule) {
             let why = format!("not made, as it would not be opened: {why}");
             return Err(Failure::Refused(problem(&why)).into());
         }
@@ -241,26 +240,6 @@ impl Probe {
             true => Failure::Refused(problem(&error)).into(),
             false => Failure::Environment(problem(&error)).into(),
         })
-    }
-}
-
-/// Whether a device of a type may be opened when it is named, as [`crate::probe::may_open`] has it
-/// of one that is there.
-fn may_open_type(sources: &Sources, parent: &Parent, of_type: &MdevType) -> Result<(), String> {
-    if let Some(api) = of_type
-        .device_api
-        .as_deref()
-        .filter(|api| *api != "vfio-pci")
-    {
-        return Err(format!(
-            "its device_api is {api}, which has no display to ask for"
-        ));
-    }
-    match rule_for_type(sources, Some(parent), &of_type.id, Some(of_type)) {
-        Some(rule) if rule.open == Open::Never => {
-            Err(format!("rule {} says never to open it", rule.name))
-        }
-        _ => Ok(()),
     }
 }
 

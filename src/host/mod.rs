@@ -3,7 +3,7 @@
 //! Every function takes a [`Root`]: `/` for this machine, or the directory of a recorded host.
 //!
 //! * [`emulator`]: what QEMU and libvirt can do.
-//! * [`instances`]: marks of devices that were made to be asked.
+//! * [`marks`]: those of devices that were made to be asked.
 //! * [`sysfs`]: the devices, their drivers, types and parents.
 //! * [`mdevctl`]: mediated devices that are defined but need not be there.
 //! * [`qemu_log`]: the logs that libvirt and QEMU write of domains.
@@ -15,7 +15,7 @@
 //! * [`tree`]: the sysfs-like tree of the 2018 mail, published beside the records.
 
 pub mod emulator;
-pub mod instances;
+pub mod marks;
 pub mod mdevctl;
 pub mod qemu_log;
 pub mod requests;

@@ -348,6 +348,19 @@ mod tests {
     }
 
     #[test]
+    fn a_start_outlives_the_driver_of_a_pci_device() {
+        let (_keep, root) = host();
+        for (id, lasts) in [(DEVICE, false), ("0000:00:02.0", true)] {
+            let id = id.parse().unwrap();
+            mark_start(&root, id).unwrap();
+            let lock = run::Lock::of_device(&root, id).unwrap();
+            run::forget(&root, id).unwrap();
+            assert_eq!(start_under_way(&root, id), lasts, "{id}");
+            drop(lock);
+        }
+    }
+
+    #[test]
     fn a_start_is_under_way_until_it_is_over() {
         let (_keep, root) = host();
         let id = DEVICE.parse().unwrap();

@@ -152,8 +152,9 @@ pub fn publish_unasked(root: &Root, id: DeviceId, facts: &Facts, method: Method)
     publish(root, Path::new("devices"), &id.to_string(), facts, method)
 }
 
-/// Forgets a device that is gone: its record, what QEMU said of it, its tree, its lock. What its type was found to be
-/// stays.
+/// Forgets a device that is gone: its record, what QEMU said of it, its tree, its lock. What its
+/// type was found to be stays. So does the start under way of a PCI device: it may only have lost
+/// its driver, as libvirt takes that away between its hook and QEMU (`managed='yes'`).
 ///
 /// # Errors
 /// Any error of the file system except that there is nothing to forget.
@@ -168,7 +169,9 @@ pub fn forget(root: &Root, id: DeviceId) -> io::Result<()> {
     let _one_writer = one_writer(root)?;
     absent_is_fine(fs::remove_file(record_path(root, id)))?;
     absent_is_fine(fs::remove_file(testimony::path(root, id)))?;
-    requests::forget_start(root, id)?;
+    if let DeviceId::Mdev(_) = id {
+        requests::forget_start(root, id)?;
+    }
     absent_is_fine(fs::remove_dir_all(
         root.join(BASE).join("devices").join(id.to_string()),
     ))?;

@@ -58,7 +58,7 @@ impl Outcome {
 /// Asks one device and keeps the answer.
 ///
 /// A valid record answers unless `fresh`. One that only says why the device could not be asked is
-/// no answer to somebody who names the device; unasked, only `in-use` is tried again.
+/// no answer to somebody who names the device; unasked, only what [`may_pass`] is tried again.
 #[must_use]
 pub fn ask_and_keep(
     root: &Root,
@@ -82,7 +82,7 @@ pub fn ask_and_keep(
         let again = match (&record.facts.display, request.asked) {
             (Display::Known(_), _) | (Display::Unknown(Reason::Untrusted), _) => false,
             (Display::Unknown(_), Asked::ByName) => true,
-            (Display::Unknown(reason), Asked::Unasked(_)) => *reason == Reason::InUse,
+            (Display::Unknown(_), Asked::Unasked(_)) => may_pass(record),
         };
         if !again {
             let answer = Answer {
@@ -134,6 +134,17 @@ pub fn ask_and_keep(
     }
 }
 
+/// Whether a record says no more of the device than why it could not be asked at that moment: it
+/// was in use, or no KVM VM could be made (kvm not loaded yet, or all of it another program's).
+#[must_use]
+pub fn may_pass(record: &Record) -> bool {
+    match record.facts.display.reason() {
+        Some(Reason::InUse) => true,
+        Some(Reason::NeedsVm) => record.step.is_some_and(Step::is_kvm),
+        _ => false,
+    }
+}
+
 /// Whether the failure is about this host, this process or this moment. What ran out of time
 /// before the driver's own open was waiting for another prober.
 fn says_nothing_of_the_device(answer: &Answer) -> bool {
@@ -165,6 +176,27 @@ pub fn announce(root: &Root, id: DeviceId) -> Result<(), Warning> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_tried_again_unasked() {
+        let id = "c1a20000-0000-4000-8000-000000000002".parse().unwrap();
+        let host = crate::host::sysfs::Host::default();
+        for (reason, step, passes) in [
+            (Reason::InUse, Step::Lock, true),
+            (Reason::InUse, Step::Bind, true),
+            (Reason::NeedsVm, Step::Kvm, true),
+            (Reason::NeedsVm, Step::KvmVm, true),
+            (Reason::NeedsVm, Step::KvmFile, true),
+            // It had a VM, and wants more.
+            (Reason::NeedsVm, Step::Open, false),
+            (Reason::OpenFailed, Step::Open, false),
+            (Reason::TimedOut, Step::Control, false),
+        ] {
+            let device = Device::named(id, "/sys/devices/x");
+            let record = record_of(&device, &host, &Answer::none(reason.clone(), step));
+            assert_eq!(may_pass(&record), passes, "{reason} {step}");
+        }
+    }
 
     /// That a driver hangs is known only of one that was called.
     #[test]

@@ -16,7 +16,7 @@ use crate::host::Root;
 use crate::host::sysfs::own_node;
 use crate::names::DeviceId;
 use crate::probe::group::{failed, group_number, open};
-use crate::probe::{Failure, Opener, Prepared, Tell, ioctl};
+use crate::probe::{Failure, Opener, Prepared, Tell, errno_of, ioctl};
 
 /// Opens by the device's own node and `/dev/iommu`.
 #[derive(Debug, Clone, Copy)]
@@ -60,10 +60,7 @@ impl Opener for Cdev {
             // Bound, the node is the device.
             .and_then(|()| {
                 let device = prepared.file.try_clone();
-                device.map_err(|error| {
-                    let errno = Errno::from_raw(error.raw_os_error().unwrap_or(0));
-                    (errno, Reason::OpenFailed)
-                })
+                device.map_err(|error| (errno_of(&error), Reason::OpenFailed))
             })
             .map(File::from)
             .map_err(|(errno, reason)| Failure {

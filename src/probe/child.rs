@@ -21,7 +21,7 @@ use crate::probe::cdev::Cdev;
 use crate::probe::device::Whose;
 use crate::probe::group::Group;
 use crate::probe::kvm::Vm;
-use crate::probe::{Answer, Failure, Manner, Opener, Tell, device, running};
+use crate::probe::{Answer, Failure, Manner, Opener, Tell, device, errno_of, running};
 
 /// The ways to open a device; the first that the kernel offers for it is taken.
 ///
@@ -154,10 +154,9 @@ fn no_lock(error: &io::Error) -> Answer {
         io::ErrorKind::InvalidData => return Answer::none(Reason::UnsafeState, Step::Lock),
         _ => Reason::OpenFailed,
     };
-    let errno = Errno::from_raw(error.raw_os_error().unwrap_or_default());
     Answer::failed(&Failure {
         step: Step::Lock,
-        errno,
+        errno: errno_of(error),
         reason,
     })
 }

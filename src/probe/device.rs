@@ -15,7 +15,7 @@ use crate::facts::{
     DeviceInfo, Display, Edid, EdidHeader, Facts, HotReset, Irq, OpRegion, Reason, Region,
     RegionCapability,
 };
-use crate::probe::{Failure, errno_name, ioctl};
+use crate::probe::{Failure, errno_name, errno_of, ioctl};
 
 /// No driver has more; a number beyond is a driver's mistake and would only cost time.
 const MAX_INDEXES: u32 = 256;
@@ -179,7 +179,7 @@ fn read_edid(device: &File, offset: u64) -> nix::Result<EdidHeader> {
         let at = offset.checked_add(field).ok_or(Errno::EOVERFLOW)?;
         device
             .read_exact_at(&mut bytes, at)
-            .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(Errno::EIO as i32)))?;
+            .map_err(|error| errno_of(&error))?;
         Ok(u32::from_ne_bytes(bytes))
     };
     Ok(EdidHeader {

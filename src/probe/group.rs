@@ -12,7 +12,7 @@ use crate::evidence::{OpenPath, Step};
 use crate::facts::Reason;
 use crate::host::Root;
 use crate::names::DeviceId;
-use crate::probe::{Failure, Opener, Prepared, Tell, ioctl};
+use crate::probe::{Failure, Opener, Prepared, Tell, errno_of, ioctl};
 
 /// Opens over container and group.
 #[derive(Debug, Clone, Copy)]
@@ -104,8 +104,7 @@ pub(super) fn group_number(device: &Path) -> Result<String, Failure> {
             return Err(failure(Errno::ENOENT, Reason::NoVfio));
         }
         Err(error) => {
-            let errno = Errno::from_raw(error.raw_os_error().unwrap_or(0));
-            return Err(failure(errno, Reason::NoDriver));
+            return Err(failure(errno_of(&error), Reason::NoDriver));
         }
     };
     let name = link.file_name().and_then(|name| name.to_str());
@@ -119,7 +118,7 @@ pub(super) fn open(path: &Path) -> Result<File, Errno> {
         .read(true)
         .write(true)
         .open(path)
-        .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(0)))
+        .map_err(|error| errno_of(&error))
 }
 
 fn no_container(errno: Errno) -> Reason {

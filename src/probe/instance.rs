@@ -1,7 +1,7 @@
 //! A mediated device made for the sake of one question: what a type is, before anybody has one.
 //!
 //! It goes again whatever happens to whoever made it. Before it is made there is a mark
-//! ([`instances`]), whose lock its maker holds, and a keeper: a process of its own
+//! ([`marks`]), whose lock its maker holds, and a keeper: a process of its own
 //! (`gfxplane-probe --keep UUID`) that waits for its maker's end, be that an exit, a panic or a
 //! signal, SIGKILL included, and then removes the device and the mark. If the keeper is killed as
 //! well, the mark is left and nobody holds it: [`sweep`] removes the device in a later run.
@@ -13,7 +13,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use crate::host::run::{self, Lock};
 use crate::host::sysfs::MdevType;
-use crate::host::{Root, Warning, instances};
+use crate::host::{Root, Warning, marks};
 use crate::names::DeviceId;
 
 /// How often what takes a moment is looked at again.
@@ -39,6 +39,8 @@ pub struct Instance {
     pub id: DeviceId,
     device: PathBuf,
     lock: Lock,
+    /// gfxplane-probe.
+    program: PathBuf,
     /// Waits for the end of its stdin.
     keeper: Child,
 }
@@ -133,11 +135,11 @@ impl Instance {
         may_make(wanted.and_then(|t| t.available_instances), force)?;
         let uuid = Uuid::new_v4();
         let id = DeviceId::Mdev(uuid);
-        let lock = instances::mark(root, id).map_err(NotMade::NoKeeper)?;
+        let lock = marks::mark(root, id).map_err(NotMade::NoKeeper)?;
         let keeper = match keeper(program, uuid) {
             Ok(keeper) => keeper,
             Err(error) => {
-                let _ = instances::unmark(root, id);
+                let _ = marks::unmark(root, id);
                 return Err(NotMade::NoKeeper(error));
             }
         };
@@ -146,6 +148,7 @@ impl Instance {
             id,
             device,
             lock,
+            program: program.to_owned(),
             keeper,
         };
         let supported = root
@@ -176,12 +179,23 @@ impl Instance {
         let Instance {
             device,
             lock,
+            program,
             mut keeper,
             ..
         } = self;
         drop(lock);
         drop(keeper.stdin.take());
-        ends(&mut keeper, limit) && !device.exists()
+        let Some(status) = ends(keeper, limit) else {
+            return false;
+        };
+        // Its keeper was killed, and nobody is at it.
+        if status.code().is_none()
+            && device.exists()
+            && let Ok(sweep) = start_sweep(&program)
+        {
+            let _ = ends(sweep, limit);
+        }
+        !device.exists()
     }
 }
 
@@ -203,13 +217,27 @@ fn keeper(program: &Path, uuid: Uuid) -> io::Result<Child> {
         .spawn()
 }
 
-/// Waits for a child until `limit`; whether it has ended.
-fn ends(child: &mut Child, limit: Instant) -> bool {
+fn start_sweep(program: &Path) -> io::Result<Child> {
+    Command::new(program)
+        .arg("--sweep")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()
+}
+
+/// Waits for a child until `limit`; how it ended, if it has. After that a thread waits on, so that
+/// the daemon has no dead children about it.
+fn ends(mut child: Child, limit: Instant) -> Option<ExitStatus> {
     loop {
         match child.try_wait() {
-            Ok(Some(_)) | Err(_) => return true,
-            Ok(None) if Instant::now() >= limit => return false,
-            Ok(None) => thread::sleep(POLL),
+            Ok(Some(status)) => return Some(status),
+            Ok(None) if Instant::now() < limit => thread::sleep(POLL),
+            Ok(None) | Err(_) => {
+                thread::spawn(move || child.wait());
+                return None;
+            }
         }
     }
 }
@@ -225,7 +253,7 @@ pub fn keep(root: &Root, id: DeviceId) -> bool {
     }
     let _ = signals.thread_block();
     let _ = io::stdin().read_to_end(&mut Vec::new());
-    match instances::take_over(root, id, Instant::now() + LOCK_GOES) {
+    match marks::take_over(root, id, Instant::now() + LOCK_GOES) {
         Ok(Some(_lock)) => remove(root, id),
         // Somebody has been here before.
         Ok(None) => true,
@@ -238,12 +266,12 @@ pub fn keep(root: &Root, id: DeviceId) -> bool {
 /// What somebody holds is left to them.
 #[must_use]
 pub fn sweep(root: &Root) -> bool {
-    let gone = |id| match instances::take_over(root, id, Instant::now()) {
+    let gone = |id| match marks::take_over(root, id, Instant::now()) {
         Ok(Some(_lock)) => remove(root, id),
         Ok(None) | Err(_) => true,
     };
     // Every one, whatever comes of those before.
-    let all: Vec<bool> = instances::marked(root).into_iter().map(gone).collect();
+    let all: Vec<bool> = marks::marked(root).into_iter().map(gone).collect();
     all.into_iter().all(|is_gone| is_gone)
 }
 
@@ -252,20 +280,14 @@ pub fn sweep(root: &Root) -> bool {
 /// # Errors
 /// What is still there, as a warning.
 pub fn clean_up(root: &Root, program: &Path, patience: Duration) -> Result<(), Warning> {
-    if root.is_recorded() || instances::marked(root).is_empty() {
+    if root.is_recorded() || marks::marked(root).is_empty() {
         return Ok(());
     }
-    let warning = |problem: String| Warning::new(instances::directory(root), problem);
-    let sweep = Command::new(program)
-        .arg("--sweep")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .process_group(0)
-        .spawn();
-    let mut sweep = sweep.map_err(|error| warning(format!("not looked at: {error}")))?;
-    let in_time = ends(&mut sweep, Instant::now() + patience);
-    let all_gone = in_time && sweep.wait().is_ok_and(|status| status.success());
+    let warning = |problem: String| Warning::new(marks::directory(root), problem);
+    let sweep = start_sweep(program);
+    let sweep = sweep.map_err(|error| warning(format!("not looked at: {error}")))?;
+    let ended = ends(sweep, Instant::now() + patience);
+    let all_gone = ended.is_some_and(|status| status.success());
     all_gone.then_some(()).ok_or_else(|| {
         warning(
             "mediated devices that were made to be asked are still there: their driver does not \
@@ -292,14 +314,13 @@ fn remove(root: &Root, id: DeviceId) -> bool {
     }
     // udev's rule does so, too, where there is a udev.
     let _ = run::forget(root, id);
-    instances::unmark(root, id).is_ok()
+    marks::unmark(root, id).is_ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
-    use std::sync::atomic::{AtomicBool, Ordering};
 
     fn of_type(id: &str, available_instances: Option<u32>) -> MdevType {
         MdevType {
@@ -354,11 +375,9 @@ mod tests {
         assert!(taken(&before, |_| None).is_empty(), "nothing can be read");
     }
 
-    /// A host whose kernel makes and removes devices, as far as it concerns us: what is written to
-    /// `create` and `remove` is done, `available_instances` counts.
+    /// A host with one type, and a kernel that does nothing: tests/instances.rs has one that does.
     struct Kernel {
         directory: tempfile::TempDir,
-        ends: AtomicBool,
     }
 
     const TYPES: &str = "sys/class/mdev_bus/p/mdev_supported_types";
@@ -373,118 +392,16 @@ mod tests {
             for (name, text) in [("create", ""), ("available_instances", "3\n")] {
                 fs::write(path.join(TYPES).join("p-t").join(name), text).unwrap();
             }
-            Kernel {
-                directory,
-                ends: AtomicBool::new(false),
-            }
+            Kernel { directory }
         }
 
         fn root(&self) -> Root {
             Root::strict(self.directory.path())
         }
-
-        fn add(&self, id: DeviceId) {
-            let device = self.root().device(id);
-            fs::create_dir(&device).unwrap();
-            fs::write(device.join("remove"), "").unwrap();
-        }
-
-        fn devices(&self) -> Vec<PathBuf> {
-            let devices = fs::read_dir(self.root().join("sys/bus/mdev/devices")).unwrap();
-            devices.map(|entry| entry.unwrap().path()).collect()
-        }
-
-        fn marks(&self) -> usize {
-            instances::marked(&self.root()).len()
-        }
-
-        /// Does what is asked of it until it is told to end.
-        fn run(&self) {
-            while !self.ends.load(Ordering::Relaxed) {
-                for device in self.devices() {
-                    let asked = fs::read_to_string(device.join("remove"));
-                    if asked.is_ok_and(|text| text == "1") {
-                        // Gone at once for whoever looks.
-                        let elsewhere = self.root().join("gone");
-                        let _ = fs::remove_dir_all(&elsewhere);
-                        fs::rename(device, elsewhere).unwrap();
-                    }
-                }
-                thread::sleep(Duration::from_millis(1));
-            }
-        }
-
-        fn while_it_runs(&self, act: impl FnOnce()) {
-            thread::scope(|scope| {
-                scope.spawn(|| self.run());
-                // Also if a test fails.
-                let _end = End(&self.ends);
-                act();
-            });
-        }
-    }
-
-    struct End<'k>(&'k AtomicBool);
-
-    impl Drop for End<'_> {
-        fn drop(&mut self) {
-            self.0.store(true, Ordering::Relaxed);
-        }
     }
 
     fn made_up() -> DeviceId {
         DeviceId::Mdev(Uuid::new_v4())
-    }
-
-    /// `/run/gfxplane` is believed if it is root's, as it is in CI; elsewhere nothing is swept.
-    fn root_runs() -> bool {
-        nix::unistd::geteuid().is_root()
-    }
-
-    #[test]
-    fn what_nobody_holds_is_swept() {
-        let kernel = Kernel::new();
-        let root = kernel.root();
-        if !root_runs() {
-            assert!(instances::marked(&root).is_empty());
-            return;
-        }
-        let (left, held, never_made, foreign) = (made_up(), made_up(), made_up(), made_up());
-        for id in [left, never_made] {
-            drop(instances::mark(&root, id).unwrap());
-        }
-        let lock = instances::mark(&root, held).unwrap();
-        for id in [left, held, foreign] {
-            kernel.add(id);
-        }
-        kernel.while_it_runs(|| {
-            assert!(sweep(&root));
-            assert!(!root.device(left).exists());
-            assert!(root.device(held).exists(), "its maker lives");
-            assert!(root.device(foreign).exists(), "it is nobody's of ours");
-            assert_eq!(instances::marked(&root), [held]);
-            drop(lock);
-            assert!(sweep(&root));
-            assert_eq!(kernel.devices(), [root.device(foreign)]);
-            assert_eq!(kernel.marks(), 0);
-        });
-    }
-
-    #[test]
-    fn a_device_that_does_not_go_stays_marked() {
-        let kernel = Kernel::new();
-        let root = kernel.root();
-        if !root_runs() {
-            return assert!(instances::marked(&root).is_empty());
-        }
-        let id = made_up();
-        drop(instances::mark(&root, id).unwrap());
-        kernel.add(id);
-        // It can't be written to, for root either.
-        fs::remove_file(root.device(id).join("remove")).unwrap();
-        fs::create_dir(root.device(id).join("remove")).unwrap();
-        assert!(!sweep(&root));
-        assert_eq!(kernel.marks(), 1, "for the next run");
     }
 
     #[test]
@@ -493,14 +410,14 @@ mod tests {
         let root = kernel.root();
         let recorded = Root::recorded(root.path());
         let id = made_up();
-        drop(instances::mark(&recorded, id).unwrap());
-        assert_eq!(instances::marked(&recorded), [id]);
+        drop(marks::mark(&recorded, id).unwrap());
+        assert_eq!(marks::marked(&recorded), [id]);
         let directory = root.join("run/gfxplane/instances");
         fs::write(directory.join("not a UUID"), "").unwrap();
         fs::write(directory.join("0000:00:02.0"), "").unwrap();
-        assert_eq!(instances::marked(&recorded), [id], "an mdev's UUID only");
+        assert_eq!(marks::marked(&recorded), [id], "an mdev's UUID only");
         fs::set_permissions(&directory, fs::Permissions::from_mode(0o777)).unwrap();
-        assert!(instances::marked(&root).is_empty());
+        assert!(marks::marked(&root).is_empty());
     }
 
     /// As gfxplane-probe would: `--keep` and `--sweep`, for a test that has only a shell.
@@ -538,7 +455,7 @@ mod tests {
         let instance = make("p-t").unwrap();
         let id = instance.id;
         assert_eq!(fs::read_to_string(&create).unwrap(), id.to_string());
-        assert_eq!(instances::marked(&root), [id]);
+        assert_eq!(marks::marked(&root), [id]);
         assert!(instance.end(limit()));
         assert_eq!(
             fs::read_to_string(&told).unwrap(),
@@ -549,11 +466,35 @@ mod tests {
         fs::remove_file(&create).unwrap();
         assert!(matches!(make("p-t"), Err(NotMade::Kernel(_))));
         assert!(matches!(make("p-x"), Err(NotMade::NotKnown)));
-        let marked = instances::marked(&root).len();
+        let marked = marks::marked(&root).len();
         let missing = Path::new("/nonexistent");
         let made = Instance::make(&root, missing, ("p", "p-t"), &types, false, limit());
         assert!(matches!(made, Err(NotMade::NoKeeper(_))));
-        assert_eq!(instances::marked(&root).len(), marked);
+        assert_eq!(marks::marked(&root).len(), marked);
+    }
+
+    #[test]
+    fn a_keeper_that_was_killed_is_made_up_for() {
+        for (end_of_keeper, is_swept) in [("kill -KILL $$", true), ("exit 1", false)] {
+            let kernel = Kernel::new();
+            let root = Root::recorded(kernel.directory.path());
+            let devices = root.join("sys/bus/mdev/devices");
+            let program = script(
+                root.path(),
+                &format!(
+                    "[ \"$1\" != --sweep ] || exec rm -r {}\ncat >/dev/null; {end_of_keeper}",
+                    devices.display()
+                ),
+            );
+            let limit = Instant::now() + Duration::from_secs(60);
+            let types = [of_type("p-t", Some(3))];
+            let made = Instance::make(&root, &program, ("p", "p-t"), &types, false, limit);
+            let instance = made.unwrap();
+            let device = root.device(instance.id);
+            fs::create_dir(&device).unwrap();
+            assert_eq!(instance.end(limit), is_swept, "{end_of_keeper}");
+            assert_eq!(!device.exists(), is_swept, "{end_of_keeper}");
+        }
     }
 
     #[test]

@@ -6,7 +6,6 @@
 //! open (virt/kvm/vfio.c, `kvm_vfio_file_add`); drivers that don't care don't notice.
 #![allow(unsafe_code, missing_docs)]
 
-use std::fs::OpenOptions;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
@@ -19,7 +18,7 @@ use nix::{
 use crate::evidence::Step;
 use crate::facts::Reason;
 use crate::host::Root;
-use crate::probe::{Failure, Tell};
+use crate::probe::{Failure, Tell, group};
 
 /// `KVM_DEV_TYPE_VFIO`.
 const TYPE_VFIO: u32 = 4;
@@ -78,12 +77,7 @@ impl Vm {
         tell: Tell<'_>,
     ) -> std::result::Result<Self, Failure> {
         tell(Step::Kvm);
-        let kvm = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(root.join("dev/kvm"))
-            .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(0)))
-            .map_err(failed(Step::Kvm))?;
+        let kvm = group::open(&root.join("dev/kvm")).map_err(failed(Step::Kvm))?;
         tell(Step::KvmVm);
         let vm = create_vm(kvm.as_fd()).map_err(failed(Step::KvmVm))?;
         tell(Step::KvmDevice);
@@ -148,7 +142,7 @@ fn add_file(device: BorrowedFd<'_>, file: BorrowedFd<'_>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs::{self, File};
+    use std::fs::{self, File, OpenOptions};
 
     /// Associates a file that is no vfio file: the step that fails, and those that were told.
     fn attempt(root: &Root) -> (Failure, Vec<Step>) {

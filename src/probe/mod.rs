@@ -47,7 +47,7 @@ use crate::config::ProbePolicy;
 use crate::evidence::{OpenPath, Step};
 use crate::facts::{Display, Facts, Reason};
 use crate::host::Root;
-use crate::host::sysfs::Device;
+use crate::host::sysfs::{Device, MdevType};
 use crate::names::DeviceId;
 use crate::rules::{Open, Rule};
 
@@ -157,7 +157,8 @@ impl Answer {
         }
         let (reason, step) = (self.facts.display.reason()?, self.step?);
         match reason {
-            Reason::NeedsVm if (Step::Kvm..=Step::KvmFile).contains(&step) => {
+            Reason::InUse if step == Step::Lock => Some("a domain that has it is being started"),
+            Reason::NeedsVm if step.is_kvm() => {
                 Some("its driver wants a KVM VM, which can't be made here")
             }
             Reason::NeedsVm => {
@@ -175,6 +176,12 @@ impl Answer {
 #[must_use]
 pub fn errno_name(errno: Errno) -> String {
     format!("{errno:?}")
+}
+
+/// The errno of an error of the standard library. Those that have none are its own, as a read that
+/// ends too early.
+fn errno_of(error: &io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or(Errno::EIO as i32))
 }
 
 /// Who wants a device to be asked.
@@ -195,15 +202,7 @@ pub enum Asked {
 /// # Errors
 /// The reason, for people.
 pub fn may_open(device: &Device, rule: Option<&Rule>, asked: Asked) -> Result<(), String> {
-    if let Some(api) = device
-        .device_api
-        .as_deref()
-        .filter(|api| *api != "vfio-pci")
-    {
-        return Err(format!(
-            "its device_api is {api}, which has no display to ask for"
-        ));
-    }
+    has_displays(device.device_api.as_deref())?;
     if let DeviceId::Pci(_) = device.id {
         let driver = device.driver.as_deref().unwrap_or_default();
         if driver.ends_with("vfio-pci") || driver.ends_with("vfio_pci") {
@@ -217,7 +216,7 @@ pub fn may_open(device: &Device, rule: Option<&Rule>, asked: Asked) -> Result<()
     }
     let name = rule.map_or("", |rule| rule.name.as_str());
     match (rule.map(|rule| rule.open), asked) {
-        (Some(Open::Never), _) => Err(format!("rule {name} says never to open it")),
+        (Some(Open::Never), _) => not_forbidden(rule),
         (_, Asked::ByName) => Ok(()),
         (_, Asked::Unasked(ProbePolicy::Never)) => Err("the policy is probe = \"never\"".into()),
         (Some(Open::Safe), _) | (None, Asked::Unasked(ProbePolicy::All)) => Ok(()),
@@ -225,6 +224,34 @@ pub fn may_open(device: &Device, rule: Option<&Rule>, asked: Asked) -> Result<()
         (None, Asked::Unasked(ProbePolicy::Known)) => {
             Err("no rule calls it safe to open: name it, or set probe = \"all\"".into())
         }
+    }
+}
+
+/// Whether a device of a type, made for somebody who has named that, may be opened; as [`may_open`]
+/// has it of one that is there.
+///
+/// # Errors
+/// The reason, for people.
+pub fn may_open_type(of_type: &MdevType, rule: Option<&Rule>) -> Result<(), String> {
+    has_displays(of_type.device_api.as_deref())?;
+    not_forbidden(rule)
+}
+
+fn has_displays(device_api: Option<&str>) -> Result<(), String> {
+    match device_api {
+        None | Some("vfio-pci") => Ok(()),
+        Some(api) => Err(format!(
+            "its device_api is {api}, which has no display to ask for"
+        )),
+    }
+}
+
+fn not_forbidden(rule: Option<&Rule>) -> Result<(), String> {
+    match rule {
+        Some(rule) if rule.open == Open::Never => {
+            Err(format!("rule {} says never to open it", rule.name))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -294,9 +321,9 @@ pub fn ask(
 ) -> Answer {
     let limit = Instant::now() + deadline;
     let child = match prober {
-        Prober::Program(program) => Running::program(program, id, manner),
-        Prober::Copy(program) => match Running::copy(root, id, manner) {
-            Ok(None) => Running::program(program, id, manner),
+        Prober::Program(program) => Child::program(program, id, manner),
+        Prober::Copy(program) => match Child::copy(root, id, manner) {
+            Ok(None) => Child::program(program, id, manner),
             Ok(Some(child)) => Ok(child),
             Err(error) => Err(error),
         },
@@ -307,19 +334,16 @@ pub fn ask(
             child.end();
             answer
         }
-        Err(error) => {
-            let errno = Errno::from_raw(error.raw_os_error().unwrap_or(0));
-            Answer::failed(&Failure {
-                step: Step::Spawn,
-                errno,
-                reason: Reason::OpenFailed,
-            })
-        }
+        Err(error) => Answer::failed(&Failure {
+            step: Step::Spawn,
+            errno: errno_of(&error),
+            reason: Reason::OpenFailed,
+        }),
     }
 }
 
 /// A child that asks. What it says is in [`child`].
-struct Running {
+struct Child {
     pid: Pid,
     /// Its stdout: the answer.
     answer: PipeReader,
@@ -327,7 +351,7 @@ struct Running {
     steps: PipeReader,
 }
 
-impl Running {
+impl Child {
     fn program(program: &Path, id: DeviceId, manner: Manner) -> io::Result<Self> {
         let ((answer, say), (steps, tell)) = (io::pipe()?, io::pipe()?);
         let child = Command::new(program)
@@ -338,7 +362,7 @@ impl Running {
             .stdout(say)
             .stderr(tell)
             .spawn()?;
-        Ok(Running {
+        Ok(Child {
             pid: Pid::from_raw(child.id().cast_signed()),
             answer,
             steps,
@@ -367,7 +391,7 @@ impl Running {
                 run();
             }
         })?;
-        Ok(pid.map(|pid| Running { pid, answer, steps }))
+        Ok(pid.map(|pid| Child { pid, answer, steps }))
     }
 
     fn listen(&mut self, limit: Instant) -> Answer {
@@ -576,6 +600,11 @@ mod tests {
             None
         );
         assert_eq!(remark(Step::Group, Errno::EBUSY, Reason::InUse), None);
+        let starting = Answer::none(Reason::InUse, Step::Lock);
+        assert_eq!(
+            starting.remark(),
+            Some("a domain that has it is being started")
+        );
     }
 
     #[test]

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from fcntl import ioctl
 from pathlib import Path
 
-from lab import CONF, equal, eventually, install, listed, out, run_tests, sh, uuid, without_hook_and_daemon
+from lab import CONF, RUN, equal, eventually, install, listed, out, run_tests, sh, uuid, without_hook_and_daemon
 
 CDEV = "--cdev" in sys.argv
 PATHS = ["group", "cdev"] if CDEV else ["group"]
@@ -27,7 +27,23 @@ KINDS = {
     "mbochs-small": (2, ["dmabuf"], False),
     "virtio-pci-kvm": (3, ["dmabuf"], True),
 }
+# type -> number, and what asking it comes to: display, reason, step and errno by group
+OTHERS = {
+    "virtio-pci-opregion": (11, ["dmabuf"], None, None, None),
+    "virtio-pci-beyond": (12, ["region"], None, None, None),
+    "virtio-pci-mail": (13, ["region"], None, None, None),
+    "virtio-pci-zero": (14, ["unknown"], "untrusted", None, None),
+    "virtio-pci-eio": (15, ["unknown"], "open-failed", "open", "EIO"),
+    "virtio-pci-uuid": (16, ["unknown"], "open-failed", "open", "EIO"),
+}
+HANGS = 17
 RULES = """[[rule]]
+name = 'hangs'
+source = 'tests/kmod'
+match = { type = ['virtio-pci-hang-ioctl'] }
+open = 'named'
+
+[[rule]]
 name = 'samples'
 source = 'tests/kmod'
 match = { type = ['virtio-pci-*'] }
@@ -252,6 +268,88 @@ def test_a_way_that_the_kernel_has_not():
         assert "CONFIG_VFIO_DEVICE_CDEV" in said, said
     # Nothing of it was kept.
     equal(listed(device("mdpy-vga"))["display"], ["region"])
+
+
+def ask(device, more="--fresh"):
+    """The answer, and the exit code."""
+    result = sh(f"gfxplane-probe --json {more} {device}", check=False)
+    [answer] = json.loads(result.stdout)["probes"]
+    return answer, result.returncode
+
+
+def said(answer):
+    return tuple(answer.get(key) for key in ("display", "reason", "step", "errno"))
+
+
+def test_what_else_there_is():
+    """Each outcome that the others have not, by both ways, of devices that udev had asked."""
+    for kind, (number, *expected) in OTHERS.items():
+        device, known = uuid(number), expected[0] != ["unknown"]
+        out(f"create_mdev {kind} {device}")
+        eventually(f"{kind} was asked", lambda: (RUN / "records" / f"{device}.json").exists())
+        entry = listed(device)
+        equal((entry["display"], entry.get("reason")), tuple(expected[:2]), f"{kind}: {entry}")
+        for path in PATHS:
+            answer, code = ask(device, f"--fresh --path {path}")
+            display, reason, step, errno = expected
+            step = "bind" if (step, path) == ("open", "cdev") else step
+            equal((*said(answer), code), (display, reason, step, errno, int(not known)), f"{kind} by {path}: {answer}")
+            regions = [region["index"] for region in (answer.get("device") or {}).get("regions", [])]
+            if kind == "virtio-pci-opregion":
+                equal(answer["opregion"], {"size": 8192}, kind)
+                equal(answer["edid"], {"max_xres": 1920, "max_yres": 1200}, kind)
+            else:
+                assert "opregion" not in answer and "edid" not in answer, f"{kind}: {answer}"
+            if kind == "virtio-pci-beyond":
+                # Its plane is in region 9, for which nobody has asked.
+                equal(answer["device"]["num_regions"], 9, kind)
+                assert max(regions) < 9, answer
+        evidence = listed(device)["evidence"]
+        method = "kernel" if kind == "virtio-pci-mail" else "probe"
+        equal(evidence["method"], method, f"{kind}: {evidence}")
+    xml = out(f"gfxplane nodedev-dumpxml {uuid(OTHERS['virtio-pci-opregion'][0])}")
+    assert "<opregion size='8192'/>" in xml and "<edid max_xres='1920' max_yres='1200'/>" in xml, xml
+
+
+def test_the_kernel_is_believed_before_the_device():
+    """The mail's files of a real sysfs; then they say what the device denies."""
+    device = uuid(OTHERS["virtio-pci-mail"][0])
+    assert "disagreements" not in listed(device), listed(device)
+    plane = MDEVS / device / "mdev_type/vfio-pci/device/gfx_plane"
+    equal({path.name: path.read_text() for path in plane.iterdir()}, {"dmabuf": "N\n", "region": "Y\n"})
+    Path("/root/yes").write_text("Y\n")
+    Path("/root/no").write_text("N\n")
+    out(f"mount --bind /root/yes {plane}/dmabuf; mount --bind /root/no {plane}/region")
+    try:
+        entry = listed(device)
+        equal((entry["display"], entry["evidence"]["method"]), (["dmabuf"], "kernel"), entry)
+        others = [(other["display"], other["evidence"]["method"]) for other in entry["disagreements"]]
+        equal(others[0], (["region"], "probe"), entry)
+        equal(ask(device)[0]["display"], ["region"], "the device itself")
+    finally:
+        out(f"umount {plane}/dmabuf {plane}/region")
+    equal(listed(device)["display"], ["region"])
+
+
+def test_a_query_that_hangs():
+    """It opens at once, and hangs at the first question about its display. Its lock is kept as long."""
+    device = uuid(HANGS)
+    out(f"hold; create_mdev virtio-pci-hang-ioctl {device}; udevadm settle")
+    equal(listed(device)["display"], ["unknown"], "nobody has named it")
+    try:
+        for path in PATHS:
+            out("hold")
+            answer, code = ask(device, f"--fresh --path {path} --deadline 30")
+            equal((*said(answer), code), (["unknown"], "timed-out", "control", None, 1), f"by {path}: {answer}")
+            equal(listed(device)["evidence"]["step"], "control", path)
+            answer, _ = ask(device, f"--fresh --path {path} --deadline 5")
+            equal(said(answer)[1:3], ("timed-out", "lock"), "nobody is sent after it")
+            equal(listed(device)["evidence"]["step"], "control", "that says nothing of the device")
+            out("release")
+            answer, _ = ask(device, f"--fresh --path {path}")
+            equal(said(answer), (["region"], None, None, None), f"released, by {path}: {answer}")
+    finally:
+        out("release")
 
 
 TESTS = [(name, test, 0) for name, test in list(globals().items()) if name.startswith("test_")]

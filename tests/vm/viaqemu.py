@@ -21,7 +21,11 @@ DEVICES = {
     6: ("virtio-pci-both", ["dmabuf", "region"], ["dmabuf"]),
     7: ("virtio-pci-none", ["none"], ["none"]),
     8: ("virtio-pci-yes", ["unknown"], ["dmabuf"]),
+    9: ("virtio-pci-zero", ["unknown"], ["dmabuf"]),
+    10: ("virtio-pci-beyond", ["region"], ["region"]),
 }
+# It opens for a QEMU alone, and for us with EIO.
+WANTS_QEMU = 11
 # Nobody asks these unless they are named, as with NVIDIA's.
 NAMED = {21: ("virtio-pci-dmabuf", ["dmabuf"]), 22: ("virtio-pci-region", ["region"]), 23: ("virtio-pci-none", ["none"])}
 HANGS = 30
@@ -98,8 +102,8 @@ def test_install():
     print(install(rules=RULES))
     for number, (kind, display, _) in DEVICES.items():
         out(f"create_mdev {kind} {uuid(number)}")
-        eventually(f"{kind} is known", lambda: listed(uuid(number))["display"] == display)
-        equal(listed(uuid(number))["evidence"]["method"], "probe", kind)
+        eventually(f"{kind} was asked", lambda: listed(uuid(number))["evidence"]["method"] == "probe")
+        equal(listed(uuid(number))["display"], display, kind)
 
 
 def test_qemu_agrees_with_the_device():
@@ -145,6 +149,35 @@ def test_qemu_alone():
     assert kept.exists()
     out(f"remove_mdev {uuid(other)}")
     eventually("it is forgotten", lambda: not kept.exists())
+
+
+def test_a_driver_that_opens_for_qemu_alone():
+    """What --via qemu is for: EIO to the prober, a region for QEMU, which has -uuid on its command line."""
+    number = WANTS_QEMU
+    out(f"create_mdev virtio-pci-uuid {uuid(number)}")
+    record = RUN / "records" / f"{uuid(number)}.json"
+    eventually("it was asked", record.exists)
+
+    def refused():
+        result = sh(f"gfxplane probe --fresh --json {uuid(number)}", check=False)
+        [row] = json.loads(result.stdout)["probes"]
+        seen = tuple(row.get(key) for key in ("display", "reason", "step", "errno"))
+        equal((*seen, result.returncode), (["unknown"], "open-failed", "open", "EIO", 1), str(row))
+
+    for way, more in WAYS.items():
+        forget(number)
+        refused()
+        equal(listed(uuid(number))["display"], ["unknown"], way)
+        row, _ = via_qemu(number, f"--fresh {more}")
+        equal(row["display"], ["region"], way)
+        equal(leftovers(), [], f"left {way}")
+        entry = listed(uuid(number))
+        equal((entry["display"], entry["evidence"]["method"]), (["region"], "qemu"), f"{way}: {entry}")
+        equal(entry["attempt"]["evidence"]["errno"], "EIO", f"{way}: {entry}")
+        refused()
+        equal(listed(uuid(number))["display"], ["region"], "that we can't open it says nothing against it")
+    assert via_qemu(number)[0]["from_record"]
+    out(f"remove_mdev {uuid(number)}")
 
 
 def test_in_use():

@@ -8,6 +8,7 @@
 #[path = "../../start.rs"]
 mod start;
 
+use std::fmt;
 use std::io::{self, Write};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -117,14 +118,17 @@ fn udev(id: DeviceId) -> anyhow::Result<End> {
     match device {
         Some(device) => {
             let entry = active(&sources, &device);
+            out.write_all(properties(&words(&entry.finding, &entry.require)).as_bytes())?;
             // The tree has nothing of what QEMU said.
             let evidence = entry.finding.evidence.as_ref();
             if let Some(evidence) = evidence.filter(|by| !is_mdev && by.method != Method::Qemu) {
                 let facts = &entry.finding.facts;
-                publish_unasked(&root, id, facts, evidence.method)
-                    .map_err(|error| Failure::Environment(error.to_string()))?;
+                if let Err(error) = publish_unasked(&root, id, facts, evidence.method) {
+                    complain(format_args!(
+                        "{id} is not in /run/gfxplane/devices: {error}"
+                    ));
+                }
             }
-            out.write_all(properties(&words(&entry.finding, &entry.require)).as_bytes())?;
         }
         None => writeln!(
             out,
@@ -138,13 +142,16 @@ fn udev(id: DeviceId) -> anyhow::Result<End> {
         && let Some(parent) = sysfs::parent_of(&root, id)
         && let Err(error) = mdevctl::have_read_again(&root, &parent, uuid)
     {
-        // udev would take no property of a program that fails.
-        let _ = writeln!(
-            io::stderr(),
-            "gfxplane-probe: libvirt may not show {id} as it is: /etc/mdevctl.d/{parent}: {error}"
-        );
+        complain(format_args!(
+            "libvirt may not show {id} as it is: /etc/mdevctl.d/{parent}: {error}"
+        ));
     }
     Ok(End::Done)
+}
+
+/// Says what went wrong, and no more: udev would take no property of a program that fails.
+fn complain(problem: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "gfxplane-probe: {problem}");
 }
 
 /// Asks a device that has just appeared.

@@ -11,6 +11,7 @@ use crate::facts::{Display, Reason};
 use crate::host::Root;
 use crate::inventory::{Sources, rule_for};
 use crate::names::DeviceId;
+use crate::probe::asking::may_pass;
 use crate::probe::{Asked, may_open};
 
 /// Who asks.
@@ -48,8 +49,8 @@ fn ask(prober: &Path, devices: &[DeviceId]) {
         .status();
 }
 
-/// Whether a device that is there has not been asked, or was in use when it was, and may be opened
-/// unasked. What others of its type have said does not count.
+/// Whether a device that is there has not been asked, or could not be when it was ([`may_pass`]),
+/// and may be opened unasked. What others of its type have said does not count.
 pub(super) fn is_to_be_asked(root: &Root, id: DeviceId, config: &Config) -> bool {
     let (sources, device) = Sources::read_device(root, id);
     device.is_some_and(|device| {
@@ -58,7 +59,7 @@ pub(super) fn is_to_be_asked(root: &Root, id: DeviceId, config: &Config) -> bool
         let record = sources.memory.devices.get(&id);
         record
             .filter(|record| record.circumstances == circumstances)
-            .is_none_or(|record| record.facts.display == Display::Unknown(Reason::InUse))
+            .is_none_or(may_pass)
             && may_open(&device, rule, Asked::Unasked(config.probe)).is_ok()
     })
 }

@@ -22,7 +22,7 @@ use nix::unistd::{getpid, getppid};
 
 use crate::evidence::{OpenPath, Step};
 use crate::facts::{Display, Facts, Reason};
-use crate::probe::{Answer, Running, child};
+use crate::probe::{Answer, Child, child};
 
 /// How long a copy is held at most.
 pub const HOLD: Duration = Duration::from_millis(100);
@@ -67,7 +67,7 @@ pub fn ask(
 ) -> Answer {
     let asker = getpid();
     let limit = Instant::now() + HOLD;
-    let holder = Running::in_a_copy(|| {
+    let holder = Child::in_a_copy(|| {
         // Without it the holder merely has the timer.
         let _ = prctl::set_pdeathsig(Signal::SIGKILL);
         if getppid() != asker {
