@@ -639,7 +639,8 @@ def all_end_right(slots):
 
 
 def report(results, said):
-    """What the clients and the daemon's log have to say. Returns how many edits were lost."""
+    """Prints what the clients and the daemon's log have to say. Returns the edits that were lost, the
+    domains that rose again, and the refusals that may be our doing."""
     did, refused = {}, {}
     for result in results:
         for total, part in ((did, result["did"]), (refused, result["refused"])):
