@@ -31,9 +31,15 @@ NAMESPACE = "urn:gfxplane:test:counts"
 IN_THE_WAY = re.compile(
     "Domain not found|no domain with|domain is not running|domain is already (active|running)|"
     "not found: no domain|cannot acquire state change lock|is already being started|domain is transient|"
-    "Requested operation is not valid|is already being removed|"
+    "Requested operation is not valid|is already being removed|is no longer running|"
     # Destroyed by another client before it had started; QEMU says the last of these when it has all of its devices.
     "terminating on signal 15|process exited while connecting to monitor$|no available reset mechanism\\.$"
+)
+
+# What a definition that is half mended, or a device that one of us holds, would bring to them.
+OURS = re.compile(
+    "opengl|display method|DMABUF|GL context|[Bb]usy|XML error|unsupported configuration|[Hh]ook|[Tt]imed? ?out|"
+    "Permission denied|No such"
 )
 
 
