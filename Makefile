@@ -37,10 +37,7 @@ deb: setup setup-deb
 # The real thing: kernel, libvirt, mdevctl, QEMU and AppArmor in a virtual machine. FULL=1: all of
 # it, for hours.
 test-vm: deb
-	tests/vm/suite $(SUITE) $(DEB)
-	tests/vm/automatic $(SUITE) $(DEB)
-	tests/vm/matrix $(SUITE) $(DEB) $(if $(FULL),,--sample)
-	tests/vm/pixels $(SUITE) $(DEB)
+	tests/vm/all $(SUITE) $(DEB)
 
 bench: deb
 	benches/run $(DEB)
