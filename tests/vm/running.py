@@ -15,6 +15,7 @@ from lab import run_tests, sh, uuid
 
 REGION, DMABUF = uuid(1), uuid(2)
 TWO = [uuid(3), uuid(4)]
+HANGS = uuid(5)
 SPICE_GL = "<graphics type='spice'><listen type='none'/><gl enable='yes'/></graphics>"
 STATUS = Path("/run/libvirt/qemu")
 # Since then the kernel says of which device a descriptor is.
@@ -224,6 +225,33 @@ def test_a_qemu_that_is_nobodys():
         qemu.wait()
 
 
+def test_a_driver_that_hangs_under_a_guest():
+    """Who holds the copy sleeps in the kernel, and not even SIGKILL ends it: the lock is kept until it
+    does, and the guest notices nothing."""
+    device, name = HANGS, "hangs"
+    out(f"hold; create_mdev virtio-pci-hang-ioctl {device}; udevadm settle")
+    # Its QEMU asks for no display.
+    domain(name, device, display="off")
+    out(f"virsh start --paused {name}")
+    lock = RUN / "lock" / device
+    try:
+        answer = probe(device, "--running")
+        equal((answer["display"], answer["reason"], answer["step"]), (["unknown"], "in-use", "guest"), answer)
+        print("  ", answer["note"])
+        asleep = out("ps -eo stat=,comm= | grep '^D.*gfxplane'")
+        print("  ", asleep.strip())
+        equal(sh(f"flock --nonblock {lock} true", check=False).returncode, 1, "the lock")
+        answer = probe(device, "--running", "--deadline", "3")
+        equal((answer["reason"], answer["step"]), ("in-use", "lock"), "nobody is sent after it")
+        equal(out(f"virsh domstate {name}").strip(), "paused")
+    finally:
+        out("release")
+    eventually("its lock is free", lambda: not sh(f"flock --nonblock {lock} true", check=False).returncode)
+    equal(ask_the_guest(device)[0]["display"], ["region"], "released")
+    out(f"virsh resume {name}; virsh destroy {name}; virsh start --paused {name}")
+    gone(name)
+
+
 def test_guests_that_come_and_go():
     """No start fails because somebody asks, and every answer is right or in-use."""
     rounds, seen, stop, wrong, guests = 200 if FULL else 20, {}, threading.Event(), [], []
@@ -289,6 +317,7 @@ TESTS = [
     test_a_guest_with_two_devices,
     test_a_process_that_is_not_the_domains,
     test_a_qemu_that_is_nobodys,
+    test_a_driver_that_hangs_under_a_guest,
     test_guests_that_come_and_go,
     test_no_right,
 ]
