@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from lab import CONF, RUN, cursor, domain, equal, eventually, install, journal, listed, out, run_tests, sh, uuid
+from lab import without_hook_and_daemon
 
 # number: type, what the device says of itself, what QEMU takes
 DEVICES = {
@@ -97,9 +98,8 @@ def forget(number):
 def test_install():
     out("apparmor_enforced")
     out("load_modules")
-    settings("zz-by-itself", "hook = 'off'\n")
-    out("systemctl mask --runtime --now gfxplane.service")
     print(install(rules=RULES))
+    without_hook_and_daemon()
     for number, (kind, display, _) in DEVICES.items():
         out(f"create_mdev {kind} {uuid(number)}")
         eventually(f"{kind} was asked", lambda: listed(uuid(number))["evidence"]["method"] == "probe")
