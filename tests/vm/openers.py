@@ -17,6 +17,7 @@ from pathlib import Path
 from lab import (
     CONF,
     RUN,
+    bind_to_vfio,
     domain,
     domain_xml,
     equal,
@@ -26,6 +27,7 @@ from lab import (
     out,
     run_tests,
     sh,
+    spare_card,
     uuid,
     version,
     without_hook_and_daemon,
@@ -434,6 +436,31 @@ def cdev_a_domain():
         sh(f"virsh destroy {name}; virsh undefine {name}", check=False)
 
 
+def cdev_a_domain_with_a_pci_device():
+    """Of a PCI device libvirt opens the node and hands it on. gfxplane opens neither way."""
+    address, card = spare_card()
+    bind_to_vfio(card)
+    name, (domain_number, bus, rest) = "pci", address.split(":")
+    slot, function = rest.split(".")
+    hostdev = f"""<hostdev mode='subsystem' type='pci' managed='no'>
+      <driver name='vfio' iommufd='yes'/>
+      <source><address domain='0x{domain_number}' bus='0x{bus}' slot='0x{slot}' function='0x{function}'/></source>
+    </hostdev>"""
+    Path("/tmp/pci.xml").write_text(domain_xml(name, None, more="<iommufd enabled='yes'/>").replace("</devices>", f"{hostdev}</devices>"))
+    out("virsh define --validate /tmp/pci.xml")
+    try:
+        before = out("gfxplane fixup --print-xml pci"), listed(address)
+        out(f"virsh start --paused {name}")
+        process = int(Path(f"/run/libvirt/qemu/{name}.pid").read_text())
+        opened_by_it, [entry] = files(process), (card / "vfio-dev").iterdir()
+        print(f"  {opened_by_it}")
+        assert f"/dev/vfio/devices/{entry.name}" in opened_by_it, opened_by_it
+        equal((out("gfxplane fixup --print-xml pci"), listed(address)), before, "what is said of it")
+        equal((listed(address)["display"], listed(address)["open"]), (["none"], "never"))
+    finally:
+        sh(f"virsh destroy {name}; virsh undefine {name}", check=False)
+
+
 def cdev_a_domain_with_arguments():
     """Its QEMU is told to open it by its own node, and its /dev has no /dev/iommu."""
     kind, name = "mdpy-vga", "arguments"
@@ -449,9 +476,10 @@ def cdev_a_domain_with_arguments():
         sh(f"virsh destroy {name}; virsh undefine {name}", check=False)
 
 
+NEEDS_LIBVIRT_12 = [cdev_a_domain, cdev_a_domain_with_a_pci_device, cdev_a_domain_with_arguments]
 TESTS = [(name, test, 0) for name, test in list(globals().items()) if name.startswith("test_")]
 if CDEV:
     TESTS.append(("cdev_a_qemu", cdev_a_qemu, 0))
     if version("virsh --version") >= (12, 0):
-        TESTS += [(test.__name__, test, 0) for test in (cdev_a_domain, cdev_a_domain_with_arguments)]
+        TESTS += [(test.__name__, test, 0) for test in NEEDS_LIBVIRT_12]
 sys.exit(run_tests(TESTS, "test_udev_asks_all_of_them"))
