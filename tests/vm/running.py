@@ -237,7 +237,7 @@ def test_a_driver_that_hangs_under_a_guest():
     lock = RUN / "lock" / device
     try:
         answer = probe(device, "--running")
-        equal((answer["display"], answer["reason"], answer["step"]), (["unknown"], "in-use", "guest"), answer)
+        equal((answer["display"], answer["reason"], answer["step"]), (["unknown"], "in-use", "control"), answer)
         print("  ", answer["note"])
         asleep = out("ps -eo stat=,comm= | grep '^D.*gfxplane'")
         print("  ", asleep.strip())
