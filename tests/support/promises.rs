@@ -201,12 +201,12 @@ fn goes_back(before: &str, after: &str) -> Result<(), String> {
         .any(|inverse| matches!(inverse, Inverse::Withheld { .. }))
     {
         let harmless = |text: &str| text.replace("passw", "passvv").replace("secret", "secrit");
-        let (before, after) = (harmless(before), harmless(after));
-        return if before.contains("passvv") {
-            goes_back(&before, &after)
-        } else {
+        let (other_before, other_after) = (harmless(before), harmless(after));
+        return if (other_before.as_str(), other_after.as_str()) == (before, after) {
             // Called otherwise; that nothing of it is told was seen above.
             Ok(())
+        } else {
+            goes_back(&other_before, &other_after)
         };
     }
     let undone = undo(after, &inverses).map_err(|error| error.to_string())?;
