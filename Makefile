@@ -34,7 +34,7 @@ check: setup
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --quiet
 
 deb: setup setup-deb
-	$(CARGO) deb --locked --no-strip --output $(DEB)
+	$(CARGO) deb --locked --output $(DEB)
 	tests/packaging target/release/gfxplane-helper
 
 # The real thing: kernel, libvirt, mdevctl, QEMU and AppArmor in a virtual machine. FULL=1: all of
