@@ -358,8 +358,9 @@ fn make_or_trust(root: &Root, path: &Path, mode: u32) -> io::Result<()> {
         Ok(()) => fs::set_permissions(path, Permissions::from_mode(mode)),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             let metadata = fs::symlink_metadata(path)?;
-            let problem = untrusted(root, &metadata, None, 0);
-            if let Some(problem) = problem.or((!metadata.is_dir()).then_some("is no directory")) {
+            // A link has all bits of a mode: what it is comes first.
+            let problem = (!metadata.is_dir()).then_some("is no directory");
+            if let Some(problem) = problem.or(untrusted(root, &metadata, None, 0)) {
                 let problem = format!("{} {problem}: remove it", path.display());
                 return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
             }
@@ -731,7 +732,9 @@ mod tests {
             let (_keep, written) = write_all(|base| {
                 let link = base.join(at);
                 let link = Path::new(link.to_str().unwrap().trim_end_matches('/')).to_owned();
-                fs::create_dir_all(link.parent().unwrap()).unwrap();
+                let mut make = DirBuilder::new();
+                let make = make.recursive(true).mode(0o755);
+                make.create(link.parent().unwrap()).unwrap();
                 std::os::unix::fs::symlink(outside.path(), link).unwrap();
             });
             let error = written.unwrap_err();
