@@ -20,6 +20,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         Trial::test("docs::every-verb-is-in-the-readme", verbs),
         Trial::test("docs::every-dependency-is-explained", dependencies),
         Trial::test("docs::capability-is-the-schema's", capability),
+        Trial::test("docs::unsafe-is-where-it-is-said-to-be", unsafe_modules),
     ]
 }
 
@@ -240,5 +241,26 @@ fn capability() -> Result<(), Failed> {
     match told == elements {
         true => Ok(()),
         false => Err(format!("docs/capability.md has {told:#?}, the schema {elements:#?}").into()),
+    }
+}
+
+/// SECURITY.md names the modules that may have `unsafe`, and no other.
+fn unsafe_modules() -> Result<(), Failed> {
+    let mut allowed = BTreeSet::new();
+    let mut folders = vec![top().join("src")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if fs::read_to_string(&path)?.contains("allow(unsafe_code") {
+                allowed.insert(path.strip_prefix(top())?.display().to_string());
+            }
+        }
+    }
+    let told = rows(&read("SECURITY.md")?, "## Unsafe code")?;
+    match told == allowed {
+        true => Ok(()),
+        false => Err(format!("SECURITY.md has {told:?}, the source {allowed:?}").into()),
     }
 }
