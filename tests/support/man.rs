@@ -170,6 +170,7 @@ fn verbs() -> Result<String, Failed> {
 fn without_headings(roff: &str) -> String {
     let preamble = [".ie ", ".el ", ".SH "];
     roff.replace("\\*(Aq", "\\(aq")
+        .replace("\n.br\n\n.br\n", "\n\n")
         .lines()
         .filter(|line| !preamble.iter().any(|word| line.starts_with(word)))
         .flat_map(|line| [line.trim_end(), "\n"])
@@ -182,6 +183,7 @@ fn usage_of_helper() -> Result<String, Failed> {
         .stdin(Stdio::null())
         .output()?;
     let usage = String::from_utf8(output.stderr)?;
+    let usage = usage.replace("usage: ", "").replace("\n       ", "\n");
     Ok(format!(".EX\n{}.EE\n", usage.replace('-', "\\-")))
 }
 
@@ -256,6 +258,7 @@ fn settings() -> Result<(), Failed> {
         Err(error) => Ok(error.to_string()),
     };
     let keys = keys(&page, ".SH SETTINGS")?;
+    let packaged = fs::read_to_string(path("../../packaging/gfxplane.toml"))?;
     same(
         "SETTINGS",
         &names(&keys),
@@ -296,8 +299,13 @@ fn settings() -> Result<(), Failed> {
         if default.is_none() && !body.contains("Default: unset") {
             return Err(format!("{key}: the page does not say the default").into());
         }
+        let line = format!("\n#{key} = {}", default.unwrap_or_default());
+        if !packaged.contains(&line) {
+            return Err(format!("packaging/gfxplane.toml has no line {line:?}").into());
+        }
     }
-    for example in examples(&page) {
+    let packaged = packaged.replace("\n#", "\n").replace("\n ", "\n# ");
+    for example in examples(&page).into_iter().chain([packaged]) {
         read(&example).map_err(|error| format!("{error}, in:\n{example}"))?;
     }
     Ok(())
