@@ -36,8 +36,15 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials
 }
 
+/// Without verbs that nobody types.
 fn commands() -> [clap::Command; 2] {
-    [tool::Arguments::command(), probe::Arguments::command()]
+    let tool = tool::Arguments::command();
+    let verbs = tool.get_subcommands().filter(|verb| !verb.is_hide_set());
+    let typed = clap::Command::new("gfxplane")
+        .version(env!("CARGO_PKG_VERSION"))
+        .args(tool.get_arguments())
+        .subcommands(verbs);
+    [typed, probe::Arguments::command()]
 }
 
 fn folder() -> PathBuf {
