@@ -57,13 +57,29 @@ fn read(page: &str) -> Result<String, Failed> {
     fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()).into())
 }
 
+/// Each page is known here, and each program that people find in their PATH has one.
 fn folder_is_tidy() -> Result<(), Failed> {
     let wanted: BTreeSet<String> = PAGES.iter().map(ToString::to_string).collect();
     let found = entries(&path(""));
-    match found == wanted {
-        true => Ok(()),
-        false => Err(format!("docs/man has {found:?}: expected {wanted:?}").into()),
+    if found != wanted {
+        return Err(format!("docs/man has {found:?}: expected {wanted:?}").into());
     }
+    let manifest: toml::Table = toml::from_str(include_str!("../../Cargo.toml"))?;
+    let assets = manifest["package"]["metadata"]["deb"]["assets"].as_array();
+    let in_path = |asset: &&toml::Value| asset["dest"].as_str() == Some("/usr/bin/");
+    let mut programs = assets.into_iter().flatten().filter(in_path).peekable();
+    if programs.peek().is_none() {
+        return Err("Cargo.toml installs no program".into());
+    }
+    for asset in programs {
+        let source = asset["source"].as_str().unwrap_or_default();
+        let name = source.rsplit('/').next().unwrap_or_default();
+        let has_page = |page: &&str| page.rsplit_once('.').is_some_and(|(of, _)| of == name);
+        if !PAGES.iter().any(|page| has_page(&page)) {
+            return Err(format!("{name} has no manual page").into());
+        }
+    }
+    Ok(())
 }
 
 /// Whose page it is, of which version, and that it names no page of ours that is not there.
