@@ -208,7 +208,8 @@ impl Lock {
         Ok(lock.expect("it is made if it isn't there"))
     }
 
-    /// `None`: there is no such file, and it is not to be made.
+    /// `None`: there is no such file, and it is not to be made. It is then opened for reading only:
+    /// flock(2) takes no more, and libvirt's confinement by SELinux gives the hook no more.
     pub(super) fn wait(
         path: &Path,
         make: bool,
@@ -217,7 +218,7 @@ impl Lock {
         let mut options = OpenOptions::new();
         options
             .read(true)
-            .write(true)
+            .write(make)
             .create(make)
             .mode(0o600)
             .custom_flags(libc::O_NOFOLLOW);
