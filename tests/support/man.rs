@@ -75,7 +75,7 @@ fn folder_is_tidy() -> Result<(), Failed> {
         let source = asset["source"].as_str().unwrap_or_default();
         let name = source.rsplit('/').next().unwrap_or_default();
         let has_page = |page: &&str| page.rsplit_once('.').is_some_and(|(of, _)| of == name);
-        if !PAGES.iter().any(|page| has_page(&page)) {
+        if !PAGES.iter().any(has_page) {
             return Err(format!("{name} has no manual page").into());
         }
     }
