@@ -66,8 +66,8 @@ pub fn limit() {
     let _ = setrlimit(Resource::RLIMIT_AS, ADDRESS_SPACE, ADDRESS_SPACE);
 }
 
-/// Takes everything from this thread but what [`NEEDED`] lists, with what it has open. Only for a
-/// process that has nothing else to do, and no other thread.
+/// Takes everything from this thread but asking and answering through what it has open, memory, and
+/// its end. Only for a process that has nothing else to do, and no other thread.
 pub fn give_up() {
     // Before the limit: the ruleset is a descriptor.
     let _ = no_files_or_others();
