@@ -56,10 +56,7 @@ advisories: setup setup-deny
 # The real thing: kernel, libvirt, mdevctl, QEMU and AppArmor in a virtual machine. FULL=1: all of
 # it, for hours, with the machine tests that are else run by name only (make test-vm-types).
 test-vm: deb
-	tests/vm/suite $(SUITE) $(DEB)
-	tests/vm/automatic $(SUITE) $(DEB)
-	tests/vm/matrix $(SUITE) $(DEB) $(if $(FULL),,--sample)
-	tests/vm/pixels $(SUITE) $(DEB)
+	tests/vm/all $(SUITE) $(DEB)
 	$(if $(FULL),$(MAKE) $(BY_NAME))
 
 $(filter-out test-vm-answers,$(BY_NAME)): test-vm-%: deb

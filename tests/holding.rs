@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::{PipeReader, Read, Write};
+use std::os::fd::RawFd;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -53,8 +54,24 @@ impl Guest {
     }
 
     fn ask(&self, ask: impl FnOnce(nix::Result<File>) -> Answer) -> Answer {
+        self.ask_through(0, ask)
+    }
+
+    fn ask_through(&self, number: RawFd, ask: impl FnOnce(nix::Result<File>) -> Answer) -> Answer {
         let pid = self.process.id().cast_signed();
-        held::ask(&held::open(pid).unwrap(), 0, ask)
+        held::ask(&held::open(pid).unwrap(), number, ask)
+    }
+
+    /// Until whoever holds the copy got a processor in its tenth of a second, on a machine that has
+    /// other things to do.
+    fn ask_in_time(&self, number: RawFd, ask: impl Fn(nix::Result<File>) -> Answer) -> Answer {
+        for _ in 0..1000 {
+            let seen = self.ask_through(number, &ask);
+            if !is_late(&seen) {
+                return seen;
+            }
+        }
+        panic!("never in time");
     }
 
     /// Ends the guest; what was written into its descriptor until nobody had it any more.
@@ -65,6 +82,11 @@ impl Guest {
         self.other_end.read_to_string(&mut written).unwrap();
         written
     }
+}
+
+fn is_late(seen: &Answer) -> bool {
+    let note = seen.note.as_deref();
+    note.is_some_and(|note| note.contains("within 100 ms"))
 }
 
 fn answer(display: Display) -> Answer {
@@ -80,12 +102,15 @@ fn answer(display: Display) -> Answer {
 fn comes_through() -> Result<(), Failed> {
     let guest = Guest::new();
     let region = Display::from_answers(false, true);
-    let seen = guest.ask(|copy| {
+    let seen = guest.ask_in_time(0, |copy| {
         copy.unwrap().write_all(b"asked").unwrap();
         answer(region.clone())
     });
     assert_eq!(seen, answer(region));
-    assert_eq!(guest.end(), "asked", "and nobody has a copy any more");
+    // What was asked too late may have been asked, too.
+    let asked = guest.end();
+    assert!(asked.ends_with("asked"), "{asked:?}");
+    assert_eq!(asked.replace("asked", ""), "");
     Ok(())
 }
 
@@ -100,18 +125,21 @@ fn is_killed() -> Result<(), Failed> {
         answer(Display::NONE)
     });
     assert_eq!(seen.facts.display, Display::Unknown(Reason::InUse));
-    assert_eq!(
-        (seen.path, seen.step),
-        (Some(OpenPath::Guest), Some(Step::Copy))
+    assert_eq!(seen.path, Some(OpenPath::Guest));
+    assert!(is_late(&seen), "{seen:?}");
+    // If it had no processor all the time, it has not asked.
+    let asked = guest.end();
+    assert!(["", "asked"].contains(&asked.as_str()), "{asked:?}");
+    assert!(
+        asked.is_empty() || seen.step == Some(Step::Copy),
+        "{seen:?}"
     );
-    assert!(seen.note.unwrap().contains("within 100 ms"));
-    assert_eq!(guest.end(), "asked");
     Ok(())
 }
 
 fn ends_without_an_answer() -> Result<(), Failed> {
     let guest = Guest::new();
-    let seen = guest.ask(|copy| {
+    let seen = guest.ask_in_time(0, |copy| {
         let _copy = copy.unwrap();
         nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL).unwrap();
         unreachable!()
@@ -125,8 +153,7 @@ fn ends_without_an_answer() -> Result<(), Failed> {
 
 fn no_such_descriptor() -> Result<(), Failed> {
     let guest = Guest::new();
-    let process = held::open(guest.process.id().cast_signed()).unwrap();
-    let seen = held::ask(&process, 999, |copy| {
+    let seen = guest.ask_in_time(999, |copy| {
         assert_eq!(copy.unwrap_err(), nix::errno::Errno::EBADF);
         answer(Display::NONE)
     });
@@ -148,20 +175,22 @@ fn asker_dies() -> Result<(), Failed> {
         ForkResult::Parent { child } => child,
         ForkResult::Child => {
             let _lock = Lock::of_device(&root, id).unwrap();
-            guest.ask(|copy| {
-                copy.unwrap().write_all(b"asked").unwrap();
-                let _ = kill(getppid(), Signal::SIGSTOP);
-                thread::sleep(Duration::from_secs(1000));
-                unreachable!()
-            });
-            std::process::abort()
+            // Again if it had no processor for as long as it may take.
+            loop {
+                let _ = guest.ask(|copy| {
+                    copy.unwrap().write_all(b"asked").unwrap();
+                    let _ = kill(getppid(), Signal::SIGSTOP);
+                    thread::sleep(Duration::from_secs(1000));
+                    unreachable!()
+                });
+            }
         }
     };
     let mut asked = [0; 5];
     guest.other_end.read_exact(&mut asked)?;
     kill(asker, Signal::SIGKILL)?;
     waitpid(asker, None)?;
-    assert_eq!(guest.end(), "");
+    assert_eq!(guest.end().replace("asked", ""), "");
     let long = Instant::now() + Duration::from_secs(60);
     assert!(wait_until_free(&root, id, long)?);
     Ok(())

@@ -12,7 +12,6 @@
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io::Write;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -372,8 +371,17 @@ fn log_of_the_shim() -> Result<(), Failed> {
     let node = Node::of("lab", Manager::Kubevirt, None);
     let shim = node.path("sidecar-shim");
     let script = "#!/bin/sh\nout=$(\"$HOOK\" --vmi \"$1\" --domain \"$2\" 2>/dev/null) || exit\nprintf '%s' \"$out\"\n";
-    fs::File::create(&shim)?.write_all(script.as_bytes())?;
-    fs::set_permissions(&shim, fs::Permissions::from_mode(0o755))?;
+    // Written by another process: one that this forks for another test would have it open (ETXTBSY).
+    let written = Command::new("sh")
+        .args([
+            "-c",
+            "printf '%s' \"$2\" > \"$1\" && chmod 755 \"$1\"",
+            "sh",
+        ])
+        .arg(&shim)
+        .arg(script)
+        .status()?;
+    assert!(written.success());
     let log = node.path("log");
     let output = node
         .command(&shim)

@@ -95,6 +95,22 @@ def domain(name, device, display="on", **options):
     out(f"virsh define /tmp/{name}.xml")
 
 
+def spare_card():
+    """The address and the directory of the network card that tests/vm/run --iommu gives the guest."""
+    devices = Path("/sys/bus/pci/devices").iterdir()
+    [card] = [device for device in devices if (device / "class").read_text().startswith("0x0200")]
+    return card.name, card
+
+
+def bind_to_vfio(device):
+    """A PCI device, by its directory."""
+    out(f"modprobe vfio-pci; echo vfio-pci > {device}/driver_override")
+    if (device / "driver").exists():
+        out(f"echo {device.name} > {device}/driver/unbind")
+    out(f"echo {device.name} > /sys/bus/pci/drivers_probe")
+    equal((device / "driver").resolve().name, "vfio-pci")
+
+
 def install(rules=None):
     """The package, with settings for a machine that is slow."""
     for directory in ("conf.d", "rules.d"):

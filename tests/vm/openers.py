@@ -14,7 +14,25 @@ from contextlib import contextmanager
 from fcntl import ioctl
 from pathlib import Path
 
-from lab import CONF, LIMIT, RUN, equal, eventually, install, listed, out, run_tests, sh, uuid, without_hook_and_daemon
+from lab import (
+    CONF,
+    LIMIT,
+    RUN,
+    bind_to_vfio,
+    domain,
+    domain_xml,
+    equal,
+    eventually,
+    install,
+    listed,
+    out,
+    run_tests,
+    sh,
+    spare_card,
+    uuid,
+    version,
+    without_hook_and_daemon,
+)
 
 CDEV = "--cdev" in sys.argv
 PATHS = ["group", "cdev"] if CDEV else ["group"]
@@ -387,5 +405,117 @@ def sleepers():
     return found
 
 
+QEMU = "qemu-system-x86_64 -display none -vga none -nodefaults -S -monitor none -serial none -m 16"
+
+
+def by(way, kind, display):
+    """The arguments with which a QEMU opens it."""
+    first, more = {"group": ("", ""), "cdev": (" -object iommufd,id=iommufd0", ",iommufd=iommufd0")}[way]
+    return f"{first} -device vfio-pci,sysfsdev={MDEVS / device(kind)}{more},display={display}"
+
+
+def files(process):
+    """What it has open of vfio's and iommufd's."""
+    links = [os.readlink(link) for link in Path(f"/proc/{process}/fd").iterdir()]
+    return {link for link in links if link.startswith(("/dev/vfio", "/dev/iommu"))}
+
+
+def in_use_by_both_ways(kind):
+    fails(kind, "in-use", "group", "EBUSY", "--path group")
+    # As others who have bound it: EINVAL, and a group in use is EBUSY.
+    for answer in (probe(kind, "--path cdev")[0], probe(kind)[0]):
+        equal((answer["display"], answer["reason"]), (["unknown"], "in-use"), f"{kind}: {answer}")
+
+
+def cdev_a_qemu():
+    """It says of a display what it says by the group, and who it has is in use by both ways."""
+    for kind, expected in {"mdpy-vga": None, "mbochs-small": "opengl not available"}.items():
+        for way in PATHS:
+            qemu = subprocess.Popen((QEMU + by(way, kind, "on")).split(), stderr=subprocess.PIPE, text=True)
+            try:
+                if expected:
+                    _, said = qemu.communicate(timeout=120)
+                    assert qemu.returncode and expected in said, f"{kind} by {way}: {said}"
+                    continue
+                opened_by_it = {"group": str(group(kind)), "cdev": str(node(kind))}
+                eventually(f"{kind} by {way}", lambda: opened_by_it[way] in files(qemu.pid))
+                equal({p for p in PATHS if opened_by_it[p] in files(qemu.pid)}, {way}, f"{kind}: {files(qemu.pid)}")
+                eventually("it has bound it", lambda: probe(kind)[0].get("reason") == "in-use")
+                in_use_by_both_ways(kind)
+                equal(qemu.poll(), None, "the QEMU still runs")
+            finally:
+                qemu.kill()
+                qemu.wait()
+        for path in PATHS:
+            equal(probe(kind, f"--path {path}")[0]["display"], KINDS[kind][1], "free again")
+
+
+def cdev_a_domain():
+    """libvirt 12 has iommufd for PCI hostdevs alone: of an mdev it is dropped, and the group opened."""
+    kind, name = "mdpy-vga", "iommufd"
+    whole = domain_xml(name, device(kind), more="<iommufd enabled='yes'/>")
+    asked = whole.replace("<source>", "<driver iommufd='yes'/><source>")
+    assert asked != whole
+    Path("/tmp/asked.xml").write_text(asked)
+    refused = sh("virsh define --validate /tmp/asked.xml", check=False)
+    assert refused.returncode and "schema" in refused.stderr, refused
+    out("virsh define /tmp/asked.xml")
+    try:
+        defined = out(f"virsh dumpxml {name}")
+        assert "<iommufd enabled='yes'" in defined and "<driver iommufd" not in defined, defined
+        out(f"virsh start --paused {name}")
+        process = int(Path(f"/run/libvirt/qemu/{name}.pid").read_text())
+        opened_by_it = files(process)
+        assert str(group(kind)) in opened_by_it and str(node(kind)) not in opened_by_it, opened_by_it
+        in_use_by_both_ways(kind)
+    finally:
+        sh(f"virsh destroy {name}; virsh undefine {name}", check=False)
+
+
+def cdev_a_domain_with_a_pci_device():
+    """Of a PCI device libvirt opens the node and hands it on. gfxplane opens neither way."""
+    address, card = spare_card()
+    bind_to_vfio(card)
+    name, (domain_number, bus, rest) = "pci", address.split(":")
+    slot, function = rest.split(".")
+    hostdev = f"""<hostdev mode='subsystem' type='pci' managed='no'>
+      <driver name='vfio' iommufd='yes'/>
+      <source><address domain='0x{domain_number}' bus='0x{bus}' slot='0x{slot}' function='0x{function}'/></source>
+    </hostdev>"""
+    Path("/tmp/pci.xml").write_text(domain_xml(name, None, more="<iommufd enabled='yes'/>").replace("</devices>", f"{hostdev}</devices>"))
+    out("virsh define --validate /tmp/pci.xml")
+    try:
+        before = out("gfxplane fixup --print-xml pci"), listed(address)
+        out(f"virsh start --paused {name}")
+        process = int(Path(f"/run/libvirt/qemu/{name}.pid").read_text())
+        opened_by_it, [entry] = files(process), (card / "vfio-dev").iterdir()
+        print(f"  {opened_by_it}")
+        assert f"/dev/vfio/devices/{entry.name}" in opened_by_it, opened_by_it
+        equal((out("gfxplane fixup --print-xml pci"), listed(address)), before, "what is said of it")
+        equal((listed(address)["display"], listed(address)["open"]), (["none"], "never"))
+    finally:
+        sh(f"virsh destroy {name}; virsh undefine {name}", check=False)
+
+
+def cdev_a_domain_with_arguments():
+    """Its QEMU is told to open it by its own node, and its /dev has no /dev/iommu."""
+    kind, name = "mdpy-vga", "arguments"
+    words = by("cdev", kind, "on").split()
+    arguments = "".join(f"<qemu:arg value='{word}'/>" for word in words)
+    more = f"<qemu:commandline xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>{arguments}</qemu:commandline>"
+    domain(name, None, more=more)
+    try:
+        refused = sh(f"virsh start --paused {name}", check=False)
+        assert refused.returncode and "/dev/iommu" in refused.stderr, refused
+        equal(probe(kind)[0]["display"], ["region"], "nobody has it")
+    finally:
+        sh(f"virsh destroy {name}; virsh undefine {name}", check=False)
+
+
+NEEDS_LIBVIRT_12 = [cdev_a_domain, cdev_a_domain_with_a_pci_device, cdev_a_domain_with_arguments]
 TESTS = [(name, test, 0) for name, test in list(globals().items()) if name.startswith("test_")]
+if CDEV:
+    TESTS.append(("cdev_a_qemu", cdev_a_qemu, 0))
+    if version("virsh --version") >= (12, 0):
+        TESTS += [(test.__name__, test, 0) for test in NEEDS_LIBVIRT_12]
 sys.exit(run_tests(TESTS, "test_udev_asks_all_of_them"))

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from lab import CONF, RUN, cursor, domain, equal, eventually, install, journal, listed, out, run_tests, sh, uuid
+from lab import without_hook_and_daemon
 
 # number: type, what the device says of itself, what QEMU takes
 DEVICES = {
@@ -97,9 +98,8 @@ def forget(number):
 def test_install():
     out("apparmor_enforced")
     out("load_modules")
-    settings("zz-by-itself", "hook = 'off'\n")
-    out("systemctl mask --runtime --now gfxplane.service")
     print(install(rules=RULES))
+    without_hook_and_daemon()
     for number, (kind, display, _) in DEVICES.items():
         out(f"create_mdev {kind} {uuid(number)}")
         eventually(f"{kind} was asked", lambda: listed(uuid(number))["evidence"]["method"] == "probe")
@@ -154,9 +154,7 @@ def test_qemu_alone():
 def test_a_driver_that_opens_for_qemu_alone():
     """What --via qemu is for: EIO to the prober, a region for QEMU, which has -uuid on its command line."""
     number = WANTS_QEMU
-    out(f"create_mdev virtio-pci-uuid {uuid(number)}")
-    record = RUN / "records" / f"{uuid(number)}.json"
-    eventually("it was asked", record.exists)
+    out(f"create_mdev virtio-pci-uuid {uuid(number)}; udevadm settle")
 
     def refused():
         result = sh(f"gfxplane probe --fresh --json {uuid(number)}", check=False)
