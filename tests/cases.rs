@@ -19,9 +19,15 @@
 //! `tests/vm/matrix-measured` has what a real QEMU did with domains.
 //!
 //! `tests/lossless` has odd XML documents, for the engine that edits them.
+//!
+//! `docs` has manual pages, commands with their output, and statements that the program can be asked
+//! about; `packaging/completions` has what shells complete.
 
 mod support {
     pub(crate) mod collect;
+    pub(crate) mod commands;
+    pub(crate) mod completions;
+    pub(crate) mod docs;
     pub(crate) mod export;
     pub(crate) mod fixup;
     pub(crate) mod hook;
@@ -30,6 +36,7 @@ mod support {
     pub(crate) mod hosts;
     pub(crate) mod learn;
     pub(crate) mod lossless;
+    pub(crate) mod man;
     pub(crate) mod managed;
     pub(crate) mod matrix;
     pub(crate) mod overlay;
@@ -60,5 +67,9 @@ fn main() -> ExitCode {
     trials.extend(support::learn::trials());
     trials.extend(support::matrix::trials());
     trials.extend(support::lossless::trials());
+    trials.extend(support::man::trials());
+    trials.extend(support::completions::trials());
+    trials.extend(support::commands::trials());
+    trials.extend(support::docs::trials());
     run(&arguments, trials).exit_code()
 }

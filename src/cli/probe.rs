@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::Context as _;
 use serde::Serialize;
 
-use crate::cli::{Context, End, Failure, json};
+use crate::cli::{Context, End, Failure, GlobalArgs, json};
 use crate::config;
 use crate::evidence::{OpenPath, Step};
 use crate::facts::{Display, Facts, Reason};
@@ -28,6 +28,24 @@ const PROBER: &str = "gfxplane-probe";
 /// How many devices are asked at a time: a driver that hangs must not hold the others up.
 const AT_A_TIME: usize = 8;
 
+/// Asks vfio devices what display they have.
+///
+/// Exit codes: 0 all answered, 1 refused or unknown, 2 usage, 3 the environment lacks something,
+/// 4 internal.
+///
+/// udev runs it as "gfxplane-probe --udev NAME" (prints properties) and "--forget NAME"; both
+/// stand alone.
+#[derive(Debug, clap::Parser)]
+#[command(name = "gfxplane-probe", version)]
+pub struct Arguments {
+    /// Those of every command.
+    #[command(flatten)]
+    pub global: GlobalArgs,
+    /// What is to be asked, and how.
+    #[command(flatten)]
+    pub probe: Probe,
+}
+
 /// Ask devices what display they have
 ///
 /// A device is opened for a moment, which fails harmlessly if somebody uses it. Its answer is kept
@@ -37,7 +55,7 @@ pub struct Probe {
     /// UUID, PCI address or node-device name
     #[arg(value_name = "DEVICE", required_unless_present_any = ["all", "type"])]
     pub(super) devices: Vec<String>,
-    /// All devices that the policy allows to be opened unasked
+    /// All devices that the policy lets us open unasked
     #[arg(long, conflicts_with_all = ["devices", "type"])]
     all: bool,
     /// An mdev type of which there is no device yet
@@ -406,8 +424,15 @@ pub(super) fn end(rows: &[Row]) -> anyhow::Result<End> {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
     use crate::probe::Answer;
+
+    #[test]
+    fn the_arguments_make_sense() {
+        Arguments::command().debug_assert();
+    }
 
     /// What a device's failure looks like, and how the program ends for it.
     fn row_of(answer: &Answer) -> Row {

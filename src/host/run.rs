@@ -208,7 +208,8 @@ impl Lock {
         Ok(lock.expect("it is made if it isn't there"))
     }
 
-    /// `None`: there is no such file, and it is not to be made.
+    /// `None`: there is no such file, and it is not to be made. It is then opened for reading only:
+    /// flock(2) takes no more, and libvirt's confinement by SELinux gives the hook no more.
     pub(super) fn wait(
         path: &Path,
         make: bool,
@@ -217,7 +218,7 @@ impl Lock {
         let mut options = OpenOptions::new();
         options
             .read(true)
-            .write(true)
+            .write(make)
             .create(make)
             .mode(0o600)
             .custom_flags(libc::O_NOFOLLOW);
@@ -345,23 +346,32 @@ fn is_plain(name: &str) -> bool {
 /// Makes a directory below `/run/gfxplane`, or sees that the one that is there can be trusted.
 pub(super) fn directory(root: &Root, name: &str, mode: u32) -> io::Result<PathBuf> {
     let base = root.join(BASE);
+    make_or_trust(root, &base, 0o755)?;
     let path = base.join(name);
-    for (path, mode) in [(&base, 0o755), (&path, mode)] {
-        match DirBuilder::new().mode(mode).recursive(false).create(path) {
-            Ok(()) => fs::set_permissions(path, Permissions::from_mode(mode))?,
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                let metadata = fs::symlink_metadata(path)?;
-                if let Some(problem) = untrusted(root, &metadata, None, 0)
-                    .or((!metadata.is_dir()).then_some("is no directory"))
-                {
-                    let problem = format!("{} {problem}: remove it", path.display());
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
-                }
-            }
-            Err(error) => return Err(error),
-        }
-    }
+    make_or_trust(root, &path, mode)?;
     Ok(path)
+}
+
+/// Makes one directory, or sees that the one that is there can be trusted and is open to nobody else
+/// than it should be: who may open a lock's file can hold it.
+fn make_or_trust(root: &Root, path: &Path, mode: u32) -> io::Result<()> {
+    match DirBuilder::new().mode(mode).recursive(false).create(path) {
+        Ok(()) => fs::set_permissions(path, Permissions::from_mode(mode)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let metadata = fs::symlink_metadata(path)?;
+            // A link has all bits of a mode: what it is comes first.
+            let problem = (!metadata.is_dir()).then_some("is no directory");
+            if let Some(problem) = problem.or(untrusted(root, &metadata, None, 0)) {
+                let problem = format!("{} {problem}: remove it", path.display());
+                return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
+            }
+            if metadata.mode() & 0o777 & !mode != 0 {
+                fs::set_permissions(path, Permissions::from_mode(mode))?;
+            }
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Why a file or directory can't be believed. `also`: a user who is as good as root; `spared`: with
@@ -497,8 +507,7 @@ fn publish(root: &Root, below: &Path, name: &str, facts: &Facts, method: Method)
     )?;
     for part in below.iter().skip(1) {
         place.push(part);
-        fs::create_dir_all(&place)?;
-        fs::set_permissions(&place, Permissions::from_mode(0o755))?;
+        make_or_trust(root, &place, 0o755)?;
     }
     let new = tempfile::Builder::new()
         .prefix(".new-")
@@ -685,6 +694,121 @@ mod tests {
         fs::set_permissions(recorded.join(BASE), Permissions::from_mode(0o777)).unwrap();
         let error = write_record(&strict, &record(Display::NONE), None).unwrap_err();
         assert!(error.to_string().contains("remove it"), "{error}");
+    }
+
+    /// Everything that is written, on a host that has `at` (a place below /run) prepared by `prepare`.
+    fn write_all(prepare: impl FnOnce(&Path)) -> (tempfile::TempDir, io::Result<()>) {
+        let (keep, recorded) = host();
+        let strict = Root::strict(recorded.path());
+        prepare(&recorded.join(BASE));
+        let id = UUID.parse().unwrap();
+        let written = write_record(&strict, &record(Display::NONE), Some("mbochs"))
+            .and_then(|_| Lock::of_device(&strict, id))
+            .and_then(|_lock| requests::mark_start(&strict, id))
+            .and_then(|()| forget(&strict, id));
+        (keep, written)
+    }
+
+    /// Nothing is made, changed or removed behind a link, wherever that is.
+    #[test]
+    fn no_link_is_followed() {
+        if !nix::unistd::geteuid().is_root() {
+            // What is there is not root's then, and refused for that.
+            return;
+        }
+        write_all(|_| ()).1.unwrap();
+        let outside = tempfile::tempdir().unwrap();
+        let precious = outside.path().join(format!("{UUID}.json"));
+        for at in [
+            "",
+            "records",
+            "types",
+            "devices",
+            "lock",
+            "starting",
+            "mdev_supported_types",
+            "mdev_supported_types/mbochs",
+        ] {
+            fs::write(&precious, "precious").unwrap();
+            let (_keep, written) = write_all(|base| {
+                let link = base.join(at);
+                let link = Path::new(link.to_str().unwrap().trim_end_matches('/')).to_owned();
+                let mut make = DirBuilder::new();
+                let make = make.recursive(true).mode(0o755);
+                make.create(link.parent().unwrap()).unwrap();
+                std::os::unix::fs::symlink(outside.path(), link).unwrap();
+            });
+            let error = written.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{at}: {error}");
+            assert!(
+                error.to_string().contains("is no directory"),
+                "{at}: {error}"
+            );
+            let left: Vec<_> = fs::read_dir(outside.path()).unwrap().flatten().collect();
+            assert_eq!(left.len(), 1, "{at}: {left:?}");
+            assert_eq!(fs::read_to_string(&precious).unwrap(), "precious", "{at}");
+        }
+    }
+
+    /// A directory that was there before us, as somebody with another umask may have made it.
+    #[test]
+    fn locks_are_nobody_elses_to_take() {
+        let (keep, written) = write_all(|base| {
+            fs::create_dir_all(base.join("lock")).unwrap();
+            for path in [base.to_owned(), base.join("lock")] {
+                fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
+            }
+        });
+        let lock = keep.path().join(BASE).join("lock");
+        if nix::unistd::geteuid().is_root() {
+            written.unwrap();
+            assert_eq!(fs::metadata(&lock).unwrap().mode() & 0o777, 0o700);
+        } else {
+            assert_eq!(written.unwrap_err().kind(), io::ErrorKind::InvalidData);
+        }
+        // A file is made for its owner alone, and a link in its place is not followed.
+        let (_keep, root) = host();
+        let id = UUID.parse().unwrap();
+        drop(Lock::of_device(&root, id).unwrap());
+        let path = lock_path(&root, id);
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        fs::rename(&path, path.with_extension("else")).unwrap();
+        std::os::unix::fs::symlink(path.with_extension("else"), &path).unwrap();
+        let error = Lock::of_device(&root, id).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ELOOP));
+    }
+
+    /// Somebody swaps what is there for a link while it is written and read: what the link leads to
+    /// is neither changed nor believed.
+    #[test]
+    fn links_that_come_and_go() {
+        let (keep, root) = host();
+        let id = UUID.parse().unwrap();
+        let (ours, foreign) = (
+            record(Display::NONE),
+            record(Display::from_answers(true, false)),
+        );
+        write_record(&root, &ours, None).unwrap();
+        let (path, outside) = (record_path(&root, id), keep.path().join("outside"));
+        fs::write(&outside, foreign.to_text()).unwrap();
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let link = keep.path().join("link");
+                while !done.load(Ordering::Relaxed) {
+                    let _ = std::os::unix::fs::symlink(&outside, &link);
+                    let _ = fs::rename(&link, &path);
+                }
+            });
+            for _ in 0..200 {
+                // Written anew each time, or the same as what was there.
+                write_record(&root, &ours, None).unwrap();
+                let seen = read_record(&root, id, &mut Vec::new());
+                assert!(seen.is_none() || seen.as_ref() == Some(&ours));
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        assert_eq!(fs::read_to_string(&outside).unwrap(), foreign.to_text());
     }
 
     #[test]

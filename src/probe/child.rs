@@ -21,7 +21,7 @@ use crate::probe::cdev::Cdev;
 use crate::probe::device::Whose;
 use crate::probe::group::Group;
 use crate::probe::kvm::Vm;
-use crate::probe::{Answer, Failure, Manner, Opener, Tell, device, errno_of, running};
+use crate::probe::{Answer, Failure, Manner, Opener, Tell, device, errno_of, rights, running};
 
 /// The ways to open a device; the first that the kernel offers for it is taken.
 ///
@@ -44,6 +44,7 @@ pub fn run(root: &Root, id: DeviceId, asker: i32, manner: Manner) {
     if getppid().as_raw() != asker {
         return;
     }
+    rights::limit();
     say_answer(&ask(root, id, manner, &mut say_step));
 }
 

@@ -15,7 +15,7 @@ use crate::facts::{
     DeviceInfo, Display, Edid, EdidHeader, Facts, HotReset, Irq, OpRegion, Reason, Region,
     RegionCapability,
 };
-use crate::probe::{Failure, errno_name, errno_of, ioctl};
+use crate::probe::{Failure, errno_name, errno_of, ioctl, rights};
 
 /// No driver has more; a number beyond is a driver's mistake and would only cost time.
 const MAX_INDEXES: u32 = 256;
@@ -35,9 +35,13 @@ pub enum Whose {
 /// Asks everything. A display that the driver's answers leave in doubt is unknown with a reason,
 /// not an error.
 ///
+/// This process gives up all other rights for it ([`rights::give_up`]): it must be a child that has
+/// nothing else to do.
+///
 /// # Errors
 /// The query that failed in a way that vfio.h does not foresee.
 pub fn ask(device: &File, whose: Whose, tell: &mut dyn FnMut(Step)) -> Result<Facts, Failure> {
+    rights::give_up();
     let fd = device.as_fd();
     let failed = |step| {
         move |errno| Failure {

@@ -15,6 +15,7 @@
 //! * `fork`: the child as a copy of this process, with `unsafe` of its own.
 //! * [`instance`]: a device made for the sake of one question.
 //! * [`ioctl`]: the vfio interface of the kernel, with the other `unsafe`.
+//! * [`rights`]: what the child may still do.
 //! * [`running`]: asking through the descriptor of the guest that has the device, with `unsafe` of
 //!   its own.
 
@@ -27,6 +28,7 @@ pub mod group;
 pub mod instance;
 pub mod ioctl;
 pub mod kvm;
+pub mod rights;
 pub mod running;
 
 use std::fs::File;

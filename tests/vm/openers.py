@@ -16,6 +16,7 @@ from pathlib import Path
 
 from lab import (
     CONF,
+    LIMIT,
     RUN,
     bind_to_vfio,
     domain,
@@ -367,6 +368,41 @@ def test_a_query_that_hangs():
             equal(said(answer), (["region"], None, None, None), f"released, by {path}: {answer}")
     finally:
         out("release")
+
+
+def test_what_who_asks_may_still_do():
+    """With the device open: new rights by nothing, no capability, few system calls, no other file."""
+    device = uuid(HANGS)
+    if not (MDEVS / device).exists():
+        out(f"hold; create_mdev virtio-pci-hang-ioctl {device}; udevadm settle")
+    for path in PATHS:
+        out("hold")
+        command = ["gfxplane-probe", "--json", "--fresh", "--path", path, "--deadline", "60", device]
+        asker = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            eventually(f"{path}: somebody sleeps in the query", lambda: len(sleepers()) == 1)
+            [status] = sleepers()
+            for what, expected in (("NoNewPrivs", "1"), ("Seccomp", "2"), ("CapPrm", "0" * 16), ("CapEff", "0" * 16)):
+                equal(status[what], expected, f"{path}: {what}")
+            limits = Path(f"/proc/{status['Pid']}/limits").read_text()
+            [files] = [line for line in limits.splitlines() if line.startswith("Max open files")]
+            equal(files.split()[3:5], ["0", "0"], f"{path}: {files}")
+        finally:
+            out("release")
+            equal(asker.wait(LIMIT), 0, f"{path}: and it answers")
+
+
+def sleepers():
+    """The status of each gfxplane-probe that sleeps and can't be killed."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/status"):
+        try:
+            status = dict(line.split(":\t", 1) for line in file.read_text().splitlines() if ":\t" in line)
+        except OSError:
+            continue
+        if status["Name"] == "gfxplane-probe" and status["State"].startswith("D"):
+            found.append({name: value.strip() for name, value in status.items()})
+    return found
 
 
 QEMU = "qemu-system-x86_64 -display none -vga none -nodefaults -S -monitor none -serial none -m 16"

@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use nix::sys::stat::{Mode, umask};
 
-use gfxplane::cli::probe::{Probe, prober};
-use gfxplane::cli::{End, Failure, GlobalArgs, exit_code, fill_standard_files};
+use gfxplane::cli::probe::{Arguments, prober};
+use gfxplane::cli::{End, Failure, exit_code, fill_standard_files};
 use gfxplane::evidence::Method;
 use gfxplane::facts::Reason;
 use gfxplane::host::run::{forget as forget_device, publish_unasked};
@@ -29,22 +29,6 @@ use gfxplane::nodedev::words::{properties, words};
 use gfxplane::probe::asking::{Request, ask_and_keep};
 use gfxplane::probe::instance::{keep, sweep};
 use gfxplane::probe::{Asked, Manner, Prober, child};
-
-/// Asks vfio devices what display they have.
-///
-/// Exit codes: 0 all answered, 1 refused or unknown, 2 usage, 3 the environment lacks something,
-/// 4 internal.
-///
-/// udev runs it as "gfxplane-probe --udev NAME" (prints properties) and "--forget NAME"; both
-/// stand alone.
-#[derive(Debug, Parser)]
-#[command(name = "gfxplane-probe", version)]
-struct Arguments {
-    #[command(flatten)]
-    global: GlobalArgs,
-    #[command(flatten)]
-    probe: Probe,
-}
 
 /// Does what the arguments say; the exit code.
 fn run() -> u8 {
@@ -193,14 +177,4 @@ fn ask_new(root: &Root, id: DeviceId) -> anyhow::Result<()> {
 fn can_be_opened(device: &Device) -> bool {
     let has_node = device.iommu_group.is_some() || device.cdev.is_some();
     device.driver.is_some() && has_node && device.type_id.is_some()
-}
-
-#[cfg(test)]
-mod tests {
-    use clap::CommandFactory;
-
-    #[test]
-    fn the_arguments_make_sense() {
-        super::Arguments::command().debug_assert();
-    }
 }

@@ -1,0 +1,293 @@
+//! What the child of a probe may still do: nothing more than it needs.
+//!
+//! Until the device is open it needs what opening takes, which the driver decides: a group without
+//! an IOMMU wants CAP_SYS_RAWIO (Linux drivers/vfio/group.c, `vfio_group_ioctl_get_device_fd`), the
+//! copy of a guest's descriptor CAP_SYS_PTRACE, and a vendor's driver may look for any. So rights go
+//! in two steps: [`limit`] takes at the start what no opening needs, and [`give_up`] takes the rest
+//! once the device is open. From then on the child can read, write and ask what it has open, get
+//! memory, and end.
+//!
+//! Each means closes what the others leave open, on one kernel or another: seccomp refuses every
+//! other system call, but only on the processors that `seccompiler` knows; Landlock (Linux 5.13)
+//! refuses files, other processes and, as far as the kernel has it, sockets and signals; a limit of
+//! no descriptors refuses whatever would be a new one; without capabilities root is a user like
+//! others, and no program that it starts gets them back.
+//!
+//! What can't be taken away (an old kernel, a service manager that forbids the call) stays, and the
+//! device is asked all the same: these are the rights that whoever started the child has anyway.
+
+use landlock::{ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetError, Scope};
+use nix::libc;
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, setrlimit};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter};
+
+/// How much address space the child may have, in bytes. It takes some millions, and half of that is
+/// the program itself; a driver that says nonsense must not make it take the host's.
+const ADDRESS_SPACE: libc::rlim_t = 256 << 20;
+
+/// What a child that has its device open calls: to ask, to answer, for memory, and to end.
+const NEEDED: [libc::c_long; 26] = [
+    libc::SYS_ioctl,
+    libc::SYS_pread64,
+    libc::SYS_read,
+    libc::SYS_write,
+    libc::SYS_writev,
+    libc::SYS_close,
+    libc::SYS_fcntl,
+    libc::SYS_brk,
+    libc::SYS_mmap,
+    libc::SYS_mprotect,
+    libc::SYS_mremap,
+    libc::SYS_munmap,
+    libc::SYS_madvise,
+    libc::SYS_futex,
+    libc::SYS_getrandom,
+    libc::SYS_clock_gettime,
+    libc::SYS_sched_yield,
+    libc::SYS_timer_delete,
+    libc::SYS_sigaltstack,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_restart_syscall,
+    libc::SYS_getpid,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+];
+
+/// Takes from this process what no opening of a device needs: new rights by starting a program, a
+/// memory that others may read, and more than some of it.
+///
+/// Without a core dump a crash also closes the device at once, and not after somebody has written it.
+pub fn limit() {
+    let _ = prctl::set_no_new_privs();
+    let _ = prctl::set_dumpable(false);
+    let _ = setrlimit(Resource::RLIMIT_AS, ADDRESS_SPACE, ADDRESS_SPACE);
+}
+
+/// Takes everything from this thread but asking and answering through what it has open, memory, and
+/// its end. Only for a process that has nothing else to do, and no other thread.
+pub fn give_up() {
+    // Before the limit: the ruleset is a descriptor.
+    let _ = no_files_or_others();
+    let _ = setrlimit(Resource::RLIMIT_NOFILE, 0, 0);
+    // Those that may be used, and with them those that may be had.
+    let _ = caps::clear(None, caps::CapSet::Permitted);
+    // Last: it forbids all of the above.
+    let _ = only_what_is_needed();
+}
+
+/// By Landlock: no file is opened, made, removed or executed, no other process is traced, no TCP port
+/// is used, and, from Linux 6.12 on, no abstract socket and no signal reaches anybody else.
+fn no_files_or_others() -> Result<(), RulesetError> {
+    // What the kernel does not know of these is left out, as the crate has it by default.
+    let newest = ABI::V6;
+    Ruleset::default()
+        .handle_access(AccessFs::from_all(newest))?
+        .handle_access(AccessNet::from_all(newest))?
+        .scope(Scope::from_all(newest))?
+        .create()?
+        .restrict_self()?;
+    Ok(())
+}
+
+/// By seccomp: everything else is refused with EPERM. Not by a signal: what the C library tries in
+/// vain is its own affair.
+fn only_what_is_needed() -> Result<(), seccompiler::Error> {
+    let rules = NEEDED.map(|call| (call, Vec::new())).into();
+    let refuse = SeccompAction::Errno(libc::EPERM as u32);
+    let processor = TargetArch::try_from(std::env::consts::ARCH)?;
+    let filter = SeccompFilter::new(rules, refuse, SeccompAction::Allow, processor)?;
+    apply_filter(&BpfProgram::try_from(filter)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, File};
+    use std::io;
+    use std::net::TcpListener;
+    use std::os::unix::net::UnixDatagram;
+    use std::process::{Command, Stdio};
+    use std::thread;
+
+    use caps::{CapSet, Capability, has_cap};
+    use landlock::{CompatLevel, Compatible};
+    use nix::errno::Errno;
+    use nix::sys::signal::kill;
+    use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+    use nix::unistd::{getppid, pipe};
+
+    use crate::evidence::Step;
+    use crate::probe::device::{self, Whose};
+
+    /// Does `inside` in a process of its own, which is this test once more: what is given up never
+    /// comes back.
+    fn in_a_process(test: &str, inside: fn()) {
+        const INSIDE: &str = "GFXPLANE_TEST_RIGHTS";
+        if std::env::var_os(INSIDE).is_some() {
+            return inside();
+        }
+        let (_, module) = module_path!().split_once("::").unwrap();
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "--nocapture", &format!("{module}::{test}")])
+            .env(INSIDE, "1")
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}{complaint}");
+        assert!(said.contains("1 passed"), "{said}{complaint}");
+    }
+
+    /// Somewhere to write, of this process alone.
+    fn own_path() -> std::path::PathBuf {
+        std::env::temp_dir().join(format!("gfxplane-rights-{}", std::process::id()))
+    }
+
+    type Attempt = (&'static str, fn() -> io::Result<()>);
+
+    /// What the child must not do and a process can do, each by another system call: what opens a
+    /// path,
+    const BY_PATH: [Attempt; 4] = [
+        ("open a file", || File::open("/etc/passwd").map(drop)),
+        ("list a directory", || fs::read_dir("/").map(drop)),
+        ("make a file", || {
+            File::create(own_path())?;
+            fs::remove_file(own_path())
+        }),
+        ("see another's descriptors", || {
+            fs::read_dir(format!("/proc/{}/fd", getppid())).map(drop)
+        }),
+    ];
+
+    /// what makes other descriptors,
+    const BY_DESCRIPTOR: [Attempt; 3] = [
+        ("make a pipe", || Ok(pipe().map(drop)?)),
+        ("make a socket", || UnixDatagram::unbound().map(drop)),
+        ("listen on a port", || {
+            TcpListener::bind("127.0.0.1:0").map(drop)
+        }),
+    ];
+
+    /// and the rest.
+    const BY_PROCESS: [Attempt; 3] = [
+        ("start a program", || {
+            Command::new("true").status().map(drop)
+        }),
+        ("start a thread", || {
+            let thread = thread::Builder::new().spawn(|| {})?;
+            thread.join().map_err(|_| io::ErrorKind::Other.into())
+        }),
+        ("signal another process", || Ok(kill(getppid(), None)?)),
+    ];
+
+    fn all() -> impl Iterator<Item = Attempt> {
+        BY_PATH.into_iter().chain(BY_DESCRIPTOR).chain(BY_PROCESS)
+    }
+
+    fn are_possible() {
+        for (what, attempt) in all() {
+            attempt().unwrap_or_else(|error| panic!("{what}: {error}"));
+        }
+    }
+
+    #[track_caller]
+    fn are_refused(attempts: impl IntoIterator<Item = Attempt>, by: Errno) {
+        for (what, attempt) in attempts {
+            let errno = attempt().err().and_then(|error| error.raw_os_error());
+            assert_eq!(errno.map(Errno::from_raw), Some(by), "{what}");
+        }
+    }
+
+    /// By asking, so that no question is put with more rights.
+    #[test]
+    fn who_asks_a_device_can_do_nothing_else() {
+        in_a_process("who_asks_a_device_can_do_nothing_else", || {
+            are_possible();
+            let null = File::open("/dev/null").unwrap();
+            let mut steps = Vec::new();
+            let failure = device::ask(&null, Whose::Ours, &mut |step| steps.push(step));
+            assert_eq!(failure.unwrap_err().errno, Errno::ENOTTY);
+            assert_eq!(steps, [Step::Info]);
+            are_refused(all(), Errno::EPERM);
+            // What it needs it has: to take and give back memory, to say something, to end.
+            let mut answer = vec![7; 1 << 20];
+            answer.resize(4 << 20, 7);
+            answer.truncate(10);
+            answer.shrink_to_fit();
+            drop((null, answer));
+        });
+    }
+
+    /// Where there is no seccomp filter. It hides above whether this does anything.
+    #[test]
+    #[expect(clippy::print_stderr, reason = "says that nothing was tested")]
+    fn landlock_alone_refuses_all_that_has_a_path() {
+        let all = AccessFs::from_all(ABI::V1);
+        let needed = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+        if let Err(error) = needed.handle_access(all).and_then(Ruleset::create) {
+            eprintln!("this kernel has no Landlock: {error}");
+            return;
+        }
+        in_a_process("landlock_alone_refuses_all_that_has_a_path", || {
+            are_possible();
+            prctl::set_no_new_privs().unwrap();
+            no_files_or_others().unwrap();
+            are_refused(BY_PATH, Errno::EACCES);
+            are_refused([BY_PROCESS[0]], Errno::EACCES);
+        });
+    }
+
+    #[test]
+    fn no_descriptor_is_made() {
+        in_a_process("no_descriptor_is_made", || {
+            are_possible();
+            setrlimit(Resource::RLIMIT_NOFILE, 0, 0).unwrap();
+            are_refused(BY_PATH.into_iter().chain(BY_DESCRIPTOR), Errno::EMFILE);
+        });
+    }
+
+    #[test]
+    fn capabilities_do_not_come_back() {
+        in_a_process("capabilities_do_not_come_back", || {
+            let make_device = || mknod(&own_path(), SFlag::S_IFCHR, Mode::empty(), makedev(1, 3));
+            if has_cap(None, CapSet::Effective, Capability::CAP_MKNOD).unwrap() {
+                make_device().unwrap();
+                fs::remove_file(own_path()).unwrap();
+            }
+            caps::clear(None, CapSet::Permitted).unwrap();
+            assert_eq!(make_device(), Err(Errno::EPERM));
+            for set in [CapSet::Permitted, CapSet::Effective] {
+                assert!(caps::read(None, set).unwrap().is_empty());
+                assert!(caps::raise(None, set, Capability::CAP_MKNOD).is_err());
+            }
+            // A program that root starts has them all, unless no program may bring any.
+            let of_a_program = || {
+                let status = Command::new("cat")
+                    .arg("/proc/self/status")
+                    .output()
+                    .unwrap();
+                let status = String::from_utf8(status.stdout).unwrap();
+                let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+                u64::from_str_radix(line.unwrap().trim(), 16).unwrap()
+            };
+            limit();
+            assert_eq!(of_a_program(), 0);
+        });
+    }
+
+    #[test]
+    fn the_limits_hold() {
+        in_a_process("the_limits_hold", || {
+            let much = || Vec::<u8>::new().try_reserve_exact(1 << 30);
+            assert!(much().is_ok());
+            limit();
+            assert!(much().is_err());
+            assert!(prctl::get_no_new_privs().unwrap());
+            assert!(!prctl::get_dumpable().unwrap());
+        });
+    }
+}

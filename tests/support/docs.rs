@@ -1,0 +1,277 @@
+//! What the documents say, where something can be asked whether it is so.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::CommandFactory;
+use gfxplane::cli::tool;
+use libtest_mimic::{Failed, Trial};
+use roxmltree::{Document, Node};
+
+use crate::support::commands::documents;
+use crate::support::hosts::entries;
+
+/// All tests of the documents.
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        Trial::test("docs::links-lead-somewhere", links),
+        Trial::test("docs::index-has-all", index),
+        Trial::test("docs::every-verb-is-in-the-readme", verbs),
+        Trial::test("docs::every-dependency-is-explained", dependencies),
+        Trial::test("docs::capability-is-the-schema's", capability),
+        Trial::test("docs::unsafe-is-where-it-is-said-to-be", unsafe_modules),
+    ]
+}
+
+fn top() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(name: &str) -> Result<String, Failed> {
+    let path = top().join(name);
+    fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()).into())
+}
+
+fn none(problems: &[String]) -> Result<(), Failed> {
+    match problems.is_empty() {
+        true => Ok(()),
+        false => Err(problems.join("\n").into()),
+    }
+}
+
+/// The targets of links and pictures; none of what stands in blocks of code.
+fn targets(text: &str) -> Vec<&str> {
+    let prose = text.split("\n```").step_by(2);
+    prose
+        .flat_map(|part| part.split("](").skip(1))
+        .filter_map(|rest| rest.split_once(')').map(|(target, _)| target))
+        .collect()
+}
+
+/// The anchors that a forge makes of headings.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let headings = text.lines().filter(|line| line.starts_with('#'));
+    headings
+        .map(|line| {
+            let kept = |c: &char| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_');
+            let words: String = line
+                .trim_start_matches('#')
+                .trim()
+                .chars()
+                .filter(kept)
+                .collect();
+            words.to_lowercase().replace(' ', "-")
+        })
+        .collect()
+}
+
+/// Links inside the project lead to a file that is there, and a heading that it has.
+fn links() -> Result<(), Failed> {
+    let mut problems = Vec::new();
+    let mut count = 0;
+    for document in documents() {
+        let text = fs::read_to_string(&document)?;
+        for target in targets(&text) {
+            if target.contains("://") {
+                continue;
+            }
+            count += 1;
+            let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
+            let path: PathBuf = match file {
+                "" => document.clone(),
+                _ => document.parent().expect("it lies in a folder").join(file),
+            };
+            let leads = match anchor {
+                "" => path.exists(),
+                _ => anchors(&fs::read_to_string(&path).unwrap_or_default()).contains(anchor),
+            };
+            if !leads {
+                problems.push(format!("{}: {target} is not there", document.display()));
+            }
+        }
+    }
+    assert!(count > 0, "the documents have no links");
+    none(&problems)
+}
+
+/// docs/README.md names each file beside it.
+fn index() -> Result<(), Failed> {
+    let text = read("docs/README.md")?;
+    let linked: BTreeSet<&str> = targets(&text).into_iter().collect();
+    let missing: Vec<String> = entries(&top().join("docs"))
+        .into_iter()
+        .filter(|name| name != "README.md" && !linked.contains(name.as_str()))
+        .map(|name| format!("docs/README.md has no link to {name}"))
+        .collect();
+    none(&missing)
+}
+
+fn verbs() -> Result<(), Failed> {
+    let readme = read("README.md")?;
+    let rows: Vec<&str> = readme
+        .lines()
+        .filter(|line| line.starts_with("| `"))
+        .filter_map(|line| line[1..].split(" | ").next())
+        .collect();
+    let command = tool::Arguments::command();
+    let shown = command.get_subcommands().filter(|verb| !verb.is_hide_set());
+    let missing: Vec<String> = shown
+        .map(clap::Command::get_name)
+        .filter(|verb| {
+            let is_word = |word: &str| word.trim_matches('`') == *verb;
+            !rows.iter().any(|row| row.split([' ', ',']).any(is_word))
+        })
+        .map(|verb| format!("README.md: the table of commands has no {verb}"))
+        .collect();
+    none(&missing)
+}
+
+/// The first column of the table below a heading, without its backquotes.
+fn rows(text: &str, heading: &str) -> Result<BTreeSet<String>, Failed> {
+    let (_, below) = text
+        .split_once(&format!("{heading}\n"))
+        .ok_or_else(|| format!("there is no {heading}"))?;
+    let section = below.split("\n## ").next().unwrap_or_default();
+    Ok(section
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once('`'))
+        .map(|(word, _)| word.to_owned())
+        .collect())
+}
+
+/// CONTRIBUTING.md says of each crate what it is for, and of no other.
+fn dependencies() -> Result<(), Failed> {
+    let manifest: toml::Table = toml::from_str(&read("Cargo.toml")?)?;
+    let text = read("CONTRIBUTING.md")?;
+    for (table, heading) in [
+        ("dependencies", "### Crates in the programs"),
+        ("dev-dependencies", "### Crates in the tests"),
+    ] {
+        let crates = manifest.get(table).and_then(toml::Value::as_table);
+        let crates: BTreeSet<String> = crates
+            .into_iter()
+            .flat_map(toml::Table::keys)
+            .cloned()
+            .collect();
+        let told = rows(
+            text.split("\n### ")
+                .find_map(|part| {
+                    let whole = format!("### {part}");
+                    whole.starts_with(heading).then_some(whole)
+                })
+                .ok_or_else(|| format!("CONTRIBUTING.md has no {heading}"))?
+                .as_str(),
+            heading,
+        )?;
+        if told != crates {
+            return Err(format!("{heading} has {told:?}, Cargo.toml {crates:?}").into());
+        }
+    }
+    Ok(())
+}
+
+/// docs/capability.md has each element of the schema, with each of its attributes and their values,
+/// and no other.
+fn capability() -> Result<(), Failed> {
+    let schema = read("xml-schemas/vfio-display.rng")?;
+    let schema = Document::parse(&schema)?;
+    let mut elements: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for attribute in schema
+        .descendants()
+        .filter(|node| node.has_tag_name("attribute"))
+    {
+        let of = attribute
+            .ancestors()
+            .skip(1)
+            .find(|node| node.has_tag_name("element") || node.has_tag_name("define"));
+        let of = of
+            .and_then(|node| node.attribute("name"))
+            .ok_or("an attribute of nothing")?;
+        // libvirt's own element, of which this is a kind.
+        let of = if of == "capvfiodisplay" {
+            "capability"
+        } else {
+            of
+        };
+        let name = attribute
+            .attribute("name")
+            .ok_or("an attribute without a name")?;
+        let values = attribute
+            .descendants()
+            .filter(|node| node.has_tag_name("value"));
+        let words = elements.entry(of.to_owned()).or_default();
+        words.insert(format!("@{name}"));
+        words.extend(
+            values
+                .filter_map(|value| Node::text(&value))
+                .map(str::to_owned),
+        );
+    }
+    for element in schema
+        .descendants()
+        .filter(|node| node.has_tag_name("element"))
+    {
+        elements
+            .entry(element.attribute("name").unwrap_or_default().to_owned())
+            .or_default();
+    }
+    let text = read("docs/capability.md")?;
+    let mut told: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for section in text.split("\n## `<").skip(1) {
+        let (name, body) = section.split_once(">`").ok_or("a heading is no element")?;
+        let rows = body.lines().filter(|line| line.starts_with("| `"));
+        let words = rows.flat_map(|row| {
+            // The attribute, then its values; what is said of them is prose.
+            let mut cells = row[1..].split(" | ");
+            let attribute = cells.next().map(|cell| cell.trim().trim_matches('`'));
+            let values = cells
+                .next()
+                .unwrap_or_default()
+                .split('`')
+                .skip(1)
+                .step_by(2);
+            attribute
+                .map(|name| format!("@{name}"))
+                .into_iter()
+                .chain(values.map(str::to_owned))
+        });
+        told.insert(name.to_owned(), words.collect());
+    }
+    match told == elements {
+        true => Ok(()),
+        false => Err(format!("docs/capability.md has {told:#?}, the schema {elements:#?}").into()),
+    }
+}
+
+/// SECURITY.md names the modules that may have `unsafe`, and no other. That they alone have it, and a
+/// note at each block, is what the compiler and clippy see to, as long as they are told.
+fn unsafe_modules() -> Result<(), Failed> {
+    let manifest: toml::Table = toml::from_str(&read("Cargo.toml")?)?;
+    for (tool, lint) in [
+        ("rust", "unsafe_code"),
+        ("clippy", "undocumented_unsafe_blocks"),
+    ] {
+        let level = manifest["lints"][tool].get(lint);
+        if level.and_then(toml::Value::as_str) != Some("deny") {
+            return Err(format!("Cargo.toml does not deny {lint}: {level:?}").into());
+        }
+    }
+    let mut allowed = BTreeSet::new();
+    let mut folders = vec![top().join("src")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if fs::read_to_string(&path)?.contains("allow(unsafe_code") {
+                allowed.insert(path.strip_prefix(top())?.display().to_string());
+            }
+        }
+    }
+    let told = rows(&read("SECURITY.md")?, "## Unsafe code")?;
+    match told == allowed {
+        true => Ok(()),
+        false => Err(format!("SECURITY.md has {told:?}, the source {allowed:?}").into()),
+    }
+}

@@ -1,0 +1,399 @@
+//! The manual pages of docs/man: prose that people write, and blocks in it that are made from the
+//! programs. `UPDATE_GOLDEN=1` writes the blocks anew. What a page says of settings and rules is held
+//! against what the program takes.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use clap::{Arg, CommandFactory};
+use clap_mangen::Man;
+use gfxplane::cli::{probe, tool};
+use gfxplane::config::Config;
+use gfxplane::rules::Rules;
+use libtest_mimic::{Failed, Trial};
+
+use crate::support::hosts::{entries, golden};
+
+/// Each page has these checks.
+const PAGES: [&str; 5] = [
+    "gfxplane-helper.8",
+    "gfxplane-probe.8",
+    "gfxplane-rules.5",
+    "gfxplane.1",
+    "gfxplane.toml.5",
+];
+
+/// All tests of the pages.
+pub(crate) fn trials() -> Vec<Trial> {
+    let mut trials = vec![
+        Trial::test("man::folder", folder_is_tidy),
+        Trial::test("man::settings", settings),
+        Trial::test("man::rules", rules),
+    ];
+    for page in PAGES {
+        trials.push(Trial::test(format!("man::{page}::blocks"), move || {
+            golden(&path(page), &with_blocks(&read(page)?)?)
+        }));
+        trials.push(Trial::test(format!("man::{page}::head"), move || {
+            head(page)
+        }));
+        trials.push(Trial::test(format!("man::{page}::roff"), move || {
+            roff(page)
+        }));
+    }
+    trials
+}
+
+fn path(page: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("docs/man")
+        .join(page)
+}
+
+fn read(page: &str) -> Result<String, Failed> {
+    let path = path(page);
+    fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()).into())
+}
+
+/// Each page is known here, and each program that people find in their PATH has one.
+fn folder_is_tidy() -> Result<(), Failed> {
+    let wanted: BTreeSet<String> = PAGES.iter().map(ToString::to_string).collect();
+    let found = entries(&path(""));
+    if found != wanted {
+        return Err(format!("docs/man has {found:?}: expected {wanted:?}").into());
+    }
+    let manifest: toml::Table = toml::from_str(include_str!("../../Cargo.toml"))?;
+    let assets = manifest["package"]["metadata"]["deb"]["assets"].as_array();
+    let in_path = |asset: &&toml::Value| asset["dest"].as_str() == Some("/usr/bin/");
+    let mut programs = assets.into_iter().flatten().filter(in_path).peekable();
+    if programs.peek().is_none() {
+        return Err("Cargo.toml installs no program".into());
+    }
+    for asset in programs {
+        let source = asset["source"].as_str().unwrap_or_default();
+        let name = source.rsplit('/').next().unwrap_or_default();
+        let has_page = |page: &&str| page.rsplit_once('.').is_some_and(|(of, _)| of == name);
+        if !PAGES.iter().any(has_page) {
+            return Err(format!("{name} has no manual page").into());
+        }
+    }
+    Ok(())
+}
+
+/// Whose page it is, of which version, and that it names no page of ours that is not there.
+fn head(page: &str) -> Result<(), Failed> {
+    let text = read(page)?;
+    let (name, section) = page.rsplit_once('.').expect("it has a section");
+    let begin = format!(".TH {} {section} ", name.to_uppercase());
+    let end = format!(" \"gfxplane {}\"", env!("CARGO_PKG_VERSION"));
+    let is_head = |line: &str| line.starts_with(&begin) && line.ends_with(&end);
+    if !text.lines().any(is_head) {
+        return Err(format!("{page} does not say {begin}DATE{end}").into());
+    }
+    for line in text.lines().filter(|line| line.starts_with(".BR gfxplane")) {
+        let line = line.replace("\\-", "-");
+        let words: Vec<&str> = line.split_whitespace().collect();
+        if let [_, name, section, ..] = words[..]
+            && let Some(section) = section.strip_prefix('(')
+        {
+            let named = format!("{name}.{}", section.split(')').next().unwrap_or_default());
+            if !PAGES.contains(&named.as_str()) {
+                return Err(format!("{page}: {line}: there is no page {named}").into());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What mandoc has to say of it.
+fn roff(page: &str) -> Result<(), Failed> {
+    let output = Command::new("mandoc")
+        .args(["-T", "lint", "-W", "warning"])
+        .arg(path(page))
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| format!("mandoc can't be run ({error}): packaging/setup installs it"))?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(String::from_utf8_lossy(&output.stdout).into_owned().into()),
+    }
+}
+
+/// A page whose blocks are as the programs have them. A block begins with `.\" generated: NAME` and
+/// ends with `.\" end of NAME`.
+fn with_blocks(text: &str) -> Result<String, Failed> {
+    let mut made = String::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        made += line;
+        made.push('\n');
+        if let Some(name) = line.strip_prefix(".\\\" generated: ") {
+            let end = format!(".\\\" end of {name}");
+            if !lines.any(|line| line == end) {
+                return Err(format!("a block is not closed by {end}").into());
+            }
+            made += &block(name)?;
+            made += &end;
+            made.push('\n');
+        }
+    }
+    Ok(made)
+}
+
+fn block(name: &str) -> Result<String, Failed> {
+    match name {
+        "the options of all verbs" => options(&tool::Arguments::command()),
+        "verbs" => verbs(),
+        "the options of gfxplane-probe" => options(&probe::Arguments::command()),
+        "the usage of gfxplane-helper" => usage_of_helper(),
+        _ => Err(format!("nobody makes the block {name:?}").into()),
+    }
+}
+
+/// Arguments and options, `--help` apart from those that a verb has of its own.
+fn options(command: &clap::Command) -> Result<String, Failed> {
+    let mut roff = Vec::new();
+    Man::new(command.clone()).render_options_section(&mut roff)?;
+    Ok(without_headings(&String::from_utf8(roff)?))
+}
+
+/// Each verb: how it is called, what it does, and what only it takes.
+fn verbs() -> Result<String, Failed> {
+    let is_shared = |argument: &Arg| argument.is_global_set() || argument.get_id() == "help";
+    let mut tool = tool::Arguments::command();
+    tool.build();
+    let mut text = String::new();
+    let shown = |verb: &&clap::Command| !verb.is_hide_set() && verb.get_name() != "help";
+    for verb in tool.get_subcommands().filter(shown) {
+        let verb = verb.clone().mut_args(|argument| {
+            let hidden = argument.is_hide_set() || is_shared(&argument);
+            argument.hide(hidden)
+        });
+        let mut roff = Vec::new();
+        let man = Man::new(verb.clone());
+        man.render_synopsis_section(&mut roff)?;
+        roff.extend(b".PP\n");
+        man.render_description_section(&mut roff)?;
+        man.render_options_section(&mut roff)?;
+        text += &format!(".SS {}\n", verb.get_name());
+        text += &without_headings(&String::from_utf8(roff)?);
+    }
+    Ok(text)
+}
+
+fn without_headings(roff: &str) -> String {
+    let preamble = [".ie ", ".el ", ".SH "];
+    roff.replace("\\*(Aq", "\\(aq")
+        .replace("\n.br\n\n.br\n", "\n\n")
+        .lines()
+        .filter(|line| !preamble.iter().any(|word| line.starts_with(word)))
+        .flat_map(|line| [line.trim_end(), "\n"])
+        .collect()
+}
+
+/// What the helper says when it doesn't know what is wanted.
+fn usage_of_helper() -> Result<String, Failed> {
+    let output = Command::new(env!("CARGO_BIN_EXE_gfxplane-helper"))
+        .stdin(Stdio::null())
+        .output()?;
+    let usage = String::from_utf8(output.stderr)?;
+    let usage = usage.replace("usage: ", "").replace("\n       ", "\n");
+    Ok(format!(".EX\n{}.EE\n", usage.replace('-', "\\-")))
+}
+
+/// The words that serde expects, as its error names them: the fields of a table, the words of a value.
+fn expected(error: &str) -> Result<BTreeSet<String>, Failed> {
+    let (_, words) = error
+        .rsplit_once(", expected ")
+        .ok_or_else(|| format!("this error names nothing that is expected: {error}"))?;
+    let mut found: BTreeSet<String> = BTreeSet::new();
+    for (index, word) in words.split('`').enumerate() {
+        if index % 2 == 1 {
+            found.insert(word.to_owned());
+        }
+    }
+    Ok(found)
+}
+
+/// The paragraphs of a section or subsection: of `.TP`, `.B KEY`, the key and what is said of it.
+fn keys<'t>(page: &'t str, heading: &str) -> Result<Vec<(&'t str, &'t str)>, Failed> {
+    let start = page
+        .find(&format!("{heading}\n"))
+        .ok_or_else(|| format!("the page has no {heading}"))?;
+    let section = &page[start + heading.len()..];
+    let end = section.find("\n.S").unwrap_or(section.len());
+    let paragraphs = section[..end].split("\n.TP\n").skip(1);
+    let key = |paragraph: &'t str| {
+        let (head, body) = paragraph.split_once('\n')?;
+        Some((head.strip_prefix(".B ")?, body))
+    };
+    let found: Option<Vec<_>> = paragraphs.map(key).collect();
+    found.ok_or_else(|| format!("{heading}: a paragraph has no key").into())
+}
+
+/// Values in a paragraph: `\fB"word"\fR`.
+fn values(body: &str) -> BTreeSet<String> {
+    let quoted = body.split("\\fB\"").skip(1);
+    quoted
+        .filter_map(|rest| rest.split_once("\"\\fR"))
+        .map(|(word, _)| word.to_owned())
+        .collect()
+}
+
+#[track_caller]
+fn same(what: &str, page: &BTreeSet<String>, program: &BTreeSet<String>) -> Result<(), Failed> {
+    match page == program {
+        true => Ok(()),
+        false => {
+            Err(format!("{what}: the page has {page:?}, the program takes {program:?}").into())
+        }
+    }
+}
+
+fn names(keys: &[(&str, &str)]) -> BTreeSet<String> {
+    keys.iter().map(|(key, _)| (*key).to_owned()).collect()
+}
+
+/// The examples of a page, between `.EX` and `.EE`, as they are read.
+fn examples(page: &str) -> Vec<String> {
+    let blocks = page.split("\n.EX\n").skip(1);
+    blocks
+        .filter_map(|block| block.split_once("\n.EE"))
+        .map(|(text, _)| text.replace("\\-", "-").replace("\\e", "\\"))
+        .collect()
+}
+
+/// gfxplane.toml(5) has each setting with its words and its default, and no other.
+fn settings() -> Result<(), Failed> {
+    let page = read("gfxplane.toml.5")?;
+    let read = |text: &str| Config::default().with_file(text);
+    let refused = |text: &str| match read(text) {
+        Ok(_) => Err(Failed::from(format!("{text} is taken"))),
+        Err(error) => Ok(error.to_string()),
+    };
+    let keys = keys(&page, ".SH SETTINGS")?;
+    let packaged = fs::read_to_string(path("../../packaging/gfxplane.toml"))?;
+    same(
+        "SETTINGS",
+        &names(&keys),
+        &expected(&refused("no-setting = 1")?)?,
+    )?;
+    for (key, body) in keys {
+        let error = match refused(&format!("{key} = \"no-word\""))? {
+            // A list, or a number.
+            error if error.contains("unknown variant") => error,
+            _ => match refused(&format!("{key} = [\"no-word\"]"))? {
+                error if error.contains("unknown variant") => error,
+                _ => String::new(),
+            },
+        };
+        let list = error.is_empty() || refused(&format!("{key} = \"no-word\""))? != error;
+        if !error.is_empty() {
+            same(key, &values(body), &expected(&error)?)?;
+        }
+        let default = body
+            .split_once("Default: \\fB")
+            .and_then(|(_, rest)| rest.split_once("\\fR"))
+            .map(|(default, _)| default);
+        if let Some(default) = default
+            && read(&format!("{key} = {default}"))? != Config::default()
+        {
+            return Err(format!("{key}: {default} is not the default").into());
+        }
+        for word in values(body) {
+            let text = match list {
+                true => format!("{key} = [\"{word}\"]"),
+                false => format!("{key} = \"{word}\""),
+            };
+            let is_default = default == Some(&format!("\"{word}\""));
+            if (read(&text)? == Config::default()) != is_default {
+                return Err(format!("{text} is the default, and the page says otherwise").into());
+            }
+        }
+        if default.is_none() && !body.contains("Default: unset") {
+            return Err(format!("{key}: the page does not say the default").into());
+        }
+        let line = format!("\n#{key} = {}", default.unwrap_or_default());
+        if !packaged.contains(&line) {
+            return Err(format!("packaging/gfxplane.toml has no line {line:?}").into());
+        }
+    }
+    let packaged = packaged.replace("\n#", "\n").replace("\n ", "\n# ");
+    for example in examples(&page).into_iter().chain([packaged]) {
+        read(&example).map_err(|error| format!("{error}, in:\n{example}"))?;
+    }
+    Ok(())
+}
+
+/// gfxplane-rules(5) has each key of each table of a rule, and no other.
+fn rules() -> Result<(), Failed> {
+    let page = read("gfxplane-rules.5")?;
+    let refused = |rest: &str| {
+        let text = format!("[[rule]]\nname = \"a\"\nsource = \"b\"\n{rest}");
+        match Rules::default().add_file("page", &text) {
+            Ok(()) => Err(Failed::from(format!("{text} is taken"))),
+            Err(error) => Ok(error.to_string()),
+        }
+    };
+    for (heading, unknown) in [
+        (".SS Rules", "no-key = 1"),
+        (".SS Conditions", "match = { no-key = 1 }"),
+        (
+            ".SS Conditions on attributes",
+            "match = { attribute = [{ no-key = 1 }] }",
+        ),
+    ] {
+        same(
+            heading,
+            &names(&keys(&page, heading)?),
+            &expected(&refused(unknown)?)?,
+        )?;
+    }
+    let (of_rules, conditions) = (keys(&page, ".SS Rules")?, keys(&page, ".SS Conditions")?);
+    for (keys, key, unknown) in [
+        (&of_rules, "open", "match = {}\nopen = \"no-word\""),
+        (&conditions, "bus", "match = { bus = \"no-word\" }"),
+    ] {
+        let body = keys
+            .iter()
+            .find(|(name, _)| *name == key)
+            .map(|(_, body)| *body);
+        same(
+            key,
+            &values(body.unwrap_or_default()),
+            &expected(&refused(unknown)?)?,
+        )?;
+    }
+    for key in ["edid", "opregion"] {
+        let (_, body) = of_rules.iter().find(|(name, _)| *name == key).ok_or(key)?;
+        let mut fields = String::new();
+        // Each that is missing is named in its turn, until nothing is.
+        while let Err(error) = Rules::default().add_file(
+            "page",
+            &format!(
+                "[[rule]]\nname = \"a\"\nsource = \"b\"\nmatch = {{ bus = \"pci\" }}\n\
+                 display = [\"none\"]\n{key} = {{ {fields} }}"
+            ),
+        ) {
+            let error = error.to_string();
+            let (_, rest) = error.split_once("missing field `").ok_or(error.clone())?;
+            let field = rest.split('`').next().unwrap_or_default();
+            if !body.contains(&format!("\\fB{field}\\fR")) {
+                return Err(format!("{key}: the page does not say {field}").into());
+            }
+            fields += &format!("{field} = 1, ");
+        }
+    }
+    let examples = examples(&page);
+    for example in &examples {
+        Rules::default()
+            .add_file("page", example)
+            .map_err(|error| format!("{error}, in:\n{example}"))?;
+    }
+    match examples.is_empty() {
+        true => Err("the page has no example".into()),
+        false => Ok(()),
+    }
+}
