@@ -8,7 +8,7 @@ CARGO_FUZZ_VERSION = 0.13.2
 DEB = target/debian/gfxplane_0.1.0-1_amd64.deb
 
 # Machine tests that CI does not run.
-BY_NAME = test-vm-answers test-vm-openers test-vm-types test-vm-viaqemu test-vm-running
+BY_NAME = test-vm-answers test-vm-openers test-vm-types test-vm-viaqemu test-vm-running test-vm-messages
 
 .PHONY: demo test fuzz deb test-vm $(BY_NAME) bench setup setup-deb setup-fuzz check
 

@@ -76,6 +76,7 @@ struct LogEnd {
 struct Named {
     name: String,
     uuid: Option<Uuid>,
+    is_active: bool,
     situation: Situation,
 }
 
@@ -161,8 +162,14 @@ impl Explain {
         found: &[Found],
     ) -> anyhow::Result<Option<Named>> {
         if let Some(domain) = &self.domain {
-            let text = subject(domain).read(context)?;
-            return look_at(context, domain, text).map(Some);
+            let arguments = subject(domain);
+            if let Subject::Domain(name) = arguments.subject() {
+                let definition = context.libvirt.definition(&name, false)?;
+                let mut named = look_at(context, domain, &definition.xml)?;
+                named.is_active = definition.is_active;
+                return Ok(Some(named));
+            }
+            return look_at(context, domain, &arguments.read(context)?).map(Some);
         }
         if context.root.is_recorded() {
             return Ok(None);
@@ -179,7 +186,7 @@ impl Explain {
             (None, None) => return Ok(None),
         };
         match of_libvirt {
-            Ok(Some((name, xml))) => look_at(context, &name, xml).map(Some),
+            Ok(Some((name, xml))) => look_at(context, &name, &xml).map(Some),
             Ok(None) => Ok(None),
             Err(error) => {
                 context.say(&format!("nothing is said of a domain: {error}"));
@@ -205,12 +212,17 @@ impl Explain {
             ));
             return Ok(None);
         };
-        let logged = in_log(&text, named.uuid);
-        if logged.is_none() {
-            context.say(&format!(
+        let mut logged = in_log(&text, named.uuid);
+        match &mut logged {
+            None => context.say(&format!(
                 "the log of {} has no whole start of this domain: another had its name, or the file was begun anew",
                 named.name
-            ));
+            )),
+            // Of a domain that runs the log has no end.
+            Some(logged) if named.is_active && logged.started.is_none() => {
+                logged.started = Some(true);
+            }
+            Some(_) => {}
         }
         Ok(logged)
     }
@@ -269,7 +281,7 @@ fn with_device(context: &Context, device: DeviceId) -> Result<Option<(String, St
     Ok(None)
 }
 
-fn look_at(context: &Context, typed: &str, xml: String) -> anyhow::Result<Named> {
+fn look_at(context: &Context, typed: &str, xml: &str) -> anyhow::Result<Named> {
     let arguments = subject(typed);
     let surroundings = HostSurroundings::new(context, &arguments)?;
     let policy = surroundings.policy();
@@ -280,16 +292,17 @@ fn look_at(context: &Context, typed: &str, xml: String) -> anyhow::Result<Named>
     };
     let unfit = |error: &dyn std::fmt::Display| Failure::Refused(format!("{typed}: {error}"));
     let situation =
-        Situation::of(&xml, &surroundings, &policy, operand).map_err(|error| unfit(&error))?;
+        Situation::of(xml, &surroundings, &policy, operand).map_err(|error| unfit(&error))?;
     surroundings.warn();
     let (name, uuid) = {
-        let document = Document::parse(&xml).map_err(|error| unfit(&error))?;
+        let document = Document::parse(xml).map_err(|error| unfit(&error))?;
         let domain = Domain::new(&document).map_err(|error| unfit(&error))?;
         (domain.name.clone().unwrap_or_default(), domain.uuid)
     };
     Ok(Named {
         name,
         uuid,
+        is_active: false,
         situation,
     })
 }

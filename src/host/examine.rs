@@ -41,7 +41,7 @@ const HELPER: &str = "usr/bin/gfxplane-helper";
 const DAEMONS: [&str; 2] = ["libvirtd", "virtqemud"];
 
 /// The [`Moment`] of a recorded host.
-const MOMENT: &str = "var/cache/gfxplane/moment.json";
+pub(crate) const MOMENT: &str = "var/cache/gfxplane/moment.json";
 
 /// Reads all of it. QEMU is asked what it can do, if nobody has before, but not on a recorded host.
 /// Also returns what was passed over elsewhere than where the report says it.

@@ -10,6 +10,7 @@
 //! known message has a name that begins with `unknown-`, and no other has.
 
 use std::collections::BTreeSet;
+use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -17,6 +18,7 @@ use gfxplane::abilities::Abilities;
 use gfxplane::cli::explain::{print, print_log};
 use gfxplane::domain::Domain;
 use gfxplane::explain::causes::{Explanation, explain};
+use gfxplane::explain::messages::WORDINGS;
 use gfxplane::explain::situation::{Operand, Situation};
 use gfxplane::explain::{find, in_log};
 use gfxplane::fixup::Surroundings;
@@ -73,6 +75,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     let mut trials: Vec<Trial> = folders.into_iter().map(of_case).collect();
     trials.push(Trial::test("explain: what was measured", measured));
     trials.push(Trial::test("explain: what is learned from", learned));
+    trials.push(Trial::test("explain: docs/messages.md", documented));
     trials
 }
 
@@ -214,4 +217,34 @@ fn learned() -> Result<(), Failed> {
         return Err(format!("only {explained} of them were refused").into());
     }
     Ok(())
+}
+
+/// The list for people has them all.
+fn documented() -> Result<(), Failed> {
+    let cell = |text: &str| {
+        text.replace('|', "\\|")
+            .replace('<', "&lt;")
+            .replace('*', "…")
+    };
+    let mut text = String::from(
+        "# Messages that are known\n\n\
+         What `gfxplane explain` recognises ([trouble.md](trouble.md)); `…` is what differs. This list is made from src/explain/messages.rs,\n\
+         which says how the words were checked: `UPDATE_GOLDEN=1 cargo test --test cases`.\n\n\
+         | symptom | words | said by | versions known to | where |\n|---|---|---|---|---|\n",
+    );
+    for wording in WORDINGS {
+        let symptom = serde_json::to_value(wording.symptom)?;
+        let symptom = symptom.as_str().ok_or("a symptom has no name")?;
+        let by = wording.by.word();
+        let (words, versions, source) = (
+            cell(wording.words),
+            cell(wording.versions),
+            cell(wording.source),
+        );
+        writeln!(
+            text,
+            "| {symptom} | {words} | {by} | {versions} | {source} |"
+        )?;
+    }
+    golden(&tests().join("../docs/messages.md"), &text)
 }
