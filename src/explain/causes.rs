@@ -380,7 +380,7 @@ fn knowledge(found: &Found) -> Knowledge {
         ),
         Symptom::NoRenderNode => said(
             "OpenGL needs a render node (/dev/dri/renderD*): there is none, or QEMU may not open the one that the domain names or libvirt found",
-            &[],
+            &["<gl rendernode='/dev/dri/by-path/…'/> of a node that is there"],
             Fixup::Never,
             &[Topic::RenderNodes],
         ),

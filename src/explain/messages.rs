@@ -655,6 +655,13 @@ pub const WORDINGS: &[Wording] = &[
         "hw/vfio/container.c, vfio_group_get; the words are the kernel's EBUSY",
     ),
     said(
+        Symptom::InUse,
+        Qemu,
+        "error bind device fd=*: Device or resource busy",
+        "10.0",
+        "hw/vfio/iommufd.c, iommufd_cdev_connect_and_bind; the words are the kernel's EBUSY",
+    ),
+    said(
         Symptom::VfioForbidden,
         Qemu,
         "/dev/vfio/*: Permission denied",
