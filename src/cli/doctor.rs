@@ -86,7 +86,8 @@ pub fn print(out: &mut dyn Write, lines: &[Line]) -> std::io::Result<()> {
 
 /// Names of files may hold anything; a line stays a line, and a terminal does not act on it.
 fn plain(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect()
+    let words: Vec<&str> = text.split_whitespace().collect();
+    words
+        .join(" ")
+        .replace(|c: char| c.is_control(), "\u{fffd}")
 }

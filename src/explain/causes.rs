@@ -11,8 +11,9 @@ use crate::evidence::Finding;
 use crate::facts::{Display, Reason};
 use crate::inventory::{DeviceEntry, State};
 use crate::names::DeviceId;
-use crate::predict::Outcome;
+use crate::policy::Consent;
 use crate::predict::versions::{OPREGION_BY_DEFAULT, SPICE_GL_OVER_TCP, VNC_BINDS};
+use crate::predict::{Danger, Outcome};
 
 /// A message, explained.
 #[derive(Debug, Clone, Serialize)]
@@ -73,7 +74,11 @@ pub fn explain(found: &Found, host: &doctor::Host, domain: Option<&Situation>) -
     for id in devices(found, domain) {
         here.extend(of_device(id, host, wording.symptom));
     }
-    let refused = domain.map(|domain| prediction(domain, wording.symptom, &mut here));
+    let refused = match wording.symptom {
+        // Which message it rests on stands beside it.
+        Symptom::Vetoed => None,
+        symptom => domain.map(|domain| prediction(domain, symptom, &mut here)),
+    };
     let mended = domain.and_then(|domain| {
         let wanted = match knowledge.fixup {
             Fixup::Never => false,
@@ -86,15 +91,23 @@ pub fn explain(found: &Found, host: &doctor::Host, domain: Option<&Situation>) -
     let mut changes = Vec::new();
     if let Some(mended) = &mended {
         changes.clone_from(&mended.changes);
-        cures.push(match &mended.loses[..] {
+        let lost: Vec<&str> = mended.loses.iter().map(|consent| loss(*consent)).collect();
+        cures.push(match &lost[..] {
             [] => mended.command.clone(),
-            _ => format!(
-                "{} (a screen is then seen on this host only, or a video card goes)",
-                mended.command
-            ),
+            _ => format!("{} ({})", mended.command, lost.join("; ")),
         });
     } else if let Some(domain) = domain.filter(|_| knowledge.fixup != Fixup::Never) {
         cures.extend(domain.cures.iter().cloned());
+    }
+    let ends = domain.is_some_and(|domain| viewers_end(domain, wording.symptom, &mut here));
+    if domain.is_none() && knowledge.fixup != Fixup::Never {
+        cures.push("gfxplane explain --domain DOMAIN shows what has to be changed in it".into());
+    }
+    // What is missing on the host may not show in a prediction.
+    let by_domain_alone = knowledge.fixup == Fixup::Refused && knowledge.topics.is_empty();
+    let is_over = refused == Some(false) && by_domain_alone && !ends;
+    if is_over {
+        cures = vec!["none, if the domain has been changed since: start it again; else this is a mistake of gfxplane's (gfxplane collect DIR, for a report)".into()];
     }
     let lines = of_host(host, knowledge.topics);
     for line in &lines {
@@ -106,7 +119,8 @@ pub fn explain(found: &Found, host: &doctor::Host, domain: Option<&Situation>) -
         ));
     }
     let own = lines.into_iter().flat_map(|line| line.cures);
-    for cure in own.chain(knowledge.cures) {
+    let general = knowledge.cures.into_iter().filter(|_| !is_over);
+    for cure in own.chain(general) {
         let cure = match domain {
             Some(domain) => cure.replace("DOMAIN", &domain.operand),
             None => cure,
@@ -130,13 +144,30 @@ pub fn explain(found: &Found, host: &doctor::Host, domain: Option<&Situation>) -
     }
 }
 
+/// What is lost with a consent.
+fn loss(consent: Consent) -> &'static str {
+    match consent {
+        Consent::Remote => "a screen is then seen on this host only",
+        Consent::Video => "the guest loses its video card",
+    }
+}
+
 /// The devices that a message may be about.
 fn devices(found: &Found, domain: Option<&Situation>) -> Vec<DeviceId> {
     if let Some(id) = found.device {
         return vec![id];
     }
-    let about_displays = matches!(
-        found.wording.symptom,
+    let about_displays = is_about_displays(found.wording.symptom);
+    let vgpus = domain.and_then(|domain| domain.plan.as_ref());
+    let vgpus = vgpus.iter().flat_map(|plan| &plan.screens.vgpus);
+    let asked = vgpus.filter(|vgpu| about_displays && vgpu.display);
+    asked.map(|vgpu| vgpu.id).collect()
+}
+
+/// Whether a message is about the display that a device has.
+fn is_about_displays(symptom: Symptom) -> bool {
+    matches!(
+        symptom,
         Symptom::OpenglMissing
             | Symptom::NoDisplay
             | Symptom::ConsoleNeedsDmabuf
@@ -146,11 +177,10 @@ fn devices(found: &Found, domain: Option<&Situation>) -> Vec<DeviceId> {
             | Symptom::ImportFailed
             | Symptom::NoOpregion
             | Symptom::ModesWithoutEdid
-    );
-    let vgpus = domain.and_then(|domain| domain.plan.as_ref());
-    let vgpus = vgpus.iter().flat_map(|plan| &plan.screens.vgpus);
-    let asked = vgpus.filter(|vgpu| about_displays && vgpu.display);
-    asked.map(|vgpu| vgpu.id).collect()
+            | Symptom::ModesWithoutDisplay
+            | Symptom::RamfbWithoutDisplay
+            | Symptom::NotVga
+    )
 }
 
 /// What this host knows of a device.
@@ -245,6 +275,26 @@ fn prediction(domain: &Situation, symptom: Symptom, here: &mut Vec<String>) -> b
     }
 }
 
+/// Says whose screen ends the guest if a viewer chooses it; whether there is one.
+fn viewers_end(domain: &Situation, symptom: Symptom, here: &mut Vec<String>) -> bool {
+    if !matches!(
+        symptom,
+        Symptom::ConsoleNeedsDmabuf | Symptom::ConsoleNeedsContext
+    ) {
+        return false;
+    }
+    let dangers = domain.plan.iter().flat_map(|plan| &plan.before.dangers);
+    let before = here.len();
+    here.extend(dangers.filter_map(|danger| match danger {
+        Danger::ViewerEndsGuest { screen } => Some(format!(
+            "domain {}: whoever chooses the screen of {screen} in a VNC viewer ends the guest",
+            domain.name
+        )),
+        Danger::RegionFault { .. } => None,
+    }));
+    here.len() > before
+}
+
 /// What the checks of a host about these topics have against it.
 fn of_host(host: &doctor::Host, topics: &[Topic]) -> Vec<Line> {
     if topics.is_empty() {
@@ -264,7 +314,7 @@ fn knowledge(found: &Found) -> Knowledge {
     };
     let filled_in = |place: usize| found.filled_in.get(place).map_or("", String::as_str);
     const OFF: &str = "display='off' on the hostdev: no screen from the device";
-    const GL: &str = "spice with <listen type='none'/> and <gl enable='yes'/>, or dbus with gl; gfxplane fixup --define DOMAIN does it";
+    const GL: &str = "spice with <listen type='none'/> and <gl enable='yes'/>, or dbus with gl";
     const NODE: &str = "<gl rendernode='/dev/dri/by-path/…'/> of another GPU";
     match found.wording.symptom {
         Symptom::OpenglMissing => said(
@@ -275,13 +325,16 @@ fn knowledge(found: &Found) -> Knowledge {
         ),
         Symptom::NoDisplay => said(
             "the hostdev has display='on', and its device has no display: a compute profile, a whole device that is passed through, or a driver without one",
-            &["display='off' on the hostdev; gfxplane fixup --define DOMAIN does it"],
+            &["display='off' on the hostdev"],
             Fixup::Refused,
             &[],
         ),
         Symptom::GraphicsMissing => said(
             "the hostdev has display='on', and the domain has no <graphics> that could show it",
-            &["gfxplane fixup --define DOMAIN", OFF],
+            &[
+                "a <graphics>: spice with <listen type='none'/>, and <video> with model none",
+                OFF,
+            ],
             Fixup::Refused,
             &[],
         ),
@@ -293,13 +346,13 @@ fn knowledge(found: &Found) -> Knowledge {
         ),
         Symptom::RamfbTwice => said(
             "a guest can have one ramfb, and two devices, or a device and a <video> of model ramfb, have it",
-            &["ramfb='off' on all but one hostdev; gfxplane fixup --define DOMAIN does it"],
+            &["ramfb='off' on all but one hostdev"],
             Fixup::Refused,
             &[],
         ),
         Symptom::RamfbWithoutDisplay => said(
             "ramfb shows firmware and boot on a device's display, which is off",
-            &["display='on', or no ramfb; gfxplane fixup --define DOMAIN does the second"],
+            &["display='on', or no ramfb"],
             Fixup::Refused,
             &[],
         ),
@@ -319,29 +372,25 @@ fn knowledge(found: &Found) -> Knowledge {
         ),
         Symptom::ModesWithoutDisplay => said(
             "xres and yres are about the device's display, which is off",
-            &[
-                "display='on', or take xres and yres out; gfxplane fixup --define DOMAIN does the second",
-            ],
+            &["display='on', or take xres and yres out"],
             Fixup::Refused,
             &[],
         ),
         Symptom::ModesWithoutEdid => said(
             "xres and yres go to the guest by the device's EDID region, and it has none: its screen is a region, or its driver is too old (Linux before 5.0)",
-            &["take xres and yres out; gfxplane fixup --define DOMAIN does it"],
+            &["take xres and yres out"],
             Fixup::Refused,
             &[],
         ),
         Symptom::OpenglTwice => said(
             "QEMU has one OpenGL context, and both spice with gl and egl-headless want it",
-            &["one of them: spice with gl alone shows the same; gfxplane fixup --define DOMAIN"],
+            &["one of them: spice with gl alone shows the same"],
             Fixup::Refused,
             &[],
         ),
         Symptom::EglHeadlessUnfit => said(
             "egl-headless draws for VNC or spice without gl, and nothing else can be beside it",
-            &[
-                "take egl-headless out, and give the other graphics gl; gfxplane fixup --define DOMAIN",
-            ],
+            &["take egl-headless out, and give the other graphics gl"],
             Fixup::Refused,
             &[],
         ),
@@ -358,9 +407,7 @@ fn knowledge(found: &Found) -> Knowledge {
             ),
             ..said(
                 "",
-                &[
-                    "<listen type='none'/> or a socket, and virt-viewer --attach on this host; gfxplane fixup --define DOMAIN does it where spice listened on loopback",
-                ],
+                &["<listen type='none'/> or a socket, and virt-viewer --attach on this host"],
                 Fixup::Refused,
                 &[],
             )
@@ -374,7 +421,7 @@ fn knowledge(found: &Found) -> Knowledge {
         },
         Symptom::ConsoleNeedsContext => said(
             "a screen needs OpenGL, and two of the graphics can't have it together: what has it (spice with gl, dbus with gl) takes no VNC beside it",
-            &["spice with gl alone, or dbus with gl alone; gfxplane fixup --define DOMAIN"],
+            &["spice with gl alone, or dbus with gl alone"],
             Fixup::Refused,
             &[],
         ),
@@ -399,7 +446,7 @@ fn knowledge(found: &Found) -> Knowledge {
         Symptom::ImportFailed => said(
             "the GPU of the render node can't take the device's buffers: for a vGPU it must be the GPU that the device is on",
             &[
-                "gfxplane fixup --define DOMAIN, which names the render node of the device's own GPU where none is named",
+                "<gl rendernode=…> with the render node of the device's own GPU",
                 NODE,
             ],
             Fixup::Always,
@@ -430,7 +477,7 @@ fn knowledge(found: &Found) -> Knowledge {
         Symptom::NoGraphicDevice => said(
             "the domain has no screen at all: its video is none, and display is off (libvirt fills that in) or missing on its hostdev",
             &[
-                "display='on' on the hostdev, if its device has a display; gfxplane fixup --define DOMAIN does it",
+                "display='on' on the hostdev, if its device has a display",
                 "a <video>",
             ],
             Fixup::Always,
@@ -450,12 +497,7 @@ fn knowledge(found: &Found) -> Knowledge {
                 "x-igd-opregion asks for a region that only Intel's devices have, and this one has none; QEMU {} and later hand it on unasked where it is",
                 OPREGION_BY_DEFAULT.since()
             ),
-            ..said(
-                "",
-                &["take x-igd-opregion out; gfxplane fixup --define DOMAIN does it"],
-                Fixup::Refused,
-                &[],
-            )
+            ..said("", &["take x-igd-opregion out"], Fixup::Refused, &[])
         },
         Symptom::OpregionHotplugged => said(
             "the OpRegion is handed to firmware at start, so it can't be for a device that is attached later",
@@ -476,9 +518,7 @@ fn knowledge(found: &Found) -> Knowledge {
             ),
             ..said(
                 "",
-                &[
-                    "libvirt's own attributes (display, ramfb), or qemu:override; gfxplane fixup --define DOMAIN carries it over",
-                ],
+                &["libvirt's own attributes (display, ramfb), or qemu:override"],
                 Fixup::Refused,
                 &[],
             )
@@ -600,8 +640,11 @@ fn knowledge(found: &Found) -> Knowledge {
             ),
             ..said(
                 "",
-                &["hook = \"warn\" in /etc/gfxplane/gfxplane.toml leaves it to QEMU"],
-                Fixup::Refused,
+                &[
+                    "gfxplane fixup --define DOMAIN, as the line says",
+                    "hook = \"warn\" in /etc/gfxplane/gfxplane.toml leaves it to QEMU",
+                ],
+                Fixup::Never,
                 &[],
             )
         },
