@@ -108,7 +108,9 @@ fn matches(text: &str, lower: &str, words: &str) -> Option<(usize, usize, Vec<St
         let mut end = start + first.len();
         let mut filled_in = Vec::new();
         for part in &rest {
-            let at = lower[end..].find(part).filter(|at| *at <= LONGEST)?;
+            // No further: a guest may have written a line that is long, and full of beginnings.
+            let limit = lower.floor_char_boundary(end + LONGEST + part.len());
+            let at = lower[end..limit].find(part)?;
             filled_in.push(text[end..end + at].to_owned());
             end += at + part.len();
         }
@@ -131,7 +133,7 @@ fn device_after(text: &str) -> Option<DeviceId> {
     names(text).next()
 }
 
-/// The domain that a text names: libvirt's `Failed to start domain 'guest'` (before 7.1 without the quotation
+/// The domain that a text names: libvirt's `Failed to start domain 'guest'` (older ones without the quotation
 /// marks), or what the hook says.
 #[must_use]
 pub fn domain_of(text: &str) -> Option<String> {
