@@ -185,14 +185,15 @@ impl Explain {
             (None, Some(device)) => with_device(context, device),
             (None, None) => return Ok(None),
         };
-        match of_libvirt {
+        let named = match of_libvirt {
             Ok(Some((name, xml))) => look_at(context, &name, &xml).map(Some),
             Ok(None) => Ok(None),
-            Err(error) => {
-                context.say(&format!("nothing is said of a domain: {error}"));
-                Ok(None)
-            }
-        }
+            Err(error) => Err(error.into()),
+        };
+        Ok(named.unwrap_or_else(|error| {
+            context.say(&format!("nothing is said of a domain: {error:#}"));
+            None
+        }))
     }
 
     /// The end of the domain's log.
