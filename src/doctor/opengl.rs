@@ -1,6 +1,6 @@
 //! OpenGL: render nodes, who may open them, the libraries, and what QEMU has of it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::abilities::Abilities;
 use crate::doctor::{Host, Report, Topic, Verdict, listed};
@@ -135,7 +135,7 @@ pub(super) fn emulators(host: &Host, report: &mut Report) {
     }
 }
 
-fn one(host: &Host, emulator: &PathBuf, abilities: &Abilities, report: &mut Report) {
+fn one(host: &Host, emulator: &Path, abilities: &Abilities, report: &mut Report) {
     let what = format!("for OpenGL in {}", emulator.display());
     let Some(frontends) = &abilities.frontends else {
         report

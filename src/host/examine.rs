@@ -249,14 +249,11 @@ fn is_executable(root: &Root, path: &Path) -> bool {
 
 fn udev_rule(root: &Root) -> Option<UdevRule> {
     let is_in = |directory: &&str| root.join(directory).join(UDEV_RULE).exists();
-    if ["etc/udev/rules.d", "run/udev/rules.d"]
-        .iter()
-        .any(|d| is_in(&d))
-    {
+    if ["etc/udev/rules.d", "run/udev/rules.d"].iter().any(is_in) {
         Some(UdevRule::Hidden)
     } else if ["usr/lib/udev/rules.d", "lib/udev/rules.d"]
         .iter()
-        .any(|d| is_in(&d))
+        .any(is_in)
     {
         Some(UdevRule::Installed)
     } else {
