@@ -151,7 +151,7 @@ fn messages_logs_and_hosts_are_explained() {
         (&["no space left on device"], 1, "is not known"),
         (&["--json", "no space left on device"], 1, "is not known"),
         (&["kein Gerät"], 1, "LC_ALL=C"),
-        (&[], 2, "--domain"),
+        (&[], 2, "<MESSAGE>"),
         (&["--domain", "/nowhere.xml"], 3, "/nowhere.xml"),
     ] {
         ends(&explain(arguments), code, stderr);
