@@ -73,6 +73,7 @@ impl Collect {
         let mut notes = Vec::new();
         let (sources, seen) = watched(|| {
             settings::config(root, &mut notes);
+            examine::render_nodes(root, &mut notes);
             Sources::read(root)
         });
         notes.extend(sources.host.warnings.iter().cloned());
@@ -415,9 +416,6 @@ impl<'a> Copy<'a> {
             "/etc/udev/rules.d/61-gfxplane.rules",
             host.udev_rule == Some(UdevRule::Hidden),
         ));
-        for node in &host.render_nodes {
-            files.push((node.path.clone(), String::new(), false));
-        }
         let programs = host.mdevctl.iter().cloned();
         let helper = host
             .helper
@@ -481,19 +479,6 @@ impl<'a> Copy<'a> {
             let directory = &scripts.directory;
             let inside = directory.strip_prefix("/").unwrap_or(directory);
             self.make(&Path::new("root").join(inside), Part::Directory)?;
-        }
-        for node in &host.render_nodes {
-            if let Some((name, driver)) = node.path.file_name().zip(node.driver.as_ref()) {
-                let device = Path::new("root/sys/class/drm").join(name).join("device");
-                let to = self.to.join(&device);
-                // The node may be there as a link into what is not.
-                if fs::symlink_metadata(to.join("driver")).is_err()
-                    && fs::create_dir_all(to).is_ok()
-                {
-                    let target = Path::new("../../../../bus/pci/drivers").join(driver);
-                    self.make(&device.join("driver"), Part::Link(target))?;
-                }
-            }
         }
         Ok(())
     }

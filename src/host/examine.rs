@@ -15,7 +15,9 @@ use std::time::{Duration, SystemTime};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Gid, Group, SysconfVar, Uid, User, sysconf};
 
-use super::{Root, Warning, is_dir, read_names, read_text, run, settings};
+use super::{
+    Root, Warning, is_dir, read_link, read_names, read_names_that, read_text, run, settings,
+};
 use crate::doctor::{
     Access, Host, Moment, Profile, QemuUser, RenderNode, Running, Script, Scripts, Selinux,
     UdevRule,
@@ -125,14 +127,14 @@ fn stale(root: &Root, sources: &Sources) -> Vec<DeviceId> {
     .collect()
 }
 
-fn render_nodes(root: &Root, warnings: &mut Vec<Warning>) -> Vec<RenderNode> {
-    let nodes = read_names(&root.join("dev/dri"), warnings);
-    nodes
+/// The render nodes, with the drivers behind them.
+pub(crate) fn render_nodes(root: &Root, warnings: &mut Vec<Warning>) -> Vec<RenderNode> {
+    let is_node = |name: &str| name.starts_with("renderD");
+    read_names_that(is_node, &root.join("dev/dri"), warnings)
         .into_iter()
-        .filter(|name| name.starts_with("renderD"))
         .map(|name| {
             let driver = root.join("sys/class/drm").join(&name).join("device/driver");
-            let driver = fs::read_link(driver).ok();
+            let driver = read_link(&driver).ok();
             let driver = driver.as_deref().and_then(Path::file_name);
             RenderNode {
                 path: Path::new("/dev/dri").join(name),
