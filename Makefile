@@ -10,7 +10,7 @@ DEB = target/debian/gfxplane_0.1.0-1_amd64.deb
 DENY = $(or $(shell command -v cargo-deny),target/deny/bin/cargo-deny) --locked
 
 # Machine tests that CI does not run.
-BY_NAME = test-vm-answers test-vm-openers test-vm-types test-vm-viaqemu test-vm-running
+BY_NAME = test-vm-answers test-vm-openers test-vm-types test-vm-viaqemu test-vm-running test-vm-messages
 
 .PHONY: demo test fuzz deb rpm deny advisories test-vm $(BY_NAME) bench setup setup-deb setup-deny setup-fuzz check
 

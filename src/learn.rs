@@ -119,6 +119,40 @@ pub fn began(log: &str) -> Option<Duration> {
     Some(Start::last(log)?.began)
 }
 
+/// The last start in a log, whatever its devices.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastStart<'l> {
+    /// When it began, since 1970.
+    pub began: Duration,
+    /// QEMU's version, as libvirt has it.
+    pub qemu: Option<Version>,
+    /// The domain's UUID.
+    pub domain: Option<Uuid>,
+    /// Whether the domain started; `None` if the log does not say.
+    pub started: Option<bool>,
+    /// How often something has failed after that before there was a QEMU.
+    pub failed_since: usize,
+    /// What came after the command line.
+    pub printed: &'l str,
+}
+
+impl<'l> LastStart<'l> {
+    /// Reads it; `None` if there is no whole start in the log.
+    #[must_use]
+    pub fn of(log: &'l str) -> Option<Self> {
+        let start = Start::last(log)?;
+        let reasons = start.printed.lines().filter_map(reason);
+        Some(LastStart {
+            domain: start.value("-uuid").and_then(|uuid| uuid.parse().ok()),
+            started: start.has_started(),
+            failed_since: reasons.skip(1).filter(|reason| *reason == "failed").count(),
+            began: start.began,
+            qemu: start.qemu,
+            printed: start.printed,
+        })
+    }
+}
+
 /// One start.
 struct Start<'l> {
     began: Duration,

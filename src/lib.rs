@@ -35,6 +35,8 @@
 //!   oVirt do. [`undo`] is what a change takes to be taken back, [`log`] what is told of it.
 //! * [`verify`] makes a domain small enough to be tried, and holds the answer against the prediction.
 //! * [`testimony`] is what a QEMU said of a device, and [`learn`] finds it in a domain's log.
+//! * [`explain`] knows the messages of QEMU and libvirt, why they are said, and what helps; [`doctor`] what
+//!   of a whole host is in the way.
 //! * [`cli`] is what the programs share: arguments, tables, exit codes.
 //! * [`xml`] edits XML by its bytes and knows nothing of libvirt.
 //!
@@ -44,8 +46,10 @@
 pub mod abilities;
 pub mod cli;
 pub mod config;
+pub mod doctor;
 pub mod domain;
 pub mod evidence;
+pub mod explain;
 pub mod export;
 pub mod facts;
 pub mod fixup;

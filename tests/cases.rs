@@ -16,6 +16,9 @@
 //! `tests/wrapper` has calls of mdevctl, and what is made of them for libvirt before 10.1.
 //! `tests/learn` has logs of domains, and what is learned from them.
 //!
+//! `tests/doctor` has hosts, and what stands between them and a display.
+//! `tests/explain` has messages and logs, and what is said of them.
+//!
 //! `tests/vm/matrix-measured` has what a real QEMU did with domains.
 //!
 //! `tests/lossless` has odd XML documents, for the engine that edits them.
@@ -28,6 +31,8 @@ mod support {
     pub(crate) mod commands;
     pub(crate) mod completions;
     pub(crate) mod docs;
+    pub(crate) mod doctor;
+    pub(crate) mod explain;
     pub(crate) mod export;
     pub(crate) mod fixup;
     pub(crate) mod hook;
@@ -59,6 +64,8 @@ fn main() -> ExitCode {
     trials.extend(support::property::trials());
     trials.extend(support::collect::trials());
     trials.extend(support::export::trials());
+    trials.extend(support::doctor::trials());
+    trials.extend(support::explain::trials());
     trials.extend(support::fixup::trials());
     trials.extend(support::hook::trials());
     trials.extend(support::plan::trials());

@@ -129,6 +129,80 @@ fn exit_codes_of_the_tool() {
 }
 
 #[test]
+fn messages_logs_and_hosts_are_explained() {
+    let host = Host::new();
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let case = |name: &str| tests.join("explain").join(name);
+    let read = |path: PathBuf| fs::read_to_string(path).unwrap();
+    let log = read(case("log-dmabuf-without-opengl").join("log"));
+    host.write("var/log/libvirt/qemu/guest.log", &log);
+    let xml = case("log-dmabuf-without-opengl").join("domain.xml");
+    let xml = xml.to_str().unwrap();
+    let explain = |arguments: &[&str]| {
+        let mut all = vec!["--root", host.path(), "explain"];
+        all.extend(arguments);
+        run(TOOL, &all)
+    };
+    let known = "vfio-display-dmabuf: opengl not available";
+    for (arguments, code, stderr) in [
+        (&[known][..], 0, ""),
+        (&[known, "--domain", xml], 0, ""),
+        (&["--domain", xml], 0, ""),
+        (&["no space left on device"], 1, "is not known"),
+        (&["--json", "no space left on device"], 1, "is not known"),
+        (&["kein Gerät"], 1, "LC_ALL=C"),
+        (&[], 2, "<MESSAGE>"),
+        (&["--domain", "/nowhere.xml"], 3, "/nowhere.xml"),
+    ] {
+        ends(&explain(arguments), code, stderr);
+    }
+    let json =
+        |output: &Output| -> serde_json::Value { serde_json::from_slice(&output.stdout).unwrap() };
+    let found = json(&explain(&["--json", "--domain", xml]));
+    assert_eq!(
+        (&found["format"], &found["domain"]),
+        (&1.into(), &"guest".into())
+    );
+    assert_eq!(found["log"]["began"], "2026-11-22T18:34:30Z");
+    let explained = &found["explained"][0];
+    assert_eq!(explained["symptom"], "opengl-missing");
+    assert_eq!(explained["device"], DEVICE);
+    let cure = explained["cures"][0].as_str().unwrap();
+    assert!(
+        cure.starts_with("gfxplane fixup ") && cure.contains(xml),
+        "{cure}"
+    );
+    assert!(
+        explained["diff"].as_str().unwrap().contains("\n+"),
+        "{explained}"
+    );
+    // Without a log, what is predicted of the domain.
+    fs::remove_file(host.0.path().join("var/log/libvirt/qemu/guest.log")).unwrap();
+    let output = explain(&["--domain", xml]);
+    ends(&output, 0, "has no log");
+    assert!(
+        text(&output.stdout).contains(known),
+        "{}",
+        text(&output.stdout)
+    );
+
+    // As the host was recorded nobody looked for what doctor wants.
+    let output = run(TOOL, &["--root", host.path(), "doctor", "--json"]);
+    ends(&output, 1, "");
+    let said = json(&output);
+    assert_eq!(
+        (&said["format"], &said["verdict"]),
+        (&1.into(), &"FAIL".into())
+    );
+    let lines = said["lines"].as_array().unwrap();
+    assert!(
+        lines
+            .iter()
+            .any(|line| line["what"] == "for vfio" && line["verdict"] == "FAIL")
+    );
+}
+
+#[test]
 fn nobody_reading_is_no_failure() {
     let script = format!("{TOOL} --root {} list --json | head -1", lab().display());
     let output = run("bash", &["-c", &format!("set -o pipefail; {script}")]);

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, symlink};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
 use std::time::SystemTime;
 
@@ -15,9 +15,10 @@ use nix::libc;
 
 use crate::abilities::Abilities;
 use crate::cli::{Context, End, Failure};
+use crate::doctor::{self, Moment, UdevRule};
 use crate::domain::{Domain, POLICY_NAMESPACE};
 use crate::host::emulator::{self, Asking};
-use crate::host::{Last, Root, Warning, settings, watched};
+use crate::host::{Last, Root, Warning, examine, settings, watched};
 use crate::inventory::Sources;
 use crate::rules::BUILT_IN;
 use crate::xml::{self, Document, Edit, Element, escape};
@@ -72,6 +73,7 @@ impl Collect {
         let mut notes = Vec::new();
         let (sources, seen) = watched(|| {
             settings::config(root, &mut notes);
+            examine::render_nodes(root, &mut notes);
             Sources::read(root)
         });
         notes.extend(sources.host.warnings.iter().cloned());
@@ -85,6 +87,7 @@ impl Collect {
         }
         copy.host(&seen, &mut notes)?;
         let abilities = copy.emulators(&emulators, &mut notes)?;
+        copy.examined(&examine::read(root).0)?;
         for (place, domain) in domains.iter().enumerate() {
             let name = format!("domains/domain-{}.xml", place + 1);
             copy.text(Path::new(&name), &domain.text)?;
@@ -394,6 +397,92 @@ impl<'a> Copy<'a> {
         Ok(all)
     }
 
+    /// What `gfxplane doctor` looks at, and nobody else: that it is there, not what is in it, as scripts of
+    /// others may hold anything.
+    fn examined(&mut self, host: &doctor::Host) -> Result<(), Failure> {
+        let there = |path: &str, is: bool| is.then(|| (PathBuf::from(path), String::new(), false));
+        let mut files: Vec<(PathBuf, String, bool)> = Vec::new();
+        files.extend(there("/dev/vfio/vfio", host.vfio));
+        files.extend(there("/dev/kvm", host.kvm));
+        files.extend(there(
+            "/usr/share/glvnd/egl_vendor.d/50_vendor.json",
+            host.egl_vendor,
+        ));
+        files.extend(there(
+            "/usr/lib/udev/rules.d/61-gfxplane.rules",
+            host.udev_rule.is_some(),
+        ));
+        files.extend(there(
+            "/etc/udev/rules.d/61-gfxplane.rules",
+            host.udev_rule == Some(UdevRule::Hidden),
+        ));
+        let programs = host.mdevctl.iter().cloned();
+        let helper = host
+            .helper
+            .then(|| PathBuf::from("/usr/bin/gfxplane-helper"));
+        for program in programs.chain(helper) {
+            files.push((program, String::new(), true));
+        }
+        let scripts = host.scripts.iter().flat_map(|of| &of.scripts);
+        for script in scripts.chain(&host.hooks) {
+            files.push((script.path.clone(), String::new(), script.executable));
+        }
+        for profile in &host.profiles {
+            let rule = |allowed, rule: &str| {
+                if allowed {
+                    format!("{rule}\n")
+                } else {
+                    String::new()
+                }
+            };
+            let text = rule(profile.hooks, "/etc/libvirt/hooks/** rmix,")
+                + &rule(profile.helper, "/usr/bin/* PUx,");
+            let path = format!("/etc/apparmor.d/usr.sbin.{}", profile.daemon);
+            files.push((path.into(), text, false));
+            let enabled = "/sys/module/apparmor/parameters/enabled";
+            files.push((enabled.into(), "Y\n".into(), false));
+        }
+        if let Some(selinux) = host.selinux {
+            let digit = |is| u8::from(is).to_string();
+            files.push((
+                "/sys/fs/selinux/enforce".into(),
+                digit(selinux.enforcing),
+                false,
+            ));
+            if let Some(is) = selinux.hooks_unconfined {
+                let path = "/sys/fs/selinux/booleans/virt_hooks_unconfined";
+                files.push((path.into(), digit(is), false));
+            }
+        }
+        for id in &host.stale {
+            let path = PathBuf::from(format!("/run/gfxplane/records/{id}.json"));
+            let text = fs::read_to_string(self.from.join(path.strip_prefix("/").unwrap_or(&path)));
+            // It may have been forgotten meanwhile.
+            files.extend(text.ok().map(|text| (path, text, false)));
+        }
+        if host.moment != Moment::default() {
+            let text = serde_json::to_string_pretty(&host.moment).expect("it has only string keys");
+            files.push((Path::new("/").join(examine::MOMENT), text + "\n", false));
+        }
+        for (path, text, executable) in files {
+            let path = Path::new("root").join(path.strip_prefix("/").unwrap_or(&path));
+            let is_new = !self.written.contains(&path);
+            self.text(&path, &text)?;
+            if is_new && executable {
+                let to = self.to.join(&path);
+                let mode = fs::Permissions::from_mode(0o755);
+                fs::set_permissions(&to, mode).map_err(|error| unwritable(&to, &error))?;
+            }
+        }
+        // Where mdevctl has directories matters, too.
+        for scripts in &host.scripts {
+            let directory = &scripts.directory;
+            let inside = directory.strip_prefix("/").unwrap_or(directory);
+            self.make(&Path::new("root").join(inside), Part::Directory)?;
+        }
+        Ok(())
+    }
+
     fn text(&mut self, path: &Path, text: &str) -> Result<(), Failure> {
         if let Some(directory) = path.parent() {
             self.make(directory, Part::Directory)?;
@@ -539,8 +628,8 @@ fn readme(kernel: &str, abilities: &[(PathBuf, Abilities)], notes: &[Warning]) -
          of probes, definitions of mdevs, configuration and rules, what QEMU and libvirt can do.\n\n\
          UUIDs of mdevs, PCI addresses, the boot id and the kernel release are the host's own. Serial\n\
          numbers, MAC addresses and host names are not in it; domains have no passwords, disks, MAC\n\
-         addresses, names or UUIDs of their own. What is written in configuration, definitions and\n\
-         the rest of a domain is there as it was.\n\n\
+         addresses, names or UUIDs of their own. Hooks and scripts of others are there by name, and empty.\n\
+         What is written in configuration, definitions and the rest of a domain is there as it was.\n\n\
          As a test case: put it into tests/hosts (a domain into tests/fixup) and run\n\
          `UPDATE_GOLDEN=1 cargo test --test cases`.\n",
     );

@@ -3,6 +3,8 @@
 
 pub mod check;
 pub mod collect;
+pub mod doctor;
+pub mod explain;
 pub mod fixup;
 pub mod learn;
 pub mod libvirt;

@@ -8,6 +8,8 @@ use nix::sys::stat::{Mode, umask};
 
 use crate::cli::check::Check;
 use crate::cli::collect::Collect;
+use crate::cli::doctor::Doctor;
+use crate::cli::explain::Explain;
 use crate::cli::fixup::Fixup;
 use crate::cli::learn::Learn;
 use crate::cli::libvirt::Libvirt;
@@ -41,6 +43,8 @@ enum Verb {
     List(List),
     Check(Check),
     Collect(Collect),
+    Doctor(Doctor),
+    Explain(Explain),
     Fixup(Fixup),
     Learn(Learn),
     Undo(Undo),
@@ -63,6 +67,7 @@ impl Arguments {
     pub fn ask_libvirt(&self) -> bool {
         match &self.verb {
             Verb::Check(check) => check.asks_libvirt(),
+            Verb::Explain(explain) => explain.asks_libvirt(),
             Verb::Fixup(fixup) => fixup.asks_libvirt(),
             Verb::Verify(verify) => verify.asks_libvirt(),
             Verb::Watch(_) => true,
@@ -73,6 +78,7 @@ impl Arguments {
             Verb::List(_)
             | Verb::Log(_)
             | Verb::Collect(_)
+            | Verb::Doctor(_)
             | Verb::Qemu(_)
             | Verb::Rules(_)
             | Verb::VerifyChild(_) => false,
@@ -100,6 +106,8 @@ pub fn run(arguments: Arguments, libvirt: Arc<dyn Libvirt>) -> anyhow::Result<En
         Verb::List(list) => list.run(&context, &mut out),
         Verb::Check(check) => check.run(&context, &mut out),
         Verb::Collect(collect) => collect.run(&context, &mut out),
+        Verb::Doctor(doctor) => doctor.run(&context, &mut out),
+        Verb::Explain(explain) => explain.run(&context, &mut out),
         Verb::Fixup(fixup) => fixup.run(&context, &mut out),
         Verb::Learn(learn) => learn.run(&context, &mut out),
         Verb::Undo(undo) => undo.run(&context, &mut out),

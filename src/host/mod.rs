@@ -3,6 +3,7 @@
 //! Every function takes a [`Root`]: `/` for this machine, or the directory of a recorded host.
 //!
 //! * [`emulator`]: what QEMU and libvirt can do.
+//! * [`examine`]: all that `gfxplane doctor` looks at.
 //! * [`marks`]: those of devices that were made to be asked.
 //! * [`sysfs`]: the devices, their drivers, types and parents.
 //! * [`mdevctl`]: mediated devices that are defined but need not be there.
@@ -15,6 +16,7 @@
 //! * [`tree`]: the sysfs-like tree of the 2018 mail, published beside the records.
 
 pub mod emulator;
+pub mod examine;
 pub mod marks;
 pub mod mdevctl;
 pub mod qemu_log;

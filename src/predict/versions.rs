@@ -42,7 +42,7 @@ impl Change {
 /// chooses another screen has it asked again. QEMU 9.0.0, d4c199566f6f "ui/vnc: Do not use
 /// console_select()". Before, it showed whatever screen was active and nobody asked (ui/vnc.c of
 /// 8.2.2 and 9.2.1; measured with 7.2.22 and 10.0.13).
-const VNC_BINDS: Change = Change {
+pub const VNC_BINDS: Change = Change {
     without: &[8, 2, 999],
     with: &[9, 0],
 };

@@ -6,13 +6,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use gfxplane::abilities::Abilities;
-use gfxplane::host::Root;
+use gfxplane::doctor::examine;
 use gfxplane::host::emulator::{self, Asking};
+use gfxplane::host::{Root, examine as reader};
 use gfxplane::inventory::{Sources, inventory};
 use gfxplane::nodedev::offline;
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
 
+use crate::support::doctor;
 use crate::support::hostile;
 use crate::support::hosts::{documents, entries};
 
@@ -41,7 +43,42 @@ pub(crate) fn trials() -> Vec<Trial> {
     more("domains", domains);
     more("what-identifies", what_identifies);
     more("readme", readme);
+    let doctor = hosts.with_file_name("doctor");
+    for name in entries(&doctor) {
+        let folder = doctor.join(&name);
+        let test = move || examined(&folder);
+        trials.push(Trial::test(format!("collect::doctor::{name}"), test));
+    }
     trials
+}
+
+/// `gfxplane doctor` says the same of the copy of a host.
+fn examined(folder: &Path) -> Result<(), Failed> {
+    let host = doctor::tree(folder)?;
+    let directory = tempfile::tempdir()?;
+    let copy = directory.path().join("copy");
+    collect(host.path(), &copy)?;
+    let lines = |root: &Path| -> Vec<String> {
+        let inside = |text: String| text.replace(&root.display().to_string(), "");
+        let lines = examine(&reader::read(&Root::recorded(root)).0);
+        lines
+            .iter()
+            .map(|line| inside(format!("{line:?}")))
+            .collect()
+    };
+    let (expected, found) = (lines(host.path()), lines(&copy.join("root")));
+    if expected == found {
+        return Ok(());
+    }
+    let missing: Vec<&String> = expected
+        .iter()
+        .filter(|line| !found.contains(line))
+        .collect();
+    let new: Vec<&String> = found
+        .iter()
+        .filter(|line| !expected.contains(line))
+        .collect();
+    Err(format!("of the copy is not said: {missing:#?}, but {new:#?}").into())
 }
 
 const DOMAIN: &str = "<domain type='kvm'>

@@ -85,6 +85,47 @@ pub(super) fn listens(root: &Root, abilities: &mut Abilities, warnings: &mut Vec
     abilities.vnc_auto_unix_socket = socket("vnc_auto_unix_socket");
 }
 
+/// What `qemu.conf` says of the user that QEMU runs as.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QemuConf {
+    /// `user`, if it is set.
+    pub user: Option<String>,
+    /// `group`.
+    pub group: Option<String>,
+    /// Whether each guest has a `/dev` of its own, whose files libvirt gives to that user: `namespaces` has
+    /// `mount`, and `dynamic_ownership` is on, as both are unless they are set.
+    pub own_dev: bool,
+}
+
+/// Reads that; without a qemu.conf, what libvirt does then. `None` if it can't be read, as by other
+/// users than root on Debian.
+pub fn qemu_conf(root: &Root, warnings: &mut Vec<Warning>) -> Option<QemuConf> {
+    let path = root.join("etc/libvirt/qemu.conf");
+    let forbidden = |error: io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+    if File::open(&path).is_err_and(forbidden) {
+        return None;
+    }
+    let text = if exists(&path) {
+        read_text(&path, warnings)?
+    } else {
+        String::new()
+    };
+    let set = |key| value(&text, key).and_then(quoted);
+    // A list may go over several lines.
+    let namespaces = value(&text, "namespaces").map(|first| {
+        let at = first.as_ptr() as usize - text.as_ptr() as usize;
+        let list = &text[at..];
+        list.split(']').next().unwrap_or_default()
+    });
+    let mount = namespaces.is_none_or(|list| list.contains("mount"));
+    let owned = value(&text, "dynamic_ownership").is_none_or(|value| switch(value) != Some(false));
+    Some(QemuConf {
+        user: set("user"),
+        group: set("group"),
+        own_dev: mount && owned,
+    })
+}
+
 /// What libvirt finds in `/dev/dri`. Where sysfs has render nodes and `/dev/dri` has not, as in a
 /// container, libvirt may see more than we do. Of a recorded host it is not known.
 pub(super) fn render_nodes(root: &Root) -> Option<RenderNodes> {

@@ -16,6 +16,7 @@ mod libvirt;
 mod trust;
 
 pub use cache::known;
+pub use libvirt::{QemuConf, qemu_conf};
 
 use std::fs;
 use std::io::{self, Read as _};

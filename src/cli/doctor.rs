@@ -1,0 +1,93 @@
+//! `gfxplane doctor`: what stands between this host and a working display.
+
+use std::io::Write;
+
+use serde::Serialize;
+
+use crate::cli::{Context, End, Failure, json};
+use crate::doctor::{Line, Verdict, examine, worst};
+use crate::host::{Warning, examine as reader};
+use crate::record::FORMAT;
+
+/// Tell what stands between this host and a working display
+///
+/// PASS, WARN and FAIL lines: devices and what is known of them, render nodes and who may open them, QEMU's
+/// OpenGL, mdevctl and its callouts, libvirt's hooks, SELinux and AppArmor, versions with known faults, the
+/// daemon, records. Exit code 1 if anything fails. Only root sees all of it.
+#[derive(Debug, clap::Args)]
+pub struct Doctor {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Document<'l> {
+    format: u32,
+    verdict: Verdict,
+    lines: &'l [Line],
+    warnings: &'l [Warning],
+}
+
+impl Doctor {
+    /// Examines the host, and prints lines as virt-host-validate does.
+    ///
+    /// # Errors
+    /// libvirt is another host's; those of the output. What fails is no error but exit code 1.
+    pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
+        if context.is_remote() {
+            let problem = "this libvirt is another host's, which can't be examined from here: run gfxplane doctor there";
+            return Err(Failure::Environment(problem.into()).into());
+        }
+        let (host, warnings) = reader::read(&context.root);
+        let lines = examine(&host);
+        let verdict = worst(&lines);
+        if self.json {
+            let document = Document {
+                format: FORMAT,
+                verdict,
+                lines: &lines,
+                warnings: &warnings,
+            };
+            json(out, &document)?;
+        } else {
+            context.warn(&warnings);
+            print(out, &lines)?;
+        }
+        Ok(if verdict == Verdict::Fail {
+            End::Refused
+        } else {
+            End::Done
+        })
+    }
+}
+
+/// Writes lines.
+///
+/// # Errors
+/// Those of the output.
+pub fn print(out: &mut dyn Write, lines: &[Line]) -> std::io::Result<()> {
+    let widths = lines.iter().map(|line| line.what.chars().count());
+    let width = widths.max().unwrap_or(0);
+    for line in lines {
+        let more = if line.more.is_empty() {
+            String::new()
+        } else {
+            format!(" ({})", plain(&line.more))
+        };
+        let (what, verdict) = (plain(&line.what), line.verdict.word());
+        writeln!(out, "host: Checking {what:<width$} : {verdict}{more}")?;
+        for cure in &line.cures {
+            writeln!(out, "    cure: {}", plain(cure))?;
+        }
+    }
+    Ok(())
+}
+
+/// Names of files may hold anything; a line stays a line, and a terminal does not act on it.
+fn plain(text: &str) -> String {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    words
+        .join(" ")
+        .replace(|c: char| c.is_control(), "\u{fffd}")
+}

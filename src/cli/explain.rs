@@ -1,0 +1,419 @@
+//! `gfxplane explain`: what a message means, and what a domain's log says.
+
+use std::io::{IsTerminal, Read, Write};
+
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::cli::fixup::diff;
+use crate::cli::subject::{HostSurroundings, Subject, SubjectArgs};
+use crate::cli::verify::logs::directory;
+use crate::cli::{Context, End, Failure, json};
+use crate::domain::{Domain, name_and_devices};
+use crate::explain::causes::{Explanation, explain};
+use crate::explain::situation::{Operand, Situation};
+use crate::explain::{Found, Logged, domain_of, find, in_log};
+use crate::host::{examine, qemu_log};
+use crate::log::rfc3339;
+use crate::names::DeviceId;
+use crate::predict::Outcome;
+use crate::record::FORMAT;
+use crate::xml::Document;
+
+/// As much of a message is read from stdin.
+const LONGEST: u64 = 1024 * 1024;
+
+/// Explain a message of QEMU or libvirt about screens, or what a domain's log says
+///
+/// Says why it is said, what of that is so for this domain and this host, and what helps. Without a message the log
+/// of the domain's last start is looked through. Exit code 1 if the message is not known.
+#[derive(Debug, clap::Args)]
+pub struct Explain {
+    /// The message, as it was shown; - for stdin
+    #[arg(required_unless_present = "domain")]
+    message: Option<String>,
+    /// The domain: a name or UUID of libvirt's, or a file with its XML
+    #[arg(long, value_name = "DOMAIN|FILE")]
+    domain: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report<'e> {
+    format: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    domain: Option<&'e str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log: Option<&'e LogEnd>,
+    explained: Vec<Explained<'e>>,
+}
+
+#[derive(Serialize)]
+struct Explained<'e> {
+    #[serde(flatten)]
+    explanation: &'e Explanation,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    diff: String,
+}
+
+/// What the log says of the last start, in JSON.
+#[derive(Serialize)]
+struct LogEnd {
+    /// RFC 3339, UTC.
+    began: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    qemu: Option<String>,
+    started: Option<bool>,
+    failed_since: usize,
+    /// QEMU's last lines, if no message was known.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    words: Vec<String>,
+}
+
+/// A domain that was looked up.
+struct Named {
+    name: String,
+    uuid: Option<Uuid>,
+    is_active: bool,
+    situation: Situation,
+}
+
+impl Explain {
+    /// Whether libvirt is asked: for a domain that is named, or that a message names, or whose device it
+    /// names.
+    #[must_use]
+    pub fn asks_libvirt(&self) -> bool {
+        match &self.domain {
+            Some(domain) => matches!(subject(domain).subject(), Subject::Domain(_)),
+            None => true,
+        }
+    }
+
+    /// Explains, and prints.
+    ///
+    /// # Errors
+    /// There is no such domain; its log may not be read; those of the output. That a message is not known is
+    /// no error but exit code 1.
+    pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
+        let message = match self.message.as_deref() {
+            Some("-") => Some(from_stdin(context)?),
+            other => other.map(str::to_owned),
+        };
+        let mut found = message.as_deref().map(find).unwrap_or_default();
+        if message.is_some() && found.is_empty() {
+            let problem = "this message is not known: it is not about screens, or in words that gfxplane has not met";
+            context.say(problem);
+            if message
+                .as_deref()
+                .is_some_and(|message| !message.is_ascii())
+            {
+                context.say("libvirt translates its messages: repeat the command with LC_ALL=C for the English one");
+            }
+            if self.json {
+                json(out, &document(None, None, &[]))?;
+            }
+            return Ok(End::Refused);
+        }
+        let named = self.named(context, message.as_deref(), &found)?;
+        let mut logged = None;
+        if let Some(named) = named.as_ref().filter(|_| message.is_none()) {
+            logged = self.log(context, named)?;
+            found = logged
+                .as_ref()
+                .map(|logged| logged.found.clone())
+                .unwrap_or_default();
+            if found.is_empty() {
+                found = predicted(named);
+            }
+        }
+        // What is passed over has its own verbs: list and doctor.
+        let (host, _) = examine::read(&context.root);
+        let situation = named.as_ref().map(|named| &named.situation);
+        let explanations: Vec<Explanation> = found
+            .iter()
+            .map(|found| explain(found, &host, situation))
+            .collect();
+        let name = named.as_ref().map(|named| named.name.as_str());
+        if self.json {
+            let end = logged.as_ref().map(LogEnd::from);
+            json(out, &document(name, end.as_ref(), &explanations))?;
+        } else {
+            if let Some((logged, name)) = logged.as_ref().zip(name) {
+                print_log(out, name, logged)?;
+            }
+            print(out, &explanations)?;
+        }
+        // Nothing was explained: of a log that ends well there is nothing to explain.
+        let is_well = logged.is_some_and(|logged| logged.started == Some(true));
+        Ok(if explanations.is_empty() && !is_well {
+            End::Refused
+        } else {
+            End::Done
+        })
+    }
+
+    /// The domain that is named: by the user, by the message, or as that with the device.
+    fn named(
+        &self,
+        context: &Context,
+        message: Option<&str>,
+        found: &[Found],
+    ) -> anyhow::Result<Option<Named>> {
+        if let Some(domain) = &self.domain {
+            let arguments = subject(domain);
+            if let Subject::Domain(name) = arguments.subject() {
+                let definition = context.libvirt.definition(&name, false)?;
+                let mut named = look_at(context, domain, &definition.xml)?;
+                named.is_active = definition.is_active;
+                return Ok(Some(named));
+            }
+            return look_at(context, domain, &arguments.read(context)?).map(Some);
+        }
+        if context.root.is_recorded() {
+            return Ok(None);
+        }
+        // Without libvirt the message is explained all the same, for no domain.
+        let by_name = message.and_then(domain_of);
+        let device = found.iter().find_map(|found| found.device);
+        let of_libvirt = match (by_name, device) {
+            (Some(name), _) => {
+                let definition = context.libvirt.definition(&name, false);
+                definition.map(|definition| Some((name, definition.xml)))
+            }
+            (None, Some(device)) => with_device(context, device),
+            (None, None) => return Ok(None),
+        };
+        let named = match of_libvirt {
+            Ok(Some((name, xml))) => look_at(context, &name, &xml).map(Some),
+            Ok(None) => Ok(None),
+            Err(error) => Err(error.into()),
+        };
+        Ok(named.unwrap_or_else(|error| {
+            context.say(&format!("nothing is said of a domain: {error:#}"));
+            None
+        }))
+    }
+
+    /// The end of the domain's log.
+    fn log(&self, context: &Context, named: &Named) -> anyhow::Result<Option<Logged>> {
+        if context.is_remote() {
+            let problem = "this libvirt is another host's, whose logs can't be read from here: run gfxplane there";
+            return Err(Failure::Environment(problem.into()).into());
+        }
+        let directory = directory(&context.root, context.connect.as_deref())
+            .ok_or_else(|| Failure::Environment("there is no HOME to look for logs in".into()))?;
+        let text =
+            qemu_log::tail(&context.root, &directory, &named.name).map_err(Failure::Environment)?;
+        let Some(text) = text else {
+            context.say(&format!(
+                "{} has no log: it was never started here",
+                named.name
+            ));
+            return Ok(None);
+        };
+        let mut logged = in_log(&text, named.uuid);
+        match &mut logged {
+            None => context.say(&format!(
+                "the log of {} has no whole start of this domain: another had its name, or the file was begun anew",
+                named.name
+            )),
+            // Of a domain that runs the log has no end.
+            Some(logged) if named.is_active && logged.started.is_none() => {
+                logged.started = Some(true);
+            }
+            Some(_) => {}
+        }
+        Ok(logged)
+    }
+}
+
+fn document<'e>(
+    domain: Option<&'e str>,
+    log: Option<&'e LogEnd>,
+    explanations: &'e [Explanation],
+) -> Report<'e> {
+    let explained = |explanation: &'e Explanation| Explained {
+        explanation,
+        diff: difference(explanation),
+    };
+    Report {
+        format: FORMAT,
+        domain,
+        log,
+        explained: explanations.iter().map(explained).collect(),
+    }
+}
+
+/// A domain or file as the other verbs take it.
+fn subject(domain: &str) -> SubjectArgs {
+    SubjectArgs {
+        subject: domain.to_owned(),
+        qemu: None,
+        libvirt_version: None,
+        policy: None,
+        consent: None,
+    }
+}
+
+fn from_stdin(context: &Context) -> anyhow::Result<String> {
+    let stdin = std::io::stdin();
+    if stdin.is_terminal() {
+        context.say("reading the message from the terminal; Ctrl-D ends it");
+    }
+    let mut bytes = Vec::new();
+    stdin.lock().take(LONGEST).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The first of libvirt's domains that has a device.
+fn with_device(context: &Context, device: DeviceId) -> Result<Option<(String, String)>, Failure> {
+    for uuid in context.libvirt.all_persistent()? {
+        // It may have gone since.
+        let Ok(definition) = context.libvirt.definition(&uuid, false) else {
+            continue;
+        };
+        let (name, devices) = name_and_devices(&definition.xml);
+        if devices.contains(&device) {
+            return Ok(Some((name, definition.xml)));
+        }
+    }
+    Ok(None)
+}
+
+fn look_at(context: &Context, typed: &str, xml: &str) -> anyhow::Result<Named> {
+    let arguments = subject(typed);
+    let surroundings = HostSurroundings::new(context, &arguments)?;
+    let policy = surroundings.policy();
+    let typed = in_shell(typed);
+    let operand = match arguments.subject() {
+        Subject::Domain(_) => Operand::Domain(&typed),
+        Subject::File(_) | Subject::Stdin => Operand::File(&typed),
+    };
+    let unfit = |error: &dyn std::fmt::Display| Failure::Refused(format!("{typed}: {error}"));
+    let situation =
+        Situation::of(xml, &surroundings, &policy, operand).map_err(|error| unfit(&error))?;
+    surroundings.warn();
+    let (name, uuid) = {
+        let document = Document::parse(xml).map_err(|error| unfit(&error))?;
+        let domain = Domain::new(&document).map_err(|error| unfit(&error))?;
+        (domain.name.clone().unwrap_or_default(), domain.uuid)
+    };
+    Ok(Named {
+        name,
+        uuid,
+        is_active: false,
+        situation,
+    })
+}
+
+/// A word for a POSIX shell.
+fn in_shell(word: &str) -> String {
+    let needs_none = |c: char| c.is_ascii_alphanumeric() || "_.@%+=:,/-".contains(c);
+    if !word.is_empty() && word.chars().all(needs_none) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
+}
+
+/// What libvirt or QEMU will say when the domain is started.
+fn predicted(named: &Named) -> Vec<Found> {
+    let plan = named.situation.plan.as_ref();
+    let outcome = plan.map(|plan| &plan.before.outcome);
+    match outcome {
+        Some(Outcome::No(refusal)) => find(&refusal.message),
+        _ => Vec::new(),
+    }
+}
+
+impl From<&Logged> for LogEnd {
+    fn from(logged: &Logged) -> Self {
+        LogEnd {
+            began: rfc3339(logged.began.as_secs()),
+            qemu: logged.qemu.as_ref().map(ToString::to_string),
+            started: logged.started,
+            failed_since: logged.failed_since,
+            words: logged.words.clone(),
+        }
+    }
+}
+
+/// Writes what a log says of the last start of a domain.
+///
+/// # Errors
+/// Those of the output.
+pub fn print_log(out: &mut dyn Write, name: &str, logged: &Logged) -> std::io::Result<()> {
+    let began = rfc3339(logged.began.as_secs());
+    let how = match logged.started {
+        Some(true) => "succeeded",
+        Some(false) => "failed",
+        None => "has no end in its log",
+    };
+    let qemu = logged
+        .qemu
+        .as_ref()
+        .map(|version| format!(" with QEMU {version}"));
+    writeln!(
+        out,
+        "{}: its last start, at {began}{}, {how}",
+        plain(name),
+        qemu.unwrap_or_default()
+    )?;
+    if logged.failed_since > 0 {
+        writeln!(
+            out,
+            "{}: since then it has failed {} times before there was a QEMU: by a hook's veto (gfxplane log, journalctl -t gfxplane) or by libvirt",
+            plain(name),
+            logged.failed_since
+        )?;
+    }
+    if logged.found.is_empty() {
+        writeln!(out, "{}: no message in it is known", plain(name))?;
+        for line in &logged.words {
+            writeln!(out, "  {}", plain(line))?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes explanations.
+///
+/// # Errors
+/// Those of the output.
+pub fn print(out: &mut dyn Write, explanations: &[Explanation]) -> std::io::Result<()> {
+    for explanation in explanations {
+        writeln!(
+            out,
+            "{} (said by {})",
+            explanation.message,
+            explanation.by.word()
+        )?;
+        writeln!(out, "  cause: {}", plain(&explanation.cause))?;
+        for line in &explanation.here {
+            writeln!(out, "  here: {}", plain(line))?;
+        }
+        let mut difference = difference(explanation);
+        for cure in &explanation.cures {
+            writeln!(out, "  cure: {}", plain(cure))?;
+            // The first is the one that changes the domain.
+            for change in std::mem::take(&mut difference).lines() {
+                writeln!(out, "    {change}")?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn difference(explanation: &Explanation) -> String {
+    let mended = explanation.mended.as_ref();
+    mended.map_or_else(String::new, |mended| diff(&mended.before, &mended.after))
+}
+
+/// What a guest has written may hold anything; a line stays a line, and a terminal does not act on it.
+fn plain(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
+}

@@ -1,0 +1,313 @@
+//! What libvirt and mdevctl run: callouts, hooks, and what may keep them from it.
+
+use crate::doctor::{Host, Report, Script, Topic, Verdict, listed};
+use crate::version::Version;
+
+/// The first libvirt that shows what a callout says of an active device (NEWS 10.1.0; seen with 9.0, 11.3
+/// and 12.8).
+const SHOWS_ATTRIBUTES: &[u32] = &[10, 1];
+
+/// The first libvirt that runs what is in `qemu.d` (libvirt docs/hooks.rst).
+const HOOK_DIRECTORIES: &[u32] = &[6, 5];
+
+/// Whether the host has, or can make, mediated devices.
+fn has_mdevs(host: &Host) -> bool {
+    let mut devices = host.inventory.devices.iter();
+    !host.inventory.types.is_empty() || devices.any(|entry| entry.bus == "mdev")
+}
+
+/// mdevctl, and whether libvirt shows what it says.
+pub(super) fn mdevctl(host: &Host, report: &mut Report) {
+    let what = "for mdevctl";
+    match &host.mdevctl {
+        Some(path) => {
+            report.line(
+                Topic::Mdevctl,
+                what,
+                Verdict::Pass,
+                path.display().to_string(),
+            );
+        }
+        None if has_mdevs(host) => {
+            report
+                .line(
+                    Topic::Mdevctl,
+                    what,
+                    Verdict::Fail,
+                    "it is not installed: libvirt can neither start nor define mediated devices, and shows nothing of gfxplane's",
+                )
+                .cure("install mdevctl");
+        }
+        None => {
+            report.line(
+                Topic::Mdevctl,
+                what,
+                Verdict::Pass,
+                "it is not installed; this host has no mediated devices",
+            );
+            return;
+        }
+    }
+    let what = "if virsh nodedev-dumpxml shows displays";
+    match &host.libvirt {
+        None => {
+            report.line(
+                Topic::Mdevctl,
+                what,
+                Verdict::Warn,
+                "libvirt's version is not known",
+            );
+        }
+        Some(version) if *version < Version::of(SHOWS_ATTRIBUTES) => {
+            report
+                .line(
+                    Topic::Mdevctl,
+                    what,
+                    Verdict::Warn,
+                    format!("libvirt {version} shows no attributes of active devices"),
+                )
+                .cure("gfxplane nodedev-dumpxml; or /usr/libexec/gfxplane/libvirt-9 on (docs/libvirt-9.md)");
+        }
+        Some(version) => {
+            let more = format!("libvirt {version}");
+            report.line(Topic::Mdevctl, what, Verdict::Pass, more);
+        }
+    }
+}
+
+/// mdevctl's callouts and notifiers: ours, and those that are asked before it.
+pub(super) fn callouts(host: &Host, report: &mut Report) {
+    if host.mdevctl.is_none() {
+        return;
+    }
+    for (callouts, what) in [
+        (true, "for gfxplane's callout of mdevctl"),
+        (false, "for gfxplane's notifier of mdevctl"),
+    ] {
+        let directories = || {
+            host.scripts
+                .iter()
+                .filter(move |of| of.callouts == callouts)
+        };
+        let scripts: Vec<&Script> = directories().flat_map(|of| &of.scripts).collect();
+        let place = scripts.iter().position(|script| script.is_ours);
+        let Some(place) = place else {
+            let more = match directories().next() {
+                None => "mdevctl's directory for it is not there",
+                Some(_) => "it is not installed",
+            };
+            report
+                .line(Topic::Callouts, what, Verdict::Warn, more)
+                .cure("install gfxplane's package again");
+            continue;
+        };
+        let ours = scripts[place];
+        if !ours.executable {
+            report
+                .line(
+                    Topic::Callouts,
+                    what,
+                    Verdict::Fail,
+                    format!(
+                        "{} can't be executed, or leads nowhere",
+                        ours.path.display()
+                    ),
+                )
+                .cure("install gfxplane's package again");
+            continue;
+        }
+        report.line(
+            Topic::Callouts,
+            what,
+            Verdict::Pass,
+            ours.path.display().to_string(),
+        );
+        // Every notifier is run; of the callouts the first that answers is the only one.
+        let before: Vec<&&Script> = scripts[..place].iter().filter(|s| s.executable).collect();
+        if callouts && !before.is_empty() {
+            report
+                .line(
+                    Topic::Callouts,
+                    "for callouts that are asked before it",
+                    Verdict::Warn,
+                    format!(
+                        "{}: for a device that one of them answers for, virsh shows its attributes instead of gfxplane's",
+                        listed(before.iter().map(|script| &script.path))
+                    ),
+                )
+                .cure("gfxplane list and gfxplane nodedev-dumpxml are not affected");
+        }
+    }
+}
+
+/// libvirt's qemu hook: installed, executable, and seen by the daemon that runs.
+pub(super) fn hook(host: &Host, report: &mut Report) {
+    let what = "for gfxplane's qemu hook";
+    let place = host.hooks.iter().position(|hook| hook.is_ours);
+    let Some(place) = place else {
+        report
+            .line(
+                Topic::Hook,
+                what,
+                Verdict::Warn,
+                "it is not in /etc/libvirt/hooks/qemu.d: nobody says before a start what QEMU would refuse",
+            )
+            .cure("install gfxplane's package again");
+        return;
+    };
+    let ours = &host.hooks[place];
+    if !ours.executable {
+        report
+            .line(
+                Topic::Hook,
+                what,
+                Verdict::Fail,
+                format!(
+                    "{} can't be executed, so libvirt passes it over",
+                    ours.path.display()
+                ),
+            )
+            .cure(format!("chmod 755 {}", ours.path.display()));
+        return;
+    }
+    if let Some(version) = host.libvirt.as_ref()
+        && *version < Version::of(HOOK_DIRECTORIES)
+    {
+        report
+            .line(
+                Topic::Hook,
+                what,
+                Verdict::Fail,
+                format!("libvirt {version} does not look into qemu.d"),
+            )
+            .cure("libvirt 6.5 or later; or an /etc/libvirt/hooks/qemu that runs it");
+        return;
+    }
+    report.line(
+        Topic::Hook,
+        what,
+        Verdict::Pass,
+        ours.path.display().to_string(),
+    );
+    let others: Vec<&Script> = host
+        .hooks
+        .iter()
+        .filter(|hook| !hook.is_ours && hook.executable)
+        .collect();
+    if !others.is_empty() {
+        report
+            .line(
+                Topic::Hook,
+                "for other qemu hooks",
+                Verdict::Warn,
+                format!(
+                    "{}: any of them can keep a domain from starting, and those after gfxplane's have the last word on the XML of domains that are restored or come from elsewhere",
+                    listed(others.iter().map(|hook| &hook.path))
+                ),
+            )
+            .cure("none is needed as long as they end well");
+    }
+    seen(host, ours, report);
+}
+
+/// Whether the daemons that run have seen the hook. libvirt looks for hooks when it starts and when it
+/// is told to reload; if it has seen one then, what comes later in `qemu.d` is run, too
+/// (src/util/virhook.c, `virHookInitialize` and `virHookCall`).
+fn seen(host: &Host, ours: &Script, report: &mut Report) {
+    let what = "if libvirt has seen the hook";
+    let changed = |script: &Script| {
+        let access = host.moment.access.get(&script.path)?;
+        Some(access.changed)
+    };
+    if host.moment.daemons.is_empty() {
+        let more = "no daemon of libvirt's runs; it looks when it starts";
+        report.line(Topic::Hook, what, Verdict::Pass, more);
+    }
+    for daemon in &host.moment.daemons {
+        let what = format!("if {} has seen the hook", daemon.name);
+        let there = |script: &Script| changed(script).is_some_and(|at| at <= daemon.since);
+        let runs = |script: &&Script| script.executable;
+        if host.hooks.iter().filter(runs).any(there) {
+            report.line(Topic::Hook, what, Verdict::Pass, "");
+        } else if changed(ours).is_none() {
+            let more = "since when the hook is there is not known";
+            report.line(Topic::Hook, what, Verdict::Warn, more);
+        } else {
+            report
+                .line(
+                    Topic::Hook,
+                    what,
+                    Verdict::Fail,
+                    "it was started before there was a hook, and has not been told since: it runs none",
+                )
+                .cure(format!("systemctl reload {} (guests run on)", daemon.name));
+        }
+    }
+}
+
+/// SELinux and AppArmor.
+pub(super) fn confinement(host: &Host, report: &mut Report) {
+    if let Some(selinux) = host.selinux {
+        let what = "SELinux's boolean virt_hooks_unconfined";
+        match (selinux.enforcing, selinux.hooks_unconfined) {
+            (true, Some(false)) => {
+                report
+                    .line(
+                        Topic::Confinement,
+                        what,
+                        Verdict::Fail,
+                        "it is off: the hook can't run gfxplane-helper or read /run/gfxplane",
+                    )
+                    .cure("setsebool -P virt_hooks_unconfined on");
+            }
+            (true, None) => {
+                let more = "this policy has none: hooks run in libvirt's own domain";
+                report.line(Topic::Confinement, what, Verdict::Pass, more);
+            }
+            (true, Some(true)) => {
+                report.line(Topic::Confinement, what, Verdict::Pass, "on");
+            }
+            (false, _) => {
+                let more = "SELinux is not enforced";
+                report.line(Topic::Confinement, what, Verdict::Pass, more);
+            }
+        }
+    }
+    for profile in &host.profiles {
+        let mut daemons = host.moment.daemons.iter();
+        let label = daemons
+            .find(|daemon| daemon.name == profile.daemon)
+            .and_then(|daemon| daemon.label.as_deref());
+        let what = format!("AppArmor's profile of {}", profile.daemon);
+        let refused: Vec<&str> = [
+            (!profile.hooks).then_some("/etc/libvirt/hooks/**"),
+            (!profile.helper).then_some("/usr/bin/gfxplane-helper"),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        if refused.is_empty() {
+            let more = label.unwrap_or("not known whether it is enforced");
+            report.line(Topic::Confinement, what, Verdict::Pass, more);
+            continue;
+        }
+        // Of a daemon that does not run nobody knows how it will.
+        let enforced = label.is_none_or(|label| label.ends_with("(enforce)"));
+        let verdict = if enforced {
+            Verdict::Fail
+        } else {
+            Verdict::Warn
+        };
+        report
+            .line(
+                Topic::Confinement,
+                what,
+                verdict,
+                format!("it does not let the hook run {}", refused.join(" and ")),
+            )
+            .cure(format!(
+                "in /etc/apparmor.d/local/usr.sbin.{}: \"/etc/libvirt/hooks/** rmix,\" and \"/usr/bin/gfxplane-helper PUx,\"; then systemctl reload apparmor",
+                profile.daemon
+            ));
+    }
+}

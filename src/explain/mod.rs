@@ -1,0 +1,319 @@
+//! What libvirt, QEMU and others say of screens, recognised and explained: text in, explanations out.
+//!
+//! [`messages`] has the words; [`find`] looks for them in what somebody was shown, [`in_log`] in the log of a
+//! domain; [`causes`] says why, and what helps, from what is known of the domain and its host.
+//!
+//! A text may have been pasted: line breaks, indentation and quotation marks are not what they were, and
+//! capitals do not count.
+
+pub mod causes;
+pub mod messages;
+pub mod situation;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::learn::LastStart;
+use crate::names::DeviceId;
+use crate::verify::said::words_of;
+use crate::version::Version;
+use messages::{Symptom, WORDINGS, Wording};
+
+/// A message that was recognised.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Which.
+    pub wording: &'static Wording,
+    /// What stands in the place of each `*`.
+    pub filled_in: Vec<String>,
+    /// The device that is named before it, or else after it.
+    pub device: Option<DeviceId>,
+}
+
+/// The messages in a text, as they stand in it. One that only follows from others is left out where
+/// there is another.
+#[must_use]
+pub fn find(text: &str) -> Vec<Found> {
+    without_consequences(all_in(text))
+}
+
+/// The same, consequences too.
+fn all_in(text: &str) -> Vec<Found> {
+    let text = plain(text);
+    // Places stay what they are: only ASCII changes.
+    let lower = text.to_ascii_lowercase();
+    let mut places: Vec<(usize, usize, Found)> = Vec::new();
+    for wording in WORDINGS {
+        let Some((start, end, filled_in)) = matches(&text, &lower, wording.words) else {
+            continue;
+        };
+        // What is in the middle of another message is a part of it.
+        let is_within = |(from, to, _): &(usize, usize, Found)| *from <= start && end <= *to;
+        if places.iter().any(is_within) {
+            continue;
+        }
+        let device = device_before(&text[..end]).or_else(|| device_after(&text[end..]));
+        let found = Found {
+            wording,
+            filled_in,
+            device,
+        };
+        places.push((start, end, found));
+    }
+    places.sort_by_key(|(start, _, _)| *start);
+    places.into_iter().map(|(_, _, found)| found).collect()
+}
+
+fn without_consequences(mut all: Vec<Found>) -> Vec<Found> {
+    if all.iter().any(|found| !found.wording.follows) {
+        all.retain(|found| !found.wording.follows);
+    }
+    // The same may be said of a device, and again without it.
+    let of_devices: BTreeSet<Symptom> = all
+        .iter()
+        .filter(|found| found.device.is_some())
+        .map(|found| found.wording.symptom)
+        .collect();
+    let mut said = BTreeSet::new();
+    all.retain(|found| {
+        let symptom = found.wording.symptom;
+        let again = found.device.is_none() && of_devices.contains(&symptom);
+        !again && said.insert((symptom, found.device))
+    });
+    all
+}
+
+/// The text with one blank for any white space, and straight quotation marks.
+fn plain(text: &str) -> String {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    words
+        .join(" ")
+        .replace(['\u{2018}', '\u{2019}', '`'], "'")
+        .replace(['\u{201c}', '\u{201d}'], "\"")
+}
+
+/// The longest that may stand in the place of a `*`, in bytes.
+const LONGEST: usize = 200;
+
+/// Where the words are in a text: from, to, and what stands for each `*`. `lower` is the text in
+/// small letters.
+fn matches(text: &str, lower: &str, words: &str) -> Option<(usize, usize, Vec<String>)> {
+    let words = words.to_ascii_lowercase();
+    let mut parts = words.split('*');
+    let first = parts.next()?;
+    let rest: Vec<&str> = parts.collect();
+    lower.match_indices(first).find_map(|(start, _)| {
+        let mut end = start + first.len();
+        let mut filled_in = Vec::new();
+        for part in &rest {
+            // No further: a guest may have written a line that is long, and full of beginnings.
+            let limit = lower.floor_char_boundary(end + LONGEST + part.len());
+            let at = lower[end..limit].find(part)?;
+            filled_in.push(text[end..end + at].to_owned());
+            end += at + part.len();
+        }
+        Some((start, end, filled_in))
+    })
+}
+
+/// How the words of a message are taken apart to find the names of devices.
+fn names(text: &str) -> impl DoubleEndedIterator<Item = DeviceId> {
+    let is_of_name = |c: char| c.is_ascii_alphanumeric() || "-:._".contains(c);
+    text.split(move |c| !is_of_name(c))
+        .filter_map(|word| DeviceId::from_user(word.trim_end_matches([':', '.'])).ok())
+}
+
+fn device_before(text: &str) -> Option<DeviceId> {
+    names(text).next_back()
+}
+
+fn device_after(text: &str) -> Option<DeviceId> {
+    names(text).next()
+}
+
+/// The domain that a text names: libvirt's `Failed to start domain 'guest'` (older ones without the quotation
+/// marks), or what the hook says.
+#[must_use]
+pub fn domain_of(text: &str) -> Option<String> {
+    let text = plain(text);
+    let after = |words: &str| {
+        let (_, rest) = text.split_once(words)?;
+        let name = match rest.strip_prefix('\'') {
+            Some(quoted) => quoted.split('\'').next(),
+            None => rest.split(' ').next(),
+        };
+        name.filter(|name| !name.is_empty()).map(str::to_owned)
+    };
+    after("Failed to start domain ").or_else(|| after("gfxplane: domain "))
+}
+
+/// What the log of a domain says of its last start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Logged {
+    /// When it began, since 1970.
+    pub began: Duration,
+    /// QEMU's version, as libvirt has it.
+    pub qemu: Option<Version>,
+    /// Whether the domain started; `None` if the log does not say.
+    pub started: Option<bool>,
+    /// How often something has failed after that which is no start of QEMU's: a hook's veto, or a
+    /// definition that libvirt refuses.
+    pub failed_since: usize,
+    /// The messages that are known.
+    pub found: Vec<Found>,
+    /// QEMU's last lines, if none is.
+    pub words: Vec<String>,
+}
+
+/// So many of QEMU's last lines are shown.
+const LAST_LINES: usize = 5;
+
+/// Looks for messages in the log of a domain, of its last start; `None` if there is no whole start in it, or the
+/// last one is of another domain. A guest may have written what follows a start that succeeded: whatever
+/// is found there is only shown, and nothing done for it.
+#[must_use]
+pub fn in_log(log: &str, domain: Option<Uuid>) -> Option<Logged> {
+    let start = LastStart::of(log)?;
+    if domain.is_some() && start.domain != domain {
+        return None;
+    }
+    // Each line is a message of its own.
+    let all = start.printed.lines().flat_map(all_in).collect();
+    let found = without_consequences(all);
+    let words = if found.is_empty() {
+        let said = words_of(&qemus(start.printed), "");
+        let lines: Vec<String> = said.lines().map(str::to_owned).collect();
+        lines[lines.len().saturating_sub(LAST_LINES)..].to_vec()
+    } else {
+        Vec::new()
+    };
+    Some(Logged {
+        began: start.began,
+        qemu: start.qemu,
+        started: start.started,
+        failed_since: start.failed_since,
+        found,
+        words,
+    })
+}
+
+/// QEMU's own lines: without libvirt's, and without the time and the program's name before each.
+fn qemus(printed: &str) -> String {
+    let lines = printed
+        .lines()
+        .filter(|line| !line.contains(": shutting down, reason="));
+    let words = lines.map(|line| match line.split_once(" qemu-") {
+        Some((time, rest)) if time.ends_with('Z') => {
+            rest.split_once(": ").map_or(rest, |(_, words)| words)
+        }
+        _ => line,
+    });
+    words.fold(String::new(), |all, line| all + line + "\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn symptoms(text: &str) -> Vec<Symptom> {
+        find(text)
+            .iter()
+            .map(|found| found.wording.symptom)
+            .collect()
+    }
+
+    #[test]
+    fn every_wording_is_found_as_itself() {
+        for wording in WORDINGS {
+            let said = format!(
+                "error: {}: for some reason",
+                wording.words.replace('*', "x")
+            );
+            assert_eq!(symptoms(&said), [wording.symptom], "{said}");
+        }
+    }
+
+    #[test]
+    fn as_it_was_pasted() {
+        let expected = [Symptom::OpenglMissing];
+        for text in [
+            "vfio-display-dmabuf: opengl not available",
+            "  vfio-display-dmabuf:\n   OpenGL not\tavailable ",
+            "internal error: QEMU unexpectedly closed the monitor (vm='g'): 2026-11-22T18:34:30.123456Z qemu-system-x86_64: -device {}: vfio c1a2: vfio-display-dmabuf: opengl not available",
+        ] {
+            assert_eq!(symptoms(text), expected, "{text}");
+        }
+        let quoted = "Element domain has extra content: qemu:commandline";
+        assert_eq!(symptoms(quoted), [Symptom::NamespaceMissing]);
+        assert_eq!(
+            symptoms("there is no device \u{201c}hostdev0\u{201d} defined"),
+            [Symptom::DeadSetting]
+        );
+        assert_eq!(symptoms(""), []);
+        assert_eq!(
+            symptoms("error: Failed to start domain 'guest'\nerror: no space left on device"),
+            []
+        );
+    }
+
+    #[test]
+    fn what_follows_from_another_is_not_said_beside_it() {
+        let both = "egl: no drm render node available\nqemu: egl: render node init failed";
+        assert_eq!(symptoms(both), [Symptom::NoRenderNode]);
+        assert_eq!(
+            symptoms("egl: render node init failed"),
+            [Symptom::EglFailed]
+        );
+        let veto = "error: Hook script execution failed: … unexpected exit status 1: gfxplane: domain g is not started: QEMU would refuse it";
+        assert_eq!(symptoms(veto), [Symptom::Vetoed]);
+    }
+
+    #[test]
+    fn which_device() {
+        let device = |text: &str| find(text)[0].device.map(|id| id.to_string());
+        let id = "c1a20000-0000-4000-8000-000000000002";
+        for (text, expected) in [
+            (
+                format!(
+                    "-device {{\"sysfsdev\":\"/sys/bus/mdev/devices/{id}\"}}: vfio {id}: vfio-display-dmabuf: opengl not available"
+                ),
+                Some(id),
+            ),
+            (
+                format!("device not found: mediated device '{id}' not found"),
+                Some(id),
+            ),
+            (
+                "vfio 0000:27:00.4: device doesn't support any (known) display method".into(),
+                Some("0000:27:00.4"),
+            ),
+            (format!("ramfb=on requires display=on ({id})"), Some(id)),
+            ("ramfb=on requires display=on".into(), None),
+        ] {
+            assert_eq!(device(&text).as_deref(), expected, "{text}");
+        }
+        let two = "vfio 0000:27:00.4: ramfb=on requires display=on";
+        assert_eq!(find(&format!("{two}\n{two}")).len(), 1);
+    }
+
+    #[test]
+    fn which_domain() {
+        for (text, expected) in [
+            (
+                "error: Failed to start domain 'my guest'\nerror: x",
+                Some("my guest"),
+            ),
+            (
+                "error: Failed to start domain guest\nerror: x",
+                Some("guest"),
+            ),
+            ("gfxplane: domain guest is not started: x", Some("guest")),
+            ("vfio-display-dmabuf: opengl not available", None),
+            ("Failed to start domain ''", None),
+        ] {
+            assert_eq!(domain_of(text).as_deref(), expected, "{text}");
+        }
+    }
+}

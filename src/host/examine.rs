@@ -1,0 +1,586 @@
+//! Everything of a host that [`crate::doctor`] looks at.
+//!
+//! What files of a recorded host can't have, such as owners and what runs, is in
+//! `var/cache/gfxplane/moment.json` there, and looked for on this machine ([`Moment`]). systemd is asked for
+//! two things that no file has: whether the daemon runs, and when a daemon of libvirt's last
+//! read everything again.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, SystemTime};
+
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::{Gid, Group, SysconfVar, Uid, User, sysconf};
+
+use super::{
+    Root, Warning, is_dir, read_link, read_names, read_names_that, read_text, run, settings,
+};
+use crate::doctor::{
+    Access, Host, Moment, Profile, QemuUser, RenderNode, Running, Script, Scripts, Selinux,
+    UdevRule,
+};
+use crate::host::emulator::{self, Asking};
+use crate::inventory::{Sources, inventory, rule_for};
+use crate::names::DeviceId;
+use crate::probe::{Asked, may_open};
+use crate::record::FORMAT;
+
+/// The name of our hook in `qemu.d`.
+const HOOK: &str = "50-gfxplane";
+
+/// The name of our links among mdevctl's scripts.
+const CALLOUT: &str = "99-gfxplane";
+
+const UDEV_RULE: &str = "61-gfxplane.rules";
+
+/// What the hook runs.
+const HELPER: &str = "usr/bin/gfxplane-helper";
+
+/// The daemons of libvirt that run QEMU.
+const DAEMONS: [&str; 2] = ["libvirtd", "virtqemud"];
+
+/// The [`Moment`] of a recorded host.
+pub(crate) const MOMENT: &str = "var/cache/gfxplane/moment.json";
+
+/// Reads all of it. QEMU is asked what it can do, if nobody has before, but not on a recorded host.
+/// Also returns what was passed over elsewhere than where the report says it.
+#[must_use]
+pub fn read(root: &Root) -> (Host, Vec<Warning>) {
+    let mut warnings = Vec::new();
+    let config = settings::config(root, &mut warnings);
+    let sources = Sources::read(root);
+    warnings.extend(sources.host.warnings.iter().cloned());
+    let below = |warning: &Warning, directories: &[&str]| {
+        let mut directories = directories.iter();
+        directories.any(|directory| warning.path.starts_with(root.join(directory)))
+    };
+    let (settings, rest): (Vec<_>, Vec<_>) = warnings
+        .into_iter()
+        .partition(|warning| below(warning, &["etc/gfxplane", "usr/share/gfxplane"]));
+    let (odd_records, mut rest): (Vec<_>, Vec<_>) = rest
+        .into_iter()
+        .partition(|warning| below(warning, &["run/gfxplane"]));
+    let asked_unasked = sources.host.devices.iter().filter(|device| {
+        let rule = rule_for(&sources.rules, &sources.host, device);
+        may_open(device, rule, Asked::Unasked(config.probe)).is_ok()
+    });
+    let hooks = hooks(root, &mut rest);
+    let render_nodes = render_nodes(root, &mut rest);
+    let host = Host {
+        asked_unasked: asked_unasked.map(|device| device.id).collect(),
+        stale: stale(root, &sources),
+        settings: settings.into_iter().map(|w| on_host(root, w)).collect(),
+        odd_records: odd_records.into_iter().map(|w| on_host(root, w)).collect(),
+        vfio: ["dev/vfio/vfio", "dev/iommu"]
+            .iter()
+            .any(|path| root.join(path).exists()),
+        kvm: root.join("dev/kvm").exists(),
+        egl_vendor: has_egl_vendor(root, &mut rest),
+        emulators: emulators(root, &mut rest),
+        libvirt: emulator::abilities(root, Path::new(""), Asking::Cached, &mut rest).libvirt,
+        mdevctl: mdevctl(root),
+        scripts: scripts(root, &mut rest),
+        helper: is_executable(root, &root.join(HELPER)),
+        udev_rule: udev_rule(root),
+        profiles: profiles(root, &mut rest),
+        selinux: selinux(root, &mut rest),
+        moment: moment(root, &hooks, &render_nodes, &mut rest),
+        inventory: inventory(&sources),
+        hooks,
+        render_nodes,
+    };
+    (host, rest)
+}
+
+/// A path below the root as the host itself has it.
+fn host_path(root: &Root, path: &Path) -> PathBuf {
+    let inside = path.strip_prefix(root.path());
+    inside.map_or_else(|_| path.to_owned(), |inside| Path::new("/").join(inside))
+}
+
+fn on_host(root: &Root, warning: Warning) -> Warning {
+    Warning {
+        path: host_path(root, &warning.path),
+        ..warning
+    }
+}
+
+/// Records of devices that have changed or gone since.
+fn stale(root: &Root, sources: &Sources) -> Vec<DeviceId> {
+    // What can't be believed is told by whoever reads it for its device.
+    let mut ignored = Vec::new();
+    let names = read_names(&root.join(run::BASE).join("records"), &mut ignored);
+    let ids = names
+        .iter()
+        .filter_map(|name| name.strip_suffix(".json")?.parse::<DeviceId>().ok());
+    ids.filter(|id| {
+        let Some(record) = run::read_record(root, *id, &mut ignored) else {
+            return false;
+        };
+        let mut devices = sources.host.devices.iter();
+        let device = devices.find(|device| device.id == *id);
+        device.is_none_or(|device| device.circumstances(&sources.host) != record.circumstances)
+    })
+    .collect()
+}
+
+/// The render nodes, with the drivers behind them.
+pub(crate) fn render_nodes(root: &Root, warnings: &mut Vec<Warning>) -> Vec<RenderNode> {
+    let is_node = |name: &str| name.starts_with("renderD");
+    read_names_that(is_node, &root.join("dev/dri"), warnings)
+        .into_iter()
+        .map(|name| {
+            let driver = root.join("sys/class/drm").join(&name).join("device/driver");
+            let driver = read_link(&driver).ok();
+            let driver = driver.as_deref().and_then(Path::file_name);
+            RenderNode {
+                path: Path::new("/dev/dri").join(name),
+                driver: driver.map(|name| name.to_string_lossy().into_owned()),
+            }
+        })
+        .collect()
+}
+
+/// libglvnd looks into these (src/EGL/icd_enumeration.md there).
+fn has_egl_vendor(root: &Root, warnings: &mut Vec<Warning>) -> bool {
+    let directories = ["etc/glvnd/egl_vendor.d", "usr/share/glvnd/egl_vendor.d"];
+    directories.iter().any(|directory| {
+        let names = read_names(&root.join(directory), warnings);
+        names.iter().any(|name| name.ends_with(".json"))
+    })
+}
+
+fn emulators(
+    root: &Root,
+    warnings: &mut Vec<Warning>,
+) -> Vec<(PathBuf, crate::abilities::Abilities)> {
+    let mut paths: BTreeSet<PathBuf> = emulator::known(root, warnings).into_iter().collect();
+    let there = |path: &PathBuf| root.join(path.strip_prefix("/").unwrap_or(path)).exists();
+    paths.extend(emulator::usual().into_iter().filter(there));
+    if !root.is_recorded() {
+        // What was there once and was asked has a file in the cache for good.
+        paths.retain(there);
+    }
+    let asking = if root.is_recorded() {
+        Asking::Cached
+    } else {
+        Asking::Fresh
+    };
+    let ask = |path: PathBuf| {
+        let abilities = emulator::abilities(root, &path, asking, warnings);
+        (path, abilities)
+    };
+    paths.into_iter().map(ask).collect()
+}
+
+/// Where programs are that libvirt finds (the PATH that systemd gives a service).
+fn mdevctl(root: &Root) -> Option<PathBuf> {
+    let directories = ["usr/local/sbin", "usr/local/bin", "usr/sbin", "usr/bin"];
+    let mut paths = directories
+        .iter()
+        .map(|directory| root.join(directory).join("mdevctl"));
+    let path = paths.find(|path| is_executable(root, path))?;
+    Some(host_path(root, &path))
+}
+
+/// mdevctl's directories, in its order (mdevctl src/environment.rs, `callout_script_dirs`).
+fn scripts(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Scripts> {
+    let mut found = Vec::new();
+    for base in ["usr/lib/mdevctl/scripts.d", "etc/mdevctl.d/scripts.d"] {
+        for (name, callouts) in [("callouts", true), ("notifiers", false)] {
+            let directory = root.join(base).join(name);
+            if !is_dir(&directory) {
+                continue;
+            }
+            let scripts = read_names(&directory, warnings)
+                .into_iter()
+                .map(|name| script(root, &directory.join(&name), name == CALLOUT))
+                .collect();
+            found.push(Scripts {
+                directory: host_path(root, &directory),
+                callouts,
+                scripts,
+            });
+        }
+    }
+    found
+}
+
+/// libvirt's qemu hooks, in its order (libvirt src/util/virhook.c, `virHookCall`).
+fn hooks(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Script> {
+    let hooks = root.join("etc/libvirt/hooks");
+    let mut found = Vec::new();
+    if hooks.join("qemu").is_file() {
+        found.push(script(root, &hooks.join("qemu"), false));
+    }
+    let directory = hooks.join("qemu.d");
+    for name in read_names(&directory, warnings) {
+        found.push(script(root, &directory.join(&name), name == HOOK));
+    }
+    found
+}
+
+fn script(root: &Root, path: &Path, is_ours: bool) -> Script {
+    Script {
+        path: host_path(root, path),
+        is_ours,
+        executable: is_executable(root, path),
+    }
+}
+
+/// Whether a path of the host leads to a file that somebody may execute. Absolute links lead below the
+/// root, as they do for the host.
+fn is_executable(root: &Root, path: &Path) -> bool {
+    const MOST_LINKS: usize = 8;
+    let mut path = path.to_owned();
+    for _ in 0..MOST_LINKS {
+        let Ok(target) = fs::read_link(&path) else {
+            let metadata = fs::metadata(&path);
+            return metadata.is_ok_and(|m| m.is_file() && m.mode() & 0o111 != 0);
+        };
+        path = match target.strip_prefix("/") {
+            Ok(inside) => root.join(inside),
+            Err(_) => path.with_file_name("").join(target),
+        };
+    }
+    false
+}
+
+fn udev_rule(root: &Root) -> Option<UdevRule> {
+    let is_in = |directory: &&str| root.join(directory).join(UDEV_RULE).exists();
+    if ["etc/udev/rules.d", "run/udev/rules.d"].iter().any(is_in) {
+        Some(UdevRule::Hidden)
+    } else if ["usr/lib/udev/rules.d", "lib/udev/rules.d"]
+        .iter()
+        .any(is_in)
+    {
+        Some(UdevRule::Installed)
+    } else {
+        None
+    }
+}
+
+/// The profiles of libvirt's daemons, where AppArmor is switched on.
+fn profiles(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Profile> {
+    let enabled = root.join("sys/module/apparmor/parameters/enabled");
+    if read_text(&enabled, warnings).as_deref() != Some("Y") {
+        return Vec::new();
+    }
+    let mut profile = |daemon: &str| {
+        let name = format!("usr.sbin.{daemon}");
+        let directory = root.join("etc/apparmor.d");
+        let mut text = read_text(&directory.join(&name), warnings)?;
+        let local = read_text(&directory.join("local").join(&name), warnings);
+        text.push('\n');
+        text.push_str(&local.unwrap_or_default());
+        Some(Profile {
+            daemon: daemon.to_owned(),
+            hooks: allows(
+                &text,
+                &["/etc/libvirt/hooks/**", "/etc/libvirt/hooks/qemu.d/*"],
+            ),
+            helper: allows(
+                &text,
+                &[
+                    "/usr/bin/*",
+                    "/usr/bin/**",
+                    "/{,usr/}bin/*",
+                    "/{usr/,}bin/*",
+                    "/usr/bin/gfxplane-helper",
+                ],
+            ),
+        })
+    };
+    DAEMONS
+        .iter()
+        .filter_map(|daemon| profile(daemon))
+        .collect()
+}
+
+/// Whether a profile has a rule to execute one of these: `PATH PERMISSIONS,` (apparmor.d(5)).
+fn allows(profile: &str, paths: &[&str]) -> bool {
+    profile.lines().any(|line| {
+        let mut words = line.split_whitespace();
+        let (path, permissions) = (words.next(), words.next());
+        let executes = permissions.is_some_and(|p| p.trim_end_matches(',').contains('x'));
+        executes && path.is_some_and(|path| paths.contains(&path.trim_matches('"')))
+    })
+}
+
+fn selinux(root: &Root, warnings: &mut Vec<Warning>) -> Option<Selinux> {
+    let selinux = root.join("sys/fs/selinux");
+    let enforcing = read_text(&selinux.join("enforce"), warnings)? == "1";
+    // What it is, and what it will be once it is committed.
+    let boolean = read_text(&selinux.join("booleans/virt_hooks_unconfined"), warnings);
+    Some(Selinux {
+        enforcing,
+        hooks_unconfined: boolean.map(|text| text.starts_with('1')),
+    })
+}
+
+fn moment(
+    root: &Root,
+    hooks: &[Script],
+    nodes: &[RenderNode],
+    warnings: &mut Vec<Warning>,
+) -> Moment {
+    if root.is_recorded() {
+        let path = root.join(MOMENT);
+        let Some(text) = read_text(&path, warnings) else {
+            return Moment::default();
+        };
+        let moment: Result<Moment, _> = serde_json::from_str(&text);
+        return moment.unwrap_or_else(|error| {
+            warnings.push(Warning::new(
+                path,
+                format!("ignored: it is damaged: {error}"),
+            ));
+            Moment::default()
+        });
+    }
+    let paths = hooks
+        .iter()
+        .map(|hook| &hook.path)
+        .chain(nodes.iter().map(|node| &node.path));
+    let access = |path: &PathBuf| {
+        let file = fs::metadata(root.join(path.strip_prefix("/").ok()?)).ok()?;
+        let user = User::from_uid(Uid::from_raw(file.uid())).ok().flatten();
+        let group = Group::from_gid(Gid::from_raw(file.gid())).ok().flatten();
+        Some(Access {
+            mode: format!("{:04o}", file.mode() & 0o7777),
+            user: user.map_or_else(|| file.uid().to_string(), |user| user.name),
+            group: group.map_or_else(|| file.gid().to_string(), |group| group.name),
+            changed: u64::try_from(file.ctime()).unwrap_or(0),
+        })
+    };
+    Moment {
+        format: FORMAT,
+        access: paths
+            .filter_map(|path| Some((path.clone(), access(path)?)))
+            .collect(),
+        daemons: DAEMONS
+            .iter()
+            .filter_map(|name| daemon(root, name, warnings))
+            .collect(),
+        service: systemd("gfxplane.service", "ActiveState").map(|state| state == "active"),
+        qemu: qemu_user(root, warnings),
+    }
+}
+
+/// A property of a unit, of systemd's.
+fn systemd(unit: &str, property: &str) -> Option<String> {
+    if !Path::new("/run/systemd/system").is_dir() {
+        return None;
+    }
+    let said = Command::new("systemctl")
+        .args(["show", "--value", "--property", property, unit])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output()
+        .ok()?;
+    let said = String::from_utf8(said.stdout).ok()?.trim().to_owned();
+    (!said.is_empty()).then_some(said)
+}
+
+/// A daemon of libvirt's, if it runs: by the file with its process's number (libvirt
+/// src/remote/remote_daemon.c, `pid_file`).
+fn daemon(root: &Root, name: &str, warnings: &mut Vec<Warning>) -> Option<Running> {
+    let pid = read_text(&root.join("run").join(format!("{name}.pid")), warnings)?;
+    let process = root.join("proc").join(pid.trim());
+    if read_text(&process.join("comm"), warnings)? != name {
+        return None;
+    }
+    let started = started(root, &process, warnings)?;
+    // A reload changes the unit's state and back, so this is when it was last told to read all again.
+    let changed = systemd(&format!("{name}.service"), "StateChangeTimestampMonotonic");
+    let reloaded = changed
+        .and_then(|microseconds| microseconds.parse().ok())
+        .and_then(|microseconds| since_1970(Duration::from_micros(microseconds)));
+    let label = ["attr/apparmor/current", "attr/current"]
+        .iter()
+        .find_map(|path| read_text(&process.join(path), &mut Vec::new()));
+    Some(Running {
+        name: name.to_owned(),
+        since: started.max(reloaded.unwrap_or(0)),
+        label: label.map(|text| text.trim_end_matches('\0').to_owned()),
+    })
+}
+
+/// When a process was started, in seconds since 1970 (proc_pid_stat(5), field 22, and `btime` of
+/// proc_stat(5)).
+fn started(root: &Root, process: &Path, warnings: &mut Vec<Warning>) -> Option<u64> {
+    let stat = read_text(&process.join("stat"), warnings)?;
+    // The name, which is in brackets, may have blanks in it; the third field is the first after it.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let ticks: u64 = fields.split_whitespace().nth(22 - 3)?.parse().ok()?;
+    let a_second = sysconf(SysconfVar::CLK_TCK).ok().flatten()?;
+    let stat = read_text(&root.join("proc/stat"), warnings)?;
+    let booted = stat.lines().find_map(|line| line.strip_prefix("btime "))?;
+    Some(booted.trim().parse::<u64>().ok()? + ticks / u64::try_from(a_second).ok()?)
+}
+
+/// When it was this time by CLOCK_MONOTONIC.
+fn since_1970(monotonic: Duration) -> Option<u64> {
+    let now = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC).ok()?);
+    let today = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .ok()?;
+    Some(today.checked_sub(now.checked_sub(monotonic)?)?.as_secs())
+}
+
+/// As whom libvirt runs QEMU: qemu.conf, or the user that distributions make for it.
+fn qemu_user(root: &Root, warnings: &mut Vec<Warning>) -> Option<QemuUser> {
+    let conf = emulator::qemu_conf(root, warnings)?;
+    let passwd = read_text(&root.join("etc/passwd"), warnings)?;
+    let line_of = |name: &str| {
+        let is = |line: &&str| line.split(':').next() == Some(name);
+        passwd.lines().find(is)
+    };
+    let user = match &conf.user {
+        Some(user) => user.clone(),
+        None => ["libvirt-qemu", "qemu"]
+            .into_iter()
+            .find(|name| line_of(name).is_some())?
+            .to_owned(),
+    };
+    let groups = read_text(&root.join("etc/group"), warnings)?;
+    let gid = line_of(&user).and_then(|line| line.split(':').nth(3));
+    let mut names: Vec<String> = Vec::new();
+    for line in groups.lines() {
+        let fields: Vec<&str> = line.split(':').collect();
+        let [name, _, number, members] = fields[..] else {
+            continue;
+        };
+        let is_main = conf
+            .group
+            .as_deref()
+            .map_or(Some(number) == gid, |group| group == name);
+        if is_main || members.split(',').any(|member| member == user) {
+            names.push(name.to_owned());
+        }
+    }
+    Some(QemuUser {
+        user,
+        groups: names,
+        own_dev: conf.own_dev,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::Permissions;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    #[test]
+    fn what_a_profile_allows() {
+        for (profile, allowed) in [
+            ("  /etc/libvirt/hooks/** rmix,\n", true),
+            ("  \"/etc/libvirt/hooks/**\" rmix, # hooks\n", true),
+            ("  /etc/libvirt/hooks/** r,\n", false),
+            ("  # /etc/libvirt/hooks/** rmix,\n", false),
+            ("  /etc/libvirt/hooks/\n", false),
+            ("", false),
+        ] {
+            assert_eq!(
+                allows(profile, &["/etc/libvirt/hooks/**"]),
+                allowed,
+                "{profile}"
+            );
+        }
+    }
+
+    #[test]
+    fn links_lead_below_the_root() {
+        let keep = tempfile::tempdir().unwrap();
+        let root = Root::recorded(keep.path());
+        fs::create_dir_all(root.join("usr/bin")).unwrap();
+        fs::write(root.join(HELPER), "").unwrap();
+        let link = root.join("usr/link");
+        symlink("/usr/bin/gfxplane-helper", &link).unwrap();
+        assert!(!is_executable(&root, &link));
+        fs::set_permissions(root.join(HELPER), Permissions::from_mode(0o755)).unwrap();
+        assert!(is_executable(&root, &link));
+        symlink("bin/gfxplane-helper", root.join("usr/relative")).unwrap();
+        assert!(is_executable(&root, &root.join("usr/relative")));
+        symlink("circle", root.join("usr/circle")).unwrap();
+        assert!(!is_executable(&root, &root.join("usr/circle")));
+        assert!(!is_executable(&root, &root.join("usr")));
+    }
+
+    #[test]
+    fn when_this_process_was_started() {
+        let root = Root::system();
+        let started = started(&root, Path::new("/proc/self"), &mut Vec::new()).unwrap();
+        let now = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap();
+        // The kernel rounds the time of the boot.
+        assert!(started <= now.as_secs() + 1 && started + 86400 > now.as_secs());
+        let monotonic = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap());
+        assert!(since_1970(monotonic).unwrap().abs_diff(now.as_secs()) <= 1);
+    }
+
+    #[test]
+    fn as_whom_qemu_runs() {
+        let keep = tempfile::tempdir().unwrap();
+        let root = Root::strict(keep.path());
+        let write = |path: &str, text: &str| {
+            fs::create_dir_all(root.join(path).parent().unwrap()).unwrap();
+            fs::write(root.join(path), text).unwrap();
+        };
+        write(
+            "etc/passwd",
+            "root:x:0:0::/:/bin/sh\nlibvirt-qemu:x:64055:103::/:/bin/false\n",
+        );
+        write(
+            "etc/group",
+            "root:x:0:\nkvm:x:103:\nrender:x:104:libvirt-qemu,me\nvideo:x:44:me\n",
+        );
+        let found = || qemu_user(&root, &mut Vec::new()).unwrap();
+        let groups = |names: &[&str]| {
+            names
+                .iter()
+                .map(|name| (*name).to_owned())
+                .collect::<Vec<_>>()
+        };
+        let default = QemuUser {
+            user: "libvirt-qemu".into(),
+            groups: groups(&["kvm", "render"]),
+            own_dev: true,
+        };
+        assert_eq!(found(), default);
+        for (conf, expected) in [
+            ("#user = \"x\"\n", default.clone()),
+            (
+                "namespaces = []\n",
+                QemuUser {
+                    own_dev: false,
+                    ..default.clone()
+                },
+            ),
+            ("namespaces = [\n  \"mount\"\n]\n", default.clone()),
+            (
+                "dynamic_ownership = 0\n",
+                QemuUser {
+                    own_dev: false,
+                    ..default.clone()
+                },
+            ),
+            (
+                "user = \"root\"\ngroup = \"video\"\n",
+                QemuUser {
+                    user: "root".into(),
+                    groups: groups(&["video"]),
+                    own_dev: true,
+                },
+            ),
+        ] {
+            write("etc/libvirt/qemu.conf", conf);
+            assert_eq!(found(), expected, "{conf}");
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Hosts and what stands between them and a display. Each folder in `tests/doctor` is a case:
+//!
+//! * `root/`: the host, as in `tests/hosts` (`gfxplane collect` makes it). With `case.toml`, `host`: a
+//!   folder of `tests/hosts`, over which it lies: what it has goes before that, an empty `.absent` file beside a
+//!   name takes it away, and what has no place in a tree is in `var/cache/gfxplane/moment.json`;
+//! * `said.txt`: the report.
+//!
+//! `UPDATE_GOLDEN=1 cargo test --test cases` writes the last anew: read what git says then.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use gfxplane::cli::doctor::print;
+use gfxplane::doctor::{examine, worst};
+use gfxplane::host::{Root, examine as reader};
+use libtest_mimic::{Failed, Trial};
+use serde::Deserialize;
+use tempfile::TempDir;
+
+use crate::support::hosts::{entries, golden};
+
+#[derive(Default, Deserialize)]
+struct Case {
+    host: Option<String>,
+}
+
+/// All cases.
+pub(crate) fn trials() -> Vec<Trial> {
+    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/doctor");
+    let folders = entries(&cases);
+    assert!(!folders.is_empty(), "{} is empty", cases.display());
+    folders
+        .into_iter()
+        .map(|name| {
+            let folder = cases.join(&name);
+            Trial::test(format!("doctor::{name}"), move || of_folder(&folder))
+        })
+        .collect()
+}
+
+fn of_folder(folder: &Path) -> Result<(), Failed> {
+    let wanted = ["case.toml", "root", "said.txt"].map(String::from);
+    let stray: Vec<String> = entries(folder)
+        .difference(&BTreeSet::from(wanted))
+        .cloned()
+        .collect();
+    if !stray.is_empty() {
+        return Err(format!("nothing looks at {stray:?}").into());
+    }
+    let made = tree(folder)?;
+    let (host, warnings) = reader::read(&Root::recorded(made.path()));
+    let lines = examine(&host);
+    let mut said = Vec::new();
+    for warning in warnings {
+        let inside = warning.path.strip_prefix(made.path())?;
+        said.extend(format!("warning: /{}: {}\n", inside.display(), warning.problem).bytes());
+    }
+    print(&mut said, &lines)?;
+    said.extend(format!("{}\n", worst(&lines).word()).bytes());
+    golden(&folder.join("said.txt"), std::str::from_utf8(&said)?)
+}
+
+/// The host of a case.
+pub(crate) fn tree(folder: &Path) -> Result<TempDir, Failed> {
+    let case: Case = match fs::read_to_string(folder.join("case.toml")) {
+        Ok(text) => toml::from_str(&text)?,
+        Err(_) => Case::default(),
+    };
+    let made = tempfile::tempdir()?;
+    if let Some(host) = case.host {
+        let hosts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hosts");
+        lay(&hosts.join(host).join("root"), made.path())?;
+    }
+    lay(&folder.join("root"), made.path())?;
+    Ok(made)
+}
+
+/// Lays a tree over another.
+fn lay(from: &Path, to: &Path) -> Result<(), Failed> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let (source, target) = (entry.path(), to.join(entry.file_name()));
+        let kind = entry.file_type()?;
+        if let Some(absent) = source
+            .file_name()
+            .and_then(|name| name.to_str()?.strip_suffix(".absent"))
+        {
+            let absent = to.join(absent);
+            if absent.is_dir() {
+                fs::remove_dir_all(absent)?;
+            } else {
+                fs::remove_file(absent)?;
+            }
+        } else if kind.is_dir() {
+            lay(&source, &target)?;
+        } else {
+            let _ = fs::remove_file(&target);
+            if kind.is_symlink() {
+                std::os::unix::fs::symlink(fs::read_link(&source)?, &target)?;
+            } else {
+                fs::copy(&source, &target)?;
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,250 @@
+//! Messages, logs, and what is said of them. Each folder in `tests/explain` is a case:
+//!
+//! * `message`: what somebody was shown, or `log`: the log of a domain, of its last start;
+//! * `domain.xml`: the domain that it is about; may be missing with a message;
+//! * `case.toml`: `host` (a folder of `tests/hosts`) or `doctor` (one of `tests/doctor`, whose host it is), `qemu`
+//!   and `libvirt` (versions; leave one out if it is not known);
+//! * `said.txt`: what must come out.
+//!
+//! `UPDATE_GOLDEN=1 cargo test --test cases` writes the last anew: read what git says then. A case without a
+//! known message has a name that begins with `unknown-`, and no other has.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use gfxplane::abilities::Abilities;
+use gfxplane::cli::explain::{print, print_log};
+use gfxplane::domain::Domain;
+use gfxplane::explain::causes::{Explanation, explain};
+use gfxplane::explain::messages::WORDINGS;
+use gfxplane::explain::situation::{Operand, Situation};
+use gfxplane::explain::{find, in_log};
+use gfxplane::fixup::Surroundings;
+use gfxplane::host::{Root, examine};
+use gfxplane::inventory;
+use gfxplane::names::DeviceId;
+use gfxplane::policy::Policy;
+use gfxplane::predict::Outcome;
+use gfxplane::screens::Known;
+use gfxplane::xml::Document;
+use libtest_mimic::{Failed, Trial};
+use serde::Deserialize;
+
+use crate::support::doctor;
+use crate::support::hosts::{entries, golden};
+
+#[derive(Deserialize)]
+struct Case {
+    host: Option<String>,
+    doctor: Option<String>,
+    #[serde(flatten)]
+    abilities: Abilities,
+}
+
+/// The host of a case.
+struct Here {
+    root: Root,
+    abilities: Abilities,
+}
+
+impl Surroundings for Here {
+    fn known(&self, device: DeviceId) -> Known {
+        inventory::known(&self.root, device, &mut Vec::new())
+    }
+
+    fn abilities(&self, _domain: &Domain<'_, '_>) -> Abilities {
+        self.abilities.clone()
+    }
+}
+
+fn tests() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")
+}
+
+/// All cases, and what must hold of all predictions.
+pub(crate) fn trials() -> Vec<Trial> {
+    let cases = tests().join("explain");
+    let folders = entries(&cases);
+    assert!(!folders.is_empty(), "{} is empty", cases.display());
+    let of_case = |name: String| {
+        let folder = cases.join(&name);
+        Trial::test(format!("explain::{name}"), move || of_folder(&folder))
+    };
+    let mut trials: Vec<Trial> = folders.into_iter().map(of_case).collect();
+    trials.push(Trial::test("explain: what was measured", measured));
+    trials.push(Trial::test("explain: what is learned from", learned));
+    trials.push(Trial::test("explain: docs/messages.md", documented));
+    trials
+}
+
+fn of_folder(folder: &Path) -> Result<(), Failed> {
+    let name = folder
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    let wanted = ["case.toml", "domain.xml", "log", "message", "said.txt"].map(String::from);
+    let there = entries(folder);
+    let wanted = BTreeSet::from(wanted);
+    let stray: Vec<&String> = there.difference(&wanted).collect();
+    if !stray.is_empty() || there.contains("log") == there.contains("message") {
+        return Err(format!("one of log and message, and not {stray:?}").into());
+    }
+    let case: Case = toml::from_str(&fs::read_to_string(folder.join("case.toml"))?)?;
+    let made;
+    let root = match (&case.host, &case.doctor) {
+        (Some(host), None) => tests().join("hosts").join(host).join("root"),
+        (None, Some(of)) => {
+            made = doctor::tree(&tests().join("doctor").join(of))?;
+            made.path().to_owned()
+        }
+        _ => return Err("case.toml names neither host nor doctor, or both".into()),
+    };
+    if !root.is_dir() {
+        return Err(format!("{} is no directory", root.display()).into());
+    }
+    let mut abilities = case.abilities;
+    // As with a qemu.conf that says nothing of it.
+    for listen in [&mut abilities.spice_listen, &mut abilities.vnc_listen] {
+        listen.get_or_insert_with(|| "127.0.0.1".into());
+    }
+    let here = Here {
+        root: Root::recorded(&root),
+        abilities,
+    };
+    let mut said = Vec::new();
+    let (situation, uuid) = match fs::read_to_string(folder.join("domain.xml")) {
+        Ok(text) => {
+            let situation =
+                Situation::of(&text, &here, &Policy::default(), Operand::Domain("guest"))?;
+            let document = Document::parse(&text)?;
+            (Some(situation), Domain::new(&document)?.uuid)
+        }
+        Err(_) => (None, None),
+    };
+    let found = match fs::read_to_string(folder.join("log")) {
+        Ok(log) => {
+            let logged = in_log(&log, uuid).ok_or("there is no whole start of the domain in it")?;
+            print_log(&mut said, "guest", &logged)?;
+            logged.found
+        }
+        Err(_) => find(&fs::read_to_string(folder.join("message"))?),
+    };
+    if found.is_empty() != name.starts_with("unknown-") {
+        return Err(format!("found: {found:?}").into());
+    }
+    let (host, _) = examine::read(&here.root);
+    let explanations: Vec<Explanation> = found
+        .iter()
+        .map(|found| explain(found, &host, situation.as_ref()))
+        .collect();
+    for explanation in &explanations {
+        mends(explanation, &here)?;
+    }
+    print(&mut said, &explanations)?;
+    golden(&folder.join("said.txt"), std::str::from_utf8(&said)?)
+}
+
+/// What is given for a cure is one: the domain then starts, as far as is known.
+fn mends(explanation: &Explanation, here: &Here) -> Result<(), Failed> {
+    if explanation.cures.is_empty() {
+        return Err(format!("{}: nothing helps", explanation.message).into());
+    }
+    let Some(mended) = &explanation.mended else {
+        return Ok(());
+    };
+    let after = Situation::of(
+        &mended.after,
+        here,
+        &Policy::default(),
+        Operand::Domain("guest"),
+    )?;
+    let plan = after.plan.ok_or("its vfio devices are gone")?;
+    match plan.before.outcome {
+        Outcome::No(refusal) => Err(format!("it is still refused: {}", refusal.message).into()),
+        _ if mended.before == mended.after => Err("nothing is changed".into()),
+        _ => Ok(()),
+    }
+}
+
+/// Everything that libvirt and QEMU have said of domains in the machine test is known.
+fn measured() -> Result<(), Failed> {
+    #[derive(Deserialize)]
+    struct Measured {
+        message: Option<String>,
+    }
+    let folder = tests().join("vm/matrix-measured");
+    let mut messages = BTreeSet::new();
+    for name in entries(&folder) {
+        for line in fs::read_to_string(folder.join(name))?.lines() {
+            messages.extend(serde_json::from_str::<Measured>(line)?.message);
+        }
+    }
+    if messages.len() < 5 {
+        return Err(format!("there are only {messages:?}").into());
+    }
+    let unknown: Vec<&String> = messages
+        .iter()
+        .filter(|message| find(message).len() != 1)
+        .collect();
+    if unknown.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("not known, or for more than one thing: {unknown:#?}").into())
+    }
+}
+
+/// In the logs of `tests/learn` a message is known wherever a display was learned from a refusal.
+fn learned() -> Result<(), Failed> {
+    let folder = tests().join("learn");
+    let mut explained = 0;
+    for name in entries(&folder) {
+        let log = fs::read_to_string(folder.join(&name).join("log"))?;
+        let learned = fs::read_to_string(folder.join(&name).join("learned.txt"))?;
+        let found = in_log(&log, None)
+            .map(|logged| logged.found)
+            .unwrap_or_default();
+        if learned.contains("domain: refused") {
+            explained += 1;
+            if found.is_empty() {
+                return Err(format!("{name}: nothing is explained").into());
+            }
+        }
+    }
+    if explained < 5 {
+        return Err(format!("only {explained} of them were refused").into());
+    }
+    Ok(())
+}
+
+/// The list for people has them all.
+fn documented() -> Result<(), Failed> {
+    let cell = |text: &str| {
+        text.replace('|', "\\|")
+            .replace('<', "&lt;")
+            .replace('*', "…")
+    };
+    let mut text = String::from(
+        "# Messages that are known\n\n\
+         What `gfxplane explain` recognises ([trouble.md](trouble.md)); `…` is what differs. This list is made from src/explain/messages.rs,\n\
+         which says how the words were checked: `UPDATE_GOLDEN=1 cargo test --test cases`.\n\n\
+         | symptom | words | said by | versions known to | where |\n|---|---|---|---|---|\n",
+    );
+    for wording in WORDINGS {
+        let symptom = serde_json::to_value(wording.symptom)?;
+        let symptom = symptom.as_str().ok_or("a symptom has no name")?;
+        let by = wording.by.word();
+        let (words, versions, source) = (
+            cell(wording.words),
+            cell(wording.versions),
+            cell(wording.source),
+        );
+        writeln!(
+            text,
+            "| {symptom} | {words} | {by} | {versions} | {source} |"
+        )?;
+    }
+    golden(&tests().join("../docs/messages.md"), &text)
+}
