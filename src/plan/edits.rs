@@ -389,7 +389,8 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
         let mut taken = self.domain.element.children().any(is_undeclared);
         for (name, value) in self.domain.element.attributes() {
             if let Some(prefix) = name.strip_prefix("xmlns:") {
-                if value == QEMU_NAMESPACE {
+                // With a colon it is none: an element with it is in no namespace.
+                if value == QEMU_NAMESPACE && !prefix.contains(':') {
                     return (format!("{prefix}:"), true);
                 }
                 taken |= prefix == "qemu";
