@@ -151,10 +151,15 @@ fn switched(
 
 /// Passwords go only with graphics that go, and these only with consent.
 fn secrets(before: &str, after: &str, plan: &Plan) -> Result<(), String> {
+    let no_video = plan.changes.iter().any(|c| c.action == Action::VideoNone);
     let of = |text: &str| -> Result<BTreeMap<(String, String), usize>, String> {
         let document = parse(text)?;
         let mut found = BTreeMap::new();
         for node in document.descendants().filter(Node::is_element) {
+            // libvirt reads none there, and what lies in a video card goes with it.
+            if no_video && node.ancestors().any(|node| is(node, "video")) {
+                continue;
+            }
             for attribute in node.attributes() {
                 let name = attribute.name().to_lowercase();
                 if name.contains("passw") || name.contains("secret") || name.contains("cookie") {
@@ -200,13 +205,14 @@ fn goes_back(before: &str, after: &str) -> Result<(), String> {
         .iter()
         .any(|inverse| matches!(inverse, Inverse::Withheld { .. }))
     {
-        let harmless = |text: &str| text.replace("passw", "passvv").replace("secret", "secrit");
-        let (before, after) = (harmless(before), harmless(after));
-        return if before.contains("passvv") {
-            goes_back(&before, &after)
-        } else {
-            // Called otherwise; that nothing of it is told was seen above.
+        // Called otherwise, it is no secret. Where that changes nothing (a name may be written with references) or is
+        // no document any more (an attribute of the other name is there, too), that nothing of it is told was seen above.
+        let (harmless_before, harmless_after) = (harmless(before), harmless(after));
+        let is_same = harmless_before == before && harmless_after == after;
+        return if is_same || inverse(&harmless_before, &harmless_after).is_err() {
             Ok(())
+        } else {
+            goes_back(&harmless_before, &harmless_after)
         };
     }
     let undone = undo(after, &inverses).map_err(|error| error.to_string())?;
@@ -230,6 +236,27 @@ fn goes_back(before: &str, after: &str) -> Result<(), String> {
         "undone, it is not as it was:\n{}\nby {json}",
         gfxplane::cli::fixup::diff(&old, &new)
     ))
+}
+
+/// A text without the words that make a name or a value a secret; once is enough.
+fn harmless(text: &str) -> String {
+    let mut harmless = text.to_owned();
+    for (word, other) in [
+        ("passw", "passv"),
+        ("passphrase", "passphrasd"),
+        ("secret", "secrit"),
+        ("cookie", "cookje"),
+    ] {
+        // ASCII letters only, so that all places stay where they are.
+        let places: Vec<usize> = (harmless.to_ascii_lowercase())
+            .match_indices(word)
+            .map(|(place, _)| place)
+            .collect();
+        for place in places {
+            harmless.replace_range(place..place + word.len(), other);
+        }
+    }
+    harmless
 }
 
 /// What stands in passwords while it is looked for whether they are told.
@@ -516,7 +543,7 @@ impl Named {
 }
 
 /// Whether an element has this name, and no prefix: libvirt passes over those with one.
-fn is(node: Node<'_, '_>, name: &str) -> bool {
+pub(crate) fn is(node: Node<'_, '_>, name: &str) -> bool {
     let written = || &node.document().input_text()[node.range().start + 1..];
     node.is_element() && node.tag_name().name() == name && written().starts_with(name)
 }
@@ -525,7 +552,9 @@ fn is(node: Node<'_, '_>, name: &str) -> bool {
 fn id_of(hostdev: Node<'_, '_>) -> Option<DeviceId> {
     let source = hostdev.children().find(|node| is(*node, "source"))?;
     let address = source.children().find(|node| is(*node, "address"))?;
-    if let Some(uuid) = address.attribute("uuid") {
+    // The attribute of the other type counts for nothing.
+    if hostdev.attribute("type") == Some("mdev") {
+        let uuid = address.attribute("uuid")?;
         return Some(DeviceId::Mdev(uuid.trim().parse().ok()?));
     }
     let number = |name| {
