@@ -134,8 +134,18 @@ pub fn undo(current: &str, inverses: &[Inverse]) -> Result<Undone, Unreadable> {
     for group in &groups {
         undoing.group(group);
     }
+    let text = document.apply(&undoing.edits);
+    // It may be remembered by a file that somebody, or a disk, has damaged.
+    if let Err(error) = Document::parse(&text) {
+        let problem = format!("what is remembered makes no document of it: {error}");
+        return Ok(Undone {
+            text: current.to_owned(),
+            put_back: Vec::new(),
+            passed_over: vec![problem],
+        });
+    }
     Ok(Undone {
-        text: document.apply(&undoing.edits),
+        text,
         ..undoing.undone
     })
 }

@@ -320,3 +320,31 @@ proptest! {
         prop_assert_eq!(inverse(&before, &before).unwrap(), vec![]);
     }
 }
+
+/// A file that was damaged, and can still be read.
+#[test]
+fn what_is_remembered_and_makes_no_document() {
+    let element = || vec!["devices".into(), "video".into()];
+    for damaged in [
+        Inverse::Attribute {
+            element: element(),
+            name: "a*b".into(),
+            old: Some("x".into()),
+            new: None,
+        },
+        Inverse::Elements {
+            parent: element(),
+            after: None,
+            before: None,
+            old: vec![Piece {
+                step: "model".into(),
+                xml: "<model".into(),
+            }],
+            new: Vec::new(),
+        },
+    ] {
+        let undone = undo(FIXED, std::slice::from_ref(&damaged)).unwrap();
+        assert_eq!((undone.text.as_str(), undone.put_back), (FIXED, vec![]));
+        assert_eq!(undone.passed_over.len(), 1, "{damaged:?}");
+    }
+}
