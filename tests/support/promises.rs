@@ -156,8 +156,10 @@ fn secrets(before: &str, after: &str, plan: &Plan) -> Result<(), String> {
         let document = parse(text)?;
         let mut found = BTreeMap::new();
         for node in document.descendants().filter(Node::is_element) {
-            // libvirt reads none there, and what lies in a video card goes with it.
-            if no_video && node.ancestors().any(|node| is(node, "video")) {
+            // libvirt reads none there, and such elements go with what they are about.
+            let within = |name| node.ancestors().skip(1).any(|above| is(above, name));
+            let of_qemu = node.tag_name().namespace() == Some(QEMU_NAMESPACE);
+            if of_qemu || within("graphics") || no_video && (is(node, "video") || within("video")) {
                 continue;
             }
             for attribute in node.attributes() {
