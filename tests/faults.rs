@@ -231,7 +231,6 @@ fn killed_everywhere(
         if is_through {
             // Fewer would be none of what it does.
             assert!(stops > 10, "it made {stops} stops");
-            println!("{work}: killed before each of {} system calls", stops / 2);
             return Ok(());
         }
     }
@@ -366,7 +365,9 @@ fn entry(reason: &str) -> Entry {
 }
 
 /// All that is remembered: the changes, the log, whether it is left alone.
-fn remembered(state: &State) -> Result<(Vec<Vec<Inverse>>, Vec<Entry>, bool), Failed> {
+type Remembered = (Vec<Vec<Inverse>>, Vec<Entry>, bool);
+
+fn remembered(state: &State) -> Result<Remembered, Failed> {
     let mut warnings = Vec::new();
     let stack = state.undo_stack(DOMAIN, &mut warnings);
     let changes = stack.into_iter().map(|round| round.changes).collect();
