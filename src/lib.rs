@@ -23,6 +23,7 @@
 //! * [`facts`], [`evidence`], [`rules`], [`hints`] are the model: what is known, how it is known,
 //!   what follows from it. [`inventory`] joins them for a whole host.
 //! * [`nodedev`] writes it down in the forms that libvirt, mdevctl and udev take.
+//! * [`callout`] reads how mdevctl calls us.
 //! * [`export`] writes what was measured as rules.
 //! * [`domain`] reads a domain's XML, [`screens`] is what is left of it for predictions: what makes
 //!   a picture, and what shows it. [`abilities`] is what the host's QEMU and libvirt can do.
@@ -44,6 +45,7 @@
 //! of the query), never resets one, and never opens one that somebody else holds.
 
 pub mod abilities;
+pub mod callout;
 pub mod cli;
 pub mod config;
 pub mod doctor;

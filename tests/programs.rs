@@ -731,18 +731,45 @@ fn verify_waits_no_longer_than_its_deadline() {
 
 #[test]
 fn verify_leaves_nothing_when_it_is_killed() {
-    let guest = Guest::new("exec sleep 1000");
-    let mut verify = guest
-        .command(&[])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let pid = guest.pid();
-    assert!(Path::new("/proc").join(pid).exists());
-    verify.kill().unwrap();
-    verify.wait().unwrap();
-    guest.gone();
+    for signal in [
+        Signal::SIGKILL,
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGHUP,
+    ] {
+        let guest = Guest::new("exec sleep 1000");
+        let temporary = guest.0.path().join("tmp");
+        fs::create_dir(&temporary).unwrap();
+        let mut verify = guest
+            .command(&[])
+            .env("TMPDIR", &temporary)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let pid = guest.pid();
+        assert!(Path::new("/proc").join(pid).exists());
+        kill(Pid::from_raw(verify.id().cast_signed()), signal).unwrap();
+        verify.wait().unwrap();
+        guest.gone();
+        assert_eq!(fs::read_dir(temporary).unwrap().count(), 0, "{signal}");
+    }
+}
+
+/// Somebody, or the kernel for want of memory, ends the QEMU that tries the domain: that is no answer of QEMU's.
+#[test]
+fn verify_of_a_qemu_that_is_killed() {
+    let greeting = "echo '{\"QMP\": {}}'\n";
+    let asked = "read -r line; echo '{\"return\": {}}'\n";
+    for before in [String::new(), greeting.into(), greeting.to_owned() + asked] {
+        for signal in ["KILL", "TERM"] {
+            let guest = Guest::new(&format!("{before}kill -{signal} $$; sleep 1000"));
+            let output = guest.verify(&[]);
+            ends(&output, 3, &format!("was killed (SIG{signal})"));
+            assert!(output.stdout.is_empty());
+            guest.gone();
+        }
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! Format: mdevctl src/mdev.rs, `load_from_json` and `to_json`.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::host::{Root, Warning, is_dir, read_names, read_text};
+use crate::host::{Root, Warning, is_dir, read_names, read_text, run};
 use crate::nodedev::words::PREFIX;
 
 /// The drop-in that puts our mdevctl first in the PATH of libvirtd, if the administrator of a host
@@ -181,14 +181,12 @@ pub fn clean(root: &Root, parent: &str, uuid: Uuid) -> io::Result<bool> {
     let Some(cleaned) = without_our_attributes(&text)? else {
         return Ok(false);
     };
-    let permissions = fs::metadata(&path)?.permissions();
-    let mut file = tempfile::Builder::new()
-        .prefix(".gfxplane-")
-        .tempfile_in(&directory)?;
-    file.write_all(cleaned.as_bytes())?;
-    file.as_file().set_permissions(permissions)?;
-    file.as_file().sync_all()?;
-    file.persist(&path).map_err(|error| error.error)?;
+    let whole = run::Whole {
+        new: directory.join(".gfxplane-new"),
+        permissions: fs::metadata(&path)?.permissions(),
+        is_kept: true,
+    };
+    whole.put(&path, cleaned.as_bytes())?;
     Ok(true)
 }
 

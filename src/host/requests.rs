@@ -296,6 +296,32 @@ mod tests {
     }
 
     #[test]
+    fn a_veto_of_another_time_starts_nothing() {
+        let (_keep, root) = host();
+        let minute = Duration::from_secs(60);
+        let now = SystemTime::now();
+        for (left, holds) in [
+            (now - minute, true),
+            (now - VETO_HOLDS - minute, false),
+            // The clock was set back.
+            (now + 365 * 24 * 60 * minute, false),
+            (SystemTime::UNIX_EPOCH, false),
+        ] {
+            leave(&root, &request(true)).unwrap();
+            let path = directory(&root).join(request(true).file_name());
+            let file = OpenOptions::new().write(true).open(&path).unwrap();
+            file.set_modified(left).unwrap();
+            assert_eq!(take(&root, &mut Vec::new()), [request(holds)], "{left:?}");
+            assert_eq!(
+                path.exists(),
+                holds,
+                "one that holds stays until it is dealt with"
+            );
+            forget_veto(&root, request(true).domain).unwrap();
+        }
+    }
+
+    #[test]
     fn odd_names_are_removed_and_no_link_is_followed() {
         let (keep, root) = host();
         let path = prepare_directory(&root).unwrap();

@@ -43,7 +43,7 @@ pub enum Written {
 /// that has inherited one has the lock, too, for as long as it lives.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
 }
 
 /// Where the records are, made if they are not there, for whoever wants to watch them.
@@ -172,9 +172,7 @@ pub fn forget(root: &Root, id: DeviceId) -> io::Result<()> {
     if let DeviceId::Mdev(_) = id {
         requests::forget_start(root, id)?;
     }
-    absent_is_fine(fs::remove_dir_all(
-        root.join(BASE).join("devices").join(id.to_string()),
-    ))?;
+    remove_tree(&root.join(BASE).join("devices").join(id.to_string()))?;
     absent_is_fine(fs::remove_file(lock_path(root, id)))
 }
 
@@ -229,7 +227,7 @@ impl Lock {
             };
             match file.try_lock() {
                 // The device may have gone and come again, and its lock's file with it.
-                Ok(()) if is_still(&file, path) => return Ok(Some(Lock { _file: file })),
+                Ok(()) if is_still(&file, path) => return Ok(Some(Lock { file })),
                 Ok(()) => continue,
                 Err(TryLockError::WouldBlock) => {}
                 Err(TryLockError::Error(error)) => return Err(error),
@@ -475,16 +473,57 @@ pub(crate) fn open_trusted(
     Ok(Some(file))
 }
 
-/// Writes a file whole: whoever reads it sees the old one or the new one.
+/// Writes a file whole, for anybody to read: whoever reads it sees the old one or the new one.
 pub(super) fn replace(directory: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut file = tempfile::Builder::new()
-        .prefix(".new-")
-        .tempfile_in(directory)?;
-    file.write_all(content)?;
-    file.as_file()
-        .set_permissions(Permissions::from_mode(0o644))?;
-    file.persist(path).map_err(|error| error.error)?;
-    Ok(())
+    let whole = Whole {
+        new: directory.join(".new"),
+        permissions: Permissions::from_mode(0o644),
+        is_kept: false,
+    };
+    whole.put(path, content)
+}
+
+/// How a file is written whole.
+///
+/// Until it is, it has a name of its own in the same directory, always the same one, and is locked. So one that is
+/// killed meanwhile leaves no more than that behind, and the next one takes it.
+#[derive(Debug)]
+pub(super) struct Whole {
+    /// That name.
+    pub(super) new: PathBuf,
+    /// Those of the file.
+    pub(super) permissions: Permissions,
+    /// Whether it must be there after a crash of the machine, too.
+    pub(super) is_kept: bool,
+}
+
+impl Whole {
+    /// Puts `content` into the place of the file that is there, if one is.
+    ///
+    /// # Errors
+    /// Any error of the file system, and then the file is as it was; [`io::ErrorKind::TimedOut`].
+    pub(super) fn put(self, path: &Path, content: &[u8]) -> io::Result<()> {
+        let locked = Lock::of_file(&self.new, Instant::now() + WRITER_PATIENCE)?;
+        let mut file = &locked.file;
+        let put = || {
+            // Somebody may have been killed here.
+            file.set_len(0)?;
+            file.write_all(content)?;
+            file.set_permissions(self.permissions)?;
+            if self.is_kept {
+                file.sync_all()?;
+            }
+            fs::rename(&self.new, path)
+        };
+        if let Err(error) = put() {
+            let _ = fs::remove_file(&self.new);
+            return Err(error);
+        }
+        match path.parent() {
+            Some(directory) if self.is_kept => File::open(directory)?.sync_data(),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Swaps one directory of the tree in, whole: whoever reads sees the old one or the new one. One
@@ -493,6 +532,9 @@ fn publish(root: &Root, below: &Path, name: &str, facts: &Facts, method: Method)
     if !below.iter().all(|part| part.to_str().is_some_and(is_plain)) || !is_plain(name) {
         return Ok(());
     }
+    // There is one writer; another may have been killed with this half made, or half removed.
+    let new = root.join(BASE).join(".new");
+    remove_tree(&new)?;
     if tree::is_of(&root.join(BASE).join(below).join(name), facts, method) {
         return Ok(());
     }
@@ -509,28 +551,29 @@ fn publish(root: &Root, below: &Path, name: &str, facts: &Facts, method: Method)
         place.push(part);
         make_or_trust(root, &place, 0o755)?;
     }
-    let new = tempfile::Builder::new()
-        .prefix(".new-")
-        .tempdir_in(root.join(BASE))?;
-    fs::set_permissions(new.path(), Permissions::from_mode(0o755))?;
-    tree::write(new.path(), facts, method)?;
-    let target = place.join(name);
+    let swapped = swap_in(&new, &place.join(name), facts, method);
+    let removed = remove_tree(&new);
+    swapped.and(removed)
+}
+
+/// Makes a directory of the tree, and gives it the place of the one that is there, if one is: that one then has the
+/// new one's name.
+fn swap_in(new: &Path, target: &Path, facts: &Facts, method: Method) -> io::Result<()> {
+    fs::create_dir(new)?;
+    fs::set_permissions(new, Permissions::from_mode(0o755))?;
+    tree::write(new, facts, method)?;
     let here = nix::fcntl::AT_FDCWD;
-    match renameat2(
-        here,
-        new.path(),
-        here,
-        &target,
-        RenameFlags::RENAME_EXCHANGE,
-    ) {
-        // The old tree now has the temporary name and goes with it.
+    match renameat2(here, new, here, target, RenameFlags::RENAME_EXCHANGE) {
         Ok(()) => Ok(()),
-        Err(nix::errno::Errno::ENOENT) => {
-            fs::rename(new.path(), &target)?;
-            let _moved = new.keep();
-            Ok(())
-        }
+        Err(nix::errno::Errno::ENOENT) => fs::rename(new, target),
         Err(error) => Err(error.into()),
+    }
+}
+
+fn remove_tree(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if !is_absent(&error) => Err(error),
+        _ => Ok(()),
     }
 }
 

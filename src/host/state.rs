@@ -11,7 +11,7 @@
 //! * `older.json`: the domains that were there before the package.
 
 use std::collections::BTreeSet;
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -518,14 +518,12 @@ fn text(value: &impl Serialize) -> io::Result<Vec<u8>> {
 
 /// Writes a file whole, so that it is there after a crash, too.
 fn replace(directory: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut file = tempfile::Builder::new()
-        .prefix(".new-")
-        .permissions(Permissions::from_mode(0o600))
-        .tempfile_in(directory)?;
-    file.write_all(content)?;
-    file.as_file().sync_data()?;
-    file.persist(path).map_err(|error| error.error)?;
-    File::open(directory)?.sync_data()
+    let whole = run::Whole {
+        new: directory.join(".new"),
+        permissions: Permissions::from_mode(0o600),
+        is_kept: true,
+    };
+    whole.put(path, content)
 }
 
 /// Seconds since 1970.
@@ -791,32 +789,6 @@ mod tests {
         assert!(error.contains("is no directory"), "{error}");
         let elsewhere = State::new(&Root::strict(host.directory.path().join("none")));
         assert!(elsewhere.append(&entry("one")).is_err());
-    }
-
-    /// `mount -t tmpfs -o size=64k tmpfs DIR; GFXPLANE_SMALL=DIR cargo test --lib -- --ignored full`
-    #[test]
-    #[ignore = "needs a small file system of its own, named by GFXPLANE_SMALL"]
-    fn a_file_system_that_is_full() {
-        let small = PathBuf::from(std::env::var_os("GFXPLANE_SMALL").unwrap());
-        fs::create_dir_all(small.join("var/lib")).unwrap();
-        let state = State::new(&Root::strict(&small));
-        state.push_undo(UUID, "guest", change("1")).unwrap();
-        let before = state.undo_stack(UUID, &mut Vec::new());
-        let mut written = 0;
-        while state.append(&entry(&"x".repeat(1000))).is_ok() {
-            written += 1;
-        }
-        // 1000 bytes don't fit any more, and a line that does is a whole one.
-        let mut warnings = Vec::new();
-        assert_eq!(state.entries(&mut warnings).len(), written);
-        assert!(state.push_undo(UUID, "guest", change("2")).is_err());
-        assert!(state.set_hands_off(UUID, "guest", true).is_err());
-        assert!(state.set_older(&BTreeSet::from([UUID])).is_err());
-        assert_eq!(state.undo_stack(UUID, &mut warnings), before);
-        assert!(!state.hands_off(UUID, &mut warnings));
-        assert_eq!(warnings, []);
-        let left = fs::read_dir(small.join(BASE).join("domains")).unwrap();
-        assert_eq!(left.count(), 1, "no temporary file is left");
     }
 
     #[test]

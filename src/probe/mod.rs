@@ -527,6 +527,14 @@ mod tests {
             LONG,
         );
         assert_eq!(crash, unknown(Reason::QueryFailed, Step::Control));
+        let half = &said[..said.len() / 2];
+        for by in ["KILL", "TERM"] {
+            let killed = ask_script(
+                &format!("echo query-dmabuf >&2; printf %s '{half}'; kill -{by} $$"),
+                LONG,
+            );
+            assert_eq!(killed, unknown(Reason::QueryFailed, Step::QueryDmabuf));
+        }
         assert_eq!(
             ask_script("echo nonsense", LONG),
             unknown(Reason::QueryFailed, Step::Spawn)

@@ -763,6 +763,64 @@ def test_killed():
     assert not FULL or noticed >= len(lost) + len(risen), f"{len(lost) + len(risen)} lost, {noticed} at most noticed"
 
 
+def test_libvirtd_killed():
+    """libvirtd, with SIGKILL, at random moments while the daemon defines: every definition is old or mended, is mended
+    when libvirtd is there again, and what was changed can be undone."""
+    kills = times(30, 5)
+    chance = random.Random(int(os.environ.get("SEED", "1")))
+    domain("usual", DMABUF[4], graphics=SPICE)
+    usual = becomes_right("usual")
+    gone("usual")
+    pid, since = daemon_pid(), cursor()
+    outcomes = collections.Counter()
+    for number in range(kills):
+        name = f"killed{number}"
+        domain(name, DMABUF[4], graphics=SPICE)
+        before = definition(name)
+        time.sleep(chance.uniform(0, 1.5 * usual))
+        out("systemctl kill -s KILL libvirtd.service")
+        file = Path(f"/etc/libvirt/qemu/{name}.xml")
+        is_old = "<gl " not in file.read_text()
+        outcomes["old" if is_old else "mended"] += 1
+        left = [other.name for other in file.parent.glob(f"{name}.xml?*")]
+        print(f"  left by libvirt: {left}" if left else "", end="")
+        # By its socket, as a client would have it.
+        eventually("libvirt answers", lambda: sh(f"virsh domstate {name}", check=False).returncode == 0)
+        becomes_right(name)
+        eventually("it is told", lambda: f'"domain":"{name}"' in (STATE / "log.jsonl").read_text())
+        out(f"gfxplane undo {name}")
+        equal(clients.bare(definition(name)), clients.bare(before), f"{name}, undone")
+        gone(name)
+    print(f"  libvirtd killed {kills} times; the definition was then: {dict(outcomes)}")
+    equal(daemon_pid(), pid, "the daemon is the same")
+    assert "changed" in journal(since)
+
+
+def test_clock_jumps():
+    """A year ahead, and back: nobody is refused or started for it, and what comes is mended."""
+    domain("starts", DMABUF[0], graphics=SPICE_GL)
+    pid, now = daemon_pid(), time.time()
+    out("systemctl stop systemd-timesyncd.service || :")
+    try:
+        for jump in (365 * 86400, -365 * 86400, 0):
+            began = time.monotonic()
+            out(f"date -s @{int(now + jump)}")
+            out("virsh start --paused starts")
+            # Its device is taken, and nobody is kept waiting for a mark that seems to be of next year.
+            out("virsh destroy starts")
+            domain("comes", DMABUF[1], graphics=SPICE)
+            becomes_right("comes")
+            works("comes")
+            gone("comes")
+            print(f"  clock at {jump:+} s: {time.monotonic() - began:.0f} s for it all")
+            equal(daemon_pid(), pid, "the daemon is the same")
+    finally:
+        out(f"date -s @{int(now)}")
+    equal(out("gfxplane log comes").count("comes") > 0, True, "it was told")
+    equal(sh("gfxplane --quiet list", check=False).returncode, 0)
+    gone("starts")
+
+
 # Probes beside starts
 
 PROBERS = 4

@@ -17,6 +17,7 @@ mod wrapper;
 use std::ffi::OsString;
 use std::io::{self, Write};
 
+use gfxplane::callout::Call;
 use gfxplane::host::Root;
 use gfxplane::inventory::Sources;
 use gfxplane::nodedev::offline;
@@ -44,7 +45,7 @@ fn run() -> u8 {
     if let Some(call) = managers::Call::parse(&program, &arguments) {
         return managers::run(&root(), &call);
     }
-    if let Some(call) = mdevctl::Call::parse(&arguments) {
+    if let Some(call) = Call::parse(&arguments) {
         return mdevctl::run(&root(), &program, &call);
     }
     // The name of a guest may be anything, "--help" or no UTF-8 included.

@@ -5,7 +5,7 @@
 //! notifier it waits at `start` until no probe of ours holds the device, and takes our attributes
 //! out of definitions.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{SysconfVar, sysconf};
 
+use gfxplane::callout::{Call, is_list, verb};
 use gfxplane::hints::hints;
 use gfxplane::host::{Root, mdevctl, run, settings};
 use gfxplane::inventory;
@@ -26,46 +27,6 @@ const OUR_NAME: &str = "99-gfxplane";
 
 /// "Not my device": mdevctl asks the next script.
 const NOT_MINE: u8 = 2;
-
-/// One call by mdevctl.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Call {
-    event: String,
-    action: String,
-    state: String,
-    uuid: String,
-    parent: String,
-}
-
-impl Call {
-    /// Reads the arguments; `None` if they aren't mdevctl's (which always begin with `-t`).
-    pub(crate) fn parse(arguments: &[OsString]) -> Option<Self> {
-        if arguments.first()? != "-t" {
-            return None;
-        }
-        let mut call = Call {
-            event: String::new(),
-            action: String::new(),
-            state: String::new(),
-            uuid: String::new(),
-            parent: String::new(),
-        };
-        for pair in arguments.chunks(2) {
-            let [option, value] = pair else { break };
-            // Whatever is not UTF-8 names nothing that we could have a record of.
-            let value = value.to_str().unwrap_or_default().to_owned();
-            match option.to_str() {
-                Some("-e") => call.event = value,
-                Some("-a") => call.action = value,
-                Some("-s") => call.state = value,
-                Some("-u") => call.uuid = value,
-                Some("-p") => call.parent = value,
-                _ => {}
-            }
-        }
-        Some(call)
-    }
-}
 
 /// Answers the call. `program`: as which file we were called.
 pub(crate) fn run(root: &Root, program: &OsStr, call: &Call) -> u8 {
@@ -88,23 +49,6 @@ pub(crate) fn run(root: &Root, program: &OsStr, call: &Call) -> u8 {
 fn caller() -> Vec<u8> {
     let parent = std::os::unix::process::parent_id();
     std::fs::read(format!("/proc/{parent}/cmdline")).unwrap_or_default()
-}
-
-/// Whether mdevctl was called to list devices. `mdevctl define` asks for attributes, too, and would
-/// store them in the definition.
-fn is_list(cmdline: &[u8]) -> bool {
-    verb(cmdline) == Some(b"list")
-}
-
-/// The command of mdevctl's that this is.
-fn verb(cmdline: &[u8]) -> Option<&[u8]> {
-    let mut words = cmdline.split(|byte| *byte == 0);
-    let program = words.next().unwrap_or_default();
-    match program.rsplit(|byte| *byte == b'/').next() {
-        Some(b"mdevctl") => words.next(),
-        Some(b"lsmdev") => Some(b"list"),
-        _ => None,
-    }
 }
 
 /// Whether every vendor's script has had its turn. mdevctl asks the scripts of
@@ -196,48 +140,5 @@ fn notify(root: &Root, call: &Call, action: &str) -> u8 {
             let _ = writeln!(io::stderr(), "gfxplane-helper: {problem}");
             FAILURE
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn who_lists() {
-        for (cmdline, expected) in [
-            (&b"mdevctl\0list\0--dumpjson\0"[..], true),
-            (b"/usr/sbin/mdevctl\0list\0", true),
-            (b"/usr/sbin/lsmdev\0-d\0", true),
-            (b"mdevctl\0define\0-u\0list\0", false),
-            (b"mdevctl\0start\0list\0", false),
-            (b"notlsmdev\0list\0", false),
-            (b"mdevctl\0", false),
-            (b"", false),
-        ] {
-            assert_eq!(
-                is_list(cmdline),
-                expected,
-                "{}",
-                String::from_utf8_lossy(cmdline)
-            );
-        }
-    }
-
-    #[test]
-    fn arguments_of_mdevctl() {
-        let words = |text: &str| text.split(' ').map(OsString::from).collect::<Vec<_>>();
-        let call = Call::parse(&words("-t T -e get -a attributes -s none -u U -p P")).unwrap();
-        assert_eq!(
-            (
-                call.event.as_str(),
-                call.action.as_str(),
-                call.uuid.as_str()
-            ),
-            ("get", "attributes", "U")
-        );
-        assert_eq!(Call::parse(&words("capability U")), None);
-        assert_eq!(Call::parse(&[]), None);
-        assert_eq!(Call::parse(&words("-t T -e")).unwrap().event, "");
     }
 }

@@ -115,6 +115,15 @@ pub(in crate::cli) fn start(
             if status.and_then(|status| status.code()) == Some(NOT_RUN) {
                 return Err(Failure::Environment(format!("{words}: it can't be run")).into());
             }
+            let signal = status.and_then(|status| status.signal());
+            let signal = signal.and_then(|number| Signal::try_from(number).ok());
+            if let Some(signal @ (Signal::SIGKILL | Signal::SIGTERM)) = signal {
+                let program = call.program.display();
+                let killed = format!(
+                    "{program} was killed ({signal}) before it had answered, by somebody or by the kernel for want of memory: try again"
+                );
+                return Err(Failure::Environment(killed).into());
+            }
             Ok(Start::Refused(refusal(&words, status)))
         }
     }

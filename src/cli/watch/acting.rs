@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
+use super::domains::Unsure;
 use super::service::Priority;
 use super::{Daemon, Event, Task};
 use crate::cli::libvirt::{self, Definition, Happened, New, Replaced};
@@ -96,6 +97,7 @@ impl Daemon<'_> {
             self.report(forgotten);
             return Ok(());
         };
+        self.was_done_after_all(uuid, &definition);
         let (name, devices) = name_and_devices(&definition.xml);
         let is_another = self
             .domains
@@ -294,8 +296,44 @@ impl Daemon<'_> {
                 self.handled(uuid, false);
                 Ok(())
             }
-            Err(error) => Err(error),
+            Err(error) => {
+                // It may have ended before it did it, or before it said so.
+                self.domains.watched(uuid).unsure = Some(Unsure {
+                    before: before.xml.clone(),
+                    wanted: fixed.text.clone(),
+                    changes: plan.changes.clone(),
+                });
+                Err(error)
+            }
         }
+    }
+
+    /// Remembers a change that libvirt has made and not confirmed, as one that it has. Only what was wanted can be
+    /// undone of it: what else is new may be somebody else's.
+    fn was_done_after_all(&mut self, uuid: Uuid, definition: &Definition) {
+        let domain = self.domains.watched(uuid);
+        let done = domain.unsure.take();
+        let Some(done) = done.filter(|unsure| unsure.is_done(&definition.xml)) else {
+            return;
+        };
+        domain.memory.is_ours(&definition.xml);
+        let name = domain.name.clone();
+        for change in &done.changes {
+            let what = words(&change.action);
+            let text = format!("{name}: changed, though libvirt has not said so: {what}");
+            self.say(Priority::Notice, &text);
+        }
+        let kept = self.domains.state.made(
+            By::Daemon,
+            &Made {
+                uuid,
+                name: &name,
+                before: &done.before,
+                after: &done.wanted,
+                changes: &done.changes,
+            },
+        );
+        self.report(kept);
     }
 
     /// Waits for libvirt's report of our own definition; whether it was the only one. If there is

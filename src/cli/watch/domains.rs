@@ -9,6 +9,8 @@ use crate::domain::Domain;
 use crate::host::state::{NotRemembered, State};
 use crate::host::{Root, Warning};
 use crate::names::DeviceId;
+use crate::plan::Change;
+use crate::undo::{inverse, undo};
 use crate::watch::{Line, Memory, Standing, mark};
 use crate::xml::Document;
 
@@ -31,6 +33,25 @@ pub(super) struct Watched {
     pub(super) failure: String,
     /// The definition that was started after a veto: once for each.
     retried: Option<u64>,
+    /// What libvirt may have done, or not: it has not said.
+    pub(super) unsure: Option<Unsure>,
+}
+
+/// A change that was asked for when libvirt ended.
+#[derive(Debug)]
+pub(super) struct Unsure {
+    pub(super) before: String,
+    pub(super) wanted: String,
+    pub(super) changes: Vec<Change>,
+}
+
+impl Unsure {
+    /// Whether it was done, as far as a definition shows: some of it stands there.
+    pub(super) fn is_done(&self, definition: &str) -> bool {
+        inverse(&self.before, &self.wanted)
+            .and_then(|inverses| undo(definition, &inverses))
+            .is_ok_and(|undone| !undone.put_back.is_empty())
+    }
 }
 
 /// All of them.

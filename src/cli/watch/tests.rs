@@ -29,6 +29,8 @@ struct Fake {
     /// What somebody defines right after, unseen by the compare.
     conflicts: Mutex<Vec<String>>,
     refuses: AtomicBool,
+    /// It ends at the next definition, before it has written it or (`true`) after that.
+    ends: Mutex<Option<bool>>,
     defined: AtomicU32,
     is_active: AtomicBool,
     /// Of an active one: it is through with its start.
@@ -49,13 +51,21 @@ impl Fake {
     }
 
     fn put(&self, xml: &str) {
-        self.domains.lock().unwrap().insert(UUID.into(), xml.into());
-        self.report(Happened::Defined { is_new: false });
+        self.put_at(UUID, xml);
+    }
+
+    fn put_at(&self, uuid: &str, xml: &str) {
+        self.domains.lock().unwrap().insert(uuid.into(), xml.into());
+        self.report_of(uuid, Happened::Defined { is_new: false });
     }
 
     fn report(&self, what: Happened) {
+        self.report_of(UUID, what);
+    }
+
+    fn report_of(&self, uuid: &str, what: Happened) {
         if let Some(sink) = &*self.sink.lock().unwrap() {
-            let uuid = UUID.into();
+            let uuid = uuid.into();
             let at = Instant::now();
             sink(libvirt::Event::Domain { uuid, what, at });
         }
@@ -72,8 +82,22 @@ impl Libvirt for Arc<Fake> {
         if let Some(theirs) = self.meddling.lock().unwrap().pop() {
             self.put(&theirs);
         }
-        if self.xml() != before.xml {
+        let now = self.domains.lock().unwrap()[&before.uuid].clone();
+        if now != before.xml {
             return Ok(Replaced::Changed);
+        }
+        let wanted = match new {
+            New::Whole(xml) | New::Checked(xml) => xml.to_owned(),
+            New::Graphics(graphics) => with_graphics(&now, graphics),
+        };
+        if let Some(is_written) = self.ends.lock().unwrap().take() {
+            if is_written {
+                let mut domains = self.domains.lock().unwrap();
+                domains.insert(before.uuid.clone(), wanted);
+            }
+            return Err(Failure::Environment(
+                "End of file while reading data".into(),
+            ));
         }
         if self.refuses.load(Ordering::Relaxed) {
             return Err(Failure::Refused("libvirt refuses it".into()));
@@ -83,8 +107,12 @@ impl Libvirt for Arc<Fake> {
             self.put(&theirs);
         }
         match new {
-            New::Whole(xml) | New::Checked(xml) => self.put(xml),
-            New::Graphics(graphics) => self.put(&with_graphics(&self.xml(), graphics)),
+            New::Whole(_) | New::Checked(_) => self.put_at(&before.uuid, &wanted),
+            // What somebody else has changed meanwhile stays.
+            New::Graphics(graphics) => {
+                let now = self.domains.lock().unwrap()[&before.uuid].clone();
+                self.put_at(&before.uuid, &with_graphics(&now, graphics));
+            }
         }
         self.defined.fetch_add(1, Ordering::Relaxed);
         let window = since.elapsed();
@@ -168,7 +196,13 @@ struct Host {
 
 impl Host {
     fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        // In memory, where there is such a place: much is written whole and synced.
+        let memory = Path::new("/dev/shm");
+        let directory = if memory.is_dir() {
+            tempfile::tempdir_in(memory).unwrap()
+        } else {
+            tempfile::tempdir().unwrap()
+        };
         let lab = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hosts/lab/root");
         let copied = Command::new("cp")
             .args(["-r", "--no-dereference", "--preserve=mode,links"])
@@ -639,4 +673,84 @@ fn lines_are_said_once() {
     seen.insert(watched.note("n", "one", Vec::new()));
     assert_eq!(seen, [false].into());
     assert!(watched.note("n", "two", Vec::new()));
+}
+
+/// Whether it was killed before or after it had written the definition: that is mended in the end, told once, and can
+/// be undone.
+#[test]
+fn libvirt_that_ends_while_it_defines() {
+    for (doomed, is_written) in [
+        (doomed(), false),
+        (doomed(), true),
+        (domain(REGION, "off", VNC), false),
+        (domain(REGION, "off", VNC), true),
+    ] {
+        let host = Host::new();
+        let (mut daemon, receive) = host.watched();
+        *host.libvirt.ends.lock().unwrap() = Some(is_written);
+        host.libvirt.put(&doomed);
+        daemon.work_with(&receive);
+        assert_eq!(host.libvirt.xml() != doomed, is_written);
+        assert_eq!(entries(&daemon), [], "nobody knows yet");
+        // It is there again.
+        daemon.connect(true).unwrap();
+        daemon.work_with(&receive);
+        let mended = host.libvirt.xml();
+        assert_ne!(mended, doomed);
+        assert_eq!(entries(&daemon), [What::Fixed]);
+        let rounds = daemon.domains.state.undo_stack(uuid(), &mut Vec::new());
+        assert_eq!(rounds.len(), 1);
+        let undone = crate::undo::undo(&mended, &rounds[0].changes).unwrap();
+        let differs = crate::undo::inverse(&undone.text, &doomed).unwrap();
+        assert_eq!((differs, undone.passed_over), (vec![], vec![]));
+        // Once.
+        daemon.connect(true).unwrap();
+        daemon.work_with(&receive);
+        assert_eq!(entries(&daemon), [What::Fixed]);
+        assert_eq!(host.libvirt.xml(), mended);
+    }
+}
+
+/// What somebody else has defined meanwhile is not taken for ours.
+#[test]
+fn libvirt_that_ends_while_it_defines_and_somebody_else_is_there_first() {
+    let host = Host::new();
+    let (mut daemon, receive) = host.watched();
+    *host.libvirt.ends.lock().unwrap() = Some(false);
+    host.libvirt.put(&doomed());
+    daemon.work_with(&receive);
+    let theirs = domain(REGION, "on", VNC);
+    host.libvirt.put(&theirs);
+    daemon.connect(true).unwrap();
+    daemon.work_with(&receive);
+    assert_eq!((host.libvirt.xml(), entries(&daemon)), (theirs, vec![]));
+    assert_eq!(daemon.domains.state.undo_stack(uuid(), &mut Vec::new()), []);
+}
+
+/// At the first look as many are mended as are wrong, each told and remembered once; the second changes nothing.
+#[test]
+fn five_thousand_domains() {
+    const MANY: u128 = 5000;
+    let host = Host::new();
+    let uuids: Vec<Uuid> = (0..MANY)
+        .map(|number| Uuid::from_u128(uuid().as_u128() + number))
+        .collect();
+    for uuid in &uuids {
+        let uuid = uuid.to_string();
+        let xml = doomed().replace(UUID, &uuid);
+        host.libvirt.domains.lock().unwrap().insert(uuid, xml);
+    }
+    let (mut daemon, receive) = host.watched();
+    let is_mended = |xml: &String| xml.contains("<gl enable='yes'") && xml.contains("geheim");
+    let all = host.libvirt.domains.lock().unwrap().clone();
+    assert_eq!(all.values().filter(|xml| is_mended(xml)).count(), 5000);
+    daemon.connect(true).unwrap();
+    daemon.work_with(&receive);
+    assert_eq!(*host.libvirt.domains.lock().unwrap(), all);
+    assert_eq!(host.libvirt.defined.load(Ordering::Relaxed), 5000);
+    let state = &daemon.domains.state;
+    let remembered = |uuid: &&Uuid| state.undo_stack(**uuid, &mut Vec::new()).len() == 1;
+    assert_eq!(uuids.iter().filter(remembered).count(), 5000);
+    // The log is put aside at its size, whatever there is to tell.
+    assert!(!entries(&daemon).is_empty());
 }

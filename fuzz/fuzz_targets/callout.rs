@@ -1,0 +1,5 @@
+//! What must hold is told in tests/support/targets/callout.rs.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| gfxplane_fuzz::callout(input));

@@ -1,0 +1,114 @@
+//! How mdevctl calls its callouts and notifiers, read from the words that it does so with: mdevctl(8)
+//! "CALLOUTS", src/callouts.rs.
+
+use std::ffi::OsString;
+
+/// One call by mdevctl.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    /// `-e`: `get`, `pre`, `post`, `live`, `notify`.
+    pub event: String,
+    /// `-a`: `attributes`, `start`, `define`, …
+    pub action: String,
+    /// `-s`: how it went, in a notification.
+    pub state: String,
+    /// `-u`: the device.
+    pub uuid: String,
+    /// `-p`: the sysfs name of its parent.
+    pub parent: String,
+}
+
+impl Call {
+    /// Reads the arguments; `None` if they aren't mdevctl's (which always begin with `-t`). What is missing is
+    /// empty, of what is there twice the last counts, and options that mdevctl may come to have are passed over.
+    #[must_use]
+    pub fn parse(arguments: &[OsString]) -> Option<Self> {
+        if arguments.first()? != "-t" {
+            return None;
+        }
+        let mut call = Call {
+            event: String::new(),
+            action: String::new(),
+            state: String::new(),
+            uuid: String::new(),
+            parent: String::new(),
+        };
+        for pair in arguments.chunks(2) {
+            let [option, value] = pair else { break };
+            // Whatever is not UTF-8 names nothing that we could have a record of.
+            let value = value.to_str().unwrap_or_default().to_owned();
+            match option.to_str() {
+                Some("-e") => call.event = value,
+                Some("-a") => call.action = value,
+                Some("-s") => call.state = value,
+                Some("-u") => call.uuid = value,
+                Some("-p") => call.parent = value,
+                _ => {}
+            }
+        }
+        Some(call)
+    }
+}
+
+/// The command of mdevctl's that a process was started with. `cmdline`: its `/proc/PID/cmdline`. `None` if that is no
+/// mdevctl, or one without a command.
+#[must_use]
+pub fn verb(cmdline: &[u8]) -> Option<&[u8]> {
+    let mut words = cmdline.split(|byte| *byte == 0);
+    let program = words.next().unwrap_or_default();
+    match program.rsplit(|byte| *byte == b'/').next() {
+        Some(b"mdevctl") => words.next(),
+        Some(b"lsmdev") => Some(b"list"),
+        _ => None,
+    }
+}
+
+/// Whether that process lists devices. `mdevctl define` asks for attributes, too, and would
+/// store them in the definition.
+#[must_use]
+pub fn is_list(cmdline: &[u8]) -> bool {
+    verb(cmdline) == Some(b"list")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_lists() {
+        for (cmdline, expected) in [
+            (&b"mdevctl\0list\0--dumpjson\0"[..], true),
+            (b"/usr/sbin/mdevctl\0list\0", true),
+            (b"/usr/sbin/lsmdev\0-d\0", true),
+            (b"mdevctl\0define\0-u\0list\0", false),
+            (b"mdevctl\0start\0list\0", false),
+            (b"notlsmdev\0list\0", false),
+            (b"mdevctl\0", false),
+            (b"", false),
+        ] {
+            assert_eq!(
+                is_list(cmdline),
+                expected,
+                "{}",
+                String::from_utf8_lossy(cmdline)
+            );
+        }
+    }
+
+    #[test]
+    fn arguments_of_mdevctl() {
+        let words = |text: &str| text.split(' ').map(OsString::from).collect::<Vec<_>>();
+        let call = Call::parse(&words("-t T -e get -a attributes -s none -u U -p P")).unwrap();
+        assert_eq!(
+            (
+                call.event.as_str(),
+                call.action.as_str(),
+                call.uuid.as_str()
+            ),
+            ("get", "attributes", "U")
+        );
+        assert_eq!(Call::parse(&words("capability U")), None);
+        assert_eq!(Call::parse(&[]), None);
+        assert_eq!(Call::parse(&words("-t T -e")).unwrap().event, "");
+    }
+}

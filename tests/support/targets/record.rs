@@ -1,0 +1,145 @@
+//! What is kept between two runs: records, testimonies, the log, and what undoes a change.
+//!
+//! Input: a text, taken for each of these, and after the first NUL a domain that is to be undone by it.
+
+use gfxplane::evidence::{Method, resolve};
+use gfxplane::facts::Reason;
+use gfxplane::hints::hints;
+use gfxplane::log::Entry;
+use gfxplane::nodedev::capability::of_device;
+use gfxplane::nodedev::words::{attributes, properties, words};
+use gfxplane::record::{MAX_SIZE, Record};
+use gfxplane::testimony::Testimony;
+use gfxplane::undo::{Inverse, undo};
+use gfxplane::xml::{Document, from_bytes};
+use serde_json::Value;
+
+use super::{parts, same};
+
+/// # Errors
+/// What is broken.
+pub(crate) fn check(input: &[u8]) -> Result<(), String> {
+    let [text, domain] = parts(input);
+    let Ok(text) = std::str::from_utf8(text) else {
+        return Ok(());
+    };
+    record(text)?;
+    testimony(text)?;
+    entry(text)?;
+    let Ok(inverses) = serde_json::from_str::<Vec<Inverse>>(text) else {
+        return Ok(());
+    };
+    match from_bytes(domain.to_vec()) {
+        Ok(domain) => undone(&domain, &inverses),
+        Err(_) => Ok(()),
+    }
+}
+
+/// What is read comes back, and whoever reads it in another form can.
+fn record(text: &str) -> Result<(), String> {
+    let Ok(record) = Record::parse(text) else {
+        return Ok(());
+    };
+    let kept = record.to_text();
+    if kept.len() > MAX_SIZE {
+        return Err(format!("{} bytes can't be read again", kept.len()));
+    }
+    let again = Record::parse(&kept).map_err(|error| error.to_string())?;
+    same("kept", &again, &record)?;
+    if !record.says_the_same(&again) {
+        return Err("it does not say what it says itself".into());
+    }
+    let evidence = record.evidence(Method::Probe);
+    let finding = resolve(vec![(record.facts.clone(), evidence)], Reason::NotProbed);
+    // Whatever a node is called.
+    let node = record.circumstances.driver.as_deref();
+    let hints = hints(&finding.facts, node);
+    told(&words(&finding, &hints))?;
+    let capability = of_device(&finding, &hints);
+    let document = roxmltree::Document::parse(&capability)
+        .map_err(|error| format!("{error} in {capability}"))?;
+    let displays = document.root_element().children();
+    let displays: Vec<&str> = displays
+        .filter(|node| node.has_tag_name("display"))
+        .filter_map(|node| node.attribute("type"))
+        .collect();
+    same("the display", &displays, &finding.facts.display.words())
+}
+
+/// libvirt prints attributes as they are, and udev takes a line for a property.
+fn told(words: &[(String, String)]) -> Result<(), String> {
+    let is_plain = |text: &str| {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "_.:,=+/-".contains(c);
+        !text.is_empty() && text.chars().all(allowed)
+    };
+    let printed: Vec<Value> =
+        serde_json::from_str(&attributes(words)).map_err(|error| error.to_string())?;
+    same("attributes", &printed.len(), &words.len())?;
+    for (attribute, (name, value)) in printed.iter().zip(words) {
+        same(
+            "attribute",
+            attribute,
+            &serde_json::json!({ format!("gfxplane.{name}"): value }),
+        )?;
+        if !is_plain(name) || !(value.is_empty() || is_plain(value)) {
+            return Err(format!("{name:?}={value:?} would have to be escaped"));
+        }
+    }
+    let lines = properties(words);
+    same("properties", &lines.lines().count(), &words.len())?;
+    for (line, (_, value)) in lines.lines().zip(words) {
+        let (name, said) = line.split_once('=').ok_or("a property without a value")?;
+        same("property", &said, &value.as_str())?;
+        if !name
+            .bytes()
+            .all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
+        {
+            return Err(format!("{name:?} is no name of a property"));
+        }
+    }
+    Ok(())
+}
+
+fn testimony(text: &str) -> Result<(), String> {
+    let Ok(testimony) = Testimony::parse(text) else {
+        return Ok(());
+    };
+    let again = Testimony::parse(&testimony.to_text()).map_err(|error| error.to_string())?;
+    same("testimony", &again, &testimony)?;
+    if testimony.evidence().method.is_measured() {
+        return Err("what QEMU says is no measurement".into());
+    }
+    Ok(())
+}
+
+/// A line of the log stays one line.
+fn entry(text: &str) -> Result<(), String> {
+    let Ok(entry) = serde_json::from_str::<Entry>(text) else {
+        return Ok(());
+    };
+    let line = serde_json::to_string(&entry).map_err(|error| error.to_string())?;
+    if line.contains('\n') {
+        return Err("the log has whole lines".into());
+    }
+    let again: Entry = serde_json::from_str(&line).map_err(|error| error.to_string())?;
+    same("log", &again, &entry)
+}
+
+/// Whatever stands in the file: what comes out is a document, and nothing changes of which nothing is told.
+fn undone(domain: &str, inverses: &[Inverse]) -> Result<(), String> {
+    let json = serde_json::to_string(inverses).map_err(|error| error.to_string())?;
+    let again: Vec<Inverse> = serde_json::from_str(&json).map_err(|error| error.to_string())?;
+    same("inverses", &again.as_slice(), &inverses)?;
+    let Ok(undone) = undo(domain, inverses) else {
+        return match Document::parse(domain) {
+            Ok(_) => Err("a good document can't be read".into()),
+            Err(_) => Ok(()),
+        };
+    };
+    if undone.put_back.is_empty() {
+        same("nothing was put back", &undone.text.as_str(), &domain)?;
+    }
+    Document::parse(&undone.text)
+        .map(drop)
+        .map_err(|error| format!("undone, it can't be read: {error}\n{}", undone.text))
+}
