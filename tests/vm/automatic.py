@@ -760,7 +760,7 @@ PROBERS = 4
 def test_probing_while_a_domain_starts():
     """Four processes ask a device over and over while a domain with it is started and destroyed: no start
     fails because of them, and each answer is right or in-use."""
-    rounds, device, directory = times(60, 20), REGION[0], new_directory("probing")
+    rounds, device, directory = times(200, 20), REGION[0], new_directory("probing")
     domain("between", device, graphics=VNC)
     loop = f"until [ -e {directory}/stop ]; do gfxplane-probe --fresh --json {device}; sleep 0.2; done"
     probers = [
