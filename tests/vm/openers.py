@@ -359,10 +359,13 @@ def test_a_query_that_hangs():
             out("hold")
             answer, code = ask(device, f"--fresh --path {path} --deadline 30")
             equal((*said(answer), code), (["unknown"], "timed-out", "control", None, 1), f"by {path}: {answer}")
-            equal(listed(device)["evidence"]["step"], "control", path)
+            entry = listed(device)
+            # What has been measured by the first way outlives an attempt by the second.
+            known = ["unknown"] if path == PATHS[0] else ["region"]
+            equal((entry["display"], entry["evidence"].get("step")), (known, "control" if path == PATHS[0] else None))
             answer, _ = ask(device, f"--fresh --path {path} --deadline 5")
             equal(said(answer)[1:3], ("timed-out", "lock"), "nobody is sent after it")
-            equal(listed(device)["evidence"]["step"], "control", "that says nothing of the device")
+            equal(listed(device), entry, "that says nothing of the device")
             out("release")
             answer, _ = ask(device, f"--fresh --path {path}")
             equal(said(answer), (["region"], None, None, None), f"released, by {path}: {answer}")

@@ -243,7 +243,7 @@ def test_a_driver_that_hangs_under_a_guest():
         print("  ", asleep.strip())
         equal(sh(f"flock --nonblock {lock} true", check=False).returncode, 1, "the lock")
         answer = probe(device, "--running", "--deadline", "3")
-        equal((answer["reason"], answer["step"]), ("in-use", "lock"), "nobody is sent after it")
+        equal((answer["reason"], answer["step"]), ("timed-out", "lock"), "nobody is sent after it")
         equal(out(f"virsh domstate {name}").strip(), "paused")
     finally:
         out("release")
