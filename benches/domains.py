@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from spawn import alternate, peak, run
+from spawn import alternate, figure, peak, run
 
 PROGRAMS, HOST, DOMAIN, CORPUS, ENGINE, LIBXML2 = sys.argv[1:]
 GFXPLANE = f"{PROGRAMS}/gfxplane"
@@ -51,6 +51,9 @@ def whole_process():
     print(f"  gfxplane fixup FILE   median {median:.2f} ms = {median / peer:.2f} x, least {least:.2f} ms = {least / fastest:.2f} x")
     slow, ours = found["virt_xml"][0], found["fixup"][0]
     print(f"  virt-xml --edit       median {slow:.0f} ms = {slow / ours:.0f} times gfxplane fixup ({ours:.2f} ms)")
+    what = "gfxplane fixup FILE, a domain of 2 kB"
+    figure(what, "ms", median, "xmllint --noout", peer)
+    figure(what, "ms", ours, "virt-xml --edit", slow)
 
 
 def throughput():
@@ -63,6 +66,7 @@ def throughput():
     count = len(list(Path(CORPUS).glob("*.xml")))
     print(f"reading the {count} documents of libvirt's tests, {len(rounds['libxml2'])} rounds each")
     print(f"  gfxplane's engine {ours:.0f} MB/s, libxml2 {theirs:.0f} MB/s: {ours / theirs:.2f} times as fast")
+    figure(f"reading the {count} documents of libvirt's tests, a MB", "ms", 1000 / ours, "libxml2", 1000 / theirs)
 
 
 def memory():
@@ -77,6 +81,7 @@ def memory():
             ours = peak(GFXPLANE, "fixup", "--quiet", *VERSIONS, file.name)
             theirs = peak("/usr/bin/xmllint", "--noout", file.name)
         print(f"  {mebibytes:2} MiB: gfxplane fixup {ours:.1f} MiB, xmllint --noout {theirs:.1f} MiB")
+        figure(f"gfxplane fixup FILE, {mebibytes} MiB, memory", "MiB", ours, "xmllint --noout", theirs)
 
 
 whole_process()

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from spawn import alternate, run
+from spawn import alternate, figure, run
 
 PROGRAMS, HOST, SCRIPT, CASES = sys.argv[1:]
 
@@ -154,6 +154,7 @@ with tempfile.TemporaryDirectory() as directory:
     outside = os.open("/", os.O_RDONLY)
     os.chroot(root)
     os.chdir("/")
+    figures = []
     for what, domain, code, goal in (
         ("a domain without vfio devices", "plain", 0, 1.3),
         ("a domain with one mbochs that needs a plan: vetoed", "doomed", 1, 2.0),
@@ -164,6 +165,12 @@ with tempfile.TemporaryDirectory() as directory:
         print(f" {what}: nothing median {found['nothing'][0]:.2f} ms, least {found['nothing'][1]:.2f} ms")
         report("gfxplane", found, goal)
         report("python", python[domain])
+        what = f"qemu hook, {what}"
+        figures.append((what, "ms", found["gfxplane"][0], "the same script, a C program that does nothing", found["nothing"][0], goal))
+        in_python = python[domain]["python"][0] / python[domain]["nothing"][0] * found["nothing"][0]
+        figures.append((what, "ms", found["gfxplane"][0], "the same check in Python", in_python))
     # Out again, to remove it.
     os.fchdir(outside)
     os.chroot(".")
+    for one in figures:
+        figure(*one)

@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from spawn import alternate, peak, run
+from spawn import alternate, figure, peak, run
 
 PROGRAMS, LAB = Path(sys.argv[1]), Path(sys.argv[2])
 
@@ -28,6 +28,8 @@ def helper():
     print("gfxplane-helper against a C program that does nothing (the floor), whole process, 1000 runs each")
     for name, (median, least) in found.items():
         print(f"  {name:10} median {median:.3f} ms = {median / floor:.2f} x floor, least {least:.3f} ms = {least / fastest:.2f} x")
+    for name, what in (("answers", "gfxplane-helper answers mdevctl's callout"), ("not_mine", "gfxplane-helper is not meant")):
+        figure(what, "ms", found[name][0], "a C program that does nothing", floor)
 
 
 def made_host(root, count):
@@ -75,6 +77,8 @@ def listing():
         print(f"  {count:6} mdevs: {figures[count][0]:.0f} ms, {figures[count][1]:.1f} MiB")
     (small, little), (large, much) = figures.values()
     print(f"  ten times as many: {large / small:.1f} times the time, {much / little:.1f} times the memory")
+    figure("gfxplane list, 10,000 mdevs, time", "ms", large, "itself, 1,000 mdevs", small)
+    figure("gfxplane list, 10,000 mdevs, memory", "MiB", much, "itself, 1,000 mdevs", little)
 
 
 helper()

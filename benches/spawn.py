@@ -1,9 +1,12 @@
 """Running programs and measuring them, for the other scripts here."""
 
+import json
 import os
 import statistics
 import time
 
+# What table.py makes its table of.
+FIGURES = os.path.abspath(os.environ.get("FIGURES", "figures.jsonl"))
 NULL = os.open("/dev/null", os.O_RDWR)
 
 
@@ -31,3 +34,11 @@ def alternate(rounds, **calls):
         for name, call in calls.items():
             times[name].append(call()[0])
     return {name: (statistics.median(t), min(t)) for name, t in times.items()}
+
+
+def figure(what, unit, ours, peer, theirs, goal=None):
+    """Keeps a figure and its peer's, of the same run, for the table. `goal`: the ratio that is wanted, at
+    most."""
+    line = {"what": what, "unit": unit, "ours": ours, "peer": peer, "theirs": theirs, "goal": goal}
+    with open(FIGURES, "a") as file:
+        file.write(json.dumps(line) + "\n")
