@@ -60,12 +60,27 @@ struct RuleText {
     matches: Match,
     display: Option<Vec<String>>,
     reason: Option<Reason>,
-    edid: Option<Edid>,
-    opregion: Option<OpRegion>,
+    edid: Option<EdidText>,
+    opregion: Option<OpRegionText>,
     #[serde(default)]
     kvm: bool,
     #[serde(default = "RuleText::open_default")]
     open: Open,
+}
+
+/// [`Edid`] as people write it: what is misspelt is refused. In a record, it is passed over.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EdidText {
+    max_xres: u32,
+    max_yres: u32,
+}
+
+/// [`OpRegion`], likewise.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OpRegionText {
+    size: u64,
 }
 
 impl RuleText {
@@ -87,8 +102,14 @@ impl RuleText {
             reason: self.reason.clone(),
         })?;
         Ok(Some(Facts {
-            edid: self.edid,
-            opregion: self.opregion,
+            edid: self.edid.as_ref().map(|edid| Edid {
+                max_xres: edid.max_xres,
+                max_yres: edid.max_yres,
+            }),
+            opregion: self
+                .opregion
+                .as_ref()
+                .map(|region| OpRegion { size: region.size }),
             kvm: self.kvm,
             ..Facts::of(display)
         }))
@@ -588,6 +609,18 @@ mod tests {
             ),
             (rule("match.type = ['a']\nkvm = true"), "without a display"),
             ("[rules]".into(), "unknown field"),
+            (
+                rule(
+                    "match.type = ['a']\ndisplay = ['region']\nedid = { max_xres = 1, max_yres = 1, min_xres = 1 }",
+                ),
+                "unknown field `min_xres`",
+            ),
+            (
+                rule(
+                    "match.type = ['a']\ndisplay = ['region']\nopregion = { size = 8192, at = 0 }",
+                ),
+                "unknown field `at`",
+            ),
         ] {
             let error = Rules::default()
                 .add_file("x", &text)
