@@ -189,7 +189,8 @@ pub struct Profile {
 pub struct Selinux {
     /// Whether it is enforced.
     pub enforcing: bool,
-    /// The boolean `virt_hooks_unconfined`; `None`: this policy has none.
+    /// The boolean `virt_hooks_unconfined`, which is about virtnetworkd's hooks alone (docs/selinux.md);
+    /// `None`: this policy has none.
     pub hooks_unconfined: Option<bool>,
 }
 
@@ -225,6 +226,9 @@ pub struct Access {
     /// When it was last changed in any way (`st_ctime`), in seconds since 1970.
     #[serde(default)]
     pub changed: u64,
+    /// Whether it is a symbolic link to the file of which all that is said.
+    #[serde(default)]
+    pub link: bool,
 }
 
 /// A program that runs.
@@ -355,6 +359,7 @@ mod tests {
             user: user.into(),
             group: group.into(),
             changed: 0,
+            link: false,
         };
         let groups = ["kvm".to_owned(), "render".to_owned()];
         for (mode, user, group, open) in [

@@ -346,7 +346,8 @@ fn moment(
         .map(|hook| &hook.path)
         .chain(nodes.iter().map(|node| &node.path));
     let access = |path: &PathBuf| {
-        let file = fs::metadata(root.join(path.strip_prefix("/").ok()?)).ok()?;
+        let path = root.join(path.strip_prefix("/").ok()?);
+        let file = fs::metadata(&path).ok()?;
         let user = User::from_uid(Uid::from_raw(file.uid())).ok().flatten();
         let group = Group::from_gid(Gid::from_raw(file.gid())).ok().flatten();
         Some(Access {
@@ -354,6 +355,7 @@ fn moment(
             user: user.map_or_else(|| file.uid().to_string(), |user| user.name),
             group: group.map_or_else(|| file.gid().to_string(), |group| group.name),
             changed: u64::try_from(file.ctime()).unwrap_or(0),
+            link: path.is_symlink(),
         })
     };
     Moment {
