@@ -831,10 +831,12 @@ def test_probing_while_a_domain_starts():
     fails because of them, and each answer is right or in-use."""
     rounds, device, directory = times(200, 20), REGION[0], new_directory("probing")
     domain("between", device, graphics=VNC)
-    loop = f"until [ -e {directory}/stop ]; do gfxplane-probe --fresh --json {device}; sleep 0.2; done"
+    # Without a pause they would have the emulated processors to themselves; each pause is another.
+    pause = "sleep $((RANDOM % 4)).$((RANDOM % 10))"
+    loop = f"until [ -e {directory}/stop ]; do gfxplane-probe --fresh --json {device}; {pause}; done"
     probers = [
         subprocess.Popen(
-            ["sh", "-c", loop], stdout=open(directory / f"{n}.json", "w"), stderr=open(directory / f"{n}.log", "w")
+            ["bash", "-c", loop], stdout=open(directory / f"{n}.json", "w"), stderr=open(directory / f"{n}.log", "w")
         )
         for n in range(PROBERS)
     ]

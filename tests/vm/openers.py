@@ -470,6 +470,9 @@ def cdev_a_domain():
         process = int(Path(f"/run/libvirt/qemu/{name}.pid").read_text())
         opened_by_it = files(process)
         assert str(group(kind)) in opened_by_it and str(node(kind)) not in opened_by_it, opened_by_it
+        # Two minutes long the hook's word is enough; then the device itself is tried.
+        fails(kind, "in-use", "lock", None, "--path cdev")
+        (RUN / "starting" / device(kind)).unlink()
         in_use_by_both_ways(kind)
     finally:
         sh(f"virsh destroy {name}; virsh undefine {name}", check=False)

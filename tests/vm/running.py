@@ -268,7 +268,7 @@ def test_guests_that_come_and_go():
             if answer["display"] != expected[device] and answer.get("reason") != "in-use":
                 wrong.append(answer)
             # Four that ask without a pause have the emulated processors to themselves.
-            time.sleep(0.2)
+            time.sleep(1)
 
     domain("come0", REGION)
     domain("come1", DMABUF, graphics=SPICE_GL)
