@@ -35,6 +35,7 @@ mod support {
     pub(crate) mod explain;
     pub(crate) mod export;
     pub(crate) mod fixup;
+    pub(crate) mod folders;
     pub(crate) mod hook;
     pub(crate) mod hooked;
     pub(crate) mod hostile;

@@ -7,7 +7,6 @@
 //!
 //! `UPDATE_GOLDEN=1 cargo test --test cases` writes the last anew: read what git says then.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -18,7 +17,8 @@ use libtest_mimic::{Failed, Trial};
 use serde::Deserialize;
 use tempfile::TempDir;
 
-use crate::support::hosts::{entries, golden};
+use crate::support::folders::{self, nothing_but};
+use crate::support::hosts::golden;
 
 #[derive(Default, Deserialize)]
 struct Case {
@@ -27,27 +27,11 @@ struct Case {
 
 /// All cases.
 pub(crate) fn trials() -> Vec<Trial> {
-    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/doctor");
-    let folders = entries(&cases);
-    assert!(!folders.is_empty(), "{} is empty", cases.display());
-    folders
-        .into_iter()
-        .map(|name| {
-            let folder = cases.join(&name);
-            Trial::test(format!("doctor::{name}"), move || of_folder(&folder))
-        })
-        .collect()
+    folders::trials("doctor", of_folder)
 }
 
 fn of_folder(folder: &Path) -> Result<(), Failed> {
-    let wanted = ["case.toml", "root", "said.txt"].map(String::from);
-    let stray: Vec<String> = entries(folder)
-        .difference(&BTreeSet::from(wanted))
-        .cloned()
-        .collect();
-    if !stray.is_empty() {
-        return Err(format!("nothing looks at {stray:?}").into());
-    }
+    nothing_but(folder, &["case.toml", "root", "said.txt"])?;
     let made = tree(folder)?;
     let (host, warnings) = reader::read(&Root::recorded(made.path()));
     let lines = examine(&host);

@@ -33,6 +33,7 @@ use libtest_mimic::{Failed, Trial};
 use serde::Deserialize;
 
 use crate::support::doctor;
+use crate::support::folders::{self, nothing_but};
 use crate::support::hosts::{entries, golden};
 
 #[derive(Deserialize)]
@@ -65,14 +66,7 @@ fn tests() -> PathBuf {
 
 /// All cases, and what must hold of all predictions.
 pub(crate) fn trials() -> Vec<Trial> {
-    let cases = tests().join("explain");
-    let folders = entries(&cases);
-    assert!(!folders.is_empty(), "{} is empty", cases.display());
-    let of_case = |name: String| {
-        let folder = cases.join(&name);
-        Trial::test(format!("explain::{name}"), move || of_folder(&folder))
-    };
-    let mut trials: Vec<Trial> = folders.into_iter().map(of_case).collect();
+    let mut trials = folders::trials("explain", of_folder);
     trials.push(Trial::test("explain: what was measured", measured));
     trials.push(Trial::test("explain: what is learned from", learned));
     trials.push(Trial::test("explain: docs/messages.md", documented));
@@ -85,12 +79,12 @@ fn of_folder(folder: &Path) -> Result<(), Failed> {
         .unwrap_or_default()
         .to_string_lossy()
         .into_owned();
-    let wanted = ["case.toml", "domain.xml", "log", "message", "said.txt"].map(String::from);
-    let there = entries(folder);
-    let wanted = BTreeSet::from(wanted);
-    let stray: Vec<&String> = there.difference(&wanted).collect();
-    if !stray.is_empty() || there.contains("log") == there.contains("message") {
-        return Err(format!("one of log and message, and not {stray:?}").into());
+    nothing_but(
+        folder,
+        &["case.toml", "domain.xml", "log", "message", "said.txt"],
+    )?;
+    if folder.join("log").exists() == folder.join("message").exists() {
+        return Err("expected one of log and message".into());
     }
     let case: Case = toml::from_str(&fs::read_to_string(folder.join("case.toml"))?)?;
     let made;

@@ -9,7 +9,7 @@
 //!
 //! `UPDATE_GOLDEN=1 cargo test --test cases` writes the last two anew: read what git says then.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -30,7 +30,8 @@ use gfxplane::undo::{inverse, undo};
 use libtest_mimic::{Failed, Trial};
 use serde::Deserialize;
 
-use crate::support::hosts::{entries, golden, updating};
+use crate::support::folders::{self, nothing_but};
+use crate::support::hosts::{golden, updating};
 use crate::support::promises::{kept, outline, parse};
 use crate::support::schema::{Against, problems};
 
@@ -83,16 +84,7 @@ struct Case {
 
 /// All cases.
 pub(crate) fn trials() -> Vec<Trial> {
-    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixup");
-    let folders = entries(&cases);
-    assert!(!folders.is_empty(), "{} is empty", cases.display());
-    folders
-        .into_iter()
-        .map(|name| {
-            let folder = cases.join(&name);
-            Trial::test(format!("fixup::{name}"), move || of_folder(&folder))
-        })
-        .collect()
+    folders::trials("fixup", of_folder)
 }
 
 fn of_folder(folder: &Path) -> Result<(), Failed> {
@@ -109,7 +101,7 @@ fn of_folder(folder: &Path) -> Result<(), Failed> {
             if !folder.ends_with("-invalid") && !name(folder).ends_with("-invalid") {
                 return Err(format!("refused: {problem}").into());
             }
-            tidy(
+            nothing_but(
                 folder,
                 &["case.toml", "policy.toml", "domain.xml", "said.txt"],
             )?;
@@ -126,7 +118,7 @@ fn of_folder(folder: &Path) -> Result<(), Failed> {
     } else if updating() {
         let _ = fs::remove_file(folder.join("out.xml"));
     }
-    tidy(folder, &files)?;
+    nothing_but(folder, &files)?;
     if changed {
         golden(&folder.join("out.xml"), &fixed.text)?;
     }
@@ -186,16 +178,6 @@ fn name(folder: &Path) -> String {
         .unwrap_or_default()
         .to_string_lossy()
         .into_owned()
-}
-
-fn tidy(folder: &Path, wanted: &[&str]) -> Result<(), Failed> {
-    let wanted: BTreeSet<String> = wanted.iter().map(ToString::to_string).collect();
-    let stray: Vec<String> = entries(folder).difference(&wanted).cloned().collect();
-    if stray.is_empty() {
-        Ok(())
-    } else {
-        Err(format!("nothing looks at {stray:?}").into())
-    }
 }
 
 /// What must hold of every domain that was fixed.

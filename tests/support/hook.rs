@@ -13,7 +13,6 @@
 //! The real helper runs behind the script as it is installed. `UPDATE_GOLDEN=1 cargo test --test
 //! cases` writes the last two anew: read what git says then.
 
-use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,8 +26,9 @@ use gfxplane::xml::Document;
 use libtest_mimic::{Failed, Trial};
 use serde::Deserialize;
 
+use crate::support::folders::{self, nothing_but};
 use crate::support::hooked::Hooked;
-use crate::support::hosts::{entries, golden, updating};
+use crate::support::hosts::{golden, updating};
 
 #[derive(Deserialize)]
 struct Case {
@@ -46,16 +46,7 @@ struct Case {
 
 /// All cases.
 pub(crate) fn trials() -> Vec<Trial> {
-    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hook");
-    let folders = entries(&cases);
-    assert!(!folders.is_empty(), "{} is empty", cases.display());
-    folders
-        .into_iter()
-        .map(|name| {
-            let folder = cases.join(&name);
-            Trial::test(format!("hook::{name}"), move || of_folder(&folder))
-        })
-        .collect()
+    folders::trials("hook", of_folder)
 }
 
 fn of_folder(folder: &Path) -> Result<(), Failed> {
@@ -123,11 +114,7 @@ fn of_folder(folder: &Path) -> Result<(), Failed> {
     } else {
         files.push("out.xml");
     }
-    let wanted: BTreeSet<String> = files.iter().map(ToString::to_string).collect();
-    let stray: Vec<String> = entries(folder).difference(&wanted).cloned().collect();
-    if !stray.is_empty() {
-        return Err(format!("nothing looks at {stray:?}").into());
-    }
+    nothing_but(folder, &files)?;
     golden(&folder.join("said.txt"), &said)?;
     if answer.stdout.is_empty() {
         return Ok(());

@@ -7,7 +7,6 @@
 //!
 //! `UPDATE_GOLDEN=1 cargo test --test cases` writes the last anew: read what git says then.
 
-use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
@@ -19,7 +18,8 @@ use libtest_mimic::{Failed, Trial};
 use serde::Deserialize;
 use uuid::Uuid;
 
-use crate::support::hosts::{entries, golden};
+use crate::support::folders::{self, nothing_but};
+use crate::support::hosts::golden;
 
 #[derive(Deserialize)]
 struct Case {
@@ -31,27 +31,11 @@ struct Case {
 
 /// All cases.
 pub(crate) fn trials() -> Vec<Trial> {
-    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/learn");
-    let folders = entries(&cases);
-    assert!(!folders.is_empty(), "{} is empty", cases.display());
-    folders
-        .into_iter()
-        .map(|name| {
-            let folder = cases.join(&name);
-            Trial::test(format!("learn::{name}"), move || of_folder(&folder))
-        })
-        .collect()
+    folders::trials("learn", of_folder)
 }
 
 fn of_folder(folder: &Path) -> Result<(), Failed> {
-    let wanted = ["case.toml", "learned.txt", "log"].map(String::from);
-    let stray: Vec<String> = entries(folder)
-        .difference(&BTreeSet::from(wanted))
-        .cloned()
-        .collect();
-    if !stray.is_empty() {
-        return Err(format!("nothing looks at {stray:?}").into());
-    }
+    nothing_but(folder, &["case.toml", "learned.txt", "log"])?;
     let case: Case = toml::from_str(&fs::read_to_string(folder.join("case.toml"))?)?;
     let log = fs::read_to_string(folder.join("log"))?;
     let mut said = String::new();

@@ -9,7 +9,6 @@
 //! The helper itself is run, as the manager runs it; it must always succeed. KubeVirt's nodes have no
 //! records: its containers see none. `UPDATE_GOLDEN=1 cargo test --test cases` writes the last two anew.
 
-use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::OsStringExt;
@@ -30,8 +29,9 @@ use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use serde::Deserialize;
 use tempfile::TempDir;
 
+use crate::support::folders::{self, nothing_but};
 use crate::support::hostile::copy;
-use crate::support::hosts::{entries, golden, updating};
+use crate::support::hosts::{golden, updating};
 use crate::support::plan::{domain, plain, run};
 use crate::support::promises::only_what_is_named;
 use crate::support::worlds::of_bytes;
@@ -53,14 +53,8 @@ struct Case {
 
 /// All cases, and what must hold of any.
 pub(crate) fn trials() -> Vec<Trial> {
-    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/managed");
-    let folders = entries(&cases);
-    assert!(!folders.is_empty(), "{} is empty", cases.display());
-    let of_folders = folders.into_iter().map(|name| {
-        let folder = cases.join(&name);
-        Trial::test(format!("managed::{name}"), move || of_folder(&folder))
-    });
-    of_folders
+    folders::trials("managed", of_folder)
+        .into_iter()
         .chain([
             Trial::test("managed::any-domain-in-any-world", || {
                 run(400, 3, domain(), holds)
@@ -191,11 +185,7 @@ fn of_folder(folder: &Path) -> Result<(), Failed> {
         files.push("out.xml");
         golden(&folder.join("out.xml"), &after)?;
     }
-    let wanted: BTreeSet<String> = files.iter().map(ToString::to_string).collect();
-    let stray: Vec<String> = entries(folder).difference(&wanted).cloned().collect();
-    if !stray.is_empty() {
-        return Err(format!("nothing looks at {stray:?}").into());
-    }
+    nothing_but(folder, &files)?;
     // The node lies in another place each time.
     let said = String::from_utf8(output.stderr)?;
     let said = said.replace(&node.directory.path().display().to_string(), "NODE");

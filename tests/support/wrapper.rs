@@ -12,7 +12,6 @@
 //! Arguments and status must always be the same as without us. `UPDATE_GOLDEN=1 cargo test --test
 //! cases` writes the last two files anew.
 
-use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::OsStringExt;
@@ -25,7 +24,8 @@ use libtest_mimic::{Failed, Trial};
 use serde::Deserialize;
 use tempfile::TempDir;
 
-use crate::support::hosts::{entries, golden, updating};
+use crate::support::folders::{self, nothing_but};
+use crate::support::hosts::{golden, updating};
 
 const HELPER: &str = env!("CARGO_BIN_EXE_gfxplane-helper");
 
@@ -40,14 +40,8 @@ struct Case {
 
 /// All cases, and what must hold of any.
 pub(crate) fn trials() -> Vec<Trial> {
-    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/wrapper");
-    let folders = entries(&cases);
-    assert!(!folders.is_empty(), "{} is empty", cases.display());
-    let of_folders = folders.into_iter().map(|name| {
-        let folder = cases.join(&name);
-        Trial::test(format!("wrapper::{name}"), move || of_folder(&folder))
-    });
-    of_folders
+    folders::trials("wrapper", of_folder)
+        .into_iter()
         .chain([
             Trial::test("wrapper::no-mdevctl-at-all", no_mdevctl),
             Trial::test("wrapper::more-than-a-list-can-be", more_than_a_list),
@@ -165,11 +159,7 @@ fn of_folder(folder: &Path) -> Result<(), Failed> {
             let _ = fs::remove_file(folder.join(name));
         }
     }
-    let wanted: BTreeSet<String> = files.iter().map(ToString::to_string).collect();
-    let stray: Vec<String> = entries(folder).difference(&wanted).cloned().collect();
-    if !stray.is_empty() {
-        return Err(format!("nothing looks at {stray:?}").into());
-    }
+    nothing_but(folder, &files)?;
     Ok(())
 }
 
