@@ -237,6 +237,15 @@ fn killed_everywhere(
     unreachable!("it ends")
 }
 
+/// Ends those who look at it, also if a test fails before.
+struct End<'d>(&'d AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Whether the work was done before that many stops.
 fn killed_at(work: &str, directory: &Path, stops: usize) -> Result<bool, Failed> {
     let mut command = ourselves(work);
@@ -823,6 +832,7 @@ fn changing_sysfs() -> Outcome {
     let mut seen = BTreeSet::new();
     let rounds = thread::scope(|scope| {
         let changing = scope.spawn(come_and_go);
+        let end = End(&off);
         let mut read = 0;
         // Until one was seen to come or go in the middle of it, and for a while.
         while read < 200 || seen.is_empty() && read < 100_000 && !changing.is_finished() {
@@ -846,7 +856,7 @@ fn changing_sysfs() -> Outcome {
                 assert!(said.contains(&display), "{number} is {display:?}");
             }
         }
-        off.store(true, Ordering::Relaxed);
+        drop(end);
         changing.join().expect("it changes")
     })?;
     assert!(

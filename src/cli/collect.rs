@@ -15,9 +15,10 @@ use nix::libc;
 
 use crate::abilities::Abilities;
 use crate::cli::{Context, End, Failure};
-use crate::doctor::{self, Moment, UdevRule};
+use crate::doctor::{self, HOOK_PROGRAM, Moment, UdevRule};
 use crate::domain::{Domain, POLICY_NAMESPACE};
 use crate::host::emulator::{self, Asking};
+use crate::host::mdevctl::WRAPPER;
 use crate::host::{Last, Root, Warning, examine, settings, watched};
 use crate::inventory::Sources;
 use crate::rules::BUILT_IN;
@@ -436,11 +437,15 @@ impl<'a> Copy<'a> {
                 }
             };
             let text = rule(profile.hooks, "/etc/libvirt/hooks/** rmix,")
-                + &rule(profile.helper, "/usr/bin/* PUx,");
+                + &rule(profile.helper, "/usr/bin/* PUx,")
+                + &rule(profile.hook_program, &format!("{HOOK_PROGRAM} PUx,"));
             let path = format!("/etc/apparmor.d/usr.sbin.{}", profile.daemon);
             files.push((path.into(), text, false));
             let enabled = "/sys/module/apparmor/parameters/enabled";
             files.push((enabled.into(), "Y\n".into(), false));
+        }
+        if host.wrapper {
+            files.push((Path::new("/").join(WRAPPER), String::new(), false));
         }
         if let Some(selinux) = host.selinux {
             let digit = |is| u8::from(is).to_string();

@@ -30,7 +30,8 @@ const LONGEST: u64 = 1024 * 1024;
 #[derive(Debug, clap::Args)]
 pub struct Explain {
     /// The message, as it was shown; - for stdin
-    #[arg(required_unless_present = "domain")]
+    // QEMU's own begin with "-device".
+    #[arg(required_unless_present = "domain", allow_hyphen_values = true)]
     message: Option<String>,
     /// The domain: a name or UUID of libvirt's, or a file with its XML
     #[arg(long, value_name = "DOMAIN|FILE")]
@@ -94,9 +95,13 @@ impl Explain {
     /// Explains, and prints.
     ///
     /// # Errors
-    /// There is no such domain; its log may not be read; those of the output. That a message is not known is
+    /// libvirt is another host's; there is no such domain; its log may not be read; those of the output. That a message is not known is
     /// no error but exit code 1.
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
+        if context.is_remote() {
+            let problem = "this libvirt is another host's, of which nothing is known here: run gfxplane explain there";
+            return Err(Failure::Environment(problem.into()).into());
+        }
         let message = match self.message.as_deref() {
             Some("-") => Some(from_stdin(context)?),
             other => other.map(str::to_owned),
@@ -198,10 +203,6 @@ impl Explain {
 
     /// The end of the domain's log.
     fn log(&self, context: &Context, named: &Named) -> anyhow::Result<Option<Logged>> {
-        if context.is_remote() {
-            let problem = "this libvirt is another host's, whose logs can't be read from here: run gfxplane there";
-            return Err(Failure::Environment(problem.into()).into());
-        }
         let directory = directory(&context.root, context.connect.as_deref())
             .ok_or_else(|| Failure::Environment("there is no HOME to look for logs in".into()))?;
         let text =

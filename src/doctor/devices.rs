@@ -3,6 +3,7 @@
 use crate::doctor::{Host, Report, Topic, UdevRule, Verdict, listed};
 use crate::facts::Reason;
 use crate::inventory::State;
+use crate::names::DeviceId;
 
 /// gfxplane's settings and rules: a file with a mistake is left out whole, which nobody may notice.
 pub(super) fn settings(host: &Host, report: &mut Report) {
@@ -58,6 +59,7 @@ pub(super) fn devices(host: &Host, report: &mut Report) {
                 Verdict::Pass,
                 format!("{words}, {how}"),
             );
+            line.of(entry.id);
             let wants_vm = entry.require.iter().any(|hint| hint.name == "kvm");
             if wants_vm && !host.kvm {
                 line.verdict = Verdict::Fail;
@@ -75,6 +77,7 @@ pub(super) fn devices(host: &Host, report: &mut Report) {
             Verdict::Warn,
             format!("not known: {reason}"),
         );
+        line.of(entry.id);
         match reason {
             Reason::InUse => {
                 line.cure(format!("gfxplane probe --running {}", entry.id));
@@ -87,16 +90,18 @@ pub(super) fn devices(host: &Host, report: &mut Report) {
                 line.cure(format!("gfxplane probe {}", entry.id));
             }
             Reason::NotProbed | Reason::NotAllowed => {
-                line.cure(format!(
-                    "gfxplane probe {}, if its driver may be opened: docs/devices.md",
-                    entry.id
-                ));
+                line.cure(if_it_may_be_opened(entry.id));
             }
             _ => {
                 line.cure(format!("gfxplane probe --fresh {}", entry.id));
             }
         }
     }
+}
+
+/// For a device that is opened only if somebody names it.
+fn if_it_may_be_opened(id: DeviceId) -> String {
+    format!("gfxplane probe {id}, if its driver may be opened: docs/devices.md")
 }
 
 /// Records that nobody believes any more, or never did.
@@ -126,19 +131,21 @@ pub(super) fn records(host: &Host, report: &mut Report) {
             ids.join(", ")
         ),
     );
-    let there: Vec<String> = host
-        .stale
-        .iter()
-        .filter(|id| {
-            let mut devices = host.inventory.devices.iter();
-            devices.any(|entry| entry.id == **id && entry.state == State::Active)
-        })
-        .map(ToString::to_string)
-        .collect();
-    if there.is_empty() {
+    let there = host.stale.iter().filter(|id| {
+        let mut devices = host.inventory.devices.iter();
+        devices.any(|entry| entry.id == **id && entry.state == State::Active)
+    });
+    let (unasked, named): (Vec<&DeviceId>, Vec<&DeviceId>) =
+        there.partition(|id| host.asked_unasked.contains(id));
+    if unasked.is_empty() && named.is_empty() {
         line.cure("none is needed: they are not believed");
-    } else {
-        line.cure(format!("gfxplane probe --fresh {}", there.join(" ")));
+    }
+    if !unasked.is_empty() {
+        let ids: Vec<String> = unasked.iter().map(ToString::to_string).collect();
+        line.cure(format!("gfxplane probe --fresh {}", ids.join(" ")));
+    }
+    for id in named {
+        line.cure(if_it_may_be_opened(*id));
     }
 }
 

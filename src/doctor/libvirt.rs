@@ -1,6 +1,7 @@
 //! What libvirt and mdevctl run: callouts, hooks, and what may keep them from it.
 
-use crate::doctor::{Host, Report, Script, Topic, Verdict, listed};
+use crate::config::HookMode;
+use crate::doctor::{HOOK_PROGRAM, Host, Report, Script, Topic, Verdict, listed};
 use crate::version::Version;
 
 /// The first libvirt that shows what a callout says of an active device (NEWS 10.1.0; seen with 9.0, 11.3
@@ -9,9 +10,6 @@ const SHOWS_ATTRIBUTES: &[u32] = &[10, 1];
 
 /// The first libvirt that runs what is in `qemu.d` (libvirt docs/hooks.rst).
 const HOOK_DIRECTORIES: &[u32] = &[6, 5];
-
-/// Where the .rpm has what its hook is a link to.
-const PROGRAM: &str = "/usr/libexec/gfxplane/qemu-hook";
 
 /// Whether the host has, or can make, mediated devices.
 fn has_mdevs(host: &Host) -> bool {
@@ -52,19 +50,30 @@ pub(super) fn mdevctl(host: &Host, report: &mut Report) {
         }
     }
     let what = "if virsh nodedev-dumpxml shows displays";
+    if !host.attributes {
+        let more = "the settings say attributes = \"off\"";
+        report
+            .line(Topic::Attributes, what, Verdict::Warn, more)
+            .cure("gfxplane nodedev-dumpxml; or attributes = \"on\"");
+        return;
+    }
     match &host.libvirt {
         None => {
             report.line(
-                Topic::Mdevctl,
+                Topic::Attributes,
                 what,
                 Verdict::Warn,
                 "libvirt's version is not known",
             );
         }
+        Some(version) if *version < Version::of(SHOWS_ATTRIBUTES) && host.wrapper => {
+            let more = format!("libvirt {version}, of devices that mdevctl has a definition of");
+            report.line(Topic::Attributes, what, Verdict::Pass, more);
+        }
         Some(version) if *version < Version::of(SHOWS_ATTRIBUTES) => {
             report
                 .line(
-                    Topic::Mdevctl,
+                    Topic::Attributes,
                     what,
                     Verdict::Warn,
                     format!("libvirt {version} shows no attributes of active devices"),
@@ -73,12 +82,14 @@ pub(super) fn mdevctl(host: &Host, report: &mut Report) {
         }
         Some(version) => {
             let more = format!("libvirt {version}");
-            report.line(Topic::Mdevctl, what, Verdict::Pass, more);
+            report.line(Topic::Attributes, what, Verdict::Pass, more);
         }
     }
 }
 
-/// mdevctl's callouts and notifiers: ours, and those that are asked before it.
+/// mdevctl's callouts and notifiers: ours, and those that are asked before it. Of a callout's links
+/// the last counts: the one in `/usr/lib` answers for nothing while somebody else's is in `/etc`
+/// (hooks/README.md).
 pub(super) fn callouts(host: &Host, report: &mut Report) {
     if host.mdevctl.is_none() {
         return;
@@ -93,7 +104,10 @@ pub(super) fn callouts(host: &Host, report: &mut Report) {
                 .filter(move |of| of.callouts == callouts)
         };
         let scripts: Vec<&Script> = directories().flat_map(|of| &of.scripts).collect();
-        let place = scripts.iter().position(|script| script.is_ours);
+        let place = match callouts {
+            true => scripts.iter().rposition(|script| script.is_ours),
+            false => scripts.iter().position(|script| script.is_ours),
+        };
         let Some(place) = place else {
             let more = match directories().next() {
                 None => "mdevctl's directory for it is not there",
@@ -119,6 +133,26 @@ pub(super) fn callouts(host: &Host, report: &mut Report) {
                 .cure("install gfxplane's package again");
             continue;
         }
+        // A file there that can't be executed counts, too.
+        let mut later = scripts.iter().filter(|s| s.path.starts_with("/etc"));
+        if callouts
+            && !ours.path.starts_with("/etc")
+            && let Some(other) = later.next()
+        {
+            report
+                .line(
+                    Topic::Callouts,
+                    what,
+                    Verdict::Fail,
+                    format!(
+                        "{} answers for nothing: {} is there, and no link of gfxplane's beside it",
+                        ours.path.display(),
+                        other.path.display()
+                    ),
+                )
+                .cure("install gfxplane's package again");
+            continue;
+        }
         report.line(
             Topic::Callouts,
             what,
@@ -126,7 +160,8 @@ pub(super) fn callouts(host: &Host, report: &mut Report) {
             ours.path.display().to_string(),
         );
         // Every notifier is run; of the callouts the first that answers is the only one.
-        let before: Vec<&&Script> = scripts[..place].iter().filter(|s| s.executable).collect();
+        let others = |script: &&&Script| script.executable && !script.is_ours;
+        let before: Vec<&&Script> = scripts[..place].iter().filter(others).collect();
         if callouts && !before.is_empty() {
             report
                 .line(
@@ -146,6 +181,17 @@ pub(super) fn callouts(host: &Host, report: &mut Report) {
 /// libvirt's qemu hook: installed, executable, and seen by the daemon that runs.
 pub(super) fn hook(host: &Host, report: &mut Report) {
     let what = "for gfxplane's qemu hook";
+    if host.hooks_hidden {
+        report
+            .line(
+                Topic::Hook,
+                what,
+                Verdict::Warn,
+                "/etc/libvirt/hooks can't be looked into by this user",
+            )
+            .cure("sudo gfxplane doctor");
+        return;
+    }
     let place = host.hooks.iter().position(|hook| hook.is_ours);
     let Some(place) = place else {
         report
@@ -186,11 +232,16 @@ pub(super) fn hook(host: &Host, report: &mut Report) {
             .cure("libvirt 6.5 or later; or an /etc/libvirt/hooks/qemu that runs it");
         return;
     }
+    let mode = match host.hook_mode {
+        HookMode::Off => "; the settings say hook = \"off\": it looks at nothing",
+        HookMode::Warn => "; the settings say hook = \"warn\": it keeps no domain from starting",
+        HookMode::Enforce => "",
+    };
     report.line(
         Topic::Hook,
         what,
         Verdict::Pass,
-        ours.path.display().to_string(),
+        format!("{}{mode}", ours.path.display()),
     );
     let others: Vec<&Script> = host
         .hooks
@@ -228,7 +279,14 @@ fn seen(host: &Host, ours: &Script, report: &mut Report) {
     }
     for daemon in &host.moment.daemons {
         let what = format!("if {} has seen the hook", daemon.name);
-        let there = |script: &Script| changed(script).is_some_and(|at| at <= daemon.since);
+        let Some(since) = daemon.since else {
+            let more = "since when it runs can't be seen by this user";
+            report
+                .line(Topic::Hook, what, Verdict::Warn, more)
+                .cure("sudo gfxplane doctor");
+            continue;
+        };
+        let there = |script: &Script| changed(script).is_some_and(|at| at <= since);
         let runs = |script: &&Script| script.executable;
         if host.hooks.iter().filter(runs).any(there) {
             report.line(Topic::Hook, what, Verdict::Pass, "");
@@ -248,6 +306,11 @@ fn seen(host: &Host, ours: &Script, report: &mut Report) {
     }
 }
 
+fn is_link(host: &Host, hook: &Script) -> bool {
+    let access = host.moment.access.get(&hook.path);
+    access.is_some_and(|access| access.link)
+}
+
 /// Whether SELinux lets libvirt's daemons run the hook. What is said here is what Fedora's policy says
 /// (docs/selinux.md): virtqemud may not execute what has the type of `/etc/libvirt/hooks`, whatever the
 /// boolean says, and finds out when a domain is started. libvirtd is not confined.
@@ -263,11 +326,7 @@ fn selinux(host: &Host, report: &mut Report) {
         None => "",
     };
     let monolithic = host.moment.daemons.iter().any(|d| d.name == "libvirtd");
-    let is_link = host
-        .moment
-        .access
-        .get(&hook.path)
-        .is_some_and(|access| access.link);
+    let is_link = is_link(host, hook);
     if !selinux.enforcing {
         report.line(
             Topic::Confinement,
@@ -288,7 +347,7 @@ fn selinux(host: &Host, report: &mut Report) {
         report
             .line(Topic::Confinement, what, Verdict::Fail, more)
             .cure(format!(
-                "install -D {hook} {PROGRAM} && ln -sf {PROGRAM} {hook}",
+                "install -D {hook} {HOOK_PROGRAM} && ln -sf {HOOK_PROGRAM} {hook}",
                 hook = hook.path.display()
             ));
     }
@@ -303,6 +362,27 @@ pub(super) fn confinement(host: &Host, report: &mut Report) {
             .find(|daemon| daemon.name == profile.daemon)
             .and_then(|daemon| daemon.label.as_deref());
         let what = format!("AppArmor's profile of {}", profile.daemon);
+        // Of a daemon that does not run nobody knows how it will.
+        let enforced = label.is_none_or(|label| label.ends_with("(enforce)"));
+        let verdict = if enforced {
+            Verdict::Fail
+        } else {
+            Verdict::Warn
+        };
+        let mut hooks = host.hooks.iter();
+        let linked = hooks.find(|hook| hook.is_ours && is_link(host, hook));
+        if let Some(hook) = linked.filter(|_| !profile.hook_program) {
+            let hook = hook.path.display();
+            report
+                .line(
+                    Topic::Confinement,
+                    what,
+                    verdict,
+                    format!("the hook is a link to what it does not let libvirt run, {HOOK_PROGRAM}, and then no domain starts"),
+                )
+                .cure(format!("cp --remove-destination {HOOK_PROGRAM} {hook}"));
+            continue;
+        }
         let refused: Vec<&str> = [
             (!profile.hooks).then_some("/etc/libvirt/hooks/**"),
             (!profile.helper).then_some("/usr/bin/gfxplane-helper"),
@@ -315,13 +395,6 @@ pub(super) fn confinement(host: &Host, report: &mut Report) {
             report.line(Topic::Confinement, what, Verdict::Pass, more);
             continue;
         }
-        // Of a daemon that does not run nobody knows how it will.
-        let enforced = label.is_none_or(|label| label.ends_with("(enforce)"));
-        let verdict = if enforced {
-            Verdict::Fail
-        } else {
-            Verdict::Warn
-        };
         report
             .line(
                 Topic::Confinement,

@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::abilities::Abilities;
+use crate::config::HookMode;
 use crate::facts::{Display, DisplayInterface};
 use crate::host::Warning;
 use crate::inventory::Inventory;
@@ -61,6 +62,8 @@ pub enum Topic {
     OpenGl,
     /// mdevctl.
     Mdevctl,
+    /// What libvirt shows of what mdevctl says.
+    Attributes,
     /// Its callouts and notifiers.
     Callouts,
     /// libvirt's qemu hooks.
@@ -78,6 +81,9 @@ pub enum Topic {
 pub struct Line {
     /// What the check is about.
     pub topic: Topic,
+    /// The one device that it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceId>,
     /// What was checked, to follow "Checking".
     pub what: String,
     /// How it ended.
@@ -119,8 +125,16 @@ pub struct Host {
     pub mdevctl: Option<PathBuf>,
     /// The directories of mdevctl's scripts that are there.
     pub scripts: Vec<Scripts>,
+    /// Whether libvirt may be shown attributes, by the settings.
+    pub attributes: bool,
+    /// Whether the wrapper for libvirt before 10.1 is switched on (docs/libvirt-9.md).
+    pub wrapper: bool,
     /// libvirt's qemu hooks, in the order in which they are run.
     pub hooks: Vec<Script>,
+    /// Whether they can't be seen, as this user may not look.
+    pub hooks_hidden: bool,
+    /// What the hook does, by the settings.
+    pub hook_mode: HookMode,
     /// Whether gfxplane-helper is where the hook looks for it, and can be run.
     pub helper: bool,
     /// The udev rule; `None` if it is not installed.
@@ -182,7 +196,12 @@ pub struct Profile {
     pub hooks: bool,
     /// To run `/usr/bin/gfxplane-helper`.
     pub helper: bool,
+    /// To run [`HOOK_PROGRAM`], where the hook is a link to it.
+    pub hook_program: bool,
 }
+
+/// Where the .rpm has what its hook is a link to.
+pub const HOOK_PROGRAM: &str = "/usr/libexec/gfxplane/qemu-hook";
 
 /// SELinux.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -236,8 +255,10 @@ pub struct Access {
 pub struct Running {
     /// Its name: `libvirtd`, `virtqemud`.
     pub name: String,
-    /// When it was started, or last told to read everything again, in seconds since 1970.
-    pub since: u64,
+    /// When it was started, or last told to read everything again, in seconds since 1970; `None`:
+    /// that can't be seen.
+    #[serde(default)]
+    pub since: Option<u64>,
     /// Its label, as SELinux or AppArmor have it: `libvirtd (enforce)`.
     #[serde(default)]
     pub label: Option<String>,
@@ -326,6 +347,7 @@ impl Report {
     ) -> &mut Line {
         self.0.push(Line {
             topic,
+            device: None,
             what: what.into(),
             verdict,
             more: more.into(),
@@ -336,6 +358,11 @@ impl Report {
 }
 
 impl Line {
+    fn of(&mut self, device: DeviceId) -> &mut Self {
+        self.device = Some(device);
+        self
+    }
+
     fn cure(&mut self, cure: impl Into<String>) -> &mut Self {
         self.cures.push(cure.into());
         self

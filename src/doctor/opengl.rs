@@ -135,6 +135,16 @@ pub(super) fn emulators(host: &Host, report: &mut Report) {
     }
 }
 
+/// The frontends that have OpenGL.
+fn with_opengl(abilities: &Abilities) -> Vec<&'static str> {
+    let is_there = |frontend: &&str| {
+        let frontends = abilities.frontends.as_ref();
+        frontends.is_some_and(|frontends| frontends.contains(*frontend))
+    };
+    let all = ["spice-gl", "dbus", "egl-headless"].into_iter();
+    all.filter(is_there).collect()
+}
+
 fn one(host: &Host, emulator: &Path, abilities: &Abilities, report: &mut Report) {
     let what = format!("for OpenGL in {}", emulator.display());
     let Some(frontends) = &abilities.frontends else {
@@ -148,12 +158,14 @@ fn one(host: &Host, emulator: &Path, abilities: &Abilities, report: &mut Report)
             .cure("gfxplane qemu");
         return;
     };
-    let with_gl: Vec<&str> = ["spice-gl", "dbus", "egl-headless"]
-        .into_iter()
-        .filter(|frontend| frontends.contains(*frontend))
-        .collect();
+    let with_gl = with_opengl(abilities);
     if with_gl.is_empty() {
-        let (verdict, who) = serious(host);
+        let (mut verdict, who) = serious(host);
+        // One that no such domain uses, perhaps.
+        let mut emulators = host.emulators.iter();
+        if emulators.any(|(_, abilities)| !with_opengl(abilities).is_empty()) {
+            verdict = Verdict::Warn;
+        }
         report
             .line(
                 Topic::OpenGl,

@@ -105,11 +105,13 @@ pub fn explain(found: &Found, host: &doctor::Host, domain: Option<&Situation>) -
     }
     // What is missing on the host may not show in a prediction.
     let by_domain_alone = knowledge.fixup == Fixup::Refused && knowledge.topics.is_empty();
-    let is_over = refused == Some(false) && by_domain_alone && !ends;
+    // Of a domain without vfio devices nothing is predicted.
+    let is_predicted = domain.is_some_and(|domain| domain.plan.is_some());
+    let is_over = refused == Some(false) && is_predicted && by_domain_alone && !ends;
     if is_over {
         cures = vec!["none, if the domain has been changed since: start it again; else this is a mistake of gfxplane's (gfxplane collect DIR, for a report)".into()];
     }
-    let lines = of_host(host, knowledge.topics);
+    let lines = of_host(host, knowledge.topics, &devices(found, domain));
     for line in &lines {
         here.push(format!(
             "{}: {} ({})",
@@ -118,9 +120,13 @@ pub fn explain(found: &Found, host: &doctor::Host, domain: Option<&Situation>) -
             line.more
         ));
     }
-    let own = lines.into_iter().flat_map(|line| line.cures);
+    // What certainly stands in the way comes first, what only may last.
+    let (fails, warns): (Vec<Line>, Vec<Line>) = lines
+        .into_iter()
+        .partition(|line| line.verdict == Verdict::Fail);
+    let [fails, warns] = [fails, warns].map(|lines| lines.into_iter().flat_map(|line| line.cures));
     let general = knowledge.cures.into_iter().filter(|_| !is_over);
-    for cure in own.chain(general) {
+    for cure in fails.chain(general).chain(warns) {
         let cure = match domain {
             Some(domain) => cure.replace("DOMAIN", &domain.operand),
             None => cure,
@@ -187,7 +193,11 @@ fn is_about_displays(symptom: Symptom) -> bool {
 fn of_device(id: DeviceId, host: &doctor::Host, symptom: Symptom) -> Vec<String> {
     let entry = host.inventory.devices.iter().find(|entry| entry.id == id);
     let Some(entry) = entry else {
-        return vec![format!("{id} is not on this host")];
+        return vec![match id {
+            DeviceId::Mdev(_) => format!("{id} is not on this host"),
+            // libvirt gives a managed one back to its driver after a start that has failed.
+            DeviceId::Pci(_) => format!("{id} is not bound to a vfio driver now"),
+        }];
     };
     let mut said = vec![format!("{id}: {}", display(&entry.finding))];
     if entry.state == State::Defined {
@@ -295,12 +305,20 @@ fn viewers_end(domain: &Situation, symptom: Symptom, here: &mut Vec<String>) -> 
     here.len() > before
 }
 
-/// What the checks of a host about these topics have against it.
-fn of_host(host: &doctor::Host, topics: &[Topic]) -> Vec<Line> {
+/// What the checks of a host about these topics have against it; of devices, against these.
+fn of_host(host: &doctor::Host, topics: &[Topic], ids: &[DeviceId]) -> Vec<Line> {
     if topics.is_empty() {
         return Vec::new();
     }
-    let is_about = |line: &Line| topics.contains(&line.topic) && line.verdict != Verdict::Pass;
+    let is_about = |line: &Line| {
+        let concerned = match line.device {
+            Some(id) if !ids.is_empty() => ids.contains(&id),
+            // It may be any.
+            Some(_) => line.verdict == Verdict::Fail,
+            None => true,
+        };
+        topics.contains(&line.topic) && concerned && line.verdict != Verdict::Pass
+    };
     examine(host).into_iter().filter(is_about).collect()
 }
 

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -19,10 +20,11 @@ use super::{
     Root, Warning, is_dir, read_link, read_names, read_names_that, read_text, run, settings,
 };
 use crate::doctor::{
-    Access, Host, Moment, Profile, QemuUser, RenderNode, Running, Script, Scripts, Selinux,
-    UdevRule,
+    Access, HOOK_PROGRAM, Host, Moment, Profile, QemuUser, RenderNode, Running, Script, Scripts,
+    Selinux, UdevRule,
 };
 use crate::host::emulator::{self, Asking};
+use crate::host::mdevctl::WRAPPER;
 use crate::inventory::{Sources, inventory, rule_for};
 use crate::names::DeviceId;
 use crate::probe::{Asked, may_open};
@@ -89,6 +91,10 @@ pub fn read(root: &Root) -> (Host, Vec<Warning>) {
         selinux: selinux(root, &mut rest),
         moment: moment(root, &hooks, &render_nodes, &mut rest),
         inventory: inventory(&sources),
+        attributes: config.attributes,
+        wrapper: root.join(WRAPPER).exists(),
+        hook_mode: config.hook,
+        hooks_hidden: is_hidden(&root.join("etc/libvirt/hooks/qemu.d")),
         hooks,
         render_nodes,
     };
@@ -223,6 +229,11 @@ fn hooks(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Script> {
     found
 }
 
+/// Whether we may not look into a directory, or not as far as it.
+fn is_hidden(directory: &Path) -> bool {
+    fs::read_dir(directory).is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
+}
+
 fn script(root: &Root, path: &Path, is_ours: bool) -> Script {
     Script {
         path: host_path(root, path),
@@ -290,6 +301,15 @@ fn profiles(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Profile> {
                     "/{,usr/}bin/*",
                     "/{usr/,}bin/*",
                     "/usr/bin/gfxplane-helper",
+                ],
+            ),
+            hook_program: allows(
+                &text,
+                &[
+                    HOOK_PROGRAM,
+                    "/usr/libexec/gfxplane/*",
+                    "/usr/libexec/gfxplane/**",
+                    "/usr/libexec/**",
                 ],
             ),
         })
@@ -378,7 +398,8 @@ fn systemd(unit: &str, property: &str) -> Option<String> {
         return None;
     }
     let said = Command::new("systemctl")
-        .args(["show", "--value", "--property", property, unit])
+        .args(["show", "--timestamp=unix", "--value", "--property"])
+        .args([property, unit])
         .stdin(Stdio::null())
         .stderr(Stdio::null())
         .output()
@@ -392,45 +413,52 @@ fn systemd(unit: &str, property: &str) -> Option<String> {
 fn daemon(root: &Root, name: &str, warnings: &mut Vec<Warning>) -> Option<Running> {
     let pid = read_text(&root.join("run").join(format!("{name}.pid")), warnings)?;
     let process = root.join("proc").join(pid.trim());
-    if read_text(&process.join("comm"), warnings)? != name {
-        return None;
+    match read_text(&process.join("comm"), warnings) {
+        Some(comm) if comm != name => return None,
+        Some(_) => {}
+        // It has ended, or /proc shows each user their own alone (hidepid of proc(5)).
+        None if shows_all(root) => return None,
+        None => {
+            return Some(Running {
+                name: name.to_owned(),
+                since: None,
+                label: None,
+            });
+        }
     }
-    let started = started(root, &process, warnings)?;
+    let started = started(&process, warnings);
     // A reload changes the unit's state and back, so this is when it was last told to read all again.
-    let changed = systemd(&format!("{name}.service"), "StateChangeTimestampMonotonic");
-    let reloaded = changed
-        .and_then(|microseconds| microseconds.parse().ok())
-        .and_then(|microseconds| since_1970(Duration::from_micros(microseconds)));
+    let changed = systemd(&format!("{name}.service"), "StateChangeTimestamp");
+    let reloaded = changed.and_then(|at| at.strip_prefix('@')?.parse::<u64>().ok());
     let label = ["attr/apparmor/current", "attr/current"]
         .iter()
         .find_map(|path| read_text(&process.join(path), &mut Vec::new()));
     Some(Running {
         name: name.to_owned(),
-        since: started.max(reloaded.unwrap_or(0)),
+        since: started.map(|at| at.max(reloaded.unwrap_or(0))),
         label: label.map(|text| text.trim_end_matches('\0').to_owned()),
     })
 }
 
-/// When a process was started, in seconds since 1970 (proc_pid_stat(5), field 22, and `btime` of
-/// proc_stat(5)).
-fn started(root: &Root, process: &Path, warnings: &mut Vec<Warning>) -> Option<u64> {
+/// Whether the processes of others can be seen: the first is root's.
+fn shows_all(root: &Root) -> bool {
+    root.join("proc/1/comm").exists()
+}
+
+/// When a process was started, in seconds since 1970: proc_pid_stat(5), field 22, which counts from
+/// boot on, suspended times too.
+fn started(process: &Path, warnings: &mut Vec<Warning>) -> Option<u64> {
     let stat = read_text(&process.join("stat"), warnings)?;
     // The name, which is in brackets, may have blanks in it; the third field is the first after it.
     let (_, fields) = stat.rsplit_once(')')?;
     let ticks: u64 = fields.split_whitespace().nth(22 - 3)?.parse().ok()?;
     let a_second = sysconf(SysconfVar::CLK_TCK).ok().flatten()?;
-    let stat = read_text(&root.join("proc/stat"), warnings)?;
-    let booted = stat.lines().find_map(|line| line.strip_prefix("btime "))?;
-    Some(booted.trim().parse::<u64>().ok()? + ticks / u64::try_from(a_second).ok()?)
-}
-
-/// When it was this time by CLOCK_MONOTONIC.
-fn since_1970(monotonic: Duration) -> Option<u64> {
-    let now = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC).ok()?);
+    let then = Duration::from_secs(ticks / u64::try_from(a_second).ok()?);
+    let now = Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).ok()?);
     let today = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .ok()?;
-    Some(today.checked_sub(now.checked_sub(monotonic)?)?.as_secs())
+    Some(today.checked_sub(now.checked_sub(then)?)?.as_secs())
 }
 
 /// As whom libvirt runs QEMU: qemu.conf, or the user that distributions make for it.
@@ -515,15 +543,12 @@ mod tests {
 
     #[test]
     fn when_this_process_was_started() {
-        let root = Root::system();
-        let started = started(&root, Path::new("/proc/self"), &mut Vec::new()).unwrap();
+        let started = started(Path::new("/proc/self"), &mut Vec::new()).unwrap();
         let now = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap();
-        // The kernel rounds the time of the boot.
+        // Ticks are rounded.
         assert!(started <= now.as_secs() + 1 && started + 86400 > now.as_secs());
-        let monotonic = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap());
-        assert!(since_1970(monotonic).unwrap().abs_diff(now.as_secs()) <= 1);
     }
 
     #[test]

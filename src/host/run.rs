@@ -501,7 +501,8 @@ impl Whole {
     /// Puts `content` into the place of the file that is there, if one is.
     ///
     /// # Errors
-    /// Any error of the file system, and then the file is as it was; [`io::ErrorKind::TimedOut`].
+    /// Any error of the file system, and then the file is as it was, or written whole and perhaps not yet
+    /// on the disk; [`io::ErrorKind::TimedOut`].
     pub(super) fn put(self, path: &Path, content: &[u8]) -> io::Result<()> {
         let locked = Lock::of_file(&self.new, Instant::now() + WRITER_PATIENCE)?;
         let mut file = &locked.file;
@@ -843,15 +844,24 @@ mod tests {
                     let _ = fs::rename(&link, &path);
                 }
             });
+            let _end = End(&done);
             for _ in 0..200 {
                 // Written anew each time, or the same as what was there.
                 write_record(&root, &ours, None).unwrap();
                 let seen = read_record(&root, id, &mut Vec::new());
                 assert!(seen.is_none() || seen.as_ref() == Some(&ours));
             }
-            done.store(true, Ordering::Relaxed);
         });
         assert_eq!(fs::read_to_string(&outside).unwrap(), foreign.to_text());
+    }
+
+    /// Ends those who look at it, also if a test fails before.
+    struct End<'d>(&'d AtomicBool);
+
+    impl Drop for End<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
     }
 
     #[test]
@@ -895,10 +905,11 @@ mod tests {
                     })
                 })
                 .collect();
+            let end = End(&done);
             writers
                 .into_iter()
                 .for_each(|writer| writer.join().unwrap());
-            done.store(true, Ordering::Relaxed);
+            drop(end);
             assert!(
                 readers
                     .into_iter()

@@ -8,7 +8,8 @@
 //! memory, and end.
 //!
 //! Each means closes what the others leave open, on one kernel or another: seccomp refuses every
-//! other system call, but only on the processors that `seccompiler` knows; Landlock (Linux 5.13)
+//! other system call, but only on the processors that `seccompiler` knows; Landlock (Linux 5.13,
+//! and not from udev with systemd before 255, whose service may not call it)
 //! refuses files, other processes and, as far as the kernel has it, sockets and signals; a limit of
 //! no descriptors refuses whatever would be a new one; without capabilities root is a user like
 //! others, and no program that it starts gets them back.
@@ -17,10 +18,13 @@
 //! device is asked all the same: these are the rights that whoever started the child has anyway.
 
 use landlock::{ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetError, Scope};
+use nix::errno::Errno;
 use nix::libc;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter, sock_filter,
+};
 
 /// How much address space the child may have, in bytes. It takes some millions, and half of that is
 /// the program itself; a driver that says nonsense must not make it take the host's.
@@ -99,7 +103,29 @@ fn only_what_is_needed() -> Result<(), seccompiler::Error> {
     let refuse = SeccompAction::Errno(libc::EPERM as u32);
     let processor = TargetArch::try_from(std::env::consts::ARCH)?;
     let filter = SeccompFilter::new(rules, refuse, SeccompAction::Allow, processor)?;
-    apply_filter(&BpfProgram::try_from(filter)?)
+    let program = BpfProgram::try_from(filter)?;
+    // udev's service may not call seccomp(2) with systemd before 255, and this is the older way to
+    // the same.
+    apply_filter(&program).or_else(|error| by_prctl(&program).map_err(|_| error))
+}
+
+/// Installs a filter by prctl(2), which wants no new privileges as seccomp(2) does.
+#[allow(unsafe_code)]
+fn by_prctl(program: &[sock_filter]) -> nix::Result<()> {
+    let whole = libc::sock_fprog {
+        len: u16::try_from(program.len()).map_err(|_| Errno::E2BIG)?,
+        filter: program.as_ptr().cast_mut().cast(),
+    };
+    // SAFETY: the kernel copies the program and keeps no pointer (kernel/seccomp.c,
+    // seccomp_prepare_user_filter); both types are struct sock_filter of linux/filter.h as C has it.
+    let done = unsafe {
+        libc::prctl(
+            libc::PR_SET_SECCOMP,
+            libc::SECCOMP_MODE_FILTER,
+            &raw const whole,
+        )
+    };
+    Errno::result(done).map(drop)
 }
 
 #[cfg(test)]
@@ -114,7 +140,6 @@ mod tests {
 
     use caps::{CapSet, Capability, has_cap};
     use landlock::{CompatLevel, Compatible};
-    use nix::errno::Errno;
     use nix::sys::signal::kill;
     use nix::sys::stat::{Mode, SFlag, makedev, mknod};
     use nix::unistd::{getppid, pipe};
@@ -219,6 +244,26 @@ mod tests {
             answer.truncate(10);
             answer.shrink_to_fit();
             drop((null, answer));
+        });
+    }
+
+    /// Where seccomp(2) and Landlock are refused by a filter of the service manager's.
+    #[test]
+    fn a_filter_is_also_installed_without_its_call() {
+        in_a_process("a_filter_is_also_installed_without_its_call", || {
+            are_possible();
+            prctl::set_no_new_privs().unwrap();
+            let calls = [libc::SYS_seccomp, libc::SYS_landlock_create_ruleset];
+            let rules = calls.map(|call| (call, Vec::new())).into();
+            let refuse = SeccompAction::Errno(libc::EPERM as u32);
+            let processor = TargetArch::try_from(std::env::consts::ARCH).unwrap();
+            let filter =
+                SeccompFilter::new(rules, SeccompAction::Allow, refuse, processor).unwrap();
+            apply_filter(&BpfProgram::try_from(filter).unwrap()).unwrap();
+            are_possible();
+            assert!(no_files_or_others().is_err());
+            give_up();
+            are_refused(all(), Errno::EPERM);
         });
     }
 

@@ -4,6 +4,7 @@ want one: what gfxplane-probe makes of devices that only the kernel can make.
 Run in the guest by tests/vm/openers. `--cdev`: the kernel has both ways, and what takes both is
 tested; without it the kernel must have groups alone."""
 
+import itertools
 import json
 import os
 import struct
@@ -378,21 +379,28 @@ def test_what_who_asks_may_still_do():
     device = uuid(HANGS)
     if not (MDEVS / device).exists():
         out(f"hold; create_mdev virtio-pci-hang-ioctl {device}; udevadm settle")
-    for path in PATHS:
+    # The second as udev's service is with systemd before 255.
+    without = ["systemd-run", "--quiet", "--wait", "--collect", "-p", "SystemCallErrorNumber=EPERM"]
+    without += ["-p", "SystemCallFilter=~seccomp landlock_create_ruleset"]
+    for path, confined in itertools.product(PATHS, ([], without)):
         out("hold")
-        command = ["gfxplane-probe", "--json", "--fresh", "--path", path, "--deadline", "60", device]
+        command = [*confined, "/usr/bin/gfxplane-probe", "--json", "--fresh", "--path", path, "--deadline", "60", device]
         asker = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        what_is = f"{path} {confined}"
         try:
-            eventually(f"{path}: somebody sleeps in the query", lambda: len(sleepers()) == 1)
+            eventually(f"{what_is}: somebody sleeps in the query", lambda: len(sleepers()) == 1)
             [status] = sleepers()
             for what, expected in (("NoNewPrivs", "1"), ("Seccomp", "2"), ("CapPrm", "0" * 16), ("CapEff", "0" * 16)):
-                equal(status[what], expected, f"{path}: {what}")
+                equal(status[what], expected, f"{what_is}: {what}")
+            asks = Path(f"/proc/{status['PPid']}/status").read_text()
+            [others] = [line.split()[1] for line in asks.splitlines() if line.startswith("Seccomp_filters:")]
+            equal((int(others) > 0, int(status["Seccomp_filters"])), (bool(confined), int(others) + 1), what_is)
             limits = Path(f"/proc/{status['Pid']}/limits").read_text()
             [files] = [line for line in limits.splitlines() if line.startswith("Max open files")]
-            equal(files.split()[3:5], ["0", "0"], f"{path}: {files}")
+            equal(files.split()[3:5], ["0", "0"], f"{what_is}: {files}")
         finally:
             out("release")
-            equal(asker.wait(LIMIT), 0, f"{path}: and it answers")
+            equal(asker.wait(LIMIT), 0, f"{what_is}: and it answers")
 
 
 def sleepers():
