@@ -434,7 +434,8 @@ mod tests {
     fn namespaces() {
         let document = Document::parse(
             "<d xmlns:p='urn:p&amp;'><p:a><b xmlns='urn:b'><c/><e xmlns=''/></b></p:a>\
-             <p:a xmlns:p='urn:q'/><u:x/><xml:y/><p:a xmlns:p=''/></d>",
+             <p:a xmlns:p='urn:q'/><u:x/><xml:y/><p:a xmlns:p=''/>\
+             <f p:xmlns='urn:f' u:xmlns='urn:f'/></d>",
         )
         .unwrap();
         let found: Vec<String> = document
@@ -445,7 +446,8 @@ mod tests {
         assert_eq!(
             found,
             [
-                "d -", "a urn:p&", "b urn:b", "c urn:b", "e -", "a urn:q", "u:x -", xml, "a urn:p&"
+                "d -", "a urn:p&", "b urn:b", "c urn:b", "e -", "a urn:q", "u:x -", xml,
+                "a urn:p&", "f -"
             ]
         );
         let element = document.root().child("p:a").unwrap();
