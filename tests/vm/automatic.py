@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 
 import clients
-from lab import CONF, FULL, LIMIT, RUN, cursor, domain, domain_xml, equal, eventually, install, journal, listed
-from lab import out, run_tests, sh, uuid, version
+from lab import CONF, FULL, LIMIT, RUN, SPICE_GL_OVER_TCP, cursor, domain, domain_xml, equal, eventually, install, journal, listed
+from lab import out, run_tests, sh, uuid
 
 DMABUF = [uuid(n) for n in range(1, 9)]
 REGION = [uuid(20), uuid(21)]
@@ -31,9 +31,6 @@ SPICE_ANYWHERE = "<graphics type='spice' autoport='yes'><listen type='address' a
 SPICE_SILENT = "<graphics type='spice'><listen type='none'/></graphics>"
 SPICE_GL = "<graphics type='spice'><listen type='none'/><gl enable='yes'/></graphics>"
 DBUS = "<graphics type='dbus' p2p='yes'/>"
-
-# SPICE with OpenGL is for a local viewer alone before QEMU 10.1.
-SPICE_GL_OVER_TCP = version("qemu-system-x86_64 --version") >= (10, 1)
 
 HOOK = Path("/etc/libvirt/hooks/qemu.d/50-gfxplane")
 HELPER = Path("/usr/bin/gfxplane-helper")

@@ -40,6 +40,11 @@ def version(command):
     return tuple(int(part) for part in re.search(r"\d+(?:\.\d+)+", said)[0].split("."))
 
 
+# Debian's from that version on is built with a spice-server that can encode OpenGL for TCP; before,
+# SPICE with OpenGL is for a local viewer alone.
+SPICE_GL_OVER_TCP = version("qemu-system-x86_64 --version") >= (10, 1)
+
+
 def eventually(what, condition, limit=LIMIT):
     """Polls until condition() is true; its last error or value is in the message."""
     end = time.monotonic() + limit

@@ -11,7 +11,7 @@ import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-from lab import CONF, FULL, RUN, domain, equal, eventually, install, listed, out, run_tests, sh, uuid
+from lab import CONF, FULL, RUN, SPICE_GL_OVER_TCP, domain, equal, eventually, install, listed, out, run_tests, sh, uuid
 from lab import version, without_hook_and_daemon
 
 # libvirt shows the attributes of active devices since 10.1. Before, it has one list of attributes for
@@ -20,8 +20,6 @@ OLD_LIBVIRT = version("libvirtd --version") < (10, 1)
 # mdevctl looks into /usr/lib since 1.3; before, it asks no callout for a device that it has a
 # definition of, and no notifier or callout in any order.
 OLD_MDEVCTL = version("mdevctl --version") < (1, 3)
-# Debian's from that version on is built with a spice-server that can encode OpenGL for TCP.
-SPICE_GL_OVER_TCP = version("qemu-system-x86_64 --version") >= (10, 1)
 
 SCHEMAS = "/usr/share/gfxplane/schemas/gfxplane-nodedev.rng"
 LIBVIRT_SCHEMA = "/usr/share/libvirt/schemas/nodedev.rng"
