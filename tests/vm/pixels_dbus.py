@@ -128,7 +128,7 @@ class Peer:
 
 
 class Screen(threading.Thread):
-    """What QEMU shows a viewer of a console. shown: the last dmabuf, mapped."""
+    """What QEMU shows a viewer of a console. shown: the last dmabuf, mapped; said: what QEMU has called, without repetition."""
 
     def __init__(self, fd, console=0):
         super().__init__(daemon=True)
@@ -171,17 +171,19 @@ class Screen(threading.Thread):
 
     def called(self, fields, body):
         fds = [self.peer.fds.pop(0) for _ in range(fields.get(FDS, 0))]
-        if fields[MEMBER] not in self.said:
-            self.said.append(fields[MEMBER])
-        if fields[MEMBER] == "ScanoutDMABUF":
+        said = fields[MEMBER]
+        if said == "ScanoutDMABUF":
             _, width, height, stride, fourcc, modifier = struct.unpack_from("<5I4xQ", body)
+            said += f" of {width}x{height} in {struct.pack('<I', fourcc).decode()}"
             try:
                 pixels = mapped(fds[0], stride, height)
             except OSError as error:
                 pixels = error
             self.shown = width, height, stride, fourcc, modifier, pixels
-        elif fields[MEMBER] == "Disable":
+        elif said == "Disable":
             self.shown = None
+        if said not in self.said[-2:]:
+            self.said.append(said)
         for fd in fds:
             os.close(fd)
 
@@ -192,7 +194,9 @@ class Screen(threading.Thread):
         width, height, stride, fourcc, modifier, pixels = self.shown
         # QEMU's own words before the guest has a picture come in a texture of Mesa's.
         if (fourcc, modifier) != (XRGB8888, 0) or isinstance(pixels, OSError):
-            raise AssertionError(f"a dmabuf of {width}x{height}, format {fourcc:#x}, modifier {modifier:#x}: {pixels}")
+            raise AssertionError(
+                f"a dmabuf of {width}x{height}, format {fourcc:#x}, modifier {modifier:#x}: {pixels}; QEMU has called {self.said}"
+            )
         rows = []
         for y in range(height):
             line = pixels[y * stride : y * stride + 4 * width]
