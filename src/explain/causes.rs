@@ -180,6 +180,7 @@ fn is_about_displays(symptom: Symptom) -> bool {
             | Symptom::ConsoleNeedsContext
             | Symptom::NotInitialized
             | Symptom::NoSurface
+            | Symptom::DmabufLost
             | Symptom::ImportFailed
             | Symptom::NoOpregion
             | Symptom::ModesWithoutEdid
@@ -506,6 +507,15 @@ fn knowledge(found: &Found) -> Knowledge {
             &[
                 "a screenshot by the viewer",
                 "gfxplane check DOMAIN tells which graphics show the screen",
+            ],
+            Fixup::Never,
+            &[],
+        ),
+        Symptom::DmabufLost => said(
+            "QEMU had a dmabuf to show and no longer has its descriptor: seen with QEMU 11.1 where Mesa 26.2 renders in software and a viewer of dbus came before the guest had set a mode (docs/domains.md)",
+            &[
+                "a GPU's render node in the <gl> of <graphics type='dbus'>",
+                "start the domain again, and the viewer when the guest has booted",
             ],
             Fixup::Never,
             &[],

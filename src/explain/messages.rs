@@ -99,6 +99,8 @@ pub enum Symptom {
     NoGraphicDevice,
     /// A screenshot of a dmabuf.
     NoSurface,
+    /// A dmabuf that a viewer of dbus was to be given.
+    DmabufLost,
     /// An OpRegion that is not there.
     NoOpregion,
     /// An OpRegion for a device that is plugged in while the guest runs.
@@ -555,6 +557,13 @@ pub const WORDINGS: &[Wording] = &[
         "'screendump': no surface",
         "7.2, 10.0",
         "ui/console.c and ui/ui-qmp-cmds.c, qmp_screendump",
+    ),
+    said(
+        Symptom::DmabufLost,
+        Qemu,
+        "Failed to setup dmabuf fdlist",
+        "11.1",
+        "ui/dbus-listener.c, dbus_scanout_dmabuf",
     ),
     said(
         Symptom::OpregionHotplugged,
