@@ -512,11 +512,8 @@ fn knowledge(found: &Found) -> Knowledge {
             &[],
         ),
         Symptom::DmabufLost => said(
-            "QEMU had a dmabuf to show and no longer has its descriptor: seen with QEMU 11.1 where Mesa 26.2 renders in software and a viewer of dbus came before the guest had set a mode (docs/domains.md)",
-            &[
-                "a GPU's render node in the <gl> of <graphics type='dbus'>",
-                "start the domain again, and the viewer when the guest has booted",
-            ],
+            "QEMU had a dmabuf to show and no longer has its descriptor: seen with QEMU 11.1 and a viewer of dbus where Mesa 26.2 renders in software and the guest's mode was not 640x480 (docs/domains.md)",
+            &["a GPU's render node in the <gl> of <graphics type='dbus'>"],
             Fixup::Never,
             &[],
         ),
