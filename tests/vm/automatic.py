@@ -140,9 +140,14 @@ def test_install():
     can do is known."""
     out("apparmor_enforced")
     make_devices()
+    # libvirtd ends by itself when nobody has been connected for two minutes, and the guest may take that long.
+    connected = subprocess.Popen(["virsh", "event", "--all", "--loop"], stdout=subprocess.DEVNULL)
+    out("virsh uri")
     libvirtd = out("systemctl show -P MainPID libvirtd.service")
     print(install())
     equal(out("systemctl show -P MainPID libvirtd.service"), libvirtd, "libvirtd is the same")
+    connected.terminate()
+    connected.wait(LIMIT)
     equal(oct(HOOK.stat().st_mode & 0o7777), "0o755", str(HOOK))
     assert HOOK.is_file() and not HOOK.is_symlink()
     assert str(HOOK) in out("dpkg-query -W -f '${Conffiles}' gfxplane"), "no conffile"
