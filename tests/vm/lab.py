@@ -145,6 +145,13 @@ def journal(since, which="-u gfxplane.service"):
     return out(f"journalctl --sync; journalctl --quiet -o cat --cursor='{since}' {which}")
 
 
+def denials():
+    """AppArmor's, but for those of QEMUs under their own profiles: what Mesa is denied there is not ours."""
+    # Not splitlines(): audit puts another of its separators before the names of users.
+    lines = sh("apparmor_denials", check=False).stdout.split("\n")
+    return [line for line in lines if line and 'profile="libvirt-' not in line]
+
+
 def tidy_up(tidy):
     try:
         tidy()
