@@ -1057,8 +1057,9 @@ def test_security():
 
 
 def test_no_apparmor_denial():
-    """None of hook, helper and daemon."""
-    equal(denials(), [], "denials")
+    """None of hook, helper and daemon; what Mesa is denied in QEMU is not ours."""
+    ours = [line for line in denials() if 'profile="libvirt-' not in line]
+    equal(ours, [], "denials")
     said = out(f"journalctl -b -o cat -u {UNIT} -t gfxplane")
     assert "panicked" not in said, said
 

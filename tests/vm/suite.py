@@ -810,7 +810,9 @@ def test_wrapper_without_mdevctl():
 
 
 def test_no_apparmor_denial():
-    equal(denials(), [], "denials")
+    # libvirt's profile for QEMU 11.1 lacks it, whatever the domain; all else may come of what we put into its XML.
+    cpu = 'name="/sys/devices/system/cpu/cpu0/cpu_capacity"'
+    equal([line for line in denials() if cpu not in line], [], "denials")
     # That one would be seen: libvirt's profile for its label helper can't read this.
     assert sh("aa-exec -p virt-aa-helper -- cat /etc/shadow", check=False).returncode
     eventually("a denial is seen", lambda: any("virt-aa-helper" in line for line in denials()))
