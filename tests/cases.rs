@@ -45,6 +45,7 @@ mod support {
     pub(crate) mod man;
     pub(crate) mod managed;
     pub(crate) mod matrix;
+    pub(crate) mod oracle;
     pub(crate) mod overlay;
     pub(crate) mod plan;
     pub(crate) mod promises;

@@ -4,6 +4,7 @@
 mod support {
     pub(crate) mod argv;
     pub(crate) mod corpus;
+    pub(crate) mod oracle;
     pub(crate) mod promises;
     #[expect(
         dead_code,

@@ -2,6 +2,8 @@
 
 #[path = "support/lossless/model.rs"]
 mod model;
+#[path = "support/oracle.rs"]
+mod oracle;
 #[path = "support/promises.rs"]
 mod promises;
 #[path = "support/targets/mod.rs"]

@@ -2,6 +2,8 @@
 
 #[path = "../../tests/support/lossless/model.rs"]
 mod model;
+#[path = "../../tests/support/oracle.rs"]
+mod oracle;
 #[path = "../../tests/support/promises.rs"]
 mod promises;
 #[path = "../../tests/support/targets/mod.rs"]

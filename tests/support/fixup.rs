@@ -32,7 +32,8 @@ use serde::Deserialize;
 
 use crate::support::folders::{self, nothing_but};
 use crate::support::hosts::{golden, updating};
-use crate::support::promises::{kept, outline, parse};
+use crate::support::oracle::parse;
+use crate::support::promises::{kept, outline};
 use crate::support::schema::{Against, problems};
 
 /// A recorded host, and versions that somebody says it has.

@@ -17,6 +17,7 @@ use proptest::collection::vec;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 
+use super::oracle;
 use model::check;
 
 /// All tests of the XML engine from outside.

@@ -14,6 +14,8 @@ use gfxplane::predict::{Outcome, Prediction};
 use gfxplane::undo::{Inverse, inverse, undo};
 use roxmltree::{Document, Node};
 
+use super::oracle::parse;
+
 /// Fails if a promise is broken.
 ///
 /// # Errors
@@ -227,10 +229,10 @@ fn goes_back(before: &str, after: &str) -> Result<(), String> {
     if undone.put_back.is_empty() != inverses.is_empty() {
         return Err(format!("what was undone is not told: {json}"));
     }
-    let (Ok(old), Ok(new)) = (parse(before), parse(&undone.text)) else {
+    let Ok(old) = parse(before) else {
         return Ok(());
     };
-    let (old, new) = (outline(&old), outline(&new));
+    let (old, new) = (outline(&old), outline(&parse(&undone.text)?));
     if old == new {
         return Ok(());
     }
@@ -309,12 +311,6 @@ pub(crate) fn outline(document: &Document<'_>) -> String {
     let mut lines = String::new();
     of(document.root_element(), 0, &mut lines);
     lines
-}
-
-pub(crate) fn parse(text: &str) -> Result<Document<'_>, String> {
-    // The byte order mark is not roxmltree's affair.
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    Document::parse(text).map_err(|error| format!("roxmltree: {error}"))
 }
 
 /// Both documents without what the plan names are one.

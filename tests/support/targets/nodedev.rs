@@ -10,7 +10,8 @@ use gfxplane::xml::from_bytes;
 use roxmltree::Node;
 
 use super::{outline, parts, same};
-use crate::promises::{is, parse};
+use crate::oracle::parse;
+use crate::promises::is;
 use crate::worlds::known;
 
 /// # Errors
