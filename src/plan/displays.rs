@@ -5,7 +5,7 @@ use crate::plan::frontends::{self, Wanted};
 use crate::plan::planner::{Planner, how_known};
 use crate::plan::{Level, Note, Topic};
 use crate::policy::{Displays, Unknown};
-use crate::predict::versions::{Libvirt, PCI_DISPLAY};
+use crate::predict::versions::{Libvirt, PCI_DISPLAY, REGION_FAULT, REGION_FAULT_MENDED};
 use crate::predict::{About, Danger, predict};
 use crate::screens::Found;
 
@@ -95,9 +95,9 @@ impl Planner<'_, '_, '_> {
             let then = predict(&with, self.abilities);
             let mut wanted = self.wanted();
             wanted.devices.push(id);
-            let worse = |d: &&Danger| !now.dangers.contains(*d);
+            let worse = |danger: &&Danger| !now.dangers.contains(*danger);
             let shown = then.head(id).is_some_and(|head| !head.shown_by.is_empty());
-            if then.starts() && shown && !then.dangers.iter().any(|d| worse(&d)) {
+            if then.starts() && shown && !then.dangers.iter().any(|danger| worse(&danger)) {
                 let reason = format!(
                     "{id} has a display ({words}, measured), and the domain's graphics can show it"
                 );
@@ -108,13 +108,27 @@ impl Planner<'_, '_, '_> {
                 if !now.starts() {
                     continue;
                 }
+                let may_crash = then.dangers.iter().filter(worse).any(is_region_fault);
+                let (why, cure) = if then.starts() && shown && may_crash {
+                    (
+                        format!(
+                            "QEMU {} before {} may crash when it draws it",
+                            REGION_FAULT.since(),
+                            REGION_FAULT_MENDED.since()
+                        ),
+                        format!("QEMU {} or later", REGION_FAULT_MENDED.since()),
+                    )
+                } else {
+                    (
+                        "the domain's graphics can't show it as they are".to_owned(),
+                        "gfxplane fixup --policy full, with --consent remote where a way to see the screen is lost".to_owned(),
+                    )
+                };
                 self.note(
                     Level::Info,
                     About::Device(id),
-                    format!(
-                        "it has a display ({words}, measured), which is off: the domain's graphics can't show it as they are"
-                    ),
-                    &["gfxplane fixup --policy full, with --consent remote where a way to see the screen is lost"],
+                    format!("it has a display ({words}, measured), which is off: {why}"),
+                    &[&cure],
                 );
                 continue;
             }
@@ -160,4 +174,8 @@ impl Planner<'_, '_, '_> {
             .collect();
         Wanted { devices }
     }
+}
+
+fn is_region_fault(danger: &Danger) -> bool {
+    matches!(danger, Danger::RegionFault { .. })
 }
