@@ -110,7 +110,8 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
             .iter()
             .rfind(|p| p.alias == hostdev.alias && p.name == name);
         let edit = match overridden {
-            Some(property) if property.kind == "remove" => {
+            // Of the type that QEMU wants, whatever was said.
+            Some(property) => {
                 let (kind, value) = match (name, on) {
                     ("ramfb", true) => ("bool", "true"),
                     ("ramfb", false) => ("bool", "false"),
@@ -121,12 +122,6 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
                     .push(property.element.set_attribute("type", kind));
                 property.element.set_attribute("value", value)
             }
-            Some(property) if property.kind == "bool" => property
-                .element
-                .set_attribute("value", if on { "true" } else { "false" }),
-            Some(property) => property
-                .element
-                .set_attribute("value", if on { "on" } else { "off" }),
             None => hostdev
                 .element
                 .set_attribute(name, if on { "on" } else { "off" }),
@@ -567,4 +562,83 @@ fn frontend_of<'d, 'a>(overrides: Element<'d, 'a>, alias: &str) -> Option<Elemen
         .filter(|device| device.attribute("alias").as_deref() == Some(alias))
         .flat_map(Element::children)
         .find(|child| child.is(Some(QEMU_NAMESPACE), "frontend"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::xml::Document;
+
+    /// A domain with these attributes, devices and elements, after these changes.
+    fn changed(attributes: &str, devices: &str, elements: &str, actions: Vec<Action>) -> String {
+        let text = format!("<domain{attributes}><devices>{devices}</devices>{elements}</domain>");
+        let document = Document::parse(&text).unwrap();
+        let domain = Domain::new(&document).unwrap();
+        let change = |action| Change {
+            action,
+            reason: String::new(),
+            consent: None,
+        };
+        let changes: Vec<Change> = actions.into_iter().map(change).collect();
+        document.apply(&edits(&domain, &changes))
+    }
+
+    #[test]
+    fn each_graphics_has_its_own_render_node() {
+        let node = |graphics, node: &str| Action::RenderNode {
+            graphics,
+            rendernode: node.into(),
+        };
+        let (graphics, gl) = (GraphicsType::Dbus, true);
+        let after = changed(
+            "",
+            "<graphics type='spice'/>",
+            "",
+            vec![
+                Action::Gl {
+                    graphics: GraphicsType::Spice,
+                    on: true,
+                },
+                Action::AddGraphics { graphics, gl },
+                node(GraphicsType::Dbus, "/dev/dri/renderD129"),
+                node(GraphicsType::Spice, "/dev/dri/renderD128"),
+            ],
+        );
+        let [spice, dbus] = ["type='spice'", "type='dbus'"].map(|kind| after.find(kind).unwrap());
+        let [first, second] = ["renderD128", "renderD129"].map(|node| after.find(node).unwrap());
+        assert!(spice < first && first < dbus && dbus < second, "{after}");
+        assert_eq!(after.matches("rendernode").count(), 2, "{after}");
+    }
+
+    #[test]
+    fn the_prefix_is_one_that_changes_nothing_else() {
+        let hostdev = "<hostdev mode='subsystem' type='mdev' model='vfio-pci'>\
+             <source><address uuid='c1a20000-0000-4000-8000-000000000001'/></source></hostdev>";
+        let prefix = |attributes: &str, elements: &str| {
+            let property = Action::SetProperty {
+                device: "c1a20000-0000-4000-8000-000000000001".parse().unwrap(),
+                name: "xres".into(),
+                value: "800".into(),
+            };
+            let after = changed(attributes, hostdev, elements, vec![property]);
+            let (before, _) = after.split_once(":override>").unwrap();
+            before[before.rfind('<').unwrap() + 1..].to_owned()
+        };
+        let namespace = QEMU_NAMESPACE;
+        assert_eq!(prefix("", ""), "qemu");
+        assert_eq!(prefix(&format!(" xmlns:q='{namespace}'"), ""), "q");
+        assert_eq!(prefix(" xmlns:q='urn:q'", ""), "qemu");
+        assert_eq!(prefix(" xmlns:qemu='urn:q'", ""), "libvirt-qemu");
+        // In whichever order.
+        for others in [
+            "xmlns:qemu='urn:q' xmlns:r='urn:r'",
+            "xmlns:r='urn:r' xmlns:qemu='urn:q'",
+        ] {
+            assert_eq!(prefix(&format!(" {others}"), ""), "libvirt-qemu");
+        }
+        // A prefix with a colon is none; what libvirt passed over stays passed over.
+        assert_eq!(prefix(&format!(" xmlns:a:b='{namespace}'"), ""), "qemu");
+        assert_eq!(prefix("", "<qemu:commandline/>"), "libvirt-qemu");
+        assert_eq!(prefix("", "<other:commandline/>"), "qemu");
+    }
 }
