@@ -132,7 +132,7 @@ impl Planner<'_, '_, '_> {
                 );
                 continue;
             }
-            let best = frontends::best(&with, self.abilities, &wanted, &self.policy.consent, true);
+            let best = frontends::best(&with, self.abilities, &wanted, true);
             match best {
                 Some(arrangement) if arrangement.is_allowed(&self.policy.consent) => {
                     let reason =

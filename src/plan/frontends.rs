@@ -62,14 +62,13 @@ pub fn is_good(prediction: &Prediction, wanted: &Wanted) -> bool {
     prediction.starts() && wanted.devices.iter().all(seen) && !prediction.dangers.iter().any(ends)
 }
 
-/// The best way to show what is wanted, by certainty first: one that needs a consent which is not
-/// given is returned only if no other helps. `None` if nothing is known to help.
+/// The best way to show what is wanted: one that loses something is returned only if no other helps.
+/// `None` if nothing is known to help.
 #[must_use]
 pub fn best(
     screens: &Screens,
     abilities: &Abilities,
     wanted: &Wanted,
-    consent: &BTreeSet<Consent>,
     may_add: bool,
 ) -> Option<Arrangement> {
     if screens.frontends.len() > MOST {
@@ -77,7 +76,7 @@ pub fn best(
     }
     let mut best: Option<(Cost, Vec<Move>, Screens)> = None;
     for moves in ways(&screens.frontends, may_add) {
-        let cost = cost(&screens.frontends, &moves, consent);
+        let cost = cost(&screens.frontends, &moves);
         if best.as_ref().is_some_and(|(least, _, _)| *least <= cost) {
             continue;
         }
@@ -180,22 +179,19 @@ fn is_hidden(frontends: &[Frontend], way: &[Move], addition: Move) -> bool {
 /// What a way costs; less is better, the first field that differs decides.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Cost {
-    not_agreed: usize,
     losses: usize,
     removed: usize,
     added: usize,
     moves: usize,
 }
 
-fn cost(frontends: &[Frontend], moves: &[Move], consent: &BTreeSet<Consent>) -> Cost {
+fn cost(frontends: &[Frontend], moves: &[Move]) -> Cost {
+    let count = |test: fn(&Move) -> bool| moves.iter().filter(|action| test(action)).count();
     let losses = moves
         .iter()
-        .filter_map(|action| loss(frontends, *action))
-        .collect::<Vec<_>>();
-    let count = |test: fn(&Move) -> bool| moves.iter().filter(|action| test(action)).count();
+        .filter(|action| loss(frontends, **action).is_some());
     Cost {
-        not_agreed: losses.iter().filter(|loss| !consent.contains(loss)).count(),
-        losses: losses.len(),
+        losses: losses.count(),
         removed: count(|action| matches!(action, Move::Remove(_))),
         added: count(|action| matches!(action, Move::Add(..))),
         moves: moves.len(),

@@ -39,7 +39,7 @@ impl Planner<'_, '_, '_> {
         let wanted = self.wanted();
         let consent = &self.policy.consent;
         let helps = frontends::is_good(&predict(&without, self.abilities), &wanted)
-            || frontends::best(&without, self.abilities, &wanted, consent, true)
+            || frontends::best(&without, self.abilities, &wanted, true)
                 .is_some_and(|arrangement| arrangement.is_allowed(consent));
         if !helps {
             self.note(
@@ -74,10 +74,7 @@ impl Planner<'_, '_, '_> {
             self.refused(&now, None);
             return;
         }
-        let best = |may_add| {
-            let consent = &self.policy.consent;
-            frontends::best(&self.screens, self.abilities, &wanted, consent, may_add)
-        };
+        let best = |may_add| frontends::best(&self.screens, self.abilities, &wanted, may_add);
         // A domain that starts gets more graphics only if somebody said so.
         let may_add = !now.starts()
             || self.policy.display == Displays::Full
