@@ -109,10 +109,15 @@ impl Planner<'_, '_, '_> {
                 HeadOf::Card(_) => None,
             })
         {
+            let text = if after.heads.len() == 1 {
+                "it is the guest's only screen and stays dark until the guest's driver sets a mode"
+            } else {
+                "it is the guest's first screen, and no card is beside it: all are dark until the guest's drivers set a mode"
+            };
             self.note(
                 Level::Info,
                 About::Device(head),
-                "it is the guest's only screen and stays dark until the guest's driver sets a mode",
+                text,
                 &["ramfb='on' shows firmware and boot (boot_display = \"ramfb\" in the policy)"],
             );
         }
