@@ -6,13 +6,14 @@ CARGO ?= cargo
 CARGO_DEB_VERSION = 3.8.0
 CARGO_FUZZ_VERSION = 0.13.2
 CARGO_DENY_VERSION = 0.20.2
+CARGO_MUTANTS_VERSION = 27.1.0
 DEB = target/debian/gfxplane_0.1.0-1_amd64.deb
 DENY = $(or $(shell command -v cargo-deny),target/deny/bin/cargo-deny) --locked
 
 # Machine tests that CI does not run.
 BY_NAME = test-vm-answers test-vm-openers test-vm-types test-vm-viaqemu test-vm-running test-vm-messages
 
-.PHONY: demo test coverage fuzz deb rpm deny advisories test-vm $(BY_NAME) bench setup setup-deb setup-deny setup-fuzz check
+.PHONY: demo test coverage mutants fuzz deb rpm deny advisories test-vm $(BY_NAME) bench setup setup-deb setup-deny setup-mutants setup-fuzz check
 
 # The main job on a recorded host: what is there, and the XML of several devices.
 demo: setup
@@ -28,6 +29,10 @@ test: setup check
 # How much of the library the tests run; it may not fall (tests/coverage-floor).
 coverage: setup setup-coverage
 	tests/coverage
+
+# Whether a test fails if what plans is changed. Takes more than an hour, so CI does not.
+mutants: setup setup-mutants
+	tests/mutants
 
 # Each target of fuzz/ for a minute, on the toolchain that is there.
 fuzz: setup setup-fuzz
@@ -88,6 +93,9 @@ setup-deny:
 # Those of the toolchain that builds: LLVM's formats differ from version to version.
 setup-coverage:
 	@ls "$$(rustc --print sysroot)"/lib/rustlib/*/bin/llvm-cov >/dev/null 2>&1 || rustup component add llvm-tools
+
+setup-mutants:
+	@command -v cargo-mutants >/dev/null || $(CARGO) install cargo-mutants --locked --version $(CARGO_MUTANTS_VERSION)
 
 setup-fuzz:
 	@packaging/setup g++
