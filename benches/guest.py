@@ -103,5 +103,7 @@ def libvirtd_start():
 
 
 sh("load_modules; dpkg -i ./gfxplane.deb")
+# It keeps what it learns where the probing looks; daemon.py, which comes after this, starts it.
+sh("systemctl stop gfxplane.service")
 probing()
 libvirtd_start()

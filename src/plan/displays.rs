@@ -109,7 +109,7 @@ impl Planner<'_, '_, '_> {
                     continue;
                 }
                 let may_crash = then.dangers.iter().filter(worse).any(is_region_fault);
-                let (why, cure) = if then.starts() && shown && may_crash {
+                let (why, cure) = if shown && may_crash {
                     (
                         format!(
                             "QEMU {} before {} may crash when it draws it",

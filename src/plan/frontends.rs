@@ -47,9 +47,6 @@ impl Arrangement {
     }
 }
 
-/// More graphics than this are no domain that libvirt would start (one of each type).
-const MOST: usize = 6;
-
 /// Whether it certainly starts, all that is wanted is seen, and no viewer can end the guest.
 #[must_use]
 pub fn is_good(prediction: &Prediction, wanted: &Wanted) -> bool {
@@ -64,6 +61,9 @@ pub fn is_good(prediction: &Prediction, wanted: &Wanted) -> bool {
 
 /// The best way to show what is wanted: one that loses something is returned only if no other helps.
 /// `None` if nothing is known to help.
+///
+/// All ways are tried, of which there are few as long as no type of graphics is there twice
+/// ([`Screens::is_ambiguous`]).
 #[must_use]
 pub fn best(
     screens: &Screens,
@@ -71,9 +71,6 @@ pub fn best(
     wanted: &Wanted,
     may_add: bool,
 ) -> Option<Arrangement> {
-    if screens.frontends.len() > MOST {
-        return None;
-    }
     let mut best: Option<(Cost, Vec<Move>, Screens)> = None;
     for moves in ways(&screens.frontends, may_add) {
         let cost = cost(&screens.frontends, &moves);
