@@ -127,6 +127,10 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
             self.notes.clear();
             after = before.clone();
         }
+        // A later step may have mended what an earlier one could not.
+        if after.starts() {
+            self.notes.retain(|note| note.topic != Topic::Start);
+        }
         remarks(&mut self, &after);
         Plan {
             before,

@@ -8,7 +8,7 @@ use gfxplane::domain::{Domain, QEMU_NAMESPACE};
 use gfxplane::facts::Display;
 use gfxplane::fixup::{Fixed, Surroundings, fix};
 use gfxplane::names::{DeviceId, PciAddress};
-use gfxplane::plan::{Action, Plan, words};
+use gfxplane::plan::{Action, Note, Plan, Topic, words};
 use gfxplane::policy::{Consent, Displays, Policy, Wishes};
 use gfxplane::predict::{Outcome, Prediction};
 use gfxplane::undo::{Inverse, inverse, undo};
@@ -71,6 +71,10 @@ pub(crate) fn kept(
             "it was {:?}, and the changes make it {:?}",
             plan.before.outcome, plan.after.outcome
         ));
+    }
+    let is_about_start = |note: &Note| note.topic == Topic::Start;
+    if plan.after.starts() && plan.notes.iter().any(is_about_start) {
+        return Err("it starts, and a note says something of its start".into());
     }
     switched(plan, &domain, surroundings, &policy)?;
     // A prefix that nobody declared is an error for roxmltree, and none for libxml2.
