@@ -53,7 +53,7 @@ pub(crate) fn kept(
             plan.after, second.before
         ));
     }
-    if (fixed.text == text) != plan.changes.is_empty() {
+    if (fixed.text == text) != plan.is_empty() {
         return Err("changes that change nothing, or changes that nobody planned".into());
     }
     let policy = policy
