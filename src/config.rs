@@ -22,7 +22,7 @@ pub enum ProbePolicy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum HookMode {
-    /// It looks at nothing.
+    /// It looks at no domain; it still waits for who holds a device, and tells the daemon of domains that end.
     Off,
     /// It says so in the journal.
     Warn,

@@ -259,6 +259,18 @@ pub struct Finding {
     pub disagreements: Vec<Disagreement>,
 }
 
+impl Finding {
+    /// Whether the facts were measured, and if not, what they rest on; for people.
+    #[must_use]
+    pub fn how_known(&self) -> String {
+        match &self.evidence {
+            Some(evidence) if evidence.method.is_measured() => "measured".into(),
+            Some(evidence) => format!("known by {}, not measured", evidence.method.word()),
+            None => "not measured".into(),
+        }
+    }
+}
+
 /// Chooses among what several sources say of one device.
 ///
 /// The strongest source that knows the display is believed. What a device did when it was asked

@@ -26,6 +26,7 @@ use crate::plan::{Action, plan, words};
 use crate::policy::{BootDisplay, Consent, Displays, EmulatedVideo, Guest, Policy, Wishes};
 use crate::predict::{About, Outcome, Program, Refusal, predict};
 use crate::screens::{Found, Known, Screens, Vgpu};
+use crate::shell::{LONGEST_NAME, operand, plain};
 use crate::verify;
 use crate::xml::Document;
 
@@ -296,7 +297,12 @@ struct Report<'r, 'd, 'a> {
 
 impl Report<'_, '_, '_> {
     fn title(&self) -> String {
-        match self.domain.name.as_deref().filter(|name| is_short(name)) {
+        match self
+            .domain
+            .name
+            .as_deref()
+            .filter(|name| !name.is_empty() && name.len() <= LONGEST_NAME)
+        {
             Some(name) => format!("domain {name}"),
             None => self
                 .domain
@@ -373,7 +379,7 @@ impl Report<'_, '_, '_> {
         match self.definition {
             Definition::Persistent => format!(
                 "gfxplane fixup {} --define{options}",
-                operand(self.domain.name.as_deref(), self.domain)
+                operand(self.domain.name.as_deref(), self.domain.uuid)
             ),
             Definition::Transient => format!(
                 "gfxplane fixup FILE{options} > NEW.xml, with the FILE from which it is created"
@@ -416,77 +422,9 @@ fn why_refused(vgpu: &Vgpu, message: &str) -> String {
     }
 }
 
-/// How the domain is named to `gfxplane fixup` in a shell: by its UUID where its name would be taken
-/// for an option, a file, or could not be typed.
-fn operand(name: Option<&str>, domain: &Domain<'_, '_>) -> String {
-    let is_name = |name: &&str| {
-        let is_xml = name
-            .rsplit_once('.')
-            .is_some_and(|(_, ending)| ending.eq_ignore_ascii_case("xml"));
-        is_short(name)
-            && !name.starts_with('-')
-            && !name.contains('/')
-            && !is_xml
-            && !name.chars().any(char::is_control)
-    };
-    match (name.filter(is_name), domain.uuid) {
-        (Some(name), _) => quoted(name),
-        (None, Some(uuid)) => uuid.to_string(),
-        (None, None) => "DOMAIN".into(),
-    }
-}
-
-/// A word for a POSIX shell.
-fn quoted(word: &str) -> String {
-    let needs_none = |c: char| c.is_ascii_alphanumeric() || "_.@%+=:,-".contains(c);
-    if word.chars().all(needs_none) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', "'\\''"))
-    }
-}
-
-fn is_short(name: &str) -> bool {
-    !name.is_empty() && name.len() <= 200
-}
-
-/// One line on which no terminal acts.
-fn plain(text: &str) -> String {
-    let shown = |c: char| if c.is_control() { '\u{fffd}' } else { c };
-    text.chars().map(shown).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn operand_of(name: &str) -> String {
-        let text = "<domain type='kvm'><uuid>0d0c2f26-4b1a-4c6e-9d52-6f5a1f7b6a01</uuid></domain>";
-        let document = Document::parse(text).unwrap();
-        operand(Some(name), &Domain::new(&document).unwrap())
-    }
-
-    #[test]
-    fn names_as_they_are_typed() {
-        const UUID: &str = "0d0c2f26-4b1a-4c6e-9d52-6f5a1f7b6a01";
-        for (name, expected) in [
-            ("guest", "guest"),
-            ("win-10.2_a", "win-10.2_a"),
-            ("my guest", "'my guest'"),
-            ("it's", "'it'\\''s'"),
-            ("$(rm)", "'$(rm)'"),
-            ("Gäste", "'Gäste'"),
-            ("-", UUID),
-            ("--help", UUID),
-            ("", UUID),
-            ("a/b", UUID),
-            ("guest.XML", UUID),
-            ("a\nb", UUID),
-            (&"x".repeat(300), UUID),
-        ] {
-            assert_eq!(operand_of(name), expected, "{name}");
-        }
-    }
 
     #[test]
     fn words_of_libvirt() {

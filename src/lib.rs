@@ -38,6 +38,7 @@
 //! * [`testimony`] is what a QEMU said of a device, and [`learn`] finds it in a domain's log.
 //! * [`explain`] knows the messages of QEMU and libvirt, why they are said, and what helps; [`doctor`] what
 //!   of a whole host is in the way.
+//! * [`shell`] is how a text is shown in a terminal, and a name typed in a shell.
 //! * [`cli`] is what the programs share: arguments, tables, exit codes.
 //! * [`xml`] edits XML by its bytes and knows nothing of libvirt.
 //!
@@ -71,6 +72,7 @@ pub mod probe;
 pub mod record;
 pub mod rules;
 pub mod screens;
+pub mod shell;
 pub mod testimony;
 pub mod undo;
 pub mod verify;

@@ -22,6 +22,7 @@ use crate::host::mdevctl::WRAPPER;
 use crate::host::{Last, Root, Warning, examine, settings, watched};
 use crate::inventory::Sources;
 use crate::rules::BUILT_IN;
+use crate::shell::plain;
 use crate::xml::{self, Document, Edit, Element, escape};
 
 /// The largest file that is copied, in bytes; more is never read of one.
@@ -98,7 +99,7 @@ impl Collect {
         let readme = readme(&sources.host.kernel, &abilities, &copy.of_the_host(&notes));
         copy.text(Path::new("README"), &readme)?;
         for path in &copy.written {
-            let shown = path.to_string_lossy().replace(char::is_control, "\u{fffd}");
+            let shown = plain(&path.to_string_lossy());
             writeln!(out, "{shown}")?;
         }
         out.flush()?;

@@ -8,6 +8,7 @@ use crate::cli::{Context, End, Failure, json};
 use crate::doctor::{Line, Verdict, examine, worst};
 use crate::host::{Warning, examine as reader};
 use crate::record::FORMAT;
+use crate::shell;
 
 /// Tell what stands between this host and a working display
 ///
@@ -87,7 +88,5 @@ pub fn print(out: &mut dyn Write, lines: &[Line]) -> std::io::Result<()> {
 /// Names of files may hold anything; a line stays a line, and a terminal does not act on it.
 fn plain(text: &str) -> String {
     let words: Vec<&str> = text.split_whitespace().collect();
-    words
-        .join(" ")
-        .replace(|c: char| c.is_control(), "\u{fffd}")
+    shell::plain(&words.join(" "))
 }

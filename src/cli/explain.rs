@@ -18,6 +18,7 @@ use crate::log::rfc3339;
 use crate::names::DeviceId;
 use crate::predict::Outcome;
 use crate::record::FORMAT;
+use crate::shell::{operand, plain, plain_lines, quoted};
 use crate::xml::Document;
 
 /// As much of a message is read from stdin.
@@ -26,7 +27,8 @@ const LONGEST: u64 = 1024 * 1024;
 /// Explain a message of QEMU or libvirt about screens, or what a domain's log says
 ///
 /// Says why it is said, what of that is so for this domain and this host, and what helps. Without a message the log
-/// of the domain's last start is looked through. Exit code 1 if the message is not known.
+/// of the domain's last start is looked through. Exit code 1 if nothing was explained: the message is not known, or
+/// the log is of a start that did not succeed, and no message in it is known.
 #[derive(Debug, clap::Args)]
 pub struct Explain {
     /// The message, as it was shown; - for stdin
@@ -170,11 +172,12 @@ impl Explain {
             let arguments = subject(domain);
             if let Subject::Domain(name) = arguments.subject() {
                 let definition = context.libvirt.definition(&name, false)?;
-                let mut named = look_at(context, domain, &definition.xml)?;
+                let mut named = look_at(context, None, &definition.xml)?;
                 named.is_active = definition.is_active;
                 return Ok(Some(named));
             }
-            return look_at(context, domain, &arguments.read(context)?).map(Some);
+            let xml = arguments.read(context)?;
+            return look_at(context, Some(domain), &xml).map(Some);
         }
         if context.root.is_recorded() {
             return Ok(None);
@@ -185,13 +188,13 @@ impl Explain {
         let of_libvirt = match (by_name, device) {
             (Some(name), _) => {
                 let definition = context.libvirt.definition(&name, false);
-                definition.map(|definition| Some((name, definition.xml)))
+                definition.map(|definition| Some(definition.xml))
             }
             (None, Some(device)) => with_device(context, device),
             (None, None) => return Ok(None),
         };
         let named = match of_libvirt {
-            Ok(Some((name, xml))) => look_at(context, &name, &xml).map(Some),
+            Ok(Some(xml)) => look_at(context, None, &xml).map(Some),
             Ok(None) => Ok(None),
             Err(error) => Err(error.into()),
         };
@@ -220,10 +223,8 @@ impl Explain {
                 "the log of {} has no whole start of this domain: another had its name, or the file was begun anew",
                 named.name
             )),
-            // Of a domain that runs the log has no end.
-            Some(logged) if named.is_active && logged.started.is_none() => {
-                logged.started = Some(true);
-            }
+            // Of a domain that runs the log has no end, whatever its guest may have had QEMU print.
+            Some(logged) if named.is_active => logged.started = Some(true),
             Some(_) => {}
         }
         Ok(logged)
@@ -268,8 +269,9 @@ fn from_stdin(context: &Context) -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The first of libvirt's domains that has a device.
-fn with_device(context: &Context, device: DeviceId) -> Result<Option<(String, String)>, Failure> {
+/// The XML of the one domain of libvirt's that has a device. Of several nobody knows which was meant.
+fn with_device(context: &Context, device: DeviceId) -> Result<Option<String>, Failure> {
+    let mut with: Vec<(String, String)> = Vec::new();
     for uuid in context.libvirt.all_persistent()? {
         // It may have gone since.
         let Ok(definition) = context.libvirt.definition(&uuid, false) else {
@@ -277,46 +279,45 @@ fn with_device(context: &Context, device: DeviceId) -> Result<Option<(String, St
         };
         let (name, devices) = name_and_devices(&definition.xml);
         if devices.contains(&device) {
-            return Ok(Some((name, definition.xml)));
+            with.push((operand(Some(&name), uuid.parse().ok()), definition.xml));
         }
     }
-    Ok(None)
+    if with.len() > 1 {
+        let names: Vec<&str> = with.iter().map(|(name, _)| name.as_str()).collect();
+        context.say(&format!(
+            "several domains have {device} ({}): --domain says which is meant",
+            names.join(", ")
+        ));
+        return Ok(None);
+    }
+    Ok(with.pop().map(|(_, xml)| xml))
 }
 
-fn look_at(context: &Context, typed: &str, xml: &str) -> anyhow::Result<Named> {
-    let arguments = subject(typed);
-    let surroundings = HostSurroundings::new(context, &arguments)?;
+/// `file`: as it was typed, if it is none of libvirt's.
+fn look_at(context: &Context, file: Option<&str>, xml: &str) -> anyhow::Result<Named> {
+    let surroundings = HostSurroundings::new(context, &subject(file.unwrap_or_default()))?;
     let policy = surroundings.policy();
-    let typed = in_shell(typed);
-    let operand = match arguments.subject() {
-        Subject::Domain(_) => Operand::Domain(&typed),
-        Subject::File(_) | Subject::Stdin => Operand::File(&typed),
-    };
-    let unfit = |error: &dyn std::fmt::Display| Failure::Refused(format!("{typed}: {error}"));
-    let situation =
-        Situation::of(xml, &surroundings, &policy, operand).map_err(|error| unfit(&error))?;
-    surroundings.warn();
+    let from = file.unwrap_or("libvirt's definition");
+    let unfit = |error: &dyn std::fmt::Display| Failure::Refused(format!("{from}: {error}"));
     let (name, uuid) = {
         let document = Document::parse(xml).map_err(|error| unfit(&error))?;
         let domain = Domain::new(&document).map_err(|error| unfit(&error))?;
         (domain.name.clone().unwrap_or_default(), domain.uuid)
     };
+    let typed = file.map_or_else(|| operand(Some(&name), uuid), quoted);
+    let operand = match file {
+        None => Operand::Domain(&typed),
+        Some(_) => Operand::File(&typed),
+    };
+    let situation =
+        Situation::of(xml, &surroundings, &policy, operand).map_err(|error| unfit(&error))?;
+    surroundings.warn();
     Ok(Named {
         name,
         uuid,
         is_active: false,
         situation,
     })
-}
-
-/// A word for a POSIX shell.
-fn in_shell(word: &str) -> String {
-    let needs_none = |c: char| c.is_ascii_alphanumeric() || "_.@%+=:,/-".contains(c);
-    if !word.is_empty() && word.chars().all(needs_none) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', "'\\''"))
-    }
 }
 
 /// What libvirt or QEMU will say when the domain is started.
@@ -400,7 +401,7 @@ pub fn print(out: &mut dyn Write, explanations: &[Explanation]) -> std::io::Resu
             writeln!(out, "  cure: {}", plain(cure))?;
             // The first is the one that changes the domain.
             for change in std::mem::take(&mut difference).lines() {
-                writeln!(out, "    {change}")?;
+                writeln!(out, "    {}", plain_lines(change))?;
             }
         }
     }
@@ -410,11 +411,4 @@ pub fn print(out: &mut dyn Write, explanations: &[Explanation]) -> std::io::Resu
 fn difference(explanation: &Explanation) -> String {
     let mended = explanation.mended.as_ref();
     mended.map_or_else(String::new, |mended| diff(&mended.before, &mended.after))
-}
-
-/// What a guest has written may hold anything; a line stays a line, and a terminal does not act on it.
-fn plain(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect()
 }

@@ -8,6 +8,7 @@ use crate::cli::{Context, End, Failure, json};
 use crate::host::state::State;
 use crate::log::{Entry, rfc3339};
 use crate::record::FORMAT;
+use crate::shell::plain;
 
 /// List what was done to domains, and why
 #[derive(Debug, clap::Args)]
@@ -91,10 +92,8 @@ fn lines(entry: &Entry) -> Vec<String> {
         let reason = said.reason.as_ref().map(|reason| format!(": {reason}"));
         format!("    {}{}", said.change, reason.unwrap_or_default())
     });
-    // Names may hold anything; a terminal shall not act on it.
-    let clean = |line: String| {
-        let shown = |c: char| if c.is_control() { '\u{fffd}' } else { c };
-        line.chars().map(shown).collect()
-    };
-    std::iter::once(first).chain(changes).map(clean).collect()
+    std::iter::once(first)
+        .chain(changes)
+        .map(|line| plain(&line))
+        .collect()
 }

@@ -31,6 +31,7 @@ use std::sync::Arc;
 
 use crate::host::state::State;
 use crate::host::{Root, Warning};
+use crate::shell::{plain, plain_lines};
 
 /// The URI of a machine's own libvirt.
 pub const SYSTEM: &str = "qemu:///system";
@@ -136,7 +137,7 @@ impl Context {
     /// Says something on stderr.
     pub fn say(&self, text: &str) {
         if !self.quiet {
-            let _ = writeln!(io::stderr(), "gfxplane: {text}");
+            let _ = writeln!(io::stderr(), "gfxplane: {}", plain_lines(text));
         }
     }
 
@@ -177,7 +178,9 @@ pub fn exit_code(result: &anyhow::Result<End>) -> u8 {
             if error.chain().any(broken_pipe) {
                 return 0;
             }
-            let _ = writeln!(io::stderr(), "gfxplane: {error:#}");
+            // It may quote what somebody else has written.
+            let text = plain_lines(&format!("{error:#}"));
+            let _ = writeln!(io::stderr(), "gfxplane: {text}");
             match error.downcast_ref::<Failure>() {
                 Some(Failure::Refused(_)) => 1,
                 Some(Failure::Usage(_)) => 2,
@@ -193,12 +196,8 @@ pub fn exit_code(result: &anyhow::Result<End>) -> u8 {
 /// # Errors
 /// Those of the output.
 pub fn table(out: &mut dyn Write, head: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
-    // Names in sysfs may hold anything; a terminal shall not act on it.
     let clean = |cell: &str| -> String {
-        let shown: String = cell
-            .chars()
-            .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-            .collect();
+        let shown = plain(cell);
         if shown.is_empty() { "-".into() } else { shown }
     };
     let rows: Vec<Vec<String>> =

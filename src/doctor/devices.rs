@@ -1,6 +1,6 @@
 //! Devices, what is known of them, and gfxplane's own parts.
 
-use crate::doctor::{Host, Report, Topic, UdevRule, Verdict, listed};
+use crate::doctor::{Host, Line, Report, Topic, UdevRule, Verdict, listed};
 use crate::facts::Reason;
 use crate::inventory::State;
 use crate::names::DeviceId;
@@ -47,12 +47,7 @@ pub(super) fn devices(host: &Host, report: &mut Report) {
         let display = &entry.finding.facts.display;
         let words = display.words().join(", ");
         let Some(reason) = display.reason() else {
-            let evidence = entry.finding.evidence.as_ref();
-            let how = match evidence {
-                Some(evidence) if evidence.method.is_measured() => "measured".to_owned(),
-                Some(evidence) => format!("known by {}, not measured", evidence.method.word()),
-                None => "not measured".to_owned(),
-            };
+            let how = entry.finding.how_known();
             let line = report.line(
                 Topic::Devices,
                 what,
@@ -62,12 +57,7 @@ pub(super) fn devices(host: &Host, report: &mut Report) {
             line.of(entry.id);
             let wants_vm = entry.require.iter().any(|hint| hint.name == "kvm");
             if wants_vm && !host.kvm {
-                line.verdict = Verdict::Fail;
-                line.more
-                    .push_str("; its driver opens it for a KVM VM only, and there is no /dev/kvm");
-                line.cure(
-                    "modprobe kvm_intel or kvm_amd; switch virtualization on in the firmware",
-                );
+                lacks_kvm(line);
             }
             continue;
         };
@@ -86,6 +76,23 @@ pub(super) fn devices(host: &Host, report: &mut Report) {
             Reason::Untrusted => {
                 line.cure("a rule in /etc/gfxplane/rules.d that says what it is");
             }
+            Reason::NeedsVm if !host.kvm => {
+                lacks_kvm(line);
+            }
+            Reason::Permission => {
+                line.cure(format!("sudo gfxplane probe --fresh {}", entry.id));
+            }
+            Reason::NoDriver => {
+                line.cure("bind it to a vfio driver (virsh nodedev-detach; for a PCI device vfio-pci or its own)");
+            }
+            Reason::NoVfio => {
+                line.cure("modprobe vfio_iommu_type1");
+            }
+            Reason::NotViable => {
+                line.cure(
+                    "hand out all of its IOMMU group, or unbind the others (virsh nodedev-detach)",
+                );
+            }
             Reason::NotProbed if host.asked_unasked.contains(&entry.id) => {
                 line.cure(format!("gfxplane probe {}", entry.id));
             }
@@ -97,6 +104,14 @@ pub(super) fn devices(host: &Host, report: &mut Report) {
             }
         }
     }
+}
+
+/// A driver that wants a virtual machine, on a host that can make none.
+fn lacks_kvm(line: &mut Line) {
+    line.verdict = Verdict::Fail;
+    line.more
+        .push_str("; its driver opens it for a KVM VM only, and there is no /dev/kvm");
+    line.cure("modprobe kvm_intel or kvm_amd; switch virtualization on in the firmware");
 }
 
 /// For a device that is opened only if somebody names it.

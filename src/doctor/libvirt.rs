@@ -298,8 +298,8 @@ fn seen(host: &Host, ours: &Script, report: &mut Report) {
                 .line(
                     Topic::Hook,
                     what,
-                    Verdict::Fail,
-                    "it was started before there was a hook, and has not been told since: it runs none",
+                    Verdict::Warn,
+                    "there was no hook yet, or none as it is now, when it was started or last told to look: it may run none",
                 )
                 .cure(format!("systemctl reload {} (guests run on)", daemon.name));
         }

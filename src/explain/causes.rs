@@ -127,8 +127,8 @@ pub fn explain(found: &Found, host: &doctor::Host, domain: Option<&Situation>) -
     let [fails, warns] = [fails, warns].map(|lines| lines.into_iter().flat_map(|line| line.cures));
     let general = knowledge.cures.into_iter().filter(|_| !is_over);
     for cure in fails.chain(general).chain(warns) {
-        let cure = match domain {
-            Some(domain) => cure.replace("DOMAIN", &domain.operand),
+        let cure = match domain.and_then(|domain| domain.operand.as_ref()) {
+            Some(operand) => cure.replace("DOMAIN", operand),
             None => cure,
         };
         if !cures.contains(&cure) {
@@ -227,11 +227,7 @@ fn node(entry: &DeviceEntry) -> Option<String> {
 
 fn display(finding: &Finding) -> String {
     let facts = &finding.facts.display;
-    let how = match &finding.evidence {
-        Some(evidence) if evidence.method.is_measured() => "measured".to_owned(),
-        Some(evidence) => format!("known by {}, not measured", evidence.method.word()),
-        None => "not measured".to_owned(),
-    };
+    let how = finding.how_known();
     match facts {
         Display::Unknown(Reason::Untrusted) => {
             "its driver says yes to every question, so QEMU takes its screen for a dmabuf, and what it really is nobody knows".into()

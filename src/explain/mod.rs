@@ -11,6 +11,7 @@ pub mod messages;
 pub mod situation;
 
 use std::collections::BTreeSet;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -45,22 +46,26 @@ fn all_in(text: &str) -> Vec<Found> {
     // Places stay what they are: only ASCII changes.
     let lower = text.to_ascii_lowercase();
     let mut places: Vec<(usize, usize, Found)> = Vec::new();
-    for wording in WORDINGS {
-        let Some((start, end, filled_in)) = matches(&text, &lower, wording.words) else {
-            continue;
-        };
-        // What is in the middle of another message is a part of it.
-        let is_within = |(from, to, _): &(usize, usize, Found)| *from <= start && end <= *to;
-        if places.iter().any(is_within) {
-            continue;
+    for (wording, words) in WORDINGS.iter().zip(&*IN_SMALL_LETTERS) {
+        // Of a message that is said again each has its own device.
+        let mut from = 0;
+        for _ in 0..MOST {
+            let Some((start, end, filled_in)) = matches(&text, &lower, from, words) else {
+                break;
+            };
+            // What is in the middle of another message is a part of it.
+            let is_within = |(from, to, _): &(usize, usize, Found)| *from <= start && end <= *to;
+            if !places.iter().any(is_within) {
+                let before = device_before(&text[from..end]);
+                let found = Found {
+                    wording,
+                    filled_in,
+                    device: before.or_else(|| device_after(&text[end..])),
+                };
+                places.push((start, end, found));
+            }
+            from = end;
         }
-        let device = device_before(&text[..end]).or_else(|| device_after(&text[end..]));
-        let found = Found {
-            wording,
-            filled_in,
-            device,
-        };
-        places.push((start, end, found));
     }
     places.sort_by_key(|(start, _, _)| *start);
     places.into_iter().map(|(_, _, found)| found).collect()
@@ -97,20 +102,35 @@ fn plain(text: &str) -> String {
 /// The longest that may stand in the place of a `*`, in bytes.
 const LONGEST: usize = 200;
 
-/// Where the words are in a text: from, to, and what stands for each `*`. `lower` is the text in
-/// small letters.
-fn matches(text: &str, lower: &str, words: &str) -> Option<(usize, usize, Vec<String>)> {
-    let words = words.to_ascii_lowercase();
-    let mut parts = words.split('*');
-    let first = parts.next()?;
-    let rest: Vec<&str> = parts.collect();
-    lower.match_indices(first).find_map(|(start, _)| {
+/// So often one message is looked for in a text: a log may have it thousands of times.
+const MOST: usize = 32;
+
+/// The words of each of [`WORDINGS`], between its `*`, as they are looked for.
+static IN_SMALL_LETTERS: LazyLock<Vec<Vec<String>>> = LazyLock::new(|| {
+    let parts = |wording: &Wording| wording.words.split('*').map(str::to_ascii_lowercase);
+    WORDINGS
+        .iter()
+        .map(|wording| parts(wording).collect())
+        .collect()
+});
+
+/// Where the words are in a text, at or behind a place in it: from, to, and what stands for each `*`.
+/// `lower` is the text in small letters.
+fn matches(
+    text: &str,
+    lower: &str,
+    from: usize,
+    words: &[String],
+) -> Option<(usize, usize, Vec<String>)> {
+    let (first, rest) = words.split_first()?;
+    lower[from..].match_indices(first).find_map(|(start, _)| {
+        let start = from + start;
         let mut end = start + first.len();
         let mut filled_in = Vec::new();
-        for part in &rest {
+        for part in rest {
             // No further: a guest may have written a line that is long, and full of beginnings.
             let limit = lower.floor_char_boundary(end + LONGEST + part.len());
-            let at = lower[end..limit].find(part)?;
+            let at = lower[end..limit].find(part.as_str())?;
             filled_in.push(text[end..end + at].to_owned());
             end += at + part.len();
         }
@@ -133,20 +153,29 @@ fn device_after(text: &str) -> Option<DeviceId> {
     names(text).next()
 }
 
+/// What follows the domain in a line of the hook's.
+const HOOK_SAYS: &str = " is not started";
+
 /// The domain that a text names: libvirt's `Failed to start domain 'guest'` (older ones without the quotation
 /// marks), or what the hook says.
 #[must_use]
 pub fn domain_of(text: &str) -> Option<String> {
     let text = plain(text);
-    let after = |words: &str| {
-        let (_, rest) = text.split_once(words)?;
-        let name = match rest.strip_prefix('\'') {
-            Some(quoted) => quoted.split('\'').next(),
-            None => rest.split(' ').next(),
-        };
-        name.filter(|name| !name.is_empty()).map(str::to_owned)
+    let after = |words: &str| text.split_once(words).map(|(_, rest)| rest);
+    // Names may have blanks and quotation marks in them; the hook's line has none around them.
+    let is_end = |rest: &str| !rest.starts_with(char::is_alphanumeric);
+    let libvirts = |rest: &'_ str| match rest.strip_prefix('\'') {
+        Some(rest) => rest
+            .match_indices('\'')
+            .find(|(at, _)| is_end(&rest[at + 1..]))
+            .map(|(at, _)| rest[..at].to_owned()),
+        None => rest.split(' ').next().map(str::to_owned),
     };
-    after("Failed to start domain ").or_else(|| after("gfxplane: domain "))
+    let hooks = |rest: &'_ str| Some(rest.split_once(HOOK_SAYS)?.0.to_owned());
+    let name = after("Failed to start domain ")
+        .and_then(libvirts)
+        .or_else(|| after("gfxplane: domain ").and_then(hooks));
+    name.filter(|name| !name.is_empty())
 }
 
 /// What the log of a domain says of its last start.
@@ -296,6 +325,23 @@ mod tests {
         }
         let two = "vfio 0000:27:00.4: ramfb=on requires display=on";
         assert_eq!(find(&format!("{two}\n{two}")).len(), 1);
+        let of = |text: &str| -> Vec<String> {
+            let all = find(text);
+            all.iter()
+                .filter_map(|found| Some(found.device?.to_string()))
+                .collect()
+        };
+        let other = "vfio 0000:27:00.5: ramfb=on requires display=on";
+        assert_eq!(
+            of(&format!("{two}\n{other}")),
+            ["0000:27:00.4", "0000:27:00.5"]
+        );
+        // A message of no device between those of others.
+        let without = "ramfb=on requires display=on";
+        assert_eq!(
+            of(&format!("{two}; {without}; {other}")),
+            ["0000:27:00.4", "0000:27:00.5"]
+        );
     }
 
     #[test]
@@ -309,7 +355,15 @@ mod tests {
                 "error: Failed to start domain guest\nerror: x",
                 Some("guest"),
             ),
+            (
+                "error: Failed to start domain 'my friend's guest'\nerror: x (vm='y')",
+                Some("my friend's guest"),
+            ),
             ("gfxplane: domain guest is not started: x", Some("guest")),
+            (
+                "gfxplane: domain my guest is not started: x",
+                Some("my guest"),
+            ),
             ("vfio-display-dmabuf: opengl not available", None),
             ("Failed to start domain ''", None),
         ] {

@@ -27,8 +27,8 @@ pub struct Situation {
     pub mended: Option<Mended>,
     /// What the user can do where nothing does that by itself.
     pub cures: Vec<String>,
-    /// What fills the place of the domain in a command.
-    pub operand: String,
+    /// What fills the place of the domain in a command; `None` for a file, which only `fixup` takes.
+    pub operand: Option<String>,
 }
 
 /// What mends a domain.
@@ -101,7 +101,7 @@ impl Situation {
             // With something that mends it, what was said before is not all.
             cures: if mended.is_some() { Vec::new() } else { cures },
             mended,
-            operand: typed.to_owned(),
+            operand: matches!(operand, Operand::Domain(_)).then(|| typed.to_owned()),
         })
     }
 }

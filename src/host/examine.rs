@@ -25,6 +25,7 @@ use crate::doctor::{
 };
 use crate::host::emulator::{self, Asking};
 use crate::host::mdevctl::WRAPPER;
+use crate::host::run::UDEV_RULE;
 use crate::inventory::{Sources, inventory, rule_for};
 use crate::names::DeviceId;
 use crate::probe::{Asked, may_open};
@@ -35,8 +36,6 @@ const HOOK: &str = "50-gfxplane";
 
 /// The name of our links among mdevctl's scripts.
 const CALLOUT: &str = "99-gfxplane";
-
-const UDEV_RULE: &str = "61-gfxplane.rules";
 
 /// What the hook runs.
 const HELPER: &str = "usr/bin/gfxplane-helper";

@@ -37,6 +37,8 @@ use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use crate::shell::plain_lines;
+
 /// The largest text taken from one attribute or definition, in bytes. The kernel's own limit is
 /// a page (Documentation/filesystems/sysfs.rst), which is 64 KiB on some machines.
 const MAX_TEXT: u64 = 64 * 1024;
@@ -133,20 +135,7 @@ impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Names in sysfs may hold anything; a terminal shall not act on it.
         let text = format!("{}: {}", self.path.display(), self.problem);
-        let shown = |c: char| {
-            if c.is_control() && c != '\n' {
-                '\u{fffd}'
-            } else {
-                c
-            }
-        };
-        f.write_str(
-            &text
-                .chars()
-                .map(shown)
-                .collect::<String>()
-                .replace('\n', "\n  "),
-        )
+        f.write_str(&plain_lines(&text).replace('\n', "\n  "))
     }
 }
 

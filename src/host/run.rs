@@ -23,6 +23,9 @@ use crate::record::{MAX_SIZE, NotARecord, Record};
 
 pub(super) const BASE: &str = "run/gfxplane";
 
+/// The file of our udev rules; one of this name in /etc hides it.
+pub(super) const UDEV_RULE: &str = "61-gfxplane.rules";
+
 /// How often a lock that is taken is tried again.
 const POLL: Duration = Duration::from_millis(5);
 
@@ -294,7 +297,7 @@ pub fn trying_path(root: &Root, id: DeviceId) -> PathBuf {
 #[must_use]
 pub fn wait_for_udev(root: &Root, id: DeviceId, since: Duration, limit: Instant) -> bool {
     let runs = root.join("run/udev/control").exists();
-    if !runs || root.join("etc/udev/rules.d/61-gfxplane.rules").exists() {
+    if !runs || root.join("etc/udev/rules.d").join(UDEV_RULE).exists() {
         return true;
     }
     let settled = || initialized_at(root, id) >= Some(since);
@@ -740,7 +743,8 @@ mod tests {
         assert!(error.to_string().contains("remove it"), "{error}");
     }
 
-    /// Everything that is written, on a host that has `at` (a place below /run) prepared by `prepare`.
+    /// Everything that is written, on a host whose directory in /run `prepare` has put there, as somebody else
+    /// may.
     fn write_all(prepare: impl FnOnce(&Path)) -> (tempfile::TempDir, io::Result<()>) {
         let (keep, recorded) = host();
         let strict = Root::strict(recorded.path());

@@ -3,7 +3,7 @@
 //! * `message`: what somebody was shown, or `log`: the log of a domain, of its last start;
 //! * `domain.xml`: the domain that it is about; may be missing with a message;
 //! * `case.toml`: `host` (a folder of `tests/hosts`) or `doctor` (one of `tests/doctor`, whose host it is), `qemu`
-//!   and `libvirt` (versions; leave one out if it is not known);
+//!   and `libvirt` (versions; leave one out if it is not known), `file` if the domain is none of libvirt's;
 //! * `said.txt`: what must come out.
 //!
 //! `UPDATE_GOLDEN=1 cargo test --test cases` writes the last anew: read what git says then. A case without a
@@ -28,6 +28,7 @@ use gfxplane::names::DeviceId;
 use gfxplane::policy::Policy;
 use gfxplane::predict::Outcome;
 use gfxplane::screens::Known;
+use gfxplane::shell::quoted;
 use gfxplane::xml::Document;
 use libtest_mimic::{Failed, Trial};
 use serde::Deserialize;
@@ -40,6 +41,8 @@ use crate::support::hosts::{entries, golden};
 struct Case {
     host: Option<String>,
     doctor: Option<String>,
+    /// As it was typed.
+    file: Option<String>,
     #[serde(flatten)]
     abilities: Abilities,
 }
@@ -111,8 +114,11 @@ fn of_folder(folder: &Path) -> Result<(), Failed> {
     let mut said = Vec::new();
     let (situation, uuid) = match fs::read_to_string(folder.join("domain.xml")) {
         Ok(text) => {
-            let situation =
-                Situation::of(&text, &here, &Policy::default(), Operand::Domain("guest"))?;
+            let file = case.file.as_deref().map(quoted);
+            let operand = file
+                .as_deref()
+                .map_or(Operand::Domain("guest"), Operand::File);
+            let situation = Situation::of(&text, &here, &Policy::default(), operand)?;
             let document = Document::parse(&text)?;
             (Some(situation), Domain::new(&document)?.uuid)
         }

@@ -131,7 +131,7 @@ def test_a_hook_that_libvirtd_has_not_seen():
     eventually("libvirtd is back", lambda: not sh("virsh list", check=False).returncode)
     # A file keeps its time when it is moved, but not that of its last change.
     what = "if libvirtd has seen the hook"
-    equal(verdict(what), "FAIL")
+    equal(verdict(what), "WARN")
     said = refused("unseen")
     assert "opengl not available" in said and "Hook script" not in said, said
     out("systemctl reload libvirtd")

@@ -20,6 +20,7 @@ use crate::host::state::{Made, now};
 use crate::log::{By, Entry, What};
 use crate::plan::{Change, Level, words};
 use crate::predict::About;
+use crate::shell::operand;
 use crate::watch::{Decision, Line, only_graphics};
 
 /// How often in a row a definition that changes while it is mended is read again at once.
@@ -193,6 +194,7 @@ impl Daemon<'_> {
     fn say_of(&mut self, uuid: Uuid, lines: Vec<Line>, what: Option<What>) {
         let domain = self.domains.watched(uuid);
         let name = domain.name.clone();
+        let typed = operand(Some(&name), Some(uuid));
         let news = domain.news(lines);
         if let (Some(first), Some(what)) = (news.first(), what) {
             self.log(uuid, what, Some(&first.text));
@@ -203,9 +205,12 @@ impl Daemon<'_> {
                 .text
                 .replace(
                     "gfxplane fixup --consent",
-                    &format!("gfxplane fixup {name} --define --consent"),
+                    &format!("gfxplane fixup {typed} --define --consent"),
                 )
-                .replace("gfxplane policy DOMAIN", &format!("gfxplane policy {name}"));
+                .replace(
+                    "gfxplane policy DOMAIN",
+                    &format!("gfxplane policy {typed}"),
+                );
             let text = match line.about {
                 About::Domain => format!("{name}: {text}"),
                 about => format!("{name}: {about}: {text}"),
