@@ -228,8 +228,8 @@ fn documented() -> Result<(), Failed> {
     };
     let mut text = String::from(
         "# Messages that are known\n\n\
-         What `gfxplane explain` recognises ([trouble.md](trouble.md)); `…` is what differs. This list is made from src/explain/messages.rs,\n\
-         which says how the words were checked: `UPDATE_GOLDEN=1 cargo test --test cases`.\n\n\
+         What `gfxplane explain` recognises ([trouble.md](trouble.md)); `…` is what differs. src/explain/messages.rs\n\
+         says how the words were checked; `UPDATE_GOLDEN=1 cargo test --test cases` makes this list from it.\n\n\
          | symptom | words | said by | versions known to | where |\n|---|---|---|---|---|\n",
     );
     for wording in WORDINGS {

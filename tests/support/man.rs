@@ -156,7 +156,55 @@ fn block(name: &str) -> Result<String, Failed> {
 fn options(command: &clap::Command) -> Result<String, Failed> {
     let mut roff = Vec::new();
     Man::new(command.clone()).render_options_section(&mut roff)?;
-    Ok(without_headings(&String::from_utf8(roff)?))
+    let roff = without_headings(&String::from_utf8(roff)?);
+    Ok(with_values(command, with_aliases(command, roff)))
+}
+
+/// Each option with its other names, which clap_mangen leaves out.
+fn with_aliases(command: &clap::Command, mut roff: String) -> String {
+    for argument in command.get_arguments() {
+        let (Some(long), Some(others)) = (argument.get_long(), argument.get_visible_aliases())
+        else {
+            continue;
+        };
+        let bold = |name: &str| format!("\\fB{}\\fR", format!("--{name}").replace('-', "\\-"));
+        let all: Vec<String> = std::iter::once(long).chain(others).map(bold).collect();
+        let term = |name: &str| format!(".TP\n{name}");
+        roff = roff.replace(&term(&bold(long)), &term(&all.join(", ")));
+    }
+    roff
+}
+
+/// A page with the values of options in its usage, and the dots of what may be given often, which clap_mangen leaves out.
+fn with_values(command: &clap::Command, mut roff: String) -> String {
+    for argument in command.get_arguments() {
+        let values = argument.get_value_names().unwrap_or_default();
+        if let Some(long) = argument.get_long()
+            && argument.get_action().takes_values()
+        {
+            let option = format!("\\fB{}\\fR]", format!("--{long}").replace('-', "\\-"));
+            let words: Vec<&str> = values.iter().map(|value| value.as_str()).collect();
+            let shown = format!(
+                "{} \\fI{}\\fR]",
+                &option[..option.len() - 1],
+                words.join(" ")
+            );
+            roff = roff.replace(&option, &shown);
+        }
+        let many = argument
+            .get_num_args()
+            .is_some_and(|count| count.max_values() > 1);
+        if argument.is_positional() && many {
+            for value in values {
+                let place = format!("\\fI{}\\fR", value.as_str());
+                for (open, close) in [('[', ']'), ('<', '>')] {
+                    let once = format!("{open}{place}{close}");
+                    roff = roff.replace(&once, &format!("{once}..."));
+                }
+            }
+        }
+    }
+    roff
 }
 
 /// Each verb: how it is called, what it does, and what only it takes.
@@ -178,7 +226,7 @@ fn verbs() -> Result<String, Failed> {
         man.render_description_section(&mut roff)?;
         man.render_options_section(&mut roff)?;
         text += &format!(".SS {}\n", verb.get_name());
-        text += &without_headings(&String::from_utf8(roff)?);
+        text += &with_values(&verb, without_headings(&String::from_utf8(roff)?));
     }
     Ok(text)
 }
