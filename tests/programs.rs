@@ -478,6 +478,65 @@ fn through_libvirt() {
     );
 }
 
+/// Who has the device that a message names, and what a domain is called in the cures.
+#[cfg(feature = "libvirt")]
+#[test]
+fn a_message_is_about_one_domain() {
+    let domain = |name: &str, last: char, device: &str| {
+        format!(
+            "<domain type='test'><name>{name}</name><uuid>0d0c2f26-4b1a-4c6e-9d52-6f5a1f7b6a0{last}</uuid>\
+             <memory>65536</memory><os><type>hvm</type></os><devices><hostdev mode='subsystem' type='mdev' \
+             model='vfio-pci'><source><address uuid='{device}'/></source></hostdev></devices></domain>"
+        )
+    };
+    let (shared, own) = (DEVICE, "c1a20000-0000-4000-8000-0000000000aa");
+    let host = Host::new();
+    let node = [
+        domain("one", '1', shared),
+        domain("-two", '2', shared),
+        domain("my friend's guest", '3', own),
+    ];
+    host.write("node.xml", &format!("<node>{}</node>", node.concat()));
+    let uri = format!("test://{}/node.xml", host.path());
+    let explain = |message: &str| run(TOOL, &["-c", &uri, "explain", "--json", message]);
+    let said = |output: &Output| {
+        let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        json["domain"].as_str().map(str::to_owned)
+    };
+    let refusal =
+        |device: &str| format!("vfio {device}: vfio-display-dmabuf: opengl not available");
+    let of_two = explain(&refusal(shared));
+    ends(&of_two, 0, "--domain says which is meant");
+    // A name that would be an option is not what one types.
+    ends(&of_two, 0, "0d0c2f26-4b1a-4c6e-9d52-6f5a1f7b6a02");
+    assert_eq!(said(&of_two), None);
+    for message in [
+        refusal(own),
+        format!(
+            "error: Failed to start domain 'my friend's guest'\nerror: {}",
+            refusal(own)
+        ),
+        format!(
+            "gfxplane: domain my friend's guest is not started: {}",
+            refusal(own)
+        ),
+    ] {
+        let output = explain(&message);
+        ends(&output, 0, "");
+        assert_eq!(
+            said(&output).as_deref(),
+            Some("my friend's guest"),
+            "{output:?}"
+        );
+    }
+    let odd = explain(&format!(
+        "error: Failed to start domain 'a\u{1b}[2Jb'\n{}",
+        refusal(own)
+    ));
+    ends(&odd, 0, "nothing is said of a domain");
+    assert!(!odd.stderr.contains(&0x1b), "{odd:?}");
+}
+
 #[test]
 fn definitions_are_cleaned() {
     let host = Host::new();
