@@ -85,7 +85,7 @@ pub(crate) fn check(input: &[u8]) -> Result<(), String> {
         }
         if warning
             .to_string()
-            .contains(|c: char| c.is_control() && c != '\n')
+            .contains(|c: char| c.is_control() && !matches!(c, '\n' | '\t'))
         {
             return Err(format!("{warning:?} would be told to a terminal as it is"));
         }
