@@ -153,7 +153,7 @@ fn device_after(text: &str) -> Option<DeviceId> {
     names(text).next()
 }
 
-/// What follows the domain in a line of the hook's.
+/// What follows the domain in a veto of the hook's.
 const HOOK_SAYS: &str = " is not started";
 
 /// The domain that a text names: libvirt's `Failed to start domain 'guest'` (older ones without the quotation
@@ -171,7 +171,13 @@ pub fn domain_of(text: &str) -> Option<String> {
             .map(|(at, _)| rest[..at].to_owned()),
         None => rest.split(' ').next().map(str::to_owned),
     };
-    let hooks = |rest: &'_ str| Some(rest.split_once(HOOK_SAYS)?.0.to_owned());
+    // With `hook = "warn"` it only says what QEMU would refuse.
+    let hooks = |rest: &'_ str| {
+        let head = rest.split_once(": ").map_or(rest, |(head, _)| head);
+        let name = head.split_once(HOOK_SAYS).map(|(name, _)| name);
+        name.or_else(|| (head != rest).then_some(head))
+            .map(str::to_owned)
+    };
     let name = after("Failed to start domain ")
         .and_then(libvirts)
         .or_else(|| after("gfxplane: domain ").and_then(hooks));
@@ -364,6 +370,12 @@ mod tests {
                 "gfxplane: domain my guest is not started: x",
                 Some("my guest"),
             ),
+            (
+                "gfxplane: domain my guest: QEMU may refuse c1: x is not started",
+                Some("my guest"),
+            ),
+            ("gfxplane: domain my guest is not started", Some("my guest")),
+            ("gfxplane: domain of a text", None),
             ("vfio-display-dmabuf: opengl not available", None),
             ("Failed to start domain ''", None),
         ] {
