@@ -15,6 +15,13 @@ use crate::host::{
 use crate::names::{DeviceId, PciAddress};
 use crate::record::Circumstances;
 
+/// The device of a name in sysfs. The kernel has one for each (drivers/vfio/mdev/mdev_core.c, `%pUl`;
+/// drivers/pci/probe.c, `%04x:%02x:%02x.%d`), by which it is found again.
+fn as_the_kernel_spells(name: &str) -> Option<DeviceId> {
+    let id: DeviceId = name.parse().ok()?;
+    (id.to_string() == name).then_some(id)
+}
+
 /// What sysfs says of a host.
 #[derive(Debug, Clone, Default)]
 pub struct Host {
@@ -407,7 +414,7 @@ impl<'a> Reader<'a> {
 
     fn mdev(&mut self, name: &str) -> Option<Device> {
         let link = self.root.join("sys/bus/mdev/devices").join(name);
-        let Ok(id @ DeviceId::Mdev(_)) = name.parse() else {
+        let Some(id @ DeviceId::Mdev(_)) = as_the_kernel_spells(name) else {
             self.warn(&link, "has a name that is no UUID: ignored");
             return None;
         };
@@ -459,7 +466,7 @@ impl<'a> Reader<'a> {
             }
             return None;
         }
-        let Ok(id @ DeviceId::Pci(address)) = name.parse() else {
+        let Some(id @ DeviceId::Pci(address)) = as_the_kernel_spells(name) else {
             self.warn(&link, "has a name that is no PCI address: ignored");
             return None;
         };
