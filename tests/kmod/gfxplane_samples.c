@@ -43,7 +43,6 @@
 #include <linux/fs.h>
 #include <linux/kernel.h>
 #include <linux/kobject.h>
-#include <linux/kvm_host.h>
 #include <linux/list.h>
 #include <linux/mdev.h>
 #include <linux/mm.h>
@@ -59,6 +58,9 @@
 #include <linux/vfio.h>
 #include <linux/vmalloc.h>
 #include <drm/drm_fourcc.h>
+#if IS_ENABLED(CONFIG_KVM)
+#include <linux/kvm_host.h>
+#endif
 
 #define PARENT_VENDOR	0x1af4
 #define PARENT_DEVICE	0x1050
@@ -632,6 +634,16 @@ static void sample_release(struct vfio_device *vdev)
 #endif
 }
 
+/* A kernel without KVM, as User Mode Linux is, has no VM to associate. */
+static bool is_callers(struct kvm *kvm)
+{
+#if IS_ENABLED(CONFIG_KVM)
+	return kvm && kvm->mm == current->mm;
+#else
+	return false;
+#endif
+}
+
 /* The errors of intel_vgpu_open_device, in its order. */
 static int take_kvm(struct sample *s)
 {
@@ -644,7 +656,7 @@ static int take_kvm(struct sample *s)
 		if (other->kvm == kvm)
 			ret = -EEXIST;
 	}
-	if (!ret && (!kvm || kvm->mm != current->mm))
+	if (!ret && !is_callers(kvm))
 		ret = -ESRCH;
 	if (!ret) {
 		s->kvm = kvm;

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * A GPU on a PCI bus, for a kernel that has neither: User Mode Linux.
+ *
+ * The bus is a host bridge whose config space is memory. Its one device is 0000:01:03.0, which
+ * has the ids of a virtio GPU and no BARs. gfxplane_samples hangs its devices on it. A driver in
+ * this module takes the device. That driver is named virtio-pci, so the type ids of
+ * gfxplane_samples are the same here as on a machine with a real virtio GPU. The driver registers
+ * a render node, which has the GPU as its parent: /dev/dri/by-path/pci-0000:01:03.0-render. Mesa
+ * renders for such a node in software.
+ */
+
+#include <linux/errno.h>
+#include <linux/io.h>
+#include <linux/module.h>
+#include <linux/pci.h>
+#include <linux/string.h>
+#include <linux/unaligned.h>
+#include <drm/drm_drv.h>
+#include <drm/drm_file.h>
+#include <drm/drm_gem.h>
+#include <drm/drm_ioctl.h>
+
+#define BUS		1
+#define SLOT		3
+#define CONFIG_SIZE	256
+
+static u8 config[CONFIG_SIZE];
+static struct pci_bus *bus;
+
+static bool is_the_gpu(struct pci_bus *of, unsigned int devfn, int where, int size)
+{
+	return of->number == BUS && devfn == PCI_DEVFN(SLOT, 0) && where + size <= CONFIG_SIZE;
+}
+
+static int config_read(struct pci_bus *of, unsigned int devfn, int where, int size, u32 *value)
+{
+	if (!is_the_gpu(of, devfn, where, size)) {
+		PCI_SET_ERROR_RESPONSE(value);
+		return PCIBIOS_DEVICE_NOT_FOUND;
+	}
+	*value = 0;
+	memcpy(value, config + where, size);
+	return PCIBIOS_SUCCESSFUL;
+}
+
+/* The command register and the interrupt line keep what is written; all else is read only. */
+static int config_write(struct pci_bus *of, unsigned int devfn, int where, int size, u32 value)
+{
+	if (!is_the_gpu(of, devfn, where, size))
+		return PCIBIOS_DEVICE_NOT_FOUND;
+	if (where == PCI_COMMAND)
+		put_unaligned_le16(value, config + PCI_COMMAND);
+	else if (where == PCI_INTERRUPT_LINE)
+		config[PCI_INTERRUPT_LINE] = value;
+	return PCIBIOS_SUCCESSFUL;
+}
+
+static struct pci_ops config_ops = {
+	.read = config_read,
+	.write = config_write,
+};
+
+/* The render node */
+
+DEFINE_DRM_GEM_FOPS(gpu_fops);
+
+static const struct drm_driver gpu_drm = {
+	.driver_features = DRIVER_GEM | DRIVER_RENDER,
+	.fops = &gpu_fops,
+	.name = "gfxplane",
+	.desc = "a GPU without anything behind it",
+	.major = 1,
+};
+
+static int gpu_probe(struct pci_dev *pdev, const struct pci_device_id *id)
+{
+	struct drm_device *drm = drm_dev_alloc(&gpu_drm, &pdev->dev);
+	int ret;
+
+	if (IS_ERR(drm))
+		return PTR_ERR(drm);
+	pci_set_drvdata(pdev, drm);
+	ret = drm_dev_register(drm, 0);
+	if (ret)
+		drm_dev_put(drm);
+	return ret;
+}
+
+static void gpu_remove(struct pci_dev *pdev)
+{
+	struct drm_device *drm = pci_get_drvdata(pdev);
+
+	drm_dev_unregister(drm);
+	drm_dev_put(drm);
+}
+
+static const struct pci_device_id gpu_ids[] = {
+	{ PCI_DEVICE(PCI_VENDOR_ID_REDHAT_QUMRANET, 0x1050) },
+	{ }
+};
+
+static struct pci_driver gpu_driver = {
+	.name = "virtio-pci",
+	.id_table = gpu_ids,
+	.probe = gpu_probe,
+	.remove = gpu_remove,
+};
+
+static int __init bus_init(void)
+{
+	LIST_HEAD(windows);
+	int ret;
+
+	put_unaligned_le16(PCI_VENDOR_ID_REDHAT_QUMRANET, config + PCI_VENDOR_ID);
+	put_unaligned_le16(0x1050, config + PCI_DEVICE_ID);
+	put_unaligned_le16(PCI_CLASS_DISPLAY_OTHER, config + PCI_CLASS_DEVICE);
+	put_unaligned_le16(PCI_VENDOR_ID_REDHAT_QUMRANET, config + PCI_SUBSYSTEM_VENDOR_ID);
+	put_unaligned_le16(0x1100, config + PCI_SUBSYSTEM_ID);
+
+	ret = pci_register_driver(&gpu_driver);
+	if (ret)
+		return ret;
+	bus = pci_scan_root_bus(NULL, BUS, &config_ops, NULL, &windows);
+	if (!bus) {
+		pci_unregister_driver(&gpu_driver);
+		return -ENOMEM;
+	}
+	pci_bus_add_devices(bus);
+	return 0;
+}
+
+static void __exit bus_exit(void)
+{
+	pci_lock_rescan_remove();
+	pci_stop_root_bus(bus);
+	pci_remove_root_bus(bus);
+	pci_unlock_rescan_remove();
+	pci_unregister_driver(&gpu_driver);
+}
+
+module_init(bus_init);
+module_exit(bus_exit);
+
+MODULE_LICENSE("GPL");
+MODULE_DESCRIPTION("a GPU on a PCI bus that is made of memory");
