@@ -17,6 +17,9 @@ RUN = Path("/run/gfxplane")
 LIMIT = 300
 # What is done over and over is done less often, unless FULL=1 asks for all of it.
 FULL = os.environ.get("FULL") == "1"
+# User Mode Linux has iommufd and character devices beside groups, and no KVM, PCI card or IOMMU (README.md).
+UML = "gfxplane.share=hostfs" in Path("/proc/cmdline").read_text()
+NO_KVM = "there is no KVM in User Mode Linux"
 # Where it is kept what earlier boots of the same guest came to.
 BOOTS = Path("/root/boots.json")
 
@@ -151,6 +154,22 @@ def denials():
     return [line for line in sh("apparmor_denials", check=False).stdout.split("\n") if line]
 
 
+def what_happened(began):
+    """What everybody has written down since then (time.time()): the journal, libvirt's and QEMU's logs of domains, and
+    AppArmor's denials, which auditd keeps from the journal."""
+    said = [("journal", sh(f"journalctl --sync; journalctl --quiet --no-pager -o short-precise --since=@{began:.0f}", check=False).stdout)]
+    for log in sorted(Path("/var/log/libvirt/qemu").glob("*.log")):
+        if log.stat().st_mtime >= began:
+            said.append((str(log), log.read_text(errors="replace")))
+    stamped = [(line, re.search(r"audit\((\d+)", line)) for line in denials()]
+    said.append(("AppArmor", "\n".join(line for line, at in stamped if at and int(at[1]) >= began - 1)))
+    for where, text in said:
+        lines = text.strip().split("\n")
+        print(f"--- {where}, the last {min(len(lines), 80)} of {len(lines)} lines")
+        print("\n".join(line[:600] for line in lines[-80:]))
+    print("---", flush=True)
+
+
 def tidy_up(tidy):
     try:
         tidy()
@@ -158,8 +177,9 @@ def tidy_up(tidy):
         traceback.print_exc(file=sys.stdout)
 
 
-def run_tests(tests, first, tidy=lambda: None):
-    """Runs tests, (name, function, boot) each, and prints what came of them; the exit status.
+def run_tests(tests, first, tidy=lambda: None, not_here=None):
+    """Runs tests, (name, function, boot) each, and prints what came of them; the exit status. `not_here`
+    tells of tests, by name, why this machine has not what they need.
 
     Those of boot 0 are run first. If there are some of a later boot, the guest is asked to boot
     again, and they are run then: tests/vm/run --reboots. The arguments of the program are the names
@@ -171,10 +191,13 @@ def run_tests(tests, first, tidy=lambda: None):
         print(f"no such tests: {' '.join(sorted(unknown))}")
         return 2
     tests = [test for test in tests if not wanted or test[0] in wanted or test[0] == first]
+    for name in [name for name, _, _ in tests if name in (not_here or {})]:
+        print(f"not on this machine: {name}: {not_here[name]}")
+    tests = [test for test in tests if test[0] not in (not_here or {})]
     results = json.loads(BOOTS.read_text()) if BOOTS.exists() else {"boot": 0, "passed": 0, "failed": 0}
     boot, broken = results["boot"], False
     for name, test, _ in [test for test in tests if test[2] == boot]:
-        began = time.monotonic()
+        began, at = time.monotonic(), time.time()
         try:
             test()
             results["passed"] += 1
@@ -185,12 +208,11 @@ def run_tests(tests, first, tidy=lambda: None):
             traceback.print_exc(file=sys.stdout)
         print(f"{verdict}: {name} ({time.monotonic() - began:.0f} s)", flush=True)
         if verdict == "FAILED":
+            what_happened(at)
             tidy_up(tidy)
         broken = verdict == "FAILED" and name == first
         if broken:
             break
-    if results["failed"]:
-        print(sh("journalctl -b --no-pager | grep -Ei 'gfxplane|udevd|mdevctl|libvirtd' | tail -60", check=False).stdout)
     if not broken and any(test[2] > boot for test in tests):
         BOOTS.write_text(json.dumps(results | {"boot": boot + 1}))
         Path("again").touch()

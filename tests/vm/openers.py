@@ -1,8 +1,8 @@
 """The two ways to open a device, by its group and by its own node, and the VM for the drivers that
 want one: what gfxplane-probe makes of devices that only the kernel can make.
 
-Run in the guest by tests/vm/openers. `--cdev`: the kernel has both ways, and what takes both is
-tested; without it the kernel must have groups alone."""
+Run in the guest by tests/vm/test. `--cdev`: the kernel has both ways, and what takes both is
+tested; without it the kernel must have groups alone. User Mode Linux has both ways and no KVM."""
 
 import itertools
 import json
@@ -18,7 +18,9 @@ from pathlib import Path
 from lab import (
     CONF,
     LIMIT,
+    NO_KVM,
     RUN,
+    UML,
     bind_to_vfio,
     domain,
     domain_xml,
@@ -35,7 +37,7 @@ from lab import (
     without_hook_and_daemon,
 )
 
-CDEV = "--cdev" in sys.argv
+CDEV = UML or "--cdev" in sys.argv
 PATHS = ["group", "cdev"] if CDEV else ["group"]
 MDEVS = Path("/sys/bus/mdev/devices")
 BIND_IOMMUFD = 0x3B76
@@ -55,6 +57,8 @@ OTHERS = {
     "virtio-pci-eio": (15, ["unknown"], "open-failed", "open", "EIO"),
     "virtio-pci-uuid": (16, ["unknown"], "open-failed", "open", "EIO"),
 }
+if UML:
+    OTHERS["virtio-pci-kvm"] = (KINDS.pop("virtio-pci-kvm")[0], ["unknown"], "needs-vm", "kvm", "ENOENT")
 HANGS = 17
 RULES = """[[rule]]
 name = 'hangs'
@@ -159,8 +163,8 @@ def bound(kind):
 
 def test_udev_asks_all_of_them():
     """Without a rule that tells of KVM: the driver itself says so."""
-    out("load_modules; modprobe kvm_amd nested=1")
-    assert Path("/dev/kvm").exists(), "this guest has no KVM"
+    out("load_modules" if UML else "load_modules; modprobe kvm_amd nested=1")
+    equal(Path("/dev/kvm").exists(), not UML, "/dev/kvm")
     equal(Path("/dev/iommu").exists(), CDEV, "/dev/iommu")
     print(install(rules=RULES))
     without_hook_and_daemon()
@@ -170,17 +174,23 @@ def test_udev_asks_all_of_them():
         entry = listed(device(kind))
         seen = entry["display"], entry["evidence"]["path"], entry.get("kvm", False)
         equal(seen, (display, "group", kvm), f"{kind}: {entry}")
-    assert "GFXPLANE_HOST_KVM=yes" in out(f"udevadm info /sys/bus/mdev/devices/{device('virtio-pci-kvm')}")
+    if not UML:
+        assert "GFXPLANE_HOST_KVM=yes" in out(f"udevadm info /sys/bus/mdev/devices/{device('virtio-pci-kvm')}")
 
 
 def test_the_steps():
+    kind = "mdpy-vga"
+    equal(steps(kind), [*TO_GROUP, "open", *QUESTIONS])
+    if CDEV:
+        equal(steps(kind, "--path=cdev"), [*TO_CDEV, "bind", *QUESTIONS])
+
+
+def test_the_steps_with_a_vm():
     kvm, other = "virtio-pci-kvm", "mdpy-vga"
-    equal(steps(other), [*TO_GROUP, "open", *QUESTIONS])
     equal(steps(other, "--kvm"), [*TO_GROUP, *VM, "open", *QUESTIONS], "a driver that does not care")
     equal(steps(kvm), [*TO_GROUP, "open", *VM, "open", *QUESTIONS], "refused, then with a VM")
     equal(steps(kvm, "--kvm"), [*TO_GROUP, *VM, "open", *QUESTIONS], "from the start")
     if CDEV:
-        equal(steps(other, "--path=cdev"), [*TO_CDEV, "bind", *QUESTIONS])
         equal(steps(other, "--path=cdev", "--kvm"), [*TO_CDEV, *VM, "bind", *QUESTIONS])
         equal(steps(kvm, "--path=cdev"), [*TO_CDEV, "bind", *VM, "bind", *QUESTIONS])
         equal(steps(kvm, "--path=cdev", "--kvm"), [*TO_CDEV, *VM, "bind", *QUESTIONS])
@@ -265,7 +275,7 @@ def test_busy():
 
 def test_it_is_free_when_the_answer_is_there():
     """The VM has the device's file open, too, and lets go of it before the child ends."""
-    for kind in ("virtio-pci-kvm", "mbochs-small"):
+    for kind in {"virtio-pci-kvm", "mbochs-small"} & set(KINDS):
         for turn in range(12):
             path = PATHS[turn % len(PATHS)]
             equal(probe(kind, f"--path {path}")[0]["display"], ["dmabuf"], f"{kind}, turn {turn}, {path}")
@@ -532,4 +542,6 @@ if CDEV:
     TESTS.append(("cdev_a_qemu", cdev_a_qemu, 0))
     if version("virsh --version") >= (12, 0):
         TESTS += [(test.__name__, test, 0) for test in NEEDS_LIBVIRT_12]
-sys.exit(run_tests(TESTS, "test_udev_asks_all_of_them"))
+NOT_IN_UML = {test.__name__: NO_KVM for test in (test_the_steps_with_a_vm, test_no_vm_can_be_made, test_a_rule_says_that_it_wants_one)}
+NOT_IN_UML["cdev_a_domain_with_a_pci_device"] = "there is no PCI card and no IOMMU in User Mode Linux"
+sys.exit(run_tests(TESTS, "test_udev_asks_all_of_them", not_here=NOT_IN_UML if UML else None))

@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from lab import CONF, RUN, cursor, domain, equal, eventually, install, journal, listed, out, run_tests, sh, uuid
@@ -221,6 +220,13 @@ def qemus():
     return processes + [name for name in out("virsh list --all --name").split() if "gfxplane-verify" in name]
 
 
+def is_told_to_end():
+    """A signal waits for the QEMU that was started to be asked."""
+    [pid] = out("pgrep -f '^/[^ ]*qemu-system[^ ]* .*gfxplane-verify-'").split()
+    status = Path(f"/proc/{pid}/status").read_text()
+    return any(int(mask, 16) for mask in re.findall(r"^(?:Shd|Sig)Pnd:\s+([0-9a-f]+)", status, re.M))
+
+
 def test_a_start_comes_first():
     """The hook lets the start wait, and the QEMU that tries the device is ended for it."""
     out(f"create_mdev virtio-pci-hang {uuid(HANGS)}; udevadm settle")
@@ -234,7 +240,7 @@ def test_a_start_comes_first():
         starting = subprocess.Popen(["virsh", "start", "--paused", "first"])
         eventually("the start is marked", mark.exists)
         # It sleeps in the driver, where no signal reaches it; when it wakes it must have been told to end.
-        time.sleep(2)
+        eventually("its QEMU is told to end", is_told_to_end)
         out("release")
         [row] = json.loads(asking.communicate()[0])["probes"]
         equal((row["display"], row["reason"]), (["unknown"], "in-use"), way)
