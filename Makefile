@@ -4,16 +4,16 @@
 SUITE ?= trixie
 CARGO ?= cargo
 CARGO_DEB_VERSION = 3.8.0
-CARGO_FUZZ_VERSION = 0.13.2
 CARGO_DENY_VERSION = 0.20.2
 CARGO_MUTANTS_VERSION = 27.1.0
 DEB = target/debian/gfxplane_0.1.0-1_amd64.deb
 DENY = $(or $(shell command -v cargo-deny),target/deny/bin/cargo-deny) --locked
 
-# Machine tests that CI does not run.
-BY_NAME = test-vm-answers test-vm-openers test-vm-types test-vm-viaqemu test-vm-running test-vm-messages
+# The machine tests: tests/vm/README.md has the table of what runs on which machine.
+MACHINE_TESTS = suite automatic matrix pixels openers answers running viaqemu messages types
+STEP = .ci/step
 
-.PHONY: demo test coverage mutants fuzz deb rpm deny advisories test-vm $(BY_NAME) bench setup setup-deb setup-deny setup-mutants setup-fuzz check
+.PHONY: demo test test-all ci coverage mutants fuzz deb rpm deny advisories bench setup setup-ci setup-deb setup-rpm setup-deny setup-mutants setup-fuzz check
 
 # The main job on a recorded host: what is there, and the XML of several devices.
 demo: setup
@@ -35,8 +35,9 @@ mutants: setup setup-mutants
 	tests/mutants
 
 # Each target of fuzz/ for a minute, on the toolchain that is there.
+FUZZ_SECONDS ?= 60
 fuzz: setup setup-fuzz
-	fuzz/run 60
+	fuzz/run $(FUZZ_SECONDS)
 
 check: setup
 	$(CARGO) fmt --check
@@ -50,8 +51,7 @@ deb: setup setup-deb
 	tests/package $(DEB)
 
 # Of the programs that make deb has built: rpmbuild, and the .rpm in a root of its own.
-rpm: deb
-	@packaging/setup rpm busybox-static
+rpm: deb setup-rpm
 	tests/rpm $(DEB)
 
 # Licences, sources and duplicates of what is linked in (deny.toml). The list of known holes is at a
@@ -62,23 +62,61 @@ deny: setup setup-deny
 advisories: setup setup-deny
 	$(DENY) check advisories
 
-# The real thing: kernel, libvirt, mdevctl, QEMU and AppArmor in a virtual machine. FULL=1: all of
-# it, for hours, with the machine tests that are else run by name only (make test-vm-types).
-test-vm: deb
-	tests/vm/all $(SUITE) $(DEB)
-	$(if $(FULL),$(MAKE) $(BY_NAME))
+# One machine test: make test-vm-openers [SUITE=sid] [MACHINE=--pc] [ARGUMENTS=test_busy] [FULL=1]
+test-vm-%: deb
+	tests/vm/test $* $(SUITE) $(DEB) $(MACHINE) $(ARGUMENTS)
 
-$(filter-out test-vm-answers,$(BY_NAME)): test-vm-%: deb
-	tests/vm/$* $(SUITE) $(DEB)
+# What .ci/run runs: a step for each target below, with its own log. ci-setup has installed what they all use, as
+# only one can install at a time.
+ci: $(addprefix ci-,demo test deny fuzz rpm $(MACHINE_TESTS))
 
-test-vm-answers: setup
-	tests/vm/answers $(SUITE)
+ci-setup:
+	$(STEP) setup $(MAKE) setup-ci
+ci-image: ci-setup
+	$(STEP) image tests/vm/image trixie uml
+ci-deb: ci-setup
+	$(STEP) deb $(MAKE) deb
+ci-rpm: ci-deb
+	$(STEP) rpm $(MAKE) rpm
+ci-demo ci-test ci-deny: ci-%: ci-setup
+	$(STEP) $* $(MAKE) $*
+ci-fuzz: ci-setup
+	$(STEP) fuzz $(MAKE) fuzz FUZZ_SECONDS=8 FUZZ_SEED=1
+$(MACHINE_TESTS:%=ci-%): ci-%: ci-deb ci-image
+	$(STEP) $* tests/vm/test $* trixie $(DEB) $(SAMPLE)
+ci-matrix: SAMPLE = --sample
+
+# Everything, for hours: the machine tests on both machines and all suites, with all of their rounds.
+# A step is vm/TEST/SUITE/MACHINE; each that is not there is told of in tests/vm/README.md.
+ALL_VM = $(foreach machine,uml pc,$(foreach suite,trixie bookworm sid,$(foreach test,$(MACHINE_TESTS),vm/$(test)/$(suite)/$(machine))))
+ALL_VM += $(foreach suite,trixie-iommufd sid-iommufd,$(foreach test,openers answers,vm/$(test)/$(suite)/pc))
+test-all: all-test all-coverage all-deny all-fuzz all-rpm $(filter-out $(NOT_THERE),$(ALL_VM))
+
+test-all: EMULATOR = qemu-system-x86
+all-deb: ci-setup
+	$(STEP) deb $(MAKE) deb
+all-test all-coverage all-deny all-fuzz: all-%: ci-setup
+	$(STEP) $* $(MAKE) $*
+all-rpm: all-deb
+	$(STEP) rpm $(MAKE) rpm
+vm/%: all-deb
+	FULL=1 $(STEP) $(subst /,-,$*) tests/vm/test $(word 1,$(subst /, ,$*)) $(word 2,$(subst /, ,$*)) $(DEB) --$(word 3,$(subst /, ,$*))
 
 bench: deb
 	benches/run $(DEB)
 
 setup:
 	@packaging/setup
+
+# All that CI installs, in one go and before it does several things at once. What the machine tests use is here, too:
+# tests/vm/kernel and tests/vm/image say what for.
+setup-ci:
+	@packaging/setup lintian rpm busybox-static g++ python3-venv \
+	    flex bison bc libelf-dev kmod cpio mmdebstrap e2fsprogs util-linux $(EMULATOR)
+	@$(MAKE) --no-print-directory --jobs=1 setup-deb setup-deny
+
+setup-rpm:
+	@packaging/setup rpm busybox-static
 
 setup-deb:
 	@packaging/setup lintian
@@ -99,4 +137,3 @@ setup-mutants:
 
 setup-fuzz:
 	@packaging/setup g++
-	@command -v cargo-fuzz >/dev/null || $(CARGO) install cargo-fuzz --locked --version $(CARGO_FUZZ_VERSION)

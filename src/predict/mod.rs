@@ -3,7 +3,7 @@
 //!
 //! QEMU's part is a model of what QEMU itself does at start, in its order ([`qemu`]), with what
 //! differs between versions in one table ([`versions`]); libvirt's part is its validation
-//! ([`libvirt`]). Measured against both in a virtual machine (`tests/vm/matrix`).
+//! ([`libvirt`]). Measured against both in a virtual machine (`tests/vm/matrix.py`).
 //!
 //! Where something is not known (a version, the display of a device), every possibility is tried.
 //! If all end alike, that is the answer; if not, the answer is a doubt, never a guess.

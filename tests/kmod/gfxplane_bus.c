@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * A GPU on a PCI bus, for a kernel that has neither: User Mode Linux.
+ * A PCI bus with two devices, for a kernel that has none: User Mode Linux.
  *
- * The bus is a host bridge whose config space is memory. Its one device is 0000:01:03.0, which
- * has the ids of a virtio GPU and no BARs. gfxplane_samples hangs its devices on it. A driver in
+ * The bus is a host bridge whose config space is memory. Its devices have no BARs.
+ *
+ * 0000:01:03.0 has the ids of a virtio GPU. gfxplane_samples hangs its devices on it. A driver in
  * this module takes the device. That driver is named virtio-pci, so the type ids of
  * gfxplane_samples are the same here as on a machine with a real virtio GPU. The driver registers
  * a render node, which has the GPU as its parent: /dev/dri/by-path/pci-0000:01:03.0-render. Mesa
  * renders for such a node in software.
+ *
+ * 0000:01:04.0 is a network card by its class, and no driver's. vfio-pci takes it in its mode
+ * without an IOMMU, so nobody can start a guest with it.
  */
 
 #include <linux/errno.h>
@@ -22,20 +26,33 @@
 #include <drm/drm_ioctl.h>
 
 #define BUS		1
-#define SLOT		3
+#define GPU_SLOT	3
+#define CARD_SLOT	4
 #define CONFIG_SIZE	256
 
-static u8 config[CONFIG_SIZE];
+static u8 gpu[CONFIG_SIZE], card[CONFIG_SIZE];
 static struct pci_bus *bus;
 
-static bool is_the_gpu(struct pci_bus *of, unsigned int devfn, int where, int size)
+/* The config space of a device, or NULL if there is no such device or no such place in it. */
+static u8 *config_of(struct pci_bus *of, unsigned int devfn, int where, int size)
 {
-	return of->number == BUS && devfn == PCI_DEVFN(SLOT, 0) && where + size <= CONFIG_SIZE;
+	if (of->number != BUS || where + size > CONFIG_SIZE)
+		return NULL;
+	switch (devfn) {
+	case PCI_DEVFN(GPU_SLOT, 0):
+		return gpu;
+	case PCI_DEVFN(CARD_SLOT, 0):
+		return card;
+	default:
+		return NULL;
+	}
 }
 
 static int config_read(struct pci_bus *of, unsigned int devfn, int where, int size, u32 *value)
 {
-	if (!is_the_gpu(of, devfn, where, size)) {
+	u8 *config = config_of(of, devfn, where, size);
+
+	if (!config) {
 		PCI_SET_ERROR_RESPONSE(value);
 		return PCIBIOS_DEVICE_NOT_FOUND;
 	}
@@ -47,7 +64,9 @@ static int config_read(struct pci_bus *of, unsigned int devfn, int where, int si
 /* The command register and the interrupt line keep what is written; all else is read only. */
 static int config_write(struct pci_bus *of, unsigned int devfn, int where, int size, u32 value)
 {
-	if (!is_the_gpu(of, devfn, where, size))
+	u8 *config = config_of(of, devfn, where, size);
+
+	if (!config)
 		return PCIBIOS_DEVICE_NOT_FOUND;
 	if (where == PCI_COMMAND)
 		put_unaligned_le16(value, config + PCI_COMMAND);
@@ -107,16 +126,22 @@ static struct pci_driver gpu_driver = {
 	.remove = gpu_remove,
 };
 
+static void __init describe(u8 *config, u16 device, u16 class)
+{
+	put_unaligned_le16(PCI_VENDOR_ID_REDHAT_QUMRANET, config + PCI_VENDOR_ID);
+	put_unaligned_le16(device, config + PCI_DEVICE_ID);
+	put_unaligned_le16(class, config + PCI_CLASS_DEVICE);
+	put_unaligned_le16(PCI_VENDOR_ID_REDHAT_QUMRANET, config + PCI_SUBSYSTEM_VENDOR_ID);
+	put_unaligned_le16(0x1100, config + PCI_SUBSYSTEM_ID);
+}
+
 static int __init bus_init(void)
 {
 	LIST_HEAD(windows);
 	int ret;
 
-	put_unaligned_le16(PCI_VENDOR_ID_REDHAT_QUMRANET, config + PCI_VENDOR_ID);
-	put_unaligned_le16(0x1050, config + PCI_DEVICE_ID);
-	put_unaligned_le16(PCI_CLASS_DISPLAY_OTHER, config + PCI_CLASS_DEVICE);
-	put_unaligned_le16(PCI_VENDOR_ID_REDHAT_QUMRANET, config + PCI_SUBSYSTEM_VENDOR_ID);
-	put_unaligned_le16(0x1100, config + PCI_SUBSYSTEM_ID);
+	describe(gpu, 0x1050, PCI_CLASS_DISPLAY_OTHER);
+	describe(card, 0x1041, PCI_CLASS_NETWORK_ETHERNET);
 
 	ret = pci_register_driver(&gpu_driver);
 	if (ret)
@@ -143,4 +168,4 @@ module_init(bus_init);
 module_exit(bus_exit);
 
 MODULE_LICENSE("GPL");
-MODULE_DESCRIPTION("a GPU on a PCI bus that is made of memory");
+MODULE_DESCRIPTION("a PCI bus that is made of memory, with a GPU and a network card");

@@ -512,7 +512,7 @@ const NO_DMABUF: Start = Start::Refused(
 );
 
 /// libvirt's cases of displays of vfio devices: what QEMU 10.0 does with each, if its device has a
-/// dmabuf, a region or no display. By QEMU's own rules as they were measured (tests/vm/matrix).
+/// dmabuf, a region or no display. By QEMU's own rules as they were measured (tests/vm/matrix.py).
 const DISPLAYS: [(&str, [Start; 3]); 9] = [
     // display='on', and graphics of type vnc
     (

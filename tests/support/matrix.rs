@@ -1,4 +1,4 @@
-//! What QEMU and libvirt really did with the domains of `tests/vm/matrix`, as that wrote it down
+//! What QEMU and libvirt really did with the domains of `tests/vm/matrix.py`, as that wrote it down
 //! in `tests/vm/matrix-measured`, against what is predicted; without a virtual machine.
 
 use std::collections::BTreeMap;

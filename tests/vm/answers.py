@@ -1,7 +1,7 @@
 """What the devices of tests/kmod, and the kernel's samples, answer, asked with bare ioctls: the
 table of README.md. Nothing of gfxplane is in it; what gfxplane makes of them is for other tests.
 
-Run in the guest by tests/vm/answers. On a kernel with character devices each question is asked on
+Run in the guest by tests/vm/test. On a kernel with character devices each question is asked on
 both ways, and the two get in each other's way as they should."""
 
 import errno

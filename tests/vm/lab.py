@@ -17,7 +17,7 @@ RUN = Path("/run/gfxplane")
 LIMIT = 300
 # What is done over and over is done less often, unless FULL=1 asks for all of it.
 FULL = os.environ.get("FULL") == "1"
-# User Mode Linux has iommufd and character devices beside groups, and no KVM, PCI card or IOMMU (README.md).
+# User Mode Linux has iommufd and character devices beside groups, and neither KVM nor an IOMMU (README.md).
 UML = "gfxplane.share=hostfs" in Path("/proc/cmdline").read_text()
 NO_KVM = "there is no KVM in User Mode Linux"
 # Where it is kept what earlier boots of the same guest came to.
@@ -104,7 +104,7 @@ def domain(name, device, display="on", **options):
 
 
 def spare_card():
-    """The address and the directory of the network card that tests/vm/run --iommu gives the guest."""
+    """The address and the directory of the network card that gfxplane_bus or tests/vm/run --iommu gives the guest."""
     devices = Path("/sys/bus/pci/devices").iterdir()
     [card] = [device for device in devices if (device / "class").read_text().startswith("0x0200")]
     return card.name, card
@@ -112,6 +112,8 @@ def spare_card():
 
 def bind_to_vfio(device):
     """A PCI device, by its directory."""
+    if UML:
+        out("modprobe vfio && echo 1 > /sys/module/vfio/parameters/enable_unsafe_noiommu_mode")
     out(f"modprobe vfio-pci; echo vfio-pci > {device}/driver_override")
     if (device / "driver").exists():
         out(f"echo {device.name} > {device}/driver/unbind")

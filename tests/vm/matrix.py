@@ -1,6 +1,6 @@
 """The matrix: domains with vfio displays in all combinations that differ in kind. Of each one
 `gfxplane check` says whether it starts, libvirt and QEMU say the truth, and what `gfxplane fixup`
-makes of it has to start. Run as root in the guest, by tests/vm/matrix:
+makes of it has to start. Run as root in the guest, by tests/vm/test:
 
     matrix.py SUITE [--measured FILE] [--part I/N] [--sample] [NAME…]
 

@@ -274,7 +274,7 @@ def test_a_driver_that_hangs():
 
 
 def test_a_pci_device_that_is_never_opened():
-    """The network card that tests/vm/run --iommu gives the guest for that."""
+    """The network card that is there for that."""
     address, card = spare_card()
     bind_to_vfio(card)
     tree = RUN / "devices" / address

@@ -1,4 +1,4 @@
-"""The pixels test, run as root in the guest by tests/vm/pixels: domains that `gfxplane fixup` has
+"""The pixels test, run as root in the guest by tests/vm/test: domains that `gfxplane fixup` has
 made right boot pixels.S, which paints the device's screen, and what comes out of the frontend is
 compared with what was painted, pixel by pixel.
 

@@ -113,3 +113,4 @@ def record():
 make_devices()
 record()
 print(sh("gfxplane list; gfxplane --root root list"))
+print("recorded")

@@ -405,6 +405,34 @@ def test_in_use_and_right_again():
     out("virsh undefine holder")
 
 
+def arguments_of_a_start(name):
+    """What libvirt starts QEMU with, without what is of that start alone."""
+    out(f"virsh start --paused {name}")
+    pid = Path(f"/run/libvirt/qemu/{name}.pid").read_text().strip()
+    words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+    out(f"virsh destroy {name}")
+    return [re.sub(r"/domain-\d+-", "/domain-N-", word) for word in words]
+
+
+def test_a_start_with_libvirts_own_questions():
+    """tests/vm/image has a line in qemu.conf that cuts what libvirt asks QEMU about its processor. Without it QEMU gets
+    the same arguments, and starts."""
+    settings = Path("/etc/libvirt/qemu.conf")
+    short = settings.read_text()
+    domain("asked", uuid(4))
+    few = arguments_of_a_start("asked")
+    line = 'capability_filters = [ "cpu-unavailable-features" ]\n'
+    equal(short.count(line), 1, "the line")
+    settings.write_text(short.replace(line, ""))
+    try:
+        out("systemctl restart libvirtd")
+        equal(arguments_of_a_start("asked"), few)
+    finally:
+        settings.write_text(short)
+        out("systemctl restart libvirtd")
+    out("virsh undefine asked")
+
+
 VENDORS = {
     # Sorts before ours and answers everything with nothing.
     "yes-sayer": "#!/bin/sh\nexit 0\n",

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lab import CONF, RUN, cursor, domain, equal, eventually, install, journal, listed, out, run_tests, sh, uuid
+from lab import CONF, NO_KVM, RUN, UML, cursor, domain, equal, eventually, install, journal, listed, out, run_tests, sh, uuid
 from lab import without_hook_and_daemon
 
 # number: type, what the device says of itself, what QEMU takes
@@ -222,7 +222,7 @@ def qemus():
 
 def is_told_to_end():
     """A signal waits for the QEMU that was started to be asked."""
-    [pid] = out("pgrep -f '^/[^ ]*qemu-system[^ ]* .*gfxplane-verify-'").split()
+    [pid] = out("pgrep -f '^[^ ]*qemu-system[^ ]* .*gfxplane-verify-'").split()
     status = Path(f"/proc/{pid}/status").read_text()
     return any(int(mask, 16) for mask in re.findall(r"^(?:Shd|Sig)Pnd:\s+([0-9a-f]+)", status, re.M))
 
@@ -368,4 +368,4 @@ def tidy():
 
 
 if __name__ == "__main__":
-    sys.exit(run_tests(TESTS, "test_install", tidy))
+    sys.exit(run_tests(TESTS, "test_install", tidy, {"test_a_driver_that_wants_kvm": NO_KVM} if UML else None))
