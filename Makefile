@@ -17,7 +17,7 @@ STEP = .ci/step
 
 # The main job on a recorded host: what is there, and the XML of several devices.
 demo: setup
-	$(CARGO) build --quiet --locked --no-default-features --bins
+	$(CARGO) build --quiet --locked --bins
 	@tests/demo target/debug/gfxplane
 
 # Everything but the virtual machine.

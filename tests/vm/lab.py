@@ -9,7 +9,13 @@ import sys
 import time
 import traceback
 import xml.etree.ElementTree as ET
+from contextlib import contextmanager
 from pathlib import Path
+
+import libvirt
+
+# What fails is raised.
+libvirt.registerErrorHandler(lambda *_: None, None)
 
 LIB = "/usr/local/lib/gfxplane/lib.sh"
 CONF = Path("/etc/gfxplane")
@@ -56,11 +62,83 @@ def eventually(what, condition, limit=LIMIT):
             value = condition()
             if value:
                 return value
-        except (AssertionError, ET.ParseError, KeyError, IndexError, StopIteration, OSError) as error:
+        except (AssertionError, ET.ParseError, KeyError, IndexError, StopIteration, OSError, libvirt.libvirtError) as error:
             value = error
         if time.monotonic() > end:
             raise AssertionError(f"in vain for {limit} s: {what}: {value}")
-        time.sleep(0.3)
+        time.sleep(0.2)
+
+
+# What is looked at over and over comes from libvirt's library: a virsh is a process with fifty libraries, and in
+# User Mode Linux that takes half a second. What users type is typed.
+
+
+@contextmanager
+def connected():
+    connection = libvirt.open("qemu:///system")
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def names():
+    with connected() as connection:
+        return [found.name() for found in connection.listAllDomains()]
+
+
+def state(name):
+    with connected() as connection:
+        number = connection.lookupByName(name).state()[0]
+    words = {libvirt.VIR_DOMAIN_RUNNING: "running", libvirt.VIR_DOMAIN_PAUSED: "paused", libvirt.VIR_DOMAIN_SHUTOFF: "shut off"}
+    return words.get(number, number)
+
+
+def definition(name):
+    """As it is kept, with its passwords."""
+    with connected() as connection:
+        return connection.lookupByName(name).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE)
+
+
+def define(xml):
+    with connected() as connection:
+        connection.defineXML(xml)
+
+
+def destroy(*domains):
+    with connected() as connection:
+        for name in domains:
+            connection.lookupByName(name).destroy()
+
+
+def undefine(*domains):
+    with connected() as connection:
+        for name in domains:
+            connection.lookupByName(name).undefine()
+
+
+def gone(*domains):
+    """They are neither running nor defined any more, whatever they were."""
+    with connected() as connection:
+        for found in connection.listAllDomains():
+            if found.name() in domains:
+                for end in (found.destroy, found.undefine):
+                    try:
+                        end()
+                    except libvirt.libvirtError:
+                        pass
+    equal(set(names()) & set(domains), set(), "still there")
+
+
+def nodedevs():
+    """The names of the active mdevs."""
+    with connected() as connection:
+        return [found.name() for found in connection.listAllDevices(libvirt.VIR_CONNECT_LIST_NODE_DEVICES_CAP_MDEV)]
+
+
+def nodedev_xml(name):
+    with connected() as connection:
+        return connection.nodeDeviceLookupByName(name).XMLDesc()
 
 
 def equal(seen, expected, what=""):
@@ -99,8 +177,9 @@ def domain_xml(name, device, graphics="<graphics type='vnc'/>", display="on", mo
 
 def domain(name, device, display="on", **options):
     """Defines it, and leaves it in /tmp/NAME.xml."""
-    Path(f"/tmp/{name}.xml").write_text(domain_xml(name, device, display=display, **options))
-    out(f"virsh define /tmp/{name}.xml")
+    xml = domain_xml(name, device, display=display, **options)
+    Path(f"/tmp/{name}.xml").write_text(xml)
+    define(xml)
 
 
 def spare_card():

@@ -11,8 +11,8 @@ import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-from lab import CONF, FULL, RUN, SPICE_GL_OVER_TCP, denials, domain, equal, eventually, install, listed, out, run_tests, sh, uuid
-from lab import version, without_hook_and_daemon
+from lab import CONF, FULL, RUN, SPICE_GL_OVER_TCP, denials, destroy, domain, equal, eventually, gone, install, listed, names
+from lab import nodedev_xml, nodedevs, out, run_tests, sh, state, undefine, uuid, version, without_hook_and_daemon
 
 # libvirt shows the attributes of active devices since 10.1. Before, it has one list of attributes for
 # a device, its definition's, and never asks what is active.
@@ -34,7 +34,7 @@ def nodedev(device):
 
 
 def virsh_xml(device):
-    return out(f"virsh nodedev-dumpxml mdev_{device.replace('-', '_')}_{parent(device)}")
+    return nodedev_xml(f"mdev_{device.replace('-', '_')}_{parent(device)}")
 
 
 def parent(device):
@@ -44,7 +44,7 @@ def parent(device):
 
 def in_libvirt(name):
     """Whether libvirt has seen that the device is there."""
-    return name in out("virsh nodedev-list --cap mdev").split()
+    return name in nodedevs()
 
 
 def attributes(xml):
@@ -397,12 +397,12 @@ def test_in_use_and_right_again():
     equal(udev(device)["GFXPLANE_DISPLAY_REASON"], "in-use")
     assert not (RUN / "devices" / device / "vfio-pci/device/gfx_plane").exists()
     equal(capability(out(f"gfxplane nodedev-dumpxml {device}")).find("display").get("reason"), "in-use")
-    equal(out("virsh domstate holder").strip(), "paused", "the guest is as it was")
-    out("virsh destroy holder")
+    equal(state("holder"), "paused", "the guest is as it was")
+    destroy("holder")
     out(f"gfxplane probe {device}")
     equal((listed(device)["display"], listed(device)["evidence"]["method"]), (["region"], "probe"))
     eventually("libvirt shows it", lambda: said(device)["gfxplane.display"] == "region")
-    out("virsh undefine holder")
+    undefine("holder")
 
 
 def arguments_of_a_start(name):
@@ -410,8 +410,8 @@ def arguments_of_a_start(name):
     out(f"virsh start --paused {name}")
     pid = Path(f"/run/libvirt/qemu/{name}.pid").read_text().strip()
     words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
-    out(f"virsh destroy {name}")
-    return [re.sub(r"/domain-\d+-", "/domain-N-", word) for word in words]
+    destroy(name)
+    return [re.sub(r"/domain-\d+-|\bfd=\d+", "N", word) for word in words]
 
 
 def test_a_start_with_libvirts_own_questions():
@@ -430,7 +430,7 @@ def test_a_start_with_libvirts_own_questions():
     finally:
         settings.write_text(short)
         out("systemctl restart libvirtd")
-    out("virsh undefine asked")
+    undefine("asked")
 
 
 VENDORS = {
@@ -693,8 +693,7 @@ def test_libvirtd_restart_with_30_mdevs():
     began = time.monotonic()
     out("systemctl restart libvirtd")
     def all_show():
-        names = out("virsh nodedev-list --cap mdev").split()
-        shown = ["gfxplane.display" in out(f"virsh nodedev-dumpxml {n}") for n in names]
+        shown = ["gfxplane.display" in nodedev_xml(name) for name in nodedevs()]
         return shown == [not OLD_LIBVIRT] * 30
     eventually("libvirt shows all 30, with their displays if it is not old", all_show, 900)
     print(f"  30 mdevs {time.monotonic() - began:.1f} s after the restart")
@@ -783,7 +782,7 @@ def test_wrapper_keeps_up():
     for there, persistent in ((name, "yes"), (nodedev(uuid(4)), "no")):
         assert re.search(f"Persistent: +{persistent}", out(f"virsh nodedev-info {there}")), there
     out(f"virsh nodedev-destroy {name}")
-    eventually("stopped", lambda: "gfxplane" not in out(f"virsh nodedev-dumpxml {name}"))
+    eventually("stopped", lambda: "gfxplane" not in nodedev_xml(name))
     out(f"virsh nodedev-start {name}")
     eventually("started again", lambda: attributes(virsh_xml(device)) and shows_all(device))
     if not OLD_LIBVIRT:
@@ -911,7 +910,7 @@ APPARMOR = Path("/etc/apparmor.d/libvirt")
 def left_of_trials():
     """What of a verify is still there; its logs and locks beside the rest."""
     found = [f"process {pid}" for pid in trials_that_run()]
-    found += [name for name in out("virsh list --all --name").split() if "gfxplane-verify" in name]
+    found += [name for name in names() if "gfxplane-verify" in name]
     for directory in ("/run/libvirt/qemu", "/var/lib/libvirt/qemu", "/var/log/libvirt/qemu", "/tmp", str(RUN / "lock")):
         for path in Path(directory).rglob("*"):
             if "gfxplane-verify" in path.name or path.suffix == ".verify":
@@ -977,8 +976,8 @@ def test_verify_leaves_devices_in_use_alone():
     result = verify(file, "--offline")
     equal((result.returncode, result.stdout), (3, ""), result.stderr)
     assert "in use" in result.stderr, result.stderr
-    equal(out("virsh domstate holder").strip(), "paused", "the guest is as it was")
-    out("virsh destroy holder; virsh undefine holder")
+    equal(state("holder"), "paused", "the guest is as it was")
+    gone("holder")
     equal(left_of_trials(), [])
 
     inactive = uuid(50)
@@ -1014,7 +1013,7 @@ def test_verify_that_is_killed_leaves_nothing():
         for wait in (0, 0.3, 1):
             rounds += killed(arguments, wait)
             eventually("its QEMU is gone", lambda: not trials_that_run())
-            eventually("its domain is gone", lambda: "gfxplane-verify" not in out("virsh list --all --name"))
+            eventually("its domain is gone", lambda: not [name for name in names() if "gfxplane-verify" in name])
     print(f"  killed {rounds} times while QEMU ran")
     assert rounds >= 2, rounds
     # The device is free again, and this run sweeps up what only a run of ours can: logs and locks.
