@@ -13,18 +13,24 @@ DENY = $(or $(shell command -v cargo-deny),target/deny/bin/cargo-deny) --locked
 MACHINE_TESTS = suite automatic matrix pixels openers answers running viaqemu messages types
 STEP = .ci/step
 
-.PHONY: demo test test-all ci coverage mutants fuzz deb rpm deny advisories bench setup setup-ci setup-deb setup-rpm setup-deny setup-mutants setup-fuzz check
+.PHONY: demo test test-all ci coverage mutants fuzz deb rpm deny advisories bench setup setup-ci setup-deb setup-rpm setup-deny setup-mutants setup-fuzz check run-tests
 
 # The main job on a recorded host: what is there, and the XML of several devices.
 demo: setup
 	$(CARGO) build --quiet --locked --bins
 	@tests/demo target/debug/gfxplane
 
-# Everything but the virtual machine.
-test: setup check
-	$(CARGO) test --locked
-	$(CARGO) test --locked --no-default-features
+# Everything but the virtual machine. The tests are built first, as cargo does one build at a time in a directory. Then
+# they run, and clippy and rustdoc beside them.
+test: setup
+	@mkdir -p target
+	$(CARGO) test --locked --no-run --message-format json-render-diagnostics > target/tests.json
+	@+$(MAKE) --no-print-directory --keep-going --jobs=2 --output-sync=target run-tests check
+
+run-tests:
+	tests/run target/tests.json
 	tests/packaging
+	$(CARGO) test --locked --doc --quiet
 
 # How much of the library the tests run; it may not fall (tests/coverage-floor).
 coverage: setup setup-coverage

@@ -41,6 +41,7 @@ fn ends(output: &Output, code: i32, stderr: &str) {
 
 #[test]
 fn exit_codes_of_the_tool() {
+    let alone = Alone::new();
     let root = lab();
     let root = root.to_str().unwrap();
     for (arguments, code, stderr) in [
@@ -119,12 +120,58 @@ fn exit_codes_of_the_tool() {
             3,
             "there is no such directory",
         ),
+        (
+            &["--root", root, "fixup", "--define", "guest"],
+            2,
+            "recorded host",
+        ),
         (&["lst"], 2, "unrecognized subcommand"),
         (&[], 2, "Usage"),
         (&["--version"], 0, ""),
         (&["nodedev-dumpxml", "-c", "nonsense:///", DEVICE], 3, ""),
     ] {
         ends(&run(TOOL, arguments), code, stderr);
+        ends(&alone.run(arguments), code, stderr);
+    }
+}
+
+/// The tool without gfxplane-libvirt beside it. It does what a tool does that was built without the feature.
+struct Alone(tempfile::TempDir);
+
+impl Alone {
+    fn new() -> Self {
+        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        // Not a copy: one that this process has written might still be open in a child of another test, and then it
+        // can't be executed (ETXTBSY).
+        for (program, name) in [(TOOL, "gfxplane"), (PROBER, "gfxplane-probe")] {
+            fs::hard_link(program, directory.path().join(name)).unwrap();
+        }
+        Alone(directory)
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        run(self.0.path().join("gfxplane").to_str().unwrap(), arguments)
+    }
+}
+
+#[test]
+fn who_needs_libvirt_and_has_none_is_told() {
+    let alone = Alone::new();
+    for (arguments, cure) in [
+        (&["check", "guest"][..], "give the domain's XML as a file"),
+        (&["fixup", "guest"], "give the domain's XML as a file"),
+        (
+            &["fixup", "--define", "guest"],
+            "give the domain's XML as a file",
+        ),
+        (&["undo", "guest"], "give the domain's XML as a file"),
+        (&["policy", "guest"], "give the domain's XML as a file"),
+        (&["nodedev-list"], "use --offline"),
+        (&["nodedev-dumpxml", DEVICE], "use --offline"),
+    ] {
+        let output = alone.run(arguments);
+        ends(&output, 3, "built or installed without libvirt");
+        ends(&output, 3, cure);
     }
 }
 
@@ -138,10 +185,13 @@ fn messages_logs_and_hosts_are_explained() {
     host.write("var/log/libvirt/qemu/guest.log", &log);
     let xml = case("log-dmabuf-without-opengl").join("domain.xml");
     let xml = xml.to_str().unwrap();
+    let alone = Alone::new();
     let explain = |arguments: &[&str]| {
         let mut all = vec!["--root", host.path(), "explain"];
         all.extend(arguments);
-        run(TOOL, &all)
+        let output = run(TOOL, &all);
+        assert_eq!(alone.run(&all), output, "{all:?}");
+        output
     };
     let known = "vfio-display-dmabuf: opengl not available";
     for (arguments, code, stderr) in [
@@ -853,7 +903,9 @@ fn verify_does_not_try_what_it_cannot() {
     );
     let xml = guest.0.path().join("guest.xml");
     let xml = xml.to_str().unwrap();
-    ends(&run(TOOL, &["verify", "-c", "nonsense:///", xml]), 3, "");
+    let nobody = ["verify", "-c", "nonsense:///", xml];
+    ends(&run(TOOL, &nobody), 3, "");
+    ends(&Alone::new().run(&nobody), 3, "without libvirt");
     fs::write(xml, "<domain type='lxc'/>").unwrap();
     ends(&guest.verify(&[]), 1, "is not run by QEMU");
     fs::write(xml, "<domain type='qemu'").unwrap();
