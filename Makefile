@@ -84,10 +84,11 @@ ci-deb: ci-setup
 	$(STEP) deb $(MAKE) deb
 ci-rpm: ci-deb
 	$(STEP) rpm $(MAKE) rpm
+# The machine tests take longest and wait for the package, so whatever does not lead there stands back.
 ci-demo ci-test ci-deny: ci-%: ci-setup
-	$(STEP) $* $(MAKE) $*
+	nice $(STEP) $* $(MAKE) $*
 ci-fuzz: ci-setup
-	$(STEP) fuzz $(MAKE) fuzz FUZZ_SECONDS=8 FUZZ_SEED=1
+	nice $(STEP) fuzz $(MAKE) fuzz FUZZ_SECONDS=8 FUZZ_SEED=1
 $(MACHINE_TESTS:%=ci-%): ci-%: ci-deb ci-image
 	$(STEP) $* tests/vm/test $* trixie $(DEB) $(SAMPLE)
 ci-matrix: SAMPLE = --sample
