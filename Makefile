@@ -26,11 +26,11 @@ test: setup
 	@mkdir -p target
 	$(CARGO) test --locked --no-run --message-format json-render-diagnostics > target/tests.json
 	@+$(MAKE) --no-print-directory --keep-going --jobs=2 --output-sync=target run-tests check
+	$(CARGO) test --locked --doc --quiet
 
 run-tests:
 	tests/run target/tests.json
 	tests/packaging
-	$(CARGO) test --locked --doc --quiet
 
 # How much of the library the tests run; it may not fall (tests/coverage-floor).
 coverage: setup setup-coverage
