@@ -133,7 +133,8 @@ def gone(*domains):
 def nodedevs():
     """The names of the active mdevs."""
     with connected() as connection:
-        return [found.name() for found in connection.listAllDevices(libvirt.VIR_CONNECT_LIST_NODE_DEVICES_CAP_MDEV)]
+        flags = libvirt.VIR_CONNECT_LIST_NODE_DEVICES_CAP_MDEV | libvirt.VIR_CONNECT_LIST_NODE_DEVICES_ACTIVE
+        return [found.name() for found in connection.listAllDevices(flags)]
 
 
 def nodedev_xml(name):
