@@ -116,7 +116,10 @@ fn ways(frontends: &[Frontend], may_add: bool) -> Vec<Vec<Move>> {
                     }
                 }
             }
-            GraphicsType::Dbus => options.push(vec![Move::Gl(place, !frontend.gl)]),
+            GraphicsType::Dbus => {
+                options.push(vec![Move::Gl(place, !frontend.gl)]);
+                options.push(vec![Move::Remove(place)]);
+            }
             GraphicsType::Vnc | GraphicsType::Sdl | GraphicsType::EglHeadless => {
                 options.push(vec![Move::Remove(place)]);
             }

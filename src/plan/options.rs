@@ -83,17 +83,47 @@ impl Planner<'_, '_, '_> {
         }
     }
 
+    /// QEMU hands on one OpRegion, as a file of firmware's that can be there once: the first device keeps it.
+    pub(super) fn opregion_twice(&mut self) {
+        let by_default = self.opregion_by_default();
+        let mut taken = false;
+        for place in 0..self.screens.vgpus.len() {
+            let vgpu = &mut self.screens.vgpus[place];
+            let is_on = vgpu.switch(OPREGION).or(by_default) == Some(true);
+            if !vgpu.is_pci || !is_on || vgpu.has_opregion() != Some(true) {
+                continue;
+            }
+            if !std::mem::replace(&mut taken, true) {
+                continue;
+            }
+            let (name, value) = (OPREGION.to_owned(), "false".to_owned());
+            vgpu.properties.insert(name.clone(), value.clone());
+            let device = vgpu.id;
+            let action = Action::SetProperty {
+                device,
+                name,
+                value,
+            };
+            let reason = "another device hands on its OpRegion, and QEMU refuses a second one with \"duplicate fw_cfg file name: etc/igd-opregion\"";
+            self.change(action, reason);
+        }
+    }
+
     pub(super) fn opregion_for_windows(&mut self) {
         if !self.policy.is_windows(self.domain) {
             return;
         }
         let by_default = self.opregion_by_default();
+        // QEMU hands on one, as a file of firmware's that can be there once.
+        let has_one = |vgpu: &Vgpu| vgpu.switch(OPREGION) == Some(true);
+        let mut taken = self.screens.vgpus.iter().any(has_one);
         for place in 0..self.screens.vgpus.len() {
             let vgpu = &mut self.screens.vgpus[place];
             let is_set = vgpu.properties.contains_key(OPREGION);
-            if vgpu.has_opregion() != Some(true) || is_set || !vgpu.is_pci {
+            if taken || vgpu.has_opregion() != Some(true) || is_set || !vgpu.is_pci {
                 continue;
             }
+            taken = true;
             let device = vgpu.id;
             let known = how_known(vgpu);
             match by_default {

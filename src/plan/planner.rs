@@ -31,6 +31,7 @@ pub fn plan(
         planner.switch_on_what_is_there();
         planner.ramfb_for_boot();
         planner.opregion_for_windows();
+        planner.opregion_twice();
         planner.render_nodes();
         planner.screens.dead_settings = left;
     };

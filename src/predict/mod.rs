@@ -8,6 +8,7 @@
 //! Where something is not known (a version, the display of a device), every possibility is tried.
 //! If all end alike, that is the answer; if not, the answer is a doubt, never a guess.
 
+mod frontends;
 pub mod libvirt;
 pub mod qemu;
 pub mod versions;
@@ -254,9 +255,16 @@ pub fn predict(screens: &Screens, abilities: &Abilities) -> Prediction {
     let mut prediction = first.expect("there is at least one possibility");
     let refusal = refusals.iter().flatten().next().cloned();
     let all = refusals.iter().all(Option::is_some);
+    // libvirt looks at the domain before it starts QEMU, whose arguments then make no difference.
+    let by_libvirt = |refused: &Option<Refusal>| {
+        refused
+            .as_ref()
+            .is_some_and(|refusal| refusal.by == Program::Libvirt)
+    };
+    let is_certain = screens.arguments.is_empty() || refusals.iter().all(by_libvirt);
     prediction.outcome = match refusal {
         None if screens.arguments.is_empty() => Outcome::Yes,
-        Some(refusal) if all && screens.arguments.is_empty() => {
+        Some(refusal) if all && is_certain => {
             prediction.heads.clear();
             prediction.dangers.clear();
             Outcome::No(refusal)

@@ -1,0 +1,304 @@
+//! QEMU's frontends, and how each binds itself to the screens: one table and one loop, as QEMU has it.
+//!
+//! At start QEMU goes through its frontends in a fixed order: the one of `-display`, then VNC, then
+//! spice (system/vl.c, `qemu_init_displays`). A frontend with OpenGL first gives each of its screens a
+//! GL context (ui/console.c, `qemu_console_set_display_gl_ctx`). Then it registers on these screens,
+//! and QEMU asks whether screen, context and frontend go together (`console_compatible_with`).
+//! docs/qemu-and-libvirt.md has the commits.
+
+use crate::domain::GraphicsType;
+use crate::predict::versions::{Libvirt, Qemu};
+use crate::predict::{About, Danger, Head, HeadOf, Program, Refusal, Shown};
+use crate::screens::{Frontend, Screens};
+
+/// A screen as QEMU's console layer sees it.
+pub(super) struct Console {
+    pub(super) of: HeadOf,
+    pub(super) about: About,
+    /// `GRAPHIC_FLAGS_GL`
+    pub(super) gl: bool,
+    /// `GRAPHIC_FLAGS_DMABUF`
+    pub(super) dmabuf: bool,
+    /// qxl shows itself to spice, which leaves this screen alone.
+    pub(super) qxl: bool,
+}
+
+/// Who owns the OpenGL context of a screen.
+#[derive(Clone, Copy, PartialEq)]
+enum Context {
+    None,
+    /// egl-headless copies into a surface for every frontend without OpenGL of its own.
+    EglHeadless,
+    /// dbus, sdl and spice take nobody but themselves.
+    Own(GraphicsType),
+}
+
+/// The screens on which a frontend registers.
+#[derive(Clone, Copy, PartialEq)]
+enum Binds {
+    All,
+    First,
+    AllButQxl,
+}
+
+/// A row of the table: a frontend as ui/console.c sees it.
+struct Row {
+    kind: GraphicsType,
+    /// `dpy_name` of its listener, which QEMU puts into its message.
+    name: &'static str,
+    binds: Binds,
+    /// The context that it gives to its screens.
+    brings: Context,
+    /// Whether its listener takes a dmabuf.
+    dmabuf: bool,
+    /// Whether a "no" ends QEMU.
+    fatal: bool,
+    /// Whether the "no" was the same in every version that was measured.
+    always: bool,
+}
+
+/// The domain's frontends in the order in which QEMU binds them.
+fn rows(screens: &Screens, libvirt: &Libvirt, qemu: &Qemu) -> Vec<Row> {
+    let spice = of_kind(screens, GraphicsType::Spice);
+    let local = local(screens).map(|(kind, gl)| {
+        // sdl asks whether anybody has switched OpenGL on, and spice does so earlier (ui/sdl2.c).
+        let gl = gl || (kind == GraphicsType::Sdl && spice.is_some_and(|spice| spice.gl));
+        Row {
+            kind,
+            name: match kind {
+                GraphicsType::Dbus => "dbus-console",
+                GraphicsType::Sdl if gl => "sdl2-gl",
+                GraphicsType::Sdl => "sdl2-2d",
+                _ => "egl-headless",
+            },
+            binds: Binds::All,
+            brings: match kind {
+                GraphicsType::EglHeadless => Context::EglHeadless,
+                _ if gl => Context::Own(kind),
+                _ => Context::None,
+            },
+            // dbus has the function with and without gl, and without it never gets that far.
+            dmabuf: kind != GraphicsType::Sdl || qemu.sdl_takes_dmabuf,
+            fatal: true,
+            always: kind == GraphicsType::EglHeadless,
+        }
+    });
+    // One that listens nowhere binds itself, too (ui/vnc.c, `vnc_display_open`).
+    let vnc = vnc(screens, libvirt).map(|_| Row {
+        kind: GraphicsType::Vnc,
+        name: "vnc",
+        binds: Binds::First,
+        brings: Context::None,
+        dmabuf: false,
+        fatal: qemu.vnc_binds,
+        always: false,
+    });
+    let spice = spice.map(|spice| Row {
+        kind: GraphicsType::Spice,
+        name: if spice.gl { "spice-egl" } else { "spice" },
+        binds: Binds::AllButQxl,
+        brings: if spice.gl {
+            Context::Own(GraphicsType::Spice)
+        } else {
+            Context::None
+        },
+        dmabuf: spice.gl,
+        fatal: true,
+        always: true,
+    });
+    local.into_iter().chain(vnc).chain(spice).collect()
+}
+
+impl Row {
+    fn registers_on(&self, place: usize, console: &Console) -> bool {
+        match self.binds {
+            Binds::All => true,
+            Binds::First => place == 0,
+            Binds::AllButQxl => !console.qxl,
+        }
+    }
+
+    /// Why it can't register on a screen (`console_compatible_with`, in its order).
+    fn incompatible(&self, console: &Console, context: Context) -> Option<String> {
+        if let Context::Own(owner) = context
+            && owner != self.kind
+        {
+            let name = self.name;
+            return Some(format!(
+                "Display {name} is incompatible with the GL context"
+            ));
+        }
+        if console.gl && context == Context::None {
+            return Some("The console requires a GL context.".into());
+        }
+        if console.dmabuf && !self.dmabuf {
+            return Some("The console requires display DMABUF support.".into());
+        }
+        None
+    }
+}
+
+/// What has become of the screens once all frontends are there, or the first "no" that ends QEMU.
+struct Bound {
+    contexts: Vec<Context>,
+    refusal: Option<Refusal>,
+    /// Whether VNC could register on its screen.
+    vnc: bool,
+}
+
+fn bind(rows: &[Row], consoles: &[Console]) -> Bound {
+    let mut bound = Bound {
+        contexts: vec![Context::None; consoles.len()],
+        refusal: None,
+        vnc: true,
+    };
+    for row in rows {
+        for (place, console) in consoles.iter().enumerate() {
+            if !row.registers_on(place, console) {
+                continue;
+            }
+            let context = &mut bound.contexts[place];
+            let mut no = None;
+            if row.brings != Context::None {
+                if *context == Context::None {
+                    *context = row.brings;
+                } else {
+                    let text = "The console already has an OpenGL context.";
+                    no = Some((text.to_owned(), true));
+                }
+            }
+            let no = no.or_else(|| Some((row.incompatible(console, *context)?, row.always)));
+            let Some((message, always)) = no else {
+                continue;
+            };
+            if row.kind == GraphicsType::Vnc {
+                bound.vnc = false;
+            }
+            if row.fatal && bound.refusal.is_none() {
+                bound.refusal = Some(Refusal {
+                    by: Program::Qemu,
+                    about: console.about,
+                    message,
+                    always,
+                });
+            }
+        }
+    }
+    bound
+}
+
+/// The first frontend that can't bind.
+pub(super) fn refusal(
+    screens: &Screens,
+    consoles: &[Console],
+    libvirt: &Libvirt,
+    qemu: &Qemu,
+) -> Option<Refusal> {
+    bind(&rows(screens, libvirt, qemu), consoles).refusal
+}
+
+/// The screens and what shows them, if QEMU starts.
+pub(super) fn heads(
+    screens: &Screens,
+    consoles: &[Console],
+    libvirt: &Libvirt,
+    qemu: &Qemu,
+) -> Vec<Head> {
+    let rows = rows(screens, libvirt, qemu);
+    let bound = bind(&rows, consoles);
+    let vnc = rows.iter().find(|row| row.kind == GraphicsType::Vnc);
+    // A VNC that could not register shows a placeholder; egl-headless copies into its surface as soon as
+    // the guest sets a mode, and nobody else does.
+    let is_black = |place: usize| matches!(bound.contexts[place], Context::Own(_));
+    let by_vnc = |place: usize, console: &Console| match vnc {
+        // qemu-vnc has no handler for dmabufs (tools/qemu-vnc/display.c), and with gl dbus hands
+        // over every screen as one.
+        None => on_a_bus(screens)
+            .is_some_and(|dbus| !dbus.gl)
+            .then_some(Shown::AtOnce),
+        Some(_) if place == 0 => (bound.vnc || !is_black(place)).then_some(Shown::AtOnce),
+        Some(vnc) => {
+            let no = vnc.incompatible(console, bound.contexts[place]);
+            let shows = no.is_none() || (!vnc.fatal && !is_black(place));
+            shows.then_some(Shown::AfterSwitch)
+        }
+    };
+    let head = |(place, console): (usize, &Console)| {
+        let mut shown_by = Vec::new();
+        for frontend in &screens.frontends {
+            match frontend.kind {
+                GraphicsType::EglHeadless => {}
+                GraphicsType::Sdl | GraphicsType::Dbus
+                    if local(screens).is_some_and(|(kind, _)| kind != frontend.kind) => {}
+                GraphicsType::Vnc => {
+                    shown_by.extend(by_vnc(place, console).map(|how| (GraphicsType::Vnc, how)));
+                }
+                kind => shown_by.push((kind, Shown::AtOnce)),
+            }
+        }
+        Head {
+            of: console.of.clone(),
+            shown_by,
+        }
+    };
+    consoles.iter().enumerate().map(head).collect()
+}
+
+/// What may happen once the guest runs.
+pub(super) fn dangers(
+    screens: &Screens,
+    consoles: &[Console],
+    libvirt: &Libvirt,
+    qemu: &Qemu,
+) -> Vec<Danger> {
+    let rows = rows(screens, libvirt, qemu);
+    let contexts = bind(&rows, consoles).contexts;
+    let vnc = rows
+        .iter()
+        .find(|row| row.kind == GraphicsType::Vnc && row.fatal);
+    let mut dangers = Vec::new();
+    for (place, console) in consoles.iter().enumerate() {
+        // Spice takes the context after VNC has bound itself to the first screen, so choosing that
+        // one again is refused, too.
+        let asked_again = place > 0 || contexts[place] == Context::Own(GraphicsType::Spice);
+        let ends = vnc.is_some_and(|vnc| vnc.incompatible(console, contexts[place]).is_some());
+        if asked_again && ends {
+            dangers.push(Danger::ViewerEndsGuest {
+                screen: console.of.clone(),
+            });
+        }
+        if qemu.region_fault && matches!(console.of, HeadOf::Device(_)) && !console.dmabuf {
+            dangers.push(Danger::RegionFault {
+                screen: console.of.clone(),
+            });
+        }
+    }
+    dangers
+}
+
+/// The frontend of `-display`: QEMU has one, and the last on its command line counts.
+pub(super) fn local(screens: &Screens) -> Option<(GraphicsType, bool)> {
+    let is_local = |frontend: &&Frontend| {
+        matches!(
+            frontend.kind,
+            GraphicsType::Sdl | GraphicsType::EglHeadless | GraphicsType::Dbus
+        )
+    };
+    let last = screens.frontends.iter().rev().find(is_local)?;
+    Some((last.kind, last.gl))
+}
+
+pub(super) fn of_kind(screens: &Screens, kind: GraphicsType) -> Option<&Frontend> {
+    screens.frontends.iter().find(|f| f.kind == kind)
+}
+
+/// VNC, if QEMU itself has it.
+fn vnc<'s>(screens: &'s Screens, libvirt: &Libvirt) -> Option<&'s Frontend> {
+    let from_dbus = libvirt.vnc_from_dbus && on_a_bus(screens).is_some();
+    of_kind(screens, GraphicsType::Vnc).filter(|_| !from_dbus)
+}
+
+/// The dbus display that helpers (qemu-rdp, qemu-vnc) can look at.
+fn on_a_bus(screens: &Screens) -> Option<&Frontend> {
+    of_kind(screens, GraphicsType::Dbus).filter(|dbus| !dbus.p2p)
+}
