@@ -147,7 +147,9 @@ fn device(
             return refuse("Device does not supports IGD OpRegion feature", false);
         }
         // hw/nvram/fw_cfg.c takes each file once.
-        if vgpu.switch("x-igd-opregion").unwrap_or(qemu.opregion_by_default)
+        if vgpu
+            .switch("x-igd-opregion")
+            .unwrap_or(qemu.opregion_by_default)
             && vgpu.has_opregion() == Some(true)
         {
             if opregion {
