@@ -1,6 +1,6 @@
 //! What QEMU does with its displays at start, in its order: early displays (spice, and whether
 //! there is OpenGL at all), devices, then the frontends, each of which binds itself to screens
-//! ([`frontends`]).
+//! (`frontends`).
 //!
 //! A screen of a dmabuf device has the flags GL and DMABUF (QEMU hw/vfio/display.c).
 
