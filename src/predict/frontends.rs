@@ -23,7 +23,7 @@ pub(super) struct Console {
     pub(super) qxl: bool,
 }
 
-/// Who owns the OpenGL context of a screen.
+/// The owner of a screen's OpenGL context.
 #[derive(Clone, Copy, PartialEq)]
 enum Context {
     None,
@@ -49,11 +49,11 @@ struct Row {
     binds: Binds,
     /// The context that it gives to its screens.
     brings: Context,
-    /// Whether its listener takes a dmabuf.
+    /// Its listener takes a dmabuf.
     dmabuf: bool,
-    /// Whether a "no" ends QEMU.
+    /// A "no" ends QEMU.
     fatal: bool,
-    /// Whether the "no" was the same in every version that was measured.
+    /// The "no" was the same in every version that was measured.
     always: bool,
 }
 
@@ -118,7 +118,7 @@ impl Row {
         }
     }
 
-    /// Why it can't register on a screen (`console_compatible_with`, in its order).
+    /// The reason why it can't register on a screen (`console_compatible_with`, in its order).
     fn incompatible(&self, console: &Console, context: Context) -> Option<String> {
         if let Context::Own(owner) = context
             && owner != self.kind
@@ -138,11 +138,11 @@ impl Row {
     }
 }
 
-/// What has become of the screens once all frontends are there, or the first "no" that ends QEMU.
+/// The screens once all frontends are there, and the first "no" that ends QEMU.
 struct Bound {
     contexts: Vec<Context>,
     refusal: Option<Refusal>,
-    /// Whether VNC could register on its screen.
+    /// VNC could register on its screen.
     vnc: bool,
 }
 
@@ -244,7 +244,7 @@ pub(super) fn heads(
     consoles.iter().enumerate().map(head).collect()
 }
 
-/// What may happen once the guest runs.
+/// The dangers once the guest runs.
 pub(super) fn dangers(
     screens: &Screens,
     consoles: &[Console],
