@@ -77,7 +77,7 @@ test-vm-%: deb
 ci: $(addprefix ci-,demo test deny fuzz rpm $(MACHINE_TESTS))
 
 ci-setup:
-	$(STEP) setup $(MAKE) setup-ci
+	$(STEP) setup $(MAKE) setup-ci EMULATOR=$(EMULATOR)
 ci-image: ci-setup
 	$(STEP) image tests/vm/image trixie uml
 ci-deb: ci-setup
