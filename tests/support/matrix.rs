@@ -1,5 +1,5 @@
-//! What QEMU and libvirt really did with the domains of `tests/vm/matrix.py`, as that wrote it down
-//! in `tests/vm/matrix-measured`, against what is predicted; without a virtual machine.
+//! Holds the predictions against what QEMU and libvirt really did with the domains of `tests/vm/matrix.py`.
+//! That program wrote the outcomes down in `tests/vm/matrix-measured`, so no virtual machine is needed here.
 
 use std::collections::BTreeMap;
 use std::fs;
