@@ -220,11 +220,20 @@ def qemus():
     return processes + [name for name in out("virsh list --all --name").split() if "gfxplane-verify" in name]
 
 
-def is_told_to_end():
-    """A signal waits for the QEMU that was started to be asked."""
+def status():
+    """What the kernel says of the QEMU that was started to be asked."""
     [pid] = out("pgrep -f '^[^ ]*qemu-system[^ ]* .*gfxplane-verify-'").split()
-    status = Path(f"/proc/{pid}/status").read_text()
-    return any(int(mask, 16) for mask in re.findall(r"^(?:Shd|Sig)Pnd:\s+([0-9a-f]+)", status, re.M))
+    return Path(f"/proc/{pid}/status").read_text()
+
+
+def sleeps():
+    """It is in the driver's open, where no signal reaches it."""
+    return re.search(r"^State:\s+D", status(), re.M)
+
+
+def is_told_to_end():
+    """A signal waits for it."""
+    return any(int(mask, 16) for mask in re.findall(r"^(?:Shd|Sig)Pnd:\s+([0-9a-f]+)", status(), re.M))
 
 
 def test_a_start_comes_first():
@@ -236,10 +245,11 @@ def test_a_start_comes_first():
         mark.unlink(missing_ok=True)
         command = f"gfxplane probe --via qemu --fresh --deadline 300 --json {more} {uuid(HANGS)}"
         asking = subprocess.Popen(command.split(), stdout=subprocess.PIPE, text=True)
-        eventually("QEMU was started", qemus)
+        # One that is ended before it opens the device never gets that far.
+        eventually("QEMU opens the device", sleeps)
         starting = subprocess.Popen(["virsh", "start", "--paused", "first"])
         eventually("the start is marked", mark.exists)
-        # It sleeps in the driver, where no signal reaches it; when it wakes it must have been told to end.
+        # When it wakes it must have been told to end.
         eventually("its QEMU is told to end", is_told_to_end)
         out("release")
         [row] = json.loads(asking.communicate()[0])["probes"]
@@ -364,7 +374,10 @@ TESTS = [(name, test, 0) for name, test in list(globals().items()) if name.start
 def tidy():
     for name in out("virsh list --all --name").split():
         sh(f"virsh destroy {name}; virsh undefine {name}", check=False)
+    # Who sleeps in a driver goes, and the next one that opens it sleeps again.
     sh("release", check=False)
+    eventually("no QEMU is left", lambda: not qemus())
+    sh(f"hold; remove_mdev {uuid(HANGS)}", check=False)
 
 
 if __name__ == "__main__":
