@@ -191,19 +191,19 @@ fn start(plan: &Plan) -> Line {
     match &plan.before.outcome {
         Outcome::Yes => Line::new(what, "PASS", ""),
         Outcome::No(refusal) => {
-            let by = refusal.by.word();
+            let who = refusal.stage.who();
             Line::new(
                 what,
                 "FAIL",
-                format!("{by}: {}: {}", refusal.about, refusal.message),
+                format!("{who}: {}: {}", refusal.about, refusal.message),
             )
         }
         Outcome::Doubt { refusal, because } => {
-            let by = refusal.by.word();
+            let who = refusal.stage.who();
             Line::new(
                 what,
                 "WARN",
-                format!("{by} may say: {}; {because}", refusal.message),
+                format!("{who}, may say: {}; {because}", refusal.message),
             )
         }
     }

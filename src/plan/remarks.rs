@@ -18,12 +18,12 @@ impl Planner<'_, '_, '_> {
                 if !said(&self.notes) || !self.screens.dead_settings.is_empty() =>
             {
                 let mut cures = Vec::new();
-                if refusal.by == Program::Qemu && !self.screens.dead_settings.is_empty() {
+                if refusal.by() == Program::Qemu && !self.screens.dead_settings.is_empty() {
                     cures.push("take the -set out of qemu:commandline: QEMU does not find devices that libvirt describes as JSON; qemu:override can set properties of theirs");
                 }
                 let text = format!(
                     "{} will refuse to start the domain: \"{}\"",
-                    refusal.by.word(),
+                    refusal.by().word(),
                     refusal.message
                 );
                 self.note_on(Topic::Start, Level::Fail, refusal.about, text, &cures);
@@ -33,7 +33,7 @@ impl Planner<'_, '_, '_> {
             {
                 let text = format!(
                     "{} may refuse to start the domain (\"{}\"): {because}",
-                    refusal.by.word(),
+                    refusal.by().word(),
                     refusal.message
                 );
                 self.note_on(Topic::Start, Level::Warn, refusal.about, text, &[]);

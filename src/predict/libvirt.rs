@@ -3,20 +3,22 @@
 use crate::abilities::{Abilities, RenderNodes};
 use crate::domain::GraphicsType;
 use crate::predict::versions::Libvirt;
-use crate::predict::{About, Program, Refusal};
+use crate::predict::{About, Refusal, Stage};
 use crate::screens::{Frontend, Screens};
 
 /// Why libvirt would refuse the domain, in the order of its checks.
 #[must_use]
 pub fn refusal(screens: &Screens, abilities: &Abilities, libvirt: &Libvirt) -> Option<Refusal> {
-    let refuse = |about, message: &str, always| {
+    let refuse_at = |stage, about, message: &str, always| {
         Some(Refusal {
-            by: Program::Libvirt,
+            stage,
             about,
             message: message.into(),
             always,
         })
     };
+    let refuse = |about, message: &str, always| refuse_at(Stage::Define, about, message, always);
+    let refuse_start = |about, message: &str| refuse_at(Stage::Start, about, message, true);
     // src/conf/domain_validate.c, virDomainDefHostdevValidate
     if let Some(twice) = screens.twice() {
         return refuse(
@@ -97,17 +99,16 @@ pub fn refusal(screens: &Screens, abilities: &Abilities, libvirt: &Libvirt) -> O
             _ => false,
         };
         if let Some(frontend) = screens.frontends.iter().find(looks) {
-            return refuse(About::Graphics(frontend.kind), message, true);
+            return refuse_start(About::Graphics(frontend.kind), message);
         }
     }
     // src/qemu/qemu_command.c, qemuBuildCommandLineValidate
     for frontend in &screens.frontends {
         let of_kind = screens.frontends.iter().filter(|f| f.kind == frontend.kind);
         if of_kind.count() > 1 {
-            return refuse(
+            return refuse_start(
                 About::Graphics(frontend.kind),
                 "only 1 graphics device of each type (sdl, vnc, spice, headless, dbus, rdp) is supported",
-                true,
             );
         }
     }

@@ -234,13 +234,13 @@ fn outcome(prediction: &Prediction) -> String {
         Outcome::Yes => "starts".into(),
         Outcome::No(refusal) => format!(
             "{} refuses, {}: {}",
-            refusal.by.word(),
+            refusal.stage.who(),
             refusal.about,
             refusal.message
         ),
         Outcome::Doubt { refusal, because } => format!(
             "{} may refuse: {}; {because}",
-            refusal.by.word(),
+            refusal.stage.who(),
             refusal.message
         ),
     }

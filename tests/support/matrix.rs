@@ -110,7 +110,7 @@ fn of_file(path: &Path) -> Result<(), Failed> {
         match &plan.before.outcome {
             Outcome::Yes if one.starts => {}
             Outcome::No(refusal) if !one.starts => {
-                let by = match refusal.by {
+                let by = match refusal.by() {
                     Program::Qemu => "qemu",
                     Program::Libvirt => "libvirt",
                 };
