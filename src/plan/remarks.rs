@@ -40,6 +40,16 @@ impl Planner<'_, '_, '_> {
             }
             _ => {}
         }
+        for place in 0..self.screens.vgpus.len() {
+            let vgpu = &self.screens.vgpus[place];
+            if let Some(driver) = &vgpu.lost {
+                let text = format!(
+                    "managed='yes' has libvirt take it from the driver {driver} and bind it to vfio-pci before QEMU runs: the guest gets no vGPU"
+                );
+                let cure = "managed='no' on the hostdev";
+                self.note(Level::Fail, About::Device(vgpu.id), text, &[cure]);
+            }
+        }
         let pci_is_old = Libvirt::possible(self.abilities)
             .iter()
             .all(|libvirt| !libvirt.pci_display);

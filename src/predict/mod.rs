@@ -314,22 +314,26 @@ pub fn predict(screens: &Screens, abilities: &Abilities) -> Prediction {
             .collect();
         for libvirt in &libvirts {
             for qemu in &qemus {
-                let refused = libvirt::refusal(screens, abilities, libvirt)
-                    .or_else(|| qemu::refusal(screens, &found, libvirt, qemu));
-                if refused.is_none() || first.is_none() {
-                    let heads = qemu::heads(screens, &found, libvirt, qemu);
-                    let dangers = qemu::dangers(screens, &found, libvirt, qemu);
-                    let seen = Prediction {
-                        outcome: Outcome::Yes,
-                        heads,
-                        dangers,
-                    };
-                    match &mut first {
-                        Some(first) if !refusals.iter().all(Option::is_some) => first.join(seen),
-                        _ => first = Some(seen),
+                let by_qemu = qemu::refusal(screens, &found, libvirt, qemu);
+                for by_libvirt in libvirt::refusals(screens, abilities, libvirt) {
+                    let refused = by_libvirt.or_else(|| by_qemu.clone());
+                    if refused.is_none() || first.is_none() {
+                        let heads = qemu::heads(screens, &found, libvirt, qemu);
+                        let dangers = qemu::dangers(screens, &found, libvirt, qemu);
+                        let seen = Prediction {
+                            outcome: Outcome::Yes,
+                            heads,
+                            dangers,
+                        };
+                        match &mut first {
+                            Some(first) if !refusals.iter().all(Option::is_some) => {
+                                first.join(seen)
+                            }
+                            _ => first = Some(seen),
+                        }
                     }
+                    refusals.push(refused);
                 }
-                refusals.push(refused);
             }
         }
     }

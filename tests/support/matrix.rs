@@ -55,6 +55,7 @@ impl Surroundings for Rig {
                 Reason::NotProbed,
             ),
             render_node: None,
+            here: None,
         }
     }
 
