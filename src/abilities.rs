@@ -39,6 +39,9 @@ pub struct Abilities {
     /// `vnc_auto_unix_socket` of qemu.conf.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vnc_auto_unix_socket: Option<bool>,
+    /// `spice_tls` of qemu.conf: spice has a TLS port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spice_tls: Option<bool>,
     /// Whether libvirt finds a render node for graphics with OpenGL that name none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub render_nodes: Option<RenderNodes>,

@@ -130,6 +130,22 @@ pub struct Hostdev<'d, 'a> {
     /// The id that QEMU knows the device by: the user's alias (`ua-…`) or libvirt's `hostdevN`
     /// (libvirt src/qemu/qemu_alias.c, `qemuAssignDeviceHostdevAlias`).
     pub alias: String,
+    /// What libvirt's rules and its handling of the device depend on.
+    pub settings: HostdevSettings,
+}
+
+/// What a `<hostdev>` says beside its device: libvirt reads it before QEMU runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HostdevSettings {
+    /// `managed='yes'`: libvirt binds a PCI device to a vfio driver at start, and gives it back. It
+    /// ignores the attribute of mediated devices.
+    pub managed: bool,
+    /// `<driver model=…>`: the vfio driver that libvirt binds to (libvirt 10.0).
+    pub driver: Option<String>,
+    /// Whether there is a `<boot order=…>`.
+    pub boot: bool,
+    /// `type` of its own `<address>`, in the guest.
+    pub address: Option<String>,
 }
 
 impl Hostdev<'_, '_> {
@@ -155,6 +171,46 @@ pub struct Graphics<'d, 'a> {
     pub listen: Listen,
     /// dbus: `p2p='yes'`.
     pub p2p: bool,
+    /// What libvirt's rules depend on.
+    pub settings: GraphicsSettings,
+}
+
+/// What a `<graphics>` says that changes no screen, but that libvirt has rules for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GraphicsSettings {
+    /// `type` of each `<listen>`, and whether it names a network. Without a `<listen>`, libvirt
+    /// makes one.
+    pub listens: Vec<(String, bool)>,
+    /// `port`; 0 where libvirt chooses it.
+    pub port: i32,
+    /// Whether libvirt chooses the port.
+    pub autoport: bool,
+    /// spice: `tlsPort`.
+    pub tls_port: i32,
+    /// spice: `defaultMode`.
+    pub default_mode: SpiceMode,
+    /// spice: `mode` of each `<channel>`.
+    pub channels: Vec<SpiceMode>,
+    /// dbus: an address of the user's own.
+    pub has_address: bool,
+    /// vnc: the bytes of `passwd`.
+    pub password: usize,
+    /// rdp: `replaceUser='yes'`.
+    pub replace_user: bool,
+    /// rdp: `multiUser='yes'`.
+    pub multi_user: bool,
+}
+
+/// How spice protects a channel.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum SpiceMode {
+    /// Either way.
+    #[default]
+    Any,
+    /// With TLS.
+    Secure,
+    /// Without.
+    Insecure,
 }
 
 /// On what a `<graphics>` listens, by its first `<listen>` (libvirt uses no other).
@@ -219,6 +275,50 @@ pub struct Video<'d, 'a> {
     pub accel3d: bool,
     /// `<driver name='vhostuser'>`.
     pub vhost_user: bool,
+    /// What libvirt's rules depend on.
+    pub settings: VideoSettings,
+}
+
+/// What a `<video>` says that changes no screen, but that libvirt has rules for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct VideoSettings {
+    /// `<model primary='yes'>`.
+    pub primary: bool,
+    /// `<driver name='vhostuser'>`.
+    pub vhost_user: bool,
+    /// `<acceleration accel3d='yes'>`.
+    pub accel3d: bool,
+    /// `<acceleration accel2d='yes'>`.
+    pub accel2d: bool,
+    /// Whether `<acceleration>` names a render node.
+    pub rendernode: bool,
+    /// `heads` of the model; 1 where it says nothing.
+    pub heads: u32,
+    /// `blob` (libvirt 9.2).
+    pub blob: Option<Switch>,
+    /// `edid` (libvirt 11.7).
+    pub edid: Option<Switch>,
+    /// `device` (libvirt 12.5).
+    pub device: Option<String>,
+    /// `<resolution x=… y=…>`.
+    pub resolution: Option<(u32, u32)>,
+    /// `ram`, `vram`, `vram64` and `vgamem` of the model, in KiB; 0 where it says nothing.
+    pub memory: VideoMemory,
+    /// Whether the card has an `<address>`.
+    pub has_address: bool,
+}
+
+/// The memory of a `<video>`, in KiB; 0 where it says nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct VideoMemory {
+    /// `ram`
+    pub ram: u64,
+    /// `vram`
+    pub vram: u64,
+    /// `vram64`
+    pub vram64: u64,
+    /// `vgamem`
+    pub vgamem: u64,
 }
 
 /// A `<qemu:arg>`.
@@ -275,6 +375,14 @@ pub struct Domain<'d, 'a> {
     pub graphics: Vec<Graphics<'d, 'a>>,
     /// The video cards, in their order.
     pub videos: Vec<Video<'d, 'a>>,
+    /// Character devices that need spice, by their `type`: `spicevmc`, `spiceport`.
+    pub spice_chardevs: Vec<String>,
+    /// Whether there is an `<audio type='spice'>`.
+    pub spice_audio: bool,
+    /// Whether the guest's memory is a memfd (`<memoryBacking><source type='memfd'/>`).
+    pub memfd: bool,
+    /// What libvirt's parser refuses of the devices, in its words.
+    pub misread: Vec<String>,
     /// libosinfo's name of the guest's system (`http://microsoft.com/win/10`).
     pub os_id: Option<String>,
     /// Another manager whose metadata the domain carries.
@@ -349,6 +457,14 @@ impl<'d, 'a> Domain<'d, 'a> {
             aliases,
             graphics: of_name("graphics").map(graphics).collect(),
             videos: of_name("video").map(video).collect(),
+            spice_chardevs: spice_chardevs(devices),
+            spice_audio: of_name("audio")
+                .any(|audio| audio.attribute("type").as_deref() == Some("spice")),
+            memfd: root
+                .child("memoryBacking")
+                .and_then(|backing| backing.child("source"))
+                .is_some_and(|source| source.attribute("type").as_deref() == Some("memfd")),
+            misread: misread(devices.into_iter().flat_map(Element::children)),
             os_id: metadata()
                 .find(|child| child.is(Some(LIBOSINFO_NAMESPACE), "libosinfo"))
                 .and_then(|info| info.children().find(|child| child.local_name() == "os"))
@@ -484,6 +600,16 @@ fn hostdevs<'d, 'a>(aliases: &[(Element<'d, 'a>, String)]) -> Vec<Hostdev<'d, 'a
             display: switch("display"),
             ramfb: switch("ramfb"),
             alias: alias.clone(),
+            settings: HostdevSettings {
+                managed: is_yes(Some(element), "managed"),
+                driver: element
+                    .child("driver")
+                    .and_then(|driver| owned(driver.attribute("model"))),
+                boot: element.child("boot").is_some(),
+                address: element
+                    .child("address")
+                    .and_then(|address| owned(address.attribute("type"))),
+            },
         });
     }
     found
@@ -546,6 +672,54 @@ fn graphics<'d, 'a>(element: Element<'d, 'a>) -> Graphics<'d, 'a> {
         rendernode: gl.and_then(|gl| owned(gl.attribute("rendernode"))),
         listen: listen(element, kind),
         p2p: is_yes(Some(element), "p2p"),
+        settings: graphics_settings(element, kind),
+    }
+}
+
+/// As libvirt reads an inactive definition (src/conf/domain_conf.c, `virDomainGraphicsDefParseXMLVNC`
+/// and its neighbours).
+fn graphics_settings(graphics: Element<'_, '_>, kind: Option<GraphicsType>) -> GraphicsSettings {
+    let number = |name| {
+        let text = graphics.attribute(name)?;
+        text.trim().parse::<i32>().ok()
+    };
+    let mode = |text: Option<std::borrow::Cow<'_, str>>| match text.as_deref() {
+        Some("secure") => SpiceMode::Secure,
+        Some("insecure") => SpiceMode::Insecure,
+        _ => SpiceMode::Any,
+    };
+    let named = |name| {
+        graphics
+            .children()
+            .filter(move |child| child.name() == name)
+    };
+    let (port, tls_port) = (number("port"), number("tlsPort").unwrap_or(0));
+    let said = graphics.attribute("autoport");
+    let autoport = match (kind, said.as_deref()) {
+        (_, Some("yes")) => true,
+        (Some(GraphicsType::Spice), _) => port == Some(-1) && tls_port == -1,
+        (_, Some("no")) => false,
+        _ => matches!(port, None | Some(-1)),
+    };
+    let chosen = |port| if autoport { 0 } else { port };
+    GraphicsSettings {
+        listens: named("listen")
+            .map(|listen| {
+                let kind = owned(listen.attribute("type")).unwrap_or_default();
+                (kind, listen.attribute("network").is_some())
+            })
+            .collect(),
+        port: chosen(port.unwrap_or(0)),
+        autoport,
+        tls_port: chosen(tls_port),
+        default_mode: mode(graphics.attribute("defaultMode")),
+        channels: named("channel")
+            .map(|channel| mode(channel.attribute("mode")))
+            .collect(),
+        has_address: graphics.attribute("address").is_some(),
+        password: graphics.attribute("passwd").map_or(0, |text| text.len()),
+        replace_user: is_yes(Some(graphics), "replaceUser"),
+        multi_user: is_yes(Some(graphics), "multiUser"),
     }
 }
 
@@ -588,18 +762,160 @@ fn listen(graphics: Element<'_, '_>, kind: Option<GraphicsType>) -> Listen {
 
 fn video<'d, 'a>(element: Element<'d, 'a>) -> Video<'d, 'a> {
     let model = element.child("model");
+    let settings = video_settings(element);
     Video {
         element,
-        model: model.and_then(|model| owned(model.attribute("type"))),
-        primary: is_yes(model, "primary"),
-        accel3d: is_yes(
-            model.and_then(|model| model.child("acceleration")),
-            "accel3d",
-        ),
-        vhost_user: element
-            .child("driver")
-            .is_some_and(|driver| driver.attribute("name").as_deref() == Some("vhostuser")),
+        model: model
+            .and_then(|model| owned(model.attribute("type")))
+            .filter(|model| model != "default"),
+        primary: settings.primary,
+        accel3d: settings.accel3d,
+        vhost_user: settings.vhost_user,
+        settings,
     }
+}
+
+fn video_settings(video: Element<'_, '_>) -> VideoSettings {
+    let model = video.child("model");
+    let attribute = |name| model.and_then(|model| owned(model.attribute(name)));
+    let switch = |name| attribute(name).and_then(|text| Switch::parse(&text));
+    let number = |name| {
+        let text = attribute(name);
+        text.and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+    };
+    let acceleration = model.and_then(|model| model.child("acceleration"));
+    let resolution = model.and_then(|model| model.child("resolution"));
+    let driver = video.child("driver");
+    VideoSettings {
+        primary: is_yes(model, "primary"),
+        vhost_user: driver
+            .is_some_and(|driver| driver.attribute("name").as_deref() == Some("vhostuser")),
+        accel3d: is_yes(acceleration, "accel3d"),
+        accel2d: is_yes(acceleration, "accel2d"),
+        rendernode: acceleration.is_some_and(|a| a.attribute("rendernode").is_some()),
+        heads: attribute("heads")
+            .and_then(|text| text.trim().parse().ok())
+            .unwrap_or(1),
+        blob: switch("blob"),
+        edid: switch("edid"),
+        device: attribute("device"),
+        resolution: resolution.map(|resolution| {
+            let side = |name| {
+                let text = resolution.attribute(name);
+                text.and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+            };
+            (side("x"), side("y"))
+        }),
+        memory: VideoMemory {
+            ram: number("ram"),
+            vram: number("vram"),
+            vram64: number("vram64"),
+            vgamem: number("vgamem"),
+        },
+        has_address: video.child("address").is_some(),
+    }
+}
+
+/// What libvirt's parser says of values that it does not know, of a hostdev without a device, and so
+/// on: the domain is refused with the first of these.
+fn misread<'d, 'a: 'd>(devices: impl Iterator<Item = Element<'d, 'a>>) -> Vec<String> {
+    let invalid = |attribute, element, value: &str| {
+        format!("Invalid value for attribute '{attribute}' in element '{element}': '{value}'.")
+    };
+    let mut said = Vec::new();
+    for element in devices {
+        let attribute = |name| element.attribute(name);
+        match element.name() {
+            "graphics" => match attribute("type").as_deref() {
+                None => said.push("Missing required attribute 'type' in element 'graphics'".into()),
+                Some(word) if !LIBVIRTS_GRAPHICS.contains(&word) => {
+                    said.push(invalid("type", "graphics", word));
+                }
+                Some(_) => {}
+            },
+            "video" => {
+                let model = element.child("model");
+                let word = model.and_then(|model| model.attribute("type"));
+                said.extend(
+                    word.filter(|word| !LIBVIRTS_VIDEO.contains(&&**word))
+                        .map(|word| invalid("type", "model", &word)),
+                );
+            }
+            "hostdev" if attribute("type").as_deref() == Some("mdev") => {
+                let address = element.child("source").and_then(|s| s.child("address"));
+                let uuid = address.and_then(|address| address.attribute("uuid"));
+                match (address, uuid) {
+                    (None, _) => said.push("Missing <address> element".into()),
+                    (_, None) => {
+                        said.push("Missing 'uuid' attribute for element <address>".into());
+                    }
+                    (_, Some(uuid)) if uuid.trim().parse::<Uuid>().is_err() => {
+                        said.push("Cannot parse uuid attribute of element <address>".into());
+                    }
+                    _ => {}
+                }
+                for name in ["display", "ramfb"] {
+                    let value = attribute(name);
+                    said.extend(
+                        value
+                            .filter(|value| Switch::parse(value).is_none())
+                            .map(|value| invalid(name, "hostdev", &value)),
+                    );
+                }
+            }
+            _ => {}
+        }
+    }
+    said
+}
+
+/// libvirt's types of graphics (src/conf/domain_conf.c, `virDomainGraphics`); `dbus` since 8.4.
+const LIBVIRTS_GRAPHICS: [&str; 7] = [
+    "sdl",
+    "vnc",
+    "rdp",
+    "desktop",
+    "spice",
+    "egl-headless",
+    "dbus",
+];
+
+/// libvirt's models of video cards (src/conf/domain_conf.c, `virDomainVideo`).
+const LIBVIRTS_VIDEO: [&str; 13] = [
+    "default",
+    "vga",
+    "cirrus",
+    "vmvga",
+    "xen",
+    "vbox",
+    "qxl",
+    "parallels",
+    "virtio",
+    "gop",
+    "none",
+    "bochs",
+    "ramfb",
+];
+
+/// Character devices that need spice, by their `type`, in the order of libvirt's checks
+/// (src/conf/domain_conf.c, `virDomainDeviceInfoIterateFlags`).
+fn spice_chardevs(devices: Option<Element<'_, '_>>) -> Vec<String> {
+    let kinds = [
+        "smartcard",
+        "serial",
+        "parallel",
+        "channel",
+        "console",
+        "rng",
+        "redirdev",
+    ];
+    let children = || devices.into_iter().flat_map(Element::children);
+    let all = kinds
+        .into_iter()
+        .flat_map(|kind| children().filter(move |child| child.name() == kind));
+    all.filter_map(|child| owned(child.attribute("type")))
+        .filter(|kind| matches!(kind.as_str(), "spicevmc" | "spiceport"))
+        .collect()
 }
 
 fn properties<'d, 'a>(root: Element<'d, 'a>) -> Vec<Property<'d, 'a>> {

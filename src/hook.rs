@@ -124,7 +124,7 @@ pub fn start(
         },
     };
     // libvirt has looked at it already, and has taken it.
-    if refusal.by == Program::Libvirt {
+    if refusal.by() == Program::Libvirt {
         return Verdict::Nothing;
     }
     let report = Report {
@@ -276,7 +276,7 @@ fn certain(screens: &Screens, abilities: &Abilities) -> Option<Refusal> {
         ..Abilities::default()
     };
     let always = |screens: &Screens| match predict(screens, &abilities).outcome {
-        Outcome::No(refusal) if refusal.by == Program::Qemu && refusal.always => Some(refusal),
+        Outcome::No(refusal) if refusal.by() == Program::Qemu && refusal.always => Some(refusal),
         _ => None,
     };
     let cautious = cautious(screens);
@@ -313,10 +313,8 @@ impl Report<'_, '_, '_> {
 
     /// Who refuses what, and why.
     fn refused(&self, doubt: Option<&str>) -> String {
-        let Refusal {
-            by, about, message, ..
-        } = self.refusal;
-        let by = by.word();
+        let Refusal { about, message, .. } = self.refusal;
+        let by = self.refusal.by().word();
         let what = match about {
             About::Domain => "it".to_owned(),
             other => other.to_string(),

@@ -13,7 +13,7 @@ use crate::host::{Root, Warning, mdevctl, run, settings, sysfs, testimony};
 use crate::names::DeviceId;
 use crate::record::{Circumstances, Record};
 use crate::rules::{Bus, Open, Rule, Rules, Subject};
-use crate::screens::Known;
+use crate::screens::{Here, Known};
 use crate::testimony::Testimony;
 
 /// Whether a device is there.
@@ -230,13 +230,31 @@ pub fn known(root: &Root, id: DeviceId, warnings: &mut Vec<Warning>) -> Known {
     if let Some(device) = found {
         return active(&sources, &device).into();
     }
-    let DeviceId::Mdev(uuid) = id else {
-        return Known::nothing(Reason::NoDriver);
+    let definition = match id {
+        DeviceId::Pci(_) => None,
+        DeviceId::Mdev(uuid) => {
+            let definitions = mdevctl::read(root, warnings);
+            definitions.into_iter().find(|d| d.uuid == uuid)
+        }
     };
-    let definitions = mdevctl::read(root, warnings);
-    match definitions.iter().find(|d| d.uuid == uuid) {
-        Some(definition) => defined(&Sources::read(root), definition).into(),
-        None => Known::nothing(Reason::NotActive),
+    let known = match (definition, id) {
+        (Some(definition), _) => defined(&Sources::read(root), &definition).into(),
+        (None, DeviceId::Mdev(_)) => Known::nothing(Reason::NotActive),
+        (None, DeviceId::Pci(_)) => Known::nothing(Reason::NoDriver),
+    };
+    Known {
+        here: here(root, id),
+        ..known
+    }
+}
+
+/// Whether the host has a device, and which driver is bound to it; `None` without a sysfs to look at.
+#[must_use]
+pub fn here(root: &Root, id: DeviceId) -> Option<Here> {
+    match sysfs::bound_to(root, id) {
+        Some(driver) => Some(Here::Present { driver }),
+        None if sysfs::has_buses(root) => Some(Here::Absent),
+        None => None,
     }
 }
 
@@ -258,6 +276,9 @@ pub fn recorded(root: &Root, id: DeviceId, warnings: &mut Vec<Warning>) -> Optio
     Some(Known {
         finding: resolve(vec![(record.facts, evidence)], Reason::NotProbed),
         render_node,
+        here: Some(Here::Present {
+            driver: circumstances.driver,
+        }),
     })
 }
 
@@ -266,6 +287,12 @@ impl From<DeviceEntry> for Known {
         Known {
             finding: entry.finding,
             render_node: entry.render_node,
+            here: Some(match entry.state {
+                State::Active => Here::Present {
+                    driver: entry.driver,
+                },
+                State::Defined => Here::Absent,
+            }),
         }
     }
 }

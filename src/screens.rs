@@ -6,9 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::abilities::Abilities;
-use crate::domain::{Domain, GraphicsType, Listen, QEMU_NAMESPACE, Reach, Switch};
-use crate::evidence::{Finding, resolve};
-use crate::facts::{Display, DisplayInterface, Reason};
+use crate::domain::{
+    Domain, GraphicsSettings, GraphicsType, HostdevSettings, Listen, QEMU_NAMESPACE, Reach, Switch,
+    VideoSettings,
+};
+use crate::evidence::{Evidence, Finding, Method, resolve};
+use crate::facts::{Display, DisplayInterface, Facts, Reason};
 use crate::names::DeviceId;
 
 /// What is known of a device of the domain.
@@ -18,6 +21,21 @@ pub struct Known {
     pub finding: Finding,
     /// The render node of the GPU behind it, by path where there is one.
     pub render_node: Option<String>,
+    /// Whether the host has it; `None` where nobody looked.
+    pub here: Option<Here>,
+}
+
+/// Whether a host has a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Here {
+    /// It has not. A mediated device that is only defined is not there, either: libvirt starts
+    /// none.
+    Absent,
+    /// It has.
+    Present {
+        /// The driver that is bound to it.
+        driver: Option<String>,
+    },
 }
 
 impl Known {
@@ -27,6 +45,16 @@ impl Known {
         Known {
             finding: resolve(Vec::new(), reason),
             render_node: None,
+            here: None,
+        }
+    }
+
+    /// The driver that is bound to it; `None` if there is none, or nobody looked.
+    #[must_use]
+    pub fn driver(&self) -> Option<&str> {
+        match &self.here {
+            Some(Here::Present { driver }) => driver.as_deref(),
+            _ => None,
         }
     }
 
@@ -63,6 +91,8 @@ pub struct Card {
     pub gl: bool,
     /// Whether it hands over dmabufs (virtio served by vhost-user-gpu; `blob` does not count).
     pub dmabuf: bool,
+    /// What libvirt's rules depend on.
+    pub settings: VideoSettings,
 }
 
 /// A vfio device of the domain.
@@ -74,6 +104,10 @@ pub struct Vgpu {
     pub id: DeviceId,
     /// Whether it is one for which QEMU has a display: `vfio-pci`.
     pub is_pci: bool,
+    /// mdev: `model`; PCI devices are `vfio-pci`.
+    pub model: String,
+    /// What libvirt's rules and its handling of the device depend on.
+    pub settings: HostdevSettings,
     /// Whether QEMU is told `display=on`: by the attribute, or by `qemu:override`, which goes over
     /// it.
     pub display: bool,
@@ -83,11 +117,35 @@ pub struct Vgpu {
     pub ramfb: bool,
     /// What `qemu:override` sets.
     pub properties: BTreeMap<String, String>,
-    /// What is known of it.
+    /// What is known of it, as QEMU will find it.
     pub known: Known,
+    /// A vendor's driver that libvirt takes the device from, as it is managed='yes', and what that
+    /// driver made of the device is lost: a vGPU.
+    pub lost: Option<String>,
+}
+
+/// Whether a driver of PCI devices is vfio-pci or one of the kernel's variants of it, by its name.
+fn is_vfio_driver(driver: &str) -> bool {
+    driver.ends_with("vfio-pci") || driver.ends_with("vfio_pci")
 }
 
 impl Vgpu {
+    /// Whether libvirt binds the device to vfio-pci (or to the variant of vfio-pci for the device)
+    /// before QEMU runs: with managed='yes', unless such a driver is bound to it, or the one that
+    /// `<driver model=…>` names (libvirt src/util/virpci.c, `virPCIDeviceDetach`,
+    /// `virPCIDeviceFindBestVFIOVariant`). A vendor's own driver is none of them, whatever it
+    /// offers: libvirt knows the variants of the kernel's modules.alias.
+    #[must_use]
+    pub fn is_rebound(&self) -> bool {
+        let Some(Here::Present { driver }) = &self.known.here else {
+            return false;
+        };
+        let stays = driver.as_ref().is_some_and(|driver| {
+            is_vfio_driver(driver) || self.settings.driver.as_ref() == Some(driver)
+        });
+        matches!(self.id, DeviceId::Pci(_)) && self.settings.managed && !stays
+    }
+
     /// What QEMU may find: one answer where the display is known.
     #[must_use]
     pub fn found(&self) -> Vec<Found> {
@@ -165,6 +223,8 @@ pub struct Frontend {
     pub p2p: bool,
     /// The render node.
     pub rendernode: Option<String>,
+    /// What libvirt's rules depend on.
+    pub settings: GraphicsSettings,
 }
 
 /// The screens of a domain and what shows them.
@@ -181,8 +241,18 @@ pub struct Screens {
     pub video_said: bool,
     /// QEMU arguments of the user's that have to do with displays: what they do is not known here.
     pub arguments: Vec<String>,
-    /// What libvirt refuses for the way it is written, in its words.
-    pub refused: Vec<&'static str>,
+    /// Whether the guest's memory is a memfd.
+    pub memfd: bool,
+    /// How many `<video>`s have the model `none`.
+    pub none_cards: usize,
+    /// Character devices that need spice, by their `type`.
+    pub spice_chardevs: Vec<String>,
+    /// Whether there is an `<audio type='spice'>`.
+    pub spice_audio: bool,
+    /// Whether there is a `<graphics type='desktop'>`, which QEMU does not have.
+    pub desktop: bool,
+    /// What libvirt's parser refuses, in its words.
+    pub misread: Vec<String>,
     /// `-set device.…` arguments for devices that libvirt makes: QEMU does not find these, as libvirt hands
     /// devices over as JSON.
     pub dead_settings: Vec<String>,
@@ -223,6 +293,7 @@ impl Screens {
                     listens: graphics.listen != Listen::None,
                     p2p: graphics.p2p,
                     rendernode: graphics.rendernode.clone(),
+                    settings: graphics.settings.clone(),
                 })
             })
             .collect();
@@ -237,6 +308,7 @@ impl Screens {
                 // vhost-user-gpu draws in a process of its own, and asks QEMU for no OpenGL.
                 gl: video.accel3d && !video.vhost_user && video.model.as_deref() == Some("virtio"),
                 dmabuf: video.vhost_user,
+                settings: video.settings.clone(),
             };
             let at = if video.primary { 0 } else { cards.len() };
             cards.insert(at, card);
@@ -247,7 +319,19 @@ impl Screens {
             video_said: !domain.videos.is_empty(),
             frontends,
             arguments: Vec::new(),
-            refused: refused(domain),
+            memfd: domain.memfd,
+            none_cards: domain
+                .videos
+                .iter()
+                .filter(|video| video.model.as_deref() == Some("none"))
+                .count(),
+            spice_chardevs: domain.spice_chardevs.clone(),
+            spice_audio: domain.spice_audio,
+            desktop: domain
+                .graphics
+                .iter()
+                .any(|graphics| graphics.element.attribute("type").as_deref() == Some("desktop")),
+            misread: domain.misread.clone(),
             dead_settings: Vec::new(),
         };
         screens.imply();
@@ -264,6 +348,10 @@ impl Screens {
                 model: None,
                 gl: false,
                 dmabuf: false,
+                settings: VideoSettings {
+                    heads: 1,
+                    ..VideoSettings::default()
+                },
             });
         }
     }
@@ -281,8 +369,7 @@ impl Screens {
     #[must_use]
     pub fn is_ambiguous(&self) -> bool {
         let kinds: BTreeSet<GraphicsType> = self.frontends.iter().map(|f| f.kind).collect();
-        let is_twice = self.twice().is_some() || kinds.len() < self.frontends.len();
-        is_twice || !self.refused.is_empty()
+        self.twice().is_some() || kinds.len() < self.frontends.len()
     }
 
     fn read_arguments(&mut self, domain: &Domain<'_, '_>) {
@@ -337,27 +424,6 @@ impl Screens {
             }
         }
     }
-}
-
-/// What no repair of ours is for.
-fn refused(domain: &Domain<'_, '_>) -> Vec<&'static str> {
-    let mut refused = Vec::new();
-    for graphics in &domain.graphics {
-        let listens = graphics.element.children();
-        if listens.filter(|child| child.name() == "listen").count() > 1 {
-            // src/qemu/qemu_process.c, qemuProcessStartValidateGraphics
-            refused.push("QEMU does not support multiple listens for one graphics device.");
-        }
-        if graphics.element.attribute("type").as_deref() == Some("desktop") {
-            refused.push("desktop graphics are not supported with this QEMU");
-        }
-    }
-    let none = |model: &Option<String>| model.as_deref() == Some("none");
-    if domain.videos.len() > 1 && domain.videos.iter().any(|video| none(&video.model)) {
-        // src/conf/domain_validate.c, virDomainVideoDefValidate
-        refused.push("a 'none' video type must be the only video device defined for the domain");
-    }
-    refused
 }
 
 /// Devices of QEMU that make a screen all by themselves, by the start of their names.
@@ -416,12 +482,28 @@ fn vgpus(domain: &Domain<'_, '_>, known: &dyn Fn(DeviceId) -> Known) -> Vec<Vgpu
             place,
             id: hostdev.id,
             is_pci: hostdev.model == "vfio-pci",
+            model: hostdev.model.clone(),
+            settings: hostdev.settings.clone(),
             display: on(hostdev.display),
             asked: on(hostdev.display),
             ramfb: on(hostdev.ramfb),
             properties,
             known: known(hostdev.id),
+            lost: None,
         };
+        if vgpu.is_rebound() {
+            let display = &vgpu.known.finding.facts.display;
+            let is_vfio = *display != Display::Unknown(Reason::NoDriver);
+            if is_vfio && *display != Display::NONE {
+                vgpu.lost = vgpu.known.driver().map(str::to_owned);
+            }
+            let evidence = Evidence {
+                source: Some("managed='yes': libvirt binds it to vfio-pci before QEMU runs".into()),
+                ..Evidence::by(Method::Rule)
+            };
+            let facts = Facts::of(Display::NONE);
+            vgpu.known.finding = resolve(vec![(facts, evidence)], Reason::NoDriver);
+        }
         vgpu.display = match vgpu.properties.get("display").map(String::as_str) {
             // QEMU shows what there is, and starts where there is nothing.
             Some("auto") => vgpu.found() != [Found::Nothing],

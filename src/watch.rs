@@ -325,6 +325,7 @@ mod tests {
                     Reason::NotProbed,
                 ),
                 render_node: None,
+                here: None,
             }
         }
 

@@ -7,11 +7,12 @@ use serde::Serialize;
 use crate::cli::subject::{HostSurroundings, SubjectArgs};
 use crate::cli::{Context, End, Failure, json};
 use crate::fixup::fix;
+use crate::names::DeviceId;
 use crate::plan::{Level, Note, Plan, Topic, words};
 use crate::policy::{Displays, Wishes};
-use crate::predict::{HeadOf, Outcome, Shown};
+use crate::predict::{About, HeadOf, Outcome, Prediction, Refusal, Shown, Stage};
 use crate::record::FORMAT;
-use crate::screens::Vgpu;
+use crate::screens::{Here, Vgpu};
 
 /// Tell whether a domain will start and its screens be seen
 ///
@@ -31,7 +32,7 @@ struct Document<'p> {
     #[serde(skip_serializing_if = "Option::is_none")]
     domain: Option<&'p str>,
     #[serde(flatten)]
-    prediction: Option<&'p crate::predict::Prediction>,
+    prediction: Option<&'p Prediction>,
     notes: &'p [Note],
     /// What fixup would change.
     fixup: Vec<String>,
@@ -65,6 +66,7 @@ impl Check {
         let better = fix(&self.about.wishes())?;
         surroundings.warn();
         let plan = fixed.plan.as_ref();
+        let now = plan.map(Plan::now);
         let fixup: Vec<String> = better
             .plan
             .iter()
@@ -74,15 +76,15 @@ impl Check {
             let document = Document {
                 format: FORMAT,
                 domain: fixed.name.as_deref(),
-                prediction: plan.map(|plan| &plan.before),
+                prediction: now.as_ref(),
                 notes: plan.map_or(&[], |plan| &plan.notes),
                 fixup,
             };
             json(out, &document)?;
         } else {
-            let report = match plan {
+            let report = match plan.zip(now.as_ref()) {
                 None => vec![Line::new("for vfio devices", "PASS", "the domain has none")],
-                Some(plan) => lines(plan, better.plan.as_ref()),
+                Some((plan, now)) => lines(plan, now, better.plan.as_ref()),
             };
             let name = fixed.name.as_deref().unwrap_or("domain");
             print(out, name, &report)?;
@@ -90,7 +92,9 @@ impl Check {
                 writeln!(out, "gfxplane fixup would change: {}", fixup.join("; "))?;
             }
         }
-        let refused = plan.is_some_and(|plan| matches!(plan.before.outcome, Outcome::No(_)));
+        let fails = |plan: &Plan| plan.notes.iter().any(|note| note.level == Level::Fail);
+        let refused =
+            now.is_some_and(|now| matches!(now.outcome, Outcome::No(_))) || plan.is_some_and(fails);
         Ok(if refused { End::Refused } else { End::Done })
     }
 }
@@ -135,16 +139,21 @@ fn print(out: &mut dyn Write, name: &str, report: &[Line]) -> std::io::Result<()
     Ok(())
 }
 
-fn lines(plan: &Plan, better: Option<&Plan>) -> Vec<Line> {
+fn lines(plan: &Plan, now: &Prediction, better: Option<&Plan>) -> Vec<Line> {
     let mut report: Vec<Line> = plan.screens.vgpus.iter().map(display).collect();
-    let mut start = start(plan);
+    let mut start = start(now);
     // What would help but needs a consent is known only to who tried to repair.
     let cures = better.iter().flat_map(|plan| &plan.notes);
     let cures = cures.filter(|note| note.topic != Topic::Other);
     start.cures = cures.flat_map(|note| note.cures.clone()).collect();
     start.cures.dedup();
+    if let Outcome::No(refusal) = &now.outcome
+        && refusal.stage == Stage::Devices
+    {
+        start.cures = vec![devices_cure(plan, refusal)];
+    }
     report.push(start);
-    for head in &plan.before.heads {
+    for head in &now.heads {
         let HeadOf::Device(_) = head.of else { continue };
         let by: Vec<String> = head
             .shown_by
@@ -179,31 +188,56 @@ fn display(vgpu: &Vgpu) -> Line {
     let display = &vgpu.known.finding.facts.display;
     let words = display.words().join(", ");
     let what = format!("for the display of {}", vgpu.id);
+    if vgpu.is_rebound() {
+        let more = "none: managed='yes' binds it to vfio-pci";
+        return Line::new(what, "PASS", more);
+    }
     match display.reason() {
+        Some(_) if vgpu.known.here == Some(Here::Absent) => {
+            Line::new(what, "FAIL", "this host does not have the device")
+        }
         Some(reason) => Line::new(what, "WARN", format!("not known: {reason}")),
         None if vgpu.known.is_measured() => Line::new(what, "PASS", format!("{words}, measured")),
         None => Line::new(what, "PASS", format!("{words}, not measured")),
     }
 }
 
-fn start(plan: &Plan) -> Line {
+/// What makes a device that libvirt can't prepare ready.
+fn devices_cure(plan: &Plan, refusal: &Refusal) -> String {
+    let About::Device(id) = refusal.about else {
+        return String::new();
+    };
+    let vgpu = plan.screens.vgpus.iter().find(|vgpu| vgpu.id == id);
+    let is_here = vgpu.is_some_and(|vgpu| vgpu.known.here != Some(Here::Absent));
+    match id {
+        DeviceId::Pci(_) if is_here => {
+            "managed='yes' on the hostdev, so that libvirt takes the device from its driver".into()
+        }
+        DeviceId::Pci(_) => "another address: gfxplane list shows this host's devices".into(),
+        DeviceId::Mdev(uuid) => format!(
+            "mdevctl start --uuid {uuid}, if it is defined; gfxplane list shows this host's devices"
+        ),
+    }
+}
+
+fn start(now: &Prediction) -> Line {
     let what = "if the domain starts";
-    match &plan.before.outcome {
+    match &now.outcome {
         Outcome::Yes => Line::new(what, "PASS", ""),
         Outcome::No(refusal) => {
-            let by = refusal.by.word();
+            let who = refusal.stage.who();
             Line::new(
                 what,
                 "FAIL",
-                format!("{by}: {}: {}", refusal.about, refusal.message),
+                format!("{who}: {}: {}", refusal.about, refusal.message),
             )
         }
         Outcome::Doubt { refusal, because } => {
-            let by = refusal.by.word();
+            let who = refusal.stage.who();
             Line::new(
                 what,
                 "WARN",
-                format!("{by} may say: {}; {because}", refusal.message),
+                format!("{who}, may say: {}; {because}", refusal.message),
             )
         }
     }

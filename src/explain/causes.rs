@@ -267,7 +267,7 @@ fn prediction(domain: &Situation, symptom: Symptom, here: &mut Vec<String>) -> b
         Outcome::No(refusal) => {
             here.push(format!(
                 "domain {name}, as it is defined now, is refused for another reason: {}: \"{}\"",
-                refusal.by.word(),
+                refusal.by().word(),
                 refusal.message
             ));
             true

@@ -241,6 +241,25 @@ pub fn read_device(root: &Root, id: DeviceId, attributes: &[&str]) -> (Host, Opt
     (reader.into_host(), device)
 }
 
+/// The driver that is bound to a device, `Some(None)` without one; `None` if the device isn't there.
+#[must_use]
+pub fn bound_to(root: &Root, id: DeviceId) -> Option<Option<String>> {
+    let devices = root.join("sys/bus").join(id.bus()).join("devices");
+    let link = devices.join(id.to_string());
+    if !exists(&link) {
+        return None;
+    }
+    let driver = read_link(&link.join("driver")).ok();
+    let name = driver.as_deref().and_then(Path::file_name);
+    Some(name.map(|name| name.to_string_lossy().into_owned()))
+}
+
+/// Whether there is a sysfs with buses, so that a device that is not on one is not there.
+#[must_use]
+pub fn has_buses(root: &Root) -> bool {
+    exists(&root.join("sys/bus"))
+}
+
 struct Reader<'a> {
     root: &'a Root,
     /// The root without links, to tell what leads out of it.

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use crate::abilities::Abilities;
-use crate::domain::{GraphicsType, Reach};
+use crate::domain::{GraphicsSettings, GraphicsType, Reach};
 use crate::names::DeviceId;
 use crate::plan::{Action, Change};
 use crate::policy::Consent;
@@ -218,6 +218,7 @@ fn after(screens: &Screens, moves: &[Move]) -> Screens {
             Move::ListenNone(place) => {
                 then.frontends[place].reach = Reach::Local;
                 then.frontends[place].listens = false;
+                then.frontends[place].settings = GraphicsSettings::default();
             }
             Move::Remove(place) => removed.push(place),
             Move::Add(kind, gl) => {
@@ -235,6 +236,10 @@ fn after(screens: &Screens, moves: &[Move]) -> Screens {
                     listens: kind == GraphicsType::Vnc,
                     p2p: kind == GraphicsType::Dbus && !on_a_bus,
                     rendernode: None,
+                    settings: GraphicsSettings {
+                        autoport: true,
+                        ..GraphicsSettings::default()
+                    },
                 });
             }
         }

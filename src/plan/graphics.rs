@@ -125,7 +125,7 @@ impl Planner<'_, '_, '_> {
             Outcome::No(refusal) => {
                 let text = format!(
                     "{} will refuse to start the domain: \"{}\"{}",
-                    refusal.by.word(),
+                    refusal.by().word(),
                     refusal.message,
                     self.explained(refusal.about)
                 );
@@ -134,7 +134,7 @@ impl Planner<'_, '_, '_> {
             Outcome::Doubt { refusal, because } => {
                 let text = format!(
                     "{} may refuse to start the domain (\"{}\"): {because}",
-                    refusal.by.word(),
+                    refusal.by().word(),
                     refusal.message
                 );
                 (Level::Warn, refusal.about, text)

@@ -118,7 +118,7 @@ impl Planner<'_, '_, '_> {
         };
         format!(
             "{what}: {} would refuse to start with \"{}\"",
-            refusal.by.word(),
+            refusal.by().word(),
             refusal.message
         )
     }
@@ -214,7 +214,7 @@ impl Planner<'_, '_, '_> {
         if level == Level::Fail || self.notes.iter().all(|note| note.level < Level::Warn) {
             let text = format!(
                 "{} {what} refuse to start the domain: \"{}\"",
-                refusal.by.word(),
+                refusal.by().word(),
                 refusal.message
             );
             self.note_on(Topic::Start, level, refusal.about, text, &[]);

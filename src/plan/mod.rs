@@ -24,7 +24,7 @@ use serde::Serialize;
 use crate::domain::GraphicsType;
 use crate::names::DeviceId;
 use crate::policy::Consent;
-use crate::predict::{About, Prediction};
+use crate::predict::{About, Outcome, Prediction, Refusal, Stage};
 use crate::screens::Screens;
 
 /// One thing that is done to a domain.
@@ -167,8 +167,12 @@ pub struct Note {
 /// What is to be done to a domain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Plan {
-    /// What happens if it is started as it is.
+    /// What happens if it is started as it is, once the host has its devices and gives them away.
     pub before: Prediction,
+    /// What libvirt says of the host's devices as they are now, where that is a refusal. No change
+    /// of the plan's mends it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub devices: Option<Refusal>,
     /// What is done, in this order.
     pub changes: Vec<Change>,
     /// What isn't.
@@ -185,6 +189,22 @@ impl Plan {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty()
+    }
+
+    /// What happens if the domain is started as it is, on the host as it is: what libvirt refuses
+    /// of the definition comes first, then the devices, then QEMU.
+    #[must_use]
+    pub fn now(&self) -> Prediction {
+        let earlier =
+            matches!(&self.before.outcome, Outcome::No(refusal) if refusal.stage < Stage::Devices);
+        match &self.devices {
+            Some(refusal) if !earlier => Prediction {
+                outcome: Outcome::No(refusal.clone()),
+                heads: Vec::new(),
+                dangers: Vec::new(),
+            },
+            _ => self.before.clone(),
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use crate::domain::{Domain, Hostdev};
 use crate::names::DeviceId;
 use crate::plan::{Action, Change, Level, Note, Plan, Topic};
 use crate::policy::{Consent, Displays, Policy};
-use crate::predict::{About, Outcome, Prediction, predict};
+use crate::predict::{About, Outcome, Prediction, libvirt, predict};
 use crate::screens::{Screens, Vgpu};
 
 /// Makes the plan for a domain with these screens.
@@ -113,7 +113,11 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
         let screens = self.screens.clone();
         let before = predict(&screens, self.abilities);
         // Which of two is meant only their owner knows, and libvirt takes neither.
-        let is_clear = !screens.vgpus.is_empty() && !screens.is_ambiguous();
+        let is_clear = !screens.vgpus.is_empty()
+            && !screens.is_ambiguous()
+            && !libvirt::is_beyond_repair(&screens, self.abilities)
+            // Its owner wants the vGPU that managed='yes' takes away.
+            && screens.vgpus.iter().all(|vgpu| vgpu.lost.is_none());
         if is_clear && self.policy.display != Displays::Off {
             steps(&mut self);
         }
@@ -135,6 +139,7 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
         remarks(&mut self, &after);
         Plan {
             before,
+            devices: libvirt::devices(&screens),
             changes: settled(self.changes, &screens),
             notes: self.notes,
             after,

@@ -18,12 +18,12 @@ impl Planner<'_, '_, '_> {
                 if !said(&self.notes) || !self.screens.dead_settings.is_empty() =>
             {
                 let mut cures = Vec::new();
-                if refusal.by == Program::Qemu && !self.screens.dead_settings.is_empty() {
+                if refusal.by() == Program::Qemu && !self.screens.dead_settings.is_empty() {
                     cures.push("take the -set out of qemu:commandline: QEMU does not find devices that libvirt describes as JSON; qemu:override can set properties of theirs");
                 }
                 let text = format!(
                     "{} will refuse to start the domain: \"{}\"",
-                    refusal.by.word(),
+                    refusal.by().word(),
                     refusal.message
                 );
                 self.note_on(Topic::Start, Level::Fail, refusal.about, text, &cures);
@@ -33,12 +33,22 @@ impl Planner<'_, '_, '_> {
             {
                 let text = format!(
                     "{} may refuse to start the domain (\"{}\"): {because}",
-                    refusal.by.word(),
+                    refusal.by().word(),
                     refusal.message
                 );
                 self.note_on(Topic::Start, Level::Warn, refusal.about, text, &[]);
             }
             _ => {}
+        }
+        for place in 0..self.screens.vgpus.len() {
+            let vgpu = &self.screens.vgpus[place];
+            if let Some(driver) = &vgpu.lost {
+                let text = format!(
+                    "managed='yes' has libvirt take it from the driver {driver} and bind it to vfio-pci before QEMU runs: the guest gets no vGPU"
+                );
+                let cure = "managed='no' on the hostdev";
+                self.note(Level::Fail, About::Device(vgpu.id), text, &[cure]);
+            }
         }
         let pci_is_old = Libvirt::possible(self.abilities)
             .iter()

@@ -8,7 +8,7 @@
 
 use crate::domain::GraphicsType;
 use crate::predict::versions::{Libvirt, Qemu};
-use crate::predict::{About, Danger, Head, HeadOf, Program, Refusal, Shown};
+use crate::predict::{About, Danger, Head, HeadOf, Refusal, Shown, Stage};
 use crate::screens::{Frontend, Screens};
 
 /// A screen as QEMU's console layer sees it.
@@ -176,7 +176,7 @@ fn bind(rows: &[Row], consoles: &[Console]) -> Bound {
             }
             if row.fatal && bound.refusal.is_none() {
                 bound.refusal = Some(Refusal {
-                    by: Program::Qemu,
+                    stage: Stage::Qemu,
                     about: console.about,
                     message,
                     always,

@@ -1,143 +1,833 @@
-//! What libvirt refuses by itself, before QEMU is started.
+//! What libvirt refuses by itself, before QEMU is started: its rules as tables, in the order in which
+//! it applies them, with its words.
+//!
+//! The tables are libvirt 11.3's source; docs/qemu-and-libvirt.md says what older and newer versions
+//! have. libvirt looks at the whole domain for each hostdev, then for each card, each character
+//! device and each graphics, then for what is there twice. That is a definition; a start does the
+//! same again, looks at the graphics, and then at the host's devices.
 
 use crate::abilities::{Abilities, RenderNodes};
-use crate::domain::GraphicsType;
+use crate::domain::{GraphicsType, SpiceMode, Switch};
+use crate::facts::{Display, Reason};
+use crate::names::DeviceId;
 use crate::predict::versions::Libvirt;
-use crate::predict::{About, Program, Refusal};
-use crate::screens::{Frontend, Screens};
+use crate::predict::{About, Refusal, Stage};
+use crate::screens::{Card, Frontend, Here, Screens, Vgpu};
+use crate::version::Version;
 
-/// Why libvirt would refuse the domain, in the order of its checks.
-#[must_use]
-pub fn refusal(screens: &Screens, abilities: &Abilities, libvirt: &Libvirt) -> Option<Refusal> {
-    let refuse = |about, message: &str, always| {
-        Some(Refusal {
-            by: Program::Libvirt,
-            about,
-            message: message.into(),
-            always,
-        })
-    };
-    // src/conf/domain_validate.c, virDomainDefHostdevValidate
-    if let Some(twice) = screens.twice() {
-        return refuse(
-            About::Device(twice),
-            "Hostdev already exists in the domain configuration",
-            true,
-        );
-    }
-    if let Some(message) = screens.refused.first() {
-        return refuse(About::Domain, message, true);
-    }
-    let mut with_ramfb = screens
-        .vgpus
-        .iter()
-        .filter(|vgpu| vgpu.ramfb && !vgpu.properties.contains_key("ramfb"))
-        .filter(|vgpu| libvirt.takes_display(vgpu.id));
-    if let (Some(_), Some(second)) = (with_ramfb.next(), with_ramfb.next()) {
-        return refuse(
-            About::Device(second.id),
-            "Only one vgpu device can have 'ramfb' enabled",
-            true,
-        );
-    }
-    // src/qemu/qemu_validate.c, qemuValidateDomainMdevDefVFIOPCI and
-    // qemuValidateDomainDeviceDefHostdev
-    for vgpu in &screens.vgpus {
-        // It looks at the attribute, whatever qemu:override says.
-        if vgpu.asked && libvirt.takes_display(vgpu.id) && screens.frontends.is_empty() {
-            return refuse(
-                About::Device(vgpu.id),
-                "graphics device is needed for attribute value 'display=on' in <hostdev>",
-                true,
-            );
-        }
-    }
-    let has = |kind| screens.frontends.iter().any(|f| f.kind == kind);
-    for frontend in &screens.frontends {
-        let about = About::Graphics(frontend.kind);
-        if let Some(message) = missing(frontend.kind, frontend.gl, abilities) {
-            return refuse(about, &message, false);
-        }
-        if frontend.kind == GraphicsType::Dbus && !libvirt.dbus
-            || frontend.kind == GraphicsType::Rdp && !libvirt.rdp
-        {
-            return refuse(
-                about,
-                &format!("this libvirt has no graphics of type {}", frontend.kind),
-                false,
-            );
-        }
-        // qemuValidateDomainDeviceDefGraphics
-        if has(GraphicsType::EglHeadless) {
-            match frontend.kind {
-                GraphicsType::EglHeadless | GraphicsType::Vnc => {}
-                GraphicsType::Spice if frontend.gl => {
-                    return refuse(
-                        about,
-                        "multiple OpenGL displays are not supported by QEMU",
-                        true,
-                    );
-                }
-                GraphicsType::Spice => {}
-                _ => {
-                    return refuse(
-                        about,
-                        "graphics type 'egl-headless' is only supported with one of: 'vnc', 'spice' graphics types",
-                        true,
-                    );
-                }
-            }
-        }
-    }
-    // src/qemu/qemu_process.c, qemuProcessGraphicsSetupRenderNode
-    if let Some(message) = abilities.render_nodes.and_then(RenderNodes::refusal) {
-        let looks = |f: &&Frontend| match f.kind {
-            GraphicsType::Spice | GraphicsType::Dbus => f.gl && f.rendernode.is_none(),
-            GraphicsType::EglHeadless => f.rendernode.is_none(),
-            _ => false,
-        };
-        if let Some(frontend) = screens.frontends.iter().find(looks) {
-            return refuse(About::Graphics(frontend.kind), message, true);
-        }
-    }
-    // src/qemu/qemu_command.c, qemuBuildCommandLineValidate
-    for frontend in &screens.frontends {
-        let of_kind = screens.frontends.iter().filter(|f| f.kind == frontend.kind);
-        if of_kind.count() > 1 {
-            return refuse(
-                About::Graphics(frontend.kind),
-                "only 1 graphics device of each type (sdl, vnc, spice, headless, dbus, rdp) is supported",
-                true,
-            );
-        }
-    }
-    // docs/formatdomain.rst: "A non-p2p dbus graphics is required to enable the QEMU RDP support".
-    let on_a_bus = screens
-        .frontends
-        .iter()
-        .any(|f| f.kind == GraphicsType::Dbus && !f.p2p);
-    if has(GraphicsType::Rdp) && !on_a_bus {
-        return refuse(
-            About::Graphics(GraphicsType::Rdp),
-            "rdp needs a dbus graphics that is not p2p",
-            true,
-        );
-    }
-    None
+/// A domain and one host that it may be on.
+struct World<'w> {
+    screens: &'w Screens,
+    abilities: &'w Abilities,
+    libvirt: &'w Libvirt,
+    /// `spice_tls` of qemu.conf.
+    tls: bool,
 }
 
-/// What libvirt says of a frontend that QEMU was built or installed without
-/// (`virQEMUCapsFillDomainDeviceGraphicsCaps`).
-fn missing(kind: GraphicsType, gl: bool, abilities: &Abilities) -> Option<String> {
-    let frontend = match kind {
-        GraphicsType::Rdp => "dbus",
-        _ => kind.word(),
+/// A rule of libvirt's for a thing: a hostdev, a card, a graphics or the whole domain.
+struct Rule<T> {
+    stage: Stage,
+    /// The first version with the rule; empty: every version.
+    since: &'static [u32],
+    /// The first version without it; empty: none.
+    until: &'static [u32],
+    /// What libvirt says; `{}` is what `broken` found.
+    words: &'static str,
+    /// Whether another QEMU or another setting of the host's would pass.
+    host: bool,
+    /// Whether a plan may change what breaks it.
+    repair: bool,
+    /// What stands for `{}`, if the rule is broken.
+    broken: fn(&World<'_>, &T) -> Option<String>,
+}
+
+type OfHostdev = Rule<Vgpu>;
+type OfCard = Rule<Card>;
+type OfGraphics = Rule<Frontend>;
+type OfDomain = Rule<Screens>;
+
+impl<T> Rule<T> {
+    const fn at(
+        stage: Stage,
+        words: &'static str,
+        broken: fn(&World<'_>, &T) -> Option<String>,
+    ) -> Self {
+        Rule {
+            stage,
+            since: &[],
+            until: &[],
+            words,
+            host: false,
+            repair: false,
+            broken,
+        }
+    }
+
+    const fn define(words: &'static str, broken: fn(&World<'_>, &T) -> Option<String>) -> Self {
+        Self::at(Stage::Define, words, broken)
+    }
+
+    const fn start(words: &'static str, broken: fn(&World<'_>, &T) -> Option<String>) -> Self {
+        Self::at(Stage::Start, words, broken)
+    }
+
+    const fn since(mut self, version: &'static [u32]) -> Self {
+        self.since = version;
+        self
+    }
+
+    const fn until(mut self, version: &'static [u32]) -> Self {
+        self.until = version;
+        self
+    }
+
+    const fn of_host(mut self) -> Self {
+        self.host = true;
+        self
+    }
+
+    const fn repairable(mut self) -> Self {
+        self.repair = true;
+        self
+    }
+
+    fn ask(&self, world: &World<'_>, thing: &T, about: About) -> Option<Broken> {
+        if !world.has(self.since, self.until) {
+            return None;
+        }
+        let found = (self.broken)(world, thing)?;
+        Some(Broken {
+            refusal: Refusal {
+                stage: self.stage,
+                about,
+                message: self.words.replacen("{}", &found, 1),
+                always: !self.host && self.since.is_empty() && self.until.is_empty(),
+            },
+            repair: self.repair,
+        })
+    }
+}
+
+/// A rule that is broken.
+struct Broken {
+    refusal: Refusal,
+    repair: bool,
+}
+
+/// For rules whose words have no `{}`.
+fn if_so(is_broken: bool) -> Option<String> {
+    is_broken.then(String::new)
+}
+
+impl World<'_> {
+    /// Whether this libvirt is of these versions. One whose version is not known is taken for the
+    /// newest or the oldest, as [`Libvirt::possible`] takes it.
+    fn has(&self, since: &[u32], until: &[u32]) -> bool {
+        match &self.abilities.libvirt {
+            Some(version) => {
+                let is_older = |than: &[u32]| *version < Version::of(than);
+                !is_older(since) && (until.is_empty() || is_older(until))
+            }
+            None if self.libvirt.pci_display => until.is_empty(),
+            None => since.is_empty(),
+        }
+    }
+
+    fn has_graphics(&self, kind: GraphicsType) -> bool {
+        self.screens.frontends.iter().any(|f| f.kind == kind)
+    }
+}
+
+/// Once a hostdev is parsed (src/conf/domain_postparse.c, `virDomainHostdevDefPostParse`).
+const HOSTDEV_PARSED: [Rule<Vgpu>; 1] =
+    [Rule::define("Unsupported address type '{}", |_, vgpu| {
+        let wanted = match vgpu.model.as_str() {
+            "vfio-pci" => "pci",
+            "vfio-ccw" => "ccw",
+            _ => return None,
+        };
+        let address = vgpu.settings.address.as_deref()?;
+        let is_mdev = matches!(vgpu.id, DeviceId::Mdev(_));
+        let model = &vgpu.model;
+        (is_mdev && address != wanted)
+            .then(|| format!("{address}' with mediated device model '{model}'"))
+    })];
+
+/// For each hostdev (src/qemu/qemu_validate.c, `qemuValidateDomainMdevDefVFIOPCI`,
+/// `qemuValidateDomainMdevDefVFIOAP`, `qemuValidateDomainDeviceDefHostdev`).
+const HOSTDEV: [OfHostdev; 3] = [
+    OfHostdev::define(
+        "booting from assigned devices is not supported by mediated devices of model {}",
+        |_, vgpu| {
+            let is_mdev = matches!(vgpu.id, DeviceId::Mdev(_));
+            let has_rule = matches!(vgpu.model.as_str(), "vfio-pci" | "vfio-ap");
+            (is_mdev && has_rule && vgpu.settings.boot).then(|| vgpu.model.clone())
+        },
+    ),
+    // It looks at the attribute, whatever qemu:override says.
+    OfHostdev::define(
+        "graphics device is needed for attribute value 'display=on' in <hostdev>",
+        |world, vgpu| {
+            let is_asked = vgpu.asked && vgpu.is_pci && world.libvirt.takes_display(vgpu.id);
+            let has_none = world.screens.frontends.is_empty() && !world.screens.desktop;
+            if_so(is_asked && has_none)
+        },
+    )
+    .repairable(),
+    OfHostdev::define(
+        "Only one hostdev of model vfio-ap is supported",
+        |world, vgpu| {
+            let of_model = world.screens.vgpus.iter().filter(|v| v.model == "vfio-ap");
+            if_so(vgpu.model == "vfio-ap" && of_model.count() > 1)
+        },
+    ),
+];
+
+fn is_virtio(card: &Card) -> bool {
+    card.model.as_deref() == Some("virtio")
+}
+
+/// The model of a card that is none of these; nothing where libvirt chooses the model.
+fn other_than<'c>(card: &'c Card, models: &[&str]) -> Option<&'c str> {
+    let model = card.model.as_deref()?;
+    (!models.contains(&model)).then_some(model)
+}
+
+/// Whether the card is the first one, or called so.
+fn is_primary(world: &World<'_>, card: &Card) -> bool {
+    let first = world.screens.cards.first();
+    card.settings.primary || first.is_some_and(|first| first.place == card.place)
+}
+
+/// For each card (src/conf/domain_validate.c, `virDomainVideoDefValidate`; src/qemu/qemu_validate.c,
+/// `qemuValidateDomainDeviceDefVideo`). The two of them for `accel3d` are left out: libvirt 11.3 has
+/// them in its source, and a guest with 3D on a vga card started.
+const VIDEO: [OfCard; 24] = [
+    OfCard::define(
+        "'vhostuser' driver is only supported with 'virtio' device",
+        |_, card| if_so(card.settings.vhost_user && other_than(card, &["virtio"]).is_some()),
+    ),
+    OfCard::define(
+        "unsupported rendernode accel attribute without 'vhostuser'",
+        |_, card| if_so(card.settings.rendernode && !card.settings.vhost_user),
+    ),
+    OfCard::define(
+        "video resolution values must be greater than 0",
+        |_, card| {
+            let empty = |(x, y): (u32, u32)| x == 0 || y == 0;
+            if_so(card.settings.resolution.is_some_and(empty))
+        },
+    ),
+    OfCard::define(
+        "ram attribute only supported for video type qxl",
+        |_, card| if_so(card.settings.memory.ram != 0 && other_than(card, &["qxl"]).is_some()),
+    ),
+    OfCard::define(
+        "vram64 attribute only supported for video type qxl",
+        |_, card| if_so(card.settings.memory.vram64 != 0 && other_than(card, &["qxl"]).is_some()),
+    ),
+    OfCard::define(
+        "vgamem attribute only supported for video type qxl",
+        |_, card| if_so(card.settings.memory.vgamem != 0 && other_than(card, &["qxl"]).is_some()),
+    ),
+    OfCard::define("address not supported for video type ramfb", |_, card| {
+        if_so(card.settings.has_address && card.model.as_deref() == Some("ramfb"))
+    }),
+    OfCard::define(
+        "video type '{}' does not support blob resources",
+        |_, card| {
+            card.settings.blob?;
+            other_than(card, &["virtio"]).map(str::to_owned)
+        },
+    )
+    .since(&[9, 2]),
+    OfCard::define("video type '{}' does not support edid", |_, card| {
+        card.settings.edid?;
+        other_than(card, &["vga", "bochs", "virtio"]).map(str::to_owned)
+    })
+    .since(&[11, 7]),
+    // QEMU has none of these, whichever it is.
+    OfCard::define(
+        "domain configuration does not support video model '{}'",
+        |_, card| {
+            let model = card.model.as_deref()?;
+            let is_foreign = matches!(model, "xen" | "vbox" | "parallels" | "gop");
+            is_foreign.then(|| model.to_owned())
+        },
+    ),
+    OfCard::define(
+        "video type '{}' is only valid as primary video device",
+        |world, card| {
+            let model = other_than(card, &["qxl", "virtio"])?;
+            (!is_primary(world, card)).then(|| model.to_owned())
+        },
+    ),
+    OfCard::define(
+        "video type '{}' doesn't support multiple 'heads'",
+        |_, card| {
+            let model = other_than(card, &["qxl", "virtio"])?;
+            (card.settings.heads != 1).then(|| model.to_owned())
+        },
+    ),
+    OfCard::define("qemu does not support the accel2d setting", |_, card| {
+        if_so(card.settings.accel2d)
+    }),
+    OfCard::define("value for 'vram' must be less than '4194303'", |_, card| {
+        if_so(card.model.as_deref() == Some("qxl") && card.settings.memory.vram > 4_194_303)
+    }),
+    OfCard::define("value for 'ram' must be less than '4194303'", |_, card| {
+        if_so(card.model.as_deref() == Some("qxl") && card.settings.memory.ram > 4_194_303)
+    }),
+    OfCard::define(
+        "value for 'vgamem' must be at least 1 MiB (1024 KiB)",
+        |_, card| if_so((1..1024).contains(&card.settings.memory.vgamem)),
+    ),
+    OfCard::define("value for 'vgamem' must be power of two", |_, card| {
+        let vgamem = card.settings.memory.vgamem;
+        if_so(vgamem != 0 && !vgamem.is_power_of_two())
+    }),
+    OfCard::define("model resolution is not supported", |_, card| {
+        let other = other_than(card, &["vga", "qxl", "virtio", "bochs"]);
+        if_so(card.settings.resolution.is_some() && other.is_some())
+    }),
+    OfCard::define(
+        "value for 'vram' must be at least 1 MiB (1024 KiB)",
+        |_, card| {
+            let has_rule = matches!(card.model.as_deref(), Some("vga" | "vmvga"));
+            if_so(has_rule && (1..1024).contains(&card.settings.memory.vram))
+        },
+    ),
+    OfCard::define(
+        "'blob' support for virtio-gpu devices requires a memfd memory backend",
+        |world, card| {
+            let is_on = card.settings.blob == Some(Switch::On);
+            if_so(is_virtio(card) && is_on && !world.screens.memfd)
+        },
+    )
+    .since(&[9, 2]),
+    OfCard::define(
+        "Invalid value for attribute 'device' in element 'model': '{}'.",
+        |_, card| {
+            let device = card.settings.device.as_ref()?;
+            (!FRONTENDS.contains(&device.as_str())).then(|| device.clone())
+        },
+    )
+    .since(&[12, 5]),
+    OfCard::define(
+        "the '{}' virtio video device frontend can be only used as primary video device",
+        |world, card| {
+            let device = card.settings.device.as_ref()?;
+            let is_vga = device.contains("-vga");
+            (is_virtio(card) && is_vga && !is_primary(world, card)).then(|| device.clone())
+        },
+    )
+    .since(&[12, 5]),
+    OfCard::define(
+        "the '{}' virtio video device frontend can be only with enabled 3d acceleration",
+        |_, card| {
+            let device = card.settings.device.as_ref()?;
+            let is_gl = device.ends_with("-gl");
+            (is_virtio(card) && is_gl && !card.settings.accel3d).then(|| device.clone())
+        },
+    )
+    .since(&[12, 5]),
+    OfCard::define(
+        "the '{}' virtio video device doesn't match the selected vhostuser backend",
+        |_, card| {
+            let device = card.settings.device.as_ref()?;
+            let is_its = device.starts_with("vhost-user-");
+            (is_virtio(card) && is_its != card.settings.vhost_user).then(|| device.clone())
+        },
+    )
+    .since(&[12, 5]),
+];
+
+/// What `<model type='virtio' device=…>` may be.
+const FRONTENDS: [&str; 6] = [
+    "virtio-vga",
+    "virtio-gpu",
+    "virtio-vga-gl",
+    "virtio-gpu-gl",
+    "vhost-user-vga",
+    "vhost-user-gpu",
+];
+
+/// Whether it listens on an address or a network.
+fn is_on_tcp(frontend: &Frontend) -> bool {
+    let kinds = [GraphicsType::Spice, GraphicsType::Vnc, GraphicsType::Rdp];
+    kinds.contains(&frontend.kind)
+        && frontend.listens
+        && frontend.reach != crate::domain::Reach::Local
+}
+
+/// The type of the first `<listen>` of a kind that is one of these.
+fn listen_of(frontend: &Frontend, kinds: &[GraphicsType], what: &str) -> Option<String> {
+    let listens = &frontend.settings.listens;
+    let has_one = listens.iter().any(|(kind, _)| kind == what);
+    (has_one && kinds.contains(&frontend.kind)).then(|| frontend.kind.to_string())
+}
+
+fn is_kind(frontend: &Frontend, kind: GraphicsType) -> bool {
+    frontend.kind == kind
+}
+
+const SEVERAL_LISTENS: fn(&World<'_>, &Frontend) -> Option<String> = |_, frontend| {
+    let kinds = [GraphicsType::Vnc, GraphicsType::Spice];
+    if_so(kinds.contains(&frontend.kind) && frontend.settings.listens.len() > 1)
+};
+
+const SEVERAL_LISTENS_OF_RDP: fn(&World<'_>, &Frontend) -> Option<String> = |_, frontend| {
+    if_so(is_kind(frontend, GraphicsType::Rdp) && frontend.settings.listens.len() > 1)
+};
+
+/// libvirt looks at the first dbus display alone (`virDomainDefHasDBus`).
+const RDP_WITHOUT_A_BUS: fn(&World<'_>, &Frontend) -> Option<String> = |world, frontend| {
+    let mut all = world.screens.frontends.iter();
+    let dbus = all.find(|f| f.kind == GraphicsType::Dbus);
+    if_so(is_kind(frontend, GraphicsType::Rdp) && dbus.is_none_or(|dbus| dbus.p2p))
+};
+
+/// For each graphics (src/conf/domain_validate.c, `virDomainGraphicsDefValidate`;
+/// src/qemu/qemu_validate.c, `qemuValidateDomainDeviceDefGraphics`). libvirt 12.8 has the words of
+/// the last three in qemu_validate.c; when they came there is not known.
+const GRAPHICS: [OfGraphics; 16] = [
+    OfGraphics::define(
+        "'network' attribute is required for listen type 'network'",
+        |_, frontend| {
+            let mut listens = frontend.settings.listens.iter();
+            if_so(listens.any(|(kind, named)| kind == "network" && !named))
+        },
+    ),
+    OfGraphics::define(
+        "listen type 'socket' is not available for graphics type '{}'",
+        |_, frontend| listen_of(frontend, &[GraphicsType::Rdp], "socket"),
+    ),
+    OfGraphics::define(
+        "listen type 'none' is not available for graphics type '{}'",
+        |_, frontend| listen_of(frontend, &[GraphicsType::Rdp], "none"),
+    ),
+    OfGraphics::define(
+        "D-Bus p2p with an address is not supported",
+        |_, frontend| if_so(frontend.p2p && frontend.settings.has_address),
+    ),
+    OfGraphics::define(
+        "Invalid value for attribute 'type' in element 'graphics': '{}'.",
+        |world, frontend| {
+            let has_none = is_kind(frontend, GraphicsType::Dbus) && !world.libvirt.dbus;
+            has_none.then(|| frontend.kind.to_string())
+        },
+    )
+    .of_host()
+    .repairable(),
+    OfGraphics::define(
+        "{} graphics are not supported with this QEMU",
+        |world, frontend| {
+            let kind = frontend.kind;
+            // qemu-rdp looks at a dbus display (`virQEMUCapsFillDomainDeviceGraphicsCaps`).
+            let needed = match kind {
+                GraphicsType::Rdp => "dbus",
+                _ => kind.word(),
+            };
+            let lacks = world.abilities.has(needed) == Some(false)
+                || kind == GraphicsType::Rdp && !world.libvirt.rdp;
+            lacks.then(|| kind.to_string())
+        },
+    )
+    .of_host()
+    .repairable(),
+    OfGraphics::define(
+        "graphics type 'egl-headless' is only supported with one of: 'vnc', 'spice' graphics types",
+        |world, frontend| {
+            let pairs = [
+                GraphicsType::EglHeadless,
+                GraphicsType::Vnc,
+                GraphicsType::Spice,
+            ];
+            let has_egl = world.has_graphics(GraphicsType::EglHeadless);
+            if_so(has_egl && !pairs.contains(&frontend.kind))
+        },
+    )
+    .repairable(),
+    Rule::define(
+        "multiple OpenGL displays are not supported by QEMU",
+        |world, frontend| {
+            let has_egl = world.has_graphics(GraphicsType::EglHeadless);
+            if_so(has_egl && is_kind(frontend, GraphicsType::Spice) && frontend.gl)
+        },
+    )
+    .repairable(),
+    Rule::define(
+        "spice TLS port set in XML configuration, but TLS is disabled in qemu.conf",
+        |world, frontend| {
+            let is_tls = is_kind(frontend, GraphicsType::Spice) && is_on_tcp(frontend);
+            if_so(is_tls && frontend.settings.tls_port > 0 && !world.tls)
+        },
+    )
+    .of_host()
+    .repairable(),
+    Rule::define(
+        "This QEMU doesn't support spice OpenGL",
+        |world, frontend| {
+            let lacks = world.abilities.has("spice-gl") == Some(false);
+            if_so(lacks && is_kind(frontend, GraphicsType::Spice) && frontend.gl)
+        },
+    )
+    .of_host()
+    .repairable(),
+    Rule::define(
+        "VNC password is {} characters long, only 8 permitted",
+        |_, frontend| {
+            let length = frontend.settings.password;
+            (is_kind(frontend, GraphicsType::Vnc) && length > 8).then(|| length.to_string())
+        },
+    ),
+    Rule::define("RDP doesn't support 'replaceUser'", |_, frontend| {
+        if_so(is_kind(frontend, GraphicsType::Rdp) && frontend.settings.replace_user)
+    }),
+    Rule::define("RDP doesn't support 'multiUser'", |_, frontend| {
+        if_so(is_kind(frontend, GraphicsType::Rdp) && frontend.settings.multi_user)
+    }),
+    Rule::define(
+        "QEMU does not support multiple listens for one graphics device.",
+        SEVERAL_LISTENS,
+    )
+    .since(&[12, 8]),
+    Rule::define(
+        "qemu-rdp does not support multiple listens for one graphics device.",
+        SEVERAL_LISTENS_OF_RDP,
+    )
+    .since(&[12, 8]),
+    Rule::define(
+        "qemu-rdp support requires a D-Bus bus graphics device.",
+        RDP_WITHOUT_A_BUS,
+    )
+    .since(&[12, 8])
+    .repairable(),
+];
+
+/// For what is there twice, once every device has passed (src/conf/domain_validate.c,
+/// `virDomainDefHostdevValidate`, `virDomainDefVideoValidate`).
+const TWICE: [OfDomain; 3] = [
+    OfDomain::define(
+        "Hostdev already exists in the domain configuration",
+        |_, screens| if_so(screens.twice().is_some()),
+    ),
+    OfDomain::define(
+        "Only one vgpu device can have 'ramfb' enabled",
+        |world, screens| {
+            let all = screens.vgpus.iter();
+            let with_ramfb = all
+                .filter(|vgpu| vgpu.ramfb && !vgpu.properties.contains_key("ramfb"))
+                .filter(|vgpu| world.libvirt.takes_display(vgpu.id));
+            if_so(with_ramfb.count() > 1)
+        },
+    )
+    .repairable(),
+    OfDomain::define(
+        "Only one primary video device is supported",
+        |_, screens| {
+            let primary = screens.cards.iter().filter(|card| card.settings.primary);
+            if_so(primary.count() > 1)
+        },
+    ),
+];
+
+/// At start, for each graphics (src/qemu/qemu_process.c, `qemuProcessStartValidateGraphics`).
+const START: [OfGraphics; 3] = [
+    OfGraphics::start(
+        "QEMU does not support multiple listens for one graphics device.",
+        SEVERAL_LISTENS,
+    )
+    .until(&[12, 8]),
+    OfGraphics::start(
+        "qemu-rdp does not support multiple listens for one graphics device.",
+        SEVERAL_LISTENS_OF_RDP,
+    )
+    .until(&[12, 8]),
+    OfGraphics::start(
+        "qemu-rdp support requires a D-Bus bus graphics device.",
+        RDP_WITHOUT_A_BUS,
+    )
+    .until(&[12, 8])
+    .repairable(),
+];
+
+/// For each graphics, while libvirt sets them up (`qemuProcessGraphicsSetupRenderNode`).
+const RENDER_NODE: [OfGraphics; 1] = [OfGraphics::start("{}", |world, frontend| {
+    let looks = match frontend.kind {
+        GraphicsType::Spice | GraphicsType::Dbus => frontend.gl,
+        GraphicsType::EglHeadless => true,
+        _ => false,
     };
-    if abilities.has(frontend) == Some(false) {
-        return Some(format!("{kind} graphics are not supported with this QEMU"));
+    let looks = looks && frontend.rendernode.is_none();
+    let message = world
+        .abilities
+        .render_nodes
+        .and_then(RenderNodes::refusal)?;
+    looks.then(|| message.to_owned())
+})
+.of_host()
+.repairable()];
+
+/// For each graphics, once all are set up (`qemuProcessSPICEAllocatePorts`).
+const PORTS: [OfGraphics; 1] = [OfGraphics::start(
+    "Auto allocation of spice TLS port requested but spice TLS is disabled in qemu.conf",
+    |world, frontend| {
+        let settings = &frontend.settings;
+        let modes = std::iter::once(&settings.default_mode).chain(&settings.channels);
+        let wants = settings.autoport && modes.into_iter().any(|mode| *mode == SpiceMode::Secure)
+            || settings.tls_port == -1;
+        let is_spice = is_kind(frontend, GraphicsType::Spice) && is_on_tcp(frontend);
+        if_so(is_spice && wants && !world.tls)
+    },
+)
+.of_host()
+.repairable()];
+
+/// Before the command line is built (src/qemu/qemu_command.c, `qemuBuildCommandLineValidate`).
+const ONE_OF_EACH: [OfGraphics; 2] = [
+    OfGraphics::start(
+        "only 1 graphics device of each type (sdl, vnc, spice, headless, dbus, rdp) is supported",
+        is_twice,
+    )
+    .since(&[11, 1]),
+    OfGraphics::start(
+        "only 1 graphics device of each type (sdl, vnc, spice, headless, dbus) is supported",
+        is_twice,
+    )
+    .until(&[11, 1]),
+];
+
+fn is_twice(world: &World<'_>, frontend: &Frontend) -> Option<String> {
+    let all = world.screens.frontends.iter();
+    if_so(all.filter(|other| other.kind == frontend.kind).count() > 1)
+}
+
+/// For each graphics, as its arguments are built (`qemuBuildGraphicsVNCCommandLine`,
+/// `qemuBuildGraphicsSPICECommandLine`).
+const ARGUMENTS: [OfGraphics; 5] = [
+    OfGraphics::start("vnc port must be in range [5900,65535]", |_, frontend| {
+        let settings = &frontend.settings;
+        let is_vnc = is_kind(frontend, GraphicsType::Vnc) && is_on_tcp(frontend);
+        if_so(is_vnc && !settings.autoport && !(5900..=65535).contains(&settings.port))
+    }),
+    OfGraphics::start(
+        "spice defaultMode secure requested in XML configuration, but TLS connection is not available",
+        |_, frontend| {
+            let asks = frontend.settings.default_mode == SpiceMode::Secure;
+            if_so(asks && lacks(frontend, SpiceMode::Secure))
+        },
+    )
+    .repairable(),
+    OfGraphics::start(
+        "spice defaultMode insecure requested in XML configuration, but plaintext connection is not available",
+        |_, frontend| {
+            let asks = frontend.settings.default_mode == SpiceMode::Insecure;
+            if_so(asks && lacks(frontend, SpiceMode::Insecure))
+        },
+    )
+    .repairable(),
+    OfGraphics::start(
+        "spice secure channels set in XML configuration, but TLS connection is not available",
+        |_, frontend| {
+            let asks = frontend.settings.channels.contains(&SpiceMode::Secure);
+            if_so(asks && lacks(frontend, SpiceMode::Secure))
+        },
+    )
+    .repairable(),
+    OfGraphics::start(
+        "spice insecure channels set in XML configuration, but plaintext connection is not available",
+        |_, frontend| {
+            let asks = frontend.settings.channels.contains(&SpiceMode::Insecure);
+            if_so(asks && lacks(frontend, SpiceMode::Insecure))
+        },
+    )
+    .repairable(),
+];
+
+/// Whether spice has no connection for channels of a mode. With autoport, libvirt has made one for
+/// whatever is asked for.
+fn lacks(frontend: &Frontend, mode: SpiceMode) -> bool {
+    if !is_kind(frontend, GraphicsType::Spice) {
+        return false;
     }
-    if kind == GraphicsType::Spice && gl && abilities.has("spice-gl") == Some(false) {
-        return Some("This QEMU doesn't support spice OpenGL".into());
+    let settings = &frontend.settings;
+    let has_one = match mode {
+        SpiceMode::Secure if !is_on_tcp(frontend) => false,
+        SpiceMode::Secure => settings.autoport || settings.tls_port != 0,
+        _ if !is_on_tcp(frontend) => true,
+        _ => settings.autoport || settings.port != 0,
+    };
+    !has_one
+}
+
+/// All rules that the domain breaks, in the order in which libvirt finds them.
+fn broken<'w>(world: &'w World<'w>) -> impl Iterator<Item = Broken> + 'w {
+    let screens = world.screens;
+    let define = |message: String| Broken {
+        refusal: Refusal {
+            stage: Stage::Define,
+            about: About::Domain,
+            message,
+            always: true,
+        },
+        repair: false,
+    };
+    fn each<'w, T>(
+        world: &'w World<'w>,
+        things: &'w [T],
+        about: fn(&T) -> About,
+        rules: &'static [Rule<T>],
+    ) -> impl Iterator<Item = Broken> + 'w {
+        things.iter().flat_map(move |thing| {
+            rules
+                .iter()
+                .filter_map(move |rule| rule.ask(world, thing, about(thing)))
+        })
     }
-    None
+    let vgpus = |rules| each(world, &screens.vgpus, |vgpu| About::Device(vgpu.id), rules);
+    let frontends = |rules| {
+        each(
+            world,
+            &screens.frontends,
+            |f| About::Graphics(f.kind),
+            rules,
+        )
+    };
+    // src/conf/domain_validate.c, virDomainVideoDefValidate, for the first card
+    let none_beside = screens.none_cards > 0 && screens.none_cards + screens.cards.len() > 1;
+    let none_beside = none_beside.then(|| {
+        define("a 'none' video type must be the only video device defined for the domain".into())
+    });
+    let has_spice = world.has_graphics(GraphicsType::Spice);
+    // src/qemu/qemu_validate.c, qemuValidateDomainChrSourceDef
+    let chardevs = screens.spice_chardevs.iter().filter(move |_| !has_spice);
+    let chardevs = chardevs.map(move |kind| {
+        define(format!(
+            "chardev '{kind}' not supported without spice graphics"
+        ))
+    });
+    let desktop = screens
+        .desktop
+        .then(|| define("desktop graphics are not supported with this QEMU".into()));
+    let audio = (screens.spice_audio && !has_spice)
+        .then(|| define("Spice audio is not supported without spice graphics".into()));
+    let twice = TWICE.iter().filter_map(move |rule| {
+        let twice = screens
+            .twice()
+            .filter(|_| rule.words.starts_with("Hostdev"));
+        rule.ask(world, screens, twice.map_or(About::Domain, About::Device))
+    });
+    screens
+        .misread
+        .iter()
+        .map(move |message| define(message.clone()))
+        .chain(vgpus(&HOSTDEV_PARSED))
+        .chain(vgpus(&HOSTDEV))
+        .chain(none_beside)
+        .chain(each(world, &screens.cards, |_| About::Domain, &VIDEO))
+        .chain(chardevs)
+        .chain(frontends(&GRAPHICS))
+        .chain(desktop)
+        .chain(audio)
+        .chain(twice)
+        .chain(frontends(&START))
+        .chain(frontends(&RENDER_NODE))
+        .chain(frontends(&PORTS))
+        .chain(frontends(&ONE_OF_EACH))
+        .chain(frontends(&ARGUMENTS))
+}
+
+/// What `spice_tls` of qemu.conf may be, as far as the domain depends on it.
+fn tls(abilities: &Abilities, screens: &Screens) -> Vec<bool> {
+    let cares = screens.frontends.iter().any(|frontend| {
+        let settings = &frontend.settings;
+        settings.tls_port != 0
+            || settings.default_mode == SpiceMode::Secure
+            || settings.channels.contains(&SpiceMode::Secure)
+    });
+    match abilities.spice_tls {
+        Some(tls) => vec![tls],
+        None if cares => vec![true, false],
+        None => vec![false],
+    }
+}
+
+/// Why libvirt would refuse to define or to start the domain, whatever devices the host has: an answer
+/// for each setting of the host's that is not known.
+#[must_use]
+pub fn refusals(
+    screens: &Screens,
+    abilities: &Abilities,
+    libvirt: &Libvirt,
+) -> Vec<Option<Refusal>> {
+    let answer = |tls| {
+        let world = World {
+            screens,
+            abilities,
+            libvirt,
+            tls,
+        };
+        broken(&world).next().map(|broken| broken.refusal)
+    };
+    tls(abilities, screens).into_iter().map(answer).collect()
+}
+
+/// Whether libvirt refuses the domain for something that no plan changes.
+#[must_use]
+pub fn is_beyond_repair(screens: &Screens, abilities: &Abilities) -> bool {
+    Libvirt::possible(abilities).iter().all(|libvirt| {
+        tls(abilities, screens).into_iter().all(|tls| {
+            let world = World {
+                screens,
+                abilities,
+                libvirt,
+                tls,
+            };
+            broken(&world).any(|broken| !broken.repair)
+        })
+    })
+}
+
+/// Why libvirt would refuse the domain when it prepares the host's devices: one of them is not there, or
+/// a PCI device without managed='yes' is still the host's. No change of the screens mends that, so
+/// [`predict`](super::predict) takes the devices to be there and ready.
+///
+/// Sources: src/hypervisor/virhostdev.c, `virHostdevPreparePCIDevicesImpl`, then src/util/virmdev.c,
+/// `virMediatedDeviceNew`; a PCI device that is not there is found by who needs it next
+/// (src/util/virpci.c, `virPCIDeviceNew`).
+#[must_use]
+pub fn devices(screens: &Screens) -> Option<Refusal> {
+    let is_absent = |vgpu: &&Vgpu| vgpu.known.here == Some(Here::Absent);
+    let is_the_hosts = |vgpu: &&Vgpu| {
+        // Bound to no vfio driver, or to none at all.
+        let is_here = matches!(vgpu.known.here, Some(Here::Present { .. }));
+        let display = &vgpu.known.finding.facts.display;
+        is_here && !vgpu.settings.managed && *display == Display::Unknown(Reason::NoDriver)
+    };
+    let vgpus = || screens.vgpus.iter();
+    let pci = |vgpu: &&Vgpu| matches!(vgpu.id, DeviceId::Pci(_));
+    let mdev = |vgpu: &&Vgpu| matches!(vgpu.id, DeviceId::Mdev(_));
+    let words = |vgpu: &Vgpu| match (vgpu.id, &vgpu.known.here) {
+        (DeviceId::Mdev(uuid), _) => {
+            format!("device not found: mediated device '{uuid}' not found")
+        }
+        (DeviceId::Pci(address), Some(Here::Present { .. })) => {
+            format!("Unmanaged PCI device {address} must be manually detached from the host")
+        }
+        (DeviceId::Pci(address), _) => format!(
+            "Device {address} not found: could not access /sys/bus/pci/devices/{address}/config: No such file or directory"
+        ),
+    };
+    let first = vgpus()
+        .filter(pci)
+        .find(is_the_hosts)
+        .or_else(|| vgpus().filter(mdev).find(is_absent))
+        .or_else(|| vgpus().filter(pci).find(is_absent))?;
+    Some(Refusal {
+        stage: Stage::Devices,
+        about: About::Device(first.id),
+        message: words(first),
+        always: true,
+    })
 }

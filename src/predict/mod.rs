@@ -1,18 +1,21 @@
 //! What libvirt and QEMU will make of a domain's screens: whether it starts, with which message
 //! it is refused, and which screen is shown by what.
 //!
-//! QEMU's part is a model of what QEMU itself does at start, in its order ([`qemu`]), with what
-//! differs between versions in one table ([`versions`]); libvirt's part is its validation
-//! ([`libvirt`]). Measured against both in a virtual machine (`tests/vm/matrix.py`).
+//! A start has stages ([`Stage`]), and each has its part here, in the order of the real checks:
+//! libvirt's rules for a definition and a start, and what it does to the host's devices
+//! ([`libvirt`]); then QEMU ([`qemu`]). What differs between versions is in one table
+//! ([`versions`]). Measured against both in a virtual machine (`tests/vm/matrix.py`).
 //!
 //! Where something is not known (a version, the display of a device), every possibility is tried.
-//! If all end alike, that is the answer; if not, the answer is a doubt, never a guess.
+//! If all end alike, that is the answer; if not, the answer is a doubt, never a guess. A doubt at
+//! one stage does not soften a certain refusal of an earlier one: a start never gets that far.
 
 mod frontends;
 pub mod libvirt;
 pub mod qemu;
 pub mod versions;
 
+use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
 use crate::abilities::Abilities;
@@ -39,6 +42,64 @@ impl Program {
             Program::Libvirt => "libvirt",
             Program::Qemu => "QEMU",
         }
+    }
+}
+
+/// The stages of a start, in their order. Each refuses, passes, or is in doubt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// libvirt's rules for a definition. It applies them when it defines the domain, and again at
+    /// each start (libvirt src/conf/domain_validate.c, src/qemu/qemu_validate.c).
+    Define,
+    /// libvirt's rules for a start: what needs the host's settings or the whole command line
+    /// (src/qemu/qemu_process.c, src/qemu/qemu_command.c).
+    Start,
+    /// What libvirt does to the host's devices before QEMU runs: it looks mediated devices up, and
+    /// binds PCI devices with managed='yes' to a vfio driver (src/hypervisor/virhostdev.c).
+    Devices,
+    /// QEMU.
+    Qemu,
+}
+
+impl Stage {
+    /// All of them.
+    pub const ALL: [Stage; 4] = [Stage::Define, Stage::Start, Stage::Devices, Stage::Qemu];
+
+    /// The program that refuses at this stage.
+    #[must_use]
+    pub fn program(self) -> Program {
+        match self {
+            Stage::Define | Stage::Start | Stage::Devices => Program::Libvirt,
+            Stage::Qemu => Program::Qemu,
+        }
+    }
+
+    /// Its word, as JSON has it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Stage::Define => "define",
+            Stage::Start => "start",
+            Stage::Devices => "devices",
+            Stage::Qemu => "qemu",
+        }
+    }
+
+    /// Who refuses, and when, in the words of a report.
+    #[must_use]
+    pub fn who(self) -> &'static str {
+        match self {
+            Stage::Define => "libvirt, at define",
+            Stage::Start => "libvirt, at start",
+            Stage::Devices => "libvirt, preparing devices",
+            Stage::Qemu => "QEMU",
+        }
+    }
+}
+
+impl Serialize for Stage {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.word())
     }
 }
 
@@ -70,16 +131,36 @@ impl std::fmt::Display for About {
 }
 
 /// Why a domain does not start.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// Who says so.
-    pub by: Program,
+    /// When it is refused, and so by whom.
+    pub stage: Stage,
     /// What it is about.
     pub about: About,
     /// In the words of libvirt or QEMU.
     pub message: String,
     /// Whether no version of QEMU or libvirt would take it.
     pub always: bool,
+}
+
+impl Refusal {
+    /// Who says so.
+    #[must_use]
+    pub fn by(&self) -> Program {
+        self.stage.program()
+    }
+}
+
+impl Serialize for Refusal {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_struct("Refusal", 5)?;
+        fields.serialize_field("by", &self.by())?;
+        fields.serialize_field("stage", &self.stage)?;
+        fields.serialize_field("about", &self.about)?;
+        fields.serialize_field("message", &self.message)?;
+        fields.serialize_field("always", &self.always)?;
+        fields.end()
+    }
 }
 
 /// Whether a domain starts, as far as its screens decide.
@@ -233,35 +314,36 @@ pub fn predict(screens: &Screens, abilities: &Abilities) -> Prediction {
             .collect();
         for libvirt in &libvirts {
             for qemu in &qemus {
-                let refused = libvirt::refusal(screens, abilities, libvirt)
-                    .or_else(|| qemu::refusal(screens, &found, libvirt, qemu));
-                if refused.is_none() || first.is_none() {
-                    let heads = qemu::heads(screens, &found, libvirt, qemu);
-                    let dangers = qemu::dangers(screens, &found, libvirt, qemu);
-                    let seen = Prediction {
-                        outcome: Outcome::Yes,
-                        heads,
-                        dangers,
-                    };
-                    match &mut first {
-                        Some(first) if !refusals.iter().all(Option::is_some) => first.join(seen),
-                        _ => first = Some(seen),
+                let by_qemu = qemu::refusal(screens, &found, libvirt, qemu);
+                for by_libvirt in libvirt::refusals(screens, abilities, libvirt) {
+                    let refused = by_libvirt.or_else(|| by_qemu.clone());
+                    if refused.is_none() || first.is_none() {
+                        let heads = qemu::heads(screens, &found, libvirt, qemu);
+                        let dangers = qemu::dangers(screens, &found, libvirt, qemu);
+                        let seen = Prediction {
+                            outcome: Outcome::Yes,
+                            heads,
+                            dangers,
+                        };
+                        match &mut first {
+                            Some(first) if !refusals.iter().all(Option::is_some) => {
+                                first.join(seen)
+                            }
+                            _ => first = Some(seen),
+                        }
                     }
+                    refusals.push(refused);
                 }
-                refusals.push(refused);
             }
         }
     }
     let mut prediction = first.expect("there is at least one possibility");
     let refusal = refusals.iter().flatten().next().cloned();
     let all = refusals.iter().all(Option::is_some);
-    // libvirt looks at the domain before it starts QEMU, whose arguments then make no difference.
-    let by_libvirt = |refused: &Option<Refusal>| {
-        refused
-            .as_ref()
-            .is_some_and(|refusal| refusal.by == Program::Libvirt)
-    };
-    let is_certain = screens.arguments.is_empty() || refusals.iter().all(by_libvirt);
+    // The user's arguments are QEMU's: what a stage before it refuses, they can't change.
+    let before_qemu =
+        |refused: &Option<Refusal>| refused.as_ref().is_some_and(|r| r.stage < Stage::Qemu);
+    let is_certain = screens.arguments.is_empty() || refusals.iter().all(before_qemu);
     prediction.outcome = match refusal {
         None if screens.arguments.is_empty() => Outcome::Yes,
         Some(refusal) if all && is_certain => {
@@ -271,7 +353,7 @@ pub fn predict(screens: &Screens, abilities: &Abilities) -> Prediction {
         }
         None => Outcome::Doubt {
             refusal: Refusal {
-                by: Program::Qemu,
+                stage: Stage::Qemu,
                 about: About::Domain,
                 message: "what QEMU will say is not known".into(),
                 always: false,

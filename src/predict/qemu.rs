@@ -7,7 +7,7 @@
 use crate::domain::{GraphicsType, Reach};
 use crate::predict::frontends::{self, Console, local, of_kind};
 use crate::predict::versions::{Libvirt, Qemu};
-use crate::predict::{About, Danger, Head, HeadOf, Program, Refusal};
+use crate::predict::{About, Danger, Head, HeadOf, Refusal, Stage};
 use crate::screens::{Found, Screens, Vgpu};
 
 fn consoles(screens: &Screens, found: &[Found], libvirt: &Libvirt) -> Vec<Console> {
@@ -57,7 +57,7 @@ pub fn refusal(
 ) -> Option<Refusal> {
     let refuse = |about, message: String, always| {
         Some(Refusal {
-            by: Program::Qemu,
+            stage: Stage::Qemu,
             about,
             message,
             always,
@@ -101,7 +101,7 @@ fn device(
     for card in &screens.cards {
         if card.gl && !opengl {
             return Some(Refusal {
-                by: Program::Qemu,
+                stage: Stage::Qemu,
                 about: About::Domain,
                 message: qemu.no_opengl.into(),
                 always: true,
@@ -119,7 +119,7 @@ fn device(
     for (vgpu, found) in screens.vgpus.iter().zip(found) {
         let refuse = |message: &str, always| {
             Some(Refusal {
-                by: Program::Qemu,
+                stage: Stage::Qemu,
                 about: About::Device(vgpu.id),
                 message: message.into(),
                 always,

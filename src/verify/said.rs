@@ -133,7 +133,7 @@ pub fn explain(
         (None, Outcome::Yes) => {}
         (None, Outcome::No(refusal)) => said.push(format!(
             "gfxplane predicted that {} refuses it (\"{}\"), and was wrong: {report}",
-            refusal.by.word(),
+            refusal.by().word(),
             refusal.message
         )),
         (None, Outcome::Doubt { because, .. }) => {
@@ -145,7 +145,7 @@ pub fn explain(
         (Some(message), Outcome::No(refusal)) if message.contains(&refusal.message) => {
             said.push(format!(
                 "as gfxplane predicted, {} refuses it for {}",
-                refusal.by.word(),
+                refusal.by().word(),
                 refusal.about
             ));
         }
@@ -199,7 +199,7 @@ mod tests {
     use crate::fixup::{Surroundings, fix};
     use crate::names::DeviceId;
     use crate::policy::{Policy, Wishes};
-    use crate::predict::{About, Program, Refusal};
+    use crate::predict::{About, Refusal, Stage};
     use crate::screens::Known;
 
     struct Nothing;
@@ -227,7 +227,7 @@ mod tests {
 
     fn refusal() -> Refusal {
         Refusal {
-            by: Program::Qemu,
+            stage: Stage::Qemu,
             about: About::Domain,
             message: "opengl not available".into(),
             always: true,

@@ -449,7 +449,7 @@ fn as_libvirt(source: &Source) -> Result<(), Failed> {
             }
             for (word, kind) in WORLDS {
                 if let Outcome::No(refusal) = case.prediction(&domain, kind).1.outcome
-                    && refusal.by == Program::Libvirt
+                    && refusal.by() == Program::Libvirt
                 {
                     problems.push(format!(
                         "{name}, {word}: libvirt takes it, and we say it says {:?}",
@@ -473,7 +473,7 @@ fn as_libvirt(source: &Source) -> Result<(), Failed> {
             refusals += 1;
             for (word, kind) in WORLDS {
                 if let Outcome::No(refusal) = case.prediction(&domain, kind).1.outcome
-                    && refusal.by == Program::Libvirt
+                    && refusal.by() == Program::Libvirt
                     && !said.contains(&refusal.message)
                 {
                     problems.push(format!(
@@ -604,7 +604,7 @@ fn displays(source: &Source) -> Result<(), Failed> {
             for (world, (word, kind)) in WORLDS.iter().enumerate() {
                 let outcome = case.prediction(&domain, *kind).1.outcome;
                 let is_refused_by_libvirt = matches!(&outcome, Outcome::No(refusal)
-                    if refusal.by == Program::Libvirt && said.contains(&refusal.message));
+                    if refusal.by() == Program::Libvirt && said.contains(&refusal.message));
                 if is_taken == is_refused_by_libvirt {
                     problems.push(format!(
                         "{name}, {word}: libvirt has another verdict: {outcome:?}"
@@ -620,7 +620,7 @@ fn displays(source: &Source) -> Result<(), Failed> {
                 let is_so = match (&outcome, start) {
                     (Outcome::Yes, Start::Starts) => true,
                     (Outcome::No(refusal), Start::Refused(by, message)) => {
-                        refusal.by == *by && refusal.message.contains(message)
+                        refusal.by() == *by && refusal.message.contains(message)
                     }
                     _ => false,
                 };

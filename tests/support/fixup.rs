@@ -20,7 +20,7 @@ use gfxplane::domain::Domain;
 use gfxplane::facts::Reason;
 use gfxplane::fixup::{Fixed, Surroundings, fix};
 use gfxplane::host::Root;
-use gfxplane::inventory::{DeviceEntry, Sources, inventory};
+use gfxplane::inventory::{DeviceEntry, Sources, here, inventory};
 use gfxplane::names::DeviceId;
 use gfxplane::plan::words;
 use gfxplane::policy::{Policy, Wishes};
@@ -40,6 +40,7 @@ use crate::support::schema::{Against, problems};
 pub(crate) struct Host {
     pub(crate) devices: BTreeMap<DeviceId, DeviceEntry>,
     pub(crate) abilities: Abilities,
+    root: Root,
 }
 
 impl Host {
@@ -51,20 +52,31 @@ impl Host {
         }
         let root = hosts().join(name).join("root");
         assert!(root.is_dir(), "there is no host {name}");
-        let all = inventory(&Sources::read(&Root::recorded(root)));
+        let root = Root::recorded(root);
+        let all = inventory(&Sources::read(&root));
+        // As with a qemu.conf that says nothing of it.
+        abilities.spice_tls.get_or_insert(false);
         Host {
             devices: all.devices.into_iter().map(|d| (d.id, d)).collect(),
             abilities,
+            root,
         }
     }
 }
 
 impl Surroundings for Host {
     fn known(&self, device: DeviceId) -> Known {
-        self.devices.get(&device).map_or_else(
-            || Known::nothing(Reason::NotActive),
-            |entry| entry.clone().into(),
-        )
+        if let Some(entry) = self.devices.get(&device) {
+            return entry.clone().into();
+        }
+        let reason = match device {
+            DeviceId::Mdev(_) => Reason::NotActive,
+            DeviceId::Pci(_) => Reason::NoDriver,
+        };
+        Known {
+            here: here(&self.root, device),
+            ..Known::nothing(reason)
+        }
     }
 
     fn abilities(&self, _domain: &Domain<'_, '_>) -> Abilities {
@@ -200,6 +212,15 @@ fn said(fixed: &Fixed) -> String {
         return "no vfio devices\n".into();
     };
     let _ = writeln!(said, "before: {}", outcome(&plan.before));
+    if let Some(refusal) = &plan.devices {
+        let _ = writeln!(
+            said,
+            "as the host is: {} refuses, {}: {}",
+            refusal.stage.who(),
+            refusal.about,
+            refusal.message
+        );
+    }
     for change in &plan.changes {
         let _ = writeln!(said, "change: {}: {}", words(&change.action), change.reason);
         if let Some(consent) = change.consent {
@@ -234,13 +255,13 @@ fn outcome(prediction: &Prediction) -> String {
         Outcome::Yes => "starts".into(),
         Outcome::No(refusal) => format!(
             "{} refuses, {}: {}",
-            refusal.by.word(),
+            refusal.stage.who(),
             refusal.about,
             refusal.message
         ),
         Outcome::Doubt { refusal, because } => format!(
             "{} may refuse: {}; {because}",
-            refusal.by.word(),
+            refusal.stage.who(),
             refusal.message
         ),
     }

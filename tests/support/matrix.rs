@@ -55,6 +55,7 @@ impl Surroundings for Rig {
                 Reason::NotProbed,
             ),
             render_node: None,
+            here: None,
         }
     }
 
@@ -110,7 +111,7 @@ fn of_file(path: &Path) -> Result<(), Failed> {
         match &plan.before.outcome {
             Outcome::Yes if one.starts => {}
             Outcome::No(refusal) if !one.starts => {
-                let by = match refusal.by {
+                let by = match refusal.by() {
                     Program::Qemu => "qemu",
                     Program::Libvirt => "libvirt",
                 };

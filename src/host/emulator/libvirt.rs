@@ -83,6 +83,7 @@ pub(super) fn listens(root: &Root, abilities: &mut Abilities, warnings: &mut Vec
     let socket = |key| value(&text, key).map_or(Some(false), switch);
     abilities.spice_auto_unix_socket = socket("spice_auto_unix_socket");
     abilities.vnc_auto_unix_socket = socket("vnc_auto_unix_socket");
+    abilities.spice_tls = socket("spice_tls");
 }
 
 /// What `qemu.conf` says of the user that QEMU runs as.

@@ -107,6 +107,7 @@ pub fn record(root: &Root, emulator: &Path, abilities: &Abilities) -> io::Result
         vnc_listen,
         spice_auto_unix_socket,
         vnc_auto_unix_socket,
+        spice_tls,
         ..
     } = abilities;
     let mut written = Vec::new();
@@ -141,6 +142,7 @@ pub fn record(root: &Root, emulator: &Path, abilities: &Abilities) -> io::Result
     for (key, socket) in [
         ("spice_auto_unix_socket", spice_auto_unix_socket),
         ("vnc_auto_unix_socket", vnc_auto_unix_socket),
+        ("spice_tls", spice_tls),
     ] {
         if let Some(socket) = socket {
             settings.push_str(&format!("{key} = {}\n", u8::from(*socket)));
