@@ -390,6 +390,9 @@ fn because(screens: &Screens, abilities: &Abilities, unsure: &[usize]) -> String
             format!("the display of {} is not known ({reason})", vgpu.id)
         })
         .collect();
+    if libvirt::tls(abilities, screens).len() > 1 {
+        reasons.push("spice_tls of qemu.conf is not known".into());
+    }
     for (name, version) in [("QEMU", &abilities.qemu), ("libvirt", &abilities.libvirt)] {
         match version {
             None => reasons.push(format!("{name}'s version is not known")),
