@@ -12,7 +12,7 @@ use crate::names::DeviceId;
 use crate::plan::{Level, Note, Plan, Topic, words};
 use crate::policy::{Displays, Wishes};
 use crate::predict::libvirt;
-use crate::predict::{About, HeadOf, Outcome, Prediction, Refusal, Shown, Stage};
+use crate::predict::{About, HeadOf, Outcome, Prediction, Program, Refusal, Shown, Stage};
 use crate::record::FORMAT;
 use crate::screens::{Here, Vgpu};
 
@@ -134,7 +134,8 @@ impl Check {
 
 /// How libvirt's answer differs from the prediction, which then becomes that answer.
 fn disagreement(answer: Start, now: &mut Prediction) -> Option<String> {
-    let is_asked = |refusal: &Refusal| matches!(refusal.stage, Stage::Define | Stage::Start);
+    let is_asked =
+        |refusal: &Refusal| refusal.by() == Program::Libvirt && refusal.stage != Stage::Devices;
     let expected = match &now.outcome {
         Outcome::No(refusal) | Outcome::Doubt { refusal, .. } if is_asked(refusal) => Some(refusal),
         _ => None,

@@ -67,6 +67,10 @@ impl<T> Rule<T> {
         Self::at(Stage::Define, words, broken)
     }
 
+    const fn arguments(words: &'static str, broken: fn(&World<'_>, &T) -> Option<String>) -> Self {
+        Self::at(Stage::Arguments, words, broken)
+    }
+
     const fn start(words: &'static str, broken: fn(&World<'_>, &T) -> Option<String>) -> Self {
         Self::at(Stage::Start, words, broken)
     }
@@ -200,9 +204,8 @@ fn is_primary(world: &World<'_>, card: &Card) -> bool {
 }
 
 /// For each card (src/conf/domain_validate.c, `virDomainVideoDefValidate`; src/qemu/qemu_validate.c,
-/// `qemuValidateDomainDeviceDefVideo`). The two of them for `accel3d` are left out: libvirt 11.3 has
-/// them in its source, and a guest with 3D on a vga card started.
-const VIDEO: [OfCard; 24] = [
+/// `qemuValidateDomainDeviceDefVideo`).
+const VIDEO: [OfCard; 25] = [
     OfCard::define(
         "'vhostuser' driver is only supported with 'virtio' device",
         |_, card| if_so(card.settings.vhost_user && other_than(card, &["virtio"]).is_some()),
@@ -297,6 +300,15 @@ const VIDEO: [OfCard; 24] = [
             if_so(has_rule && (1..1024).contains(&card.settings.memory.vram))
         },
     ),
+    // 12.8 has not the words; 12.5, which brought the frontends below, is the likely one.
+    OfCard::define(
+        "3d acceleration is supported only with 'virtio' video device",
+        |_, card| {
+            let is_its = card.settings.accel3d && !card.settings.vhost_user;
+            if_so(is_its && other_than(card, &["virtio"]).is_some())
+        },
+    )
+    .until(&[12, 5]),
     OfCard::define(
         "'blob' support for virtio-gpu devices requires a memfd memory backend",
         |world, card| {
@@ -587,12 +599,12 @@ const PORTS: [OfGraphics; 1] = [OfGraphics::start(NO_TLS_PORT, |world, frontend|
 
 /// Before the command line is built (src/qemu/qemu_command.c, `qemuBuildCommandLineValidate`).
 const ONE_OF_EACH: [OfGraphics; 2] = [
-    OfGraphics::start(
+    OfGraphics::arguments(
         "only 1 graphics device of each type (sdl, vnc, spice, headless, dbus, rdp) is supported",
         is_twice,
     )
     .since(&[11, 1]),
-    OfGraphics::start(
+    OfGraphics::arguments(
         "only 1 graphics device of each type (sdl, vnc, spice, headless, dbus) is supported",
         is_twice,
     )
@@ -607,12 +619,12 @@ fn is_twice(world: &World<'_>, frontend: &Frontend) -> Option<String> {
 /// For each graphics, as its arguments are built (`qemuBuildGraphicsVNCCommandLine`,
 /// `qemuBuildGraphicsSPICECommandLine`).
 const ARGUMENTS: [OfGraphics; 5] = [
-    OfGraphics::start("vnc port must be in range [5900,65535]", |_, frontend| {
+    OfGraphics::arguments("vnc port must be in range [5900,65535]", |_, frontend| {
         let settings = &frontend.settings;
         let is_vnc = is_kind(frontend, GraphicsType::Vnc) && is_on_tcp(frontend);
         if_so(is_vnc && !settings.autoport && !(5900..=65535).contains(&settings.port))
     }),
-    OfGraphics::start(
+    OfGraphics::arguments(
         "spice defaultMode secure requested in XML configuration, but TLS connection is not available",
         |_, frontend| {
             let asks = frontend.settings.default_mode == SpiceMode::Secure;
@@ -620,7 +632,7 @@ const ARGUMENTS: [OfGraphics; 5] = [
         },
     )
     .repairable(),
-    OfGraphics::start(
+    OfGraphics::arguments(
         "spice defaultMode insecure requested in XML configuration, but plaintext connection is not available",
         |_, frontend| {
             let asks = frontend.settings.default_mode == SpiceMode::Insecure;
@@ -628,7 +640,7 @@ const ARGUMENTS: [OfGraphics; 5] = [
         },
     )
     .repairable(),
-    OfGraphics::start(
+    OfGraphics::arguments(
         "spice secure channels set in XML configuration, but TLS connection is not available",
         |_, frontend| {
             let asks = frontend.settings.channels.contains(&SpiceMode::Secure);
@@ -636,7 +648,7 @@ const ARGUMENTS: [OfGraphics; 5] = [
         },
     )
     .repairable(),
-    OfGraphics::start(
+    OfGraphics::arguments(
         "spice insecure channels set in XML configuration, but plaintext connection is not available",
         |_, frontend| {
             let asks = frontend.settings.channels.contains(&SpiceMode::Insecure);
@@ -869,7 +881,7 @@ mod tests {
     /// docs/qemu-and-libvirt.md says otherwise.
     #[test]
     fn in_libvirts_words() {
-        use Stage::{Define, Start};
+        use Stage::{Arguments, Define, Start};
         let old = &[11, 3][..];
         let new = &[12, 8][..];
         for (versions, devices, stage, words) in [
@@ -934,6 +946,12 @@ mod tests {
                 "value for 'vram' must be at least 1 MiB (1024 KiB)",
             ),
             (
+                [old, old],
+                format!("{VNC}<video><model type='vga'><acceleration accel3d='yes'/></model></video>"),
+                Define,
+                "3d acceleration is supported only with 'virtio' video device",
+            ),
+            (
                 [new, new],
                 card("type='cirrus' edid='on'"),
                 Define,
@@ -984,13 +1002,13 @@ mod tests {
             (
                 [old, new],
                 "<graphics type='spice' port='5901' autoport='no' defaultMode='secure'/>".into(),
-                Start,
+                Arguments,
                 "spice defaultMode secure requested in XML configuration, but TLS connection is not available",
             ),
             (
                 [old, new],
                 "<graphics type='spice'><listen type='none'/><channel name='main' mode='secure'/></graphics>".into(),
-                Start,
+                Arguments,
                 "spice secure channels set in XML configuration, but TLS connection is not available",
             ),
             (
@@ -1020,13 +1038,13 @@ mod tests {
             (
                 [old, new],
                 "<graphics type='vnc' port='80'/>".into(),
-                Start,
+                Arguments,
                 "vnc port must be in range [5900,65535]",
             ),
             (
                 [old, new],
                 "<graphics type='vnc' autoport='no'/>".into(),
-                Start,
+                Arguments,
                 "vnc port must be in range [5900,65535]",
             ),
             (
@@ -1050,7 +1068,7 @@ mod tests {
             (
                 [old, new],
                 format!("{VNC}{VNC}"),
-                Start,
+                Arguments,
                 "only 1 graphics device of each type (sdl, vnc, spice, headless, dbus, rdp) is supported",
             ),
             (
