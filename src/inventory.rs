@@ -71,6 +71,9 @@ pub struct DeviceEntry {
     /// Node in `/dev/vfio/devices`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cdev: Option<String>,
+    /// The vendor of a PCI device.
+    #[serde(skip)]
+    pub vendor: Option<u16>,
     /// The render node of the GPU behind it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub render_node: Option<String>,
@@ -252,7 +255,7 @@ pub fn known(root: &Root, id: DeviceId, warnings: &mut Vec<Warning>) -> Known {
 #[must_use]
 pub fn here(root: &Root, id: DeviceId) -> Option<Here> {
     match sysfs::bound_to(root, id) {
-        Some(driver) => Some(Here::Present { driver }),
+        Some((driver, vendor)) => Some(Here::Present { driver, vendor }),
         None if sysfs::has_buses(root) => Some(Here::Absent),
         None => None,
     }
@@ -278,6 +281,7 @@ pub fn recorded(root: &Root, id: DeviceId, warnings: &mut Vec<Warning>) -> Optio
         render_node,
         here: Some(Here::Present {
             driver: circumstances.driver,
+            vendor: None,
         }),
     })
 }
@@ -290,6 +294,7 @@ impl From<DeviceEntry> for Known {
             here: Some(match entry.state {
                 State::Active => Here::Present {
                     driver: entry.driver,
+                    vendor: entry.vendor,
                 },
                 State::Defined => Here::Absent,
             }),
@@ -408,6 +413,7 @@ pub fn active(sources: &Sources, device: &Device) -> DeviceEntry {
         iommu_group: device.iommu_group,
         cdev: device.cdev.clone(),
         require: hints(&finding.facts, device.render_node.as_deref()),
+        vendor: device.pci.as_ref().map(|pci| pci.vendor),
         render_node: device.render_node.clone(),
         finding,
         rule: rule.map(|rule| rule.name.clone()),
@@ -453,6 +459,7 @@ pub fn defined(sources: &Sources, definition: &Definition) -> DeviceEntry {
         iommu_group: None,
         cdev: None,
         require: hints(&finding.facts, render_node.as_deref()),
+        vendor: None,
         render_node,
         finding,
         rule: rule.map(|rule| rule.name.clone()),

@@ -35,6 +35,8 @@ pub enum Here {
     Present {
         /// The driver that is bound to it.
         driver: Option<String>,
+        /// The vendor of a PCI device.
+        vendor: Option<u16>,
     },
 }
 
@@ -53,7 +55,7 @@ impl Known {
     #[must_use]
     pub fn driver(&self) -> Option<&str> {
         match &self.here {
-            Some(Here::Present { driver }) => driver.as_deref(),
+            Some(Here::Present { driver, .. }) => driver.as_deref(),
             _ => None,
         }
     }
@@ -122,26 +124,30 @@ pub struct Vgpu {
     /// A vendor's driver that libvirt takes the device from, as it is managed='yes', and what that
     /// driver made of the device is lost: a vGPU.
     pub lost: Option<String>,
+    /// Whether libvirt binds it to vfio-pci before QEMU runs.
+    pub rebound: bool,
 }
 
-/// Whether a driver of PCI devices is vfio-pci or one of the kernel's variants of it, by its name.
-fn is_vfio_driver(driver: &str) -> bool {
-    driver.ends_with("vfio-pci") || driver.ends_with("vfio_pci")
-}
+/// Intel's PCI vendor ID.
+const INTEL: u16 = 0x8086;
+
+/// NVIDIA's driver, which is a vfio driver for virtual functions with a vGPU.
+const NVIDIA: &str = "nvidia";
 
 impl Vgpu {
     /// Whether libvirt binds the device to vfio-pci (or to the variant of vfio-pci for the device)
-    /// before QEMU runs: with managed='yes', unless such a driver is bound to it, or the one that
-    /// `<driver model=…>` names (libvirt src/util/virpci.c, `virPCIDeviceDetach`,
-    /// `virPCIDeviceFindBestVFIOVariant`). A vendor's own driver is none of them, whatever it
-    /// offers: libvirt knows the variants of the kernel's modules.alias.
-    #[must_use]
-    pub fn is_rebound(&self) -> bool {
-        let Some(Here::Present { driver }) = &self.known.here else {
+    /// before QEMU runs: with managed='yes', where a driver of the host's is bound to it, or none,
+    /// and not the one that `<driver model=…>` names (libvirt src/util/virpci.c,
+    /// `virPCIDeviceDetach`, `virPCIDeviceFindBestVFIOVariant`). NVIDIA's own driver is taken from
+    /// its virtual functions, too: libvirt looks for variants in the kernel's modules.alias, and
+    /// NVIDIA's is not among them. Another vendor's may be.
+    fn is_rebound(&self) -> bool {
+        let Some(Here::Present { driver, .. }) = &self.known.here else {
             return false;
         };
         let stays = driver.as_ref().is_some_and(|driver| {
-            is_vfio_driver(driver) || self.settings.driver.as_ref() == Some(driver)
+            let is_vfio = self.known.finding.facts.display != Display::Unknown(Reason::NoDriver);
+            self.settings.driver.as_ref() == Some(driver) || is_vfio && driver != NVIDIA
         });
         matches!(self.id, DeviceId::Pci(_)) && self.settings.managed && !stays
     }
@@ -165,13 +171,20 @@ impl Vgpu {
     }
 
     /// Whether it has an OpRegion; `None` if that is not known: rules and kernel attributes say
-    /// nothing of a missing one.
+    /// nothing of a missing one, but that a device without a display has none, unless it is a
+    /// passed-through GPU of Intel's. Only Intel's devices have one (vfio's vfio_pci_igd.c).
     #[must_use]
     pub fn has_opregion(&self) -> Option<bool> {
         let facts = &self.known.finding.facts;
+        let vendor = match self.known.here {
+            Some(Here::Present { vendor, .. }) => vendor,
+            _ => None,
+        };
         match (&facts.opregion, &facts.device) {
             (Some(_), _) => Some(true),
             (None, Some(_)) => Some(false),
+            (None, None) if vendor.is_some_and(|vendor| vendor != INTEL) => Some(false),
+            (None, None) if vendor.is_none() && facts.display == Display::NONE => Some(false),
             (None, None) => None,
         }
     }
@@ -490,8 +503,10 @@ fn vgpus(domain: &Domain<'_, '_>, known: &dyn Fn(DeviceId) -> Known) -> Vec<Vgpu
             properties,
             known: known(hostdev.id),
             lost: None,
+            rebound: false,
         };
         if vgpu.is_rebound() {
+            vgpu.rebound = true;
             let display = &vgpu.known.finding.facts.display;
             let is_vfio = *display != Display::Unknown(Reason::NoDriver);
             if is_vfio && *display != Display::NONE {

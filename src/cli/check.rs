@@ -4,13 +4,15 @@ use std::io::Write;
 
 use serde::Serialize;
 
+use crate::cli::libvirt::Start;
 use crate::cli::subject::{HostSurroundings, SubjectArgs};
 use crate::cli::{Context, End, Failure, json};
 use crate::fixup::fix;
 use crate::names::DeviceId;
 use crate::plan::{Level, Note, Plan, Topic, words};
 use crate::policy::{Displays, Wishes};
-use crate::predict::{About, HeadOf, Outcome, Prediction, Refusal, Shown, Stage};
+use crate::predict::libvirt;
+use crate::predict::{About, HeadOf, Outcome, Prediction, Program, Refusal, Shown, Stage};
 use crate::record::FORMAT;
 use crate::screens::{Here, Vgpu};
 
@@ -66,7 +68,10 @@ impl Check {
         let better = fix(&self.about.wishes())?;
         surroundings.warn();
         let plan = fixed.plan.as_ref();
-        let now = plan.map(Plan::now);
+        let mut now = plan.map(Plan::now);
+        let mistake = now
+            .as_mut()
+            .and_then(|now| self.hold_against_libvirt(context, &text, now));
         let fixup: Vec<String> = better
             .plan
             .iter()
@@ -82,10 +87,11 @@ impl Check {
             };
             json(out, &document)?;
         } else {
-            let report = match plan.zip(now.as_ref()) {
+            let mut report = match plan.zip(now.as_ref()) {
                 None => vec![Line::new("for vfio devices", "PASS", "the domain has none")],
                 Some((plan, now)) => lines(plan, now, better.plan.as_ref()),
             };
+            report.extend(mistake);
             let name = fixed.name.as_deref().unwrap_or("domain");
             print(out, name, &report)?;
             if !fixup.is_empty() {
@@ -96,6 +102,84 @@ impl Check {
         let refused =
             now.is_some_and(|now| matches!(now.outcome, Outcome::No(_))) || plan.is_some_and(fails);
         Ok(if refused { End::Refused } else { End::Done })
+    }
+}
+
+impl Check {
+    /// Has libvirt apply its rules to the domain, and believes it where the prediction is another: a
+    /// line that says so.
+    fn hold_against_libvirt(
+        &self,
+        context: &Context,
+        text: &str,
+        now: &mut Prediction,
+    ) -> Option<Line> {
+        let versions = self.about.qemu.is_some() || self.about.libvirt_version.is_some();
+        if !self.asks_libvirt() || versions || context.root.is_recorded() {
+            return None;
+        }
+        let what = "what libvirt says of the definition";
+        match context.libvirt.dry_run(text) {
+            Ok(answer) => {
+                let wrong = disagreement(answer?, now)?;
+                Some(Line {
+                    cures: vec!["gfxplane collect DIR, and a report with that directory".into()],
+                    ..Line::new(what, "WARN", wrong)
+                })
+            }
+            Err(failure) => Some(Line::new(what, "WARN", format!("not asked: {failure}"))),
+        }
+    }
+}
+
+/// How libvirt's answer differs from the prediction, which then becomes that answer.
+fn disagreement(answer: Start, now: &mut Prediction) -> Option<String> {
+    let is_asked =
+        |refusal: &Refusal| refusal.by() == Program::Libvirt && refusal.stage != Stage::Devices;
+    let expected = match &now.outcome {
+        Outcome::No(refusal) | Outcome::Doubt { refusal, .. } if is_asked(refusal) => Some(refusal),
+        _ => None,
+    };
+    match (answer, expected) {
+        (Start::Starts, None) => None,
+        (Start::Starts, Some(refusal)) => {
+            // Ports are given out at a real start alone.
+            if matches!(now.outcome, Outcome::Doubt { .. })
+                || refusal.message == libvirt::NO_TLS_PORT
+            {
+                return None;
+            }
+            let refusal = refusal.clone();
+            let wrong = format!(
+                "it takes the domain; gfxplane expected {:?}, which is gfxplane's mistake",
+                refusal.message
+            );
+            now.outcome = Outcome::Doubt {
+                refusal,
+                because: "libvirt takes the definition".into(),
+            };
+            Some(wrong)
+        }
+        (Start::Refused(words), expected) => {
+            let is_foreseen = expected.is_some_and(|refusal| words.contains(&refusal.message));
+            let wrong = (!is_foreseen).then(|| {
+                "gfxplane did not expect this refusal: if it is about graphics, video, channels or hostdevs, that is gfxplane's mistake".to_owned()
+            });
+            let stage = expected.map_or(Stage::Define, |refusal| refusal.stage);
+            if !is_foreseen || matches!(now.outcome, Outcome::Doubt { .. }) {
+                *now = Prediction {
+                    outcome: Outcome::No(Refusal {
+                        stage,
+                        about: About::Domain,
+                        message: words,
+                        always: false,
+                    }),
+                    heads: Vec::new(),
+                    dangers: Vec::new(),
+                };
+            }
+            wrong
+        }
     }
 }
 
@@ -188,7 +272,7 @@ fn display(vgpu: &Vgpu) -> Line {
     let display = &vgpu.known.finding.facts.display;
     let words = display.words().join(", ");
     let what = format!("for the display of {}", vgpu.id);
-    if vgpu.is_rebound() {
+    if vgpu.rebound {
         let more = "none: managed='yes' binds it to vfio-pci";
         return Line::new(what, "PASS", more);
     }
@@ -239,6 +323,60 @@ fn start(now: &Prediction) -> Line {
                 "WARN",
                 format!("{who}, may say: {}; {because}", refusal.message),
             )
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prediction(outcome: Outcome) -> Prediction {
+        Prediction {
+            outcome,
+            heads: Vec::new(),
+            dangers: Vec::new(),
+        }
+    }
+
+    fn refusal(stage: Stage, message: &str) -> Refusal {
+        Refusal {
+            stage,
+            about: About::Domain,
+            message: message.into(),
+            always: true,
+        }
+    }
+
+    #[test]
+    fn libvirts_answer_wins() {
+        let no = |stage, message| Outcome::No(refusal(stage, message));
+        let refused = |words: &str| Start::Refused(format!("unsupported configuration: {words}"));
+        for (predicted, answer, mistake, expected) in [
+            (Outcome::Yes, Start::Starts, false, "starts"),
+            (no(Stage::Define, "a"), refused("a"), false, "a"),
+            (no(Stage::Define, "a"), refused("b"), true, "b"),
+            (Outcome::Yes, refused("b"), true, "b"),
+            (no(Stage::Qemu, "a"), refused("b"), true, "b"),
+            (no(Stage::Qemu, "a"), Start::Starts, false, "a"),
+            (no(Stage::Devices, "a"), Start::Starts, false, "a"),
+            (no(Stage::Define, "a"), Start::Starts, true, "doubt"),
+            (
+                no(Stage::Start, libvirt::NO_TLS_PORT),
+                Start::Starts,
+                false,
+                libvirt::NO_TLS_PORT,
+            ),
+        ] {
+            let told = format!("{predicted:?} {answer:?}");
+            let mut now = prediction(predicted);
+            assert_eq!(disagreement(answer, &mut now).is_some(), mistake, "{told}");
+            let seen = match &now.outcome {
+                Outcome::Yes => "starts",
+                Outcome::No(refusal) => refusal.message.as_str(),
+                Outcome::Doubt { .. } => "doubt",
+            };
+            assert!(seen.ends_with(expected), "{told}: {seen}");
         }
     }
 }

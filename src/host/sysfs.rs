@@ -241,9 +241,10 @@ pub fn read_device(root: &Root, id: DeviceId, attributes: &[&str]) -> (Host, Opt
     (reader.into_host(), device)
 }
 
-/// The driver that is bound to a device, `Some(None)` without one; `None` if the device isn't there.
+/// The driver that is bound to a device, if there is one, and the vendor of a PCI device; `None` if the
+/// device isn't there.
 #[must_use]
-pub fn bound_to(root: &Root, id: DeviceId) -> Option<Option<String>> {
+pub fn bound_to(root: &Root, id: DeviceId) -> Option<(Option<String>, Option<u16>)> {
     let devices = root.join("sys/bus").join(id.bus()).join("devices");
     let link = devices.join(id.to_string());
     if !exists(&link) {
@@ -251,7 +252,13 @@ pub fn bound_to(root: &Root, id: DeviceId) -> Option<Option<String>> {
     }
     let driver = read_link(&link.join("driver")).ok();
     let name = driver.as_deref().and_then(Path::file_name);
-    Some(name.map(|name| name.to_string_lossy().into_owned()))
+    let name = name.map(|name| name.to_string_lossy().into_owned());
+    let vendor = std::fs::read_to_string(link.join("vendor")).ok();
+    let vendor = vendor.and_then(|text| {
+        let digits = text.trim().strip_prefix("0x")?.to_owned();
+        u16::from_str_radix(&digits, 16).ok()
+    });
+    Some((name, vendor))
 }
 
 /// Whether there is a sysfs with buses, so that a device that is not on one is not there.

@@ -51,26 +51,25 @@ pub enum Stage {
     /// libvirt's rules for a definition. It applies them when it defines the domain, and again at
     /// each start (libvirt src/conf/domain_validate.c, src/qemu/qemu_validate.c).
     Define,
-    /// libvirt's rules for a start: what needs the host's settings or the whole command line
-    /// (src/qemu/qemu_process.c, src/qemu/qemu_command.c).
+    /// libvirt's rules for a start: what needs the host's settings (src/qemu/qemu_process.c).
     Start,
     /// What libvirt does to the host's devices before QEMU runs: it looks mediated devices up, and
     /// binds PCI devices with managed='yes' to a vfio driver (src/hypervisor/virhostdev.c).
     Devices,
+    /// libvirt's rules for QEMU's arguments, which it builds once the devices are ready
+    /// (src/qemu/qemu_command.c).
+    Arguments,
     /// QEMU.
     Qemu,
 }
 
 impl Stage {
-    /// All of them.
-    pub const ALL: [Stage; 4] = [Stage::Define, Stage::Start, Stage::Devices, Stage::Qemu];
-
     /// The program that refuses at this stage.
     #[must_use]
     pub fn program(self) -> Program {
         match self {
-            Stage::Define | Stage::Start | Stage::Devices => Program::Libvirt,
             Stage::Qemu => Program::Qemu,
+            _ => Program::Libvirt,
         }
     }
 
@@ -81,6 +80,7 @@ impl Stage {
             Stage::Define => "define",
             Stage::Start => "start",
             Stage::Devices => "devices",
+            Stage::Arguments => "arguments",
             Stage::Qemu => "qemu",
         }
     }
@@ -92,6 +92,7 @@ impl Stage {
             Stage::Define => "libvirt, at define",
             Stage::Start => "libvirt, at start",
             Stage::Devices => "libvirt, preparing devices",
+            Stage::Arguments => "libvirt, building QEMU's arguments",
             Stage::Qemu => "QEMU",
         }
     }
@@ -390,6 +391,9 @@ fn because(screens: &Screens, abilities: &Abilities, unsure: &[usize]) -> String
             format!("the display of {} is not known ({reason})", vgpu.id)
         })
         .collect();
+    if libvirt::tls(abilities, screens).len() > 1 {
+        reasons.push("spice_tls of qemu.conf is not known".into());
+    }
     for (name, version) in [("QEMU", &abilities.qemu), ("libvirt", &abilities.libvirt)] {
         match version {
             None => reasons.push(format!("{name}'s version is not known")),

@@ -63,6 +63,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("without-vfio-devices", source, without_vfio_devices),
         trial("read-as-libvirt-reads-it", source, as_libvirt),
         trial("displays", source, displays),
+        trial("refused-in-libvirts-words", source, refused),
     ];
     let with_devices = domains(source).filter(|file| has_vfio_devices(&file.text));
     for file in with_devices {
@@ -492,6 +493,94 @@ fn as_libvirt(source: &Source) -> Result<(), Failed> {
     at_least(number, 1_500, "domains with a command line")?;
     at_least(refusals, 150, "domains that are refused")?;
     failed_if(&problems, number + refusals)
+}
+
+/// libvirt's refusals of hostdevs that are no vfio devices with a screen, or of what is no screen's.
+const OF_OTHERS: [(&str, &str); 12] = [
+    ("hostdev-scsi-duplicate", "a SCSI device"),
+    ("hostdev-scsi-vhost-rawio-invalid", "a SCSI device"),
+    ("hostdev-scsi-vhost-scsi-pci-boot-fail", "a SCSI device"),
+    ("hostdev-scsi-vhost-sgio-invalid", "a SCSI device"),
+    ("hostdev-usb-duplicate", "a USB device"),
+    ("hostdevs-drive-address-conflict", "a SCSI device"),
+    (
+        "hostdev-subsys-mdev-vfio-ccw-duplicate-address",
+        "two addresses in the guest that are the same",
+    ),
+    ("hostdev-vfio-zpci-duplicate", "an address of s390"),
+    (
+        "hostdev-vfio-zpci-invalid-uid-valid-fid",
+        "an address of s390",
+    ),
+    ("hostdev-vfio-zpci-set-zero", "an address of s390"),
+    ("hostdev-vfio-zpci-uid-set-zero", "an address of s390"),
+    ("hostdev-vfio-zpci-wrong-arch", "an address of s390"),
+];
+
+/// What libvirt refuses of graphics, cards, hostdevs and channels, we refuse, in its words, whatever the
+/// devices are.
+fn refused(source: &Source) -> Result<(), Failed> {
+    let (folder, names) = folder_of(source)?;
+    let is_one = |name: &str| {
+        let subjects = ["graphics-", "video-", "hostdev", "channel-"];
+        subjects.iter().any(|subject| name.starts_with(subject))
+    };
+    let (mut problems, mut number) = (Vec::new(), 0);
+    let mut of_others = BTreeSet::new();
+    for case in cases(&folder, &names, ".err") {
+        let name = case.name.split('.').next().unwrap_or_default();
+        if !is_one(name) {
+            continue;
+        }
+        let said = fs::read_to_string(&case.verdict)?;
+        let exception = OF_OTHERS.iter().find(|(other, _)| *other == name);
+        for path in &case.inputs {
+            number += 1;
+            let text = fs::read_to_string(path)?;
+            let document = Document::parse(&text).map_err(|error| format!("{name}: {error}"))?;
+            let domain = Domain::new(&document).map_err(|error| format!("{name}: {error}"))?;
+            for (word, kind) in WORLDS {
+                let outcome = case.prediction(&domain, kind).1.outcome;
+                let is_so = matches!(&outcome, Outcome::No(refusal)
+                    if refusal.by() == Program::Libvirt && said.contains(&refusal.message));
+                match exception {
+                    Some((other, _)) if !is_so => {
+                        of_others.insert(*other);
+                    }
+                    None if is_so => {}
+                    _ => problems.push(format!(
+                        "{name}, {word}: libvirt says {:?}, and we {outcome:?}",
+                        said.trim_end()
+                    )),
+                }
+            }
+        }
+    }
+    let gone = OF_OTHERS
+        .iter()
+        .filter(|(name, _)| !of_others.contains(name));
+    problems.extend(gone.map(|(name, _)| format!("{name} is no exception any more")));
+    // The schema refuses it, and so does libvirt's parser.
+    let path = source
+        .root
+        .join("tests/genericxml2xmlindata/graphics-listen-network-invalid.xml");
+    let text = fs::read_to_string(path)?;
+    let document = Document::parse(&text)?;
+    let screens = World {
+        devices: vec![known(0)],
+        abilities: Abilities::default(),
+    };
+    let domain = Domain::new(&document)?;
+    let seen = Screens::of(&domain, &|id| screens.known(id), &screens.abilities);
+    match predict(&seen, &screens.abilities).outcome {
+        Outcome::No(refusal)
+            if refusal
+                .message
+                .starts_with("'network' attribute is required") => {}
+        other => problems.push(format!("graphics-listen-network-invalid: {other:?}")),
+    }
+    at_least(number, 20, "domains that are refused")?;
+    failed_if(&problems, number)
 }
 
 /// What becomes of a domain.

@@ -263,6 +263,14 @@ impl Libvirt for ByLibrary {
         ))
     }
 
+    fn dry_run(&self, xml: &str) -> Result<Option<Start>, Failure> {
+        match self.connect()?.domain_xml_to_native("qemu-argv", xml, 0) {
+            Ok(_) => Ok(Some(Start::Starts)),
+            Err(error) if error.code().is(ErrorNumber::NoSupport) => Ok(None),
+            Err(error) => refused(&error).map(Some),
+        }
+    }
+
     fn nodedev_xml(&self, name: &str) -> Result<String, Failure> {
         let connection = self.read_only()?;
         let result = connection

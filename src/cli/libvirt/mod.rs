@@ -224,6 +224,16 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
     /// libvirt can't be reached, allows us nothing, or has not started it at `limit`.
     fn start(&self, xml: &str, uuid: &str, term: Term<'_>) -> Result<Start, Failure>;
 
+    /// What libvirt's own rules make of a domain, without a start: it translates the XML into QEMU's
+    /// arguments (`virConnectDomainXMLToNative`), for which it applies the rules of a definition and
+    /// most of those of a start. Nothing is defined. `None` if this driver of libvirt's can't.
+    ///
+    /// # Errors
+    /// libvirt can't be reached, or allows us nothing.
+    fn dry_run(&self, _xml: &str) -> Result<Option<Start>, Failure> {
+        Ok(None)
+    }
+
     /// The XML of a node device.
     ///
     /// # Errors
