@@ -136,7 +136,9 @@ impl Explain {
             }
         }
         // What is passed over has its own verbs: list and doctor.
-        let (host, _) = examine::read(&context.root);
+        let (host, _) = examine::read(&context.root, &|emulator: &Path| {
+            context.domain_capabilities(emulator, true)
+        });
         let situation = named.as_ref().map(|named| &named.situation);
         let explanations: Vec<Explanation> = found
             .iter()

@@ -23,7 +23,7 @@ use crate::doctor::{
     Access, HOOK_PROGRAM, Host, Moment, Profile, QemuUser, RenderNode, Running, Script, Scripts,
     Selinux, UdevRule,
 };
-use crate::host::emulator::{self, Asking};
+use crate::host::emulator::{self, AskLibvirt, Asking};
 use crate::host::mdevctl::WRAPPER;
 use crate::host::run::UDEV_RULE;
 use crate::inventory::{Sources, inventory, rule_for};
@@ -46,10 +46,10 @@ const DAEMONS: [&str; 2] = ["libvirtd", "virtqemud"];
 /// The [`Moment`] of a recorded host.
 pub(crate) const MOMENT: &str = "var/cache/gfxplane/moment.json";
 
-/// Reads all of it. QEMU is asked what it can do, if nobody has before, but not on a recorded host.
+/// Reads all of it. libvirt is asked what it can do with QEMU, if nobody has before, but not on a recorded host.
 /// Also returns what was passed over elsewhere than where the report says it.
 #[must_use]
-pub fn read(root: &Root) -> (Host, Vec<Warning>) {
+pub fn read(root: &Root, ask: &AskLibvirt<'_>) -> (Host, Vec<Warning>) {
     let mut warnings = Vec::new();
     let config = settings::config(root, &mut warnings);
     let sources = Sources::read(root);
@@ -80,7 +80,7 @@ pub fn read(root: &Root) -> (Host, Vec<Warning>) {
             .any(|path| root.join(path).exists()),
         kvm: root.join("dev/kvm").exists(),
         egl_vendor: has_egl_vendor(root, &mut rest),
-        emulators: emulators(root, &mut rest),
+        emulators: emulators(root, ask, &mut rest),
         libvirt: emulator::abilities(root, Path::new(""), Asking::Cached, &mut rest).libvirt,
         mdevctl: mdevctl(root),
         scripts: scripts(root, &mut rest),
@@ -160,6 +160,7 @@ fn has_egl_vendor(root: &Root, warnings: &mut Vec<Warning>) -> bool {
 
 fn emulators(
     root: &Root,
+    ask: &AskLibvirt<'_>,
     warnings: &mut Vec<Warning>,
 ) -> Vec<(PathBuf, crate::abilities::Abilities)> {
     let mut paths: BTreeSet<PathBuf> = emulator::known(root, warnings).into_iter().collect();
@@ -169,16 +170,11 @@ fn emulators(
         // What was there once and was asked has a file in the cache for good.
         paths.retain(there);
     }
-    let asking = if root.is_recorded() {
-        Asking::Cached
-    } else {
-        Asking::Fresh
-    };
-    let ask = |path: PathBuf| {
-        let abilities = emulator::abilities(root, &path, asking, warnings);
+    let found = |path: PathBuf| {
+        let abilities = emulator::abilities(root, &path, Asking::Fresh(ask), warnings);
         (path, abilities)
     };
-    paths.into_iter().map(ask).collect()
+    paths.into_iter().map(found).collect()
 }
 
 /// Where programs are that libvirt finds (the PATH that systemd gives a service).

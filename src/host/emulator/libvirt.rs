@@ -178,7 +178,7 @@ fn switch(value: &str) -> Option<bool> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fake::{Host, nothing};
+    use super::super::made::{Host, nothing};
     use super::*;
     use std::os::unix::fs::symlink;
 
@@ -199,7 +199,7 @@ mod tests {
                 "{name}"
             );
         }
-        let host = Host::new("", "");
+        let host = Host::new();
         let library = |directory: &str, version: &str| {
             let directory = host.root().join(directory);
             fs::create_dir_all(&directory).unwrap();
@@ -218,7 +218,7 @@ mod tests {
 
     #[test]
     fn render_nodes_as_libvirt_sees_them() {
-        let host = Host::new("", "");
+        let host = Host::new();
         let found = || render_nodes(&host.root());
         let make = |path: &str| fs::create_dir_all(host.root().join(path)).unwrap();
         assert_eq!(found(), Some(RenderNodes::NoDirectory));
@@ -252,7 +252,7 @@ mod tests {
             let found = value(text, "spice_listen").map(quoted);
             assert_eq!(found, expected, "{text:?}");
         }
-        let host = Host::new("", "");
+        let host = Host::new();
         let read = || {
             let mut found = Abilities::default();
             listens(&host.root(), &mut found, &mut Vec::new());
