@@ -1,6 +1,6 @@
 //! What libvirt refuses by itself, before QEMU is started.
 
-use crate::abilities::{Abilities, RenderNodes};
+use crate::abilities::{Abilities, DBUS_DAEMON_DIED, RenderNodes};
 use crate::domain::GraphicsType;
 use crate::predict::versions::Libvirt;
 use crate::predict::{About, Program, Refusal};
@@ -99,6 +99,10 @@ pub fn refusal(screens: &Screens, abilities: &Abilities, libvirt: &Libvirt) -> O
         if let Some(frontend) = screens.frontends.iter().find(looks) {
             return refuse(About::Graphics(frontend.kind), message, true);
         }
+    }
+    // src/qemu/qemu_dbus.c, qemuDBusStart
+    if abilities.dbus_daemon_denied == Some(true) && screens.frontends.iter().any(|f| f.daemon) {
+        return refuse(About::Graphics(GraphicsType::Dbus), DBUS_DAEMON_DIED, false);
     }
     // src/qemu/qemu_command.c, qemuBuildCommandLineValidate
     for frontend in &screens.frontends {

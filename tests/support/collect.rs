@@ -312,6 +312,7 @@ fn with_abilities(original: &Path, below: &Path) -> Result<PathBuf, Failed> {
         spice_auto_unix_socket: Some(false),
         vnc_auto_unix_socket: Some(true),
         render_nodes: None,
+        dbus_daemon_denied: Some(true),
     };
     emulator::record(&Root::recorded(&host), Path::new(QEMU), &abilities)?;
     Ok(host)

@@ -27,7 +27,7 @@ use crate::record::FORMAT;
 use cache::{Kept, Key, keep, kept_path, only_qemus, read};
 use capabilities::Capabilities;
 use files::Told;
-use libvirt::{Installed, installed_path, listens, render_nodes, version};
+use libvirt::{Installed, installed, installed_path, listens, render_nodes};
 
 /// Asks libvirt for the `<domainCapabilities>` of an emulator, by its path. `None`: there is no libvirt
 /// to ask. An error says why libvirt gave no answer.
@@ -91,7 +91,9 @@ pub fn abilities(
     warnings: &mut Vec<Warning>,
 ) -> Abilities {
     let mut abilities = of_qemu(root, emulator, asking, warnings);
-    abilities.libvirt = version(root, warnings);
+    let installed = installed(root, warnings);
+    abilities.libvirt = installed.version;
+    abilities.dbus_daemon_denied = installed.dbus_daemon_denied;
     listens(root, &mut abilities, warnings);
     abilities.render_nodes = render_nodes(root);
     abilities
@@ -106,6 +108,7 @@ pub fn abilities(
 pub fn record(root: &Root, emulator: &Path, abilities: &Abilities) -> io::Result<Vec<PathBuf>> {
     let Abilities {
         libvirt,
+        dbus_daemon_denied,
         spice_listen,
         vnc_listen,
         spice_auto_unix_socket,
@@ -128,10 +131,11 @@ pub fn record(root: &Root, emulator: &Path, abilities: &Abilities) -> io::Result
     if kept.abilities != Abilities::default() {
         write(kept_path(root, emulator), kept.to_text()?)?;
     }
-    if let Some(version) = libvirt {
+    if libvirt.is_some() || dbus_daemon_denied.is_some() {
         let installed = Installed {
             format: FORMAT,
-            version: version.clone(),
+            version: libvirt.clone(),
+            dbus_daemon_denied: *dbus_daemon_denied,
         };
         let text = serde_json::to_string_pretty(&installed)?;
         write(installed_path(root), text + "\n")?;
@@ -438,6 +442,7 @@ mod tests {
             spice_listen: Some("0.0.0.0".into()),
             vnc_listen: Some("10.1.2.3".into()),
             vnc_auto_unix_socket: Some(true),
+            dbus_daemon_denied: Some(true),
             ..host.find(true).0
         };
         fs::create_dir(copy.path()).unwrap();
