@@ -65,7 +65,7 @@ pub enum RenderNodes {
 pub const DBUS_DAEMON_DIED: &str = "dbus-daemon died and reported: libvirt: error : cannot execute binary /usr/bin/dbus-daemon: Permission denied";
 
 /// The command that makes AppArmor allow guests a dbus-daemon (docs/qemu-and-libvirt.md has how it was tried).
-pub const ALLOW_DBUS_DAEMON: &str = r"printf '%s\n' '/usr/bin/dbus-daemon mrix,' 'owner /run/libvirt/qemu/dbus/*-dbus.sock rw,' | sudo install -D -m 644 /dev/stdin /etc/apparmor.d/abstractions/libvirt-qemu.d/dbus";
+pub const ALLOW_DBUS_DAEMON: &str = r"printf '%s\n' '/usr/bin/dbus-daemon rmix,' 'owner /{,var/}run/libvirt/qemu/dbus/* rwk,' | sudo install -D -m 644 /dev/stdin /etc/apparmor.d/abstractions/libvirt-qemu.d/dbus";
 
 impl RenderNodes {
     /// How libvirt refuses graphics that need one; `None` if there is one.

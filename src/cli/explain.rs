@@ -1,6 +1,7 @@
 //! `gfxplane explain`: what a message means, and what a domain's log says.
 
 use std::io::{IsTerminal, Read, Write};
+use std::path::Path;
 
 use serde::Serialize;
 use uuid::Uuid;
