@@ -17,9 +17,9 @@ pub struct Abilities {
     /// The version of the libvirt that runs the domain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub libvirt: Option<Version>,
-    /// The frontends that this QEMU has: `vnc`, `spice`, `spice-gl`, and what `-display help`
-    /// lists (`dbus`, `egl-headless`, `sdl`). A distribution may leave any of them to a package
-    /// of its own.
+    /// The frontends that libvirt takes with this QEMU, and whose modules are installed (`vnc`, `spice`, `dbus`,
+    /// `egl-headless`, `sdl`, `rdp`), and `spice-gl`. A distribution may leave any of them to a package of
+    /// its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frontends: Option<BTreeSet<String>>,
     /// Whether its spice takes OpenGL over TCP: QEMU 10.1 and later do if they were built with
@@ -45,6 +45,10 @@ pub struct Abilities {
     /// Whether libvirt finds a render node for graphics with OpenGL that name none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub render_nodes: Option<RenderNodes>,
+    /// Whether AppArmor keeps libvirt from starting a dbus-daemon for a guest, as it does on Debian. Graphics of type
+    /// dbus on a bus then keep a domain from starting. Under SELinux it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dbus_daemon_denied: Option<bool>,
 }
 
 /// What libvirt finds when it looks for a render node (src/util/virutil.c,
@@ -59,6 +63,12 @@ pub enum RenderNodes {
     /// No `/dev/dri`.
     NoDirectory,
 }
+
+/// What libvirt says if AppArmor denies a guest a dbus-daemon (seen with 11.3 and 12.8).
+pub const DBUS_DAEMON_DIED: &str = "dbus-daemon died and reported: libvirt: error : cannot execute binary /usr/bin/dbus-daemon: Permission denied";
+
+/// The command that makes AppArmor allow guests a dbus-daemon (docs/qemu-and-libvirt.md has how it was tried).
+pub const ALLOW_DBUS_DAEMON: &str = r"printf '%s\n' '/usr/bin/dbus-daemon rmix,' 'owner /{,var/}run/libvirt/qemu/dbus/* rwk,' | sudo install -D -m 644 /dev/stdin /etc/apparmor.d/abstractions/libvirt-qemu.d/dbus";
 
 impl RenderNodes {
     /// How libvirt refuses graphics that need one; `None` if there is one.

@@ -181,6 +181,7 @@ fn device(action: &Action) -> Option<DeviceId> {
         | Action::Rom { device, .. } => Some(*device),
         Action::Gl { .. }
         | Action::ListenNone { .. }
+        | Action::PeerToPeer
         | Action::RenderNode { .. }
         | Action::AddGraphics { .. }
         | Action::RemoveGraphics { .. }

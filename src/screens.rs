@@ -234,6 +234,8 @@ pub struct Frontend {
     pub listens: bool,
     /// dbus: peer to peer, not on a bus.
     pub p2p: bool,
+    /// dbus: libvirt starts a dbus-daemon for it, as it is neither p2p nor on a bus that has an address.
+    pub daemon: bool,
     /// The render node.
     pub rendernode: Option<String>,
     /// What libvirt's rules depend on.
@@ -305,6 +307,9 @@ impl Screens {
                     reach: graphics.listen.reach(abilities.listen_default(kind)),
                     listens: graphics.listen != Listen::None,
                     p2p: graphics.p2p,
+                    daemon: kind == GraphicsType::Dbus
+                        && !graphics.p2p
+                        && graphics.element.attribute("address").is_none(),
                     rendernode: graphics.rendernode.clone(),
                     settings: graphics.settings.clone(),
                 })

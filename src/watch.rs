@@ -9,7 +9,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use crate::domain::Domain;
+use crate::domain::{Domain, GraphicsType};
 use crate::fixup::{Fixed, Surroundings, Unfit, fix};
 use crate::names::DeviceId;
 use crate::plan::{Action, Level, Note, Plan, words};
@@ -241,6 +241,7 @@ pub fn only_graphics(fixed: &Fixed) -> Option<String> {
             Action::Gl { graphics, .. }
             | Action::ListenNone { graphics }
             | Action::RenderNode { graphics, .. } => Some(*graphics),
+            Action::PeerToPeer => Some(GraphicsType::Dbus),
             _ => None,
         });
     let kind = changed.next()??;

@@ -17,7 +17,7 @@ use crate::abilities::Abilities;
 use crate::cli::{Context, End, Failure};
 use crate::doctor::{self, HOOK_PROGRAM, Moment, UdevRule};
 use crate::domain::{Domain, POLICY_NAMESPACE};
-use crate::host::emulator::{self, Asking};
+use crate::host::emulator::{self, AskLibvirt, Asking};
 use crate::host::mdevctl::WRAPPER;
 use crate::host::{Last, Root, Warning, examine, settings, watched};
 use crate::inventory::Sources;
@@ -88,8 +88,14 @@ impl Collect {
             emulators.extend(usual.filter(|path| path.exists()));
         }
         copy.host(&seen, &mut notes)?;
-        let abilities = copy.emulators(&emulators, &mut notes)?;
-        copy.examined(&examine::read(root).0)?;
+        let ask = |emulator: &Path| {
+            let is_of_a_file = domains
+                .iter()
+                .any(|domain| domain.emulator.as_deref() == Some(emulator));
+            context.domain_capabilities(emulator, !is_of_a_file)
+        };
+        let abilities = copy.emulators(&emulators, &ask, &mut notes)?;
+        copy.examined(&examine::read(root, &ask).0)?;
         for (place, domain) in domains.iter().enumerate() {
             let name = format!("domains/domain-{}.xml", place + 1);
             copy.text(Path::new(&name), &domain.text)?;
@@ -381,12 +387,15 @@ impl<'a> Copy<'a> {
     fn emulators(
         &mut self,
         emulators: &BTreeSet<PathBuf>,
+        ask: &AskLibvirt<'_>,
         notes: &mut Vec<Warning>,
     ) -> Result<Vec<(PathBuf, Abilities)>, Failure> {
         let copy = Root::recorded(self.to.join("root"));
         // libvirt may be there without any QEMU.
         let none = PathBuf::new();
-        let asked = emulators.iter().map(|emulator| (emulator, Asking::Fresh));
+        let asked = emulators
+            .iter()
+            .map(|emulator| (emulator, Asking::Fresh(ask)));
         let mut all = Vec::new();
         for (emulator, asking) in std::iter::once((&none, Asking::Cached)).chain(asked) {
             let abilities = emulator::abilities(self.from, emulator, asking, notes);

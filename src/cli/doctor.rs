@@ -1,6 +1,7 @@
 //! `gfxplane doctor`: what stands between this host and a working display.
 
 use std::io::Write;
+use std::path::Path;
 
 use serde::Serialize;
 
@@ -40,7 +41,9 @@ impl Doctor {
             let problem = "this libvirt is another host's, which can't be examined from here: run gfxplane doctor there";
             return Err(Failure::Environment(problem.into()).into());
         }
-        let (host, warnings) = reader::read(&context.root);
+        let (host, warnings) = reader::read(&context.root, &|emulator: &Path| {
+            context.domain_capabilities(emulator, true)
+        });
         let lines = examine(&host);
         let verdict = worst(&lines);
         if self.json {

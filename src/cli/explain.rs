@@ -1,6 +1,7 @@
 //! `gfxplane explain`: what a message means, and what a domain's log says.
 
 use std::io::{IsTerminal, Read, Write};
+use std::path::Path;
 
 use serde::Serialize;
 use uuid::Uuid;
@@ -136,7 +137,9 @@ impl Explain {
             }
         }
         // What is passed over has its own verbs: list and doctor.
-        let (host, _) = examine::read(&context.root);
+        let (host, _) = examine::read(&context.root, &|emulator: &Path| {
+            context.domain_capabilities(emulator, true)
+        });
         let situation = named.as_ref().map(|named| &named.situation);
         let explanations: Vec<Explanation> = found
             .iter()

@@ -26,7 +26,7 @@ pub mod watch;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::host::state::State;
@@ -125,6 +125,26 @@ impl Context {
             .as_deref()
             .and_then(|uri| uri.split_once("://"));
         rest.is_some_and(|(_, rest)| !rest.is_empty() && !rest.starts_with(['/', '?']))
+    }
+
+    /// Asks libvirt for the domain capabilities of an emulator of this machine's
+    /// ([`crate::host::emulator::AskLibvirt`]). `named_here`: libvirt may be told the emulator's path, because
+    /// libvirt, the host or the user names it, and not a file of somebody's. Else libvirt tells of its own.
+    ///
+    /// # Errors
+    /// Why libvirt gave no answer.
+    pub fn domain_capabilities(
+        &self,
+        emulator: &Path,
+        named_here: bool,
+    ) -> Result<Option<String>, String> {
+        if self.is_remote() {
+            return Ok(None);
+        }
+        let answer = self
+            .libvirt
+            .domain_capabilities(named_here.then_some(emulator));
+        answer.map_err(|error| error.to_string())
     }
 
     /// What is remembered of the domains, if they are those of this machine's own libvirt.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
@@ -11,10 +11,11 @@ use crate::cli::{Context, End, json, table};
 use crate::host::emulator::{self, Asking};
 use crate::record::FORMAT;
 
-/// Ask the host's QEMU what it can do, and keep the answer
+/// Find out what the host's QEMU and libvirt can do, and keep the answer
 ///
-/// The answer is kept in /var/cache/gfxplane until QEMU or its modules change. The qemu hook and
-/// guests' definitions rest on it.
+/// libvirt tells which graphics it takes with an emulator; QEMU's files tell the rest. The answer is kept in
+/// /var/cache/gfxplane until QEMU, its modules or libvirt change. The qemu hook and guests' definitions rest
+/// on it.
 #[derive(Debug, clap::Args)]
 pub struct QemuCommand {
     /// These, instead of those that libvirt uses on this host
@@ -39,10 +40,10 @@ struct Document {
 }
 
 impl QemuCommand {
-    /// Asks and prints.
+    /// Finds out and prints.
     ///
     /// # Errors
-    /// Those of the output. That an emulator does not answer is no error but exit code 1.
+    /// Those of the output. That something is not known is no error but exit code 1.
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         let mut warnings = Vec::new();
         let mut emulators: BTreeSet<PathBuf> = self.emulators.iter().cloned().collect();
@@ -55,13 +56,14 @@ impl QemuCommand {
             };
             emulators.extend(usual.filter(here));
         }
+        let ask = |emulator: &Path| context.domain_capabilities(emulator, true);
         let rows: Vec<Row> = emulators
             .into_iter()
             .map(|emulator| Row {
                 abilities: emulator::abilities(
                     &context.root,
                     &emulator,
-                    Asking::Fresh,
+                    Asking::Fresh(&ask),
                     &mut warnings,
                 ),
                 emulator,

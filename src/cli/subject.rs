@@ -25,7 +25,7 @@ pub struct SubjectArgs {
     /// or - for stdin
     #[arg(value_name = "DOMAIN|FILE|-")]
     pub subject: String,
-    /// The version of QEMU, instead of asking the domain's emulator
+    /// The version of QEMU, instead of that of the domain's emulator
     #[arg(long, value_name = "VERSION")]
     pub qemu: Option<Version>,
     /// The version of libvirt, instead of looking for it
@@ -125,6 +125,8 @@ fn text_of(from: impl Read, name: &str) -> anyhow::Result<String> {
 /// This machine, or a recorded host.
 pub struct HostSurroundings<'c> {
     context: &'c Context,
+    /// Whether libvirt has the domain, and so its emulator.
+    is_libvirts: bool,
     qemu: Option<Version>,
     libvirt: Option<Version>,
     /// What was passed over.
@@ -143,6 +145,7 @@ impl<'c> HostSurroundings<'c> {
             ));
         }
         Ok(HostSurroundings {
+            is_libvirts: arguments.asks_libvirt(),
             qemu: arguments.qemu.clone(),
             libvirt: arguments.libvirt_version.clone(),
             ..Self::as_it_is(context)
@@ -154,6 +157,7 @@ impl<'c> HostSurroundings<'c> {
     pub fn as_it_is(context: &'c Context) -> Self {
         HostSurroundings {
             context,
+            is_libvirts: true,
             qemu: None,
             libvirt: None,
             warnings: RefCell::default(),
@@ -186,10 +190,11 @@ impl Surroundings for HostSurroundings<'_> {
     fn abilities(&self, domain: &Domain<'_, '_>) -> Abilities {
         let emulator = domain.program();
         // Who names the version wants that one, not this machine's.
+        let ask = |emulator: &Path| self.context.domain_capabilities(emulator, self.is_libvirts);
         let asking = if self.qemu.is_some() {
             Asking::Cached
         } else {
-            Asking::Fresh
+            Asking::Fresh(&ask)
         };
         let mut abilities = emulator::abilities(
             &self.context.root,

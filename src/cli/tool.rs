@@ -65,23 +65,20 @@ impl Arguments {
     /// Whether libvirt is asked.
     #[must_use]
     pub fn ask_libvirt(&self) -> bool {
+        // What this host's QEMU can do may have to be asked of its libvirt.
+        let is_about_this_host = self.global.root.is_none();
         match &self.verb {
-            Verb::Check(check) => check.asks_libvirt(),
+            Verb::Check(check) => is_about_this_host || check.asks_libvirt(),
             Verb::Explain(explain) => explain.asks_libvirt(),
-            Verb::Fixup(fixup) => fixup.asks_libvirt(),
+            Verb::Fixup(fixup) => is_about_this_host || fixup.asks_libvirt(),
             Verb::Verify(verify) => verify.asks_libvirt(),
             Verb::Watch(_) => true,
             Verb::NodedevList(list) => list.asks_libvirt(),
             Verb::NodedevDumpxml(dumpxml) => dumpxml.asks_libvirt(),
             Verb::Probe(probe) => probe.asks_libvirt(),
             Verb::Undo(_) | Verb::Policy(_) | Verb::Learn(_) => true,
-            Verb::List(_)
-            | Verb::Log(_)
-            | Verb::Collect(_)
-            | Verb::Doctor(_)
-            | Verb::Qemu(_)
-            | Verb::Rules(_)
-            | Verb::VerifyChild(_) => false,
+            Verb::Collect(_) | Verb::Doctor(_) | Verb::Qemu(_) => is_about_this_host,
+            Verb::List(_) | Verb::Log(_) | Verb::Rules(_) | Verb::VerifyChild(_) => false,
         }
     }
 

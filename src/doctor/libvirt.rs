@@ -1,5 +1,6 @@
 //! What libvirt and mdevctl run: callouts, hooks, and what may keep them from it.
 
+use crate::abilities::ALLOW_DBUS_DAEMON;
 use crate::config::HookMode;
 use crate::doctor::{HOOK_PROGRAM, Host, Report, Script, Topic, Verdict, listed};
 use crate::version::Version;
@@ -351,6 +352,23 @@ fn selinux(host: &Host, report: &mut Report) {
                 hook = hook.path.display()
             ));
     }
+}
+
+/// Whether a guest may have a D-Bus daemon. Under SELinux that is not known, and nothing is said.
+pub(super) fn dbus_daemon(host: &Host, report: &mut Report) {
+    if host.dbus_daemon_denied != Some(true) {
+        return;
+    }
+    report
+        .line(
+            Topic::DbusDaemon,
+            "if AppArmor lets a guest have a dbus-daemon",
+            Verdict::Warn,
+            "it does not: no domain with <graphics type='dbus'/> on a bus starts",
+        )
+        .cure("<graphics type='dbus' p2p='yes'/>, which needs none")
+        .cure(ALLOW_DBUS_DAEMON)
+        .cure("with libvirt 9: the same lines in /etc/apparmor.d/local/abstractions/libvirt-qemu");
 }
 
 /// SELinux and AppArmor.

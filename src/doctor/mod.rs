@@ -70,6 +70,8 @@ pub enum Topic {
     Hook,
     /// SELinux and AppArmor.
     Confinement,
+    /// Whether AppArmor lets a guest have a dbus-daemon.
+    DbusDaemon,
     /// Versions with known faults.
     Versions,
     /// udev's rules, and the daemon.
@@ -121,6 +123,8 @@ pub struct Host {
     pub emulators: Vec<(PathBuf, Abilities)>,
     /// libvirt's version.
     pub libvirt: Option<Version>,
+    /// [`Abilities::dbus_daemon_denied`].
+    pub dbus_daemon_denied: Option<bool>,
     /// mdevctl's program.
     pub mdevctl: Option<PathBuf>,
     /// The directories of mdevctl's scripts that are there.
@@ -323,6 +327,7 @@ pub fn examine(host: &Host) -> Vec<Line> {
     libvirt::callouts(host, &mut report);
     libvirt::hook(host, &mut report);
     libvirt::confinement(host, &mut report);
+    libvirt::dbus_daemon(host, &mut report);
     versions::versions(host, &mut report);
     report.0
 }

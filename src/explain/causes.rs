@@ -6,6 +6,7 @@ use super::Found;
 use super::find;
 use super::messages::{Speaker, Symptom};
 use super::situation::{Mended, Situation};
+use crate::abilities::ALLOW_DBUS_DAEMON;
 use crate::doctor::{self, Line, Topic, Verdict, examine};
 use crate::evidence::Finding;
 use crate::facts::{Display, Reason};
@@ -466,6 +467,15 @@ fn knowledge(found: &Found) -> Knowledge {
             ],
             Fixup::Always,
             &[Topic::RenderNodes],
+        ),
+        Symptom::DbusDaemonDied => said(
+            "libvirt starts a dbus-daemon for <graphics type='dbus'/> that is on a bus, under the guest's own AppArmor profile, and Debian's has no rule that lets it run (\"cannot execute binary /usr/bin/dbus-daemon: Permission denied\")",
+            &[
+                "<graphics type='dbus' p2p='yes'/>, which needs none",
+                ALLOW_DBUS_DAEMON,
+            ],
+            Fixup::Refused,
+            &[Topic::DbusDaemon],
         ),
         Symptom::FrontendMissing => said(
             "this QEMU lacks what the domain asks for: distributions have spice, OpenGL and each kind of graphics in packages of their own",

@@ -89,6 +89,8 @@ pub enum Symptom {
     EglFailed,
     /// A dmabuf that the render node can't take.
     ImportFailed,
+    /// A D-Bus daemon that libvirt could not start for the guest.
+    DbusDaemonDied,
     /// A frontend, or OpenGL in it, that this QEMU lacks.
     FrontendMissing,
     /// An emulated card with 3D, and no OpenGL.
@@ -459,6 +461,13 @@ pub const WORDINGS: &[Wording] = &[
         "eglCreateImageKHR failed",
         "7.2, 10.0",
         "ui/egl-helpers.c, egl_dmabuf_import_texture",
+    ),
+    said(
+        Symptom::DbusDaemonDied,
+        Libvirt,
+        "dbus-daemon died and reported",
+        "11.3, 12.8",
+        "src/qemu/qemu_dbus.c, qemuDBusStart",
     ),
     said(
         Symptom::FrontendMissing,

@@ -23,7 +23,8 @@ use crate::doctor::{
     Access, HOOK_PROGRAM, Host, Moment, Profile, QemuUser, RenderNode, Running, Script, Scripts,
     Selinux, UdevRule,
 };
-use crate::host::emulator::{self, Asking};
+use crate::host::apparmor::{self, may_execute};
+use crate::host::emulator::{self, AskLibvirt, Asking};
 use crate::host::mdevctl::WRAPPER;
 use crate::host::run::UDEV_RULE;
 use crate::inventory::{Sources, inventory, rule_for};
@@ -41,15 +42,15 @@ const CALLOUT: &str = "99-gfxplane";
 const HELPER: &str = "usr/bin/gfxplane-helper";
 
 /// The daemons of libvirt that run QEMU.
-const DAEMONS: [&str; 2] = ["libvirtd", "virtqemud"];
+pub(super) const DAEMONS: [&str; 2] = ["libvirtd", "virtqemud"];
 
 /// The [`Moment`] of a recorded host.
 pub(crate) const MOMENT: &str = "var/cache/gfxplane/moment.json";
 
-/// Reads all of it. QEMU is asked what it can do, if nobody has before, but not on a recorded host.
+/// Reads all of it. libvirt is asked what it can do with QEMU, if nobody has before, but not on a recorded host.
 /// Also returns what was passed over elsewhere than where the report says it.
 #[must_use]
-pub fn read(root: &Root) -> (Host, Vec<Warning>) {
+pub fn read(root: &Root, ask: &AskLibvirt<'_>) -> (Host, Vec<Warning>) {
     let mut warnings = Vec::new();
     let config = settings::config(root, &mut warnings);
     let sources = Sources::read(root);
@@ -69,6 +70,7 @@ pub fn read(root: &Root) -> (Host, Vec<Warning>) {
         may_open(device, rule, Asked::Unasked(config.probe)).is_ok()
     });
     let hooks = hooks(root, &mut rest);
+    let libvirt = emulator::abilities(root, Path::new(""), Asking::Cached, &mut rest);
     let render_nodes = render_nodes(root, &mut rest);
     let host = Host {
         asked_unasked: asked_unasked.map(|device| device.id).collect(),
@@ -80,8 +82,9 @@ pub fn read(root: &Root) -> (Host, Vec<Warning>) {
             .any(|path| root.join(path).exists()),
         kvm: root.join("dev/kvm").exists(),
         egl_vendor: has_egl_vendor(root, &mut rest),
-        emulators: emulators(root, &mut rest),
-        libvirt: emulator::abilities(root, Path::new(""), Asking::Cached, &mut rest).libvirt,
+        emulators: emulators(root, ask, &mut rest),
+        libvirt: libvirt.libvirt,
+        dbus_daemon_denied: libvirt.dbus_daemon_denied,
         mdevctl: mdevctl(root),
         scripts: scripts(root, &mut rest),
         helper: is_executable(root, &root.join(HELPER)),
@@ -160,6 +163,7 @@ fn has_egl_vendor(root: &Root, warnings: &mut Vec<Warning>) -> bool {
 
 fn emulators(
     root: &Root,
+    ask: &AskLibvirt<'_>,
     warnings: &mut Vec<Warning>,
 ) -> Vec<(PathBuf, crate::abilities::Abilities)> {
     let mut paths: BTreeSet<PathBuf> = emulator::known(root, warnings).into_iter().collect();
@@ -169,16 +173,11 @@ fn emulators(
         // What was there once and was asked has a file in the cache for good.
         paths.retain(there);
     }
-    let asking = if root.is_recorded() {
-        Asking::Cached
-    } else {
-        Asking::Fresh
-    };
-    let ask = |path: PathBuf| {
-        let abilities = emulator::abilities(root, &path, asking, warnings);
+    let found = |path: PathBuf| {
+        let abilities = emulator::abilities(root, &path, Asking::Fresh(ask), warnings);
         (path, abilities)
     };
-    paths.into_iter().map(ask).collect()
+    paths.into_iter().map(found).collect()
 }
 
 /// Where programs are that libvirt finds (the PATH that systemd gives a service).
@@ -275,8 +274,7 @@ fn udev_rule(root: &Root) -> Option<UdevRule> {
 
 /// The profiles of libvirt's daemons, where AppArmor is switched on.
 fn profiles(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Profile> {
-    let enabled = root.join("sys/module/apparmor/parameters/enabled");
-    if read_text(&enabled, warnings).as_deref() != Some("Y") {
+    if !apparmor::is_enabled(root) {
         return Vec::new();
     }
     let mut profile = |daemon: &str| {
@@ -288,45 +286,15 @@ fn profiles(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Profile> {
         text.push_str(&local.unwrap_or_default());
         Some(Profile {
             daemon: daemon.to_owned(),
-            hooks: allows(
-                &text,
-                &["/etc/libvirt/hooks/**", "/etc/libvirt/hooks/qemu.d/*"],
-            ),
-            helper: allows(
-                &text,
-                &[
-                    "/usr/bin/*",
-                    "/usr/bin/**",
-                    "/{,usr/}bin/*",
-                    "/{usr/,}bin/*",
-                    "/usr/bin/gfxplane-helper",
-                ],
-            ),
-            hook_program: allows(
-                &text,
-                &[
-                    HOOK_PROGRAM,
-                    "/usr/libexec/gfxplane/*",
-                    "/usr/libexec/gfxplane/**",
-                    "/usr/libexec/**",
-                ],
-            ),
+            hooks: may_execute(&text, &format!("/etc/libvirt/hooks/qemu.d/{HOOK}")),
+            helper: may_execute(&text, &format!("/{HELPER}")),
+            hook_program: may_execute(&text, HOOK_PROGRAM),
         })
     };
     DAEMONS
         .iter()
         .filter_map(|daemon| profile(daemon))
         .collect()
-}
-
-/// Whether a profile has a rule to execute one of these: `PATH PERMISSIONS,` (apparmor.d(5)).
-fn allows(profile: &str, paths: &[&str]) -> bool {
-    profile.lines().any(|line| {
-        let mut words = line.split_whitespace();
-        let (path, permissions) = (words.next(), words.next());
-        let executes = permissions.is_some_and(|p| p.trim_end_matches(',').contains('x'));
-        executes && path.is_some_and(|path| paths.contains(&path.trim_matches('"')))
-    })
 }
 
 fn selinux(root: &Root, warnings: &mut Vec<Warning>) -> Option<Selinux> {
@@ -503,24 +471,6 @@ mod tests {
     use super::*;
     use std::fs::Permissions;
     use std::os::unix::fs::{PermissionsExt, symlink};
-
-    #[test]
-    fn what_a_profile_allows() {
-        for (profile, allowed) in [
-            ("  /etc/libvirt/hooks/** rmix,\n", true),
-            ("  \"/etc/libvirt/hooks/**\" rmix, # hooks\n", true),
-            ("  /etc/libvirt/hooks/** r,\n", false),
-            ("  # /etc/libvirt/hooks/** rmix,\n", false),
-            ("  /etc/libvirt/hooks/\n", false),
-            ("", false),
-        ] {
-            assert_eq!(
-                allows(profile, &["/etc/libvirt/hooks/**"]),
-                allowed,
-                "{profile}"
-            );
-        }
-    }
 
     #[test]
     fn links_lead_below_the_root() {

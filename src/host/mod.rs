@@ -15,6 +15,7 @@
 //! * [`testimony`]: what QEMU said of devices, beside the records.
 //! * [`tree`]: the sysfs-like tree of the 2018 mail, published beside the records.
 
+mod apparmor;
 pub mod emulator;
 pub mod examine;
 pub mod marks;

@@ -71,6 +71,11 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
             Action::Ramfb { device, on } => self.switch(*device, "ramfb", *on),
             Action::Gl { graphics, on } => self.gl(*graphics, *on),
             Action::ListenNone { graphics } => self.listen_none(*graphics),
+            Action::PeerToPeer => {
+                let dbus = self.graphics(GraphicsType::Dbus);
+                self.edits
+                    .extend(dbus.map(|dbus| dbus.element.set_attribute("p2p", "yes")));
+            }
             Action::RenderNode {
                 graphics,
                 rendernode,

@@ -94,6 +94,7 @@ pub fn best(
 enum Move {
     Gl(usize, bool),
     ListenNone(usize),
+    PeerToPeer(usize),
     Remove(usize),
     Add(GraphicsType, bool),
 }
@@ -118,6 +119,13 @@ fn ways(frontends: &[Frontend], may_add: bool) -> Vec<Vec<Move>> {
             }
             GraphicsType::Dbus => {
                 options.push(vec![Move::Gl(place, !frontend.gl)]);
+                if frontend.daemon {
+                    let without: Vec<_> = options.clone();
+                    for mut option in without {
+                        option.push(Move::PeerToPeer(place));
+                        options.push(option);
+                    }
+                }
                 options.push(vec![Move::Remove(place)]);
             }
             GraphicsType::Vnc | GraphicsType::Sdl | GraphicsType::EglHeadless => {
@@ -220,6 +228,10 @@ fn after(screens: &Screens, moves: &[Move]) -> Screens {
                 then.frontends[place].listens = false;
                 then.frontends[place].settings = GraphicsSettings::default();
             }
+            Move::PeerToPeer(place) => {
+                then.frontends[place].p2p = true;
+                then.frontends[place].daemon = false;
+            }
             Move::Remove(place) => removed.push(place),
             Move::Add(kind, gl) => {
                 // The guest gets no card that it did not have.
@@ -235,6 +247,7 @@ fn after(screens: &Screens, moves: &[Move]) -> Screens {
                     reach: Reach::Local,
                     listens: kind == GraphicsType::Vnc,
                     p2p: kind == GraphicsType::Dbus && !on_a_bus,
+                    daemon: kind == GraphicsType::Dbus && on_a_bus,
                     rendernode: None,
                     settings: GraphicsSettings {
                         autoport: true,
@@ -274,9 +287,10 @@ fn changes(screens: &Screens, then: &Screens, moves: &[Move]) -> Vec<Change> {
     let mut changes = Vec::new();
     for action in moves {
         let kind = match *action {
-            Move::Gl(place, _) | Move::ListenNone(place) | Move::Remove(place) => {
-                screens.frontends[place].kind
-            }
+            Move::Gl(place, _)
+            | Move::ListenNone(place)
+            | Move::PeerToPeer(place)
+            | Move::Remove(place) => screens.frontends[place].kind,
             Move::Add(kind, _) => kind,
         };
         let (made, reason) = match *action {
@@ -305,6 +319,10 @@ fn changes(screens: &Screens, then: &Screens, moves: &[Move]) -> Vec<Change> {
                 };
                 (Action::ListenNone { graphics: kind }, reason.to_owned())
             }
+            Move::PeerToPeer(_) => (
+                Action::PeerToPeer,
+                "AppArmor does not let libvirt start the dbus-daemon of a bus for a guest, and p2p needs none".into(),
+            ),
             Move::Remove(_) => {
                 let reason = match kind {
                     GraphicsType::EglHeadless => {

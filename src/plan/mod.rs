@@ -57,6 +57,8 @@ pub enum Action {
         /// Which.
         graphics: GraphicsType,
     },
+    /// `p2p='yes'` of the graphics of type dbus: viewers on this host get a file descriptor, and there is no bus.
+    PeerToPeer,
     /// `<gl rendernode=…>` of graphics.
     RenderNode {
         /// Which.
@@ -222,6 +224,7 @@ pub fn words(action: &Action) -> String {
             )
         }
         Action::ListenNone { graphics } => format!("{graphics} listens nowhere"),
+        Action::PeerToPeer => "dbus is p2p, without a bus".into(),
         Action::RenderNode {
             graphics,
             rendernode,

@@ -6,7 +6,7 @@
 //! device and each graphics, then for what is there twice. That is a definition; a start does the
 //! same again, looks at the graphics, and then at the host's devices.
 
-use crate::abilities::{Abilities, RenderNodes};
+use crate::abilities::{Abilities, DBUS_DAEMON_DIED, RenderNodes};
 use crate::domain::{GraphicsType, SpiceMode, Switch};
 use crate::facts::{Display, Reason};
 use crate::names::DeviceId;
@@ -597,6 +597,13 @@ const PORTS: [OfGraphics; 1] = [OfGraphics::start(NO_TLS_PORT, |world, frontend|
 .of_host()
 .repairable()];
 
+/// For each graphics, as libvirt starts their daemons (src/qemu/qemu_dbus.c, `qemuDBusStart`).
+const DAEMON: [OfGraphics; 1] = [OfGraphics::start(DBUS_DAEMON_DIED, |world, frontend| {
+    if_so(frontend.daemon && world.abilities.dbus_daemon_denied == Some(true))
+})
+.of_host()
+.repairable()];
+
 /// Before the command line is built (src/qemu/qemu_command.c, `qemuBuildCommandLineValidate`).
 const ONE_OF_EACH: [OfGraphics; 2] = [
     OfGraphics::arguments(
@@ -747,6 +754,7 @@ fn broken<'w>(world: &'w World<'w>) -> impl Iterator<Item = Broken> + 'w {
         .chain(frontends(&START))
         .chain(frontends(&RENDER_NODE))
         .chain(frontends(&PORTS))
+        .chain(frontends(&DAEMON))
         .chain(frontends(&ONE_OF_EACH))
         .chain(frontends(&ARGUMENTS))
 }

@@ -677,6 +677,8 @@ pub(super) mod tests {
         let mut screens = Screens::of(&view, &known, &Abilities::default());
         for frontend in &mut screens.frontends {
             frontend.p2p &= frontend.kind == GraphicsType::Dbus;
+            // An address is not taken over.
+            frontend.daemon = false;
             if frontend.reach == crate::domain::Reach::Remote {
                 frontend.reach = crate::domain::Reach::Loopback;
             }

@@ -349,6 +349,7 @@ struct Named {
     properties: BTreeSet<String>,
     gl: BTreeSet<&'static str>,
     listens: BTreeSet<&'static str>,
+    p2p: bool,
     added: BTreeSet<&'static str>,
     removed: BTreeSet<&'static str>,
     video: bool,
@@ -374,6 +375,7 @@ impl Named {
                 Action::ListenNone { graphics } => {
                     named.listens.insert(graphics.word());
                 }
+                Action::PeerToPeer => named.p2p = true,
                 Action::AddGraphics { graphics, .. } => {
                     named.added.insert(graphics.word());
                 }
@@ -515,6 +517,9 @@ impl Named {
             }
         } else if is(node, "graphics") {
             let kind = node.attribute("type").unwrap_or_default();
+            if self.p2p && kind == "dbus" {
+                without.push("p2p");
+            }
             if self.listens.contains(kind) {
                 without.extend(["port", "tlsPort", "autoport", "listen"]);
                 if node.attribute("defaultMode") == Some("secure") {

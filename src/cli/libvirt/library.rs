@@ -1,6 +1,7 @@
 //! libvirt by its C library.
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -175,6 +176,20 @@ impl Libvirt for ByLibrary {
     fn version(&self) -> Result<u32, Failure> {
         let connection = self.connect()?;
         connection.lib_version().map_err(|error| failed(&error))
+    }
+
+    fn domain_capabilities(&self, emulator: Option<&Path>) -> Result<Option<String>, Failure> {
+        let path = emulator.map(|path| {
+            path.to_str().ok_or_else(|| {
+                let path = path.display();
+                Failure::Refused(format!("{path}: libvirt takes no path that is not UTF-8"))
+            })
+        });
+        let path = path.transpose()?;
+        // libvirt does not let a connection that is read only have it look at an emulator.
+        let connection = self.connect()?;
+        let found = connection.domain_capabilities(path, None, None, None, 0);
+        found.map(Some).map_err(|error| failed(&error))
     }
 
     fn watch(&self, sink: Sink) -> Result<Arc<dyn Libvirt>, Failure> {

@@ -7,6 +7,7 @@ mod library;
 
 use std::collections::HashSet;
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -198,6 +199,13 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
     /// libvirt can't be reached.
     fn version(&self) -> Result<u32, Failure>;
 
+    /// What libvirt can do with an emulator, or with its own: the XML of `<domainCapabilities>`. libvirt runs an
+    /// emulator that it does not know yet, as the user that guests run as. `None`: there is no libvirt.
+    ///
+    /// # Errors
+    /// libvirt can't be reached, or does not take the emulator for one.
+    fn domain_capabilities(&self, emulator: Option<&Path>) -> Result<Option<String>, Failure>;
+
     /// A libvirt over one connection that stays open and reports to `sink` until it is dropped.
     ///
     /// # Errors
@@ -305,6 +313,10 @@ impl Libvirt for Without {
 
     fn version(&self) -> Result<u32, Failure> {
         Self::missing(NEEDED)
+    }
+
+    fn domain_capabilities(&self, _emulator: Option<&Path>) -> Result<Option<String>, Failure> {
+        Ok(None)
     }
 
     fn watch(&self, _sink: Sink) -> Result<Arc<dyn Libvirt>, Failure> {

@@ -118,7 +118,6 @@ impl Verify {
             let abilities = surroundings.abilities(&domain);
             reduce(&text, &name(uuid), uuid, &abilities).map_err(|error| bad(&error))?
         };
-        // Asking QEMU for its version, which came before this, has a deadline of its own.
         let limit = Instant::now() + Duration::from_secs_f64(self.deadline);
         let start = self.try_it(context, &surroundings, &reduced, uuid, limit)?;
 

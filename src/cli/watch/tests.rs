@@ -152,6 +152,10 @@ impl Libvirt for Arc<Fake> {
         Ok(11_003_000)
     }
 
+    fn domain_capabilities(&self, _emulator: Option<&Path>) -> Result<Option<String>, Failure> {
+        Ok(None)
+    }
+
     fn watch(&self, sink: Sink) -> Result<Arc<dyn Libvirt>, Failure> {
         *self.sink.lock().unwrap() = Some(sink);
         Ok(Arc::new(Arc::clone(self)))

@@ -1,5 +1,5 @@
-//! What QEMU said is kept in `/var/cache/gfxplane/qemu`, with what tells that it may say something
-//! else now.
+//! What an emulator can do is kept in `/var/cache/gfxplane/qemu`, with what tells that this may have
+//! changed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, Metadata};
@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 
-use super::ask::module_directories;
-use super::on_host;
+use super::files::module_directories;
+use super::{libvirt, on_host};
 use crate::abilities::Abilities;
 use crate::host::{Root, Warning, read_names, run};
 use crate::record::FORMAT;
+use crate::version::Version;
 
 pub(super) const CACHE: &str = "var/cache/gfxplane";
 
@@ -43,7 +44,7 @@ pub(super) struct Kept {
     pub(super) abilities: Abilities,
 }
 
-/// What has changed if QEMU may answer otherwise.
+/// What has changed if the emulator may be able to do something else.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Key {
     device: u64,
@@ -53,6 +54,9 @@ pub(super) struct Key {
     /// The directories that may have QEMU's modules, by when something was put in or taken out:
     /// that leaves the program itself as it was.
     modules: BTreeMap<PathBuf, String>,
+    /// The installed libvirt: another one may take other graphics.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    libvirt: Option<Version>,
 }
 
 impl Kept {
@@ -76,6 +80,7 @@ impl Key {
                 .filter_map(|path| Some((modified(&fs::metadata(&path).ok()?), path)))
                 .map(|(modified, path)| (path, modified))
                 .collect(),
+            libvirt: libvirt::version(root, &mut Vec::new()),
         })
     }
 }
@@ -152,15 +157,14 @@ pub(super) fn keep(path: &Path, kept: &Kept) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Asking;
-    use super::super::fake::{DISPLAYS, Host, QEMU, QMP, nothing};
+    use super::super::made::{Host, QEMU, nothing};
     use super::*;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     #[test]
     fn a_cache_that_cannot_be_believed_is_named_and_replaced() {
-        let host = Host::new(QMP, DISPLAYS);
-        host.ask(Asking::Fresh);
+        let host = Host::new();
+        host.find(true);
         let good = fs::read_to_string(host.kept()).unwrap();
         let of_other = good.replace("x86_64", "aarch64");
         let large = " ".repeat(65537);
@@ -174,37 +178,33 @@ mod tests {
             (&large, "larger than 64 KiB"),
         ] {
             fs::write(host.kept(), text).unwrap();
-            let (abilities, warnings) = host.ask(Asking::Cached);
+            let (abilities, warnings) = host.find(false);
             assert_eq!((abilities, warnings.len()), (nothing(), 1), "{expected}");
             let warning = warnings[0].to_string();
             assert!(
                 warning.contains(expected) && warning.contains(",qemu-system"),
                 "{warning}"
             );
-            assert_ne!(host.ask(Asking::Fresh).0, nothing());
+            assert_ne!(host.find(true).0, nothing());
             assert_eq!(fs::read_to_string(host.kept()).unwrap(), good, "{expected}");
         }
         fs::set_permissions(host.kept(), fs::Permissions::from_mode(0o666)).unwrap();
-        assert!(
-            host.ask(Asking::Cached).1[0]
-                .problem
-                .contains("written by others")
-        );
+        assert!(host.find(false).1[0].problem.contains("written by others"));
         fs::rename(host.kept(), host.root().join("else")).unwrap();
         symlink(host.root().join("else"), host.kept()).unwrap();
-        assert!(host.ask(Asking::Cached).1[0].problem.contains("is a link"));
+        assert!(host.find(false).1[0].problem.contains("is a link"));
     }
 
     #[test]
     fn a_cache_that_cannot_be_written_is_done_without() {
-        let host = Host::new(QMP, DISPLAYS);
+        let host = Host::new();
         fs::create_dir(host.root().join("var")).unwrap();
         fs::write(host.root().join("var/cache"), "").unwrap();
         for _ in 0..2 {
-            let (abilities, warnings) = host.ask(Asking::Fresh);
+            let (abilities, warnings) = host.find(true);
             assert_eq!((abilities.has("vnc"), warnings), (Some(true), Vec::new()));
         }
-        assert_eq!(host.runs(), 4);
+        assert_eq!(host.asked(), 2);
     }
 
     #[test]

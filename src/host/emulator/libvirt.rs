@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 use super::cache::{CACHE, parsed};
 use super::is_multiarch;
 use crate::abilities::{Abilities, RenderNodes};
+use crate::host::apparmor::denies_dbus_daemon;
 use crate::host::{Root, Warning, exists, read_names_that, read_text};
+use crate::record::FORMAT;
 use crate::version::Version;
 
 /// Where spice listens unless qemu.conf says otherwise (libvirt src/qemu/qemu_conf.c,
@@ -18,28 +20,44 @@ use crate::version::Version;
 pub(super) const LISTEN: &str = "127.0.0.1";
 
 /// `libvirt.json` of a recorded host.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Installed {
     pub(super) format: u32,
-    pub(super) version: Version,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) version: Option<Version>,
+    /// [`Abilities::dbus_daemon_denied`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) dbus_daemon_denied: Option<bool>,
 }
 
 pub(super) fn installed_path(root: &Root) -> PathBuf {
     root.join(CACHE).join("libvirt.json")
 }
 
+/// The installed libvirt, and what AppArmor lets it do.
+pub(super) fn installed(root: &Root, warnings: &mut Vec<Warning>) -> Installed {
+    if root.is_recorded() {
+        let path = installed_path(root);
+        let installed = parsed(root, &path).unwrap_or_else(|problem| {
+            warnings.push(Warning::new(&path, format!("ignored: {problem}")));
+            None
+        });
+        return installed.unwrap_or_default();
+    }
+    let conf = conf(root, warnings);
+    let drivers = conf.as_ref().and_then(|text| list(text, "security_driver"));
+    Installed {
+        format: FORMAT,
+        version: version(root, warnings),
+        dbus_daemon_denied: conf
+            .as_ref()
+            .and_then(|_| denies_dbus_daemon(root, drivers)),
+    }
+}
+
 /// The version of the installed libvirt. `libvirt.so.0.11003.0` is 11.3.0 (libvirt meson.build,
 /// `lib_version`); if several are installed, and they differ, none is it.
 pub(super) fn version(root: &Root, warnings: &mut Vec<Warning>) -> Option<Version> {
-    if root.is_recorded() {
-        let path = installed_path(root);
-        return parsed::<Installed>(root, &path)
-            .unwrap_or_else(|problem| {
-                warnings.push(Warning::new(&path, format!("ignored: {problem}")));
-                None
-            })
-            .map(|libvirt| libvirt.version);
-    }
     let lib = root.join("usr/lib");
     let multiarch = read_names_that(is_multiarch, &lib, warnings)
         .into_iter()
@@ -64,18 +82,8 @@ fn version_of_library(name: &str) -> Option<Version> {
 /// Adds where spice and VNC listen by `qemu.conf`, or without one; nothing where it can't be read,
 /// as by other users than root on Debian.
 pub(super) fn listens(root: &Root, abilities: &mut Abilities, warnings: &mut Vec<Warning>) {
-    let path = root.join("etc/libvirt/qemu.conf");
-    let forbidden = |error: io::Error| error.kind() == io::ErrorKind::PermissionDenied;
-    if File::open(&path).is_err_and(forbidden) {
+    let Some(text) = conf(root, warnings) else {
         return;
-    }
-    let text = if exists(&path) {
-        let Some(text) = read_text(&path, warnings) else {
-            return;
-        };
-        text
-    } else {
-        String::new()
     };
     let listen = |key| value(&text, key).map_or(Some(LISTEN.into()), quoted);
     abilities.spice_listen = listen("spice_listen");
@@ -101,24 +109,9 @@ pub struct QemuConf {
 /// Reads that; without a qemu.conf, what libvirt does then. `None` if it can't be read, as by other
 /// users than root on Debian.
 pub fn qemu_conf(root: &Root, warnings: &mut Vec<Warning>) -> Option<QemuConf> {
-    let path = root.join("etc/libvirt/qemu.conf");
-    let forbidden = |error: io::Error| error.kind() == io::ErrorKind::PermissionDenied;
-    if File::open(&path).is_err_and(forbidden) {
-        return None;
-    }
-    let text = if exists(&path) {
-        read_text(&path, warnings)?
-    } else {
-        String::new()
-    };
+    let text = conf(root, warnings)?;
     let set = |key| value(&text, key).and_then(quoted);
-    // A list may go over several lines.
-    let namespaces = value(&text, "namespaces").map(|first| {
-        let at = first.as_ptr() as usize - text.as_ptr() as usize;
-        let list = &text[at..];
-        list.split(']').next().unwrap_or_default()
-    });
-    let mount = namespaces.is_none_or(|list| list.contains("mount"));
+    let mount = list(&text, "namespaces").is_none_or(|list| list.contains("mount"));
     let owned = value(&text, "dynamic_ownership").is_none_or(|value| switch(value) != Some(false));
     Some(QemuConf {
         user: set("user"),
@@ -150,6 +143,31 @@ pub(super) fn render_nodes(root: &Root) -> Option<RenderNodes> {
     }
 }
 
+/// The text of `qemu.conf`, empty if there is none; `None` if it can't be read, as by other users than root
+/// on Debian.
+fn conf(root: &Root, warnings: &mut Vec<Warning>) -> Option<String> {
+    let path = root.join("etc/libvirt/qemu.conf");
+    let forbidden = |error: io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+    if File::open(&path).is_err_and(forbidden) {
+        return None;
+    }
+    if exists(&path) {
+        read_text(&path, warnings)
+    } else {
+        Some(String::new())
+    }
+}
+
+/// What stands behind `key =` up to the end of the list that begins there, which may go over several lines.
+fn list<'t>(text: &'t str, key: &str) -> Option<&'t str> {
+    let first = value(text, key)?;
+    if !first.starts_with('[') {
+        return Some(first);
+    }
+    let at = first.as_ptr() as usize - text.as_ptr() as usize;
+    text[at..].split(']').next()
+}
+
 /// What stands behind `key =`, as libvirt reads it (src/util/virconf.c): the first one counts.
 fn value<'t>(text: &'t str, key: &str) -> Option<&'t str> {
     let blank = [' ', '\t'];
@@ -179,7 +197,7 @@ fn switch(value: &str) -> Option<bool> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fake::{Host, nothing};
+    use super::super::made::{Host, nothing};
     use super::*;
     use std::os::unix::fs::symlink;
 
@@ -200,7 +218,7 @@ mod tests {
                 "{name}"
             );
         }
-        let host = Host::new("", "");
+        let host = Host::new();
         let library = |directory: &str, version: &str| {
             let directory = host.root().join(directory);
             fs::create_dir_all(&directory).unwrap();
@@ -219,7 +237,7 @@ mod tests {
 
     #[test]
     fn render_nodes_as_libvirt_sees_them() {
-        let host = Host::new("", "");
+        let host = Host::new();
         let found = || render_nodes(&host.root());
         let make = |path: &str| fs::create_dir_all(host.root().join(path)).unwrap();
         assert_eq!(found(), Some(RenderNodes::NoDirectory));
@@ -253,7 +271,7 @@ mod tests {
             let found = value(text, "spice_listen").map(quoted);
             assert_eq!(found, expected, "{text:?}");
         }
-        let host = Host::new("", "");
+        let host = Host::new();
         let read = || {
             let mut found = Abilities::default();
             listens(&host.root(), &mut found, &mut Vec::new());
@@ -262,6 +280,7 @@ mod tests {
         let some = |text: &str| Some(text.to_owned());
         let bare = Abilities {
             render_nodes: None,
+            dbus_daemon_denied: None,
             ..nothing()
         };
         assert_eq!(read(), bare);

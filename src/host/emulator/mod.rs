@@ -1,43 +1,46 @@
-//! What the host's QEMU and libvirt can do: asked once, and kept in `/var/cache/gfxplane`.
+//! What the host's QEMU and libvirt can do: found out once, and kept in `/var/cache/gfxplane`.
 //!
-//! QEMU is asked in two short runs: over QMP for its version, VNC and spice, and with `-display
-//! help` for the rest. What it says depends on the modules that are installed, and a distribution
-//! may have each frontend in a package of its own, so the answer is kept together with what tells
-//! that the program or its modules have changed. libvirt is not asked at all: its library's file
-//! name has the version.
-//!
-//! A QEMU that others can replace is not run: any file can be named in a domain's XML.
+//! No QEMU is run for it. libvirt knows which graphics it takes with an emulator (`<domainCapabilities>`);
+//! QEMU's own files tell its version, and what libvirt does not know: which modules are not installed,
+//! and what SPICE was built with. A distribution may have each frontend in a package of its own, so the
+//! answer is kept together with what tells that the program, its modules or libvirt have changed.
+//! libvirt's version is in the file name of its library.
 
-mod ask;
 mod cache;
-#[cfg(test)]
-mod fake;
+mod capabilities;
+mod files;
 mod libvirt;
-mod trust;
+#[cfg(test)]
+mod made;
 
 pub use cache::known;
 pub use libvirt::{QemuConf, qemu_conf};
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use crate::abilities::Abilities;
 use crate::host::{Root, Warning};
 use crate::record::FORMAT;
-use ask::{DEADLINE, ask};
 use cache::{Kept, Key, keep, kept_path, only_qemus, read};
-use libvirt::{Installed, installed_path, listens, render_nodes, version};
+use capabilities::Capabilities;
+use files::Told;
+use libvirt::{Installed, installed, installed_path, listens, render_nodes};
 
-/// Whether QEMU may be run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Asking {
-    /// Never: what is not in the cache is not known.
+/// Asks libvirt for the `<domainCapabilities>` of an emulator, by its path. `None`: there is no libvirt
+/// to ask. An error says why libvirt gave no answer.
+pub type AskLibvirt<'a> = dyn Fn(&Path) -> Result<Option<String>, String> + 'a;
+
+/// Whether more is looked at than the cache.
+#[derive(Clone, Copy)]
+pub enum Asking<'a> {
+    /// No: what is not in the cache is not known.
     Cached,
-    /// If the cache says nothing of this program and its modules as they are now. The answer is
-    /// kept for the next one, where that is allowed.
-    Fresh,
+    /// If the cache says nothing of this program, its modules and libvirt as they are now. libvirt's answer
+    /// is kept for the next one, where that is allowed.
+    Fresh(&'a AskLibvirt<'a>),
 }
 
 /// Whether a directory of `/usr/lib` is that of an architecture (Debian's `x86_64-linux-gnu`).
@@ -80,15 +83,17 @@ pub fn kind(root: &Root, emulator: &Path) -> Kind {
 /// What this QEMU and the host's libvirt can do. `emulator`: its path on the host, as a domain
 /// names it.
 ///
-/// Of a recorded host only the files are read: QEMU is never run, and the cache believed.
+/// Of a recorded host only the files are read, and the cache is believed.
 pub fn abilities(
     root: &Root,
     emulator: &Path,
-    asking: Asking,
+    asking: Asking<'_>,
     warnings: &mut Vec<Warning>,
 ) -> Abilities {
     let mut abilities = of_qemu(root, emulator, asking, warnings);
-    abilities.libvirt = version(root, warnings);
+    let installed = installed(root, warnings);
+    abilities.libvirt = installed.version;
+    abilities.dbus_daemon_denied = installed.dbus_daemon_denied;
     listens(root, &mut abilities, warnings);
     abilities.render_nodes = render_nodes(root);
     abilities
@@ -103,6 +108,7 @@ pub fn abilities(
 pub fn record(root: &Root, emulator: &Path, abilities: &Abilities) -> io::Result<Vec<PathBuf>> {
     let Abilities {
         libvirt,
+        dbus_daemon_denied,
         spice_listen,
         vnc_listen,
         spice_auto_unix_socket,
@@ -126,10 +132,11 @@ pub fn record(root: &Root, emulator: &Path, abilities: &Abilities) -> io::Result
     if kept.abilities != Abilities::default() {
         write(kept_path(root, emulator), kept.to_text()?)?;
     }
-    if let Some(version) = libvirt {
+    if libvirt.is_some() || dbus_daemon_denied.is_some() {
         let installed = Installed {
             format: FORMAT,
-            version: version.clone(),
+            version: libvirt.clone(),
+            dbus_daemon_denied: *dbus_daemon_denied,
         };
         let text = serde_json::to_string_pretty(&installed)?;
         write(installed_path(root), text + "\n")?;
@@ -165,7 +172,12 @@ fn masked(address: &str) -> &str {
     }
 }
 
-fn of_qemu(root: &Root, emulator: &Path, asking: Asking, warnings: &mut Vec<Warning>) -> Abilities {
+fn of_qemu(
+    root: &Root,
+    emulator: &Path,
+    asking: Asking<'_>,
+    warnings: &mut Vec<Warning>,
+) -> Abilities {
     let path = kept_path(root, emulator);
     let kept = read(root, &path, warnings).filter(|kept| {
         let same = kept.emulator == emulator;
@@ -178,48 +190,75 @@ fn of_qemu(root: &Root, emulator: &Path, asking: Asking, warnings: &mut Vec<Warn
     if root.is_recorded() {
         return kept.map(|kept| kept.abilities).unwrap_or_default();
     }
-    let program = on_host(root, emulator);
     let key = match Key::of(root, emulator) {
         _ if !emulator.is_absolute() => Err(io::Error::other("is no absolute path")),
         key => key,
     };
-    let key = match key {
-        Ok(key) => key,
-        Err(error) => {
-            if asking == Asking::Fresh {
-                let problem = format!("{error}: what this QEMU can do is not known");
-                warnings.push(Warning::new(program, problem));
-            }
-            return Abilities::default();
-        }
-    };
     if let Some(kept) = kept
-        && kept.key.as_ref() == Some(&key)
+        && kept
+            .key
+            .as_ref()
+            .is_some_and(|old| key.as_ref().is_ok_and(|key| old == key))
     {
         return kept.abilities;
     }
-    if asking == Asking::Cached {
+    let Asking::Fresh(ask) = asking else {
         return Abilities::default();
+    };
+    let mut unknown = |problem: &str| {
+        let problem = format!("{problem}: what this QEMU can do is not known");
+        warnings.push(Warning::new(on_host(root, emulator), problem));
+    };
+    let key = match key {
+        Ok(key) => key,
+        Err(error) => {
+            unknown(&error.to_string());
+            return Abilities::default();
+        }
+    };
+    let told = files::read(root, emulator).unwrap_or_else(|error| {
+        unknown(&error.to_string());
+        Told::default()
+    });
+    let graphics = ask(emulator).and_then(|xml| {
+        let capabilities = xml.map(|xml| Capabilities::parse(&xml)).transpose()?;
+        capabilities
+            .map(|capabilities| capabilities.of(root, emulator))
+            .transpose()
+    });
+    let graphics = graphics.unwrap_or_else(|problem| {
+        unknown(problem.trim_end());
+        None
+    });
+    let is_whole = told.version.is_some() && graphics.is_some();
+    let abilities = together(told, graphics);
+    if is_whole {
+        let kept = Kept {
+            format: FORMAT,
+            emulator: emulator.to_owned(),
+            key: Some(key),
+            abilities: abilities.clone(),
+        };
+        // Whoever may not write there asks again the next time.
+        let _ = keep(&path, &kept);
     }
-    let answer = trust::trusted(root, &program)
-        .and_then(|file| ask(root, emulator, &file, Instant::now() + DEADLINE));
-    match answer {
-        Ok(abilities) => {
-            let kept = Kept {
-                format: FORMAT,
-                emulator: emulator.to_owned(),
-                key: Some(key),
-                abilities: abilities.clone(),
-            };
-            // Whoever may not write there asks again the next time.
-            let _ = keep(&path, &kept);
-            abilities
+    abilities
+}
+
+/// What the files tell, and the types of graphics that libvirt takes.
+fn together(told: Told, graphics: Option<BTreeSet<String>>) -> Abilities {
+    let frontends = graphics.zip(told.missing).map(|(mut frontends, missing)| {
+        frontends.retain(|frontend| !missing.contains(frontend.as_str()));
+        if frontends.contains("spice") && told.spice_gl == Some(true) {
+            frontends.insert("spice-gl".to_owned());
         }
-        Err(problem) => {
-            let problem = format!("{problem}: what this QEMU can do is not known");
-            warnings.push(Warning::new(program, problem));
-            Abilities::default()
-        }
+        frontends
+    });
+    Abilities {
+        qemu: told.version,
+        frontends,
+        spice_gl_over_tcp: told.spice_gl_over_tcp,
+        ..Abilities::default()
     }
 }
 
@@ -230,118 +269,174 @@ fn on_host(root: &Root, path: &Path) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use super::fake::{DISPLAYS, Host, QEMU, QMP, nothing, set};
+    use super::made::{CAPABILITIES, Host, MODULES, PROGRAM, QEMU, nothing, set};
     use super::*;
     use crate::version::Version;
-    use std::fs::Permissions;
-    use std::os::unix::fs::PermissionsExt;
+
+    fn all() -> Abilities {
+        Abilities {
+            qemu: Some(Version::of(&[7, 2, 22])),
+            // libvirt lists sdl, too, whose module is not installed.
+            frontends: Some(set(&["dbus", "egl-headless", "spice", "spice-gl", "vnc"])),
+            ..nothing()
+        }
+    }
 
     #[test]
-    fn it_is_asked_once() {
-        let host = Host::new(QMP, DISPLAYS);
-        assert_eq!(host.ask(Asking::Cached), (nothing(), Vec::new()));
-        assert_eq!(host.runs(), 0);
-        let expected = Abilities {
-            qemu: Some(Version::of(&[7, 2, 22])),
-            frontends: Some(set(&[
-                "none",
-                "egl-headless",
-                "curses",
-                "dbus",
-                "spice",
-                "spice-gl",
-                "vnc",
-            ])),
-            ..nothing()
-        };
-        assert_eq!(host.ask(Asking::Fresh), (expected.clone(), Vec::new()));
-        assert_eq!(host.runs(), 2);
-        for asking in [Asking::Fresh, Asking::Cached] {
-            assert_eq!(host.ask(asking), (expected.clone(), Vec::new()));
+    fn libvirt_is_asked_once() {
+        let host = Host::new();
+        assert_eq!(host.find(false), (nothing(), Vec::new()));
+        assert_eq!(host.asked(), 0);
+        for fresh in [true, true, false] {
+            assert_eq!(host.find(fresh), (all(), Vec::new()));
         }
-        assert_eq!(host.runs(), 2, "the cache answers");
+        assert_eq!(host.asked(), 1, "the cache answers");
         assert_eq!(known(&host.root(), &mut Vec::new()), [PathBuf::from(QEMU)]);
     }
 
     #[test]
-    fn what_has_changed_is_asked_again() {
-        let host = Host::new(QMP, DISPLAYS);
-        let modules = host.root().join("usr/lib/x86_64-linux-gnu/qemu");
-        host.ask(Asking::Fresh);
-        fs::write(modules.join("ui-gtk.so"), "").unwrap();
-        assert_eq!(host.ask(Asking::Cached).0, nothing());
-        host.ask(Asking::Fresh);
-        assert_eq!(host.runs(), 4, "a module was installed");
+    fn what_has_changed_is_found_out_again() {
+        let host = Host::new();
+        host.find(true);
+        host.write(&format!("{MODULES}/ui-sdl.so"), "");
+        assert_eq!(host.find(false).0, nothing(), "a module was installed");
+        assert_eq!(host.find(true).0.has("sdl"), Some(true));
         fs::create_dir_all(host.root().join("usr/lib64/qemu-kvm")).unwrap();
-        host.ask(Asking::Fresh);
-        assert_eq!(host.runs(), 6, "the first of its modules were installed");
-        host.program("exit 1");
-        let (abilities, warnings) = host.ask(Asking::Fresh);
-        assert_eq!(abilities, nothing());
-        assert!(warnings[0].to_string().contains("did not answer over QMP"));
+        host.find(true);
+        assert_eq!(host.asked(), 3, "a directory of modules was made");
+        host.write(QEMU, &PROGRAM.replace("7.2.22", "10.0.13"));
+        assert_eq!(host.find(false).0, nothing(), "another QEMU");
+        assert_eq!(host.find(true).0.qemu, Some(Version::of(&[10, 0, 13])));
+        let library = "usr/lib64/libvirt.so.0";
+        host.write(&format!("{library}.11003.0"), "");
+        let link = host.root().join(library);
+        std::os::unix::fs::symlink("libvirt.so.0.11003.0", link).unwrap();
+        assert_eq!(host.find(false).0.frontends, None, "another libvirt");
     }
 
     #[test]
-    fn a_qemu_that_talks_nonsense_or_is_not_there() {
-        let host = Host::new("QEMU 7\n{\"QMP\":\n", "sdl\n");
-        for expected in [
-            "did not answer over QMP",
-            "did not answer -display help",
-            "No such file",
+    fn without_an_answer_of_libvirts_the_files_tell_their_part() {
+        let mut host = Host::new();
+        let version_alone = Abilities {
+            frontends: None,
+            ..all()
+        };
+        let other = CAPABILITIES.replace("x86_64", "aarch64");
+        for (answer, expected) in [
+            (Ok(None), None),
+            (Err("libvirt: no\n".to_owned()), Some("libvirt: no")),
+            (Ok(Some("<a/>".to_owned())), Some("no path or no graphics")),
+            (
+                Ok(Some(other)),
+                Some("libvirt uses /usr/bin/qemu-system-aarch64"),
+            ),
         ] {
-            let (abilities, warnings) = host.ask(Asking::Fresh);
+            host.answer = answer;
+            let (abilities, warnings) = host.find(true);
+            assert_eq!(abilities, version_alone, "{expected:?}");
+            assert_eq!(warnings.len(), usize::from(expected.is_some()));
+            let said = warnings
+                .first()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            assert!(said.contains(expected.unwrap_or_default()), "{said}");
+            assert!(!host.kept().exists(), "half an answer is not kept");
+        }
+        host.answer = Ok(Some(CAPABILITIES.replace(QEMU, "/usr/bin/kvm")));
+        std::os::unix::fs::symlink("qemu-system-x86_64", host.root().join("usr/bin/kvm")).unwrap();
+        assert_eq!(host.find(true), (all(), Vec::new()), "the same by a link");
+    }
+
+    #[test]
+    fn what_is_no_qemu() {
+        let host = Host::new();
+        for (text, expected) in [
+            ("#!/bin/sh\nexec qemu-system-x86_64 \"$@\"\n", "is a script"),
+            ("QEMU emulator version ", "is a script"),
+            ("", "is a script"),
+        ] {
+            host.write(QEMU, text);
+            let (abilities, warnings) = host.find(true);
             assert_eq!((abilities, warnings.len()), (nothing(), 1));
             let warning = warnings[0].to_string();
             assert!(
                 warning.contains(expected) && warning.contains(QEMU),
                 "{warning}"
             );
-            assert!(!host.kept().exists(), "half an answer is not kept");
-            assert!(host.ask(Asking::Cached).1.is_empty());
-            if expected.contains("QMP") {
-                host.program(&format!(
-                    "case \"$*\" in *qmp*) cat <<'END'\n{QMP}END\nesac"
-                ));
-            } else if !expected.contains("No") {
-                fs::remove_file(on_host(&host.root(), Path::new(QEMU))).unwrap();
-            }
+            assert!(!host.kept().exists());
+            assert!(host.find(false).1.is_empty());
         }
+        let program = on_host(&host.root(), Path::new(QEMU));
+        fs::remove_file(&program).unwrap();
+        assert!(host.find(true).1[0].to_string().contains("No such file"));
+        nix::unistd::mkfifo(&program, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(host.find(true).1[0].to_string().contains("is no file"));
         let mut warnings = Vec::new();
         let relative = Path::new("qemu-system-x86_64");
-        abilities(&host.root(), relative, Asking::Fresh, &mut warnings);
-        assert!(
-            warnings[0].problem.contains("no absolute path"),
-            "{}",
-            warnings[0]
-        );
+        let asking = Asking::Fresh(&|_| panic!("libvirt is asked"));
+        abilities(&host.root(), relative, asking, &mut warnings);
+        let problem = &warnings[0].problem;
+        assert!(problem.contains("no absolute path"), "{problem}");
     }
 
     #[test]
-    fn what_others_can_replace_is_not_run() {
-        let host = Host::new(QMP, DISPLAYS);
-        let program = on_host(&host.root(), Path::new(QEMU));
-        let directory = program.parent().unwrap();
-        for (place, mode) in [(program.as_path(), 0o777), (directory, 0o777)] {
-            fs::set_permissions(place, Permissions::from_mode(mode)).unwrap();
-            let (abilities, warnings) = host.ask(Asking::Fresh);
-            assert_eq!((abilities, warnings.len()), (nothing(), 1));
-            let warning = warnings[0].to_string();
-            let said = format!("{} can be written by others", place.display());
-            assert!(
-                warning.contains(&said) && warning.contains("is not known"),
-                "{warning}"
-            );
-            fs::set_permissions(place, Permissions::from_mode(0o755)).unwrap();
+    fn what_spice_was_built_with() {
+        let host = Host::new();
+        let spice = "failed to initialize spice server";
+        let module = |directory: &str, text: &str| {
+            host.write(&format!("{directory}/ui-spice-core.so"), text);
+        };
+        let find = || {
+            let _ = fs::remove_file(host.kept());
+            let found = host.find(true).0;
+            (found.has("spice-gl"), found.spice_gl_over_tcp)
+        };
+        assert_eq!(find(), (Some(true), None), "no 7.2 takes it over TCP");
+        host.write(QEMU, &PROGRAM.replace("7.2.22", "11.1.3"));
+        for (text, expected) in [
+            (format!("{spice}\0spice-egl\0"), (Some(true), Some(true))),
+            (
+                format!("{spice}\0spice-egl\0SPICE GL support is local-only for now"),
+                (Some(true), Some(false)),
+            ),
+            (spice.to_owned(), (Some(false), None)),
+            ("spice-egl".to_owned(), (Some(false), None)),
+        ] {
+            module(MODULES, &text);
+            assert_eq!(find(), expected, "{text}");
         }
-        assert_eq!(host.runs(), 0);
-        assert!(!host.kept().exists());
-        host.ask(Asking::Fresh);
-        assert_eq!(host.runs(), 2);
+        module("usr/lib64/qemu", &format!("{spice}\0spice-egl\0"));
+        assert_eq!(find(), (Some(false), None), "two that differ");
     }
 
     #[test]
-    fn what_is_recorded_is_read_and_nothing_run() {
-        let host = Host::new(QMP, DISPLAYS);
+    fn a_qemu_without_modules() {
+        let host = Host::new();
+        let program = PROGRAM.replace("ui-", "");
+        host.write(
+            QEMU,
+            &format!("{program}failed to initialize spice server\0spice-egl\0"),
+        );
+        for name in ["dbus", "egl-headless", "spice-core"] {
+            fs::remove_file(host.root().join(MODULES).join(format!("ui-{name}.so"))).unwrap();
+        }
+        let found = host.find(true).0;
+        for frontend in ["dbus", "egl-headless", "sdl", "spice", "spice-gl", "vnc"] {
+            assert_eq!(found.has(frontend), Some(true), "{frontend}");
+        }
+    }
+
+    #[test]
+    fn where_modules_are_is_not_known() {
+        let host = Host::new();
+        fs::remove_dir_all(host.root().join("usr/lib")).unwrap();
+        let found = host.find(true).0;
+        assert_eq!((found.qemu, found.frontends), (all().qemu, None));
+    }
+
+    #[test]
+    fn what_is_recorded_is_read() {
+        let host = Host::new();
         let copy = Root::recorded(host.root().join("copy"));
         let all = Abilities {
             libvirt: Some(Version::of(&[11, 3, 0])),
@@ -349,7 +444,8 @@ mod tests {
             spice_listen: Some("0.0.0.0".into()),
             vnc_listen: Some("10.1.2.3".into()),
             vnc_auto_unix_socket: Some(true),
-            ..host.ask(Asking::Fresh).0
+            dbus_daemon_denied: Some(true),
+            ..host.find(true).0
         };
         fs::create_dir(copy.path()).unwrap();
         assert_eq!(record(&copy, Path::new(QEMU), &all).unwrap().len(), 3);
@@ -358,18 +454,14 @@ mod tests {
             render_nodes: None,
             ..all
         };
-        let runs = host.runs();
         let mut warnings = Vec::new();
-        for asking in [Asking::Cached, Asking::Fresh] {
+        let nobody = |_: &Path| panic!("libvirt is asked");
+        for asking in [Asking::Cached, Asking::Fresh(&nobody)] {
             let found = abilities(&copy, Path::new(QEMU), asking, &mut warnings);
-            assert_eq!((&found, host.runs()), (&expected, runs));
+            assert_eq!(found, expected);
         }
-        let other = abilities(
-            &copy,
-            Path::new("/usr/bin/other"),
-            Asking::Fresh,
-            &mut warnings,
-        );
+        let other = Path::new("/usr/bin/other");
+        let other = abilities(&copy, other, Asking::Fresh(&nobody), &mut warnings);
         assert_eq!(other.libvirt, expected.libvirt);
         assert_eq!((other.qemu, warnings), (None, Vec::new()));
         for (address, shown) in [

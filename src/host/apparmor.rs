@@ -1,0 +1,188 @@
+//! AppArmor, by its files: what a profile lets a program execute, and whether a guest's profile lets libvirt
+//! start a D-Bus daemon for the guest.
+
+use std::path::Path;
+
+use globset::GlobBuilder;
+
+use super::examine::DAEMONS;
+use super::{Root, exists, read_names, read_text};
+
+/// AppArmor's own directory.
+const PROFILES: &str = "etc/apparmor.d";
+
+/// What all profiles of QEMU guests include.
+const GUESTS: &str = "abstractions/libvirt-qemu";
+
+/// The program that libvirt starts for a `<graphics type='dbus'>` on a bus.
+const DBUS_DAEMON: &str = "/usr/bin/dbus-daemon";
+
+/// Whether AppArmor is switched on.
+pub(super) fn is_enabled(root: &Root) -> bool {
+    let enabled = root.join("sys/module/apparmor/parameters/enabled");
+    read_text(&enabled, &mut Vec::new()).as_deref() == Some("Y")
+}
+
+/// Whether AppArmor keeps libvirt from starting a dbus-daemon for a guest; `None` if that is not known.
+///
+/// libvirt runs the daemon under the guest's own profile (libvirt src/qemu/qemu_dbus.c, `qemuDBusStart`).
+/// A guest has one if AppArmor is switched on and knows the profile of libvirt's daemon
+/// (src/security/security_apparmor.c, `use_apparmor`), unless qemu.conf names other security drivers, and
+/// whether the daemon's own profile is enforced or not.
+pub(super) fn denies_dbus_daemon(root: &Root, drivers: Option<&str>) -> Option<bool> {
+    let unheard = &mut Vec::new();
+    if !is_enabled(root) {
+        // What SELinux does is not known.
+        let is_confined = exists(&root.join("sys/fs/selinux/enforce"));
+        return (!is_confined).then_some(false);
+    }
+    if drivers.is_some_and(|drivers| !drivers.contains("apparmor")) {
+        return Some(false);
+    }
+    let directory = root.join(PROFILES);
+    // aa-disable makes a link.
+    let is_there = |path: &Path| path.symlink_metadata().is_ok();
+    let has_profile = DAEMONS.iter().any(|daemon| {
+        let name = format!("usr.sbin.{daemon}");
+        directory.join(&name).exists() && !is_there(&directory.join("disable").join(&name))
+    });
+    if !has_profile {
+        return Some(false);
+    }
+    let mut rules = read_text(&directory.join("libvirt/TEMPLATE.qemu"), unheard)?;
+    let guests = read_text(&directory.join(GUESTS), unheard)?;
+    let mut add = |text: Option<String>| {
+        rules.push('\n');
+        rules.push_str(&text.unwrap_or_default());
+    };
+    // A directory, and Debian's older file; not all versions include both.
+    let more = format!("{GUESTS}.d");
+    if guests.contains(&format!("<{more}>")) {
+        for name in read_names(&directory.join(&more), unheard) {
+            add(read_text(&directory.join(&more).join(name), unheard));
+        }
+    }
+    let local = format!("local/{GUESTS}");
+    if guests.contains(&format!("<{local}>")) {
+        add(read_text(&directory.join(&local), unheard));
+    }
+    add(Some(guests));
+    Some(!may_execute(&rules, DBUS_DAEMON))
+}
+
+/// Whether a profile has a rule to execute a program: `[owner] PATH PERMISSIONS,` (apparmor.d(5)).
+pub(super) fn may_execute(profile: &str, program: &str) -> bool {
+    profile.lines().any(|line| {
+        let line = line.split('#').next().unwrap_or_default();
+        let mut words = line.split_whitespace();
+        let path = words.find(|word| !["allow", "audit", "file", "owner"].contains(word));
+        let permissions = words.next().unwrap_or_default();
+        permissions.trim_end_matches(',').contains('x')
+            && path.is_some_and(|path| is_of(path.trim_matches('"'), program))
+    })
+}
+
+/// Whether a rule's path stands for a program. The variables that it may have are those of
+/// `/etc/apparmor.d/tunables/global`.
+fn is_of(path: &str, program: &str) -> bool {
+    let path = path.replace("@{bin}", "/{,usr/}{,s}bin");
+    let glob = GlobBuilder::new(&path)
+        .literal_separator(true)
+        .empty_alternates(true)
+        .build();
+    glob.is_ok_and(|glob| glob.compile_matcher().is_match(program))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn what_a_profile_lets_be_executed() {
+        for (profile, allowed) in [
+            ("  /etc/libvirt/hooks/** rmix,\n", true),
+            ("  \"/etc/libvirt/hooks/**\" rmix, # hooks\n", true),
+            ("  owner /etc/libvirt/{hooks,other}/qemu.d/* PUx,\n", true),
+            (
+                "  audit /etc/{,x/}libvirt/hooks/qemu.d/5?-gfxplane ix,",
+                true,
+            ),
+            ("  /etc/libvirt/hooks/* rmix,\n", false),
+            ("  /etc/libvirt/hooks/** r,\n", false),
+            ("  deny /etc/libvirt/hooks/** x,\n", false),
+            ("  # /etc/libvirt/hooks/** rmix,\n", false),
+            ("  /etc/libvirt/hooks/\n", false),
+            ("", false),
+        ] {
+            let found = may_execute(profile, "/etc/libvirt/hooks/qemu.d/50-gfxplane");
+            assert_eq!(found, allowed, "{profile}");
+        }
+        for path in ["@{bin}/*", "/{,usr/}bin/*", "/usr/bin/**"] {
+            assert!(is_of(path, DBUS_DAEMON), "{path}");
+        }
+        assert!(!is_of("/usr/bin/[", DBUS_DAEMON));
+    }
+
+    #[test]
+    fn a_dbus_daemon_for_a_guest() {
+        let keep = tempfile::tempdir().unwrap();
+        let root = Root::strict(keep.path());
+        let write = |path: &str, text: &str| {
+            fs::create_dir_all(root.join(path).parent().unwrap()).unwrap();
+            fs::write(root.join(path), text).unwrap();
+        };
+        let denied = || denies_dbus_daemon(&root, None);
+        assert_eq!(denied(), Some(false), "nothing confines anybody");
+        write("sys/fs/selinux/enforce", "1");
+        assert_eq!(denied(), None);
+        write("sys/module/apparmor/parameters/enabled", "Y\n");
+        assert_eq!(denied(), Some(false), "libvirt has no profile");
+        write("etc/apparmor.d/usr.sbin.libvirtd", "");
+        assert_eq!(denied(), None, "the guests' are not readable");
+        write(
+            "etc/apparmor.d/libvirt/TEMPLATE.qemu",
+            "profile LIBVIRT_TEMPLATE {\n}\n",
+        );
+        let guests = "  /var/lib/dbus/machine-id r,\n  /{usr/,}bin/dash rmix,\n";
+        let included = "  include if exists <abstractions/libvirt-qemu.d>\n  include if exists <local/abstractions/libvirt-qemu>\n";
+        let abstraction = "etc/apparmor.d/abstractions/libvirt-qemu";
+        write(abstraction, &format!("{guests}{included}"));
+        assert_eq!(denied(), Some(true));
+        for (drivers, expected) in [
+            ("\"none\"", Some(false)),
+            ("[ \"selinux\" ]", Some(false)),
+            ("\"apparmor\"", Some(true)),
+        ] {
+            assert_eq!(
+                denies_dbus_daemon(&root, Some(drivers)),
+                expected,
+                "{drivers}"
+            );
+        }
+        let rule = "  /usr/bin/dbus-daemon mrix,\n";
+        for path in [
+            "etc/apparmor.d/abstractions/libvirt-qemu.d/dbus",
+            "etc/apparmor.d/local/abstractions/libvirt-qemu",
+        ] {
+            write(path, rule);
+            assert_eq!(denied(), Some(false), "{path}");
+            // As libvirt 9 and later versions without Debian's patch.
+            write(abstraction, guests);
+            assert_eq!(denied(), Some(true), "{path} is not included");
+            write(abstraction, &format!("{guests}{included}"));
+            fs::remove_file(root.join(path)).unwrap();
+        }
+        write(abstraction, &format!("{guests}{rule}"));
+        assert_eq!(denied(), Some(false));
+        write(abstraction, guests);
+        fs::create_dir(root.join("etc/apparmor.d/disable")).unwrap();
+        symlink(
+            "../usr.sbin.libvirtd",
+            root.join("etc/apparmor.d/disable/usr.sbin.libvirtd"),
+        )
+        .unwrap();
+        assert_eq!(denied(), Some(false), "switched off");
+    }
+}

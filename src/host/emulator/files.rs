@@ -1,0 +1,152 @@
+//! What a QEMU's own files tell: its version, the modules that are not installed, what its SPICE was
+//! built with. libvirt tells none of that of every emulator, and nothing has to be run for it.
+
+use std::collections::BTreeSet;
+use std::fs::OpenOptions;
+use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use memchr::memmem;
+
+use super::{is_multiarch, on_host};
+use crate::host::{Root, read_names_that};
+use crate::predict::versions::SPICE_GL_OVER_TCP;
+use crate::version::Version;
+
+/// The largest file that is read, in bytes. A QEMU with its symbols has about 100 MiB.
+const MAX_SIZE: u64 = 512 * 1024 * 1024;
+
+/// What `--version` prints before the version (QEMU system/vl.c, `version`).
+const VERSION: &str = "QEMU emulator version ";
+
+/// Frontends that may be modules, `ui-NAME.so`. A program that was built with modules has their names in it
+/// (`qemu_modinfo`, by scripts/modinfo-generate.py; QEMU 6.1 and later).
+const MODULES: [&str; 3] = ["dbus", "egl-headless", "sdl"];
+
+/// The module that SPICE is in, unless it is in the program.
+const SPICE_MODULE: &str = "ui-spice-core.so";
+
+/// What every ui/spice-core.c has in it.
+const SPICE: &str = "failed to initialize spice server";
+
+/// What ui/spice-display.c has in it if SPICE was built with OpenGL.
+const SPICE_GL: &str = "spice-egl";
+
+/// What ui/spice-core.c has in it if it was built with a spice-server older than 0.15.3.
+const LOCAL_ONLY: &str = "SPICE GL support is local-only";
+
+/// What the files tell; `None` where they do not.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Told {
+    /// QEMU's version.
+    pub(super) version: Option<Version>,
+    /// The frontends that QEMU was built with as modules, and whose modules are not installed.
+    pub(super) missing: Option<BTreeSet<&'static str>>,
+    /// Whether SPICE was built with OpenGL.
+    pub(super) spice_gl: Option<bool>,
+    /// Whether SPICE takes OpenGL over TCP.
+    pub(super) spice_gl_over_tcp: Option<bool>,
+}
+
+/// Reads the files of an emulator.
+///
+/// # Errors
+/// The program can't be read, or has no version of QEMU's in it: a script, for example.
+pub(super) fn read(root: &Root, emulator: &Path) -> io::Result<Told> {
+    let program = contents(&on_host(root, emulator))?;
+    let Some(version) = version(&program) else {
+        return Err(io::Error::other(
+            "is a script, or another program than QEMU",
+        ));
+    };
+    let directories = module_directories(root, emulator);
+    let is_installed = |file: &str| directories.iter().any(|path| path.join(file).exists());
+    let is_missing = |name: &&str| {
+        contains(&program, &format!("ui-{name}")) && !is_installed(&format!("ui-{name}.so"))
+    };
+    let missing = MODULES.into_iter().filter(is_missing).collect();
+    let spice = spice(&program, &directories);
+    let over_tcp = SPICE_GL_OVER_TCP.has(&version) != Some(false);
+    Ok(Told {
+        version: Some(version),
+        // Without any directory of modules we may be looking in the wrong place.
+        missing: (!directories.is_empty()).then_some(missing),
+        spice_gl: spice.map(|(gl, _)| gl),
+        spice_gl_over_tcp: spice
+            .filter(|(gl, _)| *gl && over_tcp)
+            .map(|(_, local_only)| !local_only),
+    })
+}
+
+/// What SPICE was built with: OpenGL, and the words that refuse OpenGL over TCP. `None` if there is no
+/// SPICE, or there are two that differ.
+fn spice(program: &[u8], directories: &[PathBuf]) -> Option<(bool, bool)> {
+    let of = |file: &[u8]| {
+        contains(file, SPICE).then(|| (contains(file, SPICE_GL), contains(file, LOCAL_ONLY)))
+    };
+    let modules = directories.iter().map(|path| path.join(SPICE_MODULE));
+    let modules: Vec<PathBuf> = modules.filter(|path| path.exists()).collect();
+    if modules.is_empty() {
+        return of(program);
+    }
+    let all: Option<BTreeSet<_>> = modules
+        .iter()
+        .map(|path| of(&contents(path).ok()?))
+        .collect();
+    let mut all = all?.into_iter();
+    all.next().filter(|_| all.next().is_none())
+}
+
+fn version(program: &[u8]) -> Option<Version> {
+    memmem::find_iter(program, VERSION).find_map(|at| {
+        let rest = &program[at + VERSION.len()..];
+        let is_part = |byte: &u8| byte.is_ascii_digit() || *byte == b'.';
+        let end = rest.iter().position(|byte| !is_part(byte))?;
+        Version::parse(std::str::from_utf8(&rest[..end]).ok()?)
+    })
+}
+
+fn contains(file: &[u8], text: &str) -> bool {
+    memmem::find(file, text.as_bytes()).is_some()
+}
+
+/// All of a file. A domain may name any, so nothing but a regular file is read.
+fn contents(path: &Path) -> io::Result<Vec<u8>> {
+    let mut options = OpenOptions::new();
+    // O_NONBLOCK: a FIFO in this place must not hold us up.
+    options.read(true).custom_flags(nix::libc::O_NONBLOCK);
+    let file = options.open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() || metadata.len() > MAX_SIZE {
+        return Err(io::Error::other("is no file that a program could be"));
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_SIZE).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Where this QEMU may have its modules: `lib/qemu` of the directory it was installed below, in
+/// each of the names that distributions have for that (its own `--libdir` and `CONFIG_QEMU_MODDIR`
+/// can't be asked).
+pub(super) fn module_directories(root: &Root, emulator: &Path) -> Vec<PathBuf> {
+    let named = on_host(root, emulator);
+    let real = named.canonicalize().ok();
+    let mut found = BTreeSet::new();
+    let programs: BTreeSet<PathBuf> = [Some(named), real].into_iter().flatten().collect();
+    for program in programs {
+        let Some(prefix) = program.parent().and_then(Path::parent) else {
+            continue;
+        };
+        let lib = prefix.join("lib");
+        let multiarch = read_names_that(is_multiarch, &lib, &mut Vec::new())
+            .into_iter()
+            .map(|name| lib.join(name));
+        let multiarch: Vec<PathBuf> = multiarch.collect();
+        for lib in [lib, prefix.join("lib64")].into_iter().chain(multiarch) {
+            let directories = ["qemu", "qemu-kvm"].map(|name| lib.join(name));
+            found.extend(directories.into_iter().filter(|path| path.is_dir()));
+        }
+    }
+    found.into_iter().collect()
+}

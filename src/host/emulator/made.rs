@@ -1,0 +1,112 @@
+//! A host whose QEMU is a file with some texts in it.
+
+use std::cell::Cell;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::cache::kept_path;
+use super::libvirt::LISTEN;
+use super::{Asking, abilities, on_host};
+use crate::abilities::{Abilities, RenderNodes};
+use crate::host::{Root, Warning};
+
+pub(super) const QEMU: &str = "/usr/bin/qemu-system-x86_64";
+
+/// What Debian 12's has in it of what is looked for.
+pub(super) const PROGRAM: &str = "\x7fELF\0QEMU emulator version %s\0\
+    QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)\nCopyright\0\
+    ui-curses\0ui-opengl\0ui-egl-headless\0ui-dbus\0ui-gtk\0ui-sdl\0ui-spice-core\0";
+
+/// What libvirt says there.
+pub(super) const CAPABILITIES: &str = "<domainCapabilities>\
+    <path>/usr/bin/qemu-system-x86_64</path><devices>\
+    <graphics supported='yes'><enum name='type'><value>sdl</value><value>vnc</value><value>spice</value>\
+    <value>egl-headless</value><value>dbus</value></enum></graphics></devices></domainCapabilities>";
+
+/// The directory of its modules.
+pub(super) const MODULES: &str = "usr/lib/x86_64-linux-gnu/qemu";
+
+/// What is known where nothing is installed.
+pub(super) fn nothing() -> Abilities {
+    Abilities {
+        spice_listen: Some(LISTEN.into()),
+        vnc_listen: Some(LISTEN.into()),
+        spice_auto_unix_socket: Some(false),
+        vnc_auto_unix_socket: Some(false),
+        spice_tls: Some(false),
+        render_nodes: Some(RenderNodes::NoDirectory),
+        dbus_daemon_denied: Some(false),
+        ..Abilities::default()
+    }
+}
+
+/// A host.
+pub(super) struct Host {
+    directory: tempfile::TempDir,
+    /// What libvirt answers, and how often it was asked.
+    pub(super) answer: Result<Option<String>, String>,
+    asked: Cell<usize>,
+}
+
+impl Host {
+    /// Debian 12 with SPICE, dbus and egl-headless.
+    pub(super) fn new() -> Self {
+        let host = Host {
+            directory: tempfile::tempdir().unwrap(),
+            answer: Ok(Some(CAPABILITIES.into())),
+            asked: Cell::new(0),
+        };
+        host.write(QEMU, PROGRAM);
+        for (name, text) in [
+            ("ui-dbus.so", ""),
+            ("ui-egl-headless.so", ""),
+            (
+                "ui-spice-core.so",
+                "failed to initialize spice server\0SPICE GL support is local-only for now\0spice-egl\0",
+            ),
+        ] {
+            host.write(&format!("{MODULES}/{name}"), text);
+        }
+        host
+    }
+
+    pub(super) fn root(&self) -> Root {
+        Root::strict(self.directory.path())
+    }
+
+    pub(super) fn write(&self, path: &str, text: &str) {
+        let path = on_host(&self.root(), Path::new(path));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    /// How often libvirt was asked.
+    pub(super) fn asked(&self) -> usize {
+        self.asked.get()
+    }
+
+    /// What is found out; by the cache alone unless `fresh`.
+    pub(super) fn find(&self, fresh: bool) -> (Abilities, Vec<Warning>) {
+        let mut warnings = Vec::new();
+        let ask = |_: &Path| {
+            self.asked.set(self.asked.get() + 1);
+            self.answer.clone()
+        };
+        let asking = if fresh {
+            Asking::Fresh(&ask)
+        } else {
+            Asking::Cached
+        };
+        let abilities = abilities(&self.root(), Path::new(QEMU), asking, &mut warnings);
+        (abilities, warnings)
+    }
+
+    pub(super) fn kept(&self) -> PathBuf {
+        kept_path(&self.root(), Path::new(QEMU))
+    }
+}
+
+pub(super) fn set(words: &[&str]) -> BTreeSet<String> {
+    words.iter().map(ToString::to_string).collect()
+}
