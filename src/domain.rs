@@ -82,6 +82,8 @@ pub enum GraphicsType {
     EglHeadless,
     /// `sdl`
     Sdl,
+    /// `gtk`: QEMU's own, in the user's arguments alone; libvirt has no such graphics.
+    Gtk,
 }
 
 impl GraphicsType {
@@ -104,6 +106,7 @@ impl GraphicsType {
             GraphicsType::Rdp => "rdp",
             GraphicsType::EglHeadless => "egl-headless",
             GraphicsType::Sdl => "sdl",
+            GraphicsType::Gtk => "gtk",
         }
     }
 }

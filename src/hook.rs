@@ -195,7 +195,7 @@ pub fn incoming(
         .into_iter()
         .filter(|change| may_pass(&change.action))
         .collect();
-    let text = document.apply(&edits(domain, &changes));
+    let text = document.apply(&edits(domain, &changes, true));
     let is_mended = Document::parse(&text).is_ok_and(|document| {
         Domain::new(&document).is_ok_and(|domain| {
             predict(&screens(&domain, surroundings, &abilities), &abilities).starts()

@@ -46,7 +46,8 @@ impl Planner<'_, '_, '_> {
     pub(super) fn drop_modes(&mut self, place: usize) {
         for name in ["xres", "yres"] {
             let vgpu = &self.screens.vgpus[place];
-            if !vgpu.properties.contains_key(name) {
+            let is_said = vgpu.set.contains_key(name) || vgpu.properties.contains_key(name);
+            if !is_said {
                 continue;
             }
             let reason = if !vgpu.display {

@@ -72,6 +72,10 @@ impl Planner<'_, '_, '_> {
         }
         for place in 0..self.screens.vgpus.len() {
             let vgpu = &self.screens.vgpus[place];
+            let is_global = !vgpu.set.contains_key(OPREGION) && !vgpu.properties.contains_key(OPREGION);
+            if is_global {
+                continue;
+            }
             if vgpu.has_opregion() == Some(false) && vgpu.switch(OPREGION) == Some(true) {
                 let reason = format!(
                     "{} has no OpRegion: QEMU before {} refuses it with \"Device does not supports IGD OpRegion feature\"",

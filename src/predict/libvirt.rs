@@ -31,7 +31,7 @@ pub fn refusal(screens: &Screens, abilities: &Abilities, libvirt: &Libvirt) -> O
     let mut with_ramfb = screens
         .vgpus
         .iter()
-        .filter(|vgpu| vgpu.ramfb && !vgpu.properties.contains_key("ramfb"))
+        .filter(|vgpu| vgpu.ramfb_asked)
         .filter(|vgpu| libvirt.takes_display(vgpu.id));
     if let (Some(_), Some(second)) = (with_ramfb.next(), with_ramfb.next()) {
         return refuse(

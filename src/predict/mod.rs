@@ -261,9 +261,13 @@ pub fn predict(screens: &Screens, abilities: &Abilities) -> Prediction {
             .as_ref()
             .is_some_and(|refusal| refusal.by == Program::Libvirt)
     };
-    let is_certain = screens.arguments.is_empty() || refusals.iter().all(by_libvirt);
+    let unread = screens.unread();
+    // QEMU finds no device for a dead -set before it looks at anything else.
+    let is_certain = unread.is_empty()
+        || refusals.iter().all(by_libvirt)
+        || !screens.dead_settings.is_empty();
     prediction.outcome = match refusal {
-        None if screens.arguments.is_empty() => Outcome::Yes,
+        None if unread.is_empty() => Outcome::Yes,
         Some(refusal) if all && is_certain => {
             prediction.heads.clear();
             prediction.dangers.clear();
@@ -279,7 +283,7 @@ pub fn predict(screens: &Screens, abilities: &Abilities) -> Prediction {
             because: arguments(screens),
         },
         Some(refusal) => Outcome::Doubt {
-            because: if screens.arguments.is_empty() {
+            because: if unread.is_empty() {
                 because(screens, abilities, &unsure)
             } else {
                 arguments(screens)
@@ -292,8 +296,8 @@ pub fn predict(screens: &Screens, abilities: &Abilities) -> Prediction {
 
 fn arguments(screens: &Screens) -> String {
     format!(
-        "the domain has QEMU arguments of its own that are about displays ({})",
-        screens.arguments.join("; ")
+        "the domain has QEMU arguments of its own that are about displays and are not looked at ({})",
+        screens.unread().join("; ")
     )
 }
 

@@ -270,7 +270,7 @@ fn graphics(out: &mut Writer, graphics: &Graphics<'_, '_>, abilities: &Abilities
                 attributes.extend(attribute(name).map(|value| (name, value)));
             }
         }
-        Some(GraphicsType::Dbus | GraphicsType::EglHeadless) | None => {}
+        Some(GraphicsType::Dbus | GraphicsType::EglHeadless | GraphicsType::Gtk) | None => {}
     }
     if let Some(gl) = element.child("gl") {
         inner.copy(gl, &GL);

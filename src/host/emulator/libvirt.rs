@@ -83,6 +83,23 @@ pub(super) fn listens(root: &Root, abilities: &mut Abilities, warnings: &mut Vec
     let socket = |key| value(&text, key).map_or(Some(false), switch);
     abilities.spice_auto_unix_socket = socket("spice_auto_unix_socket");
     abilities.vnc_auto_unix_socket = socket("vnc_auto_unix_socket");
+    abilities.own_dev = Some(has_mount_namespace(&text));
+    let filters = list(&text, "capability_filters").unwrap_or_default();
+    // Each second part stands in quotes.
+    let filters = filters.split(['"', '\'']).skip(1).step_by(2);
+    abilities.capability_filters = filters.map(str::to_owned).collect();
+}
+
+/// Whether each guest has a `/dev` of its own; so it is unless `namespaces` says otherwise.
+fn has_mount_namespace(text: &str) -> bool {
+    list(text, "namespaces").is_none_or(|list| list.contains("mount"))
+}
+
+/// What a list begins with and has in it. It may go over several lines.
+fn list<'t>(text: &'t str, key: &str) -> Option<&'t str> {
+    let first = value(text, key)?;
+    let at = first.as_ptr() as usize - text.as_ptr() as usize;
+    text[at..].split(']').next()
 }
 
 /// What `qemu.conf` says of the user that QEMU runs as.
@@ -111,13 +128,7 @@ pub fn qemu_conf(root: &Root, warnings: &mut Vec<Warning>) -> Option<QemuConf> {
         String::new()
     };
     let set = |key| value(&text, key).and_then(quoted);
-    // A list may go over several lines.
-    let namespaces = value(&text, "namespaces").map(|first| {
-        let at = first.as_ptr() as usize - text.as_ptr() as usize;
-        let list = &text[at..];
-        list.split(']').next().unwrap_or_default()
-    });
-    let mount = namespaces.is_none_or(|list| list.contains("mount"));
+    let mount = has_mount_namespace(&text);
     let owned = value(&text, "dynamic_ownership").is_none_or(|value| switch(value) != Some(false));
     Some(QemuConf {
         user: set("user"),
