@@ -26,6 +26,8 @@ pub struct Arguments {
     pub globals: Vec<Global>,
     /// Each `-set` for a device that is not the user's own, in their order: the last one wins.
     pub settings: Vec<Setting>,
+    /// Each `-set` that QEMU can't parse.
+    pub malformed: Vec<String>,
     /// Arguments that concern displays and are not read here: their options, without values, as
     /// these may be secrets.
     pub unread: Vec<String>,
@@ -57,6 +59,8 @@ pub enum Local {
     Sdl,
     /// `-display gtk`
     Gtk,
+    /// `-display curses`, `-curses`
+    Curses,
     /// Another one, which is among the unread.
     Other,
 }
@@ -256,7 +260,11 @@ impl Arguments {
                         ..Display::of(Local::NoGraphic)
                     });
                 }
-                ("-curses" | "-sdl", _) => {
+                ("-curses", _) => {
+                    display_unread = None;
+                    read.display = Some(Display::of(Local::Curses));
+                }
+                ("-sdl", _) => {
                     display_unread = Some(option.to_owned());
                     read.display = Some(Display::of(Local::Other));
                 }
@@ -286,6 +294,11 @@ impl Arguments {
                 ("-global", Some(value)) => read.globals.extend(global(value)),
                 ("-set", Some(value)) => {
                     let Some(setting) = Setting::read(value) else {
+                        // For something else than a device it has the same three parts.
+                        let parts = value.splitn(3, '.').nth(2);
+                        if !parts.is_some_and(|rest| rest.contains('=')) {
+                            read.malformed.push(value.to_owned());
+                        }
                         continue;
                     };
                     match own.get(&setting.id) {
@@ -314,7 +327,7 @@ impl Arguments {
                 read.not_read(&format!("-device {}", device.driver));
             }
         }
-        for text in display_unread {
+        if let Some(text) = display_unread {
             read.not_read(&text);
         }
         read
@@ -351,6 +364,22 @@ impl Arguments {
     }
 }
 
+impl Local {
+    /// QEMU's name for it; `None` for one that is not read.
+    #[must_use]
+    pub fn word(self) -> Option<&'static str> {
+        match self {
+            Local::None | Local::NoGraphic => Some("none"),
+            Local::EglHeadless => Some("egl-headless"),
+            Local::Dbus => Some("dbus"),
+            Local::Sdl => Some("sdl"),
+            Local::Gtk => Some("gtk"),
+            Local::Curses => Some("curses"),
+            Local::Other => None,
+        }
+    }
+}
+
 impl Display {
     fn of(kind: Local) -> Self {
         Display {
@@ -378,6 +407,7 @@ fn local(text: &str) -> Option<Result<Display, String>> {
         "dbus" => Local::Dbus,
         "sdl" => Local::Sdl,
         "gtk" => Local::Gtk,
+        "curses" => Local::Curses,
         other => return Some(Err(other.to_owned())),
     };
     // On somebody's bus it depends on who is there.
@@ -547,16 +577,22 @@ mod tests {
             ),
             // What is replaced is no matter.
             (
-                &["-display", "curses", "-display", "type=sdl,gl=on"],
+                &["-display", "spice-app", "-display", "type=sdl,gl=on"],
                 Some((Local::Sdl, Some(true))),
                 0,
                 "",
             ),
             (
                 &["-display", "none", "-curses"],
+                Some((Local::Curses, None)),
+                0,
+                "",
+            ),
+            (
+                &["-curses", "-sdl"],
                 Some((Local::Other, None)),
                 0,
-                "-curses",
+                "-sdl",
             ),
             (
                 &["-display", "spice-app"],
@@ -668,6 +704,8 @@ mod tests {
         ] {
             assert_eq!(seen(words), expected, "{words:?}");
         }
+        assert_eq!(read(&["-set", "machine.a.x=1"]).malformed, [""; 0]);
+        assert_eq!(read(&["-set", "device.a.x"]).malformed, ["device.a.x"]);
         let long = format!("device.{}.x=1", "a".repeat(64));
         assert_eq!(Setting::read(&long), None);
     }

@@ -525,7 +525,7 @@ pub(crate) fn device(hostdev: Element<'_, '_>) -> Option<(DeviceId, String)> {
 
 /// As C's strtoul with base 0 reads it (libvirt src/conf/device_conf.c,
 /// `virPCIDeviceAddressParseXML`).
-fn parse_number(text: &str) -> Option<u32> {
+pub(crate) fn parse_number(text: &str) -> Option<u32> {
     let text = text.trim();
     if let Some(digits) = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         u32::from_str_radix(digits, 16).ok()

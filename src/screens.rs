@@ -7,11 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::abilities::Abilities;
 use crate::arguments::{Arguments, Device, Local, Setting};
-use crate::domain::{Domain, GraphicsType, Listen, QEMU_NAMESPACE, Reach, Switch};
+use crate::domain::{
+    Domain, GraphicsType, Listen, QEMU_NAMESPACE, Reach, Switch, parse_number,
+};
 use crate::evidence::{Finding, resolve};
 use crate::facts::{Display, DisplayInterface, Reason};
 use crate::names::DeviceId;
 use crate::predict::versions::{Libvirt, devices_are_json, reads_override};
+use crate::xml::Element;
 
 /// What is known of a device of the domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -215,10 +218,14 @@ pub struct Screens {
     /// Whether each guest has a `/dev` of its own, with nothing in it that its XML does not name;
     /// `None` if that is not known.
     pub own_dev: Option<bool>,
+    /// Whether QEMU is given an X or a Wayland display to open.
+    pub has_a_screen: bool,
+    /// What QEMU says if a card of the user's own takes the slot of one of libvirt's devices.
+    pub slot_taken: Option<String>,
     /// What libvirt refuses for the way it is written, in its words.
     pub refused: Vec<&'static str>,
     /// `-set device.…` arguments for devices that libvirt makes: QEMU does not find these, as libvirt hands
-    /// devices over as JSON.
+    /// devices over as JSON. And those that QEMU can't parse.
     pub dead_settings: Vec<String>,
     /// `-set device.…` arguments for these devices that QEMU finds.
     pub live_settings: Vec<Setting>,
@@ -274,6 +281,8 @@ impl Screens {
             cards_before: Vec::new(),
             cards_after: Vec::new(),
             own_dev: abilities.own_dev,
+            has_a_screen: has_a_screen(domain),
+            slot_taken: None,
             refused: refused(domain),
             dead_settings: Vec::new(),
             live_settings: Vec::new(),
@@ -354,13 +363,23 @@ impl Screens {
             gl: driver.contains("-gl"),
             dmabuf: false,
         };
-        self.cards_before.extend(self.arguments.vga.map(card));
+        if let Some(driver) = self.arguments.vga {
+            self.take_slot(domain, driver, "-vga");
+            self.cards_before.push(card(driver));
+        }
         for device in self.arguments.devices.clone() {
+            let what = format!("-device {}", device.driver);
             let before = !device.json && json == Some(true);
             match json {
                 _ if device.is_vfio() => {}
-                None => self.doubt(&format!("-device {}", device.driver)),
-                Some(_) if before => self.cards_before.push(card(&device.driver)),
+                None => self.doubt(&what),
+                Some(_) if before => {
+                    let is_pci = device.driver != "ramfb" && !device.driver.starts_with("isa-");
+                    if is_pci && !device.properties.contains_key("addr") {
+                        self.take_slot(domain, &device.driver, &what);
+                    }
+                    self.cards_before.push(card(&device.driver));
+                }
                 Some(_) => self.cards_after.push(card(&device.driver)),
             }
         }
@@ -389,13 +408,39 @@ impl Screens {
             }
             vgpu.ramfb = vgpu.switch("ramfb").unwrap_or(vgpu.ramfb);
         }
-        self.doubt_what_depends_on_more(domain);
+        self.doubt_what_depends_on_more();
+    }
+
+    /// A card that QEMU makes before libvirt's devices, and that names no address, gets the first slot
+    /// that the machine itself leaves free. libvirt has given that to one of its own, if it has any.
+    fn take_slot(&mut self, domain: &Domain<'_, '_>, driver: &str, what: &str) {
+        let machine = domain.machine.as_deref().unwrap_or_default();
+        let slot = match machine {
+            _ if machine.contains("q35") => 1,
+            _ if machine.starts_with("pc") => 2,
+            _ => return self.doubt(what),
+        };
+        let devices = || domain.devices.into_iter().flat_map(Element::children);
+        let is_taken = devices().any(|device| {
+            let address = device.children().find(|child| child.name() == "address");
+            address.is_some_and(|address| is_at(address, slot))
+        });
+        if is_taken {
+            self.slot_taken.get_or_insert_with(|| {
+                format!("PCI: slot {slot} function 0 not available, in use by {driver}")
+            });
+        } else {
+            // Where libvirt has given no addresses yet, or another machine's, it may still take it.
+            self.doubt(what);
+        }
     }
 
     fn apply_settings(&mut self, domain: &Domain<'_, '_>, json: Option<bool>) {
         let settings = self.arguments.settings.clone();
+        self.dead_settings.clone_from(&self.arguments.malformed);
         if json == Some(true) {
-            self.dead_settings = settings.into_iter().map(|setting| setting.text).collect();
+            let texts = settings.into_iter().map(|setting| setting.text);
+            self.dead_settings.extend(texts);
             return;
         }
         for setting in settings {
@@ -415,12 +460,12 @@ impl Screens {
     }
 
     /// What is read and still decides nothing, as it depends on something that nobody here looks at.
-    fn doubt_what_depends_on_more(&mut self, domain: &Domain<'_, '_>) {
+    fn doubt_what_depends_on_more(&mut self) {
         if let Some(display) = self.arguments.display.clone() {
             match display.kind {
-                // Whether there is a screen to open decides.
-                Local::Gtk if has_screen(domain) => self.doubt("-display gtk"),
-                Local::Sdl if has_screen(domain) => self.doubt("-display sdl"),
+                // Whether QEMU may open that screen decides.
+                Local::Gtk if self.has_a_screen => self.doubt("-display gtk"),
+                Local::Sdl => self.doubt("-display sdl"),
                 Local::EglHeadless if self.has_render_node().is_none() => {
                     self.doubt("-display egl-headless");
                 }
@@ -467,9 +512,21 @@ impl Screens {
     }
 }
 
-/// Whether QEMU is given an X or a Wayland display.
-fn has_screen(domain: &Domain<'_, '_>) -> bool {
-    let variables = ["DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER", "GDK_BACKEND"];
+/// Whether an address is that of a slot on the first bus.
+fn is_at(address: Element<'_, '_>, slot: u32) -> bool {
+    let number = |name: &str| match address.attribute(name) {
+        None => Some(0),
+        Some(text) => parse_number(&text),
+    };
+    address.attribute("type").as_deref() == Some("pci")
+        && number("domain") == Some(0)
+        && number("bus") == Some(0)
+        && number("slot") == Some(slot)
+}
+
+/// Whether QEMU is given an X or a Wayland display by its environment.
+fn has_a_screen(domain: &Domain<'_, '_>) -> bool {
+    let variables = ["DISPLAY", "WAYLAND_DISPLAY", "GDK_BACKEND"];
     domain.element.children().any(|child| {
         child.is(Some(QEMU_NAMESPACE), "commandline")
             && child.children().any(|env| {

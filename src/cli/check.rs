@@ -4,6 +4,7 @@ use std::io::Write;
 
 use serde::Serialize;
 
+use crate::arguments::Device;
 use crate::cli::subject::{HostSurroundings, SubjectArgs};
 use crate::cli::{Context, End, Failure, json};
 use crate::fixup::fix;
@@ -144,6 +145,7 @@ fn lines(plan: &Plan, better: Option<&Plan>) -> Vec<Line> {
     start.cures = cures.flat_map(|note| note.cures.clone()).collect();
     start.cures.dedup();
     report.push(start);
+    report.extend(plan.screens.own_vfio().map(own_vfio));
     for head in &plan.before.heads {
         let HeadOf::Device(_) = head.of else { continue };
         let by: Vec<String> = head
@@ -184,6 +186,19 @@ fn display(vgpu: &Vgpu) -> Line {
         None if vgpu.known.is_measured() => Line::new(what, "PASS", format!("{words}, measured")),
         None => Line::new(what, "PASS", format!("{words}, not measured")),
     }
+}
+
+/// A vfio device that is whole in the user's own arguments, of which libvirt knows nothing.
+fn own_vfio(device: &Device) -> Line {
+    let id = device.vfio_id().map_or_else(
+        || "a vfio device".to_owned(),
+        |id| id.to_string(),
+    );
+    Line::new(
+        format!("-device {} in qemu:commandline", device.driver),
+        "WARN",
+        format!("its display is not looked at: libvirt does not know that the guest has {id}, and gives it no access to that; a hostdev does"),
+    )
 }
 
 fn start(plan: &Plan) -> Line {

@@ -178,5 +178,5 @@ impl Planner<'_, '_, '_> {
 }
 
 fn is_region_fault(danger: &Danger) -> bool {
-    matches!(danger, Danger::RegionFault { .. })
+    matches!(danger, Danger::RegionFault { .. } | Danger::NoMmap { .. })
 }

@@ -194,6 +194,7 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
     pub(super) fn set_display(&mut self, place: usize, on: bool, reason: impl Into<String>) {
         let reason = reason.into();
         self.take_settings_out(place, "display", &reason);
+        self.forget_property(place, "display");
         let vgpu = &mut self.screens.vgpus[place];
         vgpu.set_display(on);
         let device = vgpu.id;
@@ -211,6 +212,19 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
         }
         let device = vgpu.id;
         self.change(Action::Ramfb { device, on }, reason);
+    }
+
+    /// Forgets a property that this plan has only just put into `qemu:override`.
+    fn forget_property(&mut self, place: usize, property: &str) {
+        let vgpu = &mut self.screens.vgpus[place];
+        let device = vgpu.id;
+        let before = self.changes.len();
+        self.changes.retain(|change| {
+            !matches!(&change.action, Action::SetProperty { device: id, name, .. } if *id == device && name == property)
+        });
+        if self.changes.len() < before {
+            vgpu.properties.remove(property);
+        }
     }
 
     /// Takes a property out of `-set` arguments and of `qemu:override`.

@@ -2,6 +2,8 @@
 //! because libvirt hands devices over as JSON (`there is no device "hostdev0" defined`). Carried
 //! over to libvirt's own attributes where there are some, else to `qemu:override`.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use crate::arguments::Setting;
 use crate::names::DeviceId;
 use crate::plan::planner::Planner;
@@ -22,32 +24,39 @@ impl Planner<'_, '_, '_> {
             .iter()
             .filter_map(|text| Setting::read(text))
             .collect();
-        for (at, setting) in dead.iter().enumerate() {
+        let mut same: BTreeMap<(&str, &str), Vec<&Setting>> = BTreeMap::new();
+        for setting in &dead {
+            let key = (setting.id.as_str(), setting.property.as_str());
+            same.entry(key).or_default().push(setting);
+        }
+        let mut gone = BTreeSet::new();
+        for setting in &dead {
             let place = self
                 .screens
                 .vgpus
                 .iter()
                 .position(|vgpu| self.hostdev(vgpu).alias == setting.id);
-            let Some(place) = place else { continue };
-            let same =
-                |other: &Setting| other.id == setting.id && other.property == setting.property;
+            let same = &same[&(setting.id.as_str(), setting.property.as_str())];
             // Of several, QEMU's last one wins.
-            if dead[at + 1..].iter().any(same) || !self.carry_over(place, setting) {
+            let is_last = same.last().is_some_and(|last| std::ptr::eq(*last, setting));
+            let Some(place) = place.filter(|_| is_last) else {
+                continue;
+            };
+            if !self.carry_over(place, setting) {
                 continue;
             }
             let id = &setting.id;
             let reason = format!(
                 "QEMU refuses it with \"there is no device \"{id}\" defined\", as libvirt describes devices in JSON"
             );
-            for text in dead[..=at].iter().filter(|other| same(other)).map(|s| &s.text) {
-                if !self.screens.dead_settings.contains(text) {
-                    continue;
+            for Setting { text, .. } in same {
+                if gone.insert(text.clone()) {
+                    let setting = text.clone();
+                    self.change(Action::RemoveSetting { setting }, reason.clone());
                 }
-                self.screens.dead_settings.retain(|other| other != text);
-                let setting = text.clone();
-                self.change(Action::RemoveSetting { setting }, reason.clone());
             }
         }
+        self.screens.dead_settings.retain(|text| !gone.contains(text));
     }
 
     /// Carries over one; `false` if it has to stay.

@@ -22,6 +22,8 @@ pub(super) struct Console {
     pub(super) dmabuf: bool,
     /// qxl shows itself to spice, which leaves this screen alone.
     pub(super) qxl: bool,
+    /// It is drawn from a region that QEMU was told not to map.
+    pub(super) no_mmap: bool,
 }
 
 /// The owner of a screen's OpenGL context.
@@ -289,6 +291,11 @@ pub(super) fn dangers(
                 screen: console.of.clone(),
             });
         }
+        if console.no_mmap {
+            dangers.push(Danger::NoMmap {
+                screen: console.of.clone(),
+            });
+        }
         if qemu.region_fault && matches!(console.of, HeadOf::Device(_)) && !console.dmabuf {
             dangers.push(Danger::RegionFault {
                 screen: console.of.clone(),
@@ -309,7 +316,7 @@ pub(super) fn local(screens: &Screens) -> Option<(GraphicsType, bool)> {
         Local::Dbus => GraphicsType::Dbus,
         Local::Sdl => GraphicsType::Sdl,
         Local::Gtk => GraphicsType::Gtk,
-        Local::None | Local::NoGraphic | Local::Other => return None,
+        Local::None | Local::NoGraphic | Local::Curses | Local::Other => return None,
     };
     Some((kind, own.gl == Some(true)))
 }

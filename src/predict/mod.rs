@@ -152,6 +152,12 @@ pub enum Danger {
         /// Whose screen.
         screen: HeadOf,
     },
+    /// QEMU crashes when the screen is first drawn, as it was told not to map the region that it is drawn
+    /// from (`x-no-mmap=on`; measured with QEMU 10.0.13).
+    NoMmap {
+        /// Whose screen.
+        screen: HeadOf,
+    },
     /// QEMU may crash when the screen is first drawn ([`versions::Qemu::region_fault`]).
     RegionFault {
         /// Whose screen.
@@ -234,7 +240,7 @@ pub fn predict(screens: &Screens, abilities: &Abilities) -> Prediction {
         for libvirt in &libvirts {
             for qemu in &qemus {
                 let refused = libvirt::refusal(screens, abilities, libvirt)
-                    .or_else(|| qemu::refusal(screens, &found, libvirt, qemu));
+                    .or_else(|| qemu::refusal(screens, &found, abilities, (libvirt, qemu)));
                 if refused.is_none() || first.is_none() {
                     let heads = qemu::heads(screens, &found, libvirt, qemu);
                     let dangers = qemu::dangers(screens, &found, libvirt, qemu);

@@ -4,7 +4,8 @@
 //!
 //! A screen of a dmabuf device has the flags GL and DMABUF (QEMU hw/vfio/display.c).
 
-use crate::arguments::{Device, Local};
+use crate::abilities::Abilities;
+use crate::arguments::{Device, Local, Setting};
 use crate::domain::{GraphicsType, Reach};
 use crate::predict::frontends::{self, Console, libvirts_local, local, of_kind};
 use crate::predict::versions::{Libvirt, Qemu};
@@ -20,6 +21,7 @@ fn consoles(screens: &Screens, found: &[Found], libvirt: &Libvirt) -> Vec<Consol
             about: About::Domain,
             gl: card.gl,
             dmabuf: card.dmabuf,
+            no_mmap: false,
         }
     };
     let before = screens.cards_before.iter().chain(&screens.cards);
@@ -33,6 +35,7 @@ fn consoles(screens: &Screens, found: &[Found], libvirt: &Libvirt) -> Vec<Consol
             gl: *found == Found::Dmabuf,
             dmabuf: *found == Found::Dmabuf,
             qxl: false,
+            no_mmap: *found == Found::Region && vgpu.switch("x-no-mmap") == Some(true),
         }))
         .chain(screens.cards_after.iter().map(console))
         .collect()
@@ -56,8 +59,8 @@ fn has_ramfb(vgpu: &Vgpu, libvirt: &Libvirt) -> bool {
 pub fn refusal(
     screens: &Screens,
     found: &[Found],
-    libvirt: &Libvirt,
-    qemu: &Qemu,
+    abilities: &Abilities,
+    (libvirt, qemu): (&Libvirt, &Qemu),
 ) -> Option<Refusal> {
     let refuse = |about, message: String, always| {
         Some(Refusal {
@@ -69,11 +72,13 @@ pub fn refusal(
     };
     // -set is looked up among the -device options before any of them is made.
     if let Some(setting) = screens.dead_settings.first() {
-        let id = setting.split('.').nth(1).unwrap_or_default();
-        let message = format!("there is no device \"{id}\" defined");
+        let message = match Setting::read(setting) {
+            Some(Setting { id, .. }) => format!("there is no device \"{id}\" defined"),
+            None => format!("can't parse: \"{setting}\""),
+        };
         return refuse(About::Domain, message, false);
     }
-    if let Some(message) = early_display(screens, qemu) {
+    if let Some(message) = early_display(screens, abilities, qemu) {
         return refuse(About::Domain, message, false);
     }
     let spice = of_kind(screens, GraphicsType::Spice);
@@ -91,6 +96,7 @@ pub fn refusal(
     }
     let has_gl = |local: Option<(GraphicsType, bool)>| local.is_some_and(|(_, gl)| gl);
     let opengl = has_gl(local(screens)) || spice.is_some_and(|spice| spice.gl);
+    let slot = screens.slot_taken.as_ref();
     let own_device = |json| {
         let lacks = |device: &Device| screens.lacks_its_node(device) == Some(true);
         let mut own = screens.own_vfio();
@@ -102,6 +108,7 @@ pub fn refusal(
     };
     // Those in option syntax come before libvirt's.
     own_device(false)
+        .or_else(|| refuse(About::Domain, slot?.clone(), false))
         .or_else(|| device(screens, found, libvirt, qemu, opengl))
         .or_else(|| own_device(true))
         .or_else(|| refuse(About::Domain, late_display(screens, qemu)?, false))
@@ -113,25 +120,28 @@ pub fn refusal(
 
 /// How a local display of the user's own fails before there are devices (system/vl.c,
 /// `qemu_create_early_backends`).
-fn early_display(screens: &Screens, qemu: &Qemu) -> Option<String> {
+fn early_display(screens: &Screens, abilities: &Abilities, qemu: &Qemu) -> Option<String> {
     let own = screens.arguments.display.as_ref()?;
-    let name = match own.kind {
-        Local::None | Local::NoGraphic => "none",
+    let name = own.kind.word()?;
+    if name != "none" && abilities.has(name) == Some(false) {
+        return Some(format!("Display '{name}' is not available."));
+    }
+    match own.kind {
         Local::EglHeadless | Local::Dbus => {
             return no_render_node(screens).filter(|_| qemu.egl_before_devices);
         }
-        // They have OpenGL where there is a screen to open.
-        Local::Gtk => "gtk",
-        Local::Sdl | Local::Other => return None,
-    };
-    let is_open = own.kind == Local::Gtk && screens.arguments.unread.iter().any(|u| u == "-display gtk");
+        Local::None | Local::NoGraphic => {}
+        // It has OpenGL if it can open a screen.
+        Local::Gtk if !screens.has_a_screen => {}
+        _ => return None,
+    }
     let before = libvirts_local(screens).filter(|(kind, _)| *kind != GraphicsType::EglHeadless);
     let gl = match own.gl {
         // The type is another, and the rest of libvirt's -display stays.
         None if own.kind == Local::NoGraphic => before.is_some_and(|(_, gl)| gl),
         gl => gl == Some(true),
     };
-    (gl && !is_open).then(|| {
+    gl.then(|| {
         if qemu.no_opengl_names_display {
             format!("OpenGL is not supported by display backend '{name}'")
         } else {
@@ -144,9 +154,9 @@ fn early_display(screens: &Screens, qemu: &Qemu) -> Option<String> {
 fn late_display(screens: &Screens, qemu: &Qemu) -> Option<String> {
     match screens.arguments.display.as_ref()?.kind {
         Local::EglHeadless | Local::Dbus if !qemu.egl_before_devices => no_render_node(screens),
-        Local::Gtk if !screens.arguments.unread.iter().any(|u| u == "-display gtk") => {
-            Some("gtk initialization failed".into())
-        }
+        Local::Gtk if !screens.has_a_screen => Some("gtk initialization failed".into()),
+        // libvirt gives it none.
+        Local::Curses => Some("We need a terminal output".into()),
         _ => None,
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::arguments::Device;
 use crate::domain::Domain;
 use crate::screens::{is_emulated, is_screen};
 use crate::verify::LeftOut;
@@ -58,9 +59,10 @@ pub(super) fn arguments(
                 }
             }
             ("-device", Some(value)) => {
-                let device = UserDevice::read(value);
+                let device = Device::read(value).unwrap_or_default();
+                let has_bus = device.properties.contains_key("bus");
                 // A bus of its own may be that of a controller that is not there.
-                if is_emulated(&device.driver) && !device.has_bus {
+                if is_emulated(&device.driver) && !has_bus {
                     keep_pair(value);
                 } else {
                     // What serves the others is not there.
@@ -103,39 +105,6 @@ pub(super) fn arguments(
 fn first(value: &str) -> &str {
     let value = value.strip_prefix("type=").unwrap_or(value);
     value.split(',').next().unwrap_or_default()
-}
-
-/// A `-device` of the user's, as JSON or as QEMU's list of options.
-#[derive(Default)]
-struct UserDevice {
-    driver: String,
-    id: Option<String>,
-    has_bus: bool,
-}
-
-impl UserDevice {
-    fn read(value: &str) -> Self {
-        if value.trim_start().starts_with('{') {
-            let json: serde_json::Value = serde_json::from_str(value).unwrap_or_default();
-            let text = |name: &str| json.get(name).and_then(|v| v.as_str()).map(str::to_owned);
-            return UserDevice {
-                driver: text("driver").unwrap_or_default(),
-                id: text("id"),
-                has_bus: json.get("bus").is_some(),
-            };
-        }
-        let mut device = UserDevice::default();
-        for (place, part) in value.split(',').enumerate() {
-            match part.split_once('=') {
-                None if place == 0 => device.driver = part.into(),
-                Some(("driver", driver)) => device.driver = driver.into(),
-                Some(("id", id)) => device.id = Some(id.into()),
-                Some(("bus", _)) => device.has_bus = true,
-                _ => {}
-            }
-        }
-        device
-    }
 }
 
 #[cfg(test)]

@@ -681,14 +681,16 @@ pub(super) mod tests {
                 frontend.reach = crate::domain::Reach::Loopback;
             }
         }
-        // The word after an option without a value is none of its.
-        for argument in &mut screens.arguments {
-            let end = argument
-                .find(' ')
-                .filter(|_| !argument.starts_with("-device"));
-            argument.truncate(end.unwrap_or(argument.len()));
-        }
         // By the new numbers of the devices.
+        for setting in &mut screens.arguments.settings {
+            *setting = crate::arguments::Setting {
+                id: String::new(),
+                property: setting.property.clone(),
+                value: setting.value.clone(),
+                text: String::new(),
+            };
+        }
+        screens.live_settings.clear();
         screens.dead_settings = screens
             .dead_settings
             .iter()

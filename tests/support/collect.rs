@@ -311,7 +311,8 @@ fn with_abilities(original: &Path, below: &Path) -> Result<PathBuf, Failed> {
         vnc_listen: Some("127.0.0.1".into()),
         spice_auto_unix_socket: Some(false),
         vnc_auto_unix_socket: Some(true),
-        render_nodes: None,
+        own_dev: Some(true),
+        ..Abilities::default()
     };
     emulator::record(&Root::recorded(&host), Path::new(QEMU), &abilities)?;
     Ok(host)

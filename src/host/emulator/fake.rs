@@ -35,6 +35,7 @@ pub(super) fn nothing() -> Abilities {
         vnc_listen: Some(LISTEN.into()),
         spice_auto_unix_socket: Some(false),
         vnc_auto_unix_socket: Some(false),
+        own_dev: Some(true),
         render_nodes: Some(RenderNodes::NoDirectory),
         ..Abilities::default()
     }
