@@ -43,9 +43,6 @@ pub struct Abilities {
     /// qemu.conf takes `mount` out of `namespaces`. `None` if qemu.conf can't be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub own_dev: Option<bool>,
-    /// `capability_filters` of qemu.conf: what QEMU can do and libvirt shall not use.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub capability_filters: Vec<String>,
     /// Whether libvirt finds a render node for graphics with OpenGL that name none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub render_nodes: Option<RenderNodes>,

@@ -59,7 +59,7 @@ pub enum Local {
     Sdl,
     /// `-display gtk`
     Gtk,
-    /// `-display curses`, `-curses`
+    /// `-display curses`
     Curses,
     /// Another one, which is among the unread.
     Other,
@@ -260,11 +260,8 @@ impl Arguments {
                         ..Display::of(Local::NoGraphic)
                     });
                 }
-                ("-curses", _) => {
-                    display_unread = None;
-                    read.display = Some(Display::of(Local::Curses));
-                }
-                ("-sdl", _) => {
+                // Newer versions have no such options.
+                ("-curses" | "-sdl", _) => {
                     display_unread = Some(option.to_owned());
                     read.display = Some(Display::of(Local::Other));
                 }
@@ -583,7 +580,7 @@ mod tests {
                 "",
             ),
             (
-                &["-display", "none", "-curses"],
+                &["-display", "none", "-display", "curses"],
                 Some((Local::Curses, None)),
                 0,
                 "",

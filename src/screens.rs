@@ -429,8 +429,7 @@ impl Screens {
             self.slot_taken.get_or_insert_with(|| {
                 format!("PCI: slot {slot} function 0 not available, in use by {driver}")
             });
-        } else {
-            // Where libvirt has given no addresses yet, or another machine's, it may still take it.
+        } else if !has_addresses(domain) {
             self.doubt(what);
         }
     }
@@ -522,6 +521,22 @@ fn is_at(address: Element<'_, '_>, slot: u32) -> bool {
         && number("domain") == Some(0)
         && number("bus") == Some(0)
         && number("slot") == Some(slot)
+}
+
+/// Whether libvirt has given the domain's PCI devices their addresses, as it does when it defines it. It
+/// adds a memballoon where there is none.
+fn has_addresses(domain: &Domain<'_, '_>) -> bool {
+    let devices = || domain.devices.into_iter().flat_map(Element::children);
+    let is_none = |device: Element<'_, '_>| {
+        let model = device.attribute("model");
+        let model = model.or_else(|| device.child("model").and_then(|m| m.attribute("type")));
+        model.as_deref() == Some("none")
+    };
+    let on_pci = ["filesystem", "hostdev", "interface", "memballoon", "rng", "sound", "video"];
+    devices().any(|device| device.name() == "memballoon")
+        && devices()
+            .filter(|device| on_pci.contains(&device.name()) && !is_none(*device))
+            .all(|device| device.child("address").is_some())
 }
 
 /// Whether QEMU is given an X or a Wayland display by its environment.

@@ -69,7 +69,9 @@ impl Planner<'_, '_, '_> {
         for place in 0..self.screens.vgpus.len() {
             let vgpu = &self.screens.vgpus[place];
             let has_display = vgpu.known.finding.facts.display.preferred().is_some();
-            if vgpu.display || !vgpu.is_pci || !vgpu.known.is_measured() || !has_display {
+            // libvirt writes no -set by itself: an off there is a wish.
+            let is_wish = vgpu.set.contains_key("display");
+            if vgpu.display || !vgpu.is_pci || !vgpu.known.is_measured() || !has_display || is_wish {
                 continue;
             }
             let mut with = self.screens.clone();

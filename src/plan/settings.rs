@@ -76,7 +76,9 @@ impl Planner<'_, '_, '_> {
                     return true;
                 }
                 // libvirt takes the attribute only beside graphics, and looks at no override.
-                if self.has_attributes(device) && !(on && self.screens.frontends.is_empty()) {
+                let is_overridden = vgpu.properties.contains_key("display");
+                let is_alone = on && self.screens.frontends.is_empty();
+                if is_overridden || self.has_attributes(device) && !is_alone {
                     self.set_display(place, on, WHY);
                     return true;
                 }
@@ -91,7 +93,7 @@ impl Planner<'_, '_, '_> {
                 if vgpu.ramfb == on {
                     return true;
                 }
-                if self.has_attributes(device) {
+                if vgpu.properties.contains_key("ramfb") || self.has_attributes(device) {
                     self.set_ramfb(place, on, WHY);
                     return true;
                 }

@@ -149,19 +149,14 @@ pub fn reads_override(abilities: &Abilities) -> Option<bool> {
 }
 
 /// Whether libvirt hands devices to QEMU as JSON, so that no `-set` finds them; `None` if that is not
-/// known. `is_deleted` tells which of QEMU's capabilities the domain takes away; `capability_filters` of
-/// qemu.conf takes away others.
+/// known. `is_deleted` tells which of QEMU's capabilities the domain takes away.
 #[must_use]
 pub fn devices_are_json(
     abilities: &Abilities,
     is_deleted: impl Fn(&str) -> bool,
 ) -> Option<bool> {
-    let filtered = |capability: &str| {
-        let filters = &abilities.capability_filters;
-        is_deleted(capability) || filters.iter().any(|filter| filter == capability)
-    };
     let with = |qemu: &Change, capability: &str| {
-        if filtered(capability) {
+        if is_deleted(capability) {
             return Some(false);
         }
         qemu.has(abilities.qemu.as_ref()?)

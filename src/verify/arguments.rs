@@ -44,7 +44,9 @@ pub(super) fn arguments(
                 drop(true);
                 continue;
             }
-            ("-vga", Some(value)) => keep_pair(value),
+            ("-vga", Some("none")) => keep_pair("none"),
+            // It gets a slot that another device has in the small domain, and perhaps not in the whole.
+            ("-vga", Some(_)) => drop(true),
             ("-vnc", Some("none")) => keep_pair("none"),
             ("-display", Some(value)) if DISPLAYS.contains(&first(value)) => keep_pair(value),
             // They would open ports to others, on whose numbers another domain may sit.
@@ -60,9 +62,10 @@ pub(super) fn arguments(
             }
             ("-device", Some(value)) => {
                 let device = Device::read(value).unwrap_or_default();
-                let has_bus = device.properties.contains_key("bus");
+                let has = |property| device.properties.contains_key(property);
+                let has_slot = device.json || has("addr") || device.driver == "ramfb";
                 // A bus of its own may be that of a controller that is not there.
-                if is_emulated(&device.driver) && !has_bus {
+                if is_emulated(&device.driver) && !has("bus") && has_slot {
                     keep_pair(value);
                 } else {
                     // What serves the others is not there.
@@ -148,8 +151,8 @@ mod tests {
             (&["-display", "vnc=:0"], "", "-display!"),
             (
                 &["-vnc", "0.0.0.0:1,password=on", "-vga", "std"],
-                "-vga std",
-                "-vnc!",
+                "",
+                "-vnc! -vga!",
             ),
             (&["-spice", "port=1,password=geheim"], "", "-spice!"),
             (
@@ -180,9 +183,14 @@ mod tests {
                 "-object -no-hpet",
             ),
             (
-                &["-device", "VGA,id=v", "-set", "device.v.x=1"],
-                "-device VGA,id=v -set device.v.x=1",
+                &["-device", "VGA,id=v,addr=9", "-set", "device.v.x=1"],
+                "-device VGA,id=v,addr=9 -set device.v.x=1",
                 "",
+            ),
+            (
+                &["-device", "VGA,id=v", "-set", "device.v.x=1"],
+                "",
+                "-device! -set",
             ),
             (
                 &["-device", "VGA,id=v,bus=pci.5", "-set", "device.v.x=1"],

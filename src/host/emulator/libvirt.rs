@@ -84,10 +84,6 @@ pub(super) fn listens(root: &Root, abilities: &mut Abilities, warnings: &mut Vec
     abilities.spice_auto_unix_socket = socket("spice_auto_unix_socket");
     abilities.vnc_auto_unix_socket = socket("vnc_auto_unix_socket");
     abilities.own_dev = Some(has_mount_namespace(&text));
-    let filters = list(&text, "capability_filters").unwrap_or_default();
-    // Each second part stands in quotes.
-    let filters = filters.split(['"', '\'']).skip(1).step_by(2);
-    abilities.capability_filters = filters.map(str::to_owned).collect();
 }
 
 /// Whether each guest has a `/dev` of its own; so it is unless `namespaces` says otherwise.

@@ -108,7 +108,6 @@ pub fn record(root: &Root, emulator: &Path, abilities: &Abilities) -> io::Result
         spice_auto_unix_socket,
         vnc_auto_unix_socket,
         own_dev,
-        capability_filters,
         ..
     } = abilities;
     let mut written = Vec::new();
@@ -150,9 +149,6 @@ pub fn record(root: &Root, emulator: &Path, abilities: &Abilities) -> io::Result
     }
     if *own_dev == Some(false) {
         settings.push_str("namespaces = [ ]\n");
-    }
-    if !capability_filters.is_empty() {
-        settings.push_str(&format!("capability_filters = {capability_filters:?}\n"));
     }
     if !settings.is_empty() {
         write(root.join("etc/libvirt/qemu.conf"), settings)?;
@@ -356,7 +352,6 @@ mod tests {
             vnc_listen: Some("10.1.2.3".into()),
             vnc_auto_unix_socket: Some(true),
             own_dev: Some(false),
-            capability_filters: vec!["device.json+hotplug".into(), "b".into()],
             ..host.ask(Asking::Fresh).0
         };
         fs::create_dir(copy.path()).unwrap();
