@@ -42,6 +42,10 @@ pub struct Abilities {
     /// `spice_tls` of qemu.conf: spice has a TLS port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spice_tls: Option<bool>,
+    /// Whether each guest has a `/dev` of its own, with nothing in it that its XML does not name: unless
+    /// qemu.conf takes `mount` out of `namespaces`. `None` if qemu.conf can't be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own_dev: Option<bool>,
     /// Whether libvirt finds a render node for graphics with OpenGL that name none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub render_nodes: Option<RenderNodes>,

@@ -82,6 +82,8 @@ pub enum GraphicsType {
     EglHeadless,
     /// `sdl`
     Sdl,
+    /// `gtk`: QEMU's own, in the user's arguments alone; libvirt has no such graphics.
+    Gtk,
 }
 
 impl GraphicsType {
@@ -104,6 +106,7 @@ impl GraphicsType {
             GraphicsType::Rdp => "rdp",
             GraphicsType::EglHeadless => "egl-headless",
             GraphicsType::Sdl => "sdl",
+            GraphicsType::Gtk => "gtk",
         }
     }
 }
@@ -648,7 +651,7 @@ pub(crate) fn device(hostdev: Element<'_, '_>) -> Option<(DeviceId, String)> {
 
 /// As C's strtoul with base 0 reads it (libvirt src/conf/device_conf.c,
 /// `virPCIDeviceAddressParseXML`).
-fn parse_number(text: &str) -> Option<u32> {
+pub(crate) fn parse_number(text: &str) -> Option<u32> {
     let text = text.trim();
     if let Some(digits) = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         u32::from_str_radix(digits, 16).ok()

@@ -4,6 +4,7 @@ use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
 
 use crate::abilities::Abilities;
+use crate::arguments::{Arguments, Device};
 use crate::domain::{Domain, NotADomain};
 use crate::names::DeviceId;
 use crate::plan::edits::edits;
@@ -133,7 +134,9 @@ fn once(
     let document = Document::parse(text)?;
     let domain = Domain::new(&document)?;
     let policy = policy.clone().for_domain(&domain)?.with(wishes);
-    if !domain.is_qemu() || domain.hostdevs.is_empty() {
+    let own = || Arguments::read(domain.arguments.iter().map(|a| a.value.as_str()));
+    let has_none = || domain.hostdevs.is_empty() && !own().devices.iter().any(Device::is_vfio);
+    if !domain.is_qemu() || has_none() {
         return Ok(Fixed {
             name: domain.name,
             plan: None,
@@ -144,7 +147,8 @@ fn once(
     let known = |id| surroundings.known(id);
     let screens = Screens::of(&domain, &known, &abilities);
     let plan = plan(&domain, &screens, &abilities, &policy);
-    let text = document.apply(&edits(&domain, &plan.changes));
+    let keep_aliases = !screens.live_settings.is_empty();
+    let text = document.apply(&edits(&domain, &plan.changes, keep_aliases));
     Ok(Fixed {
         name: domain.name,
         plan: Some(plan),

@@ -16,6 +16,7 @@
 use std::collections::BTreeSet;
 
 use crate::abilities::Abilities;
+use crate::arguments::Arguments;
 use crate::config::{Config, HookMode};
 use crate::domain::{Domain, Switch};
 use crate::facts::{Display, Reason};
@@ -195,7 +196,7 @@ pub fn incoming(
         .into_iter()
         .filter(|change| may_pass(&change.action))
         .collect();
-    let text = document.apply(&edits(domain, &changes));
+    let text = document.apply(&edits(domain, &changes, true));
     let is_mended = Document::parse(&text).is_ok_and(|document| {
         Domain::new(&document).is_ok_and(|domain| {
             predict(&screens(&domain, surroundings, &abilities), &abilities).starts()
@@ -271,6 +272,10 @@ fn cautious(screens: &Screens) -> Screens {
 /// Why every QEMU would refuse the domain: for a device whose display was measured, and whatever
 /// the other devices are. Of libvirt the version is believed, as it reads the XML.
 fn certain(screens: &Screens, abilities: &Abilities) -> Option<Refusal> {
+    // What the user tells QEMU past libvirt is not known well enough to stop a start for it.
+    if screens.arguments != Arguments::default() {
+        return None;
+    }
     let abilities = Abilities {
         libvirt: abilities.libvirt.clone(),
         ..Abilities::default()

@@ -26,7 +26,8 @@
 //! * [`callout`] reads how mdevctl calls us.
 //! * [`export`] writes what was measured as rules.
 //! * [`domain`] reads a domain's XML, [`screens`] is what is left of it for predictions: what makes
-//!   a picture, and what shows it. [`abilities`] is what the host's QEMU and libvirt can do.
+//!   a picture, and what shows it. [`arguments`] reads the user's own arguments for
+//!   QEMU, [`properties`] knows the types of its properties. [`abilities`] is what the host's QEMU and libvirt can do.
 //! * [`predict`] says what these will make of it; what differs between their versions is in one
 //!   table there.
 //! * [`plan`] is what has to be changed, and why; [`policy`] what may be. [`fixup`] does all of it:
@@ -46,6 +47,7 @@
 //! of the query), never resets one, and never opens one that somebody else holds.
 
 pub mod abilities;
+pub mod arguments;
 pub mod callout;
 pub mod cli;
 pub mod config;
@@ -69,6 +71,7 @@ pub mod plan;
 pub mod policy;
 pub mod predict;
 pub mod probe;
+pub mod properties;
 pub mod record;
 pub mod rules;
 pub mod screens;

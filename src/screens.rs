@@ -6,13 +6,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::abilities::Abilities;
+use crate::arguments::{Arguments, Device, Local, Setting};
 use crate::domain::{
     Domain, GraphicsSettings, GraphicsType, HostdevSettings, Listen, QEMU_NAMESPACE, Reach, Switch,
-    VideoSettings,
+    VideoSettings, parse_number,
 };
 use crate::evidence::{Evidence, Finding, Method, resolve};
 use crate::facts::{Display, DisplayInterface, Facts, Reason};
 use crate::names::DeviceId;
+use crate::predict::versions::{Libvirt, devices_are_json, reads_override};
+use crate::xml::Element;
 
 /// What is known of a device of the domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,10 +118,16 @@ pub struct Vgpu {
     pub display: bool,
     /// Whether the attribute says so.
     pub asked: bool,
-    /// `ramfb='on'`.
+    /// Whether QEMU is told `ramfb=on`.
     pub ramfb: bool,
+    /// Whether the attribute `ramfb` says so.
+    pub ramfb_asked: bool,
     /// What `qemu:override` sets.
     pub properties: BTreeMap<String, String>,
+    /// What `-set` arguments set that QEMU finds: that goes over `qemu:override`.
+    pub set: BTreeMap<String, String>,
+    /// What `-global` arguments set: everything else goes over it.
+    pub globals: BTreeMap<String, String>,
     /// What is known of it, as QEMU will find it.
     pub known: Known,
     /// A vendor's driver that libvirt takes the device from, as it is managed='yes', and what that
@@ -200,22 +209,41 @@ impl Vgpu {
         }
     }
 
-    /// Switches the display on or off, where that is said: in `qemu:override` or by the attribute.
+    /// Switches the display on or off, where that is said: in `qemu:override` or by the attribute. A
+    /// `-set` goes.
     pub fn set_display(&mut self, on: bool) {
         self.display = on;
+        self.set.remove("display");
         match self.properties.get_mut("display") {
             Some(value) => *value = if on { "on" } else { "off" }.into(),
             None => self.asked = on,
         }
     }
 
-    /// A property of `qemu:override` that is a switch.
+    /// The value of a property that QEMU is told by `-set`, `qemu:override` or `-global`.
+    #[must_use]
+    pub fn said(&self, property: &str) -> Option<&str> {
+        let value = self.set.get(property);
+        let value = value.or_else(|| self.properties.get(property));
+        value.or_else(|| self.globals.get(property)).map(String::as_str)
+    }
+
+    /// QEMU's type of the device (libvirt src/qemu/qemu_command.c,
+    /// `qemuBuildHostdevMediatedDevProps`).
+    #[must_use]
+    pub fn driver(&self) -> &str {
+        let said = self.set.get("driver").or_else(|| self.properties.get("driver"));
+        match said {
+            Some(driver) => driver,
+            None if self.ramfb_asked => "vfio-pci-nohotplug",
+            None => "vfio-pci",
+        }
+    }
+
+    /// A property that is a switch, as it is [`said`](Self::said).
     #[must_use]
     pub fn switch(&self, property: &str) -> Option<bool> {
-        match self.properties.get(property)?.as_str() {
-            "on" | "true" | "yes" => Some(true),
-            _ => Some(false),
-        }
+        Some(matches!(self.said(property)?, "on" | "true" | "yes"))
     }
 }
 
@@ -254,8 +282,6 @@ pub struct Screens {
     pub frontends: Vec<Frontend>,
     /// Whether there is a `<video>` at all, `none` included: libvirt then adds no card.
     pub video_said: bool,
-    /// QEMU arguments of the user's that have to do with displays: what they do is not known here.
-    pub arguments: Vec<String>,
     /// Whether the guest's memory is a memfd.
     pub memfd: bool,
     /// How many `<video>`s have the model `none`.
@@ -268,22 +294,25 @@ pub struct Screens {
     pub desktop: bool,
     /// What libvirt's parser refuses, in its words.
     pub misread: Vec<String>,
+    /// The user's own arguments for QEMU.
+    pub arguments: Arguments,
+    /// Cards of the user's own arguments that QEMU makes before all others.
+    pub cards_before: Vec<Card>,
+    /// Those that it makes after all others.
+    pub cards_after: Vec<Card>,
+    /// Whether each guest has a `/dev` of its own, with nothing in it that its XML does not name;
+    /// `None` if that is not known.
+    pub own_dev: Option<bool>,
+    /// Whether QEMU is given an X or a Wayland display to open.
+    pub has_a_screen: bool,
+    /// What QEMU says if a card of the user's own takes the slot of one of libvirt's devices.
+    pub slot_taken: Option<String>,
     /// `-set device.…` arguments for devices that libvirt makes: QEMU does not find these, as libvirt hands
-    /// devices over as JSON.
+    /// devices over as JSON. And those that QEMU can't parse.
     pub dead_settings: Vec<String>,
+    /// `-set device.…` arguments for these devices that QEMU finds.
+    pub live_settings: Vec<Setting>,
 }
-
-/// Options of QEMU that change what shows a screen.
-const DISPLAY_OPTIONS: [&str; 8] = [
-    "-readconfig",
-    "-display",
-    "-vnc",
-    "-spice",
-    "-nographic",
-    "-sdl",
-    "-curses",
-    "-vga",
-];
 
 impl Screens {
     /// Those of a domain. `known` tells of each device; of `abilities` counts where spice and VNC
@@ -333,10 +362,9 @@ impl Screens {
         }
         let mut screens = Screens {
             cards,
-            vgpus: vgpus(domain, known),
+            vgpus: vgpus(domain, known, abilities),
             video_said: !domain.videos.is_empty(),
             frontends,
-            arguments: Vec::new(),
             memfd: domain.memfd,
             none_cards: domain
                 .videos
@@ -350,10 +378,17 @@ impl Screens {
                 .iter()
                 .any(|graphics| graphics.element.attribute("type").as_deref() == Some("desktop")),
             misread: domain.misread.clone(),
+            arguments: Arguments::read(domain.arguments.iter().map(|a| a.value.as_str())),
+            cards_before: Vec::new(),
+            cards_after: Vec::new(),
+            own_dev: abilities.own_dev,
+            has_a_screen: has_a_screen(domain),
+            slot_taken: None,
             dead_settings: Vec::new(),
+            live_settings: Vec::new(),
         };
         screens.imply();
-        screens.read_arguments(domain);
+        screens.apply_arguments(domain, abilities);
         screens
     }
 
@@ -390,64 +425,256 @@ impl Screens {
         self.twice().is_some() || kinds.len() < self.frontends.len()
     }
 
-    fn read_arguments(&mut self, domain: &Domain<'_, '_>) {
-        let values: Vec<&str> = domain.arguments.iter().map(|a| a.value.as_str()).collect();
-        // QEMU looks a -set up at once, so only what stands before it counts.
-        let own = |id: &str, before: usize| {
-            let (comma, start) = (format!(",id={id},"), format!("id={id},"));
-            values[..before].iter().any(|value| {
-                let value = format!("{value},");
-                value.contains(&comma) || value.starts_with(&start)
-            })
+    /// The vfio devices in the user's own arguments.
+    pub fn own_vfio(&self) -> impl Iterator<Item = &Device> {
+        self.arguments.devices.iter().filter(|device| device.is_vfio())
+    }
+
+    /// Arguments that are not read and may decide whether the domain starts: none where no vfio device
+    /// wants a display, as they are none of our business then.
+    #[must_use]
+    pub fn unread(&self) -> &[String] {
+        let wants = self.vgpus.iter().any(|vgpu| vgpu.is_pci && vgpu.display);
+        if wants || self.own_vfio().any(Device::wants_display) {
+            &self.arguments.unread
+        } else {
+            &[]
+        }
+    }
+
+    /// Whether QEMU finds a render node: libvirt puts those of graphics with OpenGL into the guest's
+    /// `/dev`, and no others. `None` if that is not known.
+    #[must_use]
+    pub fn has_render_node(&self) -> Option<bool> {
+        let has_one = |f: &Frontend| match f.kind {
+            GraphicsType::Spice | GraphicsType::Dbus => f.gl,
+            GraphicsType::EglHeadless => true,
+            _ => false,
         };
-        // With QEMU told to take devices as they were, -set finds them.
-        let as_it_was = domain.element.children().any(|child| {
-            child.is(Some(QEMU_NAMESPACE), "capabilities")
-                && child.children().any(|deleted| {
-                    let name = deleted.attribute("capability");
-                    deleted.local_name() == "del"
-                        && name.is_some_and(|name| name.starts_with("device.json"))
-                })
-        });
-        let mut is_value = false;
-        for (place, value) in values.iter().enumerate() {
-            // Whatever follows -set is its value, another -set included.
-            if std::mem::take(&mut is_value) {
-                continue;
+        if self.frontends.iter().any(has_one) {
+            return Some(true);
+        }
+        (self.own_dev == Some(true)).then_some(false)
+    }
+
+    /// What the user's own arguments do to the cards and devices.
+    fn apply_arguments(&mut self, domain: &Domain<'_, '_>, abilities: &Abilities) {
+        let json = devices_are_json(abilities, |capability| is_deleted(domain, capability));
+        let card = |driver: &str| Card {
+            place: None,
+            model: Some(driver.to_owned()),
+            gl: driver.contains("-gl"),
+            dmabuf: false,
+            settings: VideoSettings::default(),
+        };
+        if let Some(driver) = self.arguments.vga {
+            self.take_slot(domain, driver, "-vga");
+            self.cards_before.push(card(driver));
+        }
+        for device in self.arguments.devices.clone() {
+            let what = format!("-device {}", device.driver);
+            let before = !device.json && json == Some(true);
+            match json {
+                _ if device.is_vfio() => {}
+                None => self.doubt(&what),
+                Some(_) if before => {
+                    let is_pci = device.driver != "ramfb" && !device.driver.starts_with("isa-");
+                    if is_pci && !device.properties.contains_key("addr") {
+                        self.take_slot(domain, &device.driver, &what);
+                    }
+                    self.cards_before.push(card(&device.driver));
+                }
+                Some(_) => self.cards_after.push(card(&device.driver)),
             }
-            let option = value.replacen("--", "-", 1);
-            let next = values.get(place + 1);
-            is_value = option == "-set";
-            if DISPLAY_OPTIONS.contains(&option.as_str()) {
-                let words = std::iter::once(*value).chain(next.copied());
-                self.arguments.push(words.collect::<Vec<_>>().join(" "));
-            } else if next.is_some_and(|next| match option.as_str() {
-                "-device" => makes_a_screen(next),
-                "-global" => next.starts_with("vfio-pci"),
-                _ => false,
-            }) {
-                self.arguments
-                    .push(format!("{value} {}", next.unwrap_or(&"")));
-            } else if let Some(setting) = next.filter(|_| option == "-set")
-                && let Some(rest) = setting.strip_prefix("device.")
-                && let Some((id, property)) = rest.split_once('.')
-                && !own(id, place)
-            {
-                let property = property.split('=').next().unwrap_or_default();
-                if !as_it_was {
-                    self.dead_settings.push((*setting).to_owned());
-                } else if matches!(property, "display" | "ramfb") {
-                    self.arguments.push(format!("-set {setting}"));
+        }
+        self.apply_settings(domain, json);
+        for vgpu in &mut self.vgpus {
+            let driver = vgpu.driver();
+            vgpu.globals = self.arguments.globals_of(driver);
+            let hostdev = &domain.hostdevs[vgpu.place];
+            let all = Libvirt::possible(abilities);
+            let takes = all.iter().any(|libvirt| libvirt.takes_display(vgpu.id));
+            // libvirt always says it of a mediated device.
+            let is_said = match vgpu.id {
+                DeviceId::Mdev(_) => true,
+                DeviceId::Pci(_) => takes && hostdev.display.is_some(),
+            };
+            if is_said {
+                vgpu.globals.remove("display");
+            }
+            if takes && hostdev.ramfb == Some(Switch::On) {
+                vgpu.globals.remove("ramfb");
+            }
+            if let Some(value) = vgpu.said("display").map(str::to_owned) {
+                // QEMU shows what there is, and starts where there is nothing.
+                let auto = value == "auto" && vgpu.found() != [Found::Nothing];
+                vgpu.display = auto || vgpu.switch("display") == Some(true);
+            }
+            vgpu.ramfb = vgpu.switch("ramfb").unwrap_or(vgpu.ramfb);
+        }
+        self.doubt_what_depends_on_more();
+    }
+
+    /// A card that QEMU makes before libvirt's devices, and that names no address, gets the first slot
+    /// that the machine itself leaves free. libvirt has given that to one of its own, if it has any.
+    fn take_slot(&mut self, domain: &Domain<'_, '_>, driver: &str, what: &str) {
+        let machine = domain.machine.as_deref().unwrap_or_default();
+        let slot = match machine {
+            _ if machine.contains("q35") => 1,
+            _ if machine.starts_with("pc") => 2,
+            _ => return self.doubt(what),
+        };
+        let devices = || domain.devices.into_iter().flat_map(Element::children);
+        let is_taken = devices().any(|device| {
+            let address = device.children().find(|child| child.name() == "address");
+            address.is_some_and(|address| is_at(address, slot))
+        });
+        if is_taken {
+            self.slot_taken.get_or_insert_with(|| {
+                format!("PCI: slot {slot} function 0 not available, in use by {driver}")
+            });
+        } else if !has_addresses(domain) {
+            self.doubt(what);
+        }
+    }
+
+    fn apply_settings(&mut self, domain: &Domain<'_, '_>, json: Option<bool>) {
+        let settings = self.arguments.settings.clone();
+        self.dead_settings.clone_from(&self.arguments.malformed);
+        if json == Some(true) {
+            let texts = settings.into_iter().map(|setting| setting.text);
+            self.dead_settings.extend(texts);
+            return;
+        }
+        for setting in settings {
+            let of_it = |vgpu: &&mut Vgpu| domain.hostdevs[vgpu.place].alias == setting.id;
+            let Some(vgpu) = self.vgpus.iter_mut().find(of_it) else {
+                continue;
+            };
+            match json {
+                None => self.doubt(&format!("-set device.{}.{}", setting.id, setting.property)),
+                _ => {
+                    let (property, value) = (setting.property.clone(), setting.value.clone());
+                    vgpu.set.insert(property, value);
+                    self.live_settings.push(setting);
                 }
             }
         }
     }
+
+    /// What is read and still decides nothing, as it depends on something that nobody here looks at.
+    fn doubt_what_depends_on_more(&mut self) {
+        if let Some(display) = self.arguments.display.clone() {
+            match display.kind {
+                // Whether QEMU may open that screen decides.
+                Local::Gtk if self.has_a_screen => self.doubt("-display gtk"),
+                Local::Sdl => self.doubt("-display sdl"),
+                Local::EglHeadless if self.has_render_node().is_none() => {
+                    self.doubt("-display egl-headless");
+                }
+                Local::Dbus if display.gl == Some(true) && self.has_render_node().is_none() => {
+                    self.doubt("-display dbus");
+                }
+                _ => {}
+            }
+            if let Some(node) = &display.rendernode {
+                let is_it = |f: &Frontend| f.rendernode.as_ref() == Some(node);
+                if !self.frontends.iter().any(is_it) {
+                    self.doubt("-display with a rendernode");
+                }
+            }
+        }
+        let uncertain: Vec<String> = self
+            .own_vfio()
+            .filter(|device| self.lacks_its_node(device).is_none())
+            .map(|device| format!("-device {}", device.driver))
+            .collect();
+        for what in uncertain {
+            self.doubt(&what);
+        }
+        if self.vgpus.iter().any(|vgpu| vgpu.globals.contains_key("x-vga")) {
+            self.doubt("-global vfio-pci.x-vga");
+        }
+    }
+
+    /// Whether the guest's `/dev` lacks the node of a vfio device in the user's own arguments; `None` if
+    /// that is not known.
+    #[must_use]
+    pub fn lacks_its_node(&self, device: &Device) -> Option<bool> {
+        let with_iommufd = device.properties.contains_key("iommufd");
+        let is_pci = |id: DeviceId| matches!(id, DeviceId::Pci(_));
+        // Functions of a card may share a group, and with it a node.
+        let may_share = device.vfio_id().is_none_or(is_pci)
+            && self.vgpus.iter().any(|vgpu| is_pci(vgpu.id));
+        let is_known = self.own_dev == Some(true) && !with_iommufd && !may_share;
+        is_known.then_some(true)
+    }
+
+    fn doubt(&mut self, what: &str) {
+        self.arguments.not_read(what);
+    }
+}
+
+/// Whether an address is that of a slot on the first bus.
+fn is_at(address: Element<'_, '_>, slot: u32) -> bool {
+    let number = |name: &str| match address.attribute(name) {
+        None => Some(0),
+        Some(text) => parse_number(&text),
+    };
+    address.attribute("type").as_deref() == Some("pci")
+        && number("domain") == Some(0)
+        && number("bus") == Some(0)
+        && number("slot") == Some(slot)
+}
+
+/// Whether libvirt has given the domain's PCI devices their addresses, as it does when it defines it. It
+/// adds a memballoon where there is none.
+fn has_addresses(domain: &Domain<'_, '_>) -> bool {
+    let devices = || domain.devices.into_iter().flat_map(Element::children);
+    let is_none = |device: Element<'_, '_>| {
+        let model = device.attribute("model");
+        let model = model.or_else(|| device.child("model").and_then(|m| m.attribute("type")));
+        model.as_deref() == Some("none")
+    };
+    let on_pci = ["filesystem", "hostdev", "interface", "memballoon", "rng", "sound", "video"];
+    devices().any(|device| device.name() == "memballoon")
+        && devices()
+            .filter(|device| on_pci.contains(&device.name()) && !is_none(*device))
+            .all(|device| device.child("address").is_some())
+}
+
+/// Whether QEMU is given an X or a Wayland display by its environment.
+fn has_a_screen(domain: &Domain<'_, '_>) -> bool {
+    let variables = ["DISPLAY", "WAYLAND_DISPLAY", "GDK_BACKEND"];
+    domain.element.children().any(|child| {
+        child.is(Some(QEMU_NAMESPACE), "commandline")
+            && child.children().any(|env| {
+                let name = env.attribute("name");
+                env.is(Some(QEMU_NAMESPACE), "env")
+                    && name.is_some_and(|name| variables.contains(&name.as_ref()))
+            })
+    })
+}
+
+/// Whether `<qemu:capabilities>` takes a capability away. What it adds back stays away: libvirt
+/// adds first (src/qemu/qemu_process.c, `qemuProcessStartUpdateCustomCaps`).
+fn is_deleted(domain: &Domain<'_, '_>, capability: &str) -> bool {
+    domain.element.children().any(|child| {
+        child.is(Some(QEMU_NAMESPACE), "capabilities")
+            && child.children().any(|deleted| {
+                deleted.is(Some(QEMU_NAMESPACE), "del")
+                    && deleted.attribute("capability").as_deref() == Some(capability)
+            })
+    })
 }
 
 /// Devices of QEMU that make a screen all by themselves, by the start of their names.
-const EMULATED: [&str; 9] = [
+const EMULATED: [&str; 12] = [
     "VGA",
     "secondary-vga",
+    "ati-vga",
+    "isa-vga",
+    "isa-cirrus-vga",
     "bochs-display",
     "cirrus-vga",
     "qxl",
@@ -474,20 +701,18 @@ pub fn is_screen(driver: &str) -> bool {
     is_emulated(driver) || SERVED.iter().any(|screen| driver.starts_with(screen))
 }
 
-/// Whether a `-device` of the user's is something with a screen.
-fn makes_a_screen(device: &str) -> bool {
-    let driver = device.split(',').next().unwrap_or_default();
-    let driver = driver.strip_prefix("driver=").unwrap_or(driver);
-    is_screen(driver) || device.trim_start().starts_with('{')
-}
-
-fn vgpus(domain: &Domain<'_, '_>, known: &dyn Fn(DeviceId) -> Known) -> Vec<Vgpu> {
+fn vgpus(
+    domain: &Domain<'_, '_>,
+    known: &dyn Fn(DeviceId) -> Known,
+    abilities: &Abilities,
+) -> Vec<Vgpu> {
     let mut all = Vec::new();
+    let is_overridden = reads_override(abilities) != Some(false);
     for (place, hostdev) in domain.hostdevs.iter().enumerate() {
         let properties: BTreeMap<String, String> = domain
             .properties
             .iter()
-            .filter(|property| property.alias == hostdev.alias)
+            .filter(|property| is_overridden && property.alias == hostdev.alias)
             // What is removed is as QEMU has it by default; of these two that is known.
             .filter(|p| p.kind != "remove" || matches!(p.name.as_str(), "display" | "ramfb"))
             .map(|p| match p.kind.as_str() {
@@ -505,7 +730,10 @@ fn vgpus(domain: &Domain<'_, '_>, known: &dyn Fn(DeviceId) -> Known) -> Vec<Vgpu
             display: on(hostdev.display),
             asked: on(hostdev.display),
             ramfb: on(hostdev.ramfb),
+            ramfb_asked: on(hostdev.ramfb),
             properties,
+            set: BTreeMap::new(),
+            globals: BTreeMap::new(),
             known: known(hostdev.id),
             lost: None,
             rebound: false,
@@ -524,12 +752,6 @@ fn vgpus(domain: &Domain<'_, '_>, known: &dyn Fn(DeviceId) -> Known) -> Vec<Vgpu
             let facts = Facts::of(Display::NONE);
             vgpu.known.finding = resolve(vec![(facts, evidence)], Reason::NoDriver);
         }
-        vgpu.display = match vgpu.properties.get("display").map(String::as_str) {
-            // QEMU shows what there is, and starts where there is nothing.
-            Some("auto") => vgpu.found() != [Found::Nothing],
-            _ => vgpu.switch("display").unwrap_or(vgpu.display),
-        };
-        vgpu.ramfb = vgpu.switch("ramfb").unwrap_or(vgpu.ramfb);
         all.push(vgpu);
     }
     all

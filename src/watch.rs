@@ -281,7 +281,7 @@ fn objection(plan: &Plan) -> Option<String> {
             Danger::ViewerEndsGuest { screen } => format!(
                 "it would start, but a viewer who switches to the screen of {screen} would end the guest"
             ),
-            Danger::RegionFault { screen } => format!(
+            Danger::RegionFault { screen } | Danger::NoMmap { screen } => format!(
                 "it would start, but this QEMU may crash when the screen of {screen} is first drawn"
             ),
         });

@@ -71,6 +71,10 @@ impl Libvirt for AsKvm {
         self.libvirt.set_policy(uuid, xml)
     }
 
+    fn domain_capabilities(&self, emulator: Option<&Path>) -> Result<Option<String>, Failure> {
+        self.libvirt.domain_capabilities(emulator)
+    }
+
     fn persistent(&self, uuid: &str) -> Result<Option<Definition>, Failure> {
         self.definition(uuid, true).map(Some)
     }

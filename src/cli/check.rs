@@ -4,6 +4,7 @@ use std::io::Write;
 
 use serde::Serialize;
 
+use crate::arguments::Device;
 use crate::cli::libvirt::Start;
 use crate::cli::subject::{HostSurroundings, SubjectArgs};
 use crate::cli::{Context, End, Failure, json};
@@ -237,6 +238,7 @@ fn lines(plan: &Plan, now: &Prediction, better: Option<&Plan>) -> Vec<Line> {
         start.cures = vec![devices_cure(plan, refusal)];
     }
     report.push(start);
+    report.extend(plan.screens.own_vfio().map(own_vfio));
     for head in &now.heads {
         let HeadOf::Device(_) = head.of else { continue };
         let by: Vec<String> = head
@@ -302,6 +304,19 @@ fn devices_cure(plan: &Plan, refusal: &Refusal) -> String {
             "mdevctl start --uuid {uuid}, if it is defined; gfxplane list shows this host's devices"
         ),
     }
+}
+
+/// A vfio device that is whole in the user's own arguments, of which libvirt knows nothing.
+fn own_vfio(device: &Device) -> Line {
+    let id = device.vfio_id().map_or_else(
+        || "a vfio device".to_owned(),
+        |id| id.to_string(),
+    );
+    Line::new(
+        format!("-device {} in qemu:commandline", device.driver),
+        "WARN",
+        format!("its display is not looked at: libvirt does not know that the guest has {id}, and gives it no access to that; a hostdev does"),
+    )
 }
 
 fn start(now: &Prediction) -> Line {

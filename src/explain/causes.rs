@@ -298,7 +298,7 @@ fn viewers_end(domain: &Situation, symptom: Symptom, here: &mut Vec<String>) -> 
             "domain {}: whoever chooses the screen of {screen} in a VNC viewer ends the guest",
             domain.name
         )),
-        Danger::RegionFault { .. } => None,
+        Danger::RegionFault { .. } | Danger::NoMmap { .. } => None,
     }));
     here.len() > before
 }

@@ -46,7 +46,8 @@ impl Planner<'_, '_, '_> {
     pub(super) fn drop_modes(&mut self, place: usize) {
         for name in ["xres", "yres"] {
             let vgpu = &self.screens.vgpus[place];
-            if !vgpu.properties.contains_key(name) {
+            let is_said = vgpu.set.contains_key(name) || vgpu.properties.contains_key(name);
+            if !is_said {
                 continue;
             }
             let reason = if !vgpu.display {
@@ -68,7 +69,9 @@ impl Planner<'_, '_, '_> {
         for place in 0..self.screens.vgpus.len() {
             let vgpu = &self.screens.vgpus[place];
             let has_display = vgpu.known.finding.facts.display.preferred().is_some();
-            if vgpu.display || !vgpu.is_pci || !vgpu.known.is_measured() || !has_display {
+            // libvirt writes no -set by itself: an off there is a wish.
+            let is_wish = vgpu.set.contains_key("display");
+            if vgpu.display || !vgpu.is_pci || !vgpu.known.is_measured() || !has_display || is_wish {
                 continue;
             }
             let mut with = self.screens.clone();
@@ -177,5 +180,5 @@ impl Planner<'_, '_, '_> {
 }
 
 fn is_region_fault(danger: &Danger) -> bool {
-    matches!(danger, Danger::RegionFault { .. })
+    matches!(danger, Danger::RegionFault { .. } | Danger::NoMmap { .. })
 }

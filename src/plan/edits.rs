@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::domain::{Domain, Graphics, GraphicsType, Hostdev, QEMU_NAMESPACE, numbered};
 use crate::names::DeviceId;
 use crate::plan::{Action, Change};
+use crate::properties;
 use crate::xml::{Edit, Element, escape};
 
 /// What stands after `<graphics>` where libvirt writes it (src/conf/domain_conf.c,
@@ -30,12 +31,14 @@ const AFTER_GRAPHICS: [&str; 18] = [
     "pstore",
 ];
 
-/// The edits that make the changes.
+/// The edits that make the changes. `keep_aliases`: no device gets an alias of the user's, as that
+/// renames it, and a `-set` would no longer find it.
 #[must_use]
-pub fn edits(domain: &Domain<'_, '_>, changes: &[Change]) -> Vec<Edit> {
+pub fn edits(domain: &Domain<'_, '_>, changes: &[Change], keep_aliases: bool) -> Vec<Edit> {
     let mut edits = Edits {
         domain,
         changes,
+        keep_aliases,
         edits: Vec::new(),
         properties: BTreeMap::new(),
     };
@@ -51,6 +54,7 @@ pub fn edits(domain: &Domain<'_, '_>, changes: &[Change]) -> Vec<Edit> {
 struct Edits<'e, 'd, 'a> {
     domain: &'e Domain<'d, 'a>,
     changes: &'e [Change],
+    keep_aliases: bool,
     edits: Vec<Edit>,
     /// What `qemu:override` shall say; `None`: nothing.
     properties: BTreeMap<(DeviceId, String), Option<String>>,
@@ -329,7 +333,9 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
                 }
             }
         }
-        self.renumber(&given, &mut edits);
+        if !self.keep_aliases {
+            self.renumber(&given, &mut edits);
+        }
         if !new.is_empty() {
             let new = new.trim_end();
             match overrides {
@@ -401,7 +407,7 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
 
     /// The user's alias of a hostdev; it gets one if it has none, as libvirt keeps no other.
     fn user_alias(&self, hostdev: &Hostdev<'_, '_>, edits: &mut Vec<Edit>) -> String {
-        if hostdev.has_user_alias() {
+        if self.keep_aliases || hostdev.has_user_alias() {
             return hostdev.alias.clone();
         }
         // By a device, or by an override of a device that is not there.
@@ -538,15 +544,7 @@ fn gl_element(enable: Option<&str>, rendernode: Option<&str>) -> String {
 }
 
 fn property_element(prefix: &str, name: &str, value: &str) -> String {
-    let kind = if matches!(value, "true" | "false") {
-        "bool"
-    } else if value.parse::<u64>().is_ok() {
-        "unsigned"
-    } else if value.parse::<i64>().is_ok() {
-        "signed"
-    } else {
-        "string"
-    };
+    let kind = properties::kind(name, value);
     format!(
         "<{prefix}property name='{}' type='{kind}' value='{}'/>",
         escape(name),
@@ -585,7 +583,7 @@ mod tests {
             consent: None,
         };
         let changes: Vec<Change> = actions.into_iter().map(change).collect();
-        document.apply(&edits(&domain, &changes))
+        document.apply(&edits(&domain, &changes, false))
     }
 
     #[test]

@@ -131,7 +131,7 @@ fn ways(frontends: &[Frontend], may_add: bool) -> Vec<Vec<Move>> {
             GraphicsType::Vnc | GraphicsType::Sdl | GraphicsType::EglHeadless => {
                 options.push(vec![Move::Remove(place)]);
             }
-            GraphicsType::Rdp => {}
+            GraphicsType::Rdp | GraphicsType::Gtk => {}
         }
         ways = ways
             .iter()

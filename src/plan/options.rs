@@ -4,7 +4,7 @@ use crate::plan::planner::{Planner, how_known};
 use crate::plan::{Action, Level};
 use crate::policy::BootDisplay;
 use crate::predict::About;
-use crate::predict::versions::{OPREGION_BY_DEFAULT, Qemu};
+use crate::predict::versions::{OPREGION_BY_DEFAULT, OVERRIDE, Qemu, reads_override};
 use crate::screens::{Card, Vgpu};
 
 /// QEMU's name for handing on the OpRegion.
@@ -72,6 +72,10 @@ impl Planner<'_, '_, '_> {
         }
         for place in 0..self.screens.vgpus.len() {
             let vgpu = &self.screens.vgpus[place];
+            let is_global = !vgpu.set.contains_key(OPREGION) && !vgpu.properties.contains_key(OPREGION);
+            if is_global {
+                continue;
+            }
             if vgpu.has_opregion() == Some(false) && vgpu.switch(OPREGION) == Some(true) {
                 let reason = format!(
                     "{} has no OpRegion: QEMU before {} refuses it with \"Device does not supports IGD OpRegion feature\"",
@@ -119,7 +123,7 @@ impl Planner<'_, '_, '_> {
         let mut taken = self.screens.vgpus.iter().any(has_one);
         for place in 0..self.screens.vgpus.len() {
             let vgpu = &mut self.screens.vgpus[place];
-            let is_set = vgpu.properties.contains_key(OPREGION);
+            let is_set = vgpu.said(OPREGION).is_some();
             if taken || vgpu.has_opregion() != Some(true) || is_set || !vgpu.is_pci {
                 continue;
             }
@@ -128,6 +132,12 @@ impl Planner<'_, '_, '_> {
             let known = how_known(vgpu);
             match by_default {
                 Some(true) => {}
+                Some(false) if reads_override(self.abilities) == Some(false) => self.note(
+                    Level::Warn,
+                    About::Device(device),
+                    format!("the guest is Windows, whose driver wants the OpRegion{known}, and libvirt before {} can't say it by qemu:override", OVERRIDE.since()),
+                    &["-set device.hostdevN.x-igd-opregion=on in qemu:commandline, where QEMU finds the device for it"],
+                ),
                 Some(false) => {
                     let (name, value) = (OPREGION.to_owned(), "true".to_owned());
                     vgpu.properties.insert(name.clone(), value.clone());

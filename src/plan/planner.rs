@@ -197,6 +197,9 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
     }
 
     pub(super) fn set_display(&mut self, place: usize, on: bool, reason: impl Into<String>) {
+        let reason = reason.into();
+        self.take_settings_out(place, "display", &reason);
+        self.forget_property(place, "display");
         let vgpu = &mut self.screens.vgpus[place];
         vgpu.set_display(on);
         let device = vgpu.id;
@@ -204,18 +207,39 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
     }
 
     pub(super) fn set_ramfb(&mut self, place: usize, on: bool, reason: impl Into<String>) {
+        let reason = reason.into();
+        self.take_settings_out(place, "ramfb", &reason);
         let vgpu = &mut self.screens.vgpus[place];
         vgpu.ramfb = on;
-        if let Some(value) = vgpu.properties.get_mut("ramfb") {
-            *value = if on { "true" } else { "false" }.into();
+        match vgpu.properties.get_mut("ramfb") {
+            Some(value) => *value = if on { "true" } else { "false" }.into(),
+            None => vgpu.ramfb_asked = on,
         }
         let device = vgpu.id;
         self.change(Action::Ramfb { device, on }, reason);
     }
 
-    pub(super) fn remove_property(&mut self, place: usize, name: &str, reason: impl Into<String>) {
+    /// Forgets a property that this plan has only just put into `qemu:override`.
+    fn forget_property(&mut self, place: usize, property: &str) {
         let vgpu = &mut self.screens.vgpus[place];
-        vgpu.properties.remove(name);
+        let device = vgpu.id;
+        let before = self.changes.len();
+        self.changes.retain(|change| {
+            !matches!(&change.action, Action::SetProperty { device: id, name, .. } if *id == device && name == property)
+        });
+        if self.changes.len() < before {
+            vgpu.properties.remove(property);
+        }
+    }
+
+    /// Takes a property out of `-set` arguments and of `qemu:override`.
+    pub(super) fn remove_property(&mut self, place: usize, name: &str, reason: impl Into<String>) {
+        let reason = reason.into();
+        self.take_settings_out(place, name, &reason);
+        let vgpu = &mut self.screens.vgpus[place];
+        if vgpu.properties.remove(name).is_none() {
+            return;
+        }
         let action = Action::RemoveProperty {
             device: vgpu.id,
             name: name.into(),

@@ -74,7 +74,7 @@ impl Planner<'_, '_, '_> {
             .iter()
             .filter_map(|danger| match danger {
                 Danger::ViewerEndsGuest { screen } => Some(screen),
-                Danger::RegionFault { .. } => None,
+                Danger::RegionFault { .. } | Danger::NoMmap { .. } => None,
             })
             .collect();
         if let Some(last) = ends.last() {
@@ -87,6 +87,14 @@ impl Planner<'_, '_, '_> {
             self.note(Level::Warn, about(last), text, &[cure]);
         }
         for danger in &after.dangers {
+            if let Danger::NoMmap { screen } = danger {
+                self.note(
+                    Level::Warn,
+                    about(screen),
+                    "QEMU crashes when it first draws this device's screen, as x-no-mmap=on keeps it from mapping the screen's memory",
+                    &["take x-no-mmap=on out of the domain's -set, -global or qemu:override"],
+                );
+            }
             if let Danger::RegionFault { screen } = danger {
                 self.note(
                     Level::Warn,

@@ -2,65 +2,113 @@
 //! because libvirt hands devices over as JSON (`there is no device "hostdev0" defined`). Carried
 //! over to libvirt's own attributes where there are some, else to `qemu:override`.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::arguments::Setting;
 use crate::names::DeviceId;
 use crate::plan::planner::Planner;
 use crate::plan::{Action, Level};
 use crate::predict::About;
+use crate::predict::versions::{DEVICE_JSON_HOTPLUG, Libvirt, OVERRIDE, reads_override};
+use crate::properties;
 
-/// Properties whose `on` and `off` are words to QEMU, as there is an `auto` beside them (hw/vfio/pci.c,
-/// `ON_OFF_AUTO`); all others are switches.
-const WORDS: [&str; 4] = [
-    "enable-migration",
-    "x-pre-copy-dirty-page-tracking",
-    "x-migration-multifd-transfer",
-    "x-msix-relocation",
-];
+/// Why something is carried over.
+const WHY: &str = "-set said so, and QEMU does not take that any more";
 
 impl Planner<'_, '_, '_> {
     /// Carries over the settings of the domain's vfio devices; others stay.
     pub(super) fn carry_settings_over(&mut self) {
-        for setting in self.screens.dead_settings.clone() {
-            let Some((id, property, value)) = parts(&setting) else {
-                continue;
-            };
+        let dead: Vec<Setting> = self
+            .screens
+            .dead_settings
+            .iter()
+            .filter_map(|text| Setting::read(text))
+            .collect();
+        let mut same: BTreeMap<(&str, &str), Vec<&Setting>> = BTreeMap::new();
+        for setting in &dead {
+            let key = (setting.id.as_str(), setting.property.as_str());
+            same.entry(key).or_default().push(setting);
+        }
+        let mut gone = BTreeSet::new();
+        for setting in &dead {
             let place = self
                 .screens
                 .vgpus
                 .iter()
-                .position(|vgpu| self.hostdev(vgpu).alias == id);
-            let Some(place) = place else { continue };
-            if self.carry_over(place, property, value) {
-                self.screens.dead_settings.retain(|other| *other != setting);
-                let action = Action::RemoveSetting {
-                    setting: setting.clone(),
-                };
-                self.change(action, format!("QEMU refuses it with \"there is no device \"{id}\" defined\", as libvirt describes devices in JSON"));
+                .position(|vgpu| self.hostdev(vgpu).alias == setting.id);
+            let same = &same[&(setting.id.as_str(), setting.property.as_str())];
+            // Of several, QEMU's last one wins.
+            let is_last = same.last().is_some_and(|last| std::ptr::eq(*last, setting));
+            let Some(place) = place.filter(|_| is_last) else {
+                continue;
+            };
+            if !self.carry_over(place, setting) {
+                continue;
+            }
+            let id = &setting.id;
+            let reason = format!(
+                "QEMU refuses it with \"there is no device \"{id}\" defined\", as libvirt describes devices in JSON"
+            );
+            for Setting { text, .. } in same {
+                if gone.insert(text.clone()) {
+                    let setting = text.clone();
+                    self.change(Action::RemoveSetting { setting }, reason.clone());
+                }
             }
         }
+        self.screens.dead_settings.retain(|text| !gone.contains(text));
     }
 
     /// Carries over one; `false` if it has to stay.
-    fn carry_over(&mut self, place: usize, property: &str, value: &str) -> bool {
+    fn carry_over(&mut self, place: usize, setting: &Setting) -> bool {
         let vgpu = &self.screens.vgpus[place];
         let device = vgpu.id;
-        let why = "-set said so, and QEMU does not take that any more";
-        match property {
+        let Setting {
+            property, value, ..
+        } = setting;
+        let value = value.as_str();
+        match property.as_str() {
             // What QEMU makes of it is what the attribute is for.
-            "display" if value == "auto" => {}
+            "display" if value == "auto" => true,
             "display" => {
                 let on = value == "on";
-                if vgpu.display != on {
-                    self.set_display(place, on, why);
+                if vgpu.display == on {
+                    return true;
                 }
+                // libvirt takes the attribute only beside graphics, and looks at no override.
+                let is_overridden = vgpu.properties.contains_key("display");
+                let is_alone = on && self.screens.frontends.is_empty();
+                if is_overridden || self.has_attributes(device) && !is_alone {
+                    self.set_display(place, on, WHY);
+                    return true;
+                }
+                let done = self.override_property(place, property, value);
+                if done {
+                    self.screens.vgpus[place].display = on;
+                }
+                done
             }
             "ramfb" => {
-                let on = is_on(value);
-                if vgpu.ramfb != on {
-                    self.set_ramfb(place, on, why);
+                let on = properties::overriding(property, value) == "true";
+                if vgpu.ramfb == on {
+                    return true;
                 }
+                if vgpu.properties.contains_key("ramfb") || self.has_attributes(device) {
+                    self.set_ramfb(place, on, WHY);
+                    return true;
+                }
+                let done = self.override_property(place, property, value)
+                    && self.override_property(place, "driver", "vfio-pci-nohotplug");
+                if done {
+                    self.screens.vgpus[place].ramfb = on;
+                }
+                done
             }
             // libvirt chooses it where there is ramfb.
-            "driver" if value == "vfio-pci-nohotplug" || value == "vfio-pci" => {}
+            "driver" if value == "vfio-pci" => true,
+            "driver" if value == "vfio-pci-nohotplug" => {
+                self.has_attributes(device) || self.override_property(place, property, value)
+            }
             "driver" => {
                 self.note(
                     Level::Warn,
@@ -68,38 +116,61 @@ impl Planner<'_, '_, '_> {
                     format!("-set asks for the device to be a {value}, which libvirt can't say"),
                     &["take the -set out"],
                 );
-                return false;
+                false
             }
-            "romfile" => self.rom(place, device, value, why),
-            _ => {
-                let hexadecimal = value
-                    .strip_prefix("0x")
-                    .and_then(|digits| u64::from_str_radix(digits, 16).ok())
-                    .map(|number| number.to_string());
-                let value = match value {
-                    _ if WORDS.contains(&property) => value,
-                    "on" | "yes" | "true" => "true",
-                    "off" | "no" | "false" => "false",
-                    other => hexadecimal.as_deref().unwrap_or(other),
-                };
-                // What qemu:override says already, libvirt tells QEMU.
-                if !vgpu.properties.contains_key(property) {
-                    self.screens.vgpus[place]
-                        .properties
-                        .insert(property.into(), value.into());
-                    let action = Action::SetProperty {
-                        device,
-                        name: property.into(),
-                        value: value.into(),
-                    };
-                    self.change(action, why);
-                }
+            "romfile" if matches!(device, DeviceId::Pci(_)) => {
+                self.rom(place, device, value);
+                true
             }
+            _ => self.override_property(place, property, value),
         }
+    }
+
+    /// Whether libvirt passes the attributes `display` and `ramfb` of a device on.
+    fn has_attributes(&self, device: DeviceId) -> bool {
+        let all = Libvirt::possible(self.abilities);
+        all.iter().any(|libvirt| libvirt.takes_display(device))
+    }
+
+    /// Has `qemu:override` say a property, unless it says it already; `false` if libvirt would not read
+    /// that.
+    fn override_property(&mut self, place: usize, name: &str, value: &str) -> bool {
+        let vgpu = &mut self.screens.vgpus[place];
+        let device = vgpu.id;
+        if reads_override(self.abilities) == Some(false) {
+            let libvirt = self.abilities.libvirt.as_ref();
+            let now = libvirt.is_some_and(|version| *version >= DEVICE_JSON_HOTPLUG.since());
+            let capability = if now { "device.json+hotplug" } else { "device.json" };
+            let cure = format!("<qemu:capabilities><qemu:del capability='{capability}'/></qemu:capabilities> in the domain: QEMU then finds the device for -set");
+            self.note(
+                Level::Warn,
+                About::Device(device),
+                format!(
+                    "-set {name} can't be carried over: libvirt before {} does not read qemu:override",
+                    OVERRIDE.since()
+                ),
+                &[&cure],
+            );
+            return false;
+        }
+        if vgpu.properties.contains_key(name) {
+            return true;
+        }
+        let value = properties::overriding(name, value);
+        vgpu.properties.insert(name.into(), value.clone());
+        let name = name.into();
+        self.change(
+            Action::SetProperty {
+                device,
+                name,
+                value,
+            },
+            WHY,
+        );
         true
     }
 
-    fn rom(&mut self, place: usize, device: DeviceId, file: &str, why: &str) {
+    fn rom(&mut self, place: usize, device: DeviceId, file: &str) {
         let hostdev = self.hostdev(&self.screens.vgpus[place]);
         let has_one = hostdev
             .element
@@ -107,18 +178,26 @@ impl Planner<'_, '_, '_> {
             .is_some_and(|rom| rom.attribute("file").is_some());
         if !has_one && !file.is_empty() {
             let file = file.to_owned();
-            self.change(Action::Rom { device, file }, why);
+            self.change(Action::Rom { device, file }, WHY);
         }
     }
-}
 
-/// `device.ID.PROPERTY=VALUE`
-pub(super) fn parts(setting: &str) -> Option<(&str, &str, &str)> {
-    let (id, rest) = setting.strip_prefix("device.")?.split_once('.')?;
-    let (property, value) = rest.split_once('=')?;
-    Some((id, property, value))
-}
-
-fn is_on(value: &str) -> bool {
-    matches!(value, "on" | "yes" | "true")
+    /// Takes out each `-set` of a property that QEMU finds.
+    pub(super) fn take_settings_out(&mut self, place: usize, property: &str, reason: &str) {
+        let vgpu = &mut self.screens.vgpus[place];
+        if vgpu.set.remove(property).is_none() {
+            return;
+        }
+        let id = self.domain.hostdevs[vgpu.place].alias.clone();
+        let (gone, left) = std::mem::take(&mut self.screens.live_settings)
+            .into_iter()
+            .partition(|set: &Setting| set.id == id && set.property == property);
+        self.screens.live_settings = left;
+        let mut gone: Vec<Setting> = gone;
+        gone.dedup_by(|one, other| one.text == other.text);
+        for set in gone {
+            let setting = set.text;
+            self.change(Action::RemoveSetting { setting }, reason);
+        }
+    }
 }

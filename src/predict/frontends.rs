@@ -6,6 +6,7 @@
 //! and QEMU asks whether screen, context and frontend go together (`console_compatible_with`).
 //! docs/qemu-and-libvirt.md has the commits.
 
+use crate::arguments::Local;
 use crate::domain::GraphicsType;
 use crate::predict::versions::{Libvirt, Qemu};
 use crate::predict::{About, Danger, Head, HeadOf, Refusal, Shown, Stage};
@@ -21,6 +22,8 @@ pub(super) struct Console {
     pub(super) dmabuf: bool,
     /// qxl shows itself to spice, which leaves this screen alone.
     pub(super) qxl: bool,
+    /// It is drawn from a region that QEMU was told not to map.
+    pub(super) no_mmap: bool,
 }
 
 /// The owner of a screen's OpenGL context.
@@ -61,14 +64,18 @@ struct Row {
 fn rows(screens: &Screens, libvirt: &Libvirt, qemu: &Qemu) -> Vec<Row> {
     let spice = of_kind(screens, GraphicsType::Spice);
     let local = local(screens).map(|(kind, gl)| {
-        // sdl asks whether anybody has switched OpenGL on, and spice does so earlier (ui/sdl2.c).
-        let gl = gl || (kind == GraphicsType::Sdl && spice.is_some_and(|spice| spice.gl));
+        // sdl and gtk ask whether anybody has switched OpenGL on, and spice does so earlier (ui/sdl2.c,
+        // ui/gtk.c).
+        let asks = matches!(kind, GraphicsType::Sdl | GraphicsType::Gtk);
+        let gl = gl || (asks && spice.is_some_and(|spice| spice.gl));
         Row {
             kind,
             name: match kind {
                 GraphicsType::Dbus => "dbus-console",
                 GraphicsType::Sdl if gl => "sdl2-gl",
                 GraphicsType::Sdl => "sdl2-2d",
+                GraphicsType::Gtk if gl => "gtk-egl",
+                GraphicsType::Gtk => "gtk",
                 _ => "egl-headless",
             },
             binds: Binds::All,
@@ -78,13 +85,18 @@ fn rows(screens: &Screens, libvirt: &Libvirt, qemu: &Qemu) -> Vec<Row> {
                 _ => Context::None,
             },
             // dbus has the function with and without gl, and without it never gets that far.
-            dmabuf: kind != GraphicsType::Sdl || qemu.sdl_takes_dmabuf,
+            dmabuf: match kind {
+                GraphicsType::Sdl => qemu.sdl_takes_dmabuf,
+                GraphicsType::Gtk => gl,
+                _ => true,
+            },
             fatal: true,
             always: kind == GraphicsType::EglHeadless,
         }
     });
     // One that listens nowhere binds itself, too (ui/vnc.c, `vnc_display_open`).
-    let vnc = vnc(screens, libvirt).map(|_| Row {
+    let libvirts = usize::from(vnc(screens, libvirt).is_some());
+    let vnc = (0..libvirts + screens.arguments.vnc).map(|_| Row {
         kind: GraphicsType::Vnc,
         name: "vnc",
         binds: Binds::First,
@@ -223,11 +235,19 @@ pub(super) fn heads(
             shows.then_some(Shown::AfterSwitch)
         }
     };
+    let own = screens.arguments.display.as_ref().map(|own| own.kind);
     let head = |(place, console): (usize, &Console)| {
         let mut shown_by = Vec::new();
+        match own {
+            Some(Local::Gtk) => shown_by.push((GraphicsType::Gtk, Shown::AtOnce)),
+            Some(Local::Sdl) => shown_by.push((GraphicsType::Sdl, Shown::AtOnce)),
+            _ => {}
+        }
         for frontend in &screens.frontends {
             match frontend.kind {
                 GraphicsType::EglHeadless => {}
+                // One of the user's own is in its place.
+                GraphicsType::Sdl | GraphicsType::Dbus if own.is_some() => {}
                 GraphicsType::Sdl | GraphicsType::Dbus
                     if local(screens).is_some_and(|(kind, _)| kind != frontend.kind) => {}
                 GraphicsType::Vnc => {
@@ -235,6 +255,10 @@ pub(super) fn heads(
                 }
                 kind => shown_by.push((kind, Shown::AtOnce)),
             }
+        }
+        let is_own = of_kind(screens, GraphicsType::Vnc).is_none() && screens.arguments.vnc_listens;
+        if is_own {
+            shown_by.extend(by_vnc(place, console).map(|how| (GraphicsType::Vnc, how)));
         }
         Head {
             of: console.of.clone(),
@@ -267,6 +291,11 @@ pub(super) fn dangers(
                 screen: console.of.clone(),
             });
         }
+        if console.no_mmap {
+            dangers.push(Danger::NoMmap {
+                screen: console.of.clone(),
+            });
+        }
         if qemu.region_fault && matches!(console.of, HeadOf::Device(_)) && !console.dmabuf {
             dangers.push(Danger::RegionFault {
                 screen: console.of.clone(),
@@ -276,8 +305,24 @@ pub(super) fn dangers(
     dangers
 }
 
-/// The frontend of `-display`: QEMU has one, and the last on its command line counts.
+/// The frontend of `-display`, and whether it has OpenGL: QEMU has one, and the last on its command
+/// line counts, which is the user's own if there is one.
 pub(super) fn local(screens: &Screens) -> Option<(GraphicsType, bool)> {
+    let Some(own) = &screens.arguments.display else {
+        return libvirts_local(screens);
+    };
+    let kind = match own.kind {
+        Local::EglHeadless => return Some((GraphicsType::EglHeadless, true)),
+        Local::Dbus => GraphicsType::Dbus,
+        Local::Sdl => GraphicsType::Sdl,
+        Local::Gtk => GraphicsType::Gtk,
+        Local::None | Local::NoGraphic | Local::Curses | Local::Other => return None,
+    };
+    Some((kind, own.gl == Some(true)))
+}
+
+/// The frontend of libvirt's own `-display`.
+pub(super) fn libvirts_local(screens: &Screens) -> Option<(GraphicsType, bool)> {
     let is_local = |frontend: &&Frontend| {
         matches!(
             frontend.kind,

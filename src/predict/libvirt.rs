@@ -529,7 +529,7 @@ const TWICE: [OfDomain; 3] = [
         |world, screens| {
             let all = screens.vgpus.iter();
             let with_ramfb = all
-                .filter(|vgpu| vgpu.ramfb && !vgpu.properties.contains_key("ramfb"))
+                .filter(|vgpu| vgpu.ramfb_asked)
                 .filter(|vgpu| world.libvirt.takes_display(vgpu.id));
             if_so(with_ramfb.count() > 1)
         },

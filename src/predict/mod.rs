@@ -234,6 +234,12 @@ pub enum Danger {
         /// Whose screen.
         screen: HeadOf,
     },
+    /// QEMU crashes when the screen is first drawn, as it was told not to map the region that it is drawn
+    /// from (`x-no-mmap=on`; measured with QEMU 10.0.13).
+    NoMmap {
+        /// Whose screen.
+        screen: HeadOf,
+    },
     /// QEMU may crash when the screen is first drawn ([`versions::Qemu::region_fault`]).
     RegionFault {
         /// Whose screen.
@@ -315,7 +321,7 @@ pub fn predict(screens: &Screens, abilities: &Abilities) -> Prediction {
             .collect();
         for libvirt in &libvirts {
             for qemu in &qemus {
-                let by_qemu = qemu::refusal(screens, &found, libvirt, qemu);
+                let by_qemu = qemu::refusal(screens, &found, abilities, (libvirt, qemu));
                 for by_libvirt in libvirt::refusals(screens, abilities, libvirt) {
                     let refused = by_libvirt.or_else(|| by_qemu.clone());
                     if refused.is_none() || first.is_none() {
@@ -344,9 +350,13 @@ pub fn predict(screens: &Screens, abilities: &Abilities) -> Prediction {
     // The user's arguments are QEMU's: what a stage before it refuses, they can't change.
     let before_qemu =
         |refused: &Option<Refusal>| refused.as_ref().is_some_and(|r| r.stage < Stage::Qemu);
-    let is_certain = screens.arguments.is_empty() || refusals.iter().all(before_qemu);
+    let unread = screens.unread();
+    // QEMU finds no device for a dead -set before it looks at anything else.
+    let is_certain = unread.is_empty()
+        || refusals.iter().all(before_qemu)
+        || !screens.dead_settings.is_empty();
     prediction.outcome = match refusal {
-        None if screens.arguments.is_empty() => Outcome::Yes,
+        None if unread.is_empty() => Outcome::Yes,
         Some(refusal) if all && is_certain => {
             prediction.heads.clear();
             prediction.dangers.clear();
@@ -362,7 +372,7 @@ pub fn predict(screens: &Screens, abilities: &Abilities) -> Prediction {
             because: arguments(screens),
         },
         Some(refusal) => Outcome::Doubt {
-            because: if screens.arguments.is_empty() {
+            because: if unread.is_empty() {
                 because(screens, abilities, &unsure)
             } else {
                 arguments(screens)
@@ -375,8 +385,8 @@ pub fn predict(screens: &Screens, abilities: &Abilities) -> Prediction {
 
 fn arguments(screens: &Screens) -> String {
     format!(
-        "the domain has QEMU arguments of its own that are about displays ({})",
-        screens.arguments.join("; ")
+        "the domain has QEMU arguments of its own that are about displays and are not looked at ({})",
+        screens.unread().join("; ")
     )
 }
 

@@ -111,6 +111,74 @@ const RDP: Change = Change {
     with: &[11, 1],
 };
 
+/// libvirt hands devices to QEMU as JSON where QEMU takes it ([`DEVICE_JSON_QEMU`]): libvirt 7.9.0,
+/// c9b13e0557.
+const DEVICE_JSON: Change = Change {
+    without: &[7, 8, 999],
+    with: &[7, 9],
+};
+
+/// QEMU takes `-device` in JSON: 6.2.0, 5dacda5167.
+const DEVICE_JSON_QEMU: Change = Change {
+    without: &[6, 1, 999],
+    with: &[6, 2],
+};
+
+/// libvirt does so only where QEMU can unplug such devices, from QEMU 7.0 on: libvirt 8.0.0.
+pub const DEVICE_JSON_HOTPLUG: Change = Change {
+    without: &[7, 10, 999],
+    with: &[8, 0],
+};
+
+/// QEMU can: 7.0.0, 64b4529a43.
+const DEVICE_JSON_HOTPLUG_QEMU: Change = Change {
+    without: &[6, 2, 999],
+    with: &[7, 0],
+};
+
+/// libvirt reads `<qemu:override>` (8.2.0; NEWS, docs/drvqemu.rst).
+pub const OVERRIDE: Change = Change {
+    without: &[8, 1, 999],
+    with: &[8, 2],
+};
+
+/// Whether libvirt reads `<qemu:override>`; `None` if its version is not known.
+#[must_use]
+pub fn reads_override(abilities: &Abilities) -> Option<bool> {
+    OVERRIDE.has(abilities.libvirt.as_ref()?)
+}
+
+/// Whether libvirt hands devices to QEMU as JSON, so that no `-set` finds them; `None` if that is not
+/// known. `is_deleted` tells which of QEMU's capabilities the domain takes away.
+#[must_use]
+pub fn devices_are_json(
+    abilities: &Abilities,
+    is_deleted: impl Fn(&str) -> bool,
+) -> Option<bool> {
+    let with = |qemu: &Change, capability: &str| {
+        if is_deleted(capability) {
+            return Some(false);
+        }
+        qemu.has(abilities.qemu.as_ref()?)
+    };
+    let now = || with(&DEVICE_JSON_HOTPLUG_QEMU, "device.json+hotplug");
+    let then = || with(&DEVICE_JSON_QEMU, "device.json");
+    match &abilities.libvirt {
+        Some(libvirt) if DEVICE_JSON_HOTPLUG.has(libvirt)? => now(),
+        Some(libvirt) if DEVICE_JSON.has(libvirt)? => then(),
+        Some(_) => Some(false),
+        None if now() == Some(false) && then() == Some(false) => Some(false),
+        None => None,
+    }
+}
+
+/// QEMU names the display that has no OpenGL in "OpenGL is not supported by display backend": 9.1.0,
+/// 7aea035a60.
+const NO_OPENGL_NAMES_DISPLAY: &[u32] = &[9, 1];
+
+/// QEMU opens the render node of its local display before it makes devices: 8.0.0, 0e1be59ed9.
+const EGL_BEFORE_DEVICES: &[u32] = &[8, 0];
+
 /// One QEMU that may be the host's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Qemu {
@@ -126,6 +194,10 @@ pub struct Qemu {
     pub region_fault: bool,
     /// How a card with 3D says that there is no OpenGL.
     pub no_opengl: &'static str,
+    /// Whether the refusal of a local display without OpenGL names it.
+    pub no_opengl_names_display: bool,
+    /// Whether the local display opens its render node before there are devices.
+    pub egl_before_devices: bool,
 }
 
 impl Qemu {
@@ -174,6 +246,8 @@ impl Qemu {
                     } else {
                         "opengl is not available"
                     },
+                    no_opengl_names_display: from(NO_OPENGL_NAMES_DISPLAY),
+                    egl_before_devices: from(EGL_BEFORE_DEVICES),
                 });
             }
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::arguments::Device;
 use crate::domain::Domain;
 use crate::screens::{is_emulated, is_screen};
 use crate::verify::LeftOut;
@@ -43,7 +44,9 @@ pub(super) fn arguments(
                 drop(true);
                 continue;
             }
-            ("-vga", Some(value)) => keep_pair(value),
+            ("-vga", Some("none")) => keep_pair("none"),
+            // It gets a slot that another device has in the small domain, and perhaps not in the whole.
+            ("-vga", Some(_)) => drop(true),
             ("-vnc", Some("none")) => keep_pair("none"),
             ("-display", Some(value)) if DISPLAYS.contains(&first(value)) => keep_pair(value),
             // They would open ports to others, on whose numbers another domain may sit.
@@ -58,9 +61,11 @@ pub(super) fn arguments(
                 }
             }
             ("-device", Some(value)) => {
-                let device = UserDevice::read(value);
+                let device = Device::read(value).unwrap_or_default();
+                let has = |property| device.properties.contains_key(property);
+                let has_slot = device.json || has("addr") || device.driver == "ramfb";
                 // A bus of its own may be that of a controller that is not there.
-                if is_emulated(&device.driver) && !device.has_bus {
+                if is_emulated(&device.driver) && !has("bus") && has_slot {
                     keep_pair(value);
                 } else {
                     // What serves the others is not there.
@@ -105,39 +110,6 @@ fn first(value: &str) -> &str {
     value.split(',').next().unwrap_or_default()
 }
 
-/// A `-device` of the user's, as JSON or as QEMU's list of options.
-#[derive(Default)]
-struct UserDevice {
-    driver: String,
-    id: Option<String>,
-    has_bus: bool,
-}
-
-impl UserDevice {
-    fn read(value: &str) -> Self {
-        if value.trim_start().starts_with('{') {
-            let json: serde_json::Value = serde_json::from_str(value).unwrap_or_default();
-            let text = |name: &str| json.get(name).and_then(|v| v.as_str()).map(str::to_owned);
-            return UserDevice {
-                driver: text("driver").unwrap_or_default(),
-                id: text("id"),
-                has_bus: json.get("bus").is_some(),
-            };
-        }
-        let mut device = UserDevice::default();
-        for (place, part) in value.split(',').enumerate() {
-            match part.split_once('=') {
-                None if place == 0 => device.driver = part.into(),
-                Some(("driver", driver)) => device.driver = driver.into(),
-                Some(("id", id)) => device.id = Some(id.into()),
-                Some(("bus", _)) => device.has_bus = true,
-                _ => {}
-            }
-        }
-        device
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use crate::domain::Domain;
@@ -179,8 +151,8 @@ mod tests {
             (&["-display", "vnc=:0"], "", "-display!"),
             (
                 &["-vnc", "0.0.0.0:1,password=on", "-vga", "std"],
-                "-vga std",
-                "-vnc!",
+                "",
+                "-vnc! -vga!",
             ),
             (&["-spice", "port=1,password=geheim"], "", "-spice!"),
             (
@@ -211,9 +183,14 @@ mod tests {
                 "-object -no-hpet",
             ),
             (
-                &["-device", "VGA,id=v", "-set", "device.v.x=1"],
-                "-device VGA,id=v -set device.v.x=1",
+                &["-device", "VGA,id=v,addr=9", "-set", "device.v.x=1"],
+                "-device VGA,id=v,addr=9 -set device.v.x=1",
                 "",
+            ),
+            (
+                &["-device", "VGA,id=v", "-set", "device.v.x=1"],
+                "",
+                "-device! -set",
             ),
             (
                 &["-device", "VGA,id=v,bus=pci.5", "-set", "device.v.x=1"],

@@ -194,7 +194,7 @@ fn graphics(graphics: &Graphics<'_, '_>, port: u16) -> Vec<String> {
             "-display"
         }
         // rdp is another process that looks at the dbus display.
-        Some(GraphicsType::Rdp) | None => return Vec::new(),
+        Some(GraphicsType::Rdp | GraphicsType::Gtk) | None => return Vec::new(),
     };
     vec![option.into(), options.join(",")]
 }

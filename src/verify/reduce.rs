@@ -270,7 +270,7 @@ fn graphics(out: &mut Writer, graphics: &Graphics<'_, '_>, abilities: &Abilities
                 attributes.extend(attribute(name).map(|value| (name, value)));
             }
         }
-        Some(GraphicsType::Dbus | GraphicsType::EglHeadless) | None => {}
+        Some(GraphicsType::Dbus | GraphicsType::EglHeadless | GraphicsType::Gtk) | None => {}
     }
     if let Some(gl) = element.child("gl") {
         inner.copy(gl, &GL);
@@ -683,14 +683,16 @@ pub(super) mod tests {
                 frontend.reach = crate::domain::Reach::Loopback;
             }
         }
-        // The word after an option without a value is none of its.
-        for argument in &mut screens.arguments {
-            let end = argument
-                .find(' ')
-                .filter(|_| !argument.starts_with("-device"));
-            argument.truncate(end.unwrap_or(argument.len()));
-        }
         // By the new numbers of the devices.
+        for setting in &mut screens.arguments.settings {
+            *setting = crate::arguments::Setting {
+                id: String::new(),
+                property: setting.property.clone(),
+                value: setting.value.clone(),
+                text: String::new(),
+            };
+        }
+        screens.live_settings.clear();
         screens.dead_settings = screens
             .dead_settings
             .iter()

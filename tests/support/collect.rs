@@ -312,6 +312,7 @@ fn with_abilities(original: &Path, below: &Path) -> Result<PathBuf, Failed> {
         spice_auto_unix_socket: Some(false),
         vnc_auto_unix_socket: Some(true),
         spice_tls: Some(true),
+        own_dev: Some(true),
         render_nodes: None,
         dbus_daemon_denied: Some(true),
     };

@@ -50,6 +50,7 @@ impl Host {
         for listen in [&mut abilities.spice_listen, &mut abilities.vnc_listen] {
             listen.get_or_insert_with(|| "127.0.0.1".into());
         }
+        abilities.own_dev.get_or_insert(true);
         let root = hosts().join(name).join("root");
         assert!(root.is_dir(), "there is no host {name}");
         let root = Root::recorded(root);

@@ -92,6 +92,12 @@ pub(super) fn listens(root: &Root, abilities: &mut Abilities, warnings: &mut Vec
     abilities.spice_auto_unix_socket = socket("spice_auto_unix_socket");
     abilities.vnc_auto_unix_socket = socket("vnc_auto_unix_socket");
     abilities.spice_tls = socket("spice_tls");
+    abilities.own_dev = Some(has_mount_namespace(&text));
+}
+
+/// Whether each guest has a `/dev` of its own; so it is unless `namespaces` says otherwise.
+fn has_mount_namespace(text: &str) -> bool {
+    list(text, "namespaces").is_none_or(|list| list.contains("mount"))
 }
 
 /// What `qemu.conf` says of the user that QEMU runs as.
@@ -111,7 +117,7 @@ pub struct QemuConf {
 pub fn qemu_conf(root: &Root, warnings: &mut Vec<Warning>) -> Option<QemuConf> {
     let text = conf(root, warnings)?;
     let set = |key| value(&text, key).and_then(quoted);
-    let mount = list(&text, "namespaces").is_none_or(|list| list.contains("mount"));
+    let mount = has_mount_namespace(&text);
     let owned = value(&text, "dynamic_ownership").is_none_or(|value| switch(value) != Some(false));
     Some(QemuConf {
         user: set("user"),

@@ -35,6 +35,7 @@ pub(super) fn nothing() -> Abilities {
         spice_auto_unix_socket: Some(false),
         vnc_auto_unix_socket: Some(false),
         spice_tls: Some(false),
+        own_dev: Some(true),
         render_nodes: Some(RenderNodes::NoDirectory),
         dbus_daemon_denied: Some(false),
         ..Abilities::default()

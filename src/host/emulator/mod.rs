@@ -114,6 +114,7 @@ pub fn record(root: &Root, emulator: &Path, abilities: &Abilities) -> io::Result
         spice_auto_unix_socket,
         vnc_auto_unix_socket,
         spice_tls,
+        own_dev,
         ..
     } = abilities;
     let mut written = Vec::new();
@@ -154,6 +155,9 @@ pub fn record(root: &Root, emulator: &Path, abilities: &Abilities) -> io::Result
         if let Some(socket) = socket {
             settings.push_str(&format!("{key} = {}\n", u8::from(*socket)));
         }
+    }
+    if *own_dev == Some(false) {
+        settings.push_str("namespaces = [ ]\n");
     }
     if !settings.is_empty() {
         write(root.join("etc/libvirt/qemu.conf"), settings)?;
@@ -444,6 +448,7 @@ mod tests {
             spice_listen: Some("0.0.0.0".into()),
             vnc_listen: Some("10.1.2.3".into()),
             vnc_auto_unix_socket: Some(true),
+            own_dev: Some(false),
             dbus_daemon_denied: Some(true),
             ..host.find(true).0
         };
