@@ -567,7 +567,7 @@ class Entry:
             self.fixed_world = self.world
             return
         self.fixed_world = self.guest.world(self.fixed)
-        self.hold(said["after"], self.fixed_world, f"fixup of the result")
+        self.hold(said["after"], self.fixed_world, "fixup of the result")
         if self.world["starts"] and not self.fixed_world["starts"]:
             self.miss(f"LOST: it started, and no longer does after fixup: {seen(self.fixed_world)}")
         again = gfxplane("fixup", "--json", *self.options, self.file(self.fixed))
@@ -576,12 +576,11 @@ class Entry:
 
     def kept(self):
         """What is written down."""
-        changes = [change["action"] for change in (self.said or {}).get("changes", [])]
         world = {name: value for name, value in self.world.items() if name != "definition"}
         fixed = {name: value for name, value in (self.fixed_world or {}).items() if name != "definition"}
         return {
             "name": self.name, "options": self.options, "misses": self.misses, "check": self.check, "world": world,
-            "changes": changes, "after": (self.said or {}).get("after"), "fixed": fixed,
+            "changes": (self.said or {}).get("changes"), "after": (self.said or {}).get("after"), "fixed": fixed,
         }  # fmt: skip
 
     def keep(self, versions):
