@@ -191,16 +191,12 @@ class Draw:
             del weights["sdl"], weights["sdl gl"]
         kinds = []
         for _ in range(self.pick({0: 5, 1: 34, 2: 48, 3: 13})):
-            kind = self.pick(weights)
-            same = {other for other in weights if other.split()[0] == kind.split()[0]}
-            if kinds and self.chance(97):
-                # libvirt takes one of a type only.
-                weights = {other: weight for other, weight in weights.items() if other not in same}
-                kind = kind if kind.split()[0] not in {k.split()[0] for k in kinds} else self.pick(weights)
-            kinds.append(kind)
+            # libvirt takes one of a type only.
+            kinds.append(self.pick(weights if self.chance(2) else others(weights, kinds)))
         # Without OpenGL a dmabuf is refused, whatever else there is.
-        if wants_gl and kinds and not any(bring_gl(kind) for kind in kinds) and self.chance(60):
-            kinds[self.random.randrange(len(kinds))] = self.one("spice gl", "egl-headless", "dbus p2p gl")
+        if wants_gl and kinds and not any(brings_gl(kind) for kind in kinds) and self.chance(60):
+            kinds.pop(self.random.randrange(len(kinds)))
+            kinds.append(self.pick(others({"spice gl": 1, "egl-headless": 1, "dbus p2p gl": 1}, kinds)))
         # libvirt refuses it beside all others, and there is more to find out.
         if "egl-headless" in kinds and set(kinds) - {"vnc", "spice", "egl-headless"} and self.chance(75):
             kinds.remove("egl-headless")
@@ -365,7 +361,13 @@ class Draw:
         })  # fmt: skip
 
 
-def bring_gl(kind):
+def others(weights, kinds):
+    """The frontends whose type is not among these."""
+    taken = {kind.split()[0] for kind in kinds}
+    return {kind: weight for kind, weight in weights.items() if kind.split()[0] not in taken}
+
+
+def brings_gl(kind):
     return kind.endswith("gl") or kind == "egl-headless"
 
 
