@@ -15,6 +15,8 @@ And anywhere:
     wild.py --xml SEED NUMBER [RENDERNODE]      a domain
     wild.py --count SEED N                      how often each ingredient is in the first N
     wild.py --kinds RESULTS…                    the misses of several runs, by kind
+    wild.py --again HOST RESULTS…               the predictions of the gfxplane in PATH on these domains, on a recorded
+                                                host (gfxplane --root HOST), held against what was seen then
 """
 
 import json
@@ -601,8 +603,9 @@ class Entry:
         world = {name: value for name, value in self.world.items() if name != "definition"}
         fixed = {name: value for name, value in (self.fixed_world or {}).items() if name != "definition"}
         return {
-            "name": self.name, "options": self.options, "misses": self.misses, "check": self.check, "world": world,
+            "name": self.name, "versions": self.guest.versions(), "options": self.options, "misses": self.misses, "check": self.check, "world": world,
             "changes": (self.said or {}).get("changes"), "after": (self.said or {}).get("after"), "fixed": fixed, "seconds": self.seconds,
+            "xml": self.xml, "fixed_xml": self.fixed,
         }  # fmt: skip
 
     def keep(self, versions):
@@ -617,7 +620,8 @@ class Entry:
             (folder / "policy.toml").write_text("\n".join(policy) + "\n")
         if self.fixed and self.fixed != self.xml:
             (folder / "fixed.xml").write_text(self.fixed)
-        (folder / "seen.json").write_text(json.dumps(self.kept(), indent=1) + "\n")
+        seen_of_it = {name: value for name, value in self.kept().items() if not name.endswith("xml")}
+        (folder / "seen.json").write_text(json.dumps(seen_of_it, indent=1) + "\n")
 
 
 def record():
@@ -672,6 +676,26 @@ def kinds(files):
         print(f"{len(names):4} {miss}\n     {' '.join(names)}")
 
 
+def again(root, files):
+    """Holds predictions against what was seen before, of domains and of what fixup made of them. Nothing is started."""
+    verdicts = Counter()
+    file = Path(f"/tmp/{DOMAIN}-again.xml")
+    for line in (line for results in files for line in Path(results).read_text().splitlines()):
+        entry = json.loads(line)
+        versions = entry["versions"]
+        options = ["--qemu", versions["qemu"], "--libvirt-version", versions["libvirt"]]
+        for name, xml, world in ((entry["name"], entry["xml"], entry["world"]), (f"{entry['name']} fixed", entry["fixed_xml"], entry["fixed"])):
+            if not xml or name.endswith("fixed") and xml == entry["xml"]:
+                continue
+            file.write_text(xml)
+            status, said, stderr = gfxplane("--root", root, "check", "--json", *options, str(file))
+            verdict = judge(said, world) if said else f"ended with {status}: {stderr}"
+            verdicts[verdict] += 1
+            if verdict != "right":
+                print(f"{verdict}: {name}: {in_words(said or {})}; {seen(world)}")
+    print(dict(verdicts))
+
+
 def main(arguments):
     if arguments[:1] == ["--xml"]:
         print(Draw(*arguments[1:3], *arguments[3:4]).domain(DOMAIN), end="")
@@ -687,6 +711,9 @@ def main(arguments):
         return 0
     if arguments[:1] == ["--kinds"]:
         kinds(arguments[1:])
+        return 0
+    if arguments[:1] == ["--again"]:
+        again(arguments[1], arguments[2:])
         return 0
     if arguments[:1] == ["--host"]:
         record()
