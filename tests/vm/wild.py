@@ -516,7 +516,7 @@ class Guest:
             found.destroy()
         except error as problem:
             said = str(problem)
-            by = "qemu" if at != "define" and re.search("qemu-system|connecting to monitor|read from monitor", said) else "libvirt"
+            by = "qemu" if at != "define" and re.search("qemu-system|(connecting to|read from|closed the) monitor", said) else "libvirt"
             result |= {"starts": False, "at": at, "by": by, "text": said, "message": self.lab.short(said)}
         if found:
             self.lab.gone(DOMAIN)
