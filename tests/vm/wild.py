@@ -142,7 +142,7 @@ class Draw:
         listens = {
             "default": [],
             "any": ["<listen type='address' address='0.0.0.0'/>"],
-            "loopback": [f"<listen type='address' address='{self.one('127.0.0.1', '::1', 'localhost')}'/>"],
+            "loopback": [f"<listen type='address' address='{self.one('127.0.0.1', '127.0.0.2', 'localhost')}'/>"],
             "empty": ["<listen type='address'/>"],
             "two": ["<listen type='address' address='127.0.0.1'/>", "<listen type='socket'/>"],
             "attribute": [],
