@@ -1,6 +1,7 @@
 """What the tests in the guest share: commands, waits, devices, domains, the journal, and who runs
 the tests. Waits poll with a generous limit; times are printed, never asserted."""
 
+import errno
 import json
 import os
 import re
@@ -181,6 +182,40 @@ def domain(name, device, display="on", **options):
     xml = domain_xml(name, device, display=display, **options)
     Path(f"/tmp/{name}.xml").write_text(xml)
     define(xml)
+
+
+def vgem_node():
+    """The render node that Mesa's software renderer serves; the guest's GPU has one, too."""
+    for node in sorted(Path("/sys/class/drm").glob("renderD*")):
+        if "/vgem" in str(node.resolve()):
+            return f"/dev/dri/{node.name}"
+    raise AssertionError("no render node of vgem")
+
+
+def groups(devices):
+    """The IOMMU groups of mdevs."""
+    return [Path(f"/sys/bus/mdev/devices/{device}/iommu_group").resolve().name for device in devices]
+
+
+def free(groups):
+    """Whether nobody has a device of these groups."""
+    for group in groups:
+        try:
+            os.close(os.open(f"/dev/vfio/{group}", os.O_RDWR))
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            return False
+    return True
+
+
+def short(text):
+    """An error of libvirt's without what differs from run to run: time, domain, arguments, devices."""
+    lines = [line for line in text.splitlines() if "qemu-system" in line] or text.splitlines()
+    line = re.sub(r"^.*qemu-system-\w+: ", "", lines[-1]) if lines else ""
+    line = re.sub(r"^(-\w+) ('?\{.*\}'?|\S+): ", r"\1: ", line)
+    line = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "UUID", line)
+    return re.sub(r"\s+", " ", line)[:300]
 
 
 def spare_card():

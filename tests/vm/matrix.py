@@ -16,10 +16,8 @@ And anywhere:
 """
 
 import difflib
-import errno
 import hashlib
 import json
-import os
 import platform
 import re
 import subprocess
@@ -28,10 +26,8 @@ import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-LIB = "/usr/local/lib/gfxplane/lib.sh"
 PACKAGE = Path("gfxplane.deb")
 RESULTS = Path("results.jsonl")
-LIMIT = 300
 
 # A name is DEVICES/GRAPHICS/VIDEO or DEVICES/GRAPHICS/VIDEO/ramfb: the first device has ramfb then.
 
@@ -181,64 +177,26 @@ def domain(name, called, node):
 """
 
 
-def sh(command, check=True):
-    result = subprocess.run(["bash", "-c", f". {LIB}; {command}"], capture_output=True, text=True)
-    if check and result.returncode:
-        raise SystemExit(f"{command!r} ended with {result.returncode}: {result.stdout}{result.stderr}")
-    return result.stdout.strip()
-
-
-def until(what, condition):
-    end = time.monotonic() + LIMIT
-    while not condition():
-        if time.monotonic() > end:
-            raise SystemExit(f"in vain for {LIMIT} s: {what}")
-        time.sleep(0.1)
-
-
-def vgem_node():
-    """The render node that Mesa's software renderer serves; the guest's GPU has one, too."""
-    for node in sorted(Path("/sys/class/drm").glob("renderD*")):
-        if "/vgem" in str(node.resolve()):
-            return f"/dev/dri/{node.name}"
-    raise SystemExit("no render node of vgem")
-
-
 def same(xml):
     """The same for all domains that differ in name and white space only."""
     return re.sub("<name>.*?</name>", "", ET.canonicalize(xml, strip_text=True))
-
-
-def short(text):
-    """An error of libvirt's without what differs from run to run: time, domain, arguments."""
-    lines = [line for line in text.splitlines() if "qemu-system" in line] or text.splitlines()
-    line = re.sub(r"^.*qemu-system-\w+: ", "", lines[-1]) if lines else ""
-    line = re.sub(r"^(-\w+) ('?\{.*\}'?|\S+): ", r"\1: ", line)
-    for uuids in UUIDS.values():
-        for uuid in uuids:
-            line = line.replace(uuid, "UUID")
-    return re.sub(r"\s+", " ", line)[:300]
 
 
 class Host:
     """libvirt, and the devices."""
 
     def __init__(self):
-        import libvirt
+        # Only the guest has libvirt.
+        import lab
 
-        self.libvirt = libvirt
-        libvirt.registerErrorHandler(lambda *_: None, None)
-        sh("load_modules")
-        self.node = vgem_node()
+        self.lab, self.libvirt = lab, lab.libvirt
+        lab.out("load_modules")
+        self.node = lab.vgem_node()
         for kind, uuids in UUIDS.items():
             for uuid in uuids:
-                sh(f"create_mdev {TYPES[kind]} {uuid}")
-        sh("udevadm settle")
-        self.groups = [
-            Path(f"/sys/bus/mdev/devices/{uuid}/iommu_group").resolve().name
-            for uuids in UUIDS.values()
-            for uuid in uuids
-        ]
+                lab.out(f"create_mdev {TYPES[kind]} {uuid}")
+        lab.out("udevadm settle")
+        self.groups = lab.groups(uuid for uuids in UUIDS.values() for uuid in uuids)
         if PACKAGE.exists():
             self.install()
         self.connect()
@@ -267,18 +225,10 @@ class Host:
     def install(self):
         """The package, with all devices asked. Its hook and its daemon go: what libvirt and QEMU
         do by themselves is the truth here."""
-        conf = Path("/etc/gfxplane/conf.d")
-        conf.mkdir(parents=True)
-        (conf / "vm.toml").write_text("deadline = 60\n")
-        print(sh("dpkg -i ./gfxplane.deb 2>&1"))
-        sh("udevadm settle; gfxplane probe --all")
-        print(sh("gfxplane list"))
-        sh("systemctl stop gfxplane.service", check=False)
-        hooks = list(Path("/etc/libvirt/hooks").rglob("*gfxplane*"))
-        for hook in hooks:
-            hook.unlink()
-        if hooks:
-            sh("systemctl restart libvirtd")
+        print(self.lab.install())
+        self.lab.out("udevadm settle; gfxplane probe --all")
+        print(self.lab.out("gfxplane list"))
+        self.lab.without_hook_and_daemon()
 
     def connect(self):
         self.connection = self.libvirt.open("qemu:///system")
@@ -287,7 +237,7 @@ class Host:
         def number(n):
             return f"{n // 1000000}.{n // 1000 % 1000}.{n % 1000}"
 
-        packages = sh("dpkg-query -W -f '${Package} ${Version}\\n' qemu-system-x86 libvirt-daemon libgl1-mesa-dri")
+        packages = self.lab.out("dpkg-query -W -f '${Package} ${Version}\\n' qemu-system-x86 libvirt-daemon libgl1-mesa-dri")
         return {
             "suite": suite,
             "kernel": platform.release(),
@@ -299,16 +249,7 @@ class Host:
 
     def free(self):
         """Whether no domain is left, and nobody has a device."""
-        if self.connection.listAllDomains():
-            return False
-        for group in self.groups:
-            try:
-                os.close(os.open(f"/dev/vfio/{group}", os.O_RDWR))
-            except OSError as error:
-                if error.errno != errno.EBUSY:
-                    raise
-                return False
-        return True
+        return not self.connection.listAllDomains() and self.lab.free(self.groups)
 
     def start(self, xml):
         """Whether the domain starts; paused, for there is nothing in it to run."""
@@ -330,9 +271,9 @@ class Host:
             result = {"starts": False, "text": str(error)}
         if not result["starts"]:
             result["by"] = "qemu" if "qemu-system" in result["text"] else "libvirt"
-            result["message"] = short(result["text"])
+            result["message"] = self.lab.short(result["text"])
         result["seconds"] = round(time.monotonic() - began, 1)
-        until("the devices come free", self.free)
+        self.lab.eventually("the devices come free", self.free)
         return result
 
 
