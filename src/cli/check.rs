@@ -321,7 +321,7 @@ fn start(now: &Prediction) -> Line {
             Line::new(
                 what,
                 "WARN",
-                format!("{who}, may say: {}; {because}", refusal.message),
+                format!("{who} may say: {}; {because}", refusal.message),
             )
         }
     }
