@@ -336,7 +336,7 @@ fn start(now: &Prediction) -> Line {
             Line::new(
                 what,
                 "WARN",
-                format!("{who}, may say: {}; {because}", refusal.message),
+                format!("{who} may say: {}; {because}", refusal.message),
             )
         }
     }

@@ -475,8 +475,7 @@ const GRAPHICS: [OfGraphics; 16] = [
             if_so(is_tls && frontend.settings.tls_port > 0 && !world.tls)
         },
     )
-    .of_host()
-    .repairable(),
+    .of_host(),
     Rule::define(
         "This QEMU doesn't support spice OpenGL",
         |world, frontend| {
@@ -526,13 +525,7 @@ const TWICE: [OfDomain; 3] = [
     ),
     OfDomain::define(
         "Only one vgpu device can have 'ramfb' enabled",
-        |world, screens| {
-            let all = screens.vgpus.iter();
-            let with_ramfb = all
-                .filter(|vgpu| vgpu.ramfb_asked)
-                .filter(|vgpu| world.libvirt.takes_display(vgpu.id));
-            if_so(with_ramfb.count() > 1)
-        },
+        |world, screens| if_so(with_ramfb(world, screens).count() > 1),
     )
     .repairable(),
     OfDomain::define(
@@ -543,6 +536,14 @@ const TWICE: [OfDomain; 3] = [
         },
     ),
 ];
+
+/// The devices whose attribute asks for a ramfb, as libvirt reads it.
+fn with_ramfb<'w>(world: &World<'w>, screens: &'w Screens) -> impl Iterator<Item = &'w Vgpu> {
+    let libvirt = world.libvirt;
+    let asks = |vgpu: &&Vgpu| vgpu.ramfb && !vgpu.properties.contains_key("ramfb");
+    let asks = screens.vgpus.iter().filter(asks);
+    asks.filter(move |vgpu| libvirt.takes_display(vgpu.id))
+}
 
 /// At start, for each graphics (src/qemu/qemu_process.c, `qemuProcessStartValidateGraphics`).
 const START: [OfGraphics; 3] = [
@@ -594,8 +595,7 @@ const PORTS: [OfGraphics; 1] = [OfGraphics::start(NO_TLS_PORT, |world, frontend|
     let is_spice = is_kind(frontend, GraphicsType::Spice) && is_on_tcp(frontend);
     if_so(is_spice && wants && !world.tls)
 })
-.of_host()
-.repairable()];
+.of_host()];
 
 /// For each graphics, as libvirt starts their daemons (src/qemu/qemu_dbus.c, `qemuDBusStart`).
 const DAEMON: [OfGraphics; 1] = [OfGraphics::start(DBUS_DAEMON_DIED, |world, frontend| {
@@ -637,32 +637,28 @@ const ARGUMENTS: [OfGraphics; 5] = [
             let asks = frontend.settings.default_mode == SpiceMode::Secure;
             if_so(asks && lacks(frontend, SpiceMode::Secure))
         },
-    )
-    .repairable(),
+    ),
     OfGraphics::arguments(
         "spice defaultMode insecure requested in XML configuration, but plaintext connection is not available",
         |_, frontend| {
             let asks = frontend.settings.default_mode == SpiceMode::Insecure;
             if_so(asks && lacks(frontend, SpiceMode::Insecure))
         },
-    )
-    .repairable(),
+    ),
     OfGraphics::arguments(
         "spice secure channels set in XML configuration, but TLS connection is not available",
         |_, frontend| {
             let asks = frontend.settings.channels.contains(&SpiceMode::Secure);
             if_so(asks && lacks(frontend, SpiceMode::Secure))
         },
-    )
-    .repairable(),
+    ),
     OfGraphics::arguments(
         "spice insecure channels set in XML configuration, but plaintext connection is not available",
         |_, frontend| {
             let asks = frontend.settings.channels.contains(&SpiceMode::Insecure);
             if_so(asks && lacks(frontend, SpiceMode::Insecure))
         },
-    )
-    .repairable(),
+    ),
 ];
 
 /// Whether spice has no connection for channels of a mode. With autoport, libvirt has made one for
@@ -733,10 +729,9 @@ fn broken<'w>(world: &'w World<'w>) -> impl Iterator<Item = Broken> + 'w {
     let audio = (screens.spice_audio && !has_spice)
         .then(|| define("Spice audio is not supported without spice graphics".into()));
     let twice = TWICE.iter().filter_map(move |rule| {
-        let twice = screens
-            .twice()
-            .filter(|_| rule.words.starts_with("Hostdev"));
-        rule.ask(world, screens, twice.map_or(About::Domain, About::Device))
+        let ramfb = || with_ramfb(world, screens).nth(1).map(|vgpu| vgpu.id);
+        let about = screens.twice().or_else(ramfb);
+        rule.ask(world, screens, about.map_or(About::Domain, About::Device))
     });
     screens
         .misread

@@ -89,10 +89,10 @@ impl Stage {
     #[must_use]
     pub fn who(self) -> &'static str {
         match self {
-            Stage::Define => "libvirt, at define",
-            Stage::Start => "libvirt, at start",
-            Stage::Devices => "libvirt, preparing devices",
-            Stage::Arguments => "libvirt, building QEMU's arguments",
+            Stage::Define => "libvirt at define",
+            Stage::Start => "libvirt at start",
+            Stage::Devices => "libvirt preparing devices",
+            Stage::Arguments => "libvirt building arguments",
             Stage::Qemu => "QEMU",
         }
     }

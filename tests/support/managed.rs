@@ -21,6 +21,7 @@ use gfxplane::fixup::{Fixed, Surroundings, Unfit};
 use gfxplane::managed::{Wish, adapt};
 use gfxplane::policy::Policy;
 use gfxplane::predict::Outcome;
+use gfxplane::predict::libvirt::is_beyond_repair;
 use gfxplane::xml::Document;
 use libtest_mimic::{Failed, Trial};
 use proptest::collection::vec;
@@ -275,7 +276,10 @@ fn one_ramfb(text: &str, surroundings: &dyn Surroundings, policy: &Policy) -> Re
     let document = Document::parse(text).map_err(|error| error.to_string())?;
     let domain = Domain::new(&document).map_err(|error| error.to_string())?;
     let policy = policy.clone().for_domain(&domain);
-    if policy.is_ok_and(|policy| is_off(&policy)) || plan.screens.is_ambiguous() {
+    if policy.is_ok_and(|policy| is_off(&policy))
+        || plan.screens.is_ambiguous()
+        || is_beyond_repair(&plan.screens, &surroundings.abilities(&domain))
+    {
         return Ok(());
     }
     let with: Vec<_> = plan
