@@ -7,9 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::abilities::Abilities;
 use crate::arguments::{Arguments, Device, Local, Setting};
-use crate::domain::{
-    Domain, GraphicsType, Listen, QEMU_NAMESPACE, Reach, Switch, parse_number,
-};
+use crate::domain::{Domain, GraphicsType, Listen, QEMU_NAMESPACE, Reach, Switch, parse_number};
 use crate::evidence::{Finding, resolve};
 use crate::facts::{Display, DisplayInterface, Reason};
 use crate::names::DeviceId;
@@ -156,14 +154,19 @@ impl Vgpu {
     pub fn said(&self, property: &str) -> Option<&str> {
         let value = self.set.get(property);
         let value = value.or_else(|| self.properties.get(property));
-        value.or_else(|| self.globals.get(property)).map(String::as_str)
+        value
+            .or_else(|| self.globals.get(property))
+            .map(String::as_str)
     }
 
     /// QEMU's type of the device (libvirt src/qemu/qemu_command.c,
     /// `qemuBuildHostdevMediatedDevProps`).
     #[must_use]
     pub fn driver(&self) -> &str {
-        let said = self.set.get("driver").or_else(|| self.properties.get("driver"));
+        let said = self
+            .set
+            .get("driver")
+            .or_else(|| self.properties.get("driver"));
         match said {
             Some(driver) => driver,
             None if self.ramfb_asked => "vfio-pci-nohotplug",
@@ -324,7 +327,10 @@ impl Screens {
 
     /// The vfio devices in the user's own arguments.
     pub fn own_vfio(&self) -> impl Iterator<Item = &Device> {
-        self.arguments.devices.iter().filter(|device| device.is_vfio())
+        self.arguments
+            .devices
+            .iter()
+            .filter(|device| device.is_vfio())
     }
 
     /// Arguments that are not read and may decide whether the domain starts: none where no vfio device
@@ -488,7 +494,11 @@ impl Screens {
         for what in uncertain {
             self.doubt(&what);
         }
-        if self.vgpus.iter().any(|vgpu| vgpu.globals.contains_key("x-vga")) {
+        if self
+            .vgpus
+            .iter()
+            .any(|vgpu| vgpu.globals.contains_key("x-vga"))
+        {
             self.doubt("-global vfio-pci.x-vga");
         }
     }
@@ -500,8 +510,8 @@ impl Screens {
         let with_iommufd = device.properties.contains_key("iommufd");
         let is_pci = |id: DeviceId| matches!(id, DeviceId::Pci(_));
         // Functions of a card may share a group, and with it a node.
-        let may_share = device.vfio_id().is_none_or(is_pci)
-            && self.vgpus.iter().any(|vgpu| is_pci(vgpu.id));
+        let may_share =
+            device.vfio_id().is_none_or(is_pci) && self.vgpus.iter().any(|vgpu| is_pci(vgpu.id));
         let is_known = self.own_dev == Some(true) && !with_iommufd && !may_share;
         is_known.then_some(true)
     }
@@ -532,7 +542,15 @@ fn has_addresses(domain: &Domain<'_, '_>) -> bool {
         let model = model.or_else(|| device.child("model").and_then(|m| m.attribute("type")));
         model.as_deref() == Some("none")
     };
-    let on_pci = ["filesystem", "hostdev", "interface", "memballoon", "rng", "sound", "video"];
+    let on_pci = [
+        "filesystem",
+        "hostdev",
+        "interface",
+        "memballoon",
+        "rng",
+        "sound",
+        "video",
+    ];
     devices().any(|device| device.name() == "memballoon")
         && devices()
             .filter(|device| on_pci.contains(&device.name()) && !is_none(*device))

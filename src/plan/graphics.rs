@@ -156,6 +156,9 @@ impl Planner<'_, '_, '_> {
         if lacks_node.is_some() && self.screens.vgpus.iter().any(is_dmabuf) {
             cures.push("a driver that makes a render node in /dev/dri (of NVIDIA's: nvidia-drm with modeset=1): this host has none, and OpenGL needs one".into());
         }
+        if self.screens.arguments.display.is_some() && !matches!(now.outcome, Outcome::Yes) {
+            cures.push("take -display or -nographic out of qemu:commandline: <graphics> says it to libvirt, which gives the guest what that needs".into());
+        }
         if !matches!(now.outcome, Outcome::Yes) {
             cures.push("display='off' on the hostdev: no screen from the device".into());
         }

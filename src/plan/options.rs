@@ -72,7 +72,8 @@ impl Planner<'_, '_, '_> {
         }
         for place in 0..self.screens.vgpus.len() {
             let vgpu = &self.screens.vgpus[place];
-            let is_global = !vgpu.set.contains_key(OPREGION) && !vgpu.properties.contains_key(OPREGION);
+            let is_global =
+                !vgpu.set.contains_key(OPREGION) && !vgpu.properties.contains_key(OPREGION);
             if is_global {
                 continue;
             }

@@ -85,14 +85,16 @@ pub(super) fn arguments(
                         let id = aliases.get(id).map_or(id, String::as_str);
                         keep_pair(&format!("device.{id}.{rest}"));
                     }
-                    _ => drop(false),
+                    (Some("device"), Some(_), Some(_)) => drop(false),
+                    // QEMU refuses it.
+                    _ => drop(true),
                 }
             }
             (_, value) => {
                 // One of ours that lacks its value: QEMU refuses it.
                 drop(matches!(
                     option.as_str(),
-                    "-display" | "-vnc" | "-spice" | "-vga"
+                    "-display" | "-vnc" | "-spice" | "-vga" | "-readconfig"
                 ));
                 // An option without a value is followed by the next option.
                 if value.is_none_or(|value| value.starts_with('-')) {
