@@ -454,7 +454,7 @@ impl Screens {
                 continue;
             };
             match json {
-                None => self.doubt(&format!("-set device.{}.{}", setting.id, setting.property)),
+                None => self.doubt(&format!("-set {}", setting.property)),
                 _ => {
                     let (property, value) = (setting.property.clone(), setting.value.clone());
                     vgpu.set.insert(property, value);

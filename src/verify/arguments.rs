@@ -77,6 +77,12 @@ pub(super) fn arguments(
                 let mut parts = value.splitn(3, '.');
                 let (group, id, rest) = (parts.next(), parts.next(), parts.next());
                 match (group, id, rest) {
+                    // In the small domain another device has its id.
+                    (Some("device"), Some(id), Some(_))
+                        if !aliases.contains_key(id) && aliases.values().any(|new| new == id) =>
+                    {
+                        drop(true);
+                    }
                     // One for a device of libvirt's that is not kept stays: QEMU finds none of
                     // them (see `Screens::dead_settings`), and refuses to start for it.
                     (Some("device"), Some(id), Some(rest))
