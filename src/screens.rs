@@ -337,12 +337,24 @@ impl Screens {
     /// wants a display, as they are none of our business then.
     #[must_use]
     pub fn unread(&self) -> &[String] {
-        let wants = self.vgpus.iter().any(|vgpu| vgpu.is_pci && vgpu.display);
-        if wants || self.own_vfio().any(Device::wants_display) {
+        if self.wants_display() {
             &self.arguments.unread
         } else {
             &[]
         }
+    }
+
+    /// Whether no vfio device wants a display, and what QEMU makes of the others is left to arguments that
+    /// are not read.
+    #[must_use]
+    pub fn is_none_of_ours(&self) -> bool {
+        let is_read = self.arguments.unread.is_empty() || !self.dead_settings.is_empty();
+        !is_read && !self.wants_display()
+    }
+
+    fn wants_display(&self) -> bool {
+        let hostdev = self.vgpus.iter().any(|vgpu| vgpu.is_pci && vgpu.display);
+        hostdev || self.own_vfio().any(Device::wants_display)
     }
 
     /// Whether QEMU finds a render node: libvirt puts those of graphics with OpenGL into the guest's

@@ -72,18 +72,11 @@ pub fn best(
     may_add: bool,
 ) -> Option<Arrangement> {
     let mut best: Option<(Cost, Vec<Move>, Screens)> = None;
-    // The user's own -display is in the place of one that is added.
-    let is_lost = |action: &Move| {
-        screens.arguments.display.is_some()
-            && matches!(
-                action,
-                Move::Add(GraphicsType::Dbus | GraphicsType::EglHeadless, _)
-            )
-    };
+    // Whoever tells QEMU of a display past libvirt has to say what is meant.
+    if screens.arguments.display.is_some() {
+        return None;
+    }
     for moves in ways(&screens.frontends, may_add) {
-        if moves.iter().any(is_lost) {
-            continue;
-        }
         let cost = cost(&screens.frontends, &moves);
         if best.as_ref().is_some_and(|(least, _, _)| *least <= cost) {
             continue;

@@ -133,6 +133,7 @@ impl Planner<'_, '_, '_> {
             let known = how_known(vgpu);
             match by_default {
                 Some(true) => {}
+                Some(false) if self.notes.iter().any(|note| note.text.contains(OPREGION)) => {}
                 Some(false) if reads_override(self.abilities) == Some(false) => self.note(
                     Level::Warn,
                     About::Device(device),

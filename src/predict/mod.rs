@@ -240,7 +240,8 @@ pub fn predict(screens: &Screens, abilities: &Abilities) -> Prediction {
         for libvirt in &libvirts {
             for qemu in &qemus {
                 let refused = libvirt::refusal(screens, abilities, libvirt)
-                    .or_else(|| qemu::refusal(screens, &found, abilities, (libvirt, qemu)));
+                    .or_else(|| qemu::refusal(screens, &found, abilities, (libvirt, qemu)))
+                    .filter(|refusal| refusal.by == Program::Libvirt || !screens.is_none_of_ours());
                 if refused.is_none() || first.is_none() {
                     let heads = qemu::heads(screens, &found, libvirt, qemu);
                     let dangers = qemu::dangers(screens, &found, libvirt, qemu);

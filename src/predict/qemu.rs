@@ -121,7 +121,9 @@ pub fn refusal(
 fn early_display(screens: &Screens, abilities: &Abilities, qemu: &Qemu) -> Option<String> {
     let own = screens.arguments.display.as_ref()?;
     let name = own.kind.word()?;
-    if name != "none" && abilities.has(name) == Some(false) {
+    // libvirt, which is asked, knows nothing of the others.
+    let is_known = matches!(own.kind, Local::EglHeadless | Local::Dbus | Local::Sdl);
+    if is_known && abilities.has(name) == Some(false) {
         return Some(format!("Display '{name}' is not available."));
     }
     match own.kind {
