@@ -435,7 +435,12 @@ fn global(text: &str) -> Option<Global> {
     };
     let long = || {
         let pairs = pairs(text, "");
-        let get = |key: &str| pairs.iter().rfind(|(name, _)| name == key).map(|(_, v)| v.clone());
+        let get = |key: &str| {
+            pairs
+                .iter()
+                .rfind(|(name, _)| name == key)
+                .map(|(_, v)| v.clone())
+        };
         Some((get("driver")?, get("property")?, get("value")?))
     };
     let (driver, property, value) = short().or_else(long)?;
@@ -585,12 +590,7 @@ mod tests {
                 0,
                 "",
             ),
-            (
-                &["-curses", "-sdl"],
-                Some((Local::Other, None)),
-                0,
-                "-sdl",
-            ),
+            (&["-curses", "-sdl"], Some((Local::Other, None)), 0, "-sdl"),
             (
                 &["-display", "spice-app"],
                 Some((Local::Other, None)),
@@ -613,8 +613,18 @@ mod tests {
             (&["-vnc", ":1,display=v,head=0"], None, 0, "-vnc"),
             // A value that looks like an option, and an option without its value.
             (&["-set", "-nographic"], None, 0, ""),
-            (&["-no-hpet", "-nographic"], Some((Local::NoGraphic, None)), 0, ""),
-            (&["-object", "-nographic"], Some((Local::NoGraphic, None)), 0, ""),
+            (
+                &["-no-hpet", "-nographic"],
+                Some((Local::NoGraphic, None)),
+                0,
+                "",
+            ),
+            (
+                &["-object", "-nographic"],
+                Some((Local::NoGraphic, None)),
+                0,
+                "",
+            ),
             (&["-name", "nographic", "-display"], None, 0, "-display"),
             // Secrets stay where they are.
             (
@@ -642,17 +652,40 @@ mod tests {
         };
         for (words, devices, unread) in [
             (&["-device", "VGA,id=v"][..], "VGA", ""),
-            (&["-device", "id=v,driver=bochs-display"], "bochs-display", ""),
-            (&["-device", r#"{"driver":"virtio-gpu-pci"}"#], "virtio-gpu-pci", ""),
-            (&["-device", r#"{"driver":"ivshmem-plain","memdev":"m"}"#], "", ""),
+            (
+                &["-device", "id=v,driver=bochs-display"],
+                "bochs-display",
+                "",
+            ),
+            (
+                &["-device", r#"{"driver":"virtio-gpu-pci"}"#],
+                "virtio-gpu-pci",
+                "",
+            ),
+            (
+                &["-device", r#"{"driver":"ivshmem-plain","memdev":"m"}"#],
+                "",
+                "",
+            ),
             (&["-device", "intel-iommu,intremap=on"], "", ""),
             (&["-device", "VGA,bus=pci.3"], "", "-device VGA"),
             (&["-device", "qxl"], "", "-device qxl"),
-            (&["-device", "virtio-gpu-pci,max_outputs=2"], "", "-device virtio-gpu-pci"),
-            (&["-device", "vhost-user-vga,chardev=c"], "", "-device vhost-user-vga"),
+            (
+                &["-device", "virtio-gpu-pci,max_outputs=2"],
+                "",
+                "-device virtio-gpu-pci",
+            ),
+            (
+                &["-device", "vhost-user-vga,chardev=c"],
+                "",
+                "-device vhost-user-vga",
+            ),
             (&["-device", "{\"driver\":"], "", "-device"),
             (
-                &["-device", "vfio-pci,sysfsdev=/sys/bus/mdev/devices/c1a20000-0000-4000-8000-000000000001,display=on"],
+                &[
+                    "-device",
+                    "vfio-pci,sysfsdev=/sys/bus/mdev/devices/c1a20000-0000-4000-8000-000000000001,display=on",
+                ],
                 "vfio-pciSome(\"c1a20000-0000-4000-8000-000000000001\")",
                 "",
             ),
@@ -662,16 +695,27 @@ mod tests {
                 "",
             ),
             // As a -set has it.
-            (&["-device", "e1000,id=n", "-set", "device.n.driver=VGA"], "VGA", ""),
+            (
+                &["-device", "e1000,id=n", "-set", "device.n.driver=VGA"],
+                "VGA",
+                "",
+            ),
             (&["-vga", "none", "-vga", "qxl"], "", "-vga"),
         ] {
-            assert_eq!(seen(words), (devices.to_owned(), unread.to_owned()), "{words:?}");
+            assert_eq!(
+                seen(words),
+                (devices.to_owned(), unread.to_owned()),
+                "{words:?}"
+            );
         }
         let wants = |text: &str| Device::read(text).unwrap().wants_display();
         assert!(wants("vfio-pci,host=01:00.0,display=auto"));
         assert!(!wants("vfio-pci,host=01:00.0"));
         assert!(!wants(r#"{"driver":"vfio-pci","display":"off"}"#));
-        assert_eq!(read(&["-vga", "std", "-vga", "cirrus"]).vga, Some("cirrus-vga"));
+        assert_eq!(
+            read(&["-vga", "std", "-vga", "cirrus"]).vga,
+            Some("cirrus-vga")
+        );
     }
 
     #[test]
@@ -693,10 +737,18 @@ mod tests {
             ),
             // QEMU looks among the devices in option syntax only.
             (
-                &["-device", r#"{"driver":"e1000","id":"n"}"#, "-set", "device.n.x=1"],
+                &[
+                    "-device",
+                    r#"{"driver":"e1000","id":"n"}"#,
+                    "-set",
+                    "device.n.x=1",
+                ],
                 "device.n.x=1",
             ),
-            (&["-device", "e1000,,id=n,id=m", "-set", "device.n.x=1"], "device.n.x=1"),
+            (
+                &["-device", "e1000,,id=n,id=m", "-set", "device.n.x=1"],
+                "device.n.x=1",
+            ),
             (&["-set", "machine.a.x=1", "-set", "device.a", "-set"], ""),
         ] {
             assert_eq!(seen(words), expected, "{words:?}");
@@ -714,10 +766,18 @@ mod tests {
             let words: Vec<String> = all.iter().map(|(k, v)| format!("{k}={v}")).collect();
             words.join(" ")
         };
-        let short = &["-global", "vfio-pci.display=on", "-global", "vfio-pci.display=off"];
+        let short = &[
+            "-global",
+            "vfio-pci.display=on",
+            "-global",
+            "vfio-pci.display=off",
+        ];
         assert_eq!(of(short, "vfio-pci"), "display=off");
         assert_eq!(of(short, "vfio-pci-nohotplug"), "display=off");
-        let long = &["-global", "driver=vfio-pci-nohotplug,property=ramfb,value=on"];
+        let long = &[
+            "-global",
+            "driver=vfio-pci-nohotplug,property=ramfb,value=on",
+        ];
         assert_eq!(of(long, "vfio-pci"), "");
         assert_eq!(of(long, "vfio-pci-nohotplug"), "ramfb=on");
         assert_eq!(read(&["-global", "ICH9-LPC.disable_s3=1"]).globals, []);

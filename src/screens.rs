@@ -225,14 +225,19 @@ impl Vgpu {
     pub fn said(&self, property: &str) -> Option<&str> {
         let value = self.set.get(property);
         let value = value.or_else(|| self.properties.get(property));
-        value.or_else(|| self.globals.get(property)).map(String::as_str)
+        value
+            .or_else(|| self.globals.get(property))
+            .map(String::as_str)
     }
 
     /// QEMU's type of the device (libvirt src/qemu/qemu_command.c,
     /// `qemuBuildHostdevMediatedDevProps`).
     #[must_use]
     pub fn driver(&self) -> &str {
-        let said = self.set.get("driver").or_else(|| self.properties.get("driver"));
+        let said = self
+            .set
+            .get("driver")
+            .or_else(|| self.properties.get("driver"));
         match said {
             Some(driver) => driver,
             None if self.ramfb_asked => "vfio-pci-nohotplug",
@@ -427,19 +432,34 @@ impl Screens {
 
     /// The vfio devices in the user's own arguments.
     pub fn own_vfio(&self) -> impl Iterator<Item = &Device> {
-        self.arguments.devices.iter().filter(|device| device.is_vfio())
+        self.arguments
+            .devices
+            .iter()
+            .filter(|device| device.is_vfio())
     }
 
     /// Arguments that are not read and may decide whether the domain starts: none where no vfio device
     /// wants a display, as they are none of our business then.
     #[must_use]
     pub fn unread(&self) -> &[String] {
-        let wants = self.vgpus.iter().any(|vgpu| vgpu.is_pci && vgpu.display);
-        if wants || self.own_vfio().any(Device::wants_display) {
+        if self.wants_display() {
             &self.arguments.unread
         } else {
             &[]
         }
+    }
+
+    /// Whether no vfio device wants a display, and what QEMU makes of the others is left to arguments that
+    /// are not read.
+    #[must_use]
+    pub fn is_none_of_ours(&self) -> bool {
+        let is_read = self.arguments.unread.is_empty() || !self.dead_settings.is_empty();
+        !is_read && !self.wants_display()
+    }
+
+    fn wants_display(&self) -> bool {
+        let hostdev = self.vgpus.iter().any(|vgpu| vgpu.is_pci && vgpu.display);
+        hostdev || self.own_vfio().any(Device::wants_display)
     }
 
     /// Whether QEMU finds a render node: libvirt puts those of graphics with OpenGL into the guest's
@@ -552,7 +572,7 @@ impl Screens {
                 continue;
             };
             match json {
-                None => self.doubt(&format!("-set device.{}.{}", setting.id, setting.property)),
+                None => self.doubt(&format!("-set {}", setting.property)),
                 _ => {
                     let (property, value) = (setting.property.clone(), setting.value.clone());
                     vgpu.set.insert(property, value);
@@ -592,7 +612,11 @@ impl Screens {
         for what in uncertain {
             self.doubt(&what);
         }
-        if self.vgpus.iter().any(|vgpu| vgpu.globals.contains_key("x-vga")) {
+        if self
+            .vgpus
+            .iter()
+            .any(|vgpu| vgpu.globals.contains_key("x-vga"))
+        {
             self.doubt("-global vfio-pci.x-vga");
         }
     }
@@ -604,8 +628,8 @@ impl Screens {
         let with_iommufd = device.properties.contains_key("iommufd");
         let is_pci = |id: DeviceId| matches!(id, DeviceId::Pci(_));
         // Functions of a card may share a group, and with it a node.
-        let may_share = device.vfio_id().is_none_or(is_pci)
-            && self.vgpus.iter().any(|vgpu| is_pci(vgpu.id));
+        let may_share =
+            device.vfio_id().is_none_or(is_pci) && self.vgpus.iter().any(|vgpu| is_pci(vgpu.id));
         let is_known = self.own_dev == Some(true) && !with_iommufd && !may_share;
         is_known.then_some(true)
     }
@@ -636,7 +660,15 @@ fn has_addresses(domain: &Domain<'_, '_>) -> bool {
         let model = model.or_else(|| device.child("model").and_then(|m| m.attribute("type")));
         model.as_deref() == Some("none")
     };
-    let on_pci = ["filesystem", "hostdev", "interface", "memballoon", "rng", "sound", "video"];
+    let on_pci = [
+        "filesystem",
+        "hostdev",
+        "interface",
+        "memballoon",
+        "rng",
+        "sound",
+        "video",
+    ];
     devices().any(|device| device.name() == "memballoon")
         && devices()
             .filter(|device| on_pci.contains(&device.name()) && !is_none(*device))

@@ -308,14 +308,15 @@ fn devices_cure(plan: &Plan, refusal: &Refusal) -> String {
 
 /// A vfio device that is whole in the user's own arguments, of which libvirt knows nothing.
 fn own_vfio(device: &Device) -> Line {
-    let id = device.vfio_id().map_or_else(
-        || "a vfio device".to_owned(),
-        |id| id.to_string(),
-    );
+    let id = device
+        .vfio_id()
+        .map_or_else(|| "a vfio device".to_owned(), |id| id.to_string());
     Line::new(
         format!("-device {} in qemu:commandline", device.driver),
         "WARN",
-        format!("its display is not looked at: libvirt does not know that the guest has {id}, and gives it no access to that; a hostdev does"),
+        format!(
+            "its display is not looked at: libvirt does not know that the guest has {id}, and gives it no access to that; a hostdev does"
+        ),
     )
 }
 

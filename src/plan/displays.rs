@@ -71,7 +71,8 @@ impl Planner<'_, '_, '_> {
             let has_display = vgpu.known.finding.facts.display.preferred().is_some();
             // libvirt writes no -set by itself: an off there is a wish.
             let is_wish = vgpu.set.contains_key("display");
-            if vgpu.display || !vgpu.is_pci || !vgpu.known.is_measured() || !has_display || is_wish {
+            if vgpu.display || !vgpu.is_pci || !vgpu.known.is_measured() || !has_display || is_wish
+            {
                 continue;
             }
             let mut with = self.screens.clone();

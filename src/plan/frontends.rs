@@ -72,6 +72,10 @@ pub fn best(
     may_add: bool,
 ) -> Option<Arrangement> {
     let mut best: Option<(Cost, Vec<Move>, Screens)> = None;
+    // Whoever tells QEMU of a display past libvirt has to say what is meant.
+    if screens.arguments.display.is_some() {
+        return None;
+    }
     for moves in ways(&screens.frontends, may_add) {
         let cost = cost(&screens.frontends, &moves);
         if best.as_ref().is_some_and(|(least, _, _)| *least <= cost) {

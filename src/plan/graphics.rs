@@ -1,6 +1,7 @@
 //! Graphics and video: which frontends show what is switched on, and where these render.
 
 use crate::abilities::RenderNodes;
+use crate::arguments::Arguments;
 use crate::domain::GraphicsType;
 use crate::facts::{Display, Reason};
 use crate::names::DeviceId;
@@ -156,7 +157,16 @@ impl Planner<'_, '_, '_> {
         if lacks_node.is_some() && self.screens.vgpus.iter().any(is_dmabuf) {
             cures.push("a driver that makes a render node in /dev/dri (of NVIDIA's: nvidia-drm with modeset=1): this host has none, and OpenGL needs one".into());
         }
-        if !matches!(now.outcome, Outcome::Yes) {
+        if self.screens.arguments.display.is_some() && !matches!(now.outcome, Outcome::Yes) {
+            cures.push("take -display or -nographic out of qemu:commandline: <graphics> says it to libvirt, which gives the guest what that needs".into());
+        }
+        let mut dark = self.screens.clone();
+        dark.vgpus
+            .iter_mut()
+            .for_each(|vgpu| vgpu.set_display(false));
+        let is_for_display =
+            dark.arguments == Arguments::default() || predict(&dark, self.abilities).starts();
+        if !matches!(now.outcome, Outcome::Yes) && is_for_display {
             cures.push("display='off' on the hostdev: no screen from the device".into());
         }
         let topic = match now.outcome {

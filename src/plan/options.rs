@@ -72,7 +72,8 @@ impl Planner<'_, '_, '_> {
         }
         for place in 0..self.screens.vgpus.len() {
             let vgpu = &self.screens.vgpus[place];
-            let is_global = !vgpu.set.contains_key(OPREGION) && !vgpu.properties.contains_key(OPREGION);
+            let is_global =
+                !vgpu.set.contains_key(OPREGION) && !vgpu.properties.contains_key(OPREGION);
             if is_global {
                 continue;
             }
@@ -132,6 +133,7 @@ impl Planner<'_, '_, '_> {
             let known = how_known(vgpu);
             match by_default {
                 Some(true) => {}
+                Some(false) if self.notes.iter().any(|note| note.text.contains(OPREGION)) => {}
                 Some(false) if reads_override(self.abilities) == Some(false) => self.note(
                     Level::Warn,
                     About::Device(device),

@@ -3,7 +3,9 @@
 use crate::names::DeviceId;
 use crate::plan::planner::Planner;
 use crate::plan::{Level, Note, Topic};
-use crate::predict::versions::{Libvirt, PCI_DISPLAY, REGION_FAULT, REGION_FAULT_MENDED};
+use crate::predict::versions::{
+    Libvirt, OVERRIDE, PCI_DISPLAY, REGION_FAULT, REGION_FAULT_MENDED, reads_override,
+};
 use crate::predict::{About, Danger, HeadOf, Outcome, Prediction, Program};
 
 impl Planner<'_, '_, '_> {
@@ -56,6 +58,18 @@ impl Planner<'_, '_, '_> {
         for place in 0..self.screens.vgpus.len() {
             let vgpu = &self.screens.vgpus[place];
             let hostdev = self.hostdev(vgpu);
+            let mut overridden = self.domain.properties.iter();
+            if reads_override(self.abilities) == Some(false)
+                && overridden.any(|property| property.alias == hostdev.alias)
+            {
+                self.note(
+                    Level::Warn,
+                    About::Device(vgpu.id),
+                    "this libvirt does not read qemu:override: what it says of the device is lost",
+                    &[&format!("libvirt {} or later", OVERRIDE.since())],
+                );
+                continue;
+            }
             let asks = hostdev.display.is_some() || hostdev.ramfb.is_some();
             if matches!(vgpu.id, DeviceId::Pci(_)) && asks && pci_is_old {
                 self.note(

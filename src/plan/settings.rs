@@ -56,7 +56,9 @@ impl Planner<'_, '_, '_> {
                 }
             }
         }
-        self.screens.dead_settings.retain(|text| !gone.contains(text));
+        self.screens
+            .dead_settings
+            .retain(|text| !gone.contains(text));
     }
 
     /// Carries over one; `false` if it has to stay.
@@ -140,8 +142,14 @@ impl Planner<'_, '_, '_> {
         if reads_override(self.abilities) == Some(false) {
             let libvirt = self.abilities.libvirt.as_ref();
             let now = libvirt.is_some_and(|version| *version >= DEVICE_JSON_HOTPLUG.since());
-            let capability = if now { "device.json+hotplug" } else { "device.json" };
-            let cure = format!("<qemu:capabilities><qemu:del capability='{capability}'/></qemu:capabilities> in the domain: QEMU then finds the device for -set");
+            let capability = if now {
+                "device.json+hotplug"
+            } else {
+                "device.json"
+            };
+            let cure = format!(
+                "<qemu:capabilities><qemu:del capability='{capability}'/></qemu:capabilities> in the domain: QEMU then finds the device for -set"
+            );
             self.note(
                 Level::Warn,
                 About::Device(device),

@@ -540,8 +540,7 @@ const TWICE: [OfDomain; 3] = [
 /// The devices whose attribute asks for a ramfb, as libvirt reads it.
 fn with_ramfb<'w>(world: &World<'w>, screens: &'w Screens) -> impl Iterator<Item = &'w Vgpu> {
     let libvirt = world.libvirt;
-    let asks = |vgpu: &&Vgpu| vgpu.ramfb && !vgpu.properties.contains_key("ramfb");
-    let asks = screens.vgpus.iter().filter(asks);
+    let asks = screens.vgpus.iter().filter(|vgpu| vgpu.ramfb_asked);
     asks.filter(move |vgpu| libvirt.takes_display(vgpu.id))
 }
 

@@ -321,7 +321,8 @@ pub fn predict(screens: &Screens, abilities: &Abilities) -> Prediction {
             .collect();
         for libvirt in &libvirts {
             for qemu in &qemus {
-                let by_qemu = qemu::refusal(screens, &found, abilities, (libvirt, qemu));
+                let by_qemu = qemu::refusal(screens, &found, abilities, (libvirt, qemu))
+                    .filter(|_| !screens.is_none_of_ours());
                 for by_libvirt in libvirt::refusals(screens, abilities, libvirt) {
                     let refused = by_libvirt.or_else(|| by_qemu.clone());
                     if refused.is_none() || first.is_none() {

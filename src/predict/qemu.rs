@@ -49,9 +49,7 @@ fn shows(vgpu: &Vgpu, libvirt: &Libvirt) -> bool {
 }
 
 fn has_ramfb(vgpu: &Vgpu, libvirt: &Libvirt) -> bool {
-    vgpu.is_pci
-        && vgpu.ramfb
-        && (libvirt.takes_display(vgpu.id) || vgpu.said("ramfb").is_some())
+    vgpu.is_pci && vgpu.ramfb && (libvirt.takes_display(vgpu.id) || vgpu.said("ramfb").is_some())
 }
 
 /// Why QEMU would refuse to start.
@@ -123,7 +121,9 @@ pub fn refusal(
 fn early_display(screens: &Screens, abilities: &Abilities, qemu: &Qemu) -> Option<String> {
     let own = screens.arguments.display.as_ref()?;
     let name = own.kind.word()?;
-    if name != "none" && abilities.has(name) == Some(false) {
+    // libvirt, which is asked, knows nothing of the others.
+    let is_known = matches!(own.kind, Local::EglHeadless | Local::Dbus | Local::Sdl);
+    if is_known && abilities.has(name) == Some(false) {
         return Some(format!("Display '{name}' is not available."));
     }
     match own.kind {
@@ -179,7 +179,8 @@ fn device(
     // hw/display/qxl.c, qxl_realize_primary
     let is_qxl = |card: &Card| card.model.as_deref() == Some("qxl");
     if !screens.cards_before.is_empty() && screens.cards.first().is_some_and(is_qxl) {
-        let message = "primary qxl-vga device must be console 0 (first display device on the command line)";
+        let message =
+            "primary qxl-vga device must be console 0 (first display device on the command line)";
         return Some(Refusal {
             stage: Stage::Qemu,
             about: About::Domain,
@@ -221,7 +222,9 @@ fn device(
                 return refuse("Property 'vfio-pci.ramfb' not found", true);
             }
             if let Some(value) = vgpu.globals.get("ramfb") {
-                let message = format!("can't apply global vfio-pci.ramfb={value}: Property 'vfio-pci.ramfb' not found");
+                let message = format!(
+                    "can't apply global vfio-pci.ramfb={value}: Property 'vfio-pci.ramfb' not found"
+                );
                 return refuse(&message, true);
             }
         }

@@ -151,10 +151,7 @@ pub fn reads_override(abilities: &Abilities) -> Option<bool> {
 /// Whether libvirt hands devices to QEMU as JSON, so that no `-set` finds them; `None` if that is not
 /// known. `is_deleted` tells which of QEMU's capabilities the domain takes away.
 #[must_use]
-pub fn devices_are_json(
-    abilities: &Abilities,
-    is_deleted: impl Fn(&str) -> bool,
-) -> Option<bool> {
+pub fn devices_are_json(abilities: &Abilities, is_deleted: impl Fn(&str) -> bool) -> Option<bool> {
     let with = |qemu: &Change, capability: &str| {
         if is_deleted(capability) {
             return Some(false);

@@ -77,6 +77,12 @@ pub(super) fn arguments(
                 let mut parts = value.splitn(3, '.');
                 let (group, id, rest) = (parts.next(), parts.next(), parts.next());
                 match (group, id, rest) {
+                    // In the small domain another device has its id.
+                    (Some("device"), Some(id), Some(_))
+                        if !aliases.contains_key(id) && aliases.values().any(|new| new == id) =>
+                    {
+                        drop(true);
+                    }
                     // One for a device of libvirt's that is not kept stays: QEMU finds none of
                     // them (see `Screens::dead_settings`), and refuses to start for it.
                     (Some("device"), Some(id), Some(rest))
@@ -85,14 +91,16 @@ pub(super) fn arguments(
                         let id = aliases.get(id).map_or(id, String::as_str);
                         keep_pair(&format!("device.{id}.{rest}"));
                     }
-                    _ => drop(false),
+                    (Some("device"), Some(_), Some(_)) => drop(false),
+                    // QEMU refuses it.
+                    _ => drop(true),
                 }
             }
             (_, value) => {
                 // One of ours that lacks its value: QEMU refuses it.
                 drop(matches!(
                     option.as_str(),
-                    "-display" | "-vnc" | "-spice" | "-vga"
+                    "-display" | "-vnc" | "-spice" | "-vga" | "-readconfig"
                 ));
                 // An option without a value is followed by the next option.
                 if value.is_none_or(|value| value.starts_with('-')) {
