@@ -153,7 +153,7 @@ fn one(host: &Host, emulator: &Path, abilities: &Abilities, report: &mut Report)
                 Topic::OpenGl,
                 what,
                 Verdict::Warn,
-                "it was not asked yet, or did not answer",
+                "libvirt was not asked about it yet, or did not answer",
             )
             .cure("gfxplane qemu");
         return;

@@ -132,6 +132,7 @@ pub(crate) fn of_bytes(bytes: &[u8]) -> (World, Policy, Wishes) {
         spice_auto_unix_socket: [None, Some(true)][usize::from(byte(4) & 12 == 12)],
         render_nodes: [None, Some(RenderNodes::Missing)][usize::from(byte(3) & 24 == 24)],
         vnc_auto_unix_socket: [None, Some(true)][usize::from(byte(5) & 12 == 12)],
+        dbus_daemon_denied: [None, Some(true)][usize::from(byte(5) & 16 == 16)],
     };
     let displays = [
         Displays::Auto,
