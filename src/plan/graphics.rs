@@ -1,6 +1,6 @@
 //! Graphics and video: which frontends show what is switched on, and where these render.
 
-use crate::abilities::RenderNodes;
+use crate::abilities::{ALLOW_DBUS_DAEMON, DBUS_DAEMON_DIED, RenderNodes};
 use crate::domain::GraphicsType;
 use crate::facts::{Display, Reason};
 use crate::names::DeviceId;
@@ -8,7 +8,7 @@ use crate::plan::frontends::{self, Arrangement};
 use crate::plan::planner::{Planner, how_known};
 use crate::plan::{Action, Level, Note, Topic, words};
 use crate::policy::{Consent, Displays, EmulatedVideo};
-use crate::predict::{About, Outcome, Prediction, predict};
+use crate::predict::{About, Outcome, Prediction, Refusal, predict};
 use crate::screens::{Found, Vgpu};
 
 impl Planner<'_, '_, '_> {
@@ -156,7 +156,10 @@ impl Planner<'_, '_, '_> {
         if lacks_node.is_some() && self.screens.vgpus.iter().any(is_dmabuf) {
             cures.push("a driver that makes a render node in /dev/dri (of NVIDIA's: nvidia-drm with modeset=1): this host has none, and OpenGL needs one".into());
         }
-        if !matches!(now.outcome, Outcome::Yes) {
+        let is_daemons = |refusal: &Refusal| refusal.message == DBUS_DAEMON_DIED;
+        if matches!(&now.outcome, Outcome::No(refusal) if is_daemons(refusal)) {
+            cures.push(ALLOW_DBUS_DAEMON.into());
+        } else if !matches!(now.outcome, Outcome::Yes) {
             cures.push("display='off' on the hostdev: no screen from the device".into());
         }
         let topic = match now.outcome {

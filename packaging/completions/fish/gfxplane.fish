@@ -40,7 +40,7 @@ complete -c gfxplane -n "__fish_gfxplane_needs_command" -f -a "undo" -d 'Put bac
 complete -c gfxplane -n "__fish_gfxplane_needs_command" -f -a "log" -d 'List what was done to domains, and why'
 complete -c gfxplane -n "__fish_gfxplane_needs_command" -f -a "policy" -d 'Show or set what is wished for one domain'
 complete -c gfxplane -n "__fish_gfxplane_needs_command" -f -a "probe" -d 'Ask devices what display they have'
-complete -c gfxplane -n "__fish_gfxplane_needs_command" -f -a "qemu" -d 'Ask the host\'s QEMU what it can do, and keep the answer'
+complete -c gfxplane -n "__fish_gfxplane_needs_command" -f -a "qemu" -d 'Find out what the host\'s QEMU and libvirt can do, and keep the answer'
 complete -c gfxplane -n "__fish_gfxplane_needs_command" -f -a "rules" -d 'List the rules that speak for devices or types of this host'
 complete -c gfxplane -n "__fish_gfxplane_needs_command" -f -a "verify" -d 'Tell whether a domain starts, by starting a small copy of it for a moment'
 complete -c gfxplane -n "__fish_gfxplane_needs_command" -f -a "watch" -d 'Keep the definitions of all domains right, as a service'
@@ -53,7 +53,7 @@ complete -c gfxplane -n "__fish_gfxplane_using_subcommand list" -l types -d 'Lis
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand list" -l json -d 'Print JSON: devices, types and warnings'
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand list" -s q -l quiet -d 'Say nothing of what was passed over'
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand list" -s h -l help -d 'Print help'
-complete -c gfxplane -n "__fish_gfxplane_using_subcommand check" -l qemu -d 'The version of QEMU, instead of asking the domain\'s emulator' -r
+complete -c gfxplane -n "__fish_gfxplane_using_subcommand check" -l qemu -d 'The version of QEMU, instead of that of the domain\'s emulator' -r
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand check" -l libvirt-version -d 'The version of libvirt, instead of looking for it' -r
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand check" -l policy -d 'Which displays are looked after: asked, auto, full or off' -r
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand check" -l consent -d 'What may be lost: remote, video, or all' -r
@@ -78,7 +78,7 @@ complete -c gfxplane -n "__fish_gfxplane_using_subcommand explain" -s c -l conne
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand explain" -l json -d 'Print JSON'
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand explain" -s q -l quiet -d 'Say nothing of what was passed over'
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand explain" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c gfxplane -n "__fish_gfxplane_using_subcommand fixup" -l qemu -d 'The version of QEMU, instead of asking the domain\'s emulator' -r
+complete -c gfxplane -n "__fish_gfxplane_using_subcommand fixup" -l qemu -d 'The version of QEMU, instead of that of the domain\'s emulator' -r
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand fixup" -l libvirt-version -d 'The version of libvirt, instead of looking for it' -r
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand fixup" -l policy -d 'Which displays are looked after: asked, auto, full or off' -r
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand fixup" -l consent -d 'What may be lost: remote, video, or all' -r
@@ -144,7 +144,7 @@ complete -c gfxplane -n "__fish_gfxplane_using_subcommand rules" -l json -d 'Pri
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand rules" -l export -d 'Write what was measured here as rules, for /etc/gfxplane/rules.d of other hosts'
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand rules" -s q -l quiet -d 'Say nothing of what was passed over'
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand rules" -s h -l help -d 'Print help'
-complete -c gfxplane -n "__fish_gfxplane_using_subcommand verify" -l qemu -d 'The version of QEMU, instead of asking the domain\'s emulator' -r
+complete -c gfxplane -n "__fish_gfxplane_using_subcommand verify" -l qemu -d 'The version of QEMU, instead of that of the domain\'s emulator' -r
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand verify" -l libvirt-version -d 'The version of libvirt, instead of looking for it' -r
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand verify" -l policy -d 'Which displays are looked after: asked, auto, full or off' -r
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand verify" -l consent -d 'What may be lost: remote, video, or all' -r
@@ -184,7 +184,7 @@ complete -c gfxplane -n "__fish_gfxplane_using_subcommand help; and not __fish_s
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand help; and not __fish_seen_subcommand_from list check collect doctor explain fixup learn undo log policy probe qemu rules verify watch nodedev-list nodedev-dumpxml help" -f -a "log" -d 'List what was done to domains, and why'
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand help; and not __fish_seen_subcommand_from list check collect doctor explain fixup learn undo log policy probe qemu rules verify watch nodedev-list nodedev-dumpxml help" -f -a "policy" -d 'Show or set what is wished for one domain'
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand help; and not __fish_seen_subcommand_from list check collect doctor explain fixup learn undo log policy probe qemu rules verify watch nodedev-list nodedev-dumpxml help" -f -a "probe" -d 'Ask devices what display they have'
-complete -c gfxplane -n "__fish_gfxplane_using_subcommand help; and not __fish_seen_subcommand_from list check collect doctor explain fixup learn undo log policy probe qemu rules verify watch nodedev-list nodedev-dumpxml help" -f -a "qemu" -d 'Ask the host\'s QEMU what it can do, and keep the answer'
+complete -c gfxplane -n "__fish_gfxplane_using_subcommand help; and not __fish_seen_subcommand_from list check collect doctor explain fixup learn undo log policy probe qemu rules verify watch nodedev-list nodedev-dumpxml help" -f -a "qemu" -d 'Find out what the host\'s QEMU and libvirt can do, and keep the answer'
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand help; and not __fish_seen_subcommand_from list check collect doctor explain fixup learn undo log policy probe qemu rules verify watch nodedev-list nodedev-dumpxml help" -f -a "rules" -d 'List the rules that speak for devices or types of this host'
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand help; and not __fish_seen_subcommand_from list check collect doctor explain fixup learn undo log policy probe qemu rules verify watch nodedev-list nodedev-dumpxml help" -f -a "verify" -d 'Tell whether a domain starts, by starting a small copy of it for a moment'
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand help; and not __fish_seen_subcommand_from list check collect doctor explain fixup learn undo log policy probe qemu rules verify watch nodedev-list nodedev-dumpxml help" -f -a "watch" -d 'Keep the definitions of all domains right, as a service'
