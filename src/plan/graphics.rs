@@ -1,6 +1,6 @@
 //! Graphics and video: which frontends show what is switched on, and where these render.
 
-use crate::abilities::RenderNodes;
+use crate::abilities::{ALLOW_DBUS_DAEMON, DBUS_DAEMON_DIED, RenderNodes};
 use crate::arguments::Arguments;
 use crate::domain::GraphicsType;
 use crate::facts::{Display, Reason};
@@ -9,7 +9,7 @@ use crate::plan::frontends::{self, Arrangement};
 use crate::plan::planner::{Planner, how_known};
 use crate::plan::{Action, Level, Note, Topic, words};
 use crate::policy::{Consent, Displays, EmulatedVideo};
-use crate::predict::{About, Outcome, Prediction, predict};
+use crate::predict::{About, Outcome, Prediction, Refusal, predict};
 use crate::screens::{Found, Vgpu};
 
 impl Planner<'_, '_, '_> {
@@ -166,7 +166,10 @@ impl Planner<'_, '_, '_> {
             .for_each(|vgpu| vgpu.set_display(false));
         let is_for_display =
             dark.arguments == Arguments::default() || predict(&dark, self.abilities).starts();
-        if !matches!(now.outcome, Outcome::Yes) && is_for_display {
+        let is_daemons = |refusal: &Refusal| refusal.message == DBUS_DAEMON_DIED;
+        if matches!(&now.outcome, Outcome::No(refusal) if is_daemons(refusal)) {
+            cures.push(ALLOW_DBUS_DAEMON.into());
+        } else if !matches!(now.outcome, Outcome::Yes) && is_for_display {
             cures.push("display='off' on the hostdev: no screen from the device".into());
         }
         let topic = match now.outcome {

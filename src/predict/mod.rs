@@ -353,9 +353,8 @@ pub fn predict(screens: &Screens, abilities: &Abilities) -> Prediction {
         |refused: &Option<Refusal>| refused.as_ref().is_some_and(|r| r.stage < Stage::Qemu);
     let unread = screens.unread();
     // QEMU finds no device for a dead -set before it looks at anything else.
-    let is_certain = unread.is_empty()
-        || refusals.iter().all(before_qemu)
-        || !screens.dead_settings.is_empty();
+    let is_certain =
+        unread.is_empty() || refusals.iter().all(before_qemu) || !screens.dead_settings.is_empty();
     prediction.outcome = match refusal {
         None if unread.is_empty() => Outcome::Yes,
         Some(refusal) if all && is_certain => {

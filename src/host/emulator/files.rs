@@ -2,7 +2,7 @@
 //! built with. libvirt tells none of that of every emulator, and nothing has to be run for it.
 
 use std::collections::BTreeSet;
-use std::fs::OpenOptions;
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -111,19 +111,29 @@ fn contains(file: &[u8], text: &str) -> bool {
     memmem::find(file, text.as_bytes()).is_some()
 }
 
-/// All of a file. A domain may name any, so nothing but a regular file is read.
+/// All of a file.
 fn contents(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open(path)?.take(MAX_SIZE).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Opens a program to read it. A domain may name any file, so nothing but a regular file is opened: to open a
+/// device may do something.
+pub(super) fn open(path: &Path) -> io::Result<File> {
+    let is_program = |metadata: &Metadata| metadata.is_file() && metadata.len() <= MAX_SIZE;
+    let problem = || io::Error::other("is no file that a program could be");
+    if !is_program(&path.metadata()?) {
+        return Err(problem());
+    }
     let mut options = OpenOptions::new();
     // O_NONBLOCK: a FIFO in this place must not hold us up.
     options.read(true).custom_flags(nix::libc::O_NONBLOCK);
     let file = options.open(path)?;
-    let metadata = file.metadata()?;
-    if !metadata.is_file() || metadata.len() > MAX_SIZE {
-        return Err(io::Error::other("is no file that a program could be"));
+    if !is_program(&file.metadata()?) {
+        return Err(problem());
     }
-    let mut bytes = Vec::new();
-    file.take(MAX_SIZE).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    Ok(file)
 }
 
 /// Where this QEMU may have its modules: `lib/qemu` of the directory it was installed below, in

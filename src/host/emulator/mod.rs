@@ -73,7 +73,7 @@ pub enum Kind {
 pub fn kind(root: &Root, emulator: &Path) -> Kind {
     let mut start = [0; 4];
     let path = root.join(emulator.strip_prefix("/").unwrap_or(emulator));
-    match fs::File::open(path).and_then(|mut file| file.read_exact(&mut start)) {
+    match files::open(&path).and_then(|mut file| file.read_exact(&mut start)) {
         Err(_) => Kind::Unknown,
         Ok(()) if start == *b"\x7fELF" => Kind::Program,
         Ok(()) => Kind::Script,
@@ -375,6 +375,7 @@ mod tests {
         assert!(host.find(true).1[0].to_string().contains("No such file"));
         nix::unistd::mkfifo(&program, nix::sys::stat::Mode::S_IRWXU).unwrap();
         assert!(host.find(true).1[0].to_string().contains("is no file"));
+        assert_eq!(kind(&host.root(), Path::new(QEMU)), Kind::Unknown);
         let mut warnings = Vec::new();
         let relative = Path::new("qemu-system-x86_64");
         let asking = Asking::Fresh(&|_| panic!("libvirt is asked"));
