@@ -157,6 +157,28 @@ pub struct Graphics<'d, 'a> {
     pub p2p: bool,
 }
 
+impl<'d, 'a> Graphics<'d, 'a> {
+    /// The `<channel>`s that are to be encrypted.
+    pub fn secure_channels(&self) -> impl Iterator<Item = Element<'d, 'a>> {
+        let is_secure = |child: &Element<'d, 'a>| {
+            child.name() == "channel" && child.attribute("mode").as_deref() == Some("secure")
+        };
+        self.element.children().filter(is_secure)
+    }
+
+    /// Whether channels are to be encrypted unless they say otherwise.
+    #[must_use]
+    pub fn is_secure_by_default(&self) -> bool {
+        self.element.attribute("defaultMode").as_deref() == Some("secure")
+    }
+
+    /// Whether anything of it is to be encrypted.
+    #[must_use]
+    pub fn wants_tls(&self) -> bool {
+        self.is_secure_by_default() || self.secure_channels().next().is_some()
+    }
+}
+
 /// On what a `<graphics>` listens, by its first `<listen>` (libvirt uses no other).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Listen {
@@ -217,6 +239,8 @@ pub struct Video<'d, 'a> {
     pub primary: bool,
     /// `<acceleration accel3d='yes'>`.
     pub accel3d: bool,
+    /// `<model blob='on'>`.
+    pub blob: bool,
     /// `<driver name='vhostuser'>`.
     pub vhost_user: bool,
 }
@@ -596,6 +620,7 @@ fn video<'d, 'a>(element: Element<'d, 'a>) -> Video<'d, 'a> {
             model.and_then(|model| model.child("acceleration")),
             "accel3d",
         ),
+        blob: model.is_some_and(|model| model.attribute("blob").as_deref() == Some("on")),
         vhost_user: element
             .child("driver")
             .is_some_and(|driver| driver.attribute("name").as_deref() == Some("vhostuser")),

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::abilities::Abilities;
 use crate::domain::{Domain, GraphicsType, Listen, QEMU_NAMESPACE, Reach, Switch};
-use crate::evidence::{Finding, resolve};
+use crate::evidence::{Finding, Method, resolve};
 use crate::facts::{Display, DisplayInterface, Reason};
 use crate::names::DeviceId;
 
@@ -63,6 +63,8 @@ pub struct Card {
     pub gl: bool,
     /// Whether it hands over dmabufs (virtio served by vhost-user-gpu; `blob` does not count).
     pub dmabuf: bool,
+    /// `blob='on'`.
+    pub blob: bool,
 }
 
 /// A vfio device of the domain.
@@ -72,15 +74,23 @@ pub struct Vgpu {
     pub place: usize,
     /// Which device.
     pub id: DeviceId,
+    /// `model` of the hostdev.
+    pub model: String,
     /// Whether it is one for which QEMU has a display: `vfio-pci`.
     pub is_pci: bool,
+    /// Whether the attribute `display` is there, whatever it says.
+    pub says_display: bool,
     /// Whether QEMU is told `display=on`: by the attribute, or by `qemu:override`, which goes over
     /// it.
     pub display: bool,
     /// Whether the attribute says so.
     pub asked: bool,
-    /// `ramfb='on'`.
+    /// Whether QEMU is told `ramfb=on`: by the attribute, or by `qemu:override`, which goes over it.
     pub ramfb: bool,
+    /// Whether the attribute says so.
+    pub ramfb_asked: bool,
+    /// Whether `qemu:override` says it in a type that QEMU does not take for a switch.
+    pub ramfb_mistyped: bool,
     /// What `qemu:override` sets.
     pub properties: BTreeMap<String, String>,
     /// What is known of it.
@@ -106,15 +116,18 @@ impl Vgpu {
         }
     }
 
-    /// Whether it has an OpRegion; `None` if that is not known: rules and kernel attributes say
-    /// nothing of a missing one.
+    /// Whether it has an OpRegion; `None` if that is not known. A rule that knows the display names the
+    /// OpRegion, too, as only Intel's devices have one; kernel attributes and QEMU's words say nothing of it.
     #[must_use]
     pub fn has_opregion(&self) -> Option<bool> {
-        let facts = &self.known.finding.facts;
-        match (&facts.opregion, &facts.device) {
-            (Some(_), _) => Some(true),
-            (None, Some(_)) => Some(false),
-            (None, None) => None,
+        let finding = &self.known.finding;
+        let evidence = finding.evidence.as_ref();
+        let by_rule = evidence.is_some_and(|evidence| evidence.method == Method::Rule);
+        match &finding.facts.opregion {
+            Some(_) => Some(true),
+            None if finding.facts.device.is_some() => Some(false),
+            None if by_rule && finding.facts.display.is_answer() => Some(false),
+            None => None,
         }
     }
 
@@ -136,6 +149,32 @@ impl Vgpu {
             Some(value) => *value = if on { "on" } else { "off" }.into(),
             None => self.asked = on,
         }
+    }
+
+    /// Switches ramfb on or off by the attribute, with which libvirt chooses the driver that has it.
+    pub fn set_ramfb(&mut self, on: bool) {
+        self.properties.remove("ramfb");
+        self.ramfb_mistyped = false;
+        self.ramfb = on;
+        self.ramfb_asked = on;
+    }
+
+    /// Whether QEMU is told of ramfb, on or off. `takes_ramfb`: libvirt passes the attribute on.
+    #[must_use]
+    pub fn says_ramfb(&self, takes_ramfb: bool) -> bool {
+        self.properties.contains_key("ramfb") || self.ramfb_asked && takes_ramfb
+    }
+
+    /// Whether QEMU is told of ramfb for a driver that has none. The attribute has libvirt choose
+    /// `vfio-pci-nohotplug`, which has it (`qemuBuildHostdevMdevModelTypeString`), unless `qemu:override` names another
+    /// driver.
+    #[must_use]
+    pub fn lacks_ramfb(&self, takes_ramfb: bool) -> bool {
+        let is_plain = match self.properties.get("driver") {
+            Some(driver) => driver == "vfio-pci",
+            None => !(self.ramfb_asked && takes_ramfb),
+        };
+        is_plain && self.says_ramfb(takes_ramfb)
     }
 
     /// A property of `qemu:override` that is a switch.
@@ -179,6 +218,9 @@ pub struct Screens {
     pub frontends: Vec<Frontend>,
     /// Whether there is a `<video>` at all, `none` included: libvirt then adds no card.
     pub video_said: bool,
+    /// Whether the machine has what ramfb needs, fw_cfg with DMA (QEMU hw/display/ramfb.c): pc, q35,
+    /// microvm and virt have it; machines of POWER, s390 and MIPS have not. Of others it is taken for granted.
+    pub has_fw_cfg_dma: bool,
     /// QEMU arguments of the user's that have to do with displays: what they do is not known here.
     pub arguments: Vec<String>,
     /// What libvirt refuses for the way it is written, in its words.
@@ -237,6 +279,7 @@ impl Screens {
                 // vhost-user-gpu draws in a process of its own, and asks QEMU for no OpenGL.
                 gl: video.accel3d && !video.vhost_user && video.model.as_deref() == Some("virtio"),
                 dmabuf: video.vhost_user,
+                blob: video.blob,
             };
             let at = if video.primary { 0 } else { cards.len() };
             cards.insert(at, card);
@@ -245,6 +288,11 @@ impl Screens {
             cards,
             vgpus: vgpus(domain, known),
             video_said: !domain.videos.is_empty(),
+            has_fw_cfg_dma: !domain.arch.as_deref().is_some_and(|arch| {
+                ["ppc", "s390", "mips"]
+                    .iter()
+                    .any(|without| arch.starts_with(without))
+            }),
             frontends,
             arguments: Vec::new(),
             refused: refused(domain),
@@ -264,6 +312,7 @@ impl Screens {
                 model: None,
                 gl: false,
                 dmabuf: false,
+                blob: false,
             });
         }
     }
@@ -404,8 +453,13 @@ fn vgpus(domain: &Domain<'_, '_>, known: &dyn Fn(DeviceId) -> Known) -> Vec<Vgpu
             .properties
             .iter()
             .filter(|property| property.alias == hostdev.alias)
-            // What is removed is as QEMU has it by default; of these two that is known.
-            .filter(|p| p.kind != "remove" || matches!(p.name.as_str(), "display" | "ramfb"))
+            // What is removed is as QEMU has it by default; of these two that is known. Without the
+            // attribute there is no ramfb to remove.
+            .filter(|p| match p.name.as_str() {
+                "display" => true,
+                "ramfb" => p.kind != "remove" || hostdev.ramfb == Some(Switch::On),
+                _ => p.kind != "remove",
+            })
             .map(|p| match p.kind.as_str() {
                 "remove" => (p.name.clone(), "off".to_owned()),
                 _ => (p.name.clone(), p.value.clone().unwrap_or_default()),
@@ -415,10 +469,18 @@ fn vgpus(domain: &Domain<'_, '_>, known: &dyn Fn(DeviceId) -> Known) -> Vec<Vgpu
         let mut vgpu = Vgpu {
             place,
             id: hostdev.id,
+            model: hostdev.model.clone(),
             is_pci: hostdev.model == "vfio-pci",
+            says_display: hostdev.display.is_some(),
             display: on(hostdev.display),
             asked: on(hostdev.display),
             ramfb: on(hostdev.ramfb),
+            ramfb_asked: on(hostdev.ramfb),
+            ramfb_mistyped: domain
+                .properties
+                .iter()
+                .rfind(|p| p.alias == hostdev.alias && p.name == "ramfb")
+                .is_some_and(|p| !matches!(p.kind.as_str(), "bool" | "remove")),
             properties,
             known: known(hostdev.id),
         };

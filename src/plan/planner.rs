@@ -7,7 +7,7 @@ use crate::domain::{Domain, Hostdev};
 use crate::names::DeviceId;
 use crate::plan::{Action, Change, Level, Note, Plan, Topic};
 use crate::policy::{Consent, Displays, Policy};
-use crate::predict::{About, Outcome, Prediction, predict};
+use crate::predict::{About, Prediction, predict};
 use crate::screens::{Screens, Vgpu};
 
 /// Makes the plan for a domain with these screens.
@@ -25,6 +25,7 @@ pub fn plan(
         let left = std::mem::take(&mut planner.screens.dead_settings);
         planner.switch_off_what_cannot_work();
         planner.opregion_that_is_not_there();
+        planner.ramfb_of_another_driver();
         planner.ramfb_that_cannot_work();
         planner.take_out_emulated_video();
         planner.arrange_frontends();
@@ -60,7 +61,7 @@ fn settled(changes: Vec<Change>, screens: &Screens) -> Vec<Change> {
         let vgpu = |id: &DeviceId| screens.vgpus.iter().find(|vgpu| vgpu.id == *id);
         match action {
             Action::Display { device, on } => vgpu(device).is_some_and(|v| v.display == *on),
-            Action::Ramfb { device, on } => vgpu(device).is_some_and(|v| v.ramfb == *on),
+            Action::Ramfb { device, on } => vgpu(device).is_some_and(|v| v.ramfb_asked == *on),
             Action::RemoveProperty { device, name } => {
                 vgpu(device).is_some_and(|v| !v.properties.contains_key(name))
             }
@@ -85,6 +86,8 @@ pub(super) struct Planner<'p, 'd, 'a> {
     pub(super) screens: Screens,
     pub(super) changes: Vec<Change>,
     pub(super) notes: Vec<Note>,
+    /// Each `-set` that no step could carry over.
+    pub(super) left: Vec<String>,
 }
 
 impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
@@ -101,10 +104,16 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
             screens: screens.clone(),
             changes: Vec::new(),
             notes: Vec::new(),
+            left: Vec::new(),
         }
     }
 
-    /// Takes the steps, if anything may be done, and keeps what they did, if it took nothing away.
+    /// Takes the steps, if anything may be done, and keeps what they did as a whole or not at all.
+    ///
+    /// Nothing is changed in a domain that would be refused all the same, and nothing that starts is put in
+    /// doubt: a definition that was half mended helps nobody, and may reach libvirt through a pipe. Then
+    /// only the notes are kept that say why. What needs no consent is done where the domain starts, also
+    /// if a consent for more is missing.
     pub(super) fn finish(
         mut self,
         steps: impl FnOnce(&mut Self),
@@ -118,28 +127,75 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
             steps(&mut self);
         }
         let mut after = predict(&self.screens, self.abilities);
-        // Nothing that works, or may work, is taken away.
-        let refused = |outcome: &Outcome| matches!(outcome, Outcome::No(_));
-        if before.starts() && !after.starts()
-            || refused(&after.outcome) && !refused(&before.outcome)
-        {
+        self.left.clone_from(&self.screens.dead_settings);
+        if before.starts() && !after.starts() || after.refusal().is_some() {
+            self.give_up(&before, &after);
             self.screens = screens.clone();
-            self.changes.clear();
-            self.notes.clear();
             after = before.clone();
         }
         // A later step may have mended what an earlier one could not.
-        if after.starts() {
-            self.notes.retain(|note| note.topic != Topic::Start);
-        }
+        let is_settled = |note: &Note| {
+            note.topic == Topic::Start
+                && (after.starts() || note.level == Level::Fail && after.refusal().is_none())
+        };
+        self.notes.retain(|note| !is_settled(note));
         remarks(&mut self, &after);
         Plan {
             before,
-            changes: settled(self.changes, &screens),
+            changes: self.told(settled(self.changes.clone(), &screens)),
             notes: self.notes,
             after,
             screens: self.screens,
         }
+    }
+
+    /// Forgets the changes, and the notes that say nothing of why the domain can't be mended.
+    fn give_up(&mut self, before: &Prediction, after: &Prediction) {
+        let had_changes = !std::mem::take(&mut self.changes).is_empty();
+        let is_broken = before.refusal().is_some();
+        let says_why = |note: &Note| {
+            note.topic == Topic::Start || note.consent.is_some() || note.level > Level::Info
+        };
+        self.notes.retain(|note| is_broken && says_why(note));
+        let is_said = self.notes.iter().any(|note| note.level == Level::Fail);
+        if let (Some(first), Some(refusal)) = (before.refusal(), after.refusal())
+            && had_changes
+            && !is_said
+            && first.message != refusal.message
+        {
+            let text = format!(
+                "with all else mended, {} would still refuse to start the domain: \"{}\"",
+                refusal.by.word(),
+                refusal.message
+            );
+            self.note_on(Topic::Start, Level::Fail, refusal.about, text, &[]);
+        }
+    }
+
+    /// The changes, with what else they bring into the XML.
+    fn told(&self, mut changes: Vec<Change>) -> Vec<Change> {
+        let mut named = Vec::new();
+        for change in &mut changes {
+            match &change.action {
+                Action::SetProperty { device, .. } if !named.contains(device) => {
+                    let mut hostdevs = self.domain.hostdevs.iter();
+                    let hostdev = hostdevs.find(|hostdev| hostdev.id == *device);
+                    if hostdev.is_some_and(|hostdev| !hostdev.has_user_alias()) {
+                        change.reason += "; qemu:override finds a device by its alias, so the hostdev gets one of its own";
+                    }
+                    named.push(*device);
+                }
+                Action::ListenNone { graphics } => {
+                    let mut all = self.domain.graphics.iter();
+                    let found = all.find(|other| other.kind == Some(*graphics));
+                    if found.is_some_and(|graphics| graphics.wants_tls()) {
+                        change.reason += "; without a port there is no TLS, so what says that channels are secure goes, too";
+                    }
+                }
+                _ => {}
+            }
+        }
+        changes
     }
 
     pub(super) fn hostdev(&self, vgpu: &Vgpu) -> &'p Hostdev<'d, 'a> {
@@ -198,14 +254,22 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
         self.change(Action::Display { device, on }, reason);
     }
 
+    /// By the attribute alone: a property of `qemu:override` goes, as only the attribute has libvirt choose
+    /// the driver that has ramfb.
     pub(super) fn set_ramfb(&mut self, place: usize, on: bool, reason: impl Into<String>) {
+        let reason = reason.into();
         let vgpu = &mut self.screens.vgpus[place];
-        vgpu.ramfb = on;
-        if let Some(value) = vgpu.properties.get_mut("ramfb") {
-            *value = if on { "true" } else { "false" }.into();
-        }
         let device = vgpu.id;
-        self.change(Action::Ramfb { device, on }, reason);
+        let is_overridden = vgpu.properties.contains_key("ramfb");
+        let is_asked = vgpu.ramfb_asked;
+        vgpu.set_ramfb(on);
+        if is_overridden {
+            let name = "ramfb".to_owned();
+            self.change(Action::RemoveProperty { device, name }, reason.clone());
+        }
+        if is_asked != on || !is_overridden {
+            self.change(Action::Ramfb { device, on }, reason);
+        }
     }
 
     pub(super) fn remove_property(&mut self, place: usize, name: &str, reason: impl Into<String>) {

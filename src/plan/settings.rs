@@ -5,7 +5,7 @@
 use crate::names::DeviceId;
 use crate::plan::planner::Planner;
 use crate::plan::{Action, Level};
-use crate::predict::About;
+use crate::predict::{About, words};
 
 /// Properties whose `on` and `off` are words to QEMU, as there is an `auto` beside them (hw/vfio/pci.c,
 /// `ON_OFF_AUTO`); all others are switches.
@@ -15,6 +15,9 @@ const WORDS: [&str; 4] = [
     "x-migration-multifd-transfer",
     "x-msix-relocation",
 ];
+
+/// Measured with AppArmor on Debian 13: "failed to find romfile" for a file in /opt.
+const ROM_FILE: &str = "-set said so, and QEMU does not take that any more; a file that AppArmor or SELinux hides from QEMU is refused with \"failed to find romfile\"";
 
 impl Planner<'_, '_, '_> {
     /// Carries over the settings of the domain's vfio devices; others stay.
@@ -34,7 +37,13 @@ impl Planner<'_, '_, '_> {
                 let action = Action::RemoveSetting {
                     setting: setting.clone(),
                 };
-                self.change(action, format!("QEMU refuses it with \"there is no device \"{id}\" defined\", as libvirt describes devices in JSON"));
+                self.change(
+                    action,
+                    format!(
+                        "QEMU refuses it with \"{}\", as libvirt describes devices in JSON",
+                        words::filled(words::NO_SUCH_DEVICE, id)
+                    ),
+                );
             }
         }
     }
@@ -70,7 +79,7 @@ impl Planner<'_, '_, '_> {
                 );
                 return false;
             }
-            "romfile" => self.rom(place, device, value, why),
+            "romfile" if matches!(device, DeviceId::Pci(_)) => self.rom(place, device, value, why),
             _ => {
                 let hexadecimal = value
                     .strip_prefix("0x")
@@ -81,6 +90,11 @@ impl Planner<'_, '_, '_> {
                     "on" | "yes" | "true" => "true",
                     "off" | "no" | "false" => "false",
                     other => hexadecimal.as_deref().unwrap_or(other),
+                };
+                // libvirt drops the <rom> of a mediated device.
+                let why = match property {
+                    "romfile" => ROM_FILE,
+                    _ => why,
                 };
                 // What qemu:override says already, libvirt tells QEMU.
                 if !vgpu.properties.contains_key(property) {

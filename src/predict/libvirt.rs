@@ -31,7 +31,7 @@ pub fn refusal(screens: &Screens, abilities: &Abilities, libvirt: &Libvirt) -> O
     let mut with_ramfb = screens
         .vgpus
         .iter()
-        .filter(|vgpu| vgpu.ramfb && !vgpu.properties.contains_key("ramfb"))
+        .filter(|vgpu| vgpu.ramfb_asked)
         .filter(|vgpu| libvirt.takes_display(vgpu.id));
     if let (Some(_), Some(second)) = (with_ramfb.next(), with_ramfb.next()) {
         return refuse(
@@ -56,7 +56,7 @@ pub fn refusal(screens: &Screens, abilities: &Abilities, libvirt: &Libvirt) -> O
     for frontend in &screens.frontends {
         let about = About::Graphics(frontend.kind);
         if let Some(message) = missing(frontend.kind, frontend.gl, abilities) {
-            return refuse(about, &message, false);
+            return refuse(about, &message, true);
         }
         if frontend.kind == GraphicsType::Dbus && !libvirt.dbus
             || frontend.kind == GraphicsType::Rdp && !libvirt.rdp
@@ -127,13 +127,11 @@ pub fn refusal(screens: &Screens, abilities: &Abilities, libvirt: &Libvirt) -> O
 }
 
 /// What libvirt says of a frontend that QEMU was built or installed without
-/// (`virQEMUCapsFillDomainDeviceGraphicsCaps`).
+/// (`virQEMUCapsFillDomainDeviceGraphicsCaps`). Of dbus, egl-headless and sdl libvirt knows only whether they
+/// were built, so QEMU says that their module is not installed.
 fn missing(kind: GraphicsType, gl: bool, abilities: &Abilities) -> Option<String> {
-    let frontend = match kind {
-        GraphicsType::Rdp => "dbus",
-        _ => kind.word(),
-    };
-    if abilities.has(frontend) == Some(false) {
+    let is_asked = matches!(kind, GraphicsType::Vnc | GraphicsType::Spice);
+    if is_asked && abilities.has(kind.word()) == Some(false) {
         return Some(format!("{kind} graphics are not supported with this QEMU"));
     }
     if kind == GraphicsType::Spice && gl && abilities.has("spice-gl") == Some(false) {

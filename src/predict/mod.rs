@@ -6,12 +6,14 @@
 //! ([`libvirt`]). Measured against both in a virtual machine (`tests/vm/matrix.py`).
 //!
 //! Where something is not known (a version, the display of a device), every possibility is tried.
-//! If all end alike, that is the answer; if not, the answer is a doubt, never a guess.
+//! If all end alike, that is the answer; if not, the answer is a doubt, never a guess. What holds of
+//! versions newer than those that were read is in [`versions`].
 
 mod frontends;
 pub mod libvirt;
 pub mod qemu;
 pub mod versions;
+pub mod words;
 
 use serde::{Serialize, Serializer};
 
@@ -19,7 +21,8 @@ use crate::abilities::Abilities;
 use crate::domain::GraphicsType;
 use crate::names::DeviceId;
 use crate::screens::{Found, Screens};
-use versions::{Libvirt, Qemu};
+use crate::version::Version;
+use versions::{Libvirt, Qemu, not_reviewed};
 
 /// Who refuses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -78,7 +81,8 @@ pub struct Refusal {
     pub about: About,
     /// In the words of libvirt or QEMU.
     pub message: String,
-    /// Whether no version of QEMU or libvirt would take it.
+    /// Whether this depends on no version of QEMU or libvirt: all that were read refuse it. What the
+    /// host's own QEMU lacks is as certain.
     pub always: bool,
 }
 
@@ -152,11 +156,62 @@ pub enum Danger {
         /// Whose screen.
         screen: HeadOf,
     },
-    /// QEMU may crash when the screen is first drawn ([`versions::Qemu::region_fault`]).
+    /// QEMU may crash when the screen is first drawn ([`versions::REGION_FAULT`]).
     RegionFault {
         /// Whose screen.
         screen: HeadOf,
     },
+    /// The screen may stay black, above all after ramfb ([`versions::DMABUF_WITHOUT_SIZE`]).
+    StaysBlack {
+        /// Whose screen.
+        screen: HeadOf,
+    },
+    /// A reset of the guest may end QEMU ([`versions::RESET_ENDS_GUEST`]).
+    ResetEndsGuest {
+        /// Whose screen.
+        screen: HeadOf,
+    },
+}
+
+impl Danger {
+    /// Whose screen.
+    #[must_use]
+    pub fn screen(&self) -> &HeadOf {
+        match self {
+            Danger::ViewerEndsGuest { screen }
+            | Danger::RegionFault { screen }
+            | Danger::StaysBlack { screen }
+            | Danger::ResetEndsGuest { screen } => screen,
+        }
+    }
+
+    /// A fault of some versions of QEMU in words, and the first version without it; `None`: it is no fault.
+    #[must_use]
+    pub fn fault(&self) -> Option<(String, Version)> {
+        let (from, mended, what) = match self {
+            Danger::ViewerEndsGuest { .. } => return None,
+            Danger::RegionFault { .. } => (
+                versions::REGION_FAULT,
+                versions::REGION_FAULT_MENDED,
+                "may crash when it draws this device's screen",
+            ),
+            Danger::StaysBlack { .. } => (
+                versions::DMABUF_WITHOUT_SIZE,
+                versions::DMABUF_WITHOUT_SIZE_MENDED,
+                "may leave this device's screen black, above all after ramfb",
+            ),
+            Danger::ResetEndsGuest { .. } => (
+                versions::RESET_ENDS_GUEST,
+                versions::RESET_ENDS_GUEST_MENDED,
+                "ends when the guest is reset, if spice has OpenGL and was built before spice-server 0.15.3",
+            ),
+        };
+        let mended = mended.since();
+        Some((
+            format!("QEMU {} before {mended} {what}", from.since()),
+            mended,
+        ))
+    }
 }
 
 /// A prediction.
@@ -176,6 +231,15 @@ impl Prediction {
     #[must_use]
     pub fn starts(&self) -> bool {
         self.outcome == Outcome::Yes
+    }
+
+    /// The refusal, if it is certain.
+    #[must_use]
+    pub fn refusal(&self) -> Option<&Refusal> {
+        match &self.outcome {
+            Outcome::No(refusal) => Some(refusal),
+            Outcome::Yes | Outcome::Doubt { .. } => None,
+        }
     }
 
     /// The head of a device.
@@ -234,7 +298,7 @@ pub fn predict(screens: &Screens, abilities: &Abilities) -> Prediction {
         for libvirt in &libvirts {
             for qemu in &qemus {
                 let refused = libvirt::refusal(screens, abilities, libvirt)
-                    .or_else(|| qemu::refusal(screens, &found, libvirt, qemu));
+                    .or_else(|| qemu::refusal(screens, &found, abilities, (libvirt, qemu)));
                 if refused.is_none() || first.is_none() {
                     let heads = qemu::heads(screens, &found, libvirt, qemu);
                     let dangers = qemu::dangers(screens, &found, libvirt, qemu);
@@ -262,9 +326,11 @@ pub fn predict(screens: &Screens, abilities: &Abilities) -> Prediction {
             .is_some_and(|refusal| refusal.by == Program::Libvirt)
     };
     let is_certain = screens.arguments.is_empty() || refusals.iter().all(by_libvirt);
+    let mut refused = refusals.iter().flatten();
+    let not_reviewed = refused.find_map(|refusal| not_reviewed(refusal, abilities));
     prediction.outcome = match refusal {
         None if screens.arguments.is_empty() => Outcome::Yes,
-        Some(refusal) if all && is_certain => {
+        Some(refusal) if all && is_certain && not_reviewed.is_none() => {
             prediction.heads.clear();
             prediction.dangers.clear();
             Outcome::No(refusal)
@@ -279,7 +345,9 @@ pub fn predict(screens: &Screens, abilities: &Abilities) -> Prediction {
             because: arguments(screens),
         },
         Some(refusal) => Outcome::Doubt {
-            because: if screens.arguments.is_empty() {
+            because: if let Some(why) = not_reviewed.filter(|_| all && is_certain) {
+                why
+            } else if screens.arguments.is_empty() {
                 because(screens, abilities, &unsure)
             } else {
                 arguments(screens)

@@ -4,11 +4,12 @@
 //!
 //! A screen of a dmabuf device has the flags GL and DMABUF (QEMU hw/vfio/display.c).
 
+use crate::abilities::Abilities;
 use crate::domain::{GraphicsType, Reach};
 use crate::predict::frontends::{self, Console, local, of_kind};
 use crate::predict::versions::{Libvirt, Qemu};
-use crate::predict::{About, Danger, Head, HeadOf, Program, Refusal};
-use crate::screens::{Found, Screens, Vgpu};
+use crate::predict::{About, Danger, Head, HeadOf, Program, Refusal, words};
+use crate::screens::{Card, Found, Screens, Vgpu};
 
 fn consoles(screens: &Screens, found: &[Found], libvirt: &Libvirt) -> Vec<Console> {
     let cards = screens.cards.iter().map(|card| {
@@ -41,19 +42,13 @@ fn shows(vgpu: &Vgpu, libvirt: &Libvirt) -> bool {
         && (libvirt.takes_display(vgpu.id) || vgpu.properties.contains_key("display"))
 }
 
-fn has_ramfb(vgpu: &Vgpu, libvirt: &Libvirt) -> bool {
-    vgpu.is_pci
-        && vgpu.ramfb
-        && (libvirt.takes_display(vgpu.id) || vgpu.properties.contains_key("ramfb"))
-}
-
 /// Why QEMU would refuse to start.
 #[must_use]
 pub fn refusal(
     screens: &Screens,
     found: &[Found],
-    libvirt: &Libvirt,
-    qemu: &Qemu,
+    abilities: &Abilities,
+    (libvirt, qemu): (&Libvirt, &Qemu),
 ) -> Option<Refusal> {
     let refuse = |about, message: String, always| {
         Some(Refusal {
@@ -66,7 +61,7 @@ pub fn refusal(
     // -set is looked up among the -device options before any of them is made.
     if let Some(setting) = screens.dead_settings.first() {
         let id = setting.split('.').nth(1).unwrap_or_default();
-        let message = format!("there is no device \"{id}\" defined");
+        let message = words::filled(words::NO_SUCH_DEVICE, id);
         return refuse(About::Domain, message, false);
     }
     let spice = of_kind(screens, GraphicsType::Spice);
@@ -77,17 +72,31 @@ pub fn refusal(
     {
         return refuse(
             About::Graphics(GraphicsType::Spice),
-            "SPICE GL support is local-only for now and incompatible with -spice port/tls-port"
-                .into(),
+            words::SPICE_GL_LOCAL_ONLY.into(),
             false,
         );
     }
-    let has_gl = |local: Option<(GraphicsType, bool)>| local.is_some_and(|(_, gl)| gl);
-    let opengl = has_gl(local(screens)) || spice.is_some_and(|spice| spice.gl);
-    device(screens, found, libvirt, qemu, opengl).or_else(|| {
-        let consoles = consoles(screens, found, libvirt);
-        frontends::refusal(screens, &consoles, libvirt, qemu)
-    })
+    // A frontend that is a module is looked for twice: for its OpenGL before the devices, and for
+    // itself after them (system/vl.c, ui/console.c).
+    let local = local(screens);
+    let lacking = local.filter(|(kind, _)| abilities.has(kind.word()) == Some(false));
+    if let Some((kind, true)) = lacking
+        && kind != GraphicsType::EglHeadless
+    {
+        let message = words::filled(qemu.no_opengl_in_display, kind.word());
+        return refuse(About::Graphics(kind), message, true);
+    }
+    let has_gl = local.is_some_and(|(_, gl)| gl) && lacking.is_none();
+    let opengl = has_gl || spice.is_some_and(|spice| spice.gl);
+    if let Some(refusal) = device(screens, found, libvirt, qemu, opengl) {
+        return Some(refusal);
+    }
+    if let Some((kind, _)) = lacking {
+        let message = words::filled(words::DISPLAY_NOT_AVAILABLE, kind.word());
+        return refuse(About::Graphics(kind), message, true);
+    }
+    let consoles = consoles(screens, found, libvirt);
+    frontends::refusal(screens, &consoles, libvirt, qemu)
 }
 
 /// The first device that can't be made.
@@ -98,91 +107,104 @@ fn device(
     qemu: &Qemu,
     opengl: bool,
 ) -> Option<Refusal> {
-    for card in &screens.cards {
-        if card.gl && !opengl {
-            return Some(Refusal {
-                by: Program::Qemu,
-                about: About::Domain,
-                message: qemu.no_opengl.into(),
-                always: true,
-            });
+    let refuse = |about, message: String, always| {
+        Some(Refusal {
+            by: Program::Qemu,
+            about,
+            message,
+            always,
+        })
+    };
+    for card in screens.cards.iter().filter(|card| card.gl) {
+        if !opengl {
+            return refuse(About::Domain, qemu.no_opengl.into(), true);
+        }
+        if card.blob && !qemu.blob_with_virgl {
+            return refuse(About::Domain, words::BLOB_AND_VIRGL.into(), false);
         }
     }
-    let card = |model| {
-        screens
-            .cards
-            .iter()
-            .any(|c| c.model.as_deref() == Some(model))
+    let is_ramfb = |card: &Card| card.model.as_deref() == Some("ramfb");
+    let mut once = Once {
+        ramfb: screens.cards.iter().any(is_ramfb),
+        opregion: false,
     };
-    let mut ramfb = card("ramfb");
-    let mut opregion = false;
-    for (vgpu, found) in screens.vgpus.iter().zip(found) {
-        let refuse = |message: &str, always| {
-            Some(Refusal {
-                by: Program::Qemu,
-                about: About::Device(vgpu.id),
-                message: message.into(),
-                always,
-            })
-        };
-        if !vgpu.is_pci {
-            continue;
-        }
-        let on = shows(vgpu, libvirt);
-        // hw/vfio/pci.c, vfio_realize
-        if has_ramfb(vgpu, libvirt) && !on {
-            return refuse("ramfb=on requires display=on", true);
-        }
-        let modes = ["xres", "yres"];
-        let is_set = |value: Option<&String>| value.is_some_and(|value| value != "0");
-        let has_modes = modes.iter().any(|p| is_set(vgpu.properties.get(*p)));
-        if has_modes && !on {
-            return refuse("xres and yres properties require display=on", true);
-        }
-        // hw/vfio/igd.c: asked for, and the region is not there
-        if vgpu.switch("x-igd-opregion") == Some(true)
-            && vgpu.has_opregion() == Some(false)
-            && !qemu.opregion_by_default
-        {
-            return refuse("Device does not supports IGD OpRegion feature", false);
-        }
-        // hw/nvram/fw_cfg.c takes each file once.
-        if vgpu
-            .switch("x-igd-opregion")
-            .unwrap_or(qemu.opregion_by_default)
-            && vgpu.has_opregion() == Some(true)
-        {
-            if opregion {
-                return refuse("duplicate fw_cfg file name: etc/igd-opregion", true);
-            }
-            opregion = true;
-        }
+    screens.vgpus.iter().zip(found).find_map(|(vgpu, found)| {
+        let (words, always) =
+            vfio_device(screens, vgpu, *found, (libvirt, qemu), opengl, &mut once)?;
+        refuse(About::Device(vgpu.id), words, always)
+    })
+}
+
+/// What a guest can have once.
+struct Once {
+    ramfb: bool,
+    opregion: bool,
+}
+
+/// The words by which a vfio device can't be made, and whether they are said by every version. Its
+/// properties are set first; then it is realized (hw/vfio/pci.c, `vfio_realize`), in this order.
+fn vfio_device(
+    screens: &Screens,
+    vgpu: &Vgpu,
+    found: Found,
+    (libvirt, qemu): (&Libvirt, &Qemu),
+    opengl: bool,
+    once: &mut Once,
+) -> Option<(String, bool)> {
+    let say = |words: &str, always| Some((words.to_owned(), always));
+    if !vgpu.is_pci {
+        // libvirt hands the attribute on to devices that have no such property.
+        let has_none = matches!(vgpu.model.as_str(), "vfio-ap" | "vfio-ccw");
+        let property = format!("{}.display", vgpu.model);
+        let words = words::filled(words::PROPERTY_NOT_FOUND, &property);
+        return (has_none && vgpu.says_display).then_some((words, true));
+    }
+    let takes_ramfb = libvirt.takes_display(vgpu.id);
+    if vgpu.lacks_ramfb(takes_ramfb) {
+        return say(words::RAMFB_NOT_FOUND, true);
+    }
+    if vgpu.ramfb_mistyped {
+        return say(words::RAMFB_IS_A_SWITCH, false);
+    }
+    // hw/vfio/igd.c: asked for, and the region is not there
+    let opregion = vgpu.switch("x-igd-opregion");
+    if opregion == Some(true)
+        && vgpu.has_opregion() == Some(false)
+        && let Some(words) = qemu.refuses_opregion(vgpu.id)
+    {
+        return say(words, false);
+    }
+    // hw/nvram/fw_cfg.c takes each file once.
+    if opregion.unwrap_or(qemu.opregion_by_default)
+        && vgpu.has_opregion() == Some(true)
+        && std::mem::replace(&mut once.opregion, true)
+    {
+        return say(words::OPREGION_TWICE, true);
+    }
+    let on = shows(vgpu, libvirt);
+    let ramfb = vgpu.says_ramfb(takes_ramfb) && vgpu.ramfb;
+    if on && found == Found::Nothing {
+        return say(words::NO_DISPLAY, true);
+    }
+    if on && found == Found::Dmabuf && !opengl {
+        return say(words::DMABUF_NEEDS_OPENGL, true);
+    }
+    if on && ramfb && !screens.has_fw_cfg_dma {
+        return say(words::RAMFB_NEEDS_FW_CFG, true);
+    }
+    if on && ramfb && std::mem::replace(&mut once.ramfb, true) {
+        return say(words::RAMFB_TWICE, true);
+    }
+    if ramfb && !on {
+        return say(words::RAMFB_NEEDS_DISPLAY, true);
+    }
+    let is_set = |name| vgpu.properties.get(name).is_some_and(|value| value != "0");
+    if is_set("xres") || is_set("yres") {
         if !on {
-            continue;
+            return say(words::MODES_NEED_DISPLAY, true);
         }
-        match found {
-            Found::Nothing => {
-                return refuse("device doesn't support any (known) display method", true);
-            }
-            Found::Dmabuf if !opengl => {
-                return refuse("vfio-display-dmabuf: opengl not available", true);
-            }
-            Found::Region if has_modes => {
-                return refuse("xres and yres properties need edid support", true);
-            }
-            Found::Dmabuf if has_modes && vgpu.has_edid() == Some(false) => {
-                return refuse("xres and yres properties need edid support", true);
-            }
-            Found::Dmabuf | Found::Region => {}
-        }
-        if has_ramfb(vgpu, libvirt) {
-            if ramfb {
-                return refuse(
-                    "duplicate fw_cfg file name: vgaroms/vgabios-ramfb.bin",
-                    true,
-                );
-            }
-            ramfb = true;
+        if found == Found::Region || vgpu.has_edid() == Some(false) {
+            return say(words::MODES_NEED_EDID, true);
         }
     }
     None

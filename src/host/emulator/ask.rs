@@ -77,7 +77,7 @@ pub(super) fn ask(
     let (version, mut frontends) = parse_qmp(&said).ok_or("did not answer over QMP")?;
     let said = output(program, &["-display", "help"], "", limit)?;
     frontends.extend(parse_displays(&said).ok_or("did not answer -display help")?);
-    let may = SPICE_GL_OVER_TCP.has(&version) != Some(false);
+    let may = SPICE_GL_OVER_TCP.is_in(&version);
     let asked = may && frontends.contains("spice-gl");
     Ok(Abilities {
         qemu: Some(version),
