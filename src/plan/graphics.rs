@@ -8,6 +8,8 @@ use crate::plan::frontends::{self, Arrangement};
 use crate::plan::planner::{Planner, how_known};
 use crate::plan::{Action, Level, Note, Topic, words};
 use crate::policy::{Consent, Displays, EmulatedVideo};
+use crate::predict::versions::BLOB_WITH_VIRGL;
+use crate::predict::words::BLOB_AND_VIRGL;
 use crate::predict::{About, Outcome, Prediction, predict};
 use crate::screens::{Found, Vgpu};
 
@@ -61,7 +63,8 @@ impl Planner<'_, '_, '_> {
     /// Graphics that can show what is switched on.
     pub(super) fn arrange_frontends(&mut self) {
         let wanted = self.wanted();
-        if !self.screens.vgpus.iter().any(|vgpu| vgpu.display) {
+        let shows = |vgpu: &Vgpu| vgpu.display && vgpu.is_pci;
+        if !self.screens.vgpus.iter().any(shows) {
             return;
         }
         let now = predict(&self.screens, self.abilities);
@@ -156,7 +159,13 @@ impl Planner<'_, '_, '_> {
         if lacks_node.is_some() && self.screens.vgpus.iter().any(is_dmabuf) {
             cures.push("a driver that makes a render node in /dev/dri (of NVIDIA's: nvidia-drm with modeset=1): this host has none, and OpenGL needs one".into());
         }
-        if !matches!(now.outcome, Outcome::Yes) {
+        if matches!(&now.outcome, Outcome::No(refusal) if refusal.message == BLOB_AND_VIRGL) {
+            let since = BLOB_WITH_VIRGL.since();
+            cures.push(format!(
+                "blob='off' or accel3d='no' on the video card, or QEMU {since} or later"
+            ));
+        }
+        if matches!(about, About::Device(_)) && !now.starts() {
             cures.push("display='off' on the hostdev: no screen from the device".into());
         }
         let topic = match now.outcome {

@@ -66,7 +66,7 @@ impl Planner<'_, '_, '_> {
             }
             if !vgpu.display {
                 let words = words::RAMFB_NEEDS_DISPLAY;
-                let reason = format!("ramfb needs display='on': QEMU refuses it with \"{words}\"");
+                let reason = format!("ramfb needs display='on': QEMU refuses \"{words}\"");
                 self.set_ramfb(place, false, reason);
             } else if !self.screens.has_fw_cfg_dma {
                 let words = words::RAMFB_NEEDS_FW_CFG;
@@ -98,7 +98,9 @@ impl Planner<'_, '_, '_> {
         let taken = self.screens.vgpus.iter().any(|vgpu| vgpu.ramfb);
         let can = self.screens.has_fw_cfg_dma && !taken;
         if self.policy.boot_display == BootDisplay::Ramfb && only && can {
-            let shows = |vgpu: &Vgpu| vgpu.display && vgpu.is_pci;
+            let libvirts = Libvirt::possible(self.abilities);
+            let takes = |vgpu: &Vgpu| libvirts.iter().any(|l| l.takes_display(vgpu.id));
+            let shows = |vgpu: &Vgpu| vgpu.display && vgpu.is_pci && takes(vgpu);
             if let Some(place) = self.screens.vgpus.iter().position(shows) {
                 self.set_ramfb(place, true, "the vGPU is the guest's only screen: ramfb shows firmware and boot until the guest's driver takes over");
             }

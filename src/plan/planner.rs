@@ -86,8 +86,6 @@ pub(super) struct Planner<'p, 'd, 'a> {
     pub(super) screens: Screens,
     pub(super) changes: Vec<Change>,
     pub(super) notes: Vec<Note>,
-    /// Each `-set` that no step could carry over.
-    pub(super) left: Vec<String>,
 }
 
 impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
@@ -104,16 +102,12 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
             screens: screens.clone(),
             changes: Vec::new(),
             notes: Vec::new(),
-            left: Vec::new(),
         }
     }
 
-    /// Takes the steps, if anything may be done, and keeps what they did as a whole or not at all.
-    ///
-    /// Nothing is changed in a domain that would be refused all the same, and nothing that starts is put in
-    /// doubt: a definition that was half mended helps nobody, and may reach libvirt through a pipe. Then
-    /// only the notes are kept that say why. What needs no consent is done where the domain starts, also
-    /// if a consent for more is missing.
+    /// Takes the steps, if anything may be done, and keeps what they did, if it took nothing away. What
+    /// becomes of a domain that is refused all the same is decided where the last round is made
+    /// ([`crate::fixup::fix`]).
     pub(super) fn finish(
         mut self,
         steps: impl FnOnce(&mut Self),
@@ -127,10 +121,13 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
             steps(&mut self);
         }
         let mut after = predict(&self.screens, self.abilities);
-        self.left.clone_from(&self.screens.dead_settings);
-        if before.starts() && !after.starts() || after.refusal().is_some() {
-            self.give_up(&before, &after);
+        // Nothing that works, or may work, is taken away.
+        if before.starts() && !after.starts()
+            || after.refusal().is_some() && before.refusal().is_none()
+        {
             self.screens = screens.clone();
+            self.changes.clear();
+            self.notes.clear();
             after = before.clone();
         }
         // A later step may have mended what an earlier one could not.
@@ -140,35 +137,13 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
         };
         self.notes.retain(|note| !is_settled(note));
         remarks(&mut self, &after);
+        let changes = settled(std::mem::take(&mut self.changes), &screens);
         Plan {
             before,
-            changes: self.told(settled(self.changes.clone(), &screens)),
+            changes: self.told(changes),
             notes: self.notes,
             after,
             screens: self.screens,
-        }
-    }
-
-    /// Forgets the changes, and the notes that say nothing of why the domain can't be mended.
-    fn give_up(&mut self, before: &Prediction, after: &Prediction) {
-        let had_changes = !std::mem::take(&mut self.changes).is_empty();
-        let is_broken = before.refusal().is_some();
-        let says_why = |note: &Note| {
-            note.topic == Topic::Start || note.consent.is_some() || note.level > Level::Info
-        };
-        self.notes.retain(|note| is_broken && says_why(note));
-        let is_said = self.notes.iter().any(|note| note.level == Level::Fail);
-        if let (Some(first), Some(refusal)) = (before.refusal(), after.refusal())
-            && had_changes
-            && !is_said
-            && first.message != refusal.message
-        {
-            let text = format!(
-                "with all else mended, {} would still refuse to start the domain: \"{}\"",
-                refusal.by.word(),
-                refusal.message
-            );
-            self.note_on(Topic::Start, Level::Fail, refusal.about, text, &[]);
         }
     }
 

@@ -14,9 +14,11 @@ impl Planner<'_, '_, '_> {
         }
         let said = |notes: &[Note]| notes.iter().any(|note| note.level == Level::Fail);
         match &after.outcome {
-            Outcome::No(refusal) if !said(&self.notes) || !self.left.is_empty() => {
+            Outcome::No(refusal)
+                if !said(&self.notes) || !self.screens.dead_settings.is_empty() =>
+            {
                 let mut cures = Vec::new();
-                if refusal.by == Program::Qemu && !self.left.is_empty() {
+                if refusal.by == Program::Qemu && !self.screens.dead_settings.is_empty() {
                     cures.push("take the -set out of qemu:commandline: QEMU does not find devices that libvirt describes as JSON; qemu:override can set properties of theirs");
                 }
                 let concerned = |id: &DeviceId| refusal.about == About::Device(*id);
@@ -109,6 +111,7 @@ impl Planner<'_, '_, '_> {
         let ramfb = self.screens.vgpus.iter().any(|vgpu| vgpu.ramfb);
         if self.screens.cards.is_empty()
             && !ramfb
+            && self.screens.has_fw_cfg_dma
             && let Some(Some(head)) = after.heads.first().map(|head| match head.of {
                 HeadOf::Device(id) => Some(id),
                 HeadOf::Card(_) => None,

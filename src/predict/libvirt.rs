@@ -44,7 +44,11 @@ pub fn refusal(screens: &Screens, abilities: &Abilities, libvirt: &Libvirt) -> O
     // qemuValidateDomainDeviceDefHostdev
     for vgpu in &screens.vgpus {
         // It looks at the attribute, whatever qemu:override says.
-        if vgpu.asked && libvirt.takes_display(vgpu.id) && screens.frontends.is_empty() {
+        if vgpu.is_pci
+            && vgpu.asked
+            && libvirt.takes_display(vgpu.id)
+            && screens.frontends.is_empty()
+        {
             return refuse(
                 About::Device(vgpu.id),
                 "graphics device is needed for attribute value 'display=on' in <hostdev>",

@@ -326,8 +326,13 @@ pub fn predict(screens: &Screens, abilities: &Abilities) -> Prediction {
             .is_some_and(|refusal| refusal.by == Program::Libvirt)
     };
     let is_certain = screens.arguments.is_empty() || refusals.iter().all(by_libvirt);
-    let mut refused = refusals.iter().flatten();
-    let not_reviewed = refused.find_map(|refusal| not_reviewed(refusal, abilities));
+    // A version that has dropped what not every version refuses would come to what all refuse.
+    let not_reviewed = refusals
+        .chunks(libvirts.len() * qemus.len())
+        .filter(|world| !world.iter().flatten().any(|refusal| refusal.always))
+        .flatten()
+        .flatten()
+        .find_map(|refusal| not_reviewed(refusal, abilities));
     prediction.outcome = match refusal {
         None if screens.arguments.is_empty() => Outcome::Yes,
         Some(refusal) if all && is_certain && not_reviewed.is_none() => {

@@ -64,6 +64,14 @@ pub fn refusal(
         let message = words::filled(words::NO_SUCH_DEVICE, id);
         return refuse(About::Domain, message, false);
     }
+    // libvirt knows only what was built, and a module may not be installed (measured on Debian 13).
+    let local = local(screens);
+    if let Some((kind, _)) = local
+        && abilities.has(kind.word()) == Some(false)
+    {
+        let message = words::filled(words::DISPLAY_NOT_AVAILABLE, kind.word());
+        return refuse(About::Graphics(kind), message, true);
+    }
     let spice = of_kind(screens, GraphicsType::Spice);
     if let Some(spice) = spice
         && spice.gl
@@ -76,24 +84,10 @@ pub fn refusal(
             false,
         );
     }
-    // A frontend that is a module is looked for twice: for its OpenGL before the devices, and for
-    // itself after them (system/vl.c, ui/console.c).
-    let local = local(screens);
-    let lacking = local.filter(|(kind, _)| abilities.has(kind.word()) == Some(false));
-    if let Some((kind, true)) = lacking
-        && kind != GraphicsType::EglHeadless
-    {
-        let message = words::filled(qemu.no_opengl_in_display, kind.word());
-        return refuse(About::Graphics(kind), message, true);
-    }
-    let has_gl = local.is_some_and(|(_, gl)| gl) && lacking.is_none();
+    let has_gl = local.is_some_and(|(_, gl)| gl);
     let opengl = has_gl || spice.is_some_and(|spice| spice.gl);
     if let Some(refusal) = device(screens, found, libvirt, qemu, opengl) {
         return Some(refusal);
-    }
-    if let Some((kind, _)) = lacking {
-        let message = words::filled(words::DISPLAY_NOT_AVAILABLE, kind.word());
-        return refuse(About::Graphics(kind), message, true);
     }
     let consoles = consoles(screens, found, libvirt);
     frontends::refusal(screens, &consoles, libvirt, qemu)

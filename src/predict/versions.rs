@@ -158,8 +158,6 @@ pub struct Qemu {
     pub blob_with_virgl: bool,
     /// How a card with 3D says that there is no OpenGL.
     pub no_opengl: &'static str,
-    /// How OpenGL is refused for a frontend that has none.
-    pub no_opengl_in_display: &'static str,
     /// hw/vfio/igd.c looks at a PCI device before it looks for an OpRegion, and passes over those that are not
     /// Intel's.
     pub opregion_by_igd: bool,
@@ -230,12 +228,6 @@ impl Qemu {
                     } else {
                         words::NO_OPENGL
                     },
-                    // 7aea035a60, 9.1.0, too.
-                    no_opengl_in_display: if has(NO_OPENGL_SAID_AT_LENGTH) {
-                        words::NO_OPENGL_IN_BACKEND
-                    } else {
-                        words::NO_OPENGL_IN_DISPLAY
-                    },
                     opregion_by_igd: has(OPREGION_BY_IGD),
                 });
             }
@@ -299,6 +291,42 @@ impl Libvirt {
         match id {
             DeviceId::Mdev(_) => true,
             DeviceId::Pci(_) => self.pci_display,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_has_read() {
+        let newer = |program, text: &str| newer(program, &text.parse().unwrap()).is_some();
+        assert!(!newer(Program::Qemu, "11.1.99") && newer(Program::Qemu, "11.2.0"));
+        assert!(!newer(Program::Libvirt, "12.8.0") && newer(Program::Libvirt, "12.9.0"));
+    }
+
+    #[test]
+    fn only_what_every_version_refuses_is_certain() {
+        let refusal = |always| Refusal {
+            by: Program::Qemu,
+            about: crate::predict::About::Domain,
+            message: String::new(),
+            always,
+        };
+        let abilities = |qemu: Option<&str>| Abilities {
+            qemu: qemu.map(|text| text.parse().unwrap()),
+            ..Abilities::default()
+        };
+        for (qemu, always, is_certain) in [
+            (Some("10.0.13"), false, true),
+            (Some("12.0"), false, false),
+            (Some("12.0"), true, true),
+            (None, false, false),
+            (None, true, true),
+        ] {
+            let why = not_reviewed(&refusal(always), &abilities(qemu));
+            assert_eq!(why.is_none(), is_certain, "{qemu:?} {always}");
         }
     }
 }

@@ -68,7 +68,7 @@ pub const SPICE_GL_LOCAL_ONLY: &str =
 /// A `-set` for a device that libvirt describes as JSON (system/vl.c, `qemu_set_option`); filled in: its id.
 pub const NO_SUCH_DEVICE: &str = "there is no device \"*\" defined";
 
-/// OpenGL of a frontend that this QEMU lacks, or that has none; up to QEMU 9.0 (system/vl.c,
+/// OpenGL of a frontend that has none; up to QEMU 9.0 (system/vl.c,
 /// `qemu_create_early_backends`).
 pub const NO_OPENGL_IN_DISPLAY: &str = "OpenGL is not supported by the display";
 
