@@ -216,6 +216,24 @@ pub enum SpiceMode {
     Insecure,
 }
 
+impl<'d, 'a> Graphics<'d, 'a> {
+    /// The `<channel>`s that are to be encrypted.
+    pub fn secure_channels(&self) -> impl Iterator<Item = Element<'d, 'a>> {
+        let is_secure = |child: &Element<'d, 'a>| {
+            child.name() == "channel" && child.attribute("mode").as_deref() == Some("secure")
+        };
+        self.element.children().filter(is_secure)
+    }
+}
+
+impl GraphicsSettings {
+    /// spice: whether any channel is to be encrypted.
+    #[must_use]
+    pub fn wants_tls(&self) -> bool {
+        self.default_mode == SpiceMode::Secure || self.channels.contains(&SpiceMode::Secure)
+    }
+}
+
 /// On what a `<graphics>` listens, by its first `<listen>` (libvirt uses no other).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Listen {

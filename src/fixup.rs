@@ -8,8 +8,8 @@ use crate::arguments::{Arguments, Device};
 use crate::domain::{Domain, NotADomain};
 use crate::names::DeviceId;
 use crate::plan::edits::edits;
-use crate::plan::{Plan, plan};
-use crate::policy::{BadPolicy, Policy, Wishes};
+use crate::plan::{Level, Note, Plan, Topic, plan};
+use crate::policy::{BadPolicy, Displays, Policy, Wishes};
 use crate::screens::{Known, Screens};
 use crate::xml::{Document, XmlError};
 
@@ -48,7 +48,12 @@ pub struct Fixed {
     pub text: String,
 }
 
-/// Fixes a domain. `policy` is the host's; the domain's own wishes and then `wishes` go over it.
+/// Fixes a domain as a whole, or leaves it as it is. If it would be refused with all that may be changed, nothing is
+/// changed, and the notes say what is in the way: a definition that is half mended helps nobody, and a pipe may
+/// hand it to libvirt. A domain that starts gets each change that needs no consent, also where one for more
+/// is missing.
+///
+/// `policy` is the host's; the domain's own wishes and then `wishes` go over it.
 ///
 /// # Errors
 /// [`Unfit`], with the place.
@@ -96,7 +101,30 @@ pub(crate) fn in_rounds(
         made.after = next.after;
         made.screens = next.screens;
     }
-    Ok(fixed)
+    let is_refused = |plan: &Plan| plan.after.refusal().is_some() && !plan.is_empty();
+    if !fixed.plan.as_ref().is_some_and(is_refused) {
+        return Ok(fixed);
+    }
+    let notes = fixed.plan.map(|plan| plan.notes).unwrap_or_default();
+    let hands_off = Wishes {
+        display: Some(Displays::Off),
+        ..wishes.clone()
+    };
+    let mut whole = once(text, &known, policy, &hands_off, plan)?;
+    if let Some(plan) = &mut whole.plan {
+        let is_why = |note: &Note| {
+            note.topic == Topic::Start || note.consent.is_some() || note.level > Level::Info
+        };
+        let why = notes.into_iter().filter(is_why);
+        let others = std::mem::take(&mut plan.notes).into_iter();
+        plan.notes.extend(why);
+        for note in others.filter(|note| note.topic != Topic::Start) {
+            if !plan.notes.contains(&note) {
+                plan.notes.push(note);
+            }
+        }
+    }
+    Ok(whole)
 }
 
 /// More than any domain needs.

@@ -25,6 +25,7 @@ use uuid::Uuid;
 
 use crate::facts::Display;
 use crate::names::DeviceId;
+use crate::predict::words;
 use crate::verify::said;
 use crate::version::Version;
 
@@ -224,10 +225,11 @@ impl<'l> Start<'l> {
     /// The device that QEMU refused, and what its words say of it. QEMU ends with the first one.
     fn refusal(&self, devices: &[DeviceId]) -> Option<(DeviceId, Display)> {
         self.printed.lines().find_map(|line| {
-            let (before, words) = [said::DMABUF, said::NONE]
+            let (before, words) = [words::DMABUF_NEEDS_OPENGL, words::NO_DISPLAY]
                 .iter()
                 .find_map(|words| Some((line.trim_end().strip_suffix(words)?, words)))?;
             // "vfio NAME: " is put before what vfio's part of QEMU says (hw/vfio/pci.c).
+            let before = before.strip_suffix("vfio: ").unwrap_or(before);
             let name = |id: &&DeviceId| before.ends_with(&format!(": vfio {id}: "));
             let id = devices.iter().find(name)?;
             Some((*id, said::display(Some(words))))

@@ -107,12 +107,14 @@ pub struct Vgpu {
     pub place: usize,
     /// Which device.
     pub id: DeviceId,
-    /// Whether it is one for which QEMU has a display: `vfio-pci`.
-    pub is_pci: bool,
     /// mdev: `model`; PCI devices are `vfio-pci`.
     pub model: String,
+    /// Whether it is one for which QEMU has a display: `vfio-pci`.
+    pub is_pci: bool,
     /// What libvirt's rules and its handling of the device depend on.
     pub settings: HostdevSettings,
+    /// Whether the attribute `display` is there, whatever it says.
+    pub says_display: bool,
     /// Whether QEMU is told `display=on`: by the attribute, or by `qemu:override`, which goes over
     /// it.
     pub display: bool,
@@ -122,6 +124,8 @@ pub struct Vgpu {
     pub ramfb: bool,
     /// Whether the attribute `ramfb` says so.
     pub ramfb_asked: bool,
+    /// Whether `qemu:override` says it in a type that QEMU does not take for a switch.
+    pub ramfb_mistyped: bool,
     /// What `qemu:override` sets.
     pub properties: BTreeMap<String, String>,
     /// What `-set` arguments set that QEMU finds: that goes over `qemu:override`.
@@ -220,6 +224,16 @@ impl Vgpu {
         }
     }
 
+    /// Switches ramfb on or off by the attribute, with which libvirt chooses the driver that has it. A `-set`
+    /// goes.
+    pub fn set_ramfb(&mut self, on: bool) {
+        self.set.remove("ramfb");
+        self.properties.remove("ramfb");
+        self.ramfb_mistyped = false;
+        self.ramfb = on;
+        self.ramfb_asked = on;
+    }
+
     /// The value of a property that QEMU is told by `-set`, `qemu:override` or `-global`.
     #[must_use]
     pub fn said(&self, property: &str) -> Option<&str> {
@@ -230,19 +244,33 @@ impl Vgpu {
             .map(String::as_str)
     }
 
-    /// QEMU's type of the device (libvirt src/qemu/qemu_command.c,
-    /// `qemuBuildHostdevMediatedDevProps`).
+    /// QEMU's type of the device. The attribute has libvirt choose `vfio-pci-nohotplug`, which has ramfb (libvirt
+    /// src/qemu/qemu_command.c, `qemuBuildHostdevMdevModelTypeString`). `takes_ramfb`: libvirt passes the attribute
+    /// on.
     #[must_use]
-    pub fn driver(&self) -> &str {
+    pub fn driver(&self, takes_ramfb: bool) -> &str {
         let said = self
             .set
             .get("driver")
             .or_else(|| self.properties.get("driver"));
         match said {
             Some(driver) => driver,
-            None if self.ramfb_asked => "vfio-pci-nohotplug",
+            None if self.ramfb_asked && takes_ramfb => "vfio-pci-nohotplug",
             None => "vfio-pci",
         }
+    }
+
+    /// Whether QEMU is told of ramfb, on or off. `takes_ramfb`: libvirt passes the attribute on.
+    #[must_use]
+    pub fn says_ramfb(&self, takes_ramfb: bool) -> bool {
+        self.said("ramfb").is_some() || self.ramfb_asked && takes_ramfb
+    }
+
+    /// Whether QEMU is told of ramfb for a driver that has none: of a device that may be plugged in while
+    /// the guest runs.
+    #[must_use]
+    pub fn lacks_ramfb(&self, takes_ramfb: bool) -> bool {
+        self.driver(takes_ramfb) == "vfio-pci" && self.says_ramfb(takes_ramfb)
     }
 
     /// A property that is a switch, as it is [`said`](Self::said).
@@ -287,6 +315,9 @@ pub struct Screens {
     pub frontends: Vec<Frontend>,
     /// Whether there is a `<video>` at all, `none` included: libvirt then adds no card.
     pub video_said: bool,
+    /// Whether the machine has what ramfb needs, fw_cfg with DMA (QEMU hw/display/ramfb.c): pc, q35,
+    /// microvm and virt have it; machines of POWER, s390 and MIPS have not. Of others it is taken for granted.
+    pub has_fw_cfg_dma: bool,
     /// Whether the guest's memory is a memfd.
     pub memfd: bool,
     /// How many `<video>`s have the model `none`.
@@ -369,6 +400,11 @@ impl Screens {
             cards,
             vgpus: vgpus(domain, known, abilities),
             video_said: !domain.videos.is_empty(),
+            has_fw_cfg_dma: !domain.arch.as_deref().is_some_and(|arch| {
+                ["ppc", "s390", "mips"]
+                    .iter()
+                    .any(|without| arch.starts_with(without))
+            }),
             frontends,
             memfd: domain.memfd,
             none_cards: domain
@@ -509,11 +545,12 @@ impl Screens {
         }
         self.apply_settings(domain, json);
         for vgpu in &mut self.vgpus {
-            let driver = vgpu.driver();
-            vgpu.globals = self.arguments.globals_of(driver);
             let hostdev = &domain.hostdevs[vgpu.place];
             let all = Libvirt::possible(abilities);
             let takes = all.iter().any(|libvirt| libvirt.takes_display(vgpu.id));
+            vgpu.globals = self.arguments.globals_of(vgpu.driver(takes));
+            // Options have no types.
+            vgpu.ramfb_mistyped &= json != Some(false);
             // libvirt always says it of a mediated device.
             let is_said = match vgpu.id {
                 DeviceId::Mdev(_) => true,
@@ -745,8 +782,13 @@ fn vgpus(
             .properties
             .iter()
             .filter(|property| is_overridden && property.alias == hostdev.alias)
-            // What is removed is as QEMU has it by default; of these two that is known.
-            .filter(|p| p.kind != "remove" || matches!(p.name.as_str(), "display" | "ramfb"))
+            // What is removed is as QEMU has it by default; of these two that is known. Without the
+            // attribute there is no ramfb to remove.
+            .filter(|p| match p.name.as_str() {
+                "display" => true,
+                "ramfb" => p.kind != "remove" || hostdev.ramfb == Some(Switch::On),
+                _ => p.kind != "remove",
+            })
             .map(|p| match p.kind.as_str() {
                 "remove" => (p.name.clone(), "off".to_owned()),
                 _ => (p.name.clone(), p.value.clone().unwrap_or_default()),
@@ -756,13 +798,20 @@ fn vgpus(
         let mut vgpu = Vgpu {
             place,
             id: hostdev.id,
-            is_pci: hostdev.model == "vfio-pci",
             model: hostdev.model.clone(),
+            is_pci: hostdev.model == "vfio-pci",
             settings: hostdev.settings.clone(),
+            says_display: hostdev.display.is_some(),
             display: on(hostdev.display),
             asked: on(hostdev.display),
             ramfb: on(hostdev.ramfb),
             ramfb_asked: on(hostdev.ramfb),
+            ramfb_mistyped: is_overridden
+                && domain
+                    .properties
+                    .iter()
+                    .rfind(|p| p.alias == hostdev.alias && p.name == "ramfb")
+                    .is_some_and(|p| !matches!(p.kind.as_str(), "bool" | "remove")),
             properties,
             set: BTreeMap::new(),
             globals: BTreeMap::new(),

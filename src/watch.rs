@@ -277,12 +277,13 @@ fn objection(plan: &Plan) -> Option<String> {
     }
     let new = |danger: &&Danger| !plan.before.dangers.contains(danger);
     if let Some(danger) = plan.after.dangers.iter().find(new) {
-        return Some(match danger {
-            Danger::ViewerEndsGuest { screen } => format!(
+        let screen = danger.screen();
+        return Some(match danger.fault() {
+            Some((text, _)) => {
+                format!("it would start, but with the screen of {screen}: {text}")
+            }
+            None => format!(
                 "it would start, but a viewer who switches to the screen of {screen} would end the guest"
-            ),
-            Danger::RegionFault { screen } | Danger::NoMmap { screen } => format!(
-                "it would start, but this QEMU may crash when the screen of {screen} is first drawn"
             ),
         });
     }

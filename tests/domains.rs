@@ -82,12 +82,16 @@ fn what_has_no_vfio_devices_comes_out_as_it_went_in() {
 #[test]
 fn without_consent_nothing_is_lost_and_the_exit_code_says_so() {
     let text = read(domain("dmabuf-vnc"));
-    let (code, out, err) = on("fixup", &[], "-", text.as_bytes());
+    let (code, out, err) = on("fixup", &["--print-xml"], "-", text.as_bytes());
     assert_eq!((code, out), (1, text.clone()));
     assert!(
         err.contains("not fixed") && err.contains("--consent remote"),
         "{err}"
     );
+    // Whoever reads stdout would define it.
+    let (code, out, err) = on("fixup", &[], "-", text.as_bytes());
+    assert_eq!((code, out.as_str()), (1, ""));
+    assert!(err.contains("--print-xml prints it"), "{err}");
     let (code, out, _) = on("fixup", &["--consent", "remote"], "-", text.as_bytes());
     let expected = read(folder("fixup/dmabuf-vnc-agreed/out.xml"));
     assert_eq!((code, out), (0, expected));
@@ -120,6 +124,8 @@ fn json_has_the_plan_and_the_xml() {
     assert_eq!(json["changes"][0]["action"], "gl");
     let expected = read(folder("fixup/dmabuf-spice-loopback/out.xml"));
     assert_eq!(json["xml"], expected);
+    let (_, diff, _) = file("fixup", &["--print-diff"], "dmabuf-spice-loopback");
+    assert_eq!(json["diff"], diff);
     let (code, out, _) = file("check", &["--json"], "dmabuf-vnc");
     let json: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert_eq!((code, &json["starts"]), (1, &"no".into()));

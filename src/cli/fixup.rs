@@ -11,13 +11,15 @@ use crate::fixup::{Fixed, fix};
 use crate::host::state::{Made, State};
 use crate::log::By;
 use crate::plan::{Level, Plan, words};
-use crate::predict::Outcome;
 use crate::record::FORMAT;
 
 /// Make a domain's XML match its vfio devices
 ///
 /// A file or stdin: the new XML goes to stdout, what was changed and why to stderr. A domain: its
 /// persistent definition is read, and what would be changed is shown; --define changes it.
+///
+/// A domain is mended as a whole or left as it is. Exit code 1: QEMU or libvirt would refuse it, or a
+/// consent is missing; then a file's XML is not printed, unless --print-xml asks for it.
 #[derive(Debug, clap::Args)]
 pub struct Fixup {
     #[command(flatten)]
@@ -51,6 +53,9 @@ struct Document<'p> {
     #[serde(flatten)]
     plan: Option<&'p Plan>,
     xml: &'p str,
+    /// What changed in it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    diff: String,
 }
 
 impl Fixup {
@@ -94,6 +99,11 @@ impl Fixup {
                 .map_err(|error| Failure::Refused(format!("{}: {error}", self.about.subject)))
         };
         let fixed = fix(&text)?;
+        let refused = fixed.plan.as_ref().is_some_and(|plan| {
+            let lacks_consent = plan.notes.iter().any(|note| note.consent.is_some());
+            lacks_consent || plan.after.refusal().is_some()
+        });
+        let end = if refused { End::Refused } else { End::Done };
         // What is shown has no passwords in it.
         let (shown, fixed_shown) = match &subject {
             Subject::Domain(name) if defines => {
@@ -107,7 +117,8 @@ impl Fixup {
         if self.json {
             json(out, &document(&fixed_shown, &shown))?;
         } else {
-            self.show(context, out, &shown, &fixed_shown, definition.is_some())?;
+            let is_domain = definition.is_some();
+            self.show(context, out, &shown, &fixed_shown, is_domain, end)?;
         }
         if let Some(definition) = &definition
             && defines
@@ -115,11 +126,7 @@ impl Fixup {
         {
             self.define(context, out, definition, &fixed)?;
         }
-        let refused = fixed.plan.as_ref().is_some_and(|plan| {
-            let lacks_consent = plan.notes.iter().any(|note| note.consent.is_some());
-            lacks_consent || matches!(plan.after.outcome, Outcome::No(_))
-        });
-        Ok(if refused { End::Refused } else { End::Done })
+        Ok(end)
     }
 
     /// Prints what was asked for on stdout, and the reasons on stderr.
@@ -130,6 +137,7 @@ impl Fixup {
         text: &str,
         fixed: &Fixed,
         is_domain: bool,
+        end: End,
     ) -> anyhow::Result<()> {
         if let Some(plan) = &fixed.plan {
             for change in &plan.changes {
@@ -157,8 +165,12 @@ impl Fixup {
         if shows_diff {
             out.write_all(diff(text, &fixed.text).as_bytes())?;
         }
-        if self.print_xml || (!is_domain && !self.print_diff) {
+        let is_asked = !is_domain && !self.print_diff;
+        if self.print_xml || is_asked && end == End::Done {
             out.write_all(fixed.text.as_bytes())?;
+        } else if is_asked {
+            // Whoever reads stdout may define it.
+            context.say("no XML is printed, as not all is mended; --print-xml prints it");
         }
         if is_domain && !self.define && !self.confirm && !self.dry_run && fixed.text != text {
             context.say("nothing was changed; --define does it");
@@ -237,6 +249,7 @@ fn document<'p>(fixed: &'p Fixed, text: &str) -> Document<'p> {
         changed: fixed.text != text,
         plan: fixed.plan.as_ref(),
         xml: &fixed.text,
+        diff: diff(text, &fixed.text),
     }
 }
 

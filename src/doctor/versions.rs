@@ -4,7 +4,8 @@ use crate::doctor::{Host, Report, Topic, Verdict};
 use crate::facts::DisplayInterface;
 use crate::inventory::DeviceEntry;
 use crate::names::DeviceId;
-use crate::predict::versions::{PCI_DISPLAY, REGION_FAULT, REGION_FAULT_MENDED, VNC_BINDS};
+use crate::predict::Program;
+use crate::predict::versions::{PCI_DISPLAY, REGION_FAULT, REGION_FAULT_MENDED, VNC_BINDS, newer};
 
 /// The versions of QEMU and libvirt.
 pub(super) fn versions(host: &Host, report: &mut Report) {
@@ -18,8 +19,7 @@ pub(super) fn versions(host: &Host, report: &mut Report) {
         };
         let before = report.0.len();
         let has = |interface| host.inventory.devices.iter().any(|e| has(e, interface));
-        let fault = REGION_FAULT.has(version) == Some(true)
-            && REGION_FAULT_MENDED.has(version) != Some(true);
+        let fault = REGION_FAULT.is_in(version) && !REGION_FAULT_MENDED.is_in(version);
         if fault && has(DisplayInterface::Region) {
             report
                 .line(
@@ -33,7 +33,7 @@ pub(super) fn versions(host: &Host, report: &mut Report) {
                 .cure(format!("QEMU {} or later", REGION_FAULT_MENDED.since()))
                 .cure("display='off' until then");
         }
-        if VNC_BINDS.has(version) == Some(true) && has(DisplayInterface::Dmabuf) {
+        if VNC_BINDS.is_in(version) && has(DisplayInterface::Dmabuf) {
             report
                 .line(
                     Topic::Versions,
@@ -44,6 +44,10 @@ pub(super) fn versions(host: &Host, report: &mut Report) {
                     ),
                 )
                 .cure("spice with gl instead of VNC for those domains: gfxplane fixup --consent remote");
+        }
+        if let Some(why) = newer(Program::Qemu, version) {
+            let more = format!("{why}: what QEMU would refuse is a doubt");
+            report.line(Topic::Versions, &what, Verdict::Warn, more);
         }
         if report.0.len() == before {
             report.line(Topic::Versions, what, Verdict::Pass, version.to_string());
@@ -65,7 +69,7 @@ pub(super) fn versions(host: &Host, report: &mut Report) {
         .filter(is_pci)
         .map(|entry| entry.id.to_string())
         .collect();
-    if PCI_DISPLAY.has(version) == Some(false) && !pci.is_empty() {
+    if !PCI_DISPLAY.is_in(version) && !pci.is_empty() {
         report
             .line(
                 Topic::Versions,
@@ -77,6 +81,9 @@ pub(super) fn versions(host: &Host, report: &mut Report) {
                 ),
             )
             .cure(format!("libvirt {} or later", PCI_DISPLAY.since()));
+    } else if let Some(why) = newer(Program::Libvirt, version) {
+        let more = format!("{why}: what libvirt would refuse is a doubt");
+        report.line(Topic::Versions, what, Verdict::Warn, more);
     } else {
         report.line(Topic::Versions, what, Verdict::Pass, version.to_string());
     }

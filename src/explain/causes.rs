@@ -298,7 +298,7 @@ fn viewers_end(domain: &Situation, symptom: Symptom, here: &mut Vec<String>) -> 
             "domain {}: whoever chooses the screen of {screen} in a VNC viewer ends the guest",
             domain.name
         )),
-        Danger::RegionFault { .. } | Danger::NoMmap { .. } => None,
+        _ => None,
     }));
     here.len() > before
 }
@@ -379,9 +379,9 @@ fn knowledge(found: &Found) -> Knowledge {
             &[],
         ),
         Symptom::RamfbHotplugged => said(
-            "ramfb is for devices that are there when the guest starts (vfio-pci-nohotplug), and this one is plugged in, or is given ramfb by an argument",
+            "ramfb is for devices that are there when the guest starts (vfio-pci-nohotplug); this one is plugged in, or is given ramfb (true or false) by an argument or by qemu:override, and its <hostdev> has no ramfb='on'",
             &[
-                "no ramfb on a device that is attached to a running guest; else ramfb='on' in its <hostdev>",
+                "no ramfb on a device that is attached to a running guest; else ramfb='on' in its <hostdev>, and no property ramfb",
             ],
             Fixup::Never,
             &[],

@@ -12,6 +12,8 @@
 
 use serde::Serialize;
 
+use crate::predict::words;
+
 /// Who says a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -197,14 +199,14 @@ pub const WORDINGS: &[Wording] = &[
     said(
         Symptom::OpenglMissing,
         Qemu,
-        "vfio-display-dmabuf: opengl not available",
+        words::DMABUF_NEEDS_OPENGL,
         "4.2, 7.2, 10.0, 11.1",
         "hw/vfio/display.c, vfio_display_dmabuf_init; 4.2: gvt-linux issue 227",
     ),
     said(
         Symptom::NoDisplay,
         Qemu,
-        "device doesn't support any (known) display method",
+        words::NO_DISPLAY,
         "7.2, 10.0, 11.1",
         "hw/vfio/display.c, vfio_display_probe",
     ),
@@ -232,42 +234,42 @@ pub const WORDINGS: &[Wording] = &[
     said(
         Symptom::RamfbTwice,
         Qemu,
-        "duplicate fw_cfg file name: vgaroms/vgabios-ramfb.bin",
+        words::RAMFB_TWICE,
         "7.2, 10.0, 11.1",
         "hw/nvram/fw_cfg.c, fw_cfg_add_file_callback, from ramfb_setup",
     ),
     said(
         Symptom::RamfbWithoutDisplay,
         Qemu,
-        "ramfb=on requires display=on",
+        words::RAMFB_NEEDS_DISPLAY,
         "7.2, 10.0",
         "hw/vfio/pci.c, vfio_realize",
     ),
     said(
         Symptom::RamfbWithoutFwCfg,
         Qemu,
-        "ramfb device requires fw_cfg with DMA",
+        words::RAMFB_NEEDS_FW_CFG,
         "7.2, 10.0",
         "hw/display/ramfb.c, ramfb_setup",
     ),
     said(
         Symptom::RamfbHotplugged,
         Qemu,
-        "vfio-pci.ramfb' not found",
+        words::RAMFB_NOT_FOUND,
         "7.2, 10.0",
         "qom/object.c, for hw/vfio/pci.c, vfio_pci_nohotplug_properties",
     ),
     said(
         Symptom::ModesWithoutDisplay,
         Qemu,
-        "xres and yres properties require display=on",
+        words::MODES_NEED_DISPLAY,
         "7.2, 10.0",
         "hw/vfio/pci.c, vfio_realize",
     ),
     said(
         Symptom::ModesWithoutEdid,
         Qemu,
-        "xres and yres properties need edid support",
+        words::MODES_NEED_EDID,
         "7.2, 10.0",
         "hw/vfio/pci.c, vfio_realize",
     ),
@@ -295,35 +297,35 @@ pub const WORDINGS: &[Wording] = &[
     said(
         Symptom::SpiceGlOverTcp,
         Qemu,
-        "SPICE GL support is local-only for now and incompatible with -spice port/tls-port",
+        words::SPICE_GL_LOCAL_ONLY,
         "7.2, 10.0; from 10.1 on only if built with spice-server before 0.15.3",
         "ui/spice-core.c, qemu_spice_init",
     ),
     said(
         Symptom::ConsoleNeedsDmabuf,
         Qemu,
-        "The console requires display DMABUF support",
+        words::CONSOLE_NEEDS_DMABUF,
         "7.2, 10.0, 11.1",
         "ui/console.c, console_compatible_with",
     ),
     said(
         Symptom::ConsoleNeedsContext,
         Qemu,
-        "The console requires a GL context",
+        words::CONSOLE_NEEDS_CONTEXT,
         "7.2, 10.0, 11.1",
         "ui/console.c, console_compatible_with",
     ),
     said(
         Symptom::ConsoleNeedsContext,
         Qemu,
-        "Display * is incompatible with the GL context",
+        words::CONTEXT_UNFIT,
         "7.2, 10.0, 11.1",
         "ui/console.c, console_compatible_with",
     ),
     said(
         Symptom::ConsoleNeedsContext,
         Qemu,
-        "The console already has an OpenGL context",
+        words::CONTEXT_TWICE,
         "7.2, 10.0",
         "ui/console.c, qemu_console_set_display_gl_ctx",
     ),
@@ -416,6 +418,13 @@ pub const WORDINGS: &[Wording] = &[
     said(
         Symptom::EglFailed,
         Qemu,
+        "egl: EGL_EXT_image_dma_buf_import_modifiers not supported",
+        "11.1; required since 10.1",
+        "ui/egl-helpers.c, egl_rendernode_init (806c861dc6)",
+    ),
+    said(
+        Symptom::EglFailed,
+        Qemu,
         "egl: eglCreateContext failed",
         "7.2, 10.0",
         "ui/egl-helpers.c, qemu_egl_init_ctx",
@@ -500,21 +509,21 @@ pub const WORDINGS: &[Wording] = &[
     follows(
         Symptom::FrontendMissing,
         Qemu,
-        "OpenGL is not supported by the display",
+        words::NO_OPENGL_IN_DISPLAY,
         "7.2",
         "softmmu/vl.c, qemu_create_early_backends; libvirt issue 93",
     ),
     follows(
         Symptom::FrontendMissing,
         Qemu,
-        "OpenGL is not supported by display backend",
-        "10.0",
-        "system/vl.c, qemu_create_early_backends",
+        words::NO_OPENGL_IN_BACKEND,
+        "10.0; from 9.1 on",
+        "system/vl.c, qemu_create_early_backends (7aea035a60)",
     ),
     said(
         Symptom::FrontendMissing,
         Qemu,
-        "Display '*' is not available",
+        words::DISPLAY_NOT_AVAILABLE,
         "7.2, 10.0",
         "ui/console.c, qemu_display_init",
     ),
@@ -528,14 +537,14 @@ pub const WORDINGS: &[Wording] = &[
     said(
         Symptom::CardNeedsOpengl,
         Qemu,
-        "opengl is not available",
+        words::NO_OPENGL,
         "7.2",
         "hw/display/virtio-gpu-gl.c, virtio_gpu_gl_device_realize",
     ),
     said(
         Symptom::CardNeedsOpengl,
         Qemu,
-        "The display backend does not have OpenGL support enabled",
+        words::NO_OPENGL_AT_LENGTH,
         "10.0",
         "hw/display/virtio-gpu-gl.c, virtio_gpu_gl_device_realize",
     ),
@@ -591,14 +600,14 @@ pub const WORDINGS: &[Wording] = &[
     said(
         Symptom::NoOpregion,
         Qemu,
-        "does not support requested IGD OpRegion feature",
+        words::NO_OPREGION,
         "7.2",
         "hw/vfio/pci.c, vfio_realize; gvt-linux issue 19",
     ),
     said(
         Symptom::NoOpregion,
         Qemu,
-        "does not supports IGD OpRegion feature",
+        words::NO_OPREGION_BY_IGD,
         "10.0",
         "hw/vfio/igd.c, vfio_pci_igd_setup_opregion",
     ),
@@ -619,7 +628,7 @@ pub const WORDINGS: &[Wording] = &[
     said(
         Symptom::DeadSetting,
         Qemu,
-        "there is no device \"*\" defined",
+        words::NO_SUCH_DEVICE,
         "7.2, 10.0",
         "system/vl.c, qemu_set_option; QEMU issues 787 and 1015",
     ),

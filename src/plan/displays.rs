@@ -5,8 +5,8 @@ use crate::plan::frontends::{self, Wanted};
 use crate::plan::planner::{Planner, how_known};
 use crate::plan::{Level, Note, Topic};
 use crate::policy::{Displays, Unknown};
-use crate::predict::versions::{Libvirt, PCI_DISPLAY, REGION_FAULT, REGION_FAULT_MENDED};
-use crate::predict::{About, Danger, predict};
+use crate::predict::versions::{Libvirt, PCI_DISPLAY};
+use crate::predict::{About, Danger, predict, words};
 use crate::screens::Found;
 
 impl Planner<'_, '_, '_> {
@@ -22,9 +22,10 @@ impl Planner<'_, '_, '_> {
                 match (display, self.policy.unknown) {
                     (Display::Known(interfaces), _) if interfaces.is_empty() => {
                         let reason = format!(
-                            "{} has no display{}: QEMU would refuse it with \"device doesn't support any (known) display method\"",
+                            "{} has no display{}: QEMU would refuse it with \"{}\"",
                             vgpu.id,
-                            how_known(vgpu)
+                            how_known(vgpu),
+                            words::NO_DISPLAY
                         );
                         self.set_display(place, false, reason);
                     }
@@ -112,16 +113,9 @@ impl Planner<'_, '_, '_> {
                 if !now.starts() {
                     continue;
                 }
-                let may_crash = then.dangers.iter().filter(worse).any(is_region_fault);
-                let (why, cure) = if shown && may_crash {
-                    (
-                        format!(
-                            "QEMU {} before {} may crash when it draws it",
-                            REGION_FAULT.since(),
-                            REGION_FAULT_MENDED.since()
-                        ),
-                        format!("QEMU {} or later", REGION_FAULT_MENDED.since()),
-                    )
+                let fault = then.dangers.iter().filter(worse).find_map(Danger::fault);
+                let (why, cure) = if let Some(fault) = fault.filter(|_| shown) {
+                    fault
                 } else {
                     (
                         "the domain's graphics can't show it as they are".to_owned(),
@@ -178,8 +172,4 @@ impl Planner<'_, '_, '_> {
             .collect();
         Wanted { devices }
     }
-}
-
-fn is_region_fault(danger: &Danger) -> bool {
-    matches!(danger, Danger::RegionFault { .. } | Danger::NoMmap { .. })
 }

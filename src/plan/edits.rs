@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::domain::{Domain, Graphics, GraphicsType, Hostdev, QEMU_NAMESPACE, numbered};
+use crate::domain::{Domain, Graphics, GraphicsType, Hostdev, QEMU_NAMESPACE, SpiceMode, numbered};
 use crate::names::DeviceId;
 use crate::plan::{Action, Change};
 use crate::properties;
@@ -71,8 +71,8 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
 
     fn action(&mut self, action: &Action) {
         match action {
-            Action::Display { device, on } => self.switch(*device, "display", *on),
-            Action::Ramfb { device, on } => self.switch(*device, "ramfb", *on),
+            Action::Display { device, on } => self.display(*device, *on),
+            Action::Ramfb { device, on } => self.ramfb(*device, *on),
             Action::Gl { graphics, on } => self.gl(*graphics, *on),
             Action::ListenNone { graphics } => self.listen_none(*graphics),
             Action::PeerToPeer => {
@@ -107,8 +107,8 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
         }
     }
 
-    /// `display` or `ramfb`: where `qemu:override` says it, there; else the attribute.
-    fn switch(&mut self, device: DeviceId, name: &str, on: bool) {
+    /// Where `qemu:override` says it, there; else the attribute.
+    fn display(&mut self, device: DeviceId, on: bool) {
         let Some(hostdev) = self.hostdev(device) else {
             return;
         };
@@ -117,25 +117,26 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
             .domain
             .properties
             .iter()
-            .rfind(|p| p.alias == hostdev.alias && p.name == name);
+            .rfind(|p| p.alias == hostdev.alias && p.name == "display");
+        let value = if on { "on" } else { "off" };
         let edit = match overridden {
             // Of the type that QEMU wants, whatever was said.
             Some(property) => {
-                let (kind, value) = match (name, on) {
-                    ("ramfb", true) => ("bool", "true"),
-                    ("ramfb", false) => ("bool", "false"),
-                    (_, true) => ("string", "on"),
-                    (_, false) => ("string", "off"),
-                };
                 self.edits
-                    .push(property.element.set_attribute("type", kind));
+                    .push(property.element.set_attribute("type", "string"));
                 property.element.set_attribute("value", value)
             }
-            None => hostdev
-                .element
-                .set_attribute(name, if on { "on" } else { "off" }),
+            None => hostdev.element.set_attribute("display", value),
         };
         self.edits.push(edit);
+    }
+
+    fn ramfb(&mut self, device: DeviceId, on: bool) {
+        let value = if on { "on" } else { "off" };
+        let edit = self
+            .hostdev(device)
+            .map(|hostdev| hostdev.element.set_attribute("ramfb", value));
+        self.edits.extend(edit);
     }
 
     fn gl(&mut self, kind: GraphicsType, on: bool) {
@@ -193,17 +194,13 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
             self.edits.push(element.remove_attribute(name));
         }
         // Without TLS there are no secure channels, and libvirt refuses to start with them.
-        if element.attribute("defaultMode").as_deref() == Some("secure") {
+        if graphics.settings.default_mode == SpiceMode::Secure {
             self.edits.push(element.remove_attribute("defaultMode"));
         }
-        let secure = |child: &Element<'_, '_>| {
-            child.name() == "channel" && child.attribute("mode").as_deref() == Some("secure")
-        };
+        let secure = graphics.secure_channels().map(|channel| channel.remove());
+        self.edits.extend(secure);
         let mut first = true;
         for child in element.children() {
-            if secure(&child) {
-                self.edits.push(child.remove());
-            }
             if child.name() != "listen" {
                 continue;
             }

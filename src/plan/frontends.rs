@@ -329,9 +329,10 @@ fn changes(screens: &Screens, then: &Screens, moves: &[Move]) -> Vec<Change> {
             ),
             Move::Remove(_) => {
                 let reason = match kind {
-                    GraphicsType::EglHeadless => {
+                    GraphicsType::EglHeadless if then.frontends.iter().any(|f| f.gl) => {
                         "another of the domain's graphics brings OpenGL, and QEMU takes one of these".into()
                     }
+                    GraphicsType::EglHeadless => "this QEMU does not have it, and no screen needs it".into(),
                     _ => format!(
                         "{kind} can't show the screen of {device}: QEMU would refuse to start, or end when it is chosen in the viewer"
                     ),

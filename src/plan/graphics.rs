@@ -9,6 +9,8 @@ use crate::plan::frontends::{self, Arrangement};
 use crate::plan::planner::{Planner, how_known};
 use crate::plan::{Action, Level, Note, Topic, words};
 use crate::policy::{Consent, Displays, EmulatedVideo};
+use crate::predict::versions::BLOB_WITH_VIRGL;
+use crate::predict::words::BLOB_AND_VIRGL;
 use crate::predict::{About, Outcome, Prediction, Refusal, predict};
 use crate::screens::{Found, Vgpu};
 
@@ -62,7 +64,8 @@ impl Planner<'_, '_, '_> {
     /// Graphics that can show what is switched on.
     pub(super) fn arrange_frontends(&mut self) {
         let wanted = self.wanted();
-        if !self.screens.vgpus.iter().any(|vgpu| vgpu.display) {
+        let shows = |vgpu: &Vgpu| vgpu.display && vgpu.is_pci;
+        if !self.screens.vgpus.iter().any(shows) {
             return;
         }
         let now = predict(&self.screens, self.abilities);
@@ -157,19 +160,29 @@ impl Planner<'_, '_, '_> {
         if lacks_node.is_some() && self.screens.vgpus.iter().any(is_dmabuf) {
             cures.push("a driver that makes a render node in /dev/dri (of NVIDIA's: nvidia-drm with modeset=1): this host has none, and OpenGL needs one".into());
         }
-        if self.screens.arguments.display.is_some() && !matches!(now.outcome, Outcome::Yes) {
+        if self.screens.arguments.display.is_some() && !now.starts() {
             cures.push("take -display or -nographic out of qemu:commandline: <graphics> says it to libvirt, which gives the guest what that needs".into());
+        }
+        if now
+            .refusal()
+            .is_some_and(|refusal| refusal.message == BLOB_AND_VIRGL)
+        {
+            let since = BLOB_WITH_VIRGL.since();
+            cures.push(format!(
+                "blob='off' or accel3d='no' on the video card, or QEMU {since} or later"
+            ));
         }
         let mut dark = self.screens.clone();
         dark.vgpus
             .iter_mut()
             .for_each(|vgpu| vgpu.set_display(false));
-        let is_for_display =
-            dark.arguments == Arguments::default() || predict(&dark, self.abilities).starts();
+        let is_of_device =
+            matches!(about, About::Device(_)) && dark.arguments == Arguments::default();
+        let is_for_display = is_of_device || predict(&dark, self.abilities).starts();
         let is_daemons = |refusal: &Refusal| refusal.message == DBUS_DAEMON_DIED;
-        if matches!(&now.outcome, Outcome::No(refusal) if is_daemons(refusal)) {
+        if now.refusal().is_some_and(is_daemons) {
             cures.push(ALLOW_DBUS_DAEMON.into());
-        } else if !matches!(now.outcome, Outcome::Yes) && is_for_display {
+        } else if !now.starts() && is_for_display {
             cures.push("display='off' on the hostdev: no screen from the device".into());
         }
         let topic = match now.outcome {

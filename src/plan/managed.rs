@@ -229,8 +229,8 @@ fn is_refused(prediction: &Prediction) -> bool {
 /// Takes away what hangs on a display.
 fn darken(vgpu: &mut Vgpu) {
     vgpu.set_display(false);
-    vgpu.ramfb = false;
-    for name in ["ramfb", "xres", "yres"] {
+    vgpu.set_ramfb(false);
+    for name in ["xres", "yres"] {
         vgpu.properties.remove(name);
     }
 }

@@ -1,16 +1,63 @@
 //! What goes with a display: ramfb for firmware and boot, the OpRegion for a guest's driver.
 
+use crate::names::DeviceId;
 use crate::plan::planner::{Planner, how_known};
 use crate::plan::{Action, Level};
 use crate::policy::BootDisplay;
-use crate::predict::About;
-use crate::predict::versions::{OPREGION_BY_DEFAULT, OVERRIDE, Qemu, reads_override};
+use crate::predict::versions::{Libvirt, OPREGION_BY_DEFAULT, OVERRIDE, Qemu, reads_override};
+use crate::predict::{About, words};
 use crate::screens::{Card, Vgpu};
 
 /// QEMU's name for handing on the OpRegion.
 const OPREGION: &str = "x-igd-opregion";
 
 impl Planner<'_, '_, '_> {
+    /// A ramfb that QEMU is told of and libvirt is not: the driver that libvirt chooses then has none.
+    pub(super) fn ramfb_of_another_driver(&mut self) {
+        let libvirts = Libvirt::possible(self.abilities);
+        for place in 0..self.screens.vgpus.len() {
+            let vgpu = &self.screens.vgpus[place];
+            let takes_ramfb = libvirts.iter().any(|l| l.takes_display(vgpu.id));
+            let reason = if vgpu.lacks_ramfb(takes_ramfb) {
+                format!(
+                    "QEMU refuses the property with \"{}\", as libvirt chooses the driver that has it by the attribute ramfb",
+                    words::RAMFB_NOT_FOUND
+                )
+            } else if vgpu.ramfb_mistyped {
+                let words = words::RAMFB_IS_A_SWITCH;
+                format!(
+                    "QEMU refuses the property with \"{words}\", and the attribute says the same"
+                )
+            } else {
+                continue;
+            };
+            let is_global = !vgpu.ramfb_asked
+                && !vgpu.set.contains_key("ramfb")
+                && !vgpu.properties.contains_key("ramfb");
+            if !vgpu.is_pci || is_global {
+                continue;
+            }
+            let (device, on) = (vgpu.id, vgpu.ramfb);
+            if on && !takes_ramfb {
+                // This libvirt has no such attribute for it.
+                let (name, value) = ("driver".to_owned(), "vfio-pci-nohotplug".to_owned());
+                let vgpu = &mut self.screens.vgpus[place];
+                vgpu.properties.insert(name.clone(), value.clone());
+                let action = Action::SetProperty {
+                    device,
+                    name,
+                    value,
+                };
+                self.change(action, reason);
+                continue;
+            }
+            if on {
+                self.remove_property(place, "driver", reason.clone());
+            }
+            self.set_ramfb(place, on, reason);
+        }
+    }
+
     /// At most one ramfb, with a display that is on, not beside a ramfb video.
     pub(super) fn ramfb_that_cannot_work(&mut self) {
         let mut taken = self.has_ramfb_video();
@@ -21,11 +68,15 @@ impl Planner<'_, '_, '_> {
                 continue;
             }
             if !vgpu.display {
-                self.set_ramfb(
-                    place,
-                    false,
-                    "ramfb needs display='on': QEMU refuses \"ramfb=on requires display=on\"",
+                let words = words::RAMFB_NEEDS_DISPLAY;
+                let reason = format!("ramfb needs display='on': QEMU refuses \"{words}\"");
+                self.set_ramfb(place, false, reason);
+            } else if !self.screens.has_fw_cfg_dma {
+                let words = words::RAMFB_NEEDS_FW_CFG;
+                let reason = format!(
+                    "the guest's machine can't have ramfb: QEMU refuses it with \"{words}\""
                 );
+                self.set_ramfb(place, false, reason);
             } else if taken {
                 let reason = if video {
                     "the domain has a video card of model ramfb, and a guest can have one ramfb only"
@@ -48,8 +99,11 @@ impl Planner<'_, '_, '_> {
     pub(super) fn ramfb_for_boot(&mut self) {
         let only = self.screens.cards.is_empty();
         let taken = self.screens.vgpus.iter().any(|vgpu| vgpu.ramfb);
-        if self.policy.boot_display == BootDisplay::Ramfb && only && !taken {
-            let shows = |vgpu: &Vgpu| vgpu.display && vgpu.is_pci;
+        let can = self.screens.has_fw_cfg_dma && !taken;
+        if self.policy.boot_display == BootDisplay::Ramfb && only && can {
+            let libvirts = Libvirt::possible(self.abilities);
+            let takes = |vgpu: &Vgpu| libvirts.iter().any(|l| l.takes_display(vgpu.id));
+            let shows = |vgpu: &Vgpu| vgpu.display && vgpu.is_pci && takes(vgpu);
             if let Some(place) = self.screens.vgpus.iter().position(shows) {
                 self.set_ramfb(place, true, "the vGPU is the guest's only screen: ramfb shows firmware and boot until the guest's driver takes over");
             }
@@ -67,20 +121,23 @@ impl Planner<'_, '_, '_> {
     }
 
     pub(super) fn opregion_that_is_not_there(&mut self) {
-        if self.opregion_by_default() == Some(true) {
-            return;
-        }
         for place in 0..self.screens.vgpus.len() {
             let vgpu = &self.screens.vgpus[place];
             let is_global =
                 !vgpu.set.contains_key(OPREGION) && !vgpu.properties.contains_key(OPREGION);
-            if is_global {
+            let is_asked = vgpu.is_pci && !is_global && vgpu.switch(OPREGION) == Some(true);
+            if !is_asked || vgpu.has_opregion() != Some(false) {
                 continue;
             }
-            if vgpu.has_opregion() == Some(false) && vgpu.switch(OPREGION) == Some(true) {
+            let possible = Qemu::possible(self.abilities);
+            let words = possible
+                .iter()
+                .find_map(|qemu| qemu.refuses_opregion(vgpu.id));
+            if let Some(words) = words {
                 let reason = format!(
-                    "{} has no OpRegion: QEMU before {} refuses it with \"Device does not supports IGD OpRegion feature\"",
+                    "{} has no OpRegion{}: QEMU before {} refuses it with \"{words}\"",
                     vgpu.id,
+                    how_known(vgpu),
                     OPREGION_BY_DEFAULT.since()
                 );
                 self.remove_property(place, OPREGION, reason);
@@ -133,6 +190,13 @@ impl Planner<'_, '_, '_> {
             let known = how_known(vgpu);
             match by_default {
                 Some(true) => {}
+                // Its screen goes to the GPU's own connector, or nowhere: only its owner knows.
+                _ if matches!(device, DeviceId::Pci(_)) => self.note(
+                    Level::Info,
+                    About::Device(device),
+                    format!("the guest is Windows, and the GPU has an OpRegion{known}, which QEMU before {} hands on only when told: a monitor on the GPU's own connector needs it, and a guest without one is better off without it", OPREGION_BY_DEFAULT.since()),
+                    &["x-igd-opregion=true in qemu:override, for a monitor on the GPU"],
+                ),
                 Some(false) if self.notes.iter().any(|note| note.text.contains(OPREGION)) => {}
                 Some(false) if reads_override(self.abilities) == Some(false) => self.note(
                     Level::Warn,

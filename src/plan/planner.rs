@@ -7,7 +7,7 @@ use crate::domain::{Domain, Hostdev};
 use crate::names::DeviceId;
 use crate::plan::{Action, Change, Level, Note, Plan, Topic};
 use crate::policy::{Consent, Displays, Policy};
-use crate::predict::{About, Outcome, Prediction, libvirt, predict};
+use crate::predict::{About, Prediction, libvirt, predict};
 use crate::screens::{Screens, Vgpu};
 
 /// Makes the plan for a domain with these screens.
@@ -25,6 +25,7 @@ pub fn plan(
         let left = std::mem::take(&mut planner.screens.dead_settings);
         planner.switch_off_what_cannot_work();
         planner.opregion_that_is_not_there();
+        planner.ramfb_of_another_driver();
         planner.ramfb_that_cannot_work();
         planner.take_out_emulated_video();
         planner.arrange_frontends();
@@ -60,7 +61,7 @@ fn settled(changes: Vec<Change>, screens: &Screens) -> Vec<Change> {
         let vgpu = |id: &DeviceId| screens.vgpus.iter().find(|vgpu| vgpu.id == *id);
         match action {
             Action::Display { device, on } => vgpu(device).is_some_and(|v| v.display == *on),
-            Action::Ramfb { device, on } => vgpu(device).is_some_and(|v| v.ramfb == *on),
+            Action::Ramfb { device, on } => vgpu(device).is_some_and(|v| v.ramfb_asked == *on),
             Action::RemoveProperty { device, name } => {
                 vgpu(device).is_some_and(|v| !v.properties.contains_key(name))
             }
@@ -104,7 +105,9 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
         }
     }
 
-    /// Takes the steps, if anything may be done, and keeps what they did, if it took nothing away.
+    /// Takes the steps, if anything may be done, and keeps what they did, if it took nothing away. What
+    /// becomes of a domain that is refused all the same is decided where the last round is made
+    /// ([`crate::fixup::fix`]).
     pub(super) fn finish(
         mut self,
         steps: impl FnOnce(&mut Self),
@@ -123,9 +126,8 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
         }
         let mut after = predict(&self.screens, self.abilities);
         // Nothing that works, or may work, is taken away.
-        let refused = |outcome: &Outcome| matches!(outcome, Outcome::No(_));
         if before.starts() && !after.starts()
-            || refused(&after.outcome) && !refused(&before.outcome)
+            || after.refusal().is_some() && before.refusal().is_none()
         {
             self.screens = screens.clone();
             self.changes.clear();
@@ -133,18 +135,47 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
             after = before.clone();
         }
         // A later step may have mended what an earlier one could not.
-        if after.starts() {
-            self.notes.retain(|note| note.topic != Topic::Start);
-        }
+        let is_settled = |note: &Note| {
+            note.topic == Topic::Start
+                && (after.starts() || note.level == Level::Fail && after.refusal().is_none())
+        };
+        self.notes.retain(|note| !is_settled(note));
         remarks(&mut self, &after);
+        let changes = settled(std::mem::take(&mut self.changes), &screens);
         Plan {
             before,
             devices: libvirt::devices(&screens),
-            changes: settled(self.changes, &screens),
+            changes: self.told(changes),
             notes: self.notes,
             after,
             screens: self.screens,
         }
+    }
+
+    /// The changes, with what else they bring into the XML.
+    fn told(&self, mut changes: Vec<Change>) -> Vec<Change> {
+        let mut named = Vec::new();
+        for change in &mut changes {
+            match &change.action {
+                Action::SetProperty { device, .. } if !named.contains(device) => {
+                    let mut hostdevs = self.domain.hostdevs.iter();
+                    let hostdev = hostdevs.find(|hostdev| hostdev.id == *device);
+                    if hostdev.is_some_and(|hostdev| !hostdev.has_user_alias()) {
+                        change.reason += "; qemu:override finds a device by its alias, so the hostdev gets one of its own";
+                    }
+                    named.push(*device);
+                }
+                Action::ListenNone { graphics } => {
+                    let mut all = self.domain.graphics.iter();
+                    let found = all.find(|other| other.kind == Some(*graphics));
+                    if found.is_some_and(|graphics| graphics.settings.wants_tls()) {
+                        change.reason += "; without a port there is no TLS, so what says that channels are secure goes, too";
+                    }
+                }
+                _ => {}
+            }
+        }
+        changes
     }
 
     pub(super) fn hostdev(&self, vgpu: &Vgpu) -> &'p Hostdev<'d, 'a> {
@@ -206,17 +237,23 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
         self.change(Action::Display { device, on }, reason);
     }
 
+    /// By the attribute alone: a property of `qemu:override` goes, as only the attribute has libvirt choose
+    /// the driver that has ramfb.
     pub(super) fn set_ramfb(&mut self, place: usize, on: bool, reason: impl Into<String>) {
         let reason = reason.into();
         self.take_settings_out(place, "ramfb", &reason);
         let vgpu = &mut self.screens.vgpus[place];
-        vgpu.ramfb = on;
-        match vgpu.properties.get_mut("ramfb") {
-            Some(value) => *value = if on { "true" } else { "false" }.into(),
-            None => vgpu.ramfb_asked = on,
-        }
         let device = vgpu.id;
-        self.change(Action::Ramfb { device, on }, reason);
+        let is_overridden = vgpu.properties.contains_key("ramfb");
+        let is_asked = vgpu.ramfb_asked;
+        vgpu.set_ramfb(on);
+        if is_overridden {
+            let name = "ramfb".to_owned();
+            self.change(Action::RemoveProperty { device, name }, reason.clone());
+        }
+        if is_asked != on || !is_overridden {
+            self.change(Action::Ramfb { device, on }, reason);
+        }
     }
 
     /// Forgets a property that this plan has only just put into `qemu:override`.

@@ -3,10 +3,8 @@
 use crate::names::DeviceId;
 use crate::plan::planner::Planner;
 use crate::plan::{Level, Note, Topic};
-use crate::predict::versions::{
-    Libvirt, OVERRIDE, PCI_DISPLAY, REGION_FAULT, REGION_FAULT_MENDED, reads_override,
-};
-use crate::predict::{About, Danger, HeadOf, Outcome, Prediction, Program};
+use crate::predict::versions::{Libvirt, OVERRIDE, PCI_DISPLAY, reads_override};
+use crate::predict::{About, Danger, HeadOf, Outcome, Prediction, Program, words};
 
 impl Planner<'_, '_, '_> {
     /// What is left to say of the result.
@@ -22,6 +20,11 @@ impl Planner<'_, '_, '_> {
                 let mut cures = Vec::new();
                 if refusal.by() == Program::Qemu && !self.screens.dead_settings.is_empty() {
                     cures.push("take the -set out of qemu:commandline: QEMU does not find devices that libvirt describes as JSON; qemu:override can set properties of theirs");
+                }
+                let concerned = |id: &DeviceId| refusal.about == About::Device(*id);
+                let mut others = self.screens.vgpus.iter().filter(|vgpu| !vgpu.is_pci);
+                if others.any(|vgpu| concerned(&vgpu.id) && vgpu.says_display) {
+                    cures.push("take the attribute display out of the hostdev: only model='vfio-pci' has it");
                 }
                 let text = format!(
                     "{} will refuse to start the domain: \"{}\"",
@@ -80,46 +83,39 @@ impl Planner<'_, '_, '_> {
                 );
             }
         }
+        for place in 0..self.screens.vgpus.len() {
+            let vgpu = &self.screens.vgpus[place];
+            let hostdev = self.hostdev(vgpu);
+            if matches!(vgpu.id, DeviceId::Mdev(_)) && hostdev.element.child("rom").is_some() {
+                self.note(
+                    Level::Warn,
+                    About::Device(vgpu.id),
+                    "libvirt drops the <rom> of a mediated device without a word",
+                    &["the properties romfile and rombar in qemu:override; AppArmor and SELinux must let QEMU read the file"],
+                );
+            }
+        }
         if !after.starts() {
             return;
         }
-        let ends: Vec<&HeadOf> = after
-            .dangers
-            .iter()
-            .filter_map(|danger| match danger {
-                Danger::ViewerEndsGuest { screen } => Some(screen),
-                Danger::RegionFault { .. } | Danger::NoMmap { .. } => None,
-            })
+        let dangers = after.dangers.iter();
+        let ends: Vec<&HeadOf> = dangers
+            .filter(|danger| danger.fault().is_none())
+            .map(Danger::screen)
             .collect();
         if let Some(last) = ends.last() {
             let screens: Vec<String> = ends.iter().map(ToString::to_string).collect();
             let text = format!(
-                "whoever chooses the screen of {} in a VNC viewer (Ctrl-Alt-1, Ctrl-Alt-2) ends the guest: QEMU exits with \"The console requires display DMABUF support.\" or the like",
-                screens.join(" or ")
+                "whoever chooses the screen of {} in a VNC viewer (Ctrl-Alt-1, Ctrl-Alt-2) ends the guest: QEMU exits with \"{}\" or the like",
+                screens.join(" or "),
+                words::CONSOLE_NEEDS_DMABUF
             );
             let cure = "spice with gl that listens on a socket or nowhere, and no VNC";
             self.note(Level::Warn, about(last), text, &[cure]);
         }
         for danger in &after.dangers {
-            if let Danger::NoMmap { screen } = danger {
-                self.note(
-                    Level::Warn,
-                    about(screen),
-                    "QEMU crashes when it first draws this device's screen, as x-no-mmap=on keeps it from mapping the screen's memory",
-                    &["take x-no-mmap=on out of the domain's -set, -global or qemu:override"],
-                );
-            }
-            if let Danger::RegionFault { screen } = danger {
-                self.note(
-                    Level::Warn,
-                    about(screen),
-                    format!(
-                        "QEMU {} before {} may crash when it draws this device's screen",
-                        REGION_FAULT.since(),
-                        REGION_FAULT_MENDED.since()
-                    ),
-                    &[&format!("QEMU {} or later", REGION_FAULT_MENDED.since())],
-                );
+            if let Some((text, cure)) = danger.fault() {
+                self.note(Level::Warn, about(danger.screen()), text, &[&cure]);
             }
         }
         for head in &after.heads {
@@ -136,6 +132,7 @@ impl Planner<'_, '_, '_> {
         let ramfb = self.screens.vgpus.iter().any(|vgpu| vgpu.ramfb);
         if self.screens.cards.is_empty()
             && !ramfb
+            && self.screens.has_fw_cfg_dma
             && let Some(Some(head)) = after.heads.first().map(|head| match head.of {
                 HeadOf::Device(id) => Some(id),
                 HeadOf::Card(_) => None,

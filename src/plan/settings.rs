@@ -8,12 +8,15 @@ use crate::arguments::Setting;
 use crate::names::DeviceId;
 use crate::plan::planner::Planner;
 use crate::plan::{Action, Level};
-use crate::predict::About;
 use crate::predict::versions::{DEVICE_JSON_HOTPLUG, Libvirt, OVERRIDE, reads_override};
+use crate::predict::{About, words};
 use crate::properties;
 
 /// Why something is carried over.
 const WHY: &str = "-set said so, and QEMU does not take that any more";
+
+/// Measured with AppArmor on Debian 13: "failed to find romfile" for a file in /opt.
+const ROM_FILE: &str = "-set said so, and QEMU does not take that any more; a file that AppArmor or SELinux hides from QEMU is refused with \"failed to find romfile\"";
 
 impl Planner<'_, '_, '_> {
     /// Carries over the settings of the domain's vfio devices; others stay.
@@ -45,9 +48,9 @@ impl Planner<'_, '_, '_> {
             if !self.carry_over(place, setting) {
                 continue;
             }
-            let id = &setting.id;
             let reason = format!(
-                "QEMU refuses it with \"there is no device \"{id}\" defined\", as libvirt describes devices in JSON"
+                "QEMU refuses it with \"{}\", as libvirt describes devices in JSON",
+                words::filled(words::NO_SUCH_DEVICE, &setting.id)
             );
             for Setting { text, .. } in same {
                 if gone.insert(text.clone()) {
@@ -166,6 +169,8 @@ impl Planner<'_, '_, '_> {
         }
         let value = properties::overriding(name, value);
         vgpu.properties.insert(name.into(), value.clone());
+        // libvirt drops the <rom> of a mediated device.
+        let why = if name == "romfile" { ROM_FILE } else { WHY };
         let name = name.into();
         self.change(
             Action::SetProperty {
@@ -173,7 +178,7 @@ impl Planner<'_, '_, '_> {
                 name,
                 value,
             },
-            WHY,
+            why,
         );
         true
     }

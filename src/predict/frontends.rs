@@ -9,7 +9,7 @@
 use crate::arguments::Local;
 use crate::domain::GraphicsType;
 use crate::predict::versions::{Libvirt, Qemu};
-use crate::predict::{About, Danger, Head, HeadOf, Refusal, Shown, Stage};
+use crate::predict::{About, Danger, Head, HeadOf, Refusal, Shown, Stage, words};
 use crate::screens::{Frontend, Screens};
 
 /// A screen as QEMU's console layer sees it.
@@ -56,7 +56,7 @@ struct Row {
     dmabuf: bool,
     /// A "no" ends QEMU.
     fatal: bool,
-    /// The "no" was the same in every version that was measured.
+    /// The "no" was the same in every version that was read.
     always: bool,
 }
 
@@ -91,7 +91,8 @@ fn rows(screens: &Screens, libvirt: &Libvirt, qemu: &Qemu) -> Vec<Row> {
                 _ => true,
             },
             fatal: true,
-            always: kind == GraphicsType::EglHeadless,
+            // sdl and gtk may take a dmabuf one day; the others refuse what they refused at first.
+            always: !asks,
         }
     });
     // One that listens nowhere binds itself, too (ui/vnc.c, `vnc_display_open`).
@@ -136,15 +137,13 @@ impl Row {
             && owner != self.kind
         {
             let name = self.name;
-            return Some(format!(
-                "Display {name} is incompatible with the GL context"
-            ));
+            return Some(words::filled(words::CONTEXT_UNFIT, name));
         }
         if console.gl && context == Context::None {
-            return Some("The console requires a GL context.".into());
+            return Some(words::CONSOLE_NEEDS_CONTEXT.into());
         }
         if console.dmabuf && !self.dmabuf {
-            return Some("The console requires display DMABUF support.".into());
+            return Some(words::CONSOLE_NEEDS_DMABUF.into());
         }
         None
     }
@@ -175,8 +174,7 @@ fn bind(rows: &[Row], consoles: &[Console]) -> Bound {
                 if *context == Context::None {
                     *context = row.brings;
                 } else {
-                    let text = "The console already has an OpenGL context.";
-                    no = Some((text.to_owned(), true));
+                    no = Some((words::CONTEXT_TWICE.to_owned(), true));
                 }
             }
             let no = no.or_else(|| Some((row.incompatible(console, *context)?, row.always)));
@@ -291,15 +289,23 @@ pub(super) fn dangers(
                 screen: console.of.clone(),
             });
         }
+        let screen = || console.of.clone();
+        let is_device = matches!(console.of, HeadOf::Device(_));
         if console.no_mmap {
-            dangers.push(Danger::NoMmap {
-                screen: console.of.clone(),
-            });
+            dangers.push(Danger::NoMmap { screen: screen() });
         }
-        if qemu.region_fault && matches!(console.of, HeadOf::Device(_)) && !console.dmabuf {
-            dangers.push(Danger::RegionFault {
-                screen: console.of.clone(),
-            });
+        if qemu.region_fault && is_device && !console.dmabuf {
+            dangers.push(Danger::RegionFault { screen: screen() });
+        }
+        if qemu.dmabuf_without_size && is_device && console.dmabuf {
+            dangers.push(Danger::StaysBlack { screen: screen() });
+        }
+        // What has handed something over with OpenGL takes it back at a reset.
+        if qemu.reset_ends_guest
+            && console.gl
+            && contexts[place] == Context::Own(GraphicsType::Spice)
+        {
+            dangers.push(Danger::ResetEndsGuest { screen: screen() });
         }
     }
     dangers

@@ -33,8 +33,6 @@ struct Rule<T> {
     until: &'static [u32],
     /// What libvirt says; `{}` is what `broken` found.
     words: &'static str,
-    /// Whether another QEMU or another setting of the host's would pass.
-    host: bool,
     /// Whether a plan may change what breaks it.
     repair: bool,
     /// What stands for `{}`, if the rule is broken.
@@ -57,7 +55,6 @@ impl<T> Rule<T> {
             since: &[],
             until: &[],
             words,
-            host: false,
             repair: false,
             broken,
         }
@@ -85,11 +82,6 @@ impl<T> Rule<T> {
         self
     }
 
-    const fn of_host(mut self) -> Self {
-        self.host = true;
-        self
-    }
-
     const fn repairable(mut self) -> Self {
         self.repair = true;
         self
@@ -105,7 +97,7 @@ impl<T> Rule<T> {
                 stage: self.stage,
                 about,
                 message: self.words.replacen("{}", &found, 1),
-                always: !self.host && self.since.is_empty() && self.until.is_empty(),
+                always: self.since.is_empty() && self.until.is_empty(),
             },
             repair: self.repair,
         })
@@ -429,23 +421,19 @@ const GRAPHICS: [OfGraphics; 16] = [
             has_none.then(|| frontend.kind.to_string())
         },
     )
-    .of_host()
     .repairable(),
+    // Of dbus, egl-headless and sdl libvirt knows only whether they were built
+    // (`virQEMUCapsFillDomainDeviceGraphicsCaps`), so QEMU says that their module is not installed.
     OfGraphics::define(
         "{} graphics are not supported with this QEMU",
         |world, frontend| {
             let kind = frontend.kind;
-            // qemu-rdp looks at a dbus display (`virQEMUCapsFillDomainDeviceGraphicsCaps`).
-            let needed = match kind {
-                GraphicsType::Rdp => "dbus",
-                _ => kind.word(),
-            };
-            let lacks = world.abilities.has(needed) == Some(false)
+            let is_asked = matches!(kind, GraphicsType::Vnc | GraphicsType::Spice);
+            let lacks = is_asked && world.abilities.has(kind.word()) == Some(false)
                 || kind == GraphicsType::Rdp && !world.libvirt.rdp;
             lacks.then(|| kind.to_string())
         },
     )
-    .of_host()
     .repairable(),
     OfGraphics::define(
         "graphics type 'egl-headless' is only supported with one of: 'vnc', 'spice' graphics types",
@@ -474,8 +462,7 @@ const GRAPHICS: [OfGraphics; 16] = [
             let is_tls = is_kind(frontend, GraphicsType::Spice) && is_on_tcp(frontend);
             if_so(is_tls && frontend.settings.tls_port > 0 && !world.tls)
         },
-    )
-    .of_host(),
+    ),
     Rule::define(
         "This QEMU doesn't support spice OpenGL",
         |world, frontend| {
@@ -483,7 +470,6 @@ const GRAPHICS: [OfGraphics; 16] = [
             if_so(lacks && is_kind(frontend, GraphicsType::Spice) && frontend.gl)
         },
     )
-    .of_host()
     .repairable(),
     Rule::define(
         "VNC password is {} characters long, only 8 permitted",
@@ -578,7 +564,6 @@ const RENDER_NODE: [OfGraphics; 1] = [OfGraphics::start("{}", |world, frontend| 
         .and_then(RenderNodes::refusal)?;
     looks.then(|| message.to_owned())
 })
-.of_host()
 .repairable()];
 
 /// What libvirt says where a TLS port is to be found and qemu.conf has no TLS.
@@ -593,14 +578,12 @@ const PORTS: [OfGraphics; 1] = [OfGraphics::start(NO_TLS_PORT, |world, frontend|
         || settings.tls_port == -1;
     let is_spice = is_kind(frontend, GraphicsType::Spice) && is_on_tcp(frontend);
     if_so(is_spice && wants && !world.tls)
-})
-.of_host()];
+})];
 
 /// For each graphics, as libvirt starts their daemons (src/qemu/qemu_dbus.c, `qemuDBusStart`).
 const DAEMON: [OfGraphics; 1] = [OfGraphics::start(DBUS_DAEMON_DIED, |world, frontend| {
     if_so(frontend.daemon && world.abilities.dbus_daemon_denied == Some(true))
 })
-.of_host()
 .repairable()];
 
 /// Before the command line is built (src/qemu/qemu_command.c, `qemuBuildCommandLineValidate`).

@@ -8,12 +8,14 @@
 //!
 //! Where something is not known (a version, the display of a device), every possibility is tried.
 //! If all end alike, that is the answer; if not, the answer is a doubt, never a guess. A doubt at
-//! one stage does not soften a certain refusal of an earlier one: a start never gets that far.
+//! one stage does not soften a certain refusal of an earlier one: a start never gets that far. What
+//! holds of versions newer than those that were read is in [`versions`].
 
 mod frontends;
 pub mod libvirt;
 pub mod qemu;
 pub mod versions;
+pub mod words;
 
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
@@ -22,7 +24,7 @@ use crate::abilities::Abilities;
 use crate::domain::GraphicsType;
 use crate::names::DeviceId;
 use crate::screens::{Found, Screens};
-use versions::{Libvirt, Qemu};
+use versions::{Libvirt, Qemu, not_reviewed};
 
 /// Who refuses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -140,7 +142,8 @@ pub struct Refusal {
     pub about: About,
     /// In the words of libvirt or QEMU.
     pub message: String,
-    /// Whether no version of QEMU or libvirt would take it.
+    /// Whether this depends on no version of QEMU or libvirt: all that were read refuse it. What the
+    /// host's own QEMU lacks is as certain.
     pub always: bool,
 }
 
@@ -240,11 +243,69 @@ pub enum Danger {
         /// Whose screen.
         screen: HeadOf,
     },
-    /// QEMU may crash when the screen is first drawn ([`versions::Qemu::region_fault`]).
+    /// QEMU may crash when the screen is first drawn ([`versions::REGION_FAULT`]).
     RegionFault {
         /// Whose screen.
         screen: HeadOf,
     },
+    /// The screen may stay black, above all after ramfb ([`versions::DMABUF_WITHOUT_SIZE`]).
+    StaysBlack {
+        /// Whose screen.
+        screen: HeadOf,
+    },
+    /// A reset of the guest may end QEMU ([`versions::RESET_ENDS_GUEST`]).
+    ResetEndsGuest {
+        /// Whose screen.
+        screen: HeadOf,
+    },
+}
+
+impl Danger {
+    /// Whose screen.
+    #[must_use]
+    pub fn screen(&self) -> &HeadOf {
+        match self {
+            Danger::ViewerEndsGuest { screen }
+            | Danger::NoMmap { screen }
+            | Danger::RegionFault { screen }
+            | Danger::StaysBlack { screen }
+            | Danger::ResetEndsGuest { screen } => screen,
+        }
+    }
+
+    /// A fault of QEMU's in words, and what helps; `None`: it is no fault.
+    #[must_use]
+    pub fn fault(&self) -> Option<(String, String)> {
+        let (from, mended, what) = match self {
+            Danger::ViewerEndsGuest { .. } => return None,
+            Danger::NoMmap { .. } => {
+                return Some((
+                    "QEMU crashes when it first draws this device's screen, as x-no-mmap=on keeps it from mapping the screen's memory".into(),
+                    "take x-no-mmap=on out of the domain's -set, -global or qemu:override".into(),
+                ));
+            }
+            Danger::RegionFault { .. } => (
+                versions::REGION_FAULT,
+                versions::REGION_FAULT_MENDED,
+                "may crash when it draws this device's screen",
+            ),
+            Danger::StaysBlack { .. } => (
+                versions::DMABUF_WITHOUT_SIZE,
+                versions::DMABUF_WITHOUT_SIZE_MENDED,
+                "may leave this device's screen black, above all after ramfb",
+            ),
+            Danger::ResetEndsGuest { .. } => (
+                versions::RESET_ENDS_GUEST,
+                versions::RESET_ENDS_GUEST_MENDED,
+                "ends when the guest is reset, if spice has OpenGL and was built before spice-server 0.15.3",
+            ),
+        };
+        let mended = mended.since();
+        Some((
+            format!("QEMU {} before {mended} {what}", from.since()),
+            format!("QEMU {mended} or later"),
+        ))
+    }
 }
 
 /// A prediction.
@@ -264,6 +325,15 @@ impl Prediction {
     #[must_use]
     pub fn starts(&self) -> bool {
         self.outcome == Outcome::Yes
+    }
+
+    /// The refusal, if it is certain.
+    #[must_use]
+    pub fn refusal(&self) -> Option<&Refusal> {
+        match &self.outcome {
+            Outcome::No(refusal) => Some(refusal),
+            Outcome::Yes | Outcome::Doubt { .. } => None,
+        }
     }
 
     /// The head of a device.
@@ -355,9 +425,16 @@ pub fn predict(screens: &Screens, abilities: &Abilities) -> Prediction {
     // QEMU finds no device for a dead -set before it looks at anything else.
     let is_certain =
         unread.is_empty() || refusals.iter().all(before_qemu) || !screens.dead_settings.is_empty();
+    // A version that has dropped what not every version refuses would come to what all refuse.
+    let not_reviewed = refusals
+        .chunks(refusals.len() / alike.len())
+        .filter(|world| !world.iter().flatten().any(|refusal| refusal.always))
+        .flatten()
+        .flatten()
+        .find_map(|refusal| not_reviewed(refusal, abilities));
     prediction.outcome = match refusal {
         None if unread.is_empty() => Outcome::Yes,
-        Some(refusal) if all && is_certain => {
+        Some(refusal) if all && is_certain && not_reviewed.is_none() => {
             prediction.heads.clear();
             prediction.dangers.clear();
             Outcome::No(refusal)
@@ -372,7 +449,9 @@ pub fn predict(screens: &Screens, abilities: &Abilities) -> Prediction {
             because: arguments(screens),
         },
         Some(refusal) => Outcome::Doubt {
-            because: if unread.is_empty() {
+            because: if let Some(why) = not_reviewed.filter(|_| all && is_certain) {
+                why
+            } else if unread.is_empty() {
                 because(screens, abilities, &unsure)
             } else {
                 arguments(screens)

@@ -6,10 +6,10 @@
 
 use crate::abilities::Abilities;
 use crate::arguments::{Device, Local, Setting};
-use crate::domain::{GraphicsType, Reach};
+use crate::domain::{GraphicsType, Reach, Switch};
 use crate::predict::frontends::{self, Console, libvirts_local, local, of_kind};
 use crate::predict::versions::{Libvirt, Qemu};
-use crate::predict::{About, Danger, Head, HeadOf, Refusal, Stage};
+use crate::predict::{About, Danger, Head, HeadOf, Refusal, Stage, words};
 use crate::screens::{Card, Found, Screens, Vgpu};
 
 fn consoles(screens: &Screens, found: &[Found], libvirt: &Libvirt) -> Vec<Console> {
@@ -48,10 +48,6 @@ fn shows(vgpu: &Vgpu, libvirt: &Libvirt) -> bool {
         && (libvirt.takes_display(vgpu.id) || vgpu.said("display").is_some())
 }
 
-fn has_ramfb(vgpu: &Vgpu, libvirt: &Libvirt) -> bool {
-    vgpu.is_pci && vgpu.ramfb && (libvirt.takes_display(vgpu.id) || vgpu.said("ramfb").is_some())
-}
-
 /// Why QEMU would refuse to start.
 #[must_use]
 pub fn refusal(
@@ -71,12 +67,27 @@ pub fn refusal(
     // -set is looked up among the -device options before any of them is made.
     if let Some(setting) = screens.dead_settings.first() {
         let message = match Setting::read(setting) {
-            Some(Setting { id, .. }) => format!("there is no device \"{id}\" defined"),
+            Some(Setting { id, .. }) => words::filled(words::NO_SUCH_DEVICE, &id),
             None => format!("can't parse: \"{setting}\""),
         };
         return refuse(About::Domain, message, false);
     }
-    if let Some(message) = early_display(screens, abilities, qemu) {
+    // libvirt knows only what was built, and a module may not be installed (measured on Debian 13). It knows
+    // nothing of gtk.
+    let local = local(screens);
+    if let Some((kind, _)) = local.filter(|(kind, _)| *kind != GraphicsType::Gtk)
+        && abilities.has(kind.word()) == Some(false)
+    {
+        let is_own = screens.arguments.display.is_some();
+        let about = if is_own {
+            About::Domain
+        } else {
+            About::Graphics(kind)
+        };
+        let message = words::filled(words::DISPLAY_NOT_AVAILABLE, kind.word());
+        return refuse(about, message, true);
+    }
+    if let Some(message) = early_display(screens, qemu) {
         return refuse(About::Domain, message, false);
     }
     let spice = of_kind(screens, GraphicsType::Spice);
@@ -87,13 +98,12 @@ pub fn refusal(
     {
         return refuse(
             About::Graphics(GraphicsType::Spice),
-            "SPICE GL support is local-only for now and incompatible with -spice port/tls-port"
-                .into(),
+            words::SPICE_GL_LOCAL_ONLY.into(),
             false,
         );
     }
-    let has_gl = |local: Option<(GraphicsType, bool)>| local.is_some_and(|(_, gl)| gl);
-    let opengl = has_gl(local(screens)) || spice.is_some_and(|spice| spice.gl);
+    let has_gl = local.is_some_and(|(_, gl)| gl);
+    let opengl = has_gl || spice.is_some_and(|spice| spice.gl);
     let slot = screens.slot_taken.as_ref();
     let own_device = |json| {
         let lacks = |device: &Device| screens.lacks_its_node(device) == Some(true);
@@ -107,7 +117,7 @@ pub fn refusal(
     // Those in option syntax come before libvirt's.
     own_device(false)
         .or_else(|| refuse(About::Domain, slot?.clone(), false))
-        .or_else(|| device(screens, found, libvirt, qemu, opengl))
+        .or_else(|| device(screens, found, (libvirt, qemu), opengl))
         .or_else(|| own_device(true))
         .or_else(|| refuse(About::Domain, late_display(screens, qemu)?, false))
         .or_else(|| {
@@ -118,14 +128,9 @@ pub fn refusal(
 
 /// How a local display of the user's own fails before there are devices (system/vl.c,
 /// `qemu_create_early_backends`).
-fn early_display(screens: &Screens, abilities: &Abilities, qemu: &Qemu) -> Option<String> {
+fn early_display(screens: &Screens, qemu: &Qemu) -> Option<String> {
     let own = screens.arguments.display.as_ref()?;
     let name = own.kind.word()?;
-    // libvirt, which is asked, knows nothing of the others.
-    let is_known = matches!(own.kind, Local::EglHeadless | Local::Dbus | Local::Sdl);
-    if is_known && abilities.has(name) == Some(false) {
-        return Some(format!("Display '{name}' is not available."));
-    }
     match own.kind {
         Local::EglHeadless | Local::Dbus => {
             return no_render_node(screens).filter(|_| qemu.egl_before_devices);
@@ -143,9 +148,9 @@ fn early_display(screens: &Screens, abilities: &Abilities, qemu: &Qemu) -> Optio
     };
     gl.then(|| {
         if qemu.no_opengl_names_display {
-            format!("OpenGL is not supported by display backend '{name}'")
+            words::filled(words::NO_OPENGL_IN_BACKEND, name)
         } else {
-            "OpenGL is not supported by the display".into()
+            words::NO_OPENGL_IN_DISPLAY.into()
         }
     })
 }
@@ -172,125 +177,129 @@ fn no_render_node(screens: &Screens) -> Option<String> {
 fn device(
     screens: &Screens,
     found: &[Found],
-    libvirt: &Libvirt,
-    qemu: &Qemu,
+    (libvirt, qemu): (&Libvirt, &Qemu),
     opengl: bool,
 ) -> Option<Refusal> {
+    let refuse = |about, message: String, always| {
+        Some(Refusal {
+            stage: Stage::Qemu,
+            about,
+            message,
+            always,
+        })
+    };
     // hw/display/qxl.c, qxl_realize_primary
     let is_qxl = |card: &Card| card.model.as_deref() == Some("qxl");
     if !screens.cards_before.is_empty() && screens.cards.first().is_some_and(is_qxl) {
         let message =
             "primary qxl-vga device must be console 0 (first display device on the command line)";
-        return Some(Refusal {
-            stage: Stage::Qemu,
-            about: About::Domain,
-            message: message.into(),
-            always: false,
-        });
+        return refuse(About::Domain, message.into(), false);
     }
-    let before = screens.cards_before.iter().chain(&screens.cards);
-    for card in before.chain(&screens.cards_after) {
-        if card.gl && !opengl {
-            return Some(Refusal {
-                stage: Stage::Qemu,
-                about: About::Domain,
-                message: qemu.no_opengl.into(),
-                always: true,
-            });
+    let before = || screens.cards_before.iter().chain(&screens.cards);
+    for card in before().chain(&screens.cards_after).filter(|card| card.gl) {
+        if !opengl {
+            return refuse(About::Domain, qemu.no_opengl.into(), true);
+        }
+        if card.settings.blob == Some(Switch::On) && !qemu.blob_with_virgl {
+            return refuse(About::Domain, words::BLOB_AND_VIRGL.into(), false);
         }
     }
     let is_ramfb = |card: &Card| card.model.as_deref() == Some("ramfb");
-    let mut cards = screens.cards_before.iter().chain(&screens.cards);
-    let mut ramfb = cards.any(is_ramfb);
-    let mut opregion = false;
-    for (vgpu, found) in screens.vgpus.iter().zip(found) {
-        let refuse = |message: &str, always| {
-            Some(Refusal {
-                stage: Stage::Qemu,
-                about: About::Device(vgpu.id),
-                message: message.into(),
-                always,
-            })
-        };
-        if !vgpu.is_pci {
-            continue;
-        }
-        let on = shows(vgpu, libvirt);
-        // The property is vfio-pci-nohotplug's (hw/vfio/pci.c).
-        if vgpu.driver() == "vfio-pci" {
-            if vgpu.set.contains_key("ramfb") {
-                return refuse("Property 'vfio-pci.ramfb' not found", true);
-            }
-            if let Some(value) = vgpu.globals.get("ramfb") {
-                let message = format!(
-                    "can't apply global vfio-pci.ramfb={value}: Property 'vfio-pci.ramfb' not found"
-                );
-                return refuse(&message, true);
-            }
-        }
-        // hw/vfio/pci.c, vfio_realize
-        if has_ramfb(vgpu, libvirt) && !on {
-            return refuse("ramfb=on requires display=on", true);
-        }
-        let modes = ["xres", "yres"];
-        let is_set = |value: &str| value != "0";
-        let has_modes = modes.iter().any(|p| vgpu.said(p).is_some_and(is_set));
-        if has_modes && !on {
-            return refuse("xres and yres properties require display=on", true);
-        }
-        // hw/vfio/igd.c: asked for, and the region is not there
-        if vgpu.switch("x-igd-opregion") == Some(true)
-            && vgpu.has_opregion() == Some(false)
-            && !qemu.opregion_by_default
-        {
-            return refuse("Device does not supports IGD OpRegion feature", false);
-        }
-        // hw/nvram/fw_cfg.c takes each file once.
-        if vgpu
-            .switch("x-igd-opregion")
-            .unwrap_or(qemu.opregion_by_default)
-            && vgpu.has_opregion() == Some(true)
-        {
-            if opregion {
-                return refuse("duplicate fw_cfg file name: etc/igd-opregion", true);
-            }
-            opregion = true;
-        }
-        if !on {
-            continue;
-        }
-        match found {
-            Found::Nothing => {
-                return refuse("device doesn't support any (known) display method", true);
-            }
-            Found::Dmabuf if !opengl => {
-                return refuse("vfio-display-dmabuf: opengl not available", true);
-            }
-            Found::Region if has_modes => {
-                return refuse("xres and yres properties need edid support", true);
-            }
-            Found::Dmabuf if has_modes && vgpu.has_edid() == Some(false) => {
-                return refuse("xres and yres properties need edid support", true);
-            }
-            Found::Dmabuf | Found::Region => {}
-        }
-        if has_ramfb(vgpu, libvirt) {
-            if ramfb {
-                return refuse(
-                    "duplicate fw_cfg file name: vgaroms/vgabios-ramfb.bin",
-                    true,
-                );
-            }
-            ramfb = true;
-        }
+    let mut once = Once {
+        ramfb: before().any(is_ramfb),
+        opregion: false,
+    };
+    let mut vgpus = screens.vgpus.iter().zip(found);
+    vgpus
+        .find_map(|(vgpu, found)| {
+            let (words, always) =
+                vfio_device(screens, vgpu, *found, (libvirt, qemu), opengl, &mut once)?;
+            refuse(About::Device(vgpu.id), words, always)
+        })
+        .or_else(|| {
+            let is_twice = once.ramfb && screens.cards_after.iter().any(is_ramfb);
+            refuse(About::Domain, words::RAMFB_TWICE.into(), false).filter(|_| is_twice)
+        })
+}
+
+/// What a guest can have once.
+struct Once {
+    ramfb: bool,
+    opregion: bool,
+}
+
+/// The words by which a vfio device can't be made, and whether they are said by every version. Its
+/// properties are set first; then it is realized (hw/vfio/pci.c, `vfio_realize`), in this order.
+fn vfio_device(
+    screens: &Screens,
+    vgpu: &Vgpu,
+    found: Found,
+    (libvirt, qemu): (&Libvirt, &Qemu),
+    opengl: bool,
+    once: &mut Once,
+) -> Option<(String, bool)> {
+    let say = |words: &str, always| Some((words.to_owned(), always));
+    if !vgpu.is_pci {
+        // libvirt hands the attribute on to devices that have no such property.
+        let has_none = matches!(vgpu.model.as_str(), "vfio-ap" | "vfio-ccw");
+        let property = format!("{}.display", vgpu.model);
+        let words = words::filled(words::PROPERTY_NOT_FOUND, &property);
+        return (has_none && vgpu.says_display).then_some((words, true));
     }
-    if ramfb && screens.cards_after.iter().any(is_ramfb) {
-        return Some(Refusal {
-            stage: Stage::Qemu,
-            about: About::Domain,
-            message: "duplicate fw_cfg file name: vgaroms/vgabios-ramfb.bin".into(),
-            always: false,
-        });
+    let takes_ramfb = libvirt.takes_display(vgpu.id);
+    if vgpu.lacks_ramfb(takes_ramfb) {
+        // Those of -global come first (hw/core/qdev.c, `device_post_init`).
+        return match vgpu.globals.get("ramfb") {
+            Some(value) => {
+                let global = format!("can't apply global vfio-pci.ramfb={value}: ");
+                Some((global + words::RAMFB_NOT_FOUND, true))
+            }
+            None => say(words::RAMFB_NOT_FOUND, true),
+        };
+    }
+    if vgpu.ramfb_mistyped {
+        return say(words::RAMFB_IS_A_SWITCH, false);
+    }
+    // hw/vfio/igd.c: asked for, and the region is not there
+    let opregion = vgpu.switch("x-igd-opregion");
+    if opregion == Some(true)
+        && vgpu.has_opregion() == Some(false)
+        && let Some(words) = qemu.refuses_opregion(vgpu.id)
+    {
+        return say(words, false);
+    }
+    // hw/nvram/fw_cfg.c takes each file once.
+    if opregion.unwrap_or(qemu.opregion_by_default)
+        && vgpu.has_opregion() == Some(true)
+        && std::mem::replace(&mut once.opregion, true)
+    {
+        return say(words::OPREGION_TWICE, true);
+    }
+    let on = shows(vgpu, libvirt);
+    let ramfb = vgpu.says_ramfb(takes_ramfb) && vgpu.ramfb;
+    if on && found == Found::Nothing {
+        return say(words::NO_DISPLAY, true);
+    }
+    if on && found == Found::Dmabuf && !opengl {
+        return say(words::DMABUF_NEEDS_OPENGL, true);
+    }
+    if on && ramfb && !screens.has_fw_cfg_dma {
+        return say(words::RAMFB_NEEDS_FW_CFG, true);
+    }
+    if on && ramfb && std::mem::replace(&mut once.ramfb, true) {
+        return say(words::RAMFB_TWICE, true);
+    }
+    if ramfb && !on {
+        return say(words::RAMFB_NEEDS_DISPLAY, true);
+    }
+    let is_set = |name| vgpu.said(name).is_some_and(|value| value != "0");
+    if is_set("xres") || is_set("yres") {
+        if !on {
+            return say(words::MODES_NEED_DISPLAY, true);
+        }
+        if found == Found::Region || vgpu.has_edid() == Some(false) {
+            return say(words::MODES_NEED_EDID, true);
+        }
     }
     None
 }

@@ -1,40 +1,74 @@
-//! What differs between versions of QEMU and libvirt, each with the commit that changed it.
+//! What differs between versions of QEMU and libvirt, each with the commit or the release notes that
+//! say where it changed. Whoever needs one of these limits, to decide or to name it, asks here.
 //!
-//! A limit that is known only to lie between two versions leaves those between in doubt: both
-//! possibilities are tried.
+//! **Versions that nobody has read.** The table ends with [`LAST_QEMU`] and [`LAST_LIBVIRT`]. A newer
+//! version may have dropped a refusal, as versions before it did: its refusals are a doubt
+//! ([`not_reviewed`]), unless every version refuses ([`Refusal::always`]). A start stays a start. Both
+//! programs keep what they once took, with one exception so far ([`VNC_BINDS`]), and nothing is changed
+//! unasked that was not tried. A version that is not known counts as newer, too.
 //!
-//! Whoever needs one of these limits, to decide or to name it, asks here.
+//! Whoever has read a newer version (docs/qemu-and-libvirt.md says what to look at) raises the constant.
 
 use crate::abilities::Abilities;
 use crate::names::DeviceId;
+use crate::predict::{Program, Refusal, words};
 use crate::version::Version;
 
-/// When something changed.
-pub struct Change {
-    /// The last version known to be without it.
-    without: &'static [u32],
-    /// The first version known to have it; the same as the one after `without` where the commit
-    /// is known.
-    with: &'static [u32],
+/// The newest series of QEMU whose rules are known. 11.1.3 was read and measured; stable releases of a
+/// series bring no new rules.
+pub const LAST_QEMU: [u32; 2] = [11, 1];
+
+/// The newest series of libvirt whose rules are known. 12.8.0 was read and measured.
+pub const LAST_LIBVIRT: [u32; 2] = [12, 8];
+
+/// Whether nobody has read this version: that it is newer than the last one that was read, in words.
+#[must_use]
+pub fn newer(program: Program, version: &Version) -> Option<String> {
+    let [major, minor] = match program {
+        Program::Qemu => LAST_QEMU,
+        Program::Libvirt => LAST_LIBVIRT,
+    };
+    (*version > Version::of(&[major, minor, u32::MAX])).then(|| {
+        let name = program.word();
+        format!(
+            "{name} {version} is newer than {major}.{minor}, the last version whose rules are known"
+        )
+    })
 }
 
+/// Why a refusal is not certain: it comes of a rule that the host's version, which nobody has read, may
+/// have dropped. `None`: it is certain.
+#[must_use]
+pub fn not_reviewed(refusal: &Refusal, abilities: &Abilities) -> Option<String> {
+    if refusal.always {
+        return None;
+    }
+    let program = refusal.by();
+    let version = match program {
+        Program::Qemu => &abilities.qemu,
+        Program::Libvirt => &abilities.libvirt,
+    };
+    match version {
+        None => Some(format!("{}'s version is not known", program.word())),
+        Some(version) => newer(program, version),
+    }
+}
+
+/// The first version in which something is different.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Change(&'static [u32]);
+
 impl Change {
-    /// The first version known to have it.
+    /// The first version that has it.
     #[must_use]
     pub fn since(&self) -> Version {
-        Version::of(self.with)
+        Version::of(self.0)
     }
 
-    /// Whether a version has it; `None` in doubt.
+    /// Whether a version has it.
     #[must_use]
-    pub fn has(&self, version: &Version) -> Option<bool> {
-        if *version >= self.since() {
-            Some(true)
-        } else if *version <= Version::of(self.without) {
-            Some(false)
-        } else {
-            None
-        }
+    pub fn is_in(&self, version: &Version) -> bool {
+        *version >= self.since()
     }
 }
 
@@ -42,110 +76,88 @@ impl Change {
 /// chooses another screen has it asked again. QEMU 9.0.0, d4c199566f6f "ui/vnc: Do not use
 /// console_select()". Before, it showed whatever screen was active and nobody asked (ui/vnc.c of
 /// 8.2.2 and 9.2.1; measured with 7.2.22 and 10.0.13).
-pub const VNC_BINDS: Change = Change {
-    without: &[8, 2, 999],
-    with: &[9, 0],
-};
+pub const VNC_BINDS: Change = Change(&[9, 0]);
 
 /// Spice with OpenGL may listen on TCP: QEMU 10.1.0, 376d4b22e4d7 and bd46161dd1be, if it was built
 /// with spice-server 0.15.3 or later, which the version alone does not tell
 /// ([`crate::abilities::Abilities::spice_gl_over_tcp`]).
-pub const SPICE_GL_OVER_TCP: Change = Change {
-    without: &[10, 0, 999],
-    with: &[10, 1],
-};
+pub const SPICE_GL_OVER_TCP: Change = Change(&[10, 1]);
 
 /// The OpRegion is handed on without being asked for: QEMU 10.1.0, 16cbb43302a2 "vfio/igd: Enable
 /// OpRegion by default", and a device that has none is no longer refused.
-pub const OPREGION_BY_DEFAULT: Change = Change {
-    without: &[10, 0, 999],
-    with: &[10, 1],
-};
+pub const OPREGION_BY_DEFAULT: Change = Change(&[10, 1]);
 
 /// A region beyond the last one of a device is looked up out of bounds: 95cdb024515b (10.1.0). It
 /// strikes when the screen is first drawn.
-pub const REGION_FAULT: Change = Change {
-    without: &[10, 0, 999],
-    with: &[10, 1],
-};
+pub const REGION_FAULT: Change = Change(&[10, 1]);
 
 /// It no longer is: ecbe424a63c9 (10.2.0 and 10.1.3).
-pub const REGION_FAULT_MENDED: Change = Change {
-    without: &[10, 1, 2],
-    with: &[10, 1, 3],
-};
+pub const REGION_FAULT_MENDED: Change = Change(&[10, 1, 3]);
 
-/// sdl can show a dmabuf: in QEMU 11.1.1, not in 10.2.2 (52053b7e0a0e), and only where it draws
-/// with EGL.
-const SDL_DMABUF: &[u32] = &[10, 3];
+/// sdl can show a dmabuf (52053b7e0a0e), and only where it draws with EGL. QEMU 10.2.2 can't and 11.1.3
+/// can; 11.0 was not read.
+const SDL_DMABUF: Change = Change(&[11, 0]);
 
-/// The words for a card with 3D that finds no OpenGL (hw/display/virtio-gpu-gl.c of 8.2.2 and 9.2.1).
-const NO_OPENGL_SAID_AT_LENGTH: &[u32] = &[9, 0];
+/// A card with 3D that finds no OpenGL says so in other words: QEMU 9.1.0, 0fa57cbfa7.
+const NO_OPENGL_SAID_AT_LENGTH: Change = Change(&[9, 1]);
+
+/// A device without the OpRegion that was asked for is refused in other words, and a PCI device that is
+/// not Intel's is not: QEMU 10.0.0, ae9d9ec4a6 and e46b7af508.
+const OPREGION_BY_IGD: Change = Change(&[10, 0]);
+
+/// A virtio card may have blob resources and 3D: QEMU 9.2.0, 7c092f17cc.
+pub const BLOB_WITH_VIRGL: Change = Change(&[9, 2]);
+
+/// A dmabuf has no size, so a screen that ramfb has shown stays black: QEMU 8.1.0, 9ac06df8b6.
+pub const DMABUF_WITHOUT_SIZE: Change = Change(&[8, 1]);
+
+/// It has one again: QEMU 8.2.0 and 8.1.2, 931150e56b.
+pub const DMABUF_WITHOUT_SIZE_MENDED: Change = Change(&[8, 1, 2]);
+
+/// Spice with OpenGL ends QEMU when a guest's screen goes off, as at its reset: QEMU 10.1.0, 98a050ca93,
+/// if it was built with spice-server before 0.15.3.
+pub const RESET_ENDS_GUEST: Change = Change(&[10, 1]);
+
+/// It no longer does: QEMU 10.2.0 and 10.1.1, 62fd247a24.
+pub const RESET_ENDS_GUEST_MENDED: Change = Change(&[10, 1, 1]);
 
 /// libvirt has qemu-vnc serve VNC from a dbus display that is on a bus (12.5.0, with QEMU 11.1;
 /// NEWS): QEMU then gets no `-vnc` at all.
-const VNC_FROM_DBUS: Change = Change {
-    without: &[12, 4, 999],
-    with: &[12, 5],
-};
+const VNC_FROM_DBUS: Change = Change(&[12, 5]);
 
 /// The first QEMU with qemu-vnc.
-const QEMU_VNC: &[u32] = &[11, 1];
+const QEMU_VNC: Change = Change(&[11, 1]);
 
 /// libvirt gives PCI hostdevs `display` and `ramfb` (10.3.0; libvirt docs/formatdomain.rst).
 /// Older ones drop the attributes without a word.
-pub const PCI_DISPLAY: Change = Change {
-    without: &[10, 2, 999],
-    with: &[10, 3],
-};
+pub const PCI_DISPLAY: Change = Change(&[10, 3]);
 
 /// libvirt has `<graphics type='dbus'>` (8.4.0; docs/formatdomain.rst).
-const DBUS: Change = Change {
-    without: &[8, 3, 999],
-    with: &[8, 4],
-};
+const DBUS: Change = Change(&[8, 4]);
 
 /// libvirt has `<graphics type='rdp'>` for QEMU (11.1.0; docs/formatdomain.rst).
-const RDP: Change = Change {
-    without: &[11, 0, 999],
-    with: &[11, 1],
-};
+const RDP: Change = Change(&[11, 1]);
 
 /// libvirt hands devices to QEMU as JSON where QEMU takes it ([`DEVICE_JSON_QEMU`]): libvirt 7.9.0,
 /// c9b13e0557.
-const DEVICE_JSON: Change = Change {
-    without: &[7, 8, 999],
-    with: &[7, 9],
-};
+const DEVICE_JSON: Change = Change(&[7, 9]);
 
 /// QEMU takes `-device` in JSON: 6.2.0, 5dacda5167.
-const DEVICE_JSON_QEMU: Change = Change {
-    without: &[6, 1, 999],
-    with: &[6, 2],
-};
+const DEVICE_JSON_QEMU: Change = Change(&[6, 2]);
 
 /// libvirt does so only where QEMU can unplug such devices, from QEMU 7.0 on: libvirt 8.0.0.
-pub const DEVICE_JSON_HOTPLUG: Change = Change {
-    without: &[7, 10, 999],
-    with: &[8, 0],
-};
+pub const DEVICE_JSON_HOTPLUG: Change = Change(&[8, 0]);
 
 /// QEMU can: 7.0.0, 64b4529a43.
-const DEVICE_JSON_HOTPLUG_QEMU: Change = Change {
-    without: &[6, 2, 999],
-    with: &[7, 0],
-};
+const DEVICE_JSON_HOTPLUG_QEMU: Change = Change(&[7, 0]);
 
 /// libvirt reads `<qemu:override>` (8.2.0; NEWS, docs/drvqemu.rst).
-pub const OVERRIDE: Change = Change {
-    without: &[8, 1, 999],
-    with: &[8, 2],
-};
+pub const OVERRIDE: Change = Change(&[8, 2]);
 
 /// Whether libvirt reads `<qemu:override>`; `None` if its version is not known.
 #[must_use]
 pub fn reads_override(abilities: &Abilities) -> Option<bool> {
-    OVERRIDE.has(abilities.libvirt.as_ref()?)
+    Some(OVERRIDE.is_in(abilities.libvirt.as_ref()?))
 }
 
 /// Whether libvirt hands devices to QEMU as JSON, so that no `-set` finds them; `None` if that is not
@@ -156,13 +168,13 @@ pub fn devices_are_json(abilities: &Abilities, is_deleted: impl Fn(&str) -> bool
         if is_deleted(capability) {
             return Some(false);
         }
-        qemu.has(abilities.qemu.as_ref()?)
+        Some(qemu.is_in(abilities.qemu.as_ref()?))
     };
     let now = || with(&DEVICE_JSON_HOTPLUG_QEMU, "device.json+hotplug");
     let then = || with(&DEVICE_JSON_QEMU, "device.json");
     match &abilities.libvirt {
-        Some(libvirt) if DEVICE_JSON_HOTPLUG.has(libvirt)? => now(),
-        Some(libvirt) if DEVICE_JSON.has(libvirt)? => then(),
+        Some(libvirt) if DEVICE_JSON_HOTPLUG.is_in(libvirt) => now(),
+        Some(libvirt) if DEVICE_JSON.is_in(libvirt) => then(),
         Some(_) => Some(false),
         None if now() == Some(false) && then() == Some(false) => Some(false),
         None => None,
@@ -171,10 +183,10 @@ pub fn devices_are_json(abilities: &Abilities, is_deleted: impl Fn(&str) -> bool
 
 /// QEMU names the display that has no OpenGL in "OpenGL is not supported by display backend": 9.1.0,
 /// 7aea035a60.
-const NO_OPENGL_NAMES_DISPLAY: &[u32] = &[9, 1];
+const NO_OPENGL_NAMES_DISPLAY: Change = Change(&[9, 1]);
 
 /// QEMU opens the render node of its local display before it makes devices: 8.0.0, 0e1be59ed9.
-const EGL_BEFORE_DEVICES: &[u32] = &[8, 0];
+const EGL_BEFORE_DEVICES: Change = Change(&[8, 0]);
 
 /// One QEMU that may be the host's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -189,21 +201,41 @@ pub struct Qemu {
     pub sdl_takes_dmabuf: bool,
     /// A region display may crash QEMU.
     pub region_fault: bool,
+    /// A dmabuf has no size.
+    pub dmabuf_without_size: bool,
+    /// A guest's reset may end QEMU where spice has OpenGL.
+    pub reset_ends_guest: bool,
+    /// A virtio card may have blob resources and 3D.
+    pub blob_with_virgl: bool,
     /// How a card with 3D says that there is no OpenGL.
     pub no_opengl: &'static str,
     /// Whether the refusal of a local display without OpenGL names it.
     pub no_opengl_names_display: bool,
     /// Whether the local display opens its render node before there are devices.
     pub egl_before_devices: bool,
+    /// hw/vfio/igd.c looks at a PCI device before it looks for an OpRegion, and passes over those that are not
+    /// Intel's.
+    pub opregion_by_igd: bool,
 }
 
 impl Qemu {
-    /// Those that it may be; more than one where the version is not known or in doubt.
+    /// The words that refuse a device which has no OpRegion and is asked for it; `None`: it starts.
+    #[must_use]
+    pub fn refuses_opregion(&self, id: DeviceId) -> Option<&'static str> {
+        match id {
+            _ if self.opregion_by_default => None,
+            DeviceId::Pci(_) if self.opregion_by_igd => None,
+            _ if self.opregion_by_igd => Some(words::NO_OPREGION_BY_IGD),
+            _ => Some(words::NO_OPREGION),
+        }
+    }
+
+    /// Those that it may be; more than one where the version is not known or does not decide alone.
     #[must_use]
     pub fn possible(abilities: &Abilities) -> Vec<Self> {
         let Some(version) = &abilities.qemu else {
-            // Nothing lies between the measured versions that neither of them does.
-            return [&[7, 2][..], &[9, 0], &[10, 1]]
+            // No version between these does what none of them does.
+            return [&[7, 2][..], &[9, 0], &[10, 1], &LAST_QEMU]
                 .into_iter()
                 .flat_map(|numbers| {
                     Self::possible(&Abilities {
@@ -211,20 +243,21 @@ impl Qemu {
                         ..abilities.clone()
                     })
                 })
+                // Few versions have these faults, so they are told of a known version alone.
                 .map(|qemu| Qemu {
                     region_fault: false,
+                    reset_ends_guest: false,
                     ..qemu
                 })
                 .collect();
         };
-        let from = |numbers: &[u32]| *version >= Version::of(numbers);
-        let has = |change: &Change| change.has(version).unwrap_or(false);
+        let has = |change: Change| change.is_in(version);
         let over_tcp = match abilities.spice_gl_over_tcp {
-            _ if !has(&SPICE_GL_OVER_TCP) => vec![false],
+            _ if !has(SPICE_GL_OVER_TCP) => vec![false],
             Some(known) => vec![known],
             None => vec![true, false],
         };
-        let sdl = if from(SDL_DMABUF) {
+        let sdl = if has(SDL_DMABUF) {
             vec![true, false]
         } else {
             vec![false]
@@ -233,18 +266,26 @@ impl Qemu {
         for spice_gl_over_tcp in over_tcp {
             for sdl_takes_dmabuf in &sdl {
                 all.push(Qemu {
-                    vnc_binds: has(&VNC_BINDS),
+                    vnc_binds: has(VNC_BINDS),
                     spice_gl_over_tcp,
-                    opregion_by_default: has(&OPREGION_BY_DEFAULT),
+                    opregion_by_default: has(OPREGION_BY_DEFAULT),
                     sdl_takes_dmabuf: *sdl_takes_dmabuf,
-                    region_fault: has(&REGION_FAULT) && !has(&REGION_FAULT_MENDED),
-                    no_opengl: if from(NO_OPENGL_SAID_AT_LENGTH) {
-                        "The display backend does not have OpenGL support enabled"
+                    region_fault: has(REGION_FAULT) && !has(REGION_FAULT_MENDED),
+                    dmabuf_without_size: has(DMABUF_WITHOUT_SIZE)
+                        && !has(DMABUF_WITHOUT_SIZE_MENDED),
+                    // Both hang on the same spice-server.
+                    reset_ends_guest: has(RESET_ENDS_GUEST)
+                        && !has(RESET_ENDS_GUEST_MENDED)
+                        && !spice_gl_over_tcp,
+                    blob_with_virgl: has(BLOB_WITH_VIRGL),
+                    no_opengl: if has(NO_OPENGL_SAID_AT_LENGTH) {
+                        words::NO_OPENGL_AT_LENGTH
                     } else {
-                        "opengl is not available"
+                        words::NO_OPENGL
                     },
-                    no_opengl_names_display: from(NO_OPENGL_NAMES_DISPLAY),
-                    egl_before_devices: from(EGL_BEFORE_DEVICES),
+                    no_opengl_names_display: has(NO_OPENGL_NAMES_DISPLAY),
+                    egl_before_devices: has(EGL_BEFORE_DEVICES),
+                    opregion_by_igd: has(OPREGION_BY_IGD),
                 });
             }
         }
@@ -279,13 +320,13 @@ impl Libvirt {
             };
             return vec![every(true), every(false)];
         };
-        let has = |change: &Change| change.has(version).unwrap_or(false);
+        let has = |change: Change| change.is_in(version);
         // qemu-vnc comes with QEMU 11.1, in a package of its own perhaps.
         let has_helper = match &abilities.qemu {
-            Some(qemu) if *qemu < Version::of(QEMU_VNC) => vec![false],
+            Some(qemu) if !QEMU_VNC.is_in(qemu) => vec![false],
             _ => vec![true, false],
         };
-        let from_dbus = if has(&VNC_FROM_DBUS) {
+        let from_dbus = if has(VNC_FROM_DBUS) {
             has_helper
         } else {
             vec![false]
@@ -293,9 +334,9 @@ impl Libvirt {
         from_dbus
             .into_iter()
             .map(|vnc_from_dbus| Libvirt {
-                pci_display: has(&PCI_DISPLAY),
-                dbus: has(&DBUS),
-                rdp: has(&RDP),
+                pci_display: has(PCI_DISPLAY),
+                dbus: has(DBUS),
+                rdp: has(RDP),
                 vnc_from_dbus,
             })
             .collect()
@@ -307,6 +348,42 @@ impl Libvirt {
         match id {
             DeviceId::Mdev(_) => true,
             DeviceId::Pci(_) => self.pci_display,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_has_read() {
+        let newer = |program, text: &str| newer(program, &text.parse().unwrap()).is_some();
+        assert!(!newer(Program::Qemu, "11.1.99") && newer(Program::Qemu, "11.2.0"));
+        assert!(!newer(Program::Libvirt, "12.8.0") && newer(Program::Libvirt, "12.9.0"));
+    }
+
+    #[test]
+    fn only_what_every_version_refuses_is_certain() {
+        let refusal = |always| Refusal {
+            stage: crate::predict::Stage::Qemu,
+            about: crate::predict::About::Domain,
+            message: String::new(),
+            always,
+        };
+        let abilities = |qemu: Option<&str>| Abilities {
+            qemu: qemu.map(|text| text.parse().unwrap()),
+            ..Abilities::default()
+        };
+        for (qemu, always, is_certain) in [
+            (Some("10.0.13"), false, true),
+            (Some("12.0"), false, false),
+            (Some("12.0"), true, true),
+            (None, false, false),
+            (None, true, true),
+        ] {
+            let why = not_reviewed(&refusal(always), &abilities(qemu));
+            assert_eq!(why.is_none(), is_certain, "{qemu:?} {always}");
         }
     }
 }

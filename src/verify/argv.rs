@@ -290,7 +290,10 @@ fn hostdev(
     if ramfb {
         device.insert("ramfb".into(), true.into());
     }
-    if let Some(rom) = hostdev.element.child("rom") {
+    // Of a mediated device it drops it (`qemuBuildHostdevMediatedDevProps`).
+    if matches!(hostdev.id, DeviceId::Pci(_))
+        && let Some(rom) = hostdev.element.child("rom")
+    {
         let off = |name: &str, word: &str| rom.attribute(name).as_deref() == Some(word);
         if off("bar", "off") || off("enabled", "no") {
             device.insert("rombar".into(), 0.into());
@@ -362,6 +365,8 @@ mod tests {
         for (devices, expected) in [
             ("", "-display none".to_owned()),
             (MDEV, format!("-display none -device {mdev}")),
+            // libvirt drops it.
+            (&MDEV.replace("</hostdev>", "<rom bar='off' file='/x'/></hostdev>"), format!("-display none -device {mdev}")),
             (&format!("<graphics type='vnc'/>{none}{MDEV}"), format!("-vnc 127.0.0.1:0,to=99 -device {mdev}")),
             ("<graphics type='vnc'><listen type='none'/></graphics>", r#"-vnc none -device {"driver":"VGA","id":"video0"}"#.into()),
             (

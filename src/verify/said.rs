@@ -2,7 +2,7 @@
 
 use crate::facts::{Display, Reason};
 use crate::plan::{Plan, Topic, words};
-use crate::predict::Outcome;
+use crate::predict::{Outcome, words as words_of_qemu};
 
 /// What an answer of libvirt's or QEMU's is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,13 +31,6 @@ pub fn about(message: &str) -> Answers {
         Answers::TheDomain
     }
 }
-
-/// The end of what a QEMU without OpenGL says of a device that hands over its screen as a dmabuf
-/// (hw/vfio/display.c, `vfio_display_dmabuf_init`; the same in all versions measured).
-pub(crate) const DMABUF: &str = "vfio-display-dmabuf: opengl not available";
-
-/// The end of what it says of one without a display (`vfio_display_probe`).
-pub(crate) const NONE: &str = "vfio: device doesn't support any (known) display method";
 
 /// Whether a refusal is about how QEMU runs a guest's code, and so about no device: it has not
 /// opened one.
@@ -69,9 +62,9 @@ pub fn display(message: Option<&str>) -> Display {
         return Display::from_answers(false, true);
     };
     let has = |text: &str| message.contains(text);
-    if has(DMABUF) {
+    if has(words_of_qemu::DMABUF_NEEDS_OPENGL) {
         return Display::from_answers(true, false);
-    } else if has(NONE) {
+    } else if has(words_of_qemu::NO_DISPLAY) {
         return Display::NONE;
     }
     let vfio = has("vfio") || has("iommufd");
@@ -279,7 +272,7 @@ mod tests {
                 "vfio 0000:06:00.0: error getting device from group 12: No such process",
                 false,
             ),
-            (DMABUF, false),
+            (words_of_qemu::DMABUF_NEEDS_OPENGL, false),
         ] {
             assert_eq!(is_of_accelerator(message), expected, "{message}");
         }

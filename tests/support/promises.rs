@@ -72,6 +72,9 @@ pub(crate) fn kept(
             plan.before.outcome, plan.after.outcome
         ));
     }
+    if refused(&plan.after) && !plan.is_empty() {
+        return Err("it is refused all the same, and something is changed".into());
+    }
     let is_about_start = |note: &Note| note.topic == Topic::Start;
     if plan.after.starts() && plan.notes.iter().any(is_about_start) {
         return Err("it starts, and a note says something of its start".into());

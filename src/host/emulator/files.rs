@@ -67,7 +67,7 @@ pub(super) fn read(root: &Root, emulator: &Path) -> io::Result<Told> {
     };
     let missing = MODULES.into_iter().filter(is_missing).collect();
     let spice = spice(&program, &directories);
-    let over_tcp = SPICE_GL_OVER_TCP.has(&version) != Some(false);
+    let over_tcp = SPICE_GL_OVER_TCP.is_in(&version);
     Ok(Told {
         version: Some(version),
         // Without any directory of modules we may be looking in the wrong place.
