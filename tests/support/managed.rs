@@ -90,6 +90,11 @@ impl Node {
         if let Manager::Kubevirt = manager {
             let _ = fs::remove_dir_all(root.join("run"));
         }
+        if let Manager::Ovirt = manager {
+            // As vdsm-tool configures it.
+            fs::create_dir_all(root.join("etc/libvirt")).unwrap();
+            fs::write(root.join("etc/libvirt/qemu.conf"), "spice_tls=1\n").unwrap();
+        }
         let files = [
             ("rules.toml", "etc/gfxplane/rules.d/50-measured.toml"),
             ("gfxplane.toml", "etc/gfxplane/gfxplane.toml"),
