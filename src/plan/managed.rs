@@ -230,7 +230,9 @@ fn is_refused(prediction: &Prediction) -> bool {
 fn darken(vgpu: &mut Vgpu) {
     vgpu.set_display(false);
     vgpu.ramfb = false;
+    vgpu.ramfb_asked = false;
     for name in ["ramfb", "xres", "yres"] {
+        vgpu.set.remove(name);
         vgpu.properties.remove(name);
     }
 }
