@@ -7,9 +7,10 @@ use crate::abilities::Abilities;
 use crate::arguments::{Arguments, Device};
 use crate::domain::{Domain, NotADomain};
 use crate::names::DeviceId;
-use crate::plan::edits::edits;
+use crate::plan::edits::{How, edits};
 use crate::plan::{Level, Note, Plan, Topic, plan};
 use crate::policy::{BadPolicy, Displays, Policy, Wishes};
+use crate::predict::versions::reads_override;
 use crate::screens::{Known, Screens};
 use crate::xml::{Document, XmlError};
 
@@ -175,8 +176,11 @@ fn once(
     let known = |id| surroundings.known(id);
     let screens = Screens::of(&domain, &known, &abilities);
     let plan = plan(&domain, &screens, &abilities, &policy);
-    let keep_aliases = !screens.live_settings.is_empty();
-    let text = document.apply(&edits(&domain, &plan.changes, keep_aliases));
+    let how = How {
+        keep_aliases: !screens.live_settings.is_empty(),
+        no_override: reads_override(&abilities) == Some(false),
+    };
+    let text = document.apply(&edits(&domain, &plan.changes, how));
     Ok(Fixed {
         name: domain.name,
         plan: Some(plan),

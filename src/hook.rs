@@ -22,9 +22,10 @@ use crate::domain::{Domain, Switch};
 use crate::facts::{Display, Reason};
 use crate::fixup::{Surroundings, fix};
 use crate::names::DeviceId;
-use crate::plan::edits::edits;
+use crate::plan::edits::{How, edits};
 use crate::plan::{Action, plan, words};
 use crate::policy::{BootDisplay, Consent, Displays, EmulatedVideo, Guest, Policy, Wishes};
+use crate::predict::versions::reads_override;
 use crate::predict::{About, Outcome, Program, Refusal, predict};
 use crate::screens::{Found, Known, Screens, Vgpu};
 use crate::shell::{LONGEST_NAME, operand, plain};
@@ -196,7 +197,11 @@ pub fn incoming(
         .into_iter()
         .filter(|change| may_pass(&change.action))
         .collect();
-    let text = document.apply(&edits(domain, &changes, true));
+    let how = How {
+        keep_aliases: true,
+        no_override: reads_override(&abilities) == Some(false),
+    };
+    let text = document.apply(&edits(domain, &changes, how));
     let is_mended = Document::parse(&text).is_ok_and(|document| {
         Domain::new(&document).is_ok_and(|domain| {
             predict(&screens(&domain, surroundings, &abilities), &abilities).starts()

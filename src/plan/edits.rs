@@ -31,14 +31,22 @@ const AFTER_GRAPHICS: [&str; 18] = [
     "pstore",
 ];
 
-/// The edits that make the changes. `keep_aliases`: no device gets an alias of the user's, as that
-/// renames it, and a `-set` would no longer find it.
+/// What the edits have to respect.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct How {
+    /// No device gets an alias of the user's, as that renames it, and a `-set` would no longer find it.
+    pub keep_aliases: bool,
+    /// libvirt does not read `qemu:override`: the attributes count.
+    pub no_override: bool,
+}
+
+/// The edits that make the changes.
 #[must_use]
-pub fn edits(domain: &Domain<'_, '_>, changes: &[Change], keep_aliases: bool) -> Vec<Edit> {
+pub fn edits(domain: &Domain<'_, '_>, changes: &[Change], how: How) -> Vec<Edit> {
     let mut edits = Edits {
         domain,
         changes,
-        keep_aliases,
+        how,
         edits: Vec::new(),
         properties: BTreeMap::new(),
     };
@@ -54,7 +62,7 @@ pub fn edits(domain: &Domain<'_, '_>, changes: &[Change], keep_aliases: bool) ->
 struct Edits<'e, 'd, 'a> {
     domain: &'e Domain<'d, 'a>,
     changes: &'e [Change],
-    keep_aliases: bool,
+    how: How,
     edits: Vec<Edit>,
     /// What `qemu:override` shall say; `None`: nothing.
     properties: BTreeMap<(DeviceId, String), Option<String>>,
@@ -117,7 +125,8 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
             .domain
             .properties
             .iter()
-            .rfind(|p| p.alias == hostdev.alias && p.name == "display");
+            .rfind(|p| p.alias == hostdev.alias && p.name == "display")
+            .filter(|_| !self.how.no_override);
         let value = if on { "on" } else { "off" };
         let edit = match overridden {
             // Of the type that QEMU wants, whatever was said.
@@ -330,7 +339,7 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
                 }
             }
         }
-        if !self.keep_aliases {
+        if !self.how.keep_aliases {
             self.renumber(&given, &mut edits);
         }
         if !new.is_empty() {
@@ -404,7 +413,7 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
 
     /// The user's alias of a hostdev; it gets one if it has none, as libvirt keeps no other.
     fn user_alias(&self, hostdev: &Hostdev<'_, '_>, edits: &mut Vec<Edit>) -> String {
-        if self.keep_aliases || hostdev.has_user_alias() {
+        if self.how.keep_aliases || hostdev.has_user_alias() {
             return hostdev.alias.clone();
         }
         // By a device, or by an override of a device that is not there.
@@ -580,7 +589,7 @@ mod tests {
             consent: None,
         };
         let changes: Vec<Change> = actions.into_iter().map(change).collect();
-        document.apply(&edits(&domain, &changes, false))
+        document.apply(&edits(&domain, &changes, How::default()))
     }
 
     #[test]

@@ -231,6 +231,7 @@ fn darken(vgpu: &mut Vgpu) {
     vgpu.set_display(false);
     vgpu.set_ramfb(false);
     for name in ["xres", "yres"] {
+        vgpu.set.remove(name);
         vgpu.properties.remove(name);
     }
 }
