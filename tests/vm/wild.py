@@ -324,7 +324,7 @@ class Draw:
 
     # What else is in a domain
 
-    def others(self, kinds):
+    def channels_and_audio(self, kinds):
         """What hangs on a frontend: if fixup takes that away, this may have to go, too."""
         spice = any(kind.startswith("spice") for kind in kinds)
         lines = []
@@ -350,7 +350,7 @@ class Draw:
         lines += self.cards()
         for hostdev, _, _ in hostdevs:
             lines += hostdev
-        lines += self.others(kinds)
+        lines += self.channels_and_audio(kinds)
         arguments = self.arguments(devices)
         override = self.override([alias for _, alias, _ in hostdevs])
         self.uses(machine, f"{len(kinds)} graphics", f"{len(devices)} devices", *["Windows"] * windows)
@@ -601,7 +601,8 @@ class Entry:
         world = {name: value for name, value in self.world.items() if name != "definition"}
         fixed = {name: value for name, value in (self.fixed_world or {}).items() if name != "definition"}
         return {
-            "name": self.name, "versions": self.guest.versions(), "options": self.options, "misses": self.misses, "check": self.check, "world": world,
+            "name": self.name, "versions": self.guest.versions(), "options": self.options, "misses": self.misses,
+            "check": self.check, "world": world,
             "changes": (self.said or {}).get("changes"), "after": (self.said or {}).get("after"), "fixed": fixed, "seconds": self.seconds,
             "xml": self.xml, "fixed_xml": self.fixed,
         }  # fmt: skip
@@ -688,9 +689,10 @@ def again(root, entries):
     for entry in entries:
         versions = entry["versions"]
         options = ["--qemu", versions["qemu"], "--libvirt-version", versions["libvirt"]]
-        for name, xml, world in ((entry["name"], entry["xml"], entry["world"]), (f"{entry['name']} fixed", entry["fixed_xml"], entry["fixed"])):
-            if not xml or name.endswith("fixed") and xml == entry["xml"]:
-                continue
+        domains = [(entry["name"], entry["xml"], entry["world"])]
+        if entry["fixed_xml"] not in (None, entry["xml"]):
+            domains.append((f"{entry['name']} fixed", entry["fixed_xml"], entry["fixed"]))
+        for name, xml, world in domains:
             file.write_text(xml)
             status, said, stderr = gfxplane("--root", root, "check", "--json", *options, str(file))
             verdict = judge(said, world) if said else f"ended with {status}: {stderr}"
