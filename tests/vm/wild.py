@@ -238,9 +238,8 @@ class Draw:
         if how == "none":
             lines = ["<video>", "  <model type='none'/>", "</video>"]
             return lines + (self.card(False) if self.chance(2) else [])
-        return {"absent": 0, "one": 1, "two": 2}[how] * [None] and [
-            line for n in range(1 + (how == "two")) for line in self.card(n == 0)
-        ]
+        count = {"absent": 0, "one": 1, "two": 2}[how]
+        return [line for number in range(count) for line in self.card(number == 0)]
 
     # Arguments and overrides
 
