@@ -14,7 +14,7 @@ And anywhere:
 
     wild.py --xml SEED NUMBER [RENDERNODE]      a domain
     wild.py --count SEED N                      how often each ingredient is in the first N
-    wild.py --kinds RESULTS…                    the misses of several runs, by kind
+    wild.py --kinds RESULTS…                    the misses of several runs by kind, and the tally
     wild.py --again HOST RESULTS…               the predictions of the gfxplane in PATH on these domains, on a recorded
                                                 host (gfxplane --root HOST), held against what was seen then
 """
@@ -238,9 +238,8 @@ class Draw:
         if how == "none":
             lines = ["<video>", "  <model type='none'/>", "</video>"]
             return lines + (self.card(False) if self.chance(2) else [])
-        return {"absent": 0, "one": 1, "two": 2}[how] * [None] and [
-            line for n in range(1 + (how == "two")) for line in self.card(n == 0)
-        ]
+        count = {"absent": 0, "one": 1, "two": 2}[how]
+        return [line for number in range(count) for line in self.card(number == 0)]
 
     # Arguments and overrides
 
@@ -324,7 +323,7 @@ class Draw:
 
     # What else is in a domain
 
-    def others(self, kinds):
+    def channels_and_audio(self, kinds):
         """What hangs on a frontend: if fixup takes that away, this may have to go, too."""
         spice = any(kind.startswith("spice") for kind in kinds)
         lines = []
@@ -350,7 +349,7 @@ class Draw:
         lines += self.cards()
         for hostdev, _, _ in hostdevs:
             lines += hostdev
-        lines += self.others(kinds)
+        lines += self.channels_and_audio(kinds)
         arguments = self.arguments(devices)
         override = self.override([alias for _, alias, _ in hostdevs])
         self.uses(machine, f"{len(kinds)} graphics", f"{len(devices)} devices", *["Windows"] * windows)
@@ -542,7 +541,7 @@ class Entry:
         self.world = guest.world(self.xml)
         self.lap("start")
         if PACKAGE.exists():
-            self.verdict = self.hold(self.check, self.world, "check")
+            self.hold(self.check, self.world, "check")
             if "definition" in self.world:
                 self.of_definition()
             self.fix()
@@ -568,10 +567,8 @@ class Entry:
         return said or {}
 
     def hold(self, prediction, world, what):
-        verdict = judge(prediction, world)
-        if verdict == "wrong":
+        if judge(prediction, world) == "wrong":
             self.miss(f"{what} says {in_words(prediction)}; {seen(world)}")
-        return verdict
 
     def of_definition(self):
         """The same must be said of a domain as libvirt keeps it."""
@@ -603,7 +600,8 @@ class Entry:
         world = {name: value for name, value in self.world.items() if name != "definition"}
         fixed = {name: value for name, value in (self.fixed_world or {}).items() if name != "definition"}
         return {
-            "name": self.name, "versions": self.guest.versions(), "options": self.options, "misses": self.misses, "check": self.check, "world": world,
+            "name": self.name, "versions": self.guest.versions(), "options": self.options, "misses": self.misses,
+            "check": self.check, "world": world,
             "changes": (self.said or {}).get("changes"), "after": (self.said or {}).get("after"), "fixed": fixed, "seconds": self.seconds,
             "xml": self.xml, "fixed_xml": self.fixed,
         }  # fmt: skip
@@ -635,58 +633,65 @@ def run(seed, numbers):
     guest = Guest()
     versions = guest.versions()
     print(f"seed {seed}: {json.dumps(versions)}")
-    entries, began = [], time.monotonic()
+    entries = []
     with RESULTS.open("w", buffering=1) as results:
         for number in numbers:
             entry = Entry(guest, seed, number)
-            entries.append(entry)
-            results.write(json.dumps(entry.kept()) + "\n")
+            entries.append(entry.kept())
+            results.write(json.dumps(entries[-1]) + "\n")
             print(f"{entry.name}: {seen(entry.world)} ({sum(entry.seconds.values()):.0f} s)")
             for miss in entry.misses:
                 print(f"MISS {entry.name}: {miss}")
             if entry.misses:
                 entry.keep(versions)
-    return report(entries, time.monotonic() - began)
+    return report(entries)
 
 
-def report(entries, seconds):
-    started = sum(entry.world["starts"] for entry in entries)
-    print(f"{len(entries)} domains: {started} start, {seconds / max(len(entries), 1):.1f} s each")
-    if PACKAGE.exists():
-        verdicts = Counter(entry.verdict for entry in entries)
-        print("predictions " + ", ".join(f"{word} {verdicts[word]}" for word in ("right", "doubt", "wrong")))
-        changed = [entry for entry in entries if entry.fixed and entry.fixed != entry.xml]
-        mended = sum(entry.fixed_world["starts"] and not entry.world["starts"] for entry in changed)
-        lost = sum(entry.world["starts"] and not entry.fixed_world["starts"] for entry in changed)
-        works = sum(bool(entry.fixed_world and entry.fixed_world["starts"]) for entry in entries)
-        print(f"fixed started {works} of {len(entries)}: {len(changed)} changed, {mended} mended, {lost} lost")
-        print(f"{sum(bool(entry.misses) for entry in entries)} domains with misses")
-    return 1 if any(entry.misses for entry in entries) or not entries else 0
+def report(entries):
+    """Prints the tally of what Entry.kept() has. Returns the exit status."""
+    count = len(entries)
+    started = sum(entry["world"]["starts"] for entry in entries)
+    seconds = sum(sum(entry["seconds"].values()) for entry in entries)
+    print(f"{count} domains: {started} start, {seconds / max(count, 1):.1f} s each")
+    asked = [entry for entry in entries if entry["check"]]
+    if asked:
+        verdicts = Counter(judge(entry["check"], entry["world"]) for entry in asked)
+        print("predictions: " + ", ".join(f"{word} {verdicts[word]}" for word in ("right", "doubt", "wrong")))
+        changed = [entry for entry in asked if entry["fixed_xml"] not in (None, entry["xml"])]
+        works = sum(entry["fixed"].get("starts", False) for entry in asked)
+        mended = sum(entry["fixed"]["starts"] and not entry["world"]["starts"] for entry in changed)
+        lost = sum(entry["world"]["starts"] and not entry["fixed"]["starts"] for entry in changed)
+        print(f"fixed: {works} of {len(asked)} start, {len(changed)} changed, {mended} mended, {lost} lost")
+        print(f"{sum(bool(entry['misses']) for entry in asked)} domains with misses")
+    return 1 if any(entry["misses"] for entry in entries) or not entries else 0
 
 
-def kinds(files):
+def read(files):
+    """The entries of results."""
+    return [json.loads(line) for file in files for line in Path(file).read_text().splitlines()]
+
+
+def kinds(entries):
     """Prints each kind of miss, how often it was seen, and in which domains."""
     found = {}
-    for file in files:
-        for line in Path(file).read_text().splitlines():
-            entry = json.loads(line)
-            for miss in entry["misses"]:
-                found.setdefault(re.sub(UUID, "UUID", miss), []).append(entry["name"])
+    for entry in entries:
+        for miss in entry["misses"]:
+            found.setdefault(re.sub(UUID, "UUID", miss), []).append(entry["name"])
     for miss, names in sorted(found.items(), key=lambda of: -len(of[1])):
         print(f"{len(names):4} {miss}\n     {' '.join(names)}")
 
 
-def again(root, files):
+def again(root, entries):
     """Holds predictions against what was seen before, of domains and of what fixup made of them. Nothing is started."""
     verdicts = Counter()
     file = Path(f"/tmp/{DOMAIN}-again.xml")
-    for line in (line for results in files for line in Path(results).read_text().splitlines()):
-        entry = json.loads(line)
+    for entry in entries:
         versions = entry["versions"]
         options = ["--qemu", versions["qemu"], "--libvirt-version", versions["libvirt"]]
-        for name, xml, world in ((entry["name"], entry["xml"], entry["world"]), (f"{entry['name']} fixed", entry["fixed_xml"], entry["fixed"])):
-            if not xml or name.endswith("fixed") and xml == entry["xml"]:
-                continue
+        domains = [(entry["name"], entry["xml"], entry["world"])]
+        if entry["fixed_xml"] not in (None, entry["xml"]):
+            domains.append((f"{entry['name']} fixed", entry["fixed_xml"], entry["fixed"]))
+        for name, xml, world in domains:
             file.write_text(xml)
             status, said, stderr = gfxplane("--root", root, "check", "--json", *options, str(file))
             verdict = judge(said, world) if said else f"ended with {status}: {stderr}"
@@ -710,10 +715,12 @@ def main(arguments):
             print(f"{count:5} {word}")
         return 0
     if arguments[:1] == ["--kinds"]:
-        kinds(arguments[1:])
+        entries = read(arguments[1:])
+        kinds(entries)
+        report(entries)
         return 0
     if arguments[:1] == ["--again"]:
-        again(arguments[1], arguments[2:])
+        again(arguments[1], read(arguments[2:]))
         return 0
     if arguments[:1] == ["--host"]:
         record()
