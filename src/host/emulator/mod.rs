@@ -13,9 +13,12 @@ mod cache;
 #[cfg(test)]
 mod fake;
 mod libvirt;
+pub mod trials;
 mod trust;
 
 pub use cache::known;
+#[cfg(test)]
+pub(crate) use fake::pretend;
 pub use libvirt::{QemuConf, qemu_conf};
 
 use std::fs;
@@ -27,7 +30,7 @@ use crate::abilities::Abilities;
 use crate::host::{Root, Warning};
 use crate::record::FORMAT;
 use ask::{DEADLINE, ask};
-use cache::{Kept, Key, keep, kept_path, only_qemus, read};
+use cache::{Kept, Key, keep, kept_path, only_qemus, read, to_text};
 use libvirt::{Installed, installed_path, listens, render_nodes, version};
 
 /// Whether QEMU may be run.
@@ -123,7 +126,7 @@ pub fn record(root: &Root, emulator: &Path, abilities: &Abilities) -> io::Result
         abilities: only_qemus(abilities),
     };
     if kept.abilities != Abilities::default() {
-        write(kept_path(root, emulator), kept.to_text()?)?;
+        write(kept_path(root, emulator), to_text(&kept)?)?;
     }
     if let Some(version) = libvirt {
         let installed = Installed {
