@@ -36,6 +36,7 @@
 //!   [`watch`] what the daemon does about a definition; [`managed`] what the hooks of KubeVirt and
 //!   oVirt do. [`undo`] is what a change takes to be taken back, [`log`] what is told of it.
 //! * [`verify`] makes a domain small enough to be tried, and holds the answer against the prediction.
+//!   [`shape`] is what of a domain decides about that, and what was measured of shapes.
 //! * [`testimony`] is what a QEMU said of a device, and [`learn`] finds it in a domain's log.
 //! * [`explain`] knows the messages of QEMU and libvirt, why they are said, and what helps; [`doctor`] what
 //!   of a whole host is in the way.
@@ -75,6 +76,7 @@ pub mod properties;
 pub mod record;
 pub mod rules;
 pub mod screens;
+pub mod shape;
 pub mod shell;
 pub mod testimony;
 pub mod undo;

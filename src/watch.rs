@@ -1,6 +1,7 @@
 //! What the daemon does about a domain: the definition and what is remembered in, a decision out.
 //!
 //! What it changes is what `gfxplane fixup --define` would, under these limits:
+//! * It acts only if somebody has seen that what comes of it starts ([`crate::cli::trial`]).
 //! * It acts only if the plan leads to a domain that is not refused, and to no screen that nobody
 //!   sees and no viewer that can end the guest, unless that was so before.
 //! * A definition that was there before the package counts as `display = "asked"`.
@@ -131,15 +132,10 @@ impl Memory {
             return Ok(Decision::NotOurs);
         };
         let is_bad = !plan.before.starts();
-        let leave = |text: String| {
-            let level = if is_bad { Level::Warn } else { Level::Info };
-            let mut why = vec![Line::new(level, About::Domain, text)];
-            why.extend(remarks(plan));
-            Decision::Leave {
-                is_bad,
-                gave_up: false,
-                why,
-            }
+        let leave = |text: String| Decision::Leave {
+            is_bad,
+            gave_up: false,
+            why: left_alone(&fixed, &text),
         };
         if plan.is_empty() || fixed.text == definition {
             // Right, and not by us: nobody insists on anything any more.
@@ -157,29 +153,20 @@ impl Memory {
                 why,
             });
         }
-        let wanted = || {
-            let all: Vec<String> = plan.changes.iter().map(|c| words(&c.action)).collect();
-            all.join(", ")
-        };
         if standing.is_hands_off {
-            return Ok(leave(format!(
-                "left alone ({}): what gfxplane did here was undone; `gfxplane fixup --define` or `gfxplane policy` gives the domain back",
-                wanted()
-            )));
+            return Ok(leave(
+                "what gfxplane did here was undone; `gfxplane fixup --define` or `gfxplane policy` gives the domain back".into(),
+            ));
         }
         if let Some(objection) = objection(plan) {
-            return Ok(leave(format!("left alone ({}): {objection}", wanted())));
+            return Ok(leave(objection));
         }
         if self.refused == Some(mark(definition)) {
-            return Ok(leave(format!(
-                "left alone ({}): libvirt has refused that definition",
-                wanted()
-            )));
+            return Ok(leave("libvirt has refused that definition".into()));
         }
         if self.times(plan) >= ROUNDS {
             let text = format!(
-                "left alone ({}): that was done {ROUNDS} times, and somebody has put the old definition back each time; `gfxplane fixup --define` does it once more, `gfxplane policy DOMAIN display=off` says that the old one is meant",
-                wanted()
+                "that was done {ROUNDS} times, and somebody has put the old definition back each time; `gfxplane fixup --define` does it once more, `gfxplane policy DOMAIN display=off` says that the old one is meant"
             );
             let Decision::Leave { is_bad, why, .. } = leave(text) else {
                 unreachable!("it is left")
@@ -260,6 +247,24 @@ pub fn only_graphics(fixed: &Fixed) -> Option<String> {
         return None;
     }
     Some(fixed.text[element.span()].to_owned())
+}
+
+/// The lines for a domain whose plan is not carried out; `why` not.
+#[must_use]
+pub fn left_alone(fixed: &Fixed, why: &str) -> Vec<Line> {
+    let Some(plan) = &fixed.plan else {
+        return Vec::new();
+    };
+    let wanted: Vec<String> = plan.changes.iter().map(|c| words(&c.action)).collect();
+    let level = if plan.before.starts() {
+        Level::Info
+    } else {
+        Level::Warn
+    };
+    let text = format!("left alone ({}): {why}", wanted.join(", "));
+    let mut lines = vec![Line::new(level, About::Domain, text)];
+    lines.extend(remarks(plan));
+    lines
 }
 
 /// What is said of a plan's result.

@@ -26,21 +26,27 @@ const URI: &str = "test:///default";
 const UUID: &str = "5a1ade00-0000-4000-8000-000000000001";
 const VGPU: &str = "c1a20000-0000-4000-8000-000000000002";
 
-/// The test driver has domains of its own kind alone, of which gfxplane knows that QEMU does not
-/// run them.
+/// The test driver has domains of its own kind and architecture alone, of which gfxplane knows that QEMU does not
+/// run them, and has measured none.
 #[derive(Debug)]
 struct AsKvm {
     libvirt: ByLibrary,
     /// Somebody who changes the definition right before it is replaced.
     meddler: Mutex<Option<String>>,
+    /// What comes of starting a small copy, as the test driver knows no devices.
+    trial: Mutex<Option<Start>>,
+    /// Who has the device.
+    user: Mutex<Option<User>>,
 }
 
 fn shown(xml: &str) -> String {
     xml.replacen("<domain type='test'", "<domain type='kvm'", 1)
+        .replacen("arch='i686'", "arch='x86_64'", 1)
 }
 
 fn hidden(xml: &str) -> String {
     xml.replacen("<domain type='kvm'", "<domain type='test'", 1)
+        .replacen("arch='x86_64'", "arch='i686'", 1)
 }
 
 impl Libvirt for AsKvm {
@@ -76,10 +82,6 @@ impl Libvirt for AsKvm {
         self.libvirt.set_policy(uuid, xml)
     }
 
-    fn domain_capabilities(&self, emulator: Option<&Path>) -> Result<Option<String>, Failure> {
-        self.libvirt.domain_capabilities(emulator)
-    }
-
     fn persistent(&self, uuid: &str) -> Result<Option<Definition>, Failure> {
         self.definition(uuid, true).map(Some)
     }
@@ -109,11 +111,16 @@ impl Libvirt for AsKvm {
     }
 
     fn users(&self) -> Result<Vec<User>, Failure> {
-        self.libvirt.users()
+        Ok(self.user.lock().unwrap().iter().cloned().collect())
     }
 
-    fn start(&self, xml: &str, uuid: &str, term: Term<'_>) -> Result<Start, Failure> {
-        self.libvirt.start(xml, uuid, term)
+    fn start(&self, xml: &str, _uuid: &str, _term: Term<'_>) -> Result<Start, Failure> {
+        assert!(
+            xml.contains("<gl enable='yes'") && !xml.contains("geheim"),
+            "{xml}"
+        );
+        let trial = self.trial.lock().unwrap().clone();
+        trial.ok_or_else(|| Failure::Environment("nothing was to be tried".into()))
     }
 
     fn nodedev_xml(&self, name: &str) -> Result<String, Failure> {
@@ -164,6 +171,8 @@ impl Host {
         let libvirt = Arc::new(AsKvm {
             libvirt: ByLibrary::new(Some(URI)),
             meddler: Mutex::default(),
+            trial: Mutex::default(),
+            user: Mutex::default(),
         });
         let host = Host {
             context: Context {
@@ -546,4 +555,60 @@ fn the_program_itself() {
         code == 2 && err.contains("leave -c and --root out"),
         "{err}"
     );
+}
+
+#[test]
+fn nothing_is_defined_that_nobody_has_seen_start() {
+    let host = Host::new();
+    let before = host.xml();
+    // Of a QEMU that is not there nothing was measured.
+    let define = ["fixup", "--define", "--json", "guest"];
+    let trial = |out: &str| {
+        let document: serde_json::Value = serde_json::from_str(out).unwrap();
+        document["trial"].clone()
+    };
+    *host.libvirt.user.lock().unwrap() = Some(User {
+        domain: "holder".into(),
+        devices: vec![VGPU.parse().unwrap()],
+    });
+    let (code, out) = host.run(&define);
+    let reason = trial(&out)["reason"].to_string();
+    assert!(
+        code == 3 && reason.contains("in use by domain holder"),
+        "{out}"
+    );
+    *host.libvirt.user.lock().unwrap() = None;
+    *host.libvirt.trial.lock().unwrap() = Some(Start::Refused("no OpenGL today".into()));
+    let (code, out) = host.run(&define);
+    assert_eq!(code, 1);
+    let said = trial(&out);
+    assert_eq!(
+        (&said["by"], &said["starts"]),
+        (&"trial".into(), &false.into())
+    );
+    assert_eq!(said["message"], "no OpenGL today");
+    let (code, out) = host.run(&["fixup", "--define", "--dry-run", "--json", "guest"]);
+    assert!(code == 0 && trial(&out).is_null(), "{out}");
+    assert_eq!((host.xml(), host.rounds()), (before.clone(), 0));
+
+    *host.libvirt.trial.lock().unwrap() = Some(Start::Starts);
+    let (code, out) = host.run(&define);
+    assert!(code == 0 && trial(&out)["starts"] == true, "{out}");
+    assert!(host.xml().contains("<gl enable='yes'/>"));
+
+    host.define(&domain());
+    *host.libvirt.trial.lock().unwrap() = None;
+    let (code, out) = host.run(&["fixup", "--define", "--no-trial", "--json", "guest"]);
+    assert!(code == 0 && trial(&out).is_null(), "{out}");
+    assert!(host.xml().contains("<gl enable='yes'/>"));
+}
+
+#[test]
+fn what_was_measured_needs_no_trial() {
+    let host = Host::new();
+    let versions = ["--qemu", "10.0.13", "--libvirt-version", "11.3.0"];
+    let (code, out) =
+        host.run(&[&["fixup", "--define", "--json", "guest"][..], &versions].concat());
+    assert_eq!(code, 0, "{out}");
+    assert!(out.contains("\"by\": \"measured\""), "{out}");
 }

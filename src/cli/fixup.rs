@@ -1,17 +1,23 @@
 //! `gfxplane fixup`: a domain's XML, made to match its devices.
 
 use std::io::{BufRead, Write};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 use crate::cli::libvirt::{Definition, replace};
 use crate::cli::subject::{HostSurroundings, Subject, SubjectArgs};
+use crate::cli::trial::{NotTried, Question, Seen};
 use crate::cli::{Context, End, Failure, json};
 use crate::fixup::{Fixed, fix};
 use crate::host::state::{Made, State};
 use crate::log::By;
 use crate::plan::{Level, Plan, words};
 use crate::record::FORMAT;
+use crate::shell::operand;
+
+/// How long it may take until the small copy of a domain has started.
+const DEADLINE: Duration = Duration::from_secs(120);
 
 /// Make a domain's XML match its vfio devices
 ///
@@ -39,6 +45,13 @@ pub struct Fixup {
     /// Do everything but define the domain
     #[arg(long)]
     dry_run: bool,
+    /// Define the domain although nobody has seen that it starts
+    ///
+    /// Without this, a domain is defined only if it is known to start: by a measurement with the same
+    /// versions of QEMU and libvirt, or because a small copy of it has started on this host. That
+    /// copy is started now if it was not before, for a moment and on devices that nobody uses.
+    #[arg(long)]
+    no_trial: bool,
     /// Print the plan and the new XML as JSON
     #[arg(long, conflicts_with_all = ["print_diff", "print_xml", "confirm"])]
     json: bool,
@@ -52,10 +65,20 @@ struct Document<'p> {
     changed: bool,
     #[serde(flatten)]
     plan: Option<&'p Plan>,
+    /// Whether what is to be defined starts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trial: Option<TrialDocument<'p>>,
     xml: &'p str,
     /// What changed in it.
     #[serde(skip_serializing_if = "String::is_empty")]
     diff: String,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum TrialDocument<'p> {
+    Seen(&'p Seen),
+    NotTried { reason: String },
 }
 
 impl Fixup {
@@ -114,17 +137,21 @@ impl Fixup {
             _ => (text.clone(), fixed.clone()),
         };
         surroundings.warn();
+        let definition = definition.as_ref();
+        let changes = definition.filter(|_| defines && fixed.text != text);
+        let try_it = || self.see(context, &surroundings, &fixed.text);
         if self.json {
-            json(out, &document(&fixed_shown, &shown))?;
+            let seen = changes.and_then(|_| try_it());
+            json(out, &document(&fixed_shown, &shown, seen.as_ref()))?;
+            if let Some(definition) = changes {
+                self.define(context, out, definition, &fixed, &|| seen.clone())?;
+            }
         } else {
             let is_domain = definition.is_some();
             self.show(context, out, &shown, &fixed_shown, is_domain, end)?;
-        }
-        if let Some(definition) = &definition
-            && defines
-            && fixed.text != text
-        {
-            self.define(context, out, definition, &fixed)?;
+            if let Some(definition) = changes {
+                self.define(context, out, definition, &fixed, &try_it)?;
+            }
         }
         Ok(end)
     }
@@ -178,12 +205,63 @@ impl Fixup {
         Ok(())
     }
 
+    /// Sees whether a domain starts before it is defined; `None` if nobody wants to know.
+    fn see(
+        &self,
+        context: &Context,
+        surroundings: &HostSurroundings<'_>,
+        text: &str,
+    ) -> Option<Result<Seen, NotTried>> {
+        if self.no_trial || self.dry_run {
+            return None;
+        }
+        let limit = Instant::now() + DEADLINE;
+        let question = match Question::new(context, text, surroundings) {
+            Ok(question) => question,
+            Err(error) => return Some(Err(NotTried::Failed(error.to_string()))),
+        };
+        let mut warnings = Vec::new();
+        let known = question.known(&mut warnings);
+        context.warn(&warnings);
+        Some(match known.filter(Seen::is_final) {
+            Some(seen) => Ok(seen),
+            None => question.try_in_turn(context.libvirt.as_ref(), limit),
+        })
+    }
+
+    /// Sees to it that only what starts is defined.
+    fn judge(
+        &self,
+        context: &Context,
+        before: &Definition,
+        name: Option<&str>,
+        seen: Option<Result<Seen, NotTried>>,
+    ) -> Result<(), Failure> {
+        let Some(seen) = seen else { return Ok(()) };
+        let typed = operand(name, before.uuid.parse().ok());
+        let no_trial =
+            format!("gfxplane fixup {typed} --define --no-trial defines it all the same");
+        match seen {
+            Ok(seen) if seen.starts => {
+                context.say(&seen.to_string());
+                Ok(())
+            }
+            Ok(seen) => Err(Failure::Refused(format!(
+                "the domain was not changed: {seen}; {no_trial}"
+            ))),
+            Err(error) => Err(Failure::Environment(format!(
+                "the domain was not changed, as nobody has seen that it would start: {error}; {no_trial}"
+            ))),
+        }
+    }
+
     fn define(
         &self,
         context: &Context,
         out: &mut dyn Write,
         before: &Definition,
         fixed: &Fixed,
+        see: &dyn Fn() -> Option<Result<Seen, NotTried>>,
     ) -> anyhow::Result<()> {
         if self.confirm {
             write!(out, "\nDefine the domain with the changed XML? (y/n): ")?;
@@ -199,6 +277,7 @@ impl Fixup {
             context.say("--dry-run: the domain was not changed");
             return Ok(());
         }
+        self.judge(context, before, fixed.name.as_deref(), see())?;
         replace(context.libvirt.as_ref(), before, &fixed.text)?;
         context.say("the domain was defined with the changes");
         if let Some(state) = context.state()
@@ -242,12 +321,22 @@ fn remember(
     Ok(())
 }
 
-fn document<'p>(fixed: &'p Fixed, text: &str) -> Document<'p> {
+fn document<'p>(
+    fixed: &'p Fixed,
+    text: &str,
+    seen: Option<&'p Result<Seen, NotTried>>,
+) -> Document<'p> {
     Document {
         format: FORMAT,
         domain: fixed.name.as_deref(),
         changed: fixed.text != text,
         plan: fixed.plan.as_ref(),
+        trial: seen.map(|seen| match seen {
+            Ok(seen) => TrialDocument::Seen(seen),
+            Err(error) => TrialDocument::NotTried {
+                reason: error.to_string(),
+            },
+        }),
         xml: &fixed.text,
         diff: diff(text, &fixed.text),
     }

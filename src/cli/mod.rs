@@ -18,6 +18,7 @@ pub mod qemu;
 pub mod rules;
 pub mod subject;
 pub mod tool;
+pub mod trial;
 pub mod undo;
 pub mod verify;
 pub mod via;

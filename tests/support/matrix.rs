@@ -1,5 +1,8 @@
 //! Holds the predictions against what QEMU and libvirt really did with the domains of `tests/vm/matrix.py`.
 //! That program wrote the outcomes down in `tests/vm/matrix-measured`, so no virtual machine is needed here.
+//!
+//! The program itself has them by shape, in `src/measured.jsonl`, which is made of them: `UPDATE_GOLDEN=1`
+//! writes it anew.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,10 +17,14 @@ use gfxplane::fixup::{Surroundings, fix};
 use gfxplane::names::DeviceId;
 use gfxplane::policy::{self, Displays, Policy, Wishes};
 use gfxplane::predict::{Outcome, Program};
-use gfxplane::screens::Known;
+use gfxplane::screens::{Known, Screens};
+use gfxplane::shape::{self, Shape};
 use gfxplane::version::Version;
+use gfxplane::xml::Document;
 use libtest_mimic::{Failed, Trial};
 use serde::Deserialize;
+
+use crate::support::hosts::{golden, updating};
 
 #[derive(Deserialize)]
 struct Measured {
@@ -73,30 +80,113 @@ pub(crate) fn trials() -> Vec<Trial> {
     let measured = directory().join("matrix-measured");
     let files = crate::support::hosts::entries(&measured);
     assert!(!files.is_empty(), "{} is empty", measured.display());
-    files
-        .into_iter()
-        .map(|name| {
-            let path = measured.join(&name);
-            Trial::test(format!("matrix::{name}"), move || of_file(&path))
+    let paths: Vec<PathBuf> = files.iter().map(|name| measured.join(name)).collect();
+    let of_files = files.into_iter().map(|name| {
+        let path = measured.join(&name);
+        Trial::test(format!("matrix::{name}"), move || of_file(&path))
+    });
+    let shapes = Trial::test("matrix::shapes", move || shapes(&paths));
+    of_files.chain([shapes]).collect()
+}
+
+/// What a file says.
+struct File {
+    measured: Vec<Measured>,
+    domains: BTreeMap<String, String>,
+    versions: Versions,
+    rig: Rig,
+}
+
+impl File {
+    fn read(path: &Path) -> Result<Self, Failed> {
+        let text = fs::read_to_string(path)?;
+        let mut lines = text.lines();
+        let versions: Versions = serde_json::from_str(lines.next().ok_or("it is empty")?)?;
+        let measured: Vec<Measured> = lines.map(serde_json::from_str).collect::<Result<_, _>>()?;
+        let domains = domains(&measured)?;
+        let rig = Rig {
+            abilities: Abilities {
+                // Debian builds each of them with a spice-server that is new enough for it.
+                spice_gl_over_tcp: Some(true),
+                qemu: Some(versions.qemu.clone()),
+                libvirt: Some(versions.libvirt.clone()),
+                ..Abilities::default()
+            },
+        };
+        Ok(File {
+            measured,
+            domains,
+            versions,
+            rig,
         })
-        .collect()
+    }
+
+    fn shape(&self, name: &str) -> Result<Shape, Failed> {
+        let document = Document::parse(&self.domains[name])?;
+        let domain = Domain::new(&document)?;
+        let screens = Screens::of(&domain, &|id| self.rig.known(id), &self.rig.abilities);
+        Ok(Shape::of(&domain, &screens).ok_or_else(|| format!("{name} has no shape"))?)
+    }
+}
+
+/// A shape decides: all domains of one start, or are refused with the same words. And the program has what
+/// was measured.
+fn shapes(paths: &[PathBuf]) -> Result<(), Failed> {
+    let mut text = String::new();
+    for path in paths {
+        let file = File::read(path)?;
+        let mut outcomes: BTreeMap<String, (Option<&str>, &str)> = BTreeMap::new();
+        for one in &file.measured {
+            let shape = file.shape(&one.name)?;
+            let message = (!one.starts).then_some(one.message.as_str());
+            let first = outcomes
+                .entry(shape.to_string())
+                .or_insert((message, &one.name));
+            if first.0 != message {
+                let (outcome, other) = first;
+                return Err(format!(
+                    "{other} and {} have one shape, {shape}: {outcome:?}, {message:?}",
+                    one.name
+                )
+                .into());
+            }
+        }
+        for (shape, (message, _)) in outcomes {
+            let line = shape::Measured {
+                qemu: file.versions.qemu.clone(),
+                libvirt: file.versions.libvirt.clone(),
+                shape,
+                message: message.map(Into::into),
+            };
+            text.push_str(&serde_json::to_string(&line)?);
+            text.push('\n');
+        }
+    }
+    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/measured.jsonl");
+    golden(&kept, &text)?;
+    if updating() {
+        return Ok(());
+    }
+    for path in paths {
+        let file = File::read(path)?;
+        for one in &file.measured {
+            let found = shape::measured(&file.shape(&one.name)?, &file.rig.abilities);
+            let starts = found.map(|found| found.message.is_none());
+            if starts != Some(one.starts) {
+                return Err(format!("{}: {found:?}", one.name).into());
+            }
+        }
+    }
+    Ok(())
 }
 
 fn of_file(path: &Path) -> Result<(), Failed> {
-    let text = fs::read_to_string(path)?;
-    let mut lines = text.lines();
-    let versions: Versions = serde_json::from_str(lines.next().ok_or("it is empty")?)?;
-    let measured: Vec<Measured> = lines.map(serde_json::from_str).collect::<Result<_, _>>()?;
-    let domains = domains(&measured)?;
-    let rig = Rig {
-        abilities: Abilities {
-            // Debian builds each of them with a spice-server that is new enough for it.
-            spice_gl_over_tcp: Some(true),
-            qemu: Some(versions.qemu),
-            libvirt: Some(versions.libvirt),
-            ..Abilities::default()
-        },
-    };
+    let File {
+        measured,
+        domains,
+        rig,
+        ..
+    } = File::read(path)?;
     let agreed = Wishes {
         display: Some(Displays::Auto),
         consent: Some(policy::consent("all")?),

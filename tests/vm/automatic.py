@@ -322,6 +322,87 @@ def test_a_domain_that_is_right_is_left_alone():
         gone(name)
 
 
+# What nobody has seen
+
+
+def with_card(name, model, device=None):
+    """A domain that would be refused, with an emulated card of which nothing is measured."""
+    xml = domain_xml(name, device or DMABUF[0], SPICE).replace("type='none'", f"type='{model}'")
+    Path(f"/tmp/{name}.xml").write_text(xml)
+    define(xml)
+
+
+def test_what_was_not_measured_is_tried():
+    """A small copy of it starts, and then it is defined; the next of its shape needs none."""
+    for name, said in (("tried", "tried: a small copy of the domain started in"), ("alike", "tried: a small copy of such a domain started")):
+        since = cursor()
+        with_card(name, "cirrus")
+        print(f"  right {becomes_right(name):.1f} s after it was defined")
+        [line] = [line for line in journal(since).splitlines() if f"{name}: tried: " in line]
+        print(f"  {line}")
+        assert said in line, line
+        works(name)
+    equal([name for name in names() if name.startswith("gfxplane-verify-")], [], "a copy is left")
+    for directory in ("/var/log/libvirt/qemu", "/etc/apparmor.d/libvirt"):
+        left = [path.name for path in Path(directory).iterdir() if "gfxplane-verify-" in path.name]
+        equal(left, [], f"left in {directory}")
+    [kept] = Path("/var/cache/gfxplane/trials").iterdir()
+    print(f"  {kept.name}: {json.loads(kept.read_text())['trials']}")
+    # What was measured is not tried.
+    since = cursor()
+    domain("measured", DMABUF[0], graphics=SPICE)
+    becomes_right("measured")
+    said = journal(since)
+    assert "measured: measured: such a domain starts with QEMU" in said or "measured: tried: " in said, said
+    gone("tried", "alike", "measured")
+
+
+def test_a_device_in_use_is_waited_for():
+    """The domain stays as it is, and the reason says so, until the device is free."""
+    domain("holder", DMABUF[0], graphics=SPICE_GL)
+    out("virsh start --paused holder")
+    since = cursor()
+    with_card("waits", "vmvga")
+    before = definition("waits")
+    line = eventually("the daemon says why", lambda: re.search("waits: left alone .*", journal(since)))[0]
+    print(f"  {line}")
+    for words in (f"device {DMABUF[0]} is in use by domain holder", "gfxplane fixup waits --define --no-trial"):
+        assert words in line, line
+    refused = sh("gfxplane fixup waits --define", check=False)
+    equal(refused.returncode, 3, refused.stderr)
+    assert "in use by domain holder" in refused.stderr, refused.stderr
+    equal(definition("waits"), before, "to the byte")
+    destroy("holder")
+    print(f"  right {becomes_right('waits'):.1f} s after the device came free")
+    works("waits")
+    gone("holder", "waits")
+
+
+UNKNOWN = """<qemu:override xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
+    <qemu:device alias='ua-vgpu'>
+      <qemu:frontend><qemu:property name='no-such' type='string' value='1'/></qemu:frontend>
+    </qemu:device>
+  </qemu:override>"""
+
+
+def test_what_is_refused_when_it_is_tried_stays():
+    """QEMU has the last word, whatever gfxplane thinks; a person can do without."""
+    since = cursor()
+    xml = domain_xml("refused", DMABUF[0], SPICE, more=UNKNOWN)
+    define(xml.replace("</source>", "</source><alias name='ua-vgpu'/>"))
+    before = definition("refused")
+    line = eventually("the daemon says why", lambda: re.search("refused: left alone .*", journal(since)))[0]
+    print(f"  {line}")
+    assert "was refused after" in line and "no-such" in line, line
+    asked = sh("gfxplane fixup refused --define", check=False)
+    equal(asked.returncode, 1, asked.stderr)
+    assert "no-such" in asked.stderr, asked.stderr
+    equal(definition("refused"), before, "to the byte")
+    out("gfxplane fixup refused --define --no-trial")
+    assert "<gl enable='yes'" in definition("refused"), definition("refused")
+    gone("refused")
+
+
 def test_undo_log_and_policy():
     """What was done is undone, and then the domain is its owner's, until he gives it back."""
     xml = domain_xml("undone", DMABUF[0], "<graphics type='spice' autoport='yes' passwd='geheim'/>")

@@ -29,7 +29,8 @@ from pathlib import Path
 PACKAGE = Path("gfxplane.deb")
 RESULTS = Path("results.jsonl")
 
-# A name is DEVICES/GRAPHICS/VIDEO or DEVICES/GRAPHICS/VIDEO/ramfb: the first device has ramfb then.
+# A name is DEVICES/GRAPHICS/VIDEO or DEVICES/GRAPHICS/VIDEO/ramfb: the first device has ramfb then. A device with
+# a 0 behind it has display='off'.
 
 UUIDS = {
     "mdpy": ["00000001-2222-4333-8444-555555555555"],
@@ -65,6 +66,9 @@ MORE_GRAPHICS = {
     "spice-gl-auto": [SPICE_LOCAL.format("<gl enable='yes'/>")],
 }
 
+# The models of cards, and what is in them; the last three only in EXTRA.
+VIDEOS = {"none": "", "vga": "", "virtio": "", "ramfb": "", "qxl": "", "bochs": "", "virtio3d": "<acceleration accel3d='yes'/>"}
+
 # In CI. Each of the issue's devices, graphics and videos is in it, and refusals by each who refuses.
 SAMPLE = [
     "mbochs/vnc/none",  # the mail's case: dmabuf, no GL
@@ -99,7 +103,18 @@ EXTRA = [
     "mdpy/vnc/ramfb",
     "mdpy/vnc/ramfb/ramfb",
     "mbochs/spice-gl/ramfb/ramfb",
-]
+    # What fixup makes of a device without a display: nothing is seen of it, with any graphics.
+    *(f"mtty0/{graphics}/{video}" for graphics in ("none", "vnc", "spice-loopback", "spice-any") for video in ("none", "vga", "virtio")),
+    *(f"mtty0/{graphics}/none" for graphics in ("spice-local", "spice-gl", "dbus", "dbus-gl", "spice-gl+vnc")),
+    "mbochs+mtty0/spice-gl/none",
+    "mdpy+mtty0/vnc/none",
+    # The other cards that guests often have.
+    *(f"{devices}/{graphics}/{video}" for devices, graphics in (
+        ("mbochs", "spice-gl"), ("mbochs", "spice-gl+vnc"), ("mbochs", "dbus-gl"), ("mdpy", "spice-loopback"),
+        ("mdpy", "spice-gl"), ("mdpy", "vnc"),
+    ) for video in ("qxl", "bochs", "virtio3d")),
+    *(f"mtty0/{graphics}/{video}" for graphics in ("vnc", "spice-loopback") for video in ("qxl", "bochs")),
+]  # fmt: skip
 
 
 def in_kind():
@@ -151,14 +166,16 @@ def domain(name, called, node):
     try:
         devices, graphics, video, *ramfb = name.split("/")
         screens = "".join(f"    {g}\n" for g in {**GRAPHICS, **MORE_GRAPHICS}[graphics])
-        kinds = devices.split("+")
+        kinds = [kind.removesuffix("0") for kind in devices.split("+")]
+        displays = ["off" if kind.endswith("0") else "on" for kind in devices.split("+")]
         uuids = [UUIDS[kind][kinds[:n].count(kind)] for n, kind in enumerate(kinds)]
-        if ramfb not in ([], ["ramfb"]) or video not in ("none", "vga", "virtio", "ramfb"):
+        model = f"<model type='{video.removesuffix('3d')}'>{VIDEOS[video]}</model>"
+        if ramfb not in ([], ["ramfb"]):
             raise KeyError
     except (KeyError, ValueError, IndexError):
         raise SystemExit(f"matrix: {name} names no combination") from None
     hostdevs = "".join(
-        f"""    <hostdev mode='subsystem' type='mdev' model='vfio-pci' display='on'{" ramfb='on'" * bool(ramfb and not n)}>
+        f"""    <hostdev mode='subsystem' type='mdev' model='vfio-pci' display='{displays[n]}'{" ramfb='on'" * bool(ramfb and not n)}>
       <source><address uuid='{uuid}'/></source>
     </hostdev>
 """
@@ -170,7 +187,7 @@ def domain(name, called, node):
   <os><type arch='x86_64' machine='pc'>hvm</type></os>
   <devices>
     <controller type='usb' model='none'/>
-{screens.replace("NODE", node)}    <video><model type='{video}'/></video>
+{screens.replace("NODE", node)}    <video>{model}</video>
 {hostdevs}    <memballoon model='none'/>
   </devices>
 </domain>

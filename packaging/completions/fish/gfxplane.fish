@@ -89,6 +89,7 @@ complete -c gfxplane -n "__fish_gfxplane_using_subcommand fixup" -l print-xml -d
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand fixup" -l confirm -d 'Show the difference and ask before the domain is defined'
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand fixup" -l define -d 'Define the domain with the new XML'
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand fixup" -l dry-run -d 'Do everything but define the domain'
+complete -c gfxplane -n "__fish_gfxplane_using_subcommand fixup" -l no-trial -d 'Define the domain although nobody has seen that it starts'
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand fixup" -l json -d 'Print the plan and the new XML as JSON'
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand fixup" -s q -l quiet -d 'Say nothing of what was passed over'
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand fixup" -s h -l help -d 'Print help (see more with \'--help\')'

@@ -20,8 +20,9 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::cli::libvirt::{Start, Term};
+use crate::cli::libvirt::Start;
 use crate::cli::subject::{HostSurroundings, SubjectArgs};
+use crate::cli::trial::{NotTried, SmallCopy};
 use crate::cli::{Context, End, Failure, json};
 use crate::domain::Domain;
 use crate::fixup::{Surroundings as _, fix};
@@ -181,42 +182,24 @@ impl Verify {
         let document = Document::parse(&reduced.xml)?;
         let domain = Domain::new(&document)?;
         let devices: Vec<DeviceId> = domain.hostdevs.iter().map(|hostdev| hostdev.id).collect();
-        idle::are_there(&context.root, &devices)?;
-        let logs = logs::Logs::of(context.connect.as_deref());
+        let copy = SmallCopy {
+            root: &context.root,
+            connect: context.connect.as_deref(),
+            reduced,
+            uuid,
+            devices: &devices,
+        };
+        // The user knows better whether a start is still under way.
+        let may = || Ok(());
         if !self.offline {
-            // Before anything is held: libvirt tells nothing of a domain while the hook waits for us.
-            let users = context.libvirt.users()?;
-            idle::are_unused(&users, &devices)?;
-            logs.sweep(&users);
+            let start = copy.start_by(context.libvirt.as_ref(), limit, &may);
+            return Ok(start.map_err(Failure::from)?);
         }
-        let gives_way = idle::start_comes(&context.root, &devices);
-        let _held = idle::hold(&context.root, &devices, limit).map_err(Failure::from)?;
-        let term = Term {
-            limit,
-            gives_way: &gives_way,
-        };
-        let start = if self.offline {
-            offline::start(&domain, &surroundings.abilities(&domain), term)?
-        } else {
-            let start = context.libvirt.start(&reduced.xml, &uuid.to_string(), term);
-            logs.remove(&name(uuid));
-            start?
-        };
-        if let Start::Refused(message) = &start {
-            match said::about(message) {
-                said::Answers::TheDomain => {}
-                said::Answers::InUse => {
-                    let problem = format!(
-                        "a device of the domain is in use, so nothing can be tried: {message}"
-                    );
-                    return Err(Failure::Environment(problem).into());
-                }
-                said::Answers::Gone => {
-                    let problem = format!("a device of the domain has gone meanwhile: {message}");
-                    return Err(Failure::Environment(problem).into());
-                }
-            }
-        }
-        Ok(start)
+        idle::are_there(&context.root, &devices)?;
+        let start = copy.start(limit, &may, |term| {
+            let start = offline::start(&domain, &surroundings.abilities(&domain), term);
+            start.map_err(|error| NotTried::Failed(error.to_string()))
+        });
+        Ok(start.map_err(Failure::from)?)
     }
 }

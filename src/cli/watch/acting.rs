@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::domains::Unsure;
 use super::service::Priority;
-use super::{Daemon, Event, Task};
+use super::{Daemon, Event, SOON, Task};
 use crate::cli::libvirt::{self, Definition, Happened, New, Replaced};
 use crate::cli::subject::HostSurroundings;
 use crate::cli::{Failure, libvirt::Libvirt};
@@ -25,9 +25,6 @@ use crate::watch::{Decision, Line, only_graphics};
 
 /// How often in a row a definition that changes while it is mended is read again at once.
 const AT_ONCE: u32 = 5;
-
-/// When it is looked at again after that, and when libvirt was too busy with the domain.
-const SOON: Duration = Duration::from_secs(2);
 
 /// How long the report of a definition of ours may take to come.
 const OWN_REPORT: Duration = Duration::from_secs(1);
@@ -78,7 +75,7 @@ impl Daemon<'_> {
         self.again(task, wait);
     }
 
-    fn again(&mut self, task: Task, wait: Duration) {
+    pub(super) fn again(&mut self, task: Task, wait: Duration) {
         let key = (Instant::now() + wait, task.uuid);
         self.later.insert(key, task);
     }
@@ -99,6 +96,7 @@ impl Daemon<'_> {
             return Ok(());
         };
         self.was_done_after_all(uuid, &definition);
+        self.domains.watched(uuid).waits = false;
         let (name, devices) = name_and_devices(&definition.xml);
         let is_another = self
             .domains
@@ -148,14 +146,18 @@ impl Daemon<'_> {
                     self.start(libvirt, &definition, receive.is_none())?;
                 }
             }
-            Ok(Decision::Act(fixed)) => self.act(libvirt, uuid, &definition, &fixed, receive)?,
+            Ok(Decision::Act(fixed)) => {
+                if self.is_seen(libvirt, task, &fixed)? {
+                    self.act(libvirt, uuid, &definition, &fixed, receive)?;
+                }
+            }
         }
         Ok(())
     }
 
     /// What the hook has asked for is done, or will not be. The file goes last, so that the next
     /// daemon finds it if this one is ended; but before a start of ours, which may leave a new one.
-    fn handled(&mut self, uuid: Uuid, starts: bool) {
+    pub(super) fn handled(&mut self, uuid: Uuid, starts: bool) {
         let Some(domain) = self.domains.known(uuid) else {
             return;
         };
@@ -176,7 +178,7 @@ impl Daemon<'_> {
         self.say(Priority::Notice, &text);
     }
 
-    fn name(&mut self, uuid: Uuid) -> String {
+    pub(super) fn name(&mut self, uuid: Uuid) -> String {
         self.domains.watched(uuid).name.clone()
     }
 
@@ -191,7 +193,7 @@ impl Daemon<'_> {
 
     /// Says the lines, unless they were said of this domain the last time. `what`: as which they go
     /// to the log of what was done, too.
-    fn say_of(&mut self, uuid: Uuid, lines: Vec<Line>, what: Option<What>) {
+    pub(super) fn say_of(&mut self, uuid: Uuid, lines: Vec<Line>, what: Option<What>) {
         let domain = self.domains.watched(uuid);
         let name = domain.name.clone();
         let typed = operand(Some(&name), Some(uuid));

@@ -33,6 +33,11 @@ pub(super) struct Watched {
     pub(super) failure: String,
     /// The definition that was started after a veto: once for each.
     retried: Option<u64>,
+    /// What it was to become and is not, a mark of it, and why: it was refused when it was tried, or can't be
+    /// tried at all.
+    pub(super) in_vain: Option<(u64, String)>,
+    /// It could not be tried, as a device is in use.
+    pub(super) waits: bool,
     /// What libvirt may have done, or not: it has not said.
     pub(super) unsure: Option<Unsure>,
 }
@@ -111,6 +116,7 @@ impl Domains {
         self.all.retain(|uuid, _| there.contains(uuid));
         for domain in self.all.values_mut() {
             domain.memory.try_again();
+            domain.in_vain = None;
         }
         if self.is_system {
             for uuid in self.state.domains() {
@@ -177,6 +183,16 @@ impl Domains {
         self.all
             .iter()
             .filter(with)
+            .map(|(uuid, _)| *uuid)
+            .collect()
+    }
+
+    /// Those that could not be tried, as a device is in use.
+    pub(super) fn waiting(&self) -> Vec<Uuid> {
+        let waits = |(_, domain): &(&Uuid, &Watched)| domain.waits;
+        self.all
+            .iter()
+            .filter(waits)
             .map(|(uuid, _)| *uuid)
             .collect()
     }

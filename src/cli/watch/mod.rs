@@ -12,6 +12,7 @@ mod probing;
 mod service;
 #[cfg(test)]
 mod tests;
+mod trying;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
@@ -62,6 +63,10 @@ const DAEMONS: (&str, [&str; 2]) = ("run", ["libvirtd.pid", "virtqemud.pid"]);
 /// How long after a failure libvirt is tried again; twice as long after each.
 const SOONEST: Duration = Duration::from_millis(500);
 const LATEST: Duration = Duration::from_secs(30);
+
+/// When a domain is looked at again that changes all the time, with which libvirt is too busy, or whose devices
+/// are about to come free.
+const SOON: Duration = Duration::from_secs(2);
 
 /// So many different warnings are said until the settings are read again.
 const MOST_WARNINGS: usize = 1000;
@@ -165,6 +170,8 @@ struct Daemon<'c> {
     retry: Option<(Instant, Duration)>,
     domains: Domains,
     probing: Probing,
+    /// The small copy of a domain that was started last. What is reported of it is not news.
+    trial: Option<Uuid>,
     tasks: VecDeque<Task>,
     /// What is looked at again later.
     later: BTreeMap<(Instant, Uuid), Task>,
@@ -199,6 +206,7 @@ impl<'c> Daemon<'c> {
             retry: None,
             domains: Domains::new(&context.root, is_system(context), &mut warnings),
             probing: Probing::new(prober),
+            trial: None,
             tasks: VecDeque::new(),
             later: BTreeMap::new(),
             ending: BTreeSet::new(),
@@ -430,7 +438,9 @@ impl<'c> Daemon<'c> {
     fn event(&mut self, event: Event) {
         match event {
             Event::Libvirt(libvirt::Event::Domain { uuid, what, .. }) => {
-                if let Ok(uuid) = uuid.parse() {
+                if let Ok(uuid) = uuid.parse()
+                    && self.trial != Some(uuid)
+                {
                     self.happened(uuid, what);
                 }
             }
@@ -524,6 +534,7 @@ impl<'c> Daemon<'c> {
             } else {
                 self.learn(uuid);
                 self.devices_of(uuid);
+                self.waited();
             }
         }
         self.warn(&warnings);
@@ -541,7 +552,17 @@ impl<'c> Daemon<'c> {
                 }
                 self.learn(uuid);
             }
-            Happened::Stopped => self.devices_of(uuid),
+            Happened::Stopped => {
+                self.devices_of(uuid);
+                self.waited();
+            }
+        }
+    }
+
+    /// A domain has ended: those are looked at that could not be tried for a device in use.
+    fn waited(&mut self) {
+        for uuid in self.domains.waiting() {
+            self.task(uuid, false);
         }
     }
 

@@ -9,8 +9,10 @@ use std::sync::{Mutex, OnceLock};
 use std::time::Instant;
 
 use super::*;
+use crate::abilities::Abilities;
 use crate::cli::libvirt::{Definition, New, Replaced, Sink, Start, Term, User};
 use crate::host::Root;
+use crate::host::emulator::pretend;
 use crate::log::What;
 
 const UUID: &str = "9a7e6a0c-0000-4000-8000-000000000001";
@@ -35,6 +37,12 @@ struct Fake {
     is_active: AtomicBool,
     /// Of an active one: it is through with its start.
     is_running: AtomicBool,
+    /// What comes of starting small copies; they start if nothing is said.
+    trial: Mutex<Option<String>>,
+    /// The copies that were started.
+    tried: Mutex<Vec<String>>,
+    /// The domains that run.
+    users: Mutex<Vec<User>>,
     /// The log that is there once libvirt has said how the domain is.
     next_log: Mutex<Option<(PathBuf, String)>>,
 }
@@ -166,11 +174,15 @@ impl Libvirt for Arc<Fake> {
     }
 
     fn users(&self) -> Result<Vec<User>, Failure> {
-        Ok(Vec::new())
+        Ok(self.users.lock().unwrap().clone())
     }
 
-    fn start(&self, _xml: &str, _uuid: &str, _term: Term<'_>) -> Result<Start, Failure> {
-        unreachable!("the daemon tries none")
+    fn start(&self, xml: &str, uuid: &str, _term: Term<'_>) -> Result<Start, Failure> {
+        self.tried.lock().unwrap().push(xml.into());
+        self.report_of(uuid, Happened::Started);
+        self.report_of(uuid, Happened::Stopped);
+        let refusal = self.trial.lock().unwrap().clone();
+        Ok(refusal.map_or(Start::Starts, Start::Refused))
     }
 
     fn nodedev_xml(&self, _name: &str) -> Result<String, Failure> {
@@ -218,6 +230,20 @@ impl Host {
             std::fs::create_dir_all(directory.path().join(below)).unwrap();
         }
         std::fs::write(directory.path().join("dev/dri/renderD128"), "").unwrap();
+        let abilities = Abilities {
+            qemu: "10.0.13".parse().ok(),
+            frontends: Some(
+                ["vnc", "spice", "spice-gl", "dbus", "egl-headless"]
+                    .map(String::from)
+                    .into(),
+            ),
+            ..Abilities::default()
+        };
+        pretend(
+            &Root::strict(directory.path()),
+            "libvirt.so.0.11003.0",
+            &abilities,
+        );
         let libvirt = Arc::new(Fake::default());
         Host {
             context: Context {
@@ -757,4 +783,158 @@ fn five_thousand_domains() {
     assert_eq!(uuids.iter().filter(remembered).count(), 5000);
     // The log is put aside at its size, whatever there is to tell.
     assert!(!entries(&daemon).is_empty());
+}
+
+/// A card of which nobody has measured anything, and no arguments.
+fn unmeasured() -> String {
+    doomed().replace("<model type='none'/>", "<model type='cirrus'/>")
+}
+
+fn tried(host: &Host) -> usize {
+    host.libvirt.tried.lock().unwrap().len()
+}
+
+/// Why a domain was left alone the last time.
+fn reason(daemon: &Daemon<'_>) -> String {
+    let entries = daemon.domains.state.entries(&mut Vec::new());
+    let left = entries.iter().filter(|entry| entry.what == What::LeftAlone);
+    left.filter_map(|entry| entry.reason.clone())
+        .next_back()
+        .unwrap()
+}
+
+#[test]
+fn what_was_measured_is_not_tried() {
+    let host = Host::new();
+    host.libvirt.put(&doomed());
+    let (_daemon, _receive) = host.watched();
+    assert!(host.libvirt.xml().contains("<gl enable='yes'"));
+    assert_eq!(tried(&host), 0);
+}
+
+#[test]
+fn what_was_not_measured_is_tried_once_for_all_of_its_shape() {
+    let host = Host::new();
+    let second = UUID.replace("01", "02");
+    host.libvirt.put(&unmeasured());
+    let (mut daemon, receive) = host.watched();
+    assert!(host.libvirt.xml().contains("<gl enable='yes'"));
+    assert_eq!(tried(&host), 1);
+    {
+        let copies = host.libvirt.tried.lock().unwrap();
+        assert!(
+            copies[0].contains("<name>gfxplane-verify-"),
+            "{}",
+            copies[0]
+        );
+        assert!(copies[0].contains("<gl enable='yes'") && !copies[0].contains("geheim"));
+    }
+    assert_eq!(entries(&daemon), [What::Fixed]);
+    // Another domain, and another daemon.
+    host.libvirt
+        .put_at(&second, &unmeasured().replace(UUID, &second));
+    daemon.work_with(&receive);
+    host.libvirt.put(&unmeasured());
+    drop(daemon);
+    let (daemon, _receive) = host.watched();
+    let all = host.libvirt.domains.lock().unwrap();
+    assert!(all.values().all(|xml| xml.contains("<gl enable='yes'")));
+    assert_eq!((tried(&host), entries(&daemon).len()), (1, 3));
+}
+
+#[test]
+fn what_is_refused_when_it_is_tried_stays_as_it_is() {
+    let host = Host::new();
+    *host.libvirt.trial.lock().unwrap() = Some("no such card".into());
+    host.libvirt.put(&unmeasured());
+    let (mut daemon, receive) = host.watched();
+    assert_eq!(host.libvirt.xml(), unmeasured());
+    let said = reason(&daemon);
+    for words in ["no such card", "`gfxplane fixup g --define`"] {
+        assert!(said.contains(words), "{said}");
+    }
+    // It is believed, also by the next daemon, until somebody who asks has tried it with success.
+    host.libvirt.put(&unmeasured());
+    daemon.work_with(&receive);
+    drop(daemon);
+    let (_daemon, _receive) = host.watched();
+    assert_eq!((host.libvirt.xml(), tried(&host)), (unmeasured(), 1));
+}
+
+#[test]
+fn an_argument_of_the_users_has_no_shape_and_is_tried_for_itself() {
+    let arguments = "<qemu:commandline xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>\
+                     <qemu:arg value='ARG'/></qemu:commandline></domain>";
+    let host = Host::new();
+    *host.libvirt.trial.lock().unwrap() = Some("no".into());
+    let with = |argument: &str| doomed().replace("</domain>", &arguments.replace("ARG", argument));
+    host.libvirt.put(&with("-no-user-config"));
+    let (mut daemon, receive) = host.watched();
+    assert_eq!((tried(&host), entries(&daemon)), (1, vec![What::LeftAlone]));
+    // Nothing new, so nothing is tried.
+    host.libvirt.put(&with("-no-user-config"));
+    daemon.work_with(&receive);
+    assert_eq!(tried(&host), 1);
+    *host.libvirt.trial.lock().unwrap() = None;
+    host.libvirt.put(&with("-nodefaults"));
+    daemon.work_with(&receive);
+    assert!(host.libvirt.xml().contains("<gl enable='yes'"));
+    assert_eq!(tried(&host), 2);
+}
+
+#[test]
+fn a_device_in_use_is_waited_for() {
+    let host = Host::new();
+    let holder = User {
+        domain: "holder".into(),
+        devices: vec![DMABUF.parse().unwrap()],
+    };
+    host.libvirt.users.lock().unwrap().push(holder);
+    host.libvirt.put(&unmeasured());
+    let (mut daemon, receive) = host.watched();
+    assert_eq!((host.libvirt.xml(), tried(&host)), (unmeasured(), 0));
+    let said = reason(&daemon);
+    for words in [
+        &format!("device {DMABUF} is in use by domain holder"),
+        "`gfxplane fixup g --define --no-trial`",
+    ] {
+        assert!(said.contains(words), "{said}");
+    }
+    host.libvirt.users.lock().unwrap().clear();
+    host.libvirt
+        .report_of(&UUID.replace("01", "09"), Happened::Stopped);
+    daemon.work_with(&receive);
+    assert!(host.libvirt.xml().contains("<gl enable='yes'"));
+    assert_eq!(tried(&host), 1);
+}
+
+#[test]
+fn a_start_that_is_under_way_comes_first() {
+    let host = Host::new();
+    let id = DMABUF.parse().unwrap();
+    requests::mark_start(&host.context.root, id).unwrap();
+    host.libvirt.put(&unmeasured());
+    let (mut daemon, receive) = host.watched();
+    assert_eq!((host.libvirt.xml(), tried(&host)), (unmeasured(), 0));
+    assert_eq!(daemon.later.len(), 1, "it is looked at again");
+    requests::forget_start(&host.context.root, id).unwrap();
+    daemon.task(uuid(), false);
+    daemon.work_with(&receive);
+    assert!(host.libvirt.xml().contains("<gl enable='yes'"));
+}
+
+/// What is reported of a copy is not that another domain has ended.
+#[test]
+fn trials_of_its_own_do_not_wake_the_daemon() {
+    let host = Host::new();
+    let (mut daemon, receive) = host.watched();
+    let waiting = Uuid::from_u128(7);
+    daemon.domains.watched(waiting).waits = true;
+    host.libvirt.put(&unmeasured());
+    daemon.work_with(&receive);
+    assert_eq!(tried(&host), 1);
+    assert!(
+        daemon.domains.known(waiting).is_some(),
+        "nobody has looked at it"
+    );
 }

@@ -59,10 +59,9 @@ pub(super) struct Key {
     libvirt: Option<Version>,
 }
 
-impl Kept {
-    pub(super) fn to_text(&self) -> io::Result<String> {
-        Ok(serde_json::to_string_pretty(self)? + "\n")
-    }
+/// What is kept, as the text of its file.
+pub(super) fn to_text(kept: &impl Serialize) -> io::Result<String> {
+    Ok(serde_json::to_string_pretty(kept)? + "\n")
 }
 
 impl Key {
@@ -97,6 +96,11 @@ pub(super) fn only_qemus(abilities: &Abilities) -> Abilities {
 /// Where the cache has what it knows of an emulator: its path with `,` for `/`, so that no two
 /// have the same name.
 pub(super) fn kept_path(root: &Root, emulator: &Path) -> PathBuf {
+    path_in("qemu", root, emulator)
+}
+
+/// Where a directory of the cache has something about an emulator.
+pub(super) fn path_in(directory: &str, root: &Root, emulator: &Path) -> PathBuf {
     let mut name = String::new();
     for byte in emulator
         .strip_prefix("/")
@@ -112,7 +116,7 @@ pub(super) fn kept_path(root: &Root, emulator: &Path) -> PathBuf {
             byte => name.push_str(&format!("%{byte:02x}")),
         }
     }
-    root.join(CACHE).join("qemu").join(name + ".json")
+    root.join(CACHE).join(directory).join(name + ".json")
 }
 
 pub(super) fn read(root: &Root, path: &Path, warnings: &mut Vec<Warning>) -> Option<Kept> {
@@ -145,8 +149,8 @@ pub(super) fn parsed<T: for<'a> Deserialize<'a>>(
     serde_json::from_str(&text).map(Some).map_err(damaged)
 }
 
-pub(super) fn keep(path: &Path, kept: &Kept) -> io::Result<()> {
-    let text = kept.to_text()?;
+pub(super) fn keep(path: &Path, kept: &impl Serialize) -> io::Result<()> {
+    let text = to_text(kept)?;
     let directory = path.parent().unwrap_or(path);
     DirBuilder::new()
         .mode(0o755)

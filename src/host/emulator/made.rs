@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::cache::kept_path;
+use super::cache::{Kept, Key, keep, kept_path};
 use super::libvirt::LISTEN;
 use super::{Asking, abilities, on_host};
 use crate::abilities::{Abilities, RenderNodes};
 use crate::host::{Root, Warning};
+use crate::record::FORMAT;
 
 pub(super) const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 
@@ -40,6 +41,25 @@ pub(super) fn nothing() -> Abilities {
         dbus_daemon_denied: Some(false),
         ..Abilities::default()
     }
+}
+
+/// Puts a QEMU there that nobody can run, of which this was found out before, and a libvirt of this version.
+pub(crate) fn pretend(root: &Root, libvirt: &str, abilities: &Abilities) {
+    let emulator = Path::new(QEMU);
+    let program = on_host(root, emulator);
+    fs::create_dir_all(program.parent().unwrap()).unwrap();
+    fs::write(program, "\x7fELF").unwrap();
+    let libraries = root.join("usr/lib/x86_64-linux-gnu");
+    fs::create_dir_all(&libraries).unwrap();
+    fs::write(libraries.join(libvirt), "").unwrap();
+    std::os::unix::fs::symlink(libvirt, libraries.join("libvirt.so.0")).unwrap();
+    let kept = Kept {
+        format: FORMAT,
+        emulator: emulator.into(),
+        key: Some(Key::of(root, emulator).unwrap()),
+        abilities: abilities.clone(),
+    };
+    keep(&kept_path(root, emulator), &kept).unwrap();
 }
 
 /// A host.

@@ -12,9 +12,12 @@ mod files;
 mod libvirt;
 #[cfg(test)]
 mod made;
+pub mod trials;
 
 pub use cache::known;
 pub use libvirt::{QemuConf, qemu_conf};
+#[cfg(test)]
+pub(crate) use made::pretend;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -24,7 +27,7 @@ use std::path::{Path, PathBuf};
 use crate::abilities::Abilities;
 use crate::host::{Root, Warning};
 use crate::record::FORMAT;
-use cache::{Kept, Key, keep, kept_path, only_qemus, read};
+use cache::{Kept, Key, keep, kept_path, only_qemus, read, to_text};
 use capabilities::Capabilities;
 use files::Told;
 use libvirt::{Installed, installed, installed_path, listens, render_nodes};
@@ -131,7 +134,7 @@ pub fn record(root: &Root, emulator: &Path, abilities: &Abilities) -> io::Result
         abilities: only_qemus(abilities),
     };
     if kept.abilities != Abilities::default() {
-        write(kept_path(root, emulator), kept.to_text()?)?;
+        write(kept_path(root, emulator), to_text(&kept)?)?;
     }
     if libvirt.is_some() || dbus_daemon_denied.is_some() {
         let installed = Installed {

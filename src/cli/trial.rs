@@ -1,0 +1,375 @@
+//! Whether a domain starts, as it was seen: measured by us, tried earlier on this host, or tried now.
+//!
+//! What is tried is the small copy that `gfxplane verify` starts ([`crate::verify::reduce`]), on devices
+//! that nobody uses, and never while a domain that has one of them is being started.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::abilities::Abilities;
+use crate::cli::libvirt::{Libvirt, Start, Term};
+use crate::cli::verify::idle::{self, NotHeld};
+use crate::cli::verify::logs::Logs;
+use crate::cli::{Context, Failure, SYSTEM};
+use crate::domain::Domain;
+use crate::fixup::Surroundings;
+use crate::host::emulator::trials::Build;
+use crate::host::emulator::{Kind, kind};
+use crate::host::requests::start_under_way;
+use crate::host::{Root, Warning};
+use crate::names::DeviceId;
+use crate::screens::Screens;
+use crate::shape::{Shape, measured};
+use crate::verify::{Irreducible, Reduced, is_name, name, reduce, said};
+use crate::version::Version;
+use crate::xml::Document;
+
+/// How often it is looked whether another trial has ended.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// How it is known whether a domain starts.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "by", rename_all = "kebab-case")]
+pub enum Source {
+    /// It was measured of its shape, with the same versions, before this gfxplane was made.
+    Measured {
+        /// QEMU's version.
+        qemu: Version,
+        /// libvirt's version.
+        libvirt: Version,
+    },
+    /// A small copy of a domain of its shape was tried on this host earlier, with the same build of QEMU.
+    Earlier {
+        /// When, in seconds since 1970.
+        time: u64,
+    },
+    /// A small copy of it was tried just now.
+    Trial {
+        /// How long that took.
+        seconds: f64,
+    },
+}
+
+/// Whether a domain starts.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Seen {
+    /// How that is known.
+    #[serde(flatten)]
+    pub source: Source,
+    /// Whether it starts.
+    pub starts: bool,
+    /// What was said by the one that refused it; nothing if it starts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+impl Seen {
+    fn new(source: Source, message: Option<String>) -> Self {
+        Seen {
+            source,
+            starts: message.is_none(),
+            message,
+        }
+    }
+
+    /// Whether a person who asks needs no further trial. What was refused here once may start
+    /// meanwhile, say because a right was given.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        self.starts || !matches!(self.source, Source::Earlier { .. })
+    }
+}
+
+impl fmt::Display for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.source {
+            Source::Measured { qemu, libvirt } => {
+                let what = if self.starts { "starts" } else { "is refused" };
+                write!(
+                    f,
+                    "measured: such a domain {what} with QEMU {qemu} and libvirt {libvirt}"
+                )?;
+            }
+            Source::Earlier { time } => {
+                let what = if self.starts {
+                    "started"
+                } else {
+                    "was refused"
+                };
+                let time = crate::log::rfc3339(*time);
+                write!(
+                    f,
+                    "tried: a small copy of such a domain {what} with this QEMU on {time}"
+                )?;
+            }
+            Source::Trial { seconds } => {
+                let what = if self.starts {
+                    "started in"
+                } else {
+                    "was refused after"
+                };
+                write!(f, "tried: a small copy of the domain {what} {seconds:.1} s")?;
+            }
+        }
+        match &self.message {
+            Some(message) => write!(f, ": {message}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Why a domain could not be tried.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotTried {
+    /// A device is in use, or can't be used.
+    #[error("{0}")]
+    Device(String),
+    /// Another run of ours has a device, and lets go of it soon.
+    #[error("{0}")]
+    Ours(String),
+    /// A domain that has one of the devices is being started, and comes first.
+    #[error("a domain that has device {0} is being started, and comes first")]
+    Start(DeviceId),
+    /// It had not started in time.
+    #[error("{0}")]
+    Late(String),
+    /// The copy would lack this, and may start where the domain does not, or the other way round.
+    #[error("a small copy would be without {0}")]
+    LeftOut(String),
+    /// libvirt can't be asked.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<NotTried> for Failure {
+    fn from(error: NotTried) -> Self {
+        Failure::Environment(error.to_string())
+    }
+}
+
+impl From<NotHeld> for NotTried {
+    fn from(error: NotHeld) -> Self {
+        match error {
+            NotHeld::InUse(text) => NotTried::Ours(text),
+            NotHeld::Failed(text) => NotTried::Failed(text),
+        }
+    }
+}
+
+/// A domain, and what is asked of it: whether it starts.
+pub struct Question<'c> {
+    context: &'c Context,
+    uuid: Uuid,
+    reduced: Reduced,
+    devices: Vec<DeviceId>,
+    emulator: PathBuf,
+    abilities: Abilities,
+    shape: Option<Shape>,
+}
+
+impl<'c> Question<'c> {
+    /// Of a domain of this machine's libvirt, by its XML.
+    ///
+    /// # Errors
+    /// There is nothing in the XML that could be started.
+    pub fn new(
+        context: &'c Context,
+        text: &str,
+        surroundings: &dyn Surroundings,
+    ) -> Result<Self, Irreducible> {
+        let document = Document::parse(text)?;
+        let domain = Domain::new(&document)?;
+        let abilities = surroundings.abilities(&domain);
+        let known = |id| surroundings.known(id);
+        let emulator = domain.program();
+        // What a script makes of the arguments is its own. Of a session's libvirt nothing was measured: it
+        // has other rights.
+        let is_system = matches!(context.connect.as_deref(), None | Some(SYSTEM));
+        let counts = is_system && kind(&context.root, &emulator) != Kind::Script;
+        let shape = counts.then(|| Shape::of(&domain, &Screens::of(&domain, &known, &abilities)));
+        let uuid = Uuid::new_v4();
+        Ok(Question {
+            context,
+            uuid,
+            reduced: reduce(text, &name(uuid), uuid, &abilities)?,
+            devices: domain.hostdevs.iter().map(|hostdev| hostdev.id).collect(),
+            emulator,
+            abilities,
+            shape: shape.flatten(),
+        })
+    }
+
+    /// The UUID of the copy that would be started.
+    #[must_use]
+    pub fn uuid(&self) -> Uuid {
+        self.uuid
+    }
+
+    fn build(&self) -> Option<Build<'_>> {
+        let libvirt = self.abilities.libvirt.as_ref();
+        Build::of(&self.context.root, &self.emulator, libvirt)
+    }
+
+    /// What is known without a trial. `warnings`: what was passed over.
+    #[must_use]
+    pub fn known(&self, warnings: &mut Vec<Warning>) -> Option<Seen> {
+        let shape = self.shape.as_ref()?;
+        if let Some(measured) = measured(shape, &self.abilities) {
+            let source = Source::Measured {
+                qemu: measured.qemu.clone(),
+                libvirt: measured.libvirt.clone(),
+            };
+            return Some(Seen::new(source, measured.message.clone()));
+        }
+        let earlier = self.build()?.result(&shape.on_this_host(), warnings);
+        let earlier = earlier?;
+        Some(Seen::new(
+            Source::Earlier { time: earlier.time },
+            earlier.message,
+        ))
+    }
+
+    /// Tries the domain on `libvirt`, and keeps what came of it.
+    ///
+    /// # Errors
+    /// It could not be tried.
+    pub fn try_it(&self, libvirt: &dyn Libvirt, limit: Instant) -> Result<Seen, NotTried> {
+        let matters = self.reduced.left_out.iter().find(|left| left.matters);
+        if let Some(left) = matters {
+            return Err(NotTried::LeftOut(left.what.clone()));
+        }
+        let root = &self.context.root;
+        let starting = || self.devices.iter().find(|id| start_under_way(root, **id));
+        let began = Instant::now();
+        let copy = SmallCopy {
+            root,
+            connect: self.context.connect.as_deref(),
+            reduced: &self.reduced,
+            uuid: self.uuid,
+            devices: &self.devices,
+        };
+        let start = copy.start_by(libvirt, limit, &|| match starting() {
+            Some(id) => Err(NotTried::Start(*id)),
+            None => Ok(()),
+        })?;
+        let seconds = (began.elapsed().as_secs_f64() * 10.0).round() / 10.0;
+        let message = match start {
+            Start::Starts => None,
+            Start::Refused(message) => Some(message),
+        };
+        if let Some(shape) = &self.shape
+            && let Some(build) = self.build()
+        {
+            // Whoever may not write there tries it again the next time.
+            let _ = build.keep(&shape.on_this_host(), message.as_deref());
+        }
+        Ok(Seen::new(Source::Trial { seconds }, message))
+    }
+
+    /// The same, but waits until other runs of ours have let go of the devices.
+    ///
+    /// # Errors
+    /// It could not be tried.
+    pub fn try_in_turn(&self, libvirt: &dyn Libvirt, limit: Instant) -> Result<Seen, NotTried> {
+        loop {
+            match self.try_it(libvirt, limit) {
+                Err(NotTried::Ours(_)) if Instant::now() + PAUSE < limit => thread::sleep(PAUSE),
+                result => return result,
+            }
+        }
+    }
+}
+
+/// The small copy of a domain.
+pub(super) struct SmallCopy<'d> {
+    pub(super) root: &'d Root,
+    /// libvirt's URI.
+    pub(super) connect: Option<&'d str>,
+    pub(super) reduced: &'d Reduced,
+    pub(super) uuid: Uuid,
+    pub(super) devices: &'d [DeviceId],
+}
+
+impl SmallCopy<'_> {
+    /// Starts it with libvirt, and leaves nothing of it. `may`: the last word, once nobody uses the
+    /// devices.
+    pub(super) fn start_by(
+        &self,
+        libvirt: &dyn Libvirt,
+        limit: Instant,
+        may: &dyn Fn() -> Result<(), NotTried>,
+    ) -> Result<Start, NotTried> {
+        let failed = |error: Failure| NotTried::Failed(error.to_string());
+        let device = |error: Failure| NotTried::Device(error.to_string());
+        idle::are_there(self.root, self.devices).map_err(device)?;
+        let logs = Logs::of(self.connect);
+        // Before anything is held: libvirt tells nothing of a domain while the hook waits for us.
+        let users = libvirt.users().map_err(failed)?;
+        let is_ours = |id: &DeviceId| {
+            let mut users = users.iter().filter(|user| user.devices.contains(id));
+            users.any(|user| is_name(&user.domain))
+        };
+        idle::are_unused(&users, self.devices).map_err(|error| {
+            if self.devices.iter().any(is_ours) {
+                NotTried::Ours(error.to_string())
+            } else {
+                device(error)
+            }
+        })?;
+        logs.sweep(&users);
+        self.start(limit, may, |term| {
+            let start = libvirt.start(&self.reduced.xml, &self.uuid.to_string(), term);
+            logs.remove(&name(self.uuid));
+            start.map_err(|error| {
+                if !(term.gives_way)() && Instant::now() >= limit {
+                    NotTried::Late(error.to_string())
+                } else {
+                    failed(error)
+                }
+            })
+        })
+    }
+
+    /// Holds the devices, and starts it.
+    pub(super) fn start(
+        &self,
+        limit: Instant,
+        may: &dyn Fn() -> Result<(), NotTried>,
+        start: impl FnOnce(Term<'_>) -> Result<Start, NotTried>,
+    ) -> Result<Start, NotTried> {
+        let gives_way = idle::start_comes(self.root, self.devices);
+        let _held = idle::hold(self.root, self.devices, limit)?;
+        may()?;
+        let term = Term {
+            limit,
+            gives_way: &gives_way,
+        };
+        let result = start(term);
+        if result.is_err() {
+            // The user's domain, for which it was ended.
+            may()?;
+        }
+        let start = result?;
+        if let Start::Refused(message) = &start {
+            match said::about(message) {
+                said::Answers::TheDomain => {}
+                said::Answers::InUse => {
+                    return Err(NotTried::Device(format!(
+                        "a device of the domain is in use, so nothing can be tried: {message}"
+                    )));
+                }
+                said::Answers::Gone => {
+                    return Err(NotTried::Device(format!(
+                        "a device of the domain has gone meanwhile: {message}"
+                    )));
+                }
+            }
+        }
+        Ok(start)
+    }
+}

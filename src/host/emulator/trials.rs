@@ -1,0 +1,175 @@
+//! What came of starting small copies of domains on this host, in `/var/cache/gfxplane/trials`: a
+//! file for each QEMU, with what tells that the QEMU, its modules or libvirt may answer otherwise now.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::cache::{Key, keep, parsed, path_in, to_text};
+use crate::host::state::now;
+use crate::host::{Root, Warning};
+use crate::record::FORMAT;
+use crate::version::Version;
+
+/// So large the file may become, in bytes; the oldest results go then. It is read up to
+/// [`crate::record::MAX_SIZE`].
+const LARGEST: usize = 48 * 1024;
+
+/// So many characters are kept of what was said.
+const LONGEST: usize = 400;
+
+/// The directory in the cache.
+const TRIALS: &str = "trials";
+
+/// What came of a trial.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trial {
+    /// The domain's shape on this host ([`crate::shape::Shape::on_this_host`]).
+    pub shape: String,
+    /// What was said by the one that refused it; nothing if it started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// When it was tried, in seconds since 1970.
+    pub time: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Kept {
+    format: u32,
+    emulator: PathBuf,
+    /// The QEMU's build.
+    key: Key,
+    libvirt: Version,
+    trials: Vec<Trial>,
+}
+
+/// The build of a QEMU, under which results are kept.
+#[derive(Debug)]
+pub struct Build<'r> {
+    root: &'r Root,
+    emulator: &'r Path,
+    libvirt: Version,
+    key: Key,
+}
+
+impl<'r> Build<'r> {
+    /// The emulator as it is now, with this libvirt. `None` if one of them is not known: nothing is
+    /// kept then, as nobody could tell how long it holds.
+    #[must_use]
+    pub fn of(root: &'r Root, emulator: &'r Path, libvirt: Option<&Version>) -> Option<Self> {
+        Some(Build {
+            root,
+            emulator,
+            libvirt: libvirt?.clone(),
+            key: Key::of(root, emulator).ok()?,
+        })
+    }
+
+    /// The result of an earlier trial of this shape; none of another build or libvirt.
+    #[must_use]
+    pub fn result(&self, shape: &str, warnings: &mut Vec<Warning>) -> Option<Trial> {
+        let mut trials = self.read(warnings);
+        let at = trials.iter().position(|trial| trial.shape == shape)?;
+        Some(trials.swap_remove(at))
+    }
+
+    /// Keeps a result, in place of an earlier one of this shape. `message`: what was said by the one that
+    /// refused it.
+    ///
+    /// # Errors
+    /// Any error of the file system.
+    pub fn keep(&self, shape: &str, message: Option<&str>) -> std::io::Result<()> {
+        let mut trials = self.read(&mut Vec::new());
+        trials.retain(|trial| trial.shape != shape);
+        trials.push(Trial {
+            shape: shape.into(),
+            message: message.map(|text| text.chars().take(LONGEST).collect()),
+            time: now(),
+        });
+        let mut kept = Kept {
+            format: FORMAT,
+            emulator: self.emulator.into(),
+            key: self.key.clone(),
+            libvirt: self.libvirt.clone(),
+            trials,
+        };
+        while to_text(&kept)?.len() > LARGEST && !kept.trials.is_empty() {
+            kept.trials.remove(0);
+        }
+        keep(&self.path(), &kept)
+    }
+
+    fn path(&self) -> PathBuf {
+        path_in(TRIALS, self.root, self.emulator)
+    }
+
+    fn read(&self, warnings: &mut Vec<Warning>) -> Vec<Trial> {
+        let path = self.path();
+        let kept: Option<Kept> = parsed(self.root, &path).unwrap_or_else(|problem| {
+            warnings.push(Warning::new(path, format!("ignored: {problem}")));
+            None
+        });
+        let kept = kept.filter(|kept| {
+            kept.emulator == self.emulator && kept.key == self.key && kept.libvirt == self.libvirt
+        });
+        kept.map(|kept| kept.trials).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::made::{Host, QEMU};
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn message(trial: Option<Trial>) -> Option<Option<String>> {
+        trial.map(|trial| trial.message)
+    }
+
+    #[test]
+    fn a_result_holds_for_its_build_and_libvirt() {
+        let host = Host::new();
+        let (root, qemu) = (host.root(), Path::new(QEMU));
+        let libvirt = Version::of(&[11, 3, 0]);
+        let build = || Build::of(&root, qemu, Some(&libvirt)).unwrap();
+        let known = |shape: &str| message(build().result(shape, &mut Vec::new()));
+        assert_eq!(known("a"), None);
+        build().keep("a", None).unwrap();
+        build().keep("b", Some("no")).unwrap();
+        assert_eq!(
+            (known("a"), known("b")),
+            (Some(None), Some(Some("no".into())))
+        );
+        build().keep("b", None).unwrap();
+        assert_eq!(known("b"), Some(None));
+        let other = Build::of(&root, qemu, Some(&Version::of(&[12, 0, 0]))).unwrap();
+        assert_eq!(other.result("a", &mut Vec::new()), None);
+        assert!(Build::of(&root, qemu, None).is_none());
+        fs::write(root.join("usr/lib/x86_64-linux-gnu/qemu/ui-gtk.so"), "").unwrap();
+        assert_eq!(known("a"), None, "a module was installed");
+    }
+
+    #[test]
+    fn the_latest_are_kept_and_no_file_of_others_believed() {
+        let host = Host::new();
+        let (root, qemu) = (host.root(), Path::new(QEMU));
+        let build = Build::of(&root, qemu, Some(&Version::of(&[11, 3, 0]))).unwrap();
+        let long = "\u{e4}".repeat(100_000);
+        for number in 0..100 {
+            build.keep(&number.to_string(), Some(&long)).unwrap();
+        }
+        let mut warnings = Vec::new();
+        assert_eq!(build.result("0", &mut warnings), None);
+        let last = message(build.result("99", &mut warnings)).flatten();
+        assert_eq!(last.unwrap().chars().count(), LONGEST);
+        assert_eq!(warnings, []);
+        fs::set_permissions(build.path(), fs::Permissions::from_mode(0o666)).unwrap();
+        assert_eq!(build.result("99", &mut warnings), None);
+        assert!(
+            warnings[0].problem.contains("written by others"),
+            "{}",
+            warnings[0]
+        );
+    }
+}
