@@ -345,7 +345,9 @@ mod tests {
                 "vnc tcp + egl-headless | vga + virtio gl + region",
             ),
             (
-                format!("<graphics type='spice'/><graphics type='dbus' p2p='yes'/>{NONE}"),
+                format!(
+                    "<graphics type='spice' autoport='yes'/><graphics type='dbus' p2p='yes'/>{NONE}"
+                ),
                 String::new(),
                 "spice tcp + dbus p2p | -",
             ),
