@@ -8,7 +8,7 @@ started, too; and a second fixup must change nothing. What gfxplane had wrong is
 in misses/SEED-NUMBER: case.toml, policy.toml and domain.xml of a case of tests/fixup, fixed.xml, and in
 seen.json what was said and what happened.
 
-    wild.py --host          records the guest in host, as tests/hosts/wild was
+    wild.py --host          records the guest in host, for tests/hosts/wild
 
 And anywhere:
 
@@ -176,7 +176,9 @@ class Draw:
         if kind == "egl-headless":
             return graphics(kind, "", [self.gl("<gl{}/>")] if self.chance(60) else [])
         if kind in ("sdl", "sdl gl"):
-            return graphics("sdl", f" display='{DISPLAY}'", ["<gl enable='yes'/>"] * (kind == "sdl gl"))
+            # libvirt's AppArmor helper fails if SDL is the only graphics and has no xauth.
+            attributes = f" display='{DISPLAY}'" + " xauth='/etc/hostname'" * self.chance(60)
+            return graphics("sdl", attributes, ["<gl enable='yes'/>"] * (kind == "sdl gl"))
         attributes = " p2p='yes'" if "p2p" in kind else ""
         if "p2p" in kind and self.chance(2):
             attributes += " address='unix:path=/run/wild'"
