@@ -370,13 +370,13 @@ mod tests {
         let refused = |words: &str| Start::Refused(format!("unsupported configuration: {words}"));
         for (predicted, answer, mistake, expected) in [
             (Outcome::Yes, Start::Starts, false, "starts"),
-            (no(Stage::Define, "a"), refused("a"), false, "a"),
-            (no(Stage::Define, "a"), refused("b"), true, "b"),
-            (Outcome::Yes, refused("b"), true, "b"),
-            (no(Stage::Qemu, "a"), refused("b"), true, "b"),
-            (no(Stage::Qemu, "a"), Start::Starts, false, "a"),
-            (no(Stage::Devices, "a"), Start::Starts, false, "a"),
-            (no(Stage::Define, "a"), Start::Starts, true, "doubt"),
+            (no(Stage::Define, "A"), refused("A"), false, "A"),
+            (no(Stage::Define, "A"), refused("B"), true, "B"),
+            (Outcome::Yes, refused("B"), true, "B"),
+            (no(Stage::Qemu, "A"), refused("B"), true, "B"),
+            (no(Stage::Qemu, "A"), Start::Starts, false, "A"),
+            (no(Stage::Devices, "A"), Start::Starts, false, "A"),
+            (no(Stage::Define, "A"), Start::Starts, true, "doubt"),
             (
                 no(Stage::Start, libvirt::NO_TLS_PORT),
                 Start::Starts,

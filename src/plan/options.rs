@@ -166,7 +166,10 @@ impl Planner<'_, '_, '_> {
                 name,
                 value,
             };
-            let reason = "another device hands on its OpRegion, and QEMU refuses a second one with \"duplicate fw_cfg file name: etc/igd-opregion\"";
+            let reason = format!(
+                "another device hands on its OpRegion, and QEMU refuses a second one with \"{}\"",
+                words::OPREGION_TWICE
+            );
             self.change(action, reason);
         }
     }

@@ -135,6 +135,7 @@ const VIDEO: Keep = Keep {
             name: "model",
             attributes: &[
                 "type", "ram", "vram", "vram64", "vgamem", "heads", "primary", "blob", "edid",
+                "device",
             ],
             children: &[
                 Keep::leaf("acceleration", &["accel3d", "accel2d", "rendernode"]),
@@ -467,6 +468,7 @@ const ENVIRONMENT: [&str; 12] = [
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::domain::GraphicsSettings;
     use crate::facts::Reason;
     use crate::predict::predict;
     use crate::screens::{Known, Screens};
@@ -682,7 +684,23 @@ pub(super) mod tests {
             if frontend.reach == crate::domain::Reach::Remote {
                 frontend.reach = crate::domain::Reach::Loopback;
             }
+            // Ports, passwords and protection are not, either.
+            let listens = frontend.settings.listens.len();
+            frontend.settings = GraphicsSettings::default();
+            frontend.settings.listens = vec![(String::new(), false); listens.max(1)];
         }
+        for vgpu in &mut screens.vgpus {
+            vgpu.settings.managed = false;
+            vgpu.settings.boot = false;
+            vgpu.settings.address = None;
+        }
+        for card in &mut screens.cards {
+            card.settings.has_address = false;
+        }
+        // A slot that is taken is one of an address.
+        screens.slot_taken = None;
+        screens.spice_chardevs.clear();
+        screens.spice_audio = false;
         // By the new numbers of the devices.
         for setting in &mut screens.arguments.settings {
             *setting = crate::arguments::Setting {
@@ -740,6 +758,10 @@ pub(super) mod tests {
             return;
         }
         let (whole, small) = (decides(text), decides(&reduced.xml));
+        // libvirt defines no such domain.
+        if !whole.misread.is_empty() {
+            return;
+        }
         assert_eq!(small, whole, "{text}\n{}", reduced.xml);
         let abilities = Abilities {
             qemu: Some(Version::of(&[10, 0, 13])),
