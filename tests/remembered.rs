@@ -73,11 +73,6 @@ impl Libvirt for AsKvm {
         self.libvirt.define(&before, New::Checked(&hidden(xml)))
     }
 
-    fn domain_capabilities(&self, _emulator: Option<&Path>) -> Result<Option<String>, Failure> {
-        // The test driver has none.
-        Ok(None)
-    }
-
     fn set_policy(&self, uuid: &str, xml: Option<&str>) -> Result<(), Failure> {
         self.libvirt.set_policy(uuid, xml)
     }

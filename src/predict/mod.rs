@@ -405,7 +405,7 @@ pub fn predict(screens: &Screens, abilities: &Abilities) -> Prediction {
                         };
                         match &mut first {
                             Some(first) if !refusals.iter().all(Option::is_some) => {
-                                first.join(seen)
+                                first.join(seen);
                             }
                             _ => first = Some(seen),
                         }

@@ -129,7 +129,7 @@ pub(crate) fn of_bytes(bytes: &[u8]) -> (World, Policy, Wishes) {
         ][pick(2, 4)]
         .map(|words| words.iter().map(ToString::to_string).collect()),
         spice_gl_over_tcp: [None, Some(true), Some(false)][pick(3, 3)],
-        spice_tls: [None, Some(true), Some(false), None][usize::from(byte(3) >> 5 & 3)],
+        spice_tls: [None, Some(true), Some(false), None][byte(3) >> 5 & 3],
         spice_listen: [None, Some("0.0.0.0".to_owned())][pick(4, 2)].clone(),
         vnc_listen: [None, Some("0.0.0.0".to_owned())][pick(5, 2)].clone(),
         spice_auto_unix_socket: [None, Some(true)][usize::from(byte(4) & 12 == 12)],
