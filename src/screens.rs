@@ -586,12 +586,11 @@ impl Screens {
             let address = device.children().find(|child| child.name() == "address");
             address.is_some_and(|address| is_at(address, slot))
         });
-        if is_taken {
+        // libvirt gives the first of its devices without an address the first slot that is free.
+        if is_taken || !has_addresses(domain) {
             self.slot_taken.get_or_insert_with(|| {
                 format!("PCI: slot {slot} function 0 not available, in use by {driver}")
             });
-        } else if !has_addresses(domain) {
-            self.doubt(what);
         }
     }
 

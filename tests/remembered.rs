@@ -77,6 +77,11 @@ impl Libvirt for AsKvm {
         self.libvirt.set_policy(uuid, xml)
     }
 
+    fn domain_capabilities(&self, _emulator: Option<&Path>) -> Result<Option<String>, Failure> {
+        // The test driver has none.
+        Ok(None)
+    }
+
     fn persistent(&self, uuid: &str) -> Result<Option<Definition>, Failure> {
         self.definition(uuid, true).map(Some)
     }

@@ -72,10 +72,9 @@ pub fn refusal(
         };
         return refuse(About::Domain, message, false);
     }
-    // libvirt knows only what was built, and a module may not be installed (measured on Debian 13). It knows
-    // nothing of gtk.
+    // libvirt knows only what was built, and a module may not be installed (measured on Debian 13).
     let local = local(screens);
-    if let Some((kind, _)) = local.filter(|(kind, _)| *kind != GraphicsType::Gtk)
+    if let Some((kind, _)) = local
         && abilities.has(kind.word()) == Some(false)
     {
         let is_own = screens.arguments.display.is_some();

@@ -22,7 +22,7 @@ const VERSION: &str = "QEMU emulator version ";
 
 /// Frontends that may be modules, `ui-NAME.so`. A program that was built with modules has their names in it
 /// (`qemu_modinfo`, by scripts/modinfo-generate.py; QEMU 6.1 and later).
-const MODULES: [&str; 3] = ["dbus", "egl-headless", "sdl"];
+const MODULES: [&str; 4] = ["dbus", "egl-headless", "gtk", "sdl"];
 
 /// The module that SPICE is in, unless it is in the program.
 const SPICE_MODULE: &str = "ui-spice-core.so";

@@ -255,6 +255,8 @@ fn of_qemu(
 /// What the files tell, and the types of graphics that libvirt takes.
 fn together(told: Told, graphics: Option<BTreeSet<String>>) -> Abilities {
     let frontends = graphics.zip(told.missing).map(|(mut frontends, missing)| {
+        // libvirt has no graphics of this type; a user's own -display may be of it.
+        frontends.insert("gtk".to_owned());
         frontends.retain(|frontend| !missing.contains(frontend.as_str()));
         if frontends.contains("spice") && told.spice_gl == Some(true) {
             frontends.insert("spice-gl".to_owned());
