@@ -524,7 +524,7 @@ impl Screens {
             settings: VideoSettings::default(),
         };
         if let Some(driver) = self.arguments.vga {
-            self.take_slot(domain, driver, "-vga");
+            self.take_slot(domain, "-vga");
             self.cards_before.push(card(driver));
         }
         for device in self.arguments.devices.clone() {
@@ -536,7 +536,7 @@ impl Screens {
                 Some(_) if before => {
                     let is_pci = device.driver != "ramfb" && !device.driver.starts_with("isa-");
                     if is_pci && !device.properties.contains_key("addr") {
-                        self.take_slot(domain, &device.driver, &what);
+                        self.take_slot(domain, &what);
                     }
                     self.cards_before.push(card(&device.driver));
                 }
@@ -574,7 +574,7 @@ impl Screens {
 
     /// A card that QEMU makes before libvirt's devices, and that names no address, gets the first slot
     /// that the machine itself leaves free. libvirt has given that to one of its own, if it has any.
-    fn take_slot(&mut self, domain: &Domain<'_, '_>, driver: &str, what: &str) {
+    fn take_slot(&mut self, domain: &Domain<'_, '_>, what: &str) {
         let machine = domain.machine.as_deref().unwrap_or_default();
         let slot = match machine {
             _ if machine.contains("q35") => 1,
@@ -588,9 +588,9 @@ impl Screens {
         });
         // libvirt gives the first of its devices without an address the first slot that is free.
         if is_taken || !has_addresses(domain) {
-            self.slot_taken.get_or_insert_with(|| {
-                format!("PCI: slot {slot} function 0 not available, in use by {driver}")
-            });
+            // It goes on: for whom, and that the user's card has it.
+            self.slot_taken
+                .get_or_insert_with(|| format!("PCI: slot {slot} function 0 not available"));
         }
     }
 
