@@ -95,7 +95,7 @@ $(MACHINE_TESTS:%=ci-%): ci-%: ci-deb ci-image
 	$(STEP) $* tests/vm/test $* trixie $(DEB) $(SAMPLE)
 # suite, automatic, pixels and answers are run whole. Of the others a change to the package is seen in these.
 ci-matrix: SAMPLE = --sample
-ci-openers: SAMPLE = test_the_steps test_both_ways_say_the_same test_busy test_the_kernel_is_believed_before_the_device cdev_a_qemu
+ci-openers: SAMPLE = test_the_steps test_both_ways_say_the_same test_busy test_what_else_there_is test_the_kernel_is_believed_before_the_device cdev_a_qemu
 ci-running: SAMPLE = test_region_of_a_guest test_dmabuf_of_a_guest test_a_guest_with_two_devices
 ci-viaqemu: SAMPLE = test_qemu_alone test_a_start_comes_first test_learn test_the_daemon_learns
 ci-messages: SAMPLE = test_nothing_fails_on_this_host test_what_is_in_the_way_is_seen test_a_veto_is_explained
