@@ -10,7 +10,8 @@ DEB = target/debian/gfxplane_0.1.0-1_amd64.deb
 DENY = $(or $(shell command -v cargo-deny),target/deny/bin/cargo-deny) --locked
 
 # The machine tests: tests/vm/README.md has the table of what runs on which machine.
-MACHINE_TESTS = suite automatic matrix wild pixels openers answers running viaqemu messages types
+# Those that take longest begin first.
+MACHINE_TESTS = automatic suite matrix wild pixels openers answers running viaqemu messages types
 STEP = .ci/step
 
 .PHONY: demo test test-all all ci coverage mutants fuzz deb rpm deny advisories bench setup setup-ci setup-deb setup-rpm setup-deny setup-mutants setup-fuzz check run-tests
