@@ -48,6 +48,15 @@ fn shows(vgpu: &Vgpu, libvirt: &Libvirt) -> bool {
         && (libvirt.takes_display(vgpu.id) || vgpu.said("display").is_some())
 }
 
+fn refuse(about: About, message: String, always: bool) -> Option<Refusal> {
+    Some(Refusal {
+        stage: Stage::Qemu,
+        about,
+        message,
+        always,
+    })
+}
+
 /// Why QEMU would refuse to start.
 #[must_use]
 pub fn refusal(
@@ -56,14 +65,6 @@ pub fn refusal(
     abilities: &Abilities,
     (libvirt, qemu): (&Libvirt, &Qemu),
 ) -> Option<Refusal> {
-    let refuse = |about, message: String, always| {
-        Some(Refusal {
-            stage: Stage::Qemu,
-            about,
-            message,
-            always,
-        })
-    };
     // -set is looked up among the -device options before any of them is made.
     if let Some(setting) = screens.dead_settings.first() {
         let message = match Setting::read(setting) {
@@ -179,14 +180,6 @@ fn device(
     (libvirt, qemu): (&Libvirt, &Qemu),
     opengl: bool,
 ) -> Option<Refusal> {
-    let refuse = |about, message: String, always| {
-        Some(Refusal {
-            stage: Stage::Qemu,
-            about,
-            message,
-            always,
-        })
-    };
     // hw/display/qxl.c, qxl_realize_primary
     let is_qxl = |card: &Card| card.model.as_deref() == Some("qxl");
     if !screens.cards_before.is_empty() && screens.cards.first().is_some_and(is_qxl) {
