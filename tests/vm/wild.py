@@ -450,7 +450,9 @@ def judge(prediction, world):
         return "doubt"
     if world["starts"]:
         return "right" if starts == "yes" else "wrong"
-    return "right" if starts == "no" and by == world["by"] and message in world["text"] else "wrong"
+    # libvirt breaks its lines where it likes.
+    is_said = " ".join((message or "").split()) in " ".join(world.get("text", "").split())
+    return "right" if starts == "no" and by == world["by"] and is_said else "wrong"
 
 
 def in_words(prediction):
