@@ -42,14 +42,14 @@ pub struct Abilities {
     /// `spice_tls` of qemu.conf: spice has a TLS port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spice_tls: Option<bool>,
-    /// Whether each guest has a `/dev` of its own, with nothing in it that its XML does not name: unless
+    /// True if each guest has a `/dev` of its own, with nothing in it that its XML does not name: unless
     /// qemu.conf takes `mount` out of `namespaces`. `None` if qemu.conf can't be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub own_dev: Option<bool>,
     /// Whether libvirt finds a render node for graphics with OpenGL that name none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub render_nodes: Option<RenderNodes>,
-    /// Whether AppArmor keeps libvirt from starting a dbus-daemon for a guest, as it does on Debian. Graphics of type
+    /// True if AppArmor keeps libvirt from starting a dbus-daemon for a guest, as it does on Debian. Graphics of type
     /// dbus on a bus then keep a domain from starting. Under SELinux it is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dbus_daemon_denied: Option<bool>,
@@ -68,7 +68,7 @@ pub enum RenderNodes {
     NoDirectory,
 }
 
-/// What libvirt says if AppArmor denies a guest a dbus-daemon (seen with 11.3 and 12.8).
+/// libvirt's words where AppArmor denies a guest a dbus-daemon (seen with 11.3 and 12.8).
 pub const DBUS_DAEMON_DIED: &str = "dbus-daemon died and reported: libvirt: error : cannot execute binary /usr/bin/dbus-daemon: Permission denied";
 
 /// The command that makes AppArmor allow guests a dbus-daemon (docs/qemu-and-libvirt.md has how it was tried).

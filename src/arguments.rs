@@ -9,14 +9,14 @@ use std::collections::BTreeMap;
 use crate::names::DeviceId;
 use crate::screens::{is_emulated, is_screen};
 
-/// What the arguments say.
+/// The user's arguments, as far as they are read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Arguments {
     /// The local display: the last `-display`, or `-nographic`.
     pub display: Option<Display>,
     /// How many `-vnc` there are (`-display vnc=…` is one): each binds itself to a screen.
     pub vnc: usize,
-    /// Whether one of them listens somewhere.
+    /// True if one of them listens somewhere.
     pub vnc_listens: bool,
     /// The card of the last `-vga`, by the name of its driver. QEMU makes it before all devices.
     pub vga: Option<&'static str>,
@@ -72,7 +72,7 @@ pub struct Device {
     pub driver: String,
     /// `id`
     pub id: Option<String>,
-    /// Whether it is JSON: QEMU makes these after all others.
+    /// True for JSON syntax: QEMU makes these devices after all others.
     pub json: bool,
     /// The other properties. Numbers and switches of JSON are written as QEMU's option syntax has
     /// them.
@@ -105,7 +105,7 @@ impl Device {
         Some(device)
     }
 
-    /// Whether it is a vfio device that may have a display.
+    /// Returns true for a vfio device that may have a display.
     #[must_use]
     pub fn is_vfio(&self) -> bool {
         matches!(self.driver.as_str(), "vfio-pci" | "vfio-pci-nohotplug")
@@ -125,14 +125,14 @@ impl Device {
         text.parse().ok()
     }
 
-    /// Whether a vfio device wants a display: it has to be asked for (hw/vfio/pci.c).
+    /// Returns true if a vfio device wants a display. The user has to ask for it (hw/vfio/pci.c).
     #[must_use]
     pub fn wants_display(&self) -> bool {
         let value = self.properties.get("display");
         self.is_vfio() && value.is_some_and(|value| value != "off")
     }
 
-    /// Whether QEMU makes exactly one screen for it by itself, on a bus that is always there.
+    /// Returns true if QEMU makes exactly one screen for it by itself, on a bus that is always there.
     fn is_one_card(&self) -> bool {
         let property = |name: &str| self.properties.get(name).map(String::as_str);
         is_emulated(&self.driver)

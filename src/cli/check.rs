@@ -288,7 +288,7 @@ fn display(vgpu: &Vgpu) -> Line {
     }
 }
 
-/// What makes a device that libvirt can't prepare ready.
+/// The cure for a device that libvirt can't prepare.
 fn devices_cure(plan: &Plan, refusal: &Refusal) -> String {
     let About::Device(id) = refusal.about else {
         return String::new();

@@ -65,11 +65,11 @@ struct Document<'p> {
     changed: bool,
     #[serde(flatten)]
     plan: Option<&'p Plan>,
-    /// Whether what is to be defined starts.
+    /// The evidence that the new definition starts.
     #[serde(skip_serializing_if = "Option::is_none")]
     trial: Option<TrialDocument<'p>>,
     xml: &'p str,
-    /// What changed in it.
+    /// The changes, as a diff.
     #[serde(skip_serializing_if = "String::is_empty")]
     diff: String,
 }

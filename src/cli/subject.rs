@@ -125,7 +125,7 @@ fn text_of(from: impl Read, name: &str) -> anyhow::Result<String> {
 /// This machine, or a recorded host.
 pub struct HostSurroundings<'c> {
     context: &'c Context,
-    /// Whether libvirt has the domain, and so its emulator.
+    /// True if libvirt has the domain, and so its emulator.
     is_libvirts: bool,
     qemu: Option<Version>,
     libvirt: Option<Version>,

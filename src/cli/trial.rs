@@ -1,6 +1,6 @@
-//! Whether a domain starts, as it was seen: measured by us, tried earlier on this host, or tried now.
+//! The evidence that a domain starts: we measured it, or this host tried it earlier, or tries it now.
 //!
-//! What is tried is the small copy that `gfxplane verify` starts ([`crate::verify::reduce`]), on devices
+//! A trial starts the small copy that `gfxplane verify` starts, too ([`crate::verify::reduce`]), on devices
 //! that nobody uses, and never while a domain that has one of them is being started.
 
 use std::fmt;
@@ -55,15 +55,15 @@ pub enum Source {
     },
 }
 
-/// Whether a domain starts.
+/// The answer to the question whether a domain starts.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Seen {
     /// How that is known.
     #[serde(flatten)]
     pub source: Source,
-    /// Whether it starts.
+    /// True if it starts.
     pub starts: bool,
-    /// What was said by the one that refused it; nothing if it starts.
+    /// The words of the program that refused it; `None` if it starts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }
@@ -77,7 +77,7 @@ impl Seen {
         }
     }
 
-    /// Whether a person who asks needs no further trial. What was refused here once may start
+    /// Returns true if a person who asks needs no further trial. A domain that was refused once may start
     /// meanwhile, say because a right was given.
     #[must_use]
     pub fn is_final(&self) -> bool {
@@ -173,7 +173,7 @@ pub struct Question<'c> {
 }
 
 impl<'c> Question<'c> {
-    /// Of a domain of this machine's libvirt, by its XML.
+    /// Makes the question about a domain of this machine's libvirt, from its XML.
     ///
     /// # Errors
     /// There is nothing in the XML that could be started.
@@ -215,7 +215,7 @@ impl<'c> Question<'c> {
         Build::of(&self.context.root, &self.emulator, libvirt)
     }
 
-    /// What is known without a trial. `warnings`: what was passed over.
+    /// Returns the answer that needs no trial. `warnings` get the files that were passed over.
     #[must_use]
     pub fn known(&self, warnings: &mut Vec<Warning>) -> Option<Seen> {
         let shape = self.shape.as_ref()?;

@@ -11,19 +11,19 @@ use super::{Root, exists, read_names, read_text};
 /// AppArmor's own directory.
 const PROFILES: &str = "etc/apparmor.d";
 
-/// What all profiles of QEMU guests include.
+/// The file that all profiles of QEMU guests include.
 const GUESTS: &str = "abstractions/libvirt-qemu";
 
 /// The program that libvirt starts for a `<graphics type='dbus'>` on a bus.
 const DBUS_DAEMON: &str = "/usr/bin/dbus-daemon";
 
-/// Whether AppArmor is switched on.
+/// Returns true if AppArmor is switched on.
 pub(super) fn is_enabled(root: &Root) -> bool {
     let enabled = root.join("sys/module/apparmor/parameters/enabled");
     read_text(&enabled, &mut Vec::new()).as_deref() == Some("Y")
 }
 
-/// Whether AppArmor keeps libvirt from starting a dbus-daemon for a guest; `None` if that is not known.
+/// Returns true if AppArmor keeps libvirt from starting a dbus-daemon for a guest; `None` if that is not known.
 ///
 /// libvirt runs the daemon under the guest's own profile (libvirt src/qemu/qemu_dbus.c, `qemuDBusStart`).
 /// A guest has one if AppArmor is switched on and knows the profile of libvirt's daemon
@@ -70,7 +70,7 @@ pub(super) fn denies_dbus_daemon(root: &Root, drivers: Option<&str>) -> Option<b
     Some(!may_execute(&rules, DBUS_DAEMON))
 }
 
-/// Whether a profile has a rule to execute a program: `[owner] PATH PERMISSIONS,` (apparmor.d(5)).
+/// Returns true if a profile has a rule to execute a program: `[owner] PATH PERMISSIONS,` (apparmor.d(5)).
 pub(super) fn may_execute(profile: &str, program: &str) -> bool {
     profile.lines().any(|line| {
         let line = line.split('#').next().unwrap_or_default();
@@ -82,7 +82,7 @@ pub(super) fn may_execute(profile: &str, program: &str) -> bool {
     })
 }
 
-/// Whether a rule's path stands for a program. The variables that it may have are those of
+/// Returns true if a rule's path stands for a program. The variables that it may have are those of
 /// `/etc/apparmor.d/tunables/global`.
 fn is_of(path: &str, program: &str) -> bool {
     let path = path.replace("@{bin}", "/{,usr/}{,s}bin");

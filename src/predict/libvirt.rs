@@ -1,4 +1,4 @@
-//! What libvirt refuses by itself, before QEMU is started: its rules as tables, in the order in which
+//! libvirt's own refusals, before it starts QEMU: its rules as tables, in the order in which
 //! it applies them, with its words.
 //!
 //! The tables are libvirt 11.3's source; docs/qemu-and-libvirt.md says what older and newer versions
@@ -31,11 +31,11 @@ struct Rule<T> {
     since: &'static [u32],
     /// The first version without it; empty: none.
     until: &'static [u32],
-    /// What libvirt says; `{}` is what `broken` found.
+    /// libvirt's words; `{}` stands for the text that `broken` returns.
     words: &'static str,
-    /// Whether a plan may change what breaks it.
+    /// True if a plan may change the thing that breaks it.
     repair: bool,
-    /// What stands for `{}`, if the rule is broken.
+    /// Returns the text for `{}` if the rule is broken.
     broken: fn(&World<'_>, &T) -> Option<String>,
 }
 

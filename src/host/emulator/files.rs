@@ -1,4 +1,4 @@
-//! What a QEMU's own files tell: its version, the modules that are not installed, what its SPICE was
+//! The facts in a QEMU's own files: its version, the modules that are not installed, what its SPICE was
 //! built with. libvirt tells none of that of every emulator, and nothing has to be run for it.
 
 use std::collections::BTreeSet;
@@ -17,7 +17,7 @@ use crate::version::Version;
 /// The largest file that is read, in bytes. A QEMU with its symbols has about 100 MiB.
 const MAX_SIZE: u64 = 512 * 1024 * 1024;
 
-/// What `--version` prints before the version (QEMU system/vl.c, `version`).
+/// The text that `--version` prints before the version (QEMU system/vl.c, `version`).
 const VERSION: &str = "QEMU emulator version ";
 
 /// Frontends that may be modules, `ui-NAME.so`. A program that was built with modules has their names in it
@@ -27,25 +27,25 @@ const MODULES: [&str; 4] = ["dbus", "egl-headless", "gtk", "sdl"];
 /// The module that SPICE is in, unless it is in the program.
 const SPICE_MODULE: &str = "ui-spice-core.so";
 
-/// What every ui/spice-core.c has in it.
+/// A text that every ui/spice-core.c has in it.
 const SPICE: &str = "failed to initialize spice server";
 
-/// What ui/spice-display.c has in it if SPICE was built with OpenGL.
+/// A text that ui/spice-display.c has in it if SPICE was built with OpenGL.
 const SPICE_GL: &str = "spice-egl";
 
-/// What ui/spice-core.c has in it if it was built with a spice-server older than 0.15.3.
+/// A text that ui/spice-core.c has in it if it was built with a spice-server older than 0.15.3.
 const LOCAL_ONLY: &str = "SPICE GL support is local-only";
 
-/// What the files tell; `None` where they do not.
+/// The facts that the files tell; `None` where they tell nothing.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Told {
     /// QEMU's version.
     pub(super) version: Option<Version>,
     /// The frontends that QEMU was built with as modules, and whose modules are not installed.
     pub(super) missing: Option<BTreeSet<&'static str>>,
-    /// Whether SPICE was built with OpenGL.
+    /// True if SPICE was built with OpenGL.
     pub(super) spice_gl: Option<bool>,
-    /// Whether SPICE takes OpenGL over TCP.
+    /// True if SPICE takes OpenGL over TCP.
     pub(super) spice_gl_over_tcp: Option<bool>,
 }
 

@@ -1,4 +1,4 @@
-//! What came of starting small copies of domains on this host, in `/var/cache/gfxplane/trials`: a
+//! The results of starting small copies of domains on this host, in `/var/cache/gfxplane/trials`: a
 //! file for each QEMU, with what tells that the QEMU, its modules or libvirt may answer otherwise now.
 
 use std::path::{Path, PathBuf};
@@ -21,12 +21,12 @@ const LONGEST: usize = 400;
 /// The directory in the cache.
 const TRIALS: &str = "trials";
 
-/// What came of a trial.
+/// The result of a trial.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trial {
     /// The domain's shape on this host ([`crate::shape::Shape::on_this_host`]).
     pub shape: String,
-    /// What was said by the one that refused it; nothing if it started.
+    /// The words of the program that refused it; `None` if it started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
     /// When it was tried, in seconds since 1970.
