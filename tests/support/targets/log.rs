@@ -142,7 +142,7 @@ fn escape_shell(word: &str) -> String {
 
 /// Only QEMU's two sentences tell of a display, and what is passed on is in what was printed.
 fn message(text: &str) -> Result<(), String> {
-    let none = "vfio: device doesn't support any (known) display method";
+    let none = "device doesn't support any (known) display method";
     let expected = if text.contains(REFUSAL) {
         Some(Display::from_answers(true, false))
     } else if text.contains(none) {
