@@ -177,8 +177,14 @@ class Draw:
             return graphics(kind, "", [self.gl("<gl{}/>")] if self.chance(60) else [])
         if kind in ("sdl", "sdl gl"):
             # libvirt's AppArmor helper fails if SDL is the only graphics and has no xauth.
-            attributes = f" display='{DISPLAY}'" + " xauth='/etc/hostname'" * self.chance(60)
-            return graphics("sdl", attributes, ["<gl enable='yes'/>"] * (kind == "sdl gl"))
+            screen = self.pick({DISPLAY: 76, f"{DISPLAY}.0": 8, f"localhost{DISPLAY}": 3, ":8": 5, "": 8})
+            xauth = self.pick({"": 40, "/etc/hostname": 50, "/run/wild-no-xauth": 10})
+            self.uses(f"sdl display {screen or 'absent'}", f"sdl xauth {xauth or 'absent'}")
+            attributes = "".join(f" {name}='{value}'" for name, value in (("display", screen), ("xauth", xauth)) if value)
+            if self.chance(4):
+                attributes += " fullscreen='yes'"
+            gl = ["<gl enable='yes'/>"] if kind == "sdl gl" else ["<gl enable='no'/>"] * self.chance(5)
+            return graphics("sdl", attributes, gl)
         attributes = " p2p='yes'" if "p2p" in kind else ""
         if "p2p" in kind and self.chance(2):
             attributes += " address='unix:path=/run/wild'"
@@ -189,7 +195,7 @@ class Draw:
         """The kinds."""
         weights = {
             "vnc": 22, "spice": 16, "spice gl": 20, "egl-headless": 14, "dbus p2p": 8, "dbus p2p gl": 12,
-            "dbus": 1, "dbus gl": 1, "rdp": 1, "sdl": 3, "sdl gl": 3,
+            "dbus": 1, "dbus gl": 1, "rdp": 1, "sdl": 5, "sdl gl": 6,
         }  # fmt: skip
         if not self.sdl:
             del weights["sdl"], weights["sdl gl"]
