@@ -190,12 +190,18 @@ pub struct GraphicsSettings {
     pub autoport: bool,
     /// spice: `tlsPort`.
     pub tls_port: i32,
+    /// vnc: `websocket`, a port; 0 if there is none, and -1 where libvirt chooses it.
+    pub websocket: i32,
     /// spice: `defaultMode`.
     pub default_mode: SpiceMode,
     /// spice: `mode` of each `<channel>`.
     pub channels: Vec<SpiceMode>,
     /// dbus: an address of the user's own.
     pub has_address: bool,
+    /// sdl: `display`, the X display that QEMU opens.
+    pub x_display: Option<String>,
+    /// sdl: `xauth`, a file.
+    pub xauth: Option<String>,
     /// vnc: the bytes of `passwd`.
     pub password: usize,
     /// rdp: `replaceUser='yes'`.
@@ -398,8 +404,10 @@ pub struct Domain<'d, 'a> {
     pub videos: Vec<Video<'d, 'a>>,
     /// Character devices that need spice, by their `type`: `spicevmc`, `spiceport`.
     pub spice_chardevs: Vec<String>,
-    /// Whether there is an `<audio type='spice'>`.
-    pub spice_audio: bool,
+    /// The `type` of each `<audio>`.
+    pub audio: Vec<String>,
+    /// Whether there is a `<sound>`.
+    pub sound: bool,
     /// Whether the guest's memory is a memfd (`<memoryBacking><source type='memfd'/>`).
     pub memfd: bool,
     /// What libvirt's parser refuses of the devices, in its words.
@@ -479,8 +487,10 @@ impl<'d, 'a> Domain<'d, 'a> {
             graphics: of_name("graphics").map(graphics).collect(),
             videos: of_name("video").map(video).collect(),
             spice_chardevs: spice_chardevs(devices),
-            spice_audio: of_name("audio")
-                .any(|audio| audio.attribute("type").as_deref() == Some("spice")),
+            audio: of_name("audio")
+                .map(|audio| owned(audio.attribute("type")).unwrap_or_default())
+                .collect(),
+            sound: of_name("sound").next().is_some(),
             memfd: root
                 .child("memoryBacking")
                 .and_then(|backing| backing.child("source"))
@@ -733,11 +743,14 @@ fn graphics_settings(graphics: Element<'_, '_>, kind: Option<GraphicsType>) -> G
         port: chosen(port.unwrap_or(0)),
         autoport,
         tls_port: chosen(tls_port),
+        websocket: number("websocket").unwrap_or(0),
         default_mode: mode(graphics.attribute("defaultMode")),
         channels: named("channel")
             .map(|channel| mode(channel.attribute("mode")))
             .collect(),
         has_address: graphics.attribute("address").is_some(),
+        x_display: owned(graphics.attribute("display")),
+        xauth: owned(graphics.attribute("xauth")),
         password: graphics.attribute("passwd").map_or(0, |text| text.len()),
         replace_user: is_yes(Some(graphics), "replaceUser"),
         multi_user: is_yes(Some(graphics), "multiUser"),

@@ -24,6 +24,7 @@ pub fn plan(
         // What is left of them is for the user; the rest is planned as if they were gone.
         let left = std::mem::take(&mut planner.screens.dead_settings);
         planner.switch_off_what_cannot_work();
+        planner.properties_of_wrong_types();
         planner.opregion_that_is_not_there();
         planner.ramfb_of_another_driver();
         planner.ramfb_that_cannot_work();
@@ -266,6 +267,7 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
         });
         if self.changes.len() < before {
             vgpu.properties.remove(property);
+            vgpu.mistyped.remove(property);
         }
     }
 
@@ -274,6 +276,7 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
         let reason = reason.into();
         self.take_settings_out(place, name, &reason);
         let vgpu = &mut self.screens.vgpus[place];
+        vgpu.mistyped.remove(name);
         if vgpu.properties.remove(name).is_none() {
             return;
         }
