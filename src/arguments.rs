@@ -419,7 +419,8 @@ impl Arguments {
 
     fn own_vnc(&mut self, value: &str) {
         let binds_elsewhere = pairs(value, "vnc").iter().any(|(key, _)| key == "display");
-        if binds_elsewhere {
+        // Whether QEMU may make that socket is not known.
+        if binds_elsewhere || value.starts_with("unix:") {
             self.not_read("-vnc");
         } else {
             self.vnc += 1;

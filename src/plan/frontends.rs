@@ -11,7 +11,8 @@ use crate::domain::{GraphicsSettings, GraphicsType, Reach};
 use crate::names::DeviceId;
 use crate::plan::{Action, Change};
 use crate::policy::Consent;
-use crate::predict::{Danger, Prediction, predict};
+use crate::predict::words::NO_SPICE_SERVER;
+use crate::predict::{About, Danger, Prediction, predict};
 use crate::screens::{Found, Frontend, Screens};
 
 /// The screens that have to be seen.
@@ -88,7 +89,7 @@ pub fn best(
     }
     let (_, moves, then) = best?;
     Some(Arrangement {
-        changes: changes(screens, &then, &moves),
+        changes: changes(screens, &then, &moves, &predict(screens, abilities)),
         screens: then,
     })
 }
@@ -227,6 +228,10 @@ fn after(screens: &Screens, moves: &[Move]) -> Screens {
     for action in moves {
         match *action {
             Move::Gl(place, on) => then.frontends[place].gl = on,
+            Move::ListenNone(_) if then.frontends.iter().all(|f| f.kind != kind || !f.gl) => {
+                let reason = format!("QEMU can't have its port: \"{NO_SPICE_SERVER}\"");
+                (Action::ListenNone { graphics: kind }, reason)
+            }
             Move::ListenNone(place) => {
                 then.frontends[place].reach = Reach::Local;
                 then.frontends[place].listens = false;
@@ -281,7 +286,11 @@ fn after(screens: &Screens, moves: &[Move]) -> Screens {
 }
 
 /// The moves with their reasons.
-fn changes(screens: &Screens, then: &Screens, moves: &[Move]) -> Vec<Change> {
+fn changes(screens: &Screens, then: &Screens, moves: &[Move], now: &Prediction) -> Vec<Change> {
+    // What is not about a device's screen.
+    let refusal = now
+        .refusal()
+        .filter(|refusal| !matches!(refusal.about, About::Device(_)));
     let dmabuf = screens
         .vgpus
         .iter()
@@ -347,7 +356,14 @@ fn changes(screens: &Screens, then: &Screens, moves: &[Move]) -> Vec<Change> {
                     _ if gl => format!(
                         "{device} hands over its screen as a dmabuf, and {kind} with OpenGL can show it"
                     ),
-                    _ => format!("nothing else would show the screen of {device}"),
+                    _ => match refusal {
+                        Some(refusal) => format!(
+                            "without it, {} refuses the domain: \"{}\"",
+                            refusal.by().word(),
+                            refusal.message
+                        ),
+                        None => format!("nothing else would show the screen of {device}"),
+                    },
                 };
                 (Action::AddGraphics { graphics: kind, gl }, reason)
             }

@@ -7,6 +7,7 @@ use crate::facts::{Display, Reason};
 use crate::names::DeviceId;
 use crate::plan::frontends::{self, Arrangement};
 use crate::plan::planner::{Planner, how_known};
+use crate::plan::remarks::cure_of;
 use crate::plan::{Action, Level, Note, Topic, words};
 use crate::policy::{Consent, Displays, EmulatedVideo};
 use crate::predict::versions::BLOB_WITH_VIRGL;
@@ -172,6 +173,7 @@ impl Planner<'_, '_, '_> {
                 "blob='off' or accel3d='no' on the video card, or QEMU {since} or later"
             ));
         }
+        cures.extend(now.refusal().and_then(cure_of).map(str::to_owned));
         let mut dark = self.screens.clone();
         dark.vgpus
             .iter_mut()

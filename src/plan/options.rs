@@ -67,12 +67,11 @@ impl Planner<'_, '_, '_> {
                 let vgpu = &mut self.screens.vgpus[place];
                 let said = vgpu.properties.get(&name).cloned().unwrap_or_default();
                 let reason = format!("QEMU refuses the property's type with \"{words}\"");
-                if name == "display" {
-                    let on = vgpu.display;
-                    self.set_display(place, on, reason);
-                    continue;
-                }
-                let value = properties::overriding(&name, &said);
+                let value = match name.as_str() {
+                    "display" if vgpu.display => "on".to_owned(),
+                    "display" => "off".to_owned(),
+                    _ => properties::overriding(&name, &said),
+                };
                 let is_good = properties::mistake(&name, properties::kind(&name, &value)).is_none();
                 // ramfb is the attribute's.
                 if is_good && vgpu.is_pci && name != "ramfb" {

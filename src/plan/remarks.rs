@@ -3,8 +3,34 @@
 use crate::names::DeviceId;
 use crate::plan::planner::Planner;
 use crate::plan::{Level, Note, Topic};
+use crate::predict::libvirt::NO_APPARMOR_PROFILE;
 use crate::predict::versions::{Libvirt, OVERRIDE, PCI_DISPLAY, reads_override};
-use crate::predict::{About, Danger, HeadOf, Outcome, Prediction, Program, words};
+use crate::predict::{About, Danger, HeadOf, Outcome, Prediction, Program, Refusal, words};
+
+/// What helps against a refusal that is about neither a device's screen nor the frontends that show it.
+pub(super) fn cure_of(refusal: &Refusal) -> Option<&'static str> {
+    let message = refusal.message.as_str();
+    if message.starts_with("Path '") {
+        return Some(
+            "a rendernode that this host has (gfxplane doctor names them), or none: libvirt then takes the first",
+        );
+    }
+    if message.starts_with("PCI: slot ") {
+        return Some(
+            "addr= with a free slot in that -device, or its JSON syntax: QEMU makes such devices after libvirt's",
+        );
+    }
+    match message {
+        NO_APPARMOR_PROFILE => Some(
+            "xauth on the SDL graphics: the X authority file of whoever looks at it, and none in /etc or /usr",
+        ),
+        words::NO_SDL => Some(
+            "display and xauth on the SDL graphics, of an X server that runs; newer AppArmor needs #include <abstractions/X> in /etc/apparmor.d/local/abstractions/libvirt-qemu",
+        ),
+        words::NO_DBUS_FOR_AUDIO => Some("an audio of another type than dbus"),
+        _ => None,
+    }
+}
 
 impl Planner<'_, '_, '_> {
     /// What is left to say of the result.
@@ -21,6 +47,7 @@ impl Planner<'_, '_, '_> {
                 if refusal.by() == Program::Qemu && !self.screens.dead_settings.is_empty() {
                     cures.push("take the -set out of qemu:commandline: QEMU does not find devices that libvirt describes as JSON; qemu:override can set properties of theirs");
                 }
+                cures.extend(cure_of(refusal));
                 let concerned = |id: &DeviceId| refusal.about == About::Device(*id);
                 let mut others = self.screens.vgpus.iter().filter(|vgpu| !vgpu.is_pci);
                 if others.any(|vgpu| concerned(&vgpu.id) && vgpu.says_display) {
