@@ -105,9 +105,14 @@ pub fn type_of(property: &str) -> Option<Type> {
     }
 }
 
-/// What QEMU says of a property that `qemu:override` gives it with a `type`; `None` if it takes that.
+/// What QEMU says of a property that `qemu:override` gives it with a `type` and a value; `None` if it takes them.
 #[must_use]
-pub fn mistake(property: &str, kind: &str) -> Option<String> {
+pub fn mistake(property: &str, kind: &str, value: &str) -> Option<String> {
+    let is_switch = WORDS.contains(&property) && property != "x-msix-relocation";
+    if kind == "string" && is_switch && !["on", "off", "auto"].contains(&value) {
+        let words = words::filled(words::NO_SUCH_WORD, property);
+        return Some(words::filled(&words, value));
+    }
     let words = match (type_of(property)?, kind) {
         (_, "remove") | (Type::Text, "string") | (Type::Switch, "bool") => return None,
         (Type::Number, "signed" | "unsigned") => return None,
@@ -175,6 +180,76 @@ pub fn kind(property: &str, value: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_qemu_does_not_take() {
+        for (property, kind, value, expected) in [
+            ("ramfb", "bool", "true", None),
+            (
+                "ramfb",
+                "string",
+                "on",
+                Some("Invalid parameter type for 'ramfb', expected: boolean"),
+            ),
+            (
+                "x-no-mmap",
+                "unsigned",
+                "1",
+                Some("Invalid parameter type for 'x-no-mmap', expected: boolean"),
+            ),
+            ("display", "string", "auto", None),
+            (
+                "display",
+                "bool",
+                "true",
+                Some("Invalid parameter type for 'display', expected: string"),
+            ),
+            (
+                "display",
+                "string",
+                "yes",
+                Some("Parameter 'display' does not accept value 'yes'"),
+            ),
+            (
+                "romfile",
+                "unsigned",
+                "1",
+                Some("Invalid parameter type for 'romfile', expected: string"),
+            ),
+            ("xres", "unsigned", "1", None),
+            (
+                "xres",
+                "string",
+                "1",
+                Some("Parameter 'xres' expects uint64"),
+            ),
+            ("xres", "remove", "", None),
+            // QEMU takes either.
+            ("addr", "unsigned", "2", None),
+            ("x-other", "string", "on", None),
+        ] {
+            let found = mistake(property, kind, value);
+            assert_eq!(found.as_deref(), expected, "{property} {kind} {value}");
+        }
+    }
+
+    /// As QEMU 10.0.13 names the first of two that are wrong.
+    #[test]
+    fn the_order_in_which_qemu_sets_them() {
+        let mut names = [
+            "ramfb",
+            "x-igd-opregion",
+            "xres",
+            "display",
+            "x-no-mmap",
+            "yres",
+        ];
+        names.sort_by_key(|name| place(name));
+        assert_eq!(
+            names.join(" "),
+            "yres x-no-mmap x-igd-opregion display xres ramfb"
+        );
+    }
 
     #[test]
     fn values_and_their_types() {

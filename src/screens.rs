@@ -710,7 +710,12 @@ impl Screens {
         // Functions of a card may share a group, and with it a node.
         let may_share =
             device.vfio_id().is_none_or(is_pci) && self.vgpus.iter().any(|vgpu| is_pci(vgpu.id));
-        let is_known = self.own_dev == Some(true) && !with_iommufd && !may_share;
+        // One that is a hostdev, too, has its node, and what becomes of it twice is not known.
+        let is_twice = self
+            .vgpus
+            .iter()
+            .any(|vgpu| device.vfio_id() == Some(vgpu.id));
+        let is_known = self.own_dev == Some(true) && !with_iommufd && !may_share && !is_twice;
         is_known.then_some(true)
     }
 
@@ -863,7 +868,8 @@ fn vgpus(
             .iter()
             .filter(|p| p.alias == hostdev.alias)
         {
-            let words = mistake(&property.name, &property.kind).filter(|_| is_overridden);
+            let value = property.value.as_deref().unwrap_or_default();
+            let words = mistake(&property.name, &property.kind, value).filter(|_| is_overridden);
             match words {
                 Some(words) => vgpu.mistyped.insert(property.name.clone(), words),
                 None => vgpu.mistyped.remove(&property.name),

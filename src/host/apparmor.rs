@@ -166,6 +166,49 @@ mod tests {
     }
 
     #[test]
+    fn an_x_server_for_a_guest() {
+        let keep = tempfile::tempdir().unwrap();
+        let root = Root::strict(keep.path());
+        let write = |path: &str, text: &str| {
+            fs::create_dir_all(root.join(path).parent().unwrap()).unwrap();
+            fs::write(root.join(path), text).unwrap();
+        };
+        let denied = || denies_x(&root, true);
+        assert_eq!(denied(), Some(false), "the kernel does not look");
+        write(
+            "sys/kernel/security/apparmor/features/network_v9/af_unix",
+            "yes",
+        );
+        assert_eq!(denies_x(&root, false), Some(false));
+        assert_eq!(denied(), None, "the guests' profile is not readable");
+        write(
+            "etc/apparmor.d/libvirt/TEMPLATE.qemu",
+            "profile LIBVIRT_TEMPLATE {\n}\n",
+        );
+        let guests = "  # /tmp/.X11-unix/* rw,\n  unix (send, receive) type=stream addr=none peer=(label=libvirtd),\n  include if exists <local/abstractions/libvirt-qemu>\n";
+        write("etc/apparmor.d/abstractions/libvirt-qemu", guests);
+        assert_eq!(denied(), Some(true));
+        write(
+            "etc/apparmor/parser.conf",
+            "# x\npolicy-features=/usr/share/apparmor-features/features\n",
+        );
+        assert_eq!(denied(), None, "the features are not readable");
+        let features = "usr/share/apparmor-features/features";
+        write(features, "network_v8 {af_mask {unspec unix\n}\n}\n");
+        assert_eq!(denied(), Some(false), "as in Debian 13");
+        write(
+            features,
+            "network_v9 {af_mask {unspec unix\n}\naf_unix {yes\n}\n}\n",
+        );
+        assert_eq!(denied(), Some(true));
+        write(
+            "etc/apparmor.d/local/abstractions/libvirt-qemu",
+            "  #include <abstractions/X>\n",
+        );
+        assert_eq!(denied(), Some(false));
+    }
+
+    #[test]
     fn a_dbus_daemon_for_a_guest() {
         let keep = tempfile::tempdir().unwrap();
         let root = Root::strict(keep.path());

@@ -228,10 +228,6 @@ fn after(screens: &Screens, moves: &[Move]) -> Screens {
     for action in moves {
         match *action {
             Move::Gl(place, on) => then.frontends[place].gl = on,
-            Move::ListenNone(_) if then.frontends.iter().all(|f| f.kind != kind || !f.gl) => {
-                let reason = format!("QEMU can't have its port: \"{NO_SPICE_SERVER}\"");
-                (Action::ListenNone { graphics: kind }, reason)
-            }
             Move::ListenNone(place) => {
                 then.frontends[place].reach = Reach::Local;
                 then.frontends[place].listens = false;
@@ -321,6 +317,10 @@ fn changes(screens: &Screens, then: &Screens, moves: &[Move], now: &Prediction) 
                 },
                 format!("with OpenGL, {kind} takes no other frontend beside itself"),
             ),
+            Move::ListenNone(_) if then.frontends.iter().all(|f| f.kind != kind || !f.gl) => {
+                let reason = format!("QEMU can't have its port: \"{NO_SPICE_SERVER}\"");
+                (Action::ListenNone { graphics: kind }, reason)
+            }
             Move::ListenNone(place) => {
                 let reason = match screens.frontends[place].reach {
                     Reach::Remote => {

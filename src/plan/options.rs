@@ -72,7 +72,8 @@ impl Planner<'_, '_, '_> {
                     "display" => "off".to_owned(),
                     _ => properties::overriding(&name, &said),
                 };
-                let is_good = properties::mistake(&name, properties::kind(&name, &value)).is_none();
+                let is_good =
+                    properties::mistake(&name, properties::kind(&name, &value), &value).is_none();
                 // ramfb is the attribute's.
                 if is_good && vgpu.is_pci && name != "ramfb" {
                     vgpu.mistyped.remove(&name);

@@ -17,7 +17,7 @@ pub(super) fn cure_of(refusal: &Refusal) -> Option<&'static str> {
     }
     if message.starts_with("PCI: slot ") {
         return Some(
-            "addr= with a free slot in that -device, or its JSON syntax: QEMU makes such devices after libvirt's",
+            "a -device with addr= of a free slot, or in JSON syntax: QEMU makes those after libvirt's devices",
         );
     }
     match message {

@@ -71,6 +71,9 @@ pub const BLOB_AND_VIRGL: &str = "blobs and virgl are not compatible (yet)";
 pub const SPICE_GL_LOCAL_ONLY: &str =
     "SPICE GL support is local-only for now and incompatible with -spice port/tls-port";
 
+/// A word that a property does not take (qapi/qapi-visit-core.c, `input_type_enum`); filled in: the property, the word.
+pub const NO_SUCH_WORD: &str = "Parameter '*' does not accept value '*'";
+
 /// Spice can't have its port: another program has it, or QEMU may not (ui/spice-core.c, `qemu_spice_init`).
 pub const NO_SPICE_SERVER: &str = "failed to initialize spice server";
 

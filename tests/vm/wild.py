@@ -477,7 +477,7 @@ def ends_without_words(prediction, world):
     if world["by"] != "qemu" or told(prediction)[1] == "libvirt":
         return False
     crashes = any(danger["danger"] == "no-mmap" for danger in prediction["dangers"])
-    return crashes or told(prediction)[0] == "no" and "X Error:" in world["text"]
+    return crashes or told(prediction)[0] == "no" and "X Error" in world["text"]
 
 
 def in_words(prediction):

@@ -321,6 +321,54 @@ mod tests {
     }
 
     #[test]
+    fn what_guests_may_have() {
+        let host = Host::new();
+        let root = host.root();
+        let names = |found: Option<BTreeSet<String>>| {
+            found.map(|all| all.into_iter().collect::<Vec<_>>().join(" "))
+        };
+        assert_eq!((dri(&root), x_servers(&root)), (None, None));
+        host.write("dev/dri/renderD128", "");
+        host.write("dev/dri/by-path/pci-0000:00:02.0-render", "");
+        host.write("tmp/.X11-unix/X0", "");
+        host.write("tmp/.X11-unix/X11", "");
+        host.write("tmp/.X11-unix/lock", "");
+        let expected = "by-path by-path/pci-0000:00:02.0-render renderD128";
+        assert_eq!(names(dri(&root)).as_deref(), Some(expected));
+        assert_eq!(x_servers(&root), Some(BTreeSet::from([0, 11])));
+        assert_eq!(first_port(&root, ""), Some(1024));
+        host.write("proc/sys/net/ipv4/ip_unprivileged_port_start", "80\n");
+        assert_eq!(
+            first_port(&root, "clear_emulator_capabilities = 1\n"),
+            Some(80)
+        );
+        assert_eq!(first_port(&root, "clear_emulator_capabilities = 0\n"), None);
+        assert!(!has_rdp(&root));
+        host.write("usr/local/bin/qemu-rdp", "");
+        assert!(has_rdp(&root));
+        host.write("etc/libvirt/qemu.conf", "qemu_rdp = \"/opt/rdp\"\n");
+        assert!(!has_rdp(&root));
+        let abilities = Abilities {
+            guests: Guests {
+                dri: dri(&root),
+                ..Guests::default()
+            },
+            ..Abilities::default()
+        };
+        for (path, lacks) in [
+            ("/dev/dri/renderD128", Some(false)),
+            ("/dev/dri/renderD129", Some(true)),
+            ("/dev/dri/by-path/pci-0000:00:02.0-render", Some(false)),
+            ("/dev/dri/by-path/pci-0000:03:00.0-render", Some(true)),
+            ("/dev/dri/../dri/renderD128", None),
+            ("/dev/other", None),
+        ] {
+            assert_eq!(abilities.lacks_node(path), lacks, "{path}");
+        }
+        assert_eq!(Abilities::default().lacks_node("/dev/dri/renderD1"), None);
+    }
+
+    #[test]
     fn settings_of_qemu_conf() {
         for (text, expected) in [
             ("spice_listen = \"0.0.0.0\"", Some(Some("0.0.0.0"))),
