@@ -525,8 +525,8 @@ pub(crate) fn rule_for_type<'a>(
     })
 }
 
-/// Returns the record of a device of this type, if this kernel and the driver that is loaded now
-/// made it.
+/// Returns the record of a device of this type, if it was made under this kernel and with the driver
+/// that is loaded now.
 pub(crate) fn sibling_of_type<'a>(sources: &'a Sources, type_id: &str) -> Option<&'a Record> {
     let record = sources.memory.types.get(type_id)?;
     let Circumstances {
