@@ -269,7 +269,7 @@ mod tests {
         });
     }
 
-    /// This test has no seccomp filter, which hides above whether Landlock does anything.
+    /// This test does without seccomp, which hides in the tests above whether Landlock works.
     #[test]
     #[expect(clippy::print_stderr, reason = "says that nothing was tested")]
     fn landlock_alone_refuses_all_that_has_a_path() {
