@@ -1,4 +1,4 @@
-//! `gfxplane`: the verbs, whichever of its two programs runs them.
+//! `gfxplane`: the verbs, whichever of the two programs runs them.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -26,9 +26,10 @@ use crate::cli::via::ProbeCommand;
 use crate::cli::watch::Watch;
 use crate::cli::{End, GlobalArgs};
 
-/// Finds out what display a vfio device offers, and tells libvirt.
+/// Find out what display a vfio device offers, and tell libvirt.
 ///
-/// Exit codes: 0 done, 1 refused or unknown, 2 usage, 3 the environment lacks something, 4 internal.
+/// Exit codes: 0 done, 1 refused or unknown, 2 usage, 3 the environment lacks something, 4
+/// internal.
 #[derive(Debug, Parser)]
 #[command(name = "gfxplane", version)]
 pub struct Arguments {
@@ -62,10 +63,10 @@ enum Verb {
 }
 
 impl Arguments {
-    /// Whether libvirt is asked.
+    /// Returns whether libvirt is asked.
     #[must_use]
     pub fn ask_libvirt(&self) -> bool {
-        // What this host's QEMU can do may have to be asked of its libvirt.
+        // libvirt may be asked what this host's QEMU can do.
         let is_about_this_host = self.global.root.is_none();
         match &self.verb {
             Verb::Check(check) => is_about_this_host || check.asks_libvirt(),
@@ -82,7 +83,7 @@ impl Arguments {
         }
     }
 
-    /// The URI of the libvirt that was named.
+    /// Returns the URI of the libvirt that the user named.
     #[must_use]
     pub fn connect(&self) -> Option<&str> {
         self.global.connect.as_deref()
@@ -92,9 +93,9 @@ impl Arguments {
 /// Does what the arguments say.
 ///
 /// # Errors
-/// Those of the verb.
+/// The errors of the verb.
 pub fn run(arguments: Arguments, libvirt: Arc<dyn Libvirt>) -> anyhow::Result<End> {
-    // What is published in /run is for everybody to read and for nobody else to write.
+    // Files in /run are for everybody to read and for nobody else to write.
     let _ = umask(Mode::S_IWGRP | Mode::S_IWOTH);
     let mut context = arguments.global.context()?;
     context.libvirt = libvirt;
@@ -119,7 +120,7 @@ pub fn run(arguments: Arguments, libvirt: Arc<dyn Libvirt>) -> anyhow::Result<En
         Verb::NodedevList(list) => list.run(&context, &mut out),
         Verb::NodedevDumpxml(dumpxml) => dumpxml.run(&context, &mut out),
     };
-    // What was printed before a failure is seen before its message.
+    // The output before a failure must come before its message.
     out.flush()?;
     end
 }
