@@ -58,8 +58,6 @@ pub enum OpenPath {
     Group,
     /// `/dev/vfio/devices/vfioN` and `/dev/iommu`.
     Cdev,
-    /// Not by us: a copy of the descriptor of the guest that has it.
-    Guest,
 }
 
 impl OpenPath {
@@ -69,7 +67,6 @@ impl OpenPath {
         match self {
             OpenPath::Group => "group",
             OpenPath::Cdev => "cdev",
-            OpenPath::Guest => "guest",
         }
     }
 }
@@ -87,8 +84,7 @@ impl FromStr for OpenPath {
 
 /// At which step of a probe something was decided; in the order in which they are taken. (A driver
 /// that turns out to want a VM is given one after its first open: then [`Step::Kvm`] and the three
-/// after it come between two of these. [`Step::Guest`] and the two after it follow the step that
-/// found the device in use.)
+/// after it come between two of these.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Step {
@@ -120,12 +116,6 @@ pub enum Step {
     KvmDevice,
     /// `KVM_DEV_VFIO_FILE_ADD`: tells the group, or the device by its node, of the VM.
     KvmFile,
-    /// Instead of opening it, if it is in use: finding the process of the guest that has the device.
-    Guest,
-    /// Finding its descriptor of the device.
-    Descriptor,
-    /// `pidfd_getfd`: taking a copy of that.
-    Copy,
     /// `VFIO_GROUP_GET_DEVICE_FD`: the driver's own open.
     Open,
     /// `VFIO_DEVICE_BIND_IOMMUFD` (EBUSY, EINVAL: in use), with the driver's own open in it.

@@ -426,8 +426,6 @@ pub enum HotReset {
     Unsupported(String),
     /// Devices that the reset would affect.
     Devices(u32),
-    /// Not asked for: a guest has the device.
-    NotAsked,
 }
 
 #[cfg(test)]

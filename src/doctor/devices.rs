@@ -4,6 +4,7 @@ use crate::doctor::{Host, Line, Report, Topic, UdevRule, Verdict, listed};
 use crate::facts::Reason;
 use crate::inventory::State;
 use crate::names::DeviceId;
+use crate::probe::IN_USE;
 
 /// gfxplane's settings and rules: a file with a mistake is left out whole, which nobody may notice.
 pub(super) fn settings(host: &Host, report: &mut Report) {
@@ -70,7 +71,7 @@ pub(super) fn devices(host: &Host, report: &mut Report) {
         line.of(entry.id);
         match reason {
             Reason::InUse => {
-                line.cure(format!("gfxplane probe --running {}", entry.id));
+                line.cure(IN_USE);
             }
             // Its answers would not be believed a second time.
             Reason::Untrusted => {

@@ -22,16 +22,6 @@ const MAX_INDEXES: u32 = 256;
 
 const INTEL_VENDOR_TYPE: u32 = vfio::VFIO_REGION_TYPE_PCI_VENDOR_TYPE | 0x8086;
 
-/// Whose open device it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Whose {
-    /// Opened by us: nobody else has it.
-    Ours,
-    /// A guest's that runs. What is not about its display is left out: the hot-reset information
-    /// walks the devices of a bus, and says nothing that a guest's device was asked for.
-    Guests,
-}
-
 /// Asks everything. A display that the driver's answers leave in doubt is unknown with a reason,
 /// not an error.
 ///
@@ -40,7 +30,7 @@ pub enum Whose {
 ///
 /// # Errors
 /// The query that failed in a way that vfio.h does not foresee.
-pub fn ask(device: &File, whose: Whose, tell: &mut dyn FnMut(Step)) -> Result<Facts, Failure> {
+pub fn ask(device: &File, tell: &mut dyn FnMut(Step)) -> Result<Facts, Failure> {
     rights::give_up();
     let fd = device.as_fd();
     let failed = |step| {
@@ -106,14 +96,10 @@ pub fn ask(device: &File, whose: Whose, tell: &mut dyn FnMut(Step)) -> Result<Fa
         }
     }
 
-    let hot_reset = if whose == Whose::Guests {
-        HotReset::NotAsked
-    } else {
-        tell(Step::HotReset);
-        match ioctl::device_get_pci_hot_reset_info(fd) {
-            Ok(count) => HotReset::Devices(count),
-            Err(errno) => HotReset::Unsupported(errno_name(errno)),
-        }
+    tell(Step::HotReset);
+    let hot_reset = match ioctl::device_get_pci_hot_reset_info(fd) {
+        Ok(count) => HotReset::Devices(count),
+        Err(errno) => HotReset::Unsupported(errno_name(errno)),
     };
     Ok(Facts {
         display: display(info.flags, &mut |step, flags| {

@@ -1,9 +1,8 @@
 //! What the child of a probe may still do: nothing more than it needs.
 //!
 //! Until the device is open it needs what opening takes, which the driver decides: a group without
-//! an IOMMU wants CAP_SYS_RAWIO (Linux drivers/vfio/group.c, `vfio_group_ioctl_get_device_fd`), the
-//! copy of a guest's descriptor CAP_SYS_PTRACE, and a vendor's driver may look for any. So rights go
-//! in two steps: [`limit`] takes at the start what no opening needs, and [`give_up`] takes the rest
+//! an IOMMU wants CAP_SYS_RAWIO (Linux drivers/vfio/group.c, `vfio_group_ioctl_get_device_fd`),
+//! and a vendor's driver may look for any. So rights go in two steps: [`limit`] takes at the start what no opening needs, and [`give_up`] takes the rest
 //! once the device is open. From then on the child can read, write and ask what it has open, get
 //! memory, and end.
 //!
@@ -145,7 +144,7 @@ mod tests {
     use nix::unistd::{getppid, pipe};
 
     use crate::evidence::Step;
-    use crate::probe::device::{self, Whose};
+    use crate::probe::device;
 
     /// Does `inside` in a process of its own, which is this test once more: what is given up never
     /// comes back.
@@ -234,7 +233,7 @@ mod tests {
             are_possible();
             let null = File::open("/dev/null").unwrap();
             let mut steps = Vec::new();
-            let failure = device::ask(&null, Whose::Ours, &mut |step| steps.push(step));
+            let failure = device::ask(&null, &mut |step| steps.push(step));
             assert_eq!(failure.unwrap_err().errno, Errno::ENOTTY);
             assert_eq!(steps, [Step::Info]);
             are_refused(all(), Errno::EPERM);
