@@ -57,8 +57,6 @@ pub enum OpenPath {
     Group,
     /// `/dev/vfio/devices/vfioN` and `/dev/iommu`.
     Cdev,
-    /// A copy of the descriptor of the guest that has the device; we did not open it.
-    Guest,
 }
 
 impl OpenPath {
@@ -68,7 +66,6 @@ impl OpenPath {
         match self {
             OpenPath::Group => "group",
             OpenPath::Cdev => "cdev",
-            OpenPath::Guest => "guest",
         }
     }
 }
@@ -86,9 +83,8 @@ impl FromStr for OpenPath {
 
 /// A step of a probe, in the order in which the probe takes them.
 ///
-/// Two groups come out of order. If a driver turns out to want a VM only after its first open, then
-/// [`Step::Kvm`] and the three after it follow that open. [`Step::Guest`] and the two after it
-/// follow the step that found the device in use.
+/// If a driver turns out to want a VM only after its first open, then [`Step::Kvm`] and the three
+/// steps after it follow that open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Step {
@@ -120,12 +116,6 @@ pub enum Step {
     KvmDevice,
     /// `KVM_DEV_VFIO_FILE_ADD`: telling the VM of the group, or of the device by its node.
     KvmFile,
-    /// For a device in use, instead of opening it: finding the process of the guest that has it.
-    Guest,
-    /// Finding that process's descriptor of the device.
-    Descriptor,
-    /// `pidfd_getfd`: copying the descriptor.
-    Copy,
     /// `VFIO_GROUP_GET_DEVICE_FD`, in which the driver opens the device.
     Open,
     /// `VFIO_DEVICE_BIND_IOMMUFD`, in which the driver opens the device (EBUSY, EINVAL: in use).

@@ -429,8 +429,6 @@ pub enum HotReset {
     Unsupported(String),
     /// The number of devices that the reset would affect.
     Devices(u32),
-    /// We did not ask, because a guest has the device.
-    NotAsked,
 }
 
 #[cfg(test)]

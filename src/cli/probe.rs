@@ -80,9 +80,6 @@ pub struct Probe {
     /// Open the device only this way: group (/dev/vfio/GROUP), or cdev (its own node, with iommufd)
     #[arg(long, value_name = "group|cdev")]
     path: Option<OpenPath>,
-    /// Ask a device in use through its guest's own descriptor (root only; see docs/running.md)
-    #[arg(long, conflicts_with_all = ["type", "path"])]
-    running: bool,
     /// Open only devices that may be opened unasked (for the daemon)
     #[arg(long, hide = true)]
     unasked: bool,
@@ -167,7 +164,6 @@ impl Probe {
             fresh: self.fresh,
             deadline,
             path: self.path,
-            running: self.running,
         };
         let outcomes = ask_all(context, &ids, &request, &mut warnings);
         for (id, outcome) in ids.iter().zip(&outcomes) {
@@ -404,9 +400,6 @@ fn no_vfio(path: Option<OpenPath>, step: Option<Step>) -> &'static str {
 /// could be asked because the host lacks something, refused otherwise.
 pub(super) fn end(rows: &[Row]) -> anyhow::Result<End> {
     let lacking = |row: &Row| match &row.facts.display {
-        Display::Unknown(Reason::Permission) if row.step == Some(Step::Copy) => {
-            Some("the kernel refuses a copy of its guest's descriptor")
-        }
         Display::Unknown(Reason::Permission) => Some("no permission to open it: run as root"),
         Display::Unknown(Reason::NoVfio) => Some(no_vfio(row.path, row.step)),
         Display::Unknown(Reason::UnsafeState) => {
@@ -485,15 +478,15 @@ mod tests {
     }
 
     #[test]
-    fn what_the_child_says_itself_is_shown() {
+    fn a_device_in_use() {
         let answer = Answer {
-            note: Some("none of libvirt's running domains has it".into()),
-            ..Answer::none(Reason::InUse, Step::Guest)
+            errno: Some("EBUSY".into()),
+            ..Answer::none(Reason::InUse, Step::Group)
         };
         assert_eq!(
             sentence(&row_of(&answer)),
-            "c1a20000-0000-4000-8000-000000000002: unknown (in-use), step guest; \
-             none of libvirt's running domains has it"
+            "c1a20000-0000-4000-8000-000000000002: unknown (in-use), step group: EBUSY; \
+             stop the guest that uses it, or run gfxplane learn DOMAIN"
         );
     }
 }

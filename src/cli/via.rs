@@ -70,7 +70,7 @@ pub struct ProbeCommand {
         long,
         value_enum,
         value_name = "PROGRAM",
-        conflicts_with_all = ["all", "type", "path", "running", "unasked"]
+        conflicts_with_all = ["all", "type", "path", "unasked"]
     )]
     via: Option<Via>,
     /// With --via qemu: without libvirt

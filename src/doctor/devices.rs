@@ -4,6 +4,7 @@ use crate::doctor::{Host, Line, Report, Topic, UdevRule, Verdict, listed};
 use crate::facts::Reason;
 use crate::inventory::State;
 use crate::names::DeviceId;
+use crate::probe::IN_USE;
 
 /// Checks gfxplane's settings and rules. A file with a mistake is ignored as a whole, which nobody
 /// may notice.
@@ -71,7 +72,7 @@ pub(super) fn devices(host: &Host, report: &mut Report) {
         line.of(entry.id);
         match reason {
             Reason::InUse => {
-                line.cure(format!("gfxplane probe --running {}", entry.id));
+                line.cure(IN_USE);
             }
             // Nobody would believe its answers a second time.
             Reason::Untrusted => {

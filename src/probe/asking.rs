@@ -27,8 +27,6 @@ pub struct Request<'a> {
     pub deadline: Duration,
     /// The only interface to try, and from which a record counts.
     pub path: Option<OpenPath>,
-    /// True to ask a device in use through the descriptor of its guest.
-    pub running: bool,
 }
 
 /// The result of a question.
@@ -111,7 +109,6 @@ pub fn ask_and_keep(
     let manner = Manner {
         kvm: facts.is_some_and(|facts| facts.kvm) || record.is_some_and(|record| record.facts.kvm),
         path: request.path,
-        running: request.running,
     };
     let answer = ask(root, request.prober, id, request.deadline, manner);
     if says_nothing_of_the_device(&answer) {
@@ -206,16 +203,13 @@ mod tests {
             // A domain that has the device is being started.
             (Reason::InUse, Step::Lock, true),
             (Reason::InUse, Step::Group, true),
-            (Reason::InUse, Step::Descriptor, true),
             (Reason::TimedOut, Step::Open, true),
             (Reason::TimedOut, Step::QueryDmabuf, true),
             (Reason::TimedOut, Step::Lock, false),
             (Reason::TimedOut, Step::Group, false),
-            (Reason::TimedOut, Step::Copy, false),
             (Reason::OpenFailed, Step::Open, true),
             (Reason::OpenFailed, Step::Lock, false),
             (Reason::Permission, Step::Group, false),
-            (Reason::Permission, Step::Copy, false),
             (Reason::Vanished, Step::Open, false),
         ] {
             let answer = Answer::none(reason.clone(), step);

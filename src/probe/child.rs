@@ -19,10 +19,9 @@ use crate::host::requests::start_under_way;
 use crate::host::run::Lock;
 use crate::names::DeviceId;
 use crate::probe::cdev::Cdev;
-use crate::probe::device::Whose;
 use crate::probe::group::Group;
 use crate::probe::kvm::Vm;
-use crate::probe::{Answer, Failure, Manner, Opener, Tell, device, errno_of, rights, running};
+use crate::probe::{Answer, Failure, Manner, Opener, Tell, device, errno_of, rights};
 
 /// The ways to open a device. The first one that the kernel offers for the device is taken.
 ///
@@ -37,8 +36,7 @@ const OPENERS: [&dyn Opener; 2] = [&Group, &Cdev];
 ///
 /// A device whose domain is being started counts as in use: QEMU must not find it open. The hook
 /// marks the start and then waits for the lock. The child looks for the mark once it has the lock.
-/// So either the hook waits for the child, or the child sees the mark. If `manner` allows it, the
-/// child still asks a device that a guest has through that guest, because that opens nothing.
+/// So either the hook waits for the child, or the child sees the mark.
 pub fn run(root: &Root, id: DeviceId, asker: i32, manner: Manner) {
     // If this fails, the child merely outlives its asker.
     let _ = prctl::set_pdeathsig(Signal::SIGKILL);
@@ -79,16 +77,11 @@ fn ask(root: &Root, id: DeviceId, manner: Manner, tell: Tell<'_>) -> Answer {
         Ok(lock) => lock,
         Err(error) => return no_lock(&error),
     };
-    let answer = if start_under_way(root, id) {
-        Answer::none(Reason::InUse, Step::Lock)
-    } else {
-        by_opening(root, id, manner, tell)
-    };
-    if manner.running && answer.facts.display.reason() == Some(&Reason::InUse) {
-        return running::ask(root, id, manner.kvm, tell);
+    if start_under_way(root, id) {
+        return Answer::none(Reason::InUse, Step::Lock);
     }
-    answer
-    // The device, or the copy of its descriptor, is closed by now. `_lock` goes last.
+    by_opening(root, id, manner, tell)
+    // The device is closed by now. `_lock` goes last.
 }
 
 fn by_opening(root: &Root, id: DeviceId, manner: Manner, tell: Tell<'_>) -> Answer {
@@ -143,7 +136,7 @@ fn open_and_ask(
         }
         opened => opened?,
     };
-    let facts = device::ask(&device, Whose::Ours, tell)?;
+    let facts = device::ask(&device, tell)?;
     Ok(Facts {
         kvm: vm.is_some(),
         ..facts
@@ -175,29 +168,20 @@ mod tests {
         std::fs::create_dir(directory.path().join("run")).unwrap();
         let root = Root::recorded(directory.path());
         let id = "c1a20000-0000-4000-8000-000000000002".parse().unwrap();
-        let steps = |running| {
-            let manner = Manner {
-                running,
-                ..Manner::default()
-            };
+        let steps = || {
             let mut steps = Vec::new();
-            let answer = ask(&root, id, manner, &mut |step| steps.push(step));
+            let answer = ask(&root, id, Manner::default(), &mut |step| steps.push(step));
             (answer.step, answer.facts.display.reason().cloned(), steps)
         };
         mark_start(&root, id).unwrap();
-        let (step, reason, told) = steps(false);
+        let (step, reason, told) = steps();
         assert_eq!((step, reason), (Some(Step::Lock), Some(Reason::InUse)));
         assert_eq!(
             told,
             [Step::Lock],
             "nothing was looked for, let alone opened"
         );
-        // The child looks for the guest that may have the device already, and opens nothing.
-        let (step, reason, told) = steps(true);
-        assert_eq!((step, reason), (Some(Step::Guest), Some(Reason::InUse)));
-        assert_eq!(told, [Step::Lock, Step::Guest]);
         forget_start(&root, id).unwrap();
-        assert_eq!(steps(false).2[1], Step::Find);
-        assert_eq!(steps(true).2[1], Step::Find);
+        assert_eq!(steps().2[1], Step::Find);
     }
 }

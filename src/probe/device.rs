@@ -23,16 +23,6 @@ const MAX_INDEXES: u32 = 256;
 
 const INTEL_VENDOR_TYPE: u32 = vfio::VFIO_REGION_TYPE_PCI_VENDOR_TYPE | 0x8086;
 
-/// The owner of an open device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Whose {
-    /// We opened it, and nobody else has it.
-    Ours,
-    /// A running guest has it. We ask only about its display: the hot-reset information walks the
-    /// devices of a bus, and tells nothing about the display.
-    Guests,
-}
-
 /// Asks everything. A display that the driver's answers leave in doubt is unknown with a reason; it
 /// is not an error.
 ///
@@ -41,7 +31,7 @@ pub enum Whose {
 ///
 /// # Errors
 /// The query that failed in a way that vfio.h does not foresee.
-pub fn ask(device: &File, whose: Whose, tell: &mut dyn FnMut(Step)) -> Result<Facts, Failure> {
+pub fn ask(device: &File, tell: &mut dyn FnMut(Step)) -> Result<Facts, Failure> {
     rights::give_up();
     let fd = device.as_fd();
     let failed = |step| {
@@ -108,14 +98,10 @@ pub fn ask(device: &File, whose: Whose, tell: &mut dyn FnMut(Step)) -> Result<Fa
         }
     }
 
-    let hot_reset = if whose == Whose::Guests {
-        HotReset::NotAsked
-    } else {
-        tell(Step::HotReset);
-        match ioctl::device_get_pci_hot_reset_info(fd) {
-            Ok(count) => HotReset::Devices(count),
-            Err(errno) => HotReset::Unsupported(errno_name(errno)),
-        }
+    tell(Step::HotReset);
+    let hot_reset = match ioctl::device_get_pci_hot_reset_info(fd) {
+        Ok(count) => HotReset::Devices(count),
+        Err(errno) => HotReset::Unsupported(errno_name(errno)),
     };
     Ok(Facts {
         display: display(info.flags, &mut |step, flags| {

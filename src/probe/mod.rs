@@ -16,8 +16,6 @@
 //! * [`instance`]: a temporary device, created for one question.
 //! * [`ioctl`]: the kernel's vfio interface, with the other `unsafe`.
 //! * [`rights`]: the rights that the child keeps.
-//! * [`running`]: asks through the descriptor of the guest that has the device, with `unsafe` of its
-//!   own.
 
 pub mod asking;
 pub mod cdev;
@@ -29,7 +27,6 @@ pub mod instance;
 pub mod ioctl;
 pub mod kvm;
 pub mod rights;
-pub mod running;
 
 use std::fs::File;
 use std::io::{self, PipeReader, Read};
@@ -150,6 +147,9 @@ impl Answer {
     }
 }
 
+/// The fix for a device in use.
+pub(crate) const IN_USE: &str = "stop the guest that uses it, or run gfxplane learn DOMAIN";
+
 impl Answer {
     /// Returns, for people, what a failure means where reason, step and errno don't say.
     #[must_use]
@@ -160,6 +160,7 @@ impl Answer {
         let (reason, step) = (self.facts.display.reason()?, self.step?);
         match reason {
             Reason::InUse if step == Step::Lock => Some("a domain that has it is being started"),
+            Reason::InUse => Some(IN_USE),
             Reason::NeedsVm if step.is_kvm() => {
                 Some("its driver wants a KVM VM, which can't be made here")
             }
@@ -267,9 +268,6 @@ pub struct Manner {
     pub kvm: bool,
     /// The only interface to try; `None` for what the kernel offers.
     pub path: Option<OpenPath>,
-    /// True if the child shall ask a device in use through the descriptor of its guest: see
-    /// [`running`].
-    pub running: bool,
 }
 
 impl Manner {
@@ -277,8 +275,7 @@ impl Manner {
     fn to_arguments(self) -> impl Iterator<Item = String> {
         let kvm = self.kvm.then(|| "--kvm".to_owned());
         let path = self.path.map(|path| format!("--path={}", path.word()));
-        let running = self.running.then(|| "--running".to_owned());
-        kvm.into_iter().chain(path).chain(running)
+        kvm.into_iter().chain(path)
     }
 
     /// Reads the options from the arguments of a child; `None` if one of them is unknown.
@@ -288,7 +285,6 @@ impl Manner {
         for argument in arguments {
             match *argument {
                 "--kvm" => manner.kvm = true,
-                "--running" => manner.running = true,
                 _ => manner.path = Some(argument.strip_prefix("--path=")?.parse().ok()?),
             }
         }
@@ -379,14 +375,6 @@ impl Child {
     /// Starts a copy of this process; `None` if it can't be copied.
     fn copy(root: &Root, id: DeviceId, manner: Manner) -> io::Result<Option<Self>> {
         let asker = getpid();
-        Self::in_a_copy(|| {
-            fork::close_others();
-            child::run(root, id, asker.as_raw(), manner);
-        })
-    }
-
-    /// Does something in a copy of this process; `None` if it can't be copied.
-    fn in_a_copy(run: impl FnOnce()) -> io::Result<Option<Self>> {
         let ((answer, say), (steps, tell)) = (io::pipe()?, io::pipe()?);
         let null = File::options().read(true).write(true).open("/dev/null")?;
         let pid = fork::in_a_copy(move || {
@@ -395,7 +383,8 @@ impl Child {
                 .and_then(|()| dup2_stderr(&tell));
             drop((null, say, tell));
             if standard.is_ok() {
-                run();
+                fork::close_others();
+                child::run(root, id, asker.as_raw(), manner);
             }
         })?;
         Ok(pid.map(|pid| Child { pid, answer, steps }))
@@ -565,23 +554,14 @@ mod tests {
     fn a_child_is_told_all() {
         for kvm in [false, true] {
             for path in [None, Some(OpenPath::Group), Some(OpenPath::Cdev)] {
-                for running in [false, true] {
-                    let manner = Manner { kvm, path, running };
-                    let arguments: Vec<String> = manner.to_arguments().collect();
-                    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-                    assert_eq!(Manner::from_arguments(&arguments), Some(manner));
-                }
+                let manner = Manner { kvm, path };
+                let arguments: Vec<String> = manner.to_arguments().collect();
+                let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+                assert_eq!(Manner::from_arguments(&arguments), Some(manner));
             }
         }
         assert_eq!(Manner::default().to_arguments().count(), 0);
-        for bad in [
-            "--path=",
-            "--path=iommufd",
-            "--path=guest",
-            "--path",
-            "-k",
-            "",
-        ] {
+        for bad in ["--path=", "--path=iommufd", "--path", "-k", ""] {
             assert_eq!(Manner::from_arguments(&["--kvm", bad]), None, "{bad}");
         }
     }
@@ -614,7 +594,8 @@ mod tests {
             remark(Step::Container, Errno::EEXIST, Reason::OpenFailed),
             None
         );
-        assert_eq!(remark(Step::Group, Errno::EBUSY, Reason::InUse), None);
+        let busy = remark(Step::Group, Errno::EBUSY, Reason::InUse).unwrap();
+        assert!(busy.contains("gfxplane learn DOMAIN"), "{busy}");
         let starting = Answer::none(Reason::InUse, Step::Lock);
         assert_eq!(
             starting.remark(),

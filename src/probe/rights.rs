@@ -1,11 +1,10 @@
 //! Takes from the child of a probe the rights that it does not need.
 //!
 //! Until the device is open, the driver decides what the child needs. A group without an IOMMU
-//! wants CAP_SYS_RAWIO (Linux drivers/vfio/group.c, `vfio_group_ioctl_get_device_fd`), the copy of
-//! a guest's descriptor CAP_SYS_PTRACE, and a vendor's driver may check for any. So rights go in
-//! two steps. [`limit`] takes at the start what no opening needs, and [`give_up`] takes the rest
-//! once the device is open. From then on the child can only read, write and ask what it has open,
-//! get memory, and end.
+//! wants CAP_SYS_RAWIO (Linux drivers/vfio/group.c, `vfio_group_ioctl_get_device_fd`), and a
+//! vendor's driver may check for any. So rights go in two steps. [`limit`] takes at the start what
+//! no opening needs, and [`give_up`] takes the rest once the device is open. From then on the child
+//! can only read, write and ask what it has open, get memory, and end.
 //!
 //! Each means closes what the others leave open, on one kernel or another:
 //!
@@ -148,7 +147,7 @@ mod tests {
     use nix::unistd::{getppid, pipe};
 
     use crate::evidence::Step;
-    use crate::probe::device::{self, Whose};
+    use crate::probe::device;
 
     /// Runs `inside` in a process of its own, which is this test once more, because rights that are
     /// given up never come back.
@@ -237,7 +236,7 @@ mod tests {
             are_possible();
             let null = File::open("/dev/null").unwrap();
             let mut steps = Vec::new();
-            let failure = device::ask(&null, Whose::Ours, &mut |step| steps.push(step));
+            let failure = device::ask(&null, &mut |step| steps.push(step));
             assert_eq!(failure.unwrap_err().errno, Errno::ENOTTY);
             assert_eq!(steps, [Step::Info]);
             are_refused(all(), Errno::EPERM);

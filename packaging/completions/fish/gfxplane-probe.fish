@@ -8,7 +8,6 @@ complete -c gfxplane-probe -l all -d 'All devices that the policy lets us open u
 complete -c gfxplane-probe -l instantiate -d 'Make a device of that type, ask it, and remove it'
 complete -c gfxplane-probe -l force -d 'Make it even if meanwhile nobody else can make a device of this type, or of another'
 complete -c gfxplane-probe -l fresh -d 'Ask the device even if its record still holds'
-complete -c gfxplane-probe -l running -d 'A device in use: ask through its guest\'s own descriptor (root; see docs/running.md)'
 complete -c gfxplane-probe -l unasked -d 'Open only what may be opened unasked (for the daemon)'
 complete -c gfxplane-probe -l json -d 'Print JSON, with everything that the device told'
 complete -c gfxplane-probe -s h -l help -d 'Print help (see more with \'--help\')'

@@ -127,7 +127,6 @@ complete -c gfxplane -n "__fish_gfxplane_using_subcommand probe" -l all -d 'All 
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand probe" -l instantiate -d 'Make a device of that type, ask it, and remove it'
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand probe" -l force -d 'Make it even if meanwhile nobody else can make a device of this type, or of another'
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand probe" -l fresh -d 'Ask the device even if its record still holds'
-complete -c gfxplane -n "__fish_gfxplane_using_subcommand probe" -l running -d 'A device in use: ask through its guest\'s own descriptor (root; see docs/running.md)'
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand probe" -l unasked -d 'Open only what may be opened unasked (for the daemon)'
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand probe" -l json -d 'Print JSON, with everything that the device told'
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand probe" -l offline -d 'With --via qemu: without libvirt'

@@ -165,7 +165,6 @@ fn ask_new(root: &Root, id: DeviceId) -> anyhow::Result<()> {
             fresh: false,
             deadline,
             path: None,
-            running: false,
         };
         let outcome = ask_and_keep(root, &sources, id, device.as_ref(), &request);
         let reason = outcome.answer.facts.display.reason();
