@@ -54,7 +54,7 @@ impl Switch {
     }
 }
 
-/// From where a graphics can be reached.
+/// The distance from which a viewer can reach a graphics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reach {

@@ -133,7 +133,7 @@ pub struct LastStart<'l> {
     pub qemu: Option<Version>,
     /// The domain's UUID.
     pub domain: Option<Uuid>,
-    /// Whether the domain started; `None` if the log does not say.
+    /// True if the domain started; `None` if the log does not say.
     pub started: Option<bool>,
     /// The number of later starts that failed before QEMU ran.
     pub failed_since: usize,

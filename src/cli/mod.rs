@@ -1,4 +1,4 @@
-//! What the programs share: arguments, tables, exit codes. Only this room prints anything.
+//! The arguments, tables and exit codes that the programs share. Only this room prints anything.
 
 pub mod check;
 pub mod collect;

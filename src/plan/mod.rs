@@ -119,7 +119,7 @@ pub struct Change {
     pub action: Action,
     /// The reason, as text for the user.
     pub reason: String,
-    /// What the action costs the user, who has agreed to it.
+    /// The loss that the action brings, to which the user has agreed; `None` if it brings none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub consent: Option<Consent>,
 }
