@@ -21,8 +21,8 @@ use crate::xml;
 /// The domain, and the command line's words about its host.
 #[derive(Debug, clap::Args)]
 pub struct SubjectArgs {
-    /// A libvirt domain (name or UUID), a file (a path with a slash or with the ending .xml), or
-    /// - for stdin
+    /// A libvirt domain (name or UUID), a file (a path with a slash or with the ending .xml),
+    /// or - for stdin
     #[arg(value_name = "DOMAIN|FILE|-")]
     pub subject: String,
     /// Assume this version of QEMU, instead of that of the domain's emulator
