@@ -58,8 +58,10 @@ pub enum What {
     LeftAlone,
     /// libvirt refused the new definition.
     Refused,
-    /// Somebody else changed it at the same time.
+    /// Somebody else changed it at the same time, and what they changed may be lost.
     Conflict,
+    /// Somebody else changed it at the same time, and has it as they made it.
+    Kept,
     /// Somebody undoes what we do: it is left alone from now on.
     GaveUp,
     /// It was started after a veto.
@@ -81,6 +83,7 @@ impl What {
             What::LeftAlone => "left-alone",
             What::Refused => "refused",
             What::Conflict => "conflict",
+            What::Kept => "kept",
             What::GaveUp => "gave-up",
             What::Started => "started",
             What::NotStarted => "not-started",
@@ -246,6 +249,7 @@ mod tests {
             What::LeftAlone,
             What::Refused,
             What::Conflict,
+            What::Kept,
             What::GaveUp,
             What::Started,
             What::NotStarted,

@@ -105,9 +105,44 @@ impl Libvirt for ByLibrary {
         };
         let window = since.elapsed();
         match defined {
-            Ok(()) => Ok(Replaced::Done { since, window }),
+            Ok(()) => Ok(Replaced::Done { window }),
             Err(error) if is_about_the_definition(&error) => Err(Failure::Refused(format!(
                 "libvirt refuses the new definition, and the domain is as it was: {}",
+                error.message()
+            ))),
+            Err(error) => Err(failed(&error)),
+        }
+    }
+
+    fn undefine(&self, definition: &Definition) -> Result<Replaced, Failure> {
+        let connection = self.connect()?;
+        let domain = by_uuid(&connection, &definition.uuid)?;
+        if !domain.is_persistent().map_err(|error| failed(&error))? {
+            return Ok(Replaced::Changed);
+        }
+        let flags = sys::VIR_DOMAIN_XML_INACTIVE | sys::VIR_DOMAIN_XML_SECURE;
+        let now = domain.xml_desc(flags).map_err(|error| failed(&error))?;
+        // Nothing may come between the two.
+        let since = Instant::now();
+        if now != definition.xml {
+            return Ok(Replaced::Changed);
+        }
+        // Without these libvirt refuses to undefine a domain that has an NVRAM, and removes the state of its TPM
+        // (src/qemu/qemu_driver.c, qemuDomainUndefineFlags). It refuses to lose a saved guest, snapshots or
+        // checkpoints, of a domain that does not run. libvirt before 8.9 does not know the second flag.
+        let nvram = sys::VIR_DOMAIN_UNDEFINE_KEEP_NVRAM;
+        let undefined = domain.undefine_flags(nvram | KEEP_TPM).or_else(|error| {
+            match error.code().is(ErrorNumber::InvalidArg) {
+                true => domain.undefine_flags(nvram),
+                false => Err(error),
+            }
+        });
+        match undefined {
+            Ok(()) => Ok(Replaced::Done {
+                window: since.elapsed(),
+            }),
+            Err(error) if is_about_the_definition(&error) => Err(Failure::Refused(format!(
+                "libvirt does not undefine it: {}",
                 error.message()
             ))),
             Err(error) => Err(failed(&error)),
@@ -344,6 +379,9 @@ fn definition_of(domain: &Domain, secrets: bool) -> Result<Definition, virt::err
         is_active: domain.is_active()?,
     })
 }
+
+/// `VIR_DOMAIN_UNDEFINE_KEEP_TPM` (include/libvirt/libvirt-domain.h), which older headers do not have.
+const KEEP_TPM: u32 = 1 << 6;
 
 /// How long libvirt may take to give a start up once it was told to.
 const PATIENCE: Duration = Duration::from_secs(30);
