@@ -84,7 +84,9 @@ impl Libvirt for ByLibrary {
 
     fn define(&self, before: &Definition, new: New<'_>) -> Result<Replaced, Failure> {
         let connection = self.connect()?;
-        let domain = by_uuid(&connection, &before.uuid)?;
+        let Some(domain) = if_there(&connection, &before.uuid)? else {
+            return Ok(Replaced::Changed);
+        };
         // A domain that was undefined while it runs still shows its last definition, and would be
         // persistent again (src/qemu/qemu_driver.c, qemuDomainUndefineFlags).
         if !domain.is_persistent().map_err(|error| failed(&error))? {
@@ -106,6 +108,7 @@ impl Libvirt for ByLibrary {
         let window = since.elapsed();
         match defined {
             Ok(()) => Ok(Replaced::Done { window }),
+            Err(error) if error.code().is(ErrorNumber::NoDomain) => Ok(Replaced::Changed),
             Err(error) if is_about_the_definition(&error) => Err(Failure::Refused(format!(
                 "libvirt refuses the new definition, and the domain is as it was: {}",
                 error.message()
@@ -116,7 +119,9 @@ impl Libvirt for ByLibrary {
 
     fn undefine(&self, definition: &Definition) -> Result<Replaced, Failure> {
         let connection = self.connect()?;
-        let domain = by_uuid(&connection, &definition.uuid)?;
+        let Some(domain) = if_there(&connection, &definition.uuid)? else {
+            return Ok(Replaced::Changed);
+        };
         if !domain.is_persistent().map_err(|error| failed(&error))? {
             return Ok(Replaced::Changed);
         }
@@ -345,6 +350,14 @@ fn failed(error: &virt::error::Error) -> Failure {
 fn by_uuid(connection: &Connect, uuid: &str) -> Result<Domain, Failure> {
     let found = connection.lookup_domain_by_uuid_string(uuid);
     found.map_err(|error| failed(&error))
+}
+
+fn if_there(connection: &Connect, uuid: &str) -> Result<Option<Domain>, Failure> {
+    match connection.lookup_domain_by_uuid_string(uuid) {
+        Ok(domain) => Ok(Some(domain)),
+        Err(error) if error.code().is(ErrorNumber::NoDomain) => Ok(None),
+        Err(error) => Err(failed(&error)),
+    }
 }
 
 fn find(connection: &Connect, name: &str) -> Result<Domain, Failure> {

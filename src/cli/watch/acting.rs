@@ -29,6 +29,15 @@ const AT_ONCE: u32 = 5;
 /// The longest wait for a domain of which libvirt can't say anything: this many times doubled.
 const LONGEST: u32 = 8;
 
+/// A definition as libvirt would print it.
+fn definition(uuid: Uuid, text: &str) -> Definition {
+    Definition {
+        uuid: uuid.to_string(),
+        xml: format!("{text}\n"),
+        is_active: false,
+    }
+}
+
 /// A definition of ours, for what is said of it.
 struct Moment {
     name: String,
@@ -247,8 +256,6 @@ impl Daemon<'_> {
         let seen = watched.map(Watched::end);
         match defined {
             Ok(Replaced::Done { window }) => {
-                // At once: what somebody else does from now on is theirs.
-                let after = libvirt.persistent(&before.uuid);
                 let how = match new {
                     New::Graphics(_) => "graphics replaced",
                     New::Whole(_) | New::Checked(_) => "defined",
@@ -257,7 +264,6 @@ impl Daemon<'_> {
                     "{name}: {how} {} µs after it was last looked at",
                     window.as_micros()
                 );
-                self.say(Priority::Info, &text);
                 self.domains.watched(uuid).misses = 0;
                 let (mut base, mut ours) = (before.xml.clone(), None);
                 if let Some(seen) = seen {
@@ -290,6 +296,9 @@ impl Daemon<'_> {
                         }
                     }
                 }
+                // At once: what somebody else does from now on is theirs.
+                let after = libvirt.persistent(&before.uuid);
+                self.say(Priority::Info, &text);
                 self.domains.watched(uuid).memory.did(plan);
                 for change in &plan.changes {
                     let text = format!(
@@ -390,14 +399,11 @@ impl Daemon<'_> {
         // Whatever comes of it.
         self.soon(uuid, true);
         for _ in 0..AT_ONCE {
-            let Some(there) = libvirt.persistent(&uuid.to_string())? else {
-                return Ok(());
+            // Every moment counts: whoever reads ours now, and changes it, has lost theirs, too.
+            let Some(there) = ours.map(|ours| definition(uuid, &ours)) else {
+                break;
             };
             let what = versions::differing(&there.xml, &theirs).join(", ");
-            if ours.as_deref() != Some(there.xml.trim()) {
-                self.may_be_lost(moment, &what);
-                return Ok(());
-            }
             let watched = self.versions.watch(&moment.name);
             let defined = libvirt.define(&there, New::Whole(&theirs));
             let seen = watched.map(Watched::end).unwrap_or_default();
@@ -443,17 +449,15 @@ impl Daemon<'_> {
         ours: Option<String>,
     ) -> Result<(), Failure> {
         self.soon(moment.uuid, true);
-        let Some(there) = libvirt.persistent(&moment.uuid.to_string())? else {
+        let Some(there) = ours.map(|ours| definition(moment.uuid, &ours)) else {
+            self.may_be_lost(moment, "");
             return Ok(());
         };
-        if ours.as_deref() != Some(there.xml.trim()) {
-            // Somebody else has defined it since.
-            return Ok(());
-        }
         let watched = self.versions.watch(&moment.name);
         let undefined = libvirt.undefine(&there);
         let seen = watched.map(Watched::end).unwrap_or_default();
         match undefined {
+            // Somebody else has defined it since.
             Ok(Replaced::Changed) => return Ok(()),
             Ok(Replaced::Done { .. }) if seen.len() <= 1 => {
                 let text = "somebody else undefined it at the same moment: it is undefined again";

@@ -150,7 +150,7 @@ impl Libvirt for Arc<Fake> {
             self.put(&theirs);
         }
         let now = self.domains.lock().unwrap().get(&before.uuid).cloned();
-        let Some(now) = now.filter(|now| *now == before.xml) else {
+        let Some(now) = now.filter(|now| now.trim() == before.xml.trim()) else {
             return Ok(Replaced::Changed);
         };
         let wanted = match new {
@@ -186,7 +186,7 @@ impl Libvirt for Arc<Fake> {
 
     fn undefine(&self, definition: &Definition) -> Result<Replaced, Failure> {
         let now = self.domains.lock().unwrap().get(&definition.uuid).cloned();
-        if now.as_ref() != Some(&definition.xml) {
+        if now.as_deref().map(str::trim) != Some(definition.xml.trim()) {
             return Ok(Replaced::Changed);
         }
         self.remove(&definition.uuid);
