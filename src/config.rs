@@ -42,6 +42,16 @@ pub enum RetryStart {
     Persistent,
 }
 
+/// Who makes mdevctl's link to the helper, by which libvirt is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CalloutLink {
+    /// The daemon, while libvirt runs and is through with its start.
+    Daemon,
+    /// Nobody: it is there for good.
+    Static,
+}
+
 /// Settings, complete with the defaults.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -52,6 +62,9 @@ pub struct Config {
     pub deadline: Duration,
     /// `attributes = "on" | "off"`: whether mdevctl (and so libvirt) is told; default on.
     pub attributes: bool,
+    /// `callout = "daemon" | "static"`: whether mdevctl's link to the helper comes and goes with libvirt, or is there
+    /// for good; default daemon.
+    pub callout: CalloutLink,
     /// `hook = "off" | "warn" | "enforce"`: what the qemu hook does; default enforce.
     pub hook: HookMode,
     /// `retry_start = "never" | "autostart" | "persistent"`: which domains the daemon starts after
@@ -71,6 +84,7 @@ impl Default for Config {
             probe: ProbePolicy::Known,
             deadline: Duration::from_secs(5),
             attributes: true,
+            callout: CalloutLink::Daemon,
             hook: HookMode::Enforce,
             retry_start: RetryStart::Autostart,
             policy: Policy::default(),
@@ -84,6 +98,7 @@ struct ConfigFile {
     probe: Option<ProbePolicy>,
     deadline: Option<f64>,
     attributes: Option<OnOff>,
+    callout: Option<CalloutLink>,
     hook: Option<HookMode>,
     retry_start: Option<RetryStart>,
     display: Option<policy::Displays>,
@@ -144,6 +159,7 @@ impl Config {
             attributes: file
                 .attributes
                 .map_or(self.attributes, |value| matches!(value, OnOff::On)),
+            callout: file.callout.unwrap_or(self.callout),
             hook: file.hook.unwrap_or(self.hook),
             retry_start: file.retry_start.unwrap_or(self.retry_start),
             policy: self.policy.with(&Wishes {

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import clients
+import libvirt
 import libvirt_qemu
 from lab import CONF, FULL, LIMIT, RUN, SPICE_GL_OVER_TCP, connected, cursor, define, definition, denials, destroy, domain, domain_xml, equal
 from lab import eventually, gone, install, journal, listed, names, out, run_tests, sh, state, undefine, uuid
@@ -150,6 +151,61 @@ def test_install():
     eventually("all devices are known", all_known)
     [kept] = eventually("what QEMU can do is known", lambda: list(Path("/var/cache/gfxplane/qemu").iterdir()))
     assert json.loads(kept.read_text())["abilities"]["qemu"], kept.read_text()
+
+
+# What libvirt is told of
+
+
+LINK = Path("/etc/mdevctl.d/scripts.d/callouts/99-gfxplane-watch")
+
+
+def has_attributes():
+    """Whether libvirt shows what was found of the devices."""
+    with connected() as connection:
+        devices = [d for d in connection.listAllDevices(libvirt.VIR_CONNECT_LIST_NODE_DEVICES_CAP_MDEV) if d.isActive()]
+        return bool(devices) and all("<attr name='gfxplane.display'" in device.XMLDesc() for device in devices)
+
+
+def answers():
+    """libvirt answers, which it does once it has listed its devices."""
+    with connected() as connection:
+        return len(connection.listAllDevices(libvirt.VIR_CONNECT_LIST_NODE_DEVICES_CAP_MDEV)) > 0
+
+
+def test_callout_comes_and_goes_with_libvirt():
+    """mdevctl's link is there while libvirt runs, and not while it starts or when the daemon has ended, however."""
+    eventually("libvirt shows attributes", has_attributes)
+    assert LINK.is_symlink() and LINK.resolve() == HELPER
+    equal([str(path) for path in Path("/usr/lib/mdevctl").rglob("callouts/*gfxplane*")], [], "links for good")
+    out("systemctl stop libvirtd.service")
+    eventually("no link without libvirt", lambda: not LINK.is_symlink())
+    out("systemctl start libvirtd.service")
+    eventually("libvirt answers", answers)
+    began = time.monotonic()
+    eventually("libvirt shows attributes", has_attributes)
+    print(f"  attributes {time.monotonic() - began:.2f} s after libvirt answered")
+    out(f"systemctl kill -s KILL {UNIT}")
+    eventually("the daemon is there again", lambda: daemon_is_up() and LINK.is_symlink())
+    out(f"systemctl stop {UNIT}")
+    assert not LINK.is_symlink(), "a link without the daemon"
+    eventually("libvirt shows nothing", lambda: not has_attributes())
+    # For hosts without the daemon.
+    setting = CONF / "conf.d/callout.toml"
+    setting.write_text("callout = 'static'\n")
+    out("gfxplane-helper callout")
+    try:
+        eventually("libvirt shows attributes", has_attributes)
+    finally:
+        setting.unlink()
+        out(f"gfxplane-helper callout; systemctl start {UNIT}")
+    eventually("libvirt shows attributes", has_attributes)
+    equal([path.name for path in LINK.parent.iterdir()], [LINK.name], "links")
+
+
+def test_there_is_one_daemon():
+    result = sh("gfxplane watch --once", check=False)
+    equal(result.returncode, 3, result.stderr)
+    assert f"as process {daemon_pid()}" in result.stderr, result.stderr
 
 
 # What the daemon mends

@@ -65,11 +65,30 @@ impl Reports {
         };
         reports.register(sys::VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle, &sink)?;
         reports.register(sys::VIR_DOMAIN_EVENT_ID_METADATA_CHANGE, metadata, &sink)?;
+        reports.report_end(sink)?;
+        Ok(reports)
+    }
+
+    /// Has `sink` told of the connection's end alone.
+    ///
+    /// # Errors
+    /// libvirt's.
+    pub(super) fn of_end(connection: &Connect, sink: Sink) -> Result<Self, Error> {
+        let mut reports = Reports {
+            connection: connection.clone(),
+            callbacks: Vec::new(),
+            closing: false,
+        };
+        reports.report_end(sink)?;
+        Ok(reports)
+    }
+
+    fn report_end(&mut self, sink: Sink) -> Result<(), Error> {
         let opaque = handed_over(sink);
         // SAFETY: the connection is open; `opaque` is a Sink that `free` will free, once.
         let taken = unsafe {
             sys::virConnectRegisterCloseCallback(
-                reports.connection.as_ptr(),
+                self.connection.as_ptr(),
                 Some(on_close),
                 opaque,
                 Some(free),
@@ -81,8 +100,8 @@ impl Reports {
             unsafe { free(opaque) };
             return Err(error);
         }
-        reports.closing = true;
-        Ok(reports)
+        self.closing = true;
+        Ok(())
     }
 
     fn register(&mut self, id: u32, callback: Generic, sink: &Sink) -> Result<(), Error> {

@@ -246,6 +246,25 @@ impl Libvirt for ByLibrary {
         }))
     }
 
+    fn stay(&self, uri: &str, sink: Sink) -> Result<Arc<dyn Libvirt>, Failure> {
+        events::start_loop().map_err(|error| failed(&error))?;
+        let connection = Connect::open_read_only(Some(uri)).map_err(|error| failed(&error))?;
+        let reports = Reports::of_end(&connection, sink).map_err(|error| failed(&error))?;
+        Ok(Arc::new(ByLibrary {
+            uri: uri.into(),
+            open: Some(Arc::new(Open {
+                _reports: reports,
+                connection,
+            })),
+        }))
+    }
+
+    fn lists_nodedevs(&self) -> Result<(), Failure> {
+        // Any call waits for that (src/node_device/node_device_driver.c, nodeDeviceInitWait).
+        let counted = self.read_only()?.num_of_node_devices(None, 0);
+        counted.map(drop).map_err(|error| failed(&error))
+    }
+
     fn set_policy(&self, uuid: &str, xml: Option<&str>) -> Result<(), Failure> {
         let connection = self.connect()?;
         // libvirt gives the element its namespace, and takes out all others that have it

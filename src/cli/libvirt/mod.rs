@@ -121,6 +121,8 @@ pub enum Event {
     },
     /// The connection has ended.
     Lost,
+    /// That to the daemon that has the node devices alone has.
+    NodeDevicesLost,
 }
 
 /// What has happened to a domain.
@@ -161,7 +163,9 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// libvirt refuses that, or can't be reached; it is then as it was.
-    fn undefine(&self, definition: &Definition) -> Result<Replaced, Failure>;
+    fn undefine(&self, _definition: &Definition) -> Result<Replaced, Failure> {
+        Without::missing(NEEDED)
+    }
 
     /// The persistent definition of a domain, with its passwords; `None` if there is no such domain
     /// or it is transient.
@@ -212,6 +216,22 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
     /// # Errors
     /// libvirt can't be reached.
     fn watch(&self, sink: Sink) -> Result<Arc<dyn Libvirt>, Failure>;
+
+    /// A libvirt over a connection to `uri` that stays open, and says [`Event::Lost`] to `sink` when it ends.
+    ///
+    /// # Errors
+    /// libvirt can't be reached.
+    fn stay(&self, _uri: &str, _sink: Sink) -> Result<Arc<dyn Libvirt>, Failure> {
+        Without::missing(NEEDED)
+    }
+
+    /// Waits until libvirt has listed the host's devices.
+    ///
+    /// # Errors
+    /// libvirt can't be reached, or has no driver for them.
+    fn lists_nodedevs(&self) -> Result<(), Failure> {
+        Without::missing(NEEDED)
+    }
 
     /// Puts `<policy>` (`xml`, without its namespace) into the metadata of a persistent definition,
     /// instead of the one that is there; `None` takes that out. libvirt does this by itself, so
@@ -290,10 +310,6 @@ impl Libvirt for Without {
 
     fn define(&self, _before: &Definition, _new: New<'_>) -> Result<Replaced, Failure> {
         Self::missing("give the domain's XML as a file, or - for stdin")
-    }
-
-    fn undefine(&self, _definition: &Definition) -> Result<Replaced, Failure> {
-        Self::missing(NEEDED)
     }
 
     fn persistent(&self, _uuid: &str) -> Result<Option<Definition>, Failure> {

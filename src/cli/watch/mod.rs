@@ -5,6 +5,7 @@
 //! libvirt's reports, for files, for signals, for devices that are asked and domains that start.
 
 mod acting;
+mod callout;
 mod domains;
 mod files;
 mod learning;
@@ -35,6 +36,7 @@ use crate::host::{Warning, requests, settings, testimony};
 use crate::names::DeviceId;
 use crate::probe::instance::clean_up;
 
+use callout::{NODE_DEVICE_DAEMON, NodeDevices};
 use domains::{Domains, Loud};
 use files::{Files, Kind, Seen};
 use probing::Probing;
@@ -85,6 +87,8 @@ const MOST_WARNINGS: usize = 1000;
 enum Event {
     Libvirt(libvirt::Event),
     Files(Seen),
+    /// libvirt has listed its devices, or can't: the how manieth time that was waited for.
+    Listed(u64, Result<(), String>),
     /// A domain that was started after a veto.
     Started(Uuid, Result<(), String>),
     Reload,
@@ -123,11 +127,14 @@ impl Watch {
                 _ => Err(Failure::Environment("not all domains could be looked at".into()).into()),
             };
         }
+        // What an earlier one may have left, who was killed.
+        daemon.set_link();
         // libvirt may take minutes to start, and systemd does not wait so long.
         daemon.service.tell("READY=1");
         daemon.connect(false)?;
         daemon.run(&receive);
         daemon.service.tell("STOPPING=1");
+        daemon.devices_are_lost();
         daemon.journal.say(Priority::Info, "ends");
         Ok(End::Done)
     }
@@ -237,6 +244,7 @@ struct Daemon<'c> {
     /// When libvirt is tried again, and how long after that the next time.
     retry: Option<(Instant, Duration)>,
     domains: Domains,
+    devices: NodeDevices,
     probing: Probing,
     /// The small copy of a domain that was started last. What is reported of it is not news.
     trial: Option<Uuid>,
@@ -275,6 +283,7 @@ impl<'c> Daemon<'c> {
             libvirt: None,
             retry: None,
             domains: Domains::new(&context.root, is_system(context), &mut warnings),
+            devices: NodeDevices::default(),
             probing: Probing::new(prober),
             trial: None,
             tasks: VecDeque::new(),
@@ -375,14 +384,22 @@ impl<'c> Daemon<'c> {
 
     /// The daemons that live.
     fn alive(&self) -> BTreeSet<u32> {
-        let pid = |name: &&str| {
-            let path = self.context.root.join(DAEMONS.0).join(name);
-            let text = std::fs::read_to_string(path).ok()?;
-            text.trim().parse().ok()
-        };
-        let pids = DAEMONS.1.iter().filter_map(pid);
-        pids.filter(|pid| PathBuf::from(format!("/proc/{pid}")).exists())
-            .collect()
+        let pids = DAEMONS.1.iter().filter_map(|name| self.pid(name));
+        pids.collect()
+    }
+
+    /// The process that has left its id in a file of libvirt's, if it lives.
+    fn pid(&self, file: &str) -> Option<u32> {
+        let path = self.context.root.join(DAEMONS.0).join(file);
+        let text = std::fs::read_to_string(path).ok()?;
+        let pid = text.trim().parse().ok()?;
+        PathBuf::from(format!("/proc/{pid}"))
+            .exists()
+            .then_some(pid)
+    }
+
+    fn is_alive(&self, file: &str) -> bool {
+        self.pid(file).is_some()
     }
 
     /// Connects if there is somebody to connect to, and then looks at everything.
@@ -441,6 +458,7 @@ impl<'c> Daemon<'c> {
             self.watches_definitions = true;
             self.watch_files();
         }
+        self.wait_for_devices();
         self.look_at_everything();
         self.take_requests();
     }
@@ -583,6 +601,7 @@ impl<'c> Daemon<'c> {
             }
             Event::Libvirt(libvirt::Event::Lost) => {
                 if self.libvirt.take().is_some() {
+                    self.devices_are_lost();
                     self.say(Priority::Info, "libvirt has gone");
                     self.tasks.clear();
                     self.later.clear();
@@ -595,6 +614,8 @@ impl<'c> Daemon<'c> {
                     self.service.tell("STATUS=Waiting for libvirt");
                 }
             }
+            Event::Libvirt(libvirt::Event::NodeDevicesLost) => self.devices_are_lost(),
+            Event::Listed(turn, listed) => self.devices_are_listed(turn, listed),
             Event::Files(seen) => self.seen(seen),
             Event::Started(uuid, result) => self.started(uuid, result),
             Event::Reload => self.reload(),
@@ -609,6 +630,7 @@ impl<'c> Daemon<'c> {
         self.warned.clear();
         self.warn(&warnings);
         self.watch_files();
+        self.set_link();
         self.look_at_everything();
         if self.libvirt.is_none() {
             let _ = self.connect(false);
@@ -638,6 +660,8 @@ impl<'c> Daemon<'c> {
             Seen::File(Kind::Daemon, name) => {
                 if DAEMONS.1.contains(&name.as_str()) {
                     self.daemon_came();
+                } else if name == NODE_DEVICE_DAEMON {
+                    self.node_device_daemon_came();
                 }
             }
             Seen::File(Kind::Definition, name) => {

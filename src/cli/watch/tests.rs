@@ -24,6 +24,8 @@ const DMABUF: &str = "c1a20000-0000-4000-8000-000000000002";
 struct Fake {
     domains: Mutex<BTreeMap<String, String>>,
     sink: Mutex<Option<Sink>>,
+    /// Who is told when the daemon of the node devices ends.
+    devices: Mutex<Option<Sink>>,
     autostart: AtomicBool,
     started: Mutex<Vec<String>>,
     /// What somebody defines right before we do, one for each time.
@@ -45,6 +47,8 @@ struct Fake {
     tried: Mutex<Vec<String>>,
     /// The domains that run.
     users: Mutex<Vec<User>>,
+    /// It has not listed its devices yet, and does not answer.
+    is_listing: AtomicBool,
     /// The log that is there once libvirt has said how the domain is.
     next_log: Mutex<Option<(PathBuf, String)>>,
 }
@@ -234,6 +238,19 @@ impl Libvirt for Arc<Fake> {
 
     fn watch(&self, sink: Sink) -> Result<Arc<dyn Libvirt>, Failure> {
         *self.sink.lock().unwrap() = Some(sink);
+        Ok(Arc::new(Arc::clone(self)))
+    }
+
+    fn lists_nodedevs(&self) -> Result<(), Failure> {
+        while self.is_listing.load(Ordering::Relaxed) {
+            std::thread::yield_now();
+        }
+        Ok(())
+    }
+
+    fn stay(&self, uri: &str, sink: Sink) -> Result<Arc<dyn Libvirt>, Failure> {
+        assert_eq!(uri, "nodedev:///system");
+        *self.devices.lock().unwrap() = Some(sink);
         Ok(Arc::new(Arc::clone(self)))
     }
 
@@ -602,6 +619,72 @@ fn a_domain_that_is_being_changed_is_waited_for() {
     daemon.time_passes();
     daemon.work_with(&receive);
     assert!(host.libvirt.xml().contains("<gl enable='yes'"));
+}
+
+/// libvirt's daemon with this file is there.
+fn lives(host: &Host, file: &str) {
+    let pid = std::process::id().to_string();
+    std::fs::write(host.context.root.join("run").join(file), pid).unwrap();
+}
+
+fn is_linked(host: &Host) -> bool {
+    let link = "etc/mdevctl.d/scripts.d/callouts/99-gfxplane-watch";
+    host.context.root.join(link).is_symlink()
+}
+
+#[test]
+fn mdevctl_asks_us_once_libvirt_has_listed_its_devices() {
+    let host = Host::new();
+    // An earlier daemon was killed.
+    crate::host::callout::make(&host.context.root, crate::host::callout::OF_DAEMON).unwrap();
+    lives(&host, "libvirtd.pid");
+    host.libvirt.is_listing.store(true, Ordering::Relaxed);
+    let (mut daemon, receive) = host.daemon();
+    daemon.set_link();
+    assert!(!is_linked(&host));
+    for _ in 0..2 {
+        daemon.connect(true).unwrap();
+        daemon.work_with(&receive);
+        assert!(!is_linked(&host), "it is still looking for them");
+        host.libvirt.is_listing.store(false, Ordering::Relaxed);
+        eventually(&mut daemon, &receive, || is_linked(&host));
+        host.libvirt.is_listing.store(true, Ordering::Relaxed);
+        daemon.event(Event::Libvirt(libvirt::Event::Lost));
+        assert!(!is_linked(&host), "the next one finds none");
+    }
+    host.libvirt.is_listing.store(false, Ordering::Relaxed);
+    daemon.connect(true).unwrap();
+    eventually(&mut daemon, &receive, || is_linked(&host));
+    // Whoever wants none has none.
+    let settings = host.context.root.join("etc/gfxplane");
+    std::fs::create_dir_all(&settings).unwrap();
+    for (text, expected) in [
+        ("attributes = 'off'", false),
+        ("", true),
+        ("callout = 'static'", false),
+    ] {
+        std::fs::write(settings.join("gfxplane.toml"), text).unwrap();
+        daemon.event(Event::Reload);
+        assert_eq!(is_linked(&host), expected, "{text}");
+    }
+}
+
+/// Each driver of libvirt's has a daemon of its own, and that of the devices comes and goes by itself.
+#[test]
+fn mdevctl_asks_us_beside_modular_daemons() {
+    let host = Host::new();
+    lives(&host, "virtqemud.pid");
+    let (mut daemon, receive) = host.watched();
+    assert!(!is_linked(&host), "there is no virtnodedevd");
+    for _ in 0..2 {
+        lives(&host, "virtnodedevd.pid");
+        eventually(&mut daemon, &receive, || is_linked(&host));
+        let lost = host.libvirt.devices.lock().unwrap().take().unwrap();
+        lost(libvirt::Event::Lost);
+        eventually(&mut daemon, &receive, || !is_linked(&host));
+        std::fs::remove_file(host.context.root.join("run/virtnodedevd.pid")).unwrap();
+    }
+    assert!(daemon.libvirt.is_some(), "virtqemud is still there");
 }
 
 #[test]
