@@ -121,8 +121,6 @@ pub enum Event {
     },
     /// The connection has ended.
     Lost,
-    /// That to the daemon that has the node devices alone has.
-    NodeDevicesLost,
 }
 
 /// What has happened to a domain.

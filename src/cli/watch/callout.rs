@@ -6,7 +6,8 @@ use std::thread;
 
 use super::service::Priority;
 use super::{Daemon, Event, SOONEST};
-use crate::cli::libvirt::{self, Libvirt};
+use crate::cli::Failure;
+use crate::cli::libvirt::Libvirt;
 use crate::config::CalloutLink;
 use crate::host::callout::{self, OF_DAEMON};
 
@@ -15,70 +16,66 @@ use crate::host::callout::{self, OF_DAEMON};
 const NODE_DEVICES: &str = "nodedev:///system";
 pub(super) const NODE_DEVICE_DAEMON: &str = "virtnodedevd.pid";
 
+/// The daemon that has all drivers.
+const ALL_DRIVERS: &str = "libvirtd.pid";
+
+/// How often that daemon is tried whose process id is there: its socket may be a moment behind.
+const TRIES: u32 = 4;
+
 /// Who has the node devices.
 #[derive(Debug, Default)]
 pub(super) struct NodeDevices {
-    /// The connection to a daemon that has nothing else.
+    /// The connection to a daemon that has nothing else, for as long as it lives.
     own: Option<Arc<dyn Libvirt>>,
-    /// Which of the connections that we have had is the one that counts.
+    /// How often it was waited for: what is told of an earlier time counts no more.
     turn: u64,
     /// It has listed them.
     listed: bool,
 }
 
+/// libvirt has listed its devices; over a connection of its own, or not.
+pub(super) type Listed = Result<Option<Arc<dyn Libvirt>>, Failure>;
+
 impl Daemon<'_> {
     /// Has a thread wait until libvirt has listed its devices.
     pub(super) fn wait_for_devices(&mut self) {
-        if !self.is_system() {
+        let Some(libvirt) = self.libvirt.clone().filter(|_| self.is_system()) else {
             return;
-        }
-        let libvirt = if self.is_alive("libvirtd.pid") {
-            self.libvirt.clone()
-        } else {
-            self.own_connection()
         };
-        let Some(libvirt) = libvirt else { return };
         self.devices.turn += 1;
         let (turn, sink) = (self.devices.turn, self.sink.clone());
-        // libvirt answers once it is through.
-        thread::spawn(move || {
-            let listed = libvirt.lists_nodedevs();
-            drop(libvirt);
-            let _ = sink.send(Event::Listed(
-                turn,
-                listed.map_err(|error| error.to_string()),
-            ));
-        });
-    }
-
-    fn own_connection(&mut self) -> Option<Arc<dyn Libvirt>> {
-        if self.devices.own.is_none() && self.is_alive(NODE_DEVICE_DAEMON) {
-            let sink = self.sink.clone();
-            let lost = move |_| {
-                let _ = sink.send(Event::Libvirt(libvirt::Event::NodeDevicesLost));
-            };
-            match self.context.libvirt.stay(NODE_DEVICES, Arc::new(lost)) {
-                Ok(libvirt) => self.devices.own = Some(libvirt),
-                Err(error) => self.say(Priority::Warning, &format!("{NODE_DEVICES}: {error}")),
-            }
+        if self.is_alive(ALL_DRIVERS) {
+            thread::spawn(move || {
+                // libvirt answers once it is through.
+                let listed = libvirt.lists_nodedevs();
+                drop(libvirt);
+                let _ = sink.send(Event::Listed(turn, listed.map(|()| None)));
+            });
+        } else if self.is_alive(NODE_DEVICE_DAEMON) {
+            let library = Arc::clone(&self.context.libvirt);
+            thread::spawn(move || {
+                let to_loop = sink.clone();
+                let listed = connected(library.as_ref(), &move || {
+                    let _ = to_loop.send(Event::DevicesLost(turn));
+                });
+                let _ = sink.send(Event::Listed(turn, listed.map(Some)));
+            });
         }
-        self.devices.own.clone()
     }
 
-    /// libvirt has listed its devices, as far as `turn` is the last one.
-    pub(super) fn devices_are_listed(&mut self, turn: u64, listed: Result<(), String>) {
+    /// What came of it the `turn`th time.
+    pub(super) fn devices_are_listed(&mut self, turn: u64, listed: Listed) {
         if turn != self.devices.turn {
             return;
         }
         match listed {
-            Ok(()) => {
+            Ok(own) => {
+                self.devices.own = own;
                 self.devices.listed = true;
                 self.set_link();
             }
             Err(error) => {
-                let text = format!(
-                    "libvirt does not list its devices, which stay without attributes: {error}"
-                );
+                let text = format!("the host's devices stay without attributes: {error}");
                 self.say(Priority::Warning, &text);
             }
         }
@@ -88,15 +85,20 @@ impl Daemon<'_> {
     pub(super) fn devices_are_lost(&mut self) {
         self.devices.turn += 1;
         self.devices.listed = false;
-        self.devices.own = None;
         self.set_link();
+        self.devices.own = None;
     }
 
-    /// The daemon that has the devices may be there (again).
+    /// That is told of the connection of the `turn`th time.
+    pub(super) fn own_connection_is_lost(&mut self, turn: u64) {
+        if turn == self.devices.turn {
+            self.devices_are_lost();
+        }
+    }
+
+    /// The daemon that has nothing but the devices is there (again).
     pub(super) fn node_device_daemon_came(&mut self) {
-        if self.devices.own.is_none() && self.libvirt.is_some() && !self.is_alive("libvirtd.pid") {
-            // Its socket may be a moment behind its process id.
-            thread::sleep(SOONEST / 10);
+        if !self.devices.listed {
             self.wait_for_devices();
         }
     }
@@ -115,6 +117,25 @@ impl Daemon<'_> {
                 "mdevctl's link to gfxplane-helper: {error}: virsh nodedev-dumpxml shows no attributes"
             );
             self.say(Priority::Warning, &text);
+        }
+    }
+}
+
+/// A connection to the daemon of the node devices that has listed them. `lost`: it has ended.
+fn connected(
+    library: &dyn Libvirt,
+    lost: &(impl Fn() + Clone + Send + Sync + 'static),
+) -> Result<Arc<dyn Libvirt>, Failure> {
+    let mut tries = 1;
+    loop {
+        let lost = lost.clone();
+        match library.stay(NODE_DEVICES, Arc::new(move |_| lost())) {
+            Ok(libvirt) => return libvirt.lists_nodedevs().map(|()| libvirt),
+            Err(error) if tries == TRIES => return Err(error),
+            Err(_) => {
+                tries += 1;
+                thread::sleep(SOONEST);
+            }
         }
     }
 }

@@ -36,7 +36,7 @@ use crate::host::{Warning, requests, settings, testimony};
 use crate::names::DeviceId;
 use crate::probe::instance::clean_up;
 
-use callout::{NODE_DEVICE_DAEMON, NodeDevices};
+use callout::{Listed, NODE_DEVICE_DAEMON, NodeDevices};
 use domains::{Domains, Loud};
 use files::{Files, Kind, Seen};
 use probing::Probing;
@@ -87,8 +87,10 @@ const MOST_WARNINGS: usize = 1000;
 enum Event {
     Libvirt(libvirt::Event),
     Files(Seen),
-    /// libvirt has listed its devices, or can't: the how manieth time that was waited for.
-    Listed(u64, Result<(), String>),
+    /// libvirt has listed its devices, or can't; the how manieth time that was waited for.
+    Listed(u64, Listed),
+    /// The connection over which that was has ended.
+    DevicesLost(u64),
     /// A domain that was started after a veto.
     Started(Uuid, Result<(), String>),
     Reload,
@@ -614,7 +616,7 @@ impl<'c> Daemon<'c> {
                     self.service.tell("STATUS=Waiting for libvirt");
                 }
             }
-            Event::Libvirt(libvirt::Event::NodeDevicesLost) => self.devices_are_lost(),
+            Event::DevicesLost(turn) => self.own_connection_is_lost(turn),
             Event::Listed(turn, listed) => self.devices_are_listed(turn, listed),
             Event::Files(seen) => self.seen(seen),
             Event::Started(uuid, result) => self.started(uuid, result),
