@@ -43,6 +43,16 @@ pub enum RetryStart {
     Persistent,
 }
 
+/// Who makes mdevctl's link to the helper, through which libvirt learns of displays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CalloutLink {
+    /// The daemon makes the link once libvirt has started, and removes it when libvirt ends.
+    Daemon,
+    /// The link is permanent.
+    Static,
+}
+
 /// The settings, with defaults for those that are not set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -54,6 +64,8 @@ pub struct Config {
     /// `attributes = "on" | "off"`: whether mdevctl, and so libvirt, gets our attributes. Default:
     /// on.
     pub attributes: bool,
+    /// `callout = "daemon" | "static"`: who makes mdevctl's link to the helper. Default: daemon.
+    pub callout: CalloutLink,
     /// `hook = "off" | "warn" | "enforce"`: the behaviour of the qemu hook. Default: enforce.
     pub hook: HookMode,
     /// `retry_start = "never" | "autostart" | "persistent"`: the domains that the daemon starts
@@ -73,6 +85,7 @@ impl Default for Config {
             probe: ProbePolicy::Known,
             deadline: Duration::from_secs(5),
             attributes: true,
+            callout: CalloutLink::Daemon,
             hook: HookMode::Enforce,
             retry_start: RetryStart::Autostart,
             policy: Policy::default(),
@@ -86,6 +99,7 @@ struct ConfigFile {
     probe: Option<ProbePolicy>,
     deadline: Option<f64>,
     attributes: Option<OnOff>,
+    callout: Option<CalloutLink>,
     hook: Option<HookMode>,
     retry_start: Option<RetryStart>,
     display: Option<policy::Displays>,
@@ -146,6 +160,7 @@ impl Config {
             attributes: file
                 .attributes
                 .map_or(self.attributes, |value| matches!(value, OnOff::On)),
+            callout: file.callout.unwrap_or(self.callout),
             hook: file.hook.unwrap_or(self.hook),
             retry_start: file.retry_start.unwrap_or(self.retry_start),
             policy: self.policy.with(&Wishes {

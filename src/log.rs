@@ -58,8 +58,10 @@ pub enum What {
     LeftAlone,
     /// libvirt refused the new definition.
     Refused,
-    /// Somebody else changed its definition at the same time.
+    /// Somebody else changed its definition at the same time, and that change may be lost.
     Conflict,
+    /// Somebody else changed its definition at the same time, and that change stands.
+    Kept,
     /// Somebody keeps undoing our changes. gfxplane leaves the domain alone from now on.
     GaveUp,
     /// The daemon started it after a veto.
@@ -81,6 +83,7 @@ impl What {
             What::LeftAlone => "left-alone",
             What::Refused => "refused",
             What::Conflict => "conflict",
+            What::Kept => "kept",
             What::GaveUp => "gave-up",
             What::Started => "started",
             What::NotStarted => "not-started",
@@ -246,6 +249,7 @@ mod tests {
             What::LeftAlone,
             What::Refused,
             What::Conflict,
+            What::Kept,
             What::GaveUp,
             What::Started,
             What::NotStarted,

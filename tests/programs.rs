@@ -495,16 +495,6 @@ fn a_record_of_other_circumstances_says_nothing() {
     ends(&host.attributes(&["mdevctl", "list"]), 2, "");
 }
 
-/// mdevctl asks the old directory last, so there is our turn if somebody else is in it.
-#[test]
-fn vendors_in_the_old_directory_come_first() {
-    let host = Host::new();
-    host.write("etc/mdevctl.d/scripts.d/callouts/99-gfxplane", "");
-    ends(&host.attributes(&["mdevctl", "list"]), 0, "");
-    host.write("etc/mdevctl.d/scripts.d/callouts/vendor", "#!/bin/sh\n");
-    ends(&host.attributes(&["mdevctl", "list"]), 2, "");
-}
-
 /// On another libvirt than this host's, what is known here says nothing.
 #[cfg(feature = "libvirt")]
 #[test]

@@ -110,13 +110,20 @@ pub(super) fn callouts(host: &Host, report: &mut Report) {
             false => scripts.iter().position(|script| script.is_ours),
         };
         let Some(place) = place else {
-            let more = match directories().next() {
-                None => "mdevctl's directory for it is not there",
-                Some(_) => "it is not installed",
+            let (more, cure) = match (callouts, directories().next()) {
+                (true, _) => (
+                    "it is not there",
+                    "gfxplane.service makes it while libvirt runs; without that: callout = \"static\" in /etc/gfxplane/gfxplane.toml, then gfxplane-helper callout",
+                ),
+                (false, None) => (
+                    "mdevctl's directory for it is not there",
+                    "install gfxplane's package again",
+                ),
+                (false, Some(_)) => ("it is not installed", "install gfxplane's package again"),
             };
             report
                 .line(Topic::Callouts, what, Verdict::Warn, more)
-                .cure("install gfxplane's package again");
+                .cure(cure);
             continue;
         };
         let ours = scripts[place];

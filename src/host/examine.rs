@@ -24,6 +24,7 @@ use crate::doctor::{
     Selinux, UdevRule,
 };
 use crate::host::apparmor::{self, may_execute};
+use crate::host::callout;
 use crate::host::emulator::{self, AskLibvirt, Asking};
 use crate::host::mdevctl::WRAPPER;
 use crate::host::run::UDEV_RULE;
@@ -34,9 +35,6 @@ use crate::record::FORMAT;
 
 /// The name of our hook in `qemu.d`.
 const HOOK: &str = "50-gfxplane";
-
-/// The name of our links among mdevctl's scripts.
-const CALLOUT: &str = "99-gfxplane";
 
 /// The program that the hook runs.
 const HELPER: &str = "usr/bin/gfxplane-helper";
@@ -205,7 +203,7 @@ fn scripts(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Scripts> {
             }
             let scripts = read_names(&directory, warnings)
                 .into_iter()
-                .map(|name| script(root, &directory.join(&name), name == CALLOUT))
+                .map(|name| script(root, &directory.join(&name), callout::is_ours(&name)))
                 .collect();
             found.push(Scripts {
                 directory: host_path(root, &directory),

@@ -16,6 +16,7 @@
 //! * [`tree`]: the sysfs-like tree of the 2018 mail, published beside the records.
 
 mod apparmor;
+pub mod callout;
 pub mod emulator;
 pub mod examine;
 pub mod marks;

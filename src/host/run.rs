@@ -200,6 +200,28 @@ impl Lock {
         Self::of_file(&lock_path(root, id), limit)
     }
 
+    /// Takes the lock of who keeps the definitions of this host's domains right, of whom there is one. `Ok(Err(…))`:
+    /// somebody else has it; the id of that process, if it has left it.
+    ///
+    /// # Errors
+    /// Any error of the file system.
+    pub fn of_daemon(root: &Root) -> io::Result<Result<Self, String>> {
+        let path = directory(root, "lock", 0o700)?.join("daemon");
+        match Self::of_file(&path, Instant::now()) {
+            Ok(lock) => {
+                // For whoever comes next; on a full disk it is not told.
+                let pid = format!("{}\n", std::process::id());
+                let _ = lock.file.set_len(0);
+                let _ = (&lock.file).write_all(pid.as_bytes());
+                Ok(Ok(lock))
+            }
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                Ok(Err(fs::read_to_string(&path)?.trim().into()))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Takes the lock of a file, which is made if it isn't there, and waits for it until `limit`.
     ///
     /// # Errors
