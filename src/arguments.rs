@@ -185,6 +185,9 @@ impl Setting {
     }
 }
 
+/// The most arguments that are named as not read. What they may do is in doubt all the same.
+const MOST_UNREAD: usize = 16;
+
 /// Options of QEMU without a value that are still met. Of an option that is not known, the next
 /// word is taken for its value unless it looks like an option.
 const SWITCHES: [&str; 20] = [
@@ -340,9 +343,10 @@ impl Arguments {
         }
     }
 
-    /// Keeps the name of what is not read, once.
+    /// Keeps the name of what is not read, once; of very many only the first ones.
     pub fn not_read(&mut self, what: &str) {
-        if !self.unread.iter().any(|known| known == what) {
+        let is_full = self.unread.len() >= MOST_UNREAD;
+        if !is_full && !self.unread.iter().any(|known| known == what) {
             self.unread.push(what.to_owned());
         }
     }

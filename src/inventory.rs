@@ -1,8 +1,10 @@
 //! Joins all that is known of a host's devices and types.
 
+use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
 
 use serde::Serialize;
+use uuid::Uuid;
 
 use crate::evidence::{Evidence, Finding, Method, resolve};
 use crate::facts::{Facts, Reason};
@@ -178,24 +180,6 @@ impl Sources {
         sources.host.warnings.append(&mut warnings);
         sources
     }
-
-    /// Reads what concerns one active device. The device is `None` if it does not exist.
-    #[must_use]
-    pub fn read_device(root: &Root, id: DeviceId) -> (Self, Option<Device>) {
-        let mut warnings = Vec::new();
-        let rules = settings::rules(root, &mut warnings);
-        let (host, device) = sysfs::read_device(root, id, &rules.attribute_paths());
-        let type_id = device.as_ref().and_then(|device| device.type_id.clone());
-        let memory = remember(root, [id].into_iter(), type_id.into_iter(), &mut warnings);
-        let mut sources = Sources {
-            host,
-            definitions: Vec::new(),
-            memory,
-            rules,
-        };
-        sources.host.warnings.append(&mut warnings);
-        (sources, device)
-    }
 }
 
 fn remember(
@@ -222,33 +206,112 @@ fn remember(
     memory
 }
 
-/// Returns what is known of one device, active or defined.
+/// The devices of one host, read one by one.
 ///
-/// The whole host is read only for a device that exists only as mdevctl's definition, because other
-/// devices may tell about its type.
+/// What is the same for all of them (rules, mdevctl's definitions) is read once, when it is first
+/// needed: a domain may name thousands of devices.
+#[derive(Debug)]
+pub struct Reading {
+    root: Root,
+    /// The rules, and for the length of a call what was read of one device.
+    sources: OnceCell<RefCell<Sources>>,
+    definitions: OnceCell<HashMap<Uuid, Definition>>,
+    whole: OnceCell<Sources>,
+}
+
+impl Reading {
+    /// Of this host; nothing is read yet.
+    #[must_use]
+    pub fn new(root: &Root) -> Self {
+        Reading {
+            root: root.clone(),
+            sources: OnceCell::new(),
+            definitions: OnceCell::new(),
+            whole: OnceCell::new(),
+        }
+    }
+
+    /// What is known of one device, be it there or only defined.
+    ///
+    /// Only for a device that mdevctl has a definition of, and that is not there, is the whole host
+    /// read: its type may be known from others.
+    #[must_use]
+    pub fn known(&self, id: DeviceId, warnings: &mut Vec<Warning>) -> Known {
+        let root = &self.root;
+        let sources = self
+            .sources
+            .get_or_init(|| RefCell::new(Sources::with_rules(root, warnings)));
+        let mut sources = sources.borrow_mut();
+        if let Some(device) = sources.turn_to(root, id, warnings) {
+            return active(&sources, &device).into();
+        }
+        let definition = match id {
+            DeviceId::Pci(_) => None,
+            DeviceId::Mdev(uuid) => {
+                let definitions = self.definitions.get_or_init(|| {
+                    let all = mdevctl::read(root, warnings).into_iter();
+                    // The first of several stands for the others.
+                    all.rev().map(|one| (one.uuid, one)).collect()
+                });
+                definitions.get(&uuid)
+            }
+        };
+        let known = match (definition, id) {
+            (Some(definition), _) => {
+                let whole = self.whole.get_or_init(|| Sources::read(root));
+                defined(whole, definition).into()
+            }
+            (None, DeviceId::Mdev(_)) => Known::nothing(Reason::NotActive),
+            (None, DeviceId::Pci(_)) => Known::nothing(Reason::NoDriver),
+        };
+        Known {
+            here: here(root, id),
+            ..known
+        }
+    }
+}
+
+impl Sources {
+    /// With rules and nothing else.
+    fn with_rules(root: &Root, warnings: &mut Vec<Warning>) -> Self {
+        Sources {
+            host: Host::default(),
+            definitions: Vec::new(),
+            memory: Memory::default(),
+            rules: settings::rules(root, warnings),
+        }
+    }
+
+    /// Reads what is needed to know one active device; `None` if it isn't there.
+    #[must_use]
+    pub fn read_device(root: &Root, id: DeviceId) -> (Self, Option<Device>) {
+        let mut warnings = Vec::new();
+        let mut sources = Self::with_rules(root, &mut warnings);
+        let device = sources.turn_to(root, id, &mut warnings);
+        sources.host.warnings.append(&mut warnings);
+        (sources, device)
+    }
+
+    /// Reads the same in place of what was read of another device.
+    fn turn_to(
+        &mut self,
+        root: &Root,
+        id: DeviceId,
+        warnings: &mut Vec<Warning>,
+    ) -> Option<Device> {
+        let (mut host, device) = sysfs::read_device(root, id, &self.rules.attribute_paths());
+        warnings.append(&mut host.warnings);
+        let type_id = device.as_ref().and_then(|device| device.type_id.clone());
+        self.host = host;
+        self.memory = remember(root, [id].into_iter(), type_id.into_iter(), warnings);
+        device
+    }
+}
+
+/// What is known of one device: [`Reading::known`] for one alone.
 #[must_use]
 pub fn known(root: &Root, id: DeviceId, warnings: &mut Vec<Warning>) -> Known {
-    let (mut sources, found) = Sources::read_device(root, id);
-    warnings.append(&mut sources.host.warnings);
-    if let Some(device) = found {
-        return active(&sources, &device).into();
-    }
-    let definition = match id {
-        DeviceId::Pci(_) => None,
-        DeviceId::Mdev(uuid) => {
-            let definitions = mdevctl::read(root, warnings);
-            definitions.into_iter().find(|d| d.uuid == uuid)
-        }
-    };
-    let known = match (definition, id) {
-        (Some(definition), _) => defined(&Sources::read(root), &definition).into(),
-        (None, DeviceId::Mdev(_)) => Known::nothing(Reason::NotActive),
-        (None, DeviceId::Pci(_)) => Known::nothing(Reason::NoDriver),
-    };
-    Known {
-        here: here(root, id),
-        ..known
-    }
+    Reading::new(root).known(id, warnings)
 }
 
 /// Returns whether the host has a device, and which driver is bound to it; `None` if there is no

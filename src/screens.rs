@@ -3,13 +3,14 @@
 //! This is what predictions are made of and what a plan changes; see [`crate::predict`] and
 //! [`crate::plan`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::abilities::Abilities;
 use crate::arguments::{Arguments, Device, Local, Setting};
 use crate::domain::{
-    Domain, GraphicsSettings, GraphicsType, HostdevSettings, Listen, QEMU_NAMESPACE, Reach, Switch,
-    VideoSettings, parse_number,
+    Domain, GraphicsSettings, GraphicsType, HostdevSettings, Listen, Property, QEMU_NAMESPACE,
+    Reach, Switch, VideoSettings, parse_number,
 };
 use crate::evidence::{Evidence, Finding, Method, resolve};
 use crate::facts::{Display, DisplayInterface, Facts, Reason};
@@ -380,7 +381,8 @@ impl Screens {
                 })
             })
             .collect();
-        let mut cards: Vec<Card> = Vec::new();
+        // The primary ones, the last of them first, and the others.
+        let (mut first, mut cards) = (Vec::new(), Vec::new());
         for (place, video) in domain.videos.iter().enumerate() {
             if video.model.as_deref() == Some("none") {
                 continue;
@@ -393,9 +395,15 @@ impl Screens {
                 dmabuf: video.vhost_user,
                 settings: video.settings.clone(),
             };
-            let at = if video.primary { 0 } else { cards.len() };
-            cards.insert(at, card);
+            if video.primary {
+                first.push(card);
+            } else {
+                cards.push(card);
+            }
         }
+        first.reverse();
+        first.append(&mut cards);
+        let cards = first;
         let mut screens = Screens {
             cards,
             vgpus: vgpus(domain, known, abilities),
@@ -523,8 +531,9 @@ impl Screens {
             dmabuf: false,
             settings: VideoSettings::default(),
         };
+        let is_free = OnceCell::new();
         if let Some(driver) = self.arguments.vga {
-            self.take_slot(domain, "-vga");
+            self.take_slot(domain, "-vga", &is_free);
             self.cards_before.push(card(driver));
         }
         for device in self.arguments.devices.clone() {
@@ -536,7 +545,7 @@ impl Screens {
                 Some(_) if before => {
                     let is_pci = device.driver != "ramfb" && !device.driver.starts_with("isa-");
                     if is_pci && !device.properties.contains_key("addr") {
-                        self.take_slot(domain, &what);
+                        self.take_slot(domain, &what, &is_free);
                     }
                     self.cards_before.push(card(&device.driver));
                 }
@@ -574,7 +583,8 @@ impl Screens {
 
     /// A card that QEMU makes before libvirt's devices, and that names no address, gets the first slot
     /// that the machine itself leaves free. libvirt has given that to one of its own, if it has any.
-    fn take_slot(&mut self, domain: &Domain<'_, '_>, what: &str) {
+    /// `found`: whether the slot is free, once somebody has looked.
+    fn take_slot(&mut self, domain: &Domain<'_, '_>, what: &str, found: &OnceCell<bool>) {
         let machine = domain.machine.as_deref().unwrap_or_default();
         let slot = match machine {
             _ if machine.contains("q35") => 1,
@@ -582,12 +592,13 @@ impl Screens {
             _ => return self.doubt(what),
         };
         let devices = || domain.devices.into_iter().flat_map(Element::children);
-        let is_taken = devices().any(|device| {
+        let is_taken = |device: Element<'_, '_>| {
             let address = device.children().find(|child| child.name() == "address");
             address.is_some_and(|address| is_at(address, slot))
-        });
+        };
         // libvirt gives the first of its devices without an address the first slot that is free.
-        if is_taken || !has_addresses(domain) {
+        let is_free = || !devices().any(is_taken) && has_addresses(domain);
+        if !*found.get_or_init(is_free) {
             // It goes on: for whom, and that the user's card has it.
             self.slot_taken
                 .get_or_insert_with(|| format!("PCI: slot {slot} function 0 not available"));
@@ -602,11 +613,15 @@ impl Screens {
             self.dead_settings.extend(texts);
             return;
         }
+        let alias = |vgpu: &Vgpu| domain.hostdevs[vgpu.place].alias.as_str();
+        // Of several the first.
+        let places = self.vgpus.iter().enumerate().rev();
+        let places: HashMap<&str, usize> = places.map(|(at, vgpu)| (alias(vgpu), at)).collect();
         for setting in settings {
-            let of_it = |vgpu: &&mut Vgpu| domain.hostdevs[vgpu.place].alias == setting.id;
-            let Some(vgpu) = self.vgpus.iter_mut().find(of_it) else {
+            let Some(place) = places.get(setting.id.as_str()) else {
                 continue;
             };
+            let vgpu = &mut self.vgpus[*place];
             match json {
                 None => self.doubt(&format!("-set {}", setting.property)),
                 _ => {
@@ -776,11 +791,15 @@ fn vgpus(
 ) -> Vec<Vgpu> {
     let mut all = Vec::new();
     let is_overridden = reads_override(abilities) != Some(false);
+    let mut overridden: HashMap<&str, Vec<&Property<'_, '_>>> = HashMap::new();
+    for property in &domain.properties {
+        let own = overridden.entry(property.alias.as_str()).or_default();
+        own.push(property);
+    }
     for (place, hostdev) in domain.hostdevs.iter().enumerate() {
-        let properties: BTreeMap<String, String> = domain
-            .properties
-            .iter()
-            .filter(|property| is_overridden && property.alias == hostdev.alias)
+        let own = overridden.get(hostdev.alias.as_str());
+        let own = || own.into_iter().flatten().filter(|_| is_overridden);
+        let properties: BTreeMap<String, String> = own()
             // What is removed is as QEMU has it by default; of these two that is known. Without the
             // attribute there is no ramfb to remove.
             .filter(|p| match p.name.as_str() {
@@ -805,12 +824,10 @@ fn vgpus(
             asked: on(hostdev.display),
             ramfb: on(hostdev.ramfb),
             ramfb_asked: on(hostdev.ramfb),
-            ramfb_mistyped: is_overridden
-                && domain
-                    .properties
-                    .iter()
-                    .rfind(|p| p.alias == hostdev.alias && p.name == "ramfb")
-                    .is_some_and(|p| !matches!(p.kind.as_str(), "bool" | "remove")),
+            ramfb_mistyped: own()
+                .filter(|p| p.name == "ramfb")
+                .last()
+                .is_some_and(|p| !matches!(p.kind.as_str(), "bool" | "remove")),
             properties,
             set: BTreeMap::new(),
             globals: BTreeMap::new(),

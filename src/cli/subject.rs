@@ -11,7 +11,7 @@ use crate::domain::Domain;
 use crate::fixup::Surroundings;
 use crate::host::emulator::{self, Asking};
 use crate::host::{Warning, settings};
-use crate::inventory;
+use crate::inventory::Reading;
 use crate::names::DeviceId;
 use crate::policy::{self, Consent, Displays, Policy, Wishes};
 use crate::screens::Known;
@@ -131,6 +131,7 @@ pub struct HostSurroundings<'c> {
     libvirt: Option<Version>,
     /// Warnings about what was ignored.
     warnings: RefCell<Vec<Warning>>,
+    reading: Reading,
 }
 
 impl<'c> HostSurroundings<'c> {
@@ -161,6 +162,7 @@ impl<'c> HostSurroundings<'c> {
             qemu: None,
             libvirt: None,
             warnings: RefCell::default(),
+            reading: Reading::new(&context.root),
         }
     }
 
@@ -184,7 +186,7 @@ impl<'c> HostSurroundings<'c> {
 
 impl Surroundings for HostSurroundings<'_> {
     fn known(&self, device: DeviceId) -> Known {
-        inventory::known(&self.context.root, device, &mut self.warnings.borrow_mut())
+        self.reading.known(device, &mut self.warnings.borrow_mut())
     }
 
     fn abilities(&self, domain: &Domain<'_, '_>) -> Abilities {

@@ -1,6 +1,7 @@
 //! Turns a plan into edits of the domain's XML.
 
-use std::collections::BTreeMap;
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::domain::{Domain, Graphics, GraphicsType, Hostdev, QEMU_NAMESPACE, SpiceMode, numbered};
 use crate::names::DeviceId;
@@ -50,6 +51,14 @@ pub fn edits(domain: &Domain<'_, '_>, changes: &[Change], how: How) -> Vec<Edit>
         how,
         edits: Vec::new(),
         properties: BTreeMap::new(),
+        hostdevs: domain
+            .hostdevs
+            .iter()
+            .enumerate()
+            .rev()
+            .map(|(at, hostdev)| (hostdev.id, at))
+            .collect(),
+        aliases: OnceCell::new(),
     };
     for change in changes {
         edits.action(&change.action);
@@ -67,11 +76,15 @@ struct Edits<'e, 'd, 'a> {
     edits: Vec<Edit>,
     /// The properties that `qemu:override` has to set; `None` for one that it must not set.
     properties: BTreeMap<(DeviceId, String), Option<String>>,
+    /// The places of the hostdevs; of a device that is there twice, the first.
+    hostdevs: HashMap<DeviceId, usize>,
+    /// All aliases of devices, and of overrides, of devices that are not there, too.
+    aliases: OnceCell<HashSet<String>>,
 }
 
 impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
     fn hostdev(&self, id: DeviceId) -> Option<&'e Hostdev<'d, 'a>> {
-        self.domain.hostdevs.iter().find(|hostdev| hostdev.id == id)
+        Some(&self.domain.hostdevs[*self.hostdevs.get(&id)?])
     }
 
     fn graphics(&self, kind: GraphicsType) -> Option<&'e Graphics<'d, 'a>> {
@@ -366,27 +379,26 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
     /// Adjusts the aliases in `qemu:override`. libvirt does not count a device that gets an alias
     /// of the user's, so the devices after it get other numbers.
     fn renumber(&self, given: &[(Element<'d, 'a>, String)], edits: &mut Vec<Edit>) {
+        let given: HashMap<&Element<'d, 'a>, &String> = given
+            .iter()
+            .map(|(element, alias)| (element, alias))
+            .collect();
         let own = |(element, alias): &(Element<'d, 'a>, String)| {
-            let new = given.iter().find(|(other, _)| other == element);
-            let new = new.map(|(_, alias)| alias.clone());
+            let new = given.get(element).map(|alias| (*alias).clone());
             new.or_else(|| alias.starts_with("ua-").then(|| alias.clone()))
         };
         let after = numbered(self.domain.aliases.iter().map(own));
-        let overridden = self
-            .domain
-            .element
-            .children()
-            .filter(|child| child.is(Some(QEMU_NAMESPACE), "override"))
-            .flat_map(Element::children);
-        for device in overridden {
+        let before = self.domain.aliases.iter().map(|(_, alias)| alias.as_str());
+        let changed: HashMap<&str, &String> = before
+            .zip(&after)
+            .rev()
+            .filter(|(before, after)| before != after)
+            .collect();
+        for device in self.overridden() {
             let Some(alias) = device.attribute("alias") else {
                 continue;
             };
-            let before = self.domain.aliases.iter().map(|(_, alias)| alias);
-            let changed = before
-                .zip(&after)
-                .find(|(before, after)| **before == *alias && before != after);
-            if let Some((_, after)) = changed {
+            if let Some(after) = changed.get(alias.as_ref()) {
                 edits.push(device.set_attribute("alias", after));
             }
         }
@@ -421,29 +433,17 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
         if self.how.keep_aliases || hostdev.has_user_alias() {
             return hostdev.alias.clone();
         }
-        // The alias may belong to a device, or to an override of a device that is not there.
-        let is_taken = |alias: &str| {
-            let root = self.domain.element;
-            let mut devices = self.domain.devices.into_iter().flat_map(Element::children);
-            let mut overridden = root
-                .children()
-                .filter(|child| child.is(Some(QEMU_NAMESPACE), "override"))
-                .flat_map(Element::children);
-            devices.any(|device| {
-                device
-                    .child("alias")
-                    .is_some_and(|own| own.attribute("name").as_deref() == Some(alias))
-            }) || overridden.any(|device| device.attribute("alias").as_deref() == Some(alias))
-        };
-        let at = self
-            .domain
-            .hostdevs
-            .iter()
-            .position(|other| other.id == hostdev.id)
-            .unwrap_or(0);
+        let taken = self.aliases.get_or_init(|| {
+            let devices = self.domain.devices.into_iter().flat_map(Element::children);
+            let own = devices.filter_map(|device| device.child("alias")?.attribute("name"));
+            let overridden = self.overridden();
+            let overridden = overridden.filter_map(|device| device.attribute("alias"));
+            own.chain(overridden).map(Into::into).collect()
+        });
+        let at = self.hostdevs.get(&hostdev.id).copied().unwrap_or(0);
         let alias = (at..)
             .map(|number| format!("ua-vgpu{number}"))
-            .find(|alias| !is_taken(alias))
+            .find(|alias| !taken.contains(alias))
             .unwrap_or_default();
         edits.push(match hostdev.element.child("alias") {
             Some(element) => element.set_attribute("name", &alias),
@@ -454,18 +454,32 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
         alias
     }
 
-    /// Removes properties, and their containers if these become empty.
+    /// The devices in `qemu:override`.
+    fn overridden(&self) -> impl Iterator<Item = Element<'d, 'a>> {
+        let children = self.domain.element.children();
+        children
+            .filter(|child| child.is(Some(QEMU_NAMESPACE), "override"))
+            .flat_map(Element::children)
+    }
+
+    /// Takes properties out, and with the last one of them what held it.
     fn take_out_properties(&mut self) {
-        let goes = |element: &Element<'_, '_>| {
-            self.domain.properties.iter().any(|property| {
-                property.element == *element
-                    && self.domain.hostdevs.iter().any(|hostdev| {
-                        hostdev.alias == property.alias
-                            && self.properties.get(&(hostdev.id, property.name.clone()))
-                                == Some(&None)
-                    })
-            })
-        };
+        let mut aliases: HashMap<DeviceId, Vec<&str>> = HashMap::new();
+        for hostdev in &self.domain.hostdevs {
+            let own = aliases.entry(hostdev.id).or_default();
+            own.push(hostdev.alias.as_str());
+        }
+        let mut out: HashSet<(&str, &str)> = HashSet::new();
+        for ((id, name), _) in self.properties.iter().filter(|(_, value)| value.is_none()) {
+            let own = aliases.get(id).into_iter().flatten();
+            out.extend(own.map(|alias| (*alias, name.as_str())));
+        }
+        let properties = self.domain.properties.iter();
+        let gone: HashSet<Element<'_, '_>> = properties
+            .filter(|p| out.contains(&(p.alias.as_str(), p.name.as_str())))
+            .map(|p| p.element)
+            .collect();
+        let goes = |element: &Element<'_, '_>| gone.contains(element);
         let overrides = self
             .domain
             .element
@@ -479,7 +493,7 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
     }
 
     fn take_out_settings(&mut self) {
-        let settings: Vec<&str> = self
+        let settings: HashSet<&str> = self
             .changes
             .iter()
             .filter_map(|change| match &change.action {
@@ -487,8 +501,8 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
                 _ => None,
             })
             .collect();
-        let mut gone = Vec::new();
-        // The argument after -set is its value, even if that is another -set.
+        let mut gone = HashSet::new();
+        // Whatever follows -set is its value, another -set included.
         let mut is_value = false;
         for pair in self.domain.arguments.windows(2) {
             let [option, value] = pair else { continue };
@@ -497,7 +511,7 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
             }
             let is_set = matches!(option.value.as_str(), "-set" | "--set");
             is_value = is_set;
-            if is_set && settings.contains(&value.value.as_str()) {
+            if is_set && settings.contains(value.value.as_str()) {
                 gone.extend([option.element, value.element]);
             }
         }

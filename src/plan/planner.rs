@@ -2,6 +2,8 @@
 //! named for their subject: [`super::settings`], [`super::displays`], [`super::graphics`],
 //! [`super::options`], [`super::remarks`].
 
+use std::collections::{HashMap, HashSet};
+
 use crate::abilities::Abilities;
 use crate::domain::{Domain, Hostdev};
 use crate::names::DeviceId;
@@ -43,23 +45,19 @@ pub fn plan(
 /// Returns the changes without those that later changes undo. For example, a setting may be moved
 /// and then found not to work; the plan does not list it.
 fn settled(changes: Vec<Change>, screens: &Screens) -> Vec<Change> {
-    let same = |one: &Action, other: &Action| match (one, other) {
-        (Action::Display { device: a, .. }, Action::Display { device: b, .. })
-        | (Action::Ramfb { device: a, .. }, Action::Ramfb { device: b, .. }) => a == b,
-        (
-            Action::SetProperty {
-                device: a, name: x, ..
-            }
-            | Action::RemoveProperty { device: a, name: x },
-            Action::SetProperty {
-                device: b, name: y, ..
-            }
-            | Action::RemoveProperty { device: b, name: y },
-        ) => a == b && x == y,
-        _ => false,
+    // What two changes have in common of which the later one counts.
+    let same = |action: &Action| match action {
+        Action::Display { device, .. } => Some((*device, 0, String::new())),
+        Action::Ramfb { device, .. } => Some((*device, 1, String::new())),
+        Action::SetProperty { device, name, .. } | Action::RemoveProperty { device, name } => {
+            Some((*device, 2, name.clone()))
+        }
+        _ => None,
     };
+    let vgpus = screens.vgpus.iter().rev();
+    let vgpus: HashMap<DeviceId, &Vgpu> = vgpus.map(|vgpu| (vgpu.id, vgpu)).collect();
     let as_it_was = |action: &Action| {
-        let vgpu = |id: &DeviceId| screens.vgpus.iter().find(|vgpu| vgpu.id == *id);
+        let vgpu = |id: &DeviceId| vgpus.get(id);
         match action {
             Action::Display { device, on } => vgpu(device).is_some_and(|v| v.display == *on),
             Action::Ramfb { device, on } => vgpu(device).is_some_and(|v| v.ramfb_asked == *on),
@@ -69,13 +67,15 @@ fn settled(changes: Vec<Change>, screens: &Screens) -> Vec<Change> {
             _ => false,
         }
     };
+    let mut later = HashSet::new();
     let mut kept: Vec<Change> = Vec::new();
-    for change in changes {
-        kept.retain(|earlier| !same(&earlier.action, &change.action));
-        if !as_it_was(&change.action) {
+    for change in changes.into_iter().rev() {
+        let is_last = same(&change.action).is_none_or(|same| later.insert(same));
+        if is_last && !as_it_was(&change.action) {
             kept.push(change);
         }
     }
+    kept.reverse();
     kept
 }
 
@@ -155,16 +155,17 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
 
     /// Adds to each change's reason what else it brings into the XML.
     fn told(&self, mut changes: Vec<Change>) -> Vec<Change> {
-        let mut named = Vec::new();
+        let hostdevs = self.domain.hostdevs.iter().rev();
+        let hostdevs: HashMap<DeviceId, &Hostdev<'_, '_>> =
+            hostdevs.map(|hostdev| (hostdev.id, hostdev)).collect();
+        let mut named = HashSet::new();
         for change in &mut changes {
             match &change.action {
-                Action::SetProperty { device, .. } if !named.contains(device) => {
-                    let mut hostdevs = self.domain.hostdevs.iter();
-                    let hostdev = hostdevs.find(|hostdev| hostdev.id == *device);
+                Action::SetProperty { device, .. } if named.insert(*device) => {
+                    let hostdev = hostdevs.get(device);
                     if hostdev.is_some_and(|hostdev| !hostdev.has_user_alias()) {
                         change.reason += "; qemu:override finds a device by its alias, so the hostdev gets one of its own";
                     }
-                    named.push(*device);
                 }
                 Action::ListenNone { graphics } => {
                     let mut all = self.domain.graphics.iter();
@@ -260,6 +261,9 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
     /// Drops a property that this same plan has put into `qemu:override`.
     fn forget_property(&mut self, place: usize, property: &str) {
         let vgpu = &mut self.screens.vgpus[place];
+        if !vgpu.properties.contains_key(property) {
+            return;
+        }
         let device = vgpu.id;
         let before = self.changes.len();
         self.changes.retain(|change| {

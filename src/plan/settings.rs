@@ -2,7 +2,7 @@
 //! it, because libvirt describes devices in JSON (`there is no device "hostdev0" defined`). Each
 //! setting moves to libvirt's own attribute if there is one, or else to `qemu:override`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::arguments::Setting;
 use crate::names::DeviceId;
@@ -11,6 +11,7 @@ use crate::plan::{Action, Level};
 use crate::predict::versions::{DEVICE_JSON_HOTPLUG, Libvirt, OVERRIDE, reads_override};
 use crate::predict::{About, words};
 use crate::properties;
+use crate::screens::Vgpu;
 
 /// The reason for moving a setting.
 const WHY: &str = "-set said so, and QEMU does not take that any more";
@@ -33,13 +34,12 @@ impl Planner<'_, '_, '_> {
             let key = (setting.id.as_str(), setting.property.as_str());
             same.entry(key).or_default().push(setting);
         }
+        let alias = |vgpu: &Vgpu| self.hostdev(vgpu).alias.as_str();
+        let places = self.screens.vgpus.iter().enumerate().rev();
+        let places: HashMap<&str, usize> = places.map(|(at, vgpu)| (alias(vgpu), at)).collect();
         let mut gone = BTreeSet::new();
         for setting in &dead {
-            let place = self
-                .screens
-                .vgpus
-                .iter()
-                .position(|vgpu| self.hostdev(vgpu).alias == setting.id);
+            let place = places.get(setting.id.as_str()).copied();
             let same = &same[&(setting.id.as_str(), setting.property.as_str())];
             // QEMU takes the last of several.
             let is_last = same.last().is_some_and(|last| std::ptr::eq(*last, setting));
