@@ -192,13 +192,19 @@ pub struct GraphicsSettings {
     pub autoport: bool,
     /// spice: the attribute `tlsPort`; 0 if there is none or libvirt chooses it.
     pub tls_port: i32,
-    /// spice: the attribute `defaultMode`.
+    /// vnc: `websocket`, a port; 0 if there is none, and -1 where libvirt chooses it.
+    pub websocket: i32,
+    /// spice: `defaultMode`.
     pub default_mode: SpiceMode,
     /// spice: the `mode` of each `<channel>`.
     pub channels: Vec<SpiceMode>,
     /// dbus: true if the user gave an address.
     pub has_address: bool,
-    /// vnc: the length of `passwd` in bytes.
+    /// sdl: `display`, the X display that QEMU opens.
+    pub x_display: Option<String>,
+    /// sdl: `xauth`, a file.
+    pub xauth: Option<String>,
+    /// vnc: the bytes of `passwd`.
     pub password: usize,
     /// rdp: true for `replaceUser='yes'`.
     pub replace_user: bool,
@@ -400,9 +406,11 @@ pub struct Domain<'d, 'a> {
     pub videos: Vec<Video<'d, 'a>>,
     /// The `type` of each character device that needs spice: `spicevmc` or `spiceport`.
     pub spice_chardevs: Vec<String>,
-    /// True if there is an `<audio type='spice'>`.
-    pub spice_audio: bool,
-    /// True if the guest's memory is a memfd (`<memoryBacking><source type='memfd'/>`).
+    /// The `type` of each `<audio>`.
+    pub audio: Vec<String>,
+    /// Whether there is a `<sound>`.
+    pub sound: bool,
+    /// Whether the guest's memory is a memfd (`<memoryBacking><source type='memfd'/>`).
     pub memfd: bool,
     /// The errors that libvirt's parser reports for the devices, in its words.
     pub misread: Vec<String>,
@@ -481,8 +489,10 @@ impl<'d, 'a> Domain<'d, 'a> {
             graphics: of_name("graphics").map(graphics).collect(),
             videos: of_name("video").map(video).collect(),
             spice_chardevs: spice_chardevs(devices),
-            spice_audio: of_name("audio")
-                .any(|audio| audio.attribute("type").as_deref() == Some("spice")),
+            audio: of_name("audio")
+                .map(|audio| owned(audio.attribute("type")).unwrap_or_default())
+                .collect(),
+            sound: of_name("sound").next().is_some(),
             memfd: root
                 .child("memoryBacking")
                 .and_then(|backing| backing.child("source"))
@@ -737,11 +747,14 @@ fn graphics_settings(graphics: Element<'_, '_>, kind: Option<GraphicsType>) -> G
         port: chosen(port.unwrap_or(0)),
         autoport,
         tls_port: chosen(tls_port),
+        websocket: number("websocket").unwrap_or(0),
         default_mode: mode(graphics.attribute("defaultMode")),
         channels: named("channel")
             .map(|channel| mode(channel.attribute("mode")))
             .collect(),
         has_address: graphics.attribute("address").is_some(),
+        x_display: owned(graphics.attribute("display")),
+        xauth: owned(graphics.attribute("xauth")),
         password: graphics.attribute("passwd").map_or(0, |text| text.len()),
         replace_user: is_yes(Some(graphics), "replaceUser"),
         multi_user: is_yes(Some(graphics), "multiUser"),

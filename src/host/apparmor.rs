@@ -23,19 +23,16 @@ pub(super) fn is_enabled(root: &Root) -> bool {
     read_text(&enabled, &mut Vec::new()).as_deref() == Some("Y")
 }
 
-/// Returns whether AppArmor keeps libvirt from starting a dbus-daemon for a guest; `None` if that
-/// is not known.
+/// Returns true if libvirt gives each guest a profile of AppArmor's; `None` where SELinux is at work.
 ///
-/// libvirt runs the daemon under the guest's own profile (libvirt src/qemu/qemu_dbus.c,
-/// `qemuDBusStart`). A guest has one if AppArmor is switched on and knows the profile of libvirt's
-/// daemon (src/security/security_apparmor.c, `use_apparmor`), unless qemu.conf names other security
-/// drivers. It does not matter whether the daemon's own profile is enforced.
-pub(super) fn denies_dbus_daemon(root: &Root, drivers: Option<&str>) -> Option<bool> {
-    let unheard = &mut Vec::new();
+/// It does so if AppArmor is switched on and knows the profile of libvirt's daemon (libvirt
+/// src/security/security_apparmor.c, `use_apparmor`), unless qemu.conf names other security drivers, and
+/// whether the daemon's own profile is enforced or not.
+pub(super) fn confines_guests(root: &Root, drivers: Option<&str>) -> Option<bool> {
     if !is_enabled(root) {
-        // It is not known what SELinux does.
-        let is_confined = exists(&root.join("sys/fs/selinux/enforce"));
-        return (!is_confined).then_some(false);
+        // What SELinux does is not known.
+        let has_selinux = exists(&root.join("sys/fs/selinux/enforce"));
+        return (!has_selinux).then_some(false);
     }
     if drivers.is_some_and(|drivers| !drivers.contains("apparmor")) {
         return Some(false);
@@ -47,9 +44,51 @@ pub(super) fn denies_dbus_daemon(root: &Root, drivers: Option<&str>) -> Option<b
         let name = format!("usr.sbin.{daemon}");
         directory.join(&name).exists() && !is_there(&directory.join("disable").join(&name))
     });
-    if !has_profile {
+    Some(has_profile)
+}
+
+/// Returns true if AppArmor keeps libvirt from starting a dbus-daemon for a guest; `None` if that is not known.
+/// libvirt runs the daemon under the guest's own profile (libvirt src/qemu/qemu_dbus.c, `qemuDBusStart`), if guests
+/// are `confined`.
+pub(super) fn denies_dbus_daemon(root: &Root, confined: bool) -> Option<bool> {
+    if !confined {
         return Some(false);
     }
+    let rules = guests_rules(root)?;
+    Some(!may_execute(&rules, DBUS_DAEMON))
+}
+
+/// Returns true if AppArmor keeps a guest from the sockets of X servers; `None` if that is not known. It does so if the
+/// kernel looks at unix sockets, the features that policies are made for have them, too (apparmor_parser(8),
+/// `policy-features`), and no rule of the guests' profile is about them.
+pub(super) fn denies_x(root: &Root, confined: bool) -> Option<bool> {
+    let kernels = "sys/kernel/security/apparmor/features/network_v9/af_unix";
+    if !confined || !exists(&root.join(kernels)) {
+        return Some(false);
+    }
+    let unheard = &mut Vec::new();
+    let parser = read_text(&root.join("etc/apparmor/parser.conf"), unheard).unwrap_or_default();
+    let mut settings = parser.lines().map(str::trim);
+    if let Some(path) = settings.find_map(|line| line.strip_prefix("policy-features=/")) {
+        let features = read_text(&root.join(path), unheard)?;
+        if !features.contains("af_unix {yes") {
+            return Some(false);
+        }
+    }
+    let rules = guests_rules(root)?;
+    let allows = rules.lines().any(|line| {
+        let line = line.trim();
+        let is_rule = !line.starts_with('#') || line.starts_with("#include");
+        is_rule
+            && (line.contains("<abstractions/X>") || line.contains(".X11-unix/") || line == "unix,")
+    });
+    Some(!allows)
+}
+
+/// The rules of the profile that libvirt gives to a guest, without those for the guest's own files.
+fn guests_rules(root: &Root) -> Option<String> {
+    let unheard = &mut Vec::new();
+    let directory = root.join(PROFILES);
     let mut rules = read_text(&directory.join("libvirt/TEMPLATE.qemu"), unheard)?;
     let guests = read_text(&directory.join(GUESTS), unheard)?;
     let mut add = |text: Option<String>| {
@@ -68,7 +107,7 @@ pub(super) fn denies_dbus_daemon(root: &Root, drivers: Option<&str>) -> Option<b
         add(read_text(&directory.join(&local), unheard));
     }
     add(Some(guests));
-    Some(!may_execute(&rules, DBUS_DAEMON))
+    Some(rules)
 }
 
 /// Returns whether a profile has a rule to execute a program: `[owner] PATH PERMISSIONS,`
@@ -135,7 +174,8 @@ mod tests {
             fs::create_dir_all(root.join(path).parent().unwrap()).unwrap();
             fs::write(root.join(path), text).unwrap();
         };
-        let denied = || denies_dbus_daemon(&root, None);
+        let of = |drivers| denies_dbus_daemon(&root, confines_guests(&root, drivers)?);
+        let denied = || of(None);
         assert_eq!(denied(), Some(false), "nothing confines anybody");
         write("sys/fs/selinux/enforce", "1");
         assert_eq!(denied(), None);
@@ -157,11 +197,7 @@ mod tests {
             ("[ \"selinux\" ]", Some(false)),
             ("\"apparmor\"", Some(true)),
         ] {
-            assert_eq!(
-                denies_dbus_daemon(&root, Some(drivers)),
-                expected,
-                "{drivers}"
-            );
+            assert_eq!(of(Some(drivers)), expected, "{drivers}");
         }
         let rule = "  /usr/bin/dbus-daemon mrix,\n";
         for path in [

@@ -83,7 +83,7 @@ pub fn read(root: &Root, ask: &AskLibvirt<'_>) -> (Host, Vec<Warning>) {
         egl_vendor: has_egl_vendor(root, &mut rest),
         emulators: emulators(root, ask, &mut rest),
         libvirt: libvirt.libvirt,
-        dbus_daemon_denied: libvirt.dbus_daemon_denied,
+        dbus_daemon_denied: libvirt.guests.dbus_daemon_denied,
         mdevctl: mdevctl(root),
         scripts: scripts(root, &mut rest),
         helper: is_executable(root, &root.join(HELPER)),

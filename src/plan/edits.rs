@@ -328,7 +328,7 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
             .find(|child| child.is(Some(QEMU_NAMESPACE), "override"));
         let (prefix, declared) = self.prefix(overrides);
         let mut given = Vec::new();
-        for (device, properties) in &by_device {
+        for (device, given_properties) in &by_device {
             let Some(hostdev) = self.hostdev(*device) else {
                 continue;
             };
@@ -336,16 +336,26 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
             let frontend = overrides.and_then(|all| frontend_of(all, &hostdev.alias));
             given.push((hostdev.element, alias.clone()));
             let own = frontend.map_or(prefix.clone(), |f| prefix_of(f.name()));
-            let lines: Vec<String> = properties
-                .iter()
-                .map(|(name, value)| property_element(&own, name, value))
-                .collect();
+            let mut lines = Vec::new();
+            for (name, value) in given_properties {
+                let mut all = self.domain.properties.iter();
+                let said = all.rfind(|p| p.alias == hostdev.alias && p.name == *name);
+                match said.filter(|_| frontend.is_some()) {
+                    Some(said) => edits.extend([
+                        said.element
+                            .set_attribute("type", properties::kind(name, value)),
+                        said.element.set_attribute("value", value),
+                    ]),
+                    None => lines.push(property_element(&own, name, value)),
+                }
+            }
             match frontend {
                 Some(frontend) => {
                     for line in &lines {
                         edits.push(frontend.append(line));
                     }
                 }
+                None if lines.is_empty() => {}
                 None => {
                     new.push_str(&format!(
                         "<{prefix}device alias='{}'>\n  <{prefix}frontend>\n    {}\n  </{prefix}frontend>\n</{prefix}device>\n",

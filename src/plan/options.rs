@@ -7,6 +7,7 @@ use crate::plan::{Action, Level};
 use crate::policy::BootDisplay;
 use crate::predict::versions::{Libvirt, OPREGION_BY_DEFAULT, OVERRIDE, Qemu, reads_override};
 use crate::predict::{About, words};
+use crate::properties;
 use crate::screens::{Card, Vgpu};
 
 /// QEMU's property that passes the OpRegion to the guest.
@@ -25,8 +26,7 @@ impl Planner<'_, '_, '_> {
                     "QEMU refuses the property with \"{}\", as libvirt chooses the driver that has it by the attribute ramfb",
                     words::RAMFB_NOT_FOUND
                 )
-            } else if vgpu.ramfb_mistyped {
-                let words = words::RAMFB_IS_A_SWITCH;
+            } else if let Some(words) = vgpu.mistyped.get("ramfb") {
                 format!(
                     "QEMU refuses the property with \"{words}\", and the attribute says the same"
                 )
@@ -60,7 +60,38 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Leaves at most one ramfb. It needs a display that is on, and no ramfb video beside it.
+    /// Properties of `qemu:override` whose type QEMU does not take, where the value is good.
+    pub(super) fn properties_of_wrong_types(&mut self) {
+        for place in 0..self.screens.vgpus.len() {
+            let vgpu = &self.screens.vgpus[place];
+            let device = vgpu.id;
+            for (name, words) in vgpu.mistyped.clone() {
+                let vgpu = &mut self.screens.vgpus[place];
+                let said = vgpu.properties.get(&name).cloned().unwrap_or_default();
+                let reason = format!("QEMU refuses the property's type with \"{words}\"");
+                if name == "display" {
+                    let on = vgpu.display;
+                    self.set_display(place, on, reason);
+                    continue;
+                }
+                let value = properties::overriding(&name, &said);
+                let is_good = properties::mistake(&name, properties::kind(&name, &value)).is_none();
+                // ramfb is the attribute's.
+                if is_good && vgpu.is_pci && name != "ramfb" {
+                    vgpu.mistyped.remove(&name);
+                    vgpu.properties.insert(name.clone(), value.clone());
+                    let action = Action::SetProperty {
+                        device,
+                        name,
+                        value,
+                    };
+                    self.change(action, reason);
+                }
+            }
+        }
+    }
+
+    /// At most one ramfb, with a display that is on, not beside a ramfb video.
     pub(super) fn ramfb_that_cannot_work(&mut self) {
         let mut taken = self.has_ramfb_video();
         let video = taken;

@@ -27,6 +27,7 @@ pub fn plan(
         // gone.
         let left = std::mem::take(&mut planner.screens.dead_settings);
         planner.switch_off_what_cannot_work();
+        planner.properties_of_wrong_types();
         planner.opregion_that_is_not_there();
         planner.ramfb_of_another_driver();
         planner.ramfb_that_cannot_work();
@@ -271,6 +272,7 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
         });
         if self.changes.len() < before {
             vgpu.properties.remove(property);
+            vgpu.mistyped.remove(property);
         }
     }
 
@@ -279,6 +281,7 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
         let reason = reason.into();
         self.take_settings_out(place, name, &reason);
         let vgpu = &mut self.screens.vgpus[place];
+        vgpu.mistyped.remove(name);
         if vgpu.properties.remove(name).is_none() {
             return;
         }
