@@ -49,35 +49,37 @@ pub struct Abilities {
     /// The render nodes that libvirt finds for graphics with OpenGL that name none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub render_nodes: Option<RenderNodes>,
-    /// What the host lets its guests do.
+    /// The limits that the host sets for its guests.
     #[serde(flatten)]
     pub guests: Guests,
 }
 
-/// What a host lets its guests do. What is not known is not held against a domain.
+/// The limits that a host sets for its guests. An unknown limit does not count against a domain.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Guests {
-    /// The names in the host's `/dev/dri`, and those in its `by-path`, as `by-path/…`. `None` if there is no such
-    /// directory.
+    /// The names in the host's `/dev/dri`, and those in its `by-path`, as `by-path/…`. `None` if
+    /// there is no such directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dri: Option<BTreeSet<String>>,
     /// True if libvirt gives each guest a profile of AppArmor's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub apparmor: Option<bool>,
-    /// The numbers of the X servers of this host that have a socket (`/tmp/.X11-unix/X0`).
+    /// The numbers of this host's X servers that have a socket (`/tmp/.X11-unix/X0`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub x_servers: Option<BTreeSet<u32>>,
-    /// True if AppArmor keeps a guest from the sockets of X servers: where it looks at unix sockets (Linux 6.17 and
-    /// later, and policies that know of it), and the profile of the guests has no rule for these.
+    /// True if AppArmor keeps a guest from the sockets of X servers. It does if it checks unix
+    /// sockets (Linux 6.17 and later, with policies that know of it) and the guests' profile has no
+    /// rule for these.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub x_denied: Option<bool>,
-    /// The first TCP port that a guest's QEMU may listen on: 1024, unless the kernel is told otherwise
-    /// (`net.ipv4.ip_unprivileged_port_start`). libvirt takes QEMU's capabilities away; `None` where
-    /// qemu.conf says that it does not, or can't be read.
+    /// The first TCP port on which a guest's QEMU may listen: 1024, unless the kernel has another
+    /// setting (`net.ipv4.ip_unprivileged_port_start`). libvirt takes QEMU's capabilities away.
+    /// `None` if qemu.conf says that it does not, or can't be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_port: Option<u16>,
-    /// True if AppArmor keeps libvirt from starting a dbus-daemon for a guest, as it does on Debian. Graphics of type
-    /// dbus on a bus then keep a domain from starting. Under SELinux it is not known.
+    /// True if AppArmor keeps libvirt from starting a dbus-daemon for a guest, as it does on
+    /// Debian. Graphics of type dbus on a bus then keep a domain from starting. `None` under
+    /// SELinux, where it is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dbus_daemon_denied: Option<bool>,
 }
@@ -115,7 +117,7 @@ impl RenderNodes {
 }
 
 impl Abilities {
-    /// Returns true if the host lacks a render node, by its path; `None` if that is not known.
+    /// Returns whether the host lacks a render node, by its path; `None` if that is not known.
     #[must_use]
     pub fn lacks_node(&self, path: &str) -> Option<bool> {
         let name = path.strip_prefix("/dev/dri/")?;
@@ -127,8 +129,8 @@ impl Abilities {
         is_read.then(|| !dri.contains(name))
     }
 
-    /// On what graphics listen that name no address. Where qemu.conf is not known it is TCP, from
-    /// anywhere: the worse for whoever relies on it.
+    /// Returns the place where graphics listen that name no address. If qemu.conf is not known,
+    /// that is TCP on any address: the worst case for somebody who relies on it.
     #[must_use]
     pub fn listen_default(&self, kind: GraphicsType) -> ListenDefault<'_> {
         let (address, socket) = match kind {

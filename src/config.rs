@@ -43,7 +43,7 @@ pub enum RetryStart {
     Persistent,
 }
 
-/// Who makes mdevctl's link to the helper, through which libvirt learns of displays.
+/// The owner of mdevctl's link to the helper, through which libvirt learns of displays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CalloutLink {
@@ -64,7 +64,7 @@ pub struct Config {
     /// `attributes = "on" | "off"`: whether mdevctl, and so libvirt, gets our attributes. Default:
     /// on.
     pub attributes: bool,
-    /// `callout = "daemon" | "static"`: who makes mdevctl's link to the helper. Default: daemon.
+    /// `callout = "daemon" | "static"`: the owner of mdevctl's link to the helper. Default: daemon.
     pub callout: CalloutLink,
     /// `hook = "off" | "warn" | "enforce"`: the behaviour of the qemu hook. Default: enforce.
     pub hook: HookMode,

@@ -192,19 +192,19 @@ pub struct GraphicsSettings {
     pub autoport: bool,
     /// spice: the attribute `tlsPort`; 0 if there is none or libvirt chooses it.
     pub tls_port: i32,
-    /// vnc: `websocket`, a port; 0 if there is none, and -1 where libvirt chooses it.
+    /// vnc: the port `websocket`; 0 if there is none, and -1 if libvirt chooses it.
     pub websocket: i32,
-    /// spice: `defaultMode`.
+    /// spice: the attribute `defaultMode`.
     pub default_mode: SpiceMode,
     /// spice: the `mode` of each `<channel>`.
     pub channels: Vec<SpiceMode>,
     /// dbus: true if the user gave an address.
     pub has_address: bool,
-    /// sdl: `display`, the X display that QEMU opens.
+    /// sdl: the attribute `display`, the X display that QEMU opens.
     pub x_display: Option<String>,
-    /// sdl: `xauth`, a file.
+    /// sdl: the attribute `xauth`, a file.
     pub xauth: Option<String>,
-    /// vnc: the bytes of `passwd`.
+    /// vnc: the length of `passwd` in bytes.
     pub password: usize,
     /// rdp: true for `replaceUser='yes'`.
     pub replace_user: bool,
@@ -408,9 +408,9 @@ pub struct Domain<'d, 'a> {
     pub spice_chardevs: Vec<String>,
     /// The `type` of each `<audio>`.
     pub audio: Vec<String>,
-    /// Whether there is a `<sound>`.
+    /// True if there is a `<sound>`.
     pub sound: bool,
-    /// Whether the guest's memory is a memfd (`<memoryBacking><source type='memfd'/>`).
+    /// True if the guest's memory is a memfd (`<memoryBacking><source type='memfd'/>`).
     pub memfd: bool,
     /// The errors that libvirt's parser reports for the devices, in its words.
     pub misread: Vec<String>,

@@ -206,21 +206,21 @@ fn remember(
     memory
 }
 
-/// The devices of one host, read one by one.
+/// Reads the devices of one host, one by one.
 ///
 /// What is the same for all of them (rules, mdevctl's definitions) is read once, when it is first
-/// needed: a domain may name thousands of devices.
+/// needed. A domain may name thousands of devices.
 #[derive(Debug)]
 pub struct Reading {
     root: Root,
-    /// The rules, and for the length of a call what was read of one device.
+    /// The rules, and during a call also what was read of one device.
     sources: OnceCell<RefCell<Sources>>,
     definitions: OnceCell<HashMap<Uuid, Definition>>,
     whole: OnceCell<Sources>,
 }
 
 impl Reading {
-    /// Of this host; nothing is read yet.
+    /// Makes a reading of this host. Nothing is read yet.
     #[must_use]
     pub fn new(root: &Root) -> Self {
         Reading {
@@ -231,10 +231,10 @@ impl Reading {
         }
     }
 
-    /// What is known of one device, be it there or only defined.
+    /// Returns what is known of one device, active or defined.
     ///
-    /// Only for a device that mdevctl has a definition of, and that is not there, is the whole host
-    /// read: its type may be known from others.
+    /// The whole host is read only for a device that exists only as mdevctl's definition, because
+    /// other devices may tell about its type.
     #[must_use]
     pub fn known(&self, id: DeviceId, warnings: &mut Vec<Warning>) -> Known {
         let root = &self.root;
@@ -272,7 +272,7 @@ impl Reading {
 }
 
 impl Sources {
-    /// With rules and nothing else.
+    /// Makes sources that hold the rules and nothing else.
     fn with_rules(root: &Root, warnings: &mut Vec<Warning>) -> Self {
         Sources {
             host: Host::default(),
@@ -282,7 +282,7 @@ impl Sources {
         }
     }
 
-    /// Reads what is needed to know one active device; `None` if it isn't there.
+    /// Reads what concerns one active device. The device is `None` if it does not exist.
     #[must_use]
     pub fn read_device(root: &Root, id: DeviceId) -> (Self, Option<Device>) {
         let mut warnings = Vec::new();
@@ -308,7 +308,7 @@ impl Sources {
     }
 }
 
-/// What is known of one device: [`Reading::known`] for one alone.
+/// Returns what is known of one device: [`Reading::known`] for a single one.
 #[must_use]
 pub fn known(root: &Root, id: DeviceId, warnings: &mut Vec<Warning>) -> Known {
     Reading::new(root).known(id, warnings)

@@ -23,14 +23,14 @@ pub(super) fn is_enabled(root: &Root) -> bool {
     read_text(&enabled, &mut Vec::new()).as_deref() == Some("Y")
 }
 
-/// Returns true if libvirt gives each guest a profile of AppArmor's; `None` where SELinux is at work.
+/// Returns whether libvirt gives each guest a profile of AppArmor's; `None` under SELinux.
 ///
 /// It does so if AppArmor is switched on and knows the profile of libvirt's daemon (libvirt
-/// src/security/security_apparmor.c, `use_apparmor`), unless qemu.conf names other security drivers, and
-/// whether the daemon's own profile is enforced or not.
+/// src/security/security_apparmor.c, `use_apparmor`), unless qemu.conf names other security
+/// drivers. It does not matter whether the daemon's own profile is enforced.
 pub(super) fn confines_guests(root: &Root, drivers: Option<&str>) -> Option<bool> {
     if !is_enabled(root) {
-        // What SELinux does is not known.
+        // It is not known what SELinux does.
         let has_selinux = exists(&root.join("sys/fs/selinux/enforce"));
         return (!has_selinux).then_some(false);
     }
@@ -47,9 +47,9 @@ pub(super) fn confines_guests(root: &Root, drivers: Option<&str>) -> Option<bool
     Some(has_profile)
 }
 
-/// Returns true if AppArmor keeps libvirt from starting a dbus-daemon for a guest; `None` if that is not known.
-/// libvirt runs the daemon under the guest's own profile (libvirt src/qemu/qemu_dbus.c, `qemuDBusStart`), if guests
-/// are `confined`.
+/// Returns whether AppArmor keeps libvirt from starting a dbus-daemon for a guest; `None` if that
+/// is not known. If guests are `confined`, libvirt runs the daemon under the guest's own profile
+/// (libvirt src/qemu/qemu_dbus.c, `qemuDBusStart`).
 pub(super) fn denies_dbus_daemon(root: &Root, confined: bool) -> Option<bool> {
     if !confined {
         return Some(false);
@@ -58,9 +58,12 @@ pub(super) fn denies_dbus_daemon(root: &Root, confined: bool) -> Option<bool> {
     Some(!may_execute(&rules, DBUS_DAEMON))
 }
 
-/// Returns true if AppArmor keeps a guest from the sockets of X servers; `None` if that is not known. It does so if the
-/// kernel looks at unix sockets, the features that policies are made for have them, too (apparmor_parser(8),
-/// `policy-features`), and no rule of the guests' profile is about them.
+/// Returns whether AppArmor keeps a guest from the sockets of X servers; `None` if that is not
+/// known.
+///
+/// It does so under three conditions. The kernel checks unix sockets. The features for which
+/// policies are made include them (apparmor_parser(8), `policy-features`). The guests' profile has
+/// no rule about them.
 pub(super) fn denies_x(root: &Root, confined: bool) -> Option<bool> {
     let kernels = "sys/kernel/security/apparmor/features/network_v9/af_unix";
     if !confined || !exists(&root.join(kernels)) {
@@ -85,7 +88,8 @@ pub(super) fn denies_x(root: &Root, confined: bool) -> Option<bool> {
     Some(!allows)
 }
 
-/// The rules of the profile that libvirt gives to a guest, without those for the guest's own files.
+/// Returns the rules of the profile that libvirt gives to a guest, without those for the guest's
+/// own files.
 fn guests_rules(root: &Root) -> Option<String> {
     let unheard = &mut Vec::new();
     let directory = root.join(PROFILES);

@@ -76,9 +76,9 @@ struct Edits<'e, 'd, 'a> {
     edits: Vec<Edit>,
     /// The properties that `qemu:override` has to set; `None` for one that it must not set.
     properties: BTreeMap<(DeviceId, String), Option<String>>,
-    /// The places of the hostdevs; of a device that is there twice, the first.
+    /// The places of the hostdevs; for a device that occurs twice, the first place.
     hostdevs: HashMap<DeviceId, usize>,
-    /// All aliases of devices, and of overrides, of devices that are not there, too.
+    /// All aliases of devices and overrides, also of overrides for devices that are not there.
     aliases: OnceCell<HashSet<String>>,
 }
 
@@ -464,7 +464,7 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
         alias
     }
 
-    /// The devices in `qemu:override`.
+    /// Returns the devices in `qemu:override`.
     fn overridden(&self) -> impl Iterator<Item = Element<'d, 'a>> {
         let children = self.domain.element.children();
         children
@@ -472,7 +472,7 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
             .flat_map(Element::children)
     }
 
-    /// Takes properties out, and with the last one of them what held it.
+    /// Removes properties, and their containers if these become empty.
     fn take_out_properties(&mut self) {
         let mut aliases: HashMap<DeviceId, Vec<&str>> = HashMap::new();
         for hostdev in &self.domain.hostdevs {
@@ -512,7 +512,7 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
             })
             .collect();
         let mut gone = HashSet::new();
-        // Whatever follows -set is its value, another -set included.
+        // The argument after -set is its value, even if that is another -set.
         let mut is_value = false;
         for pair in self.domain.arguments.windows(2) {
             let [option, value] = pair else { continue };

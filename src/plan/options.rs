@@ -60,7 +60,8 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Properties of `qemu:override` whose type QEMU does not take, where the value is good.
+    /// Corrects the type of `qemu:override` properties whose value is good, but whose type QEMU
+    /// does not take.
     pub(super) fn properties_of_wrong_types(&mut self) {
         for place in 0..self.screens.vgpus.len() {
             let vgpu = &self.screens.vgpus[place];
@@ -76,7 +77,7 @@ impl Planner<'_, '_, '_> {
                 }
                 let value = properties::overriding(&name, &said);
                 let is_good = properties::mistake(&name, properties::kind(&name, &value)).is_none();
-                // ramfb is the attribute's.
+                // The attribute sets ramfb.
                 if is_good && vgpu.is_pci && name != "ramfb" {
                     vgpu.mistyped.remove(&name);
                     vgpu.properties.insert(name.clone(), value.clone());
@@ -91,7 +92,7 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// At most one ramfb, with a display that is on, not beside a ramfb video.
+    /// Leaves at most one ramfb. It needs a display that is on, and no ramfb video beside it.
     pub(super) fn ramfb_that_cannot_work(&mut self) {
         let mut taken = self.has_ramfb_video();
         let video = taken;

@@ -46,7 +46,7 @@ pub fn plan(
 /// Returns the changes without those that later changes undo. For example, a setting may be moved
 /// and then found not to work; the plan does not list it.
 fn settled(changes: Vec<Change>, screens: &Screens) -> Vec<Change> {
-    // What two changes have in common of which the later one counts.
+    // Of two changes with the same key, the later one counts.
     let same = |action: &Action| match action {
         Action::Display { device, .. } => Some((*device, 0, String::new())),
         Action::Ramfb { device, .. } => Some((*device, 1, String::new())),
