@@ -191,15 +191,6 @@ impl Lock {
         Ok(lock.expect("it is made if it isn't there"))
     }
 
-    /// The same, waiting until `limit` at most.
-    ///
-    /// # Errors
-    /// Those of [`Lock::of_device`]; [`io::ErrorKind::TimedOut`].
-    pub fn of_device_until(root: &Root, id: DeviceId, limit: Instant) -> io::Result<Self> {
-        directory(root, "lock", 0o700)?;
-        Self::of_file(&lock_path(root, id), limit)
-    }
-
     /// Takes the lock of a file, which is made if it isn't there, and waits for it until `limit`.
     ///
     /// # Errors
