@@ -21,7 +21,7 @@ use crate::cli::policy::PolicyCommand;
 use crate::cli::qemu::QemuCommand;
 use crate::cli::rules::RulesCommand;
 use crate::cli::undo::Undo;
-use crate::cli::verify::{Verify, VerifyChild};
+use crate::cli::verify::Verify;
 use crate::cli::via::ProbeCommand;
 use crate::cli::watch::Watch;
 use crate::cli::{End, GlobalArgs};
@@ -55,8 +55,6 @@ enum Verb {
     Qemu(QemuCommand),
     Rules(RulesCommand),
     Verify(Verify),
-    #[command(hide = true)]
-    VerifyChild(VerifyChild),
     Watch(Watch),
     NodedevList(NodedevList),
     NodedevDumpxml(NodedevDumpxml),
@@ -72,14 +70,13 @@ impl Arguments {
             Verb::Check(check) => is_about_this_host || check.asks_libvirt(),
             Verb::Explain(explain) => explain.asks_libvirt(),
             Verb::Fixup(fixup) => is_about_this_host || fixup.asks_libvirt(),
-            Verb::Verify(verify) => verify.asks_libvirt(),
-            Verb::Watch(_) => true,
+            Verb::Verify(_) | Verb::Watch(_) => true,
             Verb::NodedevList(list) => list.asks_libvirt(),
             Verb::NodedevDumpxml(dumpxml) => dumpxml.asks_libvirt(),
             Verb::Probe(probe) => probe.asks_libvirt(),
             Verb::Undo(_) | Verb::Policy(_) | Verb::Learn(_) => true,
             Verb::Collect(_) | Verb::Doctor(_) | Verb::Qemu(_) => is_about_this_host,
-            Verb::List(_) | Verb::Log(_) | Verb::Rules(_) | Verb::VerifyChild(_) => false,
+            Verb::List(_) | Verb::Log(_) | Verb::Rules(_) => false,
         }
     }
 
@@ -115,7 +112,6 @@ pub fn run(arguments: Arguments, libvirt: Arc<dyn Libvirt>) -> anyhow::Result<En
         Verb::Probe(probe) => probe.run(&context, &mut out),
         Verb::Rules(rules) => rules.run(&context, &mut out),
         Verb::Verify(verify) => verify.run(&context, &mut out),
-        Verb::VerifyChild(child) => child.run(),
         Verb::Watch(watch) => watch.run(&context),
         Verb::NodedevList(list) => list.run(&context, &mut out),
         Verb::NodedevDumpxml(dumpxml) => dumpxml.run(&context, &mut out),

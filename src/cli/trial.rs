@@ -326,26 +326,6 @@ impl SmallCopy<'_> {
             }
         })?;
         logs.sweep(&users);
-        self.start(limit, may, |term| {
-            let start = libvirt.start(&self.reduced.xml, &self.uuid.to_string(), term);
-            logs.remove(&name(self.uuid));
-            start.map_err(|error| {
-                if !(term.gives_way)() && Instant::now() >= limit {
-                    NotTried::Late(error.to_string())
-                } else {
-                    failed(error)
-                }
-            })
-        })
-    }
-
-    /// Holds the devices, and starts it.
-    pub(super) fn start(
-        &self,
-        limit: Instant,
-        may: &dyn Fn() -> Result<(), NotTried>,
-        start: impl FnOnce(Term<'_>) -> Result<Start, NotTried>,
-    ) -> Result<Start, NotTried> {
         let gives_way = idle::start_comes(self.root, self.devices);
         let _held = idle::hold(self.root, self.devices, limit)?;
         may()?;
@@ -353,7 +333,15 @@ impl SmallCopy<'_> {
             limit,
             gives_way: &gives_way,
         };
-        let result = start(term);
+        let result = libvirt.start(&self.reduced.xml, &self.uuid.to_string(), term);
+        logs.remove(&name(self.uuid));
+        let result = result.map_err(|error| {
+            if !gives_way() && Instant::now() >= limit {
+                NotTried::Late(error.to_string())
+            } else {
+                failed(error)
+            }
+        });
         if result.is_err() {
             // The copy was ended for the user's domain, which comes first.
             may()?;

@@ -191,17 +191,8 @@ impl Lock {
         Ok(lock.expect("it is made if it isn't there"))
     }
 
-    /// The same, waiting until `limit` at most.
-    ///
-    /// # Errors
-    /// Those of [`Lock::of_device`]; [`io::ErrorKind::TimedOut`].
-    pub fn of_device_until(root: &Root, id: DeviceId, limit: Instant) -> io::Result<Self> {
-        directory(root, "lock", 0o700)?;
-        Self::of_file(&lock_path(root, id), limit)
-    }
-
-    /// Takes the lock of who keeps the definitions of this host's domains right, of whom there is one. `Ok(Err(…))`:
-    /// somebody else has it; the id of that process, if it has left it.
+    /// Takes the daemon's lock, which only one process on a host can have. `Ok(Err(…))`: another
+    /// process has it; the text is that process's id, if it has written it.
     ///
     /// # Errors
     /// Any error of the file system.

@@ -120,7 +120,7 @@ complete -c gfxplane -n "__fish_gfxplane_using_subcommand policy" -s h -l help -
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand probe" -l type -d 'An mdev type of which there is no device yet' -r
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand probe" -l path -d 'Open it this way and no other: group (/dev/vfio/GROUP), or cdev (its own node, with iommufd)' -r
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand probe" -l deadline -d 'How long a driver may take to answer' -r
-complete -c gfxplane -n "__fish_gfxplane_using_subcommand probe" -l via -d 'Start a QEMU, paused, that opens the device: for drivers that open for nothing else' -r -f -a "qemu\t'QEMU, through libvirt or by itself'"
+complete -c gfxplane -n "__fish_gfxplane_using_subcommand probe" -l via -d 'Start a QEMU, paused, that opens the device: for drivers that open for nothing else' -r -f -a "qemu\t'QEMU, through libvirt'"
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand probe" -l root -l host -d 'Read a recorded host from this directory instead of this machine' -r -F
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand probe" -s c -l connect -d 'Connect to this libvirt' -r
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand probe" -l all -d 'All devices that the policy lets us open unasked'
@@ -129,7 +129,6 @@ complete -c gfxplane -n "__fish_gfxplane_using_subcommand probe" -l force -d 'Ma
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand probe" -l fresh -d 'Ask the device even if its record still holds'
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand probe" -l unasked -d 'Open only what may be opened unasked (for the daemon)'
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand probe" -l json -d 'Print JSON, with everything that the device told'
-complete -c gfxplane -n "__fish_gfxplane_using_subcommand probe" -l offline -d 'With --via qemu: without libvirt'
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand probe" -s q -l quiet -d 'Say nothing of what was passed over'
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand probe" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand qemu" -l root -l host -d 'Read a recorded host from this directory instead of this machine' -r -F
@@ -151,7 +150,6 @@ complete -c gfxplane -n "__fish_gfxplane_using_subcommand verify" -l consent -d 
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand verify" -l deadline -d 'How long it may take until it has started' -r
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand verify" -l root -l host -d 'Read a recorded host from this directory instead of this machine' -r -F
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand verify" -s c -l connect -d 'Connect to this libvirt' -r
-complete -c gfxplane -n "__fish_gfxplane_using_subcommand verify" -l offline -d 'Start QEMU without libvirt'
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand verify" -l json -d 'Print JSON'
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand verify" -s q -l quiet -d 'Say nothing of what was passed over'
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand verify" -s h -l help -d 'Print help (see more with \'--help\')'

@@ -347,11 +347,11 @@ impl Libvirt for Without {
     }
 
     fn users(&self) -> Result<Vec<User>, Failure> {
-        Self::missing("start a QEMU of our own with --offline")
+        Self::missing(NEEDED)
     }
 
     fn start(&self, _xml: &str, _uuid: &str, _term: Term<'_>) -> Result<Start, Failure> {
-        Self::missing("start a QEMU of our own with --offline")
+        Self::missing(NEEDED)
     }
 
     fn nodedev_xml(&self, _name: &str) -> Result<String, Failure> {
