@@ -19,7 +19,7 @@ pub struct RulesCommand {
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Write the displays measured here as rules, for /etc/gfxplane/rules.d of other hosts
+    /// Write the measurements of this host as rules, for /etc/gfxplane/rules.d of other hosts
     #[arg(long, conflicts_with_all = ["all", "json"])]
     export: bool,
 }
