@@ -199,6 +199,9 @@ impl Setting {
     }
 }
 
+/// The most arguments that are named as not read. What they may do is in doubt all the same.
+const MOST_UNREAD: usize = 16;
+
 /// Devices on PCI whose names don't say so, aliases included (`qemu-system-x86_64 -device help` of 11.1.3). Bridges and
 /// screens are not among them.
 const ON_PCI: [&str; 64] = [
@@ -428,9 +431,10 @@ impl Arguments {
         }
     }
 
-    /// Keeps the name of what is not read, once.
+    /// Keeps the name of what is not read, once; of very many only the first ones.
     pub fn not_read(&mut self, what: &str) {
-        if !self.unread.iter().any(|known| known == what) {
+        let is_full = self.unread.len() >= MOST_UNREAD;
+        if !is_full && !self.unread.iter().any(|known| known == what) {
             self.unread.push(what.to_owned());
         }
     }

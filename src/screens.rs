@@ -3,13 +3,13 @@
 //! This is what predictions are made of and what a plan changes; see [`crate::predict`] and
 //! [`crate::plan`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::abilities::Abilities;
 use crate::arguments::{Arguments, Device, Local, Setting};
 use crate::domain::{
-    Domain, GraphicsSettings, GraphicsType, HostdevSettings, Listen, QEMU_NAMESPACE, Reach, Switch,
-    VideoSettings, parse_number,
+    Domain, GraphicsSettings, GraphicsType, HostdevSettings, Listen, Property, QEMU_NAMESPACE,
+    Reach, Switch, VideoSettings, parse_number,
 };
 use crate::evidence::{Evidence, Finding, Method, resolve};
 use crate::facts::{Display, DisplayInterface, Facts, Reason};
@@ -144,6 +144,9 @@ pub struct Vgpu {
 
 /// Intel's PCI vendor ID.
 const INTEL: u16 = 0x8086;
+
+/// The last slot of a PCI bus.
+const LAST_SLOT: u32 = 31;
 
 /// NVIDIA's driver, which is a vfio driver for virtual functions with a vGPU.
 const NVIDIA: &str = "nvidia";
@@ -410,7 +413,8 @@ impl Screens {
                 })
             })
             .collect();
-        let mut cards: Vec<Card> = Vec::new();
+        // The primary ones, the last of them first, and the others.
+        let (mut first, mut cards) = (Vec::new(), Vec::new());
         for (place, video) in domain.videos.iter().enumerate() {
             if video.model.as_deref() == Some("none") {
                 continue;
@@ -423,9 +427,15 @@ impl Screens {
                 dmabuf: video.vhost_user,
                 settings: video.settings.clone(),
             };
-            let at = if video.primary { 0 } else { cards.len() };
-            cards.insert(at, card);
+            if video.primary {
+                first.push(card);
+            } else {
+                cards.push(card);
+            }
         }
+        first.reverse();
+        first.append(&mut cards);
+        let cards = first;
         let mut screens = Screens {
             cards,
             vgpus: vgpus(domain, known, abilities),
@@ -624,8 +634,12 @@ impl Screens {
         };
         let slot = first + *taken;
         *taken += 1;
-        let devices = || domain.devices.into_iter().flat_map(Element::children);
-        let is_taken = devices().any(|device| {
+        // The first that is not free counts, and a bus has no more slots: this stays linear.
+        if self.slot_taken.is_some() || slot > LAST_SLOT {
+            return true;
+        }
+        let mut devices = domain.devices.into_iter().flat_map(Element::children);
+        let is_taken = devices.any(|device| {
             let address = device.children().find(|child| child.name() == "address");
             address.is_some_and(|address| is_at(address, slot))
         });
@@ -646,11 +660,15 @@ impl Screens {
             self.dead_settings.extend(texts);
             return;
         }
+        let alias = |vgpu: &Vgpu| domain.hostdevs[vgpu.place].alias.as_str();
+        // Of several the first.
+        let places = self.vgpus.iter().enumerate().rev();
+        let places: HashMap<&str, usize> = places.map(|(at, vgpu)| (alias(vgpu), at)).collect();
         for setting in settings {
-            let of_it = |vgpu: &&mut Vgpu| domain.hostdevs[vgpu.place].alias == setting.id;
-            let Some(vgpu) = self.vgpus.iter_mut().find(of_it) else {
+            let Some(place) = places.get(setting.id.as_str()) else {
                 continue;
             };
+            let vgpu = &mut self.vgpus[*place];
             match json {
                 None => self.doubt(&format!("-set {}", setting.property)),
                 _ => {
@@ -825,11 +843,15 @@ fn vgpus(
 ) -> Vec<Vgpu> {
     let mut all = Vec::new();
     let is_overridden = reads_override(abilities) != Some(false);
+    let mut overridden: HashMap<&str, Vec<&Property<'_, '_>>> = HashMap::new();
+    for property in &domain.properties {
+        let own = overridden.entry(property.alias.as_str()).or_default();
+        own.push(property);
+    }
     for (place, hostdev) in domain.hostdevs.iter().enumerate() {
-        let properties: BTreeMap<String, String> = domain
-            .properties
-            .iter()
-            .filter(|property| is_overridden && property.alias == hostdev.alias)
+        let own = overridden.get(hostdev.alias.as_str());
+        let own = || own.into_iter().flatten().filter(|_| is_overridden);
+        let properties: BTreeMap<String, String> = own()
             // What is removed is as QEMU has it by default; of these two that is known. Without the
             // attribute there is no ramfb to remove.
             .filter(|p| match p.name.as_str() {

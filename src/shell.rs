@@ -1,15 +1,16 @@
-//! What is shown in a terminal, and typed in a shell.
+//! Makes text safe to show in a terminal, and words safe to type in a shell.
 
 use uuid::Uuid;
 
-/// A text as one line on which no terminal acts: U+FFFD for each control character, as names of domains
-/// and files, and what a guest has had QEMU print, may hold any.
+/// Returns a text as one line on which no terminal acts: each control character becomes U+FFFD.
+/// Names of domains and files, and QEMU output that a guest caused, may hold any.
 #[must_use]
 pub fn plain(text: &str) -> String {
     text.replace(char::is_control, "\u{fffd}")
 }
 
-/// The same for a text that may have several lines and tabs.
+/// Returns a text that may have several lines and tabs. Every other control character becomes
+/// U+FFFD.
 #[must_use]
 pub fn plain_lines(text: &str) -> String {
     text.replace(
@@ -18,7 +19,7 @@ pub fn plain_lines(text: &str) -> String {
     )
 }
 
-/// A word for a POSIX shell.
+/// Returns a word as a POSIX shell reads it, with quotes if needed.
 #[must_use]
 pub fn quoted(word: &str) -> String {
     let needs_none = |c: char| c.is_ascii_alphanumeric() || "_.@%+=:,/-".contains(c);
@@ -29,11 +30,12 @@ pub fn quoted(word: &str) -> String {
     }
 }
 
-/// The longest name, in bytes, by which a domain is called in a line.
+/// The longest domain name, in bytes, that is used in a line.
 pub const LONGEST_NAME: usize = 200;
 
-/// How a domain is named to a verb of gfxplane's in a shell: by its UUID where its name would be taken for an
-/// option or a file, or could not be typed. `DOMAIN` if it has neither.
+/// Returns the name by which to type a domain as an argument of gfxplane in a shell. It is the UUID
+/// if the name would be taken for an option or a file, or could not be typed. It is `DOMAIN` if the
+/// domain has neither.
 #[must_use]
 pub fn operand(name: Option<&str>, uuid: Option<Uuid>) -> String {
     let is_name = |name: &&str| {

@@ -1,4 +1,4 @@
-//! `gfxplane check`: whether a domain will start and its screens be seen.
+//! `gfxplane check`: says whether a domain will start and its screens will be visible.
 
 use std::io::Write;
 
@@ -17,7 +17,7 @@ use crate::predict::{About, HeadOf, Outcome, Prediction, Program, Refusal, Shown
 use crate::record::FORMAT;
 use crate::screens::{Here, Vgpu};
 
-/// Tell whether a domain will start and its screens be seen
+/// Check whether a domain will start and its screens will be visible
 ///
 /// Exit code 1 if QEMU or libvirt would refuse the domain.
 #[derive(Debug, clap::Args)]
@@ -37,12 +37,12 @@ struct Document<'p> {
     #[serde(flatten)]
     prediction: Option<&'p Prediction>,
     notes: &'p [Note],
-    /// What fixup would change.
+    /// The changes that fixup would make.
     fixup: Vec<String>,
 }
 
 impl Check {
-    /// Whether libvirt is asked.
+    /// Returns whether libvirt is asked.
     #[must_use]
     pub fn asks_libvirt(&self) -> bool {
         self.about.asks_libvirt()
@@ -51,12 +51,12 @@ impl Check {
     /// Predicts, and prints lines as virt-host-validate does.
     ///
     /// # Errors
-    /// XML that can't be read; libvirt can't be reached; those of the output.
+    /// The XML can't be read; libvirt can't be reached; errors of the output.
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         let surroundings = HostSurroundings::new(context, &self.about)?;
         let text = self.about.read(context)?;
         let policy = surroundings.policy();
-        // As it is: whatever the policy would change is for the end.
+        // This plan shows the domain as it is. The policy's changes are for the end.
         let as_it_is = Wishes {
             display: Some(Displays::Off),
             ..Wishes::default()
@@ -107,8 +107,8 @@ impl Check {
 }
 
 impl Check {
-    /// Has libvirt apply its rules to the domain, and believes it where the prediction is another: a
-    /// line that says so.
+    /// Has libvirt apply its checks to the domain, and believes libvirt if the prediction differs.
+    /// Then it returns a line that says so.
     fn hold_against_libvirt(
         &self,
         context: &Context,
@@ -133,7 +133,8 @@ impl Check {
     }
 }
 
-/// How libvirt's answer differs from the prediction, which then becomes that answer.
+/// Compares libvirt's answer with the prediction. If they differ, the prediction becomes that
+/// answer, and the difference is returned.
 fn disagreement(answer: Start, now: &mut Prediction) -> Option<String> {
     let is_asked =
         |refusal: &Refusal| refusal.by() == Program::Libvirt && refusal.stage != Stage::Devices;
@@ -227,7 +228,7 @@ fn print(out: &mut dyn Write, name: &str, report: &[Line]) -> std::io::Result<()
 fn lines(plan: &Plan, now: &Prediction, better: Option<&Plan>) -> Vec<Line> {
     let mut report: Vec<Line> = plan.screens.vgpus.iter().map(display).collect();
     let mut start = start(now);
-    // What would help but needs a consent is known only to who tried to repair.
+    // Only the planning run knows what would help but needs consent.
     let cures = better.iter().flat_map(|plan| &plan.notes);
     let cures = cures.filter(|note| note.topic != Topic::Other);
     start.cures = cures.flat_map(|note| note.cures.clone()).collect();
@@ -288,7 +289,7 @@ fn display(vgpu: &Vgpu) -> Line {
     }
 }
 
-/// The cure for a device that libvirt can't prepare.
+/// Returns the fix for a device that libvirt can't prepare.
 fn devices_cure(plan: &Plan, refusal: &Refusal) -> String {
     let About::Device(id) = refusal.about else {
         return String::new();
@@ -306,7 +307,8 @@ fn devices_cure(plan: &Plan, refusal: &Refusal) -> String {
     }
 }
 
-/// A vfio device that is whole in the user's own arguments, of which libvirt knows nothing.
+/// Returns the line for a vfio device that comes only from the user's own arguments. libvirt knows
+/// nothing of it.
 fn own_vfio(device: &Device) -> Line {
     let id = device
         .vfio_id()

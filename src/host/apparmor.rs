@@ -1,5 +1,5 @@
-//! AppArmor, by its files: what a profile lets a program execute, and whether a guest's profile lets libvirt
-//! start a D-Bus daemon for the guest.
+//! Reads AppArmor's files: what a profile lets a program execute, and whether a guest's profile
+//! lets libvirt start a D-Bus daemon for the guest.
 
 use std::path::Path;
 
@@ -17,20 +17,20 @@ const GUESTS: &str = "abstractions/libvirt-qemu";
 /// The program that libvirt starts for a `<graphics type='dbus'>` on a bus.
 const DBUS_DAEMON: &str = "/usr/bin/dbus-daemon";
 
-/// Returns true if AppArmor is switched on.
+/// Returns whether AppArmor is switched on.
 pub(super) fn is_enabled(root: &Root) -> bool {
     let enabled = root.join("sys/module/apparmor/parameters/enabled");
     read_text(&enabled, &mut Vec::new()).as_deref() == Some("Y")
 }
 
-/// Returns true if libvirt gives each guest a profile of AppArmor's; `None` where SELinux is at work.
+/// Returns whether libvirt gives each guest a profile of AppArmor's; `None` under SELinux.
 ///
 /// It does so if AppArmor is switched on and knows the profile of libvirt's daemon (libvirt
-/// src/security/security_apparmor.c, `use_apparmor`), unless qemu.conf names other security drivers, and
-/// whether the daemon's own profile is enforced or not.
+/// src/security/security_apparmor.c, `use_apparmor`), unless qemu.conf names other security
+/// drivers. It does not matter whether the daemon's own profile is enforced.
 pub(super) fn confines_guests(root: &Root, drivers: Option<&str>) -> Option<bool> {
     if !is_enabled(root) {
-        // What SELinux does is not known.
+        // It is not known what SELinux does.
         let has_selinux = exists(&root.join("sys/fs/selinux/enforce"));
         return (!has_selinux).then_some(false);
     }
@@ -38,7 +38,7 @@ pub(super) fn confines_guests(root: &Root, drivers: Option<&str>) -> Option<bool
         return Some(false);
     }
     let directory = root.join(PROFILES);
-    // aa-disable makes a link.
+    // aa-disable makes a link there.
     let is_there = |path: &Path| path.symlink_metadata().is_ok();
     let has_profile = DAEMONS.iter().any(|daemon| {
         let name = format!("usr.sbin.{daemon}");
@@ -47,9 +47,9 @@ pub(super) fn confines_guests(root: &Root, drivers: Option<&str>) -> Option<bool
     Some(has_profile)
 }
 
-/// Returns true if AppArmor keeps libvirt from starting a dbus-daemon for a guest; `None` if that is not known.
-/// libvirt runs the daemon under the guest's own profile (libvirt src/qemu/qemu_dbus.c, `qemuDBusStart`), if guests
-/// are `confined`.
+/// Returns whether AppArmor keeps libvirt from starting a dbus-daemon for a guest; `None` if that
+/// is not known. If guests are `confined`, libvirt runs the daemon under the guest's own profile
+/// (libvirt src/qemu/qemu_dbus.c, `qemuDBusStart`).
 pub(super) fn denies_dbus_daemon(root: &Root, confined: bool) -> Option<bool> {
     if !confined {
         return Some(false);
@@ -58,9 +58,12 @@ pub(super) fn denies_dbus_daemon(root: &Root, confined: bool) -> Option<bool> {
     Some(!may_execute(&rules, DBUS_DAEMON))
 }
 
-/// Returns true if AppArmor keeps a guest from the sockets of X servers; `None` if that is not known. It does so if the
-/// kernel looks at unix sockets, the features that policies are made for have them, too (apparmor_parser(8),
-/// `policy-features`), and no rule of the guests' profile is about them.
+/// Returns whether AppArmor keeps a guest from the sockets of X servers; `None` if that is not
+/// known.
+///
+/// It does so under three conditions. The kernel checks unix sockets. The features for which
+/// policies are made include them (apparmor_parser(8), `policy-features`). The guests' profile has
+/// no rule about them.
 pub(super) fn denies_x(root: &Root, confined: bool) -> Option<bool> {
     let kernels = "sys/kernel/security/apparmor/features/network_v9/af_unix";
     if !confined || !exists(&root.join(kernels)) {
@@ -85,7 +88,8 @@ pub(super) fn denies_x(root: &Root, confined: bool) -> Option<bool> {
     Some(!allows)
 }
 
-/// The rules of the profile that libvirt gives to a guest, without those for the guest's own files.
+/// Returns the rules of the profile that libvirt gives to a guest, without those for the guest's
+/// own files.
 fn guests_rules(root: &Root) -> Option<String> {
     let unheard = &mut Vec::new();
     let directory = root.join(PROFILES);
@@ -95,7 +99,7 @@ fn guests_rules(root: &Root) -> Option<String> {
         rules.push('\n');
         rules.push_str(&text.unwrap_or_default());
     };
-    // A directory, and Debian's older file; not all versions include both.
+    // Rules may be in a directory and in Debian's older file. Not all versions include both.
     let more = format!("{GUESTS}.d");
     if guests.contains(&format!("<{more}>")) {
         for name in read_names(&directory.join(&more), unheard) {
@@ -110,7 +114,8 @@ fn guests_rules(root: &Root) -> Option<String> {
     Some(rules)
 }
 
-/// Returns true if a profile has a rule to execute a program: `[owner] PATH PERMISSIONS,` (apparmor.d(5)).
+/// Returns whether a profile has a rule to execute a program: `[owner] PATH PERMISSIONS,`
+/// (apparmor.d(5)).
 pub(super) fn may_execute(profile: &str, program: &str) -> bool {
     profile.lines().any(|line| {
         let line = line.split('#').next().unwrap_or_default();
@@ -122,7 +127,7 @@ pub(super) fn may_execute(profile: &str, program: &str) -> bool {
     })
 }
 
-/// Returns true if a rule's path stands for a program. The variables that it may have are those of
+/// Returns whether a rule's path stands for a program. The path may have the variables of
 /// `/etc/apparmor.d/tunables/global`.
 fn is_of(path: &str, program: &str) -> bool {
     let path = path.replace("@{bin}", "/{,usr/}{,s}bin");
@@ -248,7 +253,7 @@ mod tests {
         ] {
             write(path, rule);
             assert_eq!(denied(), Some(false), "{path}");
-            // As libvirt 9 and later versions without Debian's patch.
+            // libvirt 9, and later versions without Debian's patch, have it like this.
             write(abstraction, guests);
             assert_eq!(denied(), Some(true), "{path} is not included");
             write(abstraction, &format!("{guests}{included}"));

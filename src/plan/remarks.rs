@@ -1,4 +1,4 @@
-//! What is left to say of a plan's result.
+//! Adds the final remarks about a plan's result.
 
 use crate::names::DeviceId;
 use crate::plan::planner::Planner;
@@ -33,7 +33,7 @@ pub(super) fn cure_of(refusal: &Refusal) -> Option<&'static str> {
 }
 
 impl Planner<'_, '_, '_> {
-    /// What is left to say of the result.
+    /// Adds the remarks that are left about the result.
     pub(super) fn remarks(&mut self, after: &Prediction) {
         if self.screens.vgpus.is_empty() {
             return;

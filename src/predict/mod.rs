@@ -17,6 +17,8 @@ pub mod qemu;
 pub mod versions;
 pub mod words;
 
+use std::collections::HashSet;
+
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
@@ -204,7 +206,7 @@ pub struct Head {
 }
 
 /// What makes a picture.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum HeadOf {
     /// An emulated card of this model.
     Card(String),
@@ -228,7 +230,7 @@ impl std::fmt::Display for HeadOf {
 }
 
 /// What may happen once the guest runs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "danger")]
 pub enum Danger {
     /// Somebody who looks at VNC and chooses a screen (Ctrl-Alt-2) ends the guest: QEMU exits with
@@ -347,13 +349,15 @@ impl Prediction {
     /// What holds in both of two possible worlds: what is seen is seen in both, and what may happen
     /// may happen in either.
     fn join(&mut self, other: Prediction) {
-        for danger in other.dangers {
-            if !self.dangers.contains(&danger) {
-                self.dangers.push(danger);
-            }
-        }
-        for head in &mut self.heads {
-            if let Some(same) = other.heads.iter().find(|same| same.of == head.of) {
+        let known: HashSet<Danger> = self.dangers.iter().cloned().collect();
+        let new = other.dangers.into_iter();
+        self.dangers
+            .extend(new.filter(|danger| !known.contains(danger)));
+        for (place, head) in self.heads.iter_mut().enumerate() {
+            // As a rule it has the same place there.
+            let same = other.heads.get(place).filter(|same| same.of == head.of);
+            let same = same.or_else(|| other.heads.iter().find(|same| same.of == head.of));
+            if let Some(same) = same {
                 head.shown_by.retain(|shown| same.shown_by.contains(shown));
             }
         }

@@ -21,7 +21,7 @@ use gfxplane::fixup::Surroundings;
 use gfxplane::host::emulator::{self, Asking};
 use gfxplane::host::rewrite::rewrite;
 use gfxplane::host::{Root, Warning, run, settings};
-use gfxplane::inventory::known;
+use gfxplane::inventory::Reading;
 use gfxplane::managed::kubevirt::Vmi;
 use gfxplane::managed::{Wish, adapt, lines, ovirt_wish};
 use gfxplane::names::DeviceId;
@@ -196,6 +196,7 @@ struct Node<'r> {
     /// Until when devices that are just being probed are waited for.
     limit: Instant,
     warnings: RefCell<Vec<Warning>>,
+    reading: Reading,
 }
 
 impl<'r> Node<'r> {
@@ -206,6 +207,7 @@ impl<'r> Node<'r> {
             is_host,
             limit: Instant::now() + deadline,
             warnings: RefCell::default(),
+            reading: Reading::new(root),
         }
     }
 
@@ -238,7 +240,7 @@ impl Surroundings for Node<'_> {
         if is_new && self.root.device(device).exists() {
             let _ = run::wait_for_udev(self.root, device, Duration::ZERO, self.limit);
         }
-        known(self.root, device, &mut self.warnings.borrow_mut())
+        self.reading.known(device, &mut self.warnings.borrow_mut())
     }
 
     fn abilities(&self, domain: &Domain<'_, '_>) -> Abilities {

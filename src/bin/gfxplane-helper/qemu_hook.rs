@@ -24,7 +24,7 @@ use gfxplane::hook::{self, Definition, Operation, Verdict};
 use gfxplane::host::emulator::{self, Asking, Kind};
 use gfxplane::host::requests::{self, Request};
 use gfxplane::host::{Root, run, settings};
-use gfxplane::inventory;
+use gfxplane::inventory::{self, Reading};
 use gfxplane::names::DeviceId;
 use gfxplane::screens::Known;
 use gfxplane::xml::{self, Document};
@@ -95,6 +95,7 @@ pub(crate) fn run(root: &Root, operation: &OsStr) -> u8 {
     let host = ThisHost {
         root,
         devices: RefCell::default(),
+        reading: Reading::new(root),
         abilities: OnceCell::new(),
     };
     let verdict = match operation {
@@ -246,8 +247,22 @@ fn journal(root: &Root, line: &str) {
 struct ThisHost<'r> {
     root: &'r Root,
     devices: RefCell<BTreeMap<DeviceId, Known>>,
+    reading: Reading,
     /// Of the one domain that this is about.
     abilities: OnceCell<Abilities>,
+}
+
+impl ThisHost<'_> {
+    /// What a valid record says, without a look at rules and types; the long way where that is not
+    /// all.
+    fn look(&self, id: DeviceId) -> Known {
+        let mut unheard = Vec::new();
+        // What the kernel itself says of the type would outrank it.
+        let by_kernel = || self.root.device(id).join("mdev_type/vfio-pci").exists();
+        inventory::recorded(self.root, id, &mut unheard)
+            .filter(|known| known.finding.facts.display.is_answer() && !by_kernel())
+            .unwrap_or_else(|| self.reading.known(id, &mut unheard))
+    }
 }
 
 impl Surroundings for ThisHost<'_> {
@@ -255,7 +270,7 @@ impl Surroundings for ThisHost<'_> {
         if let Some(known) = self.devices.borrow().get(&device) {
             return known.clone();
         }
-        let known = known(self.root, device);
+        let known = self.look(device);
         self.devices.borrow_mut().insert(device, known.clone());
         known
     }
@@ -267,14 +282,4 @@ impl Surroundings for ThisHost<'_> {
         };
         self.abilities.get_or_init(find).clone()
     }
-}
-
-/// What a valid record says, without a look at rules and types; the long way where that is not all.
-fn known(root: &Root, id: DeviceId) -> Known {
-    let mut unheard = Vec::new();
-    // What the kernel itself says of the type would outrank it.
-    let by_kernel = || root.device(id).join("mdev_type/vfio-pci").exists();
-    inventory::recorded(root, id, &mut unheard)
-        .filter(|known| known.finding.facts.display.is_answer() && !by_kernel())
-        .unwrap_or_else(|| inventory::known(root, id, &mut unheard))
 }
