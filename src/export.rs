@@ -86,7 +86,7 @@ pub fn export(sources: &Sources) -> Export {
             kinds.entry(kind).or_default().push(Measured {
                 of: format!("the record of {}", of_type.id),
                 facts: record.facts.clone(),
-                evidence: record.evidence(Method::Probe),
+                evidence: record.evidence(),
                 open: rule.map_or(Open::Named, |rule| rule.open),
             });
         }

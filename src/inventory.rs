@@ -9,12 +9,11 @@ use crate::facts::{Facts, Reason};
 use crate::hints::{Hint, hints};
 use crate::host::mdevctl::Definition;
 use crate::host::sysfs::{Device, Host, MdevType, Parent};
-use crate::host::{Root, Warning, mdevctl, run, settings, sysfs, testimony};
+use crate::host::{Root, Warning, mdevctl, run, settings, sysfs};
 use crate::names::DeviceId;
 use crate::record::{Circumstances, Record};
 use crate::rules::{Bus, Open, Rule, Rules, Subject};
 use crate::screens::{Here, Known};
-use crate::testimony::Testimony;
 
 /// Whether a device is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -32,7 +31,7 @@ pub struct Memory {
     /// By device.
     pub devices: HashMap<DeviceId, Record>,
     /// By device. No type is known by it.
-    pub qemu: HashMap<DeviceId, Testimony>,
+    pub qemu: HashMap<DeviceId, Record>,
     /// By type id.
     pub types: HashMap<String, Record>,
 }
@@ -211,7 +210,7 @@ fn remember(
             .extend(run::read_record(root, id, warnings).map(|record| (id, record)));
         memory
             .qemu
-            .extend(testimony::read(root, id, warnings).map(|said| (id, said)));
+            .extend(run::read_qemu(root, id, warnings).map(|said| (id, said)));
     }
     let mut seen = std::collections::HashSet::new();
     for type_id in types.filter(|type_id| seen.insert(type_id.clone())) {
@@ -275,7 +274,7 @@ pub fn recorded(root: &Root, id: DeviceId, warnings: &mut Vec<Warning>) -> Optio
     if circumstances != record.circumstances {
         return None;
     }
-    let evidence = record.evidence(Method::Probe);
+    let evidence = record.evidence();
     Some(Known {
         finding: resolve(vec![(record.facts, evidence)], Reason::NotProbed),
         render_node,
@@ -542,7 +541,7 @@ fn evidence(
     kernel: Option<&Facts>,
     host: &Host,
     record: Option<&Record>,
-    qemu: Option<&Testimony>,
+    qemu: Option<&Record>,
     sibling: Option<&Record>,
     rule: Option<&Rule>,
 ) -> Vec<(Facts, Evidence)> {
@@ -555,10 +554,10 @@ fn evidence(
         sources.push((facts.clone(), evidence));
     }
     if let Some(record) = record {
-        sources.push((record.facts.clone(), record.evidence(Method::Probe)));
+        sources.push((record.facts.clone(), record.evidence()));
     }
     if let Some(said) = qemu {
-        sources.push((Facts::of(said.display.clone()), said.evidence()));
+        sources.push((said.facts.clone(), said.evidence()));
     }
     if let Some(record) = sibling {
         // Offsets and interrupts are the other device's own.
@@ -566,7 +565,7 @@ fn evidence(
             device: None,
             ..record.facts.clone()
         };
-        sources.push((facts, record.evidence(Method::Sibling)));
+        sources.push((facts, record.sibling_evidence()));
     }
     if let Some((rule, facts)) = rule.and_then(|rule| rule.facts.clone().map(|facts| (rule, facts)))
     {
@@ -586,6 +585,7 @@ pub fn record_of(device: &Device, host: &Host, answer: &crate::probe::Answer) ->
         path: answer.path,
         step: answer.step,
         errno: answer.errno.clone(),
+        qemu: None,
     }
 }
 
@@ -594,7 +594,7 @@ mod tests {
     use super::*;
     use crate::export;
     use crate::facts::Display;
-    use crate::host::testimony;
+    use crate::record::ByQemu;
     use std::path::Path;
 
     /// A copy of the recorded lab. Device 8 was in use when it was asked, and nobody has asked one
@@ -618,17 +618,15 @@ mod tests {
     }
 
     /// QEMU has said this of a device, as it is now.
-    fn qemu_says(root: &Root, id: DeviceId, display: Display) -> Testimony {
+    fn qemu_says(root: &Root, id: DeviceId, display: Display) -> Record {
         let (sources, device) = Sources::read_device(root, id);
-        let said = Testimony {
-            format: crate::record::FORMAT,
-            device: id,
-            circumstances: device.unwrap().circumstances(&sources.host),
-            display,
-            qemu: "10.0.13".parse().ok(),
+        let circumstances = device.unwrap().circumstances(&sources.host);
+        let qemu = ByQemu {
+            version: "10.0.13".parse().ok(),
             learned_from: None,
         };
-        testimony::write(root, &said).unwrap();
+        let said = Record::of_qemu(id, circumstances, display, qemu);
+        run::write_record(root, &said, None).unwrap();
         said
     }
 
@@ -642,10 +640,10 @@ mod tests {
         let rules = export::export(&Sources::read(&root));
         let said = qemu_says(&root, id(8), Display::from_answers(true, false));
         let known = known(&root, id(8), &mut Vec::new());
-        assert_eq!(known.finding.facts.display, said.display);
+        assert_eq!(known.finding.facts.display, said.facts.display);
         let evidence = known.finding.evidence.as_ref().unwrap();
         assert_eq!(evidence.method, Method::Qemu);
-        assert_eq!(evidence.qemu, said.qemu);
+        assert_eq!(evidence.qemu, said.qemu.unwrap().version);
         assert!(!known.is_measured());
         assert_eq!(
             known.finding.attempt.unwrap().display,
@@ -674,7 +672,7 @@ mod tests {
         };
         assert_eq!(method(&root), Some(Method::Qemu));
         said.circumstances.boot_id = "another".into();
-        testimony::write(&root, &said).unwrap();
+        run::write_record(&root, &said, None).unwrap();
         assert_eq!(method(&root), Some(Method::Probe), "in-use");
     }
 

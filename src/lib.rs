@@ -37,7 +37,7 @@
 //!   oVirt do. [`undo`] is what a change takes to be taken back, [`log`] what is told of it.
 //! * [`verify`] makes a domain small enough to be tried, and holds the answer against the prediction.
 //!   [`shape`] is what of a domain decides about that, and what was measured of shapes.
-//! * [`testimony`] is what a QEMU said of a device, and [`learn`] finds it in a domain's log.
+//! * [`learn`] finds what a QEMU said of a device in the log of a domain.
 //! * [`explain`] knows the messages of QEMU and libvirt, why they are said, and what helps; [`doctor`] what
 //!   of a whole host is in the way.
 //! * [`shell`] is how a text is shown in a terminal, and a name typed in a shell.
@@ -78,7 +78,6 @@ pub mod rules;
 pub mod screens;
 pub mod shape;
 pub mod shell;
-pub mod testimony;
 pub mod undo;
 pub mod verify;
 pub mod version;

@@ -12,7 +12,6 @@
 //! * [`requests`]: what the qemu hook leaves for the daemon.
 //! * [`rewrite`]: a file that somebody else reads next, changed whole.
 //! * [`run`]: `/run/gfxplane`, that is records, locks, and what is known of types.
-//! * [`testimony`]: what QEMU said of devices, beside the records.
 //! * [`tree`]: the sysfs-like tree of the 2018 mail, published beside the records.
 
 mod apparmor;
@@ -27,7 +26,6 @@ pub mod run;
 pub mod settings;
 pub mod state;
 pub mod sysfs;
-pub mod testimony;
 pub mod tree;
 
 use std::cell::RefCell;

@@ -28,9 +28,9 @@ use crate::cli::libvirt::{self, Happened, Libvirt};
 use crate::cli::probe::prober;
 use crate::cli::{Context, End, Failure, SYSTEM};
 use crate::config::Config;
-use crate::host::run::records_directory;
+use crate::host::run::{qemu_directory, records_directory};
 use crate::host::state::NotRemembered;
-use crate::host::{Warning, requests, settings, testimony};
+use crate::host::{Warning, requests, settings};
 use crate::names::DeviceId;
 use crate::probe::instance::clean_up;
 
@@ -239,7 +239,7 @@ impl<'c> Daemon<'c> {
         let requests = requests::prepare_directory(root);
         let records = records_directory(root);
         // Named as the records are, and of the same consequence.
-        let said = testimony::directory(root);
+        let said = qemu_directory(root);
         for (kind, directory) in [
             (Kind::Request, requests),
             (Kind::Record, records),
