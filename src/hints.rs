@@ -1,8 +1,9 @@
 //! What follows from the facts: the options that a display requires or allows.
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use crate::facts::{Display, DisplayInterface, Facts};
+use crate::names::display_as_serde;
 use crate::predict::versions::OPREGION_BY_DEFAULT;
 use crate::version::Version;
 
@@ -20,21 +21,9 @@ pub enum Scope {
     Host,
 }
 
-impl Scope {
-    /// The word for it in XML, JSON and attributes.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Scope::Graphics => "graphics",
-            Scope::Hostdev => "hostdev",
-            Scope::Qemu => "qemu",
-            Scope::Host => "host",
-        }
-    }
-}
-
 /// When an option is wanted, where it is not always.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Purpose {
     /// To see firmware and early boot on the same screen.
     BootDisplay,
@@ -42,22 +31,7 @@ pub enum Purpose {
     Windows,
 }
 
-impl Purpose {
-    /// The word for it in XML, JSON and attributes.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Purpose::BootDisplay => "boot-display",
-            Purpose::Windows => "windows",
-        }
-    }
-}
-
-impl Serialize for Purpose {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.word())
-    }
-}
+display_as_serde!(Scope, Purpose);
 
 /// One option with its value.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -133,7 +107,7 @@ mod tests {
     fn words(facts: &Facts, node: Option<&str>) -> Vec<String> {
         hints(facts, node)
             .into_iter()
-            .map(|h| format!("{}.{}={}", h.scope.word(), h.name, h.value))
+            .map(|h| format!("{}.{}={}", h.scope, h.name, h.value))
             .collect()
     }
 

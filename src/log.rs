@@ -1,9 +1,11 @@
 //! What was done to domains, and what was decided not to be done: the lines of the log.
 
+use std::time::{Duration, UNIX_EPOCH};
+
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::names::DeviceId;
+use crate::names::{DeviceId, display_as_serde};
 use crate::plan::{Action, Change, words};
 use crate::record::FORMAT;
 
@@ -70,25 +72,6 @@ pub enum What {
     Learned,
 }
 
-impl What {
-    /// The word for it.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            What::Fixed => "fixed",
-            What::Undone => "undone",
-            What::Policy => "policy",
-            What::LeftAlone => "left-alone",
-            What::Refused => "refused",
-            What::Conflict => "conflict",
-            What::GaveUp => "gave-up",
-            What::Started => "started",
-            What::NotStarted => "not-started",
-            What::Learned => "learned",
-        }
-    }
-}
-
 /// Who did it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -105,19 +88,7 @@ pub enum By {
     Learn,
 }
 
-impl By {
-    /// The word for it.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            By::Daemon => "daemon",
-            By::Fixup => "fixup",
-            By::Undo => "undo",
-            By::Policy => "policy",
-            By::Learn => "learn",
-        }
-    }
-}
+display_as_serde!(What, By);
 
 impl Entry {
     /// What has happened. `time`: in seconds since 1970.
@@ -190,30 +161,12 @@ fn device(action: &Action) -> Option<DeviceId> {
     }
 }
 
-/// A time as RFC 3339 has it, in UTC: `2026-11-22T15:24:44Z`.
-///
-/// `seconds`: since 1970. The date is found by Howard Hinnant's `civil_from_days`
-/// (<https://howardhinnant.github.io/date_algorithms.html>): years begin in March, so that the leap
-/// day is their last.
+/// A time as RFC 3339 has it, in UTC: `2026-11-22T15:24:44Z`. `seconds`: since 1970; those after the
+/// year 9999 are its last.
 #[must_use]
 pub fn rfc3339(seconds: u64) -> String {
-    let (days, rest) = (seconds / 86400, seconds % 86400);
-    // From the first of March of the year 0; an era has 400 years.
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let march_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 {
-        march_month + 3
-    } else {
-        march_month - 9
-    };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+    let time = UNIX_EPOCH + Duration::from_secs(seconds.min(253_402_300_799));
+    humantime::format_rfc3339_seconds(time).to_string()
 }
 
 #[cfg(test)]
@@ -231,30 +184,9 @@ mod tests {
             (4_107_542_400, "2100-03-01T00:00:00Z"),
             (4_107_542_399, "2100-02-28T23:59:59Z"),
             (253_402_300_799, "9999-12-31T23:59:59Z"),
+            (u64::MAX, "9999-12-31T23:59:59Z"),
         ] {
             assert_eq!(rfc3339(seconds), expected);
-        }
-    }
-
-    #[test]
-    fn words_are_those_of_the_json() {
-        let json = |value: &dyn Fn() -> serde_json::Value| value().as_str().unwrap().to_owned();
-        for what in [
-            What::Fixed,
-            What::Undone,
-            What::Policy,
-            What::LeftAlone,
-            What::Refused,
-            What::Conflict,
-            What::GaveUp,
-            What::Started,
-            What::NotStarted,
-            What::Learned,
-        ] {
-            assert_eq!(json(&|| serde_json::to_value(what).unwrap()), what.word());
-        }
-        for by in [By::Daemon, By::Fixup, By::Undo, By::Policy, By::Learn] {
-            assert_eq!(json(&|| serde_json::to_value(by).unwrap()), by.word());
         }
     }
 }

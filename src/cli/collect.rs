@@ -9,7 +9,6 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
-use std::time::SystemTime;
 
 use nix::libc;
 
@@ -19,8 +18,10 @@ use crate::doctor::{self, HOOK_PROGRAM, Moment, UdevRule};
 use crate::domain::{Domain, POLICY_NAMESPACE};
 use crate::host::emulator::{self, AskLibvirt, Asking};
 use crate::host::mdevctl::WRAPPER;
+use crate::host::state::now;
 use crate::host::{Last, Root, Warning, examine, settings, watched};
 use crate::inventory::Sources;
+use crate::log::rfc3339;
 use crate::rules::BUILT_IN;
 use crate::shell::plain;
 use crate::xml::{self, Document, Edit, Element, escape};
@@ -630,7 +631,7 @@ fn readme(kernel: &str, abilities: &[(PathBuf, Abilities)], notes: &[Warning]) -
     let mut text = format!(
         "Recorded by `gfxplane collect` (gfxplane {version}) on {}.\n\n\
          Kernel {kernel}; libvirt {libvirt}",
-        date(SystemTime::now())
+        &rfc3339(now())[..10]
     );
     for (emulator, known) in abilities {
         if let Some(qemu) = &known.qemu {
@@ -657,45 +658,9 @@ fn readme(kernel: &str, abilities: &[(PathBuf, Abilities)], notes: &[Warning]) -
     text
 }
 
-/// The day, in UTC, as 2026-11-22: of Howard Hinnant's algorithm for days since 1970,
-/// `civil_from_days`.
-fn date(now: SystemTime) -> String {
-    let seconds = now
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    let days = seconds.as_secs() / 86400 + 719_468;
-    let (era, day) = (days / 146_097, days % 146_097);
-    let year = (day - day / 1460 + day / 36524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let day = day - (153 * month + 2) / 5 + 1;
-    let (year, month) = (
-        era * 400 + year,
-        if month < 10 { month + 3 } else { month - 9 },
-    );
-    let year = if month <= 2 { year + 1 } else { year };
-    format!("{year:04}-{month:02}-{day:02}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
-
-    #[test]
-    fn days() {
-        for (days, expected) in [
-            (0, "1970-01-01"),
-            (11_016, "2000-02-29"),
-            (11_017, "2000-03-01"),
-            (20_779, "2026-11-22"),
-            (20_818, "2026-12-31"),
-            (47_541, "2100-03-01"),
-        ] {
-            let day = SystemTime::UNIX_EPOCH + Duration::from_secs(days * 86400 + 86399);
-            assert_eq!(date(day), expected);
-        }
-    }
 
     #[test]
     fn links_that_stay_inside() {

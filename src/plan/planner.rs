@@ -289,7 +289,7 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
 pub(super) fn how_known(vgpu: &Vgpu) -> String {
     match &vgpu.known.finding.evidence {
         Some(evidence) if !evidence.method.is_measured() => {
-            format!(" (known by {}, not measured)", evidence.method.word())
+            format!(" (known by {}, not measured)", evidence.method)
         }
         _ => String::new(),
     }
