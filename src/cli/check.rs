@@ -10,7 +10,7 @@ use crate::cli::subject::{HostSurroundings, SubjectArgs};
 use crate::cli::{Context, End, Failure, json};
 use crate::fixup::fix;
 use crate::names::DeviceId;
-use crate::plan::{Level, Note, Plan, Topic, words};
+use crate::plan::{Cure, Level, Note, Plan, Topic, words};
 use crate::policy::{Displays, Wishes};
 use crate::predict::libvirt;
 use crate::predict::{About, HeadOf, Outcome, Prediction, Program, Refusal, Shown, Stage};
@@ -230,7 +230,9 @@ fn lines(plan: &Plan, now: &Prediction, better: Option<&Plan>) -> Vec<Line> {
     // What would help but needs a consent is known only to who tried to repair.
     let cures = better.iter().flat_map(|plan| &plan.notes);
     let cures = cures.filter(|note| note.topic != Topic::Other);
-    start.cures = cures.flat_map(|note| note.cures.clone()).collect();
+    start.cures = cures
+        .flat_map(|note| note.cures.iter().map(Cure::to_string))
+        .collect();
     start.cures.dedup();
     if let Outcome::No(refusal) = &now.outcome
         && refusal.stage == Stage::Devices
@@ -263,7 +265,7 @@ fn lines(plan: &Plan, now: &Prediction, better: Option<&Plan>) -> Vec<Line> {
             Level::Fail => "FAIL",
         };
         report.push(Line {
-            cures: note.cures.clone(),
+            cures: note.cures.iter().map(Cure::to_string).collect(),
             ..Line::new(note.about.to_string(), verdict, &note.text)
         });
     }

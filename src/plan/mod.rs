@@ -19,6 +19,8 @@ mod settings;
 pub use managed::{Wish, plan_managed};
 pub use planner::plan;
 
+use std::fmt;
+
 use serde::Serialize;
 
 use crate::domain::GraphicsType;
@@ -147,6 +149,77 @@ pub enum Topic {
     Other,
 }
 
+/// Something that helps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cure {
+    /// A command about the domain.
+    Command {
+        /// The verb: `fixup`, `policy`.
+        verb: &'static str,
+        /// What follows the domain.
+        options: String,
+        /// What it does, as the end of a sentence; empty where the command says it.
+        reason: String,
+    },
+    /// Anything else.
+    Words(String),
+}
+
+impl Cure {
+    /// `gfxplane fixup` with the consent to lose these: `remote`, `video`, `remote,video` or `all`.
+    #[must_use]
+    pub fn consent(losses: &str) -> Self {
+        Cure::Command {
+            verb: "fixup",
+            options: format!("--consent {losses}"),
+            reason: String::new(),
+        }
+    }
+
+    /// The words, with a command that can be typed. `domain`: the domain as an argument of a command.
+    #[must_use]
+    pub fn of_domain(&self, domain: &str) -> String {
+        match self {
+            Cure::Command {
+                verb: verb @ "fixup",
+                options,
+                reason,
+            } => format!("gfxplane {verb} {domain} --define {options}{reason}"),
+            Cure::Command {
+                verb,
+                options,
+                reason,
+            } => format!("gfxplane {verb} {domain} {options}{reason}"),
+            Cure::Words(text) => text.clone(),
+        }
+    }
+}
+
+impl fmt::Display for Cure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Cure::Command {
+                verb,
+                options,
+                reason,
+            } => write!(f, "gfxplane {verb} {options}{reason}"),
+            Cure::Words(text) => f.write_str(text),
+        }
+    }
+}
+
+impl Serialize for Cure {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl From<&str> for Cure {
+    fn from(text: &str) -> Self {
+        Cure::Words(text.into())
+    }
+}
+
 /// Something that is not done, why, and what the user can do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Note {
@@ -160,7 +233,7 @@ pub struct Note {
     pub text: String,
     /// What helps, the best first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub cures: Vec<String>,
+    pub cures: Vec<Cure>,
     /// What must be agreed to for the first cure to be made.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub consent: Option<Consent>,

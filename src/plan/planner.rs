@@ -5,7 +5,7 @@
 use crate::abilities::Abilities;
 use crate::domain::{Domain, Hostdev};
 use crate::names::DeviceId;
-use crate::plan::{Action, Change, Level, Note, Plan, Topic};
+use crate::plan::{Action, Change, Cure, Level, Note, Plan, Topic};
 use crate::policy::{Consent, Displays, Policy};
 use crate::predict::{About, Prediction, libvirt, predict};
 use crate::screens::{Screens, Vgpu};
@@ -222,7 +222,7 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
             topic,
             about,
             text: text.into(),
-            cures: cures.iter().map(|cure| (*cure).to_owned()).collect(),
+            cures: cures.iter().map(|cure| Cure::from(*cure)).collect(),
             consent: None,
         });
     }

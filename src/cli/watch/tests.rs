@@ -692,11 +692,8 @@ fn starts_teach() {
 #[test]
 fn lines_are_said_once() {
     let mut watched = domains::Watched::default();
-    let line = crate::watch::Line {
-        level: crate::plan::Level::Info,
-        about: crate::predict::About::Domain,
-        text: "t".into(),
-    };
+    let (level, about) = (crate::plan::Level::Info, crate::predict::About::Domain);
+    let line = crate::watch::Line::new(level, about, "t");
     assert_eq!(watched.news(vec![line.clone()]).len(), 1);
     assert_eq!(watched.news(vec![line]).len(), 0);
     let mut seen = BTreeSet::new();
