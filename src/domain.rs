@@ -18,7 +18,8 @@ pub const QEMU_NAMESPACE: &str = "http://libvirt.org/schemas/domain/qemu/1.0";
 /// The namespace of `<gfxplane:policy>` in a domain's metadata.
 pub const POLICY_NAMESPACE: &str = "urn:gfxplane:domain:1";
 
-const LIBOSINFO_NAMESPACE: &str = "http://libosinfo.org/xmlns/libvirt/domain/1.0";
+/// The namespace of libosinfo's metadata.
+pub(crate) const LIBOSINFO_NAMESPACE: &str = "http://libosinfo.org/xmlns/libvirt/domain/1.0";
 
 /// A document that is no domain.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -417,7 +418,7 @@ pub struct Domain<'d, 'a> {
 }
 
 /// By what in the namespace of their metadata the other managers are known.
-const MANAGERS: [(&str, &str); 5] = [
+pub(crate) const MANAGERS: [(&str, &str); 5] = [
     ("openstack.org", "Nova"),
     ("ovirt.org", "oVirt"),
     ("cloudstack", "CloudStack"),

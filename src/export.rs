@@ -13,6 +13,7 @@ use crate::inventory::{DeviceEntry, Sources, active, rule_for_type, sibling_of_t
 use crate::names::DeviceId;
 use crate::record::Record;
 use crate::rules::{Bus, Match, Open, Rule};
+use crate::shell::is_harmless;
 
 /// What is written, and what isn't.
 #[derive(Debug, Clone, Default)]
@@ -288,8 +289,11 @@ fn quoted(text: &str) -> String {
         match c {
             '"' => string.push_str("\\\""),
             '\\' => string.push_str("\\\\"),
-            c if c.is_control() => {
-                let _ = write!(string, "\\u{:04X}", c as u32);
+            c if !is_harmless(c) => {
+                let _ = match c as u32 {
+                    code @ ..=0xffff => write!(string, "\\u{code:04X}"),
+                    code => write!(string, "\\U{code:08X}"),
+                };
             }
             c => string.push(c),
         }

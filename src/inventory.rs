@@ -678,6 +678,25 @@ mod tests {
             .unwrap()
     }
 
+    /// A domain may name thousands of devices that are not here. For each one rules and definitions
+    /// were read again.
+    #[test]
+    fn what_all_devices_share_is_read_once() {
+        let (_keep, root) = lab();
+        let reading = Reading::new(&root);
+        let known = |reading: &Reading| {
+            let known = reading.known(id(4711), &mut Vec::new());
+            known.finding.evidence.is_some()
+        };
+        assert!(!known(&reading), "nobody knows it");
+        let parent = root.join("etc/mdevctl.d/mdpy");
+        std::fs::create_dir_all(&parent).unwrap();
+        let text = r#"{"mdev_type":"mdpy-vga","start":"manual","attrs":[]}"#;
+        std::fs::write(parent.join(id(4711).to_string()), text).unwrap();
+        assert!(!known(&reading), "it was not read again");
+        assert!(known(&Reading::new(&root)), "by its type");
+    }
+
     /// QEMU has said this of a device, as it is now.
     fn qemu_says(root: &Root, id: DeviceId, display: Display) -> Testimony {
         let (sources, device) = Sources::read_device(root, id);

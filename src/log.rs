@@ -6,6 +6,7 @@ use uuid::Uuid;
 use crate::names::DeviceId;
 use crate::plan::{Action, Change, words};
 use crate::record::FORMAT;
+use crate::shell::plain_up_to;
 
 /// One line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -138,26 +139,21 @@ impl Entry {
     /// The same with the changes of a plan.
     #[must_use]
     pub fn changes(mut self, changes: &[Change]) -> Self {
-        self.changes = changes.iter().map(Said::of).collect();
+        self.changes = bounded(changes, Said::of);
         self
     }
 
     /// The same with changes in words.
     #[must_use]
     pub fn said(mut self, changes: &[String]) -> Self {
-        let said = |change: &String| Said {
-            change: change.clone(),
-            reason: None,
-            device: None,
-        };
-        self.changes = changes.iter().map(said).collect();
+        self.changes = bounded(changes, |change| Said::words(change));
         self
     }
 
     /// The same with a reason.
     #[must_use]
     pub fn because(mut self, reason: impl Into<String>) -> Self {
-        self.reason = Some(reason.into());
+        self.reason = Some(plain_up_to(LONGEST, &reason.into()));
         self
     }
 }
@@ -165,11 +161,35 @@ impl Entry {
 impl Said {
     fn of(change: &Change) -> Self {
         Said {
-            change: words(&change.action),
-            reason: Some(change.reason.clone()),
+            reason: Some(plain_up_to(LONGEST, &change.reason)),
             device: device(&change.action).map(|id| id.to_string()),
+            ..Said::words(&words(&change.action))
         }
     }
+
+    fn words(change: &str) -> Self {
+        Said {
+            change: plain_up_to(LONGEST, change),
+            reason: None,
+            device: None,
+        }
+    }
+}
+
+/// The longest text of an entry, in bytes: a few entries must not rotate the log away, whatever an
+/// XML has that they quote.
+const LONGEST: usize = 500;
+
+/// The most changes of an entry.
+const MOST: usize = 32;
+
+/// Some changes in words, and how many there are beside these.
+fn bounded<T>(changes: &[T], said: impl FnMut(&T) -> Said) -> Vec<Said> {
+    let mut all: Vec<Said> = changes.iter().take(MOST).map(said).collect();
+    if changes.len() > MOST {
+        all.push(Said::words(&format!("and {} more", changes.len() - MOST)));
+    }
+    all
 }
 
 fn device(action: &Action) -> Option<DeviceId> {
@@ -234,6 +254,27 @@ mod tests {
         ] {
             assert_eq!(rfc3339(seconds), expected);
         }
+    }
+
+    /// Four definitions with an argument of 700 kB rotated the log away, which has 1 MiB.
+    #[test]
+    fn an_entry_is_bounded_and_harmless() {
+        let device: DeviceId = "0000:00:02.0".parse().unwrap();
+        let change = |number: usize| Change {
+            action: Action::Rom {
+                device,
+                file: format!("{number}\u{202e}{}", "x".repeat(700_000)),
+            },
+            reason: "y\u{9b}".repeat(700_000),
+            consent: None,
+        };
+        let changes: Vec<Change> = (0..100).map(change).collect();
+        let entry = Entry::new(0, What::Fixed, By::Daemon, "g", None);
+        let entry = entry.changes(&changes).because("z\n".repeat(700_000));
+        let text = serde_json::to_string(&entry).unwrap();
+        assert!(text.len() < 64 * 1024, "{} bytes", text.len());
+        assert!(text.chars().all(crate::shell::is_harmless));
+        assert!(text.contains("and 68 more"));
     }
 
     #[test]

@@ -204,15 +204,7 @@ fn read_text(path: &Path, warnings: &mut Vec<Warning>) -> Option<String> {
     saw(path, Last::Followed);
     // As much as most attributes have, so that one read takes them whole.
     let mut bytes = Vec::with_capacity(4096);
-    let mut options = std::fs::OpenOptions::new();
-    // O_NONBLOCK: a FIFO in this place must not hold us up.
-    options.read(true).custom_flags(nix::libc::O_NONBLOCK);
-    let read = options.open(path).and_then(|file| {
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::other("it is no regular file"));
-        }
-        file.take(MAX_TEXT + 1).read_to_end(&mut bytes)
-    });
+    let read = open_file(path).and_then(|file| file.take(MAX_TEXT + 1).read_to_end(&mut bytes));
     match read {
         Err(error) if is_absent(&error) => return None,
         Err(error) => {
@@ -233,6 +225,45 @@ fn read_text(path: &Path, warnings: &mut Vec<Warning>) -> Option<String> {
         String::from_utf8_lossy(error.as_bytes()).into_owned()
     });
     Some(text.trim_end().to_owned())
+}
+
+/// Has the kernel write no core dump of this process (`PR_SET_DUMPABLE`): XML of domains has
+/// passwords in it.
+pub fn leave_no_core() {
+    let _ = nix::sys::prctl::set_dumpable(false);
+}
+
+/// Opens a regular file for reading. A FIFO or a device in its place holds nobody up.
+///
+/// # Errors
+/// Any error of the file system; also that it is no regular file.
+pub fn open_file(path: &Path) -> io::Result<std::fs::File> {
+    let mut options = std::fs::OpenOptions::new();
+    let file = options
+        .read(true)
+        .custom_flags(nix::libc::O_NONBLOCK)
+        .open(path)?;
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::other("it is no regular file"))
+    }
+}
+
+/// The text of a regular file of at most `limit` bytes.
+///
+/// # Errors
+/// Those of [`open_file`]; that it is larger, or not UTF-8.
+pub fn read_whole(path: &Path, limit: usize) -> io::Result<String> {
+    let mut text = String::new();
+    let read = open_file(path)?
+        .take(limit as u64 + 1)
+        .read_to_string(&mut text)?;
+    if read > limit {
+        let problem = format!("it is larger than {limit} bytes");
+        return Err(io::Error::other(problem));
+    }
+    Ok(text)
 }
 
 /// Whether the thing simply is not there. ENOTDIR: a file where a directory was looked for;

@@ -519,6 +519,7 @@ fn text(value: &impl Serialize) -> io::Result<Vec<u8>> {
 /// Writes a file whole, so that it is there after a crash, too.
 fn replace(directory: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
     let whole = run::Whole {
+        owner: None,
         new: directory.join(".new"),
         permissions: Permissions::from_mode(0o600),
         is_kept: true,

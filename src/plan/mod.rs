@@ -19,8 +19,9 @@ mod settings;
 pub use managed::{Wish, plan_managed};
 pub use planner::plan;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
+use crate::arguments::{told, without_value};
 use crate::domain::GraphicsType;
 use crate::names::DeviceId;
 use crate::policy::Consent;
@@ -86,7 +87,8 @@ pub enum Action {
         device: DeviceId,
         /// Its name.
         name: String,
-        /// Its value.
+        /// Its value. It may be a secret of the user's arguments: told as [`told`] has it.
+        #[serde(serialize_with = "only_told")]
         value: String,
     },
     /// A property is taken out of `qemu:override`.
@@ -100,12 +102,14 @@ pub enum Action {
     Rom {
         /// Which.
         device: DeviceId,
-        /// The path.
+        /// The path; told as [`told`] has it.
+        #[serde(serialize_with = "only_told")]
         file: String,
     },
     /// A `-set` is taken out of `qemu:commandline`.
     RemoveSetting {
-        /// What follows `-set`.
+        /// What follows `-set`; told without its value.
+        #[serde(serialize_with = "only_name")]
         setting: String,
     },
 }
@@ -210,6 +214,14 @@ impl Plan {
     }
 }
 
+fn only_told<S: Serializer>(value: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(told(value))
+}
+
+fn only_name<S: Serializer>(setting: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(without_value(setting))
+}
+
 /// An action in a few words.
 #[must_use]
 pub fn words(action: &Action) -> String {
@@ -243,9 +255,10 @@ pub fn words(action: &Action) -> String {
             device,
             name,
             value,
-        } => format!("{name}={value} for {device}"),
+        } => format!("{name}={} for {device}", told(value)),
         Action::RemoveProperty { device, name } => format!("{name} removed from {device}"),
-        Action::Rom { device, file } => format!("rom file {file} for {device}"),
-        Action::RemoveSetting { setting } => format!("-set {setting} removed"),
+        // Values of arguments are told nowhere, as they may be secrets.
+        Action::Rom { device, .. } => format!("a rom file for {device}"),
+        Action::RemoveSetting { setting } => format!("-set {} removed", without_value(setting)),
     }
 }

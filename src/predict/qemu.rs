@@ -5,7 +5,7 @@
 //! A screen of a dmabuf device has the flags GL and DMABUF (QEMU hw/vfio/display.c).
 
 use crate::abilities::Abilities;
-use crate::arguments::{Device, Local, Setting};
+use crate::arguments::{Device, Local, Setting, told};
 use crate::domain::{GraphicsType, Reach, Switch};
 use crate::predict::frontends::{self, Console, libvirts_local, local, of_kind};
 use crate::predict::versions::{Libvirt, Qemu};
@@ -69,7 +69,8 @@ pub fn refusal(
     if let Some(setting) = screens.dead_settings.first() {
         let message = match Setting::read(setting) {
             Some(Setting { id, .. }) => words::filled(words::NO_SUCH_DEVICE, &id),
-            None => format!("can't parse: \"{setting}\""),
+            // It may have a secret in it.
+            None => "can't parse".to_owned(),
         };
         return refuse(About::Domain, message, false);
     }
@@ -243,7 +244,7 @@ fn vfio_device(
         // Those of -global come first (hw/core/qdev.c, `device_post_init`).
         return match vgpu.globals.get("ramfb") {
             Some(value) => {
-                let global = format!("can't apply global vfio-pci.ramfb={value}: ");
+                let global = format!("can't apply global vfio-pci.ramfb={}: ", told(value));
                 Some((global + words::RAMFB_NOT_FOUND, true))
             }
             None => say(words::RAMFB_NOT_FOUND, true),

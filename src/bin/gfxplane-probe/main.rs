@@ -29,6 +29,7 @@ use gfxplane::nodedev::words::{properties, words};
 use gfxplane::probe::asking::{Request, ask_and_keep};
 use gfxplane::probe::instance::{keep, sweep};
 use gfxplane::probe::{Asked, Manner, Prober, child};
+use gfxplane::shell::plain_lines;
 
 /// Does what the arguments say; the exit code.
 fn run() -> u8 {
@@ -135,6 +136,7 @@ fn udev(id: DeviceId) -> anyhow::Result<End> {
 
 /// Says what went wrong, and no more: udev would take no property of a program that fails.
 fn complain(problem: fmt::Arguments<'_>) {
+    let problem = plain_lines(&problem.to_string());
     let _ = writeln!(io::stderr(), "gfxplane-probe: {problem}");
 }
 

@@ -30,7 +30,7 @@ use crate::cli::{Context, End, Failure, SYSTEM};
 use crate::config::Config;
 use crate::host::run::records_directory;
 use crate::host::state::NotRemembered;
-use crate::host::{Warning, requests, settings, testimony};
+use crate::host::{Warning, read_whole, requests, settings, testimony};
 use crate::names::DeviceId;
 use crate::probe::instance::clean_up;
 
@@ -284,7 +284,7 @@ impl<'c> Daemon<'c> {
     fn alive(&self) -> BTreeSet<u32> {
         let pid = |name: &&str| {
             let path = self.context.root.join(DAEMONS.0).join(name);
-            let text = std::fs::read_to_string(path).ok()?;
+            let text = read_whole(&path, 64).ok()?;
             text.trim().parse().ok()
         };
         let pids = DAEMONS.1.iter().filter_map(pid);
