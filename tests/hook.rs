@@ -327,7 +327,9 @@ fn a_signal_is_no_veto() {
             host.write("domain.xml", doomed());
             for shell in shells() {
                 for operation in OURS {
-                    let before = ["setsid", "--wait", "prlimit", "--core=0"];
+                    // As libvirt starts it, whatever has started this test.
+                    let before = ["env", "--default-signal", "setsid", "--wait"];
+                    let before = [&before[..], &["prlimit", "--core=0"]].concat();
                     let answer = behind(&host, &before, shell, operation);
                     let what = format!("{signal} to {to}, {shell:?} {operation}: {answer:?}");
                     assert!(answer.code == Some(0) && answer.stdout.is_empty(), "{what}");

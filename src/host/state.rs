@@ -725,9 +725,10 @@ mod tests {
         let host = host();
         let long = "x".repeat(100_000);
         for number in 0..25 {
-            host.state
-                .append(&entry(&format!("{number} {long}")))
-                .unwrap();
+            // Longer than any that is made now.
+            let mut entry = entry("");
+            entry.reason = Some(format!("{number} {long}"));
+            host.state.append(&entry).unwrap();
         }
         let (entries, said) = host.log();
         let reasons: Vec<_> = entries
