@@ -436,15 +436,19 @@ fn is_on(value: &str) -> bool {
     matches!(value, "on" | "yes" | "true" | "y")
 }
 
-/// Returns true for a value that tells nothing but what a switch or a small number does. Any other one
-/// may be a secret, and is told nowhere.
+/// Returns true for a value that tells nothing but what a switch, a small number or the name of QEMU's
+/// vfio driver does. Any other one may be a secret, and is told nowhere.
 #[must_use]
 pub fn is_telling(value: &str) -> bool {
     let number = value.strip_prefix("0x").unwrap_or(value);
     let is_number =
         (1..=5).contains(&number.len()) && number.bytes().all(|b| b.is_ascii_hexdigit());
     let is_number = is_number && number.starts_with(|c: char| c.is_ascii_digit());
-    is_number || is_on(value) || matches!(value, "off" | "no" | "false" | "n" | "auto" | "")
+    let is_word = matches!(
+        value,
+        "" | "off" | "no" | "false" | "n" | "auto" | "vfio-pci" | "vfio-pci-nohotplug"
+    );
+    is_number || is_on(value) || is_word
 }
 
 /// A value as it is told: [`is_telling`], or three dots.
@@ -453,10 +457,13 @@ pub fn told(value: &str) -> &str {
     if is_telling(value) { value } else { "…" }
 }
 
-/// The argument of a `-set` without its value.
+/// The argument of a `-set` with its value as it is [`told`].
 #[must_use]
-pub fn without_value(setting: &str) -> &str {
-    setting.split_once('=').map_or("", |(name, _)| name)
+pub fn told_setting(setting: &str) -> String {
+    let name_and_value = setting.split_once('=');
+    name_and_value.map_or_else(String::new, |(name, value)| {
+        format!("{name}={}", told(value))
+    })
 }
 
 /// What QEMU or libvirt said without the values of arguments: QEMU puts the argument that it is about

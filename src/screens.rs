@@ -825,8 +825,7 @@ fn vgpus(
             ramfb: on(hostdev.ramfb),
             ramfb_asked: on(hostdev.ramfb),
             ramfb_mistyped: own()
-                .filter(|p| p.name == "ramfb")
-                .last()
+                .rfind(|p| p.name == "ramfb")
                 .is_some_and(|p| !matches!(p.kind.as_str(), "bool" | "remove")),
             properties,
             set: BTreeMap::new(),

@@ -16,6 +16,7 @@ use crate::predict::libvirt;
 use crate::predict::{About, HeadOf, Outcome, Prediction, Program, Refusal, Shown, Stage};
 use crate::record::FORMAT;
 use crate::screens::{Here, Vgpu};
+use crate::shell::plain_lines;
 
 /// Tell whether a domain will start and its screens be seen
 ///
@@ -96,7 +97,8 @@ impl Check {
             let name = fixed.name.as_deref().unwrap_or("domain");
             print(out, name, &report)?;
             if !fixup.is_empty() {
-                writeln!(out, "gfxplane fixup would change: {}", fixup.join("; "))?;
+                let changes = plain_lines(&fixup.join("; "));
+                writeln!(out, "gfxplane fixup would change: {changes}")?;
             }
         }
         let fails = |plan: &Plan| plan.notes.iter().any(|note| note.level == Level::Fail);
@@ -213,12 +215,12 @@ fn print(out: &mut dyn Write, name: &str, report: &[Line]) -> std::io::Result<()
         let more = if line.more.is_empty() {
             String::new()
         } else {
-            format!(" ({})", line.more)
+            format!(" ({})", plain_lines(&line.more))
         };
         let Line { what, verdict, .. } = line;
         writeln!(out, "{name}: Checking {what:<width$} : {verdict}{more}")?;
         for cure in &line.cures {
-            writeln!(out, "    cure: {cure}")?;
+            writeln!(out, "    cure: {}", plain_lines(cure))?;
         }
     }
     Ok(())

@@ -21,7 +21,7 @@ pub use planner::plan;
 
 use serde::{Serialize, Serializer};
 
-use crate::arguments::{told, without_value};
+use crate::arguments::{told, told_setting};
 use crate::domain::GraphicsType;
 use crate::names::DeviceId;
 use crate::policy::Consent;
@@ -108,8 +108,8 @@ pub enum Action {
     },
     /// A `-set` is taken out of `qemu:commandline`.
     RemoveSetting {
-        /// What follows `-set`; told without its value.
-        #[serde(serialize_with = "only_name")]
+        /// What follows `-set`; its value as it is told.
+        #[serde(serialize_with = "only_told_setting")]
         setting: String,
     },
 }
@@ -218,8 +218,8 @@ fn only_told<S: Serializer>(value: &str, serializer: S) -> Result<S::Ok, S::Erro
     serializer.serialize_str(told(value))
 }
 
-fn only_name<S: Serializer>(setting: &str, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(without_value(setting))
+fn only_told_setting<S: Serializer>(setting: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&told_setting(setting))
 }
 
 /// An action in a few words.
@@ -259,6 +259,6 @@ pub fn words(action: &Action) -> String {
         Action::RemoveProperty { device, name } => format!("{name} removed from {device}"),
         // Values of arguments are told nowhere, as they may be secrets.
         Action::Rom { device, .. } => format!("a rom file for {device}"),
-        Action::RemoveSetting { setting } => format!("-set {} removed", without_value(setting)),
+        Action::RemoveSetting { setting } => format!("-set {} removed", told_setting(setting)),
     }
 }
