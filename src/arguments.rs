@@ -760,7 +760,7 @@ mod tests {
             ),
             (&["-device", "intel-iommu,intremap=on"], "", ""),
             (&["-device", "VGA,bus=pci.3"], "", "-device VGA"),
-            (&["-device", "qxl"], "", "-device qxl"),
+            (&["-device", "qxl"], "qxl", ""),
             (
                 &["-device", "virtio-gpu-pci,max_outputs=2"],
                 "",
@@ -791,7 +791,7 @@ mod tests {
                 "VGA",
                 "",
             ),
-            (&["-vga", "none", "-vga", "qxl"], "", "-vga"),
+            (&["-vga", "none", "-vga", "xenfb"], "", "-vga"),
         ] {
             assert_eq!(
                 seen(words),

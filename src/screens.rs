@@ -358,6 +358,23 @@ pub struct Screens {
 }
 
 impl Frontend {
+    /// Whether libvirt gives QEMU a render node for it.
+    #[must_use]
+    pub fn renders(&self) -> bool {
+        match self.kind {
+            GraphicsType::Spice | GraphicsType::Dbus => self.gl,
+            GraphicsType::EglHeadless => true,
+            _ => false,
+        }
+    }
+
+    /// Whether libvirt lets the guest have the render node that it names: dbus may have one without gl (libvirt
+    /// src/conf/domain_conf.c, `virDomainGraphicsGetRenderNode`).
+    #[must_use]
+    pub fn hands_over_its_node(&self) -> bool {
+        self.rendernode.is_some() && (self.renders() || self.kind == GraphicsType::Dbus)
+    }
+
     /// Whether it listens on an address or a network.
     #[must_use]
     pub fn is_on_tcp(&self) -> bool {
@@ -526,12 +543,8 @@ impl Screens {
     /// `/dev`, and no others. `None` if that is not known.
     #[must_use]
     pub fn has_render_node(&self) -> Option<bool> {
-        let has_one = |f: &Frontend| match f.kind {
-            GraphicsType::Spice | GraphicsType::Dbus => f.gl,
-            GraphicsType::EglHeadless => true,
-            _ => false,
-        };
-        if self.frontends.iter().any(has_one) {
+        let mut all = self.frontends.iter();
+        if all.any(|f| f.renders() || f.hands_over_its_node()) {
             return Some(true);
         }
         (self.own_dev == Some(true)).then_some(false)

@@ -585,7 +585,7 @@ const RESTRICTED: [&str; 16] = [
 
 /// For each graphics, while libvirt sets them up (`qemuProcessGraphicsSetupRenderNode`).
 const RENDER_NODE: [OfGraphics; 1] = [OfGraphics::start("{}", |world, frontend| {
-    let looks = renders(frontend) && frontend.rendernode.is_none();
+    let looks = frontend.renders() && frontend.rendernode.is_none();
     let message = world
         .abilities
         .render_nodes
@@ -594,15 +594,6 @@ const RENDER_NODE: [OfGraphics; 1] = [OfGraphics::start("{}", |world, frontend| 
 })
 .repairable()];
 
-/// Whether libvirt gives QEMU a render node for it.
-fn renders(frontend: &Frontend) -> bool {
-    match frontend.kind {
-        GraphicsType::Spice | GraphicsType::Dbus => frontend.gl,
-        GraphicsType::EglHeadless => true,
-        _ => false,
-    }
-}
-
 /// For each graphics, once QEMU's process is there and has not begun (src/qemu/qemu_cgroup.c,
 /// `qemuSetupGraphicsCgroup`).
 const CGROUP: [OfGraphics; 1] = [OfGraphics::arguments(
@@ -610,7 +601,7 @@ const CGROUP: [OfGraphics; 1] = [OfGraphics::arguments(
     |world, frontend| {
         let node = frontend.rendernode.as_ref()?;
         let is_absent = world.abilities.lacks_node(node) == Some(true);
-        (is_absent && renders(frontend)).then(|| node.clone())
+        (is_absent && frontend.hands_over_its_node()).then(|| node.clone())
     },
 )];
 

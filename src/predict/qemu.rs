@@ -136,6 +136,7 @@ pub fn refusal(
     };
     // Those in option syntax come before libvirt's.
     own_device(false)
+        .or_else(|| card_refusal(&screens.cards_before, qemu, opengl))
         .or_else(|| refuse(About::Domain, slot?.clone(), false))
         .or_else(|| device(screens, found, (libvirt, qemu), opengl))
         .or_else(|| own_device(true))
@@ -241,6 +242,17 @@ fn no_render_node(screens: &Screens) -> Option<String> {
         .then(|| "egl: no drm render node available".into())
 }
 
+/// The first card that can't be made, as it has 3D.
+fn card_refusal(cards: &[Card], qemu: &Qemu, opengl: bool) -> Option<Refusal> {
+    cards.iter().filter(|card| card.gl).find_map(|card| {
+        if !opengl {
+            return refuse(About::Domain, qemu.no_opengl.into(), true);
+        }
+        let is_blob = card.settings.blob == Some(Switch::On) && !qemu.blob_with_virgl;
+        refuse(About::Domain, words::BLOB_AND_VIRGL.into(), false).filter(|_| is_blob)
+    })
+}
+
 /// The first device that can't be made.
 fn device(
     screens: &Screens,
@@ -261,13 +273,8 @@ fn device(
         return refuse(About::Domain, message.into(), false);
     }
     let before = || screens.cards_before.iter().chain(&screens.cards);
-    for card in before().chain(&screens.cards_after).filter(|card| card.gl) {
-        if !opengl {
-            return refuse(About::Domain, qemu.no_opengl.into(), true);
-        }
-        if card.settings.blob == Some(Switch::On) && !qemu.blob_with_virgl {
-            return refuse(About::Domain, words::BLOB_AND_VIRGL.into(), false);
-        }
+    if let Some(refusal) = card_refusal(&screens.cards, qemu, opengl) {
+        return Some(refusal);
     }
     let is_ramfb = |card: &Card| card.model.as_deref() == Some("ramfb");
     let mut once = Once {
@@ -281,6 +288,7 @@ fn device(
                 vfio_device(screens, vgpu, *found, (libvirt, qemu), opengl, &mut once)?;
             refuse(About::Device(vgpu.id), words, always)
         })
+        .or_else(|| card_refusal(&screens.cards_after, qemu, opengl))
         .or_else(|| {
             let is_twice = once.ramfb && screens.cards_after.iter().any(is_ramfb);
             refuse(About::Domain, words::RAMFB_TWICE.into(), false).filter(|_| is_twice)

@@ -700,6 +700,7 @@ pub(super) mod tests {
         // A slot that is taken is one of an address.
         screens.slot_taken = None;
         screens.spice_chardevs.clear();
+        screens.arguments.on_pci.clear();
         screens.audio.clear();
         screens.sound = false;
         // By the new numbers of the devices.

@@ -70,10 +70,6 @@ const ALLOWED: &[(&str, &str)] = &[
         "<capability type='vfio_display'><display type='region'/><evidence method='sibling' path='group'/></capability>",
     ),
     (
-        "by-the-guests-descriptor",
-        "<capability type='vfio_display'><display type='region'/><evidence method='probe' path='guest'/></capability>",
-    ),
-    (
         "said-by-qemu",
         "<capability type='vfio_display'><display type='dmabuf'/><evidence method='qemu' driver='d' kernel='6.12' qemu='10.0.13'/></capability>",
     ),

@@ -464,9 +464,20 @@ def judge(prediction, world):
         return "doubt"
     if world["starts"]:
         return "right" if starts == "yes" else "wrong"
+    if ends_without_words(prediction, world):
+        return "right"
     # libvirt breaks its lines where it likes.
     is_said = " ".join((message or "").split()) in " ".join(world.get("text", "").split())
     return "right" if starts == "no" and by == world["by"] and is_said else "wrong"
+
+
+def ends_without_words(prediction, world):
+    """QEMU ends as was foretold, and has no say in it: it crashes at the first draw, or SDL's OpenGL meets another one,
+    and Xlib ends the program."""
+    if world["by"] != "qemu" or told(prediction)[1] == "libvirt":
+        return False
+    crashes = any(danger["danger"] == "no-mmap" for danger in prediction["dangers"])
+    return crashes or told(prediction)[0] == "no" and "X Error:" in world["text"]
 
 
 def in_words(prediction):
@@ -481,7 +492,7 @@ def seen(world):
 class Guest:
     """libvirt, the devices and gfxplane."""
 
-    def __init__(self):
+    def __init__(self, seed):
         import lab
 
         self.lab = lab
@@ -495,11 +506,17 @@ class Guest:
                 lab.out(f"create_mdev {kind} {uuid(number)}")
         lab.out("udevadm settle")
         self.node = lab.vgem_node()
+        self.sdl = self.has_sdl()
         if PACKAGE.exists():
             # Its status tells of two that are not believed.
             lab.sh("gfxplane probe --all", check=False)
             print(lab.out("gfxplane list"))
-        self.sdl = self.has_sdl()
+        # Newer AppArmor keeps guests from X servers, unless somebody lets them, as the guests of odd seeds.
+        if re.search("[13579]$", seed):
+            local = Path("/etc/apparmor.d/local/abstractions/libvirt-qemu")
+            local.parent.mkdir(parents=True, exist_ok=True)
+            with local.open("a") as rules:
+                rules.write("  #include <abstractions/X>\n")
         self.connection = lab.libvirt.open("qemu:///system")
         self.groups = lab.groups(uuid(number) for _, numbers, _ in DEVICES.values() for number in numbers)
 
@@ -644,13 +661,13 @@ class Entry:
 
 def record():
     """The host that the cases name."""
-    print(Guest().lab.out("rm -rf host; gfxplane collect host"))
+    print(Guest("0").lab.out("rm -rf host; gfxplane collect host"))
     print("recorded")
 
 
 def run(seed, numbers):
     shutil.rmtree(MISSES, ignore_errors=True)
-    guest = Guest()
+    guest = Guest(seed)
     versions = guest.versions()
     print(f"seed {seed}: {json.dumps(versions)}")
     entries = []
