@@ -126,7 +126,7 @@ pub struct Host {
     pub emulators: Vec<(PathBuf, Abilities)>,
     /// libvirt's version.
     pub libvirt: Option<Version>,
-    /// See [`Abilities::dbus_daemon_denied`].
+    /// See [`crate::abilities::Guests::dbus_daemon_denied`].
     pub dbus_daemon_denied: Option<bool>,
     /// The path of mdevctl's program.
     pub mdevctl: Option<PathBuf>,
