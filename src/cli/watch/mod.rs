@@ -72,6 +72,9 @@ const QUIET: Duration = Duration::from_millis(250);
 /// How long a domain that is never quiet is waited for.
 const NEVER_QUIET: Duration = Duration::from_secs(2);
 
+/// How long after it came libvirt is tried, and twice as long after each failure.
+const AT_FIRST: Duration = Duration::from_millis(50);
+
 /// How long after a failure libvirt is tried again; twice as long after each.
 const SOONEST: Duration = Duration::from_millis(500);
 const LATEST: Duration = Duration::from_secs(30);
@@ -681,7 +684,7 @@ impl<'c> Daemon<'c> {
     fn daemon_came(&mut self) {
         if self.libvirt.is_none() && self.is_there() {
             // Its socket may be a moment behind its process id.
-            self.retry = Some((Instant::now() + SOONEST, SOONEST));
+            self.retry = Some((Instant::now() + AT_FIRST, AT_FIRST));
         }
     }
 
