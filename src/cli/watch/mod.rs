@@ -94,6 +94,8 @@ enum Event {
     Listed(u64, Listed),
     /// The connection over which that was has ended.
     DevicesLost(u64),
+    /// The process that had the devices has ended.
+    Ended,
     /// A domain that was started after a veto.
     Started(Uuid, Result<(), String>),
     Reload,
@@ -139,7 +141,7 @@ impl Watch {
         daemon.connect(false)?;
         daemon.run(&receive);
         daemon.service.tell("STOPPING=1");
-        daemon.devices_are_lost();
+        daemon.give_link_up();
         daemon.journal.say(Priority::Info, "ends");
         Ok(End::Done)
     }
@@ -620,6 +622,7 @@ impl<'c> Daemon<'c> {
                 }
             }
             Event::DevicesLost(turn) => self.own_connection_is_lost(turn),
+            Event::Ended => self.set_link(),
             Event::Listed(turn, listed) => self.devices_are_listed(turn, listed),
             Event::Files(seen) => self.seen(seen),
             Event::Started(uuid, result) => self.started(uuid, result),
