@@ -72,6 +72,9 @@ const QUIET: Duration = Duration::from_millis(250);
 /// How long a domain that is never quiet is waited for.
 const NEVER_QUIET: Duration = Duration::from_secs(2);
 
+/// How long after it came libvirt is tried, and twice as long after each failure.
+const AT_FIRST: Duration = Duration::from_millis(50);
+
 /// How long after a failure libvirt is tried again; twice as long after each.
 const SOONEST: Duration = Duration::from_millis(500);
 const LATEST: Duration = Duration::from_secs(30);
@@ -91,6 +94,8 @@ enum Event {
     Listed(u64, Listed),
     /// The connection over which that was has ended.
     DevicesLost(u64),
+    /// The process that had the devices has ended.
+    Ended,
     /// A domain that was started after a veto.
     Started(Uuid, Result<(), String>),
     Reload,
@@ -136,7 +141,7 @@ impl Watch {
         daemon.connect(false)?;
         daemon.run(&receive);
         daemon.service.tell("STOPPING=1");
-        daemon.devices_are_lost();
+        daemon.give_link_up();
         daemon.journal.say(Priority::Info, "ends");
         Ok(End::Done)
     }
@@ -617,6 +622,7 @@ impl<'c> Daemon<'c> {
                 }
             }
             Event::DevicesLost(turn) => self.own_connection_is_lost(turn),
+            Event::Ended => self.set_link(),
             Event::Listed(turn, listed) => self.devices_are_listed(turn, listed),
             Event::Files(seen) => self.seen(seen),
             Event::Started(uuid, result) => self.started(uuid, result),
@@ -681,7 +687,7 @@ impl<'c> Daemon<'c> {
     fn daemon_came(&mut self) {
         if self.libvirt.is_none() && self.is_there() {
             // Its socket may be a moment behind its process id.
-            self.retry = Some((Instant::now() + SOONEST, SOONEST));
+            self.retry = Some((Instant::now() + AT_FIRST, AT_FIRST));
         }
     }
 
