@@ -705,7 +705,7 @@ fn lacks_audio(screens: &Screens) -> bool {
         GraphicsType::Sdl => Some(false),
         _ => None,
     };
-    let has_one = screens.frontends.iter().filter_map(with_audio).last();
+    let has_one = screens.frontends.iter().filter_map(with_audio).next_back();
     screens.audio.is_empty() && !screens.frontends.is_empty() && has_one != Some(true)
 }
 
