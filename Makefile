@@ -11,7 +11,7 @@ DENY = $(or $(shell command -v cargo-deny),target/deny/bin/cargo-deny) --locked
 
 # The machine tests: tests/vm/README.md has the table of what runs on which machine.
 # Those that take longest begin first.
-MACHINE_TESTS = automatic suite matrix wild pixels openers answers running viaqemu messages types
+MACHINE_TESTS = automatic suite matrix wild pixels openers answers viaqemu messages types
 STEP = .ci/step
 
 .PHONY: demo test test-all all ci coverage mutants fuzz deb rpm deny advisories bench setup setup-ci setup-deb setup-rpm setup-deny setup-mutants setup-fuzz check run-tests
@@ -97,7 +97,6 @@ $(MACHINE_TESTS:%=ci-%): ci-%: ci-deb ci-image
 # suite, automatic, pixels and answers are run whole. Of the others a change to the package is seen in these.
 ci-matrix: SAMPLE = --sample
 ci-openers: SAMPLE = test_the_steps test_both_ways_say_the_same test_busy test_what_else_there_is test_the_kernel_is_believed_before_the_device cdev_a_qemu
-ci-running: SAMPLE = test_region_of_a_guest test_dmabuf_of_a_guest test_a_guest_with_two_devices
 ci-viaqemu: SAMPLE = test_qemu_alone test_a_start_comes_first test_learn test_the_daemon_learns
 ci-messages: SAMPLE = test_nothing_fails_on_this_host test_what_is_in_the_way_is_seen test_a_veto_is_explained
 ci-types: SAMPLE = test_each_type test_what_is_wrong_is_named test_the_last_one_is_left_to_others test_ended_by_a_signal_its_keeper_removes_it

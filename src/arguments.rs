@@ -20,6 +20,9 @@ pub struct Arguments {
     pub vnc_listens: bool,
     /// The card of the last `-vga`, by the name of its driver. QEMU makes it before all devices.
     pub vga: Option<&'static str>,
+    /// The drivers of each `-device` that QEMU puts on its first PCI bus before libvirt's devices are there, where it finds
+    /// room: those in option syntax that name no address.
+    pub on_pci: Vec<String>,
     /// Each `-device` that makes a screen or is a vfio device, in their order.
     pub devices: Vec<Device>,
     /// Each `-global` for vfio devices, in their order: a later one wins.
@@ -132,12 +135,23 @@ impl Device {
         self.is_vfio() && value.is_some_and(|value| value != "off")
     }
 
+    /// Returns true if QEMU chooses a slot of its first PCI bus for it, before libvirt's devices are there.
+    fn finds_a_slot(&self) -> bool {
+        let driver = self.driver.as_str();
+        let is_pci = driver.ends_with("-pci")
+            || driver.contains("-pci-")
+            || ON_PCI.contains(&driver)
+            || is_emulated(driver) && driver != "ramfb" && !driver.starts_with("isa-");
+        let bus = self.properties.get("bus").map(String::as_str);
+        let is_first = matches!(bus, None | Some("pci.0" | "pcie.0"));
+        is_pci && is_first && !self.json && !self.properties.contains_key("addr")
+    }
+
     /// Returns true if QEMU makes exactly one screen for it by itself, on a bus that is always there.
     fn is_one_card(&self) -> bool {
         let property = |name: &str| self.properties.get(name).map(String::as_str);
         is_emulated(&self.driver)
-            // Spice has to do with the one, a library with the other.
-            && !self.driver.starts_with("qxl")
+            // A library has to do with it.
             && !self.driver.contains("rutabaga")
             && matches!(property("bus"), None | Some("pci.0" | "pcie.0"))
             && matches!(property("max_outputs"), None | Some("1"))
@@ -190,6 +204,75 @@ const DISPLAYS: [&str; 5] = ["cocoa", "dbus", "gtk", "sdl", "spice-app"];
 
 /// The most arguments that are named as not read. What they may do is in doubt all the same.
 const MOST_UNREAD: usize = 16;
+
+/// Devices on PCI whose names don't say so, aliases included (`qemu-system-x86_64 -device help` of 11.1.3). Bridges and
+/// screens are not among them.
+const ON_PCI: [&str; 64] = [
+    "AC97",
+    "ES1370",
+    "ac97",
+    "acpi-erst",
+    "ahci",
+    "am53c974",
+    "ctucan_pci",
+    "cxl-type3",
+    "dc390",
+    "e1000",
+    "e1000-82540em",
+    "e1000-82544gc",
+    "e1000-82545em",
+    "e1000e",
+    "edu",
+    "es1370",
+    "i6300esb",
+    "i82550",
+    "i82551",
+    "i82557b",
+    "i82559er",
+    "i82801",
+    "ich9-ahci",
+    "ich9-intel-hda",
+    "ich9-usb-ehci1",
+    "ich9-usb-ehci2",
+    "ich9-usb-uhci1",
+    "ich9-usb-uhci2",
+    "ich9-usb-uhci3",
+    "igb",
+    "intel-hda",
+    "ivshmem-doorbell",
+    "ivshmem-plain",
+    "lsi",
+    "lsi53c810",
+    "lsi53c895a",
+    "megasas",
+    "megasas-gen2",
+    "mptsas1068",
+    "ne2k_pci",
+    "nec-usb-xhci",
+    "nvme",
+    "pci-ohci",
+    "pci-serial",
+    "pci-testdev",
+    "pcnet",
+    "piix3-usb-uhci",
+    "piix4-usb-uhci",
+    "pvscsi",
+    "qemu-xhci",
+    "rocker",
+    "rtl8139",
+    "tulip",
+    "ufs",
+    "usb-ehci",
+    "virtio-9p",
+    "virtio-balloon",
+    "virtio-blk",
+    "virtio-net",
+    "virtio-rng",
+    "virtio-scsi",
+    "virtio-serial",
+    "virtio-sound",
+    "vmxnet3",
+];
 
 /// Options of QEMU without a value that are still met. Of an option that is not known, the next
 /// word is taken for its value unless it looks like an option.
@@ -284,6 +367,7 @@ impl Arguments {
                         "cirrus" => Some("cirrus-vga"),
                         "vmware" => Some("vmware-svga"),
                         "virtio" => Some("virtio-vga"),
+                        "qxl" => Some("qxl-vga"),
                         _ => {
                             read.not_read("-vga");
                             None
@@ -329,6 +413,9 @@ impl Arguments {
             }
         }
         for device in devices {
+            if device.finds_a_slot() {
+                read.on_pci.push(device.driver.clone());
+            }
             if device.is_vfio() || device.is_one_card() {
                 read.devices.push(device);
             } else if is_screen(&device.driver) {
@@ -775,7 +862,7 @@ mod tests {
             ),
             (&["-device", "intel-iommu,intremap=on"], "", ""),
             (&["-device", "VGA,bus=pci.3"], "", "-device VGA"),
-            (&["-device", "qxl"], "", "-device qxl"),
+            (&["-device", "qxl"], "qxl", ""),
             (
                 &["-device", "virtio-gpu-pci,max_outputs=2"],
                 "",
@@ -806,7 +893,7 @@ mod tests {
                 "VGA",
                 "",
             ),
-            (&["-vga", "none", "-vga", "qxl"], "", "-vga"),
+            (&["-vga", "none", "-vga", "xenfb"], "", "-vga"),
         ] {
             assert_eq!(
                 seen(words),

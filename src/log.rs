@@ -1,4 +1,4 @@
-//! What was done to domains, and what was decided not to be done: the lines of the log.
+//! The lines of the log: what was done to domains, and what was decided not to be done.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -8,26 +8,26 @@ use crate::plan::{Action, Change, words};
 use crate::record::FORMAT;
 use crate::shell::plain_up_to;
 
-/// One line.
+/// One line of the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// [`FORMAT`].
+    /// The format's version, [`FORMAT`].
     pub format: u32,
-    /// When, in seconds since 1970.
+    /// The time, in seconds since 1970.
     pub time: u64,
     /// The domain's name.
     pub domain: String,
-    /// Its UUID, if that is known.
+    /// The domain's UUID, if it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uuid: Option<Uuid>,
-    /// What happened.
+    /// The event.
     pub what: What,
-    /// By whom.
+    /// The part of gfxplane that did it.
     pub by: By,
     /// The single changes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<Said>,
-    /// Why, or what came of it.
+    /// The reason, or the result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
@@ -35,44 +35,46 @@ pub struct Entry {
 /// One change in words.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Said {
-    /// What was changed.
+    /// The change.
     pub change: String,
-    /// Why.
+    /// The reason for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// The device that it is about, by its name in sysfs.
+    /// The sysfs name of the device that it concerns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
 }
 
-/// What happened to a domain.
+/// An event in the life of a domain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum What {
-    /// Its definition was changed.
+    /// gfxplane changed its definition.
     Fixed,
-    /// What was changed was put back.
+    /// The user took changes back.
     Undone,
-    /// Its own policy was set.
+    /// The user set its own policy.
     Policy,
-    /// It was left as it is, because of the policy, a missing consent, or what is not known.
+    /// gfxplane left it as it is, because of the policy, a missing consent, or something unknown.
     LeftAlone,
     /// libvirt refused the new definition.
     Refused,
-    /// Somebody else changed it at the same time.
+    /// Somebody else changed its definition at the same time, and that change may be lost.
     Conflict,
-    /// Somebody undoes what we do: it is left alone from now on.
+    /// Somebody else changed its definition at the same time, and that change stands.
+    Kept,
+    /// Somebody keeps undoing our changes. gfxplane leaves the domain alone from now on.
     GaveUp,
-    /// It was started after a veto.
+    /// The daemon started it after a veto.
     Started,
-    /// It was to be started, and that failed.
+    /// The daemon tried to start it, and that failed.
     NotStarted,
-    /// Its log told of a device's display.
+    /// gfxplane learned a device's display from its log.
     Learned,
 }
 
 impl What {
-    /// The word for it.
+    /// Returns the word for the event.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -82,6 +84,7 @@ impl What {
             What::LeftAlone => "left-alone",
             What::Refused => "refused",
             What::Conflict => "conflict",
+            What::Kept => "kept",
             What::GaveUp => "gave-up",
             What::Started => "started",
             What::NotStarted => "not-started",
@@ -90,7 +93,7 @@ impl What {
     }
 }
 
-/// Who did it.
+/// The part of gfxplane that acted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum By {
@@ -107,7 +110,7 @@ pub enum By {
 }
 
 impl By {
-    /// The word for it.
+    /// Returns the word for the actor.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -121,7 +124,7 @@ impl By {
 }
 
 impl Entry {
-    /// What has happened. `time`: in seconds since 1970.
+    /// Makes an entry for an event. `time` is in seconds since 1970.
     #[must_use]
     pub fn new(time: u64, what: What, by: By, domain: &str, uuid: Option<Uuid>) -> Self {
         Entry {
@@ -136,21 +139,21 @@ impl Entry {
         }
     }
 
-    /// The same with the changes of a plan.
+    /// Adds the changes of a plan.
     #[must_use]
     pub fn changes(mut self, changes: &[Change]) -> Self {
         self.changes = bounded(changes, Said::of);
         self
     }
 
-    /// The same with changes in words.
+    /// Adds changes in words.
     #[must_use]
     pub fn said(mut self, changes: &[String]) -> Self {
         self.changes = bounded(changes, |change| Said::words(change));
         self
     }
 
-    /// The same with a reason.
+    /// Adds a reason.
     #[must_use]
     pub fn because(mut self, reason: impl Into<String>) -> Self {
         self.reason = Some(plain_up_to(LONGEST, &reason.into()));
@@ -210,15 +213,15 @@ fn device(action: &Action) -> Option<DeviceId> {
     }
 }
 
-/// A time as RFC 3339 has it, in UTC: `2026-11-22T15:24:44Z`.
+/// Formats a time as RFC 3339 does, in UTC: `2026-11-22T15:24:44Z`. `seconds` counts from 1970.
 ///
-/// `seconds`: since 1970. The date is found by Howard Hinnant's `civil_from_days`
-/// (<https://howardhinnant.github.io/date_algorithms.html>): years begin in March, so that the leap
+/// The date comes from Howard Hinnant's `civil_from_days`
+/// (<https://howardhinnant.github.io/date_algorithms.html>). Years begin in March, so that the leap
 /// day is their last.
 #[must_use]
 pub fn rfc3339(seconds: u64) -> String {
     let (days, rest) = (seconds / 86400, seconds % 86400);
-    // From the first of March of the year 0; an era has 400 years.
+    // Days count from the first of March of the year 0. An era has 400 years.
     let days = days + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);
     let year_of_era =
@@ -242,7 +245,7 @@ mod tests {
 
     #[test]
     fn times() {
-        // As date -u -d @SECONDS says them.
+        // The expected values are those of date -u -d @SECONDS.
         for (seconds, expected) in [
             (0, "1970-01-01T00:00:00Z"),
             (951_782_399, "2000-02-28T23:59:59Z"),
@@ -287,6 +290,7 @@ mod tests {
             What::LeftAlone,
             What::Refused,
             What::Conflict,
+            What::Kept,
             What::GaveUp,
             What::Started,
             What::NotStarted,

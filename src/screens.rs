@@ -3,7 +3,6 @@
 //! This is what predictions are made of and what a plan changes; see [`crate::predict`] and
 //! [`crate::plan`].
 
-use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::abilities::Abilities;
@@ -16,6 +15,7 @@ use crate::evidence::{Evidence, Finding, Method, resolve};
 use crate::facts::{Display, DisplayInterface, Facts, Reason};
 use crate::names::DeviceId;
 use crate::predict::versions::{Libvirt, devices_are_json, reads_override};
+use crate::properties::mistake;
 use crate::xml::Element;
 
 /// What is known of a device of the domain.
@@ -125,8 +125,8 @@ pub struct Vgpu {
     pub ramfb: bool,
     /// Whether the attribute `ramfb` says so.
     pub ramfb_asked: bool,
-    /// Whether `qemu:override` says it in a type that QEMU does not take for a switch.
-    pub ramfb_mistyped: bool,
+    /// The properties that `qemu:override` gives in a type that QEMU does not take, with its words.
+    pub mistyped: BTreeMap<String, String>,
     /// What `qemu:override` sets.
     pub properties: BTreeMap<String, String>,
     /// What `-set` arguments set that QEMU finds: that goes over `qemu:override`.
@@ -144,6 +144,9 @@ pub struct Vgpu {
 
 /// Intel's PCI vendor ID.
 const INTEL: u16 = 0x8086;
+
+/// The last slot of a PCI bus.
+const LAST_SLOT: u32 = 31;
 
 /// NVIDIA's driver, which is a vfio driver for virtual functions with a vGPU.
 const NVIDIA: &str = "nvidia";
@@ -219,6 +222,7 @@ impl Vgpu {
     pub fn set_display(&mut self, on: bool) {
         self.display = on;
         self.set.remove("display");
+        self.mistyped.remove("display");
         match self.properties.get_mut("display") {
             Some(value) => *value = if on { "on" } else { "off" }.into(),
             None => self.asked = on,
@@ -230,7 +234,7 @@ impl Vgpu {
     pub fn set_ramfb(&mut self, on: bool) {
         self.set.remove("ramfb");
         self.properties.remove("ramfb");
-        self.ramfb_mistyped = false;
+        self.mistyped.remove("ramfb");
         self.ramfb = on;
         self.ramfb_asked = on;
     }
@@ -325,8 +329,10 @@ pub struct Screens {
     pub none_cards: usize,
     /// Character devices that need spice, by their `type`.
     pub spice_chardevs: Vec<String>,
-    /// Whether there is an `<audio type='spice'>`.
-    pub spice_audio: bool,
+    /// The `type` of each `<audio>`.
+    pub audio: Vec<String>,
+    /// Whether there is a `<sound>`.
+    pub sound: bool,
     /// Whether there is a `<graphics type='desktop'>`, which QEMU does not have.
     pub desktop: bool,
     /// What libvirt's parser refuses, in its words.
@@ -342,13 +348,39 @@ pub struct Screens {
     pub own_dev: Option<bool>,
     /// Whether QEMU is given an X or a Wayland display to open.
     pub has_a_screen: bool,
-    /// What QEMU says if a card of the user's own takes the slot of one of libvirt's devices.
+    /// What QEMU says if a device of the user's own takes the slot of one of libvirt's devices.
     pub slot_taken: Option<String>,
     /// `-set device.…` arguments for devices that libvirt makes: QEMU does not find these, as libvirt hands
     /// devices over as JSON. And those that QEMU can't parse.
     pub dead_settings: Vec<String>,
     /// `-set device.…` arguments for these devices that QEMU finds.
     pub live_settings: Vec<Setting>,
+}
+
+impl Frontend {
+    /// Whether libvirt gives QEMU a render node for it.
+    #[must_use]
+    pub fn renders(&self) -> bool {
+        match self.kind {
+            GraphicsType::Spice | GraphicsType::Dbus => self.gl,
+            GraphicsType::EglHeadless => true,
+            _ => false,
+        }
+    }
+
+    /// Whether libvirt lets the guest have the render node that it names: dbus may have one without gl (libvirt
+    /// src/conf/domain_conf.c, `virDomainGraphicsGetRenderNode`).
+    #[must_use]
+    pub fn hands_over_its_node(&self) -> bool {
+        self.rendernode.is_some() && (self.renders() || self.kind == GraphicsType::Dbus)
+    }
+
+    /// Whether it listens on an address or a network.
+    #[must_use]
+    pub fn is_on_tcp(&self) -> bool {
+        let kinds = [GraphicsType::Spice, GraphicsType::Vnc, GraphicsType::Rdp];
+        kinds.contains(&self.kind) && self.listens && self.reach != Reach::Local
+    }
 }
 
 impl Screens {
@@ -421,7 +453,8 @@ impl Screens {
                 .filter(|video| video.model.as_deref() == Some("none"))
                 .count(),
             spice_chardevs: domain.spice_chardevs.clone(),
-            spice_audio: domain.spice_audio,
+            audio: domain.audio.clone(),
+            sound: domain.sound,
             desktop: domain
                 .graphics
                 .iter()
@@ -510,12 +543,8 @@ impl Screens {
     /// `/dev`, and no others. `None` if that is not known.
     #[must_use]
     pub fn has_render_node(&self) -> Option<bool> {
-        let has_one = |f: &Frontend| match f.kind {
-            GraphicsType::Spice | GraphicsType::Dbus => f.gl,
-            GraphicsType::EglHeadless => true,
-            _ => false,
-        };
-        if self.frontends.iter().any(has_one) {
+        let mut all = self.frontends.iter();
+        if all.any(|f| f.renders() || f.hands_over_its_node()) {
             return Some(true);
         }
         (self.own_dev == Some(true)).then_some(false)
@@ -531,10 +560,25 @@ impl Screens {
             dmabuf: false,
             settings: VideoSettings::default(),
         };
-        let is_free = OnceCell::new();
+        let lacks_qxl =
+            |driver: &str| driver.starts_with("qxl") && abilities.has("spice") != Some(true);
+        let mut taken = 0;
         if let Some(driver) = self.arguments.vga {
-            self.take_slot(domain, "-vga", &is_free);
+            if !self.take_slot(domain, &mut taken) || lacks_qxl(driver) {
+                self.doubt("-vga");
+            }
             self.cards_before.push(card(driver));
+        }
+        for driver in self
+            .arguments
+            .on_pci
+            .clone()
+            .iter()
+            .filter(|_| json == Some(true))
+        {
+            if !self.take_slot(domain, &mut taken) && is_emulated(driver) {
+                self.doubt(&format!("-device {driver}"));
+            }
         }
         for device in self.arguments.devices.clone() {
             let what = format!("-device {}", device.driver);
@@ -542,13 +586,8 @@ impl Screens {
             match json {
                 _ if device.is_vfio() => {}
                 None => self.doubt(&what),
-                Some(_) if before => {
-                    let is_pci = device.driver != "ramfb" && !device.driver.starts_with("isa-");
-                    if is_pci && !device.properties.contains_key("addr") {
-                        self.take_slot(domain, &what, &is_free);
-                    }
-                    self.cards_before.push(card(&device.driver));
-                }
+                _ if lacks_qxl(&device.driver) => self.doubt(&what),
+                Some(_) if before => self.cards_before.push(card(&device.driver)),
                 Some(_) => self.cards_after.push(card(&device.driver)),
             }
         }
@@ -559,7 +598,9 @@ impl Screens {
             let takes = all.iter().any(|libvirt| libvirt.takes_display(vgpu.id));
             vgpu.globals = self.arguments.globals_of(vgpu.driver(takes));
             // Options have no types.
-            vgpu.ramfb_mistyped &= json != Some(false);
+            if json == Some(false) {
+                vgpu.mistyped.clear();
+            }
             // libvirt always says it of a mediated device.
             let is_said = match vgpu.id {
                 DeviceId::Mdev(_) => true,
@@ -581,28 +622,34 @@ impl Screens {
         self.doubt_what_depends_on_more();
     }
 
-    /// A card that QEMU makes before libvirt's devices, and that names no address, gets the first slot
-    /// that the machine itself leaves free. libvirt has given that to one of its own, if it has any.
-    /// `found`: whether the slot is free, once somebody has looked.
-    fn take_slot(&mut self, domain: &Domain<'_, '_>, what: &str, found: &OnceCell<bool>) {
+    /// A device that QEMU makes before libvirt's devices, and that names no address, gets the next slot
+    /// that the machine itself leaves free. libvirt has given the first to one of its own, if it has any. `taken`: how many
+    /// of the user's have one. Returns false for a machine whose slots are not known.
+    fn take_slot(&mut self, domain: &Domain<'_, '_>, taken: &mut u32) -> bool {
         let machine = domain.machine.as_deref().unwrap_or_default();
-        let slot = match machine {
+        let first = match machine {
             _ if machine.contains("q35") => 1,
             _ if machine.starts_with("pc") => 2,
-            _ => return self.doubt(what),
+            _ => return false,
         };
-        let devices = || domain.devices.into_iter().flat_map(Element::children);
-        let is_taken = |device: Element<'_, '_>| {
+        let slot = first + *taken;
+        *taken += 1;
+        // The first that is not free counts, and a bus has no more slots: this stays linear.
+        if self.slot_taken.is_some() || slot > LAST_SLOT {
+            return true;
+        }
+        let mut devices = domain.devices.into_iter().flat_map(Element::children);
+        let is_taken = devices.any(|device| {
             let address = device.children().find(|child| child.name() == "address");
             address.is_some_and(|address| is_at(address, slot))
-        };
+        });
         // libvirt gives the first of its devices without an address the first slot that is free.
-        let is_free = || !devices().any(is_taken) && has_addresses(domain);
-        if !*found.get_or_init(is_free) {
-            // It goes on: for whom, and that the user's card has it.
+        if is_taken || slot == first && !has_addresses(domain) {
+            // It goes on: for whom, and that the user's device has it.
             self.slot_taken
                 .get_or_insert_with(|| format!("PCI: slot {slot} function 0 not available"));
         }
+        true
     }
 
     fn apply_settings(&mut self, domain: &Domain<'_, '_>, json: Option<bool>) {
@@ -824,9 +871,7 @@ fn vgpus(
             asked: on(hostdev.display),
             ramfb: on(hostdev.ramfb),
             ramfb_asked: on(hostdev.ramfb),
-            ramfb_mistyped: own()
-                .rfind(|p| p.name == "ramfb")
-                .is_some_and(|p| !matches!(p.kind.as_str(), "bool" | "remove")),
+            mistyped: BTreeMap::new(),
             properties,
             set: BTreeMap::new(),
             globals: BTreeMap::new(),
@@ -834,6 +879,18 @@ fn vgpus(
             lost: None,
             rebound: false,
         };
+        // Of several, libvirt lets the last stand.
+        for property in domain
+            .properties
+            .iter()
+            .filter(|p| p.alias == hostdev.alias)
+        {
+            let words = mistake(&property.name, &property.kind).filter(|_| is_overridden);
+            match words {
+                Some(words) => vgpu.mistyped.insert(property.name.clone(), words),
+                None => vgpu.mistyped.remove(&property.name),
+            };
+        }
         if vgpu.is_rebound() {
             vgpu.rebound = true;
             let display = &vgpu.known.finding.facts.display;

@@ -1,4 +1,4 @@
-//! What is shown in a terminal, and typed in a shell.
+//! Makes text safe to show in a terminal, and words safe to type in a shell.
 
 use std::io::{self, Write};
 
@@ -37,7 +37,7 @@ pub fn is_harmless(c: char) -> bool {
     !c.is_control() && !is_unseen
 }
 
-/// A text of somebody else's as one line that harms nobody: U+FFFD for each character that is not
+/// Returns a text of somebody else's as one line that harms nobody: U+FFFD for each character that is not
 /// [`is_harmless`], and no more than [`LONGEST_LINE`] bytes. Names of domains and files, and what a
 /// guest has had QEMU print, may hold anything.
 #[must_use]
@@ -63,7 +63,8 @@ pub fn plain_up_to(limit: usize, text: &str) -> String {
     line
 }
 
-/// The same for a text that may have several lines and tabs.
+/// Returns a text that may have several lines and tabs. Every other control character becomes
+/// U+FFFD.
 #[must_use]
 pub fn plain_lines(text: &str) -> String {
     let lines: Vec<String> = text
@@ -124,7 +125,7 @@ impl<W: Write> Write for Harmless<W> {
     }
 }
 
-/// A word for a POSIX shell.
+/// Returns a word as a POSIX shell reads it, with quotes if needed.
 #[must_use]
 pub fn quoted(word: &str) -> String {
     let needs_none = |c: char| c.is_ascii_alphanumeric() || "_.@%+=:,/-".contains(c);
@@ -135,11 +136,12 @@ pub fn quoted(word: &str) -> String {
     }
 }
 
-/// The longest name, in bytes, by which a domain is called in a line.
+/// The longest domain name, in bytes, that is used in a line.
 pub const LONGEST_NAME: usize = 200;
 
-/// How a domain is named to a verb of gfxplane's in a shell: by its UUID where its name would be taken for an
-/// option or a file, or could not be typed. `DOMAIN` if it has neither.
+/// Returns the name by which to type a domain as an argument of gfxplane in a shell. It is the UUID
+/// if the name would be taken for an option or a file, or could not be typed. It is `DOMAIN` if the
+/// domain has neither.
 #[must_use]
 pub fn operand(name: Option<&str>, uuid: Option<Uuid>) -> String {
     let is_name = |name: &&str| {

@@ -1,4 +1,4 @@
-//! `gfxplane`: the verbs, whichever of its two programs runs them.
+//! `gfxplane`: the verbs, whichever of the two programs runs them.
 
 use std::io::{IsTerminal, Write};
 use std::sync::Arc;
@@ -21,16 +21,17 @@ use crate::cli::policy::PolicyCommand;
 use crate::cli::qemu::QemuCommand;
 use crate::cli::rules::RulesCommand;
 use crate::cli::undo::Undo;
-use crate::cli::verify::{Verify, VerifyChild};
+use crate::cli::verify::Verify;
 use crate::cli::via::ProbeCommand;
 use crate::cli::watch::Watch;
 use crate::cli::{End, GlobalArgs};
 use crate::host::leave_no_core;
 use crate::shell::Harmless;
 
-/// Finds out what display a vfio device offers, and tells libvirt.
+/// Find out what display a vfio device offers, and tell libvirt.
 ///
-/// Exit codes: 0 done, 1 refused or unknown, 2 usage, 3 the environment lacks something, 4 internal.
+/// Exit codes: 0 done, 1 refused or unknown, 2 usage, 3 the environment lacks something, 4
+/// internal.
 #[derive(Debug, Parser)]
 #[command(name = "gfxplane", version)]
 pub struct Arguments {
@@ -56,35 +57,32 @@ enum Verb {
     Qemu(QemuCommand),
     Rules(RulesCommand),
     Verify(Verify),
-    #[command(hide = true)]
-    VerifyChild(VerifyChild),
     Watch(Watch),
     NodedevList(NodedevList),
     NodedevDumpxml(NodedevDumpxml),
 }
 
 impl Arguments {
-    /// Whether libvirt is asked.
+    /// Returns whether libvirt is asked.
     #[must_use]
     pub fn ask_libvirt(&self) -> bool {
-        // What this host's QEMU can do may have to be asked of its libvirt.
+        // libvirt may be asked what this host's QEMU can do.
         let is_about_this_host = self.global.root.is_none();
         match &self.verb {
             Verb::Check(check) => is_about_this_host || check.asks_libvirt(),
             Verb::Explain(explain) => explain.asks_libvirt(),
             Verb::Fixup(fixup) => is_about_this_host || fixup.asks_libvirt(),
-            Verb::Verify(verify) => verify.asks_libvirt(),
-            Verb::Watch(_) => true,
+            Verb::Verify(_) | Verb::Watch(_) => true,
             Verb::NodedevList(list) => list.asks_libvirt(),
             Verb::NodedevDumpxml(dumpxml) => dumpxml.asks_libvirt(),
             Verb::Probe(probe) => probe.asks_libvirt(),
             Verb::Undo(_) | Verb::Policy(_) | Verb::Learn(_) => true,
             Verb::Collect(_) | Verb::Doctor(_) | Verb::Qemu(_) => is_about_this_host,
-            Verb::List(_) | Verb::Log(_) | Verb::Rules(_) | Verb::VerifyChild(_) => false,
+            Verb::List(_) | Verb::Log(_) | Verb::Rules(_) => false,
         }
     }
 
-    /// The URI of the libvirt that was named.
+    /// Returns the URI of the libvirt that the user named.
     #[must_use]
     pub fn connect(&self) -> Option<&str> {
         self.global.connect.as_deref()
@@ -94,10 +92,10 @@ impl Arguments {
 /// Does what the arguments say.
 ///
 /// # Errors
-/// Those of the verb.
+/// The errors of the verb.
 pub fn run(arguments: Arguments, libvirt: Arc<dyn Libvirt>) -> anyhow::Result<End> {
     leave_no_core();
-    // What is published in /run is for everybody to read and for nobody else to write.
+    // Files in /run are for everybody to read and for nobody else to write.
     let _ = umask(Mode::S_IWGRP | Mode::S_IWOTH);
     let mut context = arguments.global.context()?;
     context.libvirt = libvirt;
@@ -129,12 +127,11 @@ pub fn run(arguments: Arguments, libvirt: Arc<dyn Libvirt>) -> anyhow::Result<En
         Verb::Probe(probe) => probe.run(&context, &mut *out),
         Verb::Rules(rules) => rules.run(&context, &mut *out),
         Verb::Verify(verify) => verify.run(&context, &mut *out),
-        Verb::VerifyChild(child) => child.run(),
         Verb::Watch(watch) => watch.run(&context),
         Verb::NodedevList(list) => list.run(&context, &mut *out),
         Verb::NodedevDumpxml(dumpxml) => dumpxml.run(&context, &mut *out),
     };
-    // What was printed before a failure is seen before its message.
+    // The output before a failure must come before its message.
     out.flush()?;
     end
 }

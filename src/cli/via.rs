@@ -20,14 +20,13 @@ use crate::cli::probe::{Probe, end, prober, row};
 use crate::cli::subject::HostSurroundings;
 use crate::cli::verify::idle::{self, NotHeld};
 use crate::cli::verify::logs::Logs;
-use crate::cli::verify::offline;
 use crate::cli::{Context, End, Failure};
 use crate::domain::Domain;
 use crate::evidence::Step;
 use crate::facts::{Facts, Reason};
 use crate::fixup::Surroundings as _;
 use crate::host::requests::start_under_way;
-use crate::host::run::{self, Lock, Written};
+use crate::host::run::{self, Written};
 use crate::host::sysfs::Device;
 use crate::host::{emulator, testimony};
 use crate::inventory::{Sources, active, rule_for};
@@ -70,25 +69,21 @@ pub struct ProbeCommand {
         long,
         value_enum,
         value_name = "PROGRAM",
-        conflicts_with_all = ["all", "type", "path", "running", "unasked"]
+        conflicts_with_all = ["all", "type", "path", "unasked"]
     )]
     via: Option<Via>,
-    /// With --via qemu: without libvirt
-    #[arg(long, requires = "via")]
-    offline: bool,
 }
 
 /// What opens a device instead of us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Via {
-    /// QEMU, through libvirt or by itself
+    /// QEMU, through libvirt
     Qemu,
 }
 
 /// What all devices of a run have in common.
 struct Asker<'c> {
     context: &'c Context,
-    offline: bool,
     fresh: bool,
     deadline: Duration,
     /// The QEMU that is started; none: libvirt chooses.
@@ -100,7 +95,7 @@ impl ProbeCommand {
     /// Whether libvirt is asked.
     #[must_use]
     pub fn asks_libvirt(&self) -> bool {
-        self.via.is_some() && !self.offline
+        self.via.is_some()
     }
 
     /// Asks, prints, and announces what is new.
@@ -127,7 +122,7 @@ impl ProbeCommand {
             let problem = "a recorded host has no devices that a QEMU could open";
             return Err(Failure::Usage(problem.into()).into());
         }
-        if context.is_remote() && !self.offline {
+        if context.is_remote() {
             let problem = "this libvirt is another host's, whose devices can't be seen from here: run gfxplane there";
             return Err(Failure::Environment(problem.into()).into());
         }
@@ -141,7 +136,6 @@ impl ProbeCommand {
             .collect::<Result<_, _>>()?;
         let asker = Asker {
             context,
-            offline: self.offline,
             fresh: self.probe.fresh,
             deadline: Duration::from_secs_f64(seconds),
             emulator: emulator::usual().into_iter().find(|path| path.is_file()),
@@ -297,44 +291,26 @@ impl Asker<'_> {
         let root = &self.context.root;
         let libvirt = &self.context.libvirt;
         let limit = Instant::now() + self.deadline;
-        if !self.offline {
-            let users = libvirt.users()?;
-            if let Err(error) = idle::are_unused(&users, &[id]) {
-                let note = Some(error.to_string());
-                return Ok(Tried::not(Reason::InUse, Step::Open, note));
-            }
-            if matches!(device.id, DeviceId::Pci(_)) && libvirt.version()? < PCI_DISPLAY {
-                let note = "libvirt before 10.3 gives no PCI device a display: add --offline";
-                return Ok(Tried::not(
-                    Reason::NotAllowed,
-                    Step::Policy,
-                    Some(note.into()),
-                ));
-            }
-            Logs::of(self.context.connect.as_deref()).sweep(&users);
+        let users = libvirt.users()?;
+        if let Err(error) = idle::are_unused(&users, &[id]) {
+            let note = Some(error.to_string());
+            return Ok(Tried::not(Reason::InUse, Step::Open, note));
         }
+        if matches!(device.id, DeviceId::Pci(_)) && libvirt.version()? < PCI_DISPLAY {
+            let note = "libvirt before 10.3 gives no PCI device a display, so QEMU can't tell";
+            return Ok(Tried::not(
+                Reason::NotAllowed,
+                Step::Policy,
+                Some(note.into()),
+            ));
+        }
+        Logs::of(self.context.connect.as_deref()).sweep(&users);
         let _held = match idle::hold(root, &[id], limit) {
             Ok(held) => held,
             Err(NotHeld::InUse(why)) => {
                 return Ok(Tried::not(Reason::InUse, Step::Lock, Some(why)));
             }
             Err(error) => return Err(Failure::from(error).into()),
-        };
-        // The start of a domain waits for this lock. Through libvirt that would be our own.
-        let _lock = if self.offline {
-            match Lock::of_device_until(root, id, limit) {
-                Ok(lock) => Some(lock),
-                Err(error) => {
-                    let reason = match error.kind() {
-                        io::ErrorKind::TimedOut => Reason::InUse,
-                        io::ErrorKind::PermissionDenied => Reason::Permission,
-                        _ => return Err(error.into()),
-                    };
-                    return Ok(Tried::not(reason, Step::Lock, None));
-                }
-            }
-        } else {
-            None
         };
         // Whoever asks: the QEMU of a domain that is being started must not find it open.
         let gives_way = || start_under_way(root, id);
@@ -383,26 +359,19 @@ impl Asker<'_> {
         term: Term<'_>,
     ) -> (anyhow::Result<Start>, Option<Version>) {
         let uuid = Uuid::new_v4();
-        let text = domain_with(id, kvm, !self.offline, self.emulator.as_deref());
+        let text = domain_with(id, kvm, self.emulator.as_deref());
         let reduced = reduce(&text, &name(uuid), uuid, &Default::default());
         let reduced = reduced.expect("it is a domain").xml;
         let document = Document::parse(&reduced).expect("what we wrote is XML");
         let domain = Domain::new(&document).expect("it is a domain");
-        let mut abilities = self.surroundings.abilities(&domain);
-        let qemu = abilities.qemu.clone();
-        let start = if self.offline {
-            // Whatever libvirt is installed, it has no part in this.
-            abilities.libvirt = None;
-            offline::start(&domain, &abilities, term)
-        } else {
-            let started = self
-                .context
-                .libvirt
-                .start(&reduced, &uuid.to_string(), term);
-            Logs::of(self.context.connect.as_deref()).remove(&name(uuid));
-            started.map_err(Into::into)
-        };
-        (start, qemu.filter(|_| self.emulator.is_some()))
+        let qemu = self.surroundings.abilities(&domain).qemu;
+        let libvirt = &self.context.libvirt;
+        let start = libvirt.start(&reduced, &uuid.to_string(), term);
+        Logs::of(self.context.connect.as_deref()).remove(&name(uuid));
+        (
+            start.map_err(Into::into),
+            qemu.filter(|_| self.emulator.is_some()),
+        )
     }
 }
 
@@ -434,7 +403,7 @@ fn unknown(reason: Reason, step: Step, note: Option<String>) -> Outcome {
 
 /// A domain with one device, and no screen but its. libvirt takes `display='on'` only where there are
 /// graphics; VNC that listens nowhere is the least, and has no OpenGL.
-fn domain_with(id: DeviceId, kvm: bool, graphics: bool, emulator: Option<&Path>) -> String {
+fn domain_with(id: DeviceId, kvm: bool, emulator: Option<&Path>) -> String {
     let virt_type = if kvm { "kvm" } else { "qemu" };
     let emulator = emulator.map_or_else(String::new, |path| {
         format!(
@@ -442,11 +411,8 @@ fn domain_with(id: DeviceId, kvm: bool, graphics: bool, emulator: Option<&Path>)
             crate::xml::escape(&path.to_string_lossy())
         )
     });
-    let graphics = if graphics {
-        "<graphics type='vnc'><listen type='none'/></graphics><video><model type='none'/></video>"
-    } else {
-        ""
-    };
+    let graphics =
+        "<graphics type='vnc'><listen type='none'/></graphics><video><model type='none'/></video>";
     let hostdev = match id {
         DeviceId::Mdev(uuid) => format!(
             "<hostdev mode='subsystem' type='mdev' model='vfio-pci' display='on'><source>\
@@ -468,51 +434,14 @@ fn domain_with(id: DeviceId, kvm: bool, graphics: bool, emulator: Option<&Path>)
 mod tests {
     use super::*;
     use crate::abilities::Abilities;
-    use crate::verify::argv::call;
-
-    #[test]
-    fn what_qemu_is_called_with() {
-        for (id, kvm, expected) in [
-            (
-                "c1a20000-0000-4000-8000-000000000002",
-                false,
-                r#""sysfsdev":"/sys/bus/mdev/devices/c1a20000-0000-4000-8000-000000000002","id":"hostdev0","display":"on""#,
-            ),
-            (
-                "0000:06:00.4",
-                true,
-                r#""host":"0000:06:00.4","id":"hostdev0","display":"on""#,
-            ),
-        ] {
-            let uuid = Uuid::from_u128(7);
-            let text = domain_with(id.parse().unwrap(), kvm, false, Some(Path::new("/q")));
-            let xml = reduce(&text, &name(uuid), uuid, &Abilities::default())
-                .unwrap()
-                .xml;
-            let document = Document::parse(&xml).unwrap();
-            let call = call(&Domain::new(&document).unwrap(), &Abilities::default(), 1).unwrap();
-            let line = call.arguments.join(" ");
-            assert_eq!(call.program, Path::new("/q"));
-            for wanted in [
-                expected,
-                "-uuid 00000000-0000-0000-0000-000000000007",
-                "-S",
-                "-display none",
-                if kvm { "-accel kvm" } else { "-accel tcg" },
-            ] {
-                assert!(line.contains(wanted), "{wanted}: {line}");
-            }
-            assert_eq!(line.matches("-device").count(), 1, "{line}");
-            for other in ["-vnc", "-spice", "gl"] {
-                assert!(!line.contains(other), "{line}");
-            }
-        }
-    }
 
     #[test]
     fn what_libvirt_is_given() {
-        for id in ["c1a20000-0000-4000-8000-000000000002", "0000:06:00.4"] {
-            let text = domain_with(id.parse().unwrap(), false, true, None);
+        for (id, kvm) in [
+            ("c1a20000-0000-4000-8000-000000000002", false),
+            ("0000:06:00.4", true),
+        ] {
+            let text = domain_with(id.parse().unwrap(), kvm, Some(Path::new("/q")));
             let xml = reduce(&text, "n", Uuid::nil(), &Abilities::default())
                 .unwrap()
                 .xml;
@@ -520,6 +449,8 @@ mod tests {
                 "<listen type='none'/>",
                 "display='on'",
                 "<model type='none'/>",
+                "<emulator>/q</emulator>",
+                if kvm { "type='kvm'" } else { "type='qemu'" },
             ] {
                 assert!(xml.contains(wanted), "{xml}");
             }

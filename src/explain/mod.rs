@@ -218,7 +218,7 @@ pub fn in_log(log: &str, domain: Option<Uuid>) -> Option<Logged> {
     let all = start.printed.lines().flat_map(all_in).collect();
     let found = without_consequences(all);
     let words = if found.is_empty() {
-        let said = words_of(&qemus(start.printed), "");
+        let said = words_of(&qemus(start.printed));
         let lines: Vec<String> = said.lines().map(str::to_owned).collect();
         lines[lines.len().saturating_sub(LAST_LINES)..].to_vec()
     } else {

@@ -1,6 +1,6 @@
-//! Mediated devices that mdevctl has a definition of: `/etc/mdevctl.d/PARENT/UUID`.
+//! Reads mdevctl's definitions of mediated devices: `/etc/mdevctl.d/PARENT/UUID`.
 //!
-//! Format: mdevctl src/mdev.rs, `load_from_json` and `to_json`.
+//! The format is that of mdevctl src/mdev.rs, `load_from_json` and `to_json`.
 
 use std::fs::{self, File};
 use std::io;
@@ -15,20 +15,20 @@ use uuid::Uuid;
 use crate::host::{MAX_TEXT, Root, Warning, is_dir, read_names, read_text, read_whole, run};
 use crate::nodedev::words::PREFIX;
 
-/// The drop-in that puts our mdevctl first in the PATH of libvirtd, if the administrator of a host
-/// with a libvirt before 10.1 has said so (packaging/libvirt-9).
+/// The drop-in that puts our mdevctl first in libvirtd's PATH. The administrator of a host with a
+/// libvirt before 10.1 can switch it on (packaging/libvirt-9).
 pub const WRAPPER: &str = "etc/systemd/system/libvirtd.service.d/gfxplane-mdevctl.conf";
 
-/// One definition.
+/// A definition of a mediated device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Definition {
-    /// The device that it would make.
+    /// The device's UUID.
     pub uuid: Uuid,
-    /// sysfs name of the device on which.
+    /// The sysfs name of the device's parent.
     pub parent: String,
-    /// Of which type.
+    /// The id of the device's type.
     pub type_id: String,
-    /// Whether mdevctl makes it when the parent appears.
+    /// True if mdevctl creates the device when the parent appears.
     pub autostart: bool,
 }
 
@@ -39,8 +39,8 @@ struct DefinitionFile {
     start: String,
 }
 
-/// Reads all definitions, sorted by parent and UUID. Files that are none are passed over; such
-/// that should be one but can't be read give a warning.
+/// Reads all definitions, sorted by parent and UUID. Files with other names are ignored. A
+/// definition that can't be read gives a warning.
 pub fn read(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Definition> {
     let base = root.join("etc/mdevctl.d");
     let mut definitions = Vec::new();
@@ -75,10 +75,10 @@ pub fn read(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Definition> {
     definitions
 }
 
-/// The text of a definition without attributes of ours; `None` if there are none in it.
+/// Returns the text of a definition without our attributes; `None` if it has none.
 ///
 /// # Errors
-/// If it is not JSON.
+/// If the text is not JSON.
 pub fn without_our_attributes(text: &str) -> serde_json::Result<Option<String>> {
     let mut definition: Value = serde_json::from_str(text)?;
     let Some(Value::Array(attrs)) = definition.get_mut("attrs") else {
@@ -93,11 +93,12 @@ pub fn without_our_attributes(text: &str) -> serde_json::Result<Option<String>> 
     serde_json::to_string_pretty(&definition).map(Some)
 }
 
-/// What `mdevctl list --dumpjson --defined` printed, with attributes for those devices that
-/// `words_of` knows words for, by the parent's sysfs name and UUID. `None` if there is nothing to
-/// add; also if it is not printed exactly as mdevctl does it (1.2 ends the last line, 1.4 does not),
-/// so that whatever else it may be stays as it is. A device that has attributes of ours is passed
-/// over.
+/// Adds attributes to the output of `mdevctl list --dumpjson --defined`. `words_of` returns the
+/// words for a device, by its parent's sysfs name and its UUID. A device that has attributes of
+/// ours already stays as it is.
+///
+/// Returns `None` if there is nothing to add. It also does if the output is not exactly in
+/// mdevctl's form (1.2 ends the last line, 1.4 does not), so that any other output stays as it is.
 pub fn with_attributes(
     printed: &str,
     mut words_of: impl FnMut(&str, Uuid) -> Option<Vec<(String, String)>>,
@@ -133,16 +134,16 @@ pub fn with_attributes(
     added.then(|| text(&list))?
 }
 
-/// Whether an attribute of a definition is one of ours.
+/// Returns whether an attribute of a definition is ours.
 fn is_ours(attr: &Value) -> bool {
     attr.as_object()
         .is_some_and(|attr| !attr.is_empty() && attr.keys().all(|key| key.starts_with(PREFIX)))
 }
 
-/// Has a libvirt that takes attributes from definitions alone read them again: it watches
-/// `/etc/mdevctl.d`, so the directory of the device's parent gets a new time. Only where
-/// [`WRAPPER`] is switched on, and mdevctl has a definition of the device. `Ok(false)`: nothing was
-/// to be done.
+/// Makes libvirt read the attributes again, if it reads them only from definitions. Such a libvirt
+/// watches `/etc/mdevctl.d`, so the directory of the device's parent gets a new time. This happens
+/// only if [`WRAPPER`] is switched on and mdevctl has a definition of the device. Returns
+/// `Ok(false)` if there was nothing to do.
 ///
 /// # Errors
 /// Any error of the file system.
@@ -156,12 +157,12 @@ pub fn have_read_again(root: &Root, parent: &str, uuid: Uuid) -> io::Result<bool
     Ok(true)
 }
 
-/// Takes attributes of ours out of a definition on disk, whole or not at all: a temporary file
-/// beside it, then a rename. `Ok(false)`: nothing was to be done.
+/// Removes our attributes from a definition on disk, by a temporary file beside it and a rename.
+/// Returns `Ok(false)` if there was nothing to do.
 ///
-/// mdevctl would otherwise write each stored attribute to sysfs at the next start, and fail.
-/// The temporary file lies in the parent's directory, where mdevctl passes over names that are
-/// no UUID; one level up, a file that vanishes while it lists would make `mdevctl list` fail.
+/// Without this, mdevctl would write each stored attribute to sysfs at the next start, and fail.
+/// The temporary file lies in the parent's directory, where mdevctl ignores names that are no UUID.
+/// One level up, a file that disappears while mdevctl lists would make `mdevctl list` fail.
 ///
 /// # Errors
 /// Any error of the file system; a definition that is not JSON.

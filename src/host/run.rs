@@ -191,13 +191,26 @@ impl Lock {
         Ok(lock.expect("it is made if it isn't there"))
     }
 
-    /// The same, waiting until `limit` at most.
+    /// Takes the daemon's lock, which only one process on a host can have. `Ok(Err(…))`: another
+    /// process has it; the text is that process's id, if it has written it.
     ///
     /// # Errors
-    /// Those of [`Lock::of_device`]; [`io::ErrorKind::TimedOut`].
-    pub fn of_device_until(root: &Root, id: DeviceId, limit: Instant) -> io::Result<Self> {
-        directory(root, "lock", 0o700)?;
-        Self::of_file(&lock_path(root, id), limit)
+    /// Any error of the file system.
+    pub fn of_daemon(root: &Root) -> io::Result<Result<Self, String>> {
+        let path = directory(root, "lock", 0o700)?.join("daemon");
+        match Self::of_file(&path, Instant::now()) {
+            Ok(lock) => {
+                // For whoever comes next; on a full disk it is not told.
+                let pid = format!("{}\n", std::process::id());
+                let _ = lock.file.set_len(0);
+                let _ = (&lock.file).write_all(pid.as_bytes());
+                Ok(Ok(lock))
+            }
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                Ok(Err(fs::read_to_string(&path)?.trim().into()))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Takes the lock of a file, which is made if it isn't there, and waits for it until `limit`.

@@ -1,4 +1,4 @@
-//! What is left to say of a plan's result.
+//! Adds the final remarks about a plan's result.
 
 use std::collections::HashSet;
 
@@ -9,7 +9,7 @@ use crate::predict::versions::{Libvirt, OVERRIDE, PCI_DISPLAY, reads_override};
 use crate::predict::{About, Danger, HeadOf, Outcome, Prediction, Program, words};
 
 impl Planner<'_, '_, '_> {
-    /// What is left to say of the result.
+    /// Adds the remarks that are left about the result.
     pub(super) fn remarks(&mut self, after: &Prediction) {
         if self.screens.vgpus.is_empty() {
             return;

@@ -60,8 +60,8 @@ pub enum Stage {
     /// What libvirt does to the host's devices before QEMU runs: it looks mediated devices up, and
     /// binds PCI devices with managed='yes' to a vfio driver (src/hypervisor/virhostdev.c).
     Devices,
-    /// libvirt's rules for QEMU's arguments, which it builds once the devices are ready
-    /// (src/qemu/qemu_command.c).
+    /// What libvirt does once the devices are ready: it starts helpers (src/qemu/qemu_extdevice.c), builds QEMU's
+    /// arguments (src/qemu/qemu_command.c), and makes QEMU's process.
     Arguments,
     /// QEMU.
     Qemu,
@@ -96,7 +96,7 @@ impl Stage {
             Stage::Define => "libvirt at define",
             Stage::Start => "libvirt at start",
             Stage::Devices => "libvirt preparing devices",
-            Stage::Arguments => "libvirt building arguments",
+            Stage::Arguments => "libvirt preparing QEMU",
             Stage::Qemu => "QEMU",
         }
     }
@@ -382,6 +382,7 @@ pub fn predict(screens: &Screens, abilities: &Abilities) -> Prediction {
             Some(Found::Nothing),
         ]
     };
+    let x = qemu::possible_x(screens, abilities);
     let mut first: Option<Prediction> = None;
     let mut refusals: Vec<Option<Refusal>> = Vec::new();
     for world in alike {
@@ -395,10 +396,17 @@ pub fn predict(screens: &Screens, abilities: &Abilities) -> Prediction {
             .collect();
         for libvirt in &libvirts {
             for qemu in &qemus {
-                let by_qemu = qemu::refusal(screens, &found, abilities, (libvirt, qemu))
-                    .filter(|_| !screens.is_none_of_ours());
-                for by_libvirt in libvirt::refusals(screens, abilities, libvirt) {
-                    let refused = by_libvirt.or_else(|| by_qemu.clone());
+                let by_qemu = |has_x: &bool| {
+                    qemu::refusal(screens, &found, abilities, (libvirt, qemu), *has_x)
+                        .filter(|_| !screens.is_none_of_ours())
+                };
+                let by_qemu: Vec<_> = x.iter().map(by_qemu).collect();
+                let by_libvirt = libvirt::refusals(screens, abilities, libvirt);
+                let both = by_libvirt
+                    .iter()
+                    .flat_map(|by| by_qemu.iter().map(move |q| (by, q)));
+                for (by_libvirt, by_qemu) in both {
+                    let refused = by_libvirt.clone().or_else(|| by_qemu.clone());
                     if refused.is_none() || first.is_none() {
                         let heads = qemu::heads(screens, &found, libvirt, qemu);
                         let dangers = qemu::dangers(screens, &found, libvirt, qemu);
@@ -486,6 +494,9 @@ fn because(screens: &Screens, abilities: &Abilities, unsure: &[usize]) -> String
         .collect();
     if libvirt::tls(abilities, screens).len() > 1 {
         reasons.push("spice_tls of qemu.conf is not known".into());
+    }
+    if qemu::possible_x(screens, abilities).len() > 1 {
+        reasons.push("whether QEMU may open the X server that SDL is to use is not known".into());
     }
     for (name, version) in [("QEMU", &abilities.qemu), ("libvirt", &abilities.libvirt)] {
         match version {

@@ -1,15 +1,13 @@
 //! Whether a domain really starts: what is needed to try it, and what to make of the answer.
 //!
 //! [`reduce`] makes, of a domain's XML, the smallest domain about which libvirt and QEMU decide
-//! as about the whole one: its vfio devices, its graphics and its video. [`argv`] makes of that
-//! what QEMU alone is called with, where there is no libvirt. [`said`] holds the answer against
-//! what was predicted. All of it is pure; [`crate::cli::verify`] does what there is to do.
+//! as about the whole one: its vfio devices, its graphics and its video. [`said`] holds the answer
+//! against what was predicted. All of it is pure; [`crate::cli::verify`] does what there is to do.
 //!
 //! The reduced domain is written anew from a list of what is kept, so that nothing that is not on
 //! the list (a password, a disk, a port) can slip in.
 
 mod arguments;
-pub mod argv;
 mod names;
 mod reduce;
 pub mod said;

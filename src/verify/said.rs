@@ -82,14 +82,12 @@ pub fn display(message: Option<&str>) -> Display {
     })
 }
 
-/// QEMU's own words in what it printed: without its name before each line, and without warnings
-/// if there is anything else.
+/// Returns QEMU's own words in what it printed, without warnings if there is anything else.
 #[must_use]
-pub fn words_of(printed: &str, program: &str) -> String {
-    let prefix = format!("{program}: ");
+pub fn words_of(printed: &str) -> String {
     let lines: Vec<&str> = printed
         .lines()
-        .map(|line| line.strip_prefix(&prefix).unwrap_or(line).trim_end())
+        .map(str::trim_end)
         .filter(|line| !line.is_empty())
         .collect();
     let grave: Vec<&str> = lines
@@ -332,14 +330,10 @@ mod tests {
 
     #[test]
     fn qemus_words() {
-        let name = "qemu-system-x86_64";
-        let printed = "qemu-system-x86_64: warning: x\nqemu-system-x86_64: a\n\nb \nVNC server running on 127.0.0.1:5900\n";
-        assert_eq!(words_of(printed, name), "a\nb");
-        assert_eq!(
-            words_of("qemu-system-x86_64: warning: x\n", name),
-            "warning: x"
-        );
-        assert_eq!(words_of("", name), "");
+        let printed = "warning: x\na\n\nb \nVNC server running on 127.0.0.1:5900\n";
+        assert_eq!(words_of(printed), "a\nb");
+        assert_eq!(words_of("warning: x\n"), "warning: x");
+        assert_eq!(words_of(""), "");
     }
 
     #[test]

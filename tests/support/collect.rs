@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use gfxplane::abilities::Abilities;
+use gfxplane::abilities::{Abilities, Guests};
 use gfxplane::doctor::examine;
 use gfxplane::host::emulator::{self, Asking};
 use gfxplane::host::{Root, examine as reader};
@@ -316,7 +316,10 @@ fn with_abilities(original: &Path, below: &Path) -> Result<PathBuf, Failed> {
         spice_tls: Some(true),
         own_dev: Some(true),
         render_nodes: None,
-        dbus_daemon_denied: Some(true),
+        guests: Guests {
+            dbus_daemon_denied: Some(true),
+            ..Guests::default()
+        },
     };
     emulator::record(&Root::recorded(&host), Path::new(QEMU), &abilities)?;
     Ok(host)

@@ -5,9 +5,7 @@
 //! notifier it waits at `start` until no probe of ours holds the device, and takes our attributes
 //! out of definitions.
 
-use std::ffi::OsStr;
 use std::io::{self, Write};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
@@ -23,20 +21,17 @@ use gfxplane::shell::plain;
 
 use crate::{FAILURE, SUCCESS};
 
-/// What our links are called in mdevctl's directories.
-const OUR_NAME: &str = "99-gfxplane";
-
-/// The longest that mdevctl waits for a notifier, in seconds; beside the wait for a probe.
+/// The longest that mdevctl waits for a notifier, in seconds, beside the wait for a probe.
 const LIMIT: u32 = 10;
 
 /// "Not my device": mdevctl asks the next script.
 const NOT_MINE: u8 = 2;
 
-/// Answers the call. `program`: as which file we were called.
-pub(crate) fn run(root: &Root, program: &OsStr, call: &Call) -> u8 {
+/// Answers the call.
+pub(crate) fn run(root: &Root, call: &Call) -> u8 {
     match (call.event.as_str(), call.action.as_str()) {
         ("get", "attributes") => {
-            if !is_list(&caller()) || !is_last(root, Path::new(program)) {
+            if !is_list(&caller()) {
                 return NOT_MINE;
             }
             match attributes_of(root, &call.uuid) {
@@ -53,20 +48,6 @@ pub(crate) fn run(root: &Root, program: &OsStr, call: &Call) -> u8 {
 fn caller() -> Vec<u8> {
     let parent = std::os::unix::process::parent_id();
     std::fs::read(format!("/proc/{parent}/cmdline")).unwrap_or_default()
-}
-
-/// Whether every vendor's script has had its turn. mdevctl asks the scripts of
-/// `/etc/mdevctl.d/scripts.d` after those of `/usr/lib/mdevctl/scripts.d`, and takes the first
-/// answer. So the link in /usr/lib answers only if there is nobody in /etc but ourselves, and our
-/// link there, which sorts last, answers after the others.
-fn is_last(root: &Root, program: &Path) -> bool {
-    if program.starts_with("/etc") {
-        return true;
-    }
-    match std::fs::read_dir(root.join("etc/mdevctl.d/scripts.d/callouts")) {
-        Ok(entries) => entries.flatten().all(|entry| entry.file_name() == OUR_NAME),
-        Err(_) => true,
-    }
 }
 
 /// What was measured of the device. No valid record, no attributes.

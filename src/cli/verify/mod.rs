@@ -3,16 +3,13 @@
 //! Not the domain itself but a small one of its own name and UUID ([`crate::verify::reduce`]),
 //! paused, transient and destroyed by libvirt when our connection ends, however we end. So
 //! libvirt's command line, labels and clean-up are what is tried, and nobody's definition is
-//! touched. `--offline` tries a QEMU of our own instead.
+//! touched.
 //!
 //! Only on devices that nobody uses (`idle.rs` says how that is known). What is not about the domain (a device in use, no
 //! libvirt, no answer in time) is a failure of the environment; a refusal is an answer.
 
 pub(super) mod idle;
 pub(super) mod logs;
-pub(super) mod offline;
-
-pub use offline::VerifyChild;
 
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -22,7 +19,7 @@ use uuid::Uuid;
 
 use crate::cli::libvirt::Start;
 use crate::cli::subject::{HostSurroundings, SubjectArgs};
-use crate::cli::trial::{NotTried, SmallCopy};
+use crate::cli::trial::SmallCopy;
 use crate::cli::{Context, End, Failure, json};
 use crate::domain::Domain;
 use crate::fixup::{Surroundings as _, fix};
@@ -49,9 +46,6 @@ const MAX_DEADLINE: f64 = 3600.0;
 pub struct Verify {
     #[command(flatten)]
     about: SubjectArgs,
-    /// Start QEMU without libvirt
-    #[arg(long)]
-    offline: bool,
     /// How long it may take until it has started
     #[arg(long, value_name = "SECONDS", default_value_t = 120.0)]
     deadline: f64,
@@ -76,12 +70,6 @@ struct Report<'p> {
 }
 
 impl Verify {
-    /// Whether libvirt is asked.
-    #[must_use]
-    pub fn asks_libvirt(&self) -> bool {
-        !self.offline || self.about.asks_libvirt()
-    }
-
     /// Tries the domain, and prints what came of it.
     ///
     /// # Errors
@@ -120,7 +108,7 @@ impl Verify {
             reduce(&text, &name(uuid), uuid, &abilities).map_err(|error| bad(&error))?
         };
         let limit = Instant::now() + Duration::from_secs_f64(self.deadline);
-        let start = self.try_it(context, &surroundings, &reduced, uuid, limit)?;
+        let start = try_it(context, &reduced, uuid, limit)?;
 
         let message = match &start {
             Start::Starts => None,
@@ -169,37 +157,26 @@ impl Verify {
             End::Done
         })
     }
+}
 
-    /// Sees to the devices, starts the domain, and leaves nothing of it.
-    fn try_it(
-        &self,
-        context: &Context,
-        surroundings: &HostSurroundings<'_>,
-        reduced: &Reduced,
-        uuid: Uuid,
-        limit: Instant,
-    ) -> anyhow::Result<Start> {
-        let document = Document::parse(&reduced.xml)?;
-        let domain = Domain::new(&document)?;
-        let devices: Vec<DeviceId> = domain.hostdevs.iter().map(|hostdev| hostdev.id).collect();
-        let copy = SmallCopy {
-            root: &context.root,
-            connect: context.connect.as_deref(),
-            reduced,
-            uuid,
-            devices: &devices,
-        };
-        // The user knows better whether a start is still under way.
-        let may = || Ok(());
-        if !self.offline {
-            let start = copy.start_by(context.libvirt.as_ref(), limit, &may);
-            return Ok(start.map_err(Failure::from)?);
-        }
-        idle::are_there(&context.root, &devices)?;
-        let start = copy.start(limit, &may, |term| {
-            let start = offline::start(&domain, &surroundings.abilities(&domain), term);
-            start.map_err(|error| NotTried::Failed(error.to_string()))
-        });
-        Ok(start.map_err(Failure::from)?)
-    }
+/// Starts the small copy through libvirt, and leaves nothing of it.
+fn try_it(
+    context: &Context,
+    reduced: &Reduced,
+    uuid: Uuid,
+    limit: Instant,
+) -> anyhow::Result<Start> {
+    let document = Document::parse(&reduced.xml)?;
+    let domain = Domain::new(&document)?;
+    let devices: Vec<DeviceId> = domain.hostdevs.iter().map(|hostdev| hostdev.id).collect();
+    let copy = SmallCopy {
+        root: &context.root,
+        connect: context.connect.as_deref(),
+        reduced,
+        uuid,
+        devices: &devices,
+    };
+    // The user knows better whether a start is still under way.
+    let start = copy.start_by(context.libvirt.as_ref(), limit, &|| Ok(()));
+    Ok(start.map_err(Failure::from)?)
 }

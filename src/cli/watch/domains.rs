@@ -1,12 +1,13 @@
 //! What the daemon remembers of the domains: a part of it for as long as it runs, a part in
 //! `/var/lib/gfxplane`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Instant;
 
 use uuid::Uuid;
 
 use crate::domain::Domain;
-use crate::host::state::{NotRemembered, State};
+use crate::host::state::{MAX_GONE, NotRemembered, State};
 use crate::host::{Root, Warning, read_whole};
 use crate::names::DeviceId;
 use crate::plan::Change;
@@ -40,6 +41,15 @@ pub(super) struct Watched {
     pub(super) waits: bool,
     /// What libvirt may have done, or not: it has not said.
     pub(super) unsure: Option<Unsure>,
+    /// Somebody is changing it.
+    pub(super) loud: Option<Loud>,
+}
+
+/// When it was first changed since it was last looked at, and when it is looked at if nothing comes before.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Loud {
+    pub(super) since: Instant,
+    pub(super) until: Instant,
 }
 
 /// A change that was asked for when libvirt ended.
@@ -70,6 +80,8 @@ pub(super) struct Domains {
     /// Whether that outlives us: it is about the system's libvirt, no other.
     is_system: bool,
     all: BTreeMap<Uuid, Watched>,
+    /// What was done to domains that are undefined now: who insists may do so by defining them anew.
+    gone: VecDeque<(Uuid, Memory)>,
 }
 
 impl Watched {
@@ -111,6 +123,7 @@ impl Domains {
             is_system,
             state,
             all: BTreeMap::new(),
+            gone: VecDeque::new(),
         }
     }
 
@@ -118,7 +131,10 @@ impl Domains {
     /// package; what has gone meanwhile is forgotten.
     pub(super) fn starts_with(&mut self, all: &[Uuid]) -> Result<(), NotRemembered> {
         let there: BTreeSet<Uuid> = all.iter().copied().collect();
-        self.all.retain(|uuid, _| there.contains(uuid));
+        let gone: Vec<Uuid> = self.all.keys().copied().collect();
+        for uuid in gone.into_iter().filter(|uuid| !there.contains(uuid)) {
+            self.put_aside(uuid);
+        }
         for domain in self.all.values_mut() {
             domain.memory.try_again();
             domain.in_vain = None;
@@ -126,9 +142,10 @@ impl Domains {
         if self.is_system {
             for uuid in self.state.domains() {
                 if !there.contains(&uuid) {
-                    self.state.forget(uuid)?;
+                    self.state.undefined(uuid)?;
                 }
             }
+            self.state.forget_gone(|uuid| there.contains(&uuid))?;
         }
         let older = match &self.older {
             None => there,
@@ -169,8 +186,36 @@ impl Domains {
         }
     }
 
+    /// Nothing that somebody was changing is waited for any more.
+    pub(super) fn all_quiet(&mut self) {
+        for domain in self.all.values_mut() {
+            domain.loud = None;
+        }
+    }
+
     pub(super) fn watched(&mut self, uuid: Uuid) -> &mut Watched {
-        self.all.entry(uuid).or_default()
+        self.all.entry(uuid).or_insert_with(|| {
+            let place = self.gone.iter().position(|(gone, _)| *gone == uuid);
+            let memory = place.and_then(|place| self.gone.remove(place));
+            Watched {
+                memory: memory.map(|(_, memory)| memory).unwrap_or_default(),
+                ..Watched::default()
+            }
+        })
+    }
+
+    /// Remembers no more of a domain than what was done to it. Whether anything was remembered.
+    fn put_aside(&mut self, uuid: Uuid) -> bool {
+        let Some(domain) = self.all.remove(&uuid) else {
+            return false;
+        };
+        if !domain.memory.is_empty() {
+            if self.gone.len() == MAX_GONE {
+                self.gone.pop_front();
+            }
+            self.gone.push_back((uuid, domain.memory));
+        }
+        true
     }
 
     /// What is remembered of a domain, if anything is.
@@ -211,11 +256,12 @@ impl Domains {
 
     /// The domain has no definition any more.
     pub(super) fn forget(&mut self, uuid: Uuid) -> Result<(), NotRemembered> {
-        if self.all.remove(&uuid).is_none() {
+        if !self.put_aside(uuid) {
             return Ok(());
         }
         self.is_newer(uuid)?;
-        self.state.forget(uuid)
+        self.state.undefined(uuid)?;
+        self.state.forget_gone(|uuid| self.all.contains_key(&uuid))
     }
 }
 

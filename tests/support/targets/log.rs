@@ -153,7 +153,7 @@ fn message(text: &str) -> Result<(), String> {
     let display = said::display(Some(text));
     let known = display.is_known().then(|| display.clone());
     same("what it tells", &known, &expected)?;
-    let words = said::words_of(text, "qemu-system-x86_64");
+    let words = said::words_of(text);
     let mut printed = text.lines();
     for line in words.lines() {
         // In their order, each the end of a line or all of it.
@@ -170,16 +170,12 @@ fn message(text: &str) -> Result<(), String> {
         }),
     )?;
     // A warning beside a refusal takes nothing from it.
-    let warned = format!("qemu-system-x86_64: warning: cpu\n{text}");
+    let warned = format!("warning: cpu\n{text}");
     let has_grave = words
         .lines()
         .any(|line| !line.starts_with("warning: ") && !line.starts_with("VNC server running"));
     if has_grave {
-        same(
-            "beside a warning",
-            &said::words_of(&warned, "qemu-system-x86_64"),
-            &words,
-        )?;
+        same("beside a warning", &said::words_of(&warned), &words)?;
     }
     Ok(())
 }
