@@ -2,9 +2,7 @@
 
 import os
 import shutil
-import statistics
 import subprocess
-import time
 from pathlib import Path
 
 from spawn import alternate, figure, run
@@ -74,36 +72,7 @@ def probing():
             print(f"    {name:9} median {median:6.1f}, least {least:6.1f} = {ratios}")
 
 
-def libvirtd_start():
-    count = 30
-    existing = len(os.listdir("/sys/bus/mdev/devices"))
-    for n in range(count - existing):
-        sh(f"create_mdev mbochs-small {n:08d}-1111-4000-8000-000000000000")
-    sh("udevadm settle")
-    callout = Path("/usr/lib/mdevctl/scripts.d/callouts/99-gfxplane")
-    aside = Path("/root/99-gfxplane")
-    times = {"without": [], "with": []}
-    print(f"libvirtd from restart until it lists {count} mdevs, 4 times each, emulated")
-    for _ in range(4):
-        for name in times:
-            if name == "without":
-                callout.rename(aside)
-            began = time.perf_counter()
-            sh("systemctl restart libvirtd")
-            while len(sh("virsh nodedev-list --cap mdev").split()) < count:
-                time.sleep(0.1)
-            times[name].append(time.perf_counter() - began)
-            print(f"  {name} our callout: {times[name][-1]:.1f} s")
-            if name == "without":
-                aside.rename(callout)
-    medians = {name: statistics.median(t) for name, t in times.items()}
-    print(f"  medians: without {medians['without']:.1f} s, with {medians['with']:.1f} s = {medians['with'] / medians['without']:.2f} x")
-    what = f"libvirtd from restart until it lists {count} mdevs, with our callout (emulated)"
-    figure(what, "s", medians["with"], "without it", medians["without"])
-
-
 sh("load_modules; dpkg -i ./gfxplane.deb")
 # It keeps what it learns where the probing looks; daemon.py, which comes after this, starts it.
 sh("systemctl stop gfxplane.service")
 probing()
-libvirtd_start()

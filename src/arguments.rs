@@ -20,6 +20,9 @@ pub struct Arguments {
     pub vnc_listens: bool,
     /// The card of the last `-vga`, by the name of its driver. QEMU makes it before all devices.
     pub vga: Option<&'static str>,
+    /// The drivers of each `-device` that QEMU puts on its first PCI bus before libvirt's devices are there, where it finds
+    /// room: those in option syntax that name no address.
+    pub on_pci: Vec<String>,
     /// Each `-device` that makes a screen or is a vfio device, in their order.
     pub devices: Vec<Device>,
     /// Each `-global` for vfio devices, in their order: a later one wins.
@@ -132,12 +135,23 @@ impl Device {
         self.is_vfio() && value.is_some_and(|value| value != "off")
     }
 
+    /// Returns true if QEMU chooses a slot of its first PCI bus for it, before libvirt's devices are there.
+    fn finds_a_slot(&self) -> bool {
+        let driver = self.driver.as_str();
+        let is_pci = driver.ends_with("-pci")
+            || driver.contains("-pci-")
+            || ON_PCI.contains(&driver)
+            || is_emulated(driver) && driver != "ramfb" && !driver.starts_with("isa-");
+        let bus = self.properties.get("bus").map(String::as_str);
+        let is_first = matches!(bus, None | Some("pci.0" | "pcie.0"));
+        is_pci && is_first && !self.json && !self.properties.contains_key("addr")
+    }
+
     /// Returns true if QEMU makes exactly one screen for it by itself, on a bus that is always there.
     fn is_one_card(&self) -> bool {
         let property = |name: &str| self.properties.get(name).map(String::as_str);
         is_emulated(&self.driver)
-            // Spice has to do with the one, a library with the other.
-            && !self.driver.starts_with("qxl")
+            // A library has to do with it.
             && !self.driver.contains("rutabaga")
             && matches!(property("bus"), None | Some("pci.0" | "pcie.0"))
             && matches!(property("max_outputs"), None | Some("1"))
@@ -184,6 +198,81 @@ impl Setting {
         })
     }
 }
+
+/// Displays of QEMU's that are not read (qapi/ui.json, `DisplayType`), or not always.
+const DISPLAYS: [&str; 5] = ["cocoa", "dbus", "gtk", "sdl", "spice-app"];
+
+/// The most arguments that are named as not read. What they may do is in doubt all the same.
+const MOST_UNREAD: usize = 16;
+
+/// Devices on PCI whose names don't say so, aliases included (`qemu-system-x86_64 -device help` of 11.1.3). Bridges and
+/// screens are not among them.
+const ON_PCI: [&str; 64] = [
+    "AC97",
+    "ES1370",
+    "ac97",
+    "acpi-erst",
+    "ahci",
+    "am53c974",
+    "ctucan_pci",
+    "cxl-type3",
+    "dc390",
+    "e1000",
+    "e1000-82540em",
+    "e1000-82544gc",
+    "e1000-82545em",
+    "e1000e",
+    "edu",
+    "es1370",
+    "i6300esb",
+    "i82550",
+    "i82551",
+    "i82557b",
+    "i82559er",
+    "i82801",
+    "ich9-ahci",
+    "ich9-intel-hda",
+    "ich9-usb-ehci1",
+    "ich9-usb-ehci2",
+    "ich9-usb-uhci1",
+    "ich9-usb-uhci2",
+    "ich9-usb-uhci3",
+    "igb",
+    "intel-hda",
+    "ivshmem-doorbell",
+    "ivshmem-plain",
+    "lsi",
+    "lsi53c810",
+    "lsi53c895a",
+    "megasas",
+    "megasas-gen2",
+    "mptsas1068",
+    "ne2k_pci",
+    "nec-usb-xhci",
+    "nvme",
+    "pci-ohci",
+    "pci-serial",
+    "pci-testdev",
+    "pcnet",
+    "piix3-usb-uhci",
+    "piix4-usb-uhci",
+    "pvscsi",
+    "qemu-xhci",
+    "rocker",
+    "rtl8139",
+    "tulip",
+    "ufs",
+    "usb-ehci",
+    "virtio-9p",
+    "virtio-balloon",
+    "virtio-blk",
+    "virtio-net",
+    "virtio-rng",
+    "virtio-scsi",
+    "virtio-serial",
+    "virtio-sound",
+    "vmxnet3",
+];
 
 /// Options of QEMU without a value that are still met. Of an option that is not known, the next
 /// word is taken for its value unless it looks like an option.
@@ -247,7 +336,12 @@ impl Arguments {
                         display_unread = None;
                     }
                     Some(Err(kind)) => {
-                        display_unread = Some(format!("-display {kind}"));
+                        // Anything else may be a value, and so a secret.
+                        let known = DISPLAYS.into_iter().find(|known| *known == kind);
+                        display_unread = Some(match known {
+                            Some(kind) => format!("-display {kind}"),
+                            None => "-display".into(),
+                        });
                         read.display = Some(Display::of(Local::Other));
                     }
                     None => read.own_vnc(value.strip_prefix("vnc=").unwrap_or_default()),
@@ -273,6 +367,7 @@ impl Arguments {
                         "cirrus" => Some("cirrus-vga"),
                         "vmware" => Some("vmware-svga"),
                         "virtio" => Some("virtio-vga"),
+                        "qxl" => Some("qxl-vga"),
                         _ => {
                             read.not_read("-vga");
                             None
@@ -318,6 +413,9 @@ impl Arguments {
             }
         }
         for device in devices {
+            if device.finds_a_slot() {
+                read.on_pci.push(device.driver.clone());
+            }
             if device.is_vfio() || device.is_one_card() {
                 read.devices.push(device);
             } else if is_screen(&device.driver) {
@@ -340,9 +438,10 @@ impl Arguments {
         }
     }
 
-    /// Keeps the name of what is not read, once.
+    /// Keeps the name of what is not read, once; of very many only the first ones.
     pub fn not_read(&mut self, what: &str) {
-        if !self.unread.iter().any(|known| known == what) {
+        let is_full = self.unread.len() >= MOST_UNREAD;
+        if !is_full && !self.unread.iter().any(|known| known == what) {
             self.unread.push(what.to_owned());
         }
     }
@@ -422,6 +521,70 @@ fn local(text: &str) -> Option<Result<Display, String>> {
 
 fn is_on(value: &str) -> bool {
     matches!(value, "on" | "yes" | "true" | "y")
+}
+
+/// Returns true for a value that tells nothing but what a switch, a small number or the name of QEMU's
+/// vfio driver does. Any other one may be a secret, and is told nowhere.
+#[must_use]
+pub fn is_telling(value: &str) -> bool {
+    let number = value.strip_prefix("0x").unwrap_or(value);
+    let is_number =
+        (1..=5).contains(&number.len()) && number.bytes().all(|b| b.is_ascii_hexdigit());
+    let is_number = is_number && number.starts_with(|c: char| c.is_ascii_digit());
+    let is_word = matches!(
+        value,
+        "" | "off" | "no" | "false" | "n" | "auto" | "vfio-pci" | "vfio-pci-nohotplug"
+    );
+    is_number || is_on(value) || is_word
+}
+
+/// A value as it is told: [`is_telling`], or three dots.
+#[must_use]
+pub fn told(value: &str) -> &str {
+    if is_telling(value) { value } else { "…" }
+}
+
+/// The argument of a `-set` with its value as it is [`told`].
+#[must_use]
+pub fn told_setting(setting: &str) -> String {
+    let name_and_value = setting.split_once('=');
+    name_and_value.map_or_else(String::new, |(name, value)| {
+        format!("{name}={}", told(value))
+    })
+}
+
+/// What QEMU or libvirt said without the values of arguments: QEMU puts the argument that it is about
+/// before its words, with its value (util/error-report.c, `print_loc`), and that may be a secret.
+#[must_use]
+pub fn without_values(message: &str) -> String {
+    let lines: Vec<String> = message.split('\n').map(line_without_values).collect();
+    lines.join("\n")
+}
+
+fn line_without_values(line: &str) -> String {
+    let is_option = |rest: &str| {
+        let name = rest.strip_prefix('-')?.split(' ').next()?;
+        let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c);
+        let is_name = name.starts_with(|c: char| c.is_ascii_lowercase()) && name.chars().all(fits);
+        is_name.then_some(name.len() + 1)
+    };
+    let starts = std::iter::once(0).chain(line.match_indices(": ").map(|(at, _)| at + 2));
+    let found = starts
+        .filter_map(|at| Some((at, at + is_option(&line[at..])?)))
+        .next();
+    let Some((start, end)) = found else {
+        return line.to_owned();
+    };
+    let (option, value) = (&line[start..end], line[end..].trim_start());
+    let mut json = serde_json::Deserializer::from_str(value).into_iter::<serde_json::Value>();
+    let length = match json.next() {
+        Some(Ok(_)) if value.starts_with('{') => Some(json.byte_offset()),
+        // QEMU's words behind these have a colon in them, and their values none with a blank.
+        _ if ["-device", "-display", "-vga", "-vnc"].contains(&option) => value.find(": "),
+        _ => value.rfind(": "),
+    };
+    let rest = length.map_or("", |length| &value[length..]);
+    format!("{}{option} …{rest}", &line[..start])
 }
 
 /// Reads the value of `-global` (`qemu_global_option`, system/qdev-monitor.c); `None` if it is for
@@ -519,6 +682,36 @@ mod tests {
 
     fn read(words: &[&str]) -> Arguments {
         Arguments::read(words.iter().copied())
+    }
+
+    #[test]
+    fn messages_without_values() {
+        for (message, expected) in [
+            (
+                r#"internal error: QEMU: 2026-11-29T01:00:00.0Z qemu-system-x86_64: -device {"driver":"vfio-pci","x":"a: b"}: vfio 0000:01:00.0: error getting device"#,
+                "internal error: QEMU: 2026-11-29T01:00:00.0Z qemu-system-x86_64: -device …: vfio 0000:01:00.0: error getting device",
+            ),
+            (
+                "qemu-system-x86_64: -spice port=1,password=a: b: -x: no such file",
+                "qemu-system-x86_64: -spice …: no such file",
+            ),
+            (
+                "-display egl-headless: egl: no drm render node available",
+                "-display …: egl: no drm render node available",
+            ),
+            ("x: -set a.b.c=d", "x: -set …"),
+            (
+                "one\nx: -object secret,data=y: bad",
+                "one\nx: -object …: bad",
+            ),
+            (
+                "virgl could not be initialized: -1",
+                "virgl could not be initialized: -1",
+            ),
+            ("nothing - of that: sort", "nothing - of that: sort"),
+        ] {
+            assert_eq!(without_values(message), expected);
+        }
     }
 
     #[test]
@@ -669,7 +862,7 @@ mod tests {
             ),
             (&["-device", "intel-iommu,intremap=on"], "", ""),
             (&["-device", "VGA,bus=pci.3"], "", "-device VGA"),
-            (&["-device", "qxl"], "", "-device qxl"),
+            (&["-device", "qxl"], "qxl", ""),
             (
                 &["-device", "virtio-gpu-pci,max_outputs=2"],
                 "",
@@ -700,7 +893,7 @@ mod tests {
                 "VGA",
                 "",
             ),
-            (&["-vga", "none", "-vga", "qxl"], "", "-vga"),
+            (&["-vga", "none", "-vga", "xenfb"], "", "-vga"),
         ] {
             assert_eq!(
                 seen(words),

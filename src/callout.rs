@@ -1,26 +1,28 @@
-//! How mdevctl calls its callouts and notifiers, read from the words that it does so with: mdevctl(8)
-//! "CALLOUTS", src/callouts.rs.
+//! Reads the arguments with which mdevctl calls its callouts and notifiers (mdevctl(8) "CALLOUTS",
+//! src/callouts.rs).
 
 use std::ffi::OsString;
 
 /// One call by mdevctl.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
-    /// `-e`: `get`, `pre`, `post`, `live`, `notify`.
+    /// The argument of `-e`: `get`, `pre`, `post`, `live` or `notify`.
     pub event: String,
-    /// `-a`: `attributes`, `start`, `define`, …
+    /// The argument of `-a`: `attributes`, `start`, `define`, …
     pub action: String,
-    /// `-s`: how it went, in a notification.
+    /// The argument of `-s`: the outcome, in a notification.
     pub state: String,
-    /// `-u`: the device.
+    /// The argument of `-u`: the device's UUID.
     pub uuid: String,
-    /// `-p`: the sysfs name of its parent.
+    /// The argument of `-p`: the sysfs name of the device's parent.
     pub parent: String,
 }
 
 impl Call {
-    /// Reads the arguments; `None` if they aren't mdevctl's (which always begin with `-t`). What is missing is
-    /// empty, of what is there twice the last counts, and options that mdevctl may come to have are passed over.
+    /// Reads the arguments. Returns `None` if they aren't mdevctl's, which always begin with `-t`.
+    ///
+    /// A missing option is empty, and the last of two counts. Unknown options are ignored, as
+    /// mdevctl may come to have more.
     #[must_use]
     pub fn parse(arguments: &[OsString]) -> Option<Self> {
         if arguments.first()? != "-t" {
@@ -35,7 +37,7 @@ impl Call {
         };
         for pair in arguments.chunks(2) {
             let [option, value] = pair else { break };
-            // Whatever is not UTF-8 names nothing that we could have a record of.
+            // A value that is not UTF-8 can't name a device of which we have a record.
             let value = value.to_str().unwrap_or_default().to_owned();
             match option.to_str() {
                 Some("-e") => call.event = value,
@@ -50,8 +52,8 @@ impl Call {
     }
 }
 
-/// The command of mdevctl's that a process was started with. `cmdline`: its `/proc/PID/cmdline`. `None` if that is no
-/// mdevctl, or one without a command.
+/// Returns the mdevctl command with which a process was started, from its `/proc/PID/cmdline`.
+/// `None` if it is no mdevctl, or one without a command.
 #[must_use]
 pub fn verb(cmdline: &[u8]) -> Option<&[u8]> {
     let mut words = cmdline.split(|byte| *byte == 0);
@@ -63,7 +65,7 @@ pub fn verb(cmdline: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// Whether that process lists devices. `mdevctl define` asks for attributes, too, and would
+/// Returns whether that process lists devices. `mdevctl define` asks for attributes, too, and would
 /// store them in the definition.
 #[must_use]
 pub fn is_list(cmdline: &[u8]) -> bool {

@@ -1,4 +1,4 @@
-//! `/etc/gfxplane/gfxplane.toml` and the files in `conf.d` beside it.
+//! The settings: `/etc/gfxplane/gfxplane.toml` and the files in `conf.d` beside it.
 
 use std::time::Duration;
 
@@ -6,59 +6,73 @@ use serde::Deserialize;
 
 use crate::policy::{self, Policy, Wishes};
 
-/// Which devices are opened without anybody having named them.
+/// The devices that may be opened although nobody has named them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ProbePolicy {
-    /// Those that a rule calls safe to open.
+    /// Devices that a rule calls safe to open.
     Known,
-    /// Also those that no rule knows.
+    /// Also devices that no rule knows.
     All,
-    /// None.
+    /// No devices.
     Never,
 }
 
-/// What the qemu hook does with a domain that QEMU would refuse.
+/// The behaviour of the qemu hook towards a domain that QEMU would refuse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum HookMode {
-    /// It looks at no domain; it still waits for who holds a device, and tells the daemon of domains that end.
+    /// The hook looks at no domain. It still waits until a device is free, and tells the daemon of
+    /// domains that end.
     Off,
-    /// It says so in the journal.
+    /// The hook writes a warning to the journal.
     Warn,
-    /// It keeps the domain from starting and says why.
+    /// The hook vetoes the start and says why.
     Enforce,
 }
 
-/// Which domains the daemon starts once it has mended what the hook refused.
+/// The domains that the daemon starts once it has fixed what the hook refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RetryStart {
-    /// None.
+    /// No domains.
     Never,
-    /// Those that libvirt starts by itself.
+    /// Domains that libvirt starts by itself.
     Autostart,
-    /// All.
+    /// All domains.
     Persistent,
 }
 
-/// Settings, complete with the defaults.
+/// The owner of mdevctl's link to the helper, through which libvirt learns of displays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CalloutLink {
+    /// The daemon makes the link once libvirt has started, and removes it when libvirt ends.
+    Daemon,
+    /// The link is permanent.
+    Static,
+}
+
+/// The settings, with defaults for those that are not set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// `probe = "known" | "all" | "never"`; default known.
+    /// `probe = "known" | "all" | "never"`: the devices that may be opened unasked. Default: known.
     pub probe: ProbePolicy,
-    /// `deadline = SECONDS`: how long a driver may take to answer; default 5, at most 120, as
-    /// udev gives up on an event after 180.
+    /// `deadline = SECONDS`: the time that a driver has to answer. Default: 5; at most 120, as udev
+    /// gives up on an event after 180.
     pub deadline: Duration,
-    /// `attributes = "on" | "off"`: whether mdevctl (and so libvirt) is told; default on.
+    /// `attributes = "on" | "off"`: whether mdevctl, and so libvirt, gets our attributes. Default:
+    /// on.
     pub attributes: bool,
-    /// `hook = "off" | "warn" | "enforce"`: what the qemu hook does; default enforce.
+    /// `callout = "daemon" | "static"`: the owner of mdevctl's link to the helper. Default: daemon.
+    pub callout: CalloutLink,
+    /// `hook = "off" | "warn" | "enforce"`: the behaviour of the qemu hook. Default: enforce.
     pub hook: HookMode,
-    /// `retry_start = "never" | "autostart" | "persistent"`: which domains the daemon starts after
-    /// a veto of the hook's, once it has mended them; default autostart.
+    /// `retry_start = "never" | "autostart" | "persistent"`: the domains that the daemon starts
+    /// once it has fixed what the hook refused. Default: autostart.
     pub retry_start: RetryStart,
-    /// `display`, `unknown`, `video`, `boot_display`, `guest`, `consent`: what may be changed in a
-    /// domain; see [`crate::policy`].
+    /// `display`, `unknown`, `video`, `boot_display`, `guest`, `consent`: the changes that a domain
+    /// may get; see [`crate::policy`].
     pub policy: Policy,
 }
 
@@ -71,6 +85,7 @@ impl Default for Config {
             probe: ProbePolicy::Known,
             deadline: Duration::from_secs(5),
             attributes: true,
+            callout: CalloutLink::Daemon,
             hook: HookMode::Enforce,
             retry_start: RetryStart::Autostart,
             policy: Policy::default(),
@@ -84,6 +99,7 @@ struct ConfigFile {
     probe: Option<ProbePolicy>,
     deadline: Option<f64>,
     attributes: Option<OnOff>,
+    callout: Option<CalloutLink>,
     hook: Option<HookMode>,
     retry_start: Option<RetryStart>,
     display: Option<policy::Displays>,
@@ -101,26 +117,26 @@ enum OnOff {
     Off,
 }
 
-/// A configuration file that can't be used.
+/// The error for a configuration file that can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum BadConfig {
-    /// Not TOML, an unknown setting, or a value that the setting does not take.
+    /// The file is not TOML, or has an unknown setting or a value that the setting does not take.
     #[error("{}", .0.to_string().trim_end())]
     Toml(#[from] toml::de::Error),
-    /// A deadline out of range.
+    /// The deadline is out of range.
     #[error("{0}")]
     Deadline(BadDeadline),
 }
 
-/// A deadline that is no number of seconds that makes sense.
+/// The error for a number of seconds that can't be a deadline.
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
 #[error("deadline is {0}: expected seconds, more than 0 and at most 120")]
 pub struct BadDeadline(pub f64);
 
-/// A deadline from a number of seconds.
+/// Makes a deadline from a number of seconds.
 ///
 /// # Errors
-/// [`BadDeadline`] unless it is above 0 and at most [`MAX_DEADLINE`].
+/// [`BadDeadline`] unless the number is above 0 and at most [`MAX_DEADLINE`].
 pub fn deadline(seconds: f64) -> Result<Duration, BadDeadline> {
     Duration::try_from_secs_f64(seconds)
         .ok()
@@ -129,10 +145,10 @@ pub fn deadline(seconds: f64) -> Result<Duration, BadDeadline> {
 }
 
 impl Config {
-    /// These settings with those of one file put over them.
+    /// Returns these settings with those of one file applied over them.
     ///
     /// # Errors
-    /// [`BadConfig`], with line and column; the settings are then as they were.
+    /// [`BadConfig`], with line and column. The settings stay as they were.
     pub fn with_file(self, text: &str) -> Result<Self, BadConfig> {
         let file: ConfigFile = toml::from_str(text)?;
         Ok(Config {
@@ -144,6 +160,7 @@ impl Config {
             attributes: file
                 .attributes
                 .map_or(self.attributes, |value| matches!(value, OnOff::On)),
+            callout: file.callout.unwrap_or(self.callout),
             hook: file.hook.unwrap_or(self.hook),
             retry_start: file.retry_start.unwrap_or(self.retry_start),
             policy: self.policy.with(&Wishes {

@@ -1,7 +1,7 @@
-//! What of a libvirt domain matters to its screens: a view of its XML, in libvirt's words.
+//! A view of a libvirt domain's XML, in libvirt's words: the parts that matter to its screens.
 //!
-//! Elements that libvirt's parser would pass over are passed over here, too. The view keeps the
-//! elements, so that a plan can be turned into edits of their bytes.
+//! The view passes over the elements that libvirt's parser passes over. It keeps the elements
+//! themselves, so that a plan can be turned into edits of their bytes.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -18,23 +18,24 @@ pub const QEMU_NAMESPACE: &str = "http://libvirt.org/schemas/domain/qemu/1.0";
 /// The namespace of `<gfxplane:policy>` in a domain's metadata.
 pub const POLICY_NAMESPACE: &str = "urn:gfxplane:domain:1";
 
-const LIBOSINFO_NAMESPACE: &str = "http://libosinfo.org/xmlns/libvirt/domain/1.0";
+/// The namespace of libosinfo's metadata.
+pub(crate) const LIBOSINFO_NAMESPACE: &str = "http://libosinfo.org/xmlns/libvirt/domain/1.0";
 
-/// A document that is no domain.
+/// The error for a document whose root is not `<domain>`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "line {line}, column {column}: <{name}> is no domain: expected <domain>, as virsh dumpxml prints it"
 )]
 pub struct NotADomain {
-    /// Where its root is, counted from 1.
+    /// The line of its root, counted from 1.
     pub line: usize,
-    /// In characters, counted from 1.
+    /// The column of its root in characters, counted from 1.
     pub column: usize,
     /// The root's name.
     pub name: String,
 }
 
-/// `on` or `off`.
+/// The value of an attribute that is `on` or `off`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Switch {
@@ -54,7 +55,7 @@ impl Switch {
     }
 }
 
-/// Who reads the domain's screen from where.
+/// The distance from which a viewer can reach a graphics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reach {
@@ -66,7 +67,7 @@ pub enum Reach {
     Remote,
 }
 
-/// `type` of `<graphics>`.
+/// The `type` of a `<graphics>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum GraphicsType {
@@ -82,7 +83,7 @@ pub enum GraphicsType {
     EglHeadless,
     /// `sdl`
     Sdl,
-    /// `gtk`: QEMU's own, in the user's arguments alone; libvirt has no such graphics.
+    /// `gtk`: QEMU's own. It comes only from the user's arguments; libvirt has no such graphics.
     Gtk,
 }
 
@@ -96,7 +97,7 @@ impl GraphicsType {
         GraphicsType::Sdl,
     ];
 
-    /// The word for it in XML.
+    /// Returns the word that XML uses for this type.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -117,42 +118,44 @@ impl fmt::Display for GraphicsType {
     }
 }
 
-/// A `<hostdev>` that is a vfio device: type mdev, or type pci.
+/// A `<hostdev>` that is a vfio device, of type mdev or pci.
 #[derive(Debug, Clone)]
 pub struct Hostdev<'d, 'a> {
     /// The element.
     pub element: Element<'d, 'a>,
-    /// Which device.
+    /// The device that it passes to the guest.
     pub id: DeviceId,
-    /// mdev: `model`; PCI devices are `vfio-pci`.
+    /// The attribute `model` of a mediated device; `vfio-pci` for a PCI device.
     pub model: String,
-    /// `display`; libvirt fills in `off` for mediated devices and leaves PCI devices without.
+    /// The attribute `display`. libvirt fills in `off` for mediated devices, and nothing for PCI
+    /// devices.
     pub display: Option<Switch>,
-    /// `ramfb`.
+    /// The attribute `ramfb`.
     pub ramfb: Option<Switch>,
-    /// The id that QEMU knows the device by: the user's alias (`ua-…`) or libvirt's `hostdevN`
+    /// The id by which QEMU knows the device: the user's alias (`ua-…`) or libvirt's `hostdevN`
     /// (libvirt src/qemu/qemu_alias.c, `qemuAssignDeviceHostdevAlias`).
     pub alias: String,
-    /// What libvirt's rules and its handling of the device depend on.
+    /// The settings that libvirt's checks and its handling of the device depend on.
     pub settings: HostdevSettings,
 }
 
-/// What a `<hostdev>` says beside its device: libvirt reads it before QEMU runs.
+/// The settings of a `<hostdev>` that libvirt reads before QEMU runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HostdevSettings {
-    /// `managed='yes'`: libvirt binds a PCI device to a vfio driver at start, and gives it back. It
-    /// ignores the attribute of mediated devices.
+    /// True for `managed='yes'`: libvirt binds a PCI device to a vfio driver at start, and gives it
+    /// back afterwards. It ignores the attribute of mediated devices.
     pub managed: bool,
-    /// `<driver model=…>`: the vfio driver that libvirt binds to (libvirt 10.0).
+    /// The attribute `model` of `<driver>`: the vfio driver that libvirt binds to (libvirt 10.0).
     pub driver: Option<String>,
-    /// Whether there is a `<boot order=…>`.
+    /// True if there is a `<boot order=…>`.
     pub boot: bool,
-    /// `type` of its own `<address>`, in the guest.
+    /// The `type` of the device's own `<address>` in the guest.
     pub address: Option<String>,
 }
 
 impl Hostdev<'_, '_> {
-    /// Whether the alias is the user's: libvirt keeps these, and `qemu:override` can rely on them.
+    /// Returns whether the user chose the alias. libvirt keeps such an alias, so `qemu:override`
+    /// can rely on it.
     #[must_use]
     pub fn has_user_alias(&self) -> bool {
         self.alias.starts_with("ua-")
@@ -164,60 +167,66 @@ impl Hostdev<'_, '_> {
 pub struct Graphics<'d, 'a> {
     /// The element.
     pub element: Element<'d, 'a>,
-    /// Its type; `None` for one that QEMU does not have (`desktop`) or that is not known here.
+    /// The type; `None` for one that QEMU does not have (`desktop`) or that gfxplane does not know.
     pub kind: Option<GraphicsType>,
-    /// `<gl enable=…>`; an egl-headless display has GL without it.
+    /// True for `<gl enable='yes'>`, and always for egl-headless.
     pub gl: bool,
-    /// `<gl rendernode=…>`.
+    /// The attribute `rendernode` of `<gl>`.
     pub rendernode: Option<String>,
-    /// What it listens on.
+    /// The place where it listens.
     pub listen: Listen,
-    /// dbus: `p2p='yes'`.
+    /// dbus: true for `p2p='yes'`.
     pub p2p: bool,
-    /// What libvirt's rules depend on.
+    /// The settings that libvirt's checks depend on.
     pub settings: GraphicsSettings,
 }
 
-/// What a `<graphics>` says that changes no screen, but that libvirt has rules for.
+/// The settings of a `<graphics>` that change no screen but that libvirt checks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GraphicsSettings {
-    /// `type` of each `<listen>`, and whether it names a network. Without a `<listen>`, libvirt
-    /// makes one.
+    /// The `type` of each `<listen>`, and whether that element names a network. Empty without a
+    /// `<listen>`; libvirt then makes one.
     pub listens: Vec<(String, bool)>,
-    /// `port`; 0 where libvirt chooses it.
+    /// The attribute `port`; 0 if libvirt chooses the port.
     pub port: i32,
-    /// Whether libvirt chooses the port.
+    /// True if libvirt chooses the port.
     pub autoport: bool,
-    /// spice: `tlsPort`.
+    /// spice: the attribute `tlsPort`; 0 if there is none or libvirt chooses it.
     pub tls_port: i32,
-    /// spice: `defaultMode`.
+    /// vnc: the port `websocket`; 0 if there is none, and -1 if libvirt chooses it.
+    pub websocket: i32,
+    /// spice: the attribute `defaultMode`.
     pub default_mode: SpiceMode,
-    /// spice: `mode` of each `<channel>`.
+    /// spice: the `mode` of each `<channel>`.
     pub channels: Vec<SpiceMode>,
-    /// dbus: an address of the user's own.
+    /// dbus: true if the user gave an address.
     pub has_address: bool,
-    /// vnc: the bytes of `passwd`.
+    /// sdl: the attribute `display`, the X display that QEMU opens.
+    pub x_display: Option<String>,
+    /// sdl: the attribute `xauth`, a file.
+    pub xauth: Option<String>,
+    /// vnc: the length of `passwd` in bytes.
     pub password: usize,
-    /// rdp: `replaceUser='yes'`.
+    /// rdp: true for `replaceUser='yes'`.
     pub replace_user: bool,
-    /// rdp: `multiUser='yes'`.
+    /// rdp: true for `multiUser='yes'`.
     pub multi_user: bool,
 }
 
-/// How spice protects a channel.
+/// The protection of a spice channel.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum SpiceMode {
-    /// Either way.
+    /// With or without TLS.
     #[default]
     Any,
-    /// With TLS.
+    /// Only with TLS.
     Secure,
-    /// Without.
+    /// Only without TLS.
     Insecure,
 }
 
 impl<'d, 'a> Graphics<'d, 'a> {
-    /// The `<channel>`s that are to be encrypted.
+    /// Returns the `<channel>` elements that ask for encryption.
     pub fn secure_channels(&self) -> impl Iterator<Item = Element<'d, 'a>> {
         let is_secure = |child: &Element<'d, 'a>| {
             child.name() == "channel" && child.attribute("mode").as_deref() == Some("secure")
@@ -227,39 +236,39 @@ impl<'d, 'a> Graphics<'d, 'a> {
 }
 
 impl GraphicsSettings {
-    /// spice: whether any channel is to be encrypted.
+    /// spice: returns whether any channel asks for encryption.
     #[must_use]
     pub fn wants_tls(&self) -> bool {
         self.default_mode == SpiceMode::Secure || self.channels.contains(&SpiceMode::Secure)
     }
 }
 
-/// On what a `<graphics>` listens, by its first `<listen>` (libvirt uses no other).
+/// The place where a `<graphics>` listens. Its first `<listen>` decides; libvirt uses no other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Listen {
-    /// TCP on this address; `None`: the one in `qemu.conf`, or 127.0.0.1 (libvirt
+    /// TCP on this address. `None` stands for the address in `qemu.conf`, or 127.0.0.1 (libvirt
     /// src/qemu/qemu_conf.c, `virQEMUDriverConfigNew`).
     Address(Option<String>),
-    /// TCP on the address of a network of libvirt's.
+    /// TCP on the address of one of libvirt's networks.
     Network,
     /// A UNIX socket.
     Socket,
-    /// Nothing: `virsh` and viewers hand over a file descriptor.
+    /// Nothing listens: `virsh` and viewers hand over a file descriptor.
     None,
 }
 
-/// On what graphics listen that name no address, by `qemu.conf`.
+/// The place where graphics listen that name no address, according to `qemu.conf`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ListenDefault<'a> {
-    /// The address; one that is not known may be any.
+    /// The address; `None` if it is not known and may be any.
     pub address: Option<&'a str>,
-    /// A UNIX socket of libvirt's instead, whatever the address (libvirt src/qemu/qemu_process.c,
-    /// `qemuProcessGraphicsSetupListen`).
+    /// True if libvirt uses a UNIX socket instead, whatever the address (libvirt
+    /// src/qemu/qemu_process.c, `qemuProcessGraphicsSetupListen`).
     pub socket: bool,
 }
 
 impl Listen {
-    /// From where it can be reached.
+    /// Returns from where a viewer can reach it.
     #[must_use]
     pub fn reach(&self, default: ListenDefault<'_>) -> Reach {
         let address = match self {
@@ -288,48 +297,48 @@ impl Listen {
 pub struct Video<'d, 'a> {
     /// The element.
     pub element: Element<'d, 'a>,
-    /// `<model type=…>`; `None`: libvirt chooses.
+    /// The `type` of `<model>`; `None` if libvirt chooses.
     pub model: Option<String>,
-    /// `<model primary='yes'>`: libvirt puts it first.
+    /// True for `<model primary='yes'>`: libvirt puts this card first.
     pub primary: bool,
-    /// `<acceleration accel3d='yes'>`.
+    /// True for `<acceleration accel3d='yes'>`.
     pub accel3d: bool,
-    /// `<driver name='vhostuser'>`.
+    /// True for `<driver name='vhostuser'>`.
     pub vhost_user: bool,
-    /// What libvirt's rules depend on.
+    /// The settings that libvirt's checks depend on.
     pub settings: VideoSettings,
 }
 
-/// What a `<video>` says that changes no screen, but that libvirt has rules for.
+/// The settings of a `<video>` that change no screen but that libvirt checks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct VideoSettings {
-    /// `<model primary='yes'>`.
+    /// True for `<model primary='yes'>`.
     pub primary: bool,
-    /// `<driver name='vhostuser'>`.
+    /// True for `<driver name='vhostuser'>`.
     pub vhost_user: bool,
-    /// `<acceleration accel3d='yes'>`.
+    /// True for `<acceleration accel3d='yes'>`.
     pub accel3d: bool,
-    /// `<acceleration accel2d='yes'>`.
+    /// True for `<acceleration accel2d='yes'>`.
     pub accel2d: bool,
-    /// Whether `<acceleration>` names a render node.
+    /// True if `<acceleration>` names a render node.
     pub rendernode: bool,
-    /// `heads` of the model; 1 where it says nothing.
+    /// The model's `heads`; 1 if it names none.
     pub heads: u32,
-    /// `blob` (libvirt 9.2).
+    /// The model's `blob` (libvirt 9.2).
     pub blob: Option<Switch>,
-    /// `edid` (libvirt 11.7).
+    /// The model's `edid` (libvirt 11.7).
     pub edid: Option<Switch>,
-    /// `device` (libvirt 12.5).
+    /// The model's `device` (libvirt 12.5).
     pub device: Option<String>,
-    /// `<resolution x=… y=…>`.
+    /// The width and height in `<resolution>`, in pixels.
     pub resolution: Option<(u32, u32)>,
-    /// `ram`, `vram`, `vram64` and `vgamem` of the model, in KiB; 0 where it says nothing.
+    /// The model's `ram`, `vram`, `vram64` and `vgamem`.
     pub memory: VideoMemory,
-    /// Whether the card has an `<address>`.
+    /// True if the card has an `<address>`.
     pub has_address: bool,
 }
 
-/// The memory of a `<video>`, in KiB; 0 where it says nothing.
+/// The memory of a `<video>`, in KiB; 0 where the XML names none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct VideoMemory {
     /// `ram`
@@ -347,7 +356,7 @@ pub struct VideoMemory {
 pub struct Argument<'d, 'a> {
     /// The element.
     pub element: Element<'d, 'a>,
-    /// `value`.
+    /// The attribute `value`.
     pub value: String,
 }
 
@@ -356,68 +365,70 @@ pub struct Argument<'d, 'a> {
 pub struct Property<'d, 'a> {
     /// The element.
     pub element: Element<'d, 'a>,
-    /// The alias of the device.
+    /// The alias of the device that gets the property.
     pub alias: String,
-    /// `name`.
+    /// The property's `name`.
     pub name: String,
-    /// `type`: `string`, `unsigned`, `signed`, `bool`, `remove`.
+    /// The `type`: `string`, `unsigned`, `signed`, `bool` or `remove`.
     pub kind: String,
-    /// `value`; a property that is removed has none.
+    /// The attribute `value`; a property with `type='remove'` has none.
     pub value: Option<String>,
 }
 
-/// The view.
+/// The view of one domain.
 #[derive(Debug, Clone)]
 pub struct Domain<'d, 'a> {
-    /// `<domain>`.
+    /// The element `<domain>`.
     pub element: Element<'d, 'a>,
-    /// `<devices>`.
+    /// The element `<devices>`.
     pub devices: Option<Element<'d, 'a>>,
-    /// `type` of the domain: `kvm`, `qemu`.
+    /// The attribute `type` of `<domain>`, such as `kvm` or `qemu`.
     pub virt_type: String,
-    /// `<name>`.
+    /// The text of `<name>`.
     pub name: Option<String>,
-    /// `<uuid>`.
+    /// The UUID in `<uuid>`.
     pub uuid: Option<Uuid>,
-    /// `arch` of `<os><type>`.
+    /// The attribute `arch` of `<os><type>`.
     pub arch: Option<String>,
-    /// `machine` of `<os><type>`.
+    /// The attribute `machine` of `<os><type>`.
     pub machine: Option<String>,
-    /// Whether the firmware is UEFI: `<os firmware='efi'>` or a `pflash` loader.
+    /// True if the firmware is UEFI: `<os firmware='efi'>` or a `pflash` loader.
     pub efi: bool,
-    /// `<emulator>`.
+    /// The path in `<emulator>`.
     pub emulator: Option<String>,
     /// The vfio devices.
     pub hostdevs: Vec<Hostdev<'d, 'a>>,
-    /// All elements that libvirt counts for its `hostdevN`, with their aliases: interfaces of type
-    /// hostdev first, then hostdevs of all types.
+    /// All elements that libvirt counts for its `hostdevN`, with their aliases: first the
+    /// interfaces of type hostdev, then the hostdevs of all types.
     pub aliases: Vec<(Element<'d, 'a>, String)>,
-    /// The graphics, in their order.
+    /// The graphics, in the order of the XML.
     pub graphics: Vec<Graphics<'d, 'a>>,
-    /// The video cards, in their order.
+    /// The video cards, in the order of the XML.
     pub videos: Vec<Video<'d, 'a>>,
-    /// Character devices that need spice, by their `type`: `spicevmc`, `spiceport`.
+    /// The `type` of each character device that needs spice: `spicevmc` or `spiceport`.
     pub spice_chardevs: Vec<String>,
-    /// Whether there is an `<audio type='spice'>`.
-    pub spice_audio: bool,
-    /// Whether the guest's memory is a memfd (`<memoryBacking><source type='memfd'/>`).
+    /// The `type` of each `<audio>`.
+    pub audio: Vec<String>,
+    /// True if there is a `<sound>`.
+    pub sound: bool,
+    /// True if the guest's memory is a memfd (`<memoryBacking><source type='memfd'/>`).
     pub memfd: bool,
-    /// What libvirt's parser refuses of the devices, in its words.
+    /// The errors that libvirt's parser reports for the devices, in its words.
     pub misread: Vec<String>,
-    /// libosinfo's name of the guest's system (`http://microsoft.com/win/10`).
+    /// libosinfo's id of the guest's system (`http://microsoft.com/win/10`).
     pub os_id: Option<String>,
-    /// Another manager whose metadata the domain carries.
+    /// The name of another manager whose metadata the domain carries.
     pub manager: Option<&'static str>,
-    /// `<gfxplane:policy>` in the metadata.
+    /// The element `<gfxplane:policy>` in the metadata.
     pub policy: Option<Element<'d, 'a>>,
-    /// `<qemu:commandline>`'s arguments, in their order.
+    /// The arguments in `<qemu:commandline>`, in the order of the XML.
     pub arguments: Vec<Argument<'d, 'a>>,
-    /// `<qemu:override>`'s properties, in their order.
+    /// The properties in `<qemu:override>`, in the order of the XML.
     pub properties: Vec<Property<'d, 'a>>,
 }
 
-/// By what in the namespace of their metadata the other managers are known.
-const MANAGERS: [(&str, &str); 5] = [
+/// Other managers: a part of their metadata's namespace, and their name.
+pub(crate) const MANAGERS: [(&str, &str); 5] = [
     ("openstack.org", "Nova"),
     ("ovirt.org", "oVirt"),
     ("cloudstack", "CloudStack"),
@@ -426,7 +437,7 @@ const MANAGERS: [(&str, &str); 5] = [
 ];
 
 impl<'d, 'a> Domain<'d, 'a> {
-    /// Looks at a document.
+    /// Makes the view of a document.
     ///
     /// # Errors
     /// [`NotADomain`] if its root is not `<domain>`.
@@ -479,8 +490,10 @@ impl<'d, 'a> Domain<'d, 'a> {
             graphics: of_name("graphics").map(graphics).collect(),
             videos: of_name("video").map(video).collect(),
             spice_chardevs: spice_chardevs(devices),
-            spice_audio: of_name("audio")
-                .any(|audio| audio.attribute("type").as_deref() == Some("spice")),
+            audio: of_name("audio")
+                .map(|audio| owned(audio.attribute("type")).unwrap_or_default())
+                .collect(),
+            sound: of_name("sound").next().is_some(),
             memfd: root
                 .child("memoryBacking")
                 .and_then(|backing| backing.child("source"))
@@ -503,7 +516,8 @@ impl<'d, 'a> Domain<'d, 'a> {
         })
     }
 
-    /// The program that runs it: the emulator that it names, or else Debian's for its architecture.
+    /// Returns the program that runs the domain: its `<emulator>`, or else Debian's QEMU for its
+    /// architecture.
     #[must_use]
     pub fn program(&self) -> PathBuf {
         self.emulator.as_ref().map_or_else(
@@ -515,7 +529,7 @@ impl<'d, 'a> Domain<'d, 'a> {
         )
     }
 
-    /// Whether the guest is Windows, as far as libosinfo's metadata tell.
+    /// Returns whether libosinfo's metadata say that the guest is Windows.
     #[must_use]
     pub fn is_windows(&self) -> bool {
         self.os_id
@@ -523,7 +537,7 @@ impl<'d, 'a> Domain<'d, 'a> {
             .is_some_and(|id| id.contains("microsoft.com/win"))
     }
 
-    /// Whether QEMU runs it.
+    /// Returns whether QEMU runs the domain.
     #[must_use]
     pub fn is_qemu(&self) -> bool {
         matches!(self.virt_type.as_str(), "kvm" | "qemu" | "hvf")
@@ -544,7 +558,7 @@ fn is_yes(element: Option<Element<'_, '_>>, attribute: &str) -> bool {
     })
 }
 
-/// The children of all elements of this name in QEMU's namespace under `<domain>`.
+/// Returns the children of all elements of this name in QEMU's namespace under `<domain>`.
 fn in_qemu<'d, 'a>(
     root: Element<'d, 'a>,
     name: &'static str,
@@ -562,8 +576,8 @@ fn manager(metadata: Element<'_, '_>) -> Option<&'static str> {
         .map(|(_, name)| *name)
 }
 
-/// The elements that libvirt counts for its `hostdevN`, and the user's aliases of those that have
-/// one: only aliases that begin with `ua-` are kept (libvirt src/conf/domain_conf.c,
+/// Returns the elements that libvirt counts for its `hostdevN`, each with the user's alias if it
+/// has one. libvirt keeps only aliases that begin with `ua-` (src/conf/domain_conf.c,
 /// `virDomainDeviceAliasIsUserAlias`).
 fn counted<'d, 'a>(
     interfaces: impl Iterator<Item = Element<'d, 'a>>,
@@ -583,7 +597,7 @@ fn counted<'d, 'a>(
         .collect()
 }
 
-/// The aliases that elements have when libvirt has numbered those without one of the user's.
+/// Returns the aliases after libvirt has numbered the elements that have none of the user's.
 #[must_use]
 pub fn numbered(aliases: impl Iterator<Item = Option<String>>) -> Vec<String> {
     let mut next = 0..;
@@ -599,7 +613,8 @@ fn hostdevs<'d, 'a>(aliases: &[(Element<'d, 'a>, String)]) -> Vec<Hostdev<'d, 'a
         if element.name() != "hostdev" {
             continue;
         }
-        // The host gives it up, and the guest does not get it (libvirt docs/formatdomain.rst).
+        // The host gives the device up, and the guest does not get it (libvirt
+        // docs/formatdomain.rst).
         let is_unassigned = element
             .child("address")
             .is_some_and(|address| address.attribute("type").as_deref() == Some("unassigned"));
@@ -636,7 +651,7 @@ fn hostdevs<'d, 'a>(aliases: &[(Element<'d, 'a>, String)]) -> Vec<Hostdev<'d, 'a
     found
 }
 
-/// The vfio device of a hostdev and its model.
+/// Returns the vfio device of a hostdev and its model.
 pub(crate) fn device(hostdev: Element<'_, '_>) -> Option<(DeviceId, String)> {
     let address = hostdev.child("source")?.child("address")?;
     match hostdev.attribute("type").as_deref() {
@@ -667,7 +682,7 @@ pub(crate) fn device(hostdev: Element<'_, '_>) -> Option<(DeviceId, String)> {
     }
 }
 
-/// As C's strtoul with base 0 reads it (libvirt src/conf/device_conf.c,
+/// Reads a number as C's strtoul with base 0 does (libvirt src/conf/device_conf.c,
 /// `virPCIDeviceAddressParseXML`).
 pub(crate) fn parse_number(text: &str) -> Option<u32> {
     let text = text.trim();
@@ -697,8 +712,8 @@ fn graphics<'d, 'a>(element: Element<'d, 'a>) -> Graphics<'d, 'a> {
     }
 }
 
-/// As libvirt reads an inactive definition (src/conf/domain_conf.c, `virDomainGraphicsDefParseXMLVNC`
-/// and its neighbours).
+/// Reads the settings as libvirt reads an inactive definition (src/conf/domain_conf.c,
+/// `virDomainGraphicsDefParseXMLVNC` and its neighbours).
 fn graphics_settings(graphics: Element<'_, '_>, kind: Option<GraphicsType>) -> GraphicsSettings {
     let number = |name| {
         let text = graphics.attribute(name)?;
@@ -733,11 +748,14 @@ fn graphics_settings(graphics: Element<'_, '_>, kind: Option<GraphicsType>) -> G
         port: chosen(port.unwrap_or(0)),
         autoport,
         tls_port: chosen(tls_port),
+        websocket: number("websocket").unwrap_or(0),
         default_mode: mode(graphics.attribute("defaultMode")),
         channels: named("channel")
             .map(|channel| mode(channel.attribute("mode")))
             .collect(),
         has_address: graphics.attribute("address").is_some(),
+        x_display: owned(graphics.attribute("display")),
+        xauth: owned(graphics.attribute("xauth")),
         password: graphics.attribute("passwd").map_or(0, |text| text.len()),
         replace_user: is_yes(Some(graphics), "replaceUser"),
         multi_user: is_yes(Some(graphics), "multiUser"),
@@ -760,13 +778,13 @@ fn listen(graphics: Element<'_, '_>, kind: Option<GraphicsType>) -> Listen {
         Some("none") => Listen::None,
         Some("socket") => Listen::Socket,
         Some("network") => Listen::Network,
-        // An old VNC display has the socket as an attribute.
+        // An old VNC element has the socket as an attribute.
         _ if kind == Some(GraphicsType::Vnc) && attribute("socket").is_some() => Listen::Socket,
         _ => Listen::Address(address(first)),
     };
-    // libvirt src/conf/domain_postparse.c, virDomainDefPostParseGraphics: spice on an address, but
-    // without ports and autoport, listens nowhere.
-    // -1 stands for a port that libvirt chooses.
+    // A spice that listens on an address but asks for no port listens nowhere (libvirt
+    // src/conf/domain_postparse.c, virDomainDefPostParseGraphics). -1 stands for a port that
+    // libvirt chooses.
     let port = |name: &str| {
         attribute(name)
             .and_then(|text| text.trim().parse::<i32>().ok())
@@ -837,8 +855,8 @@ fn video_settings(video: Element<'_, '_>) -> VideoSettings {
     }
 }
 
-/// What libvirt's parser says of values that it does not know, of a hostdev without a device, and so
-/// on: the domain is refused with the first of these.
+/// Returns the errors that libvirt's parser would report, for example for a value that it does not
+/// know or a hostdev without a device. libvirt refuses the domain with the first of them.
 fn misread<'d, 'a: 'd>(devices: impl Iterator<Item = Element<'d, 'a>>) -> Vec<String> {
     let invalid = |attribute, element, value: &str| {
         format!("Invalid value for attribute '{attribute}' in element '{element}': '{value}'.")
@@ -890,7 +908,8 @@ fn misread<'d, 'a: 'd>(devices: impl Iterator<Item = Element<'d, 'a>>) -> Vec<St
     said
 }
 
-/// libvirt's types of graphics (src/conf/domain_conf.c, `virDomainGraphics`); `dbus` since 8.4.
+/// The types of graphics that libvirt knows (src/conf/domain_conf.c, `virDomainGraphics`); `dbus`
+/// since 8.4.
 const LIBVIRTS_GRAPHICS: [&str; 7] = [
     "sdl",
     "vnc",
@@ -901,7 +920,7 @@ const LIBVIRTS_GRAPHICS: [&str; 7] = [
     "dbus",
 ];
 
-/// libvirt's models of video cards (src/conf/domain_conf.c, `virDomainVideo`).
+/// The models of video cards that libvirt knows (src/conf/domain_conf.c, `virDomainVideo`).
 const LIBVIRTS_VIDEO: [&str; 13] = [
     "default",
     "vga",
@@ -918,7 +937,7 @@ const LIBVIRTS_VIDEO: [&str; 13] = [
     "ramfb",
 ];
 
-/// Character devices that need spice, by their `type`, in the order of libvirt's checks
+/// Returns the `type` of each character device that needs spice, in the order of libvirt's checks
 /// (src/conf/domain_conf.c, `virDomainDeviceInfoIterateFlags`).
 fn spice_chardevs(devices: Option<Element<'_, '_>>) -> Vec<String> {
     let kinds = [
@@ -964,7 +983,7 @@ fn properties<'d, 'a>(root: Element<'d, 'a>) -> Vec<Property<'d, 'a>> {
     found
 }
 
-/// The name and the vfio devices of a domain; nothing if it can't be read.
+/// Returns the name and the vfio devices of a domain; both empty if its XML can't be read.
 #[must_use]
 pub fn name_and_devices(definition: &str) -> (String, Vec<DeviceId>) {
     let Ok(document) = Document::parse(definition) else {

@@ -1,4 +1,4 @@
-//! How a fact is known, and which of several sources is believed.
+//! The evidence for a fact, and the choice between sources that differ.
 
 use std::str::FromStr;
 
@@ -12,33 +12,32 @@ use crate::version::Version;
 
 /// A source of facts. The order is that of authority, the strongest first.
 ///
-/// `Kernel` and `Probe` are measurements of this device; nothing weaker ever vetoes a start or
+/// `Kernel` and `Probe` are measurements of this device. Nothing weaker ever vetoes a start or
 /// switches a display on by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Method {
-    /// A sysfs attribute, as Alex Williamson proposed it in 2018; no kernel has it yet.
+    /// A sysfs attribute, as Alex Williamson proposed it in 2018. No kernel has it yet.
     Kernel,
-    /// The device itself was asked, now or in a record that is still valid.
+    /// The answer of the device itself, given now or in a record that is still valid.
     Probe,
-    /// A QEMU that opened the device said so, of this device alone. It tells only which interface
-    /// it takes.
+    /// The word of a QEMU that opened this very device. It tells only which interface QEMU takes.
     Qemu,
-    /// A device of the same type, driver and kernel was asked.
+    /// The answer of another device of the same type, with the same driver and kernel.
     Sibling,
-    /// A rule knows devices of this kind.
+    /// A rule that knows devices of this kind.
     Rule,
 }
 
 impl Method {
-    /// Whether this is a measurement of the device itself.
+    /// Returns whether this is a measurement of the device itself.
     #[must_use]
     pub fn is_measured(self) -> bool {
         self <= Method::Probe
     }
 }
 
-/// Through which kernel interface a device was opened.
+/// The kernel interface through which a device was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OpenPath {
@@ -59,13 +58,14 @@ impl FromStr for OpenPath {
     }
 }
 
-/// At which step of a probe something was decided; in the order in which they are taken. (A driver
-/// that turns out to want a VM is given one after its first open: then [`Step::Kvm`] and the three
-/// after it come between two of these.)
+/// A step of a probe, in the order in which the probe takes them.
+///
+/// If a driver turns out to want a VM only after its first open, then [`Step::Kvm`] and the three
+/// steps after it follow that open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Step {
-    /// Policy: may this device be opened at all?
+    /// Asking the policy whether this device may be opened at all.
     Policy,
     /// Starting the child that opens the device.
     Spawn,
@@ -73,17 +73,17 @@ pub enum Step {
     Lock,
     /// Finding the IOMMU group or the device node in sysfs.
     Find,
-    /// Opening `/dev/vfio/vfio`, its version, its IOMMU type.
+    /// Opening `/dev/vfio/vfio`, and checking its version and its IOMMU type.
     Container,
     /// Opening `/dev/vfio/GROUP` (EBUSY: in use).
     Group,
-    /// `VFIO_GROUP_GET_STATUS`: are all devices of the group bound to vfio drivers?
+    /// `VFIO_GROUP_GET_STATUS`: checking that all devices of the group are bound to vfio drivers.
     Viable,
     /// `VFIO_GROUP_SET_CONTAINER` and `VFIO_SET_IOMMU`.
     Attach,
     /// Opening `/dev/iommu`.
     Iommufd,
-    /// Opening `/dev/vfio/devices/vfioN`, which says nothing of whether the device is in use.
+    /// Opening `/dev/vfio/devices/vfioN`. Success does not tell whether the device is in use.
     Cdev,
     /// Opening `/dev/kvm`, for a driver that wants a VM.
     Kvm,
@@ -91,11 +91,11 @@ pub enum Step {
     KvmVm,
     /// `KVM_CREATE_DEVICE` with `KVM_DEV_TYPE_VFIO`.
     KvmDevice,
-    /// `KVM_DEV_VFIO_FILE_ADD`: tells the group, or the device by its node, of the VM.
+    /// `KVM_DEV_VFIO_FILE_ADD`: telling the VM of the group, or of the device by its node.
     KvmFile,
-    /// `VFIO_GROUP_GET_DEVICE_FD`: the driver's own open.
+    /// `VFIO_GROUP_GET_DEVICE_FD`, in which the driver opens the device.
     Open,
-    /// `VFIO_DEVICE_BIND_IOMMUFD` (EBUSY, EINVAL: in use), with the driver's own open in it.
+    /// `VFIO_DEVICE_BIND_IOMMUFD`, in which the driver opens the device (EBUSY, EINVAL: in use).
     Bind,
     /// `VFIO_DEVICE_GET_INFO`.
     Info,
@@ -107,7 +107,7 @@ pub enum Step {
     IrqInfo,
     /// `VFIO_DEVICE_GET_PCI_HOT_RESET_INFO`.
     HotReset,
-    /// `VFIO_DEVICE_QUERY_GFX_PLANE` with PROBE and no type: it must fail.
+    /// `VFIO_DEVICE_QUERY_GFX_PLANE` with PROBE and no type. The driver must refuse it.
     Control,
     /// `VFIO_DEVICE_QUERY_GFX_PLANE` with PROBE and DMABUF.
     QueryDmabuf,
@@ -119,19 +119,19 @@ pub enum Step {
 }
 
 impl Step {
-    /// Whether the driver's own open is a part of it.
+    /// Returns whether the driver opens the device in this step.
     #[must_use]
     pub fn is_open(self) -> bool {
         matches!(self, Step::Open | Step::Bind)
     }
 
-    /// Whether it is one of the four that make a VM and tell it of the device.
+    /// Returns whether this is one of the four steps that make a VM and tell it of the device.
     #[must_use]
     pub fn is_kvm(self) -> bool {
         (Step::Kvm..=Step::KvmFile).contains(&self)
     }
 
-    /// The step that this word names, if this version knows it.
+    /// Returns the step that this word names; `None` if this version does not know it.
     #[must_use]
     pub fn from_word(word: &str) -> Option<Self> {
         let word: StrDeserializer<'_, serde::de::value::Error> = word.into_deserializer();
@@ -142,42 +142,43 @@ impl Step {
 
 display_as_serde!(Method, OpenPath, Step);
 
-/// How a set of facts is known.
+/// The evidence for a set of facts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Evidence {
     /// The source.
     pub method: Method,
-    /// Probe: how the device was opened.
+    /// For a probe: the interface through which the device was opened.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<OpenPath>,
     /// The vfio driver of the device that was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub driver: Option<String>,
-    /// Its module's version or, without one, srcversion.
+    /// The version of the driver's module or, without one, its srcversion.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub driver_version: Option<String>,
     /// The kernel's release (`uname -r`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<String>,
-    /// QEMU: its version.
+    /// For QEMU: its version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub qemu: Option<Version>,
-    /// Rule: its name.
+    /// For a rule: its name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
-    /// Rule, and QEMU if it was not started to be asked: on what it rests.
+    /// For a rule: what it is based on. For a QEMU that was not started for our question: where its
+    /// answer was found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
-    /// Probe without a result: the step that failed.
+    /// For a probe without a result: the step that failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<Step>,
-    /// Probe without a result: the name of the errno (`EBUSY`).
+    /// For a probe without a result: the name of the errno (`EBUSY`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub errno: Option<String>,
 }
 
 impl Evidence {
-    /// Evidence by this method, with nothing more said.
+    /// Makes evidence that holds this method and nothing more.
     #[must_use]
     pub fn by(method: Method) -> Self {
         Evidence {
@@ -195,35 +196,35 @@ impl Evidence {
     }
 }
 
-/// What a weaker source says that the believed one contradicts.
+/// A statement of another source that contradicts the believed one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Disagreement {
-    /// What it says.
+    /// The display that this source states.
     #[serde(flatten)]
     pub display: Display,
-    /// Who says it.
+    /// The evidence for that statement.
     pub evidence: Evidence,
 }
 
-/// The facts about one device or type that are believed, and why.
+/// The believed facts about one device or type, and their evidence.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
     /// The facts.
     #[serde(flatten)]
     pub facts: Facts,
-    /// Where they come from; none if nobody knows anything.
+    /// The evidence for the facts; `None` if no source knows anything.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub evidence: Option<Evidence>,
-    /// A probe that brought no answer, where the facts come from somewhere weaker.
+    /// A probe that got no answer, where the facts come from a weaker source.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attempt: Option<Disagreement>,
-    /// Sources that say something else.
+    /// The sources that contradict the facts.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub disagreements: Vec<Disagreement>,
 }
 
 impl Finding {
-    /// Whether the facts were measured, and if not, what they rest on; for people.
+    /// Returns, as text for people, whether the facts were measured and if not, what they rest on.
     #[must_use]
     pub fn how_known(&self) -> String {
         match &self.evidence {
@@ -234,15 +235,19 @@ impl Finding {
     }
 }
 
-/// Chooses among what several sources say of one device.
+/// Chooses among the statements of several sources about one device.
 ///
-/// The strongest source that knows the display is believed. What a device did when it was asked
-/// (it says yes to everything, it hangs) counts as knowing; that it could not be asked does not,
-/// and is kept as [`Finding::attempt`]. A driver that hangs with us and answers a QEMU that was started
-/// to be asked is known by that; what was learned from a log ([`Evidence::source`]) goes behind every
-/// probe, as a guest may have written it. A kernel attribute and QEMU say nothing of EDID and OpRegion:
-/// these come from the strongest other source that agrees on the display. `nothing` is the reason if
-/// nobody knows.
+/// The strongest source that knows the display is believed. A device that was asked and says yes to
+/// everything, or hangs, counts as a source that knows. A device that could not be asked does not;
+/// its attempt is kept as [`Finding::attempt`].
+///
+/// If a driver hangs when we ask but answers a QEMU that was started for the question, the QEMU is
+/// believed. A statement that was learned from a log ([`Evidence::source`]) comes after every
+/// probe, as a guest may have written it.
+///
+/// A kernel attribute and QEMU say nothing of EDID and OpRegion. These come from the strongest
+/// other source that agrees on the display. `nothing` is the reason to give if there are no
+/// sources.
 #[must_use]
 pub fn resolve(mut sources: Vec<(Facts, Evidence)>, nothing: Reason) -> Finding {
     sources.sort_by_key(|(_, evidence)| evidence.method);
@@ -303,9 +308,9 @@ pub fn resolve(mut sources: Vec<(Facts, Evidence)>, nothing: Reason) -> Finding 
     }
 }
 
-/// Whether both can be right. QEMU tells only what it takes.
+/// Returns whether both statements can be right. QEMU tells only which interface it takes.
 fn agree(one: (&Display, &Evidence), other: (&Display, &Evidence)) -> bool {
-    // It believes a driver that says yes to everything.
+    // QEMU takes dmabuf from a driver that says yes to everything.
     let taken = |display: &Display| match display {
         Display::Known(interfaces) => Some(interfaces.first().copied()),
         Display::Unknown(Reason::Untrusted) => Some(Some(DisplayInterface::Dmabuf)),

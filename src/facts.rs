@@ -1,61 +1,61 @@
-//! What a device offers and needs: plain data, said in the words of vfio.h.
+//! The facts of a device as plain data, in the words of vfio.h: what it offers and what it needs.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// A way in which a device hands its screen to the host.
+/// The way in which a device hands its screen to the host.
 ///
-/// The order is QEMU's: it asks for dmabuf first and takes a region only if that is refused
+/// The order is QEMU's: it asks for dmabuf first and takes a region only if the device refuses
 /// (QEMU hw/vfio/display.c, `vfio_display_probe`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DisplayInterface {
-    /// `VFIO_GFX_PLANE_TYPE_DMABUF`: a dma-buf, for which QEMU's display must have OpenGL.
+    /// `VFIO_GFX_PLANE_TYPE_DMABUF`: a dma-buf. QEMU can show it only through graphics with OpenGL.
     Dmabuf,
-    /// `VFIO_GFX_PLANE_TYPE_REGION`: device memory that QEMU copies from; any display will do.
+    /// `VFIO_GFX_PLANE_TYPE_REGION`: device memory that QEMU copies from. Any graphics can show it.
     Region,
 }
 
-/// Why nothing is known of a display.
+/// The reason why a display is unknown.
 ///
-/// The list may grow: a word that this version does not know is read as [`Reason::Other`].
+/// The list may grow: this version reads a word that it does not know as [`Reason::Other`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Reason {
     /// Somebody else holds the device (EBUSY): a fact, not a failure.
     InUse,
-    /// The driver opens only for a process with a KVM VM (ESRCH from kvmgt), and none could be made,
-    /// or it did not take the one that was.
+    /// The driver opens only for a process with a KVM VM (ESRCH from kvmgt), and either none could
+    /// be made or the driver did not take it.
     NeedsVm,
     /// The driver did not answer before the deadline.
     TimedOut,
-    /// No right to open `/dev/vfio` or the device.
+    /// We have no right to open `/dev/vfio` or the device.
     Permission,
     /// No vfio driver is bound to the device: there is no IOMMU group or device node to open.
     NoDriver,
-    /// The driver says yes to every question, the senseless one included.
+    /// The driver says yes to every question, even to the one that makes no sense.
     Untrusted,
     /// Nobody has asked the device yet, and no rule knows it.
     NotProbed,
-    /// The kernel has no vfio interface that we can open, or not the one that was asked for.
+    /// The kernel has no vfio interface that we can open, or lacks the one that the caller chose.
     NoVfio,
     /// Other devices of the IOMMU group are bound to host drivers.
     NotViable,
-    /// The driver refused to open the device, or it could not be asked at all; step and errno tell
-    /// more.
+    /// The driver refused to open the device, or the device could not be asked at all. The evidence
+    /// holds the step and the errno.
     OpenFailed,
-    /// `/run/gfxplane` is there, but somebody else may write to it: no lock can be taken.
+    /// `/run/gfxplane` exists, but others may write to it, so that no lock can be taken.
     UnsafeState,
-    /// The device was opened but a query failed in a way that vfio.h does not foresee.
+    /// The device was opened, but a query failed in a way that vfio.h does not foresee.
     QueryFailed,
-    /// The device went away while it was asked.
+    /// The device disappeared during the probe.
     Vanished,
-    /// Policy says that this device is not to be opened.
+    /// The policy forbids opening this device.
     NotAllowed,
-    /// The device exists as a definition only (`mdevctl define`), and nothing is known of its type.
+    /// The device exists only as a definition (`mdevctl define`), and nothing is known of its type.
     NotActive,
-    /// A word of a newer version.
+    /// A word that a newer version wrote.
     Other(String),
 }
 
@@ -125,7 +125,7 @@ impl<'de> Deserialize<'de> for Reason {
 }
 
 impl DisplayInterface {
-    /// The word for it in XML, JSON, attributes and properties.
+    /// Returns the word that XML, JSON, attributes and properties use for this interface.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -162,17 +162,17 @@ impl FromStr for DisplayInterface {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "DisplayWords", try_from = "DisplayWords")]
 pub enum Display {
-    /// These interfaces, the one that QEMU takes first; empty: the device has no display.
+    /// The device has these interfaces, first the one that QEMU takes. An empty list: no display.
     Known(Vec<DisplayInterface>),
-    /// It is not known, for this reason.
+    /// The display is unknown, for this reason.
     Unknown(Reason),
 }
 
 impl Display {
-    /// A device without a display.
+    /// The display of a device that has none.
     pub const NONE: Display = Display::Known(Vec::new());
 
-    /// From the answers of the two plane queries.
+    /// Makes a display from the answers to the two plane queries.
     #[must_use]
     pub fn from_answers(dmabuf: bool, region: bool) -> Self {
         let offered = [
@@ -188,7 +188,7 @@ impl Display {
         )
     }
 
-    /// The words for it, at least one: `dmabuf`, `region`, `none` or `unknown`.
+    /// Returns the words for the display, at least one: `dmabuf`, `region`, `none` or `unknown`.
     #[must_use]
     pub fn words(&self) -> Vec<&'static str> {
         match self {
@@ -198,7 +198,7 @@ impl Display {
         }
     }
 
-    /// The interface that QEMU will use; `None` for no display and for an unknown one.
+    /// Returns the interface that QEMU will use; `None` if there is no display or it is unknown.
     #[must_use]
     pub fn preferred(&self) -> Option<DisplayInterface> {
         match self {
@@ -207,7 +207,7 @@ impl Display {
         }
     }
 
-    /// The reason for an unknown display.
+    /// Returns the reason why the display is unknown.
     #[must_use]
     pub fn reason(&self) -> Option<&Reason> {
         match self {
@@ -216,8 +216,8 @@ impl Display {
         }
     }
 
-    /// Whether the device itself gave this answer, as opposed to a reason why it could not be
-    /// asked. That its driver says yes to everything is an answer; that it hung is none.
+    /// Returns whether the device itself gave this answer, as opposed to a reason why it could not
+    /// be asked. A driver that says yes to everything has answered; a driver that hung has not.
     #[must_use]
     pub fn is_answer(&self) -> bool {
         matches!(
@@ -226,14 +226,14 @@ impl Display {
         )
     }
 
-    /// Whether the display is known (no display is a known one).
+    /// Returns whether the display is known. No display counts as known.
     #[must_use]
     pub fn is_known(&self) -> bool {
         matches!(self, Display::Known(_))
     }
 }
 
-/// The two fields that say a [`Display`] in a file.
+/// The two fields that hold a [`Display`] in a file.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct DisplayWords {
     pub(crate) display: Vec<String>,
@@ -272,8 +272,9 @@ impl TryFrom<DisplayWords> for Display {
     }
 }
 
-/// The EDID region (`VFIO_REGION_SUBTYPE_GFX_EDID`): the host may tell the guest's driver which
-/// modes to offer. Sizes in pixels; 0 means that the device sets no limit (mbochs-large).
+/// The EDID region (`VFIO_REGION_SUBTYPE_GFX_EDID`), through which the host tells the guest's
+/// driver which modes to offer. Sizes are in pixels; 0 means that the device sets no limit
+/// (mbochs-large).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Edid {
     /// `max_xres` of struct `vfio_region_gfx_edid`.
@@ -285,33 +286,33 @@ pub struct Edid {
 /// The Intel OpRegion (vendor region type 0x8086, subtype 1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpRegion {
-    /// Bytes; 8192 on every device seen.
+    /// Its size in bytes; 8192 on every device seen.
     pub size: u64,
 }
 
-/// Everything that is known of a device, whoever says it.
+/// Everything that is known of a device, from any source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facts {
-    /// The display interfaces.
+    /// The display and its interfaces.
     #[serde(flatten)]
     pub display: Display,
-    /// The EDID region and its maximum.
+    /// The EDID region and its maximum size.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub edid: Option<Edid>,
-    /// The OpRegion.
+    /// The OpRegion, if the device has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub opregion: Option<OpRegion>,
-    /// Whether the driver opens the device only for a process that has a KVM VM: it has said so, or
-    /// a rule does, and then it was opened with one.
+    /// True if the driver opens the device only for a process that has a KVM VM. Either the driver
+    /// said so, or a rule did and the device then opened with a VM.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub kvm: bool,
-    /// What the vfio device itself told; rules and kernel attributes have none.
+    /// The answers of the vfio device itself; rules and kernel attributes have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<DeviceInfo>,
 }
 
 impl Facts {
-    /// Facts that consist of a display and nothing else.
+    /// Makes facts that consist of a display and nothing else.
     #[must_use]
     pub fn of(display: Display) -> Self {
         Facts {
@@ -324,55 +325,56 @@ impl Facts {
     }
 }
 
-/// `VFIO_DEVICE_GET_INFO` and what follows from it.
+/// The answer to `VFIO_DEVICE_GET_INFO` and to the queries that follow it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceInfo {
-    /// `VFIO_DEVICE_FLAGS_*`.
+    /// The flags, `VFIO_DEVICE_FLAGS_*`.
     pub flags: u32,
-    /// As the driver counts them; a display region may have an index beyond (mdpy, NVIDIA).
+    /// The number of regions as the driver counts them; a display region may have a higher index
+    /// (mdpy, NVIDIA).
     pub num_regions: u32,
-    /// As the driver counts them.
+    /// The number of IRQ indexes as the driver counts them.
     pub num_irqs: u32,
-    /// Those regions that exist (size or flags not 0).
+    /// The regions that exist (size or flags not 0).
     pub regions: Vec<Region>,
-    /// Those IRQ indexes that have interrupts.
+    /// The IRQ indexes that have interrupts.
     pub irqs: Vec<Irq>,
-    /// Which devices a hot reset would take along.
+    /// The devices that a hot reset would affect.
     pub hot_reset: HotReset,
-    /// The header of the EDID region, whole.
+    /// The whole header of the EDID region.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub edid: Option<EdidHeader>,
 }
 
-/// Struct `vfio_region_gfx_edid`, as it stands at the start of the EDID region.
+/// The struct `vfio_region_gfx_edid` at the start of the EDID region.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EdidHeader {
-    /// Where in the region the blob lies, in bytes.
+    /// The offset of the blob in the region, in bytes.
     pub edid_offset: u32,
-    /// How large a blob may be, in bytes.
+    /// The largest size that a blob may have, in bytes.
     pub edid_max_size: u32,
-    /// How large the present one is; 0: none was set.
+    /// The size of the present blob in bytes; 0 if none was set.
     pub edid_size: u32,
-    /// Pixels; 0: no limit.
+    /// The greatest width in pixels; 0: no limit.
     pub max_xres: u32,
-    /// Pixels; 0: no limit.
+    /// The greatest height in pixels; 0: no limit.
     pub max_yres: u32,
-    /// 1: up, 2: down (`VFIO_DEVICE_GFX_LINK_STATE_*`).
+    /// The state of the link. 1: up, 2: down (`VFIO_DEVICE_GFX_LINK_STATE_*`).
     pub link_state: u32,
 }
 
-/// `VFIO_DEVICE_GET_REGION_INFO` of one region.
+/// The answer to `VFIO_DEVICE_GET_REGION_INFO` for one region.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Region {
-    /// Index, as `VFIO_PCI_*_REGION_INDEX` up to 8; device-specific from 9 on.
+    /// The index: `VFIO_PCI_*_REGION_INDEX` up to 8, device-specific from 9 on.
     pub index: u32,
-    /// `VFIO_REGION_INFO_FLAG_*`.
+    /// The flags, `VFIO_REGION_INFO_FLAG_*`.
     pub flags: u32,
-    /// Offset from the start of the device file, in bytes.
+    /// The offset from the start of the device file, in bytes.
     pub offset: u64,
-    /// Size in bytes.
+    /// The size in bytes.
     pub size: u64,
-    /// The capability chain, in its order.
+    /// The capability chain, in the driver's order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub capabilities: Vec<RegionCapability>,
 }
@@ -381,40 +383,40 @@ pub struct Region {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "capability", rename_all = "kebab-case")]
 pub enum RegionCapability {
-    /// `VFIO_REGION_INFO_CAP_SPARSE_MMAP`: the parts that can be mapped.
+    /// `VFIO_REGION_INFO_CAP_SPARSE_MMAP`: the parts of the region that can be mapped.
     SparseMmap {
-        /// Offset and size in bytes, from the start of the region.
+        /// The offset and size of each part in bytes, from the start of the region.
         areas: Vec<(u64, u64)>,
     },
-    /// `VFIO_REGION_INFO_CAP_TYPE`: what a device-specific region is.
+    /// `VFIO_REGION_INFO_CAP_TYPE`: the kind of a device-specific region.
     Type {
-        /// `VFIO_REGION_TYPE_*`; with bit 31: a PCI vendor's own.
+        /// `VFIO_REGION_TYPE_*`; with bit 31 set, a type of the PCI vendor's own.
         r#type: u32,
         /// `VFIO_REGION_SUBTYPE_*`.
         subtype: u32,
     },
     /// `VFIO_REGION_INFO_CAP_MSIX_MAPPABLE`.
     MsixMappable,
-    /// One that this version does not know.
+    /// A capability that this version does not know.
     Unknown {
-        /// Capability id.
+        /// The capability's id.
         id: u16,
-        /// Its version.
+        /// The capability's version.
         version: u16,
     },
-    /// A kind that a newer gfxplane wrote into a record.
+    /// A capability that a newer gfxplane wrote into a record.
     #[serde(other)]
     Newer,
 }
 
-/// `VFIO_DEVICE_GET_IRQ_INFO` of one index.
+/// The answer to `VFIO_DEVICE_GET_IRQ_INFO` for one index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Irq {
-    /// Index, as `VFIO_PCI_*_IRQ_INDEX`.
+    /// The index, `VFIO_PCI_*_IRQ_INDEX`.
     pub index: u32,
-    /// `VFIO_IRQ_INFO_*`.
+    /// The flags, `VFIO_IRQ_INFO_*`.
     pub flags: u32,
-    /// Interrupts within the index.
+    /// The number of interrupts in the index.
     pub count: u32,
 }
 
@@ -422,9 +424,10 @@ pub struct Irq {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum HotReset {
-    /// The driver knows no such ioctl, or the slot and bus can't be reset: the name of the errno.
+    /// The driver does not know this ioctl, or the slot and bus can't be reset. Holds the errno's
+    /// name.
     Unsupported(String),
-    /// Devices that the reset would affect.
+    /// The number of devices that the reset would affect.
     Devices(u32),
 }
 
@@ -478,7 +481,7 @@ mod tests {
         ] {
             assert!(serde_json::from_str::<Facts>(json).is_err(), "{json}");
         }
-        // Whatever the order in the file, QEMU's choice comes first.
+        // QEMU's choice comes first, whatever the order in the file.
         let facts: Facts =
             serde_json::from_str(r#"{"display":["region","dmabuf","region"]}"#).unwrap();
         assert_eq!(facts.display, Display::from_answers(true, true));

@@ -1,4 +1,4 @@
-//! A domain's XML, fixed: text in, plan and text out.
+//! Fixes a domain's XML: text in, plan and text out.
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
@@ -14,22 +14,23 @@ use crate::predict::versions::reads_override;
 use crate::screens::{Known, Screens};
 use crate::xml::{Document, XmlError};
 
-/// What has to be found out about a domain's host. Asked only for domains that have vfio devices,
-/// and only about these.
+/// The source of what a fix needs to know about the host. It is asked only for domains with vfio
+/// devices, and only about these devices.
 pub trait Surroundings {
-    /// What is known of a device.
+    /// Returns what is known of a device.
     fn known(&self, device: DeviceId) -> Known;
-    /// What QEMU (the domain's emulator, if it names one) and libvirt can do.
+    /// Returns what libvirt and QEMU can do. QEMU is the domain's emulator, if the domain names
+    /// one.
     fn abilities(&self, domain: &Domain<'_, '_>) -> Abilities;
 }
 
-/// A text that can't be fixed.
+/// The error for a text that can't be fixed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
-    /// Not well-formed, or refused as XML.
+    /// It is not well-formed, or XML that gfxplane refuses.
     #[error(transparent)]
     Xml(#[from] XmlError),
-    /// Not a domain.
+    /// It is not a domain.
     #[error(transparent)]
     NotADomain(#[from] NotADomain),
     /// Its own policy can't be read.
@@ -37,24 +38,26 @@ pub enum Unfit {
     Policy(#[from] BadPolicy),
 }
 
-/// A domain, fixed.
+/// A domain and the result of its fix.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fixed {
     /// The domain's name.
     pub name: Option<String>,
-    /// What was planned; `None` for a domain that is none of QEMU's or has no vfio devices, of
-    /// which nothing is known and nothing changed.
+    /// The plan. `None` if QEMU does not run the domain or it has no vfio devices: then nothing was
+    /// looked up and nothing changed.
     pub plan: Option<Plan>,
-    /// The XML afterwards.
+    /// The XML after the fix.
     pub text: String,
 }
 
-/// Fixes a domain as a whole, or leaves it as it is. If it would be refused with all that may be changed, nothing is
-/// changed, and the notes say what is in the way: a definition that is half mended helps nobody, and a pipe may
-/// hand it to libvirt. A domain that starts gets each change that needs no consent, also where one for more
-/// is missing.
+/// Fixes a domain as a whole, or leaves it as it is.
 ///
-/// `policy` is the host's; the domain's own wishes and then `wishes` go over it.
+/// If QEMU would refuse the domain even with everything changed that may be, nothing is changed,
+/// and the notes say what is in the way. A definition that is half fixed helps nobody, and a pipe
+/// may hand it to libvirt. A domain that starts gets each change that needs no consent, even where
+/// another change lacks its consent.
+///
+/// `policy` is the host's. The domain's own wishes apply over it, and `wishes` over both.
 ///
 /// # Errors
 /// [`Unfit`], with the place.
@@ -67,10 +70,10 @@ pub fn fix(
     in_rounds(text, surroundings, policy, wishes, &plan)
 }
 
-/// What makes the plan for a domain.
+/// A function that makes the plan for a domain.
 pub(crate) type Planning<'m> = &'m dyn Fn(&Domain<'_, '_>, &Screens, &Abilities, &Policy) -> Plan;
 
-/// Plans and edits until there is nothing left to do.
+/// Plans and edits in rounds until nothing is left to do.
 ///
 /// # Errors
 /// [`Unfit`], with the place.
@@ -87,7 +90,7 @@ pub(crate) fn in_rounds(
         abilities: OnceCell::new(),
     };
     let mut fixed = once(text, &known, policy, wishes, plan)?;
-    // What one change makes possible is done at once, not when somebody runs this again.
+    // One change may make another possible. It is made at once, not when somebody runs this again.
     for _ in 0..MOST_ROUNDS {
         let Some(made) = fixed.plan.as_mut().filter(|plan| !plan.is_empty()) else {
             break;
@@ -128,10 +131,10 @@ pub(crate) fn in_rounds(
     Ok(whole)
 }
 
-/// More than any domain needs.
+/// The greatest number of rounds, more than any domain needs.
 const MOST_ROUNDS: usize = 4;
 
-/// What was found out, so that nothing is looked at twice.
+/// A [`Surroundings`] that remembers each answer, so that nothing is looked up twice.
 struct Remembering<'s> {
     surroundings: &'s dyn Surroundings,
     devices: RefCell<BTreeMap<DeviceId, Known>>,

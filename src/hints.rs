@@ -1,4 +1,4 @@
-//! What follows from the facts: the options that a display requires or allows.
+//! The options that a display requires or allows, derived from the facts.
 
 use serde::Serialize;
 
@@ -7,7 +7,7 @@ use crate::names::display_as_serde;
 use crate::predict::versions::OPREGION_BY_DEFAULT;
 use crate::version::Version;
 
-/// Where an option is set.
+/// The place where an option is set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Scope {
@@ -17,17 +17,17 @@ pub enum Scope {
     Hostdev,
     /// A property of QEMU's vfio-pci device for which libvirt has no XML of its own.
     Qemu,
-    /// Something that the host must have.
+    /// A requirement on the host.
     Host,
 }
 
-/// When an option is wanted, where it is not always.
+/// The purpose of an option that is not always wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Purpose {
-    /// To see firmware and early boot on the same screen.
+    /// The firmware and early boot show on the same screen.
     BootDisplay,
-    /// For the driver of a Windows guest.
+    /// The driver of a Windows guest needs it.
     Windows,
 }
 
@@ -36,29 +36,30 @@ display_as_serde!(Scope, Purpose);
 /// One option with its value.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Hint {
-    /// Where it is set.
+    /// The place where it is set.
     pub scope: Scope,
     /// Its name, as libvirt or QEMU spells it.
     pub name: &'static str,
-    /// Its value, likewise.
+    /// Its value, as libvirt or QEMU spells it.
     pub value: String,
-    /// When it is wanted; none: whenever the display is.
+    /// The purpose; `None` if the option is wanted whenever the display is.
     #[serde(rename = "for", skip_serializing_if = "Option::is_none")]
     pub purpose: Option<Purpose>,
-    /// Only a QEMU older than this must be told.
+    /// The first version of QEMU that no longer needs this option.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub qemu_below: Option<Version>,
 }
 
-/// The options for a device with these facts. `render_node`: of the GPU behind the device.
+/// Returns the options for a device with these facts. `render_node` is that of the GPU behind the
+/// device.
 ///
 /// * dmabuf: QEMU refuses to start without OpenGL ("vfio-display-dmabuf: opengl not available",
-///   hw/vfio/display.c), and the node that renders must be able to import the device's buffers.
+///   hw/vfio/display.c), and the render node must be able to import the device's buffers.
 /// * region: any graphics will do.
-/// * none: `display='on'` is refused ("vfio: device doesn't support any (known) display method").
-/// * ramfb shows firmware in the same console until the guest's driver sets a mode; only with
-///   display on.
-/// * An unknown display requires nothing that could be said.
+/// * none: QEMU refuses `display='on'` ("vfio: device doesn't support any (known) display method").
+/// * ramfb shows the firmware in the same console until the guest's driver sets a mode. It works
+///   only with display on.
+/// * unknown: no options, since nothing could be said.
 #[must_use]
 pub fn hints(facts: &Facts, render_node: Option<&str>) -> Vec<Hint> {
     let option = |scope, name, value: &str| Hint {
@@ -123,7 +124,7 @@ mod tests {
                 "host.rendernode=/dev/dri/renderD128"
             ]
         );
-        // QEMU takes dmabuf first, so a device with both needs GL.
+        // QEMU takes dmabuf first, so a device with both interfaces needs GL.
         assert!(
             words(&Facts::of(Display::from_answers(true, true)), None)
                 .contains(&"graphics.gl=yes".into())

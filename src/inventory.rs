@@ -1,8 +1,10 @@
-//! All that is known of a host's devices and types, joined.
+//! Joins all that is known of a host's devices and types.
 
+use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
 
 use serde::Serialize;
+use uuid::Uuid;
 
 use crate::evidence::{Evidence, Finding, Method, resolve};
 use crate::facts::{Facts, Reason};
@@ -15,44 +17,44 @@ use crate::record::{Circumstances, Record};
 use crate::rules::{Bus, Open, Rule, Rules, Subject};
 use crate::screens::{Here, Known};
 
-/// Whether a device is there.
+/// The state of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
-    /// It is there.
+    /// The device exists.
     Active,
-    /// mdevctl has a definition of it, but it is not there.
+    /// mdevctl has a definition of the device, but the device does not exist.
     Defined,
 }
 
-/// What came before: records of devices, what QEMU said of them, and what types were found to be.
+/// The results of earlier probes and starts.
 #[derive(Debug, Clone, Default)]
 pub struct Memory {
-    /// By device.
+    /// The records of devices.
     pub devices: HashMap<DeviceId, Record>,
-    /// By device. No type is known by it.
+    /// The statements of QEMU about devices. They say nothing about types.
     pub qemu: HashMap<DeviceId, Record>,
-    /// By type id.
+    /// The records of types, by type id.
     pub types: HashMap<String, Record>,
 }
 
-/// One device with what is known of it. Its JSON is an entry of `gfxplane list --json`.
+/// A device with what is known of it. Its JSON is an entry of `gfxplane list --json`.
 #[derive(Debug, Clone, Serialize)]
 pub struct DeviceEntry {
-    /// UUID or PCI address.
+    /// The UUID or PCI address.
     pub id: DeviceId,
     /// `mdev` or `pci`.
     pub bus: &'static str,
-    /// Its node device's name in libvirt.
+    /// The name of its node device in libvirt.
     pub nodedev: String,
-    /// Whether it is there.
+    /// The state.
     pub state: State,
-    /// Whether mdevctl has a definition of it.
+    /// True if mdevctl has a definition of it.
     pub defined: bool,
-    /// mdev: sysfs name of the device it is made on.
+    /// For an mdev: the sysfs name of its parent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
-    /// mdev type id or vGPU type.
+    /// The id of the mdev type or the vGPU type.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     pub type_id: Option<String>,
     /// The type's `device_api`.
@@ -61,59 +63,59 @@ pub struct DeviceEntry {
     /// The vfio driver.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub driver: Option<String>,
-    /// Its module's version or srcversion.
+    /// The version of the driver's module or, without one, its srcversion.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub driver_version: Option<String>,
-    /// IOMMU group.
+    /// The number of the IOMMU group.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub iommu_group: Option<u32>,
-    /// Node in `/dev/vfio/devices`.
+    /// The name of its node in `/dev/vfio/devices`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cdev: Option<String>,
     /// The vendor of a PCI device.
     #[serde(skip)]
     pub vendor: Option<u16>,
-    /// The render node of the GPU behind it.
+    /// The render node of the GPU behind the device.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub render_node: Option<String>,
-    /// What is known, and how.
+    /// The facts, and how they are known.
     #[serde(flatten)]
     pub finding: Finding,
-    /// What follows from it.
+    /// The options that follow from the facts.
     pub require: Vec<Hint>,
-    /// The rule that speaks for it.
+    /// The name of the rule that speaks for the device.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
-    /// Whether it may be opened.
+    /// The permission to open the device.
     pub open: Open,
 }
 
-/// One mdev type of one parent. Its JSON is an entry of `gfxplane list --json`.
+/// An mdev type of one parent. Its JSON is an entry of `gfxplane list --json`.
 #[derive(Debug, Clone, Serialize)]
 pub struct TypeEntry {
-    /// sysfs name of the parent.
+    /// The sysfs name of the parent.
     pub parent: String,
-    /// Type id.
+    /// The id of the type.
     #[serde(rename = "type")]
     pub type_id: String,
-    /// Its name for people.
+    /// The type's name for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Its description.
+    /// The type's description.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
-    /// `vfio-pci`, `vfio-ccw`, `vfio-ap`.
+    /// The type's `device_api`: `vfio-pci`, `vfio-ccw`, `vfio-ap`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device_api: Option<String>,
-    /// How many more can be made.
+    /// The number of devices that can still be created.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub available_instances: Option<u32>,
-    /// What is known, and how.
+    /// The facts, and how they are known.
     #[serde(flatten)]
     pub finding: Finding,
-    /// What follows from it.
+    /// The options that follow from the facts.
     pub require: Vec<Hint>,
-    /// The rule that speaks for it.
+    /// The name of the rule that speaks for the type.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
 }
@@ -121,33 +123,33 @@ pub struct TypeEntry {
 /// A host with all that is known of it.
 #[derive(Debug, Clone, Serialize)]
 pub struct Inventory {
-    /// [`crate::record::FORMAT`].
+    /// The format's version, [`crate::record::FORMAT`].
     pub format: u32,
-    /// Kernel release.
+    /// The kernel's release.
     pub kernel: String,
-    /// Active and defined devices, sorted by id.
+    /// The active and defined devices, sorted by id.
     pub devices: Vec<DeviceEntry>,
-    /// Types, sorted by parent and id.
+    /// The types, sorted by parent and id.
     pub types: Vec<TypeEntry>,
-    /// What was passed over.
+    /// Warnings about what could not be read.
     pub warnings: Vec<Warning>,
 }
 
-/// Everything that is read of a host.
+/// Everything that is read from a host.
 #[derive(Debug, Clone)]
 pub struct Sources {
-    /// sysfs.
+    /// The host's sysfs.
     pub host: Host,
     /// mdevctl's definitions.
     pub definitions: Vec<Definition>,
-    /// Records.
+    /// The results of earlier probes and starts.
     pub memory: Memory,
-    /// Rules.
+    /// The rules of the package and the administrator.
     pub rules: Rules,
 }
 
 impl Sources {
-    /// Reads a whole host. Warnings are in `host`.
+    /// Reads a whole host. The warnings are in `host`.
     #[must_use]
     pub fn read(root: &Root) -> Self {
         let mut warnings = Vec::new();
@@ -177,24 +179,6 @@ impl Sources {
         sources.host.warnings.append(&mut warnings);
         sources
     }
-
-    /// Reads what is needed to know one active device; `None` if it isn't there.
-    #[must_use]
-    pub fn read_device(root: &Root, id: DeviceId) -> (Self, Option<Device>) {
-        let mut warnings = Vec::new();
-        let rules = settings::rules(root, &mut warnings);
-        let (host, device) = sysfs::read_device(root, id, &rules.attribute_paths());
-        let type_id = device.as_ref().and_then(|device| device.type_id.clone());
-        let memory = remember(root, [id].into_iter(), type_id.into_iter(), &mut warnings);
-        let mut sources = Sources {
-            host,
-            definitions: Vec::new(),
-            memory,
-            rules,
-        };
-        sources.host.warnings.append(&mut warnings);
-        (sources, device)
-    }
 }
 
 fn remember(
@@ -221,36 +205,116 @@ fn remember(
     memory
 }
 
-/// What is known of one device, be it there or only defined.
+/// Reads the devices of one host, one by one.
 ///
-/// Only for a device that mdevctl has a definition of, and that is not there, is the whole host
-/// read: its type may be known from others.
-#[must_use]
-pub fn known(root: &Root, id: DeviceId, warnings: &mut Vec<Warning>) -> Known {
-    let (mut sources, found) = Sources::read_device(root, id);
-    warnings.append(&mut sources.host.warnings);
-    if let Some(device) = found {
-        return active(&sources, &device).into();
-    }
-    let definition = match id {
-        DeviceId::Pci(_) => None,
-        DeviceId::Mdev(uuid) => {
-            let definitions = mdevctl::read(root, warnings);
-            definitions.into_iter().find(|d| d.uuid == uuid)
+/// What is the same for all of them (rules, mdevctl's definitions) is read once, when it is first
+/// needed. A domain may name thousands of devices.
+#[derive(Debug)]
+pub struct Reading {
+    root: Root,
+    /// The rules, and during a call also what was read of one device.
+    sources: OnceCell<RefCell<Sources>>,
+    definitions: OnceCell<HashMap<Uuid, Definition>>,
+    whole: OnceCell<Sources>,
+}
+
+impl Reading {
+    /// Makes a reading of this host. Nothing is read yet.
+    #[must_use]
+    pub fn new(root: &Root) -> Self {
+        Reading {
+            root: root.clone(),
+            sources: OnceCell::new(),
+            definitions: OnceCell::new(),
+            whole: OnceCell::new(),
         }
-    };
-    let known = match (definition, id) {
-        (Some(definition), _) => defined(&Sources::read(root), &definition).into(),
-        (None, DeviceId::Mdev(_)) => Known::nothing(Reason::NotActive),
-        (None, DeviceId::Pci(_)) => Known::nothing(Reason::NoDriver),
-    };
-    Known {
-        here: here(root, id),
-        ..known
+    }
+
+    /// Returns what is known of one device, active or defined.
+    ///
+    /// The whole host is read only for a device that exists only as mdevctl's definition, because
+    /// other devices may tell about its type.
+    #[must_use]
+    pub fn known(&self, id: DeviceId, warnings: &mut Vec<Warning>) -> Known {
+        let root = &self.root;
+        let sources = self
+            .sources
+            .get_or_init(|| RefCell::new(Sources::with_rules(root, warnings)));
+        let mut sources = sources.borrow_mut();
+        if let Some(device) = sources.turn_to(root, id, warnings) {
+            return active(&sources, &device).into();
+        }
+        let definition = match id {
+            DeviceId::Pci(_) => None,
+            DeviceId::Mdev(uuid) => {
+                let definitions = self.definitions.get_or_init(|| {
+                    let all = mdevctl::read(root, warnings).into_iter();
+                    // The first of several stands for the others.
+                    all.rev().map(|one| (one.uuid, one)).collect()
+                });
+                definitions.get(&uuid)
+            }
+        };
+        let known = match (definition, id) {
+            (Some(definition), _) => {
+                let whole = self.whole.get_or_init(|| Sources::read(root));
+                defined(whole, definition).into()
+            }
+            (None, DeviceId::Mdev(_)) => Known::nothing(Reason::NotActive),
+            (None, DeviceId::Pci(_)) => Known::nothing(Reason::NoDriver),
+        };
+        Known {
+            here: here(root, id),
+            ..known
+        }
     }
 }
 
-/// Whether the host has a device, and which driver is bound to it; `None` without a sysfs to look at.
+impl Sources {
+    /// Makes sources that hold the rules and nothing else.
+    fn with_rules(root: &Root, warnings: &mut Vec<Warning>) -> Self {
+        Sources {
+            host: Host::default(),
+            definitions: Vec::new(),
+            memory: Memory::default(),
+            rules: settings::rules(root, warnings),
+        }
+    }
+
+    /// Reads what concerns one active device. The device is `None` if it does not exist.
+    #[must_use]
+    pub fn read_device(root: &Root, id: DeviceId) -> (Self, Option<Device>) {
+        let mut warnings = Vec::new();
+        let mut sources = Self::with_rules(root, &mut warnings);
+        let device = sources.turn_to(root, id, &mut warnings);
+        sources.host.warnings.append(&mut warnings);
+        (sources, device)
+    }
+
+    /// Reads the same in place of what was read of another device.
+    fn turn_to(
+        &mut self,
+        root: &Root,
+        id: DeviceId,
+        warnings: &mut Vec<Warning>,
+    ) -> Option<Device> {
+        let (mut host, device) = sysfs::read_device(root, id, &self.rules.attribute_paths());
+        warnings.append(&mut host.warnings);
+        let type_id = device.as_ref().and_then(|device| device.type_id.clone());
+        self.host = host;
+        self.memory = remember(root, [id].into_iter(), type_id.into_iter(), warnings);
+        device
+    }
+}
+
+/// Returns what is known of one device: [`Reading::known`] for a single one.
+#[must_use]
+pub fn known(root: &Root, id: DeviceId, warnings: &mut Vec<Warning>) -> Known {
+    Reading::new(root).known(id, warnings)
+}
+
+/// Returns whether the host has a device, and which driver is bound to it; `None` if there is no
+/// sysfs.
 #[must_use]
 pub fn here(root: &Root, id: DeviceId) -> Option<Here> {
     match sysfs::bound_to(root, id) {
@@ -260,10 +324,11 @@ pub fn here(root: &Root, id: DeviceId) -> Option<Here> {
     }
 }
 
-/// What its own record says of a mediated device that is there, with as few system calls as that
-/// takes; `None` without a record, or if it no longer holds. It is what [`known`] believes, too,
-/// but for a record without an answer and for a kernel that has attributes. What QEMU said is not
-/// looked at: a record with an answer is believed before it.
+/// Returns what the record of an active mediated device says, with as few system calls as possible.
+/// `None` without a record, or if the record no longer holds.
+///
+/// [`known`] believes the same, except for a record without an answer and for a kernel that has
+/// attributes. The statements of QEMU are not read, as a record with an answer outranks them.
 #[must_use]
 pub fn recorded(root: &Root, id: DeviceId, warnings: &mut Vec<Warning>) -> Option<Known> {
     let DeviceId::Mdev(_) = id else {
@@ -318,8 +383,8 @@ pub fn inventory(sources: &Sources) -> Inventory {
     for definition in &sources.definitions {
         let id = DeviceId::Mdev(definition.uuid);
         match places.get(&id) {
-            // Several parents may have a definition of one UUID; the device that is there is the
-            // active one, and the first definition stands for the others.
+            // Several parents may have a definition of one UUID. The active device counts as
+            // defined, and otherwise the first definition stands for the others.
             Some(place) => devices[*place].defined = true,
             None => {
                 places.insert(id, devices.len());
@@ -343,7 +408,7 @@ pub fn inventory(sources: &Sources) -> Inventory {
     }
 }
 
-/// The rule that speaks for an active device.
+/// Returns the rule that speaks for an active device.
 #[must_use]
 pub fn rule_for<'a>(rules: &'a Rules, host: &Host, device: &Device) -> Option<&'a Rule> {
     rules.find(&Subject {
@@ -363,7 +428,7 @@ pub fn rule_for<'a>(rules: &'a Rules, host: &Host, device: &Device) -> Option<&'
     })
 }
 
-/// One active device with what is known of it.
+/// Returns one active device with what is known of it.
 #[must_use]
 pub fn active(sources: &Sources, device: &Device) -> DeviceEntry {
     let (host, memory) = (&sources.host, &sources.memory);
@@ -420,7 +485,7 @@ pub fn active(sources: &Sources, device: &Device) -> DeviceEntry {
     }
 }
 
-/// One device that is defined only, with what is known of it.
+/// Returns one device that is only defined, with what is known of it.
 #[must_use]
 pub fn defined(sources: &Sources, definition: &Definition) -> DeviceEntry {
     let host = &sources.host;
@@ -466,7 +531,7 @@ pub fn defined(sources: &Sources, definition: &Definition) -> DeviceEntry {
     }
 }
 
-/// One type with what is known of it.
+/// Returns one type with what is known of it.
 #[must_use]
 pub fn type_entry(sources: &Sources, parent: &Parent, of_type: &MdevType) -> TypeEntry {
     let rule = rule_for_type(sources, Some(parent), &of_type.id, Some(of_type));
@@ -495,7 +560,7 @@ pub fn type_entry(sources: &Sources, parent: &Parent, of_type: &MdevType) -> Typ
     }
 }
 
-/// The rule that speaks for a type of a parent.
+/// Returns the rule that speaks for a type of a parent.
 pub(crate) fn rule_for_type<'a>(
     sources: &'a Sources,
     parent: Option<&Parent>,
@@ -522,8 +587,8 @@ pub(crate) fn rule_for_type<'a>(
     })
 }
 
-/// What a device of this type was found to be under this kernel and with the driver that is
-/// loaded now.
+/// Returns the record of a device of this type, if it was made under this kernel and with the driver
+/// that is loaded now.
 pub(crate) fn sibling_of_type<'a>(sources: &'a Sources, type_id: &str) -> Option<&'a Record> {
     let record = sources.memory.types.get(type_id)?;
     let Circumstances {
@@ -560,7 +625,7 @@ fn evidence(
         sources.push((said.facts.clone(), said.evidence()));
     }
     if let Some(record) = sibling {
-        // Offsets and interrupts are the other device's own.
+        // Offsets and interrupts belong to the other device.
         let facts = Facts {
             device: None,
             ..record.facts.clone()
@@ -574,7 +639,7 @@ fn evidence(
     sources
 }
 
-/// What becomes of one probe: the record to keep.
+/// Makes the record of one probe.
 #[must_use]
 pub fn record_of(device: &Device, host: &Host, answer: &crate::probe::Answer) -> Record {
     Record {
@@ -597,8 +662,8 @@ mod tests {
     use crate::record::ByQemu;
     use std::path::Path;
 
-    /// A copy of the recorded lab. Device 8 was in use when it was asked, and nobody has asked one
-    /// of its type.
+    /// Makes a copy of the recorded lab. Device 8 was in use during its probe, and no device of its
+    /// type has been asked.
     fn lab() -> (tempfile::TempDir, Root) {
         let lab = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hosts/lab/root");
         let keep = tempfile::tempdir().unwrap();
@@ -617,7 +682,26 @@ mod tests {
             .unwrap()
     }
 
-    /// QEMU has said this of a device, as it is now.
+    /// A domain may name thousands of devices that are not here. For each one rules and definitions
+    /// were read again.
+    #[test]
+    fn what_all_devices_share_is_read_once() {
+        let (_keep, root) = lab();
+        let reading = Reading::new(&root);
+        let known = |reading: &Reading| {
+            let known = reading.known(id(4711), &mut Vec::new());
+            known.finding.evidence.is_some()
+        };
+        assert!(!known(&reading), "nobody knows it");
+        let parent = root.join("etc/mdevctl.d/mdpy");
+        std::fs::create_dir_all(&parent).unwrap();
+        let text = r#"{"mdev_type":"mdpy-vga","start":"manual","attrs":[]}"#;
+        std::fs::write(parent.join(id(4711).to_string()), text).unwrap();
+        assert!(!known(&reading), "it was not read again");
+        assert!(known(&Reading::new(&root)), "by its type");
+    }
+
+    /// Stores a statement of QEMU about a device in its present circumstances.
     fn qemu_says(root: &Root, id: DeviceId, display: Display) -> Record {
         let (sources, device) = Sources::read_device(root, id);
         let circumstances = device.unwrap().circumstances(&sources.host);
@@ -649,7 +733,7 @@ mod tests {
             known.finding.attempt.unwrap().display,
             Display::Unknown(Reason::InUse)
         );
-        // No type is known by it, in no list and no rule.
+        // It says nothing about types, in any list or rule.
         let after = Inventory {
             devices: Vec::new(),
             ..inventory(&Sources::read(&root))
@@ -679,7 +763,7 @@ mod tests {
     #[test]
     fn a_probe_overrules_what_qemu_said() {
         let (_keep, root) = lab();
-        // mbochs: a dmabuf.
+        // mbochs has a dmabuf.
         qemu_says(&root, id(2), Display::from_answers(false, true));
         let known = known(&root, id(2), &mut Vec::new());
         assert_eq!(

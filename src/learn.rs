@@ -1,22 +1,26 @@
-//! What the log of a domain shows of its devices' displays: text in, evidence out.
+//! Learns the displays of a domain's devices from its log: text in, evidence out.
 //!
-//! libvirt writes a line and QEMU's whole command line into `/var/log/libvirt/qemu/NAME.log` before
-//! QEMU runs, what QEMU prints after that goes there, too, and at the end libvirt says why it was the end
-//! (src/qemu/qemu_domain.c, `qemuDomainLogContextNew`; src/qemu/qemu_process.c, `qemuProcessLaunch` and
-//! `qemuProcessStop`). A device with `display=on` then tells:
+//! libvirt writes a line of its own and QEMU's whole command line into
+//! `/var/log/libvirt/qemu/NAME.log` before it runs QEMU. QEMU's output follows. At the end, libvirt
+//! writes why the domain ended (src/qemu/qemu_domain.c, `qemuDomainLogContextNew`;
+//! src/qemu/qemu_process.c, `qemuProcessLaunch` and `qemuProcessStop`). For a device with
+//! `display=on`, this shows:
 //!
-//! * QEMU refused it for want of OpenGL, and the start failed: a dmabuf;
-//! * QEMU found no display, and the start failed: none;
-//! * the domain has started, and nothing on the command line has OpenGL: a region, as QEMU would have refused
-//!   a dmabuf and no display alike.
+//! * a dmabuf, if the start failed because QEMU found no OpenGL;
+//! * none, if the start failed because QEMU found no display;
+//! * a region, if the domain started and nothing on the command line has OpenGL. QEMU would have
+//!   refused a dmabuf, and also a device without a display.
 //!
-//! **What can be trusted.** The process that writes the log is QEMU, which a guest may have made its own once it
-//! runs. So its words count only for a start that failed, and count for nothing else than the
-//! domain's own devices, which are not taken from the log. That a start failed can't be forged by saying
-//! so: libvirt's own line at the end of a domain that ran gives another reason, and then it has
-//! started, whatever else is there. But a guest that forges the whole log of a further start can make its own
-//! screen be taken for another kind, as long as nobody asks the device: what is learned is evidence
-//! `qemu`, never a measurement, which any answer of the device's goes before, and says nothing of other devices.
+//! **Trust.** The log is written by QEMU, and once QEMU runs, its guest may have taken it over. So
+//! QEMU's words count only for a start that failed. They count only for the domain's own devices,
+//! which are not taken from the log. A guest cannot fake a failed start by saying so: libvirt's own
+//! line at the end of a domain that ran names another reason, and then the domain has started,
+//! whatever else the log says.
+//!
+//! But a guest can forge the whole log of a further start. It can thus pass off its own screen as
+//! another kind, as long as nobody asks the device. So what is learned is evidence of the method
+//! `qemu`, never a measurement. Any answer of the device outranks it, and it says nothing about
+//! other devices.
 
 use std::path::PathBuf;
 use std::time::{Duration, UNIX_EPOCH};
@@ -29,50 +33,50 @@ use crate::predict::words;
 use crate::verify::said;
 use crate::version::Version;
 
-/// What the last start in a log shows.
+/// The result of the last start in a log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lesson {
-    /// When it began, since 1970 (the clock of the host).
+    /// The time when the start began, since 1970 by the host's clock.
     pub began: Duration,
-    /// QEMU's version, as libvirt has it.
+    /// QEMU's version, as libvirt reports it.
     pub qemu: Option<Version>,
-    /// What was run. A script may give QEMU other arguments than the log has, and then a start tells
-    /// nothing.
+    /// The program that libvirt ran. If it is a script, it may give QEMU other arguments than the
+    /// log has, and then the start tells nothing.
     pub emulator: PathBuf,
-    /// Whether the domain started.
+    /// True if the domain started.
     pub started: bool,
-    /// What it shows of which devices: those of the domain that have `display=on`.
+    /// The displays of those of the domain's devices that have `display=on`.
     pub displays: Vec<(DeviceId, Display)>,
 }
 
-/// A log that shows nothing.
+/// The reason why a log tells nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Nothing {
-    /// There is no start in it, or a part of one.
+    /// The log has no start, or only a part of one.
     #[error("there is no whole start in its log")]
     NoStart,
-    /// The last start is another domain's, which had its name.
+    /// The last start is that of another domain with the same name.
     #[error("the last start in its log is of another domain of its name")]
     OtherDomain,
-    /// It can't be seen whether the domain started.
+    /// The log does not show whether the domain started.
     #[error("its log does not say how the last start ended")]
     NoEnd,
-    /// No device of the domain has a display there.
+    /// None of the domain's devices had a display at the last start.
     #[error("none of its vfio devices had display=on at the last start")]
     NoDisplay,
-    /// It has started, and with OpenGL that says nothing.
+    /// The domain has started with OpenGL, so that any display would have done.
     #[error("it started with OpenGL, or may have, so that any display would have done")]
     OpenGl,
-    /// It was refused, for another reason.
+    /// The start failed for another reason.
     #[error("it failed to start for another reason than the display of a vfio device")]
     OtherReason,
 }
 
-/// Reads what the last start in a log shows of these devices of the domain. `log` may lack its
-/// beginning; `is_running`: libvirt says that the domain runs.
+/// Reads from a log what its last start shows of these devices of the domain. `log` may lack its
+/// beginning. `is_running` is true if libvirt says that the domain runs.
 ///
 /// # Errors
-/// [`Nothing`]: why it shows nothing.
+/// [`Nothing`]: the reason why the log tells nothing.
 pub fn learn(
     log: &str,
     domain: Uuid,
@@ -114,31 +118,31 @@ pub fn learn(
     })
 }
 
-/// When the last start in a log began, since 1970.
+/// Returns when the last start in a log began, since 1970.
 #[must_use]
 pub fn began(log: &str) -> Option<Duration> {
     Some(Start::last(log)?.began)
 }
 
-/// The last start in a log, whatever its devices.
+/// The last start in a log, whatever the domain's devices.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LastStart<'l> {
-    /// When it began, since 1970.
+    /// The time when it began, since 1970.
     pub began: Duration,
-    /// QEMU's version, as libvirt has it.
+    /// QEMU's version, as libvirt reports it.
     pub qemu: Option<Version>,
     /// The domain's UUID.
     pub domain: Option<Uuid>,
-    /// Whether the domain started; `None` if the log does not say.
+    /// True if the domain started; `None` if the log does not say.
     pub started: Option<bool>,
-    /// How often something has failed after that before there was a QEMU.
+    /// The number of later starts that failed before QEMU ran.
     pub failed_since: usize,
-    /// What came after the command line.
+    /// The text after the command line.
     pub printed: &'l str,
 }
 
 impl<'l> LastStart<'l> {
-    /// Reads it; `None` if there is no whole start in the log.
+    /// Reads the last start; `None` if the log has no whole start.
     #[must_use]
     pub fn of(log: &'l str) -> Option<Self> {
         let start = Start::last(log)?;
@@ -160,7 +164,7 @@ struct Start<'l> {
     qemu: Option<Version>,
     emulator: PathBuf,
     arguments: Vec<String>,
-    /// What came after the command line.
+    /// The text after the command line.
     printed: &'l str,
 }
 
@@ -181,7 +185,8 @@ impl<'l> Start<'l> {
             .split_once(", qemu version: ")
             .and_then(|(_, version)| Version::parse(version));
         let (words, printed) = command(&log[after..])?;
-        // What libvirt sets in the environment comes first; the program is an absolute path.
+        // The variables that libvirt sets in the environment come first. The program is an absolute
+        // path.
         let mut words = words.into_iter().skip_while(|word| !word.starts_with('/'));
         Some(Start {
             began,
@@ -192,7 +197,7 @@ impl<'l> Start<'l> {
         })
     }
 
-    /// What follows an option, wherever it stands.
+    /// Returns the values that follow each occurrence of an option.
     fn values(&self, option: &str) -> impl Iterator<Item = &str> {
         let options = self.arguments.iter().zip(self.arguments.iter().skip(1));
         options
@@ -204,11 +209,12 @@ impl<'l> Start<'l> {
         self.values(option).last()
     }
 
-    /// Whether the domain started, as the lines at its end tell; `None` if they don't.
+    /// Returns whether the domain started, according to libvirt's lines at its end; `None` if they
+    /// don't tell.
     ///
-    /// There may be more than one: a hook that keeps a later start back has libvirt write "failed",
-    /// and so does a guest that wants its words to count. Of a domain that ran libvirt itself
-    /// writes one with another reason.
+    /// There may be several such lines. libvirt writes "failed" when a hook vetoes a later start,
+    /// and a guest may write it to make its words count. For a domain that ran, libvirt itself
+    /// writes another reason.
     fn has_started(&self) -> Option<bool> {
         let mut started = None;
         for reason in self.printed.lines().filter_map(reason) {
@@ -222,13 +228,14 @@ impl<'l> Start<'l> {
         started
     }
 
-    /// The device that QEMU refused, and what its words say of it. QEMU ends with the first one.
+    /// Returns the device that QEMU refused, and the display that its words show. QEMU exits at the
+    /// first one.
     fn refusal(&self, devices: &[DeviceId]) -> Option<(DeviceId, Display)> {
         self.printed.lines().find_map(|line| {
             let (before, words) = [words::DMABUF_NEEDS_OPENGL, words::NO_DISPLAY]
                 .iter()
                 .find_map(|words| Some((line.trim_end().strip_suffix(words)?, words)))?;
-            // "vfio NAME: " is put before what vfio's part of QEMU says (hw/vfio/pci.c).
+            // QEMU's vfio code puts "vfio NAME: " before its messages (hw/vfio/pci.c).
             let before = before.strip_suffix("vfio: ").unwrap_or(before);
             let name = |id: &&DeviceId| before.ends_with(&format!(": vfio {id}: "));
             let id = devices.iter().find(name)?;
@@ -236,8 +243,8 @@ impl<'l> Start<'l> {
         })
     }
 
-    /// Whether QEMU may have had OpenGL, or a device another display than its `-device` says: what
-    /// is not known to have none counts.
+    /// Returns whether QEMU may have had OpenGL, or a device another display than its `-device`
+    /// says. An option that is not known counts as one that may.
     fn may_have_opengl(&self) -> bool {
         let mut has_frontend = false;
         for (place, word) in self.arguments.iter().enumerate() {
@@ -257,7 +264,7 @@ impl<'l> Start<'l> {
                 _ => {}
             }
         }
-        // With none of them QEMU chooses.
+        // Without any of these, QEMU chooses.
         !has_frontend
     }
 }
@@ -267,8 +274,8 @@ fn kind(value: &str) -> &str {
     value.split(',').next().unwrap_or_default()
 }
 
-/// The device of a `-device` that has `display=on`: JSON, as libvirt writes it since 6.9, or QEMU's
-/// list of options.
+/// Returns the device of a `-device` that has `display=on`. The value is JSON, as libvirt writes it
+/// since 6.9, or QEMU's list of options.
 fn with_display(value: &str) -> Option<DeviceId> {
     let json = serde_json::from_str::<serde_json::Value>(value).ok();
     let property = |name: &str| match &json {
@@ -290,8 +297,8 @@ fn with_display(value: &str) -> Option<DeviceId> {
     name.parse().ok()
 }
 
-/// Splits a line of libvirt's own: when, and what it says. `2026-11-22 18:34:30.123+0000: …`, in
-/// UTC always (src/util/virtime.c, `virTimeStringThen`).
+/// Splits a line of libvirt's own, such as `2026-11-22 18:34:30.123+0000: …`, into its time and its
+/// words. The time is always UTC (src/util/virtime.c, `virTimeStringThen`).
 fn by_libvirt(line: &str) -> Option<(Duration, &str)> {
     let (stamp, rest) = line.split_at_checked("2026-11-22 18:34:30.123".len())?;
     let words = rest.strip_prefix("+0000: ")?;
@@ -299,7 +306,7 @@ fn by_libvirt(line: &str) -> Option<(Duration, &str)> {
     Some((time.duration_since(UNIX_EPOCH).ok()?, words))
 }
 
-/// Why a domain ended, in a line of libvirt's that says so.
+/// Returns the reason in a line in which libvirt says why a domain ended.
 fn reason(line: &str) -> Option<&str> {
     let (_, words) = by_libvirt(line)?;
     words
@@ -307,10 +314,11 @@ fn reason(line: &str) -> Option<&str> {
         .map(str::trim_end)
 }
 
-/// The words of the command at the beginning of a text, and what comes after it; `None` if it has
-/// no end. libvirt writes it
-/// for a shell: words in single quotes where they need it, and a backslash before each line end but
-/// the last (src/util/vircommand.c, `virCommandToStringBuf`).
+/// Returns the words of the command at the beginning of a text, and the text after it; `None` if
+/// the command has no end.
+///
+/// libvirt writes the command for a shell: words in single quotes where they need them, and a
+/// backslash before each line end but the last (src/util/vircommand.c, `virCommandToStringBuf`).
 fn command(text: &str) -> Option<(Vec<String>, &str)> {
     let (mut words, mut word) = (Vec::new(), None::<String>);
     let mut characters = text.char_indices();

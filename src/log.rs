@@ -1,4 +1,4 @@
-//! What was done to domains, and what was decided not to be done: the lines of the log.
+//! The lines of the log: what was done to domains, and what was decided not to be done.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -8,27 +8,28 @@ use uuid::Uuid;
 use crate::names::{DeviceId, display_as_serde};
 use crate::plan::{Action, Change, words};
 use crate::record::FORMAT;
+use crate::shell::plain_up_to;
 
-/// One line.
+/// One line of the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// [`FORMAT`].
+    /// The format's version, [`FORMAT`].
     pub format: u32,
-    /// When, in seconds since 1970.
+    /// The time, in seconds since 1970.
     pub time: u64,
     /// The domain's name.
     pub domain: String,
-    /// Its UUID, if that is known.
+    /// The domain's UUID, if it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uuid: Option<Uuid>,
-    /// What happened.
+    /// The event.
     pub what: What,
-    /// By whom.
+    /// The part of gfxplane that did it.
     pub by: By,
     /// The single changes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<Said>,
-    /// Why, or what came of it.
+    /// The reason, or the result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
@@ -36,43 +37,45 @@ pub struct Entry {
 /// One change in words.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Said {
-    /// What was changed.
+    /// The change.
     pub change: String,
-    /// Why.
+    /// The reason for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// The device that it is about, by its name in sysfs.
+    /// The sysfs name of the device that it concerns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
 }
 
-/// What happened to a domain.
+/// An event in the life of a domain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum What {
-    /// Its definition was changed.
+    /// gfxplane changed its definition.
     Fixed,
-    /// What was changed was put back.
+    /// The user took changes back.
     Undone,
-    /// Its own policy was set.
+    /// The user set its own policy.
     Policy,
-    /// It was left as it is, because of the policy, a missing consent, or what is not known.
+    /// gfxplane left it as it is, because of the policy, a missing consent, or something unknown.
     LeftAlone,
     /// libvirt refused the new definition.
     Refused,
-    /// Somebody else changed it at the same time.
+    /// Somebody else changed its definition at the same time, and that change may be lost.
     Conflict,
-    /// Somebody undoes what we do: it is left alone from now on.
+    /// Somebody else changed its definition at the same time, and that change stands.
+    Kept,
+    /// Somebody keeps undoing our changes. gfxplane leaves the domain alone from now on.
     GaveUp,
-    /// It was started after a veto.
+    /// The daemon started it after a veto.
     Started,
-    /// It was to be started, and that failed.
+    /// The daemon tried to start it, and that failed.
     NotStarted,
-    /// Its log told of a device's display.
+    /// gfxplane learned a device's display from its log.
     Learned,
 }
 
-/// Who did it.
+/// The part of gfxplane that acted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum By {
@@ -91,7 +94,7 @@ pub enum By {
 display_as_serde!(What, By);
 
 impl Entry {
-    /// What has happened. `time`: in seconds since 1970.
+    /// Makes an entry for an event. `time` is in seconds since 1970.
     #[must_use]
     pub fn new(time: u64, what: What, by: By, domain: &str, uuid: Option<Uuid>) -> Self {
         Entry {
@@ -106,29 +109,24 @@ impl Entry {
         }
     }
 
-    /// The same with the changes of a plan.
+    /// Adds the changes of a plan.
     #[must_use]
     pub fn changes(mut self, changes: &[Change]) -> Self {
-        self.changes = changes.iter().map(Said::of).collect();
+        self.changes = bounded(changes, Said::of);
         self
     }
 
-    /// The same with changes in words.
+    /// Adds changes in words.
     #[must_use]
     pub fn said(mut self, changes: &[String]) -> Self {
-        let said = |change: &String| Said {
-            change: change.clone(),
-            reason: None,
-            device: None,
-        };
-        self.changes = changes.iter().map(said).collect();
+        self.changes = bounded(changes, |change| Said::words(change));
         self
     }
 
-    /// The same with a reason.
+    /// Adds a reason.
     #[must_use]
     pub fn because(mut self, reason: impl Into<String>) -> Self {
-        self.reason = Some(reason.into());
+        self.reason = Some(plain_up_to(LONGEST, &reason.into()));
         self
     }
 }
@@ -136,11 +134,35 @@ impl Entry {
 impl Said {
     fn of(change: &Change) -> Self {
         Said {
-            change: words(&change.action),
-            reason: Some(change.reason.clone()),
+            reason: Some(plain_up_to(LONGEST, &change.reason)),
             device: device(&change.action).map(|id| id.to_string()),
+            ..Said::words(&words(&change.action))
         }
     }
+
+    fn words(change: &str) -> Self {
+        Said {
+            change: plain_up_to(LONGEST, change),
+            reason: None,
+            device: None,
+        }
+    }
+}
+
+/// The longest text of an entry, in bytes: a few entries must not rotate the log away, whatever an
+/// XML has that they quote.
+const LONGEST: usize = 500;
+
+/// The most changes of an entry.
+const MOST: usize = 32;
+
+/// Some changes in words, and how many there are beside these.
+fn bounded<T>(changes: &[T], said: impl FnMut(&T) -> Said) -> Vec<Said> {
+    let mut all: Vec<Said> = changes.iter().take(MOST).map(said).collect();
+    if changes.len() > MOST {
+        all.push(Said::words(&format!("and {} more", changes.len() - MOST)));
+    }
+    all
 }
 
 fn device(action: &Action) -> Option<DeviceId> {
@@ -161,8 +183,8 @@ fn device(action: &Action) -> Option<DeviceId> {
     }
 }
 
-/// A time as RFC 3339 has it, in UTC: `2026-11-22T15:24:44Z`. `seconds`: since 1970; those after the
-/// year 9999 are its last.
+/// Formats a time as RFC 3339 does, in UTC: `2026-11-22T15:24:44Z`. `seconds` counts from 1970; a time
+/// after the year 9999 becomes its last second.
 #[must_use]
 pub fn rfc3339(seconds: u64) -> String {
     let time = UNIX_EPOCH + Duration::from_secs(seconds.min(253_402_300_799));
@@ -175,7 +197,7 @@ mod tests {
 
     #[test]
     fn times() {
-        // As date -u -d @SECONDS says them.
+        // The expected values are those of date -u -d @SECONDS.
         for (seconds, expected) in [
             (0, "1970-01-01T00:00:00Z"),
             (951_782_399, "2000-02-28T23:59:59Z"),
@@ -188,5 +210,26 @@ mod tests {
         ] {
             assert_eq!(rfc3339(seconds), expected);
         }
+    }
+
+    /// Four definitions with an argument of 700 kB rotated the log away, which has 1 MiB.
+    #[test]
+    fn an_entry_is_bounded_and_harmless() {
+        let device: DeviceId = "0000:00:02.0".parse().unwrap();
+        let change = |number: usize| Change {
+            action: Action::Rom {
+                device,
+                file: format!("{number}\u{202e}{}", "x".repeat(700_000)),
+            },
+            reason: "y\u{9b}".repeat(700_000),
+            consent: None,
+        };
+        let changes: Vec<Change> = (0..100).map(change).collect();
+        let entry = Entry::new(0, What::Fixed, By::Daemon, "g", None);
+        let entry = entry.changes(&changes).because("z\n".repeat(700_000));
+        let text = serde_json::to_string(&entry).unwrap();
+        assert!(text.len() < 64 * 1024, "{} bytes", text.len());
+        assert!(text.chars().all(crate::shell::is_harmless));
+        assert!(text.contains("and 68 more"));
     }
 }

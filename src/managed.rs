@@ -1,5 +1,5 @@
-//! Guests of other managers, whose graphics can't be changed: what the hooks of KubeVirt and oVirt do
-//! to a domain's XML. Text in, plan and text out, as [`crate::fixup`] has it.
+//! Adapts guests of other managers, whose graphics must not change, for the hooks of KubeVirt and
+//! oVirt. Text in, plan and text out, as in [`crate::fixup`].
 
 pub mod kubevirt;
 
@@ -9,9 +9,9 @@ pub use crate::plan::Wish;
 use crate::plan::{Cure, Level, Plan, plan_managed, words};
 use crate::policy::{Policy, Wishes};
 
-/// Makes the displays of a domain's vfio devices work with its graphics as they are, or switches them
-/// off ([`plan_managed`]). `policy` is the host's: with `display = "off"` nothing is done. `wish` tells
-/// what the manager wants of each device.
+/// Makes the displays of a domain's vfio devices work with its graphics as they are, or switches
+/// them off ([`plan_managed`]). `policy` is the host's; with `display = "off"` nothing changes.
+/// `wish` returns the manager's wish for each device.
 ///
 /// # Errors
 /// [`Unfit`], with the place.
@@ -32,14 +32,15 @@ pub fn adapt(
     )
 }
 
-/// What oVirt wants: what its engine wrote. It asks for the display of every mediated device that is
-/// not set to have none (ovirt-engine LibvirtVmXmlBuilder, `nodisplay`).
+/// Returns oVirt's wish: the display stays as the engine has written it. The engine asks for the
+/// display of every mediated device that is not set to have none (ovirt-engine LibvirtVmXmlBuilder,
+/// `nodisplay`).
 #[must_use]
 pub fn ovirt_wish(_: &Hostdev<'_, '_>) -> Wish {
     Wish::AsWritten
 }
 
-/// What was done and what wasn't, a line for each, for a manager's log.
+/// Returns lines for a manager's log: one for each change, and one for each note.
 #[must_use]
 pub fn lines(plan: &Plan) -> Vec<String> {
     let changes = plan

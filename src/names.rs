@@ -1,4 +1,4 @@
-//! The names of devices, parsed once at the edge.
+//! The names of devices, which are parsed once, at the edge.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,23 +8,25 @@ use uuid::Uuid;
 
 /// The address of a PCI device as sysfs spells it: `0000:00:02.0`.
 ///
-/// The domain may have more than four digits (`VMD` bridges: `10000:e1:00.0`); bus is 0 to 0xff,
-/// device 0 to 0x1f, function 0 to 7 (`PCI_SLOT` and `PCI_FUNC` in Linux include/uapi/linux/pci.h).
+/// The domain may have more than four digits (`VMD` bridges: `10000:e1:00.0`). The bus is 0 to
+/// 0xff, the device 0 to 0x1f, the function 0 to 7 (`PCI_SLOT` and `PCI_FUNC` in Linux
+/// include/uapi/linux/pci.h).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PciAddress {
-    /// PCI domain (segment).
+    /// The PCI domain (segment).
     pub domain: u32,
-    /// Bus number.
+    /// The bus number.
     pub bus: u8,
-    /// Device number, what libvirt calls slot; 0 to 31.
+    /// The device number, 0 to 31; libvirt calls it slot.
     pub device: u8,
-    /// Function number; 0 to 7.
+    /// The function number, 0 to 7.
     pub function: u8,
 }
 
-/// Which vfio device: a mediated device by its UUID, any other by its PCI address.
+/// The identity of a vfio device: the UUID of a mediated device, the PCI address of any other.
 ///
-/// Its [`Display`](fmt::Display) form is the directory name in sysfs, and what `VFIO_GROUP_GET_DEVICE_FD` takes.
+/// Its [`Display`](fmt::Display) form is the name of its directory in sysfs, and the name that
+/// `VFIO_GROUP_GET_DEVICE_FD` takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DeviceId {
     /// A mediated device (`/sys/bus/mdev/devices/UUID`).
@@ -33,19 +35,19 @@ pub enum DeviceId {
     Pci(PciAddress),
 }
 
-/// A text that names no device.
+/// The error for a text that names no device.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{text:?} is not a device: expected a UUID (c1a2…-…), a PCI address (0000:00:02.0) \
      or a node-device name (mdev_…, pci_0000_00_02_0)"
 )]
 pub struct NotADevice {
-    /// What was given.
+    /// The text.
     pub text: String,
 }
 
 impl DeviceId {
-    /// The bus, as sysfs names it.
+    /// Returns the bus, as sysfs names it.
     #[must_use]
     pub fn bus(&self) -> &'static str {
         match self {
@@ -54,9 +56,9 @@ impl DeviceId {
         }
     }
 
-    /// Reads what a user types: UUID, PCI address, or the name libvirt gives the node device
-    /// (`mdev_UUID_PARENT`, `pci_0000_00_02_0`; libvirt src/node_device/node_device_udev.c,
-    /// `udevGenerateDeviceName`: every byte that is not a letter or digit becomes `_`).
+    /// Reads a device as a user types it: a UUID, a PCI address, or libvirt's name of the node
+    /// device (`mdev_UUID_PARENT`, `pci_0000_00_02_0`; libvirt src/node_device/node_device_udev.c,
+    /// `udevGenerateDeviceName`: each byte that is not a letter or digit becomes `_`).
     ///
     /// # Errors
     /// [`NotADevice`] if the text is none of these.
@@ -103,7 +105,7 @@ impl FromStr for PciAddress {
     }
 }
 
-/// Digits only: `from_str_radix` would also take a sign.
+/// Reads a hexadecimal number of digits only. `from_str_radix` would also take a sign.
 fn hex(text: &str, lengths: std::ops::RangeInclusive<usize>) -> Option<u32> {
     let fits = lengths.contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit());
     fits.then(|| u32::from_str_radix(text, 16).ok()).flatten()

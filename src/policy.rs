@@ -1,4 +1,4 @@
-//! What may be changed in a domain, and who has agreed to it.
+//! The policy: what may be changed in a domain, and what its owner has agreed to lose.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -9,84 +9,84 @@ use serde::{Deserialize, Serialize};
 use crate::domain::Domain;
 use crate::xml::Element;
 
-/// Which displays are looked after.
+/// The displays that gfxplane manages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Displays {
-    /// None: hands off the domain.
+    /// No display: gfxplane leaves the domain alone.
     Off,
-    /// Those that the domain asks for with `display='on'`.
+    /// Displays that the domain asks for with `display='on'`.
     Asked,
-    /// Also those that were measured and that the domain's graphics can show as they are.
+    /// Also displays that were measured and that the domain's graphics can show as they are.
     Auto,
-    /// Also those for which graphics or GL must be added.
+    /// Also displays for which graphics or GL must be added.
     Full,
 }
 
-/// Something that a user may lose by a change.
+/// Something that a change may cost the user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Consent {
-    /// A way to see the screen over a network, or with the viewer that is used now.
+    /// A way to see the screen over a network, or with the viewer that the user has now.
     Remote,
     /// A video card that the guest has.
     Video,
 }
 
-/// What to do with `display='on'` of a device of which nothing is known.
+/// The treatment of `display='on'` on a device whose display is unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Unknown {
-    /// Leave it.
+    /// Leave it on.
     Keep,
     /// Switch it off.
     Off,
 }
 
-/// What to do with emulated video cards beside a vGPU that has a display.
+/// The treatment of emulated video cards beside a vGPU that has a display.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EmulatedVideo {
     /// Leave them.
     Keep,
-    /// Take them out, so that the vGPU is the guest's only screen.
+    /// Remove them, so that the vGPU is the guest's only screen.
     None,
 }
 
-/// What to do about the boot screen of a vGPU that is a guest's only screen.
+/// The treatment of the boot screen of a vGPU that is the guest's only screen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum BootDisplay {
-    /// Leave ramfb as it is, but for what can't work.
+    /// Leave ramfb as it is, unless it can't work.
     Keep,
     /// Switch ramfb on.
     Ramfb,
 }
 
-/// What kind of system the guest is, where the driver needs to know.
+/// The guest's system, where its driver needs it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Guest {
     /// Windows: its driver wants the OpRegion.
     Windows,
-    /// Any other.
+    /// Any other system.
     Other,
 }
 
 /// The policy for one domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
-    /// `display`.
+    /// The attribute `display`.
     pub display: Displays,
-    /// `unknown`.
+    /// The attribute `unknown`.
     pub unknown: Unknown,
-    /// `video`.
+    /// The attribute `video`.
     pub video: EmulatedVideo,
-    /// `boot_display`.
+    /// The attribute `boot_display`.
     pub boot_display: BootDisplay,
-    /// `guest`; `None`: libosinfo's metadata tell.
+    /// The attribute `guest`; `None` if libosinfo's metadata decide.
     pub guest: Option<Guest>,
-    /// `consent`.
+    /// The attribute `consent`.
     pub consent: BTreeSet<Consent>,
 }
 
@@ -103,15 +103,15 @@ impl Default for Policy {
     }
 }
 
-/// A word that is none of those expected.
+/// The error for a word that is none of those expected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{name} is {found:?}: expected {expected}")]
 pub struct BadWord {
-    /// Of what it is the value.
+    /// The name of the setting that has this value.
     pub name: &'static str,
-    /// What was found.
+    /// The word that was found.
     pub found: String,
-    /// What may be there.
+    /// The words that are allowed.
     pub expected: &'static str,
 }
 
@@ -167,7 +167,7 @@ pub fn consent(text: &str) -> Result<BTreeSet<Consent>, BadWord> {
     Ok(all)
 }
 
-/// A policy as files and domains write it down: what is not there stays as it is.
+/// A policy as files and domains write it. A setting that is `None` stays as it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Wishes {
     /// `display = "asked" | "auto" | "full" | "off"`
@@ -184,25 +184,25 @@ pub struct Wishes {
     pub consent: Option<BTreeSet<Consent>>,
 }
 
-/// A `<gfxplane:policy>` that can't be read.
+/// The error for a `<gfxplane:policy>` that can't be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}, column {column}: <{element}>: {problem}")]
 pub struct BadPolicy {
-    /// Counted from 1.
+    /// The line of the element, counted from 1.
     pub line: usize,
-    /// In characters, counted from 1.
+    /// The column of the element in characters, counted from 1.
     pub column: usize,
     /// The element's name.
     pub element: String,
-    /// What is wrong with it.
+    /// The attribute that is wrong, and what was expected.
     pub problem: String,
 }
 
 impl Wishes {
-    /// Sets one by its name, as files and domains write it.
+    /// Sets one setting by the name that files and domains use for it.
     ///
     /// # Errors
-    /// [`BadWord`] for a name or a word that is not known.
+    /// [`BadWord`] for an unknown name or word.
     pub fn set(&mut self, name: &str, value: &str) -> Result<(), BadWord> {
         match name {
             "display" => self.display = Some(value.parse()?),
@@ -216,10 +216,10 @@ impl Wishes {
         Ok(())
     }
 
-    /// Takes one out by its name.
+    /// Removes one setting by its name.
     ///
     /// # Errors
-    /// [`BadWord`] for a name that is not known.
+    /// [`BadWord`] for an unknown name.
     pub fn unset(&mut self, name: &str) -> Result<(), BadWord> {
         match name {
             "display" => self.display = None,
@@ -233,7 +233,7 @@ impl Wishes {
         Ok(())
     }
 
-    /// All names in the order of the documentation, and the words of those that are there.
+    /// Returns all names in the order of the documentation, each with its word if it is set.
     #[must_use]
     pub fn words(&self) -> [(&'static str, Option<String>); 6] {
         let consent = self.consent.as_ref().map(|all| {
@@ -253,10 +253,10 @@ impl Wishes {
         ]
     }
 
-    /// Those of a domain: the attributes of its `<gfxplane:policy>`.
+    /// Reads a domain's wishes from the attributes of its `<gfxplane:policy>`.
     ///
     /// # Errors
-    /// [`BadPolicy`] for an attribute or a word that is not known.
+    /// [`BadPolicy`] for an unknown attribute or word.
     pub fn of_element(element: Element<'_, '_>) -> Result<Self, BadPolicy> {
         let mut wishes = Wishes::default();
         for (name, value) in element.attributes() {
@@ -287,7 +287,7 @@ fn unknown_name(name: &str) -> BadWord {
 }
 
 impl Policy {
-    /// All of it as wishes.
+    /// Returns the whole policy as wishes.
     #[must_use]
     pub fn as_wishes(&self) -> Wishes {
         Wishes {
@@ -300,15 +300,15 @@ impl Policy {
         }
     }
 
-    /// No more than `asked`: for a domain that another manager made, or that is older than the
-    /// package.
+    /// Lowers `display` to `asked` at most. For a domain that another manager made, or that is
+    /// older than the package.
     #[must_use]
     pub fn asked_only(mut self) -> Self {
         self.display = self.display.min(Displays::Asked);
         self
     }
 
-    /// This policy with wishes put over it.
+    /// Returns this policy with the wishes applied over it.
     #[must_use]
     pub fn with(mut self, wishes: &Wishes) -> Self {
         self.display = wishes.display.unwrap_or(self.display);
@@ -322,11 +322,11 @@ impl Policy {
         self
     }
 
-    /// The policy for a domain: the host's, no more than `asked` where another manager made the
-    /// domain, and the domain's own wishes over that.
+    /// Returns the policy for a domain. The domain's own wishes apply over the host's policy. If
+    /// another manager made the domain, the host's part is lowered to `asked` at most.
     ///
     /// # Errors
-    /// [`BadPolicy`] if the domain's own can't be read.
+    /// [`BadPolicy`] if the domain's own policy can't be read.
     pub fn for_domain(self, domain: &Domain<'_, '_>) -> Result<Self, BadPolicy> {
         let policy = if domain.manager.is_some() {
             self.asked_only()
@@ -339,7 +339,8 @@ impl Policy {
         }
     }
 
-    /// Whether the guest is Windows: the policy's word, or else libosinfo's.
+    /// Returns whether the guest is Windows. The policy decides; if it is silent, libosinfo's
+    /// metadata do.
     #[must_use]
     pub fn is_windows(&self, domain: &Domain<'_, '_>) -> bool {
         self.guest

@@ -4,6 +4,8 @@
 //! to say the type: libvirt writes JSON, and QEMU takes no other there (`Invalid parameter type for
 //! 'x-no-mmap', expected: boolean`).
 
+use crate::predict::words;
+
 /// Properties that are texts, whatever they look like (hw/vfio/pci.c, hw/pci/pci.c). `addr` takes a
 /// number, too, and reads it otherwise: "2" is slot 2, 2 is function 2 of slot 0.
 const TEXTS: [&str; 9] = [
@@ -30,6 +32,105 @@ const WORDS: [&str; 9] = [
     "x-pre-copy-dirty-page-tracking",
     "x-ramfb-migrate",
 ];
+
+/// Properties that are switches.
+const SWITCHES: [&str; 23] = [
+    "migration-events",
+    "multifunction",
+    "ramfb",
+    "skip-vsc-check",
+    "use-legacy-x86-rom",
+    "x-balloon-allowed",
+    "x-igd-lpc",
+    "x-igd-opregion",
+    "x-no-geforce-quirks",
+    "x-no-kvm-intx",
+    "x-no-kvm-ioeventfd",
+    "x-no-kvm-msi",
+    "x-no-kvm-msix",
+    "x-no-mmap",
+    "x-no-vfio-ioeventfd",
+    "x-pcie-ari-nextfn-1",
+    "x-pcie-err-unc-mask",
+    "x-pcie-ext-tag",
+    "x-pcie-extcap-init",
+    "x-pcie-lnksta-dllla",
+    "x-req",
+    "x-vga",
+    "x-write-lnksta",
+];
+
+/// Properties that are numbers without a sign.
+const NUMBERS: [&str; 13] = [
+    "acpi-index",
+    "romsize",
+    "x-igd-gms",
+    "x-intx-mmap-timeout-ms",
+    "x-nv-gpudirect-clique",
+    "x-pci-class-code",
+    "x-pci-device-id",
+    "x-pci-sub-device-id",
+    "x-pci-sub-vendor-id",
+    "x-pci-vendor-id",
+    "x-vpasid-cap-offset",
+    "xres",
+    "yres",
+];
+
+/// The type of a property.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Type {
+    /// A text, or a word such as `auto`.
+    Text,
+    /// On or off.
+    Switch,
+    /// A number without a sign.
+    Number,
+}
+
+/// The type of a property, if it is one of those listed here (`qemu-system-x86_64 -device vfio-pci-nohotplug,help` of
+/// 7.2.22, 10.0.13 and 11.1.3).
+#[must_use]
+pub fn type_of(property: &str) -> Option<Type> {
+    // As a number, addr is read otherwise.
+    let is = |list: &[&str]| list.contains(&property) && property != "addr";
+    if is(&TEXTS) || is(&WORDS) {
+        Some(Type::Text)
+    } else if is(&SWITCHES) {
+        Some(Type::Switch)
+    } else if is(&NUMBERS) {
+        Some(Type::Number)
+    } else {
+        None
+    }
+}
+
+/// What QEMU says of a property that `qemu:override` gives it with a `type`; `None` if it takes that.
+#[must_use]
+pub fn mistake(property: &str, kind: &str) -> Option<String> {
+    let words = match (type_of(property)?, kind) {
+        (_, "remove") | (Type::Text, "string") | (Type::Switch, "bool") => return None,
+        (Type::Number, "signed" | "unsigned") => return None,
+        (Type::Text, _) => words::EXPECTED_A_TEXT,
+        (Type::Switch, _) => words::EXPECTED_A_SWITCH,
+        (Type::Number, _) => words::EXPECTED_A_NUMBER,
+    };
+    Some(words::filled(words, property))
+}
+
+/// Where QEMU has a property when it sets all of a device's: properties from JSON are in a hash table, and are taken
+/// out of that (qobject/qdict.c, `tdb_hash`).
+#[must_use]
+pub fn place(property: &str) -> u32 {
+    let length = u32::try_from(property.len()).unwrap_or_default();
+    let shifted = |(at, byte): (usize, u8)| u32::from(byte) << (at * 5 % 24);
+    let sum = property
+        .bytes()
+        .enumerate()
+        .map(shifted)
+        .fold(length.wrapping_mul(0x238F_13AF), u32::wrapping_add);
+    sum.wrapping_mul(1_103_515_243).wrapping_add(12345) % 512
+}
 
 /// Whether QEMU takes a text for a property.
 #[must_use]

@@ -3,18 +3,19 @@
 //! This is what predictions are made of and what a plan changes; see [`crate::predict`] and
 //! [`crate::plan`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::abilities::Abilities;
 use crate::arguments::{Arguments, Device, Local, Setting};
 use crate::domain::{
-    Domain, GraphicsSettings, GraphicsType, HostdevSettings, Listen, QEMU_NAMESPACE, Reach, Switch,
-    VideoSettings, parse_number,
+    Domain, GraphicsSettings, GraphicsType, HostdevSettings, Listen, Property, QEMU_NAMESPACE,
+    Reach, Switch, VideoSettings, parse_number,
 };
 use crate::evidence::{Evidence, Finding, Method, resolve};
 use crate::facts::{Display, DisplayInterface, Facts, Reason};
 use crate::names::DeviceId;
 use crate::predict::versions::{Libvirt, devices_are_json, reads_override};
+use crate::properties::mistake;
 use crate::xml::Element;
 
 /// What is known of a device of the domain.
@@ -124,8 +125,8 @@ pub struct Vgpu {
     pub ramfb: bool,
     /// Whether the attribute `ramfb` says so.
     pub ramfb_asked: bool,
-    /// Whether `qemu:override` says it in a type that QEMU does not take for a switch.
-    pub ramfb_mistyped: bool,
+    /// The properties that `qemu:override` gives in a type that QEMU does not take, with its words.
+    pub mistyped: BTreeMap<String, String>,
     /// What `qemu:override` sets.
     pub properties: BTreeMap<String, String>,
     /// What `-set` arguments set that QEMU finds: that goes over `qemu:override`.
@@ -143,6 +144,9 @@ pub struct Vgpu {
 
 /// Intel's PCI vendor ID.
 const INTEL: u16 = 0x8086;
+
+/// The last slot of a PCI bus.
+const LAST_SLOT: u32 = 31;
 
 /// NVIDIA's driver, which is a vfio driver for virtual functions with a vGPU.
 const NVIDIA: &str = "nvidia";
@@ -218,6 +222,7 @@ impl Vgpu {
     pub fn set_display(&mut self, on: bool) {
         self.display = on;
         self.set.remove("display");
+        self.mistyped.remove("display");
         match self.properties.get_mut("display") {
             Some(value) => *value = if on { "on" } else { "off" }.into(),
             None => self.asked = on,
@@ -229,7 +234,7 @@ impl Vgpu {
     pub fn set_ramfb(&mut self, on: bool) {
         self.set.remove("ramfb");
         self.properties.remove("ramfb");
-        self.ramfb_mistyped = false;
+        self.mistyped.remove("ramfb");
         self.ramfb = on;
         self.ramfb_asked = on;
     }
@@ -324,8 +329,10 @@ pub struct Screens {
     pub none_cards: usize,
     /// Character devices that need spice, by their `type`.
     pub spice_chardevs: Vec<String>,
-    /// Whether there is an `<audio type='spice'>`.
-    pub spice_audio: bool,
+    /// The `type` of each `<audio>`.
+    pub audio: Vec<String>,
+    /// Whether there is a `<sound>`.
+    pub sound: bool,
     /// Whether there is a `<graphics type='desktop'>`, which QEMU does not have.
     pub desktop: bool,
     /// What libvirt's parser refuses, in its words.
@@ -341,13 +348,39 @@ pub struct Screens {
     pub own_dev: Option<bool>,
     /// Whether QEMU is given an X or a Wayland display to open.
     pub has_a_screen: bool,
-    /// What QEMU says if a card of the user's own takes the slot of one of libvirt's devices.
+    /// What QEMU says if a device of the user's own takes the slot of one of libvirt's devices.
     pub slot_taken: Option<String>,
     /// `-set device.…` arguments for devices that libvirt makes: QEMU does not find these, as libvirt hands
     /// devices over as JSON. And those that QEMU can't parse.
     pub dead_settings: Vec<String>,
     /// `-set device.…` arguments for these devices that QEMU finds.
     pub live_settings: Vec<Setting>,
+}
+
+impl Frontend {
+    /// Whether libvirt gives QEMU a render node for it.
+    #[must_use]
+    pub fn renders(&self) -> bool {
+        match self.kind {
+            GraphicsType::Spice | GraphicsType::Dbus => self.gl,
+            GraphicsType::EglHeadless => true,
+            _ => false,
+        }
+    }
+
+    /// Whether libvirt lets the guest have the render node that it names: dbus may have one without gl (libvirt
+    /// src/conf/domain_conf.c, `virDomainGraphicsGetRenderNode`).
+    #[must_use]
+    pub fn hands_over_its_node(&self) -> bool {
+        self.rendernode.is_some() && (self.renders() || self.kind == GraphicsType::Dbus)
+    }
+
+    /// Whether it listens on an address or a network.
+    #[must_use]
+    pub fn is_on_tcp(&self) -> bool {
+        let kinds = [GraphicsType::Spice, GraphicsType::Vnc, GraphicsType::Rdp];
+        kinds.contains(&self.kind) && self.listens && self.reach != Reach::Local
+    }
 }
 
 impl Screens {
@@ -380,7 +413,8 @@ impl Screens {
                 })
             })
             .collect();
-        let mut cards: Vec<Card> = Vec::new();
+        // The primary ones, the last of them first, and the others.
+        let (mut first, mut cards) = (Vec::new(), Vec::new());
         for (place, video) in domain.videos.iter().enumerate() {
             if video.model.as_deref() == Some("none") {
                 continue;
@@ -393,9 +427,15 @@ impl Screens {
                 dmabuf: video.vhost_user,
                 settings: video.settings.clone(),
             };
-            let at = if video.primary { 0 } else { cards.len() };
-            cards.insert(at, card);
+            if video.primary {
+                first.push(card);
+            } else {
+                cards.push(card);
+            }
         }
+        first.reverse();
+        first.append(&mut cards);
+        let cards = first;
         let mut screens = Screens {
             cards,
             vgpus: vgpus(domain, known, abilities),
@@ -413,7 +453,8 @@ impl Screens {
                 .filter(|video| video.model.as_deref() == Some("none"))
                 .count(),
             spice_chardevs: domain.spice_chardevs.clone(),
-            spice_audio: domain.spice_audio,
+            audio: domain.audio.clone(),
+            sound: domain.sound,
             desktop: domain
                 .graphics
                 .iter()
@@ -502,12 +543,8 @@ impl Screens {
     /// `/dev`, and no others. `None` if that is not known.
     #[must_use]
     pub fn has_render_node(&self) -> Option<bool> {
-        let has_one = |f: &Frontend| match f.kind {
-            GraphicsType::Spice | GraphicsType::Dbus => f.gl,
-            GraphicsType::EglHeadless => true,
-            _ => false,
-        };
-        if self.frontends.iter().any(has_one) {
+        let mut all = self.frontends.iter();
+        if all.any(|f| f.renders() || f.hands_over_its_node()) {
             return Some(true);
         }
         (self.own_dev == Some(true)).then_some(false)
@@ -523,9 +560,25 @@ impl Screens {
             dmabuf: false,
             settings: VideoSettings::default(),
         };
+        let lacks_qxl =
+            |driver: &str| driver.starts_with("qxl") && abilities.has("spice") != Some(true);
+        let mut taken = 0;
         if let Some(driver) = self.arguments.vga {
-            self.take_slot(domain, "-vga");
+            if !self.take_slot(domain, &mut taken) || lacks_qxl(driver) {
+                self.doubt("-vga");
+            }
             self.cards_before.push(card(driver));
+        }
+        for driver in self
+            .arguments
+            .on_pci
+            .clone()
+            .iter()
+            .filter(|_| json == Some(true))
+        {
+            if !self.take_slot(domain, &mut taken) && is_emulated(driver) {
+                self.doubt(&format!("-device {driver}"));
+            }
         }
         for device in self.arguments.devices.clone() {
             let what = format!("-device {}", device.driver);
@@ -533,13 +586,8 @@ impl Screens {
             match json {
                 _ if device.is_vfio() => {}
                 None => self.doubt(&what),
-                Some(_) if before => {
-                    let is_pci = device.driver != "ramfb" && !device.driver.starts_with("isa-");
-                    if is_pci && !device.properties.contains_key("addr") {
-                        self.take_slot(domain, &what);
-                    }
-                    self.cards_before.push(card(&device.driver));
-                }
+                _ if lacks_qxl(&device.driver) => self.doubt(&what),
+                Some(_) if before => self.cards_before.push(card(&device.driver)),
                 Some(_) => self.cards_after.push(card(&device.driver)),
             }
         }
@@ -550,7 +598,9 @@ impl Screens {
             let takes = all.iter().any(|libvirt| libvirt.takes_display(vgpu.id));
             vgpu.globals = self.arguments.globals_of(vgpu.driver(takes));
             // Options have no types.
-            vgpu.ramfb_mistyped &= json != Some(false);
+            if json == Some(false) {
+                vgpu.mistyped.clear();
+            }
             // libvirt always says it of a mediated device.
             let is_said = match vgpu.id {
                 DeviceId::Mdev(_) => true,
@@ -572,26 +622,34 @@ impl Screens {
         self.doubt_what_depends_on_more();
     }
 
-    /// A card that QEMU makes before libvirt's devices, and that names no address, gets the first slot
-    /// that the machine itself leaves free. libvirt has given that to one of its own, if it has any.
-    fn take_slot(&mut self, domain: &Domain<'_, '_>, what: &str) {
+    /// A device that QEMU makes before libvirt's devices, and that names no address, gets the next slot
+    /// that the machine itself leaves free. libvirt has given the first to one of its own, if it has any. `taken`: how many
+    /// of the user's have one. Returns false for a machine whose slots are not known.
+    fn take_slot(&mut self, domain: &Domain<'_, '_>, taken: &mut u32) -> bool {
         let machine = domain.machine.as_deref().unwrap_or_default();
-        let slot = match machine {
+        let first = match machine {
             _ if machine.contains("q35") => 1,
             _ if machine.starts_with("pc") => 2,
-            _ => return self.doubt(what),
+            _ => return false,
         };
-        let devices = || domain.devices.into_iter().flat_map(Element::children);
-        let is_taken = devices().any(|device| {
+        let slot = first + *taken;
+        *taken += 1;
+        // The first that is not free counts, and a bus has no more slots: this stays linear.
+        if self.slot_taken.is_some() || slot > LAST_SLOT {
+            return true;
+        }
+        let mut devices = domain.devices.into_iter().flat_map(Element::children);
+        let is_taken = devices.any(|device| {
             let address = device.children().find(|child| child.name() == "address");
             address.is_some_and(|address| is_at(address, slot))
         });
         // libvirt gives the first of its devices without an address the first slot that is free.
-        if is_taken || !has_addresses(domain) {
-            // It goes on: for whom, and that the user's card has it.
+        if is_taken || slot == first && !has_addresses(domain) {
+            // It goes on: for whom, and that the user's device has it.
             self.slot_taken
                 .get_or_insert_with(|| format!("PCI: slot {slot} function 0 not available"));
         }
+        true
     }
 
     fn apply_settings(&mut self, domain: &Domain<'_, '_>, json: Option<bool>) {
@@ -602,11 +660,15 @@ impl Screens {
             self.dead_settings.extend(texts);
             return;
         }
+        let alias = |vgpu: &Vgpu| domain.hostdevs[vgpu.place].alias.as_str();
+        // Of several the first.
+        let places = self.vgpus.iter().enumerate().rev();
+        let places: HashMap<&str, usize> = places.map(|(at, vgpu)| (alias(vgpu), at)).collect();
         for setting in settings {
-            let of_it = |vgpu: &&mut Vgpu| domain.hostdevs[vgpu.place].alias == setting.id;
-            let Some(vgpu) = self.vgpus.iter_mut().find(of_it) else {
+            let Some(place) = places.get(setting.id.as_str()) else {
                 continue;
             };
+            let vgpu = &mut self.vgpus[*place];
             match json {
                 None => self.doubt(&format!("-set {}", setting.property)),
                 _ => {
@@ -776,11 +838,15 @@ fn vgpus(
 ) -> Vec<Vgpu> {
     let mut all = Vec::new();
     let is_overridden = reads_override(abilities) != Some(false);
+    let mut overridden: HashMap<&str, Vec<&Property<'_, '_>>> = HashMap::new();
+    for property in &domain.properties {
+        let own = overridden.entry(property.alias.as_str()).or_default();
+        own.push(property);
+    }
     for (place, hostdev) in domain.hostdevs.iter().enumerate() {
-        let properties: BTreeMap<String, String> = domain
-            .properties
-            .iter()
-            .filter(|property| is_overridden && property.alias == hostdev.alias)
+        let own = overridden.get(hostdev.alias.as_str());
+        let own = || own.into_iter().flatten().filter(|_| is_overridden);
+        let properties: BTreeMap<String, String> = own()
             // What is removed is as QEMU has it by default; of these two that is known. Without the
             // attribute there is no ramfb to remove.
             .filter(|p| match p.name.as_str() {
@@ -805,12 +871,7 @@ fn vgpus(
             asked: on(hostdev.display),
             ramfb: on(hostdev.ramfb),
             ramfb_asked: on(hostdev.ramfb),
-            ramfb_mistyped: is_overridden
-                && domain
-                    .properties
-                    .iter()
-                    .rfind(|p| p.alias == hostdev.alias && p.name == "ramfb")
-                    .is_some_and(|p| !matches!(p.kind.as_str(), "bool" | "remove")),
+            mistyped: BTreeMap::new(),
             properties,
             set: BTreeMap::new(),
             globals: BTreeMap::new(),
@@ -818,6 +879,18 @@ fn vgpus(
             lost: None,
             rebound: false,
         };
+        // Of several, libvirt lets the last stand.
+        for property in domain
+            .properties
+            .iter()
+            .filter(|p| p.alias == hostdev.alias)
+        {
+            let words = mistake(&property.name, &property.kind).filter(|_| is_overridden);
+            match words {
+                Some(words) => vgpu.mistyped.insert(property.name.clone(), words),
+                None => vgpu.mistyped.remove(&property.name),
+            };
+        }
         if vgpu.is_rebound() {
             vgpu.rebound = true;
             let display = &vgpu.known.finding.facts.display;

@@ -1,11 +1,11 @@
-//! What a change of a domain's XML takes to be undone: the old values, and those that stand there
-//! now, so that what somebody has changed since is left alone.
+//! Takes back a change of a domain's XML. It keeps the old values, and those that replaced them, so
+//! that it leaves alone what somebody has changed since.
 //!
-//! Both texts are as libvirt prints a definition, before it was changed and after: what libvirt
-//! adds by itself to a change goes with it. White space between elements, comments and declarations
-//! of namespaces are no differences.
+//! Both texts are as libvirt prints a definition, one before the change and one after it. So what
+//! libvirt itself adds to a change goes with it. White space between elements, comments and
+//! declarations of namespaces don't count as differences.
 //!
-//! No value that may be a password is ever kept: what has one is [`Inverse::Withheld`].
+//! A value that may be a password is never kept; it becomes [`Inverse::Withheld`].
 
 mod tree;
 
@@ -16,52 +16,52 @@ use tree::{Step, at, differences, local_scope, path_label, same, steps};
 
 /// One thing to put back.
 ///
-/// An element is named by its path below the root, each step by what tells it from its siblings:
+/// An element is named by its path below the root. Each step is what tells it from its siblings:
 /// `devices`, `graphics[type=spice]`, `listen[2]`. Steps are compared, never taken apart.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Inverse {
     /// An attribute.
     Attribute {
-        /// Of which element.
+        /// The path of its element.
         element: Vec<String>,
-        /// Its name.
+        /// The attribute's name.
         name: String,
-        /// Its value before; `None`: it was not there.
+        /// The value before the change; `None` if it did not exist.
         old: Option<String>,
-        /// Its value after.
+        /// The value after the change; `None` if it does not exist.
         new: Option<String>,
     },
-    /// The text of an element that has no others in it.
+    /// The text of an element that contains no others.
     Text {
-        /// Of which element.
+        /// The path of the element.
         element: Vec<String>,
-        /// Before.
+        /// The text before the change.
         old: String,
-        /// After.
+        /// The text after the change.
         new: String,
     },
     /// Elements of one name in one place.
     Elements {
-        /// In which element.
+        /// The path of the element that contains them.
         parent: Vec<String>,
-        /// The nearest sibling above that was there before and after.
+        /// The nearest sibling above that existed before and after the change.
         after: Option<String>,
-        /// The nearest one below.
+        /// The nearest such sibling below.
         before: Option<String>,
-        /// Those that were there before, and are not after.
+        /// The elements that existed before and not after.
         old: Vec<Piece>,
-        /// Those that are there instead.
+        /// The elements that exist instead.
         new: Vec<Piece>,
     },
-    /// What makes sense only together: it is all put back, or nothing of it.
+    /// Things that make sense only together. Either all of them are put back, or none.
     Together {
         /// The single things; none of them is of this kind itself.
         changes: Vec<Inverse>,
     },
     /// Something that can't be put back, because it may hold a password, which is not kept.
     Withheld {
-        /// Which element.
+        /// The path of the element.
         element: Vec<String>,
     },
 }
@@ -69,34 +69,34 @@ pub enum Inverse {
 /// A whole element.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Piece {
-    /// Its name among its siblings.
+    /// The element's name among its siblings.
     pub step: String,
-    /// Its XML, with the namespaces that it needs.
+    /// The XML, with the namespaces that it needs.
     pub xml: String,
 }
 
 /// A domain with old values put back.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Undone {
-    /// Its XML.
+    /// The domain's XML.
     pub text: String,
-    /// What was put back, in words. None: nothing of ours still stood.
+    /// The values that were put back, in words. Empty if none of ours still stood.
     pub put_back: Vec<String>,
-    /// What was not, and why.
+    /// The values that were not put back, each with the reason.
     pub passed_over: Vec<String>,
 }
 
-/// A text that can't be read.
+/// The error for a text that can't be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the definition {which}: {error}")]
 pub struct Unreadable {
-    /// Which of several: `before the change`, `after the change`, `as it is`.
+    /// The text, as one of several: `before the change`, `after the change`, `as it is`.
     pub which: &'static str,
-    /// What is wrong with it.
+    /// The problem.
     pub error: XmlError,
 }
 
-/// What must be put back in `after` to have `before` again. Nothing if they are the same.
+/// Returns what must be put back in `after` to get `before` again; empty if they are the same.
 ///
 /// # Errors
 /// [`Unreadable`], with the place.
@@ -106,7 +106,7 @@ pub fn inverse(before: &str, after: &str) -> Result<Vec<Inverse>, Unreadable> {
     Ok(differences(before.root(), after.root()))
 }
 
-/// Puts old values back where ours still stand; all else stays to the byte.
+/// Puts old values back where ours still stand. All else stays to the byte.
 ///
 /// # Errors
 /// [`Unreadable`], with the place.
@@ -118,7 +118,7 @@ pub fn undo(current: &str, inverses: &[Inverse]) -> Result<Undone, Unreadable> {
         edits: Vec::new(),
         undone: Undone::default(),
     };
-    // What we added may be what stands where something is to be put back.
+    // Elements that we added may stand where something is to be put back.
     let groups: Vec<Vec<_>> = inverses
         .iter()
         .map(|inverse| {
@@ -135,7 +135,7 @@ pub fn undo(current: &str, inverses: &[Inverse]) -> Result<Undone, Unreadable> {
         undoing.group(group);
     }
     let text = document.apply(&undoing.edits);
-    // It may be remembered by a file that somebody, or a disk, has damaged.
+    // The values come from a file that somebody, or a disk, may have damaged.
     if let Err(error) = Document::parse(&text) {
         let problem = format!("what is remembered makes no document of it: {error}");
         return Ok(Undone {
@@ -177,14 +177,14 @@ fn parse<'a>(text: &'a str, which: &'static str) -> Result<Document<'a>, Unreada
 
 struct Undoing<'d, 'a> {
     root: Element<'d, 'a>,
-    /// All elements that we added and that are still as they were made.
+    /// The elements that we added and that nobody has changed since.
     ours: Vec<Element<'d, 'a>>,
     edits: Vec<Edit>,
     undone: Undone,
 }
 
 impl<'d, 'a> Undoing<'d, 'a> {
-    /// The elements that a change added, if all of them are still as they were made.
+    /// Returns the elements that a change added, if nobody has changed any of them since.
     fn standing(&mut self, inverse: &Inverse) -> Option<Vec<Element<'d, 'a>>> {
         let Inverse::Elements { parent, new, .. } = inverse else {
             return None;
@@ -195,7 +195,7 @@ impl<'d, 'a> Undoing<'d, 'a> {
         Some(found)
     }
 
-    /// All of it, or nothing.
+    /// Undoes the whole group, or nothing of it.
     fn group(&mut self, group: &[(&Inverse, Option<Vec<Element<'d, 'a>>>)]) {
         let before = (
             self.edits.len(),
@@ -219,7 +219,7 @@ impl<'d, 'a> Undoing<'d, 'a> {
         }
     }
 
-    /// `ours`: what [`Self::standing`] found.
+    /// Undoes one thing. `ours` is the result of [`Self::standing`].
     fn one(&mut self, inverse: &Inverse, ours: Option<&[Element<'d, 'a>]>) {
         match inverse {
             Inverse::Attribute {
@@ -291,7 +291,7 @@ impl<'d, 'a> Undoing<'d, 'a> {
             return;
         };
         let label = path_label(path);
-        // White space alone is none.
+        // White space alone counts as no text.
         let now = element.text().map(|now| {
             if now.trim().is_empty() {
                 "".into()
@@ -330,7 +330,7 @@ impl<'d, 'a> Undoing<'d, 'a> {
         };
         let is_as_before = !old.is_empty() && unchanged(&siblings, old, &self.ours).is_some();
         let Some(ours) = ours else {
-            // Unless somebody has undone it already.
+            // Somebody may have undone it already.
             let is_gone = || {
                 let is_ours = |step: &Step| new.iter().any(|piece| step.is(&piece.step));
                 !siblings.iter().any(|(step, _)| is_ours(step))
@@ -345,7 +345,7 @@ impl<'d, 'a> Undoing<'d, 'a> {
             let mut others = siblings.iter().filter(|(_, e)| !self.ours.contains(e));
             others.any(|(step, _)| step.is(&piece.step))
         };
-        // Arguments may be there more than once, and mean something as a sequence only.
+        // An argument may occur more than once, and arguments have a meaning only as a sequence.
         let already = match old.first() {
             None => false,
             Some(piece) if Step::may_repeat(&piece.step) => old.iter().all(is_there),
@@ -384,8 +384,8 @@ impl<'d, 'a> Undoing<'d, 'a> {
     }
 }
 
-/// The sibling below which something is put back; `None`: above all. The same for all that stood
-/// in one place, so that they keep their order.
+/// Returns the sibling below which something is put back; `None` stands for the top. It is the same
+/// for all that stood in one place, so that they keep their order.
 fn anchor<'d, 'a>(
     siblings: &[(Step, Element<'d, 'a>)],
     [after, before]: [Option<&str>; 2],
@@ -404,8 +404,7 @@ fn anchor<'d, 'a>(
     }
 }
 
-/// Those of the siblings that are these pieces, unchanged, and not already counted; `None` if one
-/// isn't there.
+/// Returns the siblings that equal these pieces and are not yet counted; `None` if one is missing.
 fn unchanged<'d, 'a>(
     siblings: &[(Step, Element<'d, 'a>)],
     pieces: &[Piece],
@@ -419,7 +418,7 @@ fn unchanged<'d, 'a>(
                 && !counted.contains(sibling)
                 && same(*sibling, document.root())
         };
-        // It may have another number by now.
+        // The element may have another number by now.
         let by_step = siblings
             .iter()
             .filter(free)
@@ -431,7 +430,7 @@ fn unchanged<'d, 'a>(
     Some(found)
 }
 
-/// `name='value'`, or that there is none.
+/// Returns `name='value'`, or words for a missing value.
 fn valued(name: &str, value: Option<&str>) -> String {
     match value {
         Some(value) => format!("{name}='{value}'"),

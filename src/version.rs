@@ -8,14 +8,14 @@ use std::fmt;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version(Vec<u32>);
 
-/// A text that is no version.
+/// The error for a text that is no version.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no version: expected numbers and dots, like 10.0.13")]
 pub struct NotAVersion(pub String);
 
 impl Version {
-    /// Reads the numbers up to the first thing that is neither digit nor dot; `None` if there are
-    /// none.
+    /// Reads the numbers up to the first character that is neither digit nor dot; `None` if there
+    /// are none.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let end = text
@@ -29,15 +29,15 @@ impl Version {
         numbers.filter(|numbers| !numbers.is_empty()).map(Version)
     }
 
-    /// A version whose numbers are known.
+    /// Makes a version of these numbers.
     #[must_use]
     pub fn of(numbers: &[u32]) -> Self {
         Version(numbers.to_vec())
     }
 
-    /// From libvirt's way to say a version: major * 1,000,000 + minor * 1,000 + release
-    /// (libvirt include/libvirt/libvirt-host.h, `virConnectGetLibVersion`; QEMU's own version comes
-    /// from `virConnectGetVersion` in the same form).
+    /// Reads libvirt's form of a version: major * 1,000,000 + minor * 1,000 + release (libvirt
+    /// include/libvirt/libvirt-host.h, `virConnectGetLibVersion`). `virConnectGetVersion` gives
+    /// QEMU's version in the same form.
     #[must_use]
     pub fn from_libvirt(number: u32) -> Self {
         Version(vec![

@@ -152,7 +152,7 @@ impl Memory {
         };
         if plan.is_empty() || fixed.text == definition {
             // Right, and not by us: nobody insists on anything any more.
-            if !is_bad && self.ours != Some(mark(definition)) {
+            if !is_bad && !self.has_made(definition) {
                 self.done.clear();
             }
             let mut why = remarks(plan);
@@ -219,9 +219,21 @@ impl Memory {
         }
     }
 
+    /// Whether nothing was done that would have to be remembered.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.done.is_empty()
+    }
+
     /// What libvirt has made of a definition of ours.
     pub fn is_ours(&mut self, definition: &str) {
         self.ours = Some(mark(definition));
+    }
+
+    /// Whether it is that.
+    #[must_use]
+    pub fn has_made(&self, definition: &str) -> bool {
+        self.ours == Some(mark(definition))
     }
 
     /// libvirt did not take what this definition was to become.
@@ -265,6 +277,23 @@ pub fn only_graphics(fixed: &Fixed) -> Option<String> {
         return None;
     }
     Some(fixed.text[element.span()].to_owned())
+}
+
+/// The graphics of a definition, as they stand there. None if it can't be read.
+#[must_use]
+pub fn all_graphics(definition: &str) -> Vec<String> {
+    let Ok(document) = Document::parse(definition) else {
+        return Vec::new();
+    };
+    Domain::new(&document).map_or_else(
+        |_| Vec::new(),
+        |domain| {
+            let graphics = domain.graphics.iter();
+            graphics
+                .map(|graphics| definition[graphics.element.span()].to_owned())
+                .collect()
+        },
+    )
 }
 
 /// The lines for a domain whose plan is not carried out; `why` not.

@@ -1,30 +1,25 @@
-//! Recorded hosts and what gfxplane says of them, compared to the byte and validated.
+//! Runs cases that are folders or files: recorded hosts, domains, logs, documents. Each output is
+//! compared to the byte, and validated where there is a schema.
 //!
-//! Each folder in `tests/hosts` is a host: `root/` is its miniature root directory, `expect/` what
-//! must come out, `README` where it comes from. `UPDATE_GOLDEN=1 cargo test --test cases` writes
-//! `expect/` anew; a file there that nobody asked for is a failure, as a stale golden proves
-//! nothing.
+//! Each folder in `tests/hosts` is a host: `root/` is its miniature root directory, `expect/` holds
+//! the expected output, and `README` says where the host comes from. `UPDATE_GOLDEN=1 cargo test
+//! --test cases` writes `expect/` anew. A file there that no test reads is a failure, as a stale
+//! golden proves nothing.
 //!
 //! Documents are validated against xml-schemas/gfxplane-nodedev.rng and, without our capability,
-//! against the schema of the installed libvirt. Where that is missing the tests fail.
+//! against the schema of the installed libvirt. If that schema is missing, the tests fail.
 //!
-//! `tests/fixup` has domains, and what becomes of them on these hosts.
-//!
-//! `tests/hook` has domains, and what the qemu hook makes of them.
-//! `tests/managed` has domains of KubeVirt and oVirt, and what the hooks of these do to them.
-//!
-//! `tests/wrapper` has calls of mdevctl, and what is made of them for libvirt before 10.1.
-//! `tests/learn` has logs of domains, and what is learned from them.
-//!
-//! `tests/doctor` has hosts, and what stands between them and a display.
-//! `tests/explain` has messages and logs, and what is said of them.
-//!
-//! `tests/vm/matrix-measured` has what a real QEMU did with domains.
-//!
-//! `tests/lossless` has odd XML documents, for the engine that edits them.
-//!
-//! `docs` has manual pages, commands with their output, and statements that the program can be asked
-//! about; `packaging/completions` has what shells complete.
+//! * `tests/fixup` has domains, and how they are fixed on these hosts.
+//! * `tests/hook` has domains, and what the qemu hook does with them.
+//! * `tests/managed` has domains of KubeVirt and oVirt, and what the hooks of these do to them.
+//! * `tests/wrapper` has calls of mdevctl, and our answers for libvirt before 10.1.
+//! * `tests/learn` has logs of domains, and what is learned from them.
+//! * `tests/doctor` has hosts, and what stands between them and a display.
+//! * `tests/explain` has messages and logs, and their explanations.
+//! * `tests/vm/matrix-measured` has what a real QEMU did with domains.
+//! * `tests/lossless` has odd XML documents, for the engine that edits them.
+//! * `docs` has manual pages, commands with their output, and statements that can be checked against the
+//!   program. `packaging/completions` has what shells complete.
 
 mod support {
     pub(crate) mod collect;

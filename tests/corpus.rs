@@ -1,5 +1,5 @@
-//! libvirt's own test documents, all of them: what becomes of them here, and whether we read them
-//! as libvirt does. `tests/libvirt-source` fetches them.
+//! Runs all of libvirt's own test documents: checks how they are fixed, and that we read them as
+//! libvirt does. `tests/libvirt-source` fetches them.
 
 mod support {
     pub(crate) mod argv;

@@ -1,4 +1,4 @@
-//! `gfxplane fixup` and `check` as their callers see them: arguments, streams, exit codes.
+//! Tests `gfxplane fixup` and `check` as their callers see them: arguments, streams, exit codes.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -34,7 +34,7 @@ fn with_stdin(mut command: Command, stdin: &[u8]) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // Who does not read is told off by the exit code.
+    // A program that does not read its stdin shows that in its exit code.
     let _ = child.stdin.take().unwrap().write_all(stdin);
     child.wait_with_output().unwrap()
 }
@@ -88,7 +88,7 @@ fn without_consent_nothing_is_lost_and_the_exit_code_says_so() {
         err.contains("not fixed") && err.contains("--consent remote"),
         "{err}"
     );
-    // Whoever reads stdout would define it.
+    // A caller who reads stdout would define it.
     let (code, out, err) = on("fixup", &[], "-", text.as_bytes());
     assert_eq!((code, out.as_str()), (1, ""));
     assert!(err.contains("--print-xml prints it"), "{err}");

@@ -1,9 +1,9 @@
-//! What goes wrong on a host: disks that are full or read-only, writers that are killed at any system call, files
-//! that are half written, thousands of devices and domains, documents of 16 MiB, a sysfs that changes while it is
-//! read. docs/faults.md tells which test shows what.
+//! Tests what may go wrong on a host: disks that are full or read-only, writers that are killed at
+//! any system call, files that are half written, thousands of devices and domains, documents of 16
+//! MiB, a sysfs that changes while it is read. docs/faults.md tells which test shows what.
 //!
-//! Some of it needs a process of its own, traced, or with mounts of its own: then this program runs itself, with the
-//! work's name in `GFXPLANE_FAULT`.
+//! Some tests need a process of their own, traced, or with mounts of its own. This program then
+//! runs itself, with the name of the work in `GFXPLANE_FAULT`.
 
 #[allow(dead_code)]
 #[path = "support/hooked.rs"]
@@ -39,7 +39,8 @@ use uuid::Uuid;
 const TOOL: &str = env!("CARGO_BIN_EXE_gfxplane");
 const HELPER: &str = env!("CARGO_BIN_EXE_gfxplane-helper");
 
-/// Names the work that this process was started for; its directory is the first argument.
+/// The variable that names the work for which this process was started. The work's directory is the
+/// first argument.
 const WORK: &str = "GFXPLANE_FAULT";
 
 type Outcome = Result<(), Failed>;
@@ -91,7 +92,7 @@ fn main() -> ExitCode {
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
-/// What a process of its own does.
+/// Does the work of a process of its own.
 fn work_on(work: &str, directory: &Path) {
     let root = Root::recorded(directory);
     let id = device(1);
@@ -162,7 +163,7 @@ fn dmabuf(id: DeviceId) -> Record {
     record(id, Display::from_answers(true, false))
 }
 
-/// A directory with a `run` in it.
+/// Makes a directory with a `run` in it.
 fn with_run() -> Result<(tempfile::TempDir, Root), Failed> {
     let directory = tempfile::tempdir()?;
     fs::create_dir_all(directory.path().join("run"))?;
@@ -171,7 +172,7 @@ fn with_run() -> Result<(tempfile::TempDir, Root), Failed> {
     Ok((directory, root))
 }
 
-/// All files below a directory, with what is in them.
+/// Returns all files below a directory with their contents.
 fn files(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     let mut left = vec![directory.to_owned()];
@@ -186,7 +187,7 @@ fn files(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
-/// Names that nothing of ours has once it is whole.
+/// Returns the files whose names none of ours has once it is whole.
 fn left_behind(directory: &Path) -> Vec<PathBuf> {
     let is_new = |path: &PathBuf| {
         let inside = path.strip_prefix(directory).unwrap_or(path);
@@ -213,14 +214,14 @@ fn traced(work: impl FnOnce() -> io::Result<()>) {
     work().expect("it works where nobody kills it");
 }
 
-/// Does the work again and again, each time in what `prepare` makes, and kills it one system call later, until it is
-/// through. Holds `check` against what is left.
+/// Repeats the work until it is done, each time in what `prepare` makes, and kills it one system
+/// call later each time. Runs `check` on what is left.
 fn killed_everywhere(
     work: &str,
     prepare: impl Fn(&Root) -> Outcome,
     check: impl Fn(&Root) -> Outcome,
 ) -> Outcome {
-    // Between the end of a system call and the beginning of the next nothing changes.
+    // Nothing changes between the end of a system call and the beginning of the next.
     for stops in (1..).step_by(2) {
         let (directory, root) = with_run()?;
         prepare(&root)?;
@@ -230,7 +231,7 @@ fn killed_everywhere(
             format!("killed at stop {stops}: {why}")
         })?;
         if is_through {
-            // Fewer would be none of what it does.
+            // With fewer stops, the work would not have been done.
             assert!(stops > 10, "it made {stops} stops");
             return Ok(());
         }
@@ -238,7 +239,7 @@ fn killed_everywhere(
     unreachable!("it ends")
 }
 
-/// Ends those who look at it, also if a test fails before.
+/// Ends the readers, even if a test fails first.
 struct End<'d>(&'d AtomicBool);
 
 impl Drop for End<'_> {
@@ -247,7 +248,7 @@ impl Drop for End<'_> {
     }
 }
 
-/// Whether the work was done before that many stops.
+/// Returns whether the work was done before that many stops.
 fn killed_at(work: &str, directory: &Path, stops: usize) -> Result<bool, Failed> {
     let mut command = ourselves(work);
     command.arg(directory).stdin(Stdio::null());
@@ -270,8 +271,8 @@ fn killed_at(work: &str, directory: &Path, stops: usize) -> Result<bool, Failed>
     Ok(false)
 }
 
-/// What is read is one of these, of the device and of its type, and the tree agrees with either; then the next writer
-/// finds nothing in its way and leaves nothing.
+/// Checks that the record of the device and of its type is one of these, and that the tree agrees
+/// with it. Then the next writer must find nothing in its way and leave nothing.
 fn one_of(root: &Root, ones: &[Option<Record>]) -> Outcome {
     let id = device(1);
     let mut warnings = Vec::new();
@@ -304,7 +305,7 @@ fn one_of(root: &Root, ones: &[Option<Record>]) -> Outcome {
             return Err(format!("{} is half there", directory.display()).into());
         }
     }
-    // Who comes next.
+    // The next writer.
     write_record(root, &region(id), Some("thing"))?;
     let found = read_record(root, id, &mut warnings);
     assert_eq!(
@@ -335,7 +336,8 @@ fn first_record_killed() -> Outcome {
     )
 }
 
-/// A device that is gone is forgotten by the next event, or by the next boot; until then it is known, or not.
+/// The next event, or the next boot, removes the records of a device that is gone. Until then the
+/// device is known or not.
 fn forget_killed() -> Outcome {
     let id = device(1);
     killed_everywhere(
@@ -374,7 +376,7 @@ fn entry(reason: &str) -> Entry {
     Entry::new(7, What::LeftAlone, By::Daemon, "guest", Some(DOMAIN)).because(reason)
 }
 
-/// All that is remembered: the changes, the log, whether it is left alone.
+/// All that is remembered: the changes, the log, and whether the domain is left alone.
 type Remembered = (Vec<Vec<Inverse>>, Vec<Entry>, bool);
 
 fn remembered(state: &State) -> Result<Remembered, Failed> {
@@ -441,7 +443,8 @@ fn definition_killed() -> Outcome {
 
 // Half written
 
-/// A record that was cut off anywhere, or has zeros for an end as after a power cut, is none, and is named.
+/// A record that was cut off anywhere, or ends in zeros as after a power cut, does not count and
+/// gets a warning.
 fn half_a_record() -> Outcome {
     let (_directory, root) = with_run()?;
     let id = device(1);
@@ -472,7 +475,8 @@ fn half_a_record() -> Outcome {
 
 // Full and read-only
 
-/// A command that has mounts of its own: as root those of `unshare --mount`, as anybody else those of a user namespace.
+/// Returns a command that has mounts of its own: as root those of `unshare --mount`, as another
+/// user those of a user namespace.
 fn unshared() -> Command {
     let mut command = Command::new("unshare");
     if !geteuid().is_root() {
@@ -503,7 +507,7 @@ fn in_mounts(work: &str, options: &str) -> Outcome {
     succeeded(&output)
 }
 
-/// Takes what is left of a file system.
+/// Fills a file system.
 fn fill(directory: &Path) {
     let mut file =
         fs::File::create(directory.join("filler")).expect("it is made before it is full");
@@ -525,7 +529,7 @@ fn full_state(directory: &Path) {
         }
     };
     assert!(told.contains("/var/lib/gfxplane/log.jsonl: "), "{told}");
-    // 1000 bytes don't fit any more, and a line that does is a whole one.
+    // 1000 bytes don't fit any more. A line that fits is a whole one.
     fill(directory);
     let mut warnings = Vec::new();
     assert_eq!(state.entries(&mut warnings).len(), written);
@@ -540,7 +544,7 @@ fn full_state(directory: &Path) {
     assert!(!state.hands_off(DOMAIN, &mut warnings));
     assert_eq!(warnings, []);
     assert_eq!(left_behind(&directory.join("var")), [] as [PathBuf; 0]);
-    // Somebody has tidied up.
+    // Somebody has freed some space.
     fs::remove_file(directory.join("var/lib/gfxplane/log.jsonl")).unwrap();
     state.push_undo(DOMAIN, "guest", change("2")).unwrap();
     assert_eq!(
@@ -562,7 +566,7 @@ fn full_run(directory: &Path) {
     assert_eq!(error.kind(), io::ErrorKind::StorageFull, "{error}");
     assert!(written > 1, "{written}");
     fill(directory);
-    // What is there cannot be changed, and stays.
+    // The existing record can't be changed, and stays.
     let error = write_record(&root, &region(device(1)), Some("thing")).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::StorageFull, "{error}");
     let mut warnings = Vec::new();
@@ -573,7 +577,7 @@ fn full_run(directory: &Path) {
     assert_eq!(read_record(&root, device(written + 1), &mut warnings), None);
     assert_eq!(warnings, []);
     assert_eq!(left_behind(&directory.join("run")), [] as [PathBuf; 0]);
-    // Nobody who would start is kept waiting, and what is gone can go.
+    // No start has to wait, and a device that is gone can be removed.
     let now = std::time::Instant::now();
     assert!(run::wait_until_free(&root, device(1), now).unwrap());
     run::forget(&root, device(2)).unwrap();
@@ -633,7 +637,8 @@ fn read_only(directory: &Path) {
     assert_eq!(warnings, []);
 }
 
-/// A guest that starts starts, and one that QEMU would refuse is told so, whatever becomes of `/run/gfxplane`.
+/// A good guest starts, and a guest that QEMU would refuse gets its veto, whatever the state of
+/// `/run/gfxplane`.
 fn hook_without_a_place() -> Outcome {
     let domain = |device: &str| {
         let graphics = "<graphics type='vnc' port='-1' listen='127.0.0.1'/>";
@@ -648,7 +653,7 @@ fn hook_without_a_place() -> Outcome {
     for (place, is_read_only) in [("read-only", true), ("full", false)] {
         let host = Hooked::new("lab", Path::new(HELPER));
         let run = host.path("run/gfxplane");
-        // All that was there is there again, and then nothing more can be written.
+        // All files are there again, and then nothing more can be written.
         let mounted = if is_read_only {
             "mount -t tmpfs -o mode=755 tmpfs \"$run\"; cp -r \"$keep/.\" \"$run\"; mount -o remount,ro \"$run\""
         } else {
@@ -696,7 +701,7 @@ fn hook_without_a_place() -> Outcome {
 
 // Many
 
-/// A sysfs with mdevs of one parent, each with a record.
+/// Makes a sysfs with mdevs of one parent, each with a record.
 fn make_mdevs(base: &Path, number: u32) -> Outcome {
     let parent = base.join("sys/devices/virtual/thing/thing");
     let of_type = parent.join("mdev_supported_types/thing-vga");
@@ -742,7 +747,7 @@ fn add_mdev(base: &Path, id: DeviceId) -> io::Result<()> {
     symlink(format!("../../../devices/virtual/thing/thing/{id}"), link)
 }
 
-/// In memory, where there is such a place: it is many files.
+/// Makes a directory in memory if possible, because there are many files.
 fn in_memory() -> io::Result<tempfile::TempDir> {
     let memory = Path::new("/dev/shm");
     if memory.is_dir() {
@@ -752,7 +757,8 @@ fn in_memory() -> io::Result<tempfile::TempDir> {
     }
 }
 
-/// All are listed, each with what is known of it, and who asks for one looks at no more files than with ten of them.
+/// All devices are listed with what is known of them. A question about one device reads no more
+/// files than it does with ten of them.
 fn ten_thousand_mdevs() -> Outcome {
     let (few, many) = (in_memory()?, in_memory()?);
     make_mdevs(few.path(), 10)?;
@@ -799,8 +805,8 @@ fn ten_thousand_mdevs() -> Outcome {
     Ok(())
 }
 
-/// Devices come and go while the host is read: those that stay are always the same, and of the others nothing is told
-/// that no record says.
+/// Devices come and go while the host is read. Those that stay always look the same, and of the
+/// others nothing is told that no record says.
 fn changing_sysfs() -> Outcome {
     let directory = in_memory()?;
     make_mdevs(directory.path(), 3)?;
@@ -824,7 +830,7 @@ fn changing_sysfs() -> Outcome {
             let home = base
                 .join("sys/devices/virtual/thing/thing")
                 .join(id.to_string());
-            // As the kernel does it: the link goes last when one comes, and first when one goes.
+            // As in the kernel, the link comes last and goes first.
             add_mdev(base, id)?;
             let record = base.join(format!("run/gfxplane/records/{id}.json"));
             fs::write(&record, dmabuf(id).to_text())?;
@@ -839,7 +845,8 @@ fn changing_sysfs() -> Outcome {
         let changing = scope.spawn(come_and_go);
         let end = End(&off);
         let mut read = 0;
-        // Until one was seen to come or go in the middle of it, and for a while.
+        // The loop runs until a device was seen to come or go in the middle of a read, and for a
+        // while longer.
         while read < 200 || seen.is_empty() && read < 100_000 && !changing.is_finished() {
             read += 1;
             let all = inventory(&Sources::read(&root));
@@ -873,7 +880,7 @@ fn changing_sysfs() -> Outcome {
 
 // Large
 
-/// At the limit a domain is fixed like any other, and beyond it everybody says why not.
+/// A domain at the limit is fixed like any other. Beyond the limit, every part says why not.
 fn large_domain() -> Outcome {
     const LIMIT: usize = gfxplane::xml::MAX_SIZE;
     let host = Hooked::new("lab", Path::new(HELPER));
@@ -928,8 +935,9 @@ fn large_domain() -> Outcome {
     Ok(())
 }
 
-/// libvirt's own test driver, which has them all in one process with ours: they are found, read and left alone, as QEMU
-/// runs none of them. That as many are mended is shown with a libvirt of ours (src/cli/watch/tests.rs).
+/// libvirt's own test driver has all these domains in our process. They are found, read and left
+/// alone, as QEMU runs none of them. src/cli/watch/tests.rs shows with a libvirt of ours that as
+/// many are fixed.
 #[cfg(feature = "libvirt")]
 fn five_thousand_domains() -> Outcome {
     const WITH_LIBVIRT: &str = env!("CARGO_BIN_EXE_gfxplane-libvirt");
@@ -945,7 +953,7 @@ fn five_thousand_domains() -> Outcome {
     let path = directory.path().join("node.xml");
     fs::write(&path, node + "</node>\n")?;
     let uri = format!("test://{}", path.display());
-    // The daemon is at home in /run, /var/lib and /var/cache only.
+    // The daemon writes only to /run, /var/lib and /var/cache.
     let script = "for d in run var/lib var/cache; do mount -t tmpfs -o mode=755 tmpfs /$d || exit 9; done; \"$@\" || exit; ls -A /var/lib/gfxplane 2>/dev/null || :";
     let watch = unshared()
         .args([

@@ -1,6 +1,6 @@
-//! Who removes a device that was made to be asked, once whoever made it is gone: the real
-//! gfxplane-probe, with a directory as its root in which a thread does what the kernel would. And what
-//! udev gets of that program where nothing can be kept.
+//! Tests who removes a temporary device that was created for probing, once its maker is gone. The
+//! real gfxplane-probe runs with a directory as its root, in which a thread does the kernel's part.
+//! Also tests the program's output for udev where nothing can be kept.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -42,8 +42,8 @@ impl Machine {
         }
         fs::write(path.join("dev/null"), "").unwrap();
         symlink("/usr/bin/gfxplane-probe", path.join("proc/self/exe")).unwrap();
-        // By another process: one that this has written might still be open in a child of another
-        // test, and then it can't be executed.
+        // Another process writes the file. If this one did, a child of another test might still
+        // hold it open, and then it can't be executed.
         let copied = Command::new("install")
             .arg(PROBER)
             .arg(path.join("usr/bin/gfxplane-probe"))
@@ -80,7 +80,7 @@ impl Machine {
         names
     }
 
-    /// gfxplane-probe on this machine: a static program needs nothing else there.
+    /// Returns gfxplane-probe on this machine. A static program needs nothing else there.
     fn prober(&self, arguments: &[&str]) -> Command {
         let path = self.directory.path();
         let mut command = if nix::unistd::geteuid().is_root() {
@@ -145,7 +145,7 @@ fn a_keeper_waits_for_its_makers_end_and_removes_the_device() {
     machine.add(other);
     machine.while_it_runs(|| {
         let mut keeper = machine.keeper(ours);
-        // Its maker is being ended: its pipe goes first, its lock a moment later.
+        // Its maker is ending: its pipe goes first, its lock a moment later.
         drop(keeper.stdin.take());
         assert!(keeper.try_wait().unwrap().is_none());
         assert_eq!(machine.devices(), [ours.to_string(), other.to_string()]);
@@ -201,7 +201,7 @@ fn a_device_that_does_not_go_stays_marked() {
         drop(marks::mark(&machine.root(), id).unwrap());
         machine.add(id);
     }
-    // It can't be written to, for root either.
+    // Not even root can write to it.
     let remove = machine.bus().join(stays.to_string()).join("remove");
     fs::remove_file(&remove).unwrap();
     fs::create_dir(&remove).unwrap();

@@ -1,5 +1,5 @@
-//! `gfxplane fixup --define`, `undo`, `log` and `policy` with a real libvirt: its test driver, whose
-//! domains live as long as somebody is connected to it.
+//! Tests `gfxplane fixup --define`, `undo`, `log` and `policy` with a real libvirt: its test
+//! driver, whose domains live as long as somebody is connected to it.
 #![cfg(feature = "libvirt")]
 
 use std::collections::{BTreeSet, HashSet};
@@ -26,16 +26,16 @@ const URI: &str = "test:///default";
 const UUID: &str = "5a1ade00-0000-4000-8000-000000000001";
 const VGPU: &str = "c1a20000-0000-4000-8000-000000000002";
 
-/// The test driver has domains of its own kind and architecture alone, of which gfxplane knows that QEMU does not
-/// run them, and has measured none.
+/// The test driver as if its domains were QEMU's. It has only domains of its own type and
+/// architecture. gfxplane knows that QEMU does not run these, and has measured none.
 #[derive(Debug)]
 struct AsKvm {
     libvirt: ByLibrary,
-    /// Somebody who changes the definition right before it is replaced.
+    /// A change that somebody makes to the definition right before it is replaced.
     meddler: Mutex<Option<String>>,
-    /// What comes of starting a small copy, as the test driver knows no devices.
+    /// The outcome of a trial, as the test driver has no devices.
     trial: Mutex<Option<Start>>,
-    /// Who has the device.
+    /// The user of the device.
     user: Mutex<Option<User>>,
 }
 
@@ -140,14 +140,15 @@ enum Verb {
     Policy(PolicyCommand),
 }
 
-/// One host with a libvirt that has one domain.
+/// A host with a libvirt that has one domain.
 struct Host {
     directory: tempfile::TempDir,
     context: Context,
     libvirt: Arc<AsKvm>,
-    /// The domains of the test driver are there while this is.
+    /// The domains of the test driver exist as long as this connection.
     connection: Connect,
-    /// All who ask this process for it get the same one.
+    /// Only one test at a time may connect, because all connections of a process get the same
+    /// driver.
     _alone: MutexGuard<'static, ()>,
 }
 
@@ -270,7 +271,7 @@ fn fixed_undone_and_given_back() {
         "{fixed}"
     );
     assert_eq!((host.rounds(), host.hands_off()), (1, false));
-    // Shown, nothing is changed, and no password told.
+    // A preview changes nothing and shows no password.
     let (code, diff) = host.run(&["undo", "--print-diff", "guest"]);
     assert!(
         code == 0 && diff.contains("\n-      <gl enable='yes'/>\n"),
@@ -425,7 +426,7 @@ fn policy_in_the_metadata() {
     let element = "<gfxplane:policy xmlns:gfxplane=\"urn:gfxplane:domain:1\" display=\"asked\" consent=\"remote,video\"/>";
     assert!(host.xml().contains(element), "{}", host.xml());
     assert!(host.xml().contains("kept</mine:x>"));
-    // The others stay.
+    // The other words stay.
     assert_eq!(
         host.run(&["policy", "guest", "display=full", "guest=windows"])
             .0,
@@ -470,7 +471,7 @@ fn wrong_words_change_nothing() {
         );
     }
     assert_eq!(host.xml(), before);
-    // One that somebody else has written.
+    // A policy that somebody else has written.
     let own = "<metadata><g:policy xmlns:g='urn:gfxplane:domain:1' colour='red'/>";
     host.define(&domain().replace("<metadata>", own));
     assert_eq!(host.run(&["policy", "guest"]).0, 1);
@@ -546,7 +547,7 @@ fn the_program_itself() {
             text(output.stderr),
         )
     };
-    // What the test driver was told is gone with the connection, before it is shown.
+    // The test driver's changes are gone with the connection, before they are shown.
     let (code, out, err) = run(&["policy", "test", "display=full"]);
     assert_eq!((code, err.as_str()), (0, "gfxplane: the policy was set\n"));
     assert!(out.starts_with("WORD "), "{out}");
@@ -561,7 +562,7 @@ fn the_program_itself() {
 fn nothing_is_defined_that_nobody_has_seen_start() {
     let host = Host::new();
     let before = host.xml();
-    // Of a QEMU that is not there nothing was measured.
+    // Nothing was measured with a QEMU that does not exist.
     let define = ["fixup", "--define", "--json", "guest"];
     let trial = |out: &str| {
         let document: serde_json::Value = serde_json::from_str(out).unwrap();

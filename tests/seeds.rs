@@ -1,4 +1,5 @@
-//! What fuzzing starts from, and what it has found: each file of `fuzz/seeds/TARGET` is a test of its own.
+//! Tests the inputs from which fuzzing starts, and those that it has found: each file in
+//! `fuzz/seeds/TARGET` is a test of its own.
 
 #[path = "support/lossless/model.rs"]
 mod model;
@@ -18,7 +19,7 @@ use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Trial, run};
 
-/// A target: bytes in, what is broken out.
+/// A target: takes bytes, and returns the property that they break.
 type Check = fn(&[u8]) -> Result<(), String>;
 
 const TARGETS: [(&str, Check); 8] = [
@@ -50,7 +51,7 @@ fn main() -> ExitCode {
     run(&Arguments::from_args(), trials).exit_code()
 }
 
-/// No target without seeds, no seeds without a target, and none of either that is not here.
+/// Checks that each target has seeds, all seeds have a target, and both are listed here.
 fn targets_are_known(fuzz: &Path) -> Result<(), String> {
     let here: BTreeSet<String> = TARGETS.iter().map(|(name, _)| (*name).to_owned()).collect();
     let strip = |name: String| name.trim_end_matches(".rs").to_owned();

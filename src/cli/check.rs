@@ -1,4 +1,4 @@
-//! `gfxplane check`: whether a domain will start and its screens be seen.
+//! `gfxplane check`: says whether a domain will start and its screens will be visible.
 
 use std::io::Write;
 
@@ -16,8 +16,9 @@ use crate::predict::libvirt;
 use crate::predict::{About, HeadOf, Outcome, Prediction, Program, Refusal, Shown, Stage};
 use crate::record::FORMAT;
 use crate::screens::{Here, Vgpu};
+use crate::shell::plain_lines;
 
-/// Tell whether a domain will start and its screens be seen
+/// Check whether a domain will start and its screens will be visible
 ///
 /// Exit code 1 if QEMU or libvirt would refuse the domain.
 #[derive(Debug, clap::Args)]
@@ -37,12 +38,12 @@ struct Document<'p> {
     #[serde(flatten)]
     prediction: Option<&'p Prediction>,
     notes: &'p [Note],
-    /// What fixup would change.
+    /// The changes that fixup would make.
     fixup: Vec<String>,
 }
 
 impl Check {
-    /// Whether libvirt is asked.
+    /// Returns whether libvirt is asked.
     #[must_use]
     pub fn asks_libvirt(&self) -> bool {
         self.about.asks_libvirt()
@@ -51,12 +52,12 @@ impl Check {
     /// Predicts, and prints lines as virt-host-validate does.
     ///
     /// # Errors
-    /// XML that can't be read; libvirt can't be reached; those of the output.
+    /// The XML can't be read; libvirt can't be reached; errors of the output.
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         let surroundings = HostSurroundings::new(context, &self.about)?;
         let text = self.about.read(context)?;
         let policy = surroundings.policy();
-        // As it is: whatever the policy would change is for the end.
+        // This plan shows the domain as it is. The policy's changes are for the end.
         let as_it_is = Wishes {
             display: Some(Displays::Off),
             ..Wishes::default()
@@ -96,7 +97,8 @@ impl Check {
             let name = fixed.name.as_deref().unwrap_or("domain");
             print(out, name, &report)?;
             if !fixup.is_empty() {
-                writeln!(out, "gfxplane fixup would change: {}", fixup.join("; "))?;
+                let changes = plain_lines(&fixup.join("; "));
+                writeln!(out, "gfxplane fixup would change: {changes}")?;
             }
         }
         let fails = |plan: &Plan| plan.notes.iter().any(|note| note.level == Level::Fail);
@@ -107,8 +109,8 @@ impl Check {
 }
 
 impl Check {
-    /// Has libvirt apply its rules to the domain, and believes it where the prediction is another: a
-    /// line that says so.
+    /// Has libvirt apply its checks to the domain, and believes libvirt if the prediction differs.
+    /// Then it returns a line that says so.
     fn hold_against_libvirt(
         &self,
         context: &Context,
@@ -133,7 +135,8 @@ impl Check {
     }
 }
 
-/// How libvirt's answer differs from the prediction, which then becomes that answer.
+/// Compares libvirt's answer with the prediction. If they differ, the prediction becomes that
+/// answer, and the difference is returned.
 fn disagreement(answer: Start, now: &mut Prediction) -> Option<String> {
     let is_asked =
         |refusal: &Refusal| refusal.by() == Program::Libvirt && refusal.stage != Stage::Devices;
@@ -144,9 +147,9 @@ fn disagreement(answer: Start, now: &mut Prediction) -> Option<String> {
     match (answer, expected) {
         (Start::Starts, None) => None,
         (Start::Starts, Some(refusal)) => {
-            // Ports are given out at a real start alone.
+            // A dry run gives out no ports, starts no daemon and has no process.
             if matches!(now.outcome, Outcome::Doubt { .. })
-                || refusal.message == libvirt::NO_TLS_PORT
+                || libvirt::is_of_real_starts(&refusal.message)
             {
                 return None;
             }
@@ -213,12 +216,12 @@ fn print(out: &mut dyn Write, name: &str, report: &[Line]) -> std::io::Result<()
         let more = if line.more.is_empty() {
             String::new()
         } else {
-            format!(" ({})", line.more)
+            format!(" ({})", plain_lines(&line.more))
         };
         let Line { what, verdict, .. } = line;
         writeln!(out, "{name}: Checking {what:<width$} : {verdict}{more}")?;
         for cure in &line.cures {
-            writeln!(out, "    cure: {cure}")?;
+            writeln!(out, "    cure: {}", plain_lines(cure))?;
         }
     }
     Ok(())
@@ -227,7 +230,7 @@ fn print(out: &mut dyn Write, name: &str, report: &[Line]) -> std::io::Result<()
 fn lines(plan: &Plan, now: &Prediction, better: Option<&Plan>) -> Vec<Line> {
     let mut report: Vec<Line> = plan.screens.vgpus.iter().map(display).collect();
     let mut start = start(now);
-    // What would help but needs a consent is known only to who tried to repair.
+    // Only the planning run knows what would help but needs consent.
     let cures = better.iter().flat_map(|plan| &plan.notes);
     let cures = cures.filter(|note| note.topic != Topic::Other);
     start.cures = cures
@@ -290,7 +293,7 @@ fn display(vgpu: &Vgpu) -> Line {
     }
 }
 
-/// The cure for a device that libvirt can't prepare.
+/// Returns the fix for a device that libvirt can't prepare.
 fn devices_cure(plan: &Plan, refusal: &Refusal) -> String {
     let About::Device(id) = refusal.about else {
         return String::new();
@@ -308,7 +311,8 @@ fn devices_cure(plan: &Plan, refusal: &Refusal) -> String {
     }
 }
 
-/// A vfio device that is whole in the user's own arguments, of which libvirt knows nothing.
+/// Returns the line for a vfio device that comes only from the user's own arguments. libvirt knows
+/// nothing of it.
 fn own_vfio(device: &Device) -> Line {
     let id = device
         .vfio_id()

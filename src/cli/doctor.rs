@@ -1,4 +1,4 @@
-//! `gfxplane doctor`: what stands between this host and a working display.
+//! `gfxplane doctor`: finds what stands between this host and a working display.
 
 use std::io::Write;
 use std::path::Path;
@@ -11,11 +11,12 @@ use crate::host::{Warning, examine as reader};
 use crate::record::FORMAT;
 use crate::shell;
 
-/// Tell what stands between this host and a working display
+/// Find what stands between this host and a working display
 ///
-/// PASS, WARN and FAIL lines: devices and what is known of them, render nodes and who may open them, QEMU's
-/// OpenGL, mdevctl and its callouts, libvirt's hooks, SELinux and AppArmor, versions with known faults, the
-/// daemon, records. Exit code 1 if anything fails. Only root sees all of it.
+/// Prints PASS, WARN and FAIL lines about devices and what is known of them, render nodes and who
+/// may open them, QEMU's OpenGL, mdevctl and its callouts, libvirt's hooks, SELinux and AppArmor,
+/// versions with known faults, the daemon, and records. Exit code 1 if anything fails. Only root
+/// sees all of it.
 #[derive(Debug, clap::Args)]
 pub struct Doctor {
     /// Print JSON
@@ -35,7 +36,8 @@ impl Doctor {
     /// Examines the host, and prints lines as virt-host-validate does.
     ///
     /// # Errors
-    /// libvirt is another host's; those of the output. What fails is no error but exit code 1.
+    /// libvirt is another host's; errors of the output. A check that fails is no error but exit
+    /// code 1.
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         if context.is_remote() {
             let problem = "this libvirt is another host's, which can't be examined from here: run gfxplane doctor there";
@@ -69,7 +71,7 @@ impl Doctor {
 /// Writes lines.
 ///
 /// # Errors
-/// Those of the output.
+/// Errors of the output.
 pub fn print(out: &mut dyn Write, lines: &[Line]) -> std::io::Result<()> {
     let widths = lines.iter().map(|line| line.what.chars().count());
     let width = widths.max().unwrap_or(0);
@@ -88,7 +90,7 @@ pub fn print(out: &mut dyn Write, lines: &[Line]) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Names of files may hold anything; a line stays a line, and a terminal does not act on it.
+/// Makes a text one line on which no terminal acts. Names of files may contain anything.
 fn plain(text: &str) -> String {
     let words: Vec<&str> = text.split_whitespace().collect();
     shell::plain(&words.join(" "))

@@ -1,4 +1,4 @@
-//! `gfxplane explain`: what a message means, and what a domain's log says.
+//! `gfxplane explain`: says what a message means, and what a domain's log shows.
 
 use std::io::{IsTerminal, Read, Write};
 use std::path::Path;
@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::arguments::without_values;
 use crate::cli::fixup::diff;
 use crate::cli::subject::{HostSurroundings, Subject, SubjectArgs};
 use crate::cli::verify::logs::directory;
@@ -22,21 +23,22 @@ use crate::record::FORMAT;
 use crate::shell::{operand, plain, plain_lines, quoted};
 use crate::xml::Document;
 
-/// As much of a message is read from stdin.
+/// The greatest length of a message that is read from stdin, in bytes.
 const LONGEST: u64 = 1024 * 1024;
 
-/// Explain a message of QEMU or libvirt about screens, or what a domain's log says
+/// Explain a message of QEMU or libvirt about screens, or a domain's log
 ///
-/// Says why it is said, what of that is so for this domain and this host, and what helps. Without a message the log
-/// of the domain's last start is looked through. Exit code 1 if nothing was explained: the message is not known, or
-/// the log is of a start that did not succeed, and no message in it is known.
+/// Gives the cause of the message, what of it applies to this domain and this host, and the fixes.
+/// Without a message, reads the log of the domain's last start. Exit code 1 if nothing was
+/// explained: the message is not known, or the log is of a start that failed and has no known
+/// message.
 #[derive(Debug, clap::Args)]
 pub struct Explain {
     /// The message, as it was shown; - for stdin
-    // QEMU's own begin with "-device".
+    // QEMU's own messages begin with "-device".
     #[arg(required_unless_present = "domain", allow_hyphen_values = true)]
     message: Option<String>,
-    /// The domain: a name or UUID of libvirt's, or a file with its XML
+    /// A libvirt domain (name or UUID), or a file with its XML
     #[arg(long, value_name = "DOMAIN|FILE")]
     domain: Option<String>,
     /// Print JSON
@@ -62,16 +64,16 @@ struct Explained<'e> {
     diff: String,
 }
 
-/// What the log says of the last start, in JSON.
+/// The log of the last start, in JSON.
 #[derive(Serialize)]
 struct LogEnd {
-    /// RFC 3339, UTC.
+    /// The time as RFC 3339 has it, in UTC.
     began: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     qemu: Option<String>,
     started: Option<bool>,
     failed_since: usize,
-    /// QEMU's last lines, if no message was known.
+    /// The last lines of QEMU, if the log has no known message.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     words: Vec<String>,
 }
@@ -85,8 +87,8 @@ struct Named {
 }
 
 impl Explain {
-    /// Whether libvirt is asked: for a domain that is named, or that a message names, or whose device it
-    /// names.
+    /// Returns whether libvirt is asked. It is asked for a domain that the user or the message
+    /// names, or that has the device in the message.
     #[must_use]
     pub fn asks_libvirt(&self) -> bool {
         match &self.domain {
@@ -98,8 +100,8 @@ impl Explain {
     /// Explains, and prints.
     ///
     /// # Errors
-    /// libvirt is another host's; there is no such domain; its log may not be read; those of the output. That a message is not known is
-    /// no error but exit code 1.
+    /// libvirt is another host's; there is no such domain; its log may not be read; errors of the
+    /// output. An unknown message is no error but exit code 1.
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         if context.is_remote() {
             let problem = "this libvirt is another host's, of which nothing is known here: run gfxplane explain there";
@@ -136,7 +138,7 @@ impl Explain {
                 found = predicted(named);
             }
         }
-        // What is passed over has its own verbs: list and doctor.
+        // Two other verbs, list and doctor, show these warnings.
         let (host, _) = examine::read(&context.root, &|emulator: &Path| {
             context.domain_capabilities(emulator, true)
         });
@@ -155,7 +157,7 @@ impl Explain {
             }
             print(out, &explanations)?;
         }
-        // Nothing was explained: of a log that ends well there is nothing to explain.
+        // Nothing was explained. If the log shows a successful start, there is nothing to explain.
         let is_well = logged.is_some_and(|logged| logged.started == Some(true));
         Ok(if explanations.is_empty() && !is_well {
             End::Refused
@@ -164,7 +166,8 @@ impl Explain {
         })
     }
 
-    /// The domain that is named: by the user, by the message, or as that with the device.
+    /// Returns the domain that the user or the message names, or that has the device in the
+    /// message.
     fn named(
         &self,
         context: &Context,
@@ -185,7 +188,7 @@ impl Explain {
         if context.root.is_recorded() {
             return Ok(None);
         }
-        // Without libvirt the message is explained all the same, for no domain.
+        // Without libvirt, the message is still explained, but for no domain.
         let by_name = message.and_then(domain_of);
         let device = found.iter().find_map(|found| found.device);
         let of_libvirt = match (by_name, device) {
@@ -207,7 +210,7 @@ impl Explain {
         }))
     }
 
-    /// The end of the domain's log.
+    /// Reads the end of the domain's log.
     fn log(&self, context: &Context, named: &Named) -> anyhow::Result<Option<Logged>> {
         let directory = directory(&context.root, context.connect.as_deref())
             .ok_or_else(|| Failure::Environment("there is no HOME to look for logs in".into()))?;
@@ -226,7 +229,8 @@ impl Explain {
                 "the log of {} has no whole start of this domain: another had its name, or the file was begun anew",
                 named.name
             )),
-            // Of a domain that runs the log has no end, whatever its guest may have had QEMU print.
+            // The log of a running domain has no end yet, whatever its guest may have had QEMU
+            // print.
             Some(logged) if named.is_active => logged.started = Some(true),
             Some(_) => {}
         }
@@ -251,7 +255,7 @@ fn document<'e>(
     }
 }
 
-/// A domain or file as the other verbs take it.
+/// Returns a domain or file in the form that the other verbs take.
 fn subject(domain: &str) -> SubjectArgs {
     SubjectArgs {
         subject: domain.to_owned(),
@@ -272,11 +276,12 @@ fn from_stdin(context: &Context) -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The XML of the one domain of libvirt's that has a device. Of several nobody knows which was meant.
+/// Returns the XML of the one libvirt domain that has a device. If several have it, nobody knows
+/// which one is meant.
 fn with_device(context: &Context, device: DeviceId) -> Result<Option<String>, Failure> {
     let mut with: Vec<(String, String)> = Vec::new();
     for uuid in context.libvirt.all_persistent()? {
-        // It may have gone since.
+        // The domain may have gone since.
         let Ok(definition) = context.libvirt.definition(&uuid, false) else {
             continue;
         };
@@ -296,7 +301,7 @@ fn with_device(context: &Context, device: DeviceId) -> Result<Option<String>, Fa
     Ok(with.pop().map(|(_, xml)| xml))
 }
 
-/// `file`: as it was typed, if it is none of libvirt's.
+/// Looks at a domain. `file` is its name as the user typed it, if libvirt does not have it.
 fn look_at(context: &Context, file: Option<&str>, xml: &str) -> anyhow::Result<Named> {
     let surroundings = HostSurroundings::new(context, &subject(file.unwrap_or_default()))?;
     let policy = surroundings.policy();
@@ -323,7 +328,7 @@ fn look_at(context: &Context, file: Option<&str>, xml: &str) -> anyhow::Result<N
     })
 }
 
-/// What libvirt or QEMU will say when the domain is started.
+/// Returns the messages that libvirt or QEMU will give when the domain is started.
 fn predicted(named: &Named) -> Vec<Found> {
     let plan = named.situation.plan.as_ref();
     let outcome = plan.map(|plan| &plan.before.outcome);
@@ -340,15 +345,19 @@ impl From<&Logged> for LogEnd {
             qemu: logged.qemu.as_ref().map(ToString::to_string),
             started: logged.started,
             failed_since: logged.failed_since,
-            words: logged.words.clone(),
+            words: logged
+                .words
+                .iter()
+                .map(|line| without_values(line))
+                .collect(),
         }
     }
 }
 
-/// Writes what a log says of the last start of a domain.
+/// Writes what a log shows of a domain's last start.
 ///
 /// # Errors
-/// Those of the output.
+/// Errors of the output.
 pub fn print_log(out: &mut dyn Write, name: &str, logged: &Logged) -> std::io::Result<()> {
     let began = rfc3339(logged.began.as_secs());
     let how = match logged.started {
@@ -377,7 +386,7 @@ pub fn print_log(out: &mut dyn Write, name: &str, logged: &Logged) -> std::io::R
     if logged.found.is_empty() {
         writeln!(out, "{}: no message in it is known", plain(name))?;
         for line in &logged.words {
-            writeln!(out, "  {}", plain(line))?;
+            writeln!(out, "  {}", plain(&without_values(line)))?;
         }
     }
     Ok(())
@@ -386,7 +395,7 @@ pub fn print_log(out: &mut dyn Write, name: &str, logged: &Logged) -> std::io::R
 /// Writes explanations.
 ///
 /// # Errors
-/// Those of the output.
+/// Errors of the output.
 pub fn print(out: &mut dyn Write, explanations: &[Explanation]) -> std::io::Result<()> {
     for explanation in explanations {
         writeln!(
@@ -402,7 +411,7 @@ pub fn print(out: &mut dyn Write, explanations: &[Explanation]) -> std::io::Resu
         let mut difference = difference(explanation);
         for cure in &explanation.cures {
             writeln!(out, "  cure: {}", plain(cure))?;
-            // The first is the one that changes the domain.
+            // The first fix is the one that changes the domain.
             for change in std::mem::take(&mut difference).lines() {
                 writeln!(out, "    {}", plain_lines(change))?;
             }

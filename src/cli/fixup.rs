@@ -1,4 +1,4 @@
-//! `gfxplane fixup`: a domain's XML, made to match its devices.
+//! `gfxplane fixup`: makes a domain's XML match its devices.
 
 use std::io::{BufRead, Write};
 use std::time::{Duration, Instant};
@@ -16,16 +16,16 @@ use crate::plan::{Level, Plan, words};
 use crate::record::FORMAT;
 use crate::shell::operand;
 
-/// How long it may take until the small copy of a domain has started.
+/// The longest time until the small copy of a domain has started.
 const DEADLINE: Duration = Duration::from_secs(120);
 
 /// Make a domain's XML match its vfio devices
 ///
-/// A file or stdin: the new XML goes to stdout, what was changed and why to stderr. A domain: its
-/// persistent definition is read, and what would be changed is shown; --define changes it.
+/// For a file or stdin, prints the new XML to stdout, and the changes with their reasons to stderr.
+/// For a domain, reads its persistent definition and shows the changes; --define makes them.
 ///
-/// A domain is mended as a whole or left as it is. Exit code 1: QEMU or libvirt would refuse it, or a
-/// consent is missing; then a file's XML is not printed, unless --print-xml asks for it.
+/// A domain is fixed as a whole or left as it is. Exit code 1 if QEMU or libvirt would refuse it,
+/// or if consent is missing. Then the XML of a file is printed only with --print-xml.
 #[derive(Debug, clap::Args)]
 pub struct Fixup {
     #[command(flatten)]
@@ -36,7 +36,7 @@ pub struct Fixup {
     /// Print the new XML
     #[arg(long)]
     print_xml: bool,
-    /// Show the difference and ask before the domain is defined
+    /// Show the difference, and ask before defining the domain
     #[arg(long)]
     confirm: bool,
     /// Define the domain with the new XML
@@ -45,11 +45,12 @@ pub struct Fixup {
     /// Do everything but define the domain
     #[arg(long)]
     dry_run: bool,
-    /// Define the domain although nobody has seen that it starts
+    /// Define the domain even if nobody has seen that it starts
     ///
-    /// Without this, a domain is defined only if it is known to start: by a measurement with the same
-    /// versions of QEMU and libvirt, or because a small copy of it has started on this host. That
-    /// copy is started now if it was not before, for a moment and on devices that nobody uses.
+    /// Without this option, a domain is defined only if it is known to start: by a measurement with
+    /// the same versions of QEMU and libvirt, or because a small copy of it has started on this
+    /// host. If no copy was started before, one is started now, for a moment and on devices that
+    /// nobody uses.
     #[arg(long)]
     no_trial: bool,
     /// Print the plan and the new XML as JSON
@@ -82,18 +83,17 @@ enum TrialDocument<'p> {
 }
 
 impl Fixup {
-    /// Whether libvirt is asked.
+    /// Returns whether libvirt is asked.
     #[must_use]
     pub fn asks_libvirt(&self) -> bool {
         self.about.asks_libvirt()
     }
 
-    /// Plans, prints, and defines if that was asked.
+    /// Plans, prints, and defines the domain if asked to.
     ///
     /// # Errors
-    /// XML that can't be read; libvirt can't be reached or refuses the new definition; those of the
-    /// output. That the domain will still be refused, or a consent is missing, is no error but exit
-    /// code 1.
+    /// The XML can't be read; libvirt can't be reached or refuses the new definition; errors of the
+    /// output. A domain that will still be refused, or lacks consent, is no error but exit code 1.
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         let subject = self.about.subject();
         let defines = self.define || self.confirm;
@@ -127,7 +127,7 @@ impl Fixup {
             lacks_consent || plan.after.refusal().is_some()
         });
         let end = if refused { End::Refused } else { End::Done };
-        // What is shown has no passwords in it.
+        // The shown XML has no passwords in it.
         let (shown, fixed_shown) = match &subject {
             Subject::Domain(name) if defines => {
                 let shown = context.libvirt.definition(name, false)?.xml;
@@ -156,7 +156,7 @@ impl Fixup {
         Ok(end)
     }
 
-    /// Prints what was asked for on stdout, and the reasons on stderr.
+    /// Prints the requested output on stdout, and the reasons on stderr.
     fn show(
         &self,
         context: &Context,
@@ -205,7 +205,7 @@ impl Fixup {
         Ok(())
     }
 
-    /// Sees whether a domain starts before it is defined; `None` if nobody wants to know.
+    /// Checks whether a domain starts before it is defined; `None` if the user does not want that.
     fn see(
         &self,
         context: &Context,
@@ -229,7 +229,7 @@ impl Fixup {
         })
     }
 
-    /// Sees to it that only what starts is defined.
+    /// Refuses to define a domain that does not start.
     fn judge(
         &self,
         context: &Context,
@@ -294,7 +294,7 @@ impl Fixup {
     }
 }
 
-/// As the daemon does what it has done.
+/// Remembers the change for undo, as the daemon does with its own changes.
 fn remember(
     context: &Context,
     state: &State,
@@ -342,7 +342,7 @@ fn document<'p>(
     }
 }
 
-/// The difference in unified form, with virt-xml's headers; nothing if there is none.
+/// Returns the difference in unified form with virt-xml's headers; empty if there is none.
 #[must_use]
 pub fn diff(before: &str, after: &str) -> String {
     if before == after {

@@ -1,4 +1,4 @@
-//! `gfxplane learn`: what the log of a domain's last start tells of its devices' displays.
+//! `gfxplane learn`: learns a device's display from the log of a domain's last start.
 
 use std::io::Write;
 use std::path::Path;
@@ -22,33 +22,34 @@ use crate::probe::asking::announce;
 use crate::record::{ByQemu, FORMAT, Record};
 use crate::version::Version;
 
-/// Learn from a domain's last start what displays its devices have
+/// Learn the displays of a domain's devices from the log of its last start
 ///
-/// QEMU refuses a display that needs OpenGL where there is none, and one that a device does not have;
-/// without OpenGL it starts with no other. What the domain's log shows is believed of its own devices
-/// alone, and less than what a device says when it is asked. The daemon does this after each start.
+/// QEMU refuses to start if a display needs OpenGL and there is none, or if a device has no
+/// display. Without OpenGL, it starts only with a region. What the log shows counts only for the
+/// domain's own devices, and less than a device's own answer. The daemon does this after each
+/// start.
 #[derive(Debug, clap::Args)]
 pub struct Learn {
-    /// A domain of libvirt's (name or UUID)
+    /// A libvirt domain (name or UUID)
     domain: String,
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
-/// What becomes of a domain.
+/// The state of a domain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Life {
     /// It runs.
     Runs,
-    /// It does not.
+    /// It does not run.
     Ended,
-    /// It is being started, or ends just now.
+    /// It is being started or ended at this moment.
     Between,
 }
 
 impl Life {
-    /// As libvirt says.
+    /// Returns the state according to libvirt.
     pub(super) fn of(libvirt: &dyn Libvirt, definition: &Definition) -> Result<Self, Failure> {
         Ok(if !definition.is_active {
             Life::Ended
@@ -60,47 +61,48 @@ impl Life {
     }
 }
 
-/// A domain and where its log is.
+/// A domain and the place of its log.
 #[derive(Clone, Copy)]
 pub(super) struct Logged<'d> {
-    /// Its name.
+    /// The domain's name.
     pub(super) name: &'d str,
-    /// Its UUID.
+    /// The domain's UUID.
     pub(super) uuid: Uuid,
-    /// Its vfio devices.
+    /// The domain's vfio devices.
     pub(super) devices: &'d [DeviceId],
-    /// Asks libvirt how it is: after the log was read, which may be that of a start under way.
+    /// Asks libvirt for the domain's state. It is called after the log was read, which may be that
+    /// of a start under way.
     pub(super) life: &'d dyn Fn() -> Result<Life, Failure>,
-    /// Where libvirt has its logs.
+    /// The directory where libvirt keeps its logs.
     pub(super) directory: &'d Path,
 }
 
-/// What was learned of one device.
+/// The display that was learned of one device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Learned {
-    /// Which.
+    /// The device.
     pub(super) device: DeviceId,
     #[serde(flatten)]
     display: Display,
     #[serde(skip_serializing_if = "Option::is_none")]
     qemu: Option<Version>,
-    /// Whether the domain started.
+    /// True if the domain started.
     started: bool,
-    /// Whether nobody knew it from QEMU before.
+    /// True if no earlier statement of QEMU said the same.
     pub(super) is_new: bool,
 }
 
-/// Why nothing was.
+/// The reason why nothing was learned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Unlearned {
-    /// The log shows nothing, which is as it may be.
+    /// The log tells nothing, which is no problem.
     Nothing(String),
     /// Something is wrong.
     Problem(String),
 }
 
 impl Learned {
-    /// It in words.
+    /// Returns it in words.
     pub(super) fn words(&self) -> String {
         let version = self.qemu.as_ref().map(|version| format!(" {version}"));
         let version = version.unwrap_or_default();
@@ -116,7 +118,7 @@ impl Learned {
     }
 }
 
-/// Learns from the log of a domain, and keeps that.
+/// Learns from the log of a domain, and keeps the result.
 pub(super) fn learn_from(root: &Root, domain: Logged<'_>) -> Result<Vec<Learned>, Unlearned> {
     let nothing = |text: &str| Unlearned::Nothing(text.into());
     let log = || {
@@ -126,8 +128,8 @@ pub(super) fn learn_from(root: &Root, domain: Logged<'_>) -> Result<Vec<Learned>
     };
     let before = began(&log()?);
     let life = (domain.life)().map_err(|error| Unlearned::Problem(error.to_string()))?;
-    // libvirt has written how it ended before it says that it has. But by now this may be the log of
-    // another start than the one of which libvirt spoke.
+    // libvirt writes how the domain ended before it reports the end. But by now this may be the log
+    // of another start than the one that libvirt spoke of.
     let log = log()?;
     if life == Life::Between || began(&log) != before {
         return Err(nothing("it is just being started or ended"));
@@ -154,7 +156,8 @@ pub(super) fn learn_from(root: &Root, domain: Logged<'_>) -> Result<Vec<Learned>
     Ok(all)
 }
 
-/// Keeps what was learned of one device; `None` if the start was not of the device that is there.
+/// Keeps what was learned of one device; `None` if the start was not of the device that is there
+/// now.
 fn keep(
     root: &Root,
     domain: Uuid,
@@ -175,7 +178,7 @@ fn keep(
     let circumstances = device.circumstances(&sources.host);
     let record = Record::of_qemu(id, circumstances, display.clone(), qemu);
     let written = run::write_record(root, &record, None);
-    // It may have gone meanwhile, and then nobody would forget it any more.
+    // If the device has gone meanwhile, nobody else would remove its record.
     if !root.device(id).exists() {
         let _ = run::forget(root, id);
         return Ok(None);
@@ -187,7 +190,7 @@ fn keep(
     })?;
     let is_new = written == Written::Changed;
     if is_new && matches!(id, DeviceId::Mdev(_)) {
-        // Whoever can't be told looks at it the next time.
+        // If udev can't be told now, it sees the result the next time.
         let _ = announce(root, id);
     }
     Ok(Some(Learned {
@@ -199,7 +202,7 @@ fn keep(
     }))
 }
 
-/// The entry in the log of what was done, for what is new.
+/// Returns the log entry about what is new; `None` if nothing is.
 pub(super) fn entry(learned: &[Learned], domain: &str, uuid: Uuid, by: By) -> Option<Entry> {
     let news: Vec<String> = learned
         .iter()
@@ -215,17 +218,17 @@ struct Document<'l> {
     format: u32,
     domain: &'l str,
     learned: &'l [Learned],
-    /// Why nothing was.
+    /// The reason why nothing was learned.
     #[serde(skip_serializing_if = "Option::is_none")]
     nothing: Option<&'l str>,
 }
 
 impl Learn {
-    /// Learns, prints what, and keeps it.
+    /// Learns, prints the result, and keeps it.
     ///
     /// # Errors
-    /// There is no such domain, libvirt can't be reached, the log may not be read or what it shows not be
-    /// kept. That it shows nothing is no error but exit code 1.
+    /// There is no such domain; libvirt can't be reached; the log may not be read, or its result
+    /// can't be kept. A log that tells nothing is no error but exit code 1.
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         if context.root.is_recorded() {
             let problem = "a domain of this libvirt has not run on a recorded host";

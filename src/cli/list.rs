@@ -1,4 +1,4 @@
-//! `gfxplane list`: the vfio devices of the host and what is known of their displays.
+//! `gfxplane list`: lists the host's vfio devices and what is known of their displays.
 
 use std::io::Write;
 
@@ -7,7 +7,7 @@ use crate::evidence::Finding;
 use crate::hints::Hint;
 use crate::inventory::{Inventory, Sources, State, inventory};
 
-/// List vfio devices, their displays and what these need
+/// List vfio devices, their displays, and what these need
 #[derive(Debug, clap::Args)]
 pub struct List {
     /// List mdev types with their parents instead of devices
@@ -22,7 +22,7 @@ impl List {
     /// Prints the list.
     ///
     /// # Errors
-    /// Those of the output.
+    /// Errors of the output.
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         let inventory = inventory(&Sources::read(&context.root));
         if self.json {
@@ -89,7 +89,7 @@ fn types(inventory: &Inventory) -> Vec<Vec<String>> {
     inventory.types.iter().map(row).collect()
 }
 
-/// `dmabuf`, `dmabuf,region`, `none`, `unknown (in-use)`.
+/// Returns a display in words: `dmabuf`, `dmabuf,region`, `none`, `unknown (in-use)`.
 pub(crate) fn display(finding: &Finding) -> String {
     let words = finding.facts.display.words().join(",");
     match finding.facts.display.reason() {
@@ -98,7 +98,7 @@ pub(crate) fn display(finding: &Finding) -> String {
     }
 }
 
-/// What is needed whenever the display is used.
+/// Returns the options that are needed whenever the display is used.
 fn needs(hints: &[Hint]) -> String {
     let always = hints.iter().filter(|hint| hint.purpose.is_none());
     always
@@ -107,7 +107,8 @@ fn needs(hints: &[Hint]) -> String {
         .join(" ")
 }
 
-/// `probe`, `sibling`, `rule gvt-g`, `rule gvt-g; probe: in-use`, and who disagrees.
+/// Returns the source of the facts and who disagrees: `probe`, `sibling`, `rule gvt-g`, `rule
+/// gvt-g; probe: in-use`.
 pub(crate) fn known_by(finding: &Finding) -> String {
     let Some(evidence) = &finding.evidence else {
         return String::new();

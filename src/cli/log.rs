@@ -1,4 +1,4 @@
-//! `gfxplane log`: what was done to domains, when and why.
+//! `gfxplane log`: lists what was done to domains, when and why.
 
 use std::io::Write;
 
@@ -13,12 +13,12 @@ use crate::shell::plain;
 /// List what was done to domains, and why
 #[derive(Debug, clap::Args)]
 pub struct Log {
-    /// This domain alone (name or UUID)
+    /// Show this domain only (name or UUID)
     domain: Option<String>,
-    /// The newest so many
+    /// Show only the newest NUMBER entries
     #[arg(short = 'n', long, value_name = "NUMBER")]
     number: Option<usize>,
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
@@ -37,10 +37,10 @@ struct Timed<'e> {
 }
 
 impl Log {
-    /// Prints the log, the oldest first.
+    /// Prints the log, the oldest entry first.
     ///
     /// # Errors
-    /// It may not be read; those of the output.
+    /// The log may not be read; errors of the output.
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         let state = State::new(&context.root);
         state.readable().map_err(|error| {
@@ -80,7 +80,7 @@ impl Log {
     }
 }
 
-/// An entry for people: a line, and below it the changes with their reasons.
+/// Returns an entry for people: a line, and below it the changes with their reasons.
 fn lines(entry: &Entry) -> Vec<String> {
     let when = rfc3339(entry.time);
     let (domain, what, by) = (&entry.domain, entry.what, entry.by);

@@ -1,5 +1,4 @@
-//! What the programs share: arguments, tables, exit codes. Here, and only here, something is
-//! printed.
+//! The arguments, tables and exit codes that the programs share. Only this room prints anything.
 
 pub mod check;
 pub mod collect;
@@ -30,30 +29,32 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde_json::ser::{Formatter, PrettyFormatter};
+
 use crate::host::state::State;
 use crate::host::{Root, Warning};
-use crate::shell::{plain, plain_lines};
+use crate::shell::{is_harmless, plain, plain_lines};
 
 /// The URI of a machine's own libvirt.
 pub const SYSTEM: &str = "qemu:///system";
 
-/// What every command knows.
+/// The context in which every command runs.
 #[derive(Debug, Clone)]
 pub struct Context {
     /// The host.
     pub root: Root,
-    /// libvirt's URI, if one was given.
+    /// libvirt's URI, if the user gave one.
     pub connect: Option<String>,
-    /// Whether warnings are kept back.
+    /// True to suppress warnings.
     pub quiet: bool,
-    /// libvirt.
+    /// The connection to libvirt.
     pub libvirt: Arc<dyn libvirt::Libvirt>,
 }
 
 /// Options that every command takes.
 #[derive(Debug, Clone, clap::Args)]
 pub struct GlobalArgs {
-    /// Read a recorded host from this directory instead of this machine
+    /// Read the recorded host in this directory instead of this machine
     #[arg(
         long,
         visible_alias = "host",
@@ -65,12 +66,12 @@ pub struct GlobalArgs {
     /// Connect to this libvirt
     #[arg(short, long, global = true, value_name = "URI")]
     pub connect: Option<String>,
-    /// Say nothing of what was passed over
+    /// Suppress warnings
     #[arg(short, long, global = true)]
     pub quiet: bool,
 }
 
-/// How a command ended, if it did not fail.
+/// The end of a command that did not fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
     /// Done, or nothing to do: exit code 0.
@@ -79,25 +80,25 @@ pub enum End {
     Refused,
 }
 
-/// Why a command failed; this decides its exit code.
+/// The reason why a command failed, which decides its exit code.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// What it was given can't be taken: 1.
+    /// The command's input is refused: exit code 1.
     #[error("{0}")]
     Refused(String),
-    /// It was called wrongly: 2.
+    /// The command was called wrongly: exit code 2.
     #[error("{0}")]
     Usage(String),
-    /// The host lacks something, such as the device, a right or libvirt: 3.
+    /// The host lacks something, such as the device, a right or libvirt: exit code 3.
     #[error("{0}")]
     Environment(String),
 }
 
 impl GlobalArgs {
-    /// The context that these options make, without libvirt.
+    /// Makes the context from these options, without libvirt.
     ///
     /// # Errors
-    /// If the directory of the recorded host isn't one.
+    /// The directory of the recorded host does not exist.
     pub fn context(self) -> Result<Context, Failure> {
         let root = match self.root {
             None => Root::system(),
@@ -117,8 +118,7 @@ impl GlobalArgs {
 }
 
 impl Context {
-    /// Whether the libvirt is that of another host: its URI has one in it
-    /// (`qemu+ssh://host/system`).
+    /// Returns whether libvirt is another host's: its URI names a host (`qemu+ssh://host/system`).
     #[must_use]
     pub fn is_remote(&self) -> bool {
         let rest = self
@@ -128,12 +128,15 @@ impl Context {
         rest.is_some_and(|(_, rest)| !rest.is_empty() && !rest.starts_with(['/', '?']))
     }
 
-    /// Asks libvirt for the domain capabilities of an emulator of this machine's
-    /// ([`crate::host::emulator::AskLibvirt`]). `named_here`: libvirt may be told the emulator's path, because
-    /// libvirt, the host or the user names it, and not a file of somebody's. Else libvirt tells of its own.
+    /// Asks libvirt for the domain capabilities of an emulator on this machine
+    /// ([`crate::host::emulator::AskLibvirt`]).
+    ///
+    /// libvirt may get the emulator's path only if `named_here` is true, that is if libvirt, the
+    /// host or the user names the path, and not a file of somebody's. Otherwise libvirt answers for
+    /// its own emulator.
     ///
     /// # Errors
-    /// Why libvirt gave no answer.
+    /// The reason why libvirt gave no answer.
     pub fn domain_capabilities(
         &self,
         emulator: &Path,
@@ -148,21 +151,22 @@ impl Context {
         answer.map_err(|error| error.to_string())
     }
 
-    /// What is remembered of the domains, if they are those of this machine's own libvirt.
+    /// Returns the remembered state of the domains, if they are those of this machine's own
+    /// libvirt.
     #[must_use]
     pub fn state(&self) -> Option<State> {
         let is_systems = matches!(self.connect.as_deref(), None | Some(SYSTEM));
         (is_systems && !self.root.is_recorded()).then(|| State::new(&self.root))
     }
 
-    /// Says something on stderr.
+    /// Writes a message to stderr.
     pub fn say(&self, text: &str) {
         if !self.quiet {
             let _ = writeln!(io::stderr(), "gfxplane: {}", plain_lines(text));
         }
     }
 
-    /// Says on stderr what was passed over.
+    /// Writes warnings to stderr.
     pub fn warn(&self, warnings: &[Warning]) {
         if !self.quiet {
             for warning in warnings {
@@ -172,8 +176,9 @@ impl Context {
     }
 }
 
-/// What Rust's own start would have done and is needed by a program without it (`src/start.rs`): no
-/// file or device of ours may get the number of a closed stdin, stdout or stderr.
+/// Fills stdin, stdout and stderr if they are closed, so that no file or device of ours gets their
+/// numbers. Rust's own start would have done this, but these programs do without it
+/// (`src/start.rs`).
 pub fn fill_standard_files() {
     while let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
         if null.as_raw_fd() > 2 {
@@ -183,8 +188,8 @@ pub fn fill_standard_files() {
     }
 }
 
-/// The exit code of a command: 0 done, 1 refused or unknown, 2 usage, 3 the environment lacks
-/// something, 4 internal. Nobody reading what we print is no failure.
+/// Returns the exit code of a command: 0 done, 1 refused or unknown, 2 usage, 3 the environment
+/// lacks something, 4 internal. It is no failure if nobody reads the output.
 #[must_use]
 pub fn exit_code(result: &anyhow::Result<End>) -> u8 {
     match result {
@@ -199,7 +204,7 @@ pub fn exit_code(result: &anyhow::Result<End>) -> u8 {
             if error.chain().any(broken_pipe) {
                 return 0;
             }
-            // It may quote what somebody else has written.
+            // The message may quote what somebody else has written.
             let text = plain_lines(&format!("{error:#}"));
             let _ = writeln!(io::stderr(), "gfxplane: {text}");
             match error.downcast_ref::<Failure>() {
@@ -212,10 +217,10 @@ pub fn exit_code(result: &anyhow::Result<End>) -> u8 {
     }
 }
 
-/// Writes a table: a head, rows, columns as wide as they need to be.
+/// Writes a table: a head, and rows with columns as wide as they need to be.
 ///
 /// # Errors
-/// Those of the output.
+/// Errors of the output.
 pub fn table(out: &mut dyn Write, head: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
     let clean = |cell: &str| -> String {
         let shown = plain(cell);
@@ -247,12 +252,66 @@ pub fn table(out: &mut dyn Write, head: &[&str], rows: &[Vec<String>]) -> io::Re
     Ok(())
 }
 
+/// JSON in which each character that may harm a terminal is written as `\uXXXX`.
+struct Escaping(PrettyFormatter<'static>);
+
+impl Formatter for Escaping {
+    fn begin_array<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.0.begin_array(out)
+    }
+    fn end_array<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.0.end_array(out)
+    }
+    fn begin_array_value<W: ?Sized + Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
+        self.0.begin_array_value(out, first)
+    }
+    fn end_array_value<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.0.end_array_value(out)
+    }
+    fn begin_object<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.0.begin_object(out)
+    }
+    fn end_object<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.0.end_object(out)
+    }
+    fn begin_object_key<W: ?Sized + Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
+        self.0.begin_object_key(out, first)
+    }
+    fn begin_object_value<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.0.begin_object_value(out)
+    }
+    fn end_object_value<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.0.end_object_value(out)
+    }
+
+    fn write_string_fragment<W: ?Sized + Write>(
+        &mut self,
+        out: &mut W,
+        fragment: &str,
+    ) -> io::Result<()> {
+        let mut rest = fragment;
+        while let Some(at) = rest.find(|c| !is_harmless(c)) {
+            out.write_all(&rest.as_bytes()[..at])?;
+            let mut after = rest[at..].chars();
+            if let Some(c) = after.next() {
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    write!(out, "\\u{unit:04x}")?;
+                }
+            }
+            rest = after.as_str();
+        }
+        out.write_all(rest.as_bytes())
+    }
+}
+
 /// Writes a value as JSON.
 ///
 /// # Errors
-/// Those of the output.
+/// Errors of the output.
 pub fn json(out: &mut dyn Write, value: &impl serde::Serialize) -> anyhow::Result<()> {
-    serde_json::to_writer_pretty(&mut *out, value).map_err(io::Error::from)?;
+    let formatter = Escaping(PrettyFormatter::new());
+    let mut serializer = serde_json::Serializer::with_formatter(&mut *out, formatter);
+    value.serialize(&mut serializer).map_err(io::Error::from)?;
     writeln!(out)?;
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! `gfxplane nodedev-dumpxml`: libvirt's XML of a node device, with what it can't know.
+//! `gfxplane nodedev-dumpxml`: prints libvirt's XML of a node device, with the display that
+//! libvirt can't know.
 
 use std::io::Write;
 
@@ -17,13 +18,13 @@ pub struct NodedevDumpxml {
     /// Rebuild libvirt's part from sysfs instead of asking libvirt
     #[arg(long)]
     offline: bool,
-    /// Without anything of gfxplane's: XML that nodedev-define and nodedev-create take
+    /// Leave out what gfxplane adds: XML that nodedev-define and nodedev-create take
     #[arg(long)]
     plain: bool,
 }
 
 impl NodedevDumpxml {
-    /// Whether libvirt is asked.
+    /// Returns whether libvirt is asked.
     #[must_use]
     pub fn asks_libvirt(&self) -> bool {
         !self.offline
@@ -32,7 +33,7 @@ impl NodedevDumpxml {
     /// Prints the XML.
     ///
     /// # Errors
-    /// There is no such device; libvirt can't be reached or its XML not be read; those of the
+    /// There is no such device; libvirt can't be reached or its XML can't be read; errors of the
     /// output.
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         let sources = Sources::read(&context.root);
@@ -52,7 +53,7 @@ impl NodedevDumpxml {
             let (_, node) = found.as_ref().ok_or_else(missing)?;
             node.xml(&sources)
         } else {
-            // libvirt may know devices that are nothing to us, and their XML is printed as it is.
+            // libvirt may know devices that don't concern us. Their XML is printed as it is.
             let name = found
                 .as_ref()
                 .map_or(self.device.as_str(), |(name, _)| name);

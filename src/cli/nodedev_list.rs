@@ -1,4 +1,4 @@
-//! `gfxplane nodedev-list`: the node devices that have something to do with vfio displays.
+//! `gfxplane nodedev-list`: lists the node devices that have to do with vfio displays.
 
 use std::io::Write;
 
@@ -6,22 +6,22 @@ use crate::cli::{Context, End, Failure};
 use crate::inventory::{Sources, State};
 use crate::nodedev::offline;
 
-/// List the names of node devices that nodedev-dumpxml adds something to
+/// List the node devices to which nodedev-dumpxml adds a capability
 #[derive(Debug, clap::Args)]
 pub struct NodedevList {
-    /// Also mdevs that are defined but not there
+    /// Also list mdevs that are defined but not active
     #[arg(long)]
     all: bool,
-    /// Only mdevs that are defined but not there
+    /// List only mdevs that are defined but not active
     #[arg(long, conflicts_with = "all")]
     inactive: bool,
-    /// From sysfs, without asking libvirt which of them it shows
+    /// Read sysfs, without asking libvirt which devices it shows
     #[arg(long)]
     offline: bool,
 }
 
 impl NodedevList {
-    /// Whether libvirt is asked.
+    /// Returns whether libvirt is asked.
     #[must_use]
     pub fn asks_libvirt(&self) -> bool {
         !self.offline
@@ -30,7 +30,7 @@ impl NodedevList {
     /// Prints the names, one a line.
     ///
     /// # Errors
-    /// libvirt can't be reached; those of the output.
+    /// libvirt can't be reached; errors of the output.
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         if !self.offline && context.is_remote() {
             let problem = "nodedev-list is about the devices of this host: leave -c out";

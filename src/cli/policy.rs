@@ -1,4 +1,4 @@
-//! `gfxplane policy`: what is wished for one domain.
+//! `gfxplane policy`: shows or sets a domain's policy.
 
 use std::io::Write;
 
@@ -13,34 +13,34 @@ use crate::policy::{Displays, Wishes};
 use crate::record::FORMAT;
 use crate::xml::{Document, escape};
 
-/// Show or set what is wished for one domain
+/// Show or set a domain's policy
 ///
-/// Without words: the host's policy, the domain's own, and what comes of them. With words: they are
-/// written into the domain's metadata, beside those that are there already.
+/// Without KEY=VALUE, shows the host's policy, the domain's own, and the result. With them, writes
+/// them into the domain's metadata, beside those that are there already.
 #[derive(Debug, clap::Args)]
 pub struct PolicyCommand {
-    /// A domain of libvirt's (name or UUID)
+    /// A libvirt domain (name or UUID)
     domain: String,
     /// display=asked|auto|full|off, unknown=keep|off, video=keep|none, boot_display=keep|ramfb,
-    /// guest=windows|other, consent=remote,video; KEY= takes one out
+    /// guest=windows|other, consent=remote,video; KEY= removes one
     #[arg(value_name = "KEY=VALUE")]
     words: Vec<String>,
-    /// Take all out that are there, first
+    /// Remove the domain's own policy first
     #[arg(long)]
     clear: bool,
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
-/// What there is to say of one domain.
+/// The policy of one domain, as it is shown.
 #[derive(Serialize)]
 struct Shown {
     format: u32,
     domain: String,
-    /// By name: the host's word, the domain's own, and the one in effect.
+    /// The rows by name: the host's word, the domain's own, and the one in effect.
     policy: Vec<Row>,
-    /// Why the daemon stays away; missing: it doesn't.
+    /// The reason why the daemon leaves the domain alone; `None` if it does not.
     #[serde(skip_serializing_if = "Option::is_none")]
     hands_off: Option<String>,
     notes: Vec<String>,
@@ -55,11 +55,10 @@ struct Row {
 }
 
 impl PolicyCommand {
-    /// Shows, or sets.
+    /// Shows the policy, or sets it.
     ///
     /// # Errors
-    /// Words that are not known; the domain's own policy can't be read; libvirt can't be reached or
-    /// refuses.
+    /// An unknown word; the domain's own policy can't be read; libvirt can't be reached or refuses.
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         let words = self.parsed()?;
         let sets = self.clear || !words.is_empty();
@@ -85,7 +84,7 @@ impl PolicyCommand {
         Ok(End::Done)
     }
 
-    /// The words, each a name and a value.
+    /// Returns the words, each as a name and a value.
     fn parsed(&self) -> Result<Vec<(&str, &str)>, Failure> {
         let mut all: Vec<(&str, &str)> = Vec::new();
         let mut tried = Wishes::default();
@@ -143,7 +142,7 @@ impl PolicyCommand {
             .filter(|state| !words.is_empty() && state.readable().is_ok())
             .filter(|state| state.hands_off(id, &mut warnings));
         context.warn(&warnings);
-        // First: the daemon hears of the new policy at once.
+        // This comes first, because the daemon hears of the new policy at once.
         if let Some(state) = undone {
             state.set_hands_off(id, &name, false).map_err(|error| {
                 Failure::Environment(format!(
@@ -259,7 +258,7 @@ fn is_older(state: &State, uuid: uuid::Uuid, warnings: &mut Vec<crate::host::War
     older.is_some_and(|older| older.contains(&uuid))
 }
 
-/// The element for the metadata, without its namespace, which libvirt gives it; `None` for no
+/// Returns the element for the metadata without its namespace, which libvirt adds; `None` for no
 /// wishes.
 fn element(wishes: &Wishes) -> Option<String> {
     let attributes: String = wishes

@@ -1,4 +1,4 @@
-//! `gfxplane probe`, which is `gfxplane-probe` as well.
+//! `gfxplane probe`, which is also `gfxplane-probe`.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -25,40 +25,41 @@ use crate::record::FORMAT;
 /// The program that opens devices.
 const PROBER: &str = "gfxplane-probe";
 
-/// How many devices are asked at a time: a driver that hangs must not hold the others up.
+/// The number of devices that are asked at a time, so that a driver that hangs does not hold up the
+/// others.
 const AT_A_TIME: usize = 8;
 
-/// Asks vfio devices what display they have.
+/// Ask vfio devices what display they have.
 ///
-/// Exit codes: 0 all answered, 1 refused or unknown, 2 usage, 3 the environment lacks something,
-/// 4 internal.
+/// Exit codes: 0 all answered, 1 refused or unknown, 2 usage, 3 the environment lacks something, 4
+/// internal.
 ///
-/// udev runs it as "gfxplane-probe --udev NAME" (prints properties) and "--forget NAME"; both
-/// stand alone.
+/// udev runs it as "gfxplane-probe --udev NAME", which prints properties, and as "--forget NAME".
+/// Both take no other option.
 #[derive(Debug, clap::Parser)]
 #[command(name = "gfxplane-probe", version)]
 pub struct Arguments {
-    /// Those of every command.
+    /// The options that every command takes.
     #[command(flatten)]
     pub global: GlobalArgs,
-    /// What is to be asked, and how.
+    /// The devices, and how to ask them.
     #[command(flatten)]
     pub probe: Probe,
 }
 
 /// Ask devices what display they have
 ///
-/// A device is opened for a moment, which fails harmlessly if somebody uses it. Its answer is kept
-/// until it goes away or its driver changes.
+/// Opens a device for a moment, which fails harmlessly if somebody uses it. The answer is kept
+/// until the device goes away or its driver changes.
 #[derive(Debug, clap::Args)]
 pub struct Probe {
     /// UUID, PCI address or node-device name
     #[arg(value_name = "DEVICE", required_unless_present_any = ["all", "type"])]
     pub(super) devices: Vec<String>,
-    /// All devices that the policy lets us open unasked
+    /// Ask all devices that the policy allows to be opened unasked
     #[arg(long, conflicts_with_all = ["devices", "type"])]
     all: bool,
-    /// An mdev type of which there is no device yet
+    /// Ask an mdev type of which no device exists yet
     #[arg(
         long = "type",
         id = "type",
@@ -67,30 +68,30 @@ pub struct Probe {
         conflicts_with = "devices"
     )]
     of_type: Option<String>,
-    /// Make a device of that type, ask it, and remove it
+    /// Create a device of that type, ask it, and remove it
     #[arg(long, requires = "type")]
     instantiate: bool,
-    /// Make it even if meanwhile nobody else can make a device of this type, or of another
+    /// Create it even if nobody else can then create one of this type or of another
     #[arg(long, requires = "instantiate")]
     force: bool,
     /// Ask the device even if its record still holds
     #[arg(long)]
     pub(super) fresh: bool,
-    /// Open it this way and no other: group (/dev/vfio/GROUP), or cdev (its own node, with iommufd)
+    /// Open the device only this way: group (/dev/vfio/GROUP), or cdev (its own node, with iommufd)
     #[arg(long, value_name = "group|cdev")]
     path: Option<OpenPath>,
-    /// Open only what may be opened unasked (for the daemon)
+    /// Open only devices that may be opened unasked (for the daemon)
     #[arg(long, hide = true)]
     unasked: bool,
-    /// Print JSON, with everything that the device told
+    /// Print JSON, with all answers of the device
     #[arg(long)]
     pub(super) json: bool,
-    /// How long a driver may take to answer
+    /// Wait at most this long for a driver's answer
     #[arg(long, value_name = "SECONDS")]
     pub(super) deadline: Option<f64>,
 }
 
-/// One device's part of the JSON.
+/// The JSON about one device.
 #[derive(Debug, Serialize)]
 pub(super) struct Row {
     id: DeviceId,
@@ -111,8 +112,8 @@ impl Probe {
     /// Asks through `prober`, prints, and announces what is new.
     ///
     /// # Errors
-    /// A text that names no device; those of the output. That a device does not answer is no error
-    /// but exit code 1, or 3 if the host lacks what it takes.
+    /// A text that names no device; errors of the output. A device that does not answer is no error
+    /// but exit code 1, or 3 if the host lacks what a probe needs.
     pub fn run(
         &self,
         context: &Context,
@@ -127,7 +128,7 @@ impl Probe {
             }
             None => config.deadline,
         };
-        // What somebody who was killed has left.
+        // A killed run may have left devices.
         warnings.extend(clean_up(&context.root, prober.program(), deadline).err());
         let instance = match &self.of_type {
             Some(of_type) => {
@@ -166,7 +167,7 @@ impl Probe {
         };
         let outcomes = ask_all(context, &ids, &request, &mut warnings);
         for (id, outcome) in ids.iter().zip(&outcomes) {
-            // What goes at once is not announced.
+            // A device that is removed at once is not announced.
             if outcome.written == Some(Written::Changed)
                 && instance.is_none()
                 && matches!(id, DeviceId::Mdev(_))
@@ -183,7 +184,7 @@ impl Probe {
             }
         }
         context.warn(&warnings);
-        // Unasked devices that the policy leaves alone are not what --all was about.
+        // `--all` does not show devices that the policy leaves alone.
         let shown = ids.into_iter().zip(outcomes);
         let shown = shown.filter(|(_, o)| !self.all || reason(o) != Some(&Reason::NotAllowed));
         let rows: Vec<Row> = shown.map(|(id, outcome)| row(id, outcome)).collect();
@@ -191,7 +192,7 @@ impl Probe {
         end(&rows)
     }
 
-    /// Prints what came of it.
+    /// Prints the results.
     pub(super) fn print(&self, rows: &[Row], out: &mut dyn Write) -> anyhow::Result<()> {
         if self.json {
             #[derive(Serialize)]
@@ -210,7 +211,7 @@ impl Probe {
         }
     }
 
-    /// Makes the device that `--type` asks for.
+    /// Creates the device that `--type` asks for.
     fn instantiate(
         &self,
         root: &Root,
@@ -268,7 +269,8 @@ fn ask_all(
         let outcome = ask_and_keep(&context.root, &sources, *id, device.as_ref(), request);
         (outcome, sources.host.warnings)
     };
-    // Without a thread, for which a copy of this process would do no longer.
+    // A single device takes no thread, because a process with threads can't be copied for the
+    // probe.
     if let [id] = ids {
         let (outcome, more) = ask(id);
         warnings.extend(more);
@@ -295,7 +297,7 @@ fn ask_all(
     let mut outcomes = Vec::new();
     for (_, outcome, more) in answers {
         outcomes.push(outcome);
-        // All read the same rules, and say the same of them.
+        // All devices are read with the same rules, and so with the same warnings.
         for warning in more {
             if !warnings.contains(&warning) {
                 warnings.push(warning);
@@ -305,14 +307,14 @@ fn ask_all(
     outcomes
 }
 
-/// The program that opens devices: beside the one that runs.
+/// Returns the path of the program that opens devices, beside the running one.
 ///
 /// # Errors
-/// If it isn't there.
+/// The program is not there.
 pub fn prober() -> anyhow::Result<PathBuf> {
     let me = std::env::current_exe().context("finding this program's own file")?;
     let beside = me.with_file_name(PROBER);
-    // What needs libvirt is installed in libexec.
+    // The program with libvirt is installed in libexec.
     let installed = me
         .ancestors()
         .nth(3)
@@ -348,7 +350,7 @@ pub(super) fn row(id: DeviceId, outcome: Outcome) -> Row {
     }
 }
 
-/// One line for people.
+/// Returns one line for people.
 fn sentence(row: &Row) -> String {
     let mut text = format!("{}: {}", row.id, row.facts.display.words().join(","));
     if let Some(reason) = row.facts.display.reason() {
@@ -378,7 +380,7 @@ fn sentence(row: &Row) -> String {
     }
 }
 
-/// What the kernel lacks to open a device this way.
+/// Returns what the kernel lacks to open a device this way.
 fn no_vfio(path: Option<OpenPath>, step: Option<Step>) -> &'static str {
     match (path, step) {
         (Some(OpenPath::Cdev), Some(Step::Iommufd)) => {
@@ -394,7 +396,8 @@ fn no_vfio(path: Option<OpenPath>, step: Option<Step>) -> &'static str {
     }
 }
 
-/// 0 if all answered. If nobody could be asked because the host lacks something: 3. Else 1.
+/// Returns the end of the command: done if all devices answered, an error (exit code 3) if none
+/// could be asked because the host lacks something, refused otherwise.
 pub(super) fn end(rows: &[Row]) -> anyhow::Result<End> {
     let lacking = |row: &Row| match &row.facts.display {
         Display::Unknown(Reason::Permission) => Some("no permission to open it: run as root"),
@@ -427,7 +430,7 @@ mod tests {
         Arguments::command().debug_assert();
     }
 
-    /// What a device's failure looks like, and how the program ends for it.
+    /// Returns the row for a device's failure.
     fn row_of(answer: &Answer) -> Row {
         let id = "c1a20000-0000-4000-8000-000000000002".parse().unwrap();
         let outcome = Outcome {

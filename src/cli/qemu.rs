@@ -1,4 +1,4 @@
-//! `gfxplane qemu`: what this host's QEMU and libvirt can do.
+//! `gfxplane qemu`: finds out what this host's QEMU and libvirt can do.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -13,12 +13,12 @@ use crate::record::FORMAT;
 
 /// Find out what the host's QEMU and libvirt can do, and keep the answer
 ///
-/// libvirt tells which graphics it takes with an emulator; QEMU's files tell the rest. The answer is kept in
-/// /var/cache/gfxplane until QEMU, its modules or libvirt change. The qemu hook and guests' definitions rest
-/// on it.
+/// libvirt tells which graphics it takes with an emulator; QEMU's files tell the rest. The answer
+/// is kept in /var/cache/gfxplane until QEMU, its modules or libvirt change. The qemu hook and the
+/// planning of fixes use it.
 #[derive(Debug, clap::Args)]
 pub struct QemuCommand {
-    /// These, instead of those that libvirt uses on this host
+    /// Ask about these emulators, instead of those that libvirt uses on this host
     #[arg(value_name = "EMULATOR")]
     emulators: Vec<PathBuf>,
     /// Print JSON
@@ -43,7 +43,7 @@ impl QemuCommand {
     /// Finds out and prints.
     ///
     /// # Errors
-    /// Those of the output. That something is not known is no error but exit code 1.
+    /// Errors of the output. An unknown ability is no error but exit code 1.
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         let mut warnings = Vec::new();
         let mut emulators: BTreeSet<PathBuf> = self.emulators.iter().cloned().collect();

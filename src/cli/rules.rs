@@ -1,4 +1,4 @@
-//! `gfxplane rules`: what is known without asking, and on what it rests.
+//! `gfxplane rules`: lists the built-in knowledge about device types, with sources.
 
 use std::io::Write;
 
@@ -10,16 +10,16 @@ use crate::inventory::{Sources, inventory};
 use crate::record::FORMAT;
 use crate::rules::Rule;
 
-/// List the rules that speak for devices or types of this host
+/// List the rules that match devices or types of this host
 #[derive(Debug, clap::Args)]
 pub struct RulesCommand {
-    /// List all rules, also those that nothing here matches
+    /// List all rules, also those that match nothing here
     #[arg(long)]
     all: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Write what was measured here as rules, for /etc/gfxplane/rules.d of other hosts
+    /// Write the measurements of this host as rules, for /etc/gfxplane/rules.d of other hosts
     #[arg(long, conflicts_with_all = ["all", "json"])]
     export: bool,
 }
@@ -37,7 +37,7 @@ impl RulesCommand {
     /// Prints the rules.
     ///
     /// # Errors
-    /// Those of the output.
+    /// Errors of the output.
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         let sources = Sources::read(&context.root);
         if self.export {

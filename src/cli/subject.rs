@@ -1,4 +1,4 @@
-//! The domain that a command is about, and what its host is found to be.
+//! The domain that a command is about, and its host.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -11,47 +11,47 @@ use crate::domain::Domain;
 use crate::fixup::Surroundings;
 use crate::host::emulator::{self, Asking};
 use crate::host::{Warning, settings};
-use crate::inventory;
+use crate::inventory::Reading;
 use crate::names::DeviceId;
 use crate::policy::{self, Consent, Displays, Policy, Wishes};
 use crate::screens::Known;
 use crate::version::Version;
 use crate::xml;
 
-/// The domain, and what is said of its host on the command line.
+/// The domain, and the command line's words about its host.
 #[derive(Debug, clap::Args)]
 pub struct SubjectArgs {
-    /// A domain of libvirt's (name or UUID), a file (a path with a slash, or that ends in .xml),
+    /// A libvirt domain (name or UUID), a file (a path with a slash or with the ending .xml),
     /// or - for stdin
     #[arg(value_name = "DOMAIN|FILE|-")]
     pub subject: String,
-    /// The version of QEMU, instead of that of the domain's emulator
+    /// Assume this version of QEMU, instead of that of the domain's emulator
     #[arg(long, value_name = "VERSION")]
     pub qemu: Option<Version>,
-    /// The version of libvirt, instead of looking for it
+    /// Assume this version of libvirt, instead of the host's
     #[arg(long, value_name = "VERSION")]
     pub libvirt_version: Option<Version>,
-    /// Which displays are looked after: asked, auto, full or off
+    /// Manage these displays: asked, auto, full or off
     #[arg(long, value_name = "WORD")]
     pub policy: Option<Displays>,
-    /// What may be lost: remote, video, or all
+    /// Allow losing remote viewing (remote), the emulated card (video), or both (all)
     #[arg(long, value_name = "WORDS", value_parser = policy::consent)]
     pub consent: Option<BTreeSet<Consent>>,
 }
 
-/// Where a domain's XML comes from.
+/// The source of a domain's XML.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Subject {
-    /// libvirt.
+    /// libvirt, which knows the domain by this name or UUID.
     Domain(String),
     /// A file.
     File(PathBuf),
-    /// stdin.
+    /// The standard input.
     Stdin,
 }
 
 impl SubjectArgs {
-    /// What kind of subject it is.
+    /// Returns the source that the argument names.
     #[must_use]
     pub fn subject(&self) -> Subject {
         let text = self.subject.as_str();
@@ -67,16 +67,16 @@ impl SubjectArgs {
         }
     }
 
-    /// Whether libvirt is asked for the XML.
+    /// Returns whether libvirt is asked for the XML.
     #[must_use]
     pub fn asks_libvirt(&self) -> bool {
         matches!(self.subject(), Subject::Domain(_))
     }
 
-    /// The XML; of a domain, its persistent definition without its secrets.
+    /// Reads the XML. For a domain, it is the persistent definition without its secrets.
     ///
     /// # Errors
-    /// It can't be read, is not UTF-8, or libvirt has no such domain.
+    /// The XML can't be read or is not UTF-8; libvirt has no such domain.
     pub fn read(&self, context: &Context) -> anyhow::Result<String> {
         match self.subject() {
             Subject::Domain(name) => Ok(context.libvirt.definition(&name, false)?.xml),
@@ -97,7 +97,7 @@ impl SubjectArgs {
         }
     }
 
-    /// What the command line wishes.
+    /// Returns the wishes of the command line.
     #[must_use]
     pub fn wishes(&self) -> Wishes {
         Wishes {
@@ -110,31 +110,32 @@ impl SubjectArgs {
 
 fn text_of(from: impl Read, name: &str) -> anyhow::Result<String> {
     let mut bytes = Vec::new();
-    // One byte more than is taken, so that too much is noticed and no more of it read.
+    // One byte more than the limit is read, to notice a text that is too large.
     let limit = xml::MAX_SIZE as u64 + 1;
     from.take(limit)
         .read_to_end(&mut bytes)
         .map_err(|error| Failure::Environment(format!("{name}: {error}")))?;
     if bytes.len() as u64 >= limit {
-        // Cutting a character in two would hide that.
+        // A character that is cut in two would hide the true error.
         bytes = b"<".repeat(xml::MAX_SIZE + 1);
     }
     Ok(xml::from_bytes(bytes).map_err(|error| Failure::Refused(format!("{name}: {error}")))?)
 }
 
-/// This machine, or a recorded host.
+/// The surroundings on this machine or on a recorded host.
 pub struct HostSurroundings<'c> {
     context: &'c Context,
     /// True if libvirt has the domain, and so its emulator.
     is_libvirts: bool,
     qemu: Option<Version>,
     libvirt: Option<Version>,
-    /// What was passed over.
+    /// Warnings about what was ignored.
     warnings: RefCell<Vec<Warning>>,
+    reading: Reading,
 }
 
 impl<'c> HostSurroundings<'c> {
-    /// The host that the command is about.
+    /// Makes the surroundings for a command's domain.
     ///
     /// # Errors
     /// libvirt is another host's, of which nothing is known here.
@@ -152,7 +153,7 @@ impl<'c> HostSurroundings<'c> {
         })
     }
 
-    /// This host, as it is.
+    /// Makes the surroundings for this host as it is.
     #[must_use]
     pub fn as_it_is(context: &'c Context) -> Self {
         HostSurroundings {
@@ -161,22 +162,23 @@ impl<'c> HostSurroundings<'c> {
             qemu: None,
             libvirt: None,
             warnings: RefCell::default(),
+            reading: Reading::new(&context.root),
         }
     }
 
-    /// The host's policy.
+    /// Returns the host's policy.
     #[must_use]
     pub fn policy(&self) -> Policy {
         settings::config(&self.context.root, &mut self.warnings.borrow_mut()).policy
     }
 
-    /// What was passed over since this was last asked.
+    /// Returns the warnings since the last call.
     #[must_use]
     pub fn warnings(&self) -> Vec<Warning> {
         self.warnings.take()
     }
 
-    /// Says what was passed over.
+    /// Writes the warnings to stderr.
     pub fn warn(&self) {
         self.context.warn(&self.warnings());
     }
@@ -184,12 +186,12 @@ impl<'c> HostSurroundings<'c> {
 
 impl Surroundings for HostSurroundings<'_> {
     fn known(&self, device: DeviceId) -> Known {
-        inventory::known(&self.context.root, device, &mut self.warnings.borrow_mut())
+        self.reading.known(device, &mut self.warnings.borrow_mut())
     }
 
     fn abilities(&self, domain: &Domain<'_, '_>) -> Abilities {
         let emulator = domain.program();
-        // Who names the version wants that one, not this machine's.
+        // A user who names a version wants that one, not this machine's.
         let ask = |emulator: &Path| self.context.domain_capabilities(emulator, self.is_libvirts);
         let asking = if self.qemu.is_some() {
             Asking::Cached

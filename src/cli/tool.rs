@@ -1,6 +1,6 @@
-//! `gfxplane`: the verbs, whichever of its two programs runs them.
+//! `gfxplane`: the verbs, whichever of the two programs runs them.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
@@ -25,10 +25,13 @@ use crate::cli::verify::Verify;
 use crate::cli::via::ProbeCommand;
 use crate::cli::watch::Watch;
 use crate::cli::{End, GlobalArgs};
+use crate::host::leave_no_core;
+use crate::shell::Harmless;
 
-/// Finds out what display a vfio device offers, and tells libvirt.
+/// Find out what display a vfio device offers, and tell libvirt.
 ///
-/// Exit codes: 0 done, 1 refused or unknown, 2 usage, 3 the environment lacks something, 4 internal.
+/// Exit codes: 0 done, 1 refused or unknown, 2 usage, 3 the environment lacks something, 4
+/// internal.
 #[derive(Debug, Parser)]
 #[command(name = "gfxplane", version)]
 pub struct Arguments {
@@ -60,10 +63,10 @@ enum Verb {
 }
 
 impl Arguments {
-    /// Whether libvirt is asked.
+    /// Returns whether libvirt is asked.
     #[must_use]
     pub fn ask_libvirt(&self) -> bool {
-        // What this host's QEMU can do may have to be asked of its libvirt.
+        // libvirt may be asked what this host's QEMU can do.
         let is_about_this_host = self.global.root.is_none();
         match &self.verb {
             Verb::Check(check) => is_about_this_host || check.asks_libvirt(),
@@ -79,7 +82,7 @@ impl Arguments {
         }
     }
 
-    /// The URI of the libvirt that was named.
+    /// Returns the URI of the libvirt that the user named.
     #[must_use]
     pub fn connect(&self) -> Option<&str> {
         self.global.connect.as_deref()
@@ -89,33 +92,46 @@ impl Arguments {
 /// Does what the arguments say.
 ///
 /// # Errors
-/// Those of the verb.
+/// The errors of the verb.
 pub fn run(arguments: Arguments, libvirt: Arc<dyn Libvirt>) -> anyhow::Result<End> {
-    // What is published in /run is for everybody to read and for nobody else to write.
+    leave_no_core();
+    // Files in /run are for everybody to read and for nobody else to write.
     let _ = umask(Mode::S_IWGRP | Mode::S_IWOTH);
     let mut context = arguments.global.context()?;
     context.libvirt = libvirt;
-    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    let end = match arguments.verb {
-        Verb::List(list) => list.run(&context, &mut out),
-        Verb::Check(check) => check.run(&context, &mut out),
-        Verb::Collect(collect) => collect.run(&context, &mut out),
-        Verb::Doctor(doctor) => doctor.run(&context, &mut out),
-        Verb::Explain(explain) => explain.run(&context, &mut out),
-        Verb::Fixup(fixup) => fixup.run(&context, &mut out),
-        Verb::Learn(learn) => learn.run(&context, &mut out),
-        Verb::Undo(undo) => undo.run(&context, &mut out),
-        Verb::Log(log) => log.run(&context, &mut out),
-        Verb::Policy(policy) => policy.run(&context, &mut out),
-        Verb::Qemu(qemu) => qemu.run(&context, &mut out),
-        Verb::Probe(probe) => probe.run(&context, &mut out),
-        Verb::Rules(rules) => rules.run(&context, &mut out),
-        Verb::Verify(verify) => verify.run(&context, &mut out),
-        Verb::Watch(watch) => watch.run(&context),
-        Verb::NodedevList(list) => list.run(&context, &mut out),
-        Verb::NodedevDumpxml(dumpxml) => dumpxml.run(&context, &mut out),
+    let stdout = std::io::stdout().lock();
+    // These print documents, which programs read to the byte.
+    let is_document = matches!(
+        arguments.verb,
+        Verb::Fixup(_) | Verb::Undo(_) | Verb::NodedevDumpxml(_)
+    );
+    let is_exact = is_document && !stdout.is_terminal();
+    let stdout = std::io::BufWriter::new(stdout);
+    let mut out: Box<dyn Write> = if is_exact {
+        Box::new(stdout)
+    } else {
+        Box::new(Harmless::new(stdout))
     };
-    // What was printed before a failure is seen before its message.
+    let end = match arguments.verb {
+        Verb::List(list) => list.run(&context, &mut *out),
+        Verb::Check(check) => check.run(&context, &mut *out),
+        Verb::Collect(collect) => collect.run(&context, &mut *out),
+        Verb::Doctor(doctor) => doctor.run(&context, &mut *out),
+        Verb::Explain(explain) => explain.run(&context, &mut *out),
+        Verb::Fixup(fixup) => fixup.run(&context, &mut *out),
+        Verb::Learn(learn) => learn.run(&context, &mut *out),
+        Verb::Undo(undo) => undo.run(&context, &mut *out),
+        Verb::Log(log) => log.run(&context, &mut *out),
+        Verb::Policy(policy) => policy.run(&context, &mut *out),
+        Verb::Qemu(qemu) => qemu.run(&context, &mut *out),
+        Verb::Probe(probe) => probe.run(&context, &mut *out),
+        Verb::Rules(rules) => rules.run(&context, &mut *out),
+        Verb::Verify(verify) => verify.run(&context, &mut *out),
+        Verb::Watch(watch) => watch.run(&context),
+        Verb::NodedevList(list) => list.run(&context, &mut *out),
+        Verb::NodedevDumpxml(dumpxml) => dumpxml.run(&context, &mut *out),
+    };
+    // The output before a failure must come before its message.
     out.flush()?;
     end
 }

@@ -1,7 +1,8 @@
-//! The evidence that a domain starts: we measured it, or this host tried it earlier, or tries it now.
+//! The evidence that a domain starts: a measurement of ours, an earlier trial on this host, or a
+//! trial now.
 //!
-//! A trial starts the small copy that `gfxplane verify` starts, too ([`crate::verify::reduce`]), on devices
-//! that nobody uses, and never while a domain that has one of them is being started.
+//! A trial starts the same small copy as `gfxplane verify` ([`crate::verify::reduce`]). It uses
+//! devices that nobody uses, and never runs while a domain that has one of them is being started.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -29,28 +30,29 @@ use crate::verify::{Irreducible, Reduced, is_name, name, reduce, said};
 use crate::version::Version;
 use crate::xml::Document;
 
-/// How often it is looked whether another trial has ended.
+/// The time between two checks whether another trial has ended.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// How it is known whether a domain starts.
+/// The source of the answer whether a domain starts.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "by", rename_all = "kebab-case")]
 pub enum Source {
-    /// It was measured of its shape, with the same versions, before this gfxplane was made.
+    /// Its shape was measured with the same versions, before this gfxplane was made.
     Measured {
         /// QEMU's version.
         qemu: Version,
         /// libvirt's version.
         libvirt: Version,
     },
-    /// A small copy of a domain of its shape was tried on this host earlier, with the same build of QEMU.
+    /// A small copy of a domain of its shape was tried on this host earlier, with the same build of
+    /// QEMU.
     Earlier {
-        /// When, in seconds since 1970.
+        /// The time of that trial, in seconds since 1970.
         time: u64,
     },
     /// A small copy of it was tried just now.
     Trial {
-        /// How long that took.
+        /// The time that the trial took.
         seconds: f64,
     },
 }
@@ -58,7 +60,7 @@ pub enum Source {
 /// The answer to the question whether a domain starts.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Seen {
-    /// How that is known.
+    /// The source of the answer.
     #[serde(flatten)]
     pub source: Source,
     /// True if it starts.
@@ -77,8 +79,8 @@ impl Seen {
         }
     }
 
-    /// Returns true if a person who asks needs no further trial. A domain that was refused once may start
-    /// meanwhile, say because a right was given.
+    /// Returns whether a person who asks needs no further trial. A domain that was refused once may
+    /// start by now, for example because somebody granted a right.
     #[must_use]
     pub fn is_final(&self) -> bool {
         self.starts || !matches!(self.source, Source::Earlier { .. })
@@ -123,7 +125,7 @@ impl fmt::Display for Seen {
     }
 }
 
-/// Why a domain could not be tried.
+/// The reason why a domain could not be tried.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotTried {
     /// A device is in use, or can't be used.
@@ -135,10 +137,11 @@ pub enum NotTried {
     /// A domain that has one of the devices is being started, and comes first.
     #[error("a domain that has device {0} is being started, and comes first")]
     Start(DeviceId),
-    /// It had not started in time.
+    /// The copy did not start in time.
     #[error("{0}")]
     Late(String),
-    /// The copy would lack this, and may start where the domain does not, or the other way round.
+    /// The copy would lack this, so that the copy may start where the domain does not, or the
+    /// reverse.
     #[error("a small copy would be without {0}")]
     LeftOut(String),
     /// libvirt can't be asked.
@@ -161,7 +164,7 @@ impl From<NotHeld> for NotTried {
     }
 }
 
-/// A domain, and what is asked of it: whether it starts.
+/// The question whether a domain starts.
 pub struct Question<'c> {
     context: &'c Context,
     uuid: Uuid,
@@ -176,7 +179,7 @@ impl<'c> Question<'c> {
     /// Makes the question about a domain of this machine's libvirt, from its XML.
     ///
     /// # Errors
-    /// There is nothing in the XML that could be started.
+    /// [`Irreducible`] if the XML has nothing that could be started.
     pub fn new(
         context: &'c Context,
         text: &str,
@@ -187,8 +190,8 @@ impl<'c> Question<'c> {
         let abilities = surroundings.abilities(&domain);
         let known = |id| surroundings.known(id);
         let emulator = domain.program();
-        // What a script makes of the arguments is its own. Of a session's libvirt nothing was measured: it
-        // has other rights.
+        // Nobody knows what a script makes of the arguments. A session's libvirt was never
+        // measured, as it has other rights.
         let is_system = matches!(context.connect.as_deref(), None | Some(SYSTEM));
         let counts = is_system && kind(&context.root, &emulator) != Kind::Script;
         let shape = counts.then(|| Shape::of(&domain, &Screens::of(&domain, &known, &abilities)));
@@ -204,7 +207,7 @@ impl<'c> Question<'c> {
         })
     }
 
-    /// The UUID of the copy that would be started.
+    /// Returns the UUID of the copy that would be started.
     #[must_use]
     pub fn uuid(&self) -> Uuid {
         self.uuid
@@ -215,7 +218,7 @@ impl<'c> Question<'c> {
         Build::of(&self.context.root, &self.emulator, libvirt)
     }
 
-    /// Returns the answer that needs no trial. `warnings` get the files that were passed over.
+    /// Returns the answer that needs no trial. `warnings` receives the files that were ignored.
     #[must_use]
     pub fn known(&self, warnings: &mut Vec<Warning>) -> Option<Seen> {
         let shape = self.shape.as_ref()?;
@@ -234,10 +237,10 @@ impl<'c> Question<'c> {
         ))
     }
 
-    /// Tries the domain on `libvirt`, and keeps what came of it.
+    /// Tries the domain on `libvirt`, and keeps the result.
     ///
     /// # Errors
-    /// It could not be tried.
+    /// [`NotTried`]: the reason why it could not be tried.
     pub fn try_it(&self, libvirt: &dyn Libvirt, limit: Instant) -> Result<Seen, NotTried> {
         let matters = self.reduced.left_out.iter().find(|left| left.matters);
         if let Some(left) = matters {
@@ -265,16 +268,16 @@ impl<'c> Question<'c> {
         if let Some(shape) = &self.shape
             && let Some(build) = self.build()
         {
-            // Whoever may not write there tries it again the next time.
+            // A user who may not write there tries it again the next time.
             let _ = build.keep(&shape.on_this_host(), message.as_deref());
         }
         Ok(Seen::new(Source::Trial { seconds }, message))
     }
 
-    /// The same, but waits until other runs of ours have let go of the devices.
+    /// Does the same, but waits until other runs of ours have let go of the devices.
     ///
     /// # Errors
-    /// It could not be tried.
+    /// [`NotTried`]: the reason why it could not be tried.
     pub fn try_in_turn(&self, libvirt: &dyn Libvirt, limit: Instant) -> Result<Seen, NotTried> {
         loop {
             match self.try_it(libvirt, limit) {
@@ -296,7 +299,7 @@ pub(super) struct SmallCopy<'d> {
 }
 
 impl SmallCopy<'_> {
-    /// Starts it with libvirt, and leaves nothing of it. `may`: the last word, once nobody uses the
+    /// Starts it with libvirt, and leaves nothing of it. `may` is asked last, once nobody uses the
     /// devices.
     pub(super) fn start_by(
         &self,
@@ -308,7 +311,8 @@ impl SmallCopy<'_> {
         let device = |error: Failure| NotTried::Device(error.to_string());
         idle::are_there(self.root, self.devices).map_err(device)?;
         let logs = Logs::of(self.connect);
-        // Before anything is held: libvirt tells nothing of a domain while the hook waits for us.
+        // This comes before any device is held: libvirt does not answer about a domain while its
+        // hook waits for us.
         let users = libvirt.users().map_err(failed)?;
         let is_ours = |id: &DeviceId| {
             let mut users = users.iter().filter(|user| user.devices.contains(id));
@@ -339,7 +343,7 @@ impl SmallCopy<'_> {
             }
         });
         if result.is_err() {
-            // The user's domain, for which it was ended.
+            // The copy was ended for the user's domain, which comes first.
             may()?;
         }
         let start = result?;

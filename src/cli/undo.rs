@@ -1,4 +1,4 @@
-//! `gfxplane undo`: a domain's definition, as it was before it was changed.
+//! `gfxplane undo`: puts a domain's definition back as it was before we changed it.
 
 use std::io::Write;
 
@@ -10,11 +10,11 @@ use crate::host::state::{Round, now};
 use crate::log::{By, Entry, What};
 use crate::undo::{Undone, undo_all};
 
-/// Put back what gfxplane changed in a domain
+/// Undo what gfxplane changed in a domain
 ///
-/// Old values are put back where ours still stand; what somebody has changed since is named and
-/// left alone. From then on the daemon stays away from the domain, until `gfxplane policy` or
-/// `gfxplane fixup --define` give it back.
+/// Puts old values back where gfxplane's still stand. What somebody has changed since is named
+/// and left alone. From then on the daemon leaves the domain alone, until `gfxplane policy` or
+/// `gfxplane fixup --define` gives it back.
 #[derive(Debug, clap::Args)]
 pub struct Undo {
     /// A domain of this machine's libvirt (name or UUID)
@@ -25,17 +25,17 @@ pub struct Undo {
     /// Print the XML, and change nothing
     #[arg(long)]
     print_xml: bool,
-    /// Say what would be put back, and change nothing
+    /// Print what would be put back, and change nothing
     #[arg(long)]
     dry_run: bool,
 }
 
 impl Undo {
-    /// Undoes, or prints what it would do.
+    /// Undoes, or prints what it would undo.
     ///
     /// # Errors
-    /// libvirt can't be reached or refuses the definition; what was done can't be read, or the
-    /// daemon not be told. That nothing of ours still stands is no error but exit code 1.
+    /// libvirt can't be reached or refuses the definition; the remembered changes can't be read;
+    /// the daemon can't be told. It is no error but exit code 1 if nothing of ours still stands.
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         let Some(state) = context.state() else {
             let problem = "only what was done to domains of this machine's own libvirt (qemu:///system) is remembered: leave -c and --root out";
@@ -47,7 +47,8 @@ impl Undo {
             ))
         })?;
         let shows = self.print_diff || self.print_xml || self.dry_run;
-        // A definition without its passwords must never be written back, or one with them shown.
+        // A definition without its passwords must never be written back, and one with them never
+        // shown.
         let before = context.libvirt.definition(&self.domain, !shows)?;
         let uuid = before.uuid.parse()?;
         let mut warnings = Vec::new();
@@ -80,7 +81,7 @@ impl Undo {
             return Ok(End::Done);
         }
         let (name, _) = name_and_devices(&before.xml);
-        // First: the daemon hears of the new definition at once.
+        // This comes first, because the daemon hears of the new definition at once.
         state.set_hands_off(uuid, &name, true).map_err(|error| {
             Failure::Environment(format!(
                 "nothing was changed: the daemon can't be told to stay away: {error}"

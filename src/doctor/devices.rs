@@ -1,4 +1,4 @@
-//! Devices, what is known of them, and gfxplane's own parts.
+//! Checks devices, what is known of them, and gfxplane's own parts.
 
 use crate::doctor::{Host, Line, Report, Topic, UdevRule, Verdict, listed};
 use crate::facts::Reason;
@@ -6,7 +6,8 @@ use crate::inventory::State;
 use crate::names::DeviceId;
 use crate::probe::IN_USE;
 
-/// gfxplane's settings and rules: a file with a mistake is left out whole, which nobody may notice.
+/// Checks gfxplane's settings and rules. A file with a mistake is ignored as a whole, which nobody
+/// may notice.
 pub(super) fn settings(host: &Host, report: &mut Report) {
     let what = "gfxplane's settings and rules";
     if host.settings.is_empty() {
@@ -19,7 +20,7 @@ pub(super) fn settings(host: &Host, report: &mut Report) {
     }
 }
 
-/// The devices that are there.
+/// Checks the active devices.
 pub(super) fn devices(host: &Host, report: &mut Report) {
     let active = || {
         let devices = host.inventory.devices.iter();
@@ -73,7 +74,7 @@ pub(super) fn devices(host: &Host, report: &mut Report) {
             Reason::InUse => {
                 line.cure(IN_USE);
             }
-            // Its answers would not be believed a second time.
+            // Nobody would believe its answers a second time.
             Reason::Untrusted => {
                 line.cure("a rule in /etc/gfxplane/rules.d that says what it is");
             }
@@ -107,7 +108,8 @@ pub(super) fn devices(host: &Host, report: &mut Report) {
     }
 }
 
-/// A driver that wants a virtual machine, on a host that can make none.
+/// Turns the line into a failure: the driver wants a virtual machine, and the host can't create
+/// one.
 fn lacks_kvm(line: &mut Line) {
     line.verdict = Verdict::Fail;
     line.more
@@ -115,12 +117,12 @@ fn lacks_kvm(line: &mut Line) {
     line.cure("modprobe kvm_intel or kvm_amd; switch virtualization on in the firmware");
 }
 
-/// For a device that is opened only if somebody names it.
+/// Returns the fix for a device that is opened only if somebody names it.
 fn if_it_may_be_opened(id: DeviceId) -> String {
     format!("gfxplane probe {id}, if its driver may be opened: docs/devices.md")
 }
 
-/// Records that nobody believes any more, or never did.
+/// Checks for records that nobody believes any more, or ever did.
 pub(super) fn records(host: &Host, report: &mut Report) {
     for warning in &host.odd_records {
         report
@@ -165,7 +167,7 @@ pub(super) fn records(host: &Host, report: &mut Report) {
     }
 }
 
-/// udev's rule and the daemon.
+/// Checks udev's rule and the daemon.
 pub(super) fn service(host: &Host, report: &mut Report) {
     let what = "for gfxplane's udev rule";
     match host.udev_rule {

@@ -1,24 +1,24 @@
-//! What libvirt and mdevctl run: callouts, hooks, and what may keep them from it.
+//! Checks what libvirt and mdevctl run, callouts and hooks, and what may keep them from it.
 
 use crate::abilities::ALLOW_DBUS_DAEMON;
 use crate::config::HookMode;
 use crate::doctor::{HOOK_PROGRAM, Host, Report, Script, Topic, Verdict, listed};
 use crate::version::Version;
 
-/// The first libvirt that shows what a callout says of an active device (NEWS 10.1.0; seen with 9.0, 11.3
-/// and 12.8).
+/// The first libvirt that shows a callout's attributes of an active device (NEWS 10.1.0; seen with
+/// 9.0, 11.3 and 12.8).
 const SHOWS_ATTRIBUTES: &[u32] = &[10, 1];
 
-/// The first libvirt that runs what is in `qemu.d` (libvirt docs/hooks.rst).
+/// The first libvirt that runs the scripts in `qemu.d` (libvirt docs/hooks.rst).
 const HOOK_DIRECTORIES: &[u32] = &[6, 5];
 
-/// Whether the host has, or can make, mediated devices.
+/// Returns whether the host has mediated devices or can create them.
 fn has_mdevs(host: &Host) -> bool {
     let mut devices = host.inventory.devices.iter();
     !host.inventory.types.is_empty() || devices.any(|entry| entry.bus == "mdev")
 }
 
-/// mdevctl, and whether libvirt shows what it says.
+/// Checks mdevctl, and whether libvirt shows its attributes.
 pub(super) fn mdevctl(host: &Host, report: &mut Report) {
     let what = "for mdevctl";
     match &host.mdevctl {
@@ -88,9 +88,9 @@ pub(super) fn mdevctl(host: &Host, report: &mut Report) {
     }
 }
 
-/// mdevctl's callouts and notifiers: ours, and those that are asked before it. Of a callout's links
-/// the last counts: the one in `/usr/lib` answers for nothing while somebody else's is in `/etc`
-/// (hooks/README.md).
+/// Checks mdevctl's callouts and notifiers: ours, and those that come before it. The last of a
+/// callout's links counts. The one in `/usr/lib` answers for nothing while somebody else's is in
+/// `/etc` (hooks/README.md).
 pub(super) fn callouts(host: &Host, report: &mut Report) {
     if host.mdevctl.is_none() {
         return;
@@ -110,13 +110,20 @@ pub(super) fn callouts(host: &Host, report: &mut Report) {
             false => scripts.iter().position(|script| script.is_ours),
         };
         let Some(place) = place else {
-            let more = match directories().next() {
-                None => "mdevctl's directory for it is not there",
-                Some(_) => "it is not installed",
+            let (more, cure) = match (callouts, directories().next()) {
+                (true, _) => (
+                    "it is not there",
+                    "gfxplane.service makes it while libvirt runs; without that: callout = \"static\" in /etc/gfxplane/gfxplane.toml, then gfxplane-helper callout",
+                ),
+                (false, None) => (
+                    "mdevctl's directory for it is not there",
+                    "install gfxplane's package again",
+                ),
+                (false, Some(_)) => ("it is not installed", "install gfxplane's package again"),
             };
             report
                 .line(Topic::Callouts, what, Verdict::Warn, more)
-                .cure("install gfxplane's package again");
+                .cure(cure);
             continue;
         };
         let ours = scripts[place];
@@ -160,7 +167,7 @@ pub(super) fn callouts(host: &Host, report: &mut Report) {
             Verdict::Pass,
             ours.path.display().to_string(),
         );
-        // Every notifier is run; of the callouts the first that answers is the only one.
+        // mdevctl runs every notifier, but only the first callout that answers.
         let others = |script: &&&Script| script.executable && !script.is_ours;
         let before: Vec<&&Script> = scripts[..place].iter().filter(others).collect();
         if callouts && !before.is_empty() {
@@ -179,7 +186,7 @@ pub(super) fn callouts(host: &Host, report: &mut Report) {
     }
 }
 
-/// libvirt's qemu hook: installed, executable, and seen by the daemon that runs.
+/// Checks that libvirt's qemu hook is installed, executable, and seen by the running daemon.
 pub(super) fn hook(host: &Host, report: &mut Report) {
     let what = "for gfxplane's qemu hook";
     if host.hooks_hidden {
@@ -265,9 +272,9 @@ pub(super) fn hook(host: &Host, report: &mut Report) {
     seen(host, ours, report);
 }
 
-/// Whether the daemons that run have seen the hook. libvirt looks for hooks when it starts and when it
-/// is told to reload; if it has seen one then, what comes later in `qemu.d` is run, too
-/// (src/util/virhook.c, `virHookInitialize` and `virHookCall`).
+/// Checks whether the running daemons have seen the hook. libvirt looks for hooks when it starts
+/// and when it is told to reload. If it has seen any hook then, it also runs those that appear in
+/// `qemu.d` later (src/util/virhook.c, `virHookInitialize` and `virHookCall`).
 fn seen(host: &Host, ours: &Script, report: &mut Report) {
     let what = "if libvirt has seen the hook";
     let changed = |script: &Script| {
@@ -312,9 +319,9 @@ fn is_link(host: &Host, hook: &Script) -> bool {
     access.is_some_and(|access| access.link)
 }
 
-/// Whether SELinux lets libvirt's daemons run the hook. What is said here is what Fedora's policy says
-/// (docs/selinux.md): virtqemud may not execute what has the type of `/etc/libvirt/hooks`, whatever the
-/// boolean says, and finds out when a domain is started. libvirtd is not confined.
+/// Checks whether SELinux lets libvirt's daemons run the hook. The words here are about Fedora's
+/// policy (docs/selinux.md): virtqemud may not execute files of the type of `/etc/libvirt/hooks`,
+/// whatever the boolean says, and finds out when a domain is started. libvirtd is not confined.
 fn selinux(host: &Host, report: &mut Report) {
     let Some(selinux) = host.selinux else { return };
     let Some(hook) = host.hooks.iter().find(|hook| hook.is_ours) else {
@@ -354,7 +361,8 @@ fn selinux(host: &Host, report: &mut Report) {
     }
 }
 
-/// Whether a guest may have a D-Bus daemon. Under SELinux that is not known, and nothing is said.
+/// Checks whether a guest may have a D-Bus daemon. Under SELinux that is not known, and no line is
+/// written.
 pub(super) fn dbus_daemon(host: &Host, report: &mut Report) {
     if host.dbus_daemon_denied != Some(true) {
         return;
@@ -371,7 +379,7 @@ pub(super) fn dbus_daemon(host: &Host, report: &mut Report) {
         .cure("with libvirt 9: the same lines in /etc/apparmor.d/local/abstractions/libvirt-qemu");
 }
 
-/// SELinux and AppArmor.
+/// Checks SELinux and AppArmor.
 pub(super) fn confinement(host: &Host, report: &mut Report) {
     selinux(host, report);
     for profile in &host.profiles {
@@ -380,7 +388,7 @@ pub(super) fn confinement(host: &Host, report: &mut Report) {
             .find(|daemon| daemon.name == profile.daemon)
             .and_then(|daemon| daemon.label.as_deref());
         let what = format!("AppArmor's profile of {}", profile.daemon);
-        // Of a daemon that does not run nobody knows how it will.
+        // For a daemon that does not run, nobody knows how it will be confined.
         let enforced = label.is_none_or(|label| label.ends_with("(enforce)"));
         let verdict = if enforced {
             Verdict::Fail

@@ -1,8 +1,10 @@
-//! What stands between a host and a working display: what was read of the host in, lines out.
+//! Finds what stands between a host and a working display. The facts of the host go in, lines come
+//! out.
 //!
-//! Each check is about one thing that has kept somebody's screen dark, and says PASS, WARN or FAIL,
-//! what was found, and what helps. [`crate::host::examine`] reads; nothing here touches a machine.
-//! Of what could not be found out a line says so, and is a warning only where the check matters.
+//! Each check is about one thing that has kept somebody's screen dark. Its line says PASS, WARN or
+//! FAIL, what was found, and what helps. [`crate::host::examine`] reads the host; nothing here
+//! touches it. What could not be found out gets a line, too. That line is a warning only where the
+//! check matters.
 
 mod devices;
 mod libvirt;
@@ -22,20 +24,20 @@ use crate::inventory::Inventory;
 use crate::names::DeviceId;
 use crate::version::Version;
 
-/// How a check ended.
+/// The outcome of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Verdict {
-    /// All is well, or there is nothing to be well.
+    /// All is well, or the check does not apply here.
     Pass,
-    /// It may be in the way of some domain, or could not be seen.
+    /// Something may be in the way of some domain, or could not be checked.
     Warn,
-    /// It is in the way.
+    /// Something is in the way.
     Fail,
 }
 
 impl Verdict {
-    /// The word for it, as virt-host-validate has it.
+    /// Returns the word for the outcome, as virt-host-validate has it.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -46,7 +48,7 @@ impl Verdict {
     }
 }
 
-/// What a check is about.
+/// The subject of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Topic {
@@ -62,15 +64,15 @@ pub enum Topic {
     OpenGl,
     /// mdevctl.
     Mdevctl,
-    /// What libvirt shows of what mdevctl says.
+    /// The display of mdevctl's attributes by libvirt.
     Attributes,
-    /// Its callouts and notifiers.
+    /// mdevctl's callouts and notifiers.
     Callouts,
     /// libvirt's qemu hooks.
     Hook,
     /// SELinux and AppArmor.
     Confinement,
-    /// Whether AppArmor lets a guest have a dbus-daemon.
+    /// AppArmor's permission for a guest to have a dbus-daemon.
     DbusDaemon,
     /// Versions with known faults.
     Versions,
@@ -81,80 +83,81 @@ pub enum Topic {
 /// One line of the report.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Line {
-    /// What the check is about.
+    /// The subject of the check.
     pub topic: Topic,
-    /// The one device that it is about.
+    /// The device, if the check is about a single one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<DeviceId>,
-    /// What was checked, to follow "Checking".
+    /// The check, in words that follow "Checking".
     pub what: String,
-    /// How it ended.
+    /// The outcome.
     pub verdict: Verdict,
-    /// What was found; may be empty.
+    /// The finding; may be empty.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub more: String,
-    /// What helps, the best first.
+    /// The fixes, the best first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub cures: Vec<String>,
 }
 
-/// What was read of a host.
+/// The facts of a host that the checks need.
 #[derive(Debug, Clone)]
 pub struct Host {
-    /// Devices and types with what is known of them.
+    /// The devices and types with what is known of them.
     pub inventory: Inventory,
-    /// What was passed over in settings and rules.
+    /// Warnings about settings and rules that were ignored.
     pub settings: Vec<Warning>,
-    /// The devices that are there and may be opened unasked, by the settings too.
+    /// The active devices that rules and settings allow to be opened unasked.
     pub asked_unasked: Vec<DeviceId>,
-    /// What was passed over in `/run/gfxplane`.
+    /// Warnings about files in `/run/gfxplane` that were ignored.
     pub odd_records: Vec<Warning>,
-    /// Records that no longer hold: what they depended on has changed, or the device has gone.
+    /// Devices whose records no longer hold, because their circumstances have changed or the device
+    /// is gone.
     pub stale: Vec<DeviceId>,
-    /// Whether `/dev/vfio/vfio` or `/dev/iommu` is there.
+    /// True if `/dev/vfio/vfio` or `/dev/iommu` exists.
     pub vfio: bool,
-    /// Whether `/dev/kvm` is there.
+    /// True if `/dev/kvm` exists.
     pub kvm: bool,
-    /// The render nodes, by path.
+    /// The render nodes, sorted by path.
     pub render_nodes: Vec<RenderNode>,
-    /// Whether there is a vendor of EGL (`egl_vendor.d` of libglvnd).
+    /// True if there is a vendor of EGL (`egl_vendor.d` of libglvnd).
     pub egl_vendor: bool,
-    /// Each emulator of the host with what it can do.
+    /// The emulators of the host, each with its abilities.
     pub emulators: Vec<(PathBuf, Abilities)>,
     /// libvirt's version.
     pub libvirt: Option<Version>,
-    /// [`Abilities::dbus_daemon_denied`].
+    /// See [`crate::abilities::Guests::dbus_daemon_denied`].
     pub dbus_daemon_denied: Option<bool>,
-    /// mdevctl's program.
+    /// The path of mdevctl's program.
     pub mdevctl: Option<PathBuf>,
-    /// The directories of mdevctl's scripts that are there.
+    /// The directories of mdevctl's scripts that exist.
     pub scripts: Vec<Scripts>,
-    /// Whether libvirt may be shown attributes, by the settings.
+    /// True if the settings allow attributes to be shown to libvirt.
     pub attributes: bool,
-    /// Whether the wrapper for libvirt before 10.1 is switched on (docs/libvirt-9.md).
+    /// True if the wrapper for libvirt before 10.1 is switched on (docs/libvirt-9.md).
     pub wrapper: bool,
     /// libvirt's qemu hooks, in the order in which they are run.
     pub hooks: Vec<Script>,
-    /// Whether they can't be seen, as this user may not look.
+    /// True if this user may not look at the hooks.
     pub hooks_hidden: bool,
-    /// What the hook does, by the settings.
+    /// The behaviour of the hook, by the settings.
     pub hook_mode: HookMode,
-    /// Whether gfxplane-helper is where the hook looks for it, and can be run.
+    /// True if gfxplane-helper is where the hook looks for it, and can be run.
     pub helper: bool,
     /// The udev rule; `None` if it is not installed.
     pub udev_rule: Option<UdevRule>,
-    /// What AppArmor's profile of each libvirt daemon lets it do; none where there is no profile.
+    /// The permissions in AppArmor's profile of each libvirt daemon; empty if there is no profile.
     pub profiles: Vec<Profile>,
-    /// SELinux; `None` where it is not there.
+    /// The state of SELinux; `None` if the host has none.
     pub selinux: Option<Selinux>,
-    /// What runs, who owns what, and qemu.conf.
+    /// The facts that a recorded host's files can't hold.
     pub moment: Moment,
 }
 
 /// A render node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RenderNode {
-    /// `/dev/dri/renderD128`.
+    /// The path, such as `/dev/dri/renderD128`.
     pub path: PathBuf,
     /// The driver of the GPU behind it.
     pub driver: Option<String>,
@@ -163,126 +166,127 @@ pub struct RenderNode {
 /// A directory of mdevctl's scripts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scripts {
-    /// Which, as the host has it.
+    /// The path on the host.
     pub directory: PathBuf,
-    /// Whether its scripts are callouts; else they are notifiers.
+    /// True if its scripts are callouts, false if they are notifiers.
     pub callouts: bool,
-    /// What is in it, in the order in which mdevctl asks.
+    /// Its scripts, in the order in which mdevctl asks them.
     pub scripts: Vec<Script>,
 }
 
-/// A script of somebody's.
+/// A script, ours or somebody else's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Script {
-    /// As the host has it.
+    /// The path on the host.
     pub path: PathBuf,
-    /// Whether it is gfxplane's.
+    /// True if it is gfxplane's.
     pub is_ours: bool,
-    /// Whether it can be executed.
+    /// True if it can be executed.
     pub executable: bool,
 }
 
-/// The udev rule.
+/// The state of the udev rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UdevRule {
-    /// It is used.
+    /// The rule is used.
     Installed,
     /// A file of its name in `/etc` or `/run` takes its place.
     Hidden,
 }
 
-/// What an AppArmor profile of a libvirt daemon allows.
+/// The permissions in an AppArmor profile of a libvirt daemon.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Profile {
-    /// The daemon.
+    /// The daemon's name.
     pub daemon: String,
-    /// To run what is in `/etc/libvirt/hooks`.
+    /// True if it may run the files in `/etc/libvirt/hooks`.
     pub hooks: bool,
-    /// To run `/usr/bin/gfxplane-helper`.
+    /// True if it may run `/usr/bin/gfxplane-helper`.
     pub helper: bool,
-    /// To run [`HOOK_PROGRAM`], where the hook is a link to it.
+    /// True if it may run [`HOOK_PROGRAM`], where the hook is a link to it.
     pub hook_program: bool,
 }
 
-/// Where the .rpm has what its hook is a link to.
+/// The program to which the .rpm's hook is a link.
 pub const HOOK_PROGRAM: &str = "/usr/libexec/gfxplane/qemu-hook";
 
-/// SELinux.
+/// The state of SELinux.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Selinux {
-    /// Whether it is enforced.
+    /// True if the policy is enforced.
     pub enforcing: bool,
-    /// The boolean `virt_hooks_unconfined`, which is about virtnetworkd's hooks alone (docs/selinux.md);
-    /// `None`: this policy has none.
+    /// The boolean `virt_hooks_unconfined`, which is about virtnetworkd's hooks alone
+    /// (docs/selinux.md). `None` if this policy has none.
     pub hooks_unconfined: Option<bool>,
 }
 
-/// What the files of a recorded host can't have: who owns what, what runs, and what qemu.conf says of
-/// users. There it is in `var/cache/gfxplane/moment.json`.
+/// Facts that a recorded host's files can't hold: who owns a file, what runs, and qemu.conf's
+/// settings about users. A recorded host has them in `var/cache/gfxplane/moment.json`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Moment {
-    /// [`crate::record::FORMAT`].
+    /// The format's version, [`crate::record::FORMAT`].
     pub format: u32,
-    /// Files of which that matters, by path.
+    /// The files for which access matters, by path.
     #[serde(default)]
     pub access: BTreeMap<PathBuf, Access>,
-    /// libvirt's daemons that run.
+    /// libvirt's running daemons.
     #[serde(default)]
     pub daemons: Vec<Running>,
-    /// Whether the service `gfxplane` runs; `None` if nobody can tell.
+    /// True if the service `gfxplane` runs; `None` if nobody can tell.
     #[serde(default)]
     pub service: Option<bool>,
-    /// As whom QEMU runs; `None` if that is not known.
+    /// The user as whom QEMU runs; `None` if that is not known.
     #[serde(default)]
     pub qemu: Option<QemuUser>,
 }
 
-/// Who may do what with a file.
+/// The access rights to a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Access {
-    /// Its mode, in octal: `0660`.
+    /// The mode, in octal: `0660`.
     pub mode: String,
-    /// Its owner's name, or number.
+    /// The name of the owner, or the number.
     pub user: String,
-    /// Its group's.
+    /// The name of the group, or the number.
     pub group: String,
-    /// When it was last changed in any way (`st_ctime`), in seconds since 1970.
+    /// The time of the last change of any kind (`st_ctime`), in seconds since 1970.
     #[serde(default)]
     pub changed: u64,
-    /// Whether it is a symbolic link to the file of which all that is said.
+    /// True if the path is a symbolic link. The other fields are about its target.
     #[serde(default)]
     pub link: bool,
 }
 
-/// A program that runs.
+/// A running program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Running {
     /// Its name: `libvirtd`, `virtqemud`.
     pub name: String,
-    /// When it was started, or last told to read everything again, in seconds since 1970; `None`:
-    /// that can't be seen.
+    /// The time of its start, or of the last reload, in seconds since 1970; `None` if that can't be
+    /// seen.
     #[serde(default)]
     pub since: Option<u64>,
-    /// Its label, as SELinux or AppArmor have it: `libvirtd (enforce)`.
+    /// Its label, as SELinux or AppArmor write it: `libvirtd (enforce)`.
     #[serde(default)]
     pub label: Option<String>,
 }
 
-/// As whom libvirt runs QEMU.
+/// The user as whom libvirt runs QEMU.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QemuUser {
-    /// Its user.
+    /// The user's name.
     pub user: String,
-    /// Its groups.
+    /// The names of its groups.
     pub groups: Vec<String>,
-    /// Whether each guest has a `/dev` of its own, in which libvirt gives QEMU what the domain names
-    /// (`namespaces` and `dynamic_ownership` of qemu.conf; src/security/security_dac.c,
+    /// True if each guest has a `/dev` of its own, in which libvirt gives QEMU what the domain
+    /// names (`namespaces` and `dynamic_ownership` of qemu.conf; src/security/security_dac.c,
     /// `virSecurityDACSetGraphicsLabel`).
     pub own_dev: bool,
 }
 
 impl Access {
-    /// Whether somebody may read and write it by its mode. Access control lists are not looked at.
+    /// Returns whether a user may read and write the file by its mode. Access control lists are not
+    /// read.
     #[must_use]
     pub fn is_open_to(&self, user: &str, groups: &[String]) -> bool {
         let mode = u32::from_str_radix(&self.mode, 8).unwrap_or(0);
@@ -298,7 +302,7 @@ impl Access {
 }
 
 impl Host {
-    /// Whether a device or type of the host may hand over its screen as a dmabuf.
+    /// Returns whether a device or type of the host may hand over its screen as a dmabuf.
     #[must_use]
     pub fn has_dmabuf(&self) -> bool {
         let is = |display: &Display| display.preferred() == Some(DisplayInterface::Dmabuf);
@@ -312,7 +316,7 @@ impl Host {
     }
 }
 
-/// Examines a host.
+/// Examines a host and returns the lines of the report.
 #[must_use]
 pub fn examine(host: &Host) -> Vec<Line> {
     let mut report = Report(Vec::new());
@@ -332,14 +336,14 @@ pub fn examine(host: &Host) -> Vec<Line> {
     report.0
 }
 
-/// The worst of these lines; PASS if there are none.
+/// Returns the worst outcome of these lines; PASS if there are none.
 #[must_use]
 pub fn worst(lines: &[Line]) -> Verdict {
     let verdicts = lines.iter().map(|line| line.verdict);
     verdicts.max().unwrap_or(Verdict::Pass)
 }
 
-/// Lines that are being written.
+/// A report in the making.
 struct Report(Vec<Line>);
 
 impl Report {
@@ -374,7 +378,7 @@ impl Line {
     }
 }
 
-/// Paths in a row.
+/// Returns paths as a list with commas.
 fn listed<'p>(paths: impl Iterator<Item = &'p PathBuf>) -> String {
     let paths: Vec<String> = paths.map(|path| path.display().to_string()).collect();
     paths.join(", ")

@@ -1,11 +1,12 @@
-//! OpenGL: render nodes, who may open them, the libraries, and what QEMU has of it.
+//! Checks OpenGL: render nodes, who may open them, the libraries, and QEMU's support.
 
 use std::path::Path;
 
 use crate::abilities::Abilities;
 use crate::doctor::{Host, Report, Topic, Verdict, listed};
 
-/// What is missing matters where a device may hand over a dmabuf.
+/// Returns the verdict for a missing part. It is a failure only if a device may hand over a
+/// dmabuf.
 fn serious(host: &Host) -> (Verdict, &'static str) {
     if host.has_dmabuf() {
         (Verdict::Fail, "")
@@ -17,7 +18,7 @@ fn serious(host: &Host) -> (Verdict, &'static str) {
     }
 }
 
-/// Render nodes, and who may open them.
+/// Checks the render nodes, and who may open them.
 pub(super) fn render_nodes(host: &Host, report: &mut Report) {
     let what = "for render nodes";
     if host.render_nodes.is_empty() {
@@ -100,7 +101,7 @@ fn access(host: &Host, path: &Path, driver: Option<&str>, report: &mut Report) {
     }
 }
 
-/// The libraries that a render node takes.
+/// Checks the libraries that a render node needs.
 pub(super) fn libraries(host: &Host, report: &mut Report) {
     let what = "for EGL";
     if host.egl_vendor {
@@ -118,7 +119,7 @@ pub(super) fn libraries(host: &Host, report: &mut Report) {
         .cure("install Mesa's: libegl1 and libgl1-mesa-dri (Debian), mesa-libEGL and mesa-dri-drivers (Fedora)");
 }
 
-/// What each QEMU has of it.
+/// Checks the OpenGL support of each QEMU.
 pub(super) fn emulators(host: &Host, report: &mut Report) {
     if host.emulators.is_empty() {
         report
@@ -135,7 +136,7 @@ pub(super) fn emulators(host: &Host, report: &mut Report) {
     }
 }
 
-/// The frontends that have OpenGL.
+/// Returns the frontends that have OpenGL.
 fn with_opengl(abilities: &Abilities) -> Vec<&'static str> {
     let is_there = |frontend: &&str| {
         let frontends = abilities.frontends.as_ref();
@@ -161,7 +162,7 @@ fn one(host: &Host, emulator: &Path, abilities: &Abilities, report: &mut Report)
     let with_gl = with_opengl(abilities);
     if with_gl.is_empty() {
         let (mut verdict, who) = serious(host);
-        // One that no such domain uses, perhaps.
+        // Perhaps no domain that needs OpenGL uses this emulator.
         let mut emulators = host.emulators.iter();
         if emulators.any(|(_, abilities)| !with_opengl(abilities).is_empty()) {
             verdict = Verdict::Warn;

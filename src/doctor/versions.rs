@@ -1,4 +1,4 @@
-//! Versions with known faults, as far as devices of this host meet them.
+//! Checks for versions with known faults that devices of this host meet.
 
 use crate::doctor::{Host, Report, Topic, Verdict};
 use crate::facts::DisplayInterface;
@@ -7,7 +7,7 @@ use crate::names::DeviceId;
 use crate::predict::Program;
 use crate::predict::versions::{PCI_DISPLAY, REGION_FAULT, REGION_FAULT_MENDED, VNC_BINDS, newer};
 
-/// The versions of QEMU and libvirt.
+/// Checks the versions of QEMU and libvirt.
 pub(super) fn versions(host: &Host, report: &mut Report) {
     for (emulator, abilities) in &host.emulators {
         let what = format!("the version of {}", emulator.display());

@@ -1,5 +1,5 @@
-//! AppArmor, by its files: what a profile lets a program execute, and whether a guest's profile lets libvirt
-//! start a D-Bus daemon for the guest.
+//! Reads AppArmor's files: what a profile lets a program execute, and whether a guest's profile
+//! lets libvirt start a D-Bus daemon for the guest.
 
 use std::path::Path;
 
@@ -17,45 +17,89 @@ const GUESTS: &str = "abstractions/libvirt-qemu";
 /// The program that libvirt starts for a `<graphics type='dbus'>` on a bus.
 const DBUS_DAEMON: &str = "/usr/bin/dbus-daemon";
 
-/// Returns true if AppArmor is switched on.
+/// Returns whether AppArmor is switched on.
 pub(super) fn is_enabled(root: &Root) -> bool {
     let enabled = root.join("sys/module/apparmor/parameters/enabled");
     read_text(&enabled, &mut Vec::new()).as_deref() == Some("Y")
 }
 
-/// Returns true if AppArmor keeps libvirt from starting a dbus-daemon for a guest; `None` if that is not known.
+/// Returns whether libvirt gives each guest a profile of AppArmor's; `None` under SELinux.
 ///
-/// libvirt runs the daemon under the guest's own profile (libvirt src/qemu/qemu_dbus.c, `qemuDBusStart`).
-/// A guest has one if AppArmor is switched on and knows the profile of libvirt's daemon
-/// (src/security/security_apparmor.c, `use_apparmor`), unless qemu.conf names other security drivers, and
-/// whether the daemon's own profile is enforced or not.
-pub(super) fn denies_dbus_daemon(root: &Root, drivers: Option<&str>) -> Option<bool> {
-    let unheard = &mut Vec::new();
+/// It does so if AppArmor is switched on and knows the profile of libvirt's daemon (libvirt
+/// src/security/security_apparmor.c, `use_apparmor`), unless qemu.conf names other security
+/// drivers. It does not matter whether the daemon's own profile is enforced.
+pub(super) fn confines_guests(root: &Root, drivers: Option<&str>) -> Option<bool> {
     if !is_enabled(root) {
-        // What SELinux does is not known.
-        let is_confined = exists(&root.join("sys/fs/selinux/enforce"));
-        return (!is_confined).then_some(false);
+        // It is not known what SELinux does.
+        let has_selinux = exists(&root.join("sys/fs/selinux/enforce"));
+        return (!has_selinux).then_some(false);
     }
     if drivers.is_some_and(|drivers| !drivers.contains("apparmor")) {
         return Some(false);
     }
     let directory = root.join(PROFILES);
-    // aa-disable makes a link.
+    // aa-disable makes a link there.
     let is_there = |path: &Path| path.symlink_metadata().is_ok();
     let has_profile = DAEMONS.iter().any(|daemon| {
         let name = format!("usr.sbin.{daemon}");
         directory.join(&name).exists() && !is_there(&directory.join("disable").join(&name))
     });
-    if !has_profile {
+    Some(has_profile)
+}
+
+/// Returns whether AppArmor keeps libvirt from starting a dbus-daemon for a guest; `None` if that
+/// is not known. If guests are `confined`, libvirt runs the daemon under the guest's own profile
+/// (libvirt src/qemu/qemu_dbus.c, `qemuDBusStart`).
+pub(super) fn denies_dbus_daemon(root: &Root, confined: bool) -> Option<bool> {
+    if !confined {
         return Some(false);
     }
+    let rules = guests_rules(root)?;
+    Some(!may_execute(&rules, DBUS_DAEMON))
+}
+
+/// Returns whether AppArmor keeps a guest from the sockets of X servers; `None` if that is not
+/// known.
+///
+/// It does so under three conditions. The kernel checks unix sockets. The features for which
+/// policies are made include them (apparmor_parser(8), `policy-features`). The guests' profile has
+/// no rule about them.
+pub(super) fn denies_x(root: &Root, confined: bool) -> Option<bool> {
+    let kernels = "sys/kernel/security/apparmor/features/network_v9/af_unix";
+    if !confined || !exists(&root.join(kernels)) {
+        return Some(false);
+    }
+    let unheard = &mut Vec::new();
+    let parser = read_text(&root.join("etc/apparmor/parser.conf"), unheard).unwrap_or_default();
+    let mut settings = parser.lines().map(str::trim);
+    if let Some(path) = settings.find_map(|line| line.strip_prefix("policy-features=/")) {
+        let features = read_text(&root.join(path), unheard)?;
+        if !features.contains("af_unix {yes") {
+            return Some(false);
+        }
+    }
+    let rules = guests_rules(root)?;
+    let allows = rules.lines().any(|line| {
+        let line = line.trim();
+        let is_rule = !line.starts_with('#') || line.starts_with("#include");
+        is_rule
+            && (line.contains("<abstractions/X>") || line.contains(".X11-unix/") || line == "unix,")
+    });
+    Some(!allows)
+}
+
+/// Returns the rules of the profile that libvirt gives to a guest, without those for the guest's
+/// own files.
+fn guests_rules(root: &Root) -> Option<String> {
+    let unheard = &mut Vec::new();
+    let directory = root.join(PROFILES);
     let mut rules = read_text(&directory.join("libvirt/TEMPLATE.qemu"), unheard)?;
     let guests = read_text(&directory.join(GUESTS), unheard)?;
     let mut add = |text: Option<String>| {
         rules.push('\n');
         rules.push_str(&text.unwrap_or_default());
     };
-    // A directory, and Debian's older file; not all versions include both.
+    // Rules may be in a directory and in Debian's older file. Not all versions include both.
     let more = format!("{GUESTS}.d");
     if guests.contains(&format!("<{more}>")) {
         for name in read_names(&directory.join(&more), unheard) {
@@ -67,10 +111,11 @@ pub(super) fn denies_dbus_daemon(root: &Root, drivers: Option<&str>) -> Option<b
         add(read_text(&directory.join(&local), unheard));
     }
     add(Some(guests));
-    Some(!may_execute(&rules, DBUS_DAEMON))
+    Some(rules)
 }
 
-/// Returns true if a profile has a rule to execute a program: `[owner] PATH PERMISSIONS,` (apparmor.d(5)).
+/// Returns whether a profile has a rule to execute a program: `[owner] PATH PERMISSIONS,`
+/// (apparmor.d(5)).
 pub(super) fn may_execute(profile: &str, program: &str) -> bool {
     profile.lines().any(|line| {
         let line = line.split('#').next().unwrap_or_default();
@@ -82,7 +127,7 @@ pub(super) fn may_execute(profile: &str, program: &str) -> bool {
     })
 }
 
-/// Returns true if a rule's path stands for a program. The variables that it may have are those of
+/// Returns whether a rule's path stands for a program. The path may have the variables of
 /// `/etc/apparmor.d/tunables/global`.
 fn is_of(path: &str, program: &str) -> bool {
     let path = path.replace("@{bin}", "/{,usr/}{,s}bin");
@@ -133,7 +178,8 @@ mod tests {
             fs::create_dir_all(root.join(path).parent().unwrap()).unwrap();
             fs::write(root.join(path), text).unwrap();
         };
-        let denied = || denies_dbus_daemon(&root, None);
+        let of = |drivers| denies_dbus_daemon(&root, confines_guests(&root, drivers)?);
+        let denied = || of(None);
         assert_eq!(denied(), Some(false), "nothing confines anybody");
         write("sys/fs/selinux/enforce", "1");
         assert_eq!(denied(), None);
@@ -155,11 +201,7 @@ mod tests {
             ("[ \"selinux\" ]", Some(false)),
             ("\"apparmor\"", Some(true)),
         ] {
-            assert_eq!(
-                denies_dbus_daemon(&root, Some(drivers)),
-                expected,
-                "{drivers}"
-            );
+            assert_eq!(of(Some(drivers)), expected, "{drivers}");
         }
         let rule = "  /usr/bin/dbus-daemon mrix,\n";
         for path in [
@@ -168,7 +210,7 @@ mod tests {
         ] {
             write(path, rule);
             assert_eq!(denied(), Some(false), "{path}");
-            // As libvirt 9 and later versions without Debian's patch.
+            // libvirt 9, and later versions without Debian's patch, have it like this.
             write(abstraction, guests);
             assert_eq!(denied(), Some(true), "{path} is not included");
             write(abstraction, &format!("{guests}{included}"));

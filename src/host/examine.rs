@@ -1,9 +1,9 @@
-//! Everything of a host that [`crate::doctor`] looks at.
+//! Reads everything of a host that [`crate::doctor`] checks.
 //!
-//! What files of a recorded host can't have, such as owners and what runs, is in
-//! `var/cache/gfxplane/moment.json` there, and looked for on this machine ([`Moment`]). systemd is asked for
-//! two things that no file has: whether the daemon runs, and when a daemon of libvirt's last
-//! read everything again.
+//! Some of it can't be in a recorded host's files, such as owners and what runs. A recorded host
+//! has it in `var/cache/gfxplane/moment.json`; on this machine it is looked up ([`Moment`]). Two
+//! answers come from systemd, because no file has them: whether our daemon runs, and when a libvirt
+//! daemon last reloaded.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -24,6 +24,7 @@ use crate::doctor::{
     Selinux, UdevRule,
 };
 use crate::host::apparmor::{self, may_execute};
+use crate::host::callout;
 use crate::host::emulator::{self, AskLibvirt, Asking};
 use crate::host::mdevctl::WRAPPER;
 use crate::host::run::UDEV_RULE;
@@ -35,20 +36,18 @@ use crate::record::FORMAT;
 /// The name of our hook in `qemu.d`.
 const HOOK: &str = "50-gfxplane";
 
-/// The name of our links among mdevctl's scripts.
-const CALLOUT: &str = "99-gfxplane";
-
-/// What the hook runs.
+/// The program that the hook runs.
 const HELPER: &str = "usr/bin/gfxplane-helper";
 
-/// The daemons of libvirt that run QEMU.
+/// The libvirt daemons that run QEMU.
 pub(super) const DAEMONS: [&str; 2] = ["libvirtd", "virtqemud"];
 
 /// The [`Moment`] of a recorded host.
 pub(crate) const MOMENT: &str = "var/cache/gfxplane/moment.json";
 
-/// Reads all of it. libvirt is asked what it can do with QEMU, if nobody has before, but not on a recorded host.
-/// Also returns what was passed over elsewhere than where the report says it.
+/// Reads all of it. If nobody has done so before, libvirt is asked what it can do with QEMU, but
+/// never for a recorded host. Also returns the warnings that have no line of their own in the
+/// report.
 #[must_use]
 pub fn read(root: &Root, ask: &AskLibvirt<'_>) -> (Host, Vec<Warning>) {
     let mut warnings = Vec::new();
@@ -84,7 +83,7 @@ pub fn read(root: &Root, ask: &AskLibvirt<'_>) -> (Host, Vec<Warning>) {
         egl_vendor: has_egl_vendor(root, &mut rest),
         emulators: emulators(root, ask, &mut rest),
         libvirt: libvirt.libvirt,
-        dbus_daemon_denied: libvirt.dbus_daemon_denied,
+        dbus_daemon_denied: libvirt.guests.dbus_daemon_denied,
         mdevctl: mdevctl(root),
         scripts: scripts(root, &mut rest),
         helper: is_executable(root, &root.join(HELPER)),
@@ -103,7 +102,7 @@ pub fn read(root: &Root, ask: &AskLibvirt<'_>) -> (Host, Vec<Warning>) {
     (host, rest)
 }
 
-/// A path below the root as the host itself has it.
+/// Returns a path below the root as the host itself names it.
 fn host_path(root: &Root, path: &Path) -> PathBuf {
     let inside = path.strip_prefix(root.path());
     inside.map_or_else(|_| path.to_owned(), |inside| Path::new("/").join(inside))
@@ -116,9 +115,9 @@ fn on_host(root: &Root, warning: Warning) -> Warning {
     }
 }
 
-/// Records of devices that have changed or gone since.
+/// Returns the devices whose records no longer hold, because the devices have changed or are gone.
 fn stale(root: &Root, sources: &Sources) -> Vec<DeviceId> {
-    // What can't be believed is told by whoever reads it for its device.
+    // Whoever reads a damaged record for its device warns about it.
     let mut ignored = Vec::new();
     let names = read_names(&root.join(run::BASE).join("records"), &mut ignored);
     let ids = names
@@ -135,7 +134,7 @@ fn stale(root: &Root, sources: &Sources) -> Vec<DeviceId> {
     .collect()
 }
 
-/// The render nodes, with the drivers behind them.
+/// Returns the render nodes, with the drivers behind them.
 pub(crate) fn render_nodes(root: &Root, warnings: &mut Vec<Warning>) -> Vec<RenderNode> {
     let is_node = |name: &str| name.starts_with("renderD");
     read_names_that(is_node, &root.join("dev/dri"), warnings)
@@ -152,7 +151,8 @@ pub(crate) fn render_nodes(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Rend
         .collect()
 }
 
-/// libglvnd looks into these (src/EGL/icd_enumeration.md there).
+/// Returns whether libglvnd finds a vendor of EGL in its directories (src/EGL/icd_enumeration.md
+/// there).
 fn has_egl_vendor(root: &Root, warnings: &mut Vec<Warning>) -> bool {
     let directories = ["etc/glvnd/egl_vendor.d", "usr/share/glvnd/egl_vendor.d"];
     directories.iter().any(|directory| {
@@ -170,7 +170,7 @@ fn emulators(
     let there = |path: &PathBuf| root.join(path.strip_prefix("/").unwrap_or(path)).exists();
     paths.extend(emulator::usual().into_iter().filter(there));
     if !root.is_recorded() {
-        // What was there once and was asked has a file in the cache for good.
+        // An emulator that was once asked has a file in the cache for good, even if it is gone.
         paths.retain(there);
     }
     let found = |path: PathBuf| {
@@ -180,7 +180,8 @@ fn emulators(
     paths.into_iter().map(found).collect()
 }
 
-/// Where programs are that libvirt finds (the PATH that systemd gives a service).
+/// Returns the path of mdevctl, in the directories where libvirt looks (the PATH that systemd gives
+/// a service).
 fn mdevctl(root: &Root) -> Option<PathBuf> {
     let directories = ["usr/local/sbin", "usr/local/bin", "usr/sbin", "usr/bin"];
     let mut paths = directories
@@ -190,7 +191,8 @@ fn mdevctl(root: &Root) -> Option<PathBuf> {
     Some(host_path(root, &path))
 }
 
-/// mdevctl's directories, in its order (mdevctl src/environment.rs, `callout_script_dirs`).
+/// Returns mdevctl's script directories, in its order (mdevctl src/environment.rs,
+/// `callout_script_dirs`).
 fn scripts(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Scripts> {
     let mut found = Vec::new();
     for base in ["usr/lib/mdevctl/scripts.d", "etc/mdevctl.d/scripts.d"] {
@@ -201,7 +203,7 @@ fn scripts(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Scripts> {
             }
             let scripts = read_names(&directory, warnings)
                 .into_iter()
-                .map(|name| script(root, &directory.join(&name), name == CALLOUT))
+                .map(|name| script(root, &directory.join(&name), callout::is_ours(&name)))
                 .collect();
             found.push(Scripts {
                 directory: host_path(root, &directory),
@@ -213,7 +215,7 @@ fn scripts(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Scripts> {
     found
 }
 
-/// libvirt's qemu hooks, in its order (libvirt src/util/virhook.c, `virHookCall`).
+/// Returns libvirt's qemu hooks, in its order (libvirt src/util/virhook.c, `virHookCall`).
 fn hooks(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Script> {
     let hooks = root.join("etc/libvirt/hooks");
     let mut found = Vec::new();
@@ -227,7 +229,7 @@ fn hooks(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Script> {
     found
 }
 
-/// Whether we may not look into a directory, or not as far as it.
+/// Returns whether we lack the right to look into a directory.
 fn is_hidden(directory: &Path) -> bool {
     fs::read_dir(directory).is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
 }
@@ -240,8 +242,8 @@ fn script(root: &Root, path: &Path, is_ours: bool) -> Script {
     }
 }
 
-/// Whether a path of the host leads to a file that somebody may execute. Absolute links lead below the
-/// root, as they do for the host.
+/// Returns whether a path of the host leads to a file that somebody may execute. Absolute links
+/// lead below the root, as they do for the host.
 fn is_executable(root: &Root, path: &Path) -> bool {
     const MOST_LINKS: usize = 8;
     let mut path = path.to_owned();
@@ -272,7 +274,7 @@ fn udev_rule(root: &Root) -> Option<UdevRule> {
     }
 }
 
-/// The profiles of libvirt's daemons, where AppArmor is switched on.
+/// Returns the profiles of libvirt's daemons if AppArmor is switched on.
 fn profiles(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Profile> {
     if !apparmor::is_enabled(root) {
         return Vec::new();
@@ -300,7 +302,7 @@ fn profiles(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Profile> {
 fn selinux(root: &Root, warnings: &mut Vec<Warning>) -> Option<Selinux> {
     let selinux = root.join("sys/fs/selinux");
     let enforcing = read_text(&selinux.join("enforce"), warnings)? == "1";
-    // What it is, and what it will be once it is committed.
+    // The file has two values: the present one, and the one after a commit.
     let boolean = read_text(&selinux.join("booleans/virt_hooks_unconfined"), warnings);
     Some(Selinux {
         enforcing,
@@ -359,7 +361,7 @@ fn moment(
     }
 }
 
-/// A property of a unit, of systemd's.
+/// Returns a property of a systemd unit.
 fn systemd(unit: &str, property: &str) -> Option<String> {
     if !Path::new("/run/systemd/system").is_dir() {
         return None;
@@ -375,7 +377,7 @@ fn systemd(unit: &str, property: &str) -> Option<String> {
     (!said.is_empty()).then_some(said)
 }
 
-/// A daemon of libvirt's, if it runs: by the file with its process's number (libvirt
+/// Returns a libvirt daemon if it runs, found by the file with its process's number (libvirt
 /// src/remote/remote_daemon.c, `pid_file`).
 fn daemon(root: &Root, name: &str, warnings: &mut Vec<Warning>) -> Option<Running> {
     let pid = read_text(&root.join("run").join(format!("{name}.pid")), warnings)?;
@@ -383,7 +385,7 @@ fn daemon(root: &Root, name: &str, warnings: &mut Vec<Warning>) -> Option<Runnin
     match read_text(&process.join("comm"), warnings) {
         Some(comm) if comm != name => return None,
         Some(_) => {}
-        // It has ended, or /proc shows each user their own alone (hidepid of proc(5)).
+        // Either it has ended, or /proc shows users only their own processes (hidepid of proc(5)).
         None if shows_all(root) => return None,
         None => {
             return Some(Running {
@@ -394,7 +396,7 @@ fn daemon(root: &Root, name: &str, warnings: &mut Vec<Warning>) -> Option<Runnin
         }
     }
     let started = started(&process, warnings);
-    // A reload changes the unit's state and back, so this is when it was last told to read all again.
+    // A reload changes the unit's state and back, so this is the time of the last reload.
     let changed = systemd(&format!("{name}.service"), "StateChangeTimestamp");
     let reloaded = changed.and_then(|at| at.strip_prefix('@')?.parse::<u64>().ok());
     let label = ["attr/apparmor/current", "attr/current"]
@@ -407,16 +409,16 @@ fn daemon(root: &Root, name: &str, warnings: &mut Vec<Warning>) -> Option<Runnin
     })
 }
 
-/// Whether the processes of others can be seen: the first is root's.
+/// Returns whether the processes of others can be seen. Process 1 is root's.
 fn shows_all(root: &Root) -> bool {
     root.join("proc/1/comm").exists()
 }
 
-/// When a process was started, in seconds since 1970: proc_pid_stat(5), field 22, which counts from
-/// boot on, suspended times too.
+/// Returns when a process was started, in seconds since 1970. Field 22 of proc_pid_stat(5) counts
+/// from boot on and includes suspended times.
 fn started(process: &Path, warnings: &mut Vec<Warning>) -> Option<u64> {
     let stat = read_text(&process.join("stat"), warnings)?;
-    // The name, which is in brackets, may have blanks in it; the third field is the first after it.
+    // The name in brackets may contain blanks. The third field is the first after it.
     let (_, fields) = stat.rsplit_once(')')?;
     let ticks: u64 = fields.split_whitespace().nth(22 - 3)?.parse().ok()?;
     let a_second = sysconf(SysconfVar::CLK_TCK).ok().flatten()?;
@@ -428,7 +430,8 @@ fn started(process: &Path, warnings: &mut Vec<Warning>) -> Option<u64> {
     Some(today.checked_sub(now.checked_sub(then)?)?.as_secs())
 }
 
-/// As whom libvirt runs QEMU: qemu.conf, or the user that distributions make for it.
+/// Returns the user as whom libvirt runs QEMU: the one in qemu.conf, or the one that distributions
+/// create for it.
 fn qemu_user(root: &Root, warnings: &mut Vec<Warning>) -> Option<QemuUser> {
     let conf = emulator::qemu_conf(root, warnings)?;
     let passwd = read_text(&root.join("etc/passwd"), warnings)?;
@@ -496,7 +499,7 @@ mod tests {
         let now = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap();
-        // Ticks are rounded.
+        // The ticks are rounded.
         assert!(started <= now.as_secs() + 1 && started + 86400 > now.as_secs());
     }
 

@@ -1,8 +1,8 @@
-//! `/run/gfxplane/instances`: the marks of devices that were made for the sake of a question.
+//! `/run/gfxplane/instances`: the marks of temporary devices that were created for probing.
 //!
-//! A mark is an empty file named by the device's UUID, in a directory that is root's alone (0700).
-//! It is there before the device is, and goes after it. Who made the device holds a lock on its
-//! mark; a mark that nobody holds is of somebody who was killed.
+//! A mark is an empty file, named by the device's UUID, in a directory that only root can use
+//! (0700). It exists before the device does, and goes after the device. The maker of the device
+//! holds a lock on the mark. If nobody holds it, the maker was killed.
 
 use std::fs;
 use std::io;
@@ -15,7 +15,7 @@ use crate::names::DeviceId;
 
 const INSTANCES: &str = "instances";
 
-/// Where the marks are.
+/// Returns the directory of the marks.
 #[must_use]
 pub fn directory(root: &Root) -> PathBuf {
     root.join(run::BASE).join(INSTANCES)
@@ -25,19 +25,19 @@ fn path(root: &Root, id: DeviceId) -> PathBuf {
     directory(root).join(id.to_string())
 }
 
-/// Leaves the mark of a device that is about to be made, and holds it.
+/// Leaves the mark of a device that is about to be created, and holds it.
 ///
 /// # Errors
-/// Any error of the file system; [`io::ErrorKind::InvalidData`] if the directory is there but is
-/// not to be trusted.
+/// Any error of the file system; [`io::ErrorKind::InvalidData`] if the directory exists but can't
+/// be trusted.
 pub fn mark(root: &Root, id: DeviceId) -> io::Result<Lock> {
     run::directory(root, INSTANCES, 0o700)?;
-    // Whoever looks at it right now finds no device, takes the mark away, and it is made again.
+    // A sweep at this very moment finds no device and removes the mark. Then it is made again.
     let lock = Lock::wait(&path(root, id), true, None)?;
     Ok(lock.expect("it is made if it isn't there"))
 }
 
-/// The devices that are marked, whoever holds their marks. None where nothing can be read: the
+/// Returns the marked devices, whoever holds their marks. Empty if nothing can be read, as the
 /// directory is root's.
 #[must_use]
 pub fn marked(root: &Root) -> Vec<DeviceId> {
@@ -53,19 +53,19 @@ pub fn marked(root: &Root) -> Vec<DeviceId> {
     ids.filter(|id| matches!(id, DeviceId::Mdev(_))).collect()
 }
 
-/// Takes the mark of a device over as soon as nobody holds it, at most until `limit`; `None`: there
-/// is no mark any more.
+/// Takes over the mark of a device as soon as nobody holds it, at most until `limit`. Returns
+/// `None` if there is no mark any more.
 ///
 /// # Errors
-/// Any error of the file system; [`io::ErrorKind::TimedOut`].
+/// Any error of the file system; [`io::ErrorKind::TimedOut`] if somebody holds it until `limit`.
 pub fn take_over(root: &Root, id: DeviceId, limit: Instant) -> io::Result<Option<Lock>> {
     Lock::wait(&path(root, id), false, Some(limit))
 }
 
-/// Takes the mark away; the device is gone.
+/// Removes the mark of a device that is gone.
 ///
 /// # Errors
-/// Any error of the file system except that there is none.
+/// Any error of the file system. A mark that does not exist is no error.
 pub fn unmark(root: &Root, id: DeviceId) -> io::Result<()> {
     match fs::remove_file(path(root, id)) {
         Err(error) if !is_absent(&error) => Err(error),

@@ -1,33 +1,34 @@
-//! Mediated devices that mdevctl has a definition of: `/etc/mdevctl.d/PARENT/UUID`.
+//! Reads mdevctl's definitions of mediated devices: `/etc/mdevctl.d/PARENT/UUID`.
 //!
-//! Format: mdevctl src/mdev.rs, `load_from_json` and `to_json`.
+//! The format is that of mdevctl src/mdev.rs, `load_from_json` and `to_json`.
 
 use std::fs::{self, File};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::SystemTime;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::host::{Root, Warning, is_dir, read_names, read_text, run};
+use crate::host::{MAX_TEXT, Root, Warning, is_dir, read_names, read_text, read_whole, run};
 use crate::nodedev::words::PREFIX;
 
-/// The drop-in that puts our mdevctl first in the PATH of libvirtd, if the administrator of a host
-/// with a libvirt before 10.1 has said so (packaging/libvirt-9).
+/// The drop-in that puts our mdevctl first in libvirtd's PATH. The administrator of a host with a
+/// libvirt before 10.1 can switch it on (packaging/libvirt-9).
 pub const WRAPPER: &str = "etc/systemd/system/libvirtd.service.d/gfxplane-mdevctl.conf";
 
-/// One definition.
+/// A definition of a mediated device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Definition {
-    /// The device that it would make.
+    /// The device's UUID.
     pub uuid: Uuid,
-    /// sysfs name of the device on which.
+    /// The sysfs name of the device's parent.
     pub parent: String,
-    /// Of which type.
+    /// The id of the device's type.
     pub type_id: String,
-    /// Whether mdevctl makes it when the parent appears.
+    /// True if mdevctl creates the device when the parent appears.
     pub autostart: bool,
 }
 
@@ -38,8 +39,8 @@ struct DefinitionFile {
     start: String,
 }
 
-/// Reads all definitions, sorted by parent and UUID. Files that are none are passed over; such
-/// that should be one but can't be read give a warning.
+/// Reads all definitions, sorted by parent and UUID. Files with other names are ignored. A
+/// definition that can't be read gives a warning.
 pub fn read(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Definition> {
     let base = root.join("etc/mdevctl.d");
     let mut definitions = Vec::new();
@@ -74,10 +75,10 @@ pub fn read(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Definition> {
     definitions
 }
 
-/// The text of a definition without attributes of ours; `None` if there are none in it.
+/// Returns the text of a definition without our attributes; `None` if it has none.
 ///
 /// # Errors
-/// If it is not JSON.
+/// If the text is not JSON.
 pub fn without_our_attributes(text: &str) -> serde_json::Result<Option<String>> {
     let mut definition: Value = serde_json::from_str(text)?;
     let Some(Value::Array(attrs)) = definition.get_mut("attrs") else {
@@ -92,11 +93,12 @@ pub fn without_our_attributes(text: &str) -> serde_json::Result<Option<String>> 
     serde_json::to_string_pretty(&definition).map(Some)
 }
 
-/// What `mdevctl list --dumpjson --defined` printed, with attributes for those devices that
-/// `words_of` knows words for, by the parent's sysfs name and UUID. `None` if there is nothing to
-/// add; also if it is not printed exactly as mdevctl does it (1.2 ends the last line, 1.4 does not),
-/// so that whatever else it may be stays as it is. A device that has attributes of ours is passed
-/// over.
+/// Adds attributes to the output of `mdevctl list --dumpjson --defined`. `words_of` returns the
+/// words for a device, by its parent's sysfs name and its UUID. A device that has attributes of
+/// ours already stays as it is.
+///
+/// Returns `None` if there is nothing to add. It also does if the output is not exactly in
+/// mdevctl's form (1.2 ends the last line, 1.4 does not), so that any other output stays as it is.
 pub fn with_attributes(
     printed: &str,
     mut words_of: impl FnMut(&str, Uuid) -> Option<Vec<(String, String)>>,
@@ -132,16 +134,16 @@ pub fn with_attributes(
     added.then(|| text(&list))?
 }
 
-/// Whether an attribute of a definition is one of ours.
+/// Returns whether an attribute of a definition is ours.
 fn is_ours(attr: &Value) -> bool {
     attr.as_object()
         .is_some_and(|attr| !attr.is_empty() && attr.keys().all(|key| key.starts_with(PREFIX)))
 }
 
-/// Has a libvirt that takes attributes from definitions alone read them again: it watches
-/// `/etc/mdevctl.d`, so the directory of the device's parent gets a new time. Only where
-/// [`WRAPPER`] is switched on, and mdevctl has a definition of the device. `Ok(false)`: nothing was
-/// to be done.
+/// Makes libvirt read the attributes again, if it reads them only from definitions. Such a libvirt
+/// watches `/etc/mdevctl.d`, so the directory of the device's parent gets a new time. This happens
+/// only if [`WRAPPER`] is switched on and mdevctl has a definition of the device. Returns
+/// `Ok(false)` if there was nothing to do.
 ///
 /// # Errors
 /// Any error of the file system.
@@ -155,12 +157,12 @@ pub fn have_read_again(root: &Root, parent: &str, uuid: Uuid) -> io::Result<bool
     Ok(true)
 }
 
-/// Takes attributes of ours out of a definition on disk, whole or not at all: a temporary file
-/// beside it, then a rename. `Ok(false)`: nothing was to be done.
+/// Removes our attributes from a definition on disk, by a temporary file beside it and a rename.
+/// Returns `Ok(false)` if there was nothing to do.
 ///
-/// mdevctl would otherwise write each stored attribute to sysfs at the next start, and fail.
-/// The temporary file lies in the parent's directory, where mdevctl passes over names that are
-/// no UUID; one level up, a file that vanishes while it lists would make `mdevctl list` fail.
+/// Without this, mdevctl would write each stored attribute to sysfs at the next start, and fail.
+/// The temporary file lies in the parent's directory, where mdevctl ignores names that are no UUID.
+/// One level up, a file that disappears while mdevctl lists would make `mdevctl list` fail.
 ///
 /// # Errors
 /// Any error of the file system; a definition that is not JSON.
@@ -173,17 +175,24 @@ pub fn clean(root: &Root, parent: &str, uuid: Uuid) -> io::Result<bool> {
             format!("{parent:?} is no device"),
         ));
     }
-    let path: PathBuf = directory.join(uuid.hyphenated().to_string());
-    let text = match fs::read_to_string(&path) {
+    let named = directory.join(uuid.hyphenated().to_string());
+    // A link stays one: what it leads to is written.
+    let (path, text) = match named.canonicalize() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        result => result?,
+        path => {
+            let path = path?;
+            let text = read_whole(&path, MAX_TEXT as usize)?;
+            (path, text)
+        }
     };
     let Some(cleaned) = without_our_attributes(&text)? else {
         return Ok(false);
     };
+    let before = fs::metadata(&path)?;
     let whole = run::Whole {
-        new: directory.join(".gfxplane-new"),
-        permissions: fs::metadata(&path)?.permissions(),
+        new: path.with_file_name(".gfxplane-new"),
+        permissions: before.permissions(),
+        owner: Some((before.uid(), before.gid())),
         is_kept: true,
     };
     whole.put(&path, cleaned.as_bytes())?;
@@ -193,6 +202,10 @@ pub fn clean(root: &Root, parent: &str, uuid: Uuid) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
+    use std::fs::Permissions;
+    use std::os::unix::fs::{PermissionsExt, chown, symlink};
 
     const UUID: &str = "11111111-2222-3333-4444-555555555555";
 
@@ -243,6 +256,51 @@ mod tests {
             "the temporary file is gone"
         );
         assert!(clean(&root, "../x", uuid).is_err() && clean(&root, ".", uuid).is_err());
+    }
+
+    const WITH_OURS: &str = r#"{"mdev_type":"t","attrs":[{"gfxplane.display":"none"}]}"#;
+
+    #[test]
+    fn a_link_stays_one_and_a_file_its_owners() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::recorded(directory.path());
+        let uuid = Uuid::parse_str(UUID).unwrap();
+        let parent = root.join("etc/mdevctl.d/0000:00:02.0");
+        fs::create_dir_all(&parent).unwrap();
+        let (real, link) = (directory.path().join("real"), parent.join(UUID));
+        fs::write(&real, WITH_OURS).unwrap();
+        fs::set_permissions(&real, Permissions::from_mode(0o640)).unwrap();
+        let is_root = nix::unistd::geteuid().is_root();
+        if is_root {
+            chown(&real, Some(1234), Some(4321)).unwrap();
+        }
+        symlink(&real, &link).unwrap();
+        assert!(clean(&root, "0000:00:02.0", uuid).unwrap());
+        assert!(link.is_symlink() && !fs::read_to_string(&real).unwrap().contains("gfxplane"));
+        let now = fs::metadata(&real).unwrap();
+        assert_eq!(now.permissions().mode() & 0o7777, 0o640);
+        assert!(!is_root || (now.uid(), now.gid()) == (1234, 4321));
+        let names = |path: &Path| fs::read_dir(path).unwrap().count();
+        assert_eq!((names(&parent), names(directory.path())), (1, 2));
+    }
+
+    /// It would wait for a writer for ever.
+    #[test]
+    fn a_fifo_for_a_definition_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::recorded(directory.path());
+        let uuid = Uuid::parse_str(UUID).unwrap();
+        let parent = root.join("etc/mdevctl.d/0000:00:02.0");
+        fs::create_dir_all(&parent).unwrap();
+        let path = parent.join(UUID);
+        mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+        let error = clean(&root, "0000:00:02.0", uuid).unwrap_err();
+        assert!(error.to_string().contains("no regular file"), "{error}");
+        let mut warnings = Vec::new();
+        assert_eq!(
+            (read(&root, &mut warnings), warnings.len()),
+            (Vec::new(), 1)
+        );
     }
 
     #[test]

@@ -1,20 +1,21 @@
-//! Reading (and keeping) files of a host: one of the two places that touch the machine.
+//! Reads and keeps files of a host. This room is one of the two that touch the machine.
 //!
 //! Every function takes a [`Root`]: `/` for this machine, or the directory of a recorded host.
 //!
-//! * [`emulator`]: what QEMU and libvirt can do.
-//! * [`examine`]: all that `gfxplane doctor` looks at.
-//! * [`marks`]: those of devices that were made to be asked.
+//! * [`emulator`]: the abilities of QEMU and libvirt.
+//! * [`examine`]: all that `gfxplane doctor` checks.
+//! * [`marks`]: records of temporary devices created for probing.
 //! * [`sysfs`]: the devices, their drivers, types and parents.
-//! * [`mdevctl`]: mediated devices that are defined but need not be there.
-//! * [`qemu_log`]: the logs that libvirt and QEMU write of domains.
+//! * [`mdevctl`]: the definitions of mediated devices.
+//! * [`qemu_log`]: the logs of domains that libvirt and QEMU write.
 //! * [`settings`]: configuration and rules.
-//! * [`requests`]: what the qemu hook leaves for the daemon.
-//! * [`rewrite`]: a file that somebody else reads next, changed whole.
+//! * [`requests`]: requests that the qemu hook leaves for the daemon.
+//! * [`rewrite`]: replaces a file that somebody else reads next, as a whole.
 //! * [`run`]: `/run/gfxplane`, that is records, locks, and what is known of types.
 //! * [`tree`]: the sysfs-like tree of the 2018 mail, published beside the records.
 
 mod apparmor;
+pub mod callout;
 pub mod emulator;
 pub mod examine;
 pub mod marks;
@@ -38,8 +39,8 @@ use std::path::{Path, PathBuf};
 
 use crate::shell::plain_lines;
 
-/// The largest text taken from one attribute or definition, in bytes. The kernel's own limit is
-/// a page (Documentation/filesystems/sysfs.rst), which is 64 KiB on some machines.
+/// The largest text that is read from one attribute or definition, in bytes. The kernel's own limit
+/// is a page (Documentation/filesystems/sysfs.rst), which is 64 KiB on some machines.
 const MAX_TEXT: u64 = 64 * 1024;
 
 /// The directory that stands for `/`.
@@ -50,7 +51,7 @@ pub struct Root {
 }
 
 impl Root {
-    /// This machine.
+    /// Returns the root of this machine.
     #[must_use]
     pub fn system() -> Self {
         Root {
@@ -59,8 +60,8 @@ impl Root {
         }
     }
 
-    /// A recorded host: whoever names its directory vouches for what is in it, so the owners of
-    /// records don't matter there, and there are no devices to open.
+    /// Returns the root of a recorded host. Whoever names its directory vouches for its files, so
+    /// the owners of records don't matter, and there are no devices to open.
     #[must_use]
     pub fn recorded(path: impl Into<PathBuf>) -> Self {
         Root {
@@ -69,7 +70,7 @@ impl Root {
         }
     }
 
-    /// Another directory that is treated as strictly as `/` itself; for tests.
+    /// Returns another directory as root, which is treated as strictly as `/` itself. For tests.
     #[must_use]
     pub fn strict(path: impl Into<PathBuf>) -> Self {
         Root {
@@ -78,20 +79,20 @@ impl Root {
         }
     }
 
-    /// Whether this is a recorded host.
+    /// Returns whether this is a recorded host.
     #[must_use]
     pub fn is_recorded(&self) -> bool {
         self.recorded
     }
 
-    /// A path of the host, given without the leading slash.
+    /// Returns the path of a file on the host, which is given without the leading slash.
     #[must_use]
     pub fn join(&self, path: impl AsRef<Path>) -> PathBuf {
         debug_assert!(path.as_ref().is_relative());
         self.path.join(path)
     }
 
-    /// Where sysfs has a device, by its bus.
+    /// Returns the directory of a device in sysfs, by its bus.
     #[must_use]
     pub fn device(&self, id: crate::names::DeviceId) -> PathBuf {
         self.join("sys/bus")
@@ -100,20 +101,20 @@ impl Root {
             .join(id.to_string())
     }
 
-    /// The directory.
+    /// Returns the directory that stands for `/`.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 }
 
-/// Something that was passed over, and where.
+/// A warning about something that was ignored.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Warning {
-    /// The file or directory. In JSON its bytes that are not UTF-8 become U+FFFD.
+    /// The file or directory. In JSON, bytes that are not UTF-8 become U+FFFD.
     #[serde(serialize_with = "lossy")]
     pub path: PathBuf,
-    /// What is wrong with it, and what was done instead.
+    /// The problem, and what was done instead.
     pub problem: String,
 }
 
@@ -132,18 +133,18 @@ impl Warning {
 
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Names in sysfs may hold anything; a terminal shall not act on it.
+        // Names in sysfs may contain anything, and a terminal must not act on it.
         let text = format!("{}: {}", self.path.display(), self.problem);
         f.write_str(&plain_lines(&text).replace('\n', "\n  "))
     }
 }
 
-/// Whether a link at the end of a path was followed.
+/// The treatment of a link at the end of a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Last {
-    /// Not: what it says is what was wanted.
+    /// The link was not followed; its target's name was wanted.
     Link,
-    /// It was.
+    /// The link was followed.
     Followed,
 }
 
@@ -151,20 +152,21 @@ thread_local! {
     static SEEN: RefCell<Option<BTreeMap<PathBuf, Last>>> = const { RefCell::new(None) };
 }
 
-/// Does something, and tells what this thread looked at meanwhile, by the functions of this module,
-/// found or not. So a recording of a host has what reading it takes, and nothing else.
+/// Runs a function, and returns its value and the paths that this thread looked at meanwhile
+/// through the functions of this module, found or not. So a recording of a host has what reading it
+/// takes, and nothing else.
 pub fn watched<T>(read: impl FnOnce() -> T) -> (T, BTreeMap<PathBuf, Last>) {
     let before = SEEN.replace(Some(BTreeMap::new()));
     let value = read();
     (value, SEEN.replace(before).unwrap_or_default())
 }
 
-/// Remembers for [`watched`] that a path was looked at.
+/// Notes for [`watched`] that a path was looked at.
 fn saw(path: &Path, last: Last) {
     saw_in(path, None, last);
 }
 
-/// The same for a name in a directory.
+/// Notes the same for a name in a directory.
 fn saw_in(directory: &Path, name: Option<&OsStr>, last: Last) {
     SEEN.with_borrow_mut(|seen| {
         if let Some(seen) = seen {
@@ -195,22 +197,16 @@ fn is_dir(path: &Path) -> bool {
     path.is_dir()
 }
 
-/// The text of a small file, without the white space at its end; `None` if there is no such file.
+/// Returns the text of a small file without the white space at its end; `None` if there is no such
+/// file.
 ///
-/// Bytes that are not UTF-8 become U+FFFD, and a warning says so. What is too large is not taken.
+/// Bytes that are not UTF-8 become U+FFFD, and a warning says so. A file that is too large is not
+/// read.
 fn read_text(path: &Path, warnings: &mut Vec<Warning>) -> Option<String> {
     saw(path, Last::Followed);
-    // As much as most attributes have, so that one read takes them whole.
+    // Most attributes fit into this, so that one read takes them whole.
     let mut bytes = Vec::with_capacity(4096);
-    let mut options = std::fs::OpenOptions::new();
-    // O_NONBLOCK: a FIFO in this place must not hold us up.
-    options.read(true).custom_flags(nix::libc::O_NONBLOCK);
-    let read = options.open(path).and_then(|file| {
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::other("it is no regular file"));
-        }
-        file.take(MAX_TEXT + 1).read_to_end(&mut bytes)
-    });
+    let read = open_file(path).and_then(|file| file.take(MAX_TEXT + 1).read_to_end(&mut bytes));
     match read {
         Err(error) if is_absent(&error) => return None,
         Err(error) => {
@@ -233,20 +229,59 @@ fn read_text(path: &Path, warnings: &mut Vec<Warning>) -> Option<String> {
     Some(text.trim_end().to_owned())
 }
 
-/// Whether the thing simply is not there. ENOTDIR: a file where a directory was looked for;
-/// ENODEV: sysfs says so for an attribute whose device has just gone.
+/// Keeps the kernel from writing a core dump of this process (`PR_SET_DUMPABLE`): XML of domains has
+/// passwords in it.
+pub fn leave_no_core() {
+    let _ = nix::sys::prctl::set_dumpable(false);
+}
+
+/// Opens a regular file for reading. A FIFO or a device in its place holds nobody up.
+///
+/// # Errors
+/// Any error of the file system; it is no regular file.
+pub fn open_file(path: &Path) -> io::Result<std::fs::File> {
+    let mut options = std::fs::OpenOptions::new();
+    let file = options
+        .read(true)
+        .custom_flags(nix::libc::O_NONBLOCK)
+        .open(path)?;
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::other("it is no regular file"))
+    }
+}
+
+/// Returns the text of a regular file of at most `limit` bytes.
+///
+/// # Errors
+/// The errors of [`open_file`]; the file is larger, or not UTF-8.
+pub fn read_whole(path: &Path, limit: usize) -> io::Result<String> {
+    let mut text = String::new();
+    let read = open_file(path)?
+        .take(limit as u64 + 1)
+        .read_to_string(&mut text)?;
+    if read > limit {
+        let problem = format!("it is larger than {limit} bytes");
+        return Err(io::Error::other(problem));
+    }
+    Ok(text)
+}
+
+/// Returns whether an error means that the thing does not exist. ENOTDIR: there is a file in place
+/// of a directory. ENODEV: sysfs returns it for an attribute whose device has just gone.
 fn is_absent(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound
         || error.kind() == io::ErrorKind::NotADirectory
         || error.raw_os_error() == Some(nix::libc::ENODEV)
 }
 
-/// The names in a directory, sorted; none if there is no such directory.
+/// Returns the names in a directory, sorted; empty if there is no such directory.
 fn read_names(path: &Path, warnings: &mut Vec<Warning>) -> Vec<String> {
     read_names_that(|_| true, path, warnings)
 }
 
-/// Those of the names in a directory that are wanted.
+/// Returns those names in a directory that are wanted.
 fn read_names_that(
     are_wanted: impl Fn(&str) -> bool,
     path: &Path,

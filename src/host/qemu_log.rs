@@ -1,4 +1,5 @@
-//! The logs that libvirt and QEMU write of domains, and whether one is about a device as it is now.
+//! Reads the logs of domains that libvirt and QEMU write, and tells whether a log is about a device
+//! as it is now.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
@@ -13,18 +14,21 @@ use nix::unistd::geteuid;
 use crate::host::{Root, is_absent, run};
 use crate::names::DeviceId;
 
-/// As much of the end of a log is read. A start is some 10 KiB, and virtlogd begins a new file
-/// at 2 MiB (virtlogd.conf, `max_size`).
+/// The number of bytes that are read from the end of a log. A start takes some 10 KiB, and virtlogd
+/// begins a new file at 2 MiB (virtlogd.conf, `max_size`).
 const TAIL: u64 = 1024 * 1024;
 
-/// The end of a domain's log; `None` if there is none. `directory`: where libvirt has them. A guest's own
-/// process writes into it, by way of virtlogd, so only a regular file is read that is root's or our
-/// user's and nobody else may write, with one name and no link.
+/// Returns the end of a domain's log; `None` if there is none. `directory` is where libvirt keeps
+/// logs.
+///
+/// A guest's own process writes into the log through virtlogd. So only a regular file with one name
+/// and no link is read. It must belong to root or to our user, and nobody else may be able to write
+/// it.
 ///
 /// # Errors
-/// Why it is not read, with the file.
+/// The reason why it is not read, with the file.
 pub fn tail(root: &Root, directory: &Path, domain: &str) -> Result<Option<String>, String> {
-    // libvirt takes no such name either (src/conf/domain_conf.c, virDomainDefParseXML).
+    // libvirt refuses such names, too (src/conf/domain_conf.c, virDomainDefParseXML).
     if domain.is_empty() || domain.contains('/') {
         return Err(format!("{domain:?} is no name of a domain"));
     }
@@ -66,12 +70,13 @@ fn read_tail(root: &Root, file: &mut File) -> Result<String, String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Whether a start at this time (since 1970) was of the device that is there now: in this boot,
-/// and not before udev first saw it. Where no udev knows the device, the boot decides.
+/// Returns whether a start at this time (since 1970) was one of the device that is there now: in
+/// this boot, and not before udev first saw the device. If no udev knows the device, the boot
+/// decides.
 #[must_use]
 pub fn is_of_this_device(root: &Root, id: DeviceId, began: Duration) -> bool {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    // A clock that was set back makes it look as if it was yet to come.
+    // If the clock was set back, the start seems to lie in the future.
     let Some(ago) = now.ok().and_then(|now| now.checked_sub(began)) else {
         return false;
     };

@@ -1,12 +1,12 @@
-//! What the qemu hook leaves for others in `/run/gfxplane`: requests for the daemon, and which
-//! devices are being taken by a start.
+//! The files that the qemu hook leaves in `/run/gfxplane`: requests for the daemon, and marks of
+//! devices that a starting domain takes.
 //!
-//! Both are empty files whose names say everything, in directories that are root's alone (0700):
+//! Both are empty files whose names say everything, in directories that only root can use (0700):
 //!
-//! * `requests/UUID`, `requests/UUID.veto`: somebody should look at this domain. What is wrong with
-//!   it, the reader finds out by itself; nothing in these files is believed.
-//! * `starting/ID`: a domain that has this device is being started. Whoever would probe the device
-//!   leaves it alone for [`START_TAKES`], or until libvirt says that it has let go of it.
+//! * `requests/UUID`, `requests/UUID.veto`: somebody should look at this domain. The reader finds out
+//!   what is wrong with it; nothing in these files is believed.
+//! * `starting/ID`: a domain that has this device is being started. A prober leaves the device alone
+//!   for [`START_TAKES`], or until libvirt says that the domain has let go of it.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -25,35 +25,35 @@ use crate::names::DeviceId;
 const REQUESTS: &str = "requests";
 const STARTING: &str = "starting";
 
-/// The ending of a veto's request.
+/// The ending of the name of a veto's request.
 const VETO: &str = ".veto";
 
-/// How long a start takes at most, from the hook's `prepare` until QEMU has opened its devices.
-/// libvirt itself waits for a QEMU that says nothing yet for half a minute
+/// The longest time that a start takes, from the hook's `prepare` until QEMU has opened its
+/// devices. libvirt itself waits half a minute for a QEMU that does not answer yet
 /// (src/qemu/qemu_monitor.c, `QEMU_DEFAULT_MONITOR_WAIT`).
 pub const START_TAKES: Duration = Duration::from_secs(120);
 
-/// The most requests that are kept, so that a host without the daemon does not fill its `/run` with
-/// the names of transient domains.
+/// The greatest number of requests that are kept. So a host without the daemon does not fill its
+/// `/run` with the names of transient domains.
 pub const MAX_REQUESTS: usize = 4096;
 
-/// Somebody should look at a domain.
+/// A request to look at a domain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Request {
-    /// Which.
+    /// The domain's UUID.
     pub domain: Uuid,
-    /// The hook has kept it from starting.
+    /// True if the hook has kept the domain from starting.
     pub veto: bool,
 }
 
 impl Request {
-    /// The name of its file: the UUID in lower case.
+    /// Returns the name of its file: the UUID in lower case.
     fn file_name(&self) -> String {
         let ending = if self.veto { VETO } else { "" };
         format!("{}{ending}", self.domain.hyphenated())
     }
 
-    /// What a file of this name asks for; `None` for a name that no request has.
+    /// Reads a request from the name of its file; `None` for a name that no request has.
     fn parse(name: &str) -> Option<Self> {
         let (uuid, veto) = match name.strip_suffix(VETO) {
             Some(uuid) => (uuid, true),
@@ -68,26 +68,24 @@ impl Request {
     }
 }
 
-/// Where the requests are. The daemon may watch it; [`prepare_directory`] makes it.
+/// Returns the directory of the requests. The daemon may watch it; [`prepare_directory`] makes it.
 #[must_use]
 pub fn directory(root: &Root) -> PathBuf {
     root.join(run::BASE).join(REQUESTS)
 }
 
-/// Makes the directory of the requests, or sees that the one that is there can be trusted.
+/// Makes the directory of the requests, or checks that the existing one can be trusted.
 ///
 /// # Errors
-/// Any error of the file system; [`io::ErrorKind::InvalidData`] if it is there but is not to be
-/// trusted.
+/// Any error of the file system; [`io::ErrorKind::InvalidData`] if it exists but can't be trusted.
 pub fn prepare_directory(root: &Root) -> io::Result<PathBuf> {
     run::directory(root, REQUESTS, 0o700)
 }
 
-/// Leaves a request. One that is there already is closed once more, for whoever watches the
-/// directory.
+/// Leaves a request. A request that exists is closed once more, for whoever watches the directory.
 ///
 /// # Errors
-/// Those of [`prepare_directory`]; there are [`MAX_REQUESTS`] already.
+/// The errors of [`prepare_directory`]; an error if there are [`MAX_REQUESTS`] already.
 pub fn leave(root: &Root, request: &Request) -> io::Result<()> {
     let directory = prepare_directory(root)?;
     let path = directory.join(request.file_name());
@@ -99,13 +97,15 @@ pub fn leave(root: &Root, request: &Request) -> io::Result<()> {
     touch(&path).map(|_| ())
 }
 
-/// How old a veto may be for its domain to be started. Later somebody may have done that, and ended
-/// it again.
+/// The greatest age of a veto whose domain may still be started. Later, somebody may have started
+/// it and ended it again.
 const VETO_HOLDS: Duration = Duration::from_secs(600);
 
-/// Returns all requests, the vetoes first; a veto stands for the other request of its domain, too.
-/// They are taken away, but for vetoes: these stay until they are dealt with ([`forget_veto`]), or
-/// are too old to be any. Files of other names are removed, with a warning. No link is followed.
+/// Returns all requests, the vetoes first. A veto stands for the other request of its domain, too.
+///
+/// The requests are removed, except for vetoes. These stay until they are dealt with
+/// ([`forget_veto`]) or are too old. Files of other names are removed with a warning. No link is
+/// followed.
 pub fn take(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Request> {
     let directory = directory(root);
     let entries = match trusted(root, &directory) {
@@ -123,7 +123,7 @@ pub fn take(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Request> {
         }
     };
     let mut found: BTreeMap<Uuid, bool> = BTreeMap::new();
-    // What is beyond the limit is taken the next time.
+    // Requests beyond the limit are taken the next time.
     for entry in entries.flatten().take(2 * MAX_REQUESTS) {
         let path = entry.path();
         let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
@@ -150,7 +150,7 @@ pub fn take(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Request> {
             // Somebody else has taken it.
             (Some(_), Err(error)) if is_absent(&error) => {}
             (Some(_), Err(error)) => {
-                // Taken again and again it would keep its reader busy for ever.
+                // If it were taken again and again, it would keep its reader busy for ever.
                 let problem = format!("ignored, as it can't be removed: {error}");
                 warnings.push(Warning::new(path, problem));
             }
@@ -172,10 +172,10 @@ pub fn take(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Request> {
     requests
 }
 
-/// Takes the veto of a domain away: it is dealt with, or the domain starts all the same.
+/// Removes the veto of a domain, because it is dealt with or the domain starts all the same.
 ///
 /// # Errors
-/// Any error of the file system; that there is none is no error.
+/// Any error of the file system. A veto that does not exist is no error.
 pub fn forget_veto(root: &Root, domain: Uuid) -> io::Result<()> {
     let request = Request { domain, veto: true };
     match fs::remove_file(directory(root).join(request.file_name())) {
@@ -184,19 +184,19 @@ pub fn forget_veto(root: &Root, domain: Uuid) -> io::Result<()> {
     }
 }
 
-/// Remembers that a domain with this device is being started.
+/// Marks that a domain with this device is being started.
 ///
 /// # Errors
-/// Those of [`prepare_directory`].
+/// The errors of [`prepare_directory`].
 pub fn mark_start(root: &Root, id: DeviceId) -> io::Result<()> {
     let directory = run::directory(root, STARTING, 0o700)?;
     touch(&directory.join(id.to_string()))?.set_modified(SystemTime::now())
 }
 
-/// The start is over, or the domain has ended.
+/// Removes that mark, because the start is over or the domain has ended.
 ///
 /// # Errors
-/// Any error of the file system except that there was no start.
+/// Any error of the file system. A mark that does not exist is no error.
 pub fn forget_start(root: &Root, id: DeviceId) -> io::Result<()> {
     match fs::remove_file(starting_path(root, id)) {
         Err(error) if !is_absent(&error) => Err(error),
@@ -204,8 +204,8 @@ pub fn forget_start(root: &Root, id: DeviceId) -> io::Result<()> {
     }
 }
 
-/// Whether a domain with this device is being started: marked in this boot, less than
-/// [`START_TAKES`] ago.
+/// Returns whether a domain with this device is being started: its mark was made in this boot, less
+/// than [`START_TAKES`] ago.
 #[must_use]
 pub fn start_under_way(root: &Root, id: DeviceId) -> bool {
     let path = starting_path(root, id);
@@ -221,7 +221,7 @@ pub fn start_under_way(root: &Root, id: DeviceId) -> bool {
     let up = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(START_TAKES, Duration::from);
     match SystemTime::now().duration_since(marked) {
         Ok(ago) => ago < START_TAKES && ago <= up,
-        // The clock was set back; not for longer than a start takes.
+        // The clock was set back. This is believed no longer than a start takes.
         Err(ahead) => ahead.duration() < START_TAKES,
     }
 }
@@ -239,7 +239,7 @@ fn trusted(root: &Root, directory: &Path) -> io::Result<()> {
     })
 }
 
-/// Makes an empty file, or opens the one that is there; closing it is what a watcher sees.
+/// Makes an empty file, or opens the existing one. A watcher sees its closing.
 fn touch(path: &Path) -> io::Result<fs::File> {
     OpenOptions::new()
         .write(true)
@@ -338,7 +338,7 @@ mod tests {
         assert_eq!(warnings.len(), 6, "{warnings:?}");
         let left: Vec<_> = fs::read_dir(&path).unwrap().flatten().collect();
         assert_eq!(left.len(), 1, "a directory that is not empty stays");
-        // Nor is one followed when a request is left.
+        // A link is not followed when a request is left, either.
         symlink(&outside, path.join(DOMAIN)).unwrap();
         assert!(leave(&root, &request(false)).is_err());
         assert_eq!(fs::read_to_string(&outside).unwrap(), "precious");

@@ -7,7 +7,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use nix::libc;
 
 use crate::evidence::Method;
 use crate::facts::Facts;
-use crate::host::{Last, Root, Warning, is_absent, requests, saw, tree};
+use crate::host::{Last, Root, Warning, is_absent, read_whole, requests, saw, tree};
 use crate::names::DeviceId;
 use crate::record::{MAX_SIZE, NotARecord, Record};
 
@@ -221,6 +221,28 @@ impl Lock {
         Ok(lock.expect("it is made if it isn't there"))
     }
 
+    /// Takes the daemon's lock, which only one process on a host can have. `Ok(Err(…))`: another
+    /// process has it; the text is that process's id, if it has written it.
+    ///
+    /// # Errors
+    /// Any error of the file system.
+    pub fn of_daemon(root: &Root) -> io::Result<Result<Self, String>> {
+        let path = directory(root, "lock", 0o700)?.join("daemon");
+        match Self::of_file(&path, Instant::now()) {
+            Ok(lock) => {
+                // For whoever comes next; on a full disk it is not told.
+                let pid = format!("{}\n", std::process::id());
+                let _ = lock.file.set_len(0);
+                let _ = (&lock.file).write_all(pid.as_bytes());
+                Ok(Ok(lock))
+            }
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                Ok(Err(fs::read_to_string(&path)?.trim().into()))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Takes the lock of a file, which is made if it isn't there, and waits for it until `limit`.
     ///
     /// # Errors
@@ -243,12 +265,17 @@ impl Lock {
             .write(make)
             .create(make)
             .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW);
+            // O_NONBLOCK: a FIFO in this place must not hold us up.
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
         loop {
             let file = match options.open(path) {
                 Err(error) if is_absent(&error) && !make => return Ok(None),
                 result => result?,
             };
+            if !file.metadata()?.is_file() {
+                let problem = format!("{} is no regular file: remove it", path.display());
+                return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
+            }
             match file.try_lock() {
                 // The device may have gone and come again, and its lock's file with it.
                 Ok(()) if is_still(&file, path) => return Ok(Some(Lock { file })),
@@ -334,7 +361,7 @@ pub fn wait_for_udev(root: &Root, id: DeviceId, since: Duration, limit: Instant)
 /// When udev first saw a device (CLOCK_MONOTONIC), if one has.
 pub(super) fn initialized_at(root: &Root, id: DeviceId) -> Option<Duration> {
     let data = root.join("run/udev/data");
-    let text = fs::read_to_string(data.join(format!("+{}:{id}", id.bus())));
+    let text = read_whole(&data.join(format!("+{}:{id}", id.bus())), MAX_SIZE);
     initialized(&text.ok()?)
 }
 
@@ -506,6 +533,7 @@ pub(super) fn replace(directory: &Path, path: &Path, content: &[u8]) -> io::Resu
     let whole = Whole {
         new: directory.join(".new"),
         permissions: Permissions::from_mode(0o644),
+        owner: None,
         is_kept: false,
     };
     whole.put(path, content)
@@ -521,6 +549,8 @@ pub(super) struct Whole {
     pub(super) new: PathBuf,
     /// Those of the file.
     pub(super) permissions: Permissions,
+    /// User and group, where it is not the writer's.
+    pub(super) owner: Option<(u32, u32)>,
     /// Whether it must be there after a crash of the machine, too.
     pub(super) is_kept: bool,
 }
@@ -538,6 +568,10 @@ impl Whole {
             // Somebody may have been killed here.
             file.set_len(0)?;
             file.write_all(content)?;
+            if let Some((user, group)) = self.owner {
+                fchown(file, Some(user), Some(group))?;
+            }
+            // After the owner: a change of owner takes mode bits away.
             file.set_permissions(self.permissions)?;
             if self.is_kept {
                 file.sync_all()?;

@@ -1,4 +1,4 @@
-//! What the administrator has set: `/etc/gfxplane`.
+//! Reads the administrator's settings: `/etc/gfxplane`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,8 +7,8 @@ use crate::config::Config;
 use crate::host::{Root, Warning, read_names, read_text};
 use crate::rules::{BUILT_IN, Rules};
 
-/// Reads `gfxplane.toml` and, over it, `conf.d/*.toml` by name. A file that can't be used is left
-/// out whole, with a warning.
+/// Reads `gfxplane.toml` and, over it, `conf.d/*.toml` in order of their names. A file that can't
+/// be used is ignored as a whole, with a warning.
 pub fn config(root: &Root, warnings: &mut Vec<Warning>) -> Config {
     let mut config = Config::default();
     let mut files = vec![root.join("etc/gfxplane/gfxplane.toml")];
@@ -25,10 +25,10 @@ pub fn config(root: &Root, warnings: &mut Vec<Warning>) -> Config {
     config
 }
 
-/// Reads the rules of `/etc/gfxplane/rules.d`, then those of `/usr/share/gfxplane/rules.d` or,
-/// where that is missing, the ones that this program carries. A file in /etc hides one of the
-/// same name in /usr. A file that can't be used is left out whole, with a warning, and hides
-/// nothing.
+/// Reads the rules of `/etc/gfxplane/rules.d`, and then those of `/usr/share/gfxplane/rules.d`.
+/// If the latter does not exist, the rules in this program take its place. A file in /etc hides
+/// one of the same name in /usr. A file that can't be used is ignored as a whole, with a warning,
+/// and hides nothing.
 pub fn rules(root: &Root, warnings: &mut Vec<Warning>) -> Rules {
     let mut rules = Rules::default();
     let mut hidden = Vec::new();
@@ -57,7 +57,7 @@ pub fn rules(root: &Root, warnings: &mut Vec<Warning>) -> Rules {
     rules
 }
 
-/// Adds the rules of a file; `false`, with a warning, if it can't be used.
+/// Adds the rules of a file. Returns `false`, with a warning, if the file can't be used.
 fn add(rules: &mut Rules, path: &Path, warnings: &mut Vec<Warning>) -> bool {
     let Some(text) = read_text(path, warnings) else {
         return false;

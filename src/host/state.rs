@@ -37,6 +37,9 @@ pub const MAX_ROUNDS: usize = 32;
 /// The largest file of a domain, in bytes: older changes go if there is more.
 const MAX_DOMAIN: usize = 1024 * 1024;
 
+/// Of how many domains that were undefined it is remembered that the daemon stays away from them.
+pub const MAX_GONE: usize = 1000;
+
 /// At this size the log is put aside, in bytes.
 const MAX_LOG: u64 = 1024 * 1024;
 
@@ -218,7 +221,41 @@ impl State {
         })
     }
 
-    /// Forgets a domain that was undefined. What the log says of it stays.
+    /// A domain was undefined. What could be undone is forgotten; that the daemon stays away from it is not, as it may be
+    /// defined again.
+    ///
+    /// # Errors
+    /// [`NotRemembered::Io`]; it is then as it was.
+    pub fn undefined(&self, uuid: Uuid) -> Result<(), NotRemembered> {
+        match self.domain(uuid) {
+            Ok(Some(remembered)) if remembered.hands_off && remembered.undo.is_empty() => Ok(()),
+            Ok(Some(remembered)) if remembered.hands_off => self.clear_undo(uuid),
+            _ => self.forget(uuid),
+        }
+    }
+
+    /// Forgets those domains of which `is_there` says no, but for the [`MAX_GONE`] that were written last.
+    ///
+    /// # Errors
+    /// [`NotRemembered::Io`].
+    pub fn forget_gone(&self, is_there: impl Fn(Uuid) -> bool) -> Result<(), NotRemembered> {
+        let mut gone: Vec<Uuid> = self.domains();
+        gone.retain(|uuid| !is_there(*uuid));
+        if gone.len() <= MAX_GONE {
+            return Ok(());
+        }
+        let written = |uuid: &Uuid| {
+            let metadata = fs::metadata(self.domain_path(*uuid));
+            metadata.and_then(|metadata| metadata.modified()).ok()
+        };
+        gone.sort_by_cached_key(written);
+        let surplus = gone.len() - MAX_GONE;
+        gone[..surplus]
+            .iter()
+            .try_for_each(|uuid| self.forget(*uuid))
+    }
+
+    /// Forgets a domain. What the log says of it stays.
     ///
     /// # Errors
     /// [`NotRemembered::Io`] unless there was nothing to forget.
@@ -508,6 +545,7 @@ fn text(value: &impl Serialize) -> io::Result<Vec<u8>> {
 /// Writes a file whole, so that it is there after a crash, too.
 fn replace(directory: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
     let whole = run::Whole {
+        owner: None,
         new: directory.join(".new"),
         permissions: Permissions::from_mode(0o600),
         is_kept: true,
@@ -625,6 +663,31 @@ mod tests {
     }
 
     #[test]
+    fn hands_stay_off_what_was_undefined() {
+        let host = host();
+        let state = &host.state;
+        let hands_off = |uuid| state.hands_off(uuid, &mut Vec::new());
+        state.push_undo(UUID, "guest", change("1")).unwrap();
+        state.undefined(UUID).unwrap();
+        assert!(state.domains().is_empty());
+        state.push_undo(UUID, "guest", change("1")).unwrap();
+        state.set_hands_off(UUID, "guest", true).unwrap();
+        state.undefined(UUID).unwrap();
+        state.undefined(UUID).unwrap();
+        assert!(hands_off(UUID) && host.stack().0.is_empty());
+        // Of so many, and no more.
+        let other = |number: usize| Uuid::from_u128(number as u128);
+        for number in 0..MAX_GONE {
+            state.set_hands_off(other(number), "guest", true).unwrap();
+        }
+        state.forget_gone(|uuid| uuid == UUID).unwrap();
+        assert_eq!(state.domains().len(), MAX_GONE + 1);
+        state.forget_gone(|_| false).unwrap();
+        assert_eq!(state.domains().len(), MAX_GONE);
+        assert!(hands_off(other(MAX_GONE - 1)));
+    }
+
+    #[test]
     fn the_oldest_changes_go() {
         let host = host();
         for number in 0..MAX_ROUNDS + 3 {
@@ -713,9 +776,10 @@ mod tests {
         let host = host();
         let long = "x".repeat(100_000);
         for number in 0..25 {
-            host.state
-                .append(&entry(&format!("{number} {long}")))
-                .unwrap();
+            // Longer than any that is made now.
+            let mut entry = entry("");
+            entry.reason = Some(format!("{number} {long}"));
+            host.state.append(&entry).unwrap();
         }
         let (entries, said) = host.log();
         let reasons: Vec<_> = entries

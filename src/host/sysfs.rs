@@ -1,8 +1,8 @@
-//! The vfio devices of a host, from sysfs.
+//! Reads the vfio devices of a host from sysfs.
 //!
-//! Layout: Documentation/ABI/testing/sysfs-bus-vfio-mdev (mediated devices),
-//! Documentation/ABI/testing/sysfs-bus-pci (PCI), drivers/vfio/vfio_main.c (`vfio-dev`).
-//! Whatever is odd becomes one warning with its path; the other devices are still read.
+//! The layout follows Documentation/ABI/testing/sysfs-bus-vfio-mdev (mediated devices),
+//! Documentation/ABI/testing/sysfs-bus-pci (PCI), and drivers/vfio/vfio_main.c (`vfio-dev`).
+//! Anything odd becomes one warning with its path; the other devices are still read.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -15,125 +15,127 @@ use crate::host::{
 use crate::names::{DeviceId, PciAddress};
 use crate::record::Circumstances;
 
-/// The device of a name in sysfs. The kernel has one for each (drivers/vfio/mdev/mdev_core.c, `%pUl`;
-/// drivers/pci/probe.c, `%04x:%02x:%02x.%d`), by which it is found again.
+/// Reads a device from its name in sysfs. The kernel has one spelling for each
+/// (drivers/vfio/mdev/mdev_core.c, `%pUl`; drivers/pci/probe.c, `%04x:%02x:%02x.%d`), by which it
+/// is found again.
 fn as_the_kernel_spells(name: &str) -> Option<DeviceId> {
     let id: DeviceId = name.parse().ok()?;
     (id.to_string() == name).then_some(id)
 }
 
-/// What sysfs says of a host.
+/// A host as sysfs describes it.
 #[derive(Debug, Clone, Default)]
 pub struct Host {
-    /// Kernel release.
+    /// The kernel's release.
     pub kernel: String,
-    /// Of this boot.
+    /// The id of this boot.
     pub boot_id: String,
-    /// Mediated devices and PCI devices bound to vfio drivers, sorted by id.
+    /// The mediated devices, and the PCI devices bound to vfio drivers, sorted by id.
     pub devices: Vec<Device>,
-    /// Devices that offer mdev types, sorted by name.
+    /// The devices that offer mdev types, sorted by name.
     pub parents: Vec<Parent>,
-    /// The drivers of mdevs that are loaded, with their versions.
+    /// The loaded drivers of mdevs, with their versions.
     pub mdev_drivers: BTreeMap<String, Option<String>>,
-    /// What was passed over.
+    /// Warnings about what was ignored.
     pub warnings: Vec<Warning>,
 }
 
-/// One device that vfio hands out.
+/// A device that vfio hands out.
 #[derive(Debug, Clone)]
 pub struct Device {
-    /// UUID or PCI address.
+    /// The UUID or PCI address.
     pub id: DeviceId,
-    /// Its directory, as the host names it: `/sys/devices/…`.
+    /// The directory, as the host names it: `/sys/devices/…`.
     pub path: PathBuf,
-    /// mdev: sysfs name of the device it was made on.
+    /// For an mdev: the sysfs name of its parent.
     pub parent: Option<String>,
-    /// mdev type id; virtual function of an NVIDIA GPU: its vGPU type, if one is set.
+    /// For an mdev: the id of its type. For a virtual function of an NVIDIA GPU: its vGPU type, if
+    /// one is set.
     pub type_id: Option<String>,
-    /// mdev: the type's `device_api`. PCI devices are always `vfio-pci`.
+    /// For an mdev: the type's `device_api`. For a PCI device: always `vfio-pci`.
     pub device_api: Option<String>,
     /// The vfio driver that is bound.
     pub driver: Option<String>,
-    /// Version or, without one, srcversion of the driver's module.
+    /// The version of the driver's module or, without one, its srcversion.
     pub driver_version: Option<String>,
-    /// The IOMMU group; mdevs have one of their own.
+    /// The number of the IOMMU group; each mdev has one of its own.
     pub iommu_group: Option<u32>,
-    /// The node's name in `/dev/vfio/devices` (kernel 6.6 and later with VFIO_DEVICE_CDEV).
+    /// The name of its node in `/dev/vfio/devices` (kernel 6.6 and later with VFIO_DEVICE_CDEV).
     pub cdev: Option<String>,
-    /// The PCI device itself, or the parent of an mdev if that is one.
+    /// The PCI device itself, or the parent of an mdev if that is a PCI device.
     pub pci: Option<Pci>,
-    /// mdev: the parent's driver; without a driver its class or bus, as the kernel's
-    /// `dev_driver_string` has it (it is the first part of the type id).
+    /// For an mdev: the parent's driver. Without a driver it is the parent's class or bus, as in
+    /// the kernel's `dev_driver_string`, and the first part of the type id.
     pub parent_driver: Option<String>,
     /// The render node of the GPU behind the device.
     pub render_node: Option<String>,
-    /// Those attributes that were asked for.
+    /// Those attributes that the caller named.
     pub attributes: BTreeMap<String, String>,
-    /// What the kernel itself says of the type's display.
+    /// The kernel's own statement about the type's display.
     pub kernel_facts: Option<Facts>,
 }
 
-/// What a PCI device says of itself.
+/// A PCI device as it describes itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pci {
-    /// Its address.
+    /// The address.
     pub address: PciAddress,
-    /// Vendor id.
+    /// The vendor id.
     pub vendor: u16,
-    /// Device id.
+    /// The device id.
     pub device: u16,
-    /// Class, 24 bits.
+    /// The class in 24 bits.
     pub class: u32,
-    /// Virtual function: its physical function.
+    /// For a virtual function: its physical function.
     pub physfn: Option<PciAddress>,
-    /// Physical function: its virtual functions.
+    /// For a physical function: its virtual functions.
     pub virtfns: Vec<PciAddress>,
-    /// Physical function: `sriov_totalvfs`.
+    /// For a physical function: `sriov_totalvfs`.
     pub total_vfs: Option<u32>,
-    /// IOMMU group with all its devices.
+    /// The IOMMU group's number, and all its devices.
     pub iommu_group: Option<(u32, Vec<PciAddress>)>,
 }
 
-/// A device on which mdevs can be made.
+/// A device on which mdevs can be created.
 #[derive(Debug, Clone)]
 pub struct Parent {
-    /// Its name in sysfs; what mdevctl calls it.
+    /// The name in sysfs, which mdevctl uses, too.
     pub name: String,
-    /// Its directory, as the host names it.
+    /// The directory, as the host names it.
     pub path: PathBuf,
-    /// Its bus or class.
+    /// The bus or class.
     pub subsystem: Option<String>,
-    /// Its driver, with the kernel's fall-backs (`dev_driver_string`).
+    /// The driver, with the kernel's fall-backs (`dev_driver_string`).
     pub driver: Option<String>,
-    /// The driver that is really bound, if one is.
+    /// The driver that is really bound, if there is one.
     pub bound_driver: Option<String>,
-    /// If it is a PCI device.
+    /// The PCI device, if it is one.
     pub pci: Option<Pci>,
-    /// Its render node.
+    /// The render node.
     pub render_node: Option<String>,
-    /// What can be made on it, sorted by id.
+    /// The types that can be created on it, sorted by id.
     pub types: Vec<MdevType>,
 }
 
-/// One mdev type of a parent.
+/// An mdev type of one parent.
 #[derive(Debug, Clone)]
 pub struct MdevType {
-    /// Its id: the directory's name.
+    /// The id, which is the name of the type's directory.
     pub id: String,
-    /// Its name for people.
+    /// The name for people.
     pub name: Option<String>,
-    /// Its description, of several lines with some drivers.
+    /// The description; some drivers write several lines.
     pub description: Option<String>,
-    /// `vfio-pci`, `vfio-ccw`, `vfio-ap`.
+    /// The `device_api`: `vfio-pci`, `vfio-ccw`, `vfio-ap`.
     pub device_api: Option<String>,
-    /// How many more can be made.
+    /// The number of devices that can still be created.
     pub available_instances: Option<u32>,
-    /// What the kernel itself says of its display.
+    /// The kernel's own statement about the type's display.
     pub kernel_facts: Option<Facts>,
 }
 
 impl Device {
-    /// A device of which nothing else is known.
+    /// Makes a device of which nothing else is known.
     pub(crate) fn named(id: DeviceId, path: impl Into<PathBuf>) -> Self {
         Device {
             id,
@@ -153,7 +155,7 @@ impl Device {
         }
     }
 
-    /// What a record about this device depends on.
+    /// Returns the circumstances on which a record about this device depends.
     #[must_use]
     pub fn circumstances(&self, host: &Host) -> Circumstances {
         Circumstances {
@@ -166,15 +168,17 @@ impl Device {
     }
 }
 
-/// Reads the host. `attributes`: paths below each device's directory that are wanted, too.
+/// Reads the host. `attributes` are more paths to read below each device's directory.
 #[must_use]
 pub fn read(root: &Root, attributes: &[&str]) -> Host {
     Reader::new(root, attributes).read_all()
 }
 
-/// What a record about an mdev depends on, and the render node of the GPU behind it; `None` if the
-/// mdev isn't there. The same as [`read_device`] finds, with as few system calls as that takes:
-/// libvirt has mdevctl ask for each device again whenever one appears.
+/// Returns the circumstances on which a record about an mdev depends, and the render node of the
+/// GPU behind it; `None` if the mdev does not exist.
+///
+/// The result is the same as [`read_device`]'s, with as few system calls as possible. libvirt has
+/// mdevctl ask for every device again whenever one appears.
 #[must_use]
 pub fn read_circumstances(root: &Root, id: DeviceId) -> Option<(Circumstances, Option<String>)> {
     let mut reader = Reader::new_at(root, root.path().to_owned(), &[]);
@@ -203,9 +207,9 @@ pub fn read_circumstances(root: &Root, id: DeviceId) -> Option<(Circumstances, O
     Some((circumstances, render_node))
 }
 
-/// The name of a device's own node in `/dev/vfio/devices`, from its directory; its number is in
-/// `vfio-dev/NAME/dev`. Before 6.6, and without VFIO_DEVICE_CDEV, that file is missing, and there is
-/// no node.
+/// Returns the name of a device's own node in `/dev/vfio/devices`, from its directory. The node's
+/// number is in `vfio-dev/NAME/dev`. Before 6.6, and without VFIO_DEVICE_CDEV, that file is
+/// missing, and there is no node.
 pub(crate) fn own_node(device: &Path, warnings: &mut Vec<Warning>) -> Option<String> {
     let directory = device.join("vfio-dev");
     let is_own = |name: &str| {
@@ -217,7 +221,7 @@ pub(crate) fn own_node(device: &Path, warnings: &mut Vec<Warning>) -> Option<Str
         .find(|name| exists(&directory.join(name).join("dev")))
 }
 
-/// The sysfs name of the device on which an mdev is made; `None` if the mdev isn't there.
+/// Returns the sysfs name of an mdev's parent; `None` if the mdev does not exist.
 #[must_use]
 pub fn parent_of(root: &Root, id: DeviceId) -> Option<String> {
     let target = read_link(&root.device(id)).ok()?;
@@ -225,8 +229,8 @@ pub fn parent_of(root: &Root, id: DeviceId) -> Option<String> {
     Some(parent.to_str()?.to_owned())
 }
 
-/// Reads one device, as [`read`] would; `None` if it isn't there or isn't a vfio device. Of its
-/// parent only what the device has of it: the host has no [`Host::parents`] then.
+/// Reads one device, as [`read`] would. The device is `None` if it does not exist or is no vfio
+/// device. [`Host::parents`] stays empty; the device itself has what it needs of its parent.
 #[must_use]
 pub fn read_device(root: &Root, id: DeviceId, attributes: &[&str]) -> (Host, Option<Device>) {
     let mut reader = Reader {
@@ -241,8 +245,8 @@ pub fn read_device(root: &Root, id: DeviceId, attributes: &[&str]) -> (Host, Opt
     (reader.into_host(), device)
 }
 
-/// The driver that is bound to a device, if there is one, and the vendor of a PCI device; `None` if the
-/// device isn't there.
+/// Returns the driver that is bound to a device, if there is one, and the vendor of a PCI device;
+/// `None` if the device does not exist.
 #[must_use]
 pub fn bound_to(root: &Root, id: DeviceId) -> Option<(Option<String>, Option<u16>)> {
     let devices = root.join("sys/bus").join(id.bus()).join("devices");
@@ -261,7 +265,7 @@ pub fn bound_to(root: &Root, id: DeviceId) -> Option<(Option<String>, Option<u16
     Some((name, vendor))
 }
 
-/// Whether there is a sysfs with buses, so that a device that is not on one is not there.
+/// Returns whether there is a sysfs with buses, so that a device that is on none does not exist.
 #[must_use]
 pub fn has_buses(root: &Root) -> bool {
     exists(&root.join("sys/bus"))
@@ -269,10 +273,10 @@ pub fn has_buses(root: &Root) -> bool {
 
 struct Reader<'a> {
     root: &'a Root,
-    /// The root without links, to tell what leads out of it.
+    /// The root with its links resolved, to tell what leads out of it.
     base: PathBuf,
     attributes: &'a [&'a str],
-    /// Whether one device is wanted, and not all that its parent offers.
+    /// True if only one device is wanted, and not all that its parent offers.
     only: bool,
     warnings: Vec<Warning>,
     parents: HashMap<PathBuf, Option<Parent>>,
@@ -339,7 +343,7 @@ impl<'a> Reader<'a> {
             .unwrap_or_default();
         let mut parents: Vec<Parent> = self.parents.into_values().flatten().collect();
         parents.sort_by(|a, b| (&a.name, &a.path).cmp(&(&b.name, &b.path)));
-        // A file may serve several devices, or one in several ways.
+        // A file may serve several devices, or one device in several ways.
         let mut said = HashSet::new();
         self.warnings
             .retain(|warning| said.insert((warning.path.clone(), warning.problem.clone())));
@@ -361,7 +365,7 @@ impl<'a> Reader<'a> {
         self.warnings.push(Warning::new(path, problem));
     }
 
-    /// Where a link leads, all links followed; a warning if that is nowhere or outside.
+    /// Returns where a link leads, with all links followed. Warns if that is nowhere or outside.
     fn resolve(&mut self, link: &Path) -> Option<PathBuf> {
         match canonicalize(link) {
             Ok(path)
@@ -388,8 +392,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The last component of a link's target; sysfs says names that way. The target need not be
-    /// looked at.
+    /// Returns the last component of a link's target, as sysfs gives names that way. The target is
+    /// not read.
     fn link_name(&mut self, link: &Path) -> Option<String> {
         match read_link(link) {
             Ok(target) => match target.file_name().and_then(|name| name.to_str()) {
@@ -408,7 +412,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// `/sys/…` of a directory below the root.
+    /// Returns the path of a directory below the root as the host names it, `/sys/…`.
     fn host_path(&self, path: &Path) -> PathBuf {
         Path::new("/").join(path.strip_prefix(&self.base).unwrap_or(path))
     }
@@ -426,7 +430,7 @@ impl<'a> Reader<'a> {
         value
     }
 
-    /// Hexadecimal, at most `max`.
+    /// Reads a hexadecimal number that is at most `max`.
     fn hex(&mut self, path: &Path, max: u32) -> Option<u32> {
         self.number(path, |text| {
             let value = u32::from_str_radix(text.strip_prefix("0x")?, 16).ok()?;
@@ -487,7 +491,7 @@ impl<'a> Reader<'a> {
         let by_name = driver.is_some_and(|d| d.ends_with("vfio-pci") || d.ends_with("vfio_pci"));
         if !by_name && !has("vfio-dev") && !has("nvidia/current_vgpu_type") {
             if !exists(&link) {
-                // For the warning.
+                // This adds the warning.
                 self.resolve(&link);
             }
             return None;
@@ -522,7 +526,7 @@ impl<'a> Reader<'a> {
         Some(device)
     }
 
-    /// What mdevs and PCI devices have in common.
+    /// Reads what mdevs and PCI devices have in common.
     fn device(&mut self, id: DeviceId, path: &Path) -> Device {
         let driver = self.link_name(&path.join("driver"));
         let driver_version = driver
@@ -651,11 +655,11 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// A type of the parent whose `mdev_supported_types` this is. What it says to people and to
-    /// those who make devices is left out where one device is wanted.
+    /// Reads a type of a parent from its `mdev_supported_types`. If only one device is wanted, it
+    /// leaves out the texts for people and the number of instances.
     fn mdev_type(&mut self, directory: &Path, id: &str) -> Option<MdevType> {
         let path = directory.join(id);
-        // Not through links: what is outside is not this host's.
+        // Links are not followed: what is outside does not belong to this host.
         match path.symlink_metadata() {
             Ok(data) if data.is_dir() => {}
             Err(error) if self.only && is_absent(&error) => return None,
@@ -684,9 +688,10 @@ impl<'a> Reader<'a> {
         Some(Facts::of(display)).filter(|facts| matches!(facts.display, Display::Known(_)))
     }
 
-    /// The render node of a GPU, by path as udev names it (60-drm.rules), because the number of
-    /// `renderD128` depends on the order of drivers. A virtio GPU has its node one level below,
-    /// and udev no name for it on every version: then by number.
+    /// Returns the render node of a GPU by its path in udev's rules (60-drm.rules), because the
+    /// number of `renderD128` depends on the order of drivers. A virtio GPU has its node one level
+    /// below. If udev has no path for it, as some versions have not, the node is named by its
+    /// number.
     fn render_node(&mut self, gpu: &Path) -> Option<String> {
         let render = |directory: &Path, warnings: &mut Vec<Warning>| {
             read_names_that(|name| name.starts_with("renderD"), directory, warnings)

@@ -1,10 +1,10 @@
-//! The tree that Alex Williamson sketched in 2018, so that libvirt could read it in sysfs:
-//! `…/vfio-pci/device/{gfx_plane,irqs,regions}`.
+//! Reads and writes the tree that Alex Williamson sketched in 2018, so that libvirt could read it
+//! in sysfs: `…/vfio-pci/device/{gfx_plane,irqs,regions}`.
 //!
-//! No kernel has it. It is read where a kernel would have it (below `mdev_supported_types/TYPE`)
-//! and published below `/run/gfxplane`, both by type as in the mail and by device, because sysfs
-//! would serve mdevs alone. What is published has a file more beside `vfio-pci`, `evidence`, which a
-//! kernel's would not need: how it is known.
+//! No kernel has it. It is read where a kernel would have it (below `mdev_supported_types/TYPE`).
+//! It is published below `/run/gfxplane`, by type as in the mail, and also by device, because sysfs
+//! would serve only mdevs. The published tree has one more file beside `vfio-pci`, which a kernel
+//! would not need: `evidence`, the source of the facts.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -14,8 +14,9 @@ use crate::evidence::Method;
 use crate::facts::{Display, DisplayInterface, Facts};
 use crate::host::{Warning, read_text};
 
-/// Reads `gfx_plane/{dmabuf,region}`: `Y`, `N`, `1` or `0`, as kernel attributes say it. `None`
-/// if there is no such directory or no attribute in it; an attribute that is missing is a no.
+/// Reads `gfx_plane/{dmabuf,region}`: `Y`, `N`, `1` or `0`, as kernel attributes have it. Returns
+/// `None` if there is no such directory or it has neither attribute. One missing attribute counts
+/// as no.
 pub fn read_gfx_plane(device: &Path, warnings: &mut Vec<Warning>) -> Option<Display> {
     let mut read = |name: &str| {
         let path = device.join("gfx_plane").join(name);
@@ -38,11 +39,11 @@ pub fn read_gfx_plane(device: &Path, warnings: &mut Vec<Warning>) -> Option<Disp
         .then(|| Display::from_answers(dmabuf.unwrap_or(false), region.unwrap_or(false)))
 }
 
-/// Writes the `vfio-pci/device` part for these facts into an empty directory, and `evidence`, how
-/// they are known.
+/// Writes the `vfio-pci/device` part for these facts and the file `evidence` into an empty
+/// directory.
 ///
-/// `gfx_plane` is left out if the display is unknown, `irqs` and `regions` if the device was not
-/// asked. Numbers are decimal for counts, hexadecimal for flags, offsets and sizes.
+/// `gfx_plane` is left out if the display is unknown; `irqs` and `regions` are left out if the
+/// device was not asked. Counts are decimal; flags, offsets and sizes are hexadecimal.
 ///
 /// # Errors
 /// Any error of the file system.
@@ -57,7 +58,7 @@ pub fn write(directory: &Path, facts: &Facts, method: Method) -> io::Result<()> 
     Ok(())
 }
 
-/// Whether a directory has what [`write()`] would put there for these facts, and nothing else.
+/// Returns whether a directory has exactly what [`write()`] would put there for these facts.
 #[must_use]
 pub fn is_of(directory: &Path, facts: &Facts, method: Method) -> bool {
     let entries = entries(facts, method);
@@ -71,7 +72,7 @@ pub fn is_of(directory: &Path, facts: &Facts, method: Method) -> bool {
             let expected = entries.iter().filter(|(other, _)| below(other).is_some());
             return fs::read_dir(path).is_ok_and(|found| found.count() == expected.count());
         };
-        // One byte more than there should be, to see one that is too long.
+        // One byte more is read than expected, to notice a file that is too long.
         let mut found = Vec::with_capacity(content.len() + 1);
         let read = File::open(path)
             .and_then(|file| file.take(content.len() as u64 + 1).read_to_end(&mut found));
@@ -80,7 +81,7 @@ pub fn is_of(directory: &Path, facts: &Facts, method: Method) -> bool {
     entries.iter().all(is_as)
 }
 
-/// Directories (without content) and files of the tree, each after what it is in.
+/// Returns the directories (without content) and files of the tree, each after its parent.
 fn entries(facts: &Facts, method: Method) -> Vec<(String, Option<String>)> {
     const DEVICE: &str = "vfio-pci/device";
     let mut entries = vec![

@@ -1,10 +1,10 @@
-//! KubeVirt: what a VirtualMachineInstance says of the displays of its GPUs.
+//! KubeVirt: reads what a VirtualMachineInstance says about the displays of its GPUs.
 //!
-//! virt-launcher makes a `<hostdev>` of each of `spec.domain.devices.gpus` and names it in its alias
-//! (KubeVirt pkg/virt-launcher/virtwrap/device/hostdevice/gpu/hostdev.go and …/dra/gpu_hostdev.go:
-//! `ua-gpu-NAME`, `ua-dra-gpu-NAME`). Mediated devices get `display='on' ramfb='on'` unless
-//! `virtualGPUOptions` says otherwise; PCI devices get nothing, as they may be whole GPUs.
-//! `spec.domain.devices.hostDevices` have no displays.
+//! virt-launcher makes a `<hostdev>` of each of `spec.domain.devices.gpus` and names the GPU in the
+//! alias (KubeVirt pkg/virt-launcher/virtwrap/device/hostdevice/gpu/hostdev.go and
+//! …/dra/gpu_hostdev.go: `ua-gpu-NAME`, `ua-dra-gpu-NAME`). Mediated devices get `display='on'
+//! ramfb='on'` unless `virtualGPUOptions` says otherwise. PCI devices get nothing, as they may be
+//! whole GPUs. `spec.domain.devices.hostDevices` have no displays.
 
 use std::collections::BTreeMap;
 
@@ -14,23 +14,23 @@ use crate::domain::Hostdev;
 use crate::managed::Wish;
 use crate::names::DeviceId;
 
-/// How the aliases of GPUs begin, after libvirt's `ua-`.
+/// The beginnings of a GPU's alias, after libvirt's `ua-`.
 const ALIASES: [&str; 2] = ["gpu-", "dra-gpu-"];
 
-/// What of a VirtualMachineInstance matters: whether its GPUs shall have displays, by name. `None`: it
-/// does not say.
+/// The part of a VirtualMachineInstance that matters here: for each GPU by name, whether it shall
+/// have a display. `None` if the instance does not say.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Vmi {
     gpus: BTreeMap<String, Option<bool>>,
 }
 
-/// A text that is no VirtualMachineInstance.
+/// The error for a text that is no VirtualMachineInstance.
 #[derive(Debug, thiserror::Error)]
 pub enum NotAVmi {
-    /// Not JSON.
+    /// The text is not JSON.
     #[error("it is not JSON: {0}")]
     Json(#[from] serde_json::Error),
-    /// JSON, but no object with a `spec`.
+    /// The text is JSON, but no object with a `spec`.
     #[error(
         "it has no spec: expected a VirtualMachineInstance, as kubectl get vmi -o json prints it"
     )]
@@ -38,10 +38,10 @@ pub enum NotAVmi {
 }
 
 impl Vmi {
-    /// Reads the JSON. Whatever is not looked for may have any shape: versions of KubeVirt differ.
+    /// Reads the JSON. Parts that are not needed may have any form, as versions of KubeVirt differ.
     ///
     /// # Errors
-    /// [`NotAVmi`]
+    /// [`NotAVmi`] if it is not JSON or has no `spec`.
     pub fn parse(text: &str) -> Result<Self, NotAVmi> {
         let value: Value = serde_json::from_str(text)?;
         let spec = value.get("spec").filter(|spec| spec.is_object());
@@ -62,8 +62,8 @@ impl Vmi {
         })
     }
 
-    /// What KubeVirt wants of a device: a display of each mediated GPU unless the VMI has it off, and of
-    /// a PCI GPU only if the VMI has it on.
+    /// Returns KubeVirt's wish for a device. A mediated GPU shall have a display unless the
+    /// instance switches it off, and a PCI GPU only if the instance switches it on.
     #[must_use]
     pub fn wish(&self, hostdev: &Hostdev<'_, '_>) -> Wish {
         let alias = hostdev.element.child("alias");
@@ -156,7 +156,7 @@ mod tests {
                 AsWritten,
             ),
             (r#"[{"name":"a"}]"#, "", AsWritten, AsWritten),
-            // None of KubeVirt's shapes; nothing of it is an error.
+            // KubeVirt writes none of these. They are no errors.
             (r#"{"name":"a"}"#, NAMED, AsWritten, AsWritten),
             (
                 r#"[7,{"name":1},{"name":"a","virtualGPUOptions":[]}]"#,

@@ -1,4 +1,5 @@
-//! The `vfio_display` capability of node-device XML; xml-schemas/gfxplane-nodedev.rng is its schema.
+//! The `vfio_display` capability of node-device XML. Its schema is
+//! xml-schemas/gfxplane-nodedev.rng.
 
 use std::fmt::Write as _;
 
@@ -10,7 +11,7 @@ use crate::xml::escape;
 /// The capability's type.
 pub const TYPE: &str = "vfio_display";
 
-/// The capability of a device: lines without a line end at the end, nested ones indented.
+/// Returns the capability of a device as indented lines, without a line end after the last.
 #[must_use]
 pub fn of_device(finding: &Finding, hints: &[Hint]) -> String {
     wrap(
@@ -20,7 +21,8 @@ pub fn of_device(finding: &Finding, hints: &[Hint]) -> String {
     )
 }
 
-/// The capability of a parent: one `<type>` with the same content for each of its types.
+/// Returns the capability of a parent: one `<type>` element with the same content for each of its
+/// types.
 #[must_use]
 pub fn of_parent<'a>(types: impl Iterator<Item = (&'a str, &'a Finding, &'a [Hint])>) -> String {
     let types: Vec<String> = types

@@ -1,8 +1,8 @@
-//! libvirt's node-device XML, rebuilt from sysfs.
+//! Rebuilds libvirt's node-device XML from sysfs.
 //!
-//! Form and order of elements: libvirt src/conf/node_device_conf.c, `virNodeDeviceDefFormat`.
-//! What only libvirt can know (names from pci.ids, NUMA, PCI Express links) is left out, as its
-//! schema allows.
+//! The form and order of elements follow libvirt src/conf/node_device_conf.c,
+//! `virNodeDeviceDefFormat`. Only libvirt can know some of them (names from pci.ids, NUMA, PCI
+//! Express links). They are left out, as its schema allows.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::host::sysfs::{Device, Parent, Pci};
 use crate::names::{DeviceId, PciAddress};
 use crate::xml::escape;
 
-/// The name that libvirt gives the node device (`udevGenerateDeviceName`): every byte that is no
+/// Returns libvirt's name of the node device (`udevGenerateDeviceName`): each byte that is not a
 /// letter or digit becomes `_`.
 #[must_use]
 pub fn name_of(id: DeviceId, parent: Option<&str>) -> String {
@@ -21,7 +21,7 @@ pub fn name_of(id: DeviceId, parent: Option<&str>) -> String {
     }
 }
 
-/// The name of a parent.
+/// Returns libvirt's name of a parent.
 #[must_use]
 pub fn name_of_parent(parent: &Parent) -> String {
     plain(&format!(
@@ -36,17 +36,17 @@ pub fn name_of_parent(parent: &Parent) -> String {
 pub struct Mdev<'a> {
     /// Its UUID.
     pub id: DeviceId,
-    /// sysfs name of its parent.
+    /// The sysfs name of its parent.
     pub parent: Option<&'a str>,
     /// The node device that libvirt names as its parent.
     pub parent_node: &'a str,
-    /// Type id.
+    /// The id of its type.
     pub type_id: &'a str,
-    /// What sysfs says, if it is active.
+    /// The device in sysfs, if it is active.
     pub active: Option<&'a Device>,
 }
 
-/// The XML of an mdev.
+/// Returns the XML of an mdev.
 #[must_use]
 pub fn mdev(mdev: &Mdev<'_>) -> String {
     let name = name_of(mdev.id, mdev.parent);
@@ -76,7 +76,8 @@ pub fn mdev(mdev: &Mdev<'_>) -> String {
     )
 }
 
-/// The XML of a PCI device; `parent`: with the mdev types that it offers.
+/// Returns the XML of a PCI device. With `parent`, it includes the mdev types that the device
+/// offers.
 #[must_use]
 pub fn pci(pci: &Pci, path: &Path, driver: Option<&str>, parent: Option<&Parent>) -> String {
     let PciAddress {
@@ -148,9 +149,11 @@ pub fn pci(pci: &Pci, path: &Path, driver: Option<&str>, parent: Option<&Parent>
     )
 }
 
-/// The XML of a parent that is no PCI device. libvirt has such nodes only for the channel
-/// subsystem, the AP matrix and a class named mtty; it gives mtty's an `mdev_types` capability of
-/// its own, which its schema does not allow, so here it has none.
+/// Returns the XML of a parent that is not a PCI device.
+///
+/// libvirt has such nodes only for the channel subsystem, the AP matrix and a class named mtty.
+/// It gives mtty an `mdev_types` capability that its own schema does not allow; ours leaves it
+/// out.
 #[must_use]
 pub fn other_parent(parent: &Parent) -> String {
     device(
@@ -162,7 +165,8 @@ pub fn other_parent(parent: &Parent) -> String {
     )
 }
 
-/// Those that libvirt's schema knows; a type with another would make the whole document invalid.
+/// The device APIs that libvirt's schema knows. A type with any other would make the whole
+/// document invalid.
 const DEVICE_APIS: [&str; 3] = ["vfio-pci", "vfio-ccw", "vfio-ap"];
 
 fn mdev_types(parent: &Parent) -> String {

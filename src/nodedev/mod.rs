@@ -1,9 +1,9 @@
-//! What is known of a device, in the forms that others read.
+//! Writes what is known of a device in the forms that others read.
 //!
 //! * [`words`]: names and values, for mdevctl attributes and udev properties.
 //! * [`capability`]: the `vfio_display` capability, beside libvirt's own in node-device XML.
 //! * [`device`]: libvirt's node-device XML, rebuilt from sysfs for hosts without libvirt.
-//! * [`offline`]: which node devices there are, and the XML and capability of each.
+//! * [`offline`]: the node devices of a host, with the XML and capability of each.
 
 pub mod capability;
 pub mod device;
@@ -12,11 +12,11 @@ pub mod words;
 
 use crate::xml::{Document, Edit, XmlError};
 
-/// libvirt's XML of a device with our capability as its last one. A capability of ours that is
-/// already there is replaced. `None`: nothing to add.
+/// Returns libvirt's XML of a device with our capability added as the last. It replaces an
+/// earlier capability of ours. With `None`, nothing is added.
 ///
 /// # Errors
-/// If libvirt's XML can't be read.
+/// [`XmlError`] if libvirt's XML can't be read.
 pub fn with_capability(xml: &str, capability: Option<&str>) -> Result<String, XmlError> {
     let document = Document::parse(xml)?;
     let mut edits: Vec<Edit> = ours(&document, false);
@@ -26,11 +26,11 @@ pub fn with_capability(xml: &str, capability: Option<&str>) -> Result<String, Xm
     Ok(document.apply(&edits))
 }
 
-/// libvirt's XML of a device without anything of ours: what `nodedev-define` and
-/// `nodedev-create` take.
+/// Returns libvirt's XML of a device without anything of ours, as `nodedev-define` and
+/// `nodedev-create` take it.
 ///
 /// # Errors
-/// If libvirt's XML can't be read.
+/// [`XmlError`] if libvirt's XML can't be read.
 pub fn plain(xml: &str) -> Result<String, XmlError> {
     let document = Document::parse(xml)?;
     Ok(document.apply(&ours(&document, true)))
@@ -44,7 +44,7 @@ fn ours(document: &Document<'_>, attributes: bool) -> Vec<Edit> {
         .map(|c| c.remove())
         .collect();
     if attributes {
-        // What lies in a capability of ours goes with it.
+        // An attribute in a capability of ours goes with the capability.
         let libvirts =
             capabilities().filter(|c| c.attribute("type").as_deref() != Some(capability::TYPE));
         let attrs = libvirts.flat_map(|c| c.children().collect::<Vec<_>>());

@@ -1,4 +1,4 @@
-//! The node devices of a host that have something to do with vfio, without asking libvirt.
+//! Finds the node devices of a host that have to do with vfio, without asking libvirt.
 
 use std::collections::HashSet;
 
@@ -11,15 +11,15 @@ use crate::nodedev::{capability, device};
 /// One node device.
 #[derive(Debug, Clone, Copy)]
 pub enum Node<'a> {
-    /// A vfio device that is there.
+    /// A vfio device that exists.
     Active(&'a Device),
-    /// An mdev that is defined only.
+    /// An mdev that exists only as a definition.
     Defined(&'a Definition),
-    /// A device on which mdevs can be made.
+    /// A device on which mdevs can be created.
     Parent(&'a Parent),
 }
 
-/// All node devices that gfxplane has something to say of: names as libvirt makes them, sorted.
+/// Returns all node devices that concern gfxplane, sorted by the names that libvirt gives them.
 #[must_use]
 pub fn nodes(sources: &Sources) -> Vec<(String, Node<'_>)> {
     let host = &sources.host;
@@ -46,13 +46,14 @@ pub fn nodes(sources: &Sources) -> Vec<(String, Node<'_>)> {
         .map(|parent| (device::name_of_parent(parent), Node::Parent(parent)));
     let mut nodes: Vec<_> = active.chain(defined).chain(parents).collect();
     nodes.sort_by(|a, b| a.0.cmp(&b.0));
-    // A PCI device may be bound to a vfio driver and offer types as well: what it is comes first.
+    // A PCI device may be bound to a vfio driver and also offer types. The entry for the device
+    // itself counts.
     nodes.dedup_by(|later, first| later.0 == first.0);
     nodes
 }
 
-/// The node device that a user means: by libvirt's name, UUID, PCI address, or a parent's name in
-/// sysfs.
+/// Finds the node device that a user means by libvirt's name, a UUID, a PCI address, or a
+/// parent's name in sysfs.
 #[must_use]
 pub fn find<'a>(sources: &'a Sources, text: &str) -> Option<(String, Node<'a>)> {
     let wanted = DeviceId::from_user(text).ok();
@@ -74,7 +75,7 @@ pub fn find<'a>(sources: &'a Sources, text: &str) -> Option<(String, Node<'a>)> 
 }
 
 impl Node<'_> {
-    /// libvirt's XML of it, as far as sysfs tells.
+    /// Returns libvirt's XML of the node device, as far as sysfs has it.
     #[must_use]
     pub fn xml(&self, sources: &Sources) -> String {
         match self {
@@ -109,7 +110,7 @@ impl Node<'_> {
         }
     }
 
-    /// Our capability of it.
+    /// Returns our capability of the node device.
     #[must_use]
     pub fn capability(&self, sources: &Sources) -> String {
         let of_device = |entry: &DeviceEntry| capability::of_device(&entry.finding, &entry.require);
@@ -129,7 +130,7 @@ impl Node<'_> {
         }
     }
 
-    /// Whether it is there, or defined only.
+    /// Returns whether the node device is active or exists only as a definition.
     #[must_use]
     pub fn state(&self) -> State {
         match self {
@@ -139,7 +140,8 @@ impl Node<'_> {
     }
 }
 
-/// The node device that libvirt names as the parent of an mdev: the nearest that it knows.
+/// Returns the node device that libvirt names as the parent of an mdev: the nearest one that it
+/// knows.
 fn parent_node(sources: &Sources, parent: Option<&str>) -> String {
     let found = sources
         .host

@@ -1,19 +1,21 @@
-//! Names and values: `display=dmabuf`, `graphics.gl=yes`, `hostdev.display=on`, …
+//! Names and values of what is known: `display=dmabuf`, `graphics.gl=yes`, `hostdev.display=on`,
+//! …
 //!
-//! One list serves mdevctl attributes (`gfxplane.graphics.gl`), and through them
-//! `virsh nodedev-dumpxml`, as well as udev properties (`GFXPLANE_GRAPHICS_GL`). The words are
-//! those of the XML and the JSON.
+//! One list serves udev properties (`GFXPLANE_GRAPHICS_GL`) and mdevctl attributes
+//! (`gfxplane.graphics.gl`), and through the latter `virsh nodedev-dumpxml`. The words are those
+//! of the XML and the JSON.
 
 use crate::evidence::Finding;
 use crate::hints::Hint;
 
-/// What all our attribute names begin with.
+/// The beginning of all our attribute names.
 pub const PREFIX: &str = "gfxplane.";
 
-/// The words for a finding and its hints, in a fixed order. Names and values consist of
-/// `A-Z a-z 0-9 _ . : , = + / -` only, because libvirt prints attributes without escaping them
-/// (src/conf/node_device_conf.c, `virNodeDeviceCapMdevAttrFormat`); any other character becomes
-/// `_`.
+/// Returns the words for a finding and its hints, in a fixed order.
+///
+/// Names and values consist only of `A-Z a-z 0-9 _ . : , = + / -`, because libvirt prints
+/// attributes without escaping them (src/conf/node_device_conf.c,
+/// `virNodeDeviceCapMdevAttrFormat`). Any other character becomes `_`.
 #[must_use]
 pub fn words(finding: &Finding, hints: &[Hint]) -> Vec<(String, String)> {
     let facts = &finding.facts;
@@ -48,8 +50,8 @@ pub fn words(finding: &Finding, hints: &[Hint]) -> Vec<(String, String)> {
     words
 }
 
-/// What a mdevctl callout prints for `get attributes`: an array of objects with one member each
-/// (mdevctl src/callouts.rs, `add_attributes`).
+/// Returns the output of a mdevctl callout for `get attributes`: an array of objects with one
+/// member each (mdevctl src/callouts.rs, `add_attributes`).
 #[must_use]
 pub fn attributes(words: &[(String, String)]) -> String {
     let attribute = |(name, value): &(String, String)| {
@@ -62,7 +64,8 @@ pub fn attributes(words: &[(String, String)]) -> String {
     )
 }
 
-/// What a program that udev imports from prints: `GFXPLANE_DISPLAY=dmabuf`, a line each.
+/// Returns the output of a program from which udev imports properties: lines like
+/// `GFXPLANE_DISPLAY=dmabuf`.
 #[must_use]
 pub fn properties(words: &[(String, String)]) -> String {
     let property = |(name, value): &(String, String)| {

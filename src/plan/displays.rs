@@ -1,4 +1,4 @@
-//! `display` of the hostdevs: off where it can't work, on where there is one that can be shown.
+//! Switches the displays of hostdevs: off where a display can't work, on where one can be shown.
 
 use crate::facts::Display;
 use crate::plan::frontends::{self, Wanted};
@@ -10,7 +10,7 @@ use crate::predict::{About, Danger, predict, words};
 use crate::screens::Found;
 
 impl Planner<'_, '_, '_> {
-    /// `display='on'` where there is no display, and what hangs on it.
+    /// Switches off each display that can't work, and removes the properties that depend on it.
     pub(super) fn switch_off_what_cannot_work(&mut self) {
         for place in 0..self.screens.vgpus.len() {
             let vgpu = &self.screens.vgpus[place];
@@ -43,7 +43,7 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// xres and yres where QEMU refuses them.
+    /// Removes xres and yres where QEMU refuses them.
     pub(super) fn drop_modes(&mut self, place: usize) {
         for name in ["xres", "yres"] {
             let vgpu = &self.screens.vgpus[place];
@@ -62,7 +62,7 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Displays that were measured and are off.
+    /// Switches on each display that was measured and that something can show.
     pub(super) fn switch_on_what_is_there(&mut self) {
         if self.policy.display < Displays::Auto {
             return;
@@ -70,7 +70,7 @@ impl Planner<'_, '_, '_> {
         for place in 0..self.screens.vgpus.len() {
             let vgpu = &self.screens.vgpus[place];
             let has_display = vgpu.known.finding.facts.display.preferred().is_some();
-            // libvirt writes no -set by itself: an off there is a wish.
+            // libvirt writes no -set of its own, so an off there is the user's wish.
             let is_wish = vgpu.set.contains_key("display");
             if vgpu.display || !vgpu.is_pci || !vgpu.known.is_measured() || !has_display || is_wish
             {
@@ -83,7 +83,7 @@ impl Planner<'_, '_, '_> {
             let takes = |libvirt: &Libvirt| libvirt.takes_display(id);
             if !Libvirt::possible(self.abilities).iter().any(takes) {
                 let hostdev = self.hostdev(vgpu);
-                // What is dropped is said in the end.
+                // The remarks at the end name the attributes that libvirt drops.
                 if hostdev.display.is_none() && hostdev.ramfb.is_none() {
                     self.note(
                         Level::Info,
@@ -160,7 +160,8 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Which screens have to be shown: those of devices that are switched on and known to have one.
+    /// Returns the screens that must be shown: those of devices that are switched on and are known
+    /// to have a display.
     pub(super) fn wanted(&self) -> Wanted {
         let devices = self
             .screens

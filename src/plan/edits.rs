@@ -1,6 +1,7 @@
-//! A plan as edits of the domain's XML.
+//! Turns a plan into edits of the domain's XML.
 
-use std::collections::BTreeMap;
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::domain::{Domain, Graphics, GraphicsType, Hostdev, QEMU_NAMESPACE, SpiceMode, numbered};
 use crate::names::DeviceId;
@@ -8,7 +9,7 @@ use crate::plan::{Action, Change};
 use crate::properties;
 use crate::xml::{Edit, Element, escape};
 
-/// What stands after `<graphics>` where libvirt writes it (src/conf/domain_conf.c,
+/// The elements that libvirt writes after `<graphics>` (src/conf/domain_conf.c,
 /// `virDomainDefFormatInternalSetRootName`).
 const AFTER_GRAPHICS: [&str; 18] = [
     "sound",
@@ -31,16 +32,17 @@ const AFTER_GRAPHICS: [&str; 18] = [
     "pstore",
 ];
 
-/// What the edits have to respect.
+/// The limits that the edits must respect.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct How {
-    /// No device gets an alias of the user's, as that renames it, and a `-set` would no longer find it.
+    /// True if no device may get an alias of the user's. Such an alias renames the device, and a
+    /// `-set` would no longer find it.
     pub keep_aliases: bool,
-    /// libvirt does not read `qemu:override`: the attributes count.
+    /// True if libvirt does not read `qemu:override`, so that the attributes count.
     pub no_override: bool,
 }
 
-/// The edits that make the changes.
+/// Returns the edits that make the changes.
 #[must_use]
 pub fn edits(domain: &Domain<'_, '_>, changes: &[Change], how: How) -> Vec<Edit> {
     let mut edits = Edits {
@@ -49,6 +51,14 @@ pub fn edits(domain: &Domain<'_, '_>, changes: &[Change], how: How) -> Vec<Edit>
         how,
         edits: Vec::new(),
         properties: BTreeMap::new(),
+        hostdevs: domain
+            .hostdevs
+            .iter()
+            .enumerate()
+            .rev()
+            .map(|(at, hostdev)| (hostdev.id, at))
+            .collect(),
+        aliases: OnceCell::new(),
     };
     for change in changes {
         edits.action(&change.action);
@@ -64,13 +74,17 @@ struct Edits<'e, 'd, 'a> {
     changes: &'e [Change],
     how: How,
     edits: Vec<Edit>,
-    /// What `qemu:override` shall say; `None`: nothing.
+    /// The properties that `qemu:override` has to set; `None` for one that it must not set.
     properties: BTreeMap<(DeviceId, String), Option<String>>,
+    /// The places of the hostdevs; for a device that occurs twice, the first place.
+    hostdevs: HashMap<DeviceId, usize>,
+    /// All aliases of devices and overrides, also of overrides for devices that are not there.
+    aliases: OnceCell<HashSet<String>>,
 }
 
 impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
     fn hostdev(&self, id: DeviceId) -> Option<&'e Hostdev<'d, 'a>> {
-        self.domain.hostdevs.iter().find(|hostdev| hostdev.id == id)
+        Some(&self.domain.hostdevs[*self.hostdevs.get(&id)?])
     }
 
     fn graphics(&self, kind: GraphicsType) -> Option<&'e Graphics<'d, 'a>> {
@@ -110,17 +124,17 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
                 self.properties.insert((*device, name.clone()), None);
             }
             Action::Rom { device, file } => self.rom(*device, file),
-            // All at once at the end: an emptied command line goes as a whole.
+            // All settings go together at the end, because an emptied command line goes as a whole.
             Action::RemoveSetting { .. } => {}
         }
     }
 
-    /// Where `qemu:override` says it, there; else the attribute.
+    /// Sets the display in `qemu:override` if that has it, or else in the attribute.
     fn display(&mut self, device: DeviceId, on: bool) {
         let Some(hostdev) = self.hostdev(device) else {
             return;
         };
-        // Of several, libvirt lets the last stand.
+        // libvirt takes the last of several.
         let overridden = self
             .domain
             .properties
@@ -129,7 +143,7 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
             .filter(|_| !self.how.no_override);
         let value = if on { "on" } else { "off" };
         let edit = match overridden {
-            // Of the type that QEMU wants, whatever was said.
+            // QEMU wants this type, whatever type was there.
             Some(property) => {
                 self.edits
                     .push(property.element.set_attribute("type", "string"));
@@ -168,7 +182,7 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
         }
     }
 
-    /// The render node that the plan chooses for graphics.
+    /// Returns the render node that the plan chooses for these graphics.
     fn chosen_rendernode(&self, kind: GraphicsType) -> Option<&'e str> {
         self.changes.iter().find_map(|change| match &change.action {
             Action::RenderNode {
@@ -180,7 +194,7 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
     }
 
     fn rendernode(&mut self, kind: GraphicsType, node: &str) {
-        // New graphics and a new <gl> are written with it.
+        // For new graphics or a new <gl>, the code that adds them writes the render node.
         let Some(graphics) = self.graphics(kind) else {
             return;
         };
@@ -202,7 +216,8 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
         for name in ["port", "tlsPort", "autoport", "listen"] {
             self.edits.push(element.remove_attribute(name));
         }
-        // Without TLS there are no secure channels, and libvirt refuses to start with them.
+        // Without TLS there are no secure channels, and libvirt refuses to start a domain that asks
+        // for one.
         if graphics.settings.default_mode == SpiceMode::Secure {
             self.edits.push(element.remove_attribute("defaultMode"));
         }
@@ -225,7 +240,7 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
         if first {
             let others: Vec<&str> = element.children().map(|child| child.name()).collect();
             let edit = element.insert_before(&others, "<listen type='none'/>");
-            // Before what else is put in.
+            // This edit must come before the other insertions.
             self.edits.insert(0, edit);
         }
     }
@@ -260,7 +275,8 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
         } else {
             format!("{start}>\n  {}\n</graphics>", inner.join("\n  "))
         };
-        // After all that are there: of several, the last counts for QEMU.
+        // The new element goes after all graphics that are there, because QEMU takes the last of
+        // several.
         let others: Vec<&str> = devices.children().map(|child| child.name()).collect();
         let last = others.iter().rposition(|name| *name == "graphics");
         let above = &others[..last.unwrap_or(0)];
@@ -312,7 +328,7 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
             .find(|child| child.is(Some(QEMU_NAMESPACE), "override"));
         let (prefix, declared) = self.prefix(overrides);
         let mut given = Vec::new();
-        for (device, properties) in &by_device {
+        for (device, given_properties) in &by_device {
             let Some(hostdev) = self.hostdev(*device) else {
                 continue;
             };
@@ -320,16 +336,26 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
             let frontend = overrides.and_then(|all| frontend_of(all, &hostdev.alias));
             given.push((hostdev.element, alias.clone()));
             let own = frontend.map_or(prefix.clone(), |f| prefix_of(f.name()));
-            let lines: Vec<String> = properties
-                .iter()
-                .map(|(name, value)| property_element(&own, name, value))
-                .collect();
+            let mut lines = Vec::new();
+            for (name, value) in given_properties {
+                let mut all = self.domain.properties.iter();
+                let said = all.rfind(|p| p.alias == hostdev.alias && p.name == *name);
+                match said.filter(|_| frontend.is_some()) {
+                    Some(said) => edits.extend([
+                        said.element
+                            .set_attribute("type", properties::kind(name, value)),
+                        said.element.set_attribute("value", value),
+                    ]),
+                    None => lines.push(property_element(&own, name, value)),
+                }
+            }
             match frontend {
                 Some(frontend) => {
                     for line in &lines {
                         edits.push(frontend.append(line));
                     }
                 }
+                None if lines.is_empty() => {}
                 None => {
                     new.push_str(&format!(
                         "<{prefix}device alias='{}'>\n  <{prefix}frontend>\n    {}\n  </{prefix}frontend>\n</{prefix}device>\n",
@@ -360,48 +386,48 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
         self.edits.append(&mut edits);
     }
 
-    /// A device that gets an alias of the user's is not counted any more, and those after it have
-    /// another number: what is overridden for them has to follow.
+    /// Adjusts the aliases in `qemu:override`. libvirt does not count a device that gets an alias
+    /// of the user's, so the devices after it get other numbers.
     fn renumber(&self, given: &[(Element<'d, 'a>, String)], edits: &mut Vec<Edit>) {
+        let given: HashMap<&Element<'d, 'a>, &String> = given
+            .iter()
+            .map(|(element, alias)| (element, alias))
+            .collect();
         let own = |(element, alias): &(Element<'d, 'a>, String)| {
-            let new = given.iter().find(|(other, _)| other == element);
-            let new = new.map(|(_, alias)| alias.clone());
+            let new = given.get(element).map(|alias| (*alias).clone());
             new.or_else(|| alias.starts_with("ua-").then(|| alias.clone()))
         };
         let after = numbered(self.domain.aliases.iter().map(own));
-        let overridden = self
-            .domain
-            .element
-            .children()
-            .filter(|child| child.is(Some(QEMU_NAMESPACE), "override"))
-            .flat_map(Element::children);
-        for device in overridden {
+        let before = self.domain.aliases.iter().map(|(_, alias)| alias.as_str());
+        let changed: HashMap<&str, &String> = before
+            .zip(&after)
+            .rev()
+            .filter(|(before, after)| before != after)
+            .collect();
+        for device in self.overridden() {
             let Some(alias) = device.attribute("alias") else {
                 continue;
             };
-            let before = self.domain.aliases.iter().map(|(_, alias)| alias);
-            let changed = before
-                .zip(&after)
-                .find(|(before, after)| **before == *alias && before != after);
-            if let Some((_, after)) = changed {
+            if let Some(after) = changed.get(alias.as_ref()) {
                 edits.push(device.set_attribute("alias", after));
             }
         }
     }
 
-    /// The prefix for QEMU's namespace, with its colon, and whether it is declared.
+    /// Returns the prefix for QEMU's namespace with its colon, and whether it is declared.
     fn prefix(&self, overrides: Option<Element<'d, 'a>>) -> (String, bool) {
         if let Some(element) = overrides {
             return (prefix_of(element.name()), true);
         }
-        // Where nobody declares it, a declaration would wake up what libvirt passed over.
+        // If the domain uses the prefix `qemu` without declaring it, a declaration would make
+        // libvirt read what it has passed over so far.
         let is_undeclared = |child: Element<'_, '_>| {
             child.name().starts_with("qemu:") && child.namespace().is_none()
         };
         let mut taken = self.domain.element.children().any(is_undeclared);
         for (name, value) in self.domain.element.attributes() {
             if let Some(prefix) = name.strip_prefix("xmlns:") {
-                // With a colon it is none: an element with it is in no namespace.
+                // A prefix with a colon does not count: an element that uses it is in no namespace.
                 if value == QEMU_NAMESPACE && !prefix.contains(':') {
                     return (format!("{prefix}:"), true);
                 }
@@ -411,34 +437,23 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
         (if taken { "libvirt-qemu:" } else { "qemu:" }.into(), false)
     }
 
-    /// The user's alias of a hostdev; it gets one if it has none, as libvirt keeps no other.
+    /// Returns the user's alias of a hostdev. A hostdev without one gets one, as libvirt keeps no
+    /// other.
     fn user_alias(&self, hostdev: &Hostdev<'_, '_>, edits: &mut Vec<Edit>) -> String {
         if self.how.keep_aliases || hostdev.has_user_alias() {
             return hostdev.alias.clone();
         }
-        // By a device, or by an override of a device that is not there.
-        let is_taken = |alias: &str| {
-            let root = self.domain.element;
-            let mut devices = self.domain.devices.into_iter().flat_map(Element::children);
-            let mut overridden = root
-                .children()
-                .filter(|child| child.is(Some(QEMU_NAMESPACE), "override"))
-                .flat_map(Element::children);
-            devices.any(|device| {
-                device
-                    .child("alias")
-                    .is_some_and(|own| own.attribute("name").as_deref() == Some(alias))
-            }) || overridden.any(|device| device.attribute("alias").as_deref() == Some(alias))
-        };
-        let at = self
-            .domain
-            .hostdevs
-            .iter()
-            .position(|other| other.id == hostdev.id)
-            .unwrap_or(0);
+        let taken = self.aliases.get_or_init(|| {
+            let devices = self.domain.devices.into_iter().flat_map(Element::children);
+            let own = devices.filter_map(|device| device.child("alias")?.attribute("name"));
+            let overridden = self.overridden();
+            let overridden = overridden.filter_map(|device| device.attribute("alias"));
+            own.chain(overridden).map(Into::into).collect()
+        });
+        let at = self.hostdevs.get(&hostdev.id).copied().unwrap_or(0);
         let alias = (at..)
             .map(|number| format!("ua-vgpu{number}"))
-            .find(|alias| !is_taken(alias))
+            .find(|alias| !taken.contains(alias))
             .unwrap_or_default();
         edits.push(match hostdev.element.child("alias") {
             Some(element) => element.set_attribute("name", &alias),
@@ -449,18 +464,32 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
         alias
     }
 
-    /// Takes properties out, and with the last one of them what held it.
+    /// Returns the devices in `qemu:override`.
+    fn overridden(&self) -> impl Iterator<Item = Element<'d, 'a>> {
+        let children = self.domain.element.children();
+        children
+            .filter(|child| child.is(Some(QEMU_NAMESPACE), "override"))
+            .flat_map(Element::children)
+    }
+
+    /// Removes properties, and their containers if these become empty.
     fn take_out_properties(&mut self) {
-        let goes = |element: &Element<'_, '_>| {
-            self.domain.properties.iter().any(|property| {
-                property.element == *element
-                    && self.domain.hostdevs.iter().any(|hostdev| {
-                        hostdev.alias == property.alias
-                            && self.properties.get(&(hostdev.id, property.name.clone()))
-                                == Some(&None)
-                    })
-            })
-        };
+        let mut aliases: HashMap<DeviceId, Vec<&str>> = HashMap::new();
+        for hostdev in &self.domain.hostdevs {
+            let own = aliases.entry(hostdev.id).or_default();
+            own.push(hostdev.alias.as_str());
+        }
+        let mut out: HashSet<(&str, &str)> = HashSet::new();
+        for ((id, name), _) in self.properties.iter().filter(|(_, value)| value.is_none()) {
+            let own = aliases.get(id).into_iter().flatten();
+            out.extend(own.map(|alias| (*alias, name.as_str())));
+        }
+        let properties = self.domain.properties.iter();
+        let gone: HashSet<Element<'_, '_>> = properties
+            .filter(|p| out.contains(&(p.alias.as_str(), p.name.as_str())))
+            .map(|p| p.element)
+            .collect();
+        let goes = |element: &Element<'_, '_>| gone.contains(element);
         let overrides = self
             .domain
             .element
@@ -474,7 +503,7 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
     }
 
     fn take_out_settings(&mut self) {
-        let settings: Vec<&str> = self
+        let settings: HashSet<&str> = self
             .changes
             .iter()
             .filter_map(|change| match &change.action {
@@ -482,8 +511,8 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
                 _ => None,
             })
             .collect();
-        let mut gone = Vec::new();
-        // Whatever follows -set is its value, another -set included.
+        let mut gone = HashSet::new();
+        // The argument after -set is its value, even if that is another -set.
         let mut is_value = false;
         for pair in self.domain.arguments.windows(2) {
             let [option, value] = pair else { continue };
@@ -492,7 +521,7 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
             }
             let is_set = matches!(option.value.as_str(), "-set" | "--set");
             is_value = is_set;
-            if is_set && settings.contains(&value.value.as_str()) {
+            if is_set && settings.contains(value.value.as_str()) {
                 gone.extend([option.element, value.element]);
             }
         }
@@ -512,8 +541,8 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
     }
 }
 
-/// Takes out the elements that go, and each element that had nothing else in it (comments
-/// included). Returns whether the element itself goes.
+/// Removes the elements that must go, and each element that has nothing left in it, not even a
+/// comment. Returns whether the element itself goes.
 fn take_out(
     element: Element<'_, '_>,
     goes: &dyn Fn(&Element<'_, '_>) -> bool,
@@ -558,7 +587,7 @@ fn property_element(prefix: &str, name: &str, value: &str) -> String {
     )
 }
 
-/// The prefix of a name, with its colon.
+/// Returns the prefix of a name with its colon.
 fn prefix_of(name: &str) -> String {
     name.split_once(':')
         .map(|(prefix, _)| format!("{prefix}:"))
@@ -578,7 +607,7 @@ mod tests {
     use super::*;
     use crate::xml::Document;
 
-    /// A domain with these attributes, devices and elements, after these changes.
+    /// Returns the XML of a domain with these attributes, devices and elements after these changes.
     fn changed(attributes: &str, devices: &str, elements: &str, actions: Vec<Action>) -> String {
         let text = format!("<domain{attributes}><devices>{devices}</devices>{elements}</domain>");
         let document = Document::parse(&text).unwrap();
@@ -638,14 +667,14 @@ mod tests {
         assert_eq!(prefix(&format!(" xmlns:q='{namespace}'"), ""), "q");
         assert_eq!(prefix(" xmlns:q='urn:q'", ""), "qemu");
         assert_eq!(prefix(" xmlns:qemu='urn:q'", ""), "libvirt-qemu");
-        // In whichever order.
+        // The order does not matter.
         for others in [
             "xmlns:qemu='urn:q' xmlns:r='urn:r'",
             "xmlns:r='urn:r' xmlns:qemu='urn:q'",
         ] {
             assert_eq!(prefix(&format!(" {others}"), ""), "libvirt-qemu");
         }
-        // A prefix with a colon is none; what libvirt passed over stays passed over.
+        // A prefix with a colon does not count, and libvirt goes on passing over these elements.
         assert_eq!(prefix(&format!(" xmlns:a:b='{namespace}'"), ""), "qemu");
         assert_eq!(prefix("", "<qemu:commandline/>"), "libvirt-qemu");
         assert_eq!(prefix("", "<other:commandline/>"), "qemu");

@@ -1,8 +1,8 @@
-//! Which frontends show the screens: all ways to rearrange a domain's graphics are tried on the
-//! prediction, and the one that costs the user least is taken.
+//! Chooses the frontends that show the screens. It tries each way to rearrange the domain's
+//! graphics on the prediction, and takes the one that costs the user least.
 //!
-//! There are few: each graphics may be left, get or lose OpenGL, stop listening on TCP or be taken
-//! out, and one may be added.
+//! There are few ways: each graphics may be left alone, get or lose OpenGL, stop listening on TCP
+//! or be removed, and one may be added.
 
 use std::collections::BTreeSet;
 
@@ -14,24 +14,24 @@ use crate::policy::Consent;
 use crate::predict::{Danger, Prediction, predict};
 use crate::screens::{Found, Frontend, Screens};
 
-/// The screens that have to be seen.
+/// The screens that must be visible.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Wanted {
-    /// Of these devices.
+    /// The devices whose screens they are.
     pub devices: Vec<DeviceId>,
 }
 
 /// A way to show the screens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Arrangement {
-    /// The screens afterwards.
+    /// The screens after the changes.
     pub screens: Screens,
-    /// What leads there.
+    /// The changes that lead there.
     pub changes: Vec<Change>,
 }
 
 impl Arrangement {
-    /// What the user loses by it.
+    /// Returns what the user loses by these changes.
     #[must_use]
     pub fn loses(&self) -> BTreeSet<Consent> {
         self.changes
@@ -40,14 +40,15 @@ impl Arrangement {
             .collect()
     }
 
-    /// Whether the user has agreed to that.
+    /// Returns whether the user has agreed to all losses.
     #[must_use]
     pub fn is_allowed(&self, consent: &BTreeSet<Consent>) -> bool {
         self.loses().is_subset(consent)
     }
 }
 
-/// Whether it certainly starts, all that is wanted is seen, and no viewer can end the guest.
+/// Returns whether the domain certainly starts, all wanted screens are visible, and no viewer can
+/// end the guest.
 #[must_use]
 pub fn is_good(prediction: &Prediction, wanted: &Wanted) -> bool {
     let seen = |id: &DeviceId| {
@@ -59,10 +60,10 @@ pub fn is_good(prediction: &Prediction, wanted: &Wanted) -> bool {
     prediction.starts() && wanted.devices.iter().all(seen) && !prediction.dangers.iter().any(ends)
 }
 
-/// The best way to show what is wanted: one that loses something is returned only if no other helps.
-/// `None` if nothing is known to help.
+/// Returns the best way to show the wanted screens, or `None` if no way is known. A way that loses
+/// something is returned only if no other helps.
 ///
-/// All ways are tried, of which there are few as long as no type of graphics is there twice
+/// The function tries all ways. There are few as long as each type of graphics occurs once
 /// ([`Screens::is_ambiguous`]).
 #[must_use]
 pub fn best(
@@ -72,7 +73,7 @@ pub fn best(
     may_add: bool,
 ) -> Option<Arrangement> {
     let mut best: Option<(Cost, Vec<Move>, Screens)> = None;
-    // Whoever tells QEMU of a display past libvirt has to say what is meant.
+    // A user who passes QEMU a display behind libvirt's back has to say which one is meant.
     if screens.arguments.display.is_some() {
         return None;
     }
@@ -93,7 +94,7 @@ pub fn best(
     })
 }
 
-/// What is done to the frontend at a place, or beside them.
+/// One change to the frontend at this place, or a new frontend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Move {
     Gl(usize, bool),
@@ -103,7 +104,7 @@ enum Move {
     Add(GraphicsType, bool),
 }
 
-/// Every combination of moves.
+/// Returns every combination of moves.
 fn ways(frontends: &[Frontend], may_add: bool) -> Vec<Vec<Move>> {
     let mut ways = vec![Vec::new()];
     for (place, frontend) in frontends.iter().enumerate() {
@@ -174,7 +175,8 @@ fn ways(frontends: &[Frontend], may_add: bool) -> Vec<Vec<Move>> {
     ways
 }
 
-/// Whether one would hide another: QEMU has one `-display`, and the last counts.
+/// Returns whether the addition and another frontend would hide each other. QEMU has one
+/// `-display`, and the last counts.
 fn is_hidden(frontends: &[Frontend], way: &[Move], addition: Move) -> bool {
     let Move::Add(GraphicsType::Dbus | GraphicsType::EglHeadless, _) = addition else {
         return false;
@@ -188,7 +190,7 @@ fn is_hidden(frontends: &[Frontend], way: &[Move], addition: Move) -> bool {
     })
 }
 
-/// What a way costs; less is better, the first field that differs decides.
+/// The cost of a way. Less is better, and the first field that differs decides.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Cost {
     losses: usize,
@@ -210,7 +212,8 @@ fn cost(frontends: &[Frontend], moves: &[Move]) -> Cost {
     }
 }
 
-/// What the user loses by a move. Spice on loopback is seen on this host alone, before and after.
+/// Returns what the user loses by a move. Spice on loopback loses nothing: only this host saw it,
+/// and this host still sees it.
 fn loss(frontends: &[Frontend], action: Move) -> Option<Consent> {
     match action {
         Move::ListenNone(place) if frontends[place].reach == Reach::Remote => Some(Consent::Remote),
@@ -238,11 +241,11 @@ fn after(screens: &Screens, moves: &[Move]) -> Screens {
             }
             Move::Remove(place) => removed.push(place),
             Move::Add(kind, gl) => {
-                // The guest gets no card that it did not have.
+                // The guest must not get a card that it did not have.
                 if then.frontends.is_empty() {
                     then.video_said = true;
                 }
-                // Helpers such as qemu-rdp look at a dbus display that is on a bus.
+                // Helpers such as qemu-rdp need a dbus display that is on a bus.
                 let on_a_bus = then.frontends.iter().any(|f| f.kind == GraphicsType::Rdp);
                 then.frontends.push(Frontend {
                     place: None,
@@ -261,7 +264,7 @@ fn after(screens: &Screens, moves: &[Move]) -> Screens {
             }
         }
     }
-    // The user's choice of a render node outlives the graphics that it was made for.
+    // The user's choice of a render node outlives the graphics for which it was made.
     let chosen = removed
         .iter()
         .find_map(|place| then.frontends[*place].rendernode.clone());
@@ -280,7 +283,7 @@ fn after(screens: &Screens, moves: &[Move]) -> Screens {
     then
 }
 
-/// The moves with their reasons.
+/// Returns the changes that the moves make, with their reasons.
 fn changes(screens: &Screens, then: &Screens, moves: &[Move]) -> Vec<Change> {
     let dmabuf = screens
         .vgpus

@@ -1,4 +1,4 @@
-//! Graphics and video: which frontends show what is switched on, and where these render.
+//! Plans graphics and video: the frontends that show the displays, and the GPU that renders them.
 
 use crate::abilities::{ALLOW_DBUS_DAEMON, DBUS_DAEMON_DIED, RenderNodes};
 use crate::arguments::Arguments;
@@ -15,7 +15,7 @@ use crate::predict::{About, Outcome, Prediction, Refusal, predict};
 use crate::screens::{Found, Vgpu};
 
 impl Planner<'_, '_, '_> {
-    /// What the policy `video = "none"` asks for.
+    /// Removes the emulated video if the policy says `video = "none"`.
     pub(super) fn take_out_emulated_video(&mut self) {
         if self.policy.video != EmulatedVideo::None || self.screens.cards.is_empty() {
             return;
@@ -63,7 +63,7 @@ impl Planner<'_, '_, '_> {
         self.consented(Action::VideoNone, reason, Some(Consent::Video));
     }
 
-    /// Graphics that can show what is switched on.
+    /// Arranges the graphics so that they show each display that is switched on.
     pub(super) fn arrange_frontends(&mut self) {
         let wanted = self.wanted();
         let shows = |vgpu: &Vgpu| vgpu.display && vgpu.is_pci;
@@ -71,17 +71,17 @@ impl Planner<'_, '_, '_> {
             return;
         }
         let now = predict(&self.screens, self.abilities);
-        // What starts and shows everything without danger is left alone.
+        // A domain that starts and shows everything without danger stays as it is.
         if frontends::is_good(&now, &wanted) {
             return;
         }
-        // For a device of which nothing is known, nothing is changed.
+        // Nothing changes for a device whose display is unknown.
         if wanted.devices.is_empty() {
             self.refused(&now, None);
             return;
         }
         let best = |may_add| frontends::best(&self.screens, self.abilities, &wanted, may_add);
-        // A domain that starts gets more graphics only if somebody said so.
+        // A domain that starts gets more graphics only if somebody has asked for them.
         let may_add = !now.starts()
             || self.policy.display == Displays::Full
             || self.policy.consent.contains(&Consent::Remote);
@@ -101,7 +101,7 @@ impl Planner<'_, '_, '_> {
         self.changes.extend(arrangement.changes);
     }
 
-    /// Says what would help but needs consent, or that nothing is known to help.
+    /// Notes what would help but needs consent, or that nothing is known to help.
     pub(super) fn refused(&mut self, now: &Prediction, found: Option<&Arrangement>) {
         let mut cures: Vec<Cure> = Vec::new();
         let mut consent = None;
@@ -149,7 +149,7 @@ impl Planner<'_, '_, '_> {
                 );
                 (Level::Warn, refusal.about, text)
             }
-            // It starts, and what is wrong with it is said at the end.
+            // The domain starts. The remarks at the end say what is wrong with it.
             Outcome::Yes if found.is_none() => return,
             Outcome::Yes => {
                 let about = self.wanted().devices.first().copied();
@@ -205,7 +205,7 @@ impl Planner<'_, '_, '_> {
         });
     }
 
-    /// Why QEMU's words are so, for a device.
+    /// Returns an explanation of QEMU's words, if they are about a device.
     pub(super) fn explained(&self, about: About) -> String {
         let About::Device(id) = about else {
             return String::new();
@@ -227,8 +227,9 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// The render node of the device's own GPU, where none is chosen: libvirt would take the
-    /// first it finds (src/qemu/qemu_process.c, `qemuProcessGraphicsSetupRenderNode`).
+    /// Chooses the render node of the device's own GPU where the user has chosen none. libvirt
+    /// would take the first that it finds (src/qemu/qemu_process.c,
+    /// `qemuProcessGraphicsSetupRenderNode`).
     pub(super) fn render_nodes(&mut self) {
         let dmabuf: Vec<(DeviceId, String)> = self
             .screens

@@ -1,6 +1,6 @@
-//! The plan for a guest whose graphics are another manager's: KubeVirt's console is VNC on a socket,
-//! oVirt's is what its engine and its clients agree on. Nothing is done to them; the display of each
-//! vfio device is made to work with them as they are, or is switched off.
+//! Makes the plan for a guest whose graphics belong to another manager. KubeVirt's console is VNC
+//! on a socket; oVirt's engine and clients agree on theirs. The plan leaves the graphics alone. It
+//! makes the display of each vfio device work with them, or switches it off.
 
 use crate::abilities::Abilities;
 use crate::domain::{Domain, Hostdev};
@@ -11,21 +11,21 @@ use crate::policy::{Policy, Unknown};
 use crate::predict::{About, Danger, Outcome, Prediction, Refusal, predict};
 use crate::screens::{Screens, Vgpu};
 
-/// What the manager of a guest wants of the display of one of its devices.
+/// The manager's wish for the display of one device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wish {
-    /// To have it on, wherever that works.
+    /// The display shall be on wherever that works.
     Shown,
-    /// What it has written, and no more.
+    /// The display shall be as the manager has written it.
     AsWritten,
 }
 
-/// Makes the plan for a domain with these screens, whose graphics stay as they are. `wish` tells what
-/// its manager wants of each of its devices.
+/// Makes the plan for a domain whose graphics stay as they are. `wish` returns the manager's wish
+/// for each device.
 ///
-/// A display that QEMU or libvirt would refuse, and one that nothing in the domain shows, is switched
-/// off. One that the manager wishes for is switched on if it is known, by whatever evidence: the wish
-/// is the manager's, not ours. A display of which nothing is known stays as it is.
+/// A display goes off if QEMU or libvirt would refuse it, or if nothing in the domain shows it. A
+/// display that the manager wishes for goes on if it is known, by whatever evidence, since the wish
+/// is not ours. An unknown display stays as it is.
 #[must_use]
 pub fn plan_managed(
     domain: &Domain<'_, '_>,
@@ -36,7 +36,7 @@ pub fn plan_managed(
 ) -> Plan {
     let planner = Planner::new(domain, screens, abilities, policy);
     let steps = |planner: &mut Planner<'_, '_, '_>| {
-        // Whatever else is wrong with the domain is not ours to mend.
+        // Anything else that is wrong with the domain is not ours to fix.
         let left = std::mem::take(&mut planner.screens.dead_settings);
         planner.switch_off_what_is_not_shown();
         planner.ramfb_that_cannot_work();
@@ -48,7 +48,7 @@ pub fn plan_managed(
 
 impl Planner<'_, '_, '_> {
     fn switch_off_what_is_not_shown(&mut self) {
-        // What is refused whatever the displays are says nothing of them.
+        // A refusal that comes whatever the displays are says nothing about them.
         let mut dark = self.screens.clone();
         dark.vgpus.iter_mut().for_each(darken);
         let without = predict(&dark, self.abilities);
@@ -69,8 +69,8 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Why the display of a device has to go off; `with` is what happens if it is the only one that
-    /// is on.
+    /// Returns the reason for switching off a device's display; `None` if it may stay. `with` is
+    /// the prediction for this display alone.
     fn why_off(&self, vgpu: &Vgpu, with: &Prediction) -> Option<String> {
         let id = vgpu.id;
         let display = &vgpu.known.finding.facts.display;
@@ -123,7 +123,7 @@ impl Planner<'_, '_, '_> {
         )
     }
 
-    /// The domain's graphics in words.
+    /// Returns the domain's graphics in words.
     fn graphics_words(&self) -> String {
         let words: Vec<String> = self
             .screens
@@ -148,7 +148,7 @@ impl Planner<'_, '_, '_> {
                 continue;
             }
             let id = vgpu.id;
-            // What was switched off a moment ago has had its say.
+            // The change that switched it off has already given the reason.
             let is_said = self.changes.iter().any(
                 |change| matches!(change.action, Action::Display { device, .. } if device == id),
             );
@@ -192,7 +192,7 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// What a manager's log should have of the result.
+    /// Adds the remarks about the result that belong in a manager's log.
     fn remarks_to_a_manager(&mut self, after: &Prediction) {
         for place in 0..self.screens.vgpus.len() {
             let vgpu = &self.screens.vgpus[place];
@@ -210,7 +210,7 @@ impl Planner<'_, '_, '_> {
             Outcome::No(refusal) => (Level::Fail, "will", refusal),
             Outcome::Doubt { refusal, .. } => (Level::Warn, "may", refusal),
         };
-        // That something is not known has been said of the device.
+        // A note about the device has already said what is unknown.
         if level == Level::Fail || self.notes.iter().all(|note| note.level < Level::Warn) {
             let text = format!(
                 "{} {what} refuse to start the domain: \"{}\"",
@@ -226,7 +226,7 @@ fn is_refused(prediction: &Prediction) -> bool {
     matches!(prediction.outcome, Outcome::No(_))
 }
 
-/// Takes away what hangs on a display.
+/// Switches the display off, with everything that depends on it.
 fn darken(vgpu: &mut Vgpu) {
     vgpu.set_display(false);
     vgpu.set_ramfb(false);

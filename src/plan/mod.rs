@@ -1,10 +1,10 @@
-//! The plan: what is changed in a domain so that it starts and its screens are seen, why, and what
-//! is not changed and why not.
+//! The plan: what is changed in a domain so that it starts and its screens are visible, and what is
+//! not changed, each with its reason.
 //!
-//! A pure function of the domain, what is known of its devices, what the host's QEMU and libvirt
-//! can do, and the policy. Whether a change helps is not decided here but asked of
-//! [`crate::predict`]: of all ways to rearrange the domain's graphics, [`frontends`] takes the one
-//! that certainly starts, shows every screen that was asked for, and costs the user least.
+//! A plan is a pure function of the domain, its devices, what the host's QEMU and libvirt can do,
+//! and the policy. [`crate::predict`] decides whether a change helps. Of all ways to rearrange the
+//! domain's graphics, [`frontends`] takes the one that certainly starts, shows every wanted screen,
+//! and costs the user least.
 
 mod displays;
 pub mod edits;
@@ -21,93 +21,98 @@ pub use planner::plan;
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
+use crate::arguments::{told, told_setting};
 use crate::domain::GraphicsType;
 use crate::names::DeviceId;
 use crate::policy::Consent;
 use crate::predict::{About, Outcome, Prediction, Refusal, Stage};
 use crate::screens::Screens;
 
-/// One thing that is done to a domain.
+/// One change to a domain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "action", rename_all = "kebab-case")]
 pub enum Action {
-    /// `display` of a hostdev.
+    /// Set `display` of a hostdev.
     Display {
-        /// Which.
+        /// The device.
         device: DeviceId,
-        /// `on` or `off`.
+        /// True for `on`.
         on: bool,
     },
-    /// `ramfb` of a hostdev.
+    /// Set `ramfb` of a hostdev.
     Ramfb {
-        /// Which.
+        /// The device.
         device: DeviceId,
-        /// `on` or `off`.
+        /// True for `on`.
         on: bool,
     },
-    /// `<gl enable=…>` of graphics.
+    /// Set `<gl enable=…>` of graphics.
     Gl {
-        /// Which.
+        /// The graphics.
         graphics: GraphicsType,
-        /// `yes` or `no`.
+        /// True for `yes`.
         on: bool,
     },
-    /// Graphics listen nowhere: viewers on this host get a file descriptor.
+    /// Make graphics listen nowhere; viewers on this host get a file descriptor.
     ListenNone {
-        /// Which.
+        /// The graphics.
         graphics: GraphicsType,
     },
-    /// `p2p='yes'` of the graphics of type dbus: viewers on this host get a file descriptor, and there is no bus.
+    /// Set `p2p='yes'` of the dbus graphics: viewers on this host get a file descriptor, and there
+    /// is no bus.
     PeerToPeer,
-    /// `<gl rendernode=…>` of graphics.
+    /// Set `<gl rendernode=…>` of graphics.
     RenderNode {
-        /// Which.
+        /// The graphics.
         graphics: GraphicsType,
-        /// The path.
+        /// The node's path.
         rendernode: String,
     },
-    /// Graphics are added; they listen nowhere.
+    /// Add graphics that listen nowhere on the network.
     AddGraphics {
-        /// Which.
+        /// The type of the new graphics.
         graphics: GraphicsType,
-        /// With OpenGL.
+        /// True for graphics with OpenGL.
         gl: bool,
     },
-    /// Graphics are taken out.
+    /// Remove graphics.
     RemoveGraphics {
-        /// Which.
+        /// The graphics.
         graphics: GraphicsType,
     },
-    /// `<video><model type='none'/></video>`, instead of all that is there.
+    /// Put `<video><model type='none'/></video>` in place of all video cards.
     VideoNone,
-    /// A property of QEMU's device, by `qemu:override`.
+    /// Set a property of QEMU's device through `qemu:override`.
     SetProperty {
-        /// Of which device.
+        /// The device.
         device: DeviceId,
-        /// Its name.
+        /// The property's name.
         name: String,
-        /// Its value.
+        /// The property's value. It may be a secret of the user's arguments, so it is shown as [`told`] has it.
+        #[serde(serialize_with = "only_told")]
         value: String,
     },
-    /// A property is taken out of `qemu:override`.
+    /// Remove a property from `qemu:override`.
     RemoveProperty {
-        /// Of which device.
+        /// The device.
         device: DeviceId,
-        /// Its name.
+        /// The property's name.
         name: String,
     },
-    /// `<rom file=…>` of a hostdev.
+    /// Set `<rom file=…>` of a hostdev.
     Rom {
-        /// Which.
+        /// The device.
         device: DeviceId,
-        /// The path.
+        /// The file's path, shown as [`told`] has it.
+        #[serde(serialize_with = "only_told")]
         file: String,
     },
-    /// A `-set` is taken out of `qemu:commandline`.
+    /// Remove a `-set` from `qemu:commandline`.
     RemoveSetting {
-        /// What follows `-set`.
+        /// The argument after `-set`; its value is shown as [`told`] has it.
+        #[serde(serialize_with = "only_told_setting")]
         setting: String,
     },
 }
@@ -115,37 +120,37 @@ pub enum Action {
 /// An action with its reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Change {
-    /// What is done.
+    /// The action.
     #[serde(flatten)]
     pub action: Action,
-    /// Why, for the user.
+    /// The reason, as text for the user.
     pub reason: String,
-    /// What the user may lose by it, and has agreed to lose.
+    /// The loss that the action brings, to which the user has agreed; `None` if it brings none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub consent: Option<Consent>,
 }
 
-/// How serious a note is.
+/// The severity of a note.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
     /// Good to know.
     Info,
-    /// It starts, but not all is well; or it is not known whether it starts.
+    /// The domain starts, but something is wrong; or it is not known whether it starts.
     Warn,
-    /// It does not start.
+    /// The domain does not start.
     Fail,
 }
 
-/// What a note adds to.
+/// The subject to which a note adds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Topic {
-    /// Whether the domain starts: [`Prediction::outcome`].
+    /// The start of the domain: [`Prediction::outcome`].
     Start,
-    /// Who sees a screen: [`Prediction::heads`].
+    /// The visibility of a screen: [`Prediction::heads`].
     Seen,
-    /// Nothing else that is said.
+    /// Any other subject.
     Other,
 }
 
@@ -220,54 +225,54 @@ impl From<&str> for Cure {
     }
 }
 
-/// Something that is not done, why, and what the user can do.
+/// Something that the plan does not change, why, and what the user can do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Note {
-    /// How serious.
+    /// The severity.
     pub level: Level,
-    /// What it adds to.
+    /// The subject.
     pub topic: Topic,
-    /// What it is about.
+    /// The device or the graphics that it concerns, or the domain.
     pub about: About,
-    /// What is the matter.
+    /// The problem, as text for the user.
     pub text: String,
-    /// What helps, the best first.
+    /// The fixes, the best first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub cures: Vec<Cure>,
-    /// What must be agreed to for the first cure to be made.
+    /// The consent that the first fix needs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub consent: Option<Consent>,
 }
 
-/// What is to be done to a domain.
+/// The plan for a domain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Plan {
-    /// What happens if it is started as it is, once the host has its devices and gives them away.
+    /// The outcome of a start without the changes, if the host has the domain's devices free.
     pub before: Prediction,
-    /// What libvirt says of the host's devices as they are now, where that is a refusal. No change
-    /// of the plan's mends it.
+    /// libvirt's refusal because of the host's devices as they are now. No change in the plan fixes
+    /// it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub devices: Option<Refusal>,
-    /// What is done, in this order.
+    /// The changes, in the order in which they are made.
     pub changes: Vec<Change>,
-    /// What isn't.
+    /// Notes about what is not changed.
     pub notes: Vec<Note>,
-    /// What happens if it is started afterwards.
+    /// The outcome of a start with the changes.
     pub after: Prediction,
-    /// The screens afterwards.
+    /// The screens with the changes.
     #[serde(skip)]
     pub screens: Screens,
 }
 
 impl Plan {
-    /// Whether there is nothing to do.
+    /// Returns whether there is nothing to do.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty()
     }
 
-    /// What happens if the domain is started as it is, on the host as it is: what libvirt refuses
-    /// of the definition comes first, then the devices, then QEMU.
+    /// Returns the outcome of a start without the changes, on the host as it is. libvirt's refusal
+    /// of the definition comes first, then that of the devices, then QEMU's.
     #[must_use]
     pub fn now(&self) -> Prediction {
         let earlier =
@@ -283,7 +288,15 @@ impl Plan {
     }
 }
 
-/// An action in a few words.
+fn only_told<S: Serializer>(value: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(told(value))
+}
+
+fn only_told_setting<S: Serializer>(setting: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&told_setting(setting))
+}
+
+/// Returns an action in a few words.
 #[must_use]
 pub fn words(action: &Action) -> String {
     let switch = |on: &bool| if *on { "on" } else { "off" };
@@ -316,9 +329,10 @@ pub fn words(action: &Action) -> String {
             device,
             name,
             value,
-        } => format!("{name}={value} for {device}"),
+        } => format!("{name}={} for {device}", told(value)),
         Action::RemoveProperty { device, name } => format!("{name} removed from {device}"),
-        Action::Rom { device, file } => format!("rom file {file} for {device}"),
-        Action::RemoveSetting { setting } => format!("-set {setting} removed"),
+        // Values of arguments are told nowhere, as they may be secrets.
+        Action::Rom { device, .. } => format!("a rom file for {device}"),
+        Action::RemoveSetting { setting } => format!("-set {} removed", told_setting(setting)),
     }
 }

@@ -1,4 +1,5 @@
-//! What goes with a display: ramfb for firmware and boot, the OpRegion for a guest's driver.
+//! Plans the options that go with a display: ramfb for firmware and boot, and the OpRegion for a
+//! guest's driver.
 
 use crate::names::DeviceId;
 use crate::plan::planner::{Planner, how_known};
@@ -6,13 +7,15 @@ use crate::plan::{Action, Level};
 use crate::policy::BootDisplay;
 use crate::predict::versions::{Libvirt, OPREGION_BY_DEFAULT, OVERRIDE, Qemu, reads_override};
 use crate::predict::{About, words};
+use crate::properties;
 use crate::screens::{Card, Vgpu};
 
-/// QEMU's name for handing on the OpRegion.
+/// QEMU's property that passes the OpRegion to the guest.
 const OPREGION: &str = "x-igd-opregion";
 
 impl Planner<'_, '_, '_> {
-    /// A ramfb that QEMU is told of and libvirt is not: the driver that libvirt chooses then has none.
+    /// Handles a ramfb that the user sets in QEMU but not in libvirt. libvirt then chooses a driver
+    /// without ramfb.
     pub(super) fn ramfb_of_another_driver(&mut self) {
         let libvirts = Libvirt::possible(self.abilities);
         for place in 0..self.screens.vgpus.len() {
@@ -23,8 +26,7 @@ impl Planner<'_, '_, '_> {
                     "QEMU refuses the property with \"{}\", as libvirt chooses the driver that has it by the attribute ramfb",
                     words::RAMFB_NOT_FOUND
                 )
-            } else if vgpu.ramfb_mistyped {
-                let words = words::RAMFB_IS_A_SWITCH;
+            } else if let Some(words) = vgpu.mistyped.get("ramfb") {
                 format!(
                     "QEMU refuses the property with \"{words}\", and the attribute says the same"
                 )
@@ -39,7 +41,7 @@ impl Planner<'_, '_, '_> {
             }
             let (device, on) = (vgpu.id, vgpu.ramfb);
             if on && !takes_ramfb {
-                // This libvirt has no such attribute for it.
+                // This libvirt has no such attribute for the device.
                 let (name, value) = ("driver".to_owned(), "vfio-pci-nohotplug".to_owned());
                 let vgpu = &mut self.screens.vgpus[place];
                 vgpu.properties.insert(name.clone(), value.clone());
@@ -58,7 +60,39 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// At most one ramfb, with a display that is on, not beside a ramfb video.
+    /// Corrects the type of `qemu:override` properties whose value is good, but whose type QEMU
+    /// does not take.
+    pub(super) fn properties_of_wrong_types(&mut self) {
+        for place in 0..self.screens.vgpus.len() {
+            let vgpu = &self.screens.vgpus[place];
+            let device = vgpu.id;
+            for (name, words) in vgpu.mistyped.clone() {
+                let vgpu = &mut self.screens.vgpus[place];
+                let said = vgpu.properties.get(&name).cloned().unwrap_or_default();
+                let reason = format!("QEMU refuses the property's type with \"{words}\"");
+                if name == "display" {
+                    let on = vgpu.display;
+                    self.set_display(place, on, reason);
+                    continue;
+                }
+                let value = properties::overriding(&name, &said);
+                let is_good = properties::mistake(&name, properties::kind(&name, &value)).is_none();
+                // The attribute sets ramfb.
+                if is_good && vgpu.is_pci && name != "ramfb" {
+                    vgpu.mistyped.remove(&name);
+                    vgpu.properties.insert(name.clone(), value.clone());
+                    let action = Action::SetProperty {
+                        device,
+                        name,
+                        value,
+                    };
+                    self.change(action, reason);
+                }
+            }
+        }
+    }
+
+    /// Leaves at most one ramfb. It needs a display that is on, and no ramfb video beside it.
     pub(super) fn ramfb_that_cannot_work(&mut self) {
         let mut taken = self.has_ramfb_video();
         let video = taken;
@@ -95,7 +129,7 @@ impl Planner<'_, '_, '_> {
         self.screens.cards.iter().any(is_ramfb)
     }
 
-    /// What the policy `boot_display = "ramfb"` asks for.
+    /// Switches ramfb on if the policy says `boot_display = "ramfb"`.
     pub(super) fn ramfb_for_boot(&mut self) {
         let only = self.screens.cards.is_empty();
         let taken = self.screens.vgpus.iter().any(|vgpu| vgpu.ramfb);
@@ -110,7 +144,7 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Whether QEMU hands on the OpRegion unasked; `None` if its version is not known.
+    /// Returns whether QEMU passes on the OpRegion unasked; `None` if its version is not known.
     pub(super) fn opregion_by_default(&self) -> Option<bool> {
         let possible = Qemu::possible(self.abilities);
         let first = possible.first()?.opregion_by_default;
@@ -145,7 +179,8 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// QEMU hands on one OpRegion, as a file of firmware's that can be there once: the first device keeps it.
+    /// Leaves one OpRegion. QEMU passes it on as a file of the firmware, which can exist once. The
+    /// first device keeps it.
     pub(super) fn opregion_twice(&mut self) {
         let by_default = self.opregion_by_default();
         let mut taken = false;
@@ -179,7 +214,7 @@ impl Planner<'_, '_, '_> {
             return;
         }
         let by_default = self.opregion_by_default();
-        // QEMU hands on one, as a file of firmware's that can be there once.
+        // QEMU passes on one OpRegion, as a file of the firmware, which can exist once.
         let has_one = |vgpu: &Vgpu| vgpu.switch(OPREGION) == Some(true);
         let mut taken = self.screens.vgpus.iter().any(has_one);
         for place in 0..self.screens.vgpus.len() {
@@ -193,7 +228,7 @@ impl Planner<'_, '_, '_> {
             let known = how_known(vgpu);
             match by_default {
                 Some(true) => {}
-                // Its screen goes to the GPU's own connector, or nowhere: only its owner knows.
+                // The GPU's screen goes to its own connector or nowhere; only the owner knows.
                 _ if matches!(device, DeviceId::Pci(_)) => self.note(
                     Level::Info,
                     About::Device(device),

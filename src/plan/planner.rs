@@ -1,6 +1,8 @@
-//! The order in which a plan is made, and what its steps share. The steps are named for what they
-//! are about: [`super::settings`], [`super::displays`], [`super::graphics`], [`super::options`],
-//! [`super::remarks`].
+//! The order in which a plan is made, and what its steps share. The steps are in modules that are
+//! named for their subject: [`super::settings`], [`super::displays`], [`super::graphics`],
+//! [`super::options`], [`super::remarks`].
+
+use std::collections::{HashMap, HashSet};
 
 use crate::abilities::Abilities;
 use crate::domain::{Domain, Hostdev};
@@ -21,9 +23,11 @@ pub fn plan(
     let planner = Planner::new(domain, screens, abilities, policy);
     let steps = |planner: &mut Planner<'_, '_, '_>| {
         planner.carry_settings_over();
-        // What is left of them is for the user; the rest is planned as if they were gone.
+        // The user has to deal with the settings that are left. The plan is made as if they were
+        // gone.
         let left = std::mem::take(&mut planner.screens.dead_settings);
         planner.switch_off_what_cannot_work();
+        planner.properties_of_wrong_types();
         planner.opregion_that_is_not_there();
         planner.ramfb_of_another_driver();
         planner.ramfb_that_cannot_work();
@@ -39,26 +43,22 @@ pub fn plan(
     planner.finish(steps, Planner::remarks)
 }
 
-/// The changes without those that later ones undo: a setting that is carried over and then found
-/// not to work was never made.
+/// Returns the changes without those that later changes undo. For example, a setting may be moved
+/// and then found not to work; the plan does not list it.
 fn settled(changes: Vec<Change>, screens: &Screens) -> Vec<Change> {
-    let same = |one: &Action, other: &Action| match (one, other) {
-        (Action::Display { device: a, .. }, Action::Display { device: b, .. })
-        | (Action::Ramfb { device: a, .. }, Action::Ramfb { device: b, .. }) => a == b,
-        (
-            Action::SetProperty {
-                device: a, name: x, ..
-            }
-            | Action::RemoveProperty { device: a, name: x },
-            Action::SetProperty {
-                device: b, name: y, ..
-            }
-            | Action::RemoveProperty { device: b, name: y },
-        ) => a == b && x == y,
-        _ => false,
+    // Of two changes with the same key, the later one counts.
+    let same = |action: &Action| match action {
+        Action::Display { device, .. } => Some((*device, 0, String::new())),
+        Action::Ramfb { device, .. } => Some((*device, 1, String::new())),
+        Action::SetProperty { device, name, .. } | Action::RemoveProperty { device, name } => {
+            Some((*device, 2, name.clone()))
+        }
+        _ => None,
     };
+    let vgpus = screens.vgpus.iter().rev();
+    let vgpus: HashMap<DeviceId, &Vgpu> = vgpus.map(|vgpu| (vgpu.id, vgpu)).collect();
     let as_it_was = |action: &Action| {
-        let vgpu = |id: &DeviceId| screens.vgpus.iter().find(|vgpu| vgpu.id == *id);
+        let vgpu = |id: &DeviceId| vgpus.get(id);
         match action {
             Action::Display { device, on } => vgpu(device).is_some_and(|v| v.display == *on),
             Action::Ramfb { device, on } => vgpu(device).is_some_and(|v| v.ramfb_asked == *on),
@@ -68,17 +68,19 @@ fn settled(changes: Vec<Change>, screens: &Screens) -> Vec<Change> {
             _ => false,
         }
     };
+    let mut later = HashSet::new();
     let mut kept: Vec<Change> = Vec::new();
-    for change in changes {
-        kept.retain(|earlier| !same(&earlier.action, &change.action));
-        if !as_it_was(&change.action) {
+    for change in changes.into_iter().rev() {
+        let is_last = same(&change.action).is_none_or(|same| later.insert(same));
+        if is_last && !as_it_was(&change.action) {
             kept.push(change);
         }
     }
+    kept.reverse();
     kept
 }
 
-/// A plan that is being made.
+/// A plan in the making.
 pub(super) struct Planner<'p, 'd, 'a> {
     pub(super) domain: &'p Domain<'d, 'a>,
     pub(super) abilities: &'p Abilities,
@@ -105,9 +107,9 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
         }
     }
 
-    /// Takes the steps, if anything may be done, and keeps what they did, if it took nothing away. What
-    /// becomes of a domain that is refused all the same is decided where the last round is made
-    /// ([`crate::fixup::fix`]).
+    /// Takes the steps if anything may be changed, and keeps their result if it took nothing away.
+    /// [`crate::fixup::fix`] decides about a domain that is refused all the same, after the last
+    /// round.
     pub(super) fn finish(
         mut self,
         steps: impl FnOnce(&mut Self),
@@ -115,17 +117,17 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
     ) -> Plan {
         let screens = self.screens.clone();
         let before = predict(&screens, self.abilities);
-        // Which of two is meant only their owner knows, and libvirt takes neither.
+        // Only the owner knows which of two is meant; libvirt rejects both.
         let is_clear = !screens.vgpus.is_empty()
             && !screens.is_ambiguous()
             && !libvirt::is_beyond_repair(&screens, self.abilities)
-            // Its owner wants the vGPU that managed='yes' takes away.
+            // The owner wants the vGPU that managed='yes' takes away.
             && screens.vgpus.iter().all(|vgpu| vgpu.lost.is_none());
         if is_clear && self.policy.display != Displays::Off {
             steps(&mut self);
         }
         let mut after = predict(&self.screens, self.abilities);
-        // Nothing that works, or may work, is taken away.
+        // A domain that starts, or may start, must not get worse.
         if before.starts() && !after.starts()
             || after.refusal().is_some() && before.refusal().is_none()
         {
@@ -134,7 +136,7 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
             self.notes.clear();
             after = before.clone();
         }
-        // A later step may have mended what an earlier one could not.
+        // A later step may have fixed what an earlier one could not.
         let is_settled = |note: &Note| {
             note.topic == Topic::Start
                 && (after.starts() || note.level == Level::Fail && after.refusal().is_none())
@@ -152,18 +154,19 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
         }
     }
 
-    /// The changes, with what else they bring into the XML.
+    /// Adds to each change's reason what else it brings into the XML.
     fn told(&self, mut changes: Vec<Change>) -> Vec<Change> {
-        let mut named = Vec::new();
+        let hostdevs = self.domain.hostdevs.iter().rev();
+        let hostdevs: HashMap<DeviceId, &Hostdev<'_, '_>> =
+            hostdevs.map(|hostdev| (hostdev.id, hostdev)).collect();
+        let mut named = HashSet::new();
         for change in &mut changes {
             match &change.action {
-                Action::SetProperty { device, .. } if !named.contains(device) => {
-                    let mut hostdevs = self.domain.hostdevs.iter();
-                    let hostdev = hostdevs.find(|hostdev| hostdev.id == *device);
+                Action::SetProperty { device, .. } if named.insert(*device) => {
+                    let hostdev = hostdevs.get(device);
                     if hostdev.is_some_and(|hostdev| !hostdev.has_user_alias()) {
                         change.reason += "; qemu:override finds a device by its alias, so the hostdev gets one of its own";
                     }
-                    named.push(*device);
                 }
                 Action::ListenNone { graphics } => {
                     let mut all = self.domain.graphics.iter();
@@ -237,8 +240,8 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
         self.change(Action::Display { device, on }, reason);
     }
 
-    /// By the attribute alone: a property of `qemu:override` goes, as only the attribute has libvirt choose
-    /// the driver that has ramfb.
+    /// Sets ramfb by the attribute alone, and removes the property from `qemu:override`. libvirt
+    /// chooses the driver that has ramfb only by the attribute.
     pub(super) fn set_ramfb(&mut self, place: usize, on: bool, reason: impl Into<String>) {
         let reason = reason.into();
         self.take_settings_out(place, "ramfb", &reason);
@@ -256,9 +259,12 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
         }
     }
 
-    /// Forgets a property that this plan has only just put into `qemu:override`.
+    /// Drops a property that this same plan has put into `qemu:override`.
     fn forget_property(&mut self, place: usize, property: &str) {
         let vgpu = &mut self.screens.vgpus[place];
+        if !vgpu.properties.contains_key(property) {
+            return;
+        }
         let device = vgpu.id;
         let before = self.changes.len();
         self.changes.retain(|change| {
@@ -266,14 +272,16 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
         });
         if self.changes.len() < before {
             vgpu.properties.remove(property);
+            vgpu.mistyped.remove(property);
         }
     }
 
-    /// Takes a property out of `-set` arguments and of `qemu:override`.
+    /// Removes a property from `-set` arguments and from `qemu:override`.
     pub(super) fn remove_property(&mut self, place: usize, name: &str, reason: impl Into<String>) {
         let reason = reason.into();
         self.take_settings_out(place, name, &reason);
         let vgpu = &mut self.screens.vgpus[place];
+        vgpu.mistyped.remove(name);
         if vgpu.properties.remove(name).is_none() {
             return;
         }
@@ -285,7 +293,7 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
     }
 }
 
-/// ` (by a rule, not measured)`, or nothing for a measurement.
+/// Returns ` (known by rule, not measured)` and the like, or an empty text for a measurement.
 pub(super) fn how_known(vgpu: &Vgpu) -> String {
     match &vgpu.known.finding.evidence {
         Some(evidence) if !evidence.method.is_measured() => {

@@ -1,4 +1,6 @@
-//! What is left to say of a plan's result.
+//! Adds the final remarks about a plan's result.
+
+use std::collections::HashSet;
 
 use crate::names::DeviceId;
 use crate::plan::planner::Planner;
@@ -7,7 +9,7 @@ use crate::predict::versions::{Libvirt, OVERRIDE, PCI_DISPLAY, reads_override};
 use crate::predict::{About, Danger, HeadOf, Outcome, Prediction, Program, words};
 
 impl Planner<'_, '_, '_> {
-    /// What is left to say of the result.
+    /// Adds the remarks that are left about the result.
     pub(super) fn remarks(&mut self, after: &Prediction) {
         if self.screens.vgpus.is_empty() {
             return;
@@ -55,15 +57,16 @@ impl Planner<'_, '_, '_> {
                 self.note(Level::Fail, About::Device(vgpu.id), text, &[cure]);
             }
         }
+        let properties = self.domain.properties.iter();
+        let overridden: HashSet<&str> = properties.map(|p| p.alias.as_str()).collect();
         let pci_is_old = Libvirt::possible(self.abilities)
             .iter()
             .all(|libvirt| !libvirt.pci_display);
         for place in 0..self.screens.vgpus.len() {
             let vgpu = &self.screens.vgpus[place];
             let hostdev = self.hostdev(vgpu);
-            let mut overridden = self.domain.properties.iter();
             if reads_override(self.abilities) == Some(false)
-                && overridden.any(|property| property.alias == hostdev.alias)
+                && overridden.contains(hostdev.alias.as_str())
             {
                 self.note(
                     Level::Warn,

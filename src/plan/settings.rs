@@ -1,8 +1,8 @@
-//! `-set device.hostdev0.x=y`: what most how-tos of GVT-g teach, and what QEMU no longer takes,
-//! because libvirt hands devices over as JSON (`there is no device "hostdev0" defined`). Carried
-//! over to libvirt's own attributes where there are some, else to `qemu:override`.
+//! Replaces `-set device.hostdev0.x=y`. Most how-tos for GVT-g teach it, but QEMU no longer accepts
+//! it, because libvirt describes devices in JSON (`there is no device "hostdev0" defined`). Each
+//! setting moves to libvirt's own attribute if there is one, or else to `qemu:override`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::arguments::Setting;
 use crate::names::DeviceId;
@@ -11,15 +11,17 @@ use crate::plan::{Action, Level};
 use crate::predict::versions::{DEVICE_JSON_HOTPLUG, Libvirt, OVERRIDE, reads_override};
 use crate::predict::{About, words};
 use crate::properties;
+use crate::screens::Vgpu;
 
-/// Why something is carried over.
+/// The reason for moving a setting.
 const WHY: &str = "-set said so, and QEMU does not take that any more";
 
-/// Measured with AppArmor on Debian 13: "failed to find romfile" for a file in /opt.
+/// The same for a ROM file. Measured with AppArmor on Debian 13: "failed to find romfile" for a
+/// file in /opt.
 const ROM_FILE: &str = "-set said so, and QEMU does not take that any more; a file that AppArmor or SELinux hides from QEMU is refused with \"failed to find romfile\"";
 
 impl Planner<'_, '_, '_> {
-    /// Carries over the settings of the domain's vfio devices; others stay.
+    /// Moves the settings of the domain's vfio devices. Other settings stay.
     pub(super) fn carry_settings_over(&mut self) {
         let dead: Vec<Setting> = self
             .screens
@@ -32,15 +34,14 @@ impl Planner<'_, '_, '_> {
             let key = (setting.id.as_str(), setting.property.as_str());
             same.entry(key).or_default().push(setting);
         }
+        let alias = |vgpu: &Vgpu| self.hostdev(vgpu).alias.as_str();
+        let places = self.screens.vgpus.iter().enumerate().rev();
+        let places: HashMap<&str, usize> = places.map(|(at, vgpu)| (alias(vgpu), at)).collect();
         let mut gone = BTreeSet::new();
         for setting in &dead {
-            let place = self
-                .screens
-                .vgpus
-                .iter()
-                .position(|vgpu| self.hostdev(vgpu).alias == setting.id);
+            let place = places.get(setting.id.as_str()).copied();
             let same = &same[&(setting.id.as_str(), setting.property.as_str())];
-            // Of several, QEMU's last one wins.
+            // QEMU takes the last of several.
             let is_last = same.last().is_some_and(|last| std::ptr::eq(*last, setting));
             let Some(place) = place.filter(|_| is_last) else {
                 continue;
@@ -64,7 +65,7 @@ impl Planner<'_, '_, '_> {
             .retain(|text| !gone.contains(text));
     }
 
-    /// Carries over one; `false` if it has to stay.
+    /// Moves one setting. Returns `false` if it has to stay.
     fn carry_over(&mut self, place: usize, setting: &Setting) -> bool {
         let vgpu = &self.screens.vgpus[place];
         let device = vgpu.id;
@@ -73,14 +74,14 @@ impl Planner<'_, '_, '_> {
         } = setting;
         let value = value.as_str();
         match property.as_str() {
-            // What QEMU makes of it is what the attribute is for.
+            // The attribute decides the same thing.
             "display" if value == "auto" => true,
             "display" => {
                 let on = value == "on";
                 if vgpu.display == on {
                     return true;
                 }
-                // libvirt takes the attribute only beside graphics, and looks at no override.
+                // libvirt takes the attribute only beside graphics, and does not look at overrides.
                 let is_overridden = vgpu.properties.contains_key("display");
                 let is_alone = on && self.screens.frontends.is_empty();
                 if is_overridden || self.has_attributes(device) && !is_alone {
@@ -109,7 +110,7 @@ impl Planner<'_, '_, '_> {
                 }
                 done
             }
-            // libvirt chooses it where there is ramfb.
+            // libvirt chooses this driver itself if there is ramfb.
             "driver" if value == "vfio-pci" => true,
             "driver" if value == "vfio-pci-nohotplug" => {
                 self.has_attributes(device) || self.override_property(place, property, value)
@@ -118,7 +119,7 @@ impl Planner<'_, '_, '_> {
                 self.note(
                     Level::Warn,
                     About::Device(device),
-                    format!("-set asks for the device to be a {value}, which libvirt can't say"),
+                    "-set asks for the device to be of another driver, which libvirt can't say",
                     &["take the -set out"],
                 );
                 false
@@ -131,14 +132,14 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Whether libvirt passes the attributes `display` and `ramfb` of a device on.
+    /// Returns whether libvirt passes the attributes `display` and `ramfb` of a device to QEMU.
     fn has_attributes(&self, device: DeviceId) -> bool {
         let all = Libvirt::possible(self.abilities);
         all.iter().any(|libvirt| libvirt.takes_display(device))
     }
 
-    /// Has `qemu:override` say a property, unless it says it already; `false` if libvirt would not read
-    /// that.
+    /// Sets a property in `qemu:override`, unless it is set there already. Returns `false` if
+    /// libvirt would not read it.
     fn override_property(&mut self, place: usize, name: &str, value: &str) -> bool {
         let vgpu = &mut self.screens.vgpus[place];
         let device = vgpu.id;
@@ -195,7 +196,7 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Takes out each `-set` of a property that QEMU finds.
+    /// Removes each `-set` of a property that QEMU still finds.
     pub(super) fn take_settings_out(&mut self, place: usize, property: &str, reason: &str) {
         let vgpu = &mut self.screens.vgpus[place];
         if vgpu.set.remove(property).is_none() {

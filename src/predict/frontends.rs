@@ -6,6 +6,8 @@
 //! and QEMU asks whether screen, context and frontend go together (`console_compatible_with`).
 //! docs/qemu-and-libvirt.md has the commits.
 
+use std::collections::HashSet;
+
 use crate::arguments::Local;
 use crate::domain::GraphicsType;
 use crate::predict::versions::{Libvirt, Qemu};
@@ -149,10 +151,10 @@ impl Row {
     }
 }
 
-/// The screens once all frontends are there, and the first "no" that ends QEMU.
+/// The screens once all frontends are there, and the first "no" that ends QEMU, and whose it is.
 struct Bound {
     contexts: Vec<Context>,
-    refusal: Option<Refusal>,
+    refusal: Option<(GraphicsType, Refusal)>,
     /// VNC could register on its screen.
     vnc: bool,
 }
@@ -185,26 +187,39 @@ fn bind(rows: &[Row], consoles: &[Console]) -> Bound {
                 bound.vnc = false;
             }
             if row.fatal && bound.refusal.is_none() {
-                bound.refusal = Some(Refusal {
+                let refusal = Refusal {
                     stage: Stage::Qemu,
                     about: console.about,
                     message,
                     always,
-                });
+                };
+                bound.refusal = Some((row.kind, refusal));
             }
         }
     }
     bound
 }
 
-/// The first frontend that can't bind.
+/// The first frontend that can't bind. `is_denied`: whether QEMU may not listen on a port.
 pub(super) fn refusal(
     screens: &Screens,
     consoles: &[Console],
-    libvirt: &Libvirt,
-    qemu: &Qemu,
+    (libvirt, qemu): (&Libvirt, &Qemu),
+    is_denied: &dyn Fn(i32) -> bool,
 ) -> Option<Refusal> {
-    bind(&rows(screens, libvirt, qemu), consoles).refusal
+    let refusal = bind(&rows(screens, libvirt, qemu), consoles).refusal;
+    // VNC listens once it has a screen, and before spice has one.
+    let listens = vnc(screens, libvirt).filter(|vnc| is_denied(vnc.settings.websocket));
+    let denied = listens.map(|vnc| Refusal {
+        stage: Stage::Qemu,
+        about: About::Graphics(vnc.kind),
+        message: words::NO_SOCKET.into(),
+        always: false,
+    });
+    match refusal {
+        Some((kind, refusal)) if kind != GraphicsType::Spice || denied.is_none() => Some(refusal),
+        _ => denied,
+    }
 }
 
 /// The screens and what shows them, if QEMU starts.
@@ -241,7 +256,9 @@ pub(super) fn heads(
             Some(Local::Sdl) => shown_by.push((GraphicsType::Sdl, Shown::AtOnce)),
             _ => {}
         }
-        for frontend in &screens.frontends {
+        // Of each type one shows it: libvirt takes no more of them.
+        let mut kinds = HashSet::new();
+        for frontend in screens.frontends.iter().filter(|f| kinds.insert(f.kind)) {
             match frontend.kind {
                 GraphicsType::EglHeadless => {}
                 // One of the user's own is in its place.

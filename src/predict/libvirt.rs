@@ -6,6 +6,8 @@
 //! device and each graphics, then for what is there twice. That is a definition; a start does the
 //! same again, looks at the graphics, and then at the host's devices.
 
+use std::collections::BTreeSet;
+
 use crate::abilities::{Abilities, DBUS_DAEMON_DIED, RenderNodes};
 use crate::domain::{GraphicsType, SpiceMode, Switch};
 use crate::facts::{Display, Reason};
@@ -18,6 +20,8 @@ use crate::version::Version;
 /// A domain and one host that it may be on.
 struct World<'w> {
     screens: &'w Screens,
+    /// The types of its graphics.
+    kinds: BTreeSet<GraphicsType>,
     abilities: &'w Abilities,
     libvirt: &'w Libvirt,
     /// `spice_tls` of qemu.conf.
@@ -130,8 +134,13 @@ impl World<'_> {
     }
 
     fn has_graphics(&self, kind: GraphicsType) -> bool {
-        self.screens.frontends.iter().any(|f| f.kind == kind)
+        self.kinds.contains(&kind)
     }
+}
+
+/// The types of graphics that a domain has.
+fn kinds(screens: &Screens) -> BTreeSet<GraphicsType> {
+    screens.frontends.iter().map(|f| f.kind).collect()
 }
 
 /// Once a hostdev is parsed (src/conf/domain_postparse.c, `virDomainHostdevDefPostParse`).
@@ -356,14 +365,6 @@ const FRONTENDS: [&str; 6] = [
     "vhost-user-gpu",
 ];
 
-/// Whether it listens on an address or a network.
-fn is_on_tcp(frontend: &Frontend) -> bool {
-    let kinds = [GraphicsType::Spice, GraphicsType::Vnc, GraphicsType::Rdp];
-    kinds.contains(&frontend.kind)
-        && frontend.listens
-        && frontend.reach != crate::domain::Reach::Local
-}
-
 /// The type of the first `<listen>` of a kind that is one of these.
 fn listen_of(frontend: &Frontend, kinds: &[GraphicsType], what: &str) -> Option<String> {
     let listens = &frontend.settings.listens;
@@ -428,9 +429,14 @@ const GRAPHICS: [OfGraphics; 16] = [
         "{} graphics are not supported with this QEMU",
         |world, frontend| {
             let kind = frontend.kind;
-            let is_asked = matches!(kind, GraphicsType::Vnc | GraphicsType::Spice);
-            let lacks = is_asked && world.abilities.has(kind.word()) == Some(false)
-                || kind == GraphicsType::Rdp && !world.libvirt.rdp;
+            let is_asked = match kind {
+                GraphicsType::Vnc | GraphicsType::Spice => true,
+                // It is there if libvirt finds qemu-rdp (src/qemu/qemu_rdp.c, `qemuRdpAvailable`).
+                GraphicsType::Rdp if world.libvirt.rdp => true,
+                GraphicsType::Rdp => return Some(kind.to_string()),
+                _ => false,
+            };
+            let lacks = is_asked && world.abilities.has(kind.word()) == Some(false);
             lacks.then(|| kind.to_string())
         },
     )
@@ -459,7 +465,7 @@ const GRAPHICS: [OfGraphics; 16] = [
     Rule::define(
         "spice TLS port set in XML configuration, but TLS is disabled in qemu.conf",
         |world, frontend| {
-            let is_tls = is_kind(frontend, GraphicsType::Spice) && is_on_tcp(frontend);
+            let is_tls = is_kind(frontend, GraphicsType::Spice) && frontend.is_on_tcp();
             if_so(is_tls && frontend.settings.tls_port > 0 && !world.tls)
         },
     ),
@@ -550,14 +556,45 @@ const START: [OfGraphics; 3] = [
     .repairable(),
 ];
 
+/// What libvirt's helper for AppArmor gives up on: an SDL display is the domain's only graphics, and has no `xauth`,
+/// or one in a directory that the helper keeps from guests (src/security/virt-aa-helper.c, `get_files`,
+/// `valid_path`). libvirt's words go on with the guest's profile.
+pub const NO_APPARMOR_PROFILE: &str = "cannot load AppArmor profile";
+
+const PROFILE: [OfGraphics; 1] = [OfGraphics::start(NO_APPARMOR_PROFILE, |world, frontend| {
+    let is_alone = world.screens.frontends.len() == 1 && !world.screens.desktop;
+    let is_its = is_alone && is_kind(frontend, GraphicsType::Sdl);
+    let refused = match frontend.settings.xauth.as_deref() {
+        None => true,
+        Some(path) => RESTRICTED.iter().any(|start| path.starts_with(start)),
+    };
+    if_so(is_its && refused && world.abilities.guests.apparmor == Some(true))
+})
+.repairable()];
+
+/// The beginnings of paths that the helper keeps from guests.
+const RESTRICTED: [&str; 16] = [
+    "/bin/",
+    "/etc/",
+    "/lib",
+    "/lost+found/",
+    "/proc/",
+    "/sbin/",
+    "/selinux/",
+    "/sys/",
+    "/usr/bin/",
+    "/usr/lib",
+    "/usr/sbin/",
+    "/usr/share/",
+    "/usr/local/bin/",
+    "/usr/local/etc/",
+    "/usr/local/lib",
+    "/usr/local/sbin/",
+];
+
 /// For each graphics, while libvirt sets them up (`qemuProcessGraphicsSetupRenderNode`).
 const RENDER_NODE: [OfGraphics; 1] = [OfGraphics::start("{}", |world, frontend| {
-    let looks = match frontend.kind {
-        GraphicsType::Spice | GraphicsType::Dbus => frontend.gl,
-        GraphicsType::EglHeadless => true,
-        _ => false,
-    };
-    let looks = looks && frontend.rendernode.is_none();
+    let looks = frontend.renders() && frontend.rendernode.is_none();
     let message = world
         .abilities
         .render_nodes
@@ -566,9 +603,27 @@ const RENDER_NODE: [OfGraphics; 1] = [OfGraphics::start("{}", |world, frontend| 
 })
 .repairable()];
 
+/// For each graphics, once QEMU's process is there and has not begun (src/qemu/qemu_cgroup.c,
+/// `qemuSetupGraphicsCgroup`).
+const CGROUP: [OfGraphics; 1] = [OfGraphics::arguments(
+    "Path '{}' is not accessible: No such file or directory",
+    |world, frontend| {
+        let node = frontend.rendernode.as_ref()?;
+        let is_absent = world.abilities.lacks_node(node) == Some(true);
+        (is_absent && frontend.hands_over_its_node()).then(|| node.clone())
+    },
+)];
+
 /// What libvirt says where a TLS port is to be found and qemu.conf has no TLS.
 pub const NO_TLS_PORT: &str =
     "Auto allocation of spice TLS port requested but spice TLS is disabled in qemu.conf";
+
+/// Returns true for words that libvirt says at a real start alone, and not of a dry run.
+#[must_use]
+pub fn is_of_real_starts(message: &str) -> bool {
+    let is_cgroups = message.starts_with("Path '") && message.contains("' is not accessible");
+    is_cgroups || [NO_TLS_PORT, NO_APPARMOR_PROFILE, DBUS_DAEMON_DIED].contains(&message)
+}
 
 /// For each graphics, once all are set up (`qemuProcessSPICEAllocatePorts`).
 const PORTS: [OfGraphics; 1] = [OfGraphics::start(NO_TLS_PORT, |world, frontend| {
@@ -576,13 +631,13 @@ const PORTS: [OfGraphics; 1] = [OfGraphics::start(NO_TLS_PORT, |world, frontend|
     let modes = std::iter::once(&settings.default_mode).chain(&settings.channels);
     let wants = settings.autoport && modes.into_iter().any(|mode| *mode == SpiceMode::Secure)
         || settings.tls_port == -1;
-    let is_spice = is_kind(frontend, GraphicsType::Spice) && is_on_tcp(frontend);
+    let is_spice = is_kind(frontend, GraphicsType::Spice) && frontend.is_on_tcp();
     if_so(is_spice && wants && !world.tls)
 })];
 
 /// For each graphics, as libvirt starts their daemons (src/qemu/qemu_dbus.c, `qemuDBusStart`).
-const DAEMON: [OfGraphics; 1] = [OfGraphics::start(DBUS_DAEMON_DIED, |world, frontend| {
-    if_so(frontend.daemon && world.abilities.dbus_daemon_denied == Some(true))
+const DAEMON: [OfGraphics; 1] = [OfGraphics::arguments(DBUS_DAEMON_DIED, |world, frontend| {
+    if_so(frontend.daemon && world.abilities.guests.dbus_daemon_denied == Some(true))
 })
 .repairable()];
 
@@ -607,12 +662,16 @@ fn is_twice(world: &World<'_>, frontend: &Frontend) -> Option<String> {
 
 /// For each graphics, as its arguments are built (`qemuBuildGraphicsVNCCommandLine`,
 /// `qemuBuildGraphicsSPICECommandLine`).
-const ARGUMENTS: [OfGraphics; 5] = [
+const ARGUMENTS: [OfGraphics; 6] = [
     OfGraphics::arguments("vnc port must be in range [5900,65535]", |_, frontend| {
         let settings = &frontend.settings;
-        let is_vnc = is_kind(frontend, GraphicsType::Vnc) && is_on_tcp(frontend);
+        let is_vnc = is_kind(frontend, GraphicsType::Vnc) && frontend.is_on_tcp();
         if_so(is_vnc && !settings.autoport && !(5900..=65535).contains(&settings.port))
     }),
+    OfGraphics::arguments(NO_AUDIO, |world, frontend| {
+        if_so(is_kind(frontend, GraphicsType::Vnc) && lacks_audio(world.screens))
+    })
+    .repairable(),
     OfGraphics::arguments(
         "spice defaultMode secure requested in XML configuration, but TLS connection is not available",
         |_, frontend| {
@@ -643,6 +702,22 @@ const ARGUMENTS: [OfGraphics; 5] = [
     ),
 ];
 
+/// What libvirt says of a device that needs an `<audio>` where there is none.
+const NO_AUDIO: &str = "unable to find audio backend for sound device";
+
+/// Whether a domain has no `<audio>`, and libvirt adds none (src/qemu/qemu_postparse.c,
+/// `qemuDomainDefAddDefaultAudioBackend`): it does so for spice and for VNC, and not if SDL comes after them, as that has
+/// the host's own audio.
+fn lacks_audio(screens: &Screens) -> bool {
+    let with_audio = |f: &Frontend| match f.kind {
+        GraphicsType::Spice | GraphicsType::Vnc => Some(true),
+        GraphicsType::Sdl => Some(false),
+        _ => None,
+    };
+    let has_one = screens.frontends.iter().filter_map(with_audio).next_back();
+    screens.audio.is_empty() && !screens.frontends.is_empty() && has_one != Some(true)
+}
+
 /// Whether spice has no connection for channels of a mode. With autoport, libvirt has made one for
 /// whatever is asked for.
 fn lacks(frontend: &Frontend, mode: SpiceMode) -> bool {
@@ -651,9 +726,9 @@ fn lacks(frontend: &Frontend, mode: SpiceMode) -> bool {
     }
     let settings = &frontend.settings;
     let has_one = match mode {
-        SpiceMode::Secure if !is_on_tcp(frontend) => false,
+        SpiceMode::Secure if !frontend.is_on_tcp() => false,
         SpiceMode::Secure => settings.autoport || settings.tls_port != 0,
-        _ if !is_on_tcp(frontend) => true,
+        _ if !frontend.is_on_tcp() => true,
         _ => settings.autoport || settings.port != 0,
     };
     !has_one
@@ -708,8 +783,17 @@ fn broken<'w>(world: &'w World<'w>) -> impl Iterator<Item = Broken> + 'w {
     let desktop = screens
         .desktop
         .then(|| define("desktop graphics are not supported with this QEMU".into()));
-    let audio = (screens.spice_audio && !has_spice)
+    let audio = (screens.audio.iter().any(|kind| kind == "spice") && !has_spice)
         .then(|| define("Spice audio is not supported without spice graphics".into()));
+    let sound = (screens.sound && lacks_audio(screens)).then(|| Broken {
+        refusal: Refusal {
+            stage: Stage::Arguments,
+            about: About::Domain,
+            message: NO_AUDIO.into(),
+            always: false,
+        },
+        repair: true,
+    });
     let twice = TWICE.iter().filter_map(move |rule| {
         let ramfb = || with_ramfb(world, screens).nth(1).map(|vgpu| vgpu.id);
         let about = screens.twice().or_else(ramfb);
@@ -729,11 +813,14 @@ fn broken<'w>(world: &'w World<'w>) -> impl Iterator<Item = Broken> + 'w {
         .chain(audio)
         .chain(twice)
         .chain(frontends(&START))
+        .chain(frontends(&PROFILE))
         .chain(frontends(&RENDER_NODE))
         .chain(frontends(&PORTS))
         .chain(frontends(&DAEMON))
         .chain(frontends(&ONE_OF_EACH))
         .chain(frontends(&ARGUMENTS))
+        .chain(sound)
+        .chain(frontends(&CGROUP))
 }
 
 /// What `spice_tls` of qemu.conf may be, as far as the domain depends on it.
@@ -761,6 +848,7 @@ pub fn refusals(
 ) -> Vec<Option<Refusal>> {
     let answer = |tls| {
         let world = World {
+            kinds: kinds(screens),
             screens,
             abilities,
             libvirt,
@@ -777,6 +865,7 @@ pub fn is_beyond_repair(screens: &Screens, abilities: &Abilities) -> bool {
     Libvirt::possible(abilities).iter().all(|libvirt| {
         tls(abilities, screens).into_iter().all(|tls| {
             let world = World {
+                kinds: kinds(screens),
                 screens,
                 abilities,
                 libvirt,

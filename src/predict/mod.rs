@@ -17,6 +17,8 @@ pub mod qemu;
 pub mod versions;
 pub mod words;
 
+use std::collections::HashSet;
+
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
@@ -58,8 +60,8 @@ pub enum Stage {
     /// What libvirt does to the host's devices before QEMU runs: it looks mediated devices up, and
     /// binds PCI devices with managed='yes' to a vfio driver (src/hypervisor/virhostdev.c).
     Devices,
-    /// libvirt's rules for QEMU's arguments, which it builds once the devices are ready
-    /// (src/qemu/qemu_command.c).
+    /// What libvirt does once the devices are ready: it starts helpers (src/qemu/qemu_extdevice.c), builds QEMU's
+    /// arguments (src/qemu/qemu_command.c), and makes QEMU's process.
     Arguments,
     /// QEMU.
     Qemu,
@@ -94,7 +96,7 @@ impl Stage {
             Stage::Define => "libvirt at define",
             Stage::Start => "libvirt at start",
             Stage::Devices => "libvirt preparing devices",
-            Stage::Arguments => "libvirt building arguments",
+            Stage::Arguments => "libvirt preparing QEMU",
             Stage::Qemu => "QEMU",
         }
     }
@@ -204,7 +206,7 @@ pub struct Head {
 }
 
 /// What makes a picture.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum HeadOf {
     /// An emulated card of this model.
     Card(String),
@@ -228,7 +230,7 @@ impl std::fmt::Display for HeadOf {
 }
 
 /// What may happen once the guest runs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "danger")]
 pub enum Danger {
     /// Somebody who looks at VNC and chooses a screen (Ctrl-Alt-2) ends the guest: QEMU exits with
@@ -347,13 +349,15 @@ impl Prediction {
     /// What holds in both of two possible worlds: what is seen is seen in both, and what may happen
     /// may happen in either.
     fn join(&mut self, other: Prediction) {
-        for danger in other.dangers {
-            if !self.dangers.contains(&danger) {
-                self.dangers.push(danger);
-            }
-        }
-        for head in &mut self.heads {
-            if let Some(same) = other.heads.iter().find(|same| same.of == head.of) {
+        let known: HashSet<Danger> = self.dangers.iter().cloned().collect();
+        let new = other.dangers.into_iter();
+        self.dangers
+            .extend(new.filter(|danger| !known.contains(danger)));
+        for (place, head) in self.heads.iter_mut().enumerate() {
+            // As a rule it has the same place there.
+            let same = other.heads.get(place).filter(|same| same.of == head.of);
+            let same = same.or_else(|| other.heads.iter().find(|same| same.of == head.of));
+            if let Some(same) = same {
                 head.shown_by.retain(|shown| same.shown_by.contains(shown));
             }
         }
@@ -378,6 +382,7 @@ pub fn predict(screens: &Screens, abilities: &Abilities) -> Prediction {
             Some(Found::Nothing),
         ]
     };
+    let x = qemu::possible_x(screens, abilities);
     let mut first: Option<Prediction> = None;
     let mut refusals: Vec<Option<Refusal>> = Vec::new();
     for world in alike {
@@ -391,10 +396,17 @@ pub fn predict(screens: &Screens, abilities: &Abilities) -> Prediction {
             .collect();
         for libvirt in &libvirts {
             for qemu in &qemus {
-                let by_qemu = qemu::refusal(screens, &found, abilities, (libvirt, qemu))
-                    .filter(|_| !screens.is_none_of_ours());
-                for by_libvirt in libvirt::refusals(screens, abilities, libvirt) {
-                    let refused = by_libvirt.or_else(|| by_qemu.clone());
+                let by_qemu = |has_x: &bool| {
+                    qemu::refusal(screens, &found, abilities, (libvirt, qemu), *has_x)
+                        .filter(|_| !screens.is_none_of_ours())
+                };
+                let by_qemu: Vec<_> = x.iter().map(by_qemu).collect();
+                let by_libvirt = libvirt::refusals(screens, abilities, libvirt);
+                let both = by_libvirt
+                    .iter()
+                    .flat_map(|by| by_qemu.iter().map(move |q| (by, q)));
+                for (by_libvirt, by_qemu) in both {
+                    let refused = by_libvirt.clone().or_else(|| by_qemu.clone());
                     if refused.is_none() || first.is_none() {
                         let heads = qemu::heads(screens, &found, libvirt, qemu);
                         let dangers = qemu::dangers(screens, &found, libvirt, qemu);
@@ -482,6 +494,9 @@ fn because(screens: &Screens, abilities: &Abilities, unsure: &[usize]) -> String
         .collect();
     if libvirt::tls(abilities, screens).len() > 1 {
         reasons.push("spice_tls of qemu.conf is not known".into());
+    }
+    if qemu::possible_x(screens, abilities).len() > 1 {
+        reasons.push("whether QEMU may open the X server that SDL is to use is not known".into());
     }
     for (name, version) in [("QEMU", &abilities.qemu), ("libvirt", &abilities.libvirt)] {
         match version {

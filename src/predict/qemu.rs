@@ -5,18 +5,19 @@
 //! A screen of a dmabuf device has the flags GL and DMABUF (QEMU hw/vfio/display.c).
 
 use crate::abilities::Abilities;
-use crate::arguments::{Device, Local, Setting};
+use crate::arguments::{Device, Local, Setting, told};
 use crate::domain::{GraphicsType, Reach, Switch};
 use crate::predict::frontends::{self, Console, libvirts_local, local, of_kind};
 use crate::predict::versions::{Libvirt, Qemu};
 use crate::predict::{About, Danger, Head, HeadOf, Refusal, Stage, words};
-use crate::screens::{Card, Found, Screens, Vgpu};
+use crate::properties;
+use crate::screens::{Card, Found, Frontend, Screens, Vgpu};
 
 fn consoles(screens: &Screens, found: &[Found], libvirt: &Libvirt) -> Vec<Console> {
     let console = |card: &Card| {
         let model = card.model.clone().unwrap_or_else(|| "vga".into());
         Console {
-            qxl: model == "qxl",
+            qxl: is_qxl(card),
             of: HeadOf::Card(model),
             about: About::Domain,
             gl: card.gl,
@@ -39,6 +40,10 @@ fn consoles(screens: &Screens, found: &[Found], libvirt: &Libvirt) -> Vec<Consol
         }))
         .chain(screens.cards_after.iter().map(console))
         .collect()
+}
+
+fn is_qxl(card: &Card) -> bool {
+    matches!(card.model.as_deref(), Some("qxl" | "qxl-vga"))
 }
 
 /// Whether QEMU is told `display=on`.
@@ -64,12 +69,14 @@ pub fn refusal(
     found: &[Found],
     abilities: &Abilities,
     (libvirt, qemu): (&Libvirt, &Qemu),
+    has_x: bool,
 ) -> Option<Refusal> {
     // -set is looked up among the -device options before any of them is made.
     if let Some(setting) = screens.dead_settings.first() {
         let message = match Setting::read(setting) {
             Some(Setting { id, .. }) => words::filled(words::NO_SUCH_DEVICE, &id),
-            None => format!("can't parse: \"{setting}\""),
+            // It may have a secret in it.
+            None => "can't parse".to_owned(),
         };
         return refuse(About::Domain, message, false);
     }
@@ -92,6 +99,15 @@ pub fn refusal(
     }
     let spice = of_kind(screens, GraphicsType::Spice);
     if let Some(spice) = spice
+        && spice.is_on_tcp()
+        && [spice.settings.port, spice.settings.tls_port]
+            .iter()
+            .any(|port| is_privileged(*port, abilities))
+    {
+        let about = About::Graphics(GraphicsType::Spice);
+        return refuse(about, words::NO_SPICE_SERVER.into(), false);
+    }
+    if let Some(spice) = spice
         && spice.gl
         && spice.reach != Reach::Local
         && !qemu.spice_gl_over_tcp
@@ -101,6 +117,11 @@ pub fn refusal(
             words::SPICE_GL_LOCAL_ONLY.into(),
             false,
         );
+    }
+    // -audiodev comes before the devices.
+    let is_dbus = local.is_some_and(|(kind, _)| kind == GraphicsType::Dbus);
+    if qemu.audio_needs_dbus && !is_dbus && screens.audio.iter().any(|kind| kind == "dbus") {
+        return refuse(About::Domain, words::NO_DBUS_FOR_AUDIO.into(), false);
     }
     let has_gl = local.is_some_and(|(_, gl)| gl);
     let opengl = has_gl || spice.is_some_and(|spice| spice.gl);
@@ -116,14 +137,63 @@ pub fn refusal(
     };
     // Those in option syntax come before libvirt's.
     own_device(false)
+        .or_else(|| card_refusal(&screens.cards_before, qemu, opengl))
         .or_else(|| refuse(About::Domain, slot?.clone(), false))
         .or_else(|| device(screens, found, (libvirt, qemu), opengl))
         .or_else(|| own_device(true))
         .or_else(|| refuse(About::Domain, late_display(screens, qemu)?, false))
+        .or_else(|| no_sdl(screens).filter(|_| !has_x))
         .or_else(|| {
             let consoles = consoles(screens, found, libvirt);
-            frontends::refusal(screens, &consoles, libvirt, qemu)
+            let is_denied = |port| is_privileged(port, abilities);
+            frontends::refusal(screens, &consoles, (libvirt, qemu), &is_denied)
         })
+}
+
+/// Whether QEMU may not listen on a port.
+fn is_privileged(port: i32, abilities: &Abilities) -> bool {
+    let first = abilities.guests.first_port.map_or(0, i32::from);
+    (1..first).contains(&port)
+}
+
+/// How SDL fails that finds no X server.
+fn no_sdl(screens: &Screens) -> Option<Refusal> {
+    let (GraphicsType::Sdl, _) = local(screens)? else {
+        return None;
+    };
+    refuse(
+        About::Graphics(GraphicsType::Sdl),
+        words::NO_SDL.into(),
+        false,
+    )
+}
+
+/// Whether SDL may find an X server to open: one answer where that is known. The domain names the server; QEMU's
+/// environment has none else. A server of this host has a socket, if that is to be seen.
+#[must_use]
+pub fn possible_x(screens: &Screens, abilities: &Abilities) -> Vec<bool> {
+    if screens.arguments.display.is_some() || screens.has_a_screen {
+        return vec![true];
+    }
+    let is_sdl = |f: &&Frontend| f.kind == GraphicsType::Sdl;
+    let Some(sdl) = screens.frontends.iter().rev().find(is_sdl) else {
+        return vec![true];
+    };
+    let Some(display) = &sdl.settings.x_display else {
+        return vec![false];
+    };
+    let guests = &abilities.guests;
+    let (host, number) = display.rsplit_once(':').unwrap_or_default();
+    if !matches!(host, "" | "unix") {
+        return vec![true, false];
+    }
+    let number = number
+        .split('.')
+        .next()
+        .and_then(|number| number.parse().ok());
+    let servers = guests.x_servers.as_ref();
+    let is_there = servers.is_none_or(|all| number.is_none_or(|number| all.contains(&number)));
+    vec![is_there && guests.x_denied != Some(true)]
 }
 
 /// How a local display of the user's own fails before there are devices (system/vl.c,
@@ -173,6 +243,17 @@ fn no_render_node(screens: &Screens) -> Option<String> {
         .then(|| "egl: no drm render node available".into())
 }
 
+/// The first card that can't be made, as it has 3D.
+fn card_refusal(cards: &[Card], qemu: &Qemu, opengl: bool) -> Option<Refusal> {
+    cards.iter().filter(|card| card.gl).find_map(|card| {
+        if !opengl {
+            return refuse(About::Domain, qemu.no_opengl.into(), true);
+        }
+        let is_blob = card.settings.blob == Some(Switch::On) && !qemu.blob_with_virgl;
+        refuse(About::Domain, words::BLOB_AND_VIRGL.into(), false).filter(|_| is_blob)
+    })
+}
+
 /// The first device that can't be made.
 fn device(
     screens: &Screens,
@@ -181,20 +262,20 @@ fn device(
     opengl: bool,
 ) -> Option<Refusal> {
     // hw/display/qxl.c, qxl_realize_primary
-    let is_qxl = |card: &Card| card.model.as_deref() == Some("qxl");
-    if !screens.cards_before.is_empty() && screens.cards.first().is_some_and(is_qxl) {
+    let is_first = |card: &Card| card.model.as_deref() == Some("qxl-vga");
+    let libvirts = screens.cards.first().is_some_and(is_qxl);
+    let users = screens.cards_before.iter().skip(1).any(is_first);
+    let has_cards = !screens.cards_before.is_empty();
+    let later =
+        (has_cards || !screens.cards.is_empty()) && screens.cards_after.iter().any(is_first);
+    if has_cards && libvirts || users || later {
         let message =
             "primary qxl-vga device must be console 0 (first display device on the command line)";
         return refuse(About::Domain, message.into(), false);
     }
     let before = || screens.cards_before.iter().chain(&screens.cards);
-    for card in before().chain(&screens.cards_after).filter(|card| card.gl) {
-        if !opengl {
-            return refuse(About::Domain, qemu.no_opengl.into(), true);
-        }
-        if card.settings.blob == Some(Switch::On) && !qemu.blob_with_virgl {
-            return refuse(About::Domain, words::BLOB_AND_VIRGL.into(), false);
-        }
+    if let Some(refusal) = card_refusal(&screens.cards, qemu, opengl) {
+        return Some(refusal);
     }
     let is_ramfb = |card: &Card| card.model.as_deref() == Some("ramfb");
     let mut once = Once {
@@ -208,6 +289,7 @@ fn device(
                 vfio_device(screens, vgpu, *found, (libvirt, qemu), opengl, &mut once)?;
             refuse(About::Device(vgpu.id), words, always)
         })
+        .or_else(|| card_refusal(&screens.cards_after, qemu, opengl))
         .or_else(|| {
             let is_twice = once.ramfb && screens.cards_after.iter().any(is_ramfb);
             refuse(About::Domain, words::RAMFB_TWICE.into(), false).filter(|_| is_twice)
@@ -239,18 +321,20 @@ fn vfio_device(
         return (has_none && vgpu.says_display).then_some((words, true));
     }
     let takes_ramfb = libvirt.takes_display(vgpu.id);
-    if vgpu.lacks_ramfb(takes_ramfb) {
-        // Those of -global come first (hw/core/qdev.c, `device_post_init`).
-        return match vgpu.globals.get("ramfb") {
-            Some(value) => {
-                let global = format!("can't apply global vfio-pci.ramfb={value}: ");
-                Some((global + words::RAMFB_NOT_FOUND, true))
-            }
-            None => say(words::RAMFB_NOT_FOUND, true),
-        };
+    let lacks_ramfb = vgpu.lacks_ramfb(takes_ramfb);
+    // Those of -global come first (hw/core/qdev.c, `device_post_init`).
+    if lacks_ramfb && let Some(value) = vgpu.globals.get("ramfb") {
+        let global = format!("can't apply global vfio-pci.ramfb={}: ", told(value));
+        return Some((global + words::RAMFB_NOT_FOUND, true));
     }
-    if vgpu.ramfb_mistyped {
-        return say(words::RAMFB_IS_A_SWITCH, false);
+    let mistyped = vgpu
+        .mistyped
+        .iter()
+        .map(|(name, words)| (name.as_str(), words.as_str(), false));
+    let unknown = lacks_ramfb.then_some(("ramfb", words::RAMFB_NOT_FOUND, true));
+    let wrong = unknown.into_iter().chain(mistyped);
+    if let Some((_, words, always)) = wrong.min_by_key(|(name, ..)| properties::place(name)) {
+        return say(words, always);
     }
     // hw/vfio/igd.c: asked for, and the region is not there
     let opregion = vgpu.switch("x-igd-opregion");

@@ -188,6 +188,10 @@ const NO_OPENGL_NAMES_DISPLAY: Change = Change(&[9, 1]);
 /// QEMU opens the render node of its local display before it makes devices: 8.0.0, 0e1be59ed9.
 const EGL_BEFORE_DEVICES: Change = Change(&[8, 0]);
 
+/// Audio of type dbus needs a dbus display: after 10.2 (audio/dbusaudio.c); 10.0.13 starts without one, and 11.1.3
+/// does not (measured). 11.0 was not read.
+const AUDIO_NEEDS_DBUS: Change = Change(&[11, 0]);
+
 /// One QEMU that may be the host's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Qemu {
@@ -213,6 +217,8 @@ pub struct Qemu {
     pub no_opengl_names_display: bool,
     /// Whether the local display opens its render node before there are devices.
     pub egl_before_devices: bool,
+    /// Whether audio of type dbus needs a dbus display.
+    pub audio_needs_dbus: bool,
     /// hw/vfio/igd.c looks at a PCI device before it looks for an OpRegion, and passes over those that are not
     /// Intel's.
     pub opregion_by_igd: bool,
@@ -285,6 +291,7 @@ impl Qemu {
                     },
                     no_opengl_names_display: has(NO_OPENGL_NAMES_DISPLAY),
                     egl_before_devices: has(EGL_BEFORE_DEVICES),
+                    audio_needs_dbus: has(AUDIO_NEEDS_DBUS),
                     opregion_by_igd: has(OPREGION_BY_IGD),
                 });
             }

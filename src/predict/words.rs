@@ -28,8 +28,14 @@ pub const RAMFB_TWICE: &str = "duplicate fw_cfg file name: vgaroms/vgabios-ramfb
 /// (hw/vfio/pci.c, `vfio_pci_nohotplug_properties`).
 pub const RAMFB_NOT_FOUND: &str = "Property 'vfio-pci.ramfb' not found";
 
-/// ramfb in another type of JSON (qapi/qobject-input-visitor.c).
-pub const RAMFB_IS_A_SWITCH: &str = "Invalid parameter type for 'ramfb', expected: boolean";
+/// A switch in another type of JSON (qapi/qobject-input-visitor.c); filled in: the property.
+pub const EXPECTED_A_SWITCH: &str = "Invalid parameter type for '*', expected: boolean";
+
+/// A text or a word in another type of JSON (qapi/qobject-input-visitor.c); filled in: the property.
+pub const EXPECTED_A_TEXT: &str = "Invalid parameter type for '*', expected: string";
+
+/// A number in another type of JSON (qapi/qobject-input-visitor.c); filled in: the property.
+pub const EXPECTED_A_NUMBER: &str = "Parameter '*' expects uint64";
 
 /// A property that a device does not have (qom/object.c); filled in: its driver, a dot, and the property.
 pub const PROPERTY_NOT_FOUND: &str = "Property '*' not found";
@@ -64,6 +70,18 @@ pub const BLOB_AND_VIRGL: &str = "blobs and virgl are not compatible (yet)";
 /// `qemu_spice_init`).
 pub const SPICE_GL_LOCAL_ONLY: &str =
     "SPICE GL support is local-only for now and incompatible with -spice port/tls-port";
+
+/// Spice can't have its port: another program has it, or QEMU may not (ui/spice-core.c, `qemu_spice_init`).
+pub const NO_SPICE_SERVER: &str = "failed to initialize spice server";
+
+/// VNC may not listen on its port (util/qemu-sockets.c, `socket_listen`).
+pub const NO_SOCKET: &str = "Failed to bind socket: Permission denied";
+
+/// SDL finds no screen to open, or may not open it (ui/sdl2.c, `sdl2_display_init`). SDL says why.
+pub const NO_SDL: &str = "Could not initialize SDL";
+
+/// Audio for a D-Bus display that is not there (audio/dbusaudio.c), from QEMU 11.0 on.
+pub const NO_DBUS_FOR_AUDIO: &str = "D-Bus display is not in use";
 
 /// A `-set` for a device that libvirt describes as JSON (system/vl.c, `qemu_set_option`); filled in: its id.
 pub const NO_SUCH_DEVICE: &str = "there is no device \"*\" defined";

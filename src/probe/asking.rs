@@ -1,5 +1,5 @@
-//! One question with all that belongs to it: may the device be opened, does a record answer
-//! already, and what is done with the answer.
+//! Asks one device with all that belongs to it: whether the device may be opened, whether a
+//! record answers already, and what is done with the answer.
 
 use std::fs;
 use std::time::Duration;
@@ -14,31 +14,31 @@ use crate::names::DeviceId;
 use crate::probe::{Answer, Asked, Manner, Prober, ask, may_open};
 use crate::record::Record;
 
-/// How to ask.
+/// The question and its options.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
-    /// What opens devices.
+    /// The process that opens devices.
     pub prober: &'a Prober,
-    /// Who wants to know.
+    /// The origin of the question.
     pub asked: Asked,
-    /// Ask the device even if a record answers.
+    /// True to ask the device even if a record answers.
     pub fresh: bool,
-    /// How long it may take.
+    /// The time that the question may take.
     pub deadline: Duration,
-    /// The only way to open it that is tried, and of which a record counts.
+    /// The only interface to try, and from which a record counts.
     pub path: Option<OpenPath>,
 }
 
-/// What came of it.
+/// The result of a question.
 #[derive(Debug, Clone)]
 pub struct Outcome {
     /// The answer, from the device or from its record.
     pub answer: Answer,
-    /// Whether the record answered, and the device was left alone.
+    /// True if the record answered, and the device was left alone.
     pub from_record: bool,
-    /// What became of the record; `None` if it was not to be written.
+    /// The fate of the record; `None` if it was not to be written.
     pub written: Option<Written>,
-    /// Why the device was not opened, or the record not kept.
+    /// The reason why the device was not opened, or the record not kept.
     pub note: Option<String>,
 }
 
@@ -55,8 +55,9 @@ impl Outcome {
 
 /// Asks one device and keeps the answer.
 ///
-/// A valid record answers unless `fresh`. One that only says why the device could not be asked is
-/// no answer to somebody who names the device; unasked, only what [`may_pass`] is tried again.
+/// A valid record answers unless `fresh` is set. A record that only says why the device could not
+/// be asked is no answer if somebody names the device. If nobody does, only what [`may_pass`] is
+/// tried again.
 #[must_use]
 pub fn ask_and_keep(
     root: &Root,
@@ -115,7 +116,7 @@ pub fn ask_and_keep(
     }
     let record = record_of(device, &sources.host, &answer);
     let written = run::write_record(root, &record, device.parent.as_deref());
-    // It may have gone while it was asked, and then nobody would forget it any more.
+    // If the device disappeared during the question, nobody else would remove its record.
     if !root.device(id).exists() {
         let _ = run::forget(root, id);
     }
@@ -131,8 +132,8 @@ pub fn ask_and_keep(
     }
 }
 
-/// Whether a record says no more of the device than why it could not be asked at that moment: it
-/// was in use, or no KVM VM could be made (kvm not loaded yet, or all of it another program's).
+/// Returns whether a record only says why the device could not be asked at that moment: it was in
+/// use, or no KVM VM could be created (kvm not loaded yet, or all of it another program's).
 #[must_use]
 pub fn may_pass(record: &Record) -> bool {
     match record.facts.display.reason() {
@@ -142,8 +143,8 @@ pub fn may_pass(record: &Record) -> bool {
     }
 }
 
-/// Whether the failure is about this host, this process or this moment. What ran out of time
-/// before the driver's own open was waiting for another prober.
+/// Returns whether the failure is about this host, this process or this moment. A question that
+/// timed out before the driver's own open was waiting for another prober.
 fn says_nothing_of_the_device(answer: &Answer) -> bool {
     match answer.facts.display.reason() {
         Some(Reason::TimedOut) => answer.step.is_none_or(|step| step < Step::Open),
@@ -159,11 +160,11 @@ fn says_nothing_of_the_device(answer: &Answer) -> bool {
     }
 }
 
-/// Tells udev, and through it libvirt, that something new is known of an mdev: one change event.
-/// Must never be called in answer to an event.
+/// Tells udev, and through it libvirt, that something new is known of an mdev, by one change
+/// event. It must never be called in answer to an event.
 ///
 /// # Errors
-/// If the event could not be made.
+/// [`Warning`] if the event could not be made.
 pub fn announce(root: &Root, id: DeviceId) -> Result<(), Warning> {
     let path = root.device(id).join("uevent");
     fs::write(&path, "change")
@@ -184,7 +185,7 @@ mod tests {
             (Reason::NeedsVm, Step::Kvm, true),
             (Reason::NeedsVm, Step::KvmVm, true),
             (Reason::NeedsVm, Step::KvmFile, true),
-            // It had a VM, and wants more.
+            // The driver had a VM, and wants more.
             (Reason::NeedsVm, Step::Open, false),
             (Reason::OpenFailed, Step::Open, false),
             (Reason::TimedOut, Step::Control, false),
@@ -195,11 +196,11 @@ mod tests {
         }
     }
 
-    /// That a driver hangs is known only of one that was called.
+    /// Only a driver that was called can be known to hang.
     #[test]
     fn what_is_kept() {
         for (reason, step, kept) in [
-            // A domain that has it is being started.
+            // A domain that has the device is being started.
             (Reason::InUse, Step::Lock, true),
             (Reason::InUse, Step::Group, true),
             (Reason::TimedOut, Step::Open, true),

@@ -1,8 +1,9 @@
-//! Opening a device by its own node: `/dev/vfio/devices/vfioN`, bound to an iommufd.
+//! Opens a device by its own node, `/dev/vfio/devices/vfioN`, bound to an iommufd.
 //!
-//! Order and errors: Linux drivers/vfio/device_cdev.c, vfio_main.c and iommufd.c. The node always
-//! opens; until it is bound every other ioctl says EINVAL, so nothing is asked of a device that did
-//! not bind. The bind runs the driver's own open. It takes no address space (IOAS): that is for DMA.
+//! The order and the errors follow Linux drivers/vfio/device_cdev.c, vfio_main.c and iommufd.c. The
+//! node always opens. Until it is bound, every other ioctl returns EINVAL, so a device that did not
+//! bind is not asked. The bind runs the driver's own open. It needs no address space (IOAS), which
+//! is for DMA.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -18,7 +19,7 @@ use crate::names::DeviceId;
 use crate::probe::group::{failed, group_number, open};
 use crate::probe::{Failure, Opener, Prepared, Tell, errno_of, ioctl};
 
-/// Opens by the device's own node and `/dev/iommu`.
+/// The way by the device's own node and `/dev/iommu`.
 #[derive(Debug, Clone, Copy)]
 pub struct Cdev;
 
@@ -57,7 +58,7 @@ impl Opener for Cdev {
         tell(Step::Bind);
         let bind = || ioctl::device_bind_iommufd(prepared.file.as_fd(), prepared.keep.as_fd());
         bound(bind, || is_held(root, id))
-            // Bound, the node is the device.
+            // Once bound, the node is the device.
             .and_then(|()| {
                 let device = prepared.file.try_clone();
                 device.map_err(|error| (errno_of(&error), Reason::OpenFailed))
@@ -71,8 +72,8 @@ impl Opener for Cdev {
     }
 }
 
-/// The name of the device's node. A device without a directory for it has no vfio driver, and a
-/// directory without a node comes from a kernel that makes none.
+/// Returns the name of the device's node. A device without the directory `vfio-dev` has no vfio
+/// driver. If the directory has no node, the kernel makes none.
 fn node(device: &Path) -> Result<String, Failure> {
     let failure = |reason| Failure {
         step: Step::Find,
@@ -90,12 +91,12 @@ fn node(device: &Path) -> Result<String, Failure> {
     })
 }
 
-/// Binds; if that fails: with which errno, and what that means.
+/// Binds the device. An error is the errno, and what it means.
 ///
 /// vfio's own EINVAL has one meaning left when the arguments are right and both files are new: the
 /// device is open by its node already (vfio_main.c, `vfio_df_open`). But the driver's own open may
-/// say EINVAL, too. `is_held` tells these apart. A holder that let go before it was looked for makes
-/// a second try right.
+/// return EINVAL, too, and `is_held` tells these apart. If a holder let go before the check, a
+/// second attempt succeeds.
 fn bound(
     bind: impl Fn() -> nix::Result<()>,
     is_held: impl Fn() -> bool,
@@ -112,9 +113,9 @@ fn bound(
     }
 }
 
-/// Whether somebody has the device open: then its group doesn't open (group.c,
+/// Returns whether somebody has the device open. In that case its group doesn't open (group.c,
 /// `vfio_group_fops_open`, `cdev_device_open_cnt`). On a kernel without groups nothing tells, and
-/// vfio's own meaning stands.
+/// the answer is yes, which is vfio's own meaning.
 fn is_held(root: &Root, id: DeviceId) -> bool {
     group_number(&root.device(id)).map_or(true, |number| {
         open(&root.join("dev/vfio").join(number)).is_err()
@@ -136,11 +137,15 @@ fn no_node(errno: Errno) -> Reason {
     }
 }
 
-/// EBUSY: the group is open (group.c, `vfio_device_block_group`), or the driver says so itself. (Of
-/// a physical device it may also mean that another of its group has a host driver, iommu.c,
-/// `iommu_device_claim_dma_owner`; those are opened only when somebody names them.)
-/// EPERM is no want of rights: iommufd says it of a device without interrupt remapping
-/// (iommufd/device.c, `iommufd_device_bind`). The rest is the driver's own open.
+/// Returns the meaning of an errno of the bind.
+///
+/// EBUSY: the group is open (group.c, `vfio_device_block_group`), or the driver says so itself.
+/// (For a physical device it may also mean that another device of its group has a host driver,
+/// iommu.c, `iommu_device_claim_dma_owner`. Physical devices are opened only when somebody names
+/// them.)
+///
+/// EPERM is no lack of rights: iommufd returns it for a device without interrupt remapping
+/// (iommufd/device.c, `iommufd_device_bind`). All others come from the driver's own open.
 fn not_bound(errno: Errno) -> Reason {
     match errno {
         Errno::EBUSY => Reason::InUse,
@@ -180,7 +185,7 @@ mod tests {
         }
     }
 
-    /// What the bind says each time, and whether somebody has the device when that is looked at.
+    /// The answers of the bind, and whether somebody has the device at each check.
     #[test]
     fn busy_is_told_from_a_driver_that_says_einval() {
         let (good, inval, busy) = (Ok(()), Err(Errno::EINVAL), Err(Errno::EBUSY));
@@ -252,7 +257,7 @@ mod tests {
         let device = root.device(id);
         fs::create_dir_all(&device).unwrap();
         assert_eq!(attempt(), missing(Step::Find, Reason::NoDriver));
-        // What has no number leads elsewhere.
+        // A node whose name has no number leads elsewhere.
         fs::create_dir_all(device.join("vfio-dev/vfio..")).unwrap();
         fs::write(device.join("vfio-dev/vfio../dev"), "511:7\n").unwrap();
         assert_eq!(attempt(), missing(Step::Find, Reason::NoVfio));

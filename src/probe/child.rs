@@ -1,7 +1,8 @@
-//! What the child of a probe does.
+//! The work of a probe's child.
 //!
-//! To stderr it tells each step before it takes it, a word a line; to stdout its answer, one line of
-//! JSON. Both go past the buffers of std: in a copy of its parent these are the parent's.
+//! The child writes each step to stderr before it takes it, one word a line, and its answer to
+//! stdout, one line of JSON. Both bypass the buffers of std: in a copy of its parent, these are the
+//! parent's.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -22,22 +23,22 @@ use crate::probe::group::Group;
 use crate::probe::kvm::Vm;
 use crate::probe::{Answer, Failure, Manner, Opener, Tell, device, errno_of, rights};
 
-/// The ways to open a device; the first that the kernel offers for it is taken.
+/// The ways to open a device. The first one that the kernel offers for the device is taken.
 ///
-/// Groups first: the kernels of distributions have them, QEMU and libvirt take them unless
-/// told otherwise, and they alone say before the open that a device is not viable. What is in use by
-/// either way is busy to the other, and both lead to the same driver, so nothing hangs on the choice
-/// but that: a kernel without groups is asked by the device's own node.
+/// Groups come first. The kernels of distributions have them, and QEMU and libvirt take them unless
+/// told otherwise. They alone report before the open that a device is not viable. A device in use
+/// by either way is busy for the other, and both lead to the same driver, so nothing else depends
+/// on the choice. On a kernel without groups, the device is asked by its own node.
 const OPENERS: [&dyn Opener; 2] = [&Group, &Cdev];
 
-/// Asks the device. Dies with `asker`, the process that started it: a device must not stay open for
-/// nobody.
+/// Asks the device. The child dies with `asker`, the process that started it, because a device must
+/// not stay open for nobody.
 ///
-/// A device whose domain is being started is in use, whoever asks: QEMU must not find it open. The
-/// hook marks the start and then waits for the lock; this looks at the mark when it has the lock. So
-/// either the hook waits for us, or we see the mark.
+/// A device whose domain is being started counts as in use: QEMU must not find it open. The hook
+/// marks the start and then waits for the lock. The child looks for the mark once it has the lock.
+/// So either the hook waits for the child, or the child sees the mark.
 pub fn run(root: &Root, id: DeviceId, asker: i32, manner: Manner) {
-    // Without it the child merely lives longer than its asker.
+    // If this fails, the child merely outlives its asker.
     let _ = prctl::set_pdeathsig(Signal::SIGKILL);
     if getppid().as_raw() != asker {
         return;
@@ -46,18 +47,18 @@ pub fn run(root: &Root, id: DeviceId, asker: i32, manner: Manner) {
     say_answer(&ask(root, id, manner, &mut say_step));
 }
 
-/// Tells a step to whoever started this process.
+/// Reports a step to the process that started this one.
 pub(super) fn say_step(step: Step) {
     say(io::stderr(), &step.to_string());
 }
 
-/// Tells the answer to whoever started this process.
+/// Reports the answer to the process that started this one.
 pub(super) fn say_answer(answer: &Answer) {
     let answer = serde_json::to_string(answer).expect("an answer has only string keys");
     say(io::stdout(), &answer);
 }
 
-/// Says a line. If nobody listens any more there is nobody to tell.
+/// Writes a line. An error is ignored: if nobody listens any more, there is nobody to tell.
 fn say(out: impl AsFd, text: &str) {
     let line = format!("{text}\n");
     let mut rest = line.as_bytes();
@@ -80,7 +81,7 @@ fn ask(root: &Root, id: DeviceId, manner: Manner, tell: Tell<'_>) -> Answer {
         return Answer::none(Reason::InUse, Step::Lock);
     }
     by_opening(root, id, manner, tell)
-    // The device is closed by now, and `_lock` goes last.
+    // The device is closed by now. `_lock` goes last.
 }
 
 fn by_opening(root: &Root, id: DeviceId, manner: Manner, tell: Tell<'_>) -> Answer {
@@ -101,7 +102,8 @@ fn by_opening(root: &Root, id: DeviceId, manner: Manner, tell: Tell<'_>) -> Answ
     }
 }
 
-/// The way that somebody insists on, or that fits. If none fits, the first tells why not.
+/// Returns the opener that the caller chose, or else one that fits. If none fits, the first one
+/// reports why.
 fn opener(root: &Root, id: DeviceId, path: Option<OpenPath>) -> &'static dyn Opener {
     OPENERS
         .into_iter()
@@ -109,8 +111,8 @@ fn opener(root: &Root, id: DeviceId, path: Option<OpenPath>) -> &'static dyn Ope
         .unwrap_or(OPENERS[0])
 }
 
-/// Opens the device and asks it. A VM is associated first if `kvm` says so, and otherwise when the
-/// driver has said that it wants one; the fact `kvm` is whether there was one.
+/// Opens the device and asks it. If `kvm` is true, a VM is associated first; otherwise only after
+/// the driver has asked for one. The fact `kvm` records whether there was a VM.
 fn open_and_ask(
     opener: &dyn Opener,
     root: &Root,
@@ -123,10 +125,10 @@ fn open_and_ask(
     if kvm {
         vm = Some(Vm::of(root, prepared.file.as_fd(), tell)?);
     }
-    // Group and node stay open in between: a second open is a whole one (vfio_main.c, `vfio_df_open`,
-    // counts only those that succeed). Nobody can come before it by the group. A bind that fails lets
-    // go of the group (device_cdev.c, `vfio_device_unblock_group`); who opens that in between has the
-    // device, and the second bind says that it is in use.
+    // The group and the node stay open in between. A second open is a whole one (vfio_main.c,
+    // `vfio_df_open`, counts only those that succeed). Nobody can open the group before it. A bind
+    // that fails lets go of the group (device_cdev.c, `vfio_device_unblock_group`). If somebody
+    // opens the group in between, they have the device, and the second bind says that it is in use.
     let device = match opener.open(root, &prepared, id, tell) {
         Err(failure) if failure.reason == Reason::NeedsVm && vm.is_none() => {
             vm = Some(Vm::of(root, prepared.file.as_fd(), tell)?);
@@ -139,7 +141,7 @@ fn open_and_ask(
         kvm: vm.is_some(),
         ..facts
     })
-    // The device is closed first, then the VM, which has the vfio file open, too, then the rest.
+    // The device closes first, then the VM, which also has the vfio file open, then the rest.
 }
 
 fn no_lock(error: &io::Error) -> Answer {

@@ -1,7 +1,7 @@
 //! The questions to an opened device.
 //!
-//! None of them changes anything in the device: GET_INFO and its kin read tables of the driver,
-//! the plane is asked for in PROBE form only, and of the EDID region the header is read.
+//! None of them changes anything in the device. GET_INFO and its kin read tables of the driver, the
+//! plane is asked for in the PROBE form only, and only the header of the EDID region is read.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -17,16 +17,17 @@ use crate::facts::{
 };
 use crate::probe::{Failure, errno_name, errno_of, ioctl, rights};
 
-/// No driver has more; a number beyond is a driver's mistake and would only cost time.
+/// The highest number of indexes to ask. No driver has more; a higher number is a driver's mistake
+/// and would only cost time.
 const MAX_INDEXES: u32 = 256;
 
 const INTEL_VENDOR_TYPE: u32 = vfio::VFIO_REGION_TYPE_PCI_VENDOR_TYPE | 0x8086;
 
-/// Asks everything. A display that the driver's answers leave in doubt is unknown with a reason,
-/// not an error.
+/// Asks everything. A display that the driver's answers leave in doubt is unknown with a reason; it
+/// is not an error.
 ///
-/// This process gives up all other rights for it ([`rights::give_up`]): it must be a child that has
-/// nothing else to do.
+/// For this, the process gives up all other rights ([`rights::give_up`]). So it must be a child
+/// that has nothing else to do.
 ///
 /// # Errors
 /// The query that failed in a way that vfio.h does not foresee.
@@ -70,7 +71,8 @@ pub fn ask(device: &File, tell: &mut dyn FnMut(Step)) -> Result<Facts, Failure> 
         vfio::VFIO_REGION_TYPE_GFX,
         vfio::VFIO_REGION_SUBTYPE_GFX_EDID,
     );
-    // QEMU refuses a display whose EDID it can't read (hw/vfio/display.c), so that is no detail.
+    // QEMU refuses a display whose EDID it can't read (hw/vfio/display.c), so a failure here
+    // counts.
     let header = find_region(&regions, is_edid.0, is_edid.1)
         .map(|region| read_edid(device, region.offset).map_err(failed(Step::Edid)))
         .transpose()?;
@@ -124,9 +126,9 @@ pub fn ask(device: &File, tell: &mut dyn FnMut(Step)) -> Result<Facts, Failure> 
     })
 }
 
-/// The three plane queries. The first, PROBE without a type, must be refused (EINVAL as vfio.h
-/// says, or ENOTTY): a driver that says yes to it says yes to anything, as kvmgt did before 4.16
-/// for every ioctl that it did not know.
+/// Makes the three plane queries. The driver must refuse the first, PROBE without a type (with
+/// EINVAL as vfio.h says, or ENOTTY). A driver that says yes to it says yes to anything, as kvmgt
+/// did before 4.16 for every ioctl that it did not know.
 fn display<E>(
     flags: u32,
     probe: &mut dyn FnMut(Step, u32) -> Result<bool, E>,
@@ -142,7 +144,8 @@ fn display<E>(
     Ok(Display::from_answers(dmabuf, region))
 }
 
-/// EINVAL: this type is not supported. ENOTTY: the driver has no such ioctl. EOPNOTSUPP: vfio_ap.
+/// Returns whether an answer means yes. EINVAL: the driver does not support this type. ENOTTY: the
+/// driver has no such ioctl. EOPNOTSUPP: vfio_ap's refusal.
 fn supported(answer: nix::Result<()>) -> nix::Result<bool> {
     match answer {
         Ok(()) => Ok(true),
@@ -160,9 +163,9 @@ fn find_region(regions: &[Region], wanted: u32, wanted_subtype: u32) -> Option<&
     })
 }
 
-/// Struct `vfio_region_gfx_edid` at the start of the region. Each field by a read of four bytes:
-/// kvmgt takes no other. The region's size is not to be believed there (it is that of an EDID
-/// block, not of the region).
+/// Reads the struct `vfio_region_gfx_edid` at the start of the region. Each field takes a read of
+/// four bytes, because kvmgt accepts no other. The region's reported size can't be trusted there:
+/// it is that of an EDID block, not of the region.
 fn read_edid(device: &File, offset: u64) -> nix::Result<EdidHeader> {
     let read = |field: u64| {
         let mut bytes = [0; 4];
@@ -182,8 +185,8 @@ fn read_edid(device: &File, offset: u64) -> nix::Result<EdidHeader> {
     })
 }
 
-/// Walks a capability chain: headers of id (u16), version (u16), offset of the next from the
-/// start of the info (u32). Offsets must grow, so a chain that bites its tail ends.
+/// Reads a capability chain. A header has an id (u16), a version (u16), and the offset of the next
+/// header from the start of the info (u32). Offsets must grow, so a circular chain ends.
 fn capabilities(info: &[u8], flags: u32, first: u32) -> Vec<RegionCapability> {
     let mut chain = Vec::new();
     if flags & vfio::VFIO_REGION_INFO_FLAG_CAPS == 0 {
@@ -202,7 +205,7 @@ fn capabilities(info: &[u8], flags: u32, first: u32) -> Vec<RegionCapability> {
         let capability = match u32::from(id) {
             vfio::VFIO_REGION_INFO_CAP_SPARSE_MMAP => {
                 u32_at(body).map(|count| RegionCapability::SparseMmap {
-                    // nr_areas and reserved, then the areas.
+                    // The number of areas and a reserved field come first, then the areas.
                     areas: (0..count as usize)
                         .map_while(|n| {
                             Some((u64_at(body + 8 + 16 * n)?, u64_at(body + 16 + 16 * n)?))
@@ -226,7 +229,7 @@ fn capabilities(info: &[u8], flags: u32, first: u32) -> Vec<RegionCapability> {
 mod tests {
     use super::*;
 
-    /// What the drivers of facts answer: control, dmabuf, region.
+    /// The answers of the drivers in facts: control, dmabuf, region.
     #[test]
     fn planes() {
         let yes = Ok(());

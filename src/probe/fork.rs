@@ -1,7 +1,7 @@
-//! A child that is a copy of this process: nothing to load, nothing to relocate.
+//! Starts a child as a copy of this process, which has nothing to load or relocate.
 //!
-//! Only for a process with a single thread. In the copy of one with several, a lock that another
-//! thread held (the allocator's, say) would stay taken for ever, fork(2).
+//! Only a process with a single thread can do so. If another thread held a lock (the allocator's,
+//! for example), it would stay taken for ever in the copy, fork(2).
 #![allow(unsafe_code)]
 
 use std::fs;
@@ -10,21 +10,21 @@ use std::os::unix::fs::MetadataExt;
 use nix::libc;
 use nix::unistd::{ForkResult, Pid, fork};
 
-/// Runs `run` in a copy of this process, which ends with it, whatever comes of it. `None`: this
-/// process has several threads, and nothing was done.
+/// Runs `run` in a copy of this process. The copy ends when `run` ends, whatever happens. Returns
+/// `None` and does nothing if this process has several threads.
 ///
 /// # Errors
-/// Those of fork(2).
+/// The errors of fork(2).
 pub(super) fn in_a_copy(run: impl FnOnce()) -> nix::Result<Option<Pid>> {
     if !has_one_thread() {
         return Ok(None);
     }
-    // SAFETY: only this thread could have started another one since we looked, so there is none:
-    // nothing is half done or locked by somebody who is missing in the copy.
+    // SAFETY: only this thread could have started another one since the check, so there is none.
+    // Nothing is half done or locked by a thread that is missing in the copy.
     match unsafe { fork() }? {
         ForkResult::Parent { child } => Ok(Some(child)),
         ForkResult::Child => {
-            // Dropped before anything is returned, so nothing is.
+            // `_end` is dropped before this function returns, so it never returns in the copy.
             let _end = End;
             run();
             Ok(None)
@@ -32,26 +32,27 @@ pub(super) fn in_a_copy(run: impl FnOnce()) -> nix::Result<Option<Pid>> {
     }
 }
 
-/// Closes everything but stdin, stdout and stderr. A kernel before 5.9 has no such call: there the
-/// child keeps what its parent had.
+/// Closes everything but stdin, stdout and stderr. A kernel before 5.9 has no such call; there the
+/// child keeps its parent's files.
 pub(super) fn close_others() {
-    // SAFETY: called by the child, whose owners of other files never run again: it ends without
-    // returning to them.
+    // SAFETY: the child calls this. The owners of other files never run again in it, because it
+    // ends without returning to them.
     unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
 }
 
-/// Ends the process, also when a panic unwinds: what called us belongs to the parent.
+/// Ends the process when dropped, also when a panic unwinds: our caller belongs to the parent.
 struct End;
 
 impl Drop for End {
     fn drop(&mut self) {
-        // SAFETY: ends the process without running what the parent has set up for its own end.
+        // SAFETY: this ends the process without running what the parent has set up for its own
+        // end.
         unsafe { libc::_exit(0) }
     }
 }
 
-/// `/proc/self/task` has a link for each thread beside the two of every directory (Linux
-/// fs/proc/base.c, `proc_task_getattr`). Without /proc: no.
+/// Returns whether the process has one thread; false without /proc. `/proc/self/task` has a link
+/// for each thread beside the two of every directory (Linux fs/proc/base.c, `proc_task_getattr`).
 fn has_one_thread() -> bool {
     fs::metadata("/proc/self/task").is_ok_and(|task| task.nlink() == 3)
 }

@@ -1,6 +1,7 @@
-//! Opening a device over `/dev/vfio/vfio` and `/dev/vfio/GROUP`.
+//! Opens a device over `/dev/vfio/vfio` and `/dev/vfio/GROUP`.
 //!
-//! Order and errors: Linux drivers/vfio/group.c and container.c. Closing goes the other way round.
+//! The order and the errors follow Linux drivers/vfio/group.c and container.c. Closing takes the
+//! reverse order.
 
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsFd;
@@ -14,7 +15,7 @@ use crate::host::Root;
 use crate::names::DeviceId;
 use crate::probe::{Failure, Opener, Prepared, Tell, errno_of, ioctl};
 
-/// Opens over container and group.
+/// The way over container and group.
 #[derive(Debug, Clone, Copy)]
 pub struct Group;
 
@@ -88,9 +89,9 @@ pub(super) fn failed(step: Step, meaning: fn(Errno) -> Reason) -> impl Fn(Errno)
     }
 }
 
-/// The number of the device's group. A device without one has no vfio driver; one without a
-/// directory is gone. The kernel makes the group before the device's own node, so a device with
-/// that and without a group comes from a kernel that has no groups.
+/// Returns the number of the device's group. A device without a group has no vfio driver, and a
+/// device without a directory is gone. The kernel makes the group before the device's own node. So
+/// if a device has a node but no group, the kernel has no groups.
 pub(super) fn group_number(device: &Path) -> Result<String, Failure> {
     let failure = |errno, reason| Failure {
         step: Step::Find,
@@ -128,8 +129,8 @@ fn no_container(errno: Errno) -> Reason {
     }
 }
 
-/// EBUSY: somebody has the group open, or the device by its own node (group.c,
-/// `vfio_group_fops_open`).
+/// Returns the meaning of an errno. EBUSY: somebody has the group open, or the device by its own
+/// node (group.c, `vfio_group_fops_open`).
 fn no_group(errno: Errno) -> Reason {
     match errno {
         Errno::EBUSY => Reason::InUse,
@@ -139,7 +140,8 @@ fn no_group(errno: Errno) -> Reason {
     }
 }
 
-/// EPERM is no want of rights here: type1 says it of a device without interrupt remapping.
+/// Returns the meaning of an errno. EPERM is no lack of rights here: type1 returns it for a device
+/// without interrupt remapping.
 fn not_attached(errno: Errno) -> Reason {
     match errno {
         Errno::EBUSY => Reason::InUse,
@@ -147,7 +149,8 @@ fn not_attached(errno: Errno) -> Reason {
     }
 }
 
-/// ESRCH: kvmgt found no KVM VM (i915/gvt/kvmgt.c, `intel_vgpu_open_device`).
+/// Returns the meaning of an errno. ESRCH: kvmgt found no KVM VM (i915/gvt/kvmgt.c,
+/// `intel_vgpu_open_device`).
 fn not_opened(errno: Errno) -> Reason {
     match errno {
         Errno::EBUSY => Reason::InUse,

@@ -1,13 +1,16 @@
-//! A mediated device made for the sake of one question: what a type is, before anybody has one.
+//! A temporary mediated device, created for one question: the display of a type before anybody has
+//! a device of it.
 //!
-//! It goes again whatever happens to whoever made it. Before it is made there is a mark
-//! ([`marks`]), whose lock its maker holds, and a keeper: a process of its own
-//! (`gfxplane-probe --keep UUID`) that waits for its maker's end, be that an exit, a panic or a
-//! signal, SIGKILL included, and then removes the device and the mark. If the keeper is killed as
-//! well, the mark is left and nobody holds it: [`sweep`] removes the device in a later run.
+//! The device is always removed, whatever happens to its maker. Before it is created, its maker
+//! leaves a mark ([`marks`]) and holds the mark's lock, and starts a keeper. The keeper is a
+//! process of its own (`gfxplane-probe --keep UUID`). It waits for the maker's end, be that an
+//! exit, a panic or a signal, SIGKILL included, and then removes the device and the mark. If the
+//! keeper is killed as well, the mark is left without a holder, and [`sweep`] removes the device in
+//! a later run.
 //!
-//! Nobody but a keeper or a sweep, which are processes of their own, writes to a device's `remove`:
-//! the kernel lets that wait, and no signal ends the wait, until the driver lets go of the device.
+//! Only a keeper or a sweep, which are processes of their own, write to a device's `remove`. The
+//! kernel may make that write wait until the driver lets go of the device, and no signal ends the
+//! wait.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
@@ -25,63 +28,64 @@ use crate::host::sysfs::MdevType;
 use crate::host::{Root, Warning, marks};
 use crate::names::DeviceId;
 
-/// How often what takes a moment is looked at again.
+/// The time between two looks at something that takes a moment.
 const POLL: Duration = Duration::from_millis(5);
 
-/// How long a maker's lock may outlive the end of its pipe: both go when a process ends, in no
+/// The time that a maker's lock may outlive the end of its pipe. Both go when a process ends, in no
 /// certain order.
 const LOCK_GOES: Duration = Duration::from_secs(10);
 
-/// A device that is removed again when this goes, and whatever happens before.
+/// A device that is removed when this value is ended or dropped, or when its maker dies.
 #[derive(Debug)]
 pub struct Instance {
-    /// Its id, made up.
+    /// Its id, which is random.
     pub id: DeviceId,
     device: PathBuf,
     lock: Lock,
-    /// gfxplane-probe.
+    /// The path of gfxplane-probe.
     program: PathBuf,
-    /// Waits for the end of its stdin.
+    /// The keeper, which waits for the end of its stdin.
     keeper: Child,
 }
 
-/// Why no device was made, or why it was removed at once.
+/// The reason why no device was created, or why it was removed at once.
 #[derive(Debug, thiserror::Error)]
 pub enum NotMade {
-    /// The type says that it has none left.
+    /// The type has no instance left.
     #[error(
         "available_instances is 0: there is none left; one is when a device that is there is removed"
     )]
     NoneLeft,
-    /// It would be the last one, and somebody may be about to make it.
+    /// It would be the last instance, and somebody may be about to create it.
     #[error(
         "available_instances is 1: it would be the last one, which somebody may be about to make; \
          --force makes it all the same"
     )]
     Last,
-    /// While it is there, these types of its parent can't be made any more, and could before.
+    /// While it exists, no device of these types of its parent can be created, although one could
+    /// be before.
     #[error(
         "while it is there no device of {} can be made, and one could be before: removed again; \
          --force asks it all the same", .0.join(", ")
     )]
     TakesTheLastOf(Vec<String>),
-    /// Its type does not say how many can be made.
+    /// The type does not say how many devices can be created.
     #[error(
         "available_instances is missing or no number, so it may be the last one; --force makes it \
          all the same"
     )]
     NotKnown,
-    /// No mark could be left in /run/gfxplane, or nobody could be started to remove the device.
+    /// No mark could be left in /run/gfxplane, or no process could be started to remove the device.
     #[error("what would remove it again can't be set up: {0}")]
     NoKeeper(io::Error),
-    /// What the kernel said to a write to `create`: EACCES without rights, ENOSPC or another error
-    /// of the driver if no more can be made.
+    /// The kernel's error for the write to `create`: EACCES without rights, ENOSPC or another error
+    /// of the driver if no more can be created.
     #[error("the kernel refuses: {0}")]
     Kernel(io::Error),
 }
 
 impl NotMade {
-    /// Whether it could be made, and was left because nobody has said that it may.
+    /// Returns whether it could be created, but needs the user's permission.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
         matches!(
@@ -91,10 +95,10 @@ impl NotMade {
     }
 }
 
-/// Whether one more device of a type may be made. `force`: also the last one.
+/// Checks whether one more device of a type may be created. `force` allows the last one.
 ///
 /// # Errors
-/// Why not.
+/// [`NotMade`]: the reason why it may not.
 pub fn may_make(available: Option<u32>, force: bool) -> Result<(), NotMade> {
     match available {
         Some(0) => Err(NotMade::NoneLeft),
@@ -104,9 +108,9 @@ pub fn may_make(available: Option<u32>, force: bool) -> Result<(), NotMade> {
     }
 }
 
-/// The types of a parent of which one could be made before, and none can now: types may share what
-/// they are made of (mbochs its memory, GVT-g the GPU's), and NVIDIA's driver has devices of one
-/// type at a time on a GPU.
+/// Returns the types of a parent of which one could be created before, but none can now. Types may
+/// share their resources (mbochs its memory, GVT-g the GPU's), and NVIDIA's driver has devices of
+/// one type at a time on a GPU.
 #[must_use]
 pub fn taken(before: &[MdevType], now: impl Fn(&str) -> Option<u32>) -> Vec<String> {
     let could = before.iter().filter(|t| t.available_instances > Some(0));
@@ -115,14 +119,14 @@ pub fn taken(before: &[MdevType], now: impl Fn(&str) -> Option<u32>) -> Vec<Stri
 }
 
 impl Instance {
-    /// Makes a device of a type, and waits until udev is through with it (whose rule may have
-    /// asked it already), at most until `limit`.
+    /// Creates a device of a type, and waits until udev has processed it, at most until `limit`.
+    /// udev's rule may have asked it by then.
     ///
-    /// `types`: all types of the parent, as they are now. `force`: even if nobody else can make a
-    /// device of some type meanwhile. `program`: gfxplane-probe.
+    /// `types` are all types of the parent as they are now. `force` allows a device that keeps
+    /// others from creating one. `program` is gfxplane-probe.
     ///
     /// # Errors
-    /// Why it was not made, or was removed at once.
+    /// [`NotMade`]: the reason why it was not created, or was removed at once.
     pub fn make(
         root: &Root,
         program: &Path,
@@ -172,8 +176,8 @@ impl Instance {
         Ok(instance)
     }
 
-    /// Has it removed, and waits for that until `limit`. `false`: it is still there, as its driver
-    /// does not let go of it, and goes when it does.
+    /// Has the device removed, and waits for that until `limit`. Returns `false` if it still exists
+    /// because its driver does not let go of it. It then goes as soon as the driver does.
     #[must_use = "it may still be there"]
     pub fn end(self, limit: Instant) -> bool {
         let Instance {
@@ -188,7 +192,7 @@ impl Instance {
         let Some(status) = ends(keeper, limit) else {
             return false;
         };
-        // Its keeper was killed, and nobody is at it.
+        // The keeper was killed, and nobody else removes the device.
         if status.code().is_none()
             && device.exists()
             && let Ok(sweep) = start_sweep(&program)
@@ -199,7 +203,7 @@ impl Instance {
     }
 }
 
-/// Writes to a file that is there, as sysfs wants it: nothing is made.
+/// Writes to a file that exists, as sysfs wants it. It creates none.
 fn write(path: &Path, text: &str) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).open(path)?;
     file.write_all(text.as_bytes())
@@ -209,10 +213,10 @@ fn keeper(program: &Path, uuid: Uuid) -> io::Result<Child> {
     Command::new(program)
         .args(["--keep", &uuid.to_string()])
         .stdin(Stdio::piped())
-        // Whoever waits for our output must not wait for the keeper.
+        // A process that waits for our output must not wait for the keeper.
         .stdout(Stdio::null())
         .stderr(Stdio::null())
-        // What ends us from a terminal does not end it.
+        // A signal from the terminal that ends us must not end the keeper.
         .process_group(0)
         .spawn()
 }
@@ -227,8 +231,8 @@ fn start_sweep(program: &Path) -> io::Result<Child> {
         .spawn()
 }
 
-/// Waits for a child until `limit`; how it ended, if it has. After that a thread waits on, so that
-/// the daemon has no dead children about it.
+/// Waits for a child until `limit`. Returns how it ended, if it has. After that a thread waits on,
+/// so that the daemon collects no dead children.
 fn ends(mut child: Child, limit: Instant) -> Option<ExitStatus> {
     loop {
         match child.try_wait() {
@@ -242,11 +246,11 @@ fn ends(mut child: Child, limit: Instant) -> Option<ExitStatus> {
     }
 }
 
-/// What a keeper does: waits for the end of its stdin, and then removes the device that its maker
-/// has made, or was about to make. Whether it is gone.
+/// Does a keeper's work: waits for the end of its stdin, and then removes the device that its maker
+/// created or was about to create. Returns whether the device is gone.
 #[must_use]
 pub fn keep(root: &Root, id: DeviceId) -> bool {
-    // Whoever ends a service or closes a terminal sends these to everybody in it.
+    // When somebody ends a service or closes a terminal, these signals go to every process in it.
     let mut signals = SigSet::empty();
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         signals.add(signal);
@@ -255,30 +259,30 @@ pub fn keep(root: &Root, id: DeviceId) -> bool {
     let _ = io::stdin().read_to_end(&mut Vec::new());
     match marks::take_over(root, id, Instant::now() + LOCK_GOES) {
         Ok(Some(_lock)) => remove(root, id),
-        // Somebody has been here before.
+        // Somebody has removed it already.
         Ok(None) => true,
-        // A sweep is at it.
+        // A sweep is removing it.
         Err(_) => false,
     }
 }
 
-/// Removes the devices of those who were killed together with their keepers; whether all are gone.
-/// What somebody holds is left to them.
+/// Removes the devices of makers that were killed together with their keepers. Returns whether all
+/// are gone. A device whose mark somebody holds is left to them.
 #[must_use]
 pub fn sweep(root: &Root) -> bool {
     let gone = |id| match marks::take_over(root, id, Instant::now()) {
         Ok(Some(_lock)) => remove(root, id),
         Ok(None) | Err(_) => true,
     };
-    // Every one, whatever comes of those before.
+    // Every device gets its turn, whatever happens to those before.
     let all: Vec<bool> = marks::marked(root).into_iter().map(gone).collect();
     all.into_iter().all(|is_gone| is_gone)
 }
 
-/// Has a [`sweep`] done, if there is anything marked, and waits for it at most `patience`.
+/// Starts a [`sweep`] if anything is marked, and waits for it, at most `patience`.
 ///
 /// # Errors
-/// What is still there, as a warning.
+/// [`Warning`] about the devices that still exist.
 pub fn clean_up(root: &Root, program: &Path, patience: Duration) -> Result<(), Warning> {
     if root.is_recorded() || marks::marked(root).is_empty() {
         return Ok(());
@@ -297,8 +301,8 @@ pub fn clean_up(root: &Root, program: &Path, patience: Duration) -> Result<(), W
     })
 }
 
-/// Removes a device of ours, forgets it, and takes its mark away, whose lock the caller holds.
-/// Whether it is gone.
+/// Removes a device of ours, its records and its mark, whose lock the caller holds. Returns whether
+/// the device is gone.
 fn remove(root: &Root, id: DeviceId) -> bool {
     let device = root.device(id);
     for _ in 0..20 {
@@ -312,7 +316,7 @@ fn remove(root: &Root, id: DeviceId) -> bool {
     if device.exists() {
         return false;
     }
-    // udev's rule does so, too, where there is a udev.
+    // If there is a udev, its rule does this, too.
     let _ = run::forget(root, id);
     marks::unmark(root, id).is_ok()
 }
@@ -375,7 +379,7 @@ mod tests {
         assert!(taken(&before, |_| None).is_empty(), "nothing can be read");
     }
 
-    /// A host with one type, and a kernel that does nothing: tests/instances.rs has one that does.
+    /// A host with one type, and a kernel that does nothing. tests/instances.rs has one that does.
     struct Kernel {
         directory: tempfile::TempDir,
     }
@@ -420,12 +424,12 @@ mod tests {
         assert!(marks::marked(&root).is_empty());
     }
 
-    /// As gfxplane-probe would: `--keep` and `--sweep`, for a test that has only a shell.
+    /// A shell script in place of gfxplane-probe, for `--keep` and `--sweep`.
     fn script(directory: &Path, text: &str) -> PathBuf {
         let path = directory.join("keeper");
         let draft = path.with_extension("text");
         fs::write(&draft, format!("#!/bin/sh\n{text}\n")).unwrap();
-        // By another process: see probe's own tests.
+        // Another process writes the file; the tests of `probe` say why.
         let copied = Command::new("install")
             .args(["-m", "755"])
             .args([&draft, &path])
@@ -462,7 +466,7 @@ mod tests {
             format!("--keep {id} {id}\n")
         );
 
-        // What can't be made has a keeper, too, and no device.
+        // If the device can't be created, there is a keeper, but no device.
         fs::remove_file(&create).unwrap();
         assert!(matches!(make("p-t"), Err(NotMade::Kernel(_))));
         assert!(matches!(make("p-x"), Err(NotMade::NotKnown)));

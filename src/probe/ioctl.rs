@@ -1,7 +1,7 @@
-//! The vfio interface of the kernel: numbers and structs of include/uapi/linux/vfio.h.
+//! The kernel's vfio interface: numbers and structs of include/uapi/linux/vfio.h.
 //!
-//! What the kernel writes into the structs is plain
-//! numbers and is taken as it comes; whoever uses a size or an offset checks it.
+//! The kernel writes plain numbers into the structs, and this module does not check them. Whoever
+//! uses a size or an offset must check it.
 #![allow(unsafe_code, missing_docs)]
 
 use std::ffi::CString;
@@ -19,7 +19,7 @@ use vfio_bindings::bindings::vfio;
 pub const TYPE1_V2_IOMMU: i32 = vfio::VFIO_TYPE1v2_IOMMU as i32;
 /// `VFIO_TYPE1_IOMMU`.
 pub const TYPE1_IOMMU: i32 = vfio::VFIO_TYPE1_IOMMU as i32;
-/// Region information with capabilities larger than this is not taken: real chains have some
+/// The largest region information with capabilities that is read, in bytes. Real chains have some
 /// dozens of bytes.
 const MAX_INFO: usize = 64 * 1024;
 
@@ -55,7 +55,7 @@ ioctl_readwrite_bad!(
     vfio::vfio_device_bind_iommufd
 );
 
-/// `VFIO_GET_API_VERSION`; 0 is the only one there is.
+/// `VFIO_GET_API_VERSION`. The only version is 0.
 pub fn get_api_version(container: BorrowedFd<'_>) -> Result<i32> {
     // SAFETY: takes no argument.
     unsafe { raw_get_api_version(container.as_raw_fd()) }
@@ -73,7 +73,7 @@ pub fn set_iommu(container: BorrowedFd<'_>, kind: i32) -> Result<()> {
     unsafe { raw_set_iommu(container.as_raw_fd(), kind) }.map(drop)
 }
 
-/// `VFIO_GROUP_GET_STATUS`: whether the group is viable.
+/// `VFIO_GROUP_GET_STATUS`: returns whether the group is viable.
 pub fn group_is_viable(group: BorrowedFd<'_>) -> Result<bool> {
     let mut status = vfio::vfio_group_status {
         argsz: size_of::<vfio::vfio_group_status>() as u32,
@@ -100,10 +100,10 @@ pub fn group_get_device_fd(group: BorrowedFd<'_>, name: &str) -> Result<OwnedFd>
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// `VFIO_DEVICE_BIND_IOMMUFD`: opens the device, whose own node this is.
+/// `VFIO_DEVICE_BIND_IOMMUFD`: opens the device of this node.
 pub fn device_bind_iommufd(device: BorrowedFd<'_>, iommufd: BorrowedFd<'_>) -> Result<()> {
     let mut bind = vfio::vfio_device_bind_iommufd {
-        // Without the token, which is younger than the call.
+        // The size leaves out the token, which is younger than the call.
         argsz: std::mem::offset_of!(vfio::vfio_device_bind_iommufd, token_uuid_ptr) as u32,
         iommufd: iommufd.as_raw_fd(),
         ..vfio::vfio_device_bind_iommufd::default()
@@ -127,11 +127,11 @@ pub fn device_get_info(device: BorrowedFd<'_>) -> Result<vfio::vfio_device_info>
     Ok(info)
 }
 
-/// `VFIO_DEVICE_GET_REGION_INFO`: the struct, and the bytes of struct and capability chain
-/// together (offsets in the chain count from the start of the struct).
+/// `VFIO_DEVICE_GET_REGION_INFO`: returns the struct, and the bytes of the struct and the
+/// capability chain together. (Offsets in the chain count from the start of the struct.)
 ///
-/// Asks with the bare struct first, and again with what the kernel says it needs: mbochs before
-/// 6.19 refuses a larger argsz than it expects.
+/// It asks with the bare struct first, and then with the size that the kernel asks for, because
+/// mbochs before 6.19 refuses a larger argsz than it expects.
 pub fn device_get_region_info(
     device: BorrowedFd<'_>,
     index: u32,
@@ -139,7 +139,7 @@ pub fn device_get_region_info(
     const BARE: usize = size_of::<vfio::vfio_region_info>();
     let mut size = BARE;
     loop {
-        // u64: as aligned as the struct has to be.
+        // A u64 has the alignment that the struct needs.
         let mut buffer = vec![0u64; size.div_ceil(8)];
         let info = buffer.as_mut_ptr().cast::<vfio::vfio_region_info>();
         // SAFETY: the buffer is at least as large as the struct and aligned for it.
@@ -150,7 +150,7 @@ pub fn device_get_region_info(
         // SAFETY: the buffer has at least `size` bytes, which is what argsz says, and lives
         // through the call.
         unsafe { raw_get_region_info(device.as_raw_fd(), info) }?;
-        // SAFETY: the kernel has written the struct; any bytes are a valid one.
+        // SAFETY: the kernel has written the struct, and any bytes make a valid one.
         let answer = unsafe { info.read() };
         let needed = answer.argsz as usize;
         if answer.flags & vfio::VFIO_REGION_INFO_FLAG_CAPS != 0
@@ -182,8 +182,8 @@ pub fn device_get_irq_info(device: BorrowedFd<'_>, index: u32) -> Result<vfio::v
     Ok(info)
 }
 
-/// `VFIO_DEVICE_GET_PCI_HOT_RESET_INFO`: how many devices are affected. ENOSPC, the answer to a
-/// struct without room for a list, carries the count.
+/// `VFIO_DEVICE_GET_PCI_HOT_RESET_INFO`: returns the number of affected devices. A struct without
+/// room for a list gets ENOSPC, and the answer still carries the count.
 pub fn device_get_pci_hot_reset_info(device: BorrowedFd<'_>) -> Result<u32> {
     let mut info = vfio::vfio_pci_hot_reset_info {
         argsz: size_of::<vfio::vfio_pci_hot_reset_info>() as u32,
@@ -196,8 +196,8 @@ pub fn device_get_pci_hot_reset_info(device: BorrowedFd<'_>) -> Result<u32> {
     }
 }
 
-/// `VFIO_DEVICE_QUERY_GFX_PLANE` with `VFIO_GFX_PLANE_TYPE_PROBE` and these other flags. The
-/// PROBE form asks whether a type is supported and touches nothing; the other form is not offered.
+/// `VFIO_DEVICE_QUERY_GFX_PLANE` with `VFIO_GFX_PLANE_TYPE_PROBE` and these other flags. The PROBE
+/// form asks whether a type is supported and touches nothing. The other form is not offered.
 pub fn device_probe_gfx_plane(device: BorrowedFd<'_>, flags: u32) -> Result<()> {
     // SAFETY: the struct is plain numbers, for which zero is a value.
     let mut info: vfio::vfio_device_gfx_plane_info = unsafe { std::mem::zeroed() };

@@ -1,9 +1,10 @@
-//! An empty KVM VM, for the drivers that open a device for nothing less.
+//! An empty KVM VM, for drivers that open a device only for a virtual machine.
 //!
-//! kvmgt asks for the KVM that is associated with the device, and refuses the open (ESRCH) if there
-//! is none or it is another process's (Linux i915/gvt/kvmgt.c, `intel_vgpu_open_device`; arch/x86/kvm/
-//! mmu/page_track.c). A VM without memory and processors will do. It must be associated before the
-//! open (virt/kvm/vfio.c, `kvm_vfio_file_add`); drivers that don't care don't notice.
+//! kvmgt looks for the KVM that is associated with the device. It refuses the open (ESRCH) if there
+//! is none, or if it belongs to another process (Linux i915/gvt/kvmgt.c, `intel_vgpu_open_device`;
+//! arch/x86/kvm/mmu/page_track.c). A VM without memory and processors will do. It must be
+//! associated before the open (virt/kvm/vfio.c, `kvm_vfio_file_add`). Drivers that don't need it
+//! don't notice.
 #![allow(unsafe_code, missing_docs)]
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -22,7 +23,7 @@ use crate::probe::{Failure, Tell, group};
 
 /// `KVM_DEV_TYPE_VFIO`.
 const TYPE_VFIO: u32 = 4;
-/// `KVM_DEV_VFIO_FILE`; before 6.6 `KVM_DEV_VFIO_GROUP`, the same number for groups only.
+/// `KVM_DEV_VFIO_FILE`. Before 6.6 it is `KVM_DEV_VFIO_GROUP`, the same number for groups only.
 const FILE: u32 = 1;
 /// `KVM_DEV_VFIO_FILE_ADD`.
 const FILE_ADD: u64 = 1;
@@ -31,7 +32,7 @@ const FILE_ADD: u64 = 1;
 #[repr(C)]
 struct CreateDevice {
     r#type: u32,
-    /// Out.
+    /// The new device's descriptor, which the kernel writes.
     fd: u32,
     flags: u32,
 }
@@ -56,21 +57,21 @@ ioctl_write_int_bad!(raw_create_vm, CREATE_VM);
 ioctl_readwrite_bad!(raw_create_device, CREATE_DEVICE, CreateDevice);
 ioctl_write_ptr_bad!(raw_set_device_attr, SET_DEVICE_ATTR, DeviceAttr);
 
-/// An empty VM that knows of one vfio file. Must be kept until the device is closed, and closed
-/// before the device counts as free: it has that file open, too.
+/// An empty VM that knows of one vfio file. It must be kept until the device is closed. It must be
+/// closed before the device counts as free, because it has that file open, too.
 #[derive(Debug)]
 pub struct Vm {
-    /// Closed first: from 6.6 on this is what lets the vfio file go.
+    /// Closed first: from 6.6 on, this closing lets the vfio file go.
     _device: OwnedFd,
     _vm: OwnedFd,
 }
 
 impl Vm {
-    /// Makes a VM and tells `file`, a group or a device by its own node, of it.
+    /// Creates a VM and tells it of `file`, a group or a device by its own node.
     ///
     /// # Errors
-    /// The step that failed and its errno. It always means [`Reason::NeedsVm`]: whoever asks for a
-    /// VM does so because the driver wants one.
+    /// [`Failure`]: the step that failed and its errno. It always means [`Reason::NeedsVm`], as a
+    /// VM is created only for a driver that wants one.
     pub fn of(
         root: &Root,
         file: BorrowedFd<'_>,
@@ -99,7 +100,7 @@ fn failed(step: Step) -> impl Fn(Errno) -> Failure {
     }
 }
 
-/// `KVM_CREATE_VM`, of the default type. QEMU repeats it after EINTR, too.
+/// `KVM_CREATE_VM` of the default type. Like QEMU, it tries again after EINTR.
 fn create_vm(kvm: BorrowedFd<'_>) -> Result<OwnedFd> {
     let fd = loop {
         // SAFETY: the argument is a number.
@@ -144,7 +145,8 @@ mod tests {
     use super::*;
     use std::fs::{self, File, OpenOptions};
 
-    /// Associates a file that is no vfio file: the step that fails, and those that were told.
+    /// Associates a file that is no vfio file. Returns the failure, and the steps that were
+    /// reported.
     fn attempt(root: &Root) -> (Failure, Vec<Step>) {
         let mut steps = Vec::new();
         let null = File::open("/dev/null").unwrap();
@@ -175,7 +177,7 @@ mod tests {
         assert_eq!(steps, [Step::Kvm, Step::KvmVm]);
     }
 
-    /// The real thing, where it is: the VM is made, and its vfio device looks at the file.
+    /// Uses the real KVM if there is one: the VM is created, and its vfio device looks at the file.
     #[test]
     #[expect(clippy::print_stderr, reason = "says which of two things was tested")]
     fn the_kvm_of_this_machine() {
@@ -185,7 +187,7 @@ mod tests {
             Ok(_) => {
                 eprintln!("/dev/kvm opens: a VM was made");
                 assert_eq!(failure.step, Step::KvmFile, "{}", failure.errno);
-                // kvm_vfio_file_add: it is no vfio file.
+                // kvm_vfio_file_add: the file is no vfio file.
                 assert_eq!(failure.errno, Errno::EINVAL);
                 assert_eq!(steps.len(), 4);
             }

@@ -1,21 +1,21 @@
-//! Asking a device: the other of the two places that touch the machine, and the only one that
-//! opens devices.
+//! Asks a device. This room is one of the two that touch the machine, and the only one that opens
+//! devices.
 //!
-//! A driver may hang in its open, so a child does the work and the asker waits for it until a
-//! deadline, never longer. The child ([`Prober`]: `gfxplane-probe --child ID`, or a copy of a
-//! gfxplane-probe) holds the device's lock from before the open until after the close, tells each
-//! step before it takes it, and ends with its [`Answer`]. One that does not end is killed and left
-//! behind; it is not waited for, because a process in an uninterruptible sleep can't be killed.
+//! A driver may hang in its open, so a child does the work, and the asker waits for it only until a
+//! deadline. The child ([`Prober`]: `gfxplane-probe --child ID`, or a copy of a gfxplane-probe)
+//! holds the device's lock from before the open until after the close. It reports each step before
+//! it takes it, and ends with its [`Answer`]. A child that does not end is killed and left behind.
+//! Nobody waits for it, because a process in an uninterruptible sleep can't be killed.
 //!
 //! * [`asking`]: one question with all that belongs to it: policy, record, announcement.
-//! * [`child`]: what the child does.
-//! * [`group`] and [`cdev`]: the two ways to open, each an [`Opener`].
+//! * [`child`]: the child's work.
+//! * [`group`] and [`cdev`]: the two ways to open a device, each an [`Opener`].
 //! * [`kvm`]: a VM for the drivers that want one, with `unsafe` of its own.
 //! * [`device`]: the questions to an opened device.
 //! * `fork`: the child as a copy of this process, with `unsafe` of its own.
-//! * [`instance`]: a device made for the sake of one question.
-//! * [`ioctl`]: the vfio interface of the kernel, with the other `unsafe`.
-//! * [`rights`]: what the child may still do.
+//! * [`instance`]: a temporary device, created for one question.
+//! * [`ioctl`]: the kernel's vfio interface, with the other `unsafe`.
+//! * [`rights`]: the rights that the child keeps.
 
 pub mod asking;
 pub mod cdev;
@@ -50,18 +50,18 @@ use crate::host::sysfs::{Device, MdevType};
 use crate::names::DeviceId;
 use crate::rules::{Open, Rule};
 
-/// What came of asking one device.
+/// The result of asking one device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
-    /// What it said; an unknown display with its reason if nothing.
+    /// The facts; an unknown display with its reason if there was no answer.
     pub facts: Facts,
-    /// How it was opened, if it was.
+    /// The interface through which the device was opened; `None` if it was not.
     pub path: Option<OpenPath>,
     /// The step that failed.
     pub step: Option<Step>,
-    /// The name of its errno.
+    /// The name of the errno with which that step failed.
     pub errno: Option<String>,
-    /// What more there is to say, for people; no part of the record.
+    /// A remark for people, which is no part of the record.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }
@@ -69,43 +69,43 @@ pub struct Answer {
 /// A step that failed, and what that means.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// Which.
+    /// The step.
     pub step: Step,
-    /// With which error.
+    /// The errno with which it failed.
     pub errno: Errno,
-    /// What that says of the device.
+    /// The reason that this gives for an unknown display.
     pub reason: Reason,
 }
 
-/// What stands ready to have the device opened.
+/// The files that stand ready to open the device.
 #[derive(Debug)]
 pub struct Prepared {
-    /// The group's file or the device's own node: what `KVM_DEV_VFIO_FILE_ADD` takes, which some
-    /// drivers want before the open.
+    /// The group's file or the device's own node. `KVM_DEV_VFIO_FILE_ADD` takes it, and some
+    /// drivers want that before the open.
     pub file: OwnedFd,
-    /// What else must stay open: the container, or the iommufd.
+    /// The file that must also stay open: the container, or the iommufd.
     pub keep: OwnedFd,
 }
 
 /// A way to open a device, in two steps, so that a VM can be associated between them.
 pub trait Opener {
-    /// Which way.
+    /// Returns the kernel interface that it uses.
     fn path(&self) -> OpenPath;
 
-    /// Whether the kernel offers it for this device.
+    /// Returns whether the kernel offers this way for the device.
     fn fits(&self, root: &Root, id: DeviceId) -> bool;
 
-    /// Everything up to the open, telling each step before it is taken.
+    /// Takes all steps before the open, and reports each before it takes it.
     ///
     /// # Errors
-    /// The step that failed, its errno and what it means.
+    /// [`Failure`]: the step that failed, its errno and what it means.
     fn prepare(&self, root: &Root, id: DeviceId, tell: Tell<'_>) -> Result<Prepared, Failure>;
 
-    /// Opens the device: what its driver's own open does happens here. May be called again after a
+    /// Opens the device. The driver's own open happens here. It may be called again after a
     /// failure, which leaves `prepared` as it was.
     ///
     /// # Errors
-    /// The step that failed, its errno and what it means.
+    /// [`Failure`]: the step that failed, its errno and what it means.
     fn open(
         &self,
         root: &Root,
@@ -115,11 +115,11 @@ pub trait Opener {
     ) -> Result<File, Failure>;
 }
 
-/// Is told each step before it is taken.
+/// The function to which each step is reported before it is taken.
 pub type Tell<'a> = &'a mut dyn FnMut(Step);
 
 impl Answer {
-    /// No answer, because a step failed.
+    /// Makes the answer for a step that failed.
     #[must_use]
     pub fn failed(failure: &Failure) -> Self {
         Answer {
@@ -134,7 +134,7 @@ impl Answer {
         }
     }
 
-    /// No answer, for a reason that is no errno.
+    /// Makes the answer for a reason that comes with no errno.
     #[must_use]
     pub fn none(reason: Reason, step: Step) -> Self {
         Answer {
@@ -147,11 +147,11 @@ impl Answer {
     }
 }
 
-/// What to do about a device in use.
+/// The fix for a device in use.
 pub(crate) const IN_USE: &str = "stop the guest that uses it, or run gfxplane learn DOMAIN";
 
 impl Answer {
-    /// What a failure means for people, where reason, step and errno leave that open.
+    /// Returns, for people, what a failure means where reason, step and errno don't say.
     #[must_use]
     pub fn remark(&self) -> Option<&str> {
         if let Some(note) = &self.note {
@@ -175,35 +175,36 @@ impl Answer {
     }
 }
 
-/// The name of an errno: `EBUSY`. (524, which some drivers return, has none in libc.)
+/// Returns the name of an errno: `EBUSY`. (524, which some drivers return, has no name in libc.)
 #[must_use]
 pub fn errno_name(errno: Errno) -> String {
     format!("{errno:?}")
 }
 
-/// The errno of an error of the standard library. Those that have none are its own, as a read that
-/// ends too early.
+/// Returns the errno of an error of the standard library. An error without one, such as a read that
+/// ends too early, counts as EIO.
 fn errno_of(error: &io::Error) -> Errno {
     Errno::from_raw(error.raw_os_error().unwrap_or(Errno::EIO as i32))
 }
 
-/// Who wants a device to be asked.
+/// The origin of a question to a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asked {
     /// Somebody named this device.
     ByName,
-    /// Nobody did (udev, `--all`): the policy decides.
+    /// Nobody named it (udev, `--all`), so the policy decides.
     Unasked(ProbePolicy),
 }
 
-/// Whether a device may be opened; if not, why in a sentence.
+/// Returns whether a device may be opened.
 ///
-/// Whatever the rules say: never a `device_api` other than vfio-pci (there is no such ioctl),
-/// never a PCI device on a driver of vfio-pci's family (opening resets it, and there is no such
-/// ioctl either), and no PCI device unasked. Else what rule and policy say.
+/// Three limits hold whatever the rules say. A `device_api` other than vfio-pci is never opened, as
+/// it has no such ioctl. A PCI device on a driver of vfio-pci's family is never opened, as that
+/// resets it and there is no such ioctl either. No PCI device is opened unasked. For all others,
+/// the rule and the policy decide.
 ///
 /// # Errors
-/// The reason, for people.
+/// The reason why it may not, for people.
 pub fn may_open(device: &Device, rule: Option<&Rule>, asked: Asked) -> Result<(), String> {
     has_displays(device.device_api.as_deref())?;
     if let DeviceId::Pci(_) = device.id {
@@ -230,11 +231,11 @@ pub fn may_open(device: &Device, rule: Option<&Rule>, asked: Asked) -> Result<()
     }
 }
 
-/// Whether a device of a type, made for somebody who has named that, may be opened; as [`may_open`]
-/// has it of one that is there.
+/// Returns whether a temporary device of a type that somebody named may be opened. It follows the
+/// same principles as [`may_open`] for a device that exists.
 ///
 /// # Errors
-/// The reason, for people.
+/// The reason why it may not, for people.
 pub fn may_open_type(of_type: &MdevType, rule: Option<&Rule>) -> Result<(), String> {
     has_displays(of_type.device_api.as_deref())?;
     not_forbidden(rule)
@@ -258,25 +259,26 @@ fn not_forbidden(rule: Option<&Rule>) -> Result<(), String> {
     }
 }
 
-/// How a child is to go about it.
+/// The options of a child.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Manner {
-    /// The driver is known to want a KVM VM: associate one before the device is opened. Without
-    /// it that is done for a driver that has refused to open (ESRCH).
+    /// True if the driver is known to want a KVM VM, so that the child associates one before it
+    /// opens the device. If false, the child does so only after the driver has refused to open
+    /// (ESRCH).
     pub kvm: bool,
-    /// The only way to open it that is tried; `None`: what the kernel offers.
+    /// The only interface to try; `None` for what the kernel offers.
     pub path: Option<OpenPath>,
 }
 
 impl Manner {
-    /// As the arguments of a child.
+    /// Returns the options as arguments of a child.
     fn to_arguments(self) -> impl Iterator<Item = String> {
         let kvm = self.kvm.then(|| "--kvm".to_owned());
         let path = self.path.map(|path| format!("--path={path}"));
         kvm.into_iter().chain(path)
     }
 
-    /// From the arguments of a child; `None` if there is another one among them.
+    /// Reads the options from the arguments of a child; `None` if one of them is unknown.
     #[must_use]
     pub fn from_arguments(arguments: &[&str]) -> Option<Self> {
         let mut manner = Manner::default();
@@ -290,17 +292,18 @@ impl Manner {
     }
 }
 
-/// What opens devices: a process of its own, which may hang and is then left behind.
+/// The process that opens devices. It may hang, and is then left behind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Prober {
     /// This program (`gfxplane-probe`), run as `PROGRAM --child ID PID [MANNER…]`.
     Program(PathBuf),
-    /// A copy of this process, which has nothing to load; if it has several threads, the program.
+    /// A copy of this process, which needs nothing loaded. If this process has several threads, the
+    /// program runs instead.
     Copy(PathBuf),
 }
 
 impl Prober {
-    /// The program that opens devices.
+    /// Returns the program that opens devices.
     #[must_use]
     pub fn program(&self) -> &Path {
         match self {
@@ -309,7 +312,7 @@ impl Prober {
     }
 }
 
-/// Asks one device through a child, and takes at most `deadline`.
+/// Asks one device through a child, for at most `deadline`.
 #[must_use]
 pub fn ask(
     root: &Root,
@@ -341,12 +344,13 @@ pub fn ask(
     }
 }
 
-/// A child that asks. What it says is in [`child`].
+/// A child that asks. [`child`] describes its output.
 struct Child {
     pid: Pid,
-    /// Its stdout: the answer.
+    /// The child's stdout, which carries the answer.
     answer: PipeReader,
-    /// Its stderr: the steps. Nobody waits for these, so that the child is not held up.
+    /// The child's stderr, which carries the steps. Nobody waits for these, so that the child is
+    /// not held up.
     steps: PipeReader,
 }
 
@@ -356,7 +360,7 @@ impl Child {
         let child = Command::new(program)
             .args(["--child", &id.to_string(), &std::process::id().to_string()])
             .args(manner.to_arguments())
-            // Not udev's: it waits for whoever holds its pipes.
+            // The child must not inherit udev's pipes, because udev waits for whoever holds them.
             .stdin(Stdio::null())
             .stdout(say)
             .stderr(tell)
@@ -368,7 +372,7 @@ impl Child {
         })
     }
 
-    /// `None`: this process can't be copied.
+    /// Starts a copy of this process; `None` if it can't be copied.
     fn copy(root: &Root, id: DeviceId, manner: Manner) -> io::Result<Option<Self>> {
         let asker = getpid();
         let ((answer, say), (steps, tell)) = (io::pipe()?, io::pipe()?);
@@ -401,7 +405,7 @@ impl Child {
                 }
             }
             match self.answer.read(&mut buffer) {
-                // It ended without an answer: it crashed, or somebody killed it.
+                // The child ended without an answer: it crashed, or somebody killed it.
                 Ok(0) | Err(_) => return Answer::none(Reason::QueryFailed, self.last_step()),
                 Ok(count) => said.extend_from_slice(&buffer[..count]),
             }
@@ -412,10 +416,9 @@ impl Child {
         }
     }
 
-    /// The step that it was about to take when it was last heard of. A panic's words on stderr are
-    /// no step.
+    /// Returns the last step that the child reported. A panic's message on stderr is not a step.
     fn last_step(&mut self) -> Step {
-        // All steps together, some of them told twice, have some 300 bytes.
+        // All steps together, some of them reported twice, have about 300 bytes.
         let mut told = [0; 4096];
         let count = match wait(&self.steps, Instant::now()) {
             Ok(true) => self.steps.read(&mut told).unwrap_or(0),
@@ -428,15 +431,15 @@ impl Child {
             .unwrap_or(Step::Spawn)
     }
 
-    /// Ends the child now; nobody has waited for it yet, so its number is still its own.
+    /// Kills the child. Nobody has waited for it yet, so its number is still its own.
     fn kill(&self) {
         let _ = kill(self.pid, Signal::SIGKILL);
     }
 
-    /// Sees to it that the child ends; waits for it only as long as one that is well takes.
+    /// Makes sure that the child ends. Waits for it only as long as a healthy child takes.
     fn end(&mut self) {
         let patience = Instant::now() + Duration::from_millis(100);
-        // Its end closes the pipe; then it is a matter of microseconds.
+        // Its end closes the pipe. The rest takes microseconds.
         let _ = wait(&self.answer, patience);
         let mut killed = false;
         while let Ok(WaitStatus::StillAlive) = waitpid(self.pid, Some(WaitPidFlag::WNOHANG)) {
@@ -452,11 +455,12 @@ impl Child {
     }
 }
 
-/// Waits until there is something to read, or the other end is closed; `false` if not by `limit`.
+/// Waits until there is something to read or the other end is closed. Returns `false` if neither
+/// happens by `limit`.
 fn wait(pipe: &PipeReader, limit: Instant) -> nix::Result<bool> {
     loop {
         let left = limit.saturating_duration_since(Instant::now());
-        // Rounded up: a poll of 0 ms before the deadline would spin.
+        // The time is rounded up, because a poll of 0 ms before the deadline would spin.
         let timeout =
             PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX);
         match poll(&mut [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)], timeout) {
@@ -473,14 +477,14 @@ mod tests {
     use super::*;
     use crate::rules::Rules;
 
-    /// A prober that runs a shell script instead of asking.
+    /// Asks a prober that runs a shell script instead.
     fn ask_script(script: &str, deadline: Duration) -> Answer {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("prober");
         let text = path.with_extension("text");
         std::fs::write(&text, format!("#!/bin/sh\n{script}\n")).unwrap();
-        // By another process: a file that this one has written might still be open for writing in
-        // a child of another test, and then it can't be executed (ETXTBSY).
+        // Another process writes the file. If this one did, a child of another test might still
+        // hold it open for writing, and then it can't be executed (ETXTBSY).
         let copied = Command::new("install")
             .args(["-m", "755"])
             .args([&text, &path])
@@ -645,7 +649,7 @@ mod tests {
                 device("mdev", "vfio_ap_mdev", "vfio-ap"),
                 false,
             ),
-            // No rule and no want of one changes these.
+            // No rule, and no lack of one, changes these.
             (
                 None,
                 Asked::ByName,

@@ -1,20 +1,22 @@
-//! What the child of a probe may still do: nothing more than it needs.
+//! Takes from the child of a probe the rights that it does not need.
 //!
-//! Until the device is open it needs what opening takes, which the driver decides: a group without
-//! an IOMMU wants CAP_SYS_RAWIO (Linux drivers/vfio/group.c, `vfio_group_ioctl_get_device_fd`),
-//! and a vendor's driver may look for any. So rights go in two steps: [`limit`] takes at the start what no opening needs, and [`give_up`] takes the rest
-//! once the device is open. From then on the child can read, write and ask what it has open, get
-//! memory, and end.
+//! Until the device is open, the driver decides what the child needs. A group without an IOMMU
+//! wants CAP_SYS_RAWIO (Linux drivers/vfio/group.c, `vfio_group_ioctl_get_device_fd`), and a
+//! vendor's driver may check for any. So rights go in two steps. [`limit`] takes at the start what
+//! no opening needs, and [`give_up`] takes the rest once the device is open. From then on the child
+//! can only read, write and ask what it has open, get memory, and end.
 //!
-//! Each means closes what the others leave open, on one kernel or another: seccomp refuses every
-//! other system call, but only on the processors that `seccompiler` knows; Landlock (Linux 5.13,
-//! and not from udev with systemd before 255, whose service may not call it)
-//! refuses files, other processes and, as far as the kernel has it, sockets and signals; a limit of
-//! no descriptors refuses whatever would be a new one; without capabilities root is a user like
-//! others, and no program that it starts gets them back.
+//! Each means closes what the others leave open, on one kernel or another:
 //!
-//! What can't be taken away (an old kernel, a service manager that forbids the call) stays, and the
-//! device is asked all the same: these are the rights that whoever started the child has anyway.
+//! - seccomp refuses every other system call, but only on the processors that `seccompiler` knows;
+//! - Landlock (Linux 5.13, and not from udev with systemd before 255, whose service may not call
+//!   it) refuses files, other processes and, if the kernel supports it, sockets and signals;
+//! - a limit of no descriptors refuses every new one;
+//! - without capabilities, root is a user like others, and no program that it starts gets them
+//!   back.
+//!
+//! Some rights can't be taken (an old kernel, a service manager that forbids the call). They stay,
+//! and the device is asked all the same, as whoever started the child has these rights anyway.
 
 use landlock::{ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetError, Scope};
 use nix::errno::Errno;
@@ -25,11 +27,11 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter, sock_filter,
 };
 
-/// How much address space the child may have, in bytes. It takes some millions, and half of that is
-/// the program itself; a driver that says nonsense must not make it take the host's.
+/// The address space that the child may have, in bytes. It needs some millions, half of that for
+/// the program itself. A driver that returns nonsense must not make it take the host's memory.
 const ADDRESS_SPACE: libc::rlim_t = 256 << 20;
 
-/// What a child that has its device open calls: to ask, to answer, for memory, and to end.
+/// The system calls of a child that has its device open: to ask, to answer, for memory, and to end.
 const NEEDED: [libc::c_long; 26] = [
     libc::SYS_ioctl,
     libc::SYS_pread64,
@@ -59,32 +61,32 @@ const NEEDED: [libc::c_long; 26] = [
     libc::SYS_exit_group,
 ];
 
-/// Takes from this process what no opening of a device needs: new rights by starting a program, a
-/// memory that others may read, and more than some of it.
+/// Takes from this process what no opening of a device needs: new rights by starting a program,
+/// memory that others may read, and much of the address space.
 ///
-/// Without a core dump a crash also closes the device at once, and not after somebody has written it.
+/// Without a core dump, a crash also closes the device at once, and not after the dump is written.
 pub fn limit() {
     let _ = prctl::set_no_new_privs();
     let _ = prctl::set_dumpable(false);
     let _ = setrlimit(Resource::RLIMIT_AS, ADDRESS_SPACE, ADDRESS_SPACE);
 }
 
-/// Takes everything from this thread but asking and answering through what it has open, memory, and
-/// its end. Only for a process that has nothing else to do, and no other thread.
+/// Takes from this thread everything but memory, its end, and the reading, writing and asking of
+/// what it has open. Only for a process that has nothing else to do, and no other thread.
 pub fn give_up() {
-    // Before the limit: the ruleset is a descriptor.
+    // This comes before the limit, because the ruleset is a descriptor.
     let _ = no_files_or_others();
     let _ = setrlimit(Resource::RLIMIT_NOFILE, 0, 0);
-    // Those that may be used, and with them those that may be had.
+    // This clears the permitted capabilities, and with them the effective ones.
     let _ = caps::clear(None, caps::CapSet::Permitted);
-    // Last: it forbids all of the above.
+    // This comes last, because it forbids all of the above.
     let _ = only_what_is_needed();
 }
 
-/// By Landlock: no file is opened, made, removed or executed, no other process is traced, no TCP port
-/// is used, and, from Linux 6.12 on, no abstract socket and no signal reaches anybody else.
+/// Uses Landlock to refuse opening, making, removing and executing files, tracing other processes,
+/// and TCP ports. From Linux 6.12 on it also refuses abstract sockets and signals to others.
 fn no_files_or_others() -> Result<(), RulesetError> {
-    // What the kernel does not know of these is left out, as the crate has it by default.
+    // The crate leaves out what the kernel does not know; that is its default.
     let newest = ABI::V6;
     Ruleset::default()
         .handle_access(AccessFs::from_all(newest))?
@@ -95,20 +97,20 @@ fn no_files_or_others() -> Result<(), RulesetError> {
     Ok(())
 }
 
-/// By seccomp: everything else is refused with EPERM. Not by a signal: what the C library tries in
-/// vain is its own affair.
+/// Uses seccomp to refuse everything else with EPERM. It does not kill: the C library may try calls
+/// in vain.
 fn only_what_is_needed() -> Result<(), seccompiler::Error> {
     let rules = NEEDED.map(|call| (call, Vec::new())).into();
     let refuse = SeccompAction::Errno(libc::EPERM as u32);
     let processor = TargetArch::try_from(std::env::consts::ARCH)?;
     let filter = SeccompFilter::new(rules, refuse, SeccompAction::Allow, processor)?;
     let program = BpfProgram::try_from(filter)?;
-    // udev's service may not call seccomp(2) with systemd before 255, and this is the older way to
+    // With systemd before 255, udev's service may not call seccomp(2). prctl(2) is the older way to
     // the same.
     apply_filter(&program).or_else(|error| by_prctl(&program).map_err(|_| error))
 }
 
-/// Installs a filter by prctl(2), which wants no new privileges as seccomp(2) does.
+/// Installs a filter by prctl(2). Like seccomp(2), it needs a process without new privileges.
 #[allow(unsafe_code)]
 fn by_prctl(program: &[sock_filter]) -> nix::Result<()> {
     let whole = libc::sock_fprog {
@@ -116,7 +118,8 @@ fn by_prctl(program: &[sock_filter]) -> nix::Result<()> {
         filter: program.as_ptr().cast_mut().cast(),
     };
     // SAFETY: the kernel copies the program and keeps no pointer (kernel/seccomp.c,
-    // seccomp_prepare_user_filter); both types are struct sock_filter of linux/filter.h as C has it.
+    // seccomp_prepare_user_filter). Both types are struct sock_filter of linux/filter.h in C's
+    // form.
     let done = unsafe {
         libc::prctl(
             libc::PR_SET_SECCOMP,
@@ -146,8 +149,8 @@ mod tests {
     use crate::evidence::Step;
     use crate::probe::device;
 
-    /// Does `inside` in a process of its own, which is this test once more: what is given up never
-    /// comes back.
+    /// Runs `inside` in a process of its own, which is this test once more, because rights that are
+    /// given up never come back.
     fn in_a_process(test: &str, inside: fn()) {
         const INSIDE: &str = "GFXPLANE_TEST_RIGHTS";
         if std::env::var_os(INSIDE).is_some() {
@@ -166,15 +169,15 @@ mod tests {
         assert!(said.contains("1 passed"), "{said}{complaint}");
     }
 
-    /// Somewhere to write, of this process alone.
+    /// Returns a path to write to, for this process alone.
     fn own_path() -> std::path::PathBuf {
         std::env::temp_dir().join(format!("gfxplane-rights-{}", std::process::id()))
     }
 
     type Attempt = (&'static str, fn() -> io::Result<()>);
 
-    /// What the child must not do and a process can do, each by another system call: what opens a
-    /// path,
+    /// Acts that a process can do and the child must not, each by another system call. These open a
+    /// path.
     const BY_PATH: [Attempt; 4] = [
         ("open a file", || File::open("/etc/passwd").map(drop)),
         ("list a directory", || fs::read_dir("/").map(drop)),
@@ -187,7 +190,7 @@ mod tests {
         }),
     ];
 
-    /// what makes other descriptors,
+    /// These make other descriptors.
     const BY_DESCRIPTOR: [Attempt; 3] = [
         ("make a pipe", || Ok(pipe().map(drop)?)),
         ("make a socket", || UnixDatagram::unbound().map(drop)),
@@ -196,7 +199,7 @@ mod tests {
         }),
     ];
 
-    /// and the rest.
+    /// These do something else.
     const BY_PROCESS: [Attempt; 3] = [
         ("start a program", || {
             Command::new("true").status().map(drop)
@@ -226,7 +229,7 @@ mod tests {
         }
     }
 
-    /// By asking, so that no question is put with more rights.
+    /// This test asks a device, to show that no question is put with more rights.
     #[test]
     fn who_asks_a_device_can_do_nothing_else() {
         in_a_process("who_asks_a_device_can_do_nothing_else", || {
@@ -237,7 +240,7 @@ mod tests {
             assert_eq!(failure.unwrap_err().errno, Errno::ENOTTY);
             assert_eq!(steps, [Step::Info]);
             are_refused(all(), Errno::EPERM);
-            // What it needs it has: to take and give back memory, to say something, to end.
+            // The child still has what it needs: to take and give back memory, to write, to end.
             let mut answer = vec![7; 1 << 20];
             answer.resize(4 << 20, 7);
             answer.truncate(10);
@@ -246,7 +249,7 @@ mod tests {
         });
     }
 
-    /// Where seccomp(2) and Landlock are refused by a filter of the service manager's.
+    /// A filter of the service manager refuses seccomp(2) and Landlock here.
     #[test]
     fn a_filter_is_also_installed_without_its_call() {
         in_a_process("a_filter_is_also_installed_without_its_call", || {
@@ -265,7 +268,7 @@ mod tests {
         });
     }
 
-    /// Where there is no seccomp filter. It hides above whether this does anything.
+    /// This test does without seccomp, which hides in the tests above whether Landlock works.
     #[test]
     #[expect(clippy::print_stderr, reason = "says that nothing was tested")]
     fn landlock_alone_refuses_all_that_has_a_path() {
@@ -307,7 +310,7 @@ mod tests {
                 assert!(caps::read(None, set).unwrap().is_empty());
                 assert!(caps::raise(None, set, Capability::CAP_MKNOD).is_err());
             }
-            // A program that root starts has them all, unless no program may bring any.
+            // A program that root starts has all capabilities, unless no program may get new ones.
             let of_a_program = || {
                 let status = Command::new("cat")
                     .arg("/proc/self/status")

@@ -1,4 +1,4 @@
-//! Whether a rule's conditions hold.
+//! Matches a rule's conditions against a device or type.
 
 use std::sync::OnceLock;
 
@@ -22,12 +22,12 @@ pub(super) struct Compiled {
     kernel_below: Option<Version>,
 }
 
-/// A glob. What it takes to match one is made at the first value that could match: udev starts a
-/// program that reads all rules for each event, and most rules are about other devices.
+/// A glob. Its matcher is made only when a value could match. udev starts a program that reads
+/// all rules for each event, and most rules are about other devices.
 #[derive(Debug, Clone)]
 struct Pattern {
     glob: Glob,
-    /// How many bytes at its start stand for themselves.
+    /// The number of bytes at the start of the pattern that contain no wildcard.
     literal: usize,
     matcher: OnceLock<GlobMatcher>,
 }

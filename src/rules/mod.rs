@@ -1,8 +1,10 @@
-//! Rules: what is known of kinds of devices without asking one, and which may be opened.
+//! Rules: built-in knowledge about device types, with sources, and whether such devices may be
+//! opened.
 //!
-//! Rules are data: TOML files with `[[rule]]` tables, shipped in `/usr/share/gfxplane/rules.d`,
-//! more in `/etc/gfxplane/rules.d`. The first rule that matches a device speaks for it; the
-//! administrator's come before the package's, and within each directory files go by name.
+//! Rules are data: TOML files with `[[rule]]` tables. The package's are in
+//! `/usr/share/gfxplane/rules.d`, the administrator's in `/etc/gfxplane/rules.d`. The first rule
+//! that matches a device speaks for it. The administrator's rules come before the package's, and
+//! within each directory the files are read in order of their names.
 
 mod matching;
 
@@ -15,42 +17,43 @@ use crate::facts::{Display, DisplayWords, Edid, Facts, OpRegion, Reason};
 use crate::names::PciAddress;
 use matching::{Compiled, compile};
 
-/// The rules that come with this version, for hosts on which it is not installed.
+/// The rules that come with this version, for hosts where the package is not installed.
 pub const BUILT_IN: &[(&str, &str)] = &[
     ("50-kernel.toml", include_str!("../rules.d/50-kernel.toml")),
     ("60-nvidia.toml", include_str!("../rules.d/60-nvidia.toml")),
 ];
 
-/// Whether a device may be opened to ask it.
+/// The permission to open a device for a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Open {
-    /// Opening has no side effect that anybody would notice: it may be done unasked.
+    /// Opening has no side effect that anybody would notice. It may be done unasked.
     Safe,
-    /// Only if somebody names the device.
+    /// The device may be opened only if somebody names it.
     Named,
-    /// Never: opening it does harm or can't answer anything.
+    /// The device may never be opened, because that does harm or can't answer anything.
     Never,
 }
 
 /// One rule.
 #[derive(Debug, Clone, Serialize)]
 pub struct Rule {
-    /// Its name, unique among all rules; a later one of the same name is ignored.
+    /// The name, unique among all rules. A later rule of the same name is ignored.
     pub name: String,
-    /// On what it rests: file and function, or who measured it.
+    /// The basis of the rule: a file and function, or who measured it.
     pub source: String,
-    /// Which devices.
+    /// The conditions that select its devices.
     #[serde(rename = "match")]
     pub matches: Match,
-    /// What it says of them; without it the rule says only whether they may be opened.
+    /// The facts about these devices. Without them, the rule says only whether they may be
+    /// opened.
     #[serde(flatten)]
     pub facts: Option<Facts>,
-    /// Whether they may be opened.
+    /// The permission to open these devices.
     pub open: Open,
 }
 
-/// A rule as it stands in the file.
+/// A rule as its file holds it.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RuleText {
@@ -68,7 +71,8 @@ struct RuleText {
     open: Open,
 }
 
-/// [`Edid`] as people write it: what is misspelt is refused. In a record, it is passed over.
+/// [`Edid`] as people write it. A misspelt key is refused here, while a record may hold unknown
+/// keys.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct EdidText {
@@ -76,7 +80,7 @@ struct EdidText {
     max_yres: u32,
 }
 
-/// [`OpRegion`], likewise.
+/// [`OpRegion`] as people write it, with the same strictness.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct OpRegionText {
@@ -116,17 +120,18 @@ impl RuleText {
     }
 }
 
-/// The conditions of a rule; all that are given must hold.
+/// The conditions of a rule. All that are given must hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Match {
-    /// `mdev` or `pci`.
+    /// The bus: `mdev` or `pci`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bus: Option<Bus>,
     /// Globs on the vfio driver of the device.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub driver: Vec<String>,
-    /// Globs on the driver of the mdev's parent; without a driver: its class or bus.
+    /// Globs on the driver of the mdev's parent or, without a driver, on the parent's class or
+    /// bus.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub parent_driver: Vec<String>,
     /// Globs on the mdev type id or the vGPU type.
@@ -138,19 +143,19 @@ pub struct Match {
     /// Globs on the PCI address of the device itself, or of the mdev's parent.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub address: Vec<String>,
-    /// PCI vendor (`0x8086`): of the device itself, or of the mdev's parent.
+    /// The PCI vendor (`0x8086`) of the device itself, or of the mdev's parent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vendor: Option<String>,
     /// Glob on the PCI class (`0x0300??`) of the device itself, or of the mdev's parent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub class: Option<String>,
-    /// The oldest kernel: `5.0`.
+    /// The oldest kernel for which the rule holds: `5.0`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kernel_from: Option<String>,
-    /// The kernel from which on it no longer holds: `4.16`.
+    /// The first kernel for which the rule no longer holds: `4.16`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kernel_below: Option<String>,
-    /// sysfs attributes of the device.
+    /// Conditions on sysfs attributes of the device.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub attribute: Vec<AttributeMatch>,
 }
@@ -169,18 +174,18 @@ pub enum Bus {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct AttributeMatch {
-    /// Path below the device's directory, without `..`.
+    /// The path below the device's directory, without `..`.
     pub path: String,
-    /// Its whole content, white space around it taken off.
+    /// The whole content that the attribute must have, without white space around it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub is: Option<String>,
-    /// It is there and its content is something else.
+    /// A content that the attribute must not have. The attribute must exist.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub is_not: Option<String>,
 }
 
 impl Rule {
-    /// The evidence that its facts carry.
+    /// Returns the evidence for the rule's facts.
     #[must_use]
     pub fn evidence(&self) -> Evidence {
         Evidence {
@@ -191,55 +196,55 @@ impl Rule {
     }
 }
 
-/// What a rule is matched against: one device or one mdev type.
+/// A device or an mdev type, as rules are matched against it.
 #[derive(Debug, Clone, Default)]
 pub struct Subject<'a> {
-    /// `None` only in tests.
+    /// The bus; `None` only in tests.
     pub bus: Option<Bus>,
-    /// The vfio driver; of a type or a defined device: unknown.
+    /// The vfio driver; `None` for a type or a defined device.
     pub driver: Option<&'a str>,
-    /// The parent's driver, for mdevs and types.
+    /// The driver of the parent, for mdevs and types.
     pub parent_driver: Option<&'a str>,
-    /// mdev type id or vGPU type.
+    /// The id of the mdev type or the vGPU type.
     pub type_id: Option<&'a str>,
     /// The type's `device_api`.
     pub device_api: Option<&'a str>,
-    /// PCI address of the device or the mdev's parent.
+    /// The PCI address of the device, or of the mdev's parent.
     pub address: Option<PciAddress>,
-    /// PCI vendor of the device or the mdev's parent.
+    /// The PCI vendor of the device, or of the mdev's parent.
     pub vendor: Option<u16>,
-    /// PCI class, 24 bits.
+    /// The PCI class in 24 bits, of the device or of the mdev's parent.
     pub class: Option<u32>,
-    /// Kernel release.
+    /// The kernel's release.
     pub kernel: &'a str,
-    /// Those attributes that [`Rules::attribute_paths`] names and the device has.
+    /// The attributes that [`Rules::attribute_paths`] names and the device has.
     pub attributes: Option<&'a BTreeMap<String, String>>,
 }
 
-/// A rules file that can't be used, or a rule in it.
+/// The error for a rules file, or a rule in it, that can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum BadRules {
-    /// Not TOML, or not of the rules' shape.
+    /// The file is not TOML, or not in the form of rules.
     #[error("{}", .0.to_string().trim_end())]
     Toml(#[from] toml::de::Error),
-    /// A rule says something that makes no sense.
+    /// A rule contradicts itself or can't be understood.
     #[error("rule {rule:?}: {what}")]
     Rule {
-        /// Its name.
+        /// The rule's name.
         rule: String,
-        /// What is wrong, and what was expected.
+        /// The problem, and what was expected.
         what: String,
     },
 }
 
-/// A set of rules in the order in which they are tried.
+/// A set of rules, in the order in which they are tried.
 #[derive(Debug, Clone, Default)]
 pub struct Rules {
     rules: Vec<Compiled>,
 }
 
 impl Rules {
-    /// The rules that come with this version.
+    /// Returns the rules that come with this version.
     ///
     /// # Panics
     /// Never: a test reads them.
@@ -254,11 +259,11 @@ impl Rules {
         rules
     }
 
-    /// Appends the rules of one file. A rule whose name is already there is left out: the first
-    /// one stands, so a file in /etc can replace a rule of the package by its name.
+    /// Appends the rules of one file. A rule whose name is taken is left out, so a file in /etc
+    /// can replace a rule of the package by its name.
     ///
     /// # Errors
-    /// [`BadRules`], and then nothing of the file is taken.
+    /// [`BadRules`]; then none of the file's rules is added.
     pub fn add_file(&mut self, file: &str, text: &str) -> Result<(), BadRules> {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
@@ -283,7 +288,7 @@ impl Rules {
         Ok(())
     }
 
-    /// The attributes that some rule wants to see, each once.
+    /// Returns the paths of all attributes that a rule needs, each once.
     #[must_use]
     pub fn attribute_paths(&self) -> Vec<&str> {
         let mut paths: Vec<&str> = self
@@ -297,7 +302,7 @@ impl Rules {
         paths
     }
 
-    /// The rule that speaks for this device or type.
+    /// Returns the rule that speaks for this device or type.
     #[must_use]
     pub fn find(&self, subject: &Subject<'_>) -> Option<&Rule> {
         self.rules
@@ -306,7 +311,7 @@ impl Rules {
             .map(|compiled| &compiled.rule)
     }
 
-    /// All rules with the files they stand in, in order.
+    /// Returns all rules in order, each with the name of its file.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Rule)> {
         self.rules
             .iter()
@@ -484,7 +489,8 @@ mod tests {
             "virtio_vfio_pci",
             "xe-vfio-pci",
         ] {
-            // NVIDIA's vendor id, as nvgrace_gpu_vfio_pci's devices have it, changes nothing.
+            // The vendor id of nvgrace_gpu_vfio_pci's devices is NVIDIA's, and it changes
+            // nothing.
             let rule = rules.find(&Subject {
                 driver: Some(driver),
                 vendor: Some(0x10de),

@@ -65,7 +65,7 @@ fn all_of_it() {
             "hostdev[uuid=c1a20000-0000-4000-8000-000000000002]: no ramfb again, instead of ramfb='on'",
         ]
     );
-    // Once more: there is nothing of ours.
+    // A second undo finds nothing of ours.
     let again = back(SPICE, FIXED, &undone.text);
     assert_eq!((again.text, again.put_back), (undone.text, Vec::new()));
     assert_eq!(again.passed_over, Vec::<String>::new());
@@ -116,7 +116,7 @@ fn what_makes_sense_only_together() {
             .contains("<graphics type='spice' passwd='geheim'>")
     );
     assert!(!undone.text.contains("<gl"), "it has nothing to do with it");
-    // What is as it was already is in nobody's way.
+    // A value that is already as it was does not keep the others from being put back.
     let current = FIXED.replace("listen type='none'", "listen type='address'");
     let undone = back(SPICE, FIXED, &current);
     assert_eq!(undone.passed_over, Vec::<String>::new());
@@ -175,7 +175,7 @@ fn elements_come_back_to_their_places_with_their_namespaces() {
   </q:commandline>
   <z/>
 </domain>";
-    // libvirt declares it only where it is used.
+    // libvirt declares the namespace only where it is used.
     const AFTER: &str = "<domain><a/><z/></domain>";
     let undone = back(BEFORE, AFTER, AFTER);
     let expected =
@@ -267,7 +267,7 @@ fn bad_input_has_its_place() {
     assert_eq!(undone.passed_over, ["x: what is kept of it is damaged"]);
 }
 
-/// A tree with few names and values, so that much is alike.
+/// A tree with few names and values, so that many elements are alike.
 fn tree() -> impl Strategy<Value = String> {
     let attributes =
         || proptest::sample::subsequence(vec!["x='1'", "x='2'", "y='1'", "id='3'"], 0..3);
@@ -321,7 +321,7 @@ proptest! {
     }
 }
 
-/// A file that was damaged, and can still be read.
+/// The file is damaged, but can still be read.
 #[test]
 fn what_is_remembered_and_makes_no_document() {
     let element = || vec!["devices".into(), "video".into()];

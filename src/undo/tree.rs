@@ -1,4 +1,4 @@
-//! Two trees of elements, and what differs.
+//! Compares two trees of elements.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -7,11 +7,11 @@ use super::{Inverse, Piece};
 use crate::domain::{QEMU_NAMESPACE, device};
 use crate::xml::{Document, Edit, Element, escape};
 
-/// What tells an element from its siblings.
+/// The name of an element that tells it from its siblings.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Step(String);
 
-/// How steps of `<qemu:arg>` begin.
+/// The beginning of the steps of `<qemu:arg>`.
 const ARGUMENT: &str = "qemu:arg[";
 
 impl Step {
@@ -19,13 +19,13 @@ impl Step {
         self.0 == text
     }
 
-    /// Whether elements of this name mean something in their order, and may be there twice.
+    /// Returns whether elements of this name have a meaning in their order, and may occur twice.
     pub(super) fn may_repeat(step: &str) -> bool {
         step.starts_with(ARGUMENT)
     }
 }
 
-/// By which attributes (of a child, if one is named) libvirt's elements are told from each other.
+/// The attributes (of a child, if one is named) that tell libvirt's elements apart.
 const IDENTITIES: [(&str, Option<&str>, &[&str]); 12] = [
     ("audio", None, &["id"]),
     ("channel", Some("target"), &["type", "name"]),
@@ -41,7 +41,7 @@ const IDENTITIES: [(&str, Option<&str>, &[&str]); 12] = [
     ("video", Some("model"), &["type"]),
 ];
 
-/// The children of an element by their steps, each different from the others.
+/// Returns the children of an element by their steps, each different from the others.
 pub(super) fn steps<'d, 'a>(parent: Element<'d, 'a>) -> Vec<(Step, Element<'d, 'a>)> {
     let mut seen: HashMap<String, usize> = HashMap::new();
     let numbered = |child: Element<'d, 'a>| {
@@ -70,7 +70,7 @@ fn identity(element: Element<'_, '_>) -> String {
         return format!("hostdev[{word}={id}]");
     }
     if name == "qemu:arg" {
-        // An argument may be anything, and a path of steps shall not tell it.
+        // An argument may be anything, so a path of steps must not reveal it.
         let value = element.attribute("value").unwrap_or_default();
         return format!("{ARGUMENT}{:08x}]", hash(&value));
     }
@@ -101,7 +101,7 @@ fn hash(text: &str) -> u32 {
     })
 }
 
-/// Its name, whatever the prefix.
+/// Returns the element's name with its namespace, whatever the prefix.
 fn canonical(element: Element<'_, '_>) -> String {
     match element.namespace() {
         None => element.local_name().into(),
@@ -110,7 +110,7 @@ fn canonical(element: Element<'_, '_>) -> String {
     }
 }
 
-/// The element of a path.
+/// Returns the element at a path.
 pub(super) fn at<'d, 'a>(root: Element<'d, 'a>, path: &[String]) -> Option<Element<'d, 'a>> {
     path.iter().try_fold(root, |element, wanted| {
         let mut children = steps(element).into_iter();
@@ -120,7 +120,7 @@ pub(super) fn at<'d, 'a>(root: Element<'d, 'a>, path: &[String]) -> Option<Eleme
     })
 }
 
-/// A path for people.
+/// Returns a path as text for people.
 pub(super) fn path_label(path: &[String]) -> String {
     let path = match path {
         [devices, rest @ ..] if devices == "devices" && !rest.is_empty() => rest,
@@ -133,7 +133,7 @@ pub(super) fn path_label(path: &[String]) -> String {
     }
 }
 
-/// Whether two elements say the same.
+/// Returns whether two elements have the same content.
 pub(super) fn same(one: Element<'_, '_>, other: Element<'_, '_>) -> bool {
     canonical(one) == canonical(other)
         && attributes(one) == attributes(other)
@@ -152,7 +152,7 @@ fn attributes<'a>(element: Element<'_, 'a>) -> BTreeMap<&'a str, Cow<'a, str>> {
         .collect()
 }
 
-/// The prefix that an attribute declares; empty for the namespace of names without one.
+/// Returns the prefix that an attribute declares; empty for the namespace of names without one.
 fn prefix_declared(attribute: &str) -> Option<&str> {
     match attribute.strip_prefix("xmlns")? {
         "" => Some(""),
@@ -160,12 +160,12 @@ fn prefix_declared(attribute: &str) -> Option<&str> {
     }
 }
 
-/// The text of an element that has one, and no elements.
+/// Returns the text of an element that has one and contains no elements.
 fn text<'a>(element: Element<'_, 'a>) -> Option<Cow<'a, str>> {
     element.text().filter(|text| !text.trim().is_empty())
 }
 
-/// What must be put back in `after` to have `before` again.
+/// Returns what must be put back in `after` to get `before` again.
 pub(super) fn differences(before: Element<'_, '_>, after: Element<'_, '_>) -> Vec<Inverse> {
     let mut differences = Differences {
         path: Vec::new(),
@@ -190,7 +190,7 @@ impl Differences {
         }
         self.text(before, after);
         self.children(&steps(before), &steps(after));
-        // Where graphics listen is told by attributes and by elements, and they must agree.
+        // Attributes and elements together say where graphics listen, and they must agree.
         if before.name() == "graphics" {
             let depth = self.path.len();
             let listens = |path: &[String]| {
@@ -214,8 +214,8 @@ impl Differences {
         }
     }
 
-    /// Makes those that belong together one, where the first of them stands. What is withheld is
-    /// nothing that could be put back.
+    /// Makes one of those that belong together, where the first of them stands. Withheld values
+    /// stay apart, as they can't be put back.
     fn join(&mut self, start: usize, belongs: impl Fn(&Inverse) -> bool) {
         let single = self.found.drain(start..).flat_map(|inverse| match inverse {
             Inverse::Together { changes } => changes,
@@ -310,8 +310,8 @@ impl Differences {
         }
     }
 
-    /// What stood between two siblings, and what stands there now: those of one name belong
-    /// together.
+    /// Compares what stood between two siblings with what stands there now. Elements of one name
+    /// belong together.
     fn between(
         &mut self,
         above: Option<&str>,
@@ -361,9 +361,9 @@ impl Differences {
     }
 }
 
-/// The most pairs that rise on both sides; the first side rises already.
+/// Returns the longest selection of pairs that rise on both sides. The first side rises already.
 fn longest_rising(pairs: &[(usize, usize)]) -> Vec<(usize, usize)> {
-    // `ends[n]`: where the smallest end of a row of n + 1 stands.
+    // `ends[n]` is the index of the smallest end of a row of n + 1.
     let mut ends: Vec<usize> = Vec::new();
     let mut previous = vec![None; pairs.len()];
     for (index, (_, new)) in pairs.iter().enumerate() {
@@ -385,7 +385,7 @@ fn longest_rising(pairs: &[(usize, usize)]) -> Vec<(usize, usize)> {
     row
 }
 
-/// Whether a name or a value may be about a password.
+/// Returns whether a name or a value may be about a password.
 fn is_secret(text: &str) -> bool {
     const WORDS: [&str; 4] = ["passw", "passphrase", "secret", "cookie"];
     let text = text.to_lowercase();
@@ -401,8 +401,8 @@ fn holds_secret(element: Element<'_, '_>) -> bool {
         || element.children().any(holds_secret)
 }
 
-/// An element's XML as the engine puts it in: no indentation, deeper levels by two spaces, and all
-/// namespaces that it needs declared.
+/// Returns an element's XML in the form that the engine inserts: no indentation, two spaces for
+/// each deeper level, and all namespaces declared that it needs.
 fn written(element: Element<'_, '_>) -> String {
     let mut declarations = BTreeMap::new();
     let mut above = element.parent();
@@ -420,7 +420,7 @@ fn written(element: Element<'_, '_>) -> String {
     result
 }
 
-/// Whether something in the element has this prefix and it is not declared there.
+/// Returns whether something in the element has this prefix and the element does not declare it.
 fn uses(element: Element<'_, '_>, prefix: &str) -> bool {
     let declared = element
         .attributes()
@@ -467,8 +467,8 @@ fn write(
     result.push_str(&format!("\n{indentation}</{}>", element.name()));
 }
 
-/// The XML of an element without the declarations that it would inherit in this place; `None` if
-/// it is none.
+/// Returns the XML of an element without the declarations that it inherits in this place; `None`
+/// if the text is no XML.
 pub(super) fn local_scope(parent: Element<'_, '_>, xml: &str) -> Option<String> {
     let document = Document::parse(xml).ok()?;
     let root = document.root();

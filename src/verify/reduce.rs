@@ -700,7 +700,9 @@ pub(super) mod tests {
         // A slot that is taken is one of an address.
         screens.slot_taken = None;
         screens.spice_chardevs.clear();
-        screens.spice_audio = false;
+        screens.arguments.on_pci.clear();
+        screens.audio.clear();
+        screens.sound = false;
         // By the new numbers of the devices.
         for setting in &mut screens.arguments.settings {
             *setting = crate::arguments::Setting {

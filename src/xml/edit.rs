@@ -1,12 +1,11 @@
-//! What may be changed, and how that is put into the bytes.
+//! Edits of a document, and how they change its bytes.
 //!
-//! Edits of one document combine, in whatever order they are given: each is resolved against the
-//! document as it was read, then all are made at once. Two that can't both be made:
+//! Edits of one document combine, whatever their order: each is resolved against the document as it
+//! was read, then all are made at once. Some can't both be made:
 //!
-//! * an element is removed, and something in it edited: it is removed;
-//! * an attribute or a text is set twice: the last wins, and so if an attribute is set and
-//!   removed;
-//! * a text is set, and the elements that had to go for it edited: they go.
+//! * If one edit removes an element and another changes something in it, the element goes.
+//! * If several edits set or remove one attribute or set one text, the last wins.
+//! * If one edit sets a text and another changes an element that must go for it, the element goes.
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
@@ -27,27 +26,27 @@ pub struct Edit {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Change {
     Remove,
-    /// `None` removes it.
+    /// The name, and the new value; `None` removes the attribute.
     Attribute(String, Option<String>),
     Text(String),
     Insert(Place, String),
 }
 
-/// Where among an element's children something is put in.
+/// The place among an element's children where XML is inserted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Place {
-    /// Before the first one of one of these names, else last.
+    /// Before the first child with one of these names; if there is none, after the last child.
     Before(Vec<String>),
-    /// After the one with this index; `None`: first.
+    /// After the child with this index; `None`: before the first child.
     After(Option<usize>),
 }
 
 /// The edits that can be made to an element.
 ///
-/// XML to put in (`xml`) is taken as it is, so it must be well-formed: lines without the
-/// indentation of the place, each deeper level by two spaces, no line end at the end. It gets the
-/// indentation and the line ends of the document; where children stand on one line, and in a
-/// document of one line, it is put in without line breaks. Breaks inside its tags and texts stay.
+/// XML to insert (`xml`) is taken as it is, so it must be well-formed. Its lines carry no
+/// indentation of the place, two spaces for each deeper level, and no line end at the end. It gets
+/// the indentation and the line ends of the document. Where children stand on one line, and in a
+/// document of one line, it is inserted without line breaks. Breaks inside its tags and texts stay.
 impl Element<'_, '_> {
     fn edit(&self, change: Change) -> Edit {
         Edit {
@@ -56,52 +55,53 @@ impl Element<'_, '_> {
         }
     }
 
-    /// Gives an attribute a value. A present one keeps its place and its quotes, and its bytes if
-    /// that is its value already; a new one comes last, in quotes like the others.
+    /// Sets an attribute. An attribute that exists keeps its place and its quotes, and also its
+    /// bytes if it has this value already. A new one comes last, in quotes like the others.
     #[must_use]
     pub fn set_attribute(&self, name: &str, value: &str) -> Edit {
         self.edit(Change::Attribute(name.into(), Some(value.into())))
     }
 
-    /// Takes an attribute out, and the white space before it; nothing if there is none.
+    /// Removes an attribute and the white space before it. Does nothing if there is no such
+    /// attribute.
     #[must_use]
     pub fn remove_attribute(&self, name: &str) -> Edit {
         self.edit(Change::Attribute(name.into(), None))
     }
 
-    /// Makes this text all of its content but comments and processing instructions; elements in
-    /// it go. Nothing if that is its text already.
+    /// Replaces the content except comments and processing instructions with this text. Elements in
+    /// it go. Does nothing if this is the text already.
     #[must_use]
     pub fn set_text(&self, text: &str) -> Edit {
         self.edit(Change::Text(text.into()))
     }
 
-    /// Takes the element out, and the white space before it up to and including one line end.
-    /// The root stays: there is no document without it.
+    /// Removes the element and the white space before it, up to and including one line end. The
+    /// root stays: there is no document without it.
     #[must_use]
     pub fn remove(&self) -> Edit {
         self.edit(Change::Remove)
     }
 
-    /// Puts XML in after the last child, its lines indented as its siblings are.
+    /// Inserts XML after the last child, with the indentation of its siblings.
     #[must_use]
     pub fn append(&self, xml: &str) -> Edit {
         self.insert_before(&[], xml)
     }
 
-    /// Puts XML in before the first child that has one of these names (as they stand there), and
-    /// before comments above that; after the last child if there is none.
+    /// Inserts XML before the first child that has one of these names (with their prefixes), and
+    /// before comments above that child. If there is none, inserts it after the last child.
     #[must_use]
     pub fn insert_before(&self, names: &[&str], xml: &str) -> Edit {
         let names = names.iter().map(ToString::to_string).collect();
         self.edit(Change::Insert(Place::Before(names), xml.into()))
     }
 
-    /// Puts XML in right after one of its children, or before the first; comments behind that child
+    /// Inserts XML right after one of the children, or before the first. Comments behind that child
     /// on its line stay with it.
     ///
     /// # Panics
-    /// If `child` is none of its children.
+    /// If `child` is not a child of this element.
     #[must_use]
     pub fn insert_after(&self, child: Option<Element<'_, '_>>, xml: &str) -> Edit {
         let index = child.map(|child| {
@@ -116,11 +116,11 @@ impl Element<'_, '_> {
 }
 
 impl Document<'_> {
-    /// The text with the edits made; those at one place in the order given.
+    /// Returns the text with the edits made. Edits at one place are made in the order given.
     ///
     /// # Panics
-    /// If there is no such element as an edit is for: it belongs to another document. One that
-    /// happens to fit is not noticed.
+    /// If an edit is for an element that does not exist, because it belongs to another document. An
+    /// edit that happens to fit goes unnoticed.
     #[must_use]
     pub fn apply(&self, edits: &[Edit]) -> String {
         let mut edits: Vec<&Edit> = edits.iter().collect();
@@ -132,7 +132,7 @@ impl Document<'_> {
             quote: OnceCell::new(),
             splices: Vec::new(),
         };
-        // Elements before this one are gone with one around them.
+        // Elements before this index are gone with one that contained them.
         let mut gone = 0;
         for edits in edits.chunk_by(|one, other| one.element == other.element) {
             let index = edits[0].element;
@@ -154,7 +154,7 @@ impl Document<'_> {
         change.made()
     }
 
-    /// The first line end of the document.
+    /// Returns the first line end of the document.
     fn newline(&self) -> Option<&'static str> {
         let at = self.text.find(['\n', '\r'])?;
         Some(match &self.text.as_bytes()[at..] {
@@ -164,7 +164,7 @@ impl Document<'_> {
         })
     }
 
-    /// What goes with an element that is removed.
+    /// Returns the range that goes with an element that is removed.
     fn removal(&self, index: usize) -> Range<usize> {
         let span = self.nodes[index].span.range();
         let before = &self.text[..span.start];
@@ -176,16 +176,17 @@ impl Document<'_> {
         rest.len()..span.end
     }
 
-    /// The white space between the start of a line and this position; `None` if there is
-    /// something else before it on the line.
+    /// Returns the white space between the start of a line and this position; `None` if the line
+    /// has something else before it.
     fn indentation(&self, at: usize) -> Option<&str> {
         let before = &self.text[..at];
         let line = before.trim_end_matches([' ', '\t']);
         (line.is_empty() || line.ends_with(['\n', '\r'])).then(|| &before[line.len()..])
     }
 
-    /// Where the line of this position goes on after comments, if nothing but these follows; else
-    /// the position. So that something put in there leaves a comment with what it is about.
+    /// Returns the position after the comments that follow on this line, if nothing else follows
+    /// there; or else the position itself. So an insertion leaves a comment beside what it is
+    /// about.
     fn after_comments(&self, at: usize) -> usize {
         let mut end = at;
         loop {
@@ -209,10 +210,10 @@ impl Document<'_> {
     }
 }
 
-/// The edits of one document, on their way to its bytes.
+/// The edits of one document, while they are turned into changes of its bytes.
 struct Changes<'d, 'a> {
     document: &'d Document<'a>,
-    /// `None` if the document is one line.
+    /// The line end; `None` if the document is one line.
     newline: Option<&'static str>,
     unit: OnceCell<&'a str>,
     quote: OnceCell<char>,
@@ -230,7 +231,7 @@ impl<'a> Changes<'_, 'a> {
     }
 
     fn made(mut self) -> String {
-        // What is put in comes before what is replaced or removed from there on.
+        // An insertion comes before a replacement or a removal that begins at the same byte.
         self.splices.sort_by_key(|(span, _)| (span.start, span.end));
         let text = self.document.text;
         let added: usize = self.splices.iter().map(|(_, text)| text.len()).sum();
@@ -286,7 +287,7 @@ impl<'a> Changes<'_, 'a> {
         }
     }
 
-    /// Makes the changes of an element's content; whether the elements in it are gone.
+    /// Changes an element's content. Returns whether the elements in it are gone.
     fn content(&mut self, index: usize, edits: &[&Edit]) -> bool {
         let document = self.document;
         let element = document.element(index);
@@ -341,8 +342,8 @@ impl<'a> Changes<'_, 'a> {
         false
     }
 
-    /// The content of an element with this text, and its comments and processing instructions
-    /// where they were.
+    /// Returns the content of an element with this text, with its comments and processing
+    /// instructions in their places.
     fn with_text(&self, index: usize, new: &str) -> String {
         let element = &self.document.text[self.document.nodes[index].span.range()];
         let mut result = String::new();
@@ -377,7 +378,7 @@ impl<'a> Changes<'_, 'a> {
         }
     }
 
-    /// Gives `<x/>` content.
+    /// Gives `<x/>` a content.
     fn open(&mut self, index: usize, content: &str) {
         let element = self.document.element(index);
         let end = element.span().end;
@@ -385,7 +386,7 @@ impl<'a> Changes<'_, 'a> {
         self.splice(start..end, format!(">{content}</{}>", element.name()));
     }
 
-    /// Puts XML between two children, one of which may be missing.
+    /// Inserts XML between two children, one of which may be missing.
     fn insert_between(
         &mut self,
         index: usize,
@@ -415,7 +416,8 @@ impl<'a> Changes<'_, 'a> {
             }
         }
         let Some(next) = next else { return };
-        // Where the white space before it begins, as that goes if it is removed at the same time.
+        // The insertion goes before the white space in front of the next child, as that white space
+        // goes if the child is removed at the same time.
         let mut at = document.removal(next).start;
         match indented(next) {
             Some((newline, indentation)) => {
@@ -441,7 +443,7 @@ impl<'a> Changes<'_, 'a> {
         let (start, end) = (node.content.start as usize, node.content.end as usize);
         let empty_tag = document.is_empty_tag(node);
         let closing = (!empty_tag).then(|| document.indentation(end)).flatten();
-        // The root may stand behind a byte order mark or an XML declaration.
+        // A byte order mark or an XML declaration may stand before the root.
         let root = (index == 0).then_some("");
         let own = document.indentation(node.span.start as usize);
         let own = own.or(closing).or(root);
@@ -455,7 +457,7 @@ impl<'a> Changes<'_, 'a> {
             if empty_tag {
                 self.open(index, &content);
             } else {
-                // Before white space, which would go if the child is removed.
+                // The insertion goes before white space that would go if the child is removed.
                 let at = start + text[start..end].trim_end_matches(XML_SPACE).len();
                 self.splice(at..at, content);
             }
@@ -480,14 +482,14 @@ impl<'a> Changes<'_, 'a> {
         }
     }
 
-    /// XML as lines of their own, each after a line end.
+    /// Returns XML as lines of their own, each after a line end.
     fn lines(&self, newline: &str, indentation: &str, xml: &str) -> String {
         let mut result = String::new();
         let mut between_tags = true;
         for line in xml.lines() {
             result.push_str(newline);
             let inner = line.trim_start_matches(' ');
-            // A line inside a tag or a text is as it has to be.
+            // A line inside a tag or a text keeps its white space.
             if between_tags && inner.starts_with('<') {
                 result.push_str(indentation);
                 let deep = line.len() - inner.len();
@@ -503,7 +505,7 @@ impl<'a> Changes<'_, 'a> {
         result
     }
 
-    /// By what most elements are deeper than those around them.
+    /// Returns the step by which most elements are indented deeper than their parents.
     fn unit(&self) -> &'a str {
         self.unit.get_or_init(|| {
             let document = self.document;
@@ -528,7 +530,7 @@ impl<'a> Changes<'_, 'a> {
         })
     }
 
-    /// What most attributes are in.
+    /// Returns the quotes that most attributes have.
     fn quote(&self) -> char {
         *self.quote.get_or_init(|| {
             let document = self.document;
@@ -546,7 +548,7 @@ impl<'a> Changes<'_, 'a> {
     }
 }
 
-/// XML without the line breaks between its tags.
+/// Returns XML without the line breaks between its tags.
 fn one_line(xml: &str) -> String {
     let mut result = String::new();
     for (index, line) in xml.lines().enumerate() {
@@ -574,14 +576,14 @@ fn escape_value(value: &str, quote: char) -> String {
 
 fn escape_text(text: &str) -> String {
     escaped(text, |c| match c {
-        // Needed after ]] only, and libvirt escapes it everywhere.
+        // Only ]]> needs this, but libvirt escapes every >.
         '>' => Some("&gt;"),
         '\r' => Some("&#13;"),
         _ => None,
     })
 }
 
-/// As [`super::escape`], but nothing that need not be.
+/// Escapes like [`super::escape`], but only what must be escaped.
 fn escaped(text: &str, special: impl Fn(char) -> Option<&'static str>) -> String {
     let mut result = String::with_capacity(text.len());
     for c in text.chars() {
@@ -619,7 +621,7 @@ mod tests {
     /// The edit for the first element of a name.
     type Make = fn(Element<'_, '_>) -> Edit;
 
-    /// Document, edits, result.
+    /// A document, the edits, and the result.
     type Row = (&'static str, &'static [(&'static str, Make)], &'static str);
 
     #[track_caller]
@@ -655,13 +657,14 @@ mod tests {
                 &[("a", |a| a.set_attribute("b", "'\"\t\r\n"))],
                 "<a b='&apos;\"&#9;&#13;&#10;'/>",
             ),
-            // What is there already stays as it is written.
+            // A value that is there already keeps its bytes.
             (
                 "<a b='&#x31;&gt;>'/>",
                 &[("a", |a| a.set_attribute("b", "1>>"))],
                 "<a b='&#x31;&gt;>'/>",
             ),
-            // New ones: own quotes, else most of the document's, else single ones.
+            // A new attribute gets the quotes of its element, or else the document's most frequent
+            // ones, or else single ones.
             (
                 "<a b=\"\" c='' ><d/></a>",
                 &[("a", |a| a.set_attribute("x", "1"))],
@@ -677,7 +680,7 @@ mod tests {
                 &[("d", |d| d.set_attribute("x", "1"))],
                 "<a b=\"\" c=''><d x='1'\n/></a>",
             ),
-            // Several of one tag.
+            // Several attributes of one tag.
             (
                 "<a b='1' c='2'/>",
                 &[
@@ -829,7 +832,7 @@ mod tests {
     #[test]
     fn elements_in() {
         produce(&[
-            // A comment stays with what it is about: the one before it on its line, else the next.
+            // A comment stays with the element before it on its line, or else with the next one.
             (
                 ODD,
                 &[("a", |a| a.insert_before(&["c"], "<n>\n  <m/>\n</n>"))],
@@ -850,7 +853,7 @@ mod tests {
                 &[("a", |a| a.insert_before(&["b"], "<n/>"))],
                 "<a> <!-- a -->\n  <n/>\n  <!-- b -->\n  <b/>\n</a>",
             ),
-            // In the order given.
+            // Insertions at one place stay in the order given.
             (
                 ODD,
                 &[
@@ -861,7 +864,7 @@ mod tests {
                 ],
                 "<?xml version='1.0'?>\n<a b='1'>\n    <n2/>\n    <n3/>\n    <b/>\n    <!-- c -->\n    <c/>\n    <n1/>\n    <n4/>\n</a>\n",
             ),
-            // At a place among them.
+            // An insertion at a place among the children.
             (
                 "<a>\n  <b/> <!-- b -->\n  <c/>\n</a>",
                 &[
@@ -882,7 +885,7 @@ mod tests {
                 ],
                 "<a><b><n2/></b><n1/></a>",
             ),
-            // With all that was there removed.
+            // An insertion when all children are removed.
             (
                 ODD,
                 &[
@@ -893,7 +896,7 @@ mod tests {
                 ],
                 "<?xml version='1.0'?>\n<a b='1'>\n    <n1/>\n    <!-- c -->\n    <n2/>\n</a>\n",
             ),
-            // Opened once, with the document's own steps.
+            // An empty element is opened once, with the document's own indentation.
             (
                 ODD,
                 &[
@@ -902,7 +905,7 @@ mod tests {
                 ],
                 "<?xml version='1.0'?>\n<a b='1'>\n    <b>\n        <n1>\n            <m/>\n        </n1>\n        <n2/>\n    </b>\n    <!-- c -->\n    <c/>\n</a>\n",
             ),
-            // Where children stand on one line, and in a document of one line.
+            // Children on one line, and a document of one line.
             (
                 "<a><b/></a>",
                 &[
@@ -931,7 +934,7 @@ mod tests {
                 &[("a", |a| a.append("<n/>"))],
                 "<a>x<n/>\n</a>",
             ),
-            // Lines of a text or a tag are not indentation.
+            // Line breaks in a text or a tag are no indentation.
             (
                 "<a>\n <b/>\n</a>",
                 &[("a", |a| a.append("<n\n  b=''>x\n  y</n>"))],

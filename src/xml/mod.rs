@@ -1,15 +1,15 @@
-//! XML edited by its bytes: an edit touches only its own, and all else stays as it was. Knows
-//! nothing of libvirt.
+//! Edits XML by its bytes. An edit touches only its own bytes, and all others stay. This room
+//! knows nothing of libvirt.
 //!
-//! `apply([]) == text` for every document that [`Document::parse`] takes, with any quotes, line
+//! `apply([]) == text` for every document that [`Document::parse`] accepts, with any quotes, line
 //! ends, comments and byte order mark.
 //!
-//! Taken is what libxml2 takes, as libvirt reads with that; so a prefix that nobody declared is no
-//! error, and stays part of the name. Refused beside that, with line and column: a DOCTYPE
-//! (libvirt never writes one, and entities could blow up), elements nested deeper than
-//! [`MAX_DEPTH`], more than [`MAX_SIZE`] bytes, and any encoding but UTF-8 ([`from_bytes`]).
+//! It accepts what libxml2 accepts, because libvirt reads with libxml2. So an undeclared prefix is
+//! no error, and stays part of the name. It also refuses, with line and column: a DOCTYPE (libvirt
+//! never writes one, and entities could blow up), elements nested deeper than [`MAX_DEPTH`], more
+//! than [`MAX_SIZE`] bytes, and any encoding but UTF-8 ([`from_bytes`]).
 //!
-//! What an edit does not preserve: the space before the `/>` of an element that gets content.
+//! An edit does not preserve the space before the `/>` of an element that gets content.
 
 mod edit;
 mod wellformed;
@@ -29,31 +29,31 @@ pub const MAX_DEPTH: usize = 256;
 /// The largest document that is read, in bytes.
 pub const MAX_SIZE: usize = 16 * 1024 * 1024;
 
-/// A text that is not taken, and where.
+/// The error for a text that is refused, with its place.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}, column {column}: {problem}")]
 pub struct XmlError {
-    /// Counted from 1.
+    /// The line, counted from 1.
     pub line: usize,
-    /// In characters, counted from 1.
+    /// The column in characters, counted from 1.
     pub column: usize,
-    /// What is wrong, and what was expected.
+    /// The problem, and what was expected.
     pub problem: String,
 }
 
-/// A parsed document; positions are byte offsets into its text.
+/// A parsed document. Positions are byte offsets into its text.
 #[derive(Debug)]
 pub struct Document<'a> {
     text: &'a str,
-    /// In the order of their start tags.
+    /// The elements in the order of their start tags.
     nodes: Vec<Node>,
     /// The values of the attributes that declare namespaces.
     declarations: Vec<Span>,
-    /// Declared as US-ASCII: what an edit adds must be, too.
+    /// True if the document is declared as US-ASCII, so that additions must be, too.
     ascii: bool,
 }
 
-/// A range in half the size; a document has less than 4 GiB.
+/// A range in half the size. A document has less than 4 GiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Span {
     start: u32,
@@ -77,14 +77,14 @@ impl Span {
 
 #[derive(Debug)]
 struct Node {
-    /// From `<` to the end of the end tag.
+    /// The range from `<` to the end of the end tag.
     span: Span,
     name_end: u32,
-    /// Between the tags; empty and at the end of `span` for `<x/>`.
+    /// The range between the tags; empty and at the end of `span` for `<x/>`.
     content: Span,
-    /// Of the root: itself.
+    /// The index of the parent; the root's is its own.
     parent: u32,
-    /// The first element that begins after this one's end.
+    /// The index of the first element that begins after this one's end.
     next: u32,
     namespace: Namespace,
 }
@@ -92,11 +92,11 @@ struct Node {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Namespace {
     None,
-    /// There is a prefix, and nobody declares it.
+    /// The name has a prefix that is not declared.
     Undeclared,
-    /// That of the prefix `xml`, which needs no declaration.
+    /// The namespace of the prefix `xml`, which needs no declaration.
     Xml,
-    /// Index of the declaration.
+    /// The namespace of the declaration with this index.
     Declared(u32),
 }
 
@@ -107,7 +107,7 @@ pub struct Element<'d, 'a> {
     index: usize,
 }
 
-/// Of two documents, no elements are equal.
+/// Elements of two documents are never equal.
 impl PartialEq for Element<'_, '_> {
     fn eq(&self, other: &Self) -> bool {
         self.index == other.index
@@ -130,24 +130,24 @@ impl<'a> Document<'a> {
     /// Reads a document.
     ///
     /// # Errors
-    /// [`XmlError`] for what the module's text says is refused.
+    /// [`XmlError`] for a document that this module refuses (see its description).
     pub fn parse(text: &'a str) -> Result<Self, XmlError> {
         wellformed::read(text)
     }
 
-    /// All of its text.
+    /// Returns the whole text.
     #[must_use]
     pub fn text(&self) -> &'a str {
         self.text
     }
 
-    /// The root element.
+    /// Returns the root element.
     #[must_use]
     pub fn root(&self) -> Element<'_, 'a> {
         self.element(0)
     }
 
-    /// All elements, in the order of their start tags.
+    /// Returns all elements, in the order of their start tags.
     pub fn elements(&self) -> impl Iterator<Item = Element<'_, 'a>> {
         (0..self.nodes.len()).map(|index| self.element(index))
     }
@@ -173,14 +173,15 @@ impl<'d, 'a> Element<'d, 'a> {
         &self.document.nodes[self.index]
     }
 
-    /// Its name, as it stands there.
+    /// Returns the name with its prefix.
     #[must_use]
     pub fn name(&self) -> &'a str {
         let node = self.node();
         &self.document.text[node.span.start as usize + 1..node.name_end as usize]
     }
 
-    /// Its name without the prefix; with it if nobody declares it, as libxml2 has that.
+    /// Returns the name without its prefix. As in libxml2, an undeclared prefix stays part of the
+    /// name.
     #[must_use]
     pub fn local_name(&self) -> &'a str {
         let name = self.name();
@@ -190,7 +191,7 @@ impl<'d, 'a> Element<'d, 'a> {
         }
     }
 
-    /// The namespace that its prefix, or the lack of one, stands for at this place.
+    /// Returns the namespace for which the prefix, or the lack of one, stands at this place.
     #[must_use]
     pub fn namespace(&self) -> Option<Cow<'a, str>> {
         match self.node().namespace {
@@ -203,14 +204,14 @@ impl<'d, 'a> Element<'d, 'a> {
         }
     }
 
-    /// Whether it has this namespace and local name.
+    /// Returns whether the element has this namespace and local name.
     #[must_use]
     pub fn is(&self, namespace: Option<&str>, local: &str) -> bool {
         self.local_name() == local && self.namespace().as_deref() == namespace
     }
 
-    /// The value of an attribute, as an XML parser says it: references resolved, white space made
-    /// blanks.
+    /// Returns the value of an attribute as an XML parser reads it: with references resolved and
+    /// white space turned into blanks.
     #[must_use]
     pub fn attribute(&self, name: &str) -> Option<Cow<'a, str>> {
         self.attributes()
@@ -218,8 +219,8 @@ impl<'d, 'a> Element<'d, 'a> {
             .map(|(_, value)| value)
     }
 
-    /// Names and values of the attributes, in the order they stand there; declarations of
-    /// namespaces are among them.
+    /// Returns the names and values of the attributes in their order, including declarations of
+    /// namespaces.
     pub fn attributes(&self) -> impl Iterator<Item = (&'a str, Cow<'a, str>)> + use<'a, 'd> {
         let text = self.document.text;
         self.document.attributes(self.index).map(move |attribute| {
@@ -228,8 +229,8 @@ impl<'d, 'a> Element<'d, 'a> {
         })
     }
 
-    /// Its text, with references resolved, if there is no element in it. Comments in it don't
-    /// count.
+    /// Returns the text with references resolved; `None` if the element contains an element.
+    /// Comments are ignored.
     #[must_use]
     pub fn text(&self) -> Option<Cow<'a, str>> {
         let text = self.document.text;
@@ -253,13 +254,13 @@ impl<'d, 'a> Element<'d, 'a> {
         Some(Cow::Owned(result))
     }
 
-    /// Whether there is a comment in it, at any depth.
+    /// Returns whether the element contains a comment, at any depth.
     #[must_use]
     pub fn has_comment(&self) -> bool {
         self.document.text[self.node().content.range()].contains("<!--")
     }
 
-    /// Its child elements.
+    /// Returns the child elements.
     pub fn children(self) -> impl Iterator<Item = Element<'d, 'a>> {
         let document = self.document;
         let end = self.node().next as usize;
@@ -270,41 +271,42 @@ impl<'d, 'a> Element<'d, 'a> {
         .map(|index| document.element(index))
     }
 
-    /// The first child of this name.
+    /// Returns the first child of this name.
     #[must_use]
     pub fn child(self, name: &str) -> Option<Element<'d, 'a>> {
         self.children().find(|child| child.name() == name)
     }
 
-    /// The element it is in; `None` for the root.
+    /// Returns the parent; `None` for the root.
     #[must_use]
     pub fn parent(&self) -> Option<Element<'d, 'a>> {
         (self.index > 0).then(|| self.document.element(self.node().parent as usize))
     }
 
-    /// Where it stands in the document, from `<` to the end of its end tag.
+    /// Returns the range of the element in the document, from `<` to the end of its end tag.
     #[must_use]
     pub fn span(&self) -> Range<usize> {
         self.node().span.range()
     }
 
-    /// The line it begins in, counted from 1.
+    /// Returns the line where the element begins, counted from 1.
     #[must_use]
     pub fn line(&self) -> usize {
         self.position().0
     }
 
-    /// The line and the column it begins in, counted from 1, the column in characters.
+    /// Returns the line and the column where the element begins, counted from 1, the column in
+    /// characters.
     #[must_use]
     pub fn position(&self) -> (usize, usize) {
         place(self.document.text, self.span().start)
     }
 }
 
-/// The text of a file, if it is UTF-8.
+/// Returns the text of a file, if it is UTF-8.
 ///
 /// # Errors
-/// [`XmlError`] for other encodings, with the place and the cure.
+/// [`XmlError`] for other encodings, with the place and the fix.
 pub fn from_bytes(bytes: Vec<u8>) -> Result<String, XmlError> {
     for (start, encoding) in [
         (&b"\xff\xfe\0\0"[..], "UTF-32"),
@@ -340,7 +342,7 @@ pub fn from_bytes(bytes: Vec<u8>) -> Result<String, XmlError> {
 }
 
 /// Escapes a text for an attribute in single quotes or for the content of an element. Characters
-/// that XML 1.0 does not allow become U+FFFD, so that whatever sysfs says stays well-formed.
+/// that XML 1.0 does not allow become U+FFFD, so that any text from sysfs stays well-formed.
 #[must_use]
 pub fn escape(text: &str) -> String {
     let mut result = String::with_capacity(text.len());
@@ -359,7 +361,7 @@ pub fn escape(text: &str) -> String {
     result
 }
 
-/// Line and column of a byte offset.
+/// Returns the line and column of a byte offset.
 fn place(text: &str, at: usize) -> (usize, usize) {
     let before = &text[..at];
     let line = before.bytes().filter(|byte| *byte == b'\n').count() + 1;

@@ -1,5 +1,5 @@
-//! Reads a document with quick-xml, and refuses at the byte what is not well-formed: quick-xml
-//! finds the tokens and their ends, what may stand in them is checked here. The rules are those of
+//! Reads a document with quick-xml, and refuses at the byte what is not well-formed. quick-xml
+//! finds the tokens and their ends; this module checks what they contain. The rules are those of
 //! XML 1.0, fifth edition, as libxml2 applies them.
 
 use std::borrow::Cow;
@@ -33,18 +33,18 @@ pub(super) fn read(text: &str) -> Result<Document<'_>, XmlError> {
     })
 }
 
-/// An attribute; what lies between these is white space, `=` and quotes.
+/// The place of an attribute. Between the ranges are white space, `=` and quotes.
 #[derive(Debug, Clone)]
 pub(super) struct Attribute {
-    /// Where the one before, or the name of the element, ends.
+    /// The end of the attribute before it, or of the element's name.
     pub(super) before: usize,
     pub(super) name: Range<usize>,
-    /// Between the quotes.
+    /// The range between the quotes.
     pub(super) value: Range<usize>,
 }
 
 impl Attribute {
-    /// With the white space before it.
+    /// Returns the range of the attribute with the white space before it.
     pub(super) fn span(&self) -> Range<usize> {
         self.before..self.value.end + 1
     }
@@ -58,13 +58,14 @@ impl Attribute {
     }
 }
 
-/// Where a part of a text is. quick-xml gives parts, not places.
+/// Returns the range of a part in its text. quick-xml gives parts, not places.
 fn range_in(text: &str, part: &str) -> Range<usize> {
     let start = part.as_ptr().addr() - text.as_ptr().addr();
     start..start + part.len()
 }
 
-/// The attributes of a tag that was read before, from the end of its name to its own end.
+/// Returns the attributes of a tag that was checked before. `tag` goes from the end of its name to
+/// its own end.
 pub(super) fn attributes(text: &str, tag: Range<usize>) -> impl Iterator<Item = Attribute> {
     let inside = &text[..tag.end - 1];
     let mut found = Attributes::new(inside.strip_suffix('/').unwrap_or(inside), tag.start);
@@ -77,8 +78,8 @@ pub(super) fn attributes(text: &str, tag: Range<usize>) -> impl Iterator<Item = 
     })
 }
 
-/// The tags of an element that was read before, and all between them. Not of its content alone:
-/// quick-xml would drop a U+FEFF at its start.
+/// Returns the tags of an element that was checked before, and all between them. Its content alone
+/// would not do: quick-xml would drop a U+FEFF at its start.
 pub(super) fn events(element: &str) -> impl Iterator<Item = (Event<'_>, Range<usize>)> {
     let mut reader = Reader::from_str(element);
     std::iter::from_fn(move || {
@@ -89,19 +90,19 @@ pub(super) fn events(element: &str) -> impl Iterator<Item = (Event<'_>, Range<us
     })
 }
 
-/// What the value of an attribute says.
+/// Returns the value of an attribute as an XML parser reads it.
 pub(super) fn value(raw: &str) -> Cow<'_, str> {
     let found = Found {
         key: QName(""),
         value: Cow::Borrowed(raw),
     };
-    // What was read before has no reference that is not known.
+    // The text was checked before, so it has no unknown reference.
     found
         .normalized_value(XmlVersion::Explicit1_0)
         .unwrap_or(Cow::Borrowed(raw))
 }
 
-/// The character that `&reference;` stands for.
+/// Returns the character for which `&reference;` stands.
 pub(super) fn character(reference: &str) -> Option<char> {
     match BytesRef::new(reference).resolve_char_ref() {
         Ok(Some(c)) => Some(c).filter(|c| is_char(*c)),
@@ -110,7 +111,7 @@ pub(super) fn character(reference: &str) -> Option<char> {
     }
 }
 
-/// Why a document in this encoding is not taken, and what to do.
+/// Returns why a document in this encoding is refused, and what to do.
 pub(super) fn other_encoding(encoding: &str) -> String {
     format!(
         "the encoding is {encoding}: expected UTF-8 (`iconv -f {encoding} -t UTF-8` converts it; \
@@ -118,7 +119,7 @@ pub(super) fn other_encoding(encoding: &str) -> String {
     )
 }
 
-/// The encoding that the XML declaration of a text names.
+/// Returns the encoding that the XML declaration of a text names.
 pub(super) fn declared_encoding(text: &str) -> Option<String> {
     let Ok(Event::Decl(declaration)) = Reader::from_str(text).read_event() else {
         return None;
@@ -156,30 +157,32 @@ fn is_name(c: char) -> bool {
         || matches!(c, '-' | '.' | '0'..='9' | '\u{b7}' | '\u{300}'..='\u{36f}' | '\u{203f}'..='\u{2040}')
 }
 
-/// Prefix and local name. As in libxml2, a name whose colon can't part it has no prefix.
+/// Splits a name into prefix and local name. As in libxml2, a name whose colon can't split it has
+/// no prefix.
 pub(super) fn split(name: &str) -> Option<(&str, &str)> {
     let (prefix, local) = name.split_once(':')?;
     let starts = |c| c != ':' && is_name_start(c);
     (!prefix.is_empty() && local.starts_with(starts)).then_some((prefix, local))
 }
 
-/// What the prefix `xml` stands for.
+/// The namespace of the prefix `xml`.
 pub(super) const XML_NAMESPACE: &str = "http://www.w3.org/XML/1998/namespace";
 
-/// The namespaces declared at a place. quick-xml's own resolver refuses what libxml2 ignores, and
-/// goes through all declarations for each name.
+/// The namespaces that are declared at a place. quick-xml's own resolver refuses what libxml2
+/// ignores, and searches all declarations for each name.
 #[derive(Default)]
 struct Scope<'a> {
     declarations: Vec<Span>,
     default: Option<u32>,
     prefixes: HashMap<&'a str, u32>,
-    /// What to put back when elements end: depth, prefix (empty: the default), what was there.
+    /// The declarations to restore when elements end: depth, prefix (empty: the default), and what
+    /// was there.
     shadowed: Vec<(usize, &'a str, Option<u32>)>,
 }
 
 impl<'a> Scope<'a> {
-    /// Takes an attribute of an element at this depth. As in libxml2, what must not be declared is
-    /// ignored.
+    /// Reads an attribute of an element at this depth. As in libxml2, a declaration that is not
+    /// allowed is ignored.
     fn declare(&mut self, depth: usize, name: &'a str, uri: &str, span: Span) {
         let prefix = match split(name) {
             None if name == "xmlns" => "",
@@ -201,7 +204,7 @@ impl<'a> Scope<'a> {
         self.shadowed.push((depth, prefix, before));
     }
 
-    /// Forgets what elements at this depth declared.
+    /// Forgets the declarations of elements at this depth.
     fn leave(&mut self, depth: usize) {
         while let Some((_, prefix, before)) = self.shadowed.pop_if(|(at, ..)| *at == depth) {
             match (prefix, before) {
@@ -282,8 +285,9 @@ impl Builder<'_> {
                 Ok(Event::CData(_)) => {}
                 Ok(Event::GeneralRef(found)) => reference(text, start, &found)?,
                 Ok(Event::Comment(_)) => {
-                    // With the first - of its end: --- can't be it. quick-xml can check this, but
-                    // says a wrong place if there is a single - before.
+                    // The range includes the first - of the end, because --- can't end a comment.
+                    // quick-xml can check this, but reports a wrong place if a single - comes
+                    // before.
                     let content = start + "<!--".len()..end - "->".len();
                     if let Some(at) = text[content.clone()].find("--") {
                         let problem = "-- inside a comment: expected --> or something else";
@@ -320,7 +324,7 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// The name of an element, and its line.
+    /// Returns the name of an element, and its line.
     fn opened(&self, index: usize) -> (&str, usize) {
         let node = &self.nodes[index];
         let start = node.span.start as usize;
@@ -338,7 +342,7 @@ impl Builder<'_> {
         refuse(self.text, at, problem)
     }
 
-    /// Refuses what quick-xml doesn't read.
+    /// Refuses what quick-xml can't read.
     #[cold]
     fn not_read<T>(&mut self, at: usize, error: Error) -> Result<T, XmlError> {
         let text = self.text;
@@ -377,7 +381,7 @@ impl Builder<'_> {
             _ if rest.starts_with("<?") => "a processing instruction without an end: expected ?>",
             _ if rest.starts_with("</") => return expected(text, text.len(), "> of an end tag"),
             _ => {
-                // Its end may only seem to be missing, for a quote that is missing.
+                // The end of the tag may only seem to be missing, because a quote is missing.
                 let name_end = rest
                     .bytes()
                     .position(is_space)
@@ -429,7 +433,7 @@ impl Builder<'_> {
     }
 
     fn end_tag(&mut self, span: Range<usize>) {
-        // quick-xml counts the open elements, too: there is one.
+        // quick-xml counts the open elements, too, so there is one.
         let Some(index) = self.open.pop() else { return };
         self.scope.leave(self.open.len());
         let next = self.nodes.len() as u32;
@@ -439,7 +443,8 @@ impl Builder<'_> {
         node.next = next;
     }
 
-    /// `<?xml version='1.0' encoding='UTF-8' standalone='yes'?>`, the last two optional.
+    /// Checks `<?xml version='1.0' encoding='UTF-8' standalone='yes'?>`. The last two are
+    /// optional.
     fn declaration(&mut self, span: Range<usize>) -> Result<(), XmlError> {
         let text = self.text;
         let end = span.end - "?>".len();
@@ -512,7 +517,7 @@ fn refuse<T>(text: &str, at: usize, problem: impl Into<String>) -> Result<T, Xml
     })
 }
 
-/// Refuses what is at this place.
+/// Refuses the character at this place.
 #[cold]
 fn expected<T>(text: &str, at: usize, what: &str) -> Result<T, XmlError> {
     let found = match text[at..].chars().next() {
@@ -533,7 +538,7 @@ fn late_declaration<T>(text: &str, at: usize) -> Result<T, XmlError> {
 /// Refuses characters that are not allowed anywhere.
 fn characters(text: &str) -> Result<(), XmlError> {
     let bytes = text.as_bytes();
-    // Of U+FFFE and U+FFFF, 0xef is the first byte.
+    // The first byte of U+FFFE and U+FFFF is 0xef.
     let bad = |(at, byte): (usize, &u8)| match byte {
         b'\t' | b'\n' | b'\r' => false,
         0..0x20 => true,
@@ -550,7 +555,7 @@ fn characters(text: &str) -> Result<(), XmlError> {
     }
 }
 
-/// Refuses what is no name; `after`: what may follow one.
+/// Refuses a text that is not a name. `after` says what may follow a name.
 fn name(text: &str, span: Range<usize>, what: &str, after: &str) -> Result<(), XmlError> {
     let name = &text[span.clone()];
     if !name.starts_with(is_name_start) {
@@ -562,7 +567,7 @@ fn name(text: &str, span: Range<usize>, what: &str, after: &str) -> Result<(), X
     }
 }
 
-/// Refuses a reference to nothing; `at`: its `&`.
+/// Refuses a reference to nothing. `at` is the position of its `&`.
 fn reference(text: &str, at: usize, reference: &str) -> Result<(), XmlError> {
     if character(reference).is_some() {
         return Ok(());
@@ -580,7 +585,8 @@ fn reference(text: &str, at: usize, reference: &str) -> Result<(), XmlError> {
     refuse(text, at, problem)
 }
 
-/// The attributes of a tag, from the end of its name to what closes it.
+/// Returns the attributes of a tag, checked. `tag` goes from the end of its name to what closes
+/// it.
 fn checked_attributes(
     text: &str,
     tag: Range<usize>,
@@ -820,7 +826,7 @@ mod tests {
         assert!(read(&(large + " ")).unwrap_err().problem.contains("16 MiB"));
     }
 
-    /// Each takes minutes if a step is done again for each of the others.
+    /// Each document takes minutes if a step is repeated for each of the others.
     #[test]
     fn many_of_a_kind() {
         let many = 100_000;

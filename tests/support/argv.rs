@@ -1,14 +1,14 @@
-//! A QEMU command line as libvirt's tests expect it, held against the domain that it is for.
+//! Compares a QEMU command line that libvirt's tests expect with the domain that it is for.
 
 use gfxplane::domain::{Domain, Graphics, GraphicsType, Listen, Reach};
 use gfxplane::names::DeviceId;
 use gfxplane::screens::Screens;
 use serde_json::Value;
 
-/// What of a command line has to do with screens.
+/// The parts of a command line that concern screens.
 #[derive(Debug, Default)]
 pub(crate) struct Read {
-    /// What follows `-spice`, `-vnc` and `-display`, the option first.
+    /// The options `-spice`, `-vnc` and `-display`, each with its value.
     frontends: Vec<(String, String)>,
     /// The emulated cards, in their order.
     cards: Vec<Value>,
@@ -16,7 +16,7 @@ pub(crate) struct Read {
     devices: Vec<Value>,
 }
 
-/// What QEMU has for each of libvirt's models.
+/// QEMU's devices for each of libvirt's models.
 const MODELS: [(&str, &[&str]); 8] = [
     ("vga", &["VGA"]),
     ("cirrus", &["cirrus-vga"]),
@@ -41,7 +41,7 @@ const MODELS: [(&str, &[&str]); 8] = [
 ];
 
 impl Read {
-    /// Reads a `*.args` file: one option on a line, quoted for a shell.
+    /// Reads a `*.args` file, which has one option a line, quoted for a shell.
     pub(crate) fn of_args(text: &str) -> Self {
         let words = words(text);
         let mut read = Read::default();
@@ -52,7 +52,7 @@ impl Read {
                     read.frontends.push((option.clone(), value.clone()));
                 }
                 "-device" => {
-                    // Those that are no JSON are the user's own.
+                    // Devices that are not in JSON are the user's own.
                     let Ok(device) = serde_json::from_str::<Value>(value) else {
                         continue;
                     };
@@ -69,7 +69,7 @@ impl Read {
         read
     }
 
-    /// Where the domain, as we read it, is not what libvirt made of it.
+    /// Returns the points where our reading of the domain differs from libvirt's.
     pub(crate) fn differences(&self, domain: &Domain<'_, '_>, screens: &Screens) -> Vec<String> {
         let mut found = Vec::new();
         self.frontends_of(domain, screens, &mut found);
@@ -127,7 +127,7 @@ impl Read {
     }
 
     fn devices_of(&self, domain: &Domain<'_, '_>, screens: &Screens, found: &mut Vec<String>) {
-        // Interfaces are vfio devices as well, and no hostdevs.
+        // Interfaces may be vfio devices, too, but are no hostdevs.
         let interfaces = domain.devices.into_iter().flat_map(|d| d.children());
         let interfaces = interfaces
             .filter(|child| child.name() == "interface")
@@ -171,7 +171,7 @@ impl Read {
     }
 }
 
-/// What is wrong with our reading of a `<graphics>`.
+/// Returns what is wrong with our reading of a `<graphics>`.
 fn frontend(
     graphics: &Graphics<'_, '_>,
     reach: Reach,
@@ -179,7 +179,7 @@ fn frontend(
     value: &str,
 ) -> Option<String> {
     let kind = graphics.kind?;
-    // libvirt's doubled commas are part of a value.
+    // libvirt doubles a comma that is part of a value.
     let escaped = value.replace(",,", "\u{1}");
     let parts: Vec<String> = escaped
         .split(',')
@@ -225,7 +225,7 @@ fn frontend(
         _ => Listen::None,
     };
     let is_so = match (&heard, &graphics.listen) {
-        // What the network has is libvirt's affair, and so is the default.
+        // libvirt chooses the network's address and the default address.
         (Listen::Address(_), Listen::Network) => true,
         (Listen::Address(_), Listen::Address(None)) => reach != Reach::Local,
         (Listen::Socket, Listen::Address(None)) => reach == Reach::Local,
@@ -234,7 +234,7 @@ fn frontend(
     (!is_so).then(|| format!("for {:?}", graphics.listen))
 }
 
-/// The words of a shell script of one command; its variables come first, and do no harm.
+/// Returns the words of a shell script of one command. Its variables come first and do no harm.
 fn words(text: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;

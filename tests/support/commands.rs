@@ -1,8 +1,9 @@
-//! The commands in the documents, run, and what they print compared with what the documents say.
+//! Runs the commands in the documents, and compares their output with the documents.
 //!
-//! A block marked `console` has commands after `$ `, continued after `> `, each followed by its stdout
-//! and stderr, and by `exit code: N` if it does not end with 0. They run in the source's directory, on the
-//! recorded hosts that they name. `UPDATE_GOLDEN=1` writes down what they print now.
+//! A block marked `console` has commands after `$ `, continued after `> `. Each is followed by its
+//! stdout and stderr, and by `exit code: N` if that is not 0. The commands run in the source's
+//! directory, on the recorded hosts that they name. `UPDATE_GOLDEN=1` writes the present output
+//! into the documents.
 
 use std::env;
 use std::fs;
@@ -16,7 +17,7 @@ use crate::support::hosts::golden;
 const BEGIN: &str = "```console";
 const END: &str = "```";
 
-/// A test for each document that has commands.
+/// Returns a test for each document that has commands.
 pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = Vec::new();
     for path in documents() {
@@ -32,7 +33,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials
 }
 
-/// The documents of the project: those at the top, and those in docs.
+/// Returns the documents of the project: those at the top, and those in docs.
 pub(crate) fn documents() -> Vec<PathBuf> {
     let top = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut found: Vec<PathBuf> = [top.to_owned(), top.join("docs")]
@@ -45,14 +46,14 @@ pub(crate) fn documents() -> Vec<PathBuf> {
     found
 }
 
-/// The document with what its commands print now.
+/// Returns the document with the present output of its commands.
 fn with_output(text: &str) -> Result<String, Failed> {
     let mut made = String::new();
     let mut inside = false;
     let mut lines = text.lines().peekable();
     while let Some(line) = lines.next() {
         let command = line.strip_prefix("$ ").filter(|_| inside);
-        // What it printed when the document was written.
+        // The old output is left out.
         if inside && command.is_none() && line != END {
             continue;
         }

@@ -1,4 +1,4 @@
-//! The completions of packaging/completions are what the programs' arguments make.
+//! Checks that the completions in packaging/completions fit the programs' arguments.
 //! `UPDATE_GOLDEN=1` writes them anew.
 
 use std::collections::BTreeSet;
@@ -18,7 +18,7 @@ const SHELLS: [(Shell, &str); 3] = [
     (Shell::Fish, "fish"),
 ];
 
-/// All tests of the completions.
+/// Returns all tests of the completions.
 pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = vec![
         Trial::test("completions::folder", folder_is_tidy),
@@ -36,7 +36,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials
 }
 
-/// Without verbs that nobody types.
+/// Returns the commands without verbs that nobody types.
 fn commands() -> [clap::Command; 2] {
     let tool = tool::Arguments::command();
     let verbs = tool.get_subcommands().filter(|verb| !verb.is_hide_set());
@@ -51,7 +51,7 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/completions")
 }
 
-/// As the shells want them to be called.
+/// Returns the name of the file that a shell expects.
 fn file(program: &str, shell: &str) -> String {
     match shell {
         "zsh" => format!("zsh/_{program}"),
@@ -82,7 +82,7 @@ fn folder_is_tidy() -> Result<(), Failed> {
     Ok(())
 }
 
-/// What bash makes of the script.
+/// Checks what bash makes of the script.
 fn bash_completes() -> Result<(), Failed> {
     for (line, expected) in [
         ("gfxplane nodedev", "nodedev-list nodedev-dumpxml"),

@@ -1,11 +1,11 @@
-//! Every document in libvirt's source package.
+//! Tests every document in libvirt's source package.
 //!
-//! * Each is well-formed for us if it is for libxml2.
+//! * If it is well-formed for libxml2, it is so for us.
 //! * A domain without vfio devices comes out as it went in.
-//! * A domain with vfio devices keeps the promises whatever is known of its devices, and is as valid
-//!   afterwards as it was, by the package's own schema.
-//! * Where the package says what libvirt makes of a domain (a QEMU command line in `*.args`, a
-//!   refusal in `*.err`), we read the domain as libvirt does.
+//! * A domain with vfio devices keeps the promises whatever is known of its devices. Afterwards it is as
+//!   valid as before, by the package's own schema.
+//! * Where the package says what libvirt makes of a domain (a QEMU command line in `*.args`, a refusal in
+//!   `*.err`), we read the domain as libvirt does.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -31,16 +31,16 @@ use crate::support::worlds::{World, known};
 /// Documents on which we and libxml2 differ, each with the reason.
 const EXCEPTIONS: [(&str, &str); 0] = [];
 
-/// Cases that libvirt reads in a way which their XML does not tell.
+/// Cases that libvirt reads in a way that their XML does not show.
 const NOT_IN_THE_XML: [(&str, &str); 1] = [(
     "graphics-vnc-remove-generated-socket",
     "libvirt forgets a socket in its own directory, as it once wrote these down unasked",
 )];
 
-/// What is known of all devices of a domain, for [`known`].
+/// The knowledge of all devices of a domain, for [`known`].
 const WORLDS: [(&str, usize); 4] = [("dmabuf", 0), ("region", 2), ("none", 4), ("unknown", 15)];
 
-/// QEMU and libvirt: Debian's three, and nobody knows.
+/// The versions of QEMU and libvirt: Debian's three, and unknown ones.
 const VERSIONS: [Option<[[u32; 2]; 2]>; 4] = [
     Some([[7, 2], [9, 0]]),
     Some([[10, 0], [11, 3]]),
@@ -48,7 +48,7 @@ const VERSIONS: [Option<[[u32; 2]; 2]>; 4] = [
     None,
 ];
 
-/// All tests; the source package is fetched first.
+/// Returns all tests. The source package is fetched first.
 pub(crate) fn trials() -> Vec<Trial> {
     let source = match source() {
         Ok(source) => source,
@@ -82,7 +82,7 @@ fn trial(name: &str, source: &'static Source, test: fn(&Source) -> Result<(), Fa
 /// The source package.
 struct Source {
     root: PathBuf,
-    /// Every `*.xml` among libvirt's tests, by its path there. What is a link to another is left
+    /// Every `*.xml` among libvirt's tests, by its path there. Links to other documents are left
     /// out.
     documents: BTreeMap<String, PathBuf>,
 }
@@ -138,7 +138,7 @@ fn collect(
     Ok(())
 }
 
-/// The documents that are domains.
+/// Returns the documents that are domains.
 fn domains(source: &'static Source) -> impl Iterator<Item = File> {
     source.documents.iter().filter_map(|(name, path)| {
         let text = fs::read_to_string(path).ok()?;
@@ -151,7 +151,7 @@ fn domains(source: &'static Source) -> impl Iterator<Item = File> {
     })
 }
 
-/// Whether a domain has hostdevs of a type that can be a vfio device.
+/// Returns whether a domain has hostdevs of a type that can be a vfio device.
 fn has_vfio_devices(text: &str) -> bool {
     roxmltree::Document::parse(text).is_ok_and(|document| {
         let devices = document
@@ -189,7 +189,7 @@ fn well_formed(source: &Source) -> Result<(), Failed> {
             .args(batch)
             .output()
             .map_err(|error| format!("xmllint (Debian: libxml2-utils) can't be run: {error}"))?;
-        // An error names its file and line; so does a warning, and what is said of namespaces.
+        // An error names its file and line; so does a warning, and a message about namespaces.
         let said = String::from_utf8_lossy(&output.stderr);
         let errors = said.lines().filter(|line| {
             line.contains(" parser error : ") || line.contains(" encoding error : ")
@@ -253,7 +253,7 @@ fn without_vfio_devices(source: &Source) -> Result<(), Failed> {
     failed_if(&problems, number)
 }
 
-/// Documents with a domain in them that are no domains themselves.
+/// The beginnings of documents that contain a domain without being one.
 const HOLDS_A_DOMAIN: [&str; 5] = [
     "<domainsnapshot",
     "<domaincheckpoint",
@@ -262,7 +262,7 @@ const HOLDS_A_DOMAIN: [&str; 5] = [
     "<capabilities",
 ];
 
-/// Hostdevs of type pci or mdev that no libvirt would take, so that none is seen.
+/// Hostdevs of type pci or mdev that no libvirt would take, so that we see none.
 const UNREADABLE: [(&str, &str); 1] = [(
     "qemuxmlconfdata/hostdev-mdev-src-address-invalid.xml",
     "an mdev without a uuid",
@@ -336,17 +336,17 @@ fn in_all_worlds(source: &Source, file: &File) -> Result<(), Failed> {
 
 /// A test of libvirt's from XML to a QEMU command line, or to a refusal.
 struct Case<'s> {
-    /// Without an ending.
+    /// The name, without an ending.
     name: &'s str,
-    /// The QEMU that it is for; `None`: the newest that libvirt 11.3 knows.
+    /// The QEMU that the case is for; `None`: the newest that libvirt 11.3 knows.
     qemu: Option<Version>,
-    /// What libvirt was given, and what it wrote down of that.
+    /// The XML that libvirt was given, and the XML that it wrote of it.
     inputs: Vec<PathBuf>,
-    /// `*.args` or `*.err`.
+    /// The file `*.args` or `*.err`.
     verdict: PathBuf,
 }
 
-/// The newest QEMU of x86_64 that libvirt 11.3 has the capabilities of.
+/// The newest QEMU of x86_64 whose capabilities libvirt 11.3 has.
 const NEWEST: &[u32] = &[10, 0];
 
 const ARCHITECTURES: [&str; 9] = [
@@ -361,7 +361,7 @@ const ARCHITECTURES: [&str; 9] = [
     "loongarch64",
 ];
 
-/// All of the cases with one of these endings.
+/// Returns all cases with one of these endings.
 fn cases<'s>(folder: &Path, names: &'s [String], ending: &str) -> Vec<Case<'s>> {
     let mut cases = Vec::new();
     for file in names {
@@ -392,7 +392,7 @@ fn cases<'s>(folder: &Path, names: &'s [String], ending: &str) -> Vec<Case<'s>> 
 
 impl Case<'_> {
     fn abilities(&self) -> Abilities {
-        // What libvirt's tests set in qemu.conf.
+        // libvirt's tests set this in qemu.conf.
         let has = |start| Some(self.name.starts_with(start));
         Abilities {
             spice_auto_unix_socket: has("graphics-spice-auto-socket-cfg"),
@@ -403,7 +403,7 @@ impl Case<'_> {
         }
     }
 
-    /// What is predicted of a domain in a world.
+    /// Returns the prediction for a domain in a world.
     fn prediction(&self, domain: &Domain<'_, '_>, kind: usize) -> (Screens, Prediction) {
         let world = World {
             devices: vec![known(kind)],
@@ -495,7 +495,7 @@ fn as_libvirt(source: &Source) -> Result<(), Failed> {
     failed_if(&problems, number + refusals)
 }
 
-/// libvirt's refusals of hostdevs that are no vfio devices with a screen, or of what is no screen's.
+/// libvirt's refusals that have nothing to do with screens.
 const OF_OTHERS: [(&str, &str); 12] = [
     ("hostdev-scsi-duplicate", "a SCSI device"),
     ("hostdev-scsi-vhost-rawio-invalid", "a SCSI device"),
@@ -517,8 +517,8 @@ const OF_OTHERS: [(&str, &str); 12] = [
     ("hostdev-vfio-zpci-wrong-arch", "an address of s390"),
 ];
 
-/// What libvirt refuses of graphics, cards, hostdevs and channels, we refuse, in its words, whatever the
-/// devices are.
+/// Checks that we refuse the graphics, cards, hostdevs and channels that libvirt refuses, in its
+/// words, whatever the devices are.
 fn refused(source: &Source) -> Result<(), Failed> {
     let (folder, names) = folder_of(source)?;
     let is_one = |name: &str| {
@@ -583,7 +583,7 @@ fn refused(source: &Source) -> Result<(), Failed> {
     failed_if(&problems, number)
 }
 
-/// What becomes of a domain.
+/// The outcome of a domain's start.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Start {
     Starts,
@@ -600,10 +600,11 @@ const NO_DMABUF: Start = Start::Refused(
     "The console requires display DMABUF support.",
 );
 
-/// libvirt's cases of displays of vfio devices: what QEMU 10.0 does with each, if its device has a
-/// dmabuf, a region or no display. By QEMU's own rules as they were measured (tests/vm/matrix.py).
+/// libvirt's cases of displays of vfio devices, with the outcome in QEMU 10.0 if the device has a
+/// dmabuf, a region or no display. The outcomes follow QEMU's own rules as measured
+/// (tests/vm/matrix.py).
 const DISPLAYS: [(&str, [Start; 3]); 9] = [
-    // display='on', and graphics of type vnc
+    // display='on' and graphics of type vnc
     (
         "hostdev-mdev-display",
         [NO_OPENGL, Start::Starts, NO_DISPLAY],
@@ -624,7 +625,7 @@ const DISPLAYS: [(&str, [Start; 3]); 9] = [
         "hostdev-mdev-display-spice-opengl",
         [Start::Starts, Start::Starts, NO_DISPLAY],
     ),
-    // a card that is emulated comes first, so VNC never meets the dmabuf
+    // an emulated card comes first, so VNC never meets the dmabuf
     (
         "hostdev-mdev-display-vnc-egl-headless",
         [Start::Starts, Start::Starts, NO_DISPLAY],
@@ -646,8 +647,8 @@ const DISPLAYS: [(&str, [Start; 3]); 9] = [
     ),
 ];
 
-/// The cases that have to do with displays: each is one of [`DISPLAYS`], or has no vfio device with a
-/// display; and each has a verdict of libvirt's, which is also ours.
+/// Checks that each case about displays is one of [`DISPLAYS`], or has no vfio device with a
+/// display; and that our verdict is libvirt's.
 fn displays(source: &Source) -> Result<(), Failed> {
     let (folder, names) = folder_of(source)?;
     let is_one = |name: &str| {
@@ -716,7 +717,7 @@ fn displays(source: &Source) -> Result<(), Failed> {
                 if !is_so {
                     problems.push(format!("{name}, {word}: {outcome:?}, and not {start:?}"));
                 }
-                // Whatever it was: with all consents it starts, or at least nobody is to blame.
+                // Whatever it was, it starts with all consents, or at least we are not to blame.
                 let surroundings = World {
                     devices: vec![known(*kind)],
                     abilities: case.abilities(),

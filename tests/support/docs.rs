@@ -1,4 +1,4 @@
-//! What the documents say, where something can be asked whether it is so.
+//! Checks the documents' statements wherever something can be asked whether they are true.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -12,7 +12,7 @@ use roxmltree::{Document, Node};
 use crate::support::commands::documents;
 use crate::support::hosts::entries;
 
-/// All tests of the documents.
+/// Returns all tests of the documents.
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         Trial::test("docs::links-lead-somewhere", links),
@@ -40,7 +40,7 @@ fn none(problems: &[String]) -> Result<(), Failed> {
     }
 }
 
-/// The targets of links and pictures; none of what stands in blocks of code.
+/// Returns the targets of links and pictures outside of code blocks.
 fn targets(text: &str) -> Vec<&str> {
     let prose = text.split("\n```").step_by(2);
     prose
@@ -49,7 +49,7 @@ fn targets(text: &str) -> Vec<&str> {
         .collect()
 }
 
-/// The anchors that a forge makes of headings.
+/// Returns the anchors that a forge makes of headings.
 fn anchors(text: &str) -> BTreeSet<String> {
     let headings = text.lines().filter(|line| line.starts_with('#'));
     headings
@@ -66,7 +66,7 @@ fn anchors(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// Links inside the project lead to a file that is there, and a heading that it has.
+/// Checks that links inside the project lead to an existing file, and to a heading that it has.
 fn links() -> Result<(), Failed> {
     let mut problems = Vec::new();
     let mut count = 0;
@@ -95,7 +95,7 @@ fn links() -> Result<(), Failed> {
     none(&problems)
 }
 
-/// docs/README.md names each file beside it.
+/// Checks that docs/README.md names each file beside it.
 fn index() -> Result<(), Failed> {
     let text = read("docs/README.md")?;
     let linked: BTreeSet<&str> = targets(&text).into_iter().collect();
@@ -127,7 +127,7 @@ fn verbs() -> Result<(), Failed> {
     none(&missing)
 }
 
-/// The first column of the table below a heading, without its backquotes.
+/// Returns the first column of the table below a heading, without its backquotes.
 fn rows(text: &str, heading: &str) -> Result<BTreeSet<String>, Failed> {
     let (_, below) = text
         .split_once(&format!("{heading}\n"))
@@ -140,7 +140,7 @@ fn rows(text: &str, heading: &str) -> Result<BTreeSet<String>, Failed> {
         .collect())
 }
 
-/// CONTRIBUTING.md says of each crate what it is for, and of no other.
+/// Checks that CONTRIBUTING.md says what each crate is for, and names no other.
 fn dependencies() -> Result<(), Failed> {
     let manifest: toml::Table = toml::from_str(&read("Cargo.toml")?)?;
     let text = read("CONTRIBUTING.md")?;
@@ -171,8 +171,8 @@ fn dependencies() -> Result<(), Failed> {
     Ok(())
 }
 
-/// docs/capability.md has each element of the schema, with each of its attributes and their values,
-/// and no other.
+/// Checks that docs/capability.md has each element of the schema with its attributes and their
+/// values, and no other.
 fn capability() -> Result<(), Failed> {
     let schema = read("xml-schemas/vfio-display.rng")?;
     let schema = Document::parse(&schema)?;
@@ -188,7 +188,7 @@ fn capability() -> Result<(), Failed> {
         let of = of
             .and_then(|node| node.attribute("name"))
             .ok_or("an attribute of nothing")?;
-        // libvirt's own element, of which this is a kind.
+        // This element extends libvirt's own.
         let of = if of == "capvfiodisplay" {
             "capability"
         } else {
@@ -222,7 +222,7 @@ fn capability() -> Result<(), Failed> {
         let (name, body) = section.split_once(">`").ok_or("a heading is no element")?;
         let rows = body.lines().filter(|line| line.starts_with("| `"));
         let words = rows.flat_map(|row| {
-            // The attribute, then its values; what is said of them is prose.
+            // The attribute comes first, then its values, then prose.
             let mut cells = row[1..].split(" | ");
             let attribute = cells.next().map(|cell| cell.trim().trim_matches('`'));
             let values = cells
@@ -244,8 +244,8 @@ fn capability() -> Result<(), Failed> {
     }
 }
 
-/// SECURITY.md names the modules that may have `unsafe`, and no other. That they alone have it, and a
-/// note at each block, is what the compiler and clippy see to, as long as they are told.
+/// Checks that SECURITY.md names the modules that may have `unsafe`, and no other. The compiler and
+/// clippy check that only these have it, with a note at each block, as long as they are told to.
 fn unsafe_modules() -> Result<(), Failed> {
     let manifest: toml::Table = toml::from_str(&read("Cargo.toml")?)?;
     for (tool, lint) in [

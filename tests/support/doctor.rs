@@ -1,8 +1,9 @@
-//! Hosts and what stands between them and a display. Each folder in `tests/doctor` is a case:
+//! Tests reports about hosts. Each folder in `tests/doctor` is a case:
 //!
-//! * `root/`: the host, as in `tests/hosts` (`gfxplane collect` makes it). With `case.toml`, `host`: a
-//!   folder of `tests/hosts`, over which it lies: what it has goes before that, an empty `.absent` file beside a
-//!   name takes it away, and what has no place in a tree is in `var/cache/gfxplane/moment.json`;
+//! * `root/`: the host, as in `tests/hosts` (`gfxplane collect` makes it). If there is a `case.toml`, its
+//!   `host` names a folder of `tests/hosts`, and `root/` lies over that host: its files go before, and an
+//!   empty `.absent` file beside a name removes that name. What has no place in a tree is in
+//!   `var/cache/gfxplane/moment.json`;
 //! * `said.txt`: the report.
 //!
 //! `UPDATE_GOLDEN=1 cargo test --test cases` writes the last anew: read what git says then.
@@ -25,7 +26,7 @@ struct Case {
     host: Option<String>,
 }
 
-/// All cases.
+/// Returns all cases.
 pub(crate) fn trials() -> Vec<Trial> {
     folders::trials("doctor", of_folder)
 }
@@ -45,7 +46,7 @@ fn of_folder(folder: &Path) -> Result<(), Failed> {
     golden(&folder.join("said.txt"), std::str::from_utf8(&said)?)
 }
 
-/// The host of a case.
+/// Makes the host of a case.
 pub(crate) fn tree(folder: &Path) -> Result<TempDir, Failed> {
     let case: Case = match fs::read_to_string(folder.join("case.toml")) {
         Ok(text) => toml::from_str(&text)?,

@@ -1,13 +1,13 @@
-//! Messages, logs, and what is said of them. Each folder in `tests/explain` is a case:
+//! Tests explanations of messages and logs. Each folder in `tests/explain` is a case:
 //!
-//! * `message`: what somebody was shown, or `log`: the log of a domain, of its last start;
+//! * `message`: what somebody was shown, or `log`: the log of a domain's last start;
 //! * `domain.xml`: the domain that it is about; may be missing with a message;
-//! * `case.toml`: `host` (a folder of `tests/hosts`) or `doctor` (one of `tests/doctor`, whose host it is), `qemu`
-//!   and `libvirt` (versions; leave one out if it is not known), `file` if the domain is none of libvirt's;
-//! * `said.txt`: what must come out.
+//! * `case.toml`: `host` (a folder of `tests/hosts`) or `doctor` (a folder of `tests/doctor`, whose host it
+//!   is), `qemu` and `libvirt` (versions; left out if unknown), `file` if libvirt does not have the domain;
+//! * `said.txt`: the expected explanation.
 //!
-//! `UPDATE_GOLDEN=1 cargo test --test cases` writes the last anew: read what git says then. A case without a
-//! known message has a name that begins with `unknown-`, and no other has.
+//! `UPDATE_GOLDEN=1 cargo test --test cases` writes the last anew: read what git says then. A case
+//! without a known message has a name that begins with `unknown-`, and no other has.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -41,7 +41,7 @@ use crate::support::hosts::{entries, golden};
 struct Case {
     host: Option<String>,
     doctor: Option<String>,
-    /// As it was typed.
+    /// The file's name as the user typed it.
     file: Option<String>,
     #[serde(flatten)]
     abilities: Abilities,
@@ -67,7 +67,7 @@ fn tests() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")
 }
 
-/// All cases, and what must hold of all predictions.
+/// Returns all cases, and the tests of what must hold of all predictions.
 pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = folders::trials("explain", of_folder);
     trials.push(Trial::test("explain: what was measured", measured));
@@ -103,7 +103,7 @@ fn of_folder(folder: &Path) -> Result<(), Failed> {
         return Err(format!("{} is no directory", root.display()).into());
     }
     let mut abilities = case.abilities;
-    // As with a qemu.conf that says nothing of it.
+    // This is the default if qemu.conf does not set it.
     for listen in [&mut abilities.spice_listen, &mut abilities.vnc_listen] {
         listen.get_or_insert_with(|| "127.0.0.1".into());
     }
@@ -147,7 +147,7 @@ fn of_folder(folder: &Path) -> Result<(), Failed> {
     golden(&folder.join("said.txt"), std::str::from_utf8(&said)?)
 }
 
-/// What is given for a cure is one: the domain then starts, as far as is known.
+/// Checks that a fix fixes: the domain then starts, as far as is known.
 fn mends(explanation: &Explanation, here: &Here) -> Result<(), Failed> {
     if explanation.cures.is_empty() {
         return Err(format!("{}: nothing helps", explanation.message).into());
@@ -169,7 +169,7 @@ fn mends(explanation: &Explanation, here: &Here) -> Result<(), Failed> {
     }
 }
 
-/// Everything that libvirt and QEMU have said of domains in the machine test is known.
+/// Checks that each message of libvirt and QEMU in the machine test is known.
 fn measured() -> Result<(), Failed> {
     #[derive(Deserialize)]
     struct Measured {
@@ -196,7 +196,8 @@ fn measured() -> Result<(), Failed> {
     }
 }
 
-/// In the logs of `tests/learn` a message is known wherever a display was learned from a refusal.
+/// Checks that in the logs of `tests/learn` a message is known wherever a display was learned from
+/// a refusal.
 fn learned() -> Result<(), Failed> {
     let folder = tests().join("learn");
     let mut explained = 0;
@@ -219,7 +220,7 @@ fn learned() -> Result<(), Failed> {
     Ok(())
 }
 
-/// The list for people has them all.
+/// Checks that the list for people has all messages.
 fn documented() -> Result<(), Failed> {
     let cell = |text: &str| {
         text.replace('|', "\\|")

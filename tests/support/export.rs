@@ -1,4 +1,4 @@
-//! What one host measured, read as rules by another.
+//! Tests the measurements of one host, read as rules by another.
 
 use std::fs;
 use std::path::Path;
@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::support::hostile::copy;
 
-/// All tests.
+/// Returns all tests.
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         Trial::test("export::a-host-without-records", without_records),
@@ -33,7 +33,8 @@ fn read(host: &TempDir) -> Sources {
     Sources::read(&Root::recorded(host.path()))
 }
 
-/// The same host without its records and with the rules finds the same displays, by rule.
+/// Checks that the same host without its records, but with the rules, finds the same displays by
+/// rule.
 fn without_records() -> Result<(), Failed> {
     let host = lab();
     let sources = read(&host);
@@ -76,7 +77,7 @@ fn without_records() -> Result<(), Failed> {
     Ok(())
 }
 
-/// One of two devices of a type says something else: no rule, and a line that names both.
+/// Checks that there is no rule, but a line that names both, if two devices of a type differ.
 fn disagreeing() -> Result<(), Failed> {
     let host = lab();
     let records = host.path().join("run/gfxplane/records");
@@ -104,7 +105,7 @@ fn disagreeing() -> Result<(), Failed> {
     Ok(())
 }
 
-/// What was found before the machine was started again says nothing any more.
+/// Checks that findings from before the last boot no longer count.
 fn boot_before() -> Result<(), Failed> {
     let host = lab();
     let boot = host.path().join("proc/sys/kernel/random/boot_id");

@@ -1,11 +1,10 @@
-//! Domains and what becomes of them. Each folder in `tests/fixup` is a case:
+//! Tests how domains are fixed. Each folder in `tests/fixup` is a case:
 //!
-//! * `domain.xml`: what a user has;
-//! * `case.toml`: `host` (a folder of `tests/hosts`), `qemu` and `libvirt` (versions; leave one out if
-//!   it is not known);
+//! * `domain.xml`: the user's domain;
+//! * `case.toml`: `host` (a folder of `tests/hosts`), `qemu` and `libvirt` (versions; left out if unknown);
 //! * `policy.toml`: the policy, in the words of gfxplane.toml; may be missing;
-//! * `out.xml`: what must come out; missing if nothing changes;
-//! * `said.txt`: what is said of it.
+//! * `out.xml`: the expected XML; missing if nothing changes;
+//! * `said.txt`: the changes and notes.
 //!
 //! `UPDATE_GOLDEN=1 cargo test --test cases` writes the last two anew: read what git says then.
 
@@ -36,7 +35,7 @@ use crate::support::oracle::parse;
 use crate::support::promises::{kept, outline};
 use crate::support::schema::{Against, problems};
 
-/// A recorded host, and versions that somebody says it has.
+/// A recorded host, with the versions that the case assumes.
 pub(crate) struct Host {
     pub(crate) devices: BTreeMap<DeviceId, DeviceEntry>,
     pub(crate) abilities: Abilities,
@@ -44,9 +43,9 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    /// One of `tests/hosts`.
+    /// Reads one of `tests/hosts`.
     pub(crate) fn named(name: &str, mut abilities: Abilities) -> Self {
-        // As with a qemu.conf that says nothing of it.
+        // This is the default if qemu.conf does not set it.
         for listen in [&mut abilities.spice_listen, &mut abilities.vnc_listen] {
             listen.get_or_insert_with(|| "127.0.0.1".into());
         }
@@ -55,7 +54,7 @@ impl Host {
         assert!(root.is_dir(), "there is no host {name}");
         let root = Root::recorded(root);
         let all = inventory(&Sources::read(&root));
-        // As with a qemu.conf that says nothing of it.
+        // This is the default if qemu.conf does not set it.
         abilities.spice_tls.get_or_insert(false);
         Host {
             devices: all.devices.into_iter().map(|d| (d.id, d)).collect(),
@@ -96,7 +95,7 @@ struct Case {
     abilities: Abilities,
 }
 
-/// All cases.
+/// Returns all cases.
 pub(crate) fn trials() -> Vec<Trial> {
     folders::trials("fixup", of_folder)
 }
@@ -141,7 +140,8 @@ fn of_folder(folder: &Path) -> Result<(), Failed> {
     holds(&text, &fixed, &host, &policy)
 }
 
-/// Whether somebody else changes something before all is undone or after makes no difference.
+/// Checks that it makes no difference whether somebody else changes something before or after the
+/// undo.
 fn undoing_leaves_others_alone(text: &str, fixed: &str) -> Result<(), Failed> {
     let inverses = inverse(text, fixed)?;
     let changes: [(&str, &str, &str); 4] = [
@@ -167,7 +167,7 @@ fn undoing_leaves_others_alone(text: &str, fixed: &str) -> Result<(), Failed> {
                 return Err(format!("{kept} is gone:\n{undone}").into());
             }
         }
-        // In which order things stand beside each other in one place is not known.
+        // The order of things beside each other in one place is not known.
         let lines = |text: &str| -> Result<Vec<String>, String> {
             let Ok(document) = parse(text) else {
                 return Ok(Vec::new());
@@ -194,10 +194,10 @@ fn name(folder: &Path) -> String {
         .into_owned()
 }
 
-/// What must hold of every domain that was fixed.
+/// Checks what must hold of every domain that was fixed.
 pub(crate) fn holds(text: &str, fixed: &Fixed, host: &Host, policy: &Policy) -> Result<(), Failed> {
     kept(text, fixed, host, policy, &Wishes::default())?;
-    // As valid as it was: an older schema knows nothing of what newer libvirts take.
+    // It is as valid as before: an older schema does not know what newer libvirts take.
     let before = problems(Against::Domain, text)?;
     let after = problems(Against::Domain, &fixed.text)?;
     if before.is_empty() && !after.is_empty() {
@@ -206,7 +206,7 @@ pub(crate) fn holds(text: &str, fixed: &Fixed, host: &Host, policy: &Policy) -> 
     Ok(())
 }
 
-/// What is said of it, for people.
+/// Returns the changes and notes as text for people.
 fn said(fixed: &Fixed) -> String {
     let mut said = String::new();
     let Some(plan) = &fixed.plan else {

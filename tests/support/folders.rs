@@ -1,4 +1,4 @@
-//! Cases that are folders: dropped into their place they are tests.
+//! Makes tests of folders that are cases, wherever they are put.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use libtest_mimic::{Failed, Trial};
 
 use crate::support::hosts::entries;
 
-/// A test for each folder in `tests/KIND`, of which there must be some.
+/// Returns a test for each folder in `tests/KIND`, of which there must be some.
 pub(crate) fn trials(kind: &str, test: fn(&Path) -> Result<(), Failed>) -> Vec<Trial> {
     let cases = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests")
@@ -22,7 +22,7 @@ pub(crate) fn trials(kind: &str, test: fn(&Path) -> Result<(), Failed>) -> Vec<T
         .collect()
 }
 
-/// That everything in a folder is one of those that are looked at.
+/// Checks that a folder contains only files that tests read.
 pub(crate) fn nothing_but(folder: &Path, wanted: &[&str]) -> Result<(), Failed> {
     let there = entries(folder);
     let is_stray = |name: &&String| !wanted.contains(&name.as_str());

@@ -1,17 +1,16 @@
-//! What the qemu hook does. Each folder in `tests/hook` is a case:
+//! Tests the qemu hook. Each folder in `tests/hook` is a case:
 //!
-//! * `domain.xml`: what libvirt gives it on stdin;
-//! * `case.toml`: `operation`; `host` (a folder of `tests/hosts`); `qemu` and `libvirt` (versions that
-//!   the cache knows; leave one out if it is not known); `transient = true` if libvirt has no
-//!   definition of the domain; `script = true` if its emulator is one; `vetoed = true` if it was
-//!   refused before;
+//! * `domain.xml`: the domain that libvirt gives it on stdin;
+//! * `case.toml`: `operation`; `host` (a folder of `tests/hosts`); `qemu` and `libvirt` (versions that the
+//!   cache knows; left out if unknown); `transient = true` if libvirt has no definition of the domain;
+//!   `script = true` if its emulator is a script; `vetoed = true` if it was refused before;
 //! * `gfxplane.toml`: the host's settings; may be missing;
-//! * `testimony.json`: what a QEMU has said of a device before; may be missing;
-//! * `out.xml`: what must go to stdout; missing if nothing does;
-//! * `said.txt`: exit code, stderr, the lines of the journal, and what is left in `/run/gfxplane`.
+//! * `testimony.json`: an earlier statement of QEMU about a device; may be missing;
+//! * `out.xml`: the expected stdout; missing if there is none;
+//! * `said.txt`: exit code, stderr, the lines of the journal, and the files left in `/run/gfxplane`.
 //!
-//! The real helper runs behind the script as it is installed. `UPDATE_GOLDEN=1 cargo test --test
-//! cases` writes the last two anew: read what git says then.
+//! The real helper runs behind the installed script. `UPDATE_GOLDEN=1 cargo test --test cases`
+//! writes the last two anew: read what git says then.
 
 use std::fmt::Write;
 use std::fs;
@@ -45,7 +44,7 @@ struct Case {
     abilities: Abilities,
 }
 
-/// All cases.
+/// Returns all cases.
 pub(crate) fn trials() -> Vec<Trial> {
     folders::trials("hook", of_folder)
 }
@@ -124,7 +123,7 @@ fn of_folder(folder: &Path) -> Result<(), Failed> {
     may_pass(std::str::from_utf8(&xml)?, &text)
 }
 
-/// The domain's name and emulator, as far as it has any.
+/// Returns the domain's name and emulator, as far as it has any.
 fn about(xml: &[u8]) -> (String, PathBuf) {
     let usual = || PathBuf::from("/usr/bin/qemu-system-x86_64");
     let text = String::from_utf8_lossy(xml);
@@ -138,8 +137,8 @@ fn about(xml: &[u8]) -> (String, PathBuf) {
     (domain.name.unwrap_or_else(|| "guest".into()), emulator)
 }
 
-/// What libvirt compares when a domain is restored or migrated must be as it was, the secrets must
-/// be there, and with what is printed there must be nothing left to do.
+/// Checks that what libvirt compares at a restore or a migration is as it was, that the secrets are
+/// there, and that nothing is left to do with the printed XML.
 fn may_pass(before: &str, after: &str) -> Result<(), Failed> {
     let kept = |text: &str| -> Result<Vec<String>, Failed> {
         let document = roxmltree::Document::parse(text)?;

@@ -14,6 +14,9 @@ use gfxplane::host::Root;
 /// Where the script looks for the helper.
 const INSTALLED: &str = "/usr/bin/gfxplane-helper";
 
+/// The script's name: under another one it does nothing.
+pub(crate) const SCRIPT: &str = "50-gfxplane";
+
 /// A host, thrown away at the end.
 pub(crate) struct Hooked {
     directory: tempfile::TempDir,
@@ -46,7 +49,7 @@ impl Hooked {
         let script = fs::read_to_string(repository.join("hooks/qemu.d/50-gfxplane")).unwrap();
         assert_eq!(script.matches(INSTALLED).count(), 1);
         let script = script.replace(INSTALLED, helper.to_str().unwrap());
-        fs::write(directory.path().join("hook"), script).unwrap();
+        fs::write(directory.path().join(SCRIPT), script).unwrap();
         for below in ["dev", "run"] {
             fs::create_dir_all(directory.path().join(below)).unwrap();
         }
@@ -73,7 +76,7 @@ impl Hooked {
     pub(crate) fn command(&self, arguments: &[impl AsRef<OsStr>]) -> Command {
         let mut command = Command::new("sh");
         command
-            .arg(self.path("hook"))
+            .arg(self.path(SCRIPT))
             .args(arguments)
             .env_clear()
             .env("LC_ALL", "C")

@@ -1,4 +1,5 @@
-//! The hostile host: what no kernel should say, and what somebody with write access might leave.
+//! The hostile host: files that no kernel would write, and files that somebody with write access
+//! might leave.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -12,8 +13,8 @@ use tempfile::TempDir;
 
 const PARENT: &str = "sys/devices/virtual/evil/it's <evil> & \"more\"";
 
-/// A copy of the committed part, with what git would not keep, or should not have to: large files,
-/// names with newlines, names that are not UTF-8.
+/// Makes a copy of the committed part, with what git would not keep or should not have to: large
+/// files, names with newlines, names that are not UTF-8.
 pub(crate) fn make(committed: &Path) -> TempDir {
     let made = tempfile::tempdir().expect("a temporary directory can be made");
     copy(committed, made.path());
@@ -45,7 +46,7 @@ pub(crate) fn make(committed: &Path) -> TempDir {
     made
 }
 
-/// Each odd thing, and what the warning of it says; nothing else is warned of.
+/// Checks that each odd thing has a warning, and nothing else has.
 pub(crate) fn what_is_odd(inventory: &Inventory) -> Result<(), Failed> {
     let mut missing = Vec::new();
     let mut warnings: Vec<_> = inventory.warnings.iter().collect();
@@ -70,7 +71,7 @@ pub(crate) fn what_is_odd(inventory: &Inventory) -> Result<(), Failed> {
     .into())
 }
 
-/// End of the path, and part of the problem.
+/// The end of the path, and a part of the problem.
 const ODD: &[(&str, &str)] = &[
     (
         "it's <evil> & \"more\"/mdev_supported_types/huge-number/available_instances",

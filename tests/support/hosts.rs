@@ -1,5 +1,5 @@
-//! Recorded hosts: one test for the list, one for each node device, and more for what must hold
-//! of every host.
+//! Tests recorded hosts: one test for the list, one for each node device, and more for what must
+//! hold of every host.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,29 +21,29 @@ use serde_json::Value;
 use crate::support::hostile;
 use crate::support::schema::{Against, validate};
 
-/// One recorded host, read.
+/// A recorded host, read.
 pub(crate) struct Host {
-    /// Its folder.
+    /// The folder of the host.
     folder: PathBuf,
-    /// What is known of it, with paths as the host has them.
+    /// The inventory, with paths as the host has them.
     pub(crate) inventory: Inventory,
     documents: Vec<Document>,
-    /// What was measured, as rules for other hosts.
+    /// The measurements, as rules for other hosts.
     rules: String,
-    /// Where a look at one device alone finds something else.
+    /// The devices for which a look at one device alone finds something else.
     otherwise: Vec<String>,
 }
 
 /// The XML of one node device.
 pub(crate) struct Document {
     name: String,
-    /// As libvirt would have it.
+    /// The XML as libvirt would have it.
     plain: String,
-    /// With our capability.
+    /// The XML with our capability.
     pub(crate) full: String,
 }
 
-/// All tests of all hosts.
+/// Returns all tests of all hosts.
 pub(crate) fn trials() -> Vec<Trial> {
     let hosts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hosts");
     let folders = entries(&hosts);
@@ -67,7 +67,7 @@ fn of_host(name: &str, folder: &Path) -> Vec<Trial> {
     };
     let host = match host {
         Ok(host) => Arc::new(host),
-        // A host that can't be read must not take the others' tests along.
+        // A host that can't be read must not keep the others' tests from running.
         Err(problem) => {
             return vec![Trial::test(
                 format!("hosts::{name}"),
@@ -129,13 +129,13 @@ impl Host {
         })
     }
 
-    /// `gfxplane list --json`.
+    /// Checks `gfxplane list --json`.
     fn list(&self) -> Result<(), Failed> {
         let text = serde_json::to_string_pretty(&self.inventory)? + "\n";
         golden(&self.folder.join("expect/list.json"), &text)
     }
 
-    /// `gfxplane rules --export`; where nothing was measured there is nothing to compare.
+    /// Checks `gfxplane rules --export`, if anything was measured.
     fn rules(&self) -> Result<(), Failed> {
         let path = self.folder.join("expect/rules.toml");
         Rules::default().add_file("expect/rules.toml", &self.rules)?;
@@ -148,14 +148,15 @@ impl Host {
         }
     }
 
-    /// `gfxplane nodedev-dumpxml --offline`.
+    /// Checks `gfxplane nodedev-dumpxml --offline`.
     fn document(&self, document: &Document) -> Result<(), Failed> {
         let path = format!("expect/nodedev/{}.xml", document.name);
         golden(&self.folder.join(path), &document.full)?;
         Ok(document.is_valid()?)
     }
 
-    /// What libvirt prints unescaped. mdevctl takes objects with one member each.
+    /// Checks that libvirt can print the attributes unescaped, and that mdevctl gets objects with
+    /// one member each.
     fn attributes(&self) -> Result<(), Failed> {
         for entry in &self.inventory.devices {
             let words = words::words(&entry.finding, &entry.require);
@@ -164,7 +165,8 @@ impl Host {
         Ok(())
     }
 
-    /// udev, the hook and the callout look at one device, and must see what the list says.
+    /// Checks that a look at one device, as udev, the hook and the callout take it, agrees with
+    /// the list.
     fn one_by_one(&self) -> Result<(), Failed> {
         if self.otherwise.is_empty() {
             Ok(())
@@ -189,7 +191,7 @@ impl Host {
         }
     }
 
-    /// Nothing in the folder that no test looks at.
+    /// Checks that the folder contains only files that tests read.
     fn folder_is_tidy(&self) -> Result<(), Failed> {
         let nodedev = self.folder.join("expect/nodedev");
         let wanted: BTreeSet<String> = self
@@ -213,7 +215,7 @@ impl Host {
             ),
             (nodedev, wanted),
         ] {
-            // What is missing is for the test of that file to tell.
+            // The test of a file tells if it is missing.
             let stray: Vec<String> = entries(&directory).difference(&wanted).cloned().collect();
             if !stray.is_empty() {
                 return Err(format!(
@@ -232,14 +234,14 @@ impl Host {
 }
 
 impl Document {
-    /// Valid with our capability, and as valid without.
+    /// Checks that the XML is valid with our capability, and as valid without it.
     fn is_valid(&self) -> Result<(), String> {
         self.can_be_stripped()?;
         validate(Against::Overlay, &self.full)?;
         validate(Against::Libvirt, &self.plain)
     }
 
-    /// Without our capability it is libvirt's to the byte.
+    /// Checks that without our capability it is libvirt's XML to the byte.
     pub(crate) fn can_be_stripped(&self) -> Result<(), String> {
         let (name, full) = (&self.name, &self.full);
         if !full.contains("<capability type='vfio_display'>") {
@@ -255,7 +257,7 @@ impl Document {
     }
 }
 
-/// The node devices of a host, as the tool prints them without libvirt.
+/// Returns the node devices of a host, as the tool prints them without libvirt.
 pub(crate) fn documents(sources: &Sources) -> Result<Vec<Document>, String> {
     offline::nodes(sources)
         .into_iter()
@@ -270,7 +272,7 @@ pub(crate) fn documents(sources: &Sources) -> Result<Vec<Document>, String> {
         .collect()
 }
 
-/// Whether these words can become mdevctl attributes.
+/// Checks that these words can become mdevctl attributes.
 pub(crate) fn attributes_are_plain(words: &[(String, String)]) -> Result<(), String> {
     let text = words::attributes(words);
     let attributes: Vec<Value> =
@@ -302,7 +304,7 @@ pub(crate) fn attributes_are_plain(words: &[(String, String)]) -> Result<(), Str
     Ok(())
 }
 
-/// What is known of one device, asked for alone, against the list.
+/// Compares what is known of one device, asked for alone, with the list.
 fn known_alone(root: &Root, entry: &DeviceEntry) -> Option<String> {
     let id = entry.id;
     let listed = Known::from(entry.clone());

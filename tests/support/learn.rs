@@ -1,9 +1,9 @@
-//! What is learned from logs. Each folder in `tests/learn` is a case:
+//! Tests what is learned from logs. Each folder in `tests/learn` is a case:
 //!
 //! * `log`: the log of a domain, as libvirt and QEMU write it. The messages are those of
-//!   `tests/vm/matrix-measured`, and of GVT-g in public reports;
-//! * `case.toml`: `domain` (its UUID); `devices`, those that it has; `running = true` if it runs;
-//! * `learned.txt`: what must come out.
+//!   `tests/vm/matrix-measured`, and for GVT-g those of public reports;
+//! * `case.toml`: `domain` (its UUID); `devices`, which it has; `running = true` if it runs;
+//! * `learned.txt`: the expected result.
 //!
 //! `UPDATE_GOLDEN=1 cargo test --test cases` writes the last anew: read what git says then.
 
@@ -29,7 +29,7 @@ struct Case {
     running: bool,
 }
 
-/// All cases.
+/// Returns all cases.
 pub(crate) fn trials() -> Vec<Trial> {
     folders::trials("learn", of_folder)
 }
@@ -57,7 +57,7 @@ fn of_folder(folder: &Path) -> Result<(), Failed> {
     golden(&folder.join("learned.txt"), &said)
 }
 
-/// Of a log that lacks its beginning or end nothing else is learned than of the whole one, and it
+/// Checks that a log without its beginning or end teaches nothing else than the whole one, and
 /// breaks nothing.
 fn cut_anywhere(log: &str, case: &Case) -> Result<(), Failed> {
     let whole = learn(log, case.domain, &case.devices, case.running);

@@ -1,7 +1,8 @@
-//! XML edited by its bytes: odd documents by hand, many by chance, and libxml2's opinion of them.
+//! Tests the editing of XML by its bytes: odd documents by hand, many by chance, and libxml2's
+//! opinion of them.
 //!
-//! Each `tests/lossless/*.xml` is read, and edited in many ways; each `*-invalid.xml` must be
-//! refused with the message in `*-invalid.txt` (`UPDATE_GOLDEN=1` writes that).
+//! Each `tests/lossless/*.xml` is read, and edited in many ways. Each `*-invalid.xml` must be
+//! refused with the message in `*-invalid.txt` (`UPDATE_GOLDEN=1` writes it).
 
 mod generate;
 pub(crate) mod model;
@@ -20,7 +21,7 @@ use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use super::oracle;
 use model::check;
 
-/// All tests of the XML engine from outside.
+/// Returns all tests of the XML engine from outside.
 pub(crate) fn trials() -> Vec<Trial> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lossless");
     let names: BTreeSet<String> = fs::read_dir(&folder)
@@ -101,7 +102,7 @@ fn random_edits() -> Result<(), Failed> {
         .map_err(|error| error.to_string().into())
 }
 
-/// Whatever the bytes: no panic, and what is taken comes back.
+/// Checks that no bytes cause a panic, and that an accepted text comes back.
 fn any_text() -> Result<(), Failed> {
     TestRunner::new(config(2048))
         .run(
@@ -116,7 +117,7 @@ fn any_text() -> Result<(), Failed> {
         .map_err(|error| error.to_string().into())
 }
 
-/// libvirt reads with libxml2, whose program is xmllint.
+/// Compares us with libxml2, with which libvirt reads, through its program xmllint.
 fn as_libxml2() -> Result<(), Failed> {
     const EACH: usize = 300;
     let mut runner = TestRunner::deterministic();
@@ -137,7 +138,7 @@ fn as_libxml2() -> Result<(), Failed> {
     let output = command
         .output()
         .map_err(|error| format!("xmllint (Debian: libxml2-utils) can't be run: {error}"))?;
-    // An error names its file and line; so does a warning, and what is said of namespaces.
+    // An error names its file and line; so does a warning, and a message about namespaces.
     let said = String::from_utf8_lossy(&output.stderr);
     let refused: BTreeSet<usize> = said
         .lines()
@@ -168,7 +169,7 @@ fn as_libxml2() -> Result<(), Failed> {
     }
 }
 
-/// Why we refuse what libxml2 takes.
+/// Returns why we refuse what libxml2 accepts.
 fn exception(text: &str) -> Option<&'static str> {
     let declaration = text
         .split_once("?>")

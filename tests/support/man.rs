@@ -1,6 +1,6 @@
-//! The manual pages of docs/man: prose that people write, and blocks in it that are made from the
-//! programs. `UPDATE_GOLDEN=1` writes the blocks anew. What a page says of settings and rules is held
-//! against what the program takes.
+//! Tests the manual pages of docs/man. People write their prose; some blocks are made from the
+//! programs. `UPDATE_GOLDEN=1` writes the blocks anew. The pages about settings and rules are
+//! compared with what the program takes.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,7 +16,7 @@ use libtest_mimic::{Failed, Trial};
 
 use crate::support::hosts::{entries, golden};
 
-/// Each page has these checks.
+/// The pages. Each of them has these checks.
 const PAGES: [&str; 5] = [
     "gfxplane-helper.8",
     "gfxplane-probe.8",
@@ -25,7 +25,7 @@ const PAGES: [&str; 5] = [
     "gfxplane.toml.5",
 ];
 
-/// All tests of the pages.
+/// Returns all tests of the pages.
 pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = vec![
         Trial::test("man::folder", folder_is_tidy),
@@ -57,7 +57,7 @@ fn read(page: &str) -> Result<String, Failed> {
     fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()).into())
 }
 
-/// Each page is known here, and each program that people find in their PATH has one.
+/// Checks that each page is known here, and that each program in people's PATH has one.
 fn folder_is_tidy() -> Result<(), Failed> {
     let wanted: BTreeSet<String> = PAGES.iter().map(ToString::to_string).collect();
     let found = entries(&path(""));
@@ -82,7 +82,7 @@ fn folder_is_tidy() -> Result<(), Failed> {
     Ok(())
 }
 
-/// Whose page it is, of which version, and that it names no page of ours that is not there.
+/// Checks the page's name and version, and that it names no page of ours that does not exist.
 fn head(page: &str) -> Result<(), Failed> {
     let text = read(page)?;
     let (name, section) = page.rsplit_once('.').expect("it has a section");
@@ -107,7 +107,7 @@ fn head(page: &str) -> Result<(), Failed> {
     Ok(())
 }
 
-/// What mandoc has to say of it.
+/// Checks the page with mandoc.
 fn roff(page: &str) -> Result<(), Failed> {
     let output = Command::new("mandoc")
         .args(["-T", "lint", "-W", "warning"])
@@ -121,8 +121,8 @@ fn roff(page: &str) -> Result<(), Failed> {
     }
 }
 
-/// A page whose blocks are as the programs have them. A block begins with `.\" generated: NAME` and
-/// ends with `.\" end of NAME`.
+/// Returns a page with its blocks as the programs have them. A block begins with `.\" generated:
+/// NAME` and ends with `.\" end of NAME`.
 fn with_blocks(text: &str) -> Result<String, Failed> {
     let mut made = String::new();
     let mut lines = text.lines();
@@ -152,7 +152,7 @@ fn block(name: &str) -> Result<String, Failed> {
     }
 }
 
-/// Arguments and options, `--help` apart from those that a verb has of its own.
+/// Returns the arguments and options of a command.
 fn options(command: &clap::Command) -> Result<String, Failed> {
     let mut roff = Vec::new();
     Man::new(command.clone()).render_options_section(&mut roff)?;
@@ -160,7 +160,7 @@ fn options(command: &clap::Command) -> Result<String, Failed> {
     Ok(with_values(command, with_aliases(command, roff)))
 }
 
-/// Each option with its other names, which clap_mangen leaves out.
+/// Adds each option's other names, which clap_mangen leaves out.
 fn with_aliases(command: &clap::Command, mut roff: String) -> String {
     for argument in command.get_arguments() {
         let (Some(long), Some(others)) = (argument.get_long(), argument.get_visible_aliases())
@@ -175,7 +175,8 @@ fn with_aliases(command: &clap::Command, mut roff: String) -> String {
     roff
 }
 
-/// A page with the values of options in its usage, and the dots of what may be given often, which clap_mangen leaves out.
+/// Adds to the usage the values of options, and the dots of arguments that may be repeated, which
+/// clap_mangen leaves out.
 fn with_values(command: &clap::Command, mut roff: String) -> String {
     for argument in command.get_arguments() {
         let values = argument.get_value_names().unwrap_or_default();
@@ -207,7 +208,7 @@ fn with_values(command: &clap::Command, mut roff: String) -> String {
     roff
 }
 
-/// Each verb: how it is called, what it does, and what only it takes.
+/// Returns each verb: its usage, its purpose, and the options that only it takes.
 fn verbs() -> Result<String, Failed> {
     let is_shared = |argument: &Arg| argument.is_global_set() || argument.get_id() == "help";
     let mut tool = tool::Arguments::command();
@@ -241,7 +242,7 @@ fn without_headings(roff: &str) -> String {
         .collect()
 }
 
-/// What the helper says when it doesn't know what is wanted.
+/// Returns what the helper says if it doesn't know what is wanted.
 fn usage_of_helper() -> Result<String, Failed> {
     let output = Command::new(env!("CARGO_BIN_EXE_gfxplane-helper"))
         .stdin(Stdio::null())
@@ -251,7 +252,8 @@ fn usage_of_helper() -> Result<String, Failed> {
     Ok(format!(".EX\n{}.EE\n", usage.replace('-', "\\-")))
 }
 
-/// The words that serde expects, as its error names them: the fields of a table, the words of a value.
+/// Returns the words that serde expects, as its error names them: the fields of a table, the words
+/// of a value.
 fn expected(error: &str) -> Result<BTreeSet<String>, Failed> {
     let (_, words) = error
         .rsplit_once(", expected ")
@@ -265,7 +267,7 @@ fn expected(error: &str) -> Result<BTreeSet<String>, Failed> {
     Ok(found)
 }
 
-/// The paragraphs of a section or subsection: of `.TP`, `.B KEY`, the key and what is said of it.
+/// Returns the paragraphs of a section or subsection: `.TP`, `.B KEY`, and the text about the key.
 fn keys<'t>(page: &'t str, heading: &str) -> Result<Vec<(&'t str, &'t str)>, Failed> {
     let start = page
         .find(&format!("{heading}\n"))
@@ -281,7 +283,7 @@ fn keys<'t>(page: &'t str, heading: &str) -> Result<Vec<(&'t str, &'t str)>, Fai
     found.ok_or_else(|| format!("{heading}: a paragraph has no key").into())
 }
 
-/// Values in a paragraph: `\fB"word"\fR`.
+/// Returns the values in a paragraph: `\fB"word"\fR`.
 fn values(body: &str) -> BTreeSet<String> {
     let quoted = body.split("\\fB\"").skip(1);
     quoted
@@ -304,7 +306,7 @@ fn names(keys: &[(&str, &str)]) -> BTreeSet<String> {
     keys.iter().map(|(key, _)| (*key).to_owned()).collect()
 }
 
-/// The examples of a page, between `.EX` and `.EE`, as they are read.
+/// Returns the examples of a page, between `.EX` and `.EE`, as a reader sees them.
 fn examples(page: &str) -> Vec<String> {
     let blocks = page.split("\n.EX\n").skip(1);
     blocks
@@ -313,7 +315,7 @@ fn examples(page: &str) -> Vec<String> {
         .collect()
 }
 
-/// gfxplane.toml(5) has each setting with its words and its default, and no other.
+/// Checks that gfxplane.toml(5) has each setting with its words and its default, and no other.
 fn settings() -> Result<(), Failed> {
     let page = read("gfxplane.toml.5")?;
     let read = |text: &str| Config::default().with_file(text);
@@ -330,7 +332,7 @@ fn settings() -> Result<(), Failed> {
     )?;
     for (key, body) in keys {
         let error = match refused(&format!("{key} = \"no-word\""))? {
-            // A list, or a number.
+            // The value is a list or a number.
             error if error.contains("unknown variant") => error,
             _ => match refused(&format!("{key} = [\"no-word\"]"))? {
                 error if error.contains("unknown variant") => error,
@@ -375,7 +377,7 @@ fn settings() -> Result<(), Failed> {
     Ok(())
 }
 
-/// gfxplane-rules(5) has each key of each table of a rule, and no other.
+/// Checks that gfxplane-rules(5) has each key of each table of a rule, and no other.
 fn rules() -> Result<(), Failed> {
     let page = read("gfxplane-rules.5")?;
     let refused = |rest: &str| {
@@ -417,7 +419,7 @@ fn rules() -> Result<(), Failed> {
     for key in ["edid", "opregion"] {
         let (_, body) = of_rules.iter().find(|(name, _)| *name == key).ok_or(key)?;
         let mut fields = String::new();
-        // Each that is missing is named in its turn, until nothing is.
+        // The error names each missing key in turn, until none is missing.
         while let Err(error) = Rules::default().add_file(
             "page",
             &format!(

@@ -1,13 +1,15 @@
-//! What the hooks of other managers make of a domain. Each folder in `tests/managed` is a case:
+//! Tests the hooks of other managers. Each folder in `tests/managed` is a case:
 //!
 //! * `case.toml`: `host` (a folder of `tests/hosts`) and `manager` (`kubevirt` or `ovirt`);
-//! * `domain.xml`: what the manager hands over, and `vmi.json`, for KubeVirt; it may be missing;
+//! * `domain.xml`: the domain that the manager hands over; for KubeVirt also `vmi.json`, which may be
+//!   missing;
 //! * `rules.toml`, `gfxplane.toml`: rules and configuration of the node; may be missing;
-//! * `out.xml`: what must come out; missing if that is what went in;
-//! * `said.txt`: what goes to stderr.
+//! * `out.xml`: the expected XML; missing if nothing changes;
+//! * `said.txt`: the expected stderr.
 //!
-//! The helper itself is run, as the manager runs it; it must always succeed. KubeVirt's nodes have no
-//! records: its containers see none. `UPDATE_GOLDEN=1 cargo test --test cases` writes the last two anew.
+//! The helper itself is run, as the manager runs it, and must always succeed. KubeVirt's nodes have
+//! no records, as its containers see none. `UPDATE_GOLDEN=1 cargo test --test cases` writes the
+//! last two anew.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -52,7 +54,7 @@ struct Case {
     manager: Manager,
 }
 
-/// All cases, and what must hold of any.
+/// Returns all cases, and the tests of what must hold of any.
 pub(crate) fn trials() -> Vec<Trial> {
     folders::trials("managed", of_folder)
         .into_iter()
@@ -79,7 +81,7 @@ struct Node {
 }
 
 impl Node {
-    /// A host of `tests/hosts`, with what the case has for its /etc/gfxplane.
+    /// Makes a node of a host in `tests/hosts`, with the case's files in /etc/gfxplane.
     fn of(host: &str, manager: Manager, case: Option<&Path>) -> Self {
         let hosts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hosts");
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
@@ -91,7 +93,7 @@ impl Node {
             let _ = fs::remove_dir_all(root.join("run"));
         }
         if let Manager::Ovirt = manager {
-            // As vdsm-tool configures it.
+            // vdsm-tool configures it like this.
             fs::create_dir_all(root.join("etc/libvirt")).unwrap();
             fs::write(root.join("etc/libvirt/qemu.conf"), "spice_tls=1\n").unwrap();
         }
@@ -130,13 +132,13 @@ impl Node {
         command
     }
 
-    /// As the shim does it.
+    /// Calls the helper as the shim does.
     fn on_define_domain(&self, arguments: &[OsString]) -> Output {
         let mut command = self.command(&self.path("onDefineDomain"));
         command.args(arguments).output().unwrap()
     }
 
-    /// As vdsm does it: what comes out of the file, and what was said.
+    /// Calls the helper as vdsm does. Returns the file's new content, and the output.
     fn before_vm_start(&self, domain: &[u8]) -> (Vec<u8>, Output) {
         let file = self.path("domxml");
         fs::write(&file, domain).unwrap();
@@ -199,7 +201,7 @@ fn of_folder(folder: &Path) -> Result<(), Failed> {
     if call(&after).0 != after.as_bytes() {
         return Err("a second run changes more".into());
     }
-    // In the other order and the other form it is the same call.
+    // With the arguments in the other order and the other form, it is the same call.
     if let (Manager::Kubevirt, Some(vmi)) = (case.manager, &vmi) {
         let turned = [format!("--domain={text}"), format!("--vmi={vmi}")];
         let turned = node.on_define_domain(&turned.map(OsString::from));
@@ -210,7 +212,7 @@ fn of_folder(folder: &Path) -> Result<(), Failed> {
     Ok(())
 }
 
-/// One device in two is wanted.
+/// Wishes for a display of one device in two.
 fn wish(hostdev: &Hostdev<'_, '_>) -> Wish {
     if hostdev.id.to_string().ends_with(['1', '3', '5']) {
         Wish::Shown
@@ -259,7 +261,7 @@ fn same(before: &str, after: &str) -> Result<(), String> {
     ))
 }
 
-/// The graphics and the video cards, to the byte.
+/// Checks that the graphics and the video cards stay to the byte.
 fn graphics_stay(before: &str, after: &str) -> Result<(), String> {
     let of = |text: &str| -> Result<Vec<String>, String> {
         let document = Document::parse(text).map_err(|error| error.to_string())?;
@@ -271,7 +273,8 @@ fn graphics_stay(before: &str, after: &str) -> Result<(), String> {
     same(&of(before)?.join("\n"), &of(after)?.join("\n"))
 }
 
-/// Whatever was written, unless the domain is to be left alone or nobody knows which device is meant.
+/// Checks that at most one device has ramfb, whatever was written, unless the domain is to be left
+/// alone or nobody knows which device is meant.
 fn one_ramfb(text: &str, surroundings: &dyn Surroundings, policy: &Policy) -> Result<(), String> {
     let asked = adapt(text, surroundings, policy, &wish).map_err(|error| error.to_string())?;
     let Some(plan) = asked.plan else {
@@ -293,17 +296,17 @@ fn one_ramfb(text: &str, surroundings: &dyn Surroundings, policy: &Policy) -> Re
         .iter()
         .filter(|vgpu| vgpu.is_pci && vgpu.ramfb)
         .collect();
-    // What is refused whatever is done is not touched.
+    // A domain that is refused whatever is done stays as it is.
     if plan.before.starts() && (with.len() > 1 || with.iter().any(|vgpu| !vgpu.display)) {
         return Err(format!("{} devices with ramfb", with.len()));
     }
     Ok(())
 }
 
-/// Whatever the arguments: no panic, and the domain that was given comes back.
+/// Checks that no arguments cause a panic, and that the given domain comes back.
 fn any_arguments() -> Result<(), Failed> {
     let node = Node::of("lab", Manager::Kubevirt, None);
-    // An argument has no zero byte in it.
+    // An argument can't contain a zero byte.
     let word = prop_oneof![
         vec(1..=255_u8, 0..64),
         "[ -~]{0,40}".prop_map(String::into_bytes),
@@ -338,7 +341,8 @@ fn any_arguments() -> Result<(), Failed> {
     result.map_err(|error| error.to_string().into())
 }
 
-/// What the shim would take for a domain must not be printed when there is none to print.
+/// Checks that nothing that the shim would take for a domain is printed when there is none to
+/// print.
 fn nothing_to_hand_back() -> Result<(), Failed> {
     let node = Node::of("lab", Manager::Kubevirt, None);
     for arguments in [&[][..], &["--vmi", "{}"], &["--domain"], &["--domain", ""]] {
@@ -364,13 +368,14 @@ fn nothing_to_hand_back() -> Result<(), Failed> {
     Ok(())
 }
 
-/// The shim keeps its hook's stderr to itself; what is said is in its own all the same.
+/// The shim keeps its hook's stderr to itself, but what is said is also in the shim's own.
 fn log_of_the_shim() -> Result<(), Failed> {
     let case = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/managed/kubevirt-dmabuf");
     let node = Node::of("lab", Manager::Kubevirt, None);
     let shim = node.path("sidecar-shim");
     let script = "#!/bin/sh\nout=$(\"$HOOK\" --vmi \"$1\" --domain \"$2\" 2>/dev/null) || exit\nprintf '%s' \"$out\"\n";
-    // Written by another process: one that this forks for another test would have it open (ETXTBSY).
+    // Another process writes the file, because one that this forks for another test would hold it
+    // open (ETXTBSY).
     let written = Command::new("sh")
         .args([
             "-c",
@@ -402,7 +407,7 @@ fn log_of_the_shim() -> Result<(), Failed> {
     Ok(())
 }
 
-/// Whatever is in the file, and whatever the file is: the VM starts.
+/// Checks that the VM starts whatever the file contains, and whatever kind of file it is.
 fn any_file_of_vdsm() -> Result<(), Failed> {
     let node = Node::of("lab", Manager::Ovirt, None);
     for bytes in [
@@ -442,7 +447,7 @@ fn any_file_of_vdsm() -> Result<(), Failed> {
     Ok(())
 }
 
-/// The hook waits until udev's probe of a new device is through.
+/// Checks that the hook waits until udev's probe of a new device has ended.
 fn just_made() -> Result<(), Failed> {
     const DEVICE: &str = "c1a20000-0000-4000-8000-000000000005";
     let case = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/managed/ovirt-dmabuf");
@@ -478,7 +483,7 @@ fn just_made() -> Result<(), Failed> {
     Ok(())
 }
 
-/// What packaging/kubevirt has for a cluster says what it means.
+/// Checks that the manifests in packaging/kubevirt mean what they say.
 fn manifests() -> Result<(), Failed> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/kubevirt");
     let below = |file: &str, key: &str| -> Result<String, Failed> {

@@ -1,8 +1,9 @@
-//! Holds the predictions against what QEMU and libvirt really did with the domains of `tests/vm/matrix.py`.
-//! That program wrote the outcomes down in `tests/vm/matrix-measured`, so no virtual machine is needed here.
+//! Compares the predictions with what QEMU and libvirt really did with the domains of
+//! `tests/vm/matrix.py`. That program wrote the outcomes to `tests/vm/matrix-measured`, so no
+//! virtual machine is needed here.
 //!
-//! The program itself has them by shape, in `src/measured.jsonl`, which is made of them: `UPDATE_GOLDEN=1`
-//! writes it anew.
+//! The program itself has the outcomes by shape, in `src/measured.jsonl`, which is made of them:
+//! `UPDATE_GOLDEN=1` writes it anew.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -47,7 +48,7 @@ struct Rig {
 }
 
 impl Surroundings for Rig {
-    /// The devices are told apart by the first digits of their UUIDs; see matrix.py.
+    /// The first digits of the UUIDs tell the devices apart; see matrix.py.
     fn known(&self, device: DeviceId) -> Known {
         let display = match &device.to_string()[..8] {
             "00000001" => Display::from_answers(false, true),
@@ -75,7 +76,7 @@ fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vm")
 }
 
-/// One test for each file of measurements.
+/// Returns a test for each file of measurements.
 pub(crate) fn trials() -> Vec<Trial> {
     let measured = directory().join("matrix-measured");
     let files = crate::support::hosts::entries(&measured);
@@ -89,7 +90,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     of_files.chain([shapes]).collect()
 }
 
-/// What a file says.
+/// The contents of a file.
 struct File {
     measured: Vec<Measured>,
     domains: BTreeMap<String, String>,
@@ -129,8 +130,8 @@ impl File {
     }
 }
 
-/// A shape decides: all domains of one start, or are refused with the same words. And the program has what
-/// was measured.
+/// Checks that a shape decides: all domains of one shape start, or are refused with the same words.
+/// Also checks that the program has what was measured.
 fn shapes(paths: &[PathBuf]) -> Result<(), Failed> {
     let mut text = String::new();
     for path in paths {
@@ -232,7 +233,7 @@ fn of_file(path: &Path) -> Result<(), Failed> {
     }
 }
 
-/// The XML of the domains, by name, as matrix.py makes it.
+/// Returns the XML of the domains by name, as matrix.py makes it.
 fn domains(measured: &[Measured]) -> Result<BTreeMap<String, String>, Failed> {
     const PRINT: &str = "import json, sys, matrix
 print(json.dumps({name: matrix.domain(name, 'm', '/dev/dri/renderD128') for name in sys.argv[1:]}))";

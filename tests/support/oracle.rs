@@ -1,22 +1,25 @@
-//! roxmltree, which shares nothing with our own parser, and the names of which it can be asked.
+//! Asks roxmltree, which shares nothing with our own parser, and says about which names it can be
+//! asked.
 
 use gfxplane::xml;
 use roxmltree::Document;
 
+/// Parses a document.
+///
 /// # Errors
-/// What roxmltree refuses, and what it takes but reads otherwise than libxml2, and so libvirt, does:
-/// of such a document it can't be asked anything.
+/// The document can't be used: roxmltree refuses it, or reads it otherwise than libxml2, and so
+/// libvirt, does.
 pub(crate) fn parse(text: &str) -> Result<Document<'_>, String> {
     let ours = xml::Document::parse(text).map_err(|error| error.to_string())?;
     if !reads_names_as_libxml2(&ours) {
         return Err("roxmltree parts a name elsewhere than libxml2".into());
     }
-    // The byte order mark is not roxmltree's affair.
+    // roxmltree does not handle the byte order mark.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     Document::parse(text).map_err(|error| format!("roxmltree: {error}"))
 }
 
-/// Whether roxmltree parts all names of the document as libxml2 does.
+/// Returns whether roxmltree splits all names of the document as libxml2 does.
 pub(crate) fn reads_names_as_libxml2(document: &xml::Document<'_>) -> bool {
     document.elements().all(|element| {
         let mut names = element.attributes().map(|(name, _)| name);
@@ -28,8 +31,8 @@ fn is_alike(name: &str) -> bool {
     !is_no_qualified_name(name) && !is_taken_for_a_default(name)
 }
 
-/// libxml2 only warns of these and takes them as they are; roxmltree parts them elsewhere (`:a` is
-/// `a` to it), or refuses them.
+/// Returns whether libxml2 only warns of a name and takes it as it is. roxmltree splits such a name
+/// elsewhere (`:a` is `a` to it), or refuses it.
 fn is_no_qualified_name(name: &str) -> bool {
     let bad = |part: &str| {
         part.is_empty() || part.starts_with(|c: char| !(c.is_alphabetic() || c == '_'))
@@ -37,8 +40,9 @@ fn is_no_qualified_name(name: &str) -> bool {
     name.matches(':').count() > 1 || name.split(':').any(bad)
 }
 
-/// `p:xmlns` is an attribute like others (Namespaces in XML 1.0, 3: a default is declared by `xmlns`
-/// without a prefix); roxmltree looks at what is behind the colon only and takes it for a declaration.
+/// Returns whether roxmltree takes an attribute like `p:xmlns` for a declaration, because it looks
+/// only at what follows the colon. It is an attribute like others (Namespaces in XML 1.0, 3: only
+/// `xmlns` without a prefix declares a default).
 fn is_taken_for_a_default(name: &str) -> bool {
     name.ends_with(":xmlns")
 }

@@ -1,10 +1,10 @@
-//! The schema itself: what it allows, and what it doesn't.
+//! Tests the schema itself: what it allows, and what it doesn't.
 
 use libtest_mimic::Trial;
 
 use crate::support::schema::{Against, problems, validate};
 
-/// One test for each row.
+/// Returns one test for each row.
 pub(crate) fn trials() -> Vec<Trial> {
     let allowed = ALLOWED.iter().map(|(name, capability)| {
         Trial::test(format!("schema::allowed::{name}"), move || {

@@ -1,4 +1,4 @@
-//! Domains put together by chance, in worlds made by chance: whatever comes, the promises hold.
+//! Makes domains by chance, in worlds made by chance, and checks that the promises hold for all.
 
 use std::fmt::Write;
 
@@ -16,16 +16,16 @@ use crate::support::worlds::of_bytes;
 
 const CASES: u32 = 400;
 
-/// So many of the cases are held against the schema, which takes longest.
+/// The share of the cases that are validated against the schema, which takes longest.
 const VALIDATED: u32 = 12;
 
-/// One test of many domains.
+/// Returns one test of many domains.
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         Trial::test("plan::any-domain-in-any-world", || {
             run(CASES, 0, domain(), holds)
         }),
-        // Few attributes at once: more of the domains start, and more of the changes are made.
+        // With few attributes at once, more of the domains start, and more changes are made.
         Trial::test("plan::any-plain-domain-in-any-world", || {
             run(CASES, 1, plain(), holds)
         }),
@@ -38,7 +38,8 @@ pub(crate) fn trials() -> Vec<Trial> {
                 if fixed.text == text || !problems(Against::Domain, text)?.is_empty() {
                     return Ok(());
                 }
-                // The installed schema may be older than libvirt 10.3, which gave these to PCI hostdevs.
+                // The installed schema may be older than libvirt 10.3, which gave these to PCI
+                // hostdevs.
                 let newer = |problem: &&String| {
                     let names = ["`display`", "`ramfb`"];
                     names.iter().any(|name| problem.contains(name))
@@ -53,7 +54,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     ]
 }
 
-/// The same cases every time; more of them with `PROPTEST_CASES`.
+/// Runs the same cases every time; more of them with `PROPTEST_CASES`.
 pub(crate) fn run(
     cases: u32,
     seed: u8,
@@ -82,7 +83,7 @@ fn holds(text: &str, world: &[u8]) -> Result<(), String> {
     kept(text, &fixed, &surroundings, &policy, &wishes)
 }
 
-/// How it is written.
+/// The way in which a document is written.
 #[derive(Debug, Clone)]
 struct Hand {
     quote: char,
@@ -181,7 +182,7 @@ fn switch() -> impl Strategy<Value = Option<&'static str>> {
 
 const ALIASES: [&str; 3] = ["ua-one", "ua-vgpu0", "ua-vgpu1"];
 
-/// A hostdev, and now and then something that takes one of the numbers of its alias.
+/// Makes a hostdev, and sometimes an element that takes one of the numbers of its alias.
 fn hostdev() -> impl Strategy<Value = Part> {
     let vfio = (
         0..5_usize,
@@ -323,7 +324,7 @@ fn video() -> impl Strategy<Value = Part> {
 
 const NAMES: [&str; 5] = ["hostdev0", "hostdev1", "hostdev2", "ua-one", "ua-vgpu0"];
 
-/// Arguments for QEMU, as they stand in how-tos.
+/// Makes arguments for QEMU, as how-tos have them.
 fn arguments() -> impl Strategy<Value = Vec<String>> {
     let properties = vec![
         "display=on",
@@ -348,7 +349,7 @@ fn arguments() -> impl Strategy<Value = Vec<String>> {
     vec(prop_oneof![6 => set, 1 => other], 0..3).prop_map(|all| all.concat())
 }
 
-/// Properties in `qemu:override`.
+/// Makes properties in `qemu:override`.
 fn overrides() -> impl Strategy<Value = Vec<Part>> {
     let properties = vec![
         ("display", "string", "on"),
@@ -414,7 +415,7 @@ fn metadata() -> impl Strategy<Value = Vec<Part>> {
         .prop_map(|(one, two, three)| [one, two, three].into_iter().flatten().collect())
 }
 
-/// A domain with a bit of everything.
+/// Makes a domain with a bit of everything.
 pub(crate) fn domain() -> impl Strategy<Value = String> {
     (
         vec(hostdev(), 1..4),
@@ -437,7 +438,7 @@ pub(crate) fn domain() -> impl Strategy<Value = String> {
         )
 }
 
-/// A domain as most are.
+/// Makes a domain as most are.
 pub(crate) fn plain() -> impl Strategy<Value = String> {
     (
         vec(hostdev(), 1..3),

@@ -1,5 +1,5 @@
-//! What must hold of every domain that was fixed, whoever wrote it and whatever is known of its
-//! devices. What changed is looked at with roxmltree, which shares nothing with our own parser.
+//! Checks what must hold of every domain that was fixed, whoever wrote it and whatever is known of
+//! its devices. It finds the changes with roxmltree, which shares nothing with our own parser.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt::Write;
@@ -16,10 +16,10 @@ use roxmltree::{Document, Node};
 
 use super::oracle::parse;
 
-/// Fails if a promise is broken.
+/// Checks all promises.
 ///
 /// # Errors
-/// Which.
+/// The promise that is broken.
 pub(crate) fn kept(
     text: &str,
     fixed: &Fixed,
@@ -46,7 +46,7 @@ pub(crate) fn kept(
             gfxplane::cli::fixup::diff(&fixed.text, &again.text)
         ));
     }
-    // What the plan promises is what is read from the XML that it made.
+    // A new plan, read from the changed XML, must begin where this plan ends.
     if plan.after != second.before {
         return Err(format!(
             "the plan promised {:?}, and its XML gives {:?}",
@@ -80,7 +80,7 @@ pub(crate) fn kept(
         return Err("it starts, and a note says something of its start".into());
     }
     switched(plan, &domain, surroundings, &policy)?;
-    // A prefix that nobody declared is an error for roxmltree, and none for libxml2.
+    // An undeclared prefix is an error for roxmltree, but not for libxml2.
     if parse(text).is_err() {
         return Ok(());
     }
@@ -88,7 +88,8 @@ pub(crate) fn kept(
     only_what_is_named(text, &fixed.text, plan)
 }
 
-/// Every change has the consent that it needs, and what says nothing of a loss loses nothing.
+/// Checks that every change has the consent that it needs, and that a change without a loss loses
+/// nothing.
 fn consented(plan: &Plan, policy: &Policy) -> Result<(), String> {
     for change in &plan.changes {
         let what = words(&change.action);
@@ -114,8 +115,8 @@ fn consented(plan: &Plan, policy: &Policy) -> Result<(), String> {
     Ok(())
 }
 
-/// A display is switched on only where that was measured and the policy is at least `auto`, or where
-/// the user said so with `-set`.
+/// Checks that a display is switched on only if it was measured and the policy is at least `auto`,
+/// or if the user asked for it with `-set`.
 fn switched(
     plan: &Plan,
     domain: &Domain<'_, '_>,
@@ -158,14 +159,14 @@ fn switched(
     Ok(())
 }
 
-/// Passwords go only with graphics that go, and these only with consent.
+/// Checks that passwords go only with graphics that go, and these only with consent.
 fn secrets(before: &str, after: &str, plan: &Plan) -> Result<(), String> {
     let no_video = plan.changes.iter().any(|c| c.action == Action::VideoNone);
     let of = |text: &str| -> Result<BTreeMap<(String, String), usize>, String> {
         let document = parse(text)?;
         let mut found = BTreeMap::new();
         for node in document.descendants().filter(Node::is_element) {
-            // libvirt reads none there, and such elements go with what they are about.
+            // libvirt reads no secret there, and such elements go with what they are about.
             let within = |name| node.ancestors().skip(1).any(|above| is(above, name));
             let of_qemu = node.tag_name().namespace() == Some(QEMU_NAMESPACE);
             if of_qemu || within("graphics") || no_video && (is(node, "video") || within("video")) {
@@ -193,7 +194,7 @@ fn secrets(before: &str, after: &str, plan: &Plan) -> Result<(), String> {
             let is_its = matches!(&change.action, Action::RemoveGraphics { graphics } if graphics.word() == owner);
             is_its && change.consent == Some(Consent::Remote)
         });
-        // egl-headless has none that libvirt would read.
+        // egl-headless has no secret that libvirt would read.
         if left < number && !removed && owner != "egl-headless" {
             return Err(format!("a secret of {owner} is gone"));
         }
@@ -201,11 +202,13 @@ fn secrets(before: &str, after: &str, plan: &Plan) -> Result<(), String> {
     Ok(())
 }
 
-/// What was done can be undone, but for what had a password, which is told nowhere.
+/// Checks that the changes can be undone, except those with a password, and that no password is
+/// kept.
 fn goes_back(before: &str, after: &str) -> Result<(), String> {
     let inverses = inverse(before, after).map_err(|error| error.to_string())?;
     let json = serde_json::to_string(&inverses).map_err(|error| error.to_string())?;
-    // Passwords that are nowhere else: the same word may stand in an attribute that is no secret.
+    // The passwords are made unique, because the same word may stand in an attribute that is no
+    // secret.
     let (disguised_before, disguised_after) = (disguised(before), disguised(after));
     let told = inverse(&disguised_before, &disguised_after).map_err(|error| error.to_string())?;
     let told = serde_json::to_string(&told).map_err(|error| error.to_string())?;
@@ -216,8 +219,10 @@ fn goes_back(before: &str, after: &str) -> Result<(), String> {
         .iter()
         .any(|inverse| matches!(inverse, Inverse::Withheld { .. }))
     {
-        // Called otherwise, it is no secret. Where that changes nothing (a name may be written with references) or is
-        // no document any more (an attribute of the other name is there, too), that nothing of it is told was seen above.
+        // Under another name it is no secret. Two cases are left out, for which the check above has
+        // already shown that nothing is told: the renaming changes nothing (a name may be written
+        // with references), or the result is no document any more (it has an attribute of the other
+        // name, too).
         let (harmless_before, harmless_after) = (harmless(before), harmless(after));
         let is_same = harmless_before == before && harmless_after == after;
         return if is_same || inverse(&harmless_before, &harmless_after).is_err() {
@@ -249,7 +254,7 @@ fn goes_back(before: &str, after: &str) -> Result<(), String> {
     ))
 }
 
-/// A text without the words that make a name or a value a secret; once is enough.
+/// Returns a text without the words that make a name or a value a secret. Once is enough.
 fn harmless(text: &str) -> String {
     let mut harmless = text.to_owned();
     for (word, other) in [
@@ -258,7 +263,7 @@ fn harmless(text: &str) -> String {
         ("secret", "secrit"),
         ("cookie", "cookje"),
     ] {
-        // ASCII letters only, so that all places stay where they are.
+        // Only ASCII letters change, so that all places stay where they are.
         let places: Vec<usize> = (harmless.to_ascii_lowercase())
             .match_indices(word)
             .map(|(place, _)| place)
@@ -270,11 +275,11 @@ fn harmless(text: &str) -> String {
     harmless
 }
 
-/// What stands in passwords while it is looked for whether they are told.
+/// The mark in passwords while the test looks for them.
 const DISGUISE: &str = "geheim-7c1f";
 
-/// The document with [`DISGUISE`] before the value of each password. If the document is none, it stays
-/// as it is.
+/// Returns the document with [`DISGUISE`] before the value of each password. A text that is no
+/// document stays as it is.
 fn disguised(text: &str) -> String {
     let mark = text.len() - text.trim_start_matches('\u{feff}').len();
     let Ok(document) = parse(text) else {
@@ -294,8 +299,8 @@ fn disguised(text: &str) -> String {
     disguised
 }
 
-/// The elements of a document as lines, with their attributes, and the text of those without others
-/// in them.
+/// Returns the elements of a document as lines, with their attributes, and the text of those that
+/// contain no others.
 pub(crate) fn outline(document: &Document<'_>) -> String {
     fn of(node: Node<'_, '_>, depth: usize, lines: &mut String) {
         let mut attributes: Vec<String> = node
@@ -320,10 +325,10 @@ pub(crate) fn outline(document: &Document<'_>) -> String {
     lines
 }
 
-/// Both documents without what the plan names are one.
+/// Checks that both documents are the same without what the plan names.
 ///
 /// # Errors
-/// What else changed. A prefix that nobody declared is an error for roxmltree, and none for libxml2.
+/// What else changed. An undeclared prefix is an error for roxmltree, but not for libxml2.
 pub(crate) fn only_what_is_named(before: &str, after: &str, plan: &Plan) -> Result<(), String> {
     let (Ok(old), new) = (parse(before), parse(after)) else {
         return Ok(());
@@ -342,7 +347,7 @@ pub(crate) fn only_what_is_named(before: &str, after: &str, plan: &Plan) -> Resu
     ))
 }
 
-/// What a plan says it changes.
+/// The changes that a plan names.
 #[derive(Default)]
 struct Named {
     display: BTreeSet<DeviceId>,
@@ -404,7 +409,7 @@ impl Named {
         named
     }
 
-    /// The document as lines, without what is named.
+    /// Returns the document as lines, without what is named.
     fn rest(&self, document: &Document<'_>, is_after: bool) -> String {
         let root = document.root_element();
         let mut left_out = HashSet::new();
@@ -478,7 +483,7 @@ impl Named {
             .filter_map(|node| node.text())
             .flat_map(str::split_whitespace)
             .collect();
-        // An element that only holds others comes and goes with them.
+        // An element that only contains others comes and goes with them.
         let is_holder = matches!(
             here.as_str(),
             "/domain/override"
@@ -496,7 +501,7 @@ impl Named {
         }
     }
 
-    /// The attributes of an element that may change; `*`: all of it.
+    /// Returns the attributes of an element that may change; `*` for all of it.
     fn attributes(&self, node: Node<'_, '_>, path: &str) -> Vec<&'static str> {
         let name = node.tag_name().name();
         let parent = node.parent_element();
@@ -552,17 +557,17 @@ impl Named {
     }
 }
 
-/// Whether an element has this name, and no prefix: libvirt passes over those with one.
+/// Returns whether an element has this name and no prefix. libvirt ignores elements with one.
 pub(crate) fn is(node: Node<'_, '_>, name: &str) -> bool {
     let written = || &node.document().input_text()[node.range().start + 1..];
     node.is_element() && node.tag_name().name() == name && written().starts_with(name)
 }
 
-/// The device of a hostdev, read anew.
+/// Returns the device of a hostdev, read anew.
 fn id_of(hostdev: Node<'_, '_>) -> Option<DeviceId> {
     let source = hostdev.children().find(|node| is(*node, "source"))?;
     let address = source.children().find(|node| is(*node, "address"))?;
-    // The attribute of the other type counts for nothing.
+    // The attribute of the other type does not count.
     if hostdev.attribute("type") == Some("mdev") {
         let uuid = address.attribute("uuid")?;
         return Some(DeviceId::Mdev(uuid.trim().parse().ok()?));

@@ -1,5 +1,5 @@
-//! Whatever texts sysfs has: the list can be written, the XML is well-formed and valid, and the
-//! attributes can be printed by libvirt.
+//! Checks that with any texts in sysfs the list can be written, the XML is well-formed and valid,
+//! and libvirt can print the attributes.
 
 use std::fmt;
 use std::fs;
@@ -21,7 +21,7 @@ use crate::support::schema::validate_all;
 const MDEV: &str = "c1a20000-0000-4000-8000-000000000001";
 const DEFINED: &str = "c1a20000-0000-4000-8000-000000000002";
 
-/// One test of many hosts.
+/// Returns one test of many hosts.
 pub(crate) fn trials() -> Vec<Trial> {
     vec![Trial::test("property::any-text-in-sysfs", || {
         let config = Config {
@@ -60,7 +60,7 @@ fn holds(root: &Root) -> Result<(), String> {
     Ok(())
 }
 
-/// The texts of one host: file and link names first, then contents.
+/// The texts of one host: first the names of files and links, then contents.
 #[derive(Debug, Clone)]
 struct Texts {
     parent: Name,
@@ -72,12 +72,12 @@ struct Texts {
     kernel: Vec<u8>,
     version: Vec<u8>,
     attributes: Vec<Vec<u8>>,
-    /// vendor, device and class of a PCI device; these decide whether it is one.
+    /// The vendor, device and class of a PCI device, which decide whether it is one.
     ids: Vec<Option<Vec<u8>>>,
     defined_type: String,
 }
 
-/// Something that can be a file's name.
+/// A text that can be a file's name.
 #[derive(Clone)]
 struct Name(String);
 
@@ -151,8 +151,8 @@ fn texts() -> impl Strategy<Value = Texts> {
 }
 
 impl Texts {
-    /// A host with an mdev on a parent of its own kind, a PCI device that offers the same type,
-    /// a virtual function, and a defined mdev.
+    /// Makes a host with an mdev on a parent of its own kind, a PCI device that offers the same
+    /// type, a virtual function, and a defined mdev.
     fn host(&self) -> TempDir {
         let host = tempfile::tempdir().expect("a temporary directory can be made");
         let tree = Tree(host.path());
@@ -173,7 +173,7 @@ impl Texts {
             for (name, text) in names.iter().zip(&self.attributes) {
                 tree.file(of_type.join(name), text);
             }
-            // Now and then a type that libvirt would list.
+            // This is sometimes a type that libvirt would list.
             let sound = parent.join("mdev_supported_types/sound-1");
             tree.file(sound.join("name"), &self.attributes[0]);
             tree.file(sound.join("device_api"), b"vfio-pci\n");
@@ -182,7 +182,7 @@ impl Texts {
         let plane = "vfio-pci/device/gfx_plane/dmabuf";
         let sound = gpu.join("mdev_supported_types/sound-1");
         tree.file(sound.join(plane), &self.attributes[4]);
-        // So that the render node is among the attributes.
+        // This puts the render node among the attributes.
         let of_type = parent.join("mdev_supported_types").join(&self.type_id);
         tree.file(of_type.join(plane), b"Y\n");
         tree.link(

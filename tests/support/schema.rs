@@ -1,7 +1,7 @@
-//! RELAX NG for the tests: libvirt's schemas as installed, and the overlay on one of them.
+//! RELAX NG for the tests: libvirt's installed schemas, and the overlay on one of them.
 //!
-//! What relax-ng 0.2 overlooks: what may follow an element it decides by the element's name alone,
-//! so of two `<display>` elements it can't say that the second needs another type than the first.
+//! relax-ng 0.2 has a gap: it decides what may follow an element by the element's name alone. So
+//! it can't say that the second of two `<display>` elements needs another type than the first.
 //! `xmllint --relaxng` can.
 
 use std::fs;
@@ -15,15 +15,16 @@ use relax_ng::{
 };
 use roxmltree::{Document, Node};
 
-/// Where libvirt's package puts its schemas; the overlay names it, too.
+/// The directory of the schemas in libvirt's package, which the overlay names, too.
 const INSTALLED: &str = "/usr/share/libvirt/schemas";
 
-/// A schema that a document can be held against.
+/// A schema against which a document is validated.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Against {
-    /// `xml-schemas/gfxplane-nodedev.rng`.
+    /// The overlay, `xml-schemas/gfxplane-nodedev.rng`.
     Overlay,
-    /// The same for any number of devices in an element `devices`: what costs time is to begin.
+    /// The overlay for any number of devices in an element `devices`, because only the start takes
+    /// time.
     Overlays,
     /// libvirt's own `nodedev.rng`.
     Libvirt,
@@ -31,15 +32,15 @@ pub(crate) enum Against {
     Domain,
 }
 
-/// What is wrong with a document, with line and column; empty: it is valid.
+/// Returns what is wrong with a document, with line and column; empty if it is valid.
 ///
 /// # Errors
-/// If it is not well-formed, or the schema is missing or can't be used.
+/// The document is not well-formed, or the schema is missing or can't be used.
 pub(crate) fn problems(against: Against, xml: &str) -> Result<Vec<String>, String> {
     problems_by(against.schema()?, xml)
 }
 
-/// The same by a schema that is at hand.
+/// Does the same with a schema that the caller has.
 pub(crate) fn problems_by(schema: &Schema, xml: &str) -> Result<Vec<String>, String> {
     let document = Document::parse(xml).map_err(|error| format!("not well-formed: {error}"))?;
     let found = schema
@@ -48,7 +49,7 @@ pub(crate) fn problems_by(schema: &Schema, xml: &str) -> Result<Vec<String>, Str
     Ok(found.iter().map(ToString::to_string).collect())
 }
 
-/// libvirt's `domain.rng` in another directory than the installed one.
+/// Reads libvirt's `domain.rng` from another directory than the installed one.
 #[allow(dead_code, reason = "tests/corpus.rs has another directory")]
 pub(crate) fn domain_schema(directory: &Path) -> Result<Schema, String> {
     let source = source(&directory.join("domain.rng")).map_err(|error| error.to_string())?;
@@ -146,7 +147,7 @@ fn source(path: &Path) -> Result<SchemaSource, ResolveError> {
     ))
 }
 
-/// Reads what a schema includes from beside it; libvirt's from where they are.
+/// Reads the includes of a schema from beside it, and libvirt's from where they are installed.
 struct Files;
 
 impl SchemaResolver for Files {
@@ -181,7 +182,7 @@ impl Element for Xml<'_, '_> {
             if child.is_element() {
                 children.push(Content::Element(Xml(child)));
             } else if let Some(text) = child.text().filter(|_| child.is_text()) {
-                // A comment parts a text for roxmltree, but not for RELAX NG.
+                // A comment splits a text for roxmltree, but not for RELAX NG.
                 match children.last_mut() {
                     Some(Content::Text(before)) => before.push_str(text),
                     _ => children.push(Content::Text(text.to_owned())),

@@ -1,7 +1,9 @@
 //! Surroundings that no recorded host has: whatever may be known of a device, with any versions and
 //! any policy.
 
-use gfxplane::abilities::{Abilities, RenderNodes};
+use std::collections::BTreeSet;
+
+use gfxplane::abilities::{Abilities, Guests, RenderNodes};
 use gfxplane::domain::Domain;
 use gfxplane::evidence::{Evidence, Method, resolve};
 use gfxplane::facts::{DeviceInfo, Display, Edid, Facts, HotReset, OpRegion, Reason};
@@ -136,7 +138,14 @@ pub(crate) fn of_bytes(bytes: &[u8]) -> (World, Policy, Wishes) {
         render_nodes: [None, Some(RenderNodes::Missing)][usize::from(byte(3) & 24 == 24)],
         vnc_auto_unix_socket: [None, Some(true)][usize::from(byte(5) & 12 == 12)],
         own_dev: [None, Some(true)][usize::from(byte(5) & 48 == 48)],
-        dbus_daemon_denied: [None, Some(true)][usize::from(byte(5) & 192 == 192)],
+        guests: Guests {
+            dbus_daemon_denied: [None, Some(true)][usize::from(byte(5) & 192 == 192)],
+            apparmor: [None, Some(true)][usize::from(byte(4) & 48 == 48)],
+            x_servers: [None, Some(BTreeSet::new())][usize::from(byte(4) & 192 == 192)].clone(),
+            x_denied: None,
+            first_port: [None, Some(1024)][usize::from(byte(3) & 3 == 3)],
+            dri: [None, Some(BTreeSet::new())][usize::from(byte(3) & 12 == 12)].clone(),
+        },
     };
     let displays = [
         Displays::Auto,

@@ -1,13 +1,14 @@
-//! What stands in mdevctl's place for libvirt before 10.1. Each folder in `tests/wrapper` is a call:
+//! Tests the wrapper that stands in mdevctl's place for libvirt before 10.1. Each folder in
+//! `tests/wrapper` is a call:
 //!
-//! * `case.toml`: `host` (a folder of `tests/hosts`), `arguments`, and how the real mdevctl ends, if it
-//!   does not succeed: `ends`, its code, or `signal`, which kills it;
-//! * `printed`: what the real one prints; the lists are mdevctl 1.2.0's and 1.4.0's, with sysfs and the
-//!   definitions of host `lab` and some of devices that are there;
-//! * `stdin`: what libvirt hands over, as its nodedev driver writes it; missing: nothing;
+//! * `case.toml`: `host` (a folder of `tests/hosts`), `arguments`, and how the real mdevctl ends, if it does
+//!   not succeed: `ends`, its exit code, or `signal`, which kills it;
+//! * `printed`: the output of the real one; the lists are mdevctl 1.2.0's and 1.4.0's, with sysfs and the
+//!   definitions of host `lab` and some of devices that exist;
+//! * `stdin`: the input from libvirt, as its nodedev driver writes it; missing if there is none;
 //! * `gfxplane.toml`: the configuration; may be missing;
-//! * `out`: what must come out; missing if it is what the real one printed;
-//! * `given`: what the real one must find on stdin; missing if it is what was handed over.
+//! * `out`: the expected output; missing if it is that of the real one;
+//! * `given`: the expected input of the real one; missing if it is libvirt's.
 //!
 //! Arguments and status must always be the same as without us. `UPDATE_GOLDEN=1 cargo test --test
 //! cases` writes the last two files anew.
@@ -38,7 +39,7 @@ struct Case {
     signal: Option<i32>,
 }
 
-/// All cases, and what must hold of any.
+/// Returns all cases, and the tests of what must hold of any.
 pub(crate) fn trials() -> Vec<Trial> {
     folders::trials("wrapper", of_folder)
         .into_iter()
@@ -58,7 +59,7 @@ struct Daemon {
 }
 
 impl Daemon {
-    /// `real`: the script of the real mdevctl.
+    /// Makes a daemon. `real` is the script of the real mdevctl.
     fn new(host: &str, real: Option<&str>) -> Self {
         let hosts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hosts");
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
@@ -73,7 +74,8 @@ impl Daemon {
         symlink("../ours/mdevctl", daemon.path("again/mdevctl")).unwrap();
         if let Some(real) = real {
             fs::write(daemon.path("script"), format!("#!/bin/sh\n{real}")).unwrap();
-            // Not written by this process: it might still be open for writing in a child of another test.
+            // This process does not write the file, as a child of another test might hold it open
+            // for writing.
             let installed = Command::new("install")
                 .args(["-m", "755"])
                 .args([daemon.path("script"), daemon.path("real/mdevctl")])
@@ -93,7 +95,7 @@ impl Daemon {
         std::env::join_paths(ours.chain(others)).unwrap()
     }
 
-    /// As libvirt runs it: by its bare name, found in PATH, with nobody's environment.
+    /// Calls it as libvirt does: by its bare name, found in PATH, with an empty environment.
     fn call<T: AsRef<OsStr>>(&self, arguments: &[T], stdin: &[u8]) -> Output {
         let given = self.path("stdin");
         fs::write(&given, stdin).unwrap();
@@ -123,7 +125,7 @@ fn of_folder(folder: &Path) -> Result<(), Failed> {
         Some(signal) => format!("kill -{signal} $$"),
         None => format!("exit {}", case.ends),
     };
-    // As mdevctl does, it opens /dev/stdin by name.
+    // Like mdevctl, it opens /dev/stdin by name.
     let read =
         "printf '%s\\n' \"$@\" > arguments; printf %s \"$PATH\" > path; cat /dev/stdin > given";
     let daemon = Daemon::new(
@@ -170,7 +172,7 @@ fn expected(case: &Case) -> (Option<i32>, Option<i32>) {
     }
 }
 
-/// With a copy of its host that has this configuration, if there is one.
+/// Gives the daemon a copy of its host that has this configuration, if there is one.
 fn configured(mut daemon: Daemon, configuration: &Path) -> Result<Daemon, Failed> {
     if configuration.exists() {
         let host = daemon.path("host");
@@ -187,7 +189,8 @@ fn configured(mut daemon: Daemon, configuration: &Path) -> Result<Daemon, Failed
 
 const LIST: [&str; 3] = ["list", "--dumpjson", "--defined"];
 
-/// A libvirt that finds no mdevctl does without; one whose first list fails sees no device any more.
+/// A libvirt that finds no mdevctl does without it. One whose first list fails sees no device any
+/// more.
 fn no_mdevctl() -> Result<(), Failed> {
     let daemon = Daemon::new("lab", None);
     let list = daemon.call(&LIST, b"");
@@ -227,7 +230,7 @@ fn odd_arguments() -> Result<(), Failed> {
     Ok(())
 }
 
-/// What mdevctl itself would end with there is a panic; ours is a failure, too.
+/// mdevctl itself would panic there. Ours fails, too.
 fn nobody_reads() -> Result<(), Failed> {
     let daemon = Daemon::new("lab", Some("printf '[]\\n'\n"));
     let (reader, writer) = std::io::pipe()?;

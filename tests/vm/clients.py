@@ -1,12 +1,14 @@
 """The clients of the stress in automatic.py, each a process of its own:
 
     clients.py stress DIRECTORY NAME ROUNDS SEED [URI]
+    clients.py edits DIRECTORY NAME ROUNDS SEED [URI]
     clients.py burst DIRECTORY NAME [URI]
 
 `stress` does ROUNDS things at random to the domains of DIRECTORY/slots.json: define, edit, start,
 destroy, undefine, look. Each client counts its edits of a domain in an attribute of the domain's
 metadata; it ends sooner if there is a file DIRECTORY/stop. Clients keep out of each other's way by a lock; the daemon is not in it, so a count that is
-not what it was is an edit that the daemon has lost. `burst` defines what DIRECTORY/NAME.json lists.
+not what it was is an edit that the daemon has lost, unless it is there again soon. `edits` does nothing but change
+definitions, ROUNDS times: by define, by metadata, by undefine. `burst` defines what DIRECTORY/NAME.json lists.
 
 A call of libvirt's that takes longer than LIMIT ends the client, with a traceback that says which.
 """
@@ -25,6 +27,8 @@ from pathlib import Path
 import libvirt
 
 LIMIT = 300
+# So long the daemon may take to put back what it has met.
+SOON = 5
 CLIENTS = ["one", "two", "three"]
 NAMESPACE = "urn:gfxplane:test:counts"
 # What libvirt says to a client that came when something else was going on.
@@ -89,6 +93,10 @@ class Client:
 
     SECURE = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
 
+    # What it does, how often.
+    STRESS = {"define": 4, "edit": 6, "start": 2, "destroy": 2, "undefine": 2, "look": 3}
+    EDITS = {"define": 4, "edit": 10, "describe": 4, "undefine": 2}
+
     def __init__(self, directory, name, seed, uri):
         libvirt.registerErrorHandler(lambda *_: None, None)
         self.directory, self.name = directory, name
@@ -97,7 +105,7 @@ class Client:
         self.connection = self.call(libvirt.open, uri)
         self.slots = json.loads((directory / "slots.json").read_text())
         self.state = directory / "state.json"
-        self.result = {"name": name, "did": {}, "lost": [], "risen": [], "refused": {}, "odd": []}
+        self.result = {"name": name, "did": {}, "lost": [], "risen": [], "late": 0, "refused": {}, "odd": []}
 
     @contextmanager
     def locked(self):
@@ -133,8 +141,21 @@ class Client:
             new.rename(file)
         return domain, xml
 
+    def current(self, slot, expected):
+        """The persistent definition, once all counts are what they were, or will not be. With the lock held."""
+        name = slot["name"]
+        was, end = expected.get(name), time.monotonic() + SOON
+        domain, xml = self.definition(slot)
+        if (xml and counts_of(xml)) == was:
+            return domain, xml
+        while (xml and counts_of(xml)) != was and time.monotonic() < end:
+            domain, xml = self.definition(slot)
+        if (xml and counts_of(xml)) == was:
+            self.result["late"] += 1
+        self.check(slot, expected, xml)
+        return domain, xml
+
     def check(self, slot, expected, xml):
-        """Whether all counts are what they were. With the lock held."""
         name = slot["name"]
         was, seen = expected.get(name), xml and counts_of(xml)
         if was is None and xml is not None:
@@ -149,8 +170,7 @@ class Client:
 
     def define(self, slot):
         with self.locked() as expected:
-            _, xml = self.definition(slot)
-            self.check(slot, expected, xml)
+            _, xml = self.current(slot, expected)
             if xml:
                 return False
             counts = {name: 0 for name in CLIENTS} | {self.name: 1}
@@ -159,8 +179,7 @@ class Client:
 
     def edit(self, slot):
         with self.locked() as expected:
-            _, xml = self.definition(slot)
-            self.check(slot, expected, xml)
+            _, xml = self.current(slot, expected)
             if not xml:
                 return False
             counts = counts_of(xml)
@@ -170,10 +189,21 @@ class Client:
             self.call(self.connection.defineXML, with_counts(new, counts))
             expected[slot["name"]] = counts
 
+    def describe(self, slot):
+        with self.locked() as expected:
+            domain, xml = self.current(slot, expected)
+            if not xml:
+                return False
+            counts = counts_of(xml)
+            counts[self.name] += 1
+            element = "<counts " + " ".join(f'{name}="{count}"' for name, count in counts.items()) + "/>"
+            kind, config = libvirt.VIR_DOMAIN_METADATA_ELEMENT, libvirt.VIR_DOMAIN_AFFECT_CONFIG
+            self.call(domain.setMetadata, kind, element, "counts", NAMESPACE, config)
+            expected[slot["name"]] = counts
+
     def undefine(self, slot):
         with self.locked() as expected:
-            domain, xml = self.definition(slot)
-            self.check(slot, expected, xml)
+            domain, xml = self.current(slot, expected)
             if not xml:
                 return False
             self.call(domain.undefine)
@@ -195,13 +225,11 @@ class Client:
         _, xml = self.definition(slot)
         return None if xml else False
 
-    def round(self):
+    def round(self, often):
         """One thing that can be done, whatever it is."""
         while True:
             slot = self.random.choice(self.slots)
-            [what] = self.random.choices(
-                ["define", "edit", "start", "destroy", "undefine", "look"], [4, 6, 2, 2, 2, 3]
-            )
+            [what] = self.random.choices(list(often), list(often.values()))
             try:
                 if getattr(self, what)(slot) is False:
                     # There was nothing of the kind to do.
@@ -221,24 +249,28 @@ class Client:
             self.result["odd"].append(f"{what} {slot['name']}: {message}")
         self.result["refused"][word] = self.result["refused"].get(word, 0) + 1
 
-    def run(self, rounds):
+    def run(self, rounds, often):
         stop = self.directory / "stop"
         for _ in range(rounds):
-            self.round()
+            self.round(often)
             if stop.exists():
                 break
         # Once more, so that what was lost last is seen, too.
         with self.locked() as expected:
             for slot in self.slots:
-                self.check(slot, expected, self.definition(slot)[1])
+                self.current(slot, expected)
         self.result["longest"] = self.call.longest
         return self.result
 
 
-def stress(directory, name, rounds, seed, uri="qemu:///system"):
+def stress(directory, name, rounds, seed, uri="qemu:///system", often=Client.STRESS):
     directory = Path(directory)
     (directory / "seen").mkdir(exist_ok=True)
-    return Client(directory, name, int(seed), uri).run(int(rounds))
+    return Client(directory, name, int(seed), uri).run(int(rounds), often)
+
+
+def edits(*arguments):
+    return stress(*arguments, often=Client.EDITS)
 
 
 def burst(directory, name, uri="qemu:///system"):
@@ -252,7 +284,7 @@ def burst(directory, name, uri="qemu:///system"):
 
 def main():
     what, *arguments = sys.argv[1:]
-    print(json.dumps({"stress": stress, "burst": burst}[what](*arguments)))
+    print(json.dumps({"stress": stress, "edits": edits, "burst": burst}[what](*arguments)))
 
 
 if __name__ == "__main__":

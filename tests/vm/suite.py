@@ -126,11 +126,14 @@ open = 'safe'
 def test_install_asks_the_devices_that_are_there():
     out("load_modules")
     out(f"create_mdev mdpy-vga {uuid(1)}")
+    # The daemon, which would make the link, is none of this test's.
+    (CONF / "conf.d").mkdir(parents=True, exist_ok=True)
+    (CONF / "conf.d/callout.toml").write_text("callout = 'static'\n")
     print(install(rules=RULES))
     without_hook_and_daemon()
     eventually("the old device is known", lambda: listed(uuid(1))["display"] == ["region"])
     equal(listed(uuid(1))["evidence"]["method"], "probe")
-    for link in (CALLOUTS / "99-gfxplane", NOTIFIERS / "99-gfxplane"):
+    for link in (OLD / "callouts/99-gfxplane", NOTIFIERS / "99-gfxplane"):
         equal(link.resolve(), Path("/usr/bin/gfxplane-helper"), str(link))
     equal(oct(RUN.stat().st_mode & 0o7777), "0o755")
 
@@ -341,7 +344,6 @@ def test_no_permission_for_the_device():
 
 def test_installed_over_itself():
     """With somebody else's callout where mdevctl asks last: there, ours has the last word."""
-    (OLD / "callouts").mkdir(parents=True, exist_ok=True)
     (OLD / "callouts/vendor").write_text("#!/bin/sh\nexit 2\n")
     (OLD / "callouts/vendor").chmod(0o755)
     before = {f: (RUN / "records" / f).read_text() for f in os.listdir(RUN / "records")}
@@ -354,8 +356,7 @@ def test_installed_over_itself():
     assert "gfxplane.display" in out("mdevctl list --dumpjson")
     (OLD / "callouts/vendor").unlink()
     out("dpkg -i ./gfxplane.deb")
-    for directory in ("callouts", "notifiers"):
-        equal((OLD / directory / "99-gfxplane").exists(), OLD_MDEVCTL, directory)
+    equal((OLD / "notifiers/99-gfxplane").exists(), OLD_MDEVCTL, "notifiers")
     assert "gfxplane.display" in out("mdevctl list --dumpjson")
 
 

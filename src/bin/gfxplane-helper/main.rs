@@ -18,7 +18,7 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 
 use gfxplane::callout::Call;
-use gfxplane::host::Root;
+use gfxplane::host::{Root, callout, leave_no_core};
 use gfxplane::inventory::Sources;
 use gfxplane::nodedev::offline;
 
@@ -32,10 +32,12 @@ const USAGE: &str = "usage: gfxplane-helper capability UUID|PCI-ADDRESS|NODE-DEV
        gfxplane-helper qemu-hook OBJECT OPERATION SUBOP EXTRA   (as libvirt's qemu hook; domain XML on stdin)
        gfxplane-helper onDefineDomain --vmi JSON --domain XML   (as KubeVirt calls it)
        gfxplane-helper before_vm_start   (as vdsm calls it, with _hook_domxml)
+       gfxplane-helper callout   (makes mdevctl's link to it, or takes it away, as the setting \"callout\" says)
        mdevctl …   (a link of this name: mdevctl for libvirt before 10.1)";
 
 /// Does what the arguments say; the exit code.
 fn run() -> u8 {
+    leave_no_core();
     let mut arguments = std::env::args_os();
     let program = arguments.next().unwrap_or_default();
     let arguments: Vec<OsString> = arguments.collect();
@@ -46,7 +48,7 @@ fn run() -> u8 {
         return managers::run(&root(), &call);
     }
     if let Some(call) = Call::parse(&arguments) {
-        return mdevctl::run(&root(), &program, &call);
+        return mdevctl::run(&root(), &call);
     }
     // The name of a guest may be anything, "--help" or no UTF-8 included.
     if arguments.first().is_some_and(|verb| verb == "qemu-hook") {
@@ -56,6 +58,13 @@ fn run() -> u8 {
     let words: Option<Vec<&str>> = arguments.iter().map(|argument| argument.to_str()).collect();
     match words.unwrap_or_default()[..] {
         ["capability", device] => capability(&root(), device),
+        ["callout"] => match callout::set(&root()) {
+            Ok(()) => SUCCESS,
+            Err(error) => {
+                let _ = writeln!(io::stderr(), "gfxplane-helper: mdevctl's link: {error}");
+                FAILURE
+            }
+        },
         _ => {
             let _ = writeln!(io::stderr(), "{USAGE}");
             USAGE_ERROR

@@ -21,11 +21,12 @@ use gfxplane::fixup::Surroundings;
 use gfxplane::host::emulator::{self, Asking};
 use gfxplane::host::rewrite::rewrite;
 use gfxplane::host::{Root, Warning, run, settings};
-use gfxplane::inventory::known;
+use gfxplane::inventory::Reading;
 use gfxplane::managed::kubevirt::Vmi;
 use gfxplane::managed::{Wish, adapt, lines, ovirt_wish};
 use gfxplane::names::DeviceId;
 use gfxplane::screens::Known;
+use gfxplane::shell::plain;
 use gfxplane::xml;
 
 use crate::{FAILURE, SUCCESS, USAGE_ERROR};
@@ -196,6 +197,7 @@ struct Node<'r> {
     /// Until when devices that are just being probed are waited for.
     limit: Instant,
     warnings: RefCell<Vec<Warning>>,
+    reading: Reading,
 }
 
 impl<'r> Node<'r> {
@@ -206,6 +208,7 @@ impl<'r> Node<'r> {
             is_host,
             limit: Instant::now() + deadline,
             warnings: RefCell::default(),
+            reading: Reading::new(root),
         }
     }
 
@@ -238,7 +241,7 @@ impl Surroundings for Node<'_> {
         if is_new && self.root.device(device).exists() {
             let _ = run::wait_for_udev(self.root, device, Duration::ZERO, self.limit);
         }
-        known(self.root, device, &mut self.warnings.borrow_mut())
+        self.reading.known(device, &mut self.warnings.borrow_mut())
     }
 
     fn abilities(&self, domain: &Domain<'_, '_>) -> Abilities {
@@ -278,13 +281,7 @@ impl Log {
 
     fn say(&mut self, text: &str) {
         // One line each, whatever a name may hold.
-        let shown = |c: char| match c {
-            '\n' => ' ',
-            c if c.is_control() => '\u{fffd}',
-            c => c,
-        };
-        let line: String = text.chars().map(shown).collect();
-        let line = format!("gfxplane: {line}\n");
+        let line = format!("gfxplane: {}\n", plain(&text.replace('\n', " ")));
         let _ = io::stderr().write_all(line.as_bytes());
         if let Some(shim) = &mut self.shim {
             let _ = shim.write_all(line.as_bytes());

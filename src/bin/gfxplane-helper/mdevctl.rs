@@ -5,13 +5,11 @@
 //! notifier it waits at `start` until no probe of ours holds the device, and takes our attributes
 //! out of definitions.
 
-use std::ffi::OsStr;
 use std::io::{self, Write};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
-use nix::unistd::{SysconfVar, sysconf};
+use nix::unistd::{SysconfVar, alarm, sysconf};
 
 use gfxplane::callout::{Call, is_list, verb};
 use gfxplane::hints::hints;
@@ -19,20 +17,21 @@ use gfxplane::host::{Root, mdevctl, run, settings};
 use gfxplane::inventory;
 use gfxplane::names::DeviceId;
 use gfxplane::nodedev::words::{attributes, words};
+use gfxplane::shell::plain;
 
 use crate::{FAILURE, SUCCESS};
 
-/// What our links are called in mdevctl's directories.
-const OUR_NAME: &str = "99-gfxplane";
+/// The longest that mdevctl waits for a notifier, in seconds, beside the wait for a probe.
+const LIMIT: u32 = 10;
 
 /// "Not my device": mdevctl asks the next script.
 const NOT_MINE: u8 = 2;
 
-/// Answers the call. `program`: as which file we were called.
-pub(crate) fn run(root: &Root, program: &OsStr, call: &Call) -> u8 {
+/// Answers the call.
+pub(crate) fn run(root: &Root, call: &Call) -> u8 {
     match (call.event.as_str(), call.action.as_str()) {
         ("get", "attributes") => {
-            if !is_list(&caller()) || !is_last(root, Path::new(program)) {
+            if !is_list(&caller()) {
                 return NOT_MINE;
             }
             match attributes_of(root, &call.uuid) {
@@ -49,20 +48,6 @@ pub(crate) fn run(root: &Root, program: &OsStr, call: &Call) -> u8 {
 fn caller() -> Vec<u8> {
     let parent = std::os::unix::process::parent_id();
     std::fs::read(format!("/proc/{parent}/cmdline")).unwrap_or_default()
-}
-
-/// Whether every vendor's script has had its turn. mdevctl asks the scripts of
-/// `/etc/mdevctl.d/scripts.d` after those of `/usr/lib/mdevctl/scripts.d`, and takes the first
-/// answer. So the link in /usr/lib answers only if there is nobody in /etc but ourselves, and our
-/// link there, which sorts last, answers after the others.
-fn is_last(root: &Root, program: &Path) -> bool {
-    if program.starts_with("/etc") {
-        return true;
-    }
-    match std::fs::read_dir(root.join("etc/mdevctl.d/scripts.d/callouts")) {
-        Ok(entries) => entries.flatten().all(|entry| entry.file_name() == OUR_NAME),
-        Err(_) => true,
-    }
 }
 
 /// What was measured of the device. No valid record, no attributes.
@@ -111,9 +96,13 @@ fn notify(root: &Root, call: &Call, action: &str) -> u8 {
     if call.state != "success" {
         return SUCCESS;
     }
+    // mdevctl goes on when SIGALRM ends a notifier.
+    alarm::set(LIMIT);
     let problem = match action {
         "start" => {
-            let limit = Instant::now() + settings::config(root, &mut Vec::new()).deadline;
+            let deadline = settings::config(root, &mut Vec::new()).deadline;
+            alarm::set(LIMIT + deadline.as_secs() as u32);
+            let limit = Instant::now() + deadline;
             // udev's rule for parents runs this, and udev handles no event of a device while it
             // runs the rules of its parent: waiting would be in vain. Nobody starts a domain then.
             let by_udev = verb(&caller()) == Some(b"start-parent-mdevs");
@@ -137,7 +126,7 @@ fn notify(root: &Root, call: &Call, action: &str) -> u8 {
     match problem {
         None => SUCCESS,
         Some(problem) => {
-            let _ = writeln!(io::stderr(), "gfxplane-helper: {problem}");
+            let _ = writeln!(io::stderr(), "gfxplane-helper: {}", plain(&problem));
             FAILURE
         }
     }

@@ -1,6 +1,6 @@
-//! The program that opens devices, and what udev runs. Needs no libvirt.
+//! gfxplane-probe, the program that opens devices and that udev runs. It needs no libvirt.
 
-// Of a test, the main is the test harness's.
+// In a test, the main function is the test harness's.
 #![cfg_attr(not(test), no_main)]
 #![cfg_attr(test, allow(dead_code))]
 
@@ -29,11 +29,12 @@ use gfxplane::nodedev::words::{properties, words};
 use gfxplane::probe::asking::{Request, ask_and_keep};
 use gfxplane::probe::instance::{keep, sweep};
 use gfxplane::probe::{Asked, Manner, Prober, child};
+use gfxplane::shell::plain_lines;
 
-/// Does what the arguments say; the exit code.
+/// Does what the arguments say and returns the exit code.
 fn run() -> u8 {
     fill_standard_files();
-    // What is published in /run is for everybody to read and for nobody else to write.
+    // Files in /run are for everybody to read and for nobody else to write.
     let _ = umask(Mode::S_IWGRP | Mode::S_IWOTH);
     let arguments: Vec<String> = std::env::args_os()
         .skip(1)
@@ -53,7 +54,7 @@ fn run() -> u8 {
     exit_code(&internal.unwrap_or_else(by_hand))
 }
 
-/// How one ends that removes devices.
+/// Returns the end of a run that removes devices.
 fn gone(all: bool) -> End {
     if all { End::Done } else { End::Refused }
 }
@@ -86,10 +87,12 @@ fn by_hand() -> anyhow::Result<End> {
     end
 }
 
-/// Prints the properties of a device, for `IMPORT{program}`. At `add`, and only then, asks an mdev
-/// without a valid record. A PCI device is never asked here; what is known of it without that is
-/// published, as an answer would be. There is always at least one property: that udev has a data file for the
-/// device is how the mdevctl notifier knows that this has run.
+/// Prints the properties of a device, for `IMPORT{program}`.
+///
+/// At `add`, and only then, it asks an mdev without a valid record. It never asks a PCI device, but
+/// publishes what is known of it without that, in the form of an answer. It prints at least one
+/// property, so that udev has a data file for the device: by that file the mdevctl notifier knows
+/// that this program has run.
 fn udev(id: DeviceId) -> anyhow::Result<End> {
     let root = Root::system();
     let action = std::env::var_os("ACTION").unwrap_or_default();
@@ -103,7 +106,7 @@ fn udev(id: DeviceId) -> anyhow::Result<End> {
         Some(device) => {
             let entry = active(&sources, &device);
             out.write_all(properties(&words(&entry.finding, &entry.require)).as_bytes())?;
-            // The tree has nothing of what QEMU said.
+            // The tree leaves out the statements of QEMU.
             let evidence = entry.finding.evidence.as_ref();
             if let Some(evidence) = evidence.filter(|by| !is_mdev && by.method != Method::Qemu) {
                 let facts = &entry.finding.facts;
@@ -120,7 +123,8 @@ fn udev(id: DeviceId) -> anyhow::Result<End> {
             Reason::Vanished
         )?,
     }
-    // A libvirt that shows definitions' attributes alone does not read them again for these events.
+    // A libvirt that shows only the attributes of definitions does not read them again at these
+    // events.
     if (action == "add" || action == "change")
         && let DeviceId::Mdev(uuid) = id
         && let Some(parent) = sysfs::parent_of(&root, id)
@@ -133,17 +137,18 @@ fn udev(id: DeviceId) -> anyhow::Result<End> {
     Ok(End::Done)
 }
 
-/// Says what went wrong, and no more: udev would take no property of a program that fails.
+/// Prints a problem and does not fail, because udev takes no property from a program that fails.
 fn complain(problem: fmt::Arguments<'_>) {
+    let problem = plain_lines(&problem.to_string());
     let _ = writeln!(io::stderr(), "gfxplane-probe: {problem}");
 }
 
 /// Asks a device that has just appeared.
 ///
-/// The kernel announces an mdev before its driver is attached, and links its type, by which rules know
-/// it, after that (drivers/vfio/mdev/mdev_core.c, `mdev_device_create`). It links the driver before
-/// the device can be opened (drivers/base/dd.c, `really_probe`). So "no driver" and "no such device"
-/// are not believed before the deadline.
+/// The kernel announces an mdev before its driver is attached. Only after that does it link the
+/// type by which rules know the device (drivers/vfio/mdev/mdev_core.c, `mdev_device_create`). It
+/// links the driver before the device can be opened (drivers/base/dd.c, `really_probe`). So "no
+/// driver" and "no such device" are not believed before the deadline.
 fn ask_new(root: &Root, id: DeviceId) -> anyhow::Result<()> {
     let config = settings::config(root, &mut Vec::new());
     let prober = Prober::Copy(prober()?);

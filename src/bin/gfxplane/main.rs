@@ -1,7 +1,8 @@
-//! The tool: everything that a person types. It does not load libvirt, which brings fifty libraries
-//! with it: what needs it is done by `gfxplane-libvirt`, the same program with libvirt.
+//! gfxplane, the tool for everything that a person types. It does not load libvirt, which brings
+//! fifty libraries with it. `gfxplane-libvirt`, the same program with libvirt, does what needs
+//! libvirt.
 
-// Of a test, the main is the test harness's.
+// In a test, the main function is the test harness's.
 #![cfg_attr(not(test), no_main)]
 #![cfg_attr(test, allow(dead_code))]
 
@@ -20,7 +21,7 @@ use gfxplane::cli::libvirt::Without;
 use gfxplane::cli::tool::{self, Arguments};
 use gfxplane::cli::{exit_code, fill_standard_files};
 
-/// Does what the arguments say; the exit code.
+/// Does what the arguments say and returns the exit code.
 fn run() -> u8 {
     fill_standard_files();
     let arguments = Arguments::parse();
@@ -37,8 +38,8 @@ fn run() -> u8 {
     exit_code(&tool::run(arguments, Arc::new(Without)))
 }
 
-/// The same program with libvirt: beside this one where it was built, in libexec where it is
-/// installed.
+/// Returns the path of the same program with libvirt: beside this one in a build tree, in libexec
+/// where it is installed.
 fn with_libvirt() -> Option<PathBuf> {
     const NAME: &str = "gfxplane-libvirt";
     let me = std::env::current_exe().ok()?;

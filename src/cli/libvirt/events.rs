@@ -5,7 +5,7 @@
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::OnceLock;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use virt::connect::Connect;
 use virt::error::Error;
@@ -65,11 +65,30 @@ impl Reports {
         };
         reports.register(sys::VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle, &sink)?;
         reports.register(sys::VIR_DOMAIN_EVENT_ID_METADATA_CHANGE, metadata, &sink)?;
+        reports.report_end(sink)?;
+        Ok(reports)
+    }
+
+    /// Has `sink` told of the connection's end alone.
+    ///
+    /// # Errors
+    /// libvirt's.
+    pub(super) fn of_end(connection: &Connect, sink: Sink) -> Result<Self, Error> {
+        let mut reports = Reports {
+            connection: connection.clone(),
+            callbacks: Vec::new(),
+            closing: false,
+        };
+        reports.report_end(sink)?;
+        Ok(reports)
+    }
+
+    fn report_end(&mut self, sink: Sink) -> Result<(), Error> {
         let opaque = handed_over(sink);
         // SAFETY: the connection is open; `opaque` is a Sink that `free` will free, once.
         let taken = unsafe {
             sys::virConnectRegisterCloseCallback(
-                reports.connection.as_ptr(),
+                self.connection.as_ptr(),
                 Some(on_close),
                 opaque,
                 Some(free),
@@ -81,8 +100,8 @@ impl Reports {
             unsafe { free(opaque) };
             return Err(error);
         }
-        reports.closing = true;
-        Ok(reports)
+        self.closing = true;
+        Ok(())
     }
 
     fn register(&mut self, id: u32, callback: Generic, sink: &Sink) -> Result<(), Error> {
@@ -145,13 +164,11 @@ unsafe extern "C" fn on_lifecycle(
     _connection: sys::virConnectPtr,
     domain: sys::virDomainPtr,
     event: c_int,
-    detail: c_int,
+    _detail: c_int,
     opaque: *mut c_void,
 ) -> c_int {
     let what = match u32::try_from(event) {
-        Ok(sys::VIR_DOMAIN_EVENT_DEFINED) => Happened::Defined {
-            is_new: u32::try_from(detail) == Ok(sys::VIR_DOMAIN_EVENT_DEFINED_ADDED),
-        },
+        Ok(sys::VIR_DOMAIN_EVENT_DEFINED) => Happened::Defined,
         Ok(sys::VIR_DOMAIN_EVENT_UNDEFINED) => Happened::Undefined,
         Ok(sys::VIR_DOMAIN_EVENT_STARTED) => Happened::Started,
         Ok(sys::VIR_DOMAIN_EVENT_STOPPED) => Happened::Stopped,
@@ -186,7 +203,6 @@ unsafe extern "C" fn on_close(
 /// # Safety
 /// `domain` is a domain of libvirt's, `opaque` a Sink.
 unsafe fn report(domain: sys::virDomainPtr, what: Happened, opaque: *mut c_void) {
-    let at = Instant::now();
     let mut text = [0 as c_char; sys::VIR_UUID_STRING_BUFLEN as usize];
     // SAFETY: the domain lives, and the buffer is as large as the call demands. It asks nobody.
     let uuid = unsafe {
@@ -198,5 +214,5 @@ unsafe fn report(domain: sys::virDomainPtr, what: Happened, opaque: *mut c_void)
     // SAFETY: the caller's promise; libvirt does not free it while a callback runs.
     let sink = unsafe { &*opaque.cast::<Sink>() };
     let uuid = uuid.to_string_lossy().into_owned();
-    sink(Event::Domain { uuid, what, at });
+    sink(Event::Domain { uuid, what });
 }

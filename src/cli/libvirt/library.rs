@@ -17,6 +17,7 @@ use virt::sys;
 
 use super::events::{self, Reports};
 use super::{Definition, Libvirt, New, Replaced, Sink, Start, Term, User};
+use crate::arguments::without_values;
 use crate::cli::Failure;
 use crate::domain::{POLICY_NAMESPACE, name_and_devices};
 
@@ -84,7 +85,9 @@ impl Libvirt for ByLibrary {
 
     fn define(&self, before: &Definition, new: New<'_>) -> Result<Replaced, Failure> {
         let connection = self.connect()?;
-        let domain = by_uuid(&connection, &before.uuid)?;
+        let Some(domain) = if_there(&connection, &before.uuid)? else {
+            return Ok(Replaced::Changed);
+        };
         // A domain that was undefined while it runs still shows its last definition, and would be
         // persistent again (src/qemu/qemu_driver.c, qemuDomainUndefineFlags).
         if !domain.is_persistent().map_err(|error| failed(&error))? {
@@ -105,9 +108,47 @@ impl Libvirt for ByLibrary {
         };
         let window = since.elapsed();
         match defined {
-            Ok(()) => Ok(Replaced::Done { since, window }),
+            Ok(()) => Ok(Replaced::Done { window }),
+            Err(error) if error.code().is(ErrorNumber::NoDomain) => Ok(Replaced::Changed),
             Err(error) if is_about_the_definition(&error) => Err(Failure::Refused(format!(
                 "libvirt refuses the new definition, and the domain is as it was: {}",
+                error.message()
+            ))),
+            Err(error) => Err(failed(&error)),
+        }
+    }
+
+    fn undefine(&self, definition: &Definition) -> Result<Replaced, Failure> {
+        let connection = self.connect()?;
+        let Some(domain) = if_there(&connection, &definition.uuid)? else {
+            return Ok(Replaced::Changed);
+        };
+        if !domain.is_persistent().map_err(|error| failed(&error))? {
+            return Ok(Replaced::Changed);
+        }
+        let flags = sys::VIR_DOMAIN_XML_INACTIVE | sys::VIR_DOMAIN_XML_SECURE;
+        let now = domain.xml_desc(flags).map_err(|error| failed(&error))?;
+        // Nothing may come between the two.
+        let since = Instant::now();
+        if now != definition.xml {
+            return Ok(Replaced::Changed);
+        }
+        // Without these libvirt refuses to undefine a domain that has an NVRAM, and removes the state of its TPM
+        // (src/qemu/qemu_driver.c, qemuDomainUndefineFlags). It refuses to lose a saved guest, snapshots or
+        // checkpoints, of a domain that does not run. libvirt before 8.9 does not know the second flag.
+        let nvram = sys::VIR_DOMAIN_UNDEFINE_KEEP_NVRAM;
+        let undefined = domain.undefine_flags(nvram | KEEP_TPM).or_else(|error| {
+            match error.code().is(ErrorNumber::InvalidArg) {
+                true => domain.undefine_flags(nvram),
+                false => Err(error),
+            }
+        });
+        match undefined {
+            Ok(()) => Ok(Replaced::Done {
+                window: since.elapsed(),
+            }),
+            Err(error) if is_about_the_definition(&error) => Err(Failure::Refused(format!(
+                "libvirt does not undefine it: {}",
                 error.message()
             ))),
             Err(error) => Err(failed(&error)),
@@ -204,6 +245,25 @@ impl Libvirt for ByLibrary {
                 connection,
             })),
         }))
+    }
+
+    fn stay(&self, uri: &str, sink: Sink) -> Result<Arc<dyn Libvirt>, Failure> {
+        events::start_loop().map_err(|error| failed(&error))?;
+        let connection = Connect::open_read_only(Some(uri)).map_err(|error| failed(&error))?;
+        let reports = Reports::of_end(&connection, sink).map_err(|error| failed(&error))?;
+        Ok(Arc::new(ByLibrary {
+            uri: uri.into(),
+            open: Some(Arc::new(Open {
+                _reports: reports,
+                connection,
+            })),
+        }))
+    }
+
+    fn lists_nodedevs(&self) -> Result<(), Failure> {
+        // Any call waits for that (src/node_device/node_device_driver.c, nodeDeviceInitWait).
+        let counted = self.read_only()?.num_of_node_devices(None, 0);
+        counted.map(drop).map_err(|error| failed(&error))
     }
 
     fn set_policy(&self, uuid: &str, xml: Option<&str>) -> Result<(), Failure> {
@@ -312,6 +372,14 @@ fn by_uuid(connection: &Connect, uuid: &str) -> Result<Domain, Failure> {
     found.map_err(|error| failed(&error))
 }
 
+fn if_there(connection: &Connect, uuid: &str) -> Result<Option<Domain>, Failure> {
+    match connection.lookup_domain_by_uuid_string(uuid) {
+        Ok(domain) => Ok(Some(domain)),
+        Err(error) if error.code().is(ErrorNumber::NoDomain) => Ok(None),
+        Err(error) => Err(failed(&error)),
+    }
+}
+
 fn find(connection: &Connect, name: &str) -> Result<Domain, Failure> {
     let by_uuid = || connection.lookup_domain_by_uuid_string(name).ok();
     connection.lookup_domain_by_name(name).or_else(|error| {
@@ -344,6 +412,9 @@ fn definition_of(domain: &Domain, secrets: bool) -> Result<Definition, virt::err
         is_active: domain.is_active()?,
     })
 }
+
+/// `VIR_DOMAIN_UNDEFINE_KEEP_TPM` (include/libvirt/libvirt-domain.h), which older headers do not have.
+const KEEP_TPM: u32 = 1 << 6;
 
 /// How long libvirt may take to give a start up once it was told to.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -384,7 +455,7 @@ fn refused(error: &virt::error::Error) -> Result<Start, Failure> {
     if is_about_libvirt(error) {
         Err(failed(error))
     } else {
-        Ok(Start::Refused(error.message().into()))
+        Ok(Start::Refused(without_values(error.message())))
     }
 }
 

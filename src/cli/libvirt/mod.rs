@@ -4,6 +4,7 @@
 mod events;
 #[cfg(feature = "libvirt")]
 mod library;
+pub mod versions;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -100,10 +101,8 @@ pub enum New<'n> {
 pub enum Replaced {
     /// It was.
     Done {
-        /// When the old one was last seen to be still there.
-        since: Instant,
-        /// How long after that the new one was there. libvirt has no compare-and-swap: what
-        /// somebody else defined within this time is lost.
+        /// How long after the old one was last seen the new one was there. libvirt has no
+        /// compare-and-swap: what somebody else defined within this time was replaced ([`versions`]).
         window: Duration,
     },
     /// It is not the one that was read any more, and was left as it is.
@@ -119,8 +118,6 @@ pub enum Event {
         uuid: String,
         /// What.
         what: Happened,
-        /// When we heard of it.
-        at: Instant,
     },
     /// The connection has ended.
     Lost,
@@ -130,10 +127,7 @@ pub enum Event {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Happened {
     /// Its persistent definition is another, or new.
-    Defined {
-        /// It had none before.
-        is_new: bool,
-    },
+    Defined,
     /// It has no persistent definition any more.
     Undefined,
     /// It has started.
@@ -161,6 +155,15 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
     /// # Errors
     /// libvirt refuses the new one, or can't be reached; it is then as it was.
     fn define(&self, before: &Definition, new: New<'_>) -> Result<Replaced, Failure>;
+
+    /// Takes a definition away, if it is still this one; nothing else of the domain goes with it: not its NVRAM, nor
+    /// what its TPM keeps, nor its disks.
+    ///
+    /// # Errors
+    /// libvirt refuses that, or can't be reached; it is then as it was.
+    fn undefine(&self, _definition: &Definition) -> Result<Replaced, Failure> {
+        Without::missing(NEEDED)
+    }
 
     /// The persistent definition of a domain, with its passwords; `None` if there is no such domain
     /// or it is transient.
@@ -211,6 +214,22 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
     /// # Errors
     /// libvirt can't be reached.
     fn watch(&self, sink: Sink) -> Result<Arc<dyn Libvirt>, Failure>;
+
+    /// A libvirt over a connection to `uri` that stays open, and says [`Event::Lost`] to `sink` when it ends.
+    ///
+    /// # Errors
+    /// libvirt can't be reached.
+    fn stay(&self, _uri: &str, _sink: Sink) -> Result<Arc<dyn Libvirt>, Failure> {
+        Without::missing(NEEDED)
+    }
+
+    /// Waits until libvirt has listed the host's devices.
+    ///
+    /// # Errors
+    /// libvirt can't be reached, or has no driver for them.
+    fn lists_nodedevs(&self) -> Result<(), Failure> {
+        Without::missing(NEEDED)
+    }
 
     /// Puts `<policy>` (`xml`, without its namespace) into the metadata of a persistent definition,
     /// instead of the one that is there; `None` takes that out. libvirt does this by itself, so

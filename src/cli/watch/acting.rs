@@ -1,6 +1,5 @@
 //! One domain: read, decided about, and defined.
 
-use std::sync::mpsc::Receiver;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -9,7 +8,8 @@ use uuid::Uuid;
 use super::domains::Unsure;
 use super::service::Priority;
 use super::{Daemon, Event, SOON, Task};
-use crate::cli::libvirt::{self, Definition, Happened, New, Replaced};
+use crate::cli::libvirt::versions::{self, Replaced as Between, Watched};
+use crate::cli::libvirt::{Definition, New, Replaced};
 use crate::cli::subject::HostSurroundings;
 use crate::cli::{Failure, libvirt::Libvirt};
 use crate::config::RetryStart;
@@ -21,30 +21,41 @@ use crate::log::{By, Entry, What};
 use crate::plan::{Change, Level, words};
 use crate::predict::About;
 use crate::shell::operand;
-use crate::watch::{Decision, Line, only_graphics};
+use crate::watch::{Decision, Line, all_graphics, only_graphics};
 
 /// How often in a row a definition that changes while it is mended is read again at once.
 const AT_ONCE: u32 = 5;
 
-/// How long the report of a definition of ours may take to come.
-const OWN_REPORT: Duration = Duration::from_secs(1);
-
-/// How long after the first report another one may come that belongs to the same moment.
-const OTHERS_REPORT: Duration = Duration::from_millis(100);
-
 /// The longest wait for a domain of which libvirt can't say anything: this many times doubled.
 const LONGEST: u32 = 8;
 
+/// A definition as libvirt would print it.
+fn definition(uuid: Uuid, text: &str) -> Definition {
+    Definition {
+        uuid: uuid.to_string(),
+        xml: format!("{text}\n"),
+        is_active: false,
+    }
+}
+
+/// A definition of ours, for what is said of it.
+struct Moment {
+    name: String,
+    uuid: Uuid,
+    /// How long somebody else had to change it unseen.
+    window: Duration,
+}
+
 impl Daemon<'_> {
-    /// Looks at the next domain; whether there was one. `receive`: where the reports come from.
-    pub(super) fn work_once(&mut self, receive: Option<&Receiver<Event>>) -> bool {
+    /// Looks at the next domain; whether there was one. `in_line`: a start is waited for.
+    pub(super) fn work_once(&mut self, in_line: bool) -> bool {
         let Some(libvirt) = self.libvirt.clone() else {
             return false;
         };
         let Some(task) = self.tasks.pop_front() else {
             return false;
         };
-        match self.look(libvirt.as_ref(), task, receive) {
+        match self.look(libvirt.as_ref(), task, in_line) {
             Ok(()) => {
                 if let Some(domain) = self.domains.known(task.uuid) {
                     domain.failures = 0;
@@ -80,12 +91,7 @@ impl Daemon<'_> {
         self.later.insert(key, task);
     }
 
-    fn look(
-        &mut self,
-        libvirt: &dyn Libvirt,
-        task: Task,
-        receive: Option<&Receiver<Event>>,
-    ) -> Result<(), Failure> {
+    fn look(&mut self, libvirt: &dyn Libvirt, task: Task, in_line: bool) -> Result<(), Failure> {
         let uuid = task.uuid;
         let Some(definition) = libvirt.persistent(&uuid.to_string())? else {
             // A report that it is undefined may be older than a definition that came since.
@@ -105,6 +111,11 @@ impl Daemon<'_> {
         if task.defined && is_another {
             let newer = self.domains.is_newer(uuid);
             self.report(newer);
+        }
+        let domain = self.domains.watched(uuid);
+        if !task.anyway && !domain.vetoed && domain.memory.has_made(&definition.xml) {
+            // The report of our own definition.
+            return Ok(());
         }
         let mut warnings = Vec::new();
         let standing = self.domains.standing(uuid, &mut warnings);
@@ -139,12 +150,12 @@ impl Daemon<'_> {
                 if is_bad || !self.domains.watched(uuid).vetoed {
                     self.handled(uuid, false);
                 } else {
-                    self.start(libvirt, &definition, receive.is_none())?;
+                    self.start(libvirt, &definition, in_line)?;
                 }
             }
             Ok(Decision::Act(fixed)) => {
                 if self.is_seen(libvirt, task, &fixed)? {
-                    self.act(libvirt, uuid, &definition, &fixed, receive)?;
+                    self.act(libvirt, uuid, &definition, &fixed, in_line)?;
                 }
             }
         }
@@ -213,7 +224,7 @@ impl Daemon<'_> {
         uuid: Uuid,
         before: &Definition,
         fixed: &Fixed,
-        receive: Option<&Receiver<Event>>,
+        in_line: bool,
     ) -> Result<(), Failure> {
         let Some(plan) = &fixed.plan else {
             return Ok(());
@@ -226,19 +237,11 @@ impl Daemon<'_> {
             // moment longer in which somebody else's definition is lost.
             None => New::Whole(&fixed.text),
         };
-        match libvirt.define(before, new) {
-            Ok(Replaced::Done { since, window }) => {
-                let domain = self.domains.watched(uuid);
-                domain.memory.did(plan);
-                domain.misses = 0;
-                for change in &plan.changes {
-                    let text = format!(
-                        "{name}: changed: {}: {}",
-                        words(&change.action),
-                        change.reason
-                    );
-                    self.say(Priority::Notice, &text);
-                }
+        let watched = self.versions.watch(&name);
+        let defined = libvirt.define(before, new);
+        let seen = watched.map(Watched::end);
+        match defined {
+            Ok(Replaced::Done { window }) => {
                 let how = match new {
                     New::Graphics(_) => "graphics replaced",
                     New::Whole(_) | New::Checked(_) => "defined",
@@ -247,16 +250,55 @@ impl Daemon<'_> {
                     "{name}: {how} {} µs after it was last looked at",
                     window.as_micros()
                 );
-                self.say(Priority::Info, &text);
+                self.domains.watched(uuid).misses = 0;
+                let (mut base, mut ours) = (before.xml.clone(), None);
+                if let Some(seen) = seen {
+                    let (replaced, written) = versions::replaced(&seen, &before.xml, &fixed.text);
+                    ours = written;
+                    match replaced {
+                        Between::Expected => {}
+                        // libvirt itself has put ours into theirs.
+                        Between::Theirs(theirs)
+                            if graphics.is_some()
+                                && all_graphics(&theirs) == all_graphics(&before.xml) =>
+                        {
+                            base = theirs;
+                        }
+                        Between::Theirs(theirs) => {
+                            let moment = Moment { name, uuid, window };
+                            return self.put_back(libvirt, &moment, ours, theirs);
+                        }
+                        Between::Undefined => {
+                            let moment = Moment { name, uuid, window };
+                            return self.undefine_again(libvirt, &moment, ours);
+                        }
+                        Between::Missed => {
+                            let moment = Moment {
+                                name: name.clone(),
+                                uuid,
+                                window,
+                            };
+                            self.may_be_lost(&moment, "");
+                        }
+                    }
+                }
                 // At once: what somebody else does from now on is theirs.
                 let after = libvirt.persistent(&before.uuid);
-                let is_whole = graphics.is_none();
-                let is_alone = self.only_ours(uuid, since, window, is_whole, receive);
-                self.keep(uuid, before, after, &plan.changes, is_alone);
+                self.say(Priority::Info, &text);
+                self.domains.watched(uuid).memory.did(plan);
+                for change in &plan.changes {
+                    let text = format!(
+                        "{name}: changed: {}: {}",
+                        words(&change.action),
+                        change.reason
+                    );
+                    self.say(Priority::Notice, &text);
+                }
+                self.keep(uuid, &base, ours, after, &plan.changes);
                 let remarks = plan.notes.iter().map(Line::of).collect();
                 self.say_of(uuid, remarks, None);
                 if plan.after.starts() && self.domains.watched(uuid).vetoed {
-                    self.start(libvirt, before, receive.is_none())?;
+                    self.start(libvirt, before, in_line)?;
                 } else {
                     self.handled(uuid, false);
                 }
@@ -268,9 +310,10 @@ impl Daemon<'_> {
                 let again = Task {
                     uuid,
                     defined: true,
+                    anyway: true,
                 };
                 if domain.misses <= AT_ONCE {
-                    self.tasks.push_front(again);
+                    self.soon(uuid, true);
                 } else {
                     let text = format!(
                         "{name}: not defined: somebody changes it all the time; looked at again in {} s",
@@ -329,90 +372,139 @@ impl Daemon<'_> {
         self.report(kept);
     }
 
-    /// Waits for libvirt's report of our own definition; whether it was the only one. If there is
-    /// another beside it, somebody else changed the domain at the same moment, and may have lost
-    /// that if we replaced the whole.
-    fn only_ours(
+    /// Defines once more what somebody else had defined, and a definition of ours has replaced. It is then looked at like
+    /// any other. `ours`: as libvirt has written that.
+    fn put_back(
         &mut self,
-        uuid: Uuid,
-        since: Instant,
-        window: Duration,
-        is_whole: bool,
-        receive: Option<&Receiver<Event>>,
-    ) -> bool {
-        let Some(receive) = receive else { return true };
-        let mut limit = Instant::now() + OWN_REPORT;
-        let (mut reports, mut is_new, mut metadata) = (0, false, false);
-        while let Ok(event) = receive.recv_timeout(limit.saturating_duration_since(Instant::now()))
-        {
-            match event {
-                Event::Libvirt(libvirt::Event::Domain { uuid: of, what, at })
-                    if of.parse() == Ok(uuid) && at >= since =>
-                {
-                    match what {
-                        Happened::Defined { is_new: added } => {
-                            if reports == 0 {
-                                let others = if is_whole {
-                                    OTHERS_REPORT
-                                } else {
-                                    Duration::ZERO
-                                };
-                                limit = Instant::now() + others;
-                            }
-                            reports += 1;
-                            is_new |= added;
-                        }
-                        Happened::Metadata => metadata |= at <= since + window,
-                        other => self.happened(uuid, other),
-                    }
+        libvirt: &dyn Libvirt,
+        moment: &Moment,
+        mut ours: Option<String>,
+        mut theirs: String,
+    ) -> Result<(), Failure> {
+        let uuid = moment.uuid;
+        // Whatever comes of it.
+        self.soon(uuid, true);
+        for _ in 0..AT_ONCE {
+            // Every moment counts: whoever reads ours now, and changes it, has lost theirs, too.
+            let Some(there) = ours.map(|ours| definition(uuid, &ours)) else {
+                break;
+            };
+            let what = versions::differing(&there.xml, &theirs).join(", ");
+            let watched = self.versions.watch(&moment.name);
+            let defined = libvirt.define(&there, New::Whole(&theirs));
+            let seen = watched.map(Watched::end).unwrap_or_default();
+            match defined {
+                Ok(Replaced::Done { .. }) => {}
+                Ok(Replaced::Changed) => {
+                    self.may_be_lost(moment, &what);
+                    return Ok(());
                 }
-                other => self.event(other),
+                Err(error) => {
+                    self.may_be_lost(moment, &what);
+                    return Err(error);
+                }
+            }
+            let (replaced, written) = versions::replaced(&seen, &there.xml, &theirs);
+            match replaced {
+                Between::Expected => {
+                    let text = format!(
+                        "somebody else changed it at the same moment ({what}): it is defined again as they made it"
+                    );
+                    self.say(Priority::Notice, &format!("{}: {text}", moment.name));
+                    self.log(uuid, What::Kept, Some(&text));
+                    return Ok(());
+                }
+                Between::Theirs(newer) => {
+                    ours = written;
+                    theirs = newer;
+                }
+                Between::Undefined => return self.undefine_again(libvirt, moment, written),
+                Between::Missed => break,
             }
         }
-        let name = self.name(uuid);
-        let problem = if is_new {
-            format!(
-                "{name}: somebody else undefined it at the same moment, and now it is defined again: undefine it once more"
-            )
-        } else if !is_whole && reports > 1 {
-            self.task(uuid, true);
-            return false;
-        } else if is_whole && (reports > 1 || metadata) {
-            format!(
-                "{name}: somebody else changed it at the same moment (within {} µs): what they changed may be lost; see that it is there",
-                window.as_micros()
-            )
-        } else {
-            return true;
-        };
-        self.say(Priority::Error, &problem);
-        self.log(uuid, What::Conflict, Some(&problem));
-        self.task(uuid, true);
-        false
+        self.may_be_lost(moment, "");
+        Ok(())
     }
 
-    /// Keeps what it takes to undo it, and that it was done. `is_alone`: nobody else has a part in
-    /// what it is now.
+    /// Undefines a domain that somebody else had undefined, and that has come back with a definition of ours. `ours`: as
+    /// libvirt has written that.
+    fn undefine_again(
+        &mut self,
+        libvirt: &dyn Libvirt,
+        moment: &Moment,
+        ours: Option<String>,
+    ) -> Result<(), Failure> {
+        self.soon(moment.uuid, true);
+        let Some(there) = ours.map(|ours| definition(moment.uuid, &ours)) else {
+            self.may_be_lost(moment, "");
+            return Ok(());
+        };
+        let watched = self.versions.watch(&moment.name);
+        let undefined = libvirt.undefine(&there);
+        let seen = watched.map(Watched::end).unwrap_or_default();
+        match undefined {
+            // Somebody else has defined it since.
+            Ok(Replaced::Changed) => return Ok(()),
+            Ok(Replaced::Done { .. }) if seen.len() <= 1 => {
+                let text = "somebody else undefined it at the same moment: it is undefined again";
+                self.say(Priority::Notice, &format!("{}: {text}", moment.name));
+                self.log(moment.uuid, What::Kept, Some(text));
+                return Ok(());
+            }
+            Ok(Replaced::Done { .. }) => self.may_be_lost(moment, ""),
+            Err(error) => {
+                let text = format!(
+                    "somebody else undefined it at the same moment, and it is defined again ({error}): undefine it once more"
+                );
+                self.conflict(moment, &text);
+            }
+        }
+        Ok(())
+    }
+
+    /// What somebody else has changed could not be put back. `what`: the names of the elements, if they are known.
+    fn may_be_lost(&mut self, moment: &Moment, what: &str) {
+        let what = match what {
+            "" => String::new(),
+            what => format!(" ({what})"),
+        };
+        let text = format!(
+            "somebody else changed it at the same moment (within {} µs): what they changed{what} may be lost; see that it is there",
+            moment.window.as_micros()
+        );
+        self.conflict(moment, &text);
+        self.soon(moment.uuid, true);
+    }
+
+    fn conflict(&mut self, moment: &Moment, problem: &str) {
+        self.say(Priority::Error, &format!("{}: {problem}", moment.name));
+        self.log(moment.uuid, What::Conflict, Some(problem));
+    }
+
+    /// Keeps what it takes to undo it, and that it was done. `base`: the definition that was changed. `ours`: what came
+    /// of it, if that was seen; `after`: what is there now.
     fn keep(
         &mut self,
         uuid: Uuid,
-        before: &Definition,
+        base: &str,
+        ours: Option<String>,
         after: Result<Option<Definition>, Failure>,
         changes: &[Change],
-        is_alone: bool,
     ) {
         let name = self.name(uuid);
-        let after = match after {
-            Ok(Some(after)) => {
+        let after = match (after, ours) {
+            (Ok(Some(after)), Some(ours)) if after.xml.trim() != ours => Some(ours),
+            (Ok(Some(after)), _) => {
                 let (name, devices) = name_and_devices(&after.xml);
                 let domain = self.domains.watched(uuid);
                 domain.note(&name, &after.xml, devices);
                 domain.memory.is_ours(&after.xml);
-                Some(after).filter(|_| is_alone)
+                Some(after.xml)
             }
-            // It has gone again.
-            Ok(None) => None,
-            Err(error) => {
+            // It has gone again, or nobody knows.
+            (_, Some(ours)) => Some(ours),
+            (Ok(None), None) => None,
+            (Err(error), None) => {
                 let text = format!("{name}: what was done can't be undone by gfxplane: {error}");
                 self.say(Priority::Warning, &text);
                 None
@@ -425,8 +517,8 @@ impl Daemon<'_> {
                 &Made {
                     uuid,
                     name: &name,
-                    before: &before.xml,
-                    after: &after.xml,
+                    before: base,
+                    after: &after,
                     changes,
                 },
             ),

@@ -1,18 +1,19 @@
 //! What the daemon remembers of the domains: a part of it for as long as it runs, a part in
 //! `/var/lib/gfxplane`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Instant;
 
 use uuid::Uuid;
 
 use crate::domain::Domain;
-use crate::host::state::{NotRemembered, State};
-use crate::host::{Root, Warning};
+use crate::host::state::{MAX_GONE, NotRemembered, State};
+use crate::host::{Root, Warning, read_whole};
 use crate::names::DeviceId;
 use crate::plan::Change;
 use crate::undo::{inverse, undo};
 use crate::watch::{Line, Memory, Standing, mark};
-use crate::xml::Document;
+use crate::xml::{self, Document};
 
 /// One domain.
 #[derive(Debug, Default)]
@@ -40,6 +41,15 @@ pub(super) struct Watched {
     pub(super) waits: bool,
     /// What libvirt may have done, or not: it has not said.
     pub(super) unsure: Option<Unsure>,
+    /// Somebody is changing it.
+    pub(super) loud: Option<Loud>,
+}
+
+/// When it was first changed since it was last looked at, and when it is looked at if nothing comes before.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Loud {
+    pub(super) since: Instant,
+    pub(super) until: Instant,
 }
 
 /// A change that was asked for when libvirt ended.
@@ -65,9 +75,13 @@ pub(super) struct Domains {
     pub(super) state: State,
     /// Those that were there before the package; `None`: nobody has looked yet.
     older: Option<BTreeSet<Uuid>>,
+    /// Whether they are written down.
+    is_kept: bool,
     /// Whether that outlives us: it is about the system's libvirt, no other.
     is_system: bool,
     all: BTreeMap<Uuid, Watched>,
+    /// What was done to domains that are undefined now: who insists may do so by defining them anew.
+    gone: VecDeque<(Uuid, Memory)>,
 }
 
 impl Watched {
@@ -100,12 +114,16 @@ impl Domains {
     pub(super) fn new(root: &Root, is_system: bool, warnings: &mut Vec<Warning>) -> Self {
         let state = State::new(root);
         // The first daemon is started when the package is installed; libvirt may not run then.
-        let older = || state.older(warnings).or_else(|| written(root));
+        let kept = is_system.then(|| state.older(warnings)).flatten();
+        let is_kept = kept.is_some();
+        let first = || is_system.then(|| written(root)).flatten();
         Domains {
-            older: is_system.then(older).flatten(),
+            older: kept.or_else(first),
+            is_kept,
             is_system,
             state,
             all: BTreeMap::new(),
+            gone: VecDeque::new(),
         }
     }
 
@@ -113,7 +131,10 @@ impl Domains {
     /// package; what has gone meanwhile is forgotten.
     pub(super) fn starts_with(&mut self, all: &[Uuid]) -> Result<(), NotRemembered> {
         let there: BTreeSet<Uuid> = all.iter().copied().collect();
-        self.all.retain(|uuid, _| there.contains(uuid));
+        let gone: Vec<Uuid> = self.all.keys().copied().collect();
+        for uuid in gone.into_iter().filter(|uuid| !there.contains(uuid)) {
+            self.put_aside(uuid);
+        }
         for domain in self.all.values_mut() {
             domain.memory.try_again();
             domain.in_vain = None;
@@ -121,9 +142,10 @@ impl Domains {
         if self.is_system {
             for uuid in self.state.domains() {
                 if !there.contains(&uuid) {
-                    self.state.forget(uuid)?;
+                    self.state.undefined(uuid)?;
                 }
             }
+            self.state.forget_gone(|uuid| there.contains(&uuid))?;
         }
         let older = match &self.older {
             None => there,
@@ -133,7 +155,8 @@ impl Domains {
     }
 
     fn set_older(&mut self, older: BTreeSet<Uuid>) -> Result<(), NotRemembered> {
-        if self.older.as_ref() == Some(&older) {
+        let is_same = self.older.as_ref() == Some(&older);
+        if is_same && (self.is_kept || !self.is_system) {
             return Ok(());
         }
         let written = if self.is_system {
@@ -141,6 +164,7 @@ impl Domains {
         } else {
             Ok(())
         };
+        self.is_kept = written.is_ok();
         self.older = Some(older);
         written
     }
@@ -162,8 +186,36 @@ impl Domains {
         }
     }
 
+    /// Nothing that somebody was changing is waited for any more.
+    pub(super) fn all_quiet(&mut self) {
+        for domain in self.all.values_mut() {
+            domain.loud = None;
+        }
+    }
+
     pub(super) fn watched(&mut self, uuid: Uuid) -> &mut Watched {
-        self.all.entry(uuid).or_default()
+        self.all.entry(uuid).or_insert_with(|| {
+            let place = self.gone.iter().position(|(gone, _)| *gone == uuid);
+            let memory = place.and_then(|place| self.gone.remove(place));
+            Watched {
+                memory: memory.map(|(_, memory)| memory).unwrap_or_default(),
+                ..Watched::default()
+            }
+        })
+    }
+
+    /// Remembers no more of a domain than what was done to it. Whether anything was remembered.
+    fn put_aside(&mut self, uuid: Uuid) -> bool {
+        let Some(domain) = self.all.remove(&uuid) else {
+            return false;
+        };
+        if !domain.memory.is_empty() {
+            if self.gone.len() == MAX_GONE {
+                self.gone.pop_front();
+            }
+            self.gone.push_back((uuid, domain.memory));
+        }
+        true
     }
 
     /// What is remembered of a domain, if anything is.
@@ -204,11 +256,12 @@ impl Domains {
 
     /// The domain has no definition any more.
     pub(super) fn forget(&mut self, uuid: Uuid) -> Result<(), NotRemembered> {
-        if self.all.remove(&uuid).is_none() {
+        if !self.put_aside(uuid) {
             return Ok(());
         }
         self.is_newer(uuid)?;
-        self.state.forget(uuid)
+        self.state.undefined(uuid)?;
+        self.state.forget_gone(|uuid| self.all.contains_key(&uuid))
     }
 }
 
@@ -218,10 +271,41 @@ fn written(root: &Root) -> Option<BTreeSet<Uuid>> {
     let paths = entries.flatten().map(|entry| entry.path());
     let texts = paths
         .filter(|path| path.extension().is_some_and(|ending| ending == "xml"))
-        .filter_map(|path| std::fs::read_to_string(path).ok());
+        .filter_map(|path| read_whole(&path, xml::MAX_SIZE).ok());
     let uuid = |text: String| {
         let document = Document::parse(&text).ok()?;
         Domain::new(&document).ok()?.uuid
     };
     Some(texts.filter_map(uuid).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn what_is_defined_while_no_daemon_runs_is_not_older_than_the_package() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::recorded(directory.path());
+        let definitions = root.join(super::super::DEFINITIONS);
+        fs::create_dir_all(&definitions).unwrap();
+        fs::create_dir_all(root.join("var/lib")).unwrap();
+        let (a, b) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let define = |uuid: Uuid| {
+            let text = format!("<domain><name>g</name><uuid>{uuid}</uuid></domain>");
+            fs::write(definitions.join(format!("{uuid}.xml")), text).unwrap();
+        };
+        define(a);
+        let begin = |all: &[Uuid]| {
+            let mut domains = Domains::new(&root, true, &mut Vec::new());
+            domains.starts_with(all).unwrap();
+            domains
+        };
+        assert!(begin(&[a]).standing(a, &mut Vec::new()).is_older);
+        define(b);
+        let domains = begin(&[a, b]);
+        assert!(domains.standing(a, &mut Vec::new()).is_older);
+        assert!(!domains.standing(b, &mut Vec::new()).is_older);
+    }
 }

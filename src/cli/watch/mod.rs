@@ -5,6 +5,7 @@
 //! libvirt's reports, for files, for signals, for devices that are asked and domains that start.
 
 mod acting;
+mod callout;
 mod domains;
 mod files;
 mod learning;
@@ -24,17 +25,19 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{SigSet, Signal};
 use uuid::Uuid;
 
+use crate::cli::libvirt::versions::{Versions, Watched};
 use crate::cli::libvirt::{self, Happened, Libvirt};
 use crate::cli::probe::prober;
 use crate::cli::{Context, End, Failure, SYSTEM};
 use crate::config::Config;
-use crate::host::run::{qemu_directory, records_directory};
+use crate::host::run::{Lock, qemu_directory, records_directory};
 use crate::host::state::NotRemembered;
-use crate::host::{Warning, requests, settings};
+use crate::host::{Warning, read_whole, requests, settings};
 use crate::names::DeviceId;
 use crate::probe::instance::clean_up;
 
-use domains::Domains;
+use callout::{Listed, NODE_DEVICE_DAEMON, NodeDevices};
+use domains::{Domains, Loud};
 use files::{Files, Kind, Seen};
 use probing::Probing;
 use service::{Journal, Priority, Service};
@@ -57,8 +60,20 @@ const REPORTS_ATTACHED: u32 = 10_000_000;
 /// Where libvirt has the definitions of the system's domains.
 const DEFINITIONS: &str = "etc/libvirt/qemu";
 
+/// The URI of a user's own libvirt.
+const SESSION: &str = "qemu:///session";
+
 /// Where the daemons of libvirt leave their process ids, and the files.
 const DAEMONS: (&str, [&str; 2]) = ("run", ["libvirtd.pid", "virtqemud.pid"]);
+
+/// How long a domain is to be quiet before it is looked at: who defines one often has more to say of it.
+const QUIET: Duration = Duration::from_millis(250);
+
+/// How long a domain that is never quiet is waited for.
+const NEVER_QUIET: Duration = Duration::from_secs(2);
+
+/// How long after it came libvirt is tried, and twice as long after each failure.
+const AT_FIRST: Duration = Duration::from_millis(50);
 
 /// How long after a failure libvirt is tried again; twice as long after each.
 const SOONEST: Duration = Duration::from_millis(500);
@@ -75,6 +90,12 @@ const MOST_WARNINGS: usize = 1000;
 enum Event {
     Libvirt(libvirt::Event),
     Files(Seen),
+    /// libvirt has listed its devices, or can't; the how manieth time that was waited for.
+    Listed(u64, Listed),
+    /// The connection over which that was has ended.
+    DevicesLost(u64),
+    /// The process that had the devices has ended.
+    Ended,
     /// A domain that was started after a veto.
     Started(Uuid, Result<(), String>),
     Reload,
@@ -97,6 +118,7 @@ impl Watch {
         }
         // Definitions have passwords in them: they go into no core file.
         nix::sys::prctl::set_dumpable(false)?;
+        let _lock = alone(context)?;
         let (send, receive) = mpsc::channel();
         take_signals(&send)?;
         let prober = prober()?;
@@ -104,6 +126,7 @@ impl Watch {
         let left = clean_up(&context.root, &prober, daemon.config.deadline);
         daemon.warn(left.err().as_slice());
         if self.once {
+            daemon.quiet = Duration::ZERO;
             daemon.connect(true)?;
             daemon.work();
             return match daemon.failures {
@@ -111,13 +134,41 @@ impl Watch {
                 _ => Err(Failure::Environment("not all domains could be looked at".into()).into()),
             };
         }
+        // What an earlier one may have left, who was killed.
+        daemon.set_link();
         // libvirt may take minutes to start, and systemd does not wait so long.
         daemon.service.tell("READY=1");
         daemon.connect(false)?;
         daemon.run(&receive);
         daemon.service.tell("STOPPING=1");
+        daemon.give_link_up();
         daemon.journal.say(Priority::Info, "ends");
         Ok(End::Done)
+    }
+}
+
+/// Makes this the only daemon of the host: two would each take the other for somebody who changes domains. `None`: it
+/// can't be told, as nothing can be written, or the domains are a user's own.
+///
+/// # Errors
+/// There is one.
+fn alone(context: &Context) -> Result<Option<Lock>, Failure> {
+    if !is_system(context) {
+        return Ok(None);
+    }
+    match Lock::of_daemon(&context.root) {
+        Ok(Ok(lock)) => Ok(Some(lock)),
+        Ok(Err(pid)) => {
+            let pid = if pid.is_empty() { "?" } else { &pid };
+            Err(Failure::Environment(format!(
+                "gfxplane watch runs already, as process {pid}, and looks after all domains (systemctl status gfxplane)"
+            )))
+        }
+        Err(error) => {
+            let text = format!("nobody can tell whether another gfxplane watch runs: {error}");
+            Journal::new().say(Priority::Warning, &text);
+            Ok(None)
+        }
     }
 }
 
@@ -125,6 +176,22 @@ impl Watch {
 fn is_system(context: &Context) -> bool {
     let uri = context.connect.as_deref();
     uri.is_none_or(|uri| uri == SYSTEM)
+}
+
+/// Where libvirt has the definitions of the domains, if it has them in files: QEMU's, of the system or of a user
+/// (libvirt src/qemu/qemu_conf.c, `virQEMUDriverConfigNew`).
+fn definitions(context: &Context) -> Option<PathBuf> {
+    match context.connect.as_deref() {
+        None => Some(context.root.join(DEFINITIONS)),
+        Some(SYSTEM) => Some(context.root.join(DEFINITIONS)),
+        Some(SESSION) => {
+            let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".config"));
+            let set = std::env::var_os("XDG_CONFIG_HOME").filter(|path| !path.is_empty());
+            let config = set.map(PathBuf::from).or_else(home)?;
+            Some(config.join("libvirt/qemu"))
+        }
+        Some(_) => None,
+    }
 }
 
 /// SIGHUP, SIGTERM and SIGINT become events. Threads that are made later inherit that they wait.
@@ -156,6 +223,18 @@ struct Task {
     uuid: Uuid,
     /// Somebody has written the definition, or so it is said.
     defined: bool,
+    /// There is another reason to look at it.
+    anyway: bool,
+}
+
+/// Catches what others define while we do, if it can be done.
+#[derive(Debug)]
+struct Watching(Option<Versions>);
+
+impl Watching {
+    fn watch(&self, name: &str) -> Option<Watched<'_>> {
+        self.0.as_ref()?.watch(name).ok()
+    }
 }
 
 struct Daemon<'c> {
@@ -164,11 +243,15 @@ struct Daemon<'c> {
     journal: Journal,
     service: Service,
     files: Files,
+    versions: Watching,
+    /// [`QUIET`], or nothing.
+    quiet: Duration,
     sink: Sender<Event>,
     libvirt: Option<Arc<dyn Libvirt>>,
     /// When libvirt is tried again, and how long after that the next time.
     retry: Option<(Instant, Duration)>,
     domains: Domains,
+    devices: NodeDevices,
     probing: Probing,
     /// The small copy of a domain that was started last. What is reported of it is not news.
     trial: Option<Uuid>,
@@ -201,10 +284,13 @@ impl<'c> Daemon<'c> {
             journal,
             service: Service::new(),
             files,
+            versions: Watching(None),
+            quiet: QUIET,
             sink,
             libvirt: None,
             retry: None,
             domains: Domains::new(&context.root, is_system(context), &mut warnings),
+            devices: NodeDevices::default(),
             probing: Probing::new(prober),
             trial: None,
             tasks: VecDeque::new(),
@@ -217,6 +303,7 @@ impl<'c> Daemon<'c> {
         };
         daemon.warn(&warnings);
         daemon.watch_files();
+        daemon.watch_versions();
         Ok(daemon)
     }
 
@@ -269,6 +356,28 @@ impl<'c> Daemon<'c> {
         }
     }
 
+    /// Has the versions of definitions caught, if libvirt has them in files that we know.
+    fn watch_versions(&mut self) {
+        let Some(directory) = definitions(self.context) else {
+            return;
+        };
+        let versions = Versions::new(directory.clone()).and_then(|versions| {
+            // Whether it can be watched at all.
+            let _ = versions.watch("")?.end();
+            Ok(versions)
+        });
+        match versions {
+            Ok(versions) => self.versions = Watching(Some(versions)),
+            Err(error) => {
+                let text = format!(
+                    "{}: {error}: what somebody else defines at the same moment as gfxplane would be lost without a word",
+                    directory.display()
+                );
+                self.say(Priority::Warning, &text);
+            }
+        }
+    }
+
     fn is_system(&self) -> bool {
         is_system(self.context)
     }
@@ -282,14 +391,22 @@ impl<'c> Daemon<'c> {
 
     /// The daemons that live.
     fn alive(&self) -> BTreeSet<u32> {
-        let pid = |name: &&str| {
-            let path = self.context.root.join(DAEMONS.0).join(name);
-            let text = std::fs::read_to_string(path).ok()?;
-            text.trim().parse().ok()
-        };
-        let pids = DAEMONS.1.iter().filter_map(pid);
-        pids.filter(|pid| PathBuf::from(format!("/proc/{pid}")).exists())
-            .collect()
+        let pids = DAEMONS.1.iter().filter_map(|name| self.pid(name));
+        pids.collect()
+    }
+
+    /// The process that has left its id in a file of libvirt's, if it lives.
+    fn pid(&self, file: &str) -> Option<u32> {
+        let path = self.context.root.join(DAEMONS.0).join(file);
+        let text = read_whole(&path, 64).ok()?;
+        let pid = text.trim().parse().ok()?;
+        PathBuf::from(format!("/proc/{pid}"))
+            .exists()
+            .then_some(pid)
+    }
+
+    fn is_alive(&self, file: &str) -> bool {
+        self.pid(file).is_some()
     }
 
     /// Connects if there is somebody to connect to, and then looks at everything.
@@ -348,6 +465,7 @@ impl<'c> Daemon<'c> {
             self.watches_definitions = true;
             self.watch_files();
         }
+        self.wait_for_devices();
         self.look_at_everything();
         self.take_requests();
     }
@@ -377,10 +495,49 @@ impl<'c> Daemon<'c> {
     }
 
     fn task(&mut self, uuid: Uuid, defined: bool) {
-        match self.tasks.iter_mut().find(|task| task.uuid == uuid) {
-            Some(task) => task.defined |= defined,
-            None => self.tasks.push_back(Task { uuid, defined }),
+        self.add(Task {
+            uuid,
+            defined,
+            anyway: !defined,
+        });
+    }
+
+    fn add(&mut self, task: Task) {
+        // One that is waited for is looked at when it is quiet.
+        let waiting = self.domains.known(task.uuid).and_then(|domain| domain.loud);
+        let waiting = waiting.and_then(|loud| self.later.get_mut(&(loud.until, task.uuid)));
+        let mut tasks = self.tasks.iter_mut();
+        match waiting.or_else(|| tasks.find(|other| other.uuid == task.uuid)) {
+            Some(other) => {
+                other.defined |= task.defined;
+                other.anyway |= task.anyway;
+            }
+            None => self.tasks.push_back(task),
         }
+    }
+
+    /// Looks at a domain that somebody is changing, once it has been quiet for a while. One that the hook has kept
+    /// from starting is not waited for any longer.
+    fn soon(&mut self, uuid: Uuid, defined: bool) {
+        let now = Instant::now();
+        let domain = self.domains.watched(uuid);
+        let since = domain.loud.map_or(now, |loud| loud.since);
+        let until = match domain.loud {
+            Some(loud) if domain.vetoed => loud.until,
+            _ => (now + self.quiet).min(since + NEVER_QUIET),
+        };
+        let before = domain.loud.take();
+        if !self.quiet.is_zero() {
+            domain.loud = Some(Loud { since, until });
+            let waiting = before.and_then(|loud| self.later.remove(&(loud.until, uuid)));
+            let task = waiting.unwrap_or(Task {
+                uuid,
+                defined: false,
+                anyway: false,
+            });
+            self.later.insert((until, uuid), task);
+        }
+        self.task(uuid, defined);
     }
 
     fn run(&mut self, receive: &Receiver<Event>) {
@@ -408,8 +565,13 @@ impl<'c> Daemon<'c> {
         while let Some(entry) = self.later.first_entry()
             && entry.key().0 <= now
         {
-            let task = entry.remove();
-            self.task(task.uuid, task.defined);
+            let ((until, uuid), task) = entry.remove_entry();
+            if let Some(domain) = self.domains.known(uuid)
+                && domain.loud.is_some_and(|loud| loud.until == until)
+            {
+                domain.loud = None;
+            }
+            self.add(task);
         }
         if self.retry.is_some_and(|(at, _)| at <= now) {
             self.ending.clear();
@@ -424,7 +586,7 @@ impl<'c> Daemon<'c> {
             while let Ok(event) = receive.try_recv() {
                 self.event(event);
             }
-            if self.ends || !self.work_once(Some(receive)) {
+            if self.ends || !self.work_once(false) {
                 return;
             }
             self.service.still_here();
@@ -432,12 +594,12 @@ impl<'c> Daemon<'c> {
     }
 
     fn work(&mut self) {
-        while self.work_once(None) {}
+        while self.work_once(true) {}
     }
 
     fn event(&mut self, event: Event) {
         match event {
-            Event::Libvirt(libvirt::Event::Domain { uuid, what, .. }) => {
+            Event::Libvirt(libvirt::Event::Domain { uuid, what }) => {
                 if let Ok(uuid) = uuid.parse()
                     && self.trial != Some(uuid)
                 {
@@ -446,8 +608,11 @@ impl<'c> Daemon<'c> {
             }
             Event::Libvirt(libvirt::Event::Lost) => {
                 if self.libvirt.take().is_some() {
+                    self.devices_are_lost();
                     self.say(Priority::Info, "libvirt has gone");
                     self.tasks.clear();
+                    self.later.clear();
+                    self.domains.all_quiet();
                     // One that ends closes its connections long before it takes its process id
                     // away, and who connects meanwhile has systemd start the next one. If only the
                     // connection has ended, it is still there after a while.
@@ -456,6 +621,9 @@ impl<'c> Daemon<'c> {
                     self.service.tell("STATUS=Waiting for libvirt");
                 }
             }
+            Event::DevicesLost(turn) => self.own_connection_is_lost(turn),
+            Event::Ended => self.set_link(),
+            Event::Listed(turn, listed) => self.devices_are_listed(turn, listed),
             Event::Files(seen) => self.seen(seen),
             Event::Started(uuid, result) => self.started(uuid, result),
             Event::Reload => self.reload(),
@@ -470,6 +638,7 @@ impl<'c> Daemon<'c> {
         self.warned.clear();
         self.warn(&warnings);
         self.watch_files();
+        self.set_link();
         self.look_at_everything();
         if self.libvirt.is_none() {
             let _ = self.connect(false);
@@ -499,6 +668,8 @@ impl<'c> Daemon<'c> {
             Seen::File(Kind::Daemon, name) => {
                 if DAEMONS.1.contains(&name.as_str()) {
                     self.daemon_came();
+                } else if name == NODE_DEVICE_DAEMON {
+                    self.node_device_daemon_came();
                 }
             }
             Seen::File(Kind::Definition, name) => {
@@ -506,7 +677,7 @@ impl<'c> Daemon<'c> {
                     return;
                 };
                 match self.domains.named(name) {
-                    Some(uuid) => self.task(uuid, true),
+                    Some(uuid) => self.soon(uuid, true),
                     None => self.look_at_everything(),
                 }
             }
@@ -516,7 +687,7 @@ impl<'c> Daemon<'c> {
     fn daemon_came(&mut self) {
         if self.libvirt.is_none() && self.is_there() {
             // Its socket may be a moment behind its process id.
-            self.retry = Some((Instant::now() + SOONEST, SOONEST));
+            self.retry = Some((Instant::now() + AT_FIRST, AT_FIRST));
         }
     }
 
@@ -542,9 +713,9 @@ impl<'c> Daemon<'c> {
 
     fn happened(&mut self, uuid: Uuid, what: Happened) {
         match what {
-            Happened::Defined { .. } => self.task(uuid, true),
+            Happened::Defined => self.soon(uuid, true),
             // Also when it was undefined: it may have been defined again since.
-            Happened::Metadata | Happened::Undefined => self.task(uuid, false),
+            Happened::Metadata | Happened::Undefined => self.soon(uuid, false),
             Happened::Started => {
                 // Whatever the hook said earlier, it is done.
                 if let Some(domain) = self.domains.known(uuid) {

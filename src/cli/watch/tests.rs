@@ -24,12 +24,16 @@ const DMABUF: &str = "c1a20000-0000-4000-8000-000000000002";
 struct Fake {
     domains: Mutex<BTreeMap<String, String>>,
     sink: Mutex<Option<Sink>>,
+    /// Who is told when the daemon of the node devices ends.
+    devices: Mutex<Option<Sink>>,
     autostart: AtomicBool,
     started: Mutex<Vec<String>>,
     /// What somebody defines right before we do, one for each time.
     meddling: Mutex<Vec<String>>,
-    /// What somebody defines right after, unseen by the compare.
-    conflicts: Mutex<Vec<String>>,
+    /// What somebody does right after, unseen by the compare, one for each time.
+    conflicts: Mutex<Vec<Meanwhile>>,
+    /// Where the definitions are kept, too.
+    files: Mutex<PathBuf>,
     refuses: AtomicBool,
     /// It ends at the next definition, before it has written it or (`true`) after that.
     ends: Mutex<Option<bool>>,
@@ -43,8 +47,20 @@ struct Fake {
     tried: Mutex<Vec<String>>,
     /// The domains that run.
     users: Mutex<Vec<User>>,
+    /// It has not listed its devices yet, and does not answer.
+    is_listing: AtomicBool,
     /// The log that is there once libvirt has said how the domain is.
     next_log: Mutex<Option<(PathBuf, String)>>,
+}
+
+/// What somebody else does between our look and our definition.
+#[derive(Clone)]
+enum Meanwhile {
+    Nothing,
+    Defines(String),
+    /// So fast that nobody can read it.
+    DefinesUnseen(String),
+    Undefines,
 }
 
 impl std::fmt::Debug for Fake {
@@ -64,7 +80,55 @@ impl Fake {
 
     fn put_at(&self, uuid: &str, xml: &str) {
         self.domains.lock().unwrap().insert(uuid.into(), xml.into());
-        self.report_of(uuid, Happened::Defined { is_new: false });
+        self.save(xml);
+        self.report_of(uuid, Happened::Defined);
+    }
+
+    fn file(&self, xml: &str) -> PathBuf {
+        let (name, _) = crate::domain::name_and_devices(xml);
+        self.files.lock().unwrap().join(format!("{name}.xml"))
+    }
+
+    /// As libvirt does it.
+    fn save(&self, xml: &str) {
+        let path = self.file(xml);
+        let new = path.with_extension("xml.new");
+        std::fs::write(&new, format!("<!--\nWARNING\n-->\n\n{xml}\n")).unwrap();
+        std::fs::rename(new, path).unwrap();
+    }
+
+    fn remove(&self, uuid: &str) {
+        let xml = self.domains.lock().unwrap().remove(uuid).unwrap();
+        std::fs::remove_file(self.file(&xml)).unwrap();
+        self.report_of(uuid, Happened::Undefined);
+    }
+
+    fn meanwhile(&self, uuid: &str) {
+        let what = self.conflicts.lock().unwrap().pop();
+        match what.unwrap_or(Meanwhile::Nothing) {
+            Meanwhile::Nothing => {}
+            Meanwhile::Defines(theirs) => {
+                self.put_at(uuid, &theirs);
+                // libvirt takes its time until the next one is there: somebody has opened this one by then.
+                let path = self.file(&theirs);
+                let limit = Instant::now() + Duration::from_secs(60);
+                while !is_open(&path) {
+                    assert!(Instant::now() < limit, "nobody has opened it");
+                    std::thread::yield_now();
+                }
+            }
+            Meanwhile::DefinesUnseen(theirs) => {
+                let path = self.file(&theirs);
+                let new = path.with_extension("xml.new");
+                std::os::unix::fs::symlink("/nowhere", &new).unwrap();
+                std::fs::rename(new, path).unwrap();
+                let mut domains = self.domains.lock().unwrap();
+                domains.insert(uuid.into(), theirs);
+                drop(domains);
+                self.report_of(uuid, Happened::Defined);
+            }
+            Meanwhile::Undefines => self.remove(uuid),
+        }
     }
 
     fn report(&self, what: Happened) {
@@ -74,8 +138,7 @@ impl Fake {
     fn report_of(&self, uuid: &str, what: Happened) {
         if let Some(sink) = &*self.sink.lock().unwrap() {
             let uuid = uuid.into();
-            let at = Instant::now();
-            sink(libvirt::Event::Domain { uuid, what, at });
+            sink(libvirt::Event::Domain { uuid, what });
         }
     }
 }
@@ -90,10 +153,10 @@ impl Libvirt for Arc<Fake> {
         if let Some(theirs) = self.meddling.lock().unwrap().pop() {
             self.put(&theirs);
         }
-        let now = self.domains.lock().unwrap()[&before.uuid].clone();
-        if now != before.xml {
+        let now = self.domains.lock().unwrap().get(&before.uuid).cloned();
+        let Some(now) = now.filter(|now| now.trim() == before.xml.trim()) else {
             return Ok(Replaced::Changed);
-        }
+        };
         let wanted = match new {
             New::Whole(xml) | New::Checked(xml) => xml.to_owned(),
             New::Graphics(graphics) => with_graphics(&now, graphics),
@@ -111,9 +174,7 @@ impl Libvirt for Arc<Fake> {
             return Err(Failure::Refused("libvirt refuses it".into()));
         }
         let since = Instant::now();
-        if let Some(theirs) = self.conflicts.lock().unwrap().pop() {
-            self.put(&theirs);
-        }
+        self.meanwhile(&before.uuid);
         match new {
             New::Whole(_) | New::Checked(_) => self.put_at(&before.uuid, &wanted),
             // What somebody else has changed meanwhile stays.
@@ -124,7 +185,18 @@ impl Libvirt for Arc<Fake> {
         }
         self.defined.fetch_add(1, Ordering::Relaxed);
         let window = since.elapsed();
-        Ok(Replaced::Done { since, window })
+        Ok(Replaced::Done { window })
+    }
+
+    fn undefine(&self, definition: &Definition) -> Result<Replaced, Failure> {
+        let now = self.domains.lock().unwrap().get(&definition.uuid).cloned();
+        if now.as_deref().map(str::trim) != Some(definition.xml.trim()) {
+            return Ok(Replaced::Changed);
+        }
+        self.remove(&definition.uuid);
+        Ok(Replaced::Done {
+            window: Duration::ZERO,
+        })
     }
 
     fn persistent(&self, uuid: &str) -> Result<Option<Definition>, Failure> {
@@ -169,6 +241,19 @@ impl Libvirt for Arc<Fake> {
         Ok(Arc::new(Arc::clone(self)))
     }
 
+    fn lists_nodedevs(&self) -> Result<(), Failure> {
+        while self.is_listing.load(Ordering::Relaxed) {
+            std::thread::yield_now();
+        }
+        Ok(())
+    }
+
+    fn stay(&self, uri: &str, sink: Sink) -> Result<Arc<dyn Libvirt>, Failure> {
+        assert_eq!(uri, "nodedev:///system");
+        *self.devices.lock().unwrap() = Some(sink);
+        Ok(Arc::new(Arc::clone(self)))
+    }
+
     fn set_policy(&self, _uuid: &str, _xml: Option<&str>) -> Result<(), Failure> {
         unreachable!("the daemon sets none")
     }
@@ -192,6 +277,13 @@ impl Libvirt for Arc<Fake> {
     fn nodedev_names(&self) -> Result<HashSet<String>, Failure> {
         unreachable!("the daemon asks for none")
     }
+}
+
+/// Whether this process has the file open.
+fn is_open(path: &Path) -> bool {
+    let descriptors = std::fs::read_dir("/proc/self/fd").unwrap();
+    let mut files = descriptors.flatten().map(|entry| entry.path());
+    files.any(|file| std::fs::read_link(file).is_ok_and(|target| target == path))
 }
 
 /// As libvirt does it (src/qemu/qemu_driver.c, qemuDomainUpdateDeviceConfig).
@@ -226,7 +318,7 @@ impl Host {
             .arg(directory.path())
             .status();
         assert!(copied.unwrap().success());
-        for below in ["run", "var/lib", "dev/dri"] {
+        for below in ["run", "var/lib", "dev/dri", DEFINITIONS] {
             std::fs::create_dir_all(directory.path().join(below)).unwrap();
         }
         std::fs::write(directory.path().join("dev/dri/renderD128"), "").unwrap();
@@ -245,6 +337,7 @@ impl Host {
             &abilities,
         );
         let libvirt = Arc::new(Fake::default());
+        *libvirt.files.lock().unwrap() = directory.path().join(DEFINITIONS);
         Host {
             context: Context {
                 root: Root::strict(directory.path()),
@@ -259,7 +352,8 @@ impl Host {
 
     fn daemon(&self) -> (Daemon<'_>, Receiver<Event>) {
         let (send, receive) = mpsc::channel();
-        let daemon = Daemon::new(&self.context, PathBuf::from("/bin/true"), send).unwrap();
+        let mut daemon = Daemon::new(&self.context, PathBuf::from("/bin/true"), send).unwrap();
+        daemon.quiet = Duration::ZERO;
         (daemon, receive)
     }
 
@@ -377,25 +471,101 @@ fn what_somebody_defines_meanwhile_is_kept() {
     );
 }
 
+/// What somebody else has added to a definition.
+fn with_title(xml: &str, title: &str) -> String {
+    xml.replace("<name>", &format!("<title>{title}</title><name>"))
+}
+
+/// How many changes of the domain can be undone, and whether that brings this.
+fn can_be_undone(host: &Host, daemon: &Daemon<'_>, expected: &str) {
+    let rounds = daemon.domains.state.undo_stack(uuid(), &mut Vec::new());
+    assert_eq!(rounds.len(), 1);
+    let undone = crate::undo::undo(&host.libvirt.xml(), &rounds[0].changes).unwrap();
+    let differs = crate::undo::inverse(&undone.text, expected).unwrap();
+    assert_eq!((differs, undone.passed_over), (vec![], vec![]));
+}
+
 #[test]
-fn a_definition_at_the_same_moment_is_told_as_an_error() {
+fn a_definition_at_the_same_moment_is_kept_and_mended() {
     let host = Host::new();
     let off = domain(REGION, "off", VNC);
-    let theirs = off.replace("<name>", "<title>theirs</title><name>");
-    host.libvirt.conflicts.lock().unwrap().push(theirs);
+    let theirs = with_title(&off, "theirs");
+    *host.libvirt.conflicts.lock().unwrap() = vec![Meanwhile::Defines(theirs.clone())];
+    let (mut daemon, receive) = host.watched();
+    host.libvirt.put(&off);
+    daemon.work_with(&receive);
+    let now = host.libvirt.xml();
+    assert!(
+        now.contains("theirs") && now.contains("display='on'"),
+        "{now}"
+    );
+    assert_eq!(entries(&daemon), [What::Kept, What::Fixed]);
+    can_be_undone(&host, &daemon, &theirs);
+}
+
+/// Also if it comes while the first one is put back, and as often as that.
+#[test]
+fn definitions_that_come_again_and_again_are_kept() {
+    let host = Host::new();
+    let off = domain(REGION, "off", VNC);
+    let titles = (0..3).map(|number| Meanwhile::Defines(with_title(&off, &number.to_string())));
+    *host.libvirt.conflicts.lock().unwrap() = titles.collect();
+    let (mut daemon, receive) = host.watched();
+    host.libvirt.put(&off);
+    daemon.work_with(&receive);
+    let now = host.libvirt.xml();
+    assert!(
+        now.contains("<title>0</title>") && now.contains("display='on'"),
+        "{now}"
+    );
+    assert_eq!(entries(&daemon), [What::Kept, What::Fixed]);
+}
+
+#[test]
+fn a_definition_that_nobody_could_read_is_told_as_an_error() {
+    let host = Host::new();
+    let off = domain(REGION, "off", VNC);
+    let theirs = with_title(&off, "theirs");
+    *host.libvirt.conflicts.lock().unwrap() = vec![Meanwhile::DefinesUnseen(theirs)];
     let (mut daemon, receive) = host.watched();
     host.libvirt.put(&off);
     daemon.work_with(&receive);
     assert_eq!(entries(&daemon), [What::Conflict, What::Fixed]);
+    // Of what is lost nothing is there to be undone; of ours all is.
+    can_be_undone(&host, &daemon, &off);
+}
+
+#[test]
+fn what_is_undefined_at_the_same_moment_stays_so() {
+    let host = Host::new();
+    let off = domain(REGION, "off", VNC);
+    *host.libvirt.conflicts.lock().unwrap() = vec![Meanwhile::Undefines];
+    let (mut daemon, receive) = host.watched();
+    host.libvirt.put(&off);
+    daemon.work_with(&receive);
+    assert!(host.libvirt.domains.lock().unwrap().is_empty());
+    assert_eq!(entries(&daemon), [What::Kept]);
+}
+
+#[test]
+fn a_report_of_somebody_else_alone_is_no_alarm() {
+    let host = Host::new();
+    let (mut daemon, receive) = host.watched();
+    host.libvirt.put(&domain(REGION, "off", VNC));
+    // Metadata, and the same definition once more.
+    host.libvirt.report(Happened::Metadata);
+    host.libvirt.report(Happened::Defined);
+    daemon.work_with(&receive);
+    assert_eq!(entries(&daemon), [What::Fixed]);
     let undo = daemon.domains.state.undo_stack(uuid(), &mut Vec::new());
-    assert_eq!(undo.len(), 0, "theirs is not ours to undo");
+    assert_eq!(undo.len(), 1);
 }
 
 #[test]
 fn where_only_graphics_are_replaced_nobody_loses_anything() {
     let host = Host::new();
-    let theirs = doomed().replace("<name>", "<title>theirs</title><name>");
-    host.libvirt.conflicts.lock().unwrap().push(theirs);
+    let theirs = with_title(&doomed(), "theirs");
+    *host.libvirt.conflicts.lock().unwrap() = vec![Meanwhile::Defines(theirs.clone())];
     let (mut daemon, receive) = host.watched();
     host.libvirt.put(&doomed());
     daemon.work_with(&receive);
@@ -405,6 +575,143 @@ fn where_only_graphics_are_replaced_nobody_loses_anything() {
         now.contains("theirs") && now.contains("<gl enable='yes'"),
         "{now}"
     );
+    can_be_undone(&host, &daemon, &theirs);
+}
+
+/// Unless it is these graphics that somebody else has changed.
+#[test]
+fn graphics_of_somebody_else_are_kept() {
+    let host = Host::new();
+    let theirs = doomed().replace("geheim", "neu");
+    *host.libvirt.conflicts.lock().unwrap() = vec![Meanwhile::Defines(theirs)];
+    let (mut daemon, receive) = host.watched();
+    host.libvirt.put(&doomed());
+    daemon.work_with(&receive);
+    assert_eq!(entries(&daemon), [What::Kept, What::Fixed]);
+    let now = host.libvirt.xml();
+    assert!(
+        now.contains("passwd='neu'") && now.contains("<gl enable='yes'"),
+        "{now}"
+    );
+}
+
+#[test]
+fn a_domain_that_is_being_changed_is_waited_for() {
+    let host = Host::new();
+    let (mut daemon, receive) = host.watched();
+    daemon.quiet = Duration::from_secs(3600);
+    host.libvirt.put(&doomed());
+    daemon.work_with(&receive);
+    assert_eq!((host.libvirt.xml(), daemon.later.len()), (doomed(), 1));
+    // It is never quiet, and yet not waited for for ever.
+    let until = daemon.later.keys().next().unwrap().0;
+    host.libvirt.put(&with_title(&doomed(), "more"));
+    daemon.work_with(&receive);
+    let last = daemon.later.keys().next().unwrap().0;
+    assert_eq!((last, daemon.later.len()), (until, 1));
+    assert!(last <= Instant::now() + NEVER_QUIET);
+    // Whatever else there is to do about it waits, too, and all of it is done at once.
+    daemon.task(uuid(), false);
+    assert!(daemon.tasks.is_empty());
+    let task = daemon.later.remove(&(last, uuid())).unwrap();
+    daemon.later.insert((Instant::now(), uuid()), task);
+    daemon.domains.watched(uuid()).loud.as_mut().unwrap().until = Instant::now();
+    daemon.time_passes();
+    daemon.work_with(&receive);
+    assert!(host.libvirt.xml().contains("<gl enable='yes'"));
+}
+
+/// libvirt's daemon with this file is there, until it is killed.
+fn lives(host: &Host, file: &str) -> Process {
+    let process = Command::new("sleep").arg("600").spawn().unwrap();
+    let pid = process.id().to_string();
+    std::fs::write(host.context.root.join("run").join(file), pid).unwrap();
+    Process(process)
+}
+
+struct Process(std::process::Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+fn is_linked(host: &Host) -> bool {
+    let link = "etc/mdevctl.d/scripts.d/callouts/99-gfxplane-watch";
+    host.context.root.join(link).is_symlink()
+}
+
+#[test]
+fn mdevctl_asks_us_once_libvirt_has_listed_its_devices() {
+    let host = Host::new();
+    // An earlier daemon was killed.
+    crate::host::callout::make(&host.context.root, crate::host::callout::OF_DAEMON).unwrap();
+    let mut libvirtd = lives(&host, "libvirtd.pid");
+    host.libvirt.is_listing.store(true, Ordering::Relaxed);
+    let (mut daemon, receive) = host.daemon();
+    daemon.set_link();
+    assert!(!is_linked(&host));
+    for _ in 0..2 {
+        daemon.connect(true).unwrap();
+        daemon.work_with(&receive);
+        assert!(!is_linked(&host), "it is still looking for them");
+        host.libvirt.is_listing.store(false, Ordering::Relaxed);
+        eventually(&mut daemon, &receive, || is_linked(&host));
+        host.libvirt.is_listing.store(true, Ordering::Relaxed);
+        daemon.event(Event::Libvirt(libvirt::Event::Lost));
+        assert!(is_linked(&host), "it is still ending");
+        drop(libvirtd);
+        eventually(&mut daemon, &receive, || !is_linked(&host));
+        libvirtd = lives(&host, "libvirtd.pid");
+    }
+    host.libvirt.is_listing.store(false, Ordering::Relaxed);
+    daemon.connect(true).unwrap();
+    eventually(&mut daemon, &receive, || is_linked(&host));
+    // Whoever wants none has none.
+    let settings = host.context.root.join("etc/gfxplane");
+    std::fs::create_dir_all(&settings).unwrap();
+    for (text, expected) in [
+        ("attributes = 'off'", false),
+        ("", true),
+        ("callout = 'static'", false),
+    ] {
+        std::fs::write(settings.join("gfxplane.toml"), text).unwrap();
+        daemon.event(Event::Reload);
+        assert_eq!(is_linked(&host), expected, "{text}");
+    }
+}
+
+/// Each driver of libvirt's has a daemon of its own, and that of the devices comes and goes by itself.
+#[test]
+fn mdevctl_asks_us_beside_modular_daemons() {
+    let host = Host::new();
+    let _virtqemud = lives(&host, "virtqemud.pid");
+    let (mut daemon, receive) = host.watched();
+    assert!(!is_linked(&host), "there is no virtnodedevd");
+    for _ in 0..2 {
+        let virtnodedevd = lives(&host, "virtnodedevd.pid");
+        eventually(&mut daemon, &receive, || is_linked(&host));
+        let lost = host.libvirt.devices.lock().unwrap().take().unwrap();
+        lost(libvirt::Event::Lost);
+        drop(virtnodedevd);
+        eventually(&mut daemon, &receive, || !is_linked(&host));
+        std::fs::remove_file(host.context.root.join("run/virtnodedevd.pid")).unwrap();
+    }
+    assert!(daemon.libvirt.is_some(), "virtqemud is still there");
+}
+
+#[test]
+fn there_is_one_daemon() {
+    let host = Host::new();
+    let first = alone(&host.context).unwrap();
+    assert!(first.is_some());
+    let said = alone(&host.context).unwrap_err().to_string();
+    let pid = std::process::id().to_string();
+    assert!(said.contains(&format!("as process {pid}")), "{said}");
+    drop(first);
+    assert!(alone(&host.context).unwrap().is_some());
 }
 
 #[test]
@@ -484,13 +791,35 @@ fn hands_off_means_hands_off() {
     host.libvirt.put(&doomed());
     daemon.work_with(&receive);
     assert_eq!(host.libvirt.xml(), doomed());
-    // Undefined, the domain is forgotten: the next one of this name and UUID is another.
-    host.libvirt.domains.lock().unwrap().clear();
-    host.libvirt.report(Happened::Undefined);
+    // Undefined and defined again, it is the same domain; also for the next daemon.
+    host.libvirt.remove(UUID);
     daemon.work_with(&receive);
     host.libvirt.put(&doomed());
     daemon.work_with(&receive);
-    assert!(host.libvirt.xml().contains("<gl enable='yes'"));
+    assert_eq!(host.libvirt.xml(), doomed());
+    host.libvirt.remove(UUID);
+    drop(daemon);
+    let (mut daemon, receive) = host.watched();
+    host.libvirt.put(&doomed());
+    daemon.work_with(&receive);
+    assert_eq!(host.libvirt.xml(), doomed());
+}
+
+#[test]
+fn somebody_who_insists_by_defining_anew_wins() {
+    let host = Host::new();
+    let (mut daemon, receive) = host.watched();
+    for _ in 0..5 {
+        host.libvirt.put(&doomed());
+        daemon.work_with(&receive);
+        host.libvirt.remove(UUID);
+        daemon.work_with(&receive);
+    }
+    host.libvirt.put(&doomed());
+    daemon.work_with(&receive);
+    assert_eq!(host.libvirt.xml(), doomed());
+    let defined = host.libvirt.defined.load(Ordering::Relaxed);
+    assert_eq!(defined, crate::watch::ROUNDS);
 }
 
 #[test]
@@ -589,16 +918,16 @@ fn what_is_undefined_is_not_defined_again() {
     host.libvirt.report(Happened::Undefined);
     daemon.work_with(&receive);
     assert!(path.exists() && host.libvirt.xml().contains("<gl enable='yes'"));
-    host.libvirt.domains.lock().unwrap().clear();
-    host.libvirt.report(Happened::Undefined);
+    host.libvirt.put(&doomed());
+    daemon.work_with(&receive);
+    host.libvirt.remove(UUID);
     daemon.work_with(&receive);
     assert!(!path.exists());
     // Or while nobody watched.
-    daemon
-        .domains
-        .state
-        .set_hands_off(uuid(), "g", true)
-        .unwrap();
+    host.libvirt.put(&domain(REGION, "off", VNC));
+    daemon.work_with(&receive);
+    assert!(path.exists());
+    host.libvirt.remove(UUID);
     drop(daemon);
     let _again = host.watched();
     assert!(!path.exists());

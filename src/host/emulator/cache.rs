@@ -58,6 +58,10 @@ pub(super) struct Key {
     /// The installed libvirt: another one may take other graphics.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     libvirt: Option<Version>,
+    /// True if libvirt finds qemu-rdp, without which it takes no graphics of type rdp (libvirt src/qemu/qemu_rdp.c,
+    /// `qemuRdpAvailable`).
+    #[serde(default)]
+    rdp: bool,
 }
 
 /// What is kept, as the text of its file.
@@ -81,6 +85,7 @@ impl Key {
                 .map(|(modified, path)| (path, modified))
                 .collect(),
             libvirt: libvirt::version(root, &mut Vec::new()),
+            rdp: libvirt::has_rdp(root),
         })
     }
 }

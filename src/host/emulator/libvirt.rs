@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::cache::{CACHE, parsed};
 use super::is_multiarch;
-use crate::abilities::{Abilities, RenderNodes};
-use crate::host::apparmor::denies_dbus_daemon;
-use crate::host::{Root, Warning, exists, read_names_that, read_text};
+use crate::abilities::{Abilities, Guests, RenderNodes};
+use crate::host::apparmor::{confines_guests, denies_dbus_daemon, denies_x};
+use crate::host::{Root, Warning, exists, read_names, read_names_that, read_text};
 use crate::record::FORMAT;
 use crate::version::Version;
 
@@ -19,22 +19,21 @@ use crate::version::Version;
 /// `virQEMUDriverConfigNew`), and VNC.
 pub(super) const LISTEN: &str = "127.0.0.1";
 
-/// `libvirt.json` of a recorded host.
+/// `libvirt.json` of a recorded host: the installed libvirt, and what the host lets its guests do.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Installed {
     pub(super) format: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) version: Option<Version>,
-    /// [`Abilities::dbus_daemon_denied`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) dbus_daemon_denied: Option<bool>,
+    #[serde(flatten)]
+    pub(super) guests: Guests,
 }
 
 pub(super) fn installed_path(root: &Root) -> PathBuf {
     root.join(CACHE).join("libvirt.json")
 }
 
-/// The installed libvirt, and what AppArmor lets it do.
+/// The installed libvirt, and what the host lets its guests do.
 pub(super) fn installed(root: &Root, warnings: &mut Vec<Warning>) -> Installed {
     if root.is_recorded() {
         let path = installed_path(root);
@@ -46,13 +45,64 @@ pub(super) fn installed(root: &Root, warnings: &mut Vec<Warning>) -> Installed {
     }
     let conf = conf(root, warnings);
     let drivers = conf.as_ref().and_then(|text| list(text, "security_driver"));
+    let apparmor = conf.as_ref().and_then(|_| confines_guests(root, drivers));
     Installed {
         format: FORMAT,
         version: version(root, warnings),
-        dbus_daemon_denied: conf
-            .as_ref()
-            .and_then(|_| denies_dbus_daemon(root, drivers)),
+        guests: Guests {
+            dri: dri(root),
+            apparmor,
+            x_servers: x_servers(root),
+            x_denied: apparmor.and_then(|confined| denies_x(root, confined)),
+            first_port: conf.as_deref().and_then(|text| first_port(root, text)),
+            dbus_daemon_denied: apparmor.and_then(|confined| denies_dbus_daemon(root, confined)),
+        },
     }
+}
+
+/// The names in `/dev/dri` and its `by-path`.
+fn dri(root: &Root) -> Option<BTreeSet<String>> {
+    let directory = root.join("dev/dri");
+    if !directory.is_dir() {
+        return None;
+    }
+    let unheard = &mut Vec::new();
+    let by_path = read_names(&directory.join("by-path"), unheard).into_iter();
+    let by_path: Vec<String> = by_path.map(|name| format!("by-path/{name}")).collect();
+    Some(
+        read_names(&directory, unheard)
+            .into_iter()
+            .chain(by_path)
+            .collect(),
+    )
+}
+
+/// The X servers by their sockets. systemd makes the directory at boot; a service with a `/tmp` of its own does not
+/// see it.
+fn x_servers(root: &Root) -> Option<BTreeSet<u32>> {
+    let directory = root.join("tmp/.X11-unix");
+    if !directory.is_dir() {
+        return None;
+    }
+    let names = read_names(&directory, &mut Vec::new()).into_iter();
+    Some(
+        names
+            .filter_map(|name| name.strip_prefix('X')?.parse().ok())
+            .collect(),
+    )
+}
+
+fn first_port(root: &Root, conf: &str) -> Option<u16> {
+    let setting = value(conf, "clear_emulator_capabilities");
+    if setting.is_some_and(|value| switch(value) != Some(true)) {
+        return None;
+    }
+    let path = root.join("proc/sys/net/ipv4/ip_unprivileged_port_start");
+    let text = read_text(&path, &mut Vec::new());
+    Some(
+        text.and_then(|text| text.trim().parse().ok())
+            .unwrap_or(1024),
+    )
 }
 
 /// The version of the installed libvirt. `libvirt.so.0.11003.0` is 11.3.0 (libvirt meson.build,
@@ -69,6 +119,20 @@ pub(super) fn version(root: &Root, warnings: &mut Vec<Warning>) -> Option<Versio
         .collect();
     let mut versions = versions.into_iter();
     versions.next().filter(|_| versions.next().is_none())
+}
+
+/// Whether qemu-rdp, or the program that qemu.conf names instead (`qemu_rdp`), is where libvirt looks.
+pub(super) fn has_rdp(root: &Root) -> bool {
+    let conf = conf(root, &mut Vec::new()).unwrap_or_default();
+    let named = value(&conf, "qemu_rdp").and_then(quoted);
+    let name = named.unwrap_or_else(|| "qemu-rdp".to_owned());
+    if let Some(path) = name.strip_prefix('/') {
+        return exists(&root.join(path));
+    }
+    let directories = ["usr/local/sbin", "usr/local/bin", "usr/sbin", "usr/bin"];
+    directories
+        .iter()
+        .any(|directory| exists(&root.join(directory).join(&name)))
 }
 
 fn version_of_library(name: &str) -> Option<Version> {
@@ -286,7 +350,7 @@ mod tests {
         let some = |text: &str| Some(text.to_owned());
         let bare = Abilities {
             render_nodes: None,
-            dbus_daemon_denied: None,
+            guests: Guests::default(),
             ..nothing()
         };
         assert_eq!(read(), bare);

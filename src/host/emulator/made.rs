@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::cache::{Kept, Key, keep, kept_path};
 use super::libvirt::LISTEN;
 use super::{Asking, abilities, on_host};
-use crate::abilities::{Abilities, RenderNodes};
+use crate::abilities::{Abilities, Guests, RenderNodes};
 use crate::host::{Root, Warning};
 use crate::record::FORMAT;
 
@@ -38,7 +38,13 @@ pub(super) fn nothing() -> Abilities {
         spice_tls: Some(false),
         own_dev: Some(true),
         render_nodes: Some(RenderNodes::NoDirectory),
-        dbus_daemon_denied: Some(false),
+        guests: Guests {
+            apparmor: Some(false),
+            x_denied: Some(false),
+            first_port: Some(1024),
+            dbus_daemon_denied: Some(false),
+            ..Guests::default()
+        },
         ..Abilities::default()
     }
 }

@@ -24,7 +24,7 @@ use std::fs;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-use crate::abilities::Abilities;
+use crate::abilities::{Abilities, Guests};
 use crate::host::{Root, Warning};
 use crate::record::FORMAT;
 use cache::{Kept, Key, keep, kept_path, only_qemus, read, to_text};
@@ -96,7 +96,7 @@ pub fn abilities(
     let mut abilities = of_qemu(root, emulator, asking, warnings);
     let installed = installed(root, warnings);
     abilities.libvirt = installed.version;
-    abilities.dbus_daemon_denied = installed.dbus_daemon_denied;
+    abilities.guests = installed.guests;
     listens(root, &mut abilities, warnings);
     abilities.render_nodes = render_nodes(root);
     abilities
@@ -111,7 +111,7 @@ pub fn abilities(
 pub fn record(root: &Root, emulator: &Path, abilities: &Abilities) -> io::Result<Vec<PathBuf>> {
     let Abilities {
         libvirt,
-        dbus_daemon_denied,
+        guests,
         spice_listen,
         vnc_listen,
         spice_auto_unix_socket,
@@ -136,11 +136,11 @@ pub fn record(root: &Root, emulator: &Path, abilities: &Abilities) -> io::Result
     if kept.abilities != Abilities::default() {
         write(kept_path(root, emulator), to_text(&kept)?)?;
     }
-    if libvirt.is_some() || dbus_daemon_denied.is_some() {
+    if libvirt.is_some() || *guests != Guests::default() {
         let installed = Installed {
             format: FORMAT,
             version: libvirt.clone(),
-            dbus_daemon_denied: *dbus_daemon_denied,
+            guests: guests.clone(),
         };
         let text = serde_json::to_string_pretty(&installed)?;
         write(installed_path(root), text + "\n")?;
@@ -313,6 +313,9 @@ mod tests {
         fs::create_dir_all(host.root().join("usr/lib64/qemu-kvm")).unwrap();
         host.find(true);
         assert_eq!(host.asked(), 3, "a directory of modules was made");
+        host.write("usr/bin/qemu-rdp", "");
+        assert_eq!(host.find(false).0, nothing(), "qemu-rdp was installed");
+        host.find(true);
         host.write(QEMU, &PROGRAM.replace("7.2.22", "10.0.13"));
         assert_eq!(host.find(false).0, nothing(), "another QEMU");
         assert_eq!(host.find(true).0.qemu, Some(Version::of(&[10, 0, 13])));
@@ -455,7 +458,10 @@ mod tests {
             vnc_listen: Some("10.1.2.3".into()),
             vnc_auto_unix_socket: Some(true),
             own_dev: Some(false),
-            dbus_daemon_denied: Some(true),
+            guests: Guests {
+                dbus_daemon_denied: Some(true),
+                ..Guests::default()
+            },
             ..host.find(true).0
         };
         fs::create_dir(copy.path()).unwrap();

@@ -1,4 +1,4 @@
-//! Documents and operations by chance.
+//! Makes documents and operations by chance.
 
 use std::fmt::Write;
 
@@ -9,7 +9,7 @@ use proptest::sample::{Index, select};
 
 use super::model::{FRAGMENTS, NAMES, Op};
 
-/// What is in an element, as it is written.
+/// An item in an element, as it is written.
 #[derive(Debug, Clone)]
 enum Item {
     Element(Element),
@@ -20,22 +20,22 @@ enum Item {
 struct Element {
     name: &'static str,
     attributes: String,
-    /// White space before the ends of the tags.
+    /// The white space before the ends of the tags.
     space: &'static str,
-    /// `None`: `<x/>`.
+    /// The items; `None`: `<x/>`.
     items: Option<Vec<Item>>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Layout {
     newline: &'static str,
-    /// `None`: no line breaks but those that are there by chance.
+    /// The step of indentation; `None`: no line breaks but those that are there by chance.
     unit: Option<&'static str>,
-    /// How many of the elements are on lines of their own.
+    /// The number of items below which an element has its items on lines of their own.
     broken: u8,
 }
 
-/// A well-formed document.
+/// Makes a well-formed document.
 pub(crate) fn document() -> impl Strategy<Value = String> {
     let layout = (
         select(&["\n", "\n", "\r\n", "\r"][..]),
@@ -169,7 +169,7 @@ impl Element {
     }
 }
 
-/// One edit.
+/// Makes one edit.
 pub(crate) fn op() -> impl Strategy<Value = Op> {
     let element = || any::<Index>().prop_map(|index| index.index(64));
     let text = || "([x <>&'\"\t\r\n\u{1}é]|\\]\\]>|\u{fffe}){0,4}";
@@ -186,7 +186,7 @@ pub(crate) fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// A document with some damage, which may be none.
+/// Makes a document with some damage, or with none.
 pub(crate) fn mutated() -> impl Strategy<Value = String> {
     let change = (any::<Index>(), 0..4_usize, select(PIECES));
     (document(), vec(change, 1..3)).prop_map(|(mut text, changes)| {
@@ -252,7 +252,7 @@ const PIECES: &[&str] = &[
     "[",
 ];
 
-/// What chance might not find.
+/// Documents that chance might not find.
 pub(crate) const ODD: &[&str] = &[
     "<p:a/>",
     "<a p:b=\"1\"/>",

@@ -1,5 +1,5 @@
-//! What edits must do, said of a tree that roxmltree reads, and the check of what they did. The
-//! fuzz target uses it, too, so it knows of no test library.
+//! Says what edits must do, on a tree that roxmltree reads, and checks what they did. The fuzz
+//! target uses it, too, so it knows no test library.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use roxmltree::{Node, ParsingOptions};
 
 use super::oracle::reads_names_as_libxml2;
 
-/// An edit; the number is that of the element, modulo how many there are.
+/// An edit. The number is that of the element, modulo the number of elements.
 #[derive(Debug, Clone)]
 pub(crate) enum Op {
     Set(usize, &'static str, String),
@@ -19,10 +19,10 @@ pub(crate) enum Op {
     Before(usize, Vec<&'static str>, &'static str),
 }
 
-/// Names that operations are about.
+/// The names that operations use.
 pub(crate) const NAMES: [&str; 5] = ["a", "b", "c", "d", "x"];
 
-/// What is put in: their names begin with `new`, so that they can be found.
+/// The fragments that are inserted. Their names begin with `new`, so that they can be found.
 pub(crate) const FRAGMENTS: [&str; 4] = [
     "<new/>",
     "<new1 a='&lt;&quot;'>t</new1>",
@@ -54,17 +54,17 @@ impl Op {
     }
 }
 
-/// An element, as far as edits change it: white space that indents is left out.
+/// An element, as far as edits change it. White space that indents is left out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Tree {
     name: String,
     attributes: BTreeMap<String, String>,
     children: Vec<Tree>,
-    /// All of its own, without white space.
+    /// All of its own text, without white space.
     text: String,
-    /// To the byte, of an element without elements.
+    /// The text to the byte, for an element without elements.
     exact: Option<String>,
-    /// And processing instructions.
+    /// The comments and processing instructions.
     comments: Vec<String>,
 }
 
@@ -107,8 +107,8 @@ pub(crate) fn check(text: &str, ops: &[Op]) -> Result<(), String> {
     does_what_is_asked(&document, &oracle, ops)
 }
 
-/// Carriage returns that stand alone as line feeds: XML says that they are the same, and roxmltree
-/// forgets it at the end of a text.
+/// Turns carriage returns that stand alone into line feeds. XML says that they are the same, and
+/// roxmltree forgets it at the end of a text.
 fn line_feeds(text: &str) -> String {
     let parts: Vec<String> = text
         .split("\r\n")
@@ -117,7 +117,8 @@ fn line_feeds(text: &str) -> String {
     parts.join("\r\n")
 }
 
-/// roxmltree's reading; `None` where it refuses what libxml2 takes, all of it about namespaces.
+/// Returns roxmltree's reading; `None` if it refuses what libxml2 accepts, all of it about
+/// namespaces.
 fn oracle(text: &str) -> Result<Option<roxmltree::Document<'_>>, String> {
     use roxmltree::Error::{
         DuplicatedAttribute, DuplicatedNamespace, InvalidAttributeValue, InvalidElementNamePrefix,
@@ -129,7 +130,8 @@ fn oracle(text: &str) -> Result<Option<roxmltree::Document<'_>>, String> {
     };
     match roxmltree::Document::parse_with_options(text, options) {
         Ok(oracle) => {
-            // There is no such declaration (Namespaces in XML 1.0); libxml2 passes over it, roxmltree does not.
+            // There is no such declaration (Namespaces in XML 1.0). libxml2 ignores it, roxmltree
+            // does not.
             let is_empty = (oracle.descendants())
                 .flat_map(|node| node.namespaces())
                 .any(|namespace| namespace.name().is_some() && namespace.uri().is_empty());
@@ -150,7 +152,7 @@ fn oracle(text: &str) -> Result<Option<roxmltree::Document<'_>>, String> {
     }
 }
 
-/// Both readings have the same elements, names, namespaces, attributes and texts.
+/// Checks that both readings have the same elements, names, namespaces, attributes and texts.
 fn reads_the_same(document: &Document<'_>, oracle: &roxmltree::Document<'_>) -> Result<(), String> {
     let theirs: Vec<Node<'_, '_>> = elements(oracle).collect();
     let ours: Vec<Element<'_, '_>> = document.elements().collect();
@@ -206,7 +208,7 @@ fn elements<'d, 'a>(oracle: &'d roxmltree::Document<'a>) -> impl Iterator<Item =
     oracle.descendants().filter(Node::is_element)
 }
 
-/// The bytes that one edit changes are those of its element.
+/// Checks that the bytes that one edit changes are those of its element.
 fn stays_inside(op: &Op, element: Element<'_, '_>, text: &str, result: &str) -> Result<(), String> {
     let mut span = element.span();
     if let Op::Remove(_) = op {
@@ -222,7 +224,7 @@ fn stays_inside(op: &Op, element: Element<'_, '_>, text: &str, result: &str) -> 
     Ok(())
 }
 
-/// What is put in between or after children can be removed without a trace.
+/// Checks that an insertion between or after children can be removed without a trace.
 fn can_be_removed(element: Element<'_, '_>, text: &str, result: &str) -> Result<(), String> {
     // A lone carriage return before a new line feed would look like one line end.
     let alone = line_feeds(text) != text;
@@ -271,7 +273,7 @@ fn does_what_is_asked(
     same(&expected, &found).map_err(problem)
 }
 
-/// The tree of a node with the operations made; `None` if it is removed.
+/// Returns the tree of a node with the operations made; `None` if it is removed.
 fn edited(node: Node<'_, '_>, ops: &BTreeMap<usize, Vec<&Op>>) -> Option<Tree> {
     let of_this = ops
         .get(&node.id().get_usize())
@@ -340,7 +342,7 @@ fn edited(node: Node<'_, '_>, ops: &BTreeMap<usize, Vec<&Op>>) -> Option<Tree> {
     Some(tree)
 }
 
-/// The name as it stands there.
+/// Returns the name with its prefix.
 fn qualified<'a>(node: Node<'_, 'a>) -> &'a str {
     let tag = &node.document().input_text()[node.range()][1..];
     let end = tag.find(|c: char| c.is_ascii_whitespace() || c == '/' || c == '>');
@@ -365,7 +367,7 @@ fn same(expected: &Tree, found: &Tree) -> Result<(), String> {
     children.try_for_each(|(expected, found)| same(expected, found))
 }
 
-/// All of its text, if it has no elements.
+/// Returns all of its text, if it has no elements.
 fn exact(node: Node<'_, '_>) -> Option<String> {
     if !node.is_element() || node.children().any(|child| child.is_element()) {
         return None;
@@ -379,7 +381,7 @@ fn visible(text: &str) -> impl Iterator<Item = char> {
         .filter(|c| !matches!(c, ' ' | '\t' | '\n' | '\r'))
 }
 
-/// What a character is written as.
+/// Returns the character as which a character is written.
 fn allowed(c: char) -> char {
     match c {
         '\t' | '\n' | '\r' => c,

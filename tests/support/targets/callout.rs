@@ -1,7 +1,8 @@
-//! What mdevctl says to us and we to it: the words of a call, the definitions on disk, the lists that it prints.
+//! Checks what passes between mdevctl and us: the words of a call, the definitions on disk, the
+//! lists that it prints.
 //!
-//! Input: a first byte that says what the rest is: `a` the words of a call, `c` the command line of who calls, `d` a
-//! definition, `l` a list. Words are parted by NULs.
+//! Input: a first byte that says what the rest is: `a` the words of a call, `c` the command line of
+//! the caller, `d` a definition, `l` a list. NULs separate words.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -12,8 +13,10 @@ use serde_json::Value;
 
 use super::same;
 
+/// Checks one input.
+///
 /// # Errors
-/// What is broken.
+/// The property that it breaks.
 pub(crate) fn check(input: &[u8]) -> Result<(), String> {
     match input.split_first() {
         Some((b'a', rest)) => call(rest),
@@ -24,7 +27,7 @@ pub(crate) fn check(input: &[u8]) -> Result<(), String> {
     }
 }
 
-/// Of each option the last one with a value counts, counted from the end.
+/// Checks that the last of each option with a value counts, counted from the end.
 fn call(words: &[u8]) -> Result<(), String> {
     let words: Vec<OsString> = words
         .split(|byte| *byte == 0)
@@ -63,7 +66,8 @@ fn call(words: &[u8]) -> Result<(), String> {
     same("said again", &Call::parse(&again), &Some(call))
 }
 
-/// Only a program of mdevctl's names lists, and what follows its command changes nothing.
+/// Checks that only a program of mdevctl's names lists, and that what follows its command changes
+/// nothing.
 fn caller(cmdline: &[u8]) -> Result<(), String> {
     let ours = ["mdevctl", "lsmdev"];
     let words: Vec<&[u8]> = cmdline.split(|byte| *byte == 0).collect();
@@ -90,7 +94,8 @@ fn is_ours(attr: &Value) -> bool {
     }
 }
 
-/// What is left of a definition is all of it but ours, in its order, and once is enough.
+/// Checks that a definition loses exactly our attributes and keeps its order, and that once is
+/// enough.
 fn definition(text: &str) -> Result<(), String> {
     let value: Option<Value> = serde_json::from_str(text).ok();
     let cleaned = match (without_our_attributes(text), value) {
@@ -113,19 +118,19 @@ fn definition(text: &str) -> Result<(), String> {
         return Ok(());
     };
     let left: Value = serde_json::from_str(&cleaned).map_err(|error| error.to_string())?;
-    // As text, which has the order of the members.
+    // The comparison is of text, which has the order of the members.
     same("what is left", &left.to_string(), &value.to_string())?;
     let again = without_our_attributes(&cleaned).map_err(|error| error.to_string())?;
     same("cleaned twice", &again, &None)
 }
 
-/// A list with attributes of ours is the same list to the byte when they are taken out again.
+/// Checks that a list with our attributes is the same list to the byte when they are removed again.
 fn list(text: &str) -> Result<(), String> {
     let mut told = 0;
     let more = with_attributes(text, |_, uuid| {
         told += 1;
         let (_, low) = uuid.as_u64_pair();
-        // Of some nothing is known, and of some there is nothing to say.
+        // Of some devices nothing is known, and of some there is nothing to say.
         match low % 3 {
             0 => None,
             1 => Some(Vec::new()),
@@ -162,7 +167,7 @@ fn list(text: &str) -> Result<(), String> {
     let ending = &text[text.trim_end().len()..];
     let pretty = serde_json::to_string_pretty(&value).map_err(|error| error.to_string())?;
     same("taken out again", &(pretty + ending), &text.to_owned())?;
-    // Whoever has ours already gets no more.
+    // A device that has our attributes already gets no more.
     same(
         "twice",
         &with_attributes(&more, |_, uuid| {

@@ -1,5 +1,6 @@
-//! What is fuzzed: for each target of `fuzz/` a function that takes any bytes and tells which property they
-//! break. `fuzz/` makes the bytes up; `tests/seeds.rs` runs those that are kept in `fuzz/seeds`.
+//! The functions that are fuzzed: one for each target of `fuzz/`, which takes any bytes and returns
+//! the property that they break. `fuzz/` makes up the bytes; `tests/seeds.rs` runs those that are
+//! kept in `fuzz/seeds`.
 
 pub(crate) mod callout;
 pub(crate) mod fixup;
@@ -12,7 +13,7 @@ pub(crate) mod xml;
 
 use roxmltree::Node;
 
-/// The parts of an input: NUL is in no text that anything here takes.
+/// Splits an input into its parts. No text that anything here takes contains a NUL.
 pub(crate) fn parts<const N: usize>(input: &[u8]) -> [&[u8]; N] {
     let mut parts = input.splitn(N, |byte| *byte == 0);
     std::array::from_fn(|_| parts.next().unwrap_or_default())
@@ -30,7 +31,8 @@ pub(crate) fn same<T: PartialEq + std::fmt::Debug>(
     Err(format!("{what}: {found:#?}, expected {expected:#?}"))
 }
 
-/// An element and all in it as lines, white space aside, without what `left_out` names.
+/// Returns an element and all in it as lines without white space, and without what `left_out`
+/// names.
 pub(crate) fn outline(
     node: Node<'_, '_>,
     left_out: &dyn Fn(Node<'_, '_>) -> bool,
@@ -57,7 +59,7 @@ pub(crate) fn outline(
         if node.is_comment() {
             lines.push(format!("<!--{text}"));
         } else if let Some(before) = lines.last_mut().filter(|line| line.starts_with('"')) {
-            // What was between them is left out.
+            // The text between them is left out.
             before.push_str(&text);
         } else if !text.is_empty() {
             lines.push(format!("\"{text}"));

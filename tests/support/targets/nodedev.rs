@@ -1,7 +1,8 @@
-//! Node-device XML: our capability comes in once, as the last one, and goes out again with our attributes; nothing
-//! else changes. Held against roxmltree.
+//! Checks node-device XML against roxmltree: our capability comes in once, as the last one, and
+//! goes out again with our attributes. Nothing else changes.
 //!
-//! Input: libvirt's XML of a device, and after the first NUL a byte that says what is known of it.
+//! Input: libvirt's XML of a device, and after the first NUL a byte that stands for what is known
+//! of it.
 
 use gfxplane::hints::hints;
 use gfxplane::nodedev::capability::of_device;
@@ -14,8 +15,10 @@ use crate::oracle::parse;
 use crate::promises::is;
 use crate::worlds::known;
 
+/// Checks one input.
+///
 /// # Errors
-/// What is broken.
+/// The property that it breaks.
 pub(crate) fn check(input: &[u8]) -> Result<(), String> {
     let [text, kind] = parts(input);
     let Ok(text) = from_bytes(text.to_vec()) else {
@@ -37,7 +40,7 @@ pub(crate) fn check(input: &[u8]) -> Result<(), String> {
     let plain_one = read(plain(&text))?;
     let again = read(with_capability(&with, Some(&ours)))?;
     let plain_again = read(plain(&plain_one))?;
-    // A prefix that nobody declared is an error for roxmltree, and none for libxml2.
+    // An undeclared prefix is an error for roxmltree, but not for libxml2.
     let Ok(before) = parse(&text) else {
         return Ok(());
     };
@@ -49,7 +52,7 @@ pub(crate) fn check(input: &[u8]) -> Result<(), String> {
     };
     let without_capability = rest(&|node| is_capability(node, root));
     let all_out = rest(&|node| is_capability(node, root) || is_attribute(node, root));
-    // White space aside, which goes and comes with elements where there is text beside them.
+    // White space is not compared. It comes and goes with elements that have text beside them.
     for with in [&with, &again] {
         one_and_last(with, &ours)?;
     }
@@ -77,7 +80,8 @@ pub(crate) fn check(input: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-/// Our capability is there once, as it was given, and no element of the device comes after it.
+/// Checks that our capability occurs once, as it was given, and that no element of the device
+/// follows it.
 fn one_and_last(with: &str, ours: &str) -> Result<(), String> {
     let (document, given) = (parse(with)?, parse(ours)?);
     let root = document.root_element();
@@ -88,7 +92,7 @@ fn one_and_last(with: &str, ours: &str) -> Result<(), String> {
         outline(last, &|_| false, &mut found);
     }
     outline(given.root_element(), &|_| false, &mut expected);
-    // Our names have no prefix, and so are in the namespace that the device has as its default.
+    // Our names have no prefix, and so are in the device's default namespace.
     let default = root.default_namespace().filter(|uri| !uri.is_empty());
     if let Some(uri) = default {
         for line in &mut expected {
@@ -98,14 +102,14 @@ fn one_and_last(with: &str, ours: &str) -> Result<(), String> {
     same("the last element", &found, &expected)
 }
 
-/// A capability of the device that is ours.
+/// Returns whether a node is a capability of the device that is ours.
 fn is_capability(node: Node<'_, '_>, root: Node<'_, '_>) -> bool {
     node.parent() == Some(root)
         && is(node, "capability")
         && node.attribute("type") == Some("vfio_display")
 }
 
-/// An attribute of the device in mdevctl's sense that is ours.
+/// Returns whether a node is an mdevctl attribute of the device that is ours.
 fn is_attribute(node: Node<'_, '_>, root: Node<'_, '_>) -> bool {
     let within = |node: Node<'_, '_>| is(node, "capability") && node.parent() == Some(root);
     let name = node.attribute("name").unwrap_or_default();

@@ -1,6 +1,7 @@
-//! What is kept between two runs: records, the log, and what undoes a change.
+//! Checks what is kept between two runs: records, the log, and the data for undo.
 //!
-//! Input: a text, taken for each of these, and after the first NUL a domain that is to be undone by it.
+//! Input: a text, which is taken for each of these, and after the first NUL a domain that it is to
+//! undo.
 
 use gfxplane::evidence::resolve;
 use gfxplane::facts::Reason;
@@ -15,8 +16,10 @@ use serde_json::Value;
 
 use super::{parts, same};
 
+/// Checks one input.
+///
 /// # Errors
-/// What is broken.
+/// The property that it breaks.
 pub(crate) fn check(input: &[u8]) -> Result<(), String> {
     let [text, domain] = parts(input);
     let Ok(text) = std::str::from_utf8(text) else {
@@ -33,7 +36,7 @@ pub(crate) fn check(input: &[u8]) -> Result<(), String> {
     }
 }
 
-/// What is read comes back, and whoever reads it in another form can.
+/// Checks that a record comes back as it was read, and can be read in the other forms.
 fn record(text: &str) -> Result<(), String> {
     let Ok(record) = Record::parse(text) else {
         return Ok(());
@@ -52,7 +55,7 @@ fn record(text: &str) -> Result<(), String> {
         return Err("what QEMU says is no measurement".into());
     }
     let finding = resolve(vec![(record.facts.clone(), evidence)], Reason::NotProbed);
-    // Whatever a node is called.
+    // The node may have any name.
     let node = record.circumstances.driver.as_deref();
     let hints = hints(&finding.facts, node);
     told(&words(&finding, &hints))?;
@@ -67,7 +70,8 @@ fn record(text: &str) -> Result<(), String> {
     same("the display", &displays, &finding.facts.display.words())
 }
 
-/// libvirt prints attributes as they are, and udev takes a line for a property.
+/// Checks that libvirt can print the attributes as they are, and that udev gets one line for each
+/// property.
 fn told(words: &[(String, String)]) -> Result<(), String> {
     let is_plain = |text: &str| {
         let allowed = |c: char| c.is_ascii_alphanumeric() || "_.:,=+/-".contains(c);
@@ -101,7 +105,7 @@ fn told(words: &[(String, String)]) -> Result<(), String> {
     Ok(())
 }
 
-/// A line of the log stays one line.
+/// Checks that a line of the log stays one line.
 fn entry(text: &str) -> Result<(), String> {
     let Ok(entry) = serde_json::from_str::<Entry>(text) else {
         return Ok(());
@@ -114,7 +118,8 @@ fn entry(text: &str) -> Result<(), String> {
     same("log", &again, &entry)
 }
 
-/// Whatever stands in the file: what comes out is a document, and nothing changes of which nothing is told.
+/// Checks that the result is a document whatever the file contains, and that every change is
+/// reported.
 fn undone(domain: &str, inverses: &[Inverse]) -> Result<(), String> {
     let json = serde_json::to_string(inverses).map_err(|error| error.to_string())?;
     let again: Vec<Inverse> = serde_json::from_str(&json).map_err(|error| error.to_string())?;

@@ -1,7 +1,8 @@
-//! Rules and settings: a file that is refused changes nothing, what is taken finds what its conditions say.
+//! Checks rules and settings: a file that is refused changes nothing, and rules that are taken find
+//! what their conditions say.
 //!
-//! Input: a file, and after the first NUL lines that say what a device is: its driver, its parent's driver, type,
-//! `device_api`, address, vendor, class, kernel, and attributes as `PATH=VALUE`.
+//! Input: a file, and after the first NUL lines that describe a device: its driver, its parent's
+//! driver, type, `device_api`, address, vendor, class, kernel, and attributes as `PATH=VALUE`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,8 +12,10 @@ use gfxplane::version::Version;
 
 use super::{parts, same};
 
+/// Checks one input.
+///
 /// # Errors
-/// What is broken.
+/// The property that it breaks.
 pub(crate) fn check(input: &[u8]) -> Result<(), String> {
     let [text, subject] = parts(input);
     let (Ok(text), Ok(subject)) = (std::str::from_utf8(text), std::str::from_utf8(subject)) else {
@@ -43,7 +46,7 @@ pub(crate) fn check(input: &[u8]) -> Result<(), String> {
         .add_file("again.toml", text)
         .map_err(|error| error.to_string())?;
     same("added twice", &all(&twice), &after)?;
-    // By themselves, so that those of the package do not go before.
+    // The rules stand by themselves, so that those of the package do not come first.
     let mut rules = Rules::default();
     rules
         .add_file("fuzzed.toml", text)
@@ -51,7 +54,8 @@ pub(crate) fn check(input: &[u8]) -> Result<(), String> {
     finds(&rules, subject)
 }
 
-/// The rule that is found is the first that fits, as far as fits is simple to say.
+/// Checks that the rule that is found is the first that fits, if it is simple to say whether it
+/// fits.
 fn finds(rules: &Rules, subject: &str) -> Result<(), String> {
     let mut lines = subject.lines();
     let mut line = || lines.next().filter(|line| !line.is_empty());
@@ -85,7 +89,7 @@ fn finds(rules: &Rules, subject: &str) -> Result<(), String> {
     let mut first = None;
     for (_, rule) in rules.iter() {
         match fits(rule, &subject) {
-            // Its globs are not simple: this says nothing of the rest.
+            // Its globs are not simple, so this says nothing about the rest.
             None => return Ok(()),
             Some(true) => {
                 first = Some(rule.name.as_str());
@@ -98,7 +102,7 @@ fn finds(rules: &Rules, subject: &str) -> Result<(), String> {
     same("the rule that is found", &found, &first)
 }
 
-/// `None`: it has a glob with more than `*` and `?`.
+/// Returns whether a rule fits; `None` if it has a glob with more than `*` and `?`.
 fn fits(rule: &Rule, subject: &Subject<'_>) -> Option<bool> {
     let conditions = &rule.matches;
     let address = subject.address.map(|address| address.to_string());
@@ -150,7 +154,7 @@ fn fits(rule: &Rule, subject: &Subject<'_>) -> Option<bool> {
     Some(all)
 }
 
-/// Whether a text is like a glob of `*`, `?` and characters that stand for themselves.
+/// Returns whether a text matches a glob of `*`, `?` and characters that stand for themselves.
 fn is_like(glob: &[char], text: &[char]) -> bool {
     match (glob.split_first(), text.split_first()) {
         (None, None) => true,
@@ -163,7 +167,7 @@ fn is_like(glob: &[char], text: &[char]) -> bool {
     }
 }
 
-/// The same settings twice are the same settings.
+/// Checks that the same settings twice are the same settings.
 fn settings(text: &str) -> Result<(), String> {
     let read = |config: Config| config.with_file(text).map_err(|error| error.to_string());
     match read(Config::default()) {

@@ -1,8 +1,8 @@
-//! A host: whatever its files say, it can be read, each device alone as among all, and all that is made of it can be
-//! read by those it is made for.
+//! Checks a host: whatever its files contain, it can be read, each device alone gives the same as
+//! among all, and each output can be read by those it is made for.
 //!
-//! Input: lines. `PATH=TEXT` is a file, `PATH>TARGET` a link, `PATH` alone a directory; in a text `|` stands for a
-//! line end.
+//! Input: lines. `PATH=TEXT` is a file, `PATH>TARGET` a link, `PATH` alone a directory. In a text,
+//! `|` stands for a line end.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -20,13 +20,15 @@ use serde_json::Value;
 
 use super::same;
 
-/// Each is a system call or two.
+/// The greatest number of lines. Each takes a system call or two.
 const MOST_LINES: usize = 200;
 
+/// Checks one input.
+///
 /// # Errors
-/// What is broken.
+/// The property that it breaks.
 pub(crate) fn check(input: &[u8]) -> Result<(), String> {
-    // In memory, where there is such a place.
+    // The directory is in memory if possible.
     let memory = Path::new("/dev/shm");
     let directory = if memory.is_dir() {
         tempfile::tempdir_in(memory)
@@ -96,7 +98,7 @@ pub(crate) fn check(input: &[u8]) -> Result<(), String> {
         .map_err(|error| format!("{error}\n{rules}"))
 }
 
-/// Makes one file, link or directory; what can't be made is not there.
+/// Makes one file, link or directory. What can't be made does not exist.
 fn make(base: &Path, line: &str) {
     let at = line.find(['=', '>']).unwrap_or(line.len());
     let (path, rest) = line.split_at(at);
@@ -109,7 +111,7 @@ fn make(base: &Path, line: &str) {
     }
     let path = base.join(path);
     if let Some(above) = path.parent() {
-        // Not through a link that leads out.
+        // A link that leads out is not followed.
         let _ = fs::create_dir_all(above);
         if !above
             .canonicalize()
@@ -125,7 +127,7 @@ fn make(base: &Path, line: &str) {
     };
 }
 
-/// A device that is looked at alone is what it is among all.
+/// Checks that a device read alone is the same as among all.
 fn alone(
     root: &Root,
     all: &Sources,
@@ -150,7 +152,7 @@ fn alone(
         &known(root, id, &mut Vec::new()),
         &Known::from(listed.clone()),
     )?;
-    // In a real sysfs it is a link, always.
+    // In a real sysfs it is always a link.
     if matches!(id, DeviceId::Mdev(_)) && root.device(id).is_symlink() {
         let expected = (device.circumstances(&all.host), device.render_node.clone());
         same(

@@ -1,20 +1,22 @@
-//! A document that is taken comes back to the byte, reads as roxmltree reads it, and edits change what they should
-//! and nothing else.
+//! Checks that a document that is accepted comes back to the byte, reads as roxmltree reads it, and
+//! that edits change what they should and nothing else.
 //!
-//! Input: a document, and after the first NUL bytes that say what edits.
+//! Input: a document, and after the first NUL bytes that stand for edits.
 
 use gfxplane::xml::{Document, from_bytes};
 
 use super::parts;
 use crate::model::{FRAGMENTS, NAMES, Op, check as check_edits};
 
-/// Each takes time for several parses.
+/// The greatest number of edits. Each takes the time of several parses.
 const MOST_EDITS: usize = 12;
 
 const TEXTS: [&str; 8] = ["", "x", "<&>", "'", "\"", "\t\r\n", "]]>\u{1}", "\u{e9} "];
 
+/// Checks one input.
+///
 /// # Errors
-/// What is broken.
+/// The property that it breaks.
 pub(crate) fn check(input: &[u8]) -> Result<(), String> {
     let [text, ops] = parts(input);
     let Ok(text) = from_bytes(text.to_vec()) else {

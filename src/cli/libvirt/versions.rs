@@ -1,0 +1,477 @@
+//! The versions of a definition that libvirt writes while we replace it. libvirt has no
+//! compare-and-swap, so somebody else may define the domain after we have looked at it and before our
+//! definition is there. That version would be lost; here it is caught.
+//!
+//! libvirt saves each definition as a new file and renames it to `NAME.xml` (src/util/virfile.c,
+//! `virFileRewrite`); below the comment at its top the file is what `virsh dumpxml --inactive
+//! --security-info` prints. So a thread that opens each of these files as soon as it has its name has all
+//! versions, as long as it is faster than libvirt's next rename. If it was not, two reports lead to one
+//! file, and it is known that a version was missed.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::{File, OpenOptions};
+use std::io::Read;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
+
+/// The largest definition that is read, in bytes: the largest that libvirt's protocol carries is smaller.
+const MAX_SIZE: u64 = 64 * 1024 * 1024;
+
+/// So long such a name is.
+const MOST_CHARACTERS: usize = 40;
+
+/// So many names of elements that differ are told.
+const MOST_NAMES: usize = 10;
+
+/// How long the thread may take to come to the end of what it was told.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Catches versions of definitions in one directory.
+#[derive(Debug)]
+pub struct Versions {
+    directory: PathBuf,
+    inotify: Arc<Inotify>,
+    wanted: Arc<Mutex<OsString>>,
+    steps: Receiver<Step>,
+}
+
+/// What the thread has seen of the wanted file.
+#[derive(Debug)]
+enum Step {
+    /// It has a new version; `None`: it had gone again.
+    Written(Option<File>),
+    Deleted,
+    /// More has happened than the kernel could tell.
+    Overflow,
+    /// The watch has ended.
+    End,
+}
+
+/// What happened to the definition while it was watched.
+#[derive(Debug)]
+pub struct Watched<'v> {
+    versions: &'v Versions,
+    watch: WatchDescriptor,
+}
+
+/// One thing that happened to a definition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Version {
+    /// It became this.
+    Text(String),
+    /// It became something, which was replaced before it could be read.
+    Missed,
+    /// The domain was undefined.
+    Undefined,
+}
+
+/// What stood in the place of a definition of ours right before it was there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Replaced {
+    /// What we had looked at.
+    Expected,
+    /// What somebody else had defined meanwhile.
+    Theirs(String),
+    /// Nothing: somebody else had undefined the domain.
+    Undefined,
+    /// Something that somebody else had defined, and nobody knows what.
+    Missed,
+}
+
+impl Versions {
+    /// Watches nothing yet. `directory`: where libvirt has the definitions. It need not be there.
+    ///
+    /// # Errors
+    /// The user has too many watches.
+    pub fn new(directory: PathBuf) -> nix::Result<Self> {
+        let inotify = Arc::new(Inotify::init(InitFlags::IN_CLOEXEC)?);
+        let wanted = Arc::<Mutex<OsString>>::default();
+        let (send, steps) = mpsc::channel();
+        let reader = Reader {
+            directory: directory.clone(),
+            inotify: Arc::clone(&inotify),
+            wanted: Arc::clone(&wanted),
+            sink: send,
+        };
+        thread::spawn(move || reader.read());
+        Ok(Versions {
+            directory,
+            inotify,
+            wanted,
+            steps,
+        })
+    }
+
+    /// Where the definitions are.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Watches the definition of the domain `name` until [`Watched::end`].
+    ///
+    /// # Errors
+    /// There is no such directory, or the user has too many watches.
+    pub fn watch(&self, name: &str) -> nix::Result<Watched<'_>> {
+        *self.wanted.lock().expect("nothing panics with it") = format!("{name}.xml").into();
+        while self.steps.try_recv().is_ok() {}
+        // The kernel makes one report of two that are alike and follow each other. Of each rename it reports both ends,
+        // so that no two are.
+        let flags = AddWatchFlags::IN_MOVED_TO
+            | AddWatchFlags::IN_MOVED_FROM
+            | AddWatchFlags::IN_DELETE
+            | AddWatchFlags::IN_ONLYDIR;
+        let watch = self.inotify.add_watch(&self.directory, flags)?;
+        Ok(Watched {
+            versions: self,
+            watch,
+        })
+    }
+}
+
+impl Watched<'_> {
+    /// Returns what has happened since, the oldest first.
+    #[must_use]
+    pub fn end(self) -> Vec<Version> {
+        // The end of the watch is reported after all that came before it.
+        let mut steps = Vec::new();
+        let mut ended = self.versions.inotify.rm_watch(self.watch).is_ok();
+        while ended {
+            match self.versions.steps.recv_timeout(PATIENCE) {
+                Ok(Step::End) => break,
+                Ok(step) => steps.push(step),
+                Err(_) => ended = false,
+            }
+        }
+        if !ended {
+            steps.push(Step::Overflow);
+        }
+        told(steps)
+    }
+}
+
+/// Reads what was opened. A file that was opened for two reports was there for the later one only.
+fn told(steps: Vec<Step>) -> Vec<Version> {
+    let identity = |step: &Step| match step {
+        Step::Written(Some(file)) => {
+            let metadata = file.metadata().ok()?;
+            Some((metadata.dev(), metadata.ino()))
+        }
+        _ => None,
+    };
+    // All are open, so none has the number of one that is gone.
+    let identities: Vec<_> = steps.iter().map(identity).collect();
+    let version = |(place, step): (usize, Step)| match step {
+        Step::Written(Some(file))
+            if identities[place].is_some()
+                && !identities[place + 1..].contains(&identities[place]) =>
+        {
+            let mut text = String::new();
+            match file.take(MAX_SIZE).read_to_string(&mut text) {
+                Ok(_) => Version::Text(body(&text).to_owned()),
+                Err(_) => Version::Missed,
+            }
+        }
+        Step::Deleted => Version::Undefined,
+        _ => Version::Missed,
+    };
+    steps.into_iter().enumerate().map(version).collect()
+}
+
+/// A definition of libvirt's without the comment at its top, which names the domain (src/util/virxml.c,
+/// `virXMLEmitWarning`; a name with two hyphens is left out of it).
+fn body(text: &str) -> &str {
+    match text.trim_start().strip_prefix("<!--") {
+        Some(rest) => rest.split_once("-->").map_or(text, |(_, body)| body),
+        None => text,
+    }
+    .trim()
+}
+
+/// Returns what our definition has replaced, and as what libvirt has written ours, if that was seen. `expected`: the
+/// definition that was looked at. `wanted`: what was defined; libvirt has filled in what was missing.
+#[must_use]
+pub fn replaced(seen: &[Version], expected: &str, wanted: &str) -> (Replaced, Option<String>) {
+    let distance = |version: &Version| match version {
+        Version::Text(text) => Some(distance(text, wanted)),
+        _ => None,
+    };
+    let texts = seen.iter().enumerate();
+    let ours = texts
+        .filter_map(|(place, version)| Some((distance(version)?, place)))
+        .min();
+    // If ours was missed, it was the last that was.
+    let missed = || seen.iter().rposition(|version| *version == Version::Missed);
+    let Some(ours) = ours.map(|(_, place)| place).or_else(missed) else {
+        return (Replaced::Expected, None);
+    };
+    let text = match &seen[ours] {
+        Version::Text(text) => Some(text.clone()),
+        _ => None,
+    };
+    let before = match ours.checked_sub(1).map(|before| &seen[before]) {
+        None => Replaced::Expected,
+        Some(Version::Text(text)) if text == expected.trim() => Replaced::Expected,
+        Some(Version::Text(text)) => Replaced::Theirs(text.clone()),
+        Some(Version::Missed) => Replaced::Missed,
+        Some(Version::Undefined) => Replaced::Undefined,
+    };
+    (before, text)
+}
+
+/// The tags of a definition, with how many there are of each.
+fn tags(text: &str) -> HashMap<&str, i64> {
+    let mut tags = HashMap::new();
+    for tag in text.split('<') {
+        *tags.entry(tag.trim()).or_default() += 1;
+    }
+    tags
+}
+
+/// How many tags one has and the other has not. Of all versions, ours is the one that is nearest to what we defined:
+/// what others have defined lacks our changes, or has theirs beside them.
+fn distance(one: &str, other: &str) -> u64 {
+    let mut tags = tags(one);
+    for tag in other.split('<') {
+        *tags.entry(tag.trim()).or_default() -= 1;
+    }
+    tags.values().map(|count| count.unsigned_abs()).sum()
+}
+
+/// The names of the elements in which two definitions differ, for the log: no value of either.
+#[must_use]
+pub fn differing(one: &str, other: &str) -> Vec<String> {
+    let mut counts = tags(one);
+    for tag in other.split('<') {
+        *counts.entry(tag.trim()).or_default() -= 1;
+    }
+    let is_name = |c: char| c.is_alphanumeric() || "_-.:".contains(c);
+    let name = |tag: &str| {
+        let end = tag.find(|c| !is_name(c)).unwrap_or(tag.len());
+        tag[..end].chars().take(MOST_CHARACTERS).collect::<String>()
+    };
+    let mut names: Vec<String> = counts
+        .iter()
+        .filter(|(tag, count)| **count != 0 && !tag.starts_with(['/', '!', '?']))
+        .map(|(tag, _)| name(tag))
+        .filter(|name| !name.is_empty())
+        .collect();
+    names.sort();
+    names.dedup();
+    if names.len() > MOST_NAMES {
+        names.truncate(MOST_NAMES);
+        names.push("…".into());
+    }
+    names
+}
+
+/// The thread that opens the files.
+struct Reader {
+    directory: PathBuf,
+    inotify: Arc<Inotify>,
+    wanted: Arc<Mutex<OsString>>,
+    sink: Sender<Step>,
+}
+
+impl Reader {
+    fn read(&self) {
+        come_first();
+        loop {
+            let events = match self.inotify.read_events() {
+                Ok(events) => events,
+                Err(Errno::EINTR) => continue,
+                // Only a lack of memory. Whoever waits for us tells that something may be missing.
+                Err(_) => {
+                    thread::sleep(Duration::from_millis(100));
+                    continue;
+                }
+            };
+            for event in events {
+                let step = if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
+                    Step::Overflow
+                } else if event.mask.contains(AddWatchFlags::IN_IGNORED) {
+                    Step::End
+                } else if event.name.as_deref() != Some(&*self.wanted()) {
+                    continue;
+                } else if event.mask.contains(AddWatchFlags::IN_DELETE) {
+                    Step::Deleted
+                } else if event.mask.contains(AddWatchFlags::IN_MOVED_TO) {
+                    Step::Written(self.open(event.name.as_deref()))
+                } else {
+                    continue;
+                };
+                if self.sink.send(step).is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn wanted(&self) -> OsString {
+        let wanted = self.wanted.lock().expect("nothing panics with it");
+        wanted.clone()
+    }
+
+    fn open(&self, name: Option<&OsStr>) -> Option<File> {
+        // O_NONBLOCK: a FIFO in this place must not hold us up.
+        OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+            .open(self.directory.join(name?))
+            .ok()
+            .filter(|file| file.metadata().is_ok_and(|metadata| metadata.is_file()))
+    }
+}
+
+/// Has this thread run before all that have no priority, as soon as a file has its name. If that is not allowed (it takes
+/// `LimitRTPRIO=` of systemd's, or `CAP_SYS_NICE`), some more versions are missed, and known to be.
+#[allow(unsafe_code)]
+fn come_first() {
+    // SAFETY: the structure is complete, and lives as long as the call, which changes this thread's priority alone.
+    // The thread sleeps but for the moment in which it opens a file, and has no children.
+    unsafe {
+        let parameters = libc::sched_param { sched_priority: 1 };
+        libc::sched_setscheduler(
+            0,
+            libc::SCHED_RR | libc::SCHED_RESET_ON_FORK,
+            &raw const parameters,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    const BEFORE: &str = "<domain><a/><b/></domain>";
+    const OURS: &str = "<domain><a x='1'/><b/></domain>";
+    const THEIRS: &str = "<domain><title>t</title><a/><b/></domain>";
+    const LATER: &str = "<domain><title>t</title><a x='1'/><b/></domain>";
+
+    fn text(text: &str) -> Version {
+        Version::Text(text.into())
+    }
+
+    /// As libvirt does it.
+    fn save(directory: &Path, name: &str, text: &str) {
+        let new = directory.join(format!("{name}.xml.new"));
+        let comment = format!(
+            "<!--\nWARNING: THIS IS AN AUTO-GENERATED FILE.\n  virsh edit {name}\n-->\n\n{text}\n"
+        );
+        fs::write(&new, comment).unwrap();
+        fs::rename(new, directory.join(format!("{name}.xml"))).unwrap();
+    }
+
+    #[test]
+    fn each_version_is_caught_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        let versions = Versions::new(path.to_owned()).unwrap();
+        save(path, "g", "<before/>");
+        for _ in 0..3 {
+            let watched = versions.watch("g").unwrap();
+            for number in 0..20 {
+                save(path, "other", "<other/>");
+                save(path, "g", &format!("<domain>{number}</domain>"));
+            }
+            fs::remove_file(path.join("g.xml")).unwrap();
+            let seen = watched.end();
+            let caught = seen
+                .iter()
+                .filter(|version| matches!(version, Version::Text(_)));
+            let missed = seen.iter().filter(|version| **version == Version::Missed);
+            assert_eq!(caught.count() + missed.count(), 20, "{seen:?}");
+            assert_eq!(seen.last(), Some(&Version::Undefined));
+        }
+        assert!(
+            Versions::new(path.join("none"))
+                .unwrap()
+                .watch("g")
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn a_version_that_was_missed_is_known_to_be() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        save(path, "g", OURS);
+        let open = || Step::Written(File::open(path.join("g.xml")).ok());
+        // Two reports, and one file.
+        let steps = vec![open(), open()];
+        assert_eq!(told(steps), [Version::Missed, text(OURS)]);
+        let steps = vec![open(), Step::Deleted, open()];
+        assert_eq!(
+            told(steps),
+            [Version::Missed, Version::Undefined, text(OURS)]
+        );
+        assert_eq!(told(vec![Step::Written(None)]), [Version::Missed]);
+        assert_eq!(told(vec![Step::Overflow]), [Version::Missed]);
+    }
+
+    #[test]
+    fn what_ours_has_replaced() {
+        use Replaced::{Expected, Missed, Theirs, Undefined};
+        let ours = || Some(OURS.to_owned());
+        for (seen, expected) in [
+            (vec![text(OURS)], (Expected, ours())),
+            (vec![text(BEFORE), text(OURS)], (Expected, ours())),
+            (
+                vec![text(THEIRS), text(OURS)],
+                (Theirs(THEIRS.into()), ours()),
+            ),
+            // What comes after it has lost nothing.
+            (vec![text(OURS), text(LATER)], (Expected, ours())),
+            (
+                vec![text(THEIRS), text(OURS), text(LATER)],
+                (Theirs(THEIRS.into()), ours()),
+            ),
+            (vec![text(OURS), Version::Undefined], (Expected, ours())),
+            (vec![Version::Undefined, text(OURS)], (Undefined, ours())),
+            (
+                vec![Version::Undefined, text(THEIRS), text(OURS)],
+                (Theirs(THEIRS.into()), ours()),
+            ),
+            (vec![Version::Missed, text(OURS)], (Missed, ours())),
+            (vec![Version::Missed], (Expected, None)),
+            (vec![Version::Missed, Version::Missed], (Missed, None)),
+            (vec![], (Expected, None)),
+        ] {
+            assert_eq!(replaced(&seen, BEFORE, OURS), expected, "{seen:?}");
+        }
+    }
+
+    #[test]
+    fn a_comment_is_no_part_of_a_definition() {
+        for text in [
+            "<!--\nvirsh edit x\n-->\n\n<domain/>\n",
+            "<domain/>\n",
+            "<domain/>",
+        ] {
+            assert_eq!(body(text), "<domain/>");
+        }
+    }
+
+    #[test]
+    fn differences_are_told_without_values() {
+        let other = "<domain><title>geheim</title><a x='1'/><b/></domain>";
+        assert_eq!(differing(THEIRS, other), ["a", "title"]);
+        assert!(differing(THEIRS, THEIRS).is_empty());
+        let long: String = (0..100)
+            .map(|n| format!("<x{n}{}/>", "y".repeat(100)))
+            .collect();
+        let said = differing(THEIRS, &long);
+        assert_eq!(said.len(), MOST_NAMES + 1);
+        assert!(said.concat().chars().count() <= MOST_NAMES * MOST_CHARACTERS + 1);
+    }
+}

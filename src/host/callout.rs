@@ -1,0 +1,117 @@
+//! Our links among mdevctl's callouts, in `/etc/mdevctl.d/scripts.d/callouts`. mdevctl asks the scripts
+//! there after those in `/usr/lib/mdevctl/scripts.d`, sorted by their names (mdevctl src/environment.rs,
+//! `callout_script_dirs`), and takes the first answer: a vendor's comes before ours.
+//!
+//! A callout that is there while libvirt starts makes its start several times as long: libvirt has mdevctl
+//! list all devices at each mdev that it finds, and mdevctl runs each callout for each of them. So the daemon
+//! makes a link once libvirt has listed its devices, and takes it away when libvirt ends. A host without the
+//! daemon may have one for good: `callout = "static"`.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::config::CalloutLink;
+use crate::host::{Root, is_absent, settings};
+
+const DIRECTORY: &str = "etc/mdevctl.d/scripts.d/callouts";
+
+/// The link that is there for good, as those are called that the package has among the notifiers.
+pub const STATIC: &str = "99-gfxplane";
+
+/// The daemon's link. What it leaves if it is killed is known to be its, and removed
+/// (packaging/gfxplane.service, packaging/gfxplane.tmpfiles).
+pub const OF_DAEMON: &str = "99-gfxplane-watch";
+
+/// What they lead to.
+const HELPER: &str = "/usr/bin/gfxplane-helper";
+
+/// Returns whether a file among mdevctl's scripts is a link of ours, by its name.
+#[must_use]
+pub fn is_ours(name: &str) -> bool {
+    [STATIC, OF_DAEMON].contains(&name)
+}
+
+/// Makes a link, with the directory for it, unless it is there.
+///
+/// # Errors
+/// Any error of the file system.
+pub fn make(root: &Root, name: &str) -> io::Result<()> {
+    let path = path(root, name);
+    if fs::read_link(&path).is_ok_and(|target| target == Path::new(HELPER)) {
+        return Ok(());
+    }
+    remove(root, name)?;
+    fs::create_dir_all(root.join(DIRECTORY))?;
+    std::os::unix::fs::symlink(HELPER, path)
+}
+
+/// Takes a link away, if it is there.
+///
+/// # Errors
+/// Any other error of the file system.
+pub fn remove(root: &Root, name: &str) -> io::Result<()> {
+    match fs::remove_file(path(root, name)) {
+        Err(error) if !is_absent(&error) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Makes the link that is there for good, or takes it away, as the setting says.
+///
+/// # Errors
+/// Any error of the file system.
+pub fn set(root: &Root) -> io::Result<()> {
+    match settings::config(root, &mut Vec::new()).callout {
+        CalloutLink::Static => make(root, STATIC),
+        CalloutLink::Daemon => remove(root, STATIC),
+    }
+}
+
+fn path(root: &Root, name: &str) -> PathBuf {
+    root.join(DIRECTORY).join(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_come_and_go() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::recorded(directory.path());
+        let target = |name| fs::read_link(path(&root, name)).ok();
+        remove(&root, OF_DAEMON).unwrap();
+        for _ in 0..2 {
+            make(&root, OF_DAEMON).unwrap();
+            assert_eq!(target(OF_DAEMON), Some(HELPER.into()));
+        }
+        // What leads elsewhere is mended.
+        remove(&root, OF_DAEMON).unwrap();
+        std::os::unix::fs::symlink("/nowhere", path(&root, OF_DAEMON)).unwrap();
+        make(&root, OF_DAEMON).unwrap();
+        assert_eq!(target(OF_DAEMON), Some(HELPER.into()));
+        remove(&root, OF_DAEMON).unwrap();
+        assert_eq!(target(OF_DAEMON), None);
+    }
+
+    #[test]
+    fn the_setting_decides_of_the_one_that_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::recorded(directory.path());
+        let is_there = || path(&root, STATIC).is_symlink();
+        set(&root).unwrap();
+        assert!(!is_there());
+        fs::create_dir_all(root.join("etc/gfxplane")).unwrap();
+        fs::write(
+            root.join("etc/gfxplane/gfxplane.toml"),
+            "callout = 'static'",
+        )
+        .unwrap();
+        set(&root).unwrap();
+        assert!(is_there());
+        fs::write(root.join("etc/gfxplane/gfxplane.toml"), "").unwrap();
+        set(&root).unwrap();
+        assert!(!is_there());
+    }
+}
