@@ -274,6 +274,9 @@ impl Surroundings for Host {
     }
 }
 
+/// A way to look at a domain, by its XML.
+type Way = fn(&str, &Host);
+
 /// The fastest of three.
 fn least(mut run: impl FnMut()) -> Duration {
     let once = |run: &mut dyn FnMut()| {
@@ -298,7 +301,7 @@ fn main() {
     let root = arguments.iter().position(|word| word.contains('/'));
     let root = root.map_or(lab.into(), |place| arguments.remove(place));
     let root = Root::recorded(root);
-    let ways: [(&str, fn(&str, &Host)); 4] = [
+    let ways: [(&str, Way); 4] = [
         ("start", |text, host| {
             let document = Document::parse(text).expect("it is well-formed");
             let domain = Domain::new(&document).expect("it is a domain");
@@ -349,7 +352,7 @@ fn main() {
                         &Host {
                             reading: Reading::new(&root),
                         },
-                    )
+                    );
                 })
                 .as_secs_f64()
                     * 1000.0

@@ -199,6 +199,9 @@ impl Setting {
     }
 }
 
+/// Displays of QEMU's that are not read (qapi/ui.json, `DisplayType`), or not always.
+const DISPLAYS: [&str; 5] = ["cocoa", "dbus", "gtk", "sdl", "spice-app"];
+
 /// The most arguments that are named as not read. What they may do is in doubt all the same.
 const MOST_UNREAD: usize = 16;
 
@@ -333,7 +336,12 @@ impl Arguments {
                         display_unread = None;
                     }
                     Some(Err(kind)) => {
-                        display_unread = Some(format!("-display {kind}"));
+                        // Anything else may be a value, and so a secret.
+                        let known = DISPLAYS.into_iter().find(|known| *known == kind);
+                        display_unread = Some(match known {
+                            Some(kind) => format!("-display {kind}"),
+                            None => "-display".into(),
+                        });
                         read.display = Some(Display::of(Local::Other));
                     }
                     None => read.own_vnc(value.strip_prefix("vnc=").unwrap_or_default()),
@@ -516,6 +524,70 @@ fn is_on(value: &str) -> bool {
     matches!(value, "on" | "yes" | "true" | "y")
 }
 
+/// Returns true for a value that tells nothing but what a switch, a small number or the name of QEMU's
+/// vfio driver does. Any other one may be a secret, and is told nowhere.
+#[must_use]
+pub fn is_telling(value: &str) -> bool {
+    let number = value.strip_prefix("0x").unwrap_or(value);
+    let is_number =
+        (1..=5).contains(&number.len()) && number.bytes().all(|b| b.is_ascii_hexdigit());
+    let is_number = is_number && number.starts_with(|c: char| c.is_ascii_digit());
+    let is_word = matches!(
+        value,
+        "" | "off" | "no" | "false" | "n" | "auto" | "vfio-pci" | "vfio-pci-nohotplug"
+    );
+    is_number || is_on(value) || is_word
+}
+
+/// A value as it is told: [`is_telling`], or three dots.
+#[must_use]
+pub fn told(value: &str) -> &str {
+    if is_telling(value) { value } else { "…" }
+}
+
+/// The argument of a `-set` with its value as it is [`told`].
+#[must_use]
+pub fn told_setting(setting: &str) -> String {
+    let name_and_value = setting.split_once('=');
+    name_and_value.map_or_else(String::new, |(name, value)| {
+        format!("{name}={}", told(value))
+    })
+}
+
+/// What QEMU or libvirt said without the values of arguments: QEMU puts the argument that it is about
+/// before its words, with its value (util/error-report.c, `print_loc`), and that may be a secret.
+#[must_use]
+pub fn without_values(message: &str) -> String {
+    let lines: Vec<String> = message.split('\n').map(line_without_values).collect();
+    lines.join("\n")
+}
+
+fn line_without_values(line: &str) -> String {
+    let is_option = |rest: &str| {
+        let name = rest.strip_prefix('-')?.split(' ').next()?;
+        let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c);
+        let is_name = name.starts_with(|c: char| c.is_ascii_lowercase()) && name.chars().all(fits);
+        is_name.then_some(name.len() + 1)
+    };
+    let starts = std::iter::once(0).chain(line.match_indices(": ").map(|(at, _)| at + 2));
+    let found = starts
+        .filter_map(|at| Some((at, at + is_option(&line[at..])?)))
+        .next();
+    let Some((start, end)) = found else {
+        return line.to_owned();
+    };
+    let (option, value) = (&line[start..end], line[end..].trim_start());
+    let mut json = serde_json::Deserializer::from_str(value).into_iter::<serde_json::Value>();
+    let length = match json.next() {
+        Some(Ok(_)) if value.starts_with('{') => Some(json.byte_offset()),
+        // QEMU's words behind these have a colon in them, and their values none with a blank.
+        _ if ["-device", "-display", "-vga", "-vnc"].contains(&option) => value.find(": "),
+        _ => value.rfind(": "),
+    };
+    let rest = length.map_or("", |length| &value[length..]);
+    format!("{}{option} …{rest}", &line[..start])
+}
+
 /// Reads the value of `-global` (`qemu_global_option`, system/qdev-monitor.c); `None` if it is for
 /// something else than vfio devices.
 fn global(text: &str) -> Option<Global> {
@@ -611,6 +683,36 @@ mod tests {
 
     fn read(words: &[&str]) -> Arguments {
         Arguments::read(words.iter().copied())
+    }
+
+    #[test]
+    fn messages_without_values() {
+        for (message, expected) in [
+            (
+                r#"internal error: QEMU: 2026-11-29T01:00:00.0Z qemu-system-x86_64: -device {"driver":"vfio-pci","x":"a: b"}: vfio 0000:01:00.0: error getting device"#,
+                "internal error: QEMU: 2026-11-29T01:00:00.0Z qemu-system-x86_64: -device …: vfio 0000:01:00.0: error getting device",
+            ),
+            (
+                "qemu-system-x86_64: -spice port=1,password=a: b: -x: no such file",
+                "qemu-system-x86_64: -spice …: no such file",
+            ),
+            (
+                "-display egl-headless: egl: no drm render node available",
+                "-display …: egl: no drm render node available",
+            ),
+            ("x: -set a.b.c=d", "x: -set …"),
+            (
+                "one\nx: -object secret,data=y: bad",
+                "one\nx: -object …: bad",
+            ),
+            (
+                "virgl could not be initialized: -1",
+                "virgl could not be initialized: -1",
+            ),
+            ("nothing - of that: sort", "nothing - of that: sort"),
+        ] {
+            assert_eq!(without_values(message), expected);
+        }
     }
 
     #[test]

@@ -18,7 +18,8 @@ pub const QEMU_NAMESPACE: &str = "http://libvirt.org/schemas/domain/qemu/1.0";
 /// The namespace of `<gfxplane:policy>` in a domain's metadata.
 pub const POLICY_NAMESPACE: &str = "urn:gfxplane:domain:1";
 
-const LIBOSINFO_NAMESPACE: &str = "http://libosinfo.org/xmlns/libvirt/domain/1.0";
+/// The namespace of libosinfo's metadata.
+pub(crate) const LIBOSINFO_NAMESPACE: &str = "http://libosinfo.org/xmlns/libvirt/domain/1.0";
 
 /// The error for a document whose root is not `<domain>`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -427,7 +428,7 @@ pub struct Domain<'d, 'a> {
 }
 
 /// Other managers: a part of their metadata's namespace, and their name.
-const MANAGERS: [(&str, &str); 5] = [
+pub(crate) const MANAGERS: [(&str, &str); 5] = [
     ("openstack.org", "Nova"),
     ("ovirt.org", "oVirt"),
     ("cloudstack", "CloudStack"),

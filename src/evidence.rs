@@ -1,6 +1,5 @@
 //! The evidence for a fact, and the choice between sources that differ.
 
-use std::fmt;
 use std::str::FromStr;
 
 use serde::de::IntoDeserializer;
@@ -8,6 +7,7 @@ use serde::de::value::StrDeserializer;
 use serde::{Deserialize, Serialize};
 
 use crate::facts::{Display, DisplayInterface, Facts, Reason};
+use crate::names::display_as_serde;
 use crate::version::Version;
 
 /// A source of facts. The order is that of authority, the strongest first.
@@ -35,18 +35,6 @@ impl Method {
     pub fn is_measured(self) -> bool {
         self <= Method::Probe
     }
-
-    /// Returns the word that XML, JSON and attributes use for this method.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Method::Kernel => "kernel",
-            Method::Probe => "probe",
-            Method::Qemu => "qemu",
-            Method::Sibling => "sibling",
-            Method::Rule => "rule",
-        }
-    }
 }
 
 /// The kernel interface through which a device was opened.
@@ -59,24 +47,13 @@ pub enum OpenPath {
     Cdev,
 }
 
-impl OpenPath {
-    /// Returns the word that XML, JSON and attributes use for this path.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            OpenPath::Group => "group",
-            OpenPath::Cdev => "cdev",
-        }
-    }
-}
-
 impl FromStr for OpenPath {
     type Err = String;
 
     fn from_str(word: &str) -> Result<Self, String> {
         [OpenPath::Group, OpenPath::Cdev]
             .into_iter()
-            .find(|path| path.word() == word)
+            .find(|path| path.to_string() == word)
             .ok_or_else(|| format!("{word:?} is no way to open a device: expected group or cdev"))
     }
 }
@@ -163,11 +140,7 @@ impl Step {
     }
 }
 
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.serialize(f)
-    }
-}
+display_as_serde!(Method, OpenPath, Step);
 
 /// The evidence for a set of facts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -256,7 +229,7 @@ impl Finding {
     pub fn how_known(&self) -> String {
         match &self.evidence {
             Some(evidence) if evidence.method.is_measured() => "measured".into(),
-            Some(evidence) => format!("known by {}, not measured", evidence.method.word()),
+            Some(evidence) => format!("known by {}, not measured", evidence.method),
             None => "not measured".into(),
         }
     }

@@ -7,6 +7,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use serde::Serialize;
+
 use crate::evidence::{Evidence, Finding, Method};
 use crate::facts::{Display, Facts};
 use crate::inventory::{DeviceEntry, Sources, active, rule_for_type, sibling_of_type};
@@ -86,7 +88,7 @@ pub fn export(sources: &Sources) -> Export {
             kinds.entry(kind).or_default().push(Measured {
                 of: format!("the record of {}", of_type.id),
                 facts: record.facts.clone(),
-                evidence: record.evidence(Method::Probe),
+                evidence: record.evidence(),
                 open: rule.map_or(Open::Named, |rule| rule.open),
             });
         }
@@ -218,84 +220,21 @@ impl Export {
     /// The text of a file for `/etc/gfxplane/rules.d`.
     #[must_use]
     pub fn to_toml(&self) -> String {
+        #[derive(Serialize)]
+        struct File<'r> {
+            rule: &'r [Rule],
+        }
         let mut text = String::from(
-            "# What gfxplane measured on a host (gfxplane rules --export), for /etc/gfxplane/rules.d of others\n# that have the same devices, drivers and kernel.\n",
+            "# What gfxplane measured on a host (gfxplane rules --export), for /etc/gfxplane/rules.d of others\n\
+             # that have the same devices, drivers and kernel.\n",
         );
-        for rule in &self.rules {
-            text.push_str("\n[[rule]]\n");
-            // To a String nothing fails.
-            let _ = write_rule(&mut text, rule);
+        if !self.rules.is_empty() {
+            let rules = toml::to_string(&File { rule: &self.rules });
+            text.push('\n');
+            text.push_str(&rules.expect("a rule is a table of TOML"));
         }
         text
     }
-}
-
-fn write_rule(text: &mut String, rule: &Rule) -> std::fmt::Result {
-    writeln!(text, "name = {}", quoted(&rule.name))?;
-    writeln!(text, "source = {}", quoted(&rule.source))?;
-    let list = |globs: &[String]| -> String {
-        let globs: Vec<String> = globs.iter().map(|glob| quoted(glob)).collect();
-        format!("[{}]", globs.join(", "))
-    };
-    let matches = &rule.matches;
-    let mut conditions = Vec::new();
-    if let Some(bus) = matches.bus {
-        let word = match bus {
-            Bus::Mdev => "mdev",
-            Bus::Pci => "pci",
-        };
-        conditions.push(format!("bus = {}", quoted(word)));
-    }
-    for (name, globs) in [
-        ("driver", &matches.driver),
-        ("parent_driver", &matches.parent_driver),
-        ("type", &matches.type_id),
-    ] {
-        if !globs.is_empty() {
-            conditions.push(format!("{name} = {}", list(globs)));
-        }
-    }
-    writeln!(text, "match = {{ {} }}", conditions.join(", "))?;
-    if let Some(facts) = &rule.facts {
-        let words: Vec<String> = facts.display.words().iter().map(|w| quoted(w)).collect();
-        writeln!(text, "display = [{}]", words.join(", "))?;
-        if let Display::Unknown(reason) = &facts.display {
-            writeln!(text, "reason = {}", quoted(&reason.to_string()))?;
-        }
-        if let Some(edid) = facts.edid {
-            let (x, y) = (edid.max_xres, edid.max_yres);
-            writeln!(text, "edid = {{ max_xres = {x}, max_yres = {y} }}")?;
-        }
-        if let Some(opregion) = facts.opregion {
-            writeln!(text, "opregion = {{ size = {} }}", opregion.size)?;
-        }
-        if facts.kvm {
-            writeln!(text, "kvm = true")?;
-        }
-    }
-    let open = match rule.open {
-        Open::Safe => "safe",
-        Open::Named => "named",
-        Open::Never => "never",
-    };
-    writeln!(text, "open = {}", quoted(open))
-}
-
-/// A basic string of TOML.
-fn quoted(text: &str) -> String {
-    let mut string = String::from("\"");
-    for c in text.chars() {
-        match c {
-            '"' => string.push_str("\\\""),
-            '\\' => string.push_str("\\\\"),
-            c if c.is_control() => {
-                let _ = write!(string, "\\u{:04X}", c as u32);
-            }
-            c => string.push(c),
-        }
-    }
-    string.push('"');
-    string
 }
 
 #[cfg(test)]

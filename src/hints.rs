@@ -1,8 +1,9 @@
 //! The options that a display requires or allows, derived from the facts.
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use crate::facts::{Display, DisplayInterface, Facts};
+use crate::names::display_as_serde;
 use crate::predict::versions::OPREGION_BY_DEFAULT;
 use crate::version::Version;
 
@@ -20,21 +21,9 @@ pub enum Scope {
     Host,
 }
 
-impl Scope {
-    /// Returns the word that XML, JSON and attributes use for this scope.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Scope::Graphics => "graphics",
-            Scope::Hostdev => "hostdev",
-            Scope::Qemu => "qemu",
-            Scope::Host => "host",
-        }
-    }
-}
-
 /// The purpose of an option that is not always wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Purpose {
     /// The firmware and early boot show on the same screen.
     BootDisplay,
@@ -42,22 +31,7 @@ pub enum Purpose {
     Windows,
 }
 
-impl Purpose {
-    /// Returns the word that XML, JSON and attributes use for this purpose.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Purpose::BootDisplay => "boot-display",
-            Purpose::Windows => "windows",
-        }
-    }
-}
-
-impl Serialize for Purpose {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.word())
-    }
-}
+display_as_serde!(Scope, Purpose);
 
 /// One option with its value.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -134,7 +108,7 @@ mod tests {
     fn words(facts: &Facts, node: Option<&str>) -> Vec<String> {
         hints(facts, node)
             .into_iter()
-            .map(|h| format!("{}.{}={}", h.scope.word(), h.name, h.value))
+            .map(|h| format!("{}.{}={}", h.scope, h.name, h.value))
             .collect()
     }
 

@@ -13,7 +13,7 @@
 //! A domain whose policy is `display = "off"` is kept from starting all the same: QEMU would not
 //! start it either. One whose policy can't be read is not, as nothing that is broken may veto.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use crate::abilities::Abilities;
 use crate::arguments::Arguments;
@@ -248,7 +248,9 @@ fn may_pass(action: &Action) -> bool {
 /// no device for one.
 fn has_a_wish(domain: &Domain<'_, '_>) -> bool {
     let on = |switch: Option<Switch>| switch == Some(Switch::On);
-    let said = |alias: &str| domain.properties.iter().any(|p| p.alias == alias);
+    let aliases = domain.properties.iter().map(|p| p.alias.as_str());
+    let aliases: HashSet<&str> = aliases.collect();
+    let said = |alias: &str| aliases.contains(alias);
     let wishes = |hostdev: &crate::domain::Hostdev<'_, '_>| {
         on(hostdev.display) || on(hostdev.ramfb) || said(&hostdev.alias)
     };

@@ -11,12 +11,11 @@ use crate::facts::{Facts, Reason};
 use crate::hints::{Hint, hints};
 use crate::host::mdevctl::Definition;
 use crate::host::sysfs::{Device, Host, MdevType, Parent};
-use crate::host::{Root, Warning, mdevctl, run, settings, sysfs, testimony};
+use crate::host::{Root, Warning, mdevctl, run, settings, sysfs};
 use crate::names::DeviceId;
 use crate::record::{Circumstances, Record};
 use crate::rules::{Bus, Open, Rule, Rules, Subject};
 use crate::screens::{Here, Known};
-use crate::testimony::Testimony;
 
 /// The state of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -34,7 +33,7 @@ pub struct Memory {
     /// The records of devices.
     pub devices: HashMap<DeviceId, Record>,
     /// The statements of QEMU about devices. They say nothing about types.
-    pub qemu: HashMap<DeviceId, Testimony>,
+    pub qemu: HashMap<DeviceId, Record>,
     /// The records of types, by type id.
     pub types: HashMap<String, Record>,
 }
@@ -195,7 +194,7 @@ fn remember(
             .extend(run::read_record(root, id, warnings).map(|record| (id, record)));
         memory
             .qemu
-            .extend(testimony::read(root, id, warnings).map(|said| (id, said)));
+            .extend(run::read_qemu(root, id, warnings).map(|said| (id, said)));
     }
     let mut seen = std::collections::HashSet::new();
     for type_id in types.filter(|type_id| seen.insert(type_id.clone())) {
@@ -340,7 +339,7 @@ pub fn recorded(root: &Root, id: DeviceId, warnings: &mut Vec<Warning>) -> Optio
     if circumstances != record.circumstances {
         return None;
     }
-    let evidence = record.evidence(Method::Probe);
+    let evidence = record.evidence();
     Some(Known {
         finding: resolve(vec![(record.facts, evidence)], Reason::NotProbed),
         render_node,
@@ -607,7 +606,7 @@ fn evidence(
     kernel: Option<&Facts>,
     host: &Host,
     record: Option<&Record>,
-    qemu: Option<&Testimony>,
+    qemu: Option<&Record>,
     sibling: Option<&Record>,
     rule: Option<&Rule>,
 ) -> Vec<(Facts, Evidence)> {
@@ -620,10 +619,10 @@ fn evidence(
         sources.push((facts.clone(), evidence));
     }
     if let Some(record) = record {
-        sources.push((record.facts.clone(), record.evidence(Method::Probe)));
+        sources.push((record.facts.clone(), record.evidence()));
     }
     if let Some(said) = qemu {
-        sources.push((Facts::of(said.display.clone()), said.evidence()));
+        sources.push((said.facts.clone(), said.evidence()));
     }
     if let Some(record) = sibling {
         // Offsets and interrupts belong to the other device.
@@ -631,7 +630,7 @@ fn evidence(
             device: None,
             ..record.facts.clone()
         };
-        sources.push((facts, record.evidence(Method::Sibling)));
+        sources.push((facts, record.sibling_evidence()));
     }
     if let Some((rule, facts)) = rule.and_then(|rule| rule.facts.clone().map(|facts| (rule, facts)))
     {
@@ -651,6 +650,7 @@ pub fn record_of(device: &Device, host: &Host, answer: &crate::probe::Answer) ->
         path: answer.path,
         step: answer.step,
         errno: answer.errno.clone(),
+        qemu: None,
     }
 }
 
@@ -659,7 +659,7 @@ mod tests {
     use super::*;
     use crate::export;
     use crate::facts::Display;
-    use crate::host::testimony;
+    use crate::record::ByQemu;
     use std::path::Path;
 
     /// Makes a copy of the recorded lab. Device 8 was in use during its probe, and no device of its
@@ -682,18 +682,35 @@ mod tests {
             .unwrap()
     }
 
+    /// A domain may name thousands of devices that are not here. For each one rules and definitions
+    /// were read again.
+    #[test]
+    fn what_all_devices_share_is_read_once() {
+        let (_keep, root) = lab();
+        let reading = Reading::new(&root);
+        let known = |reading: &Reading| {
+            let known = reading.known(id(4711), &mut Vec::new());
+            known.finding.evidence.is_some()
+        };
+        assert!(!known(&reading), "nobody knows it");
+        let parent = root.join("etc/mdevctl.d/mdpy");
+        std::fs::create_dir_all(&parent).unwrap();
+        let text = r#"{"mdev_type":"mdpy-vga","start":"manual","attrs":[]}"#;
+        std::fs::write(parent.join(id(4711).to_string()), text).unwrap();
+        assert!(!known(&reading), "it was not read again");
+        assert!(known(&Reading::new(&root)), "by its type");
+    }
+
     /// Stores a statement of QEMU about a device in its present circumstances.
-    fn qemu_says(root: &Root, id: DeviceId, display: Display) -> Testimony {
+    fn qemu_says(root: &Root, id: DeviceId, display: Display) -> Record {
         let (sources, device) = Sources::read_device(root, id);
-        let said = Testimony {
-            format: crate::record::FORMAT,
-            device: id,
-            circumstances: device.unwrap().circumstances(&sources.host),
-            display,
-            qemu: "10.0.13".parse().ok(),
+        let circumstances = device.unwrap().circumstances(&sources.host);
+        let qemu = ByQemu {
+            version: "10.0.13".parse().ok(),
             learned_from: None,
         };
-        testimony::write(root, &said).unwrap();
+        let said = Record::of_qemu(id, circumstances, display, qemu);
+        run::write_record(root, &said, None).unwrap();
         said
     }
 
@@ -707,10 +724,10 @@ mod tests {
         let rules = export::export(&Sources::read(&root));
         let said = qemu_says(&root, id(8), Display::from_answers(true, false));
         let known = known(&root, id(8), &mut Vec::new());
-        assert_eq!(known.finding.facts.display, said.display);
+        assert_eq!(known.finding.facts.display, said.facts.display);
         let evidence = known.finding.evidence.as_ref().unwrap();
         assert_eq!(evidence.method, Method::Qemu);
-        assert_eq!(evidence.qemu, said.qemu);
+        assert_eq!(evidence.qemu, said.qemu.unwrap().version);
         assert!(!known.is_measured());
         assert_eq!(
             known.finding.attempt.unwrap().display,
@@ -739,7 +756,7 @@ mod tests {
         };
         assert_eq!(method(&root), Some(Method::Qemu));
         said.circumstances.boot_id = "another".into();
-        testimony::write(&root, &said).unwrap();
+        run::write_record(&root, &said, None).unwrap();
         assert_eq!(method(&root), Some(Method::Probe), "in-use");
     }
 

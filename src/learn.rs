@@ -23,7 +23,7 @@
 //! other devices.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use uuid::Uuid;
 
@@ -300,38 +300,10 @@ fn with_display(value: &str) -> Option<DeviceId> {
 /// Splits a line of libvirt's own, such as `2026-11-22 18:34:30.123+0000: …`, into its time and its
 /// words. The time is always UTC (src/util/virtime.c, `virTimeStringThen`).
 fn by_libvirt(line: &str) -> Option<(Duration, &str)> {
-    const FORM: &[u8] = b"0000-00-00 00:00:00.000+0000: ";
-    let (stamp, words) = line.split_at_checked(FORM.len())?;
-    let fits = stamp.bytes().zip(FORM).all(|(byte, form)| match form {
-        // The digits of the time zone are compared below.
-        b'0' => byte.is_ascii_digit(),
-        other => byte == *other,
-    });
-    if !fits || &stamp[23..] != "+0000: " {
-        return None;
-    }
-    let number = |from: usize, to: usize| stamp[from..to].parse::<u64>().ok();
-    let days = days(number(0, 4)?, number(5, 7)?, number(8, 10)?)?;
-    let seconds = number(11, 13)? * 3600 + number(14, 16)? * 60 + number(17, 19)?;
-    let whole = Duration::from_secs(days * 86400 + seconds);
-    Some((whole + Duration::from_millis(number(20, 23)?), words))
-}
-
-/// Returns the number of days from 1970 to a date: the reverse of [`crate::log::rfc3339`].
-fn days(year: u64, month: u64, day: u64) -> Option<u64> {
-    if !(1..=12).contains(&month) || !(1..=31).contains(&day) {
-        return None;
-    }
-    let year = if month <= 2 {
-        year.checked_sub(1)?
-    } else {
-        year
-    };
-    let (era, year_of_era) = (year / 400, year % 400);
-    let march_month = (month + 9) % 12;
-    let day_of_year = (153 * march_month + 2) / 5 + day - 1;
-    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-    (era * 146_097 + day_of_era).checked_sub(719_468)
+    let (stamp, rest) = line.split_at_checked("2026-11-22 18:34:30.123".len())?;
+    let words = rest.strip_prefix("+0000: ")?;
+    let time = humantime::parse_rfc3339_weak(stamp).ok()?;
+    Some((time.duration_since(UNIX_EPOCH).ok()?, words))
 }
 
 /// Returns the reason in a line in which libvirt says why a domain ended.

@@ -37,7 +37,7 @@
 //!   oVirt's hooks. [`undo`] takes changes back, and [`log`] tells what was done.
 //! * [`verify`] makes a domain small enough for a trial and compares the outcome with the prediction.
 //!   [`shape`] is the part of a domain that decides the outcome, with the measured shapes.
-//! * [`testimony`] is what a QEMU said of a device. [`learn`] finds it in a domain's log.
+//! * [`learn`] finds it in a domain's log.
 //! * [`explain`] knows the messages of QEMU and libvirt, their causes and what helps. [`doctor`]
 //!   finds what is in the way on a whole host.
 //! * [`shell`] makes text safe for a terminal and names safe for a shell.
@@ -78,7 +78,6 @@ pub mod rules;
 pub mod screens;
 pub mod shape;
 pub mod shell;
-pub mod testimony;
 pub mod undo;
 pub mod verify;
 pub mod version;

@@ -1,11 +1,14 @@
 //! The lines of the log: what was done to domains, and what was decided not to be done.
 
+use std::time::{Duration, UNIX_EPOCH};
+
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::names::DeviceId;
+use crate::names::{DeviceId, display_as_serde};
 use crate::plan::{Action, Change, words};
 use crate::record::FORMAT;
+use crate::shell::plain_up_to;
 
 /// One line of the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,26 +75,6 @@ pub enum What {
     Learned,
 }
 
-impl What {
-    /// Returns the word for the event.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            What::Fixed => "fixed",
-            What::Undone => "undone",
-            What::Policy => "policy",
-            What::LeftAlone => "left-alone",
-            What::Refused => "refused",
-            What::Conflict => "conflict",
-            What::Kept => "kept",
-            What::GaveUp => "gave-up",
-            What::Started => "started",
-            What::NotStarted => "not-started",
-            What::Learned => "learned",
-        }
-    }
-}
-
 /// The part of gfxplane that acted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -108,19 +91,7 @@ pub enum By {
     Learn,
 }
 
-impl By {
-    /// Returns the word for the actor.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            By::Daemon => "daemon",
-            By::Fixup => "fixup",
-            By::Undo => "undo",
-            By::Policy => "policy",
-            By::Learn => "learn",
-        }
-    }
-}
+display_as_serde!(What, By);
 
 impl Entry {
     /// Makes an entry for an event. `time` is in seconds since 1970.
@@ -141,26 +112,21 @@ impl Entry {
     /// Adds the changes of a plan.
     #[must_use]
     pub fn changes(mut self, changes: &[Change]) -> Self {
-        self.changes = changes.iter().map(Said::of).collect();
+        self.changes = bounded(changes, Said::of);
         self
     }
 
     /// Adds changes in words.
     #[must_use]
     pub fn said(mut self, changes: &[String]) -> Self {
-        let said = |change: &String| Said {
-            change: change.clone(),
-            reason: None,
-            device: None,
-        };
-        self.changes = changes.iter().map(said).collect();
+        self.changes = bounded(changes, |change| Said::words(change));
         self
     }
 
     /// Adds a reason.
     #[must_use]
     pub fn because(mut self, reason: impl Into<String>) -> Self {
-        self.reason = Some(reason.into());
+        self.reason = Some(plain_up_to(LONGEST, &reason.into()));
         self
     }
 }
@@ -168,11 +134,35 @@ impl Entry {
 impl Said {
     fn of(change: &Change) -> Self {
         Said {
-            change: words(&change.action),
-            reason: Some(change.reason.clone()),
+            reason: Some(plain_up_to(LONGEST, &change.reason)),
             device: device(&change.action).map(|id| id.to_string()),
+            ..Said::words(&words(&change.action))
         }
     }
+
+    fn words(change: &str) -> Self {
+        Said {
+            change: plain_up_to(LONGEST, change),
+            reason: None,
+            device: None,
+        }
+    }
+}
+
+/// The longest text of an entry, in bytes: a few entries must not rotate the log away, whatever an
+/// XML has that they quote.
+const LONGEST: usize = 500;
+
+/// The most changes of an entry.
+const MOST: usize = 32;
+
+/// Some changes in words, and how many there are beside these.
+fn bounded<T>(changes: &[T], said: impl FnMut(&T) -> Said) -> Vec<Said> {
+    let mut all: Vec<Said> = changes.iter().take(MOST).map(said).collect();
+    if changes.len() > MOST {
+        all.push(Said::words(&format!("and {} more", changes.len() - MOST)));
+    }
+    all
 }
 
 fn device(action: &Action) -> Option<DeviceId> {
@@ -193,30 +183,12 @@ fn device(action: &Action) -> Option<DeviceId> {
     }
 }
 
-/// Formats a time as RFC 3339 does, in UTC: `2026-11-22T15:24:44Z`. `seconds` counts from 1970.
-///
-/// The date comes from Howard Hinnant's `civil_from_days`
-/// (<https://howardhinnant.github.io/date_algorithms.html>). Years begin in March, so that the leap
-/// day is their last.
+/// Formats a time as RFC 3339 does, in UTC: `2026-11-22T15:24:44Z`. `seconds` counts from 1970; a time
+/// after the year 9999 becomes its last second.
 #[must_use]
 pub fn rfc3339(seconds: u64) -> String {
-    let (days, rest) = (seconds / 86400, seconds % 86400);
-    // Days count from the first of March of the year 0. An era has 400 years.
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let march_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 {
-        march_month + 3
-    } else {
-        march_month - 9
-    };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+    let time = UNIX_EPOCH + Duration::from_secs(seconds.min(253_402_300_799));
+    humantime::format_rfc3339_seconds(time).to_string()
 }
 
 #[cfg(test)]
@@ -234,31 +206,30 @@ mod tests {
             (4_107_542_400, "2100-03-01T00:00:00Z"),
             (4_107_542_399, "2100-02-28T23:59:59Z"),
             (253_402_300_799, "9999-12-31T23:59:59Z"),
+            (u64::MAX, "9999-12-31T23:59:59Z"),
         ] {
             assert_eq!(rfc3339(seconds), expected);
         }
     }
 
+    /// Four definitions with an argument of 700 kB rotated the log away, which has 1 MiB.
     #[test]
-    fn words_are_those_of_the_json() {
-        let json = |value: &dyn Fn() -> serde_json::Value| value().as_str().unwrap().to_owned();
-        for what in [
-            What::Fixed,
-            What::Undone,
-            What::Policy,
-            What::LeftAlone,
-            What::Refused,
-            What::Conflict,
-            What::Kept,
-            What::GaveUp,
-            What::Started,
-            What::NotStarted,
-            What::Learned,
-        ] {
-            assert_eq!(json(&|| serde_json::to_value(what).unwrap()), what.word());
-        }
-        for by in [By::Daemon, By::Fixup, By::Undo, By::Policy, By::Learn] {
-            assert_eq!(json(&|| serde_json::to_value(by).unwrap()), by.word());
-        }
+    fn an_entry_is_bounded_and_harmless() {
+        let device: DeviceId = "0000:00:02.0".parse().unwrap();
+        let change = |number: usize| Change {
+            action: Action::Rom {
+                device,
+                file: format!("{number}\u{202e}{}", "x".repeat(700_000)),
+            },
+            reason: "y\u{9b}".repeat(700_000),
+            consent: None,
+        };
+        let changes: Vec<Change> = (0..100).map(change).collect();
+        let entry = Entry::new(0, What::Fixed, By::Daemon, "g", None);
+        let entry = entry.changes(&changes).because("z\n".repeat(700_000));
+        let text = serde_json::to_string(&entry).unwrap();
+        assert!(text.len() < 64 * 1024, "{} bytes", text.len());
+        assert!(text.chars().all(crate::shell::is_harmless));
+        assert!(text.contains("and 68 more"));
     }
 }

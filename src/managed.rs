@@ -6,7 +6,7 @@ pub mod kubevirt;
 use crate::domain::Hostdev;
 use crate::fixup::{Fixed, Surroundings, Unfit, in_rounds};
 pub use crate::plan::Wish;
-use crate::plan::{Level, Plan, plan_managed, words};
+use crate::plan::{Cure, Level, Plan, plan_managed, words};
 use crate::policy::{Policy, Wishes};
 
 /// Makes the displays of a domain's vfio devices work with its graphics as they are, or switches
@@ -55,7 +55,10 @@ pub fn lines(plan: &Plan) -> Vec<String> {
         };
         let cures = match &note.cures[..] {
             [] => String::new(),
-            cures => format!(" (what helps: {})", cures.join("; or ")),
+            cures => {
+                let cures: Vec<String> = cures.iter().map(Cure::to_string).collect();
+                format!(" (what helps: {})", cures.join("; or "))
+            }
         };
         format!("{level}{}: {}{cures}", note.about, note.text)
     });

@@ -148,6 +148,18 @@ impl FromStr for DeviceId {
     }
 }
 
+/// Gives enums without fields the words of their serde names.
+macro_rules! display_as_serde {
+    ($($type:ty),+) => {$(
+        impl std::fmt::Display for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                serde::Serialize::serialize(self, f)
+            }
+        }
+    )+};
+}
+pub(crate) use display_as_serde;
+
 macro_rules! serde_as_text {
     ($type:ty) => {
         impl Serialize for $type {

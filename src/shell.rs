@@ -1,22 +1,128 @@
 //! Makes text safe to show in a terminal, and words safe to type in a shell.
 
+use std::io::{self, Write};
+
 use uuid::Uuid;
 
-/// Returns a text as one line on which no terminal acts: each control character becomes U+FFFD.
-/// Names of domains and files, and QEMU output that a guest caused, may hold any.
+/// The longest line that is shown of a text of somebody else's, in bytes.
+pub const LONGEST_LINE: usize = 2048;
+
+/// Returns false for a character on which a terminal acts, or that nobody sees: control characters
+/// (C0, DEL, C1), those that turn the direction of writing, have no width, or end a line, and the
+/// fillers and tags of Unicode (Unicode Standard, chapters 23.1 to 23.9).
+#[must_use]
+pub fn is_harmless(c: char) -> bool {
+    let is_unseen = matches!(
+        c,
+        '\u{ad}'
+            | '\u{34f}'
+            | '\u{61c}'
+            | '\u{115f}'
+            | '\u{1160}'
+            | '\u{17b4}'
+            | '\u{17b5}'
+            | '\u{180b}'..='\u{180f}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{3164}'
+            | '\u{fe00}'..='\u{fe0f}'
+            | '\u{feff}'
+            | '\u{ffa0}'
+            | '\u{fff9}'..='\u{fffb}'
+            | '\u{1bca0}'..='\u{1bca3}'
+            | '\u{1d173}'..='\u{1d17a}'
+            | '\u{e0000}'..='\u{e0fff}'
+    );
+    !c.is_control() && !is_unseen
+}
+
+/// Returns a text of somebody else's as one line that harms nobody: U+FFFD for each character that is not
+/// [`is_harmless`], and no more than [`LONGEST_LINE`] bytes. Names of domains and files, and what a
+/// guest has had QEMU print, may hold anything.
 #[must_use]
 pub fn plain(text: &str) -> String {
-    text.replace(char::is_control, "\u{fffd}")
+    plain_up_to(LONGEST_LINE, text)
+}
+
+/// The same with another limit, in bytes.
+#[must_use]
+pub fn plain_up_to(limit: usize, text: &str) -> String {
+    let is_whole = text.len() <= limit;
+    let mut end = limit.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    let mut line: String = text[..end]
+        .chars()
+        .map(|c| if is_harmless(c) { c } else { '\u{fffd}' })
+        .collect();
+    if !is_whole {
+        line += &format!("… ({} more bytes)", text.len() - end);
+    }
+    line
 }
 
 /// Returns a text that may have several lines and tabs. Every other control character becomes
 /// U+FFFD.
 #[must_use]
 pub fn plain_lines(text: &str) -> String {
-    text.replace(
-        |c: char| c.is_control() && !matches!(c, '\n' | '\t'),
-        "\u{fffd}",
-    )
+    let lines: Vec<String> = text
+        .split('\n')
+        .map(|line| {
+            let parts: Vec<String> = line.split('\t').map(plain).collect();
+            parts.join("\t")
+        })
+        .collect();
+    lines.join("\n")
+}
+
+/// A writer to which only harmless characters come through, line ends and tabs beside them.
+#[derive(Debug)]
+pub struct Harmless<W> {
+    inner: W,
+    /// The beginning of a character.
+    rest: Vec<u8>,
+}
+
+impl<W: Write> Harmless<W> {
+    /// Writes to `inner`.
+    pub fn new(inner: W) -> Self {
+        Harmless {
+            inner,
+            rest: Vec::new(),
+        }
+    }
+}
+
+impl<W: Write> Write for Harmless<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.rest.extend_from_slice(bytes);
+        let all = std::mem::take(&mut self.rest);
+        let mut text = String::with_capacity(all.len());
+        for chunk in all.utf8_chunks() {
+            let is_kept = |c: char| is_harmless(c) || matches!(c, '\n' | '\t');
+            let shown = chunk.valid().chars();
+            text.extend(shown.map(|c| if is_kept(c) { c } else { '\u{fffd}' }));
+            let invalid = chunk.invalid();
+            let at = invalid.as_ptr().addr() - all.as_ptr().addr();
+            let is_cut_off = std::str::from_utf8(invalid).is_err_and(|e| e.error_len().is_none());
+            if is_cut_off && at + invalid.len() == all.len() {
+                self.rest = invalid.to_vec();
+            } else if !invalid.is_empty() {
+                text.push('\u{fffd}');
+            }
+        }
+        self.inner.write_all(text.as_bytes())?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if !std::mem::take(&mut self.rest).is_empty() {
+            self.inner.write_all("\u{fffd}".as_bytes())?;
+        }
+        self.inner.flush()
+    }
 }
 
 /// Returns a word as a POSIX shell reads it, with quotes if needed.
@@ -47,7 +153,7 @@ pub fn operand(name: Option<&str>, uuid: Option<Uuid>) -> String {
             && !name.starts_with('-')
             && !name.contains('/')
             && !is_xml
-            && !name.chars().any(char::is_control)
+            && name.chars().all(is_harmless)
     };
     match (name.filter(is_name), uuid) {
         (Some(name), _) => quoted(name),
@@ -77,12 +183,17 @@ mod tests {
             ("a/b", UUID),
             ("guest.XML", UUID),
             ("a\nb", UUID),
+            ("a\u{202e}b", UUID),
+            ("a\u{9b}b", UUID),
             (&"x".repeat(300), UUID),
         ] {
             assert_eq!(operand(Some(name), Some(uuid)), expected, "{name}");
         }
         assert_eq!(operand(Some("-x"), None), "DOMAIN");
     }
+
+    /// One of each kind.
+    const HARMFUL: &str = "\x1b\x7f\u{9b}\u{ad}\u{61c}\u{200b}\u{200f}\u{2028}\u{2029}\u{202e}\u{2060}\u{2066}\u{feff}\u{e0041}";
 
     #[test]
     fn terminals_act_on_nothing() {
@@ -91,5 +202,43 @@ mod tests {
             "a\u{fffd}[2J\u{fffd}\u{fffd}b\u{fffd}c"
         );
         assert_eq!(plain_lines("a\x1b\tb\nc\u{9d}"), "a\u{fffd}\tb\nc\u{fffd}");
+        for c in HARMFUL.chars() {
+            assert_eq!(plain(&format!("a{c}b")), "a\u{fffd}b", "{c:?}");
+        }
+        let sound = "Gäste 日本語 🖥 a-b_c \u{301}";
+        assert_eq!(plain(sound), sound);
+    }
+
+    #[test]
+    fn lines_are_bounded() {
+        let long = format!("{}é", "x".repeat(LONGEST_LINE - 1));
+        let shown = plain(&long);
+        assert!(shown.ends_with("x… (2 more bytes)") && shown.len() < LONGEST_LINE + 30);
+        assert_eq!(
+            plain_lines(&format!("{long}\n{long}")),
+            format!("{shown}\n{shown}")
+        );
+    }
+
+    #[test]
+    fn what_is_written_is_harmless_however_it_is_cut() {
+        let text = format!("é\t{HARMFUL}日\n\u{fffd}");
+        let expected = format!(
+            "é\t{}日\n\u{fffd}",
+            "\u{fffd}".repeat(HARMFUL.chars().count())
+        );
+        let mut with_bad_bytes = text.clone().into_bytes();
+        with_bad_bytes.extend(b"\xff\xc3");
+        let bad = format!("{expected}\u{fffd}\u{fffd}");
+        for (bytes, expected) in [(text.as_bytes(), &expected), (&with_bad_bytes, &bad)] {
+            for size in 1..bytes.len() {
+                let mut out = Harmless::new(Vec::new());
+                for part in bytes.chunks(size) {
+                    out.write_all(part).unwrap();
+                }
+                out.flush().unwrap();
+                assert_eq!(String::from_utf8(out.inner).unwrap(), *expected, "{size}");
+            }
+        }
     }
 }

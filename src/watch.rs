@@ -13,7 +13,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use crate::domain::{Domain, GraphicsType};
 use crate::fixup::{Fixed, Surroundings, Unfit, fix};
 use crate::names::DeviceId;
-use crate::plan::{Action, Level, Note, Plan, words};
+use crate::plan::{Action, Cure, Level, Note, Plan, words};
 use crate::policy::{Guest, Policy, Wishes};
 use crate::predict::{About, Danger, HeadOf, Outcome};
 use crate::xml::Document;
@@ -79,26 +79,39 @@ pub struct Line {
     pub about: About,
     /// What is said.
     pub text: String,
+    /// What helps, the best first.
+    pub cures: Vec<Cure>,
 }
 
 impl Line {
-    fn new(level: Level, about: About, text: impl Into<String>) -> Self {
+    /// A line with nothing that helps.
+    pub fn new(level: Level, about: About, text: impl Into<String>) -> Self {
         Line {
             level,
             about,
             text: text.into(),
+            cures: Vec::new(),
         }
     }
 
     /// A note of a plan's.
     #[must_use]
     pub fn of(note: &Note) -> Self {
-        let mut text = note.text.clone();
-        for cure in &note.cures {
-            text.push_str("; cure: ");
-            text.push_str(cure);
+        Line {
+            cures: note.cures.clone(),
+            ..Line::new(note.level, note.about, note.text.as_str())
         }
-        Line::new(note.level, note.about, text)
+    }
+
+    /// All of it, with commands that can be typed. `domain`: the domain as an argument of a command.
+    #[must_use]
+    pub fn words(&self, domain: &str) -> String {
+        let mut text = self.text.clone();
+        for cure in &self.cures {
+            text.push_str("; cure: ");
+            text.push_str(&cure.of_domain(domain));
+        }
+        text
     }
 }
 
@@ -165,12 +178,17 @@ impl Memory {
             return Ok(leave("libvirt has refused that definition".into()));
         }
         if self.times(plan) >= ROUNDS {
-            let text = format!(
-                "that was done {ROUNDS} times, and somebody has put the old definition back each time; `gfxplane fixup --define` does it once more, `gfxplane policy DOMAIN display=off` says that the old one is meant"
+            let mut why = left_alone(
+                &fixed,
+                &format!(
+                    "that was done {ROUNDS} times, and somebody has put the old definition back each time; `gfxplane fixup --define` does it once more"
+                ),
             );
-            let Decision::Leave { is_bad, why, .. } = leave(text) else {
-                unreachable!("it is left")
-            };
+            why[0].cures.push(Cure::Command {
+                verb: "policy",
+                options: "display=off".into(),
+                reason: " says that the old one is meant".into(),
+            });
             return Ok(Decision::Leave {
                 is_bad,
                 gave_up: true,
@@ -404,7 +422,7 @@ mod tests {
     fn why(decision: &Decision) -> String {
         match decision {
             Decision::Leave { why, .. } => {
-                why.iter().map(|line| format!("{}\n", line.text)).collect()
+                why.iter().map(|line| line.words("DOMAIN") + "\n").collect()
             }
             other => panic!("{other:?}"),
         }

@@ -151,6 +151,7 @@ fn record(id: DeviceId, display: Display) -> Record {
         path: Some(OpenPath::Group),
         step: None,
         errno: None,
+        qemu: None,
     }
 }
 
@@ -458,8 +459,12 @@ fn half_a_record() -> Outcome {
             let mut warnings = Vec::new();
             let found = read_record(&root, id, &mut warnings);
             let said: Vec<String> = warnings.iter().map(ToString::to_string).collect();
-            let expected = [format!("{}: ignored: it is damaged", path.display())];
-            assert_eq!((found, said.as_slice()), (None, &expected[..]), "{length}");
+            let expected = format!("{}: ignored: it is damaged: ", path.display());
+            assert!(found.is_none(), "{length}");
+            assert!(
+                matches!(&said[..], [one] if one.starts_with(&expected)),
+                "{length}: {said:?}"
+            );
         }
     }
     // The next probe writes it anew.

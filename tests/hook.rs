@@ -9,16 +9,21 @@ mod hooked;
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::io::Read;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 use gfxplane::host::requests;
 use gfxplane::host::run::{Lock, trying_path};
 use gfxplane::xml::{Document, MAX_SIZE};
 use hooked::{Answer, Hooked, SCRIPT};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 
 const HELPER: &str = env!("CARGO_BIN_EXE_gfxplane-helper");
 const DEVICE: &str = "c1a20000-0000-4000-8000-000000000002";
@@ -322,7 +327,9 @@ fn a_signal_is_no_veto() {
             host.write("domain.xml", doomed());
             for shell in shells() {
                 for operation in OURS {
-                    let before = ["setsid", "--wait", "prlimit", "--core=0"];
+                    // As libvirt starts it, whatever has started this test.
+                    let before = ["env", "--default-signal", "setsid", "--wait"];
+                    let before = [&before[..], &["prlimit", "--core=0"]].concat();
                     let answer = behind(&host, &before, shell, operation);
                     let what = format!("{signal} to {to}, {shell:?} {operation}: {answer:?}");
                     assert!(answer.code == Some(0) && answer.stdout.is_empty(), "{what}");
@@ -330,6 +337,140 @@ fn a_signal_is_no_veto() {
             }
         }
     }
+}
+
+/// How a child ends within a time in which it has to; it is killed then.
+fn ends(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
+    let began = Instant::now();
+    while began.elapsed() < limit {
+        if let Some(status) = child.try_wait().unwrap() {
+            return Some(status);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+    None
+}
+
+/// The helper ends itself, and the domain passes.
+#[test]
+fn a_stdin_without_an_end_is_not_waited_for() {
+    let host = lab();
+    std::thread::scope(|scope| {
+        for operation in OURS {
+            let host = &host;
+            scope.spawn(move || {
+                let mut command = host.command(&["guest", operation, "begin", "-"]);
+                let mut child = command
+                    .stdin(Stdio::piped())
+                    .stdout(Stdio::piped())
+                    .spawn()
+                    .unwrap();
+                let open = child.stdin.take();
+                let status = ends(&mut child, Duration::from_secs(60));
+                assert_eq!(status.and_then(|s| s.code()), Some(0), "{operation}");
+                let mut out = Vec::new();
+                child.stdout.take().unwrap().read_to_end(&mut out).unwrap();
+                assert!(out.is_empty());
+                drop(open);
+            });
+        }
+    });
+}
+
+/// What stands where a file of ours belongs is not waited for.
+#[test]
+fn a_fifo_in_our_place_holds_nobody_up() {
+    let record = format!("run/gfxplane/records/{DEVICE}.json");
+    let lock = format!("run/gfxplane/lock/{DEVICE}");
+    let trying = format!("{lock}.verify");
+    let starting = format!("run/gfxplane/starting/{DEVICE}");
+    let request = format!("run/gfxplane/requests/{DOMAIN}.veto");
+    for place in [
+        record.as_str(),
+        &lock,
+        &trying,
+        &starting,
+        &request,
+        "etc/gfxplane/gfxplane.toml",
+        "etc/gfxplane/rules.d/50-x.toml",
+        "usr/bin/qemu-system-x86_64",
+        "var/cache/gfxplane/qemu/usr,bin,qemu-system-x86_64.json",
+    ] {
+        for kind in ["fifo", "socket", "directory", "device"] {
+            let host = lab();
+            let path = host.path(place);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            let _ = fs::remove_file(&path);
+            match kind {
+                "fifo" => mkfifo(&path, Mode::S_IRWXU).unwrap(),
+                "socket" => drop(UnixListener::bind(&path).unwrap()),
+                "directory" => fs::create_dir(&path).unwrap(),
+                // Nobody but root makes devices.
+                _ => symlink("/dev/zero", &path).unwrap(),
+            }
+            for operation in ["prepare", "restore", "release"] {
+                let mut command = host.command(&["guest", operation, "begin", "-"]);
+                host.write("domain.xml", doomed());
+                let stdin = fs::File::open(host.path("domain.xml")).unwrap();
+                let mut child = command
+                    .stdin(stdin)
+                    .stdout(Stdio::null())
+                    .stderr(Stdio::null())
+                    .spawn()
+                    .unwrap();
+                // Well before the alarm.
+                let status = ends(&mut child, Duration::from_secs(8));
+                let status = status.unwrap_or_else(|| panic!("{place} {kind} {operation}"));
+                // What else is measured still counts.
+                let code = status.code().unwrap();
+                assert!(
+                    code == 0 || operation == "prepare",
+                    "{place} {kind} {operation}"
+                );
+            }
+        }
+    }
+}
+
+/// A panic, or whatever else ends the helper, leaves no core with the domain's XML in it.
+#[test]
+#[allow(clippy::print_stdout)]
+fn no_core() {
+    let ends_with_core = |program: &OsStr, arguments: &[&str]| {
+        let directory = tempfile::tempdir().unwrap();
+        let mut command = Command::new("prlimit");
+        command.arg("--core=unlimited").arg(program).args(arguments);
+        let mut child = command
+            .current_dir(directory.path())
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // Until it waits for its stdin.
+        let stat = PathBuf::from(format!("/proc/{}/wchan", child.id()));
+        let name = PathBuf::from(format!("/proc/{}/comm", child.id()));
+        let began = Instant::now();
+        let waits = || {
+            let is_it = fs::read_to_string(&name).is_ok_and(|name| !name.starts_with("prlimit"));
+            let waits = fs::read_to_string(&stat).is_ok_and(|text| text.contains("pipe"));
+            is_it && (waits || began.elapsed() > Duration::from_secs(1))
+        };
+        while !waits() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let pid = nix::unistd::Pid::from_raw(child.id() as i32);
+        // It may have gone where that limit may not be set.
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGABRT);
+        let status = child.wait().unwrap();
+        status.signal().is_some() && status.core_dumped()
+    };
+    if !ends_with_core(OsStr::new("cat"), &[]) {
+        println!("SKIPPED: this machine writes no core dumps at all");
+        return;
+    }
+    let hook = ["qemu-hook", "guest", "prepare", "begin", "-"];
+    assert!(!ends_with_core(OsStr::new(HELPER), &hook));
 }
 
 /// libvirt runs every executable file in qemu.d.

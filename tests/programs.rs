@@ -731,3 +731,98 @@ fn reduced_domains_are_valid() {
     }
     assert!(seen > 20, "{seen}");
 }
+
+/// What somebody could have put into a domain that is sent to an administrator.
+fn hostile_domain(emulator: &str) -> String {
+    // A control sequence in C1, right to left, no width, a line separator, DEL.
+    const HARMFUL: &str = "a\u{9b}31mb\u{202e}c\u{200b}d\u{2028}e\u{7f}f";
+    let long = "x".repeat(700_000);
+    format!(
+        "<domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'><name>{HARMFUL}</name>\
+         <os><type arch='x86_64' machine='q35'>hvm</type></os><devices><emulator>{emulator}</emulator>\
+         <graphics type='{HARMFUL}{long}'/><video><model type='{HARMFUL}{long}'/></video>\
+         <hostdev mode='subsystem' type='mdev' model='vfio-pci' display='{HARMFUL}{long}' ramfb='on'><source>\
+         <address uuid='{DEVICE}'/></source></hostdev></devices>\
+         <qemu:commandline><qemu:arg value='-set'/><qemu:arg value='device.hostdev0.{HARMFUL}={long}'/>\
+         <qemu:arg value='-display'/><qemu:arg value='{HARMFUL}'/></qemu:commandline></domain>"
+    )
+}
+
+/// A terminal acts on C1 as on an escape sequence, and text from right to left hides what it is.
+#[test]
+fn what_others_have_written_harms_no_terminal() {
+    let keep = tempfile::tempdir().unwrap();
+    let file = keep.path().join("d.xml");
+    fs::write(&file, hostile_domain("/usr/bin/qemu\u{9b}")).unwrap();
+    let (root, file) = (lab(), file.to_str().unwrap());
+    let copy = keep.path().join("copy");
+    for arguments in [
+        &["check", file][..],
+        &["check", "--json", file],
+        &["fixup", "--print-diff", file],
+        &[
+            "explain",
+            "--domain",
+            file,
+            "vfio-display-dmabuf: opengl not available",
+        ],
+        &["collect", copy.to_str().unwrap(), "--xml", file],
+    ] {
+        let output = Command::new(TOOL)
+            .arg("--root")
+            .arg(&root)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        assert_ne!(output.status.code(), Some(2), "{arguments:?}: usage");
+        // A document is printed as it is, but not to a terminal.
+        let is_document = arguments[0] == "fixup";
+        for bytes in [&output.stdout, &output.stderr]
+            .into_iter()
+            .skip(usize::from(is_document))
+        {
+            let text = text(bytes);
+            let harmful = text
+                .chars()
+                .find(|c| !gfxplane::shell::is_harmless(*c) && !matches!(c, '\n' | '\t'));
+            assert_eq!(harmful, None, "{arguments:?}");
+            let longest = text.lines().map(str::len).max().unwrap_or_default();
+            let is_json = arguments.contains(&"--json");
+            assert!(
+                is_json || longest < 20_000,
+                "{arguments:?}: a line of {longest} bytes"
+            );
+        }
+    }
+}
+
+/// Whoever sends somebody a file must not have a program run by it.
+#[test]
+fn nothing_that_a_file_names_is_run() {
+    let keep = tempfile::tempdir().unwrap();
+    let at = |name: &str| keep.path().join(name).to_str().unwrap().to_owned();
+    let (emulator, was_here) = (at("emulator"), at("was-here"));
+    fs::write(at("text"), format!("#!/bin/sh\ntouch {was_here}\n")).unwrap();
+    let installed = Command::new("install")
+        .args(["-m", "755", &at("text"), &emulator])
+        .status();
+    assert!(installed.unwrap().success());
+    let xml = format!(
+        "<domain type='kvm'><name>g</name><os><type arch='x86_64' machine='q35'>hvm</type></os><devices>\
+         <emulator>{emulator}</emulator><graphics type='vnc'/>\
+         <hostdev mode='subsystem' type='mdev' model='vfio-pci' display='on'><source>\
+         <address uuid='{DEVICE}'/></source></hostdev></devices></domain>"
+    );
+    fs::write(at("d.xml"), xml).unwrap();
+    for arguments in [
+        &["check", &at("d.xml")][..],
+        &["fixup", &at("d.xml")],
+        &["collect", &at("copy"), "--xml", &at("d.xml")],
+    ] {
+        // Not of a recorded host, of which nothing is run anyway.
+        let output = run(TOOL, arguments);
+        assert!(output.status.code().is_some(), "{arguments:?}");
+    }
+    assert!(!Path::new(&was_here).exists());
+}

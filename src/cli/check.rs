@@ -10,12 +10,13 @@ use crate::cli::subject::{HostSurroundings, SubjectArgs};
 use crate::cli::{Context, End, Failure, json};
 use crate::fixup::fix;
 use crate::names::DeviceId;
-use crate::plan::{Level, Note, Plan, Topic, words};
+use crate::plan::{Cure, Level, Note, Plan, Topic, words};
 use crate::policy::{Displays, Wishes};
 use crate::predict::libvirt;
 use crate::predict::{About, HeadOf, Outcome, Prediction, Program, Refusal, Shown, Stage};
 use crate::record::FORMAT;
 use crate::screens::{Here, Vgpu};
+use crate::shell::plain_lines;
 
 /// Check whether a domain will start and its screens will be visible
 ///
@@ -96,7 +97,8 @@ impl Check {
             let name = fixed.name.as_deref().unwrap_or("domain");
             print(out, name, &report)?;
             if !fixup.is_empty() {
-                writeln!(out, "gfxplane fixup would change: {}", fixup.join("; "))?;
+                let changes = plain_lines(&fixup.join("; "));
+                writeln!(out, "gfxplane fixup would change: {changes}")?;
             }
         }
         let fails = |plan: &Plan| plan.notes.iter().any(|note| note.level == Level::Fail);
@@ -214,12 +216,12 @@ fn print(out: &mut dyn Write, name: &str, report: &[Line]) -> std::io::Result<()
         let more = if line.more.is_empty() {
             String::new()
         } else {
-            format!(" ({})", line.more)
+            format!(" ({})", plain_lines(&line.more))
         };
         let Line { what, verdict, .. } = line;
         writeln!(out, "{name}: Checking {what:<width$} : {verdict}{more}")?;
         for cure in &line.cures {
-            writeln!(out, "    cure: {cure}")?;
+            writeln!(out, "    cure: {}", plain_lines(cure))?;
         }
     }
     Ok(())
@@ -231,7 +233,9 @@ fn lines(plan: &Plan, now: &Prediction, better: Option<&Plan>) -> Vec<Line> {
     // Only the planning run knows what would help but needs consent.
     let cures = better.iter().flat_map(|plan| &plan.notes);
     let cures = cures.filter(|note| note.topic != Topic::Other);
-    start.cures = cures.flat_map(|note| note.cures.clone()).collect();
+    start.cures = cures
+        .flat_map(|note| note.cures.iter().map(Cure::to_string))
+        .collect();
     start.cures.dedup();
     if let Outcome::No(refusal) = &now.outcome
         && refusal.stage == Stage::Devices
@@ -264,7 +268,7 @@ fn lines(plan: &Plan, now: &Prediction, better: Option<&Plan>) -> Vec<Line> {
             Level::Fail => "FAIL",
         };
         report.push(Line {
-            cures: note.cures.clone(),
+            cures: note.cures.iter().map(Cure::to_string).collect(),
             ..Line::new(note.about.to_string(), verdict, &note.text)
         });
     }

@@ -3,27 +3,31 @@
 //! The readers tell what they looked at ([`watched`]), and that is copied: nothing that they need
 //! is missing, and nothing else goes along.
 
+mod kept;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
-use std::time::SystemTime;
 
+use kept::kept;
 use nix::libc;
 
 use crate::abilities::Abilities;
 use crate::cli::{Context, End, Failure};
 use crate::doctor::{self, HOOK_PROGRAM, Moment, UdevRule};
-use crate::domain::{Domain, POLICY_NAMESPACE};
+use crate::domain::Domain;
 use crate::host::emulator::{self, AskLibvirt, Asking};
 use crate::host::mdevctl::WRAPPER;
+use crate::host::state::now;
 use crate::host::{Last, Root, Warning, examine, settings, watched};
 use crate::inventory::Sources;
+use crate::log::rfc3339;
 use crate::rules::BUILT_IN;
 use crate::shell::plain;
-use crate::xml::{self, Document, Edit, Element, escape};
+use crate::xml::{self, Document};
 
 /// The largest file that is copied, in bytes; more is never read of one.
 const MAX_FILE: usize = 64 * 1024;
@@ -154,90 +158,14 @@ fn read_domain(path: &Path, number: usize) -> Result<Recorded, Failure> {
     let domain = Domain::new(&document).map_err(|error| unfit(&error))?;
     Ok(Recorded {
         emulator: domain.emulator.as_ref().map(PathBuf::from),
-        text: without_identity(&document, number),
+        text: kept(&document, number),
     })
-}
-
-/// The text of a domain without passwords, and without what tells it from others. Disks and file
-/// systems go: they have nothing to do with screens.
-fn without_identity(document: &Document<'_>, number: usize) -> String {
-    let root = document.root();
-    let mut edits = Vec::new();
-    for child in root.children() {
-        if child.name() == "metadata" {
-            anonymous(child, &mut edits);
-        }
-        edits.extend(match child.name() {
-            "name" => Some(child.set_text(&format!("domain-{number}"))),
-            "uuid" => Some(child.set_text(&format!("00000000-0000-4000-8000-{number:012}"))),
-            "title" | "description" | "genid" | "sysinfo" => Some(child.remove()),
-            _ => None,
-        });
-    }
-    let mut cards = 0;
-    for element in document.elements() {
-        if element.attribute("passwd").is_some() {
-            edits.push(element.remove_attribute("passwd"));
-        }
-        for name in ["address", "listen"] {
-            let is_listen = element.name() == "listen" || name == "listen";
-            if is_listen && element.attribute(name).is_some_and(|a| !says_nothing(&a)) {
-                edits.push(element.set_attribute(name, "192.0.2.1"));
-            }
-        }
-        match element.name() {
-            "disk" | "filesystem" => edits.push(element.remove()),
-            "mac" if element.attribute("address").is_some() => {
-                cards += 1;
-                let address = format!("52:54:00:00:{:02x}:{:02x}", cards / 256 % 256, cards % 256);
-                edits.push(element.set_attribute("address", &address));
-            }
-            _ => {}
-        }
-    }
-    let domain = Domain::new(document);
-    let mut is_known = false;
-    for argument in domain.iter().flat_map(|domain| &domain.arguments) {
-        let value = argument.value.as_str();
-        // An option, or the value of one that is about displays; any other may be a secret.
-        if !value.starts_with('-') && !is_known {
-            edits.push(argument.element.set_attribute("value", "left-out"));
-        }
-        is_known = ["-set", "-global", "-display", "-vga"]
-            .iter()
-            .any(|option| value.trim_start_matches('-') == &option[1..]);
-    }
-    without_comments(&document.apply(&edits))
-}
-
-/// Leaves of the metadata what decides something: whose they are, the guest's system, our policy.
-fn anonymous(metadata: Element<'_, '_>, edits: &mut Vec<Edit>) {
-    for child in metadata.children() {
-        let namespace = child.namespace().unwrap_or_default();
-        if namespace != POLICY_NAMESPACE && !namespace.contains("libosinfo.org") {
-            let namespace = escape(&namespace);
-            let left = format!("<left-out:metadata xmlns:left-out='{namespace}'/>");
-            edits.push(child.remove());
-            edits.push(metadata.append(&left));
-        }
-    }
 }
 
 /// Whether an address is one that many have.
 fn says_nothing(address: &str) -> bool {
     let ip = address.parse::<std::net::IpAddr>();
     ip.is_ok_and(|ip| ip.is_loopback() || ip.is_unspecified())
-}
-
-/// The document without its comments, in which anything may stand. What looks like one in CDATA
-/// goes, too.
-fn without_comments(text: &str) -> String {
-    let mut parts = text.split("<!--");
-    let mut result = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        result.push_str(part.split_once("-->").map_or("", |(_, rest)| rest));
-    }
-    result
 }
 
 /// The directory that is being written.
@@ -630,7 +558,7 @@ fn readme(kernel: &str, abilities: &[(PathBuf, Abilities)], notes: &[Warning]) -
     let mut text = format!(
         "Recorded by `gfxplane collect` (gfxplane {version}) on {}.\n\n\
          Kernel {kernel}; libvirt {libvirt}",
-        date(SystemTime::now())
+        &rfc3339(now())[..10]
     );
     for (emulator, known) in abilities {
         if let Some(qemu) = &known.qemu {
@@ -642,9 +570,10 @@ fn readme(kernel: &str, abilities: &[(PathBuf, Abilities)], notes: &[Warning]) -
          root/ has what gfxplane reads of the host: vfio devices and their parents in sysfs, records\n\
          of probes, definitions of mdevs, configuration and rules, what QEMU and libvirt can do.\n\n\
          UUIDs of mdevs, PCI addresses, the boot id and the kernel release are the host's own. Serial\n\
-         numbers, MAC addresses and host names are not in it; domains have no passwords, disks, MAC\n\
-         addresses, names or UUIDs of their own. Hooks and scripts of others are there by name, and empty.\n\
-         What is written in configuration, definitions and the rest of a domain is there as it was.\n\n\
+         numbers, MAC addresses and host names are not in it. Of a domain only those elements and attributes\n\
+         are in it that gfxplane reads, with names and addresses that many have; of QEMU's arguments the\n\
+         values that are switches or numbers. Hooks and scripts of others are there by name, and empty.\n\
+         What is written in configuration and in definitions of mdevs is there as it was.\n\n\
          As a test case: put it into tests/hosts (a domain into tests/fixup) and run\n\
          `UPDATE_GOLDEN=1 cargo test --test cases`.\n",
     );
@@ -657,45 +586,9 @@ fn readme(kernel: &str, abilities: &[(PathBuf, Abilities)], notes: &[Warning]) -
     text
 }
 
-/// The day, in UTC, as 2026-11-22: of Howard Hinnant's algorithm for days since 1970,
-/// `civil_from_days`.
-fn date(now: SystemTime) -> String {
-    let seconds = now
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    let days = seconds.as_secs() / 86400 + 719_468;
-    let (era, day) = (days / 146_097, days % 146_097);
-    let year = (day - day / 1460 + day / 36524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let day = day - (153 * month + 2) / 5 + 1;
-    let (year, month) = (
-        era * 400 + year,
-        if month < 10 { month + 3 } else { month - 9 },
-    );
-    let year = if month <= 2 { year + 1 } else { year };
-    format!("{year:04}-{month:02}-{day:02}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
-
-    #[test]
-    fn days() {
-        for (days, expected) in [
-            (0, "1970-01-01"),
-            (11_016, "2000-02-29"),
-            (11_017, "2000-03-01"),
-            (20_779, "2026-11-22"),
-            (20_818, "2026-12-31"),
-            (47_541, "2100-03-01"),
-        ] {
-            let day = SystemTime::UNIX_EPOCH + Duration::from_secs(days * 86400 + 86399);
-            assert_eq!(date(day), expected);
-        }
-    }
 
     #[test]
     fn links_that_stay_inside() {

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::arguments::without_values;
 use crate::cli::fixup::diff;
 use crate::cli::subject::{HostSurroundings, Subject, SubjectArgs};
 use crate::cli::verify::logs::directory;
@@ -344,7 +345,11 @@ impl From<&Logged> for LogEnd {
             qemu: logged.qemu.as_ref().map(ToString::to_string),
             started: logged.started,
             failed_since: logged.failed_since,
-            words: logged.words.clone(),
+            words: logged
+                .words
+                .iter()
+                .map(|line| without_values(line))
+                .collect(),
         }
     }
 }
@@ -381,7 +386,7 @@ pub fn print_log(out: &mut dyn Write, name: &str, logged: &Logged) -> std::io::R
     if logged.found.is_empty() {
         writeln!(out, "{}: no message in it is known", plain(name))?;
         for line in &logged.words {
-            writeln!(out, "  {}", plain(line))?;
+            writeln!(out, "  {}", plain(&without_values(line)))?;
         }
     }
     Ok(())

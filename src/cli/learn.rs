@@ -13,14 +13,13 @@ use crate::domain::name_and_devices;
 use crate::facts::Display;
 use crate::host::run::{self, Written};
 use crate::host::state::now;
-use crate::host::{Root, emulator, qemu_log, testimony};
+use crate::host::{Root, emulator, qemu_log};
 use crate::inventory::Sources;
 use crate::learn::{Lesson, began, learn};
 use crate::log::{By, Entry, What};
 use crate::names::DeviceId;
 use crate::probe::asking::announce;
-use crate::record::FORMAT;
-use crate::testimony::Testimony;
+use crate::record::{ByQemu, FORMAT, Record};
 use crate::version::Version;
 
 /// Learn the displays of a domain's devices from the log of its last start
@@ -172,15 +171,13 @@ fn keep(
     else {
         return Ok(None);
     };
-    let testimony = Testimony {
-        format: FORMAT,
-        device: id,
-        circumstances: device.circumstances(&sources.host),
-        display: display.clone(),
-        qemu: lesson.qemu.clone(),
+    let qemu = ByQemu {
+        version: lesson.qemu.clone(),
         learned_from: Some(domain),
     };
-    let written = testimony::write(root, &testimony);
+    let circumstances = device.circumstances(&sources.host);
+    let record = Record::of_qemu(id, circumstances, display.clone(), qemu);
+    let written = run::write_record(root, &record, None);
     // If the device has gone meanwhile, nobody else would remove its record.
     if !root.device(id).exists() {
         let _ = run::forget(root, id);

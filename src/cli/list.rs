@@ -113,7 +113,7 @@ pub(crate) fn known_by(finding: &Finding) -> String {
     let Some(evidence) = &finding.evidence else {
         return String::new();
     };
-    let mut text = evidence.method.word().to_owned();
+    let mut text = evidence.method.to_string();
     if let Some(rule) = &evidence.rule {
         text = format!("{text} {rule}");
     }
@@ -132,7 +132,7 @@ pub(crate) fn known_by(finding: &Finding) -> String {
     }
     for other in &finding.disagreements {
         let words = other.display.words().join(",");
-        text = format!("{text}; {} says {words}", other.evidence.method.word());
+        text = format!("{text}; {} says {words}", other.evidence.method);
     }
     text
 }

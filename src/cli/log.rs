@@ -83,7 +83,7 @@ impl Log {
 /// Returns an entry for people: a line, and below it the changes with their reasons.
 fn lines(entry: &Entry) -> Vec<String> {
     let when = rfc3339(entry.time);
-    let (domain, what, by) = (&entry.domain, entry.what.word(), entry.by.word());
+    let (domain, what, by) = (&entry.domain, entry.what, entry.by);
     let mut first = format!("{when}  {domain}  {what} ({by})");
     if let Some(reason) = &entry.reason {
         first.push_str(&format!(": {reason}"));

@@ -1,6 +1,6 @@
 //! `gfxplane`: the verbs, whichever of the two programs runs them.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
@@ -25,6 +25,8 @@ use crate::cli::verify::Verify;
 use crate::cli::via::ProbeCommand;
 use crate::cli::watch::Watch;
 use crate::cli::{End, GlobalArgs};
+use crate::host::leave_no_core;
+use crate::shell::Harmless;
 
 /// Find out what display a vfio device offers, and tell libvirt.
 ///
@@ -92,29 +94,42 @@ impl Arguments {
 /// # Errors
 /// The errors of the verb.
 pub fn run(arguments: Arguments, libvirt: Arc<dyn Libvirt>) -> anyhow::Result<End> {
+    leave_no_core();
     // Files in /run are for everybody to read and for nobody else to write.
     let _ = umask(Mode::S_IWGRP | Mode::S_IWOTH);
     let mut context = arguments.global.context()?;
     context.libvirt = libvirt;
-    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let stdout = std::io::stdout().lock();
+    // These print documents, which programs read to the byte.
+    let is_document = matches!(
+        arguments.verb,
+        Verb::Fixup(_) | Verb::Undo(_) | Verb::NodedevDumpxml(_)
+    );
+    let is_exact = is_document && !stdout.is_terminal();
+    let stdout = std::io::BufWriter::new(stdout);
+    let mut out: Box<dyn Write> = if is_exact {
+        Box::new(stdout)
+    } else {
+        Box::new(Harmless::new(stdout))
+    };
     let end = match arguments.verb {
-        Verb::List(list) => list.run(&context, &mut out),
-        Verb::Check(check) => check.run(&context, &mut out),
-        Verb::Collect(collect) => collect.run(&context, &mut out),
-        Verb::Doctor(doctor) => doctor.run(&context, &mut out),
-        Verb::Explain(explain) => explain.run(&context, &mut out),
-        Verb::Fixup(fixup) => fixup.run(&context, &mut out),
-        Verb::Learn(learn) => learn.run(&context, &mut out),
-        Verb::Undo(undo) => undo.run(&context, &mut out),
-        Verb::Log(log) => log.run(&context, &mut out),
-        Verb::Policy(policy) => policy.run(&context, &mut out),
-        Verb::Qemu(qemu) => qemu.run(&context, &mut out),
-        Verb::Probe(probe) => probe.run(&context, &mut out),
-        Verb::Rules(rules) => rules.run(&context, &mut out),
-        Verb::Verify(verify) => verify.run(&context, &mut out),
+        Verb::List(list) => list.run(&context, &mut *out),
+        Verb::Check(check) => check.run(&context, &mut *out),
+        Verb::Collect(collect) => collect.run(&context, &mut *out),
+        Verb::Doctor(doctor) => doctor.run(&context, &mut *out),
+        Verb::Explain(explain) => explain.run(&context, &mut *out),
+        Verb::Fixup(fixup) => fixup.run(&context, &mut *out),
+        Verb::Learn(learn) => learn.run(&context, &mut *out),
+        Verb::Undo(undo) => undo.run(&context, &mut *out),
+        Verb::Log(log) => log.run(&context, &mut *out),
+        Verb::Policy(policy) => policy.run(&context, &mut *out),
+        Verb::Qemu(qemu) => qemu.run(&context, &mut *out),
+        Verb::Probe(probe) => probe.run(&context, &mut *out),
+        Verb::Rules(rules) => rules.run(&context, &mut *out),
+        Verb::Verify(verify) => verify.run(&context, &mut *out),
         Verb::Watch(watch) => watch.run(&context),
-        Verb::NodedevList(list) => list.run(&context, &mut out),
-        Verb::NodedevDumpxml(dumpxml) => dumpxml.run(&context, &mut out),
+        Verb::NodedevList(list) => list.run(&context, &mut *out),
+        Verb::NodedevDumpxml(dumpxml) => dumpxml.run(&context, &mut *out),
     };
     // The output before a failure must come before its message.
     out.flush()?;

@@ -23,18 +23,17 @@ use crate::cli::verify::logs::Logs;
 use crate::cli::{Context, End, Failure};
 use crate::domain::Domain;
 use crate::evidence::Step;
-use crate::facts::{Facts, Reason};
+use crate::facts::Reason;
 use crate::fixup::Surroundings as _;
+use crate::host::emulator;
 use crate::host::requests::start_under_way;
 use crate::host::run::{self, Written};
 use crate::host::sysfs::Device;
-use crate::host::{emulator, testimony};
 use crate::inventory::{Sources, active, rule_for};
 use crate::names::DeviceId;
 use crate::probe::asking::{Outcome, announce};
 use crate::probe::{Answer, Asked, Prober, may_open};
-use crate::record::FORMAT;
-use crate::testimony::Testimony;
+use crate::record::{ByQemu, Record};
 use crate::verify::{name, reduce, said};
 use crate::version::Version;
 use crate::xml::Document;
@@ -191,7 +190,11 @@ impl Asker<'_> {
         }
         let circumstances = device.circumstances(&sources.host);
         let known = sources.memory.qemu.get(&id).filter(|said| {
-            said.circumstances == circumstances && said.learned_from.is_none() && !self.fresh
+            let is_learned = said
+                .qemu
+                .as_ref()
+                .is_none_or(|qemu| qemu.learned_from.is_some());
+            said.circumstances == circumstances && !is_learned && !self.fresh
         });
         if let Some(known) = known {
             return Ok(Outcome {
@@ -203,7 +206,7 @@ impl Asker<'_> {
         if let Err(why) = may_open(&device, rule, Asked::ByName) {
             return Ok(unknown(Reason::NotAllowed, Step::Policy, Some(why)));
         }
-        match testimony::directory(root) {
+        match run::qemu_directory(root) {
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                 return Ok(unknown(
                     Reason::UnsafeState,
@@ -227,15 +230,12 @@ impl Asker<'_> {
                 said.map(|text| text.replace('\n', "; ")),
             ));
         }
-        let testimony = Testimony {
-            format: FORMAT,
-            device: id,
-            circumstances,
-            display,
-            qemu,
+        let qemu = ByQemu {
+            version: qemu,
             learned_from: None,
         };
-        let written = testimony::write(root, &testimony);
+        let record = Record::of_qemu(id, circumstances, display, qemu);
+        let written = run::write_record(root, &record, None);
         // It may have gone meanwhile, and then nobody would forget it any more.
         if !root.device(id).exists() {
             let _ = run::forget(root, id);
@@ -243,20 +243,21 @@ impl Asker<'_> {
         Ok(match written {
             Ok(written) => Outcome {
                 written: Some(written),
-                ..self.answer(id, &testimony, None)
+                ..self.answer(id, &record, None)
             },
-            Err(error) => self.answer(id, &testimony, Some(&error)),
+            Err(error) => self.answer(id, &record, Some(&error)),
         })
     }
 
     /// What QEMU said, and whether the device itself has said something else.
-    fn answer(&self, id: DeviceId, said: &Testimony, unkept: Option<&io::Error>) -> Outcome {
-        let version = said.qemu.as_ref().map(|version| format!(" {version}"));
+    fn answer(&self, id: DeviceId, said: &Record, unkept: Option<&io::Error>) -> Outcome {
+        let version = said.qemu.as_ref().and_then(|qemu| qemu.version.as_ref());
+        let version = version.map(|version| format!(" {version}"));
         let mut note = format!("said by QEMU{}", version.unwrap_or_default());
         let (sources, device) = Sources::read_device(&self.context.root, id);
         let believed = device.map(|device| active(&sources, &device).finding);
         if let Some(finding) = believed
-            && finding.facts.display != said.display
+            && finding.facts.display != said.facts.display
             && finding.facts.display.is_answer()
             && finding
                 .evidence
@@ -271,7 +272,7 @@ impl Asker<'_> {
         if let Some(error) = unkept {
             note.push_str(&format!("; this could not be kept: {error}"));
         }
-        let facts = Facts::of(said.display.clone());
+        let facts = said.facts.clone();
         Outcome {
             answer: Answer {
                 facts,

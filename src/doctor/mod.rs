@@ -49,7 +49,7 @@ impl Verdict {
 }
 
 /// The subject of a check.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Topic {
     /// gfxplane's own settings and rules.
@@ -126,7 +126,7 @@ pub struct Host {
     pub emulators: Vec<(PathBuf, Abilities)>,
     /// libvirt's version.
     pub libvirt: Option<Version>,
-    /// See [`Abilities::dbus_daemon_denied`].
+    /// See [`crate::abilities::Guests::dbus_daemon_denied`].
     pub dbus_daemon_denied: Option<bool>,
     /// The path of mdevctl's program.
     pub mdevctl: Option<PathBuf>,

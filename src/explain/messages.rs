@@ -10,7 +10,7 @@
 //! version is known, too, as long as its words are the same. libvirt translates its own messages; in other languages than
 //! English only QEMU's are known.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::predict::words;
 
@@ -48,7 +48,7 @@ impl Speaker {
 }
 
 /// What is the matter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Symptom {
     /// A dmabuf, and no OpenGL.

@@ -2,7 +2,7 @@
 
 use crate::domain::Domain;
 use crate::fixup::{Surroundings, Unfit, fix};
-use crate::plan::{Plan, words};
+use crate::plan::{Cure, Plan, words};
 use crate::policy::{Consent, Displays, Policy, Wishes};
 use crate::predict::Outcome;
 use crate::xml::Document;
@@ -83,10 +83,8 @@ impl Situation {
             let refused = matches!(plan.after.outcome, Outcome::No(_));
             if plan.is_empty() || refused {
                 let notes = plan.notes.iter().flat_map(|note| &note.cures);
-                let new: Vec<String> = notes
-                    .filter(|cure| !cures.contains(cure))
-                    .cloned()
-                    .collect();
+                let said = notes.map(Cure::to_string);
+                let new: Vec<String> = said.filter(|cure| !cures.contains(cure)).collect();
                 cures.extend(new);
                 continue;
             }

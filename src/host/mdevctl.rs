@@ -4,14 +4,15 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::SystemTime;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::host::{Root, Warning, is_dir, read_names, read_text, run};
+use crate::host::{MAX_TEXT, Root, Warning, is_dir, read_names, read_text, read_whole, run};
 use crate::nodedev::words::PREFIX;
 
 /// The drop-in that puts our mdevctl first in libvirtd's PATH. The administrator of a host with a
@@ -174,17 +175,24 @@ pub fn clean(root: &Root, parent: &str, uuid: Uuid) -> io::Result<bool> {
             format!("{parent:?} is no device"),
         ));
     }
-    let path: PathBuf = directory.join(uuid.hyphenated().to_string());
-    let text = match fs::read_to_string(&path) {
+    let named = directory.join(uuid.hyphenated().to_string());
+    // A link stays one: what it leads to is written.
+    let (path, text) = match named.canonicalize() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        result => result?,
+        path => {
+            let path = path?;
+            let text = read_whole(&path, MAX_TEXT as usize)?;
+            (path, text)
+        }
     };
     let Some(cleaned) = without_our_attributes(&text)? else {
         return Ok(false);
     };
+    let before = fs::metadata(&path)?;
     let whole = run::Whole {
-        new: directory.join(".gfxplane-new"),
-        permissions: fs::metadata(&path)?.permissions(),
+        new: path.with_file_name(".gfxplane-new"),
+        permissions: before.permissions(),
+        owner: Some((before.uid(), before.gid())),
         is_kept: true,
     };
     whole.put(&path, cleaned.as_bytes())?;
@@ -194,6 +202,10 @@ pub fn clean(root: &Root, parent: &str, uuid: Uuid) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
+    use std::fs::Permissions;
+    use std::os::unix::fs::{PermissionsExt, chown, symlink};
 
     const UUID: &str = "11111111-2222-3333-4444-555555555555";
 
@@ -244,6 +256,51 @@ mod tests {
             "the temporary file is gone"
         );
         assert!(clean(&root, "../x", uuid).is_err() && clean(&root, ".", uuid).is_err());
+    }
+
+    const WITH_OURS: &str = r#"{"mdev_type":"t","attrs":[{"gfxplane.display":"none"}]}"#;
+
+    #[test]
+    fn a_link_stays_one_and_a_file_its_owners() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::recorded(directory.path());
+        let uuid = Uuid::parse_str(UUID).unwrap();
+        let parent = root.join("etc/mdevctl.d/0000:00:02.0");
+        fs::create_dir_all(&parent).unwrap();
+        let (real, link) = (directory.path().join("real"), parent.join(UUID));
+        fs::write(&real, WITH_OURS).unwrap();
+        fs::set_permissions(&real, Permissions::from_mode(0o640)).unwrap();
+        let is_root = nix::unistd::geteuid().is_root();
+        if is_root {
+            chown(&real, Some(1234), Some(4321)).unwrap();
+        }
+        symlink(&real, &link).unwrap();
+        assert!(clean(&root, "0000:00:02.0", uuid).unwrap());
+        assert!(link.is_symlink() && !fs::read_to_string(&real).unwrap().contains("gfxplane"));
+        let now = fs::metadata(&real).unwrap();
+        assert_eq!(now.permissions().mode() & 0o7777, 0o640);
+        assert!(!is_root || (now.uid(), now.gid()) == (1234, 4321));
+        let names = |path: &Path| fs::read_dir(path).unwrap().count();
+        assert_eq!((names(&parent), names(directory.path())), (1, 2));
+    }
+
+    /// It would wait for a writer for ever.
+    #[test]
+    fn a_fifo_for_a_definition_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::recorded(directory.path());
+        let uuid = Uuid::parse_str(UUID).unwrap();
+        let parent = root.join("etc/mdevctl.d/0000:00:02.0");
+        fs::create_dir_all(&parent).unwrap();
+        let path = parent.join(UUID);
+        mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+        let error = clean(&root, "0000:00:02.0", uuid).unwrap_err();
+        assert!(error.to_string().contains("no regular file"), "{error}");
+        let mut warnings = Vec::new();
+        assert_eq!(
+            (read(&root, &mut warnings), warnings.len()),
+            (Vec::new(), 1)
+        );
     }
 
     #[test]

@@ -12,7 +12,6 @@
 //! * [`requests`]: requests that the qemu hook leaves for the daemon.
 //! * [`rewrite`]: replaces a file that somebody else reads next, as a whole.
 //! * [`run`]: `/run/gfxplane`, that is records, locks, and what is known of types.
-//! * [`testimony`]: QEMU's statements about devices, beside the records.
 //! * [`tree`]: the sysfs-like tree of the 2018 mail, published beside the records.
 
 mod apparmor;
@@ -28,7 +27,6 @@ pub mod run;
 pub mod settings;
 pub mod state;
 pub mod sysfs;
-pub mod testimony;
 pub mod tree;
 
 use std::cell::RefCell;
@@ -208,15 +206,7 @@ fn read_text(path: &Path, warnings: &mut Vec<Warning>) -> Option<String> {
     saw(path, Last::Followed);
     // Most attributes fit into this, so that one read takes them whole.
     let mut bytes = Vec::with_capacity(4096);
-    let mut options = std::fs::OpenOptions::new();
-    // O_NONBLOCK: a FIFO in this place must not hold us up.
-    options.read(true).custom_flags(nix::libc::O_NONBLOCK);
-    let read = options.open(path).and_then(|file| {
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::other("it is no regular file"));
-        }
-        file.take(MAX_TEXT + 1).read_to_end(&mut bytes)
-    });
+    let read = open_file(path).and_then(|file| file.take(MAX_TEXT + 1).read_to_end(&mut bytes));
     match read {
         Err(error) if is_absent(&error) => return None,
         Err(error) => {
@@ -237,6 +227,45 @@ fn read_text(path: &Path, warnings: &mut Vec<Warning>) -> Option<String> {
         String::from_utf8_lossy(error.as_bytes()).into_owned()
     });
     Some(text.trim_end().to_owned())
+}
+
+/// Keeps the kernel from writing a core dump of this process (`PR_SET_DUMPABLE`): XML of domains has
+/// passwords in it.
+pub fn leave_no_core() {
+    let _ = nix::sys::prctl::set_dumpable(false);
+}
+
+/// Opens a regular file for reading. A FIFO or a device in its place holds nobody up.
+///
+/// # Errors
+/// Any error of the file system; it is no regular file.
+pub fn open_file(path: &Path) -> io::Result<std::fs::File> {
+    let mut options = std::fs::OpenOptions::new();
+    let file = options
+        .read(true)
+        .custom_flags(nix::libc::O_NONBLOCK)
+        .open(path)?;
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::other("it is no regular file"))
+    }
+}
+
+/// Returns the text of a regular file of at most `limit` bytes.
+///
+/// # Errors
+/// The errors of [`open_file`]; the file is larger, or not UTF-8.
+pub fn read_whole(path: &Path, limit: usize) -> io::Result<String> {
+    let mut text = String::new();
+    let read = open_file(path)?
+        .take(limit as u64 + 1)
+        .read_to_string(&mut text)?;
+    if read > limit {
+        let problem = format!("it is larger than {limit} bytes");
+        return Err(io::Error::other(problem));
+    }
+    Ok(text)
 }
 
 /// Returns whether an error means that the thing does not exist. ENOTDIR: there is a file in place

@@ -7,7 +7,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use nix::libc;
 
 use crate::evidence::Method;
 use crate::facts::Facts;
-use crate::host::{Last, Root, Warning, is_absent, requests, saw, testimony, tree};
+use crate::host::{Last, Root, Warning, is_absent, read_whole, requests, saw, tree};
 use crate::names::DeviceId;
 use crate::record::{MAX_SIZE, NotARecord, Record};
 
@@ -58,19 +58,38 @@ pub fn records_directory(root: &Root) -> io::Result<PathBuf> {
     directory(root, "records", 0o755)
 }
 
+/// Where the records of QEMU's word are, as [`records_directory`].
+///
+/// # Errors
+/// Those of [`records_directory`].
+pub fn qemu_directory(root: &Root) -> io::Result<PathBuf> {
+    directory(root, "qemu", 0o755)
+}
+
 /// The record of a device, if there is one that can be believed. Whether it is still valid is
 /// for the caller to see ([`Record::circumstances`]).
 pub fn read_record(root: &Root, id: DeviceId, warnings: &mut Vec<Warning>) -> Option<Record> {
-    let record = read(root, &record_path(root, id), warnings)?;
-    if record.device != id {
-        let error = NotARecord::OtherDevice(record.device);
-        warnings.push(Warning::new(
-            record_path(root, id),
-            format!("ignored: {error}"),
-        ));
-        return None;
+    read_of(root, id, record_path(root, id), warnings).filter(|record| record.qemu.is_none())
+}
+
+/// What QEMU said of a device, as [`read_record`].
+pub fn read_qemu(root: &Root, id: DeviceId, warnings: &mut Vec<Warning>) -> Option<Record> {
+    read_of(root, id, qemu_path(root, id), warnings).filter(|record| record.qemu.is_some())
+}
+
+fn read_of(
+    root: &Root,
+    id: DeviceId,
+    path: PathBuf,
+    warnings: &mut Vec<Warning>,
+) -> Option<Record> {
+    let record = read(root, &path, warnings)?;
+    if record.device == id {
+        return Some(record);
     }
-    Some(record)
+    let error = NotARecord::OtherDevice(record.device);
+    warnings.push(Warning::new(path, format!("ignored: {error}")));
+    None
 }
 
 /// What a device of this type was found to be, since this boot.
@@ -89,7 +108,8 @@ pub fn read_type(root: &Root, type_id: &str, warnings: &mut Vec<Warning>) -> Opt
 const WRITER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Keeps a record, and what it says of the type, and publishes the tree. `parent`: the sysfs name
-/// of the device on which an mdev was made.
+/// of the device on which an mdev was made. What QEMU said says nothing of the type, and the tree
+/// shows what was measured.
 ///
 /// The record comes last: if anything before fails, the next probe still finds something new.
 ///
@@ -97,14 +117,32 @@ const WRITER_PATIENCE: Duration = Duration::from_secs(5);
 /// Any error of the file system; also if `/run/gfxplane` is there but is not to be trusted
 /// ([`io::ErrorKind::InvalidData`]).
 pub fn write_record(root: &Root, record: &Record, parent: Option<&str>) -> io::Result<Written> {
-    let records = directory(root, "records", 0o755)?;
+    let (directory, path) = match &record.qemu {
+        Some(_) => (qemu_directory(root)?, qemu_path(root, record.device)),
+        None => (records_directory(root)?, record_path(root, record.device)),
+    };
     let _one_writer = one_writer(root)?;
-    let path = record_path(root, record.device);
     let old =
         read(root, &path, &mut Vec::new()).filter(|old| old.circumstances == record.circumstances);
     if old.as_ref().is_some_and(|old| !record.supersedes(old)) {
         return Ok(Written::Kept);
     }
+    if record.qemu.is_none() {
+        publish_record(root, record, parent)?;
+    }
+    if old.as_ref() != Some(record) {
+        replace(&directory, &path, record.to_text().as_bytes())?;
+    }
+    let same = old.is_some_and(|old| old.facts == record.facts && old.step == record.step);
+    Ok(if same {
+        Written::Same
+    } else {
+        Written::Changed
+    })
+}
+
+/// Publishes what a probe found of the device, and keeps and publishes what that says of its type.
+fn publish_record(root: &Root, record: &Record, parent: Option<&str>) -> io::Result<()> {
     publish(
         root,
         Path::new("devices"),
@@ -135,15 +173,7 @@ pub fn write_record(root: &Root, record: &Record, parent: Option<&str>) -> io::R
             )?;
         }
     }
-    if old.as_ref() != Some(record) {
-        replace(&records, &path, record.to_text().as_bytes())?;
-    }
-    let same = old.is_some_and(|old| old.facts == record.facts && old.step == record.step);
-    Ok(if same {
-        Written::Same
-    } else {
-        Written::Changed
-    })
+    Ok(())
 }
 
 /// Publishes the tree of a device that is not asked: what is known of it otherwise.
@@ -171,7 +201,7 @@ pub fn forget(root: &Root, id: DeviceId) -> io::Result<()> {
     }
     let _one_writer = one_writer(root)?;
     absent_is_fine(fs::remove_file(record_path(root, id)))?;
-    absent_is_fine(fs::remove_file(testimony::path(root, id)))?;
+    absent_is_fine(fs::remove_file(qemu_path(root, id)))?;
     if let DeviceId::Mdev(_) = id {
         requests::forget_start(root, id)?;
     }
@@ -217,7 +247,7 @@ impl Lock {
     ///
     /// # Errors
     /// Any error of the file system; [`io::ErrorKind::TimedOut`].
-    pub(super) fn of_file(path: &Path, limit: Instant) -> io::Result<Self> {
+    pub(crate) fn of_file(path: &Path, limit: Instant) -> io::Result<Self> {
         let lock = Self::wait(path, true, Some(limit))?;
         Ok(lock.expect("it is made if it isn't there"))
     }
@@ -235,12 +265,17 @@ impl Lock {
             .write(make)
             .create(make)
             .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW);
+            // O_NONBLOCK: a FIFO in this place must not hold us up.
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
         loop {
             let file = match options.open(path) {
                 Err(error) if is_absent(&error) && !make => return Ok(None),
                 result => result?,
             };
+            if !file.metadata()?.is_file() {
+                let problem = format!("{} is no regular file: remove it", path.display());
+                return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
+            }
             match file.try_lock() {
                 // The device may have gone and come again, and its lock's file with it.
                 Ok(()) if is_still(&file, path) => return Ok(Some(Lock { file })),
@@ -326,7 +361,7 @@ pub fn wait_for_udev(root: &Root, id: DeviceId, since: Duration, limit: Instant)
 /// When udev first saw a device (CLOCK_MONOTONIC), if one has.
 pub(super) fn initialized_at(root: &Root, id: DeviceId) -> Option<Duration> {
     let data = root.join("run/udev/data");
-    let text = fs::read_to_string(data.join(format!("+{}:{id}", id.bus())));
+    let text = read_whole(&data.join(format!("+{}:{id}", id.bus())), MAX_SIZE);
     initialized(&text.ok()?)
 }
 
@@ -338,6 +373,10 @@ fn initialized(data: &str) -> Option<Duration> {
 
 fn record_path(root: &Root, id: DeviceId) -> PathBuf {
     root.join(BASE).join("records").join(format!("{id}.json"))
+}
+
+fn qemu_path(root: &Root, id: DeviceId) -> PathBuf {
+    root.join(BASE).join("qemu").join(format!("{id}.json"))
 }
 
 fn lock_path(root: &Root, id: DeviceId) -> PathBuf {
@@ -494,6 +533,7 @@ pub(super) fn replace(directory: &Path, path: &Path, content: &[u8]) -> io::Resu
     let whole = Whole {
         new: directory.join(".new"),
         permissions: Permissions::from_mode(0o644),
+        owner: None,
         is_kept: false,
     };
     whole.put(path, content)
@@ -509,6 +549,8 @@ pub(super) struct Whole {
     pub(super) new: PathBuf,
     /// Those of the file.
     pub(super) permissions: Permissions,
+    /// User and group, where it is not the writer's.
+    pub(super) owner: Option<(u32, u32)>,
     /// Whether it must be there after a crash of the machine, too.
     pub(super) is_kept: bool,
 }
@@ -526,6 +568,10 @@ impl Whole {
             // Somebody may have been killed here.
             file.set_len(0)?;
             file.write_all(content)?;
+            if let Some((user, group)) = self.owner {
+                fchown(file, Some(user), Some(group))?;
+            }
+            // After the owner: a change of owner takes mode bits away.
             file.set_permissions(self.permissions)?;
             if self.is_kept {
                 file.sync_all()?;
@@ -599,6 +645,7 @@ mod tests {
     use super::*;
     use crate::evidence::Step;
     use crate::facts::{Display, Reason};
+    use crate::record::tests::said_by_qemu;
     use crate::record::{Circumstances, FORMAT};
     use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -626,7 +673,34 @@ mod tests {
             path: None,
             step: None,
             errno: None,
+            qemu: None,
         }
+    }
+
+    #[test]
+    fn what_qemu_said_is_kept_apart_from_records_and_forgotten_with_them() {
+        let (_keep, root) = host();
+        let region = |learned| said_by_qemu(Display::from_answers(false, true), learned);
+        let none = |learned| said_by_qemu(Display::NONE, learned);
+        let id = none(true).device;
+        for (new, expected, kept) in [
+            (none(true), Written::Changed, none(true)),
+            (none(true), Written::Same, none(true)),
+            (region(true), Written::Changed, region(true)),
+            (region(false), Written::Same, region(false)),
+            (none(true), Written::Kept, region(false)),
+            (none(false), Written::Changed, none(false)),
+        ] {
+            assert_eq!(write_record(&root, &new, Some("parent")).unwrap(), expected);
+            assert_eq!(read_qemu(&root, id, &mut Vec::new()), Some(kept));
+        }
+        assert_eq!(read_record(&root, id, &mut Vec::new()), None);
+        let base = fs::read_dir(root.join(BASE)).unwrap();
+        let mut there: Vec<_> = base.map(|entry| entry.unwrap().file_name()).collect();
+        there.sort();
+        assert_eq!(there, ["lock", "qemu"], "no type, no tree, no record");
+        forget(&root, id).unwrap();
+        assert_eq!(read_qemu(&root, id, &mut Vec::new()), None);
     }
 
     #[test]

@@ -19,13 +19,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::libc;
 use nix::unistd::geteuid;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::host::{Root, Warning, is_absent, run};
 use crate::log::{By, Entry, What};
 use crate::plan::Change;
-use crate::record::FORMAT;
+use crate::record::{FORMAT, NotARecord, from_json};
 use crate::undo::{Inverse, Unreadable, inverse};
 
 const BASE: &str = "var/lib/gfxplane";
@@ -371,9 +372,9 @@ impl State {
                         entries.push(entry);
                         continue;
                     }
-                    Ok(entry) => other_format(entry.format),
+                    Ok(entry) => NotARecord::Format(entry.format).to_string(),
                     Err(_) if !line.ends_with('\n') => "it is torn".into(),
-                    Err(error) => format!("it is damaged: {error}"),
+                    Err(error) => NotARecord::Damaged(error).to_string(),
                 };
                 let problem = format!("line {number} ignored: {problem}");
                 warnings.push(Warning::new(&path, problem));
@@ -483,20 +484,12 @@ impl State {
     }
 
     /// `None`: there is no such file.
-    fn json<T: for<'a> Deserialize<'a>>(&self, path: &Path) -> Result<Option<T>, String> {
-        #[derive(Deserialize)]
-        struct Head {
-            format: u32,
-        }
+    fn json<T: DeserializeOwned>(&self, path: &Path) -> Result<Option<T>, String> {
         let Some(text) = self.bytes(path)? else {
             return Ok(None);
         };
-        let damaged = |error: serde_json::Error| format!("it is damaged: {error}");
-        let head: Head = serde_json::from_slice(&text).map_err(damaged)?;
-        if head.format != FORMAT {
-            return Err(other_format(head.format));
-        }
-        serde_json::from_slice(&text).map(Some).map_err(damaged)
+        let parsed = from_json(&text);
+        parsed.map(Some).map_err(|error| error.to_string())
     }
 
     fn bytes(&self, path: &Path) -> Result<Option<Vec<u8>>, String> {
@@ -543,10 +536,6 @@ fn damaged(problem: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("{problem}: remove it"))
 }
 
-fn other_format(format: u32) -> String {
-    format!("its format is {format}, this version reads {FORMAT}")
-}
-
 fn text(value: &impl Serialize) -> io::Result<Vec<u8>> {
     let mut text = serde_json::to_vec_pretty(value)?;
     text.push(b'\n');
@@ -556,6 +545,7 @@ fn text(value: &impl Serialize) -> io::Result<Vec<u8>> {
 /// Writes a file whole, so that it is there after a crash, too.
 fn replace(directory: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
     let whole = run::Whole {
+        owner: None,
         new: directory.join(".new"),
         permissions: Permissions::from_mode(0o600),
         is_kept: true,
@@ -786,9 +776,10 @@ mod tests {
         let host = host();
         let long = "x".repeat(100_000);
         for number in 0..25 {
-            host.state
-                .append(&entry(&format!("{number} {long}")))
-                .unwrap();
+            // Longer than any that is made now.
+            let mut entry = entry("");
+            entry.reason = Some(format!("{number} {long}"));
+            host.state.append(&entry).unwrap();
         }
         let (entries, said) = host.log();
         let reasons: Vec<_> = entries

@@ -85,7 +85,7 @@ pub fn is_of(directory: &Path, facts: &Facts, method: Method) -> bool {
 fn entries(facts: &Facts, method: Method) -> Vec<(String, Option<String>)> {
     const DEVICE: &str = "vfio-pci/device";
     let mut entries = vec![
-        ("evidence".to_owned(), Some(format!("{}\n", method.word()))),
+        ("evidence".to_owned(), Some(format!("{method}\n"))),
         ("vfio-pci".to_owned(), None),
         (DEVICE.to_owned(), None),
     ];

@@ -80,8 +80,8 @@ fn content(finding: &Finding, hints: &[Hint]) -> String {
         lines.push(wrap("require", "require", &options.join("\n")));
     }
     if let Some(evidence) = &finding.evidence {
-        let mut attributes = format!("method='{}'", evidence.method.word());
-        let path = evidence.path.map(|path| path.word().to_owned());
+        let mut attributes = format!("method='{}'", evidence.method);
+        let path = evidence.path.map(|path| path.to_string());
         for (name, value) in [
             ("path", &path),
             ("driver", &evidence.driver),
@@ -104,12 +104,12 @@ fn content(finding: &Finding, hints: &[Hint]) -> String {
 fn option(hint: &Hint) -> String {
     let mut attributes = format!(
         "scope='{}' name='{}' value='{}'",
-        hint.scope.word(),
+        hint.scope,
         hint.name,
         escape(&hint.value)
     );
     if let Some(purpose) = hint.purpose {
-        let _ = write!(attributes, " for='{}'", purpose.word());
+        let _ = write!(attributes, " for='{purpose}'");
     }
     if let Some(version) = &hint.qemu_below {
         let _ = write!(attributes, " qemu_below='{version}'");

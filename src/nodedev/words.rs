@@ -32,19 +32,19 @@ pub fn words(finding: &Finding, hints: &[Hint]) -> Vec<(String, String)> {
         say("opregion.size", &opregion.size.to_string());
     }
     for hint in hints {
-        let name = format!("{}.{}", hint.scope.word(), hint.name);
+        let name = format!("{}.{}", hint.scope, hint.name);
         say(&name, &hint.value);
         if let Some(purpose) = hint.purpose {
-            say(&format!("{name}.for"), purpose.word());
+            say(&format!("{name}.for"), &purpose.to_string());
         }
         if let Some(version) = &hint.qemu_below {
             say(&format!("{name}.qemu_below"), &version.to_string());
         }
     }
     if let Some(evidence) = &finding.evidence {
-        say("evidence", evidence.method.word());
+        say("evidence", &evidence.method.to_string());
         if let Some(path) = evidence.path {
-            say("evidence.path", path.word());
+            say("evidence.path", &path.to_string());
         }
     }
     words

@@ -3,7 +3,7 @@
 use crate::facts::Display;
 use crate::plan::frontends::{self, Wanted};
 use crate::plan::planner::{Planner, how_known};
-use crate::plan::{Level, Note, Topic};
+use crate::plan::{Cure, Level, Note, Topic};
 use crate::policy::{Displays, Unknown};
 use crate::predict::versions::{Libvirt, PCI_DISPLAY};
 use crate::predict::{About, Danger, predict, words};
@@ -146,7 +146,7 @@ impl Planner<'_, '_, '_> {
                         topic: Topic::Other,
                         about: About::Device(id),
                         text: format!("it has a display ({words}, measured); to show it, a way to see the screen would be lost"),
-                        cures: vec![format!("gfxplane fixup --consent {}", lost.join(","))],
+                        cures: vec![Cure::consent(&lost.join(","))],
                         consent: arrangement.loses().into_iter().next(),
                     });
                 }

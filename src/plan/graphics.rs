@@ -8,7 +8,7 @@ use crate::names::DeviceId;
 use crate::plan::frontends::{self, Arrangement};
 use crate::plan::planner::{Planner, how_known};
 use crate::plan::remarks::cure_of;
-use crate::plan::{Action, Level, Note, Topic, words};
+use crate::plan::{Action, Cure, Level, Note, Topic, words};
 use crate::policy::{Consent, Displays, EmulatedVideo};
 use crate::predict::versions::BLOB_WITH_VIRGL;
 use crate::predict::words::BLOB_AND_VIRGL;
@@ -32,7 +32,7 @@ impl Planner<'_, '_, '_> {
                 topic: Topic::Other,
                 about,
                 text: "the policy asks for the vGPU to be the only screen; the guest would lose its emulated video card".into(),
-                cures: vec!["gfxplane fixup --consent video".into()],
+                cures: vec![Cure::consent("video")],
                 consent: Some(Consent::Video),
             });
             return;
@@ -46,12 +46,14 @@ impl Planner<'_, '_, '_> {
             || frontends::best(&without, self.abilities, &wanted, true)
                 .is_some_and(|arrangement| arrangement.is_allowed(consent));
         if !helps {
-            self.note(
-                Level::Warn,
+            self.notes.push(Note {
+                level: Level::Warn,
+                topic: Topic::Other,
                 about,
-                "the policy asks for the vGPU to be the only screen; without the emulated card the domain would not start, or nobody would see that screen",
-                &["gfxplane fixup --consent all"],
-            );
+                text: "the policy asks for the vGPU to be the only screen; without the emulated card the domain would not start, or nobody would see that screen".into(),
+                cures: vec![Cure::consent("all")],
+                consent: None,
+            });
             return;
         }
         let reason = format!(
@@ -102,7 +104,7 @@ impl Planner<'_, '_, '_> {
 
     /// Notes what would help but needs consent, or that nothing is known to help.
     pub(super) fn refused(&mut self, now: &Prediction, found: Option<&Arrangement>) {
-        let mut cures = Vec::new();
+        let mut cures: Vec<Cure> = Vec::new();
         let mut consent = None;
         if let Some(arrangement) = found {
             consent = arrangement.loses().into_iter().next();
@@ -121,10 +123,14 @@ impl Planner<'_, '_, '_> {
             } else {
                 format!("--consent {}", words.join(","))
             };
-            cures.push(format!(
-                "gfxplane fixup {option}: {}; the screen is then seen on this host only",
-                what.join(", ")
-            ));
+            cures.push(Cure::Command {
+                verb: "fixup",
+                options: option,
+                reason: format!(
+                    ": {}; the screen is then seen on this host only",
+                    what.join(", ")
+                ),
+            });
         }
         let (level, about, text) = match &now.outcome {
             Outcome::No(refusal) => {
@@ -169,11 +175,11 @@ impl Planner<'_, '_, '_> {
             .is_some_and(|refusal| refusal.message == BLOB_AND_VIRGL)
         {
             let since = BLOB_WITH_VIRGL.since();
-            cures.push(format!(
-                "blob='off' or accel3d='no' on the video card, or QEMU {since} or later"
-            ));
+            let text =
+                format!("blob='off' or accel3d='no' on the video card, or QEMU {since} or later");
+            cures.push(Cure::Words(text));
         }
-        cures.extend(now.refusal().and_then(cure_of).map(str::to_owned));
+        cures.extend(now.refusal().and_then(cure_of).map(Cure::from));
         let mut dark = self.screens.clone();
         dark.vgpus
             .iter_mut()

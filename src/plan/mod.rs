@@ -19,8 +19,11 @@ mod settings;
 pub use managed::{Wish, plan_managed};
 pub use planner::plan;
 
-use serde::Serialize;
+use std::fmt;
 
+use serde::{Serialize, Serializer};
+
+use crate::arguments::{told, told_setting};
 use crate::domain::GraphicsType;
 use crate::names::DeviceId;
 use crate::policy::Consent;
@@ -87,7 +90,8 @@ pub enum Action {
         device: DeviceId,
         /// The property's name.
         name: String,
-        /// The property's value.
+        /// The property's value. It may be a secret of the user's arguments, so it is shown as [`told`] has it.
+        #[serde(serialize_with = "only_told")]
         value: String,
     },
     /// Remove a property from `qemu:override`.
@@ -101,12 +105,14 @@ pub enum Action {
     Rom {
         /// The device.
         device: DeviceId,
-        /// The file's path.
+        /// The file's path, shown as [`told`] has it.
+        #[serde(serialize_with = "only_told")]
         file: String,
     },
     /// Remove a `-set` from `qemu:commandline`.
     RemoveSetting {
-        /// The argument after `-set`.
+        /// The argument after `-set`; its value is shown as [`told`] has it.
+        #[serde(serialize_with = "only_told_setting")]
         setting: String,
     },
 }
@@ -148,6 +154,77 @@ pub enum Topic {
     Other,
 }
 
+/// Something that helps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cure {
+    /// A command about the domain.
+    Command {
+        /// The verb: `fixup`, `policy`.
+        verb: &'static str,
+        /// What follows the domain.
+        options: String,
+        /// What it does, as the end of a sentence; empty where the command says it.
+        reason: String,
+    },
+    /// Anything else.
+    Words(String),
+}
+
+impl Cure {
+    /// `gfxplane fixup` with the consent to lose these: `remote`, `video`, `remote,video` or `all`.
+    #[must_use]
+    pub fn consent(losses: &str) -> Self {
+        Cure::Command {
+            verb: "fixup",
+            options: format!("--consent {losses}"),
+            reason: String::new(),
+        }
+    }
+
+    /// The words, with a command that can be typed. `domain`: the domain as an argument of a command.
+    #[must_use]
+    pub fn of_domain(&self, domain: &str) -> String {
+        match self {
+            Cure::Command {
+                verb: verb @ "fixup",
+                options,
+                reason,
+            } => format!("gfxplane {verb} {domain} --define {options}{reason}"),
+            Cure::Command {
+                verb,
+                options,
+                reason,
+            } => format!("gfxplane {verb} {domain} {options}{reason}"),
+            Cure::Words(text) => text.clone(),
+        }
+    }
+}
+
+impl fmt::Display for Cure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Cure::Command {
+                verb,
+                options,
+                reason,
+            } => write!(f, "gfxplane {verb} {options}{reason}"),
+            Cure::Words(text) => f.write_str(text),
+        }
+    }
+}
+
+impl Serialize for Cure {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl From<&str> for Cure {
+    fn from(text: &str) -> Self {
+        Cure::Words(text.into())
+    }
+}
+
 /// Something that the plan does not change, why, and what the user can do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Note {
@@ -161,7 +238,7 @@ pub struct Note {
     pub text: String,
     /// The fixes, the best first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub cures: Vec<String>,
+    pub cures: Vec<Cure>,
     /// The consent that the first fix needs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub consent: Option<Consent>,
@@ -211,6 +288,14 @@ impl Plan {
     }
 }
 
+fn only_told<S: Serializer>(value: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(told(value))
+}
+
+fn only_told_setting<S: Serializer>(setting: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&told_setting(setting))
+}
+
 /// Returns an action in a few words.
 #[must_use]
 pub fn words(action: &Action) -> String {
@@ -244,9 +329,10 @@ pub fn words(action: &Action) -> String {
             device,
             name,
             value,
-        } => format!("{name}={value} for {device}"),
+        } => format!("{name}={} for {device}", told(value)),
         Action::RemoveProperty { device, name } => format!("{name} removed from {device}"),
-        Action::Rom { device, file } => format!("rom file {file} for {device}"),
-        Action::RemoveSetting { setting } => format!("-set {setting} removed"),
+        // Values of arguments are told nowhere, as they may be secrets.
+        Action::Rom { device, .. } => format!("a rom file for {device}"),
+        Action::RemoveSetting { setting } => format!("-set {} removed", told_setting(setting)),
     }
 }

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use crate::abilities::Abilities;
 use crate::domain::{Domain, Hostdev};
 use crate::names::DeviceId;
-use crate::plan::{Action, Change, Level, Note, Plan, Topic};
+use crate::plan::{Action, Change, Cure, Level, Note, Plan, Topic};
 use crate::policy::{Consent, Displays, Policy};
 use crate::predict::{About, Prediction, libvirt, predict};
 use crate::screens::{Screens, Vgpu};
@@ -225,7 +225,7 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
             topic,
             about,
             text: text.into(),
-            cures: cures.iter().map(|cure| (*cure).to_owned()).collect(),
+            cures: cures.iter().map(|cure| Cure::from(*cure)).collect(),
             consent: None,
         });
     }
@@ -297,7 +297,7 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
 pub(super) fn how_known(vgpu: &Vgpu) -> String {
     match &vgpu.known.finding.evidence {
         Some(evidence) if !evidence.method.is_measured() => {
-            format!(" (known by {}, not measured)", evidence.method.word())
+            format!(" (known by {}, not measured)", evidence.method)
         }
         _ => String::new(),
     }

@@ -1,5 +1,7 @@
 //! Adds the final remarks about a plan's result.
 
+use std::collections::HashSet;
+
 use crate::names::DeviceId;
 use crate::plan::planner::Planner;
 use crate::plan::{Level, Note, Topic};
@@ -82,15 +84,16 @@ impl Planner<'_, '_, '_> {
                 self.note(Level::Fail, About::Device(vgpu.id), text, &[cure]);
             }
         }
+        let properties = self.domain.properties.iter();
+        let overridden: HashSet<&str> = properties.map(|p| p.alias.as_str()).collect();
         let pci_is_old = Libvirt::possible(self.abilities)
             .iter()
             .all(|libvirt| !libvirt.pci_display);
         for place in 0..self.screens.vgpus.len() {
             let vgpu = &self.screens.vgpus[place];
             let hostdev = self.hostdev(vgpu);
-            let mut overridden = self.domain.properties.iter();
             if reads_override(self.abilities) == Some(false)
-                && overridden.any(|property| property.alias == hostdev.alias)
+                && overridden.contains(hostdev.alias.as_str())
             {
                 self.note(
                     Level::Warn,

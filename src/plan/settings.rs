@@ -119,7 +119,7 @@ impl Planner<'_, '_, '_> {
                 self.note(
                     Level::Warn,
                     About::Device(device),
-                    format!("-set asks for the device to be a {value}, which libvirt can't say"),
+                    "-set asks for the device to be of another driver, which libvirt can't say",
                     &["take the -set out"],
                 );
                 false

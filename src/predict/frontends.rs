@@ -6,6 +6,8 @@
 //! and QEMU asks whether screen, context and frontend go together (`console_compatible_with`).
 //! docs/qemu-and-libvirt.md has the commits.
 
+use std::collections::HashSet;
+
 use crate::arguments::Local;
 use crate::domain::GraphicsType;
 use crate::predict::versions::{Libvirt, Qemu};
@@ -254,7 +256,9 @@ pub(super) fn heads(
             Some(Local::Sdl) => shown_by.push((GraphicsType::Sdl, Shown::AtOnce)),
             _ => {}
         }
-        for frontend in &screens.frontends {
+        // Of each type one shows it: libvirt takes no more of them.
+        let mut kinds = HashSet::new();
+        for frontend in screens.frontends.iter().filter(|f| kinds.insert(f.kind)) {
             match frontend.kind {
                 GraphicsType::EglHeadless => {}
                 // One of the user's own is in its place.

@@ -6,6 +6,8 @@
 //! device and each graphics, then for what is there twice. That is a definition; a start does the
 //! same again, looks at the graphics, and then at the host's devices.
 
+use std::collections::BTreeSet;
+
 use crate::abilities::{Abilities, DBUS_DAEMON_DIED, RenderNodes};
 use crate::domain::{GraphicsType, SpiceMode, Switch};
 use crate::facts::{Display, Reason};
@@ -18,6 +20,8 @@ use crate::version::Version;
 /// A domain and one host that it may be on.
 struct World<'w> {
     screens: &'w Screens,
+    /// The types of its graphics.
+    kinds: BTreeSet<GraphicsType>,
     abilities: &'w Abilities,
     libvirt: &'w Libvirt,
     /// `spice_tls` of qemu.conf.
@@ -130,8 +134,13 @@ impl World<'_> {
     }
 
     fn has_graphics(&self, kind: GraphicsType) -> bool {
-        self.screens.frontends.iter().any(|f| f.kind == kind)
+        self.kinds.contains(&kind)
     }
+}
+
+/// The types of graphics that a domain has.
+fn kinds(screens: &Screens) -> BTreeSet<GraphicsType> {
+    screens.frontends.iter().map(|f| f.kind).collect()
 }
 
 /// Once a hostdev is parsed (src/conf/domain_postparse.c, `virDomainHostdevDefPostParse`).
@@ -839,6 +848,7 @@ pub fn refusals(
 ) -> Vec<Option<Refusal>> {
     let answer = |tls| {
         let world = World {
+            kinds: kinds(screens),
             screens,
             abilities,
             libvirt,
@@ -855,6 +865,7 @@ pub fn is_beyond_repair(screens: &Screens, abilities: &Abilities) -> bool {
     Libvirt::possible(abilities).iter().all(|libvirt| {
         tls(abilities, screens).into_iter().all(|tls| {
             let world = World {
+                kinds: kinds(screens),
                 screens,
                 abilities,
                 libvirt,

@@ -5,7 +5,7 @@
 //! A screen of a dmabuf device has the flags GL and DMABUF (QEMU hw/vfio/display.c).
 
 use crate::abilities::Abilities;
-use crate::arguments::{Device, Local, Setting};
+use crate::arguments::{Device, Local, Setting, told};
 use crate::domain::{GraphicsType, Reach, Switch};
 use crate::predict::frontends::{self, Console, libvirts_local, local, of_kind};
 use crate::predict::versions::{Libvirt, Qemu};
@@ -75,7 +75,8 @@ pub fn refusal(
     if let Some(setting) = screens.dead_settings.first() {
         let message = match Setting::read(setting) {
             Some(Setting { id, .. }) => words::filled(words::NO_SUCH_DEVICE, &id),
-            None => format!("can't parse: \"{setting}\""),
+            // It may have a secret in it.
+            None => "can't parse".to_owned(),
         };
         return refuse(About::Domain, message, false);
     }
@@ -323,7 +324,7 @@ fn vfio_device(
     let lacks_ramfb = vgpu.lacks_ramfb(takes_ramfb);
     // Those of -global come first (hw/core/qdev.c, `device_post_init`).
     if lacks_ramfb && let Some(value) = vgpu.globals.get("ramfb") {
-        let global = format!("can't apply global vfio-pci.ramfb={value}: ");
+        let global = format!("can't apply global vfio-pci.ramfb={}: ", told(value));
         return Some((global + words::RAMFB_NOT_FOUND, true));
     }
     let mistyped = vgpu

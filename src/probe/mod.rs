@@ -274,7 +274,7 @@ impl Manner {
     /// Returns the options as arguments of a child.
     fn to_arguments(self) -> impl Iterator<Item = String> {
         let kvm = self.kvm.then(|| "--kvm".to_owned());
-        let path = self.path.map(|path| format!("--path={}", path.word()));
+        let path = self.path.map(|path| format!("--path={path}"));
         kvm.into_iter().chain(path)
     }
 

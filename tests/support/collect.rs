@@ -108,12 +108,12 @@ const DOMAIN: &str = "<domain type='kvm'>
 </domain>
 ";
 
-const DOMAIN_SHOWN: &str = "<domain type='kvm'>
+const DOMAIN_SHOWN: &str =
+    "<domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
   <name>domain-1</name>
   <uuid>00000000-0000-4000-8000-000000000001</uuid>
-  
   <metadata>
-    <left-out:metadata xmlns:left-out='http://openstack.org/xmlns/libvirt/nova/1.1'/>
+    <left-out:metadata xmlns:left-out='urn:left-out:openstack.org'/>
   </metadata>
   <devices>
     <emulator>/usr/libexec/qemu-kvm</emulator>
@@ -121,9 +121,11 @@ const DOMAIN_SHOWN: &str = "<domain type='kvm'>
       <mac address='52:54:00:00:00:01'/>
     </interface>
     <graphics type='vnc' listen='192.0.2.1'/>
-    <graphics type='spice' autoport='yes'><listen type='address' address='127.0.0.1'/></graphics>
+    <graphics type='spice' autoport='yes'>
+      <listen type='address' address='127.0.0.1'/>
+    </graphics>
   </devices>
-  <qemu:commandline xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
+  <qemu:commandline>
     <qemu:arg value='-object'/>
     <qemu:arg value='left-out'/>
     <qemu:arg value='-set'/>

@@ -18,9 +18,10 @@ use std::path::{Path, PathBuf};
 
 use gfxplane::abilities::Abilities;
 use gfxplane::domain::Domain;
+use gfxplane::host::emulator;
 use gfxplane::host::requests::{self, Request};
-use gfxplane::host::{emulator, testimony};
-use gfxplane::testimony::Testimony;
+use gfxplane::host::run::write_record;
+use gfxplane::record::Record;
 use gfxplane::xml::Document;
 use libtest_mimic::{Failed, Trial};
 use serde::Deserialize;
@@ -56,8 +57,7 @@ fn of_folder(folder: &Path) -> Result<(), Failed> {
         host.write("etc/gfxplane/gfxplane.toml", settings);
     }
     if let Ok(text) = fs::read_to_string(folder.join("testimony.json")) {
-        let testimony = Testimony::parse(&text)?;
-        testimony::write(&host.root(), &testimony)?;
+        write_record(&host.root(), &Record::parse(&text)?, None)?;
     }
     let (name, path) = about(&xml);
     emulator::record(&host.root(), &path, &case.abilities)?;

@@ -18,7 +18,7 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 
 use gfxplane::callout::Call;
-use gfxplane::host::{Root, callout};
+use gfxplane::host::{Root, callout, leave_no_core};
 use gfxplane::inventory::Sources;
 use gfxplane::nodedev::offline;
 
@@ -37,6 +37,7 @@ const USAGE: &str = "usage: gfxplane-helper capability UUID|PCI-ADDRESS|NODE-DEV
 
 /// Does what the arguments say; the exit code.
 fn run() -> u8 {
+    leave_no_core();
     let mut arguments = std::env::args_os();
     let program = arguments.next().unwrap_or_default();
     let arguments: Vec<OsString> = arguments.collect();

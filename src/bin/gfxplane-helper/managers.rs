@@ -26,6 +26,7 @@ use gfxplane::managed::kubevirt::Vmi;
 use gfxplane::managed::{Wish, adapt, lines, ovirt_wish};
 use gfxplane::names::DeviceId;
 use gfxplane::screens::Known;
+use gfxplane::shell::plain;
 use gfxplane::xml;
 
 use crate::{FAILURE, SUCCESS, USAGE_ERROR};
@@ -280,13 +281,7 @@ impl Log {
 
     fn say(&mut self, text: &str) {
         // One line each, whatever a name may hold.
-        let shown = |c: char| match c {
-            '\n' => ' ',
-            c if c.is_control() => '\u{fffd}',
-            c => c,
-        };
-        let line: String = text.chars().map(shown).collect();
-        let line = format!("gfxplane: {line}\n");
+        let line = format!("gfxplane: {}\n", plain(&text.replace('\n', " ")));
         let _ = io::stderr().write_all(line.as_bytes());
         if let Some(shim) = &mut self.shim {
             let _ = shim.write_all(line.as_bytes());

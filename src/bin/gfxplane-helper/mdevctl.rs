@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
-use nix::unistd::{SysconfVar, sysconf};
+use nix::unistd::{SysconfVar, alarm, sysconf};
 
 use gfxplane::callout::{Call, is_list, verb};
 use gfxplane::hints::hints;
@@ -17,8 +17,12 @@ use gfxplane::host::{Root, mdevctl, run, settings};
 use gfxplane::inventory;
 use gfxplane::names::DeviceId;
 use gfxplane::nodedev::words::{attributes, words};
+use gfxplane::shell::plain;
 
 use crate::{FAILURE, SUCCESS};
+
+/// The longest that mdevctl waits for a notifier, in seconds, beside the wait for a probe.
+const LIMIT: u32 = 10;
 
 /// "Not my device": mdevctl asks the next script.
 const NOT_MINE: u8 = 2;
@@ -92,9 +96,13 @@ fn notify(root: &Root, call: &Call, action: &str) -> u8 {
     if call.state != "success" {
         return SUCCESS;
     }
+    // mdevctl goes on when SIGALRM ends a notifier.
+    alarm::set(LIMIT);
     let problem = match action {
         "start" => {
-            let limit = Instant::now() + settings::config(root, &mut Vec::new()).deadline;
+            let deadline = settings::config(root, &mut Vec::new()).deadline;
+            alarm::set(LIMIT + deadline.as_secs() as u32);
+            let limit = Instant::now() + deadline;
             // udev's rule for parents runs this, and udev handles no event of a device while it
             // runs the rules of its parent: waiting would be in vain. Nobody starts a domain then.
             let by_udev = verb(&caller()) == Some(b"start-parent-mdevs");
@@ -118,7 +126,7 @@ fn notify(root: &Root, call: &Call, action: &str) -> u8 {
     match problem {
         None => SUCCESS,
         Some(problem) => {
-            let _ = writeln!(io::stderr(), "gfxplane-helper: {problem}");
+            let _ = writeln!(io::stderr(), "gfxplane-helper: {}", plain(&problem));
             FAILURE
         }
     }

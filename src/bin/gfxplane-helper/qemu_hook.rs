@@ -11,10 +11,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::os::unix::net::UnixDatagram;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::unistd::{geteuid, read};
+use nix::unistd::{alarm, geteuid, read};
 
 use gfxplane::abilities::Abilities;
 use gfxplane::config::{Config, HookMode};
@@ -27,12 +28,19 @@ use gfxplane::host::{Root, run, settings};
 use gfxplane::inventory::{self, Reading};
 use gfxplane::names::DeviceId;
 use gfxplane::screens::Known;
+use gfxplane::shell::{operand, plain};
 use gfxplane::xml::{self, Document};
 
 use crate::SUCCESS;
 
 /// What the script takes for a veto; nothing else that ends a process has this code.
 const VETO: u8 = 77;
+
+/// The longest that libvirt and its user wait, in seconds; beside the wait for a probe.
+const LIMIT: u32 = 10;
+
+/// How long before that the journal is told.
+const SOON: Duration = Duration::from_millis(200);
 
 /// What every `<hostdev>` begins with. Without one there is nothing to look at.
 const HOSTDEV: &[u8] = b"<hostdev";
@@ -43,13 +51,11 @@ const AT_ONCE: usize = 64 * 1024;
 /// `<28>`: facility daemon, warning (RFC 3164).
 const JOURNAL: &str = "<28>gfxplane: ";
 
-/// Longer lines than the journal takes whole (systemd src/journal/journald-server.h,
-/// `LINE_MAX`-sized by default) are of no use to anybody.
-const MAX_LINE: usize = 8 * 1024;
-
 /// Answers a call. `operation` is libvirt's second argument; the others say nothing that the XML on
 /// stdin does not.
 pub(crate) fn run(root: &Root, operation: &OsStr) -> u8 {
+    // SIGALRM ends us, which is no veto: the domain starts.
+    alarm::set(LIMIT);
     // Whoever else runs libvirt (qemu:///session) has neither the lock nor the daemon.
     if !root.is_recorded() && !geteuid().is_root() {
         return SUCCESS;
@@ -78,7 +84,11 @@ pub(crate) fn run(root: &Root, operation: &OsStr) -> u8 {
     // Whatever the setting says: no start is to meet a probe of ours, and the end of a domain is
     // told to nobody but the daemon.
     match operation {
-        Operation::Prepare => wait(root, &devices, &config),
+        Operation::Prepare => {
+            alarm::set(LIMIT + config.deadline.as_secs() as u32);
+            wait(root, &devices, &config);
+            say_when_late(root, &domain);
+        }
         Operation::Release => {
             for id in &devices {
                 let _ = requests::forget_start(root, *id);
@@ -142,6 +152,22 @@ pub(crate) fn run(root: &Root, operation: &OsStr) -> u8 {
             written.map_or(crate::FAILURE, |()| SUCCESS)
         }
     }
+}
+
+/// Says in the journal that the domain is not looked at, a moment before the alarm. Its own thread
+/// does, where there can be one.
+fn say_when_late(root: &Root, domain: &Domain<'_, '_>) {
+    alarm::set(LIMIT);
+    let name = operand(domain.name.as_deref(), domain.uuid);
+    let line = format!(
+        "domain {name}: it takes too long to find out whether it starts, so the hook lets it pass"
+    );
+    let root = root.clone();
+    let say = move || {
+        thread::sleep(Duration::from_secs(u64::from(LIMIT)) - SOON);
+        journal(&root, &line);
+    };
+    let _ = thread::Builder::new().stack_size(64 * 1024).spawn(say);
 }
 
 /// All of stdin; `None` if it can't be read or is more than a document may have.
@@ -231,11 +257,7 @@ fn definition(root: &Root, name: Option<&str>) -> Definition {
 
 /// Tells the journal; who doesn't listen hears nothing.
 fn journal(root: &Root, line: &str) {
-    let mut end = line.len().min(MAX_LINE);
-    while !line.is_char_boundary(end) {
-        end -= 1;
-    }
-    let message = format!("{JOURNAL}{}", line[..end].replace('\n', " "));
+    let message = format!("{JOURNAL}{}", plain(&line.replace('\n', " ")));
     if let Ok(socket) = UnixDatagram::unbound()
         && socket.set_nonblocking(true).is_ok()
     {

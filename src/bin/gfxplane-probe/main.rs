@@ -29,6 +29,7 @@ use gfxplane::nodedev::words::{properties, words};
 use gfxplane::probe::asking::{Request, ask_and_keep};
 use gfxplane::probe::instance::{keep, sweep};
 use gfxplane::probe::{Asked, Manner, Prober, child};
+use gfxplane::shell::plain_lines;
 
 /// Does what the arguments say and returns the exit code.
 fn run() -> u8 {
@@ -138,6 +139,7 @@ fn udev(id: DeviceId) -> anyhow::Result<End> {
 
 /// Prints a problem and does not fail, because udev takes no property from a program that fails.
 fn complain(problem: fmt::Arguments<'_>) {
+    let problem = plain_lines(&problem.to_string());
     let _ = writeln!(io::stderr(), "gfxplane-probe: {problem}");
 }
 

@@ -17,6 +17,7 @@ use virt::sys;
 
 use super::events::{self, Reports};
 use super::{Definition, Libvirt, New, Replaced, Sink, Start, Term, User};
+use crate::arguments::without_values;
 use crate::cli::Failure;
 use crate::domain::{POLICY_NAMESPACE, name_and_devices};
 
@@ -454,7 +455,7 @@ fn refused(error: &virt::error::Error) -> Result<Start, Failure> {
     if is_about_libvirt(error) {
         Err(failed(error))
     } else {
-        Ok(Start::Refused(error.message().into()))
+        Ok(Start::Refused(without_values(error.message())))
     }
 }
 

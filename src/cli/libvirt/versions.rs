@@ -26,6 +26,12 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 /// The largest definition that is read, in bytes: the largest that libvirt's protocol carries is smaller.
 const MAX_SIZE: u64 = 64 * 1024 * 1024;
 
+/// So long such a name is.
+const MOST_CHARACTERS: usize = 40;
+
+/// So many names of elements that differ are told.
+const MOST_NAMES: usize = 10;
+
 /// How long the thread may take to come to the end of what it was told.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -251,7 +257,7 @@ pub fn differing(one: &str, other: &str) -> Vec<String> {
     let is_name = |c: char| c.is_alphanumeric() || "_-.:".contains(c);
     let name = |tag: &str| {
         let end = tag.find(|c| !is_name(c)).unwrap_or(tag.len());
-        tag[..end].to_owned()
+        tag[..end].chars().take(MOST_CHARACTERS).collect::<String>()
     };
     let mut names: Vec<String> = counts
         .iter()
@@ -261,6 +267,10 @@ pub fn differing(one: &str, other: &str) -> Vec<String> {
         .collect();
     names.sort();
     names.dedup();
+    if names.len() > MOST_NAMES {
+        names.truncate(MOST_NAMES);
+        names.push("…".into());
+    }
     names
 }
 
@@ -457,5 +467,11 @@ mod tests {
         let other = "<domain><title>geheim</title><a x='1'/><b/></domain>";
         assert_eq!(differing(THEIRS, other), ["a", "title"]);
         assert!(differing(THEIRS, THEIRS).is_empty());
+        let long: String = (0..100)
+            .map(|n| format!("<x{n}{}/>", "y".repeat(100)))
+            .collect();
+        let said = differing(THEIRS, &long);
+        assert_eq!(said.len(), MOST_NAMES + 1);
+        assert!(said.concat().chars().count() <= MOST_NAMES * MOST_CHARACTERS + 1);
     }
 }

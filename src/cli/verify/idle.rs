@@ -12,14 +12,10 @@
 //! comes first. The start of a domain of our own ([`crate::verify::NAME`]) does neither. A probe that comes while we hold the device is told `in-use`, and
 //! keeps what was known before.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-
-use nix::fcntl::{Flock, FlockArg};
-use nix::libc;
 
 use crate::cli::Failure;
 use crate::cli::libvirt::User;
@@ -108,12 +104,12 @@ pub(in crate::cli) struct Held(Vec<Hold>);
 #[derive(Debug)]
 struct Hold {
     path: PathBuf,
-    _file: Flock<File>,
+    _lock: Lock,
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        // While it is locked: whoever opened it before finds that it has gone (`is_still`).
+        // While it is locked: whoever opened it before finds that it has gone (`Lock`).
         let _ = fs::remove_file(&self.path);
     }
 }
@@ -193,28 +189,12 @@ fn hold_one(root: &Root, id: DeviceId, limit: Instant) -> io::Result<Hold> {
     // Makes the directory, or sees that it can be trusted. It has just been free.
     drop(Lock::of_device(root, id)?);
     let path = trying_path(root, id);
-    loop {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(&path)?;
-        let file = Flock::lock(file, FlockArg::LockExclusiveNonblock)
-            .map_err(|(_, errno)| io::Error::from(errno))?;
-        if is_still(&file, &path) {
-            return Ok(Hold { path, _file: file });
+    match Lock::of_file(&path, Instant::now()) {
+        Ok(lock) => Ok(Hold { path, _lock: lock }),
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+            Err(io::ErrorKind::WouldBlock.into())
         }
-    }
-}
-
-/// Whether the file has still that name: whoever had it before us has removed it.
-fn is_still(file: &File, path: &Path) -> bool {
-    match (file.metadata(), fs::symlink_metadata(path)) {
-        (Ok(open), Ok(named)) => (open.dev(), open.ino()) == (named.dev(), named.ino()),
-        _ => false,
+        Err(error) => Err(error),
     }
 }
 

@@ -130,11 +130,7 @@ impl Daemon<'_> {
         self.warn(&warnings);
         match decision {
             Err(error) => {
-                let line = Line {
-                    level: Level::Warn,
-                    about: About::Domain,
-                    text: format!("left alone: {error}"),
-                };
+                let line = Line::new(Level::Warn, About::Domain, format!("left alone: {error}"));
                 self.say_of(uuid, vec![line], Some(What::LeftAlone));
                 self.handled(uuid, false);
             }
@@ -210,20 +206,10 @@ impl Daemon<'_> {
         let typed = operand(Some(&name), Some(uuid));
         let news = domain.news(lines);
         if let (Some(first), Some(what)) = (news.first(), what) {
-            self.log(uuid, what, Some(&first.text));
+            self.log(uuid, what, Some(&first.words(&typed)));
         }
         for line in news {
-            // So that it can be typed.
-            let text = line
-                .text
-                .replace(
-                    "gfxplane fixup --consent",
-                    &format!("gfxplane fixup {typed} --define --consent"),
-                )
-                .replace(
-                    "gfxplane policy DOMAIN",
-                    &format!("gfxplane policy {typed}"),
-                );
+            let text = line.words(&typed);
             let text = match line.about {
                 About::Domain => format!("{name}: {text}"),
                 about => format!("{name}: {about}: {text}"),

@@ -1,8 +1,10 @@
 //! mdevctl's link to the helper, which is there while libvirt knows its devices and not while it looks for
 //! them ([`crate::host::callout`]).
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use super::service::Priority;
 use super::{Daemon, Event, SOONEST};
@@ -19,6 +21,9 @@ pub(super) const NODE_DEVICE_DAEMON: &str = "virtnodedevd.pid";
 /// The daemon that has all drivers.
 const ALL_DRIVERS: &str = "libvirtd.pid";
 
+/// How often it is looked whether a daemon has ended, and for how long.
+const LOOKS: (Duration, u32) = (Duration::from_millis(20), 3000);
+
 /// How often that daemon is tried whose process id is there: its socket may be a moment behind.
 const TRIES: u32 = 4;
 
@@ -31,6 +36,8 @@ pub(super) struct NodeDevices {
     turn: u64,
     /// It has listed them.
     listed: bool,
+    /// Its process.
+    process: Option<u32>,
 }
 
 /// libvirt has listed its devices; over a connection of its own, or not.
@@ -70,6 +77,11 @@ impl Daemon<'_> {
         }
         match listed {
             Ok(own) => {
+                let file = match own {
+                    Some(_) => NODE_DEVICE_DAEMON,
+                    None => ALL_DRIVERS,
+                };
+                self.devices.process = self.pid(file);
                 self.devices.own = own;
                 self.devices.listed = true;
                 self.set_link();
@@ -81,12 +93,33 @@ impl Daemon<'_> {
         }
     }
 
-    /// Who has the devices has ended.
+    /// The connection to who has the devices has ended. The link goes once the process has: one that is ending would
+    /// have mdevctl list everything again first, and end the later.
     pub(super) fn devices_are_lost(&mut self) {
         self.devices.turn += 1;
         self.devices.listed = false;
-        self.set_link();
         self.devices.own = None;
+        let process = self.devices.process.take();
+        let process = process.map(|pid| PathBuf::from(format!("/proc/{pid}")));
+        let Some(process) = process.filter(|process| process.exists()) else {
+            return self.set_link();
+        };
+        let sink = self.sink.clone();
+        thread::spawn(move || {
+            for _ in 0..LOOKS.1 {
+                if !process.exists() {
+                    break;
+                }
+                thread::sleep(LOOKS.0);
+            }
+            let _ = sink.send(Event::Ended);
+        });
+    }
+
+    /// Nobody looks after the link any more.
+    pub(super) fn give_link_up(&mut self) {
+        self.devices.listed = false;
+        self.set_link();
     }
 
     /// That is told of the connection of the `turn`th time.

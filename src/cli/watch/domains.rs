@@ -8,12 +8,12 @@ use uuid::Uuid;
 
 use crate::domain::Domain;
 use crate::host::state::{MAX_GONE, NotRemembered, State};
-use crate::host::{Root, Warning};
+use crate::host::{Root, Warning, read_whole};
 use crate::names::DeviceId;
 use crate::plan::Change;
 use crate::undo::{inverse, undo};
 use crate::watch::{Line, Memory, Standing, mark};
-use crate::xml::Document;
+use crate::xml::{self, Document};
 
 /// One domain.
 #[derive(Debug, Default)]
@@ -75,6 +75,8 @@ pub(super) struct Domains {
     pub(super) state: State,
     /// Those that were there before the package; `None`: nobody has looked yet.
     older: Option<BTreeSet<Uuid>>,
+    /// Whether they are written down.
+    is_kept: bool,
     /// Whether that outlives us: it is about the system's libvirt, no other.
     is_system: bool,
     all: BTreeMap<Uuid, Watched>,
@@ -112,9 +114,12 @@ impl Domains {
     pub(super) fn new(root: &Root, is_system: bool, warnings: &mut Vec<Warning>) -> Self {
         let state = State::new(root);
         // The first daemon is started when the package is installed; libvirt may not run then.
-        let older = || state.older(warnings).or_else(|| written(root));
+        let kept = is_system.then(|| state.older(warnings)).flatten();
+        let is_kept = kept.is_some();
+        let first = || is_system.then(|| written(root)).flatten();
         Domains {
-            older: is_system.then(older).flatten(),
+            older: kept.or_else(first),
+            is_kept,
             is_system,
             state,
             all: BTreeMap::new(),
@@ -150,7 +155,8 @@ impl Domains {
     }
 
     fn set_older(&mut self, older: BTreeSet<Uuid>) -> Result<(), NotRemembered> {
-        if self.older.as_ref() == Some(&older) {
+        let is_same = self.older.as_ref() == Some(&older);
+        if is_same && (self.is_kept || !self.is_system) {
             return Ok(());
         }
         let written = if self.is_system {
@@ -158,6 +164,7 @@ impl Domains {
         } else {
             Ok(())
         };
+        self.is_kept = written.is_ok();
         self.older = Some(older);
         written
     }
@@ -264,10 +271,41 @@ fn written(root: &Root) -> Option<BTreeSet<Uuid>> {
     let paths = entries.flatten().map(|entry| entry.path());
     let texts = paths
         .filter(|path| path.extension().is_some_and(|ending| ending == "xml"))
-        .filter_map(|path| std::fs::read_to_string(path).ok());
+        .filter_map(|path| read_whole(&path, xml::MAX_SIZE).ok());
     let uuid = |text: String| {
         let document = Document::parse(&text).ok()?;
         Domain::new(&document).ok()?.uuid
     };
     Some(texts.filter_map(uuid).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn what_is_defined_while_no_daemon_runs_is_not_older_than_the_package() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::recorded(directory.path());
+        let definitions = root.join(super::super::DEFINITIONS);
+        fs::create_dir_all(&definitions).unwrap();
+        fs::create_dir_all(root.join("var/lib")).unwrap();
+        let (a, b) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let define = |uuid: Uuid| {
+            let text = format!("<domain><name>g</name><uuid>{uuid}</uuid></domain>");
+            fs::write(definitions.join(format!("{uuid}.xml")), text).unwrap();
+        };
+        define(a);
+        let begin = |all: &[Uuid]| {
+            let mut domains = Domains::new(&root, true, &mut Vec::new());
+            domains.starts_with(all).unwrap();
+            domains
+        };
+        assert!(begin(&[a]).standing(a, &mut Vec::new()).is_older);
+        define(b);
+        let domains = begin(&[a, b]);
+        assert!(domains.standing(a, &mut Vec::new()).is_older);
+        assert!(!domains.standing(b, &mut Vec::new()).is_older);
+    }
 }

@@ -30,9 +30,9 @@ use crate::cli::libvirt::{self, Happened, Libvirt};
 use crate::cli::probe::prober;
 use crate::cli::{Context, End, Failure, SYSTEM};
 use crate::config::Config;
-use crate::host::run::{Lock, records_directory};
+use crate::host::run::{Lock, qemu_directory, records_directory};
 use crate::host::state::NotRemembered;
-use crate::host::{Warning, requests, settings, testimony};
+use crate::host::{Warning, read_whole, requests, settings};
 use crate::names::DeviceId;
 use crate::probe::instance::clean_up;
 
@@ -72,6 +72,9 @@ const QUIET: Duration = Duration::from_millis(250);
 /// How long a domain that is never quiet is waited for.
 const NEVER_QUIET: Duration = Duration::from_secs(2);
 
+/// How long after it came libvirt is tried, and twice as long after each failure.
+const AT_FIRST: Duration = Duration::from_millis(50);
+
 /// How long after a failure libvirt is tried again; twice as long after each.
 const SOONEST: Duration = Duration::from_millis(500);
 const LATEST: Duration = Duration::from_secs(30);
@@ -91,6 +94,8 @@ enum Event {
     Listed(u64, Listed),
     /// The connection over which that was has ended.
     DevicesLost(u64),
+    /// The process that had the devices has ended.
+    Ended,
     /// A domain that was started after a veto.
     Started(Uuid, Result<(), String>),
     Reload,
@@ -136,7 +141,7 @@ impl Watch {
         daemon.connect(false)?;
         daemon.run(&receive);
         daemon.service.tell("STOPPING=1");
-        daemon.devices_are_lost();
+        daemon.give_link_up();
         daemon.journal.say(Priority::Info, "ends");
         Ok(End::Done)
     }
@@ -321,7 +326,7 @@ impl<'c> Daemon<'c> {
         let requests = requests::prepare_directory(root);
         let records = records_directory(root);
         // Named as the records are, and of the same consequence.
-        let said = testimony::directory(root);
+        let said = qemu_directory(root);
         for (kind, directory) in [
             (Kind::Request, requests),
             (Kind::Record, records),
@@ -393,7 +398,7 @@ impl<'c> Daemon<'c> {
     /// The process that has left its id in a file of libvirt's, if it lives.
     fn pid(&self, file: &str) -> Option<u32> {
         let path = self.context.root.join(DAEMONS.0).join(file);
-        let text = std::fs::read_to_string(path).ok()?;
+        let text = read_whole(&path, 64).ok()?;
         let pid = text.trim().parse().ok()?;
         PathBuf::from(format!("/proc/{pid}"))
             .exists()
@@ -617,6 +622,7 @@ impl<'c> Daemon<'c> {
                 }
             }
             Event::DevicesLost(turn) => self.own_connection_is_lost(turn),
+            Event::Ended => self.set_link(),
             Event::Listed(turn, listed) => self.devices_are_listed(turn, listed),
             Event::Files(seen) => self.seen(seen),
             Event::Started(uuid, result) => self.started(uuid, result),
@@ -681,7 +687,7 @@ impl<'c> Daemon<'c> {
     fn daemon_came(&mut self) {
         if self.libvirt.is_none() && self.is_there() {
             // Its socket may be a moment behind its process id.
-            self.retry = Some((Instant::now() + SOONEST, SOONEST));
+            self.retry = Some((Instant::now() + AT_FIRST, AT_FIRST));
         }
     }
 

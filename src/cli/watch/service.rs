@@ -9,6 +9,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::{Duration, Instant};
 
 use crate::plan::Level;
+use crate::shell::plain;
 
 /// The service manager, if one has started us.
 #[derive(Debug)]
@@ -78,10 +79,7 @@ impl Journal {
     /// A line. `error`: something was lost, or is broken.
     pub(super) fn say(&self, priority: Priority, text: &str) {
         // Names may hold anything; a line stays a line, and a terminal does not act on it.
-        let text: String = text
-            .chars()
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .collect();
+        let text = plain(&text.replace(['\n', '\t'], " "));
         let mut err = io::stderr().lock();
         let _ = if self.with_priority {
             writeln!(err, "<{}>{text}", priority as u8)

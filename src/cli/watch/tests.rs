@@ -621,10 +621,21 @@ fn a_domain_that_is_being_changed_is_waited_for() {
     assert!(host.libvirt.xml().contains("<gl enable='yes'"));
 }
 
-/// libvirt's daemon with this file is there.
-fn lives(host: &Host, file: &str) {
-    let pid = std::process::id().to_string();
+/// libvirt's daemon with this file is there, until it is killed.
+fn lives(host: &Host, file: &str) -> Process {
+    let process = Command::new("sleep").arg("600").spawn().unwrap();
+    let pid = process.id().to_string();
     std::fs::write(host.context.root.join("run").join(file), pid).unwrap();
+    Process(process)
+}
+
+struct Process(std::process::Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
 }
 
 fn is_linked(host: &Host) -> bool {
@@ -637,7 +648,7 @@ fn mdevctl_asks_us_once_libvirt_has_listed_its_devices() {
     let host = Host::new();
     // An earlier daemon was killed.
     crate::host::callout::make(&host.context.root, crate::host::callout::OF_DAEMON).unwrap();
-    lives(&host, "libvirtd.pid");
+    let mut libvirtd = lives(&host, "libvirtd.pid");
     host.libvirt.is_listing.store(true, Ordering::Relaxed);
     let (mut daemon, receive) = host.daemon();
     daemon.set_link();
@@ -650,7 +661,10 @@ fn mdevctl_asks_us_once_libvirt_has_listed_its_devices() {
         eventually(&mut daemon, &receive, || is_linked(&host));
         host.libvirt.is_listing.store(true, Ordering::Relaxed);
         daemon.event(Event::Libvirt(libvirt::Event::Lost));
-        assert!(!is_linked(&host), "the next one finds none");
+        assert!(is_linked(&host), "it is still ending");
+        drop(libvirtd);
+        eventually(&mut daemon, &receive, || !is_linked(&host));
+        libvirtd = lives(&host, "libvirtd.pid");
     }
     host.libvirt.is_listing.store(false, Ordering::Relaxed);
     daemon.connect(true).unwrap();
@@ -673,14 +687,15 @@ fn mdevctl_asks_us_once_libvirt_has_listed_its_devices() {
 #[test]
 fn mdevctl_asks_us_beside_modular_daemons() {
     let host = Host::new();
-    lives(&host, "virtqemud.pid");
+    let _virtqemud = lives(&host, "virtqemud.pid");
     let (mut daemon, receive) = host.watched();
     assert!(!is_linked(&host), "there is no virtnodedevd");
     for _ in 0..2 {
-        lives(&host, "virtnodedevd.pid");
+        let virtnodedevd = lives(&host, "virtnodedevd.pid");
         eventually(&mut daemon, &receive, || is_linked(&host));
         let lost = host.libvirt.devices.lock().unwrap().take().unwrap();
         lost(libvirt::Event::Lost);
+        drop(virtnodedevd);
         eventually(&mut daemon, &receive, || !is_linked(&host));
         std::fs::remove_file(host.context.root.join("run/virtnodedevd.pid")).unwrap();
     }
@@ -1006,11 +1021,8 @@ fn starts_teach() {
 #[test]
 fn lines_are_said_once() {
     let mut watched = domains::Watched::default();
-    let line = crate::watch::Line {
-        level: crate::plan::Level::Info,
-        about: crate::predict::About::Domain,
-        text: "t".into(),
-    };
+    let (level, about) = (crate::plan::Level::Info, crate::predict::About::Domain);
+    let line = crate::watch::Line::new(level, about, "t");
     assert_eq!(watched.news(vec![line.clone()]).len(), 1);
     assert_eq!(watched.news(vec![line]).len(), 0);
     let mut seen = BTreeSet::new();

@@ -8,13 +8,14 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use nix::unistd::geteuid;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::files::module_directories;
 use super::{libvirt, on_host};
 use crate::abilities::Abilities;
 use crate::host::{Root, Warning, read_names, run};
-use crate::record::FORMAT;
+use crate::record::from_json;
 use crate::version::Version;
 
 pub(super) const CACHE: &str = "var/cache/gfxplane";
@@ -131,27 +132,13 @@ pub(super) fn read(root: &Root, path: &Path, warnings: &mut Vec<Warning>) -> Opt
     })
 }
 
-pub(super) fn parsed<T: for<'a> Deserialize<'a>>(
-    root: &Root,
-    path: &Path,
-) -> Result<Option<T>, String> {
-    #[derive(Deserialize)]
-    struct Head {
-        format: u32,
-    }
+pub(super) fn parsed<T: DeserializeOwned>(root: &Root, path: &Path) -> Result<Option<T>, String> {
     let own = Some(geteuid().as_raw());
     let Some(text) = run::read_trusted(root, path, own)? else {
         return Ok(None);
     };
-    let damaged = |error: serde_json::Error| format!("it is damaged: {error}");
-    let head: Head = serde_json::from_str(&text).map_err(damaged)?;
-    if head.format != FORMAT {
-        let format = head.format;
-        return Err(format!(
-            "its format is {format}, this version reads {FORMAT}"
-        ));
-    }
-    serde_json::from_str(&text).map(Some).map_err(damaged)
+    let parsed = from_json(text.as_bytes());
+    parsed.map(Some).map_err(|error| error.to_string())
 }
 
 pub(super) fn keep(path: &Path, kept: &impl Serialize) -> io::Result<()> {

@@ -1,0 +1,604 @@
+//! What of a domain goes into a recording: what gfxplane reads ([`KEPT`]), and nothing else. The text
+//! is written anew, so that comments, texts and names that nobody thought of stay behind.
+
+use crate::arguments::{self, Setting, is_telling, pairs};
+use crate::cli::collect::says_nothing;
+use crate::domain::{LIBOSINFO_NAMESPACE, MANAGERS, POLICY_NAMESPACE, QEMU_NAMESPACE};
+use crate::names::DeviceId;
+use crate::screens::is_screen;
+use crate::shell::is_harmless;
+use crate::xml::{Document, Element, escape};
+
+/// What takes the place of a value.
+const LEFT_OUT: &str = "left-out";
+
+/// How the value of an attribute is kept.
+#[derive(Debug, Clone, Copy)]
+enum How {
+    /// As it is, if it is a word: one of libvirt's.
+    Word,
+    /// As it is, if it is a number.
+    Number,
+    /// A unit of memory.
+    Unit,
+    /// As it is, if it is the name of a device.
+    Device,
+    /// As it is, if libvirt takes it for an alias.
+    Alias,
+    /// As it is, if it is a vfio driver.
+    Driver,
+    /// As it is, if it is `none`.
+    None_,
+    /// An address: as it is if many have it.
+    Address,
+    /// A render node.
+    Node,
+    /// That it is there.
+    There,
+    /// If it tells only what a switch or a number does.
+    Telling,
+}
+use How::{Address, Alias, Device, Driver, Node, None_, Number, Telling, There, Unit, Word};
+
+/// The elements that are kept, by their ways below `<domain>`, and their attributes. Of
+/// `devices/*`, any device of libvirt's; `*` alone, any element above.
+const KEPT: &[(&str, &[(&str, How)])] = &[
+    ("", &[("type", Word)]),
+    ("memory", &[("unit", Unit)]),
+    ("currentMemory", &[("unit", Unit)]),
+    ("vcpu", &[]),
+    ("memoryBacking", &[]),
+    ("memoryBacking/source", &[("type", Word)]),
+    ("memoryBacking/access", &[("mode", Word)]),
+    ("os", &[("firmware", Word)]),
+    ("os/type", &[("arch", Word), ("machine", Word)]),
+    ("os/loader", &[("type", Word)]),
+    ("metadata", &[]),
+    ("metadata/libosinfo:libosinfo", &[]),
+    ("metadata/libosinfo:libosinfo/libosinfo:os", &[("id", Word)]),
+    (
+        "metadata/gfxplane:policy",
+        &[
+            ("display", Word),
+            ("unknown", Word),
+            ("video", Word),
+            ("boot_display", Word),
+            ("guest", Word),
+            ("consent", Word),
+        ],
+    ),
+    ("devices", &[]),
+    ("devices/emulator", &[]),
+    (
+        "devices/hostdev",
+        &[
+            ("mode", Word),
+            ("type", Word),
+            ("managed", Word),
+            ("model", Word),
+            ("display", Word),
+            ("ramfb", Word),
+        ],
+    ),
+    ("devices/hostdev/source", &[]),
+    (
+        "devices/hostdev/source/address",
+        &[
+            ("uuid", Device),
+            ("domain", Number),
+            ("bus", Number),
+            ("slot", Number),
+            ("function", Number),
+        ],
+    ),
+    (
+        "devices/hostdev/driver",
+        &[("name", Driver), ("model", Driver)],
+    ),
+    ("devices/hostdev/boot", &[("order", Number)]),
+    ("devices/hostdev/rom", &[("bar", Word), ("file", There)]),
+    ("devices/interface", &[("type", Word)]),
+    ("devices/interface/mac", &[]),
+    (
+        "devices/graphics",
+        &[
+            ("type", Word),
+            ("port", Number),
+            ("tlsPort", Number),
+            ("autoport", Word),
+            ("listen", Address),
+            ("socket", There),
+            ("address", There),
+            ("defaultMode", Word),
+            ("p2p", Word),
+            ("replaceUser", Word),
+            ("multiUser", Word),
+        ],
+    ),
+    (
+        "devices/graphics/listen",
+        &[
+            ("type", Word),
+            ("address", Address),
+            ("network", There),
+            ("socket", There),
+        ],
+    ),
+    (
+        "devices/graphics/gl",
+        &[("enable", Word), ("rendernode", Node)],
+    ),
+    (
+        "devices/graphics/channel",
+        &[("name", Word), ("mode", Word)],
+    ),
+    ("devices/video", &[]),
+    ("devices/video/driver", &[("name", Word)]),
+    (
+        "devices/video/model",
+        &[
+            ("type", Word),
+            ("ram", Number),
+            ("vram", Number),
+            ("vram64", Number),
+            ("vgamem", Number),
+            ("heads", Number),
+            ("primary", Word),
+            ("blob", Word),
+            ("edid", Word),
+            ("device", Word),
+        ],
+    ),
+    (
+        "devices/video/model/acceleration",
+        &[("accel2d", Word), ("accel3d", Word), ("rendernode", Node)],
+    ),
+    (
+        "devices/video/model/resolution",
+        &[("x", Number), ("y", Number)],
+    ),
+    ("devices/*", &[("type", Word), ("model", Word)]),
+    ("devices/*/model", &[("type", None_)]),
+    ("devices/*/alias", &[("name", Alias)]),
+    (
+        "devices/*/address",
+        &[
+            ("type", Word),
+            ("domain", Number),
+            ("bus", Number),
+            ("slot", Number),
+            ("function", Number),
+            ("multifunction", Word),
+        ],
+    ),
+    ("qemu:commandline", &[]),
+    ("qemu:commandline/qemu:arg", &[]),
+    ("qemu:commandline/qemu:env", &[("name", Word)]),
+    ("qemu:capabilities", &[]),
+    ("qemu:capabilities/qemu:add", &[("capability", Word)]),
+    ("qemu:capabilities/qemu:del", &[("capability", Word)]),
+    ("qemu:override", &[]),
+    ("qemu:override/qemu:device", &[("alias", Alias)]),
+    ("qemu:override/qemu:device/qemu:frontend", &[]),
+    (
+        "qemu:override/qemu:device/qemu:frontend/qemu:property",
+        &[("name", Word), ("type", Word), ("value", Telling)],
+    ),
+];
+
+/// libvirt's devices that are kept by their type and their address, which decides where others go
+/// (libvirt docs/formatdomain.rst). Disks and file systems have nothing to do with screens.
+const DEVICES: [&str; 24] = [
+    "audio",
+    "channel",
+    "console",
+    "controller",
+    "crypto",
+    "hub",
+    "input",
+    "interface",
+    "iommu",
+    "lease",
+    "memballoon",
+    "memory",
+    "panic",
+    "parallel",
+    "pstore",
+    "redirdev",
+    "rng",
+    "serial",
+    "shmem",
+    "smartcard",
+    "sound",
+    "tpm",
+    "vsock",
+    "watchdog",
+];
+
+/// Variables of QEMU's environment that are read, without their values.
+const VARIABLES: [&str; 3] = ["DISPLAY", "WAYLAND_DISPLAY", "GDK_BACKEND"];
+
+/// QEMU's options that are kept by name; of any other nobody knows that it is one.
+const OPTIONS: [&str; 48] = [
+    "M",
+    "S",
+    "accel",
+    "acpitable",
+    "alt-grab",
+    "append",
+    "audiodev",
+    "bios",
+    "boot",
+    "chardev",
+    "cpu",
+    "curses",
+    "daemonize",
+    "device",
+    "display",
+    "drive",
+    "enable-kvm",
+    "full-screen",
+    "fw_cfg",
+    "global",
+    "initrd",
+    "kernel",
+    "m",
+    "machine",
+    "mem-path",
+    "mem-prealloc",
+    "mon",
+    "monitor",
+    "name",
+    "netdev",
+    "no-reboot",
+    "no-shutdown",
+    "nodefaults",
+    "nographic",
+    "numa",
+    "object",
+    "overcommit",
+    "readconfig",
+    "rtc",
+    "sandbox",
+    "sdl",
+    "serial",
+    "set",
+    "smbios",
+    "spice",
+    "trace",
+    "vga",
+    "vnc",
+];
+
+/// What takes the place of another option.
+const OPTION_LEFT_OUT: &str = "-left-out";
+
+/// The text of a domain with what gfxplane reads of it. `number`: which domain of the recording.
+pub(super) fn kept(document: &Document<'_>, number: usize) -> String {
+    let arguments = document
+        .elements()
+        .filter(|element| element.is(Some(QEMU_NAMESPACE), "arg") && is_in_command_line(*element))
+        .map(|element| element.attribute("value").unwrap_or_default().into_owned());
+    let arguments: Vec<String> = arguments.collect();
+    let mut writer = Writer {
+        text: String::new(),
+        number,
+        cards: 0,
+        arguments: kept_arguments(&arguments).into_iter(),
+    };
+    writer.element(document.root(), "", 0);
+    writer.text
+}
+
+/// Whether an element stands where libvirt reads arguments.
+fn is_in_command_line(element: Element<'_, '_>) -> bool {
+    element.parent().is_some_and(|parent| {
+        let above = parent.parent();
+        parent.is(Some(QEMU_NAMESPACE), "commandline")
+            && above.is_some_and(|a| a.parent().is_none())
+    })
+}
+
+struct Writer {
+    text: String,
+    number: usize,
+    cards: usize,
+    /// Of each `<qemu:arg>`, in their order.
+    arguments: std::vec::IntoIter<String>,
+}
+
+/// The name of an element in [`KEPT`]; `None` for one of a namespace that nobody here reads.
+fn name(element: Element<'_, '_>) -> Option<String> {
+    let local = element.local_name();
+    match element.namespace().as_deref() {
+        None => Some(local.to_owned()),
+        Some(QEMU_NAMESPACE) => Some(format!("qemu:{local}")),
+        Some(POLICY_NAMESPACE) => Some(format!("gfxplane:{local}")),
+        Some(LIBOSINFO_NAMESPACE) => Some(format!("libosinfo:{local}")),
+        Some(_) => None,
+    }
+}
+
+fn attributes(path: &str) -> Option<&'static [(&'static str, How)]> {
+    let of = |path: &str| KEPT.iter().find(|(kept, _)| *kept == path);
+    let general = || {
+        let mut parts: Vec<&str> = path.split('/').collect();
+        let is_known = |device| {
+            DEVICES.contains(&device) || matches!(device, "hostdev" | "graphics" | "video")
+        };
+        match parts[..] {
+            ["devices", device, ..] if is_known(device) => {
+                parts[1] = "*";
+                of(&parts.join("/"))
+            }
+            _ => None,
+        }
+    };
+    of(path).or_else(general).map(|(_, attributes)| *attributes)
+}
+
+impl Writer {
+    /// `path`: of the element, below `<domain>`.
+    fn element(&mut self, element: Element<'_, '_>, path: &str, depth: usize) {
+        let Some(attributes) = attributes(path) else {
+            return;
+        };
+        let is_arg = path == "qemu:commandline/qemu:arg";
+        let is_variable = |name: &str| VARIABLES.contains(&name);
+        if path.ends_with("/qemu:env")
+            && !element.attribute("name").is_some_and(|n| is_variable(&n))
+        {
+            return;
+        }
+        let shown = path.rsplit('/').next().filter(|name| !name.is_empty());
+        let shown = shown.unwrap_or("domain");
+        let indent = "  ".repeat(depth);
+        self.text += &format!("{indent}<{shown}");
+        for (name, how) in attributes {
+            let value = element.attribute(name).and_then(|value| how.kept(&value));
+            if let Some(value) = value {
+                self.text += &format!(" {name}='{}'", escape(&value));
+            }
+        }
+        let has_qemu = element
+            .children()
+            .any(|child| child.namespace().as_deref() == Some(QEMU_NAMESPACE));
+        match shown {
+            "domain" if has_qemu => self.text += &format!(" xmlns:qemu='{QEMU_NAMESPACE}'"),
+            "gfxplane:policy" => self.text += &format!(" xmlns:gfxplane='{POLICY_NAMESPACE}'"),
+            "libosinfo:libosinfo" => {
+                self.text += &format!(" xmlns:libosinfo='{LIBOSINFO_NAMESPACE}'");
+            }
+            _ => {}
+        }
+        if is_arg {
+            let value = self.arguments.next().unwrap_or_default();
+            self.text += &format!(" value='{}'", escape(&value));
+        }
+        if path == "devices/interface/mac" {
+            self.cards += 1;
+            let (high, low) = (self.cards / 256 % 256, self.cards % 256);
+            self.text += &format!(" address='52:54:00:00:{high:02x}:{low:02x}'");
+        }
+        if let Some(text) = self.text_of(element, path) {
+            self.text += &format!(">{}</{shown}>\n", escape(&text));
+            return;
+        }
+        let start = self.text.len();
+        self.text += ">\n";
+        let inside = self.text.len();
+        if depth == 0 {
+            let number = self.number;
+            self.text += &format!("  <name>domain-{number}</name>\n");
+            self.text += &format!("  <uuid>00000000-0000-4000-8000-{number:012}</uuid>\n");
+        }
+        // Of other hostdevs only that they are there.
+        let is_other = path == "devices/hostdev/source" && {
+            let hostdev = element.parent();
+            let kind = hostdev.and_then(|hostdev| hostdev.attribute("type"));
+            !matches!(kind.as_deref(), Some("mdev" | "pci"))
+        };
+        for child in element.children().filter(|_| !is_other) {
+            match name(child) {
+                Some(name) if path.is_empty() => self.element(child, &name, depth + 1),
+                Some(name) => self.element(child, &format!("{path}/{name}"), depth + 1),
+                None if path == "metadata" => self.manager(child),
+                None => {}
+            }
+        }
+        if self.text.len() == inside {
+            self.text.truncate(start);
+            self.text += "/>\n";
+        } else {
+            self.text += &format!("{indent}</{shown}>\n");
+        }
+    }
+
+    /// That another manager has metadata in the domain, and which.
+    fn manager(&mut self, metadata: Element<'_, '_>) {
+        let namespace = metadata.namespace().unwrap_or_default();
+        let part = MANAGERS.iter().find(|(part, _)| namespace.contains(part));
+        if let Some((part, _)) = part {
+            let left = format!("    <left-out:metadata xmlns:left-out='urn:left-out:{part}'/>\n");
+            self.text += &left;
+        }
+    }
+
+    /// The text of an element, where it is kept.
+    fn text_of(&self, element: Element<'_, '_>, path: &str) -> Option<String> {
+        let text = element.text()?.trim().to_owned();
+        let is_kept = match path {
+            "memory" | "currentMemory" | "vcpu" => text.bytes().all(|byte| byte.is_ascii_digit()),
+            "os/type" => is_word(&text),
+            // What it can do is recorded by its path.
+            "devices/emulator" => text.chars().all(is_harmless),
+            _ => false,
+        };
+        (is_kept && !text.is_empty()).then_some(text)
+    }
+}
+
+/// Whether a text is one word.
+fn is_word(text: &str) -> bool {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "_.:,+/-".contains(c);
+    text.len() <= 64 && text.chars().all(fits)
+}
+
+/// libvirt's units (docs/formatdomain.rst, "memory").
+const UNITS: [&str; 14] = [
+    "b", "bytes", "KB", "k", "KiB", "MB", "M", "MiB", "GB", "G", "GiB", "TB", "T", "TiB",
+];
+
+fn is_number(text: &str) -> bool {
+    let number = text.strip_prefix('-').unwrap_or(text);
+    let digits = number.strip_prefix("0x").unwrap_or(number);
+    (1..=10).contains(&digits.len())
+        && number.starts_with(|c: char| c.is_ascii_digit())
+        && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// Whether libvirt has it for an alias, its own or a user's (src/conf/domain_conf.c,
+/// `virDomainDeviceAliasIsUserAlias`).
+fn is_alias(text: &str) -> bool {
+    let number = text.strip_prefix("hostdev");
+    let is_own = number.is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()));
+    is_own || text.starts_with("ua-") && is_word(text)
+}
+
+impl How {
+    /// What is kept of a value; `None`: not even that it is there.
+    fn kept(self, value: &str) -> Option<String> {
+        let kept = |is_kept: bool, other: &str| if is_kept { value } else { other }.to_owned();
+        match self {
+            Word => is_word(value).then(|| value.to_owned()),
+            Number => is_number(value).then(|| value.to_owned()),
+            Unit => UNITS.contains(&value).then(|| value.to_owned()),
+            Device => is_a_device(value).then(|| value.to_owned()),
+            Alias => is_alias(value).then(|| value.to_owned()),
+            Driver => (value.starts_with("vfio") && is_word(value)).then(|| value.to_owned()),
+            None_ => (value == "none").then(|| value.to_owned()),
+            Address => Some(kept(value.is_empty() || says_nothing(value), "192.0.2.1")),
+            Node => {
+                let is_node = value.starts_with("/dev/dri/") && is_word(value);
+                Some(kept(is_node, "/dev/dri/left-out"))
+            }
+            There => Some(kept(value.is_empty(), LEFT_OUT)),
+            Telling => Some(kept(is_telling(value), LEFT_OUT)),
+        }
+    }
+}
+
+/// The arguments with the values that decide something about screens; others may be secrets.
+fn kept_arguments(arguments: &[String]) -> Vec<String> {
+    let mut kept = Vec::new();
+    let mut option: Option<&str> = None;
+    for argument in arguments {
+        let name = argument
+            .strip_prefix("--")
+            .or_else(|| argument.strip_prefix('-'));
+        let value = option
+            .take()
+            .and_then(|option| kept_value(option, argument));
+        kept.push(match (value, name) {
+            (Some(value), _) => value,
+            (None, Some(name)) if OPTIONS.contains(&name) => {
+                option = Some(name);
+                argument.clone()
+            }
+            (None, Some(_)) => OPTION_LEFT_OUT.to_owned(),
+            (None, None) => LEFT_OUT.to_owned(),
+        });
+    }
+    kept
+}
+
+/// What is kept of the value of an option; `None` if this option's are left out, or it is none.
+fn kept_value(option: &str, value: &str) -> Option<String> {
+    let telling = |value: &str| if is_telling(value) { value } else { LEFT_OUT }.to_owned();
+    let pair = |name: &str, value: &str| format!("{name}={}", telling(value));
+    let has_words = |words: &[&str]| words.iter().all(|word| is_word(word));
+    match option {
+        "set" => match Setting::read(value) {
+            Some(Setting {
+                id,
+                property,
+                value,
+                ..
+            }) if has_words(&[&id, &property]) => {
+                Some(format!("device.{id}.{}", pair(&property, &value)))
+            }
+            _ => Some(LEFT_OUT.into()),
+        },
+        "global" => {
+            let (name, value) = value.split_once('=')?;
+            let is_ours = name.starts_with("vfio-pci") && is_word(name);
+            Some(if is_ours {
+                pair(name, value)
+            } else {
+                LEFT_OUT.into()
+            })
+        }
+        "vga" => {
+            let is_known = ["none", "std", "cirrus", "vmware", "virtio", "qxl"].contains(&value);
+            Some(if is_known { value } else { LEFT_OUT }.into())
+        }
+        "vnc" => Some(if value == "none" { value } else { ":0" }.into()),
+        "display" => {
+            let all = pairs(value, "type");
+            let kind = all.first().filter(|(name, _)| name == "type")?.1.as_str();
+            let kinds = [
+                "none",
+                "egl-headless",
+                "dbus",
+                "sdl",
+                "gtk",
+                "curses",
+                "spice-app",
+            ];
+            let kind = if kinds.contains(&kind) {
+                kind
+            } else {
+                LEFT_OUT
+            };
+            let rest = all.iter().skip(1).filter(|(name, value)| {
+                matches!(name.as_str(), "gl" | "p2p")
+                    && (is_telling(value) || matches!(value.as_str(), "core" | "es"))
+            });
+            let rest = rest.map(|(name, value)| format!(",{name}={value}"));
+            Some(kind.to_owned() + &rest.collect::<String>())
+        }
+        "device" => {
+            let device = arguments::Device::read(value)?;
+            if !(device.is_vfio() || is_screen(&device.driver)) || !is_word(&device.driver) {
+                return Some(LEFT_OUT.into());
+            }
+            let own = |name: &str, value: &str| match name {
+                "host" | "sysfsdev" if is_word(value) && is_a_device(value) => value.to_owned(),
+                "bus" | "addr" if is_word(value) => value.to_owned(),
+                _ => telling(value),
+            };
+            let mut parts = vec![("driver".to_owned(), device.driver.clone())];
+            let id = device.id.clone().filter(|id| is_word(id));
+            parts.extend(id.map(|id| ("id".to_owned(), id)));
+            let properties = device.properties.iter().filter(|(name, _)| is_word(name));
+            parts.extend(properties.map(|(name, value)| (name.clone(), own(name, value))));
+            if device.json {
+                let object = parts.into_iter().map(|(name, value)| (name, value.into()));
+                return Some(serde_json::Value::Object(object.collect()).to_string());
+            }
+            let parts: Vec<String> = parts.iter().map(|(n, v)| format!("{n}={v}")).collect();
+            Some(parts.join(","))
+        }
+        _ => None,
+    }
+}
+
+/// Whether a text names a device of the host's: a path in sysfs, or an address.
+fn is_a_device(text: &str) -> bool {
+    let name = text
+        .trim_end_matches('/')
+        .rsplit('/')
+        .next()
+        .unwrap_or_default();
+    name.parse::<DeviceId>().is_ok()
+}
