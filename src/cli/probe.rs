@@ -56,7 +56,7 @@ pub struct Probe {
     /// UUID, PCI address or node-device name
     #[arg(value_name = "DEVICE", required_unless_present_any = ["all", "type"])]
     pub(super) devices: Vec<String>,
-    /// Ask all devices that the policy allows to be opened unasked
+    /// Ask every device that gfxplane may open unasked under the policy
     #[arg(long, conflicts_with_all = ["devices", "type"])]
     all: bool,
     /// Ask an mdev type of which no device exists yet

@@ -4,7 +4,7 @@ complete -c gfxplane-probe -l type -d 'Ask an mdev type of which no device exist
 complete -c gfxplane-probe -l path -d 'Open the device only this way: group (/dev/vfio/GROUP), or cdev (its own node, with iommufd)' -r
 complete -c gfxplane-probe -l deadline -d 'Wait at most this long for a driver\'s answer' -r
 complete -c gfxplane-probe -s q -l quiet -d 'Suppress warnings'
-complete -c gfxplane-probe -l all -d 'Ask all devices that the policy allows to be opened unasked'
+complete -c gfxplane-probe -l all -d 'Ask every device that gfxplane may open unasked under the policy'
 complete -c gfxplane-probe -l instantiate -d 'Create a device of that type, ask it, and remove it'
 complete -c gfxplane-probe -l force -d 'Create it even if nobody else can then create one of this type or of another'
 complete -c gfxplane-probe -l fresh -d 'Ask the device even if its record still holds'

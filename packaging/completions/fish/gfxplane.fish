@@ -123,7 +123,7 @@ complete -c gfxplane -n "__fish_gfxplane_using_subcommand probe" -l deadline -d 
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand probe" -l via -d 'Start a QEMU, paused, that opens the device: for drivers that open for nothing else' -r -f -a "qemu\t'QEMU, through libvirt'"
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand probe" -l root -l host -d 'Read the recorded host in this directory instead of this machine' -r -F
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand probe" -s c -l connect -d 'Connect to this libvirt' -r
-complete -c gfxplane -n "__fish_gfxplane_using_subcommand probe" -l all -d 'Ask all devices that the policy allows to be opened unasked'
+complete -c gfxplane -n "__fish_gfxplane_using_subcommand probe" -l all -d 'Ask every device that gfxplane may open unasked under the policy'
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand probe" -l instantiate -d 'Create a device of that type, ask it, and remove it'
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand probe" -l force -d 'Create it even if nobody else can then create one of this type or of another'
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand probe" -l fresh -d 'Ask the device even if its record still holds'
