@@ -9,16 +9,16 @@
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
-use gfxplane::abilities::Abilities;
-use gfxplane::config::Config;
+use gfxplane::daemon::hook::{self, Definition};
+use gfxplane::device::id::DeviceId;
 use gfxplane::domain::Domain;
-use gfxplane::fixup::{Surroundings, fix};
-use gfxplane::hook::{self, Definition};
+use gfxplane::domain::policy::{Consent, Displays, Wishes};
 use gfxplane::host::Root;
-use gfxplane::inventory::Reading;
-use gfxplane::names::DeviceId;
-use gfxplane::policy::{Consent, Displays, Wishes};
-use gfxplane::screens::Known;
+use gfxplane::host::config::Config;
+use gfxplane::plan::fixup::{Surroundings, fix};
+use gfxplane::predict::abilities::Abilities;
+use gfxplane::predict::screens::Known;
+use gfxplane::publish::inventory::Reading;
 use gfxplane::xml::Document;
 
 /// What a domain has many of: its name, and the XML of one with a number, where it stands.

@@ -18,16 +18,16 @@ use std::process::{Command, ExitCode, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use gfxplane::evidence::{Method, OpenPath};
-use gfxplane::facts::{Display, Facts};
+use gfxplane::device::evidence::{Method, OpenPath};
+use gfxplane::device::facts::{Display, Facts};
+use gfxplane::device::id::DeviceId;
+use gfxplane::device::record::{Circumstances, FORMAT, Record};
+use gfxplane::host::log::{By, Entry, What};
 use gfxplane::host::run::{self, read_record, read_type, write_record};
 use gfxplane::host::state::State;
 use gfxplane::host::{Root, mdevctl, tree, watched};
-use gfxplane::inventory::{Sources, inventory, recorded};
-use gfxplane::log::{By, Entry, What};
-use gfxplane::names::DeviceId;
-use gfxplane::record::{Circumstances, FORMAT, Record};
-use gfxplane::undo::Inverse;
+use gfxplane::plan::undo::Inverse;
+use gfxplane::publish::inventory::{Sources, inventory, recorded};
 use hooked::Hooked;
 use libtest_mimic::{Arguments, Failed, Trial};
 use nix::sys::ptrace;
@@ -813,7 +813,7 @@ fn changing_sysfs() -> Outcome {
     let base = directory.path();
     let root = Root::recorded(base);
     let off = AtomicBool::new(false);
-    let stays = |all: &gfxplane::inventory::Inventory| -> Vec<serde_json::Value> {
+    let stays = |all: &gfxplane::publish::inventory::Inventory| -> Vec<serde_json::Value> {
         let devices = all.devices.iter().filter(|entry| entry.id <= device(3));
         devices
             .map(|entry| serde_json::to_value(entry).unwrap_or_default())
@@ -936,7 +936,7 @@ fn large_domain() -> Outcome {
 }
 
 /// libvirt's own test driver has all these domains in our process. They are found, read and left
-/// alone, as QEMU runs none of them. src/cli/watch/tests.rs shows with a libvirt of ours that as
+/// alone, as QEMU runs none of them. src/daemon/tests.rs shows with a libvirt of ours that as
 /// many are fixed.
 #[cfg(feature = "libvirt")]
 fn five_thousand_domains() -> Outcome {

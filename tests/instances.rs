@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use gfxplane::device::id::DeviceId;
 use gfxplane::host::{Root, marks};
-use gfxplane::names::DeviceId;
 
 const PROBER: &str = env!("CARGO_BIN_EXE_gfxplane-probe");
 

@@ -712,11 +712,11 @@ fn reduced_domains_are_valid() {
     // Each takes a tenth of a second and more, and most differ in what is kept as it is.
     for path in all.iter().step_by(3) {
         let text = fs::read_to_string(path).unwrap();
-        let Ok(reduced) = gfxplane::verify::reduce(
+        let Ok(reduced) = gfxplane::plan::trial::reduce(
             &text,
-            &gfxplane::verify::name(id),
+            &gfxplane::plan::trial::name(id),
             id,
-            &gfxplane::abilities::Abilities::default(),
+            &gfxplane::predict::abilities::Abilities::default(),
         ) else {
             continue;
         };
@@ -785,7 +785,7 @@ fn what_others_have_written_harms_no_terminal() {
             let text = text(bytes);
             let harmful = text
                 .chars()
-                .find(|c| !gfxplane::shell::is_harmless(*c) && !matches!(c, '\n' | '\t'));
+                .find(|c| !gfxplane::domain::shell::is_harmless(*c) && !matches!(c, '\n' | '\t'));
             assert_eq!(harmful, None, "{arguments:?}");
             let longest = text.lines().map(str::len).max().unwrap_or_default();
             let is_json = arguments.contains(&"--json");

@@ -9,16 +9,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use clap::Parser;
 use gfxplane::cli::fixup::Fixup;
-use gfxplane::cli::libvirt::{
-    ByLibrary, Definition, Libvirt, New, Replaced, Sink, Start, Term, User,
-};
 use gfxplane::cli::log::Log;
 use gfxplane::cli::policy::PolicyCommand;
 use gfxplane::cli::undo::Undo;
 use gfxplane::cli::{Context, Failure, exit_code};
 use gfxplane::host::Root;
+use gfxplane::host::log::{By, What};
 use gfxplane::host::state::State;
-use gfxplane::log::{By, What};
+use gfxplane::libvirt::{ByLibrary, Definition, Libvirt, New, Replaced, Sink, Start, Term, User};
 use uuid::Uuid;
 use virt::connect::Connect;
 

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use gfxplane::domain::QEMU_NAMESPACE;
-use gfxplane::log::{By, Entry, What};
+use gfxplane::host::log::{By, Entry, What};
 use gfxplane::plan::words;
 use gfxplane::xml::Document;
 use hooked::Hooked;
@@ -445,21 +445,29 @@ fn log_told(name: &str, text: &str, host: &Hooked) -> Option<String> {
 }
 
 fn hooked_plan(text: &str, host: &Hooked) -> Option<gfxplane::plan::Plan> {
-    struct Around(gfxplane::inventory::Reading);
-    impl gfxplane::fixup::Surroundings for Around {
-        fn known(&self, device: gfxplane::names::DeviceId) -> gfxplane::screens::Known {
+    struct Around(gfxplane::publish::inventory::Reading);
+    impl gfxplane::plan::fixup::Surroundings for Around {
+        fn known(
+            &self,
+            device: gfxplane::device::id::DeviceId,
+        ) -> gfxplane::predict::screens::Known {
             self.0.known(device, &mut Vec::new())
         }
         fn abilities(
             &self,
             _: &gfxplane::domain::Domain<'_, '_>,
-        ) -> gfxplane::abilities::Abilities {
-            gfxplane::abilities::Abilities::default()
+        ) -> gfxplane::predict::abilities::Abilities {
+            gfxplane::predict::abilities::Abilities::default()
         }
     }
-    let around = Around(gfxplane::inventory::Reading::new(&host.root()));
-    let policy = gfxplane::policy::Policy::default();
-    gfxplane::fixup::fix(text, &around, &policy, &gfxplane::policy::Wishes::default())
-        .ok()?
-        .plan
+    let around = Around(gfxplane::publish::inventory::Reading::new(&host.root()));
+    let policy = gfxplane::domain::policy::Policy::default();
+    gfxplane::plan::fixup::fix(
+        text,
+        &around,
+        &policy,
+        &gfxplane::domain::policy::Wishes::default(),
+    )
+    .ok()?
+    .plan
 }

@@ -4,19 +4,19 @@ use std::io::Write;
 
 use serde::Serialize;
 
-use crate::arguments::Device;
-use crate::cli::libvirt::Start;
 use crate::cli::subject::{HostSurroundings, SubjectArgs};
 use crate::cli::{Context, End, Failure, json};
-use crate::fixup::fix;
-use crate::names::DeviceId;
+use crate::device::id::DeviceId;
+use crate::device::record::FORMAT;
+use crate::domain::policy::{Displays, Wishes};
+use crate::domain::shell::plain_lines;
+use crate::libvirt::Start;
+use crate::plan::fixup::fix;
 use crate::plan::{Cure, Level, Note, Plan, Topic, words};
-use crate::policy::{Displays, Wishes};
+use crate::predict::arguments::Device;
 use crate::predict::libvirt;
+use crate::predict::screens::{Here, Vgpu};
 use crate::predict::{About, HeadOf, Outcome, Prediction, Program, Refusal, Shown, Stage};
-use crate::record::FORMAT;
-use crate::screens::{Here, Vgpu};
-use crate::shell::plain_lines;
 
 /// Check whether a domain will start and its screens will be visible
 ///

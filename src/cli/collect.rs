@@ -15,18 +15,18 @@ use std::path::{Component, Path, PathBuf};
 use kept::kept;
 use nix::libc;
 
-use crate::abilities::Abilities;
 use crate::cli::{Context, End, Failure};
-use crate::doctor::{self, HOOK_PROGRAM, Moment, UdevRule};
+use crate::device::rules::BUILT_IN;
 use crate::domain::Domain;
+use crate::domain::shell::plain;
+use crate::explain::doctor::{self, HOOK_PROGRAM, Moment, UdevRule};
 use crate::host::emulator::{self, AskLibvirt, Asking};
+use crate::host::log::rfc3339;
 use crate::host::mdevctl::WRAPPER;
 use crate::host::state::now;
 use crate::host::{Last, Root, Warning, examine, settings, watched};
-use crate::inventory::Sources;
-use crate::log::rfc3339;
-use crate::rules::BUILT_IN;
-use crate::shell::plain;
+use crate::predict::abilities::Abilities;
+use crate::publish::inventory::Sources;
 use crate::xml::{self, Document};
 
 /// The largest file that is copied, in bytes; more is never read of one.

@@ -6,10 +6,10 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::cli::{Context, End, Failure, json};
-use crate::doctor::{Line, Verdict, examine, worst};
+use crate::device::record::FORMAT;
+use crate::domain::shell;
+use crate::explain::doctor::{Line, Verdict, examine, worst};
 use crate::host::{Warning, examine as reader};
-use crate::record::FORMAT;
-use crate::shell;
 
 /// Find what stands between this host and a working display
 ///

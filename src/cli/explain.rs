@@ -6,21 +6,21 @@ use std::path::Path;
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::arguments::without_values;
 use crate::cli::fixup::diff;
 use crate::cli::subject::{HostSurroundings, Subject, SubjectArgs};
 use crate::cli::verify::logs::directory;
 use crate::cli::{Context, End, Failure, json};
+use crate::device::id::DeviceId;
+use crate::device::record::FORMAT;
+use crate::domain::shell::{operand, plain, plain_lines, quoted};
 use crate::domain::{Domain, name_and_devices};
 use crate::explain::causes::{Explanation, explain};
 use crate::explain::situation::{Operand, Situation};
 use crate::explain::{Found, Logged, domain_of, find, in_log};
+use crate::host::log::rfc3339;
 use crate::host::{examine, qemu_log};
-use crate::log::rfc3339;
-use crate::names::DeviceId;
 use crate::predict::Outcome;
-use crate::record::FORMAT;
-use crate::shell::{operand, plain, plain_lines, quoted};
+use crate::predict::arguments::without_values;
 use crate::xml::Document;
 
 /// The greatest length of a message that is read from stdin, in bytes.

@@ -5,16 +5,16 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::cli::libvirt::{Definition, replace};
 use crate::cli::subject::{HostSurroundings, Subject, SubjectArgs};
 use crate::cli::trial::{NotTried, Question, Seen};
 use crate::cli::{Context, End, Failure, json};
-use crate::fixup::{Fixed, fix};
+use crate::device::record::FORMAT;
+use crate::domain::shell::operand;
+use crate::host::log::By;
 use crate::host::state::{Made, State};
-use crate::log::By;
+use crate::libvirt::{Definition, replace};
+use crate::plan::fixup::{Fixed, fix};
 use crate::plan::{Level, Plan, words};
-use crate::record::FORMAT;
-use crate::shell::operand;
 
 /// The longest time until the small copy of a domain has started.
 const DEADLINE: Duration = Duration::from_secs(120);

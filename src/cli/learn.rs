@@ -6,21 +6,21 @@ use std::path::Path;
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::cli::libvirt::{Definition, Libvirt};
 use crate::cli::verify::logs::directory;
 use crate::cli::{Context, End, Failure, json};
+use crate::device::facts::Display;
+use crate::device::id::DeviceId;
+use crate::device::record::{ByQemu, FORMAT, Record};
+use crate::device::version::Version;
 use crate::domain::name_and_devices;
-use crate::facts::Display;
+use crate::explain::learn::{Lesson, began, learn};
+use crate::host::log::{By, Entry, What};
 use crate::host::run::{self, Written};
 use crate::host::state::now;
 use crate::host::{Root, emulator, qemu_log};
-use crate::inventory::Sources;
-use crate::learn::{Lesson, began, learn};
-use crate::log::{By, Entry, What};
-use crate::names::DeviceId;
+use crate::libvirt::{Definition, Libvirt};
 use crate::probe::asking::announce;
-use crate::record::{ByQemu, FORMAT, Record};
-use crate::version::Version;
+use crate::publish::inventory::Sources;
 
 /// Learn the displays of a domain's devices from the log of its last start
 ///
@@ -39,7 +39,7 @@ pub struct Learn {
 
 /// The state of a domain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Life {
+pub(crate) enum Life {
     /// It runs.
     Runs,
     /// It does not run.
@@ -50,7 +50,7 @@ pub(super) enum Life {
 
 impl Life {
     /// Returns the state according to libvirt.
-    pub(super) fn of(libvirt: &dyn Libvirt, definition: &Definition) -> Result<Self, Failure> {
+    pub(crate) fn of(libvirt: &dyn Libvirt, definition: &Definition) -> Result<Self, Failure> {
         Ok(if !definition.is_active {
             Life::Ended
         } else if libvirt.is_running(&definition.uuid)? {
@@ -63,25 +63,25 @@ impl Life {
 
 /// A domain and the place of its log.
 #[derive(Clone, Copy)]
-pub(super) struct Logged<'d> {
+pub(crate) struct Logged<'d> {
     /// The domain's name.
-    pub(super) name: &'d str,
+    pub(crate) name: &'d str,
     /// The domain's UUID.
-    pub(super) uuid: Uuid,
+    pub(crate) uuid: Uuid,
     /// The domain's vfio devices.
-    pub(super) devices: &'d [DeviceId],
+    pub(crate) devices: &'d [DeviceId],
     /// Asks libvirt for the domain's state. It is called after the log was read, which may be that
     /// of a start under way.
-    pub(super) life: &'d dyn Fn() -> Result<Life, Failure>,
+    pub(crate) life: &'d dyn Fn() -> Result<Life, Failure>,
     /// The directory where libvirt keeps its logs.
-    pub(super) directory: &'d Path,
+    pub(crate) directory: &'d Path,
 }
 
 /// The display that was learned of one device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(super) struct Learned {
+pub(crate) struct Learned {
     /// The device.
-    pub(super) device: DeviceId,
+    pub(crate) device: DeviceId,
     #[serde(flatten)]
     display: Display,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -89,12 +89,12 @@ pub(super) struct Learned {
     /// True if the domain started.
     started: bool,
     /// True if no earlier statement of QEMU said the same.
-    pub(super) is_new: bool,
+    pub(crate) is_new: bool,
 }
 
 /// The reason why nothing was learned.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Unlearned {
+pub(crate) enum Unlearned {
     /// The log tells nothing, which is no problem.
     Nothing(String),
     /// Something is wrong.
@@ -103,7 +103,7 @@ pub(super) enum Unlearned {
 
 impl Learned {
     /// Returns it in words.
-    pub(super) fn words(&self) -> String {
+    pub(crate) fn words(&self) -> String {
         let version = self.qemu.as_ref().map(|version| format!(" {version}"));
         let version = version.unwrap_or_default();
         let word = self.display.words().join(",");
@@ -119,7 +119,7 @@ impl Learned {
 }
 
 /// Learns from the log of a domain, and keeps the result.
-pub(super) fn learn_from(root: &Root, domain: Logged<'_>) -> Result<Vec<Learned>, Unlearned> {
+pub(crate) fn learn_from(root: &Root, domain: Logged<'_>) -> Result<Vec<Learned>, Unlearned> {
     let nothing = |text: &str| Unlearned::Nothing(text.into());
     let log = || {
         let log = qemu_log::tail(root, domain.directory, domain.name);
@@ -203,7 +203,7 @@ fn keep(
 }
 
 /// Returns the log entry about what is new; `None` if nothing is.
-pub(super) fn entry(learned: &[Learned], domain: &str, uuid: Uuid, by: By) -> Option<Entry> {
+pub(crate) fn entry(learned: &[Learned], domain: &str, uuid: Uuid, by: By) -> Option<Entry> {
     let news: Vec<String> = learned
         .iter()
         .filter(|learned| learned.is_new)

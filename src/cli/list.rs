@@ -3,9 +3,9 @@
 use std::io::Write;
 
 use crate::cli::{Context, End, json, table};
-use crate::evidence::Finding;
-use crate::hints::Hint;
-use crate::inventory::{Inventory, Sources, State, inventory};
+use crate::device::evidence::Finding;
+use crate::predict::hints::Hint;
+use crate::publish::inventory::{Inventory, Sources, State, inventory};
 
 /// List vfio devices, their displays, and what these need
 #[derive(Debug, clap::Args)]
@@ -53,7 +53,7 @@ impl List {
 
 fn devices(inventory: &Inventory) -> Vec<Vec<String>> {
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
-    let row = |entry: &crate::inventory::DeviceEntry| {
+    let row = |entry: &crate::publish::inventory::DeviceEntry| {
         let state = match entry.state {
             State::Active => "active",
             State::Defined => "defined",
@@ -72,7 +72,7 @@ fn devices(inventory: &Inventory) -> Vec<Vec<String>> {
 }
 
 fn types(inventory: &Inventory) -> Vec<Vec<String>> {
-    let row = |entry: &crate::inventory::TypeEntry| {
+    let row = |entry: &crate::publish::inventory::TypeEntry| {
         vec![
             entry.parent.clone(),
             entry.type_id.clone(),

@@ -5,10 +5,10 @@ use std::io::Write;
 use serde::Serialize;
 
 use crate::cli::{Context, End, Failure, json};
+use crate::device::record::FORMAT;
+use crate::domain::shell::plain;
+use crate::host::log::{Entry, rfc3339};
 use crate::host::state::State;
-use crate::log::{Entry, rfc3339};
-use crate::record::FORMAT;
-use crate::shell::plain;
 
 /// List what was done to domains, and why
 #[derive(Debug, clap::Args)]

@@ -6,7 +6,6 @@ pub mod doctor;
 pub mod explain;
 pub mod fixup;
 pub mod learn;
-pub mod libvirt;
 pub mod list;
 pub mod log;
 pub mod nodedev_dumpxml;
@@ -21,8 +20,8 @@ pub mod trial;
 pub mod undo;
 pub mod verify;
 pub mod via;
-pub mod watch;
 
+use crate::libvirt;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
@@ -31,9 +30,9 @@ use std::sync::Arc;
 
 use serde_json::ser::{Formatter, PrettyFormatter};
 
+use crate::domain::shell::{is_harmless, plain, plain_lines};
 use crate::host::state::State;
 use crate::host::{Root, Warning};
-use crate::shell::{is_harmless, plain, plain_lines};
 
 /// The URI of a machine's own libvirt.
 pub const SYSTEM: &str = "qemu:///system";
@@ -178,7 +177,7 @@ impl Context {
 
 /// Fills stdin, stdout and stderr if they are closed, so that no file or device of ours gets their
 /// numbers. Rust's own start would have done this, but these programs do without it
-/// (`src/start.rs`).
+/// (`src/bin/common/start.rs`).
 pub fn fill_standard_files() {
     while let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
         if null.as_raw_fd() > 2 {

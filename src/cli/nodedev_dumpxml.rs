@@ -6,8 +6,8 @@ use std::io::Write;
 use anyhow::Context as _;
 
 use crate::cli::{Context, End, Failure};
-use crate::inventory::Sources;
-use crate::nodedev::{offline, plain, with_capability};
+use crate::publish::inventory::Sources;
+use crate::publish::{offline, plain, with_capability};
 
 /// Print the XML of a node device with the vfio_display capability
 #[derive(Debug, clap::Args)]

@@ -3,8 +3,8 @@
 use std::io::Write;
 
 use crate::cli::{Context, End, Failure};
-use crate::inventory::{Sources, State};
-use crate::nodedev::offline;
+use crate::publish::inventory::{Sources, State};
+use crate::publish::offline;
 
 /// List the node devices to which nodedev-dumpxml adds a capability
 #[derive(Debug, clap::Args)]

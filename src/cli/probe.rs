@@ -10,17 +10,17 @@ use anyhow::Context as _;
 use serde::Serialize;
 
 use crate::cli::{Context, End, Failure, GlobalArgs, json};
-use crate::config;
-use crate::evidence::{OpenPath, Step};
-use crate::facts::{Display, Facts, Reason};
+use crate::device::evidence::{OpenPath, Step};
+use crate::device::facts::{Display, Facts, Reason};
+use crate::device::id::DeviceId;
+use crate::device::record::FORMAT;
+use crate::host::config;
 use crate::host::run::Written;
 use crate::host::{Root, Warning, settings, sysfs};
-use crate::inventory::{Sources, rule_for_type};
-use crate::names::DeviceId;
 use crate::probe::asking::{Outcome, Request, announce, ask_and_keep};
 use crate::probe::instance::{Instance, clean_up};
 use crate::probe::{Asked, Prober, may_open_type};
-use crate::record::FORMAT;
+use crate::publish::inventory::{Sources, rule_for_type};
 
 /// The program that opens devices.
 const PROBER: &str = "gfxplane-probe";

@@ -5,10 +5,10 @@ use std::io::Write;
 use serde::Serialize;
 
 use crate::cli::{Context, End, json, table};
-use crate::export::export;
-use crate::inventory::{Sources, inventory};
-use crate::record::FORMAT;
-use crate::rules::Rule;
+use crate::device::record::FORMAT;
+use crate::device::rules::Rule;
+use crate::publish::export::export;
+use crate::publish::inventory::{Sources, inventory};
 
 /// List the rules that match devices or types of this host
 #[derive(Debug, clap::Args)]

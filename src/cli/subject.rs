@@ -5,17 +5,17 @@ use std::collections::BTreeSet;
 use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
-use crate::abilities::Abilities;
 use crate::cli::{Context, Failure};
+use crate::device::id::DeviceId;
+use crate::device::version::Version;
 use crate::domain::Domain;
-use crate::fixup::Surroundings;
+use crate::domain::policy::{self, Consent, Displays, Policy, Wishes};
 use crate::host::emulator::{self, Asking};
 use crate::host::{Warning, settings};
-use crate::inventory::Reading;
-use crate::names::DeviceId;
-use crate::policy::{self, Consent, Displays, Policy, Wishes};
-use crate::screens::Known;
-use crate::version::Version;
+use crate::plan::fixup::Surroundings;
+use crate::predict::abilities::Abilities;
+use crate::predict::screens::Known;
+use crate::publish::inventory::Reading;
 use crate::xml;
 
 /// The domain, and the command line's words about its host.

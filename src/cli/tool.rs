@@ -12,7 +12,6 @@ use crate::cli::doctor::Doctor;
 use crate::cli::explain::Explain;
 use crate::cli::fixup::Fixup;
 use crate::cli::learn::Learn;
-use crate::cli::libvirt::Libvirt;
 use crate::cli::list::List;
 use crate::cli::log::Log;
 use crate::cli::nodedev_dumpxml::NodedevDumpxml;
@@ -23,10 +22,11 @@ use crate::cli::rules::RulesCommand;
 use crate::cli::undo::Undo;
 use crate::cli::verify::Verify;
 use crate::cli::via::ProbeCommand;
-use crate::cli::watch::Watch;
 use crate::cli::{End, GlobalArgs};
+use crate::daemon::Watch;
+use crate::domain::shell::Harmless;
 use crate::host::leave_no_core;
-use crate::shell::Harmless;
+use crate::libvirt::Libvirt;
 
 /// Find out what display a vfio device offers, and tell libvirt.
 ///

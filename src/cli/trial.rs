@@ -1,7 +1,7 @@
 //! The evidence that a domain starts: a measurement of ours, an earlier trial on this host, or a
 //! trial now.
 //!
-//! A trial starts the same small copy as `gfxplane verify` ([`crate::verify::reduce`]). It uses
+//! A trial starts the same small copy as `gfxplane verify` ([`crate::plan::trial::reduce`]). It uses
 //! devices that nobody uses, and never runs while a domain that has one of them is being started.
 
 use std::fmt;
@@ -12,22 +12,22 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::abilities::Abilities;
-use crate::cli::libvirt::{Libvirt, Start, Term};
 use crate::cli::verify::idle::{self, NotHeld};
 use crate::cli::verify::logs::Logs;
 use crate::cli::{Context, Failure, SYSTEM};
+use crate::device::id::DeviceId;
+use crate::device::version::Version;
 use crate::domain::Domain;
-use crate::fixup::Surroundings;
 use crate::host::emulator::trials::Build;
 use crate::host::emulator::{Kind, kind};
 use crate::host::requests::start_under_way;
 use crate::host::{Root, Warning};
-use crate::names::DeviceId;
-use crate::screens::Screens;
-use crate::shape::{Shape, measured};
-use crate::verify::{Irreducible, Reduced, is_name, name, reduce, said};
-use crate::version::Version;
+use crate::libvirt::{Libvirt, Start, Term};
+use crate::plan::fixup::Surroundings;
+use crate::plan::trial::{Irreducible, Reduced, is_name, name, reduce, said};
+use crate::predict::abilities::Abilities;
+use crate::predict::screens::Screens;
+use crate::predict::shape::{Shape, measured};
 use crate::xml::Document;
 
 /// The time between two checks whether another trial has ended.
@@ -103,7 +103,7 @@ impl fmt::Display for Seen {
                 } else {
                     "was refused"
                 };
-                let time = crate::log::rfc3339(*time);
+                let time = crate::host::log::rfc3339(*time);
                 write!(
                     f,
                     "tried: a small copy of such a domain {what} with this QEMU on {time}"

@@ -3,12 +3,12 @@
 use std::io::Write;
 
 use crate::cli::fixup::diff;
-use crate::cli::libvirt::replace;
 use crate::cli::{Context, End, Failure};
 use crate::domain::name_and_devices;
+use crate::host::log::{By, Entry, What};
 use crate::host::state::{Round, now};
-use crate::log::{By, Entry, What};
-use crate::undo::{Undone, undo_all};
+use crate::libvirt::replace;
+use crate::plan::undo::{Undone, undo_all};
 
 /// Undo what gfxplane changed in a domain
 ///

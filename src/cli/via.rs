@@ -3,7 +3,7 @@
 //! Some drivers open a device for nothing but a real QEMU: NVIDIA's manager looks for `-uuid` on the command
 //! line of whoever opens one. So `--via qemu` starts a domain, paused, with that device alone and nothing
 //! that has OpenGL, as `gfxplane verify` does ([`crate::cli::verify`]), and takes QEMU's answer for the
-//! device's ([`crate::verify::said::display`]). It opens the device as a guest would, with all that its driver
+//! device's ([`crate::plan::trial::said::display`]). It opens the device as a guest would, with all that its driver
 //! then does, so nothing of ours does it unasked.
 
 use std::fs::OpenOptions;
@@ -14,28 +14,28 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 use uuid::Uuid;
 
-use crate::cli::libvirt::{Start, Term};
 use crate::cli::list::display;
 use crate::cli::probe::{Probe, end, prober, row};
 use crate::cli::subject::HostSurroundings;
 use crate::cli::verify::idle::{self, NotHeld};
 use crate::cli::verify::logs::Logs;
 use crate::cli::{Context, End, Failure};
+use crate::device::evidence::Step;
+use crate::device::facts::Reason;
+use crate::device::id::DeviceId;
+use crate::device::record::{ByQemu, Record};
+use crate::device::version::Version;
 use crate::domain::Domain;
-use crate::evidence::Step;
-use crate::facts::Reason;
-use crate::fixup::Surroundings as _;
 use crate::host::emulator;
 use crate::host::requests::start_under_way;
 use crate::host::run::{self, Written};
 use crate::host::sysfs::Device;
-use crate::inventory::{Sources, active, rule_for};
-use crate::names::DeviceId;
+use crate::libvirt::{Start, Term};
+use crate::plan::fixup::Surroundings as _;
+use crate::plan::trial::{name, reduce, said};
 use crate::probe::asking::{Outcome, announce};
 use crate::probe::{Answer, Asked, Prober, may_open};
-use crate::record::{ByQemu, Record};
-use crate::verify::{name, reduce, said};
-use crate::version::Version;
+use crate::publish::inventory::{Sources, active, rule_for};
 use crate::xml::Document;
 
 /// How long it may take until QEMU has answered, if nothing else is said, in seconds: a driver may
@@ -434,7 +434,7 @@ fn domain_with(id: DeviceId, kvm: bool, emulator: Option<&Path>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::abilities::Abilities;
+    use crate::predict::abilities::Abilities;
 
     #[test]
     fn what_libvirt_is_given() {

@@ -9,15 +9,15 @@ use super::Found;
 use super::find;
 use super::messages::{Speaker, Symptom};
 use super::situation::{Mended, Situation};
-use crate::abilities::ALLOW_DBUS_DAEMON;
-use crate::doctor::{self, Line, Topic, Verdict, examine};
-use crate::evidence::Finding;
-use crate::facts::{Display, Reason};
-use crate::inventory::{DeviceEntry, State};
-use crate::names::DeviceId;
-use crate::policy::Consent;
+use crate::device::evidence::Finding;
+use crate::device::facts::{Display, Reason};
+use crate::device::id::DeviceId;
+use crate::domain::policy::Consent;
+use crate::explain::doctor::{self, Line, Topic, Verdict, examine};
+use crate::predict::abilities::ALLOW_DBUS_DAEMON;
 use crate::predict::versions::{OPREGION_BY_DEFAULT, SPICE_GL_OVER_TCP, VNC_BINDS};
 use crate::predict::{Danger, Outcome};
+use crate::publish::inventory::{DeviceEntry, State};
 
 /// A message, explained.
 #[derive(Debug, Clone, Serialize)]

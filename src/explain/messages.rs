@@ -777,7 +777,7 @@ pub const WORDINGS: &[Wording] = &[
         Gfxplane,
         "gfxplane: domain * is not started",
         "this version",
-        "src/hook.rs, start",
+        "src/daemon/hook.rs, start",
     ),
     follows(
         Symptom::HookFailed,

@@ -7,6 +7,8 @@
 //! capitals do not count.
 
 pub mod causes;
+pub mod doctor;
+pub mod learn;
 pub mod messages;
 pub mod situation;
 
@@ -16,10 +18,10 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use crate::learn::LastStart;
-use crate::names::DeviceId;
-use crate::verify::said::words_of;
-use crate::version::Version;
+use crate::device::id::DeviceId;
+use crate::device::version::Version;
+use crate::explain::learn::LastStart;
+use crate::plan::trial::said::words_of;
 use messages::{Symptom, WORDINGS, Wording};
 
 /// A message that was recognised.

@@ -1,9 +1,9 @@
 //! The domain that a message is about: what is predicted of it, and what would mend it.
 
 use crate::domain::Domain;
-use crate::fixup::{Surroundings, Unfit, fix};
+use crate::domain::policy::{Consent, Displays, Policy, Wishes};
+use crate::plan::fixup::{Surroundings, Unfit, fix};
 use crate::plan::{Cure, Plan, words};
-use crate::policy::{Consent, Displays, Policy, Wishes};
 use crate::predict::Outcome;
 use crate::xml::Document;
 

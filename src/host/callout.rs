@@ -11,7 +11,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::config::CalloutLink;
+use crate::host::config::CalloutLink;
 use crate::host::{Root, is_absent, settings};
 
 const DIRECTORY: &str = "etc/mdevctl.d/scripts.d/callouts";

@@ -1,4 +1,4 @@
-//! Reads everything of a host that [`crate::doctor`] checks.
+//! Reads everything of a host that [`crate::explain::doctor`] checks.
 //!
 //! Some of it can't be in a recorded host's files, such as owners and what runs. A recorded host
 //! has it in `var/cache/gfxplane/moment.json`; on this machine it is looked up ([`Moment`]). Two
@@ -19,7 +19,9 @@ use nix::unistd::{Gid, Group, SysconfVar, Uid, User, sysconf};
 use super::{
     Root, Warning, is_dir, read_link, read_names, read_names_that, read_text, run, settings,
 };
-use crate::doctor::{
+use crate::device::id::DeviceId;
+use crate::device::record::FORMAT;
+use crate::explain::doctor::{
     Access, HOOK_PROGRAM, Host, Moment, Profile, QemuUser, RenderNode, Running, Script, Scripts,
     Selinux, UdevRule,
 };
@@ -28,10 +30,8 @@ use crate::host::callout;
 use crate::host::emulator::{self, AskLibvirt, Asking};
 use crate::host::mdevctl::WRAPPER;
 use crate::host::run::UDEV_RULE;
-use crate::inventory::{Sources, inventory, rule_for};
-use crate::names::DeviceId;
 use crate::probe::{Asked, may_open};
-use crate::record::FORMAT;
+use crate::publish::inventory::{Sources, inventory, rule_for};
 
 /// The name of our hook in `qemu.d`.
 const HOOK: &str = "50-gfxplane";
@@ -165,7 +165,7 @@ fn emulators(
     root: &Root,
     ask: &AskLibvirt<'_>,
     warnings: &mut Vec<Warning>,
-) -> Vec<(PathBuf, crate::abilities::Abilities)> {
+) -> Vec<(PathBuf, crate::predict::abilities::Abilities)> {
     let mut paths: BTreeSet<PathBuf> = emulator::known(root, warnings).into_iter().collect();
     let there = |path: &PathBuf| root.join(path.strip_prefix("/").unwrap_or(path)).exists();
     paths.extend(emulator::usual().into_iter().filter(there));

@@ -9,9 +9,9 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Instant;
 
+use crate::device::id::DeviceId;
 use crate::host::run::{self, Lock};
 use crate::host::{Root, is_absent};
-use crate::names::DeviceId;
 
 const INSTANCES: &str = "instances";
 

@@ -16,8 +16,10 @@
 
 mod apparmor;
 pub mod callout;
+pub mod config;
 pub mod emulator;
 pub mod examine;
+pub mod log;
 pub mod marks;
 pub mod mdevctl;
 pub mod qemu_log;
@@ -37,7 +39,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::shell::plain_lines;
+use crate::domain::shell::plain_lines;
 
 /// The largest text that is read from one attribute or definition, in bytes. The kernel's own limit
 /// is a page (Documentation/filesystems/sysfs.rst), which is 64 KiB on some machines.
@@ -94,7 +96,7 @@ impl Root {
 
     /// Returns the directory of a device in sysfs, by its bus.
     #[must_use]
-    pub fn device(&self, id: crate::names::DeviceId) -> PathBuf {
+    pub fn device(&self, id: crate::device::id::DeviceId) -> PathBuf {
         self.join("sys/bus")
             .join(id.bus())
             .join("devices")

@@ -11,8 +11,8 @@ use nix::libc;
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::geteuid;
 
+use crate::device::id::DeviceId;
 use crate::host::{Root, is_absent, run};
-use crate::names::DeviceId;
 
 /// The number of bytes that are read from the end of a log. A start takes some 10 KiB, and virtlogd
 /// begins a new file at 2 MiB (virtlogd.conf, `max_size`).

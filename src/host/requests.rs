@@ -19,8 +19,8 @@ use nix::libc;
 use nix::time::{ClockId, clock_gettime};
 use uuid::Uuid;
 
+use crate::device::id::DeviceId;
 use crate::host::{Root, Warning, is_absent, run};
-use crate::names::DeviceId;
 
 const REQUESTS: &str = "requests";
 const STARTING: &str = "starting";

@@ -15,11 +15,11 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{RenameFlags, renameat2};
 use nix::libc;
 
-use crate::evidence::Method;
-use crate::facts::Facts;
+use crate::device::evidence::Method;
+use crate::device::facts::Facts;
+use crate::device::id::DeviceId;
+use crate::device::record::{MAX_SIZE, NotARecord, Record};
 use crate::host::{Last, Root, Warning, is_absent, read_whole, requests, saw, tree};
-use crate::names::DeviceId;
-use crate::record::{MAX_SIZE, NotARecord, Record};
 
 pub(super) const BASE: &str = "run/gfxplane";
 
@@ -643,10 +643,10 @@ fn remove_tree(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::evidence::Step;
-    use crate::facts::{Display, Reason};
-    use crate::record::tests::said_by_qemu;
-    use crate::record::{Circumstances, FORMAT};
+    use crate::device::evidence::Step;
+    use crate::device::facts::{Display, Reason};
+    use crate::device::record::tests::said_by_qemu;
+    use crate::device::record::{Circumstances, FORMAT};
     use std::sync::atomic::{AtomicBool, Ordering};
 
     const UUID: &str = "11111111-2222-3333-4444-555555555555";

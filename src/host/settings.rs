@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::config::Config;
+use crate::device::rules::{BUILT_IN, Rules};
+use crate::host::config::Config;
 use crate::host::{Root, Warning, read_names, read_text};
-use crate::rules::{BUILT_IN, Rules};
 
 /// Reads `gfxplane.toml` and, over it, `conf.d/*.toml` in order of their names. A file that can't
 /// be used is ignored as a whole, with a warning.

@@ -23,11 +23,11 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::device::record::{FORMAT, NotARecord, from_json};
+use crate::host::log::{By, Entry, What};
 use crate::host::{Root, Warning, is_absent, run};
-use crate::log::{By, Entry, What};
 use crate::plan::Change;
-use crate::record::{FORMAT, NotARecord, from_json};
-use crate::undo::{Inverse, Unreadable, inverse};
+use crate::plan::undo::{Inverse, Unreadable, inverse};
 
 const BASE: &str = "var/lib/gfxplane";
 
@@ -865,7 +865,7 @@ mod tests {
     fn a_change_is_remembered_and_told() {
         let host = host();
         let action = crate::plan::Action::Display {
-            device: crate::names::DeviceId::Mdev(UUID),
+            device: crate::device::id::DeviceId::Mdev(UUID),
             on: true,
         };
         let changes = [Change {
@@ -882,7 +882,7 @@ mod tests {
         };
         host.state.made(By::Daemon, &made).unwrap();
         let stack = host.stack().0;
-        let undone = crate::undo::undo(made.after, &stack[0].changes).unwrap();
+        let undone = crate::plan::undo::undo(made.after, &stack[0].changes).unwrap();
         assert_eq!(undone.text, made.before);
         let log = host.log().0;
         assert_eq!((log.len(), log[0].what), (1, What::Fixed));

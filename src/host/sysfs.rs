@@ -7,13 +7,13 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use crate::facts::{Display, Facts};
+use crate::device::facts::{Display, Facts};
+use crate::device::id::{DeviceId, PciAddress};
+use crate::device::record::Circumstances;
 use crate::host::{
     Root, Warning, canonicalize, exists, is_absent, read_link, read_names, read_names_that,
     read_text, tree,
 };
-use crate::names::{DeviceId, PciAddress};
-use crate::record::Circumstances;
 
 /// Reads a device from its name in sysfs. The kernel has one spelling for each
 /// (drivers/vfio/mdev/mdev_core.c, `%pUl`; drivers/pci/probe.c, `%04x:%02x:%02x.%d`), by which it

@@ -10,8 +10,8 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
 
-use crate::evidence::Method;
-use crate::facts::{Display, DisplayInterface, Facts};
+use crate::device::evidence::Method;
+use crate::device::facts::{Display, DisplayInterface, Facts};
 use crate::host::{Warning, read_text};
 
 /// Reads `gfx_plane/{dmabuf,region}`: `Y`, `N`, `1` or `0`, as kernel attributes have it. Returns
@@ -131,7 +131,7 @@ fn entries(facts: &Facts, method: Method) -> Vec<(String, Option<String>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::facts::Reason;
+    use crate::device::facts::Reason;
 
     #[test]
     fn what_is_written_is_read() {
@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn a_tree_is_of_the_facts_that_it_was_written_for() {
-        use crate::facts::{DeviceInfo, HotReset, Irq, Region};
+        use crate::device::facts::{DeviceInfo, HotReset, Irq, Region};
         let region = |index, size| Region {
             index,
             flags: 7,

@@ -1,13 +1,13 @@
 //! Switches the displays of hostdevs: off where a display can't work, on where one can be shown.
 
-use crate::facts::Display;
+use crate::device::facts::Display;
+use crate::domain::policy::{Displays, Unknown};
 use crate::plan::frontends::{self, Wanted};
 use crate::plan::planner::{Planner, how_known};
 use crate::plan::{Cure, Level, Note, Topic};
-use crate::policy::{Displays, Unknown};
+use crate::predict::screens::Found;
 use crate::predict::versions::{Libvirt, PCI_DISPLAY};
 use crate::predict::{About, Danger, predict, words};
-use crate::screens::Found;
 
 impl Planner<'_, '_, '_> {
     /// Switches off each display that can't work, and removes the properties that depend on it.

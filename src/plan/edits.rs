@@ -3,10 +3,10 @@
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use crate::device::id::DeviceId;
 use crate::domain::{Domain, Graphics, GraphicsType, Hostdev, QEMU_NAMESPACE, SpiceMode, numbered};
-use crate::names::DeviceId;
 use crate::plan::{Action, Change};
-use crate::properties;
+use crate::predict::properties;
 use crate::xml::{Edit, Element, escape};
 
 /// The elements that libvirt writes after `<graphics>` (src/conf/domain_conf.c,

@@ -6,14 +6,14 @@
 
 use std::collections::BTreeSet;
 
-use crate::abilities::Abilities;
+use crate::device::id::DeviceId;
+use crate::domain::policy::Consent;
 use crate::domain::{GraphicsSettings, GraphicsType, Reach};
-use crate::names::DeviceId;
 use crate::plan::{Action, Change};
-use crate::policy::Consent;
+use crate::predict::abilities::Abilities;
+use crate::predict::screens::{Found, Frontend, Screens};
 use crate::predict::words::NO_SPICE_SERVER;
 use crate::predict::{About, Danger, Prediction, predict};
-use crate::screens::{Found, Frontend, Screens};
 
 /// The screens that must be visible.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

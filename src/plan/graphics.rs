@@ -1,19 +1,19 @@
 //! Plans graphics and video: the frontends that show the displays, and the GPU that renders them.
 
-use crate::abilities::{ALLOW_DBUS_DAEMON, DBUS_DAEMON_DIED, RenderNodes};
-use crate::arguments::Arguments;
+use crate::device::facts::{Display, Reason};
+use crate::device::id::DeviceId;
 use crate::domain::GraphicsType;
-use crate::facts::{Display, Reason};
-use crate::names::DeviceId;
+use crate::domain::policy::{Consent, Displays, EmulatedVideo};
 use crate::plan::frontends::{self, Arrangement};
 use crate::plan::planner::{Planner, how_known};
 use crate::plan::remarks::cure_of;
 use crate::plan::{Action, Cure, Level, Note, Topic, words};
-use crate::policy::{Consent, Displays, EmulatedVideo};
+use crate::predict::abilities::{ALLOW_DBUS_DAEMON, DBUS_DAEMON_DIED, RenderNodes};
+use crate::predict::arguments::Arguments;
+use crate::predict::screens::{Found, Vgpu};
 use crate::predict::versions::BLOB_WITH_VIRGL;
 use crate::predict::words::BLOB_AND_VIRGL;
 use crate::predict::{About, Outcome, Prediction, Refusal, predict};
-use crate::screens::{Found, Vgpu};
 
 impl Planner<'_, '_, '_> {
     /// Removes the emulated video if the policy says `video = "none"`.

@@ -2,14 +2,14 @@
 //! on a socket; oVirt's engine and clients agree on theirs. The plan leaves the graphics alone. It
 //! makes the display of each vfio device work with them, or switches it off.
 
-use crate::abilities::Abilities;
+use crate::device::facts::{Display, DisplayInterface, Reason};
+use crate::domain::policy::{Policy, Unknown};
 use crate::domain::{Domain, Hostdev};
-use crate::facts::{Display, DisplayInterface, Reason};
 use crate::plan::planner::{Planner, how_known};
 use crate::plan::{Action, Level, Plan, Topic};
-use crate::policy::{Policy, Unknown};
+use crate::predict::abilities::Abilities;
+use crate::predict::screens::{Screens, Vgpu};
 use crate::predict::{About, Danger, Outcome, Prediction, Refusal, predict};
-use crate::screens::{Screens, Vgpu};
 
 /// The manager's wish for the display of one device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,13 +8,17 @@
 
 mod displays;
 pub mod edits;
+pub mod fixup;
 pub mod frontends;
 mod graphics;
 mod managed;
+pub mod managers;
 mod options;
 mod planner;
 mod remarks;
 mod settings;
+pub mod trial;
+pub mod undo;
 
 pub use managed::{Wish, plan_managed};
 pub use planner::plan;
@@ -23,12 +27,12 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-use crate::arguments::{told, told_setting};
+use crate::device::id::DeviceId;
 use crate::domain::GraphicsType;
-use crate::names::DeviceId;
-use crate::policy::Consent;
+use crate::domain::policy::Consent;
+use crate::predict::arguments::{told, told_setting};
+use crate::predict::screens::Screens;
 use crate::predict::{About, Outcome, Prediction, Refusal, Stage};
-use crate::screens::Screens;
 
 /// One change to a domain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

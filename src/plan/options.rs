@@ -1,14 +1,14 @@
 //! Plans the options that go with a display: ramfb for firmware and boot, and the OpRegion for a
 //! guest's driver.
 
-use crate::names::DeviceId;
+use crate::device::id::DeviceId;
+use crate::domain::policy::BootDisplay;
 use crate::plan::planner::{Planner, how_known};
 use crate::plan::{Action, Level};
-use crate::policy::BootDisplay;
+use crate::predict::properties;
+use crate::predict::screens::{Card, Vgpu};
 use crate::predict::versions::{Libvirt, OPREGION_BY_DEFAULT, OVERRIDE, Qemu, reads_override};
 use crate::predict::{About, words};
-use crate::properties;
-use crate::screens::{Card, Vgpu};
 
 /// QEMU's property that passes the OpRegion to the guest.
 const OPREGION: &str = "x-igd-opregion";

@@ -4,13 +4,13 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::abilities::Abilities;
+use crate::device::id::DeviceId;
+use crate::domain::policy::{Consent, Displays, Policy};
 use crate::domain::{Domain, Hostdev};
-use crate::names::DeviceId;
 use crate::plan::{Action, Change, Cure, Level, Note, Plan, Topic};
-use crate::policy::{Consent, Displays, Policy};
+use crate::predict::abilities::Abilities;
+use crate::predict::screens::{Screens, Vgpu};
 use crate::predict::{About, Prediction, libvirt, predict};
-use crate::screens::{Screens, Vgpu};
 
 /// Makes the plan for a domain with these screens.
 #[must_use]
@@ -108,7 +108,7 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
     }
 
     /// Takes the steps if anything may be changed, and keeps their result if it took nothing away.
-    /// [`crate::fixup::fix`] decides about a domain that is refused all the same, after the last
+    /// [`crate::plan::fixup::fix`] decides about a domain that is refused all the same, after the last
     /// round.
     pub(super) fn finish(
         mut self,

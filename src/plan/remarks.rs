@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use crate::names::DeviceId;
+use crate::device::id::DeviceId;
 use crate::plan::planner::Planner;
 use crate::plan::{Level, Note, Topic};
 use crate::predict::libvirt::NO_APPARMOR_PROFILE;

@@ -4,14 +4,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::arguments::Setting;
-use crate::names::DeviceId;
+use crate::device::id::DeviceId;
 use crate::plan::planner::Planner;
 use crate::plan::{Action, Level};
+use crate::predict::arguments::Setting;
+use crate::predict::properties;
+use crate::predict::screens::Vgpu;
 use crate::predict::versions::{DEVICE_JSON_HOTPLUG, Libvirt, OVERRIDE, reads_override};
 use crate::predict::{About, words};
-use crate::properties;
-use crate::screens::Vgpu;
 
 /// The reason for moving a setting.
 const WHY: &str = "-set said so, and QEMU does not take that any more";

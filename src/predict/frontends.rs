@@ -8,11 +8,11 @@
 
 use std::collections::HashSet;
 
-use crate::arguments::Local;
 use crate::domain::GraphicsType;
+use crate::predict::arguments::Local;
+use crate::predict::screens::{Frontend, Screens};
 use crate::predict::versions::{Libvirt, Qemu};
 use crate::predict::{About, Danger, Head, HeadOf, Refusal, Shown, Stage, words};
-use crate::screens::{Frontend, Screens};
 
 /// A screen as QEMU's console layer sees it.
 pub(super) struct Console {

@@ -8,14 +8,14 @@
 
 use std::collections::BTreeSet;
 
-use crate::abilities::{Abilities, DBUS_DAEMON_DIED, RenderNodes};
+use crate::device::facts::{Display, Reason};
+use crate::device::id::DeviceId;
+use crate::device::version::Version;
 use crate::domain::{GraphicsType, SpiceMode, Switch};
-use crate::facts::{Display, Reason};
-use crate::names::DeviceId;
+use crate::predict::abilities::{Abilities, DBUS_DAEMON_DIED, RenderNodes};
+use crate::predict::screens::{Card, Frontend, Here, Screens, Vgpu};
 use crate::predict::versions::Libvirt;
 use crate::predict::{About, Refusal, Stage};
-use crate::screens::{Card, Frontend, Here, Screens, Vgpu};
-use crate::version::Version;
 
 /// A domain and one host that it may be on.
 struct World<'w> {
@@ -923,8 +923,8 @@ pub fn devices(screens: &Screens) -> Option<Refusal> {
 mod tests {
     use super::*;
     use crate::domain::Domain;
+    use crate::predict::screens::Known;
     use crate::predict::{Outcome, predict};
-    use crate::screens::Known;
     use crate::xml::Document;
 
     const VNC: &str = "<graphics type='vnc'/>";

@@ -11,9 +11,15 @@
 //! one stage does not soften a certain refusal of an earlier one: a start never gets that far. What
 //! holds of versions newer than those that were read is in [`versions`].
 
+pub mod abilities;
+pub mod arguments;
 mod frontends;
+pub mod hints;
 pub mod libvirt;
+pub mod properties;
 pub mod qemu;
+pub mod screens;
+pub mod shape;
 pub mod versions;
 pub mod words;
 
@@ -22,10 +28,10 @@ use std::collections::HashSet;
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
-use crate::abilities::Abilities;
+use crate::device::id::DeviceId;
 use crate::domain::GraphicsType;
-use crate::names::DeviceId;
-use crate::screens::{Found, Screens};
+use crate::predict::abilities::Abilities;
+use crate::predict::screens::{Found, Screens};
 use versions::{Libvirt, Qemu, not_reviewed};
 
 /// Who refuses.

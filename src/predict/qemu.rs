@@ -4,14 +4,14 @@
 //!
 //! A screen of a dmabuf device has the flags GL and DMABUF (QEMU hw/vfio/display.c).
 
-use crate::abilities::Abilities;
-use crate::arguments::{Device, Local, Setting, told};
 use crate::domain::{GraphicsType, Reach, Switch};
+use crate::predict::abilities::Abilities;
+use crate::predict::arguments::{Device, Local, Setting, told};
 use crate::predict::frontends::{self, Console, libvirts_local, local, of_kind};
+use crate::predict::properties;
+use crate::predict::screens::{Card, Found, Frontend, Screens, Vgpu};
 use crate::predict::versions::{Libvirt, Qemu};
 use crate::predict::{About, Danger, Head, HeadOf, Refusal, Stage, words};
-use crate::properties;
-use crate::screens::{Card, Found, Frontend, Screens, Vgpu};
 
 fn consoles(screens: &Screens, found: &[Found], libvirt: &Libvirt) -> Vec<Console> {
     let console = |card: &Card| {

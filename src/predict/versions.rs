@@ -9,10 +9,10 @@
 //!
 //! Whoever has read a newer version (docs/qemu-and-libvirt.md says what to look at) raises the constant.
 
-use crate::abilities::Abilities;
-use crate::names::DeviceId;
+use crate::device::id::DeviceId;
+use crate::device::version::Version;
+use crate::predict::abilities::Abilities;
 use crate::predict::{Program, Refusal, words};
-use crate::version::Version;
 
 /// The newest series of QEMU whose rules are known. 11.1.3 was read and measured; stable releases of a
 /// series bring no new rules.
@@ -80,7 +80,7 @@ pub const VNC_BINDS: Change = Change(&[9, 0]);
 
 /// Spice with OpenGL may listen on TCP: QEMU 10.1.0, 376d4b22e4d7 and bd46161dd1be, if it was built
 /// with spice-server 0.15.3 or later, which the version alone does not tell
-/// ([`crate::abilities::Abilities::spice_gl_over_tcp`]).
+/// ([`crate::predict::abilities::Abilities::spice_gl_over_tcp`]).
 pub const SPICE_GL_OVER_TCP: Change = Change(&[10, 1]);
 
 /// The OpRegion is handed on without being asked for: QEMU 10.1.0, 16cbb43302a2 "vfio/igd: Enable

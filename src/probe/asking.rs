@@ -4,15 +4,15 @@
 use std::fs;
 use std::time::Duration;
 
-use crate::evidence::{OpenPath, Step};
-use crate::facts::{Display, Reason};
+use crate::device::evidence::{OpenPath, Step};
+use crate::device::facts::{Display, Reason};
+use crate::device::id::DeviceId;
+use crate::device::record::Record;
 use crate::host::run::{self, Written};
 use crate::host::sysfs::Device;
 use crate::host::{Root, Warning};
-use crate::inventory::{Sources, record_of, rule_for};
-use crate::names::DeviceId;
 use crate::probe::{Answer, Asked, Manner, Prober, ask, may_open};
-use crate::record::Record;
+use crate::publish::inventory::{Sources, record_of, rule_for};
 
 /// The question and its options.
 #[derive(Debug, Clone, Copy)]

@@ -12,12 +12,12 @@ use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::{getppid, write};
 
-use crate::evidence::{OpenPath, Step};
-use crate::facts::{Facts, Reason};
+use crate::device::evidence::{OpenPath, Step};
+use crate::device::facts::{Facts, Reason};
+use crate::device::id::DeviceId;
 use crate::host::Root;
 use crate::host::requests::start_under_way;
 use crate::host::run::Lock;
-use crate::names::DeviceId;
 use crate::probe::cdev::Cdev;
 use crate::probe::group::Group;
 use crate::probe::kvm::Vm;

@@ -10,8 +10,8 @@ use std::os::unix::fs::FileExt;
 use nix::errno::Errno;
 use vfio_bindings::bindings::vfio;
 
-use crate::evidence::Step;
-use crate::facts::{
+use crate::device::evidence::Step;
+use crate::device::facts::{
     DeviceInfo, Display, Edid, EdidHeader, Facts, HotReset, Irq, OpRegion, Reason, Region,
     RegionCapability,
 };

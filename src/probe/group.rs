@@ -9,10 +9,10 @@ use std::path::Path;
 
 use nix::errno::Errno;
 
-use crate::evidence::{OpenPath, Step};
-use crate::facts::Reason;
+use crate::device::evidence::{OpenPath, Step};
+use crate::device::facts::Reason;
+use crate::device::id::DeviceId;
 use crate::host::Root;
-use crate::names::DeviceId;
 use crate::probe::{Failure, Opener, Prepared, Tell, errno_of, ioctl};
 
 /// The way over container and group.

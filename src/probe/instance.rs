@@ -23,10 +23,10 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{SigSet, Signal};
 use uuid::Uuid;
 
+use crate::device::id::DeviceId;
 use crate::host::run::{self, Lock};
 use crate::host::sysfs::MdevType;
 use crate::host::{Root, Warning, marks};
-use crate::names::DeviceId;
 
 /// The time between two looks at something that takes a moment.
 const POLL: Duration = Duration::from_millis(5);

@@ -16,8 +16,8 @@ use nix::{
     request_code_readwrite, request_code_write,
 };
 
-use crate::evidence::Step;
-use crate::facts::Reason;
+use crate::device::evidence::Step;
+use crate::device::facts::Reason;
 use crate::host::Root;
 use crate::probe::{Failure, Tell, group};
 

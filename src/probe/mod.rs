@@ -42,13 +42,13 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, getpid};
 use serde::{Deserialize, Serialize};
 
-use crate::config::ProbePolicy;
-use crate::evidence::{OpenPath, Step};
-use crate::facts::{Display, Facts, Reason};
+use crate::device::evidence::{OpenPath, Step};
+use crate::device::facts::{Display, Facts, Reason};
+use crate::device::id::DeviceId;
+use crate::device::rules::{Open, Rule};
 use crate::host::Root;
+use crate::host::config::ProbePolicy;
 use crate::host::sysfs::{Device, MdevType};
-use crate::names::DeviceId;
-use crate::rules::{Open, Rule};
 
 /// The result of asking one device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -475,7 +475,7 @@ fn wait(pipe: &PipeReader, limit: Instant) -> nix::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rules::Rules;
+    use crate::device::rules::Rules;
 
     /// Asks a prober that runs a shell script instead.
     fn ask_script(script: &str, deadline: Duration) -> Answer {

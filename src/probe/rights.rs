@@ -146,7 +146,7 @@ mod tests {
     use nix::sys::stat::{Mode, SFlag, makedev, mknod};
     use nix::unistd::{getppid, pipe};
 
-    use crate::evidence::Step;
+    use crate::device::evidence::Step;
     use crate::probe::device;
 
     /// Runs `inside` in a process of its own, which is this test once more, because rights that are

@@ -1,8 +1,8 @@
 //! Compares a QEMU command line that libvirt's tests expect with the domain that it is for.
 
+use gfxplane::device::id::DeviceId;
 use gfxplane::domain::{Domain, Graphics, GraphicsType, Listen, Reach};
-use gfxplane::names::DeviceId;
-use gfxplane::screens::Screens;
+use gfxplane::predict::screens::Screens;
 use serde_json::Value;
 
 /// The parts of a command line that concern screens.

@@ -5,12 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use gfxplane::abilities::{Abilities, Guests};
-use gfxplane::doctor::examine;
+use gfxplane::explain::doctor::examine;
 use gfxplane::host::emulator::{self, Asking};
 use gfxplane::host::{Root, examine as reader};
-use gfxplane::inventory::{Sources, inventory};
-use gfxplane::nodedev::offline;
+use gfxplane::predict::abilities::{Abilities, Guests};
+use gfxplane::publish::inventory::{Sources, inventory};
+use gfxplane::publish::offline;
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
 

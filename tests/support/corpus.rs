@@ -13,13 +13,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use gfxplane::abilities::Abilities;
+use gfxplane::device::version::Version;
 use gfxplane::domain::Domain;
-use gfxplane::fixup::{Surroundings, Unfit, fix};
-use gfxplane::policy::{self, Displays, Policy, Wishes};
+use gfxplane::domain::policy::{self, Displays, Policy, Wishes};
+use gfxplane::plan::fixup::{Surroundings, Unfit, fix};
+use gfxplane::predict::abilities::Abilities;
+use gfxplane::predict::screens::Screens;
 use gfxplane::predict::{Outcome, Prediction, Program, predict};
-use gfxplane::screens::Screens;
-use gfxplane::version::Version;
 use gfxplane::xml::{Document, from_bytes};
 use libtest_mimic::{Failed, Trial};
 

@@ -12,7 +12,7 @@ use std::fs;
 use std::path::Path;
 
 use gfxplane::cli::doctor::print;
-use gfxplane::doctor::{examine, worst};
+use gfxplane::explain::doctor::{examine, worst};
 use gfxplane::host::{Root, examine as reader};
 use libtest_mimic::{Failed, Trial};
 use serde::Deserialize;

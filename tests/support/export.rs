@@ -3,11 +3,11 @@
 use std::fs;
 use std::path::Path;
 
-use gfxplane::evidence::Method;
-use gfxplane::export::export;
+use gfxplane::device::evidence::Method;
+use gfxplane::device::record::Record;
 use gfxplane::host::Root;
-use gfxplane::inventory::{Sources, inventory};
-use gfxplane::record::Record;
+use gfxplane::publish::export::export;
+use gfxplane::publish::inventory::{Sources, inventory};
 use libtest_mimic::{Failed, Trial};
 use tempfile::TempDir;
 
@@ -88,7 +88,7 @@ fn disagreeing() -> Result<(), Failed> {
     };
     let mut record = Record::parse(&fs::read_to_string(of(4))?)?;
     record.device = "c1a20000-0000-4000-8000-000000000009".parse()?;
-    record.facts.display = gfxplane::facts::Display::NONE;
+    record.facts.display = gfxplane::device::facts::Display::NONE;
     fs::write(of(9), record.to_text())?;
     let found = export(&read(&host));
     let [problem] = &found.left_out[..] else {

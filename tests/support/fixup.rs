@@ -13,19 +13,19 @@ use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use gfxplane::abilities::Abilities;
-use gfxplane::config::Config;
+use gfxplane::device::facts::Reason;
+use gfxplane::device::id::DeviceId;
 use gfxplane::domain::Domain;
-use gfxplane::facts::Reason;
-use gfxplane::fixup::{Fixed, Surroundings, fix};
+use gfxplane::domain::policy::{Policy, Wishes};
 use gfxplane::host::Root;
-use gfxplane::inventory::{DeviceEntry, Sources, here, inventory};
-use gfxplane::names::DeviceId;
+use gfxplane::host::config::Config;
+use gfxplane::plan::fixup::{Fixed, Surroundings, fix};
+use gfxplane::plan::undo::{inverse, undo};
 use gfxplane::plan::words;
-use gfxplane::policy::{Policy, Wishes};
+use gfxplane::predict::abilities::Abilities;
+use gfxplane::predict::screens::Known;
 use gfxplane::predict::{Outcome, Prediction};
-use gfxplane::screens::Known;
-use gfxplane::undo::{inverse, undo};
+use gfxplane::publish::inventory::{DeviceEntry, Sources, here, inventory};
 use libtest_mimic::{Failed, Trial};
 use serde::Deserialize;
 

@@ -16,12 +16,12 @@ use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use gfxplane::abilities::Abilities;
+use gfxplane::device::record::Record;
 use gfxplane::domain::Domain;
 use gfxplane::host::emulator;
 use gfxplane::host::requests::{self, Request};
 use gfxplane::host::run::write_record;
-use gfxplane::record::Record;
+use gfxplane::predict::abilities::Abilities;
 use gfxplane::xml::Document;
 use libtest_mimic::{Failed, Trial};
 use serde::Deserialize;

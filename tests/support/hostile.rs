@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use gfxplane::inventory::Inventory;
+use gfxplane::publish::inventory::Inventory;
 use libtest_mimic::Failed;
 use tempfile::TempDir;
 

@@ -6,15 +6,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use gfxplane::evidence::Method;
-use gfxplane::export::export;
+use gfxplane::device::evidence::Method;
+use gfxplane::device::id::DeviceId;
+use gfxplane::device::rules::Rules;
 use gfxplane::host::Root;
 use gfxplane::host::sysfs::{self, Device};
-use gfxplane::inventory::{DeviceEntry, Inventory, Sources, active, inventory, known, recorded};
-use gfxplane::names::DeviceId;
-use gfxplane::nodedev::{self, offline, words};
-use gfxplane::rules::Rules;
-use gfxplane::screens::Known;
+use gfxplane::predict::screens::Known;
+use gfxplane::publish::export::export;
+use gfxplane::publish::inventory::{
+    DeviceEntry, Inventory, Sources, active, inventory, known, recorded,
+};
+use gfxplane::publish::{self, offline, words};
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
 
@@ -247,7 +249,7 @@ impl Document {
         if !full.contains("<capability type='vfio_display'>") {
             return Err(format!("{name}: the capability is missing:\n{full}"));
         }
-        for stripped in [nodedev::with_capability(full, None), nodedev::plain(full)] {
+        for stripped in [publish::with_capability(full, None), publish::plain(full)] {
             let stripped = stripped.map_err(|error| format!("{name}: {error}"))?;
             if stripped != self.plain {
                 return Err(format!("{name}: something of ours stays:\n{stripped}"));
@@ -264,7 +266,7 @@ pub(crate) fn documents(sources: &Sources) -> Result<Vec<Document>, String> {
         .map(|(name, node)| {
             let plain = node.xml(sources);
             let capability = node.capability(sources);
-            match nodedev::with_capability(&plain, Some(&capability)) {
+            match publish::with_capability(&plain, Some(&capability)) {
                 Ok(full) => Ok(Document { name, plain, full }),
                 Err(error) => Err(format!("{name}: {error}\n{plain}")),
             }

@@ -11,9 +11,9 @@ use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
-use gfxplane::learn::learn;
-use gfxplane::log::rfc3339;
-use gfxplane::names::DeviceId;
+use gfxplane::device::id::DeviceId;
+use gfxplane::explain::learn::learn;
+use gfxplane::host::log::rfc3339;
 use libtest_mimic::{Failed, Trial};
 use serde::Deserialize;
 use uuid::Uuid;

@@ -10,8 +10,8 @@ use std::process::{Command, Stdio};
 use clap::{Arg, CommandFactory};
 use clap_mangen::Man;
 use gfxplane::cli::{probe, tool};
-use gfxplane::config::Config;
-use gfxplane::rules::Rules;
+use gfxplane::device::rules::Rules;
+use gfxplane::host::config::Config;
 use libtest_mimic::{Failed, Trial};
 
 use crate::support::hosts::{entries, golden};

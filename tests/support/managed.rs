@@ -18,10 +18,10 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use gfxplane::domain::policy::Policy;
 use gfxplane::domain::{Domain, Hostdev};
-use gfxplane::fixup::{Fixed, Surroundings, Unfit};
-use gfxplane::managed::{Wish, adapt};
-use gfxplane::policy::Policy;
+use gfxplane::plan::fixup::{Fixed, Surroundings, Unfit};
+use gfxplane::plan::managers::{Wish, adapt};
 use gfxplane::predict::Outcome;
 use gfxplane::predict::libvirt::is_beyond_repair;
 use gfxplane::xml::Document;
@@ -280,7 +280,7 @@ fn one_ramfb(text: &str, surroundings: &dyn Surroundings, policy: &Policy) -> Re
     let Some(plan) = asked.plan else {
         return Ok(());
     };
-    let is_off = |policy: &Policy| policy.display == gfxplane::policy::Displays::Off;
+    let is_off = |policy: &Policy| policy.display == gfxplane::domain::policy::Displays::Off;
     let document = Document::parse(text).map_err(|error| error.to_string())?;
     let domain = Domain::new(&document).map_err(|error| error.to_string())?;
     let policy = policy.clone().for_domain(&domain);
@@ -496,7 +496,7 @@ fn manifests() -> Result<(), Failed> {
         let block = lines.take_while(|line| line.is_empty() || indent(line) > indent(head));
         Ok(block.map(str::trim).collect::<Vec<_>>().join("\n"))
     };
-    let mut rules = gfxplane::rules::Rules::default();
+    let mut rules = gfxplane::device::rules::Rules::default();
     rules.add_file("rules.yaml", &below("rules.yaml", "50-measured.toml:")?)?;
     let sidecars: serde_json::Value =
         serde_json::from_str(&below("vmi.yaml", "hooks.kubevirt.io/hookSidecars:")?)?;

@@ -2,7 +2,7 @@
 //! `tests/vm/matrix.py`. That program wrote the outcomes to `tests/vm/matrix-measured`, so no
 //! virtual machine is needed here.
 //!
-//! The program itself has the outcomes by shape, in `src/measured.jsonl`, which is made of them:
+//! The program itself has the outcomes by shape, in `src/predict/measured.jsonl`, which is made of them:
 //! `UPDATE_GOLDEN=1` writes it anew.
 
 use std::collections::BTreeMap;
@@ -10,17 +10,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use gfxplane::abilities::Abilities;
+use gfxplane::device::evidence::{Evidence, Method, resolve};
+use gfxplane::device::facts::{Display, Facts, Reason};
+use gfxplane::device::id::DeviceId;
+use gfxplane::device::version::Version;
 use gfxplane::domain::Domain;
-use gfxplane::evidence::{Evidence, Method, resolve};
-use gfxplane::facts::{Display, Facts, Reason};
-use gfxplane::fixup::{Surroundings, fix};
-use gfxplane::names::DeviceId;
-use gfxplane::policy::{self, Displays, Policy, Wishes};
+use gfxplane::domain::policy::{self, Displays, Policy, Wishes};
+use gfxplane::plan::fixup::{Surroundings, fix};
+use gfxplane::predict::abilities::Abilities;
+use gfxplane::predict::screens::{Known, Screens};
+use gfxplane::predict::shape::{self, Shape};
 use gfxplane::predict::{Outcome, Program};
-use gfxplane::screens::{Known, Screens};
-use gfxplane::shape::{self, Shape};
-use gfxplane::version::Version;
 use gfxplane::xml::Document;
 use libtest_mimic::{Failed, Trial};
 use serde::Deserialize;
@@ -163,7 +163,7 @@ fn shapes(paths: &[PathBuf]) -> Result<(), Failed> {
             text.push('\n');
         }
     }
-    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/measured.jsonl");
+    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/predict/measured.jsonl");
     golden(&kept, &text)?;
     if updating() {
         return Ok(());

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use gfxplane::fixup::fix;
+use gfxplane::plan::fixup::fix;
 use libtest_mimic::{Failed, Trial};
 use proptest::collection::vec;
 use proptest::option;

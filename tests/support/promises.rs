@@ -4,14 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt::Write;
 
+use gfxplane::device::facts::Display;
+use gfxplane::device::id::{DeviceId, PciAddress};
+use gfxplane::domain::policy::{Consent, Displays, Policy, Wishes};
 use gfxplane::domain::{Domain, QEMU_NAMESPACE};
-use gfxplane::facts::Display;
-use gfxplane::fixup::{Fixed, Surroundings, fix};
-use gfxplane::names::{DeviceId, PciAddress};
+use gfxplane::plan::fixup::{Fixed, Surroundings, fix};
+use gfxplane::plan::undo::{Inverse, inverse, undo};
 use gfxplane::plan::{Action, Note, Plan, Topic, words};
-use gfxplane::policy::{Consent, Displays, Policy, Wishes};
 use gfxplane::predict::{Outcome, Prediction};
-use gfxplane::undo::{Inverse, inverse, undo};
 use roxmltree::{Document, Node};
 
 use super::oracle::parse;

@@ -7,8 +7,8 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use gfxplane::host::Root;
-use gfxplane::inventory::{Sources, inventory};
-use gfxplane::nodedev::words;
+use gfxplane::publish::inventory::{Sources, inventory};
+use gfxplane::publish::words;
 use libtest_mimic::Trial;
 use proptest::collection::vec;
 use proptest::prelude::*;

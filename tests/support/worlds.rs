@@ -3,17 +3,17 @@
 
 use std::collections::BTreeSet;
 
-use gfxplane::abilities::{Abilities, Guests, RenderNodes};
+use gfxplane::device::evidence::{Evidence, Method, resolve};
+use gfxplane::device::facts::{DeviceInfo, Display, Edid, Facts, HotReset, OpRegion, Reason};
+use gfxplane::device::id::DeviceId;
+use gfxplane::device::version::Version;
 use gfxplane::domain::Domain;
-use gfxplane::evidence::{Evidence, Method, resolve};
-use gfxplane::facts::{DeviceInfo, Display, Edid, Facts, HotReset, OpRegion, Reason};
-use gfxplane::fixup::Surroundings;
-use gfxplane::names::DeviceId;
-use gfxplane::policy::{
+use gfxplane::domain::policy::{
     BootDisplay, Consent, Displays, EmulatedVideo, Guest, Policy, Unknown, Wishes,
 };
-use gfxplane::screens::Known;
-use gfxplane::version::Version;
+use gfxplane::plan::fixup::Surroundings;
+use gfxplane::predict::abilities::{Abilities, Guests, RenderNodes};
+use gfxplane::predict::screens::Known;
 
 /// A world.
 #[derive(Debug, Clone)]

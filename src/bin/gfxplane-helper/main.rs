@@ -10,17 +10,17 @@ mod managers;
 mod mdevctl;
 mod qemu_hook;
 #[cfg(not(test))]
-#[path = "../../start.rs"]
+#[path = "../common/start.rs"]
 mod start;
 mod wrapper;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
 
-use gfxplane::callout::Call;
 use gfxplane::host::{Root, callout, leave_no_core};
-use gfxplane::inventory::Sources;
-use gfxplane::nodedev::offline;
+use gfxplane::publish::callout::Call;
+use gfxplane::publish::inventory::Sources;
+use gfxplane::publish::offline;
 
 const SUCCESS: u8 = 0;
 const FAILURE: u8 = 1;

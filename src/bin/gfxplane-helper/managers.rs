@@ -15,18 +15,18 @@ use std::time::{Duration, Instant};
 
 use nix::libc;
 
-use gfxplane::abilities::Abilities;
+use gfxplane::device::id::DeviceId;
+use gfxplane::domain::shell::plain;
 use gfxplane::domain::{Domain, Hostdev};
-use gfxplane::fixup::Surroundings;
 use gfxplane::host::emulator::{self, Asking};
 use gfxplane::host::rewrite::rewrite;
 use gfxplane::host::{Root, Warning, run, settings};
-use gfxplane::inventory::Reading;
-use gfxplane::managed::kubevirt::Vmi;
-use gfxplane::managed::{Wish, adapt, lines, ovirt_wish};
-use gfxplane::names::DeviceId;
-use gfxplane::screens::Known;
-use gfxplane::shell::plain;
+use gfxplane::plan::fixup::Surroundings;
+use gfxplane::plan::managers::kubevirt::Vmi;
+use gfxplane::plan::managers::{Wish, adapt, lines, ovirt_wish};
+use gfxplane::predict::abilities::Abilities;
+use gfxplane::predict::screens::Known;
+use gfxplane::publish::inventory::Reading;
 use gfxplane::xml;
 
 use crate::{FAILURE, SUCCESS, USAGE_ERROR};

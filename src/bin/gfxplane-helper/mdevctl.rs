@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{SysconfVar, alarm, sysconf};
 
-use gfxplane::callout::{Call, is_list, verb};
-use gfxplane::hints::hints;
+use gfxplane::device::id::DeviceId;
+use gfxplane::domain::shell::plain;
 use gfxplane::host::{Root, mdevctl, run, settings};
-use gfxplane::inventory;
-use gfxplane::names::DeviceId;
-use gfxplane::nodedev::words::{attributes, words};
-use gfxplane::shell::plain;
+use gfxplane::predict::hints::hints;
+use gfxplane::publish::callout::{Call, is_list, verb};
+use gfxplane::publish::inventory;
+use gfxplane::publish::words::{attributes, words};
 
 use crate::{FAILURE, SUCCESS};
 

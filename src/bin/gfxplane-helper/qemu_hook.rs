@@ -17,18 +17,18 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::unistd::{alarm, geteuid, read};
 
-use gfxplane::abilities::Abilities;
-use gfxplane::config::{Config, HookMode};
+use gfxplane::daemon::hook::{self, Definition, Operation, Verdict};
+use gfxplane::device::id::DeviceId;
 use gfxplane::domain::Domain;
-use gfxplane::fixup::Surroundings;
-use gfxplane::hook::{self, Definition, Operation, Verdict};
+use gfxplane::domain::shell::{operand, plain};
+use gfxplane::host::config::{Config, HookMode};
 use gfxplane::host::emulator::{self, Asking, Kind};
 use gfxplane::host::requests::{self, Request};
 use gfxplane::host::{Root, run, settings};
-use gfxplane::inventory::{self, Reading};
-use gfxplane::names::DeviceId;
-use gfxplane::screens::Known;
-use gfxplane::shell::{operand, plain};
+use gfxplane::plan::fixup::Surroundings;
+use gfxplane::predict::abilities::Abilities;
+use gfxplane::predict::screens::Known;
+use gfxplane::publish::inventory::{self, Reading};
 use gfxplane::xml::{self, Document};
 
 use crate::SUCCESS;

@@ -17,8 +17,8 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 
+use gfxplane::device::id::DeviceId;
 use gfxplane::host::{Root, mdevctl, sysfs};
-use gfxplane::names::DeviceId;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{Signal, raise};
 use uuid::Uuid;

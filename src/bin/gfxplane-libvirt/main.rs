@@ -6,8 +6,8 @@ use std::sync::Arc;
 use clap::Parser;
 
 use gfxplane::cli::exit_code;
-use gfxplane::cli::libvirt::ByLibrary;
 use gfxplane::cli::tool::{Arguments, run};
+use gfxplane::libvirt::ByLibrary;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();

@@ -5,7 +5,7 @@
 #![cfg_attr(test, allow(dead_code))]
 
 #[cfg(not(test))]
-#[path = "../../start.rs"]
+#[path = "../common/start.rs"]
 mod start;
 
 use std::fmt;
@@ -18,18 +18,18 @@ use nix::sys::stat::{Mode, umask};
 
 use gfxplane::cli::probe::{Arguments, prober};
 use gfxplane::cli::{End, Failure, exit_code, fill_standard_files};
-use gfxplane::evidence::Method;
-use gfxplane::facts::Reason;
+use gfxplane::device::evidence::Method;
+use gfxplane::device::facts::Reason;
+use gfxplane::device::id::DeviceId;
+use gfxplane::domain::shell::plain_lines;
 use gfxplane::host::run::{forget as forget_device, publish_unasked};
 use gfxplane::host::sysfs::Device;
 use gfxplane::host::{Root, mdevctl, settings, sysfs};
-use gfxplane::inventory::{Sources, active};
-use gfxplane::names::DeviceId;
-use gfxplane::nodedev::words::{properties, words};
 use gfxplane::probe::asking::{Request, ask_and_keep};
 use gfxplane::probe::instance::{keep, sweep};
 use gfxplane::probe::{Asked, Manner, Prober, child};
-use gfxplane::shell::plain_lines;
+use gfxplane::publish::inventory::{Sources, active};
+use gfxplane::publish::words::{properties, words};
 
 /// Does what the arguments say and returns the exit code.
 fn run() -> u8 {
@@ -72,7 +72,7 @@ fn as_child(id: &str, asker: &str, manner: &[&str]) -> anyhow::Result<End> {
 fn with_id(text: &str, then: impl FnOnce(DeviceId) -> anyhow::Result<End>) -> anyhow::Result<End> {
     then(
         text.parse()
-            .map_err(|error: gfxplane::names::NotADevice| Failure::Usage(error.to_string()))?,
+            .map_err(|error: gfxplane::device::id::NotADevice| Failure::Usage(error.to_string()))?,
     )
 }
 

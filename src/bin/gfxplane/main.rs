@@ -7,7 +7,7 @@
 #![cfg_attr(test, allow(dead_code))]
 
 #[cfg(not(test))]
-#[path = "../../start.rs"]
+#[path = "../common/start.rs"]
 mod start;
 
 use std::os::unix::process::CommandExt;
@@ -17,9 +17,9 @@ use std::sync::Arc;
 
 use clap::Parser;
 
-use gfxplane::cli::libvirt::Without;
 use gfxplane::cli::tool::{self, Arguments};
 use gfxplane::cli::{exit_code, fill_standard_files};
+use gfxplane::libvirt::Without;
 
 /// Does what the arguments say and returns the exit code.
 fn run() -> u8 {

@@ -1,12 +1,12 @@
 //! What of a domain goes into a recording: what gfxplane reads ([`KEPT`]), and nothing else. The text
 //! is written anew, so that comments, texts and names that nobody thought of stay behind.
 
-use crate::arguments::{self, Setting, is_telling, pairs};
 use crate::cli::collect::says_nothing;
+use crate::device::id::DeviceId;
+use crate::domain::shell::is_harmless;
 use crate::domain::{LIBOSINFO_NAMESPACE, MANAGERS, POLICY_NAMESPACE, QEMU_NAMESPACE};
-use crate::names::DeviceId;
-use crate::screens::is_screen;
-use crate::shell::is_harmless;
+use crate::predict::arguments::{self, Setting, is_telling, pairs};
+use crate::predict::screens::is_screen;
 use crate::xml::{Document, Element, escape};
 
 /// What takes the place of a value.

@@ -9,7 +9,7 @@
 //! the one that we try included: it would wait for us. What is kept is `lock/ID.verify`, so that two
 //! runs don't meet on one device. The start of a user's domain marks it and waits for that lock, too
 //! (`src/bin/gfxplane-helper/qemu_hook.rs`), and whoever has it ends its QEMU when it sees the mark: the user
-//! comes first. The start of a domain of our own ([`crate::verify::NAME`]) does neither. A probe that comes while we hold the device is told `in-use`, and
+//! comes first. The start of a domain of our own ([`crate::plan::trial::NAME`]) does neither. A probe that comes while we hold the device is told `in-use`, and
 //! keeps what was known before.
 
 use std::fs;
@@ -18,13 +18,13 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::cli::Failure;
-use crate::cli::libvirt::User;
+use crate::device::id::DeviceId;
 use crate::host::Root;
 use crate::host::requests::start_under_way;
 use crate::host::run::{Lock, trying_path, wait_until_free};
-use crate::inventory::{Sources, State, inventory};
-use crate::names::DeviceId;
-use crate::verify;
+use crate::libvirt::User;
+use crate::plan::trial;
+use crate::publish::inventory::{Sources, State, inventory};
 
 /// Sees that all these are active vfio devices.
 ///
@@ -59,7 +59,7 @@ pub(in crate::cli) fn are_there(root: &Root, devices: &[DeviceId]) -> Result<(),
                 });
                 format!(
                     "device {id} has {driver}, and is not taken away from the host for this: detach it with virsh nodedev-detach {}",
-                    crate::nodedev::device::name_of(*id, None)
+                    crate::publish::device::name_of(*id, None)
                 )
             } else {
                 format!("device {id} is not on this host")
@@ -79,7 +79,7 @@ pub(in crate::cli) fn are_unused(users: &[User], devices: &[DeviceId]) -> Result
         .flat_map(|user| user.devices.iter().map(move |device| (device, user)))
         .filter(|(device, _)| devices.contains(device))
         .map(|(device, user)| {
-            let cure = if verify::is_name(&user.domain) {
+            let cure = if trial::is_name(&user.domain) {
                 "another gfxplane verify, which ends soon"
             } else {
                 "shut that down first"
@@ -284,7 +284,7 @@ mod tests {
             text,
             format!("device {ID} is in use by domain holder: shut that down first")
         );
-        let ours = user(&verify::name(uuid::Uuid::nil()));
+        let ours = user(&trial::name(uuid::Uuid::nil()));
         assert!(message(are_unused(&[ours], &[id])).contains("another gfxplane verify"));
     }
 

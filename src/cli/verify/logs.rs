@@ -3,7 +3,7 @@
 //! libvirt keeps a log of each domain for good, and unloads its profile but keeps the file. Of one that we made for a moment nobody has use:
 //! what it says went to the user, and its name says nothing to anybody. A run removes the log of
 //! its own domain, and those that killed runs have left. By their names they are ours: no file is
-//! touched that has not a name of [`crate::verify::name`]'s, is not a regular file, or belongs to
+//! touched that has not a name of [`crate::plan::trial::name`]'s, is not a regular file, or belongs to
 //! somebody else.
 
 use std::fs;
@@ -12,13 +12,13 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::geteuid;
 
-use crate::cli::libvirt::User;
 use crate::host::Root;
-use crate::verify;
+use crate::libvirt::User;
+use crate::plan::trial;
 
 /// Where they are.
 #[derive(Debug)]
-pub(in crate::cli) struct Logs {
+pub(crate) struct Logs {
     logs: Option<PathBuf>,
     profiles: PathBuf,
 }
@@ -28,7 +28,7 @@ const PROFILES: &str = "/etc/apparmor.d/libvirt";
 
 impl Logs {
     /// Those of a libvirt.
-    pub(in crate::cli) fn of(uri: Option<&str>) -> Self {
+    pub(crate) fn of(uri: Option<&str>) -> Self {
         Logs {
             logs: directory(&Root::system(), uri),
             profiles: PROFILES.into(),
@@ -36,12 +36,12 @@ impl Logs {
     }
 
     /// Removes the log of this domain. Who may not leaves it to a later run that may.
-    pub(in crate::cli) fn remove(&self, name: &str) {
+    pub(crate) fn remove(&self, name: &str) {
         self.remove_those(|domain| domain == name);
     }
 
     /// Removes the logs of domains that are no more. `active`: those that are.
-    pub(in crate::cli) fn sweep(&self, active: &[User]) {
+    pub(crate) fn sweep(&self, active: &[User]) {
         self.remove_those(|domain| !active.iter().any(|user| user.domain == domain));
     }
 
@@ -50,12 +50,12 @@ impl Logs {
         for entry in entries.flatten().flatten() {
             let file_name = entry.file_name();
             let domain = file_name.to_str().and_then(domain_of);
-            let Some(domain) = domain.filter(|d| verify::is_name(d) && wanted(d)) else {
+            let Some(domain) = domain.filter(|d| trial::is_name(d) && wanted(d)) else {
                 continue;
             };
             remove(&entry.path());
             // A domain's UUID is in its name, and so in its log's.
-            if let Some(uuid) = verify::uuid_of(domain) {
+            if let Some(uuid) = trial::uuid_of(domain) {
                 for ending in ["", ".files"] {
                     remove(&self.profiles.join(format!("libvirt-{uuid}{ending}")));
                 }
@@ -65,7 +65,7 @@ impl Logs {
 }
 
 /// Where a libvirt has the logs of its domains (src/qemu/qemu_conf.c, `virQEMUDriverConfigNew`: logDir).
-pub(in crate::cli) fn directory(root: &Root, uri: Option<&str>) -> Option<PathBuf> {
+pub(crate) fn directory(root: &Root, uri: Option<&str>) -> Option<PathBuf> {
     let is_session = uri.is_some_and(|uri| uri.contains("/session"));
     if !is_session {
         return Some(root.join("var/log/libvirt/qemu"));
@@ -109,8 +109,8 @@ mod tests {
             profiles: profiles.clone(),
         };
         let (ours, running) = (
-            verify::name(Uuid::from_u128(1)),
-            verify::name(Uuid::from_u128(2)),
+            trial::name(Uuid::from_u128(1)),
+            trial::name(Uuid::from_u128(2)),
         );
         let stay = [
             "guest.log".to_owned(),
@@ -124,7 +124,7 @@ mod tests {
         for name in stay.iter().chain(&go) {
             fs::write(directory.path().join(name), "").unwrap();
         }
-        let link = format!("{}.log", verify::name(Uuid::from_u128(3)));
+        let link = format!("{}.log", trial::name(Uuid::from_u128(3)));
         std::os::unix::fs::symlink("guest.log", directory.path().join(&link)).unwrap();
         let active = User {
             domain: running.clone(),

@@ -1,6 +1,6 @@
 //! `gfxplane verify`: whether a domain starts, by starting it.
 //!
-//! Not the domain itself but a small one of its own name and UUID ([`crate::verify::reduce`]),
+//! Not the domain itself but a small one of its own name and UUID ([`crate::plan::trial::reduce`]),
 //! paused, transient and destroyed by libvirt when our connection ends, however we end. So
 //! libvirt's command line, labels and clean-up are what is tried, and nobody's definition is
 //! touched.
@@ -9,7 +9,7 @@
 //! libvirt, no answer in time) is a failure of the environment; a refusal is an answer.
 
 pub(super) mod idle;
-pub(super) mod logs;
+pub(crate) mod logs;
 
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -17,18 +17,18 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::cli::libvirt::Start;
 use crate::cli::subject::{HostSurroundings, SubjectArgs};
 use crate::cli::trial::SmallCopy;
 use crate::cli::{Context, End, Failure, json};
+use crate::device::id::DeviceId;
+use crate::device::record::FORMAT;
 use crate::domain::Domain;
-use crate::fixup::{Surroundings as _, fix};
-use crate::names::DeviceId;
+use crate::domain::policy::{Displays, Wishes};
+use crate::libvirt::Start;
+use crate::plan::fixup::{Surroundings as _, fix};
+use crate::plan::trial::{LeftOut, Reduced, name, reduce, said};
 use crate::plan::words;
-use crate::policy::{Displays, Wishes};
 use crate::predict::Prediction;
-use crate::record::FORMAT;
-use crate::verify::{LeftOut, Reduced, name, reduce, said};
 use crate::xml::Document;
 
 /// The longest that can be waited for an answer, in seconds.

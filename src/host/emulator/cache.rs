@@ -13,10 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use super::files::module_directories;
 use super::{libvirt, on_host};
-use crate::abilities::Abilities;
+use crate::device::record::from_json;
+use crate::device::version::Version;
 use crate::host::{Root, Warning, read_names, run};
-use crate::record::from_json;
-use crate::version::Version;
+use crate::predict::abilities::Abilities;
 
 pub(super) const CACHE: &str = "var/cache/gfxplane";
 

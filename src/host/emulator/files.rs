@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use memchr::memmem;
 
 use super::{is_multiarch, on_host};
+use crate::device::version::Version;
 use crate::host::{Root, read_names_that};
 use crate::predict::versions::SPICE_GL_OVER_TCP;
-use crate::version::Version;
 
 /// The largest file that is read, in bytes. A QEMU with its symbols has about 100 MiB.
 const MAX_SIZE: u64 = 512 * 1024 * 1024;

@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use super::cache::{CACHE, parsed};
 use super::is_multiarch;
-use crate::abilities::{Abilities, Guests, RenderNodes};
+use crate::device::record::FORMAT;
+use crate::device::version::Version;
 use crate::host::apparmor::{confines_guests, denies_dbus_daemon, denies_x};
 use crate::host::{Root, Warning, exists, read_names, read_names_that, read_text};
-use crate::record::FORMAT;
-use crate::version::Version;
+use crate::predict::abilities::{Abilities, Guests, RenderNodes};
 
 /// Where spice listens unless qemu.conf says otherwise (libvirt src/qemu/qemu_conf.c,
 /// `virQEMUDriverConfigNew`), and VNC.

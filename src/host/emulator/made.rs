@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use super::cache::{Kept, Key, keep, kept_path};
 use super::libvirt::LISTEN;
 use super::{Asking, abilities, on_host};
-use crate::abilities::{Abilities, Guests, RenderNodes};
+use crate::device::record::FORMAT;
 use crate::host::{Root, Warning};
-use crate::record::FORMAT;
+use crate::predict::abilities::{Abilities, Guests, RenderNodes};
 
 pub(super) const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 

@@ -24,9 +24,9 @@ use std::fs;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-use crate::abilities::{Abilities, Guests};
+use crate::device::record::FORMAT;
 use crate::host::{Root, Warning};
-use crate::record::FORMAT;
+use crate::predict::abilities::{Abilities, Guests};
 use cache::{Kept, Key, keep, kept_path, only_qemus, read, to_text};
 use capabilities::Capabilities;
 use files::Told;
@@ -280,7 +280,7 @@ fn on_host(root: &Root, path: &Path) -> PathBuf {
 mod tests {
     use super::made::{CAPABILITIES, Host, MODULES, PROGRAM, QEMU, nothing, set};
     use super::*;
-    use crate::version::Version;
+    use crate::device::version::Version;
 
     fn all() -> Abilities {
         Abilities {

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::cache::{Key, keep, parsed, path_in, to_text};
+use crate::device::record::FORMAT;
+use crate::device::version::Version;
 use crate::host::state::now;
 use crate::host::{Root, Warning};
-use crate::record::FORMAT;
-use crate::version::Version;
 
 /// So large the file may become, in bytes; the oldest results go then. It is read up to
-/// [`crate::record::MAX_SIZE`].
+/// [`crate::device::record::MAX_SIZE`].
 const LARGEST: usize = 48 * 1024;
 
 /// So many characters are kept of what was said.
@@ -24,7 +24,7 @@ const TRIALS: &str = "trials";
 /// The result of a trial.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trial {
-    /// The domain's shape on this host ([`crate::shape::Shape::on_this_host`]).
+    /// The domain's shape on this host ([`crate::predict::shape::Shape::on_this_host`]).
     pub shape: String,
     /// The words of the program that refused it; `None` if it started.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -3,7 +3,7 @@
 //! Input: a document, and after the first NUL bytes that stand for what is known of its devices,
 //! for the versions of QEMU and libvirt, and for what is allowed (worlds.rs).
 
-use gfxplane::fixup::fix;
+use gfxplane::plan::fixup::fix;
 use gfxplane::xml::from_bytes;
 
 use super::parts;

@@ -3,10 +3,10 @@
 //! Input: a first byte that says what the rest is: `l` the whole log, `w` words of a command line, parted by NULs, in
 //! a log that is else a good one, `m` a message.
 
-use gfxplane::facts::Display;
-use gfxplane::learn::{Lesson, Nothing, began, learn};
-use gfxplane::names::DeviceId;
-use gfxplane::verify::said;
+use gfxplane::device::facts::Display;
+use gfxplane::device::id::DeviceId;
+use gfxplane::explain::learn::{Lesson, Nothing, began, learn};
+use gfxplane::plan::trial::said;
 use uuid::Uuid;
 
 use super::same;

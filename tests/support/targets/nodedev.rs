@@ -4,9 +4,9 @@
 //! Input: libvirt's XML of a device, and after the first NUL a byte that stands for what is known
 //! of it.
 
-use gfxplane::hints::hints;
-use gfxplane::nodedev::capability::of_device;
-use gfxplane::nodedev::{plain, with_capability};
+use gfxplane::predict::hints::hints;
+use gfxplane::publish::capability::of_device;
+use gfxplane::publish::{plain, with_capability};
 use gfxplane::xml::from_bytes;
 use roxmltree::Node;
 

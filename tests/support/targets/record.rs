@@ -3,14 +3,14 @@
 //! Input: a text, which is taken for each of these, and after the first NUL a domain that it is to
 //! undo.
 
-use gfxplane::evidence::resolve;
-use gfxplane::facts::Reason;
-use gfxplane::hints::hints;
-use gfxplane::log::Entry;
-use gfxplane::nodedev::capability::of_device;
-use gfxplane::nodedev::words::{attributes, properties, words};
-use gfxplane::record::{MAX_SIZE, Record};
-use gfxplane::undo::{Inverse, undo};
+use gfxplane::device::evidence::resolve;
+use gfxplane::device::facts::Reason;
+use gfxplane::device::record::{MAX_SIZE, Record};
+use gfxplane::host::log::Entry;
+use gfxplane::plan::undo::{Inverse, undo};
+use gfxplane::predict::hints::hints;
+use gfxplane::publish::capability::of_device;
+use gfxplane::publish::words::{attributes, properties, words};
 use gfxplane::xml::{Document, from_bytes};
 use serde_json::Value;
 

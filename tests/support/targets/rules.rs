@@ -6,9 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gfxplane::config::Config;
-use gfxplane::rules::{Bus, Rule, Rules, Subject};
-use gfxplane::version::Version;
+use gfxplane::device::rules::{Bus, Rule, Rules, Subject};
+use gfxplane::device::version::Version;
+use gfxplane::host::config::Config;
 
 use super::{parts, same};
 

@@ -9,13 +9,13 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Component, Path};
 
-use gfxplane::export::export;
+use gfxplane::device::id::DeviceId;
+use gfxplane::device::rules::Rules;
 use gfxplane::host::{Root, sysfs};
-use gfxplane::inventory::{DeviceEntry, Sources, active, inventory, known};
-use gfxplane::names::DeviceId;
-use gfxplane::nodedev::{offline, with_capability};
-use gfxplane::rules::Rules;
-use gfxplane::screens::Known;
+use gfxplane::predict::screens::Known;
+use gfxplane::publish::export::export;
+use gfxplane::publish::inventory::{DeviceEntry, Sources, active, inventory, known};
+use gfxplane::publish::{offline, with_capability};
 use serde_json::Value;
 
 use super::same;
@@ -46,7 +46,7 @@ pub(crate) fn check(input: &[u8]) -> Result<(), String> {
     let root = Root::recorded(&base);
     let sources = Sources::read(&root);
     let listed = inventory(&sources);
-    let json = |value: &gfxplane::inventory::Inventory| {
+    let json = |value: &gfxplane::publish::inventory::Inventory| {
         serde_json::to_string(value).map_err(|error| error.to_string())
     };
     same(

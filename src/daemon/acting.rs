@@ -1,0 +1,600 @@
+//! One domain: read, decided about, and defined.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+
+use super::domains::Unsure;
+use super::service::Priority;
+use super::{Daemon, Event, SOON, Task};
+use crate::cli::Failure;
+use crate::cli::subject::HostSurroundings;
+use crate::libvirt::Libvirt;
+use crate::libvirt::versions::{self, Replaced as Between, Watched};
+use crate::libvirt::{Definition, New, Replaced};
+
+use crate::daemon::decision::{Decision, Line, all_graphics, only_graphics};
+use crate::domain::name_and_devices;
+use crate::domain::shell::operand;
+use crate::host::config::RetryStart;
+use crate::host::log::{By, Entry, What};
+use crate::host::requests;
+use crate::host::state::{Made, now};
+use crate::plan::fixup::Fixed;
+use crate::plan::{Change, Level, words};
+use crate::predict::About;
+
+/// How often in a row a definition that changes while it is mended is read again at once.
+const AT_ONCE: u32 = 5;
+
+/// The longest wait for a domain of which libvirt can't say anything: this many times doubled.
+const LONGEST: u32 = 8;
+
+/// A definition as libvirt would print it.
+fn definition(uuid: Uuid, text: &str) -> Definition {
+    Definition {
+        uuid: uuid.to_string(),
+        xml: format!("{text}\n"),
+        is_active: false,
+    }
+}
+
+/// A definition of ours, for what is said of it.
+struct Moment {
+    name: String,
+    uuid: Uuid,
+    /// How long somebody else had to change it unseen.
+    window: Duration,
+}
+
+impl Daemon<'_> {
+    /// Looks at the next domain; whether there was one. `in_line`: a start is waited for.
+    pub(super) fn work_once(&mut self, in_line: bool) -> bool {
+        let Some(libvirt) = self.libvirt.clone() else {
+            return false;
+        };
+        let Some(task) = self.tasks.pop_front() else {
+            return false;
+        };
+        match self.look(libvirt.as_ref(), task, in_line) {
+            Ok(()) => {
+                if let Some(domain) = self.domains.known(task.uuid) {
+                    domain.failures = 0;
+                    domain.failure.clear();
+                }
+            }
+            Err(error) => self.failed(task, &error.to_string()),
+        }
+        true
+    }
+
+    /// A start or another job holds the domain, or libvirt is going: later then.
+    fn failed(&mut self, task: Task, error: &str) {
+        self.failures += 1;
+        let domain = self.domains.watched(task.uuid);
+        let wait = SOON * (1 << domain.failures.min(LONGEST));
+        domain.failures += 1;
+        let is_news = domain.failure != error;
+        error.clone_into(&mut domain.failure);
+        let mut name = domain.name.clone();
+        if name.is_empty() {
+            name = task.uuid.to_string();
+        }
+        if is_news {
+            let text = format!("{name}: {error}; looked at again in {} s", wait.as_secs());
+            self.say(Priority::Warning, &text);
+        }
+        self.again(task, wait);
+    }
+
+    pub(super) fn again(&mut self, task: Task, wait: Duration) {
+        let key = (Instant::now() + wait, task.uuid);
+        self.later.insert(key, task);
+    }
+
+    fn look(&mut self, libvirt: &dyn Libvirt, task: Task, in_line: bool) -> Result<(), Failure> {
+        let uuid = task.uuid;
+        let Some(definition) = libvirt.persistent(&uuid.to_string())? else {
+            // A report that it is undefined may be older than a definition that came since.
+            self.later.retain(|(_, of), _| *of != uuid);
+            self.handled(uuid, false);
+            let forgotten = self.domains.forget(uuid);
+            self.report(forgotten);
+            return Ok(());
+        };
+        self.was_done_after_all(uuid, &definition);
+        self.domains.watched(uuid).waits = false;
+        let (name, devices) = name_and_devices(&definition.xml);
+        let is_another = self
+            .domains
+            .watched(uuid)
+            .note(&name, &definition.xml, devices);
+        if task.defined && is_another {
+            let newer = self.domains.is_newer(uuid);
+            self.report(newer);
+        }
+        let domain = self.domains.watched(uuid);
+        if !task.anyway && !domain.vetoed && domain.memory.has_made(&definition.xml) {
+            // The report of our own definition.
+            return Ok(());
+        }
+        let mut warnings = Vec::new();
+        let standing = self.domains.standing(uuid, &mut warnings);
+        let surroundings = HostSurroundings::as_it_is(self.context);
+        let decision = self.domains.watched(uuid).memory.decide(
+            &definition.xml,
+            &surroundings,
+            &self.config.policy,
+            standing,
+        );
+        warnings.extend(surroundings.warnings());
+        self.warn(&warnings);
+        match decision {
+            Err(error) => {
+                let line = Line::new(Level::Warn, About::Domain, format!("left alone: {error}"));
+                self.say_of(uuid, vec![line], Some(What::LeftAlone));
+                self.handled(uuid, false);
+            }
+            Ok(Decision::NotOurs) => self.handled(uuid, false),
+            Ok(Decision::Leave {
+                is_bad,
+                gave_up,
+                why,
+            }) => {
+                let what = match (gave_up, is_bad) {
+                    (true, _) => Some(What::GaveUp),
+                    (false, true) => Some(What::LeftAlone),
+                    (false, false) => None,
+                };
+                self.say_of(uuid, why, what);
+                // Somebody else was faster to mend it.
+                if is_bad || !self.domains.watched(uuid).vetoed {
+                    self.handled(uuid, false);
+                } else {
+                    self.start(libvirt, &definition, in_line)?;
+                }
+            }
+            Ok(Decision::Act(fixed)) => {
+                if self.is_seen(libvirt, task, &fixed)? {
+                    self.act(libvirt, uuid, &definition, &fixed, in_line)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What the hook has asked for is done, or will not be. The file goes last, so that the next
+    /// daemon finds it if this one is ended; but before a start of ours, which may leave a new one.
+    pub(super) fn handled(&mut self, uuid: Uuid, starts: bool) {
+        let Some(domain) = self.domains.known(uuid) else {
+            return;
+        };
+        if !std::mem::take(&mut domain.vetoed) {
+            return;
+        }
+        let root = &self.context.root;
+        if let Err(error) = requests::forget_veto(root, uuid) {
+            // It would be there again after a restart of ours.
+            let text = format!("{}: {error}", requests::directory(root).display());
+            self.say(Priority::Warning, &text);
+        }
+        if !starts {
+            return;
+        }
+        let name = self.name(uuid);
+        let text = format!("{name}: is started, as it was refused and is mended");
+        self.say(Priority::Notice, &text);
+    }
+
+    pub(super) fn name(&mut self, uuid: Uuid) -> String {
+        self.domains.watched(uuid).name.clone()
+    }
+
+    /// Writes to the log of what was done.
+    fn log(&mut self, uuid: Uuid, what: What, reason: Option<&str>) {
+        let name = self.domains.watched(uuid).name.clone();
+        let mut entry = Entry::new(now(), what, By::Daemon, &name, Some(uuid));
+        entry.reason = reason.map(Into::into);
+        let kept = self.domains.state.append(&entry);
+        self.report(kept);
+    }
+
+    /// Says the lines, unless they were said of this domain the last time. `what`: as which they go
+    /// to the log of what was done, too.
+    pub(super) fn say_of(&mut self, uuid: Uuid, lines: Vec<Line>, what: Option<What>) {
+        let domain = self.domains.watched(uuid);
+        let name = domain.name.clone();
+        let typed = operand(Some(&name), Some(uuid));
+        let news = domain.news(lines);
+        if let (Some(first), Some(what)) = (news.first(), what) {
+            self.log(uuid, what, Some(&first.words(&typed)));
+        }
+        for line in news {
+            let text = line.words(&typed);
+            let text = match line.about {
+                About::Domain => format!("{name}: {text}"),
+                about => format!("{name}: {about}: {text}"),
+            };
+            self.say(line.level.into(), &text);
+        }
+    }
+
+    fn act(
+        &mut self,
+        libvirt: &dyn Libvirt,
+        uuid: Uuid,
+        before: &Definition,
+        fixed: &Fixed,
+        in_line: bool,
+    ) -> Result<(), Failure> {
+        let Some(plan) = &fixed.plan else {
+            return Ok(());
+        };
+        let name = self.domains.watched(uuid).name.clone();
+        let graphics = only_graphics(fixed);
+        let new = match &graphics {
+            Some(graphics) => New::Graphics(graphics),
+            // What it would be held against the schema for is in our tests; here it would make the
+            // moment longer in which somebody else's definition is lost.
+            None => New::Whole(&fixed.text),
+        };
+        let watched = self.versions.watch(&name);
+        let defined = libvirt.define(before, new);
+        let seen = watched.map(Watched::end);
+        match defined {
+            Ok(Replaced::Done { window }) => {
+                let how = match new {
+                    New::Graphics(_) => "graphics replaced",
+                    New::Whole(_) | New::Checked(_) => "defined",
+                };
+                let text = format!(
+                    "{name}: {how} {} µs after it was last looked at",
+                    window.as_micros()
+                );
+                self.domains.watched(uuid).misses = 0;
+                let (mut base, mut ours) = (before.xml.clone(), None);
+                if let Some(seen) = seen {
+                    let (replaced, written) = versions::replaced(&seen, &before.xml, &fixed.text);
+                    ours = written;
+                    match replaced {
+                        Between::Expected => {}
+                        // libvirt itself has put ours into theirs.
+                        Between::Theirs(theirs)
+                            if graphics.is_some()
+                                && all_graphics(&theirs) == all_graphics(&before.xml) =>
+                        {
+                            base = theirs;
+                        }
+                        Between::Theirs(theirs) => {
+                            let moment = Moment { name, uuid, window };
+                            return self.put_back(libvirt, &moment, ours, theirs);
+                        }
+                        Between::Undefined => {
+                            let moment = Moment { name, uuid, window };
+                            return self.undefine_again(libvirt, &moment, ours);
+                        }
+                        Between::Missed => {
+                            let moment = Moment {
+                                name: name.clone(),
+                                uuid,
+                                window,
+                            };
+                            self.may_be_lost(&moment, "");
+                        }
+                    }
+                }
+                // At once: what somebody else does from now on is theirs.
+                let after = libvirt.persistent(&before.uuid);
+                self.say(Priority::Info, &text);
+                self.domains.watched(uuid).memory.did(plan);
+                for change in &plan.changes {
+                    let text = format!(
+                        "{name}: changed: {}: {}",
+                        words(&change.action),
+                        change.reason
+                    );
+                    self.say(Priority::Notice, &text);
+                }
+                self.keep(uuid, &base, ours, after, &plan.changes);
+                let remarks = plan.notes.iter().map(Line::of).collect();
+                self.say_of(uuid, remarks, None);
+                if plan.after.starts() && self.domains.watched(uuid).vetoed {
+                    self.start(libvirt, before, in_line)?;
+                } else {
+                    self.handled(uuid, false);
+                }
+                Ok(())
+            }
+            Ok(Replaced::Changed) => {
+                let domain = self.domains.watched(uuid);
+                domain.misses += 1;
+                let again = Task {
+                    uuid,
+                    defined: true,
+                    anyway: true,
+                };
+                if domain.misses <= AT_ONCE {
+                    self.soon(uuid, true);
+                } else {
+                    let text = format!(
+                        "{name}: not defined: somebody changes it all the time; looked at again in {} s",
+                        SOON.as_secs()
+                    );
+                    self.say(Priority::Warning, &text);
+                    self.again(again, SOON);
+                }
+                Ok(())
+            }
+            Err(Failure::Refused(problem)) => {
+                let domain = self.domains.watched(uuid);
+                domain.memory.was_refused(&before.xml);
+                self.say(Priority::Error, &format!("{name}: {problem}"));
+                self.log(uuid, What::Refused, Some(&problem));
+                self.handled(uuid, false);
+                Ok(())
+            }
+            Err(error) => {
+                // It may have ended before it did it, or before it said so.
+                self.domains.watched(uuid).unsure = Some(Unsure {
+                    before: before.xml.clone(),
+                    wanted: fixed.text.clone(),
+                    changes: plan.changes.clone(),
+                });
+                Err(error)
+            }
+        }
+    }
+
+    /// Remembers a change that libvirt has made and not confirmed, as one that it has. Only what was wanted can be
+    /// undone of it: what else is new may be somebody else's.
+    fn was_done_after_all(&mut self, uuid: Uuid, definition: &Definition) {
+        let domain = self.domains.watched(uuid);
+        let done = domain.unsure.take();
+        let Some(done) = done.filter(|unsure| unsure.is_done(&definition.xml)) else {
+            return;
+        };
+        domain.memory.is_ours(&definition.xml);
+        let name = domain.name.clone();
+        for change in &done.changes {
+            let what = words(&change.action);
+            let text = format!("{name}: changed, though libvirt has not said so: {what}");
+            self.say(Priority::Notice, &text);
+        }
+        let kept = self.domains.state.made(
+            By::Daemon,
+            &Made {
+                uuid,
+                name: &name,
+                before: &done.before,
+                after: &done.wanted,
+                changes: &done.changes,
+            },
+        );
+        self.report(kept);
+    }
+
+    /// Defines once more what somebody else had defined, and a definition of ours has replaced. It is then looked at like
+    /// any other. `ours`: as libvirt has written that.
+    fn put_back(
+        &mut self,
+        libvirt: &dyn Libvirt,
+        moment: &Moment,
+        mut ours: Option<String>,
+        mut theirs: String,
+    ) -> Result<(), Failure> {
+        let uuid = moment.uuid;
+        // Whatever comes of it.
+        self.soon(uuid, true);
+        for _ in 0..AT_ONCE {
+            // Every moment counts: whoever reads ours now, and changes it, has lost theirs, too.
+            let Some(there) = ours.map(|ours| definition(uuid, &ours)) else {
+                break;
+            };
+            let what = versions::differing(&there.xml, &theirs).join(", ");
+            let watched = self.versions.watch(&moment.name);
+            let defined = libvirt.define(&there, New::Whole(&theirs));
+            let seen = watched.map(Watched::end).unwrap_or_default();
+            match defined {
+                Ok(Replaced::Done { .. }) => {}
+                Ok(Replaced::Changed) => {
+                    self.may_be_lost(moment, &what);
+                    return Ok(());
+                }
+                Err(error) => {
+                    self.may_be_lost(moment, &what);
+                    return Err(error);
+                }
+            }
+            let (replaced, written) = versions::replaced(&seen, &there.xml, &theirs);
+            match replaced {
+                Between::Expected => {
+                    let text = format!(
+                        "somebody else changed it at the same moment ({what}): it is defined again as they made it"
+                    );
+                    self.say(Priority::Notice, &format!("{}: {text}", moment.name));
+                    self.log(uuid, What::Kept, Some(&text));
+                    return Ok(());
+                }
+                Between::Theirs(newer) => {
+                    ours = written;
+                    theirs = newer;
+                }
+                Between::Undefined => return self.undefine_again(libvirt, moment, written),
+                Between::Missed => break,
+            }
+        }
+        self.may_be_lost(moment, "");
+        Ok(())
+    }
+
+    /// Undefines a domain that somebody else had undefined, and that has come back with a definition of ours. `ours`: as
+    /// libvirt has written that.
+    fn undefine_again(
+        &mut self,
+        libvirt: &dyn Libvirt,
+        moment: &Moment,
+        ours: Option<String>,
+    ) -> Result<(), Failure> {
+        self.soon(moment.uuid, true);
+        let Some(there) = ours.map(|ours| definition(moment.uuid, &ours)) else {
+            self.may_be_lost(moment, "");
+            return Ok(());
+        };
+        let watched = self.versions.watch(&moment.name);
+        let undefined = libvirt.undefine(&there);
+        let seen = watched.map(Watched::end).unwrap_or_default();
+        match undefined {
+            // Somebody else has defined it since.
+            Ok(Replaced::Changed) => return Ok(()),
+            Ok(Replaced::Done { .. }) if seen.len() <= 1 => {
+                let text = "somebody else undefined it at the same moment: it is undefined again";
+                self.say(Priority::Notice, &format!("{}: {text}", moment.name));
+                self.log(moment.uuid, What::Kept, Some(text));
+                return Ok(());
+            }
+            Ok(Replaced::Done { .. }) => self.may_be_lost(moment, ""),
+            Err(error) => {
+                let text = format!(
+                    "somebody else undefined it at the same moment, and it is defined again ({error}): undefine it once more"
+                );
+                self.conflict(moment, &text);
+            }
+        }
+        Ok(())
+    }
+
+    /// What somebody else has changed could not be put back. `what`: the names of the elements, if they are known.
+    fn may_be_lost(&mut self, moment: &Moment, what: &str) {
+        let what = match what {
+            "" => String::new(),
+            what => format!(" ({what})"),
+        };
+        let text = format!(
+            "somebody else changed it at the same moment (within {} µs): what they changed{what} may be lost; see that it is there",
+            moment.window.as_micros()
+        );
+        self.conflict(moment, &text);
+        self.soon(moment.uuid, true);
+    }
+
+    fn conflict(&mut self, moment: &Moment, problem: &str) {
+        self.say(Priority::Error, &format!("{}: {problem}", moment.name));
+        self.log(moment.uuid, What::Conflict, Some(problem));
+    }
+
+    /// Keeps what it takes to undo it, and that it was done. `base`: the definition that was changed. `ours`: what came
+    /// of it, if that was seen; `after`: what is there now.
+    fn keep(
+        &mut self,
+        uuid: Uuid,
+        base: &str,
+        ours: Option<String>,
+        after: Result<Option<Definition>, Failure>,
+        changes: &[Change],
+    ) {
+        let name = self.name(uuid);
+        let after = match (after, ours) {
+            (Ok(Some(after)), Some(ours)) if after.xml.trim() != ours => Some(ours),
+            (Ok(Some(after)), _) => {
+                let (name, devices) = name_and_devices(&after.xml);
+                let domain = self.domains.watched(uuid);
+                domain.note(&name, &after.xml, devices);
+                domain.memory.is_ours(&after.xml);
+                Some(after.xml)
+            }
+            // It has gone again, or nobody knows.
+            (_, Some(ours)) => Some(ours),
+            (Ok(None), None) => None,
+            (Err(error), None) => {
+                let text = format!("{name}: what was done can't be undone by gfxplane: {error}");
+                self.say(Priority::Warning, &text);
+                None
+            }
+        };
+        let state = &self.domains.state;
+        let kept = match after {
+            Some(after) => state.made(
+                By::Daemon,
+                &Made {
+                    uuid,
+                    name: &name,
+                    before: base,
+                    after: &after,
+                    changes,
+                },
+            ),
+            None => state.append(
+                &Entry::new(now(), What::Fixed, By::Daemon, &name, Some(uuid)).changes(changes),
+            ),
+        };
+        self.report(kept);
+    }
+
+    /// Starts a domain that the hook has kept from starting, if that is wanted. `in_line`: nobody
+    /// waits for what comes of it.
+    fn start(
+        &mut self,
+        libvirt: &dyn Libvirt,
+        definition: &Definition,
+        in_line: bool,
+    ) -> Result<(), Failure> {
+        let Ok(uuid) = definition.uuid.parse() else {
+            return Ok(());
+        };
+        let wanted = match self.config.retry_start {
+            RetryStart::Never => false,
+            RetryStart::Autostart => libvirt.is_autostart(&definition.uuid)?,
+            RetryStart::Persistent => true,
+        };
+        let name = self.name(uuid);
+        if definition.is_active {
+            self.handled(uuid, false);
+            return Ok(());
+        }
+        let problem = if !wanted {
+            "it would start now; gfxplane does not start it (retry_start)"
+        } else if !self.domains.watched(uuid).may_retry() {
+            "refused again; gfxplane has started it once and does not try for ever"
+        } else {
+            self.handled(uuid, true);
+            let Some(libvirt) = self.libvirt.clone() else {
+                return Ok(());
+            };
+            let text = definition.uuid.clone();
+            let start = move || {
+                let result = libvirt.start_persistent(&text);
+                result.map_err(|error| error.to_string())
+            };
+            if in_line {
+                self.started(uuid, start());
+            } else {
+                let sink = self.sink.clone();
+                // A start takes its time, and other domains don't wait for it.
+                thread::spawn(move || {
+                    let _ = sink.send(Event::Started(uuid, start()));
+                });
+            }
+            return Ok(());
+        };
+        self.say(Priority::Info, &format!("{name}: {problem}"));
+        self.handled(uuid, false);
+        Ok(())
+    }
+
+    /// What came of starting a domain.
+    pub(super) fn started(&mut self, uuid: Uuid, result: Result<(), String>) {
+        let name = self.name(uuid);
+        match result {
+            Ok(()) => {
+                self.say(Priority::Notice, &format!("{name}: started"));
+                self.log(uuid, What::Started, None);
+            }
+            Err(error) => {
+                self.failures += 1;
+                self.say(Priority::Warning, &format!("{name}: not started: {error}"));
+                self.log(uuid, What::NotStarted, Some(&error));
+            }
+        }
+    }
+}

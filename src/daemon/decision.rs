@@ -1,0 +1,600 @@
+//! What the daemon does about a domain: the definition and what is remembered in, a decision out.
+//!
+//! What it changes is what `gfxplane fixup --define` would, under these limits:
+//! * It acts only if somebody has seen that what comes of it starts ([`crate::cli::trial`]).
+//! * It acts only if the plan leads to a domain that is not refused, and to no screen that nobody
+//!   sees and no viewer that can end the guest, unless that was so before.
+//! * A definition that was there before the package counts as `display = "asked"`.
+//! * The OpRegion only if the policy or the domain says that the guest is Windows.
+//! * The same plan twice at most: somebody who puts the old definition back each time means it.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use crate::device::id::DeviceId;
+use crate::domain::policy::{Guest, Policy, Wishes};
+use crate::domain::{Domain, GraphicsType};
+use crate::plan::fixup::{Fixed, Surroundings, Unfit, fix};
+use crate::plan::{Action, Cure, Level, Note, Plan, words};
+use crate::predict::{About, Danger, HeadOf, Outcome};
+use crate::xml::Document;
+
+/// How often the same plan is carried out before somebody else's will is taken to be that it is not.
+pub const ROUNDS: u32 = 2;
+
+/// So many different plans for one domain are remembered.
+const MOST_PLANS: usize = 16;
+
+/// What is remembered of a domain while the daemon runs. No definition, as that has passwords in it.
+#[derive(Debug, Clone, Default)]
+pub struct Memory {
+    /// What was carried out, and how often since the domain was last right by itself.
+    done: Vec<(Vec<Action>, u32)>,
+    /// What came of it the last time.
+    ours: Option<u64>,
+    /// The definition whose change libvirt refused.
+    refused: Option<u64>,
+}
+
+/// Stands for a text.
+#[must_use]
+pub fn mark(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// What is known of a domain beside its definition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Standing {
+    /// It was there before the package, and has not been changed since.
+    pub is_older: bool,
+    /// What we did was undone: `gfxplane undo`.
+    pub is_hands_off: bool,
+}
+
+/// A decision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// It has no vfio devices.
+    NotOurs,
+    /// Nothing is changed, and why.
+    Leave {
+        /// Whether QEMU would, or may, refuse it.
+        is_bad: bool,
+        /// Whether that is because somebody undoes what we do.
+        gave_up: bool,
+        /// Why, a line each.
+        why: Vec<Line>,
+    },
+    /// It is defined with this.
+    Act(Box<Fixed>),
+}
+
+/// A line for the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line {
+    /// How serious.
+    pub level: Level,
+    /// What it is about.
+    pub about: About,
+    /// What is said.
+    pub text: String,
+    /// What helps, the best first.
+    pub cures: Vec<Cure>,
+}
+
+impl Line {
+    /// A line with nothing that helps.
+    pub fn new(level: Level, about: About, text: impl Into<String>) -> Self {
+        Line {
+            level,
+            about,
+            text: text.into(),
+            cures: Vec::new(),
+        }
+    }
+
+    /// A note of a plan's.
+    #[must_use]
+    pub fn of(note: &Note) -> Self {
+        Line {
+            cures: note.cures.clone(),
+            ..Line::new(note.level, note.about, note.text.as_str())
+        }
+    }
+
+    /// All of it, with commands that can be typed. `domain`: the domain as an argument of a command.
+    #[must_use]
+    pub fn words(&self, domain: &str) -> String {
+        let mut text = self.text.clone();
+        for cure in &self.cures {
+            text.push_str("; cure: ");
+            text.push_str(&cure.of_domain(domain));
+        }
+        text
+    }
+}
+
+/// The host's policy where nobody has asked.
+#[must_use]
+pub fn unasked(policy: &Policy, is_older: bool) -> Policy {
+    let mut policy = policy.clone();
+    if is_older {
+        policy = policy.asked_only();
+    }
+    // What libosinfo says is not enough to hand a part of the host's graphics to the guest.
+    policy.guest = policy.guest.or(Some(Guest::Other));
+    policy
+}
+
+impl Memory {
+    /// Decides about a definition. `policy` is the host's.
+    ///
+    /// # Errors
+    /// The definition can't be read, or its own policy can't.
+    pub fn decide(
+        &mut self,
+        definition: &str,
+        surroundings: &dyn Surroundings,
+        policy: &Policy,
+        standing: Standing,
+    ) -> Result<Decision, Unfit> {
+        let policy = unasked(policy, standing.is_older);
+        let fixed = fix(definition, surroundings, &policy, &Wishes::default())?;
+        let Some(plan) = &fixed.plan else {
+            return Ok(Decision::NotOurs);
+        };
+        let is_bad = !plan.before.starts();
+        let leave = |text: String| Decision::Leave {
+            is_bad,
+            gave_up: false,
+            why: left_alone(&fixed, &text),
+        };
+        if plan.is_empty() || fixed.text == definition {
+            // Right, and not by us: nobody insists on anything any more.
+            if !is_bad && !self.has_made(definition) {
+                self.done.clear();
+            }
+            let mut why = remarks(plan);
+            if why.is_empty() {
+                let text = "nothing to do: the domain matches its devices";
+                why.push(Line::new(Level::Info, About::Domain, text));
+            }
+            return Ok(Decision::Leave {
+                is_bad,
+                gave_up: false,
+                why,
+            });
+        }
+        if standing.is_hands_off {
+            return Ok(leave(
+                "what gfxplane did here was undone; `gfxplane fixup --define` or `gfxplane policy` gives the domain back".into(),
+            ));
+        }
+        if let Some(objection) = objection(plan) {
+            return Ok(leave(objection));
+        }
+        if self.refused == Some(mark(definition)) {
+            return Ok(leave("libvirt has refused that definition".into()));
+        }
+        if self.times(plan) >= ROUNDS {
+            let mut why = left_alone(
+                &fixed,
+                &format!(
+                    "that was done {ROUNDS} times, and somebody has put the old definition back each time; `gfxplane fixup --define` does it once more"
+                ),
+            );
+            why[0].cures.push(Cure::Command {
+                verb: "policy",
+                options: "display=off".into(),
+                reason: " says that the old one is meant".into(),
+            });
+            return Ok(Decision::Leave {
+                is_bad,
+                gave_up: true,
+                why,
+            });
+        }
+        Ok(Decision::Act(Box::new(fixed)))
+    }
+
+    fn times(&self, plan: &Plan) -> u32 {
+        let same = |(actions, _): &&(Vec<Action>, u32)| {
+            actions.iter().eq(plan.changes.iter().map(|c| &c.action))
+        };
+        self.done.iter().find(same).map_or(0, |(_, times)| *times)
+    }
+
+    /// A plan was carried out.
+    pub fn did(&mut self, plan: &Plan) {
+        let actions: Vec<Action> = plan.changes.iter().map(|c| c.action.clone()).collect();
+        match self.done.iter_mut().find(|(done, _)| *done == actions) {
+            Some((_, times)) => *times += 1,
+            None => {
+                if self.done.len() == MOST_PLANS {
+                    self.done.remove(0);
+                }
+                self.done.push((actions, 1));
+            }
+        }
+    }
+
+    /// Whether nothing was done that would have to be remembered.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.done.is_empty()
+    }
+
+    /// What libvirt has made of a definition of ours.
+    pub fn is_ours(&mut self, definition: &str) {
+        self.ours = Some(mark(definition));
+    }
+
+    /// Whether it is that.
+    #[must_use]
+    pub fn has_made(&self, definition: &str) -> bool {
+        self.ours == Some(mark(definition))
+    }
+
+    /// libvirt did not take what this definition was to become.
+    pub fn was_refused(&mut self, definition: &str) {
+        self.refused = Some(mark(definition));
+    }
+
+    /// Another libvirt may take what the last one refused.
+    pub fn try_again(&mut self) {
+        self.refused = None;
+    }
+}
+
+/// The `<graphics>` that a plan changes, if it changes nothing else: libvirt can replace that alone.
+#[must_use]
+pub fn only_graphics(fixed: &Fixed) -> Option<String> {
+    let mut changed = fixed
+        .plan
+        .iter()
+        .flat_map(|plan| &plan.changes)
+        .map(|change| match &change.action {
+            Action::Gl { graphics, .. }
+            | Action::ListenNone { graphics }
+            | Action::RenderNode { graphics, .. } => Some(*graphics),
+            Action::PeerToPeer => Some(GraphicsType::Dbus),
+            _ => None,
+        });
+    let kind = changed.next()??;
+    if !changed.all(|other| other == Some(kind)) {
+        return None;
+    }
+    let document = Document::parse(&fixed.text).ok()?;
+    let domain = Domain::new(&document).ok()?;
+    let mut of_kind = domain
+        .graphics
+        .iter()
+        .filter(|graphics| graphics.kind == Some(kind));
+    let element = of_kind.next()?.element;
+    // libvirt takes the first of its type.
+    if of_kind.next().is_some() {
+        return None;
+    }
+    Some(fixed.text[element.span()].to_owned())
+}
+
+/// The graphics of a definition, as they stand there. None if it can't be read.
+#[must_use]
+pub fn all_graphics(definition: &str) -> Vec<String> {
+    let Ok(document) = Document::parse(definition) else {
+        return Vec::new();
+    };
+    Domain::new(&document).map_or_else(
+        |_| Vec::new(),
+        |domain| {
+            let graphics = domain.graphics.iter();
+            graphics
+                .map(|graphics| definition[graphics.element.span()].to_owned())
+                .collect()
+        },
+    )
+}
+
+/// The lines for a domain whose plan is not carried out; `why` not.
+#[must_use]
+pub fn left_alone(fixed: &Fixed, why: &str) -> Vec<Line> {
+    let Some(plan) = &fixed.plan else {
+        return Vec::new();
+    };
+    let wanted: Vec<String> = plan.changes.iter().map(|c| words(&c.action)).collect();
+    let level = if plan.before.starts() {
+        Level::Info
+    } else {
+        Level::Warn
+    };
+    let text = format!("left alone ({}): {why}", wanted.join(", "));
+    let mut lines = vec![Line::new(level, About::Domain, text)];
+    lines.extend(remarks(plan));
+    lines
+}
+
+/// What is said of a plan's result.
+fn remarks(plan: &Plan) -> Vec<Line> {
+    plan.notes.iter().map(Line::of).collect()
+}
+
+/// Why a plan is not carried out unasked, though a user may want it.
+fn objection(plan: &Plan) -> Option<String> {
+    if let Outcome::No(refusal) = &plan.after.outcome {
+        return Some(format!(
+            "the domain would still be refused: \"{}\"",
+            refusal.message
+        ));
+    }
+    let new = |danger: &&Danger| !plan.before.dangers.contains(danger);
+    if let Some(danger) = plan.after.dangers.iter().find(new) {
+        let screen = danger.screen();
+        return Some(match danger.fault() {
+            Some((text, _)) => {
+                format!("it would start, but with the screen of {screen}: {text}")
+            }
+            None => format!(
+                "it would start, but a viewer who switches to the screen of {screen} would end the guest"
+            ),
+        });
+    }
+    let unseen = |prediction: &crate::predict::Prediction, id: DeviceId| {
+        prediction
+            .head(id)
+            .is_some_and(|head| head.shown_by.is_empty())
+    };
+    plan.after
+        .heads
+        .iter()
+        .filter_map(|head| match head.of {
+            HeadOf::Device(id) => Some(id),
+            HeadOf::Card(_) => None,
+        })
+        .find(|id| unseen(&plan.after, *id) && !unseen(&plan.before, *id))
+        .map(|id| format!("it would start, but nobody would see the screen of {id}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::evidence::{Evidence, Method, resolve};
+    use crate::device::facts::{Display, Facts, Reason};
+    use crate::domain::name_and_devices;
+    use crate::predict::abilities::Abilities;
+    use crate::predict::screens::Known;
+
+    const UUID: &str = "11111111-2222-4333-8444-555555555555";
+
+    /// A host on which the device is a dmabuf (or region), measured.
+    struct Host {
+        display: Display,
+    }
+
+    impl Surroundings for Host {
+        fn known(&self, _device: DeviceId) -> Known {
+            Known {
+                finding: resolve(
+                    vec![(Facts::of(self.display.clone()), Evidence::by(Method::Probe))],
+                    Reason::NotProbed,
+                ),
+                render_node: None,
+                here: None,
+            }
+        }
+
+        fn abilities(&self, _domain: &Domain<'_, '_>) -> Abilities {
+            Abilities {
+                qemu: Some("10.0.13".parse().unwrap()),
+                libvirt: Some("11.3.0".parse().unwrap()),
+                ..Abilities::default()
+            }
+        }
+    }
+
+    const DMABUF: Host = Host {
+        display: Display::Unknown(Reason::NotProbed),
+    };
+
+    fn dmabuf() -> Host {
+        Host {
+            display: Display::from_answers(true, false),
+        }
+    }
+
+    fn domain(graphics: &str, display: &str) -> String {
+        format!(
+            "<domain type='kvm'><name>g</name><devices>{graphics}<video><model type='none'/></video>\
+             <hostdev mode='subsystem' type='mdev' model='vfio-pci' display='{display}'><source>\
+             <address uuid='{UUID}'/></source></hostdev></devices></domain>"
+        )
+    }
+
+    const LOOPBACK: &str = "<graphics type='spice' autoport='yes' listen='127.0.0.1'/>";
+    const VNC: &str = "<graphics type='vnc' port='-1' listen='0.0.0.0'/>";
+
+    fn decide(memory: &mut Memory, text: &str, standing: Standing) -> Decision {
+        memory
+            .decide(text, &dmabuf(), &Policy::default(), standing)
+            .unwrap()
+    }
+
+    fn why(decision: &Decision) -> String {
+        match decision {
+            Decision::Leave { why, .. } => {
+                why.iter().map(|line| line.words("DOMAIN") + "\n").collect()
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_refused_is_mended_and_then_left() {
+        let mut memory = Memory::default();
+        let text = domain(LOOPBACK, "on");
+        let Decision::Act(fixed) = decide(&mut memory, &text, Standing::default()) else {
+            panic!("it is refused as it is")
+        };
+        assert!(fixed.plan.as_ref().unwrap().after.starts());
+        let graphics = only_graphics(&fixed).unwrap();
+        assert!(
+            graphics.starts_with("<graphics ") && graphics.ends_with("</graphics>"),
+            "{graphics}"
+        );
+        assert!(graphics.contains("<gl enable='yes'"), "{graphics}");
+        let again = decide(&mut memory, &fixed.text, Standing::default());
+        assert!(
+            matches!(again, Decision::Leave { is_bad: false, .. }),
+            "{again:?}"
+        );
+    }
+
+    #[test]
+    fn remote_access_is_not_taken_and_both_cures_are_named() {
+        let text = domain(VNC, "on");
+        let decision = decide(&mut Memory::default(), &text, Standing::default());
+        assert!(matches!(decision, Decision::Leave { is_bad: true, .. }));
+        let why = why(&decision);
+        assert!(why.contains("consent") && why.contains("display"), "{why}");
+    }
+
+    #[test]
+    fn what_was_undone_stays() {
+        let standing = Standing {
+            is_hands_off: true,
+            ..Standing::default()
+        };
+        let decision = decide(&mut Memory::default(), &domain(LOOPBACK, "on"), standing);
+        assert!(why(&decision).contains("was undone"), "{decision:?}");
+    }
+
+    /// Puts a definition there, and has it mended; `false` if it was left.
+    fn round(memory: &mut Memory, text: &str) -> bool {
+        match decide(memory, text, Standing::default()) {
+            Decision::Act(fixed) => {
+                memory.did(fixed.plan.as_ref().unwrap());
+                memory.is_ours(&fixed.text);
+                let ours = decide(memory, &fixed.text, Standing::default());
+                assert!(matches!(ours, Decision::Leave { is_bad: false, .. }));
+                true
+            }
+            Decision::Leave { gave_up, .. } => {
+                assert!(gave_up);
+                false
+            }
+            Decision::NotOurs => unreachable!("it has a device"),
+        }
+    }
+
+    #[test]
+    fn somebody_who_insists_has_his_way_after_two_rounds() {
+        let mut memory = Memory::default();
+        let text = domain(LOOPBACK, "on");
+        // libvirt gives the same file another MAC address each time.
+        let other = |round: u32| text.replace("<name>", &format!("<title>{round}</title><name>"));
+        let rounds: Vec<bool> = (0..4).map(|n| round(&mut memory, &other(n))).collect();
+        assert_eq!(rounds, [true, true, false, false]);
+        // Two that are put back in turn, too.
+        let vnc_beside = domain(
+            &format!("{LOOPBACK}{VNC}").replace("0.0.0.0", "127.0.0.1"),
+            "on",
+        );
+        let mut memory = Memory::default();
+        let turns = [&text, &vnc_beside, &text, &vnc_beside, &text, &vnc_beside];
+        let acted =
+            turns.iter().filter(
+                |text| match decide(&mut memory, text, Standing::default()) {
+                    Decision::Act(fixed) => {
+                        memory.did(fixed.plan.as_ref().unwrap());
+                        true
+                    }
+                    _ => false,
+                },
+            );
+        assert!(acted.count() <= 4);
+    }
+
+    #[test]
+    fn a_definition_that_is_right_by_itself_ends_the_quarrel() {
+        let mut memory = Memory::default();
+        let text = domain(LOOPBACK, "on");
+        while round(&mut memory, &text) {}
+        assert!(!round(&mut memory, &text));
+        let right = domain(
+            "<graphics type='spice'><listen type='none'/><gl enable='yes'/></graphics>",
+            "on",
+        )
+        .replace("<name>", "<title>mended by hand</title><name>");
+        let theirs = decide(&mut memory, &right, Standing::default());
+        assert!(
+            matches!(theirs, Decision::Leave { is_bad: false, .. }),
+            "{theirs:?}"
+        );
+        assert!(round(&mut memory, &text));
+    }
+
+    #[test]
+    fn what_libvirt_refused_is_not_tried_again_until_the_domain_changes() {
+        let mut memory = Memory::default();
+        let text = domain(LOOPBACK, "on");
+        memory.was_refused(&text);
+        let decision = decide(&mut memory, &text, Standing::default());
+        assert!(
+            why(&decision).contains("libvirt has refused"),
+            "{decision:?}"
+        );
+        let other = text.replace("<name>", "<title>other</title><name>");
+        let decision = decide(&mut memory, &other, Standing::default());
+        assert!(matches!(decision, Decision::Act(_)), "{decision:?}");
+        memory.try_again();
+        let decision = decide(&mut memory, &text, Standing::default());
+        assert!(matches!(decision, Decision::Act(_)), "{decision:?}");
+    }
+
+    #[test]
+    fn a_display_is_switched_on_only_in_newer_definitions() {
+        let region = Host {
+            display: Display::from_answers(false, true),
+        };
+        let text = domain(VNC, "off");
+        let decide = |is_older| {
+            let standing = Standing {
+                is_older,
+                ..Standing::default()
+            };
+            Memory::default()
+                .decide(&text, &region, &Policy::default(), standing)
+                .unwrap()
+        };
+        let Decision::Act(fixed) = decide(false) else {
+            panic!("it can be shown")
+        };
+        assert_eq!(only_graphics(&fixed), None);
+        assert!(matches!(decide(true), Decision::Leave { .. }));
+    }
+
+    #[test]
+    fn what_is_not_known_is_left() {
+        let decision = Memory::default()
+            .decide(
+                &domain(LOOPBACK, "on"),
+                &DMABUF,
+                &Policy::default(),
+                Standing::default(),
+            )
+            .unwrap();
+        assert!(
+            matches!(decision, Decision::Leave { is_bad: true, .. }),
+            "{decision:?}"
+        );
+    }
+
+    #[test]
+    fn a_domain_without_vfio_devices_is_not_ours() {
+        let text = "<domain type='kvm'><name>g</name><devices/></domain>";
+        let decision = decide(&mut Memory::default(), text, Standing::default());
+        assert_eq!(decision, Decision::NotOurs);
+        assert_eq!(name_and_devices(text), ("g".into(), Vec::new()));
+        assert_eq!(name_and_devices(&domain(VNC, "on")).1.len(), 1);
+    }
+}

@@ -1,0 +1,311 @@
+//! What the daemon remembers of the domains: a part of it for as long as it runs, a part in
+//! `/var/lib/gfxplane`.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Instant;
+
+use uuid::Uuid;
+
+use crate::daemon::decision::{Line, Memory, Standing, mark};
+use crate::device::id::DeviceId;
+use crate::domain::Domain;
+use crate::host::state::{MAX_GONE, NotRemembered, State};
+use crate::host::{Root, Warning, read_whole};
+use crate::plan::Change;
+use crate::plan::undo::{inverse, undo};
+use crate::xml::{self, Document};
+
+/// One domain.
+#[derive(Debug, Default)]
+pub(super) struct Watched {
+    pub(super) name: String,
+    pub(super) memory: Memory,
+    devices: Vec<DeviceId>,
+    /// What its definition was, so that a report which says nothing new is known as such.
+    seen: Option<u64>,
+    /// The hook has kept it from starting since it was last looked at.
+    pub(super) vetoed: bool,
+    /// What was last said of it.
+    said: Vec<Line>,
+    /// How often in a row its definition had changed before ours was there.
+    pub(super) misses: u32,
+    /// How often in a row libvirt could not be asked about it, and what was said of that.
+    pub(super) failures: u32,
+    pub(super) failure: String,
+    /// The definition that was started after a veto: once for each.
+    retried: Option<u64>,
+    /// What it was to become and is not, a mark of it, and why: it was refused when it was tried, or can't be
+    /// tried at all.
+    pub(super) in_vain: Option<(u64, String)>,
+    /// It could not be tried, as a device is in use.
+    pub(super) waits: bool,
+    /// What libvirt may have done, or not: it has not said.
+    pub(super) unsure: Option<Unsure>,
+    /// Somebody is changing it.
+    pub(super) loud: Option<Loud>,
+}
+
+/// When it was first changed since it was last looked at, and when it is looked at if nothing comes before.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Loud {
+    pub(super) since: Instant,
+    pub(super) until: Instant,
+}
+
+/// A change that was asked for when libvirt ended.
+#[derive(Debug)]
+pub(super) struct Unsure {
+    pub(super) before: String,
+    pub(super) wanted: String,
+    pub(super) changes: Vec<Change>,
+}
+
+impl Unsure {
+    /// Whether it was done, as far as a definition shows: some of it stands there.
+    pub(super) fn is_done(&self, definition: &str) -> bool {
+        inverse(&self.before, &self.wanted)
+            .and_then(|inverses| undo(definition, &inverses))
+            .is_ok_and(|undone| !undone.put_back.is_empty())
+    }
+}
+
+/// All of them.
+#[derive(Debug)]
+pub(super) struct Domains {
+    pub(super) state: State,
+    /// Those that were there before the package; `None`: nobody has looked yet.
+    older: Option<BTreeSet<Uuid>>,
+    /// Whether they are written down.
+    is_kept: bool,
+    /// Whether that outlives us: it is about the system's libvirt, no other.
+    is_system: bool,
+    all: BTreeMap<Uuid, Watched>,
+    /// What was done to domains that are undefined now: who insists may do so by defining them anew.
+    gone: VecDeque<(Uuid, Memory)>,
+}
+
+impl Watched {
+    /// Takes note of a definition; whether it is another than the last.
+    pub(super) fn note(&mut self, name: &str, definition: &str, devices: Vec<DeviceId>) -> bool {
+        let now = mark(definition);
+        name.clone_into(&mut self.name);
+        self.devices = devices;
+        self.seen.replace(now).is_some_and(|before| before != now)
+    }
+
+    /// Whether it may be started after a veto: it has not been, with this definition.
+    pub(super) fn may_retry(&mut self) -> bool {
+        let is_another = self.retried != self.seen;
+        self.retried = self.seen;
+        is_another
+    }
+
+    /// The lines, unless they are what was said last.
+    pub(super) fn news(&mut self, lines: Vec<Line>) -> Vec<Line> {
+        if self.said == lines {
+            return Vec::new();
+        }
+        self.said.clone_from(&lines);
+        lines
+    }
+}
+
+impl Domains {
+    pub(super) fn new(root: &Root, is_system: bool, warnings: &mut Vec<Warning>) -> Self {
+        let state = State::new(root);
+        // The first daemon is started when the package is installed; libvirt may not run then.
+        let kept = is_system.then(|| state.older(warnings)).flatten();
+        let is_kept = kept.is_some();
+        let first = || is_system.then(|| written(root)).flatten();
+        Domains {
+            older: kept.or_else(first),
+            is_kept,
+            is_system,
+            state,
+            all: BTreeMap::new(),
+            gone: VecDeque::new(),
+        }
+    }
+
+    /// These are there when we begin to watch. What nobody has looked at before is older than the
+    /// package; what has gone meanwhile is forgotten.
+    pub(super) fn starts_with(&mut self, all: &[Uuid]) -> Result<(), NotRemembered> {
+        let there: BTreeSet<Uuid> = all.iter().copied().collect();
+        let gone: Vec<Uuid> = self.all.keys().copied().collect();
+        for uuid in gone.into_iter().filter(|uuid| !there.contains(uuid)) {
+            self.put_aside(uuid);
+        }
+        for domain in self.all.values_mut() {
+            domain.memory.try_again();
+            domain.in_vain = None;
+        }
+        if self.is_system {
+            for uuid in self.state.domains() {
+                if !there.contains(&uuid) {
+                    self.state.undefined(uuid)?;
+                }
+            }
+            self.state.forget_gone(|uuid| there.contains(&uuid))?;
+        }
+        let older = match &self.older {
+            None => there,
+            Some(older) => older.intersection(&there).copied().collect(),
+        };
+        self.set_older(older)
+    }
+
+    fn set_older(&mut self, older: BTreeSet<Uuid>) -> Result<(), NotRemembered> {
+        let is_same = self.older.as_ref() == Some(&older);
+        if is_same && (self.is_kept || !self.is_system) {
+            return Ok(());
+        }
+        let written = if self.is_system {
+            self.state.set_older(&older)
+        } else {
+            Ok(())
+        };
+        self.is_kept = written.is_ok();
+        self.older = Some(older);
+        written
+    }
+
+    /// Somebody has given the domain another definition since the package is there.
+    pub(super) fn is_newer(&mut self, uuid: Uuid) -> Result<(), NotRemembered> {
+        let mut older = self.older.clone().unwrap_or_default();
+        older.remove(&uuid);
+        self.set_older(older)
+    }
+
+    pub(super) fn standing(&self, uuid: Uuid, warnings: &mut Vec<Warning>) -> Standing {
+        Standing {
+            is_older: self
+                .older
+                .as_ref()
+                .is_some_and(|older| older.contains(&uuid)),
+            is_hands_off: self.state.hands_off(uuid, warnings),
+        }
+    }
+
+    /// Nothing that somebody was changing is waited for any more.
+    pub(super) fn all_quiet(&mut self) {
+        for domain in self.all.values_mut() {
+            domain.loud = None;
+        }
+    }
+
+    pub(super) fn watched(&mut self, uuid: Uuid) -> &mut Watched {
+        self.all.entry(uuid).or_insert_with(|| {
+            let place = self.gone.iter().position(|(gone, _)| *gone == uuid);
+            let memory = place.and_then(|place| self.gone.remove(place));
+            Watched {
+                memory: memory.map(|(_, memory)| memory).unwrap_or_default(),
+                ..Watched::default()
+            }
+        })
+    }
+
+    /// Remembers no more of a domain than what was done to it. Whether anything was remembered.
+    fn put_aside(&mut self, uuid: Uuid) -> bool {
+        let Some(domain) = self.all.remove(&uuid) else {
+            return false;
+        };
+        if !domain.memory.is_empty() {
+            if self.gone.len() == MAX_GONE {
+                self.gone.pop_front();
+            }
+            self.gone.push_back((uuid, domain.memory));
+        }
+        true
+    }
+
+    /// What is remembered of a domain, if anything is.
+    pub(super) fn known(&mut self, uuid: Uuid) -> Option<&mut Watched> {
+        self.all.get_mut(&uuid)
+    }
+
+    pub(super) fn devices(&self, uuid: Uuid) -> Vec<DeviceId> {
+        self.all
+            .get(&uuid)
+            .map(|domain| domain.devices.clone())
+            .unwrap_or_default()
+    }
+
+    pub(super) fn with_device(&self, id: DeviceId) -> Vec<Uuid> {
+        let with = |(_, domain): &(&Uuid, &Watched)| domain.devices.contains(&id);
+        self.all
+            .iter()
+            .filter(with)
+            .map(|(uuid, _)| *uuid)
+            .collect()
+    }
+
+    /// Those that could not be tried, as a device is in use.
+    pub(super) fn waiting(&self) -> Vec<Uuid> {
+        let waits = |(_, domain): &(&Uuid, &Watched)| domain.waits;
+        self.all
+            .iter()
+            .filter(waits)
+            .map(|(uuid, _)| *uuid)
+            .collect()
+    }
+
+    pub(super) fn named(&self, name: &str) -> Option<Uuid> {
+        let found = self.all.iter().find(|(_, domain)| domain.name == name);
+        found.map(|(uuid, _)| *uuid)
+    }
+
+    /// The domain has no definition any more.
+    pub(super) fn forget(&mut self, uuid: Uuid) -> Result<(), NotRemembered> {
+        if !self.put_aside(uuid) {
+            return Ok(());
+        }
+        self.is_newer(uuid)?;
+        self.state.undefined(uuid)?;
+        self.state.forget_gone(|uuid| self.all.contains_key(&uuid))
+    }
+}
+
+/// The domains that libvirt has written down; `None` if that can't be seen.
+fn written(root: &Root) -> Option<BTreeSet<Uuid>> {
+    let entries = std::fs::read_dir(root.join(super::DEFINITIONS)).ok()?;
+    let paths = entries.flatten().map(|entry| entry.path());
+    let texts = paths
+        .filter(|path| path.extension().is_some_and(|ending| ending == "xml"))
+        .filter_map(|path| read_whole(&path, xml::MAX_SIZE).ok());
+    let uuid = |text: String| {
+        let document = Document::parse(&text).ok()?;
+        Domain::new(&document).ok()?.uuid
+    };
+    Some(texts.filter_map(uuid).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn what_is_defined_while_no_daemon_runs_is_not_older_than_the_package() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::recorded(directory.path());
+        let definitions = root.join(super::super::DEFINITIONS);
+        fs::create_dir_all(&definitions).unwrap();
+        fs::create_dir_all(root.join("var/lib")).unwrap();
+        let (a, b) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let define = |uuid: Uuid| {
+            let text = format!("<domain><name>g</name><uuid>{uuid}</uuid></domain>");
+            fs::write(definitions.join(format!("{uuid}.xml")), text).unwrap();
+        };
+        define(a);
+        let begin = |all: &[Uuid]| {
+            let mut domains = Domains::new(&root, true, &mut Vec::new());
+            domains.starts_with(all).unwrap();
+            domains
+        };
+        assert!(begin(&[a]).standing(a, &mut Vec::new()).is_older);
+        define(b);
+        let domains = begin(&[a, b]);
+        assert!(domains.standing(a, &mut Vec::new()).is_older);
+        assert!(!domains.standing(b, &mut Vec::new()).is_older);
+    }
+}

@@ -1,0 +1,455 @@
+//! What the qemu hook decides (libvirt docs/hooks.rst): the domain's XML and what is known of its
+//! host in, a [`Verdict`] out.
+//!
+//! * At `prepare` libvirt is about to start the domain. [`start`] vetoes that only if QEMU is certain
+//!   to refuse the domain, whatever its version, and that rests on measured facts: the veto then
+//!   only takes the place of QEMU's own refusal, and says what to do. What is known less well is
+//!   said in the journal.
+//! * At `migrate` and `restore` libvirt takes what the hook prints for the domain's XML. [`incoming`]
+//!   mends what libvirt lets pass there: it compares the guest's hardware with what was saved
+//!   (src/conf/domain_conf.c, `virDomainDefCheckABIStability`), but not graphics and not `display`.
+//!
+//! The host's own word `hook = "warn"` turns both into lines for the journal, `"off"` into nothing.
+//! A domain whose policy is `display = "off"` is kept from starting all the same: QEMU would not
+//! start it either. One whose policy can't be read is not, as nothing that is broken may veto.
+
+use std::collections::{BTreeSet, HashSet};
+
+use crate::device::facts::{Display, Reason};
+use crate::device::id::DeviceId;
+use crate::domain::policy::{BootDisplay, Consent, Displays, EmulatedVideo, Guest, Policy, Wishes};
+use crate::domain::shell::{LONGEST_NAME, operand, plain};
+use crate::domain::{Domain, Switch};
+use crate::host::config::{Config, HookMode};
+use crate::plan::edits::{How, edits};
+use crate::plan::fixup::{Surroundings, fix};
+use crate::plan::trial;
+use crate::plan::{Action, plan, words};
+use crate::predict::abilities::Abilities;
+use crate::predict::arguments::Arguments;
+use crate::predict::screens::{Found, Known, Screens, Vgpu};
+use crate::predict::versions::reads_override;
+use crate::predict::{About, Outcome, Program, Refusal, predict};
+use crate::xml::Document;
+
+/// What libvirt is about to do, as far as the hook has a part in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// Start a domain.
+    Prepare,
+    /// It has ended, or has not started.
+    Release,
+    /// Let a domain in that comes from another host.
+    Migrate,
+    /// Let a saved domain go on.
+    Restore,
+}
+
+impl Operation {
+    /// libvirt's word for it (src/util/virhook.c, `virHookQemuOp`); `None` for those that the hook
+    /// has no part in.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        match word {
+            "prepare" => Some(Operation::Prepare),
+            "release" => Some(Operation::Release),
+            "migrate" => Some(Operation::Migrate),
+            "restore" => Some(Operation::Restore),
+            _ => None,
+        }
+    }
+}
+
+/// Where the domain is written down, for what the user is told to type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Definition {
+    /// libvirt has it, or that is not known.
+    Persistent,
+    /// Nowhere but with whoever starts it (`virsh create`).
+    Transient,
+}
+
+/// What the hook does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing.
+    Nothing,
+    /// A line for the journal.
+    Warn(String),
+    /// The domain is not started; the line is what the user sees.
+    Veto(String),
+    /// libvirt gets another XML, and the journal a line.
+    Rewrite {
+        /// All of it.
+        text: String,
+        /// What was changed.
+        line: String,
+    },
+}
+
+/// The vfio devices of a domain that the hook is for; none if it is none of QEMU's, or one of those
+/// that `gfxplane verify` makes in order to see QEMU refuse them.
+#[must_use]
+pub fn devices(domain: &Domain<'_, '_>) -> BTreeSet<DeviceId> {
+    let is_ours = domain.name.as_deref().is_some_and(trial::is_name);
+    if is_ours || !domain.is_qemu() {
+        return BTreeSet::new();
+    }
+    domain.hostdevs.iter().map(|hostdev| hostdev.id).collect()
+}
+
+/// Decides about a start. `text`: the domain's XML.
+#[must_use]
+pub fn start(
+    text: &str,
+    domain: &Domain<'_, '_>,
+    surroundings: &dyn Surroundings,
+    config: &Config,
+    definition: Definition,
+) -> Verdict {
+    if config.hook == HookMode::Off || devices(domain).is_empty() || !has_a_wish(domain) {
+        return Verdict::Nothing;
+    }
+    let of_host = |abilities: &Abilities| screens(domain, surroundings, abilities);
+    let screens = of_host(&Abilities::default());
+    if predict(&cautious(&screens), &Abilities::default()).starts() {
+        return Verdict::Nothing;
+    }
+    let abilities = surroundings.abilities(domain);
+    let certain = certain(&screens, &abilities);
+    let (refusal, doubt) = match certain.clone() {
+        Some(refusal) => (refusal, None),
+        None => match predict(&of_host(&abilities), &abilities).outcome {
+            Outcome::Yes => return Verdict::Nothing,
+            Outcome::No(refusal) => (refusal, None),
+            Outcome::Doubt { refusal, because } => (refusal, Some(because)),
+        },
+    };
+    // libvirt has looked at it already, and has taken it.
+    if refusal.by() == Program::Libvirt {
+        return Verdict::Nothing;
+    }
+    let report = Report {
+        domain,
+        definition,
+        refusal: &refusal,
+        screens: &screens,
+    };
+    if let Err(problem) = config.policy.clone().for_domain(domain) {
+        let refused = report.refused(doubt.as_deref());
+        return Verdict::Warn(plain(&format!(
+            "{}: {refused}; its policy can't be read: {problem}",
+            report.title()
+        )));
+    }
+    let cures = report.cures(text, surroundings, &config.policy);
+    let verb = match (&certain, config.hook) {
+        (Some(_), HookMode::Enforce) => " is not started",
+        _ => "",
+    };
+    let refused = report.refused(doubt.as_deref());
+    let line = plain(&format!("{}{verb}: {refused}{cures}", report.title()));
+    if verb.is_empty() {
+        Verdict::Warn(line)
+    } else {
+        Verdict::Veto(line)
+    }
+}
+
+/// Decides about a domain that comes from another host or was saved. `text`: its XML, of which
+/// `document` and `domain` are views.
+#[must_use]
+pub fn incoming(
+    document: &Document<'_>,
+    domain: &Domain<'_, '_>,
+    surroundings: &dyn Surroundings,
+    config: &Config,
+) -> Verdict {
+    if config.hook == HookMode::Off || devices(domain).is_empty() || !has_a_wish(domain) {
+        return Verdict::Nothing;
+    }
+    let abilities = surroundings.abilities(domain);
+    let before = screens(domain, surroundings, &abilities);
+    let (refusal, doubt) = match predict(&before, &abilities).outcome {
+        Outcome::Yes => return Verdict::Nothing,
+        Outcome::No(refusal) => (refusal, None),
+        Outcome::Doubt { refusal, because } => (refusal, Some(because)),
+    };
+    let report = Report {
+        domain,
+        definition: Definition::Persistent,
+        refusal: &refusal,
+        screens: &before,
+    };
+    let title = report.title();
+    let refused = report.refused(doubt.as_deref());
+    let warn = |why: &str| Verdict::Warn(plain(&format!("{title}: {refused}{why}")));
+    let policy = match config.policy.clone().for_domain(domain) {
+        Ok(policy) => unasked(policy),
+        Err(problem) => return warn(&format!("; its policy can't be read: {problem}")),
+    };
+    if policy.display == Displays::Off || config.hook == HookMode::Warn {
+        return warn("");
+    }
+    let plan = plan(domain, &before, &abilities, &policy);
+    let changes: Vec<_> = plan
+        .changes
+        .into_iter()
+        .filter(|change| may_pass(&change.action))
+        .collect();
+    let how = How {
+        keep_aliases: true,
+        no_override: reads_override(&abilities) == Some(false),
+    };
+    let text = document.apply(&edits(domain, &changes, how));
+    let is_mended = Document::parse(&text).is_ok_and(|document| {
+        Domain::new(&document).is_ok_and(|domain| {
+            predict(&screens(&domain, surroundings, &abilities), &abilities).starts()
+        })
+    });
+    if changes.is_empty() || !is_mended {
+        return warn("; nothing that may be changed here is known to help");
+    }
+    let what: Vec<String> = changes.iter().map(|change| words(&change.action)).collect();
+    let what = what.join(", ");
+    Verdict::Rewrite {
+        text,
+        line: plain(&format!(
+            "{title} goes on with {what}; as it was, {refused}"
+        )),
+    }
+}
+
+/// What may be done with a domain that nobody has asked to be changed, where the guest's hardware
+/// must stay.
+fn unasked(policy: Policy) -> Policy {
+    Policy {
+        display: policy.display.min(Displays::Asked),
+        video: EmulatedVideo::Keep,
+        boot_display: BootDisplay::Keep,
+        guest: Some(Guest::Other),
+        ..policy
+    }
+}
+
+/// Whether libvirt lets this pass when a domain is migrated or restored, and the guest does not see
+/// it. Graphics that come or go are left to whoever defines the domain.
+fn may_pass(action: &Action) -> bool {
+    matches!(
+        action,
+        Action::Gl { .. }
+            | Action::RenderNode { .. }
+            | Action::ListenNone { .. }
+            | Action::Display { .. }
+    )
+}
+
+/// Whether the domain wants anything of its vfio devices' displays. Most don't, and QEMU then asks
+/// no device for one.
+fn has_a_wish(domain: &Domain<'_, '_>) -> bool {
+    let on = |switch: Option<Switch>| switch == Some(Switch::On);
+    let aliases = domain.properties.iter().map(|p| p.alias.as_str());
+    let aliases: HashSet<&str> = aliases.collect();
+    let said = |alias: &str| aliases.contains(alias);
+    let wishes = |hostdev: &crate::domain::Hostdev<'_, '_>| {
+        on(hostdev.display) || on(hostdev.ramfb) || said(&hostdev.alias)
+    };
+    domain.hostdevs.iter().any(wishes) || !domain.arguments.is_empty()
+}
+
+fn screens(
+    domain: &Domain<'_, '_>,
+    surroundings: &dyn Surroundings,
+    abilities: &Abilities,
+) -> Screens {
+    Screens::of(domain, &|id| surroundings.known(id), abilities)
+}
+
+/// The screens with nothing believed but measurements.
+fn cautious(screens: &Screens) -> Screens {
+    let mut cautious = screens.clone();
+    for vgpu in &mut cautious.vgpus {
+        if !vgpu.known.is_measured() {
+            vgpu.known = Known::nothing(Reason::NotProbed);
+        }
+    }
+    cautious
+}
+
+/// Why every QEMU would refuse the domain: for a device whose display was measured, and whatever
+/// the other devices are. Of libvirt the version is believed, as it reads the XML.
+fn certain(screens: &Screens, abilities: &Abilities) -> Option<Refusal> {
+    // What the user tells QEMU past libvirt is not known well enough to stop a start for it.
+    if screens.arguments != Arguments::default() {
+        return None;
+    }
+    let abilities = Abilities {
+        libvirt: abilities.libvirt.clone(),
+        ..Abilities::default()
+    };
+    let always = |screens: &Screens| match predict(screens, &abilities).outcome {
+        Outcome::No(refusal) if refusal.by() == Program::Qemu && refusal.always => Some(refusal),
+        _ => None,
+    };
+    let cautious = cautious(screens);
+    always(&cautious)?;
+    // With the others it may have been about one of these.
+    let mut measured = cautious;
+    measured.vgpus.retain(|vgpu| vgpu.known.is_measured());
+    always(&measured).filter(|refusal| matches!(refusal.about, About::Device(_)))
+}
+
+/// A refusal and what is said of it.
+struct Report<'r, 'd, 'a> {
+    domain: &'r Domain<'d, 'a>,
+    definition: Definition,
+    refusal: &'r Refusal,
+    screens: &'r Screens,
+}
+
+impl Report<'_, '_, '_> {
+    fn title(&self) -> String {
+        match self
+            .domain
+            .name
+            .as_deref()
+            .filter(|name| !name.is_empty() && name.len() <= LONGEST_NAME)
+        {
+            Some(name) => format!("domain {name}"),
+            None => self
+                .domain
+                .uuid
+                .map_or_else(|| "the domain".into(), |uuid| format!("domain {uuid}")),
+        }
+    }
+
+    /// Who refuses what, and why.
+    fn refused(&self, doubt: Option<&str>) -> String {
+        let Refusal { about, message, .. } = self.refusal;
+        let by = self.refusal.by().word();
+        let what = match about {
+            About::Domain => "it".to_owned(),
+            other => other.to_string(),
+        };
+        match doubt {
+            Some(because) => format!("{by} may refuse {what} (\"{message}\"): {because}"),
+            None => {
+                let why = match about {
+                    About::Device(id) => self.screens.vgpus.iter().find(|vgpu| vgpu.id == *id),
+                    _ => None,
+                };
+                let why = why.map(|vgpu| why_refused(vgpu, message));
+                let why = why.unwrap_or_default();
+                format!("{by} would refuse {what} (\"{message}\"){why}")
+            }
+        }
+    }
+
+    /// What the user can type.
+    fn cures(&self, text: &str, surroundings: &dyn Surroundings, policy: &Policy) -> String {
+        let own = policy.clone().for_domain(self.domain);
+        let is_off = own.is_ok_and(|policy| policy.display == Displays::Off);
+        let wishes = Wishes {
+            display: is_off.then_some(Displays::Asked),
+            ..Wishes::default()
+        };
+        let (asked, left_alone) = if is_off {
+            let said = "; its policy is display=\"off\", so gfxplane leaves it alone unless it is told otherwise";
+            (" --policy asked", said)
+        } else {
+            ("", "")
+        };
+        let off = "display='off' on its hostdev: no screen from the device";
+        if mends(text, surroundings, policy, &wishes).is_some() {
+            return format!("; to mend it: {}{left_alone}", self.command(asked));
+        }
+        let agreed = Wishes {
+            consent: Some([Consent::Remote, Consent::Video].into()),
+            ..wishes
+        };
+        let Some(changes) = mends(text, surroundings, policy, &agreed) else {
+            return format!("; to mend it: {off}{left_alone}");
+        };
+        let mut consents: Vec<String> = Vec::new();
+        let mut what = Vec::new();
+        for change in &changes {
+            consents.extend(change.consent.map(|consent| consent.to_string()));
+            what.push(words(&change.action));
+        }
+        consents.sort();
+        consents.dedup();
+        let command = self.command(&format!("{asked} --consent {}", consents.join(",")));
+        format!(
+            "; to mend it: {command} ({}; the screen is then seen on this host only), or {off}{left_alone}",
+            what.join(", ")
+        )
+    }
+
+    fn command(&self, options: &str) -> String {
+        match self.definition {
+            Definition::Persistent => format!(
+                "gfxplane fixup {} --define{options}",
+                operand(self.domain.name.as_deref(), self.domain.uuid)
+            ),
+            Definition::Transient => format!(
+                "gfxplane fixup FILE{options} > NEW.xml, with the FILE from which it is created"
+            ),
+        }
+    }
+}
+
+/// The changes after which the domain starts.
+fn mends(
+    text: &str,
+    surroundings: &dyn Surroundings,
+    policy: &Policy,
+    wishes: &Wishes,
+) -> Option<Vec<crate::plan::Change>> {
+    let plan = fix(text, surroundings, policy, wishes).ok()?.plan?;
+    (plan.after.starts() && !plan.is_empty()).then_some(plan.changes)
+}
+
+fn why_refused(vgpu: &Vgpu, message: &str) -> String {
+    let facts = &vgpu.known.finding.facts;
+    let how = if vgpu.known.is_measured() {
+        "measured"
+    } else {
+        "not measured"
+    };
+    // With other words it is not OpenGL that is missing, but graphics that can take dmabufs.
+    let needs = if message.contains("opengl") {
+        ", for which the graphics must have OpenGL"
+    } else {
+        ""
+    };
+    match vgpu.found()[..] {
+        _ if facts.display == Display::Unknown(Reason::Untrusted) => format!(
+            "; its driver says yes to every question, so QEMU takes its screen for a dmabuf{needs}"
+        ),
+        [Found::Dmabuf] => format!("; it hands over its screen as a dmabuf ({how}){needs}"),
+        [Found::Nothing] => format!("; it has no display ({how})"),
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_libvirt() {
+        for word in [
+            "start",
+            "started",
+            "stopped",
+            "reconnect",
+            "attach",
+            "",
+            "Prepare",
+            "-",
+        ] {
+            assert_eq!(Operation::parse(word), None, "{word}");
+        }
+        assert_eq!(Operation::parse("restore"), Some(Operation::Restore));
+    }
+}

@@ -1,0 +1,66 @@
+//! What the daemon learns from the starts of domains.
+
+use uuid::Uuid;
+
+use super::Daemon;
+use super::service::Priority;
+use crate::cli::learn::{Life, Logged, Unlearned, entry, learn_from};
+use crate::cli::verify::logs::directory;
+use crate::domain::name_and_devices;
+use crate::host::Warning;
+use crate::host::log::By;
+
+impl Daemon<'_> {
+    /// Learns from the last start of a domain: one that runs, or the one that has just ended. Which, libvirt
+    /// is asked: what was reported or requested may be about an earlier one.
+    pub(super) fn learn(&mut self, uuid: Uuid) {
+        let Some(libvirt) = self.libvirt.clone() else {
+            return;
+        };
+        let root = &self.context.root;
+        let Some(directory) = directory(root, self.context.connect.as_deref()) else {
+            return;
+        };
+        let known = self.domains.known(uuid).map(|domain| domain.name.clone());
+        let (name, devices) = match known.filter(|name| !name.is_empty()) {
+            Some(name) => (name, self.domains.devices(uuid)),
+            // Nobody has looked at it yet; one without a definition has no devices that could be
+            // held against its log.
+            None => match libvirt.persistent(&uuid.to_string()) {
+                Ok(Some(definition)) => name_and_devices(&definition.xml),
+                _ => return,
+            },
+        };
+        if devices.is_empty() {
+            return;
+        }
+        let life = || match libvirt.persistent(&uuid.to_string())? {
+            Some(definition) => Life::of(&*libvirt, &definition),
+            // It was undefined meanwhile.
+            None => Ok(Life::Between),
+        };
+        let logged = Logged {
+            name: &name,
+            uuid,
+            devices: &devices,
+            life: &life,
+            directory: &directory,
+        };
+        match learn_from(root, logged) {
+            Ok(learned) => {
+                for learned in learned.iter().filter(|learned| learned.is_new) {
+                    let text = format!("{name}: learned: {}", learned.words());
+                    self.say(Priority::Info, &text);
+                }
+                if let Some(entry) = entry(&learned, &name, uuid, By::Daemon) {
+                    let kept = self.domains.state.append(&entry);
+                    self.report(kept);
+                }
+            }
+            Err(Unlearned::Nothing(_)) => {}
+            Err(Unlearned::Problem(problem)) => {
+                self.warn(&[Warning::new(directory, problem)]);
+            }
+        }
+    }
+}

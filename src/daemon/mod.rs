@@ -1,0 +1,776 @@
+//! `gfxplane watch`: the daemon. It looks at every domain once, and then at each that libvirt or
+//! the hook reports; what is done about it is decided in [`crate::daemon::decision`].
+//!
+//! One thread does all that is said and decided, one event after the other; others wait: for
+//! libvirt's reports, for files, for signals, for devices that are asked and domains that start.
+
+mod acting;
+mod callout;
+pub mod decision;
+mod domains;
+mod files;
+pub mod hook;
+mod learning;
+mod probing;
+mod service;
+#[cfg(test)]
+mod tests;
+mod trying;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{SigSet, Signal};
+use uuid::Uuid;
+
+use crate::cli::probe::prober;
+use crate::cli::{Context, End, Failure, SYSTEM};
+use crate::device::id::DeviceId;
+use crate::host::config::Config;
+use crate::host::run::{Lock, qemu_directory, records_directory};
+use crate::host::state::NotRemembered;
+use crate::host::{Warning, read_whole, requests, settings};
+use crate::libvirt::versions::{Versions, Watched};
+use crate::libvirt::{self, Happened, Libvirt};
+use crate::probe::instance::clean_up;
+
+use callout::{Listed, NODE_DEVICE_DAEMON, NodeDevices};
+use domains::{Domains, Loud};
+use files::{Files, Kind, Seen};
+use probing::Probing;
+use service::{Journal, Priority, Service};
+
+/// Keep the definitions of all domains right, as a service
+///
+/// Looks at every domain, and again whenever one is defined, its devices are better known, or the
+/// hook has refused it. What may be done unasked is done; all else is said in the log.
+#[derive(Debug, clap::Args)]
+pub struct Watch {
+    /// Look at every domain once, and end
+    #[arg(long)]
+    once: bool,
+}
+
+/// The first version whose `attach-device --config` is reported (as `virConnectGetLibVersion` has
+/// it); measured: 9.0 does not, 11.3 does.
+const REPORTS_ATTACHED: u32 = 10_000_000;
+
+/// Where libvirt has the definitions of the system's domains.
+const DEFINITIONS: &str = "etc/libvirt/qemu";
+
+/// The URI of a user's own libvirt.
+const SESSION: &str = "qemu:///session";
+
+/// Where the daemons of libvirt leave their process ids, and the files.
+const DAEMONS: (&str, [&str; 2]) = ("run", ["libvirtd.pid", "virtqemud.pid"]);
+
+/// How long a domain is to be quiet before it is looked at: who defines one often has more to say of it.
+const QUIET: Duration = Duration::from_millis(250);
+
+/// How long a domain that is never quiet is waited for.
+const NEVER_QUIET: Duration = Duration::from_secs(2);
+
+/// How long after it came libvirt is tried, and twice as long after each failure.
+const AT_FIRST: Duration = Duration::from_millis(50);
+
+/// How long after a failure libvirt is tried again; twice as long after each.
+const SOONEST: Duration = Duration::from_millis(500);
+const LATEST: Duration = Duration::from_secs(30);
+
+/// When a domain is looked at again that changes all the time, with which libvirt is too busy, or whose devices
+/// are about to come free.
+const SOON: Duration = Duration::from_secs(2);
+
+/// So many different warnings are said until the settings are read again.
+const MOST_WARNINGS: usize = 1000;
+
+/// What the daemon waits for.
+enum Event {
+    Libvirt(libvirt::Event),
+    Files(Seen),
+    /// libvirt has listed its devices, or can't; the how manieth time that was waited for.
+    Listed(u64, Listed),
+    /// The connection over which that was has ended.
+    DevicesLost(u64),
+    /// The process that had the devices has ended.
+    Ended,
+    /// A domain that was started after a veto.
+    Started(Uuid, Result<(), String>),
+    Reload,
+    End,
+}
+
+impl Watch {
+    /// Runs until it is told to end.
+    ///
+    /// # Errors
+    /// The host is a recorded one or another; with `--once`, libvirt can't be reached.
+    pub fn run(&self, context: &Context) -> anyhow::Result<End> {
+        if context.root.is_recorded() {
+            let problem = "a recorded host has no domains that could be watched";
+            return Err(Failure::Usage(problem.into()).into());
+        }
+        if context.is_remote() {
+            let problem = "this libvirt is another host's, whose devices can't be seen from here: run gfxplane there";
+            return Err(Failure::Usage(problem.into()).into());
+        }
+        // Definitions have passwords in them: they go into no core file.
+        nix::sys::prctl::set_dumpable(false)?;
+        let _lock = alone(context)?;
+        let (send, receive) = mpsc::channel();
+        take_signals(&send)?;
+        let prober = prober()?;
+        let mut daemon = Daemon::new(context, prober.clone(), send)?;
+        let left = clean_up(&context.root, &prober, daemon.config.deadline);
+        daemon.warn(left.err().as_slice());
+        if self.once {
+            daemon.quiet = Duration::ZERO;
+            daemon.connect(true)?;
+            daemon.work();
+            return match daemon.failures {
+                0 => Ok(End::Done),
+                _ => Err(Failure::Environment("not all domains could be looked at".into()).into()),
+            };
+        }
+        // What an earlier one may have left, who was killed.
+        daemon.set_link();
+        // libvirt may take minutes to start, and systemd does not wait so long.
+        daemon.service.tell("READY=1");
+        daemon.connect(false)?;
+        daemon.run(&receive);
+        daemon.service.tell("STOPPING=1");
+        daemon.give_link_up();
+        daemon.journal.say(Priority::Info, "ends");
+        Ok(End::Done)
+    }
+}
+
+/// Makes this the only daemon of the host: two would each take the other for somebody who changes domains. `None`: it
+/// can't be told, as nothing can be written, or the domains are a user's own.
+///
+/// # Errors
+/// There is one.
+fn alone(context: &Context) -> Result<Option<Lock>, Failure> {
+    if !is_system(context) {
+        return Ok(None);
+    }
+    match Lock::of_daemon(&context.root) {
+        Ok(Ok(lock)) => Ok(Some(lock)),
+        Ok(Err(pid)) => {
+            let pid = if pid.is_empty() { "?" } else { &pid };
+            Err(Failure::Environment(format!(
+                "gfxplane watch runs already, as process {pid}, and looks after all domains (systemctl status gfxplane)"
+            )))
+        }
+        Err(error) => {
+            let text = format!("nobody can tell whether another gfxplane watch runs: {error}");
+            Journal::new().say(Priority::Warning, &text);
+            Ok(None)
+        }
+    }
+}
+
+/// Whether libvirt is this machine's system daemon.
+fn is_system(context: &Context) -> bool {
+    let uri = context.connect.as_deref();
+    uri.is_none_or(|uri| uri == SYSTEM)
+}
+
+/// Where libvirt has the definitions of the domains, if it has them in files: QEMU's, of the system or of a user
+/// (libvirt src/qemu/qemu_conf.c, `virQEMUDriverConfigNew`).
+fn definitions(context: &Context) -> Option<PathBuf> {
+    match context.connect.as_deref() {
+        None => Some(context.root.join(DEFINITIONS)),
+        Some(SYSTEM) => Some(context.root.join(DEFINITIONS)),
+        Some(SESSION) => {
+            let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".config"));
+            let set = std::env::var_os("XDG_CONFIG_HOME").filter(|path| !path.is_empty());
+            let config = set.map(PathBuf::from).or_else(home)?;
+            Some(config.join("libvirt/qemu"))
+        }
+        Some(_) => None,
+    }
+}
+
+/// SIGHUP, SIGTERM and SIGINT become events. Threads that are made later inherit that they wait.
+fn take_signals(sink: &Sender<Event>) -> anyhow::Result<()> {
+    let mut signals = SigSet::empty();
+    for signal in [Signal::SIGHUP, Signal::SIGTERM, Signal::SIGINT] {
+        signals.add(signal);
+    }
+    signals.thread_block()?;
+    let sink = sink.clone();
+    thread::spawn(move || {
+        loop {
+            let event = match signals.wait() {
+                Ok(Signal::SIGHUP) => Event::Reload,
+                Ok(_) => Event::End,
+                Err(_) => continue,
+            };
+            if sink.send(event).is_err() {
+                return;
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Something that has to be looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Task {
+    uuid: Uuid,
+    /// Somebody has written the definition, or so it is said.
+    defined: bool,
+    /// There is another reason to look at it.
+    anyway: bool,
+}
+
+/// Catches what others define while we do, if it can be done.
+#[derive(Debug)]
+struct Watching(Option<Versions>);
+
+impl Watching {
+    fn watch(&self, name: &str) -> Option<Watched<'_>> {
+        self.0.as_ref()?.watch(name).ok()
+    }
+}
+
+struct Daemon<'c> {
+    context: &'c Context,
+    config: Config,
+    journal: Journal,
+    service: Service,
+    files: Files,
+    versions: Watching,
+    /// [`QUIET`], or nothing.
+    quiet: Duration,
+    sink: Sender<Event>,
+    libvirt: Option<Arc<dyn Libvirt>>,
+    /// When libvirt is tried again, and how long after that the next time.
+    retry: Option<(Instant, Duration)>,
+    domains: Domains,
+    devices: NodeDevices,
+    probing: Probing,
+    /// The small copy of a domain that was started last. What is reported of it is not news.
+    trial: Option<Uuid>,
+    tasks: VecDeque<Task>,
+    /// What is looked at again later.
+    later: BTreeMap<(Instant, Uuid), Task>,
+    /// The daemons that have closed our connection, and may be ending.
+    ending: BTreeSet<u32>,
+    /// This libvirt does not report all that it writes.
+    watches_definitions: bool,
+    /// What was said to be passed over.
+    warned: BTreeSet<String>,
+    /// How much has failed.
+    failures: u32,
+    ends: bool,
+}
+
+impl<'c> Daemon<'c> {
+    fn new(context: &'c Context, prober: PathBuf, sink: Sender<Event>) -> anyhow::Result<Self> {
+        let journal = Journal::new();
+        let to_loop = sink.clone();
+        let files = Files::new(move |seen| {
+            let _ = to_loop.send(Event::Files(seen));
+        })?;
+        let mut warnings = Vec::new();
+        let config = settings::config(&context.root, &mut warnings);
+        let mut daemon = Daemon {
+            context,
+            config,
+            journal,
+            service: Service::new(),
+            files,
+            versions: Watching(None),
+            quiet: QUIET,
+            sink,
+            libvirt: None,
+            retry: None,
+            domains: Domains::new(&context.root, is_system(context), &mut warnings),
+            devices: NodeDevices::default(),
+            probing: Probing::new(prober),
+            trial: None,
+            tasks: VecDeque::new(),
+            later: BTreeMap::new(),
+            ending: BTreeSet::new(),
+            watches_definitions: false,
+            warned: BTreeSet::new(),
+            failures: 0,
+            ends: false,
+        };
+        daemon.warn(&warnings);
+        daemon.watch_files();
+        daemon.watch_versions();
+        Ok(daemon)
+    }
+
+    fn say(&self, priority: Priority, text: &str) {
+        self.journal.say(priority, text);
+    }
+
+    /// Says what was passed over, once.
+    fn warn(&mut self, warnings: &[Warning]) {
+        for warning in warnings {
+            let text = warning.to_string();
+            if self.warned.len() < MOST_WARNINGS && self.warned.insert(text.clone()) {
+                self.say(Priority::Warning, &text);
+            }
+        }
+    }
+
+    fn watch_files(&self) {
+        let root = &self.context.root;
+        let requests = requests::prepare_directory(root);
+        let records = records_directory(root);
+        // Named as the records are, and of the same consequence.
+        let said = qemu_directory(root);
+        for (kind, directory) in [
+            (Kind::Request, requests),
+            (Kind::Record, records),
+            (Kind::Record, said),
+        ] {
+            let watched = directory.and_then(|path| Ok(self.files.watch(kind, &path)?));
+            if let Err(error) = watched {
+                let text = format!("{kind:?} files are not watched: {error}");
+                self.say(Priority::Warning, &text);
+            }
+        }
+        if self.is_system() {
+            let run = root.join(DAEMONS.0);
+            if let Err(error) = self.files.watch(Kind::Daemon, &run) {
+                self.say(Priority::Warning, &format!("{}: {error}", run.display()));
+            }
+        }
+        if self.watches_definitions {
+            let directory = root.join(DEFINITIONS);
+            if let Err(error) = self.files.watch(Kind::Definition, &directory) {
+                let text = format!(
+                    "{}: {error}: devices that are attached to a definition are seen only at its next change",
+                    directory.display()
+                );
+                self.say(Priority::Warning, &text);
+            }
+        }
+    }
+
+    /// Has the versions of definitions caught, if libvirt has them in files that we know.
+    fn watch_versions(&mut self) {
+        let Some(directory) = definitions(self.context) else {
+            return;
+        };
+        let versions = Versions::new(directory.clone()).and_then(|versions| {
+            // Whether it can be watched at all.
+            let _ = versions.watch("")?.end();
+            Ok(versions)
+        });
+        match versions {
+            Ok(versions) => self.versions = Watching(Some(versions)),
+            Err(error) => {
+                let text = format!(
+                    "{}: {error}: what somebody else defines at the same moment as gfxplane would be lost without a word",
+                    directory.display()
+                );
+                self.say(Priority::Warning, &text);
+            }
+        }
+    }
+
+    fn is_system(&self) -> bool {
+        is_system(self.context)
+    }
+
+    /// Whether there is a daemon that could be reached. Trying would start one that was stopped on
+    /// purpose, where systemd listens for it.
+    fn is_there(&self) -> bool {
+        let is_another = |pid: &u32| !self.ending.contains(pid);
+        !self.is_system() || self.alive().iter().any(is_another)
+    }
+
+    /// The daemons that live.
+    fn alive(&self) -> BTreeSet<u32> {
+        let pids = DAEMONS.1.iter().filter_map(|name| self.pid(name));
+        pids.collect()
+    }
+
+    /// The process that has left its id in a file of libvirt's, if it lives.
+    fn pid(&self, file: &str) -> Option<u32> {
+        let path = self.context.root.join(DAEMONS.0).join(file);
+        let text = read_whole(&path, 64).ok()?;
+        let pid = text.trim().parse().ok()?;
+        PathBuf::from(format!("/proc/{pid}"))
+            .exists()
+            .then_some(pid)
+    }
+
+    fn is_alive(&self, file: &str) -> bool {
+        self.pid(file).is_some()
+    }
+
+    /// Connects if there is somebody to connect to, and then looks at everything.
+    fn connect(&mut self, at_once: bool) -> anyhow::Result<()> {
+        if !at_once && !self.is_there() {
+            self.retry = None;
+            self.say(Priority::Info, "waits for libvirt");
+            self.service.tell("STATUS=Waiting for libvirt");
+            return Ok(());
+        }
+        let sink = self.sink.clone();
+        let watched = self.context.libvirt.watch(Arc::new(move |event| {
+            let _ = sink.send(Event::Libvirt(event));
+        }));
+        match watched {
+            Ok(libvirt) => {
+                self.retry = None;
+                self.warned.clear();
+                self.libvirt = Some(libvirt);
+                self.service.tell("STATUS=Watching libvirt's domains");
+                self.connected();
+                Ok(())
+            }
+            Err(error) if at_once => Err(error.into()),
+            Err(error) => {
+                let wait = self
+                    .retry
+                    .map_or(SOONEST, |(_, wait)| (wait * 2).min(LATEST));
+                let text = format!("{error}; tried again and again");
+                if self.warned.insert(text.clone()) {
+                    self.say(Priority::Warning, &text);
+                }
+                self.retry = Some((Instant::now() + wait, wait));
+                Ok(())
+            }
+        }
+    }
+
+    fn connected(&mut self) {
+        let Some(libvirt) = self.libvirt.clone() else {
+            return;
+        };
+        let version = libvirt.version().unwrap_or(0);
+        self.say(
+            Priority::Info,
+            &format!(
+                "connected to libvirt {}.{}.{}",
+                version / 1_000_000,
+                version / 1000 % 1000,
+                version % 1000
+            ),
+        );
+        if self.is_system() && version < REPORTS_ATTACHED {
+            let text = "this libvirt does not report devices that are attached to a definition: its files are watched, too";
+            self.say(Priority::Info, text);
+            self.watches_definitions = true;
+            self.watch_files();
+        }
+        self.wait_for_devices();
+        self.look_at_everything();
+        self.take_requests();
+    }
+
+    fn look_at_everything(&mut self) {
+        let Some(libvirt) = self.libvirt.clone() else {
+            return;
+        };
+        match libvirt.all_persistent() {
+            Ok(all) => {
+                let all: Vec<Uuid> = all.iter().filter_map(|uuid| uuid.parse().ok()).collect();
+                let kept = self.domains.starts_with(&all);
+                self.report(kept);
+                for uuid in all {
+                    self.task(uuid, false);
+                }
+            }
+            Err(error) => self.say(Priority::Warning, &error.to_string()),
+        }
+    }
+
+    /// What can't be remembered is said, and holds nobody up.
+    fn report(&self, result: Result<(), NotRemembered>) {
+        if let Err(error) = result {
+            self.say(Priority::Error, &error.to_string());
+        }
+    }
+
+    fn task(&mut self, uuid: Uuid, defined: bool) {
+        self.add(Task {
+            uuid,
+            defined,
+            anyway: !defined,
+        });
+    }
+
+    fn add(&mut self, task: Task) {
+        // One that is waited for is looked at when it is quiet.
+        let waiting = self.domains.known(task.uuid).and_then(|domain| domain.loud);
+        let waiting = waiting.and_then(|loud| self.later.get_mut(&(loud.until, task.uuid)));
+        let mut tasks = self.tasks.iter_mut();
+        match waiting.or_else(|| tasks.find(|other| other.uuid == task.uuid)) {
+            Some(other) => {
+                other.defined |= task.defined;
+                other.anyway |= task.anyway;
+            }
+            None => self.tasks.push_back(task),
+        }
+    }
+
+    /// Looks at a domain that somebody is changing, once it has been quiet for a while. One that the hook has kept
+    /// from starting is not waited for any longer.
+    fn soon(&mut self, uuid: Uuid, defined: bool) {
+        let now = Instant::now();
+        let domain = self.domains.watched(uuid);
+        let since = domain.loud.map_or(now, |loud| loud.since);
+        let until = match domain.loud {
+            Some(loud) if domain.vetoed => loud.until,
+            _ => (now + self.quiet).min(since + NEVER_QUIET),
+        };
+        let before = domain.loud.take();
+        if !self.quiet.is_zero() {
+            domain.loud = Some(Loud { since, until });
+            let waiting = before.and_then(|loud| self.later.remove(&(loud.until, uuid)));
+            let task = waiting.unwrap_or(Task {
+                uuid,
+                defined: false,
+                anyway: false,
+            });
+            self.later.insert((until, uuid), task);
+        }
+        self.task(uuid, defined);
+    }
+
+    fn run(&mut self, receive: &Receiver<Event>) {
+        while !self.ends {
+            self.work_with(receive);
+            let watchdog = self.service.still_here();
+            let retry = self.retry.map(|(at, _)| at);
+            let later = self.later.keys().next().map(|(at, _)| *at);
+            let next = [watchdog, retry, later].into_iter().flatten().min();
+            let event = match next {
+                Some(at) => receive.recv_timeout(at.saturating_duration_since(Instant::now())),
+                None => receive.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            match event {
+                Ok(event) => self.event(event),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            self.time_passes();
+        }
+    }
+
+    fn time_passes(&mut self) {
+        let now = Instant::now();
+        while let Some(entry) = self.later.first_entry()
+            && entry.key().0 <= now
+        {
+            let ((until, uuid), task) = entry.remove_entry();
+            if let Some(domain) = self.domains.known(uuid)
+                && domain.loud.is_some_and(|loud| loud.until == until)
+            {
+                domain.loud = None;
+            }
+            self.add(task);
+        }
+        if self.retry.is_some_and(|(at, _)| at <= now) {
+            self.ending.clear();
+            // It fails only if it was asked to.
+            let _ = self.connect(false);
+        }
+    }
+
+    /// Works off what there is to do, with an eye on what happens meanwhile.
+    fn work_with(&mut self, receive: &Receiver<Event>) {
+        loop {
+            while let Ok(event) = receive.try_recv() {
+                self.event(event);
+            }
+            if self.ends || !self.work_once(false) {
+                return;
+            }
+            self.service.still_here();
+        }
+    }
+
+    fn work(&mut self) {
+        while self.work_once(true) {}
+    }
+
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Libvirt(libvirt::Event::Domain { uuid, what }) => {
+                if let Ok(uuid) = uuid.parse()
+                    && self.trial != Some(uuid)
+                {
+                    self.happened(uuid, what);
+                }
+            }
+            Event::Libvirt(libvirt::Event::Lost) => {
+                if self.libvirt.take().is_some() {
+                    self.devices_are_lost();
+                    self.say(Priority::Info, "libvirt has gone");
+                    self.tasks.clear();
+                    self.later.clear();
+                    self.domains.all_quiet();
+                    // One that ends closes its connections long before it takes its process id
+                    // away, and who connects meanwhile has systemd start the next one. If only the
+                    // connection has ended, it is still there after a while.
+                    self.ending = self.alive();
+                    self.retry = Some((Instant::now() + LATEST, SOONEST));
+                    self.service.tell("STATUS=Waiting for libvirt");
+                }
+            }
+            Event::DevicesLost(turn) => self.own_connection_is_lost(turn),
+            Event::Ended => self.set_link(),
+            Event::Listed(turn, listed) => self.devices_are_listed(turn, listed),
+            Event::Files(seen) => self.seen(seen),
+            Event::Started(uuid, result) => self.started(uuid, result),
+            Event::Reload => self.reload(),
+            Event::End => self.ends = true,
+        }
+    }
+
+    fn reload(&mut self) {
+        let mut warnings = Vec::new();
+        self.config = settings::config(&self.context.root, &mut warnings);
+        self.say(Priority::Info, "settings read again");
+        self.warned.clear();
+        self.warn(&warnings);
+        self.watch_files();
+        self.set_link();
+        self.look_at_everything();
+        if self.libvirt.is_none() {
+            let _ = self.connect(false);
+        }
+    }
+
+    fn seen(&mut self, seen: Seen) {
+        match seen {
+            Seen::All(kind) => {
+                if !self.files.is_watched(kind) {
+                    self.watch_files();
+                }
+                match kind {
+                    Kind::Request => self.take_requests(),
+                    Kind::Record | Kind::Definition => self.look_at_everything(),
+                    Kind::Daemon => self.daemon_came(),
+                }
+            }
+            Seen::File(Kind::Request, _) => self.take_requests(),
+            Seen::File(Kind::Record, name) => {
+                let id = name.strip_suffix(".json").and_then(|id| id.parse().ok());
+                let Some(id) = id else { return };
+                for uuid in self.domains.with_device(id) {
+                    self.task(uuid, false);
+                }
+            }
+            Seen::File(Kind::Daemon, name) => {
+                if DAEMONS.1.contains(&name.as_str()) {
+                    self.daemon_came();
+                } else if name == NODE_DEVICE_DAEMON {
+                    self.node_device_daemon_came();
+                }
+            }
+            Seen::File(Kind::Definition, name) => {
+                let Some(name) = name.strip_suffix(".xml") else {
+                    return;
+                };
+                match self.domains.named(name) {
+                    Some(uuid) => self.soon(uuid, true),
+                    None => self.look_at_everything(),
+                }
+            }
+        }
+    }
+
+    fn daemon_came(&mut self) {
+        if self.libvirt.is_none() && self.is_there() {
+            // Its socket may be a moment behind its process id.
+            self.retry = Some((Instant::now() + AT_FIRST, AT_FIRST));
+        }
+    }
+
+    fn take_requests(&mut self) {
+        // They are kept until libvirt can be asked.
+        if self.libvirt.is_none() {
+            return;
+        }
+        let mut warnings = Vec::new();
+        for request in requests::take(&self.context.root, &mut warnings) {
+            let uuid = request.domain;
+            self.task(uuid, false);
+            if request.veto {
+                self.domains.watched(uuid).vetoed = true;
+            } else {
+                self.learn(uuid);
+                self.devices_of(uuid);
+                self.waited();
+            }
+        }
+        self.warn(&warnings);
+    }
+
+    fn happened(&mut self, uuid: Uuid, what: Happened) {
+        match what {
+            Happened::Defined => self.soon(uuid, true),
+            // Also when it was undefined: it may have been defined again since.
+            Happened::Metadata | Happened::Undefined => self.soon(uuid, false),
+            Happened::Started => {
+                // Whatever the hook said earlier, it is done.
+                if let Some(domain) = self.domains.known(uuid) {
+                    domain.vetoed = false;
+                }
+                self.learn(uuid);
+            }
+            Happened::Stopped => {
+                self.devices_of(uuid);
+                self.waited();
+            }
+        }
+    }
+
+    /// A domain has ended: those are looked at that could not be tried for a device in use.
+    fn waited(&mut self) {
+        for uuid in self.domains.waiting() {
+            self.task(uuid, false);
+        }
+    }
+
+    /// Asks the devices of a domain that has ended, if nothing is known of them and nobody uses them.
+    fn devices_of(&mut self, uuid: Uuid) {
+        let unknown = match self.domains.known(uuid) {
+            Some(_) => self.domains.devices(uuid),
+            // A transient one: any that was in use may have been its.
+            None => probing::in_use(&self.context.root),
+        };
+        let unknown: Vec<DeviceId> = unknown
+            .into_iter()
+            .filter(|id| probing::is_to_be_asked(&self.context.root, *id, &self.config))
+            .collect();
+        let Some(libvirt) = self.libvirt.as_ref().filter(|_| !unknown.is_empty()) else {
+            return;
+        };
+        let users = match libvirt.users() {
+            Ok(users) => users,
+            Err(error) => {
+                self.say(Priority::Warning, &error.to_string());
+                return;
+            }
+        };
+        let (used, free): (Vec<DeviceId>, Vec<DeviceId>) = unknown
+            .into_iter()
+            .partition(|id| users.iter().any(|user| user.devices.contains(id)));
+        for id in used {
+            self.say(Priority::Info, &format!("{id}: not asked, as it is in use"));
+        }
+        if !free.is_empty() {
+            let names: Vec<String> = free.iter().map(ToString::to_string).collect();
+            let text = format!("{}: came free, and is asked", names.join(", "));
+            self.say(Priority::Info, &text);
+            self.probing.ask(free);
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! What systemd and the journal are told: sd_notify(3), and lines with their priority (sd-daemon(3)).
+
+use std::env;
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::{Duration, Instant};
+
+use crate::domain::shell::plain;
+use crate::plan::Level;
+
+/// The service manager, if one has started us.
+#[derive(Debug)]
+pub(super) struct Service {
+    socket: Option<OsString>,
+    /// How often it wants to hear of us, and when it does next.
+    watchdog: Option<(Duration, Instant)>,
+}
+
+impl Service {
+    /// From the environment that systemd makes.
+    pub(super) fn new() -> Self {
+        let socket = env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty());
+        let is_ours =
+            env::var("WATCHDOG_PID").map_or(true, |pid| pid.parse() == Ok(std::process::id()));
+        let microseconds = env::var("WATCHDOG_USEC").ok();
+        let interval = microseconds
+            .and_then(|text| text.parse().ok())
+            .filter(|interval| *interval > 0 && is_ours && socket.is_some())
+            // Half of it: sd_watchdog_enabled(3).
+            .map(|interval: u64| Duration::from_micros(interval / 2));
+        Service {
+            socket,
+            watchdog: interval.map(|interval| (interval, Instant::now() + interval)),
+        }
+    }
+
+    /// Tells it something (`READY=1`, `STATUS=…`).
+    pub(super) fn tell(&self, text: &str) {
+        let Some(path) = &self.socket else { return };
+        let bytes = path.as_bytes();
+        let address = match bytes.strip_prefix(b"@") {
+            Some(name) => SocketAddr::from_abstract_name(name),
+            None => SocketAddr::from_pathname(path),
+        };
+        // A manager that does not listen can't be told.
+        let _ = address
+            .and_then(|address| UnixDatagram::unbound()?.send_to_addr(text.as_bytes(), &address));
+    }
+
+    /// Tells it that we live, if it is time; when the next time is.
+    pub(super) fn still_here(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        let (interval, next) = self.watchdog?;
+        if next > now {
+            return Some(next);
+        }
+        self.tell("WATCHDOG=1");
+        self.watchdog = Some((interval, now + interval));
+        Some(now + interval)
+    }
+}
+
+/// The log: stderr, which systemd hands to the journal.
+#[derive(Debug)]
+pub(super) struct Journal {
+    with_priority: bool,
+}
+
+impl Journal {
+    pub(super) fn new() -> Self {
+        Journal {
+            with_priority: env::var_os("JOURNAL_STREAM").is_some(),
+        }
+    }
+
+    /// A line. `error`: something was lost, or is broken.
+    pub(super) fn say(&self, priority: Priority, text: &str) {
+        // Names may hold anything; a line stays a line, and a terminal does not act on it.
+        let text = plain(&text.replace(['\n', '\t'], " "));
+        let mut err = io::stderr().lock();
+        let _ = if self.with_priority {
+            writeln!(err, "<{}>{text}", priority as u8)
+        } else {
+            writeln!(err, "gfxplane: {text}")
+        };
+    }
+}
+
+/// How serious a line is: syslog's numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Priority {
+    Error = 3,
+    Warning = 4,
+    Notice = 5,
+    Info = 6,
+}
+
+impl From<Level> for Priority {
+    fn from(level: Level) -> Self {
+        match level {
+            Level::Info => Priority::Info,
+            Level::Warn | Level::Fail => Priority::Warning,
+        }
+    }
+}

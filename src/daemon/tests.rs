@@ -1,0 +1,1266 @@
+//! The daemon against a libvirt that is a map. The real one is in the machine test.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::mpsc::Receiver;
+use std::sync::{Mutex, OnceLock};
+use std::time::Instant;
+
+use super::*;
+use crate::host::Root;
+use crate::host::emulator::pretend;
+use crate::host::log::What;
+use crate::libvirt::{Definition, New, Replaced, Sink, Start, Term, User};
+use crate::predict::abilities::Abilities;
+
+const UUID: &str = "9a7e6a0c-0000-4000-8000-000000000001";
+/// mdpy (region) and mbochs (dmabuf) of the recorded lab.
+const REGION: &str = "c1a20000-0000-4000-8000-000000000001";
+const DMABUF: &str = "c1a20000-0000-4000-8000-000000000002";
+
+#[derive(Default)]
+struct Fake {
+    domains: Mutex<BTreeMap<String, String>>,
+    sink: Mutex<Option<Sink>>,
+    /// Who is told when the daemon of the node devices ends.
+    devices: Mutex<Option<Sink>>,
+    autostart: AtomicBool,
+    started: Mutex<Vec<String>>,
+    /// What somebody defines right before we do, one for each time.
+    meddling: Mutex<Vec<String>>,
+    /// What somebody does right after, unseen by the compare, one for each time.
+    conflicts: Mutex<Vec<Meanwhile>>,
+    /// Where the definitions are kept, too.
+    files: Mutex<PathBuf>,
+    refuses: AtomicBool,
+    /// It ends at the next definition, before it has written it or (`true`) after that.
+    ends: Mutex<Option<bool>>,
+    defined: AtomicU32,
+    is_active: AtomicBool,
+    /// Of an active one: it is through with its start.
+    is_running: AtomicBool,
+    /// What comes of starting small copies; they start if nothing is said.
+    trial: Mutex<Option<String>>,
+    /// The copies that were started.
+    tried: Mutex<Vec<String>>,
+    /// The domains that run.
+    users: Mutex<Vec<User>>,
+    /// It has not listed its devices yet, and does not answer.
+    is_listing: AtomicBool,
+    /// The log that is there once libvirt has said how the domain is.
+    next_log: Mutex<Option<(PathBuf, String)>>,
+}
+
+/// What somebody else does between our look and our definition.
+#[derive(Clone)]
+enum Meanwhile {
+    Nothing,
+    Defines(String),
+    /// So fast that nobody can read it.
+    DefinesUnseen(String),
+    Undefines,
+}
+
+impl std::fmt::Debug for Fake {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Fake")
+    }
+}
+
+impl Fake {
+    fn xml(&self) -> String {
+        self.domains.lock().unwrap()[UUID].clone()
+    }
+
+    fn put(&self, xml: &str) {
+        self.put_at(UUID, xml);
+    }
+
+    fn put_at(&self, uuid: &str, xml: &str) {
+        self.domains.lock().unwrap().insert(uuid.into(), xml.into());
+        self.save(xml);
+        self.report_of(uuid, Happened::Defined);
+    }
+
+    fn file(&self, xml: &str) -> PathBuf {
+        let (name, _) = crate::domain::name_and_devices(xml);
+        self.files.lock().unwrap().join(format!("{name}.xml"))
+    }
+
+    /// As libvirt does it.
+    fn save(&self, xml: &str) {
+        let path = self.file(xml);
+        let new = path.with_extension("xml.new");
+        std::fs::write(&new, format!("<!--\nWARNING\n-->\n\n{xml}\n")).unwrap();
+        std::fs::rename(new, path).unwrap();
+    }
+
+    fn remove(&self, uuid: &str) {
+        let xml = self.domains.lock().unwrap().remove(uuid).unwrap();
+        std::fs::remove_file(self.file(&xml)).unwrap();
+        self.report_of(uuid, Happened::Undefined);
+    }
+
+    fn meanwhile(&self, uuid: &str) {
+        let what = self.conflicts.lock().unwrap().pop();
+        match what.unwrap_or(Meanwhile::Nothing) {
+            Meanwhile::Nothing => {}
+            Meanwhile::Defines(theirs) => {
+                self.put_at(uuid, &theirs);
+                // libvirt takes its time until the next one is there: somebody has opened this one by then.
+                let path = self.file(&theirs);
+                let limit = Instant::now() + Duration::from_secs(60);
+                while !is_open(&path) {
+                    assert!(Instant::now() < limit, "nobody has opened it");
+                    std::thread::yield_now();
+                }
+            }
+            Meanwhile::DefinesUnseen(theirs) => {
+                let path = self.file(&theirs);
+                let new = path.with_extension("xml.new");
+                std::os::unix::fs::symlink("/nowhere", &new).unwrap();
+                std::fs::rename(new, path).unwrap();
+                let mut domains = self.domains.lock().unwrap();
+                domains.insert(uuid.into(), theirs);
+                drop(domains);
+                self.report_of(uuid, Happened::Defined);
+            }
+            Meanwhile::Undefines => self.remove(uuid),
+        }
+    }
+
+    fn report(&self, what: Happened) {
+        self.report_of(UUID, what);
+    }
+
+    fn report_of(&self, uuid: &str, what: Happened) {
+        if let Some(sink) = &*self.sink.lock().unwrap() {
+            let uuid = uuid.into();
+            sink(libvirt::Event::Domain { uuid, what });
+        }
+    }
+}
+
+impl Libvirt for Arc<Fake> {
+    fn definition(&self, name: &str, _secrets: bool) -> Result<Definition, Failure> {
+        self.persistent(name)?
+            .ok_or_else(|| Failure::Environment("none".into()))
+    }
+
+    fn define(&self, before: &Definition, new: New<'_>) -> Result<Replaced, Failure> {
+        if let Some(theirs) = self.meddling.lock().unwrap().pop() {
+            self.put(&theirs);
+        }
+        let now = self.domains.lock().unwrap().get(&before.uuid).cloned();
+        let Some(now) = now.filter(|now| now.trim() == before.xml.trim()) else {
+            return Ok(Replaced::Changed);
+        };
+        let wanted = match new {
+            New::Whole(xml) | New::Checked(xml) => xml.to_owned(),
+            New::Graphics(graphics) => with_graphics(&now, graphics),
+        };
+        if let Some(is_written) = self.ends.lock().unwrap().take() {
+            if is_written {
+                let mut domains = self.domains.lock().unwrap();
+                domains.insert(before.uuid.clone(), wanted);
+            }
+            return Err(Failure::Environment(
+                "End of file while reading data".into(),
+            ));
+        }
+        if self.refuses.load(Ordering::Relaxed) {
+            return Err(Failure::Refused("libvirt refuses it".into()));
+        }
+        let since = Instant::now();
+        self.meanwhile(&before.uuid);
+        match new {
+            New::Whole(_) | New::Checked(_) => self.put_at(&before.uuid, &wanted),
+            // What somebody else has changed meanwhile stays.
+            New::Graphics(graphics) => {
+                let now = self.domains.lock().unwrap()[&before.uuid].clone();
+                self.put_at(&before.uuid, &with_graphics(&now, graphics));
+            }
+        }
+        self.defined.fetch_add(1, Ordering::Relaxed);
+        let window = since.elapsed();
+        Ok(Replaced::Done { window })
+    }
+
+    fn undefine(&self, definition: &Definition) -> Result<Replaced, Failure> {
+        let now = self.domains.lock().unwrap().get(&definition.uuid).cloned();
+        if now.as_deref().map(str::trim) != Some(definition.xml.trim()) {
+            return Ok(Replaced::Changed);
+        }
+        self.remove(&definition.uuid);
+        Ok(Replaced::Done {
+            window: Duration::ZERO,
+        })
+    }
+
+    fn persistent(&self, uuid: &str) -> Result<Option<Definition>, Failure> {
+        let xml = self.domains.lock().unwrap().get(uuid).cloned();
+        Ok(xml.map(|xml| Definition {
+            uuid: uuid.into(),
+            xml,
+            is_active: self.is_active.load(Ordering::Relaxed),
+        }))
+    }
+
+    fn all_persistent(&self) -> Result<Vec<String>, Failure> {
+        Ok(self.domains.lock().unwrap().keys().cloned().collect())
+    }
+
+    fn is_running(&self, _uuid: &str) -> Result<bool, Failure> {
+        if let Some((path, text)) = self.next_log.lock().unwrap().take() {
+            std::fs::write(path, text).unwrap();
+        }
+        Ok(self.is_running.load(Ordering::Relaxed))
+    }
+
+    fn is_autostart(&self, _uuid: &str) -> Result<bool, Failure> {
+        Ok(self.autostart.load(Ordering::Relaxed))
+    }
+
+    fn start_persistent(&self, uuid: &str) -> Result<(), Failure> {
+        self.started.lock().unwrap().push(uuid.into());
+        Ok(())
+    }
+
+    fn version(&self) -> Result<u32, Failure> {
+        Ok(11_003_000)
+    }
+
+    fn domain_capabilities(&self, _emulator: Option<&Path>) -> Result<Option<String>, Failure> {
+        Ok(None)
+    }
+
+    fn watch(&self, sink: Sink) -> Result<Arc<dyn Libvirt>, Failure> {
+        *self.sink.lock().unwrap() = Some(sink);
+        Ok(Arc::new(Arc::clone(self)))
+    }
+
+    fn lists_nodedevs(&self) -> Result<(), Failure> {
+        while self.is_listing.load(Ordering::Relaxed) {
+            std::thread::yield_now();
+        }
+        Ok(())
+    }
+
+    fn stay(&self, uri: &str, sink: Sink) -> Result<Arc<dyn Libvirt>, Failure> {
+        assert_eq!(uri, "nodedev:///system");
+        *self.devices.lock().unwrap() = Some(sink);
+        Ok(Arc::new(Arc::clone(self)))
+    }
+
+    fn set_policy(&self, _uuid: &str, _xml: Option<&str>) -> Result<(), Failure> {
+        unreachable!("the daemon sets none")
+    }
+
+    fn users(&self) -> Result<Vec<User>, Failure> {
+        Ok(self.users.lock().unwrap().clone())
+    }
+
+    fn start(&self, xml: &str, uuid: &str, _term: Term<'_>) -> Result<Start, Failure> {
+        self.tried.lock().unwrap().push(xml.into());
+        self.report_of(uuid, Happened::Started);
+        self.report_of(uuid, Happened::Stopped);
+        let refusal = self.trial.lock().unwrap().clone();
+        Ok(refusal.map_or(Start::Starts, Start::Refused))
+    }
+
+    fn nodedev_xml(&self, _name: &str) -> Result<String, Failure> {
+        unreachable!("the daemon asks for none")
+    }
+
+    fn nodedev_names(&self) -> Result<HashSet<String>, Failure> {
+        unreachable!("the daemon asks for none")
+    }
+}
+
+/// Whether this process has the file open.
+fn is_open(path: &Path) -> bool {
+    let descriptors = std::fs::read_dir("/proc/self/fd").unwrap();
+    let mut files = descriptors.flatten().map(|entry| entry.path());
+    files.any(|file| std::fs::read_link(file).is_ok_and(|target| target == path))
+}
+
+/// As libvirt does it (src/qemu/qemu_driver.c, qemuDomainUpdateDeviceConfig).
+fn with_graphics(xml: &str, graphics: &str) -> String {
+    let start = xml.find("<graphics ").unwrap();
+    let ends = ["/>", "</graphics>"].map(|end| xml[start..].find(end).map(|at| at + end.len()));
+    let long = xml[start..].contains("</graphics>");
+    let end = start + ends[usize::from(long)].unwrap();
+    format!("{}{graphics}{}", &xml[..start], &xml[end..])
+}
+
+/// The lab, where the records count although this is no recorded host.
+struct Host {
+    libvirt: Arc<Fake>,
+    context: Context,
+    _directory: tempfile::TempDir,
+}
+
+impl Host {
+    fn new() -> Self {
+        // In memory, where there is such a place: much is written whole and synced.
+        let memory = Path::new("/dev/shm");
+        let directory = if memory.is_dir() {
+            tempfile::tempdir_in(memory).unwrap()
+        } else {
+            tempfile::tempdir().unwrap()
+        };
+        let lab = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hosts/lab/root");
+        let copied = Command::new("cp")
+            .args(["-r", "--no-dereference", "--preserve=mode,links"])
+            .arg(format!("{}/.", lab.display()))
+            .arg(directory.path())
+            .status();
+        assert!(copied.unwrap().success());
+        for below in ["run", "var/lib", "dev/dri", DEFINITIONS] {
+            std::fs::create_dir_all(directory.path().join(below)).unwrap();
+        }
+        std::fs::write(directory.path().join("dev/dri/renderD128"), "").unwrap();
+        let abilities = Abilities {
+            qemu: "10.0.13".parse().ok(),
+            frontends: Some(
+                ["vnc", "spice", "spice-gl", "dbus", "egl-headless"]
+                    .map(String::from)
+                    .into(),
+            ),
+            ..Abilities::default()
+        };
+        pretend(
+            &Root::strict(directory.path()),
+            "libvirt.so.0.11003.0",
+            &abilities,
+        );
+        let libvirt = Arc::new(Fake::default());
+        *libvirt.files.lock().unwrap() = directory.path().join(DEFINITIONS);
+        Host {
+            context: Context {
+                root: Root::strict(directory.path()),
+                connect: None,
+                quiet: false,
+                libvirt: Arc::new(Arc::clone(&libvirt)),
+            },
+            libvirt,
+            _directory: directory,
+        }
+    }
+
+    fn daemon(&self) -> (Daemon<'_>, Receiver<Event>) {
+        let (send, receive) = mpsc::channel();
+        let mut daemon = Daemon::new(&self.context, PathBuf::from("/bin/true"), send).unwrap();
+        daemon.quiet = Duration::ZERO;
+        (daemon, receive)
+    }
+
+    /// A daemon that has looked at everything.
+    fn watched(&self) -> (Daemon<'_>, Receiver<Event>) {
+        let (mut daemon, receive) = self.daemon();
+        daemon.connect(true).unwrap();
+        daemon.work_with(&receive);
+        (daemon, receive)
+    }
+}
+
+fn domain(device: &str, display: &str, graphics: &str) -> String {
+    format!(
+        "<domain type='kvm'><name>g</name><uuid>{UUID}</uuid><devices>{graphics}<video><model type='none'/></video>\
+         <hostdev mode='subsystem' type='mdev' model='vfio-pci' display='{display}'><source>\
+         <address uuid='{device}'/></source></hostdev></devices></domain>"
+    )
+}
+
+const SPICE: &str = "<graphics type='spice' autoport='yes' listen='127.0.0.1' passwd='geheim'/>";
+const VNC: &str = "<graphics type='vnc' port='-1' listen='0.0.0.0'/>";
+
+fn doomed() -> String {
+    domain(DMABUF, "on", SPICE)
+}
+
+fn entries(daemon: &Daemon<'_>) -> Vec<What> {
+    let entries = daemon.domains.state.entries(&mut Vec::new());
+    entries.iter().map(|entry| entry.what).collect()
+}
+
+/// Waits for what another thread does.
+fn eventually(daemon: &mut Daemon<'_>, receive: &Receiver<Event>, done: impl Fn() -> bool) {
+    let limit = Instant::now() + Duration::from_secs(60);
+    while !done() {
+        assert!(Instant::now() < limit, "in vain");
+        if let Ok(event) = receive.recv_timeout(Duration::from_millis(50)) {
+            daemon.event(event);
+        }
+        daemon.work_with(receive);
+    }
+}
+
+fn uuid() -> Uuid {
+    static PARSED: OnceLock<Uuid> = OnceLock::new();
+    *PARSED.get_or_init(|| UUID.parse().unwrap())
+}
+
+#[test]
+fn the_first_pass_mends_and_remembers() {
+    let host = Host::new();
+    host.libvirt.put(&doomed());
+    let (daemon, _receive) = host.watched();
+    let now = host.libvirt.xml();
+    assert!(
+        now.contains("<gl enable='yes'") && now.contains("passwd='geheim'"),
+        "{now}"
+    );
+    assert_eq!(entries(&daemon), [What::Fixed]);
+    let state = &daemon.domains.state;
+    assert_eq!(state.undo_stack(uuid(), &mut Vec::new()).len(), 1);
+    assert_eq!(host.libvirt.defined.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn a_definition_that_comes_is_mended_and_ours_is_not_looked_at_again() {
+    let host = Host::new();
+    let (mut daemon, receive) = host.watched();
+    host.libvirt.put(&doomed());
+    daemon.work_with(&receive);
+    assert!(host.libvirt.xml().contains("<gl enable='yes'"));
+    daemon.work_with(&receive);
+    assert_eq!(host.libvirt.defined.load(Ordering::Relaxed), 1);
+    assert_eq!(entries(&daemon), [What::Fixed]);
+}
+
+#[test]
+fn older_definitions_keep_their_display_off_until_somebody_defines_them_anew() {
+    let host = Host::new();
+    let off = domain(REGION, "off", VNC);
+    host.libvirt.put(&off);
+    {
+        let (mut daemon, receive) = host.watched();
+        assert_eq!(host.libvirt.xml(), off);
+        // The daemon of libvirt read its files again.
+        host.libvirt.put(&off);
+        daemon.work_with(&receive);
+        assert_eq!(host.libvirt.xml(), off);
+    }
+    // Also for the next daemon.
+    let (mut daemon, receive) = host.watched();
+    assert_eq!(host.libvirt.xml(), off);
+    host.libvirt
+        .put(&off.replace("<name>", "<title>t</title><name>"));
+    daemon.work_with(&receive);
+    assert!(
+        host.libvirt.xml().contains("display='on'"),
+        "{}",
+        host.libvirt.xml()
+    );
+}
+
+#[test]
+fn what_somebody_defines_meanwhile_is_kept() {
+    let host = Host::new();
+    let theirs = doomed().replace("<name>", "<title>theirs</title><name>");
+    host.libvirt.meddling.lock().unwrap().push(theirs);
+    host.libvirt.put(&doomed());
+    let (_daemon, _receive) = host.watched();
+    let now = host.libvirt.xml();
+    assert!(
+        now.contains("theirs") && now.contains("<gl enable='yes'"),
+        "{now}"
+    );
+}
+
+/// What somebody else has added to a definition.
+fn with_title(xml: &str, title: &str) -> String {
+    xml.replace("<name>", &format!("<title>{title}</title><name>"))
+}
+
+/// How many changes of the domain can be undone, and whether that brings this.
+fn can_be_undone(host: &Host, daemon: &Daemon<'_>, expected: &str) {
+    let rounds = daemon.domains.state.undo_stack(uuid(), &mut Vec::new());
+    assert_eq!(rounds.len(), 1);
+    let undone = crate::plan::undo::undo(&host.libvirt.xml(), &rounds[0].changes).unwrap();
+    let differs = crate::plan::undo::inverse(&undone.text, expected).unwrap();
+    assert_eq!((differs, undone.passed_over), (vec![], vec![]));
+}
+
+#[test]
+fn a_definition_at_the_same_moment_is_kept_and_mended() {
+    let host = Host::new();
+    let off = domain(REGION, "off", VNC);
+    let theirs = with_title(&off, "theirs");
+    *host.libvirt.conflicts.lock().unwrap() = vec![Meanwhile::Defines(theirs.clone())];
+    let (mut daemon, receive) = host.watched();
+    host.libvirt.put(&off);
+    daemon.work_with(&receive);
+    let now = host.libvirt.xml();
+    assert!(
+        now.contains("theirs") && now.contains("display='on'"),
+        "{now}"
+    );
+    assert_eq!(entries(&daemon), [What::Kept, What::Fixed]);
+    can_be_undone(&host, &daemon, &theirs);
+}
+
+/// Also if it comes while the first one is put back, and as often as that.
+#[test]
+fn definitions_that_come_again_and_again_are_kept() {
+    let host = Host::new();
+    let off = domain(REGION, "off", VNC);
+    let titles = (0..3).map(|number| Meanwhile::Defines(with_title(&off, &number.to_string())));
+    *host.libvirt.conflicts.lock().unwrap() = titles.collect();
+    let (mut daemon, receive) = host.watched();
+    host.libvirt.put(&off);
+    daemon.work_with(&receive);
+    let now = host.libvirt.xml();
+    assert!(
+        now.contains("<title>0</title>") && now.contains("display='on'"),
+        "{now}"
+    );
+    assert_eq!(entries(&daemon), [What::Kept, What::Fixed]);
+}
+
+#[test]
+fn a_definition_that_nobody_could_read_is_told_as_an_error() {
+    let host = Host::new();
+    let off = domain(REGION, "off", VNC);
+    let theirs = with_title(&off, "theirs");
+    *host.libvirt.conflicts.lock().unwrap() = vec![Meanwhile::DefinesUnseen(theirs)];
+    let (mut daemon, receive) = host.watched();
+    host.libvirt.put(&off);
+    daemon.work_with(&receive);
+    assert_eq!(entries(&daemon), [What::Conflict, What::Fixed]);
+    // Of what is lost nothing is there to be undone; of ours all is.
+    can_be_undone(&host, &daemon, &off);
+}
+
+#[test]
+fn what_is_undefined_at_the_same_moment_stays_so() {
+    let host = Host::new();
+    let off = domain(REGION, "off", VNC);
+    *host.libvirt.conflicts.lock().unwrap() = vec![Meanwhile::Undefines];
+    let (mut daemon, receive) = host.watched();
+    host.libvirt.put(&off);
+    daemon.work_with(&receive);
+    assert!(host.libvirt.domains.lock().unwrap().is_empty());
+    assert_eq!(entries(&daemon), [What::Kept]);
+}
+
+#[test]
+fn a_report_of_somebody_else_alone_is_no_alarm() {
+    let host = Host::new();
+    let (mut daemon, receive) = host.watched();
+    host.libvirt.put(&domain(REGION, "off", VNC));
+    // Metadata, and the same definition once more.
+    host.libvirt.report(Happened::Metadata);
+    host.libvirt.report(Happened::Defined);
+    daemon.work_with(&receive);
+    assert_eq!(entries(&daemon), [What::Fixed]);
+    let undo = daemon.domains.state.undo_stack(uuid(), &mut Vec::new());
+    assert_eq!(undo.len(), 1);
+}
+
+#[test]
+fn where_only_graphics_are_replaced_nobody_loses_anything() {
+    let host = Host::new();
+    let theirs = with_title(&doomed(), "theirs");
+    *host.libvirt.conflicts.lock().unwrap() = vec![Meanwhile::Defines(theirs.clone())];
+    let (mut daemon, receive) = host.watched();
+    host.libvirt.put(&doomed());
+    daemon.work_with(&receive);
+    assert_eq!(entries(&daemon), [What::Fixed]);
+    let now = host.libvirt.xml();
+    assert!(
+        now.contains("theirs") && now.contains("<gl enable='yes'"),
+        "{now}"
+    );
+    can_be_undone(&host, &daemon, &theirs);
+}
+
+/// Unless it is these graphics that somebody else has changed.
+#[test]
+fn graphics_of_somebody_else_are_kept() {
+    let host = Host::new();
+    let theirs = doomed().replace("geheim", "neu");
+    *host.libvirt.conflicts.lock().unwrap() = vec![Meanwhile::Defines(theirs)];
+    let (mut daemon, receive) = host.watched();
+    host.libvirt.put(&doomed());
+    daemon.work_with(&receive);
+    assert_eq!(entries(&daemon), [What::Kept, What::Fixed]);
+    let now = host.libvirt.xml();
+    assert!(
+        now.contains("passwd='neu'") && now.contains("<gl enable='yes'"),
+        "{now}"
+    );
+}
+
+#[test]
+fn a_domain_that_is_being_changed_is_waited_for() {
+    let host = Host::new();
+    let (mut daemon, receive) = host.watched();
+    daemon.quiet = Duration::from_secs(3600);
+    host.libvirt.put(&doomed());
+    daemon.work_with(&receive);
+    assert_eq!((host.libvirt.xml(), daemon.later.len()), (doomed(), 1));
+    // It is never quiet, and yet not waited for for ever.
+    let until = daemon.later.keys().next().unwrap().0;
+    host.libvirt.put(&with_title(&doomed(), "more"));
+    daemon.work_with(&receive);
+    let last = daemon.later.keys().next().unwrap().0;
+    assert_eq!((last, daemon.later.len()), (until, 1));
+    assert!(last <= Instant::now() + NEVER_QUIET);
+    // Whatever else there is to do about it waits, too, and all of it is done at once.
+    daemon.task(uuid(), false);
+    assert!(daemon.tasks.is_empty());
+    let task = daemon.later.remove(&(last, uuid())).unwrap();
+    daemon.later.insert((Instant::now(), uuid()), task);
+    daemon.domains.watched(uuid()).loud.as_mut().unwrap().until = Instant::now();
+    daemon.time_passes();
+    daemon.work_with(&receive);
+    assert!(host.libvirt.xml().contains("<gl enable='yes'"));
+}
+
+/// libvirt's daemon with this file is there, until it is killed.
+fn lives(host: &Host, file: &str) -> Process {
+    let process = Command::new("sleep").arg("600").spawn().unwrap();
+    let pid = process.id().to_string();
+    std::fs::write(host.context.root.join("run").join(file), pid).unwrap();
+    Process(process)
+}
+
+struct Process(std::process::Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+fn is_linked(host: &Host) -> bool {
+    let link = "etc/mdevctl.d/scripts.d/callouts/99-gfxplane-watch";
+    host.context.root.join(link).is_symlink()
+}
+
+#[test]
+fn mdevctl_asks_us_once_libvirt_has_listed_its_devices() {
+    let host = Host::new();
+    // An earlier daemon was killed.
+    crate::host::callout::make(&host.context.root, crate::host::callout::OF_DAEMON).unwrap();
+    let mut libvirtd = lives(&host, "libvirtd.pid");
+    host.libvirt.is_listing.store(true, Ordering::Relaxed);
+    let (mut daemon, receive) = host.daemon();
+    daemon.set_link();
+    assert!(!is_linked(&host));
+    for _ in 0..2 {
+        daemon.connect(true).unwrap();
+        daemon.work_with(&receive);
+        assert!(!is_linked(&host), "it is still looking for them");
+        host.libvirt.is_listing.store(false, Ordering::Relaxed);
+        eventually(&mut daemon, &receive, || is_linked(&host));
+        host.libvirt.is_listing.store(true, Ordering::Relaxed);
+        daemon.event(Event::Libvirt(libvirt::Event::Lost));
+        assert!(is_linked(&host), "it is still ending");
+        drop(libvirtd);
+        eventually(&mut daemon, &receive, || !is_linked(&host));
+        libvirtd = lives(&host, "libvirtd.pid");
+    }
+    host.libvirt.is_listing.store(false, Ordering::Relaxed);
+    daemon.connect(true).unwrap();
+    eventually(&mut daemon, &receive, || is_linked(&host));
+    // Whoever wants none has none.
+    let settings = host.context.root.join("etc/gfxplane");
+    std::fs::create_dir_all(&settings).unwrap();
+    for (text, expected) in [
+        ("attributes = 'off'", false),
+        ("", true),
+        ("callout = 'static'", false),
+    ] {
+        std::fs::write(settings.join("gfxplane.toml"), text).unwrap();
+        daemon.event(Event::Reload);
+        assert_eq!(is_linked(&host), expected, "{text}");
+    }
+}
+
+/// Each driver of libvirt's has a daemon of its own, and that of the devices comes and goes by itself.
+#[test]
+fn mdevctl_asks_us_beside_modular_daemons() {
+    let host = Host::new();
+    let _virtqemud = lives(&host, "virtqemud.pid");
+    let (mut daemon, receive) = host.watched();
+    assert!(!is_linked(&host), "there is no virtnodedevd");
+    for _ in 0..2 {
+        let virtnodedevd = lives(&host, "virtnodedevd.pid");
+        eventually(&mut daemon, &receive, || is_linked(&host));
+        let lost = host.libvirt.devices.lock().unwrap().take().unwrap();
+        lost(libvirt::Event::Lost);
+        drop(virtnodedevd);
+        eventually(&mut daemon, &receive, || !is_linked(&host));
+        std::fs::remove_file(host.context.root.join("run/virtnodedevd.pid")).unwrap();
+    }
+    assert!(daemon.libvirt.is_some(), "virtqemud is still there");
+}
+
+#[test]
+fn there_is_one_daemon() {
+    let host = Host::new();
+    let first = alone(&host.context).unwrap();
+    assert!(first.is_some());
+    let said = alone(&host.context).unwrap_err().to_string();
+    let pid = std::process::id().to_string();
+    assert!(said.contains(&format!("as process {pid}")), "{said}");
+    drop(first);
+    assert!(alone(&host.context).unwrap().is_some());
+}
+
+#[test]
+fn what_is_vetoed_is_mended_and_started_if_it_is_to_start_by_itself() {
+    for autostart in [false, true] {
+        let host = Host::new();
+        host.libvirt.autostart.store(autostart, Ordering::Relaxed);
+        let (mut daemon, receive) = host.watched();
+        host.libvirt
+            .domains
+            .lock()
+            .unwrap()
+            .insert(UUID.into(), doomed());
+        let request = requests::Request {
+            domain: uuid(),
+            veto: true,
+        };
+        requests::leave(&host.context.root, &request).unwrap();
+        let libvirt = Arc::clone(&host.libvirt);
+        eventually(&mut daemon, &receive, || {
+            libvirt.xml().contains("<gl enable='yes'")
+        });
+        if autostart {
+            eventually(&mut daemon, &receive, || {
+                !libvirt.started.lock().unwrap().is_empty()
+            });
+            assert_eq!(entries(&daemon), [What::Fixed, What::Started]);
+        } else {
+            assert_eq!(entries(&daemon), [What::Fixed]);
+        }
+        // Once for a veto.
+        host.libvirt.put(&host.libvirt.xml());
+        daemon.work_with(&receive);
+        let started = host.libvirt.started.lock().unwrap().len();
+        assert_eq!(started, usize::from(autostart));
+    }
+}
+
+#[test]
+fn somebody_who_puts_the_old_definition_back_wins() {
+    let host = Host::new();
+    let (mut daemon, receive) = host.watched();
+    for _ in 0..5 {
+        host.libvirt.put(&doomed());
+        daemon.work_with(&receive);
+    }
+    assert_eq!(host.libvirt.xml(), doomed());
+    assert_eq!(
+        host.libvirt.defined.load(Ordering::Relaxed),
+        crate::daemon::decision::ROUNDS
+    );
+    assert_eq!(entries(&daemon), [What::Fixed, What::Fixed, What::GaveUp]);
+}
+
+#[test]
+fn what_libvirt_refuses_is_tried_once() {
+    let host = Host::new();
+    host.libvirt.refuses.store(true, Ordering::Relaxed);
+    let (mut daemon, receive) = host.watched();
+    for _ in 0..3 {
+        host.libvirt.put(&doomed());
+        daemon.work_with(&receive);
+    }
+    assert_eq!(host.libvirt.xml(), doomed());
+    assert_eq!(entries(&daemon), [What::Refused, What::LeftAlone]);
+}
+
+#[test]
+fn hands_off_means_hands_off() {
+    let host = Host::new();
+    let (mut daemon, receive) = host.watched();
+    daemon
+        .domains
+        .state
+        .set_hands_off(uuid(), "g", true)
+        .unwrap();
+    host.libvirt.put(&doomed());
+    daemon.work_with(&receive);
+    assert_eq!(host.libvirt.xml(), doomed());
+    // Undefined and defined again, it is the same domain; also for the next daemon.
+    host.libvirt.remove(UUID);
+    daemon.work_with(&receive);
+    host.libvirt.put(&doomed());
+    daemon.work_with(&receive);
+    assert_eq!(host.libvirt.xml(), doomed());
+    host.libvirt.remove(UUID);
+    drop(daemon);
+    let (mut daemon, receive) = host.watched();
+    host.libvirt.put(&doomed());
+    daemon.work_with(&receive);
+    assert_eq!(host.libvirt.xml(), doomed());
+}
+
+#[test]
+fn somebody_who_insists_by_defining_anew_wins() {
+    let host = Host::new();
+    let (mut daemon, receive) = host.watched();
+    for _ in 0..5 {
+        host.libvirt.put(&doomed());
+        daemon.work_with(&receive);
+        host.libvirt.remove(UUID);
+        daemon.work_with(&receive);
+    }
+    host.libvirt.put(&doomed());
+    daemon.work_with(&receive);
+    assert_eq!(host.libvirt.xml(), doomed());
+    let defined = host.libvirt.defined.load(Ordering::Relaxed);
+    assert_eq!(defined, crate::daemon::decision::ROUNDS);
+}
+
+#[test]
+fn a_libvirt_that_goes_is_waited_for_and_not_woken() {
+    let host = Host::new();
+    let (mut daemon, receive) = host.watched();
+    daemon.event(Event::Libvirt(libvirt::Event::Lost));
+    let later = daemon.retry.unwrap().0;
+    assert!(daemon.libvirt.is_none() && later > Instant::now() + LATEST / 2);
+    host.libvirt
+        .domains
+        .lock()
+        .unwrap()
+        .insert(UUID.into(), doomed());
+    // The next one says that it is there by its process id.
+    let pid = host.context.root.join("run/libvirtd.pid");
+    let mut file = std::fs::File::create(pid).unwrap();
+    std::io::Write::write_all(&mut file, std::process::id().to_string().as_bytes()).unwrap();
+    let limit = Instant::now() + Duration::from_secs(60);
+    while daemon.retry.unwrap().0 >= later {
+        assert!(Instant::now() < limit, "its file was not seen");
+        if let Ok(event) = receive.recv_timeout(Duration::from_millis(50)) {
+            daemon.event(event);
+        }
+    }
+    std::thread::sleep(SOONEST);
+    daemon.time_passes();
+    daemon.work_with(&receive);
+    assert!(host.libvirt.xml().contains("<gl enable='yes'"));
+}
+
+#[test]
+fn a_device_that_becomes_known_has_its_domains_looked_at() {
+    let host = Host::new();
+    let record = host
+        .context
+        .root
+        .join(format!("run/gfxplane/records/{DMABUF}.json"));
+    let text = std::fs::read_to_string(&record).unwrap();
+    std::fs::remove_file(&record).unwrap();
+    // The rules know it, too; what a rule says is enough to mend what is refused anyway, so the
+    // device is one that no rule knows here.
+    let rules = host.context.root.join("usr/share/gfxplane/rules.d");
+    std::fs::create_dir_all(&rules).unwrap();
+    std::fs::write(rules.join("none.toml"), "").unwrap();
+    let others = host.context.root.join("run/gfxplane/types");
+    let _ = std::fs::remove_dir_all(others);
+    let (mut daemon, receive) = host.watched();
+    host.libvirt.put(&doomed());
+    daemon.work_with(&receive);
+    assert_eq!(host.libvirt.xml(), doomed());
+    std::fs::write(&record, text).unwrap();
+    let libvirt = Arc::clone(&host.libvirt);
+    eventually(&mut daemon, &receive, || {
+        libvirt.xml().contains("<gl enable='yes'")
+    });
+}
+
+#[test]
+fn one_retry_for_each_definition() {
+    let host = Host::new();
+    host.libvirt.autostart.store(true, Ordering::Relaxed);
+    let (mut daemon, receive) = host.watched();
+    let right = domain(REGION, "on", VNC);
+    host.libvirt.put(&right);
+    daemon.work_with(&receive);
+    let request = requests::Request {
+        domain: uuid(),
+        veto: true,
+    };
+    let libvirt = Arc::clone(&host.libvirt);
+    let left = || requests::directory(&host.context.root).join(format!("{UUID}.veto"));
+    // The hook sees another definition than we do, such as that of a saved guest.
+    for _ in 0..3 {
+        requests::leave(&host.context.root, &request).unwrap();
+        eventually(&mut daemon, &receive, || !left().exists());
+        eventually(&mut daemon, &receive, || {
+            libvirt.started.lock().unwrap().len() == 1
+        });
+    }
+    assert_eq!(libvirt.started.lock().unwrap().len(), 1);
+}
+
+#[test]
+fn what_is_undefined_is_not_defined_again() {
+    let host = Host::new();
+    host.libvirt.put(&doomed());
+    let (mut daemon, receive) = host.watched();
+    let path = host
+        .context
+        .root
+        .join(format!("var/lib/gfxplane/domains/{UUID}.json"));
+    assert!(path.exists(), "it can be undone");
+    // A report that is late: the domain is defined again when we hear that it was undefined.
+    host.libvirt.put(&doomed());
+    host.libvirt.report(Happened::Undefined);
+    daemon.work_with(&receive);
+    assert!(path.exists() && host.libvirt.xml().contains("<gl enable='yes'"));
+    host.libvirt.put(&doomed());
+    daemon.work_with(&receive);
+    host.libvirt.remove(UUID);
+    daemon.work_with(&receive);
+    assert!(!path.exists());
+    // Or while nobody watched.
+    host.libvirt.put(&domain(REGION, "off", VNC));
+    daemon.work_with(&receive);
+    assert!(path.exists());
+    host.libvirt.remove(UUID);
+    drop(daemon);
+    let _again = host.watched();
+    assert!(!path.exists());
+}
+
+/// The log of a start that has just been made, of a domain with one device.
+fn write_log(host: &Host, device: &str, end: &str) {
+    let root = &host.context.root;
+    let directory = root.join("var/log/libvirt/qemu");
+    std::fs::create_dir_all(&directory).unwrap();
+    std::fs::create_dir_all(root.join("usr/bin")).unwrap();
+    std::fs::write(root.join("usr/bin/qemu"), "\x7fELF").unwrap();
+    let now = crate::host::log::rfc3339(crate::host::state::now());
+    let now = now.replace('T', " ").replace('Z', ".000+0000");
+    let log = format!(
+        "{now}: starting up libvirt version: 11.3.0, qemu version: 10.0.13, kernel: x, hostname: y\n\
+         LC_ALL=C \\\n/usr/bin/qemu \\\n-uuid {UUID} \\\n-vnc none \\\n\
+         -device vfio-pci,sysfsdev=/sys/bus/mdev/devices/{device},display=on\n{}",
+        end.replace("NOW", &now)
+    );
+    let path = directory.join("g.log");
+    std::fs::write(&path, log).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(path, mode).unwrap();
+}
+
+#[test]
+fn starts_teach() {
+    // It was in use when it was asked, and no other of its type was.
+    const IN_USE: &str = "c1a20000-0000-4000-8000-000000000008";
+    let host = Host::new();
+    host.libvirt.put(&domain(IN_USE, "on", VNC));
+    let (mut daemon, receive) = host.watched();
+    let root = &host.context.root;
+    let known = || {
+        let id = IN_USE.parse().unwrap();
+        let known = crate::publish::inventory::known(root, id, &mut Vec::new());
+        known.finding.facts.display.words().join(",")
+    };
+    let learned = |daemon: &Daemon<'_>| {
+        let what = entries(daemon);
+        what.iter().filter(|what| **what == What::Learned).count()
+    };
+    assert_eq!(known(), "unknown");
+    let refusal = format!(
+        "Z qemu: -device x: vfio {IN_USE}: vfio-display-dmabuf: opengl not available\n\
+         NOW: shutting down, reason=failed\n"
+    );
+    write_log(&host, IN_USE, &refusal);
+    let request = requests::Request {
+        domain: uuid(),
+        veto: false,
+    };
+    requests::leave(root, &request).unwrap();
+    eventually(&mut daemon, &receive, || known() == "dmabuf");
+    assert_eq!(learned(&daemon), 1);
+    // Nothing new.
+    requests::leave(root, &request).unwrap();
+    daemon.take_requests();
+    assert_eq!(learned(&daemon), 1);
+    // An earlier start is reported, and the one in the log is still under way.
+    write_log(&host, IN_USE, "");
+    let started = |daemon: &mut Daemon<'_>| {
+        host.libvirt.report(Happened::Started);
+        daemon.work_with(&receive);
+        (known(), learned(daemon))
+    };
+    assert_eq!(started(&mut daemon), ("dmabuf".into(), 1));
+    host.libvirt.is_active.store(true, Ordering::Relaxed);
+    assert_eq!(started(&mut daemon), ("dmabuf".into(), 1));
+    host.libvirt.is_running.store(true, Ordering::Relaxed);
+    // That one has failed meanwhile, and another one runs.
+    let path = root.join("var/log/libvirt/qemu/g.log");
+    let log = std::fs::read_to_string(&path).unwrap();
+    let later = log.replacen("000+0000: starting", "001+0000: starting", 1);
+    *host.libvirt.next_log.lock().unwrap() = Some((path.clone(), later));
+    assert_eq!(started(&mut daemon), ("dmabuf".into(), 1));
+    // QEMU has started with it, so it is something else now.
+    write_log(&host, IN_USE, "");
+    assert_eq!(started(&mut daemon), ("region".into(), 2));
+    // What a domain that runs says of itself is nothing, whatever was requested before.
+    write_log(&host, IN_USE, &refusal);
+    requests::leave(root, &request).unwrap();
+    daemon.take_requests();
+    assert_eq!((known().as_str(), learned(&daemon)), ("region", 2));
+    // What is not the domain's own is not learned.
+    write_log(&host, DMABUF, "");
+    assert_eq!(started(&mut daemon), ("region".into(), 2));
+}
+
+#[test]
+fn lines_are_said_once() {
+    let mut watched = domains::Watched::default();
+    let (level, about) = (crate::plan::Level::Info, crate::predict::About::Domain);
+    let line = crate::daemon::decision::Line::new(level, about, "t");
+    assert_eq!(watched.news(vec![line.clone()]).len(), 1);
+    assert_eq!(watched.news(vec![line]).len(), 0);
+    let mut seen = BTreeSet::new();
+    seen.insert(watched.note("n", "one", Vec::new()));
+    assert_eq!(seen, [false].into());
+    assert!(watched.note("n", "two", Vec::new()));
+}
+
+/// Whether it was killed before or after it had written the definition: that is mended in the end, told once, and can
+/// be undone.
+#[test]
+fn libvirt_that_ends_while_it_defines() {
+    for (doomed, is_written) in [
+        (doomed(), false),
+        (doomed(), true),
+        (domain(REGION, "off", VNC), false),
+        (domain(REGION, "off", VNC), true),
+    ] {
+        let host = Host::new();
+        let (mut daemon, receive) = host.watched();
+        *host.libvirt.ends.lock().unwrap() = Some(is_written);
+        host.libvirt.put(&doomed);
+        daemon.work_with(&receive);
+        assert_eq!(host.libvirt.xml() != doomed, is_written);
+        assert_eq!(entries(&daemon), [], "nobody knows yet");
+        // It is there again.
+        daemon.connect(true).unwrap();
+        daemon.work_with(&receive);
+        let mended = host.libvirt.xml();
+        assert_ne!(mended, doomed);
+        assert_eq!(entries(&daemon), [What::Fixed]);
+        let rounds = daemon.domains.state.undo_stack(uuid(), &mut Vec::new());
+        assert_eq!(rounds.len(), 1);
+        let undone = crate::plan::undo::undo(&mended, &rounds[0].changes).unwrap();
+        let differs = crate::plan::undo::inverse(&undone.text, &doomed).unwrap();
+        assert_eq!((differs, undone.passed_over), (vec![], vec![]));
+        // Once.
+        daemon.connect(true).unwrap();
+        daemon.work_with(&receive);
+        assert_eq!(entries(&daemon), [What::Fixed]);
+        assert_eq!(host.libvirt.xml(), mended);
+    }
+}
+
+/// What somebody else has defined meanwhile is not taken for ours.
+#[test]
+fn libvirt_that_ends_while_it_defines_and_somebody_else_is_there_first() {
+    let host = Host::new();
+    let (mut daemon, receive) = host.watched();
+    *host.libvirt.ends.lock().unwrap() = Some(false);
+    host.libvirt.put(&doomed());
+    daemon.work_with(&receive);
+    let theirs = domain(REGION, "on", VNC);
+    host.libvirt.put(&theirs);
+    daemon.connect(true).unwrap();
+    daemon.work_with(&receive);
+    assert_eq!((host.libvirt.xml(), entries(&daemon)), (theirs, vec![]));
+    assert_eq!(daemon.domains.state.undo_stack(uuid(), &mut Vec::new()), []);
+}
+
+/// At the first look as many are mended as are wrong, each told and remembered once; the second changes nothing.
+#[test]
+fn five_thousand_domains() {
+    const MANY: u128 = 5000;
+    let host = Host::new();
+    let uuids: Vec<Uuid> = (0..MANY)
+        .map(|number| Uuid::from_u128(uuid().as_u128() + number))
+        .collect();
+    for uuid in &uuids {
+        let uuid = uuid.to_string();
+        let xml = doomed().replace(UUID, &uuid);
+        host.libvirt.domains.lock().unwrap().insert(uuid, xml);
+    }
+    let (mut daemon, receive) = host.watched();
+    let is_mended = |xml: &String| xml.contains("<gl enable='yes'") && xml.contains("geheim");
+    let all = host.libvirt.domains.lock().unwrap().clone();
+    assert_eq!(all.values().filter(|xml| is_mended(xml)).count(), 5000);
+    daemon.connect(true).unwrap();
+    daemon.work_with(&receive);
+    assert_eq!(*host.libvirt.domains.lock().unwrap(), all);
+    assert_eq!(host.libvirt.defined.load(Ordering::Relaxed), 5000);
+    let state = &daemon.domains.state;
+    let remembered = |uuid: &&Uuid| state.undo_stack(**uuid, &mut Vec::new()).len() == 1;
+    assert_eq!(uuids.iter().filter(remembered).count(), 5000);
+    // The log is put aside at its size, whatever there is to tell.
+    assert!(!entries(&daemon).is_empty());
+}
+
+/// A card of which nobody has measured anything, and no arguments.
+fn unmeasured() -> String {
+    doomed().replace("<model type='none'/>", "<model type='cirrus'/>")
+}
+
+fn tried(host: &Host) -> usize {
+    host.libvirt.tried.lock().unwrap().len()
+}
+
+/// Why a domain was left alone the last time.
+fn reason(daemon: &Daemon<'_>) -> String {
+    let entries = daemon.domains.state.entries(&mut Vec::new());
+    let left = entries.iter().filter(|entry| entry.what == What::LeftAlone);
+    left.filter_map(|entry| entry.reason.clone())
+        .next_back()
+        .unwrap()
+}
+
+#[test]
+fn what_was_measured_is_not_tried() {
+    let host = Host::new();
+    host.libvirt.put(&doomed());
+    let (_daemon, _receive) = host.watched();
+    assert!(host.libvirt.xml().contains("<gl enable='yes'"));
+    assert_eq!(tried(&host), 0);
+}
+
+#[test]
+fn what_was_not_measured_is_tried_once_for_all_of_its_shape() {
+    let host = Host::new();
+    let second = UUID.replace("01", "02");
+    host.libvirt.put(&unmeasured());
+    let (mut daemon, receive) = host.watched();
+    assert!(host.libvirt.xml().contains("<gl enable='yes'"));
+    assert_eq!(tried(&host), 1);
+    {
+        let copies = host.libvirt.tried.lock().unwrap();
+        assert!(
+            copies[0].contains("<name>gfxplane-verify-"),
+            "{}",
+            copies[0]
+        );
+        assert!(copies[0].contains("<gl enable='yes'") && !copies[0].contains("geheim"));
+    }
+    assert_eq!(entries(&daemon), [What::Fixed]);
+    // Another domain, and another daemon.
+    host.libvirt
+        .put_at(&second, &unmeasured().replace(UUID, &second));
+    daemon.work_with(&receive);
+    host.libvirt.put(&unmeasured());
+    drop(daemon);
+    let (daemon, _receive) = host.watched();
+    let all = host.libvirt.domains.lock().unwrap();
+    assert!(all.values().all(|xml| xml.contains("<gl enable='yes'")));
+    assert_eq!((tried(&host), entries(&daemon).len()), (1, 3));
+}
+
+#[test]
+fn what_is_refused_when_it_is_tried_stays_as_it_is() {
+    let host = Host::new();
+    *host.libvirt.trial.lock().unwrap() = Some("no such card".into());
+    host.libvirt.put(&unmeasured());
+    let (mut daemon, receive) = host.watched();
+    assert_eq!(host.libvirt.xml(), unmeasured());
+    let said = reason(&daemon);
+    for words in ["no such card", "`gfxplane fixup g --define`"] {
+        assert!(said.contains(words), "{said}");
+    }
+    // It is believed, also by the next daemon, until somebody who asks has tried it with success.
+    host.libvirt.put(&unmeasured());
+    daemon.work_with(&receive);
+    drop(daemon);
+    let (_daemon, _receive) = host.watched();
+    assert_eq!((host.libvirt.xml(), tried(&host)), (unmeasured(), 1));
+}
+
+#[test]
+fn an_argument_of_the_users_has_no_shape_and_is_tried_for_itself() {
+    let arguments = "<qemu:commandline xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>\
+                     <qemu:arg value='ARG'/></qemu:commandline></domain>";
+    let host = Host::new();
+    *host.libvirt.trial.lock().unwrap() = Some("no".into());
+    let with = |argument: &str| doomed().replace("</domain>", &arguments.replace("ARG", argument));
+    host.libvirt.put(&with("-no-user-config"));
+    let (mut daemon, receive) = host.watched();
+    assert_eq!((tried(&host), entries(&daemon)), (1, vec![What::LeftAlone]));
+    // Nothing new, so nothing is tried.
+    host.libvirt.put(&with("-no-user-config"));
+    daemon.work_with(&receive);
+    assert_eq!(tried(&host), 1);
+    *host.libvirt.trial.lock().unwrap() = None;
+    host.libvirt.put(&with("-nodefaults"));
+    daemon.work_with(&receive);
+    assert!(host.libvirt.xml().contains("<gl enable='yes'"));
+    assert_eq!(tried(&host), 2);
+}
+
+#[test]
+fn a_device_in_use_is_waited_for() {
+    let host = Host::new();
+    let holder = User {
+        domain: "holder".into(),
+        devices: vec![DMABUF.parse().unwrap()],
+    };
+    host.libvirt.users.lock().unwrap().push(holder);
+    host.libvirt.put(&unmeasured());
+    let (mut daemon, receive) = host.watched();
+    assert_eq!((host.libvirt.xml(), tried(&host)), (unmeasured(), 0));
+    let said = reason(&daemon);
+    for words in [
+        &format!("device {DMABUF} is in use by domain holder"),
+        "`gfxplane fixup g --define --no-trial`",
+    ] {
+        assert!(said.contains(words), "{said}");
+    }
+    host.libvirt.users.lock().unwrap().clear();
+    host.libvirt
+        .report_of(&UUID.replace("01", "09"), Happened::Stopped);
+    daemon.work_with(&receive);
+    assert!(host.libvirt.xml().contains("<gl enable='yes'"));
+    assert_eq!(tried(&host), 1);
+}
+
+#[test]
+fn a_start_that_is_under_way_comes_first() {
+    let host = Host::new();
+    let id = DMABUF.parse().unwrap();
+    requests::mark_start(&host.context.root, id).unwrap();
+    host.libvirt.put(&unmeasured());
+    let (mut daemon, receive) = host.watched();
+    assert_eq!((host.libvirt.xml(), tried(&host)), (unmeasured(), 0));
+    assert_eq!(daemon.later.len(), 1, "it is looked at again");
+    requests::forget_start(&host.context.root, id).unwrap();
+    daemon.task(uuid(), false);
+    daemon.work_with(&receive);
+    assert!(host.libvirt.xml().contains("<gl enable='yes'"));
+}
+
+/// What is reported of a copy is not that another domain has ended.
+#[test]
+fn trials_of_its_own_do_not_wake_the_daemon() {
+    let host = Host::new();
+    let (mut daemon, receive) = host.watched();
+    let waiting = Uuid::from_u128(7);
+    daemon.domains.watched(waiting).waits = true;
+    host.libvirt.put(&unmeasured());
+    daemon.work_with(&receive);
+    assert_eq!(tried(&host), 1);
+    assert!(
+        daemon.domains.known(waiting).is_some(),
+        "nobody has looked at it"
+    );
+}

@@ -1,0 +1,102 @@
+//! Nothing is defined unasked of which nobody has seen that it starts.
+
+use std::time::{Duration, Instant};
+
+use super::service::Priority;
+use super::{Daemon, SOON, Task};
+use crate::cli::Failure;
+use crate::cli::subject::HostSurroundings;
+use crate::cli::trial::{NotTried, Question, Seen};
+use crate::daemon::decision::{left_alone, mark};
+use crate::domain::shell::operand;
+use crate::host::log::What;
+use crate::libvirt::Libvirt;
+use crate::plan::fixup::Fixed;
+
+/// How long it may take until the small copy of a domain has started: as long as libvirt waits for a
+/// QEMU that says nothing (src/qemu/qemu_monitor.c, `QEMU_DEFAULT_MONITOR_WAIT`). Other domains wait so long.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+impl Daemon<'_> {
+    /// Returns whether the domain, as it is planned to be, was seen to start: measured, tried earlier or
+    /// tried now. If not, the reason is said, and the domain stays as it is.
+    ///
+    /// # Errors
+    /// libvirt can't be asked.
+    pub(super) fn is_seen(
+        &mut self,
+        libvirt: &dyn Libvirt,
+        task: Task,
+        fixed: &Fixed,
+    ) -> Result<bool, Failure> {
+        let uuid = task.uuid;
+        let wanted = mark(&fixed.text);
+        let domain = self.domains.watched(uuid);
+        let typed = operand(Some(&domain.name), Some(uuid));
+        let no_trial =
+            format!("`gfxplane fixup {typed} --define --no-trial` does it without a trial");
+        if let Some((text, why)) = &domain.in_vain
+            && *text == wanted
+        {
+            let why = why.clone();
+            self.leave(task, fixed, &why);
+            return Ok(false);
+        }
+        let in_vain = |daemon: &mut Self, why: String| {
+            daemon.domains.watched(uuid).in_vain = Some((wanted, why.clone()));
+            daemon.leave(task, fixed, &why);
+            Ok(false)
+        };
+        match self.see(libvirt, fixed) {
+            Ok(seen) if seen.starts => {
+                let name = self.name(uuid);
+                self.say(Priority::Info, &format!("{name}: {seen}"));
+                Ok(true)
+            }
+            Ok(seen) => {
+                let why = format!("{seen}; `gfxplane fixup {typed} --define` tries it again");
+                in_vain(self, why)
+            }
+            Err(NotTried::Failed(problem)) => Err(Failure::Environment(problem)),
+            Err(error @ (NotTried::Late(_) | NotTried::LeftOut(_))) => {
+                in_vain(self, format!("not tried: {error}; {no_trial}"))
+            }
+            Err(error @ NotTried::Device(_)) => {
+                self.domains.watched(uuid).waits = true;
+                let again = "it is looked at again when a domain has ended";
+                self.leave(
+                    task,
+                    fixed,
+                    &format!("not tried: {error}; {again}; {no_trial}"),
+                );
+                Ok(false)
+            }
+            Err(error @ (NotTried::Ours(_) | NotTried::Start(_))) => {
+                let name = self.name(uuid);
+                let text = format!("{name}: not tried yet: {error}");
+                self.say(Priority::Info, &text);
+                self.again(task, SOON);
+                Ok(false)
+            }
+        }
+    }
+
+    fn see(&mut self, libvirt: &dyn Libvirt, fixed: &Fixed) -> Result<Seen, NotTried> {
+        let surroundings = HostSurroundings::as_it_is(self.context);
+        let question = Question::new(self.context, &fixed.text, &surroundings);
+        let question = question.map_err(|error| NotTried::Failed(error.to_string()))?;
+        let mut warnings = surroundings.warnings();
+        let known = question.known(&mut warnings);
+        self.warn(&warnings);
+        if let Some(seen) = known {
+            return Ok(seen);
+        }
+        self.trial = Some(question.uuid());
+        question.try_it(libvirt, Instant::now() + DEADLINE)
+    }
+
+    fn leave(&mut self, task: Task, fixed: &Fixed, why: &str) {
+        self.say_of(task.uuid, left_alone(fixed, why), Some(What::LeftAlone));
+        self.handled(task.uuid, false);
+    }
+}

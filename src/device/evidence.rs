@@ -1,0 +1,547 @@
+//! The evidence for a fact, and the choice between sources that differ.
+
+use std::str::FromStr;
+
+use serde::de::IntoDeserializer;
+use serde::de::value::StrDeserializer;
+use serde::{Deserialize, Serialize};
+
+use crate::device::facts::{Display, DisplayInterface, Facts, Reason};
+use crate::device::id::display_as_serde;
+use crate::device::version::Version;
+
+/// A source of facts. The order is that of authority, the strongest first.
+///
+/// `Kernel` and `Probe` are measurements of this device. Nothing weaker ever vetoes a start or
+/// switches a display on by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Method {
+    /// A sysfs attribute, as Alex Williamson proposed it in 2018. No kernel has it yet.
+    Kernel,
+    /// The answer of the device itself, given now or in a record that is still valid.
+    Probe,
+    /// The word of a QEMU that opened this very device. It tells only which interface QEMU takes.
+    Qemu,
+    /// The answer of another device of the same type, with the same driver and kernel.
+    Sibling,
+    /// A rule that knows devices of this kind.
+    Rule,
+}
+
+impl Method {
+    /// Returns whether this is a measurement of the device itself.
+    #[must_use]
+    pub fn is_measured(self) -> bool {
+        self <= Method::Probe
+    }
+}
+
+/// The kernel interface through which a device was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OpenPath {
+    /// `/dev/vfio/vfio` and `/dev/vfio/GROUP`.
+    Group,
+    /// `/dev/vfio/devices/vfioN` and `/dev/iommu`.
+    Cdev,
+}
+
+impl FromStr for OpenPath {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        [OpenPath::Group, OpenPath::Cdev]
+            .into_iter()
+            .find(|path| path.to_string() == word)
+            .ok_or_else(|| format!("{word:?} is no way to open a device: expected group or cdev"))
+    }
+}
+
+/// A step of a probe, in the order in which the probe takes them.
+///
+/// If a driver turns out to want a VM only after its first open, then [`Step::Kvm`] and the three
+/// steps after it follow that open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Step {
+    /// Asking the policy whether this device may be opened at all.
+    Policy,
+    /// Starting the child that opens the device.
+    Spawn,
+    /// Taking the lock in `/run/gfxplane/lock`.
+    Lock,
+    /// Finding the IOMMU group or the device node in sysfs.
+    Find,
+    /// Opening `/dev/vfio/vfio`, and checking its version and its IOMMU type.
+    Container,
+    /// Opening `/dev/vfio/GROUP` (EBUSY: in use).
+    Group,
+    /// `VFIO_GROUP_GET_STATUS`: checking that all devices of the group are bound to vfio drivers.
+    Viable,
+    /// `VFIO_GROUP_SET_CONTAINER` and `VFIO_SET_IOMMU`.
+    Attach,
+    /// Opening `/dev/iommu`.
+    Iommufd,
+    /// Opening `/dev/vfio/devices/vfioN`. Success does not tell whether the device is in use.
+    Cdev,
+    /// Opening `/dev/kvm`, for a driver that wants a VM.
+    Kvm,
+    /// `KVM_CREATE_VM`.
+    KvmVm,
+    /// `KVM_CREATE_DEVICE` with `KVM_DEV_TYPE_VFIO`.
+    KvmDevice,
+    /// `KVM_DEV_VFIO_FILE_ADD`: telling the VM of the group, or of the device by its node.
+    KvmFile,
+    /// `VFIO_GROUP_GET_DEVICE_FD`, in which the driver opens the device.
+    Open,
+    /// `VFIO_DEVICE_BIND_IOMMUFD`, in which the driver opens the device (EBUSY, EINVAL: in use).
+    Bind,
+    /// `VFIO_DEVICE_GET_INFO`.
+    Info,
+    /// `VFIO_DEVICE_GET_REGION_INFO`.
+    RegionInfo,
+    /// Reading the EDID region's header.
+    Edid,
+    /// `VFIO_DEVICE_GET_IRQ_INFO`.
+    IrqInfo,
+    /// `VFIO_DEVICE_GET_PCI_HOT_RESET_INFO`.
+    HotReset,
+    /// `VFIO_DEVICE_QUERY_GFX_PLANE` with PROBE and no type. The driver must refuse it.
+    Control,
+    /// `VFIO_DEVICE_QUERY_GFX_PLANE` with PROBE and DMABUF.
+    QueryDmabuf,
+    /// `VFIO_DEVICE_QUERY_GFX_PLANE` with PROBE and REGION.
+    QueryRegion,
+    /// A step that this version does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+impl Step {
+    /// Returns whether the driver opens the device in this step.
+    #[must_use]
+    pub fn is_open(self) -> bool {
+        matches!(self, Step::Open | Step::Bind)
+    }
+
+    /// Returns whether this is one of the four steps that make a VM and tell it of the device.
+    #[must_use]
+    pub fn is_kvm(self) -> bool {
+        (Step::Kvm..=Step::KvmFile).contains(&self)
+    }
+
+    /// Returns the step that this word names; `None` if this version does not know it.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        let word: StrDeserializer<'_, serde::de::value::Error> = word.into_deserializer();
+        let step = Step::deserialize(word).ok();
+        step.filter(|step| *step != Step::Unknown)
+    }
+}
+
+display_as_serde!(Method, OpenPath, Step);
+
+/// The evidence for a set of facts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// The source.
+    pub method: Method,
+    /// For a probe: the interface through which the device was opened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<OpenPath>,
+    /// The vfio driver of the device that was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver: Option<String>,
+    /// The version of the driver's module or, without one, its srcversion.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver_version: Option<String>,
+    /// The kernel's release (`uname -r`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<String>,
+    /// For QEMU: its version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub qemu: Option<Version>,
+    /// For a rule: its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    /// For a rule: what it is based on. For a QEMU that was not started for our question: where its
+    /// answer was found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// For a probe without a result: the step that failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<Step>,
+    /// For a probe without a result: the name of the errno (`EBUSY`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub errno: Option<String>,
+}
+
+impl Evidence {
+    /// Makes evidence that holds this method and nothing more.
+    #[must_use]
+    pub fn by(method: Method) -> Self {
+        Evidence {
+            method,
+            path: None,
+            driver: None,
+            driver_version: None,
+            kernel: None,
+            qemu: None,
+            rule: None,
+            source: None,
+            step: None,
+            errno: None,
+        }
+    }
+}
+
+/// A statement of another source that contradicts the believed one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Disagreement {
+    /// The display that this source states.
+    #[serde(flatten)]
+    pub display: Display,
+    /// The evidence for that statement.
+    pub evidence: Evidence,
+}
+
+/// The believed facts about one device or type, and their evidence.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// The facts.
+    #[serde(flatten)]
+    pub facts: Facts,
+    /// The evidence for the facts; `None` if no source knows anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<Evidence>,
+    /// A probe that got no answer, where the facts come from a weaker source.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<Disagreement>,
+    /// The sources that contradict the facts.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub disagreements: Vec<Disagreement>,
+}
+
+impl Finding {
+    /// Returns, as text for people, whether the facts were measured and if not, what they rest on.
+    #[must_use]
+    pub fn how_known(&self) -> String {
+        match &self.evidence {
+            Some(evidence) if evidence.method.is_measured() => "measured".into(),
+            Some(evidence) => format!("known by {}, not measured", evidence.method),
+            None => "not measured".into(),
+        }
+    }
+}
+
+/// Chooses among the statements of several sources about one device.
+///
+/// The strongest source that knows the display is believed. A device that was asked and says yes to
+/// everything, or hangs, counts as a source that knows. A device that could not be asked does not;
+/// its attempt is kept as [`Finding::attempt`].
+///
+/// If a driver hangs when we ask but answers a QEMU that was started for the question, the QEMU is
+/// believed. A statement that was learned from a log ([`Evidence::source`]) comes after every
+/// probe, as a guest may have written it.
+///
+/// A kernel attribute and QEMU say nothing of EDID and OpRegion. These come from the strongest
+/// other source that agrees on the display. `nothing` is the reason to give if there are no
+/// sources.
+#[must_use]
+pub fn resolve(mut sources: Vec<(Facts, Evidence)>, nothing: Reason) -> Finding {
+    sources.sort_by_key(|(_, evidence)| evidence.method);
+    let qemu_answers = sources.iter().any(|(facts, evidence)| {
+        let was_asked = evidence.method == Method::Qemu && evidence.source.is_none();
+        was_asked && facts.display.is_answer()
+    });
+    let decides = |facts: &Facts| {
+        facts.display.is_answer()
+            || (facts.display == Display::Unknown(Reason::TimedOut) && !qemu_answers)
+    };
+    let chosen = sources
+        .iter()
+        .position(|(facts, _)| decides(facts))
+        .unwrap_or(0);
+    if sources.is_empty() {
+        return Finding {
+            facts: Facts::of(Display::Unknown(nothing)),
+            evidence: None,
+            attempt: None,
+            disagreements: Vec::new(),
+        };
+    }
+    let attempt = sources[..chosen]
+        .iter()
+        .find(|(_, evidence)| evidence.method.is_measured())
+        .map(|(facts, evidence)| Disagreement {
+            display: facts.display.clone(),
+            evidence: evidence.clone(),
+        });
+    let mut weaker = sources.split_off(chosen);
+    let (mut facts, evidence) = weaker.remove(0);
+    if matches!(evidence.method, Method::Kernel | Method::Qemu)
+        && let Some((more, _)) = weaker
+            .iter()
+            .find(|(more, other)| agree((&more.display, other), (&facts.display, &evidence)))
+    {
+        facts.edid = more.edid;
+        facts.opregion = more.opregion;
+        facts.kvm = more.kvm;
+        facts.device = facts.device.or_else(|| more.device.clone());
+    }
+    let disagreements = weaker
+        .into_iter()
+        .filter(|(other, by)| {
+            decides(other) && !agree((&other.display, by), (&facts.display, &evidence))
+        })
+        .map(|(other, evidence)| Disagreement {
+            display: other.display,
+            evidence,
+        })
+        .collect();
+    Finding {
+        facts,
+        evidence: Some(evidence),
+        attempt,
+        disagreements,
+    }
+}
+
+/// Returns whether both statements can be right. QEMU tells only which interface it takes.
+fn agree(one: (&Display, &Evidence), other: (&Display, &Evidence)) -> bool {
+    // QEMU takes dmabuf from a driver that says yes to everything.
+    let taken = |display: &Display| match display {
+        Display::Known(interfaces) => Some(interfaces.first().copied()),
+        Display::Unknown(Reason::Untrusted) => Some(Some(DisplayInterface::Dmabuf)),
+        Display::Unknown(_) => None,
+    };
+    let by_qemu = [one.1, other.1].iter().any(|e| e.method == Method::Qemu);
+    one.0 == other.0 || by_qemu && taken(one.0) == taken(other.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::facts::Edid;
+
+    fn source(method: Method, display: Display) -> (Facts, Evidence) {
+        (Facts::of(display), Evidence::by(method))
+    }
+
+    fn learned(display: Display) -> (Facts, Evidence) {
+        let (facts, mut evidence) = source(Method::Qemu, display);
+        evidence.source = Some("the log of a domain".into());
+        (facts, evidence)
+    }
+
+    #[test]
+    fn authority() {
+        let dmabuf = || Display::from_answers(true, false);
+        let region = || Display::from_answers(false, true);
+        let unknown = |reason| Display::Unknown(reason);
+        let both = || Display::from_answers(true, true);
+        use Method::{Kernel, Probe, Qemu, Rule, Sibling};
+        for (name, sources, display, method, disagreements) in [
+            ("nobody", vec![], unknown(Reason::NotProbed), None, 0),
+            (
+                "rule alone",
+                vec![source(Rule, region())],
+                region(),
+                Some(Rule),
+                0,
+            ),
+            (
+                "probe over rule, reported",
+                vec![source(Rule, region()), source(Probe, dmabuf())],
+                dmabuf(),
+                Some(Probe),
+                1,
+            ),
+            (
+                "kernel over probe",
+                vec![source(Probe, dmabuf()), source(Kernel, region())],
+                region(),
+                Some(Kernel),
+                1,
+            ),
+            (
+                "in use says nothing of the display",
+                vec![
+                    source(Probe, unknown(Reason::InUse)),
+                    source(Rule, region()),
+                ],
+                region(),
+                Some(Rule),
+                0,
+            ),
+            (
+                "untrusted is an answer",
+                vec![
+                    source(Probe, unknown(Reason::Untrusted)),
+                    source(Rule, region()),
+                ],
+                unknown(Reason::Untrusted),
+                Some(Probe),
+                1,
+            ),
+            (
+                "sibling over rule, agreeing",
+                vec![source(Rule, dmabuf()), source(Sibling, dmabuf())],
+                dmabuf(),
+                Some(Sibling),
+                0,
+            ),
+            (
+                "probe over QEMU, reported",
+                vec![source(Qemu, region()), source(Probe, dmabuf())],
+                dmabuf(),
+                Some(Probe),
+                1,
+            ),
+            (
+                "QEMU takes one of two, and that is no disagreement",
+                vec![source(Qemu, dmabuf()), source(Probe, both())],
+                both(),
+                Some(Probe),
+                0,
+            ),
+            (
+                "but it would have taken the other one",
+                vec![source(Qemu, region()), source(Probe, both())],
+                both(),
+                Some(Probe),
+                1,
+            ),
+            (
+                "QEMU takes an untrusted driver's screen for a dmabuf",
+                vec![
+                    source(Qemu, dmabuf()),
+                    source(Probe, unknown(Reason::Untrusted)),
+                ],
+                unknown(Reason::Untrusted),
+                Some(Probe),
+                0,
+            ),
+            (
+                "and says nothing else of it",
+                vec![
+                    source(Qemu, region()),
+                    source(Probe, unknown(Reason::Untrusted)),
+                ],
+                unknown(Reason::Untrusted),
+                Some(Probe),
+                1,
+            ),
+            (
+                "QEMU where the probe could not ask, over sibling and rule",
+                vec![
+                    source(Rule, region()),
+                    source(Sibling, region()),
+                    source(Qemu, dmabuf()),
+                    source(Probe, unknown(Reason::OpenFailed)),
+                ],
+                dmabuf(),
+                Some(Qemu),
+                2,
+            ),
+            (
+                "a driver that hangs with us",
+                vec![
+                    source(Rule, dmabuf()),
+                    source(Probe, unknown(Reason::TimedOut)),
+                ],
+                unknown(Reason::TimedOut),
+                Some(Probe),
+                1,
+            ),
+            (
+                "and not with QEMU",
+                vec![
+                    source(Qemu, region()),
+                    source(Probe, unknown(Reason::TimedOut)),
+                ],
+                region(),
+                Some(Qemu),
+                0,
+            ),
+            (
+                "but a log is no QEMU that was asked",
+                vec![learned(region()), source(Probe, unknown(Reason::TimedOut))],
+                unknown(Reason::TimedOut),
+                Some(Probe),
+                1,
+            ),
+            (
+                "a log where the probe could not ask",
+                vec![
+                    source(Rule, dmabuf()),
+                    learned(region()),
+                    source(Probe, unknown(Reason::InUse)),
+                ],
+                region(),
+                Some(Qemu),
+                1,
+            ),
+            (
+                "only failures",
+                vec![source(Probe, unknown(Reason::Permission))],
+                unknown(Reason::Permission),
+                Some(Probe),
+                0,
+            ),
+        ] {
+            let finding = resolve(sources, Reason::NotProbed);
+            assert_eq!(finding.facts.display, display, "{name}");
+            assert_eq!(finding.evidence.map(|e| e.method), method, "{name}");
+            assert_eq!(finding.disagreements.len(), disagreements, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_failed_attempt_is_kept() {
+        let finding = resolve(
+            vec![
+                source(Method::Probe, Display::Unknown(Reason::InUse)),
+                source(Method::Rule, Display::NONE),
+            ],
+            Reason::NotProbed,
+        );
+        assert_eq!(
+            finding.attempt.unwrap().display,
+            Display::Unknown(Reason::InUse)
+        );
+    }
+
+    #[test]
+    fn what_qemu_said_is_completed_by_those_who_agree() {
+        let mut rule = source(Method::Rule, Display::from_answers(true, true));
+        rule.0.kvm = true;
+        let qemu = |dmabuf| source(Method::Qemu, Display::from_answers(dmabuf, !dmabuf));
+        let of = |sources| resolve(sources, Reason::NotProbed).facts;
+        let facts = of(vec![rule.clone(), qemu(true)]);
+        assert_eq!(facts.display, Display::from_answers(true, false));
+        assert!(facts.kvm);
+        assert!(!of(vec![rule, qemu(false)]).kvm);
+    }
+
+    #[test]
+    fn a_kernel_attribute_is_completed_by_those_who_agree() {
+        let edid = Some(Edid {
+            max_xres: 1920,
+            max_yres: 1200,
+        });
+        for (other, expected) in [
+            (Display::from_answers(true, false), edid),
+            (Display::NONE, None),
+        ] {
+            let mut probe = source(Method::Probe, other);
+            probe.0.edid = edid;
+            let kernel = source(Method::Kernel, Display::from_answers(true, false));
+            assert_eq!(
+                resolve(vec![probe, kernel], Reason::NotProbed).facts.edid,
+                expected
+            );
+        }
+    }
+}

@@ -1,0 +1,497 @@
+//! The facts of a device as plain data, in the words of vfio.h: what it offers and what it needs.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// The way in which a device hands its screen to the host.
+///
+/// The order is QEMU's: it asks for dmabuf first and takes a region only if the device refuses
+/// (QEMU hw/vfio/display.c, `vfio_display_probe`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DisplayInterface {
+    /// `VFIO_GFX_PLANE_TYPE_DMABUF`: a dma-buf. QEMU can show it only through graphics with OpenGL.
+    Dmabuf,
+    /// `VFIO_GFX_PLANE_TYPE_REGION`: device memory that QEMU copies from. Any graphics can show it.
+    Region,
+}
+
+/// The reason why a display is unknown.
+///
+/// The list may grow: this version reads a word that it does not know as [`Reason::Other`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// Somebody else holds the device (EBUSY): a fact, not a failure.
+    InUse,
+    /// The driver opens only for a process with a KVM VM (ESRCH from kvmgt), and either none could
+    /// be made or the driver did not take it.
+    NeedsVm,
+    /// The driver did not answer before the deadline.
+    TimedOut,
+    /// We have no right to open `/dev/vfio` or the device.
+    Permission,
+    /// No vfio driver is bound to the device: there is no IOMMU group or device node to open.
+    NoDriver,
+    /// The driver says yes to every question, even to the one that makes no sense.
+    Untrusted,
+    /// Nobody has asked the device yet, and no rule knows it.
+    NotProbed,
+    /// The kernel has no vfio interface that we can open, or lacks the one that the caller chose.
+    NoVfio,
+    /// Other devices of the IOMMU group are bound to host drivers.
+    NotViable,
+    /// The driver refused to open the device, or the device could not be asked at all. The evidence
+    /// holds the step and the errno.
+    OpenFailed,
+    /// `/run/gfxplane` exists, but others may write to it, so that no lock can be taken.
+    UnsafeState,
+    /// The device was opened, but a query failed in a way that vfio.h does not foresee.
+    QueryFailed,
+    /// The device disappeared during the probe.
+    Vanished,
+    /// The policy forbids opening this device.
+    NotAllowed,
+    /// The device exists only as a definition (`mdevctl define`), and nothing is known of its type.
+    NotActive,
+    /// A word that a newer version wrote.
+    Other(String),
+}
+
+const REASONS: [(Reason, &str); 15] = [
+    (Reason::InUse, "in-use"),
+    (Reason::NeedsVm, "needs-vm"),
+    (Reason::TimedOut, "timed-out"),
+    (Reason::Permission, "permission"),
+    (Reason::NoDriver, "no-driver"),
+    (Reason::Untrusted, "untrusted"),
+    (Reason::NotProbed, "not-probed"),
+    (Reason::NoVfio, "no-vfio"),
+    (Reason::NotViable, "not-viable"),
+    (Reason::OpenFailed, "open-failed"),
+    (Reason::UnsafeState, "unsafe-state"),
+    (Reason::QueryFailed, "query-failed"),
+    (Reason::Vanished, "vanished"),
+    (Reason::NotAllowed, "not-allowed"),
+    (Reason::NotActive, "not-active"),
+];
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Reason::Other(word) = self {
+            return f.write_str(word);
+        }
+        let word = REASONS
+            .iter()
+            .find(|(reason, _)| reason == self)
+            .map(|(_, word)| word);
+        f.write_str(word.expect("every reason has a word"))
+    }
+}
+
+impl From<&str> for Reason {
+    fn from(word: &str) -> Self {
+        REASONS
+            .iter()
+            .find(|(_, known)| *known == word)
+            .map_or_else(|| Reason::Other(word.into()), |(reason, _)| reason.clone())
+    }
+}
+
+impl Serialize for Reason {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Reason {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let word = String::deserialize(deserializer)?;
+        let is_word = |part: &str| {
+            !part.is_empty()
+                && part
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+        };
+        if word.split('-').all(is_word) {
+            Ok(Reason::from(word.as_str()))
+        } else {
+            Err(serde::de::Error::custom(format!(
+                "{word:?} is no reason: expected a word like in-use"
+            )))
+        }
+    }
+}
+
+impl DisplayInterface {
+    /// Returns the word that XML, JSON, attributes and properties use for this interface.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            DisplayInterface::Dmabuf => "dmabuf",
+            DisplayInterface::Region => "region",
+        }
+    }
+}
+
+impl fmt::Display for DisplayInterface {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+impl FromStr for DisplayInterface {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        match word {
+            "dmabuf" => Ok(DisplayInterface::Dmabuf),
+            "region" => Ok(DisplayInterface::Region),
+            _ => Err(format!(
+                "{word:?} is not a display interface: expected dmabuf or region"
+            )),
+        }
+    }
+}
+
+/// The display of a device.
+///
+/// In JSON: `"display": ["dmabuf"]`, `["dmabuf", "region"]`, `["none"]`, or
+/// `["unknown"], "reason": "in-use"`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "DisplayWords", try_from = "DisplayWords")]
+pub enum Display {
+    /// The device has these interfaces, first the one that QEMU takes. An empty list: no display.
+    Known(Vec<DisplayInterface>),
+    /// The display is unknown, for this reason.
+    Unknown(Reason),
+}
+
+impl Display {
+    /// The display of a device that has none.
+    pub const NONE: Display = Display::Known(Vec::new());
+
+    /// Makes a display from the answers to the two plane queries.
+    #[must_use]
+    pub fn from_answers(dmabuf: bool, region: bool) -> Self {
+        let offered = [
+            (DisplayInterface::Dmabuf, dmabuf),
+            (DisplayInterface::Region, region),
+        ];
+        Display::Known(
+            offered
+                .into_iter()
+                .filter(|(_, yes)| *yes)
+                .map(|(kind, _)| kind)
+                .collect(),
+        )
+    }
+
+    /// Returns the words for the display, at least one: `dmabuf`, `region`, `none` or `unknown`.
+    #[must_use]
+    pub fn words(&self) -> Vec<&'static str> {
+        match self {
+            Display::Unknown(_) => vec!["unknown"],
+            Display::Known(interfaces) if interfaces.is_empty() => vec!["none"],
+            Display::Known(interfaces) => interfaces.iter().map(|i| i.word()).collect(),
+        }
+    }
+
+    /// Returns the interface that QEMU will use; `None` if there is no display or it is unknown.
+    #[must_use]
+    pub fn preferred(&self) -> Option<DisplayInterface> {
+        match self {
+            Display::Known(interfaces) => interfaces.first().copied(),
+            Display::Unknown(_) => None,
+        }
+    }
+
+    /// Returns the reason why the display is unknown.
+    #[must_use]
+    pub fn reason(&self) -> Option<&Reason> {
+        match self {
+            Display::Known(_) => None,
+            Display::Unknown(reason) => Some(reason),
+        }
+    }
+
+    /// Returns whether the device itself gave this answer, as opposed to a reason why it could not
+    /// be asked. A driver that says yes to everything has answered; a driver that hung has not.
+    #[must_use]
+    pub fn is_answer(&self) -> bool {
+        matches!(
+            self,
+            Display::Known(_) | Display::Unknown(Reason::Untrusted)
+        )
+    }
+
+    /// Returns whether the display is known. No display counts as known.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        matches!(self, Display::Known(_))
+    }
+}
+
+/// The two fields that hold a [`Display`] in a file.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct DisplayWords {
+    pub(crate) display: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) reason: Option<Reason>,
+}
+
+impl From<Display> for DisplayWords {
+    fn from(display: Display) -> Self {
+        DisplayWords {
+            display: display.words().into_iter().map(String::from).collect(),
+            reason: display.reason().cloned(),
+        }
+    }
+}
+
+impl TryFrom<DisplayWords> for Display {
+    type Error = String;
+
+    fn try_from(words: DisplayWords) -> Result<Self, String> {
+        let list: Vec<&str> = words.display.iter().map(String::as_str).collect();
+        match list[..] {
+            ["none"] => Ok(Display::NONE),
+            ["unknown"] => Ok(Display::Unknown(words.reason.unwrap_or(Reason::NotProbed))),
+            [] => Err("display is empty: expected dmabuf, region, none or unknown".into()),
+            _ => {
+                let mut interfaces: Vec<DisplayInterface> = list
+                    .iter()
+                    .map(|word| word.parse())
+                    .collect::<Result<_, _>>()?;
+                interfaces.sort_unstable();
+                interfaces.dedup();
+                Ok(Display::Known(interfaces))
+            }
+        }
+    }
+}
+
+/// The EDID region (`VFIO_REGION_SUBTYPE_GFX_EDID`), through which the host tells the guest's
+/// driver which modes to offer. Sizes are in pixels; 0 means that the device sets no limit
+/// (mbochs-large).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Edid {
+    /// `max_xres` of struct `vfio_region_gfx_edid`.
+    pub max_xres: u32,
+    /// `max_yres` of struct `vfio_region_gfx_edid`.
+    pub max_yres: u32,
+}
+
+/// The Intel OpRegion (vendor region type 0x8086, subtype 1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpRegion {
+    /// Its size in bytes; 8192 on every device seen.
+    pub size: u64,
+}
+
+/// Everything that is known of a device, from any source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts {
+    /// The display and its interfaces.
+    #[serde(flatten)]
+    pub display: Display,
+    /// The EDID region and its maximum size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edid: Option<Edid>,
+    /// The OpRegion, if the device has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opregion: Option<OpRegion>,
+    /// True if the driver opens the device only for a process that has a KVM VM. Either the driver
+    /// said so, or a rule did and the device then opened with a VM.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub kvm: bool,
+    /// The answers of the vfio device itself; rules and kernel attributes have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceInfo>,
+}
+
+impl Facts {
+    /// Makes facts that consist of a display and nothing else.
+    #[must_use]
+    pub fn of(display: Display) -> Self {
+        Facts {
+            display,
+            edid: None,
+            opregion: None,
+            kvm: false,
+            device: None,
+        }
+    }
+}
+
+/// The answer to `VFIO_DEVICE_GET_INFO` and to the queries that follow it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceInfo {
+    /// The flags, `VFIO_DEVICE_FLAGS_*`.
+    pub flags: u32,
+    /// The number of regions as the driver counts them; a display region may have a higher index
+    /// (mdpy, NVIDIA).
+    pub num_regions: u32,
+    /// The number of IRQ indexes as the driver counts them.
+    pub num_irqs: u32,
+    /// The regions that exist (size or flags not 0).
+    pub regions: Vec<Region>,
+    /// The IRQ indexes that have interrupts.
+    pub irqs: Vec<Irq>,
+    /// The devices that a hot reset would affect.
+    pub hot_reset: HotReset,
+    /// The whole header of the EDID region.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edid: Option<EdidHeader>,
+}
+
+/// The struct `vfio_region_gfx_edid` at the start of the EDID region.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EdidHeader {
+    /// The offset of the blob in the region, in bytes.
+    pub edid_offset: u32,
+    /// The largest size that a blob may have, in bytes.
+    pub edid_max_size: u32,
+    /// The size of the present blob in bytes; 0 if none was set.
+    pub edid_size: u32,
+    /// The greatest width in pixels; 0: no limit.
+    pub max_xres: u32,
+    /// The greatest height in pixels; 0: no limit.
+    pub max_yres: u32,
+    /// The state of the link. 1: up, 2: down (`VFIO_DEVICE_GFX_LINK_STATE_*`).
+    pub link_state: u32,
+}
+
+/// The answer to `VFIO_DEVICE_GET_REGION_INFO` for one region.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Region {
+    /// The index: `VFIO_PCI_*_REGION_INDEX` up to 8, device-specific from 9 on.
+    pub index: u32,
+    /// The flags, `VFIO_REGION_INFO_FLAG_*`.
+    pub flags: u32,
+    /// The offset from the start of the device file, in bytes.
+    pub offset: u64,
+    /// The size in bytes.
+    pub size: u64,
+    /// The capability chain, in the driver's order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub capabilities: Vec<RegionCapability>,
+}
+
+/// One link of a region's capability chain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "capability", rename_all = "kebab-case")]
+pub enum RegionCapability {
+    /// `VFIO_REGION_INFO_CAP_SPARSE_MMAP`: the parts of the region that can be mapped.
+    SparseMmap {
+        /// The offset and size of each part in bytes, from the start of the region.
+        areas: Vec<(u64, u64)>,
+    },
+    /// `VFIO_REGION_INFO_CAP_TYPE`: the kind of a device-specific region.
+    Type {
+        /// `VFIO_REGION_TYPE_*`; with bit 31 set, a type of the PCI vendor's own.
+        r#type: u32,
+        /// `VFIO_REGION_SUBTYPE_*`.
+        subtype: u32,
+    },
+    /// `VFIO_REGION_INFO_CAP_MSIX_MAPPABLE`.
+    MsixMappable,
+    /// A capability that this version does not know.
+    Unknown {
+        /// The capability's id.
+        id: u16,
+        /// The capability's version.
+        version: u16,
+    },
+    /// A capability that a newer gfxplane wrote into a record.
+    #[serde(other)]
+    Newer,
+}
+
+/// The answer to `VFIO_DEVICE_GET_IRQ_INFO` for one index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Irq {
+    /// The index, `VFIO_PCI_*_IRQ_INDEX`.
+    pub index: u32,
+    /// The flags, `VFIO_IRQ_INFO_*`.
+    pub flags: u32,
+    /// The number of interrupts in the index.
+    pub count: u32,
+}
+
+/// The answer to `VFIO_DEVICE_GET_PCI_HOT_RESET_INFO`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HotReset {
+    /// The driver does not know this ioctl, or the slot and bus can't be reset. Holds the errno's
+    /// name.
+    Unsupported(String),
+    /// The number of devices that the reset would affect.
+    Devices(u32),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_is_in_the_documents() {
+        let table = include_str!("../../docs/formats.md");
+        for (_, word) in REASONS {
+            assert!(table.contains(&format!("\n| `{word}` | ")), "{word}");
+        }
+    }
+
+    #[test]
+    fn display_in_json() {
+        for (display, json) in [
+            (
+                Display::from_answers(true, false),
+                r#"{"display":["dmabuf"]}"#,
+            ),
+            (
+                Display::from_answers(true, true),
+                r#"{"display":["dmabuf","region"]}"#,
+            ),
+            (Display::NONE, r#"{"display":["none"]}"#),
+            (
+                Display::Unknown(Reason::InUse),
+                r#"{"display":["unknown"],"reason":"in-use"}"#,
+            ),
+            (
+                Display::Unknown(Reason::Other("soon".into())),
+                r#"{"display":["unknown"],"reason":"soon"}"#,
+            ),
+        ] {
+            let facts = Facts::of(display);
+            assert_eq!(serde_json::to_string(&facts).unwrap(), json);
+            assert_eq!(serde_json::from_str::<Facts>(json).unwrap(), facts);
+        }
+    }
+
+    #[test]
+    fn display_that_makes_no_sense() {
+        for json in [
+            r#"{"display":["unknown"],"reason":"No <such> word"}"#,
+            r#"{"display":[]}"#,
+            r#"{"display":["none","region"]}"#,
+            r#"{"display":["gl"]}"#,
+            "{}",
+        ] {
+            assert!(serde_json::from_str::<Facts>(json).is_err(), "{json}");
+        }
+        // QEMU's choice comes first, whatever the order in the file.
+        let facts: Facts =
+            serde_json::from_str(r#"{"display":["region","dmabuf","region"]}"#).unwrap();
+        assert_eq!(facts.display, Display::from_answers(true, true));
+    }
+
+    #[test]
+    fn every_reason_has_its_word() {
+        for (reason, word) in REASONS {
+            assert_eq!(reason.to_string(), word);
+            assert_eq!(Reason::from(word), reason);
+        }
+    }
+}

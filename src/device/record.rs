@@ -1,0 +1,374 @@
+//! What a device, or a QEMU that opened it, said of the device's display, in the form in which it is kept.
+//!
+//! A record is JSON with `"format": 1`. Fields that this version does not know are ignored, so
+//! that a newer gfxplane's records still serve; a higher format is refused.
+//!
+//! QEMU's word is no measurement. A QEMU that has no OpenGL shows with its start, or with the words of
+//! its refusal, which interface it takes ([`crate::plan::trial::said::display`]), and nothing else: what the
+//! device offers beside that one stays unknown. And some of it is read from a file that a guest's own
+//! process writes ([`crate::explain::learn`]). So its records are kept in a directory of their own, hold for the
+//! one device, and say nothing of its type.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use crate::device::evidence::{Evidence, Method, OpenPath, Step};
+use crate::device::facts::{Display, Facts};
+use crate::device::id::DeviceId;
+use crate::device::version::Version;
+
+/// The format of records, and of all JSON that gfxplane prints.
+pub const FORMAT: u32 = 1;
+
+/// The largest record that is read or written, in bytes.
+pub const MAX_SIZE: usize = 64 * 1024;
+
+/// What a record depends on: if any of this differs, the record says nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Circumstances {
+    /// `/proc/sys/kernel/random/boot_id`.
+    pub boot_id: String,
+    /// `/proc/sys/kernel/osrelease`.
+    pub kernel: String,
+    /// The vfio driver.
+    pub driver: Option<String>,
+    /// Its module's version or srcversion.
+    pub driver_version: Option<String>,
+    /// The mdev type id, or the vGPU type of a virtual function.
+    #[serde(rename = "type")]
+    pub type_id: Option<String>,
+}
+
+/// The QEMU that opened a device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ByQemu {
+    /// Its version, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<Version>,
+    /// The domain from whose log it was learned; `None`: QEMU was started for the sake of the answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub learned_from: Option<Uuid>,
+}
+
+/// The result of asking a device once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// The device that was asked.
+    pub device: DeviceId,
+    /// When it holds.
+    #[serde(flatten)]
+    pub circumstances: Circumstances,
+    /// What was found.
+    pub facts: Facts,
+    /// How the device was opened, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<OpenPath>,
+    /// The step that failed, if one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<Step>,
+    /// Its errno's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub errno: Option<String>,
+    /// The QEMU whose word it is; `None`: the device itself answered a probe.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub qemu: Option<ByQemu>,
+}
+
+/// A text that is no record, or another JSON document of ours.
+#[derive(Debug, thiserror::Error)]
+pub enum NotARecord {
+    /// It is not JSON, or not of this shape.
+    #[error("it is damaged: {0}")]
+    Damaged(#[from] serde_json::Error),
+    /// It was written by a newer version.
+    #[error("its format is {0}, this version reads {FORMAT}")]
+    Format(u32),
+    /// It is about another device than its file name says.
+    #[error("it is about {0}")]
+    OtherDevice(DeviceId),
+    /// It says what no QEMU can tell.
+    #[error("QEMU tells of one display interface or of none, never of {0}")]
+    Display(String),
+}
+
+/// Reads a JSON document of ours.
+///
+/// # Errors
+/// [`NotARecord`] if it is damaged or of another format than [`FORMAT`].
+pub fn from_json<T: DeserializeOwned>(text: &[u8]) -> Result<T, NotARecord> {
+    #[derive(Deserialize)]
+    struct Head {
+        format: u32,
+    }
+    let head: Head = serde_json::from_slice(text)?;
+    if head.format != FORMAT {
+        return Err(NotARecord::Format(head.format));
+    }
+    Ok(serde_json::from_slice(text)?)
+}
+
+/// Reads QEMU's word in its earlier form, whose fields had other places. Such files are in
+/// `/run/gfxplane/qemu` until the machine is booted anew.
+fn of_earlier_form(text: &str) -> Option<Record> {
+    let mut fields: Map<String, Value> = serde_json::from_str(text).ok()?;
+    let facts = json!({ "display": fields.remove("display")? });
+    let qemu = json!({
+        "version": fields.remove("qemu"),
+        "learned_from": fields.remove("learned_from"),
+    });
+    fields.insert("facts".into(), facts);
+    fields.insert("qemu".into(), qemu);
+    serde_json::from_value(fields.into()).ok()
+}
+
+impl Record {
+    /// The record of what a QEMU that opened the device takes.
+    #[must_use]
+    pub fn of_qemu(
+        device: DeviceId,
+        circumstances: Circumstances,
+        display: Display,
+        qemu: ByQemu,
+    ) -> Self {
+        Record {
+            format: FORMAT,
+            device,
+            circumstances,
+            facts: Facts::of(display),
+            path: None,
+            step: None,
+            errno: None,
+            qemu: Some(qemu),
+        }
+    }
+
+    /// Reads a record.
+    ///
+    /// # Errors
+    /// [`NotARecord`] if it is damaged or of a higher format.
+    pub fn parse(text: &str) -> Result<Self, NotARecord> {
+        let record: Record = match from_json(text.as_bytes()) {
+            Err(NotARecord::Damaged(error)) => {
+                of_earlier_form(text).ok_or(NotARecord::Damaged(error))
+            }
+            result => result,
+        }?;
+        if record.qemu.is_some()
+            && !matches!(&record.facts.display, Display::Known(taken) if taken.len() <= 1)
+        {
+            let words = record.facts.display.words().join(" and ");
+            return Err(NotARecord::Display(words));
+        }
+        let is_errno =
+            |name: &str| name.starts_with('E') && name.bytes().all(|b| b.is_ascii_alphanumeric());
+        match &record.errno {
+            Some(name) if !is_errno(name) && name != "UnknownErrno" => Err(NotARecord::Damaged(
+                serde::de::Error::custom(format!("{name:?} is no errno")),
+            )),
+            _ => Ok(record),
+        }
+    }
+
+    /// The text to keep: at most [`MAX_SIZE`] bytes; the regions of a device that has absurdly
+    /// many are left out.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        let mut text = serde_json::to_string_pretty(self).expect("a record has only string keys");
+        if text.len() >= MAX_SIZE {
+            let mut facts = self.facts.clone();
+            facts.device = None;
+            text = serde_json::to_string_pretty(&Record {
+                facts,
+                ..self.clone()
+            })
+            .expect("a record has only string keys");
+        }
+        text.push('\n');
+        text
+    }
+
+    /// How its facts are known by the device itself, or by the QEMU that opened it.
+    #[must_use]
+    pub fn evidence(&self) -> Evidence {
+        self.evidence_by(match &self.qemu {
+            Some(_) => Method::Qemu,
+            None => Method::Probe,
+        })
+    }
+
+    /// How its facts are known by another device of its type.
+    #[must_use]
+    pub fn sibling_evidence(&self) -> Evidence {
+        self.evidence_by(Method::Sibling)
+    }
+
+    fn evidence_by(&self, method: Method) -> Evidence {
+        let qemu = self.qemu.as_ref();
+        let learned = qemu.and_then(|qemu| qemu.learned_from);
+        Evidence {
+            qemu: qemu.and_then(|qemu| qemu.version.clone()),
+            source: learned.map(|uuid| format!("the log of domain {uuid}")),
+            path: self.path,
+            driver: self.circumstances.driver.clone(),
+            driver_version: self.circumstances.driver_version.clone(),
+            kernel: Some(self.circumstances.kernel.clone()),
+            step: self.step,
+            errno: self.errno.clone(),
+            ..Evidence::by(method)
+        }
+    }
+
+    /// Whether another record, of this or another device, says the same, and when it holds.
+    #[must_use]
+    pub fn says_the_same(&self, other: &Record) -> bool {
+        *self
+            == Record {
+                device: self.device,
+                ..other.clone()
+            }
+    }
+
+    /// Whether this record should take the place of `older`, which is valid, too: an attempt that
+    /// could not ask the device must not wipe out what an earlier one measured, and the log of a
+    /// domain not what a QEMU said that was started to be asked.
+    #[must_use]
+    pub fn supersedes(&self, older: &Record) -> bool {
+        match (&self.qemu, &older.qemu) {
+            (Some(new), Some(old)) => new.learned_from.is_none() || old.learned_from.is_some(),
+            _ => self.facts.display.is_answer() || !older.facts.display.is_answer(),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::device::facts::{Display, Reason};
+
+    pub(crate) fn record(display: Display) -> Record {
+        Record {
+            format: FORMAT,
+            device: "11111111-2222-3333-4444-555555555555".parse().unwrap(),
+            circumstances: Circumstances {
+                boot_id: "b".into(),
+                kernel: "6.12".into(),
+                driver: Some("mbochs".into()),
+                driver_version: None,
+                type_id: Some("mbochs-small".into()),
+            },
+            facts: Facts::of(display),
+            path: Some(OpenPath::Group),
+            step: None,
+            errno: None,
+            qemu: None,
+        }
+    }
+
+    pub(crate) fn said_by_qemu(display: Display, learned: bool) -> Record {
+        Record {
+            path: None,
+            qemu: Some(ByQemu {
+                version: Version::parse("10.0.13"),
+                learned_from: learned.then_some(Uuid::nil()),
+            }),
+            ..record(display)
+        }
+    }
+
+    #[test]
+    fn to_text_and_back() {
+        let display = || Display::from_answers(true, false);
+        for record in [
+            record(display()),
+            said_by_qemu(display(), true),
+            said_by_qemu(Display::NONE, false),
+        ] {
+            assert_eq!(Record::parse(&record.to_text()).unwrap(), record);
+        }
+    }
+
+    #[test]
+    fn what_is_no_record() {
+        let text = record(Display::NONE).to_text();
+        let said = said_by_qemu(Display::from_answers(true, false), true).to_text();
+        for (bad, expected) in [
+            (String::new(), "it is damaged: EOF"),
+            (text[..text.len() / 2].to_owned(), "it is damaged: EOF"),
+            (
+                text.replace("\"format\": 1", "\"format\": 2"),
+                "its format is 2, this version reads 1",
+            ),
+            (text.replace("none", "perhaps"), "it is damaged: "),
+            ("[]".into(), "it is damaged: "),
+            (
+                said.replace("\"dmabuf\"", "\"dmabuf\", \"region\""),
+                "QEMU tells of one display interface or of none, never of dmabuf and region",
+            ),
+            (
+                said.replace("\"dmabuf\"", "\"unknown\""),
+                "QEMU tells of one display interface or of none, never of unknown",
+            ),
+        ] {
+            let error = Record::parse(&bad).unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_earlier_form_of_what_qemu_said() {
+        let text = r#"{"format": 1, "device": "11111111-2222-3333-4444-555555555555", "boot_id": "b",
+            "kernel": "6.12", "driver": "mbochs", "driver_version": null, "type": "mbochs-small",
+            "display": ["dmabuf"], "qemu": "10.0.13"#;
+        let learned = format!("{text}\", \"learned_from\": \"{}\"}}", Uuid::nil());
+        let display = || Display::from_answers(true, false);
+        for (text, expected) in [
+            (format!("{text}\"}}"), said_by_qemu(display(), false)),
+            (learned, said_by_qemu(display(), true)),
+        ] {
+            assert_eq!(Record::parse(&text).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn a_record_stays_below_the_limit() {
+        let mut big = record(Display::NONE);
+        let region = crate::device::facts::Region {
+            index: 1,
+            flags: 7,
+            offset: 1,
+            size: 1,
+            capabilities: vec![],
+        };
+        big.facts.device = Some(crate::device::facts::DeviceInfo {
+            flags: 2,
+            num_regions: 5000,
+            num_irqs: 0,
+            regions: vec![region; 5000],
+            irqs: vec![],
+            hot_reset: crate::device::facts::HotReset::Devices(0),
+            edid: None,
+        });
+        let text = big.to_text();
+        assert!(text.len() <= MAX_SIZE);
+        assert_eq!(Record::parse(&text).unwrap().facts.display, Display::NONE);
+    }
+
+    #[test]
+    fn a_failed_attempt_does_not_wipe_out_a_measurement() {
+        let (known, in_use) = (
+            record(Display::NONE),
+            record(Display::Unknown(Reason::InUse)),
+        );
+        let hung = record(Display::Unknown(Reason::TimedOut));
+        assert!(!in_use.supersedes(&known) && known.supersedes(&in_use));
+        // A deadline that was too short must not cost a measurement either.
+        let said = |learned| said_by_qemu(Display::NONE, learned);
+        assert!(!said(true).supersedes(&said(false)) && said(false).supersedes(&said(true)));
+        assert!(said(true).supersedes(&said(true)) && said(false).supersedes(&said(false)));
+        assert!(in_use.supersedes(&in_use) && !hung.supersedes(&known) && hung.supersedes(&in_use));
+    }
+}

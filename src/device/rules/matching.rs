@@ -1,0 +1,217 @@
+//! Matches a rule's conditions against a device or type.
+
+use std::sync::OnceLock;
+
+use globset::{Glob, GlobMatcher};
+
+use crate::device::rules::{Match, Rule, RuleText, Subject};
+use crate::device::version::Version;
+
+#[derive(Debug, Clone)]
+pub(super) struct Compiled {
+    pub(super) rule: Rule,
+    pub(super) file: String,
+    driver: Vec<Pattern>,
+    parent_driver: Vec<Pattern>,
+    type_id: Vec<Pattern>,
+    device_api: Vec<Pattern>,
+    address: Vec<Pattern>,
+    vendor: Option<u16>,
+    class: Option<Pattern>,
+    kernel_from: Option<Version>,
+    kernel_below: Option<Version>,
+}
+
+/// A glob. Its matcher is made only when a value could match. udev starts a program that reads
+/// all rules for each event, and most rules are about other devices.
+#[derive(Debug, Clone)]
+struct Pattern {
+    glob: Glob,
+    /// The number of bytes at the start of the pattern that contain no wildcard.
+    literal: usize,
+    matcher: OnceLock<GlobMatcher>,
+}
+
+pub(super) fn compile(rule: RuleText, file: &str) -> Result<Compiled, String> {
+    let globs = |patterns: &[String]| {
+        patterns
+            .iter()
+            .map(|p| glob(p))
+            .collect::<Result<Vec<_>, _>>()
+    };
+    let version = |text: &Option<String>| match text {
+        Some(text) => Version::parse(text)
+            .map(Some)
+            .ok_or_else(|| format!("{text:?} is no kernel version: expected one like 5.10")),
+        None => Ok(None),
+    };
+    let matches = &rule.matches;
+    if *matches == Match::default() {
+        return Err("it has no condition and would match every device".into());
+    }
+    for attribute in &matches.attribute {
+        let path = std::path::Path::new(&attribute.path);
+        let inside = path
+            .components()
+            .all(|part| matches!(part, std::path::Component::Normal(_)));
+        if !inside || attribute.path.is_empty() {
+            return Err(format!(
+                "attribute path {:?} leads out of the device's directory",
+                attribute.path
+            ));
+        }
+        if attribute.is.is_some() == attribute.is_not.is_some() {
+            return Err(format!(
+                "attribute {:?}: expected one of is and is_not",
+                attribute.path
+            ));
+        }
+    }
+    let vendor = match &matches.vendor {
+        Some(text) => Some(
+            text.strip_prefix("0x")
+                .and_then(|digits| u16::from_str_radix(digits, 16).ok())
+                .ok_or_else(|| format!("{text:?} is no PCI vendor: expected one like 0x8086"))?,
+        ),
+        None => None,
+    };
+    Ok(Compiled {
+        driver: globs(&matches.driver)?,
+        parent_driver: globs(&matches.parent_driver)?,
+        type_id: globs(&matches.type_id)?,
+        device_api: globs(&matches.device_api)?,
+        address: globs(&matches.address)?,
+        vendor,
+        class: matches.class.as_deref().map(glob).transpose()?,
+        kernel_from: version(&matches.kernel_from)?,
+        kernel_below: version(&matches.kernel_below)?,
+        file: file.into(),
+        rule: Rule {
+            facts: rule.facts()?,
+            name: rule.name,
+            source: rule.source,
+            matches: rule.matches,
+            open: rule.open,
+        },
+    })
+}
+
+fn glob(pattern: &str) -> Result<Pattern, String> {
+    let glob = Glob::new(pattern).map_err(|error| error.to_string())?;
+    let literal = pattern
+        .find(['*', '?', '[', '{', '\\'])
+        .unwrap_or(pattern.len());
+    Ok(Pattern {
+        glob,
+        literal,
+        matcher: OnceLock::new(),
+    })
+}
+
+impl Pattern {
+    fn is_match(&self, value: &str) -> bool {
+        let pattern = self.glob.glob();
+        let (start, rest) = pattern.split_at(self.literal);
+        match rest {
+            "" => value == pattern,
+            "*" => value.starts_with(start),
+            _ if !value.starts_with(start) => false,
+            _ => self
+                .matcher
+                .get_or_init(|| self.glob.compile_matcher())
+                .is_match(value),
+        }
+    }
+}
+
+impl Compiled {
+    pub(super) fn matches(&self, subject: &Subject<'_>) -> bool {
+        let one_of = |globs: &[Pattern], value: Option<&str>| {
+            globs.is_empty() || value.is_some_and(|value| globs.iter().any(|g| g.is_match(value)))
+        };
+        let matches = &self.rule.matches;
+        let kernel = || Version::parse(subject.kernel);
+        let address = subject
+            .address
+            .filter(|_| !self.address.is_empty())
+            .map(|a| a.to_string());
+        matches.bus.is_none_or(|bus| subject.bus == Some(bus))
+            && one_of(&self.driver, subject.driver)
+            && one_of(&self.parent_driver, subject.parent_driver)
+            && one_of(&self.type_id, subject.type_id)
+            && one_of(&self.device_api, subject.device_api)
+            && one_of(&self.address, address.as_deref())
+            && self
+                .vendor
+                .is_none_or(|vendor| subject.vendor == Some(vendor))
+            && self.class.as_ref().is_none_or(|glob| {
+                subject
+                    .class
+                    .is_some_and(|class| glob.is_match(&format!("0x{class:06x}")))
+            })
+            && self
+                .kernel_from
+                .as_ref()
+                .is_none_or(|from| kernel().is_some_and(|k| k >= *from))
+            && self
+                .kernel_below
+                .as_ref()
+                .is_none_or(|below| kernel().is_some_and(|k| k < *below))
+            && matches.attribute.iter().all(|wanted| {
+                let value = subject.attributes.and_then(|all| all.get(&wanted.path));
+                match (&wanted.is, &wanted.is_not) {
+                    (Some(is), _) => value == Some(is),
+                    (_, Some(is_not)) => value.is_some_and(|value| value != is_not),
+                    (None, None) => false,
+                }
+            })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_agree_with_the_globs_that_they_stand_for() {
+        for pattern in [
+            "mtty-*",
+            "a*",
+            "*",
+            "x-[12]",
+            "0x03????",
+            "*_vfio_pci",
+            "{a,b}-c",
+            "vfio-pci",
+            "a\\*",
+            "i915-GVTg_V[45]_[124]",
+        ] {
+            let matcher = Glob::new(pattern).unwrap().compile_matcher();
+            let ours = glob(pattern).unwrap();
+            for value in [
+                "",
+                "mtty-1",
+                "mtty-",
+                "a",
+                "ab",
+                "a*",
+                "x-1",
+                "x-3",
+                "0x030000",
+                "0x0300000",
+                "mlx5_vfio_pci",
+                "b-c",
+                "vfio-pci",
+                "vfio-pci2",
+                "i915-GVTg_V5_4",
+                "i915-GVTg_V5_8",
+            ] {
+                assert_eq!(
+                    ours.is_match(value),
+                    matcher.is_match(value),
+                    "{pattern} {value}"
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,638 @@
+//! Rules: built-in knowledge about device types, with sources, and whether such devices may be
+//! opened.
+//!
+//! Rules are data: TOML files with `[[rule]]` tables. The package's are in
+//! `/usr/share/gfxplane/rules.d`, the administrator's in `/etc/gfxplane/rules.d`. The first rule
+//! that matches a device speaks for it. The administrator's rules come before the package's, and
+//! within each directory the files are read in order of their names.
+
+mod matching;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::device::evidence::{Evidence, Method};
+use crate::device::facts::{Display, DisplayWords, Edid, Facts, OpRegion, Reason};
+use crate::device::id::PciAddress;
+use matching::{Compiled, compile};
+
+/// The rules that come with this version, for hosts where the package is not installed.
+pub const BUILT_IN: &[(&str, &str)] = &[
+    ("50-kernel.toml", include_str!("../rules.d/50-kernel.toml")),
+    ("60-nvidia.toml", include_str!("../rules.d/60-nvidia.toml")),
+];
+
+/// The permission to open a device for a probe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Open {
+    /// Opening has no side effect that anybody would notice. It may be done unasked.
+    Safe,
+    /// The device may be opened only if somebody names it.
+    Named,
+    /// The device may never be opened, because that does harm or can't answer anything.
+    Never,
+}
+
+/// One rule.
+#[derive(Debug, Clone, Serialize)]
+pub struct Rule {
+    /// The name, unique among all rules. A later rule of the same name is ignored.
+    pub name: String,
+    /// The basis of the rule: a file and function, or who measured it.
+    pub source: String,
+    /// The conditions that select its devices.
+    #[serde(rename = "match")]
+    pub matches: Match,
+    /// The facts about these devices. Without them, the rule says only whether they may be
+    /// opened.
+    #[serde(flatten)]
+    pub facts: Option<Facts>,
+    /// The permission to open these devices.
+    pub open: Open,
+}
+
+/// A rule as its file holds it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RuleText {
+    name: String,
+    source: String,
+    #[serde(rename = "match")]
+    matches: Match,
+    display: Option<Vec<String>>,
+    reason: Option<Reason>,
+    edid: Option<EdidText>,
+    opregion: Option<OpRegionText>,
+    #[serde(default)]
+    kvm: bool,
+    #[serde(default = "RuleText::open_default")]
+    open: Open,
+}
+
+/// [`Edid`] as people write it. A misspelt key is refused here, while a record may hold unknown
+/// keys.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EdidText {
+    max_xres: u32,
+    max_yres: u32,
+}
+
+/// [`OpRegion`] as people write it, with the same strictness.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OpRegionText {
+    size: u64,
+}
+
+impl RuleText {
+    fn open_default() -> Open {
+        Open::Named
+    }
+
+    fn facts(&self) -> Result<Option<Facts>, String> {
+        let Some(display) = self.display.clone() else {
+            let says_more = self.reason.is_some() || self.edid.is_some() || self.opregion.is_some();
+            return if says_more || self.kvm {
+                Err("it states facts without a display: expected display = [\"…\"]".into())
+            } else {
+                Ok(None)
+            };
+        };
+        let display = Display::try_from(DisplayWords {
+            display,
+            reason: self.reason.clone(),
+        })?;
+        Ok(Some(Facts {
+            edid: self.edid.as_ref().map(|edid| Edid {
+                max_xres: edid.max_xres,
+                max_yres: edid.max_yres,
+            }),
+            opregion: self
+                .opregion
+                .as_ref()
+                .map(|region| OpRegion { size: region.size }),
+            kvm: self.kvm,
+            ..Facts::of(display)
+        }))
+    }
+}
+
+/// The conditions of a rule. All that are given must hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Match {
+    /// The bus: `mdev` or `pci`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bus: Option<Bus>,
+    /// Globs on the vfio driver of the device.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub driver: Vec<String>,
+    /// Globs on the driver of the mdev's parent or, without a driver, on the parent's class or
+    /// bus.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub parent_driver: Vec<String>,
+    /// Globs on the mdev type id or the vGPU type.
+    #[serde(rename = "type", skip_serializing_if = "Vec::is_empty")]
+    pub type_id: Vec<String>,
+    /// Globs on the mdev type's `device_api`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub device_api: Vec<String>,
+    /// Globs on the PCI address of the device itself, or of the mdev's parent.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub address: Vec<String>,
+    /// The PCI vendor (`0x8086`) of the device itself, or of the mdev's parent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vendor: Option<String>,
+    /// Glob on the PCI class (`0x0300??`) of the device itself, or of the mdev's parent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub class: Option<String>,
+    /// The oldest kernel for which the rule holds: `5.0`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernel_from: Option<String>,
+    /// The first kernel for which the rule no longer holds: `4.16`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernel_below: Option<String>,
+    /// Conditions on sysfs attributes of the device.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub attribute: Vec<AttributeMatch>,
+}
+
+/// The bus of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Bus {
+    /// Mediated devices.
+    Mdev,
+    /// PCI devices.
+    Pci,
+}
+
+/// A condition on a sysfs attribute.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttributeMatch {
+    /// The path below the device's directory, without `..`.
+    pub path: String,
+    /// The whole content that the attribute must have, without white space around it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub is: Option<String>,
+    /// A content that the attribute must not have. The attribute must exist.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub is_not: Option<String>,
+}
+
+impl Rule {
+    /// Returns the evidence for the rule's facts.
+    #[must_use]
+    pub fn evidence(&self) -> Evidence {
+        Evidence {
+            rule: Some(self.name.clone()),
+            source: Some(self.source.clone()),
+            ..Evidence::by(Method::Rule)
+        }
+    }
+}
+
+/// A device or an mdev type, as rules are matched against it.
+#[derive(Debug, Clone, Default)]
+pub struct Subject<'a> {
+    /// The bus; `None` only in tests.
+    pub bus: Option<Bus>,
+    /// The vfio driver; `None` for a type or a defined device.
+    pub driver: Option<&'a str>,
+    /// The driver of the parent, for mdevs and types.
+    pub parent_driver: Option<&'a str>,
+    /// The id of the mdev type or the vGPU type.
+    pub type_id: Option<&'a str>,
+    /// The type's `device_api`.
+    pub device_api: Option<&'a str>,
+    /// The PCI address of the device, or of the mdev's parent.
+    pub address: Option<PciAddress>,
+    /// The PCI vendor of the device, or of the mdev's parent.
+    pub vendor: Option<u16>,
+    /// The PCI class in 24 bits, of the device or of the mdev's parent.
+    pub class: Option<u32>,
+    /// The kernel's release.
+    pub kernel: &'a str,
+    /// The attributes that [`Rules::attribute_paths`] names and the device has.
+    pub attributes: Option<&'a BTreeMap<String, String>>,
+}
+
+/// The error for a rules file, or a rule in it, that can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum BadRules {
+    /// The file is not TOML, or not in the form of rules.
+    #[error("{}", .0.to_string().trim_end())]
+    Toml(#[from] toml::de::Error),
+    /// A rule contradicts itself or can't be understood.
+    #[error("rule {rule:?}: {what}")]
+    Rule {
+        /// The rule's name.
+        rule: String,
+        /// The problem, and what was expected.
+        what: String,
+    },
+}
+
+/// A set of rules, in the order in which they are tried.
+#[derive(Debug, Clone, Default)]
+pub struct Rules {
+    rules: Vec<Compiled>,
+}
+
+impl Rules {
+    /// Returns the rules that come with this version.
+    ///
+    /// # Panics
+    /// Never: a test reads them.
+    #[must_use]
+    pub fn built_in() -> Self {
+        let mut rules = Rules::default();
+        for (name, text) in BUILT_IN {
+            rules
+                .add_file(name, text)
+                .expect("the built-in rules are tested");
+        }
+        rules
+    }
+
+    /// Appends the rules of one file. A rule whose name is taken is left out, so a file in /etc
+    /// can replace a rule of the package by its name.
+    ///
+    /// # Errors
+    /// [`BadRules`]; then none of the file's rules is added.
+    pub fn add_file(&mut self, file: &str, text: &str) -> Result<(), BadRules> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct RulesFile {
+            #[serde(default)]
+            rule: Vec<RuleText>,
+        }
+        let parsed: RulesFile = toml::from_str(text)?;
+        let compiled: Vec<Compiled> = parsed
+            .rule
+            .into_iter()
+            .map(|rule| {
+                let name = rule.name.clone();
+                compile(rule, file).map_err(|what| BadRules::Rule { rule: name, what })
+            })
+            .collect::<Result<_, _>>()?;
+        for new in compiled {
+            if !self.rules.iter().any(|old| old.rule.name == new.rule.name) {
+                self.rules.push(new);
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the paths of all attributes that a rule needs, each once.
+    #[must_use]
+    pub fn attribute_paths(&self) -> Vec<&str> {
+        let mut paths: Vec<&str> = self
+            .rules
+            .iter()
+            .flat_map(|r| &r.rule.matches.attribute)
+            .map(|a| a.path.as_str())
+            .collect();
+        paths.sort_unstable();
+        paths.dedup();
+        paths
+    }
+
+    /// Returns the rule that speaks for this device or type.
+    #[must_use]
+    pub fn find(&self, subject: &Subject<'_>) -> Option<&Rule> {
+        self.rules
+            .iter()
+            .find(|compiled| compiled.matches(subject))
+            .map(|compiled| &compiled.rule)
+    }
+
+    /// Returns all rules in order, each with the name of its file.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Rule)> {
+        self.rules
+            .iter()
+            .map(|compiled| (compiled.file.as_str(), &compiled.rule))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn subject<'a>(bus: Bus, type_id: &'a str, kernel: &'a str) -> Subject<'a> {
+        Subject {
+            bus: Some(bus),
+            type_id: Some(type_id).filter(|t| !t.is_empty()),
+            kernel,
+            ..Subject::default()
+        }
+    }
+
+    #[test]
+    fn the_built_in_rules() {
+        let rules = Rules::built_in();
+        let with = |value: &str| {
+            BTreeMap::from([("nvidia/current_vgpu_type".to_owned(), value.to_owned())])
+        };
+        let (some, zero) = (with("556"), with("0"));
+        let i915 = |type_id, kernel| Subject {
+            parent_driver: Some("i915"),
+            device_api: Some("vfio-pci"),
+            ..subject(Bus::Mdev, type_id, kernel)
+        };
+        let nvidia = |attributes, kernel| Subject {
+            driver: Some("nvidia"),
+            vendor: Some(0x10de),
+            attributes: Some(attributes),
+            ..subject(Bus::Pci, "", kernel)
+        };
+        let pci = |driver: &'static str| Subject {
+            driver: Some(driver),
+            ..subject(Bus::Pci, "", "6.12.107+deb13-amd64")
+        };
+        let mdev = |type_id| Subject {
+            device_api: Some("vfio-pci"),
+            ..subject(Bus::Mdev, type_id, "6.12.1")
+        };
+        for (name, subject, display, edid, open) in [
+            (
+                "gvt",
+                i915("i915-GVTg_V5_4", "6.1.0"),
+                "dmabuf",
+                Some((1920, 1200)),
+                Open::Safe,
+            ),
+            (
+                "gvt, small",
+                i915("i915-GVTg_V5_8", "5.0"),
+                "dmabuf",
+                Some((1024, 768)),
+                Open::Safe,
+            ),
+            (
+                "gvt before EDID",
+                i915("i915-GVTg_V4_1", "4.19.0-27"),
+                "dmabuf",
+                None,
+                Open::Safe,
+            ),
+            (
+                "gvt that lies",
+                i915("i915-GVTg_V4_1", "4.15.18"),
+                "none",
+                None,
+                Open::Safe,
+            ),
+            ("mdpy", mdev("mdpy-hd"), "region", None, Open::Safe),
+            (
+                "mbochs",
+                mdev("mbochs-small"),
+                "dmabuf",
+                Some((800, 600)),
+                Open::Safe,
+            ),
+            (
+                "mbochs, no limit",
+                mdev("mbochs-large"),
+                "dmabuf",
+                Some((0, 0)),
+                Open::Safe,
+            ),
+            ("mtty", mdev("mtty-2"), "none", None, Open::Safe),
+            (
+                "nvidia mdev",
+                mdev("nvidia-222"),
+                "region",
+                None,
+                Open::Named,
+            ),
+            (
+                "nvidia mdev, old kernel",
+                subject(Bus::Mdev, "nvidia-11", "4.14"),
+                "none",
+                None,
+                Open::Named,
+            ),
+            (
+                "nvidia VF",
+                Subject {
+                    type_id: Some("nvidia-556"),
+                    ..nvidia(&some, "6.8.0-generic")
+                },
+                "region",
+                None,
+                Open::Named,
+            ),
+            (
+                "nvidia VF, nothing set up",
+                nvidia(&zero, "6.8.0-generic"),
+                "none",
+                None,
+                Open::Named,
+            ),
+            ("plain vfio-pci", pci("vfio-pci"), "none", None, Open::Never),
+            (
+                "nvidia VF that never had a vGPU",
+                Subject {
+                    driver: Some("nvidia"),
+                    vendor: Some(0x10de),
+                    ..subject(Bus::Pci, "", "6.8.0-generic")
+                },
+                "none",
+                None,
+                Open::Named,
+            ),
+            (
+                "ccw",
+                Subject {
+                    device_api: Some("vfio-ccw"),
+                    ..subject(Bus::Mdev, "vfio_ccw-io", "6.1")
+                },
+                "none",
+                None,
+                Open::Never,
+            ),
+        ] {
+            let rule = rules
+                .find(&subject)
+                .unwrap_or_else(|| panic!("{name}: no rule"));
+            let facts = rule.facts.clone().unwrap();
+            assert_eq!(facts.display.words(), [display], "{name}: {}", rule.name);
+            assert_eq!(
+                facts.edid.map(|e| (e.max_xres, e.max_yres)),
+                edid,
+                "{name}: {}",
+                rule.name
+            );
+            assert_eq!(rule.open, open, "{name}: {}", rule.name);
+        }
+        assert!(rules.find(&mdev("acme-1")).is_none());
+        assert!(rules.iter().all(|(_, rule)| !rule.source.is_empty()));
+    }
+
+    /// The drivers of Linux 7.0's drivers/vfio/pci, as sysfs names them.
+    #[test]
+    fn variants_of_vfio_pci_have_no_display_and_are_never_opened() {
+        let rules = Rules::built_in();
+        for driver in [
+            "hisi_acc_vfio_pci",
+            "ism_vfio_pci",
+            "mlx5_vfio_pci",
+            "nvgrace_gpu_vfio_pci",
+            "pds_vfio_pci",
+            "qat_vfio_pci",
+            "vfio-pci",
+            "virtio_vfio_pci",
+            "xe-vfio-pci",
+        ] {
+            // The vendor id of nvgrace_gpu_vfio_pci's devices is NVIDIA's, and it changes
+            // nothing.
+            let rule = rules.find(&Subject {
+                driver: Some(driver),
+                vendor: Some(0x10de),
+                ..subject(Bus::Pci, "", "7.0")
+            });
+            let rule = rule.unwrap_or_else(|| panic!("{driver}: no rule"));
+            assert_eq!(
+                (rule.name.as_str(), rule.open),
+                ("vfio-pci", Open::Never),
+                "{driver}"
+            );
+        }
+        let odd = BTreeMap::from([("nvidia/current_vgpu_type".to_owned(), "a lot".to_owned())]);
+        let odd = rules.find(&Subject {
+            driver: Some("nvidia"),
+            vendor: Some(0x10de),
+            attributes: Some(&odd),
+            ..subject(Bus::Pci, "", "6.8")
+        });
+        assert!(odd.unwrap().facts.is_none(), "a type that is no number");
+    }
+
+    #[test]
+    fn igd_and_gvt_have_an_opregion() {
+        let rules = Rules::built_in();
+        let igd = Subject {
+            driver: Some("vfio-pci"),
+            vendor: Some(0x8086),
+            class: Some(0x03_0000),
+            address: "0000:00:02.0".parse().ok(),
+            ..subject(Bus::Pci, "", "6.12")
+        };
+        let arc = Subject {
+            address: "0000:03:00.0".parse().ok(),
+            ..igd.clone()
+        };
+        assert!(
+            rules
+                .find(&arc)
+                .unwrap()
+                .facts
+                .clone()
+                .unwrap()
+                .opregion
+                .is_none()
+        );
+        assert!(
+            rules
+                .find(&igd)
+                .unwrap()
+                .facts
+                .as_ref()
+                .unwrap()
+                .opregion
+                .is_some()
+        );
+        let opregion = |subject: &Subject<'_>| {
+            let rule = rules.find(subject).unwrap();
+            assert_eq!(rule.open, Open::Never);
+            rule.facts.as_ref().unwrap().opregion.is_some()
+        };
+        let no_vga = |kernel| Subject {
+            class: Some(0x03_8000),
+            kernel,
+            ..igd.clone()
+        };
+        assert!(!opregion(&no_vga("6.12")) && opregion(&no_vga("6.15.0-rc1")));
+        let function = Subject {
+            address: "0000:00:02.1".parse().ok(),
+            ..igd.clone()
+        };
+        assert!(!opregion(&function), "a virtual function has none");
+        let gvt = Subject {
+            parent_driver: Some("i915"),
+            ..subject(Bus::Mdev, "i915-GVTg_V5_4", "6.1")
+        };
+        let facts = rules.find(&gvt).unwrap().facts.clone().unwrap();
+        assert!(facts.opregion.is_some() && facts.kvm);
+    }
+
+    #[test]
+    fn first_rule_wins_and_names_are_unique() {
+        let mut rules = Rules::default();
+        let rule = |name: &str, word: &str| {
+            format!(
+                "[[rule]]\nname = '{name}'\nsource = 'x'\nmatch.type = ['acme-*']\ndisplay = ['{word}']\n"
+            )
+        };
+        rules.add_file("a", &rule("one", "region")).unwrap();
+        rules.add_file("b", &rule("one", "dmabuf")).unwrap();
+        rules.add_file("c", &rule("two", "none")).unwrap();
+        assert_eq!(rules.iter().count(), 2);
+        let found = rules.find(&subject(Bus::Mdev, "acme-7", "6.1")).unwrap();
+        assert_eq!(
+            found.facts.clone().unwrap().display,
+            Display::from_answers(false, true)
+        );
+    }
+
+    #[test]
+    fn bad_rules_are_named() {
+        let rule = |body: &str| format!("[[rule]]\nname = 'r'\nsource = 's'\n{body}\n");
+        for (text, part) in [
+            (rule(""), "match"),
+            (rule("match = {}"), "would match every device"),
+            (rule("match.type = ['[']"), "rule \"r\""),
+            (rule("match.kernel_from = 'new'"), "no kernel version"),
+            (rule("match.vendor = '8086'"), "no PCI vendor"),
+            (
+                rule("match.attribute = [{ path = '../x', is = '1' }]"),
+                "leads out",
+            ),
+            (
+                rule("match.attribute = [{ path = 'x' }]"),
+                "expected one of is and is_not",
+            ),
+            (rule("match.typ = ['a']"), "unknown field"),
+            (rule("match.bus = 'usb'"), "unknown variant"),
+            (
+                rule("match.type = ['a']\ndisplay = ['none', 'region']"),
+                "not a display interface",
+            ),
+            (rule("match.type = ['a']\nkvm = true"), "without a display"),
+            ("[rules]".into(), "unknown field"),
+            (
+                rule(
+                    "match.type = ['a']\ndisplay = ['region']\nedid = { max_xres = 1, max_yres = 1, min_xres = 1 }",
+                ),
+                "unknown field `min_xres`",
+            ),
+            (
+                rule(
+                    "match.type = ['a']\ndisplay = ['region']\nopregion = { size = 8192, at = 0 }",
+                ),
+                "unknown field `at`",
+            ),
+        ] {
+            let error = Rules::default()
+                .add_file("x", &text)
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! Checks devices, what is known of them, and gfxplane's own parts.
+
+use crate::device::facts::Reason;
+use crate::device::id::DeviceId;
+use crate::explain::doctor::{Host, Line, Report, Topic, UdevRule, Verdict, listed};
+use crate::probe::IN_USE;
+use crate::publish::inventory::State;
+
+/// Checks gfxplane's settings and rules. A file with a mistake is ignored as a whole, which nobody
+/// may notice.
+pub(super) fn settings(host: &Host, report: &mut Report) {
+    let what = "gfxplane's settings and rules";
+    if host.settings.is_empty() {
+        report.line(Topic::Settings, what, Verdict::Pass, "");
+    }
+    for warning in &host.settings {
+        report
+            .line(Topic::Settings, what, Verdict::Fail, warning.to_string())
+            .cure("mend the file: what is in it does not count, and the hook only warns");
+    }
+}
+
+/// Checks the active devices.
+pub(super) fn devices(host: &Host, report: &mut Report) {
+    let active = || {
+        let devices = host.inventory.devices.iter();
+        devices.filter(|entry| entry.state == State::Active)
+    };
+    if active().next().is_none() {
+        let more = "there is none; types of mediated devices: ";
+        let more = format!("{more}{}", host.inventory.types.len());
+        report.line(Topic::Devices, "for vfio devices", Verdict::Pass, more);
+        return;
+    }
+    if host.vfio {
+        report.line(Topic::Devices, "for vfio", Verdict::Pass, "");
+    } else {
+        report
+            .line(
+                Topic::Devices,
+                "for vfio",
+                Verdict::Fail,
+                "neither /dev/vfio/vfio nor /dev/iommu is there",
+            )
+            .cure("modprobe vfio_iommu_type1");
+    }
+    for entry in active() {
+        let what = format!("for the display of {}", entry.id);
+        let display = &entry.finding.facts.display;
+        let words = display.words().join(", ");
+        let Some(reason) = display.reason() else {
+            let how = entry.finding.how_known();
+            let line = report.line(
+                Topic::Devices,
+                what,
+                Verdict::Pass,
+                format!("{words}, {how}"),
+            );
+            line.of(entry.id);
+            let wants_vm = entry.require.iter().any(|hint| hint.name == "kvm");
+            if wants_vm && !host.kvm {
+                lacks_kvm(line);
+            }
+            continue;
+        };
+        let line = report.line(
+            Topic::Devices,
+            what,
+            Verdict::Warn,
+            format!("not known: {reason}"),
+        );
+        line.of(entry.id);
+        match reason {
+            Reason::InUse => {
+                line.cure(IN_USE);
+            }
+            // Nobody would believe its answers a second time.
+            Reason::Untrusted => {
+                line.cure("a rule in /etc/gfxplane/rules.d that says what it is");
+            }
+            Reason::NeedsVm if !host.kvm => {
+                lacks_kvm(line);
+            }
+            Reason::Permission => {
+                line.cure(format!("sudo gfxplane probe --fresh {}", entry.id));
+            }
+            Reason::NoDriver => {
+                line.cure("bind it to a vfio driver (virsh nodedev-detach; for a PCI device vfio-pci or its own)");
+            }
+            Reason::NoVfio => {
+                line.cure("modprobe vfio_iommu_type1");
+            }
+            Reason::NotViable => {
+                line.cure(
+                    "hand out all of its IOMMU group, or unbind the others (virsh nodedev-detach)",
+                );
+            }
+            Reason::NotProbed if host.asked_unasked.contains(&entry.id) => {
+                line.cure(format!("gfxplane probe {}", entry.id));
+            }
+            Reason::NotProbed | Reason::NotAllowed => {
+                line.cure(if_it_may_be_opened(entry.id));
+            }
+            _ => {
+                line.cure(format!("gfxplane probe --fresh {}", entry.id));
+            }
+        }
+    }
+}
+
+/// Turns the line into a failure: the driver wants a virtual machine, and the host can't create
+/// one.
+fn lacks_kvm(line: &mut Line) {
+    line.verdict = Verdict::Fail;
+    line.more
+        .push_str("; its driver opens it for a KVM VM only, and there is no /dev/kvm");
+    line.cure("modprobe kvm_intel or kvm_amd; switch virtualization on in the firmware");
+}
+
+/// Returns the fix for a device that is opened only if somebody names it.
+fn if_it_may_be_opened(id: DeviceId) -> String {
+    format!("gfxplane probe {id}, if its driver may be opened: docs/devices.md")
+}
+
+/// Checks for records that nobody believes any more, or ever did.
+pub(super) fn records(host: &Host, report: &mut Report) {
+    for warning in &host.odd_records {
+        report
+            .line(
+                Topic::Records,
+                "for records that can be believed",
+                Verdict::Warn,
+                warning.to_string(),
+            )
+            .cure("remove the file, then gfxplane probe --fresh DEVICE");
+    }
+    let what = "for stale records";
+    if host.stale.is_empty() {
+        report.line(Topic::Records, what, Verdict::Pass, "");
+        return;
+    }
+    let ids: Vec<String> = host.stale.iter().map(ToString::to_string).collect();
+    let line = report.line(
+        Topic::Records,
+        what,
+        Verdict::Warn,
+        format!(
+            "kernel, driver, type or boot have changed, or the device has gone: {}",
+            ids.join(", ")
+        ),
+    );
+    let there = host.stale.iter().filter(|id| {
+        let mut devices = host.inventory.devices.iter();
+        devices.any(|entry| entry.id == **id && entry.state == State::Active)
+    });
+    let (unasked, named): (Vec<&DeviceId>, Vec<&DeviceId>) =
+        there.partition(|id| host.asked_unasked.contains(id));
+    if unasked.is_empty() && named.is_empty() {
+        line.cure("none is needed: they are not believed");
+    }
+    if !unasked.is_empty() {
+        let ids: Vec<String> = unasked.iter().map(ToString::to_string).collect();
+        line.cure(format!("gfxplane probe --fresh {}", ids.join(" ")));
+    }
+    for id in named {
+        line.cure(if_it_may_be_opened(*id));
+    }
+}
+
+/// Checks udev's rule and the daemon.
+pub(super) fn service(host: &Host, report: &mut Report) {
+    let what = "for gfxplane's udev rule";
+    match host.udev_rule {
+        Some(UdevRule::Installed) => {
+            report.line(Topic::Service, what, Verdict::Pass, "");
+        }
+        Some(UdevRule::Hidden) => {
+            report
+                .line(
+                    Topic::Service,
+                    what,
+                    Verdict::Warn,
+                    "a file of its name in /etc/udev/rules.d or /run/udev/rules.d takes its place: new devices are not asked",
+                )
+                .cure("remove 61-gfxplane.rules there, then udevadm control --reload");
+        }
+        None => {
+            report
+                .line(
+                    Topic::Service,
+                    what,
+                    Verdict::Warn,
+                    "it is not installed: new devices are not asked",
+                )
+                .cure("install gfxplane's package again");
+        }
+    }
+    let what = "if the daemon runs";
+    match host.moment.service {
+        Some(true) => {
+            report.line(Topic::Service, what, Verdict::Pass, "");
+        }
+        Some(false) => {
+            report
+                .line(
+                    Topic::Service,
+                    what,
+                    Verdict::Warn,
+                    "no definition is mended, and no device asked that comes free",
+                )
+                .cure("systemctl enable --now gfxplane.service");
+        }
+        None => {
+            report.line(
+                Topic::Service,
+                what,
+                Verdict::Warn,
+                "systemd could not be asked",
+            );
+        }
+    }
+    let own: Vec<_> = host.hooks.iter().filter(|hook| hook.is_ours).collect();
+    if !own.is_empty() && !host.helper {
+        report
+            .line(
+                Topic::Hook,
+                "for gfxplane-helper",
+                Verdict::Fail,
+                format!(
+                    "/usr/bin/gfxplane-helper is missing or can't be executed: {} does nothing",
+                    listed(own.iter().map(|hook| &hook.path))
+                ),
+            )
+            .cure("install gfxplane's package again");
+    }
+}

@@ -1,0 +1,429 @@
+//! Finds what stands between a host and a working display. The facts of the host go in, lines come
+//! out.
+//!
+//! Each check is about one thing that has kept somebody's screen dark. Its line says PASS, WARN or
+//! FAIL, what was found, and what helps. [`crate::host::examine`] reads the host; nothing here
+//! touches it. What could not be found out gets a line, too. That line is a warning only where the
+//! check matters.
+
+mod devices;
+mod libvirt;
+mod opengl;
+mod versions;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::device::facts::{Display, DisplayInterface};
+use crate::device::id::DeviceId;
+use crate::device::version::Version;
+use crate::host::Warning;
+use crate::host::config::HookMode;
+use crate::predict::abilities::Abilities;
+use crate::publish::inventory::Inventory;
+
+/// The outcome of a check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Verdict {
+    /// All is well, or the check does not apply here.
+    Pass,
+    /// Something may be in the way of some domain, or could not be checked.
+    Warn,
+    /// Something is in the way.
+    Fail,
+}
+
+impl Verdict {
+    /// Returns the word for the outcome, as virt-host-validate has it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Verdict::Pass => "PASS",
+            Verdict::Warn => "WARN",
+            Verdict::Fail => "FAIL",
+        }
+    }
+}
+
+/// The subject of a check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Topic {
+    /// gfxplane's own settings and rules.
+    Settings,
+    /// Devices, and what is known of them.
+    Devices,
+    /// Records of probes.
+    Records,
+    /// `/dev/dri`.
+    RenderNodes,
+    /// OpenGL in QEMU, and the libraries that it takes.
+    OpenGl,
+    /// mdevctl.
+    Mdevctl,
+    /// The display of mdevctl's attributes by libvirt.
+    Attributes,
+    /// mdevctl's callouts and notifiers.
+    Callouts,
+    /// libvirt's qemu hooks.
+    Hook,
+    /// SELinux and AppArmor.
+    Confinement,
+    /// AppArmor's permission for a guest to have a dbus-daemon.
+    DbusDaemon,
+    /// Versions with known faults.
+    Versions,
+    /// udev's rules, and the daemon.
+    Service,
+}
+
+/// One line of the report.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Line {
+    /// The subject of the check.
+    pub topic: Topic,
+    /// The device, if the check is about a single one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceId>,
+    /// The check, in words that follow "Checking".
+    pub what: String,
+    /// The outcome.
+    pub verdict: Verdict,
+    /// The finding; may be empty.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub more: String,
+    /// The fixes, the best first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub cures: Vec<String>,
+}
+
+/// The facts of a host that the checks need.
+#[derive(Debug, Clone)]
+pub struct Host {
+    /// The devices and types with what is known of them.
+    pub inventory: Inventory,
+    /// Warnings about settings and rules that were ignored.
+    pub settings: Vec<Warning>,
+    /// The active devices that rules and settings allow to be opened unasked.
+    pub asked_unasked: Vec<DeviceId>,
+    /// Warnings about files in `/run/gfxplane` that were ignored.
+    pub odd_records: Vec<Warning>,
+    /// Devices whose records no longer hold, because their circumstances have changed or the device
+    /// is gone.
+    pub stale: Vec<DeviceId>,
+    /// True if `/dev/vfio/vfio` or `/dev/iommu` exists.
+    pub vfio: bool,
+    /// True if `/dev/kvm` exists.
+    pub kvm: bool,
+    /// The render nodes, sorted by path.
+    pub render_nodes: Vec<RenderNode>,
+    /// True if there is a vendor of EGL (`egl_vendor.d` of libglvnd).
+    pub egl_vendor: bool,
+    /// The emulators of the host, each with its abilities.
+    pub emulators: Vec<(PathBuf, Abilities)>,
+    /// libvirt's version.
+    pub libvirt: Option<Version>,
+    /// See [`crate::predict::abilities::Guests::dbus_daemon_denied`].
+    pub dbus_daemon_denied: Option<bool>,
+    /// The path of mdevctl's program.
+    pub mdevctl: Option<PathBuf>,
+    /// The directories of mdevctl's scripts that exist.
+    pub scripts: Vec<Scripts>,
+    /// True if the settings allow attributes to be shown to libvirt.
+    pub attributes: bool,
+    /// True if the wrapper for libvirt before 10.1 is switched on (docs/libvirt-9.md).
+    pub wrapper: bool,
+    /// libvirt's qemu hooks, in the order in which they are run.
+    pub hooks: Vec<Script>,
+    /// True if this user may not look at the hooks.
+    pub hooks_hidden: bool,
+    /// The behaviour of the hook, by the settings.
+    pub hook_mode: HookMode,
+    /// True if gfxplane-helper is where the hook looks for it, and can be run.
+    pub helper: bool,
+    /// The udev rule; `None` if it is not installed.
+    pub udev_rule: Option<UdevRule>,
+    /// The permissions in AppArmor's profile of each libvirt daemon; empty if there is no profile.
+    pub profiles: Vec<Profile>,
+    /// The state of SELinux; `None` if the host has none.
+    pub selinux: Option<Selinux>,
+    /// The facts that a recorded host's files can't hold.
+    pub moment: Moment,
+}
+
+/// A render node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RenderNode {
+    /// The path, such as `/dev/dri/renderD128`.
+    pub path: PathBuf,
+    /// The driver of the GPU behind it.
+    pub driver: Option<String>,
+}
+
+/// A directory of mdevctl's scripts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scripts {
+    /// The path on the host.
+    pub directory: PathBuf,
+    /// True if its scripts are callouts, false if they are notifiers.
+    pub callouts: bool,
+    /// Its scripts, in the order in which mdevctl asks them.
+    pub scripts: Vec<Script>,
+}
+
+/// A script, ours or somebody else's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Script {
+    /// The path on the host.
+    pub path: PathBuf,
+    /// True if it is gfxplane's.
+    pub is_ours: bool,
+    /// True if it can be executed.
+    pub executable: bool,
+}
+
+/// The state of the udev rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UdevRule {
+    /// The rule is used.
+    Installed,
+    /// A file of its name in `/etc` or `/run` takes its place.
+    Hidden,
+}
+
+/// The permissions in an AppArmor profile of a libvirt daemon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Profile {
+    /// The daemon's name.
+    pub daemon: String,
+    /// True if it may run the files in `/etc/libvirt/hooks`.
+    pub hooks: bool,
+    /// True if it may run `/usr/bin/gfxplane-helper`.
+    pub helper: bool,
+    /// True if it may run [`HOOK_PROGRAM`], where the hook is a link to it.
+    pub hook_program: bool,
+}
+
+/// The program to which the .rpm's hook is a link.
+pub const HOOK_PROGRAM: &str = "/usr/libexec/gfxplane/qemu-hook";
+
+/// The state of SELinux.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Selinux {
+    /// True if the policy is enforced.
+    pub enforcing: bool,
+    /// The boolean `virt_hooks_unconfined`, which is about virtnetworkd's hooks alone
+    /// (docs/selinux.md). `None` if this policy has none.
+    pub hooks_unconfined: Option<bool>,
+}
+
+/// Facts that a recorded host's files can't hold: who owns a file, what runs, and qemu.conf's
+/// settings about users. A recorded host has them in `var/cache/gfxplane/moment.json`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moment {
+    /// The format's version, [`crate::device::record::FORMAT`].
+    pub format: u32,
+    /// The files for which access matters, by path.
+    #[serde(default)]
+    pub access: BTreeMap<PathBuf, Access>,
+    /// libvirt's running daemons.
+    #[serde(default)]
+    pub daemons: Vec<Running>,
+    /// True if the service `gfxplane` runs; `None` if nobody can tell.
+    #[serde(default)]
+    pub service: Option<bool>,
+    /// The user as whom QEMU runs; `None` if that is not known.
+    #[serde(default)]
+    pub qemu: Option<QemuUser>,
+}
+
+/// The access rights to a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Access {
+    /// The mode, in octal: `0660`.
+    pub mode: String,
+    /// The name of the owner, or the number.
+    pub user: String,
+    /// The name of the group, or the number.
+    pub group: String,
+    /// The time of the last change of any kind (`st_ctime`), in seconds since 1970.
+    #[serde(default)]
+    pub changed: u64,
+    /// True if the path is a symbolic link. The other fields are about its target.
+    #[serde(default)]
+    pub link: bool,
+}
+
+/// A running program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Running {
+    /// Its name: `libvirtd`, `virtqemud`.
+    pub name: String,
+    /// The time of its start, or of the last reload, in seconds since 1970; `None` if that can't be
+    /// seen.
+    #[serde(default)]
+    pub since: Option<u64>,
+    /// Its label, as SELinux or AppArmor write it: `libvirtd (enforce)`.
+    #[serde(default)]
+    pub label: Option<String>,
+}
+
+/// The user as whom libvirt runs QEMU.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QemuUser {
+    /// The user's name.
+    pub user: String,
+    /// The names of its groups.
+    pub groups: Vec<String>,
+    /// True if each guest has a `/dev` of its own, in which libvirt gives QEMU what the domain
+    /// names (`namespaces` and `dynamic_ownership` of qemu.conf; src/security/security_dac.c,
+    /// `virSecurityDACSetGraphicsLabel`).
+    pub own_dev: bool,
+}
+
+impl Access {
+    /// Returns whether a user may read and write the file by its mode. Access control lists are not
+    /// read.
+    #[must_use]
+    pub fn is_open_to(&self, user: &str, groups: &[String]) -> bool {
+        let mode = u32::from_str_radix(&self.mode, 8).unwrap_or(0);
+        let shift = if self.user == user {
+            6
+        } else if groups.contains(&self.group) {
+            3
+        } else {
+            0
+        };
+        mode >> shift & 0o6 == 0o6
+    }
+}
+
+impl Host {
+    /// Returns whether a device or type of the host may hand over its screen as a dmabuf.
+    #[must_use]
+    pub fn has_dmabuf(&self) -> bool {
+        let is = |display: &Display| display.preferred() == Some(DisplayInterface::Dmabuf);
+        let devices = self.inventory.devices.iter();
+        let types = self.inventory.types.iter();
+        let mut displays = devices
+            .map(|entry| &entry.finding)
+            .chain(types.map(|entry| &entry.finding))
+            .map(|finding| &finding.facts.display);
+        displays.any(is)
+    }
+}
+
+/// Examines a host and returns the lines of the report.
+#[must_use]
+pub fn examine(host: &Host) -> Vec<Line> {
+    let mut report = Report(Vec::new());
+    devices::settings(host, &mut report);
+    devices::devices(host, &mut report);
+    devices::records(host, &mut report);
+    devices::service(host, &mut report);
+    opengl::render_nodes(host, &mut report);
+    opengl::libraries(host, &mut report);
+    opengl::emulators(host, &mut report);
+    libvirt::mdevctl(host, &mut report);
+    libvirt::callouts(host, &mut report);
+    libvirt::hook(host, &mut report);
+    libvirt::confinement(host, &mut report);
+    libvirt::dbus_daemon(host, &mut report);
+    versions::versions(host, &mut report);
+    report.0
+}
+
+/// Returns the worst outcome of these lines; PASS if there are none.
+#[must_use]
+pub fn worst(lines: &[Line]) -> Verdict {
+    let verdicts = lines.iter().map(|line| line.verdict);
+    verdicts.max().unwrap_or(Verdict::Pass)
+}
+
+/// A report in the making.
+struct Report(Vec<Line>);
+
+impl Report {
+    fn line(
+        &mut self,
+        topic: Topic,
+        what: impl Into<String>,
+        verdict: Verdict,
+        more: impl Into<String>,
+    ) -> &mut Line {
+        self.0.push(Line {
+            topic,
+            device: None,
+            what: what.into(),
+            verdict,
+            more: more.into(),
+            cures: Vec::new(),
+        });
+        self.0.last_mut().expect("it was just put there")
+    }
+}
+
+impl Line {
+    fn of(&mut self, device: DeviceId) -> &mut Self {
+        self.device = Some(device);
+        self
+    }
+
+    fn cure(&mut self, cure: impl Into<String>) -> &mut Self {
+        self.cures.push(cure.into());
+        self
+    }
+}
+
+/// Returns paths as a list with commas.
+fn listed<'p>(paths: impl Iterator<Item = &'p PathBuf>) -> String {
+    let paths: Vec<String> = paths.map(|path| path.display().to_string()).collect();
+    paths.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_may_open_what() {
+        let access = |mode: &str, user: &str, group: &str| Access {
+            mode: mode.into(),
+            user: user.into(),
+            group: group.into(),
+            changed: 0,
+            link: false,
+        };
+        let groups = ["kvm".to_owned(), "render".to_owned()];
+        for (mode, user, group, open) in [
+            ("0660", "root", "render", true),
+            ("0660", "root", "video", false),
+            ("0666", "root", "video", true),
+            ("0640", "root", "render", false),
+            // The owner's bits count for the owner, whatever others may do.
+            ("0066", "qemu", "render", false),
+            ("0600", "qemu", "root", true),
+            ("nonsense", "qemu", "render", false),
+        ] {
+            let found = access(mode, user, group).is_open_to("qemu", &groups);
+            assert_eq!(found, open, "{mode} {user} {group}");
+        }
+    }
+
+    #[test]
+    fn the_worst_line_counts() {
+        let mut report = Report(Vec::new());
+        assert_eq!(worst(&report.0), Verdict::Pass);
+        for (verdict, expected) in [
+            (Verdict::Pass, Verdict::Pass),
+            (Verdict::Fail, Verdict::Fail),
+            (Verdict::Warn, Verdict::Fail),
+        ] {
+            report.line(Topic::Hook, "", verdict, "");
+            assert_eq!(worst(&report.0), expected);
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! Checks OpenGL: render nodes, who may open them, the libraries, and QEMU's support.
+
+use std::path::Path;
+
+use crate::explain::doctor::{Host, Report, Topic, Verdict, listed};
+use crate::predict::abilities::Abilities;
+
+/// Returns the verdict for a missing part. It is a failure only if a device may hand over a
+/// dmabuf.
+fn serious(host: &Host) -> (Verdict, &'static str) {
+    if host.has_dmabuf() {
+        (Verdict::Fail, "")
+    } else {
+        (
+            Verdict::Warn,
+            " (no device of this host is known to need one)",
+        )
+    }
+}
+
+/// Checks the render nodes, and who may open them.
+pub(super) fn render_nodes(host: &Host, report: &mut Report) {
+    let what = "for render nodes";
+    if host.render_nodes.is_empty() {
+        let (verdict, who) = serious(host);
+        report
+            .line(
+                Topic::RenderNodes,
+                what,
+                verdict,
+                format!("there is none in /dev/dri{who}"),
+            )
+            .cure("load the driver of a GPU (of NVIDIA's: nvidia-drm with modeset=1); without a GPU, vgem makes one for software rendering");
+        return;
+    }
+    report.line(
+        Topic::RenderNodes,
+        what,
+        Verdict::Pass,
+        listed(host.render_nodes.iter().map(|node| &node.path)),
+    );
+    if host.render_nodes.len() > 1 {
+        report
+            .line(
+                Topic::RenderNodes,
+                "which of them is used",
+                Verdict::Warn,
+                "libvirt takes the first that it finds where a domain names none",
+            )
+            .cure("gfxplane fixup names that of the device's own GPU; else <gl rendernode='/dev/dri/by-path/…'/>");
+    }
+    for node in &host.render_nodes {
+        access(host, &node.path, node.driver.as_deref(), report);
+    }
+}
+
+fn access(host: &Host, path: &Path, driver: Option<&str>, report: &mut Report) {
+    let what = format!("who may open {}", path.display());
+    if driver == Some("nvidia") {
+        report
+            .line(
+                Topic::RenderNodes,
+                format!("the driver of {}", path.display()),
+                Verdict::Warn,
+                "NVIDIA's own: QEMU needs EGL extensions of Mesa's, which it may lack (\"egl: eglInitialize failed\")",
+            )
+            .cure("the render node of another GPU, by <gl rendernode=…>");
+    }
+    let (Some(access), Some(qemu)) = (host.moment.access.get(path), &host.moment.qemu) else {
+        report.line(
+            Topic::RenderNodes,
+            what,
+            Verdict::Warn,
+            "as whom libvirt runs QEMU, or whose the node is, is not known",
+        );
+        return;
+    };
+    let whose = format!("{} {}:{}", access.mode, access.user, access.group);
+    if qemu.own_dev {
+        let more = format!(
+            "{whose}; libvirt opens it to those guests whose graphics name it, or have OpenGL and name none"
+        );
+        report.line(Topic::RenderNodes, what, Verdict::Pass, more);
+    } else if access.is_open_to(&qemu.user, &qemu.groups) {
+        let more = format!("{whose}; QEMU runs as {}", qemu.user);
+        report.line(Topic::RenderNodes, what, Verdict::Pass, more);
+    } else {
+        let (verdict, who) = serious(host);
+        report
+            .line(
+                Topic::RenderNodes,
+                what,
+                verdict,
+                format!(
+                    "{whose}; QEMU runs as {}, and qemu.conf keeps libvirt from opening it to guests{who}",
+                    qemu.user
+                ),
+            )
+            .cure("namespaces = [ \"mount\" ] and dynamic_ownership = 1 in /etc/libvirt/qemu.conf, as is the default")
+            .cure(format!("usermod -aG {} {}", access.group, qemu.user));
+    }
+}
+
+/// Checks the libraries that a render node needs.
+pub(super) fn libraries(host: &Host, report: &mut Report) {
+    let what = "for EGL";
+    if host.egl_vendor {
+        report.line(Topic::OpenGl, what, Verdict::Pass, "");
+        return;
+    }
+    let (verdict, who) = serious(host);
+    report
+        .line(
+            Topic::OpenGl,
+            what,
+            verdict,
+            format!("no library for it is in egl_vendor.d{who}"),
+        )
+        .cure("install Mesa's: libegl1 and libgl1-mesa-dri (Debian), mesa-libEGL and mesa-dri-drivers (Fedora)");
+}
+
+/// Checks the OpenGL support of each QEMU.
+pub(super) fn emulators(host: &Host, report: &mut Report) {
+    if host.emulators.is_empty() {
+        report
+            .line(
+                Topic::OpenGl,
+                "for QEMU",
+                Verdict::Warn,
+                "none was found where libvirt looks for one",
+            )
+            .cure("install QEMU (qemu-system-x86, qemu-kvm)");
+    }
+    for (emulator, abilities) in &host.emulators {
+        one(host, emulator, abilities, report);
+    }
+}
+
+/// Returns the frontends that have OpenGL.
+fn with_opengl(abilities: &Abilities) -> Vec<&'static str> {
+    let is_there = |frontend: &&str| {
+        let frontends = abilities.frontends.as_ref();
+        frontends.is_some_and(|frontends| frontends.contains(*frontend))
+    };
+    let all = ["spice-gl", "dbus", "egl-headless"].into_iter();
+    all.filter(is_there).collect()
+}
+
+fn one(host: &Host, emulator: &Path, abilities: &Abilities, report: &mut Report) {
+    let what = format!("for OpenGL in {}", emulator.display());
+    let Some(frontends) = &abilities.frontends else {
+        report
+            .line(
+                Topic::OpenGl,
+                what,
+                Verdict::Warn,
+                "libvirt was not asked about it yet, or did not answer",
+            )
+            .cure("gfxplane qemu");
+        return;
+    };
+    let with_gl = with_opengl(abilities);
+    if with_gl.is_empty() {
+        let (mut verdict, who) = serious(host);
+        // Perhaps no domain that needs OpenGL uses this emulator.
+        let mut emulators = host.emulators.iter();
+        if emulators.any(|(_, abilities)| !with_opengl(abilities).is_empty()) {
+            verdict = Verdict::Warn;
+        }
+        report
+            .line(
+                Topic::OpenGl,
+                what,
+                verdict,
+                format!("none of its frontends has it: its modules are not installed{who}"),
+            )
+            .cure("install them: qemu-system-modules-opengl and qemu-system-modules-spice (Debian 13), qemu-system-gui (Debian 12), qemu-ui-opengl, qemu-ui-egl-headless and qemu-ui-spice-core (Fedora)");
+    } else if !frontends.contains("spice-gl") && !frontends.contains("dbus") {
+        report
+            .line(
+                Topic::OpenGl,
+                what,
+                Verdict::Warn,
+                "egl-headless alone: a dmabuf can be shown by VNC with QEMU before 9.0 only",
+            )
+            .cure("install the modules for spice (qemu-system-modules-spice, qemu-ui-spice-core)");
+    } else {
+        report.line(Topic::OpenGl, what, Verdict::Pass, with_gl.join(", "));
+    }
+}

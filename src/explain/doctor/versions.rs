@@ -1,0 +1,94 @@
+//! Checks for versions with known faults that devices of this host meet.
+
+use crate::device::facts::DisplayInterface;
+use crate::device::id::DeviceId;
+use crate::explain::doctor::{Host, Report, Topic, Verdict};
+use crate::predict::Program;
+use crate::predict::versions::{PCI_DISPLAY, REGION_FAULT, REGION_FAULT_MENDED, VNC_BINDS, newer};
+use crate::publish::inventory::DeviceEntry;
+
+/// Checks the versions of QEMU and libvirt.
+pub(super) fn versions(host: &Host, report: &mut Report) {
+    for (emulator, abilities) in &host.emulators {
+        let what = format!("the version of {}", emulator.display());
+        let Some(version) = &abilities.qemu else {
+            report
+                .line(Topic::Versions, what, Verdict::Warn, "it is not known")
+                .cure("gfxplane qemu");
+            continue;
+        };
+        let before = report.0.len();
+        let has = |interface| host.inventory.devices.iter().any(|e| has(e, interface));
+        let fault = REGION_FAULT.is_in(version) && !REGION_FAULT_MENDED.is_in(version);
+        if fault && has(DisplayInterface::Region) {
+            report
+                .line(
+                    Topic::Versions,
+                    &what,
+                    Verdict::Fail,
+                    format!(
+                        "QEMU {version} may crash when it draws a screen that lies beyond a device's last region, as NVIDIA's and mdpy's do"
+                    ),
+                )
+                .cure(format!("QEMU {} or later", REGION_FAULT_MENDED.since()))
+                .cure("display='off' until then");
+        }
+        if VNC_BINDS.is_in(version) && has(DisplayInterface::Dmabuf) {
+            report
+                .line(
+                    Topic::Versions,
+                    &what,
+                    Verdict::Warn,
+                    format!(
+                        "with QEMU {version} a VNC viewer's Ctrl-Alt-2 ends a guest that has a dmabuf as its second screen: gfxplane check tells which"
+                    ),
+                )
+                .cure("spice with gl instead of VNC for those domains: gfxplane fixup --consent remote");
+        }
+        if let Some(why) = newer(Program::Qemu, version) {
+            let more = format!("{why}: what QEMU would refuse is a doubt");
+            report.line(Topic::Versions, &what, Verdict::Warn, more);
+        }
+        if report.0.len() == before {
+            report.line(Topic::Versions, what, Verdict::Pass, version.to_string());
+        }
+    }
+    let what = "the version of libvirt";
+    let Some(version) = &host.libvirt else {
+        report.line(Topic::Versions, what, Verdict::Warn, "it is not known");
+        return;
+    };
+    let is_pci = |entry: &&DeviceEntry| {
+        let display = entry.finding.facts.display.preferred();
+        matches!(entry.id, DeviceId::Pci(_)) && display.is_some()
+    };
+    let pci: Vec<String> = host
+        .inventory
+        .devices
+        .iter()
+        .filter(is_pci)
+        .map(|entry| entry.id.to_string())
+        .collect();
+    if !PCI_DISPLAY.is_in(version) && !pci.is_empty() {
+        report
+            .line(
+                Topic::Versions,
+                what,
+                Verdict::Fail,
+                format!(
+                    "libvirt {version} drops display and ramfb of PCI hostdevs without a word: no screen of {}",
+                    pci.join(", ")
+                ),
+            )
+            .cure(format!("libvirt {} or later", PCI_DISPLAY.since()));
+    } else if let Some(why) = newer(Program::Libvirt, version) {
+        let more = format!("{why}: what libvirt would refuse is a doubt");
+        report.line(Topic::Versions, what, Verdict::Warn, more);
+    } else {
+        report.line(Topic::Versions, what, Verdict::Pass, version.to_string());
+    }
+}
+
+fn has(entry: &DeviceEntry, interface: DisplayInterface) -> bool {
+    entry.finding.facts.display.preferred() == Some(interface)
+}

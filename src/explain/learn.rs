@@ -1,0 +1,445 @@
+//! Learns the displays of a domain's devices from its log: text in, evidence out.
+//!
+//! libvirt writes a line of its own and QEMU's whole command line into
+//! `/var/log/libvirt/qemu/NAME.log` before it runs QEMU. QEMU's output follows. At the end, libvirt
+//! writes why the domain ended (src/qemu/qemu_domain.c, `qemuDomainLogContextNew`;
+//! src/qemu/qemu_process.c, `qemuProcessLaunch` and `qemuProcessStop`). For a device with
+//! `display=on`, this shows:
+//!
+//! * a dmabuf, if the start failed because QEMU found no OpenGL;
+//! * none, if the start failed because QEMU found no display;
+//! * a region, if the domain started and nothing on the command line has OpenGL. QEMU would have
+//!   refused a dmabuf, and also a device without a display.
+//!
+//! **Trust.** The log is written by QEMU, and once QEMU runs, its guest may have taken it over. So
+//! QEMU's words count only for a start that failed. They count only for the domain's own devices,
+//! which are not taken from the log. A guest cannot fake a failed start by saying so: libvirt's own
+//! line at the end of a domain that ran names another reason, and then the domain has started,
+//! whatever else the log says.
+//!
+//! But a guest can forge the whole log of a further start. It can thus pass off its own screen as
+//! another kind, as long as nobody asks the device. So what is learned is evidence of the method
+//! `qemu`, never a measurement. Any answer of the device outranks it, and it says nothing about
+//! other devices.
+
+use std::path::PathBuf;
+use std::time::{Duration, UNIX_EPOCH};
+
+use uuid::Uuid;
+
+use crate::device::facts::Display;
+use crate::device::id::DeviceId;
+use crate::device::version::Version;
+use crate::plan::trial::said;
+use crate::predict::words;
+
+/// The result of the last start in a log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lesson {
+    /// The time when the start began, since 1970 by the host's clock.
+    pub began: Duration,
+    /// QEMU's version, as libvirt reports it.
+    pub qemu: Option<Version>,
+    /// The program that libvirt ran. If it is a script, it may give QEMU other arguments than the
+    /// log has, and then the start tells nothing.
+    pub emulator: PathBuf,
+    /// True if the domain started.
+    pub started: bool,
+    /// The displays of those of the domain's devices that have `display=on`.
+    pub displays: Vec<(DeviceId, Display)>,
+}
+
+/// The reason why a log tells nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Nothing {
+    /// The log has no start, or only a part of one.
+    #[error("there is no whole start in its log")]
+    NoStart,
+    /// The last start is that of another domain with the same name.
+    #[error("the last start in its log is of another domain of its name")]
+    OtherDomain,
+    /// The log does not show whether the domain started.
+    #[error("its log does not say how the last start ended")]
+    NoEnd,
+    /// None of the domain's devices had a display at the last start.
+    #[error("none of its vfio devices had display=on at the last start")]
+    NoDisplay,
+    /// The domain has started with OpenGL, so that any display would have done.
+    #[error("it started with OpenGL, or may have, so that any display would have done")]
+    OpenGl,
+    /// The start failed for another reason.
+    #[error("it failed to start for another reason than the display of a vfio device")]
+    OtherReason,
+}
+
+/// Reads from a log what its last start shows of these devices of the domain. `log` may lack its
+/// beginning. `is_running` is true if libvirt says that the domain runs.
+///
+/// # Errors
+/// [`Nothing`]: the reason why the log tells nothing.
+pub fn learn(
+    log: &str,
+    domain: Uuid,
+    devices: &[DeviceId],
+    is_running: bool,
+) -> Result<Lesson, Nothing> {
+    let start = Start::last(log).ok_or(Nothing::NoStart)?;
+    let uuid = start.value("-uuid").ok_or(Nothing::NoStart)?;
+    if uuid.parse() != Ok(domain) {
+        return Err(Nothing::OtherDomain);
+    }
+    let started = if is_running {
+        true
+    } else {
+        start.has_started().ok_or(Nothing::NoEnd)?
+    };
+    let with_display: Vec<DeviceId> = start
+        .values("-device")
+        .filter_map(with_display)
+        .filter(|id| devices.contains(id))
+        .collect();
+    if with_display.is_empty() {
+        return Err(Nothing::NoDisplay);
+    }
+    let displays = if !started {
+        vec![start.refusal(&with_display).ok_or(Nothing::OtherReason)?]
+    } else if start.may_have_opengl() {
+        return Err(Nothing::OpenGl);
+    } else {
+        let region = |id| (id, said::display(None));
+        with_display.into_iter().map(region).collect()
+    };
+    Ok(Lesson {
+        began: start.began,
+        qemu: start.qemu,
+        emulator: start.emulator,
+        started,
+        displays,
+    })
+}
+
+/// Returns when the last start in a log began, since 1970.
+#[must_use]
+pub fn began(log: &str) -> Option<Duration> {
+    Some(Start::last(log)?.began)
+}
+
+/// The last start in a log, whatever the domain's devices.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastStart<'l> {
+    /// The time when it began, since 1970.
+    pub began: Duration,
+    /// QEMU's version, as libvirt reports it.
+    pub qemu: Option<Version>,
+    /// The domain's UUID.
+    pub domain: Option<Uuid>,
+    /// True if the domain started; `None` if the log does not say.
+    pub started: Option<bool>,
+    /// The number of later starts that failed before QEMU ran.
+    pub failed_since: usize,
+    /// The text after the command line.
+    pub printed: &'l str,
+}
+
+impl<'l> LastStart<'l> {
+    /// Reads the last start; `None` if the log has no whole start.
+    #[must_use]
+    pub fn of(log: &'l str) -> Option<Self> {
+        let start = Start::last(log)?;
+        let reasons = start.printed.lines().filter_map(reason);
+        Some(LastStart {
+            domain: start.value("-uuid").and_then(|uuid| uuid.parse().ok()),
+            started: start.has_started(),
+            failed_since: reasons.skip(1).filter(|reason| *reason == "failed").count(),
+            began: start.began,
+            qemu: start.qemu,
+            printed: start.printed,
+        })
+    }
+}
+
+/// One start.
+struct Start<'l> {
+    began: Duration,
+    qemu: Option<Version>,
+    emulator: PathBuf,
+    arguments: Vec<String>,
+    /// The text after the command line.
+    printed: &'l str,
+}
+
+impl<'l> Start<'l> {
+    fn last(log: &'l str) -> Option<Self> {
+        let lines = log.split_inclusive('\n').scan(0, |at, line| {
+            *at += line.len();
+            Some((*at, line))
+        });
+        let (after, began, line) = lines
+            .filter_map(|(after, line)| {
+                let (began, words) = by_libvirt(line)?;
+                let words = words.strip_prefix("starting up libvirt version: ")?;
+                Some((after, began, words))
+            })
+            .last()?;
+        let qemu = line
+            .split_once(", qemu version: ")
+            .and_then(|(_, version)| Version::parse(version));
+        let (words, printed) = command(&log[after..])?;
+        // The variables that libvirt sets in the environment come first. The program is an absolute
+        // path.
+        let mut words = words.into_iter().skip_while(|word| !word.starts_with('/'));
+        Some(Start {
+            began,
+            qemu,
+            emulator: words.next()?.into(),
+            arguments: words.collect(),
+            printed,
+        })
+    }
+
+    /// Returns the values that follow each occurrence of an option.
+    fn values(&self, option: &str) -> impl Iterator<Item = &str> {
+        let options = self.arguments.iter().zip(self.arguments.iter().skip(1));
+        options
+            .filter(move |(word, _)| word.replacen("--", "-", 1) == option)
+            .map(|(_, value)| value.as_str())
+    }
+
+    fn value(&self, option: &str) -> Option<&str> {
+        self.values(option).last()
+    }
+
+    /// Returns whether the domain started, according to libvirt's lines at its end; `None` if they
+    /// don't tell.
+    ///
+    /// There may be several such lines. libvirt writes "failed" when a hook vetoes a later start,
+    /// and a guest may write it to make its words count. For a domain that ran, libvirt itself
+    /// writes another reason.
+    fn has_started(&self) -> Option<bool> {
+        let mut started = None;
+        for reason in self.printed.lines().filter_map(reason) {
+            match reason {
+                "failed" => started = started.or(Some(false)),
+                "shutdown" | "destroyed" | "crashed" | "migrated" | "saved" | "from snapshot"
+                | "daemon" => return Some(true),
+                _ => return None,
+            }
+        }
+        started
+    }
+
+    /// Returns the device that QEMU refused, and the display that its words show. QEMU exits at the
+    /// first one.
+    fn refusal(&self, devices: &[DeviceId]) -> Option<(DeviceId, Display)> {
+        self.printed.lines().find_map(|line| {
+            let (before, words) = [words::DMABUF_NEEDS_OPENGL, words::NO_DISPLAY]
+                .iter()
+                .find_map(|words| Some((line.trim_end().strip_suffix(words)?, words)))?;
+            // QEMU's vfio code puts "vfio NAME: " before its messages (hw/vfio/pci.c).
+            let before = before.strip_suffix("vfio: ").unwrap_or(before);
+            let name = |id: &&DeviceId| before.ends_with(&format!(": vfio {id}: "));
+            let id = devices.iter().find(name)?;
+            Some((*id, said::display(Some(words))))
+        })
+    }
+
+    /// Returns whether QEMU may have had OpenGL, or a device another display than its `-device`
+    /// says. An option that is not known counts as one that may.
+    fn may_have_opengl(&self) -> bool {
+        let mut has_frontend = false;
+        for (place, word) in self.arguments.iter().enumerate() {
+            let option = word.replacen("--", "-", 1);
+            let value = self.arguments.get(place + 1).map_or("", String::as_str);
+            let gl = value
+                .split(',')
+                .any(|part| part.starts_with("gl") && part != "gl=off");
+            match option.as_str() {
+                "-nographic" | "-vnc" => has_frontend = true,
+                "-spice" if !gl => has_frontend = true,
+                "-display" if !gl && matches!(kind(value), "none" | "dbus" | "curses") => {
+                    has_frontend = true;
+                }
+                "-spice" | "-display" | "-sdl" | "-gtk" | "-readconfig" => return true,
+                "-set" | "-global" if value.contains("display") => return true,
+                _ => {}
+            }
+        }
+        // Without any of these, QEMU chooses.
+        !has_frontend
+    }
+}
+
+fn kind(value: &str) -> &str {
+    let value = value.strip_prefix("type=").unwrap_or(value);
+    value.split(',').next().unwrap_or_default()
+}
+
+/// Returns the device of a `-device` that has `display=on`. The value is JSON, as libvirt writes it
+/// since 6.9, or QEMU's list of options.
+fn with_display(value: &str) -> Option<DeviceId> {
+    let json = serde_json::from_str::<serde_json::Value>(value).ok();
+    let property = |name: &str| match &json {
+        Some(json) => json.get(name)?.as_str(),
+        None if name == "driver" => value.split(',').next(),
+        None => value.split(',').find_map(|part| {
+            let (key, value) = part.split_once('=')?;
+            (key == name).then_some(value)
+        }),
+    };
+    let is_vfio = property("driver")?.starts_with("vfio-pci");
+    if !is_vfio || property("display") != Some("on") {
+        return None;
+    }
+    let name = match property("sysfsdev") {
+        Some(path) => path.rsplit('/').next()?,
+        None => property("host")?,
+    };
+    name.parse().ok()
+}
+
+/// Splits a line of libvirt's own, such as `2026-11-22 18:34:30.123+0000: …`, into its time and its
+/// words. The time is always UTC (src/util/virtime.c, `virTimeStringThen`).
+fn by_libvirt(line: &str) -> Option<(Duration, &str)> {
+    let (stamp, rest) = line.split_at_checked("2026-11-22 18:34:30.123".len())?;
+    let words = rest.strip_prefix("+0000: ")?;
+    let time = humantime::parse_rfc3339_weak(stamp).ok()?;
+    Some((time.duration_since(UNIX_EPOCH).ok()?, words))
+}
+
+/// Returns the reason in a line in which libvirt says why a domain ended.
+fn reason(line: &str) -> Option<&str> {
+    let (_, words) = by_libvirt(line)?;
+    words
+        .strip_prefix("shutting down, reason=")
+        .map(str::trim_end)
+}
+
+/// Returns the words of the command at the beginning of a text, and the text after it; `None` if
+/// the command has no end.
+///
+/// libvirt writes the command for a shell: words in single quotes where they need them, and a
+/// backslash before each line end but the last (src/util/vircommand.c, `virCommandToStringBuf`).
+fn command(text: &str) -> Option<(Vec<String>, &str)> {
+    let (mut words, mut word) = (Vec::new(), None::<String>);
+    let mut characters = text.char_indices();
+    let mut quoted = false;
+    while let Some((at, character)) = characters.next() {
+        match character {
+            '\'' => {
+                quoted = !quoted;
+                word.get_or_insert_default();
+            }
+            '\n' if !quoted => {
+                words.extend(word);
+                return Some((words, &text[at + 1..]));
+            }
+            ' ' if !quoted => words.extend(word.take()),
+            '\\' if !quoted => match characters.next() {
+                Some((_, '\n')) | None => {}
+                Some((_, other)) => word.get_or_insert_default().push(other),
+            },
+            other => word.get_or_insert_default().push(other),
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::log::rfc3339;
+
+    #[test]
+    fn times() {
+        for text in [
+            "1970-01-01T00:00:00Z",
+            "2000-02-29T23:59:59Z",
+            "2026-11-22T18:34:30Z",
+            "2100-03-01T00:00:00Z",
+        ] {
+            let line = format!("{}.123+0000: x", text.replace('T', " ").replace('Z', ""));
+            let (time, words) = by_libvirt(&line).unwrap();
+            assert_eq!(rfc3339(time.as_secs()), text);
+            assert_eq!((time.subsec_millis(), words), (123, "x"));
+        }
+        for line in [
+            "",
+            "2026-11-22 18:34:30.123+0100: x",
+            "2026-13-22 18:34:30.123+0000: x",
+            "2026-11-22T18:34:30.123456Z qemu-system-x86_64: x",
+            "2026-11-22 18:34:30.12é+0000: x",
+            "1969-12-31 00:00:00.000+0000: x",
+        ] {
+            assert_eq!(by_libvirt(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn commands() {
+        let text = "LC_ALL=C \\\n/usr/bin/q \\\n-name 'a b'\\''c' \\\n-e '' x\\ y 'n\nl'\nnext\n";
+        let (words, rest) = command(text).unwrap();
+        assert_eq!(
+            words,
+            [
+                "LC_ALL=C",
+                "/usr/bin/q",
+                "-name",
+                "a b'c",
+                "-e",
+                "",
+                "x y",
+                "n\nl"
+            ]
+        );
+        assert_eq!(rest, "next\n");
+        for cut in ["", "a 'b", "a \\", "a \\\n", "a"] {
+            assert_eq!(command(cut), None, "{cut}");
+        }
+    }
+
+    #[test]
+    fn devices_with_a_display() {
+        let id = "c1a20000-0000-4000-8000-000000000002";
+        for (value, expected) in [
+            (
+                format!(
+                    r#"{{"driver":"vfio-pci","id":"hostdev0","sysfsdev":"/sys/bus/mdev/devices/{id}","display":"on"}}"#
+                ),
+                Some(id),
+            ),
+            (
+                format!(
+                    r#"{{"driver":"vfio-pci-nohotplug","sysfsdev":"/sys/bus/mdev/devices/{id}","display":"on","ramfb":true}}"#
+                ),
+                Some(id),
+            ),
+            (
+                format!(
+                    "vfio-pci,id=hostdev0,sysfsdev=/sys/bus/mdev/devices/{id},display=on,bus=pci.9,addr=0x0"
+                ),
+                Some(id),
+            ),
+            (
+                r#"{"driver":"vfio-pci","host":"0000:06:00.4","id":"hostdev0","display":"on"}"#
+                    .into(),
+                Some("0000:06:00.4"),
+            ),
+            (
+                "vfio-pci,host=0000:06:00.4,display=on".into(),
+                Some("0000:06:00.4"),
+            ),
+            ("vfio-pci,host=0000:06:00.4,display=off".into(), None),
+            ("vfio-pci,host=0000:06:00.4".into(), None),
+            ("vfio-ccw,host=0000:06:00.4,display=on".into(), None),
+            ("VGA,display=on".into(), None),
+            (
+                r#"{"driver":"vfio-pci","host":"../x","display":"on"}"#.into(),
+                None,
+            ),
+            ("{".into(), None),
+        ] {
+            let found = with_display(&value).map(|id| id.to_string());
+            assert_eq!(found.as_deref(), expected, "{value}");
+        }
+    }
+}

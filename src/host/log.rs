@@ -1,0 +1,235 @@
+//! The lines of the log: what was done to domains, and what was decided not to be done.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::device::id::{DeviceId, display_as_serde};
+use crate::device::record::FORMAT;
+use crate::domain::shell::plain_up_to;
+use crate::plan::{Action, Change, words};
+
+/// One line of the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The format's version, [`FORMAT`].
+    pub format: u32,
+    /// The time, in seconds since 1970.
+    pub time: u64,
+    /// The domain's name.
+    pub domain: String,
+    /// The domain's UUID, if it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uuid: Option<Uuid>,
+    /// The event.
+    pub what: What,
+    /// The part of gfxplane that did it.
+    pub by: By,
+    /// The single changes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<Said>,
+    /// The reason, or the result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// One change in words.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Said {
+    /// The change.
+    pub change: String,
+    /// The reason for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The sysfs name of the device that it concerns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+}
+
+/// An event in the life of a domain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum What {
+    /// gfxplane changed its definition.
+    Fixed,
+    /// The user took changes back.
+    Undone,
+    /// The user set its own policy.
+    Policy,
+    /// gfxplane left it as it is, because of the policy, a missing consent, or something unknown.
+    LeftAlone,
+    /// libvirt refused the new definition.
+    Refused,
+    /// Somebody else changed its definition at the same time, and that change may be lost.
+    Conflict,
+    /// Somebody else changed its definition at the same time, and that change stands.
+    Kept,
+    /// Somebody keeps undoing our changes. gfxplane leaves the domain alone from now on.
+    GaveUp,
+    /// The daemon started it after a veto.
+    Started,
+    /// The daemon tried to start it, and that failed.
+    NotStarted,
+    /// gfxplane learned a device's display from its log.
+    Learned,
+}
+
+/// The part of gfxplane that acted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum By {
+    /// `gfxplane watch`
+    Daemon,
+    /// `gfxplane fixup`
+    Fixup,
+    /// `gfxplane undo`
+    Undo,
+    /// `gfxplane policy`
+    Policy,
+    /// `gfxplane learn`
+    Learn,
+}
+
+display_as_serde!(What, By);
+
+impl Entry {
+    /// Makes an entry for an event. `time` is in seconds since 1970.
+    #[must_use]
+    pub fn new(time: u64, what: What, by: By, domain: &str, uuid: Option<Uuid>) -> Self {
+        Entry {
+            format: FORMAT,
+            time,
+            domain: domain.into(),
+            uuid,
+            what,
+            by,
+            changes: Vec::new(),
+            reason: None,
+        }
+    }
+
+    /// Adds the changes of a plan.
+    #[must_use]
+    pub fn changes(mut self, changes: &[Change]) -> Self {
+        self.changes = bounded(changes, Said::of);
+        self
+    }
+
+    /// Adds changes in words.
+    #[must_use]
+    pub fn said(mut self, changes: &[String]) -> Self {
+        self.changes = bounded(changes, |change| Said::words(change));
+        self
+    }
+
+    /// Adds a reason.
+    #[must_use]
+    pub fn because(mut self, reason: impl Into<String>) -> Self {
+        self.reason = Some(plain_up_to(LONGEST, &reason.into()));
+        self
+    }
+}
+
+impl Said {
+    fn of(change: &Change) -> Self {
+        Said {
+            reason: Some(plain_up_to(LONGEST, &change.reason)),
+            device: device(&change.action).map(|id| id.to_string()),
+            ..Said::words(&words(&change.action))
+        }
+    }
+
+    fn words(change: &str) -> Self {
+        Said {
+            change: plain_up_to(LONGEST, change),
+            reason: None,
+            device: None,
+        }
+    }
+}
+
+/// The longest text of an entry, in bytes: a few entries must not rotate the log away, whatever an
+/// XML has that they quote.
+const LONGEST: usize = 500;
+
+/// The most changes of an entry.
+const MOST: usize = 32;
+
+/// Some changes in words, and how many there are beside these.
+fn bounded<T>(changes: &[T], said: impl FnMut(&T) -> Said) -> Vec<Said> {
+    let mut all: Vec<Said> = changes.iter().take(MOST).map(said).collect();
+    if changes.len() > MOST {
+        all.push(Said::words(&format!("and {} more", changes.len() - MOST)));
+    }
+    all
+}
+
+fn device(action: &Action) -> Option<DeviceId> {
+    match action {
+        Action::Display { device, .. }
+        | Action::Ramfb { device, .. }
+        | Action::SetProperty { device, .. }
+        | Action::RemoveProperty { device, .. }
+        | Action::Rom { device, .. } => Some(*device),
+        Action::Gl { .. }
+        | Action::ListenNone { .. }
+        | Action::PeerToPeer
+        | Action::RenderNode { .. }
+        | Action::AddGraphics { .. }
+        | Action::RemoveGraphics { .. }
+        | Action::VideoNone
+        | Action::RemoveSetting { .. } => None,
+    }
+}
+
+/// Formats a time as RFC 3339 does, in UTC: `2026-11-22T15:24:44Z`. `seconds` counts from 1970; a time
+/// after the year 9999 becomes its last second.
+#[must_use]
+pub fn rfc3339(seconds: u64) -> String {
+    let time = UNIX_EPOCH + Duration::from_secs(seconds.min(253_402_300_799));
+    humantime::format_rfc3339_seconds(time).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times() {
+        // The expected values are those of date -u -d @SECONDS.
+        for (seconds, expected) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_399, "2000-02-28T23:59:59Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (1_795_361_084, "2026-11-22T15:24:44Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+            (4_107_542_399, "2100-02-28T23:59:59Z"),
+            (253_402_300_799, "9999-12-31T23:59:59Z"),
+            (u64::MAX, "9999-12-31T23:59:59Z"),
+        ] {
+            assert_eq!(rfc3339(seconds), expected);
+        }
+    }
+
+    /// Four definitions with an argument of 700 kB rotated the log away, which has 1 MiB.
+    #[test]
+    fn an_entry_is_bounded_and_harmless() {
+        let device: DeviceId = "0000:00:02.0".parse().unwrap();
+        let change = |number: usize| Change {
+            action: Action::Rom {
+                device,
+                file: format!("{number}\u{202e}{}", "x".repeat(700_000)),
+            },
+            reason: "y\u{9b}".repeat(700_000),
+            consent: None,
+        };
+        let changes: Vec<Change> = (0..100).map(change).collect();
+        let entry = Entry::new(0, What::Fixed, By::Daemon, "g", None);
+        let entry = entry.changes(&changes).because("z\n".repeat(700_000));
+        let text = serde_json::to_string(&entry).unwrap();
+        assert!(text.len() < 64 * 1024, "{} bytes", text.len());
+        assert!(text.chars().all(crate::domain::shell::is_harmless));
+        assert!(text.contains("and 68 more"));
+    }
+}

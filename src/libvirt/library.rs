@@ -1,0 +1,479 @@
+//! libvirt by its C library.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use virt::connect::Connect;
+use virt::domain::{
+    Domain, DomainPausedReason, DomainPausedReasonEnum, DomainState, DomainStateEnum,
+    DomainStateReason, DomainStateReasonEnum,
+};
+use virt::error::ErrorNumber;
+use virt::nodedev::NodeDevice;
+use virt::sys;
+
+use super::events::{self, Reports};
+use super::{Definition, Libvirt, New, Replaced, Sink, Start, Term, User};
+use crate::cli::Failure;
+use crate::domain::{POLICY_NAMESPACE, name_and_devices};
+use crate::predict::arguments::without_values;
+
+/// libvirt by its C library.
+#[derive(Debug, Clone)]
+pub struct ByLibrary {
+    uri: String,
+    /// Else there is a connection for each question.
+    open: Option<Arc<Open>>,
+}
+
+impl ByLibrary {
+    /// The one of this URI, or the system's.
+    #[must_use]
+    pub fn new(uri: Option<&str>) -> Self {
+        // libvirt prints every error to stderr by itself, which would say it twice.
+        virt::error::clear_error_callback();
+        ByLibrary {
+            uri: uri.unwrap_or(crate::cli::SYSTEM).into(),
+            open: None,
+        }
+    }
+
+    fn connect(&self) -> Result<Connect, Failure> {
+        if let Some(open) = &self.open {
+            return Ok(open.connection.clone());
+        }
+        let cure = "start libvirtd (or virtqemud), name another with -c, or give the domain's XML as a file";
+        self.connected(Connect::open(Some(&self.uri)), cure)
+    }
+
+    fn read_only(&self) -> Result<Connect, Failure> {
+        if let Some(open) = &self.open {
+            return Ok(open.connection.clone());
+        }
+        let cure = "start libvirtd (or virtnodedevd), name another with -c, or use --offline";
+        self.connected(Connect::open_read_only(Some(&self.uri)), cure)
+    }
+
+    fn connected(
+        &self,
+        connection: Result<Connect, virt::error::Error>,
+        cure: &str,
+    ) -> Result<Connect, Failure> {
+        connection.map_err(|error| {
+            let uri = &self.uri;
+            Failure::Environment(format!("libvirt at {uri}: {}: {cure}", error.message()))
+        })
+    }
+}
+
+/// A connection that stays open.
+#[derive(Debug)]
+struct Open {
+    /// Ends before the connection does.
+    _reports: Reports,
+    connection: Connect,
+}
+
+impl Libvirt for ByLibrary {
+    fn definition(&self, name: &str, secrets: bool) -> Result<Definition, Failure> {
+        let connection = self.connect()?;
+        read(&find(&connection, name)?, secrets)
+    }
+
+    fn define(&self, before: &Definition, new: New<'_>) -> Result<Replaced, Failure> {
+        let connection = self.connect()?;
+        let Some(domain) = if_there(&connection, &before.uuid)? else {
+            return Ok(Replaced::Changed);
+        };
+        // A domain that was undefined while it runs still shows its last definition, and would be
+        // persistent again (src/qemu/qemu_driver.c, qemuDomainUndefineFlags).
+        if !domain.is_persistent().map_err(|error| failed(&error))? {
+            return Ok(Replaced::Changed);
+        }
+        let flags = sys::VIR_DOMAIN_XML_INACTIVE | sys::VIR_DOMAIN_XML_SECURE;
+        let now = domain.xml_desc(flags).map_err(|error| failed(&error))?;
+        // Nothing may come between the two.
+        let since = Instant::now();
+        if now != before.xml {
+            return Ok(Replaced::Changed);
+        }
+        let whole = |xml, flags| connection.define_domain_xml_flags(xml, flags).map(|_| ());
+        let defined = match new {
+            New::Checked(xml) => whole(xml, sys::VIR_DOMAIN_DEFINE_VALIDATE),
+            New::Whole(xml) => whole(xml, 0),
+            New::Graphics(xml) => domain.update_device_flags(xml, sys::VIR_DOMAIN_AFFECT_CONFIG),
+        };
+        let window = since.elapsed();
+        match defined {
+            Ok(()) => Ok(Replaced::Done { window }),
+            Err(error) if error.code().is(ErrorNumber::NoDomain) => Ok(Replaced::Changed),
+            Err(error) if is_about_the_definition(&error) => Err(Failure::Refused(format!(
+                "libvirt refuses the new definition, and the domain is as it was: {}",
+                error.message()
+            ))),
+            Err(error) => Err(failed(&error)),
+        }
+    }
+
+    fn undefine(&self, definition: &Definition) -> Result<Replaced, Failure> {
+        let connection = self.connect()?;
+        let Some(domain) = if_there(&connection, &definition.uuid)? else {
+            return Ok(Replaced::Changed);
+        };
+        if !domain.is_persistent().map_err(|error| failed(&error))? {
+            return Ok(Replaced::Changed);
+        }
+        let flags = sys::VIR_DOMAIN_XML_INACTIVE | sys::VIR_DOMAIN_XML_SECURE;
+        let now = domain.xml_desc(flags).map_err(|error| failed(&error))?;
+        // Nothing may come between the two.
+        let since = Instant::now();
+        if now != definition.xml {
+            return Ok(Replaced::Changed);
+        }
+        // Without these libvirt refuses to undefine a domain that has an NVRAM, and removes the state of its TPM
+        // (src/qemu/qemu_driver.c, qemuDomainUndefineFlags). It refuses to lose a saved guest, snapshots or
+        // checkpoints, of a domain that does not run. libvirt before 8.9 does not know the second flag.
+        let nvram = sys::VIR_DOMAIN_UNDEFINE_KEEP_NVRAM;
+        let undefined = domain.undefine_flags(nvram | KEEP_TPM).or_else(|error| {
+            match error.code().is(ErrorNumber::InvalidArg) {
+                true => domain.undefine_flags(nvram),
+                false => Err(error),
+            }
+        });
+        match undefined {
+            Ok(()) => Ok(Replaced::Done {
+                window: since.elapsed(),
+            }),
+            Err(error) if is_about_the_definition(&error) => Err(Failure::Refused(format!(
+                "libvirt does not undefine it: {}",
+                error.message()
+            ))),
+            Err(error) => Err(failed(&error)),
+        }
+    }
+
+    fn persistent(&self, uuid: &str) -> Result<Option<Definition>, Failure> {
+        let connection = self.connect()?;
+        let found = connection.lookup_domain_by_uuid_string(uuid);
+        let definition = found.and_then(|domain| {
+            if domain.is_persistent()? {
+                definition_of(&domain, true).map(Some)
+            } else {
+                Ok(None)
+            }
+        });
+        match definition {
+            // Also of one that goes while it is asked.
+            Err(error) if error.code().is(ErrorNumber::NoDomain) => Ok(None),
+            other => other.map_err(|error| failed(&error)),
+        }
+    }
+
+    fn all_persistent(&self) -> Result<Vec<String>, Failure> {
+        let connection = self.connect()?;
+        let all = connection.list_all_domains(sys::VIR_CONNECT_LIST_DOMAINS_PERSISTENT);
+        let uuids = all.and_then(|all| all.iter().map(Domain::uuid_string).collect());
+        uuids.map_err(|error| failed(&error))
+    }
+
+    fn is_running(&self, uuid: &str) -> Result<bool, Failure> {
+        let connection = self.connect()?;
+        let state = by_uuid(&connection, uuid)?.state();
+        let (state, reason) = state.map_err(|error| failed(&error))?;
+        let starting = DomainPausedReasonEnum::Known(DomainPausedReason::StartingUp);
+        let is_starting =
+            reason == DomainStateReasonEnum::Known(DomainStateReason::Paused(starting));
+        let runs = matches!(
+            state,
+            DomainStateEnum::Known(
+                DomainState::Running
+                    | DomainState::Blocked
+                    | DomainState::Paused
+                    | DomainState::PMSuspended
+            )
+        );
+        Ok(runs && !is_starting)
+    }
+
+    fn is_autostart(&self, uuid: &str) -> Result<bool, Failure> {
+        let connection = self.connect()?;
+        let answer = connection
+            .lookup_domain_by_uuid_string(uuid)
+            .and_then(|domain| domain.autostart());
+        answer.map_err(|error| failed(&error))
+    }
+
+    fn start_persistent(&self, uuid: &str) -> Result<(), Failure> {
+        let connection = self.connect()?;
+        let answer = connection
+            .lookup_domain_by_uuid_string(uuid)
+            .and_then(|domain| domain.create());
+        answer.map_err(|error| failed(&error))
+    }
+
+    fn version(&self) -> Result<u32, Failure> {
+        let connection = self.connect()?;
+        connection.lib_version().map_err(|error| failed(&error))
+    }
+
+    fn domain_capabilities(&self, emulator: Option<&Path>) -> Result<Option<String>, Failure> {
+        let path = emulator.map(|path| {
+            path.to_str().ok_or_else(|| {
+                let path = path.display();
+                Failure::Refused(format!("{path}: libvirt takes no path that is not UTF-8"))
+            })
+        });
+        let path = path.transpose()?;
+        // libvirt does not let a connection that is read only have it look at an emulator.
+        let connection = self.connect()?;
+        let found = connection.domain_capabilities(path, None, None, None, 0);
+        found.map(Some).map_err(|error| failed(&error))
+    }
+
+    fn watch(&self, sink: Sink) -> Result<Arc<dyn Libvirt>, Failure> {
+        // Before the connection is opened: it takes what loop there is then.
+        events::start_loop().map_err(|error| failed(&error))?;
+        let connection = self.connect()?;
+        let reports = Reports::new(&connection, sink).map_err(|error| failed(&error))?;
+        Ok(Arc::new(ByLibrary {
+            uri: self.uri.clone(),
+            open: Some(Arc::new(Open {
+                _reports: reports,
+                connection,
+            })),
+        }))
+    }
+
+    fn stay(&self, uri: &str, sink: Sink) -> Result<Arc<dyn Libvirt>, Failure> {
+        events::start_loop().map_err(|error| failed(&error))?;
+        let connection = Connect::open_read_only(Some(uri)).map_err(|error| failed(&error))?;
+        let reports = Reports::of_end(&connection, sink).map_err(|error| failed(&error))?;
+        Ok(Arc::new(ByLibrary {
+            uri: uri.into(),
+            open: Some(Arc::new(Open {
+                _reports: reports,
+                connection,
+            })),
+        }))
+    }
+
+    fn lists_nodedevs(&self) -> Result<(), Failure> {
+        // Any call waits for that (src/node_device/node_device_driver.c, nodeDeviceInitWait).
+        let counted = self.read_only()?.num_of_node_devices(None, 0);
+        counted.map(drop).map_err(|error| failed(&error))
+    }
+
+    fn set_policy(&self, uuid: &str, xml: Option<&str>) -> Result<(), Failure> {
+        let connection = self.connect()?;
+        // libvirt gives the element its namespace, and takes out all others that have it
+        // (src/conf/domain_conf.c, virDomainDefSetMetadata).
+        let set = by_uuid(&connection, uuid)?.set_metadata(
+            sys::VIR_DOMAIN_METADATA_ELEMENT as i32,
+            xml,
+            Some("gfxplane"),
+            Some(POLICY_NAMESPACE),
+            sys::VIR_DOMAIN_AFFECT_CONFIG,
+        );
+        set.map_err(|error| {
+            let problem = error.message();
+            Failure::Refused(format!("libvirt does not take the policy: {problem}"))
+        })
+    }
+
+    fn users(&self) -> Result<Vec<User>, Failure> {
+        let connection = self.connect()?;
+        let active = connection.list_all_domains(sys::VIR_CONNECT_LIST_DOMAINS_ACTIVE);
+        let active = active.map_err(|error| failed(&error))?;
+        // One that ends meanwhile has no XML any more, and no devices.
+        let user = |domain: &Domain| {
+            Some(User {
+                domain: domain.name().ok()?,
+                devices: name_and_devices(&domain.xml_desc(0).ok()?).1,
+            })
+        };
+        Ok(active.iter().filter_map(user).collect())
+    }
+
+    fn start(&self, xml: &str, uuid: &str, term: Term<'_>) -> Result<Start, Failure> {
+        // libvirt destroys it by itself when our connection ends, whatever ends us. The XML is not
+        // held against the schema, as that of a domain that is started never is.
+        //
+        // The call takes as long as QEMU does, and QEMU may hang: so it is made by a thread that
+        // can be left behind.
+        let (send, answer) = mpsc::channel();
+        let connection = self.connect()?;
+        let xml = xml.to_owned();
+        std::thread::spawn(move || {
+            let flags = sys::VIR_DOMAIN_START_PAUSED | sys::VIR_DOMAIN_START_AUTODESTROY;
+            let started = connection.create_domain_xml(&xml, flags);
+            let result = match &started {
+                Ok(domain) => destroy(domain).map(|()| Start::Starts),
+                Err(error) => refused(error),
+            };
+            // The connection ends first: what was left for libvirt to do is begun by then.
+            drop(started);
+            drop(connection);
+            let _ = send.send(result);
+        });
+        while !term.is_over() {
+            match answer.recv_timeout(term.slice()) {
+                Ok(result) => return result,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        // The start holds our connection, and it takes the end of QEMU to end the start.
+        if let Ok(connection) = self.connect()
+            && let Ok(domain) = connection.lookup_domain_by_uuid_string(uuid)
+        {
+            let _ = domain.destroy();
+        }
+        let _ = answer.recv_timeout(PATIENCE);
+        Err(term.failure(
+            "libvirt had not started the domain in time, and it was destroyed: set --deadline"
+                .into(),
+        ))
+    }
+
+    fn dry_run(&self, xml: &str) -> Result<Option<Start>, Failure> {
+        match self.connect()?.domain_xml_to_native("qemu-argv", xml, 0) {
+            Ok(_) => Ok(Some(Start::Starts)),
+            Err(error) if error.code().is(ErrorNumber::NoSupport) => Ok(None),
+            Err(error) => refused(&error).map(Some),
+        }
+    }
+
+    fn nodedev_xml(&self, name: &str) -> Result<String, Failure> {
+        let connection = self.read_only()?;
+        let result = connection
+            .lookup_node_device_by_name(name)
+            .and_then(|device| device.xml_desc(0));
+        result.map_err(|error| failed(&error))
+    }
+
+    fn nodedev_names(&self) -> Result<HashSet<String>, Failure> {
+        let connection = self.read_only()?;
+        let result = connection
+            .list_all_node_devices(0)
+            .and_then(|devices| devices.iter().map(NodeDevice::name).collect());
+        result.map_err(|error| failed(&error))
+    }
+}
+
+fn failed(error: &virt::error::Error) -> Failure {
+    Failure::Environment(format!("libvirt: {}", error.message()))
+}
+
+fn by_uuid(connection: &Connect, uuid: &str) -> Result<Domain, Failure> {
+    let found = connection.lookup_domain_by_uuid_string(uuid);
+    found.map_err(|error| failed(&error))
+}
+
+fn if_there(connection: &Connect, uuid: &str) -> Result<Option<Domain>, Failure> {
+    match connection.lookup_domain_by_uuid_string(uuid) {
+        Ok(domain) => Ok(Some(domain)),
+        Err(error) if error.code().is(ErrorNumber::NoDomain) => Ok(None),
+        Err(error) => Err(failed(&error)),
+    }
+}
+
+fn find(connection: &Connect, name: &str) -> Result<Domain, Failure> {
+    let by_uuid = || connection.lookup_domain_by_uuid_string(name).ok();
+    connection.lookup_domain_by_name(name).or_else(|error| {
+        by_uuid().ok_or_else(|| {
+            let cure = "a file is named with a slash or ends in .xml";
+            Failure::Environment(format!("libvirt: {}; {cure}", error.message()))
+        })
+    })
+}
+
+fn read(domain: &Domain, secrets: bool) -> Result<Definition, Failure> {
+    let error = |error: virt::error::Error| failed(&error);
+    if !domain.is_persistent().map_err(error)? {
+        return Err(Failure::Environment(
+            "the domain is transient: it has no definition that could be fixed; fix the XML that it is created from".into(),
+        ));
+    }
+    definition_of(domain, secrets).map_err(error)
+}
+
+fn definition_of(domain: &Domain, secrets: bool) -> Result<Definition, virt::error::Error> {
+    let secure = if secrets {
+        sys::VIR_DOMAIN_XML_SECURE
+    } else {
+        0
+    };
+    Ok(Definition {
+        uuid: domain.uuid_string()?,
+        xml: domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE | secure)?,
+        is_active: domain.is_active()?,
+    })
+}
+
+/// `VIR_DOMAIN_UNDEFINE_KEEP_TPM` (include/libvirt/libvirt-domain.h), which older headers do not have.
+const KEEP_TPM: u32 = 1 << 6;
+
+/// How long libvirt may take to give a start up once it was told to.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn destroy(domain: &Domain) -> Result<(), Failure> {
+    match domain.destroy() {
+        Ok(()) => Ok(()),
+        // Somebody else was faster, or QEMU has ended by itself.
+        Err(error)
+            if error.code().is(ErrorNumber::NoDomain)
+                || error.code().is(ErrorNumber::OperationInvalid) =>
+        {
+            Ok(())
+        }
+        Err(error) => Err(failed(&error)),
+    }
+}
+
+/// What libvirt says of a definition that it does not take. All else may be otherwise the next time:
+/// a libvirt that ends meanwhile says that of itself, in several ways.
+fn is_about_the_definition(error: &virt::error::Error) -> bool {
+    [
+        ErrorNumber::ConfigUnsupported,
+        ErrorNumber::DomExist,
+        ErrorNumber::InvalidArg,
+        ErrorNumber::OperationInvalid,
+        ErrorNumber::ParseFailed,
+        ErrorNumber::XmlDetail,
+        ErrorNumber::XmlError,
+        ErrorNumber::XmlInvalidSchema,
+    ]
+    .iter()
+    .any(|number| error.code().is(*number))
+}
+
+/// A refusal is about the domain; what libvirt itself lacks, or does not let us do, is not.
+fn refused(error: &virt::error::Error) -> Result<Start, Failure> {
+    if is_about_libvirt(error) {
+        Err(failed(error))
+    } else {
+        Ok(Start::Refused(without_values(error.message())))
+    }
+}
+
+fn is_about_libvirt(error: &virt::error::Error) -> bool {
+    [
+        ErrorNumber::AccessDenied,
+        ErrorNumber::AuthCancelled,
+        ErrorNumber::AuthFailed,
+        ErrorNumber::AuthUnavailable,
+        ErrorNumber::HookScriptFailed,
+        ErrorNumber::InvalidConn,
+        ErrorNumber::NoConnect,
+        ErrorNumber::NoMemory,
+        ErrorNumber::NoSupport,
+        ErrorNumber::OperationDenied,
+        ErrorNumber::OperationTimeout,
+        ErrorNumber::Rpc,
+    ]
+    .iter()
+    .any(|number| error.code().is(*number))
+}

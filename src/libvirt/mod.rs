@@ -1,0 +1,364 @@
+//! What is asked of libvirt.
+
+#[cfg(feature = "libvirt")]
+mod events;
+#[cfg(feature = "libvirt")]
+mod library;
+pub mod versions;
+
+use std::collections::HashSet;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+#[cfg(feature = "libvirt")]
+pub use library::ByLibrary;
+
+use crate::cli::Failure;
+use crate::device::id::DeviceId;
+
+/// A domain's persistent definition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Definition {
+    /// Its UUID, by which it is found again.
+    pub uuid: String,
+    /// Its XML.
+    pub xml: String,
+    /// Whether it runs.
+    pub is_active: bool,
+}
+
+/// An active domain and the vfio devices that it has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    /// Its name.
+    pub domain: String,
+    /// The devices.
+    pub devices: Vec<DeviceId>,
+}
+
+/// What came of starting a domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Start {
+    /// It started.
+    Starts,
+    /// It was refused, with these words.
+    Refused(String),
+}
+
+/// How long a start is waited for.
+#[derive(Clone, Copy)]
+pub struct Term<'t> {
+    /// At most until then.
+    pub limit: Instant,
+    /// Whether somebody else is to have the devices now.
+    pub gives_way: &'t dyn Fn() -> bool,
+}
+
+impl Term<'_> {
+    /// How often `gives_way` is asked.
+    const SLICE: Duration = Duration::from_millis(50);
+
+    /// Whether it is to be waited no longer.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        Instant::now() >= self.limit || (self.gives_way)()
+    }
+
+    /// How long to wait until that is asked again.
+    #[must_use]
+    pub fn slice(&self) -> Duration {
+        let left = self.limit.saturating_duration_since(Instant::now());
+        left.min(Self::SLICE)
+    }
+
+    /// Why it was waited no longer; `late`: for want of time.
+    #[must_use]
+    pub fn failure(&self, late: String) -> Failure {
+        Failure::Environment(if (self.gives_way)() {
+            "a domain that has one of the devices is being started, and comes first: try again later".into()
+        } else {
+            late
+        })
+    }
+}
+
+/// What a definition is to become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum New<'n> {
+    /// This, once libvirt has held it against its schema, which takes its time.
+    Checked(&'n str),
+    /// This.
+    Whole(&'n str),
+    /// The same with this `<graphics>` in place of the first of its type. libvirt does that by
+    /// itself, so all else that somebody changes at the same moment stays.
+    Graphics(&'n str),
+}
+
+/// What came of replacing a definition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replaced {
+    /// It was.
+    Done {
+        /// How long after the old one was last seen the new one was there. libvirt has no
+        /// compare-and-swap: what somebody else defined within this time was replaced ([`versions`]).
+        window: Duration,
+    },
+    /// It is not the one that was read any more, and was left as it is.
+    Changed,
+}
+
+/// What libvirt reports of its domains.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Something has happened to a domain.
+    Domain {
+        /// Its UUID.
+        uuid: String,
+        /// What.
+        what: Happened,
+    },
+    /// The connection has ended.
+    Lost,
+}
+
+/// What has happened to a domain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Happened {
+    /// Its persistent definition is another, or new.
+    Defined,
+    /// It has no persistent definition any more.
+    Undefined,
+    /// It has started.
+    Started,
+    /// It has ended.
+    Stopped,
+    /// Its metadata are others.
+    Metadata,
+}
+
+/// Where the reports go.
+pub type Sink = Arc<dyn Fn(Event) + Send + Sync>;
+
+/// What commands ask of libvirt. An object, so that a program which is not given one does not load
+/// libvirt and the fifty libraries that it brings.
+pub trait Libvirt: fmt::Debug + Send + Sync {
+    /// The persistent definition of a domain, by name or UUID; with its passwords if `secrets`.
+    ///
+    /// # Errors
+    /// There is none, or libvirt can't be reached.
+    fn definition(&self, name: &str, secrets: bool) -> Result<Definition, Failure>;
+
+    /// Replaces a definition, or a part of it, if it is still the one that was read.
+    ///
+    /// # Errors
+    /// libvirt refuses the new one, or can't be reached; it is then as it was.
+    fn define(&self, before: &Definition, new: New<'_>) -> Result<Replaced, Failure>;
+
+    /// Takes a definition away, if it is still this one; nothing else of the domain goes with it: not its NVRAM, nor
+    /// what its TPM keeps, nor its disks.
+    ///
+    /// # Errors
+    /// libvirt refuses that, or can't be reached; it is then as it was.
+    fn undefine(&self, _definition: &Definition) -> Result<Replaced, Failure> {
+        Without::missing(NEEDED)
+    }
+
+    /// The persistent definition of a domain, with its passwords; `None` if there is no such domain
+    /// or it is transient.
+    ///
+    /// # Errors
+    /// libvirt can't be reached.
+    fn persistent(&self, uuid: &str) -> Result<Option<Definition>, Failure>;
+
+    /// The UUIDs of all persistent domains.
+    ///
+    /// # Errors
+    /// libvirt can't be reached.
+    fn all_persistent(&self) -> Result<Vec<String>, Failure>;
+
+    /// Whether a domain has started, and has not ended: one that is just being started has not.
+    ///
+    /// # Errors
+    /// There is none, or libvirt can't be reached.
+    fn is_running(&self, uuid: &str) -> Result<bool, Failure>;
+
+    /// Whether libvirt starts a domain by itself.
+    ///
+    /// # Errors
+    /// There is none, or libvirt can't be reached.
+    fn is_autostart(&self, uuid: &str) -> Result<bool, Failure>;
+
+    /// Starts a persistent domain.
+    ///
+    /// # Errors
+    /// It does not start, or runs already.
+    fn start_persistent(&self, uuid: &str) -> Result<(), Failure>;
+
+    /// The version of the libvirt that runs the domains: 1,000,000 major + 1,000 minor + release.
+    ///
+    /// # Errors
+    /// libvirt can't be reached.
+    fn version(&self) -> Result<u32, Failure>;
+
+    /// What libvirt can do with an emulator, or with its own: the XML of `<domainCapabilities>`. libvirt runs an
+    /// emulator that it does not know yet, as the user that guests run as. `None`: there is no libvirt.
+    ///
+    /// # Errors
+    /// libvirt can't be reached, or does not take the emulator for one.
+    fn domain_capabilities(&self, emulator: Option<&Path>) -> Result<Option<String>, Failure>;
+
+    /// A libvirt over one connection that stays open and reports to `sink` until it is dropped.
+    ///
+    /// # Errors
+    /// libvirt can't be reached.
+    fn watch(&self, sink: Sink) -> Result<Arc<dyn Libvirt>, Failure>;
+
+    /// A libvirt over a connection to `uri` that stays open, and says [`Event::Lost`] to `sink` when it ends.
+    ///
+    /// # Errors
+    /// libvirt can't be reached.
+    fn stay(&self, _uri: &str, _sink: Sink) -> Result<Arc<dyn Libvirt>, Failure> {
+        Without::missing(NEEDED)
+    }
+
+    /// Waits until libvirt has listed the host's devices.
+    ///
+    /// # Errors
+    /// libvirt can't be reached, or has no driver for them.
+    fn lists_nodedevs(&self) -> Result<(), Failure> {
+        Without::missing(NEEDED)
+    }
+
+    /// Puts `<policy>` (`xml`, without its namespace) into the metadata of a persistent definition,
+    /// instead of the one that is there; `None` takes that out. libvirt does this by itself, so
+    /// nothing else of the domain can be lost.
+    ///
+    /// # Errors
+    /// There is no such domain, libvirt can't be reached, or refuses; it is then as it was.
+    fn set_policy(&self, uuid: &str, xml: Option<&str>) -> Result<(), Failure>;
+
+    /// The active domains.
+    ///
+    /// # Errors
+    /// libvirt can't be reached.
+    fn users(&self) -> Result<Vec<User>, Failure>;
+
+    /// Starts a transient domain, paused, and destroys it again.
+    ///
+    /// # Errors
+    /// libvirt can't be reached, allows us nothing, or has not started it at `limit`.
+    fn start(&self, xml: &str, uuid: &str, term: Term<'_>) -> Result<Start, Failure>;
+
+    /// What libvirt's own rules make of a domain, without a start: it translates the XML into QEMU's
+    /// arguments (`virConnectDomainXMLToNative`), for which it applies the rules of a definition and
+    /// most of those of a start. Nothing is defined. `None` if this driver of libvirt's can't.
+    ///
+    /// # Errors
+    /// libvirt can't be reached, or allows us nothing.
+    fn dry_run(&self, _xml: &str) -> Result<Option<Start>, Failure> {
+        Ok(None)
+    }
+
+    /// The XML of a node device.
+    ///
+    /// # Errors
+    /// There is none, or libvirt can't be reached.
+    fn nodedev_xml(&self, name: &str) -> Result<String, Failure>;
+
+    /// The names of all node devices.
+    ///
+    /// # Errors
+    /// libvirt can't be reached.
+    fn nodedev_names(&self) -> Result<HashSet<String>, Failure>;
+}
+
+/// The cure for what can't be done without.
+const NEEDED: &str = "install one that has it";
+
+/// Replaces a definition for somebody who has just looked at it.
+///
+/// # Errors
+/// Those of [`Libvirt::define`]; somebody else was faster.
+pub fn replace(libvirt: &dyn Libvirt, before: &Definition, xml: &str) -> Result<(), Failure> {
+    match libvirt.define(before, New::Checked(xml))? {
+        Replaced::Done { .. } => Ok(()),
+        Replaced::Changed => Err(Failure::Environment(
+            "the domain was changed by somebody else meanwhile, and is left as they made it: run this again".into(),
+        )),
+    }
+}
+
+/// No libvirt: this program was built without, or must not need one.
+#[derive(Debug, Clone, Copy)]
+pub struct Without;
+
+impl Without {
+    fn missing<T>(cure: &str) -> Result<T, Failure> {
+        let problem = format!("this gfxplane was built or installed without libvirt: {cure}");
+        Err(Failure::Environment(problem))
+    }
+}
+
+impl Libvirt for Without {
+    fn definition(&self, _name: &str, _secrets: bool) -> Result<Definition, Failure> {
+        Self::missing("give the domain's XML as a file, or - for stdin")
+    }
+
+    fn define(&self, _before: &Definition, _new: New<'_>) -> Result<Replaced, Failure> {
+        Self::missing("give the domain's XML as a file, or - for stdin")
+    }
+
+    fn persistent(&self, _uuid: &str) -> Result<Option<Definition>, Failure> {
+        Self::missing(NEEDED)
+    }
+
+    fn all_persistent(&self) -> Result<Vec<String>, Failure> {
+        Self::missing(NEEDED)
+    }
+
+    fn is_running(&self, _uuid: &str) -> Result<bool, Failure> {
+        Self::missing(NEEDED)
+    }
+
+    fn is_autostart(&self, _uuid: &str) -> Result<bool, Failure> {
+        Self::missing(NEEDED)
+    }
+
+    fn start_persistent(&self, _uuid: &str) -> Result<(), Failure> {
+        Self::missing(NEEDED)
+    }
+
+    fn version(&self) -> Result<u32, Failure> {
+        Self::missing(NEEDED)
+    }
+
+    fn domain_capabilities(&self, _emulator: Option<&Path>) -> Result<Option<String>, Failure> {
+        Ok(None)
+    }
+
+    fn watch(&self, _sink: Sink) -> Result<Arc<dyn Libvirt>, Failure> {
+        Self::missing(NEEDED)
+    }
+
+    fn set_policy(&self, _uuid: &str, _xml: Option<&str>) -> Result<(), Failure> {
+        Self::missing("a domain's own policy is in libvirt's definition of it")
+    }
+
+    fn users(&self) -> Result<Vec<User>, Failure> {
+        Self::missing(NEEDED)
+    }
+
+    fn start(&self, _xml: &str, _uuid: &str, _term: Term<'_>) -> Result<Start, Failure> {
+        Self::missing(NEEDED)
+    }
+
+    fn nodedev_xml(&self, _name: &str) -> Result<String, Failure> {
+        Self::missing("use --offline")
+    }
+
+    fn nodedev_names(&self) -> Result<HashSet<String>, Failure> {
+        Self::missing("use --offline")
+    }
+}

@@ -1,0 +1,192 @@
+//! Fixes a domain's XML: text in, plan and text out.
+
+use std::cell::{OnceCell, RefCell};
+use std::collections::BTreeMap;
+
+use crate::device::id::DeviceId;
+use crate::domain::policy::{BadPolicy, Displays, Policy, Wishes};
+use crate::domain::{Domain, NotADomain};
+use crate::plan::edits::{How, edits};
+use crate::plan::{Level, Note, Plan, Topic, plan};
+use crate::predict::abilities::Abilities;
+use crate::predict::arguments::{Arguments, Device};
+use crate::predict::screens::{Known, Screens};
+use crate::predict::versions::reads_override;
+use crate::xml::{Document, XmlError};
+
+/// The source of what a fix needs to know about the host. It is asked only for domains with vfio
+/// devices, and only about these devices.
+pub trait Surroundings {
+    /// Returns what is known of a device.
+    fn known(&self, device: DeviceId) -> Known;
+    /// Returns what libvirt and QEMU can do. QEMU is the domain's emulator, if the domain names
+    /// one.
+    fn abilities(&self, domain: &Domain<'_, '_>) -> Abilities;
+}
+
+/// The error for a text that can't be fixed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    /// It is not well-formed, or XML that gfxplane refuses.
+    #[error(transparent)]
+    Xml(#[from] XmlError),
+    /// It is not a domain.
+    #[error(transparent)]
+    NotADomain(#[from] NotADomain),
+    /// Its own policy can't be read.
+    #[error(transparent)]
+    Policy(#[from] BadPolicy),
+}
+
+/// A domain and the result of its fix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fixed {
+    /// The domain's name.
+    pub name: Option<String>,
+    /// The plan. `None` if QEMU does not run the domain or it has no vfio devices: then nothing was
+    /// looked up and nothing changed.
+    pub plan: Option<Plan>,
+    /// The XML after the fix.
+    pub text: String,
+}
+
+/// Fixes a domain as a whole, or leaves it as it is.
+///
+/// If QEMU would refuse the domain even with everything changed that may be, nothing is changed,
+/// and the notes say what is in the way. A definition that is half fixed helps nobody, and a pipe
+/// may hand it to libvirt. A domain that starts gets each change that needs no consent, even where
+/// another change lacks its consent.
+///
+/// `policy` is the host's. The domain's own wishes apply over it, and `wishes` over both.
+///
+/// # Errors
+/// [`Unfit`], with the place.
+pub fn fix(
+    text: &str,
+    surroundings: &dyn Surroundings,
+    policy: &Policy,
+    wishes: &Wishes,
+) -> Result<Fixed, Unfit> {
+    in_rounds(text, surroundings, policy, wishes, &plan)
+}
+
+/// A function that makes the plan for a domain.
+pub(crate) type Planning<'m> = &'m dyn Fn(&Domain<'_, '_>, &Screens, &Abilities, &Policy) -> Plan;
+
+/// Plans and edits in rounds until nothing is left to do.
+///
+/// # Errors
+/// [`Unfit`], with the place.
+pub(crate) fn in_rounds(
+    text: &str,
+    surroundings: &dyn Surroundings,
+    policy: &Policy,
+    wishes: &Wishes,
+    plan: Planning<'_>,
+) -> Result<Fixed, Unfit> {
+    let known = Remembering {
+        surroundings,
+        devices: RefCell::default(),
+        abilities: OnceCell::new(),
+    };
+    let mut fixed = once(text, &known, policy, wishes, plan)?;
+    // One change may make another possible. It is made at once, not when somebody runs this again.
+    for _ in 0..MOST_ROUNDS {
+        let Some(made) = fixed.plan.as_mut().filter(|plan| !plan.is_empty()) else {
+            break;
+        };
+        let again = once(&fixed.text, &known, policy, wishes, plan)?;
+        let Some(next) = again.plan.filter(|next| !next.is_empty()) else {
+            break;
+        };
+        fixed.text = again.text;
+        made.changes.extend(next.changes);
+        made.notes = next.notes;
+        made.after = next.after;
+        made.screens = next.screens;
+    }
+    let is_refused = |plan: &Plan| plan.after.refusal().is_some() && !plan.is_empty();
+    if !fixed.plan.as_ref().is_some_and(is_refused) {
+        return Ok(fixed);
+    }
+    let notes = fixed.plan.map(|plan| plan.notes).unwrap_or_default();
+    let hands_off = Wishes {
+        display: Some(Displays::Off),
+        ..wishes.clone()
+    };
+    let mut whole = once(text, &known, policy, &hands_off, plan)?;
+    if let Some(plan) = &mut whole.plan {
+        let is_why = |note: &Note| {
+            note.topic == Topic::Start || note.consent.is_some() || note.level > Level::Info
+        };
+        let why = notes.into_iter().filter(is_why);
+        let others = std::mem::take(&mut plan.notes).into_iter();
+        plan.notes.extend(why);
+        for note in others.filter(|note| note.topic != Topic::Start) {
+            if !plan.notes.contains(&note) {
+                plan.notes.push(note);
+            }
+        }
+    }
+    Ok(whole)
+}
+
+/// The greatest number of rounds, more than any domain needs.
+const MOST_ROUNDS: usize = 4;
+
+/// A [`Surroundings`] that remembers each answer, so that nothing is looked up twice.
+struct Remembering<'s> {
+    surroundings: &'s dyn Surroundings,
+    devices: RefCell<BTreeMap<DeviceId, Known>>,
+    abilities: OnceCell<Abilities>,
+}
+
+impl Surroundings for Remembering<'_> {
+    fn known(&self, device: DeviceId) -> Known {
+        let mut devices = self.devices.borrow_mut();
+        let known = devices
+            .entry(device)
+            .or_insert_with(|| self.surroundings.known(device));
+        known.clone()
+    }
+
+    fn abilities(&self, domain: &Domain<'_, '_>) -> Abilities {
+        let found = || self.surroundings.abilities(domain);
+        self.abilities.get_or_init(found).clone()
+    }
+}
+
+fn once(
+    text: &str,
+    surroundings: &dyn Surroundings,
+    policy: &Policy,
+    wishes: &Wishes,
+    plan: Planning<'_>,
+) -> Result<Fixed, Unfit> {
+    let document = Document::parse(text)?;
+    let domain = Domain::new(&document)?;
+    let policy = policy.clone().for_domain(&domain)?.with(wishes);
+    let own = || Arguments::read(domain.arguments.iter().map(|a| a.value.as_str()));
+    let has_none = || domain.hostdevs.is_empty() && !own().devices.iter().any(Device::is_vfio);
+    if !domain.is_qemu() || has_none() {
+        return Ok(Fixed {
+            name: domain.name,
+            plan: None,
+            text: text.into(),
+        });
+    }
+    let abilities = surroundings.abilities(&domain);
+    let known = |id| surroundings.known(id);
+    let screens = Screens::of(&domain, &known, &abilities);
+    let plan = plan(&domain, &screens, &abilities, &policy);
+    let how = How {
+        keep_aliases: !screens.live_settings.is_empty(),
+        no_override: reads_override(&abilities) == Some(false),
+    };
+    let text = document.apply(&edits(&domain, &plan.changes, how));
+    Ok(Fixed {
+        name: domain.name,
+        plan: Some(plan),
+        text,
+    })
+}

@@ -1,0 +1,66 @@
+//! Adapts guests of other managers, whose graphics must not change, for the hooks of KubeVirt and
+//! oVirt. Text in, plan and text out, as in [`crate::plan::fixup`].
+
+pub mod kubevirt;
+
+use crate::domain::Hostdev;
+use crate::domain::policy::{Policy, Wishes};
+pub use crate::plan::Wish;
+use crate::plan::fixup::{Fixed, Surroundings, Unfit, in_rounds};
+use crate::plan::{Cure, Level, Plan, plan_managed, words};
+
+/// Makes the displays of a domain's vfio devices work with its graphics as they are, or switches
+/// them off ([`plan_managed`]). `policy` is the host's; with `display = "off"` nothing changes.
+/// `wish` returns the manager's wish for each device.
+///
+/// # Errors
+/// [`Unfit`], with the place.
+pub fn adapt(
+    text: &str,
+    surroundings: &dyn Surroundings,
+    policy: &Policy,
+    wish: &dyn Fn(&Hostdev<'_, '_>) -> Wish,
+) -> Result<Fixed, Unfit> {
+    in_rounds(
+        text,
+        surroundings,
+        policy,
+        &Wishes::default(),
+        &|domain, screens, abilities, policy| {
+            plan_managed(domain, screens, abilities, policy, wish)
+        },
+    )
+}
+
+/// Returns oVirt's wish: the display stays as the engine has written it. The engine asks for the
+/// display of every mediated device that is not set to have none (ovirt-engine LibvirtVmXmlBuilder,
+/// `nodisplay`).
+#[must_use]
+pub fn ovirt_wish(_: &Hostdev<'_, '_>) -> Wish {
+    Wish::AsWritten
+}
+
+/// Returns lines for a manager's log: one for each change, and one for each note.
+#[must_use]
+pub fn lines(plan: &Plan) -> Vec<String> {
+    let changes = plan
+        .changes
+        .iter()
+        .map(|change| format!("{}: {}", words(&change.action), change.reason));
+    let notes = plan.notes.iter().map(|note| {
+        let level = match note.level {
+            Level::Info => "",
+            Level::Warn => "warning: ",
+            Level::Fail => "error: ",
+        };
+        let cures = match &note.cures[..] {
+            [] => String::new(),
+            cures => {
+                let cures: Vec<String> = cures.iter().map(Cure::to_string).collect();
+                format!(" (what helps: {})", cures.join("; or "))
+            }
+        };
+        format!("{level}{}: {}{cures}", note.about, note.text)
+    });
+    changes.chain(notes).collect()
+}

@@ -1,0 +1,188 @@
+//! KubeVirt: reads what a VirtualMachineInstance says about the displays of its GPUs.
+//!
+//! virt-launcher makes a `<hostdev>` of each of `spec.domain.devices.gpus` and names the GPU in the
+//! alias (KubeVirt pkg/virt-launcher/virtwrap/device/hostdevice/gpu/hostdev.go and
+//! …/dra/gpu_hostdev.go: `ua-gpu-NAME`, `ua-dra-gpu-NAME`). Mediated devices get `display='on'
+//! ramfb='on'` unless `virtualGPUOptions` says otherwise. PCI devices get nothing, as they may be
+//! whole GPUs. `spec.domain.devices.hostDevices` have no displays.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use crate::device::id::DeviceId;
+use crate::domain::Hostdev;
+use crate::plan::managers::Wish;
+
+/// The beginnings of a GPU's alias, after libvirt's `ua-`.
+const ALIASES: [&str; 2] = ["gpu-", "dra-gpu-"];
+
+/// The part of a VirtualMachineInstance that matters here: for each GPU by name, whether it shall
+/// have a display. `None` if the instance does not say.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Vmi {
+    gpus: BTreeMap<String, Option<bool>>,
+}
+
+/// The error for a text that is no VirtualMachineInstance.
+#[derive(Debug, thiserror::Error)]
+pub enum NotAVmi {
+    /// The text is not JSON.
+    #[error("it is not JSON: {0}")]
+    Json(#[from] serde_json::Error),
+    /// The text is JSON, but no object with a `spec`.
+    #[error(
+        "it has no spec: expected a VirtualMachineInstance, as kubectl get vmi -o json prints it"
+    )]
+    NoSpec,
+}
+
+impl Vmi {
+    /// Reads the JSON. Parts that are not needed may have any form, as versions of KubeVirt differ.
+    ///
+    /// # Errors
+    /// [`NotAVmi`] if it is not JSON or has no `spec`.
+    pub fn parse(text: &str) -> Result<Self, NotAVmi> {
+        let value: Value = serde_json::from_str(text)?;
+        let spec = value.get("spec").filter(|spec| spec.is_object());
+        let spec = spec.ok_or(NotAVmi::NoSpec)?;
+        let gpus = spec.pointer("/domain/devices/gpus");
+        let gpus = gpus.and_then(Value::as_array).into_iter().flatten();
+        let of_gpu = |gpu: &Value| {
+            let name = gpu.get("name")?.as_str()?.to_owned();
+            let display = gpu.pointer("/virtualGPUOptions/display");
+            // `enabled` is true if it is left out (KubeVirt api/core/v1, VGPUDisplayOptions).
+            let wanted = display
+                .filter(|display| display.is_object())
+                .map(|display| display.get("enabled").and_then(Value::as_bool) != Some(false));
+            Some((name, wanted))
+        };
+        Ok(Vmi {
+            gpus: gpus.filter_map(of_gpu).collect(),
+        })
+    }
+
+    /// Returns KubeVirt's wish for a device. A mediated GPU shall have a display unless the
+    /// instance switches it off, and a PCI GPU only if the instance switches it on.
+    #[must_use]
+    pub fn wish(&self, hostdev: &Hostdev<'_, '_>) -> Wish {
+        let alias = hostdev.element.child("alias");
+        let Some(alias) = alias.and_then(|alias| alias.attribute("name")) else {
+            return Wish::AsWritten;
+        };
+        let alias = alias.strip_prefix("ua-").unwrap_or(&alias);
+        let name = ALIASES.iter().find_map(|start| alias.strip_prefix(start));
+        let gpu = name.and_then(|name| self.gpus.get(name));
+        match (gpu, hostdev.id) {
+            (Some(Some(true)), _) | (Some(None), DeviceId::Mdev(_)) => Wish::Shown,
+            _ => Wish::AsWritten,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Domain;
+    use crate::xml::Document;
+
+    fn wishes(gpus: &str, hostdevs: &[(&str, &str)]) -> Vec<Wish> {
+        let vmi = format!("{{\"spec\":{{\"domain\":{{\"devices\":{{\"gpus\":{gpus}}}}}}}}}");
+        let vmi = Vmi::parse(&vmi).unwrap();
+        let hostdevs: String = hostdevs
+            .iter()
+            .map(|(alias, source)| format!("<hostdev type='{}' model='vfio-pci'><source><address {source}/></source>{alias}</hostdev>",
+                if source.contains("uuid") { "mdev" } else { "pci" }))
+            .collect();
+        let text = format!("<domain type='kvm'><devices>{hostdevs}</devices></domain>");
+        let document = Document::parse(&text).unwrap();
+        let domain = Domain::new(&document).unwrap();
+        domain
+            .hostdevs
+            .iter()
+            .map(|hostdev| vmi.wish(hostdev))
+            .collect()
+    }
+
+    #[test]
+    fn what_a_vmi_wants() {
+        use Wish::{AsWritten, Shown};
+        const MDEV: &str = "uuid='c1a20000-0000-4000-8000-000000000001'";
+        const PCI: &str = "bus='0x65' slot='0x00' function='0x4'";
+        const NAMED: &str = "<alias name='ua-gpu-a'/>";
+        for (gpus, alias, mdev, pci) in [
+            (r#"[{"name":"a"}]"#, NAMED, Shown, AsWritten),
+            (
+                r#"[{"name":"a"}]"#,
+                "<alias name='ua-dra-gpu-a'/>",
+                Shown,
+                AsWritten,
+            ),
+            (
+                r#"[{"name":"a"}]"#,
+                "<alias name='gpu-a'/>",
+                Shown,
+                AsWritten,
+            ),
+            (
+                r#"[{"name":"a","virtualGPUOptions":{}}]"#,
+                NAMED,
+                Shown,
+                AsWritten,
+            ),
+            (
+                r#"[{"name":"a","virtualGPUOptions":{"display":{}}}]"#,
+                NAMED,
+                Shown,
+                Shown,
+            ),
+            (
+                r#"[{"name":"a","virtualGPUOptions":{"display":{"enabled":true}}}]"#,
+                NAMED,
+                Shown,
+                Shown,
+            ),
+            (
+                r#"[{"name":"a","virtualGPUOptions":{"display":{"enabled":false}}}]"#,
+                NAMED,
+                AsWritten,
+                AsWritten,
+            ),
+            (r#"[{"name":"b"}]"#, NAMED, AsWritten, AsWritten),
+            (
+                r#"[{"name":"a"}]"#,
+                "<alias name='ua-hostdevice-a'/>",
+                AsWritten,
+                AsWritten,
+            ),
+            (r#"[{"name":"a"}]"#, "", AsWritten, AsWritten),
+            // KubeVirt writes none of these. They are no errors.
+            (r#"{"name":"a"}"#, NAMED, AsWritten, AsWritten),
+            (
+                r#"[7,{"name":1},{"name":"a","virtualGPUOptions":[]}]"#,
+                NAMED,
+                Shown,
+                AsWritten,
+            ),
+        ] {
+            let seen = wishes(gpus, &[(alias, MDEV), (alias, PCI)]);
+            assert_eq!(seen, [mdev, pci], "{gpus} {alias}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_vmi() {
+        for (text, part) in [
+            ("", "it is not JSON"),
+            ("{", "it is not JSON"),
+            ("[]", "it has no spec"),
+            ("7", "it has no spec"),
+            ("{\"spec\":null}", "it has no spec"),
+            (&"[".repeat(100_000), "it is not JSON"),
+        ] {
+            let error = Vmi::parse(text).unwrap_err().to_string();
+            assert!(error.starts_with(part), "{error}");
+        }
+        assert_eq!(Vmi::parse("{\"spec\":{}}").unwrap(), Vmi::default());
+    }
+}

@@ -1,0 +1,235 @@
+//! What of the user's arguments for QEMU has to do with the devices that are kept.
+
+use std::collections::BTreeMap;
+
+use crate::domain::Domain;
+use crate::plan::trial::LeftOut;
+use crate::predict::arguments::Device;
+use crate::predict::screens::{is_emulated, is_screen};
+
+/// Kinds of `-display` that open nothing to others and leave stdin alone.
+const DISPLAYS: [&str; 5] = ["dbus", "egl-headless", "gtk", "none", "sdl"];
+
+/// The user's arguments for QEMU that have to do with the kept devices.
+pub(super) fn arguments(
+    domain: &Domain<'_, '_>,
+    aliases: &BTreeMap<String, String>,
+    left_out: &mut Vec<LeftOut>,
+) -> Vec<String> {
+    let values: Vec<&str> = domain.arguments.iter().map(|a| a.value.as_str()).collect();
+    let mut kept = Vec::new();
+    let mut dropped_ids: Vec<String> = Vec::new();
+    let mut at = 0;
+    // A -set comes after the -device that it is about, for QEMU and for us.
+    while let Some(&word) = values.get(at) {
+        at += 1;
+        let option = word.replacen("--", "-", 1);
+        let value = values.get(at).copied();
+        let mut keep_pair = |value: &str| {
+            kept.push(word.to_owned());
+            kept.push(value.to_owned());
+        };
+        let mut drop = |matters| {
+            left_out.push(LeftOut {
+                what: format!("QEMU's argument {option}"),
+                matters,
+            });
+        };
+        match (option.as_str(), value) {
+            ("-nographic" | "-sdl", _) => {
+                kept.push(word.to_owned());
+                continue;
+            }
+            ("-curses", _) => {
+                drop(true);
+                continue;
+            }
+            ("-vga", Some("none")) => keep_pair("none"),
+            // It gets a slot that another device has in the small domain, and perhaps not in the whole.
+            ("-vga", Some(_)) => drop(true),
+            ("-vnc", Some("none")) => keep_pair("none"),
+            ("-display", Some(value)) if DISPLAYS.contains(&first(value)) => keep_pair(value),
+            // They would open ports to others, on whose numbers another domain may sit.
+            ("-vnc" | "-spice" | "-display", Some(_)) => drop(true),
+            ("-global", Some(value)) => {
+                let driver = value.strip_prefix("driver=").unwrap_or(value);
+                let driver = driver.split(['.', ',']).next().unwrap_or_default();
+                if driver.starts_with("vfio-pci") || is_emulated(driver) {
+                    keep_pair(value);
+                } else {
+                    drop(false);
+                }
+            }
+            ("-device", Some(value)) => {
+                let device = Device::read(value).unwrap_or_default();
+                let has = |property| device.properties.contains_key(property);
+                let has_slot = device.json || has("addr") || device.driver == "ramfb";
+                // A bus of its own may be that of a controller that is not there.
+                if is_emulated(&device.driver) && !has("bus") && has_slot {
+                    keep_pair(value);
+                } else {
+                    // What serves the others is not there.
+                    drop(is_screen(&device.driver) || device.driver.starts_with("vfio"));
+                    dropped_ids.extend(device.id);
+                }
+            }
+            ("-set", Some(value)) => {
+                let mut parts = value.splitn(3, '.');
+                let (group, id, rest) = (parts.next(), parts.next(), parts.next());
+                match (group, id, rest) {
+                    // In the small domain another device has its id.
+                    (Some("device"), Some(id), Some(_))
+                        if !aliases.contains_key(id) && aliases.values().any(|new| new == id) =>
+                    {
+                        drop(true);
+                    }
+                    // One for a device of libvirt's that is not kept stays: QEMU finds none of
+                    // them (see `Screens::dead_settings`), and refuses to start for it.
+                    (Some("device"), Some(id), Some(rest))
+                        if !dropped_ids.iter().any(|dropped| dropped == id) =>
+                    {
+                        let id = aliases.get(id).map_or(id, String::as_str);
+                        keep_pair(&format!("device.{id}.{rest}"));
+                    }
+                    (Some("device"), Some(_), Some(_)) => drop(false),
+                    // QEMU refuses it.
+                    _ => drop(true),
+                }
+            }
+            (_, value) => {
+                // One of ours that lacks its value: QEMU refuses it.
+                drop(matches!(
+                    option.as_str(),
+                    "-display" | "-vnc" | "-spice" | "-vga" | "-readconfig"
+                ));
+                // An option without a value is followed by the next option.
+                if value.is_none_or(|value| value.starts_with('-')) {
+                    continue;
+                }
+            }
+        }
+        at += 1;
+    }
+    kept
+}
+
+fn first(value: &str) -> &str {
+    let value = value.strip_prefix("type=").unwrap_or(value);
+    value.split(',').next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::domain::Domain;
+    use crate::plan::trial::reduce::tests::{domain, hostdev, small};
+    use crate::xml::{Document, escape};
+
+    #[test]
+    fn the_users_arguments() {
+        let kept = |arguments: &[&str]| {
+            let all: String = arguments
+                .iter()
+                .map(|value| format!("<qemu:arg value='{}'/>", escape(value)))
+                .collect();
+            let rest = format!("<qemu:commandline>{all}</qemu:commandline>");
+            let reduced = small(&domain(&hostdev(1, ""), &rest));
+            let document = Document::parse(&reduced.xml).unwrap();
+            let view = Domain::new(&document).unwrap();
+            let kept: Vec<String> = view.arguments.iter().map(|a| a.value.clone()).collect();
+            let dropped: Vec<String> = reduced
+                .left_out
+                .iter()
+                .map(|left| {
+                    format!(
+                        "{}{}",
+                        left.what.replace("QEMU's argument ", ""),
+                        if left.matters { "!" } else { "" }
+                    )
+                })
+                .collect();
+            (kept.join(" "), dropped.join(" "))
+        };
+        for (arguments, expected, dropped) in [
+            (
+                &["-display", "egl-headless"][..],
+                "-display egl-headless",
+                "",
+            ),
+            (&["--display", "sdl,gl=on"], "--display sdl,gl=on", ""),
+            (&["-display", "vnc=:0"], "", "-display!"),
+            (
+                &["-vnc", "0.0.0.0:1,password=on", "-vga", "std"],
+                "",
+                "-vnc! -vga!",
+            ),
+            (&["-spice", "port=1,password=geheim"], "", "-spice!"),
+            (
+                &["-nographic", "-curses", "-sdl"],
+                "-nographic -sdl",
+                "-curses!",
+            ),
+            (
+                &["-global", "vfio-pci.x-igd-opregion=on"],
+                "-global vfio-pci.x-igd-opregion=on",
+                "",
+            ),
+            (&["-global", "ICH9-LPC.disable_s3=1"], "", "-global"),
+            (
+                &["-global", "driver=qxl-vga,property=ram_size,value=1"],
+                "-global driver=qxl-vga,property=ram_size,value=1",
+                "",
+            ),
+            (
+                &[
+                    "-object",
+                    "secret,id=s,data=geheim",
+                    "-no-hpet",
+                    "-vga",
+                    "none",
+                ],
+                "-vga none",
+                "-object -no-hpet",
+            ),
+            (
+                &["-device", "VGA,id=v,addr=9", "-set", "device.v.x=1"],
+                "-device VGA,id=v,addr=9 -set device.v.x=1",
+                "",
+            ),
+            (
+                &["-device", "VGA,id=v", "-set", "device.v.x=1"],
+                "",
+                "-device! -set",
+            ),
+            (
+                &["-device", "VGA,id=v,bus=pci.5", "-set", "device.v.x=1"],
+                "",
+                "-device! -set",
+            ),
+            (
+                &["-device", "{\"driver\":\"vfio-pci\",\"id\":\"v\"}"],
+                "",
+                "-device!",
+            ),
+            (&["-device", "vhost-user-gpu-pci,chardev=c"], "", "-device!"),
+            (
+                &["-device", "{\"driver\":\"virtio-gpu-pci\"}"],
+                "-device {\"driver\":\"virtio-gpu-pci\"}",
+                "",
+            ),
+            (
+                &["-device", "e1000,id=n", "-set", "device.n.mac=x"],
+                "",
+                "-device -set",
+            ),
+            // QEMU refuses this of the whole domain, and so of the small one.
+            (&["-set", "device.net0.x=1"], "-set device.net0.x=1", ""),
+            (&["-set"], "", "-set"),
+        ] {
+            assert_eq!(
+                kept(arguments),
+                (expected.into(), dropped.into()),
+                "{arguments:?}"
+            );
+        }
+    }
+}

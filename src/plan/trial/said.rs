@@ -1,0 +1,411 @@
+//! What libvirt and QEMU said, held against what was predicted.
+
+use crate::device::facts::{Display, Reason};
+use crate::plan::{Plan, Topic, words};
+use crate::predict::{Outcome, words as words_of_qemu};
+
+/// What an answer of libvirt's or QEMU's is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answers {
+    /// The domain.
+    TheDomain,
+    /// A device that somebody else has: it says nothing of the domain.
+    InUse,
+    /// A device that has gone meanwhile.
+    Gone,
+}
+
+/// What a message is about.
+///
+/// In use: libvirt src/hypervisor/virhostdev.c ("… is in use by driver QEMU, domain …"); QEMU
+/// hw/vfio/container.c and iommufd.c, with the kernel's EBUSY.
+#[must_use]
+pub fn about(message: &str) -> Answers {
+    let has = |text: &str| message.contains(text);
+    let vfio = has("vfio") || has("iommufd");
+    if has("is in use by driver") || vfio && has("Device or resource busy") {
+        Answers::InUse
+    } else if vfio && has("no such host device") {
+        Answers::Gone
+    } else {
+        Answers::TheDomain
+    }
+}
+
+/// Whether a refusal is about how QEMU runs a guest's code, and so about no device: it has not
+/// opened one.
+///
+/// QEMU: system/vl.c, `do_configure_accelerator`; accel/kvm/kvm-all.c, `kvm_init`. libvirt:
+/// src/qemu/qemu_capabilities.c, `virQEMUCapsCacheLookupDefault`, and where it holds a domain's type against them.
+#[must_use]
+pub fn is_of_accelerator(message: &str) -> bool {
+    [
+        "invalid accelerator",
+        "no accelerator found",
+        "failed to initialize kvm",
+        "failed to initialize KVM",
+        "Could not access KVM kernel module",
+        "does not support virt type",
+    ]
+    .iter()
+    .any(|words| message.contains(words))
+}
+
+/// What a QEMU without OpenGL tells of its only vfio device, which has `display=on`: `None` if it
+/// started, else what was said.
+///
+/// It asks for dmabuf first, and refuses one for want of OpenGL; so if it starts, the screen is a
+/// region. Any other words say why the device could not be asked.
+#[must_use]
+pub fn display(message: Option<&str>) -> Display {
+    let Some(message) = message else {
+        return Display::from_answers(false, true);
+    };
+    let has = |text: &str| message.contains(text);
+    if has(words_of_qemu::DMABUF_NEEDS_OPENGL) {
+        return Display::from_answers(true, false);
+    } else if has(words_of_qemu::NO_DISPLAY) {
+        return Display::NONE;
+    }
+    let vfio = has("vfio") || has("iommufd");
+    Display::Unknown(match about(message) {
+        Answers::InUse => Reason::InUse,
+        Answers::Gone => Reason::Vanished,
+        // kvmgt: ESRCH without a VM.
+        Answers::TheDomain if vfio && has("No such process") => Reason::NeedsVm,
+        Answers::TheDomain
+            if vfio && (has("Permission denied") || has("Operation not permitted")) =>
+        {
+            Reason::Permission
+        }
+        Answers::TheDomain => Reason::OpenFailed,
+    })
+}
+
+/// Returns QEMU's own words in what it printed, without warnings if there is anything else.
+#[must_use]
+pub fn words_of(printed: &str) -> String {
+    let lines: Vec<&str> = printed
+        .lines()
+        .map(str::trim_end)
+        .filter(|line| !line.is_empty())
+        .collect();
+    let grave: Vec<&str> = lines
+        .iter()
+        .filter(|line| !line.starts_with("warning: ") && !line.starts_with("VNC server running"))
+        .copied()
+        .collect();
+    if grave.is_empty() { lines } else { grave }.join("\n")
+}
+
+/// What an answer means, one sentence each: whether it was predicted, why it is so, and what
+/// `gfxplane fixup` would do.
+///
+/// `message`: the refusal; `None`: it starts. `plan`: of the whole domain as it is, `None` if
+/// nothing is predicted of it; `better`: with all that the policy allows. `missing`: what was
+/// left out of the domain and may be why the answer is another than was predicted.
+#[must_use]
+pub fn explain(
+    message: Option<&str>,
+    plan: Option<&Plan>,
+    better: Option<&Plan>,
+    missing: &[&str],
+) -> Vec<String> {
+    let Some(plan) = plan else {
+        return Vec::new();
+    };
+    let mut said = Vec::new();
+    let report = if missing.is_empty() {
+        "please report this, with `gfxplane collect DIR`".to_owned()
+    } else {
+        format!("it may be for what was left out: {}", missing.join(", "))
+    };
+    match (message, &plan.before.outcome) {
+        (None, Outcome::Yes) => {}
+        (None, Outcome::No(refusal)) => said.push(format!(
+            "gfxplane predicted that {} refuses it (\"{}\"), and was wrong: {report}",
+            refusal.by().word(),
+            refusal.message
+        )),
+        (None, Outcome::Doubt { because, .. }) => {
+            said.push(format!("gfxplane was in doubt: {because}"));
+        }
+        (Some(_), Outcome::Yes) => {
+            said.push(format!("gfxplane predicted that it starts: {report}"));
+        }
+        (Some(message), Outcome::No(refusal)) if message.contains(&refusal.message) => {
+            said.push(format!(
+                "as gfxplane predicted, {} refuses it for {}",
+                refusal.by().word(),
+                refusal.about
+            ));
+        }
+        (Some(_), Outcome::No(refusal)) => said.push(format!(
+            "gfxplane predicted other words (\"{}\"): {report}",
+            refusal.message
+        )),
+        (Some(message), Outcome::Doubt { refusal, because }) => {
+            let as_feared = if message.contains(&refusal.message) {
+                "as it feared"
+            } else {
+                "with other words than it feared"
+            };
+            said.push(format!(
+                "gfxplane was in doubt ({because}); it is refused, {as_feared}"
+            ));
+        }
+    }
+    if message.is_some() {
+        said.extend(cures(better.unwrap_or(plan)));
+    }
+    said
+}
+
+/// What would be changed and why, or what the user can do.
+fn cures(better: &Plan) -> Vec<String> {
+    let mut said: Vec<String> = better
+        .changes
+        .iter()
+        .map(|change| {
+            let what = words(&change.action);
+            format!("gfxplane fixup would change: {what}: {}", change.reason)
+        })
+        .collect();
+    for note in better
+        .notes
+        .iter()
+        .filter(|note| note.topic == Topic::Start)
+    {
+        said.push(format!("{}: {}", note.about, note.text));
+        said.extend(note.cures.iter().map(|cure| format!("cure: {cure}")));
+    }
+    said
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::id::DeviceId;
+    use crate::domain::Domain;
+    use crate::domain::policy::{Policy, Wishes};
+    use crate::plan::fixup::{Surroundings, fix};
+    use crate::predict::abilities::Abilities;
+    use crate::predict::screens::Known;
+    use crate::predict::{About, Refusal, Stage};
+
+    struct Nothing;
+
+    impl Surroundings for Nothing {
+        fn known(&self, _device: DeviceId) -> Known {
+            Known::nothing(Reason::NotProbed)
+        }
+
+        fn abilities(&self, _domain: &Domain<'_, '_>) -> Abilities {
+            Abilities::default()
+        }
+    }
+
+    fn plan_with(outcome: Outcome) -> Plan {
+        let text = "<domain type='kvm'><devices><hostdev type='mdev' model='vfio-pci' display='off'>\
+                    <source><address uuid='c1a20000-0000-4000-8000-000000000002'/></source></hostdev></devices></domain>";
+        let fixed = fix(text, &Nothing, &Policy::default(), &Wishes::default()).unwrap();
+        let mut plan = fixed.plan.unwrap();
+        plan.before.outcome = outcome;
+        plan.changes.clear();
+        plan.notes.clear();
+        plan
+    }
+
+    fn refusal() -> Refusal {
+        Refusal {
+            stage: Stage::Qemu,
+            about: About::Domain,
+            message: "opengl not available".into(),
+            always: true,
+        }
+    }
+
+    #[test]
+    fn what_it_is_about() {
+        for (message, expected) in [
+            (
+                "vfio-display-dmabuf: opengl not available",
+                Answers::TheDomain,
+            ),
+            (
+                "Requested operation is not valid: mediated device /sys/bus/mdev/devices/c1a2 is in use by driver QEMU, domain holder",
+                Answers::InUse,
+            ),
+            (
+                "-device {…}: vfio 0000:06:00.0: failed to open /dev/vfio/12: Device or resource busy",
+                Answers::InUse,
+            ),
+            (
+                "-device {…}: vfio /sys/bus/mdev/devices/c1a2: no such host device: No such file or directory",
+                Answers::Gone,
+            ),
+            (
+                "binding socket: Device or resource busy",
+                Answers::TheDomain,
+            ),
+        ] {
+            assert_eq!(about(message), expected, "{message}");
+        }
+    }
+
+    #[test]
+    fn what_is_about_no_device() {
+        for (message, expected) in [
+            ("-accel tcg: invalid accelerator tcg", true),
+            (
+                "Could not access KVM kernel module: Permission denied\n\
+                 -accel kvm: failed to initialize kvm: Permission denied",
+                true,
+            ),
+            (
+                "invalid argument: Emulator '/usr/bin/qemu-kvm' does not support virt type 'qemu'",
+                true,
+            ),
+            (
+                "vfio 0000:06:00.0: error getting device from group 12: No such process",
+                false,
+            ),
+            (words_of_qemu::DMABUF_NEEDS_OPENGL, false),
+        ] {
+            assert_eq!(is_of_accelerator(message), expected, "{message}");
+        }
+    }
+
+    #[test]
+    fn what_qemu_tells_of_a_display() {
+        // As QEMU 4.2 (GVT-g, gvt-linux issue 227), 10.0 (ours) and libvirt say it.
+        let unknown = Display::Unknown;
+        for (message, expected) in [
+            (None, Display::from_answers(false, true)),
+            (
+                Some(
+                    "internal error: qemu unexpectedly closed the monitor: 2023-03-20T20:27:09.549017Z qemu-system-x86_64: -device vfio-pci,id=hostdev0,sysfsdev=/sys/bus/mdev/devices/1a99,display=on,bus=pci.9,addr=0x0: vfio 1a99: vfio-display-dmabuf: opengl not available",
+                ),
+                Display::from_answers(true, false),
+            ),
+            (
+                Some(
+                    "-device {\"driver\":\"vfio-pci\",\"display\":\"on\"}: vfio c1a2: vfio: device doesn't support any (known) display method",
+                ),
+                Display::NONE,
+            ),
+            (
+                Some("vfio 0000:06:00.0: failed to open /dev/vfio/12: Device or resource busy"),
+                unknown(Reason::InUse),
+            ),
+            (
+                Some("mediated device c1a2 is in use by driver QEMU, domain holder"),
+                unknown(Reason::InUse),
+            ),
+            (
+                Some("vfio c1a2: no such host device: No such file or directory"),
+                unknown(Reason::Vanished),
+            ),
+            (
+                Some("vfio c1a2: error getting device from group 3: No such process"),
+                unknown(Reason::NeedsVm),
+            ),
+            (
+                Some("vfio c1a2: Could not open '/dev/vfio/3': Permission denied"),
+                unknown(Reason::Permission),
+            ),
+            (
+                Some("vfio c1a2: error getting device from group 3: Input/output error"),
+                unknown(Reason::OpenFailed),
+            ),
+            (
+                Some("The console requires display DMABUF support."),
+                unknown(Reason::OpenFailed),
+            ),
+            (Some(""), unknown(Reason::OpenFailed)),
+        ] {
+            assert_eq!(display(message), expected, "{message:?}");
+        }
+    }
+
+    #[test]
+    fn qemus_words() {
+        let printed = "warning: x\na\n\nb \nVNC server running on 127.0.0.1:5900\n";
+        assert_eq!(words_of(printed), "a\nb");
+        assert_eq!(words_of("warning: x\n"), "warning: x");
+        assert_eq!(words_of(""), "");
+    }
+
+    #[test]
+    fn predictions_and_answers() {
+        let doubt = || Outcome::Doubt {
+            refusal: refusal(),
+            because: "who knows".into(),
+        };
+        let no = || Outcome::No(refusal());
+        let said = "x: opengl not available";
+        for (message, outcome, missing, expected) in [
+            (None, Outcome::Yes, &[][..], None),
+            (
+                None,
+                no(),
+                &[],
+                Some(
+                    "gfxplane predicted that QEMU refuses it (\"opengl not available\"), and was wrong: please report this",
+                ),
+            ),
+            (
+                None,
+                no(),
+                &["-vnc"],
+                Some("it may be for what was left out: -vnc"),
+            ),
+            (None, doubt(), &[], Some("gfxplane was in doubt: who knows")),
+            (
+                Some(said),
+                Outcome::Yes,
+                &[],
+                Some(
+                    "gfxplane predicted that it starts: please report this, with `gfxplane collect DIR`",
+                ),
+            ),
+            (
+                Some(said),
+                no(),
+                &[],
+                Some("as gfxplane predicted, QEMU refuses it for domain"),
+            ),
+            (
+                Some("other"),
+                no(),
+                &[],
+                Some(
+                    "gfxplane predicted other words (\"opengl not available\"): please report this",
+                ),
+            ),
+            (
+                Some(said),
+                doubt(),
+                &[],
+                Some("it is refused, as it feared"),
+            ),
+            (
+                Some("other"),
+                doubt(),
+                &[],
+                Some("with other words than it feared"),
+            ),
+        ] {
+            let plan = plan_with(outcome);
+            let explained = explain(message, Some(&plan), None, missing);
+            match expected {
+                None => assert!(explained.is_empty(), "{explained:?}"),
+                Some(expected) => assert!(explained[0].contains(expected), "{explained:?}"),
+            }
+        }
+        assert!(
+            explain(Some(said), None, None, &[]).is_empty(),
+            "nothing was predicted"
+        );
+    }
+}

@@ -1,0 +1,154 @@
+//! The abilities of a host's QEMU and libvirt, as far as they are known.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::device::version::Version;
+use crate::domain::{GraphicsType, ListenDefault};
+
+/// The abilities of QEMU and libvirt. An unknown ability does not count as missing: whatever
+/// depends on it is in doubt.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Abilities {
+    /// QEMU's version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub qemu: Option<Version>,
+    /// The version of the libvirt that runs the domain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub libvirt: Option<Version>,
+    /// The frontends that libvirt takes with this QEMU and whose modules are installed (`vnc`,
+    /// `spice`, `dbus`, `egl-headless`, `sdl`, `rdp`), and `spice-gl`. A distribution may put any
+    /// of them into a package of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frontends: Option<BTreeSet<String>>,
+    /// True if this QEMU's spice takes OpenGL over TCP. QEMU 10.1 and later do if they were built
+    /// with spice-server 0.15.3 or later. Without it, they still contain the words of the refusal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spice_gl_over_tcp: Option<bool>,
+    /// `spice_listen` of qemu.conf: the address where spice listens unless the domain names one.
+    /// 127.0.0.1 if it is not set; `None` if qemu.conf can't be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spice_listen: Option<String>,
+    /// `vnc_listen` of qemu.conf: the same for VNC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vnc_listen: Option<String>,
+    /// `spice_auto_unix_socket` of qemu.conf: true if spice without an address listens on a socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spice_auto_unix_socket: Option<bool>,
+    /// `vnc_auto_unix_socket` of qemu.conf: the same for VNC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vnc_auto_unix_socket: Option<bool>,
+    /// `spice_tls` of qemu.conf: true if spice has a TLS port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spice_tls: Option<bool>,
+    /// True if each guest has a `/dev` of its own that holds only what its XML names. That is so
+    /// unless qemu.conf removes `mount` from `namespaces`. `None` if qemu.conf can't be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own_dev: Option<bool>,
+    /// The render nodes that libvirt finds for graphics with OpenGL that name none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub render_nodes: Option<RenderNodes>,
+    /// The limits that the host sets for its guests.
+    #[serde(flatten)]
+    pub guests: Guests,
+}
+
+/// The limits that a host sets for its guests. An unknown limit does not count against a domain.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Guests {
+    /// The names in the host's `/dev/dri`, and those in its `by-path`, as `by-path/…`. `None` if
+    /// there is no such directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dri: Option<BTreeSet<String>>,
+    /// True if libvirt gives each guest a profile of AppArmor's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub apparmor: Option<bool>,
+    /// The numbers of this host's X servers that have a socket (`/tmp/.X11-unix/X0`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub x_servers: Option<BTreeSet<u32>>,
+    /// True if AppArmor keeps a guest from the sockets of X servers. It does if it checks unix
+    /// sockets (Linux 6.17 and later, with policies that know of it) and the guests' profile has no
+    /// rule for these.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub x_denied: Option<bool>,
+    /// The first TCP port on which a guest's QEMU may listen: 1024, unless the kernel has another
+    /// setting (`net.ipv4.ip_unprivileged_port_start`). libvirt takes QEMU's capabilities away.
+    /// `None` if qemu.conf says that it does not, or can't be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_port: Option<u16>,
+    /// True if AppArmor keeps libvirt from starting a dbus-daemon for a guest, as it does on
+    /// Debian. Graphics of type dbus on a bus then keep a domain from starting. `None` under
+    /// SELinux, where it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dbus_daemon_denied: Option<bool>,
+}
+
+/// The result of libvirt's search for a render node (src/util/virutil.c,
+/// `virHostGetDRMRenderNode`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RenderNodes {
+    /// There is at least one.
+    Present,
+    /// `/dev/dri` exists and holds none.
+    Missing,
+    /// There is no `/dev/dri`.
+    NoDirectory,
+}
+
+/// libvirt's error when AppArmor denies a guest a dbus-daemon (seen with 11.3 and 12.8).
+pub const DBUS_DAEMON_DIED: &str = "dbus-daemon died and reported: libvirt: error : cannot execute binary /usr/bin/dbus-daemon: Permission denied";
+
+/// The command that makes AppArmor allow guests a dbus-daemon (docs/qemu-and-libvirt.md says how it
+/// was tried).
+pub const ALLOW_DBUS_DAEMON: &str = r"printf '%s\n' '/usr/bin/dbus-daemon rmix,' 'owner /{,var/}run/libvirt/qemu/dbus/* rwk,' | sudo install -D -m 644 /dev/stdin /etc/apparmor.d/abstractions/libvirt-qemu.d/dbus";
+
+impl RenderNodes {
+    /// Returns libvirt's refusal of graphics that need a render node; `None` if there is one.
+    #[must_use]
+    pub fn refusal(self) -> Option<&'static str> {
+        match self {
+            RenderNodes::Present => None,
+            RenderNodes::Missing => Some("No DRM render nodes available"),
+            RenderNodes::NoDirectory => Some("cannot open directory '/dev/dri'"),
+        }
+    }
+}
+
+impl Abilities {
+    /// Returns whether the host lacks a render node, by its path; `None` if that is not known.
+    #[must_use]
+    pub fn lacks_node(&self, path: &str) -> Option<bool> {
+        let name = path.strip_prefix("/dev/dri/")?;
+        let dri = self.guests.dri.as_ref()?;
+        let directory = name.rsplit_once('/').map(|(directory, _)| directory);
+        let is_read = directory.is_none_or(|directory| {
+            directory == "by-path" && dri.iter().any(|other| other.starts_with("by-path/"))
+        });
+        is_read.then(|| !dri.contains(name))
+    }
+
+    /// Returns the place where graphics listen that name no address. If qemu.conf is not known,
+    /// that is TCP on any address: the worst case for somebody who relies on it.
+    #[must_use]
+    pub fn listen_default(&self, kind: GraphicsType) -> ListenDefault<'_> {
+        let (address, socket) = match kind {
+            GraphicsType::Spice => (&self.spice_listen, self.spice_auto_unix_socket),
+            GraphicsType::Vnc => (&self.vnc_listen, self.vnc_auto_unix_socket),
+            _ => (&self.vnc_listen, None),
+        };
+        ListenDefault {
+            address: address.as_deref(),
+            socket: socket == Some(true),
+        }
+    }
+
+    /// Returns whether QEMU has a frontend; `None` if that is not known.
+    #[must_use]
+    pub fn has(&self, frontend: &str) -> Option<bool> {
+        self.frontends
+            .as_ref()
+            .map(|frontends| frontends.contains(frontend))
+    }
+}

@@ -1,0 +1,979 @@
+//! The user's own arguments for QEMU (`<qemu:commandline>`), as far as they have to do with
+//! displays, read as QEMU reads them.
+//!
+//! libvirt puts them behind its own, so a later `-display` of the user's replaces libvirt's.
+//! docs/qemu-and-libvirt.md has the sources, under "QEMU: arguments".
+
+use std::collections::BTreeMap;
+
+use crate::device::id::DeviceId;
+use crate::predict::screens::{is_emulated, is_screen};
+
+/// The user's arguments, as far as they are read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Arguments {
+    /// The local display: the last `-display`, or `-nographic`.
+    pub display: Option<Display>,
+    /// How many `-vnc` there are (`-display vnc=…` is one): each binds itself to a screen.
+    pub vnc: usize,
+    /// True if one of them listens somewhere.
+    pub vnc_listens: bool,
+    /// The card of the last `-vga`, by the name of its driver. QEMU makes it before all devices.
+    pub vga: Option<&'static str>,
+    /// The drivers of each `-device` that QEMU puts on its first PCI bus before libvirt's devices are there, where it finds
+    /// room: those in option syntax that name no address.
+    pub on_pci: Vec<String>,
+    /// Each `-device` that makes a screen or is a vfio device, in their order.
+    pub devices: Vec<Device>,
+    /// Each `-global` for vfio devices, in their order: a later one wins.
+    pub globals: Vec<Global>,
+    /// Each `-set` for a device that is not the user's own, in their order: the last one wins.
+    pub settings: Vec<Setting>,
+    /// Each `-set` that QEMU can't parse.
+    pub malformed: Vec<String>,
+    /// Arguments that concern displays and are not read here: their options, without values, as
+    /// these may be secrets.
+    pub unread: Vec<String>,
+}
+
+/// A local display.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Display {
+    /// Which.
+    pub kind: Local,
+    /// `gl`; `None` if it was not said. `-nographic` leaves it as an earlier `-display` had it.
+    pub gl: Option<bool>,
+    /// `rendernode`.
+    pub rendernode: Option<String>,
+}
+
+/// The kinds of local displays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Local {
+    /// `-display none`
+    None,
+    /// `-nographic`
+    NoGraphic,
+    /// `-display egl-headless`
+    EglHeadless,
+    /// `-display dbus`
+    Dbus,
+    /// `-display sdl`
+    Sdl,
+    /// `-display gtk`
+    Gtk,
+    /// `-display curses`
+    Curses,
+    /// Another one, which is among the unread.
+    Other,
+}
+
+/// A `-device`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Device {
+    /// `driver`
+    pub driver: String,
+    /// `id`
+    pub id: Option<String>,
+    /// True for JSON syntax: QEMU makes these devices after all others.
+    pub json: bool,
+    /// The other properties. Numbers and switches of JSON are written as QEMU's option syntax has
+    /// them.
+    pub properties: BTreeMap<String, String>,
+}
+
+impl Device {
+    /// Reads the value of `-device`; `None` for JSON that is none.
+    #[must_use]
+    pub fn read(text: &str) -> Option<Self> {
+        let json = text.starts_with('{');
+        let pairs = if json {
+            json_pairs(text)?
+        } else {
+            pairs(text, "driver")
+        };
+        let mut device = Device {
+            json,
+            ..Device::default()
+        };
+        for (key, value) in pairs {
+            match key.as_str() {
+                "driver" => device.driver = value,
+                "id" => device.id = Some(value),
+                _ => {
+                    device.properties.insert(key, value);
+                }
+            }
+        }
+        Some(device)
+    }
+
+    /// Returns true for a vfio device that may have a display.
+    #[must_use]
+    pub fn is_vfio(&self) -> bool {
+        matches!(self.driver.as_str(), "vfio-pci" | "vfio-pci-nohotplug")
+    }
+
+    /// Which device of the host's a vfio device is, by `sysfsdev` or `host`.
+    #[must_use]
+    pub fn vfio_id(&self) -> Option<DeviceId> {
+        let property = |name: &str| self.properties.get(name);
+        let text = match (property("sysfsdev"), property("host")) {
+            (Some(path), _) => path.trim_end_matches('/').rsplit('/').next()?.to_owned(),
+            // As in lspci, the PCI domain may be missing.
+            (None, Some(host)) if host.matches(':').count() < 2 => format!("0000:{host}"),
+            (None, Some(host)) => host.clone(),
+            (None, None) => return None,
+        };
+        text.parse().ok()
+    }
+
+    /// Returns true if a vfio device wants a display. The user has to ask for it (hw/vfio/pci.c).
+    #[must_use]
+    pub fn wants_display(&self) -> bool {
+        let value = self.properties.get("display");
+        self.is_vfio() && value.is_some_and(|value| value != "off")
+    }
+
+    /// Returns true if QEMU chooses a slot of its first PCI bus for it, before libvirt's devices are there.
+    fn finds_a_slot(&self) -> bool {
+        let driver = self.driver.as_str();
+        let is_pci = driver.ends_with("-pci")
+            || driver.contains("-pci-")
+            || ON_PCI.contains(&driver)
+            || is_emulated(driver) && driver != "ramfb" && !driver.starts_with("isa-");
+        let bus = self.properties.get("bus").map(String::as_str);
+        let is_first = matches!(bus, None | Some("pci.0" | "pcie.0"));
+        is_pci && is_first && !self.json && !self.properties.contains_key("addr")
+    }
+
+    /// Returns true if QEMU makes exactly one screen for it by itself, on a bus that is always there.
+    fn is_one_card(&self) -> bool {
+        let property = |name: &str| self.properties.get(name).map(String::as_str);
+        is_emulated(&self.driver)
+            // A library has to do with it.
+            && !self.driver.contains("rutabaga")
+            && matches!(property("bus"), None | Some("pci.0" | "pcie.0"))
+            && matches!(property("max_outputs"), None | Some("1"))
+    }
+}
+
+/// A `-global`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Global {
+    /// The type of device; it reaches those that are derived from it, too.
+    pub driver: String,
+    /// The property.
+    pub property: String,
+    /// Its value.
+    pub value: String,
+}
+
+/// A `-set device.ID.PROPERTY=VALUE`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting {
+    /// The device, by QEMU's id.
+    pub id: String,
+    /// The property.
+    pub property: String,
+    /// Its value: always a text.
+    pub value: String,
+    /// The argument.
+    pub text: String,
+}
+
+impl Setting {
+    /// Reads the value of `-set`; `None` if it is for something else than a device, or malformed
+    /// (`qemu_set_option`, util/qemu-config.c).
+    #[must_use]
+    pub fn read(text: &str) -> Option<Self> {
+        let (id, rest) = text.strip_prefix("device.")?.split_once('.')?;
+        let (property, value) = rest.split_once('=')?;
+        let fits = |word: &str| (1..64).contains(&word.len());
+        (fits(id) && fits(property)).then(|| Setting {
+            id: id.into(),
+            property: property.into(),
+            value: value.into(),
+            text: text.into(),
+        })
+    }
+}
+
+/// Displays of QEMU's that are not read (qapi/ui.json, `DisplayType`), or not always.
+const DISPLAYS: [&str; 5] = ["cocoa", "dbus", "gtk", "sdl", "spice-app"];
+
+/// The most arguments that are named as not read. What they may do is in doubt all the same.
+const MOST_UNREAD: usize = 16;
+
+/// Devices on PCI whose names don't say so, aliases included (`qemu-system-x86_64 -device help` of 11.1.3). Bridges and
+/// screens are not among them.
+const ON_PCI: [&str; 64] = [
+    "AC97",
+    "ES1370",
+    "ac97",
+    "acpi-erst",
+    "ahci",
+    "am53c974",
+    "ctucan_pci",
+    "cxl-type3",
+    "dc390",
+    "e1000",
+    "e1000-82540em",
+    "e1000-82544gc",
+    "e1000-82545em",
+    "e1000e",
+    "edu",
+    "es1370",
+    "i6300esb",
+    "i82550",
+    "i82551",
+    "i82557b",
+    "i82559er",
+    "i82801",
+    "ich9-ahci",
+    "ich9-intel-hda",
+    "ich9-usb-ehci1",
+    "ich9-usb-ehci2",
+    "ich9-usb-uhci1",
+    "ich9-usb-uhci2",
+    "ich9-usb-uhci3",
+    "igb",
+    "intel-hda",
+    "ivshmem-doorbell",
+    "ivshmem-plain",
+    "lsi",
+    "lsi53c810",
+    "lsi53c895a",
+    "megasas",
+    "megasas-gen2",
+    "mptsas1068",
+    "ne2k_pci",
+    "nec-usb-xhci",
+    "nvme",
+    "pci-ohci",
+    "pci-serial",
+    "pci-testdev",
+    "pcnet",
+    "piix3-usb-uhci",
+    "piix4-usb-uhci",
+    "pvscsi",
+    "qemu-xhci",
+    "rocker",
+    "rtl8139",
+    "tulip",
+    "ufs",
+    "usb-ehci",
+    "virtio-9p",
+    "virtio-balloon",
+    "virtio-blk",
+    "virtio-net",
+    "virtio-rng",
+    "virtio-scsi",
+    "virtio-serial",
+    "virtio-sound",
+    "vmxnet3",
+];
+
+/// Options of QEMU without a value that are still met. Of an option that is not known, the next
+/// word is taken for its value unless it looks like an option.
+const SWITCHES: [&str; 20] = [
+    "-S",
+    "-alt-grab",
+    "-ctrl-grab",
+    "-daemonize",
+    "-enable-fips",
+    "-enable-kvm",
+    "-full-screen",
+    "-no-acpi",
+    "-no-fd-bootchk",
+    "-no-frame",
+    "-no-hpet",
+    "-no-quit",
+    "-no-reboot",
+    "-no-shutdown",
+    "-no-user-config",
+    "-nodefaults",
+    "-only-migratable",
+    "-s",
+    "-snapshot",
+    "-win2k-hack",
+];
+
+/// Options whose value is their next word, whatever it looks like.
+const WITH_A_VALUE: [&str; 8] = [
+    "-device",
+    "-display",
+    "-global",
+    "-readconfig",
+    "-set",
+    "-spice",
+    "-vga",
+    "-vnc",
+];
+
+impl Arguments {
+    /// Reads the arguments.
+    #[must_use]
+    pub fn read<'v>(values: impl IntoIterator<Item = &'v str>) -> Self {
+        let mut read = Arguments::default();
+        let mut devices: Vec<Device> = Vec::new();
+        // By id, those that a -set finds: in option syntax, and earlier than it.
+        let mut own: BTreeMap<String, usize> = BTreeMap::new();
+        let mut display_unread = None;
+        let mut words = values.into_iter().peekable();
+        while let Some(word) = words.next() {
+            let option = word.strip_prefix('-').filter(|w| w.starts_with('-'));
+            let option = option.unwrap_or(word);
+            let takes = !SWITCHES.contains(&option)
+                && !matches!(option, "-nographic" | "-sdl" | "-curses")
+                && option.starts_with('-');
+            let is_value = |next: &&str| WITH_A_VALUE.contains(&option) || !next.starts_with('-');
+            let value = words.next_if(|next| takes && is_value(next));
+            match (option, value) {
+                ("-display", Some(value)) => match local(value) {
+                    Some(Ok(display)) => {
+                        read.display = Some(display);
+                        display_unread = None;
+                    }
+                    Some(Err(kind)) => {
+                        // Anything else may be a value, and so a secret.
+                        let known = DISPLAYS.into_iter().find(|known| *known == kind);
+                        display_unread = Some(match known {
+                            Some(kind) => format!("-display {kind}"),
+                            None => "-display".into(),
+                        });
+                        read.display = Some(Display::of(Local::Other));
+                    }
+                    None => read.own_vnc(value.strip_prefix("vnc=").unwrap_or_default()),
+                },
+                ("-nographic", _) => {
+                    let gl = read.display.take().and_then(|display| display.gl);
+                    display_unread = None;
+                    read.display = Some(Display {
+                        gl,
+                        ..Display::of(Local::NoGraphic)
+                    });
+                }
+                // Newer versions have no such options.
+                ("-curses" | "-sdl", _) => {
+                    display_unread = Some(option.to_owned());
+                    read.display = Some(Display::of(Local::Other));
+                }
+                ("-vnc", Some(value)) => read.own_vnc(value),
+                ("-vga", Some(value)) => {
+                    read.vga = match value {
+                        "none" => None,
+                        "std" => Some("VGA"),
+                        "cirrus" => Some("cirrus-vga"),
+                        "vmware" => Some("vmware-svga"),
+                        "virtio" => Some("virtio-vga"),
+                        "qxl" => Some("qxl-vga"),
+                        _ => {
+                            read.not_read("-vga");
+                            None
+                        }
+                    };
+                }
+                ("-device", Some(value)) => match Device::read(value) {
+                    Some(device) => {
+                        if let (Some(id), false) = (&device.id, device.json) {
+                            own.insert(id.clone(), devices.len());
+                        }
+                        devices.push(device);
+                    }
+                    None => read.not_read("-device"),
+                },
+                ("-global", Some(value)) => read.globals.extend(global(value)),
+                ("-set", Some(value)) => {
+                    let Some(setting) = Setting::read(value) else {
+                        // For something else than a device it has the same three parts.
+                        let parts = value.splitn(3, '.').nth(2);
+                        if !parts.is_some_and(|rest| rest.contains('=')) {
+                            read.malformed.push(value.to_owned());
+                        }
+                        continue;
+                    };
+                    match own.get(&setting.id) {
+                        Some(at) => {
+                            let device = &mut devices[*at];
+                            match setting.property.as_str() {
+                                "driver" => device.driver = setting.value,
+                                _ => {
+                                    let properties = &mut device.properties;
+                                    properties.insert(setting.property, setting.value);
+                                }
+                            }
+                        }
+                        None => read.settings.push(setting),
+                    }
+                }
+                ("-spice" | "-readconfig", _) => read.not_read(option),
+                (option, None) if WITH_A_VALUE.contains(&option) => read.not_read(option),
+                _ => {}
+            }
+        }
+        for device in devices {
+            if device.finds_a_slot() {
+                read.on_pci.push(device.driver.clone());
+            }
+            if device.is_vfio() || device.is_one_card() {
+                read.devices.push(device);
+            } else if is_screen(&device.driver) {
+                read.not_read(&format!("-device {}", device.driver));
+            }
+        }
+        if let Some(text) = display_unread {
+            read.not_read(&text);
+        }
+        read
+    }
+
+    fn own_vnc(&mut self, value: &str) {
+        let binds_elsewhere = pairs(value, "vnc").iter().any(|(key, _)| key == "display");
+        // Whether QEMU may make that socket is not known.
+        if binds_elsewhere || value.starts_with("unix:") {
+            self.not_read("-vnc");
+        } else {
+            self.vnc += 1;
+            self.vnc_listens |= pairs(value, "vnc").first() != Some(&("vnc".into(), "none".into()));
+        }
+    }
+
+    /// Keeps the name of what is not read, once; of very many only the first ones.
+    pub fn not_read(&mut self, what: &str) {
+        let is_full = self.unread.len() >= MOST_UNREAD;
+        if !is_full && !self.unread.iter().any(|known| known == what) {
+            self.unread.push(what.to_owned());
+        }
+    }
+
+    /// The values that each property gets by `-global`, for a device of this driver.
+    #[must_use]
+    pub fn globals_of(&self, driver: &str) -> BTreeMap<String, String> {
+        let mut values = BTreeMap::new();
+        for global in &self.globals {
+            // vfio-pci-nohotplug is derived from vfio-pci.
+            if driver == global.driver || driver.starts_with(&format!("{}-", global.driver)) {
+                values.insert(global.property.clone(), global.value.clone());
+            }
+        }
+        values
+    }
+}
+
+impl Local {
+    /// QEMU's name for it; `None` for one that is not read.
+    #[must_use]
+    pub fn word(self) -> Option<&'static str> {
+        match self {
+            Local::None | Local::NoGraphic => Some("none"),
+            Local::EglHeadless => Some("egl-headless"),
+            Local::Dbus => Some("dbus"),
+            Local::Sdl => Some("sdl"),
+            Local::Gtk => Some("gtk"),
+            Local::Curses => Some("curses"),
+            Local::Other => None,
+        }
+    }
+}
+
+impl Display {
+    fn of(kind: Local) -> Self {
+        Display {
+            kind,
+            gl: None,
+            rendernode: None,
+        }
+    }
+}
+
+/// Reads the value of `-display` (`parse_display`, system/vl.c): a display, the name of one that is
+/// not read, or `None` for VNC.
+fn local(text: &str) -> Option<Result<Display, String>> {
+    if text.starts_with("vnc") {
+        return None;
+    }
+    let pairs = match text.starts_with('{') {
+        true => json_pairs(text).unwrap_or_default(),
+        false => pairs(text, "type"),
+    };
+    let get = |key: &str| pairs.iter().rfind(|(name, _)| name == key).map(|(_, v)| v);
+    let kind = match get("type").map_or("", String::as_str) {
+        "none" => Local::None,
+        "egl-headless" => Local::EglHeadless,
+        "dbus" => Local::Dbus,
+        "sdl" => Local::Sdl,
+        "gtk" => Local::Gtk,
+        "curses" => Local::Curses,
+        other => return Some(Err(other.to_owned())),
+    };
+    // On somebody's bus it depends on who is there.
+    let p2p = get("p2p").is_some_and(|value| is_on(value));
+    if kind == Local::Dbus && (!p2p || get("addr").is_some()) {
+        return Some(Err("dbus".into()));
+    }
+    Some(Ok(Display {
+        kind,
+        // on, off, core or es
+        gl: get("gl").map(|value| value != "off"),
+        rendernode: get("rendernode").cloned(),
+    }))
+}
+
+fn is_on(value: &str) -> bool {
+    matches!(value, "on" | "yes" | "true" | "y")
+}
+
+/// Returns true for a value that tells nothing but what a switch, a small number or the name of QEMU's
+/// vfio driver does. Any other one may be a secret, and is told nowhere.
+#[must_use]
+pub fn is_telling(value: &str) -> bool {
+    let number = value.strip_prefix("0x").unwrap_or(value);
+    let is_number =
+        (1..=5).contains(&number.len()) && number.bytes().all(|b| b.is_ascii_hexdigit());
+    let is_number = is_number && number.starts_with(|c: char| c.is_ascii_digit());
+    let is_word = matches!(
+        value,
+        "" | "off" | "no" | "false" | "n" | "auto" | "vfio-pci" | "vfio-pci-nohotplug"
+    );
+    is_number || is_on(value) || is_word
+}
+
+/// A value as it is told: [`is_telling`], or three dots.
+#[must_use]
+pub fn told(value: &str) -> &str {
+    if is_telling(value) { value } else { "…" }
+}
+
+/// The argument of a `-set` with its value as it is [`told`].
+#[must_use]
+pub fn told_setting(setting: &str) -> String {
+    let name_and_value = setting.split_once('=');
+    name_and_value.map_or_else(String::new, |(name, value)| {
+        format!("{name}={}", told(value))
+    })
+}
+
+/// What QEMU or libvirt said without the values of arguments: QEMU puts the argument that it is about
+/// before its words, with its value (util/error-report.c, `print_loc`), and that may be a secret.
+#[must_use]
+pub fn without_values(message: &str) -> String {
+    let lines: Vec<String> = message.split('\n').map(line_without_values).collect();
+    lines.join("\n")
+}
+
+fn line_without_values(line: &str) -> String {
+    let is_option = |rest: &str| {
+        let name = rest.strip_prefix('-')?.split(' ').next()?;
+        let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c);
+        let is_name = name.starts_with(|c: char| c.is_ascii_lowercase()) && name.chars().all(fits);
+        is_name.then_some(name.len() + 1)
+    };
+    let starts = std::iter::once(0).chain(line.match_indices(": ").map(|(at, _)| at + 2));
+    let found = starts
+        .filter_map(|at| Some((at, at + is_option(&line[at..])?)))
+        .next();
+    let Some((start, end)) = found else {
+        return line.to_owned();
+    };
+    let (option, value) = (&line[start..end], line[end..].trim_start());
+    let mut json = serde_json::Deserializer::from_str(value).into_iter::<serde_json::Value>();
+    let length = match json.next() {
+        Some(Ok(_)) if value.starts_with('{') => Some(json.byte_offset()),
+        // QEMU's words behind these have a colon in them, and their values none with a blank.
+        _ if ["-device", "-display", "-vga", "-vnc"].contains(&option) => value.find(": "),
+        _ => value.rfind(": "),
+    };
+    let rest = length.map_or("", |length| &value[length..]);
+    format!("{}{option} …{rest}", &line[..start])
+}
+
+/// Reads the value of `-global` (`qemu_global_option`, system/qdev-monitor.c); `None` if it is for
+/// something else than vfio devices.
+fn global(text: &str) -> Option<Global> {
+    let short = || {
+        let (driver, rest) = text.split_once('.')?;
+        let (property, value) = rest.split_once('=')?;
+        let is_short = !driver.contains('=') && !driver.is_empty() && !property.is_empty();
+        is_short.then(|| (driver.to_owned(), property.to_owned(), value.to_owned()))
+    };
+    let long = || {
+        let pairs = pairs(text, "");
+        let get = |key: &str| {
+            pairs
+                .iter()
+                .rfind(|(name, _)| name == key)
+                .map(|(_, v)| v.clone())
+        };
+        Some((get("driver")?, get("property")?, get("value")?))
+    };
+    let (driver, property, value) = short().or_else(long)?;
+    driver.starts_with("vfio-pci").then_some(Global {
+        driver,
+        property,
+        value,
+    })
+}
+
+/// QEMU's option syntax, `KEY=VALUE,KEY=VALUE` (`get_opt_name_value`, util/qemu-option.c): `,,` in a
+/// value is a comma, a first word without `=` is the value of `implied`, another one is a switch.
+#[must_use]
+pub fn pairs(text: &str, implied: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let mut rest = text;
+    let mut first = true;
+    while !rest.is_empty() {
+        let end = rest.find(['=', ',']).unwrap_or(rest.len());
+        let is_implied = std::mem::take(&mut first) && !implied.is_empty();
+        if rest[end..].starts_with('=') {
+            let (value, after) = option_value(&rest[end + 1..]);
+            found.push((rest[..end].to_owned(), value));
+            rest = after;
+        } else if is_implied {
+            let (value, after) = option_value(rest);
+            found.push((implied.to_owned(), value));
+            rest = after;
+        } else {
+            let (key, value) = match rest[..end].strip_prefix("no") {
+                Some(key) => (key, "off"),
+                None => (&rest[..end], "on"),
+            };
+            found.push((key.to_owned(), value.to_owned()));
+            rest = rest.get(end + 1..).unwrap_or_default();
+        }
+    }
+    found
+}
+
+/// The value up to a single comma, and what stands behind that.
+fn option_value(text: &str) -> (String, &str) {
+    let mut value = String::new();
+    let mut rest = text;
+    while let Some(comma) = rest.find(',') {
+        value.push_str(&rest[..comma]);
+        rest = &rest[comma + 1..];
+        match rest.strip_prefix(',') {
+            Some(after) => {
+                value.push(',');
+                rest = after;
+            }
+            None => return (value, rest),
+        }
+    }
+    value.push_str(rest);
+    (value, "")
+}
+
+/// The members of a JSON object, as texts; `None` if it is none.
+fn json_pairs(text: &str) -> Option<Vec<(String, String)>> {
+    let serde_json::Value::Object(object) = serde_json::from_str(text).ok()? else {
+        return None;
+    };
+    let word = |value: serde_json::Value| match value {
+        serde_json::Value::String(text) => text,
+        serde_json::Value::Bool(on) => if on { "on" } else { "off" }.to_owned(),
+        other => other.to_string(),
+    };
+    Some(object.into_iter().map(|(key, v)| (key, word(v))).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(words: &[&str]) -> Arguments {
+        Arguments::read(words.iter().copied())
+    }
+
+    #[test]
+    fn messages_without_values() {
+        for (message, expected) in [
+            (
+                r#"internal error: QEMU: 2026-11-29T01:00:00.0Z qemu-system-x86_64: -device {"driver":"vfio-pci","x":"a: b"}: vfio 0000:01:00.0: error getting device"#,
+                "internal error: QEMU: 2026-11-29T01:00:00.0Z qemu-system-x86_64: -device …: vfio 0000:01:00.0: error getting device",
+            ),
+            (
+                "qemu-system-x86_64: -spice port=1,password=a: b: -x: no such file",
+                "qemu-system-x86_64: -spice …: no such file",
+            ),
+            (
+                "-display egl-headless: egl: no drm render node available",
+                "-display …: egl: no drm render node available",
+            ),
+            ("x: -set a.b.c=d", "x: -set …"),
+            (
+                "one\nx: -object secret,data=y: bad",
+                "one\nx: -object …: bad",
+            ),
+            (
+                "virgl could not be initialized: -1",
+                "virgl could not be initialized: -1",
+            ),
+            ("nothing - of that: sort", "nothing - of that: sort"),
+        ] {
+            assert_eq!(without_values(message), expected);
+        }
+    }
+
+    #[test]
+    fn option_syntax() {
+        let all = |text: &str, implied: &str| {
+            let pairs = pairs(text, implied);
+            let words: Vec<String> = pairs.iter().map(|(k, v)| format!("{k}={v}")).collect();
+            words.join(" ")
+        };
+        for (text, implied, expected) in [
+            ("", "driver", ""),
+            ("VGA", "driver", "driver=VGA"),
+            ("VGA,id=a", "driver", "driver=VGA id=a"),
+            ("id=a,driver=VGA", "driver", "id=a driver=VGA"),
+            // A comma is doubled, in the implied value, too.
+            ("a,,b,c=d,,e,,,f=g", "driver", "driver=a,b c=d,e, f=g"),
+            ("VGA,edid,noedid", "driver", "driver=VGA edid=on edid=off"),
+            ("a=b=c", "driver", "a=b=c"),
+            ("a=", "driver", "a="),
+            ("a=,b", "driver", "a= b=on"),
+            ("VGA,", "driver", "driver=VGA"),
+            ("x,driver=a", "", "x=on driver=a"),
+        ] {
+            assert_eq!(all(text, implied), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_last_display_counts() {
+        let seen = |words: &[&str]| {
+            let read = read(words);
+            (
+                read.display.as_ref().map(|d| (d.kind, d.gl)),
+                read.vnc,
+                read.unread.join("; "),
+            )
+        };
+        for (words, display, vnc, unread) in [
+            (&[][..], None, 0, ""),
+            (&["-display", "none"], Some((Local::None, None)), 0, ""),
+            (
+                &["--display", "egl-headless", "-nographic"],
+                Some((Local::NoGraphic, None)),
+                0,
+                "",
+            ),
+            (
+                &["-display", "dbus,p2p=on,gl=es", "-nographic"],
+                Some((Local::NoGraphic, Some(true))),
+                0,
+                "",
+            ),
+            (
+                &["-nographic", "-display", r#"{"type":"gtk","gl":"off"}"#],
+                Some((Local::Gtk, Some(false))),
+                0,
+                "",
+            ),
+            // What is replaced is no matter.
+            (
+                &["-display", "spice-app", "-display", "type=sdl,gl=on"],
+                Some((Local::Sdl, Some(true))),
+                0,
+                "",
+            ),
+            (
+                &["-display", "none", "-display", "curses"],
+                Some((Local::Curses, None)),
+                0,
+                "",
+            ),
+            (&["-curses", "-sdl"], Some((Local::Other, None)), 0, "-sdl"),
+            (
+                &["-display", "spice-app"],
+                Some((Local::Other, None)),
+                0,
+                "-display spice-app",
+            ),
+            (
+                &["-display", "dbus"],
+                Some((Local::Other, None)),
+                0,
+                "-display dbus",
+            ),
+            // VNC leaves the local display alone.
+            (
+                &["-display", "gtk", "-display", "vnc=:1", "-vnc", "none"],
+                Some((Local::Gtk, None)),
+                2,
+                "",
+            ),
+            (&["-vnc", ":1,display=v,head=0"], None, 0, "-vnc"),
+            // A value that looks like an option, and an option without its value.
+            (&["-set", "-nographic"], None, 0, ""),
+            (
+                &["-no-hpet", "-nographic"],
+                Some((Local::NoGraphic, None)),
+                0,
+                "",
+            ),
+            (
+                &["-object", "-nographic"],
+                Some((Local::NoGraphic, None)),
+                0,
+                "",
+            ),
+            (&["-name", "nographic", "-display"], None, 0, "-display"),
+            // Secrets stay where they are.
+            (
+                &["-spice", "port=1,password=geheim", "-spice", "tls-port=2"],
+                None,
+                0,
+                "-spice",
+            ),
+            (&["-readconfig", "/etc/a"], None, 0, "-readconfig"),
+        ] {
+            assert_eq!(seen(words), (display, vnc, unread.to_owned()), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn devices() {
+        let seen = |words: &[&str]| {
+            let read = read(words);
+            let devices: Vec<String> = read
+                .devices
+                .iter()
+                .map(|d| format!("{}{:?}", d.driver, d.vfio_id().map(|id| id.to_string())))
+                .collect();
+            (devices.join(" ").replace("None", ""), read.unread.join(" "))
+        };
+        for (words, devices, unread) in [
+            (&["-device", "VGA,id=v"][..], "VGA", ""),
+            (
+                &["-device", "id=v,driver=bochs-display"],
+                "bochs-display",
+                "",
+            ),
+            (
+                &["-device", r#"{"driver":"virtio-gpu-pci"}"#],
+                "virtio-gpu-pci",
+                "",
+            ),
+            (
+                &["-device", r#"{"driver":"ivshmem-plain","memdev":"m"}"#],
+                "",
+                "",
+            ),
+            (&["-device", "intel-iommu,intremap=on"], "", ""),
+            (&["-device", "VGA,bus=pci.3"], "", "-device VGA"),
+            (&["-device", "qxl"], "qxl", ""),
+            (
+                &["-device", "virtio-gpu-pci,max_outputs=2"],
+                "",
+                "-device virtio-gpu-pci",
+            ),
+            (
+                &["-device", "vhost-user-vga,chardev=c"],
+                "",
+                "-device vhost-user-vga",
+            ),
+            (&["-device", "{\"driver\":"], "", "-device"),
+            (
+                &[
+                    "-device",
+                    "vfio-pci,sysfsdev=/sys/bus/mdev/devices/c1a20000-0000-4000-8000-000000000001,display=on",
+                ],
+                "vfio-pciSome(\"c1a20000-0000-4000-8000-000000000001\")",
+                "",
+            ),
+            (
+                &["-device", "vfio-pci,host=01:00.0"],
+                "vfio-pciSome(\"0000:01:00.0\")",
+                "",
+            ),
+            // As a -set has it.
+            (
+                &["-device", "e1000,id=n", "-set", "device.n.driver=VGA"],
+                "VGA",
+                "",
+            ),
+            (&["-vga", "none", "-vga", "xenfb"], "", "-vga"),
+        ] {
+            assert_eq!(
+                seen(words),
+                (devices.to_owned(), unread.to_owned()),
+                "{words:?}"
+            );
+        }
+        let wants = |text: &str| Device::read(text).unwrap().wants_display();
+        assert!(wants("vfio-pci,host=01:00.0,display=auto"));
+        assert!(!wants("vfio-pci,host=01:00.0"));
+        assert!(!wants(r#"{"driver":"vfio-pci","display":"off"}"#));
+        assert_eq!(
+            read(&["-vga", "std", "-vga", "cirrus"]).vga,
+            Some("cirrus-vga")
+        );
+    }
+
+    #[test]
+    fn settings_that_are_not_of_own_devices() {
+        let seen = |words: &[&str]| {
+            let read = read(words);
+            let texts: Vec<String> = read.settings.into_iter().map(|s| s.text).collect();
+            texts.join(" ")
+        };
+        for (words, expected) in [
+            (
+                &["-set", "device.hostdev0.x=a.b=c"][..],
+                "device.hostdev0.x=a.b=c",
+            ),
+            (&["-device", "e1000,id=n", "-set", "device.n.x=1"], ""),
+            (
+                &["-set", "device.n.x=1", "-device", "e1000,id=n"],
+                "device.n.x=1",
+            ),
+            // QEMU looks among the devices in option syntax only.
+            (
+                &[
+                    "-device",
+                    r#"{"driver":"e1000","id":"n"}"#,
+                    "-set",
+                    "device.n.x=1",
+                ],
+                "device.n.x=1",
+            ),
+            (
+                &["-device", "e1000,,id=n,id=m", "-set", "device.n.x=1"],
+                "device.n.x=1",
+            ),
+            (&["-set", "machine.a.x=1", "-set", "device.a", "-set"], ""),
+        ] {
+            assert_eq!(seen(words), expected, "{words:?}");
+        }
+        assert_eq!(read(&["-set", "machine.a.x=1"]).malformed, [""; 0]);
+        assert_eq!(read(&["-set", "device.a.x"]).malformed, ["device.a.x"]);
+        let long = format!("device.{}.x=1", "a".repeat(64));
+        assert_eq!(Setting::read(&long), None);
+    }
+
+    #[test]
+    fn globals() {
+        let of = |words: &[&str], driver: &str| {
+            let all = read(words).globals_of(driver);
+            let words: Vec<String> = all.iter().map(|(k, v)| format!("{k}={v}")).collect();
+            words.join(" ")
+        };
+        let short = &[
+            "-global",
+            "vfio-pci.display=on",
+            "-global",
+            "vfio-pci.display=off",
+        ];
+        assert_eq!(of(short, "vfio-pci"), "display=off");
+        assert_eq!(of(short, "vfio-pci-nohotplug"), "display=off");
+        let long = &[
+            "-global",
+            "driver=vfio-pci-nohotplug,property=ramfb,value=on",
+        ];
+        assert_eq!(of(long, "vfio-pci"), "");
+        assert_eq!(of(long, "vfio-pci-nohotplug"), "ramfb=on");
+        assert_eq!(read(&["-global", "ICH9-LPC.disable_s3=1"]).globals, []);
+    }
+}

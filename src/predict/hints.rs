@@ -1,0 +1,155 @@
+//! The options that a display requires or allows, derived from the facts.
+
+use serde::Serialize;
+
+use crate::device::facts::{Display, DisplayInterface, Facts};
+use crate::device::id::display_as_serde;
+use crate::device::version::Version;
+use crate::predict::versions::OPREGION_BY_DEFAULT;
+
+/// The place where an option is set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scope {
+    /// A `<graphics>` element of the domain.
+    Graphics,
+    /// The `<hostdev>` element of the device.
+    Hostdev,
+    /// A property of QEMU's vfio-pci device for which libvirt has no XML of its own.
+    Qemu,
+    /// A requirement on the host.
+    Host,
+}
+
+/// The purpose of an option that is not always wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Purpose {
+    /// The firmware and early boot show on the same screen.
+    BootDisplay,
+    /// The driver of a Windows guest needs it.
+    Windows,
+}
+
+display_as_serde!(Scope, Purpose);
+
+/// One option with its value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Hint {
+    /// The place where it is set.
+    pub scope: Scope,
+    /// Its name, as libvirt or QEMU spells it.
+    pub name: &'static str,
+    /// Its value, as libvirt or QEMU spells it.
+    pub value: String,
+    /// The purpose; `None` if the option is wanted whenever the display is.
+    #[serde(rename = "for", skip_serializing_if = "Option::is_none")]
+    pub purpose: Option<Purpose>,
+    /// The first version of QEMU that no longer needs this option.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub qemu_below: Option<Version>,
+}
+
+/// Returns the options for a device with these facts. `render_node` is that of the GPU behind the
+/// device.
+///
+/// * dmabuf: QEMU refuses to start without OpenGL ("vfio-display-dmabuf: opengl not available",
+///   hw/vfio/display.c), and the render node must be able to import the device's buffers.
+/// * region: any graphics will do.
+/// * none: QEMU refuses `display='on'` ("vfio: device doesn't support any (known) display method").
+/// * ramfb shows the firmware in the same console until the guest's driver sets a mode. It works
+///   only with display on.
+/// * unknown: no options, since nothing could be said.
+#[must_use]
+pub fn hints(facts: &Facts, render_node: Option<&str>) -> Vec<Hint> {
+    let option = |scope, name, value: &str| Hint {
+        scope,
+        name,
+        value: value.into(),
+        purpose: None,
+        qemu_below: None,
+    };
+    let preferred = facts.display.preferred();
+    let mut hints = Vec::new();
+    if preferred == Some(DisplayInterface::Dmabuf) {
+        hints.push(option(Scope::Graphics, "gl", "yes"));
+    }
+    if let Display::Known(interfaces) = &facts.display {
+        let value = if interfaces.is_empty() { "off" } else { "on" };
+        hints.push(option(Scope::Hostdev, "display", value));
+    }
+    if preferred.is_some() {
+        hints.push(Hint {
+            purpose: Some(Purpose::BootDisplay),
+            ..option(Scope::Hostdev, "ramfb", "on")
+        });
+    }
+    if facts.opregion.is_some() {
+        hints.push(Hint {
+            purpose: Some(Purpose::Windows),
+            qemu_below: Some(OPREGION_BY_DEFAULT.since()),
+            ..option(Scope::Qemu, "x-igd-opregion", "on")
+        });
+    }
+    if facts.kvm {
+        hints.push(option(Scope::Host, "kvm", "yes"));
+    }
+    if let (Some(DisplayInterface::Dmabuf), Some(node)) = (preferred, render_node) {
+        hints.push(option(Scope::Host, "rendernode", node));
+    }
+    hints
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::facts::{OpRegion, Reason};
+
+    fn words(facts: &Facts, node: Option<&str>) -> Vec<String> {
+        hints(facts, node)
+            .into_iter()
+            .map(|h| format!("{}.{}={}", h.scope, h.name, h.value))
+            .collect()
+    }
+
+    #[test]
+    fn what_each_display_requires() {
+        let node = Some("/dev/dri/renderD128");
+        assert_eq!(
+            words(&Facts::of(Display::from_answers(true, false)), node),
+            [
+                "graphics.gl=yes",
+                "hostdev.display=on",
+                "hostdev.ramfb=on",
+                "host.rendernode=/dev/dri/renderD128"
+            ]
+        );
+        // QEMU takes dmabuf first, so a device with both interfaces needs GL.
+        assert!(
+            words(&Facts::of(Display::from_answers(true, true)), None)
+                .contains(&"graphics.gl=yes".into())
+        );
+        assert_eq!(
+            words(&Facts::of(Display::from_answers(false, true)), node),
+            ["hostdev.display=on", "hostdev.ramfb=on"]
+        );
+        assert_eq!(
+            words(&Facts::of(Display::NONE), node),
+            ["hostdev.display=off"]
+        );
+        assert!(words(&Facts::of(Display::Unknown(Reason::InUse)), node).is_empty());
+    }
+
+    #[test]
+    fn opregion_and_kvm() {
+        let facts = Facts {
+            opregion: Some(OpRegion { size: 8192 }),
+            kvm: true,
+            ..Facts::of(Display::from_answers(true, false))
+        };
+        let all = words(&facts, None);
+        assert!(
+            all.contains(&"qemu.x-igd-opregion=on".into()) && all.contains(&"host.kvm=yes".into())
+        );
+    }
+}

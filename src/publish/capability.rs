@@ -1,0 +1,118 @@
+//! The `vfio_display` capability of node-device XML. Its schema is
+//! xml-schemas/gfxplane-nodedev.rng.
+
+use std::fmt::Write as _;
+
+use crate::device::evidence::Finding;
+use crate::device::facts::Display;
+use crate::predict::hints::Hint;
+use crate::xml::escape;
+
+/// The capability's type.
+pub const TYPE: &str = "vfio_display";
+
+/// Returns the capability of a device as indented lines, without a line end after the last.
+#[must_use]
+pub fn of_device(finding: &Finding, hints: &[Hint]) -> String {
+    wrap(
+        &format!("capability type='{TYPE}'"),
+        "capability",
+        &content(finding, hints),
+    )
+}
+
+/// Returns the capability of a parent: one `<type>` element with the same content for each of its
+/// types.
+#[must_use]
+pub fn of_parent<'a>(types: impl Iterator<Item = (&'a str, &'a Finding, &'a [Hint])>) -> String {
+    let types: Vec<String> = types
+        .map(|(id, finding, hints)| {
+            wrap(
+                &format!("type id='{}'", escape(id)),
+                "type",
+                &content(finding, hints),
+            )
+        })
+        .collect();
+    wrap(
+        &format!("capability type='{TYPE}'"),
+        "capability",
+        &types.join("\n"),
+    )
+}
+
+fn wrap(start: &str, end: &str, content: &str) -> String {
+    let mut text = format!("<{start}>\n");
+    for line in content.lines() {
+        let _ = writeln!(text, "  {line}");
+    }
+    text + "</" + end + ">"
+}
+
+fn content(finding: &Finding, hints: &[Hint]) -> String {
+    let facts = &finding.facts;
+    let mut lines = Vec::new();
+    match &facts.display {
+        Display::Unknown(reason) => {
+            lines.push(format!(
+                "<display type='unknown' reason='{}'/>",
+                escape(&reason.to_string())
+            ));
+        }
+        known => lines.extend(
+            known
+                .words()
+                .iter()
+                .map(|word| format!("<display type='{word}'/>")),
+        ),
+    }
+    if let Some(edid) = facts.edid {
+        lines.push(format!(
+            "<edid max_xres='{}' max_yres='{}'/>",
+            edid.max_xres, edid.max_yres
+        ));
+    }
+    if let Some(opregion) = facts.opregion {
+        lines.push(format!("<opregion size='{}'/>", opregion.size));
+    }
+    if !hints.is_empty() {
+        let options: Vec<String> = hints.iter().map(option).collect();
+        lines.push(wrap("require", "require", &options.join("\n")));
+    }
+    if let Some(evidence) = &finding.evidence {
+        let mut attributes = format!("method='{}'", evidence.method);
+        let path = evidence.path.map(|path| path.to_string());
+        for (name, value) in [
+            ("path", &path),
+            ("driver", &evidence.driver),
+            ("version", &evidence.driver_version),
+            ("kernel", &evidence.kernel),
+            ("qemu", &evidence.qemu.as_ref().map(ToString::to_string)),
+            ("rule", &evidence.rule),
+            ("step", &evidence.step.map(|step| step.to_string())),
+            ("errno", &evidence.errno),
+        ] {
+            if let Some(value) = value {
+                let _ = write!(attributes, " {name}='{}'", escape(value));
+            }
+        }
+        lines.push(format!("<evidence {attributes}/>"));
+    }
+    lines.join("\n")
+}
+
+fn option(hint: &Hint) -> String {
+    let mut attributes = format!(
+        "scope='{}' name='{}' value='{}'",
+        hint.scope,
+        hint.name,
+        escape(&hint.value)
+    );
+    if let Some(purpose) = hint.purpose {
+        let _ = write!(attributes, " for='{purpose}'");
+    }
+    if let Some(version) = &hint.qemu_below {
+        let _ = write!(attributes, " qemu_below='{version}'");
+    }
+    format!("<option {attributes}/>")
+}

@@ -1,0 +1,263 @@
+//! Rebuilds libvirt's node-device XML from sysfs.
+//!
+//! The form and order of elements follow libvirt src/conf/node_device_conf.c,
+//! `virNodeDeviceDefFormat`. Only libvirt can know some of them (names from pci.ids, NUMA, PCI
+//! Express links). They are left out, as its schema allows.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use crate::device::id::{DeviceId, PciAddress};
+use crate::host::sysfs::{Device, Parent, Pci};
+use crate::xml::escape;
+
+/// Returns libvirt's name of the node device (`udevGenerateDeviceName`): each byte that is not a
+/// letter or digit becomes `_`.
+#[must_use]
+pub fn name_of(id: DeviceId, parent: Option<&str>) -> String {
+    match (id, parent) {
+        (DeviceId::Mdev(_), Some(parent)) => plain(&format!("mdev_{id}_{parent}")),
+        (_, _) => plain(&format!("{}_{id}", id.bus())),
+    }
+}
+
+/// Returns libvirt's name of a parent.
+#[must_use]
+pub fn name_of_parent(parent: &Parent) -> String {
+    plain(&format!(
+        "{}_{}",
+        parent.subsystem.as_deref().unwrap_or("device"),
+        parent.name
+    ))
+}
+
+/// An active or defined mdev.
+#[derive(Debug, Clone, Copy)]
+pub struct Mdev<'a> {
+    /// Its UUID.
+    pub id: DeviceId,
+    /// The sysfs name of its parent.
+    pub parent: Option<&'a str>,
+    /// The node device that libvirt names as its parent.
+    pub parent_node: &'a str,
+    /// The id of its type.
+    pub type_id: &'a str,
+    /// The device in sysfs, if it is active.
+    pub active: Option<&'a Device>,
+}
+
+/// Returns the XML of an mdev.
+#[must_use]
+pub fn mdev(mdev: &Mdev<'_>) -> String {
+    let name = name_of(mdev.id, mdev.parent);
+    let mut capability = format!(
+        "    <type id='{}'/>\n    <uuid>{}</uuid>\n",
+        escape(mdev.type_id),
+        mdev.id
+    );
+    if let Some(parent) = mdev.parent {
+        let _ = writeln!(
+            capability,
+            "    <parent_addr>{}</parent_addr>",
+            escape(parent)
+        );
+    }
+    if let Some(group) = mdev.active.and_then(|device| device.iommu_group) {
+        let _ = writeln!(capability, "    <iommuGroup number='{group}'/>");
+    }
+    let path = mdev.active.map(|device| device.path.as_path());
+    let driver = mdev.active.and_then(|device| device.driver.as_deref());
+    device(
+        &name,
+        path,
+        mdev.parent_node,
+        driver,
+        &format!("  <capability type='mdev'>\n{capability}  </capability>\n"),
+    )
+}
+
+/// Returns the XML of a PCI device. With `parent`, it includes the mdev types that the device
+/// offers.
+#[must_use]
+pub fn pci(pci: &Pci, path: &Path, driver: Option<&str>, parent: Option<&Parent>) -> String {
+    let PciAddress {
+        domain,
+        bus,
+        device: slot,
+        function,
+    } = pci.address;
+    let mut capability = format!(
+        "    <class>0x{:06x}</class>\n    <domain>{domain}</domain>\n    <bus>{bus}</bus>\n    \
+         <slot>{slot}</slot>\n    <function>{function}</function>\n    \
+         <product id='0x{:04x}'/>\n    <vendor id='0x{:04x}'/>\n",
+        pci.class & 0xff_ffff,
+        pci.device,
+        pci.vendor
+    );
+    if let Some(physfn) = pci.physfn {
+        let _ = writeln!(
+            capability,
+            "    <capability type='phys_function'>\n      {}\n    </capability>",
+            address(physfn)
+        );
+    }
+    if !pci.virtfns.is_empty() || pci.total_vfs.is_some_and(|total| total > 0) {
+        let count = pci
+            .total_vfs
+            .map(|total| format!(" maxCount='{total}'"))
+            .unwrap_or_default();
+        let _ = write!(capability, "    <capability type='virt_functions'{count}");
+        if pci.virtfns.is_empty() {
+            capability.push_str("/>\n");
+        } else {
+            capability.push_str(">\n");
+            for function in &pci.virtfns {
+                let _ = writeln!(capability, "      {}", address(*function));
+            }
+            capability.push_str("    </capability>\n");
+        }
+    }
+    if let Some(parent) = parent {
+        capability.push_str(&mdev_types(parent));
+    }
+    if let Some((group, members)) = pci
+        .iommu_group
+        .as_ref()
+        .filter(|(_, members)| !members.is_empty())
+    {
+        let _ = writeln!(capability, "    <iommuGroup number='{group}'>");
+        for member in members {
+            let _ = writeln!(capability, "      {}", address(*member));
+        }
+        capability.push_str("    </iommuGroup>\n");
+    }
+    let above = path
+        .parent()
+        .and_then(Path::file_name)
+        .and_then(|name| name.to_str());
+    let above = match above.map(str::parse::<PciAddress>) {
+        Some(Ok(bridge)) => name_of(DeviceId::Pci(bridge), None),
+        _ => "computer".into(),
+    };
+    let name = name_of(DeviceId::Pci(pci.address), None);
+    device(
+        &name,
+        Some(path),
+        &above,
+        driver,
+        &format!("  <capability type='pci'>\n{capability}  </capability>\n"),
+    )
+}
+
+/// Returns the XML of a parent that is not a PCI device.
+///
+/// libvirt has such nodes only for the channel subsystem, the AP matrix and a class named mtty.
+/// It gives mtty an `mdev_types` capability that its own schema does not allow; ours leaves it
+/// out.
+#[must_use]
+pub fn other_parent(parent: &Parent) -> String {
+    device(
+        &name_of_parent(parent),
+        Some(&parent.path),
+        "computer",
+        parent.bound_driver.as_deref(),
+        "",
+    )
+}
+
+/// The device APIs that libvirt's schema knows. A type with any other would make the whole
+/// document invalid.
+const DEVICE_APIS: [&str; 3] = ["vfio-pci", "vfio-ccw", "vfio-ap"];
+
+fn mdev_types(parent: &Parent) -> String {
+    let types = parent.types.iter().filter(|t| {
+        let api = t.device_api.as_deref();
+        api.is_some_and(|api| DEVICE_APIS.contains(&api)) && t.available_instances.is_some()
+    });
+    let mut text = String::new();
+    for of_type in types {
+        let _ = writeln!(text, "      <type id='{}'>", escape(&of_type.id));
+        if let Some(name) = &of_type.name {
+            let _ = writeln!(text, "        <name>{}</name>", escape(name));
+        }
+        let _ = writeln!(
+            text,
+            "        <deviceAPI>{}</deviceAPI>\n        <availableInstances>{}</availableInstances>\n      </type>",
+            escape(of_type.device_api.as_deref().unwrap_or_default()),
+            of_type.available_instances.unwrap_or_default()
+        );
+    }
+    if text.is_empty() {
+        return text;
+    }
+    format!("    <capability type='mdev_types'>\n{text}    </capability>\n")
+}
+
+fn device(
+    name: &str,
+    path: Option<&Path>,
+    parent: &str,
+    driver: Option<&str>,
+    capability: &str,
+) -> String {
+    let mut text = format!("<device>\n  <name>{}</name>\n", escape(name));
+    if let Some(path) = path {
+        let _ = writeln!(text, "  <path>{}</path>", escape(&path.to_string_lossy()));
+    }
+    let _ = writeln!(text, "  <parent>{}</parent>", escape(parent));
+    if let Some(driver) = driver {
+        let _ = writeln!(
+            text,
+            "  <driver>\n    <name>{}</name>\n  </driver>",
+            escape(driver)
+        );
+    }
+    text + capability + "</device>\n"
+}
+
+fn address(address: PciAddress) -> String {
+    let PciAddress {
+        domain,
+        bus,
+        device,
+        function,
+    } = address;
+    format!(
+        "<address domain='0x{domain:04x}' bus='0x{bus:02x}' slot='0x{device:02x}' function='0x{function:x}'/>"
+    )
+}
+
+fn plain(name: &str) -> String {
+    name.bytes()
+        .map(|byte| {
+            if byte.is_ascii_alphanumeric() {
+                byte as char
+            } else {
+                '_'
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names() {
+        let mdev: DeviceId = "11111111-2222-3333-4444-555555555555".parse().unwrap();
+        assert_eq!(
+            name_of(mdev, Some("0000:00:02.0")),
+            "mdev_11111111_2222_3333_4444_555555555555_0000_00_02_0"
+        );
+        assert_eq!(
+            name_of(mdev, None),
+            "mdev_11111111_2222_3333_4444_555555555555"
+        );
+        let pci: DeviceId = "0000:00:02.0".parse().unwrap();
+        assert_eq!(name_of(pci, Some("0000:00:01.0")), "pci_0000_00_02_0");
+        for id in [mdev, pci] {
+            assert_eq!(DeviceId::from_user(&name_of(id, Some("p_q"))).unwrap(), id);
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! What a host has measured, as rules for hosts that can't measure: nodes whose hooks run in
+//! containers, machines that are installed from one image.
+//!
+//! A rule for each type of which a device was asked, by its type id and the driver that it is of. What
+//! a rule says is still only a rule where it is read ([`Method::Rule`]): nothing is vetoed by it.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use serde::Serialize;
+
+use crate::device::evidence::{Evidence, Finding, Method};
+use crate::device::facts::{Display, Facts};
+use crate::device::id::DeviceId;
+use crate::device::record::Record;
+use crate::device::rules::{Bus, Match, Open, Rule};
+use crate::publish::inventory::{DeviceEntry, Sources, active, rule_for_type, sibling_of_type};
+
+/// What is written, and what isn't.
+#[derive(Debug, Clone, Default)]
+pub struct Export {
+    /// One rule for each type and driver, sorted by bus, driver and type.
+    pub rules: Vec<Rule>,
+    /// What was measured and is in no rule, with the reason.
+    pub left_out: Vec<String>,
+}
+
+/// By what devices are taken to be alike.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Kind {
+    bus: Bus,
+    /// mdev: the parent's driver; PCI: the vfio driver.
+    driver: Option<String>,
+    type_id: String,
+}
+
+/// One measurement.
+struct Measured {
+    /// Of which device, or which type's record.
+    of: String,
+    facts: Facts,
+    evidence: Evidence,
+    open: Open,
+}
+
+/// The rules that say what was measured on this host: by valid records of the devices that are there,
+/// by records of types since this boot, by the kernel itself. Devices of one kind that disagree make
+/// no rule.
+#[must_use]
+pub fn export(sources: &Sources) -> Export {
+    let mut kinds: BTreeMap<Kind, Vec<Measured>> = BTreeMap::new();
+    let mut export = Export::default();
+    for device in &sources.host.devices {
+        let entry = active(sources, device);
+        let Some(evidence) = measured(&entry.finding) else {
+            continue;
+        };
+        let (bus, driver) = match device.id {
+            DeviceId::Mdev(_) => (Bus::Mdev, device.parent_driver.clone()),
+            DeviceId::Pci(_) => (Bus::Pci, device.driver.clone()),
+        };
+        let Some(type_id) = device.type_id.clone() else {
+            let text = format!("{}: it is of no type that a rule could name", device.id);
+            export.left_out.push(text);
+            continue;
+        };
+        let kind = Kind {
+            bus,
+            driver,
+            type_id,
+        };
+        kinds
+            .entry(kind)
+            .or_default()
+            .push(of_device(entry, evidence));
+    }
+    for parent in &sources.host.parents {
+        for of_type in &parent.types {
+            let Some(record) = this_boots(sources, &of_type.id) else {
+                continue;
+            };
+            let rule = rule_for_type(sources, Some(parent), &of_type.id, Some(of_type));
+            let kind = Kind {
+                bus: Bus::Mdev,
+                driver: parent.driver.clone(),
+                type_id: of_type.id.clone(),
+            };
+            kinds.entry(kind).or_default().push(Measured {
+                of: format!("the record of {}", of_type.id),
+                facts: record.facts.clone(),
+                evidence: record.evidence(),
+                open: rule.map_or(Open::Named, |rule| rule.open),
+            });
+        }
+    }
+    for (kind, all) in kinds {
+        let said = |measured: &Measured| said(&measured.facts);
+        let Some(first) = all.first() else { continue };
+        match all.iter().find(|other| said(other) != said(first)) {
+            Some(other) => export.left_out.push(format!(
+                "{}: {} says {}, {} says {}",
+                kind.type_id,
+                first.of,
+                said(first),
+                other.of,
+                said(other)
+            )),
+            None => export.rules.push(rule(&kind, first)),
+        }
+    }
+    let names: Vec<String> = export.rules.iter().map(|rule| rule.name.clone()).collect();
+    for rule in &mut export.rules {
+        let is_twice = names.iter().filter(|name| **name == rule.name).count() > 1;
+        let driver = rule
+            .matches
+            .parent_driver
+            .iter()
+            .chain(&rule.matches.driver);
+        if let Some(driver) = driver.last().filter(|_| is_twice) {
+            rule.name = format!("{}-of-{driver}", rule.name);
+        }
+    }
+    export
+}
+
+/// The evidence, if it is a measurement that came to an answer.
+fn measured(finding: &Finding) -> Option<Evidence> {
+    let evidence = finding.evidence.clone()?;
+    (finding.facts.display.is_answer() && evidence.method.is_measured()).then_some(evidence)
+}
+
+fn of_device(entry: DeviceEntry, evidence: Evidence) -> Measured {
+    Measured {
+        of: entry.id.to_string(),
+        facts: entry.finding.facts,
+        evidence,
+        open: entry.open,
+    }
+}
+
+/// What was found of a type since this boot, with the driver that is loaded now.
+fn this_boots<'a>(sources: &'a Sources, type_id: &str) -> Option<&'a Record> {
+    sibling_of_type(sources, type_id)
+        .filter(|record| record.circumstances.boot_id == sources.host.boot_id)
+}
+
+fn rule(kind: &Kind, measured: &Measured) -> Rule {
+    let driver: Vec<String> = kind.driver.iter().map(|driver| literally(driver)).collect();
+    let (driver, parent_driver) = match kind.bus {
+        Bus::Mdev => (Vec::new(), driver),
+        Bus::Pci => (driver, Vec::new()),
+    };
+    Rule {
+        name: format!("measured-{}", kind.type_id),
+        source: source(&measured.evidence),
+        matches: Match {
+            bus: Some(kind.bus),
+            driver,
+            parent_driver,
+            type_id: vec![literally(&kind.type_id)],
+            ..Match::default()
+        },
+        facts: Some(Facts {
+            device: None,
+            ..measured.facts.clone()
+        }),
+        open: measured.open,
+    }
+}
+
+/// How it was measured: `measured: driver mbochs, kernel 6.12.107`.
+fn source(evidence: &Evidence) -> String {
+    let mut words = Vec::new();
+    if let Some(driver) = &evidence.driver {
+        let version = evidence.driver_version.as_ref();
+        let version = version.map_or_else(String::new, |version| format!(" {version}"));
+        words.push(format!("driver {driver}{version}"));
+    }
+    if let Some(kernel) = &evidence.kernel {
+        words.push(format!("kernel {kernel}"));
+    }
+    let by = match evidence.method {
+        Method::Kernel => "said by the kernel",
+        _ => "measured",
+    };
+    format!("{by}: {}", words.join(", "))
+}
+
+/// A glob that matches this text and no other.
+fn literally(text: &str) -> String {
+    let mut glob = String::new();
+    for c in text.chars() {
+        if "*?[]{}\\!,".contains(c) {
+            glob.push('\\');
+        }
+        glob.push(c);
+    }
+    glob
+}
+
+/// What a rule says of facts, in words.
+fn said(facts: &Facts) -> String {
+    let mut words = facts.display.words().join(" and ");
+    if let Display::Unknown(reason) = &facts.display {
+        let _ = write!(words, " ({reason})");
+    }
+    if let Some(edid) = facts.edid {
+        let _ = write!(words, ", EDID {}x{}", edid.max_xres, edid.max_yres);
+    }
+    if let Some(opregion) = facts.opregion {
+        let _ = write!(words, ", OpRegion of {} bytes", opregion.size);
+    }
+    if facts.kvm {
+        words.push_str(", opened with a VM");
+    }
+    words
+}
+
+impl Export {
+    /// The text of a file for `/etc/gfxplane/rules.d`.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        #[derive(Serialize)]
+        struct File<'r> {
+            rule: &'r [Rule],
+        }
+        let mut text = String::from(
+            "# What gfxplane measured on a host (gfxplane rules --export), for /etc/gfxplane/rules.d of others\n\
+             # that have the same devices, drivers and kernel.\n",
+        );
+        if !self.rules.is_empty() {
+            let rules = toml::to_string(&File { rule: &self.rules });
+            text.push('\n');
+            text.push_str(&rules.expect("a rule is a table of TOML"));
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::facts::{Edid, OpRegion, Reason};
+    use crate::device::rules::{Rules, Subject};
+
+    fn exported(kind: &Kind, facts: &Facts, open: Open) -> Export {
+        let measured = Measured {
+            of: "x".into(),
+            facts: facts.clone(),
+            evidence: Evidence {
+                driver: Some("d".into()),
+                driver_version: Some("1\"2".into()),
+                kernel: Some("6.12".into()),
+                ..Evidence::by(Method::Probe)
+            },
+            open,
+        };
+        Export {
+            rules: vec![rule(kind, &measured)],
+            left_out: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let whole = Facts {
+            edid: Some(Edid {
+                max_xres: 0,
+                max_yres: 1200,
+            }),
+            opregion: Some(OpRegion { size: 8192 }),
+            kvm: true,
+            ..Facts::of(Display::from_answers(true, true))
+        };
+        for (facts, open) in [
+            (whole, Open::Safe),
+            (Facts::of(Display::NONE), Open::Never),
+            (Facts::of(Display::Unknown(Reason::Untrusted)), Open::Named),
+        ] {
+            for name in ["plain-1", "a*[b]{c,d}?!\\", "t\u{1}\"'\n\u{7f}ü", "-", "]"] {
+                for bus in [Bus::Mdev, Bus::Pci] {
+                    let kind = Kind {
+                        bus,
+                        driver: Some(format!("{name}-driver")),
+                        type_id: name.into(),
+                    };
+                    let text = exported(&kind, &facts, open).to_toml();
+                    let mut rules = Rules::default();
+                    rules
+                        .add_file("x", &text)
+                        .unwrap_or_else(|error| panic!("{error}\n{text}"));
+                    let driver = kind.driver.as_deref();
+                    let subject = |type_id| Subject {
+                        bus: Some(bus),
+                        driver: driver.filter(|_| bus == Bus::Pci),
+                        parent_driver: driver.filter(|_| bus == Bus::Mdev),
+                        type_id: Some(type_id),
+                        kernel: "5.4",
+                        ..Subject::default()
+                    };
+                    let found = rules.find(&subject(name)).expect(&text);
+                    assert_eq!(found.facts.as_ref(), Some(&facts), "{text}");
+                    assert_eq!(found.open, open);
+                    assert_eq!(found.source, "measured: driver d 1\"2, kernel 6.12");
+                    for other in ["", "plain-12", "abc", "ab*", "x"] {
+                        assert!(rules.find(&subject(other)).is_none(), "{name} {other}");
+                    }
+                }
+            }
+        }
+    }
+}

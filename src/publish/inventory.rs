@@ -1,0 +1,776 @@
+//! Joins all that is known of a host's devices and types.
+
+use std::cell::{OnceCell, RefCell};
+use std::collections::HashMap;
+
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::device::evidence::{Evidence, Finding, Method, resolve};
+use crate::device::facts::{Facts, Reason};
+use crate::device::id::DeviceId;
+use crate::device::record::{Circumstances, Record};
+use crate::device::rules::{Bus, Open, Rule, Rules, Subject};
+use crate::host::mdevctl::Definition;
+use crate::host::sysfs::{Device, Host, MdevType, Parent};
+use crate::host::{Root, Warning, mdevctl, run, settings, sysfs};
+use crate::predict::hints::{Hint, hints};
+use crate::predict::screens::{Here, Known};
+
+/// The state of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// The device exists.
+    Active,
+    /// mdevctl has a definition of the device, but the device does not exist.
+    Defined,
+}
+
+/// The results of earlier probes and starts.
+#[derive(Debug, Clone, Default)]
+pub struct Memory {
+    /// The records of devices.
+    pub devices: HashMap<DeviceId, Record>,
+    /// The statements of QEMU about devices. They say nothing about types.
+    pub qemu: HashMap<DeviceId, Record>,
+    /// The records of types, by type id.
+    pub types: HashMap<String, Record>,
+}
+
+/// A device with what is known of it. Its JSON is an entry of `gfxplane list --json`.
+#[derive(Debug, Clone, Serialize)]
+pub struct DeviceEntry {
+    /// The UUID or PCI address.
+    pub id: DeviceId,
+    /// `mdev` or `pci`.
+    pub bus: &'static str,
+    /// The name of its node device in libvirt.
+    pub nodedev: String,
+    /// The state.
+    pub state: State,
+    /// True if mdevctl has a definition of it.
+    pub defined: bool,
+    /// For an mdev: the sysfs name of its parent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
+    /// The id of the mdev type or the vGPU type.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub type_id: Option<String>,
+    /// The type's `device_api`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device_api: Option<String>,
+    /// The vfio driver.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub driver: Option<String>,
+    /// The version of the driver's module or, without one, its srcversion.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub driver_version: Option<String>,
+    /// The number of the IOMMU group.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iommu_group: Option<u32>,
+    /// The name of its node in `/dev/vfio/devices`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cdev: Option<String>,
+    /// The vendor of a PCI device.
+    #[serde(skip)]
+    pub vendor: Option<u16>,
+    /// The render node of the GPU behind the device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub render_node: Option<String>,
+    /// The facts, and how they are known.
+    #[serde(flatten)]
+    pub finding: Finding,
+    /// The options that follow from the facts.
+    pub require: Vec<Hint>,
+    /// The name of the rule that speaks for the device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    /// The permission to open the device.
+    pub open: Open,
+}
+
+/// An mdev type of one parent. Its JSON is an entry of `gfxplane list --json`.
+#[derive(Debug, Clone, Serialize)]
+pub struct TypeEntry {
+    /// The sysfs name of the parent.
+    pub parent: String,
+    /// The id of the type.
+    #[serde(rename = "type")]
+    pub type_id: String,
+    /// The type's name for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The type's description.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// The type's `device_api`: `vfio-pci`, `vfio-ccw`, `vfio-ap`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device_api: Option<String>,
+    /// The number of devices that can still be created.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub available_instances: Option<u32>,
+    /// The facts, and how they are known.
+    #[serde(flatten)]
+    pub finding: Finding,
+    /// The options that follow from the facts.
+    pub require: Vec<Hint>,
+    /// The name of the rule that speaks for the type.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+}
+
+/// A host with all that is known of it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Inventory {
+    /// The format's version, [`crate::device::record::FORMAT`].
+    pub format: u32,
+    /// The kernel's release.
+    pub kernel: String,
+    /// The active and defined devices, sorted by id.
+    pub devices: Vec<DeviceEntry>,
+    /// The types, sorted by parent and id.
+    pub types: Vec<TypeEntry>,
+    /// Warnings about what could not be read.
+    pub warnings: Vec<Warning>,
+}
+
+/// Everything that is read from a host.
+#[derive(Debug, Clone)]
+pub struct Sources {
+    /// The host's sysfs.
+    pub host: Host,
+    /// mdevctl's definitions.
+    pub definitions: Vec<Definition>,
+    /// The results of earlier probes and starts.
+    pub memory: Memory,
+    /// The rules of the package and the administrator.
+    pub rules: Rules,
+}
+
+impl Sources {
+    /// Reads a whole host. The warnings are in `host`.
+    #[must_use]
+    pub fn read(root: &Root) -> Self {
+        let mut warnings = Vec::new();
+        let rules = settings::rules(root, &mut warnings);
+        let host = sysfs::read(root, &rules.attribute_paths());
+        let definitions = mdevctl::read(root, &mut warnings);
+        let ids = host.devices.iter().map(|device| device.id);
+        let on_devices = host
+            .devices
+            .iter()
+            .filter_map(|device| device.type_id.clone());
+        let on_parents = host
+            .parents
+            .iter()
+            .flat_map(|parent| parent.types.iter().map(|t| t.id.clone()));
+        let defined = definitions
+            .iter()
+            .map(|definition| definition.type_id.clone());
+        let types = on_devices.chain(on_parents).chain(defined);
+        let memory = remember(root, ids, types, &mut warnings);
+        let mut sources = Sources {
+            host,
+            definitions,
+            memory,
+            rules,
+        };
+        sources.host.warnings.append(&mut warnings);
+        sources
+    }
+}
+
+fn remember(
+    root: &Root,
+    ids: impl Iterator<Item = DeviceId>,
+    types: impl Iterator<Item = String>,
+    warnings: &mut Vec<Warning>,
+) -> Memory {
+    let mut memory = Memory::default();
+    for id in ids {
+        memory
+            .devices
+            .extend(run::read_record(root, id, warnings).map(|record| (id, record)));
+        memory
+            .qemu
+            .extend(run::read_qemu(root, id, warnings).map(|said| (id, said)));
+    }
+    let mut seen = std::collections::HashSet::new();
+    for type_id in types.filter(|type_id| seen.insert(type_id.clone())) {
+        if let Some(record) = run::read_type(root, &type_id, warnings) {
+            memory.types.insert(type_id, record);
+        }
+    }
+    memory
+}
+
+/// Reads the devices of one host, one by one.
+///
+/// What is the same for all of them (rules, mdevctl's definitions) is read once, when it is first
+/// needed. A domain may name thousands of devices.
+#[derive(Debug)]
+pub struct Reading {
+    root: Root,
+    /// The rules, and during a call also what was read of one device.
+    sources: OnceCell<RefCell<Sources>>,
+    definitions: OnceCell<HashMap<Uuid, Definition>>,
+    whole: OnceCell<Sources>,
+}
+
+impl Reading {
+    /// Makes a reading of this host. Nothing is read yet.
+    #[must_use]
+    pub fn new(root: &Root) -> Self {
+        Reading {
+            root: root.clone(),
+            sources: OnceCell::new(),
+            definitions: OnceCell::new(),
+            whole: OnceCell::new(),
+        }
+    }
+
+    /// Returns what is known of one device, active or defined.
+    ///
+    /// The whole host is read only for a device that exists only as mdevctl's definition, because
+    /// other devices may tell about its type.
+    #[must_use]
+    pub fn known(&self, id: DeviceId, warnings: &mut Vec<Warning>) -> Known {
+        let root = &self.root;
+        let sources = self
+            .sources
+            .get_or_init(|| RefCell::new(Sources::with_rules(root, warnings)));
+        let mut sources = sources.borrow_mut();
+        if let Some(device) = sources.turn_to(root, id, warnings) {
+            return active(&sources, &device).into();
+        }
+        let definition = match id {
+            DeviceId::Pci(_) => None,
+            DeviceId::Mdev(uuid) => {
+                let definitions = self.definitions.get_or_init(|| {
+                    let all = mdevctl::read(root, warnings).into_iter();
+                    // The first of several stands for the others.
+                    all.rev().map(|one| (one.uuid, one)).collect()
+                });
+                definitions.get(&uuid)
+            }
+        };
+        let known = match (definition, id) {
+            (Some(definition), _) => {
+                let whole = self.whole.get_or_init(|| Sources::read(root));
+                defined(whole, definition).into()
+            }
+            (None, DeviceId::Mdev(_)) => Known::nothing(Reason::NotActive),
+            (None, DeviceId::Pci(_)) => Known::nothing(Reason::NoDriver),
+        };
+        Known {
+            here: here(root, id),
+            ..known
+        }
+    }
+}
+
+impl Sources {
+    /// Makes sources that hold the rules and nothing else.
+    fn with_rules(root: &Root, warnings: &mut Vec<Warning>) -> Self {
+        Sources {
+            host: Host::default(),
+            definitions: Vec::new(),
+            memory: Memory::default(),
+            rules: settings::rules(root, warnings),
+        }
+    }
+
+    /// Reads what concerns one active device. The device is `None` if it does not exist.
+    #[must_use]
+    pub fn read_device(root: &Root, id: DeviceId) -> (Self, Option<Device>) {
+        let mut warnings = Vec::new();
+        let mut sources = Self::with_rules(root, &mut warnings);
+        let device = sources.turn_to(root, id, &mut warnings);
+        sources.host.warnings.append(&mut warnings);
+        (sources, device)
+    }
+
+    /// Reads the same in place of what was read of another device.
+    fn turn_to(
+        &mut self,
+        root: &Root,
+        id: DeviceId,
+        warnings: &mut Vec<Warning>,
+    ) -> Option<Device> {
+        let (mut host, device) = sysfs::read_device(root, id, &self.rules.attribute_paths());
+        warnings.append(&mut host.warnings);
+        let type_id = device.as_ref().and_then(|device| device.type_id.clone());
+        self.host = host;
+        self.memory = remember(root, [id].into_iter(), type_id.into_iter(), warnings);
+        device
+    }
+}
+
+/// Returns what is known of one device: [`Reading::known`] for a single one.
+#[must_use]
+pub fn known(root: &Root, id: DeviceId, warnings: &mut Vec<Warning>) -> Known {
+    Reading::new(root).known(id, warnings)
+}
+
+/// Returns whether the host has a device, and which driver is bound to it; `None` if there is no
+/// sysfs.
+#[must_use]
+pub fn here(root: &Root, id: DeviceId) -> Option<Here> {
+    match sysfs::bound_to(root, id) {
+        Some((driver, vendor)) => Some(Here::Present { driver, vendor }),
+        None if sysfs::has_buses(root) => Some(Here::Absent),
+        None => None,
+    }
+}
+
+/// Returns what the record of an active mediated device says, with as few system calls as possible.
+/// `None` without a record, or if the record no longer holds.
+///
+/// [`known`] believes the same, except for a record without an answer and for a kernel that has
+/// attributes. The statements of QEMU are not read, as a record with an answer outranks them.
+#[must_use]
+pub fn recorded(root: &Root, id: DeviceId, warnings: &mut Vec<Warning>) -> Option<Known> {
+    let DeviceId::Mdev(_) = id else {
+        return None;
+    };
+    let record = run::read_record(root, id, warnings)?;
+    let (circumstances, render_node) = sysfs::read_circumstances(root, id)?;
+    if circumstances != record.circumstances {
+        return None;
+    }
+    let evidence = record.evidence();
+    Some(Known {
+        finding: resolve(vec![(record.facts, evidence)], Reason::NotProbed),
+        render_node,
+        here: Some(Here::Present {
+            driver: circumstances.driver,
+            vendor: None,
+        }),
+    })
+}
+
+impl From<DeviceEntry> for Known {
+    fn from(entry: DeviceEntry) -> Self {
+        Known {
+            finding: entry.finding,
+            render_node: entry.render_node,
+            here: Some(match entry.state {
+                State::Active => Here::Present {
+                    driver: entry.driver,
+                    vendor: entry.vendor,
+                },
+                State::Defined => Here::Absent,
+            }),
+        }
+    }
+}
+
+/// Joins everything into one view of the host.
+#[must_use]
+pub fn inventory(sources: &Sources) -> Inventory {
+    let host = &sources.host;
+    let mut devices: Vec<DeviceEntry> = host
+        .devices
+        .iter()
+        .map(|device| active(sources, device))
+        .collect();
+    let mut places: HashMap<DeviceId, usize> = devices
+        .iter()
+        .enumerate()
+        .map(|(place, entry)| (entry.id, place))
+        .collect();
+    for definition in &sources.definitions {
+        let id = DeviceId::Mdev(definition.uuid);
+        match places.get(&id) {
+            // Several parents may have a definition of one UUID. The active device counts as
+            // defined, and otherwise the first definition stands for the others.
+            Some(place) => devices[*place].defined = true,
+            None => {
+                places.insert(id, devices.len());
+                devices.push(defined(sources, definition));
+            }
+        }
+    }
+    devices.sort_by_key(|entry| entry.id);
+    let types = host
+        .parents
+        .iter()
+        .flat_map(|parent| parent.types.iter().map(move |t| (parent, t)));
+    Inventory {
+        format: crate::device::record::FORMAT,
+        kernel: host.kernel.clone(),
+        devices,
+        types: types
+            .map(|(parent, of_type)| type_entry(sources, parent, of_type))
+            .collect(),
+        warnings: host.warnings.clone(),
+    }
+}
+
+/// Returns the rule that speaks for an active device.
+#[must_use]
+pub fn rule_for<'a>(rules: &'a Rules, host: &Host, device: &Device) -> Option<&'a Rule> {
+    rules.find(&Subject {
+        bus: Some(match device.id {
+            DeviceId::Mdev(_) => Bus::Mdev,
+            DeviceId::Pci(_) => Bus::Pci,
+        }),
+        driver: device.driver.as_deref(),
+        parent_driver: device.parent_driver.as_deref(),
+        type_id: device.type_id.as_deref(),
+        device_api: device.device_api.as_deref(),
+        address: device.pci.as_ref().map(|pci| pci.address),
+        vendor: device.pci.as_ref().map(|pci| pci.vendor),
+        class: device.pci.as_ref().map(|pci| pci.class),
+        kernel: &host.kernel,
+        attributes: Some(&device.attributes),
+    })
+}
+
+/// Returns one active device with what is known of it.
+#[must_use]
+pub fn active(sources: &Sources, device: &Device) -> DeviceEntry {
+    let (host, memory) = (&sources.host, &sources.memory);
+    let circumstances = device.circumstances(host);
+    let record = memory
+        .devices
+        .get(&device.id)
+        .filter(|record| record.circumstances == circumstances);
+    let qemu = memory
+        .qemu
+        .get(&device.id)
+        .filter(|said| said.circumstances == circumstances);
+    let sibling = device
+        .type_id
+        .as_ref()
+        .and_then(|type_id| memory.types.get(type_id))
+        .filter(|record| record.circumstances == circumstances && record.facts.display.is_answer());
+    let rule = rule_for(&sources.rules, host, device);
+    let nothing = if device.driver.is_none() {
+        Reason::NoDriver
+    } else {
+        Reason::NotProbed
+    };
+    let finding = resolve(
+        evidence(
+            device.kernel_facts.as_ref(),
+            host,
+            record,
+            qemu,
+            sibling,
+            rule,
+        ),
+        nothing,
+    );
+    DeviceEntry {
+        id: device.id,
+        bus: device.id.bus(),
+        nodedev: crate::publish::device::name_of(device.id, device.parent.as_deref()),
+        state: State::Active,
+        defined: false,
+        parent: device.parent.clone(),
+        type_id: device.type_id.clone(),
+        device_api: device.device_api.clone(),
+        driver: device.driver.clone(),
+        driver_version: device.driver_version.clone(),
+        iommu_group: device.iommu_group,
+        cdev: device.cdev.clone(),
+        require: hints(&finding.facts, device.render_node.as_deref()),
+        vendor: device.pci.as_ref().map(|pci| pci.vendor),
+        render_node: device.render_node.clone(),
+        finding,
+        rule: rule.map(|rule| rule.name.clone()),
+        open: rule.map_or(Open::Named, |rule| rule.open),
+    }
+}
+
+/// Returns one device that is only defined, with what is known of it.
+#[must_use]
+pub fn defined(sources: &Sources, definition: &Definition) -> DeviceEntry {
+    let host = &sources.host;
+    let parent = host
+        .parents
+        .iter()
+        .find(|parent| parent.name == definition.parent);
+    let of_type =
+        parent.and_then(|parent| parent.types.iter().find(|t| t.id == definition.type_id));
+    let rule = rule_for_type(sources, parent, &definition.type_id, of_type);
+    let finding = resolve(
+        evidence(
+            of_type.and_then(|t| t.kernel_facts.as_ref()),
+            host,
+            None,
+            None,
+            sibling_of_type(sources, &definition.type_id),
+            rule,
+        ),
+        Reason::NotActive,
+    );
+    let render_node = parent.and_then(|parent| parent.render_node.clone());
+    let id = DeviceId::Mdev(definition.uuid);
+    DeviceEntry {
+        id,
+        bus: "mdev",
+        nodedev: crate::publish::device::name_of(id, Some(&definition.parent)),
+        state: State::Defined,
+        defined: true,
+        parent: Some(definition.parent.clone()),
+        type_id: Some(definition.type_id.clone()),
+        device_api: of_type.and_then(|t| t.device_api.clone()),
+        driver: None,
+        driver_version: None,
+        iommu_group: None,
+        cdev: None,
+        require: hints(&finding.facts, render_node.as_deref()),
+        vendor: None,
+        render_node,
+        finding,
+        rule: rule.map(|rule| rule.name.clone()),
+        open: rule.map_or(Open::Named, |rule| rule.open),
+    }
+}
+
+/// Returns one type with what is known of it.
+#[must_use]
+pub fn type_entry(sources: &Sources, parent: &Parent, of_type: &MdevType) -> TypeEntry {
+    let rule = rule_for_type(sources, Some(parent), &of_type.id, Some(of_type));
+    let sibling = sibling_of_type(sources, &of_type.id);
+    let finding = resolve(
+        evidence(
+            of_type.kernel_facts.as_ref(),
+            &sources.host,
+            None,
+            None,
+            sibling,
+            rule,
+        ),
+        Reason::NotProbed,
+    );
+    TypeEntry {
+        parent: parent.name.clone(),
+        type_id: of_type.id.clone(),
+        name: of_type.name.clone(),
+        description: of_type.description.clone(),
+        device_api: of_type.device_api.clone(),
+        available_instances: of_type.available_instances,
+        require: hints(&finding.facts, parent.render_node.as_deref()),
+        finding,
+        rule: rule.map(|rule| rule.name.clone()),
+    }
+}
+
+/// Returns the rule that speaks for a type of a parent.
+pub(crate) fn rule_for_type<'a>(
+    sources: &'a Sources,
+    parent: Option<&Parent>,
+    type_id: &str,
+    of_type: Option<&MdevType>,
+) -> Option<&'a Rule> {
+    sources.rules.find(&Subject {
+        bus: Some(Bus::Mdev),
+        driver: None,
+        parent_driver: parent.and_then(|parent| parent.driver.as_deref()),
+        type_id: Some(type_id),
+        device_api: of_type.and_then(|t| t.device_api.as_deref()),
+        address: parent
+            .and_then(|parent| parent.pci.as_ref())
+            .map(|pci| pci.address),
+        vendor: parent
+            .and_then(|parent| parent.pci.as_ref())
+            .map(|pci| pci.vendor),
+        class: parent
+            .and_then(|parent| parent.pci.as_ref())
+            .map(|pci| pci.class),
+        kernel: &sources.host.kernel,
+        attributes: None,
+    })
+}
+
+/// Returns the record of a device of this type, if it was made under this kernel and with the driver
+/// that is loaded now.
+pub(crate) fn sibling_of_type<'a>(sources: &'a Sources, type_id: &str) -> Option<&'a Record> {
+    let record = sources.memory.types.get(type_id)?;
+    let Circumstances {
+        kernel,
+        driver,
+        driver_version,
+        ..
+    } = &record.circumstances;
+    let loaded = sources.host.mdev_drivers.get(driver.as_deref()?)?;
+    let holds = *kernel == sources.host.kernel && loaded == driver_version;
+    (holds && record.facts.display.is_answer()).then_some(record)
+}
+
+fn evidence(
+    kernel: Option<&Facts>,
+    host: &Host,
+    record: Option<&Record>,
+    qemu: Option<&Record>,
+    sibling: Option<&Record>,
+    rule: Option<&Rule>,
+) -> Vec<(Facts, Evidence)> {
+    let mut sources = Vec::new();
+    if let Some(facts) = kernel {
+        let evidence = Evidence {
+            kernel: Some(host.kernel.clone()),
+            ..Evidence::by(Method::Kernel)
+        };
+        sources.push((facts.clone(), evidence));
+    }
+    if let Some(record) = record {
+        sources.push((record.facts.clone(), record.evidence()));
+    }
+    if let Some(said) = qemu {
+        sources.push((said.facts.clone(), said.evidence()));
+    }
+    if let Some(record) = sibling {
+        // Offsets and interrupts belong to the other device.
+        let facts = Facts {
+            device: None,
+            ..record.facts.clone()
+        };
+        sources.push((facts, record.sibling_evidence()));
+    }
+    if let Some((rule, facts)) = rule.and_then(|rule| rule.facts.clone().map(|facts| (rule, facts)))
+    {
+        sources.push((facts, rule.evidence()));
+    }
+    sources
+}
+
+/// Makes the record of one probe.
+#[must_use]
+pub fn record_of(device: &Device, host: &Host, answer: &crate::probe::Answer) -> Record {
+    Record {
+        format: crate::device::record::FORMAT,
+        device: device.id,
+        circumstances: device.circumstances(host),
+        facts: answer.facts.clone(),
+        path: answer.path,
+        step: answer.step,
+        errno: answer.errno.clone(),
+        qemu: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::facts::Display;
+    use crate::device::record::ByQemu;
+    use crate::publish::export;
+    use std::path::Path;
+
+    /// Makes a copy of the recorded lab. Device 8 was in use during its probe, and no device of its
+    /// type has been asked.
+    fn lab() -> (tempfile::TempDir, Root) {
+        let lab = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hosts/lab/root");
+        let keep = tempfile::tempdir().unwrap();
+        let copied = std::process::Command::new("cp")
+            .args(["-a", "--"])
+            .args([lab.as_path(), &keep.path().join("root")])
+            .status();
+        assert!(copied.unwrap().success());
+        let root = Root::recorded(keep.path().join("root"));
+        (keep, root)
+    }
+
+    fn id(number: u32) -> DeviceId {
+        format!("c1a20000-0000-4000-8000-{number:012}")
+            .parse()
+            .unwrap()
+    }
+
+    /// A domain may name thousands of devices that are not here. For each one rules and definitions
+    /// were read again.
+    #[test]
+    fn what_all_devices_share_is_read_once() {
+        let (_keep, root) = lab();
+        let reading = Reading::new(&root);
+        let known = |reading: &Reading| {
+            let known = reading.known(id(4711), &mut Vec::new());
+            known.finding.evidence.is_some()
+        };
+        assert!(!known(&reading), "nobody knows it");
+        let parent = root.join("etc/mdevctl.d/mdpy");
+        std::fs::create_dir_all(&parent).unwrap();
+        let text = r#"{"mdev_type":"mdpy-vga","start":"manual","attrs":[]}"#;
+        std::fs::write(parent.join(id(4711).to_string()), text).unwrap();
+        assert!(!known(&reading), "it was not read again");
+        assert!(known(&Reading::new(&root)), "by its type");
+    }
+
+    /// Stores a statement of QEMU about a device in its present circumstances.
+    fn qemu_says(root: &Root, id: DeviceId, display: Display) -> Record {
+        let (sources, device) = Sources::read_device(root, id);
+        let circumstances = device.unwrap().circumstances(&sources.host);
+        let qemu = ByQemu {
+            version: "10.0.13".parse().ok(),
+            learned_from: None,
+        };
+        let said = Record::of_qemu(id, circumstances, display, qemu);
+        run::write_record(root, &said, None).unwrap();
+        said
+    }
+
+    #[test]
+    fn what_qemu_said_is_of_one_device_and_no_measurement() {
+        let (_keep, root) = lab();
+        let before = Inventory {
+            devices: Vec::new(),
+            ..inventory(&Sources::read(&root))
+        };
+        let rules = export::export(&Sources::read(&root));
+        let said = qemu_says(&root, id(8), Display::from_answers(true, false));
+        let known = known(&root, id(8), &mut Vec::new());
+        assert_eq!(known.finding.facts.display, said.facts.display);
+        let evidence = known.finding.evidence.as_ref().unwrap();
+        assert_eq!(evidence.method, Method::Qemu);
+        assert_eq!(evidence.qemu, said.qemu.unwrap().version);
+        assert!(!known.is_measured());
+        assert_eq!(
+            known.finding.attempt.unwrap().display,
+            Display::Unknown(Reason::InUse)
+        );
+        // It says nothing about types, in any list or rule.
+        let after = Inventory {
+            devices: Vec::new(),
+            ..inventory(&Sources::read(&root))
+        };
+        let json = |inventory: &Inventory| serde_json::to_value(inventory).unwrap();
+        assert_eq!(json(&before), json(&after));
+        assert_eq!(
+            format!("{rules:?}"),
+            format!("{:?}", export::export(&Sources::read(&root)))
+        );
+    }
+
+    #[test]
+    fn what_qemu_said_holds_as_long_as_a_record_does() {
+        let (_keep, root) = lab();
+        let mut said = qemu_says(&root, id(8), Display::NONE);
+        let method = |root: &Root| {
+            let known = known(root, id(8), &mut Vec::new());
+            known.finding.evidence.map(|evidence| evidence.method)
+        };
+        assert_eq!(method(&root), Some(Method::Qemu));
+        said.circumstances.boot_id = "another".into();
+        run::write_record(&root, &said, None).unwrap();
+        assert_eq!(method(&root), Some(Method::Probe), "in-use");
+    }
+
+    #[test]
+    fn a_probe_overrules_what_qemu_said() {
+        let (_keep, root) = lab();
+        // mbochs has a dmabuf.
+        qemu_says(&root, id(2), Display::from_answers(false, true));
+        let known = known(&root, id(2), &mut Vec::new());
+        assert_eq!(
+            known.finding.facts.display,
+            Display::from_answers(true, false)
+        );
+        assert!(known.is_measured());
+        assert_eq!(known.finding.disagreements.len(), 1);
+    }
+}

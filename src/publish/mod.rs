@@ -1,0 +1,97 @@
+//! Writes what is known of a device in the forms that others read.
+//!
+//! * [`words`]: names and values, for mdevctl attributes and udev properties.
+//! * [`capability`]: the `vfio_display` capability, beside libvirt's own in node-device XML.
+//! * [`device`]: libvirt's node-device XML, rebuilt from sysfs for hosts without libvirt.
+//! * [`offline`]: the node devices of a host, with the XML and capability of each.
+
+pub mod callout;
+pub mod capability;
+pub mod device;
+pub mod export;
+pub mod inventory;
+pub mod offline;
+pub mod words;
+
+use crate::xml::{Document, Edit, XmlError};
+
+/// Returns libvirt's XML of a device with our capability added as the last. It replaces an
+/// earlier capability of ours. With `None`, nothing is added.
+///
+/// # Errors
+/// [`XmlError`] if libvirt's XML can't be read.
+pub fn with_capability(xml: &str, capability: Option<&str>) -> Result<String, XmlError> {
+    let document = Document::parse(xml)?;
+    let mut edits: Vec<Edit> = ours(&document, false);
+    if let Some(capability) = capability {
+        edits.push(document.root().append(capability));
+    }
+    Ok(document.apply(&edits))
+}
+
+/// Returns libvirt's XML of a device without anything of ours, as `nodedev-define` and
+/// `nodedev-create` take it.
+///
+/// # Errors
+/// [`XmlError`] if libvirt's XML can't be read.
+pub fn plain(xml: &str) -> Result<String, XmlError> {
+    let document = Document::parse(xml)?;
+    Ok(document.apply(&ours(&document, true)))
+}
+
+fn ours(document: &Document<'_>, attributes: bool) -> Vec<Edit> {
+    let root = document.root();
+    let capabilities = || root.children().filter(|child| child.name() == "capability");
+    let mut edits: Vec<Edit> = capabilities()
+        .filter(|c| c.attribute("type").as_deref() == Some(capability::TYPE))
+        .map(|c| c.remove())
+        .collect();
+    if attributes {
+        // An attribute in a capability of ours goes with the capability.
+        let libvirts =
+            capabilities().filter(|c| c.attribute("type").as_deref() != Some(capability::TYPE));
+        let attrs = libvirts.flat_map(|c| c.children().collect::<Vec<_>>());
+        let attrs = attrs.filter(|child| child.name() == "attr");
+        let attrs = attrs.filter(|a| {
+            a.attribute("name")
+                .is_some_and(|name| name.starts_with(words::PREFIX))
+        });
+        edits.extend(attrs.map(|attr| attr.remove()));
+    }
+    edits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIBVIRT: &str = "<device>\n  <name>mdev_x</name>\n  <capability type='mdev'>\n    <type id='mbochs-small'/>\n    <attr name='gfxplane.display' value='dmabuf'/>\n    <attr name='assign_adapter' value='5'/>\n  </capability>\n</device>\n";
+
+    #[test]
+    fn attributes_within_our_capability() {
+        let odd = "<device><capability type='vfio_display'><attr name='gfxplane.x'/></capability></device>";
+        assert_eq!(plain(odd).unwrap(), "<device></device>");
+    }
+
+    #[test]
+    fn in_and_out_again() {
+        let ours = "<capability type='vfio_display'>\n  <display type='dmabuf'/>\n</capability>";
+        let with = with_capability(LIBVIRT, Some(ours)).unwrap();
+        assert!(
+            with.contains("  <capability type='vfio_display'>\n    <display"),
+            "{with}"
+        );
+        assert_eq!(
+            with_capability(&with, Some(ours)).unwrap(),
+            with,
+            "a second time changes nothing"
+        );
+        assert_eq!(with_capability(&with, None).unwrap(), LIBVIRT);
+        let plain = plain(&with).unwrap();
+        assert!(
+            !plain.contains("gfxplane")
+                && !plain.contains("vfio_display")
+                && plain.contains("assign_adapter")
+        );
+    }
+}

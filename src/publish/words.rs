@@ -1,0 +1,154 @@
+//! Names and values of what is known: `display=dmabuf`, `graphics.gl=yes`, `hostdev.display=on`,
+//! …
+//!
+//! One list serves udev properties (`GFXPLANE_GRAPHICS_GL`) and mdevctl attributes
+//! (`gfxplane.graphics.gl`), and through the latter `virsh nodedev-dumpxml`. The words are those
+//! of the XML and the JSON.
+
+use crate::device::evidence::Finding;
+use crate::predict::hints::Hint;
+
+/// The beginning of all our attribute names.
+pub const PREFIX: &str = "gfxplane.";
+
+/// Returns the words for a finding and its hints, in a fixed order.
+///
+/// Names and values consist only of `A-Z a-z 0-9 _ . : , = + / -`, because libvirt prints
+/// attributes without escaping them (src/conf/node_device_conf.c,
+/// `virNodeDeviceCapMdevAttrFormat`). Any other character becomes `_`.
+#[must_use]
+pub fn words(finding: &Finding, hints: &[Hint]) -> Vec<(String, String)> {
+    let facts = &finding.facts;
+    let mut words = vec![("display".to_owned(), facts.display.words().join(","))];
+    let mut say = |name: &str, value: &str| words.push((allowed(name), allowed(value)));
+    if let Some(reason) = facts.display.reason() {
+        say("display.reason", &reason.to_string());
+    }
+    if let Some(edid) = facts.edid {
+        say("edid.max_xres", &edid.max_xres.to_string());
+        say("edid.max_yres", &edid.max_yres.to_string());
+    }
+    if let Some(opregion) = facts.opregion {
+        say("opregion.size", &opregion.size.to_string());
+    }
+    for hint in hints {
+        let name = format!("{}.{}", hint.scope, hint.name);
+        say(&name, &hint.value);
+        if let Some(purpose) = hint.purpose {
+            say(&format!("{name}.for"), &purpose.to_string());
+        }
+        if let Some(version) = &hint.qemu_below {
+            say(&format!("{name}.qemu_below"), &version.to_string());
+        }
+    }
+    if let Some(evidence) = &finding.evidence {
+        say("evidence", &evidence.method.to_string());
+        if let Some(path) = evidence.path {
+            say("evidence.path", &path.to_string());
+        }
+    }
+    words
+}
+
+/// Returns the output of a mdevctl callout for `get attributes`: an array of objects with one
+/// member each (mdevctl src/callouts.rs, `add_attributes`).
+#[must_use]
+pub fn attributes(words: &[(String, String)]) -> String {
+    let attribute = |(name, value): &(String, String)| {
+        let name = serde_json::Value::String(format!("{PREFIX}{name}"));
+        format!("{{{name}:{}}}", serde_json::Value::String(value.clone()))
+    };
+    format!(
+        "[{}]\n",
+        words.iter().map(attribute).collect::<Vec<_>>().join(",")
+    )
+}
+
+/// Returns the output of a program from which udev imports properties: lines like
+/// `GFXPLANE_DISPLAY=dmabuf`.
+#[must_use]
+pub fn properties(words: &[(String, String)]) -> String {
+    let property = |(name, value): &(String, String)| {
+        let name: String = name
+            .chars()
+            .map(|c| {
+                if c.is_ascii_alphanumeric() {
+                    c.to_ascii_uppercase()
+                } else {
+                    '_'
+                }
+            })
+            .collect();
+        format!("GFXPLANE_{name}={value}\n")
+    };
+    words.iter().map(property).collect()
+}
+
+fn allowed(text: &str) -> String {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "_.:,=+/-".contains(c);
+    text.chars()
+        .map(|c| if fits(c) { c } else { '_' })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::evidence::{Evidence, Method, OpenPath, resolve};
+    use crate::device::facts::{Display, Edid, Facts, Reason};
+    use crate::predict::hints::hints;
+
+    fn of(facts: Facts, node: Option<&str>) -> Vec<(String, String)> {
+        let evidence = Evidence {
+            path: Some(OpenPath::Group),
+            ..Evidence::by(Method::Probe)
+        };
+        let finding = resolve(vec![(facts, evidence)], Reason::NotProbed);
+        words(&finding, &hints(&finding.facts, node))
+    }
+
+    #[test]
+    fn the_same_words_everywhere() {
+        let edid = Some(Edid {
+            max_xres: 1920,
+            max_yres: 1440,
+        });
+        let words = of(
+            Facts {
+                edid,
+                ..Facts::of(Display::from_answers(true, false))
+            },
+            None,
+        );
+        assert_eq!(
+            attributes(&words),
+            "[{\"gfxplane.display\":\"dmabuf\"},{\"gfxplane.edid.max_xres\":\"1920\"},\
+             {\"gfxplane.edid.max_yres\":\"1440\"},{\"gfxplane.graphics.gl\":\"yes\"},\
+             {\"gfxplane.hostdev.display\":\"on\"},{\"gfxplane.hostdev.ramfb\":\"on\"},\
+             {\"gfxplane.hostdev.ramfb.for\":\"boot-display\"},{\"gfxplane.evidence\":\"probe\"},\
+             {\"gfxplane.evidence.path\":\"group\"}]\n"
+        );
+        let properties = properties(&words);
+        assert!(properties.starts_with("GFXPLANE_DISPLAY=dmabuf\nGFXPLANE_EDID_MAX_XRES=1920\n"));
+        assert!(properties.contains("GFXPLANE_HOSTDEV_RAMFB_FOR=boot-display\n"));
+    }
+
+    #[test]
+    fn only_characters_that_libvirt_need_not_escape() {
+        let unknown = Facts::of(Display::Unknown(Reason::Other("a'b<&\n\"é".into())));
+        assert_eq!(
+            of(unknown, None)[1],
+            ("display.reason".into(), "a_b_____".into())
+        );
+        let words = of(
+            Facts::of(Display::from_answers(true, true)),
+            Some("/dev/dri/by-path/pci-0000:00:02.0-render"),
+        );
+        assert_eq!(words[0].1, "dmabuf,region");
+        assert!(
+            words
+                .iter()
+                .any(|(_, value)| value == "/dev/dri/by-path/pci-0000:00:02.0-render")
+        );
+    }
+}
