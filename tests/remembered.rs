@@ -8,15 +8,16 @@ use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use clap::Parser;
+use gfxplane::cli::exit_code;
 use gfxplane::cli::fixup::Fixup;
 use gfxplane::cli::log::Log;
 use gfxplane::cli::policy::PolicyCommand;
 use gfxplane::cli::undo::Undo;
-use gfxplane::cli::{Context, Failure, exit_code};
 use gfxplane::host::Root;
 use gfxplane::host::log::{By, What};
 use gfxplane::host::state::State;
 use gfxplane::libvirt::{ByLibrary, Definition, Libvirt, New, Replaced, Sink, Start, Term, User};
+use gfxplane::libvirt::{Context, Failure};
 use uuid::Uuid;
 use virt::connect::Connect;
 

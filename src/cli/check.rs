@@ -4,13 +4,14 @@ use std::io::Write;
 
 use serde::Serialize;
 
-use crate::cli::subject::{HostSurroundings, SubjectArgs};
-use crate::cli::{Context, End, Failure, json};
+use crate::cli::subject::SubjectArgs;
+use crate::cli::{End, json};
 use crate::device::id::DeviceId;
 use crate::device::record::FORMAT;
 use crate::domain::policy::{Displays, Wishes};
 use crate::domain::shell::plain_lines;
 use crate::libvirt::Start;
+use crate::libvirt::{Context, Failure};
 use crate::plan::fixup::fix;
 use crate::plan::{Cure, Level, Note, Plan, Topic, words};
 use crate::predict::arguments::Device;
@@ -54,7 +55,7 @@ impl Check {
     /// # Errors
     /// The XML can't be read; libvirt can't be reached; errors of the output.
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
-        let surroundings = HostSurroundings::new(context, &self.about)?;
+        let surroundings = self.about.surroundings(context)?;
         let text = self.about.read(context)?;
         let policy = surroundings.policy();
         // This plan shows the domain as it is. The policy's changes are for the end.

@@ -5,11 +5,13 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::cli::{Context, End, Failure, json};
+use crate::cli::{End, json};
 use crate::device::record::FORMAT;
 use crate::domain::shell;
+use crate::explain::doctor::examine as reader;
 use crate::explain::doctor::{Line, Verdict, examine, worst};
-use crate::host::{Warning, examine as reader};
+use crate::host::Warning;
+use crate::libvirt::{Context, Failure};
 
 /// Find what stands between this host and a working display
 ///

@@ -7,18 +7,20 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::cli::fixup::diff;
-use crate::cli::subject::{HostSurroundings, Subject, SubjectArgs};
-use crate::cli::verify::logs::directory;
-use crate::cli::{Context, End, Failure, json};
+use crate::cli::subject::{Subject, SubjectArgs};
+use crate::cli::{End, json};
 use crate::device::id::DeviceId;
 use crate::device::record::FORMAT;
 use crate::domain::shell::{operand, plain, plain_lines, quoted};
 use crate::domain::{Domain, name_and_devices};
 use crate::explain::causes::{Explanation, explain};
+use crate::explain::doctor::examine;
 use crate::explain::situation::{Operand, Situation};
 use crate::explain::{Found, Logged, domain_of, find, in_log};
 use crate::host::log::rfc3339;
-use crate::host::{examine, qemu_log};
+use crate::host::qemu_log;
+use crate::libvirt::logs::directory;
+use crate::libvirt::{Context, Failure};
 use crate::predict::Outcome;
 use crate::predict::arguments::without_values;
 use crate::xml::Document;
@@ -303,7 +305,7 @@ fn with_device(context: &Context, device: DeviceId) -> Result<Option<String>, Fa
 
 /// Looks at a domain. `file` is its name as the user typed it, if libvirt does not have it.
 fn look_at(context: &Context, file: Option<&str>, xml: &str) -> anyhow::Result<Named> {
-    let surroundings = HostSurroundings::new(context, &subject(file.unwrap_or_default()))?;
+    let surroundings = subject(file.unwrap_or_default()).surroundings(context)?;
     let policy = surroundings.policy();
     let from = file.unwrap_or("libvirt's definition");
     let unfit = |error: &dyn std::fmt::Display| Failure::Refused(format!("{from}: {error}"));

@@ -5,13 +5,15 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::cli::subject::{HostSurroundings, Subject, SubjectArgs};
-use crate::cli::trial::{NotTried, Question, Seen};
-use crate::cli::{Context, End, Failure, json};
+use crate::cli::subject::{Subject, SubjectArgs};
+use crate::cli::{End, json};
 use crate::device::record::FORMAT;
 use crate::domain::shell::operand;
 use crate::host::log::By;
 use crate::host::state::{Made, State};
+use crate::libvirt::surroundings::HostSurroundings;
+use crate::libvirt::trial::{NotTried, Question, Seen};
+use crate::libvirt::{Context, Failure};
 use crate::libvirt::{Definition, replace};
 use crate::plan::fixup::{Fixed, fix};
 use crate::plan::{Level, Plan, words};
@@ -106,7 +108,7 @@ impl Fixup {
                 "a domain of this libvirt is not defined by what is known of a recorded host";
             return Err(Failure::Usage(problem.into()).into());
         }
-        let surroundings = HostSurroundings::new(context, &self.about)?;
+        let surroundings = self.about.surroundings(context)?;
         let definition = match &subject {
             // A definition without its passwords must never be written back.
             Subject::Domain(name) => Some(context.libvirt.definition(name, defines)?),

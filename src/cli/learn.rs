@@ -1,26 +1,17 @@
 //! `gfxplane learn`: learns a device's display from the log of a domain's last start.
 
 use std::io::Write;
-use std::path::Path;
 
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::cli::verify::logs::directory;
-use crate::cli::{Context, End, Failure, json};
-use crate::device::facts::Display;
-use crate::device::id::DeviceId;
-use crate::device::record::{ByQemu, FORMAT, Record};
-use crate::device::version::Version;
+use crate::cli::{End, json};
+use crate::daemon::lessons::{Learned, Life, Logged, Unlearned, entry, learn_from};
+use crate::device::record::FORMAT;
 use crate::domain::name_and_devices;
-use crate::explain::learn::{Lesson, began, learn};
-use crate::host::log::{By, Entry, What};
-use crate::host::run::{self, Written};
-use crate::host::state::now;
-use crate::host::{Root, emulator, qemu_log};
-use crate::libvirt::{Definition, Libvirt};
-use crate::probe::asking::announce;
-use crate::publish::inventory::Sources;
+use crate::host::log::By;
+use crate::libvirt::logs::directory;
+use crate::libvirt::{Context, Failure};
 
 /// Learn the displays of a domain's devices from the log of its last start
 ///
@@ -35,182 +26,6 @@ pub struct Learn {
     /// Print JSON
     #[arg(long)]
     json: bool,
-}
-
-/// The state of a domain.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Life {
-    /// It runs.
-    Runs,
-    /// It does not run.
-    Ended,
-    /// It is being started or ended at this moment.
-    Between,
-}
-
-impl Life {
-    /// Returns the state according to libvirt.
-    pub(crate) fn of(libvirt: &dyn Libvirt, definition: &Definition) -> Result<Self, Failure> {
-        Ok(if !definition.is_active {
-            Life::Ended
-        } else if libvirt.is_running(&definition.uuid)? {
-            Life::Runs
-        } else {
-            Life::Between
-        })
-    }
-}
-
-/// A domain and the place of its log.
-#[derive(Clone, Copy)]
-pub(crate) struct Logged<'d> {
-    /// The domain's name.
-    pub(crate) name: &'d str,
-    /// The domain's UUID.
-    pub(crate) uuid: Uuid,
-    /// The domain's vfio devices.
-    pub(crate) devices: &'d [DeviceId],
-    /// Asks libvirt for the domain's state. It is called after the log was read, which may be that
-    /// of a start under way.
-    pub(crate) life: &'d dyn Fn() -> Result<Life, Failure>,
-    /// The directory where libvirt keeps its logs.
-    pub(crate) directory: &'d Path,
-}
-
-/// The display that was learned of one device.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Learned {
-    /// The device.
-    pub(crate) device: DeviceId,
-    #[serde(flatten)]
-    display: Display,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    qemu: Option<Version>,
-    /// True if the domain started.
-    started: bool,
-    /// True if no earlier statement of QEMU said the same.
-    pub(crate) is_new: bool,
-}
-
-/// The reason why nothing was learned.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Unlearned {
-    /// The log tells nothing, which is no problem.
-    Nothing(String),
-    /// Something is wrong.
-    Problem(String),
-}
-
-impl Learned {
-    /// Returns it in words.
-    pub(crate) fn words(&self) -> String {
-        let version = self.qemu.as_ref().map(|version| format!(" {version}"));
-        let version = version.unwrap_or_default();
-        let word = self.display.words().join(",");
-        let why = if self.started {
-            format!("QEMU{version} has started with its display and without OpenGL")
-        } else if self.display == Display::NONE {
-            format!("QEMU{version} has found no display")
-        } else {
-            format!("QEMU{version} has refused it for want of OpenGL")
-        };
-        format!("{}: {word}: {why}", self.device)
-    }
-}
-
-/// Learns from the log of a domain, and keeps the result.
-pub(crate) fn learn_from(root: &Root, domain: Logged<'_>) -> Result<Vec<Learned>, Unlearned> {
-    let nothing = |text: &str| Unlearned::Nothing(text.into());
-    let log = || {
-        let log = qemu_log::tail(root, domain.directory, domain.name);
-        log.map_err(Unlearned::Problem)?
-            .ok_or_else(|| nothing("it has no log"))
-    };
-    let before = began(&log()?);
-    let life = (domain.life)().map_err(|error| Unlearned::Problem(error.to_string()))?;
-    // libvirt writes how the domain ended before it reports the end. But by now this may be the log
-    // of another start than the one that libvirt spoke of.
-    let log = log()?;
-    if life == Life::Between || began(&log) != before {
-        return Err(nothing("it is just being started or ended"));
-    }
-    let is_running = life == Life::Runs;
-    let lesson = learn(&log, domain.uuid, domain.devices, is_running)
-        .map_err(|why| nothing(&why.to_string()))?;
-    if lesson.started && emulator::kind(root, &lesson.emulator) != emulator::Kind::Program {
-        return Err(nothing(
-            "its emulator is a script, which may give QEMU other displays, or not there any more",
-        ));
-    }
-    let mut all = Vec::new();
-    for (id, display) in &lesson.displays {
-        if let Some(learned) = keep(root, domain.uuid, &lesson, *id, display)? {
-            all.push(learned);
-        }
-    }
-    if all.is_empty() {
-        return Err(nothing(
-            "the last start in its log was before the devices that are there now",
-        ));
-    }
-    Ok(all)
-}
-
-/// Keeps what was learned of one device; `None` if the start was not of the device that is there
-/// now.
-fn keep(
-    root: &Root,
-    domain: Uuid,
-    lesson: &Lesson,
-    id: DeviceId,
-    display: &Display,
-) -> Result<Option<Learned>, Unlearned> {
-    let (sources, device) = Sources::read_device(root, id);
-    let device = device.filter(|device| device.driver.is_some());
-    let Some(device) = device.filter(|_| qemu_log::is_of_this_device(root, id, lesson.began))
-    else {
-        return Ok(None);
-    };
-    let qemu = ByQemu {
-        version: lesson.qemu.clone(),
-        learned_from: Some(domain),
-    };
-    let circumstances = device.circumstances(&sources.host);
-    let record = Record::of_qemu(id, circumstances, display.clone(), qemu);
-    let written = run::write_record(root, &record, None);
-    // If the device has gone meanwhile, nobody else would remove its record.
-    if !root.device(id).exists() {
-        let _ = run::forget(root, id);
-        return Ok(None);
-    }
-    let written = written.map_err(|error| {
-        Unlearned::Problem(format!(
-            "what was learned of {id} could not be kept: {error}"
-        ))
-    })?;
-    let is_new = written == Written::Changed;
-    if is_new && matches!(id, DeviceId::Mdev(_)) {
-        // If udev can't be told now, it sees the result the next time.
-        let _ = announce(root, id);
-    }
-    Ok(Some(Learned {
-        device: id,
-        display: display.clone(),
-        qemu: lesson.qemu.clone(),
-        started: lesson.started,
-        is_new,
-    }))
-}
-
-/// Returns the log entry about what is new; `None` if nothing is.
-pub(crate) fn entry(learned: &[Learned], domain: &str, uuid: Uuid, by: By) -> Option<Entry> {
-    let news: Vec<String> = learned
-        .iter()
-        .filter(|learned| learned.is_new)
-        .map(Learned::words)
-        .collect();
-    let entry = Entry::new(now(), What::Learned, by, domain, Some(uuid));
-    (!news.is_empty()).then(|| entry.because(news.join("; ")))
 }
 
 #[derive(Serialize)]

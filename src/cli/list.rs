@@ -2,8 +2,9 @@
 
 use std::io::Write;
 
-use crate::cli::{Context, End, json, table};
+use crate::cli::{End, json, table};
 use crate::device::evidence::Finding;
+use crate::libvirt::Context;
 use crate::predict::hints::Hint;
 use crate::publish::inventory::{Inventory, Sources, State, inventory};
 

@@ -4,11 +4,12 @@ use std::io::Write;
 
 use serde::Serialize;
 
-use crate::cli::{Context, End, Failure, json};
+use crate::cli::{End, json};
 use crate::device::record::FORMAT;
 use crate::domain::shell::plain;
 use crate::host::log::{Entry, rfc3339};
 use crate::host::state::State;
+use crate::libvirt::{Context, Failure};
 
 /// List what was done to domains, and why
 #[derive(Debug, clap::Args)]

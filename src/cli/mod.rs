@@ -16,39 +16,22 @@ pub mod qemu;
 pub mod rules;
 pub mod subject;
 pub mod tool;
-pub mod trial;
 pub mod undo;
 pub mod verify;
 pub mod via;
+pub mod watch;
 
-use crate::libvirt;
+use crate::libvirt::{self, Context, Failure};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::ser::{Formatter, PrettyFormatter};
 
 use crate::domain::shell::{is_harmless, plain, plain_lines};
-use crate::host::state::State;
-use crate::host::{Root, Warning};
-
-/// The URI of a machine's own libvirt.
-pub const SYSTEM: &str = "qemu:///system";
-
-/// The context in which every command runs.
-#[derive(Debug, Clone)]
-pub struct Context {
-    /// The host.
-    pub root: Root,
-    /// libvirt's URI, if the user gave one.
-    pub connect: Option<String>,
-    /// True to suppress warnings.
-    pub quiet: bool,
-    /// The connection to libvirt.
-    pub libvirt: Arc<dyn libvirt::Libvirt>,
-}
+use crate::host::Root;
 
 /// Options that every command takes.
 #[derive(Debug, Clone, clap::Args)]
@@ -79,20 +62,6 @@ pub enum End {
     Refused,
 }
 
-/// The reason why a command failed, which decides its exit code.
-#[derive(Debug, thiserror::Error)]
-pub enum Failure {
-    /// The command's input is refused: exit code 1.
-    #[error("{0}")]
-    Refused(String),
-    /// The command was called wrongly: exit code 2.
-    #[error("{0}")]
-    Usage(String),
-    /// The host lacks something, such as the device, a right or libvirt: exit code 3.
-    #[error("{0}")]
-    Environment(String),
-}
-
 impl GlobalArgs {
     /// Makes the context from these options, without libvirt.
     ///
@@ -113,65 +82,6 @@ impl GlobalArgs {
             quiet: self.quiet,
             libvirt: Arc::new(libvirt::Without),
         })
-    }
-}
-
-impl Context {
-    /// Returns whether libvirt is another host's: its URI names a host (`qemu+ssh://host/system`).
-    #[must_use]
-    pub fn is_remote(&self) -> bool {
-        let rest = self
-            .connect
-            .as_deref()
-            .and_then(|uri| uri.split_once("://"));
-        rest.is_some_and(|(_, rest)| !rest.is_empty() && !rest.starts_with(['/', '?']))
-    }
-
-    /// Asks libvirt for the domain capabilities of an emulator on this machine
-    /// ([`crate::host::emulator::AskLibvirt`]).
-    ///
-    /// libvirt may get the emulator's path only if `named_here` is true, that is if libvirt, the
-    /// host or the user names the path, and not a file of somebody's. Otherwise libvirt answers for
-    /// its own emulator.
-    ///
-    /// # Errors
-    /// The reason why libvirt gave no answer.
-    pub fn domain_capabilities(
-        &self,
-        emulator: &Path,
-        named_here: bool,
-    ) -> Result<Option<String>, String> {
-        if self.is_remote() {
-            return Ok(None);
-        }
-        let answer = self
-            .libvirt
-            .domain_capabilities(named_here.then_some(emulator));
-        answer.map_err(|error| error.to_string())
-    }
-
-    /// Returns the remembered state of the domains, if they are those of this machine's own
-    /// libvirt.
-    #[must_use]
-    pub fn state(&self) -> Option<State> {
-        let is_systems = matches!(self.connect.as_deref(), None | Some(SYSTEM));
-        (is_systems && !self.root.is_recorded()).then(|| State::new(&self.root))
-    }
-
-    /// Writes a message to stderr.
-    pub fn say(&self, text: &str) {
-        if !self.quiet {
-            let _ = writeln!(io::stderr(), "gfxplane: {}", plain_lines(text));
-        }
-    }
-
-    /// Writes warnings to stderr.
-    pub fn warn(&self, warnings: &[Warning]) {
-        if !self.quiet {
-            for warning in warnings {
-                let _ = writeln!(io::stderr(), "gfxplane: warning: {warning}");
-            }
-        }
     }
 }
 

@@ -5,7 +5,8 @@ use std::io::Write;
 
 use anyhow::Context as _;
 
-use crate::cli::{Context, End, Failure};
+use crate::cli::End;
+use crate::libvirt::{Context, Failure};
 use crate::publish::inventory::Sources;
 use crate::publish::{offline, plain, with_capability};
 

@@ -2,7 +2,8 @@
 
 use std::io::Write;
 
-use crate::cli::{Context, End, Failure};
+use crate::cli::End;
+use crate::libvirt::{Context, Failure};
 use crate::publish::inventory::{Sources, State};
 use crate::publish::offline;
 

@@ -4,13 +4,14 @@ use std::io::Write;
 
 use serde::Serialize;
 
-use crate::cli::{Context, End, Failure, json, table};
+use crate::cli::{End, json, table};
 use crate::device::record::FORMAT;
 use crate::domain::Domain;
 use crate::domain::policy::{Displays, Wishes};
 use crate::host::log::{By, Entry, What};
 use crate::host::settings;
 use crate::host::state::{State, now};
+use crate::libvirt::{Context, Failure};
 use crate::xml::{Document, escape};
 
 /// Show or set a domain's policy

@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::Context as _;
 use serde::Serialize;
 
-use crate::cli::{Context, End, Failure, GlobalArgs, json};
+use crate::cli::{End, GlobalArgs, json};
 use crate::device::evidence::{OpenPath, Step};
 use crate::device::facts::{Display, Facts, Reason};
 use crate::device::id::DeviceId;
@@ -17,6 +17,7 @@ use crate::device::record::FORMAT;
 use crate::host::config;
 use crate::host::run::Written;
 use crate::host::{Root, Warning, settings, sysfs};
+use crate::libvirt::{Context, Failure};
 use crate::probe::asking::{Outcome, Request, announce, ask_and_keep};
 use crate::probe::instance::{Instance, clean_up};
 use crate::probe::{Asked, Prober, may_open_type};

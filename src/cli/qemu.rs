@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::cli::{Context, End, json, table};
+use crate::cli::{End, json, table};
 use crate::device::record::FORMAT;
 use crate::host::emulator::{self, Asking};
+use crate::libvirt::Context;
 use crate::predict::abilities::Abilities;
 
 /// Find out what the host's QEMU and libvirt can do, and keep the answer

@@ -4,9 +4,10 @@ use std::io::Write;
 
 use serde::Serialize;
 
-use crate::cli::{Context, End, json, table};
+use crate::cli::{End, json, table};
 use crate::device::record::FORMAT;
 use crate::device::rules::Rule;
+use crate::libvirt::Context;
 use crate::publish::export::export;
 use crate::publish::inventory::{Sources, inventory};
 

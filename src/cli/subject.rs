@@ -1,21 +1,13 @@
 //! The domain that a command is about, and its host.
 
-use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
-use crate::cli::{Context, Failure};
-use crate::device::id::DeviceId;
 use crate::device::version::Version;
-use crate::domain::Domain;
-use crate::domain::policy::{self, Consent, Displays, Policy, Wishes};
-use crate::host::emulator::{self, Asking};
-use crate::host::{Warning, settings};
-use crate::plan::fixup::Surroundings;
-use crate::predict::abilities::Abilities;
-use crate::predict::screens::Known;
-use crate::publish::inventory::Reading;
+use crate::domain::policy::{self, Consent, Displays, Wishes};
+use crate::libvirt::surroundings::HostSurroundings;
+use crate::libvirt::{Context, Failure};
 use crate::xml;
 
 /// The domain, and the command line's words about its host.
@@ -97,6 +89,15 @@ impl SubjectArgs {
         }
     }
 
+    /// Returns the surroundings of the domain.
+    ///
+    /// # Errors
+    /// libvirt is another host's, of which nothing is known here.
+    pub fn surroundings<'c>(&self, context: &'c Context) -> Result<HostSurroundings<'c>, Failure> {
+        let (qemu, libvirt) = (self.qemu.clone(), self.libvirt_version.clone());
+        HostSurroundings::new(context, self.asks_libvirt(), qemu, libvirt)
+    }
+
     /// Returns the wishes of the command line.
     #[must_use]
     pub fn wishes(&self) -> Wishes {
@@ -120,100 +121,4 @@ fn text_of(from: impl Read, name: &str) -> anyhow::Result<String> {
         bytes = b"<".repeat(xml::MAX_SIZE + 1);
     }
     Ok(xml::from_bytes(bytes).map_err(|error| Failure::Refused(format!("{name}: {error}")))?)
-}
-
-/// The surroundings on this machine or on a recorded host.
-pub struct HostSurroundings<'c> {
-    context: &'c Context,
-    /// True if libvirt has the domain, and so its emulator.
-    is_libvirts: bool,
-    qemu: Option<Version>,
-    libvirt: Option<Version>,
-    /// Warnings about what was ignored.
-    warnings: RefCell<Vec<Warning>>,
-    reading: Reading,
-}
-
-impl<'c> HostSurroundings<'c> {
-    /// Makes the surroundings for a command's domain.
-    ///
-    /// # Errors
-    /// libvirt is another host's, of which nothing is known here.
-    pub fn new(context: &'c Context, arguments: &SubjectArgs) -> Result<Self, Failure> {
-        if context.is_remote() && !context.root.is_recorded() {
-            return Err(Failure::Environment(
-                "this libvirt is another host's, whose devices can't be seen from here: run gfxplane there, or record that host with `gfxplane collect DIR` and name it with --host DIR".into(),
-            ));
-        }
-        Ok(HostSurroundings {
-            is_libvirts: arguments.asks_libvirt(),
-            qemu: arguments.qemu.clone(),
-            libvirt: arguments.libvirt_version.clone(),
-            ..Self::as_it_is(context)
-        })
-    }
-
-    /// Makes the surroundings for this host as it is.
-    #[must_use]
-    pub fn as_it_is(context: &'c Context) -> Self {
-        HostSurroundings {
-            context,
-            is_libvirts: true,
-            qemu: None,
-            libvirt: None,
-            warnings: RefCell::default(),
-            reading: Reading::new(&context.root),
-        }
-    }
-
-    /// Returns the host's policy.
-    #[must_use]
-    pub fn policy(&self) -> Policy {
-        settings::config(&self.context.root, &mut self.warnings.borrow_mut()).policy
-    }
-
-    /// Returns the warnings since the last call.
-    #[must_use]
-    pub fn warnings(&self) -> Vec<Warning> {
-        self.warnings.take()
-    }
-
-    /// Writes the warnings to stderr.
-    pub fn warn(&self) {
-        self.context.warn(&self.warnings());
-    }
-}
-
-impl Surroundings for HostSurroundings<'_> {
-    fn known(&self, device: DeviceId) -> Known {
-        self.reading.known(device, &mut self.warnings.borrow_mut())
-    }
-
-    fn abilities(&self, domain: &Domain<'_, '_>) -> Abilities {
-        let emulator = domain.program();
-        // A user who names a version wants that one, not this machine's.
-        let ask = |emulator: &Path| self.context.domain_capabilities(emulator, self.is_libvirts);
-        let asking = if self.qemu.is_some() {
-            Asking::Cached
-        } else {
-            Asking::Fresh(&ask)
-        };
-        let mut abilities = emulator::abilities(
-            &self.context.root,
-            &emulator,
-            asking,
-            &mut self.warnings.borrow_mut(),
-        );
-        if let Some(qemu) = &self.qemu {
-            if abilities.qemu.as_ref() != Some(qemu) {
-                abilities.frontends = None;
-                abilities.spice_gl_over_tcp = None;
-            }
-            abilities.qemu = Some(qemu.clone());
-        }
-        if let Some(libvirt) = &self.libvirt {
-            abilities.libvirt = Some(libvirt.clone());
-        }
-        abilities
-    }
 }

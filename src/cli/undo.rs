@@ -2,12 +2,13 @@
 
 use std::io::Write;
 
+use crate::cli::End;
 use crate::cli::fixup::diff;
-use crate::cli::{Context, End, Failure};
 use crate::domain::name_and_devices;
 use crate::host::log::{By, Entry, What};
 use crate::host::state::{Round, now};
 use crate::libvirt::replace;
+use crate::libvirt::{Context, Failure};
 use crate::plan::undo::{Undone, undo_all};
 
 /// Undo what gfxplane changed in a domain

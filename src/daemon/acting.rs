@@ -8,9 +8,9 @@ use uuid::Uuid;
 use super::domains::Unsure;
 use super::service::Priority;
 use super::{Daemon, Event, SOON, Task};
-use crate::cli::Failure;
-use crate::cli::subject::HostSurroundings;
+use crate::libvirt::Failure;
 use crate::libvirt::Libvirt;
+use crate::libvirt::surroundings::HostSurroundings;
 use crate::libvirt::versions::{self, Replaced as Between, Watched};
 use crate::libvirt::{Definition, New, Replaced};
 

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use super::service::Priority;
 use super::{Daemon, Event, SOONEST};
-use crate::cli::Failure;
 use crate::host::callout::{self, OF_DAEMON};
 use crate::host::config::CalloutLink;
+use crate::libvirt::Failure;
 use crate::libvirt::Libvirt;
 
 /// The daemon of libvirt that has the node devices, where each driver has one of its own, and the file with its

@@ -1,7 +1,7 @@
 //! What the daemon does about a domain: the definition and what is remembered in, a decision out.
 //!
 //! What it changes is what `gfxplane fixup --define` would, under these limits:
-//! * It acts only if somebody has seen that what comes of it starts ([`crate::cli::trial`]).
+//! * It acts only if somebody has seen that what comes of it starts ([`crate::libvirt::trial`]).
 //! * It acts only if the plan leads to a domain that is not refused, and to no screen that nobody
 //!   sees and no viewer that can end the guest, unless that was so before.
 //! * A definition that was there before the package counts as `display = "asked"`.

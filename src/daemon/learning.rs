@@ -3,12 +3,12 @@
 use uuid::Uuid;
 
 use super::Daemon;
+use super::lessons::{Life, Logged, Unlearned, entry, learn_from};
 use super::service::Priority;
-use crate::cli::learn::{Life, Logged, Unlearned, entry, learn_from};
-use crate::cli::verify::logs::directory;
 use crate::domain::name_and_devices;
 use crate::host::Warning;
 use crate::host::log::By;
+use crate::libvirt::logs::directory;
 
 impl Daemon<'_> {
     /// Learns from the last start of a domain: one that runs, or the one that has just ended. Which, libvirt

@@ -11,6 +11,7 @@ mod domains;
 mod files;
 pub mod hook;
 mod learning;
+pub mod lessons;
 mod probing;
 mod service;
 #[cfg(test)]
@@ -27,8 +28,6 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{SigSet, Signal};
 use uuid::Uuid;
 
-use crate::cli::probe::prober;
-use crate::cli::{Context, End, Failure, SYSTEM};
 use crate::device::id::DeviceId;
 use crate::host::config::Config;
 use crate::host::run::{Lock, qemu_directory, records_directory};
@@ -36,6 +35,7 @@ use crate::host::state::NotRemembered;
 use crate::host::{Warning, read_whole, requests, settings};
 use crate::libvirt::versions::{Versions, Watched};
 use crate::libvirt::{self, Happened, Libvirt};
+use crate::libvirt::{Context, Failure, SYSTEM};
 use crate::probe::instance::clean_up;
 
 use callout::{Listed, NODE_DEVICE_DAEMON, NodeDevices};
@@ -43,17 +43,6 @@ use domains::{Domains, Loud};
 use files::{Files, Kind, Seen};
 use probing::Probing;
 use service::{Journal, Priority, Service};
-
-/// Keep the definitions of all domains right, as a service
-///
-/// Looks at every domain, and again whenever one is defined, its devices are better known, or the
-/// hook has refused it. What may be done unasked is done; all else is said in the log.
-#[derive(Debug, clap::Args)]
-pub struct Watch {
-    /// Look at every domain once, and end
-    #[arg(long)]
-    once: bool,
-}
 
 /// The first version whose `attach-device --config` is reported (as `virConnectGetLibVersion` has
 /// it); measured: 9.0 does not, 11.3 does.
@@ -104,49 +93,47 @@ enum Event {
     End,
 }
 
-impl Watch {
-    /// Runs until it is told to end.
-    ///
-    /// # Errors
-    /// The host is a recorded one or another; with `--once`, libvirt can't be reached.
-    pub fn run(&self, context: &Context) -> anyhow::Result<End> {
-        if context.root.is_recorded() {
-            let problem = "a recorded host has no domains that could be watched";
-            return Err(Failure::Usage(problem.into()).into());
-        }
-        if context.is_remote() {
-            let problem = "this libvirt is another host's, whose devices can't be seen from here: run gfxplane there";
-            return Err(Failure::Usage(problem.into()).into());
-        }
-        // Definitions have passwords in them: they go into no core file.
-        nix::sys::prctl::set_dumpable(false)?;
-        let _lock = alone(context)?;
-        let (send, receive) = mpsc::channel();
-        take_signals(&send)?;
-        let prober = prober()?;
-        let mut daemon = Daemon::new(context, prober.clone(), send)?;
-        let left = clean_up(&context.root, &prober, daemon.config.deadline);
-        daemon.warn(left.err().as_slice());
-        if self.once {
-            daemon.quiet = Duration::ZERO;
-            daemon.connect(true)?;
-            daemon.work();
-            return match daemon.failures {
-                0 => Ok(End::Done),
-                _ => Err(Failure::Environment("not all domains could be looked at".into()).into()),
-            };
-        }
-        // What an earlier one may have left, who was killed.
-        daemon.set_link();
-        // libvirt may take minutes to start, and systemd does not wait so long.
-        daemon.service.tell("READY=1");
-        daemon.connect(false)?;
-        daemon.run(&receive);
-        daemon.service.tell("STOPPING=1");
-        daemon.give_link_up();
-        daemon.journal.say(Priority::Info, "ends");
-        Ok(End::Done)
+/// Runs the daemon until it is told to end, or, with `once`, until it has looked at every domain.
+/// `prober` is the program that opens devices.
+///
+/// # Errors
+/// The host is a recorded one or another; with `--once`, libvirt can't be reached.
+pub fn run(context: &Context, prober: PathBuf, once: bool) -> anyhow::Result<()> {
+    if context.root.is_recorded() {
+        let problem = "a recorded host has no domains that could be watched";
+        return Err(Failure::Usage(problem.into()).into());
     }
+    if context.is_remote() {
+        let problem = "this libvirt is another host's, whose devices can't be seen from here: run gfxplane there";
+        return Err(Failure::Usage(problem.into()).into());
+    }
+    // Definitions have passwords in them: they go into no core file.
+    nix::sys::prctl::set_dumpable(false)?;
+    let _lock = alone(context)?;
+    let (send, receive) = mpsc::channel();
+    take_signals(&send)?;
+    let mut daemon = Daemon::new(context, prober.clone(), send)?;
+    let left = clean_up(&context.root, &prober, daemon.config.deadline);
+    daemon.warn(left.err().as_slice());
+    if once {
+        daemon.quiet = Duration::ZERO;
+        daemon.connect(true)?;
+        daemon.work();
+        return match daemon.failures {
+            0 => Ok(()),
+            _ => Err(Failure::Environment("not all domains could be looked at".into()).into()),
+        };
+    }
+    // What an earlier one may have left, who was killed.
+    daemon.set_link();
+    // libvirt may take minutes to start, and systemd does not wait so long.
+    daemon.service.tell("READY=1");
+    daemon.connect(false)?;
+    daemon.run(&receive);
+    daemon.service.tell("STOPPING=1");
+    daemon.give_link_up();
+    daemon.journal.say(Priority::Info, "ends");
+    Ok(())
 }
 
 /// Makes this the only daemon of the host: two would each take the other for somebody who changes domains. `None`: it

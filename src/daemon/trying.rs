@@ -4,13 +4,13 @@ use std::time::{Duration, Instant};
 
 use super::service::Priority;
 use super::{Daemon, SOON, Task};
-use crate::cli::Failure;
-use crate::cli::subject::HostSurroundings;
-use crate::cli::trial::{NotTried, Question, Seen};
 use crate::daemon::decision::{left_alone, mark};
 use crate::domain::shell::operand;
 use crate::host::log::What;
+use crate::libvirt::Failure;
 use crate::libvirt::Libvirt;
+use crate::libvirt::surroundings::HostSurroundings;
+use crate::libvirt::trial::{NotTried, Question, Seen};
 use crate::plan::fixup::Fixed;
 
 /// How long it may take until the small copy of a domain has started: as long as libvirt waits for a

@@ -5,6 +5,9 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+/// The beginning of all our attribute names.
+pub const PREFIX: &str = "gfxplane.";
+
 /// The way in which a device hands its screen to the host.
 ///
 /// The order is QEMU's: it asks for dmabuf first and takes a region only if the device refuses

@@ -4,9 +4,9 @@
 //! that a newer gfxplane's records still serve; a higher format is refused.
 //!
 //! QEMU's word is no measurement. A QEMU that has no OpenGL shows with its start, or with the words of
-//! its refusal, which interface it takes ([`crate::plan::trial::said::display`]), and nothing else: what the
+//! its refusal, which interface it takes in its log, and nothing else: what the
 //! device offers beside that one stays unknown. And some of it is read from a file that a guest's own
-//! process writes ([`crate::explain::learn`]). So its records are kept in a directory of their own, hold for the
+//! process writes (libvirt's log of the domain). So its records are kept in a directory of their own, hold for the
 //! one device, and say nothing of its type.
 
 use serde::de::DeserializeOwned;

@@ -5,8 +5,10 @@ use std::path::Path;
 
 use globset::GlobBuilder;
 
-use super::examine::DAEMONS;
 use super::{Root, exists, read_names, read_text};
+
+/// The libvirt daemons that run QEMU.
+pub(crate) const DAEMONS: [&str; 2] = ["libvirtd", "virtqemud"];
 
 /// AppArmor's own directory.
 const PROFILES: &str = "etc/apparmor.d";
@@ -18,7 +20,7 @@ const GUESTS: &str = "abstractions/libvirt-qemu";
 const DBUS_DAEMON: &str = "/usr/bin/dbus-daemon";
 
 /// Returns whether AppArmor is switched on.
-pub(super) fn is_enabled(root: &Root) -> bool {
+pub(crate) fn is_enabled(root: &Root) -> bool {
     let enabled = root.join("sys/module/apparmor/parameters/enabled");
     read_text(&enabled, &mut Vec::new()).as_deref() == Some("Y")
 }
@@ -116,7 +118,7 @@ fn guests_rules(root: &Root) -> Option<String> {
 
 /// Returns whether a profile has a rule to execute a program: `[owner] PATH PERMISSIONS,`
 /// (apparmor.d(5)).
-pub(super) fn may_execute(profile: &str, program: &str) -> bool {
+pub(crate) fn may_execute(profile: &str, program: &str) -> bool {
     profile.lines().any(|line| {
         let line = line.split('#').next().unwrap_or_default();
         let mut words = line.split_whitespace();

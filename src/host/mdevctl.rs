@@ -12,8 +12,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use crate::device::facts::PREFIX;
 use crate::host::{MAX_TEXT, Root, Warning, is_dir, read_names, read_text, read_whole, run};
-use crate::publish::words::PREFIX;
 
 /// The drop-in that puts our mdevctl first in libvirtd's PATH. The administrator of a host with a
 /// libvirt before 10.1 can switch it on (packaging/libvirt-9).

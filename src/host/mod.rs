@@ -14,11 +14,10 @@
 //! * [`run`]: `/run/gfxplane`, that is records, locks, and what is known of types.
 //! * [`tree`]: the sysfs-like tree of the 2018 mail, published beside the records.
 
-mod apparmor;
+pub(crate) mod apparmor;
 pub mod callout;
 pub mod config;
 pub mod emulator;
-pub mod examine;
 pub mod log;
 pub mod marks;
 pub mod mdevctl;
@@ -179,7 +178,7 @@ fn saw_in(directory: &Path, name: Option<&OsStr>, last: Last) {
     });
 }
 
-fn read_link(path: &Path) -> io::Result<PathBuf> {
+pub(crate) fn read_link(path: &Path) -> io::Result<PathBuf> {
     saw(path, Last::Link);
     std::fs::read_link(path)
 }
@@ -194,7 +193,7 @@ fn exists(path: &Path) -> bool {
     path.exists()
 }
 
-fn is_dir(path: &Path) -> bool {
+pub(crate) fn is_dir(path: &Path) -> bool {
     saw(path, Last::Followed);
     path.is_dir()
 }
@@ -204,7 +203,7 @@ fn is_dir(path: &Path) -> bool {
 ///
 /// Bytes that are not UTF-8 become U+FFFD, and a warning says so. A file that is too large is not
 /// read.
-fn read_text(path: &Path, warnings: &mut Vec<Warning>) -> Option<String> {
+pub(crate) fn read_text(path: &Path, warnings: &mut Vec<Warning>) -> Option<String> {
     saw(path, Last::Followed);
     // Most attributes fit into this, so that one read takes them whole.
     let mut bytes = Vec::with_capacity(4096);
@@ -279,12 +278,12 @@ fn is_absent(error: &io::Error) -> bool {
 }
 
 /// Returns the names in a directory, sorted; empty if there is no such directory.
-fn read_names(path: &Path, warnings: &mut Vec<Warning>) -> Vec<String> {
+pub(crate) fn read_names(path: &Path, warnings: &mut Vec<Warning>) -> Vec<String> {
     read_names_that(|_| true, path, warnings)
 }
 
 /// Returns those names in a directory that are wanted.
-fn read_names_that(
+pub(crate) fn read_names_that(
     are_wanted: impl Fn(&str) -> bool,
     path: &Path,
     warnings: &mut Vec<Warning>,

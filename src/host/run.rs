@@ -21,10 +21,10 @@ use crate::device::id::DeviceId;
 use crate::device::record::{MAX_SIZE, NotARecord, Record};
 use crate::host::{Last, Root, Warning, is_absent, read_whole, requests, saw, tree};
 
-pub(super) const BASE: &str = "run/gfxplane";
+pub(crate) const BASE: &str = "run/gfxplane";
 
 /// The file of our udev rules; one of this name in /etc hides it.
-pub(super) const UDEV_RULE: &str = "61-gfxplane.rules";
+pub(crate) const UDEV_RULE: &str = "61-gfxplane.rules";
 
 /// How often a lock that is taken is tried again.
 const POLL: Duration = Duration::from_millis(5);

@@ -17,8 +17,8 @@ use virt::sys;
 
 use super::events::{self, Reports};
 use super::{Definition, Libvirt, New, Replaced, Sink, Start, Term, User};
-use crate::cli::Failure;
 use crate::domain::{POLICY_NAMESPACE, name_and_devices};
+use crate::libvirt::Failure;
 use crate::predict::arguments::without_values;
 
 /// libvirt by its C library.
@@ -36,7 +36,7 @@ impl ByLibrary {
         // libvirt prints every error to stderr by itself, which would say it twice.
         virt::error::clear_error_callback();
         ByLibrary {
-            uri: uri.unwrap_or(crate::cli::SYSTEM).into(),
+            uri: uri.unwrap_or(crate::libvirt::SYSTEM).into(),
             open: None,
         }
     }

@@ -1,11 +1,17 @@
 //! What is asked of libvirt.
 
+mod context;
 #[cfg(feature = "libvirt")]
 mod events;
+pub mod idle;
 #[cfg(feature = "libvirt")]
 mod library;
+pub(crate) mod logs;
+pub mod surroundings;
+pub mod trial;
 pub mod versions;
 
+pub use context::{Context, Failure, SYSTEM};
 use std::collections::HashSet;
 use std::fmt;
 use std::path::Path;
@@ -15,7 +21,6 @@ use std::time::{Duration, Instant};
 #[cfg(feature = "libvirt")]
 pub use library::ByLibrary;
 
-use crate::cli::Failure;
 use crate::device::id::DeviceId;
 
 /// A domain's persistent definition.

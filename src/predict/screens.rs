@@ -1,7 +1,6 @@
 //! The screens of a domain without its XML: what makes a picture, and what shows it.
 //!
-//! This is what predictions are made of and what a plan changes; see [`crate::predict`] and
-//! [`crate::plan`].
+//! Predictions are made of screens, and a plan changes them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 

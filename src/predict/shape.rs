@@ -2,7 +2,7 @@
 //! was measured of shapes.
 //!
 //! Two domains of one shape start or fail alike with one QEMU and one libvirt. So what real ones did
-//! with a domain (`tests/vm/matrix-measured`) or do with a small copy of it ([`crate::plan::trial`]) holds
+//! with a domain (`tests/vm/matrix-measured`) or do with a small copy of it (a trial) holds
 //! for all of its shape.
 //!
 //! A domain has no shape if something in it is not read here: arguments of the user's for QEMU, other

@@ -1,5 +1,5 @@
-//! QEMU's words, each of them once: [`crate::predict`] foretells them, [`crate::plan`] names them as reasons,
-//! [`crate::explain`] and [`crate::plan::trial`] know them again.
+//! QEMU's words, each of them once. Predictions use them, plans name them as reasons, and explanations
+//! and trials recognise them.
 //!
 //! A `*` stands for what QEMU fills in ([`filled`]). docs/qemu-and-libvirt.md has the versions and commits.
 

@@ -9,10 +9,10 @@ use crate::device::facts::{Display, Reason};
 use crate::device::id::DeviceId;
 use crate::device::record::Record;
 use crate::host::run::{self, Written};
-use crate::host::sysfs::Device;
+use crate::host::sysfs::{Device, Host};
 use crate::host::{Root, Warning};
 use crate::probe::{Answer, Asked, Manner, Prober, ask, may_open};
-use crate::publish::inventory::{Sources, record_of, rule_for};
+use crate::publish::inventory::{Sources, rule_for};
 
 /// The question and its options.
 #[derive(Debug, Clone, Copy)]
@@ -169,6 +169,20 @@ pub fn announce(root: &Root, id: DeviceId) -> Result<(), Warning> {
     let path = root.device(id).join("uevent");
     fs::write(&path, "change")
         .map_err(|error| Warning::new(path, format!("no change event: {error}")))
+}
+
+/// Makes the record of one probe.
+fn record_of(device: &Device, host: &Host, answer: &Answer) -> Record {
+    Record {
+        format: crate::device::record::FORMAT,
+        device: device.id,
+        circumstances: device.circumstances(host),
+        facts: answer.facts.clone(),
+        path: answer.path,
+        step: answer.step,
+        errno: answer.errno.clone(),
+        qemu: None,
+    }
 }
 
 #[cfg(test)]

@@ -639,21 +639,6 @@ fn evidence(
     sources
 }
 
-/// Makes the record of one probe.
-#[must_use]
-pub fn record_of(device: &Device, host: &Host, answer: &crate::probe::Answer) -> Record {
-    Record {
-        format: crate::device::record::FORMAT,
-        device: device.id,
-        circumstances: device.circumstances(host),
-        facts: answer.facts.clone(),
-        path: answer.path,
-        step: answer.step,
-        errno: answer.errno.clone(),
-        qemu: None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

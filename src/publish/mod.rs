@@ -54,7 +54,7 @@ fn ours(document: &Document<'_>, attributes: bool) -> Vec<Edit> {
         let attrs = attrs.filter(|child| child.name() == "attr");
         let attrs = attrs.filter(|a| {
             a.attribute("name")
-                .is_some_and(|name| name.starts_with(words::PREFIX))
+                .is_some_and(|name| name.starts_with(crate::device::facts::PREFIX))
         });
         edits.extend(attrs.map(|attr| attr.remove()));
     }

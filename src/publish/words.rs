@@ -8,8 +8,7 @@
 use crate::device::evidence::Finding;
 use crate::predict::hints::Hint;
 
-/// The beginning of all our attribute names.
-pub const PREFIX: &str = "gfxplane.";
+use crate::device::facts::PREFIX;
 
 /// Returns the words for a finding and its hints, in a fixed order.
 ///

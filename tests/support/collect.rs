@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use gfxplane::explain::doctor::examine;
+use gfxplane::explain::doctor::examine as reader;
+use gfxplane::host::Root;
 use gfxplane::host::emulator::{self, Asking};
-use gfxplane::host::{Root, examine as reader};
 use gfxplane::predict::abilities::{Abilities, Guests};
 use gfxplane::publish::inventory::{Sources, inventory};
 use gfxplane::publish::offline;

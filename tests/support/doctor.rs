@@ -12,8 +12,9 @@ use std::fs;
 use std::path::Path;
 
 use gfxplane::cli::doctor::print;
+use gfxplane::explain::doctor::examine as reader;
 use gfxplane::explain::doctor::{examine, worst};
-use gfxplane::host::{Root, examine as reader};
+use gfxplane::host::Root;
 use libtest_mimic::{Failed, Trial};
 use serde::Deserialize;
 use tempfile::TempDir;

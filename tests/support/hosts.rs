@@ -292,7 +292,7 @@ pub(crate) fn attributes_are_plain(words: &[(String, String)]) -> Result<(), Str
             let first = members.next();
             members.next().is_none()
                 && first.is_some_and(|(name, value)| {
-                    name.starts_with(words::PREFIX)
+                    name.starts_with(gfxplane::device::facts::PREFIX)
                         && plain(name)
                         && value.as_str().is_some_and(plain)
                 })

@@ -17,7 +17,7 @@ use clap::Parser;
 use nix::sys::stat::{Mode, umask};
 
 use gfxplane::cli::probe::{Arguments, prober};
-use gfxplane::cli::{End, Failure, exit_code, fill_standard_files};
+use gfxplane::cli::{End, exit_code, fill_standard_files};
 use gfxplane::device::evidence::Method;
 use gfxplane::device::facts::Reason;
 use gfxplane::device::id::DeviceId;
@@ -25,6 +25,7 @@ use gfxplane::domain::shell::plain_lines;
 use gfxplane::host::run::{forget as forget_device, publish_unasked};
 use gfxplane::host::sysfs::Device;
 use gfxplane::host::{Root, mdevctl, settings, sysfs};
+use gfxplane::libvirt::Failure;
 use gfxplane::probe::asking::{Request, ask_and_keep};
 use gfxplane::probe::instance::{keep, sweep};
 use gfxplane::probe::{Asked, Manner, Prober, child};

@@ -2,7 +2,7 @@
 //!
 //! [`reduce`] makes, of a domain's XML, the smallest domain about which libvirt and QEMU decide
 //! as about the whole one: its vfio devices, its graphics and its video. [`said`] holds the answer
-//! against what was predicted. All of it is pure; [`crate::cli::verify`] does what there is to do.
+//! against what was predicted. All of it is pure; `gfxplane verify` starts the domain.
 //!
 //! The reduced domain is written anew from a list of what is kept, so that nothing that is not on
 //! the list (a password, a disk, a port) can slip in.

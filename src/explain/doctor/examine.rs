@@ -16,20 +16,20 @@ use std::time::{Duration, SystemTime};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Gid, Group, SysconfVar, Uid, User, sysconf};
 
-use super::{
-    Root, Warning, is_dir, read_link, read_names, read_names_that, read_text, run, settings,
-};
 use crate::device::id::DeviceId;
 use crate::device::record::FORMAT;
 use crate::explain::doctor::{
     Access, HOOK_PROGRAM, Host, Moment, Profile, QemuUser, RenderNode, Running, Script, Scripts,
     Selinux, UdevRule,
 };
-use crate::host::apparmor::{self, may_execute};
+use crate::host::apparmor::{self, DAEMONS, may_execute};
 use crate::host::callout;
 use crate::host::emulator::{self, AskLibvirt, Asking};
 use crate::host::mdevctl::WRAPPER;
 use crate::host::run::UDEV_RULE;
+use crate::host::{
+    Root, Warning, is_dir, read_link, read_names, read_names_that, read_text, run, settings,
+};
 use crate::probe::{Asked, may_open};
 use crate::publish::inventory::{Sources, inventory, rule_for};
 
@@ -38,9 +38,6 @@ const HOOK: &str = "50-gfxplane";
 
 /// The program that the hook runs.
 const HELPER: &str = "usr/bin/gfxplane-helper";
-
-/// The libvirt daemons that run QEMU.
-pub(super) const DAEMONS: [&str; 2] = ["libvirtd", "virtqemud"];
 
 /// The [`Moment`] of a recorded host.
 pub(crate) const MOMENT: &str = "var/cache/gfxplane/moment.json";

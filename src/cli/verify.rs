@@ -8,23 +8,21 @@
 //! Only on devices that nobody uses (`idle.rs` says how that is known). What is not about the domain (a device in use, no
 //! libvirt, no answer in time) is a failure of the environment; a refusal is an answer.
 
-pub(super) mod idle;
-pub(crate) mod logs;
-
 use std::io::Write;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::cli::subject::{HostSurroundings, SubjectArgs};
-use crate::cli::trial::SmallCopy;
-use crate::cli::{Context, End, Failure, json};
+use crate::cli::subject::SubjectArgs;
+use crate::cli::{End, json};
 use crate::device::id::DeviceId;
 use crate::device::record::FORMAT;
 use crate::domain::Domain;
 use crate::domain::policy::{Displays, Wishes};
 use crate::libvirt::Start;
+use crate::libvirt::trial::SmallCopy;
+use crate::libvirt::{Context, Failure};
 use crate::plan::fixup::{Surroundings as _, fix};
 use crate::plan::trial::{LeftOut, Reduced, name, reduce, said};
 use crate::plan::words;
@@ -87,7 +85,7 @@ impl Verify {
             let problem = "a recorded host has no devices to start a domain with: `gfxplane check` predicts what would happen";
             return Err(Failure::Usage(problem.into()).into());
         }
-        let surroundings = HostSurroundings::new(context, &self.about)?;
+        let surroundings = self.about.surroundings(context)?;
         let text = self.about.read(context)?;
         let policy = surroundings.policy();
         let bad = |error: &dyn std::fmt::Display| {

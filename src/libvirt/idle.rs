@@ -17,11 +17,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use crate::cli::Failure;
 use crate::device::id::DeviceId;
 use crate::host::Root;
 use crate::host::requests::start_under_way;
 use crate::host::run::{Lock, trying_path, wait_until_free};
+use crate::libvirt::Failure;
 use crate::libvirt::User;
 use crate::plan::trial;
 use crate::publish::inventory::{Sources, State, inventory};
@@ -30,7 +30,7 @@ use crate::publish::inventory::{Sources, State, inventory};
 ///
 /// # Errors
 /// One isn't, with what helps; all of them are named.
-pub(in crate::cli) fn are_there(root: &Root, devices: &[DeviceId]) -> Result<(), Failure> {
+pub fn are_there(root: &Root, devices: &[DeviceId]) -> Result<(), Failure> {
     let missing: Vec<DeviceId> = devices
         .iter()
         .filter(|id| Sources::read_device(root, **id).1.is_none())
@@ -73,7 +73,7 @@ pub(in crate::cli) fn are_there(root: &Root, devices: &[DeviceId]) -> Result<(),
 ///
 /// # Errors
 /// One has; the device and the domain are named.
-pub(in crate::cli) fn are_unused(users: &[User], devices: &[DeviceId]) -> Result<(), Failure> {
+pub fn are_unused(users: &[User], devices: &[DeviceId]) -> Result<(), Failure> {
     let problems: Vec<String> = users
         .iter()
         .flat_map(|user| user.devices.iter().map(move |device| (device, user)))
@@ -99,7 +99,7 @@ pub(in crate::cli) fn are_unused(users: &[User], devices: &[DeviceId]) -> Result
 
 /// The devices that this run holds against other runs.
 #[derive(Debug, Default)]
-pub(in crate::cli) struct Held(Vec<Hold>);
+pub struct Held(Vec<Hold>);
 
 #[derive(Debug)]
 struct Hold {
@@ -116,7 +116,7 @@ impl Drop for Hold {
 
 /// Why devices can't be held.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(in crate::cli) enum NotHeld {
+pub enum NotHeld {
     /// Somebody of us has one.
     #[error("{0}")]
     InUse(String),
@@ -133,10 +133,7 @@ impl From<NotHeld> for Failure {
 
 /// Tells whether a domain that has one of the devices is being started, and was not before this was
 /// called.
-pub(in crate::cli) fn start_comes<'r>(
-    root: &'r Root,
-    devices: &[DeviceId],
-) -> impl Fn() -> bool + use<'r> {
+pub fn start_comes<'r>(root: &'r Root, devices: &[DeviceId]) -> impl Fn() -> bool + use<'r> {
     let unmarked: Vec<DeviceId> = devices
         .iter()
         .filter(|id| !start_under_way(root, **id))
@@ -154,11 +151,7 @@ pub(in crate::cli) fn start_comes<'r>(
 /// # Errors
 /// A probe does not end or another run has a device ([`NotHeld::InUse`]); the directory is not to be
 /// trusted.
-pub(in crate::cli) fn hold(
-    root: &Root,
-    devices: &[DeviceId],
-    limit: Instant,
-) -> Result<Held, NotHeld> {
+pub fn hold(root: &Root, devices: &[DeviceId], limit: Instant) -> Result<Held, NotHeld> {
     let mut held = Held::default();
     for id in devices {
         match hold_one(root, *id, limit) {

@@ -12,9 +12,6 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::cli::verify::idle::{self, NotHeld};
-use crate::cli::verify::logs::Logs;
-use crate::cli::{Context, Failure, SYSTEM};
 use crate::device::id::DeviceId;
 use crate::device::version::Version;
 use crate::domain::Domain;
@@ -22,6 +19,9 @@ use crate::host::emulator::trials::Build;
 use crate::host::emulator::{Kind, kind};
 use crate::host::requests::start_under_way;
 use crate::host::{Root, Warning};
+use crate::libvirt::idle::{self, NotHeld};
+use crate::libvirt::logs::Logs;
+use crate::libvirt::{Context, Failure, SYSTEM};
 use crate::libvirt::{Libvirt, Start, Term};
 use crate::plan::fixup::Surroundings;
 use crate::plan::trial::{Irreducible, Reduced, is_name, name, reduce, said};
@@ -289,19 +289,19 @@ impl<'c> Question<'c> {
 }
 
 /// The small copy of a domain.
-pub(super) struct SmallCopy<'d> {
-    pub(super) root: &'d Root,
+pub(crate) struct SmallCopy<'d> {
+    pub(crate) root: &'d Root,
     /// libvirt's URI.
-    pub(super) connect: Option<&'d str>,
-    pub(super) reduced: &'d Reduced,
-    pub(super) uuid: Uuid,
-    pub(super) devices: &'d [DeviceId],
+    pub(crate) connect: Option<&'d str>,
+    pub(crate) reduced: &'d Reduced,
+    pub(crate) uuid: Uuid,
+    pub(crate) devices: &'d [DeviceId],
 }
 
 impl SmallCopy<'_> {
     /// Starts it with libvirt, and leaves nothing of it. `may` is asked last, once nobody uses the
     /// devices.
-    pub(super) fn start_by(
+    pub(crate) fn start_by(
         &self,
         libvirt: &dyn Libvirt,
         limit: Instant,

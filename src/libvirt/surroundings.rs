@@ -1,0 +1,118 @@
+//! The surroundings of a domain on this machine, or on a recorded host.
+
+use std::cell::RefCell;
+use std::path::Path;
+
+use crate::device::id::DeviceId;
+use crate::device::version::Version;
+use crate::domain::Domain;
+use crate::domain::policy::Policy;
+use crate::host::emulator::{self, Asking};
+use crate::host::{Warning, settings};
+use crate::libvirt::{Context, Failure};
+use crate::plan::fixup::Surroundings;
+use crate::predict::abilities::Abilities;
+use crate::predict::screens::Known;
+use crate::publish::inventory::Reading;
+
+/// The surroundings on this machine or on a recorded host.
+pub struct HostSurroundings<'c> {
+    context: &'c Context,
+    /// True if libvirt has the domain, and so its emulator.
+    is_libvirts: bool,
+    qemu: Option<Version>,
+    libvirt: Option<Version>,
+    /// Warnings about what was ignored.
+    warnings: RefCell<Vec<Warning>>,
+    reading: Reading,
+}
+
+impl<'c> HostSurroundings<'c> {
+    /// Makes the surroundings for a domain of this host's libvirt (`is_libvirts`) or of a file, with
+    /// other versions of QEMU and libvirt than this host's, if the caller names some.
+    ///
+    /// # Errors
+    /// libvirt is another host's, of which nothing is known here.
+    pub fn new(
+        context: &'c Context,
+        is_libvirts: bool,
+        qemu: Option<Version>,
+        libvirt: Option<Version>,
+    ) -> Result<Self, Failure> {
+        if context.is_remote() && !context.root.is_recorded() {
+            return Err(Failure::Environment(
+                "this libvirt is another host's, whose devices can't be seen from here: run gfxplane there, or record that host with `gfxplane collect DIR` and name it with --host DIR".into(),
+            ));
+        }
+        Ok(HostSurroundings {
+            is_libvirts,
+            qemu,
+            libvirt,
+            ..Self::as_it_is(context)
+        })
+    }
+
+    /// Makes the surroundings for this host as it is.
+    #[must_use]
+    pub fn as_it_is(context: &'c Context) -> Self {
+        HostSurroundings {
+            context,
+            is_libvirts: true,
+            qemu: None,
+            libvirt: None,
+            warnings: RefCell::default(),
+            reading: Reading::new(&context.root),
+        }
+    }
+
+    /// Returns the host's policy.
+    #[must_use]
+    pub fn policy(&self) -> Policy {
+        settings::config(&self.context.root, &mut self.warnings.borrow_mut()).policy
+    }
+
+    /// Returns the warnings since the last call.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<Warning> {
+        self.warnings.take()
+    }
+
+    /// Writes the warnings to stderr.
+    pub fn warn(&self) {
+        self.context.warn(&self.warnings());
+    }
+}
+
+impl Surroundings for HostSurroundings<'_> {
+    fn known(&self, device: DeviceId) -> Known {
+        self.reading.known(device, &mut self.warnings.borrow_mut())
+    }
+
+    fn abilities(&self, domain: &Domain<'_, '_>) -> Abilities {
+        let emulator = domain.program();
+        // A user who names a version wants that one, not this machine's.
+        let ask = |emulator: &Path| self.context.domain_capabilities(emulator, self.is_libvirts);
+        let asking = if self.qemu.is_some() {
+            Asking::Cached
+        } else {
+            Asking::Fresh(&ask)
+        };
+        let mut abilities = emulator::abilities(
+            &self.context.root,
+            &emulator,
+            asking,
+            &mut self.warnings.borrow_mut(),
+        );
+        if let Some(qemu) = &self.qemu {
+            if abilities.qemu.as_ref() != Some(qemu) {
+                abilities.frontends = None;
+                abilities.spice_gl_over_tcp = None;
+            }
+            abilities.qemu = Some(qemu.clone());
+        }
+        if let Some(libvirt) = &self.libvirt {
+            abilities.libvirt = Some(libvirt.clone());
+        }
+        abilities
+    }
+}
