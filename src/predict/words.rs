@@ -1,9 +1,10 @@
-//! QEMU's words, each of them once: [`crate::predict`] foretells them, [`crate::plan`] names them as reasons,
-//! [`crate::explain`] and [`crate::verify`] know them again.
+//! QEMU's words, each of them once. [`crate::predict`] predicts them, [`crate::plan`] names them as
+//! reasons, [`crate::explain`] and [`crate::verify`] recognize them.
 //!
-//! A `*` stands for what QEMU fills in ([`filled`]). docs/qemu-and-libvirt.md has the versions and commits.
+//! A `*` stands for the part that QEMU fills in ([`filled`]). docs/qemu-and-libvirt.md has the
+//! versions and commits.
 
-/// Words with their `*` filled in.
+/// Returns words with their `*` filled in.
 #[must_use]
 pub fn filled(words: &str, with: &str) -> String {
     words.replacen('*', with, 1)
