@@ -1,7 +1,7 @@
 //! `gfxplane collect`: records a host as a test case, in the form of tests/hosts.
 //!
-//! The readers tell what they looked at ([`watched`]), and that is copied: nothing that they need
-//! is missing, and nothing else goes along.
+//! The readers report what they looked at ([`watched`]), and that is copied. So nothing that they
+//! need is missing, and nothing else goes along.
 
 mod kept;
 
@@ -31,10 +31,10 @@ use crate::predict::abilities::Abilities;
 use crate::publish::inventory::Sources;
 use crate::xml::{self, Document};
 
-/// The largest file that is copied, in bytes; more is never read of one.
+/// The largest file that is copied, in bytes. No more of any file is read.
 const MAX_FILE: usize = 64 * 1024;
 
-/// Links in a path after which it is taken for a loop, as by the kernel (MAXSYMLINKS).
+/// The number of links in a path after which it counts as a loop, as in the kernel (MAXSYMLINKS).
 const MAX_LINKS: usize = 40;
 
 /// Attributes that tell one machine from all others. gfxplane itself reads none of them, but a rule
@@ -52,15 +52,15 @@ const IDENTIFYING: &[&str] = &[
 
 /// Record this host in a directory, as a test case or for a bug report
 ///
-/// Serial numbers, MAC addresses and host names do not go along. UUIDs of mdevs and PCI addresses
-/// do.
+/// Leaves out serial numbers, MAC addresses and host names. UUIDs of mdevs and PCI addresses go
+/// along.
 #[derive(Debug, clap::Args)]
 pub struct Collect {
-    /// The directory: it must be empty, or not be there
+    /// The directory, which must be empty or not exist
     #[arg(value_name = "DIR")]
     directory: PathBuf,
-    /// Files with XML of domains: these are recorded, too, without what identifies them, and what
-    /// their emulators can do
+    /// Files with the XML of domains; also records these, without what identifies them, and the
+    /// abilities of their emulators
     #[arg(long, value_name = "DOMAIN-XML-FILE", num_args = 1..)]
     xml: Vec<PathBuf>,
 }
@@ -70,7 +70,7 @@ impl Collect {
     ///
     /// # Errors
     /// The directory is not empty or can't be written to; a domain's file can't be read. What can't
-    /// be read of the host is told, and left out.
+    /// be read of the host gets a warning and is left out.
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         self.see_that_it_is_free()?;
         let mut domains = Vec::new();
@@ -164,7 +164,7 @@ fn read_domain(path: &Path, number: usize) -> Result<Recorded, Failure> {
     })
 }
 
-/// Whether an address is one that many have.
+/// Returns whether an address is one that many have.
 fn says_nothing(address: &str) -> bool {
     let ip = address.parse::<std::net::IpAddr>();
     ip.is_ok_and(|ip| ip.is_loopback() || ip.is_unspecified())
@@ -173,14 +173,14 @@ fn says_nothing(address: &str) -> bool {
 /// The directory that is being written.
 struct Copy<'a> {
     from: &'a Root,
-    /// The root without links: readers name paths both ways.
+    /// The root with its links resolved, because readers name paths both ways.
     base: PathBuf,
     to: &'a Path,
-    /// Files and links, from `to`.
+    /// The files and links, from `to`.
     written: BTreeSet<PathBuf>,
 }
 
-/// What is to be made of one part of a path.
+/// The form of one part of a path in the copy.
 enum Part {
     Directory,
     Link(PathBuf),
@@ -204,7 +204,7 @@ impl<'a> Copy<'a> {
         seen: &BTreeMap<PathBuf, Last>,
         notes: &mut Vec<Warning>,
     ) -> Result<(), Failure> {
-        // What this program carries need not be said.
+        // The rules that this program carries need not be copied.
         let rules = "usr/share/gfxplane/rules.d";
         let built_in = is_built_in(&self.from.join(rules));
         for (path, last) in seen {
@@ -227,18 +227,18 @@ impl<'a> Copy<'a> {
         Ok(())
     }
 
-    /// What leads to a path, and what is there; nothing if nothing is there.
+    /// Returns the parts that lead to a path, with what is there; empty if nothing is there.
     fn parts(&self, path: &Path, last: Last) -> Result<Vec<(PathBuf, Part)>, String> {
         let names = |path: &Path| -> VecDeque<OsString> {
             let names = path.components().map(|name| name.as_os_str().to_owned());
             names.collect()
         };
         let mut ahead = names(path);
-        // How many of these are of the path itself, not of a link's target.
+        // The number of these that belong to the path itself, and not to a link's target.
         let mut own = ahead.len();
         let (mut at, mut links) = (PathBuf::new(), 0);
         let mut parts = Vec::new();
-        // A link at the end is something, even if it leads nowhere.
+        // A link at the end counts, even if it leads nowhere.
         let mut is_something = false;
         while let Some(name) = ahead.pop_front() {
             let is_last = ahead.is_empty();
@@ -281,7 +281,7 @@ impl<'a> Copy<'a> {
                 let text = if data.is_file() {
                     text_of(&there, &name)?
                 } else if kind.is_char_device() || kind.is_block_device() {
-                    // That it is there is all that anybody wants to know.
+                    // Only its existence matters.
                     Vec::new()
                 } else {
                     return Err("it is neither a file nor a directory".into());
@@ -296,7 +296,7 @@ impl<'a> Copy<'a> {
         Ok(parts)
     }
 
-    /// Notes with paths as the host has them.
+    /// Returns notes with paths as the host has them.
     fn of_the_host(&self, notes: &[Warning]) -> Vec<Warning> {
         let on_host = |note: &Warning| {
             let path = self
@@ -307,13 +307,13 @@ impl<'a> Copy<'a> {
         notes.iter().map(on_host).collect()
     }
 
-    /// A path without the host's root.
+    /// Returns a path without the host's root.
     fn inside<'p>(&self, path: &'p Path) -> Option<&'p Path> {
         let inside = path.strip_prefix(&self.base);
         inside.or_else(|_| path.strip_prefix(self.from.path())).ok()
     }
 
-    /// What QEMU and libvirt can do, asked if need be.
+    /// Records the abilities of QEMU and libvirt, asked for if needed.
     fn emulators(
         &mut self,
         emulators: &BTreeSet<PathBuf>,
@@ -338,8 +338,8 @@ impl<'a> Copy<'a> {
         Ok(all)
     }
 
-    /// What `gfxplane doctor` looks at, and nobody else: that it is there, not what is in it, as scripts of
-    /// others may hold anything.
+    /// Copies what only `gfxplane doctor` looks at: the existence of files, not their contents, as
+    /// scripts of others may contain anything.
     fn examined(&mut self, host: &doctor::Host) -> Result<(), Failure> {
         let there = |path: &str, is: bool| is.then(|| (PathBuf::from(path), String::new(), false));
         let mut files: Vec<(PathBuf, String, bool)> = Vec::new();
@@ -402,7 +402,7 @@ impl<'a> Copy<'a> {
         for id in &host.stale {
             let path = PathBuf::from(format!("/run/gfxplane/records/{id}.json"));
             let text = fs::read_to_string(self.from.join(path.strip_prefix("/").unwrap_or(&path)));
-            // It may have been forgotten meanwhile.
+            // It may have been removed meanwhile.
             files.extend(text.ok().map(|text| (path, text, false)));
         }
         if host.moment != Moment::default() {
@@ -419,7 +419,7 @@ impl<'a> Copy<'a> {
                 fs::set_permissions(&to, mode).map_err(|error| unwritable(&to, &error))?;
             }
         }
-        // Where mdevctl has directories matters, too.
+        // The existence of mdevctl's directories matters, too.
         for scripts in &host.scripts {
             let directory = &scripts.directory;
             let inside = directory.strip_prefix("/").unwrap_or(directory);
@@ -453,8 +453,8 @@ impl<'a> Copy<'a> {
         made.map_err(|error| unwritable(&to, &error))
     }
 
-    /// Puts an empty file where a directory is empty: git keeps no empty directories, and in sysfs
-    /// each has a `uevent`.
+    /// Puts a file into an empty directory: git keeps no empty directories, and in sysfs each has a
+    /// `uevent`.
     fn fill(&mut self, directory: &Path) -> Result<(), Failure> {
         let mut is_empty = true;
         let Ok(entries) = fs::read_dir(directory) else {
@@ -479,7 +479,7 @@ fn unwritable(path: &Path, error: &io::Error) -> Failure {
     Failure::Environment(format!("{}: {error}", path.display()))
 }
 
-/// As for the readers, something of sysfs may be gone by now.
+/// Returns whether something is gone, as may happen in sysfs.
 fn is_absent(error: &io::Error) -> bool {
     let gone = error.raw_os_error() == Some(libc::ENODEV);
     gone || matches!(
@@ -488,7 +488,7 @@ fn is_absent(error: &io::Error) -> bool {
     )
 }
 
-/// Whether a link in this directory leads to a place of the same host, and by a way that holds
+/// Returns whether a link in this directory leads to a place of the same host, in a way that holds
 /// wherever the host's root is.
 fn stays_inside(directory: &Path, target: &Path) -> bool {
     let mut depth = directory.components().count();
@@ -506,7 +506,7 @@ fn stays_inside(directory: &Path, target: &Path) -> bool {
     })
 }
 
-/// What is in a file, if it is a text that others may see.
+/// Returns the content of a file, if it is a text that others may see.
 fn text_of(path: &Path, name: &OsStr) -> Result<Vec<u8>, String> {
     if name
         .to_str()
@@ -515,7 +515,7 @@ fn text_of(path: &Path, name: &OsStr) -> Result<Vec<u8>, String> {
         return Err("it tells this machine from others".into());
     }
     let mut options = OpenOptions::new();
-    // O_NONBLOCK: what has become a FIFO meanwhile must not hold us up.
+    // O_NONBLOCK: a file that has become a FIFO meanwhile must not hold us up.
     options.read(true).custom_flags(libc::O_NONBLOCK);
     let file = options.open(path).map_err(|error| error.to_string())?;
     let mut bytes = Vec::new();
@@ -531,7 +531,7 @@ fn text_of(path: &Path, name: &OsStr) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-/// Whether a directory has exactly the rules that this program carries.
+/// Returns whether a directory has exactly the rules that this program carries.
 fn is_built_in(directory: &Path) -> bool {
     let Ok(entries) = fs::read_dir(directory) else {
         return false;
@@ -547,7 +547,7 @@ fn is_built_in(directory: &Path) -> bool {
         })
 }
 
-/// What was recorded, when, and with which versions.
+/// Returns the text about what was recorded, when, and with which versions.
 fn readme(kernel: &str, abilities: &[(PathBuf, Abilities)], notes: &[Warning]) -> String {
     let version = env!("CARGO_PKG_VERSION");
     let libvirt = abilities

@@ -1,4 +1,4 @@
-//! One domain: read, decided about, and defined.
+//! Reads one domain, decides about it, and defines it.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -25,10 +25,11 @@ use crate::plan::fixup::Fixed;
 use crate::plan::{Change, Level, words};
 use crate::predict::About;
 
-/// How often in a row a definition that changes while it is mended is read again at once.
+/// The number of times in a row that a definition is read again at once, because it changed while
+/// it was fixed.
 const AT_ONCE: u32 = 5;
 
-/// The longest wait for a domain of which libvirt can't say anything: this many times doubled.
+/// The longest wait for a domain about which libvirt can't answer: this many doublings.
 const LONGEST: u32 = 8;
 
 /// A definition as libvirt would print it.
@@ -69,7 +70,7 @@ impl Daemon<'_> {
         true
     }
 
-    /// A start or another job holds the domain, or libvirt is going: later then.
+    /// Puts the task off: a start or another job holds the domain, or libvirt is ending.
     fn failed(&mut self, task: Task, error: &str) {
         self.failures += 1;
         let domain = self.domains.watched(task.uuid);
@@ -96,7 +97,7 @@ impl Daemon<'_> {
     fn look(&mut self, libvirt: &dyn Libvirt, task: Task, in_line: bool) -> Result<(), Failure> {
         let uuid = task.uuid;
         let Some(definition) = libvirt.persistent(&uuid.to_string())? else {
-            // A report that it is undefined may be older than a definition that came since.
+            // The report that it is undefined may be older than a definition that came since.
             self.later.retain(|(_, of), _| *of != uuid);
             self.handled(uuid, false);
             let forgotten = self.domains.forget(uuid);
@@ -148,7 +149,7 @@ impl Daemon<'_> {
                     (false, false) => None,
                 };
                 self.say_of(uuid, why, what);
-                // Somebody else was faster to mend it.
+                // Somebody else was faster to fix it.
                 if is_bad || !self.domains.watched(uuid).vetoed {
                     self.handled(uuid, false);
                 } else {
@@ -164,8 +165,9 @@ impl Daemon<'_> {
         Ok(())
     }
 
-    /// What the hook has asked for is done, or will not be. The file goes last, so that the next
-    /// daemon finds it if this one is ended; but before a start of ours, which may leave a new one.
+    /// Ends the hook's request, because it is done or will not be. The request's file goes last, so
+    /// that the next daemon finds it if this one is ended; but before a start of ours, which may
+    /// leave a new request.
     pub(super) fn handled(&mut self, uuid: Uuid, starts: bool) {
         let Some(domain) = self.domains.known(uuid) else {
             return;
@@ -175,7 +177,7 @@ impl Daemon<'_> {
         }
         let root = &self.context.root;
         if let Err(error) = requests::forget_veto(root, uuid) {
-            // It would be there again after a restart of ours.
+            // After a restart of ours, the request would be there again.
             let text = format!("{}: {error}", requests::directory(root).display());
             self.say(Priority::Warning, &text);
         }
@@ -191,7 +193,7 @@ impl Daemon<'_> {
         self.domains.watched(uuid).name.clone()
     }
 
-    /// Writes to the log of what was done.
+    /// Adds an entry to the log.
     fn log(&mut self, uuid: Uuid, what: What, reason: Option<&str>) {
         let name = self.domains.watched(uuid).name.clone();
         let mut entry = Entry::new(now(), what, By::Daemon, &name, Some(uuid));
@@ -200,8 +202,8 @@ impl Daemon<'_> {
         self.report(kept);
     }
 
-    /// Says the lines, unless they were said of this domain the last time. `what`: as which they go
-    /// to the log of what was done, too.
+    /// Writes the lines, unless they are the last ones written about this domain. `what` is the
+    /// event under which they also go to the log.
     pub(super) fn say_of(&mut self, uuid: Uuid, lines: Vec<Line>, what: Option<What>) {
         let domain = self.domains.watched(uuid);
         let name = domain.name.clone();
@@ -235,8 +237,8 @@ impl Daemon<'_> {
         let graphics = only_graphics(fixed);
         let new = match &graphics {
             Some(graphics) => New::Graphics(graphics),
-            // What it would be held against the schema for is in our tests; here it would make the
-            // moment longer in which somebody else's definition is lost.
+            // A check against the schema belongs to our tests. Here it would prolong the moment in
+            // which somebody else's definition is lost.
             None => New::Whole(&fixed.text),
         };
         let watched = self.versions.watch(&name);
@@ -284,7 +286,7 @@ impl Daemon<'_> {
                         }
                     }
                 }
-                // At once: what somebody else does from now on is theirs.
+                // This comes at once: what somebody else does from now on is theirs.
                 let after = libvirt.persistent(&before.uuid);
                 self.say(Priority::Info, &text);
                 self.domains.watched(uuid).memory.did(plan);
@@ -335,7 +337,7 @@ impl Daemon<'_> {
                 Ok(())
             }
             Err(error) => {
-                // It may have ended before it did it, or before it said so.
+                // libvirt may have ended before it did it, or before it said so.
                 self.domains.watched(uuid).unsure = Some(Unsure {
                     before: before.xml.clone(),
                     wanted: fixed.text.clone(),
@@ -346,8 +348,8 @@ impl Daemon<'_> {
         }
     }
 
-    /// Remembers a change that libvirt has made and not confirmed, as one that it has. Only what was wanted can be
-    /// undone of it: what else is new may be somebody else's.
+    /// Remembers a change that libvirt has made but not confirmed. Only the wanted part can be
+    /// undone; what else is new may be somebody else's.
     fn was_done_after_all(&mut self, uuid: Uuid, definition: &Definition) {
         let domain = self.domains.watched(uuid);
         let done = domain.unsure.take();
@@ -531,8 +533,8 @@ impl Daemon<'_> {
         self.report(kept);
     }
 
-    /// Starts a domain that the hook has kept from starting, if that is wanted. `in_line`: nobody
-    /// waits for what comes of it.
+    /// Starts a domain that the hook has vetoed, if that is wanted. With `in_line`, nobody waits
+    /// for the outcome.
     fn start(
         &mut self,
         libvirt: &dyn Libvirt,
@@ -570,7 +572,7 @@ impl Daemon<'_> {
                 self.started(uuid, start());
             } else {
                 let sink = self.sink.clone();
-                // A start takes its time, and other domains don't wait for it.
+                // A start takes time, and other domains don't wait for it.
                 thread::spawn(move || {
                     let _ = sink.send(Event::Started(uuid, start()));
                 });
@@ -582,7 +584,7 @@ impl Daemon<'_> {
         Ok(())
     }
 
-    /// What came of starting a domain.
+    /// Handles the outcome of starting a domain.
     pub(super) fn started(&mut self, uuid: Uuid, result: Result<(), String>) {
         let name = self.name(uuid);
         match result {

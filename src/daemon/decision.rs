@@ -1,12 +1,12 @@
-//! What the daemon does about a domain: the definition and what is remembered in, a decision out.
+//! Decides what the daemon does about a domain: the definition and what is remembered go in, a
+//! decision comes out.
 //!
-//! What it changes is what `gfxplane fixup --define` would, under these limits:
-//! * It acts only if somebody has seen that what comes of it starts ([`crate::libvirt::trial`]).
-//! * It acts only if the plan leads to a domain that is not refused, and to no screen that nobody
-//!   sees and no viewer that can end the guest, unless that was so before.
-//! * A definition that was there before the package counts as `display = "asked"`.
-//! * The OpRegion only if the policy or the domain says that the guest is Windows.
-//! * The same plan twice at most: somebody who puts the old definition back each time means it.
+//! It makes the changes that `gfxplane fixup --define` would make, within these limits:
+//! * It acts only if the result was seen to start ([`crate::libvirt::trial`]).
+//! * It acts only if the result is not refused. No screen may become invisible, and no viewer may become able to end the guest.
+//! * A definition from before the package counts as `display = "asked"`.
+//! * It touches the OpRegion only if the policy or the domain says that the guest is Windows.
+//! * It makes the same plan at most twice: somebody who puts the old definition back each time means it.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -18,24 +18,26 @@ use crate::plan::{Action, Cure, Level, Note, Plan, words};
 use crate::predict::{About, Danger, HeadOf, Outcome};
 use crate::xml::Document;
 
-/// How often the same plan is carried out before somebody else's will is taken to be that it is not.
+/// The number of times that the same plan is made, before it is taken as somebody's will that it is
+/// not.
 pub const ROUNDS: u32 = 2;
 
-/// So many different plans for one domain are remembered.
+/// The number of different plans for one domain that are remembered.
 const MOST_PLANS: usize = 16;
 
-/// What is remembered of a domain while the daemon runs. No definition, as that has passwords in it.
+/// What is remembered of a domain while the daemon runs. It holds no definition, as that contains
+/// passwords.
 #[derive(Debug, Clone, Default)]
 pub struct Memory {
-    /// What was carried out, and how often since the domain was last right by itself.
+    /// The plans that were made, and how often since the domain was last right by itself.
     done: Vec<(Vec<Action>, u32)>,
-    /// What came of it the last time.
+    /// A mark of the last result.
     ours: Option<u64>,
-    /// The definition whose change libvirt refused.
+    /// A mark of the definition whose change libvirt refused.
     refused: Option<u64>,
 }
 
-/// Stands for a text.
+/// Returns a mark that stands for a text.
 #[must_use]
 pub fn mark(text: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
@@ -46,38 +48,38 @@ pub fn mark(text: &str) -> u64 {
 /// What is known of a domain beside its definition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Standing {
-    /// It was there before the package, and has not been changed since.
+    /// True if it existed before the package and has not been changed since.
     pub is_older: bool,
-    /// What we did was undone: `gfxplane undo`.
+    /// True if somebody has undone our changes (`gfxplane undo`).
     pub is_hands_off: bool,
 }
 
-/// A decision.
+/// The daemon's decision about a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// It has no vfio devices.
+    /// The domain has no vfio devices.
     NotOurs,
-    /// Nothing is changed, and why.
+    /// Nothing is changed, with the reason.
     Leave {
-        /// Whether QEMU would, or may, refuse it.
+        /// True if QEMU would, or may, refuse the domain.
         is_bad: bool,
-        /// Whether that is because somebody undoes what we do.
+        /// True if somebody keeps undoing our changes.
         gave_up: bool,
-        /// Why, a line each.
+        /// The reason, as lines.
         why: Vec<Line>,
     },
-    /// It is defined with this.
+    /// The domain is defined with this.
     Act(Box<Fixed>),
 }
 
 /// A line for the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
-    /// How serious.
+    /// The severity.
     pub level: Level,
-    /// What it is about.
+    /// The subject.
     pub about: About,
-    /// What is said.
+    /// The message.
     pub text: String,
     /// What helps, the best first.
     pub cures: Vec<Cure>,
@@ -94,7 +96,7 @@ impl Line {
         }
     }
 
-    /// A note of a plan's.
+    /// Makes a line of a plan's note.
     #[must_use]
     pub fn of(note: &Note) -> Self {
         Line {
@@ -115,14 +117,14 @@ impl Line {
     }
 }
 
-/// The host's policy where nobody has asked.
+/// Returns the host's policy for changes that nobody has asked for.
 #[must_use]
 pub fn unasked(policy: &Policy, is_older: bool) -> Policy {
     let mut policy = policy.clone();
     if is_older {
         policy = policy.asked_only();
     }
-    // What libosinfo says is not enough to hand a part of the host's graphics to the guest.
+    // libosinfo's metadata are not enough to give a part of the host's graphics to the guest.
     policy.guest = policy.guest.or(Some(Guest::Other));
     policy
 }
@@ -131,7 +133,7 @@ impl Memory {
     /// Decides about a definition. `policy` is the host's.
     ///
     /// # Errors
-    /// The definition can't be read, or its own policy can't.
+    /// The definition or its own policy can't be read.
     pub fn decide(
         &mut self,
         definition: &str,
@@ -151,7 +153,7 @@ impl Memory {
             why: left_alone(&fixed, &text),
         };
         if plan.is_empty() || fixed.text == definition {
-            // Right, and not by us: nobody insists on anything any more.
+            // The domain is right, and not by us: nobody insists on anything any more.
             if !is_bad && !self.has_made(definition) {
                 self.done.clear();
             }
@@ -205,7 +207,7 @@ impl Memory {
         self.done.iter().find(same).map_or(0, |(_, times)| *times)
     }
 
-    /// A plan was carried out.
+    /// Notes that a plan was made.
     pub fn did(&mut self, plan: &Plan) {
         let actions: Vec<Action> = plan.changes.iter().map(|c| c.action.clone()).collect();
         match self.done.iter_mut().find(|(done, _)| *done == actions) {
@@ -225,7 +227,7 @@ impl Memory {
         self.done.is_empty()
     }
 
-    /// What libvirt has made of a definition of ours.
+    /// Notes libvirt's form of a definition of ours.
     pub fn is_ours(&mut self, definition: &str) {
         self.ours = Some(mark(definition));
     }
@@ -236,18 +238,19 @@ impl Memory {
         self.ours == Some(mark(definition))
     }
 
-    /// libvirt did not take what this definition was to become.
+    /// Notes that libvirt refused our change of this definition.
     pub fn was_refused(&mut self, definition: &str) {
         self.refused = Some(mark(definition));
     }
 
-    /// Another libvirt may take what the last one refused.
+    /// Forgets the refusal, because another libvirt may accept the change.
     pub fn try_again(&mut self) {
         self.refused = None;
     }
 }
 
-/// The `<graphics>` that a plan changes, if it changes nothing else: libvirt can replace that alone.
+/// Returns the `<graphics>` that a plan changes, if it changes nothing else: libvirt can replace
+/// that alone.
 #[must_use]
 pub fn only_graphics(fixed: &Fixed) -> Option<String> {
     let mut changed = fixed
@@ -296,7 +299,7 @@ pub fn all_graphics(definition: &str) -> Vec<String> {
     )
 }
 
-/// The lines for a domain whose plan is not carried out; `why` not.
+/// Returns the lines for a domain whose plan is not made, with the reason `why`.
 #[must_use]
 pub fn left_alone(fixed: &Fixed, why: &str) -> Vec<Line> {
     let Some(plan) = &fixed.plan else {
@@ -314,12 +317,12 @@ pub fn left_alone(fixed: &Fixed, why: &str) -> Vec<Line> {
     lines
 }
 
-/// What is said of a plan's result.
+/// Returns a plan's notes as lines.
 fn remarks(plan: &Plan) -> Vec<Line> {
     plan.notes.iter().map(Line::of).collect()
 }
 
-/// Why a plan is not carried out unasked, though a user may want it.
+/// Returns why a plan is not made unasked, though a user may want it.
 fn objection(plan: &Plan) -> Option<String> {
     if let Outcome::No(refusal) = &plan.after.outcome {
         return Some(format!(
@@ -366,7 +369,7 @@ mod tests {
 
     const UUID: &str = "11111111-2222-4333-8444-555555555555";
 
-    /// A host on which the device is a dmabuf (or region), measured.
+    /// A host on which the device has a measured dmabuf (or region).
     struct Host {
         display: Display,
     }
@@ -468,7 +471,7 @@ mod tests {
         assert!(why(&decision).contains("was undone"), "{decision:?}");
     }
 
-    /// Puts a definition there, and has it mended; `false` if it was left.
+    /// Puts a definition there, and lets the daemon fix it. Returns `false` if it was left alone.
     fn round(memory: &mut Memory, text: &str) -> bool {
         match decide(memory, text, Standing::default()) {
             Decision::Act(fixed) => {
@@ -494,7 +497,7 @@ mod tests {
         let other = |round: u32| text.replace("<name>", &format!("<title>{round}</title><name>"));
         let rounds: Vec<bool> = (0..4).map(|n| round(&mut memory, &other(n))).collect();
         assert_eq!(rounds, [true, true, false, false]);
-        // Two that are put back in turn, too.
+        // The same holds for two definitions that are put back in turn.
         let vnc_beside = domain(
             &format!("{LOOPBACK}{VNC}").replace("0.0.0.0", "127.0.0.1"),
             "on",

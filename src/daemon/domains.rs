@@ -1,4 +1,4 @@
-//! What the daemon remembers of the domains: a part of it for as long as it runs, a part in
+//! The daemon's memory of the domains: a part for as long as it runs, a part in
 //! `/var/lib/gfxplane`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -21,25 +21,25 @@ pub(super) struct Watched {
     pub(super) name: String,
     pub(super) memory: Memory,
     devices: Vec<DeviceId>,
-    /// What its definition was, so that a report which says nothing new is known as such.
+    /// A mark of its last definition, to recognize a report that brings nothing new.
     seen: Option<u64>,
-    /// The hook has kept it from starting since it was last looked at.
+    /// True if the hook has vetoed it since it was last looked at.
     pub(super) vetoed: bool,
-    /// What was last said of it.
+    /// The lines that were last written about it.
     said: Vec<Line>,
-    /// How often in a row its definition had changed before ours was there.
+    /// The number of times in a row that its definition had changed before ours was there.
     pub(super) misses: u32,
-    /// How often in a row libvirt could not be asked about it, and what was said of that.
+    /// The number of times in a row that libvirt did not answer about it, and the last message.
     pub(super) failures: u32,
     pub(super) failure: String,
-    /// The definition that was started after a veto: once for each.
+    /// A mark of the definition that was started after a veto, once for each.
     retried: Option<u64>,
-    /// What it was to become and is not, a mark of it, and why: it was refused when it was tried, or can't be
-    /// tried at all.
+    /// A mark of the definition that it should get but did not, and the reason: it was refused in a
+    /// trial, or can't be tried at all.
     pub(super) in_vain: Option<(u64, String)>,
-    /// It could not be tried, as a device is in use.
+    /// True if it could not be tried because a device is in use.
     pub(super) waits: bool,
-    /// What libvirt may have done, or not: it has not said.
+    /// A change that libvirt may or may not have made, as it has not said.
     pub(super) unsure: Option<Unsure>,
     /// Somebody is changing it.
     pub(super) loud: Option<Loud>,
@@ -52,7 +52,7 @@ pub(super) struct Loud {
     pub(super) until: Instant,
 }
 
-/// A change that was asked for when libvirt ended.
+/// A change that was requested when libvirt ended.
 #[derive(Debug)]
 pub(super) struct Unsure {
     pub(super) before: String,
@@ -61,7 +61,7 @@ pub(super) struct Unsure {
 }
 
 impl Unsure {
-    /// Whether it was done, as far as a definition shows: some of it stands there.
+    /// Returns whether it was made, as far as a definition shows: a part of it is there.
     pub(super) fn is_done(&self, definition: &str) -> bool {
         inverse(&self.before, &self.wanted)
             .and_then(|inverses| undo(definition, &inverses))
@@ -69,15 +69,15 @@ impl Unsure {
     }
 }
 
-/// All of them.
+/// The memory of all domains.
 #[derive(Debug)]
 pub(super) struct Domains {
     pub(super) state: State,
-    /// Those that were there before the package; `None`: nobody has looked yet.
+    /// The domains that existed before the package; `None` if nobody has looked yet.
     older: Option<BTreeSet<Uuid>>,
     /// Whether they are written down.
     is_kept: bool,
-    /// Whether that outlives us: it is about the system's libvirt, no other.
+    /// True if the memory outlives us, which it does only for the system's libvirt.
     is_system: bool,
     all: BTreeMap<Uuid, Watched>,
     /// What was done to domains that are undefined now: who insists may do so by defining them anew.
@@ -85,7 +85,7 @@ pub(super) struct Domains {
 }
 
 impl Watched {
-    /// Takes note of a definition; whether it is another than the last.
+    /// Takes note of a definition. Returns whether it differs from the last one.
     pub(super) fn note(&mut self, name: &str, definition: &str, devices: Vec<DeviceId>) -> bool {
         let now = mark(definition);
         name.clone_into(&mut self.name);
@@ -93,14 +93,15 @@ impl Watched {
         self.seen.replace(now).is_some_and(|before| before != now)
     }
 
-    /// Whether it may be started after a veto: it has not been, with this definition.
+    /// Returns whether it may be started after a veto, that is if this definition was not started
+    /// yet.
     pub(super) fn may_retry(&mut self) -> bool {
         let is_another = self.retried != self.seen;
         self.retried = self.seen;
         is_another
     }
 
-    /// The lines, unless they are what was said last.
+    /// Returns the lines, unless they were the last ones written.
     pub(super) fn news(&mut self, lines: Vec<Line>) -> Vec<Line> {
         if self.said == lines {
             return Vec::new();
@@ -113,7 +114,7 @@ impl Watched {
 impl Domains {
     pub(super) fn new(root: &Root, is_system: bool, warnings: &mut Vec<Warning>) -> Self {
         let state = State::new(root);
-        // The first daemon is started when the package is installed; libvirt may not run then.
+        // The first daemon starts when the package is installed; libvirt may not run then.
         let kept = is_system.then(|| state.older(warnings)).flatten();
         let is_kept = kept.is_some();
         let first = || is_system.then(|| written(root)).flatten();
@@ -127,8 +128,8 @@ impl Domains {
         }
     }
 
-    /// These are there when we begin to watch. What nobody has looked at before is older than the
-    /// package; what has gone meanwhile is forgotten.
+    /// Takes note of the domains at the start of watching. Domains that nobody has looked at before
+    /// are older than the package. Domains that have gone meanwhile are dropped.
     pub(super) fn starts_with(&mut self, all: &[Uuid]) -> Result<(), NotRemembered> {
         let there: BTreeSet<Uuid> = all.iter().copied().collect();
         let gone: Vec<Uuid> = self.all.keys().copied().collect();
@@ -169,7 +170,7 @@ impl Domains {
         written
     }
 
-    /// Somebody has given the domain another definition since the package is there.
+    /// Notes that somebody has given the domain another definition since the package was installed.
     pub(super) fn is_newer(&mut self, uuid: Uuid) -> Result<(), NotRemembered> {
         let mut older = self.older.clone().unwrap_or_default();
         older.remove(&uuid);
@@ -218,7 +219,7 @@ impl Domains {
         true
     }
 
-    /// What is remembered of a domain, if anything is.
+    /// Returns what is remembered of a domain, if anything is.
     pub(super) fn known(&mut self, uuid: Uuid) -> Option<&mut Watched> {
         self.all.get_mut(&uuid)
     }
@@ -239,7 +240,7 @@ impl Domains {
             .collect()
     }
 
-    /// Those that could not be tried, as a device is in use.
+    /// Returns the domains that could not be tried because a device is in use.
     pub(super) fn waiting(&self) -> Vec<Uuid> {
         let waits = |(_, domain): &(&Uuid, &Watched)| domain.waits;
         self.all
@@ -254,7 +255,7 @@ impl Domains {
         found.map(|(uuid, _)| *uuid)
     }
 
-    /// The domain has no definition any more.
+    /// Drops a domain that has no definition any more.
     pub(super) fn forget(&mut self, uuid: Uuid) -> Result<(), NotRemembered> {
         if !self.put_aside(uuid) {
             return Ok(());
@@ -265,7 +266,7 @@ impl Domains {
     }
 }
 
-/// The domains that libvirt has written down; `None` if that can't be seen.
+/// Returns the domains whose definitions libvirt keeps in files; `None` if that can't be seen.
 fn written(root: &Root) -> Option<BTreeSet<Uuid>> {
     let entries = std::fs::read_dir(root.join(super::DEFINITIONS)).ok()?;
     let paths = entries.flatten().map(|entry| entry.path());

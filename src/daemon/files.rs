@@ -1,5 +1,5 @@
-//! What the daemon hears of by files: requests of the hook, records of probes, libvirt's daemons
-//! that come, and definitions that libvirt writes without a report.
+//! Watches the files by which the daemon hears of things: requests of the hook, records of
+//! probes, libvirt's daemons that come, and definitions that libvirt writes without a report.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 
-/// What kind of file it is.
+/// The kind of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// A request of the hook's.
@@ -23,12 +23,12 @@ pub(super) enum Kind {
     Definition,
 }
 
-/// Something was written.
+/// A change that was seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Seen {
-    /// A file of this name.
+    /// A file of this name was written.
     File(Kind, String),
-    /// The directory has gone, or too much has happened for all of it to be told.
+    /// The directory has gone, or too much has happened to report all of it.
     All(Kind),
 }
 
@@ -40,7 +40,7 @@ pub(super) struct Files {
 }
 
 impl Files {
-    /// Watches nothing yet; what is seen goes to `sink`, from a thread of its own.
+    /// Watches nothing yet. Changes go to `sink`, from a thread of its own.
     pub(super) fn new(sink: impl Fn(Seen) + Send + 'static) -> nix::Result<Self> {
         let files = Files {
             inotify: Arc::new(Inotify::init(InitFlags::IN_CLOEXEC)?),
@@ -51,7 +51,7 @@ impl Files {
         Ok(files)
     }
 
-    /// Watches a directory, once. It need not be there: then nothing is seen of it.
+    /// Watches a directory, once. If it does not exist, no changes are seen.
     pub(super) fn watch(&self, kind: Kind, directory: &Path) -> nix::Result<()> {
         let mut watched = self.watched.lock().expect("nothing panics with it");
         if watched.iter().any(|(_, _, path)| path == directory) {
@@ -73,7 +73,7 @@ impl Files {
         Ok(())
     }
 
-    /// Which directories of a kind are watched.
+    /// Returns whether directories of a kind are watched.
     pub(super) fn is_watched(&self, kind: Kind) -> bool {
         let watched = self.watched.lock().expect("nothing panics with it");
         watched.iter().any(|(_, of, _)| *of == kind)
@@ -84,7 +84,7 @@ impl Files {
             let events = match self.inotify.read_events() {
                 Ok(events) => events,
                 Err(Errno::EINTR) => continue,
-                // Only a lack of memory: what was missed is looked for.
+                // Memory was lacking. What was missed is looked for.
                 Err(_) => {
                     thread::sleep(Duration::from_secs(1));
                     all(sink);
@@ -108,7 +108,7 @@ impl Files {
                 if event.mask.intersects(gone) {
                     watched.remove(place);
                     drop(watched);
-                    // Of a directory that is elsewhere now nothing more is wanted.
+                    // Nothing more is wanted of a directory that has moved.
                     let _ = self.inotify.rm_watch(event.wd);
                     sink(Seen::All(kind));
                     continue;
@@ -122,7 +122,7 @@ impl Files {
     }
 }
 
-/// Something of every kind may have happened.
+/// Reports that something of every kind may have happened.
 fn all(sink: &dyn Fn(Seen)) {
     let kinds = [Kind::Request, Kind::Record, Kind::Daemon, Kind::Definition];
     kinds.into_iter().map(Seen::All).for_each(sink);

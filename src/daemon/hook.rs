@@ -32,22 +32,22 @@ use crate::predict::versions::reads_override;
 use crate::predict::{About, Outcome, Program, Refusal, predict};
 use crate::xml::Document;
 
-/// What libvirt is about to do, as far as the hook has a part in it.
+/// libvirt's operation, as far as the hook has a part in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
-    /// Start a domain.
+    /// libvirt is about to start the domain.
     Prepare,
-    /// It has ended, or has not started.
+    /// The domain has ended, or has not started.
     Release,
-    /// Let a domain in that comes from another host.
+    /// libvirt lets in a domain from another host.
     Migrate,
-    /// Let a saved domain go on.
+    /// libvirt restores a saved domain.
     Restore,
 }
 
 impl Operation {
-    /// libvirt's word for it (src/util/virhook.c, `virHookQemuOp`); `None` for those that the hook
-    /// has no part in.
+    /// Reads libvirt's word for it (src/util/virhook.c, `virHookQemuOp`); `None` for those in which
+    /// the hook has no part.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
         match word {
@@ -60,35 +60,35 @@ impl Operation {
     }
 }
 
-/// Where the domain is written down, for what the user is told to type.
+/// The place of the domain's definition, which decides what the user is told to type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Definition {
     /// libvirt has it, or that is not known.
     Persistent,
-    /// Nowhere but with whoever starts it (`virsh create`).
+    /// Only whoever starts the domain has it (`virsh create`).
     Transient,
 }
 
-/// What the hook does.
+/// The hook's decision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// Nothing.
     Nothing,
-    /// A line for the journal.
+    /// The journal gets a line.
     Warn(String),
-    /// The domain is not started; the line is what the user sees.
+    /// The domain is not started. The user sees the line.
     Veto(String),
     /// libvirt gets another XML, and the journal a line.
     Rewrite {
-        /// All of it.
+        /// The whole XML.
         text: String,
-        /// What was changed.
+        /// The line about the changes.
         line: String,
     },
 }
 
-/// The vfio devices of a domain that the hook is for; none if it is none of QEMU's, or one of those
-/// that `gfxplane verify` makes in order to see QEMU refuse them.
+/// Returns the vfio devices of a domain that concerns the hook. Empty if QEMU does not run it, or
+/// if `gfxplane verify` made it to see QEMU refuse it.
 #[must_use]
 pub fn devices(domain: &Domain<'_, '_>) -> BTreeSet<DeviceId> {
     let is_ours = domain.name.as_deref().is_some_and(trial::is_name);
@@ -98,7 +98,7 @@ pub fn devices(domain: &Domain<'_, '_>) -> BTreeSet<DeviceId> {
     domain.hostdevs.iter().map(|hostdev| hostdev.id).collect()
 }
 
-/// Decides about a start. `text`: the domain's XML.
+/// Decides about a start. `text` is the domain's XML.
 #[must_use]
 pub fn start(
     text: &str,
@@ -125,7 +125,7 @@ pub fn start(
             Outcome::Doubt { refusal, because } => (refusal, Some(because)),
         },
     };
-    // libvirt has looked at it already, and has taken it.
+    // libvirt has checked it already, and has accepted it.
     if refusal.by() == Program::Libvirt {
         return Verdict::Nothing;
     }
@@ -156,8 +156,8 @@ pub fn start(
     }
 }
 
-/// Decides about a domain that comes from another host or was saved. `text`: its XML, of which
-/// `document` and `domain` are views.
+/// Decides about a domain that comes from another host or was saved. `text` is its XML; `document`
+/// and `domain` are views of it.
 #[must_use]
 pub fn incoming(
     document: &Document<'_>,
@@ -220,8 +220,7 @@ pub fn incoming(
     }
 }
 
-/// What may be done with a domain that nobody has asked to be changed, where the guest's hardware
-/// must stay.
+/// Returns the policy for a domain that nobody has asked to change, and whose hardware must stay.
 fn unasked(policy: Policy) -> Policy {
     Policy {
         display: policy.display.min(Displays::Asked),
@@ -232,8 +231,8 @@ fn unasked(policy: Policy) -> Policy {
     }
 }
 
-/// Whether libvirt lets this pass when a domain is migrated or restored, and the guest does not see
-/// it. Graphics that come or go are left to whoever defines the domain.
+/// Returns whether libvirt accepts this change when a domain is migrated or restored, and the guest
+/// does not see it. Graphics that come or go are left to whoever defines the domain.
 fn may_pass(action: &Action) -> bool {
     matches!(
         action,
@@ -244,8 +243,8 @@ fn may_pass(action: &Action) -> bool {
     )
 }
 
-/// Whether the domain wants anything of its vfio devices' displays. Most don't, and QEMU then asks
-/// no device for one.
+/// Returns whether the domain wants anything of its vfio devices' displays. Most don't, and QEMU
+/// then asks no device for one.
 fn has_a_wish(domain: &Domain<'_, '_>) -> bool {
     let on = |switch: Option<Switch>| switch == Some(Switch::On);
     let aliases = domain.properties.iter().map(|p| p.alias.as_str());
@@ -265,7 +264,7 @@ fn screens(
     Screens::of(domain, &|id| surroundings.known(id), abilities)
 }
 
-/// The screens with nothing believed but measurements.
+/// Returns the screens with only measurements believed.
 fn cautious(screens: &Screens) -> Screens {
     let mut cautious = screens.clone();
     for vgpu in &mut cautious.vgpus {
@@ -276,10 +275,11 @@ fn cautious(screens: &Screens) -> Screens {
     cautious
 }
 
-/// Why every QEMU would refuse the domain: for a device whose display was measured, and whatever
-/// the other devices are. Of libvirt the version is believed, as it reads the XML.
+/// Returns why every QEMU would refuse the domain because of a device whose display was measured,
+/// whatever the other devices are. libvirt's version is believed, as libvirt reads the XML.
 fn certain(screens: &Screens, abilities: &Abilities) -> Option<Refusal> {
-    // What the user tells QEMU past libvirt is not known well enough to stop a start for it.
+    // The user's arguments behind libvirt's back are not known well enough to stop a start for
+    // them.
     if screens.arguments != Arguments::default() {
         return None;
     }
@@ -293,13 +293,13 @@ fn certain(screens: &Screens, abilities: &Abilities) -> Option<Refusal> {
     };
     let cautious = cautious(screens);
     always(&cautious)?;
-    // With the others it may have been about one of these.
+    // With the others, the refusal may have been about one of these.
     let mut measured = cautious;
     measured.vgpus.retain(|vgpu| vgpu.known.is_measured());
     always(&measured).filter(|refusal| matches!(refusal.about, About::Device(_)))
 }
 
-/// A refusal and what is said of it.
+/// A refusal and its description.
 struct Report<'r, 'd, 'a> {
     domain: &'r Domain<'d, 'a>,
     definition: Definition,
@@ -323,7 +323,7 @@ impl Report<'_, '_, '_> {
         }
     }
 
-    /// Who refuses what, and why.
+    /// Returns who refuses what, and why.
     fn refused(&self, doubt: Option<&str>) -> String {
         let Refusal { about, message, .. } = self.refusal;
         let by = self.refusal.by().word();
@@ -345,7 +345,7 @@ impl Report<'_, '_, '_> {
         }
     }
 
-    /// What the user can type.
+    /// Returns what the user can type.
     fn cures(&self, text: &str, surroundings: &dyn Surroundings, policy: &Policy) -> String {
         let own = policy.clone().for_domain(self.domain);
         let is_off = own.is_ok_and(|policy| policy.display == Displays::Off);
@@ -398,7 +398,7 @@ impl Report<'_, '_, '_> {
     }
 }
 
-/// The changes after which the domain starts.
+/// Returns the changes after which the domain starts.
 fn mends(
     text: &str,
     surroundings: &dyn Surroundings,
@@ -416,7 +416,7 @@ fn why_refused(vgpu: &Vgpu, message: &str) -> String {
     } else {
         "not measured"
     };
-    // With other words it is not OpenGL that is missing, but graphics that can take dmabufs.
+    // With other words, not OpenGL is missing, but graphics that can take dmabufs.
     let needs = if message.contains("opengl") {
         ", for which the graphics must have OpenGL"
     } else {

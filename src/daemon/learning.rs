@@ -1,4 +1,4 @@
-//! What the daemon learns from the starts of domains.
+//! Learns from the starts of domains, for the daemon.
 
 use uuid::Uuid;
 
@@ -11,8 +11,8 @@ use crate::host::log::By;
 use crate::libvirt::logs::directory;
 
 impl Daemon<'_> {
-    /// Learns from the last start of a domain: one that runs, or the one that has just ended. Which, libvirt
-    /// is asked: what was reported or requested may be about an earlier one.
+    /// Learns from the last start of a domain that runs or has just ended. libvirt is asked which
+    /// of the two it is, because a report or a request may be about an earlier start.
     pub(super) fn learn(&mut self, uuid: Uuid) {
         let Some(libvirt) = self.libvirt.clone() else {
             return;
@@ -24,8 +24,8 @@ impl Daemon<'_> {
         let known = self.domains.known(uuid).map(|domain| domain.name.clone());
         let (name, devices) = match known.filter(|name| !name.is_empty()) {
             Some(name) => (name, self.domains.devices(uuid)),
-            // Nobody has looked at it yet; one without a definition has no devices that could be
-            // held against its log.
+            // Nobody has looked at it yet. A domain without a definition has no devices to compare
+            // with its log.
             None => match libvirt.persistent(&uuid.to_string()) {
                 Ok(Some(definition)) => name_and_devices(&definition.xml),
                 _ => return,

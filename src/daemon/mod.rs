@@ -1,8 +1,8 @@
 //! `gfxplane watch`: the daemon. It looks at every domain once, and then at each that libvirt or
-//! the hook reports; what is done about it is decided in [`crate::daemon::decision`].
+//! the hook reports. [`crate::daemon::decision`] decides what is done about it.
 //!
-//! One thread does all that is said and decided, one event after the other; others wait: for
-//! libvirt's reports, for files, for signals, for devices that are asked and domains that start.
+//! One thread makes all decisions and messages, one event after the other. Other threads wait: for
+//! libvirt's reports, files, signals, devices that are asked and domains that start.
 
 mod acting;
 mod callout;
@@ -44,17 +44,17 @@ use files::{Files, Kind, Seen};
 use probing::Probing;
 use service::{Journal, Priority, Service};
 
-/// The first version whose `attach-device --config` is reported (as `virConnectGetLibVersion` has
-/// it); measured: 9.0 does not, 11.3 does.
+/// The first version that reports `attach-device --config` (in the form of
+/// `virConnectGetLibVersion`). Measured: 9.0 does not, 11.3 does.
 const REPORTS_ATTACHED: u32 = 10_000_000;
 
-/// Where libvirt has the definitions of the system's domains.
+/// The directory of libvirt's definitions of the system's domains.
 const DEFINITIONS: &str = "etc/libvirt/qemu";
 
 /// The URI of a user's own libvirt.
 const SESSION: &str = "qemu:///session";
 
-/// Where the daemons of libvirt leave their process ids, and the files.
+/// The directory and the files where libvirt's daemons leave their process ids.
 const DAEMONS: (&str, [&str; 2]) = ("run", ["libvirtd.pid", "virtqemud.pid"]);
 
 /// How long a domain is to be quiet before it is looked at: who defines one often has more to say of it.
@@ -66,18 +66,18 @@ const NEVER_QUIET: Duration = Duration::from_secs(2);
 /// How long after it came libvirt is tried, and twice as long after each failure.
 const AT_FIRST: Duration = Duration::from_millis(50);
 
-/// How long after a failure libvirt is tried again; twice as long after each.
+/// The wait after a failure until libvirt is tried again; it doubles each time.
 const SOONEST: Duration = Duration::from_millis(500);
 const LATEST: Duration = Duration::from_secs(30);
 
-/// When a domain is looked at again that changes all the time, with which libvirt is too busy, or whose devices
-/// are about to come free.
+/// The wait until a domain is looked at again that changes all the time, that keeps libvirt too
+/// busy, or whose devices are about to come free.
 const SOON: Duration = Duration::from_secs(2);
 
-/// So many different warnings are said until the settings are read again.
+/// The number of different warnings that are written until the settings are read again.
 const MOST_WARNINGS: usize = 1000;
 
-/// What the daemon waits for.
+/// An event for which the daemon waits.
 enum Event {
     Libvirt(libvirt::Event),
     Files(Seen),
@@ -87,7 +87,7 @@ enum Event {
     DevicesLost(u64),
     /// The process that had the devices has ended.
     Ended,
-    /// A domain that was started after a veto.
+    /// The outcome of a start after a veto.
     Started(Uuid, Result<(), String>),
     Reload,
     End,
@@ -161,7 +161,7 @@ fn alone(context: &Context) -> Result<Option<Lock>, Failure> {
     }
 }
 
-/// Whether libvirt is this machine's system daemon.
+/// Returns whether libvirt is this machine's system daemon.
 fn is_system(context: &Context) -> bool {
     let uri = context.connect.as_deref();
     uri.is_none_or(|uri| uri == SYSTEM)
@@ -183,7 +183,8 @@ fn definitions(context: &Context) -> Option<PathBuf> {
     }
 }
 
-/// SIGHUP, SIGTERM and SIGINT become events. Threads that are made later inherit that they wait.
+/// Turns SIGHUP, SIGTERM and SIGINT into events. Threads that are started later inherit the blocked
+/// signals.
 fn take_signals(sink: &Sender<Event>) -> anyhow::Result<()> {
     let mut signals = SigSet::empty();
     for signal in [Signal::SIGHUP, Signal::SIGTERM, Signal::SIGINT] {
@@ -206,11 +207,11 @@ fn take_signals(sink: &Sender<Event>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Something that has to be looked at.
+/// A domain that has to be looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Task {
     uuid: Uuid,
-    /// Somebody has written the definition, or so it is said.
+    /// True if somebody has written the definition, according to a report.
     defined: bool,
     /// There is another reason to look at it.
     anyway: bool,
@@ -237,23 +238,23 @@ struct Daemon<'c> {
     quiet: Duration,
     sink: Sender<Event>,
     libvirt: Option<Arc<dyn Libvirt>>,
-    /// When libvirt is tried again, and how long after that the next time.
+    /// The time when libvirt is tried again, and the wait after that.
     retry: Option<(Instant, Duration)>,
     domains: Domains,
     devices: NodeDevices,
     probing: Probing,
-    /// The small copy of a domain that was started last. What is reported of it is not news.
+    /// The small copy of a domain that was started last. Reports about it are not news.
     trial: Option<Uuid>,
     tasks: VecDeque<Task>,
-    /// What is looked at again later.
+    /// The tasks for later.
     later: BTreeMap<(Instant, Uuid), Task>,
     /// The daemons that have closed our connection, and may be ending.
     ending: BTreeSet<u32>,
-    /// This libvirt does not report all that it writes.
+    /// True if this libvirt does not report all that it writes.
     watches_definitions: bool,
-    /// What was said to be passed over.
+    /// The warnings that were written.
     warned: BTreeSet<String>,
-    /// How much has failed.
+    /// The number of failures.
     failures: u32,
     ends: bool,
 }
@@ -300,7 +301,7 @@ impl<'c> Daemon<'c> {
         self.journal.say(priority, text);
     }
 
-    /// Says what was passed over, once.
+    /// Writes each warning once.
     fn warn(&mut self, warnings: &[Warning]) {
         for warning in warnings {
             let text = warning.to_string();
@@ -314,7 +315,7 @@ impl<'c> Daemon<'c> {
         let root = &self.context.root;
         let requests = requests::prepare_directory(root);
         let records = records_directory(root);
-        // Named as the records are, and of the same consequence.
+        // These files are named like the records and have the same effect.
         let said = qemu_directory(root);
         for (kind, directory) in [
             (Kind::Request, requests),
@@ -371,14 +372,14 @@ impl<'c> Daemon<'c> {
         is_system(self.context)
     }
 
-    /// Whether there is a daemon that could be reached. Trying would start one that was stopped on
-    /// purpose, where systemd listens for it.
+    /// Returns whether there is a daemon to reach. If systemd listens for it, an attempt would
+    /// start a daemon that was stopped on purpose.
     fn is_there(&self) -> bool {
         let is_another = |pid: &u32| !self.ending.contains(pid);
         !self.is_system() || self.alive().iter().any(is_another)
     }
 
-    /// The daemons that live.
+    /// Returns the daemons that live.
     fn alive(&self) -> BTreeSet<u32> {
         let pids = DAEMONS.1.iter().filter_map(|name| self.pid(name));
         pids.collect()
@@ -398,7 +399,7 @@ impl<'c> Daemon<'c> {
         self.pid(file).is_some()
     }
 
-    /// Connects if there is somebody to connect to, and then looks at everything.
+    /// Connects if there is a daemon to connect to, and then looks at everything.
     fn connect(&mut self, at_once: bool) -> anyhow::Result<()> {
         if !at_once && !self.is_there() {
             self.retry = None;
@@ -476,7 +477,7 @@ impl<'c> Daemon<'c> {
         }
     }
 
-    /// What can't be remembered is said, and holds nobody up.
+    /// Writes a warning about what can't be remembered. It holds nobody up.
     fn report(&self, result: Result<(), NotRemembered>) {
         if let Err(error) = result {
             self.say(Priority::Error, &error.to_string());
@@ -564,12 +565,12 @@ impl<'c> Daemon<'c> {
         }
         if self.retry.is_some_and(|(at, _)| at <= now) {
             self.ending.clear();
-            // It fails only if it was asked to.
+            // This fails only if it is told to.
             let _ = self.connect(false);
         }
     }
 
-    /// Works off what there is to do, with an eye on what happens meanwhile.
+    /// Does what there is to do, and looks out for events meanwhile.
     fn work_with(&mut self, receive: &Receiver<Event>) {
         loop {
             while let Ok(event) = receive.try_recv() {
@@ -602,9 +603,9 @@ impl<'c> Daemon<'c> {
                     self.tasks.clear();
                     self.later.clear();
                     self.domains.all_quiet();
-                    // One that ends closes its connections long before it takes its process id
-                    // away, and who connects meanwhile has systemd start the next one. If only the
-                    // connection has ended, it is still there after a while.
+                    // A daemon that ends closes its connections long before it removes its process
+                    // id. Whoever connects meanwhile makes systemd start the next one. If only the
+                    // connection has ended, the daemon is still there after a while.
                     self.ending = self.alive();
                     self.retry = Some((Instant::now() + LATEST, SOONEST));
                     self.service.tell("STATUS=Waiting for libvirt");
@@ -675,13 +676,13 @@ impl<'c> Daemon<'c> {
 
     fn daemon_came(&mut self) {
         if self.libvirt.is_none() && self.is_there() {
-            // Its socket may be a moment behind its process id.
+            // Its socket may come a moment after its process id.
             self.retry = Some((Instant::now() + AT_FIRST, AT_FIRST));
         }
     }
 
     fn take_requests(&mut self) {
-        // They are kept until libvirt can be asked.
+        // The requests are kept until libvirt can be asked.
         if self.libvirt.is_none() {
             return;
         }
@@ -703,10 +704,10 @@ impl<'c> Daemon<'c> {
     fn happened(&mut self, uuid: Uuid, what: Happened) {
         match what {
             Happened::Defined => self.soon(uuid, true),
-            // Also when it was undefined: it may have been defined again since.
+            // This also holds when it was undefined, as it may have been defined again since.
             Happened::Metadata | Happened::Undefined => self.soon(uuid, false),
             Happened::Started => {
-                // Whatever the hook said earlier, it is done.
+                // Whatever the hook said earlier is done with.
                 if let Some(domain) = self.domains.known(uuid) {
                     domain.vetoed = false;
                 }
@@ -719,18 +720,20 @@ impl<'c> Daemon<'c> {
         }
     }
 
-    /// A domain has ended: those are looked at that could not be tried for a device in use.
+    /// Handles the end of a domain: looks at those that could not be tried because a device was in
+    /// use.
     fn waited(&mut self) {
         for uuid in self.domains.waiting() {
             self.task(uuid, false);
         }
     }
 
-    /// Asks the devices of a domain that has ended, if nothing is known of them and nobody uses them.
+    /// Asks the devices of a domain that has ended, if nothing is known of them and nobody uses
+    /// them.
     fn devices_of(&mut self, uuid: Uuid) {
         let unknown = match self.domains.known(uuid) {
             Some(_) => self.domains.devices(uuid),
-            // A transient one: any that was in use may have been its.
+            // The domain was transient, so any device that was in use may have been its.
             None => probing::in_use(&self.context.root),
         };
         let unknown: Vec<DeviceId> = unknown

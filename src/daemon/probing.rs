@@ -1,5 +1,5 @@
-//! Devices that come free are asked, by `gfxplane-probe`, in a thread of their own: a driver that
-//! hangs holds nobody up.
+//! Asks devices that come free through `gfxplane-probe`, in a thread of its own, so that a driver
+//! that hangs holds nobody up.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,13 +14,13 @@ use crate::probe::asking::may_pass;
 use crate::probe::{Asked, may_open};
 use crate::publish::inventory::{Sources, rule_for};
 
-/// Who asks.
+/// The thread that asks.
 pub(super) struct Probing {
     devices: Sender<Vec<DeviceId>>,
 }
 
 impl Probing {
-    /// `prober`: the program that opens devices.
+    /// Starts the thread. `prober` is the program that opens devices.
     pub(super) fn new(prober: PathBuf) -> Self {
         let (devices, asked) = mpsc::channel::<Vec<DeviceId>>();
         thread::spawn(move || {
@@ -31,7 +31,7 @@ impl Probing {
         Probing { devices }
     }
 
-    /// Has devices asked; what they say is in their records.
+    /// Has devices asked. Their answers are in their records.
     pub(super) fn ask(&self, devices: Vec<DeviceId>) {
         // The thread ends with us.
         let _ = self.devices.send(devices);
@@ -39,8 +39,8 @@ impl Probing {
 }
 
 fn ask(prober: &Path, devices: &[DeviceId]) {
-    // What it has to say is in the record; a start that comes in between goes first. What it can't
-    // do it says on stderr, which is the journal's.
+    // The answer is in the record. A start that comes in between goes first. Failures go to
+    // stderr, which is the journal's.
     let _ = Command::new(prober)
         .arg("--unasked")
         .args(devices.iter().map(ToString::to_string))
@@ -49,8 +49,8 @@ fn ask(prober: &Path, devices: &[DeviceId]) {
         .status();
 }
 
-/// Whether a device that is there has not been asked, or could not be when it was ([`may_pass`]),
-/// and may be opened unasked. What others of its type have said does not count.
+/// Returns whether an active device has not been asked, or could not be ([`may_pass`]), and may be
+/// opened unasked. The answers of others of its type do not count.
 pub(super) fn is_to_be_asked(root: &Root, id: DeviceId, config: &Config) -> bool {
     let (sources, device) = Sources::read_device(root, id);
     device.is_some_and(|device| {
@@ -64,7 +64,7 @@ pub(super) fn is_to_be_asked(root: &Root, id: DeviceId, config: &Config) -> bool
     })
 }
 
-/// The devices that were in use when they were asked.
+/// Returns the devices that were in use when they were asked.
 pub(super) fn in_use(root: &Root) -> Vec<DeviceId> {
     let sources = Sources::read(root);
     let devices = sources.memory.devices.values();

@@ -1,4 +1,4 @@
-//! What systemd and the journal are told: sd_notify(3), and lines with their priority (sd-daemon(3)).
+//! Talks to systemd and the journal: sd_notify(3), and lines with their priority (sd-daemon(3)).
 
 use std::env;
 use std::ffi::OsString;
@@ -15,12 +15,12 @@ use crate::plan::Level;
 #[derive(Debug)]
 pub(super) struct Service {
     socket: Option<OsString>,
-    /// How often it wants to hear of us, and when it does next.
+    /// The interval in which the manager wants to hear of us, and the next time.
     watchdog: Option<(Duration, Instant)>,
 }
 
 impl Service {
-    /// From the environment that systemd makes.
+    /// Reads the environment that systemd makes.
     pub(super) fn new() -> Self {
         let socket = env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty());
         let is_ours =
@@ -29,7 +29,7 @@ impl Service {
         let interval = microseconds
             .and_then(|text| text.parse().ok())
             .filter(|interval| *interval > 0 && is_ours && socket.is_some())
-            // Half of it: sd_watchdog_enabled(3).
+            // The interval is halved: sd_watchdog_enabled(3).
             .map(|interval: u64| Duration::from_micros(interval / 2));
         Service {
             socket,
@@ -37,7 +37,7 @@ impl Service {
         }
     }
 
-    /// Tells it something (`READY=1`, `STATUS=…`).
+    /// Tells the manager something (`READY=1`, `STATUS=…`).
     pub(super) fn tell(&self, text: &str) {
         let Some(path) = &self.socket else { return };
         let bytes = path.as_bytes();
@@ -50,7 +50,7 @@ impl Service {
             .and_then(|address| UnixDatagram::unbound()?.send_to_addr(text.as_bytes(), &address));
     }
 
-    /// Tells it that we live, if it is time; when the next time is.
+    /// Tells the manager that we live, if it is time. Returns the next time.
     pub(super) fn still_here(&mut self) -> Option<Instant> {
         let now = Instant::now();
         let (interval, next) = self.watchdog?;
@@ -76,9 +76,9 @@ impl Journal {
         }
     }
 
-    /// A line. `error`: something was lost, or is broken.
+    /// Writes a line. `error` means that something was lost or is broken.
     pub(super) fn say(&self, priority: Priority, text: &str) {
-        // Names may hold anything; a line stays a line, and a terminal does not act on it.
+        // Names may contain anything. A line must stay a line on which no terminal acts.
         let text = plain(&text.replace(['\n', '\t'], " "));
         let mut err = io::stderr().lock();
         let _ = if self.with_priority {
@@ -89,7 +89,7 @@ impl Journal {
     }
 }
 
-/// How serious a line is: syslog's numbers.
+/// The severity of a line, as syslog numbers it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Priority {
     Error = 3,

@@ -1,4 +1,4 @@
-//! Nothing is defined unasked of which nobody has seen that it starts.
+//! Tries domains for the daemon, which defines nothing unasked that was not seen to start.
 
 use std::time::{Duration, Instant};
 
@@ -13,13 +13,14 @@ use crate::libvirt::surroundings::HostSurroundings;
 use crate::libvirt::trial::{NotTried, Question, Seen};
 use crate::plan::fixup::Fixed;
 
-/// How long it may take until the small copy of a domain has started: as long as libvirt waits for a
-/// QEMU that says nothing (src/qemu/qemu_monitor.c, `QEMU_DEFAULT_MONITOR_WAIT`). Other domains wait so long.
+/// The time that the start of a domain's small copy may take: as long as libvirt waits for a QEMU
+/// that does not answer (src/qemu/qemu_monitor.c, `QEMU_DEFAULT_MONITOR_WAIT`). Other domains wait
+/// so long.
 const DEADLINE: Duration = Duration::from_secs(30);
 
 impl Daemon<'_> {
-    /// Returns whether the domain, as it is planned to be, was seen to start: measured, tried earlier or
-    /// tried now. If not, the reason is said, and the domain stays as it is.
+    /// Returns whether the planned domain was seen to start: by a measurement, an earlier trial, or
+    /// a trial now. If not, the reason is written, and the domain stays as it is.
     ///
     /// # Errors
     /// libvirt can't be asked.

@@ -25,7 +25,7 @@ pub const FORMAT: u32 = 1;
 /// The largest record that is read or written, in bytes.
 pub const MAX_SIZE: usize = 64 * 1024;
 
-/// What a record depends on: if any of this differs, the record says nothing.
+/// The circumstances on which a record depends. If any of them differs, the record says nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Circumstances {
     /// `/proc/sys/kernel/random/boot_id`.
@@ -34,7 +34,7 @@ pub struct Circumstances {
     pub kernel: String,
     /// The vfio driver.
     pub driver: Option<String>,
-    /// Its module's version or srcversion.
+    /// The version of the driver's module or, without one, its srcversion.
     pub driver_version: Option<String>,
     /// The mdev type id, or the vGPU type of a virtual function.
     #[serde(rename = "type")]
@@ -55,22 +55,22 @@ pub struct ByQemu {
 /// The result of asking a device once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// [`FORMAT`].
+    /// The format's version, [`FORMAT`].
     pub format: u32,
     /// The device that was asked.
     pub device: DeviceId,
-    /// When it holds.
+    /// The circumstances in which it holds.
     #[serde(flatten)]
     pub circumstances: Circumstances,
-    /// What was found.
+    /// The facts.
     pub facts: Facts,
-    /// How the device was opened, if it was.
+    /// The interface through which the device was opened; `None` if it was not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<OpenPath>,
     /// The step that failed, if one did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<Step>,
-    /// Its errno's name.
+    /// The name of the errno with which that step failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub errno: Option<String>,
     /// The QEMU whose word it is; `None`: the device itself answered a probe.
@@ -173,8 +173,8 @@ impl Record {
         }
     }
 
-    /// The text to keep: at most [`MAX_SIZE`] bytes; the regions of a device that has absurdly
-    /// many are left out.
+    /// Returns the text to keep, at most [`MAX_SIZE`] bytes. If a device has absurdly many
+    /// regions, they are left out.
     #[must_use]
     pub fn to_text(&self) -> String {
         let mut text = serde_json::to_string_pretty(self).expect("a record has only string keys");
@@ -222,7 +222,8 @@ impl Record {
         }
     }
 
-    /// Whether another record, of this or another device, says the same, and when it holds.
+    /// Returns whether another record, of this or another device, says the same and holds in the
+    /// same circumstances.
     #[must_use]
     pub fn says_the_same(&self, other: &Record) -> bool {
         *self

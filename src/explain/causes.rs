@@ -1,4 +1,5 @@
-//! Why a message is said, and what helps: in general, and for a domain and its host.
+//! Explains why a program gives a message, and what helps: in general, and for a domain and its
+//! host.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -22,26 +23,26 @@ use crate::publish::inventory::{DeviceEntry, State};
 /// A message, explained.
 #[derive(Debug, Clone, Serialize)]
 pub struct Explanation {
-    /// What is the matter.
+    /// The problem.
     pub symptom: Symptom,
-    /// The words by which it was recognised.
+    /// The words by which it was recognized.
     pub message: &'static str,
-    /// Who says it.
+    /// The program that gives it.
     pub by: Speaker,
-    /// The versions that are known to.
+    /// The versions that are known to give it.
     pub versions: &'static str,
-    /// Where it is said.
+    /// The place in the sources.
     pub source: &'static str,
     /// The device that it is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<DeviceId>,
-    /// Why it is said.
+    /// The reason for the message.
     pub cause: String,
     /// What is known of this domain and this host.
     pub here: Vec<String>,
-    /// What helps, the best first.
+    /// The fixes, the best first.
     pub cures: Vec<String>,
-    /// What the first of them changes in the domain, and why.
+    /// The changes that the first fix makes in the domain, with their reasons.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<String>,
     /// The domain before and after that.
@@ -49,7 +50,7 @@ pub struct Explanation {
     pub mended: Option<Mended>,
 }
 
-/// When `gfxplane fixup` is the cure.
+/// The condition under which `gfxplane fixup` is the fix.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Fixup {
@@ -78,7 +79,7 @@ static KNOWLEDGE: LazyLock<BTreeMap<Symptom, Knowledge>> = LazyLock::new(|| {
     toml::from_str(include_str!("knowledge.toml")).expect("a test has read what is built in")
 });
 
-/// Explains a message. `domain`: the one that it is about, if that is known.
+/// Explains a message. `domain` is the domain that it is about, if that is known.
 #[must_use]
 pub fn explain(found: &Found, host: &doctor::Host, domain: Option<&Situation>) -> Explanation {
     let wording = found.wording;
@@ -88,7 +89,7 @@ pub fn explain(found: &Found, host: &doctor::Host, domain: Option<&Situation>) -
         here.extend(of_device(id, host, wording.symptom));
     }
     let refused = match wording.symptom {
-        // Which message it rests on stands beside it.
+        // Each cause names the message it was derived from.
         Symptom::Vetoed => None,
         symptom => domain.map(|domain| prediction(domain, symptom, &mut here)),
     };
@@ -118,7 +119,7 @@ pub fn explain(found: &Found, host: &doctor::Host, domain: Option<&Situation>) -
     }
     // What is missing on the host may not show in a prediction.
     let by_domain_alone = knowledge.fixup == Fixup::Refused && knowledge.topics.is_empty();
-    // Of a domain without vfio devices nothing is predicted.
+    // Nothing is predicted of a domain without vfio devices.
     let is_predicted = domain.is_some_and(|domain| domain.plan.is_some());
     let is_over = refused == Some(false) && is_predicted && by_domain_alone && !ends;
     if is_over {
@@ -133,7 +134,7 @@ pub fn explain(found: &Found, host: &doctor::Host, domain: Option<&Situation>) -
             line.more
         ));
     }
-    // What certainly stands in the way comes first, what only may last.
+    // What certainly stands in the way comes first, what only may comes last.
     let (fails, warns): (Vec<Line>, Vec<Line>) = lines
         .into_iter()
         .partition(|line| line.verdict == Verdict::Fail);
@@ -160,7 +161,7 @@ pub fn explain(found: &Found, host: &doctor::Host, domain: Option<&Situation>) -
     }
 }
 
-/// What is lost with a consent.
+/// Returns what is lost with a consent.
 fn loss(consent: Consent) -> &'static str {
     match consent {
         Consent::Remote => "a screen is then seen on this host only",
@@ -168,7 +169,7 @@ fn loss(consent: Consent) -> &'static str {
     }
 }
 
-/// The devices that a message may be about.
+/// Returns the devices that a message may be about.
 fn devices(found: &Found, domain: Option<&Situation>) -> Vec<DeviceId> {
     if let Some(id) = found.device {
         return vec![id];
@@ -180,7 +181,7 @@ fn devices(found: &Found, domain: Option<&Situation>) -> Vec<DeviceId> {
     asked.map(|vgpu| vgpu.id).collect()
 }
 
-/// Whether a message is about the display that a device has.
+/// Returns whether a message is about the display of a device.
 fn is_about_displays(symptom: Symptom) -> bool {
     matches!(
         symptom,
@@ -200,13 +201,13 @@ fn is_about_displays(symptom: Symptom) -> bool {
     )
 }
 
-/// What this host knows of a device.
+/// Returns what this host knows of a device.
 fn of_device(id: DeviceId, host: &doctor::Host, symptom: Symptom) -> Vec<String> {
     let entry = host.inventory.devices.iter().find(|entry| entry.id == id);
     let Some(entry) = entry else {
         return vec![match id {
             DeviceId::Mdev(_) => format!("{id} is not on this host"),
-            // libvirt gives a managed one back to its driver after a start that has failed.
+            // libvirt gives a managed device back to its driver after a start that has failed.
             DeviceId::Pci(_) => format!("{id} is not bound to a vfio driver now"),
         }];
     };
@@ -248,7 +249,7 @@ fn display(finding: &Finding) -> String {
     }
 }
 
-/// Says what is predicted of the domain as it is now; whether it would or may be refused.
+/// Adds the prediction for the domain as it is now. Returns whether it would or may be refused.
 fn prediction(domain: &Situation, symptom: Symptom, here: &mut Vec<String>) -> bool {
     let name = &domain.name;
     let Some(plan) = &domain.plan else {
@@ -292,7 +293,7 @@ fn prediction(domain: &Situation, symptom: Symptom, here: &mut Vec<String>) -> b
     }
 }
 
-/// Says whose screen ends the guest if a viewer chooses it; whether there is one.
+/// Adds the screens that end the guest if a viewer chooses them. Returns whether there is one.
 fn viewers_end(domain: &Situation, symptom: Symptom, here: &mut Vec<String>) -> bool {
     if !matches!(
         symptom,
@@ -312,7 +313,7 @@ fn viewers_end(domain: &Situation, symptom: Symptom, here: &mut Vec<String>) -> 
     here.len() > before
 }
 
-/// What the checks of a host about these topics have against it; of devices, against these.
+/// Returns the failed checks of a host about these topics; for devices, only about these.
 fn of_host(host: &doctor::Host, topics: &[Topic], ids: &[DeviceId]) -> Vec<Line> {
     if topics.is_empty() {
         return Vec::new();
@@ -320,7 +321,7 @@ fn of_host(host: &doctor::Host, topics: &[Topic], ids: &[DeviceId]) -> Vec<Line>
     let is_about = |line: &Line| {
         let concerned = match line.device {
             Some(id) if !ids.is_empty() => ids.contains(&id),
-            // It may be any.
+            // The message may be about any device.
             Some(_) => line.verdict == Verdict::Fail,
             None => true,
         };

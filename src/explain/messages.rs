@@ -14,13 +14,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::predict::words;
 
-/// Who says a message.
+/// The program that gives a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Speaker {
     /// QEMU.
     Qemu,
-    /// libvirt, or a tool of its.
+    /// libvirt, or one of its tools.
     Libvirt,
     /// The kernel, in its log.
     Kernel,
@@ -33,7 +33,7 @@ pub enum Speaker {
 }
 
 impl Speaker {
-    /// Its name.
+    /// Returns its name.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -47,17 +47,17 @@ impl Speaker {
     }
 }
 
-/// What is the matter.
+/// The problem behind a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Symptom {
-    /// A dmabuf, and no OpenGL.
+    /// A dmabuf without OpenGL.
     OpenglMissing,
-    /// `display='on'`, and no display.
+    /// `display='on'` without a display.
     NoDisplay,
-    /// `display='on'`, and no graphics.
+    /// `display='on'` without graphics.
     GraphicsMissing,
-    /// `display` of a device that is no vfio-pci.
+    /// `display` on a device that is not vfio-pci.
     NotVfioPci,
     /// More than one ramfb.
     RamfbTwice,
@@ -141,24 +141,24 @@ pub enum Symptom {
     Sandboxed,
     /// gfxplane's hook has kept the domain from starting.
     Vetoed,
-    /// Some hook has.
+    /// Some hook has kept the domain from starting.
     HookFailed,
 }
 
-/// Words that are known.
+/// The words of a known message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wording {
-    /// What is the matter.
+    /// The problem.
     pub symptom: Symptom,
-    /// Who says so.
+    /// The program that gives it.
     pub by: Speaker,
-    /// The words; `*`: anything.
+    /// The words; `*` stands for anything.
     pub words: &'static str,
-    /// The versions that are known to say it.
+    /// The versions that are known to give it.
     pub versions: &'static str,
-    /// Where it is said: file and function, or who has quoted it.
+    /// The place: file and function, or who has quoted it.
     pub source: &'static str,
-    /// Whether it is what comes of something else, and counts only where nothing else is known.
+    /// True if it follows from something else, and counts only if nothing else is known.
     pub follows: bool,
 }
 
@@ -194,7 +194,7 @@ const fn follows(
 
 use Speaker::{Gfxplane, Kernel, Libvirt, Mdevctl, NvidiaManager, Qemu};
 
-/// All of them. Of two that fit at the same place the first counts.
+/// All known messages. If two fit at the same place, the first counts.
 pub const WORDINGS: &[Wording] = &[
     said(
         Symptom::OpenglMissing,
@@ -329,8 +329,8 @@ pub const WORDINGS: &[Wording] = &[
         "7.2, 10.0",
         "ui/console.c, qemu_console_set_display_gl_ctx",
     ),
-    // QEMU says this too of a node that is there and that it may not open: it opens, and does not say why
-    // that failed (util/drm.c, qemu_drm_rendernode_open).
+    // QEMU also says this of a node that exists and that it may not open: it tries to open it, and
+    // does not say why that failed (util/drm.c, qemu_drm_rendernode_open).
     said(
         Symptom::NoRenderNode,
         Qemu,

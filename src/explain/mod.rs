@@ -1,9 +1,11 @@
-//! What libvirt, QEMU and others say of screens, recognised and explained: text in, explanations out.
+//! Recognizes and explains what libvirt, QEMU and others say about screens: text in, explanations
+//! out.
 //!
-//! [`messages`] has the words; [`find`] looks for them in what somebody was shown, [`in_log`] in the log of a
-//! domain; [`causes`] says why, and what helps, from what is known of the domain and its host.
+//! [`messages`] has the words. [`find`] looks for them in a text that somebody was shown,
+//! [`in_log`] in the log of a domain. [`causes`] says why and what helps, from what is known of the
+//! domain and its host.
 //!
-//! A text may have been pasted: line breaks, indentation and quotation marks are not what they were, and
+//! A text may have been pasted. So its line breaks, indentation and quotation marks may differ, and
 //! capitals do not count.
 
 pub mod causes;
@@ -24,38 +26,38 @@ use crate::explain::learn::LastStart;
 use crate::plan::trial::said::words_of;
 use messages::{Symptom, WORDINGS, Wording};
 
-/// A message that was recognised.
+/// A message that was recognized.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// Which.
+    /// The words that matched.
     pub wording: &'static Wording,
-    /// What stands in the place of each `*`.
+    /// The text in the place of each `*`.
     pub filled_in: Vec<String>,
     /// The device that is named before it, or else after it.
     pub device: Option<DeviceId>,
 }
 
-/// The messages in a text, as they stand in it. One that only follows from others is left out where
+/// Returns the messages in a text, in their order. One that only follows from others is left out if
 /// there is another.
 #[must_use]
 pub fn find(text: &str) -> Vec<Found> {
     without_consequences(all_in(text))
 }
 
-/// The same, consequences too.
+/// Returns the messages with those that follow from others.
 fn all_in(text: &str) -> Vec<Found> {
     let text = plain(text);
-    // Places stay what they are: only ASCII changes.
+    // Only ASCII changes, so that places stay.
     let lower = text.to_ascii_lowercase();
     let mut places: Vec<(usize, usize, Found)> = Vec::new();
     for (wording, words) in WORDINGS.iter().zip(&*IN_SMALL_LETTERS) {
-        // Of a message that is said again each has its own device.
+        // Each occurrence of a message has its own device.
         let mut from = 0;
         for _ in 0..MOST {
             let Some((start, end, filled_in)) = matches(&text, &lower, from, words) else {
                 break;
             };
-            // What is in the middle of another message is a part of it.
+            // A message in the middle of another is a part of it.
             let is_within = |(from, to, _): &(usize, usize, Found)| *from <= start && end <= *to;
             if !places.iter().any(is_within) {
                 let before = device_before(&text[from..end]);
@@ -92,7 +94,7 @@ fn without_consequences(mut all: Vec<Found>) -> Vec<Found> {
     all
 }
 
-/// The text with one blank for any white space, and straight quotation marks.
+/// Returns the text with one blank for any white space, and straight quotation marks.
 fn plain(text: &str) -> String {
     let words: Vec<&str> = text.split_whitespace().collect();
     words
@@ -101,13 +103,14 @@ fn plain(text: &str) -> String {
         .replace(['\u{201c}', '\u{201d}'], "\"")
 }
 
-/// The longest that may stand in the place of a `*`, in bytes.
+/// The longest text that may stand in the place of a `*`, in bytes.
 const LONGEST: usize = 200;
 
-/// So often one message is looked for in a text: a log may have it thousands of times.
+/// The number of times that one message is looked for in a text. A log may have it thousands of
+/// times.
 const MOST: usize = 32;
 
-/// The words of each of [`WORDINGS`], between its `*`, as they are looked for.
+/// The words of each of [`WORDINGS`], between its `*`, in the form in which they are looked for.
 static IN_SMALL_LETTERS: LazyLock<Vec<Vec<String>>> = LazyLock::new(|| {
     let parts = |wording: &Wording| wording.words.split('*').map(str::to_ascii_lowercase);
     WORDINGS
@@ -116,8 +119,8 @@ static IN_SMALL_LETTERS: LazyLock<Vec<Vec<String>>> = LazyLock::new(|| {
         .collect()
 });
 
-/// Where the words are in a text, at or behind a place in it: from, to, and what stands for each `*`.
-/// `lower` is the text in small letters.
+/// Returns where the words are in a text, at or behind a place in it: from, to, and the text for
+/// each `*`. `lower` is the text in small letters.
 fn matches(
     text: &str,
     lower: &str,
@@ -130,7 +133,8 @@ fn matches(
         let mut end = start + first.len();
         let mut filled_in = Vec::new();
         for part in rest {
-            // No further: a guest may have written a line that is long, and full of beginnings.
+            // The search ends here: a guest may have written a long line that is full of
+            // beginnings.
             let limit = lower.floor_char_boundary(end + LONGEST + part.len());
             let at = lower[end..limit].find(part.as_str())?;
             filled_in.push(text[end..end + at].to_owned());
@@ -140,7 +144,7 @@ fn matches(
     })
 }
 
-/// How the words of a message are taken apart to find the names of devices.
+/// Returns the devices that a text names.
 fn names(text: &str) -> impl DoubleEndedIterator<Item = DeviceId> {
     let is_of_name = |c: char| c.is_ascii_alphanumeric() || "-:._".contains(c);
     text.split(move |c| !is_of_name(c))
@@ -155,16 +159,16 @@ fn device_after(text: &str) -> Option<DeviceId> {
     names(text).next()
 }
 
-/// What follows the domain in a veto of the hook's.
+/// The words after the domain in a veto of the hook's.
 const HOOK_SAYS: &str = " is not started";
 
-/// The domain that a text names: libvirt's `Failed to start domain 'guest'` (older ones without the quotation
-/// marks), or what the hook says.
+/// Returns the domain that a text names: in libvirt's `Failed to start domain 'guest'` (older
+/// versions without the quotation marks), or in the hook's message.
 #[must_use]
 pub fn domain_of(text: &str) -> Option<String> {
     let text = plain(text);
     let after = |words: &str| text.split_once(words).map(|(_, rest)| rest);
-    // Names may have blanks and quotation marks in them; the hook's line has none around them.
+    // Names may contain blanks and quotation marks. The hook's line has none around them.
     let is_end = |rest: &str| !rest.starts_with(char::is_alphanumeric);
     let libvirts = |rest: &'_ str| match rest.strip_prefix('\'') {
         Some(rest) => rest
@@ -173,7 +177,7 @@ pub fn domain_of(text: &str) -> Option<String> {
             .map(|(at, _)| rest[..at].to_owned()),
         None => rest.split(' ').next().map(str::to_owned),
     };
-    // With `hook = "warn"` it only says what QEMU would refuse.
+    // With `hook = "warn"`, the hook only says what QEMU would refuse.
     let hooks = |rest: &'_ str| {
         let head = rest.split_once(": ").map_or(rest, |(head, _)| head);
         let name = head.split_once(HOOK_SAYS).map(|(name, _)| name);
@@ -186,30 +190,30 @@ pub fn domain_of(text: &str) -> Option<String> {
     name.filter(|name| !name.is_empty())
 }
 
-/// What the log of a domain says of its last start.
+/// The log's account of a domain's last start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Logged {
-    /// When it began, since 1970.
+    /// The time when it began, since 1970.
     pub began: Duration,
-    /// QEMU's version, as libvirt has it.
+    /// QEMU's version, as libvirt reports it.
     pub qemu: Option<Version>,
-    /// Whether the domain started; `None` if the log does not say.
+    /// True if the domain started; `None` if the log does not say.
     pub started: Option<bool>,
-    /// How often something has failed after that which is no start of QEMU's: a hook's veto, or a
-    /// definition that libvirt refuses.
+    /// The number of later failures before QEMU ran: a hook's veto, or a definition that libvirt
+    /// refuses.
     pub failed_since: usize,
-    /// The messages that are known.
+    /// The known messages.
     pub found: Vec<Found>,
-    /// QEMU's last lines, if none is.
+    /// The last lines of QEMU, if no message is known.
     pub words: Vec<String>,
 }
 
-/// So many of QEMU's last lines are shown.
+/// The number of QEMU's last lines that are shown.
 const LAST_LINES: usize = 5;
 
-/// Looks for messages in the log of a domain, of its last start; `None` if there is no whole start in it, or the
-/// last one is of another domain. A guest may have written what follows a start that succeeded: whatever
-/// is found there is only shown, and nothing done for it.
+/// Looks for messages of the last start in the log of a domain; `None` if the log has no whole
+/// start, or the last one is of another domain. A guest may have written what follows a start that
+/// succeeded. Such messages are only shown, and nothing is done for them.
 #[must_use]
 pub fn in_log(log: &str, domain: Option<Uuid>) -> Option<Logged> {
     let start = LastStart::of(log)?;
@@ -236,7 +240,8 @@ pub fn in_log(log: &str, domain: Option<Uuid>) -> Option<Logged> {
     })
 }
 
-/// QEMU's own lines: without libvirt's, and without the time and the program's name before each.
+/// Returns QEMU's own lines: without libvirt's, and without the time and the program's name before
+/// each.
 fn qemus(printed: &str) -> String {
     let lines = printed
         .lines()
@@ -344,7 +349,7 @@ mod tests {
             of(&format!("{two}\n{other}")),
             ["0000:27:00.4", "0000:27:00.5"]
         );
-        // A message of no device between those of others.
+        // This message without a device stands between those of others.
         let without = "ramfb=on requires display=on";
         assert_eq!(
             of(&format!("{two}; {without}; {other}")),

@@ -1,4 +1,4 @@
-//! The domain that a message is about: what is predicted of it, and what would mend it.
+//! The domain that a message is about: the prediction for it, and the fix.
 
 use crate::domain::Domain;
 use crate::domain::policy::{Consent, Displays, Policy, Wishes};
@@ -7,50 +7,50 @@ use crate::plan::{Cure, Plan, words};
 use crate::predict::Outcome;
 use crate::xml::Document;
 
-/// How the domain is named to `gfxplane fixup`.
+/// The name of the domain for `gfxplane fixup`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operand<'o> {
-    /// One of libvirt's, as the user types it in a shell.
+    /// A domain of libvirt's, as the user types it in a shell.
     Domain(&'o str),
-    /// A file, likewise.
+    /// A file, as the user types it in a shell.
     File(&'o str),
 }
 
-/// A domain.
+/// The situation of a domain.
 #[derive(Debug, Clone)]
 pub struct Situation {
-    /// Its name, or how it was named.
+    /// The domain's name, or the name that the user typed.
     pub name: String,
-    /// What is planned for it as it is: nothing. `None` if it has no vfio devices.
+    /// The plan that leaves the domain as it is; `None` if it has no vfio devices.
     pub plan: Option<Plan>,
-    /// What would mend it.
+    /// The fix.
     pub mended: Option<Mended>,
-    /// What the user can do where nothing does that by itself.
+    /// The fixes that only the user can make.
     pub cures: Vec<String>,
-    /// What fills the place of the domain in a command; `None` for a file, which only `fixup` takes.
+    /// The word for the domain in a command; `None` for a file, which only `fixup` takes.
     pub operand: Option<String>,
 }
 
-/// What mends a domain.
+/// The fix of a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mended {
-    /// What to type.
+    /// The command to type.
     pub command: String,
-    /// What that changes, and why.
+    /// The changes that it makes, with their reasons.
     pub changes: Vec<String>,
-    /// What may be lost by it.
+    /// The consents that it needs.
     pub loses: Vec<Consent>,
-    /// The XML as it was.
+    /// The XML before the fix.
     pub before: String,
-    /// The XML afterwards.
+    /// The XML after the fix.
     pub after: String,
 }
 
 impl Situation {
-    /// Looks at a domain. `text`: its XML; `policy`: the host's.
+    /// Looks at a domain. `text` is its XML, `policy` the host's.
     ///
     /// # Errors
-    /// [`Unfit`]: it can't be read.
+    /// [`Unfit`] if it can't be read.
     pub fn of(
         text: &str,
         surroundings: &dyn Surroundings,
@@ -96,7 +96,7 @@ impl Situation {
         Ok(Situation {
             name: as_it_is.name.unwrap_or_else(|| typed.to_owned()),
             plan: as_it_is.plan,
-            // With something that mends it, what was said before is not all.
+            // If there is a fix, the earlier advice is incomplete.
             cures: if mended.is_some() { Vec::new() } else { cures },
             mended,
             operand: matches!(operand, Operand::Domain(_)).then(|| typed.to_owned()),

@@ -1,19 +1,19 @@
-//! Changing a file that somebody handed us and reads again afterwards: vdsm's `_hook_domxml`.
+//! Changes a file that somebody gave us and reads again afterwards: vdsm's `_hook_domxml`.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, fchown};
 use std::path::Path;
 
-/// Puts `new` into the file in place of `old`, which is what is in it. Mode and owner stay.
+/// Replaces the file's content `old` by `new`. Mode and owner stay.
 ///
-/// A temporary file beside it and a rename: whoever reads it sees the old text or the new one. Where
-/// that can't be (the directory may not be written, the file is a link or somebody else's), it is
-/// written where it lies; if that fails on the way, the old text is put back.
+/// It uses a temporary file beside the file and a rename, so that a reader sees the old text or the
+/// new one. If that fails (the directory can't be written, the file is a link or somebody else's),
+/// it writes into the file itself, and on failure puts the old text back.
 ///
 /// # Errors
-/// Any error of the file system, and then the old text is still there, unless it could not be put
-/// back, which the error says.
+/// Any error of the file system. The old text is then still there, unless it could not be put back;
+/// the error says so.
 pub fn rewrite(path: &Path, old: &str, new: &str) -> io::Result<()> {
     match beside(path, new) {
         Ok(()) => Ok(()),
@@ -37,7 +37,7 @@ fn beside(path: &Path, new: &str) -> io::Result<()> {
     if (made.uid(), made.gid()) != (before.uid(), before.gid()) {
         fchown(file.as_file(), Some(before.uid()), Some(before.gid()))?;
     }
-    // After the owner: a change of owner takes mode bits away.
+    // This comes after the owner, because a change of owner removes mode bits.
     file.as_file().set_permissions(before.permissions())?;
     file.persist(path).map_err(|error| error.error)?;
     Ok(())

@@ -1,9 +1,9 @@
-//! `/run/gfxplane`: records of probes, what types were found to be, locks.
+//! `/run/gfxplane`: records of probes, records of types, locks.
 //!
-//! The directory is root's and 0755; records are 0644; `lock` is 0700, so that nobody else can
-//! hold a start up by taking a lock. Files are written whole (temporary file, rename), so readers
-//! need no lock. They take only regular files of root that nobody else may write, at most
-//! [`MAX_SIZE`] bytes, and follow no link.
+//! The directory is root's and 0755, records are 0644, and `lock` is 0700, so that nobody else can
+//! hold up a start by taking a lock. Files are replaced as a whole (temporary file, rename), so
+//! readers need no lock. Readers accept only regular files of root that nobody else may write, at
+//! most [`MAX_SIZE`] bytes, and follow no link.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Write};
@@ -23,37 +23,38 @@ use crate::host::{Last, Root, Warning, is_absent, read_whole, requests, saw, tre
 
 pub(crate) const BASE: &str = "run/gfxplane";
 
-/// The file of our udev rules; one of this name in /etc hides it.
+/// The file of our udev rules; a file of this name in /etc hides it.
 pub(crate) const UDEV_RULE: &str = "61-gfxplane.rules";
 
-/// How often a lock that is taken is tried again.
+/// The time between two attempts to take a lock.
 const POLL: Duration = Duration::from_millis(5);
 
-/// What writing a record changed.
+/// The effect of writing a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Written {
     /// The record says something new.
     Changed,
-    /// It says what the one before said.
+    /// The record says the same as the one before.
     Same,
-    /// The one before stays: it knows more ([`Record::supersedes`]).
+    /// The record before stays, because it knows more ([`Record::supersedes`]).
     Kept,
 }
 
-/// The lock of a device: held from before it is opened until after it is closed.
+/// The lock of a device, held from before it is opened until after it is closed.
 ///
-/// It is an flock(2) that is never undone: its end is the close of the last descriptor, so a process
-/// that has inherited one has the lock, too, for as long as it lives.
+/// It is an flock(2) that is never undone. It ends when the last descriptor is closed, so a process
+/// that has inherited one holds the lock, too, for as long as it lives.
 #[derive(Debug)]
 pub struct Lock {
     file: File,
 }
 
-/// Where the records are, made if they are not there, for whoever wants to watch them.
+/// Returns the directory of the records, for callers who want to watch it. Makes it if it does not
+/// exist.
 ///
 /// # Errors
-/// Any error of the file system; [`io::ErrorKind::InvalidData`] if the directory is there but is
-/// not to be trusted.
+/// Any error of the file system; [`io::ErrorKind::InvalidData`] if the directory exists but can't
+/// be trusted.
 pub fn records_directory(root: &Root) -> io::Result<PathBuf> {
     directory(root, "records", 0o755)
 }
@@ -66,8 +67,8 @@ pub fn qemu_directory(root: &Root) -> io::Result<PathBuf> {
     directory(root, "qemu", 0o755)
 }
 
-/// The record of a device, if there is one that can be believed. Whether it is still valid is
-/// for the caller to see ([`Record::circumstances`]).
+/// Returns the record of a device, if there is one that can be believed. The caller must check
+/// whether it is still valid ([`Record::circumstances`]).
 pub fn read_record(root: &Root, id: DeviceId, warnings: &mut Vec<Warning>) -> Option<Record> {
     read_of(root, id, record_path(root, id), warnings).filter(|record| record.qemu.is_none())
 }
@@ -92,7 +93,7 @@ fn read_of(
     None
 }
 
-/// What a device of this type was found to be, since this boot.
+/// Returns the record of a type, made from a device of that type since this boot.
 pub fn read_type(root: &Root, type_id: &str, warnings: &mut Vec<Warning>) -> Option<Record> {
     let path = type_path(root, type_id)?;
     let record = read(root, &path, warnings)?;
@@ -103,8 +104,8 @@ pub fn read_type(root: &Root, type_id: &str, warnings: &mut Vec<Warning>) -> Opt
     Some(record)
 }
 
-/// How long a writer waits for another one, which takes milliseconds unless somebody has stopped
-/// it in the middle.
+/// The time that a writer waits for another one, which takes milliseconds unless somebody has
+/// stopped it in the middle.
 const WRITER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Keeps a record, and what it says of the type, and publishes the tree. `parent`: the sysfs name
@@ -150,7 +151,7 @@ fn publish_record(root: &Root, record: &Record, parent: Option<&str>) -> io::Res
         &record.facts,
         Method::Probe,
     )?;
-    // What says nothing of the device says nothing of its type.
+    // A record that says nothing of the device says nothing of its type.
     if let Some(type_id) = record.circumstances.type_id.as_deref()
         && record.facts.display.is_answer()
         && let Some(type_path) = type_path(root, type_id)
@@ -176,21 +177,22 @@ fn publish_record(root: &Root, record: &Record, parent: Option<&str>) -> io::Res
     Ok(())
 }
 
-/// Publishes the tree of a device that is not asked: what is known of it otherwise.
+/// Publishes the tree of a device that is not asked, from what is known of it otherwise.
 ///
 /// # Errors
-/// As [`write_record`].
+/// The errors of [`write_record`].
 pub fn publish_unasked(root: &Root, id: DeviceId, facts: &Facts, method: Method) -> io::Result<()> {
     let _one_writer = one_writer(root)?;
     publish(root, Path::new("devices"), &id.to_string(), facts, method)
 }
 
-/// Forgets a device that is gone: its record, what QEMU said of it, its tree, its lock. What its
-/// type was found to be stays. So does the start under way of a PCI device: it may only have lost
-/// its driver, as libvirt takes that away between its hook and QEMU (`managed='yes'`).
+/// Removes what is kept of a device that is gone: its record, QEMU's statement, its tree, its lock.
+/// The record of its type stays. So does a PCI device's mark of a start under way, because the
+/// device may only have lost its driver: libvirt takes that away between its hook and QEMU
+/// (`managed='yes'`).
 ///
 /// # Errors
-/// Any error of the file system except that there is nothing to forget.
+/// Any error of the file system. It is no error if nothing is kept.
 pub fn forget(root: &Root, id: DeviceId) -> io::Result<()> {
     let absent_is_fine = |result: io::Result<()>| match result {
         Err(error) if !is_absent(&error) => Err(error),
@@ -210,8 +212,8 @@ pub fn forget(root: &Root, id: DeviceId) -> io::Result<()> {
 }
 
 impl Lock {
-    /// Takes the lock of a device, waiting as long as it takes: whoever calls this runs under a
-    /// deadline of its own.
+    /// Takes the lock of a device, and waits as long as it takes. The caller must have a deadline
+    /// of its own.
     ///
     /// # Errors
     /// Any error of the file system.
@@ -243,17 +245,19 @@ impl Lock {
         }
     }
 
-    /// Takes the lock of a file, which is made if it isn't there, and waits for it until `limit`.
+    /// Takes the lock of a file, which it makes if needed, and waits for it at most until `limit`.
     ///
     /// # Errors
-    /// Any error of the file system; [`io::ErrorKind::TimedOut`].
+    /// Any error of the file system; [`io::ErrorKind::TimedOut`] if somebody holds it until
+    /// `limit`.
     pub(crate) fn of_file(path: &Path, limit: Instant) -> io::Result<Self> {
         let lock = Self::wait(path, true, Some(limit))?;
         Ok(lock.expect("it is made if it isn't there"))
     }
 
-    /// `None`: there is no such file, and it is not to be made. It is then opened for reading only:
-    /// flock(2) takes no more, and libvirt's confinement by SELinux gives the hook no more.
+    /// Waits for the lock of a file. Returns `None` if there is no such file and it is not to be
+    /// made. In that case it opens the file only for reading: flock(2) needs no more, and libvirt's
+    /// confinement by SELinux allows the hook no more.
     pub(super) fn wait(
         path: &Path,
         make: bool,
@@ -277,7 +281,7 @@ impl Lock {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
             }
             match file.try_lock() {
-                // The device may have gone and come again, and its lock's file with it.
+                // The device may have gone and come back, and its lock's file with it.
                 Ok(()) if is_still(&file, path) => return Ok(Some(Lock { file })),
                 Ok(()) => continue,
                 Err(TryLockError::WouldBlock) => {}
@@ -302,10 +306,11 @@ pub(super) fn one_writer(root: &Root) -> io::Result<Option<Lock>> {
     Lock::wait(&path, true, Some(Instant::now() + WRITER_PATIENCE))
 }
 
-/// Waits until nobody of us holds the device, at most until `limit`. `false`: somebody still does.
+/// Waits until no process of ours holds the device, at most until `limit`. Returns `false` if one
+/// still does.
 ///
 /// # Errors
-/// Any error of the file system; a lock that isn't there is free.
+/// Any error of the file system. A lock that does not exist is free.
 pub fn wait_until_free(root: &Root, id: DeviceId, limit: Instant) -> io::Result<bool> {
     is_free_until(&lock_path(root, id), limit)
 }
@@ -318,30 +323,30 @@ fn is_free_until(lock: &Path, limit: Instant) -> io::Result<bool> {
     }
 }
 
-/// Waits until nobody of us has a QEMU of ours try the device, at most until `limit`. `false`:
-/// somebody still does.
+/// Waits until no process of ours has a QEMU try the device, at most until `limit`. Returns `false`
+/// if one still does.
 ///
 /// # Errors
-/// As [`wait_until_free`].
+/// The errors of [`wait_until_free`].
 pub fn wait_until_tried(root: &Root, id: DeviceId, limit: Instant) -> io::Result<bool> {
     is_free_until(&trying_path(root, id), limit)
 }
 
-/// The lock of who has a QEMU try the device. It is not the device's own: for that one the start
-/// of the QEMU may wait. Whoever has it removes the file at the end.
+/// Returns the path of the lock for a trial of the device. It is not the device's own lock, because
+/// the start of the trial's QEMU may wait for that one. Its holder removes the file at the end.
 #[must_use]
 pub fn trying_path(root: &Root, id: DeviceId) -> PathBuf {
     root.join(BASE).join("lock").join(format!("{id}.verify"))
 }
 
-/// Waits until udev is through with the `add` event of an mdev, at most until `limit`: only then
-/// is it certain whether a probe of ours has begun. At once where no udev runs, or our rule is
-/// masked.
+/// Waits until udev has processed the `add` event of an mdev, at most until `limit`. Only then is
+/// it certain whether a probe of ours has begun. Returns at once if no udev runs, or if our rule is
+/// masked. Returns `false` if it was not in time.
 ///
 /// udev keeps what its rules found in `/run/udev/data/+SUBSYSTEM:NAME` (systemd
-/// src/libsystemd/sd-device/device-private.c); our rule sets at least one property for every mdev,
-/// so the file is there when the rules have run. A file that udev wrote about a device of that
-/// name before `since` (CLOCK_MONOTONIC) is about one that is gone. `false`: it wasn't in time.
+/// src/libsystemd/sd-device/device-private.c). Our rule sets at least one property for every mdev,
+/// so the file exists once the rules have run. A file that udev wrote before `since`
+/// (CLOCK_MONOTONIC) is about an earlier device of that name.
 #[must_use]
 pub fn wait_for_udev(root: &Root, id: DeviceId, since: Duration, limit: Instant) -> bool {
     let runs = root.join("run/udev/control").exists();
@@ -358,14 +363,15 @@ pub fn wait_for_udev(root: &Root, id: DeviceId, since: Duration, limit: Instant)
     true
 }
 
-/// When udev first saw a device (CLOCK_MONOTONIC), if one has.
+/// Returns when udev first saw a device (CLOCK_MONOTONIC), if it has.
 pub(super) fn initialized_at(root: &Root, id: DeviceId) -> Option<Duration> {
     let data = root.join("run/udev/data");
     let text = read_whole(&data.join(format!("+{}:{id}", id.bus())), MAX_SIZE);
     initialized(&text.ok()?)
 }
 
-/// The line `I:MICROSECONDS` of a udev data file: when udev first saw the device.
+/// Returns the time in the line `I:MICROSECONDS` of a udev data file: when udev first saw the
+/// device.
 fn initialized(data: &str) -> Option<Duration> {
     let microseconds = data.lines().find_map(|line| line.strip_prefix("I:"))?;
     Some(Duration::from_micros(microseconds.parse().ok()?))
@@ -383,7 +389,7 @@ fn lock_path(root: &Root, id: DeviceId) -> PathBuf {
     root.join(BASE).join("lock").join(id.to_string())
 }
 
-/// `None` for a type whose name would lead elsewhere.
+/// Returns the path of a type's record; `None` for a type whose name would lead elsewhere.
 fn type_path(root: &Root, type_id: &str) -> Option<PathBuf> {
     is_plain(type_id).then(|| {
         root.join(BASE)
@@ -396,7 +402,7 @@ fn is_plain(name: &str) -> bool {
     !name.is_empty() && !name.starts_with('.') && !name.contains('/') && name.len() < 200
 }
 
-/// Makes a directory below `/run/gfxplane`, or sees that the one that is there can be trusted.
+/// Makes a directory below `/run/gfxplane`, or checks that the existing one can be trusted.
 pub(super) fn directory(root: &Root, name: &str, mode: u32) -> io::Result<PathBuf> {
     let base = root.join(BASE);
     make_or_trust(root, &base, 0o755)?;
@@ -405,14 +411,14 @@ pub(super) fn directory(root: &Root, name: &str, mode: u32) -> io::Result<PathBu
     Ok(path)
 }
 
-/// Makes one directory, or sees that the one that is there can be trusted and is open to nobody else
-/// than it should be: who may open a lock's file can hold it.
+/// Makes one directory, or checks that the existing one can be trusted and is open to nobody else:
+/// who may open a lock's file can hold the lock.
 fn make_or_trust(root: &Root, path: &Path, mode: u32) -> io::Result<()> {
     match DirBuilder::new().mode(mode).recursive(false).create(path) {
         Ok(()) => fs::set_permissions(path, Permissions::from_mode(mode)),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             let metadata = fs::symlink_metadata(path)?;
-            // A link has all bits of a mode: what it is comes first.
+            // A link has all bits of a mode, so its kind is checked first.
             let problem = (!metadata.is_dir()).then_some("is no directory");
             if let Some(problem) = problem.or(untrusted(root, &metadata, None, 0)) {
                 let problem = format!("{} {problem}: remove it", path.display());
@@ -427,8 +433,8 @@ fn make_or_trust(root: &Root, path: &Path, mode: u32) -> io::Result<()> {
     }
 }
 
-/// Why a file or directory can't be believed. `also`: a user who is as good as root; `spared`: with
-/// any of these bits in its mode, others may write there.
+/// Returns why a file or directory can't be believed. `also` is a user who is trusted like root.
+/// `spared` are mode bits with which others may write there.
 pub(super) fn untrusted(
     root: &Root,
     metadata: &fs::Metadata,
@@ -465,7 +471,7 @@ fn try_read(root: &Root, path: &Path) -> Result<Option<Record>, String> {
         .map_err(|error| error.to_string())
 }
 
-/// The text of a file that nobody but root, or the user `also`, can have written; `None` if there
+/// Returns the text of a file that only root, or the user `also`, can have written; `None` if there
 /// is no such file.
 pub(super) fn read_trusted(
     root: &Root,
@@ -479,7 +485,7 @@ pub(super) fn read_trusted(
         .map_err(|_| "it is not UTF-8".into())
 }
 
-/// The bytes of such a file that has at most `limit` of them.
+/// Returns the bytes of such a file, if it has at most `limit` of them.
 pub(crate) fn read_trusted_bytes(
     root: &Root,
     path: &Path,
@@ -499,7 +505,7 @@ pub(crate) fn read_trusted_bytes(
     Ok(Some(bytes))
 }
 
-/// Such a file, for reading.
+/// Opens such a file for reading.
 pub(crate) fn open_trusted(
     root: &Root,
     path: &Path,
@@ -528,7 +534,7 @@ pub(crate) fn open_trusted(
     Ok(Some(file))
 }
 
-/// Writes a file whole, for anybody to read: whoever reads it sees the old one or the new one.
+/// Replaces a file as a whole, readable for everybody: a reader sees the old one or the new one.
 pub(super) fn replace(directory: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
     let whole = Whole {
         new: directory.join(".new"),
@@ -539,33 +545,34 @@ pub(super) fn replace(directory: &Path, path: &Path, content: &[u8]) -> io::Resu
     whole.put(path, content)
 }
 
-/// How a file is written whole.
+/// The replacement of a file as a whole.
 ///
-/// Until it is, it has a name of its own in the same directory, always the same one, and is locked. So one that is
-/// killed meanwhile leaves no more than that behind, and the next one takes it.
+/// Until the new file is complete, it has another name in the same directory, always the same one,
+/// and is locked. So a writer that is killed leaves nothing but that file, and the next writer
+/// reuses it.
 #[derive(Debug)]
 pub(super) struct Whole {
-    /// That name.
+    /// The path of the new file until it is complete.
     pub(super) new: PathBuf,
-    /// Those of the file.
+    /// The permissions of the file.
     pub(super) permissions: Permissions,
     /// User and group, where it is not the writer's.
     pub(super) owner: Option<(u32, u32)>,
-    /// Whether it must be there after a crash of the machine, too.
+    /// True if it must survive a crash of the machine.
     pub(super) is_kept: bool,
 }
 
 impl Whole {
-    /// Puts `content` into the place of the file that is there, if one is.
+    /// Replaces the file, if there is one, by `content`.
     ///
     /// # Errors
-    /// Any error of the file system, and then the file is as it was, or written whole and perhaps not yet
-    /// on the disk; [`io::ErrorKind::TimedOut`].
+    /// Any error of the file system; [`io::ErrorKind::TimedOut`]. The file is then as it was, or
+    /// complete but perhaps not yet on the disk.
     pub(super) fn put(self, path: &Path, content: &[u8]) -> io::Result<()> {
         let locked = Lock::of_file(&self.new, Instant::now() + WRITER_PATIENCE)?;
         let mut file = &locked.file;
         let put = || {
-            // Somebody may have been killed here.
+            // An earlier writer may have been killed here.
             file.set_len(0)?;
             file.write_all(content)?;
             if let Some((user, group)) = self.owner {
@@ -589,13 +596,14 @@ impl Whole {
     }
 }
 
-/// Swaps one directory of the tree in, whole: whoever reads sees the old one or the new one. One
-/// that says the same already stays.
+/// Replaces one directory of the tree as a whole: a reader sees the old one or the new one. A
+/// directory that says the same already stays.
 fn publish(root: &Root, below: &Path, name: &str, facts: &Facts, method: Method) -> io::Result<()> {
     if !below.iter().all(|part| part.to_str().is_some_and(is_plain)) || !is_plain(name) {
         return Ok(());
     }
-    // There is one writer; another may have been killed with this half made, or half removed.
+    // There is one writer, but an earlier one may have been killed when this was half made or half
+    // removed.
     let new = root.join(BASE).join(".new");
     remove_tree(&new)?;
     if tree::is_of(&root.join(BASE).join(below).join(name), facts, method) {
@@ -619,8 +627,8 @@ fn publish(root: &Root, below: &Path, name: &str, facts: &Facts, method: Method)
     swapped.and(removed)
 }
 
-/// Makes a directory of the tree, and gives it the place of the one that is there, if one is: that one then has the
-/// new one's name.
+/// Makes a directory of the tree, and swaps it with the existing one, which then has the new one's
+/// name.
 fn swap_in(new: &Path, target: &Path, facts: &Facts, method: Method) -> io::Result<()> {
     fs::create_dir(new)?;
     fs::set_permissions(new, Permissions::from_mode(0o755))?;
@@ -830,8 +838,8 @@ mod tests {
         assert!(error.to_string().contains("remove it"), "{error}");
     }
 
-    /// Everything that is written, on a host whose directory in /run `prepare` has put there, as somebody else
-    /// may.
+    /// Writes everything on a host whose directory in /run `prepare` has made, as somebody else may
+    /// have.
     fn write_all(prepare: impl FnOnce(&Path)) -> (tempfile::TempDir, io::Result<()>) {
         let (keep, recorded) = host();
         let strict = Root::strict(recorded.path());
@@ -844,11 +852,11 @@ mod tests {
         (keep, written)
     }
 
-    /// Nothing is made, changed or removed behind a link, wherever that is.
+    /// Nothing is made, changed or removed behind a link, wherever the link is.
     #[test]
     fn no_link_is_followed() {
         if !nix::unistd::geteuid().is_root() {
-            // What is there is not root's then, and refused for that.
+            // The existing file is not root's then, and is refused for that.
             return;
         }
         write_all(|_| ()).1.unwrap();
@@ -885,7 +893,7 @@ mod tests {
         }
     }
 
-    /// A directory that was there before us, as somebody with another umask may have made it.
+    /// The directory existed before us, made by somebody with another umask.
     #[test]
     fn locks_are_nobody_elses_to_take() {
         let (keep, written) = write_all(|base| {
@@ -913,8 +921,8 @@ mod tests {
         assert_eq!(error.raw_os_error(), Some(libc::ELOOP));
     }
 
-    /// Somebody swaps what is there for a link while it is written and read: what the link leads to
-    /// is neither changed nor believed.
+    /// Somebody swaps the file for a link while it is written and read. The link's target is
+    /// neither changed nor believed.
     #[test]
     fn links_that_come_and_go() {
         let (keep, root) = host();
@@ -937,7 +945,7 @@ mod tests {
             });
             let _end = End(&done);
             for _ in 0..200 {
-                // Written anew each time, or the same as what was there.
+                // The record is written anew each time, or is the same as before.
                 write_record(&root, &ours, None).unwrap();
                 let seen = read_record(&root, id, &mut Vec::new());
                 assert!(seen.is_none() || seen.as_ref() == Some(&ours));
@@ -946,7 +954,7 @@ mod tests {
         assert_eq!(fs::read_to_string(&outside).unwrap(), foreign.to_text());
     }
 
-    /// Ends those who look at it, also if a test fails before.
+    /// Ends the readers, even if a test fails first.
     struct End<'d>(&'d AtomicBool);
 
     impl Drop for End<'_> {

@@ -1,14 +1,13 @@
-//! `/var/lib/gfxplane`: what is remembered of what was done to domains.
+//! `/var/lib/gfxplane`: what is remembered of the changes to domains.
 //!
-//! The directory is root's and 0700, its files 0600. Files are written whole (temporary file,
-//! rename), the log by one write of a whole line at its end; writers take turns by a lock. Readers
-//! take only regular files of root, or of their own user, that nobody else may write, and follow no
+//! The directory is root's and 0700, its files 0600. Files are replaced as a whole (temporary file,
+//! rename). The log grows by one write of a whole line. Writers take turns by a lock. Readers
+//! accept only regular files of root or of their own user that nobody else may write, and follow no
 //! link.
 //!
-//! * `domains/UUID.json`: how to undo what was done to a domain, and whether the daemon stays away
-//!   from it;
+//! * `domains/UUID.json`: how to undo the changes of a domain, and whether the daemon leaves it alone;
 //! * `log.jsonl` and, once that has grown to 1 MiB, `log.jsonl.1`: what was done;
-//! * `older.json`: the domains that were there before the package.
+//! * `older.json`: the domains that existed before the package.
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
@@ -31,25 +30,25 @@ use crate::plan::undo::{Inverse, Unreadable, inverse};
 
 const BASE: &str = "var/lib/gfxplane";
 
-/// How many changes of a domain can be undone.
+/// The number of changes of a domain that can be undone.
 pub const MAX_ROUNDS: usize = 32;
 
-/// The largest file of a domain, in bytes: older changes go if there is more.
+/// The largest file of a domain, in bytes. Beyond it, older changes are dropped.
 const MAX_DOMAIN: usize = 1024 * 1024;
 
 /// Of how many domains that were undefined it is remembered that the daemon stays away from them.
 pub const MAX_GONE: usize = 1000;
 
-/// At this size the log is put aside, in bytes.
+/// The size at which the log is put aside, in bytes.
 const MAX_LOG: u64 = 1024 * 1024;
 
-/// The largest file that is read: hundred thousands of domains in `older.json`.
+/// The largest file that is read, in bytes: `older.json` with hundred thousands of domains.
 const MAX_READ: usize = 16 * 1024 * 1024;
 
-/// How long a writer waits for another one, which takes milliseconds.
+/// The time that a writer waits for another one, which takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What is remembered on a host.
+/// The store of what is remembered on a host.
 #[derive(Debug, Clone)]
 pub struct State {
     root: Root,
@@ -58,7 +57,7 @@ pub struct State {
 /// One change of a domain, which can be undone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Round {
-    /// When, in seconds since 1970.
+    /// The time, in seconds since 1970.
     pub time: u64,
     /// What it takes.
     pub changes: Vec<Inverse>,
@@ -72,7 +71,7 @@ struct Remembered {
     domain: String,
     uuid: Uuid,
     hands_off: bool,
-    /// The oldest first.
+    /// The changes, the oldest first.
     undo: Vec<Round>,
 }
 
@@ -82,18 +81,18 @@ struct Older {
     domains: BTreeSet<Uuid>,
 }
 
-/// Why something that was done is not remembered.
+/// The reason why a change is not remembered.
 #[derive(Debug, thiserror::Error)]
 pub enum NotRemembered {
-    /// What libvirt has made of the definition can't be read.
+    /// libvirt's form of the definition can't be read.
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
-    /// It can't be written.
+    /// The file can't be written.
     #[error("{path}: {error}")]
     Io {
-        /// What.
+        /// The file's path.
         path: PathBuf,
-        /// Why not.
+        /// The error.
         error: io::Error,
     },
 }
@@ -103,27 +102,27 @@ pub enum NotRemembered {
 pub struct Made<'m> {
     /// The domain's UUID.
     pub uuid: Uuid,
-    /// Its name.
+    /// The domain's name.
     pub name: &'m str,
-    /// Its definition before, as libvirt printed it.
+    /// The definition before the change, as libvirt printed it.
     pub before: &'m str,
-    /// Its definition after, as libvirt prints it now.
+    /// The definition after the change, as libvirt prints it now.
     pub after: &'m str,
-    /// What was planned.
+    /// The planned changes.
     pub changes: &'m [Change],
 }
 
 impl State {
-    /// That of a host. Nothing is read or made yet.
+    /// Returns the store of a host. Nothing is read or made yet.
     #[must_use]
     pub fn new(root: &Root) -> Self {
         State { root: root.clone() }
     }
 
-    /// Whether what is remembered may be read here; nothing remembered may be.
+    /// Checks that this user may read the store. An empty store may be read by everybody.
     ///
     /// # Errors
-    /// [`NotRemembered::Io`], most often because this is not root.
+    /// [`NotRemembered::Io`], most often because the user is not root.
     pub fn readable(&self) -> Result<(), NotRemembered> {
         let path = self.base();
         match fs::read_dir(&path) {
@@ -132,10 +131,10 @@ impl State {
         }
     }
 
-    /// Remembers how to undo a change that was made, and writes it to the log.
+    /// Remembers how to undo a change, and writes it to the log.
     ///
     /// # Errors
-    /// [`NotRemembered`]; the log is tried all the same.
+    /// [`NotRemembered`]; the log is written all the same, if possible.
     pub fn made(&self, by: By, made: &Made<'_>) -> Result<(), NotRemembered> {
         let entry =
             Entry::new(now(), What::Fixed, by, made.name, Some(made.uuid)).changes(made.changes);
@@ -145,11 +144,11 @@ impl State {
         logged
     }
 
-    /// Puts one more change onto those of a domain. The oldest go when there are more than
-    /// [`MAX_ROUNDS`], or too much for one file; nothing is put there for no changes.
+    /// Adds one change to those of a domain that can be undone. The oldest are dropped if there are
+    /// more than [`MAX_ROUNDS`], or too much for one file. No changes add nothing.
     ///
     /// # Errors
-    /// [`NotRemembered::Io`]; what was there stays.
+    /// [`NotRemembered::Io`]; the earlier changes stay.
     pub fn push_undo(
         &self,
         uuid: Uuid,
@@ -166,7 +165,7 @@ impl State {
         })
     }
 
-    /// What can be undone of a domain, the oldest first.
+    /// Returns the changes of a domain that can be undone, the oldest first.
     #[must_use]
     pub fn undo_stack(&self, uuid: Uuid, warnings: &mut Vec<Warning>) -> Vec<Round> {
         let found = self.domain(uuid).unwrap_or_else(|problem| {
@@ -177,10 +176,10 @@ impl State {
         found.map(|remembered| remembered.undo).unwrap_or_default()
     }
 
-    /// Forgets what could be undone.
+    /// Drops the changes of a domain that could be undone.
     ///
     /// # Errors
-    /// [`NotRemembered::Io`]; it is then all still there.
+    /// [`NotRemembered::Io`]; all of them stay then.
     pub fn clear_undo(&self, uuid: Uuid) -> Result<(), NotRemembered> {
         if matches!(self.domain(uuid), Ok(None)) {
             return Ok(());
@@ -188,8 +187,9 @@ impl State {
         self.change(uuid, |remembered| remembered.undo.clear())
     }
 
-    /// Whether the daemon stays away from a domain, because somebody has undone what it did. Also
-    /// if that can't be read: better to do nothing than what somebody has refused.
+    /// Returns whether the daemon leaves a domain alone because somebody has undone its changes.
+    /// Also true if that can't be read: doing nothing is better than doing what somebody has
+    /// refused.
     #[must_use]
     pub fn hands_off(&self, uuid: Uuid, warnings: &mut Vec<Warning>) -> bool {
         match self.domain(uuid) {
@@ -202,10 +202,10 @@ impl State {
         }
     }
 
-    /// Says whether the daemon shall stay away from a domain.
+    /// Sets whether the daemon leaves a domain alone.
     ///
     /// # Errors
-    /// [`NotRemembered::Io`]; it is then as it was.
+    /// [`NotRemembered::Io`]; it stays as it was.
     pub fn set_hands_off(
         &self,
         uuid: Uuid,
@@ -267,7 +267,7 @@ impl State {
         }
     }
 
-    /// The domains of which anything is remembered but for what the log has.
+    /// Returns the domains of which anything is remembered outside of the log.
     #[must_use]
     pub fn domains(&self) -> Vec<Uuid> {
         let entries = fs::read_dir(self.base().join("domains"));
@@ -284,10 +284,10 @@ impl State {
             .collect()
     }
 
-    /// Writes to the log: all of the line or nothing of it.
+    /// Adds an entry to the log: the whole line or nothing.
     ///
     /// # Errors
-    /// [`NotRemembered::Io`].
+    /// [`NotRemembered::Io`] if it can't be written.
     pub fn append(&self, entry: &Entry) -> Result<(), NotRemembered> {
         let path = self.log_path();
         self.append_line(&path, entry)
@@ -319,7 +319,7 @@ impl State {
         }
         let length = metadata.len();
         if length > 0 {
-            // Who was killed while he wrote has left a line without its end.
+            // A writer that was killed has left a line without its end.
             let mut last = [0];
             file.seek(SeekFrom::Start(length - 1))?;
             file.read_exact(&mut last)?;
@@ -327,7 +327,7 @@ impl State {
                 line.insert(0, b'\n');
             }
         }
-        // One call: write_all would go on after a part.
+        // This is one call: write_all would go on after a part.
         let written = file.write(&line).and_then(|written| {
             if written == line.len() {
                 Ok(())
@@ -341,10 +341,11 @@ impl State {
         written
     }
 
-    /// The log, the oldest first. Lines that can't be read are passed over.
+    /// Returns the log, the oldest entry first. Lines that can't be read are ignored.
     #[must_use]
     pub fn entries(&self, warnings: &mut Vec<Warning>) -> Vec<Entry> {
-        // Who may not take the lock reads all the same, and may miss what is put aside meanwhile.
+        // A reader who may not take the lock reads all the same, and may miss what is put aside
+        // meanwhile.
         let base = self.base();
         let _turn = if base.is_dir() {
             self.turn(&base).ok()
@@ -383,8 +384,8 @@ impl State {
         entries
     }
 
-    /// The domains that were there before the package; `None`: nobody has looked yet, or what was
-    /// written then can't be believed.
+    /// Returns the domains that existed before the package; `None` if nobody has looked yet, or the
+    /// list can't be believed.
     #[must_use]
     pub fn older(&self, warnings: &mut Vec<Warning>) -> Option<BTreeSet<Uuid>> {
         let path = self.older_path();
@@ -395,10 +396,10 @@ impl State {
         older.map(|older| older.domains)
     }
 
-    /// Writes these down.
+    /// Writes the list of these domains.
     ///
     /// # Errors
-    /// [`NotRemembered::Io`]; what was there stays.
+    /// [`NotRemembered::Io`]; the earlier list stays.
     pub fn set_older(&self, domains: &BTreeSet<Uuid>) -> Result<(), NotRemembered> {
         let path = self.older_path();
         let older = Older {
@@ -451,7 +452,7 @@ impl State {
             let directory = self.directory(Some("domains"))?;
             let _turn = self.turn(&self.base())?;
             let remembered = self.domain(uuid).or_else(|_| {
-                // What can't be read is put aside, not lost.
+                // A file that can't be read is put aside, not lost.
                 fs::rename(&path, path.with_extension("json.damaged")).map(|()| None)
             })?;
             let mut remembered = remembered.unwrap_or_else(|| Remembered {
@@ -483,7 +484,7 @@ impl State {
         })
     }
 
-    /// `None`: there is no such file.
+    /// Reads a file; `None` if it does not exist.
     fn json<T: DeserializeOwned>(&self, path: &Path) -> Result<Option<T>, String> {
         let Some(text) = self.bytes(path)? else {
             return Ok(None);
@@ -501,7 +502,7 @@ impl State {
         run::untrusted(&self.root, metadata, Some(geteuid().as_raw()), 0)
     }
 
-    /// The directory, or the one of this name in it; made if it isn't there.
+    /// Returns the directory, or the one of this name in it. Makes it if needed.
     fn directory(&self, name: Option<&str>) -> io::Result<PathBuf> {
         let mut path = self.base();
         self.make(&path)?;
@@ -526,7 +527,7 @@ impl State {
         }
     }
 
-    /// One writer at a time.
+    /// Takes the lock by which writers take turns.
     fn turn(&self, base: &Path) -> io::Result<run::Lock> {
         run::Lock::of_file(&base.join("lock"), Instant::now() + PATIENCE)
     }
@@ -542,7 +543,7 @@ fn text(value: &impl Serialize) -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
-/// Writes a file whole, so that it is there after a crash, too.
+/// Replaces a file as a whole, so that it survives a crash.
 fn replace(directory: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
     let whole = run::Whole {
         owner: None,
@@ -553,7 +554,7 @@ fn replace(directory: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
     whole.put(path, content)
 }
 
-/// Seconds since 1970.
+/// Returns the time, in seconds since 1970.
 #[must_use]
 pub fn now() -> u64 {
     SystemTime::now()
@@ -584,7 +585,7 @@ mod tests {
             self.directory.path().join(BASE).join(name)
         }
 
-        /// What is said when something is read.
+        /// Returns the warnings of a read, beside its value.
         fn warnings<T>(&self, read: impl FnOnce(&State, &mut Vec<Warning>) -> T) -> (T, String) {
             let mut warnings = Vec::new();
             let value = read(&self.state, &mut warnings);
@@ -753,7 +754,7 @@ mod tests {
         );
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        // Somebody was killed within a character.
+        // The writer was killed within a character.
         fs::write(
             &path,
             [&whole[..], b"{\"format\":1,\"domain\":\"\xc3"].concat(),
@@ -795,7 +796,8 @@ mod tests {
         assert!(!host.path("log.jsonl.2").exists());
     }
 
-    /// However long a slow disk has somebody wait for the others.
+    /// Repeats a write until it succeeds, however long a slow disk makes a writer wait for the
+    /// others.
     fn in_turn<T>(mut write: impl FnMut() -> Result<T, NotRemembered>) -> T {
         loop {
             match write() {

@@ -26,10 +26,10 @@ use crate::libvirt::User;
 use crate::plan::trial;
 use crate::publish::inventory::{Sources, State, inventory};
 
-/// Sees that all these are active vfio devices.
+/// Checks that all these are active vfio devices.
 ///
 /// # Errors
-/// One isn't, with what helps; all of them are named.
+/// At least one is not. The error names all of them, and what helps.
 pub fn are_there(root: &Root, devices: &[DeviceId]) -> Result<(), Failure> {
     let missing: Vec<DeviceId> = devices
         .iter()
@@ -69,10 +69,10 @@ pub fn are_there(root: &Root, devices: &[DeviceId]) -> Result<(), Failure> {
     Err(Failure::Environment(problems.join("; ")))
 }
 
-/// Sees that no active domain has one of these.
+/// Checks that no active domain has one of these.
 ///
 /// # Errors
-/// One has; the device and the domain are named.
+/// A domain has one. The error names the device and the domain.
 pub fn are_unused(users: &[User], devices: &[DeviceId]) -> Result<(), Failure> {
     let problems: Vec<String> = users
         .iter()
@@ -114,10 +114,10 @@ impl Drop for Hold {
     }
 }
 
-/// Why devices can't be held.
+/// The reason why devices can't be held.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotHeld {
-    /// Somebody of us has one.
+    /// Another process of ours has one.
     #[error("{0}")]
     InUse(String),
     /// The locks can't be used.
@@ -131,8 +131,8 @@ impl From<NotHeld> for Failure {
     }
 }
 
-/// Tells whether a domain that has one of the devices is being started, and was not before this was
-/// called.
+/// Returns a function that tells whether a domain with one of the devices is being started, and was
+/// not when this was called.
 pub fn start_comes<'r>(root: &'r Root, devices: &[DeviceId]) -> impl Fn() -> bool + use<'r> {
     let unmarked: Vec<DeviceId> = devices
         .iter()
@@ -142,14 +142,14 @@ pub fn start_comes<'r>(root: &'r Root, devices: &[DeviceId]) -> impl Fn() -> boo
     move || unmarked.iter().any(|id| start_under_way(root, *id))
 }
 
-/// Waits until no probe of ours has one of the devices open, at most until `limit`, and keeps
-/// other runs from them.
+/// Waits until no probe of ours has one of the devices open, at most until `limit`, and keeps other
+/// runs from them.
 ///
-/// Somebody without the right to `/run/gfxplane/lock` goes without: libvirt may let them start
-/// domains all the same, and looks whether devices are in use itself.
+/// A user without the right to `/run/gfxplane/lock` goes without: libvirt may let them start
+/// domains all the same, and itself checks whether devices are in use.
 ///
 /// # Errors
-/// A probe does not end or another run has a device ([`NotHeld::InUse`]); the directory is not to be
+/// A probe does not end, or another run has a device ([`NotHeld::InUse`]); the directory can't be
 /// trusted.
 pub fn hold(root: &Root, devices: &[DeviceId], limit: Instant) -> Result<Held, NotHeld> {
     let mut held = Held::default();
@@ -179,7 +179,7 @@ fn hold_one(root: &Root, id: DeviceId, limit: Instant) -> io::Result<Hold> {
     if !wait_until_free(root, id, limit)? {
         return Err(io::ErrorKind::TimedOut.into());
     }
-    // Makes the directory, or sees that it can be trusted. It has just been free.
+    // This makes the directory, or checks that it can be trusted. The lock was free a moment ago.
     drop(Lock::of_device(root, id)?);
     let path = trying_path(root, id);
     match Lock::of_file(&path, Instant::now()) {
@@ -218,7 +218,7 @@ mod tests {
         let ids: Vec<DeviceId> = ids.iter().map(|id| id.parse().unwrap()).collect();
         let text = message(are_there(&lab(), &ids));
         assert_eq!(text.matches("is not on this host").count(), 2, "{text}");
-        // Of the first device that is defined and not active.
+        // This is about the first device that is defined and not active.
         let all = inventory(&Sources::read(&lab())).devices;
         if let Some(defined) = all.iter().find(|d| d.state == State::Defined) {
             let text = message(are_there(&lab(), &[defined.id]));
@@ -292,7 +292,7 @@ mod tests {
         let refused = hold(&root, &[id], soon()).unwrap_err();
         assert!(matches!(refused, NotHeld::InUse(_)));
         assert!(refused.to_string().contains("another gfxplane verify"));
-        // Our own start does not wait for that lock, and those of users do.
+        // Our own start does not wait for that lock, and the starts of users do.
         assert!(wait_until_free(&root, id, soon()).unwrap());
         assert!(!wait_until_tried(&root, id, soon()).unwrap());
         drop(held);

@@ -1,4 +1,4 @@
-//! libvirt by its C library.
+//! The connection to libvirt through its C library.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -21,19 +21,19 @@ use crate::domain::{POLICY_NAMESPACE, name_and_devices};
 use crate::libvirt::Failure;
 use crate::predict::arguments::without_values;
 
-/// libvirt by its C library.
+/// The connection to libvirt through its C library.
 #[derive(Debug, Clone)]
 pub struct ByLibrary {
     uri: String,
-    /// Else there is a connection for each question.
+    /// An open connection; if `None`, each question opens its own.
     open: Option<Arc<Open>>,
 }
 
 impl ByLibrary {
-    /// The one of this URI, or the system's.
+    /// Makes a connection to this URI, or to the system's libvirt.
     #[must_use]
     pub fn new(uri: Option<&str>) -> Self {
-        // libvirt prints every error to stderr by itself, which would say it twice.
+        // libvirt prints every error to stderr by itself, so each would appear twice.
         virt::error::clear_error_callback();
         ByLibrary {
             uri: uri.unwrap_or(crate::libvirt::SYSTEM).into(),
@@ -72,7 +72,7 @@ impl ByLibrary {
 /// A connection that stays open.
 #[derive(Debug)]
 struct Open {
-    /// Ends before the connection does.
+    /// Dropped before the connection.
     _reports: Reports,
     connection: Connect,
 }
@@ -88,8 +88,8 @@ impl Libvirt for ByLibrary {
         let Some(domain) = if_there(&connection, &before.uuid)? else {
             return Ok(Replaced::Changed);
         };
-        // A domain that was undefined while it runs still shows its last definition, and would be
-        // persistent again (src/qemu/qemu_driver.c, qemuDomainUndefineFlags).
+        // A running domain that was undefined still shows its last definition, and this would make
+        // it persistent again (src/qemu/qemu_driver.c, qemuDomainUndefineFlags).
         if !domain.is_persistent().map_err(|error| failed(&error))? {
             return Ok(Replaced::Changed);
         }
@@ -166,7 +166,7 @@ impl Libvirt for ByLibrary {
             }
         });
         match definition {
-            // Also of one that goes while it is asked.
+            // The domain may go while it is asked.
             Err(error) if error.code().is(ErrorNumber::NoDomain) => Ok(None),
             other => other.map_err(|error| failed(&error)),
         }
@@ -227,14 +227,14 @@ impl Libvirt for ByLibrary {
             })
         });
         let path = path.transpose()?;
-        // libvirt does not let a connection that is read only have it look at an emulator.
+        // libvirt does not let a read-only connection make it look at an emulator.
         let connection = self.connect()?;
         let found = connection.domain_capabilities(path, None, None, None, 0);
         found.map(Some).map_err(|error| failed(&error))
     }
 
     fn watch(&self, sink: Sink) -> Result<Arc<dyn Libvirt>, Failure> {
-        // Before the connection is opened: it takes what loop there is then.
+        // This comes before the connection is opened, because that takes the loop that exists then.
         events::start_loop().map_err(|error| failed(&error))?;
         let connection = self.connect()?;
         let reports = Reports::new(&connection, sink).map_err(|error| failed(&error))?;
@@ -268,7 +268,7 @@ impl Libvirt for ByLibrary {
 
     fn set_policy(&self, uuid: &str, xml: Option<&str>) -> Result<(), Failure> {
         let connection = self.connect()?;
-        // libvirt gives the element its namespace, and takes out all others that have it
+        // libvirt gives the element its namespace, and removes all others that have it
         // (src/conf/domain_conf.c, virDomainDefSetMetadata).
         let set = by_uuid(&connection, uuid)?.set_metadata(
             sys::VIR_DOMAIN_METADATA_ELEMENT as i32,
@@ -287,7 +287,7 @@ impl Libvirt for ByLibrary {
         let connection = self.connect()?;
         let active = connection.list_all_domains(sys::VIR_CONNECT_LIST_DOMAINS_ACTIVE);
         let active = active.map_err(|error| failed(&error))?;
-        // One that ends meanwhile has no XML any more, and no devices.
+        // A domain that ends meanwhile has no XML any more, and no devices.
         let user = |domain: &Domain| {
             Some(User {
                 domain: domain.name().ok()?,
@@ -298,11 +298,11 @@ impl Libvirt for ByLibrary {
     }
 
     fn start(&self, xml: &str, uuid: &str, term: Term<'_>) -> Result<Start, Failure> {
-        // libvirt destroys it by itself when our connection ends, whatever ends us. The XML is not
-        // held against the schema, as that of a domain that is started never is.
+        // libvirt destroys the domain when our connection ends, whatever ends us. It does not check
+        // the XML against the schema, as it never does for a domain that is started.
         //
-        // The call takes as long as QEMU does, and QEMU may hang: so it is made by a thread that
-        // can be left behind.
+        // The call takes as long as QEMU does, and QEMU may hang. So a thread makes it that can be
+        // left behind.
         let (send, answer) = mpsc::channel();
         let connection = self.connect()?;
         let xml = xml.to_owned();
@@ -313,7 +313,7 @@ impl Libvirt for ByLibrary {
                 Ok(domain) => destroy(domain).map(|()| Start::Starts),
                 Err(error) => refused(error),
             };
-            // The connection ends first: what was left for libvirt to do is begun by then.
+            // The connection ends first, so that libvirt has begun to clean up by then.
             drop(started);
             drop(connection);
             let _ = send.send(result);
@@ -325,7 +325,7 @@ impl Libvirt for ByLibrary {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
-        // The start holds our connection, and it takes the end of QEMU to end the start.
+        // The start holds our connection, and only the end of QEMU ends the start.
         if let Ok(connection) = self.connect()
             && let Ok(domain) = connection.lookup_domain_by_uuid_string(uuid)
         {
@@ -416,7 +416,7 @@ fn definition_of(domain: &Domain, secrets: bool) -> Result<Definition, virt::err
 /// `VIR_DOMAIN_UNDEFINE_KEEP_TPM` (include/libvirt/libvirt-domain.h), which older headers do not have.
 const KEEP_TPM: u32 = 1 << 6;
 
-/// How long libvirt may take to give a start up once it was told to.
+/// The time that libvirt may take to give up a start after it was told to.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn destroy(domain: &Domain) -> Result<(), Failure> {
@@ -433,8 +433,8 @@ fn destroy(domain: &Domain) -> Result<(), Failure> {
     }
 }
 
-/// What libvirt says of a definition that it does not take. All else may be otherwise the next time:
-/// a libvirt that ends meanwhile says that of itself, in several ways.
+/// Returns whether an error is libvirt's refusal of a definition. Any other may be different the
+/// next time: a libvirt that ends meanwhile reports its own end, in several ways.
 fn is_about_the_definition(error: &virt::error::Error) -> bool {
     [
         ErrorNumber::ConfigUnsupported,
@@ -450,7 +450,8 @@ fn is_about_the_definition(error: &virt::error::Error) -> bool {
     .any(|number| error.code().is(*number))
 }
 
-/// A refusal is about the domain; what libvirt itself lacks, or does not let us do, is not.
+/// Returns a refusal if the error is about the domain. An error about libvirt itself, or about our
+/// rights, is a failure.
 fn refused(error: &virt::error::Error) -> Result<Start, Failure> {
     if is_about_libvirt(error) {
         Err(failed(error))

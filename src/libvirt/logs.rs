@@ -1,10 +1,10 @@
-//! The logs and AppArmor profiles that libvirt leaves of domains that were tried.
+//! Removes the logs and AppArmor profiles that libvirt leaves of domains that were tried.
 //!
-//! libvirt keeps a log of each domain for good, and unloads its profile but keeps the file. Of one that we made for a moment nobody has use:
-//! what it says went to the user, and its name says nothing to anybody. A run removes the log of
-//! its own domain, and those that killed runs have left. By their names they are ours: no file is
-//! touched that has not a name of [`crate::plan::trial::name`]'s, is not a regular file, or belongs to
-//! somebody else.
+//! libvirt keeps a log of each domain for good. It unloads a domain's profile but keeps the file.
+//! Nobody needs those of a domain that we made for a moment: its words went to the user, and its
+//! name tells nobody anything. A run removes the log of its own domain, and those that killed runs
+//! have left. A file is touched only if it has a name of [`crate::plan::trial::name`]'s, is a regular
+//! file, and belongs to our user.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -16,18 +16,18 @@ use crate::host::Root;
 use crate::libvirt::User;
 use crate::plan::trial;
 
-/// Where they are.
+/// The directories of the logs.
 #[derive(Debug)]
 pub(crate) struct Logs {
     logs: Option<PathBuf>,
     profiles: PathBuf,
 }
 
-/// Where libvirt's AppArmor profiles are (src/security/virt-aa-helper.c, `APPARMOR_DIR`).
+/// The directory of libvirt's AppArmor profiles (src/security/virt-aa-helper.c, `APPARMOR_DIR`).
 const PROFILES: &str = "/etc/apparmor.d/libvirt";
 
 impl Logs {
-    /// Those of a libvirt.
+    /// Returns the directories of a libvirt.
     pub(crate) fn of(uri: Option<&str>) -> Self {
         Logs {
             logs: directory(&Root::system(), uri),
@@ -35,12 +35,12 @@ impl Logs {
         }
     }
 
-    /// Removes the log of this domain. Who may not leaves it to a later run that may.
+    /// Removes the log of this domain. A user without the right leaves it to a later run.
     pub(crate) fn remove(&self, name: &str) {
         self.remove_those(|domain| domain == name);
     }
 
-    /// Removes the logs of domains that are no more. `active`: those that are.
+    /// Removes the logs of domains that no longer exist. `active` are those that do.
     pub(crate) fn sweep(&self, active: &[User]) {
         self.remove_those(|domain| !active.iter().any(|user| user.domain == domain));
     }
@@ -64,7 +64,8 @@ impl Logs {
     }
 }
 
-/// Where a libvirt has the logs of its domains (src/qemu/qemu_conf.c, `virQEMUDriverConfigNew`: logDir).
+/// Returns the directory where a libvirt keeps the logs of its domains (src/qemu/qemu_conf.c,
+/// `virQEMUDriverConfigNew`: logDir).
 pub(crate) fn directory(root: &Root, uri: Option<&str>) -> Option<PathBuf> {
     let is_session = uri.is_some_and(|uri| uri.contains("/session"));
     if !is_session {
@@ -86,7 +87,8 @@ fn remove(path: &Path) {
     }
 }
 
-/// The domain whose log this is: `NAME.log`, or `NAME.log.N` of virtlogd, once it was long.
+/// Returns the domain to which a log belongs: `NAME.log`, or virtlogd's `NAME.log.N` once it was
+/// long.
 fn domain_of(file_name: &str) -> Option<&str> {
     let (domain, rest) = file_name.split_once(".log")?;
     let number = rest.strip_prefix('.').unwrap_or(rest);

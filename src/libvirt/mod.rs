@@ -1,4 +1,4 @@
-//! What is asked of libvirt.
+//! The connection to libvirt: what commands ask of it.
 
 mod context;
 #[cfg(feature = "libvirt")]
@@ -26,59 +26,59 @@ use crate::device::id::DeviceId;
 /// A domain's persistent definition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Definition {
-    /// Its UUID, by which it is found again.
+    /// The domain's UUID, by which it is found again.
     pub uuid: String,
-    /// Its XML.
+    /// The XML.
     pub xml: String,
-    /// Whether it runs.
+    /// True if the domain runs.
     pub is_active: bool,
 }
 
 /// An active domain and the vfio devices that it has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
-    /// Its name.
+    /// The domain's name.
     pub domain: String,
     /// The devices.
     pub devices: Vec<DeviceId>,
 }
 
-/// What came of starting a domain.
+/// The outcome of starting a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Start {
     /// It started.
     Starts,
-    /// It was refused, with these words.
+    /// libvirt or QEMU refused it with these words.
     Refused(String),
 }
 
-/// How long a start is waited for.
+/// The time that a start may take.
 #[derive(Clone, Copy)]
 pub struct Term<'t> {
-    /// At most until then.
+    /// The end of that time.
     pub limit: Instant,
-    /// Whether somebody else is to have the devices now.
+    /// Returns whether somebody else is to have the devices now.
     pub gives_way: &'t dyn Fn() -> bool,
 }
 
 impl Term<'_> {
-    /// How often `gives_way` is asked.
+    /// The time between two calls of `gives_way`.
     const SLICE: Duration = Duration::from_millis(50);
 
-    /// Whether it is to be waited no longer.
+    /// Returns whether to stop waiting.
     #[must_use]
     pub fn is_over(&self) -> bool {
         Instant::now() >= self.limit || (self.gives_way)()
     }
 
-    /// How long to wait until that is asked again.
+    /// Returns the time to wait until the next check.
     #[must_use]
     pub fn slice(&self) -> Duration {
         let left = self.limit.saturating_duration_since(Instant::now());
         left.min(Self::SLICE)
     }
 
-    /// Why it was waited no longer; `late`: for want of time.
+    /// Returns why the wait ended. `late` is the reason if it was the time.
     #[must_use]
     pub fn failure(&self, late: String) -> Failure {
         Failure::Environment(if (self.gives_way)() {
@@ -89,76 +89,77 @@ impl Term<'_> {
     }
 }
 
-/// What a definition is to become.
+/// The new form of a definition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum New<'n> {
-    /// This, once libvirt has held it against its schema, which takes its time.
+    /// This XML, once libvirt has checked it against its schema, which takes time.
     Checked(&'n str),
-    /// This.
+    /// This XML.
     Whole(&'n str),
-    /// The same with this `<graphics>` in place of the first of its type. libvirt does that by
-    /// itself, so all else that somebody changes at the same moment stays.
+    /// The old XML with this `<graphics>` in place of the first of its type. libvirt replaces it by
+    /// itself, so everything else that somebody changes at the same moment stays.
     Graphics(&'n str),
 }
 
-/// What came of replacing a definition.
+/// The result of replacing a definition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Replaced {
-    /// It was.
+    /// It was replaced.
     Done {
         /// How long after the old one was last seen the new one was there. libvirt has no
         /// compare-and-swap: what somebody else defined within this time was replaced ([`versions`]).
         window: Duration,
     },
-    /// It is not the one that was read any more, and was left as it is.
+    /// It is no longer the one that was read, and was left as it is.
     Changed,
 }
 
-/// What libvirt reports of its domains.
+/// A report of libvirt's about its domains.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// Something has happened to a domain.
     Domain {
-        /// Its UUID.
+        /// The domain's UUID.
         uuid: String,
-        /// What.
+        /// The event.
         what: Happened,
     },
     /// The connection has ended.
     Lost,
 }
 
-/// What has happened to a domain.
+/// An event in a domain's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Happened {
-    /// Its persistent definition is another, or new.
+    /// Its persistent definition is new or different.
     Defined,
-    /// It has no persistent definition any more.
+    /// It no longer has a persistent definition.
     Undefined,
     /// It has started.
     Started,
     /// It has ended.
     Stopped,
-    /// Its metadata are others.
+    /// Its metadata are different.
     Metadata,
 }
 
-/// Where the reports go.
+/// The receiver of the reports.
 pub type Sink = Arc<dyn Fn(Event) + Send + Sync>;
 
-/// What commands ask of libvirt. An object, so that a program which is not given one does not load
-/// libvirt and the fifty libraries that it brings.
+/// The questions that commands ask libvirt. It is an object, so that a program without a libvirt
+/// does not load the library and the fifty others that it brings.
 pub trait Libvirt: fmt::Debug + Send + Sync {
-    /// The persistent definition of a domain, by name or UUID; with its passwords if `secrets`.
+    /// Returns the persistent definition of a domain, by name or UUID; with its passwords if
+    /// `secrets`.
     ///
     /// # Errors
-    /// There is none, or libvirt can't be reached.
+    /// There is no such domain, or libvirt can't be reached.
     fn definition(&self, name: &str, secrets: bool) -> Result<Definition, Failure>;
 
     /// Replaces a definition, or a part of it, if it is still the one that was read.
     ///
     /// # Errors
-    /// libvirt refuses the new one, or can't be reached; it is then as it was.
+    /// libvirt refuses the new one or can't be reached. The definition stays as it was.
     fn define(&self, before: &Definition, new: New<'_>) -> Result<Replaced, Failure>;
 
     /// Takes a definition away, if it is still this one; nothing else of the domain goes with it: not its NVRAM, nor
@@ -170,51 +171,54 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
         Without::missing(NEEDED)
     }
 
-    /// The persistent definition of a domain, with its passwords; `None` if there is no such domain
-    /// or it is transient.
+    /// Returns the persistent definition of a domain with its passwords; `None` if there is no such
+    /// domain or it is transient.
     ///
     /// # Errors
     /// libvirt can't be reached.
     fn persistent(&self, uuid: &str) -> Result<Option<Definition>, Failure>;
 
-    /// The UUIDs of all persistent domains.
+    /// Returns the UUIDs of all persistent domains.
     ///
     /// # Errors
     /// libvirt can't be reached.
     fn all_persistent(&self) -> Result<Vec<String>, Failure>;
 
-    /// Whether a domain has started, and has not ended: one that is just being started has not.
+    /// Returns whether a domain has started and has not ended. A domain that is being started has
+    /// not.
     ///
     /// # Errors
-    /// There is none, or libvirt can't be reached.
+    /// There is no such domain, or libvirt can't be reached.
     fn is_running(&self, uuid: &str) -> Result<bool, Failure>;
 
-    /// Whether libvirt starts a domain by itself.
+    /// Returns whether libvirt starts a domain by itself.
     ///
     /// # Errors
-    /// There is none, or libvirt can't be reached.
+    /// There is no such domain, or libvirt can't be reached.
     fn is_autostart(&self, uuid: &str) -> Result<bool, Failure>;
 
     /// Starts a persistent domain.
     ///
     /// # Errors
-    /// It does not start, or runs already.
+    /// The domain does not start, or runs already.
     fn start_persistent(&self, uuid: &str) -> Result<(), Failure>;
 
-    /// The version of the libvirt that runs the domains: 1,000,000 major + 1,000 minor + release.
+    /// Returns the version of the libvirt that runs the domains: 1,000,000 major + 1,000 minor +
+    /// release.
     ///
     /// # Errors
     /// libvirt can't be reached.
     fn version(&self) -> Result<u32, Failure>;
 
-    /// What libvirt can do with an emulator, or with its own: the XML of `<domainCapabilities>`. libvirt runs an
-    /// emulator that it does not know yet, as the user that guests run as. `None`: there is no libvirt.
+    /// Returns the XML of `<domainCapabilities>` for an emulator, or for libvirt's own; `None` if
+    /// there is no libvirt. libvirt runs an emulator that it does not know yet, as the user of the
+    /// guests.
     ///
     /// # Errors
-    /// libvirt can't be reached, or does not take the emulator for one.
+    /// libvirt can't be reached, or does not accept the emulator.
     fn domain_capabilities(&self, emulator: Option<&Path>) -> Result<Option<String>, Failure>;
 
-    /// A libvirt over one connection that stays open and reports to `sink` until it is dropped.
+    /// Opens one connection that stays open, and reports to `sink` until it is dropped.
     ///
     /// # Errors
     /// libvirt can't be reached.
@@ -237,14 +241,15 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
     }
 
     /// Puts `<policy>` (`xml`, without its namespace) into the metadata of a persistent definition,
-    /// instead of the one that is there; `None` takes that out. libvirt does this by itself, so
-    /// nothing else of the domain can be lost.
+    /// in place of the present one. `None` removes it. libvirt does this by itself, so nothing else
+    /// of the domain can be lost.
     ///
     /// # Errors
-    /// There is no such domain, libvirt can't be reached, or refuses; it is then as it was.
+    /// There is no such domain; libvirt can't be reached, or refuses. The metadata stay as they
+    /// were.
     fn set_policy(&self, uuid: &str, xml: Option<&str>) -> Result<(), Failure>;
 
-    /// The active domains.
+    /// Returns the active domains.
     ///
     /// # Errors
     /// libvirt can't be reached.
@@ -253,39 +258,39 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
     /// Starts a transient domain, paused, and destroys it again.
     ///
     /// # Errors
-    /// libvirt can't be reached, allows us nothing, or has not started it at `limit`.
+    /// libvirt can't be reached, denies us the right, or has not started it by `limit`.
     fn start(&self, xml: &str, uuid: &str, term: Term<'_>) -> Result<Start, Failure>;
 
-    /// What libvirt's own rules make of a domain, without a start: it translates the XML into QEMU's
-    /// arguments (`virConnectDomainXMLToNative`), for which it applies the rules of a definition and
-    /// most of those of a start. Nothing is defined. `None` if this driver of libvirt's can't.
+    /// Has libvirt check a domain without a start: it translates the XML into QEMU's arguments
+    /// (`virConnectDomainXMLToNative`), and for that makes the checks of a definition and most of
+    /// those of a start. Nothing is defined. `None` if this driver of libvirt's can't.
     ///
     /// # Errors
-    /// libvirt can't be reached, or allows us nothing.
+    /// libvirt can't be reached, or denies us the right.
     fn dry_run(&self, _xml: &str) -> Result<Option<Start>, Failure> {
         Ok(None)
     }
 
-    /// The XML of a node device.
+    /// Returns the XML of a node device.
     ///
     /// # Errors
-    /// There is none, or libvirt can't be reached.
+    /// There is no such device, or libvirt can't be reached.
     fn nodedev_xml(&self, name: &str) -> Result<String, Failure>;
 
-    /// The names of all node devices.
+    /// Returns the names of all node devices.
     ///
     /// # Errors
     /// libvirt can't be reached.
     fn nodedev_names(&self) -> Result<HashSet<String>, Failure>;
 }
 
-/// The cure for what can't be done without.
+/// The fix for a program that lacks libvirt.
 const NEEDED: &str = "install one that has it";
 
-/// Replaces a definition for somebody who has just looked at it.
+/// Replaces a definition for a caller who has just looked at it.
 ///
 /// # Errors
-/// Those of [`Libvirt::define`]; somebody else was faster.
+/// The errors of [`Libvirt::define`]; an error if somebody else was faster.
 pub fn replace(libvirt: &dyn Libvirt, before: &Definition, xml: &str) -> Result<(), Failure> {
     match libvirt.define(before, New::Checked(xml))? {
         Replaced::Done { .. } => Ok(()),
@@ -295,7 +300,7 @@ pub fn replace(libvirt: &dyn Libvirt, before: &Definition, xml: &str) -> Result<
     }
 }
 
-/// No libvirt: this program was built without, or must not need one.
+/// No libvirt: this program was built without it, or must not need it.
 #[derive(Debug, Clone, Copy)]
 pub struct Without;
 

@@ -1,10 +1,10 @@
-//! QEMU's frontends, and how each binds itself to the screens: one table and one loop, as QEMU has it.
+//! QEMU's frontends, and how each binds itself to the screens: one table and one loop, as in QEMU.
 //!
 //! At start QEMU goes through its frontends in a fixed order: the one of `-display`, then VNC, then
-//! spice (system/vl.c, `qemu_init_displays`). A frontend with OpenGL first gives each of its screens a
-//! GL context (ui/console.c, `qemu_console_set_display_gl_ctx`). Then it registers on these screens,
-//! and QEMU asks whether screen, context and frontend go together (`console_compatible_with`).
-//! docs/qemu-and-libvirt.md has the commits.
+//! spice (system/vl.c, `qemu_init_displays`). A frontend with OpenGL first gives each of its
+//! screens a GL context (ui/console.c, `qemu_console_set_display_gl_ctx`). Then it registers on
+//! these screens, and QEMU asks whether screen, context and frontend fit together
+//! (`console_compatible_with`). docs/qemu-and-libvirt.md has the commits.
 
 use std::collections::HashSet;
 
@@ -22,9 +22,9 @@ pub(super) struct Console {
     pub(super) gl: bool,
     /// `GRAPHIC_FLAGS_DMABUF`
     pub(super) dmabuf: bool,
-    /// qxl shows itself to spice, which leaves this screen alone.
+    /// True for qxl, which shows itself to spice. Spice then leaves this screen alone.
     pub(super) qxl: bool,
-    /// It is drawn from a region that QEMU was told not to map.
+    /// True if it is drawn from a region that QEMU was told not to map.
     pub(super) no_mmap: bool,
 }
 
@@ -32,9 +32,9 @@ pub(super) struct Console {
 #[derive(Clone, Copy, PartialEq)]
 enum Context {
     None,
-    /// egl-headless copies into a surface for every frontend without OpenGL of its own.
+    /// egl-headless, which copies into a surface for every frontend without OpenGL of its own.
     EglHeadless,
-    /// dbus, sdl and spice take nobody but themselves.
+    /// dbus, sdl or spice, which accept only themselves.
     Own(GraphicsType),
 }
 
@@ -49,25 +49,25 @@ enum Binds {
 /// A row of the table: a frontend as ui/console.c sees it.
 struct Row {
     kind: GraphicsType,
-    /// `dpy_name` of its listener, which QEMU puts into its message.
+    /// The `dpy_name` of its listener, which QEMU puts into its message.
     name: &'static str,
     binds: Binds,
     /// The context that it gives to its screens.
     brings: Context,
-    /// Its listener takes a dmabuf.
+    /// True if its listener takes a dmabuf.
     dmabuf: bool,
-    /// A "no" ends QEMU.
+    /// True if a "no" ends QEMU.
     fatal: bool,
-    /// The "no" was the same in every version that was read.
+    /// True if the "no" was the same in every version that was read.
     always: bool,
 }
 
-/// The domain's frontends in the order in which QEMU binds them.
+/// Returns the domain's frontends in the order in which QEMU binds them.
 fn rows(screens: &Screens, libvirt: &Libvirt, qemu: &Qemu) -> Vec<Row> {
     let spice = of_kind(screens, GraphicsType::Spice);
     let local = local(screens).map(|(kind, gl)| {
-        // sdl and gtk ask whether anybody has switched OpenGL on, and spice does so earlier (ui/sdl2.c,
-        // ui/gtk.c).
+        // sdl and gtk ask whether any frontend has switched OpenGL on, and spice does so earlier
+        // (ui/sdl2.c, ui/gtk.c).
         let asks = matches!(kind, GraphicsType::Sdl | GraphicsType::Gtk);
         let gl = gl || (asks && spice.is_some_and(|spice| spice.gl));
         Row {
@@ -86,18 +86,19 @@ fn rows(screens: &Screens, libvirt: &Libvirt, qemu: &Qemu) -> Vec<Row> {
                 _ if gl => Context::Own(kind),
                 _ => Context::None,
             },
-            // dbus has the function with and without gl, and without it never gets that far.
+            // dbus has the function with and without gl, but without gl it never gets that far.
             dmabuf: match kind {
                 GraphicsType::Sdl => qemu.sdl_takes_dmabuf,
                 GraphicsType::Gtk => gl,
                 _ => true,
             },
             fatal: true,
-            // sdl and gtk may take a dmabuf one day; the others refuse what they refused at first.
+            // sdl and gtk may take a dmabuf one day. The others still refuse what they refused at
+            // first.
             always: !asks,
         }
     });
-    // One that listens nowhere binds itself, too (ui/vnc.c, `vnc_display_open`).
+    // A VNC that listens nowhere binds itself, too (ui/vnc.c, `vnc_display_open`).
     let libvirts = usize::from(vnc(screens, libvirt).is_some());
     let vnc = (0..libvirts + screens.arguments.vnc).map(|_| Row {
         kind: GraphicsType::Vnc,
@@ -133,7 +134,7 @@ impl Row {
         }
     }
 
-    /// The reason why it can't register on a screen (`console_compatible_with`, in its order).
+    /// Returns why it can't register on a screen (`console_compatible_with`, in its order).
     fn incompatible(&self, console: &Console, context: Context) -> Option<String> {
         if let Context::Own(owner) = context
             && owner != self.kind
@@ -155,7 +156,7 @@ impl Row {
 struct Bound {
     contexts: Vec<Context>,
     refusal: Option<(GraphicsType, Refusal)>,
-    /// VNC could register on its screen.
+    /// True if VNC could register on its screen.
     vnc: bool,
 }
 
@@ -222,7 +223,7 @@ pub(super) fn refusal(
     }
 }
 
-/// The screens and what shows them, if QEMU starts.
+/// Returns the screens and what shows them, if QEMU starts.
 pub(super) fn heads(
     screens: &Screens,
     consoles: &[Console],
@@ -232,11 +233,11 @@ pub(super) fn heads(
     let rows = rows(screens, libvirt, qemu);
     let bound = bind(&rows, consoles);
     let vnc = rows.iter().find(|row| row.kind == GraphicsType::Vnc);
-    // A VNC that could not register shows a placeholder; egl-headless copies into its surface as soon as
-    // the guest sets a mode, and nobody else does.
+    // A VNC that could not register shows a placeholder. egl-headless copies into its surface as
+    // soon as the guest sets a mode; no other frontend does.
     let is_black = |place: usize| matches!(bound.contexts[place], Context::Own(_));
     let by_vnc = |place: usize, console: &Console| match vnc {
-        // qemu-vnc has no handler for dmabufs (tools/qemu-vnc/display.c), and with gl dbus hands
+        // qemu-vnc has no handler for dmabufs (tools/qemu-vnc/display.c), and dbus with gl hands
         // over every screen as one.
         None => on_a_bus(screens)
             .is_some_and(|dbus| !dbus.gl)
@@ -261,7 +262,7 @@ pub(super) fn heads(
         for frontend in screens.frontends.iter().filter(|f| kinds.insert(f.kind)) {
             match frontend.kind {
                 GraphicsType::EglHeadless => {}
-                // One of the user's own is in its place.
+                // A local display of the user's own takes its place.
                 GraphicsType::Sdl | GraphicsType::Dbus if own.is_some() => {}
                 GraphicsType::Sdl | GraphicsType::Dbus
                     if local(screens).is_some_and(|(kind, _)| kind != frontend.kind) => {}
@@ -283,7 +284,7 @@ pub(super) fn heads(
     consoles.iter().enumerate().map(head).collect()
 }
 
-/// The dangers once the guest runs.
+/// Returns the dangers once the guest runs.
 pub(super) fn dangers(
     screens: &Screens,
     consoles: &[Console],
@@ -297,8 +298,8 @@ pub(super) fn dangers(
         .find(|row| row.kind == GraphicsType::Vnc && row.fatal);
     let mut dangers = Vec::new();
     for (place, console) in consoles.iter().enumerate() {
-        // Spice takes the context after VNC has bound itself to the first screen, so choosing that
-        // one again is refused, too.
+        // Spice takes the context after VNC has bound itself to the first screen. So if the viewer
+        // chooses that screen again, it is refused, too.
         let asked_again = place > 0 || contexts[place] == Context::Own(GraphicsType::Spice);
         let ends = vnc.is_some_and(|vnc| vnc.incompatible(console, contexts[place]).is_some());
         if asked_again && ends {
@@ -317,7 +318,7 @@ pub(super) fn dangers(
         if qemu.dmabuf_without_size && is_device && console.dmabuf {
             dangers.push(Danger::StaysBlack { screen: screen() });
         }
-        // What has handed something over with OpenGL takes it back at a reset.
+        // A screen that was handed over with OpenGL is taken back at a reset.
         if qemu.reset_ends_guest
             && console.gl
             && contexts[place] == Context::Own(GraphicsType::Spice)
@@ -328,8 +329,8 @@ pub(super) fn dangers(
     dangers
 }
 
-/// The frontend of `-display`, and whether it has OpenGL: QEMU has one, and the last on its command
-/// line counts, which is the user's own if there is one.
+/// Returns the frontend of `-display`, and whether it has OpenGL. QEMU has one; the last on its
+/// command line counts, which is the user's own if there is one.
 pub(super) fn local(screens: &Screens) -> Option<(GraphicsType, bool)> {
     let Some(own) = &screens.arguments.display else {
         return libvirts_local(screens);
@@ -344,7 +345,7 @@ pub(super) fn local(screens: &Screens) -> Option<(GraphicsType, bool)> {
     Some((kind, own.gl == Some(true)))
 }
 
-/// The frontend of libvirt's own `-display`.
+/// Returns the frontend of libvirt's own `-display`.
 pub(super) fn libvirts_local(screens: &Screens) -> Option<(GraphicsType, bool)> {
     let is_local = |frontend: &&Frontend| {
         matches!(
@@ -360,13 +361,13 @@ pub(super) fn of_kind(screens: &Screens, kind: GraphicsType) -> Option<&Frontend
     screens.frontends.iter().find(|f| f.kind == kind)
 }
 
-/// VNC, if QEMU itself has it.
+/// Returns the VNC that QEMU itself serves, if there is one.
 fn vnc<'s>(screens: &'s Screens, libvirt: &Libvirt) -> Option<&'s Frontend> {
     let from_dbus = libvirt.vnc_from_dbus && on_a_bus(screens).is_some();
     of_kind(screens, GraphicsType::Vnc).filter(|_| !from_dbus)
 }
 
-/// The dbus display that helpers (qemu-rdp, qemu-vnc) can look at.
+/// Returns the dbus display that helpers (qemu-rdp, qemu-vnc) can look at.
 fn on_a_bus(screens: &Screens) -> Option<&Frontend> {
     of_kind(screens, GraphicsType::Dbus).filter(|dbus| !dbus.p2p)
 }

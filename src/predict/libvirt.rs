@@ -1,10 +1,10 @@
-//! libvirt's own refusals, before it starts QEMU: its rules as tables, in the order in which
-//! it applies them, with its words.
+//! libvirt's own refusals, before it starts QEMU: its checks as tables, in the order in which it
+//! makes them, with its words.
 //!
-//! The tables are libvirt 11.3's source; docs/qemu-and-libvirt.md says what older and newer versions
-//! have. libvirt looks at the whole domain for each hostdev, then for each card, each character
-//! device and each graphics, then for what is there twice. That is a definition; a start does the
-//! same again, looks at the graphics, and then at the host's devices.
+//! The tables are libvirt 11.3's source; docs/qemu-and-libvirt.md says what older and newer
+//! versions have. libvirt checks the whole domain for each hostdev, then for each card, each
+//! character device and each graphics, then for what occurs twice. That is a definition. A start
+//! does the same again, checks the graphics, and then handles the host's devices.
 
 use std::collections::BTreeSet;
 
@@ -24,14 +24,14 @@ struct World<'w> {
     kinds: BTreeSet<GraphicsType>,
     abilities: &'w Abilities,
     libvirt: &'w Libvirt,
-    /// `spice_tls` of qemu.conf.
+    /// The setting `spice_tls` of qemu.conf.
     tls: bool,
 }
 
-/// A rule of libvirt's for a thing: a hostdev, a card, a graphics or the whole domain.
+/// A check of libvirt's for a thing: a hostdev, a card, a graphics or the whole domain.
 struct Rule<T> {
     stage: Stage,
-    /// The first version with the rule; empty: every version.
+    /// The first version with the check; empty: every version.
     since: &'static [u32],
     /// The first version without it; empty: none.
     until: &'static [u32],
@@ -114,14 +114,14 @@ struct Broken {
     repair: bool,
 }
 
-/// For rules whose words have no `{}`.
+/// Returns the empty text for a broken rule whose words have no `{}`.
 fn if_so(is_broken: bool) -> Option<String> {
     is_broken.then(String::new)
 }
 
 impl World<'_> {
-    /// Whether this libvirt is of these versions. One whose version is not known is taken for the
-    /// newest or the oldest, as [`Libvirt::possible`] takes it.
+    /// Returns whether this libvirt is of these versions. An unknown version counts as the newest
+    /// or the oldest, as in [`Libvirt::possible`].
     fn has(&self, since: &[u32], until: &[u32]) -> bool {
         match &self.abilities.libvirt {
             Some(version) => {
@@ -143,7 +143,8 @@ fn kinds(screens: &Screens) -> BTreeSet<GraphicsType> {
     screens.frontends.iter().map(|f| f.kind).collect()
 }
 
-/// Once a hostdev is parsed (src/conf/domain_postparse.c, `virDomainHostdevDefPostParse`).
+/// The checks once a hostdev is parsed (src/conf/domain_postparse.c,
+/// `virDomainHostdevDefPostParse`).
 const HOSTDEV_PARSED: [Rule<Vgpu>; 1] =
     [Rule::define("Unsupported address type '{}", |_, vgpu| {
         let wanted = match vgpu.model.as_str() {
@@ -158,7 +159,7 @@ const HOSTDEV_PARSED: [Rule<Vgpu>; 1] =
             .then(|| format!("{address}' with mediated device model '{model}'"))
     })];
 
-/// For each hostdev (src/qemu/qemu_validate.c, `qemuValidateDomainMdevDefVFIOPCI`,
+/// The checks of each hostdev (src/qemu/qemu_validate.c, `qemuValidateDomainMdevDefVFIOPCI`,
 /// `qemuValidateDomainMdevDefVFIOAP`, `qemuValidateDomainDeviceDefHostdev`).
 const HOSTDEV: [OfHostdev; 3] = [
     OfHostdev::define(
@@ -169,7 +170,7 @@ const HOSTDEV: [OfHostdev; 3] = [
             (is_mdev && has_rule && vgpu.settings.boot).then(|| vgpu.model.clone())
         },
     ),
-    // It looks at the attribute, whatever qemu:override says.
+    // libvirt looks at the attribute, whatever qemu:override says.
     OfHostdev::define(
         "graphics device is needed for attribute value 'display=on' in <hostdev>",
         |world, vgpu| {
@@ -192,20 +193,20 @@ fn is_virtio(card: &Card) -> bool {
     card.model.as_deref() == Some("virtio")
 }
 
-/// The model of a card that is none of these; nothing where libvirt chooses the model.
+/// Returns the model of a card that is none of these; `None` if libvirt chooses the model.
 fn other_than<'c>(card: &'c Card, models: &[&str]) -> Option<&'c str> {
     let model = card.model.as_deref()?;
     (!models.contains(&model)).then_some(model)
 }
 
-/// Whether the card is the first one, or called so.
+/// Returns whether the card is the first one, or marked as primary.
 fn is_primary(world: &World<'_>, card: &Card) -> bool {
     let first = world.screens.cards.first();
     card.settings.primary || first.is_some_and(|first| first.place == card.place)
 }
 
-/// For each card (src/conf/domain_validate.c, `virDomainVideoDefValidate`; src/qemu/qemu_validate.c,
-/// `qemuValidateDomainDeviceDefVideo`).
+/// The checks of each card (src/conf/domain_validate.c, `virDomainVideoDefValidate`;
+/// src/qemu/qemu_validate.c, `qemuValidateDomainDeviceDefVideo`).
 const VIDEO: [OfCard; 25] = [
     OfCard::define(
         "'vhostuser' driver is only supported with 'virtio' device",
@@ -250,7 +251,7 @@ const VIDEO: [OfCard; 25] = [
         other_than(card, &["vga", "bochs", "virtio"]).map(str::to_owned)
     })
     .since(&[11, 7]),
-    // QEMU has none of these, whichever it is.
+    // No QEMU has any of these.
     OfCard::define(
         "domain configuration does not support video model '{}'",
         |_, card| {
@@ -301,7 +302,8 @@ const VIDEO: [OfCard; 25] = [
             if_so(has_rule && (1..1024).contains(&card.settings.memory.vram))
         },
     ),
-    // 12.8 has not the words; 12.5, which brought the frontends below, is the likely one.
+    // 12.8 does not have these words. 12.5, which brought the frontends below, probably dropped
+    // them.
     OfCard::define(
         "3d acceleration is supported only with 'virtio' video device",
         |_, card| {
@@ -355,7 +357,7 @@ const VIDEO: [OfCard; 25] = [
     .since(&[12, 5]),
 ];
 
-/// What `<model type='virtio' device=…>` may be.
+/// The values of `device` in `<model type='virtio' device=…>`.
 const FRONTENDS: [&str; 6] = [
     "virtio-vga",
     "virtio-gpu",
@@ -365,7 +367,7 @@ const FRONTENDS: [&str; 6] = [
     "vhost-user-gpu",
 ];
 
-/// The type of the first `<listen>` of a kind that is one of these.
+/// Returns the type of these graphics if one of its `<listen>` elements is of that kind.
 fn listen_of(frontend: &Frontend, kinds: &[GraphicsType], what: &str) -> Option<String> {
     let listens = &frontend.settings.listens;
     let has_one = listens.iter().any(|(kind, _)| kind == what);
@@ -392,9 +394,9 @@ const RDP_WITHOUT_A_BUS: fn(&World<'_>, &Frontend) -> Option<String> = |world, f
     if_so(is_kind(frontend, GraphicsType::Rdp) && dbus.is_none_or(|dbus| dbus.p2p))
 };
 
-/// For each graphics (src/conf/domain_validate.c, `virDomainGraphicsDefValidate`;
+/// The checks of each graphics (src/conf/domain_validate.c, `virDomainGraphicsDefValidate`;
 /// src/qemu/qemu_validate.c, `qemuValidateDomainDeviceDefGraphics`). libvirt 12.8 has the words of
-/// the last three in qemu_validate.c; when they came there is not known.
+/// the last three in qemu_validate.c; it is not known since when.
 const GRAPHICS: [OfGraphics; 16] = [
     OfGraphics::define(
         "'network' attribute is required for listen type 'network'",
@@ -423,8 +425,9 @@ const GRAPHICS: [OfGraphics; 16] = [
         },
     )
     .repairable(),
-    // Of dbus, egl-headless and sdl libvirt knows only whether they were built
-    // (`virQEMUCapsFillDomainDeviceGraphicsCaps`), so QEMU says that their module is not installed.
+    // For dbus, egl-headless and sdl, libvirt knows only whether QEMU was built with them
+    // (`virQEMUCapsFillDomainDeviceGraphicsCaps`). So QEMU reports if their module is not
+    // installed.
     OfGraphics::define(
         "{} graphics are not supported with this QEMU",
         |world, frontend| {
@@ -508,7 +511,7 @@ const GRAPHICS: [OfGraphics; 16] = [
     .repairable(),
 ];
 
-/// For what is there twice, once every device has passed (src/conf/domain_validate.c,
+/// The checks for what occurs twice, once every device has passed (src/conf/domain_validate.c,
 /// `virDomainDefHostdevValidate`, `virDomainDefVideoValidate`).
 const TWICE: [OfDomain; 3] = [
     OfDomain::define(
@@ -529,14 +532,15 @@ const TWICE: [OfDomain; 3] = [
     ),
 ];
 
-/// The devices whose attribute asks for a ramfb, as libvirt reads it.
+/// Returns the devices whose attribute asks for a ramfb, as libvirt reads it.
 fn with_ramfb<'w>(world: &World<'w>, screens: &'w Screens) -> impl Iterator<Item = &'w Vgpu> {
     let libvirt = world.libvirt;
     let asks = screens.vgpus.iter().filter(|vgpu| vgpu.ramfb_asked);
     asks.filter(move |vgpu| libvirt.takes_display(vgpu.id))
 }
 
-/// At start, for each graphics (src/qemu/qemu_process.c, `qemuProcessStartValidateGraphics`).
+/// The checks of each graphics at start (src/qemu/qemu_process.c,
+/// `qemuProcessStartValidateGraphics`).
 const START: [OfGraphics; 3] = [
     OfGraphics::start(
         "QEMU does not support multiple listens for one graphics device.",
@@ -592,7 +596,7 @@ const RESTRICTED: [&str; 16] = [
     "/usr/local/sbin/",
 ];
 
-/// For each graphics, while libvirt sets them up (`qemuProcessGraphicsSetupRenderNode`).
+/// The checks of each graphics while libvirt sets it up (`qemuProcessGraphicsSetupRenderNode`).
 const RENDER_NODE: [OfGraphics; 1] = [OfGraphics::start("{}", |world, frontend| {
     let looks = frontend.renders() && frontend.rendernode.is_none();
     let message = world
@@ -614,7 +618,7 @@ const CGROUP: [OfGraphics; 1] = [OfGraphics::arguments(
     },
 )];
 
-/// What libvirt says where a TLS port is to be found and qemu.conf has no TLS.
+/// libvirt's words if it has to find a TLS port and qemu.conf has no TLS.
 pub const NO_TLS_PORT: &str =
     "Auto allocation of spice TLS port requested but spice TLS is disabled in qemu.conf";
 
@@ -625,7 +629,7 @@ pub fn is_of_real_starts(message: &str) -> bool {
     is_cgroups || [NO_TLS_PORT, NO_APPARMOR_PROFILE, DBUS_DAEMON_DIED].contains(&message)
 }
 
-/// For each graphics, once all are set up (`qemuProcessSPICEAllocatePorts`).
+/// The checks of each graphics once all are set up (`qemuProcessSPICEAllocatePorts`).
 const PORTS: [OfGraphics; 1] = [OfGraphics::start(NO_TLS_PORT, |world, frontend| {
     let settings = &frontend.settings;
     let modes = std::iter::once(&settings.default_mode).chain(&settings.channels);
@@ -635,13 +639,15 @@ const PORTS: [OfGraphics; 1] = [OfGraphics::start(NO_TLS_PORT, |world, frontend|
     if_so(is_spice && wants && !world.tls)
 })];
 
-/// For each graphics, as libvirt starts their daemons (src/qemu/qemu_dbus.c, `qemuDBusStart`).
+/// The checks of each graphics when libvirt starts its daemon (src/qemu/qemu_dbus.c,
+/// `qemuDBusStart`).
 const DAEMON: [OfGraphics; 1] = [OfGraphics::arguments(DBUS_DAEMON_DIED, |world, frontend| {
     if_so(frontend.daemon && world.abilities.guests.dbus_daemon_denied == Some(true))
 })
 .repairable()];
 
-/// Before the command line is built (src/qemu/qemu_command.c, `qemuBuildCommandLineValidate`).
+/// The checks before libvirt builds the command line (src/qemu/qemu_command.c,
+/// `qemuBuildCommandLineValidate`).
 const ONE_OF_EACH: [OfGraphics; 2] = [
     OfGraphics::arguments(
         "only 1 graphics device of each type (sdl, vnc, spice, headless, dbus, rdp) is supported",
@@ -660,8 +666,8 @@ fn is_twice(world: &World<'_>, frontend: &Frontend) -> Option<String> {
     if_so(all.filter(|other| other.kind == frontend.kind).count() > 1)
 }
 
-/// For each graphics, as its arguments are built (`qemuBuildGraphicsVNCCommandLine`,
-/// `qemuBuildGraphicsSPICECommandLine`).
+/// The checks of each graphics when libvirt builds its arguments
+/// (`qemuBuildGraphicsVNCCommandLine`, `qemuBuildGraphicsSPICECommandLine`).
 const ARGUMENTS: [OfGraphics; 6] = [
     OfGraphics::arguments("vnc port must be in range [5900,65535]", |_, frontend| {
         let settings = &frontend.settings;
@@ -718,8 +724,8 @@ fn lacks_audio(screens: &Screens) -> bool {
     screens.audio.is_empty() && !screens.frontends.is_empty() && has_one != Some(true)
 }
 
-/// Whether spice has no connection for channels of a mode. With autoport, libvirt has made one for
-/// whatever is asked for.
+/// Returns whether spice has no connection for channels of a mode. With autoport, libvirt has made
+/// one for whatever the XML asks for.
 fn lacks(frontend: &Frontend, mode: SpiceMode) -> bool {
     if !is_kind(frontend, GraphicsType::Spice) {
         return false;
@@ -734,7 +740,7 @@ fn lacks(frontend: &Frontend, mode: SpiceMode) -> bool {
     !has_one
 }
 
-/// All rules that the domain breaks, in the order in which libvirt finds them.
+/// Returns all rules that the domain breaks, in the order in which libvirt finds them.
 fn broken<'w>(world: &'w World<'w>) -> impl Iterator<Item = Broken> + 'w {
     let screens = world.screens;
     let define = |message: String| Broken {
@@ -823,7 +829,7 @@ fn broken<'w>(world: &'w World<'w>) -> impl Iterator<Item = Broken> + 'w {
         .chain(frontends(&CGROUP))
 }
 
-/// What `spice_tls` of qemu.conf may be, as far as the domain depends on it.
+/// Returns the possible values of `spice_tls` of qemu.conf, as far as the domain depends on it.
 pub(super) fn tls(abilities: &Abilities, screens: &Screens) -> Vec<bool> {
     let cares = screens.frontends.iter().any(|frontend| {
         let settings = &frontend.settings;
@@ -838,8 +844,8 @@ pub(super) fn tls(abilities: &Abilities, screens: &Screens) -> Vec<bool> {
     }
 }
 
-/// Why libvirt would refuse to define or to start the domain, whatever devices the host has: an answer
-/// for each setting of the host's that is not known.
+/// Returns libvirt's refusals to define or to start the domain, whatever devices the host has: one
+/// answer for each possible value of an unknown setting.
 #[must_use]
 pub fn refusals(
     screens: &Screens,
@@ -859,7 +865,7 @@ pub fn refusals(
     tls(abilities, screens).into_iter().map(answer).collect()
 }
 
-/// Whether libvirt refuses the domain for something that no plan changes.
+/// Returns whether libvirt refuses the domain for something that no plan changes.
 #[must_use]
 pub fn is_beyond_repair(screens: &Screens, abilities: &Abilities) -> bool {
     Libvirt::possible(abilities).iter().all(|libvirt| {
@@ -876,18 +882,18 @@ pub fn is_beyond_repair(screens: &Screens, abilities: &Abilities) -> bool {
     })
 }
 
-/// Why libvirt would refuse the domain when it prepares the host's devices: one of them is not there, or
-/// a PCI device without managed='yes' is still the host's. No change of the screens mends that, so
-/// [`predict`](super::predict) takes the devices to be there and ready.
+/// Returns libvirt's refusal when it prepares the host's devices: one of them does not exist, or a
+/// PCI device without managed='yes' is still the host's. No change of the screens fixes that, so
+/// [`predict`](super::predict) assumes that the devices exist and are ready.
 ///
-/// Sources: src/hypervisor/virhostdev.c, `virHostdevPreparePCIDevicesImpl`, then src/util/virmdev.c,
-/// `virMediatedDeviceNew`; a PCI device that is not there is found by who needs it next
-/// (src/util/virpci.c, `virPCIDeviceNew`).
+/// Sources: src/hypervisor/virhostdev.c, `virHostdevPreparePCIDevicesImpl`, then
+/// src/util/virmdev.c, `virMediatedDeviceNew`. The next function that needs a missing PCI device
+/// finds that it does not exist (src/util/virpci.c, `virPCIDeviceNew`).
 #[must_use]
 pub fn devices(screens: &Screens) -> Option<Refusal> {
     let is_absent = |vgpu: &&Vgpu| vgpu.known.here == Some(Here::Absent);
     let is_the_hosts = |vgpu: &&Vgpu| {
-        // Bound to no vfio driver, or to none at all.
+        // The device is bound to no vfio driver, or to no driver at all.
         let is_here = matches!(vgpu.known.here, Some(Here::Present { .. }));
         let display = &vgpu.known.finding.facts.display;
         is_here && !vgpu.settings.managed && *display == Display::Unknown(Reason::NoDriver)
@@ -951,7 +957,7 @@ mod tests {
         format!("{VNC}<video><model {model}/></video>")
     }
 
-    /// Definitions with what libvirt 11.3 and 12.8 say of them; the words were seen there, but where
+    /// Definitions with the words of libvirt 11.3 and 12.8. The words were seen there, unless
     /// docs/qemu-and-libvirt.md says otherwise.
     #[test]
     fn in_libvirts_words() {
@@ -1175,7 +1181,7 @@ mod tests {
                 Define,
                 "Only one hostdev of model vfio-ap is supported",
             ),
-            // A hostdev comes before all else, and what is there twice comes last.
+            // A hostdev comes before all else, and what occurs twice comes last.
             (
                 [old, new],
                 format!("{MDEV}{MDEV}<video><model type='vga' heads='2'/></video>"),

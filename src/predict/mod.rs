@@ -1,15 +1,15 @@
-//! What libvirt and QEMU will make of a domain's screens: whether it starts, with which message
-//! it is refused, and which screen is shown by what.
+//! Predicts what libvirt and QEMU will do with a domain's screens: whether it starts, with which
+//! message it is refused, and what shows which screen.
 //!
-//! A start has stages ([`Stage`]), and each has its part here, in the order of the real checks:
-//! libvirt's rules for a definition and a start, and what it does to the host's devices
-//! ([`libvirt`]); then QEMU ([`qemu`]). What differs between versions is in one table
-//! ([`versions`]). Measured against both in a virtual machine (`tests/vm/matrix.py`).
+//! A start has stages ([`Stage`]). Each has its part here, in the order of the real checks:
+//! libvirt's checks of a definition and a start, and its handling of the host's devices
+//! ([`libvirt`]); then QEMU ([`qemu`]). One table has the differences between versions
+//! ([`versions`]). Both were measured in a virtual machine (`tests/vm/matrix.py`).
 //!
-//! Where something is not known (a version, the display of a device), every possibility is tried.
-//! If all end alike, that is the answer; if not, the answer is a doubt, never a guess. A doubt at
-//! one stage does not soften a certain refusal of an earlier one: a start never gets that far. What
-//! holds of versions newer than those that were read is in [`versions`].
+//! If something is not known (a version, the display of a device), every possibility is tried. If
+//! all end alike, that is the answer. If not, the answer is a doubt, never a guess. A doubt at one
+//! stage does not soften a certain refusal at an earlier one, because a start never gets beyond it.
+//! [`versions`] says what holds of versions newer than those that were read.
 
 pub mod abilities;
 pub mod arguments;
@@ -34,18 +34,18 @@ use crate::predict::abilities::Abilities;
 use crate::predict::screens::{Found, Screens};
 use versions::{Libvirt, Qemu, not_reviewed};
 
-/// Who refuses.
+/// The program that refuses a domain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Program {
-    /// libvirt, when the domain is defined or started.
+    /// libvirt, when it defines or starts the domain.
     Libvirt,
     /// QEMU, when it starts.
     Qemu,
 }
 
 impl Program {
-    /// Its name.
+    /// Returns its name.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -55,15 +55,15 @@ impl Program {
     }
 }
 
-/// The stages of a start, in their order. Each refuses, passes, or is in doubt.
+/// A stage of a start, in the order of a start. Each stage refuses, passes, or is in doubt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
-    /// libvirt's rules for a definition. It applies them when it defines the domain, and again at
+    /// libvirt's checks of a definition. It makes them when it defines the domain, and again at
     /// each start (libvirt src/conf/domain_validate.c, src/qemu/qemu_validate.c).
     Define,
-    /// libvirt's rules for a start: what needs the host's settings (src/qemu/qemu_process.c).
+    /// libvirt's checks of a start, which need the host's settings (src/qemu/qemu_process.c).
     Start,
-    /// What libvirt does to the host's devices before QEMU runs: it looks mediated devices up, and
+    /// libvirt's handling of the host's devices before QEMU runs: it looks up mediated devices, and
     /// binds PCI devices with managed='yes' to a vfio driver (src/hypervisor/virhostdev.c).
     Devices,
     /// What libvirt does once the devices are ready: it starts helpers (src/qemu/qemu_extdevice.c), builds QEMU's
@@ -74,7 +74,7 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// The program that refuses at this stage.
+    /// Returns the program that refuses at this stage.
     #[must_use]
     pub fn program(self) -> Program {
         match self {
@@ -83,7 +83,7 @@ impl Stage {
         }
     }
 
-    /// Its word, as JSON has it.
+    /// Returns the word that JSON uses for it.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -95,7 +95,7 @@ impl Stage {
         }
     }
 
-    /// Who refuses, and when, in the words of a report.
+    /// Returns who refuses and when, in the words of a report.
     #[must_use]
     pub fn who(self) -> &'static str {
         match self {
@@ -114,12 +114,12 @@ impl Serialize for Stage {
     }
 }
 
-/// What a refusal is about.
+/// The subject of a refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum About {
     /// A vfio device of the domain.
     Device(DeviceId),
-    /// A `<graphics>`.
+    /// A `<graphics>` of the domain.
     Graphics(GraphicsType),
     /// Something else.
     Domain,
@@ -141,22 +141,22 @@ impl std::fmt::Display for About {
     }
 }
 
-/// Why a domain does not start.
+/// The reason why a domain does not start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// When it is refused, and so by whom.
+    /// The stage at which it is refused, and thus the program that refuses.
     pub stage: Stage,
-    /// What it is about.
+    /// The subject.
     pub about: About,
-    /// In the words of libvirt or QEMU.
+    /// The error, in the words of libvirt or QEMU.
     pub message: String,
-    /// Whether this depends on no version of QEMU or libvirt: all that were read refuse it. What the
-    /// host's own QEMU lacks is as certain.
+    /// True if this depends on no version of QEMU or libvirt, as all that were read refuse it. An
+    /// ability that the host's own QEMU lacks is as certain.
     pub always: bool,
 }
 
 impl Refusal {
-    /// Who says so.
+    /// Returns the program that refuses.
     #[must_use]
     pub fn by(&self) -> Program {
         self.stage.program()
@@ -175,43 +175,43 @@ impl Serialize for Refusal {
     }
 }
 
-/// Whether a domain starts, as far as its screens decide.
+/// The prediction whether a domain starts, as far as its screens decide.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "starts", rename_all = "lowercase")]
 pub enum Outcome {
-    /// It does.
+    /// It starts.
     Yes,
-    /// It does not.
+    /// It does not start.
     No(Refusal),
     /// It depends on something that is not known.
     Doubt {
-        /// What would be said if it did not start.
+        /// The refusal, if it did not start.
         refusal: Refusal,
-        /// What is not known.
+        /// The unknown on which it depends.
         because: String,
     },
 }
 
-/// How a screen is seen.
+/// The way to see a screen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Shown {
-    /// At once.
+    /// It is visible at once.
     AtOnce,
-    /// After the viewer has chosen it (Ctrl-Alt-2 in VNC).
+    /// It is visible after the viewer has chosen it (Ctrl-Alt-2 in VNC).
     AfterSwitch,
 }
 
 /// A screen and what shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Head {
-    /// What makes the picture.
+    /// The source of the picture.
     pub of: HeadOf,
-    /// What shows it; nobody if this is empty.
+    /// The graphics that show it; empty if nothing does.
     pub shown_by: Vec<(GraphicsType, Shown)>,
 }
 
-/// What makes a picture.
+/// The source of a picture.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum HeadOf {
     /// An emulated card of this model.
@@ -235,41 +235,41 @@ impl std::fmt::Display for HeadOf {
     }
 }
 
-/// What may happen once the guest runs.
+/// A danger once the guest runs.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "danger")]
 pub enum Danger {
-    /// Somebody who looks at VNC and chooses a screen (Ctrl-Alt-2) ends the guest: QEMU exits with
-    /// "The console requires display DMABUF support." (measured with QEMU 10.0.13).
+    /// Somebody who chooses a screen in VNC (Ctrl-Alt-2) ends the guest: QEMU exits with "The
+    /// console requires display DMABUF support." (measured with QEMU 10.0.13).
     ViewerEndsGuest {
-        /// Whose screen.
+        /// The screen.
         screen: HeadOf,
     },
-    /// QEMU crashes when the screen is first drawn, as it was told not to map the region that it is drawn
-    /// from (`x-no-mmap=on`; measured with QEMU 10.0.13).
+    /// QEMU crashes when it first draws the screen, because it was told not to map the region
+    /// (`x-no-mmap=on`; measured with QEMU 10.0.13).
     NoMmap {
-        /// Whose screen.
+        /// The screen.
         screen: HeadOf,
     },
-    /// QEMU may crash when the screen is first drawn ([`versions::REGION_FAULT`]).
+    /// QEMU may crash when it first draws the screen ([`versions::REGION_FAULT`]).
     RegionFault {
-        /// Whose screen.
+        /// The screen.
         screen: HeadOf,
     },
     /// The screen may stay black, above all after ramfb ([`versions::DMABUF_WITHOUT_SIZE`]).
     StaysBlack {
-        /// Whose screen.
+        /// The screen.
         screen: HeadOf,
     },
     /// A reset of the guest may end QEMU ([`versions::RESET_ENDS_GUEST`]).
     ResetEndsGuest {
-        /// Whose screen.
+        /// The screen.
         screen: HeadOf,
     },
 }
 
 impl Danger {
-    /// Whose screen.
+    /// Returns the screen in danger.
     #[must_use]
     pub fn screen(&self) -> &HeadOf {
         match self {
@@ -281,7 +281,7 @@ impl Danger {
         }
     }
 
-    /// A fault of QEMU's in words, and what helps; `None`: it is no fault.
+    /// Returns a fault of QEMU's in words, and the fix; `None` if the danger is no fault.
     #[must_use]
     pub fn fault(&self) -> Option<(String, String)> {
         let (from, mended, what) = match self {
@@ -316,26 +316,26 @@ impl Danger {
     }
 }
 
-/// A prediction.
+/// The prediction for one domain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Prediction {
-    /// Whether it starts.
+    /// Whether the domain starts.
     #[serde(flatten)]
     pub outcome: Outcome,
-    /// The screens, in QEMU's order; as far as they are known, and none if it is refused.
+    /// The screens in QEMU's order, as far as they are known; empty if the domain is refused.
     pub heads: Vec<Head>,
-    /// What may happen.
+    /// The dangers.
     pub dangers: Vec<Danger>,
 }
 
 impl Prediction {
-    /// Whether it certainly starts.
+    /// Returns whether the domain certainly starts.
     #[must_use]
     pub fn starts(&self) -> bool {
         self.outcome == Outcome::Yes
     }
 
-    /// The refusal, if it is certain.
+    /// Returns the refusal, if it is certain.
     #[must_use]
     pub fn refusal(&self) -> Option<&Refusal> {
         match &self.outcome {
@@ -344,7 +344,7 @@ impl Prediction {
         }
     }
 
-    /// The head of a device.
+    /// Returns the head of a device.
     #[must_use]
     pub fn head(&self, id: DeviceId) -> Option<&Head> {
         self.heads.iter().find(|head| head.of == HeadOf::Device(id))
@@ -352,8 +352,8 @@ impl Prediction {
 }
 
 impl Prediction {
-    /// What holds in both of two possible worlds: what is seen is seen in both, and what may happen
-    /// may happen in either.
+    /// Keeps what holds in both of two possible worlds: a screen is visible if both show it, and a
+    /// danger counts if either has it.
     fn join(&mut self, other: Prediction) {
         let known: HashSet<Danger> = self.dangers.iter().cloned().collect();
         let new = other.dangers.into_iter();
@@ -378,7 +378,7 @@ pub fn predict(screens: &Screens, abilities: &Abilities) -> Prediction {
     let unsure: Vec<usize> = (0..screens.vgpus.len())
         .filter(|place| screens.vgpus[*place].found().len() > 1)
         .collect();
-    // Devices of which nothing is known are taken to be alike: what one of them may do, any may.
+    // Devices of which nothing is known are assumed to be alike: what one of them may do, any may.
     let alike: &[Option<Found>] = if unsure.is_empty() {
         &[None]
     } else {
@@ -436,14 +436,15 @@ pub fn predict(screens: &Screens, abilities: &Abilities) -> Prediction {
     let mut prediction = first.expect("there is at least one possibility");
     let refusal = refusals.iter().flatten().next().cloned();
     let all = refusals.iter().all(Option::is_some);
-    // The user's arguments are QEMU's: what a stage before it refuses, they can't change.
+    // The user's arguments are QEMU's. They can't change a refusal of an earlier stage.
     let before_qemu =
         |refused: &Option<Refusal>| refused.as_ref().is_some_and(|r| r.stage < Stage::Qemu);
     let unread = screens.unread();
     // QEMU finds no device for a dead -set before it looks at anything else.
     let is_certain =
         unread.is_empty() || refusals.iter().all(before_qemu) || !screens.dead_settings.is_empty();
-    // A version that has dropped what not every version refuses would come to what all refuse.
+    // A version that has dropped a refusal that not every version has would come to the refusal
+    // that all have.
     let not_reviewed = refusals
         .chunks(refusals.len() / alike.len())
         .filter(|world| !world.iter().flatten().any(|refusal| refusal.always))

@@ -1,5 +1,5 @@
-//! What QEMU does with its displays at start, in its order: early displays (spice, and whether
-//! there is OpenGL at all), devices, then the frontends, each of which binds itself to screens
+//! QEMU's handling of its displays at start, in its order: early displays (spice, and whether there
+//! is OpenGL at all), devices, then the frontends, each of which binds itself to screens
 //! (`frontends`).
 //!
 //! A screen of a dmabuf device has the flags GL and DMABUF (QEMU hw/vfio/display.c).
@@ -46,7 +46,7 @@ fn is_qxl(card: &Card) -> bool {
     matches!(card.model.as_deref(), Some("qxl" | "qxl-vga"))
 }
 
-/// Whether QEMU is told `display=on`.
+/// Returns whether QEMU gets `display=on`.
 fn shows(vgpu: &Vgpu, libvirt: &Libvirt) -> bool {
     vgpu.is_pci
         && vgpu.display
@@ -62,7 +62,7 @@ fn refuse(about: About, message: String, always: bool) -> Option<Refusal> {
     })
 }
 
-/// Why QEMU would refuse to start.
+/// Returns why QEMU would refuse to start.
 #[must_use]
 pub fn refusal(
     screens: &Screens,
@@ -71,7 +71,7 @@ pub fn refusal(
     (libvirt, qemu): (&Libvirt, &Qemu),
     has_x: bool,
 ) -> Option<Refusal> {
-    // -set is looked up among the -device options before any of them is made.
+    // QEMU looks up -set among the -device options before it creates any of them.
     if let Some(setting) = screens.dead_settings.first() {
         let message = match Setting::read(setting) {
             Some(Setting { id, .. }) => words::filled(words::NO_SUCH_DEVICE, &id),
@@ -80,7 +80,7 @@ pub fn refusal(
         };
         return refuse(About::Domain, message, false);
     }
-    // libvirt knows only what was built, and a module may not be installed (measured on Debian 13).
+    // libvirt knows only what was built. A module may not be installed (measured on Debian 13).
     let local = local(screens);
     if let Some((kind, _)) = local
         && abilities.has(kind.word()) == Some(false)
@@ -131,11 +131,11 @@ pub fn refusal(
         let mut own = screens.own_vfio();
         let device = own.find(|device| device.json == json && lacks(device))?;
         let about = device.vfio_id().map_or(About::Domain, About::Device);
-        // hw/vfio/container.c; the namespace has none but those of the domain's hostdevs.
+        // hw/vfio/container.c. The namespace has only the groups of the domain's hostdevs.
         let message = "Could not open '/dev/vfio/N': No such file or directory";
         refuse(about, message.into(), false)
     };
-    // Those in option syntax come before libvirt's.
+    // Devices in option syntax come before libvirt's.
     own_device(false)
         .or_else(|| card_refusal(&screens.cards_before, qemu, opengl))
         .or_else(|| refuse(About::Domain, slot?.clone(), false))
@@ -196,7 +196,7 @@ pub fn possible_x(screens: &Screens, abilities: &Abilities) -> Vec<bool> {
     vec![is_there && guests.x_denied != Some(true)]
 }
 
-/// How a local display of the user's own fails before there are devices (system/vl.c,
+/// Returns how a local display of the user's own fails before there are devices (system/vl.c,
 /// `qemu_create_early_backends`).
 fn early_display(screens: &Screens, qemu: &Qemu) -> Option<String> {
     let own = screens.arguments.display.as_ref()?;
@@ -225,18 +225,19 @@ fn early_display(screens: &Screens, qemu: &Qemu) -> Option<String> {
     })
 }
 
-/// How one fails behind the devices.
+/// Returns how a local display fails after the devices.
 fn late_display(screens: &Screens, qemu: &Qemu) -> Option<String> {
     match screens.arguments.display.as_ref()?.kind {
         Local::EglHeadless | Local::Dbus if !qemu.egl_before_devices => no_render_node(screens),
         Local::Gtk if !screens.has_a_screen => Some("gtk initialization failed".into()),
-        // libvirt gives it none.
+        // libvirt gives it no terminal.
         Local::Curses => Some("We need a terminal output".into()),
         _ => None,
     }
 }
 
-/// What QEMU says where the guest's `/dev` has no render node for a local display of the user's own.
+/// Returns QEMU's words if the guest's `/dev` has no render node for a local display of the user's
+/// own.
 fn no_render_node(screens: &Screens) -> Option<String> {
     let (_, gl) = local(screens)?;
     (gl && screens.has_render_node() == Some(false))
@@ -254,7 +255,7 @@ fn card_refusal(cards: &[Card], qemu: &Qemu, opengl: bool) -> Option<Refusal> {
     })
 }
 
-/// The first device that can't be made.
+/// Returns the refusal of the first device that can't be created.
 fn device(
     screens: &Screens,
     found: &[Found],
@@ -296,14 +297,15 @@ fn device(
         })
 }
 
-/// What a guest can have once.
+/// The things that a guest can have once.
 struct Once {
     ramfb: bool,
     opregion: bool,
 }
 
-/// The words by which a vfio device can't be made, and whether they are said by every version. Its
-/// properties are set first; then it is realized (hw/vfio/pci.c, `vfio_realize`), in this order.
+/// Returns the words with which QEMU refuses a vfio device, and whether every version uses them.
+/// QEMU sets its properties first and then realizes it (hw/vfio/pci.c, `vfio_realize`), in this
+/// order.
 fn vfio_device(
     screens: &Screens,
     vgpu: &Vgpu,
@@ -314,7 +316,7 @@ fn vfio_device(
 ) -> Option<(String, bool)> {
     let say = |words: &str, always| Some((words.to_owned(), always));
     if !vgpu.is_pci {
-        // libvirt hands the attribute on to devices that have no such property.
+        // libvirt passes the attribute to devices that have no such property.
         let has_none = matches!(vgpu.model.as_str(), "vfio-ap" | "vfio-ccw");
         let property = format!("{}.display", vgpu.model);
         let words = words::filled(words::PROPERTY_NOT_FOUND, &property);
@@ -322,7 +324,7 @@ fn vfio_device(
     }
     let takes_ramfb = libvirt.takes_display(vgpu.id);
     let lacks_ramfb = vgpu.lacks_ramfb(takes_ramfb);
-    // Those of -global come first (hw/core/qdev.c, `device_post_init`).
+    // Properties from -global come first (hw/core/qdev.c, `device_post_init`).
     if lacks_ramfb && let Some(value) = vgpu.globals.get("ramfb") {
         let global = format!("can't apply global vfio-pci.ramfb={}: ", told(value));
         return Some((global + words::RAMFB_NOT_FOUND, true));
@@ -336,7 +338,7 @@ fn vfio_device(
     if let Some((_, words, always)) = wrong.min_by_key(|(name, ..)| properties::place(name)) {
         return say(words, always);
     }
-    // hw/vfio/igd.c: asked for, and the region is not there
+    // hw/vfio/igd.c: the OpRegion is requested, and the region does not exist
     let opregion = vgpu.switch("x-igd-opregion");
     if opregion == Some(true)
         && vgpu.has_opregion() == Some(false)
@@ -380,14 +382,14 @@ fn vfio_device(
     None
 }
 
-/// The screens and what shows them, if QEMU starts.
+/// Returns the screens and what shows them, if QEMU starts.
 #[must_use]
 pub fn heads(screens: &Screens, found: &[Found], libvirt: &Libvirt, qemu: &Qemu) -> Vec<Head> {
     let consoles = consoles(screens, found, libvirt);
     frontends::heads(screens, &consoles, libvirt, qemu)
 }
 
-/// What may happen once the guest runs.
+/// Returns the dangers once the guest runs.
 #[must_use]
 pub fn dangers(screens: &Screens, found: &[Found], libvirt: &Libvirt, qemu: &Qemu) -> Vec<Danger> {
     let consoles = consoles(screens, found, libvirt);

@@ -1,6 +1,6 @@
 //! The screens of a domain without its XML: what makes a picture, and what shows it.
 //!
-//! Predictions are made of screens, and a plan changes them.
+//! Predictions are made from this, and plans change it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -20,21 +20,21 @@ use crate::xml::Element;
 /// What is known of a device of the domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Known {
-    /// Facts and evidence.
+    /// The facts and their evidence.
     pub finding: Finding,
-    /// The render node of the GPU behind it, by path where there is one.
+    /// The render node of the GPU behind the device, by path if it has one.
     pub render_node: Option<String>,
-    /// Whether the host has it; `None` where nobody looked.
+    /// The device's presence on the host; `None` if nobody looked.
     pub here: Option<Here>,
 }
 
-/// Whether a host has a device.
+/// The presence of a device on a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Here {
-    /// It has not. A mediated device that is only defined is not there, either: libvirt starts
-    /// none.
+    /// The host does not have it. A mediated device that is only defined counts as absent, because
+    /// libvirt starts none.
     Absent,
-    /// It has.
+    /// The host has it.
     Present {
         /// The driver that is bound to it.
         driver: Option<String>,
@@ -44,7 +44,7 @@ pub enum Here {
 }
 
 impl Known {
-    /// Of a device that this host does not have or has not looked at.
+    /// Makes the knowledge of a device that this host does not have or has not looked at.
     #[must_use]
     pub fn nothing(reason: Reason) -> Self {
         Known {
@@ -54,7 +54,7 @@ impl Known {
         }
     }
 
-    /// The driver that is bound to it; `None` if there is none, or nobody looked.
+    /// Returns the driver that is bound to the device; `None` if there is none, or nobody looked.
     #[must_use]
     pub fn driver(&self) -> Option<&str> {
         match &self.here {
@@ -63,7 +63,7 @@ impl Known {
         }
     }
 
-    /// Whether it is a measurement of the device itself.
+    /// Returns whether the display was measured on the device itself.
     #[must_use]
     pub fn is_measured(&self) -> bool {
         let evidence = self.finding.evidence.as_ref();
@@ -72,72 +72,72 @@ impl Known {
     }
 }
 
-/// What QEMU will find when it asks a device with `display=on`.
+/// The display that QEMU finds when it asks a device with `display=on`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Found {
     /// A dmabuf.
     Dmabuf,
     /// A region.
     Region,
-    /// Nothing.
+    /// No display.
     Nothing,
 }
 
 /// A video card that QEMU emulates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Card {
-    /// Its place among the domain's `<video>`s; `None`: libvirt adds it because there are
-    /// `<graphics>` and no `<video>` (libvirt src/conf/domain_conf.c,
+    /// The card's place among the domain's `<video>` elements. `None` if libvirt adds the card
+    /// because there are `<graphics>` and no `<video>` (libvirt src/conf/domain_conf.c,
     /// `virDomainDefAddImplicitVideo`).
     pub place: Option<usize>,
-    /// `type` of its model; `None`: libvirt chooses.
+    /// The `type` of its model; `None` if libvirt chooses.
     pub model: Option<String>,
-    /// Whether it renders with the host's OpenGL (virtio with accel3d).
+    /// True if it renders with the host's OpenGL (virtio with accel3d).
     pub gl: bool,
-    /// Whether it hands over dmabufs (virtio served by vhost-user-gpu; `blob` does not count).
+    /// True if it hands over dmabufs (virtio served by vhost-user-gpu; `blob` does not count).
     pub dmabuf: bool,
-    /// What libvirt's rules depend on.
+    /// The settings that libvirt's checks depend on.
     pub settings: VideoSettings,
 }
 
 /// A vfio device of the domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vgpu {
-    /// Its place among the domain's hostdevs.
+    /// The device's place among the domain's hostdevs.
     pub place: usize,
-    /// Which device.
+    /// The device.
     pub id: DeviceId,
-    /// mdev: `model`; PCI devices are `vfio-pci`.
+    /// The attribute `model` of a mediated device; `vfio-pci` for a PCI device.
     pub model: String,
-    /// Whether it is one for which QEMU has a display: `vfio-pci`.
+    /// True if QEMU can have a display for it: `vfio-pci`.
     pub is_pci: bool,
-    /// What libvirt's rules and its handling of the device depend on.
+    /// The settings that libvirt's checks and its handling of the device depend on.
     pub settings: HostdevSettings,
-    /// Whether the attribute `display` is there, whatever it says.
+    /// True if the attribute `display` is there, whatever its value.
     pub says_display: bool,
-    /// Whether QEMU is told `display=on`: by the attribute, or by `qemu:override`, which goes over
-    /// it.
+    /// True if QEMU gets `display=on`, from the attribute or from `qemu:override`, which overrules
+    /// the attribute.
     pub display: bool,
-    /// Whether the attribute says so.
+    /// True if the attribute says `display='on'`.
     pub asked: bool,
-    /// Whether QEMU is told `ramfb=on`.
+    /// True if QEMU gets `ramfb=on`.
     pub ramfb: bool,
-    /// Whether the attribute `ramfb` says so.
+    /// True if the attribute says `ramfb='on'`.
     pub ramfb_asked: bool,
     /// The properties that `qemu:override` gives in a type that QEMU does not take, with its words.
     pub mistyped: BTreeMap<String, String>,
-    /// What `qemu:override` sets.
+    /// The properties that `qemu:override` sets.
     pub properties: BTreeMap<String, String>,
-    /// What `-set` arguments set that QEMU finds: that goes over `qemu:override`.
+    /// The properties that `-set` arguments set and QEMU finds. They overrule `qemu:override`.
     pub set: BTreeMap<String, String>,
-    /// What `-global` arguments set: everything else goes over it.
+    /// The properties that `-global` arguments set. Everything else overrules them.
     pub globals: BTreeMap<String, String>,
-    /// What is known of it, as QEMU will find it.
+    /// What is known of the device, as QEMU will find it.
     pub known: Known,
-    /// A vendor's driver that libvirt takes the device from, as it is managed='yes', and what that
-    /// driver made of the device is lost: a vGPU.
+    /// The vendor's driver from which libvirt takes the device because of managed='yes'. The vGPU
+    /// that the driver made of the device is then lost.
     pub lost: Option<String>,
-    /// Whether libvirt binds it to vfio-pci before QEMU runs.
+    /// True if libvirt binds it to vfio-pci before QEMU runs.
     pub rebound: bool,
 }
 
@@ -151,12 +151,14 @@ const LAST_SLOT: u32 = 31;
 const NVIDIA: &str = "nvidia";
 
 impl Vgpu {
-    /// Whether libvirt binds the device to vfio-pci (or to the variant of vfio-pci for the device)
-    /// before QEMU runs: with managed='yes', where a driver of the host's is bound to it, or none,
-    /// and not the one that `<driver model=…>` names (libvirt src/util/virpci.c,
-    /// `virPCIDeviceDetach`, `virPCIDeviceFindBestVFIOVariant`). NVIDIA's own driver is taken from
-    /// its virtual functions, too: libvirt looks for variants in the kernel's modules.alias, and
-    /// NVIDIA's is not among them. Another vendor's may be.
+    /// Returns whether libvirt binds the device to vfio-pci (or to the device's variant of
+    /// vfio-pci) before QEMU runs.
+    ///
+    /// It does so with managed='yes' if a driver of the host's is bound to the device, or none, and
+    /// not the one that `<driver model=…>` names (libvirt src/util/virpci.c, `virPCIDeviceDetach`,
+    /// `virPCIDeviceFindBestVFIOVariant`). NVIDIA's own driver loses its virtual functions, too:
+    /// libvirt looks for variants in the kernel's modules.alias, which does not have NVIDIA's. It
+    /// may have another vendor's.
     fn is_rebound(&self) -> bool {
         let Some(Here::Present { driver, .. }) = &self.known.here else {
             return false;
@@ -168,7 +170,7 @@ impl Vgpu {
         matches!(self.id, DeviceId::Pci(_)) && self.settings.managed && !stays
     }
 
-    /// What QEMU may find: one answer where the display is known.
+    /// Returns the displays that QEMU may find: exactly one if the display is known.
     #[must_use]
     pub fn found(&self) -> Vec<Found> {
         if !self.is_pci {
@@ -186,9 +188,11 @@ impl Vgpu {
         }
     }
 
-    /// Whether it has an OpRegion; `None` if that is not known: rules and kernel attributes say
-    /// nothing of a missing one, but that a device without a display has none, unless it is a
-    /// passed-through GPU of Intel's. Only Intel's devices have one (vfio's vfio_pci_igd.c).
+    /// Returns whether the device has an OpRegion; `None` if that is not known.
+    ///
+    /// Rules and kernel attributes say nothing of a missing one. But a device without a display has
+    /// none, unless it is a passed-through GPU of Intel's. Only Intel's devices have one (vfio's
+    /// vfio_pci_igd.c).
     #[must_use]
     pub fn has_opregion(&self) -> Option<bool> {
         let facts = &self.known.finding.facts;
@@ -205,7 +209,7 @@ impl Vgpu {
         }
     }
 
-    /// Whether it has an EDID region; `None` if that is not known.
+    /// Returns whether it has an EDID region; `None` if that is not known.
     #[must_use]
     pub fn has_edid(&self) -> Option<bool> {
         let facts = &self.known.finding.facts;
@@ -216,8 +220,8 @@ impl Vgpu {
         }
     }
 
-    /// Switches the display on or off, where that is said: in `qemu:override` or by the attribute. A
-    /// `-set` goes.
+    /// Switches the display on or off in the place that sets it: `qemu:override` or the attribute.
+    /// Removes a `-set`.
     pub fn set_display(&mut self, on: bool) {
         self.display = on;
         self.set.remove("display");
@@ -228,8 +232,8 @@ impl Vgpu {
         }
     }
 
-    /// Switches ramfb on or off by the attribute, with which libvirt chooses the driver that has it. A `-set`
-    /// goes.
+    /// Switches ramfb on or off by the attribute, by which libvirt chooses the driver that has it.
+    /// Removes a `-set`.
     pub fn set_ramfb(&mut self, on: bool) {
         self.set.remove("ramfb");
         self.properties.remove("ramfb");
@@ -238,7 +242,7 @@ impl Vgpu {
         self.ramfb_asked = on;
     }
 
-    /// The value of a property that QEMU is told by `-set`, `qemu:override` or `-global`.
+    /// Returns the value of a property that QEMU gets from `-set`, `qemu:override` or `-global`.
     #[must_use]
     pub fn said(&self, property: &str) -> Option<&str> {
         let value = self.set.get(property);
@@ -248,9 +252,9 @@ impl Vgpu {
             .map(String::as_str)
     }
 
-    /// QEMU's type of the device. The attribute has libvirt choose `vfio-pci-nohotplug`, which has ramfb (libvirt
-    /// src/qemu/qemu_command.c, `qemuBuildHostdevMdevModelTypeString`). `takes_ramfb`: libvirt passes the attribute
-    /// on.
+    /// Returns QEMU's type of the device. The attribute makes libvirt choose `vfio-pci-nohotplug`,
+    /// which has ramfb (libvirt src/qemu/qemu_command.c, `qemuBuildHostdevMdevModelTypeString`).
+    /// `takes_ramfb` is true if libvirt passes the attribute on.
     #[must_use]
     pub fn driver(&self, takes_ramfb: bool) -> &str {
         let said = self
@@ -264,95 +268,98 @@ impl Vgpu {
         }
     }
 
-    /// Whether QEMU is told of ramfb, on or off. `takes_ramfb`: libvirt passes the attribute on.
+    /// Returns whether QEMU gets a value for ramfb, on or off. `takes_ramfb` is true if libvirt
+    /// passes the attribute on.
     #[must_use]
     pub fn says_ramfb(&self, takes_ramfb: bool) -> bool {
         self.said("ramfb").is_some() || self.ramfb_asked && takes_ramfb
     }
 
-    /// Whether QEMU is told of ramfb for a driver that has none: of a device that may be plugged in while
-    /// the guest runs.
+    /// Returns whether QEMU gets a value for ramfb of a driver that has none. That is the driver of
+    /// a device that may be plugged in while the guest runs.
     #[must_use]
     pub fn lacks_ramfb(&self, takes_ramfb: bool) -> bool {
         self.driver(takes_ramfb) == "vfio-pci" && self.says_ramfb(takes_ramfb)
     }
 
-    /// A property that is a switch, as it is [`said`](Self::said).
+    /// Returns a property as a switch, from its value in [`said`](Self::said).
     #[must_use]
     pub fn switch(&self, property: &str) -> Option<bool> {
         Some(matches!(self.said(property)?, "on" | "true" | "yes"))
     }
 }
 
-/// Something that shows screens.
+/// A frontend, which shows screens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frontend {
-    /// Its place among the domain's `<graphics>`; `None`: a plan adds it.
+    /// The frontend's place among the domain's `<graphics>`; `None` if a plan adds it.
     pub place: Option<usize>,
     /// Its type.
     pub kind: GraphicsType,
-    /// Whether it has OpenGL.
+    /// True if it has OpenGL.
     pub gl: bool,
-    /// From where it is reached.
+    /// The distance from which a viewer can reach it.
     pub reach: Reach,
-    /// Whether it listens for itself; VNC that doesn't is not there until a viewer comes.
+    /// True if it listens by itself. A VNC that doesn't is not there until a viewer comes.
     pub listens: bool,
-    /// dbus: peer to peer, not on a bus.
+    /// dbus: true if it is peer to peer, and not on a bus.
     pub p2p: bool,
-    /// dbus: libvirt starts a dbus-daemon for it, as it is neither p2p nor on a bus that has an address.
+    /// dbus: true if libvirt starts a dbus-daemon for it, as it is neither p2p nor on a bus that
+    /// has an address.
     pub daemon: bool,
-    /// The render node.
+    /// The path of its render node.
     pub rendernode: Option<String>,
-    /// What libvirt's rules depend on.
+    /// The settings that libvirt's checks depend on.
     pub settings: GraphicsSettings,
 }
 
 /// The screens of a domain and what shows them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Screens {
-    /// The emulated cards, in the order in which QEMU makes them.
+    /// The emulated cards, in the order in which QEMU creates them.
     pub cards: Vec<Card>,
-    /// The vfio devices, in the order in which QEMU makes them: after the cards (libvirt
+    /// The vfio devices, in the order in which QEMU creates them, after the cards (libvirt
     /// src/qemu/qemu_command.c, `qemuBuildCommandLine`).
     pub vgpus: Vec<Vgpu>,
     /// The graphics, in the order of the XML.
     pub frontends: Vec<Frontend>,
-    /// Whether there is a `<video>` at all, `none` included: libvirt then adds no card.
+    /// True if there is any `<video>`, even with model `none`. libvirt then adds no card.
     pub video_said: bool,
-    /// Whether the machine has what ramfb needs, fw_cfg with DMA (QEMU hw/display/ramfb.c): pc, q35,
-    /// microvm and virt have it; machines of POWER, s390 and MIPS have not. Of others it is taken for granted.
+    /// True if the machine has fw_cfg with DMA, which ramfb needs (QEMU hw/display/ramfb.c). pc,
+    /// q35, microvm and virt have it; machines of POWER, s390 and MIPS don't. Any other is assumed
+    /// to have it.
     pub has_fw_cfg_dma: bool,
-    /// Whether the guest's memory is a memfd.
+    /// True if the guest's memory is a memfd.
     pub memfd: bool,
-    /// How many `<video>`s have the model `none`.
+    /// The number of `<video>` elements with model `none`.
     pub none_cards: usize,
-    /// Character devices that need spice, by their `type`.
+    /// The `type` of each character device that needs spice.
     pub spice_chardevs: Vec<String>,
     /// The `type` of each `<audio>`.
     pub audio: Vec<String>,
     /// Whether there is a `<sound>`.
     pub sound: bool,
-    /// Whether there is a `<graphics type='desktop'>`, which QEMU does not have.
+    /// True if there is a `<graphics type='desktop'>`, which QEMU does not have.
     pub desktop: bool,
-    /// What libvirt's parser refuses, in its words.
+    /// The errors of libvirt's parser, in its words.
     pub misread: Vec<String>,
     /// The user's own arguments for QEMU.
     pub arguments: Arguments,
-    /// Cards of the user's own arguments that QEMU makes before all others.
+    /// The cards of the user's own arguments that QEMU creates before all others.
     pub cards_before: Vec<Card>,
-    /// Those that it makes after all others.
+    /// The cards of the user's own arguments that QEMU creates after all others.
     pub cards_after: Vec<Card>,
-    /// Whether each guest has a `/dev` of its own, with nothing in it that its XML does not name;
-    /// `None` if that is not known.
+    /// True if each guest has a `/dev` of its own that holds only what its XML names; `None` if
+    /// that is not known.
     pub own_dev: Option<bool>,
-    /// Whether QEMU is given an X or a Wayland display to open.
+    /// True if QEMU gets an X or a Wayland display to open.
     pub has_a_screen: bool,
     /// What QEMU says if a device of the user's own takes the slot of one of libvirt's devices.
     pub slot_taken: Option<String>,
-    /// `-set device.…` arguments for devices that libvirt makes: QEMU does not find these, as libvirt hands
-    /// devices over as JSON. And those that QEMU can't parse.
+    /// The `-set device.…` arguments for devices of libvirt's, which QEMU does not find because
+    /// libvirt describes devices in JSON; and those that QEMU can't parse.
     pub dead_settings: Vec<String>,
-    /// `-set device.…` arguments for these devices that QEMU finds.
+    /// The `-set device.…` arguments for these devices that QEMU finds.
     pub live_settings: Vec<Setting>,
 }
 
@@ -383,8 +390,8 @@ impl Frontend {
 }
 
 impl Screens {
-    /// Those of a domain. `known` tells of each device; of `abilities` counts where spice and VNC
-    /// listen by qemu.conf.
+    /// Returns the screens of a domain. `known` returns what is known of each device. `abilities`
+    /// matters for the place where spice and VNC listen by qemu.conf.
     #[must_use]
     pub fn of(
         domain: &Domain<'_, '_>,
@@ -473,7 +480,7 @@ impl Screens {
         screens
     }
 
-    /// Puts in the card that libvirt adds, or takes it out, whichever follows from the rest.
+    /// Adds or removes the card that libvirt implies, according to the rest.
     pub fn imply(&mut self) {
         self.cards.retain(|card| card.place.is_some());
         if !self.video_said && !self.frontends.is_empty() {
@@ -490,7 +497,7 @@ impl Screens {
         }
     }
 
-    /// A device that is there twice, which libvirt takes in no domain.
+    /// Returns a device that occurs twice, which libvirt refuses in every domain.
     #[must_use]
     pub fn twice(&self) -> Option<DeviceId> {
         let mut seen = BTreeSet::new();
@@ -498,15 +505,15 @@ impl Screens {
         ids.find(|id| !seen.insert(*id))
     }
 
-    /// Whether there is something twice that libvirt takes only once, so that nobody knows which of
-    /// them is meant.
+    /// Returns whether something occurs twice that libvirt takes only once, so that nobody knows
+    /// which of the two is meant.
     #[must_use]
     pub fn is_ambiguous(&self) -> bool {
         let kinds: BTreeSet<GraphicsType> = self.frontends.iter().map(|f| f.kind).collect();
         self.twice().is_some() || kinds.len() < self.frontends.len()
     }
 
-    /// The vfio devices in the user's own arguments.
+    /// Returns the vfio devices in the user's own arguments.
     pub fn own_vfio(&self) -> impl Iterator<Item = &Device> {
         self.arguments
             .devices
@@ -514,8 +521,8 @@ impl Screens {
             .filter(|device| device.is_vfio())
     }
 
-    /// Arguments that are not read and may decide whether the domain starts: none where no vfio device
-    /// wants a display, as they are none of our business then.
+    /// Returns the arguments that are not read and may decide whether the domain starts. Empty if
+    /// no vfio device wants a display, as they don't concern us then.
     #[must_use]
     pub fn unread(&self) -> &[String] {
         if self.wants_display() {
@@ -525,8 +532,8 @@ impl Screens {
         }
     }
 
-    /// Whether no vfio device wants a display, and what QEMU makes of the others is left to arguments that
-    /// are not read.
+    /// Returns whether no vfio device wants a display, and arguments that are not read decide what
+    /// QEMU does with the others.
     #[must_use]
     pub fn is_none_of_ours(&self) -> bool {
         let is_read = self.arguments.unread.is_empty() || !self.dead_settings.is_empty();
@@ -538,8 +545,8 @@ impl Screens {
         hostdev || self.own_vfio().any(Device::wants_display)
     }
 
-    /// Whether QEMU finds a render node: libvirt puts those of graphics with OpenGL into the guest's
-    /// `/dev`, and no others. `None` if that is not known.
+    /// Returns whether QEMU finds a render node; `None` if that is not known. libvirt puts the
+    /// nodes of graphics with OpenGL into the guest's `/dev`, and no others.
     #[must_use]
     pub fn has_render_node(&self) -> Option<bool> {
         let mut all = self.frontends.iter();
@@ -549,7 +556,7 @@ impl Screens {
         (self.own_dev == Some(true)).then_some(false)
     }
 
-    /// What the user's own arguments do to the cards and devices.
+    /// Applies the user's own arguments to the cards and devices.
     fn apply_arguments(&mut self, domain: &Domain<'_, '_>, abilities: &Abilities) {
         let json = devices_are_json(abilities, |capability| is_deleted(domain, capability));
         let card = |driver: &str| Card {
@@ -600,7 +607,7 @@ impl Screens {
             if json == Some(false) {
                 vgpu.mistyped.clear();
             }
-            // libvirt always says it of a mediated device.
+            // libvirt always passes it for a mediated device.
             let is_said = match vgpu.id {
                 DeviceId::Mdev(_) => true,
                 DeviceId::Pci(_) => takes && hostdev.display.is_some(),
@@ -612,7 +619,7 @@ impl Screens {
                 vgpu.globals.remove("ramfb");
             }
             if let Some(value) = vgpu.said("display").map(str::to_owned) {
-                // QEMU shows what there is, and starts where there is nothing.
+                // With auto, QEMU shows what there is, and starts if there is nothing.
                 let auto = value == "auto" && vgpu.found() != [Found::Nothing];
                 vgpu.display = auto || vgpu.switch("display") == Some(true);
             }
@@ -642,7 +649,7 @@ impl Screens {
             let address = device.children().find(|child| child.name() == "address");
             address.is_some_and(|address| is_at(address, slot))
         });
-        // libvirt gives the first of its devices without an address the first slot that is free.
+        // libvirt gives the first free slot to the first of its devices without an address.
         if is_taken || slot == first && !has_addresses(domain) {
             // It goes on: for whom, and that the user's device has it.
             self.slot_taken
@@ -679,11 +686,11 @@ impl Screens {
         }
     }
 
-    /// What is read and still decides nothing, as it depends on something that nobody here looks at.
+    /// Marks as doubtful what is read but depends on something that nobody here looks at.
     fn doubt_what_depends_on_more(&mut self) {
         if let Some(display) = self.arguments.display.clone() {
             match display.kind {
-                // Whether QEMU may open that screen decides.
+                // It depends on whether QEMU may open that screen.
                 Local::Gtk if self.has_a_screen => self.doubt("-display gtk"),
                 Local::Sdl => self.doubt("-display sdl"),
                 Local::EglHeadless if self.has_render_node().is_none() => {
@@ -718,8 +725,8 @@ impl Screens {
         }
     }
 
-    /// Whether the guest's `/dev` lacks the node of a vfio device in the user's own arguments; `None` if
-    /// that is not known.
+    /// Returns whether the guest's `/dev` lacks the node of a vfio device in the user's own
+    /// arguments; `None` if that is not known.
     #[must_use]
     pub fn lacks_its_node(&self, device: &Device) -> Option<bool> {
         let with_iommufd = device.properties.contains_key("iommufd");
@@ -741,7 +748,7 @@ impl Screens {
     }
 }
 
-/// Whether an address is that of a slot on the first bus.
+/// Returns whether an address is that of a slot on the first bus.
 fn is_at(address: Element<'_, '_>, slot: u32) -> bool {
     let number = |name: &str| match address.attribute(name) {
         None => Some(0),
@@ -753,8 +760,8 @@ fn is_at(address: Element<'_, '_>, slot: u32) -> bool {
         && number("slot") == Some(slot)
 }
 
-/// Whether libvirt has given the domain's PCI devices their addresses, as it does when it defines it. It
-/// adds a memballoon where there is none.
+/// Returns whether libvirt has given the domain's PCI devices their addresses, as it does when it
+/// defines a domain. It adds a memballoon if there is none.
 fn has_addresses(domain: &Domain<'_, '_>) -> bool {
     let devices = || domain.devices.into_iter().flat_map(Element::children);
     let is_none = |device: Element<'_, '_>| {
@@ -777,7 +784,7 @@ fn has_addresses(domain: &Domain<'_, '_>) -> bool {
             .all(|device| device.child("address").is_some())
 }
 
-/// Whether QEMU is given an X or a Wayland display by its environment.
+/// Returns whether QEMU gets an X or a Wayland display from its environment.
 fn has_a_screen(domain: &Domain<'_, '_>) -> bool {
     let variables = ["DISPLAY", "WAYLAND_DISPLAY", "GDK_BACKEND"];
     domain.element.children().any(|child| {
@@ -790,8 +797,8 @@ fn has_a_screen(domain: &Domain<'_, '_>) -> bool {
     })
 }
 
-/// Whether `<qemu:capabilities>` takes a capability away. What it adds back stays away: libvirt
-/// adds first (src/qemu/qemu_process.c, `qemuProcessStartUpdateCustomCaps`).
+/// Returns whether `<qemu:capabilities>` removes a capability. One that it also adds stays removed,
+/// as libvirt adds first (src/qemu/qemu_process.c, `qemuProcessStartUpdateCustomCaps`).
 fn is_deleted(domain: &Domain<'_, '_>, capability: &str) -> bool {
     domain.element.children().any(|child| {
         child.is(Some(QEMU_NAMESPACE), "capabilities")
@@ -802,7 +809,7 @@ fn is_deleted(domain: &Domain<'_, '_>, capability: &str) -> bool {
     })
 }
 
-/// Devices of QEMU that make a screen all by themselves, by the start of their names.
+/// The beginnings of the names of QEMU's devices that make a screen by themselves.
 const EMULATED: [&str; 12] = [
     "VGA",
     "secondary-vga",
@@ -818,18 +825,18 @@ const EMULATED: [&str; 12] = [
     "vmware-svga",
 ];
 
-/// Those for whose screens something outside of QEMU is needed: a device of the host's, or a
-/// process that draws.
+/// The devices whose screens need something outside of QEMU: a device of the host's, or a process
+/// that draws.
 const SERVED: [&str; 3] = ["vfio-pci", "vhost-user-gpu", "vhost-user-vga"];
 
-/// Whether a device of QEMU's, by the name of its driver, makes a screen and needs nothing outside
-/// of QEMU for it.
+/// Returns whether a device of QEMU's, by the name of its driver, makes a screen without anything
+/// outside of QEMU.
 #[must_use]
 pub fn is_emulated(driver: &str) -> bool {
     EMULATED.iter().any(|screen| driver.starts_with(screen))
 }
 
-/// Whether a device of QEMU's, by the name of its driver, makes a screen.
+/// Returns whether a device of QEMU's, by the name of its driver, makes a screen.
 #[must_use]
 pub fn is_screen(driver: &str) -> bool {
     is_emulated(driver) || SERVED.iter().any(|screen| driver.starts_with(screen))
@@ -851,7 +858,7 @@ fn vgpus(
         let own = overridden.get(hostdev.alias.as_str());
         let own = || own.into_iter().flatten().filter(|_| is_overridden);
         let properties: BTreeMap<String, String> = own()
-            // What is removed is as QEMU has it by default; of these two that is known. Without the
+            // A removed property has QEMU's default. For these two that is known. Without the
             // attribute there is no ramfb to remove.
             .filter(|p| match p.name.as_str() {
                 "display" => true,

@@ -1,13 +1,13 @@
-//! The shape of a domain: what of it decides whether libvirt and QEMU start its screens, and what
-//! was measured of shapes.
+//! The shape of a domain: the part that decides whether libvirt and QEMU start its screens, with
+//! the measured shapes.
 //!
-//! Two domains of one shape start or fail alike with one QEMU and one libvirt. So what real ones did
-//! with a domain (`tests/vm/matrix-measured`) or do with a small copy of it (a trial) holds
-//! for all of its shape.
+//! Two domains of one shape start or fail alike with one QEMU and one libvirt. So the outcome of
+//! one domain (`tests/vm/matrix-measured`), or of a trial with its small copy (`plan/trial`),
+//! holds for all of its shape.
 //!
-//! A domain has no shape if something in it is not read here: arguments of the user's for QEMU, other
-//! properties in `qemu:override` than `display`, `ramfb` and `x-igd-opregion`, a display that was not
-//! measured. What becomes of such a domain only a trial of that very domain shows.
+//! A domain has no shape if it contains something that is not read here: the user's arguments for
+//! QEMU, properties in `qemu:override` other than `display`, `ramfb` and `x-igd-opregion`, or a
+//! display that was not measured. Only a trial of that very domain shows its outcome.
 
 use std::fmt;
 use std::sync::LazyLock;
@@ -20,10 +20,10 @@ use crate::domain::{Domain, GraphicsType, QEMU_NAMESPACE, Reach, Video};
 use crate::predict::abilities::Abilities;
 use crate::predict::screens::{Card, Found, Frontend, Screens, Vgpu};
 
-/// The properties in `qemu:override` that a shape has words for.
+/// The properties in `qemu:override` for which a shape has words.
 const PROPERTIES: [&str; 3] = ["display", "ramfb", "x-igd-opregion"];
 
-/// A shape.
+/// The shape of a domain.
 ///
 /// Its text is `FRONTEND + … | SCREEN + …`, with a word for each thing that makes a difference:
 /// `spice none gl + vnc tcp | vga + dmabuf ramfb + off`. A `-` stands for none at all.
@@ -43,9 +43,7 @@ struct Shown {
 }
 
 impl Shape {
-    /// The shape of a domain; `None` if something in it is not read, so that it has none.
-    ///
-    /// `screens`: those of this domain.
+    /// Returns the shape of a domain with these screens; `None` if something in it is not read.
     #[must_use]
     pub fn of(domain: &Domain<'_, '_>, screens: &Screens) -> Option<Self> {
         let is_of_qemu = |name: &str| {
@@ -94,8 +92,8 @@ impl Shape {
         })
     }
 
-    /// The shape with the render nodes that it names. A node that works says nothing of another one,
-    /// so a result of this host counts for these only.
+    /// Returns the shape with the render nodes that it names. One working node says nothing about
+    /// another, so a result of this host counts only for these.
     #[must_use]
     pub fn on_this_host(&self) -> String {
         let nodes = self
@@ -117,8 +115,8 @@ impl fmt::Display for Shape {
     }
 }
 
-/// The machine, unless it is one on which all that was measured holds: without PCI or `fw_cfg` DMA
-/// (QEMU before 2.4's) the same devices may be refused.
+/// Returns the machine, unless it is one for which all measurements hold. Without PCI or `fw_cfg`
+/// DMA (QEMU before 2.4's), QEMU may refuse the same devices.
 fn unusual_machine(domain: &Domain<'_, '_>) -> Option<String> {
     let arch = domain.arch.as_deref().unwrap_or(std::env::consts::ARCH);
     let machine = domain.machine.as_deref().unwrap_or("pc");
@@ -156,7 +154,7 @@ fn of_frontend(frontend: &Frontend) -> String {
     words.join(" ")
 }
 
-/// `None` if the card has an option that is not read.
+/// Returns the words for a card; `None` if it has an option that is not read.
 fn of_card(card: &Card, video: Option<&Video<'_, '_>>) -> Option<String> {
     if let Some(video) = video {
         let element = video.element;
@@ -170,7 +168,7 @@ fn of_card(card: &Card, video: Option<&Video<'_, '_>>) -> Option<String> {
             let mut attributes = model.attributes();
             let mut children = model.children();
             attributes.all(|(name, value)| match name {
-                // How much memory it has.
+                // These set the size of its memory.
                 "type" | "ram" | "vram" | "vram64" | "vgamem" | "primary" => true,
                 "heads" => value == "1",
                 _ => false,
@@ -181,14 +179,15 @@ fn of_card(card: &Card, video: Option<&Video<'_, '_>>) -> Option<String> {
             return None;
         }
     }
-    // libvirt chooses by what the QEMU has.
+    // libvirt chooses the model by what this QEMU has.
     let mut words = vec![card.model.as_deref().unwrap_or("default")];
     words.extend(card.gl.then_some("gl"));
     words.extend(card.dmabuf.then_some("vhost-user"));
     Some(words.join(" "))
 }
 
-/// `None` if the device has a property that is not read, or its display was not measured.
+/// Returns the words for a device; `None` if it has a property that is not read, or its display was
+/// not measured.
 fn of_device(vgpu: &Vgpu) -> Option<String> {
     if !vgpu
         .properties
@@ -212,7 +211,7 @@ fn of_device(vgpu: &Vgpu) -> Option<String> {
         return None;
     };
     let mut words = vec![interface];
-    // libvirt before 10.3 drops the options of these.
+    // libvirt before 10.3 drops the options of PCI devices.
     words.extend(matches!(vgpu.id, DeviceId::Pci(_)).then_some("pci"));
     words.extend(vgpu.ramfb.then_some("ramfb"));
     words.extend((vgpu.switch("x-igd-opregion") == Some(true)).then_some("opregion"));
@@ -220,7 +219,7 @@ fn of_device(vgpu: &Vgpu) -> Option<String> {
     Some(words.join(" "))
 }
 
-/// What a real QEMU and libvirt did with a shape.
+/// The outcome of a shape with a real QEMU and libvirt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Measured {
     /// QEMU's version.
@@ -229,12 +228,13 @@ pub struct Measured {
     pub libvirt: Version,
     /// The shape's text.
     pub shape: String,
-    /// What was said by the one that refused it; nothing if it starts.
+    /// The words of the program that refused it; `None` if it starts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }
 
-/// All that was measured: a test makes the file of `tests/vm/matrix-measured` (tests/support/matrix.rs).
+/// All measurements. A test makes the file from `tests/vm/matrix-measured`
+/// (tests/support/matrix.rs).
 static MEASURED: LazyLock<Vec<Measured>> = LazyLock::new(|| {
     let lines = include_str!("measured.jsonl").lines();
     lines
@@ -242,8 +242,8 @@ static MEASURED: LazyLock<Vec<Measured>> = LazyLock::new(|| {
         .collect()
 });
 
-/// What was measured of a shape with this QEMU and libvirt, version for version. `None` also if this
-/// QEMU was built without something that the shape has and the measured one had.
+/// Returns the measurement of a shape with exactly this QEMU and libvirt. Also `None` if this QEMU
+/// was built without something that the shape has and the measured QEMU had.
 #[must_use]
 pub fn measured(shape: &Shape, abilities: &Abilities) -> Option<&'static Measured> {
     let Abilities { qemu, libvirt, .. } = abilities;
@@ -311,7 +311,7 @@ mod tests {
         )
     }
 
-    /// With `qemu:override` for the first hostdev.
+    /// Returns a `qemu:override` with this property for the first hostdev.
     fn property(name: &str) -> String {
         format!(
             "<qemu:override><qemu:device alias='hostdev0'><qemu:frontend>\

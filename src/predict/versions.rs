@@ -1,13 +1,14 @@
-//! What differs between versions of QEMU and libvirt, each with the commit or the release notes that
-//! say where it changed. Whoever needs one of these limits, to decide or to name it, asks here.
+//! The differences between versions of QEMU and libvirt, each with the commit or the release notes
+//! of the change. Code that needs one of these limits, to decide or to name it, asks here.
 //!
-//! **Versions that nobody has read.** The table ends with [`LAST_QEMU`] and [`LAST_LIBVIRT`]. A newer
-//! version may have dropped a refusal, as versions before it did: its refusals are a doubt
-//! ([`not_reviewed`]), unless every version refuses ([`Refusal::always`]). A start stays a start. Both
-//! programs keep what they once took, with one exception so far ([`VNC_BINDS`]), and nothing is changed
-//! unasked that was not tried. A version that is not known counts as newer, too.
+//! **Versions that nobody has read.** The table ends with [`LAST_QEMU`] and [`LAST_LIBVIRT`]. A
+//! newer version may have dropped a refusal, as versions before it did. So its refusals are a doubt
+//! ([`not_reviewed`]), unless every version refuses ([`Refusal::always`]). A start stays a start:
+//! both programs keep what they once took, with one exception so far ([`VNC_BINDS`]), and nothing
+//! is changed unasked that was not tried. An unknown version counts as newer, too.
 //!
-//! Whoever has read a newer version (docs/qemu-and-libvirt.md says what to look at) raises the constant.
+//! Whoever has read a newer version (docs/qemu-and-libvirt.md says what to look at) raises the
+//! constant.
 
 use crate::device::id::DeviceId;
 use crate::device::version::Version;
@@ -21,7 +22,7 @@ pub const LAST_QEMU: [u32; 2] = [11, 1];
 /// The newest series of libvirt whose rules are known. 12.8.0 was read and measured.
 pub const LAST_LIBVIRT: [u32; 2] = [12, 8];
 
-/// Whether nobody has read this version: that it is newer than the last one that was read, in words.
+/// Returns words that say so if a version is newer than the last one that somebody has read.
 #[must_use]
 pub fn newer(program: Program, version: &Version) -> Option<String> {
     let [major, minor] = match program {
@@ -36,8 +37,8 @@ pub fn newer(program: Program, version: &Version) -> Option<String> {
     })
 }
 
-/// Why a refusal is not certain: it comes of a rule that the host's version, which nobody has read, may
-/// have dropped. `None`: it is certain.
+/// Returns why a refusal is not certain: the host's version, which nobody has read, may have
+/// dropped the check. `None` if it is certain.
 #[must_use]
 pub fn not_reviewed(refusal: &Refusal, abilities: &Abilities) -> Option<String> {
     if refusal.always {
@@ -54,55 +55,55 @@ pub fn not_reviewed(refusal: &Refusal, abilities: &Abilities) -> Option<String> 
     }
 }
 
-/// The first version in which something is different.
+/// A change between versions, by the first version that has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Change(&'static [u32]);
 
 impl Change {
-    /// The first version that has it.
+    /// Returns the first version that has it.
     #[must_use]
     pub fn since(&self) -> Version {
         Version::of(self.0)
     }
 
-    /// Whether a version has it.
+    /// Returns whether a version has it.
     #[must_use]
     pub fn is_in(&self, version: &Version) -> bool {
         *version >= self.since()
     }
 }
 
-/// VNC binds itself to the first screen, and so is asked whether it can do dmabufs; a viewer that
-/// chooses another screen has it asked again. QEMU 9.0.0, d4c199566f6f "ui/vnc: Do not use
-/// console_select()". Before, it showed whatever screen was active and nobody asked (ui/vnc.c of
+/// VNC binds itself to the first screen, and so is asked whether it can show dmabufs. If a viewer
+/// chooses another screen, it is asked again. QEMU 9.0.0, d4c199566f6f "ui/vnc: Do not use
+/// console_select()". Before, it showed whatever screen was active, and nothing asked (ui/vnc.c of
 /// 8.2.2 and 9.2.1; measured with 7.2.22 and 10.0.13).
 pub const VNC_BINDS: Change = Change(&[9, 0]);
 
 /// Spice with OpenGL may listen on TCP: QEMU 10.1.0, 376d4b22e4d7 and bd46161dd1be, if it was built
-/// with spice-server 0.15.3 or later, which the version alone does not tell
+/// with spice-server 0.15.3 or later. The version alone does not tell that
 /// ([`crate::predict::abilities::Abilities::spice_gl_over_tcp`]).
 pub const SPICE_GL_OVER_TCP: Change = Change(&[10, 1]);
 
-/// The OpRegion is handed on without being asked for: QEMU 10.1.0, 16cbb43302a2 "vfio/igd: Enable
-/// OpRegion by default", and a device that has none is no longer refused.
+/// QEMU passes on the OpRegion unasked, and no longer refuses a device that has none: QEMU 10.1.0,
+/// 16cbb43302a2 "vfio/igd: Enable OpRegion by default".
 pub const OPREGION_BY_DEFAULT: Change = Change(&[10, 1]);
 
-/// A region beyond the last one of a device is looked up out of bounds: 95cdb024515b (10.1.0). It
+/// QEMU looks up a region beyond a device's last one out of bounds: 95cdb024515b (10.1.0). It
 /// strikes when the screen is first drawn.
 pub const REGION_FAULT: Change = Change(&[10, 1]);
 
-/// It no longer is: ecbe424a63c9 (10.2.0 and 10.1.3).
+/// QEMU no longer looks it up out of bounds: ecbe424a63c9 (10.2.0 and 10.1.3).
 pub const REGION_FAULT_MENDED: Change = Change(&[10, 1, 3]);
 
 /// sdl can show a dmabuf (52053b7e0a0e), and only where it draws with EGL. QEMU 10.2.2 can't and 11.1.3
 /// can; 11.0 was not read.
 const SDL_DMABUF: Change = Change(&[11, 0]);
 
-/// A card with 3D that finds no OpenGL says so in other words: QEMU 9.1.0, 0fa57cbfa7.
+/// A card with 3D that finds no OpenGL reports it in other words: QEMU 9.1.0, 0fa57cbfa7.
 const NO_OPENGL_SAID_AT_LENGTH: Change = Change(&[9, 1]);
 
-/// A device without the OpRegion that was asked for is refused in other words, and a PCI device that is
-/// not Intel's is not: QEMU 10.0.0, ae9d9ec4a6 and e46b7af508.
+/// QEMU refuses a device that lacks the requested OpRegion in other words, and no longer refuses a
+/// PCI device that is not Intel's: QEMU 10.0.0, ae9d9ec4a6 and e46b7af508.
 const OPREGION_BY_IGD: Change = Change(&[10, 0]);
 
 /// A virtio card may have blob resources and 3D: QEMU 9.2.0, 7c092f17cc.
@@ -111,14 +112,14 @@ pub const BLOB_WITH_VIRGL: Change = Change(&[9, 2]);
 /// A dmabuf has no size, so a screen that ramfb has shown stays black: QEMU 8.1.0, 9ac06df8b6.
 pub const DMABUF_WITHOUT_SIZE: Change = Change(&[8, 1]);
 
-/// It has one again: QEMU 8.2.0 and 8.1.2, 931150e56b.
+/// A dmabuf has a size again: QEMU 8.2.0 and 8.1.2, 931150e56b.
 pub const DMABUF_WITHOUT_SIZE_MENDED: Change = Change(&[8, 1, 2]);
 
 /// Spice with OpenGL ends QEMU when a guest's screen goes off, as at its reset: QEMU 10.1.0, 98a050ca93,
 /// if it was built with spice-server before 0.15.3.
 pub const RESET_ENDS_GUEST: Change = Change(&[10, 1]);
 
-/// It no longer does: QEMU 10.2.0 and 10.1.1, 62fd247a24.
+/// Spice no longer ends QEMU then: QEMU 10.2.0 and 10.1.1, 62fd247a24.
 pub const RESET_ENDS_GUEST_MENDED: Change = Change(&[10, 1, 1]);
 
 /// libvirt has qemu-vnc serve VNC from a dbus display that is on a bus (12.5.0, with QEMU 11.1;
@@ -128,8 +129,8 @@ const VNC_FROM_DBUS: Change = Change(&[12, 5]);
 /// The first QEMU with qemu-vnc.
 const QEMU_VNC: Change = Change(&[11, 1]);
 
-/// libvirt gives PCI hostdevs `display` and `ramfb` (10.3.0; libvirt docs/formatdomain.rst).
-/// Older ones drop the attributes without a word.
+/// libvirt gives PCI hostdevs `display` and `ramfb` (10.3.0; libvirt docs/formatdomain.rst). Older
+/// versions drop the attributes silently.
 pub const PCI_DISPLAY: Change = Change(&[10, 3]);
 
 /// libvirt has `<graphics type='dbus'>` (8.4.0; docs/formatdomain.rst).
@@ -138,30 +139,30 @@ const DBUS: Change = Change(&[8, 4]);
 /// libvirt has `<graphics type='rdp'>` for QEMU (11.1.0; docs/formatdomain.rst).
 const RDP: Change = Change(&[11, 1]);
 
-/// libvirt hands devices to QEMU as JSON where QEMU takes it ([`DEVICE_JSON_QEMU`]): libvirt 7.9.0,
-/// c9b13e0557.
+/// libvirt describes devices to QEMU in JSON if QEMU takes it ([`DEVICE_JSON_QEMU`]): libvirt
+/// 7.9.0, c9b13e0557.
 const DEVICE_JSON: Change = Change(&[7, 9]);
 
 /// QEMU takes `-device` in JSON: 6.2.0, 5dacda5167.
 const DEVICE_JSON_QEMU: Change = Change(&[6, 2]);
 
-/// libvirt does so only where QEMU can unplug such devices, from QEMU 7.0 on: libvirt 8.0.0.
+/// libvirt does so only if QEMU can unplug such devices, from QEMU 7.0 on: libvirt 8.0.0.
 pub const DEVICE_JSON_HOTPLUG: Change = Change(&[8, 0]);
 
-/// QEMU can: 7.0.0, 64b4529a43.
+/// QEMU can unplug devices in JSON: 7.0.0, 64b4529a43.
 const DEVICE_JSON_HOTPLUG_QEMU: Change = Change(&[7, 0]);
 
 /// libvirt reads `<qemu:override>` (8.2.0; NEWS, docs/drvqemu.rst).
 pub const OVERRIDE: Change = Change(&[8, 2]);
 
-/// Whether libvirt reads `<qemu:override>`; `None` if its version is not known.
+/// Returns whether libvirt reads `<qemu:override>`; `None` if its version is not known.
 #[must_use]
 pub fn reads_override(abilities: &Abilities) -> Option<bool> {
     Some(OVERRIDE.is_in(abilities.libvirt.as_ref()?))
 }
 
-/// Whether libvirt hands devices to QEMU as JSON, so that no `-set` finds them; `None` if that is not
-/// known. `is_deleted` tells which of QEMU's capabilities the domain takes away.
+/// Returns whether libvirt describes devices to QEMU in JSON, so that no `-set` finds them; `None`
+/// if that is not known. `is_deleted` returns whether the domain removes a capability of QEMU's.
 #[must_use]
 pub fn devices_are_json(abilities: &Abilities, is_deleted: impl Fn(&str) -> bool) -> Option<bool> {
     let with = |qemu: &Change, capability: &str| {
@@ -192,40 +193,41 @@ const EGL_BEFORE_DEVICES: Change = Change(&[8, 0]);
 /// does not (measured). 11.0 was not read.
 const AUDIO_NEEDS_DBUS: Change = Change(&[11, 0]);
 
-/// One QEMU that may be the host's.
+/// A QEMU that the host may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Qemu {
-    /// VNC binds itself to the first screen.
+    /// True if VNC binds itself to the first screen.
     pub vnc_binds: bool,
-    /// Spice with OpenGL may listen on TCP.
+    /// True if spice with OpenGL may listen on TCP.
     pub spice_gl_over_tcp: bool,
-    /// The OpRegion is handed on by default, and asking for a missing one is no mistake.
+    /// True if QEMU passes on the OpRegion by default, and does not refuse a missing one.
     pub opregion_by_default: bool,
-    /// SDL can show dmabufs.
+    /// True if sdl can show dmabufs.
     pub sdl_takes_dmabuf: bool,
-    /// A region display may crash QEMU.
+    /// True if a region display may crash QEMU.
     pub region_fault: bool,
-    /// A dmabuf has no size.
+    /// True if a dmabuf has no size.
     pub dmabuf_without_size: bool,
-    /// A guest's reset may end QEMU where spice has OpenGL.
+    /// True if a guest's reset may end QEMU if spice has OpenGL.
     pub reset_ends_guest: bool,
-    /// A virtio card may have blob resources and 3D.
+    /// True if a virtio card may have blob resources and 3D.
     pub blob_with_virgl: bool,
-    /// How a card with 3D says that there is no OpenGL.
+    /// The words of a card with 3D for missing OpenGL.
     pub no_opengl: &'static str,
-    /// Whether the refusal of a local display without OpenGL names it.
+    /// True if the refusal of a local display without OpenGL names the display.
     pub no_opengl_names_display: bool,
-    /// Whether the local display opens its render node before there are devices.
+    /// True if the local display opens its render node before there are devices.
     pub egl_before_devices: bool,
     /// Whether audio of type dbus needs a dbus display.
     pub audio_needs_dbus: bool,
-    /// hw/vfio/igd.c looks at a PCI device before it looks for an OpRegion, and passes over those that are not
-    /// Intel's.
+    /// True if hw/vfio/igd.c checks for a PCI device of Intel's before it looks for an OpRegion,
+    /// and ignores all others.
     pub opregion_by_igd: bool,
 }
 
 impl Qemu {
-    /// The words that refuse a device which has no OpRegion and is asked for it; `None`: it starts.
+    /// Returns the words with which QEMU refuses a device without the requested OpRegion; `None` if
+    /// it starts.
     #[must_use]
     pub fn refuses_opregion(&self, id: DeviceId) -> Option<&'static str> {
         match id {
@@ -236,11 +238,12 @@ impl Qemu {
         }
     }
 
-    /// Those that it may be; more than one where the version is not known or does not decide alone.
+    /// Returns the QEMUs that the host may have: several if the version is not known or does not
+    /// decide alone.
     #[must_use]
     pub fn possible(abilities: &Abilities) -> Vec<Self> {
         let Some(version) = &abilities.qemu else {
-            // No version between these does what none of them does.
+            // A version between these does nothing that none of them does.
             return [&[7, 2][..], &[9, 0], &[10, 1], &LAST_QEMU]
                 .into_iter()
                 .flat_map(|numbers| {
@@ -249,7 +252,7 @@ impl Qemu {
                         ..abilities.clone()
                     })
                 })
-                // Few versions have these faults, so they are told of a known version alone.
+                // Few versions have these faults, so they count only for a known version.
                 .map(|qemu| Qemu {
                     region_fault: false,
                     reset_ends_guest: false,
@@ -279,7 +282,7 @@ impl Qemu {
                     region_fault: has(REGION_FAULT) && !has(REGION_FAULT_MENDED),
                     dmabuf_without_size: has(DMABUF_WITHOUT_SIZE)
                         && !has(DMABUF_WITHOUT_SIZE_MENDED),
-                    // Both hang on the same spice-server.
+                    // Both depend on the same spice-server.
                     reset_ends_guest: has(RESET_ENDS_GUEST)
                         && !has(RESET_ENDS_GUEST_MENDED)
                         && !spice_gl_over_tcp,
@@ -300,21 +303,21 @@ impl Qemu {
     }
 }
 
-/// One libvirt that may be the host's.
+/// A libvirt that the host may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Libvirt {
-    /// PCI hostdevs have `display` and `ramfb`.
+    /// True if PCI hostdevs have `display` and `ramfb`.
     pub pci_display: bool,
-    /// There is `<graphics type='dbus'>`.
+    /// True if it has `<graphics type='dbus'>`.
     pub dbus: bool,
-    /// There is `<graphics type='rdp'>`.
+    /// True if it has `<graphics type='rdp'>`.
     pub rdp: bool,
-    /// VNC beside a dbus display on a bus is served by qemu-vnc.
+    /// True if qemu-vnc serves VNC beside a dbus display on a bus.
     pub vnc_from_dbus: bool,
 }
 
 impl Libvirt {
-    /// Those that it may be. An unknown version is taken for one that has everything or lacks
+    /// Returns the libvirts that the host may have. An unknown version may have everything or lack
     /// everything.
     #[must_use]
     pub fn possible(abilities: &Abilities) -> Vec<Self> {
@@ -328,7 +331,7 @@ impl Libvirt {
             return vec![every(true), every(false)];
         };
         let has = |change: Change| change.is_in(version);
-        // qemu-vnc comes with QEMU 11.1, in a package of its own perhaps.
+        // qemu-vnc comes with QEMU 11.1, perhaps in a package of its own.
         let has_helper = match &abilities.qemu {
             Some(qemu) if !QEMU_VNC.is_in(qemu) => vec![false],
             _ => vec![true, false],
@@ -349,7 +352,7 @@ impl Libvirt {
             .collect()
     }
 
-    /// Whether it passes on `display` and `ramfb` of a device.
+    /// Returns whether it passes on `display` and `ramfb` of a device.
     #[must_use]
     pub fn takes_display(&self, id: DeviceId) -> bool {
         match id {

@@ -1,9 +1,10 @@
-//! QEMU's words, each of them once. Predictions use them, plans name them as reasons, and explanations
-//! and trials recognise them.
+//! QEMU's words, each of them once. Predictions use them, plans name them as reasons,
+//! explanations and trials recognize them.
 //!
-//! A `*` stands for what QEMU fills in ([`filled`]). docs/qemu-and-libvirt.md has the versions and commits.
+//! A `*` stands for the part that QEMU fills in ([`filled`]). docs/qemu-and-libvirt.md has the
+//! versions and commits.
 
-/// Words with their `*` filled in.
+/// Returns words with their `*` filled in.
 #[must_use]
 pub fn filled(words: &str, with: &str) -> String {
     words.replacen('*', with, 1)

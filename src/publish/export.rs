@@ -1,8 +1,8 @@
-//! What a host has measured, as rules for hosts that can't measure: nodes whose hooks run in
-//! containers, machines that are installed from one image.
+//! Writes a host's measurements as rules for hosts that can't measure: nodes whose hooks run in
+//! containers, and machines that are installed from one image.
 //!
-//! A rule for each type of which a device was asked, by its type id and the driver that it is of. What
-//! a rule says is still only a rule where it is read ([`Method::Rule`]): nothing is vetoed by it.
+//! There is one rule for each measured type, by its type id and the driver that it belongs to.
+//! Where it is read, it is still only a rule ([`Method::Rule`]), and never a reason for a veto.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -16,36 +16,36 @@ use crate::device::record::Record;
 use crate::device::rules::{Bus, Match, Open, Rule};
 use crate::publish::inventory::{DeviceEntry, Sources, active, rule_for_type, sibling_of_type};
 
-/// What is written, and what isn't.
+/// The result of an export.
 #[derive(Debug, Clone, Default)]
 pub struct Export {
-    /// One rule for each type and driver, sorted by bus, driver and type.
+    /// The rules, one for each type and driver, sorted by bus, driver and type.
     pub rules: Vec<Rule>,
-    /// What was measured and is in no rule, with the reason.
+    /// Measurements that are in no rule, with the reason.
     pub left_out: Vec<String>,
 }
 
-/// By what devices are taken to be alike.
+/// The key by which devices count as alike.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Kind {
     bus: Bus,
-    /// mdev: the parent's driver; PCI: the vfio driver.
+    /// The parent's driver for an mdev, the vfio driver for a PCI device.
     driver: Option<String>,
     type_id: String,
 }
 
 /// One measurement.
 struct Measured {
-    /// Of which device, or which type's record.
+    /// The device, or the type whose record it is.
     of: String,
     facts: Facts,
     evidence: Evidence,
     open: Open,
 }
 
-/// The rules that say what was measured on this host: by valid records of the devices that are there,
-/// by records of types since this boot, by the kernel itself. Devices of one kind that disagree make
-/// no rule.
+/// Returns the rules that say what was measured on this host: by valid records of active devices,
+/// by records of types since this boot, and by the kernel itself. Devices of one kind that disagree
+/// make no rule.
 #[must_use]
 pub fn export(sources: &Sources) -> Export {
     let mut kinds: BTreeMap<Kind, Vec<Measured>> = BTreeMap::new();
@@ -123,7 +123,7 @@ pub fn export(sources: &Sources) -> Export {
     export
 }
 
-/// The evidence, if it is a measurement that came to an answer.
+/// Returns the evidence, if it is a measurement with an answer.
 fn measured(finding: &Finding) -> Option<Evidence> {
     let evidence = finding.evidence.clone()?;
     (finding.facts.display.is_answer() && evidence.method.is_measured()).then_some(evidence)
@@ -138,7 +138,7 @@ fn of_device(entry: DeviceEntry, evidence: Evidence) -> Measured {
     }
 }
 
-/// What was found of a type since this boot, with the driver that is loaded now.
+/// Returns the record of a type since this boot, with the driver that is loaded now.
 fn this_boots<'a>(sources: &'a Sources, type_id: &str) -> Option<&'a Record> {
     sibling_of_type(sources, type_id)
         .filter(|record| record.circumstances.boot_id == sources.host.boot_id)
@@ -168,7 +168,7 @@ fn rule(kind: &Kind, measured: &Measured) -> Rule {
     }
 }
 
-/// How it was measured: `measured: driver mbochs, kernel 6.12.107`.
+/// Returns the source of a measurement: `measured: driver mbochs, kernel 6.12.107`.
 fn source(evidence: &Evidence) -> String {
     let mut words = Vec::new();
     if let Some(driver) = &evidence.driver {
@@ -186,7 +186,7 @@ fn source(evidence: &Evidence) -> String {
     format!("{by}: {}", words.join(", "))
 }
 
-/// A glob that matches this text and no other.
+/// Returns a glob that matches this text and no other.
 fn literally(text: &str) -> String {
     let mut glob = String::new();
     for c in text.chars() {
@@ -198,7 +198,7 @@ fn literally(text: &str) -> String {
     glob
 }
 
-/// What a rule says of facts, in words.
+/// Returns a rule's facts in words.
 fn said(facts: &Facts) -> String {
     let mut words = facts.display.words().join(" and ");
     if let Display::Unknown(reason) = &facts.display {
@@ -217,7 +217,7 @@ fn said(facts: &Facts) -> String {
 }
 
 impl Export {
-    /// The text of a file for `/etc/gfxplane/rules.d`.
+    /// Returns the text of a file for `/etc/gfxplane/rules.d`.
     #[must_use]
     pub fn to_toml(&self) -> String {
         #[derive(Serialize)]

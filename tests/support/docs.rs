@@ -21,6 +21,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         Trial::test("docs::every-dependency-is-explained", dependencies),
         Trial::test("docs::capability-is-the-schema's", capability),
         Trial::test("docs::unsafe-is-where-it-is-said-to-be", unsafe_modules),
+        Trial::test("docs::rooms-need-only-rooms-above", rooms),
     ]
 }
 
@@ -244,6 +245,89 @@ fn capability() -> Result<(), Failed> {
     }
 }
 
+/// Returns the Rust files below `src`, relative to the top.
+fn sources() -> Result<Vec<(String, String)>, Failed> {
+    let mut found = Vec::new();
+    let mut folders = vec![top().join("src")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let name = path.strip_prefix(top())?.display().to_string();
+                found.push((name, fs::read_to_string(&path)?));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Checks that each room of `src` names only rooms above it in lib.rs's list, and that the pure
+/// rooms have no way to a file, a process, the network, the clock or the environment.
+fn rooms() -> Result<(), Failed> {
+    const PURE: usize = 5;
+    // The processor's name is fixed when the program is built.
+    const HARMLESS: [&str; 2] = ["std::env::consts", "std::net::IpAddr"];
+    let library = read("src/lib.rs")?;
+    let listed: Vec<&str> = library
+        .lines()
+        .filter_map(|line| line.strip_prefix("//! * [`")?.split('`').next())
+        .collect();
+    let declared: BTreeSet<&str> = library
+        .lines()
+        .filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'))
+        .collect();
+    if declared != listed.iter().copied().collect() {
+        return Err(format!("lib.rs lists {listed:?} and declares {declared:?}").into());
+    }
+    let rank = |room: &str| listed.iter().position(|listed| *listed == room);
+    let impure = [
+        "fs",
+        "process",
+        "net",
+        "env",
+        "os",
+        "time::SystemTime",
+        "time::Instant",
+    ]
+    .map(|module| format!("std::{module}"))
+    .into_iter()
+    .chain(["nix::".to_owned(), "libc::".to_owned()])
+    .collect::<Vec<_>>();
+    let mut problems = Vec::new();
+    for (name, text) in sources()? {
+        let Some(own) = name.split('/').nth(1).and_then(rank) else {
+            continue;
+        };
+        for (number, line) in text.lines().enumerate() {
+            let at = format!("{name}:{}", number + 1);
+            for path in line.split("crate::").skip(1) {
+                let room = path
+                    .split(|end: char| !end.is_alphanumeric() && end != '_')
+                    .next();
+                if let Some(room) = room.filter(|room| rank(room) > Some(own)) {
+                    problems.push(format!("{at}: {} must not need {room}", listed[own]));
+                }
+            }
+            // A unit test may read its cases.
+            if own >= PURE || text.lines().take(number).any(|line| line == "#[cfg(test)]") {
+                continue;
+            }
+            let line = HARMLESS
+                .iter()
+                .fold(line.to_owned(), |line, harmless| line.replace(harmless, ""));
+            if let Some(word) = impure.iter().find(|word| line.contains(word.as_str())) {
+                problems.push(format!(
+                    "{at}: {} is pure and must not need {word}",
+                    listed[own]
+                ));
+            }
+        }
+    }
+    none(&problems)
+}
+
 /// Checks that SECURITY.md names the modules that may have `unsafe`, and no other. The compiler and
 /// clippy check that only these have it, with a note at each block, as long as they are told to.
 fn unsafe_modules() -> Result<(), Failed> {
@@ -258,15 +342,9 @@ fn unsafe_modules() -> Result<(), Failed> {
         }
     }
     let mut allowed = BTreeSet::new();
-    let mut folders = vec![top().join("src")];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder)? {
-            let path = entry?.path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if fs::read_to_string(&path)?.contains("allow(unsafe_code") {
-                allowed.insert(path.strip_prefix(top())?.display().to_string());
-            }
+    for (name, text) in sources()? {
+        if text.contains("allow(unsafe_code") {
+            allowed.insert(name);
         }
     }
     let told = rows(&read("SECURITY.md")?, "## Unsafe code")?;

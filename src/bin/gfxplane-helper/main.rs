@@ -1,8 +1,8 @@
-//! What libvirt, mdevctl, KubeVirt and oVirt call: reads records, opens no device, talks to nobody,
-//! and starts as fast as a program in C, because libvirt has it run for each mdev again whenever one
-//! appears.
+//! gfxplane-helper, which libvirt, mdevctl, KubeVirt and oVirt call. It reads records, opens no
+//! device and talks to nobody. It starts as fast as a program in C, because libvirt runs it for
+//! every mdev whenever one appears.
 
-// Of a test, the main is the test harness's.
+// In a test, the main function is the test harness's.
 #![cfg_attr(not(test), no_main)]
 #![cfg_attr(test, allow(dead_code))]
 
@@ -24,7 +24,8 @@ use gfxplane::publish::offline;
 
 const SUCCESS: u8 = 0;
 const FAILURE: u8 = 1;
-/// A usage error; to mdevctl it says "not mine", which is as good an answer to nonsense.
+/// The exit code of a usage error. To mdevctl it says "not mine", which is a good enough answer to
+/// nonsense.
 const USAGE_ERROR: u8 = 2;
 
 const USAGE: &str = "usage: gfxplane-helper capability UUID|PCI-ADDRESS|NODE-DEVICE
@@ -35,7 +36,7 @@ const USAGE: &str = "usage: gfxplane-helper capability UUID|PCI-ADDRESS|NODE-DEV
        gfxplane-helper callout   (makes mdevctl's link to it, or takes it away, as the setting \"callout\" says)
        mdevctl …   (a link of this name: mdevctl for libvirt before 10.1)";
 
-/// Does what the arguments say; the exit code.
+/// Does what the arguments say and returns the exit code.
 fn run() -> u8 {
     leave_no_core();
     let mut arguments = std::env::args_os();
@@ -50,7 +51,7 @@ fn run() -> u8 {
     if let Some(call) = Call::parse(&arguments) {
         return mdevctl::run(&root(), &call);
     }
-    // The name of a guest may be anything, "--help" or no UTF-8 included.
+    // The name of a guest may be anything, even "--help" or no UTF-8.
     if arguments.first().is_some_and(|verb| verb == "qemu-hook") {
         let operation = arguments.get(2).map(OsString::as_os_str);
         return qemu_hook::run(&root(), operation.unwrap_or_default());

@@ -1,8 +1,8 @@
-//! What other managers of guests call: KubeVirt's sidecar shim and oVirt's vdsm.
+//! Answers the calls of other managers of guests: KubeVirt's sidecar shim and oVirt's vdsm.
 //!
-//! Both end a start if their hook fails, and neither tells its user why. So whatever goes wrong here
-//! leaves the domain as it was given and is no failure, with one exception: a shim that is given
-//! nothing back defines a domain of nothing.
+//! Both end a start if their hook fails, and neither tells its user why. So whatever goes wrong
+//! here leaves the domain as it was given and is no failure. There is one exception: a shim that
+//! gets nothing back would define a domain of nothing.
 
 use std::cell::RefCell;
 use std::ffi::{OsStr, OsString};
@@ -37,7 +37,7 @@ const ON_DEFINE_DOMAIN: &str = "onDefineDomain";
 /// The directory in which vdsm looks for its hooks (lib/vdsm/common/hooks.py).
 const BEFORE_VM_START: &str = "before_vm_start";
 
-/// What somebody calls us for.
+/// The call of a manager.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Call<'a> {
     /// `onDefineDomain`, with these arguments.
@@ -47,7 +47,8 @@ pub(crate) enum Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    /// By the name we are called, by the directory of our link, or by the first argument.
+    /// Reads the call from the name by which we are called, the directory of our link, or the first
+    /// argument.
     pub(crate) fn parse(program: &OsStr, arguments: &'a [OsString]) -> Option<Self> {
         let path = Path::new(program);
         let directory = path.parent().and_then(Path::file_name);
@@ -74,7 +75,7 @@ pub(crate) fn run(root: &Root, call: &Call<'_>) -> u8 {
     }
 }
 
-/// What the shim hands us; of several the last, as Go's pflag has it.
+/// The arguments of the shim. The last of several counts, as in Go's pflag.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Given<'a> {
     vmi: Option<&'a [u8]>,
@@ -82,7 +83,8 @@ struct Given<'a> {
 }
 
 impl<'a> Given<'a> {
-    /// `--vmi JSON --domain XML`, also as `--vmi=JSON`. What else there is may be a newer shim's.
+    /// Reads `--vmi JSON --domain XML`, also as `--vmi=JSON`. Other arguments may be a newer
+    /// shim's.
     fn parse(arguments: &'a [OsString]) -> Self {
         let mut given = Given::default();
         let mut words = arguments.iter().map(|argument| argument.as_bytes());
@@ -130,7 +132,7 @@ fn on_define_domain(root: &Root, arguments: &[OsString]) -> u8 {
     let mut out = io::stdout();
     match out.write_all(text).and_then(|()| out.flush()) {
         Ok(()) => SUCCESS,
-        // Half a domain must not be taken for one.
+        // The shim must not take half a domain for a whole one.
         Err(error) => {
             log.say(&format!("the domain can't be handed back: {error}"));
             FAILURE
@@ -168,7 +170,7 @@ fn hook(root: &Root, path: &Path, log: &mut Log) -> Result<(), String> {
     if !file.metadata().map_err(at)?.is_file() {
         return Err(format!("{} is no regular file", path.display()));
     }
-    // One byte more than is taken.
+    // One byte more than the limit is read.
     let limit = xml::MAX_SIZE as u64 + 1;
     file.take(limit).read_to_end(&mut bytes).map_err(at)?;
     if bytes.len() as u64 >= limit {
@@ -184,7 +186,7 @@ fn hook(root: &Root, path: &Path, log: &mut Log) -> Result<(), String> {
         let old = String::from_utf8_lossy(&old);
         rewrite(path, &old, &new).map_err(at)?;
     }
-    // Not before it is done.
+    // This comes only after it is done.
     said.iter().for_each(|line| log.say(line));
     Ok(())
 }
@@ -192,9 +194,9 @@ fn hook(root: &Root, path: &Path, log: &mut Log) -> Result<(), String> {
 /// The node that we run on.
 struct Node<'r> {
     root: &'r Root,
-    /// Whether we see the host itself, with its QEMU and its udev; a container has neither.
+    /// True if we see the host itself, with its QEMU and its udev. A container has neither.
     is_host: bool,
-    /// Until when devices that are just being probed are waited for.
+    /// The end of the wait for devices that are being probed.
     limit: Instant,
     warnings: RefCell<Vec<Warning>>,
     reading: Reading,
@@ -212,7 +214,7 @@ impl<'r> Node<'r> {
         }
     }
 
-    /// The XML afterwards, and what is to be said of it.
+    /// Returns the XML after the changes, and the lines about them.
     fn adapt(
         &self,
         bytes: Vec<u8>,
@@ -236,7 +238,8 @@ impl<'r> Node<'r> {
 
 impl Surroundings for Node<'_> {
     fn known(&self, device: DeviceId) -> Known {
-        // vdsm makes its mdevs a moment before it runs its hooks, and udev's rules have them probed.
+        // vdsm creates its mdevs a moment before it runs its hooks, and udev's rules have them
+        // probed.
         let is_new = self.is_host && matches!(device, DeviceId::Mdev(_));
         if is_new && self.root.device(device).exists() {
             let _ = run::wait_for_udev(self.root, device, Duration::ZERO, self.limit);
@@ -258,8 +261,9 @@ impl Surroundings for Node<'_> {
     }
 }
 
-/// Where reasons go: to stderr, which vdsm logs. KubeVirt's shim keeps it to itself unless its hook
-/// fails (Go's `exec.Cmd.Output`), so they go to the shim's own stderr, too: the container's log.
+/// The place where reasons go: stderr, which vdsm logs. KubeVirt's shim keeps its hook's stderr to
+/// itself unless the hook fails (Go's `exec.Cmd.Output`). So reasons also go to the shim's own
+/// stderr, the container's log.
 struct Log {
     shim: Option<File>,
 }
@@ -280,7 +284,7 @@ impl Log {
     }
 
     fn say(&mut self, text: &str) {
-        // One line each, whatever a name may hold.
+        // Each is one line, whatever a name may contain.
         let line = format!("gfxplane: {}\n", plain(&text.replace('\n', " ")));
         let _ = io::stderr().write_all(line.as_bytes());
         if let Some(shim) = &mut self.shim {

@@ -44,18 +44,18 @@ pub(crate) fn run(root: &Root, call: &Call) -> u8 {
     }
 }
 
-/// The command line of whoever called us.
+/// Returns the command line of our caller.
 fn caller() -> Vec<u8> {
     let parent = std::os::unix::process::parent_id();
     std::fs::read(format!("/proc/{parent}/cmdline")).unwrap_or_default()
 }
 
-/// What was measured of the device. No valid record, no attributes.
+/// Returns the attributes of the measured device; none without a valid record.
 fn attributes_of(root: &Root, uuid: &str) -> Option<String> {
     words_of(root, uuid.parse().ok()?).map(|words| attributes(&words))
 }
 
-/// The words for that.
+/// Returns the words for them.
 pub(crate) fn words_of(root: &Root, id: DeviceId) -> Option<Vec<(String, String)>> {
     if !settings::config(root, &mut Vec::new()).attributes {
         return None;
@@ -65,13 +65,13 @@ pub(crate) fn words_of(root: &Root, id: DeviceId) -> Option<Vec<(String, String)
     Some(words(&known.finding, &hints))
 }
 
-/// When whoever called us was started (CLOCK_MONOTONIC), a tick early; the beginning of time if
+/// Returns when our caller was started (CLOCK_MONOTONIC), a tick early; the beginning of time if
 /// that can't be told. Field 22 of `/proc/PID/stat` counts ticks of CLOCK_BOOTTIME.
 fn caller_started() -> Duration {
     let clock = |id| clock_gettime(id).map_or(Duration::ZERO, Duration::from);
     let parent = std::os::unix::process::parent_id();
     let stat = std::fs::read_to_string(format!("/proc/{parent}/stat")).unwrap_or_default();
-    // The second field is a name in parentheses, which may have anything in it.
+    // The second field is a name in parentheses, which may contain anything.
     let ticks = stat
         .rsplit(") ")
         .next()
@@ -104,7 +104,8 @@ fn notify(root: &Root, call: &Call, action: &str) -> u8 {
             alarm::set(LIMIT + deadline.as_secs() as u32);
             let limit = Instant::now() + deadline;
             // udev's rule for parents runs this, and udev handles no event of a device while it
-            // runs the rules of its parent: waiting would be in vain. Nobody starts a domain then.
+            // runs the rules of its parent. So a wait would be in vain. Nobody starts a domain
+            // then.
             let by_udev = verb(&caller()) == Some(b"start-parent-mdevs");
             let known = by_udev || run::wait_for_udev(root, id, caller_started(), limit);
             match run::wait_until_free(root, id, limit) {

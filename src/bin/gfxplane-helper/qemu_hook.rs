@@ -1,10 +1,10 @@
 //! The qemu hook (libvirt docs/hooks.rst), behind `hooks/qemu.d/50-gfxplane`.
 //!
-//! While it runs, libvirt holds the domain's lock, so it talks to nobody and opens no device: it
-//! reads what is written down, and its only wait is the one for a probe of ours.
+//! While it runs, libvirt holds the domain's lock. So it talks to nobody and opens no device. It
+//! reads files, and waits only for a probe of ours.
 //!
-//! Whatever goes wrong here, the domain starts: 77 is the one code that keeps it from that, and it
-//! is returned only for a [`Verdict::Veto`].
+//! Whatever goes wrong here, the domain starts. 77 is the one code that keeps it from starting, and
+//! it is returned only for a [`Verdict::Veto`].
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,7 +33,7 @@ use gfxplane::xml::{self, Document};
 
 use crate::SUCCESS;
 
-/// What the script takes for a veto; nothing else that ends a process has this code.
+/// The exit code that the script takes for a veto. Nothing else that ends a process has this code.
 const VETO: u8 = 77;
 
 /// The longest that libvirt and its user wait, in seconds; beside the wait for a probe.
@@ -42,10 +42,10 @@ const LIMIT: u32 = 10;
 /// How long before that the journal is told.
 const SOON: Duration = Duration::from_millis(200);
 
-/// What every `<hostdev>` begins with. Without one there is nothing to look at.
+/// The beginning of every `<hostdev>`. Without one there is nothing to look at.
 const HOSTDEV: &[u8] = b"<hostdev";
 
-/// As much as most domains have, so that they are read at once.
+/// The size of most domains, so that they are read at once.
 const AT_ONCE: usize = 64 * 1024;
 
 /// `<28>`: facility daemon, warning (RFC 3164).
@@ -56,7 +56,7 @@ const JOURNAL: &str = "<28>gfxplane: ";
 pub(crate) fn run(root: &Root, operation: &OsStr) -> u8 {
     // SIGALRM ends us, which is no veto: the domain starts.
     alarm::set(LIMIT);
-    // Whoever else runs libvirt (qemu:///session) has neither the lock nor the daemon.
+    // Other users of libvirt (qemu:///session) have neither the lock nor the daemon.
     if !root.is_recorded() && !geteuid().is_root() {
         return SUCCESS;
     }
@@ -81,8 +81,8 @@ pub(crate) fn run(root: &Root, operation: &OsStr) -> u8 {
         return SUCCESS;
     }
     let config = config(root);
-    // Whatever the setting says: no start is to meet a probe of ours, and the end of a domain is
-    // told to nobody but the daemon.
+    // This happens whatever the setting says: no start may meet a probe of ours, and only this
+    // tells the daemon that a domain has ended.
     match operation {
         Operation::Prepare => {
             alarm::set(LIMIT + config.deadline.as_secs() as u32);
@@ -93,7 +93,7 @@ pub(crate) fn run(root: &Root, operation: &OsStr) -> u8 {
             for id in &devices {
                 let _ = requests::forget_start(root, *id);
             }
-            // Its devices come free, and how its start ended teaches.
+            // Its devices come free, and the outcome of its start teaches.
             leave(root, &domain, false);
             return SUCCESS;
         }
@@ -128,7 +128,7 @@ pub(crate) fn run(root: &Root, operation: &OsStr) -> u8 {
     };
     let is_veto = matches!(verdict, Verdict::Veto(_));
     if operation == Operation::Prepare && !is_veto {
-        // It starts now, and not because of us later.
+        // It starts now, and must not be started by us later.
         if let Some(uuid) = domain.uuid {
             let _ = requests::forget_veto(root, uuid);
         }
@@ -145,7 +145,7 @@ pub(crate) fn run(root: &Root, operation: &OsStr) -> u8 {
             VETO
         }
         Verdict::Rewrite { text, line } => {
-            // All or nothing: the script passes on only what a helper has said that ended well.
+            // All or nothing: the script passes on only the output of a helper that ended well.
             let mut out = io::stdout().lock();
             let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
             journal(root, &line);
@@ -170,7 +170,7 @@ fn say_when_late(root: &Root, domain: &Domain<'_, '_>) {
     let _ = thread::Builder::new().stack_size(64 * 1024).spawn(say);
 }
 
-/// All of stdin; `None` if it can't be read or is more than a document may have.
+/// Returns all of stdin; `None` if it can't be read or is larger than a document may be.
 fn stdin() -> Option<Vec<u8>> {
     let stdin = io::stdin();
     let mut bytes = vec![0; AT_ONCE];
@@ -197,8 +197,8 @@ fn has(bytes: &[u8], wanted: &[u8]) -> bool {
     bytes.windows(wanted.len()).any(|window| window == wanted)
 }
 
-/// The settings. Where a file can't be used, nobody knows whether it said that the hook shall leave
-/// the domains alone, so that then it only warns.
+/// Returns the settings. If a file can't be used, nobody knows whether it told the hook to leave
+/// the domains alone. So the hook then only warns.
 fn config(root: &Root) -> Config {
     let mut warnings = Vec::new();
     let mut config = settings::config(root, &mut warnings);
@@ -211,9 +211,9 @@ fn config(root: &Root) -> Config {
     config
 }
 
-/// Marks the start and then waits until no probe of ours holds the domain's devices: a probe that
-/// has the lock by then is waited for, and a later one sees the mark. So does a QEMU that was
-/// started to try the devices, which is ended then.
+/// Marks the start, and then waits until no probe of ours holds the domain's devices. The hook
+/// waits for a probe that has the lock by then, and a later one sees the mark. So does a QEMU that
+/// was started to try the devices, which is then ended.
 fn wait(root: &Root, devices: &BTreeSet<DeviceId>, config: &Config) {
     for id in devices {
         if let Err(error) = requests::mark_start(root, *id) {
@@ -245,7 +245,7 @@ fn leave(root: &Root, domain: &Domain<'_, '_>, veto: bool) {
     }
 }
 
-/// Whether libvirt has the domain written down, where that can be seen.
+/// Returns whether libvirt has a file of the domain's definition, if that can be seen.
 fn definition(root: &Root, name: Option<&str>) -> Definition {
     let directory = root.join("etc/libvirt/qemu");
     let file = name.map(|name| directory.join(format!("{name}.xml")));
@@ -255,7 +255,7 @@ fn definition(root: &Root, name: Option<&str>) -> Definition {
     }
 }
 
-/// Tells the journal; who doesn't listen hears nothing.
+/// Writes to the journal. If it does not listen, the line is lost.
 fn journal(root: &Root, line: &str) {
     let message = format!("{JOURNAL}{}", plain(&line.replace('\n', " ")));
     if let Ok(socket) = UnixDatagram::unbound()
@@ -270,7 +270,7 @@ struct ThisHost<'r> {
     root: &'r Root,
     devices: RefCell<BTreeMap<DeviceId, Known>>,
     reading: Reading,
-    /// Of the one domain that this is about.
+    /// The abilities for the one domain that the hook is about.
     abilities: OnceCell<Abilities>,
 }
 
@@ -279,7 +279,7 @@ impl ThisHost<'_> {
     /// all.
     fn look(&self, id: DeviceId) -> Known {
         let mut unheard = Vec::new();
-        // What the kernel itself says of the type would outrank it.
+        // A statement of the kernel about the type would outrank it.
         let by_kernel = || self.root.device(id).join("mdev_type/vfio-pci").exists();
         inventory::recorded(self.root, id, &mut unheard)
             .filter(|known| known.finding.facts.display.is_answer() && !by_kernel())

@@ -1,12 +1,12 @@
-//! Around mdevctl, for libvirt before 10.1, which runs it by the name `mdevctl` and takes the
-//! attributes of devices from one place alone: the definitions that `mdevctl list --dumpjson
-//! --defined` prints (src/node_device/node_device_driver.c of 9.0, `virMdevctlListDefined`). If the
-//! administrator says so, our directory comes first in libvirtd's PATH, and this adds to that list
-//! what was measured of devices that are both defined and there.
+//! Wraps mdevctl for libvirt before 10.1. That libvirt runs it by the name `mdevctl`, and reads the
+//! attributes of devices only in the definitions that `mdevctl list --dumpjson --defined` prints
+//! (src/node_device/node_device_driver.c of 9.0, `virMdevctlListDefined`). If the administrator
+//! switches it on, our directory comes first in libvirtd's PATH. The wrapper then adds to that list
+//! what was measured of devices that are both defined and active.
 //!
-//! Whatever else mdevctl is asked, the real one answers: this process becomes it. Our attributes are
-//! taken out of definitions that it is given on stdin, since libvirt hands back what it was shown. At
-//! any trouble, what the real one printed and how it ended is what comes of it, to the byte.
+//! The real mdevctl answers everything else: this process becomes it. Our attributes are removed
+//! from definitions on stdin, since libvirt hands back what it was shown. In any trouble, the
+//! result is what the real one printed and how it ended, to the byte.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata};
@@ -29,16 +29,16 @@ use crate::{FAILURE, SUCCESS};
 /// The name by which libvirt runs it.
 const NAME: &str = "mdevctl";
 
-/// Where it is looked for if there is no PATH.
+/// The directories to search if there is no PATH.
 const SEARCH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// More than this is no list of devices, and is handed on unread.
+/// The largest list, in bytes. Anything larger is no list of devices, and is handed on unread.
 const MAX_LIST: u64 = 4 * 1024 * 1024;
 
 /// A shell's code for a command that isn't there.
 const NOT_FOUND: u8 = 127;
 
-/// Whether we are called in mdevctl's place.
+/// Returns whether we are called in mdevctl's place.
 pub(crate) fn is_called(program: &OsStr) -> bool {
     Path::new(program).file_name() == Some(OsStr::new(NAME))
 }
@@ -49,7 +49,7 @@ pub(crate) fn run(root: &Root, program: &OsStr, arguments: &[OsString]) -> u8 {
         return without_mdevctl(arguments);
     };
     let mut command = Command::new(&real.program);
-    // What it runs in its turn finds the real one, too.
+    // The programs that it runs in its turn find the real one, too.
     command
         .arg0(program)
         .args(arguments)
@@ -88,7 +88,7 @@ impl Real {
         let mut program = None;
         for directory in std::env::split_paths(&path) {
             let candidate = directory.join(NAME);
-            // Elsewhere it would depend on where libvirtd stands.
+            // A relative directory would depend on libvirtd's working directory.
             if directory.is_absolute()
                 && let Ok(found) = std::fs::metadata(&candidate)
             {
@@ -108,7 +108,8 @@ impl Real {
     }
 }
 
-/// Two ways to tell, for if one fails we would run ourselves for ever.
+/// Returns whether a candidate is this program. There are two ways to tell, because if one fails we
+/// would run ourselves for ever.
 fn is_ours(candidate: &Path, found: &Metadata, ourselves: Option<&Metadata>) -> bool {
     let same = |ours: &Metadata| (ours.dev(), ours.ino()) == (found.dev(), found.ino());
     let resolved = std::fs::canonicalize(candidate).ok();
@@ -116,8 +117,8 @@ fn is_ours(candidate: &Path, found: &Metadata, ourselves: Option<&Metadata>) -> 
     ourselves.is_some_and(same) || name == Some(OsStr::new("gfxplane-helper"))
 }
 
-/// As if there were no wrapper: a libvirt that finds no mdevctl does without its list, but one whose
-/// first list fails sees no device that appears later.
+/// Behaves as if there were no wrapper. A libvirt that finds no mdevctl does without its list, but
+/// one whose first list fails sees no device that appears later.
 fn without_mdevctl(arguments: &[OsString]) -> u8 {
     if lists_definitions(arguments) {
         return match io::stdout().write_all(b"[]\n") {
@@ -129,12 +130,12 @@ fn without_mdevctl(arguments: &[OsString]) -> u8 {
     NOT_FOUND
 }
 
-/// The one list that libvirt before 10.1 asks for.
+/// Returns whether the arguments ask for the one list that libvirt before 10.1 uses.
 fn lists_definitions(arguments: &[OsString]) -> bool {
     arguments == ["list", "--dumpjson", "--defined"]
 }
 
-/// Whether a definition comes on stdin, the only way in which libvirt hands one over.
+/// Returns whether a definition comes on stdin, the only way in which libvirt hands one over.
 fn takes_a_definition(arguments: &[OsString]) -> bool {
     let Some((verb, rest)) = arguments.split_first() else {
         return false;
@@ -176,14 +177,14 @@ fn list(root: &Root, mut command: Command) -> u8 {
     end(ended, written.is_ok())
 }
 
-/// What was measured of a device, if it is the one that is there: the same UUID may be defined on
-/// several parents.
+/// Returns what was measured of a device, if it is the one that exists: the same UUID may be
+/// defined on several parents.
 fn known(root: &Root, parent: &str, uuid: Uuid) -> Option<Vec<(String, String)>> {
     let id = DeviceId::Mdev(uuid);
     (sysfs::parent_of(root, id)? == parent).then(|| words_of(root, id))?
 }
 
-/// The code with which it ended; if a signal ended it, the same one ends us.
+/// Returns the code with which it ended. If a signal ended it, the same one ends us.
 fn end(ended: io::Result<ExitStatus>, written: bool) -> u8 {
     let ended = match ended {
         Ok(ended) => ended,
@@ -205,8 +206,9 @@ fn end(ended: io::Result<ExitStatus>, written: bool) -> u8 {
     }
 }
 
-/// What comes on stdin, without attributes of ours, where mdevctl can read it again; `None` if it
-/// can't be kept anywhere, before anything of it was read. What is no definition stays as it is.
+/// Returns the text on stdin without our attributes, in a file that mdevctl can read again. `None`
+/// if it can't be kept anywhere, before anything of it was read. A text that is no definition stays
+/// as it is.
 fn without_our_attributes() -> io::Result<Option<File>> {
     let Ok(memory) = memfd_create(c"definition", MFdFlags::MFD_CLOEXEC) else {
         return Ok(None);
@@ -222,7 +224,7 @@ fn without_our_attributes() -> io::Result<Option<File>> {
     Ok(Some(file))
 }
 
-/// Only an error returns.
+/// Becomes the real mdevctl. Returns only after an error.
 fn become_it(mut command: Command) -> u8 {
     let error = command.exec();
     let program = Path::new(command.get_program()).display();

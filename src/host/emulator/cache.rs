@@ -1,5 +1,5 @@
-//! What an emulator can do is kept in `/var/cache/gfxplane/qemu`, with what tells that this may have
-//! changed.
+//! Keeps the abilities of an emulator in `/var/cache/gfxplane/qemu`, with what shows that they may
+//! have changed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, Metadata};
@@ -20,7 +20,7 @@ use crate::predict::abilities::Abilities;
 
 pub(super) const CACHE: &str = "var/cache/gfxplane";
 
-/// The emulators of which the cache says something, sorted by path.
+/// Returns the emulators that the cache knows, sorted by path.
 #[must_use]
 pub fn known(root: &Root, warnings: &mut Vec<Warning>) -> Vec<PathBuf> {
     let directory = root.join(CACHE).join("qemu");
@@ -34,28 +34,28 @@ pub fn known(root: &Root, warnings: &mut Vec<Warning>) -> Vec<PathBuf> {
         .collect()
 }
 
-/// What the cache keeps of one QEMU.
+/// The cache's contents about one QEMU.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Kept {
     pub(super) format: u32,
     pub(super) emulator: PathBuf,
-    /// Missing on recorded hosts.
+    /// The state of the emulator's files; missing on recorded hosts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) key: Option<Key>,
     pub(super) abilities: Abilities,
 }
 
-/// What has changed if the emulator may be able to do something else.
+/// The state of the emulator's files. If it has changed, the abilities may have, too.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Key {
     device: u64,
     inode: u64,
     size: u64,
     modified: String,
-    /// The directories that may have QEMU's modules, by when something was put in or taken out:
-    /// that leaves the program itself as it was.
+    /// The directories that may hold QEMU's modules, by the time when a file was last added or
+    /// removed. The program itself does not change then.
     modules: BTreeMap<PathBuf, String>,
-    /// The installed libvirt: another one may take other graphics.
+    /// The installed libvirt, because another one may take other graphics.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     libvirt: Option<Version>,
     /// True if libvirt finds qemu-rdp, without which it takes no graphics of type rdp (libvirt src/qemu/qemu_rdp.c,
@@ -64,13 +64,13 @@ pub(super) struct Key {
     rdp: bool,
 }
 
-/// What is kept, as the text of its file.
+/// Returns the text of the file that keeps a value.
 pub(super) fn to_text(kept: &impl Serialize) -> io::Result<String> {
     Ok(serde_json::to_string_pretty(kept)? + "\n")
 }
 
 impl Key {
-    /// Of the program as it is now.
+    /// Returns the state of the program as it is now.
     pub(super) fn of(root: &Root, emulator: &Path) -> io::Result<Self> {
         let program = fs::metadata(on_host(root, emulator))?;
         let modified = |data: &Metadata| format!("{}.{:09}", data.mtime(), data.mtime_nsec());
@@ -99,13 +99,13 @@ pub(super) fn only_qemus(abilities: &Abilities) -> Abilities {
     }
 }
 
-/// Where the cache has what it knows of an emulator: its path with `,` for `/`, so that no two
-/// have the same name.
+/// Returns the cache's file for an emulator: its path with `,` for `/`, so that no two have the
+/// same name.
 pub(super) fn kept_path(root: &Root, emulator: &Path) -> PathBuf {
     path_in("qemu", root, emulator)
 }
 
-/// Where a directory of the cache has something about an emulator.
+/// Returns the file for an emulator in a directory of the cache.
 pub(super) fn path_in(directory: &str, root: &Root, emulator: &Path) -> PathBuf {
     let mut name = String::new();
     for byte in emulator

@@ -1,4 +1,4 @@
-//! The version of the host's libvirt, and what its `qemu.conf` says of screens.
+//! Reads the version of the host's libvirt, and the settings of its `qemu.conf` about screens.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -15,8 +15,8 @@ use crate::host::apparmor::{confines_guests, denies_dbus_daemon, denies_x};
 use crate::host::{Root, Warning, exists, read_names, read_names_that, read_text};
 use crate::predict::abilities::{Abilities, Guests, RenderNodes};
 
-/// Where spice listens unless qemu.conf says otherwise (libvirt src/qemu/qemu_conf.c,
-/// `virQEMUDriverConfigNew`), and VNC.
+/// The address where spice and VNC listen unless qemu.conf names another (libvirt
+/// src/qemu/qemu_conf.c, `virQEMUDriverConfigNew`).
 pub(super) const LISTEN: &str = "127.0.0.1";
 
 /// `libvirt.json` of a recorded host: the installed libvirt, and what the host lets its guests do.
@@ -105,8 +105,8 @@ fn first_port(root: &Root, conf: &str) -> Option<u16> {
     )
 }
 
-/// The version of the installed libvirt. `libvirt.so.0.11003.0` is 11.3.0 (libvirt meson.build,
-/// `lib_version`); if several are installed, and they differ, none is it.
+/// Returns the version of the installed libvirt. `libvirt.so.0.11003.0` is 11.3.0 (libvirt
+/// meson.build, `lib_version`). `None` if several versions are installed.
 pub(super) fn version(root: &Root, warnings: &mut Vec<Warning>) -> Option<Version> {
     let lib = root.join("usr/lib");
     let multiarch = read_names_that(is_multiarch, &lib, warnings)
@@ -143,8 +143,8 @@ fn version_of_library(name: &str) -> Option<Version> {
     ))
 }
 
-/// Adds where spice and VNC listen by `qemu.conf`, or without one; nothing where it can't be read,
-/// as by other users than root on Debian.
+/// Adds the addresses where spice and VNC listen by `qemu.conf`, or without one. Adds nothing if it
+/// can't be read, as on Debian by users other than root.
 pub(super) fn listens(root: &Root, abilities: &mut Abilities, warnings: &mut Vec<Warning>) {
     let Some(text) = conf(root, warnings) else {
         return;
@@ -159,25 +159,26 @@ pub(super) fn listens(root: &Root, abilities: &mut Abilities, warnings: &mut Vec
     abilities.own_dev = Some(has_mount_namespace(&text));
 }
 
-/// Whether each guest has a `/dev` of its own; so it is unless `namespaces` says otherwise.
+/// Returns whether each guest has a `/dev` of its own, which is so unless `namespaces` says
+/// otherwise.
 fn has_mount_namespace(text: &str) -> bool {
     list(text, "namespaces").is_none_or(|list| list.contains("mount"))
 }
 
-/// What `qemu.conf` says of the user that QEMU runs as.
+/// The settings of `qemu.conf` about the user as whom QEMU runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QemuConf {
-    /// `user`, if it is set.
+    /// The setting `user`, if there is one.
     pub user: Option<String>,
-    /// `group`.
+    /// The setting `group`, if there is one.
     pub group: Option<String>,
-    /// Whether each guest has a `/dev` of its own, whose files libvirt gives to that user: `namespaces` has
-    /// `mount`, and `dynamic_ownership` is on, as both are unless they are set.
+    /// True if each guest has a `/dev` of its own, whose files libvirt gives to that user:
+    /// `namespaces` contains `mount`, and `dynamic_ownership` is on, which are the defaults.
     pub own_dev: bool,
 }
 
-/// Reads that; without a qemu.conf, what libvirt does then. `None` if it can't be read, as by other
-/// users than root on Debian.
+/// Reads these settings, or libvirt's defaults if there is no qemu.conf. `None` if it can't be
+/// read, as on Debian by users other than root.
 pub fn qemu_conf(root: &Root, warnings: &mut Vec<Warning>) -> Option<QemuConf> {
     let text = conf(root, warnings)?;
     let set = |key| value(&text, key).and_then(quoted);
@@ -190,8 +191,8 @@ pub fn qemu_conf(root: &Root, warnings: &mut Vec<Warning>) -> Option<QemuConf> {
     })
 }
 
-/// What libvirt finds in `/dev/dri`. Where sysfs has render nodes and `/dev/dri` has not, as in a
-/// container, libvirt may see more than we do. Of a recorded host it is not known.
+/// Returns what libvirt finds in `/dev/dri`; `None` for a recorded host. If sysfs has render nodes
+/// and `/dev/dri` has none, as in a container, libvirt may see more than we do.
 pub(super) fn render_nodes(root: &Root) -> Option<RenderNodes> {
     if root.is_recorded() {
         return None;
@@ -213,8 +214,8 @@ pub(super) fn render_nodes(root: &Root) -> Option<RenderNodes> {
     }
 }
 
-/// The text of `qemu.conf`, empty if there is none; `None` if it can't be read, as by other users than root
-/// on Debian.
+/// Returns the text of `qemu.conf`, empty if there is none; `None` if it can't be read, as on
+/// Debian by users other than root.
 fn conf(root: &Root, warnings: &mut Vec<Warning>) -> Option<String> {
     let path = root.join("etc/libvirt/qemu.conf");
     let forbidden = |error: io::Error| error.kind() == io::ErrorKind::PermissionDenied;
@@ -228,7 +229,8 @@ fn conf(root: &Root, warnings: &mut Vec<Warning>) -> Option<String> {
     }
 }
 
-/// What stands behind `key =` up to the end of the list that begins there, which may go over several lines.
+/// Returns the text after `key =` up to the end of the list that begins there, which may take
+/// several lines.
 fn list<'t>(text: &'t str, key: &str) -> Option<&'t str> {
     let first = value(text, key)?;
     if !first.starts_with('[') {
@@ -238,7 +240,7 @@ fn list<'t>(text: &'t str, key: &str) -> Option<&'t str> {
     text[at..].split(']').next()
 }
 
-/// What stands behind `key =`, as libvirt reads it (src/util/virconf.c): the first one counts.
+/// Returns the text after `key =` as libvirt reads it (src/util/virconf.c): the first one counts.
 fn value<'t>(text: &'t str, key: &str) -> Option<&'t str> {
     let blank = [' ', '\t'];
     text.lines().find_map(|line| {
@@ -248,7 +250,7 @@ fn value<'t>(text: &'t str, key: &str) -> Option<&'t str> {
     })
 }
 
-/// A text; its quotes may be single, double or three.
+/// Reads a text in single, double or triple quotes.
 fn quoted(value: &str) -> Option<String> {
     ["\"\"\"", "\"", "'"].iter().find_map(|quote| {
         let rest = value.strip_prefix(quote)?;
@@ -256,7 +258,7 @@ fn quoted(value: &str) -> Option<String> {
     })
 }
 
-/// 1 or 0 (`virConfGetValueBool`).
+/// Reads 1 or 0 (`virConfGetValueBool`).
 fn switch(value: &str) -> Option<bool> {
     match value.split('#').next().unwrap_or_default().trim_end() {
         "1" => Some(true),

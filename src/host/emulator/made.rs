@@ -1,4 +1,4 @@
-//! A host whose QEMU is a file with some texts in it.
+//! A host whose QEMU is a file with some texts in it, for tests.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -14,12 +14,12 @@ use crate::predict::abilities::{Abilities, Guests, RenderNodes};
 
 pub(super) const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 
-/// What Debian 12's has in it of what is looked for.
+/// The searched texts in Debian 12's QEMU.
 pub(super) const PROGRAM: &str = "\x7fELF\0QEMU emulator version %s\0\
     QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)\nCopyright\0\
     ui-curses\0ui-opengl\0ui-egl-headless\0ui-dbus\0ui-gtk\0ui-sdl\0ui-spice-core\0";
 
-/// What libvirt says there.
+/// libvirt's answer there.
 pub(super) const CAPABILITIES: &str = "<domainCapabilities>\
     <path>/usr/bin/qemu-system-x86_64</path><devices>\
     <graphics supported='yes'><enum name='type'><value>sdl</value><value>vnc</value><value>spice</value>\
@@ -28,7 +28,7 @@ pub(super) const CAPABILITIES: &str = "<domainCapabilities>\
 /// The directory of its modules.
 pub(super) const MODULES: &str = "usr/lib/x86_64-linux-gnu/qemu";
 
-/// What is known where nothing is installed.
+/// Returns what is known if nothing is installed.
 pub(super) fn nothing() -> Abilities {
     Abilities {
         spice_listen: Some(LISTEN.into()),
@@ -49,7 +49,8 @@ pub(super) fn nothing() -> Abilities {
     }
 }
 
-/// Puts a QEMU there that nobody can run, of which this was found out before, and a libvirt of this version.
+/// Installs a QEMU that nobody can run, with these abilities in the cache, and a libvirt of this
+/// version.
 pub(crate) fn pretend(root: &Root, libvirt: &str, abilities: &Abilities) {
     let emulator = Path::new(QEMU);
     let program = on_host(root, emulator);
@@ -68,16 +69,16 @@ pub(crate) fn pretend(root: &Root, libvirt: &str, abilities: &Abilities) {
     keep(&kept_path(root, emulator), &kept).unwrap();
 }
 
-/// A host.
+/// A host for tests.
 pub(super) struct Host {
     directory: tempfile::TempDir,
-    /// What libvirt answers, and how often it was asked.
+    /// libvirt's answer.
     pub(super) answer: Result<Option<String>, String>,
     asked: Cell<usize>,
 }
 
 impl Host {
-    /// Debian 12 with SPICE, dbus and egl-headless.
+    /// Makes a Debian 12 with SPICE, dbus and egl-headless.
     pub(super) fn new() -> Self {
         let host = Host {
             directory: tempfile::tempdir().unwrap(),
@@ -108,12 +109,12 @@ impl Host {
         fs::write(path, text).unwrap();
     }
 
-    /// How often libvirt was asked.
+    /// Returns the number of questions to libvirt.
     pub(super) fn asked(&self) -> usize {
         self.asked.get()
     }
 
-    /// What is found out; by the cache alone unless `fresh`.
+    /// Returns the abilities and the warnings; from the cache alone unless `fresh`.
     pub(super) fn find(&self, fresh: bool) -> (Abilities, Vec<Warning>) {
         let mut warnings = Vec::new();
         let ask = |_: &Path| {

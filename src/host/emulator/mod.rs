@@ -1,10 +1,11 @@
-//! What the host's QEMU and libvirt can do: found out once, and kept in `/var/cache/gfxplane`.
+//! The abilities of the host's QEMU and libvirt, which are found out once and kept in
+//! `/var/cache/gfxplane`.
 //!
-//! No QEMU is run for it. libvirt knows which graphics it takes with an emulator (`<domainCapabilities>`);
-//! QEMU's own files tell its version, and what libvirt does not know: which modules are not installed,
-//! and what SPICE was built with. A distribution may have each frontend in a package of its own, so the
-//! answer is kept together with what tells that the program, its modules or libvirt have changed.
-//! libvirt's version is in the file name of its library.
+//! No QEMU runs for it. libvirt knows which graphics it takes with an emulator
+//! (`<domainCapabilities>`). QEMU's own files show its version, and what libvirt does not know:
+//! which modules are not installed, and with which spice-server it was built. A distribution may
+//! put each frontend into a package of its own. So the answer is kept together with the state of
+//! the program, its modules and libvirt. libvirt's version is in the file name of its library.
 
 mod cache;
 mod capabilities;
@@ -32,26 +33,28 @@ use capabilities::Capabilities;
 use files::Told;
 use libvirt::{Installed, installed, installed_path, listens, render_nodes};
 
-/// Asks libvirt for the `<domainCapabilities>` of an emulator, by its path. `None`: there is no libvirt
-/// to ask. An error says why libvirt gave no answer.
+/// A function that asks libvirt for the `<domainCapabilities>` of an emulator, by its path. It
+/// returns `None` if there is no libvirt to ask, and an error that says why libvirt gave no answer.
 pub type AskLibvirt<'a> = dyn Fn(&Path) -> Result<Option<String>, String> + 'a;
 
-/// Whether more is looked at than the cache.
+/// The effort to find abilities.
 #[derive(Clone, Copy)]
 pub enum Asking<'a> {
-    /// No: what is not in the cache is not known.
+    /// Only the cache is read. What it does not have is unknown.
     Cached,
-    /// If the cache says nothing of this program, its modules and libvirt as they are now. libvirt's answer
-    /// is kept for the next one, where that is allowed.
+    /// More is read if the cache has nothing about this program, its modules and libvirt as they
+    /// are now. libvirt's answer is kept for the next caller, if that is allowed.
     Fresh(&'a AskLibvirt<'a>),
 }
 
-/// Whether a directory of `/usr/lib` is that of an architecture (Debian's `x86_64-linux-gnu`).
+/// Returns whether a directory of `/usr/lib` is that of an architecture (Debian's
+/// `x86_64-linux-gnu`).
 fn is_multiarch(name: &str) -> bool {
     name.contains("-linux-")
 }
 
-/// Where distributions have the QEMU that libvirt uses on a machine of this kind.
+/// Returns the paths where distributions install the QEMU that libvirt uses on this kind of
+/// machine.
 #[must_use]
 pub fn usual() -> Vec<PathBuf> {
     let of_arch = format!("/usr/bin/qemu-system-{}", std::env::consts::ARCH);
@@ -60,18 +63,18 @@ pub fn usual() -> Vec<PathBuf> {
         .into()
 }
 
-/// What stands in an emulator's place.
+/// The kind of file in an emulator's place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A program of the machine's (ELF).
     Program,
-    /// Something else that can be run: a script, which may give QEMU other arguments.
+    /// Another file that can be run: a script, which may give QEMU other arguments.
     Script,
-    /// Nobody can tell: it is not there, or can't be read.
+    /// Unknown, because the file does not exist or can't be read.
     Unknown,
 }
 
-/// What an emulator is. `emulator`: its path on the host, as a domain names it.
+/// Returns the kind of an emulator, by its path on the host as a domain names it.
 #[must_use]
 pub fn kind(root: &Root, emulator: &Path) -> Kind {
     let mut start = [0; 4];
@@ -83,10 +86,10 @@ pub fn kind(root: &Root, emulator: &Path) -> Kind {
     }
 }
 
-/// What this QEMU and the host's libvirt can do. `emulator`: its path on the host, as a domain
-/// names it.
+/// Returns the abilities of this QEMU and the host's libvirt. `emulator` is its path on the host,
+/// as a domain names it.
 ///
-/// Of a recorded host only the files are read, and the cache is believed.
+/// For a recorded host, only the files are read, and the cache is believed.
 pub fn abilities(
     root: &Root,
     emulator: &Path,
@@ -103,8 +106,8 @@ pub fn abilities(
 }
 
 /// Writes what is known of an emulator, of libvirt and of qemu.conf into the directory of a
-/// recorded host, for [`abilities`] to read there. Addresses of this machine's own do not go
-/// along: what matters is that others can reach them.
+/// recorded host, for [`abilities`] to read there. It masks this machine's own addresses: what
+/// matters is that others can reach them.
 ///
 /// # Errors
 /// Any error of the file system.
@@ -168,8 +171,8 @@ pub fn record(root: &Root, emulator: &Path, abilities: &Abilities) -> io::Result
     Ok(written)
 }
 
-/// An address as it may be shown to others: those that every host has, as they are, another as one
-/// of those that are for documentation (RFC 5737, RFC 3849).
+/// Returns an address as others may see it. Addresses that every host has stay; another becomes one
+/// of those for documentation (RFC 5737, RFC 3849).
 fn masked(address: &str) -> &str {
     match address.parse::<std::net::IpAddr>() {
         Ok(ip) if ip.is_loopback() || ip.is_unspecified() => address,
@@ -246,16 +249,16 @@ fn of_qemu(
             key: Some(key),
             abilities: abilities.clone(),
         };
-        // Whoever may not write there asks again the next time.
+        // A user who may not write there asks again the next time.
         let _ = keep(&path, &kept);
     }
     abilities
 }
 
-/// What the files tell, and the types of graphics that libvirt takes.
+/// Joins what the files show with the types of graphics that libvirt takes.
 fn together(told: Told, graphics: Option<BTreeSet<String>>) -> Abilities {
     let frontends = graphics.zip(told.missing).map(|(mut frontends, missing)| {
-        // libvirt has no graphics of this type; a user's own -display may be of it.
+        // libvirt has no graphics of this type, but a -display of the user's own may be of it.
         frontends.insert("gtk".to_owned());
         frontends.retain(|frontend| !missing.contains(frontend.as_str()));
         if frontends.contains("spice") && told.spice_gl == Some(true) {
@@ -271,7 +274,7 @@ fn together(told: Told, graphics: Option<BTreeSet<String>>) -> Abilities {
     }
 }
 
-/// A path that the host has, where we find it.
+/// Returns the place where we find a path of the host.
 fn on_host(root: &Root, path: &Path) -> PathBuf {
     root.join(path.strip_prefix("/").unwrap_or(path))
 }

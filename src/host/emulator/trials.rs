@@ -1,5 +1,5 @@
-//! The results of starting small copies of domains on this host, in `/var/cache/gfxplane/trials`: a
-//! file for each QEMU, with what tells that the QEMU, its modules or libvirt may answer otherwise now.
+//! The outcomes of trials on this host, in `/var/cache/gfxplane/trials`: a file for each QEMU, with
+//! what shows that the QEMU, its modules or libvirt may behave otherwise now.
 
 use std::path::{Path, PathBuf};
 
@@ -11,17 +11,17 @@ use crate::device::version::Version;
 use crate::host::state::now;
 use crate::host::{Root, Warning};
 
-/// So large the file may become, in bytes; the oldest results go then. It is read up to
+/// The largest size of the file in bytes. Beyond it, the oldest outcomes go. It is read up to
 /// [`crate::device::record::MAX_SIZE`].
 const LARGEST: usize = 48 * 1024;
 
-/// So many characters are kept of what was said.
+/// The number of characters that are kept of a message.
 const LONGEST: usize = 400;
 
 /// The directory in the cache.
 const TRIALS: &str = "trials";
 
-/// The result of a trial.
+/// The outcome of a trial.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trial {
     /// The domain's shape on this host ([`crate::predict::shape::Shape::on_this_host`]).
@@ -29,7 +29,7 @@ pub struct Trial {
     /// The words of the program that refused it; `None` if it started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// When it was tried, in seconds since 1970.
+    /// The time of the trial, in seconds since 1970.
     pub time: u64,
 }
 
@@ -53,8 +53,8 @@ pub struct Build<'r> {
 }
 
 impl<'r> Build<'r> {
-    /// The emulator as it is now, with this libvirt. `None` if one of them is not known: nothing is
-    /// kept then, as nobody could tell how long it holds.
+    /// Returns the emulator's build as it is now, with this libvirt. `None` if one of them is not
+    /// known: nothing is kept then, as nobody could tell how long it holds.
     #[must_use]
     pub fn of(root: &'r Root, emulator: &'r Path, libvirt: Option<&Version>) -> Option<Self> {
         Some(Build {
@@ -65,7 +65,7 @@ impl<'r> Build<'r> {
         })
     }
 
-    /// The result of an earlier trial of this shape; none of another build or libvirt.
+    /// Returns the outcome of an earlier trial of this shape with the same build and libvirt.
     #[must_use]
     pub fn result(&self, shape: &str, warnings: &mut Vec<Warning>) -> Option<Trial> {
         let mut trials = self.read(warnings);
@@ -73,8 +73,8 @@ impl<'r> Build<'r> {
         Some(trials.swap_remove(at))
     }
 
-    /// Keeps a result, in place of an earlier one of this shape. `message`: what was said by the one that
-    /// refused it.
+    /// Keeps an outcome in place of an earlier one of this shape. `message` holds the words of the
+    /// program that refused it.
     ///
     /// # Errors
     /// Any error of the file system.

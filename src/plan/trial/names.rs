@@ -1,18 +1,19 @@
-//! The names of the domains that are made to be tried.
+//! The names of the domains that are made for trials.
 
 use uuid::Uuid;
 
-/// How the names of all domains that are made to be tried begin. A hook of gfxplane's must let
-/// these through without a wait: `gfxplane verify` waits for whatever holds their devices first.
+/// The beginning of the names of all domains that are made for trials. A hook of gfxplane's must
+/// let these through without a wait, because `gfxplane verify` has already waited for whatever
+/// holds their devices.
 pub const NAME: &str = "gfxplane-verify-";
 
-/// The name of the domain that is made with this UUID. By it, its log is known to be ours.
+/// Returns the name of the domain with this UUID. By it, its log is known to be ours.
 #[must_use]
 pub fn name(uuid: Uuid) -> String {
     format!("{NAME}{}", uuid.simple())
 }
 
-/// Whether [`name`] could have made this name.
+/// Returns whether [`name`] could have made this name.
 #[must_use]
 pub fn is_name(text: &str) -> bool {
     text.strip_prefix(NAME).is_some_and(|rest| {
@@ -20,7 +21,7 @@ pub fn is_name(text: &str) -> bool {
     })
 }
 
-/// The UUID in a name that [`name`] has made.
+/// Returns the UUID in a name that [`name`] has made.
 #[must_use]
 pub fn uuid_of(text: &str) -> Option<Uuid> {
     let rest = text.strip_prefix(NAME).filter(|_| is_name(text))?;

@@ -1,4 +1,4 @@
-//! The domain to be tried.
+//! Makes the domain for a trial.
 
 use std::collections::BTreeMap;
 
@@ -15,32 +15,32 @@ use crate::xml::{Document, Element, XmlError};
 /// A domain made small.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reduced {
-    /// Its XML.
+    /// The XML.
     pub xml: String,
-    /// What was left out that somebody may miss. That there are no disks and networks goes
-    /// without saying.
+    /// The parts that were left out and that somebody may miss. Disks and networks go without
+    /// saying.
     pub left_out: Vec<LeftOut>,
 }
 
 /// Something that is not in the reduced domain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LeftOut {
-    /// What. Of QEMU's arguments only the option: a value may be a secret.
+    /// The part. For QEMU's arguments, only the option, as a value may be a secret.
     pub what: String,
-    /// Whether it may have to do with displays, so that the answer may be another without it.
+    /// True if it may have to do with displays, so that the answer may differ without it.
     pub matters: bool,
 }
 
-/// A text of which no domain to be tried can be made.
+/// The error for a text of which no domain for a trial can be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Irreducible {
-    /// Not well-formed, or refused as XML.
+    /// It is not well-formed, or XML that gfxplane refuses.
     #[error(transparent)]
     Xml(#[from] XmlError),
-    /// Not a domain.
+    /// It is not a domain.
     #[error(transparent)]
     NotADomain(#[from] NotADomain),
-    /// Not one of QEMU's.
+    /// It is not a domain of QEMU's.
     #[error(
         "a domain of type {0:?} is not run by QEMU, so there is nothing to try: expected kvm or qemu"
     )]
@@ -146,7 +146,7 @@ const VIDEO: Keep = Keep {
     ],
 };
 
-/// A label decides what QEMU may open, a render node for one.
+/// A label decides what QEMU may open, for example a render node.
 const SECLABEL: Keep = Keep {
     name: "seclabel",
     attributes: &["type", "model", "relabel"],
@@ -186,7 +186,7 @@ fn machine(out: &mut Writer, domain: &Domain<'_, '_>, left_out: &mut Vec<LeftOut
             matters: false,
         });
     }
-    // Elsewhere libvirt takes ACPI only together with UEFI.
+    // On other architectures libvirt accepts ACPI only together with UEFI.
     let is_x86 = domain
         .arch
         .as_deref()
@@ -202,7 +202,7 @@ fn machine(out: &mut Writer, domain: &Domain<'_, '_>, left_out: &mut Vec<LeftOut
             out.wrap("features", &[], &inner);
         }
     }
-    // With KVM on ARM only the host's own processor does.
+    // With KVM on ARM, only the host's own processor works.
     let mode = root.child("cpu").filter(|cpu| {
         matches!(
             cpu.attribute("mode").as_deref(),
@@ -236,7 +236,7 @@ fn devices(out: &mut Writer, domain: &Domain<'_, '_>, abilities: &Abilities) {
 
 const LOCAL: [(&str, &str); 2] = [("type", "address"), ("address", "127.0.0.1")];
 
-/// Graphics of the same type and reach; what `listen` is, is in the words of [`crate::domain`].
+/// Writes graphics of the same type and reach. `listen` is in the words of [`crate::domain`].
 fn graphics(out: &mut Writer, graphics: &Graphics<'_, '_>, abilities: &Abilities) {
     let element = graphics.element;
     let attribute = |name: &str| element.attribute(name).map(std::borrow::Cow::into_owned);
@@ -263,7 +263,7 @@ fn graphics(out: &mut Writer, graphics: &Graphics<'_, '_>, abilities: &Abilities
                 inner.empty("listen", &LOCAL);
             }
         }
-        // An address of dbus is somebody's bus, which may have a QEMU on it already; without one
+        // A dbus address is somebody's bus, which may have a QEMU on it already. Without one,
         // libvirt starts a bus for the domain.
         Some(GraphicsType::Dbus) if graphics.p2p => attributes.push(("p2p", "yes".into())),
         Some(GraphicsType::Sdl) => {
@@ -283,7 +283,8 @@ fn graphics(out: &mut Writer, graphics: &Graphics<'_, '_>, abilities: &Abilities
     out.wrap("graphics", &attributes, &inner);
 }
 
-/// The audio that graphics refer to; what would reach for the host's sound becomes none.
+/// Writes the audio to which graphics refer. Audio that would reach for the host's sound becomes
+/// none.
 fn audio(out: &mut Writer, domain: &Domain<'_, '_>) {
     let id = |element: Element<'_, '_>| element.attribute("id").map(std::borrow::Cow::into_owned);
     let wanted: Vec<String> = domain
@@ -348,7 +349,7 @@ fn hostdev(out: &mut Writer, hostdev: &Hostdev<'_, '_>) {
     out.close("hostdev");
 }
 
-/// The ids of the devices that are kept, and what they become: without the other devices libvirt
+/// Returns the ids of the kept devices, and their new ones: without the other devices, libvirt
 /// counts hostdevs anew ([`crate::domain::Hostdev::alias`]).
 fn aliases(domain: &Domain<'_, '_>) -> BTreeMap<String, String> {
     let mut all = BTreeMap::new();
@@ -376,7 +377,7 @@ fn aliases(domain: &Domain<'_, '_>) -> BTreeMap<String, String> {
     all
 }
 
-/// What is left of QEMU's own namespace.
+/// Writes the rest of QEMU's own namespace.
 fn qemu(
     domain: &Domain<'_, '_>,
     aliases: &BTreeMap<String, String>,
@@ -409,7 +410,7 @@ fn qemu(
     if !line.text.is_empty() {
         out.wrap("qemu:commandline", &[], &line);
     }
-    // What QEMU is taken to be able to do decides how libvirt hands over the devices.
+    // QEMU's assumed capabilities decide how libvirt describes the devices.
     let mut capabilities = Writer::inside(2);
     for change in in_qemu("capabilities") {
         let name = match change.local_name() {
@@ -449,7 +450,7 @@ fn qemu(
     out
 }
 
-/// How the names of variables begin that OpenGL, SDL and their drivers read.
+/// The beginnings of the variables that OpenGL, SDL and their drivers read.
 const ENVIRONMENT: [&str; 12] = [
     "DISPLAY",
     "DRI_",
@@ -670,8 +671,7 @@ pub(super) mod tests {
         assert!(error("<domain").contains("line 1"));
     }
 
-    /// What decides of a domain's start, without where in the XML it stands and from how far away
-    /// it is reached.
+    /// Returns what decides about a domain's start, without its places in the XML and its reach.
     fn decides(text: &str) -> Screens {
         let document = Document::parse(text).unwrap();
         let view = Domain::new(&document).unwrap();
@@ -679,12 +679,12 @@ pub(super) mod tests {
         let mut screens = Screens::of(&view, &known, &Abilities::default());
         for frontend in &mut screens.frontends {
             frontend.p2p &= frontend.kind == GraphicsType::Dbus;
-            // An address is not taken over.
+            // An address is not copied.
             frontend.daemon = false;
             if frontend.reach == crate::domain::Reach::Remote {
                 frontend.reach = crate::domain::Reach::Loopback;
             }
-            // Ports, passwords and protection are not, either.
+            // Ports, passwords and protection are not copied, either.
             let listens = frontend.settings.listens.len();
             frontend.settings = GraphicsSettings::default();
             frontend.settings.listens = vec![(String::new(), false); listens.max(1)];
@@ -697,13 +697,13 @@ pub(super) mod tests {
         for card in &mut screens.cards {
             card.settings.has_address = false;
         }
-        // A slot that is taken is one of an address.
+        // A taken slot is that of an address.
         screens.slot_taken = None;
         screens.spice_chardevs.clear();
         screens.arguments.on_pci.clear();
         screens.audio.clear();
         screens.sound = false;
-        // By the new numbers of the devices.
+        // The settings use the new numbers of the devices.
         for setting in &mut screens.arguments.settings {
             *setting = crate::predict::arguments::Setting {
                 id: String::new(),
@@ -826,7 +826,8 @@ pub(super) mod tests {
         ) {
             let devices = graphics.concat() + &devices;
             let text = domain(&devices, &rest);
-            // Some of these are not as libvirt would have them; the small ones still hold.
+            // Some of these differ from libvirt's form, but what holds for the small ones still
+            // does.
             if Document::parse(&text).is_ok() {
                 holds(&text);
             }

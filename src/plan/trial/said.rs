@@ -1,21 +1,21 @@
-//! What libvirt and QEMU said, held against what was predicted.
+//! Compares what libvirt and QEMU said with the prediction.
 
 use crate::device::facts::{Display, Reason};
 use crate::plan::{Plan, Topic, words};
 use crate::predict::{Outcome, words as words_of_qemu};
 
-/// What an answer of libvirt's or QEMU's is about.
+/// The subject of an answer of libvirt's or QEMU's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answers {
     /// The domain.
     TheDomain,
-    /// A device that somebody else has: it says nothing of the domain.
+    /// A device that somebody else has. The answer says nothing of the domain.
     InUse,
-    /// A device that has gone meanwhile.
+    /// A device that has disappeared meanwhile.
     Gone,
 }
 
-/// What a message is about.
+/// Returns the subject of a message.
 ///
 /// In use: libvirt src/hypervisor/virhostdev.c ("… is in use by driver QEMU, domain …"); QEMU
 /// hw/vfio/container.c and iommufd.c, with the kernel's EBUSY.
@@ -32,11 +32,12 @@ pub fn about(message: &str) -> Answers {
     }
 }
 
-/// Whether a refusal is about how QEMU runs a guest's code, and so about no device: it has not
-/// opened one.
+/// Returns whether a refusal is about how QEMU runs a guest's code. Then it is about no device, as
+/// QEMU has not opened one.
 ///
 /// QEMU: system/vl.c, `do_configure_accelerator`; accel/kvm/kvm-all.c, `kvm_init`. libvirt:
-/// src/qemu/qemu_capabilities.c, `virQEMUCapsCacheLookupDefault`, and where it holds a domain's type against them.
+/// src/qemu/qemu_capabilities.c, `virQEMUCapsCacheLookupDefault`, and where it checks a domain's
+/// type against them.
 #[must_use]
 pub fn is_of_accelerator(message: &str) -> bool {
     [
@@ -51,10 +52,10 @@ pub fn is_of_accelerator(message: &str) -> bool {
     .any(|words| message.contains(words))
 }
 
-/// What a QEMU without OpenGL tells of its only vfio device, which has `display=on`: `None` if it
-/// started, else what was said.
+/// Returns what a QEMU without OpenGL shows about its only vfio device, which has `display=on`.
+/// `message` is its refusal; `None` if it started.
 ///
-/// It asks for dmabuf first, and refuses one for want of OpenGL; so if it starts, the screen is a
+/// QEMU asks for dmabuf first, and refuses one for lack of OpenGL. So if it starts, the screen is a
 /// region. Any other words say why the device could not be asked.
 #[must_use]
 pub fn display(message: Option<&str>) -> Display {
@@ -98,12 +99,12 @@ pub fn words_of(printed: &str) -> String {
     if grave.is_empty() { lines } else { grave }.join("\n")
 }
 
-/// What an answer means, one sentence each: whether it was predicted, why it is so, and what
-/// `gfxplane fixup` would do.
+/// Returns what an answer means, one sentence each: whether it was predicted, why it is so, and
+/// what `gfxplane fixup` would do.
 ///
-/// `message`: the refusal; `None`: it starts. `plan`: of the whole domain as it is, `None` if
-/// nothing is predicted of it; `better`: with all that the policy allows. `missing`: what was
-/// left out of the domain and may be why the answer is another than was predicted.
+/// `message` is the refusal; `None` if it starts. `plan` is that of the whole domain as it is;
+/// `None` if nothing is predicted. `better` is the plan with all that the policy allows. `missing`
+/// are the parts that were left out of the domain and may explain a difference.
 #[must_use]
 pub fn explain(
     message: Option<&str>,
@@ -161,7 +162,7 @@ pub fn explain(
     said
 }
 
-/// What would be changed and why, or what the user can do.
+/// Returns what would be changed and why, or what the user can do.
 fn cures(better: &Plan) -> Vec<String> {
     let mut said: Vec<String> = better
         .changes
