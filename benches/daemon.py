@@ -65,7 +65,7 @@ class Watcher:
                 self.changed.notify()
 
     def from_event_to_mended(self, number):
-        """Milliseconds between the report of a definition and that of the one that mends it."""
+        """Milliseconds between the report of a definition and that of the one that fixes it."""
         name = f"d{number}"
         with self.changed:
             self.defined.clear()
@@ -110,12 +110,12 @@ def latency(watcher):
     peer.kill()
     peer.wait()
     sh(f"systemctl start {UNIT}")
-    print(f"From the DEFINED event to the mended definition, {ROUNDS} domains, against a C program that replaces a string")
+    print(f"From the DEFINED event to the fixed definition, {ROUNDS} domains, against a C program that replaces a string")
     floor = statistics.median(found["C"])
     for name, times in found.items():
         print(f"  {name:15} median {statistics.median(times):.0f} ms = {statistics.median(times) / floor:.2f} x, worst {max(times):.0f} ms")
     ours = statistics.median(found["gfxplane watch"])
-    figure("daemon, from the event to the mended definition (emulated)", "ms", ours, "a C program that replaces a string", floor)
+    figure("daemon, from the event to the fixed definition (emulated)", "ms", ours, "a C program that replaces a string", floor)
 
 
 def at_rest():

@@ -14,23 +14,23 @@
 
 static const char *old, *new;
 
-static void mend(virConnectPtr connection, virDomainPtr domain)
+static void fix(virConnectPtr connection, virDomainPtr domain)
 {
 	char *xml = virDomainGetXMLDesc(domain, READ);
 	char *place = xml && !strstr(xml, "<gl ") ? strstr(xml, old) : NULL;
 
 	if (place) {
 		size_t size = strlen(xml) + strlen(new) + 1;
-		char *mended = malloc(size);
+		char *fixed = malloc(size);
 		virDomainPtr defined;
 
-		if (!mended)
+		if (!fixed)
 			abort();
-		snprintf(mended, size, "%.*s%s%s", (int)(place - xml), xml, new, place + strlen(old));
-		defined = virDomainDefineXML(connection, mended);
+		snprintf(fixed, size, "%.*s%s%s", (int)(place - xml), xml, new, place + strlen(old));
+		defined = virDomainDefineXML(connection, fixed);
 		if (defined)
 			virDomainFree(defined);
-		free(mended);
+		free(fixed);
 	}
 	free(xml);
 }
@@ -40,7 +40,7 @@ static int happened(virConnectPtr connection, virDomainPtr domain, int event, in
 	(void)detail;
 	(void)opaque;
 	if (old && event == VIR_DOMAIN_EVENT_DEFINED)
-		mend(connection, domain);
+		fix(connection, domain);
 	return 0;
 }
 

@@ -886,7 +886,7 @@ fn explains(answer: &Answer, input: &[u8]) -> Result<(), String> {
     let is_domain = document.root().name() == "domain";
     let named = [
         "is not started: QEMU would refuse c1a20000-",
-        "; to mend it: ",
+        "; to fix it: ",
     ];
     if !named.iter().all(|part| line.contains(part)) || !line.starts_with("gfxplane: ") {
         return Err("its reason is missing".into());

@@ -157,7 +157,7 @@ impl Alone {
 #[test]
 fn who_needs_libvirt_and_has_none_is_told() {
     let alone = Alone::new();
-    for (arguments, cure) in [
+    for (arguments, fix) in [
         (&["check", "guest"][..], "give the domain's XML as a file"),
         (&["fixup", "guest"], "give the domain's XML as a file"),
         (
@@ -171,7 +171,7 @@ fn who_needs_libvirt_and_has_none_is_told() {
     ] {
         let output = alone.run(arguments);
         ends(&output, 3, "built or installed without libvirt");
-        ends(&output, 3, cure);
+        ends(&output, 3, fix);
     }
 }
 
@@ -217,10 +217,10 @@ fn messages_logs_and_hosts_are_explained() {
     let explained = &found["explained"][0];
     assert_eq!(explained["symptom"], "opengl-missing");
     assert_eq!(explained["device"], DEVICE);
-    let cure = explained["cures"][0].as_str().unwrap();
+    let fix = explained["fixes"][0].as_str().unwrap();
     assert!(
-        cure.starts_with("gfxplane fixup ") && cure.contains(xml),
-        "{cure}"
+        fix.starts_with("gfxplane fixup ") && fix.contains(xml),
+        "{fix}"
     );
     assert!(
         explained["diff"].as_str().unwrap().contains("\n+"),
@@ -518,7 +518,7 @@ fn through_libvirt() {
     );
 }
 
-/// Who has the device that a message names, and what a domain is called in the cures.
+/// Who has the device that a message names, and what a domain is called in the fixes.
 #[cfg(feature = "libvirt")]
 #[test]
 fn a_message_is_about_one_domain() {

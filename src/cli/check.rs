@@ -13,7 +13,7 @@ use crate::domain::shell::plain_lines;
 use crate::libvirt::Start;
 use crate::libvirt::{Context, Failure};
 use crate::plan::fixup::fix;
-use crate::plan::{Cure, Level, Note, Plan, Topic, words};
+use crate::plan::{Fix, Level, Note, Plan, Topic, words};
 use crate::predict::arguments::Device;
 use crate::predict::libvirt;
 use crate::predict::screens::{Here, Vgpu};
@@ -127,7 +127,7 @@ impl Check {
             Ok(answer) => {
                 let wrong = disagreement(answer?, now)?;
                 Some(Line {
-                    cures: vec!["gfxplane collect DIR, and a report with that directory".into()],
+                    fixes: vec!["gfxplane collect DIR, and a report with that directory".into()],
                     ..Line::new(what, "WARN", wrong)
                 })
             }
@@ -193,7 +193,7 @@ struct Line {
     what: String,
     verdict: &'static str,
     more: String,
-    cures: Vec<String>,
+    fixes: Vec<String>,
 }
 
 impl Line {
@@ -202,7 +202,7 @@ impl Line {
             what: what.into(),
             verdict,
             more: more.into(),
-            cures: Vec::new(),
+            fixes: Vec::new(),
         }
     }
 }
@@ -221,8 +221,8 @@ fn print(out: &mut dyn Write, name: &str, report: &[Line]) -> std::io::Result<()
         };
         let Line { what, verdict, .. } = line;
         writeln!(out, "{name}: Checking {what:<width$} : {verdict}{more}")?;
-        for cure in &line.cures {
-            writeln!(out, "    cure: {}", plain_lines(cure))?;
+        for fix in &line.fixes {
+            writeln!(out, "    fix: {}", plain_lines(fix))?;
         }
     }
     Ok(())
@@ -232,16 +232,16 @@ fn lines(plan: &Plan, now: &Prediction, better: Option<&Plan>) -> Vec<Line> {
     let mut report: Vec<Line> = plan.screens.vgpus.iter().map(display).collect();
     let mut start = start(now);
     // Only the planning run knows what would help but needs consent.
-    let cures = better.iter().flat_map(|plan| &plan.notes);
-    let cures = cures.filter(|note| note.topic != Topic::Other);
-    start.cures = cures
-        .flat_map(|note| note.cures.iter().map(Cure::to_string))
+    let fixes = better.iter().flat_map(|plan| &plan.notes);
+    let fixes = fixes.filter(|note| note.topic != Topic::Other);
+    start.fixes = fixes
+        .flat_map(|note| note.fixes.iter().map(Fix::to_string))
         .collect();
-    start.cures.dedup();
+    start.fixes.dedup();
     if let Outcome::No(refusal) = &now.outcome
         && refusal.stage == Stage::Devices
     {
-        start.cures = vec![devices_cure(plan, refusal)];
+        start.fixes = vec![devices_fix(plan, refusal)];
     }
     report.push(start);
     report.extend(plan.screens.own_vfio().map(own_vfio));
@@ -269,7 +269,7 @@ fn lines(plan: &Plan, now: &Prediction, better: Option<&Plan>) -> Vec<Line> {
             Level::Fail => "FAIL",
         };
         report.push(Line {
-            cures: note.cures.iter().map(Cure::to_string).collect(),
+            fixes: note.fixes.iter().map(Fix::to_string).collect(),
             ..Line::new(note.about.to_string(), verdict, &note.text)
         });
     }
@@ -295,7 +295,7 @@ fn display(vgpu: &Vgpu) -> Line {
 }
 
 /// Returns the fix for a device that libvirt can't prepare.
-fn devices_cure(plan: &Plan, refusal: &Refusal) -> String {
+fn devices_fix(plan: &Plan, refusal: &Refusal) -> String {
     let About::Device(id) = refusal.about else {
         return String::new();
     };

@@ -85,8 +85,8 @@ pub fn print(out: &mut dyn Write, lines: &[Line]) -> std::io::Result<()> {
         };
         let (what, verdict) = (plain(&line.what), line.verdict.word());
         writeln!(out, "host: Checking {what:<width$} : {verdict}{more}")?;
-        for cure in &line.cures {
-            writeln!(out, "    cure: {}", plain(cure))?;
+        for fix in &line.fixes {
+            writeln!(out, "    fix: {}", plain(fix))?;
         }
     }
     Ok(())

@@ -411,8 +411,8 @@ pub fn print(out: &mut dyn Write, explanations: &[Explanation]) -> std::io::Resu
             writeln!(out, "  here: {}", plain(line))?;
         }
         let mut difference = difference(explanation);
-        for cure in &explanation.cures {
-            writeln!(out, "  cure: {}", plain(cure))?;
+        for fix in &explanation.fixes {
+            writeln!(out, "  fix: {}", plain(fix))?;
             // The first fix is the one that changes the domain.
             for change in std::mem::take(&mut difference).lines() {
                 writeln!(out, "    {}", plain_lines(change))?;
@@ -423,6 +423,6 @@ pub fn print(out: &mut dyn Write, explanations: &[Explanation]) -> std::io::Resu
 }
 
 fn difference(explanation: &Explanation) -> String {
-    let mended = explanation.mended.as_ref();
-    mended.map_or_else(String::new, |mended| diff(&mended.before, &mended.after))
+    let fixed = explanation.fixed.as_ref();
+    fixed.map_or_else(String::new, |fixed| diff(&fixed.before, &fixed.after))
 }

@@ -179,8 +179,8 @@ impl Fixup {
                     Level::Fail => "not fixed",
                 };
                 context.say(&format!("{level}: {}: {}", note.about, note.text));
-                for cure in &note.cures {
-                    context.say(&format!("  cure: {cure}"));
+                for fix in &note.fixes {
+                    context.say(&format!("  fix: {fix}"));
                 }
             }
             if plan.is_empty() && plan.notes.is_empty() {
@@ -199,7 +199,7 @@ impl Fixup {
             out.write_all(fixed.text.as_bytes())?;
         } else if is_asked {
             // Whoever reads stdout may define it.
-            context.say("no XML is printed, as not all is mended; --print-xml prints it");
+            context.say("no XML is printed, as not all is fixed; --print-xml prints it");
         }
         if is_domain && !self.define && !self.confirm && !self.dry_run && fixed.text != text {
             context.say("nothing was changed; --define does it");

@@ -185,7 +185,7 @@ impl Daemon<'_> {
             return;
         }
         let name = self.name(uuid);
-        let text = format!("{name}: is started, as it was refused and is mended");
+        let text = format!("{name}: is started, as it was refused and is fixed");
         self.say(Priority::Notice, &text);
     }
 

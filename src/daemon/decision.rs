@@ -14,7 +14,7 @@ use crate::device::id::DeviceId;
 use crate::domain::policy::{Guest, Policy, Wishes};
 use crate::domain::{Domain, GraphicsType};
 use crate::plan::fixup::{Fixed, Surroundings, Unfit, fix};
-use crate::plan::{Action, Cure, Level, Note, Plan, words};
+use crate::plan::{Action, Fix, Level, Note, Plan, words};
 use crate::predict::{About, Danger, HeadOf, Outcome};
 use crate::xml::Document;
 
@@ -82,7 +82,7 @@ pub struct Line {
     /// The message.
     pub text: String,
     /// What helps, the best first.
-    pub cures: Vec<Cure>,
+    pub fixes: Vec<Fix>,
 }
 
 impl Line {
@@ -92,7 +92,7 @@ impl Line {
             level,
             about,
             text: text.into(),
-            cures: Vec::new(),
+            fixes: Vec::new(),
         }
     }
 
@@ -100,7 +100,7 @@ impl Line {
     #[must_use]
     pub fn of(note: &Note) -> Self {
         Line {
-            cures: note.cures.clone(),
+            fixes: note.fixes.clone(),
             ..Line::new(note.level, note.about, note.text.as_str())
         }
     }
@@ -109,9 +109,9 @@ impl Line {
     #[must_use]
     pub fn words(&self, domain: &str) -> String {
         let mut text = self.text.clone();
-        for cure in &self.cures {
-            text.push_str("; cure: ");
-            text.push_str(&cure.of_domain(domain));
+        for fix in &self.fixes {
+            text.push_str("; fix: ");
+            text.push_str(&fix.of_domain(domain));
         }
         text
     }
@@ -186,7 +186,7 @@ impl Memory {
                     "that was done {ROUNDS} times, and somebody has put the old definition back each time; `gfxplane fixup --define` does it once more"
                 ),
             );
-            why[0].cures.push(Cure::Command {
+            why[0].fixes.push(Fix::Command {
                 verb: "policy",
                 options: "display=off".into(),
                 reason: " says that the old one is meant".into(),
@@ -453,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn remote_access_is_not_taken_and_both_cures_are_named() {
+    fn remote_access_is_not_taken_and_both_fixes_are_named() {
         let text = domain(VNC, "on");
         let decision = decide(&mut Memory::default(), &text, Standing::default());
         assert!(matches!(decision, Decision::Leave { is_bad: true, .. }));
@@ -527,7 +527,7 @@ mod tests {
             "<graphics type='spice'><listen type='none'/><gl enable='yes'/></graphics>",
             "on",
         )
-        .replace("<name>", "<title>mended by hand</title><name>");
+        .replace("<name>", "<title>fixed by hand</title><name>");
         let theirs = decide(&mut memory, &right, Standing::default());
         assert!(
             matches!(theirs, Decision::Leave { is_bad: false, .. }),

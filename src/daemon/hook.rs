@@ -6,7 +6,7 @@
 //!   only takes the place of QEMU's own refusal, and says what to do. What is known less well is
 //!   said in the journal.
 //! * At `migrate` and `restore` libvirt takes what the hook prints for the domain's XML. [`incoming`]
-//!   mends what libvirt lets pass there: it compares the guest's hardware with what was saved
+//!   fixes what libvirt lets pass there: it compares the guest's hardware with what was saved
 //!   (src/conf/domain_conf.c, `virDomainDefCheckABIStability`), but not graphics and not `display`.
 //!
 //! The host's own word `hook = "warn"` turns both into lines for the journal, `"off"` into nothing.
@@ -142,13 +142,13 @@ pub fn start(
             report.title()
         )));
     }
-    let cures = report.cures(text, surroundings, &config.policy);
+    let fixes = report.fixes(text, surroundings, &config.policy);
     let verb = match (&certain, config.hook) {
         (Some(_), HookMode::Enforce) => " is not started",
         _ => "",
     };
     let refused = report.refused(doubt.as_deref());
-    let line = plain(&format!("{}{verb}: {refused}{cures}", report.title()));
+    let line = plain(&format!("{}{verb}: {refused}{fixes}", report.title()));
     if verb.is_empty() {
         Verdict::Warn(line)
     } else {
@@ -346,7 +346,7 @@ impl Report<'_, '_, '_> {
     }
 
     /// Returns what the user can type.
-    fn cures(&self, text: &str, surroundings: &dyn Surroundings, policy: &Policy) -> String {
+    fn fixes(&self, text: &str, surroundings: &dyn Surroundings, policy: &Policy) -> String {
         let own = policy.clone().for_domain(self.domain);
         let is_off = own.is_ok_and(|policy| policy.display == Displays::Off);
         let wishes = Wishes {
@@ -360,15 +360,15 @@ impl Report<'_, '_, '_> {
             ("", "")
         };
         let off = "display='off' on its hostdev: no screen from the device";
-        if mends(text, surroundings, policy, &wishes).is_some() {
-            return format!("; to mend it: {}{left_alone}", self.command(asked));
+        if fixes(text, surroundings, policy, &wishes).is_some() {
+            return format!("; to fix it: {}{left_alone}", self.command(asked));
         }
         let agreed = Wishes {
             consent: Some([Consent::Remote, Consent::Video].into()),
             ..wishes
         };
-        let Some(changes) = mends(text, surroundings, policy, &agreed) else {
-            return format!("; to mend it: {off}{left_alone}");
+        let Some(changes) = fixes(text, surroundings, policy, &agreed) else {
+            return format!("; to fix it: {off}{left_alone}");
         };
         let mut consents: Vec<String> = Vec::new();
         let mut what = Vec::new();
@@ -380,7 +380,7 @@ impl Report<'_, '_, '_> {
         consents.dedup();
         let command = self.command(&format!("{asked} --consent {}", consents.join(",")));
         format!(
-            "; to mend it: {command} ({}; the screen is then seen on this host only), or {off}{left_alone}",
+            "; to fix it: {command} ({}; the screen is then seen on this host only), or {off}{left_alone}",
             what.join(", ")
         )
     }
@@ -399,7 +399,7 @@ impl Report<'_, '_, '_> {
 }
 
 /// Returns the changes after which the domain starts.
-fn mends(
+fn fixes(
     text: &str,
     surroundings: &dyn Surroundings,
     policy: &Policy,

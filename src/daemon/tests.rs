@@ -860,7 +860,7 @@ fn a_device_that_becomes_known_has_its_domains_looked_at() {
         .join(format!("run/gfxplane/records/{DMABUF}.json"));
     let text = std::fs::read_to_string(&record).unwrap();
     std::fs::remove_file(&record).unwrap();
-    // The rules know it, too; what a rule says is enough to mend what is refused anyway, so the
+    // The rules know it, too; what a rule says is enough to fix what is refused anyway, so the
     // device is one that no rule knows here.
     let rules = host.context.root.join("usr/share/gfxplane/rules.d");
     std::fs::create_dir_all(&rules).unwrap();
@@ -1031,7 +1031,7 @@ fn lines_are_said_once() {
     assert!(watched.note("n", "two", Vec::new()));
 }
 
-/// Whether it was killed before or after it had written the definition: that is mended in the end, told once, and can
+/// Whether it was killed before or after it had written the definition: that is fixed in the end, told once, and can
 /// be undone.
 #[test]
 fn libvirt_that_ends_while_it_defines() {
@@ -1051,19 +1051,19 @@ fn libvirt_that_ends_while_it_defines() {
         // It is there again.
         daemon.connect(true).unwrap();
         daemon.work_with(&receive);
-        let mended = host.libvirt.xml();
-        assert_ne!(mended, doomed);
+        let fixed = host.libvirt.xml();
+        assert_ne!(fixed, doomed);
         assert_eq!(entries(&daemon), [What::Fixed]);
         let rounds = daemon.domains.state.undo_stack(uuid(), &mut Vec::new());
         assert_eq!(rounds.len(), 1);
-        let undone = crate::plan::undo::undo(&mended, &rounds[0].changes).unwrap();
+        let undone = crate::plan::undo::undo(&fixed, &rounds[0].changes).unwrap();
         let differs = crate::plan::undo::inverse(&undone.text, &doomed).unwrap();
         assert_eq!((differs, undone.passed_over), (vec![], vec![]));
         // Once.
         daemon.connect(true).unwrap();
         daemon.work_with(&receive);
         assert_eq!(entries(&daemon), [What::Fixed]);
-        assert_eq!(host.libvirt.xml(), mended);
+        assert_eq!(host.libvirt.xml(), fixed);
     }
 }
 
@@ -1083,7 +1083,7 @@ fn libvirt_that_ends_while_it_defines_and_somebody_else_is_there_first() {
     assert_eq!(daemon.domains.state.undo_stack(uuid(), &mut Vec::new()), []);
 }
 
-/// At the first look as many are mended as are wrong, each told and remembered once; the second changes nothing.
+/// At the first look as many are fixed as are wrong, each told and remembered once; the second changes nothing.
 #[test]
 fn five_thousand_domains() {
     const MANY: u128 = 5000;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::Found;
 use super::find;
 use super::messages::{Speaker, Symptom};
-use super::situation::{Mended, Situation};
+use super::situation::{Fixed, Situation};
 use crate::device::evidence::Finding;
 use crate::device::facts::{Display, Reason};
 use crate::device::id::DeviceId;
@@ -41,13 +41,13 @@ pub struct Explanation {
     /// What is known of this domain and this host.
     pub here: Vec<String>,
     /// The fixes, the best first.
-    pub cures: Vec<String>,
+    pub fixes: Vec<String>,
     /// The changes that the first fix makes in the domain, with their reasons.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<String>,
     /// The domain before and after that.
     #[serde(skip)]
-    pub mended: Option<Mended>,
+    pub fixed: Option<Fixed>,
 }
 
 /// The condition under which `gfxplane fixup` is the fix.
@@ -68,7 +68,7 @@ enum Fixup {
 #[serde(deny_unknown_fields)]
 struct Knowledge {
     cause: String,
-    cures: Vec<String>,
+    fixes: Vec<String>,
     #[serde(default)]
     fixup: Fixup,
     #[serde(default)]
@@ -93,29 +93,29 @@ pub fn explain(found: &Found, host: &doctor::Host, domain: Option<&Situation>) -
         Symptom::Vetoed => None,
         symptom => domain.map(|domain| prediction(domain, symptom, &mut here)),
     };
-    let mended = domain.and_then(|domain| {
+    let fixed = domain.and_then(|domain| {
         let wanted = match knowledge.fixup {
             Fixup::Never => false,
             Fixup::Refused => refused == Some(true),
             Fixup::Always => true,
         };
-        domain.mended.clone().filter(|_| wanted)
+        domain.fixed.clone().filter(|_| wanted)
     });
-    let mut cures = Vec::new();
+    let mut fixes = Vec::new();
     let mut changes = Vec::new();
-    if let Some(mended) = &mended {
-        changes.clone_from(&mended.changes);
-        let lost: Vec<&str> = mended.loses.iter().map(|consent| loss(*consent)).collect();
-        cures.push(match &lost[..] {
-            [] => mended.command.clone(),
-            _ => format!("{} ({})", mended.command, lost.join("; ")),
+    if let Some(fixed) = &fixed {
+        changes.clone_from(&fixed.changes);
+        let lost: Vec<&str> = fixed.loses.iter().map(|consent| loss(*consent)).collect();
+        fixes.push(match &lost[..] {
+            [] => fixed.command.clone(),
+            _ => format!("{} ({})", fixed.command, lost.join("; ")),
         });
     } else if let Some(domain) = domain.filter(|_| knowledge.fixup != Fixup::Never) {
-        cures.extend(domain.cures.iter().cloned());
+        fixes.extend(domain.fixes.iter().cloned());
     }
     let ends = domain.is_some_and(|domain| viewers_end(domain, wording.symptom, &mut here));
     if domain.is_none() && knowledge.fixup != Fixup::Never {
-        cures.push("gfxplane explain --domain DOMAIN shows what has to be changed in it".into());
+        fixes.push("gfxplane explain --domain DOMAIN shows what has to be changed in it".into());
     }
     // What is missing on the host may not show in a prediction.
     let by_domain_alone = knowledge.fixup == Fixup::Refused && knowledge.topics.is_empty();
@@ -123,7 +123,7 @@ pub fn explain(found: &Found, host: &doctor::Host, domain: Option<&Situation>) -
     let is_predicted = domain.is_some_and(|domain| domain.plan.is_some());
     let is_over = refused == Some(false) && is_predicted && by_domain_alone && !ends;
     if is_over {
-        cures = vec!["none, if the domain has been changed since: start it again; else this is a mistake of gfxplane's (gfxplane collect DIR, for a report)".into()];
+        fixes = vec!["none, if the domain has been changed since: start it again; else this is a mistake of gfxplane's (gfxplane collect DIR, for a report)".into()];
     }
     let lines = of_host(host, &knowledge.topics, &devices(found, domain));
     for line in &lines {
@@ -138,12 +138,12 @@ pub fn explain(found: &Found, host: &doctor::Host, domain: Option<&Situation>) -
     let (fails, warns): (Vec<Line>, Vec<Line>) = lines
         .into_iter()
         .partition(|line| line.verdict == Verdict::Fail);
-    let [fails, warns] = [fails, warns].map(|lines| lines.into_iter().flat_map(|line| line.cures));
-    let general = knowledge.cures.iter().filter(|_| !is_over);
-    let general = general.map(|cure| filled(cure, found, domain));
-    for cure in fails.chain(general).chain(warns) {
-        if !cures.contains(&cure) {
-            cures.push(cure);
+    let [fails, warns] = [fails, warns].map(|lines| lines.into_iter().flat_map(|line| line.fixes));
+    let general = knowledge.fixes.iter().filter(|_| !is_over);
+    let general = general.map(|fix| filled(fix, found, domain));
+    for fix in fails.chain(general).chain(warns) {
+        if !fixes.contains(&fix) {
+            fixes.push(fix);
         }
     }
     Explanation {
@@ -155,9 +155,9 @@ pub fn explain(found: &Found, host: &doctor::Host, domain: Option<&Situation>) -
         device: found.device,
         cause: filled(&knowledge.cause, found, domain),
         here,
-        cures,
+        fixes,
         changes,
-        mended,
+        fixed,
     }
 }
 
@@ -384,7 +384,7 @@ mod tests {
             "opregion_by_default",
         ];
         for knowledge in KNOWLEDGE.values() {
-            for text in knowledge.cures.iter().chain([&knowledge.cause]) {
+            for text in knowledge.fixes.iter().chain([&knowledge.cause]) {
                 for part in text.split('{').skip(1) {
                     let name = part.split_once('}').map(|(name, _)| name);
                     assert!(name.is_some_and(|name| NAMES.contains(&name)), "{text}");

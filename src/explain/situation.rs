@@ -3,7 +3,7 @@
 use crate::domain::Domain;
 use crate::domain::policy::{Consent, Displays, Policy, Wishes};
 use crate::plan::fixup::{Surroundings, Unfit, fix};
-use crate::plan::{Cure, Plan, words};
+use crate::plan::{Fix, Plan, words};
 use crate::predict::Outcome;
 use crate::xml::Document;
 
@@ -24,16 +24,16 @@ pub struct Situation {
     /// The plan that leaves the domain as it is; `None` if it has no vfio devices.
     pub plan: Option<Plan>,
     /// The fix.
-    pub mended: Option<Mended>,
+    pub fixed: Option<Fixed>,
     /// The fixes that only the user can make.
-    pub cures: Vec<String>,
+    pub fixes: Vec<String>,
     /// The word for the domain in a command; `None` for a file, which only `fixup` takes.
     pub operand: Option<String>,
 }
 
 /// The fix of a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mended {
+pub struct Fixed {
     /// The command to type.
     pub command: String,
     /// The changes that it makes, with their reasons.
@@ -75,21 +75,21 @@ impl Situation {
             consent: Some([Consent::Remote, Consent::Video].into()),
             ..asked.clone()
         };
-        let mut mended = None;
-        let mut cures: Vec<String> = Vec::new();
+        let mut fixed = None;
+        let mut fixes: Vec<String> = Vec::new();
         for wishes in [&asked, &agreed] {
-            let fixed = fix(text, surroundings, policy, wishes)?;
-            let Some(plan) = fixed.plan else { break };
+            let better = fix(text, surroundings, policy, wishes)?;
+            let Some(plan) = better.plan else { break };
             let refused = matches!(plan.after.outcome, Outcome::No(_));
             if plan.is_empty() || refused {
-                let notes = plan.notes.iter().flat_map(|note| &note.cures);
-                let said = notes.map(Cure::to_string);
-                let new: Vec<String> = said.filter(|cure| !cures.contains(cure)).collect();
-                cures.extend(new);
+                let notes = plan.notes.iter().flat_map(|note| &note.fixes);
+                let said = notes.map(Fix::to_string);
+                let new: Vec<String> = said.filter(|fix| !fixes.contains(fix)).collect();
+                fixes.extend(new);
                 continue;
             }
             let policy = if is_off { " --policy asked" } else { "" };
-            mended = Some(mend(&plan, policy, operand, text, fixed.text));
+            fixed = Some(fixed_by(&plan, policy, operand, text, better.text));
             break;
         }
         let (Operand::Domain(typed) | Operand::File(typed)) = operand;
@@ -97,14 +97,20 @@ impl Situation {
             name: as_it_is.name.unwrap_or_else(|| typed.to_owned()),
             plan: as_it_is.plan,
             // If there is a fix, the earlier advice is incomplete.
-            cures: if mended.is_some() { Vec::new() } else { cures },
-            mended,
+            fixes: if fixed.is_some() { Vec::new() } else { fixes },
+            fixed,
             operand: matches!(operand, Operand::Domain(_)).then(|| typed.to_owned()),
         })
     }
 }
 
-fn mend(plan: &Plan, options: &str, operand: Operand<'_>, before: &str, after: String) -> Mended {
+fn fixed_by(
+    plan: &Plan,
+    options: &str,
+    operand: Operand<'_>,
+    before: &str,
+    after: String,
+) -> Fixed {
     let mut loses: Vec<Consent> = plan
         .changes
         .iter()
@@ -123,7 +129,7 @@ fn mend(plan: &Plan, options: &str, operand: Operand<'_>, before: &str, after: S
         Operand::File(path) => format!("gfxplane fixup{options}{consent} {path} > NEW.xml"),
     };
     let changes = plan.changes.iter();
-    Mended {
+    Fixed {
         command,
         changes: changes
             .map(|change| format!("{}: {}", words(&change.action), change.reason))

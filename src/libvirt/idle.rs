@@ -79,15 +79,12 @@ pub fn are_unused(users: &[User], devices: &[DeviceId]) -> Result<(), Failure> {
         .flat_map(|user| user.devices.iter().map(move |device| (device, user)))
         .filter(|(device, _)| devices.contains(device))
         .map(|(device, user)| {
-            let cure = if trial::is_name(&user.domain) {
+            let fix = if trial::is_name(&user.domain) {
                 "another gfxplane verify, which ends soon"
             } else {
                 "shut that down first"
             };
-            format!(
-                "device {device} is in use by domain {}: {cure}",
-                user.domain
-            )
+            format!("device {device} is in use by domain {}: {fix}", user.domain)
         })
         .collect();
     if problems.is_empty() {

@@ -45,26 +45,26 @@ impl ByLibrary {
         if let Some(open) = &self.open {
             return Ok(open.connection.clone());
         }
-        let cure = "start libvirtd (or virtqemud), name another with -c, or give the domain's XML as a file";
-        self.connected(Connect::open(Some(&self.uri)), cure)
+        let fix = "start libvirtd (or virtqemud), name another with -c, or give the domain's XML as a file";
+        self.connected(Connect::open(Some(&self.uri)), fix)
     }
 
     fn read_only(&self) -> Result<Connect, Failure> {
         if let Some(open) = &self.open {
             return Ok(open.connection.clone());
         }
-        let cure = "start libvirtd (or virtnodedevd), name another with -c, or use --offline";
-        self.connected(Connect::open_read_only(Some(&self.uri)), cure)
+        let fix = "start libvirtd (or virtnodedevd), name another with -c, or use --offline";
+        self.connected(Connect::open_read_only(Some(&self.uri)), fix)
     }
 
     fn connected(
         &self,
         connection: Result<Connect, virt::error::Error>,
-        cure: &str,
+        fix: &str,
     ) -> Result<Connect, Failure> {
         connection.map_err(|error| {
             let uri = &self.uri;
-            Failure::Environment(format!("libvirt at {uri}: {}: {cure}", error.message()))
+            Failure::Environment(format!("libvirt at {uri}: {}: {fix}", error.message()))
         })
     }
 }
@@ -384,8 +384,8 @@ fn find(connection: &Connect, name: &str) -> Result<Domain, Failure> {
     let by_uuid = || connection.lookup_domain_by_uuid_string(name).ok();
     connection.lookup_domain_by_name(name).or_else(|error| {
         by_uuid().ok_or_else(|| {
-            let cure = "a file is named with a slash or ends in .xml";
-            Failure::Environment(format!("libvirt: {}; {cure}", error.message()))
+            let fix = "a file is named with a slash or ends in .xml";
+            Failure::Environment(format!("libvirt: {}; {fix}", error.message()))
         })
     })
 }

@@ -305,8 +305,8 @@ pub fn replace(libvirt: &dyn Libvirt, before: &Definition, xml: &str) -> Result<
 pub struct Without;
 
 impl Without {
-    fn missing<T>(cure: &str) -> Result<T, Failure> {
-        let problem = format!("this gfxplane was built or installed without libvirt: {cure}");
+    fn missing<T>(fix: &str) -> Result<T, Failure> {
+        let problem = format!("this gfxplane was built or installed without libvirt: {fix}");
         Err(Failure::Environment(problem))
     }
 }

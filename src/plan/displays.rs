@@ -4,7 +4,7 @@ use crate::device::facts::Display;
 use crate::domain::policy::{Displays, Unknown};
 use crate::plan::frontends::{self, Wanted};
 use crate::plan::planner::{Planner, how_known};
-use crate::plan::{Cure, Level, Note, Topic};
+use crate::plan::{Fix, Level, Note, Topic};
 use crate::predict::screens::Found;
 use crate::predict::versions::{Libvirt, PCI_DISPLAY};
 use crate::predict::{About, Danger, predict, words};
@@ -114,7 +114,7 @@ impl Planner<'_, '_, '_> {
                     continue;
                 }
                 let fault = then.dangers.iter().filter(worse).find_map(Danger::fault);
-                let (why, cure) = if let Some(fault) = fault.filter(|_| shown) {
+                let (why, fix) = if let Some(fault) = fault.filter(|_| shown) {
                     fault
                 } else {
                     (
@@ -126,7 +126,7 @@ impl Planner<'_, '_, '_> {
                     Level::Info,
                     About::Device(id),
                     format!("it has a display ({words}, measured), which is off: {why}"),
-                    &[&cure],
+                    &[&fix],
                 );
                 continue;
             }
@@ -146,7 +146,7 @@ impl Planner<'_, '_, '_> {
                         topic: Topic::Other,
                         about: About::Device(id),
                         text: format!("it has a display ({words}, measured); to show it, a way to see the screen would be lost"),
-                        cures: vec![Cure::consent(&lost.join(","))],
+                        fixes: vec![Fix::consent(&lost.join(","))],
                         consent: arrangement.loses().into_iter().next(),
                     });
                 }

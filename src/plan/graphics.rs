@@ -6,8 +6,8 @@ use crate::domain::GraphicsType;
 use crate::domain::policy::{Consent, Displays, EmulatedVideo};
 use crate::plan::frontends::{self, Arrangement};
 use crate::plan::planner::{Planner, how_known};
-use crate::plan::remarks::cure_of;
-use crate::plan::{Action, Cure, Level, Note, Topic, words};
+use crate::plan::remarks::fix_of;
+use crate::plan::{Action, Fix, Level, Note, Topic, words};
 use crate::predict::abilities::{ALLOW_DBUS_DAEMON, DBUS_DAEMON_DIED, RenderNodes};
 use crate::predict::arguments::Arguments;
 use crate::predict::screens::{Found, Vgpu};
@@ -32,7 +32,7 @@ impl Planner<'_, '_, '_> {
                 topic: Topic::Other,
                 about,
                 text: "the policy asks for the vGPU to be the only screen; the guest would lose its emulated video card".into(),
-                cures: vec![Cure::consent("video")],
+                fixes: vec![Fix::consent("video")],
                 consent: Some(Consent::Video),
             });
             return;
@@ -51,7 +51,7 @@ impl Planner<'_, '_, '_> {
                 topic: Topic::Other,
                 about,
                 text: "the policy asks for the vGPU to be the only screen; without the emulated card the domain would not start, or nobody would see that screen".into(),
-                cures: vec![Cure::consent("all")],
+                fixes: vec![Fix::consent("all")],
                 consent: None,
             });
             return;
@@ -104,7 +104,7 @@ impl Planner<'_, '_, '_> {
 
     /// Notes what would help but needs consent, or that nothing is known to help.
     pub(super) fn refused(&mut self, now: &Prediction, found: Option<&Arrangement>) {
-        let mut cures: Vec<Cure> = Vec::new();
+        let mut fixes: Vec<Fix> = Vec::new();
         let mut consent = None;
         if let Some(arrangement) = found {
             consent = arrangement.loses().into_iter().next();
@@ -123,7 +123,7 @@ impl Planner<'_, '_, '_> {
             } else {
                 format!("--consent {}", words.join(","))
             };
-            cures.push(Cure::Command {
+            fixes.push(Fix::Command {
                 verb: "fixup",
                 options: option,
                 reason: format!(
@@ -165,10 +165,10 @@ impl Planner<'_, '_, '_> {
         let lacks_node = self.abilities.render_nodes.and_then(RenderNodes::refusal);
         let is_dmabuf = |vgpu: &Vgpu| vgpu.display && vgpu.found() == [Found::Dmabuf];
         if lacks_node.is_some() && self.screens.vgpus.iter().any(is_dmabuf) {
-            cures.push("a driver that makes a render node in /dev/dri (of NVIDIA's: nvidia-drm with modeset=1): this host has none, and OpenGL needs one".into());
+            fixes.push("a driver that makes a render node in /dev/dri (of NVIDIA's: nvidia-drm with modeset=1): this host has none, and OpenGL needs one".into());
         }
         if self.screens.arguments.display.is_some() && !now.starts() {
-            cures.push("take -display or -nographic out of qemu:commandline: <graphics> says it to libvirt, which gives the guest what that needs".into());
+            fixes.push("take -display or -nographic out of qemu:commandline: <graphics> says it to libvirt, which gives the guest what that needs".into());
         }
         if now
             .refusal()
@@ -177,9 +177,9 @@ impl Planner<'_, '_, '_> {
             let since = BLOB_WITH_VIRGL.since();
             let text =
                 format!("blob='off' or accel3d='no' on the video card, or QEMU {since} or later");
-            cures.push(Cure::Words(text));
+            fixes.push(Fix::Words(text));
         }
-        cures.extend(now.refusal().and_then(cure_of).map(Cure::from));
+        fixes.extend(now.refusal().and_then(fix_of).map(Fix::from));
         let mut dark = self.screens.clone();
         dark.vgpus
             .iter_mut()
@@ -189,9 +189,9 @@ impl Planner<'_, '_, '_> {
         let is_for_display = is_of_device || predict(&dark, self.abilities).starts();
         let is_daemons = |refusal: &Refusal| refusal.message == DBUS_DAEMON_DIED;
         if now.refusal().is_some_and(is_daemons) {
-            cures.push(ALLOW_DBUS_DAEMON.into());
+            fixes.push(ALLOW_DBUS_DAEMON.into());
         } else if !now.starts() && is_for_display {
-            cures.push("display='off' on the hostdev: no screen from the device".into());
+            fixes.push("display='off' on the hostdev: no screen from the device".into());
         }
         let topic = match now.outcome {
             Outcome::Yes => Topic::Seen,
@@ -202,7 +202,7 @@ impl Planner<'_, '_, '_> {
             topic,
             about,
             text,
-            cures,
+            fixes,
             consent,
         });
     }

@@ -201,8 +201,8 @@ impl Planner<'_, '_, '_> {
                 && vgpu.is_pci
             {
                 let text = format!("its display is not known ({why}): it stays on");
-                let cure = "a rule for its type, as gfxplane rules --export writes them where such a device was asked";
-                self.note(Level::Warn, About::Device(vgpu.id), text, &[cure]);
+                let fix = "a rule for its type, as gfxplane rules --export writes them where such a device was asked";
+                self.note(Level::Warn, About::Device(vgpu.id), text, &[fix]);
             }
         }
         let (level, what, refusal) = match &after.outcome {

@@ -7,7 +7,7 @@ use crate::domain::Hostdev;
 use crate::domain::policy::{Policy, Wishes};
 pub use crate::plan::Wish;
 use crate::plan::fixup::{Fixed, Surroundings, Unfit, in_rounds};
-use crate::plan::{Cure, Level, Plan, plan_managed, words};
+use crate::plan::{Fix, Level, Plan, plan_managed, words};
 
 /// Makes the displays of a domain's vfio devices work with its graphics as they are, or switches
 /// them off ([`plan_managed`]). `policy` is the host's; with `display = "off"` nothing changes.
@@ -53,14 +53,14 @@ pub fn lines(plan: &Plan) -> Vec<String> {
             Level::Warn => "warning: ",
             Level::Fail => "error: ",
         };
-        let cures = match &note.cures[..] {
+        let fixes = match &note.fixes[..] {
             [] => String::new(),
-            cures => {
-                let cures: Vec<String> = cures.iter().map(Cure::to_string).collect();
-                format!(" (what helps: {})", cures.join("; or "))
+            fixes => {
+                let fixes: Vec<String> = fixes.iter().map(Fix::to_string).collect();
+                format!(" (what helps: {})", fixes.join("; or "))
             }
         };
-        format!("{level}{}: {}{cures}", note.about, note.text)
+        format!("{level}{}: {}{fixes}", note.about, note.text)
     });
     changes.chain(notes).collect()
 }

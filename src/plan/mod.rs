@@ -160,7 +160,7 @@ pub enum Topic {
 
 /// Something that helps.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Cure {
+pub enum Fix {
     /// A command about the domain.
     Command {
         /// The verb: `fixup`, `policy`.
@@ -174,11 +174,11 @@ pub enum Cure {
     Words(String),
 }
 
-impl Cure {
+impl Fix {
     /// `gfxplane fixup` with the consent to lose these: `remote`, `video`, `remote,video` or `all`.
     #[must_use]
     pub fn consent(losses: &str) -> Self {
-        Cure::Command {
+        Fix::Command {
             verb: "fixup",
             options: format!("--consent {losses}"),
             reason: String::new(),
@@ -189,43 +189,43 @@ impl Cure {
     #[must_use]
     pub fn of_domain(&self, domain: &str) -> String {
         match self {
-            Cure::Command {
+            Fix::Command {
                 verb: verb @ "fixup",
                 options,
                 reason,
             } => format!("gfxplane {verb} {domain} --define {options}{reason}"),
-            Cure::Command {
+            Fix::Command {
                 verb,
                 options,
                 reason,
             } => format!("gfxplane {verb} {domain} {options}{reason}"),
-            Cure::Words(text) => text.clone(),
+            Fix::Words(text) => text.clone(),
         }
     }
 }
 
-impl fmt::Display for Cure {
+impl fmt::Display for Fix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Cure::Command {
+            Fix::Command {
                 verb,
                 options,
                 reason,
             } => write!(f, "gfxplane {verb} {options}{reason}"),
-            Cure::Words(text) => f.write_str(text),
+            Fix::Words(text) => f.write_str(text),
         }
     }
 }
 
-impl Serialize for Cure {
+impl Serialize for Fix {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
 }
 
-impl From<&str> for Cure {
+impl From<&str> for Fix {
     fn from(text: &str) -> Self {
-        Cure::Words(text.into())
+        Fix::Words(text.into())
     }
 }
 
@@ -242,7 +242,7 @@ pub struct Note {
     pub text: String,
     /// The fixes, the best first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub cures: Vec<Cure>,
+    pub fixes: Vec<Fix>,
     /// The consent that the first fix needs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub consent: Option<Consent>,

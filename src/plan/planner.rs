@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use crate::device::id::DeviceId;
 use crate::domain::policy::{Consent, Displays, Policy};
 use crate::domain::{Domain, Hostdev};
-use crate::plan::{Action, Change, Cure, Level, Note, Plan, Topic};
+use crate::plan::{Action, Change, Fix, Level, Note, Plan, Topic};
 use crate::predict::abilities::Abilities;
 use crate::predict::screens::{Screens, Vgpu};
 use crate::predict::{About, Prediction, libvirt, predict};
@@ -207,9 +207,9 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
         level: Level,
         about: About,
         text: impl Into<String>,
-        cures: &[&str],
+        fixes: &[&str],
     ) {
-        self.note_on(Topic::Other, level, about, text, cures);
+        self.note_on(Topic::Other, level, about, text, fixes);
     }
 
     pub(super) fn note_on(
@@ -218,14 +218,14 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
         level: Level,
         about: About,
         text: impl Into<String>,
-        cures: &[&str],
+        fixes: &[&str],
     ) {
         self.notes.push(Note {
             level,
             topic,
             about,
             text: text.into(),
-            cures: cures.iter().map(|cure| Cure::from(*cure)).collect(),
+            fixes: fixes.iter().map(|fix| Fix::from(*fix)).collect(),
             consent: None,
         });
     }

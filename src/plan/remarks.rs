@@ -10,7 +10,7 @@ use crate::predict::versions::{Libvirt, OVERRIDE, PCI_DISPLAY, reads_override};
 use crate::predict::{About, Danger, HeadOf, Outcome, Prediction, Program, Refusal, words};
 
 /// What helps against a refusal that is about neither a device's screen nor the frontends that show it.
-pub(super) fn cure_of(refusal: &Refusal) -> Option<&'static str> {
+pub(super) fn fix_of(refusal: &Refusal) -> Option<&'static str> {
     let message = refusal.message.as_str();
     if message.starts_with("Path '") {
         return Some(
@@ -45,22 +45,22 @@ impl Planner<'_, '_, '_> {
             Outcome::No(refusal)
                 if !said(&self.notes) || !self.screens.dead_settings.is_empty() =>
             {
-                let mut cures = Vec::new();
+                let mut fixes = Vec::new();
                 if refusal.by() == Program::Qemu && !self.screens.dead_settings.is_empty() {
-                    cures.push("take the -set out of qemu:commandline: QEMU does not find devices that libvirt describes as JSON; qemu:override can set properties of theirs");
+                    fixes.push("take the -set out of qemu:commandline: QEMU does not find devices that libvirt describes as JSON; qemu:override can set properties of theirs");
                 }
-                cures.extend(cure_of(refusal));
+                fixes.extend(fix_of(refusal));
                 let concerned = |id: &DeviceId| refusal.about == About::Device(*id);
                 let mut others = self.screens.vgpus.iter().filter(|vgpu| !vgpu.is_pci);
                 if others.any(|vgpu| concerned(&vgpu.id) && vgpu.says_display) {
-                    cures.push("take the attribute display out of the hostdev: only model='vfio-pci' has it");
+                    fixes.push("take the attribute display out of the hostdev: only model='vfio-pci' has it");
                 }
                 let text = format!(
                     "{} will refuse to start the domain: \"{}\"",
                     refusal.by().word(),
                     refusal.message
                 );
-                self.note_on(Topic::Start, Level::Fail, refusal.about, text, &cures);
+                self.note_on(Topic::Start, Level::Fail, refusal.about, text, &fixes);
             }
             Outcome::Doubt { refusal, because }
                 if !self.notes.iter().any(|n| n.level >= Level::Warn) =>
@@ -80,8 +80,8 @@ impl Planner<'_, '_, '_> {
                 let text = format!(
                     "managed='yes' has libvirt take it from the driver {driver} and bind it to vfio-pci before QEMU runs: the guest gets no vGPU"
                 );
-                let cure = "managed='no' on the hostdev";
-                self.note(Level::Fail, About::Device(vgpu.id), text, &[cure]);
+                let fix = "managed='no' on the hostdev";
+                self.note(Level::Fail, About::Device(vgpu.id), text, &[fix]);
             }
         }
         let properties = self.domain.properties.iter();
@@ -140,12 +140,12 @@ impl Planner<'_, '_, '_> {
                 screens.join(" or "),
                 words::CONSOLE_NEEDS_DMABUF
             );
-            let cure = "spice with gl that listens on a socket or nowhere, and no VNC";
-            self.note(Level::Warn, about(last), text, &[cure]);
+            let fix = "spice with gl that listens on a socket or nowhere, and no VNC";
+            self.note(Level::Warn, about(last), text, &[fix]);
         }
         for danger in &after.dangers {
-            if let Some((text, cure)) = danger.fault() {
-                self.note(Level::Warn, about(danger.screen()), text, &[&cure]);
+            if let Some((text, fix)) = danger.fault() {
+                self.note(Level::Warn, about(danger.screen()), text, &[&fix]);
             }
         }
         for head in &after.heads {

@@ -151,7 +151,7 @@ impl Planner<'_, '_, '_> {
             } else {
                 "device.json"
             };
-            let cure = format!(
+            let fix = format!(
                 "<qemu:capabilities><qemu:del capability='{capability}'/></qemu:capabilities> in the domain: QEMU then finds the device for -set"
             );
             self.note(
@@ -161,7 +161,7 @@ impl Planner<'_, '_, '_> {
                     "-set {name} can't be carried over: libvirt before {} does not read qemu:override",
                     OVERRIDE.since()
                 ),
-                &[&cure],
+                &[&fix],
             );
             return false;
         }

@@ -284,7 +284,7 @@ impl Danger {
     /// Returns a fault of QEMU's in words, and the fix; `None` if the danger is no fault.
     #[must_use]
     pub fn fault(&self) -> Option<(String, String)> {
-        let (from, mended, what) = match self {
+        let (from, fixed, what) = match self {
             Danger::ViewerEndsGuest { .. } => return None,
             Danger::NoMmap { .. } => {
                 return Some((
@@ -308,10 +308,10 @@ impl Danger {
                 "ends when the guest is reset, if spice has OpenGL and was built before spice-server 0.15.3",
             ),
         };
-        let mended = mended.since();
+        let fixed = fixed.since();
         Some((
-            format!("QEMU {} before {mended} {what}", from.since()),
-            format!("QEMU {mended} or later"),
+            format!("QEMU {} before {fixed} {what}", from.since()),
+            format!("QEMU {fixed} or later"),
         ))
     }
 }

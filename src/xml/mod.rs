@@ -329,14 +329,14 @@ pub fn from_bytes(bytes: Vec<u8>) -> Result<String, XmlError> {
         let bytes = error.into_bytes();
         let before = String::from_utf8_lossy(&bytes[..at]);
         let (line, column) = place(&before, at);
-        let cure = wellformed::declared_encoding(&before)
+        let fix = wellformed::declared_encoding(&before)
             .map_or("expected UTF-8".to_owned(), |name| {
                 wellformed::other_encoding(&name)
             });
         XmlError {
             line,
             column,
-            problem: format!("the byte 0x{:02x} is not UTF-8: {cure}", bytes[at]),
+            problem: format!("the byte 0x{:02x} is not UTF-8: {fix}", bytes[at]),
         }
     })
 }

@@ -142,22 +142,22 @@ fn of_folder(folder: &Path) -> Result<(), Failed> {
         .map(|found| explain(found, &host, situation.as_ref()))
         .collect();
     for explanation in &explanations {
-        mends(explanation, &here)?;
+        fixes(explanation, &here)?;
     }
     print(&mut said, &explanations)?;
     golden(&folder.join("said.txt"), std::str::from_utf8(&said)?)
 }
 
 /// Checks that a fix fixes: the domain then starts, as far as is known.
-fn mends(explanation: &Explanation, here: &Here) -> Result<(), Failed> {
-    if explanation.cures.is_empty() {
+fn fixes(explanation: &Explanation, here: &Here) -> Result<(), Failed> {
+    if explanation.fixes.is_empty() {
         return Err(format!("{}: nothing helps", explanation.message).into());
     }
-    let Some(mended) = &explanation.mended else {
+    let Some(fixed) = &explanation.fixed else {
         return Ok(());
     };
     let after = Situation::of(
-        &mended.after,
+        &fixed.after,
         here,
         &Policy::default(),
         Operand::Domain("guest"),
@@ -165,7 +165,7 @@ fn mends(explanation: &Explanation, here: &Here) -> Result<(), Failed> {
     let plan = after.plan.ok_or("its vfio devices are gone")?;
     match plan.before.outcome {
         Outcome::No(refusal) => Err(format!("it is still refused: {}", refusal.message).into()),
-        _ if mended.before == mended.after => Err("nothing is changed".into()),
+        _ if fixed.before == fixed.after => Err("nothing is changed".into()),
         _ => Ok(()),
     }
 }

@@ -230,8 +230,8 @@ fn said(fixed: &Fixed) -> String {
     }
     for note in &plan.notes {
         let _ = writeln!(said, "{:?}: {}: {}", note.level, note.about, note.text);
-        for cure in &note.cures {
-            let _ = writeln!(said, "  cure: {cure}");
+        for fix in &note.fixes {
+            let _ = writeln!(said, "  fix: {fix}");
         }
     }
     let _ = writeln!(said, "after: {}", outcome(&plan.after));

@@ -65,7 +65,7 @@ def check(name):
 def becomes_right(name, since=None):
     """Waits until the definition has OpenGL and will start; how long that took."""
     began = since or time.monotonic()
-    xml = eventually(f"{name} is mended", lambda: "<gl enable='yes'" in (xml := definition(name)) and xml)
+    xml = eventually(f"{name} is fixed", lambda: "<gl enable='yes'" in (xml := definition(name)) and xml)
     seconds = time.monotonic() - began
     result = check(name)
     equal(result.returncode, 0, f"check of {name}: {result.stdout}{result.stderr}{xml}")
@@ -208,7 +208,7 @@ def test_there_is_one_daemon():
     assert f"as process {daemon_pid()}" in result.stderr, result.stderr
 
 
-# What the daemon mends
+# What the daemon fixes
 
 
 def test_defined():
@@ -272,7 +272,7 @@ def test_after_a_restart_of_libvirtd():
 
 
 def test_defined_while_the_daemon_was_down():
-    """The hook refuses it, the daemon mends it, and then it starts."""
+    """The hook refuses it, the daemon fixes it, and then it starts."""
     out(f"systemctl stop {UNIT}")
     domain("unseen", DMABUF[0], graphics=SPICE)
     refused = sh("virsh start --paused unseen", check=False)
@@ -336,7 +336,7 @@ def untouched(name, graphics):
     is_our_line(name, refused.stderr)
     print(f"  {refused.stderr.strip()}")
     for where, text in (("log", journal(since)), ("check", said.stdout + said.stderr), ("veto", refused.stderr)):
-        assert "consent" in text and "display='off'" in text, f"both cures are not named by the {where}: {text}"
+        assert "consent" in text and "display='off'" in text, f"both fixes are not named by the {where}: {text}"
     # The veto has left a request, and the daemon takes it; what it says is what was said.
     eventually("no request is left", lambda: not list((RUN / "requests").iterdir()))
     equal(definition(name), before, "to the byte")
@@ -503,7 +503,7 @@ def test_undo_log_and_policy():
 
 
 def test_transient():
-    """Of a doomed domain nobody has a definition to mend: our line says what to do."""
+    """Of a doomed domain nobody has a definition to fix: our line says what to do."""
     Path("/tmp/doomed.xml").write_text(domain_xml("doomed", DMABUF[0], SPICE))
     result = sh("virsh create --paused /tmp/doomed.xml", check=False)
     equal(result.returncode, 1, result.stdout)
@@ -568,7 +568,7 @@ def test_virt_install():
         Path(f"/tmp/step{step}.xml").write_text(xml)
         out(f"gfxplane fixup /tmp/step{step}.xml > /tmp/right{step}.xml")
         out(f"virsh create --paused /tmp/right{step}.xml && virsh destroy installed")
-    # The definition that stays is mended by itself.
+    # The definition that stays is fixed by itself.
     out("virsh define /tmp/step2.xml")
     becomes_right("installed")
     works("installed")
@@ -672,13 +672,13 @@ def test_full_disk():
         since = cursor()
         started = sh(f"systemctl start {UNIT}", check=False)
         print(f"  the daemon's start ends with {started.returncode}")
-        domain("mended", DMABUF[2], graphics=SPICE)
-        becomes_right("mended")
+        domain("fixed", DMABUF[2], graphics=SPICE)
+        becomes_right("fixed")
         print("  " + "\n  ".join(line for line in journal(since).splitlines() if "space" in line or "No " in line))
         equal(out(f"systemctl show -P NRestarts {UNIT}").strip(), "0")
     finally:
         out(f"systemctl stop {UNIT}; umount {RUN} {STATE}; systemctl start {UNIT}")
-    gone("lives", "starts", "mended")
+    gone("lives", "starts", "fixed")
 
 
 # Many at once
@@ -754,22 +754,22 @@ def plans_to_nothing(xml):
 
 
 def judge_what_was_seen(directory, slots):
-    """Every definition was as a client had written it, or fully mended. How many of each kind."""
+    """Every definition was as a client had written it, or fully fixed. How many of each kind."""
     written = {clients.bare(xml) for slot in slots for xml in slot["wrong"]}
     seen = [clients.bare(file.read_text()) for file in (directory / "seen").glob("*.xml")]
-    mended = [xml for xml in seen if xml not in written]
-    for xml in mended:
+    fixed = [xml for xml in seen if xml not in written]
+    for xml in fixed:
         if not plans_to_nothing(xml):
             [name] = re.findall("<name>(.*?)</name>", xml)
             of_it = [w.splitlines() for w in written if f"<name>{name}</name>" in w]
             differences = [list(difflib.unified_diff(w, xml.splitlines(), "written", "seen", lineterm="")) for w in of_it]
-            raise AssertionError("half mended:\n" + "\n".join(min(differences, key=len)))
-    assert mended, "nothing mended was seen, so nothing was shown"
-    print(f"  {len(seen)} different definitions seen: {len(seen) - len(mended)} as written, {len(mended)} mended")
+            raise AssertionError("half fixed:\n" + "\n".join(min(differences, key=len)))
+    assert fixed, "nothing fixed was seen, so nothing was shown"
+    print(f"  {len(seen)} different definitions seen: {len(seen) - len(fixed)} as written, {len(fixed)} fixed")
 
 
 def all_end_right(slots):
-    """Whatever is defined in the end is mended."""
+    """Whatever is defined in the end is fixed."""
 
     def right():
         for name in set(names()) & {slot["name"] for slot in slots}:
@@ -819,7 +819,7 @@ def memory(pid):
 
 def test_stress():
     """200 things at random from three clients beside the daemon: no edit is lost without a word, no call
-    hangs, nothing is half mended, and the daemon does not grow."""
+    hangs, nothing is half fixed, and the daemon does not grow."""
     directory, rounds = new_directory("stress"), times(200, 20)
     slots = make_slots(directory)
     seed = int(os.environ.get("SEED", "1"))
@@ -855,7 +855,7 @@ def told_truly(lost, said):
 
 def test_edits():
     """Three clients change six domains as fast as they can, in all ways in which a definition can be changed, and the
-    daemon mends them."""
+    daemon fixes them."""
     directory, edits = new_directory("edits"), times(8400, 840)
     slots = make_slots(directory)
     seed = int(os.environ.get("SEED", "1"))
@@ -881,8 +881,8 @@ def test_edits():
 
 
 def test_killed():
-    """The daemon, with SIGKILL, at random moments while it mends, with the clients beside it: every
-    definition is old or mended, and right after the restart."""
+    """The daemon, with SIGKILL, at random moments while it fixes, with the clients beside it: every
+    definition is old or fixed, and right after the restart."""
     directory, kills = new_directory("killed"), times(50, 5)
     slots = make_slots(directory)
     with_drop_in("[Unit]\nStartLimitIntervalSec=0\n[Service]\nRestartSec=100ms\n")
@@ -895,7 +895,7 @@ def test_killed():
         (name, start_client(directory, "stress", directory, name, 1000000, number))
         for number, name in enumerate(clients.CLIENTS)
     ]
-    outcomes = {"old": 0, "mended": 0}
+    outcomes = {"old": 0, "fixed": 0}
     try:
         for number in range(kills):
             name = f"killed{number}"
@@ -907,10 +907,10 @@ def test_killed():
                 os.kill(pid, signal.SIGKILL)
             found = definition(name)
             is_old = "<gl " not in found
-            assert is_old or plans_to_nothing(found), f"half mended:\n{found}"
+            assert is_old or plans_to_nothing(found), f"half fixed:\n{found}"
             if is_old:
-                assert "address='127.0.0.1'" in found, f"half mended:\n{found}\n{xml}"
-            outcomes["old" if is_old else "mended"] += 1
+                assert "address='127.0.0.1'" in found, f"half fixed:\n{found}\n{xml}"
+            outcomes["old" if is_old else "fixed"] += 1
             eventually("it is there again", lambda: daemon_is_up() and daemon_pid() not in (0, pid))
             becomes_right(name)
             gone(name)
@@ -936,11 +936,11 @@ def without_identity(xml):
 
 
 def test_libvirtd_killed():
-    """libvirtd, with SIGKILL, at random moments while the daemon defines: every definition is old or mended, is mended
+    """libvirtd, with SIGKILL, at random moments while the daemon defines: every definition is old or fixed, is fixed
     when libvirtd is there again, and what was changed can be undone."""
     kills = times(30, 5)
     chance = random.Random(int(os.environ.get("SEED", "1")))
-    # Nobody mends this one.
+    # Nobody fixes this one.
     out("systemctl stop gfxplane.service")
     domain("usual", DMABUF[4], graphics=SPICE)
     as_written = without_identity(definition("usual"))
@@ -958,7 +958,7 @@ def test_libvirtd_killed():
         out("systemctl kill -s KILL libvirtd.service")
         file = Path(f"/etc/libvirt/qemu/{name}.xml")
         is_old = "<gl " not in file.read_text()
-        outcomes["old" if is_old else "mended"] += 1
+        outcomes["old" if is_old else "fixed"] += 1
         left = [other.name for other in file.parent.glob(f"{name}.xml?*")]
         print(f"  left by libvirt: {left}" if left else "", end="")
         # By its socket, as a client would have it.
@@ -974,7 +974,7 @@ def test_libvirtd_killed():
 
 
 def test_clock_jumps():
-    """A year ahead, and back: nobody is refused or started for it, and what comes is mended."""
+    """A year ahead, and back: nobody is refused or started for it, and what comes is fixed."""
     domain("starts", DMABUF[0], graphics=SPICE_GL)
     pid, now = daemon_pid(), time.time()
     out("systemctl stop systemd-timesyncd.service || :")

@@ -40,7 +40,7 @@ IN_THE_WAY = re.compile(
     "terminating on signal 15|process exited while connecting to monitor$|no available reset mechanism\\.$"
 )
 
-# What a definition that is half mended, or a device that one of us holds, would bring to them.
+# What a definition that is half fixed, or a device that one of us holds, would bring to them.
 OURS = re.compile(
     "opengl|display method|DMABUF|GL context|[Bb]usy|XML error|unsupported configuration|[Hh]ook|[Tt]imed? ?out|"
     "Permission denied|No such"
@@ -184,7 +184,7 @@ class Client:
                 return False
             counts = counts_of(xml)
             counts[self.name] += 1
-            # Half of them put back what the daemon has mended.
+            # Half of them put back what the daemon has fixed.
             new = self.random.choice([xml, self.random.choice(slot["wrong"])])
             self.call(self.connection.defineXML, with_counts(new, counts))
             expected[slot["name"]] = counts

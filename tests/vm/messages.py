@@ -1,5 +1,5 @@
 """The machine test of `gfxplane explain` and `gfxplane doctor`, run as root in the guest: what libvirt and
-QEMU really say is known, the cure that is named is one, and what is in the way of a host's hook is seen.
+QEMU really say is known, the fix that is named is one, and what is in the way of a host's hook is seen.
 Every test is a function below, run in their order."""
 
 import json
@@ -42,7 +42,7 @@ def refused(name):
 
 
 def by_itself(switch):
-    """Whether QEMU refuses by itself, and nobody mends a definition."""
+    """Whether QEMU refuses by itself, and nobody fixes a definition."""
     settings = CONF / "conf.d/zz-by-itself.toml"
     if switch:
         settings.write_text("hook = 'off'\n")
@@ -142,7 +142,7 @@ def test_a_hook_that_libvirtd_has_not_seen():
 
 
 def test_what_qemu_and_libvirt_say_is_known():
-    """Each message, as virsh shows it and as it stands in the log; and the cure that is named first is one."""
+    """Each message, as virsh shows it and as it stands in the log; and the fix that is named first is one."""
     by_itself(True)
     vnc = "<graphics type='vnc'/>"
     spice = "<graphics type='spice' autoport='yes'><listen type='address' address='127.0.0.1'/></graphics>"
@@ -175,9 +175,9 @@ def test_what_qemu_and_libvirt_say_is_known():
         equal((code, logged["log"]["started"]), (0, False), err)
         equal([one["symptom"] for one in logged["explained"]], [symptom], logged)
         [one] = logged["explained"]
-        assert one["cures"][0].startswith("gfxplane fixup --define"), one
+        assert one["fixes"][0].startswith("gfxplane fixup --define"), one
         assert one["diff"].startswith("--- Original XML"), one
-        out(one["cures"][0].split(" (")[0])
+        out(one["fixes"][0].split(" (")[0])
         out(f"virsh start --paused {name}")
         code, after, err = explain(f"--domain {name}")
         equal((code, after["explained"], after["log"]["started"]), (0, [], True), err)

@@ -696,9 +696,9 @@ def report(entries):
         print("predictions: " + ", ".join(f"{word} {verdicts[word]}" for word in ("right", "doubt", "wrong")))
         changed = [entry for entry in asked if entry["fixed_xml"] not in (None, entry["xml"])]
         works = sum(entry["fixed"].get("starts", False) for entry in asked)
-        mended = sum(entry["fixed"]["starts"] and not entry["world"]["starts"] for entry in changed)
+        fixed = sum(entry["fixed"]["starts"] and not entry["world"]["starts"] for entry in changed)
         lost = sum(entry["world"]["starts"] and not entry["fixed"]["starts"] for entry in changed)
-        print(f"fixed: {works} of {len(asked)} start, {len(changed)} changed, {mended} mended, {lost} lost")
+        print(f"fixed: {works} of {len(asked)} start, {len(changed)} changed, {fixed} fixed, {lost} lost")
         print(f"{sum(bool(entry['misses']) for entry in asked)} domains with misses")
     return 1 if any(entry["misses"] for entry in entries) or not entries else 0
 

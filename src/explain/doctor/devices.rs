@@ -16,7 +16,7 @@ pub(super) fn settings(host: &Host, report: &mut Report) {
     for warning in &host.settings {
         report
             .line(Topic::Settings, what, Verdict::Fail, warning.to_string())
-            .cure("mend the file: what is in it does not count, and the hook only warns");
+            .fix("fix the file: what is in it does not count, and the hook only warns");
     }
 }
 
@@ -42,7 +42,7 @@ pub(super) fn devices(host: &Host, report: &mut Report) {
                 Verdict::Fail,
                 "neither /dev/vfio/vfio nor /dev/iommu is there",
             )
-            .cure("modprobe vfio_iommu_type1");
+            .fix("modprobe vfio_iommu_type1");
     }
     for entry in active() {
         let what = format!("for the display of {}", entry.id);
@@ -72,37 +72,37 @@ pub(super) fn devices(host: &Host, report: &mut Report) {
         line.of(entry.id);
         match reason {
             Reason::InUse => {
-                line.cure(IN_USE);
+                line.fix(IN_USE);
             }
             // Nobody would believe its answers a second time.
             Reason::Untrusted => {
-                line.cure("a rule in /etc/gfxplane/rules.d that says what it is");
+                line.fix("a rule in /etc/gfxplane/rules.d that says what it is");
             }
             Reason::NeedsVm if !host.kvm => {
                 lacks_kvm(line);
             }
             Reason::Permission => {
-                line.cure(format!("sudo gfxplane probe --fresh {}", entry.id));
+                line.fix(format!("sudo gfxplane probe --fresh {}", entry.id));
             }
             Reason::NoDriver => {
-                line.cure("bind it to a vfio driver (virsh nodedev-detach; for a PCI device vfio-pci or its own)");
+                line.fix("bind it to a vfio driver (virsh nodedev-detach; for a PCI device vfio-pci or its own)");
             }
             Reason::NoVfio => {
-                line.cure("modprobe vfio_iommu_type1");
+                line.fix("modprobe vfio_iommu_type1");
             }
             Reason::NotViable => {
-                line.cure(
+                line.fix(
                     "hand out all of its IOMMU group, or unbind the others (virsh nodedev-detach)",
                 );
             }
             Reason::NotProbed if host.asked_unasked.contains(&entry.id) => {
-                line.cure(format!("gfxplane probe {}", entry.id));
+                line.fix(format!("gfxplane probe {}", entry.id));
             }
             Reason::NotProbed | Reason::NotAllowed => {
-                line.cure(if_it_may_be_opened(entry.id));
+                line.fix(if_it_may_be_opened(entry.id));
             }
             _ => {
-                line.cure(format!("gfxplane probe --fresh {}", entry.id));
+                line.fix(format!("gfxplane probe --fresh {}", entry.id));
             }
         }
     }
@@ -114,7 +114,7 @@ fn lacks_kvm(line: &mut Line) {
     line.verdict = Verdict::Fail;
     line.more
         .push_str("; its driver opens it for a KVM VM only, and there is no /dev/kvm");
-    line.cure("modprobe kvm_intel or kvm_amd; switch virtualization on in the firmware");
+    line.fix("modprobe kvm_intel or kvm_amd; switch virtualization on in the firmware");
 }
 
 /// Returns the fix for a device that is opened only if somebody names it.
@@ -132,7 +132,7 @@ pub(super) fn records(host: &Host, report: &mut Report) {
                 Verdict::Warn,
                 warning.to_string(),
             )
-            .cure("remove the file, then gfxplane probe --fresh DEVICE");
+            .fix("remove the file, then gfxplane probe --fresh DEVICE");
     }
     let what = "for stale records";
     if host.stale.is_empty() {
@@ -156,14 +156,14 @@ pub(super) fn records(host: &Host, report: &mut Report) {
     let (unasked, named): (Vec<&DeviceId>, Vec<&DeviceId>) =
         there.partition(|id| host.asked_unasked.contains(id));
     if unasked.is_empty() && named.is_empty() {
-        line.cure("none is needed: they are not believed");
+        line.fix("none is needed: they are not believed");
     }
     if !unasked.is_empty() {
         let ids: Vec<String> = unasked.iter().map(ToString::to_string).collect();
-        line.cure(format!("gfxplane probe --fresh {}", ids.join(" ")));
+        line.fix(format!("gfxplane probe --fresh {}", ids.join(" ")));
     }
     for id in named {
-        line.cure(if_it_may_be_opened(*id));
+        line.fix(if_it_may_be_opened(*id));
     }
 }
 
@@ -182,7 +182,7 @@ pub(super) fn service(host: &Host, report: &mut Report) {
                     Verdict::Warn,
                     "a file of its name in /etc/udev/rules.d or /run/udev/rules.d takes its place: new devices are not asked",
                 )
-                .cure("remove 61-gfxplane.rules there, then udevadm control --reload");
+                .fix("remove 61-gfxplane.rules there, then udevadm control --reload");
         }
         None => {
             report
@@ -192,7 +192,7 @@ pub(super) fn service(host: &Host, report: &mut Report) {
                     Verdict::Warn,
                     "it is not installed: new devices are not asked",
                 )
-                .cure("install gfxplane's package again");
+                .fix("install gfxplane's package again");
         }
     }
     let what = "if the daemon runs";
@@ -206,9 +206,9 @@ pub(super) fn service(host: &Host, report: &mut Report) {
                     Topic::Service,
                     what,
                     Verdict::Warn,
-                    "no definition is mended, and no device asked that comes free",
+                    "no definition is fixed, and no device asked that comes free",
                 )
-                .cure("systemctl enable --now gfxplane.service");
+                .fix("systemctl enable --now gfxplane.service");
         }
         None => {
             report.line(
@@ -231,6 +231,6 @@ pub(super) fn service(host: &Host, report: &mut Report) {
                     listed(own.iter().map(|hook| &hook.path))
                 ),
             )
-            .cure("install gfxplane's package again");
+            .fix("install gfxplane's package again");
     }
 }

@@ -38,7 +38,7 @@ pub(super) fn mdevctl(host: &Host, report: &mut Report) {
                     Verdict::Fail,
                     "it is not installed: libvirt can neither start nor define mediated devices, and shows nothing of gfxplane's",
                 )
-                .cure("install mdevctl");
+                .fix("install mdevctl");
         }
         None => {
             report.line(
@@ -55,7 +55,7 @@ pub(super) fn mdevctl(host: &Host, report: &mut Report) {
         let more = "the settings say attributes = \"off\"";
         report
             .line(Topic::Attributes, what, Verdict::Warn, more)
-            .cure("gfxplane nodedev-dumpxml; or attributes = \"on\"");
+            .fix("gfxplane nodedev-dumpxml; or attributes = \"on\"");
         return;
     }
     match &host.libvirt {
@@ -79,7 +79,7 @@ pub(super) fn mdevctl(host: &Host, report: &mut Report) {
                     Verdict::Warn,
                     format!("libvirt {version} shows no attributes of active devices"),
                 )
-                .cure("gfxplane nodedev-dumpxml; or /usr/libexec/gfxplane/libvirt-9 on (docs/libvirt-9.md)");
+                .fix("gfxplane nodedev-dumpxml; or /usr/libexec/gfxplane/libvirt-9 on (docs/libvirt-9.md)");
         }
         Some(version) => {
             let more = format!("libvirt {version}");
@@ -110,7 +110,7 @@ pub(super) fn callouts(host: &Host, report: &mut Report) {
             false => scripts.iter().position(|script| script.is_ours),
         };
         let Some(place) = place else {
-            let (more, cure) = match (callouts, directories().next()) {
+            let (more, fix) = match (callouts, directories().next()) {
                 (true, _) => (
                     "it is not there",
                     "gfxplane.service makes it while libvirt runs; without that: callout = \"static\" in /etc/gfxplane/gfxplane.toml, then gfxplane-helper callout",
@@ -123,7 +123,7 @@ pub(super) fn callouts(host: &Host, report: &mut Report) {
             };
             report
                 .line(Topic::Callouts, what, Verdict::Warn, more)
-                .cure(cure);
+                .fix(fix);
             continue;
         };
         let ours = scripts[place];
@@ -138,7 +138,7 @@ pub(super) fn callouts(host: &Host, report: &mut Report) {
                         ours.path.display()
                     ),
                 )
-                .cure("install gfxplane's package again");
+                .fix("install gfxplane's package again");
             continue;
         }
         // A file there that can't be executed counts, too.
@@ -158,7 +158,7 @@ pub(super) fn callouts(host: &Host, report: &mut Report) {
                         other.path.display()
                     ),
                 )
-                .cure("install gfxplane's package again");
+                .fix("install gfxplane's package again");
             continue;
         }
         report.line(
@@ -181,7 +181,7 @@ pub(super) fn callouts(host: &Host, report: &mut Report) {
                         listed(before.iter().map(|script| &script.path))
                     ),
                 )
-                .cure("gfxplane list and gfxplane nodedev-dumpxml are not affected");
+                .fix("gfxplane list and gfxplane nodedev-dumpxml are not affected");
         }
     }
 }
@@ -197,7 +197,7 @@ pub(super) fn hook(host: &Host, report: &mut Report) {
                 Verdict::Warn,
                 "/etc/libvirt/hooks can't be looked into by this user",
             )
-            .cure("sudo gfxplane doctor");
+            .fix("sudo gfxplane doctor");
         return;
     }
     let place = host.hooks.iter().position(|hook| hook.is_ours);
@@ -209,7 +209,7 @@ pub(super) fn hook(host: &Host, report: &mut Report) {
                 Verdict::Warn,
                 "it is not in /etc/libvirt/hooks/qemu.d: nobody says before a start what QEMU would refuse",
             )
-            .cure("install gfxplane's package again");
+            .fix("install gfxplane's package again");
         return;
     };
     let ours = &host.hooks[place];
@@ -224,7 +224,7 @@ pub(super) fn hook(host: &Host, report: &mut Report) {
                     ours.path.display()
                 ),
             )
-            .cure(format!("chmod 755 {}", ours.path.display()));
+            .fix(format!("chmod 755 {}", ours.path.display()));
         return;
     }
     if let Some(version) = host.libvirt.as_ref()
@@ -237,7 +237,7 @@ pub(super) fn hook(host: &Host, report: &mut Report) {
                 Verdict::Fail,
                 format!("libvirt {version} does not look into qemu.d"),
             )
-            .cure("libvirt 6.5 or later; or an /etc/libvirt/hooks/qemu that runs it");
+            .fix("libvirt 6.5 or later; or an /etc/libvirt/hooks/qemu that runs it");
         return;
     }
     let mode = match host.hook_mode {
@@ -267,7 +267,7 @@ pub(super) fn hook(host: &Host, report: &mut Report) {
                     listed(others.iter().map(|hook| &hook.path))
                 ),
             )
-            .cure("none is needed as long as they end well");
+            .fix("none is needed as long as they end well");
     }
     seen(host, ours, report);
 }
@@ -291,7 +291,7 @@ fn seen(host: &Host, ours: &Script, report: &mut Report) {
             let more = "since when it runs can't be seen by this user";
             report
                 .line(Topic::Hook, what, Verdict::Warn, more)
-                .cure("sudo gfxplane doctor");
+                .fix("sudo gfxplane doctor");
             continue;
         };
         let there = |script: &Script| changed(script).is_some_and(|at| at <= since);
@@ -309,7 +309,7 @@ fn seen(host: &Host, ours: &Script, report: &mut Report) {
                     Verdict::Warn,
                     "there was no hook yet, or none as it is now, when it was started or last told to look: it may run none",
                 )
-                .cure(format!("systemctl reload {} (guests run on)", daemon.name));
+                .fix(format!("systemctl reload {} (guests run on)", daemon.name));
         }
     }
 }
@@ -354,7 +354,7 @@ fn selinux(host: &Host, report: &mut Report) {
         );
         report
             .line(Topic::Confinement, what, Verdict::Fail, more)
-            .cure(format!(
+            .fix(format!(
                 "install -D {hook} {HOOK_PROGRAM} && ln -sf {HOOK_PROGRAM} {hook}",
                 hook = hook.path.display()
             ));
@@ -374,9 +374,9 @@ pub(super) fn dbus_daemon(host: &Host, report: &mut Report) {
             Verdict::Warn,
             "it does not: no domain with <graphics type='dbus'/> on a bus starts",
         )
-        .cure("<graphics type='dbus' p2p='yes'/>, which needs none")
-        .cure(ALLOW_DBUS_DAEMON)
-        .cure("with libvirt 9: the same lines in /etc/apparmor.d/local/abstractions/libvirt-qemu");
+        .fix("<graphics type='dbus' p2p='yes'/>, which needs none")
+        .fix(ALLOW_DBUS_DAEMON)
+        .fix("with libvirt 9: the same lines in /etc/apparmor.d/local/abstractions/libvirt-qemu");
 }
 
 /// Checks SELinux and AppArmor.
@@ -406,7 +406,7 @@ pub(super) fn confinement(host: &Host, report: &mut Report) {
                     verdict,
                     format!("the hook is a link to what it does not let libvirt run, {HOOK_PROGRAM}, and then no domain starts"),
                 )
-                .cure(format!("cp --remove-destination {HOOK_PROGRAM} {hook}"));
+                .fix(format!("cp --remove-destination {HOOK_PROGRAM} {hook}"));
             continue;
         }
         let refused: Vec<&str> = [
@@ -428,7 +428,7 @@ pub(super) fn confinement(host: &Host, report: &mut Report) {
                 verdict,
                 format!("it does not let the hook run {}", refused.join(" and ")),
             )
-            .cure(format!(
+            .fix(format!(
                 "in /etc/apparmor.d/local/usr.sbin.{}: \"/etc/libvirt/hooks/** rmix,\" and \"/usr/bin/gfxplane-helper PUx,\"; then systemctl reload apparmor",
                 profile.daemon
             ));

@@ -98,7 +98,7 @@ pub struct Line {
     pub more: String,
     /// The fixes, the best first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub cures: Vec<String>,
+    pub fixes: Vec<String>,
 }
 
 /// The facts of a host that the checks need.
@@ -361,7 +361,7 @@ impl Report {
             what: what.into(),
             verdict,
             more: more.into(),
-            cures: Vec::new(),
+            fixes: Vec::new(),
         });
         self.0.last_mut().expect("it was just put there")
     }
@@ -373,8 +373,8 @@ impl Line {
         self
     }
 
-    fn cure(&mut self, cure: impl Into<String>) -> &mut Self {
-        self.cures.push(cure.into());
+    fn fix(&mut self, fix: impl Into<String>) -> &mut Self {
+        self.fixes.push(fix.into());
         self
     }
 }

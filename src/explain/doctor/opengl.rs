@@ -30,7 +30,7 @@ pub(super) fn render_nodes(host: &Host, report: &mut Report) {
                 verdict,
                 format!("there is none in /dev/dri{who}"),
             )
-            .cure("load the driver of a GPU (of NVIDIA's: nvidia-drm with modeset=1); without a GPU, vgem makes one for software rendering");
+            .fix("load the driver of a GPU (of NVIDIA's: nvidia-drm with modeset=1); without a GPU, vgem makes one for software rendering");
         return;
     }
     report.line(
@@ -47,7 +47,7 @@ pub(super) fn render_nodes(host: &Host, report: &mut Report) {
                 Verdict::Warn,
                 "libvirt takes the first that it finds where a domain names none",
             )
-            .cure("gfxplane fixup names that of the device's own GPU; else <gl rendernode='/dev/dri/by-path/…'/>");
+            .fix("gfxplane fixup names that of the device's own GPU; else <gl rendernode='/dev/dri/by-path/…'/>");
     }
     for node in &host.render_nodes {
         access(host, &node.path, node.driver.as_deref(), report);
@@ -64,7 +64,7 @@ fn access(host: &Host, path: &Path, driver: Option<&str>, report: &mut Report) {
                 Verdict::Warn,
                 "NVIDIA's own: QEMU needs EGL extensions of Mesa's, which it may lack (\"egl: eglInitialize failed\")",
             )
-            .cure("the render node of another GPU, by <gl rendernode=…>");
+            .fix("the render node of another GPU, by <gl rendernode=…>");
     }
     let (Some(access), Some(qemu)) = (host.moment.access.get(path), &host.moment.qemu) else {
         report.line(
@@ -96,8 +96,8 @@ fn access(host: &Host, path: &Path, driver: Option<&str>, report: &mut Report) {
                     qemu.user
                 ),
             )
-            .cure("namespaces = [ \"mount\" ] and dynamic_ownership = 1 in /etc/libvirt/qemu.conf, as is the default")
-            .cure(format!("usermod -aG {} {}", access.group, qemu.user));
+            .fix("namespaces = [ \"mount\" ] and dynamic_ownership = 1 in /etc/libvirt/qemu.conf, as is the default")
+            .fix(format!("usermod -aG {} {}", access.group, qemu.user));
     }
 }
 
@@ -116,7 +116,7 @@ pub(super) fn libraries(host: &Host, report: &mut Report) {
             verdict,
             format!("no library for it is in egl_vendor.d{who}"),
         )
-        .cure("install Mesa's: libegl1 and libgl1-mesa-dri (Debian), mesa-libEGL and mesa-dri-drivers (Fedora)");
+        .fix("install Mesa's: libegl1 and libgl1-mesa-dri (Debian), mesa-libEGL and mesa-dri-drivers (Fedora)");
 }
 
 /// Checks the OpenGL support of each QEMU.
@@ -129,7 +129,7 @@ pub(super) fn emulators(host: &Host, report: &mut Report) {
                 Verdict::Warn,
                 "none was found where libvirt looks for one",
             )
-            .cure("install QEMU (qemu-system-x86, qemu-kvm)");
+            .fix("install QEMU (qemu-system-x86, qemu-kvm)");
     }
     for (emulator, abilities) in &host.emulators {
         one(host, emulator, abilities, report);
@@ -156,7 +156,7 @@ fn one(host: &Host, emulator: &Path, abilities: &Abilities, report: &mut Report)
                 Verdict::Warn,
                 "libvirt was not asked about it yet, or did not answer",
             )
-            .cure("gfxplane qemu");
+            .fix("gfxplane qemu");
         return;
     };
     let with_gl = with_opengl(abilities);
@@ -174,7 +174,7 @@ fn one(host: &Host, emulator: &Path, abilities: &Abilities, report: &mut Report)
                 verdict,
                 format!("none of its frontends has it: its modules are not installed{who}"),
             )
-            .cure("install them: qemu-system-modules-opengl and qemu-system-modules-spice (Debian 13), qemu-system-gui (Debian 12), qemu-ui-opengl, qemu-ui-egl-headless and qemu-ui-spice-core (Fedora)");
+            .fix("install them: qemu-system-modules-opengl and qemu-system-modules-spice (Debian 13), qemu-system-gui (Debian 12), qemu-ui-opengl, qemu-ui-egl-headless and qemu-ui-spice-core (Fedora)");
     } else if !frontends.contains("spice-gl") && !frontends.contains("dbus") {
         report
             .line(
@@ -183,7 +183,7 @@ fn one(host: &Host, emulator: &Path, abilities: &Abilities, report: &mut Report)
                 Verdict::Warn,
                 "egl-headless alone: a dmabuf can be shown by VNC with QEMU before 9.0 only",
             )
-            .cure("install the modules for spice (qemu-system-modules-spice, qemu-ui-spice-core)");
+            .fix("install the modules for spice (qemu-system-modules-spice, qemu-ui-spice-core)");
     } else {
         report.line(Topic::OpenGl, what, Verdict::Pass, with_gl.join(", "));
     }

@@ -14,7 +14,7 @@ pub(super) fn versions(host: &Host, report: &mut Report) {
         let Some(version) = &abilities.qemu else {
             report
                 .line(Topic::Versions, what, Verdict::Warn, "it is not known")
-                .cure("gfxplane qemu");
+                .fix("gfxplane qemu");
             continue;
         };
         let before = report.0.len();
@@ -30,8 +30,8 @@ pub(super) fn versions(host: &Host, report: &mut Report) {
                         "QEMU {version} may crash when it draws a screen that lies beyond a device's last region, as NVIDIA's and mdpy's do"
                     ),
                 )
-                .cure(format!("QEMU {} or later", REGION_FAULT_MENDED.since()))
-                .cure("display='off' until then");
+                .fix(format!("QEMU {} or later", REGION_FAULT_MENDED.since()))
+                .fix("display='off' until then");
         }
         if VNC_BINDS.is_in(version) && has(DisplayInterface::Dmabuf) {
             report
@@ -43,7 +43,7 @@ pub(super) fn versions(host: &Host, report: &mut Report) {
                         "with QEMU {version} a VNC viewer's Ctrl-Alt-2 ends a guest that has a dmabuf as its second screen: gfxplane check tells which"
                     ),
                 )
-                .cure("spice with gl instead of VNC for those domains: gfxplane fixup --consent remote");
+                .fix("spice with gl instead of VNC for those domains: gfxplane fixup --consent remote");
         }
         if let Some(why) = newer(Program::Qemu, version) {
             let more = format!("{why}: what QEMU would refuse is a doubt");
@@ -80,7 +80,7 @@ pub(super) fn versions(host: &Host, report: &mut Report) {
                     pci.join(", ")
                 ),
             )
-            .cure(format!("libvirt {} or later", PCI_DISPLAY.since()));
+            .fix(format!("libvirt {} or later", PCI_DISPLAY.since()));
     } else if let Some(why) = newer(Program::Libvirt, version) {
         let more = format!("{why}: what libvirt would refuse is a doubt");
         report.line(Topic::Versions, what, Verdict::Warn, more);

@@ -157,13 +157,13 @@ pub fn explain(
         }
     }
     if message.is_some() {
-        said.extend(cures(better.unwrap_or(plan)));
+        said.extend(fixes(better.unwrap_or(plan)));
     }
     said
 }
 
 /// Returns what would be changed and why, or what the user can do.
-fn cures(better: &Plan) -> Vec<String> {
+fn fixes(better: &Plan) -> Vec<String> {
     let mut said: Vec<String> = better
         .changes
         .iter()
@@ -178,7 +178,7 @@ fn cures(better: &Plan) -> Vec<String> {
         .filter(|note| note.topic == Topic::Start)
     {
         said.push(format!("{}: {}", note.about, note.text));
-        said.extend(note.cures.iter().map(|cure| format!("cure: {cure}")));
+        said.extend(note.fixes.iter().map(|fix| format!("fix: {fix}")));
     }
     said
 }
