@@ -62,7 +62,7 @@ complete -c gfxplane -n "__fish_gfxplane_using_subcommand check" -s c -l connect
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand check" -l json -d 'Print JSON'
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand check" -s q -l quiet -d 'Suppress warnings'
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand check" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c gfxplane -n "__fish_gfxplane_using_subcommand collect" -l xml -d 'Files with XML of domains: these are recorded, too, without what identifies them, and what their emulators can do' -r -F
+complete -c gfxplane -n "__fish_gfxplane_using_subcommand collect" -l xml -d 'Files with the XML of domains; also records these, without what identifies them, and the abilities of their emulators' -r -F
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand collect" -l root -l host -d 'Read the recorded host in this directory instead of this machine' -r -F
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand collect" -s c -l connect -d 'Connect to this libvirt' -r
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand collect" -s q -l quiet -d 'Suppress warnings'
