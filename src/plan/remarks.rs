@@ -29,6 +29,7 @@ pub(super) fn fix_of(refusal: &Refusal) -> Option<&'static str> {
         words::NO_SDL => Some(
             "display and xauth on the SDL graphics, of an X server that runs; newer AppArmor needs #include <abstractions/X> in /etc/apparmor.d/local/abstractions/libvirt-qemu",
         ),
+        words::NO_SECOND_GL_ON_X => Some("SDL or spice with gl, not both"),
         words::NO_DBUS_FOR_AUDIO => Some("an audio of another type than dbus"),
         _ => None,
     }
@@ -70,7 +71,8 @@ impl Planner<'_, '_, '_> {
                     refusal.by().word(),
                     refusal.message
                 );
-                self.note_on(Topic::Start, Level::Warn, refusal.about, text, &[]);
+                let fixes = Vec::from_iter(fix_of(refusal));
+                self.note_on(Topic::Start, Level::Warn, refusal.about, text, &fixes);
             }
             _ => {}
         }

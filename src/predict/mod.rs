@@ -31,6 +31,7 @@ use serde::{Serialize, Serializer};
 use crate::device::id::DeviceId;
 use crate::domain::GraphicsType;
 use crate::predict::abilities::Abilities;
+use crate::predict::qemu::X;
 use crate::predict::screens::{Found, Screens};
 use versions::{Libvirt, Qemu, not_reviewed};
 
@@ -402,8 +403,8 @@ pub fn predict(screens: &Screens, abilities: &Abilities) -> Prediction {
             .collect();
         for libvirt in &libvirts {
             for qemu in &qemus {
-                let by_qemu = |has_x: &bool| {
-                    qemu::refusal(screens, &found, abilities, (libvirt, qemu), *has_x)
+                let by_qemu = |x: &X| {
+                    qemu::refusal(screens, &found, abilities, (libvirt, qemu), *x)
                         .filter(|_| !screens.is_none_of_ours())
                 };
                 let by_qemu: Vec<_> = x.iter().map(by_qemu).collect();
@@ -502,8 +503,12 @@ fn because(screens: &Screens, abilities: &Abilities, unsure: &[usize]) -> String
     if libvirt::tls(abilities, screens).len() > 1 {
         reasons.push("spice_tls of qemu.conf is not known".into());
     }
-    if qemu::possible_x(screens, abilities).len() > 1 {
-        reasons.push("whether QEMU may open the X server that SDL is to use is not known".into());
+    let x = qemu::possible_x(screens, abilities);
+    if x.contains(&X::EndsQemu) {
+        reasons.push("SDL uses OpenGL beside spice, which Xlib ends with Mesa's GLX".into());
+    }
+    if x.contains(&X::Closed) {
+        reasons.push("SDL may find no X server that it can open, and only some versions of SDL draw without one".into());
     }
     for (name, version) in [("QEMU", &abilities.qemu), ("libvirt", &abilities.libvirt)] {
         match version {

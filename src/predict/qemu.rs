@@ -69,7 +69,7 @@ pub fn refusal(
     found: &[Found],
     abilities: &Abilities,
     (libvirt, qemu): (&Libvirt, &Qemu),
-    has_x: bool,
+    x: X,
 ) -> Option<Refusal> {
     // QEMU looks up -set among the -device options before it creates any of them.
     if let Some(setting) = screens.dead_settings.first() {
@@ -142,12 +142,27 @@ pub fn refusal(
         .or_else(|| device(screens, found, (libvirt, qemu), opengl))
         .or_else(|| own_device(true))
         .or_else(|| refuse(About::Domain, late_display(screens, qemu)?, false))
-        .or_else(|| no_sdl(screens).filter(|_| !has_x))
+        .or_else(|| no_sdl(screens).filter(|_| x == X::Closed))
         .or_else(|| {
             let consoles = consoles(screens, found, libvirt);
             let is_denied = |port| is_privileged(port, abilities);
             frontends::refusal(screens, &consoles, (libvirt, qemu), &is_denied)
         })
+        .or_else(|| {
+            let about = About::Graphics(GraphicsType::Sdl);
+            refuse(about, words::NO_SECOND_GL_ON_X.into(), false).filter(|_| x == X::EndsQemu)
+        })
+}
+
+/// The way in which an X server meets SDL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum X {
+    /// It lets SDL in, or SDL needs none. Also where there is no SDL.
+    Opens,
+    /// It is not there, or does not let SDL in.
+    Closed,
+    /// It lets SDL in, and Xlib ends QEMU when SDL uses OpenGL beside spice.
+    EndsQemu,
 }
 
 /// Whether QEMU may not listen on a port.
@@ -168,32 +183,43 @@ fn no_sdl(screens: &Screens) -> Option<Refusal> {
     )
 }
 
-/// Whether SDL may find an X server to open: one answer where that is known. The domain names the server; QEMU's
-/// environment has none else. A server of this host has a socket, if that is to be seen.
+/// Returns what the X server may do to SDL: one answer where that is known. The domain names the
+/// server, and QEMU's environment has no other. A server of this host has a socket, if that is to
+/// be seen.
+///
+/// Without a server, it depends on SDL's library whether QEMU ends: SDL 2.32.4 draws off screen, and
+/// sdl2-compat with SDL 3 gives up (measured: Debian 13 and sid). Beside spice's OpenGL, Xlib ends
+/// QEMU with Mesa's software GLX (measured: 10.0.13, 11.1.3); no other GLX was tried.
 #[must_use]
-pub fn possible_x(screens: &Screens, abilities: &Abilities) -> Vec<bool> {
-    if screens.arguments.display.is_some() || screens.has_a_screen {
-        return vec![true];
-    }
+pub fn possible_x(screens: &Screens, abilities: &Abilities) -> Vec<X> {
+    let mut possible = vec![X::Opens];
     let is_sdl = |f: &&Frontend| f.kind == GraphicsType::Sdl;
-    let Some(sdl) = screens.frontends.iter().rev().find(is_sdl) else {
-        return vec![true];
+    let sdl = screens.frontends.iter().rev().find(is_sdl);
+    let sdl = sdl.filter(|_| screens.arguments.display.is_none() && !screens.has_a_screen);
+    let Some(sdl) = sdl else {
+        return possible;
     };
-    let Some(display) = &sdl.settings.x_display else {
-        return vec![false];
-    };
-    let guests = &abilities.guests;
-    let (host, number) = display.rsplit_once(':').unwrap_or_default();
-    if !matches!(host, "" | "unix") {
-        return vec![true, false];
+    if screens
+        .frontends
+        .iter()
+        .any(|f| f.kind == GraphicsType::Spice && f.gl)
+    {
+        possible.push(X::EndsQemu);
     }
-    let number = number
-        .split('.')
-        .next()
-        .and_then(|number| number.parse().ok());
-    let servers = guests.x_servers.as_ref();
-    let is_there = servers.is_none_or(|all| number.is_none_or(|number| all.contains(&number)));
-    vec![is_there && guests.x_denied != Some(true)]
+    let guests = &abilities.guests;
+    let is_there = sdl.settings.x_display.as_ref().is_some_and(|display| {
+        let (host, number) = display.rsplit_once(':').unwrap_or_default();
+        let number = number.split('.').next();
+        let number = number.and_then(|number| number.parse().ok());
+        let servers = guests.x_servers.as_ref();
+        matches!(host, "" | "unix")
+            && servers.is_none_or(|all| number.is_none_or(|number| all.contains(&number)))
+            && guests.x_denied != Some(true)
+    });
+    if !is_there {
+        possible.push(X::Closed);
+    }
+    possible
 }
 
 /// Returns how a local display of the user's own fails before there are devices (system/vl.c,

@@ -84,6 +84,9 @@ pub const NO_SOCKET: &str = "Failed to bind socket: Permission denied";
 /// SDL finds no screen to open, or may not open it (ui/sdl2.c, `sdl2_display_init`). SDL says why.
 pub const NO_SDL: &str = "Could not initialize SDL";
 
+/// SDL's OpenGL meets spice's, and Xlib ends QEMU (libX11's `_XDefaultError`; seen with Mesa's GLX).
+pub const NO_SECOND_GL_ON_X: &str = "X Error of failed request:  BadAccess";
+
 /// Audio for a D-Bus display that is not there (audio/dbusaudio.c), from QEMU 11.0 on.
 pub const NO_DBUS_FOR_AUDIO: &str = "D-Bus display is not in use";
 
