@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::cli::collect::kept::veiled;
 use crate::cli::fixup::diff;
 use crate::cli::subject::{Subject, SubjectArgs};
 use crate::cli::{End, json};
@@ -424,5 +425,7 @@ pub fn print(out: &mut dyn Write, explanations: &[Explanation]) -> std::io::Resu
 
 fn difference(explanation: &Explanation) -> String {
     let mended = explanation.mended.as_ref();
-    mended.map_or_else(String::new, |mended| diff(&mended.before, &mended.after))
+    mended.map_or_else(String::new, |mended| {
+        diff(&veiled(&mended.before), &veiled(&mended.after))
+    })
 }
