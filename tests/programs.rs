@@ -866,13 +866,13 @@ fn very_many_of_something_are_looked_at_in_time() {
     for (what, devices, arguments) in [
         (
             "graphics",
-            many(100_000, &|_| "<graphics type='vnc'/>".into()) + &hostdev(1),
+            many(50_000, &|_| "<graphics type='vnc'/>".into()) + &hostdev(1),
             String::new(),
         ),
         (
             "-global for hostdevs",
-            many(15_000, &hostdev),
-            many(15_000, &globals),
+            many(8_000, &hostdev),
+            many(8_000, &globals),
         ),
     ] {
         let text = format!(
@@ -883,7 +883,7 @@ fn very_many_of_something_are_looked_at_in_time() {
         let file = keep.path().join("d.xml");
         fs::write(&file, text).unwrap();
         let output = Command::new("prlimit")
-            .args(["--cpu=60", "--as=4294967296", "--core=0", TOOL, "--root"])
+            .args(["--cpu=30", "--as=4294967296", "--core=0", TOOL, "--root"])
             .arg(lab())
             .args(["check", "--qemu", "10.0.13"])
             .arg(&file)
