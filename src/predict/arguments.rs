@@ -275,9 +275,62 @@ const ON_PCI: [&str; 64] = [
     "vmxnet3",
 ];
 
+/// QEMU's options that are told by name, without their dash; of any other word nobody knows that it is
+/// one, and it may be a secret.
+pub const OPTIONS: [&str; 48] = [
+    "M",
+    "S",
+    "accel",
+    "acpitable",
+    "alt-grab",
+    "append",
+    "audiodev",
+    "bios",
+    "boot",
+    "chardev",
+    "cpu",
+    "curses",
+    "daemonize",
+    "device",
+    "display",
+    "drive",
+    "enable-kvm",
+    "full-screen",
+    "fw_cfg",
+    "global",
+    "initrd",
+    "kernel",
+    "m",
+    "machine",
+    "mem-path",
+    "mem-prealloc",
+    "mon",
+    "monitor",
+    "name",
+    "netdev",
+    "no-reboot",
+    "no-shutdown",
+    "nodefaults",
+    "nographic",
+    "numa",
+    "object",
+    "overcommit",
+    "readconfig",
+    "rtc",
+    "sandbox",
+    "sdl",
+    "serial",
+    "set",
+    "smbios",
+    "spice",
+    "trace",
+    "vga",
+    "vnc",
+];
+
 /// Options of QEMU without a value that are still met. Of an option that is not known, the next
 /// word is taken for its value unless it looks like an option.
-const SWITCHES: [&str; 20] = [
+pub const SWITCHES: [&str; 20] = [
     "-S",
     "-alt-grab",
     "-ctrl-grab",

@@ -5,7 +5,7 @@ use crate::cli::collect::says_nothing;
 use crate::device::id::DeviceId;
 use crate::domain::shell::is_harmless;
 use crate::domain::{LIBOSINFO_NAMESPACE, MANAGERS, POLICY_NAMESPACE, QEMU_NAMESPACE};
-use crate::predict::arguments::{self, Setting, is_telling, pairs};
+use crate::predict::arguments::{self, OPTIONS, Setting, is_telling, pairs};
 use crate::predict::screens::is_screen;
 use crate::xml::{Document, Edit, Element, escape};
 
@@ -217,58 +217,6 @@ const DEVICES: [&str; 24] = [
 
 /// Variables of QEMU's environment that are read, without their values.
 const VARIABLES: [&str; 3] = ["DISPLAY", "WAYLAND_DISPLAY", "GDK_BACKEND"];
-
-/// QEMU's options that are kept by name; of any other nobody knows that it is one.
-const OPTIONS: [&str; 48] = [
-    "M",
-    "S",
-    "accel",
-    "acpitable",
-    "alt-grab",
-    "append",
-    "audiodev",
-    "bios",
-    "boot",
-    "chardev",
-    "cpu",
-    "curses",
-    "daemonize",
-    "device",
-    "display",
-    "drive",
-    "enable-kvm",
-    "full-screen",
-    "fw_cfg",
-    "global",
-    "initrd",
-    "kernel",
-    "m",
-    "machine",
-    "mem-path",
-    "mem-prealloc",
-    "mon",
-    "monitor",
-    "name",
-    "netdev",
-    "no-reboot",
-    "no-shutdown",
-    "nodefaults",
-    "nographic",
-    "numa",
-    "object",
-    "overcommit",
-    "readconfig",
-    "rtc",
-    "sandbox",
-    "sdl",
-    "serial",
-    "set",
-    "smbios",
-    "spice",
-    "trace",
-    "vga",
-    "vnc",
-];
 
 /// What takes the place of another option.
 const OPTION_LEFT_OUT: &str = "-left-out";
