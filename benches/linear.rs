@@ -7,12 +7,12 @@
 #![allow(clippy::print_stdout)]
 
 use std::fmt::Write;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use gfxplane::daemon::hook::{self, Definition};
 use gfxplane::device::id::DeviceId;
 use gfxplane::domain::Domain;
-use gfxplane::domain::policy::{Consent, Displays, Wishes};
+use gfxplane::domain::policy::{Consent, Displays, Policy, Unknown, Wishes};
 use gfxplane::host::Root;
 use gfxplane::host::config::Config;
 use gfxplane::plan::fixup::{Surroundings, fix};
@@ -20,21 +20,34 @@ use gfxplane::predict::abilities::Abilities;
 use gfxplane::predict::screens::Known;
 use gfxplane::publish::inventory::Reading;
 use gfxplane::xml::Document;
+use nix::time::{ClockId, clock_gettime};
 
-/// What a domain has many of: its name, and the XML of one with a number, where it stands.
+/// What a domain has many of: its name, and the XML of one with a number, where it stands. Several
+/// parts: that many of each.
 struct Kind {
     name: &'static str,
-    place: Place,
-    one: fn(usize) -> String,
+    parts: &'static [(Place, One)],
 }
+
+type One = fn(usize) -> String;
 
 #[derive(Clone, Copy, PartialEq)]
 enum Place {
     Devices,
     Arguments,
+    /// The value of one argument.
+    Argument,
+    /// Beside `<devices>`.
+    Domain,
+    /// In the `<qemu:frontend>` of the first hostdev.
     Override,
     Metadata,
+    /// In the place of the domain's own `<graphics>`.
     Graphics,
+    /// In that.
+    InGraphics,
+    /// One of its attributes.
+    Attribute,
 }
 
 fn argument(words: &[String]) -> String {
@@ -43,6 +56,10 @@ fn argument(words: &[String]) -> String {
         let _ = write!(text, "<qemu:arg value='{word}'/>");
     }
     text
+}
+
+fn video(_: usize) -> String {
+    "<video><model type='virtio' heads='1' primary='yes'/></video>".into()
 }
 
 fn mdev(number: usize) -> String {
@@ -55,43 +72,49 @@ fn mdev(number: usize) -> String {
 const KINDS: &[Kind] = &[
     Kind {
         name: "-set of a hostdev",
-        place: Place::Arguments,
-        one: |n| argument(&["-set".into(), format!("device.hostdev0.p{n}=on")]),
+        parts: &[(Place::Arguments, |n| {
+            argument(&["-set".into(), format!("device.hostdev0.p{n}=on")])
+        })],
     },
     Kind {
         name: "-set of one property",
-        place: Place::Arguments,
-        one: |n| argument(&["-set".into(), format!("device.hostdev0.xres={n}")]),
+        parts: &[(Place::Arguments, |n| {
+            argument(&["-set".into(), format!("device.hostdev0.xres={n}")])
+        })],
     },
     Kind {
         name: "-set, another device each",
-        place: Place::Arguments,
-        one: |n| argument(&["-set".into(), format!("device.d{n}.display=on")]),
+        parts: &[(Place::Arguments, |n| {
+            argument(&["-set".into(), format!("device.d{n}.display=on")])
+        })],
     },
     Kind {
         name: "-set that is malformed",
-        place: Place::Arguments,
-        one: |n| argument(&["-set".into(), format!("x{n}")]),
+        parts: &[(Place::Arguments, |n| {
+            argument(&["-set".into(), format!("x{n}")])
+        })],
     },
     Kind {
         name: "-global",
-        place: Place::Arguments,
-        one: |n| argument(&["-global".into(), format!("vfio-pci.p{n}=on")]),
+        parts: &[(Place::Arguments, |n| {
+            argument(&["-global".into(), format!("vfio-pci.p{n}=on")])
+        })],
     },
     Kind {
         name: "-device with a screen",
-        place: Place::Arguments,
-        one: |n| argument(&["-device".into(), format!("VGA,id=v{n}")]),
+        parts: &[(Place::Arguments, |n| {
+            argument(&["-device".into(), format!("VGA,id=v{n}")])
+        })],
     },
     Kind {
         name: "-device that is not known",
-        place: Place::Arguments,
-        one: |n| argument(&["-device".into(), format!("qxl{n},id=v{n}")]),
+        parts: &[(Place::Arguments, |n| {
+            argument(&["-device".into(), format!("qxl{n},id=v{n}")])
+        })],
     },
     Kind {
         name: "-device vfio-pci",
-        place: Place::Arguments,
-        one: |n| {
+        parts: &[(Place::Arguments, |n| {
             let host = format!(
                 "vfio-pci,host={:02x}:{:02x}.{}",
                 n / 256 % 256,
@@ -99,12 +122,11 @@ const KINDS: &[Kind] = &[
                 n % 8
             );
             argument(&["-device".into(), host])
-        },
+        })],
     },
     Kind {
         name: "-device and a -set for it",
-        place: Place::Arguments,
-        one: |n| {
+        parts: &[(Place::Arguments, |n| {
             let device = format!("VGA,id=v{n}");
             argument(&[
                 "-device".into(),
@@ -112,47 +134,47 @@ const KINDS: &[Kind] = &[
                 "-set".into(),
                 format!("device.v{n}.edid=on"),
             ])
-        },
+        })],
     },
     Kind {
         name: "-display",
-        place: Place::Arguments,
-        one: |n| argument(&["-display".into(), format!("x{n}")]),
+        parts: &[(Place::Arguments, |n| {
+            argument(&["-display".into(), format!("x{n}")])
+        })],
     },
     Kind {
         name: "-vnc",
-        place: Place::Arguments,
-        one: |n| argument(&["-vnc".into(), format!(":{n}")]),
+        parts: &[(Place::Arguments, |n| {
+            argument(&["-vnc".into(), format!(":{n}")])
+        })],
     },
     Kind {
         name: "one argument of many options",
-        place: Place::Arguments,
-        one: |n| format!(",p{n}=on"),
+        parts: &[(Place::Argument, |n| format!(",p{n}=on"))],
     },
     Kind {
         name: "another argument",
-        place: Place::Arguments,
-        one: |n| argument(&[format!("-other{n}"), "x".into()]),
+        parts: &[(Place::Arguments, |n| {
+            argument(&[format!("-other{n}"), "x".into()])
+        })],
     },
     Kind {
         name: "qemu:property of a hostdev",
-        place: Place::Override,
-        one: |n| format!("<qemu:property name='p{n}' type='string' value='x'/>"),
+        parts: &[(Place::Override, |n| {
+            format!("<qemu:property name='p{n}' type='string' value='x'/>")
+        })],
     },
     Kind {
         name: "mdev that is not here",
-        place: Place::Devices,
-        one: mdev,
+        parts: &[(Place::Devices, mdev)],
     },
     Kind {
         name: "one mdev again and again",
-        place: Place::Devices,
-        one: |_| mdev(1),
+        parts: &[(Place::Devices, |_| mdev(1))],
     },
     Kind {
         name: "PCI device",
-        place: Place::Devices,
-        one: |n| {
+        parts: &[(Place::Devices, |n| {
             format!(
                 "<hostdev mode='subsystem' type='pci' managed='yes'><source><address domain='{}' bus='{}' \
                  slot='{}' function='{}'/></source></hostdev>",
@@ -161,85 +183,279 @@ const KINDS: &[Kind] = &[
                 n / 8 % 32,
                 n % 8
             )
-        },
+        })],
     },
     Kind {
         name: "USB hostdev",
-        place: Place::Devices,
-        one: |n| {
+        parts: &[(Place::Devices, |n| {
             format!(
                 "<hostdev mode='subsystem' type='usb'><source><address bus='1' device='{n}'/></source></hostdev>"
             )
-        },
+        })],
     },
     Kind {
         name: "graphics vnc",
-        place: Place::Graphics,
-        one: |n| format!("<graphics type='vnc' port='{n}'/>"),
+        parts: &[(Place::Graphics, |n| {
+            format!("<graphics type='vnc' port='{n}'/>")
+        })],
     },
     Kind {
         name: "graphics dbus",
-        place: Place::Graphics,
-        one: |_| "<graphics type='dbus' p2p='yes'/>".into(),
+        parts: &[(Place::Graphics, |_| {
+            "<graphics type='dbus' p2p='yes'/>".into()
+        })],
     },
     Kind {
         name: "listen of a graphics",
-        place: Place::Graphics,
-        one: |_| "<listen type='address' address='::'/>".into(),
+        parts: &[(Place::InGraphics, |_| {
+            "<listen type='address' address='::'/>".into()
+        })],
     },
     Kind {
         name: "channel of a graphics",
-        place: Place::Graphics,
-        one: |_| "<channel name='main' mode='secure'/>".into(),
+        parts: &[(Place::InGraphics, |_| {
+            "<channel name='main' mode='secure'/>".into()
+        })],
     },
     Kind {
         name: "video",
-        place: Place::Devices,
-        one: |_| "<video><model type='virtio' heads='1' primary='yes'/></video>".into(),
+        parts: &[(Place::Devices, video)],
     },
     Kind {
         name: "channel spicevmc",
-        place: Place::Devices,
-        one: |n| format!("<channel type='spicevmc'><target type='virtio' name='c{n}'/></channel>"),
+        parts: &[(Place::Devices, |n| {
+            format!("<channel type='spicevmc'><target type='virtio' name='c{n}'/></channel>")
+        })],
     },
     Kind {
         name: "disk",
-        place: Place::Devices,
-        one: |n| format!("<disk type='file'><source file='/d{n}'/><target dev='vd{n}'/></disk>"),
+        parts: &[(Place::Devices, |n| {
+            format!("<disk type='file'><source file='/d{n}'/><target dev='vd{n}'/></disk>")
+        })],
     },
     Kind {
         name: "metadata of others",
-        place: Place::Metadata,
-        one: |n| format!("<m:x xmlns:m='urn:m{n}'>text</m:x>"),
+        parts: &[(Place::Metadata, |n| {
+            format!("<m:x xmlns:m='urn:m{n}'>text</m:x>")
+        })],
     },
     Kind {
         name: "comment",
-        place: Place::Devices,
-        one: |n| format!("<!-- {n} -->"),
+        parts: &[(Place::Devices, |n| format!("<!-- {n} -->"))],
+    },
+    Kind {
+        name: "graphics spice",
+        parts: &[(Place::Graphics, |n| {
+            format!("<graphics type='spice' port='{n}'/>")
+        })],
+    },
+    Kind {
+        name: "graphics sdl",
+        parts: &[(Place::Graphics, |n| {
+            format!("<graphics type='sdl' display=':{n}'/>")
+        })],
+    },
+    Kind {
+        name: "graphics egl-headless",
+        parts: &[(Place::Graphics, |_| {
+            "<graphics type='egl-headless'/>".into()
+        })],
+    },
+    Kind {
+        name: "graphics rdp",
+        parts: &[(Place::Graphics, |n| {
+            format!("<graphics type='rdp' port='{n}'/>")
+        })],
+    },
+    Kind {
+        name: "graphics desktop",
+        parts: &[(Place::Graphics, |_| "<graphics type='desktop'/>".into())],
+    },
+    Kind {
+        name: "graphics vnc, dbus, video",
+        parts: &[
+            (Place::Graphics, |_| "<graphics type='vnc'/>".into()),
+            (Place::Graphics, |_| "<graphics type='dbus'/>".into()),
+            (Place::Devices, video),
+        ],
+    },
+    Kind {
+        name: "video none",
+        parts: &[(Place::Devices, |_| {
+            "<video><model type='none'/></video>".into()
+        })],
+    },
+    Kind {
+        name: "attribute of a graphics",
+        parts: &[(Place::Attribute, |n| format!("a{n}='x'"))],
+    },
+    Kind {
+        name: "controller",
+        parts: &[(Place::Devices, |n| {
+            format!("<controller type='pci' index='{n}' model='pcie-root-port'/>")
+        })],
+    },
+    Kind {
+        name: "interface of type hostdev",
+        parts: &[(Place::Devices, |n| {
+            format!("<interface type='hostdev'><alias name='ua-{n}'/></interface>")
+        })],
+    },
+    Kind {
+        name: "sound and audio",
+        parts: &[(Place::Devices, |n| {
+            format!("<sound model='ich9'/><audio id='{n}' type='spice'/>")
+        })],
+    },
+    Kind {
+        name: "policy of ours",
+        parts: &[(Place::Metadata, |_| {
+            "<gfxplane:policy xmlns:gfxplane='urn:gfxplane:domain:1' display='asked'/>".into()
+        })],
+    },
+    Kind {
+        name: "qemu:env",
+        parts: &[(Place::Arguments, |n| {
+            format!("<qemu:env name='E{n}' value='x'/>")
+        })],
+    },
+    Kind {
+        name: "qemu:del",
+        parts: &[(Place::Domain, |n| {
+            format!("<qemu:capabilities><qemu:del capability='c{n}'/></qemu:capabilities>")
+        })],
+    },
+    Kind {
+        name: "-vga",
+        parts: &[(Place::Arguments, |_| {
+            argument(&["-vga".into(), "std".into()])
+        })],
+    },
+    Kind {
+        name: "-spice",
+        parts: &[(Place::Arguments, |n| {
+            argument(&["-spice".into(), format!("port={n}")])
+        })],
+    },
+    Kind {
+        name: "-readconfig",
+        parts: &[(Place::Arguments, |n| {
+            argument(&["-readconfig".into(), format!("/{n}")])
+        })],
+    },
+    Kind {
+        name: "-vnc and cards",
+        parts: &[
+            (Place::Arguments, |n| {
+                argument(&["-vnc".into(), format!(":{n}")])
+            }),
+            (Place::Devices, video),
+        ],
+    },
+    Kind {
+        name: "-global and hostdevs",
+        parts: &[
+            (Place::Arguments, |n| {
+                argument(&["-global".into(), format!("vfio-pci.p{n}=on")])
+            }),
+            (Place::Devices, mdev),
+        ],
+    },
+    Kind {
+        name: "-device vfio-pci and hostdevs",
+        parts: &[
+            (Place::Arguments, |n| {
+                argument(&[
+                    "-device".into(),
+                    format!(
+                        "vfio-pci,display=on,sysfsdev=/sys/bus/mdev/devices/c1a2eeee-0000-4000-8000-{n:012x}"
+                    ),
+                ])
+            }),
+            (Place::Devices, mdev),
+        ],
+    },
+    Kind {
+        name: "a -set for each hostdev",
+        parts: &[
+            (Place::Arguments, |n| {
+                argument(&["-set".into(), format!("device.hostdev{n}.display=off")])
+            }),
+            (Place::Devices, mdev),
+        ],
+    },
+    Kind {
+        name: "the same, and QEMU finds it",
+        parts: &[
+            (Place::Arguments, |n| {
+                argument(&["-set".into(), format!("device.hostdev{n}.xres=800")])
+            }),
+            (Place::Devices, mdev),
+            (Place::Domain, |n| match n {
+                1 => "<qemu:capabilities><qemu:del capability='device.json'/>\
+                      <qemu:del capability='device.json+hotplug'/></qemu:capabilities>"
+                    .into(),
+                _ => String::new(),
+            }),
+        ],
+    },
+    Kind {
+        name: "an override for each hostdev",
+        parts: &[
+            (Place::Domain, |n| {
+                format!(
+                    "<qemu:override><qemu:device alias='hostdev{n}'><qemu:frontend>\
+                     <qemu:property name='display' type='string' value='on'/>\
+                     <qemu:property name='x-no-mmap' type='string' value='on'/>\
+                     </qemu:frontend></qemu:device></qemu:override>"
+                )
+            }),
+            (Place::Devices, mdev),
+        ],
+    },
+    Kind {
+        name: "overrides and hostdevs in one",
+        parts: &[
+            (Place::Override, |n| {
+                format!("<qemu:property name='p{n}' type='string' value='x'/>")
+            }),
+            (Place::Devices, mdev),
+        ],
+    },
+    Kind {
+        name: "hostdevs and taken aliases",
+        parts: &[
+            (Place::Devices, |n| {
+                format!("<disk><alias name='ua-vgpu{n}'/></disk>")
+            }),
+            (Place::Arguments, |n| {
+                argument(&["-set".into(), format!("device.hostdev{n}.xres=800")])
+            }),
+            (Place::Devices, mdev),
+        ],
     },
 ];
 
 fn domain(kind: &Kind, many: usize) -> String {
     let all = |place: Place| -> String {
-        if kind.place != place {
-            return String::new();
-        }
-        (1..=many).map(|number| (kind.one)(number) + "\n").collect()
+        let parts = kind.parts.iter().filter(|(other, _)| *other == place);
+        parts
+            .flat_map(|(_, one)| (1..=many).map(|number| one(number) + "\n"))
+            .collect()
     };
-    let arguments = match kind.name {
-        "one argument of many options" => {
-            let options = all(Place::Arguments).replace('\n', "");
-            argument(&["-device".into(), format!("VGA,id=v{options}")])
-        }
-        _ => all(Place::Arguments),
-    };
-    let graphics = match kind.name {
-        "graphics vnc" | "graphics dbus" => all(Place::Graphics),
-        _ => format!(
-            "<graphics type='spice'><listen type='address' address='127.0.0.1'/>{}</graphics>",
-            all(Place::Graphics)
-        ),
-    };
+    let mut arguments = all(Place::Arguments);
+    let options = all(Place::Argument).replace('\n', "");
+    if !options.is_empty() {
+        arguments = argument(&["-device".into(), format!("VGA,id=v{options}")]);
+    }
+    let mut graphics = all(Place::Graphics);
+    if graphics.is_empty() {
+        graphics = format!(
+            "<graphics type='spice' {}><listen type='address' address='127.0.0.1'/>{}</graphics>",
+            all(Place::Attribute),
+            all(Place::InGraphics)
+        );
+    }
     format!(
         "<domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'><name>g</name>\
          <uuid>0d0c2f26-4b1a-4c6e-9d52-6f5a1f7b6a01</uuid><metadata>{}</metadata>\
@@ -247,10 +463,11 @@ fn domain(kind: &Kind, many: usize) -> String {
          <emulator>/usr/bin/qemu-system-x86_64</emulator>{graphics}\n\
          <hostdev mode='subsystem' type='mdev' model='vfio-pci' display='on'><source>\
          <address uuid='c1a20000-0000-4000-8000-000000000002'/></source></hostdev>\n{}\
-         <memballoon model='none'/></devices>\n<qemu:commandline>{arguments}</qemu:commandline>\
+         <memballoon model='none'/></devices>\n{}<qemu:commandline>{arguments}</qemu:commandline>\
          <qemu:override><qemu:device alias='hostdev0'><qemu:frontend>{}</qemu:frontend></qemu:device></qemu:override></domain>\n",
         all(Place::Metadata),
         all(Place::Devices),
+        all(Place::Domain),
         all(Place::Override),
     )
 }
@@ -277,12 +494,15 @@ impl Surroundings for Host {
 /// A way to look at a domain, by its XML.
 type Way = fn(&str, &Host);
 
-/// The fastest of three.
+/// The fastest of three, in time of the processor: what else the machine does changes nothing.
 fn least(mut run: impl FnMut()) -> Duration {
     let once = |run: &mut dyn FnMut()| {
-        let began = Instant::now();
+        let now = || {
+            clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
+        };
+        let began = now();
         run();
-        began.elapsed()
+        now() - began
     };
     let first = once(&mut run);
     // Nobody wants to wait for what is slow three times.
@@ -301,7 +521,7 @@ fn main() {
     let root = arguments.iter().position(|word| word.contains('/'));
     let root = root.map_or(lab.into(), |place| arguments.remove(place));
     let root = Root::recorded(root);
-    let ways: [(&str, Way); 4] = [
+    let ways: [(&str, Way); 5] = [
         ("start", |text, host| {
             let document = Document::parse(text).expect("it is well-formed");
             let domain = Domain::new(&document).expect("it is a domain");
@@ -321,6 +541,13 @@ fn main() {
         ("fixup", |text, host| {
             let _ = fix(text, host, &Config::default().policy, &Wishes::default());
         }),
+        ("fixup off", |text, host| {
+            let policy = Policy {
+                unknown: Unknown::Off,
+                ..Config::default().policy
+            };
+            let _ = fix(text, host, &policy, &Wishes::default());
+        }),
         ("fixup all", |text, host| {
             let wishes = Wishes {
                 display: Some(Displays::Full),
@@ -330,9 +557,9 @@ fn main() {
             let _ = fix(text, host, &Config::default().policy, &wishes);
         }),
     ];
-    print!("{:28}", "ms with 1,000, 10,000: times");
+    print!("{:30}", "ms with 1,000, 10,000: times");
     for (way, _) in &ways {
-        print!("{way:>30}");
+        print!("{way:>26}");
     }
     println!();
     for kind in KINDS {
@@ -342,7 +569,7 @@ fn main() {
         {
             continue;
         }
-        print!("{:28}", kind.name);
+        print!("{:30}", kind.name);
         let texts = [domain(kind, 1_000), domain(kind, 10_000)];
         for (_, way) in &ways {
             let mut times = texts.iter().map(|text| {
@@ -361,7 +588,7 @@ fn main() {
                 times.next().unwrap_or_default(),
                 times.next().unwrap_or_default(),
             );
-            print!("{few:11.1}{many:11.1}:{:6.1}", many / few);
+            print!("{few:9.1}{many:10.1}:{:6.1}", many / few);
             let _ = std::io::Write::flush(&mut std::io::stdout());
         }
         println!();

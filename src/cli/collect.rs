@@ -3,7 +3,7 @@
 //! The readers report what they looked at ([`watched`]), and that is copied. So nothing that they
 //! need is missing, and nothing else goes along.
 
-mod kept;
+pub(super) mod kept;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::{OsStr, OsString};

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::cli::collect::kept::veiled;
 use crate::cli::fixup::diff;
 use crate::cli::subject::{Subject, SubjectArgs};
 use crate::cli::{End, json};
@@ -424,5 +425,7 @@ pub fn print(out: &mut dyn Write, explanations: &[Explanation]) -> std::io::Resu
 
 fn difference(explanation: &Explanation) -> String {
     let fixed = explanation.fixed.as_ref();
-    fixed.map_or_else(String::new, |fixed| diff(&fixed.before, &fixed.after))
+    fixed.map_or_else(String::new, |fixed| {
+        diff(&veiled(&fixed.before), &veiled(&fixed.after))
+    })
 }

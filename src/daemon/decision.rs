@@ -8,6 +8,7 @@
 //! * It touches the OpRegion only if the policy or the domain says that the guest is Windows.
 //! * It makes the same plan at most twice: somebody who puts the old definition back each time means it.
 
+use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::device::id::DeviceId;
@@ -15,7 +16,7 @@ use crate::domain::policy::{Guest, Policy, Wishes};
 use crate::domain::{Domain, GraphicsType};
 use crate::plan::fixup::{Fixed, Surroundings, Unfit, fix};
 use crate::plan::{Action, Fix, Level, Note, Plan, words};
-use crate::predict::{About, Danger, HeadOf, Outcome};
+use crate::predict::{About, Danger, Head, HeadOf, Outcome};
 use crate::xml::Document;
 
 /// The number of times that the same plan is made, before it is taken as somebody's will that it is
@@ -330,7 +331,8 @@ fn objection(plan: &Plan) -> Option<String> {
             refusal.message
         ));
     }
-    let new = |danger: &&Danger| !plan.before.dangers.contains(danger);
+    let known: HashSet<&Danger> = plan.before.dangers.iter().collect();
+    let new = |danger: &&Danger| !known.contains(danger);
     if let Some(danger) = plan.after.dangers.iter().find(new) {
         let screen = danger.screen();
         return Some(match danger.fault() {
@@ -342,19 +344,18 @@ fn objection(plan: &Plan) -> Option<String> {
             ),
         });
     }
-    let unseen = |prediction: &crate::predict::Prediction, id: DeviceId| {
-        prediction
-            .head(id)
-            .is_some_and(|head| head.shown_by.is_empty())
-    };
-    plan.after
-        .heads
-        .iter()
-        .filter_map(|head| match head.of {
+    let unseen = |heads: &[Head]| -> Vec<DeviceId> {
+        let unseen = heads.iter().filter(|head| head.shown_by.is_empty());
+        let device = |head: &Head| match head.of {
             HeadOf::Device(id) => Some(id),
             HeadOf::Card(_) => None,
-        })
-        .find(|id| unseen(&plan.after, *id) && !unseen(&plan.before, *id))
+        };
+        unseen.filter_map(device).collect()
+    };
+    let before: HashSet<DeviceId> = unseen(&plan.before.heads).into_iter().collect();
+    unseen(&plan.after.heads)
+        .into_iter()
+        .find(|id| !before.contains(id))
         .map(|id| format!("it would start, but nobody would see the screen of {id}"))
 }
 

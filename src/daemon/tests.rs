@@ -457,6 +457,36 @@ fn older_definitions_keep_their_display_off_until_somebody_defines_them_anew() {
     );
 }
 
+/// The daemon is root, and whoever may define a domain is not.
+#[test]
+fn no_emulator_of_a_domain_is_run() {
+    let host = Host::new();
+    let root = &host.context.root;
+    let was_here = root.join("was-here");
+    let script = root.join("script");
+    let text = format!("#!/bin/sh\ntouch {}\n", was_here.display());
+    std::fs::write(&script, text).unwrap();
+    // As it would be found on this machine, and on the host that is looked at.
+    let emulator = root.join("opt/qemu");
+    let inside = root.join(emulator.strip_prefix("/").unwrap());
+    for path in [&emulator, &inside] {
+        let installed = Command::new("install")
+            .args(["-D", "-m", "755"])
+            .args([&script, path])
+            .status();
+        assert!(installed.unwrap().success());
+    }
+    let named = format!("<devices><emulator>{}</emulator>", emulator.display());
+    host.libvirt.put(&doomed().replace("<devices>", &named));
+    let (mut daemon, receive) = host.watched();
+    host.libvirt.report(Happened::Started);
+    host.libvirt.report(Happened::Stopped);
+    daemon.work_with(&receive);
+    assert!(!was_here.exists());
+    // It can be run.
+    assert!(Command::new(&emulator).status().unwrap().success() && was_here.exists());
+}
+
 #[test]
 fn what_somebody_defines_meanwhile_is_kept() {
     let host = Host::new();

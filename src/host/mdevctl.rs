@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::device::facts::PREFIX;
+use crate::host::rewrite::rewrite;
 use crate::host::{MAX_TEXT, Root, Warning, is_dir, read_names, read_text, read_whole, run};
 
 /// The drop-in that puts our mdevctl first in libvirtd's PATH. The administrator of a host with a
@@ -157,8 +158,8 @@ pub fn have_read_again(root: &Root, parent: &str, uuid: Uuid) -> io::Result<bool
     Ok(true)
 }
 
-/// Removes our attributes from a definition on disk, by a temporary file beside it and a rename.
-/// Returns `Ok(false)` if there was nothing to do.
+/// Removes our attributes from a definition on disk, by a temporary file beside it and a rename; in
+/// place if the file has other names (hard links), which a rename would leave behind. Returns `Ok(false)` if there was nothing to do.
 ///
 /// Without this, mdevctl would write each stored attribute to sysfs at the next start, and fail.
 /// The temporary file lies in the parent's directory, where mdevctl ignores names that are no UUID.
@@ -189,6 +190,11 @@ pub fn clean(root: &Root, parent: &str, uuid: Uuid) -> io::Result<bool> {
         return Ok(false);
     };
     let before = fs::metadata(&path)?;
+    // A rename would leave its other names with the old text.
+    if before.nlink() > 1 {
+        rewrite(&path, &text, &cleaned)?;
+        return Ok(true);
+    }
     let whole = run::Whole {
         new: path.with_file_name(".gfxplane-new"),
         permissions: before.permissions(),
@@ -282,6 +288,17 @@ mod tests {
         assert!(!is_root || (now.uid(), now.gid()) == (1234, 4321));
         let names = |path: &Path| fs::read_dir(path).unwrap().count();
         assert_eq!((names(&parent), names(directory.path())), (1, 2));
+        // A file with another name keeps it.
+        let other = directory.path().join("other");
+        fs::hard_link(&real, &other).unwrap();
+        fs::write(&other, WITH_OURS).unwrap();
+        assert!(clean(&root, "0000:00:02.0", uuid).unwrap());
+        let [first, second] = [&real, &other].map(|path| fs::read_to_string(path).unwrap());
+        assert!(first == second && !first.contains("gfxplane"), "{first}");
+        serde_json::from_str::<Value>(&first).unwrap();
+        let now = fs::metadata(&other).unwrap();
+        assert_eq!((now.nlink(), now.permissions().mode() & 0o7777), (2, 0o640));
+        assert!(!is_root || (now.uid(), now.gid()) == (1234, 4321));
     }
 
     /// It would wait for a writer for ever.

@@ -1,4 +1,4 @@
-//! Changes a file that somebody gave us and reads again afterwards: vdsm's `_hook_domxml`.
+//! Changes a file of somebody else's: vdsm's `_hook_domxml`, a definition of mdevctl's with two names.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
@@ -57,9 +57,14 @@ fn in_place(path: &Path, old: &str, new: &str) -> io::Result<()> {
     }
 }
 
+/// Writes a text over another. Blanks go over what is left of the longer one before it is cut off, so
+/// that whoever reads in between, or after we were killed, has no mixture of the two.
 fn fill(file: &mut File, text: &str) -> io::Result<()> {
+    let length = usize::try_from(file.metadata()?.len()).unwrap_or_default();
+    let mut whole = text.to_owned();
+    whole.extend(std::iter::repeat_n('\n', length.saturating_sub(text.len())));
     file.seek(SeekFrom::Start(0))?;
-    file.write_all(text.as_bytes())?;
+    file.write_all(whole.as_bytes())?;
     file.set_len(text.len() as u64)
 }
 

@@ -363,8 +363,9 @@ impl Libvirt for ByLibrary {
     }
 }
 
+/// A start that fails tells QEMU's words, and these the argument that they are about.
 fn failed(error: &virt::error::Error) -> Failure {
-    Failure::Environment(format!("libvirt: {}", error.message()))
+    Failure::Environment(format!("libvirt: {}", without_values(error.message())))
 }
 
 fn by_uuid(connection: &Connect, uuid: &str) -> Result<Domain, Failure> {

@@ -1,10 +1,12 @@
 //! Turns a plan into edits of the domain's XML.
 
-use std::cell::OnceCell;
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::device::id::DeviceId;
-use crate::domain::{Domain, Graphics, GraphicsType, Hostdev, QEMU_NAMESPACE, SpiceMode, numbered};
+use crate::domain::{
+    Domain, Graphics, GraphicsType, Hostdev, Property, QEMU_NAMESPACE, SpiceMode, numbered,
+};
 use crate::plan::{Action, Change};
 use crate::predict::properties;
 use crate::xml::{Edit, Element, escape};
@@ -58,7 +60,12 @@ pub fn edits(domain: &Domain<'_, '_>, changes: &[Change], how: How) -> Vec<Edit>
             .rev()
             .map(|(at, hostdev)| (hostdev.id, at))
             .collect(),
-        aliases: OnceCell::new(),
+        said: domain
+            .properties
+            .iter()
+            .map(|p| ((p.alias.as_str(), p.name.as_str()), p))
+            .collect(),
+        aliases: RefCell::default(),
     };
     for change in changes {
         edits.action(&change.action);
@@ -78,8 +85,17 @@ struct Edits<'e, 'd, 'a> {
     properties: BTreeMap<(DeviceId, String), Option<String>>,
     /// The places of the hostdevs; for a device that occurs twice, the first place.
     hostdevs: HashMap<DeviceId, usize>,
-    /// All aliases of devices and overrides, also of overrides for devices that are not there.
-    aliases: OnceCell<HashSet<String>>,
+    /// The properties in `qemu:override` by alias and name. libvirt takes the last of several.
+    said: HashMap<(&'e str, &'e str), &'e Property<'d, 'a>>,
+    aliases: RefCell<Option<Aliases>>,
+}
+
+/// All aliases of devices and overrides, also of overrides for devices that are not there, and those
+/// that were given to devices.
+struct Aliases {
+    taken: HashSet<String>,
+    /// Where to look next for a number that is free, if a device can't have its own.
+    next: usize,
 }
 
 impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
@@ -134,12 +150,9 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
         let Some(hostdev) = self.hostdev(device) else {
             return;
         };
-        // libvirt takes the last of several.
         let overridden = self
-            .domain
-            .properties
-            .iter()
-            .rfind(|p| p.alias == hostdev.alias && p.name == "display")
+            .said
+            .get(&(hostdev.alias.as_str(), "display"))
             .filter(|_| !self.how.no_override);
         let value = if on { "on" } else { "off" };
         let edit = match overridden {
@@ -327,19 +340,19 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
             .children()
             .find(|child| child.is(Some(QEMU_NAMESPACE), "override"));
         let (prefix, declared) = self.prefix(overrides);
+        let frontends: HashMap<_, _> = overrides.map(frontends_of).unwrap_or_default();
         let mut given = Vec::new();
         for (device, given_properties) in &by_device {
             let Some(hostdev) = self.hostdev(*device) else {
                 continue;
             };
             let alias = self.user_alias(hostdev, &mut edits);
-            let frontend = overrides.and_then(|all| frontend_of(all, &hostdev.alias));
+            let frontend = frontends.get(hostdev.alias.as_str());
             given.push((hostdev.element, alias.clone()));
             let own = frontend.map_or(prefix.clone(), |f| prefix_of(f.name()));
             let mut lines = Vec::new();
             for (name, value) in given_properties {
-                let mut all = self.domain.properties.iter();
-                let said = all.rfind(|p| p.alias == hostdev.alias && p.name == *name);
+                let said = self.said.get(&(hostdev.alias.as_str(), *name));
                 match said.filter(|_| frontend.is_some()) {
                     Some(said) => edits.extend([
                         said.element
@@ -443,18 +456,24 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
         if self.how.keep_aliases || hostdev.has_user_alias() {
             return hostdev.alias.clone();
         }
-        let taken = self.aliases.get_or_init(|| {
+        let mut aliases = self.aliases.borrow_mut();
+        let aliases = aliases.get_or_insert_with(|| {
             let devices = self.domain.devices.into_iter().flat_map(Element::children);
             let own = devices.filter_map(|device| device.child("alias")?.attribute("name"));
             let overridden = self.overridden();
             let overridden = overridden.filter_map(|device| device.attribute("alias"));
-            own.chain(overridden).map(Into::into).collect()
+            Aliases {
+                taken: own.chain(overridden).map(Into::into).collect(),
+                next: 0,
+            }
         });
         let at = self.hostdevs.get(&hostdev.id).copied().unwrap_or(0);
-        let alias = (at..)
-            .map(|number| format!("ua-vgpu{number}"))
-            .find(|alias| !taken.contains(alias))
-            .unwrap_or_default();
+        let mut alias = format!("ua-vgpu{at}");
+        while !aliases.taken.insert(alias.clone()) {
+            let number = aliases.next.max(at + 1);
+            aliases.next = number + 1;
+            alias = format!("ua-vgpu{number}");
+        }
         edits.push(match hostdev.element.child("alias") {
             Some(element) => element.set_attribute("name", &alias),
             None => hostdev
@@ -594,12 +613,17 @@ fn prefix_of(name: &str) -> String {
         .unwrap_or_default()
 }
 
-fn frontend_of<'d, 'a>(overrides: Element<'d, 'a>, alias: &str) -> Option<Element<'d, 'a>> {
-    overrides
-        .children()
-        .filter(|device| device.attribute("alias").as_deref() == Some(alias))
-        .flat_map(Element::children)
-        .find(|child| child.is(Some(QEMU_NAMESPACE), "frontend"))
+/// Returns the first `<qemu:frontend>` for each alias.
+fn frontends_of<'d, 'a>(overrides: Element<'d, 'a>) -> HashMap<String, Element<'d, 'a>> {
+    let mut all = HashMap::new();
+    for device in overrides.children() {
+        let is_its = |child: &Element<'_, '_>| child.is(Some(QEMU_NAMESPACE), "frontend");
+        let alias = device.attribute("alias");
+        if let Some((alias, frontend)) = alias.zip(device.children().find(is_its)) {
+            all.entry(alias.into_owned()).or_insert(frontend);
+        }
+    }
+    all
 }
 
 #[cfg(test)]
@@ -646,6 +670,32 @@ mod tests {
         let [first, second] = ["renderD128", "renderD129"].map(|node| after.find(node).unwrap());
         assert!(spice < first && first < dbus && dbus < second, "{after}");
         assert_eq!(after.matches("rendernode").count(), 2, "{after}");
+    }
+
+    /// libvirt refuses a domain with an alias twice.
+    #[test]
+    fn no_alias_is_given_twice() {
+        let hostdev = |number: usize| {
+            format!(
+                "<hostdev mode='subsystem' type='mdev' model='vfio-pci'><source>\
+                 <address uuid='c1a20000-0000-4000-8000-00000000000{number}'/></source></hostdev>"
+            )
+        };
+        let xres = |number: usize| Action::SetProperty {
+            device: format!("c1a20000-0000-4000-8000-00000000000{number}")
+                .parse()
+                .unwrap(),
+            name: "xres".into(),
+            value: "800".into(),
+        };
+        let devices: String = (0..4).map(hostdev).collect();
+        let taken = "<disk><alias name='ua-vgpu0'/></disk><disk><alias name='ua-vgpu2'/></disk>";
+        let actions = (0..4).map(xres).collect();
+        let after = changed("", &format!("{devices}{taken}"), "", actions);
+        for number in 0..6 {
+            let said = format!("<alias name='ua-vgpu{number}'/>");
+            assert_eq!(after.matches(&said).count(), 1, "{number}: {after}");
+        }
     }
 
     #[test]

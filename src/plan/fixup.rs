@@ -1,7 +1,7 @@
 //! Fixes a domain's XML: text in, plan and text out.
 
 use std::cell::{OnceCell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use crate::device::id::DeviceId;
 use crate::domain::policy::{BadPolicy, Displays, Policy, Wishes};
@@ -122,11 +122,10 @@ pub(crate) fn in_rounds(
         let why = notes.into_iter().filter(is_why);
         let others = std::mem::take(&mut plan.notes).into_iter();
         plan.notes.extend(why);
-        for note in others.filter(|note| note.topic != Topic::Start) {
-            if !plan.notes.contains(&note) {
-                plan.notes.push(note);
-            }
-        }
+        let mut known: HashSet<Note> = plan.notes.iter().cloned().collect();
+        let others = others.filter(|note| note.topic != Topic::Start);
+        let new = others.filter(|note| known.insert(note.clone()));
+        plan.notes.extend(new);
     }
     Ok(whole)
 }

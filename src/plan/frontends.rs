@@ -52,13 +52,11 @@ impl Arrangement {
 /// end the guest.
 #[must_use]
 pub fn is_good(prediction: &Prediction, wanted: &Wanted) -> bool {
-    let seen = |id: &DeviceId| {
-        prediction
-            .head(*id)
-            .is_some_and(|head| !head.shown_by.is_empty())
-    };
+    let shown = prediction.shown();
     let ends = |danger: &Danger| matches!(danger, Danger::ViewerEndsGuest { .. });
-    prediction.starts() && wanted.devices.iter().all(seen) && !prediction.dangers.iter().any(ends)
+    prediction.starts()
+        && wanted.devices.iter().all(|id| shown.contains(id))
+        && !prediction.dangers.iter().any(ends)
 }
 
 /// Returns the best way to show the wanted screens, or `None` if no way is known. A way that loses

@@ -99,7 +99,8 @@ impl Planner<'_, '_, '_> {
 
     pub(super) fn make(&mut self, arrangement: Arrangement) {
         self.screens = arrangement.screens;
-        self.changes.extend(arrangement.changes);
+        let changes = arrangement.changes.into_iter().map(Some);
+        self.changes.extend(changes);
     }
 
     /// Notes what would help but needs consent, or that nothing is known to help.

@@ -2,7 +2,10 @@
 //! on a socket; oVirt's engine and clients agree on theirs. The plan leaves the graphics alone. It
 //! makes the display of each vfio device work with them, or switches it off.
 
+use std::collections::HashSet;
+
 use crate::device::facts::{Display, DisplayInterface, Reason};
+use crate::device::id::DeviceId;
 use crate::domain::policy::{Policy, Unknown};
 use crate::domain::{Domain, Hostdev};
 use crate::plan::planner::{Planner, how_known};
@@ -142,16 +145,21 @@ impl Planner<'_, '_, '_> {
     }
 
     fn switch_on_what_is_wished_for(&mut self, wish: &dyn Fn(&Hostdev<'_, '_>) -> Wish) {
+        // The change that switched one off has already given the reason.
+        let changes = self.changes.iter().flatten();
+        let said: HashSet<DeviceId> = changes
+            .filter_map(|change| match change.action {
+                Action::Display { device, .. } => Some(device),
+                _ => None,
+            })
+            .collect();
         for place in 0..self.screens.vgpus.len() {
             let vgpu = &self.screens.vgpus[place];
             if vgpu.display || !vgpu.is_pci || wish(self.hostdev(vgpu)) == Wish::AsWritten {
                 continue;
             }
             let id = vgpu.id;
-            // The change that switched it off has already given the reason.
-            let is_said = self.changes.iter().any(
-                |change| matches!(change.action, Action::Display { device, .. } if device == id),
-            );
+            let is_said = said.contains(&id);
             let facts = &vgpu.known.finding.facts;
             let words = format!("{}{}", facts.display.words().join(" and "), how_known(vgpu));
             if let Display::Unknown(why) = &facts.display

@@ -135,7 +135,7 @@ pub struct Change {
 }
 
 /// The severity of a note.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Hash)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
     /// Good to know.
@@ -147,7 +147,7 @@ pub enum Level {
 }
 
 /// The subject to which a note adds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Hash)]
 #[serde(rename_all = "kebab-case")]
 pub enum Topic {
     /// The start of the domain: [`Prediction::outcome`].
@@ -159,7 +159,7 @@ pub enum Topic {
 }
 
 /// Something that helps.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Fix {
     /// A command about the domain.
     Command {
@@ -230,7 +230,7 @@ impl From<&str> for Fix {
 }
 
 /// Something that the plan does not change, why, and what the user can do.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Hash)]
 pub struct Note {
     /// The severity.
     pub level: Level,

@@ -86,7 +86,10 @@ pub(super) struct Planner<'p, 'd, 'a> {
     pub(super) abilities: &'p Abilities,
     pub(super) policy: &'p Policy,
     pub(super) screens: Screens,
-    pub(super) changes: Vec<Change>,
+    /// `None` for one that a later step has taken back.
+    pub(super) changes: Vec<Option<Change>>,
+    /// Where in `changes` each property is set.
+    put: HashMap<(DeviceId, String), Vec<usize>>,
     pub(super) notes: Vec<Note>,
 }
 
@@ -103,6 +106,7 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
             policy,
             screens: screens.clone(),
             changes: Vec::new(),
+            put: HashMap::new(),
             notes: Vec::new(),
         }
     }
@@ -143,7 +147,8 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
         };
         self.notes.retain(|note| !is_settled(note));
         remarks(&mut self, &after);
-        let changes = settled(std::mem::take(&mut self.changes), &screens);
+        let changes = std::mem::take(&mut self.changes).into_iter().flatten();
+        let changes = settled(changes.collect(), &screens);
         Plan {
             before,
             devices: libvirt::devices(&screens),
@@ -195,11 +200,15 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
         reason: impl Into<String>,
         consent: Option<Consent>,
     ) {
-        self.changes.push(Change {
+        if let Action::SetProperty { device, name, .. } = &action {
+            let all = self.put.entry((*device, name.clone())).or_default();
+            all.push(self.changes.len());
+        }
+        self.changes.push(Some(Change {
             action,
             reason: reason.into(),
             consent,
-        });
+        }));
     }
 
     pub(super) fn note(
@@ -265,12 +274,10 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
         if !vgpu.properties.contains_key(property) {
             return;
         }
-        let device = vgpu.id;
-        let before = self.changes.len();
-        self.changes.retain(|change| {
-            !matches!(&change.action, Action::SetProperty { device: id, name, .. } if *id == device && name == property)
-        });
-        if self.changes.len() < before {
+        if let Some(all) = self.put.remove(&(vgpu.id, property.to_owned())) {
+            for at in all {
+                self.changes[at] = None;
+            }
             vgpu.properties.remove(property);
             vgpu.mistyped.remove(property);
         }

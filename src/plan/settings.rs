@@ -203,11 +203,11 @@ impl Planner<'_, '_, '_> {
             return;
         }
         let id = self.domain.hostdevs[vgpu.place].alias.clone();
-        let (gone, left) = std::mem::take(&mut self.screens.live_settings)
-            .into_iter()
-            .partition(|set: &Setting| set.id == id && set.property == property);
-        self.screens.live_settings = left;
-        let mut gone: Vec<Setting> = gone;
+        let gone = self
+            .screens
+            .live_settings
+            .remove(&(id, property.to_owned()));
+        let mut gone: Vec<Setting> = gone.unwrap_or_default();
         gone.dedup_by(|one, other| one.text == other.text);
         for set in gone {
             let setting = set.text;

@@ -4,7 +4,8 @@
 //! libvirt puts them behind its own, so a later `-display` of the user's replaces libvirt's.
 //! docs/qemu-and-libvirt.md has the sources, under "QEMU: arguments".
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use crate::device::id::DeviceId;
 use crate::predict::screens::{is_emulated, is_screen};
@@ -274,9 +275,62 @@ const ON_PCI: [&str; 64] = [
     "vmxnet3",
 ];
 
+/// QEMU's options that are told by name, without their dash; of any other word nobody knows that it is
+/// one, and it may be a secret.
+pub const OPTIONS: [&str; 48] = [
+    "M",
+    "S",
+    "accel",
+    "acpitable",
+    "alt-grab",
+    "append",
+    "audiodev",
+    "bios",
+    "boot",
+    "chardev",
+    "cpu",
+    "curses",
+    "daemonize",
+    "device",
+    "display",
+    "drive",
+    "enable-kvm",
+    "full-screen",
+    "fw_cfg",
+    "global",
+    "initrd",
+    "kernel",
+    "m",
+    "machine",
+    "mem-path",
+    "mem-prealloc",
+    "mon",
+    "monitor",
+    "name",
+    "netdev",
+    "no-reboot",
+    "no-shutdown",
+    "nodefaults",
+    "nographic",
+    "numa",
+    "object",
+    "overcommit",
+    "readconfig",
+    "rtc",
+    "sandbox",
+    "sdl",
+    "serial",
+    "set",
+    "smbios",
+    "spice",
+    "trace",
+    "vga",
+    "vnc",
+];
+
 /// Options of QEMU without a value that are still met. Of an option that is not known, the next
 /// word is taken for its value unless it looks like an option.
-const SWITCHES: [&str; 20] = [
+pub const SWITCHES: [&str; 20] = [
     "-S",
     "-alt-grab",
     "-ctrl-grab",
@@ -447,17 +501,59 @@ impl Arguments {
         }
     }
 
-    /// The values that each property gets by `-global`, for a device of this driver.
+    /// Returns a function from a device's driver to the values that its properties get by `-global`.
+    /// What many devices have in common is there once.
     #[must_use]
-    pub fn globals_of(&self, driver: &str) -> BTreeMap<String, String> {
-        let mut values = BTreeMap::new();
-        for global in &self.globals {
+    pub fn globals(&self) -> impl Fn(&str) -> Globals + use<> {
+        let mut by_driver: HashMap<String, BTreeMap<String, (usize, String)>> = HashMap::new();
+        for (at, global) in self.globals.iter().enumerate() {
+            let values = by_driver.entry(global.driver.clone()).or_default();
+            values.insert(global.property.clone(), (at, global.value.clone()));
+        }
+        let by_driver: HashMap<String, Values> = by_driver
+            .into_iter()
+            .map(|(driver, values)| (driver, Arc::new(values)))
+            .collect();
+        move |driver| {
+            let of = |driver: &str| by_driver.get(driver).cloned().unwrap_or_default();
             // vfio-pci-nohotplug is derived from vfio-pci.
-            if driver == global.driver || driver.starts_with(&format!("{}-", global.driver)) {
-                values.insert(global.property.clone(), global.value.clone());
+            let is_derived = driver.starts_with("vfio-pci-");
+            Globals {
+                own: of(driver),
+                derived: is_derived.then(|| of("vfio-pci")).unwrap_or_default(),
+                passed_over: BTreeSet::new(),
             }
         }
-        values
+    }
+}
+
+/// By property its last value, and which of all `-global` that is.
+type Values = Arc<BTreeMap<String, (usize, String)>>;
+
+/// The values that the properties of a device get by `-global`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Globals {
+    own: Values,
+    /// From the driver that its own is derived from.
+    derived: Values,
+    passed_over: BTreeSet<&'static str>,
+}
+
+impl Globals {
+    /// Returns the value of a property: of several the last.
+    #[must_use]
+    pub fn get(&self, property: &str) -> Option<&String> {
+        if self.passed_over.contains(property) {
+            return None;
+        }
+        let both = [&self.own, &self.derived];
+        let last = both.into_iter().filter_map(|values| values.get(property));
+        last.max_by_key(|(at, _)| at).map(|(_, value)| value)
+    }
+
+    /// Takes a property out, as something else sets it.
+    pub fn pass_over(&mut self, property: &'static str) {
+        self.passed_over.insert(property);
     }
 }
 
@@ -956,8 +1052,9 @@ mod tests {
     #[test]
     fn globals() {
         let of = |words: &[&str], driver: &str| {
-            let all = read(words).globals_of(driver);
-            let words: Vec<String> = all.iter().map(|(k, v)| format!("{k}={v}")).collect();
+            let all = read(words).globals()(driver);
+            let said = |name: &str| Some(format!("{name}={}", all.get(name)?));
+            let words: Vec<String> = ["display", "ramfb"].into_iter().filter_map(said).collect();
             words.join(" ")
         };
         let short = &[
@@ -974,6 +1071,12 @@ mod tests {
         ];
         assert_eq!(of(long, "vfio-pci"), "");
         assert_eq!(of(long, "vfio-pci-nohotplug"), "ramfb=on");
+        // The last one counts, whichever of the two it is for.
+        let [first, last] = ["vfio-pci.ramfb=on", "vfio-pci-nohotplug.ramfb=off"];
+        let both = &["-global", first, "-global", last];
+        assert_eq!(of(both, "vfio-pci-nohotplug"), "ramfb=off");
+        let both = &["-global", last, "-global", first];
+        assert_eq!(of(both, "vfio-pci-nohotplug"), "ramfb=on");
         assert_eq!(read(&["-global", "ICH9-LPC.disable_s3=1"]).globals, []);
     }
 }

@@ -126,14 +126,6 @@ fn rows(screens: &Screens, libvirt: &Libvirt, qemu: &Qemu) -> Vec<Row> {
 }
 
 impl Row {
-    fn registers_on(&self, place: usize, console: &Console) -> bool {
-        match self.binds {
-            Binds::All => true,
-            Binds::First => place == 0,
-            Binds::AllButQxl => !console.qxl,
-        }
-    }
-
     /// Returns why it can't register on a screen (`console_compatible_with`, in its order).
     fn incompatible(&self, console: &Console, context: Context) -> Option<String> {
         if let Context::Own(owner) = context
@@ -167,8 +159,13 @@ fn bind(rows: &[Row], consoles: &[Console]) -> Bound {
         vnc: true,
     };
     for row in rows {
-        for (place, console) in consoles.iter().enumerate() {
-            if !row.registers_on(place, console) {
+        // There may be thousands of -vnc, and each looks at one screen.
+        let many = match row.binds {
+            Binds::First => 1,
+            Binds::All | Binds::AllButQxl => consoles.len(),
+        };
+        for (place, console) in consoles.iter().enumerate().take(many) {
+            if row.binds == Binds::AllButQxl && console.qxl {
                 continue;
             }
             let context = &mut bound.contexts[place];
@@ -236,10 +233,11 @@ pub(super) fn heads(
     // A VNC that could not register shows a placeholder. egl-headless copies into its surface as
     // soon as the guest sets a mode; no other frontend does.
     let is_black = |place: usize| matches!(bound.contexts[place], Context::Own(_));
+    let on_a_bus = on_a_bus(screens);
     let by_vnc = |place: usize, console: &Console| match vnc {
         // qemu-vnc has no handler for dmabufs (tools/qemu-vnc/display.c), and dbus with gl hands
         // over every screen as one.
-        None => on_a_bus(screens)
+        None => on_a_bus
             .is_some_and(|dbus| !dbus.gl)
             .then_some(Shown::AtOnce),
         Some(_) if place == 0 => (bound.vnc || !is_black(place)).then_some(Shown::AtOnce),
@@ -250,6 +248,12 @@ pub(super) fn heads(
         }
     };
     let own = screens.arguments.display.as_ref().map(|own| own.kind);
+    // Of each type one shows it: libvirt takes no more of them.
+    let mut kinds = HashSet::new();
+    let frontends = screens.frontends.iter();
+    let frontends: Vec<&Frontend> = frontends.filter(|f| kinds.insert(f.kind)).collect();
+    let local = local(screens);
+    let is_own = of_kind(screens, GraphicsType::Vnc).is_none() && screens.arguments.vnc_listens;
     let head = |(place, console): (usize, &Console)| {
         let mut shown_by = Vec::new();
         match own {
@@ -257,22 +261,19 @@ pub(super) fn heads(
             Some(Local::Sdl) => shown_by.push((GraphicsType::Sdl, Shown::AtOnce)),
             _ => {}
         }
-        // Of each type one shows it: libvirt takes no more of them.
-        let mut kinds = HashSet::new();
-        for frontend in screens.frontends.iter().filter(|f| kinds.insert(f.kind)) {
+        for frontend in &frontends {
             match frontend.kind {
                 GraphicsType::EglHeadless => {}
                 // A local display of the user's own takes its place.
                 GraphicsType::Sdl | GraphicsType::Dbus if own.is_some() => {}
                 GraphicsType::Sdl | GraphicsType::Dbus
-                    if local(screens).is_some_and(|(kind, _)| kind != frontend.kind) => {}
+                    if local.is_some_and(|(kind, _)| kind != frontend.kind) => {}
                 GraphicsType::Vnc => {
                     shown_by.extend(by_vnc(place, console).map(|how| (GraphicsType::Vnc, how)));
                 }
                 kind => shown_by.push((kind, Shown::AtOnce)),
             }
         }
-        let is_own = of_kind(screens, GraphicsType::Vnc).is_none() && screens.arguments.vnc_listens;
         if is_own {
             shown_by.extend(by_vnc(place, console).map(|how| (GraphicsType::Vnc, how)));
         }

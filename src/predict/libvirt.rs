@@ -6,7 +6,7 @@
 //! character device and each graphics, then for what occurs twice. That is a definition. A start
 //! does the same again, checks the graphics, and then handles the host's devices.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use crate::device::facts::{Display, Reason};
 use crate::device::id::DeviceId;
@@ -20,8 +20,13 @@ use crate::predict::{About, Refusal, Stage};
 /// A domain and one host that it may be on.
 struct World<'w> {
     screens: &'w Screens,
-    /// The types of its graphics.
-    kinds: BTreeSet<GraphicsType>,
+    /// How many graphics it has of each type.
+    kinds: BTreeMap<GraphicsType, usize>,
+    /// True if the first of its dbus displays is on a bus. libvirt looks at no other
+    /// (`virDomainDefHasDBus`).
+    has_bus: bool,
+    /// True if it has no `<audio>`, and libvirt adds none.
+    lacks_audio: bool,
     abilities: &'w Abilities,
     libvirt: &'w Libvirt,
     /// The setting `spice_tls` of qemu.conf.
@@ -119,7 +124,32 @@ fn if_so(is_broken: bool) -> Option<String> {
     is_broken.then(String::new)
 }
 
-impl World<'_> {
+impl<'w> World<'w> {
+    /// What several rules ask is found out once: a rule that went through all graphics for each of
+    /// them would take a second for some thousands.
+    fn new(
+        screens: &'w Screens,
+        abilities: &'w Abilities,
+        libvirt: &'w Libvirt,
+        tls: bool,
+    ) -> Self {
+        let mut kinds = BTreeMap::new();
+        for frontend in &screens.frontends {
+            *kinds.entry(frontend.kind).or_default() += 1;
+        }
+        let mut all = screens.frontends.iter();
+        let dbus = all.find(|f| f.kind == GraphicsType::Dbus);
+        World {
+            screens,
+            kinds,
+            has_bus: dbus.is_some_and(|dbus| !dbus.p2p),
+            lacks_audio: lacks_audio(screens),
+            abilities,
+            libvirt,
+            tls,
+        }
+    }
+
     /// Returns whether this libvirt is of these versions. An unknown version counts as the newest
     /// or the oldest, as in [`Libvirt::possible`].
     fn has(&self, since: &[u32], until: &[u32]) -> bool {
@@ -134,13 +164,8 @@ impl World<'_> {
     }
 
     fn has_graphics(&self, kind: GraphicsType) -> bool {
-        self.kinds.contains(&kind)
+        self.kinds.contains_key(&kind)
     }
-}
-
-/// The types of graphics that a domain has.
-fn kinds(screens: &Screens) -> BTreeSet<GraphicsType> {
-    screens.frontends.iter().map(|f| f.kind).collect()
 }
 
 /// The checks once a hostdev is parsed (src/conf/domain_postparse.c,
@@ -183,8 +208,8 @@ const HOSTDEV: [OfHostdev; 3] = [
     OfHostdev::define(
         "Only one hostdev of model vfio-ap is supported",
         |world, vgpu| {
-            let of_model = world.screens.vgpus.iter().filter(|v| v.model == "vfio-ap");
-            if_so(vgpu.model == "vfio-ap" && of_model.count() > 1)
+            let mut of_model = world.screens.vgpus.iter().filter(|v| v.model == "vfio-ap");
+            if_so(vgpu.model == "vfio-ap" && of_model.nth(1).is_some())
         },
     ),
 ];
@@ -387,12 +412,8 @@ const SEVERAL_LISTENS_OF_RDP: fn(&World<'_>, &Frontend) -> Option<String> = |_, 
     if_so(is_kind(frontend, GraphicsType::Rdp) && frontend.settings.listens.len() > 1)
 };
 
-/// libvirt looks at the first dbus display alone (`virDomainDefHasDBus`).
-const RDP_WITHOUT_A_BUS: fn(&World<'_>, &Frontend) -> Option<String> = |world, frontend| {
-    let mut all = world.screens.frontends.iter();
-    let dbus = all.find(|f| f.kind == GraphicsType::Dbus);
-    if_so(is_kind(frontend, GraphicsType::Rdp) && dbus.is_none_or(|dbus| dbus.p2p))
-};
+const RDP_WITHOUT_A_BUS: fn(&World<'_>, &Frontend) -> Option<String> =
+    |world, frontend| if_so(is_kind(frontend, GraphicsType::Rdp) && !world.has_bus);
 
 /// The checks of each graphics (src/conf/domain_validate.c, `virDomainGraphicsDefValidate`;
 /// src/qemu/qemu_validate.c, `qemuValidateDomainDeviceDefGraphics`). libvirt 12.8 has the words of
@@ -662,8 +683,12 @@ const ONE_OF_EACH: [OfGraphics; 2] = [
 ];
 
 fn is_twice(world: &World<'_>, frontend: &Frontend) -> Option<String> {
-    let all = world.screens.frontends.iter();
-    if_so(all.filter(|other| other.kind == frontend.kind).count() > 1)
+    if_so(
+        world
+            .kinds
+            .get(&frontend.kind)
+            .is_some_and(|many| *many > 1),
+    )
 }
 
 /// The checks of each graphics when libvirt builds its arguments
@@ -675,7 +700,7 @@ const ARGUMENTS: [OfGraphics; 6] = [
         if_so(is_vnc && !settings.autoport && !(5900..=65535).contains(&settings.port))
     }),
     OfGraphics::arguments(NO_AUDIO, |world, frontend| {
-        if_so(is_kind(frontend, GraphicsType::Vnc) && lacks_audio(world.screens))
+        if_so(is_kind(frontend, GraphicsType::Vnc) && world.lacks_audio)
     })
     .repairable(),
     OfGraphics::arguments(
@@ -791,7 +816,7 @@ fn broken<'w>(world: &'w World<'w>) -> impl Iterator<Item = Broken> + 'w {
         .then(|| define("desktop graphics are not supported with this QEMU".into()));
     let audio = (screens.audio.iter().any(|kind| kind == "spice") && !has_spice)
         .then(|| define("Spice audio is not supported without spice graphics".into()));
-    let sound = (screens.sound && lacks_audio(screens)).then(|| Broken {
+    let sound = (screens.sound && world.lacks_audio).then(|| Broken {
         refusal: Refusal {
             stage: Stage::Arguments,
             about: About::Domain,
@@ -853,13 +878,7 @@ pub fn refusals(
     libvirt: &Libvirt,
 ) -> Vec<Option<Refusal>> {
     let answer = |tls| {
-        let world = World {
-            kinds: kinds(screens),
-            screens,
-            abilities,
-            libvirt,
-            tls,
-        };
+        let world = World::new(screens, abilities, libvirt, tls);
         broken(&world).next().map(|broken| broken.refusal)
     };
     tls(abilities, screens).into_iter().map(answer).collect()
@@ -870,13 +889,7 @@ pub fn refusals(
 pub fn is_beyond_repair(screens: &Screens, abilities: &Abilities) -> bool {
     Libvirt::possible(abilities).iter().all(|libvirt| {
         tls(abilities, screens).into_iter().all(|tls| {
-            let world = World {
-                kinds: kinds(screens),
-                screens,
-                abilities,
-                libvirt,
-                tls,
-            };
+            let world = World::new(screens, abilities, libvirt, tls);
             broken(&world).any(|broken| !broken.repair)
         })
     })

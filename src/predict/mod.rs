@@ -116,7 +116,7 @@ impl Serialize for Stage {
 }
 
 /// The subject of a refusal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum About {
     /// A vfio device of the domain.
     Device(DeviceId),
@@ -343,6 +343,17 @@ impl Prediction {
             Outcome::No(refusal) => Some(refusal),
             Outcome::Yes | Outcome::Doubt { .. } => None,
         }
+    }
+
+    /// Returns the devices whose screens something shows.
+    #[must_use]
+    pub fn shown(&self) -> HashSet<DeviceId> {
+        let shown = self.heads.iter().filter(|head| !head.shown_by.is_empty());
+        let device = |head: &Head| match head.of {
+            HeadOf::Device(id) => Some(id),
+            HeadOf::Card(_) => None,
+        };
+        shown.filter_map(device).collect()
     }
 
     /// Returns the head of a device.

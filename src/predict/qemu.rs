@@ -6,7 +6,7 @@
 
 use crate::domain::{GraphicsType, Reach, Switch};
 use crate::predict::abilities::Abilities;
-use crate::predict::arguments::{Device, Local, Setting, told};
+use crate::predict::arguments::{Local, Setting, told};
 use crate::predict::frontends::{self, Console, libvirts_local, local, of_kind};
 use crate::predict::properties;
 use crate::predict::screens::{Card, Found, Frontend, Screens, Vgpu};
@@ -126,10 +126,10 @@ pub fn refusal(
     let has_gl = local.is_some_and(|(_, gl)| gl);
     let opengl = has_gl || spice.is_some_and(|spice| spice.gl);
     let slot = screens.slot_taken.as_ref();
+    let lacks = screens.lacks_its_node();
     let own_device = |json| {
-        let lacks = |device: &Device| screens.lacks_its_node(device) == Some(true);
         let mut own = screens.own_vfio();
-        let device = own.find(|device| device.json == json && lacks(device))?;
+        let device = own.find(|device| device.json == json && lacks(device) == Some(true))?;
         let about = device.vfio_id().map_or(About::Domain, About::Device);
         // hw/vfio/container.c. The namespace has only the groups of the domain's hostdevs.
         let message = "Could not open '/dev/vfio/N': No such file or directory";

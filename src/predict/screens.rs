@@ -2,7 +2,7 @@
 //!
 //! Predictions are made from this, and plans change it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use crate::device::evidence::{Evidence, Finding, Method, resolve};
 use crate::device::facts::{Display, DisplayInterface, Facts, Reason};
@@ -12,7 +12,7 @@ use crate::domain::{
     Reach, Switch, VideoSettings, parse_number,
 };
 use crate::predict::abilities::Abilities;
-use crate::predict::arguments::{Arguments, Device, Local, Setting};
+use crate::predict::arguments::{Arguments, Device, Globals, Local, Setting};
 use crate::predict::properties::mistake;
 use crate::predict::versions::{Libvirt, devices_are_json, reads_override};
 use crate::xml::Element;
@@ -131,7 +131,7 @@ pub struct Vgpu {
     /// The properties that `-set` arguments set and QEMU finds. They overrule `qemu:override`.
     pub set: BTreeMap<String, String>,
     /// The properties that `-global` arguments set. Everything else overrules them.
-    pub globals: BTreeMap<String, String>,
+    pub globals: Globals,
     /// What is known of the device, as QEMU will find it.
     pub known: Known,
     /// The vendor's driver from which libvirt takes the device because of managed='yes'. The vGPU
@@ -359,8 +359,9 @@ pub struct Screens {
     /// The `-set device.…` arguments for devices of libvirt's, which QEMU does not find because
     /// libvirt describes devices in JSON; and those that QEMU can't parse.
     pub dead_settings: Vec<String>,
-    /// The `-set device.…` arguments for these devices that QEMU finds.
-    pub live_settings: Vec<Setting>,
+    /// The `-set device.…` arguments for these devices that QEMU finds, by device (as QEMU knows it)
+    /// and property.
+    pub live_settings: BTreeMap<(String, String), Vec<Setting>>,
 }
 
 impl Frontend {
@@ -473,7 +474,7 @@ impl Screens {
             has_a_screen: has_a_screen(domain),
             slot_taken: None,
             dead_settings: Vec::new(),
-            live_settings: Vec::new(),
+            live_settings: BTreeMap::new(),
         };
         screens.imply();
         screens.apply_arguments(domain, abilities);
@@ -598,11 +599,12 @@ impl Screens {
             }
         }
         self.apply_settings(domain, json);
+        let globals = self.arguments.globals();
+        let all = Libvirt::possible(abilities);
         for vgpu in &mut self.vgpus {
             let hostdev = &domain.hostdevs[vgpu.place];
-            let all = Libvirt::possible(abilities);
             let takes = all.iter().any(|libvirt| libvirt.takes_display(vgpu.id));
-            vgpu.globals = self.arguments.globals_of(vgpu.driver(takes));
+            vgpu.globals = globals(vgpu.driver(takes));
             // Options have no types.
             if json == Some(false) {
                 vgpu.mistyped.clear();
@@ -613,10 +615,10 @@ impl Screens {
                 DeviceId::Pci(_) => takes && hostdev.display.is_some(),
             };
             if is_said {
-                vgpu.globals.remove("display");
+                vgpu.globals.pass_over("display");
             }
             if takes && hostdev.ramfb == Some(Switch::On) {
-                vgpu.globals.remove("ramfb");
+                vgpu.globals.pass_over("ramfb");
             }
             if let Some(value) = vgpu.said("display").map(str::to_owned) {
                 // With auto, QEMU shows what there is, and starts if there is nothing.
@@ -679,8 +681,9 @@ impl Screens {
                 None => self.doubt(&format!("-set {}", setting.property)),
                 _ => {
                     let (property, value) = (setting.property.clone(), setting.value.clone());
-                    vgpu.set.insert(property, value);
-                    self.live_settings.push(setting);
+                    vgpu.set.insert(property.clone(), value);
+                    let key = (setting.id.clone(), property);
+                    self.live_settings.entry(key).or_default().push(setting);
                 }
             }
         }
@@ -708,9 +711,10 @@ impl Screens {
                 }
             }
         }
+        let lacks = self.lacks_its_node();
         let uncertain: Vec<String> = self
             .own_vfio()
-            .filter(|device| self.lacks_its_node(device).is_none())
+            .filter(|device| lacks(device).is_none())
             .map(|device| format!("-device {}", device.driver))
             .collect();
         for what in uncertain {
@@ -719,28 +723,29 @@ impl Screens {
         if self
             .vgpus
             .iter()
-            .any(|vgpu| vgpu.globals.contains_key("x-vga"))
+            .any(|vgpu| vgpu.globals.get("x-vga").is_some())
         {
             self.doubt("-global vfio-pci.x-vga");
         }
     }
 
-    /// Returns whether the guest's `/dev` lacks the node of a vfio device in the user's own
-    /// arguments; `None` if that is not known.
+    /// Returns a function that says whether the guest's `/dev` lacks the node of a vfio device in the
+    /// user's own arguments; `None` if that is not known.
     #[must_use]
-    pub fn lacks_its_node(&self, device: &Device) -> Option<bool> {
-        let with_iommufd = device.properties.contains_key("iommufd");
+    pub fn lacks_its_node(&self) -> impl Fn(&Device) -> Option<bool> + use<> {
+        let hostdevs: HashSet<DeviceId> = self.vgpus.iter().map(|vgpu| vgpu.id).collect();
         let is_pci = |id: DeviceId| matches!(id, DeviceId::Pci(_));
-        // Functions of a card may share a group, and with it a node.
-        let may_share =
-            device.vfio_id().is_none_or(is_pci) && self.vgpus.iter().any(|vgpu| is_pci(vgpu.id));
-        // One that is a hostdev, too, has its node, and what becomes of it twice is not known.
-        let is_twice = self
-            .vgpus
-            .iter()
-            .any(|vgpu| device.vfio_id() == Some(vgpu.id));
-        let is_known = self.own_dev == Some(true) && !with_iommufd && !may_share && !is_twice;
-        is_known.then_some(true)
+        let has_pci = hostdevs.iter().any(|id| is_pci(*id));
+        let has_own_dev = self.own_dev == Some(true);
+        move |device| {
+            let with_iommufd = device.properties.contains_key("iommufd");
+            let id = device.vfio_id();
+            // Functions of a card may share a group, and with it a node.
+            let may_share = id.is_none_or(is_pci) && has_pci;
+            // One that is a hostdev, too, has its node, and what becomes of it twice is not known.
+            let is_twice = id.is_some_and(|id| hostdevs.contains(&id));
+            (has_own_dev && !with_iommufd && !may_share && !is_twice).then_some(true)
+        }
     }
 
     fn doubt(&mut self, what: &str) {
@@ -855,8 +860,9 @@ fn vgpus(
         own.push(property);
     }
     for (place, hostdev) in domain.hostdevs.iter().enumerate() {
-        let own = overridden.get(hostdev.alias.as_str());
-        let own = || own.into_iter().flatten().filter(|_| is_overridden);
+        // libvirt refuses an alias that two have. Here the first has the properties.
+        let own = overridden.remove(hostdev.alias.as_str());
+        let own = || own.iter().flatten().filter(|_| is_overridden);
         let properties: BTreeMap<String, String> = own()
             // A removed property has QEMU's default. For these two that is known. Without the
             // attribute there is no ramfb to remove.
@@ -885,20 +891,15 @@ fn vgpus(
             mistyped: BTreeMap::new(),
             properties,
             set: BTreeMap::new(),
-            globals: BTreeMap::new(),
+            globals: Globals::default(),
             known: known(hostdev.id),
             lost: None,
             rebound: false,
         };
         // Of several, libvirt lets the last stand.
-        for property in domain
-            .properties
-            .iter()
-            .filter(|p| p.alias == hostdev.alias)
-        {
+        for property in own() {
             let value = property.value.as_deref().unwrap_or_default();
-            let words = mistake(&property.name, &property.kind, value).filter(|_| is_overridden);
-            match words {
+            match mistake(&property.name, &property.kind, value) {
                 Some(words) => vgpu.mistyped.insert(property.name.clone(), words),
                 None => vgpu.mistyped.remove(&property.name),
             };

@@ -5,9 +5,9 @@ use crate::cli::collect::says_nothing;
 use crate::device::id::DeviceId;
 use crate::domain::shell::is_harmless;
 use crate::domain::{LIBOSINFO_NAMESPACE, MANAGERS, POLICY_NAMESPACE, QEMU_NAMESPACE};
-use crate::predict::arguments::{self, Setting, is_telling, pairs};
+use crate::predict::arguments::{self, OPTIONS, Setting, is_telling, pairs};
 use crate::predict::screens::is_screen;
-use crate::xml::{Document, Element, escape};
+use crate::xml::{Document, Edit, Element, escape};
 
 /// What takes the place of a value.
 const LEFT_OUT: &str = "left-out";
@@ -218,58 +218,6 @@ const DEVICES: [&str; 24] = [
 /// Variables of QEMU's environment that are read, without their values.
 const VARIABLES: [&str; 3] = ["DISPLAY", "WAYLAND_DISPLAY", "GDK_BACKEND"];
 
-/// QEMU's options that are kept by name; of any other nobody knows that it is one.
-const OPTIONS: [&str; 48] = [
-    "M",
-    "S",
-    "accel",
-    "acpitable",
-    "alt-grab",
-    "append",
-    "audiodev",
-    "bios",
-    "boot",
-    "chardev",
-    "cpu",
-    "curses",
-    "daemonize",
-    "device",
-    "display",
-    "drive",
-    "enable-kvm",
-    "full-screen",
-    "fw_cfg",
-    "global",
-    "initrd",
-    "kernel",
-    "m",
-    "machine",
-    "mem-path",
-    "mem-prealloc",
-    "mon",
-    "monitor",
-    "name",
-    "netdev",
-    "no-reboot",
-    "no-shutdown",
-    "nodefaults",
-    "nographic",
-    "numa",
-    "object",
-    "overcommit",
-    "readconfig",
-    "rtc",
-    "sandbox",
-    "sdl",
-    "serial",
-    "set",
-    "smbios",
-    "spice",
-    "trace",
-    "vga",
-    "vnc",
-];
-
 /// What takes the place of another option.
 const OPTION_LEFT_OUT: &str = "-left-out";
 
@@ -288,6 +236,76 @@ pub(super) fn kept(document: &Document<'_>, number: usize) -> String {
     };
     writer.element(document.root(), "", 0);
     writer.text
+}
+
+/// The text of a domain as it is, but for what may be a secret: three dots stand for each value that
+/// [`kept`] would not keep. Texts that are no XML are empty.
+pub(in crate::cli) fn veiled(text: &str) -> String {
+    let Ok(document) = Document::parse(text) else {
+        return String::new();
+    };
+    let mut edits = Vec::new();
+    let mut arguments = Vec::new();
+    veil(document.root(), Some(""), &mut arguments, &mut edits);
+    let values: Vec<String> = arguments.iter().map(|(_, value)| value.clone()).collect();
+    for ((element, value), kept) in arguments.iter().zip(kept_arguments(&values)) {
+        let told = if *value == kept { value } else { VEIL };
+        edits.push(element.set_attribute("value", told));
+    }
+    without_comments(&document.apply(&edits))
+}
+
+/// What stands for a value that may be a secret.
+const VEIL: &str = "…";
+
+fn veil<'d, 'a>(
+    element: Element<'d, 'a>,
+    path: Option<&str>,
+    arguments: &mut Vec<(Element<'d, 'a>, String)>,
+    edits: &mut Vec<Edit>,
+) {
+    let known = path.and_then(attributes).unwrap_or_default();
+    for (name, value) in element.attributes() {
+        let is_arg = path == Some("qemu:commandline/qemu:arg") && name == "value";
+        let namespaces = [QEMU_NAMESPACE, POLICY_NAMESPACE, LIBOSINFO_NAMESPACE];
+        let is_namespace = name.starts_with("xmlns") && namespaces.contains(&value.as_ref());
+        let how = known.iter().find(|(known, _)| *known == name);
+        let kept = how.and_then(|(_, how)| how.kept(&value));
+        if is_arg {
+            arguments.push((element, value.into_owned()));
+        } else if !is_namespace && kept.as_deref() != Some(&value) {
+            edits.push(element.set_attribute(name, VEIL));
+        }
+    }
+    let is_told = |text: &str| match path {
+        Some("name" | "uuid") => true,
+        Some(path) => text_kept(text, path),
+        None => false,
+    };
+    if let Some(text) = element.text().filter(|text| !text.trim().is_empty())
+        && !is_told(text.trim())
+    {
+        edits.push(element.set_text(VEIL));
+    }
+    for child in element.children() {
+        let below = path.zip(name(child)).map(|(path, name)| match path {
+            "" => name,
+            path => format!("{path}/{name}"),
+        });
+        veil(child, below.as_deref(), arguments, edits);
+    }
+}
+
+/// A well-formed text without what is in its comments.
+fn without_comments(text: &str) -> String {
+    let mut all = String::new();
+    let mut rest = text;
+    while let Some((before, comment)) = rest.split_once("<!--") {
+        let (_, after) = comment.split_once("-->").unwrap_or_default();
+        all += &format!("{before}<!-- {VEIL} -->");
+        rest = after;
+    }
+    all + rest
 }
 
 /// Whether an element stands where libvirt reads arguments.
@@ -427,14 +445,18 @@ impl Writer {
     /// The text of an element, where it is kept.
     fn text_of(&self, element: Element<'_, '_>, path: &str) -> Option<String> {
         let text = element.text()?.trim().to_owned();
-        let is_kept = match path {
-            "memory" | "currentMemory" | "vcpu" => text.bytes().all(|byte| byte.is_ascii_digit()),
-            "os/type" => is_word(&text),
-            // What it can do is recorded by its path.
-            "devices/emulator" => text.chars().all(is_harmless),
-            _ => false,
-        };
-        (is_kept && !text.is_empty()).then_some(text)
+        (text_kept(&text, path) && !text.is_empty()).then_some(text)
+    }
+}
+
+/// Whether the text of an element is kept.
+fn text_kept(text: &str, path: &str) -> bool {
+    match path {
+        "memory" | "currentMemory" | "vcpu" => text.bytes().all(|byte| byte.is_ascii_digit()),
+        "os/type" => is_word(text),
+        // What it can do is recorded by its path.
+        "devices/emulator" => text.chars().all(is_harmless),
+        _ => false,
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::domain::Domain;
 use crate::plan::trial::LeftOut;
-use crate::predict::arguments::Device;
+use crate::predict::arguments::{Device, OPTIONS, SWITCHES};
 use crate::predict::screens::{is_emulated, is_screen};
 
 /// Kinds of `-display` that open nothing to others and leave stdin alone.
@@ -31,7 +31,14 @@ pub(super) fn arguments(
         };
         let mut drop = |matters| {
             left_out.push(LeftOut {
-                what: format!("QEMU's argument {option}"),
+                what: match option.strip_prefix('-') {
+                    Some(name)
+                        if OPTIONS.contains(&name) || SWITCHES.contains(&option.as_str()) =>
+                    {
+                        format!("QEMU's argument {option}")
+                    }
+                    _ => "an argument of QEMU's".into(),
+                },
                 matters,
             });
         };
