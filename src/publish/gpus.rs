@@ -147,7 +147,7 @@ fn of_types(host: &Host, parents: &[&Parent]) -> Option<Missing> {
         let mut devices = host.devices.iter();
         devices.any(|device| device.parent.as_ref() == Some(&parent.name))
     };
-    if parents.iter().any(|parent| has_device(parent)) {
+    if parents.iter().any(has_device) {
         return None;
     }
     let types = || {
@@ -162,7 +162,10 @@ fn of_types(host: &Host, parents: &[&Parent]) -> Option<Missing> {
     match free {
         Some((parent, of_type)) => Missing::perhaps(
             Lack::NoDevice,
-            format!("offers {} types of vGPU, and no device was made", types()),
+            format!(
+                "types of vGPU are offered ({}), and no device was made",
+                types()
+            ),
             &[&format!(
                 "sudo mdevctl start --uuid $(uuidgen) --parent {} --type {}",
                 parent.name, of_type.id
@@ -170,7 +173,7 @@ fn of_types(host: &Host, parents: &[&Parent]) -> Option<Missing> {
         ),
         None => Missing::new(
             Lack::UsedUp,
-            "offers types of vGPU, and none has an instance left",
+            "types of vGPU are offered, and none has an instance left",
             &[],
         ),
     }

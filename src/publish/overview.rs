@@ -1,7 +1,7 @@
 //! The host as a tree: graphics cards, the types and devices that they offer, and the guests that
 //! have these. What is wrong stands where it is wrong, with the commands that help.
 //!
-//! The facts go in, a value comes out. [`crate::cli::overview`] prints it.
+//! The facts go in, a value comes out; the command line prints it.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -75,11 +75,13 @@ impl Reader<'_> {
     fn function(&mut self, address: PciAddress) -> Function {
         let link = self.root.join("sys/bus/pci/devices");
         let link = link.join(address.to_string());
-        let creatable = self.text(&link.join("nvidia/creatable_vgpu_types"));
+        // A warning names a file as the list of devices does.
+        let path = self.resolve(&link).unwrap_or(link);
+        let creatable = self.text(&path.join("nvidia/creatable_vgpu_types"));
         Function {
             address,
-            driver: self.link_name(&link.join("driver")),
-            vgpu_type: self.decimal(&link.join("nvidia/current_vgpu_type")),
+            driver: self.link_name(&path.join("driver")),
+            vgpu_type: self.decimal(&path.join("nvidia/current_vgpu_type")),
             creatable: creatable
                 .as_deref()
                 .map(creatable_types)
