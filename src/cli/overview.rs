@@ -85,7 +85,7 @@ impl OverviewArgs {
                 }
             }
             Some(path) if path.as_os_str() == "-" => {
-                out.write_all(html::page(&found).as_bytes())?
+                out.write_all(html::page(&found).as_bytes())?;
             }
             Some(path) => {
                 write_whole(path, &html::page(&found)).map_err(|error| {

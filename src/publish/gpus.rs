@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::device::id::{DeviceId, PciAddress};
+use crate::domain::shell::quoted;
 use crate::host::sysfs::{Function, Gpu, Host, Parent};
 
 /// The reason why a graphics card offers no vGPU.
@@ -168,7 +169,8 @@ fn of_types(host: &Host, parents: &[&Parent]) -> Option<Missing> {
             ),
             &[&format!(
                 "sudo mdevctl start --uuid $(uuidgen) --parent {} --type {}",
-                parent.name, of_type.id
+                quoted(&parent.name),
+                quoted(&of_type.id)
             )],
         ),
         None => Missing::new(
