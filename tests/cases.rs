@@ -15,6 +15,7 @@
 //! * `tests/wrapper` has calls of mdevctl, and our answers for libvirt before 10.1.
 //! * `tests/learn` has logs of domains, and what is learned from them.
 //! * `tests/doctor` has hosts, and what stands between them and a display.
+//! * `tests/overview` has hosts, and what the overview shows of them.
 //! * `tests/explain` has messages and logs, and their explanations.
 //! * `tests/vm/matrix-measured` has what a real QEMU did with domains.
 //! * `tests/lossless` has odd XML documents, for the engine that edits them.
@@ -42,6 +43,7 @@ mod support {
     pub(crate) mod matrix;
     pub(crate) mod oracle;
     pub(crate) mod overlay;
+    pub(crate) mod overview;
     pub(crate) mod plan;
     pub(crate) mod promises;
     pub(crate) mod property;
@@ -62,6 +64,7 @@ fn main() -> ExitCode {
     trials.extend(support::collect::trials());
     trials.extend(support::export::trials());
     trials.extend(support::doctor::trials());
+    trials.extend(support::overview::trials());
     trials.extend(support::explain::trials());
     trials.extend(support::fixup::trials());
     trials.extend(support::hook::trials());

@@ -1,15 +1,16 @@
-//! `gfxplane check`: says whether a domain will start and its screens will be visible.
+//! `gfxplane check`: says whether domains will start and their screens will be visible.
 
 use std::io::Write;
 
 use serde::Serialize;
 
-use crate::cli::subject::SubjectArgs;
+use crate::cli::subject::{Assumed, SubjectArgs};
 use crate::cli::{End, json};
 use crate::device::id::DeviceId;
 use crate::device::record::FORMAT;
 use crate::domain::policy::{Displays, Wishes};
 use crate::domain::shell::plain_lines;
+use crate::host::domains;
 use crate::libvirt::Start;
 use crate::libvirt::{Context, Failure};
 use crate::plan::fixup::fix;
@@ -19,44 +20,258 @@ use crate::predict::libvirt;
 use crate::predict::screens::{Here, Vgpu};
 use crate::predict::{About, HeadOf, Outcome, Prediction, Program, Refusal, Shown, Stage};
 
-/// Check whether a domain will start and its screens will be visible
+/// Check whether domains will start and their screens will be visible
 ///
-/// Exit code 1 if QEMU or libvirt would refuse the domain.
+/// Exit code 1 if QEMU or libvirt would refuse one.
 #[derive(Debug, clap::Args)]
 pub struct Check {
+    /// Libvirt domains (name or UUID), files (a path with a slash or with the ending .xml),
+    /// or - for stdin
+    #[arg(
+        value_name = "DOMAIN|FILE|-",
+        required_unless_present = "all",
+        conflicts_with = "all"
+    )]
+    subjects: Vec<String>,
+    /// Check all domains of libvirt, or of the recorded host
+    #[arg(long)]
+    all: bool,
     #[command(flatten)]
-    about: SubjectArgs,
+    assumed: Assumed,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Serialize)]
-struct Document<'p> {
-    format: u32,
+struct Document {
     #[serde(skip_serializing_if = "Option::is_none")]
-    domain: Option<&'p str>,
+    domain: Option<String>,
     #[serde(flatten)]
-    prediction: Option<&'p Prediction>,
-    notes: &'p [Note],
+    prediction: Option<Prediction>,
+    notes: Vec<Note>,
     /// The changes that fixup would make.
     fixup: Vec<String>,
+}
+
+/// A document by itself.
+#[derive(Serialize)]
+struct Alone<'d> {
+    format: u32,
+    #[serde(flatten)]
+    document: &'d Document,
+}
+
+/// A domain that could not be checked.
+#[derive(Serialize)]
+struct Failed {
+    domain: String,
+    error: String,
+}
+
+/// An entry of several.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Entry {
+    Checked(Document),
+    Failed(Failed),
+}
+
+/// The documents of several domains.
+#[derive(Serialize)]
+struct Documents {
+    format: u32,
+    domains: Vec<Entry>,
+    summary: Summary,
+}
+
+/// The numbers of several domains.
+#[derive(Default, Serialize)]
+struct Summary {
+    domains: usize,
+    start: usize,
+    refused: usize,
+    unknown: usize,
+}
+
+impl Summary {
+    /// Counts a domain.
+    fn count(&mut self, checked: &Checked) {
+        if checked.refused {
+            self.refused += 1;
+        } else if checked.is_doubt() {
+            self.unknown += 1;
+        } else {
+            self.start += 1;
+        }
+    }
+
+    /// Returns the numbers as a line.
+    fn line(&self) -> String {
+        let noun = if self.domains == 1 {
+            "domain"
+        } else {
+            "domains"
+        };
+        let verb = if self.start == 1 { "starts" } else { "start" };
+        format!(
+            "{} {noun}: {} {verb}, {} would be refused, {} unknown",
+            self.domains, self.start, self.refused, self.unknown
+        )
+    }
+}
+
+/// A domain that was checked.
+struct Checked {
+    document: Document,
+    report: Vec<Line>,
+    refused: bool,
+}
+
+impl Checked {
+    fn is_doubt(&self) -> bool {
+        let prediction = self.document.prediction.as_ref();
+        prediction.is_some_and(|now| matches!(now.outcome, Outcome::Doubt { .. }))
+    }
+
+    fn print(&self, out: &mut dyn Write) -> std::io::Result<()> {
+        let name = self.document.domain.as_deref().unwrap_or("domain");
+        print(out, name, &self.report)?;
+        if !self.document.fixup.is_empty() {
+            let changes = plain_lines(&self.document.fixup.join("; "));
+            writeln!(out, "gfxplane fixup would change: {changes}")?;
+        }
+        Ok(())
+    }
 }
 
 impl Check {
     /// Returns whether libvirt is asked.
     #[must_use]
     pub fn asks_libvirt(&self) -> bool {
-        self.about.asks_libvirt()
+        let about = |subject: &String| self.about(subject.clone()).asks_libvirt();
+        self.subjects.iter().any(about)
+    }
+
+    fn about(&self, subject: String) -> SubjectArgs {
+        SubjectArgs {
+            subject,
+            assumed: self.assumed.clone(),
+        }
     }
 
     /// Predicts, and prints lines as virt-host-validate does.
     ///
     /// # Errors
-    /// The XML can't be read; libvirt can't be reached; errors of the output.
+    /// The XML can't be read; libvirt can't be reached; errors of the output. Of several domains
+    /// the others are checked first.
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
-        let surroundings = self.about.surroundings(context)?;
-        let text = self.about.read(context)?;
+        if let ([subject], false) = (&self.subjects[..], self.all) {
+            let checked = self.about(subject.clone()).check(context)?;
+            if self.json {
+                let format = FORMAT;
+                let document = &checked.document;
+                json(out, &Alone { format, document })?;
+            } else {
+                checked.print(out)?;
+            }
+            return Ok(if checked.refused {
+                End::Refused
+            } else {
+                End::Done
+            });
+        }
+        let subjects = if self.all {
+            all(context)?
+        } else {
+            self.subjects.clone()
+        };
+        let mut summary = Summary {
+            domains: subjects.len(),
+            ..Summary::default()
+        };
+        let mut domains = Vec::new();
+        let mut failed = Vec::new();
+        for subject in subjects {
+            match self.about(subject.clone()).check(context) {
+                Ok(checked) => {
+                    summary.count(&checked);
+                    if !self.json {
+                        checked.print(out)?;
+                    }
+                    domains.push(Entry::Checked(checked.document));
+                }
+                Err(error) => {
+                    summary.unknown += 1;
+                    let error_text = format!("{error:#}");
+                    if !self.json {
+                        let line = Line::new("if it can be checked", "FAIL", &error_text);
+                        print(out, &subject, &[line])?;
+                    }
+                    failed.push(error);
+                    domains.push(Entry::Failed(Failed {
+                        domain: subject,
+                        error: error_text,
+                    }));
+                }
+            }
+        }
+        let refused = summary.refused > 0;
+        if self.json {
+            let format = FORMAT;
+            let documents = Documents {
+                format,
+                domains,
+                summary,
+            };
+            json(out, &documents)?;
+        } else {
+            writeln!(out, "{}", summary.line())?;
+        }
+        // The worst exit code is that of a domain that could not be looked at.
+        let worst = failed
+            .into_iter()
+            .max_by_key(|error| match error.downcast_ref() {
+                Some(Failure::Refused(_)) => 1,
+                Some(Failure::Usage(_)) => 2,
+                Some(Failure::Environment(_)) => 3,
+                None => 4,
+            });
+        match worst {
+            Some(error) => Err(error),
+            None if refused => Ok(End::Refused),
+            None => Ok(End::Done),
+        }
+    }
+}
+
+/// Returns all domains: libvirt's by UUID, those of a recorded host by file.
+fn all(context: &Context) -> Result<Vec<String>, Failure> {
+    if !context.root.is_recorded() {
+        return context.libvirt.all_persistent();
+    }
+    let mut warnings = Vec::new();
+    let files = domains::read(&context.root, &mut warnings);
+    context.warn(&warnings);
+    let files = files.ok_or_else(|| {
+        let directory = context.root.join("etc/libvirt/qemu");
+        Failure::Environment(format!(
+            "{}: the recording has no domains: name their files",
+            directory.display()
+        ))
+    })?;
+    let path = |file: domains::DomainFile| {
+        let path = context.root.join("etc/libvirt/qemu");
+        path.join(file.name + ".xml").display().to_string()
+    };
+    Ok(files.into_iter().map(path).collect())
+}
+
+impl SubjectArgs {
+    /// Predicts what happens to one domain.
+    fn check(&self, context: &Context) -> anyhow::Result<Checked> {
+        let surroundings = self.surroundings(context)?;
+        let text = self.read(context)?;
         let policy = surroundings.policy();
         // This plan shows the domain as it is. The policy's changes are for the end.
         let as_it_is = Wishes {
@@ -65,10 +280,10 @@ impl Check {
         };
         let fix = |wishes: &Wishes| {
             fix(&text, &surroundings, &policy, wishes)
-                .map_err(|error| Failure::Refused(format!("{}: {error}", self.about.subject)))
+                .map_err(|error| Failure::Refused(format!("{}: {error}", self.subject)))
         };
         let fixed = fix(&as_it_is)?;
-        let better = fix(&self.about.wishes())?;
+        let better = fix(&self.wishes())?;
         surroundings.warn();
         let plan = fixed.plan.as_ref();
         let mut now = plan.map(Plan::now);
@@ -80,36 +295,26 @@ impl Check {
             .iter()
             .flat_map(|plan| plan.changes.iter().map(|change| words(&change.action)))
             .collect();
-        if self.json {
-            let document = Document {
-                format: FORMAT,
-                domain: fixed.name.as_deref(),
-                prediction: now.as_ref(),
-                notes: plan.map_or(&[], |plan| &plan.notes),
-                fixup,
-            };
-            json(out, &document)?;
-        } else {
-            let mut report = match plan.zip(now.as_ref()) {
-                None => vec![Line::new("for vfio devices", "PASS", "the domain has none")],
-                Some((plan, now)) => lines(plan, now, better.plan.as_ref()),
-            };
-            report.extend(mistake);
-            let name = fixed.name.as_deref().unwrap_or("domain");
-            print(out, name, &report)?;
-            if !fixup.is_empty() {
-                let changes = plain_lines(&fixup.join("; "));
-                writeln!(out, "gfxplane fixup would change: {changes}")?;
-            }
-        }
+        let mut report = match plan.zip(now.as_ref()) {
+            None => vec![Line::new("for vfio devices", "PASS", "the domain has none")],
+            Some((plan, now)) => lines(plan, now, better.plan.as_ref()),
+        };
+        report.extend(mistake);
         let fails = |plan: &Plan| plan.notes.iter().any(|note| note.level == Level::Fail);
-        let refused =
-            now.is_some_and(|now| matches!(now.outcome, Outcome::No(_))) || plan.is_some_and(fails);
-        Ok(if refused { End::Refused } else { End::Done })
+        let is_no = |now: &Prediction| matches!(now.outcome, Outcome::No(_));
+        let refused = now.as_ref().is_some_and(is_no) || plan.is_some_and(fails);
+        Ok(Checked {
+            document: Document {
+                domain: fixed.name,
+                prediction: now,
+                notes: fixed.plan.map(|plan| plan.notes).unwrap_or_default(),
+                fixup,
+            },
+            report,
+            refused,
+        })
     }
-}
 
-impl Check {
     /// Has libvirt apply its checks to the domain, and believes libvirt if the prediction differs.
     /// Then it returns a line that says so.
     fn hold_against_libvirt(
@@ -118,7 +323,8 @@ impl Check {
         text: &str,
         now: &mut Prediction,
     ) -> Option<Line> {
-        let versions = self.about.qemu.is_some() || self.about.libvirt_version.is_some();
+        let assumed = &self.assumed;
+        let versions = assumed.qemu.is_some() || assumed.libvirt_version.is_some();
         if !self.asks_libvirt() || versions || context.root.is_recorded() {
             return None;
         }

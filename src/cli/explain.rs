@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::cli::collect::kept::veiled;
 use crate::cli::fixup::diff;
-use crate::cli::subject::{Subject, SubjectArgs};
+use crate::cli::subject::{Assumed, Subject, SubjectArgs};
 use crate::cli::{End, json};
 use crate::device::id::DeviceId;
 use crate::device::record::FORMAT;
@@ -262,10 +262,7 @@ fn document<'e>(
 fn subject(domain: &str) -> SubjectArgs {
     SubjectArgs {
         subject: domain.to_owned(),
-        qemu: None,
-        libvirt_version: None,
-        policy: None,
-        consent: None,
+        assumed: Assumed::default(),
     }
 }
 

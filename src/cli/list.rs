@@ -4,6 +4,7 @@ use std::io::Write;
 
 use crate::cli::{End, json, table};
 use crate::device::evidence::Finding;
+use crate::domain::shell::plain;
 use crate::libvirt::Context;
 use crate::predict::hints::Hint;
 use crate::publish::inventory::{Inventory, Sources, State, inventory};
@@ -47,9 +48,27 @@ impl List {
                 "DEVICE", "DRIVER", "TYPE", "STATE", "DISPLAY", "NEEDS", "KNOWN BY",
             ];
             table(out, &head, &devices(&inventory))?;
+            cards(out, &inventory)?;
         }
         Ok(End::Done)
     }
+}
+
+/// Writes why graphics cards offer no vGPU, and what helps.
+///
+/// # Errors
+/// Errors of the output.
+pub fn cards(out: &mut dyn Write, inventory: &Inventory) -> std::io::Result<()> {
+    for gpu in &inventory.gpus {
+        let Some(missing) = &gpu.missing else {
+            continue;
+        };
+        writeln!(out, "{}: {}", gpu.address, plain(&missing.text))?;
+        for fix in &missing.fixes {
+            writeln!(out, "    fix: {}", plain(fix))?;
+        }
+    }
+    Ok(())
 }
 
 fn devices(inventory: &Inventory) -> Vec<Vec<String>> {

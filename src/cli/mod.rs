@@ -10,6 +10,7 @@ pub mod list;
 pub mod log;
 pub mod nodedev_dumpxml;
 pub mod nodedev_list;
+pub mod overview;
 pub mod policy;
 pub mod probe;
 pub mod qemu;

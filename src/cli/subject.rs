@@ -11,12 +11,20 @@ use crate::libvirt::{Context, Failure};
 use crate::xml;
 
 /// The domain, and the command line's words about its host.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct SubjectArgs {
     /// A libvirt domain (name or UUID), a file (a path with a slash or with the ending .xml),
     /// or - for stdin
     #[arg(value_name = "DOMAIN|FILE|-")]
     pub subject: String,
+    /// What the command line says about the host and the policy.
+    #[command(flatten)]
+    pub assumed: Assumed,
+}
+
+/// The command line's words about a domain's host and policy.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Assumed {
     /// Assume this version of QEMU, instead of that of the domain's emulator
     #[arg(long, value_name = "VERSION")]
     pub qemu: Option<Version>,
@@ -94,7 +102,8 @@ impl SubjectArgs {
     /// # Errors
     /// libvirt is another host's, of which nothing is known here.
     pub fn surroundings<'c>(&self, context: &'c Context) -> Result<HostSurroundings<'c>, Failure> {
-        let (qemu, libvirt) = (self.qemu.clone(), self.libvirt_version.clone());
+        let assumed = &self.assumed;
+        let (qemu, libvirt) = (assumed.qemu.clone(), assumed.libvirt_version.clone());
         HostSurroundings::new(context, self.asks_libvirt(), qemu, libvirt)
     }
 
@@ -102,8 +111,8 @@ impl SubjectArgs {
     #[must_use]
     pub fn wishes(&self) -> Wishes {
         Wishes {
-            display: self.policy,
-            consent: self.consent.clone(),
+            display: self.assumed.policy,
+            consent: self.assumed.consent.clone(),
             ..Wishes::default()
         }
     }

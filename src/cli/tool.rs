@@ -16,6 +16,7 @@ use crate::cli::list::List;
 use crate::cli::log::Log;
 use crate::cli::nodedev_dumpxml::NodedevDumpxml;
 use crate::cli::nodedev_list::NodedevList;
+use crate::cli::overview::OverviewArgs;
 use crate::cli::policy::PolicyCommand;
 use crate::cli::qemu::QemuCommand;
 use crate::cli::rules::RulesCommand;
@@ -26,9 +27,12 @@ use crate::cli::watch::Watch;
 use crate::cli::{End, GlobalArgs};
 use crate::domain::shell::Harmless;
 use crate::host::leave_no_core;
-use crate::libvirt::Libvirt;
+use crate::libvirt::{Failure, Libvirt};
 
 /// Find out what display a vfio device offers, and tell libvirt.
+///
+/// Without a command it prints an overview of this host: its graphics cards, what they offer, the
+/// guests that have it, who shows their screens, and what is wrong.
 ///
 /// Exit codes: 0 done, 1 refused or unknown, 2 usage, 3 the environment lacks something, 4
 /// internal.
@@ -37,8 +41,10 @@ use crate::libvirt::Libvirt;
 pub struct Arguments {
     #[command(flatten)]
     global: GlobalArgs,
+    #[command(flatten)]
+    overview: OverviewArgs,
     #[command(subcommand)]
-    verb: Verb,
+    verb: Option<Verb>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -68,7 +74,10 @@ impl Arguments {
     pub fn ask_libvirt(&self) -> bool {
         // libvirt may be asked what this host's QEMU can do.
         let is_about_this_host = self.global.root.is_none();
-        match &self.verb {
+        let Some(verb) = &self.verb else {
+            return is_about_this_host;
+        };
+        match verb {
             Verb::Check(check) => is_about_this_host || check.asks_libvirt(),
             Verb::Explain(explain) => explain.asks_libvirt(),
             Verb::Fixup(fixup) => is_about_this_host || fixup.asks_libvirt(),
@@ -103,16 +112,28 @@ pub fn run(arguments: Arguments, libvirt: Arc<dyn Libvirt>) -> anyhow::Result<En
     // These print documents, which programs read to the byte.
     let is_document = matches!(
         arguments.verb,
-        Verb::Fixup(_) | Verb::Undo(_) | Verb::NodedevDumpxml(_)
+        Some(Verb::Fixup(_) | Verb::Undo(_) | Verb::NodedevDumpxml(_))
     );
-    let is_exact = is_document && !stdout.is_terminal();
+    // The overview has colours, and lets nothing of others through that a terminal acts on.
+    let is_exact = is_document && !stdout.is_terminal() || arguments.verb.is_none();
     let stdout = std::io::BufWriter::new(stdout);
     let mut out: Box<dyn Write> = if is_exact {
         Box::new(stdout)
     } else {
         Box::new(Harmless::new(stdout))
     };
-    let end = match arguments.verb {
+    if let (Some(_), Some(option)) = (&arguments.verb, arguments.overview.given()) {
+        let problem = format!(
+            "{option} before the command is the overview's, which is gfxplane without a command: put it after the command"
+        );
+        return Err(Failure::Usage(problem).into());
+    }
+    let Some(verb) = arguments.verb else {
+        let end = arguments.overview.run(&context, &mut *out);
+        out.flush()?;
+        return end;
+    };
+    let end = match verb {
         Verb::List(list) => list.run(&context, &mut *out),
         Verb::Check(check) => check.run(&context, &mut *out),
         Verb::Collect(collect) => collect.run(&context, &mut *out),

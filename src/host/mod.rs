@@ -2,11 +2,13 @@
 //!
 //! Every function takes a [`Root`]: `/` for this machine, or the directory of a recorded host.
 //!
+//! * [`domains`]: the domains in libvirt's files.
 //! * [`emulator`]: the abilities of QEMU and libvirt.
 //! * [`examine`]: all that `gfxplane doctor` checks.
 //! * [`marks`]: records of temporary devices created for probing.
 //! * [`sysfs`]: the devices, their drivers, types and parents.
 //! * [`mdevctl`]: the definitions of mediated devices.
+//! * [`pci_ids`]: the names of PCI devices.
 //! * [`qemu_log`]: the logs of domains that libvirt and QEMU write.
 //! * [`settings`]: configuration and rules.
 //! * [`requests`]: requests that the qemu hook leaves for the daemon.
@@ -17,10 +19,12 @@
 pub(crate) mod apparmor;
 pub mod callout;
 pub mod config;
+pub mod domains;
 pub mod emulator;
 pub mod log;
 pub mod marks;
 pub mod mdevctl;
+pub mod pci_ids;
 pub mod qemu_log;
 pub mod requests;
 pub mod rewrite;

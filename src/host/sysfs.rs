@@ -4,6 +4,8 @@
 //! Documentation/ABI/testing/sysfs-bus-pci (PCI), and drivers/vfio/vfio_main.c (`vfio-dev`).
 //! Anything odd becomes one warning with its path; the other devices are still read.
 
+mod gpu;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
@@ -14,6 +16,8 @@ use crate::host::{
     Root, Warning, canonicalize, exists, is_absent, read_link, read_names, read_names_that,
     read_text, tree,
 };
+
+pub use gpu::{Function, Gpu, Modules};
 
 /// Reads a device from its name in sysfs. The kernel has one spelling for each
 /// (drivers/vfio/mdev/mdev_core.c, `%pUl`; drivers/pci/probe.c, `%04x:%02x:%02x.%d`), by which it
@@ -34,6 +38,10 @@ pub struct Host {
     pub devices: Vec<Device>,
     /// The devices that offer mdev types, sorted by name.
     pub parents: Vec<Parent>,
+    /// The graphics cards, sorted by address.
+    pub gpus: Vec<Gpu>,
+    /// The loaded modules that make vGPUs.
+    pub modules: Modules,
     /// The loaded drivers of mdevs, with their versions.
     pub mdev_drivers: BTreeMap<String, Option<String>>,
     /// Warnings about what was ignored.
@@ -312,9 +320,12 @@ impl<'a> Reader<'a> {
             devices.extend(self.mdev(&name));
         }
         let directory = self.root.join("sys/bus/pci/devices");
+        let mut gpus = Vec::new();
         for name in read_names(&directory, &mut self.warnings) {
             devices.extend(self.pci_device(&name));
+            gpus.extend(self.gpu(&name));
         }
+        gpus.sort_by_key(|gpu| gpu.pci.address);
         devices.sort_by_key(|device| device.id);
         let directory = self.root.join("sys/class/mdev_bus");
         for name in read_names(&directory, &mut self.warnings) {
@@ -329,6 +340,8 @@ impl<'a> Reader<'a> {
         }
         Host {
             devices,
+            gpus,
+            modules: self.modules(),
             mdev_drivers,
             ..self.into_host()
         }
@@ -351,6 +364,8 @@ impl<'a> Reader<'a> {
             kernel,
             boot_id,
             devices: Vec::new(),
+            gpus: Vec::new(),
+            modules: Modules::default(),
             mdev_drivers: BTreeMap::new(),
             parents,
             warnings: self.warnings,

@@ -20,6 +20,7 @@ use super::{Definition, Libvirt, New, Replaced, Sink, Start, Term, User};
 use crate::domain::{POLICY_NAMESPACE, name_and_devices};
 use crate::libvirt::Failure;
 use crate::predict::arguments::without_values;
+use crate::publish::overview::{Defined, GuestState};
 
 /// The connection to libvirt through its C library.
 #[derive(Debug, Clone)]
@@ -177,6 +178,36 @@ impl Libvirt for ByLibrary {
         let all = connection.list_all_domains(sys::VIR_CONNECT_LIST_DOMAINS_PERSISTENT);
         let uuids = all.and_then(|all| all.iter().map(Domain::uuid_string).collect());
         uuids.map_err(|error| failed(&error))
+    }
+
+    fn guests(&self) -> Result<Option<Vec<Defined>>, Failure> {
+        // Nothing of this needs more, so that a user who may not change domains sees them.
+        let connection = self.read_only()?;
+        let all = connection
+            .list_all_domains(0)
+            .map_err(|error| failed(&error))?;
+        // A domain that goes meanwhile is none any more.
+        let guest = |domain: &Domain| {
+            let (state, _) = domain.state().ok()?;
+            let state = match state {
+                DomainStateEnum::Known(
+                    DomainState::Running | DomainState::Blocked | DomainState::Shutdown,
+                ) => GuestState::Running,
+                DomainStateEnum::Known(DomainState::Paused | DomainState::PMSuspended) => {
+                    GuestState::Paused
+                }
+                DomainStateEnum::Known(DomainState::Shutoff | DomainState::Crashed) => {
+                    GuestState::ShutOff
+                }
+                _ => GuestState::Unknown,
+            };
+            Some(Defined {
+                name: domain.name().ok()?,
+                xml: domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE).ok()?,
+                state,
+            })
+        };
+        Ok(Some(all.iter().filter_map(guest).collect()))
     }
 
     fn is_running(&self, uuid: &str) -> Result<bool, Failure> {

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 pub use library::ByLibrary;
 
 use crate::device::id::DeviceId;
+use crate::publish::overview::Defined;
 
 /// A domain's persistent definition.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -183,6 +184,15 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
     /// # Errors
     /// libvirt can't be reached.
     fn all_persistent(&self) -> Result<Vec<String>, Failure>;
+
+    /// Returns all domains, those that are not persistent included, with their states and without
+    /// their secrets; `None` if there is no libvirt in this program.
+    ///
+    /// # Errors
+    /// libvirt can't be reached.
+    fn guests(&self) -> Result<Option<Vec<Defined>>, Failure> {
+        Ok(None)
+    }
 
     /// Returns whether a domain has started and has not ended. A domain that is being started has
     /// not.

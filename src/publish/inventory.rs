@@ -16,6 +16,7 @@ use crate::host::sysfs::{Device, Host, MdevType, Parent};
 use crate::host::{Root, Warning, mdevctl, run, settings, sysfs};
 use crate::predict::hints::{Hint, hints};
 use crate::predict::screens::{Here, Known};
+use crate::publish::gpus::{self, GpuEntry};
 
 /// The state of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -131,6 +132,8 @@ pub struct Inventory {
     pub devices: Vec<DeviceEntry>,
     /// The types, sorted by parent and id.
     pub types: Vec<TypeEntry>,
+    /// The graphics cards, sorted by address, whether or not they offer a vGPU.
+    pub gpus: Vec<GpuEntry>,
     /// Warnings about what could not be read.
     pub warnings: Vec<Warning>,
 }
@@ -404,6 +407,7 @@ pub fn inventory(sources: &Sources) -> Inventory {
         types: types
             .map(|(parent, of_type)| type_entry(sources, parent, of_type))
             .collect(),
+        gpus: host.gpus.iter().map(|gpu| gpus::entry(host, gpu)).collect(),
         warnings: host.warnings.clone(),
     }
 }

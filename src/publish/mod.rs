@@ -3,14 +3,18 @@
 //! * [`words`]: names and values, for mdevctl attributes and udev properties.
 //! * [`capability`]: the `vfio_display` capability, beside libvirt's own in node-device XML.
 //! * [`device`]: libvirt's node-device XML, rebuilt from sysfs for hosts without libvirt.
+//! * [`gpus`]: why a graphics card offers no vGPU.
+//! * [`overview`]: the host as a tree, from its graphics cards to its guests.
 //! * [`offline`]: the node devices of a host, with the XML and capability of each.
 
 pub mod callout;
 pub mod capability;
 pub mod device;
 pub mod export;
+pub mod gpus;
 pub mod inventory;
 pub mod offline;
+pub mod overview;
 pub mod words;
 
 use crate::xml::{Document, Edit, XmlError};

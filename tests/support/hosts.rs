@@ -16,11 +16,13 @@ use gfxplane::publish::export::export;
 use gfxplane::publish::inventory::{
     DeviceEntry, Inventory, Sources, active, inventory, known, recorded,
 };
+use gfxplane::publish::overview::Overview;
 use gfxplane::publish::{self, offline, words};
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
 
 use crate::support::hostile;
+use crate::support::overview::{overview, page_is_sound, without_colours};
 use crate::support::schema::{Against, validate};
 
 /// A recorded host, read.
@@ -30,6 +32,8 @@ pub(crate) struct Host {
     /// The inventory, with paths as the host has them.
     pub(crate) inventory: Inventory,
     documents: Vec<Document>,
+    /// The host as a tree.
+    overview: Overview,
     /// The measurements, as rules for other hosts.
     rules: String,
     /// The devices for which a look at one device alone finds something else.
@@ -84,6 +88,7 @@ fn of_host(name: &str, folder: &Path) -> Vec<Trial> {
     let mut trials = vec![
         trial("folder", Host::folder_is_tidy),
         trial("list", Host::list),
+        trial("overview", Host::overview),
         trial("rules", Host::rules),
         trial("attributes", Host::attributes),
         trial("one-by-one", Host::one_by_one),
@@ -113,6 +118,7 @@ impl Host {
         let mut inventory = inventory(&sources);
         let documents = documents(&sources)?;
         let root = Root::recorded(&base);
+        let overview = overview(&base, true).map_err(|_| "there is no overview")?;
         let alone = |device| seen_alone(&root, &sources, device, &inventory);
         let mut otherwise: Vec<String> = sources.host.devices.iter().filter_map(alone).collect();
         let entries = inventory.devices.iter();
@@ -126,6 +132,7 @@ impl Host {
             folder: folder.to_owned(),
             inventory,
             documents,
+            overview,
             rules: export(&sources).to_toml(),
             otherwise,
         })
@@ -135,6 +142,13 @@ impl Host {
     fn list(&self) -> Result<(), Failed> {
         let text = serde_json::to_string_pretty(&self.inventory)? + "\n";
         golden(&self.folder.join("expect/list.json"), &text)
+    }
+
+    /// Checks `gfxplane --all`, at 80 columns and as a page.
+    fn overview(&self) -> Result<(), Failed> {
+        page_is_sound(&self.overview)?;
+        let text = without_colours(&self.overview, 80);
+        golden(&self.folder.join("expect/overview.txt"), &text)
     }
 
     /// Checks `gfxplane rules --export`, if anything was measured.
@@ -213,7 +227,7 @@ impl Host {
             (self.folder.clone(), names(&["README", "expect", "root"])),
             (
                 self.folder.join("expect"),
-                names(&["list.json", "nodedev", "rules.toml"]),
+                names(&["list.json", "nodedev", "overview.txt", "rules.toml"]),
             ),
             (nodedev, wanted),
         ] {

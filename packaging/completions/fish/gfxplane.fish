@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_gfxplane_global_optspecs
-    string join \n root= c/connect= q/quiet h/help V/version
+    string join \n root= c/connect= q/quiet json html= all color= h/help V/version
 end
 
 function __fish_gfxplane_needs_command
@@ -26,11 +26,17 @@ end
 
 complete -c gfxplane -n "__fish_gfxplane_needs_command" -l root -l host -d 'Read the recorded host in this directory instead of this machine' -r -F
 complete -c gfxplane -n "__fish_gfxplane_needs_command" -s c -l connect -d 'Connect to this libvirt' -r
+complete -c gfxplane -n "__fish_gfxplane_needs_command" -l html -d 'Without a verb: write the overview to this file, as one page of HTML (- for stdout)' -r -F
+complete -c gfxplane -n "__fish_gfxplane_needs_command" -l color -d 'Without a verb: when to colour the overview' -r -f -a "auto\t''
+always\t''
+never\t''"
 complete -c gfxplane -n "__fish_gfxplane_needs_command" -s q -l quiet -d 'Suppress warnings'
+complete -c gfxplane -n "__fish_gfxplane_needs_command" -l json -d 'Without a verb: print the overview as JSON'
+complete -c gfxplane -n "__fish_gfxplane_needs_command" -l all -d 'Without a verb: leave nothing out: other devices, unused virtual functions, notes'
 complete -c gfxplane -n "__fish_gfxplane_needs_command" -s h -l help -d 'Print help'
 complete -c gfxplane -n "__fish_gfxplane_needs_command" -s V -l version -d 'Print version'
 complete -c gfxplane -n "__fish_gfxplane_needs_command" -f -a "list" -d 'List vfio devices, their displays, and what these need'
-complete -c gfxplane -n "__fish_gfxplane_needs_command" -f -a "check" -d 'Check whether a domain will start and its screens will be visible'
+complete -c gfxplane -n "__fish_gfxplane_needs_command" -f -a "check" -d 'Check whether domains will start and their screens will be visible'
 complete -c gfxplane -n "__fish_gfxplane_needs_command" -f -a "collect" -d 'Record this host in a directory, as a test case or for a bug report'
 complete -c gfxplane -n "__fish_gfxplane_needs_command" -f -a "doctor" -d 'Find what stands between this host and a working display'
 complete -c gfxplane -n "__fish_gfxplane_needs_command" -f -a "explain" -d 'Explain a message of QEMU or libvirt about screens, or a domain\'s log'
@@ -59,6 +65,7 @@ complete -c gfxplane -n "__fish_gfxplane_using_subcommand check" -l policy -d 'M
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand check" -l consent -d 'Allow losing remote viewing (remote), the emulated card (video), or both (all)' -r
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand check" -l root -l host -d 'Read the recorded host in this directory instead of this machine' -r -F
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand check" -s c -l connect -d 'Connect to this libvirt' -r
+complete -c gfxplane -n "__fish_gfxplane_using_subcommand check" -l all -d 'Check all domains of libvirt, or of the recorded host'
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand check" -l json -d 'Print JSON'
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand check" -s q -l quiet -d 'Suppress warnings'
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand check" -s h -l help -d 'Print help (see more with \'--help\')'
@@ -172,7 +179,7 @@ complete -c gfxplane -n "__fish_gfxplane_using_subcommand nodedev-dumpxml" -l pl
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand nodedev-dumpxml" -s q -l quiet -d 'Suppress warnings'
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand nodedev-dumpxml" -s h -l help -d 'Print help'
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand help; and not __fish_seen_subcommand_from list check collect doctor explain fixup learn undo log policy probe qemu rules verify watch nodedev-list nodedev-dumpxml help" -f -a "list" -d 'List vfio devices, their displays, and what these need'
-complete -c gfxplane -n "__fish_gfxplane_using_subcommand help; and not __fish_seen_subcommand_from list check collect doctor explain fixup learn undo log policy probe qemu rules verify watch nodedev-list nodedev-dumpxml help" -f -a "check" -d 'Check whether a domain will start and its screens will be visible'
+complete -c gfxplane -n "__fish_gfxplane_using_subcommand help; and not __fish_seen_subcommand_from list check collect doctor explain fixup learn undo log policy probe qemu rules verify watch nodedev-list nodedev-dumpxml help" -f -a "check" -d 'Check whether domains will start and their screens will be visible'
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand help; and not __fish_seen_subcommand_from list check collect doctor explain fixup learn undo log policy probe qemu rules verify watch nodedev-list nodedev-dumpxml help" -f -a "collect" -d 'Record this host in a directory, as a test case or for a bug report'
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand help; and not __fish_seen_subcommand_from list check collect doctor explain fixup learn undo log policy probe qemu rules verify watch nodedev-list nodedev-dumpxml help" -f -a "doctor" -d 'Find what stands between this host and a working display'
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand help; and not __fish_seen_subcommand_from list check collect doctor explain fixup learn undo log policy probe qemu rules verify watch nodedev-list nodedev-dumpxml help" -f -a "explain" -d 'Explain a message of QEMU or libvirt about screens, or a domain\'s log'

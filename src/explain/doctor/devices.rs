@@ -20,6 +20,26 @@ pub(super) fn settings(host: &Host, report: &mut Report) {
     }
 }
 
+/// Checks whether graphics cards offer what they can.
+pub(super) fn gpus(host: &Host, report: &mut Report) {
+    for gpu in &host.inventory.gpus {
+        let Some(missing) = &gpu.missing else {
+            continue;
+        };
+        let what = format!("for vGPUs of {}", gpu.address);
+        let verdict = if missing.certain {
+            Verdict::Warn
+        } else {
+            Verdict::Pass
+        };
+        let line = report.line(Topic::Gpus, what, verdict, &missing.text);
+        line.of(DeviceId::Pci(gpu.address));
+        for fix in missing.fixes.iter().filter(|_| missing.certain) {
+            line.fix(fix);
+        }
+    }
+}
+
 /// Checks the active devices.
 pub(super) fn devices(host: &Host, report: &mut Report) {
     let active = || {

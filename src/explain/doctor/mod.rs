@@ -57,6 +57,8 @@ pub enum Topic {
     Settings,
     /// Devices, and what is known of them.
     Devices,
+    /// Graphics cards, and the vGPUs that they offer.
+    Gpus,
     /// Records of probes.
     Records,
     /// `/dev/dri`.
@@ -322,6 +324,7 @@ impl Host {
 pub fn examine(host: &Host) -> Vec<Line> {
     let mut report = Report(Vec::new());
     devices::settings(host, &mut report);
+    devices::gpus(host, &mut report);
     devices::devices(host, &mut report);
     devices::records(host, &mut report);
     devices::service(host, &mut report);

@@ -1,0 +1,522 @@
+//! `gfxplane` without a verb: the host as a tree, from its graphics cards to its guests' screens.
+//!
+//! [`read`] is the only part that reads anything. The rest makes text of what it found.
+
+mod html;
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use anstyle::{AnsiColor, Style};
+use clap::ColorChoice;
+
+use crate::cli::{End, json};
+use crate::domain::shell::plain;
+use crate::host::{Warning, domains, pci_ids};
+use crate::libvirt::surroundings::HostSurroundings;
+use crate::libvirt::{Context, Failure, SYSTEM};
+use crate::plan::Level;
+use crate::predict::Shown;
+use crate::publish::inventory::{Sources, State, inventory};
+use crate::publish::overview::{
+    Defined, DeviceLine, Given, GuestEntry, GuestState, GuestsFrom, Overview, ParentLine, Problem,
+    TypeLine, overview,
+};
+
+/// The options of the overview, which are those of `gfxplane` without a verb.
+#[derive(Debug, Default, clap::Args)]
+pub struct OverviewArgs {
+    /// Without a verb: print the overview as JSON
+    #[arg(long)]
+    json: bool,
+    /// Without a verb: write the overview to this file, as one page of HTML (- for stdout)
+    #[arg(long, value_name = "FILE", conflicts_with = "json")]
+    html: Option<PathBuf>,
+    /// Without a verb: leave nothing out: other devices, unused virtual functions, notes
+    #[arg(long)]
+    all: bool,
+    /// Without a verb: when to colour the overview
+    #[arg(long, value_name = "WHEN")]
+    color: Option<ColorChoice>,
+}
+
+impl OverviewArgs {
+    /// Returns an option of the overview that was given; with a verb, none may be.
+    #[must_use]
+    pub fn given(&self) -> Option<&'static str> {
+        [
+            (self.json, "--json"),
+            (self.html.is_some(), "--html"),
+            (self.all, "--all"),
+            (self.color.is_some(), "--color"),
+        ]
+        .into_iter()
+        .find_map(|(is_given, name)| is_given.then_some(name))
+    }
+
+    /// Prints the overview.
+    ///
+    /// # Errors
+    /// libvirt is another host's; errors of the output and of the file.
+    pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
+        let mut found = read(context, self.all)?;
+        let warnings = std::mem::take(&mut found.warnings);
+        if self.json {
+            found.warnings = warnings;
+            json(out, &found)?;
+            return Ok(End::Done);
+        }
+        context.warn(&warnings);
+        match &self.html {
+            None => {
+                let text = text(&found, width());
+                let is_coloured = match self.color.unwrap_or(ColorChoice::Auto) {
+                    ColorChoice::Always => true,
+                    ColorChoice::Never => false,
+                    ColorChoice::Auto => {
+                        anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never
+                    }
+                };
+                if is_coloured {
+                    out.write_all(text.as_bytes())?;
+                } else {
+                    write!(out, "{}", anstream::adapter::strip_str(&text))?;
+                }
+            }
+            Some(path) if path.as_os_str() == "-" => {
+                out.write_all(html::page(&found).as_bytes())?;
+            }
+            Some(path) => {
+                write_whole(path, &html::page(&found)).map_err(|error| {
+                    Failure::Environment(format!("{}: {error}", path.display()))
+                })?;
+            }
+        }
+        Ok(End::Done)
+    }
+}
+
+/// Writes a file as a whole, so that nobody ever sees half of it.
+fn write_whole(path: &Path, text: &str) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = match path.parent() {
+        Some(directory) if !directory.as_os_str().is_empty() => directory,
+        _ => Path::new("."),
+    };
+    // The user's umask takes away what others must not do.
+    let rights = std::fs::Permissions::from_mode(0o666);
+    let mut file = tempfile::Builder::new()
+        .permissions(rights)
+        .tempfile_in(directory)?;
+    file.write_all(text.as_bytes())?;
+    file.persist(path)?;
+    Ok(())
+}
+
+/// Reads the host and its guests, and makes the overview.
+///
+/// # Errors
+/// libvirt is another host's, whose devices can't be seen from here.
+pub fn read(context: &Context, all: bool) -> Result<Overview, Failure> {
+    let surroundings = HostSurroundings::new(context, true, None, None)?;
+    let sources = Sources::read(&context.root);
+    let mut inventory = inventory(&sources);
+    let gpus = sources.host.gpus.iter().map(|gpu| &gpu.pci);
+    let parents = sources.host.parents.iter();
+    let parents = parents.filter_map(|parent| parent.pci.as_ref());
+    let ids: Vec<(u16, u16)> = gpus
+        .chain(parents)
+        .map(|pci| (pci.vendor, pci.device))
+        .collect();
+    let names = match ids[..] {
+        [] => BTreeMap::new(),
+        _ => pci_ids::names(&context.root, &ids),
+    };
+    let (domains, guests_from) = guests(context, &mut inventory.warnings);
+    let policy = surroundings.policy();
+    let mut found = overview(
+        Given {
+            sources: &sources,
+            inventory: &inventory,
+            names: &names,
+            domains: &domains,
+            guests_from,
+            policy: &policy,
+            uri: context.connect.as_deref().unwrap_or(SYSTEM),
+            all,
+        },
+        &surroundings,
+    );
+    for warning in surroundings.warnings() {
+        if !found.warnings.contains(&warning) {
+            found.warnings.push(warning);
+        }
+    }
+    Ok(found)
+}
+
+/// Returns all domains: libvirt's, or those of its files where it can't be asked.
+fn guests(context: &Context, warnings: &mut Vec<Warning>) -> (Vec<Defined>, GuestsFrom) {
+    let root = &context.root;
+    if !root.is_recorded() || context.connect.is_some() {
+        match context.libvirt.guests() {
+            Ok(Some(mut guests)) => {
+                guests.sort_by(|a, b| a.name.cmp(&b.name));
+                return (guests, GuestsFrom::Libvirt);
+            }
+            Ok(None) => {}
+            Err(error) => context.say(&format!("warning: {error}")),
+        }
+    }
+    let Some(files) = domains::read(root, warnings) else {
+        return (Vec::new(), GuestsFrom::Nowhere);
+    };
+    let guests = files.into_iter().map(|file| Defined {
+        name: file.name,
+        xml: file.xml,
+        state: match file.runs {
+            Some(true) => GuestState::Running,
+            Some(false) => GuestState::ShutOff,
+            None => GuestState::Unknown,
+        },
+    });
+    (guests.collect(), GuestsFrom::Files)
+}
+
+/// Returns the number of columns of the output: that of the environment or of the terminal.
+fn width() -> usize {
+    /// The columns of an output that is no terminal.
+    const USUAL: usize = 80;
+    /// No line of ours fits into fewer.
+    const LEAST: usize = 40;
+    let named = std::env::var("COLUMNS").ok();
+    let named = named.and_then(|columns| columns.parse().ok());
+    let columns = named.or_else(|| {
+        let (width, _) = terminal_size::terminal_size_of(io::stdout())?;
+        Some(usize::from(width.0))
+    });
+    columns.unwrap_or(USUAL).max(LEAST)
+}
+
+/// A line of the overview, with what belongs to it.
+struct Row {
+    /// The depth in the tree.
+    depth: usize,
+    /// The verdict; `None` for a line that nothing is wrong or right with.
+    verdict: Option<Level>,
+    /// The name of what it is about.
+    name: String,
+    /// What there is to say, in parts.
+    parts: Vec<String>,
+    /// What is wrong.
+    problems: Vec<Problem>,
+    /// The command that shows the screen.
+    look: Option<String>,
+}
+
+impl Row {
+    fn new(depth: usize, verdict: Option<Level>, name: &str) -> Self {
+        Row {
+            depth,
+            verdict,
+            name: name.to_owned(),
+            parts: Vec::new(),
+            problems: Vec::new(),
+            look: None,
+        }
+    }
+
+    /// Returns what follows the name.
+    fn rest(&self) -> String {
+        let parts = self.parts.iter().map(String::as_str);
+        let parts: Vec<&str> = parts.filter(|part| !part.is_empty()).collect();
+        parts.join(", ")
+    }
+}
+
+/// Returns the verdict's word.
+fn word(level: Level) -> &'static str {
+    match level {
+        Level::Info => "PASS",
+        Level::Warn => "WARN",
+        Level::Fail => "FAIL",
+    }
+}
+
+/// Returns a number with its noun.
+fn count(number: usize, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
+}
+
+/// Returns the first line: all in numbers.
+fn headline(overview: &Overview) -> String {
+    let summary = overview.summary;
+    let gpus = match summary.gpus {
+        0 => "no graphics card".into(),
+        some => count(some, "graphics card", "graphics cards"),
+    };
+    let guests = match (summary.guests, overview.guests_from) {
+        (_, GuestsFrom::Nowhere) => "guests are not known".into(),
+        (0, _) => "no guest has a vfio device".into(),
+        (some, _) => count(some, "guest with a vfio device", "guests with vfio devices"),
+    };
+    let mut text = format!("{gpus}, {guests}");
+    let mut wrong = Vec::new();
+    if summary.refused > 0 {
+        wrong.push(format!("{} would be refused", summary.refused));
+    }
+    if summary.unknown > 0 {
+        wrong.push(format!("{} may be refused", summary.unknown));
+    }
+    if summary.dark > 0 {
+        wrong.push(count(summary.dark, "screen is dark", "screens are dark"));
+    }
+    if !wrong.is_empty() {
+        text = format!("{text}: {}", wrong.join(", "));
+    }
+    text
+}
+
+/// Returns the lines of the overview, in groups: one for each graphics card.
+fn groups(overview: &Overview) -> Vec<Vec<Row>> {
+    let mut groups: Vec<Vec<Row>> = overview.parents.iter().map(of_parent).collect();
+    if !overview.absent.is_empty() {
+        let mut rows = vec![Row::new(
+            0,
+            None,
+            "Devices that are not offered by any of these",
+        )];
+        rows.extend(overview.absent.iter().flat_map(of_device));
+        groups.push(rows);
+    }
+    groups
+}
+
+fn of_parent(parent: &ParentLine) -> Vec<Row> {
+    let mut row = Row::new(0, None, &parent.address);
+    row.parts
+        .extend(parent.name.clone().or_else(|| parent.ids.clone()));
+    row.parts.push(match (&parent.driver, parent.gpu) {
+        (Some(driver), _) => format!("driver {driver}"),
+        (None, true) => "no driver".into(),
+        (None, false) => String::new(),
+    });
+    row.parts.extend(parent.render_node.clone());
+    if let Some(total) = parent.total_vfs {
+        row.parts
+            .push(format!("{} of {total} virtual functions", parent.vfs));
+    }
+    if let Some(missing) = &parent.missing {
+        row.verdict = missing.certain.then_some(Level::Warn);
+        row.problems.push(Problem {
+            level: missing.level(),
+            text: missing.text.clone(),
+            fixes: missing.fixes.clone(),
+        });
+    }
+    let mut rows = vec![row];
+    rows.extend(parent.types.iter().map(|one| of_type(parent, one)));
+    rows.extend(parent.devices.iter().flat_map(of_device));
+    rows
+}
+
+fn of_type(parent: &ParentLine, one: &TypeLine) -> Row {
+    let mut row = Row::new(1, None, &one.type_id);
+    row.parts
+        .extend(one.name.clone().filter(|name| *name != one.type_id));
+    if one.parent != parent.address {
+        row.parts.push(format!("of {}", one.parent));
+    }
+    row.parts.push(match one.available_instances {
+        Some(0) => "none left".into(),
+        Some(left) => format!("{left} left"),
+        None => String::new(),
+    });
+    row.parts.push(display(&one.display, &one.known));
+    row
+}
+
+/// Returns a display and how it is known.
+fn display(display: &[String], known: &str) -> String {
+    match display {
+        [one] if one == "none" => format!("no display ({known})"),
+        [one] if one == "unknown" => format!("display unknown ({known})"),
+        _ => format!("display {} ({known})", display.join(",")),
+    }
+}
+
+fn of_device(device: &DeviceLine) -> Vec<Row> {
+    let worst = device.problems.iter().map(|problem| problem.level).max();
+    let mut row = Row::new(
+        1,
+        worst.filter(|level| *level > Level::Info),
+        &device.id.to_string(),
+    );
+    row.parts.extend(device.type_id.clone());
+    if device.is_whole {
+        row.parts.push("the whole card".into());
+    }
+    if device.state == Some(State::Defined) {
+        row.parts.push("not started".into());
+    }
+    // Why a display is not known is said once, as a problem.
+    if device.state.is_some() && device.problems.is_empty() {
+        row.parts.push(display(&device.display, &device.known));
+    }
+    row.problems.clone_from(&device.problems);
+    let mut rows = vec![row];
+    rows.extend(device.guests.iter().map(of_guest));
+    rows
+}
+
+fn of_guest(guest: &GuestEntry) -> Row {
+    let worst = guest.problems.iter().map(|problem| problem.level).max();
+    // A refusal may stand at another device of the guest.
+    let starts = match guest.starts {
+        Some("no") => Level::Fail,
+        Some("yes") => Level::Info,
+        _ => Level::Warn,
+    };
+    let verdict = worst.map_or(starts, |worst| worst.max(starts));
+    let mut row = Row::new(2, Some(verdict), &guest.name);
+    row.parts.push(guest.state.word().into());
+    let by: Vec<String> = guest
+        .shown_by
+        .iter()
+        .map(|(kind, how)| match how {
+            Shown::AtOnce => kind.to_string(),
+            Shown::AfterSwitch => format!("{kind} after Ctrl-Alt-2"),
+        })
+        .collect();
+    if !by.is_empty() {
+        row.parts.push(format!("screen shown by {}", by.join(", ")));
+    }
+    if guest.starts == Some("no") && worst != Some(Level::Fail) {
+        row.parts.push("would be refused".into());
+    }
+    row.problems.clone_from(&guest.problems);
+    row.look.clone_from(&guest.look);
+    row
+}
+
+/// The columns that the verdict takes.
+const GUTTER: usize = 6;
+
+/// The columns of a step into the tree.
+const STEP: usize = 2;
+
+/// Returns the overview as a page of HTML.
+#[must_use]
+pub fn page(overview: &Overview) -> String {
+    html::page(overview)
+}
+
+/// Returns the overview as text with colours, its lines wrapped to a width. Commands are not
+/// wrapped: they are to be pasted.
+#[must_use]
+pub fn text(overview: &Overview, width: usize) -> String {
+    let bold = Style::new().bold();
+    let command = AnsiColor::Cyan.on_default();
+    let mut out = String::new();
+    let verdict = Some(overview.worst);
+    push(&mut out, verdict, 0, bold, &headline(overview), "", width);
+    for group in groups(overview) {
+        out.push('\n');
+        for row in group {
+            let at = row.depth * STEP;
+            push(
+                &mut out,
+                row.verdict,
+                at,
+                bold,
+                &row.name,
+                &row.rest(),
+                width,
+            );
+            let below = at + STEP;
+            for problem in &row.problems {
+                push(
+                    &mut out,
+                    None,
+                    below,
+                    Style::new(),
+                    "",
+                    &problem.text,
+                    width,
+                );
+                for fix in &problem.fixes {
+                    line(&mut out, below, "fix: ", command, fix);
+                }
+            }
+            if let Some(look) = &row.look {
+                line(&mut out, below, "look: ", command, look);
+            }
+        }
+    }
+    out
+}
+
+/// Writes a line that is not wrapped.
+fn line(out: &mut String, at: usize, word: &str, style: Style, text: &str) {
+    let blank = " ".repeat(GUTTER + at);
+    let text = one_line(text);
+    out.push_str(&format!("{blank}{word}{style}{text}{style:#}\n"));
+}
+
+/// Writes lines: the verdict, a name, and what follows it.
+fn push(
+    out: &mut String,
+    verdict: Option<Level>,
+    at: usize,
+    style: Style,
+    name: &str,
+    rest: &str,
+    width: usize,
+) {
+    let (name, rest) = (one_line(name), one_line(rest));
+    let first = " ".repeat(GUTTER + at);
+    let next = " ".repeat(GUTTER + at + if name.is_empty() { 0 } else { STEP });
+    let options = textwrap::Options::new(width)
+        .initial_indent(&first)
+        .subsequent_indent(&next)
+        .break_words(false)
+        .word_separator(textwrap::WordSeparator::AsciiSpace)
+        .word_splitter(textwrap::WordSplitter::NoHyphenation);
+    let whole = match (name.is_empty(), rest.is_empty()) {
+        (true, _) => rest,
+        (_, true) => name.clone(),
+        _ => format!("{name}  {rest}"),
+    };
+    for (number, wrapped) in textwrap::wrap(&whole, options).iter().enumerate() {
+        let body = wrapped.trim_start();
+        let blank = &wrapped[..wrapped.len() - body.len()];
+        let blank = match verdict.filter(|_| number == 0) {
+            Some(level) => {
+                let style = match level {
+                    Level::Info => AnsiColor::Green,
+                    Level::Warn => AnsiColor::Yellow,
+                    Level::Fail => AnsiColor::Red,
+                };
+                let style = style.on_default().bold();
+                let word = word(level);
+                format!("{style}{word}{style:#}{}", &blank[word.len()..])
+            }
+            None => blank.to_owned(),
+        };
+        let body = match body.strip_prefix(name.as_str()).filter(|_| number == 0) {
+            Some(rest) => format!("{style}{name}{style:#}{rest}"),
+            None if whole == name => format!("{style}{body}{style:#}"),
+            None => body.to_owned(),
+        };
+        out.push_str(&blank);
+        out.push_str(&body);
+        out.push('\n');
+    }
+}
+
+/// Makes a text of somebody else's one line that harms nobody.
+fn one_line(text: &str) -> String {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    plain(&words.join(" "))
+}

@@ -1,0 +1,373 @@
+//! Finds out why a graphics card offers no vGPU.
+
+use serde::Serialize;
+
+use crate::device::id::{DeviceId, PciAddress};
+use crate::domain::shell::quoted;
+use crate::host::sysfs::{Function, Gpu, Host, Parent};
+
+/// The reason why a graphics card offers no vGPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Lack {
+    /// It has SR-IOV, and its virtual functions are switched off.
+    FunctionsOff,
+    /// Its virtual functions exist, and none has a vGPU.
+    NoType,
+    /// Its virtual functions exist, and no vGPU can be made on any.
+    NothingCreatable,
+    /// Its virtual functions are bound to a driver of the host's, or to none.
+    FunctionsAtHost,
+    /// A driver is bound that makes no vGPUs, or none is bound.
+    Driver,
+    /// A module is not loaded.
+    Module,
+    /// A module's parameter switches it off.
+    Parameter,
+    /// Its driver makes vGPUs, but offers no type of them.
+    NoTypes,
+    /// Types are offered, and all their instances are used up.
+    UsedUp,
+    /// Types are offered, and no device was made.
+    NoDevice,
+}
+
+/// Why a graphics card offers no vGPU, and what helps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Missing {
+    /// The reason.
+    pub reason: Lack,
+    /// True if the card certainly could offer one. False if that depends on what sysfs does not
+    /// say, or if nothing is wrong.
+    pub certain: bool,
+    /// The reason in words that follow the card's name.
+    pub text: String,
+    /// The fixes, the best first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub fixes: Vec<String>,
+}
+
+impl Missing {
+    fn new(reason: Lack, text: impl Into<String>, fixes: &[&str]) -> Option<Self> {
+        Some(Missing {
+            reason,
+            certain: true,
+            text: text.into(),
+            fixes: fixes.iter().map(|fix| (*fix).to_owned()).collect(),
+        })
+    }
+
+    fn perhaps(reason: Lack, text: impl Into<String>, fixes: &[&str]) -> Option<Self> {
+        Self::new(reason, text, fixes).map(|missing| Missing {
+            certain: false,
+            ..missing
+        })
+    }
+}
+
+/// A graphics card and what it lacks. Its JSON is an entry of `gpus` of `gfxplane list --json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct GpuEntry {
+    /// The PCI address.
+    pub address: PciAddress,
+    /// The vendor's and the device's number: `8086:5917`.
+    pub ids: String,
+    /// The driver that is bound to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub driver: Option<String>,
+    /// Its render node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub render_node: Option<String>,
+    /// The number of virtual functions that it can have; `None` without SR-IOV.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total_vfs: Option<u32>,
+    /// The number of virtual functions that exist.
+    pub vfs: usize,
+    /// Why it offers no vGPU.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub missing: Option<Missing>,
+}
+
+/// Returns the entry of a graphics card.
+#[must_use]
+pub fn entry(host: &Host, gpu: &Gpu) -> GpuEntry {
+    GpuEntry {
+        address: gpu.pci.address,
+        ids: format!("{:04x}:{:04x}", gpu.pci.vendor, gpu.pci.device),
+        driver: gpu.driver.clone(),
+        render_node: gpu.render_node.clone(),
+        total_vfs: gpu.pci.total_vfs.filter(|total| *total > 0),
+        vfs: gpu.functions.len(),
+        missing: missing(host, gpu),
+    }
+}
+
+/// NVIDIA's PCI vendor id.
+const NVIDIA: u16 = 0x10de;
+
+/// Intel's PCI vendor id.
+const INTEL: u16 = 0x8086;
+
+/// Returns why a graphics card offers no vGPU; `None` if it offers one, is handed out whole, or is
+/// of a kind of which nothing is known.
+#[must_use]
+pub fn missing(host: &Host, gpu: &Gpu) -> Option<Missing> {
+    let address = gpu.pci.address;
+    let is_whole = |device: &crate::host::sysfs::Device| device.id == DeviceId::Pci(address);
+    if host.devices.iter().any(is_whole) {
+        return None;
+    }
+    let parents: Vec<&Parent> = host
+        .parents
+        .iter()
+        .filter(|parent| is_of(parent, gpu) && !parent.types.is_empty())
+        .collect();
+    if !parents.is_empty() {
+        return of_types(host, &parents);
+    }
+    match gpu.pci.total_vfs {
+        Some(total) if total > 0 && gpu.functions.is_empty() => functions_off(host, gpu, total),
+        _ if !gpu.functions.is_empty() => of_functions(host, gpu),
+        _ => of_driver(host, gpu),
+    }
+}
+
+/// Returns whether mdevs of this parent are the card's: the parent is the card, or one of its
+/// virtual functions.
+pub(crate) fn is_of(parent: &Parent, gpu: &Gpu) -> bool {
+    let address = parent.pci.as_ref().map(|pci| pci.address);
+    let is_its = |address: PciAddress| {
+        address == gpu.pci.address || gpu.functions.iter().any(|one| one.address == address)
+    };
+    address.is_some_and(is_its)
+}
+
+/// The types are offered; there may be no device of any.
+fn of_types(host: &Host, parents: &[&Parent]) -> Option<Missing> {
+    let has_device = |parent: &&Parent| {
+        let mut devices = host.devices.iter();
+        devices.any(|device| device.parent.as_ref() == Some(&parent.name))
+    };
+    if parents.iter().any(has_device) {
+        return None;
+    }
+    let types = || {
+        let types = |parent: &&'_ Parent| parent.types.len();
+        parents.iter().map(types).sum::<usize>()
+    };
+    let free = parents.iter().find_map(|parent| {
+        let mut types = parent.types.iter();
+        let free = types.find(|one| one.available_instances.is_some_and(|left| left > 0))?;
+        Some((parent, free))
+    });
+    match free {
+        Some((parent, of_type)) => Missing::perhaps(
+            Lack::NoDevice,
+            format!(
+                "types of vGPU are offered ({}), and no device was made",
+                types()
+            ),
+            &[&format!(
+                "sudo mdevctl start --uuid $(uuidgen) --parent {} --type {}",
+                quoted(&parent.name),
+                quoted(&of_type.id)
+            )],
+        ),
+        None => Missing::new(
+            Lack::UsedUp,
+            "types of vGPU are offered, and none has an instance left",
+            &[],
+        ),
+    }
+}
+
+/// The card has SR-IOV, and no virtual functions.
+fn functions_off(host: &Host, gpu: &Gpu, total: u32) -> Option<Missing> {
+    let address = gpu.pci.address;
+    let off = format!("its {total} virtual functions are switched off");
+    let switch = format!("echo {total} | sudo tee /sys/bus/pci/devices/{address}/sriov_numvfs");
+    match (gpu.pci.vendor, gpu.driver.as_deref()) {
+        (NVIDIA, Some("nvidia")) if host.modules.nvidia_vgpu => Missing::new(
+            Lack::FunctionsOff,
+            off,
+            &[&format!("sudo /usr/lib/nvidia/sriov-manage -e {address}")],
+        ),
+        (NVIDIA, Some("nvidia")) => Missing::new(
+            Lack::FunctionsOff,
+            format!(
+                "{off}, and the module nvidia_vgpu_vfio is not loaded, which only NVIDIA's driver for vGPU hosts has"
+            ),
+            &[
+                &format!("sudo /usr/lib/nvidia/sriov-manage -e {address}"),
+                "install NVIDIA's driver for vGPU hosts, if that command is not there",
+            ],
+        ),
+        (NVIDIA, driver) => Missing::new(
+            Lack::Driver,
+            format!(
+                "{off}, and {}: only NVIDIA's driver for vGPU hosts switches them on",
+                bound(driver)
+            ),
+            &["install NVIDIA's driver for vGPU hosts, then sudo modprobe nvidia"],
+        ),
+        (INTEL, Some("i915")) => Missing::new(
+            Lack::FunctionsOff,
+            format!(
+                "{off}; i915 of the kernel itself can't switch them on, xe and Intel's i915 for SR-IOV can"
+            ),
+            &[&switch],
+        ),
+        (_, None) => Missing::new(
+            Lack::Driver,
+            format!("{off}, and no driver is bound to it that could switch them on"),
+            &[&load_driver(address)],
+        ),
+        _ => Missing::new(Lack::FunctionsOff, off, &[&switch]),
+    }
+}
+
+/// Returns the command that loads the driver that the kernel has for a device.
+fn load_driver(address: PciAddress) -> String {
+    format!("sudo modprobe $(cat /sys/bus/pci/devices/{address}/modalias)")
+}
+
+fn bound(driver: Option<&str>) -> String {
+    driver.map_or_else(
+        || "no driver is bound".into(),
+        |driver| format!("{driver} is bound"),
+    )
+}
+
+/// There are virtual functions, and no mdev types.
+fn of_functions(host: &Host, gpu: &Gpu) -> Option<Missing> {
+    let functions = &gpu.functions;
+    let count = functions.len();
+    let typed: Vec<&Function> = functions
+        .iter()
+        .filter(|function| function.vgpu_type.is_some())
+        .collect();
+    if typed.iter().any(|function| function.vgpu_type != Some(0)) {
+        return None;
+    }
+    let at_vfio = |function: &&Function| {
+        let id = DeviceId::Pci(function.address);
+        function.vgpu_type.is_none() && host.devices.iter().any(|device| device.id == id)
+    };
+    if functions.iter().any(|function| at_vfio(&function)) {
+        return None;
+    }
+    if let Some(first) = typed.iter().find(|function| !function.creatable.is_empty()) {
+        let names: Vec<String> = first
+            .creatable
+            .iter()
+            .map(|(number, name)| format!("{number} {name}"))
+            .collect();
+        return Missing::new(
+            Lack::NoType,
+            format!(
+                "none of its {count} virtual functions has a vGPU; types that can be made: {}",
+                names.join(", ")
+            ),
+            &[&format!(
+                "echo {} | sudo tee /sys/bus/pci/devices/{}/nvidia/current_vgpu_type",
+                first.creatable[0].0, first.address
+            )],
+        );
+    }
+    if !typed.is_empty() {
+        return Missing::new(
+            Lack::NothingCreatable,
+            format!(
+                "none of its {count} virtual functions has a vGPU, and creatable_vgpu_types has no type"
+            ),
+            &[
+                "systemctl status nvidia-vgpu-mgr.service",
+                "nvidia-smi vgpu -s",
+            ],
+        );
+    }
+    let mut drivers: Vec<&str> = functions
+        .iter()
+        .filter_map(|function| function.driver.as_deref())
+        .collect();
+    drivers.dedup();
+    if gpu.pci.vendor == NVIDIA {
+        return Missing::new(
+            Lack::Module,
+            format!("its {count} virtual functions offer no vGPU types"),
+            &[
+                "sudo modprobe nvidia_vgpu_vfio",
+                "systemctl status nvidia-vgpu-mgr.service",
+            ],
+        );
+    }
+    let whom = match drivers[..] {
+        [] => "to no driver".to_owned(),
+        _ => format!("to the host's driver {}", drivers.join(", ")),
+    };
+    let first = functions.first().map(|function| function.address)?;
+    Missing::perhaps(
+        Lack::FunctionsAtHost,
+        format!(
+            "its {count} virtual functions are bound {whom}; libvirt takes one for a guest if its hostdev has managed='yes'"
+        ),
+        &[&format!(
+            "virsh -c qemu:///system nodedev-detach pci_{}",
+            first.to_string().replace([':', '.'], "_")
+        )],
+    )
+}
+
+/// The card has neither virtual functions nor mdev types.
+fn of_driver(host: &Host, gpu: &Gpu) -> Option<Missing> {
+    let modules = host.modules;
+    match (gpu.driver.as_deref(), modules.enable_gvt) {
+        (Some("i915"), Some(false)) => Missing::new(
+            Lack::Parameter,
+            "GVT-g is switched off (i915's parameter enable_gvt)",
+            &[
+                "echo 'options i915 enable_gvt=1' | sudo tee /etc/modprobe.d/gvt-g.conf",
+                "then make the initramfs again (sudo update-initramfs -u, or sudo dracut -f) and reboot",
+            ],
+        ),
+        (Some("i915"), Some(true)) if !modules.kvmgt => Missing::new(
+            Lack::Module,
+            "the module kvmgt, which makes GVT-g's mdevs, is not loaded",
+            &["sudo modprobe kvmgt"],
+        ),
+        (Some("i915"), Some(true)) => Missing::perhaps(
+            Lack::NoTypes,
+            "GVT-g is switched on and offers no types: it is for Broadwell to Comet Lake only",
+            &["sudo dmesg | grep -i gvt"],
+        ),
+        (Some("i915"), None) => Missing::perhaps(
+            Lack::Parameter,
+            "this kernel's i915 has no GVT-g (CONFIG_DRM_I915_GVT)",
+            &[],
+        ),
+        (Some("nvidia"), _) if modules.nvidia_vgpu => Missing::new(
+            Lack::NoTypes,
+            "NVIDIA's driver for vGPU hosts offers no types for it",
+            &[
+                "systemctl status nvidia-vgpu-mgr.service",
+                "nvidia-smi vgpu -s",
+            ],
+        ),
+        (Some("nvidia"), _) => Missing::perhaps(
+            Lack::Module,
+            "the module nvidia_vgpu_vfio is not loaded: only NVIDIA's driver for vGPU hosts has it, and only some of NVIDIA's GPUs have vGPUs",
+            &["nvidia-smi vgpu -s"],
+        ),
+        (Some("nouveau" | "nova_core"), _) => Missing::perhaps(
+            Lack::Driver,
+            "the kernel's own driver for NVIDIA makes no vGPUs",
+            &["install NVIDIA's driver for vGPU hosts"],
+        ),
+        (None, _) if matches!(gpu.pci.vendor, INTEL | NVIDIA) => Missing::perhaps(
+            Lack::Driver,
+            "no driver is bound to it",
+            &[&load_driver(gpu.pci.address)],
+        ),
+        _ => None,
+    }
+}

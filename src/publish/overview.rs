@@ -1,0 +1,855 @@
+//! The host as a tree: graphics cards, the types and devices that they offer, and the guests that
+//! have these. What is wrong stands where it is wrong, with the commands that help.
+//!
+//! The facts go in, a value comes out; the command line prints it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use crate::device::facts::{Display, Reason};
+use crate::device::id::{DeviceId, PciAddress};
+use crate::device::record::FORMAT;
+use crate::domain::policy::{Displays, Policy, Wishes};
+use crate::domain::shell::operand;
+use crate::domain::{Domain, GraphicsType, Reach};
+use crate::host::Warning;
+use crate::host::sysfs::Gpu;
+use crate::plan::fixup::{Surroundings, fix};
+use crate::plan::{Fix, Level, Plan, Topic, words};
+use crate::predict::screens::{Here, Screens, Vgpu};
+use crate::predict::{About, HeadOf, Outcome, Refusal, Shown, Stage};
+use crate::publish::gpus::{Missing, is_of, missing};
+use crate::publish::inventory::{DeviceEntry, Inventory, Sources, State, TypeEntry};
+use crate::xml::Document;
+
+/// The state of a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GuestState {
+    /// It runs.
+    Running,
+    /// It is paused.
+    Paused,
+    /// It is off.
+    ShutOff,
+    /// Nobody can tell.
+    Unknown,
+}
+
+impl GuestState {
+    /// Returns the state as virsh words it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            GuestState::Running => "running",
+            GuestState::Paused => "paused",
+            GuestState::ShutOff => "shut off",
+            GuestState::Unknown => "state unknown",
+        }
+    }
+}
+
+/// A domain, as libvirt or its file has it.
+#[derive(Debug, Clone)]
+pub struct Defined {
+    /// The name.
+    pub name: String,
+    /// The XML.
+    pub xml: String,
+    /// The state.
+    pub state: GuestState,
+}
+
+/// The source of the guests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GuestsFrom {
+    /// libvirt.
+    Libvirt,
+    /// libvirt's files in `/etc/libvirt/qemu`.
+    Files,
+    /// There is no source: no libvirt, and no such files.
+    Nowhere,
+}
+
+/// Something that is wrong, or good to know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// The severity.
+    pub level: Level,
+    /// The problem.
+    pub text: String,
+    /// The fixes, the best first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub fixes: Vec<String>,
+}
+
+/// A guest below a device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct GuestEntry {
+    /// The name.
+    pub name: String,
+    /// The state.
+    pub state: GuestState,
+    /// Whether it would start: `yes`, `no`, `doubt`. `None` if its XML can't be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub starts: Option<&'static str>,
+    /// The graphics that show the device's screen.
+    pub shown_by: Vec<(GraphicsType, Shown)>,
+    /// The command that shows the screen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub look: Option<String>,
+    /// What is wrong.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<Problem>,
+}
+
+/// A device below a graphics card or another parent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DeviceLine {
+    /// The UUID or PCI address.
+    pub id: DeviceId,
+    /// True for a card that is handed out as a whole.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_whole: bool,
+    /// The type.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub type_id: Option<String>,
+    /// The state; `None` for a device that this host does not have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<State>,
+    /// The driver that is bound to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub driver: Option<String>,
+    /// The display, as in every JSON of gfxplane.
+    pub display: Vec<String>,
+    /// How that is known.
+    pub known: String,
+    /// What is wrong.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<Problem>,
+    /// The guests that have it.
+    pub guests: Vec<GuestEntry>,
+}
+
+/// A type of mediated devices.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TypeLine {
+    /// The sysfs name of its parent.
+    pub parent: String,
+    /// The id.
+    #[serde(rename = "type")]
+    pub type_id: String,
+    /// The name for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The number of devices that can still be made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub available_instances: Option<u32>,
+    /// The display, as in every JSON of gfxplane.
+    pub display: Vec<String>,
+    /// How that is known.
+    pub known: String,
+}
+
+/// A graphics card, or another device that makes mediated devices or is handed out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ParentLine {
+    /// The PCI address, or the sysfs name of another parent.
+    pub address: String,
+    /// True for a graphics card.
+    pub gpu: bool,
+    /// The numbers of vendor and device: `8086:5917`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ids: Option<String>,
+    /// Their names in pci.ids.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The driver that is bound to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub driver: Option<String>,
+    /// The render node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub render_node: Option<String>,
+    /// The number of virtual functions that it can have; `None` without SR-IOV.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total_vfs: Option<u32>,
+    /// The number of virtual functions that exist.
+    pub vfs: usize,
+    /// Why it offers no vGPU.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub missing: Option<Missing>,
+    /// The types.
+    pub types: Vec<TypeLine>,
+    /// The devices.
+    pub devices: Vec<DeviceLine>,
+}
+
+/// The numbers of the overview.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Summary {
+    /// Graphics cards.
+    pub gpus: usize,
+    /// Guests with a vfio device.
+    pub guests: usize,
+    /// Guests that would be refused.
+    pub refused: usize,
+    /// Guests of which it is not known whether they start.
+    pub unknown: usize,
+    /// Screens of devices that nobody shows although they are switched on.
+    pub dark: usize,
+}
+
+/// The host as a tree. Its JSON is that of `gfxplane --json`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Overview {
+    /// The format's version, [`FORMAT`].
+    pub format: u32,
+    /// The kernel's release.
+    pub kernel: String,
+    /// The worst of all problems.
+    pub worst: Level,
+    /// The source of the guests.
+    pub guests_from: GuestsFrom,
+    /// The numbers.
+    pub summary: Summary,
+    /// The graphics cards and other parents.
+    pub parents: Vec<ParentLine>,
+    /// The devices that guests have and the host does not.
+    pub absent: Vec<DeviceLine>,
+    /// Warnings about what could not be read.
+    pub warnings: Vec<Warning>,
+}
+
+/// Everything that the overview is made of, apart from what [`Surroundings`] know.
+#[derive(Debug, Clone, Copy)]
+pub struct Given<'g> {
+    /// The host.
+    pub sources: &'g Sources,
+    /// What is known of it.
+    pub inventory: &'g Inventory,
+    /// The names of PCI devices.
+    pub names: &'g BTreeMap<(u16, u16), String>,
+    /// The domains.
+    pub domains: &'g [Defined],
+    /// The source of the domains.
+    pub guests_from: GuestsFrom,
+    /// The host's policy.
+    pub policy: &'g Policy,
+    /// libvirt's URI, for commands.
+    pub uri: &'g str,
+    /// True to leave nothing out.
+    pub all: bool,
+}
+
+/// Makes the overview of a host.
+#[must_use]
+pub fn overview(given: Given<'_>, surroundings: &dyn Surroundings) -> Overview {
+    let mut summary = Summary {
+        gpus: given.sources.host.gpus.len(),
+        ..Summary::default()
+    };
+    let mut guests: BTreeMap<DeviceId, Vec<GuestEntry>> = BTreeMap::new();
+    for domain in given.domains {
+        for (id, guest) in entries(given, domain, surroundings, &mut summary) {
+            guests.entry(id).or_default().push(guest);
+        }
+    }
+    let mut parents = parents(given, &mut guests);
+    if !given.all {
+        parents.retain(|parent| parent.gpu || is_told(parent));
+    }
+    let absent: Vec<DeviceLine> = guests
+        .into_iter()
+        .map(|(id, guests)| absent(id, guests, surroundings))
+        .collect();
+    let mut overview = Overview {
+        format: FORMAT,
+        kernel: given.inventory.kernel.clone(),
+        worst: Level::Info,
+        guests_from: given.guests_from,
+        summary,
+        parents,
+        absent,
+        warnings: given.inventory.warnings.clone(),
+    };
+    overview.worst = worst(&overview);
+    overview
+}
+
+fn worst(overview: &Overview) -> Level {
+    let devices = || {
+        let parents = overview.parents.iter();
+        parents
+            .flat_map(|parent| &parent.devices)
+            .chain(&overview.absent)
+    };
+    let problems = devices().flat_map(|device| {
+        let guests = device.guests.iter().flat_map(|guest| &guest.problems);
+        device.problems.iter().chain(guests)
+    });
+    let levels = problems.map(|problem| problem.level);
+    let cards = overview.parents.iter().filter_map(|p| p.missing.as_ref());
+    let cards = cards.map(Missing::level);
+    levels.chain(cards).max().unwrap_or(Level::Info)
+}
+
+impl Missing {
+    /// Returns the severity.
+    #[must_use]
+    pub fn level(&self) -> Level {
+        if self.certain {
+            Level::Warn
+        } else {
+            Level::Info
+        }
+    }
+}
+
+/// Returns whether a parent that is no graphics card has something that may have a display, or that
+/// a guest has.
+fn is_told(parent: &ParentLine) -> bool {
+    let may_show = |display: &[String]| display != ["none"];
+    parent.types.iter().any(|one| may_show(&one.display))
+        || parent
+            .devices
+            .iter()
+            .any(|one| may_show(&one.display) || !one.guests.is_empty())
+}
+
+fn parents(given: Given<'_>, guests: &mut BTreeMap<DeviceId, Vec<GuestEntry>>) -> Vec<ParentLine> {
+    let (host, inventory) = (&given.sources.host, given.inventory);
+    let mut placed: BTreeSet<DeviceId> = BTreeSet::new();
+    let mut lines = Vec::new();
+    for gpu in &host.gpus {
+        let names: BTreeSet<&str> = host
+            .parents
+            .iter()
+            .filter(|parent| is_of(parent, gpu))
+            .map(|parent| parent.name.as_str())
+            .collect();
+        let mut line = card(given, gpu);
+        line.types = types(inventory, |one| names.contains(one.parent.as_str()));
+        line.devices = devices(given, guests, &mut placed, |entry| {
+            let is_below = entry
+                .parent
+                .as_deref()
+                .is_some_and(|parent| names.contains(parent) || parent == line.address);
+            is_below || is_at(entry, gpu)
+        });
+        for device in &mut line.devices {
+            device.is_whole = device.id == DeviceId::Pci(gpu.pci.address);
+        }
+        functions(given, gpu, &placed, guests, &mut line);
+        lines.push(line);
+    }
+    let mut others: BTreeMap<String, ParentLine> = BTreeMap::new();
+    let names: BTreeSet<String> = host
+        .parents
+        .iter()
+        .filter(|parent| !host.gpus.iter().any(|gpu| is_of(parent, gpu)))
+        .map(|parent| parent.name.clone())
+        .collect();
+    for name in names {
+        let parent = host.parents.iter().find(|parent| parent.name == name);
+        let mut line = other(name.clone());
+        if let Some(parent) = parent {
+            line.driver.clone_from(&parent.bound_driver);
+            line.render_node.clone_from(&parent.render_node);
+            let ids = parent.pci.as_ref().map(|pci| (pci.vendor, pci.device));
+            line.ids = ids.map(|(vendor, device)| format!("{vendor:04x}:{device:04x}"));
+            line.name = ids.and_then(|ids| given.names.get(&ids).cloned());
+        }
+        line.types = types(inventory, |one| one.parent == name);
+        others.insert(name, line);
+    }
+    // What is left is a PCI device of another class, or defined for a parent that is not there.
+    let rest = inventory
+        .devices
+        .iter()
+        .filter(|one| !placed.contains(&one.id));
+    let rest: Vec<&DeviceEntry> = rest.collect();
+    for entry in rest {
+        let name = entry.parent.clone().unwrap_or_else(|| entry.id.to_string());
+        let line = others.entry(name.clone()).or_insert_with(|| other(name));
+        line.devices
+            .extend(devices(given, guests, &mut placed, |one| {
+                one.id == entry.id
+            }));
+    }
+    lines.extend(others.into_values());
+    lines
+}
+
+fn other(address: String) -> ParentLine {
+    ParentLine {
+        address,
+        gpu: false,
+        ids: None,
+        name: None,
+        driver: None,
+        render_node: None,
+        total_vfs: None,
+        vfs: 0,
+        missing: None,
+        types: Vec::new(),
+        devices: Vec::new(),
+    }
+}
+
+fn card(given: Given<'_>, gpu: &Gpu) -> ParentLine {
+    let (vendor, device) = (gpu.pci.vendor, gpu.pci.device);
+    ParentLine {
+        gpu: true,
+        ids: Some(format!("{vendor:04x}:{device:04x}")),
+        name: given.names.get(&(vendor, device)).cloned(),
+        driver: gpu.driver.clone(),
+        render_node: gpu.render_node.clone(),
+        total_vfs: gpu.pci.total_vfs.filter(|total| *total > 0),
+        vfs: gpu.functions.len(),
+        missing: missing(&given.sources.host, gpu),
+        ..other(gpu.pci.address.to_string())
+    }
+}
+
+/// Returns whether a device is this card, or one of its virtual functions.
+fn is_at(entry: &DeviceEntry, gpu: &Gpu) -> bool {
+    let is = |address: PciAddress| entry.id == DeviceId::Pci(address);
+    is(gpu.pci.address) || gpu.functions.iter().any(|one| is(one.address))
+}
+
+fn types(inventory: &Inventory, is_its: impl Fn(&TypeEntry) -> bool) -> Vec<TypeLine> {
+    let line = |one: &TypeEntry| TypeLine {
+        parent: one.parent.clone(),
+        type_id: one.type_id.clone(),
+        name: one.name.clone(),
+        available_instances: one.available_instances,
+        display: display_words(&one.finding.facts.display),
+        known: one.finding.how_known(),
+    };
+    let types = inventory.types.iter();
+    types.filter(|one| is_its(one)).map(line).collect()
+}
+
+fn display_words(display: &Display) -> Vec<String> {
+    let words = display.words().into_iter();
+    words.map(Into::into).collect()
+}
+
+fn devices(
+    given: Given<'_>,
+    guests: &mut BTreeMap<DeviceId, Vec<GuestEntry>>,
+    placed: &mut BTreeSet<DeviceId>,
+    is_its: impl Fn(&DeviceEntry) -> bool,
+) -> Vec<DeviceLine> {
+    let all = given.inventory.devices.iter();
+    let mut lines = Vec::new();
+    for entry in all.filter(|entry| is_its(entry)) {
+        if !placed.insert(entry.id) {
+            continue;
+        }
+        let guests = guests.remove(&entry.id).unwrap_or_default();
+        // Virtual functions without a vGPU are a number in the card's line.
+        let is_dull = is_bare(given, entry) && guests.is_empty();
+        if given.all || !is_dull {
+            lines.push(device(entry, guests));
+        }
+    }
+    lines
+}
+
+/// Returns whether a device is a virtual function without a vGPU.
+fn is_bare(given: Given<'_>, entry: &DeviceEntry) -> bool {
+    let mut functions = given
+        .sources
+        .host
+        .gpus
+        .iter()
+        .flat_map(|gpu| &gpu.functions);
+    functions.any(|one| DeviceId::Pci(one.address) == entry.id && one.vgpu_type == Some(0))
+}
+
+/// Adds the virtual functions that are no vfio devices: those that guests have, and all of them if
+/// nothing is left out.
+fn functions(
+    given: Given<'_>,
+    gpu: &Gpu,
+    placed: &BTreeSet<DeviceId>,
+    guests: &mut BTreeMap<DeviceId, Vec<GuestEntry>>,
+    line: &mut ParentLine,
+) {
+    let card = (gpu.pci.address, gpu.driver.clone());
+    let functions = gpu.functions.iter();
+    let functions = functions.map(|one| (one.address, one.driver.clone()));
+    for (address, driver) in std::iter::once(card).chain(functions) {
+        let id = DeviceId::Pci(address);
+        let guests = guests.remove(&id).unwrap_or_default();
+        let is_function = address != gpu.pci.address;
+        if placed.contains(&id) || (guests.is_empty() && !(given.all && is_function)) {
+            continue;
+        }
+        let at = driver.as_deref().map_or_else(
+            || "bound to no driver".to_owned(),
+            |driver| format!("the host's: bound to {driver}"),
+        );
+        line.devices.push(DeviceLine {
+            id,
+            is_whole: !is_function,
+            type_id: None,
+            state: Some(State::Active),
+            driver,
+            display: vec!["unknown".into()],
+            known: at,
+            problems: Vec::new(),
+            guests,
+        });
+    }
+}
+
+fn device(entry: &DeviceEntry, guests: Vec<GuestEntry>) -> DeviceLine {
+    let display = &entry.finding.facts.display;
+    let (known, problems) = match display.reason() {
+        None => (entry.finding.how_known(), Vec::new()),
+        Some(reason) => (reason.to_string(), unknown(entry.id, reason)),
+    };
+    DeviceLine {
+        id: entry.id,
+        is_whole: false,
+        type_id: entry.type_id.clone(),
+        state: Some(entry.state),
+        driver: entry.driver.clone(),
+        display: display_words(display),
+        known,
+        problems,
+        guests,
+    }
+}
+
+/// Returns what helps if a display is not known.
+fn unknown(id: DeviceId, reason: &Reason) -> Vec<Problem> {
+    let fix = match reason {
+        Reason::NotActive => match id {
+            DeviceId::Mdev(uuid) => format!("sudo mdevctl start --uuid {uuid}"),
+            DeviceId::Pci(_) => return Vec::new(),
+        },
+        // A device that has no vGPU has no display, either.
+        Reason::NoDriver => return Vec::new(),
+        Reason::InUse => "gfxplane learn DOMAIN, with the guest that has it".into(),
+        Reason::NotProbed | Reason::NotAllowed => format!("sudo gfxplane probe {id}"),
+        _ => format!("sudo gfxplane probe --fresh {id}"),
+    };
+    vec![Problem {
+        level: Level::Warn,
+        text: format!("its display is not known: {reason}"),
+        fixes: vec![fix],
+    }]
+}
+
+fn absent(id: DeviceId, guests: Vec<GuestEntry>, surroundings: &dyn Surroundings) -> DeviceLine {
+    let known = surroundings.known(id);
+    let is_here = !matches!(known.here, Some(Here::Absent) | None);
+    let (state, problems) = if is_here {
+        (Some(State::Active), Vec::new())
+    } else {
+        let problem = Problem {
+            level: Level::Fail,
+            text: "this host does not have the device".into(),
+            fixes: Vec::new(),
+        };
+        (None, vec![problem])
+    };
+    DeviceLine {
+        id,
+        is_whole: false,
+        type_id: None,
+        state,
+        driver: known.driver().map(str::to_owned),
+        display: display_words(&known.finding.facts.display),
+        known: known.finding.how_known(),
+        problems,
+        guests,
+    }
+}
+
+/// Returns the entries of one domain, by device, and counts it.
+fn entries(
+    given: Given<'_>,
+    domain: &Defined,
+    surroundings: &dyn Surroundings,
+    summary: &mut Summary,
+) -> Vec<(DeviceId, GuestEntry)> {
+    let as_it_is = Wishes {
+        display: Some(Displays::Off),
+        ..Wishes::default()
+    };
+    let fixed = |wishes: &Wishes| fix(&domain.xml, surroundings, given.policy, wishes);
+    let (now, better) = match (fixed(&as_it_is), fixed(&Wishes::default())) {
+        (Ok(now), Ok(better)) => (now.plan, better.plan),
+        (Err(error), _) | (_, Err(error)) => {
+            return unreadable(domain, &error.to_string(), summary);
+        }
+    };
+    let Some(plan) = now.filter(|plan| !plan.screens.vgpus.is_empty()) else {
+        return Vec::new();
+    };
+    let seen = Seen {
+        argument: argument(domain),
+        given,
+        domain,
+        plan: &plan,
+        better: better.as_ref(),
+    };
+    summary.guests += 1;
+    let now = plan.now();
+    let starts = match &now.outcome {
+        Outcome::Yes => "yes",
+        Outcome::No(_) => "no",
+        Outcome::Doubt { .. } => "doubt",
+    };
+    summary.refused += usize::from(starts == "no");
+    summary.unknown += usize::from(starts == "doubt");
+    let ids: BTreeSet<DeviceId> = plan.screens.vgpus.iter().map(|vgpu| vgpu.id).collect();
+    // What is about the domain as a whole stands below its first device.
+    let mut left = seen.of_domain(&ids);
+    let mut found = Vec::new();
+    for vgpu in &plan.screens.vgpus {
+        if found.iter().any(|(id, _)| *id == vgpu.id) {
+            continue;
+        }
+        let head = now
+            .heads
+            .iter()
+            .find(|head| head.of == HeadOf::Device(vgpu.id));
+        let shown_by = head.map(|head| head.shown_by.clone()).unwrap_or_default();
+        let mut problems = seen.of_device(vgpu, head.is_some(), &shown_by, summary);
+        if found.is_empty() {
+            let own = std::mem::take(&mut problems);
+            problems = left.remove(&None).unwrap_or_default();
+            problems.extend(own);
+        }
+        problems.extend(left.remove(&Some(vgpu.id)).unwrap_or_default());
+        let guest = GuestEntry {
+            name: domain.name.clone(),
+            state: domain.state,
+            starts: Some(starts),
+            look: seen.look(&shown_by),
+            shown_by,
+            problems,
+        };
+        found.push((vgpu.id, guest));
+    }
+    found
+}
+
+/// Returns the domain as an argument in a shell.
+fn argument(domain: &Defined) -> String {
+    let document = Document::parse(&domain.xml).ok();
+    let read = document
+        .as_ref()
+        .and_then(|document| Domain::new(document).ok());
+    operand(Some(&domain.name), read.and_then(|domain| domain.uuid))
+}
+
+/// A domain whose XML can't be read, below each device that the text names.
+fn unreadable(domain: &Defined, why: &str, summary: &mut Summary) -> Vec<(DeviceId, GuestEntry)> {
+    let (_, ids) = crate::domain::name_and_devices(&domain.xml);
+    if ids.is_empty() {
+        return Vec::new();
+    }
+    summary.guests += 1;
+    summary.unknown += 1;
+    let problem = Problem {
+        level: Level::Warn,
+        text: format!("its definition can't be read: {why}"),
+        fixes: Vec::new(),
+    };
+    let guest = GuestEntry {
+        name: domain.name.clone(),
+        state: domain.state,
+        starts: None,
+        shown_by: Vec::new(),
+        look: None,
+        problems: vec![problem],
+    };
+    ids.into_iter().map(|id| (id, guest.clone())).collect()
+}
+
+/// A domain and its plans.
+struct Seen<'s> {
+    given: Given<'s>,
+    domain: &'s Defined,
+    /// The domain as an argument in a shell.
+    argument: String,
+    /// The domain as it is.
+    plan: &'s Plan,
+    /// What would be done to it.
+    better: Option<&'s Plan>,
+}
+
+impl Seen<'_> {
+    /// Returns the problems of the domain, by the device that they are about; `None` for the
+    /// domain as a whole.
+    fn of_domain(&self, ids: &BTreeSet<DeviceId>) -> BTreeMap<Option<DeviceId>, Vec<Problem>> {
+        let place = |about: &About| match about {
+            About::Device(id) if ids.contains(id) => Some(*id),
+            _ => None,
+        };
+        let mut found: BTreeMap<Option<DeviceId>, Vec<Problem>> = BTreeMap::new();
+        match &self.plan.now().outcome {
+            Outcome::Yes => {}
+            Outcome::No(refusal) => {
+                let problem = Problem {
+                    level: Level::Fail,
+                    text: format!(
+                        "would be refused by {}: {}",
+                        refusal.stage.who(),
+                        refusal.message
+                    ),
+                    fixes: self.fixes(refusal),
+                };
+                found
+                    .entry(place(&refusal.about))
+                    .or_default()
+                    .push(problem);
+            }
+            Outcome::Doubt { refusal, because } => {
+                let problem = Problem {
+                    level: Level::Warn,
+                    text: format!(
+                        "it is not known whether it starts: {because}; {} may say: {}",
+                        refusal.stage.who(),
+                        refusal.message
+                    ),
+                    fixes: self.fixes(refusal),
+                };
+                found
+                    .entry(place(&refusal.about))
+                    .or_default()
+                    .push(problem);
+            }
+        }
+        let notes = self
+            .plan
+            .notes
+            .iter()
+            .filter(|note| note.topic == Topic::Other);
+        for note in notes.filter(|note| self.given.all || note.level > Level::Info) {
+            found.entry(place(&note.about)).or_default().push(Problem {
+                level: note.level,
+                text: note.text.clone(),
+                fixes: note.fixes.iter().map(|fix| self.command(fix)).collect(),
+            });
+        }
+        found
+    }
+
+    fn command(&self, fix: &Fix) -> String {
+        fix.of_domain(&self.argument).trim_end().to_owned()
+    }
+
+    /// Returns the command that makes the changes that need no consent; `None` if there are none.
+    fn fixup(&self) -> Option<String> {
+        let changes = &self.better?.changes;
+        let changes: Vec<String> = changes.iter().map(|one| words(&one.action)).collect();
+        (!changes.is_empty()).then(|| {
+            format!(
+                "gfxplane fixup {} --define  ({})",
+                self.argument,
+                changes.join("; ")
+            )
+        })
+    }
+
+    /// Returns what helps against a refusal.
+    fn fixes(&self, refusal: &Refusal) -> Vec<String> {
+        if refusal.stage == Stage::Devices {
+            return self.ready(refusal);
+        }
+        let mut fixes: Vec<String> = self.fixup().into_iter().collect();
+        let notes = self.better.iter().flat_map(|plan| &plan.notes);
+        let notes = notes.filter(|note| note.topic != Topic::Other);
+        fixes.extend(notes.flat_map(|note| note.fixes.iter().map(|fix| self.command(fix))));
+        fixes.dedup();
+        fixes
+    }
+
+    /// Returns what makes a device ready that libvirt can't prepare.
+    fn ready(&self, refusal: &Refusal) -> Vec<String> {
+        let About::Device(id) = refusal.about else {
+            return Vec::new();
+        };
+        let mut vgpus = self.plan.screens.vgpus.iter();
+        let here = vgpus.find(|vgpu| vgpu.id == id);
+        let here = here.and_then(|vgpu| vgpu.known.here.clone());
+        let devices = &mut self.given.inventory.devices.iter();
+        let is_defined = devices.any(|entry| entry.id == id && entry.defined);
+        match (id, here) {
+            (DeviceId::Mdev(uuid), _) if is_defined => {
+                vec![format!("sudo mdevctl start --uuid {uuid}")]
+            }
+            (DeviceId::Pci(_), Some(Here::Present { .. })) => vec![format!(
+                "virsh -c {} edit {}: managed='yes' on the hostdev, so that libvirt takes the device from its driver",
+                self.given.uri, self.argument
+            )],
+            _ => vec![format!(
+                "virsh -c {} edit {}: name another device; gfxplane list shows this host's",
+                self.given.uri, self.argument
+            )],
+        }
+    }
+
+    /// Returns the problems of one device's screen.
+    fn of_device(
+        &self,
+        vgpu: &Vgpu,
+        is_head: bool,
+        shown_by: &[(GraphicsType, Shown)],
+        summary: &mut Summary,
+    ) -> Vec<Problem> {
+        let is_refused = matches!(self.plan.now().outcome, Outcome::No(_));
+        if is_head && shown_by.is_empty() && !is_refused {
+            summary.dark += 1;
+            return vec![Problem {
+                level: Level::Warn,
+                text: "nobody shows the screen".into(),
+                fixes: self.fixup().into_iter().collect(),
+            }];
+        }
+        let offers = vgpu.known.finding.facts.display.preferred().is_some();
+        if is_head || vgpu.display || !offers || is_refused || vgpu.rebound {
+            return Vec::new();
+        }
+        vec![Problem {
+            level: Level::Info,
+            text: "the device offers a display, and it is switched off".into(),
+            fixes: self.fixup().into_iter().collect(),
+        }]
+    }
+
+    /// Returns the command that shows a screen.
+    fn look(&self, shown_by: &[(GraphicsType, Shown)]) -> Option<String> {
+        let (uri, guest) = (self.given.uri, &self.argument);
+        let (kind, _) = shown_by
+            .iter()
+            .find(|(kind, _)| matches!(kind, GraphicsType::Spice | GraphicsType::Vnc))?;
+        let viewer = if is_local(&self.plan.screens, *kind) {
+            format!("virt-viewer -c {uri} --attach {guest}")
+        } else {
+            format!("virt-viewer -c {uri} {guest}")
+        };
+        Some(match self.domain.state {
+            GuestState::Running | GuestState::Paused => viewer,
+            GuestState::ShutOff | GuestState::Unknown => {
+                format!("virsh -c {uri} start {guest} && {viewer}")
+            }
+        })
+    }
+}
+
+/// Returns whether a viewer has to have libvirt hand over a file descriptor.
+fn is_local(screens: &Screens, kind: GraphicsType) -> bool {
+    let mut frontends = screens.frontends.iter();
+    let frontend = frontends.find(|frontend| frontend.kind == kind);
+    frontend.is_some_and(|frontend| !frontend.listens || frontend.reach == Reach::Local)
+}
