@@ -126,7 +126,7 @@ fn exit_codes_of_the_tool() {
             "recorded host",
         ),
         (&["lst"], 2, "unrecognized subcommand"),
-        (&[], 2, "Usage"),
+        (&["--root", root], 0, ""),
         (&["--version"], 0, ""),
         (&["nodedev-dumpxml", "-c", "nonsense:///", DEVICE], 3, ""),
     ] {

@@ -669,7 +669,7 @@ fn in_a_child() {
         };
         println!("{name}: daemon");
         eprintln!("{name}: daemon");
-        let daemon = gfxplane::daemon::run(&context, "/bin/true".into(), true);
+        let daemon = gfxplane::daemon::run(&context, std::path::Path::new("/bin/true"), true);
         println!("{daemon:?}");
         assert!(daemon.is_ok());
         *libvirt.0.lock().unwrap() = text;

@@ -22,7 +22,7 @@ impl Watch {
     /// # Errors
     /// The host is a recorded one or another; with `--once`, libvirt can't be reached.
     pub fn run(&self, context: &Context) -> anyhow::Result<End> {
-        daemon::run(context, prober()?, self.once)?;
+        daemon::run(context, &prober()?, self.once)?;
         Ok(End::Done)
     }
 }

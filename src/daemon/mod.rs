@@ -19,7 +19,7 @@ mod tests;
 mod trying;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
@@ -98,7 +98,7 @@ enum Event {
 ///
 /// # Errors
 /// The host is a recorded one or another; with `--once`, libvirt can't be reached.
-pub fn run(context: &Context, prober: PathBuf, once: bool) -> anyhow::Result<()> {
+pub fn run(context: &Context, prober: &Path, once: bool) -> anyhow::Result<()> {
     if context.root.is_recorded() {
         let problem = "a recorded host has no domains that could be watched";
         return Err(Failure::Usage(problem.into()).into());
@@ -112,8 +112,8 @@ pub fn run(context: &Context, prober: PathBuf, once: bool) -> anyhow::Result<()>
     let _lock = alone(context)?;
     let (send, receive) = mpsc::channel();
     take_signals(&send)?;
-    let mut daemon = Daemon::new(context, prober.clone(), send)?;
-    let left = clean_up(&context.root, &prober, daemon.config.deadline);
+    let mut daemon = Daemon::new(context, prober.to_owned(), send)?;
+    let left = clean_up(&context.root, prober, daemon.config.deadline);
     daemon.warn(left.err().as_slice());
     if once {
         daemon.quiet = Duration::ZERO;

@@ -503,7 +503,6 @@ impl Arguments {
 
     /// Returns a function from a device's driver to the values that its properties get by `-global`.
     /// What many devices have in common is there once.
-    #[must_use]
     pub fn globals(&self) -> impl Fn(&str) -> Globals + use<> {
         let mut by_driver: HashMap<String, BTreeMap<String, (usize, String)>> = HashMap::new();
         for (at, global) in self.globals.iter().enumerate() {
@@ -520,7 +519,11 @@ impl Arguments {
             let is_derived = driver.starts_with("vfio-pci-");
             Globals {
                 own: of(driver),
-                derived: is_derived.then(|| of("vfio-pci")).unwrap_or_default(),
+                derived: if is_derived {
+                    of("vfio-pci")
+                } else {
+                    Arc::default()
+                },
                 passed_over: BTreeSet::new(),
             }
         }

@@ -731,7 +731,6 @@ impl Screens {
 
     /// Returns a function that says whether the guest's `/dev` lacks the node of a vfio device in the
     /// user's own arguments; `None` if that is not known.
-    #[must_use]
     pub fn lacks_its_node(&self) -> impl Fn(&Device) -> Option<bool> + use<> {
         let hostdevs: HashSet<DeviceId> = self.vgpus.iter().map(|vgpu| vgpu.id).collect();
         let is_pci = |id: DeviceId| matches!(id, DeviceId::Pci(_));
