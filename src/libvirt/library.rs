@@ -22,6 +22,10 @@ use crate::libvirt::Failure;
 use crate::predict::arguments::without_values;
 use crate::publish::overview::{Defined, GuestState};
 
+/// The advice where libvirt's node devices can't be listed.
+const NO_NODE_DEVICES: &str =
+    "start libvirtd (or virtnodedevd), name another with -c, or use --offline";
+
 /// The connection to libvirt through its C library.
 #[derive(Debug, Clone)]
 pub struct ByLibrary {
@@ -50,11 +54,11 @@ impl ByLibrary {
         self.connected(Connect::open(Some(&self.uri)), fix)
     }
 
-    fn read_only(&self) -> Result<Connect, Failure> {
+    /// `fix` is the advice for a libvirt that does not answer.
+    fn read_only(&self, fix: &str) -> Result<Connect, Failure> {
         if let Some(open) = &self.open {
             return Ok(open.connection.clone());
         }
-        let fix = "start libvirtd (or virtnodedevd), name another with -c, or use --offline";
         self.connected(Connect::open_read_only(Some(&self.uri)), fix)
     }
 
@@ -182,7 +186,8 @@ impl Libvirt for ByLibrary {
 
     fn guests(&self) -> Result<Option<Vec<Defined>>, Failure> {
         // Nothing of this needs more, so that a user who may not change domains sees them.
-        let connection = self.read_only()?;
+        let connection =
+            self.read_only("start libvirtd (or virtqemud), or name another with -c")?;
         let all = connection
             .list_all_domains(0)
             .map_err(|error| failed(&error))?;
@@ -293,7 +298,9 @@ impl Libvirt for ByLibrary {
 
     fn lists_nodedevs(&self) -> Result<(), Failure> {
         // Any call waits for that (src/node_device/node_device_driver.c, nodeDeviceInitWait).
-        let counted = self.read_only()?.num_of_node_devices(None, 0);
+        let counted = self
+            .read_only(NO_NODE_DEVICES)?
+            .num_of_node_devices(None, 0);
         counted.map(drop).map_err(|error| failed(&error))
     }
 
@@ -378,7 +385,7 @@ impl Libvirt for ByLibrary {
     }
 
     fn nodedev_xml(&self, name: &str) -> Result<String, Failure> {
-        let connection = self.read_only()?;
+        let connection = self.read_only(NO_NODE_DEVICES)?;
         let result = connection
             .lookup_node_device_by_name(name)
             .and_then(|device| device.xml_desc(0));
@@ -386,7 +393,7 @@ impl Libvirt for ByLibrary {
     }
 
     fn nodedev_names(&self) -> Result<HashSet<String>, Failure> {
-        let connection = self.read_only()?;
+        let connection = self.read_only(NO_NODE_DEVICES)?;
         let result = connection
             .list_all_node_devices(0)
             .and_then(|devices| devices.iter().map(NodeDevice::name).collect());
