@@ -9,7 +9,7 @@ use crate::predict::arguments::{self, OPTIONS, Setting, is_telling, pairs};
 use crate::predict::screens::is_screen;
 use crate::xml::{Document, Edit, Element, escape};
 
-/// What takes the place of a value.
+/// The text that takes the place of a value.
 const LEFT_OUT: &str = "left-out";
 
 /// How the value of an attribute is kept.
@@ -218,7 +218,7 @@ const DEVICES: [&str; 24] = [
 /// Variables of QEMU's environment that are read, without their values.
 const VARIABLES: [&str; 3] = ["DISPLAY", "WAYLAND_DISPLAY", "GDK_BACKEND"];
 
-/// What takes the place of another option.
+/// The text that takes the place of another option.
 const OPTION_LEFT_OUT: &str = "-left-out";
 
 /// The text of a domain with what gfxplane reads of it. `number`: which domain of the recording.
@@ -255,7 +255,7 @@ pub(in crate::cli) fn veiled(text: &str) -> String {
     without_comments(&document.apply(&edits))
 }
 
-/// What stands for a value that may be a secret.
+/// The text that stands for a value that may be a secret.
 const VEIL: &str = "…";
 
 fn veil<'d, 'a>(
@@ -308,7 +308,7 @@ fn without_comments(text: &str) -> String {
     all + rest
 }
 
-/// Whether an element stands where libvirt reads arguments.
+/// Returns whether an element stands where libvirt reads arguments.
 fn is_in_command_line(element: Element<'_, '_>) -> bool {
     element.parent().is_some_and(|parent| {
         let above = parent.parent();
@@ -449,18 +449,18 @@ impl Writer {
     }
 }
 
-/// Whether the text of an element is kept.
+/// Returns whether the text of an element is kept.
 fn text_kept(text: &str, path: &str) -> bool {
     match path {
         "memory" | "currentMemory" | "vcpu" => text.bytes().all(|byte| byte.is_ascii_digit()),
         "os/type" => is_word(text),
-        // What it can do is recorded by its path.
+        // Its path leads to the record of what it can do.
         "devices/emulator" => text.chars().all(is_harmless),
         _ => false,
     }
 }
 
-/// Whether a text is one word.
+/// Returns whether a text is one word.
 fn is_word(text: &str) -> bool {
     let fits = |c: char| c.is_ascii_alphanumeric() || "_.:,+/-".contains(c);
     text.len() <= 64 && text.chars().all(fits)
