@@ -311,7 +311,7 @@ def run_tests(tests, first, tidy=lambda: None, not_here=None):
     for name in [name for name, _, _ in tests if name in (not_here or {})]:
         print(f"not on this machine: {name}: {not_here[name]}")
     tests = [test for test in tests if test[0] not in (not_here or {})]
-    results = json.loads(BOOTS.read_text()) if BOOTS.exists() else {"boot": 0, "passed": 0, "failed": 0}
+    results = json.loads(BOOTS.read_text()) if BOOTS.exists() else {"boot": 0, "passed": 0, "failed": []}
     boot, broken = results["boot"], False
     for name, test, _ in [test for test in tests if test[2] == boot]:
         began, at = time.monotonic(), time.time()
@@ -320,7 +320,7 @@ def run_tests(tests, first, tidy=lambda: None, not_here=None):
             results["passed"] += 1
             verdict = "ok"
         except Exception:
-            results["failed"] += 1
+            results["failed"].append(name)
             verdict = "FAILED"
             traceback.print_exc(file=sys.stdout)
         print(f"{verdict}: {name} ({time.monotonic() - began:.0f} s)", flush=True)
@@ -335,5 +335,5 @@ def run_tests(tests, first, tidy=lambda: None, not_here=None):
         Path("again").touch()
         print(f"boot {boot + 2}", flush=True)
         return 0
-    print(f"{results['passed']} passed, {results['failed']} failed", flush=True)
+    print(" ".join([f"{results['passed']} passed, {len(results['failed'])} failed", *results["failed"]]), flush=True)
     return 1 if results["failed"] or broken else 0

@@ -2,7 +2,7 @@
 //! out.
 //!
 //! Each check is about one thing that has kept somebody's screen dark. Its line says PASS, WARN or
-//! FAIL, what was found, and what helps. [`crate::explain::doctor::examine`] reads the host; nothing here
+//! FAIL, what was found, and what helps. [`examine()`] reads the host; nothing here
 //! touches it. What could not be found out gets a line, too. That line is a warning only where the
 //! check matters.
 
