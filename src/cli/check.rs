@@ -14,11 +14,11 @@ use crate::host::domains;
 use crate::libvirt::Start;
 use crate::libvirt::{Context, Failure};
 use crate::plan::fixup::fix;
-use crate::plan::{Fix, Level, Note, Plan, Topic, words};
+use crate::plan::{Action, Fix, Level, Note, Plan, Topic, words};
 use crate::predict::arguments::Device;
 use crate::predict::libvirt;
 use crate::predict::screens::{Here, Vgpu};
-use crate::predict::{About, HeadOf, Outcome, Prediction, Program, Refusal, Shown, Stage};
+use crate::predict::{About, Head, HeadOf, Outcome, Prediction, Program, Refusal, Shown, Stage};
 
 /// Check whether domains will start and their screens will be visible
 ///
@@ -295,9 +295,14 @@ impl SubjectArgs {
             .iter()
             .flat_map(|plan| plan.changes.iter().map(|change| words(&change.action)))
             .collect();
+        let off = better.plan.iter().flat_map(|plan| &plan.notes);
+        let off: Vec<Note> = off
+            .filter(|note| note.topic == Topic::Off)
+            .cloned()
+            .collect();
         let mut report = match plan.zip(now.as_ref()) {
             None => vec![Line::new("for vfio devices", "PASS", "the domain has none")],
-            Some((plan, now)) => lines(plan, now, better.plan.as_ref()),
+            Some((plan, now)) => self.lines(plan, now, better.plan.as_ref()),
         };
         report.extend(mistake);
         let fails = |plan: &Plan| plan.notes.iter().any(|note| note.level == Level::Fail);
@@ -307,7 +312,12 @@ impl SubjectArgs {
             document: Document {
                 domain: fixed.name,
                 prediction: now,
-                notes: fixed.plan.map(|plan| plan.notes).unwrap_or_default(),
+                notes: fixed
+                    .plan
+                    .into_iter()
+                    .flat_map(|plan| plan.notes)
+                    .chain(off)
+                    .collect(),
                 fixup,
             },
             report,
@@ -434,58 +444,105 @@ fn print(out: &mut dyn Write, name: &str, report: &[Line]) -> std::io::Result<()
     Ok(())
 }
 
-fn lines(plan: &Plan, now: &Prediction, better: Option<&Plan>) -> Vec<Line> {
-    let mut report: Vec<Line> = plan.screens.vgpus.iter().map(display).collect();
-    let mut start = start(now);
-    // Only the planning run knows what would help but needs consent.
-    let fixes = better.iter().flat_map(|plan| &plan.notes);
-    let fixes = fixes.filter(|note| note.topic != Topic::Other);
-    start.fixes = fixes
-        .flat_map(|note| note.fixes.iter().map(Fix::to_string))
-        .collect();
-    start.fixes.dedup();
-    if let Outcome::No(refusal) = &now.outcome
-        && refusal.stage == Stage::Devices
-    {
-        start.fixes = vec![devices_fix(plan, refusal)];
-    }
-    report.push(start);
-    report.extend(plan.screens.own_vfio().map(own_vfio));
-    for head in &now.heads {
-        let HeadOf::Device(_) = head.of else { continue };
-        let by: Vec<String> = head
-            .shown_by
-            .iter()
-            .map(|(kind, how)| match how {
-                Shown::AtOnce => kind.to_string(),
-                Shown::AfterSwitch => format!("{kind} after Ctrl-Alt-2"),
+impl SubjectArgs {
+    /// Returns the lines about a domain as it is. `better`: what fixup would make of it.
+    fn lines(&self, plan: &Plan, now: &Prediction, better: Option<&Plan>) -> Vec<Line> {
+        let vgpus = plan.screens.vgpus.iter();
+        let mut report: Vec<Line> = vgpus
+            .map(|vgpu| {
+                self.if_it_is_off(vgpu, better)
+                    .unwrap_or_else(|| display(vgpu))
             })
             .collect();
-        let what = format!("who shows the screen of {}", head.of);
-        report.push(if by.is_empty() {
-            Line::new(what, "WARN", "nobody")
+        let mut start = start(now);
+        // Only the planning run knows what would help but needs consent.
+        let notes = better.iter().flat_map(|plan| &plan.notes);
+        let notes = notes.filter(|note| matches!(note.topic, Topic::Start | Topic::Seen));
+        start.fixes = notes.flat_map(|note| self.fixes(note)).collect();
+        start.fixes.dedup();
+        if let Outcome::No(refusal) = &now.outcome
+            && refusal.stage == Stage::Devices
+        {
+            start.fixes = vec![devices_fix(plan, refusal)];
+        }
+        report.push(start);
+        report.extend(plan.screens.own_vfio().map(own_vfio));
+        report.extend(now.heads.iter().filter_map(seen));
+        let notes = plan.notes.iter();
+        for note in notes.filter(|note| note.topic == Topic::Other) {
+            let verdict = match note.level {
+                Level::Info => "PASS",
+                Level::Warn => "WARN",
+                Level::Fail => "FAIL",
+            };
+            report.push(Line {
+                fixes: self.fixes(note),
+                ..Line::new(note.about.to_string(), verdict, &note.text)
+            });
+        }
+        report
+    }
+
+    fn fixes(&self, note: &Note) -> Vec<String> {
+        note.fixes.iter().map(|fix| self.typed(fix)).collect()
+    }
+
+    /// Returns the line for a device whose display is off and need not be.
+    fn if_it_is_off(&self, vgpu: &Vgpu, better: Option<&Plan>) -> Option<Line> {
+        let better = better?;
+        let is_about =
+            |note: &&Note| note.topic == Topic::Off && note.about == About::Device(vgpu.id);
+        let (text, fixes) = if let Some(note) = better.notes.iter().find(is_about) {
+            (note.text.clone(), self.fixes(note))
         } else {
-            Line::new(what, "PASS", by.join(", "))
-        });
-    }
-    for note in plan.notes.iter().filter(|note| note.topic == Topic::Other) {
-        let verdict = match note.level {
-            Level::Info => "PASS",
-            Level::Warn => "WARN",
-            Level::Fail => "FAIL",
+            let on = Action::Display {
+                device: vgpu.id,
+                on: true,
+            };
+            let change = better.changes.iter().find(|change| change.action == on)?;
+            let fix = Fix::Command {
+                verb: "fixup",
+                options: String::new(),
+                reason: String::new(),
+            };
+            (format!("off: {}", change.reason), vec![self.typed(&fix)])
         };
-        report.push(Line {
-            fixes: note.fixes.iter().map(Fix::to_string).collect(),
-            ..Line::new(note.about.to_string(), verdict, &note.text)
-        });
+        Some(Line {
+            fixes,
+            ..Line::new(for_the_display_of(vgpu.id), "WARN", text)
+        })
     }
-    report
+}
+
+/// Returns the line about who shows the screen of a device.
+fn seen(head: &Head) -> Option<Line> {
+    let HeadOf::Device(_) = head.of else {
+        return None;
+    };
+    let by: Vec<String> = head
+        .shown_by
+        .iter()
+        .map(|(kind, how)| match how {
+            Shown::AtOnce => kind.to_string(),
+            Shown::AfterSwitch => format!("{kind} after Ctrl-Alt-2"),
+        })
+        .collect();
+    let what = format!("who shows the screen of {}", head.of);
+    Some(if by.is_empty() {
+        Line::new(what, "WARN", "nobody")
+    } else {
+        Line::new(what, "PASS", by.join(", "))
+    })
+}
+
+fn for_the_display_of(id: DeviceId) -> String {
+    format!("for the display of {id}")
 }
 
 fn display(vgpu: &Vgpu) -> Line {
     let display = &vgpu.known.finding.facts.display;
     let words = display.words().join(", ");
-    let what = format!("for the display of {}", vgpu.id);
+    let what = for_the_display_of(vgpu.id);
     if vgpu.rebound {
         let more = "none: managed='yes' binds it to vfio-pci";
         return Line::new(what, "PASS", more);

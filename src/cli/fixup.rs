@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::cli::subject::{Subject, SubjectArgs};
 use crate::cli::{End, json};
 use crate::device::record::FORMAT;
+use crate::domain::policy::Displays;
 use crate::domain::shell::operand;
 use crate::host::log::By;
 use crate::host::state::{Made, State};
@@ -32,6 +33,9 @@ const DEADLINE: Duration = Duration::from_secs(120);
 pub struct Fixup {
     #[command(flatten)]
     about: SubjectArgs,
+    /// Switch all displays of vfio devices off
+    #[arg(long, conflicts_with_all = ["trust_rules", "policy"])]
+    no_display: bool,
     /// Print the difference
     #[arg(long, alias = "diff")]
     print_diff: bool,
@@ -119,8 +123,14 @@ impl Fixup {
             None => self.about.read(context)?,
         };
         let policy = surroundings.policy();
+        let mut wishes = self.about.wishes();
+        if self.no_display {
+            // The domain's own policy may say that no display is managed. A person has the last word.
+            wishes.no_display = true;
+            wishes.display = Some(Displays::Asked);
+        }
         let fix = |text: &str| {
-            fix(text, &surroundings, &policy, &self.about.wishes())
+            fix(text, &surroundings, &policy, &wishes)
                 .map_err(|error| Failure::Refused(format!("{}: {error}", self.about.subject)))
         };
         let fixed = fix(&text)?;
@@ -180,7 +190,7 @@ impl Fixup {
                 };
                 context.say(&format!("{level}: {}: {}", note.about, note.text));
                 for fix in &note.fixes {
-                    context.say(&format!("  fix: {fix}"));
+                    context.say(&format!("  fix: {}", self.about.typed(fix)));
                 }
             }
             if plan.is_empty() && plan.notes.is_empty() {

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 
 use crate::device::version::Version;
 use crate::domain::policy::{self, Consent, Displays, Wishes};
+use crate::domain::shell::{operand, quoted};
 use crate::libvirt::surroundings::HostSurroundings;
 use crate::libvirt::{Context, Failure};
+use crate::plan::Fix;
 use crate::xml;
 
 /// The domain, and the command line's words about its host.
@@ -37,6 +39,9 @@ pub struct Assumed {
     /// Allow losing remote viewing (remote), the emulated card (video), or both (all)
     #[arg(long, value_name = "WORDS", value_parser = policy::consent)]
     pub consent: Option<BTreeSet<Consent>>,
+    /// Switch on also displays that are known by a rule alone, of devices that nobody has asked
+    #[arg(long)]
+    pub trust_rules: bool,
 }
 
 /// The source of a domain's XML.
@@ -107,12 +112,23 @@ impl SubjectArgs {
         HostSurroundings::new(context, self.asks_libvirt(), qemu, libvirt)
     }
 
+    /// Returns a fix as it is typed for this subject.
+    #[must_use]
+    pub fn typed(&self, fix: &Fix) -> String {
+        match self.subject() {
+            Subject::Domain(name) => fix.of_domain(&operand(Some(&name), None)),
+            Subject::File(path) => fix.of_file(&quoted(&path.to_string_lossy())),
+            Subject::Stdin => fix.of_file("-"),
+        }
+    }
+
     /// Returns the wishes of the command line.
     #[must_use]
     pub fn wishes(&self) -> Wishes {
         Wishes {
             display: self.assumed.policy,
             consent: self.assumed.consent.clone(),
+            trust_rules: self.assumed.trust_rules,
             ..Wishes::default()
         }
     }

@@ -190,7 +190,7 @@ impl Memory {
             why[0].fixes.push(Fix::Command {
                 verb: "policy",
                 options: "display=off".into(),
-                reason: " says that the old one is meant".into(),
+                reason: "the old one is meant".into(),
             });
             return Ok(Decision::Leave {
                 is_bad,

@@ -88,6 +88,11 @@ pub struct Policy {
     pub guest: Option<Guest>,
     /// The attribute `consent`.
     pub consent: BTreeSet<Consent>,
+    /// True if a display that a rule names is switched on like one that was measured. No file and no
+    /// domain says so: a person does, for one command.
+    pub trust_rules: bool,
+    /// True if all displays are switched off. A person says so, for one command.
+    pub no_display: bool,
 }
 
 impl Default for Policy {
@@ -99,6 +104,8 @@ impl Default for Policy {
             boot_display: BootDisplay::Keep,
             guest: None,
             consent: BTreeSet::new(),
+            trust_rules: false,
+            no_display: false,
         }
     }
 }
@@ -182,6 +189,10 @@ pub struct Wishes {
     pub guest: Option<Guest>,
     /// `consent = ["remote", "video"]`
     pub consent: Option<BTreeSet<Consent>>,
+    /// [`Policy::trust_rules`]
+    pub trust_rules: bool,
+    /// [`Policy::no_display`]
+    pub no_display: bool,
 }
 
 /// The error for a `<gfxplane:policy>` that can't be read.
@@ -297,6 +308,8 @@ impl Policy {
             boot_display: Some(self.boot_display),
             guest: self.guest,
             consent: Some(self.consent.clone()),
+            trust_rules: self.trust_rules,
+            no_display: self.no_display,
         }
     }
 
@@ -319,6 +332,8 @@ impl Policy {
         if let Some(consent) = &wishes.consent {
             self.consent.clone_from(consent);
         }
+        self.trust_rules |= wishes.trust_rules;
+        self.no_display |= wishes.no_display;
         self
     }
 

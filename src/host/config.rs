@@ -170,6 +170,7 @@ impl Config {
                 boot_display: file.boot_display,
                 guest: file.guest,
                 consent: file.consent,
+                ..Wishes::default()
             }),
         })
     }

@@ -16,6 +16,7 @@ use crate::host::{
     Root, Warning, canonicalize, exists, is_absent, read_link, read_names, read_names_that,
     read_text, tree,
 };
+use crate::predict::screens::{GpuPart, Here};
 
 pub use gpu::{Function, Gpu, Modules};
 
@@ -253,30 +254,27 @@ pub fn read_device(root: &Root, id: DeviceId, attributes: &[&str]) -> (Host, Opt
     (reader.into_host(), device)
 }
 
-/// Returns the driver that is bound to a device, if there is one, and the vendor of a PCI device;
-/// `None` if the device does not exist.
+/// Returns the driver that is bound to a device, and a PCI device's vendor and place on a graphics
+/// card; [`Here::Absent`] if the device does not exist, `None` if there is no sysfs with buses.
 #[must_use]
-pub fn bound_to(root: &Root, id: DeviceId) -> Option<(Option<String>, Option<u16>)> {
+pub fn here(root: &Root, id: DeviceId) -> Option<Here> {
     let devices = root.join("sys/bus").join(id.bus()).join("devices");
     let link = devices.join(id.to_string());
     if !exists(&link) {
-        return None;
+        return exists(&root.join("sys/bus")).then_some(Here::Absent);
     }
     let driver = read_link(&link.join("driver")).ok();
     let name = driver.as_deref().and_then(Path::file_name);
     let name = name.map(|name| name.to_string_lossy().into_owned());
-    let vendor = std::fs::read_to_string(link.join("vendor")).ok();
-    let vendor = vendor.and_then(|text| {
-        let digits = text.trim().strip_prefix("0x")?.to_owned();
-        u16::from_str_radix(&digits, 16).ok()
-    });
-    Some((name, vendor))
-}
-
-/// Returns whether there is a sysfs with buses, so that a device that is on none does not exist.
-#[must_use]
-pub fn has_buses(root: &Root) -> bool {
-    exists(&root.join("sys/bus"))
+    let number = |file: &str| {
+        let text = std::fs::read_to_string(link.join(file)).ok()?;
+        u32::from_str_radix(text.trim().strip_prefix("0x")?, 16).ok()
+    };
+    Some(Here::Present {
+        driver: name,
+        vendor: number("vendor").and_then(|vendor| vendor.try_into().ok()),
+        gpu: number("class").and_then(|class| GpuPart::of(class, exists(&link.join("physfn")))),
+    })
 }
 
 struct Reader<'a> {

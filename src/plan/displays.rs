@@ -1,9 +1,10 @@
 //! Switches the displays of hostdevs: off where a display can't work, on where one can be shown.
 
 use crate::device::facts::Display;
+use crate::device::id::DeviceId;
 use crate::domain::policy::{Displays, Unknown};
 use crate::plan::frontends::{self, Wanted};
-use crate::plan::planner::{Planner, how_known};
+use crate::plan::planner::{Planner, display_words, how_known};
 use crate::plan::{Fix, Level, Note, Topic};
 use crate::predict::screens::Found;
 use crate::predict::versions::{Libvirt, PCI_DISPLAY};
@@ -62,7 +63,21 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Switches on each display that was measured and that something can show.
+    /// Switches off all displays, and what depends on them.
+    pub(super) fn switch_off_all(&mut self) {
+        let reason = "--no-display asks for no display";
+        for place in 0..self.screens.vgpus.len() {
+            if self.screens.vgpus[place].ramfb {
+                self.set_ramfb(place, false, reason);
+            }
+            if self.screens.vgpus[place].display {
+                self.set_display(place, false, reason);
+            }
+        }
+    }
+
+    /// Switches on each display that is there and that something can show. A display that is known by
+    /// a rule alone is left to the user, who may trust the rules.
     pub(super) fn switch_on_what_is_there(&mut self) {
         if self.policy.display < Displays::Auto {
             return;
@@ -72,90 +87,152 @@ impl Planner<'_, '_, '_> {
             let has_display = vgpu.known.finding.facts.display.preferred().is_some();
             // libvirt writes no -set of its own, so an off there is the user's wish.
             let is_wish = vgpu.set.contains_key("display");
-            if vgpu.display || !vgpu.is_pci || !vgpu.known.is_measured() || !has_display || is_wish
-            {
+            if vgpu.display || !vgpu.is_pci || !has_display || is_wish {
                 continue;
             }
-            let mut with = self.screens.clone();
-            with.vgpus[place].set_display(true);
-            let id = vgpu.id;
-            let words = vgpu.known.finding.facts.display.words().join(" and ");
-            let takes = |libvirt: &Libvirt| libvirt.takes_display(id);
-            if !Libvirt::possible(self.abilities).iter().any(takes) {
-                let hostdev = self.hostdev(vgpu);
-                // The remarks at the end name the attributes that libvirt drops.
-                if hostdev.display.is_none() && hostdev.ramfb.is_none() {
-                    self.note(
-                        Level::Info,
-                        About::Device(id),
-                        format!(
-                            "it has a display ({words}, measured), which this libvirt can't switch on"
-                        ),
-                        &[&format!("libvirt {} or later", PCI_DISPLAY.since())],
-                    );
-                }
-                continue;
+            let is_known = vgpu.known.is_measured() || self.policy.trust_rules;
+            match (self.can_be_switched_on(place), is_known) {
+                (false, _) => {}
+                (true, true) => self.switch_on(place),
+                (true, false) => self.leave_to_the_user(place),
             }
-            let now = predict(&self.screens, self.abilities);
-            let then = predict(&with, self.abilities);
-            let mut wanted = self.wanted();
-            wanted.devices.push(id);
-            let worse = |danger: &&Danger| !now.dangers.contains(*danger);
-            let shown = then.head(id).is_some_and(|head| !head.shown_by.is_empty());
-            if then.starts() && shown && !then.dangers.iter().any(|danger| worse(&danger)) {
-                let reason = format!(
-                    "{id} has a display ({words}, measured), and the domain's graphics can show it"
-                );
+        }
+    }
+
+    /// Returns whether this libvirt has the option. If not, a note says so.
+    fn can_be_switched_on(&mut self, place: usize) -> bool {
+        let vgpu = &self.screens.vgpus[place];
+        let id = vgpu.id;
+        let takes = |libvirt: &Libvirt| libvirt.takes_display(id);
+        if Libvirt::possible(self.abilities).iter().any(takes) {
+            return true;
+        }
+        let hostdev = self.hostdev(vgpu);
+        // The remarks at the end name the attributes that libvirt drops.
+        if hostdev.display.is_none() && hostdev.ramfb.is_none() {
+            let text = format!(
+                "it has a display ({}), which this libvirt can't switch on",
+                display_words(vgpu)
+            );
+            let fix = format!("libvirt {} or later", PCI_DISPLAY.since());
+            self.off(id, text, vec![Fix::Words(fix)]);
+        }
+        false
+    }
+
+    /// Says that a display is off which a rule knows and nobody has measured.
+    fn leave_to_the_user(&mut self, place: usize) {
+        let vgpu = &self.screens.vgpus[place];
+        let id = vgpu.id;
+        let text = format!(
+            "it has a display ({}), which is off: {}",
+            display_words(vgpu),
+            self.without_it()
+        );
+        let mut with = self.screens.clone();
+        with.vgpus[place].set_display(true);
+        let then = predict(&with, self.abilities);
+        let shown = then.head(id).is_some_and(|head| !head.shown_by.is_empty());
+        let fix = if then.starts() && shown {
+            Fix::Command {
+                verb: "fixup",
+                options: "--trust-rules".into(),
+                reason: String::new(),
+            }
+        } else {
+            full(true)
+        };
+        self.off(id, text, vec![fix]);
+    }
+
+    /// Returns what is seen of the guest while the display of its vGPU is off.
+    fn without_it(&self) -> &'static str {
+        let has_others = self.screens.vgpus.iter().any(|vgpu| vgpu.display);
+        if self.screens.frontends.is_empty() {
+            "the guest has no graphics, so nobody sees its screen on this host"
+        } else if has_others {
+            "a viewer sees the guest's other screens alone"
+        } else if self.screens.cards.is_empty() {
+            "the guest has no other screen, so a viewer sees nothing"
+        } else {
+            "a viewer sees the emulated card alone, which goes dark when the guest's driver takes the vGPU for its screen"
+        }
+    }
+
+    fn off(&mut self, id: DeviceId, text: String, fixes: Vec<Fix>) {
+        self.notes.push(Note {
+            level: Level::Info,
+            topic: Topic::Off,
+            about: About::Device(id),
+            text,
+            fixes,
+            consent: None,
+        });
+    }
+
+    /// Switches a display on if the domain's graphics can show it, or may be changed to.
+    fn switch_on(&mut self, place: usize) {
+        let id = self.screens.vgpus[place].id;
+        let words = display_words(&self.screens.vgpus[place]);
+        let mut with = self.screens.clone();
+        with.vgpus[place].set_display(true);
+        let now = predict(&self.screens, self.abilities);
+        let then = predict(&with, self.abilities);
+        let worse = |danger: &&Danger| !now.dangers.contains(*danger);
+        let shown = then.head(id).is_some_and(|head| !head.shown_by.is_empty());
+        if then.starts() && shown && !then.dangers.iter().any(|danger| worse(&danger)) {
+            let reason =
+                format!("{id} has a display ({words}), and the domain's graphics can show it");
+            self.set_display(place, true, reason);
+            return;
+        }
+        if self.policy.display < Displays::Full {
+            if !now.starts() {
+                return;
+            }
+            let fault = then.dangers.iter().filter(worse).find_map(Danger::fault);
+            let (why, fix) = if let Some((why, fix)) = fault.filter(|_| shown) {
+                (why, Fix::Words(fix))
+            } else {
+                (
+                    "the domain's graphics can't show it as they are".to_owned(),
+                    full(self.policy.trust_rules),
+                )
+            };
+            let text = format!("it has a display ({words}), which is off: {why}");
+            self.off(id, text, vec![fix]);
+            return;
+        }
+        let mut wanted = self.wanted();
+        wanted.devices.push(id);
+        match frontends::best(&with, self.abilities, &wanted, true) {
+            Some(arrangement) if arrangement.is_allowed(&self.policy.consent) => {
+                let reason = format!("{id} has a display ({words}), and the policy is full");
                 self.set_display(place, true, reason);
-                continue;
+                self.make(arrangement);
             }
-            if self.policy.display < Displays::Full {
-                if !now.starts() {
-                    continue;
-                }
-                let fault = then.dangers.iter().filter(worse).find_map(Danger::fault);
-                let (why, fix) = if let Some(fault) = fault.filter(|_| shown) {
-                    fault
-                } else {
-                    (
-                        "the domain's graphics can't show it as they are".to_owned(),
-                        "gfxplane fixup --policy full, with --consent remote where a way to see the screen is lost".to_owned(),
-                    )
-                };
-                self.note(
-                    Level::Info,
-                    About::Device(id),
-                    format!("it has a display ({words}, measured), which is off: {why}"),
-                    &[&fix],
+            Some(arrangement) => {
+                let lost: Vec<String> = arrangement
+                    .loses()
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect();
+                self.notes.push(Note {
+                    level: Level::Info,
+                    topic: Topic::Off,
+                    about: About::Device(id),
+                    text: format!(
+                        "it has a display ({words}); to show it, a way to see the screen would be lost"
+                    ),
+                    fixes: vec![Fix::consent(&lost.join(","))],
+                    consent: arrangement.loses().into_iter().next(),
+                });
+            }
+            None => {
+                let text = format!(
+                    "it has a display ({words}), which no graphics of this host are known to show"
                 );
-                continue;
-            }
-            let best = frontends::best(&with, self.abilities, &wanted, true);
-            match best {
-                Some(arrangement) if arrangement.is_allowed(&self.policy.consent) => {
-                    let reason =
-                        format!("{id} has a display ({words}, measured), and the policy is full");
-                    self.set_display(place, true, reason);
-                    self.make(arrangement);
-                }
-                Some(arrangement) => {
-                    let lost: Vec<String> =
-                        arrangement.loses().iter().map(ToString::to_string).collect();
-                    self.notes.push(Note {
-                        level: Level::Info,
-                        topic: Topic::Other,
-                        about: About::Device(id),
-                        text: format!("it has a display ({words}, measured); to show it, a way to see the screen would be lost"),
-                        fixes: vec![Fix::consent(&lost.join(","))],
-                        consent: arrangement.loses().into_iter().next(),
-                    });
-                }
-                None => self.note(
-                    Level::Info,
-                    About::Device(id),
-                    format!("it has a display ({words}, measured), which no graphics of this host are known to show"),
-                    &[],
-                ),
+                self.off(id, text, Vec::new());
             }
         }
     }
@@ -172,5 +249,15 @@ impl Planner<'_, '_, '_> {
             .map(|vgpu| vgpu.id)
             .collect();
         Wanted { devices }
+    }
+}
+
+/// Returns `gfxplane fixup` that may change the graphics.
+fn full(trust_rules: bool) -> Fix {
+    let trust = if trust_rules { " --trust-rules" } else { "" };
+    Fix::Command {
+        verb: "fixup",
+        options: format!("--policy full{trust}"),
+        reason: "with --consent remote where a way to see the screen is lost".into(),
     }
 }

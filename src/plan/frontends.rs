@@ -328,7 +328,7 @@ fn changes(screens: &Screens, then: &Screens, moves: &[Move], now: &Prediction) 
                         "this QEMU has spice with OpenGL on this host only; it could be reached over the network, which was agreed to be lost"
                     }
                     _ => {
-                        "this QEMU has spice with OpenGL on this host only; it listened on loopback, so viewers on this host still see it (virt-viewer --attach, virt-manager)"
+                        "this QEMU has spice with OpenGL on this host only; it listened on loopback, so viewers on this host still see it (virt-viewer --attach, virt-manager); a virt-manager on another machine, which came over ssh, does not"
                     }
                 };
                 (Action::ListenNone { graphics: kind }, reason.to_owned())

@@ -128,7 +128,7 @@ impl Planner<'_, '_, '_> {
                 verb: "fixup",
                 options: option,
                 reason: format!(
-                    ": {}; the screen is then seen on this host only",
+                    "{}; the screen is then seen on this host only",
                     what.join(", ")
                 ),
             });

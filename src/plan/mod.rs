@@ -154,6 +154,8 @@ pub enum Topic {
     Start,
     /// The visibility of a screen: [`Prediction::heads`].
     Seen,
+    /// A display that the device has and the domain does not switch on.
+    Off,
     /// Any other subject.
     Other,
 }
@@ -167,7 +169,7 @@ pub enum Fix {
         verb: &'static str,
         /// What follows the domain.
         options: String,
-        /// What it does, as the end of a sentence; empty where the command says it.
+        /// What it does, and what that costs; empty where the command says it.
         reason: String,
     },
     /// Anything else.
@@ -185,21 +187,35 @@ impl Fix {
         }
     }
 
-    /// The words, with a command that can be typed. `domain`: the domain as an argument of a command.
+    /// Returns the command that can be typed, or the words. `domain`: the domain as an argument of a
+    /// command.
     #[must_use]
     pub fn of_domain(&self, domain: &str) -> String {
-        match self {
-            Fix::Command {
-                verb: verb @ "fixup",
-                options,
-                reason,
-            } => format!("gfxplane {verb} {domain} --define {options}{reason}"),
-            Fix::Command {
-                verb,
-                options,
-                reason,
-            } => format!("gfxplane {verb} {domain} {options}{reason}"),
-            Fix::Words(text) => text.clone(),
+        self.about(domain, " --define")
+    }
+
+    /// Returns the same for a domain in a file. `file`: the file as an argument of a command.
+    #[must_use]
+    pub fn of_file(&self, file: &str) -> String {
+        self.about(file, "")
+    }
+
+    fn about(&self, subject: &str, define: &str) -> String {
+        let Fix::Command {
+            verb,
+            options,
+            reason,
+        } = self
+        else {
+            return self.to_string();
+        };
+        let define = if *verb == "fixup" { define } else { "" };
+        let space = if options.is_empty() { "" } else { " " };
+        let command = format!("gfxplane {verb} {subject}{define}{space}{options}");
+        if reason.is_empty() {
+            command
+        } else {
+            format!("{command}  ({reason})")
         }
     }
 }
@@ -207,11 +223,7 @@ impl Fix {
 impl fmt::Display for Fix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Fix::Command {
-                verb,
-                options,
-                reason,
-            } => write!(f, "gfxplane {verb} {options}{reason}"),
+            Fix::Command { .. } => f.write_str(&self.of_domain("DOMAIN")),
             Fix::Words(text) => f.write_str(text),
         }
     }

@@ -26,6 +26,9 @@ pub fn plan(
         // The user has to deal with the settings that are left. The plan is made as if they were
         // gone.
         let left = std::mem::take(&mut planner.screens.dead_settings);
+        if policy.no_display {
+            planner.switch_off_all();
+        }
         planner.switch_off_what_cannot_work();
         planner.properties_of_wrong_types();
         planner.opregion_that_is_not_there();
@@ -33,7 +36,9 @@ pub fn plan(
         planner.ramfb_that_cannot_work();
         planner.take_out_emulated_video();
         planner.arrange_frontends();
-        planner.switch_on_what_is_there();
+        if !policy.no_display {
+            planner.switch_on_what_is_there();
+        }
         planner.ramfb_for_boot();
         planner.opregion_for_windows();
         planner.opregion_twice();
@@ -297,6 +302,18 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
             name: name.into(),
         };
         self.change(action, reason);
+    }
+}
+
+/// Returns a display in words, with how it is known: `region, measured`.
+pub(super) fn display_words(vgpu: &Vgpu) -> String {
+    let finding = &vgpu.known.finding;
+    let words = finding.facts.display.words().join(" and ");
+    match &finding.evidence {
+        Some(evidence) if !evidence.method.is_measured() => {
+            format!("{words}, known by {}", evidence.method)
+        }
+        _ => format!("{words}, measured"),
     }
 }
 

@@ -1,11 +1,12 @@
 //! Adds the final remarks about a plan's result.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use crate::device::id::DeviceId;
 use crate::plan::planner::Planner;
 use crate::plan::{Level, Note, Topic};
 use crate::predict::libvirt::NO_APPARMOR_PROFILE;
+use crate::predict::screens::{Found, GpuPart};
 use crate::predict::versions::{Libvirt, OVERRIDE, PCI_DISPLAY, reads_override};
 use crate::predict::{About, Danger, HeadOf, Outcome, Prediction, Program, Refusal, words};
 
@@ -127,6 +128,7 @@ impl Planner<'_, '_, '_> {
                 );
             }
         }
+        self.pictures_of_gpus();
         if !after.starts() {
             return;
         }
@@ -181,6 +183,46 @@ impl Planner<'_, '_, '_> {
                 text,
                 &["ramfb='on' shows firmware and boot (boot_display = \"ramfb\" in the policy)"],
             );
+        }
+    }
+}
+
+impl Planner<'_, '_, '_> {
+    /// Says where the picture of a passed-through GPU goes, which QEMU can't show.
+    fn pictures_of_gpus(&mut self) {
+        let graphics: BTreeSet<&str> = self
+            .screens
+            .frontends
+            .iter()
+            .map(|frontend| frontend.kind.word())
+            .collect();
+        let graphics: Vec<&str> = graphics.into_iter().collect();
+        let viewer = match (&graphics[..], self.screens.cards.is_empty()) {
+            ([], _) => String::new(),
+            (all, true) => format!("; {} shows no screen", all.join(" and ")),
+            (all, false) => format!("; {} shows the emulated card alone", all.join(" and ")),
+        };
+        for place in 0..self.screens.vgpus.len() {
+            let vgpu = &self.screens.vgpus[place];
+            if vgpu.lost.is_some() || vgpu.found() != [Found::Nothing] {
+                continue;
+            }
+            let text = match vgpu.known.gpu() {
+                None => continue,
+                Some(GpuPart::Whole) => {
+                    format!(
+                        "the guest has the whole GPU: its picture goes to the GPU's own connectors{viewer}"
+                    )
+                }
+                Some(GpuPart::Function) => {
+                    format!(
+                        "this virtual function has no display: its picture goes nowhere by itself{viewer}"
+                    )
+                }
+            };
+            let fix =
+                "a server in the guest shows the picture elsewhere: RDP, Sunshine, Looking Glass";
+            self.note(Level::Info, About::Device(vgpu.id), text, &[fix]);
         }
     }
 }

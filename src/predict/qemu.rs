@@ -137,7 +137,7 @@ pub fn refusal(
     };
     // Devices in option syntax come before libvirt's.
     own_device(false)
-        .or_else(|| card_refusal(&screens.cards_before, qemu, opengl))
+        .or_else(|| card_refusal(&screens.cards_before, &[], qemu, opengl))
         .or_else(|| refuse(About::Domain, slot?.clone(), false))
         .or_else(|| device(screens, found, (libvirt, qemu), opengl))
         .or_else(|| own_device(true))
@@ -270,9 +270,14 @@ fn no_render_node(screens: &Screens) -> Option<String> {
         .then(|| "egl: no drm render node available".into())
 }
 
-/// The first card that can't be made, as it has 3D.
-fn card_refusal(cards: &[Card], qemu: &Qemu, opengl: bool) -> Option<Refusal> {
+/// Returns the refusal of the first card that can't be made, as it has 3D. `earlier`: the cards that
+/// QEMU makes before these. It makes one with 3D (hw/display/virtio-gpu-gl.c).
+fn card_refusal(cards: &[Card], earlier: &[&[Card]], qemu: &Qemu, opengl: bool) -> Option<Refusal> {
+    let mut is_second = earlier.iter().copied().flatten().any(|card| card.gl);
     cards.iter().filter(|card| card.gl).find_map(|card| {
+        if std::mem::replace(&mut is_second, true) {
+            return refuse(About::Domain, words::SECOND_3D_CARD.into(), true);
+        }
         if !opengl {
             return refuse(About::Domain, qemu.no_opengl.into(), true);
         }
@@ -301,7 +306,7 @@ fn device(
         return refuse(About::Domain, message.into(), false);
     }
     let before = || screens.cards_before.iter().chain(&screens.cards);
-    if let Some(refusal) = card_refusal(&screens.cards, qemu, opengl) {
+    if let Some(refusal) = card_refusal(&screens.cards, &[&screens.cards_before], qemu, opengl) {
         return Some(refusal);
     }
     let is_ramfb = |card: &Card| card.model.as_deref() == Some("ramfb");
@@ -316,7 +321,10 @@ fn device(
                 vfio_device(screens, vgpu, *found, (libvirt, qemu), opengl, &mut once)?;
             refuse(About::Device(vgpu.id), words, always)
         })
-        .or_else(|| card_refusal(&screens.cards_after, qemu, opengl))
+        .or_else(|| {
+            let earlier = [&screens.cards_before[..], &screens.cards];
+            card_refusal(&screens.cards_after, &earlier, qemu, opengl)
+        })
         .or_else(|| {
             let is_twice = once.ramfb && screens.cards_after.iter().any(is_ramfb);
             refuse(About::Domain, words::RAMFB_TWICE.into(), false).filter(|_| is_twice)

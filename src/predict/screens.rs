@@ -40,7 +40,33 @@ pub enum Here {
         driver: Option<String>,
         /// The vendor of a PCI device.
         vendor: Option<u16>,
+        /// What it is of a graphics card; `None` for anything else, and if nobody looked.
+        gpu: Option<GpuPart>,
     },
+}
+
+/// What a PCI device is of a graphics card.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GpuPart {
+    /// The card itself.
+    Whole,
+    /// A virtual function of it.
+    Function,
+}
+
+impl GpuPart {
+    /// The PCI base class of display controllers (include/linux/pci_ids.h, `PCI_BASE_CLASS_DISPLAY`).
+    const DISPLAY: u32 = 0x03;
+
+    /// Tells it from the PCI class in 24 bits, and from whether the device is a virtual function.
+    #[must_use]
+    pub fn of(class: u32, is_function: bool) -> Option<Self> {
+        (class >> 16 == Self::DISPLAY).then_some(if is_function {
+            GpuPart::Function
+        } else {
+            GpuPart::Whole
+        })
+    }
 }
 
 impl Known {
@@ -59,6 +85,16 @@ impl Known {
     pub fn driver(&self) -> Option<&str> {
         match &self.here {
             Some(Here::Present { driver, .. }) => driver.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// Returns what the device is of a graphics card; `None` if it is nothing of one, or nobody
+    /// looked.
+    #[must_use]
+    pub fn gpu(&self) -> Option<GpuPart> {
+        match self.here {
+            Some(Here::Present { gpu, .. }) => gpu,
             _ => None,
         }
     }

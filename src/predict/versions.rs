@@ -267,7 +267,8 @@ impl Qemu {
             None => vec![true, false],
         };
         let sdl = if has(SDL_DMABUF) {
-            vec![true, false]
+            // Only if its window has EGL, which that under Xvfb on sid had not (measured).
+            vec![false, true]
         } else {
             vec![false]
         };

@@ -63,6 +63,9 @@ pub const NO_OPENGL: &str = "opengl is not available";
 /// The same from QEMU 9.1 on.
 pub const NO_OPENGL_AT_LENGTH: &str = "The display backend does not have OpenGL support enabled";
 
+/// A second virtio card with 3D (hw/display/virtio-gpu-gl.c).
+pub const SECOND_3D_CARD: &str = "at most one virtio-gpu-gl-device device is permitted";
+
 /// A card with blob resources and 3D, up to QEMU 9.1 (hw/display/virtio-gpu.c,
 /// `virtio_gpu_device_realize`).
 pub const BLOB_AND_VIRGL: &str = "blobs and virgl are not compatible (yet)";

@@ -15,7 +15,7 @@ use crate::host::mdevctl::Definition;
 use crate::host::sysfs::{Device, Host, MdevType, Parent};
 use crate::host::{Root, Warning, mdevctl, run, settings, sysfs};
 use crate::predict::hints::{Hint, hints};
-use crate::predict::screens::{Here, Known};
+use crate::predict::screens::{GpuPart, Here, Known};
 use crate::publish::gpus::{self, GpuEntry};
 
 /// The state of a device.
@@ -76,6 +76,9 @@ pub struct DeviceEntry {
     /// The vendor of a PCI device.
     #[serde(skip)]
     pub vendor: Option<u16>,
+    /// What a PCI device is of a graphics card.
+    #[serde(skip)]
+    pub gpu: Option<GpuPart>,
     /// The render node of the GPU behind the device.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub render_node: Option<String>,
@@ -267,7 +270,7 @@ impl Reading {
             (None, DeviceId::Pci(_)) => Known::nothing(Reason::NoDriver),
         };
         Known {
-            here: here(root, id),
+            here: sysfs::here(root, id),
             ..known
         }
     }
@@ -316,17 +319,6 @@ pub fn known(root: &Root, id: DeviceId, warnings: &mut Vec<Warning>) -> Known {
     Reading::new(root).known(id, warnings)
 }
 
-/// Returns whether the host has a device, and which driver is bound to it; `None` if there is no
-/// sysfs.
-#[must_use]
-pub fn here(root: &Root, id: DeviceId) -> Option<Here> {
-    match sysfs::bound_to(root, id) {
-        Some((driver, vendor)) => Some(Here::Present { driver, vendor }),
-        None if sysfs::has_buses(root) => Some(Here::Absent),
-        None => None,
-    }
-}
-
 /// Returns what the record of an active mediated device says, with as few system calls as possible.
 /// `None` without a record, or if the record no longer holds.
 ///
@@ -349,6 +341,7 @@ pub fn recorded(root: &Root, id: DeviceId, warnings: &mut Vec<Warning>) -> Optio
         here: Some(Here::Present {
             driver: circumstances.driver,
             vendor: None,
+            gpu: None,
         }),
     })
 }
@@ -362,6 +355,7 @@ impl From<DeviceEntry> for Known {
                 State::Active => Here::Present {
                     driver: entry.driver,
                     vendor: entry.vendor,
+                    gpu: entry.gpu,
                 },
                 State::Defined => Here::Absent,
             }),
@@ -482,6 +476,10 @@ pub fn active(sources: &Sources, device: &Device) -> DeviceEntry {
         cdev: device.cdev.clone(),
         require: hints(&finding.facts, device.render_node.as_deref()),
         vendor: device.pci.as_ref().map(|pci| pci.vendor),
+        gpu: device
+            .pci
+            .as_ref()
+            .and_then(|pci| GpuPart::of(pci.class, pci.physfn.is_some())),
         render_node: device.render_node.clone(),
         finding,
         rule: rule.map(|rule| rule.name.clone()),
@@ -528,6 +526,7 @@ pub fn defined(sources: &Sources, definition: &Definition) -> DeviceEntry {
         cdev: None,
         require: hints(&finding.facts, render_node.as_deref()),
         vendor: None,
+        gpu: None,
         render_node,
         finding,
         rule: rule.map(|rule| rule.name.clone()),

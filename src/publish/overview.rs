@@ -16,7 +16,7 @@ use crate::domain::{Domain, GraphicsType, Reach};
 use crate::host::Warning;
 use crate::host::sysfs::Gpu;
 use crate::plan::fixup::{Surroundings, fix};
-use crate::plan::{Fix, Level, Plan, Topic, words};
+use crate::plan::{Action, Change, Fix, Level, Plan, Topic, words};
 use crate::predict::screens::{Here, Screens, Vgpu};
 use crate::predict::{About, HeadOf, Outcome, Refusal, Shown, Stage};
 use crate::publish::gpus::{Missing, is_of, missing};
@@ -768,7 +768,7 @@ impl Seen<'_> {
         }
         let mut fixes: Vec<String> = self.fixup().into_iter().collect();
         let notes = self.better.iter().flat_map(|plan| &plan.notes);
-        let notes = notes.filter(|note| note.topic != Topic::Other);
+        let notes = notes.filter(|note| matches!(note.topic, Topic::Start | Topic::Seen));
         fixes.extend(notes.flat_map(|note| note.fixes.iter().map(|fix| self.command(fix))));
         fixes.dedup();
         fixes
@@ -816,15 +816,30 @@ impl Seen<'_> {
                 fixes: self.fixup().into_iter().collect(),
             }];
         }
-        let offers = vgpu.known.finding.facts.display.preferred().is_some();
-        if is_head || vgpu.display || !offers || is_refused || vgpu.rebound {
+        if is_head || is_refused {
             return Vec::new();
         }
-        vec![Problem {
-            level: Level::Info,
-            text: "the device offers a display, and it is switched off".into(),
+        let about = About::Device(vgpu.id);
+        let mut notes = self.better.iter().flat_map(|plan| &plan.notes);
+        if let Some(note) = notes.find(|note| note.topic == Topic::Off && note.about == about) {
+            return vec![Problem {
+                level: Level::Warn,
+                text: note.text.clone(),
+                fixes: note.fixes.iter().map(|fix| self.command(fix)).collect(),
+            }];
+        }
+        let on = Action::Display {
+            device: vgpu.id,
+            on: true,
+        };
+        let mut changes = self.better.iter().flat_map(|plan| &plan.changes);
+        let change = changes.find(|change| change.action == on);
+        let problem = |change: &Change| Problem {
+            level: Level::Warn,
+            text: format!("off: {}", change.reason),
             fixes: self.fixup().into_iter().collect(),
-        }]
+        };
+        change.map(problem).into_iter().collect()
     }
 
     /// Returns the command that shows a screen.

@@ -19,13 +19,14 @@ use gfxplane::domain::Domain;
 use gfxplane::domain::policy::{Policy, Wishes};
 use gfxplane::host::Root;
 use gfxplane::host::config::Config;
+use gfxplane::host::sysfs::here;
 use gfxplane::plan::fixup::{Fixed, Surroundings, fix};
 use gfxplane::plan::undo::{inverse, undo};
 use gfxplane::plan::words;
 use gfxplane::predict::abilities::Abilities;
 use gfxplane::predict::screens::Known;
 use gfxplane::predict::{Outcome, Prediction};
-use gfxplane::publish::inventory::{DeviceEntry, Sources, here, inventory};
+use gfxplane::publish::inventory::{DeviceEntry, Sources, inventory};
 use libtest_mimic::{Failed, Trial};
 use serde::Deserialize;
 
@@ -91,6 +92,11 @@ fn hosts() -> PathBuf {
 #[derive(Deserialize)]
 struct Case {
     host: String,
+    /// The options of `gfxplane fixup`.
+    #[serde(default)]
+    trust_rules: bool,
+    #[serde(default)]
+    no_display: bool,
     #[serde(flatten)]
     abilities: Abilities,
 }
@@ -108,7 +114,12 @@ fn of_folder(folder: &Path) -> Result<(), Failed> {
         Err(_) => Policy::default(),
     };
     let text = fs::read_to_string(folder.join("domain.xml"))?;
-    let fixed = match fix(&text, &host, &policy, &Wishes::default()) {
+    let wishes = Wishes {
+        trust_rules: case.trust_rules,
+        no_display: case.no_display,
+        ..Wishes::default()
+    };
+    let fixed = match fix(&text, &host, &policy, &wishes) {
         Ok(fixed) => fixed,
         Err(problem) => {
             if !folder.ends_with("-invalid") && !name(folder).ends_with("-invalid") {
@@ -137,7 +148,7 @@ fn of_folder(folder: &Path) -> Result<(), Failed> {
     }
     golden(&folder.join("said.txt"), &said(&fixed))?;
     undoing_leaves_others_alone(&text, &fixed.text)?;
-    holds(&text, &fixed, &host, &policy)
+    holds(&text, &fixed, &host, &policy, &wishes)
 }
 
 /// Checks that it makes no difference whether somebody else changes something before or after the
@@ -195,8 +206,14 @@ fn name(folder: &Path) -> String {
 }
 
 /// Checks what must hold of every domain that was fixed.
-pub(crate) fn holds(text: &str, fixed: &Fixed, host: &Host, policy: &Policy) -> Result<(), Failed> {
-    kept(text, fixed, host, policy, &Wishes::default())?;
+pub(crate) fn holds(
+    text: &str,
+    fixed: &Fixed,
+    host: &Host,
+    policy: &Policy,
+    wishes: &Wishes,
+) -> Result<(), Failed> {
+    kept(text, fixed, host, policy, wishes)?;
     // It is as valid as before: an older schema does not know what newer libvirts take.
     let before = problems(Against::Domain, text)?;
     let after = problems(Against::Domain, &fixed.text)?;

@@ -167,6 +167,7 @@ pub(crate) fn of_bytes(bytes: &[u8]) -> (World, Policy, Wishes) {
         boot_display: [BootDisplay::Keep, BootDisplay::Ramfb][pick(9, 2)],
         guest: [None, Some(Guest::Windows), Some(Guest::Other)][pick(10, 3)],
         consent: consents(11),
+        ..Policy::default()
     };
     let wishes = Wishes {
         display: [None, None, Some(Displays::Full), Some(Displays::Asked)][pick(12, 4)],
@@ -175,6 +176,8 @@ pub(crate) fn of_bytes(bytes: &[u8]) -> (World, Policy, Wishes) {
         boot_display: None,
         guest: None,
         consent: [None, Some(consents(15))][pick(15, 3) % 2].clone(),
+        trust_rules: byte(15) & 8 != 0,
+        no_display: byte(15) & 48 == 48,
     };
     let devices = (16..20).map(|place| known(byte(place))).collect();
     (World { devices, abilities }, policy, wishes)

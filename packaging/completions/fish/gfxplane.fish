@@ -66,6 +66,7 @@ complete -c gfxplane -n "__fish_gfxplane_using_subcommand check" -l consent -d '
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand check" -l root -l host -d 'Read the recorded host in this directory instead of this machine' -r -F
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand check" -s c -l connect -d 'Connect to this libvirt' -r
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand check" -l all -d 'Check all domains of libvirt, or of the recorded host'
+complete -c gfxplane -n "__fish_gfxplane_using_subcommand check" -l trust-rules -d 'Switch on also displays that are known by a rule alone, of devices that nobody has asked'
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand check" -l json -d 'Print JSON'
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand check" -s q -l quiet -d 'Suppress warnings'
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand check" -s h -l help -d 'Print help (see more with \'--help\')'
@@ -91,6 +92,8 @@ complete -c gfxplane -n "__fish_gfxplane_using_subcommand fixup" -l policy -d 'M
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand fixup" -l consent -d 'Allow losing remote viewing (remote), the emulated card (video), or both (all)' -r
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand fixup" -l root -l host -d 'Read the recorded host in this directory instead of this machine' -r -F
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand fixup" -s c -l connect -d 'Connect to this libvirt' -r
+complete -c gfxplane -n "__fish_gfxplane_using_subcommand fixup" -l trust-rules -d 'Switch on also displays that are known by a rule alone, of devices that nobody has asked'
+complete -c gfxplane -n "__fish_gfxplane_using_subcommand fixup" -l no-display -d 'Switch all displays of vfio devices off'
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand fixup" -l print-diff -d 'Print the difference'
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand fixup" -l print-xml -d 'Print the new XML'
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand fixup" -l confirm -d 'Show the difference, and ask before defining the domain'
@@ -157,6 +160,7 @@ complete -c gfxplane -n "__fish_gfxplane_using_subcommand verify" -l consent -d 
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand verify" -l deadline -d 'How long it may take until it has started' -r
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand verify" -l root -l host -d 'Read the recorded host in this directory instead of this machine' -r -F
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand verify" -s c -l connect -d 'Connect to this libvirt' -r
+complete -c gfxplane -n "__fish_gfxplane_using_subcommand verify" -l trust-rules -d 'Switch on also displays that are known by a rule alone, of devices that nobody has asked'
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand verify" -l json -d 'Print JSON'
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand verify" -s q -l quiet -d 'Suppress warnings'
 complete -c gfxplane -n "__fish_gfxplane_using_subcommand verify" -s h -l help -d 'Print help (see more with \'--help\')'

@@ -3,9 +3,7 @@
 use super::{Pci, Reader, as_the_kernel_spells};
 use crate::device::id::{DeviceId, PciAddress};
 use crate::host::{exists, read_text};
-
-/// The PCI base class of display controllers (include/linux/pci_ids.h, `PCI_BASE_CLASS_DISPLAY`).
-const DISPLAY: u32 = 0x03;
+use crate::predict::screens::GpuPart;
 
 /// A graphics card: a PCI device of the class of displays that is no virtual function.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,7 +50,7 @@ impl Reader<'_> {
         // What is odd about devices of other classes is not ours to tell.
         let class = read_text(&link.join("class"), &mut Vec::new())?;
         let class = u32::from_str_radix(class.strip_prefix("0x")?, 16).ok()?;
-        if class >> 16 != DISPLAY || exists(&link.join("physfn")) {
+        if GpuPart::of(class, exists(&link.join("physfn"))) != Some(GpuPart::Whole) {
             return None;
         }
         let Some(DeviceId::Pci(address)) = as_the_kernel_spells(name) else {
