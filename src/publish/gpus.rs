@@ -181,7 +181,8 @@ fn of_types(host: &Host, parents: &[&Parent]) -> Option<Missing> {
     }
 }
 
-/// The card has SR-IOV, and no virtual functions.
+/// The card has SR-IOV, and no virtual functions. Only NVIDIA's driver for vGPU hosts is there for nothing
+/// else; whoever has another driver may want no vGPU.
 fn functions_off(host: &Host, gpu: &Gpu, total: u32) -> Option<Missing> {
     let address = gpu.pci.address;
     let off = format!("its {total} virtual functions are switched off");
@@ -192,7 +193,7 @@ fn functions_off(host: &Host, gpu: &Gpu, total: u32) -> Option<Missing> {
             off,
             &[&format!("sudo /usr/lib/nvidia/sriov-manage -e {address}")],
         ),
-        (NVIDIA, Some("nvidia")) => Missing::new(
+        (NVIDIA, Some("nvidia")) => Missing::perhaps(
             Lack::FunctionsOff,
             format!(
                 "{off}, and the module nvidia_vgpu_vfio is not loaded, which only NVIDIA's driver for vGPU hosts has"
@@ -202,7 +203,7 @@ fn functions_off(host: &Host, gpu: &Gpu, total: u32) -> Option<Missing> {
                 "install NVIDIA's driver for vGPU hosts, if that command is not there",
             ],
         ),
-        (NVIDIA, driver) => Missing::new(
+        (NVIDIA, driver) => Missing::perhaps(
             Lack::Driver,
             format!(
                 "{off}, and {}: only NVIDIA's driver for vGPU hosts switches them on",
@@ -210,19 +211,19 @@ fn functions_off(host: &Host, gpu: &Gpu, total: u32) -> Option<Missing> {
             ),
             &["install NVIDIA's driver for vGPU hosts, then sudo modprobe nvidia"],
         ),
-        (INTEL, Some("i915")) => Missing::new(
+        (INTEL, Some("i915")) => Missing::perhaps(
             Lack::FunctionsOff,
             format!(
                 "{off}; i915 of the kernel itself can't switch them on, xe and Intel's i915 for SR-IOV can"
             ),
             &[&switch],
         ),
-        (_, None) => Missing::new(
+        (_, None) => Missing::perhaps(
             Lack::Driver,
             format!("{off}, and no driver is bound to it that could switch them on"),
             &[&load_driver(address)],
         ),
-        _ => Missing::new(Lack::FunctionsOff, off, &[&switch]),
+        _ => Missing::perhaps(Lack::FunctionsOff, off, &[&switch]),
     }
 }
 
