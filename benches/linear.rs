@@ -22,8 +22,8 @@ use gfxplane::publish::inventory::Reading;
 use gfxplane::xml::Document;
 use nix::time::{ClockId, clock_gettime};
 
-/// What a domain has many of: its name, and the XML of one with a number, where it stands. Several
-/// parts: that many of each.
+/// A kind of element that a domain has many of. Each part is the XML of one, made from its number, and the place where it
+/// stands. A kind with several parts has that many of each.
 struct Kind {
     name: &'static str,
     parts: &'static [(Place, One)],

@@ -4,12 +4,12 @@ use std::io::Write;
 
 use serde::Serialize;
 
-use crate::cli::subject::{Assumed, SubjectArgs};
+use crate::cli::subject::{Assumed, Subject, SubjectArgs};
 use crate::cli::{End, json};
 use crate::device::id::DeviceId;
 use crate::device::record::FORMAT;
 use crate::domain::policy::{Displays, Wishes};
-use crate::domain::shell::plain_lines;
+use crate::domain::shell::{operand, plain_lines};
 use crate::host::domains;
 use crate::libvirt::Start;
 use crate::libvirt::{Context, Failure};
@@ -463,7 +463,7 @@ impl SubjectArgs {
         if let Outcome::No(refusal) = &now.outcome
             && refusal.stage == Stage::Devices
         {
-            start.fixes = vec![devices_fix(plan, refusal)];
+            start.fixes = self.devices_fix(plan, refusal);
         }
         report.push(start);
         report.extend(plan.screens.own_vfio().map(own_vfio));
@@ -481,6 +481,30 @@ impl SubjectArgs {
             });
         }
         report
+    }
+
+    /// Returns what helps against a device that libvirt can't prepare.
+    fn devices_fix(&self, plan: &Plan, refusal: &Refusal) -> Vec<String> {
+        let About::Device(id) = refusal.about else {
+            return Vec::new();
+        };
+        let edit = match self.subject() {
+            Subject::Domain(name) => format!("virsh edit {}: ", operand(Some(&name), None)),
+            Subject::File(_) | Subject::Stdin => String::new(),
+        };
+        let vgpu = plan.screens.vgpus.iter().find(|vgpu| vgpu.id == id);
+        let is_here = vgpu.is_some_and(|vgpu| vgpu.known.here != Some(Here::Absent));
+        vec![match id {
+            DeviceId::Pci(_) if is_here => format!(
+                "{edit}managed='yes' on the hostdev, so that libvirt takes the device from its driver"
+            ),
+            DeviceId::Pci(_) => {
+                format!("{edit}another address; gfxplane list shows this host's devices")
+            }
+            DeviceId::Mdev(uuid) => format!(
+                "sudo mdevctl start --uuid {uuid}  (if it is defined; gfxplane list shows this host's devices)"
+            ),
+        }]
     }
 
     fn fixes(&self, note: &Note) -> Vec<String> {
@@ -554,24 +578,6 @@ fn display(vgpu: &Vgpu) -> Line {
         Some(reason) => Line::new(what, "WARN", format!("not known: {reason}")),
         None if vgpu.known.is_measured() => Line::new(what, "PASS", format!("{words}, measured")),
         None => Line::new(what, "PASS", format!("{words}, not measured")),
-    }
-}
-
-/// Returns the fix for a device that libvirt can't prepare.
-fn devices_fix(plan: &Plan, refusal: &Refusal) -> String {
-    let About::Device(id) = refusal.about else {
-        return String::new();
-    };
-    let vgpu = plan.screens.vgpus.iter().find(|vgpu| vgpu.id == id);
-    let is_here = vgpu.is_some_and(|vgpu| vgpu.known.here != Some(Here::Absent));
-    match id {
-        DeviceId::Pci(_) if is_here => {
-            "managed='yes' on the hostdev, so that libvirt takes the device from its driver".into()
-        }
-        DeviceId::Pci(_) => "another address: gfxplane list shows this host's devices".into(),
-        DeviceId::Mdev(uuid) => format!(
-            "mdevctl start --uuid {uuid}, if it is defined; gfxplane list shows this host's devices"
-        ),
     }
 }
 

@@ -76,8 +76,13 @@ pub enum Verdict {
     Nothing,
     /// The journal gets a line.
     Warn(String),
-    /// The domain is not started. The user sees the line.
-    Veto(String),
+    /// The domain is not started. The user sees both lines.
+    Veto {
+        /// The reason.
+        why: String,
+        /// The command that helps.
+        fix: String,
+    },
     /// libvirt gets another XML, and the journal a line.
     Rewrite {
         /// The whole XML.
@@ -143,16 +148,14 @@ pub fn start(
         )));
     }
     let fixes = report.fixes(text, surroundings, &config.policy);
-    let verb = match (&certain, config.hook) {
-        (Some(_), HookMode::Enforce) => " is not started",
-        _ => "",
-    };
-    let refused = report.refused(doubt.as_deref());
-    let line = plain(&format!("{}{verb}: {refused}{fixes}", report.title()));
-    if verb.is_empty() {
-        Verdict::Warn(line)
+    let (title, refused) = (report.title(), report.refused(doubt.as_deref()));
+    if certain.is_some() && config.hook == HookMode::Enforce {
+        Verdict::Veto {
+            why: plain(&format!("{title} is not started: {refused}")),
+            fix: plain(&format!("type: {fixes}")),
+        }
     } else {
-        Verdict::Veto(line)
+        Verdict::Warn(plain(&format!("{title}: {refused}; to fix it: {fixes}")))
     }
 }
 
@@ -354,35 +357,31 @@ impl Report<'_, '_, '_> {
             ..Wishes::default()
         };
         let (asked, left_alone) = if is_off {
-            let said = "; its policy is display=\"off\", so gfxplane leaves it alone unless it is told otherwise";
+            let said = "; its own policy is display=\"off\", which the command overrules";
             (" --policy asked", said)
         } else {
             ("", "")
         };
-        let off = "display='off' on its hostdev: no screen from the device";
         if fixes(text, surroundings, policy, &wishes).is_some() {
-            return format!("; to fix it: {}{left_alone}", self.command(asked));
+            return format!("{}{left_alone}", self.command(asked));
         }
+        let off = format!(
+            "{} (no screen from the device)",
+            self.command(" --no-display")
+        );
         let agreed = Wishes {
             consent: Some([Consent::Remote, Consent::Video].into()),
             ..wishes
         };
         let Some(changes) = fixes(text, surroundings, policy, &agreed) else {
-            return format!("; to fix it: {off}{left_alone}");
+            return off;
         };
-        let mut consents: Vec<String> = Vec::new();
-        let mut what = Vec::new();
-        for change in &changes {
-            consents.extend(change.consent.map(|consent| consent.to_string()));
-            what.push(words(&change.action));
-        }
+        let consents = changes.iter().filter_map(|change| change.consent);
+        let mut consents: Vec<String> = consents.map(|consent| consent.to_string()).collect();
         consents.sort();
         consents.dedup();
         let command = self.command(&format!("{asked} --consent {}", consents.join(",")));
-        format!(
-            "; to fix it: {command} ({}; the screen is then seen on this host only), or {off}{left_alone}",
-            what.join(", ")
-        )
+        format!("{command} (the screen is then seen on this host only), or {off}{left_alone}")
     }
 
     fn command(&self, options: &str) -> String {

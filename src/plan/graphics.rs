@@ -192,7 +192,11 @@ impl Planner<'_, '_, '_> {
         if now.refusal().is_some_and(is_daemons) {
             fixes.push(ALLOW_DBUS_DAEMON.into());
         } else if !now.starts() && is_for_display {
-            fixes.push("display='off' on the hostdev: no screen from the device".into());
+            fixes.push(Fix::Command {
+                verb: "fixup",
+                options: "--no-display".into(),
+                reason: "no screen from the device".into(),
+            });
         }
         let topic = match now.outcome {
             Outcome::Yes => Topic::Seen,

@@ -3,7 +3,7 @@
 //! While it runs, libvirt holds the domain's lock. So it talks to nobody and opens no device. It
 //! reads files, and waits only for a probe of ours.
 //!
-//! Whatever goes wrong here, the domain starts. 77 is the one code that keeps it from starting, and
+//! The domain starts, whatever goes wrong here. 77 is the one code that keeps it from starting, and
 //! it is returned only for a [`Verdict::Veto`].
 
 use std::cell::{OnceCell, RefCell};
@@ -114,7 +114,7 @@ pub(crate) fn run(root: &Root, operation: &OsStr) -> u8 {
             let start = |config: &Config| hook::start(&text, &domain, &host, config, definition);
             match start(&config) {
                 // A script in QEMU's place may give it other graphics than libvirt knows of.
-                Verdict::Veto(_) if emulator::kind(root, &domain.program()) == Kind::Script => {
+                Verdict::Veto { .. } if emulator::kind(root, &domain.program()) == Kind::Script => {
                     let mut config = config.clone();
                     config.hook = HookMode::Warn;
                     start(&config)
@@ -126,7 +126,7 @@ pub(crate) fn run(root: &Root, operation: &OsStr) -> u8 {
             hook::incoming(&document, &domain, &host, &config)
         }
     };
-    let is_veto = matches!(verdict, Verdict::Veto(_));
+    let is_veto = matches!(verdict, Verdict::Veto { .. });
     if operation == Operation::Prepare && !is_veto {
         // It starts now, and must not be started by us later.
         if let Some(uuid) = domain.uuid {
@@ -139,9 +139,10 @@ pub(crate) fn run(root: &Root, operation: &OsStr) -> u8 {
             journal(root, &line);
             SUCCESS
         }
-        Verdict::Veto(line) => {
+        Verdict::Veto { why, fix } => {
             leave(root, &domain, true);
-            let _ = io::stderr().write_all(format!("gfxplane: {line}\n").as_bytes());
+            let lines = format!("gfxplane: {why}\ngfxplane: {fix}\n");
+            let _ = io::stderr().write_all(lines.as_bytes());
             VETO
         }
         Verdict::Rewrite { text, line } => {

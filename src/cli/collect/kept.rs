@@ -1,5 +1,5 @@
-//! What of a domain goes into a recording: what gfxplane reads ([`KEPT`]), and nothing else. The text
-//! is written anew, so that comments, texts and names that nobody thought of stay behind.
+//! Writes a domain for a recording. It holds what gfxplane reads ([`KEPT`]) and nothing else. The text is
+//! written anew, so that comments, texts and names that nobody thought of stay behind.
 
 use crate::cli::collect::says_nothing;
 use crate::device::id::DeviceId;
