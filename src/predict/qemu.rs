@@ -94,7 +94,7 @@ pub fn refusal(
         let message = words::filled(words::DISPLAY_NOT_AVAILABLE, kind.word());
         return refuse(about, message, true);
     }
-    if let Some(message) = early_display(screens, qemu) {
+    if let Some(message) = early_display(screens, qemu, x) {
         return refuse(About::Domain, message, false);
     }
     let spice = of_kind(screens, GraphicsType::Spice);
@@ -141,7 +141,7 @@ pub fn refusal(
         .or_else(|| refuse(About::Domain, slot?.clone(), false))
         .or_else(|| device(screens, found, (libvirt, qemu), opengl))
         .or_else(|| own_device(true))
-        .or_else(|| refuse(About::Domain, late_display(screens, qemu)?, false))
+        .or_else(|| refuse(About::Domain, late_display(screens, qemu, x)?, false))
         .or_else(|| no_sdl(screens).filter(|_| x == X::Closed))
         .or_else(|| {
             let consoles = consoles(screens, found, libvirt);
@@ -195,15 +195,15 @@ pub fn possible_x(screens: &Screens, abilities: &Abilities) -> Vec<X> {
     let mut possible = vec![X::Opens];
     let is_sdl = |f: &&Frontend| f.kind == GraphicsType::Sdl;
     let sdl = screens.frontends.iter().rev().find(is_sdl);
-    let sdl = sdl.filter(|_| screens.arguments.display.is_none() && !screens.has_a_screen);
+    let own = screens.arguments.display.as_ref().map(|own| &own.kind);
+    // gtk of the user's own opens the server of libvirt's SDL.
+    let opens = matches!(own, None | Some(Local::Gtk)) && !screens.has_a_screen;
+    let sdl = sdl.filter(|_| opens);
     let Some(sdl) = sdl else {
         return possible;
     };
-    if screens
-        .frontends
-        .iter()
-        .any(|f| f.kind == GraphicsType::Spice && f.gl)
-    {
+    let is_gl = |f: &Frontend| f.kind == GraphicsType::Spice && f.gl;
+    if own.is_none() && screens.frontends.iter().any(is_gl) {
         possible.push(X::EndsQemu);
     }
     let guests = &abilities.guests;
@@ -222,9 +222,14 @@ pub fn possible_x(screens: &Screens, abilities: &Abilities) -> Vec<X> {
     possible
 }
 
+/// Returns whether gtk finds a screen.
+fn opens_for_gtk(screens: &Screens, x: X) -> bool {
+    screens.gtk_may_open() && x != X::Closed
+}
+
 /// Returns how a local display of the user's own fails before there are devices (system/vl.c,
 /// `qemu_create_early_backends`).
-fn early_display(screens: &Screens, qemu: &Qemu) -> Option<String> {
+fn early_display(screens: &Screens, qemu: &Qemu, x: X) -> Option<String> {
     let own = screens.arguments.display.as_ref()?;
     let name = own.kind.word()?;
     match own.kind {
@@ -233,7 +238,7 @@ fn early_display(screens: &Screens, qemu: &Qemu) -> Option<String> {
         }
         Local::None | Local::NoGraphic => {}
         // It has OpenGL if it can open a screen.
-        Local::Gtk if !screens.has_a_screen => {}
+        Local::Gtk if !opens_for_gtk(screens, x) => {}
         _ => return None,
     }
     let before = libvirts_local(screens).filter(|(kind, _)| *kind != GraphicsType::EglHeadless);
@@ -252,10 +257,10 @@ fn early_display(screens: &Screens, qemu: &Qemu) -> Option<String> {
 }
 
 /// Returns how a local display fails after the devices.
-fn late_display(screens: &Screens, qemu: &Qemu) -> Option<String> {
+fn late_display(screens: &Screens, qemu: &Qemu, x: X) -> Option<String> {
     match screens.arguments.display.as_ref()?.kind {
         Local::EglHeadless | Local::Dbus if !qemu.egl_before_devices => no_render_node(screens),
-        Local::Gtk if !screens.has_a_screen => Some("gtk initialization failed".into()),
+        Local::Gtk if !opens_for_gtk(screens, x) => Some("gtk initialization failed".into()),
         // libvirt gives it no terminal.
         Local::Curses => Some("We need a terminal output".into()),
         _ => None,

@@ -725,12 +725,20 @@ impl Screens {
         }
     }
 
+    /// Returns whether gtk has a screen to try: one of the domain's environment, or the X server of an
+    /// SDL, which libvirt puts there (src/qemu/qemu_command.c, `qemuBuildGraphicsSDLCommandLine`).
+    #[must_use]
+    pub fn gtk_may_open(&self) -> bool {
+        let names_a_server = |frontend: &Frontend| frontend.settings.x_display.is_some();
+        self.has_a_screen || self.frontends.iter().any(names_a_server)
+    }
+
     /// Marks as doubtful what is read but depends on something that nobody here looks at.
     fn doubt_what_depends_on_more(&mut self) {
         if let Some(display) = self.arguments.display.clone() {
             match display.kind {
                 // It depends on whether QEMU may open that screen.
-                Local::Gtk if self.has_a_screen => self.doubt("-display gtk"),
+                Local::Gtk if self.gtk_may_open() => self.doubt("-display gtk"),
                 Local::Sdl => self.doubt("-display sdl"),
                 Local::EglHeadless if self.has_render_node().is_none() => {
                     self.doubt("-display egl-headless");
