@@ -21,10 +21,10 @@ use gfxplane::domain::policy::Policy;
 use gfxplane::domain::shell::quoted;
 use gfxplane::explain::causes::{Explanation, explain};
 use gfxplane::explain::doctor::examine;
-use gfxplane::explain::messages::WORDINGS;
+use gfxplane::explain::messages::wordings;
 use gfxplane::explain::situation::{Operand, Situation};
-use gfxplane::explain::{find, in_log};
-use gfxplane::host::Root;
+use gfxplane::explain::{find, find_in_any_language, in_log};
+use gfxplane::host::{Root, catalogues};
 use gfxplane::plan::fixup::Surroundings;
 use gfxplane::predict::Outcome;
 use gfxplane::predict::abilities::Abilities;
@@ -131,7 +131,10 @@ fn of_folder(folder: &Path) -> Result<(), Failed> {
             print_log(&mut said, "guest", &logged)?;
             logged.found
         }
-        Err(_) => find(&fs::read_to_string(folder.join("message"))?),
+        Err(_) => {
+            let message = fs::read_to_string(folder.join("message"))?;
+            find_in_any_language(&message, catalogues::libvirts(&here.root))
+        }
     };
     if found.is_empty() != name.starts_with("unknown-") {
         return Err(format!("found: {found:?}").into());
@@ -230,18 +233,16 @@ fn documented() -> Result<(), Failed> {
     };
     let mut text = String::from(
         "# Messages that are known\n\n\
-         What `gfxplane explain` recognises ([trouble.md](trouble.md)); `…` is what differs. src/explain/messages.rs\n\
+         What `gfxplane explain` recognises ([trouble.md](trouble.md)); `…` is what differs. src/explain/messages.toml\n\
          says how the words were checked; `UPDATE_GOLDEN=1 cargo test --test cases` makes this list from it.\n\n\
          | symptom | words | said by | versions known to | where |\n|---|---|---|---|---|\n",
     );
-    for wording in WORDINGS {
-        let symptom = serde_json::to_value(wording.symptom)?;
-        let symptom = symptom.as_str().ok_or("a symptom has no name")?;
+    for (symptom, wording) in wordings() {
         let by = wording.by.word();
         let (words, versions, source) = (
-            cell(wording.words),
-            cell(wording.versions),
-            cell(wording.source),
+            cell(&wording.words),
+            cell(&wording.versions),
+            cell(&wording.source),
         );
         writeln!(
             text,
