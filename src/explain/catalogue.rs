@@ -4,7 +4,7 @@
 //! order of the file, a version, the number of texts, and where the tables of the originals and of
 //! the translations are. An entry of a table is a length and a place.
 
-use super::Squeezed;
+use super::{Place, Squeezed};
 
 /// The number with which a catalogue begins.
 const MAGIC: u32 = 0x9504_12de;
@@ -86,9 +86,8 @@ fn parts(format: &str) -> (Vec<String>, Vec<usize>) {
     (parts, arguments)
 }
 
-/// Returns what a translation has filled in in a text, in the order of the original; `None` if the
-/// translation is not in the text.
-pub(super) fn filled_in(translated: &str, text: &Squeezed<'_>) -> Option<Vec<String>> {
+/// Returns where a translation is in a text, with what is filled in in the order of the original.
+pub(super) fn place(translated: &str, text: &Squeezed<'_>) -> Option<Place> {
     let (parts, arguments) = parts(&super::plain(translated));
     let squeezed: Vec<String> = parts.iter().map(|part| Squeezed::of(part).text).collect();
     // What is filled in at an end has no limit there.
@@ -98,14 +97,12 @@ pub(super) fn filled_in(translated: &str, text: &Squeezed<'_>) -> Option<Vec<Str
     if wanted.iter().map(String::len).sum::<usize>() < SHORTEST {
         return None;
     }
-    let place = text.matches(0, wanted)?;
-    let mut filled: Vec<(usize, String)> = arguments[first..last]
-        .iter()
-        .copied()
-        .zip(place.filled_in)
-        .collect();
+    let mut place = text.matches(0, wanted)?;
+    let arguments = arguments[first..last].iter().copied();
+    let mut filled: Vec<(usize, String)> = arguments.zip(place.filled_in).collect();
     filled.sort();
-    Some(filled.into_iter().map(|(_, text)| text).collect())
+    place.filled_in = filled.into_iter().map(|(_, text)| text).collect();
+    Some(place)
 }
 
 #[cfg(test)]
@@ -132,10 +129,10 @@ mod tests {
     fn filled_in_the_order_of_the_original() {
         let text = Squeezed::of("x: Treiber QEMU, Domäne gast, hat das Gerät 0000:01:00.0 schon");
         let translated = "Treiber %2$s, Domäne %3$s, hat das Gerät %1$s schon";
-        let filled = filled_in(translated, &text);
-        assert_eq!(filled.unwrap(), ["0000:01:00.0", "QEMU", "gast"]);
-        assert_eq!(filled_in("%1$s", &text), None);
-        assert_eq!(filled_in("hat das Gerät %1$s nicht", &text), None);
+        let found = place(translated, &text).unwrap();
+        assert_eq!(found.filled_in, ["0000:01:00.0", "QEMU", "gast"]);
+        assert!(place("%1$s", &text).is_none());
+        assert!(place("hat das Gerät %1$s nicht", &text).is_none());
     }
 
     #[test]

@@ -81,7 +81,12 @@ pub fn explain(found: &Found, host: &doctor::Host, domain: Option<&Situation>) -
         };
         domain.fixed.clone().filter(|_| wanted)
     });
-    let mut fixes = by_fixup(fixed.as_ref(), symptom.fixup, domain);
+    // The advice for the domain is about the cause that is usual.
+    let mut fixes = if case.is_none() || fixed.is_some() {
+        by_fixup(fixed.as_ref(), symptom.fixup, domain)
+    } else {
+        Vec::new()
+    };
     let ends =
         about.tells(Tell::Viewers) && domain.is_some_and(|domain| viewers_end(domain, &mut here));
     // What is missing on the host may not show in a prediction.
@@ -141,14 +146,14 @@ fn by_fixup(fixed: Option<&Fixed>, fixup: Fixup, domain: Option<&Situation>) -> 
         let lost: Vec<&str> = fixed.loses.iter().map(|consent| loss(*consent)).collect();
         return vec![match &lost[..] {
             [] => fixed.command.clone(),
-            _ => format!("{} ({})", fixed.command, lost.join("; ")),
+            _ => format!("{} # {}", fixed.command, lost.join("; ")),
         }];
     }
     match domain {
         _ if fixup == Fixup::Never => Vec::new(),
         Some(domain) => domain.fixes.clone(),
         None => {
-            vec!["gfxplane explain --domain DOMAIN shows what has to be changed in it".into()]
+            vec!["gfxplane explain --domain DOMAIN # shows what has to be changed in it".into()]
         }
     }
 }
@@ -174,7 +179,7 @@ fn group(about: &About<'_>, here: &mut Vec<String>, fixes: &mut Vec<String>) {
     let named: Vec<String> = members.iter().map(ToString::to_string).collect();
     here.push(format!("IOMMU group {number}: {}", named.join(", ")));
     for member in members.iter().filter(|member| member.is_in_the_way()) {
-        fixes.push(format!("virsh nodedev-detach {}", member.nodedev()));
+        fixes.push(member.detach());
     }
 }
 
@@ -324,9 +329,9 @@ fn filled(text: &str, about: &About<'_>) -> String {
             "start" => match device {
                 Some(DeviceId::Mdev(uuid)) => format!("mdevctl start -u {uuid}"),
                 Some(DeviceId::Pci(_)) => {
-                    "lspci -D shows whether the device has another address now".into()
+                    "lspci -D # shows whether the device has another address now".into()
                 }
-                None => "gfxplane list shows which devices are active".into(),
+                None => "gfxplane list # shows which devices are active".into(),
             },
             "allow_dbus_daemon" => ALLOW_DBUS_DAEMON.into(),
             "spice_gl_over_tcp" => SPICE_GL_OVER_TCP.since().to_string(),

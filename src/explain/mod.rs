@@ -67,10 +67,10 @@ pub fn find_in_any_language(
 fn find_translated(text: &str, catalogues: impl IntoIterator<Item = Vec<u8>>) -> Vec<Found> {
     let text = plain(text);
     let squeezed = Squeezed::of(&text);
-    let mut found = Vec::new();
     for bytes in catalogues {
+        let mut places = Vec::new();
         for (original, translated) in catalogue::pairs(&bytes) {
-            let Some(filled_in) = catalogue::filled_in(translated, &squeezed) else {
+            let Some(place) = catalogue::place(translated, &squeezed) else {
                 continue;
             };
             let original = catalogue::as_words(original);
@@ -78,25 +78,26 @@ fn find_translated(text: &str, catalogues: impl IntoIterator<Item = Vec<u8>>) ->
             let known = PARTS.iter().find(|(_, wording, parts)| {
                 wording.by == Speaker::Libvirt && original.matches(0, parts).is_some()
             });
-            found.extend(known.map(|(symptom, wording, _)| Found {
-                symptom,
-                wording,
-                filled_in,
-                device: device_before(&text),
-            }));
+            places.extend(known.map(|(symptom, wording, _)| (place, *symptom, *wording)));
+        }
+        // The one with more words counts.
+        places.sort_by_key(|(place, _, _)| Reverse(place.words));
+        let mut found = Vec::new();
+        for (place, symptom, wording) in places {
+            add(&mut found, &squeezed, 0, place, symptom, wording);
         }
         if !found.is_empty() {
-            break;
+            return without_consequences(in_order(found));
         }
     }
-    without_consequences(found)
+    Vec::new()
 }
 
 /// Returns the messages with those that follow from others.
 fn all_in(text: &str) -> Vec<Found> {
     let text = plain(text);
     let squeezed = Squeezed::of(&text);
-    let mut places: Vec<(usize, usize, Found)> = Vec::new();
+    let mut found = Vec::new();
     for (symptom, wording, parts) in &*PARTS {
         // Each occurrence of a message has its own device.
         let mut from = 0;
@@ -104,25 +105,45 @@ fn all_in(text: &str) -> Vec<Found> {
             let Some(place) = squeezed.matches(from, parts) else {
                 break;
             };
-            let (start, end) = (place.start, place.end);
-            // A message in the middle of another is a part of it. The one with more words counts.
-            let is_taken = |(from, to, _): &(usize, usize, Found)| {
-                *from <= start && end <= *to || start <= *from && *to <= end
-            };
-            if !places.iter().any(is_taken) {
-                let before = device_before(squeezed.whole(from, end));
-                let after = || device_after(squeezed.whole(end, squeezed.text.len()));
-                let found = Found {
-                    symptom,
-                    wording,
-                    filled_in: place.filled_in,
-                    device: before.or_else(after),
-                };
-                places.push((start, end, found));
-            }
+            let end = place.end;
+            add(&mut found, &squeezed, from, place, symptom, wording);
             from = end;
         }
     }
+    in_order(found)
+}
+
+/// A message, and where it is in a squeezed text.
+type Placed = (usize, usize, Found);
+
+/// Adds a message, unless it is a part of another, or another is a part of it. `from` is the end of
+/// the same message before it.
+fn add(
+    places: &mut Vec<Placed>,
+    text: &Squeezed<'_>,
+    from: usize,
+    place: Place,
+    symptom: &'static str,
+    wording: &'static Wording,
+) {
+    let (start, end) = (place.start, place.end);
+    let is_taken =
+        |(from, to, _): &Placed| *from <= start && end <= *to || start <= *from && *to <= end;
+    if places.iter().any(is_taken) {
+        return;
+    }
+    let before = device_before(text.whole(from, end));
+    let after = || device_after(text.whole(end, text.text.len()));
+    let found = Found {
+        symptom,
+        wording,
+        filled_in: place.filled_in,
+        device: before.or_else(after),
+    };
+    places.push((start, end, found));
+}
+
+fn in_order(mut places: Vec<Placed>) -> Vec<Found> {
     places.sort_by_key(|(start, _, _)| *start);
     places.into_iter().map(|(_, _, found)| found).collect()
 }
@@ -195,6 +216,8 @@ struct Squeezed<'t> {
 struct Place {
     start: usize,
     end: usize,
+    /// The length of its words.
+    words: usize,
     /// The original text for each `*`.
     filled_in: Vec<String>,
 }
@@ -242,6 +265,7 @@ impl<'t> Squeezed<'t> {
                 Some(Place {
                     start,
                     end,
+                    words: parts.iter().map(String::len).sum(),
                     filled_in,
                 })
             })

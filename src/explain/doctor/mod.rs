@@ -188,10 +188,12 @@ impl Member {
         !driver.contains("vfio") && !matches!(driver, "pci-stub" | "pcieport")
     }
 
-    /// Returns its name as a node device of libvirt's.
+    /// Returns the command that takes it from its driver.
     #[must_use]
-    pub fn nodedev(&self) -> String {
-        nodedev(self.id)
+    pub fn detach(&self) -> String {
+        let driver = self.driver.as_deref().unwrap_or_default();
+        let nodedev = nodedev(self.id);
+        format!("virsh nodedev-detach {nodedev} # {driver} has it, and the host loses it")
     }
 }
 
