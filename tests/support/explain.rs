@@ -249,7 +249,8 @@ fn each_wording() -> Result<(), Failed> {
     let mut count = 0;
     for (symptom, wording) in wordings() {
         count += 1;
-        let said = format!("error: {}", wording.words.replace('*', "x"));
+        let words = wording.words.replace('*', "x");
+        let said = format!("{{\\\"id\\\": \\\"x\\\"}}: {}", words.replace('"', "\\\""));
         let found = find(&said);
         let [found] = &found[..] else {
             return Err(format!("{said}: found {found:#?}").into());
