@@ -88,8 +88,17 @@ fn parts(format: &str) -> (Vec<String>, Vec<usize>) {
 
 /// Returns where a translation is in a text, with what is filled in in the order of the original.
 pub(super) fn place(translated: &str, text: &Squeezed<'_>) -> Option<Place> {
-    let (parts, arguments) = parts(&super::plain(translated));
-    let squeezed: Vec<String> = parts.iter().map(|part| Squeezed::of(part).text).collect();
+    let (parts, arguments) = parts(translated);
+    // One word rules most translations out.
+    let is_end =
+        |c: char| c.is_whitespace() || "'`\\\"\u{2018}\u{2019}\u{201c}\u{201d}".contains(c);
+    let words = parts.iter().flat_map(|part| part.split(is_end));
+    let word = words.max_by_key(|word| word.len())?;
+    if !text.text.contains(&word.to_ascii_lowercase()) {
+        return None;
+    }
+    let squeezed = |part: &String| Squeezed::of(&super::plain(part)).text;
+    let squeezed: Vec<String> = parts.iter().map(squeezed).collect();
     // What is filled in at an end has no limit there.
     let first = squeezed.iter().position(|part| !part.is_empty())?;
     let last = squeezed.iter().rposition(|part| !part.is_empty())?;

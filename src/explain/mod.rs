@@ -250,16 +250,21 @@ impl<'t> Squeezed<'t> {
         self.text[from..]
             .match_indices(first)
             .find_map(|(start, _)| {
-                let start = from + start;
+                let mut start = from + start;
                 let mut end = start + first.len();
                 let mut filled_in = Vec::new();
-                for part in rest {
+                for (place, part) in rest.iter().enumerate() {
                     // The search ends here: a guest may have written a long line that is full of
                     // beginnings.
                     let limit = self.text.floor_char_boundary(end + LONGEST + part.len());
-                    let at = self.text[end..limit].find(part.as_str())?;
-                    filled_in.push(self.whole(end, end + at).to_owned());
-                    end += at + part.len();
+                    let until = end + self.text[end..limit].find(part.as_str())?;
+                    // The words may begin once more where something is filled in.
+                    if place == 0 {
+                        start += self.text[start..until].rfind(first).unwrap_or(0);
+                        end = start + first.len();
+                    }
+                    filled_in.push(self.whole(end, until).to_owned());
+                    end = until + part.len();
                 }
                 Some(Place {
                     start,
