@@ -65,7 +65,8 @@ pub fn find_in_any_language(
 }
 
 fn find_translated(text: &str, catalogues: impl IntoIterator<Item = Vec<u8>>) -> Vec<Found> {
-    let text = plain(text);
+    let end = text.ceil_char_boundary(text.len().saturating_sub(LONGEST_TRANSLATED));
+    let text = plain(&text[end..]);
     let squeezed = Squeezed::of(&text);
     for bytes in catalogues {
         let mut places = Vec::new();
@@ -179,6 +180,10 @@ fn plain(text: &str) -> String {
 
 /// The longest text that may stand in the place of a `*`, in bytes.
 const LONGEST: usize = 200;
+
+/// The longest end of a text in which translations are looked for, in bytes: there are thousands in
+/// each of dozens of languages.
+const LONGEST_TRANSLATED: usize = 4096;
 
 /// The number of times that one message is looked for in a text. A log may have it thousands of
 /// times.
