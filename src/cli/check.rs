@@ -502,7 +502,7 @@ impl SubjectArgs {
                 format!("{edit}another address; gfxplane list shows this host's devices")
             }
             DeviceId::Mdev(uuid) => format!(
-                "sudo mdevctl start --uuid {uuid}  (if it is defined; gfxplane list shows this host's devices)"
+                "sudo mdevctl start --uuid {uuid} # if it is defined; gfxplane list shows this host's devices"
             ),
         }]
     }

@@ -17,9 +17,9 @@ use crate::domain::{Domain, name_and_devices};
 use crate::explain::causes::{Explanation, explain};
 use crate::explain::doctor::examine;
 use crate::explain::situation::{Operand, Situation};
-use crate::explain::{Found, Logged, domain_of, find, in_log};
+use crate::explain::{Found, Logged, domain_of, find, find_in_any_language, in_log};
 use crate::host::log::rfc3339;
-use crate::host::qemu_log;
+use crate::host::{catalogues, qemu_log};
 use crate::libvirt::logs::directory;
 use crate::libvirt::{Context, Failure};
 use crate::predict::Outcome;
@@ -114,15 +114,13 @@ impl Explain {
             Some("-") => Some(from_stdin(context)?),
             other => other.map(str::to_owned),
         };
-        let mut found = message.as_deref().map(find).unwrap_or_default();
+        let known = |text: &str| find_in_any_language(text, catalogues::libvirts(&context.root));
+        let mut found = message.as_deref().map(known).unwrap_or_default();
         if message.is_some() && found.is_empty() {
             let problem = "this message is not known: it is not about screens, or in words that gfxplane has not met";
             context.say(problem);
-            if message
-                .as_deref()
-                .is_some_and(|message| !message.is_ascii())
-            {
-                context.say("libvirt translates its messages: repeat the command with LC_ALL=C for the English one");
+            if message.as_deref().is_some_and(|text| !text.is_ascii()) {
+                context.say("if it is libvirt's in another language, and that language's catalogue is not on this host: LC_ALL=C virsh start DOMAIN says it in English");
             }
             if self.json {
                 json(out, &document(None, None, &[]))?;

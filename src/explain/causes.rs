@@ -1,14 +1,12 @@
 //! Explains why a program gives a message, and what helps: in general, and for a domain and its
 //! host.
 
-use std::collections::BTreeMap;
-use std::sync::LazyLock;
-
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::Found;
+use super::conditions::About;
 use super::find;
-use super::messages::{Speaker, Symptom};
+use super::messages::{Fixup, SYMPTOMS, Speaker, Tell};
 use super::situation::{Fixed, Situation};
 use crate::device::evidence::Finding;
 use crate::device::facts::{Display, Reason};
@@ -23,8 +21,8 @@ use crate::publish::inventory::{DeviceEntry, State};
 /// A message, explained.
 #[derive(Debug, Clone, Serialize)]
 pub struct Explanation {
-    /// The problem.
-    pub symptom: Symptom,
+    /// The name of the problem.
+    pub symptom: &'static str,
     /// The words by which it was recognized.
     pub message: &'static str,
     /// The program that gives it.
@@ -50,82 +48,60 @@ pub struct Explanation {
     pub fixed: Option<Fixed>,
 }
 
-/// The condition under which `gfxplane fixup` is the fix.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum Fixup {
-    /// Never.
-    #[default]
-    Never,
-    /// If the domain would be refused.
-    Refused,
-    /// Whenever it would change something.
-    Always,
-}
-
-/// What is known of a symptom: a table of knowledge.toml, which explains the fields.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Knowledge {
-    cause: String,
-    fixes: Vec<String>,
-    #[serde(default)]
-    fixup: Fixup,
-    #[serde(default)]
-    topics: Vec<Topic>,
-}
-
-static KNOWLEDGE: LazyLock<BTreeMap<Symptom, Knowledge>> = LazyLock::new(|| {
-    toml::from_str(include_str!("knowledge.toml")).expect("a test has read what is built in")
-});
-
 /// Explains a message. `domain` is the domain that it is about, if that is known.
+///
+/// # Panics
+/// If the symptom is none of [`SYMPTOMS`].
 #[must_use]
 pub fn explain(found: &Found, host: &doctor::Host, domain: Option<&Situation>) -> Explanation {
-    let wording = found.wording;
-    let knowledge = &KNOWLEDGE[&wording.symptom];
-    let mut here = Vec::new();
-    for id in devices(found, domain) {
-        here.extend(of_device(id, host, wording.symptom));
-    }
-    let refused = match wording.symptom {
-        // Each cause names the message it was derived from.
-        Symptom::Vetoed => None,
-        symptom => domain.map(|domain| prediction(domain, symptom, &mut here)),
+    let symptom = &SYMPTOMS[found.symptom];
+    let about = About {
+        found,
+        symptom,
+        host,
+        domain,
     };
+    let case = symptom.when.iter().find(|case| about.holds(case.is));
+    let (cause, general) = match case {
+        Some(case) => (&case.cause, &case.fixes),
+        None => (&symptom.cause, &symptom.fixes),
+    };
+    let mut here = Vec::new();
+    for id in about.devices() {
+        here.extend(of_device(id, &about));
+    }
+    let refused = domain
+        .filter(|_| !about.tells(Tell::NoPrediction))
+        .map(|domain| prediction(domain, found.symptom, &mut here));
     let fixed = domain.and_then(|domain| {
-        let wanted = match knowledge.fixup {
+        let wanted = match symptom.fixup {
             Fixup::Never => false,
             Fixup::Refused => refused == Some(true),
             Fixup::Always => true,
         };
         domain.fixed.clone().filter(|_| wanted)
     });
-    let mut fixes = Vec::new();
-    let mut changes = Vec::new();
-    if let Some(fixed) = &fixed {
-        changes.clone_from(&fixed.changes);
-        let lost: Vec<&str> = fixed.loses.iter().map(|consent| loss(*consent)).collect();
-        fixes.push(match &lost[..] {
-            [] => fixed.command.clone(),
-            _ => format!("{} ({})", fixed.command, lost.join("; ")),
-        });
-    } else if let Some(domain) = domain.filter(|_| knowledge.fixup != Fixup::Never) {
-        fixes.extend(domain.fixes.iter().cloned());
-    }
-    let ends = domain.is_some_and(|domain| viewers_end(domain, wording.symptom, &mut here));
-    if domain.is_none() && knowledge.fixup != Fixup::Never {
-        fixes.push("gfxplane explain --domain DOMAIN shows what has to be changed in it".into());
-    }
+    // The advice for the domain is about the cause that is usual.
+    let mut fixes = if case.is_none() || fixed.is_some() {
+        by_fixup(fixed.as_ref(), symptom.fixup, domain)
+    } else {
+        Vec::new()
+    };
+    let ends =
+        about.tells(Tell::Viewers) && domain.is_some_and(|domain| viewers_end(domain, &mut here));
     // What is missing on the host may not show in a prediction.
-    let by_domain_alone = knowledge.fixup == Fixup::Refused && knowledge.topics.is_empty();
+    let by_domain_alone = symptom.fixup == Fixup::Refused && symptom.topics.is_empty();
     // Nothing is predicted of a domain without vfio devices.
     let is_predicted = domain.is_some_and(|domain| domain.plan.is_some());
-    let is_over = refused == Some(false) && is_predicted && by_domain_alone && !ends;
+    let starts = refused == Some(false) && is_predicted;
+    let is_over = starts && by_domain_alone && !ends && case.is_none();
     if is_over {
         fixes = vec!["none, if the domain has been changed since: start it again; else this is a mistake of gfxplane's (gfxplane collect DIR, for a report)".into()];
     }
-    let lines = of_host(host, &knowledge.topics, &devices(found, domain));
+    if about.tells(Tell::Group) {
+        group(&about, &mut here, &mut fixes);
+    }
+    let lines = of_host(host, &symptom.topics, &about.devices());
     for line in &lines {
         here.push(format!(
             "{}: {} ({})",
@@ -139,25 +115,71 @@ pub fn explain(found: &Found, host: &doctor::Host, domain: Option<&Situation>) -
         .into_iter()
         .partition(|line| line.verdict == Verdict::Fail);
     let [fails, warns] = [fails, warns].map(|lines| lines.into_iter().flat_map(|line| line.fixes));
-    let general = knowledge.fixes.iter().filter(|_| !is_over);
-    let general = general.map(|fix| filled(fix, found, domain));
+    let general = general.iter().filter(|_| !is_over);
+    let general = general.map(|fix| filled(fix, &about));
     for fix in fails.chain(general).chain(warns) {
         if !fixes.contains(&fix) {
             fixes.push(fix);
         }
     }
+    let wording = found.wording;
     Explanation {
-        symptom: wording.symptom,
-        message: wording.words,
+        symptom: found.symptom,
+        message: &wording.words,
         by: wording.by,
-        versions: wording.versions,
-        source: wording.source,
+        versions: &wording.versions,
+        source: &wording.source,
         device: found.device,
-        cause: filled(&knowledge.cause, found, domain),
+        cause: filled(cause, &about),
         here,
+        changes: fixed
+            .as_ref()
+            .map_or_else(Vec::new, |fixed| fixed.changes.clone()),
         fixes,
-        changes,
         fixed,
+    }
+}
+
+/// Returns the fixes by `gfxplane fixup`, or by the user where it makes none.
+fn by_fixup(fixed: Option<&Fixed>, fixup: Fixup, domain: Option<&Situation>) -> Vec<String> {
+    if let Some(fixed) = fixed {
+        let lost: Vec<&str> = fixed.loses.iter().map(|consent| loss(*consent)).collect();
+        return vec![match &lost[..] {
+            [] => fixed.command.clone(),
+            _ => format!("{} # {}", fixed.command, lost.join("; ")),
+        }];
+    }
+    match domain {
+        _ if fixup == Fixup::Never => Vec::new(),
+        Some(domain) => domain.fixes.clone(),
+        None => {
+            vec!["gfxplane explain --domain DOMAIN # shows what has to be changed in it".into()]
+        }
+    }
+}
+
+/// Adds the members of the IOMMU group with their drivers, and a command for each that stands in
+/// the way.
+fn group(about: &About<'_>, here: &mut Vec<String>, fixes: &mut Vec<String>) {
+    let by_number = about
+        .found
+        .filled_in
+        .first()
+        .and_then(|text| text.parse().ok());
+    let has = |members: &[doctor::Member]| {
+        let id = about.found.device;
+        id.is_some_and(|id| members.iter().any(|member| member.id == id))
+    };
+    let mut groups = about.host.groups.iter();
+    let Some((number, members)) = groups.find(|(number, members)| {
+        Some(**number) == by_number || by_number.is_none() && has(members)
+    }) else {
+        return;
+    };
+    let named: Vec<String> = members.iter().map(ToString::to_string).collect();
+    here.push(format!("IOMMU group {number}: {}", named.join(", ")));
+    for member in members.iter().filter(|member| member.is_in_the_way()) {
+        fixes.push(member.detach());
     }
 }
 
@@ -169,42 +191,9 @@ fn loss(consent: Consent) -> &'static str {
     }
 }
 
-/// Returns the devices that a message may be about.
-fn devices(found: &Found, domain: Option<&Situation>) -> Vec<DeviceId> {
-    if let Some(id) = found.device {
-        return vec![id];
-    }
-    let about_displays = is_about_displays(found.wording.symptom);
-    let vgpus = domain.and_then(|domain| domain.plan.as_ref());
-    let vgpus = vgpus.iter().flat_map(|plan| &plan.screens.vgpus);
-    let asked = vgpus.filter(|vgpu| about_displays && vgpu.display);
-    asked.map(|vgpu| vgpu.id).collect()
-}
-
-/// Returns whether a message is about the display of a device.
-fn is_about_displays(symptom: Symptom) -> bool {
-    matches!(
-        symptom,
-        Symptom::OpenglMissing
-            | Symptom::NoDisplay
-            | Symptom::ConsoleNeedsDmabuf
-            | Symptom::ConsoleNeedsContext
-            | Symptom::NotInitialized
-            | Symptom::NoSurface
-            | Symptom::DmabufLost
-            | Symptom::ImportFailed
-            | Symptom::NoOpregion
-            | Symptom::ModesWithoutEdid
-            | Symptom::ModesWithoutDisplay
-            | Symptom::RamfbWithoutDisplay
-            | Symptom::NotVga
-    )
-}
-
 /// Returns what this host knows of a device.
-fn of_device(id: DeviceId, host: &doctor::Host, symptom: Symptom) -> Vec<String> {
-    let entry = host.inventory.devices.iter().find(|entry| entry.id == id);
-    let Some(entry) = entry else {
+fn of_device(id: DeviceId, about: &About<'_>) -> Vec<String> {
+    let Some(entry) = about.entry(id) else {
         return vec![match id {
             DeviceId::Mdev(_) => format!("{id} is not on this host"),
             // libvirt gives a managed device back to its driver after a start that has failed.
@@ -218,13 +207,13 @@ fn of_device(id: DeviceId, host: &doctor::Host, symptom: Symptom) -> Vec<String>
             display(&entry.finding)
         );
     }
-    if symptom == Symptom::NoOpregion && entry.finding.facts.opregion.is_some() {
+    if about.tells(Tell::Opregion) && entry.finding.facts.opregion.is_some() {
         said.push(format!("{id} has an OpRegion"));
     }
-    if symptom == Symptom::NotActive && entry.state == State::Active {
+    if about.tells(Tell::Active) && entry.state == State::Active {
         said.push(format!("{id} is active now"));
     }
-    said.extend(node(entry).filter(|_| symptom == Symptom::ImportFailed));
+    said.extend(node(entry).filter(|_| about.tells(Tell::RenderNode)));
     said
 }
 
@@ -250,17 +239,13 @@ fn display(finding: &Finding) -> String {
 }
 
 /// Adds the prediction for the domain as it is now. Returns whether it would or may be refused.
-fn prediction(domain: &Situation, symptom: Symptom, here: &mut Vec<String>) -> bool {
+fn prediction(domain: &Situation, symptom: &str, here: &mut Vec<String>) -> bool {
     let name = &domain.name;
     let Some(plan) = &domain.plan else {
         here.push(format!("domain {name} has no vfio devices"));
         return false;
     };
-    let is_same = |message: &str| {
-        find(message)
-            .iter()
-            .any(|found| found.wording.symptom == symptom)
-    };
+    let is_same = |message: &str| find(message).iter().any(|found| found.symptom == symptom);
     match &plan.before.outcome {
         Outcome::Yes => {
             here.push(format!(
@@ -294,13 +279,7 @@ fn prediction(domain: &Situation, symptom: Symptom, here: &mut Vec<String>) -> b
 }
 
 /// Adds the screens that end the guest if a viewer chooses them. Returns whether there is one.
-fn viewers_end(domain: &Situation, symptom: Symptom, here: &mut Vec<String>) -> bool {
-    if !matches!(
-        symptom,
-        Symptom::ConsoleNeedsDmabuf | Symptom::ConsoleNeedsContext
-    ) {
-        return false;
-    }
+fn viewers_end(domain: &Situation, here: &mut Vec<String>) -> bool {
     let dangers = domain.plan.iter().flat_map(|plan| &plan.before.dangers);
     let before = here.len();
     here.extend(dangers.filter_map(|danger| match danger {
@@ -330,28 +309,43 @@ fn of_host(host: &doctor::Host, topics: &[Topic], ids: &[DeviceId]) -> Vec<Line>
     examine(host).into_iter().filter(is_about).collect()
 }
 
-/// Returns the text with the value of each `{name}` in it; knowledge.toml says what these are.
-fn filled(text: &str, found: &Found, domain: Option<&Situation>) -> String {
+/// Returns the text with the value of each `{name}` in it; messages.toml says what these are.
+fn filled(text: &str, about: &About<'_>) -> String {
+    let device = about.devices().first().copied();
+    let named = |unknown: &str, name: &dyn Fn(DeviceId) -> String| {
+        device.map_or_else(|| unknown.to_owned(), name)
+    };
     let value = |name: &str| -> String {
         match name {
             "domain" => {
-                let operand = domain.and_then(|domain| domain.operand.clone());
+                let operand = about.domain.and_then(|domain| domain.operand.clone());
                 operand.unwrap_or_else(|| "DOMAIN".into())
             }
-            "start" => match found.device {
-                Some(DeviceId::Mdev(uuid)) => {
-                    format!("mdevctl start -u {uuid}, or virsh nodedev-start of its node device")
-                }
+            "device" => named("DEVICE", &|id| id.to_string()),
+            "nodedev" => named("NODE-DEVICE", &|id| match about.entry(id) {
+                Some(entry) => entry.nodedev.clone(),
+                None => doctor::nodedev(id),
+            }),
+            "start" => match device {
+                Some(DeviceId::Mdev(uuid)) => format!("mdevctl start -u {uuid}"),
                 Some(DeviceId::Pci(_)) => {
-                    "look at lspci -D whether the device has another address now".into()
+                    "lspci -D # shows whether the device has another address now".into()
                 }
-                None => "gfxplane list shows which devices are active".into(),
+                None => "gfxplane list # shows which devices are active".into(),
             },
             "allow_dbus_daemon" => ALLOW_DBUS_DAEMON.into(),
             "spice_gl_over_tcp" => SPICE_GL_OVER_TCP.since().to_string(),
             "vnc_binds" => VNC_BINDS.since().to_string(),
             "opregion_by_default" => OPREGION_BY_DEFAULT.since().to_string(),
-            _ => found.filled_in.first().cloned().unwrap_or_default(),
+            number => {
+                let place = number.parse().unwrap_or(usize::MAX);
+                about
+                    .found
+                    .filled_in
+                    .get(place)
+                    .cloned()
+                    .unwrap_or_default()
+            }
         }
     };
     let mut parts = text.split('{');
@@ -366,30 +360,38 @@ fn filled(text: &str, found: &Found, domain: Option<&Situation>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::messages::WORDINGS;
-    use super::KNOWLEDGE;
+    use super::super::messages::{SYMPTOMS, Wording};
 
     #[test]
-    fn every_symptom_is_known_and_every_name_means_something() {
-        for wording in WORDINGS {
-            assert!(KNOWLEDGE.contains_key(&wording.symptom), "{wording:?}");
-        }
-        const NAMES: [&str; 7] = [
-            "0",
+    fn every_text_is_whole_and_every_name_means_something() {
+        const NAMES: [&str; 8] = [
             "domain",
+            "device",
+            "nodedev",
             "start",
             "allow_dbus_daemon",
             "spice_gl_over_tcp",
             "vnc_binds",
             "opregion_by_default",
         ];
-        for knowledge in KNOWLEDGE.values() {
-            for text in knowledge.fixes.iter().chain([&knowledge.cause]) {
-                for part in text.split('{').skip(1) {
-                    let name = part.split_once('}').map(|(name, _)| name);
-                    assert!(name.is_some_and(|name| NAMES.contains(&name)), "{text}");
+        for (name, symptom) in &*SYMPTOMS {
+            let cases = symptom.when.iter().map(|case| (&case.cause, &case.fixes));
+            for (cause, fixes) in [(&symptom.cause, &symptom.fixes)].into_iter().chain(cases) {
+                assert!(!cause.is_empty() && !fixes.is_empty(), "{name}");
+                for text in fixes.iter().chain([cause]) {
+                    for part in text.split('{').skip(1) {
+                        let value = part.split_once('}').map_or("", |(value, _)| value);
+                        // Each message of the symptom has to fill it in.
+                        let fills = |said: &Wording| {
+                            let stars = said.words.matches('*').count();
+                            value.parse().is_ok_and(|place: usize| place < stars)
+                        };
+                        let known = NAMES.contains(&value) || symptom.said.iter().all(fills);
+                        assert!(known, "{name}: {text}");
+                    }
                 }
             }
+            assert!(!symptom.said.is_empty(), "{name}");
         }
     }
 }

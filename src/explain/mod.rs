@@ -2,18 +2,21 @@
 //! out.
 //!
 //! [`messages`] has the words. [`find`] looks for them in a text that somebody was shown,
-//! [`in_log`] in the log of a domain. [`causes`] says why and what helps, from what is known of the
-//! domain and its host.
+//! [`in_log`] in the log of a domain, [`find_in_any_language`] also in other languages. [`causes`]
+//! says why and what helps, from what is known of the domain and its host.
 //!
-//! A text may have been pasted. So its line breaks, indentation and quotation marks may differ, and
-//! capitals do not count.
+//! A text may have been pasted. So its line breaks, indentation and quotation marks may differ, it
+//! may stand in JSON, and capitals do not count.
 
+pub mod catalogue;
 pub mod causes;
+mod conditions;
 pub mod doctor;
 pub mod learn;
 pub mod messages;
 pub mod situation;
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -24,11 +27,13 @@ use crate::device::id::DeviceId;
 use crate::device::version::Version;
 use crate::explain::learn::LastStart;
 use crate::plan::trial::said::words_of;
-use messages::{Symptom, WORDINGS, Wording};
+use messages::{Speaker, Wording, wordings};
 
 /// A message that was recognized.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
+    /// The name of the symptom ([`messages::SYMPTOMS`]).
+    pub symptom: &'static str,
     /// The words that matched.
     pub wording: &'static Wording,
     /// The text in the place of each `*`.
@@ -44,33 +49,101 @@ pub fn find(text: &str) -> Vec<Found> {
     without_consequences(all_in(text))
 }
 
+/// Returns the messages in a text: those in English or, if there is none, libvirt's in another
+/// language. `catalogues` are libvirt's ([`catalogue`]).
+#[must_use]
+pub fn find_in_any_language(
+    text: &str,
+    catalogues: impl IntoIterator<Item = Vec<u8>>,
+) -> Vec<Found> {
+    let found = find(text);
+    if found.is_empty() {
+        find_translated(text, catalogues)
+    } else {
+        found
+    }
+}
+
+fn find_translated(text: &str, catalogues: impl IntoIterator<Item = Vec<u8>>) -> Vec<Found> {
+    let end = text.ceil_char_boundary(text.len().saturating_sub(LONGEST_TRANSLATED));
+    let text = plain(&text[end..]);
+    let squeezed = Squeezed::of(&text);
+    for bytes in catalogues {
+        let mut places = Vec::new();
+        for (original, translated) in catalogue::pairs(&bytes) {
+            let Some(place) = catalogue::place(translated, &squeezed) else {
+                continue;
+            };
+            let original = catalogue::as_words(original);
+            let original = Squeezed::of(&original);
+            let known = PARTS.iter().find(|(_, wording, parts)| {
+                wording.by == Speaker::Libvirt && original.matches(0, parts).is_some()
+            });
+            places.extend(known.map(|(symptom, wording, _)| (place, *symptom, *wording)));
+        }
+        // The one with more words counts.
+        places.sort_by_key(|(place, _, _)| Reverse(place.words));
+        let mut found = Vec::new();
+        for (place, symptom, wording) in places {
+            add(&mut found, &squeezed, 0, place, symptom, wording);
+        }
+        if !found.is_empty() {
+            return without_consequences(in_order(found));
+        }
+    }
+    Vec::new()
+}
+
 /// Returns the messages with those that follow from others.
 fn all_in(text: &str) -> Vec<Found> {
     let text = plain(text);
-    // Only ASCII changes, so that places stay.
-    let lower = text.to_ascii_lowercase();
-    let mut places: Vec<(usize, usize, Found)> = Vec::new();
-    for (wording, words) in WORDINGS.iter().zip(&*IN_SMALL_LETTERS) {
+    let squeezed = Squeezed::of(&text);
+    let mut found = Vec::new();
+    for (symptom, wording, parts) in &*PARTS {
         // Each occurrence of a message has its own device.
         let mut from = 0;
         for _ in 0..MOST {
-            let Some((start, end, filled_in)) = matches(&text, &lower, from, words) else {
+            let Some(place) = squeezed.matches(from, parts) else {
                 break;
             };
-            // A message in the middle of another is a part of it.
-            let is_within = |(from, to, _): &(usize, usize, Found)| *from <= start && end <= *to;
-            if !places.iter().any(is_within) {
-                let before = device_before(&text[from..end]);
-                let found = Found {
-                    wording,
-                    filled_in,
-                    device: before.or_else(|| device_after(&text[end..])),
-                };
-                places.push((start, end, found));
-            }
+            let end = place.end;
+            add(&mut found, &squeezed, from, place, symptom, wording);
             from = end;
         }
     }
+    in_order(found)
+}
+
+/// A message, and where it is in a squeezed text.
+type Placed = (usize, usize, Found);
+
+/// Adds a message, unless another has some of its words. `from` is the end of the same message before
+/// it.
+fn add(
+    places: &mut Vec<Placed>,
+    text: &Squeezed<'_>,
+    from: usize,
+    place: Place,
+    symptom: &'static str,
+    wording: &'static Wording,
+) {
+    let (start, end) = (place.start, place.end);
+    let is_taken = |(from, to, _): &Placed| *from < end && start < *to;
+    if places.iter().any(is_taken) {
+        return;
+    }
+    let before = device_before(text.whole(from, end));
+    let after = || device_after(text.whole(end, text.text.len()));
+    let found = Found {
+        symptom,
+        wording,
+        filled_in: place.filled_in,
+        device: before.or_else(after),
+    };
+    places.push((start, end, found));
+}
+
+fn in_order(mut places: Vec<Placed>) -> Vec<Found> {
     places.sort_by_key(|(start, _, _)| *start);
     places.into_iter().map(|(_, _, found)| found).collect()
 }
@@ -80,68 +153,132 @@ fn without_consequences(mut all: Vec<Found>) -> Vec<Found> {
         all.retain(|found| !found.wording.follows);
     }
     // The same may be said of a device, and again without it.
-    let of_devices: BTreeSet<Symptom> = all
+    let of_devices: BTreeSet<&str> = all
         .iter()
         .filter(|found| found.device.is_some())
-        .map(|found| found.wording.symptom)
+        .map(|found| found.symptom)
         .collect();
     let mut said = BTreeSet::new();
     all.retain(|found| {
-        let symptom = found.wording.symptom;
-        let again = found.device.is_none() && of_devices.contains(&symptom);
-        !again && said.insert((symptom, found.device))
+        let again = found.device.is_none() && of_devices.contains(&found.symptom);
+        !again && said.insert((found.symptom, found.device))
     });
     all
 }
 
-/// Returns the text with one blank for any white space, and straight quotation marks.
+/// Returns the text with one blank for any white space, straight quotation marks, and without JSON's
+/// backslashes.
 fn plain(text: &str) -> String {
-    let words: Vec<&str> = text.split_whitespace().collect();
-    words
-        .join(" ")
+    let text = text
         .replace(['\u{2018}', '\u{2019}', '`'], "'")
         .replace(['\u{201c}', '\u{201d}'], "\"")
+        .replace("\\n", " ")
+        .replace('\\', "");
+    let words: Vec<&str> = text.split_whitespace().collect();
+    words.join(" ")
 }
 
 /// The longest text that may stand in the place of a `*`, in bytes.
 const LONGEST: usize = 200;
 
+/// The longest end of a text in which translations are looked for, in bytes: there are thousands in
+/// each of dozens of languages.
+const LONGEST_TRANSLATED: usize = 4096;
+
 /// The number of times that one message is looked for in a text. A log may have it thousands of
 /// times.
 const MOST: usize = 32;
 
-/// The words of each of [`WORDINGS`], between its `*`, in the form in which they are looked for.
-static IN_SMALL_LETTERS: LazyLock<Vec<Vec<String>>> = LazyLock::new(|| {
-    let parts = |wording: &Wording| wording.words.split('*').map(str::to_ascii_lowercase);
-    WORDINGS
-        .iter()
-        .map(|wording| parts(wording).collect())
-        .collect()
+/// A known message: the name of its symptom, its words, and these as they are looked for: in small
+/// letters, without white space, in the parts between its `*`.
+type Parts = (&'static str, &'static Wording, Vec<String>);
+
+/// All known messages, those with the most words first.
+static PARTS: LazyLock<Vec<Parts>> = LazyLock::new(|| {
+    let parts = |words: &str| {
+        words
+            .split('*')
+            .map(|part| Squeezed::of(part).text)
+            .collect()
+    };
+    let mut all: Vec<Parts> = wordings()
+        .map(|(symptom, wording)| (symptom, wording, parts(&wording.words)))
+        .collect();
+    all.sort_by_key(|(_, _, parts)| Reverse(parts.iter().map(String::len).sum::<usize>()));
+    all
 });
 
-/// Returns where the words are in a text, at or behind a place in it: from, to, and the text for
-/// each `*`. `lower` is the text in small letters.
-fn matches(
-    text: &str,
-    lower: &str,
-    from: usize,
-    words: &[String],
-) -> Option<(usize, usize, Vec<String>)> {
-    let (first, rest) = words.split_first()?;
-    lower[from..].match_indices(first).find_map(|(start, _)| {
-        let start = from + start;
-        let mut end = start + first.len();
-        let mut filled_in = Vec::new();
-        for part in rest {
-            // The search ends here: a guest may have written a long line that is full of
-            // beginnings.
-            let limit = lower.floor_char_boundary(end + LONGEST + part.len());
-            let at = lower[end..limit].find(part.as_str())?;
-            filled_in.push(text[end..end + at].to_owned());
-            end += at + part.len();
+/// A text in small letters and without white space: a terminal may have broken its lines anywhere.
+struct Squeezed<'t> {
+    original: &'t str,
+    text: String,
+    /// The place of each byte in the original, and the original's end.
+    places: Vec<usize>,
+}
+
+/// The place of a message in a squeezed text.
+struct Place {
+    start: usize,
+    end: usize,
+    /// The length of its words.
+    words: usize,
+    /// The original text for each `*`.
+    filled_in: Vec<String>,
+}
+
+impl<'t> Squeezed<'t> {
+    fn of(original: &'t str) -> Self {
+        let mut text = String::with_capacity(original.len());
+        let mut places = Vec::with_capacity(original.len() + 1);
+        for (place, character) in original.char_indices() {
+            if !character.is_whitespace() {
+                text.push(character.to_ascii_lowercase());
+                places.extend(std::iter::repeat_n(place, character.len_utf8()));
+            }
         }
-        Some((start, end, filled_in))
-    })
+        places.push(original.len());
+        Squeezed {
+            original,
+            text,
+            places,
+        }
+    }
+
+    /// Returns the original of a part.
+    fn whole(&self, from: usize, to: usize) -> &'t str {
+        self.original[self.places[from]..self.places[to]].trim_end()
+    }
+
+    /// Returns where a message is, at or behind a place. `parts` are its words between the `*`.
+    fn matches(&self, from: usize, parts: &[String]) -> Option<Place> {
+        let (first, rest) = parts.split_first()?;
+        self.text[from..]
+            .match_indices(first)
+            .find_map(|(start, _)| {
+                let mut start = from + start;
+                let mut end = start + first.len();
+                let mut filled_in = Vec::new();
+                for (place, part) in rest.iter().enumerate() {
+                    // The search ends here: a guest may have written a long line that is full of
+                    // beginnings.
+                    let limit = self.text.floor_char_boundary(end + LONGEST + part.len());
+                    let until = end + self.text[end..limit].find(part.as_str())?;
+                    // The words may begin once more where something is filled in.
+                    if place == 0 {
+                        start += self.text[start..until].rfind(first).unwrap_or(0);
+                        end = start + first.len();
+                    }
+                    filled_in.push(self.whole(end, until).to_owned());
+                    end = until + part.len();
+                }
+                Some(Place {
+                    start,
+                    end,
+                    words: parts.iter().map(String::len).sum(),
+                    filled_in,
+                })
+            })
+    }
 }
 
 /// Returns the devices that a text names.
@@ -259,57 +396,60 @@ fn qemus(printed: &str) -> String {
 mod tests {
     use super::*;
 
-    fn symptoms(text: &str) -> Vec<Symptom> {
-        find(text)
-            .iter()
-            .map(|found| found.wording.symptom)
-            .collect()
+    fn symptoms(text: &str) -> Vec<&'static str> {
+        find(text).iter().map(|found| found.symptom).collect()
     }
 
+    /// Predictions have their words in code, and each is a known message.
     #[test]
-    fn every_wording_is_found_as_itself() {
-        for wording in WORDINGS {
-            let said = format!(
-                "error: {}: for some reason",
-                wording.words.replace('*', "x")
-            );
-            assert_eq!(symptoms(&said), [wording.symptom], "{said}");
+    fn what_is_predicted_is_known() {
+        let source = include_str!("../predict/words.rs");
+        let mut count = 0;
+        for constant in source.split("pub const ").skip(1) {
+            let words = constant
+                .split_once('"')
+                .and_then(|(_, rest)| rest.split_once("\";"));
+            let words = words.unwrap().0.replace('*', "vfio-pci.x");
+            assert_eq!(find(&words).len(), 1, "{words}");
+            count += 1;
         }
+        assert!(count > 20, "{count}");
     }
 
     #[test]
     fn as_it_was_pasted() {
-        let expected = [Symptom::OpenglMissing];
+        let expected = ["opengl-missing"];
         for text in [
             "vfio-display-dmabuf: opengl not available",
             "  vfio-display-dmabuf:\n   OpenGL not\tavailable ",
+            "vfio-display-dmabuf: opengl not avai\n    lable",
+            r#"{"error": "-device {\\\"driver\\\":\\\"vfio-pci\\\"}: vfio-display-dmabuf:\nopengl not available"}"#,
             "internal error: QEMU unexpectedly closed the monitor (vm='g'): 2026-11-22T18:34:30.123456Z qemu-system-x86_64: -device {}: vfio c1a2: vfio-display-dmabuf: opengl not available",
         ] {
             assert_eq!(symptoms(text), expected, "{text}");
         }
         let quoted = "Element domain has extra content: qemu:commandline";
-        assert_eq!(symptoms(quoted), [Symptom::NamespaceMissing]);
+        assert_eq!(symptoms(quoted), ["namespace-missing"]);
         assert_eq!(
             symptoms("there is no device \u{201c}hostdev0\u{201d} defined"),
-            [Symptom::DeadSetting]
+            ["dead-setting"]
         );
-        assert_eq!(symptoms(""), []);
         assert_eq!(
-            symptoms("error: Failed to start domain 'guest'\nerror: no space left on device"),
-            []
+            symptoms(r#"there is no device \"hostdev0\" defined"#),
+            ["dead-setting"]
         );
+        assert!(symptoms("").is_empty());
+        let other = "error: Failed to start domain 'guest'\nerror: no space left on device";
+        assert!(symptoms(other).is_empty());
     }
 
     #[test]
     fn what_follows_from_another_is_not_said_beside_it() {
         let both = "egl: no drm render node available\nqemu: egl: render node init failed";
-        assert_eq!(symptoms(both), [Symptom::NoRenderNode]);
-        assert_eq!(
-            symptoms("egl: render node init failed"),
-            [Symptom::EglFailed]
-        );
+        assert_eq!(symptoms(both), ["no-render-node"]);
+        assert_eq!(symptoms("egl: render node init failed"), ["egl-failed"]);
         let veto = "error: Hook script execution failed: … unexpected exit status 1: gfxplane: domain g is not started: QEMU would refuse it";
-        assert_eq!(symptoms(veto), [Symptom::Vetoed]);
+        assert_eq!(symptoms(veto), ["vetoed"]);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! Every function takes a [`Root`]: `/` for this machine, or the directory of a recorded host.
 //!
+//! * [`catalogues`]: libvirt's messages in other languages.
 //! * [`domains`]: the domains in libvirt's files.
 //! * [`emulator`]: the abilities of QEMU and libvirt.
 //! * [`examine`]: all that `gfxplane doctor` checks.
@@ -18,6 +19,7 @@
 
 pub(crate) mod apparmor;
 pub mod callout;
+pub mod catalogues;
 pub mod config;
 pub mod domains;
 pub mod emulator;

@@ -215,7 +215,7 @@ impl Fix {
         if reason.is_empty() {
             command
         } else {
-            format!("{command}  ({reason})")
+            format!("{command} # {reason}")
         }
     }
 }

@@ -754,7 +754,7 @@ impl Seen<'_> {
         let changes: Vec<String> = changes.iter().map(|one| words(&one.action)).collect();
         (!changes.is_empty()).then(|| {
             format!(
-                "gfxplane fixup {} --define  ({})",
+                "gfxplane fixup {} --define # {}",
                 self.argument,
                 changes.join("; ")
             )

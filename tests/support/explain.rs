@@ -4,7 +4,10 @@
 //! * `domain.xml`: the domain that it is about; may be missing with a message;
 //! * `case.toml`: `host` (a folder of `tests/hosts`) or `doctor` (a folder of `tests/doctor`, whose host it
 //!   is), `qemu` and `libvirt` (versions; left out if unknown), `file` if libvirt does not have the domain;
+//! * `root`: files that the host has beside those of its folder; may be missing;
 //! * `said.txt`: the expected explanation.
+//!
+//! `tests/explain-reported.tsv` has messages as users were shown them, each with its symptom.
 //!
 //! `UPDATE_GOLDEN=1 cargo test --test cases` writes the last anew: read what git says then. A case
 //! without a known message has a name that begins with `unknown-`, and no other has.
@@ -21,10 +24,10 @@ use gfxplane::domain::policy::Policy;
 use gfxplane::domain::shell::quoted;
 use gfxplane::explain::causes::{Explanation, explain};
 use gfxplane::explain::doctor::examine;
-use gfxplane::explain::messages::WORDINGS;
+use gfxplane::explain::messages::wordings;
 use gfxplane::explain::situation::{Operand, Situation};
-use gfxplane::explain::{find, in_log};
-use gfxplane::host::Root;
+use gfxplane::explain::{find, find_in_any_language, in_log};
+use gfxplane::host::{Root, catalogues};
 use gfxplane::plan::fixup::Surroundings;
 use gfxplane::predict::Outcome;
 use gfxplane::predict::abilities::Abilities;
@@ -73,6 +76,8 @@ pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = folders::trials("explain", of_folder);
     trials.push(Trial::test("explain: what was measured", measured));
     trials.push(Trial::test("explain: what is learned from", learned));
+    trials.push(Trial::test("explain: each wording", each_wording));
+    trials.push(Trial::test("explain: what was reported", reported));
     trials.push(Trial::test("explain: docs/messages.md", documented));
     trials
 }
@@ -85,7 +90,14 @@ fn of_folder(folder: &Path) -> Result<(), Failed> {
         .into_owned();
     nothing_but(
         folder,
-        &["case.toml", "domain.xml", "log", "message", "said.txt"],
+        &[
+            "case.toml",
+            "domain.xml",
+            "log",
+            "message",
+            "root",
+            "said.txt",
+        ],
     )?;
     if folder.join("log").exists() == folder.join("message").exists() {
         return Err("expected one of log and message".into());
@@ -93,6 +105,10 @@ fn of_folder(folder: &Path) -> Result<(), Failed> {
     let case: Case = toml::from_str(&fs::read_to_string(folder.join("case.toml"))?)?;
     let made;
     let root = match (&case.host, &case.doctor) {
+        (Some(_), None) if folder.join("root").is_dir() => {
+            made = doctor::tree(folder)?;
+            made.path().to_owned()
+        }
         (Some(host), None) => tests().join("hosts").join(host).join("root"),
         (None, Some(of)) => {
             made = doctor::tree(&tests().join("doctor").join(of))?;
@@ -131,7 +147,10 @@ fn of_folder(folder: &Path) -> Result<(), Failed> {
             print_log(&mut said, "guest", &logged)?;
             logged.found
         }
-        Err(_) => find(&fs::read_to_string(folder.join("message"))?),
+        Err(_) => {
+            let message = fs::read_to_string(folder.join("message"))?;
+            find_in_any_language(&message, catalogues::libvirts(&here.root))
+        }
     };
     if found.is_empty() != name.starts_with("unknown-") {
         return Err(format!("found: {found:?}").into());
@@ -221,6 +240,60 @@ fn learned() -> Result<(), Failed> {
     Ok(())
 }
 
+/// Checks that each message is found as itself, and explained without a domain: with a cause and a
+/// fix, in which everything is filled in.
+fn each_wording() -> Result<(), Failed> {
+    let (host, _) = examine::read(&Root::recorded(tests().join("hosts/lab/root")), &|_| {
+        Ok(None)
+    });
+    let mut count = 0;
+    for (symptom, wording) in wordings() {
+        count += 1;
+        let words = wording.words.replace('*', "x");
+        let said = format!("{{\\\"id\\\": \\\"x\\\"}}: {}", words.replace('"', "\\\""));
+        let found = find(&said);
+        let [found] = &found[..] else {
+            return Err(format!("{said}: found {found:#?}").into());
+        };
+        let explanation = explain(found, &host, None);
+        let texts = explanation.fixes.iter().chain([&explanation.cause]);
+        if found.symptom != symptom || explanation.fixes.is_empty() || explanation.cause.is_empty()
+        {
+            return Err(format!("{said}: {explanation:#?}").into());
+        }
+        if wording.versions.is_empty() || !wording.source.contains(['.', ' ']) {
+            return Err(format!("{said}: by which version, and where?").into());
+        }
+        for text in texts {
+            if text.trim() != text || text.ends_with('.') {
+                return Err(format!("{said}: {text:?}").into());
+            }
+        }
+    }
+    if count < 150 {
+        return Err(format!("there are only {count}").into());
+    }
+    Ok(())
+}
+
+/// Checks that messages that users have reported are known, as what they are.
+fn reported() -> Result<(), Failed> {
+    let text = fs::read_to_string(tests().join("explain-reported.tsv"))?;
+    let mut wrong = Vec::new();
+    for line in text.lines() {
+        let (symptom, message) = line.split_once('\t').ok_or("a line has no symptom")?;
+        let found: Vec<&str> = find(message).iter().map(|found| found.symptom).collect();
+        if found != [symptom] {
+            wrong.push(format!("{message}: {found:?}, not {symptom}"));
+        }
+    }
+    if wrong.is_empty() {
+        Ok(())
+    } else {
+        Err(wrong.join("\n").into())
+    }
+}
+
 /// Checks that the list for people has all messages.
 fn documented() -> Result<(), Failed> {
     let cell = |text: &str| {
@@ -230,18 +303,16 @@ fn documented() -> Result<(), Failed> {
     };
     let mut text = String::from(
         "# Messages that are known\n\n\
-         What `gfxplane explain` recognises ([trouble.md](trouble.md)); `…` is what differs. src/explain/messages.rs\n\
+         What `gfxplane explain` recognises ([trouble.md](trouble.md)); `…` is what differs. src/explain/messages.toml\n\
          says how the words were checked; `UPDATE_GOLDEN=1 cargo test --test cases` makes this list from it.\n\n\
          | symptom | words | said by | versions known to | where |\n|---|---|---|---|---|\n",
     );
-    for wording in WORDINGS {
-        let symptom = serde_json::to_value(wording.symptom)?;
-        let symptom = symptom.as_str().ok_or("a symptom has no name")?;
+    for (symptom, wording) in wordings() {
         let by = wording.by.word();
         let (words, versions, source) = (
-            cell(wording.words),
-            cell(wording.versions),
-            cell(wording.source),
+            cell(&wording.words),
+            cell(&wording.versions),
+            cell(&wording.source),
         );
         writeln!(
             text,

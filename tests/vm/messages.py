@@ -177,7 +177,7 @@ def test_what_qemu_and_libvirt_say_is_known():
         [one] = logged["explained"]
         assert one["fixes"][0].startswith("gfxplane fixup --define"), one
         assert one["diff"].startswith("--- Original XML"), one
-        out(one["fixes"][0].split(" (")[0])
+        out(one["fixes"][0])
         out(f"virsh start --paused {name}")
         code, after, err = explain(f"--domain {name}")
         equal((code, after["explained"], after["log"]["started"]), (0, [], True), err)

@@ -111,9 +111,12 @@ pub(super) fn devices(host: &Host, report: &mut Report) {
                 line.fix("modprobe vfio_iommu_type1");
             }
             Reason::NotViable => {
-                line.fix(
-                    "hand out all of its IOMMU group, or unbind the others (virsh nodedev-detach)",
-                );
+                let group = entry.iommu_group.and_then(|group| host.groups.get(&group));
+                let others = group.into_iter().flatten();
+                for other in others.filter(|other| other.is_in_the_way()) {
+                    line.fix(other.detach());
+                }
+                line.fix("hand out all of its IOMMU group");
             }
             Reason::NotProbed if host.asked_unasked.contains(&entry.id) => {
                 line.fix(format!("gfxplane probe {}", entry.id));

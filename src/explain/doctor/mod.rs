@@ -13,6 +13,7 @@ mod opengl;
 mod versions;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -117,6 +118,8 @@ pub struct Host {
     /// Devices whose records no longer hold, because their circumstances have changed or the device
     /// is gone.
     pub stale: Vec<DeviceId>,
+    /// The IOMMU groups by their numbers, with their members.
+    pub groups: BTreeMap<u32, Vec<Member>>,
     /// True if `/dev/vfio/vfio` or `/dev/iommu` exists.
     pub vfio: bool,
     /// True if `/dev/kvm` exists.
@@ -164,6 +167,49 @@ pub struct RenderNode {
     pub path: PathBuf,
     /// The driver of the GPU behind it.
     pub driver: Option<String>,
+}
+
+/// A member of an IOMMU group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// The device.
+    pub id: DeviceId,
+    /// The driver that is bound to it.
+    pub driver: Option<String>,
+}
+
+impl Member {
+    /// Returns whether its driver keeps the group from being handed out. The kernel lets a group
+    /// have members without a driver, with a vfio driver or pci-stub, and bridges
+    /// (drivers/iommu/iommu.c, `driver_managed_dma`; drivers/pci/pcie/portdrv.c).
+    #[must_use]
+    pub fn is_in_the_way(&self) -> bool {
+        let driver = self.driver.as_deref().unwrap_or("pci-stub");
+        !driver.contains("vfio") && !matches!(driver, "pci-stub" | "pcieport")
+    }
+
+    /// Returns the command that takes it from its driver.
+    #[must_use]
+    pub fn detach(&self) -> String {
+        let driver = self.driver.as_deref().unwrap_or_default();
+        let nodedev = nodedev(self.id);
+        format!("virsh nodedev-detach {nodedev} # {driver} has it, and the host loses it")
+    }
+}
+
+impl fmt::Display for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let driver = self.driver.as_deref().unwrap_or("no driver");
+        write!(f, "{} ({driver})", self.id)
+    }
+}
+
+/// Returns the name that libvirt's node device of a device begins with; that of a PCI device is
+/// this name (src/node_device/node_device_udev.c, `udevGenerateDeviceName`).
+#[must_use]
+pub fn nodedev(id: DeviceId) -> String {
+    let id = format!("{}_{id}", id.bus());
+    id.replace([':', '.', '-'], "_")
 }
 
 /// A directory of mdevctl's scripts.

@@ -1,0 +1,121 @@
+//! Decides on what a message is about: which devices, and which conditions of `messages.toml` hold.
+
+use crate::device::evidence::Method;
+use crate::device::id::DeviceId;
+use crate::explain::Found;
+use crate::explain::doctor::Host;
+use crate::explain::messages::{Condition, Symptom, Tell};
+use crate::explain::situation::Situation;
+use crate::predict::screens::Vgpu;
+use crate::publish::gpus::GpuEntry;
+use crate::publish::inventory::DeviceEntry;
+
+const NVIDIA: u16 = 0x10de;
+const INTEL: u16 = 0x8086;
+
+/// A message in its surroundings.
+#[derive(Clone, Copy)]
+pub(super) struct About<'a> {
+    pub found: &'a Found,
+    pub symptom: &'static Symptom,
+    pub host: &'a Host,
+    pub domain: Option<&'a Situation>,
+}
+
+impl<'a> About<'a> {
+    pub(super) fn tells(&self, fact: Tell) -> bool {
+        self.symptom.tell.contains(&fact)
+    }
+
+    /// Returns the devices of the domain.
+    fn vgpus(&self) -> impl Iterator<Item = &'a Vgpu> + use<'a> {
+        let plan = self.domain.and_then(|domain| domain.plan.as_ref());
+        plan.into_iter().flat_map(|plan| &plan.screens.vgpus)
+    }
+
+    /// Returns the devices that the message may be about.
+    pub(super) fn devices(&self) -> Vec<DeviceId> {
+        if let Some(id) = self.found.device {
+            return vec![id];
+        }
+        let about_displays = self.tells(Tell::Displays);
+        let asked = self.vgpus().filter(|vgpu| about_displays && vgpu.display);
+        asked.map(|vgpu| vgpu.id).collect()
+    }
+
+    /// Returns what the host knows of a device.
+    pub(super) fn entry(&self, id: DeviceId) -> Option<&'a DeviceEntry> {
+        let mut devices = self.host.inventory.devices.iter();
+        devices.find(|entry| entry.id == id)
+    }
+
+    /// Returns the device as a graphics card of the host.
+    fn card(&self, id: DeviceId) -> Option<&'a GpuEntry> {
+        let mut gpus = self.host.inventory.gpus.iter();
+        gpus.find(|gpu| DeviceId::Pci(gpu.address) == id)
+    }
+
+    /// Returns whether a condition holds. What nobody knows does not.
+    pub(super) fn holds(&self, condition: Condition) -> bool {
+        let devices = self.devices();
+        match condition {
+            Condition::Ramfb => {
+                let mut vgpus = self.vgpus();
+                vgpus.any(|vgpu| vgpu.display && vgpu.ramfb)
+            }
+            Condition::Whole if self.found.device.is_some() => {
+                devices.iter().any(|id| self.is_whole(*id))
+            }
+            Condition::Whole => {
+                let shows = self.vgpus().any(|vgpu| vgpu.display);
+                !shows && self.vgpus().any(|vgpu| self.is_whole(vgpu.id))
+            }
+            Condition::Pci => {
+                let is_pci = |id: &DeviceId| matches!(id, DeviceId::Pci(_));
+                !devices.is_empty() && devices.iter().all(is_pci)
+            }
+            Condition::Nvidia => devices.iter().any(|id| self.is_of(*id, NVIDIA, "nvidia")),
+            Condition::Intel => devices.iter().any(|id| self.is_of(*id, INTEL, "i915")),
+            Condition::Ruled => devices.iter().any(|id| self.is_ruled(*id)),
+            Condition::NvidiaRenders => {
+                let nodes = &self.host.render_nodes;
+                let is_nvidias = |driver: &Option<String>| driver.as_deref() == Some("nvidia");
+                !nodes.is_empty() && nodes.iter().all(|node| is_nvidias(&node.driver))
+            }
+        }
+    }
+
+    /// Returns whether a device is a graphics card of the host that is handed out as a whole.
+    fn is_whole(&self, id: DeviceId) -> bool {
+        self.card(id).is_some()
+    }
+
+    fn is_ruled(&self, id: DeviceId) -> bool {
+        let in_domain = self.vgpus().find(|vgpu| vgpu.id == id);
+        let finding = in_domain
+            .map(|vgpu| &vgpu.known.finding)
+            .or_else(|| self.entry(id).map(|entry| &entry.finding));
+        finding.is_some_and(|finding| {
+            let by = finding.evidence.as_ref().map(|evidence| evidence.method);
+            finding.facts.display.preferred().is_some()
+                && matches!(by, Some(Method::Rule | Method::Sibling))
+        })
+    }
+
+    /// Returns whether a device is a vendor's. `types` is the beginning of the names of its types.
+    fn is_of(&self, id: DeviceId, vendor: u16, types: &str) -> bool {
+        let card = |id: DeviceId| self.card(id).is_some_and(|card| is_vendors(card, vendor));
+        let Some(entry) = self.entry(id) else {
+            return card(id);
+        };
+        let parent = entry.parent.as_deref().and_then(|name| name.parse().ok());
+        let type_id = entry.type_id.as_deref();
+        entry.vendor == Some(vendor)
+            || type_id.is_some_and(|type_id| type_id.starts_with(types))
+            || parent.is_some_and(card)
+    }
+}
+
+fn is_vendors(card: &GpuEntry, vendor: u16) -> bool {
+    card.ids.starts_with(&format!("{vendor:04x}:"))
+}
