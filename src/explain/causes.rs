@@ -101,27 +101,9 @@ pub fn explain(found: &Found, host: &doctor::Host, domain: Option<&Situation>) -
     if about.tells(Tell::Group) {
         group(&about, &mut here, &mut fixes);
     }
-    let lines = of_host(host, &symptom.topics, &about.devices());
-    for line in &lines {
-        here.push(format!(
-            "{}: {} ({})",
-            line.verdict.word(),
-            line.what,
-            line.more
-        ));
-    }
-    // What certainly stands in the way comes first, what only may comes last.
-    let (fails, warns): (Vec<Line>, Vec<Line>) = lines
-        .into_iter()
-        .partition(|line| line.verdict == Verdict::Fail);
-    let [fails, warns] = [fails, warns].map(|lines| lines.into_iter().flat_map(|line| line.fixes));
     let general = general.iter().filter(|_| !is_over);
-    let general = general.map(|fix| filled(fix, &about));
-    for fix in fails.chain(general).chain(warns) {
-        if !fixes.contains(&fix) {
-            fixes.push(fix);
-        }
-    }
+    let general = general.map(|fix| filled(fix, &about)).collect();
+    of_checks(&about, general, &mut here, &mut fixes);
     let wording = found.wording;
     Explanation {
         symptom: found.symptom,
@@ -137,6 +119,35 @@ pub fn explain(found: &Found, host: &doctor::Host, domain: Option<&Situation>) -
             .map_or_else(Vec::new, |fixed| fixed.changes.clone()),
         fixes,
         fixed,
+    }
+}
+
+/// Adds the checks of the host about the same thing and their fixes, and between these the general
+/// fixes.
+fn of_checks(
+    about: &About<'_>,
+    general: Vec<String>,
+    here: &mut Vec<String>,
+    fixes: &mut Vec<String>,
+) {
+    let lines = of_host(about.host, &about.symptom.topics, &about.devices());
+    for line in &lines {
+        here.push(format!(
+            "{}: {} ({})",
+            line.verdict.word(),
+            line.what,
+            line.more
+        ));
+    }
+    // What certainly stands in the way comes first, what only may comes last.
+    let (fails, warns): (Vec<Line>, Vec<Line>) = lines
+        .into_iter()
+        .partition(|line| line.verdict == Verdict::Fail);
+    let [fails, warns] = [fails, warns].map(|lines| lines.into_iter().flat_map(|line| line.fixes));
+    for fix in fails.chain(general).chain(warns) {
+        if !fixes.contains(&fix) {
+            fixes.push(fix);
+        }
     }
 }
 
