@@ -5,7 +5,6 @@
 //! * [`catalogues`]: libvirt's messages in other languages.
 //! * [`domains`]: the domains in libvirt's files.
 //! * [`emulator`]: the abilities of QEMU and libvirt.
-//! * [`examine`]: all that `gfxplane doctor` checks.
 //! * [`marks`]: records of temporary devices created for probing.
 //! * [`sysfs`]: the devices, their drivers, types and parents.
 //! * [`mdevctl`]: the definitions of mediated devices.
