@@ -144,7 +144,7 @@ fn check_reports_line_by_line() {
     );
     assert!(failed[0].contains("opengl not available"), "{out}");
     assert!(
-        out.contains("    fix: gfxplane fixup --consent remote"),
+        out.contains("/dmabuf-vnc/domain.xml --consent remote # vnc removed"),
         "{out}"
     );
     let (code, out, _) = file("check", &[], "dmabuf-spice-gl");

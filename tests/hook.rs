@@ -885,21 +885,21 @@ fn whatever_comes_nobody_is_hurt() {
     );
 }
 
-/// A veto names its reason in one line, and is about a domain that has what it takes.
+/// A veto names its reason in one line and what to type in the next, and is about a domain that has what it takes.
 fn explains(answer: &Answer, input: &[u8]) -> Result<(), String> {
     let lines: Vec<&str> = answer.stderr.lines().collect();
-    let [line] = lines[..] else {
+    let [why, fix] = lines[..] else {
         return Err(format!("{} lines", lines.len()));
     };
     let text = std::str::from_utf8(input).map_err(|why| why.to_string())?;
     let document = Document::parse(text).map_err(|why| why.to_string())?;
     let is_domain = document.root().name() == "domain";
-    let named = [
-        "is not started: QEMU would refuse c1a20000-",
-        "; to fix it: ",
-    ];
-    if !named.iter().all(|part| line.contains(part)) || !line.starts_with("gfxplane: ") {
+    let named = "is not started: QEMU would refuse c1a20000-";
+    if !why.contains(named) || !why.starts_with("gfxplane: ") {
         return Err("its reason is missing".into());
+    }
+    if !fix.starts_with("gfxplane: type: gfxplane fixup ") {
+        return Err("what to type is missing".into());
     }
     if is_domain && text.contains("<hostdev") {
         Ok(())
