@@ -336,7 +336,7 @@ def untouched(name, graphics):
     is_our_line(name, refused.stderr)
     print(f"  {refused.stderr.strip()}")
     for where, text in (("log", journal(since)), ("check", said.stdout + said.stderr), ("veto", refused.stderr)):
-        assert "consent" in text and "display='off'" in text, f"both fixes are not named by the {where}: {text}"
+        assert "consent" in text and "--no-display" in text, f"both fixes are not named by the {where}: {text}"
     # The veto has left a request, and the daemon takes it; what it says is what was said.
     eventually("no request is left", lambda: not list((RUN / "requests").iterdir()))
     equal(definition(name), before, "to the byte")
