@@ -338,7 +338,7 @@ fn of_driver(host: &Host, gpu: &Gpu) -> Option<Missing> {
         ),
         (Some("i915"), Some(true)) => Missing::perhaps(
             Lack::NoTypes,
-            "GVT-g is switched on and offers no types: it is for Broadwell to Comet Lake only",
+            "GVT-g is switched on and offers no types: the GPU is none of Broadwell to Comet Lake, or GVT-g has failed to start",
             &["sudo dmesg | grep -i gvt"],
         ),
         (Some("i915"), None) => Missing::perhaps(
