@@ -394,6 +394,7 @@ fn disagreement(answer: Start, now: &mut Prediction) -> Option<String> {
                         about: About::Domain,
                         message: words,
                         always: false,
+                        or: Vec::new(),
                     }),
                     heads: Vec::new(),
                     dangers: Vec::new(),
@@ -605,7 +606,7 @@ fn start(now: &Prediction) -> Line {
             Line::new(
                 what,
                 "FAIL",
-                format!("{who}: {}: {}", refusal.about, refusal.message),
+                format!("{who}: {}: {}", refusal.about, refusal.words()),
             )
         }
         Outcome::Doubt { refusal, because } => {
@@ -637,6 +638,7 @@ mod tests {
             about: About::Domain,
             message: message.into(),
             always: true,
+            or: Vec::new(),
         }
     }
 

@@ -136,7 +136,8 @@ impl Fixup {
         let fixed = fix(&text)?;
         let refused = fixed.plan.as_ref().is_some_and(|plan| {
             let lacks_consent = plan.notes.iter().any(|note| note.consent.is_some());
-            lacks_consent || plan.after.refusal().is_some()
+            let fails = plan.notes.iter().any(|note| note.level == Level::Fail);
+            lacks_consent || fails || plan.after.refusal().is_some()
         });
         let end = if refused { End::Refused } else { End::Done };
         // The shown XML has no passwords in it.

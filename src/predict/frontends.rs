@@ -190,6 +190,7 @@ fn bind(rows: &[Row], consoles: &[Console]) -> Bound {
                     about: console.about,
                     message,
                     always,
+                    or: Vec::new(),
                 };
                 bound.refusal = Some((row.kind, refusal));
             }
@@ -213,6 +214,7 @@ pub(super) fn refusal(
         about: About::Graphics(vnc.kind),
         message: words::NO_SOCKET.into(),
         always: false,
+        or: Vec::new(),
     });
     match refusal {
         Some((kind, refusal)) if kind != GraphicsType::Spice || denied.is_none() => Some(refusal),

@@ -107,6 +107,7 @@ impl<T> Rule<T> {
                 about,
                 message: self.words.replacen("{}", &found, 1),
                 always: self.since.is_empty() && self.until.is_empty(),
+                or: Vec::new(),
             },
             repair: self.repair,
         })
@@ -774,6 +775,7 @@ fn broken<'w>(world: &'w World<'w>) -> impl Iterator<Item = Broken> + 'w {
             about: About::Domain,
             message,
             always: true,
+            or: Vec::new(),
         },
         repair: false,
     };
@@ -822,6 +824,7 @@ fn broken<'w>(world: &'w World<'w>) -> impl Iterator<Item = Broken> + 'w {
             about: About::Domain,
             message: NO_AUDIO.into(),
             always: false,
+            or: Vec::new(),
         },
         repair: true,
     });
@@ -935,6 +938,7 @@ pub fn devices(screens: &Screens) -> Option<Refusal> {
         about: About::Device(first.id),
         message: words(first),
         always: true,
+        or: Vec::new(),
     })
 }
 

@@ -154,9 +154,21 @@ pub struct Refusal {
     /// True if this depends on no version of QEMU or libvirt, as all that were read refuse it. An
     /// ability that the host's own QEMU lacks is as certain.
     pub always: bool,
+    /// Other errors that may be said in its place. It depends on something that is not known which it is,
+    /// and the domain does not start with any.
+    pub or: Vec<String>,
 }
 
 impl Refusal {
+    /// Returns the error, with those that may be said in its place.
+    #[must_use]
+    pub fn words(&self) -> String {
+        let others = self.or.iter().map(|other| format!(", or: {other}"));
+        std::iter::once(self.message.clone())
+            .chain(others)
+            .collect()
+    }
+
     /// Returns the program that refuses.
     #[must_use]
     pub fn by(&self) -> Program {
@@ -166,12 +178,17 @@ impl Refusal {
 
 impl Serialize for Refusal {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut fields = serializer.serialize_struct("Refusal", 5)?;
+        let mut fields = serializer.serialize_struct("Refusal", 6)?;
         fields.serialize_field("by", &self.by())?;
         fields.serialize_field("stage", &self.stage)?;
         fields.serialize_field("about", &self.about)?;
         fields.serialize_field("message", &self.message)?;
         fields.serialize_field("always", &self.always)?;
+        if self.or.is_empty() {
+            fields.skip_field("or")?;
+        } else {
+            fields.serialize_field("or", &self.or)?;
+        }
         fields.end()
     }
 }
@@ -465,9 +482,14 @@ pub fn predict(screens: &Screens, abilities: &Abilities) -> Prediction {
         .find_map(|refusal| not_reviewed(refusal, abilities));
     prediction.outcome = match refusal {
         None if unread.is_empty() => Outcome::Yes,
-        Some(refusal) if all && is_certain && not_reviewed.is_none() => {
+        Some(mut refusal) if all && is_certain && not_reviewed.is_none() => {
             prediction.heads.clear();
             prediction.dangers.clear();
+            for Refusal { message, .. } in refusals.into_iter().flatten() {
+                if message != refusal.message && !refusal.or.contains(&message) {
+                    refusal.or.push(message);
+                }
+            }
             Outcome::No(refusal)
         }
         None => Outcome::Doubt {
@@ -476,6 +498,7 @@ pub fn predict(screens: &Screens, abilities: &Abilities) -> Prediction {
                 about: About::Domain,
                 message: "what QEMU will say is not known".into(),
                 always: false,
+                or: Vec::new(),
             },
             because: arguments(screens),
         },

@@ -59,6 +59,7 @@ fn refuse(about: About, message: String, always: bool) -> Option<Refusal> {
         about,
         message,
         always,
+        or: Vec::new(),
     })
 }
 

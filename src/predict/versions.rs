@@ -381,6 +381,7 @@ mod tests {
             about: crate::predict::About::Domain,
             message: String::new(),
             always,
+            or: Vec::new(),
         };
         let abilities = |qemu: Option<&str>| Abilities {
             qemu: qemu.map(|text| text.parse().unwrap()),

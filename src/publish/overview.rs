@@ -704,7 +704,7 @@ impl Seen<'_> {
                     text: format!(
                         "would be refused by {}: {}",
                         refusal.stage.who(),
-                        refusal.message
+                        refusal.words()
                     ),
                     fixes: self.fixes(refusal),
                 };

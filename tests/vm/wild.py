@@ -466,8 +466,9 @@ def judge(prediction, world):
         return "right" if starts == "yes" else "wrong"
     if ends_without_words(prediction, world):
         return "right"
-    # libvirt breaks its lines where it likes.
-    is_said = " ".join((message or "").split()) in " ".join(world.get("text", "").split())
+    # libvirt breaks its lines where it likes. Some refusals come in one of several words.
+    text = " ".join(world.get("text", "").split())
+    is_said = any(" ".join(words.split()) in text for words in [message or "", *prediction.get("or", [])])
     return "right" if starts == "no" and by == world["by"] and is_said else "wrong"
 
 

@@ -223,6 +223,7 @@ mod tests {
             about: About::Domain,
             message: "opengl not available".into(),
             always: true,
+            or: Vec::new(),
         }
     }
 
