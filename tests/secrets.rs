@@ -617,7 +617,8 @@ const VERBS: &[&[&str]] = &[
 /// The name of the variable with the directory for [`in_a_child`].
 const DIRECTORY: &str = "GFXPLANE_SECRETS";
 
-/// Runs the daemon and the verbs; the process that started this one reads what they say.
+/// Runs the daemon and the verbs; the process that started this one reads what they say. It is ignored because
+/// `no_secret_is_told_of_a_domain_of_libvirts` runs it in a child, in every run of the tests.
 #[test]
 #[ignore = "no_secret_is_told_of_a_domain_of_libvirts starts it"]
 #[allow(clippy::print_stdout, clippy::print_stderr)]

@@ -18,7 +18,7 @@ use crate::plan::{Action, Fix, Level, Note, Plan, Topic, words};
 use crate::predict::arguments::Device;
 use crate::predict::libvirt;
 use crate::predict::screens::{Here, Vgpu};
-use crate::predict::{About, Head, HeadOf, Outcome, Prediction, Program, Refusal, Shown, Stage};
+use crate::predict::{About, Head, HeadOf, Outcome, Prediction, Program, Refusal, Stage, viewers};
 
 /// Check whether domains will start and their screens will be visible
 ///
@@ -544,14 +544,7 @@ fn seen(head: &Head) -> Option<Line> {
     let HeadOf::Device(_) = head.of else {
         return None;
     };
-    let by: Vec<String> = head
-        .shown_by
-        .iter()
-        .map(|(kind, how)| match how {
-            Shown::AtOnce => kind.to_string(),
-            Shown::AfterSwitch => format!("{kind} after Ctrl-Alt-2"),
-        })
-        .collect();
+    let by = viewers(&head.shown_by);
     let what = format!("who shows the screen of {}", head.of);
     Some(if by.is_empty() {
         Line::new(what, "WARN", "nobody")

@@ -17,7 +17,7 @@ use crate::host::{Warning, domains, pci_ids};
 use crate::libvirt::surroundings::HostSurroundings;
 use crate::libvirt::{Context, Failure, SYSTEM};
 use crate::plan::Level;
-use crate::predict::Shown;
+use crate::predict::viewers;
 use crate::publish::inventory::{Sources, State, inventory};
 use crate::publish::overview::{
     Defined, DeviceLine, Given, GuestEntry, GuestState, GuestsFrom, Overview, ParentLine, Problem,
@@ -381,14 +381,7 @@ fn of_guest(guest: &GuestEntry) -> Row {
     let verdict = worst.map_or(starts, |worst| worst.max(starts));
     let mut row = Row::new(2, Some(verdict), &guest.name);
     row.parts.push(guest.state.word().into());
-    let by: Vec<String> = guest
-        .shown_by
-        .iter()
-        .map(|(kind, how)| match how {
-            Shown::AtOnce => kind.to_string(),
-            Shown::AfterSwitch => format!("{kind} after Ctrl-Alt-2"),
-        })
-        .collect();
+    let by = viewers(&guest.shown_by);
     if !by.is_empty() {
         row.parts.push(format!("screen shown by {}", by.join(", ")));
     }

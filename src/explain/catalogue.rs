@@ -99,7 +99,7 @@ pub(super) fn place(translated: &str, text: &Squeezed<'_>) -> Option<Place> {
     }
     let squeezed = |part: &String| Squeezed::of(&super::plain(part)).text;
     let squeezed: Vec<String> = parts.iter().map(squeezed).collect();
-    // What is filled in at an end has no limit there.
+    // A text that is filled in at an end has no limit there.
     let first = squeezed.iter().position(|part| !part.is_empty())?;
     let last = squeezed.iter().rposition(|part| !part.is_empty())?;
     let wanted = &squeezed[first..=last];

@@ -114,7 +114,7 @@ pub enum Condition {
     NvidiaRenders,
 }
 
-/// What is the cause under a condition.
+/// The cause under a condition, with its fixes.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Case {

@@ -169,7 +169,7 @@ pub enum Fix {
         verb: &'static str,
         /// What follows the domain.
         options: String,
-        /// What it does, and what that costs; empty where the command says it.
+        /// The effect of the command and its cost; empty where the command says both.
         reason: String,
     },
     /// Anything else.

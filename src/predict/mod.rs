@@ -220,6 +220,16 @@ pub enum Shown {
     AfterSwitch,
 }
 
+/// Returns the graphics that show a screen, each with how it comes to be visible.
+#[must_use]
+pub fn viewers(shown_by: &[(GraphicsType, Shown)]) -> Vec<String> {
+    let word = |(kind, how): &(GraphicsType, Shown)| match how {
+        Shown::AtOnce => kind.to_string(),
+        Shown::AfterSwitch => format!("{kind} after Ctrl-Alt-2"),
+    };
+    shown_by.iter().map(word).collect()
+}
+
 /// A screen and what shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Head {

@@ -40,12 +40,12 @@ pub enum Here {
         driver: Option<String>,
         /// The vendor of a PCI device.
         vendor: Option<u16>,
-        /// What it is of a graphics card; `None` for anything else, and if nobody looked.
+        /// The part of a graphics card that it is; `None` for anything else, and if nobody looked.
         gpu: Option<GpuPart>,
     },
 }
 
-/// What a PCI device is of a graphics card.
+/// The part of a graphics card that a PCI device is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GpuPart {
     /// The card itself.

@@ -76,7 +76,7 @@ pub struct DeviceEntry {
     /// The vendor of a PCI device.
     #[serde(skip)]
     pub vendor: Option<u16>,
-    /// What a PCI device is of a graphics card.
+    /// The part of a graphics card that a PCI device is.
     #[serde(skip)]
     pub gpu: Option<GpuPart>,
     /// The render node of the GPU behind the device.

@@ -303,7 +303,7 @@ fn documented() -> Result<(), Failed> {
     };
     let mut text = String::from(
         "# Messages that are known\n\n\
-         What `gfxplane explain` recognises ([trouble.md](trouble.md)); `…` is what differs. src/explain/messages.toml\n\
+         `gfxplane explain` recognises these messages ([trouble.md](trouble.md)); `…` stands for the part that differs. src/explain/messages.toml\n\
          says how the words were checked; `UPDATE_GOLDEN=1 cargo test --test cases` makes this list from it.\n\n\
          | symptom | words | said by | versions known to | where |\n|---|---|---|---|---|\n",
     );
