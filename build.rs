@@ -1,13 +1,12 @@
-//! How `gfxplane-probe` is linked: with all its libraries in it, and to a fixed address.
+//! How `gfxplane-probe` and `gfxplane-helper` are linked: with all their libraries in them, and to a fixed address.
 //!
-//! udev runs it for each device, and loading and relocating would take longer than all that it
-//! does (`make bench`). The address is fixed for the same reason; what it reads comes from the
-//! kernel and from root. The other programs are linked as Rust does it.
+//! udev runs the first for each device and mdevctl the second. Loading and relocating would take longer than all that
+//! they do (`make bench`). The address is fixed for the same reason. The other programs are linked as Rust does it.
 //!
 //! rustc has a setting for all programs only, not for one of them (`crt-static`; gfxplane-libvirt
-//! must load libvirt). So this one's `-lc` and the like are led to the archives: the linker takes
+//! must load libvirt). So the `-lc` and the like of these two are led to the archives: the linker takes
 //! what the first directory has. Debian has them in libc6-dev and libgcc-*-dev, which cc brings.
-//! Where one is missing (Fedora: glibc-static), or cc is not GCC, the program loads libc.so, at a
+//! Where one is missing (Fedora: glibc-static), or cc is not GCC, they load libc.so, at a
 //! fixed address still.
 
 use std::path::{Path, PathBuf};
@@ -16,7 +15,7 @@ use std::{env, fs};
 
 /// What is linked to every program (by std, and libvirt by virt-sys), and which archives take its
 /// place. There must be no shared library among them, even if nothing of it is used: the linker
-/// would then leave to the loader what nobody does here. This program calls nothing of libvirt's.
+/// would then leave to the loader what nobody does here. These programs call nothing of libvirt's.
 const LIBRARIES: [(&str, &[&str]); 8] = [
     ("virt", &["c"]),
     ("gcc_s", &["gcc_eh", "gcc", "c"]),
@@ -44,7 +43,9 @@ fn main() {
         None => Vec::new(),
     };
     for argument in arguments.iter().map(String::as_str).chain(["-no-pie"]) {
-        println!("cargo:rustc-link-arg-bin=gfxplane-probe={argument}");
+        for program in ["gfxplane-helper", "gfxplane-probe"] {
+            println!("cargo:rustc-link-arg-bin={program}={argument}");
+        }
     }
 }
 

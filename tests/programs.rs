@@ -444,6 +444,62 @@ fn the_callout_answers_those_who_list_and_nobody_else() {
     }
 }
 
+/// An answer is kept and given again until something changes that it was made of.
+#[test]
+fn the_callout_answers_again() {
+    let host = Host::new();
+    let kept = format!("run/gfxplane/answers/{DEVICE}");
+    let list = || {
+        let output = host.attributes(&["mdevctl", "list"]);
+        ends(&output, 0, "");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let first = list();
+    let kept_now = || fs::read_to_string(host.0.path().join(&kept)).ok();
+    assert_eq!(kept_now(), None, "nobody has made the directory");
+    fs::create_dir_all(host.0.path().join("run/gfxplane/answers")).unwrap();
+    assert_eq!(list(), first);
+    // What is kept is what is printed: other words are put into it.
+    let other_words = || {
+        let text = kept_now().unwrap();
+        assert!(text.ends_with(&first), "{text}");
+        host.write(&kept, &text.replace("dmabuf", "region"));
+    };
+    other_words();
+    assert_ne!(list(), first);
+
+    let record = format!("run/gfxplane/records/{DEVICE}.json");
+    let text = fs::read_to_string(host.0.path().join(&record)).unwrap();
+    host.write(&record, &text);
+    assert_eq!(list(), first, "the record was written again");
+
+    other_words();
+    let driver = host
+        .0
+        .path()
+        .join(format!("sys/bus/mdev/devices/{DEVICE}/driver"));
+    let target = fs::read_link(&driver).unwrap();
+    std::os::unix::fs::symlink(&target, driver.with_extension("new")).unwrap();
+    fs::rename(driver.with_extension("new"), &driver).unwrap();
+    assert_eq!(list(), first, "the device was bound again");
+
+    other_words();
+    host.write("etc/gfxplane/gfxplane.toml", "");
+    assert_eq!(list(), first, "there are settings");
+    other_words();
+    host.write("etc/gfxplane/conf.d/a.toml", "");
+    assert_eq!(list(), first, "there is a directory of settings");
+    // What stands in it may be written in place, which no time of the directory shows.
+    host.write("etc/gfxplane/conf.d/a.toml", "attributes = 'off'");
+    ends(&host.attributes(&["mdevctl", "list"]), 2, "");
+    host.write("etc/gfxplane/conf.d/a.toml", "");
+
+    fs::write(host.0.path().join(&kept), [0xff; 100_000]).unwrap();
+    assert_eq!(list(), first, "what is kept is damaged");
+    fs::remove_file(&driver).unwrap();
+    ends(&host.attributes(&["mdevctl", "list"]), 2, "");
+}
+
 #[test]
 fn the_callout_leaves_everything_else_alone() {
     let host = Host::new();

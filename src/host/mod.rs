@@ -16,6 +16,7 @@
 //! * [`run`]: `/run/gfxplane`, that is records, locks, and what is known of types.
 //! * [`tree`]: the sysfs-like tree of the 2018 mail, published beside the records.
 
+pub mod answers;
 pub(crate) mod apparmor;
 pub mod callout;
 pub mod catalogues;

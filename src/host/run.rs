@@ -204,6 +204,9 @@ pub fn forget(root: &Root, id: DeviceId) -> io::Result<()> {
     let _one_writer = one_writer(root)?;
     absent_is_fine(fs::remove_file(record_path(root, id)))?;
     absent_is_fine(fs::remove_file(qemu_path(root, id)))?;
+    absent_is_fine(fs::remove_file(
+        root.join(BASE).join("answers").join(id.to_string()),
+    ))?;
     if let DeviceId::Mdev(_) = id {
         requests::forget_start(root, id)?;
     }
@@ -377,7 +380,7 @@ fn initialized(data: &str) -> Option<Duration> {
     Some(Duration::from_micros(microseconds.parse().ok()?))
 }
 
-fn record_path(root: &Root, id: DeviceId) -> PathBuf {
+pub(super) fn record_path(root: &Root, id: DeviceId) -> PathBuf {
     root.join(BASE).join("records").join(format!("{id}.json"))
 }
 

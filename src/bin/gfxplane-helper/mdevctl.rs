@@ -13,6 +13,7 @@ use nix::unistd::{SysconfVar, alarm, sysconf};
 
 use gfxplane::device::id::DeviceId;
 use gfxplane::domain::shell::plain;
+use gfxplane::host::answers::Place;
 use gfxplane::host::{Root, mdevctl, run, settings};
 use gfxplane::predict::hints::hints;
 use gfxplane::publish::callout::{Call, is_list, verb};
@@ -52,7 +53,13 @@ fn caller() -> Vec<u8> {
 
 /// Returns the attributes of the measured device; none without a valid record.
 fn attributes_of(root: &Root, uuid: &str) -> Option<String> {
-    words_of(root, uuid.parse().ok()?).map(|words| attributes(&words))
+    let id = uuid.parse().ok()?;
+    let place = Place::of(root, id)?;
+    place.answer().or_else(|| {
+        let answer = attributes(&words_of(root, id)?);
+        place.keep(root, &answer);
+        Some(answer)
+    })
 }
 
 /// Returns the words for them.

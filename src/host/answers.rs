@@ -1,0 +1,69 @@
+//! `/run/gfxplane/answers`: what was answered to mdevctl, word for word.
+//!
+//! libvirt has mdevctl list all devices at each mdev that it finds, so for N of them the callout answers N² times.
+//! An answer is given again as long as nothing has changed that it was made of. Its file names that in its first line:
+//! the inode of the driver's link (a device that is made anew, or bound anew, has a new one), and inode and time of
+//! the record and of the settings.
+//!
+//! Only a directory that is there is used: packaging/gfxplane.tmpfiles makes it, and a new package empties it.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+use crate::device::id::DeviceId;
+use crate::host::{Root, read_whole, run};
+
+/// The most bytes that a file of an answer may have. An answer of all words that there are has less than a fourth.
+const MAX_SIZE: usize = 8192;
+
+/// The place of a device's answer.
+#[derive(Debug)]
+pub struct Place {
+    directory: PathBuf,
+    file: PathBuf,
+    made_of: String,
+}
+
+impl Place {
+    /// Looks at what an answer would be made of now; call it before that is read. `None`: the device has no driver or
+    /// no record, so there is no answer.
+    #[must_use]
+    pub fn of(root: &Root, id: DeviceId) -> Option<Self> {
+        let driver = root.join(format!("sys/bus/mdev/devices/{id}/driver"));
+        // The times in sysfs are those at which the kernel has made its own notes of a file.
+        let mut made_of = fs::symlink_metadata(driver).ok()?.ino().to_string();
+        let record = fs::metadata(run::record_path(root, id)).ok()?;
+        let settings = ["", "gfxplane.toml", "conf.d"]
+            .map(|name| fs::metadata(root.join("etc/gfxplane").join(name)).ok());
+        for file in [Some(record)].into_iter().chain(settings) {
+            made_of += &file.map_or(" -".to_owned(), |file| {
+                format!(" {}:{}.{}", file.ino(), file.ctime(), file.ctime_nsec())
+            });
+        }
+        let directory = root.join(run::BASE).join("answers");
+        Some(Place {
+            file: directory.join(id.to_string()),
+            directory,
+            made_of,
+        })
+    }
+
+    /// Returns the answer that was kept, if it was made of the same.
+    #[must_use]
+    pub fn answer(&self) -> Option<String> {
+        let text = read_whole(&self.file, MAX_SIZE).ok()?;
+        let (made_of, answer) = text.split_once('\n')?;
+        (made_of == self.made_of).then(|| answer.to_owned())
+    }
+
+    /// Keeps an answer. Whether that succeeds matters to nobody: without it the next one takes longer. It is not done
+    /// where there are files in `conf.d`: one that is written in place would not be noticed.
+    pub fn keep(&self, root: &Root, answer: &str) {
+        let files = fs::read_dir(root.join("etc/gfxplane/conf.d"));
+        if self.directory.is_dir() && !files.is_ok_and(|mut files| files.next().is_some()) {
+            let text = format!("{}\n{answer}", self.made_of);
+            let _ = run::replace(&self.directory, &self.file, text.as_bytes());
+        }
+    }
+}
