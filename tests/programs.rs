@@ -311,7 +311,8 @@ fn the_prober_alone() {
     ends(&child, 0, "");
     assert_eq!(
         text(&child.stdout),
-        "GFXPLANE_DISPLAY=unknown\nGFXPLANE_DISPLAY_REASON=vanished\n"
+        "GFXPLANE_DISPLAY=unknown\nGFXPLANE_DISPLAY_REASON=vanished\n\
+         ID_VFIO_DISPLAY=unknown\nID_VFIO_DISPLAY_REASON=vanished\n"
     );
 }
 

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use crate::device::evidence::Finding;
+use crate::device::evidence::{Evidence, Finding};
 use crate::device::facts::Display;
 use crate::predict::hints::Hint;
 use crate::xml::escape;
@@ -80,25 +80,31 @@ fn content(finding: &Finding, hints: &[Hint]) -> String {
         lines.push(wrap("require", "require", &options.join("\n")));
     }
     if let Some(evidence) = &finding.evidence {
-        let mut attributes = format!("method='{}'", evidence.method);
-        let path = evidence.path.map(|path| path.to_string());
-        for (name, value) in [
-            ("path", &path),
-            ("driver", &evidence.driver),
-            ("version", &evidence.driver_version),
-            ("kernel", &evidence.kernel),
-            ("qemu", &evidence.qemu.as_ref().map(ToString::to_string)),
-            ("rule", &evidence.rule),
-            ("step", &evidence.step.map(|step| step.to_string())),
-            ("errno", &evidence.errno),
-        ] {
-            if let Some(value) = value {
-                let _ = write!(attributes, " {name}='{}'", escape(value));
-            }
-        }
-        lines.push(format!("<evidence {attributes}/>"));
+        let attributes = evidence_parts(evidence)
+            .into_iter()
+            .map(|(name, value)| format!(" {name}='{}'", escape(&value)));
+        lines.push(format!("<evidence{}/>", attributes.collect::<String>()));
     }
     lines.join("\n")
+}
+
+/// Returns the parts of a piece of evidence by their names, the method first.
+pub(super) fn evidence_parts(evidence: &Evidence) -> Vec<(&'static str, String)> {
+    let version = evidence.qemu.as_ref().map(ToString::to_string);
+    [
+        ("method", Some(evidence.method.to_string())),
+        ("path", evidence.path.map(|path| path.to_string())),
+        ("driver", evidence.driver.clone()),
+        ("version", evidence.driver_version.clone()),
+        ("kernel", evidence.kernel.clone()),
+        ("qemu", version),
+        ("rule", evidence.rule.clone()),
+        ("step", evidence.step.map(|step| step.to_string())),
+        ("errno", evidence.errno.clone()),
+    ]
+    .into_iter()
+    .filter_map(|(name, value)| Some((name, value?)))
+    .collect()
 }
 
 fn option(hint: &Hint) -> String {

@@ -7,6 +7,7 @@
 
 use crate::device::evidence::Finding;
 use crate::predict::hints::Hint;
+use crate::publish::capability::evidence_parts;
 
 use crate::device::facts::PREFIX;
 
@@ -83,6 +84,56 @@ pub fn properties(words: &[(String, String)]) -> String {
     words.iter().map(property).collect()
 }
 
+/// Returns the properties under a neutral prefix, from which a node-device driver can make the capability without
+/// anything of gfxplane's: `ID_VFIO_DISPLAY=dmabuf`, … (docs/udev.md). udev keeps a property in one line, so what has
+/// several parts has them separated by `;`, and what there are several of by blanks.
+#[must_use]
+pub fn neutral_properties(finding: &Finding, hints: &[Hint]) -> String {
+    let facts = &finding.facts;
+    let joined = |parts: Vec<(&str, String)>| {
+        let parts = parts
+            .iter()
+            .map(|(name, value)| format!(";{name}={}", allowed(value)));
+        parts.collect::<String>()
+    };
+    let option = |hint: &Hint| {
+        let mut parts = Vec::new();
+        parts.extend(hint.purpose.map(|purpose| ("for", purpose.to_string())));
+        parts.extend(
+            hint.qemu_below
+                .as_ref()
+                .map(|version| ("qemu_below", version.to_string())),
+        );
+        let value = allowed(&hint.value);
+        format!("{}.{}={value}{}", hint.scope, hint.name, joined(parts))
+    };
+    let options: Vec<String> = hints.iter().map(option).collect();
+    let evidence = finding.evidence.as_ref().map(|evidence| {
+        let mut parts = evidence_parts(evidence);
+        let (_, method) = parts.remove(0);
+        format!("{method}{}", joined(parts))
+    });
+    [
+        ("", Some(facts.display.words().join(","))),
+        ("_REASON", facts.display.reason().map(ToString::to_string)),
+        (
+            "_EDID_MAX",
+            facts
+                .edid
+                .map(|edid| format!("{}x{}", edid.max_xres, edid.max_yres)),
+        ),
+        (
+            "_OPREGION",
+            facts.opregion.map(|opregion| opregion.size.to_string()),
+        ),
+        ("_REQUIRE", (!options.is_empty()).then(|| options.join(" "))),
+        ("_EVIDENCE", evidence),
+    ]
+    .into_iter()
+    .filter_map(|(name, value)| Some(format!("ID_VFIO_DISPLAY{name}={}\n", value?)))
+    .collect()
+}
+
 fn allowed(text: &str) -> String {
     let fits = |c: char| c.is_ascii_alphanumeric() || "_.:,=+/-".contains(c);
     text.chars()
@@ -104,6 +155,38 @@ mod tests {
         };
         let finding = resolve(vec![(facts, evidence)], Reason::NotProbed);
         words(&finding, &hints(&finding.facts, node))
+    }
+
+    #[test]
+    fn properties_of_the_contract() {
+        let edid = Some(Edid {
+            max_xres: 1920,
+            max_yres: 1440,
+        });
+        let facts = Facts {
+            edid,
+            ..Facts::of(Display::from_answers(true, false))
+        };
+        let evidence = Evidence {
+            path: Some(OpenPath::Group),
+            driver: Some("a driver;of=two\nlines".into()),
+            ..Evidence::by(Method::Probe)
+        };
+        let finding = resolve(vec![(facts, evidence)], Reason::NotProbed);
+        let hints = hints(&finding.facts, Some("/dev/dri/renderD128"));
+        assert_eq!(
+            neutral_properties(&finding, &hints),
+            "ID_VFIO_DISPLAY=dmabuf\n\
+             ID_VFIO_DISPLAY_EDID_MAX=1920x1440\n\
+             ID_VFIO_DISPLAY_REQUIRE=graphics.gl=yes hostdev.display=on hostdev.ramfb=on;for=boot-display \
+             host.rendernode=/dev/dri/renderD128\n\
+             ID_VFIO_DISPLAY_EVIDENCE=probe;path=group;driver=a_driver_of=two_lines\n"
+        );
+        let nobody_knows = resolve(Vec::new(), Reason::NotProbed);
+        assert_eq!(
+            neutral_properties(&nobody_knows, &[]),
+            "ID_VFIO_DISPLAY=unknown\nID_VFIO_DISPLAY_REASON=not-probed\n"
+        );
     }
 
     #[test]

@@ -370,6 +370,8 @@ def test_what_is_new_is_announced_once():
     equal(change_events(lambda: out(f"gfxplane probe {device}")), 1, "something new")
     eventually("libvirt shows it again", lambda: said(device)["gfxplane.display"] == "region")
     equal(udev(device)["GFXPLANE_EVIDENCE"], "probe")
+    equal(udev(device)["ID_VFIO_DISPLAY"], "region", "the neutral word")
+    assert udev(device)["ID_VFIO_DISPLAY_EVIDENCE"].startswith("probe;path="), udev(device)
 
 
 def test_in_use_and_right_again():

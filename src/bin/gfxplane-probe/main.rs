@@ -30,7 +30,7 @@ use gfxplane::probe::asking::{Request, ask_and_keep};
 use gfxplane::probe::instance::{keep, sweep};
 use gfxplane::probe::{Asked, Manner, Prober, child};
 use gfxplane::publish::inventory::{Sources, active};
-use gfxplane::publish::words::{properties, words};
+use gfxplane::publish::words::{neutral_properties, properties, words};
 
 /// Does what the arguments say and returns the exit code.
 fn run() -> u8 {
@@ -107,6 +107,7 @@ fn udev(id: DeviceId) -> anyhow::Result<End> {
         Some(device) => {
             let entry = active(&sources, &device);
             out.write_all(properties(&words(&entry.finding, &entry.require)).as_bytes())?;
+            out.write_all(neutral_properties(&entry.finding, &entry.require).as_bytes())?;
             // The tree leaves out the statements of QEMU.
             let evidence = entry.finding.evidence.as_ref();
             if let Some(evidence) = evidence.filter(|by| !is_mdev && by.method != Method::Qemu) {
@@ -120,7 +121,7 @@ fn udev(id: DeviceId) -> anyhow::Result<End> {
         }
         None => writeln!(
             out,
-            "GFXPLANE_DISPLAY=unknown\nGFXPLANE_DISPLAY_REASON={}",
+            "GFXPLANE_DISPLAY=unknown\nGFXPLANE_DISPLAY_REASON={0}\nID_VFIO_DISPLAY=unknown\nID_VFIO_DISPLAY_REASON={0}",
             Reason::Vanished
         )?,
     }
