@@ -72,7 +72,7 @@ def said(device):
 
 def udev(device):
     lines = out(f"udevadm info --query=property /sys/bus/mdev/devices/{device}").splitlines()
-    return {k: v for k, v in (line.split("=", 1) for line in lines) if k.startswith("GFXPLANE_")}
+    return {k: v for k, v in (line.split("=", 1) for line in lines) if k.startswith(("GFXPLANE_", "ID_VFIO_"))}
 
 
 def capability(xml):
