@@ -64,13 +64,13 @@ def made_host(root):
     for directory in ("bin", "dev", "usr/bin", "usr/lib", "run", "var/cache/gfxplane/qemu"):
         (root / directory).mkdir(parents=True, exist_ok=True)
     shutil.copy("/bin/sh", root / "bin/sh")
-    shutil.copy("nothing", root / "nothing")
+    shutil.copy("nothing-static", root / "nothing")
     shutil.copy(f"{PROGRAMS}/gfxplane-helper", root / "usr/bin/gfxplane-helper")
-    for program in ("/bin/sh", "nothing", f"{PROGRAMS}/gfxplane-helper"):
-        for word in sh("ldd", program).split():
-            if word.startswith("/"):
-                (root / word[1:]).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(word, root / word[1:])
+    # The two programs have their libraries in them.
+    for word in sh("ldd", "/bin/sh").split():
+        if word.startswith("/"):
+            (root / word[1:]).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(word, root / word[1:])
     # As many as a host with a desktop's libraries has.
     for number in range(300):
         (root / f"usr/lib/package-{number}").mkdir()
