@@ -1,0 +1,204 @@
+
+use super::*;
+use crate::device::rules::Rules;
+
+/// Asks a prober that runs a shell script instead.
+fn ask_script(script: &str, deadline: Duration) -> Answer {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("prober");
+    let text = path.with_extension("text");
+    std::fs::write(&text, format!("#!/bin/sh\n{script}\n")).unwrap();
+    // Another process writes the file. If this one did, a child of another test might still
+    // hold it open for writing, and then it can't be executed (ETXTBSY).
+    let copied = Command::new("install")
+        .args(["-m", "755"])
+        .args([&text, &path])
+        .status();
+    assert!(copied.unwrap().success());
+    let prober = Prober::Program(path);
+    let id = "0000:00:02.0".parse().unwrap();
+    ask(&Root::system(), &prober, id, deadline, Manner::default())
+}
+
+const LONG: Duration = Duration::from_secs(60);
+const SHORT: Duration = Duration::from_millis(300);
+
+#[test]
+fn every_way_a_child_can_end() {
+    let answer = Answer {
+        path: Some(OpenPath::Group),
+        step: None,
+        errno: None,
+        note: None,
+        facts: Facts::of(Display::NONE),
+    };
+    let said = serde_json::to_string(&answer).unwrap();
+    assert_eq!(
+        ask_script(&format!("echo open >&2; echo '{said}'"), LONG),
+        answer
+    );
+
+    let unknown = |reason, step| Answer::none(reason, step);
+    let hang = ask_script("echo lock >&2; echo open >&2; exec sleep 1000", SHORT);
+    assert_eq!(hang, unknown(Reason::TimedOut, Step::Open));
+    let crash = ask_script(
+        "echo control >&2; echo thread panicked >&2; kill -SEGV $$",
+        LONG,
+    );
+    assert_eq!(crash, unknown(Reason::QueryFailed, Step::Control));
+    let half = &said[..said.len() / 2];
+    for by in ["KILL", "TERM"] {
+        let killed = ask_script(
+            &format!("echo query-dmabuf >&2; printf %s '{half}'; kill -{by} $$"),
+            LONG,
+        );
+        assert_eq!(killed, unknown(Reason::QueryFailed, Step::QueryDmabuf));
+    }
+    assert_eq!(
+        ask_script("echo nonsense", LONG),
+        unknown(Reason::QueryFailed, Step::Spawn)
+    );
+    assert_eq!(
+        ask_script("exec sleep 1000", SHORT),
+        unknown(Reason::TimedOut, Step::Spawn)
+    );
+    let missing = ask(
+        &Root::system(),
+        &Prober::Program("/nonexistent".into()),
+        "0000:00:02.0".parse().unwrap(),
+        LONG,
+        Manner::default(),
+    );
+    assert_eq!(
+        (missing.step, missing.errno.as_deref()),
+        (Some(Step::Spawn), Some("ENOENT"))
+    );
+}
+
+#[test]
+fn a_child_is_told_all() {
+    for kvm in [false, true] {
+        for path in [None, Some(OpenPath::Group), Some(OpenPath::Cdev)] {
+            let manner = Manner { kvm, path };
+            let arguments: Vec<String> = manner.to_arguments().collect();
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            assert_eq!(Manner::from_arguments(&arguments), Some(manner));
+        }
+    }
+    assert_eq!(Manner::default().to_arguments().count(), 0);
+    for bad in ["--path=", "--path=iommufd", "--path", "-k", ""] {
+        assert_eq!(Manner::from_arguments(&["--kvm", bad]), None, "{bad}");
+    }
+}
+
+#[test]
+fn failures_of_a_vm_are_told_apart() {
+    let remark = |step, errno, reason| {
+        let answer = Answer::failed(&Failure {
+            step,
+            errno,
+            reason,
+        });
+        assert_eq!(
+            answer.facts.kvm,
+            answer.facts.display == Display::Unknown(Reason::NeedsVm)
+        );
+        answer.remark().map(str::to_owned)
+    };
+    let made = |text: Option<String>| text.unwrap().contains("can't be made");
+    assert!(made(remark(Step::Kvm, Errno::ENOENT, Reason::NeedsVm)));
+    assert!(made(remark(Step::KvmFile, Errno::EINVAL, Reason::NeedsVm)));
+    for (step, other) in [(Step::Open, Step::Bind), (Step::Bind, Step::Open)] {
+        let refused = remark(step, Errno::ESRCH, Reason::NeedsVm).unwrap();
+        assert!(refused.contains("did not take"), "{refused}");
+        let exists = remark(step, Errno::EEXIST, Reason::OpenFailed).unwrap();
+        assert!(exists.contains("already"), "{exists}");
+        assert_eq!(remark(other, Errno::EIO, Reason::OpenFailed), None);
+    }
+    assert_eq!(
+        remark(Step::Container, Errno::EEXIST, Reason::OpenFailed),
+        None
+    );
+    let busy = remark(Step::Group, Errno::EBUSY, Reason::InUse).unwrap();
+    assert!(busy.contains("gfxplane learn DOMAIN"), "{busy}");
+    let starting = Answer::none(Reason::InUse, Step::Lock);
+    assert_eq!(
+        starting.remark(),
+        Some("a domain that has it is being started")
+    );
+}
+
+#[test]
+fn who_may_be_opened() {
+    let rules = Rules::built_in();
+    let named = |name: &str| {
+        rules
+            .iter()
+            .map(|(_, rule)| rule)
+            .find(|rule| rule.name == name)
+    };
+    let unasked = Asked::Unasked;
+    let device = |bus: &str, driver: &str, api: &str| {
+        let mdev = "11111111-2222-3333-4444-555555555555";
+        let id = if bus == "pci" { "0000:00:02.0" } else { mdev };
+        Device {
+            driver: Some(driver.into()),
+            device_api: Some(api.into()),
+            ..Device::named(id.parse().unwrap(), "/sys/devices/x")
+        }
+    };
+    let mdev = || device("mdev", "any", "vfio-pci");
+    for (rule, asked, device, expected) in [
+        (named("mdpy"), unasked(ProbePolicy::Known), mdev(), true),
+        (named("mdpy"), unasked(ProbePolicy::Never), mdev(), false),
+        (named("mdpy"), Asked::ByName, mdev(), true),
+        (
+            named("nvidia-mdev"),
+            unasked(ProbePolicy::All),
+            mdev(),
+            false,
+        ),
+        (named("nvidia-mdev"), Asked::ByName, mdev(), true),
+        (
+            named("nvidia-vf"),
+            Asked::ByName,
+            device("pci", "nvidia", "vfio-pci"),
+            true,
+        ),
+        (None, unasked(ProbePolicy::Known), mdev(), false),
+        (None, unasked(ProbePolicy::All), mdev(), true),
+        (None, Asked::ByName, mdev(), true),
+        (
+            None,
+            Asked::ByName,
+            device("mdev", "vfio_ap_mdev", "vfio-ap"),
+            false,
+        ),
+        // No rule, and no lack of one, changes these.
+        (
+            None,
+            Asked::ByName,
+            device("pci", "vfio-pci", "vfio-pci"),
+            false,
+        ),
+        (
+            named("mdpy"),
+            Asked::ByName,
+            device("pci", "mlx5_vfio_pci", "vfio-pci"),
+            false,
+        ),
+        (
+            named("mdpy"),
+            unasked(ProbePolicy::All),
+            device("pci", "nvidia", "vfio-pci"),
+            false,
+        ),
+    ] {
+        let allowed = may_open(&device, rule, asked);
+        assert_eq!(
+            allowed.is_ok(),
+            expected,
+            "{device:?} {asked:?}: {allowed:?}"
+        );
+    }
+}
