@@ -6,6 +6,7 @@ beside a hook in Python that makes the same check. Root's, no virtual machine.
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -71,6 +72,11 @@ def made_host(root):
         if word.startswith("/"):
             (root / word[1:]).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(word, root / word[1:])
+    # Whatever is written at a start is written there.
+    sh("mount", "-t", "tmpfs", "tmpfs", str(root / "run"))
+    sh("cp", "-a", f"{HOST}/run/.", str(root / "run"))
+    (root / "dev/dri").mkdir()
+    os.mknod(root / "dev/dri/renderD128", 0o600 | stat.S_IFCHR, os.makedev(226, 128))
     # As many as a host with a desktop's libraries has.
     for number in range(300):
         (root / f"usr/lib/package-{number}").mkdir()
@@ -102,6 +108,7 @@ def made_host(root):
 def behind_the_script(path, program):
     text = Path(SCRIPT).read_text()
     assert text.count("/usr/bin/gfxplane-helper") == 1
+    path.parent.mkdir()
     path.write_text(text.replace("/usr/bin/gfxplane-helper", program))
     path.chmod(0o755)
 
@@ -134,10 +141,10 @@ with tempfile.TemporaryDirectory() as directory:
     made_host(root)
     programs = {"nothing": "/nothing", "gfxplane": "/usr/bin/gfxplane-helper"}
     for name, program in programs.items():
-        behind_the_script(root / f"hook-{name}", program)
+        behind_the_script(root / f"hook-{name}/50-gfxplane", program)
     # These two see the whole machine: there is a Python in it.
-    behind_the_script(root / "hook-python", f"{root}/peer.py")
-    behind_the_script(root / "hook-floor", f"{root}/nothing")
+    behind_the_script(root / "hook-python/50-gfxplane", f"{root}/peer.py")
+    behind_the_script(root / "hook-floor/50-gfxplane", f"{root}/nothing")
     text = (Path(CASES) / "veto-dmabuf-spice-loopback/domain.xml").read_text()
     start, end = text.index("    <hostdev"), text.index("</hostdev>") + len("</hostdev>\n")
     (root / "plain.xml").write_text(text[:start] + text[end:])
@@ -147,8 +154,8 @@ with tempfile.TemporaryDirectory() as directory:
         path = root / f"{domain}.xml"
         python[domain] = alternate(
             30,
-            nothing=calling(f"{root}/hook-floor", path, 0),
-            python=calling(f"{root}/hook-python", path, code, GFXPLANE_ROOT=str(root)),
+            nothing=calling(f"{root}/hook-floor/50-gfxplane", path, 0),
+            python=calling(f"{root}/hook-python/50-gfxplane", path, code, GFXPLANE_ROOT=str(root)),
         )
     print("the qemu hook at prepare, whole process, beside a C program that does nothing behind the same script")
     outside = os.open("/", os.O_RDONLY)
@@ -160,7 +167,7 @@ with tempfile.TemporaryDirectory() as directory:
         ("a domain with one mbochs that needs a plan: vetoed", "doomed", 1, 2.0),
     ):
         calls = {"nothing": 0, "gfxplane": code}
-        calls = {name: calling(f"/hook-{name}", f"/{domain}.xml", code) for name, code in calls.items()}
+        calls = {name: calling(f"/hook-{name}/50-gfxplane", f"/{domain}.xml", code) for name, code in calls.items()}
         found = alternate(1000, **calls)
         print(f" {what}: nothing median {found['nothing'][0]:.2f} ms, least {found['nothing'][1]:.2f} ms")
         report("gfxplane", found, goal)
@@ -172,5 +179,6 @@ with tempfile.TemporaryDirectory() as directory:
     # Out again, to remove it.
     os.fchdir(outside)
     os.chroot(".")
+    sh("umount", str(root / "run"))
     for one in figures:
         figure(*one)

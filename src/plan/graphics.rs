@@ -91,7 +91,7 @@ impl Planner<'_, '_, '_> {
                 self.make(arrangement);
             }
             found => {
-                let found = found.or_else(|| best(true));
+                let found = found.or_else(|| if may_add { None } else { best(true) });
                 self.refused(&now, found.as_ref());
             }
         }

@@ -1,4 +1,3 @@
-
 use super::*;
 use crate::device::evidence::{Evidence, Method, resolve};
 use crate::device::facts::{Display, Facts, Reason};

@@ -1,4 +1,3 @@
-
 use super::*;
 
 fn subject<'a>(bus: Bus, type_id: &'a str, kernel: &'a str) -> Subject<'a> {

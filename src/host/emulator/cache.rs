@@ -84,7 +84,7 @@ impl Key {
                 .filter_map(|path| Some((modified(&fs::metadata(&path).ok()?), path)))
                 .map(|(modified, path)| (path, modified))
                 .collect(),
-            libvirt: libvirt::version(root, &mut Vec::new()),
+            libvirt: libvirt::version(root),
             rdp: libvirt::has_rdp(root),
         })
     }

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 
 use memchr::memmem;
 
-use super::{is_multiarch, on_host};
+use super::{libraries, on_host};
 use crate::device::version::Version;
-use crate::host::{Root, read_names_that};
+use crate::host::Root;
 use crate::predict::versions::SPICE_GL_OVER_TCP;
 
 /// The largest file that is read, in bytes. A QEMU with its symbols has about 100 MiB.
@@ -148,12 +148,7 @@ pub(super) fn module_directories(root: &Root, emulator: &Path) -> Vec<PathBuf> {
         let Some(prefix) = program.parent().and_then(Path::parent) else {
             continue;
         };
-        let lib = prefix.join("lib");
-        let multiarch = read_names_that(is_multiarch, &lib, &mut Vec::new())
-            .into_iter()
-            .map(|name| lib.join(name));
-        let multiarch: Vec<PathBuf> = multiarch.collect();
-        for lib in [lib, prefix.join("lib64")].into_iter().chain(multiarch) {
+        for lib in libraries(prefix) {
             let directories = ["qemu", "qemu-kvm"].map(|name| lib.join(name));
             found.extend(directories.into_iter().filter(|path| path.is_dir()));
         }

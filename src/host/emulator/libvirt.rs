@@ -8,11 +8,11 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::cache::{CACHE, parsed};
-use super::is_multiarch;
+use super::libraries;
 use crate::device::record::FORMAT;
 use crate::device::version::Version;
 use crate::host::apparmor::{confines_guests, denies_dbus_daemon, denies_x};
-use crate::host::{Root, Warning, exists, read_names, read_names_that, read_text};
+use crate::host::{Root, Warning, exists, read_names, read_text};
 use crate::predict::abilities::{Abilities, Guests, RenderNodes};
 
 /// The address where spice and VNC listen unless qemu.conf names another (libvirt
@@ -48,7 +48,7 @@ pub(super) fn installed(root: &Root, warnings: &mut Vec<Warning>) -> Installed {
     let apparmor = conf.as_ref().and_then(|_| confines_guests(root, drivers));
     Installed {
         format: FORMAT,
-        version: version(root, warnings),
+        version: version(root),
         guests: Guests {
             dri: dri(root),
             apparmor,
@@ -107,13 +107,9 @@ fn first_port(root: &Root, conf: &str) -> Option<u16> {
 
 /// Returns the version of the installed libvirt. `libvirt.so.0.11003.0` is 11.3.0 (libvirt
 /// meson.build, `lib_version`). `None` if several versions are installed.
-pub(super) fn version(root: &Root, warnings: &mut Vec<Warning>) -> Option<Version> {
-    let lib = root.join("usr/lib");
-    let multiarch = read_names_that(is_multiarch, &lib, warnings)
-        .into_iter()
-        .map(|name| lib.join(name));
-    let versions: BTreeSet<Version> = multiarch
-        .chain([root.join("usr/lib64"), root.join("usr/lib")])
+pub(super) fn version(root: &Root) -> Option<Version> {
+    let versions: BTreeSet<Version> = libraries(&root.join("usr"))
+        .iter()
         .filter_map(|directory| directory.join("libvirt.so.0").canonicalize().ok())
         .filter_map(|library| version_of_library(library.file_name()?.to_str()?))
         .collect();
@@ -298,7 +294,7 @@ mod tests {
             fs::write(directory.join(version), "").unwrap();
             symlink(version, directory.join("libvirt.so.0")).unwrap();
         };
-        let installed = || version(&host.root(), &mut Vec::new());
+        let installed = || version(&host.root());
         assert_eq!(installed(), None);
         library("usr/lib/x86_64-linux-gnu", "libvirt.so.0.11003.0");
         library("usr/lib64", "libvirt.so.0.11003.0");

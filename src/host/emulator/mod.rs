@@ -47,10 +47,16 @@ pub enum Asking<'a> {
     Fresh(&'a AskLibvirt<'a>),
 }
 
-/// Returns whether a directory of `/usr/lib` is that of an architecture (Debian's
-/// `x86_64-linux-gnu`).
-fn is_multiarch(name: &str) -> bool {
-    name.contains("-linux-")
+/// Returns where programs below `prefix` (`/usr`) have their libraries: Debian's directory for this
+/// architecture first (<https://wiki.debian.org/Multiarch/Tuples>).
+fn libraries(prefix: &Path) -> [PathBuf; 3] {
+    let debian = match std::env::consts::ARCH {
+        "x86" => "lib/i386-linux-gnu".to_owned(),
+        "arm" => "lib/arm-linux-gnueabihf".to_owned(),
+        "powerpc64" => "lib/powerpc64le-linux-gnu".to_owned(),
+        other => format!("lib/{other}-linux-gnu"),
+    };
+    [debian.as_str(), "lib64", "lib"].map(|name| prefix.join(name))
 }
 
 /// Returns the paths where distributions install the QEMU that libvirt uses on this kind of

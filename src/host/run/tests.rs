@@ -1,4 +1,3 @@
-
 use super::*;
 use crate::device::evidence::Step;
 use crate::device::facts::{Display, Reason};

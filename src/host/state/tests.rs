@@ -1,4 +1,3 @@
-
 use super::*;
 
 const UUID: Uuid = Uuid::from_u128(0xc1a2_0000_0000_4000_8000_0000_0000_0002);

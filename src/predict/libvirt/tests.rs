@@ -1,4 +1,3 @@
-
 use super::*;
 use crate::domain::Domain;
 use crate::predict::screens::Known;

@@ -1,4 +1,3 @@
-
 use super::*;
 
 const ODD: &str = "<?xml version='1.0'?>\n<a b='1'>\n    <b/>\n    <!-- c -->\n    <c/>\n</a>\n";

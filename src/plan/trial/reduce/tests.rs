@@ -1,4 +1,3 @@
-
 use super::*;
 use crate::device::facts::Reason;
 use crate::device::version::Version;
