@@ -65,11 +65,11 @@ def made_host(root):
     for directory in ("bin", "dev", "usr/bin", "usr/lib", "run", "var/cache/gfxplane/qemu"):
         (root / directory).mkdir(parents=True, exist_ok=True)
     shutil.copy("/bin/sh", root / "bin/sh")
-    shutil.copy("nothing-static", root / "nothing")
+    shutil.copy("nothing", root / "nothing")
     shutil.copy(f"{PROGRAMS}/gfxplane-helper", root / "usr/bin/gfxplane-helper")
-    # The two programs have their libraries in them.
-    for word in sh("ldd", "/bin/sh").split():
-        if word.startswith("/"):
+    # The helper has its libraries in it.
+    for word in sh("ldd", "/bin/sh", "nothing").split():
+        if word.startswith("/") and word.count(":") == 0:
             (root / word[1:]).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(word, root / word[1:])
     # Whatever is written at a start is written there.

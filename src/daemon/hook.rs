@@ -294,12 +294,14 @@ fn certain(screens: &Screens, abilities: &Abilities) -> Option<Refusal> {
         Outcome::No(refusal) if refusal.by() == Program::Qemu && refusal.always => Some(refusal),
         _ => None,
     };
-    let cautious = cautious(screens);
-    always(&cautious)?;
-    // With the others, the refusal may have been about one of these.
-    let mut measured = cautious;
-    measured.vgpus.retain(|vgpu| vgpu.known.is_measured());
-    always(&measured).filter(|refusal| matches!(refusal.about, About::Device(_)))
+    let mut measured = cautious(screens);
+    let mut refusal = always(&measured)?;
+    if !measured.vgpus.iter().all(|vgpu| vgpu.known.is_measured()) {
+        // With the others, the refusal may have been about one of these.
+        measured.vgpus.retain(|vgpu| vgpu.known.is_measured());
+        refusal = always(&measured)?;
+    }
+    Some(refusal).filter(|refusal| matches!(refusal.about, About::Device(_)))
 }
 
 /// A refusal and its description.
