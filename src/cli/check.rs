@@ -9,7 +9,7 @@ use crate::cli::{End, json};
 use crate::device::id::DeviceId;
 use crate::device::record::FORMAT;
 use crate::domain::policy::{Displays, Wishes};
-use crate::domain::shell::{operand, plain_lines};
+use crate::domain::shell::{operand, plain_lines, quoted};
 use crate::host::domains;
 use crate::libvirt::Start;
 use crate::libvirt::{Context, Failure};
@@ -490,17 +490,18 @@ impl SubjectArgs {
             return Vec::new();
         };
         let edit = match self.subject() {
-            Subject::Domain(name) => format!("virsh edit {}: ", operand(Some(&name), None)),
-            Subject::File(_) | Subject::Stdin => String::new(),
+            Subject::Domain(name) => format!("virsh edit {}", operand(Some(&name), None)),
+            Subject::File(path) => format!("editor {}", quoted(&path.to_string_lossy())),
+            Subject::Stdin => "cat".into(),
         };
         let vgpu = plan.screens.vgpus.iter().find(|vgpu| vgpu.id == id);
         let is_here = vgpu.is_some_and(|vgpu| vgpu.known.here != Some(Here::Absent));
         vec![match id {
             DeviceId::Pci(_) if is_here => format!(
-                "{edit}managed='yes' on the hostdev, so that libvirt takes the device from its driver"
+                "{edit} # managed='yes' on the hostdev, so that libvirt takes the device from its driver"
             ),
             DeviceId::Pci(_) => {
-                format!("{edit}another address; gfxplane list shows this host's devices")
+                format!("{edit} # another address; gfxplane list shows this host's devices")
             }
             DeviceId::Mdev(uuid) => format!(
                 "sudo mdevctl start --uuid {uuid} # if it is defined; gfxplane list shows this host's devices"

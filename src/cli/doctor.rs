@@ -5,20 +5,21 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::cli::{End, json};
+use crate::cli::{End, json, overview};
 use crate::device::record::FORMAT;
 use crate::domain::shell;
 use crate::explain::doctor::examine as reader;
-use crate::explain::doctor::{Line, Verdict, examine, worst};
+use crate::explain::doctor::{Line, Verdict, examine, guests, worst};
 use crate::host::Warning;
+use crate::host::domains::DEFINITIONS;
 use crate::libvirt::{Context, Failure};
 
 /// Find what stands between this host and a working display
 ///
-/// Prints PASS, WARN and FAIL lines about devices and what is known of them, render nodes and who
+/// Prints PASS, WARN, FAIL and SKIP lines about guests, devices and what is known of them, render nodes and who
 /// may open them, QEMU's OpenGL, mdevctl and its callouts, libvirt's hooks, SELinux and AppArmor,
-/// versions with known faults, the daemon, and records. Exit code 1 if anything fails. Only root
-/// sees all of it.
+/// versions with known faults, the daemon, and records. A recorded host lacks what SKIP lines are
+/// about. Exit code 1 if anything fails. Only root sees all of it.
 #[derive(Debug, clap::Args)]
 pub struct Doctor {
     /// Print JSON
@@ -41,14 +42,7 @@ impl Doctor {
     /// libvirt is another host's; errors of the output. A check that fails is no error but exit
     /// code 1.
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
-        if context.is_remote() {
-            let problem = "this libvirt is another host's, which can't be examined from here: run gfxplane doctor there";
-            return Err(Failure::Environment(problem.into()).into());
-        }
-        let (host, warnings) = reader::read(&context.root, &|emulator: &Path| {
-            context.domain_capabilities(emulator, true)
-        });
-        let lines = examine(&host);
+        let (lines, warnings) = read(context)?;
         let verdict = worst(&lines);
         if self.json {
             let document = Document {
@@ -68,6 +62,28 @@ impl Doctor {
             End::Done
         })
     }
+}
+
+/// Examines a host and its guests. Also returns the warnings that have no line of their own.
+///
+/// # Errors
+/// libvirt is another host's.
+pub fn read(context: &Context) -> Result<(Vec<Line>, Vec<Warning>), Failure> {
+    if context.is_remote() {
+        let problem = "this libvirt is another host's, which can't be examined from here: run gfxplane doctor there";
+        return Err(Failure::Environment(problem.into()));
+    }
+    let (host, mut warnings) = reader::read(&context.root, &|emulator: &Path| {
+        context.domain_capabilities(emulator, true)
+    });
+    let overview = overview::read(context, false)?;
+    let mut lines = examine(&host);
+    lines.extend(guests(&overview, host.recording));
+    // The others have a line, or were found before.
+    let domains = context.root.join(DEFINITIONS);
+    let of_domains = overview.warnings.into_iter();
+    warnings.extend(of_domains.filter(|warning| warning.path.starts_with(&domains)));
+    Ok((lines, warnings))
 }
 
 /// Writes lines.
