@@ -5,9 +5,9 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use crate::cli::page::{Page, count};
 use crate::cli::{End, json, overview};
 use crate::device::record::FORMAT;
-use crate::domain::shell;
 use crate::explain::doctor::examine as reader;
 use crate::explain::doctor::{Line, Verdict, examine, guests, worst};
 use crate::host::Warning;
@@ -36,7 +36,7 @@ struct Document<'l> {
 }
 
 impl Doctor {
-    /// Examines the host, and prints lines as virt-host-validate does.
+    /// Examines the host, and prints a line for each check.
     ///
     /// # Errors
     /// libvirt is another host's; errors of the output. A check that fails is no error but exit
@@ -54,7 +54,7 @@ impl Doctor {
             json(out, &document)?;
         } else {
             context.warn(&warnings);
-            print(out, &lines)?;
+            text(&lines).print(out)?;
         }
         Ok(if verdict == Verdict::Fail {
             End::Refused
@@ -86,30 +86,29 @@ pub fn read(context: &Context) -> Result<(Vec<Line>, Vec<Warning>), Failure> {
     Ok((lines, warnings))
 }
 
-/// Writes lines.
-///
-/// # Errors
-/// Errors of the output.
-pub fn print(out: &mut dyn Write, lines: &[Line]) -> std::io::Result<()> {
-    let widths = lines.iter().map(|line| line.what.chars().count());
-    let width = widths.max().unwrap_or(0);
+/// Returns the lines as text.
+#[must_use]
+pub fn text(lines: &[Line]) -> Page {
+    let mut page = Page::default();
+    let of = |verdict| lines.iter().filter(|line| line.verdict == verdict).count();
+    let counts = [
+        (of(Verdict::Fail), "failed"),
+        (of(Verdict::Warn), "with warnings"),
+        (of(Verdict::Pass), "passed"),
+        (of(Verdict::Skip), "skipped"),
+    ];
+    let counts: Vec<String> = counts
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, word)| format!("{count} {word}"))
+        .collect();
+    let checks = count(lines.len(), "check", "checks");
+    let head = format!("{checks}: {}", counts.join(", "));
+    page.words(Some(worst(lines)), 0, &head, "");
+    page.blank();
     for line in lines {
-        let more = if line.more.is_empty() {
-            String::new()
-        } else {
-            format!(" ({})", plain(&line.more))
-        };
-        let (what, verdict) = (plain(&line.what), line.verdict.word());
-        writeln!(out, "host: Checking {what:<width$} : {verdict}{more}")?;
-        for fix in &line.fixes {
-            writeln!(out, "    fix: {}", plain(fix))?;
-        }
+        page.words(Some(line.verdict), 0, &line.what, &line.more);
+        page.commands(1, "fix", &line.fixes);
     }
-    Ok(())
-}
-
-/// Makes a text one line on which no terminal acts. Names of files may contain anything.
-fn plain(text: &str) -> String {
-    let words: Vec<&str> = text.split_whitespace().collect();
-    shell::plain(&words.join(" "))
+    page
 }

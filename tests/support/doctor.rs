@@ -13,8 +13,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use gfxplane::cli::doctor::{print, read};
-use gfxplane::explain::doctor::worst;
+use gfxplane::cli::doctor::{read, text};
 use gfxplane::host::Root;
 use gfxplane::libvirt::{Context, Without};
 use libtest_mimic::{Failed, Trial};
@@ -23,6 +22,7 @@ use tempfile::TempDir;
 
 use crate::support::folders::{self, nothing_but};
 use crate::support::hosts::golden;
+use crate::support::overview::without_colours;
 
 #[derive(Default, Deserialize)]
 struct Case {
@@ -52,8 +52,7 @@ fn of_folder(folder: &Path) -> Result<(), Failed> {
         let inside = warning.path.strip_prefix(made.path())?;
         said.extend(format!("warning: /{}: {}\n", inside.display(), warning.problem).bytes());
     }
-    print(&mut said, &lines)?;
-    said.extend(format!("{}\n", worst(&lines).word()).bytes());
+    said.extend(without_colours(&text(&lines), 80).bytes());
     golden(&folder.join("said.txt"), std::str::from_utf8(&said)?)
 }
 

@@ -31,7 +31,7 @@ pub(super) fn gpus(host: &Host, report: &mut Report) {
         let Some(missing) = &gpu.missing else {
             continue;
         };
-        let what = format!("for vGPUs of {}", gpu.address);
+        let what = format!("vGPUs of {}", gpu.address);
         let verdict = if missing.certain {
             Verdict::Warn
         } else {
@@ -57,23 +57,23 @@ pub(super) fn devices(host: &Host, report: &mut Report) {
     if active().next().is_none() {
         let more = "there is none; types of mediated devices: ";
         let more = format!("{more}{}", host.inventory.types.len());
-        report.line(Topic::Devices, "for vfio devices", Verdict::Pass, more);
+        report.line(Topic::Devices, "vfio devices", Verdict::Pass, more);
         return;
     }
     if host.vfio {
-        report.line(Topic::Devices, "for vfio", Verdict::Pass, "");
+        report.line(Topic::Devices, "vfio", Verdict::Pass, "");
     } else {
         report
             .missing(
                 Topic::Devices,
-                "for vfio",
+                "vfio",
                 Verdict::Fail,
                 "neither /dev/vfio/vfio nor /dev/iommu is there",
             )
             .fix(VFIO);
     }
     for entry in active() {
-        let what = format!("for the display of {}", entry.id);
+        let what = format!("display of {}", entry.id);
         let display = &entry.finding.facts.display;
         let words = display.words().join(", ");
         let Some(reason) = display.reason() else {
@@ -175,15 +175,15 @@ pub(super) fn records(host: &Host, report: &mut Report) {
         report
             .line(
                 Topic::Records,
-                "for records that can be believed",
+                "damaged records",
                 Verdict::Warn,
                 warning.to_string(),
             )
             .fix(format!("sudo rm -r {path}{}", again.unwrap_or_default()));
     }
-    let what = "for stale records";
+    let what = "stale records";
     if host.stale.is_empty() {
-        report.line(Topic::Records, what, Verdict::Pass, "");
+        report.line(Topic::Records, what, Verdict::Pass, "none");
         return;
     }
     let ids: Vec<String> = host.stale.iter().map(ToString::to_string).collect();
@@ -213,7 +213,7 @@ pub(super) fn records(host: &Host, report: &mut Report) {
 
 /// Checks udev's rule and the daemon.
 pub(super) fn service(host: &Host, report: &mut Report) {
-    let what = "for gfxplane's udev rule";
+    let what = "udev rule";
     match host.udev_rule {
         Some(UdevRule::Installed) => {
             report.line(Topic::Service, what, Verdict::Pass, "");
@@ -235,10 +235,10 @@ pub(super) fn service(host: &Host, report: &mut Report) {
                 .fix(REINSTALL);
         }
     }
-    let what = "if the daemon runs";
+    let what = "daemon";
     match host.moment.service {
         Some(true) => {
-            report.line(Topic::Service, what, Verdict::Pass, "");
+            report.line(Topic::Service, what, Verdict::Pass, "runs");
         }
         Some(false) => {
             report
@@ -246,7 +246,7 @@ pub(super) fn service(host: &Host, report: &mut Report) {
                     Topic::Service,
                     what,
                     Verdict::Warn,
-                    "no definition is fixed, and no device asked that comes free",
+                    "it does not run: no definition is fixed, and no device asked that comes free",
                 )
                 .fix("sudo systemctl enable --now gfxplane.service");
         }
@@ -259,7 +259,7 @@ pub(super) fn service(host: &Host, report: &mut Report) {
         report
             .missing(
                 Topic::Hook,
-                "for gfxplane-helper",
+                "gfxplane-helper",
                 Verdict::Fail,
                 format!(
                     "/usr/bin/gfxplane-helper is missing or can't be executed: {} does nothing",

@@ -12,7 +12,7 @@ use crate::publish::overview::{GuestEntry, GuestsFrom, Overview};
 #[must_use]
 pub fn guests(overview: &Overview, recording: Recording) -> Vec<Line> {
     let mut report = Report::new(recording);
-    let what = "for guests";
+    let what = "guests";
     let devices = overview.parents.iter().flat_map(|parent| &parent.devices);
     let mut guests: BTreeMap<&str, Vec<&GuestEntry>> = BTreeMap::new();
     for guest in devices.chain(&overview.absent).flat_map(|one| &one.guests) {
@@ -43,11 +43,7 @@ fn of_guest(name: &str, entries: &[&GuestEntry], report: &mut Report) {
     let mut is_well = true;
     for problem in problems.filter(|problem| problem.level > Level::Info) {
         is_well = false;
-        let verdict = match problem.level {
-            Level::Fail => Verdict::Fail,
-            _ => Verdict::Warn,
-        };
-        let line = report.line(Topic::Guests, &what, verdict, &problem.text);
+        let line = report.line(Topic::Guests, &what, problem.level.into(), &problem.text);
         line.guest = Some(name.to_owned());
         for fix in &problem.fixes {
             line.fix(fix);

@@ -22,7 +22,7 @@ fn has_mdevs(host: &Host) -> bool {
 
 /// Checks mdevctl, and whether libvirt shows its attributes.
 pub(super) fn mdevctl(host: &Host, report: &mut Report) {
-    let what = "for mdevctl";
+    let what = "mdevctl";
     match &host.mdevctl {
         Some(path) => {
             report.line(
@@ -52,7 +52,7 @@ pub(super) fn mdevctl(host: &Host, report: &mut Report) {
             return;
         }
     }
-    let what = "if virsh nodedev-dumpxml shows displays";
+    let what = "displays in virsh nodedev-dumpxml";
     if !host.attributes {
         let more = "the settings say attributes = \"off\"";
         report
@@ -94,8 +94,8 @@ pub(super) fn callouts(host: &Host, report: &mut Report) {
         return;
     }
     for (callouts, what) in [
-        (true, "for gfxplane's callout of mdevctl"),
-        (false, "for gfxplane's notifier of mdevctl"),
+        (true, "gfxplane's callout of mdevctl"),
+        (false, "gfxplane's notifier of mdevctl"),
     ] {
         let directories = || {
             host.scripts
@@ -171,7 +171,7 @@ pub(super) fn callouts(host: &Host, report: &mut Report) {
             report
                 .line(
                     Topic::Callouts,
-                    "for callouts that are asked before it",
+                    "callouts that are asked before it",
                     Verdict::Warn,
                     format!(
                         "{}: for a device that one of them answers for, virsh shows its attributes instead of gfxplane's, which gfxplane list and gfxplane nodedev-dumpxml show",
@@ -184,7 +184,7 @@ pub(super) fn callouts(host: &Host, report: &mut Report) {
 
 /// Checks that libvirt's qemu hook is installed, executable, and seen by the running daemon.
 pub(super) fn hook(host: &Host, report: &mut Report) {
-    let what = "for gfxplane's qemu hook";
+    let what = "gfxplane's qemu hook";
     if host.hooks_hidden {
         report
             .line(
@@ -256,7 +256,7 @@ pub(super) fn hook(host: &Host, report: &mut Report) {
         report
             .line(
                 Topic::Hook,
-                "for other qemu hooks",
+                "other qemu hooks",
                 Verdict::Warn,
                 format!(
                     "{}: any of them can keep a domain from starting, and those after gfxplane's have the last word on the XML of domains that are restored or come from elsewhere",
@@ -271,7 +271,7 @@ pub(super) fn hook(host: &Host, report: &mut Report) {
 /// and when it is told to reload. If it has seen any hook then, it also runs those that appear in
 /// `qemu.d` later (src/util/virhook.c, `virHookInitialize` and `virHookCall`).
 fn seen(host: &Host, ours: &Script, report: &mut Report) {
-    let what = "if libvirt has seen the hook";
+    let what = "qemu hook as libvirt sees it";
     let changed = |script: &Script| {
         let access = host.moment.access.get(&script.path)?;
         Some(access.changed)
@@ -281,7 +281,7 @@ fn seen(host: &Host, ours: &Script, report: &mut Report) {
         report.line(Topic::Hook, what, Verdict::Pass, more);
     }
     for daemon in &host.moment.daemons {
-        let what = format!("if {} has seen the hook", daemon.name);
+        let what = format!("qemu hook as {} sees it", daemon.name);
         let Some(since) = daemon.since else {
             let more = "since when it runs can't be seen by this user";
             report
@@ -292,7 +292,7 @@ fn seen(host: &Host, ours: &Script, report: &mut Report) {
         let there = |script: &Script| changed(script).is_some_and(|at| at <= since);
         let runs = |script: &&Script| script.executable;
         if host.hooks.iter().filter(runs).any(there) {
-            report.line(Topic::Hook, what, Verdict::Pass, "");
+            report.line(Topic::Hook, what, Verdict::Pass, "seen");
         } else if changed(ours).is_none() {
             let more = "since when the hook is there is not known";
             report.line(Topic::Hook, what, Verdict::Warn, more);
@@ -322,7 +322,7 @@ fn selinux(host: &Host, report: &mut Report) {
     let Some(hook) = host.hooks.iter().find(|hook| hook.is_ours) else {
         return;
     };
-    let what = "if SELinux lets libvirt run the hook";
+    let what = "qemu hook under SELinux";
     let boolean = match selinux.hooks_unconfined {
         Some(true) => "; virt_hooks_unconfined is on, and says nothing of virtqemud",
         Some(false) => "; virt_hooks_unconfined is off, and says nothing of virtqemud",
@@ -365,7 +365,7 @@ pub(super) fn dbus_daemon(host: &Host, report: &mut Report) {
     report
         .line(
             Topic::DbusDaemon,
-            "if AppArmor lets a guest have a dbus-daemon",
+            "dbus-daemon of a guest under AppArmor",
             Verdict::Warn,
             "it does not: no domain with <graphics type='dbus'/> on a bus starts; one with p2p='yes' needs none",
         )

@@ -24,6 +24,7 @@ use crate::device::id::DeviceId;
 use crate::device::version::Version;
 use crate::host::Warning;
 use crate::host::config::HookMode;
+use crate::plan::Level;
 use crate::predict::abilities::Abilities;
 use crate::publish::inventory::Inventory;
 
@@ -55,6 +56,16 @@ impl Verdict {
             Verdict::Pass => "PASS",
             Verdict::Warn => "WARN",
             Verdict::Fail => "FAIL",
+        }
+    }
+}
+
+impl From<Level> for Verdict {
+    fn from(level: Level) -> Self {
+        match level {
+            Level::Info => Verdict::Pass,
+            Level::Warn => Verdict::Warn,
+            Level::Fail => Verdict::Fail,
         }
     }
 }
@@ -117,7 +128,7 @@ pub struct Line {
     /// The domain, if the check is about a single one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guest: Option<String>,
-    /// The check, in words that follow "Checking".
+    /// The thing that is checked.
     pub what: String,
     /// The outcome.
     pub verdict: Verdict,

@@ -21,7 +21,7 @@ fn serious(host: &Host) -> (Verdict, &'static str) {
 
 /// Checks the render nodes, and who may open them.
 pub(super) fn render_nodes(host: &Host, report: &mut Report) {
-    let what = "for render nodes";
+    let what = "render nodes";
     if host.render_nodes.is_empty() {
         let (verdict, who) = serious(host);
         let more = format!("there is none in /dev/dri{who}");
@@ -46,7 +46,7 @@ pub(super) fn render_nodes(host: &Host, report: &mut Report) {
         report
             .line(
                 Topic::RenderNodes,
-                "which of them is used",
+                "choice of the render node",
                 Verdict::Warn,
                 "libvirt takes the first that it finds where a domain names none",
             )
@@ -58,12 +58,12 @@ pub(super) fn render_nodes(host: &Host, report: &mut Report) {
 }
 
 fn access(host: &Host, path: &Path, driver: Option<&str>, report: &mut Report) {
-    let what = format!("who may open {}", path.display());
+    let what = format!("access to {}", path.display());
     if driver == Some("nvidia") {
         report
             .line(
                 Topic::RenderNodes,
-                format!("the driver of {}", path.display()),
+                format!("driver of {}", path.display()),
                 Verdict::Warn,
                 "NVIDIA's own: QEMU needs EGL extensions of Mesa's, which it may lack (\"egl: eglInitialize failed\")",
             )
@@ -102,7 +102,7 @@ fn access(host: &Host, path: &Path, driver: Option<&str>, report: &mut Report) {
 
 /// Checks the libraries that a render node needs.
 pub(super) fn libraries(host: &Host, report: &mut Report) {
-    let what = "for EGL";
+    let what = "EGL";
     if host.egl_vendor {
         report.line(Topic::OpenGl, what, Verdict::Pass, "");
         return;
@@ -125,7 +125,7 @@ pub(super) fn emulators(host: &Host, report: &mut Report) {
         report
             .missing(
                 Topic::OpenGl,
-                "for QEMU",
+                "QEMU",
                 Verdict::Warn,
                 "none was found where libvirt looks for one",
             )
@@ -148,7 +148,7 @@ fn with_opengl(abilities: &Abilities) -> Vec<&'static str> {
 }
 
 fn one(host: &Host, emulator: &Path, abilities: &Abilities, report: &mut Report) {
-    let what = format!("for OpenGL in {}", emulator.display());
+    let what = format!("OpenGL in {}", emulator.display());
     let Some(frontends) = &abilities.frontends else {
         let more = "libvirt was not asked about it yet, or did not answer";
         report

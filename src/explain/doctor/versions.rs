@@ -10,7 +10,7 @@ use crate::publish::inventory::DeviceEntry;
 /// Checks the versions of QEMU and libvirt.
 pub(super) fn versions(host: &Host, report: &mut Report) {
     for (emulator, abilities) in &host.emulators {
-        let what = format!("the version of {}", emulator.display());
+        let what = format!("version of {}", emulator.display());
         let Some(version) = &abilities.qemu else {
             report
                 .unknown(Topic::Versions, what, "it is not known")
@@ -53,7 +53,7 @@ pub(super) fn versions(host: &Host, report: &mut Report) {
             report.line(Topic::Versions, what, Verdict::Pass, version.to_string());
         }
     }
-    let what = "the version of libvirt";
+    let what = "version of libvirt";
     let Some(version) = &host.libvirt else {
         report.unknown(Topic::Versions, what, "it is not known");
         return;
