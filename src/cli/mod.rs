@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod collect;
+pub mod complete;
 pub mod doctor;
 pub mod explain;
 pub mod fixup;
