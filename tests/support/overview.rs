@@ -22,12 +22,13 @@ use gfxplane::explain::doctor::examine as reader;
 use gfxplane::explain::doctor::{Topic, examine};
 use gfxplane::host::Root;
 use gfxplane::libvirt::{Context, Without};
+use gfxplane::plan::Level;
 use gfxplane::publish::overview::Overview;
 use libtest_mimic::{Failed, Trial};
 use roxmltree::{Document, Node, ParsingOptions};
 use serde::Deserialize;
 
-use crate::support::doctor::tree;
+use crate::support::doctor::{is_command, tree};
 use crate::support::folders::{self, nothing_but};
 use crate::support::hosts::golden;
 
@@ -124,6 +125,16 @@ pub(crate) fn page_is_sound(found: &Overview) -> Result<(), Failed> {
         ..ParsingOptions::default()
     };
     let document = Document::parse_with_options(&page, options)?;
+    let devices = found.parents.iter().flat_map(|parent| &parent.devices);
+    let guests = devices.chain(&found.absent).flat_map(|one| &one.guests);
+    let problems = guests.flat_map(|guest| &guest.problems);
+    let missing = found.parents.iter().filter_map(|p| p.missing.as_ref());
+    let fixes = problems
+        .filter(|one| one.level > Level::Info)
+        .flat_map(|one| &one.fixes);
+    for fix in fixes.chain(missing.flat_map(|missing| &missing.fixes)) {
+        is_command(fix)?;
+    }
     let allowed = [
         "html", "head", "meta", "title", "style", "body", "h1", "section", "div", "span", "code",
         "footer",
