@@ -58,9 +58,10 @@ fn of_folder(folder: &Path) -> Result<(), Failed> {
 
 /// Checks that a fix is a whole command: a shell can read it, and it begins with a program.
 pub(crate) fn is_command(fix: &str) -> Result<(), Failed> {
-    const PROGRAMS: [&str; 22] = [
+    const PROGRAMS: [&str; 23] = [
         "apt",
         "chmod",
+        "dmesg",
         "cp",
         "dnf",
         "echo",

@@ -87,8 +87,10 @@ fn of_folder(folder: &Path) -> Result<(), Failed> {
     said.extend(b"\ndoctor:\n");
     let mut lines = examine(&host);
     lines.retain(|line| line.topic == Topic::Gpus);
-    let lines = without_colours(&gfxplane::cli::doctor::text(&lines), 80);
-    said.extend(lines.bytes());
+    if !lines.is_empty() {
+        let lines = without_colours(&gfxplane::cli::doctor::text(&lines), 80);
+        said.extend(lines.bytes());
+    }
     if made.path().join("etc/libvirt/qemu").exists() {
         said.extend(b"\ncheck --all:\n");
         said.extend(check_all(made.path(), &[])?.bytes());
@@ -104,6 +106,8 @@ fn check_all(root: &Path, options: &[&str]) -> Result<String, Failed> {
         .args(["check", "--all"])
         .args(options)
         .env_remove("GFXPLANE_ROOT")
+        // The root's path is taken out, so nothing may be wrapped after it.
+        .env("COLUMNS", "1000")
         .output()?;
     let is_json = !options.is_empty();
     let mut said = String::from_utf8(output.stdout)?;
