@@ -19,6 +19,7 @@
 //! * `tests/explain` has messages and logs, and their explanations.
 //! * `tests/vm/matrix-measured` has what a real QEMU did with domains.
 //! * `tests/lossless` has odd XML documents, for the engine that edits them.
+//! * `json-schemas` has the schemas of the JSON that the program prints of all these.
 //! * `docs` has manual pages, commands with their output, and statements that can be checked against the
 //!   program. `packaging/completions` has what shells complete.
 
@@ -36,6 +37,7 @@ mod support {
     pub(crate) mod hooked;
     pub(crate) mod hostile;
     pub(crate) mod hosts;
+    pub(crate) mod json;
     pub(crate) mod learn;
     pub(crate) mod lossless;
     pub(crate) mod man;
@@ -74,6 +76,7 @@ fn main() -> ExitCode {
     trials.extend(support::learn::trials());
     trials.extend(support::matrix::trials());
     trials.extend(support::lossless::trials());
+    trials.extend(support::json::trials());
     trials.extend(support::man::trials());
     trials.extend(support::completions::trials());
     trials.extend(support::commands::trials());

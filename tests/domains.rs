@@ -136,13 +136,14 @@ fn json_has_the_plan_and_the_xml() {
 fn check_reports_line_by_line() {
     let (code, out, _) = file("check", &[], "dmabuf-vnc");
     assert_eq!(code, 1);
-    let failed: Vec<&str> = out.lines().filter(|line| line.contains(": FAIL")).collect();
+    let failed: Vec<&str> = out
+        .lines()
+        .filter(|line| line.starts_with("FAIL"))
+        .collect();
     assert_eq!(failed.len(), 1, "{out}");
-    assert!(
-        failed[0].starts_with("guest: Checking if the domain starts"),
-        "{out}"
-    );
-    assert!(failed[0].contains("opengl not available"), "{out}");
+    let head = "FAIL  guest  would be refused by QEMU: ";
+    assert!(failed[0].starts_with(head), "{out}");
+    assert!(out.contains("opengl not available"), "{out}");
     assert!(
         out.contains("/dmabuf-vnc/domain.xml --consent remote # vnc removed"),
         "{out}"
@@ -152,7 +153,85 @@ fn check_reports_line_by_line() {
     assert!(!out.contains("FAIL") && !out.contains("WARN"), "{out}");
     let (code, out, _) = file("check", &[], "in-use-on-vnc");
     assert_eq!(code, 0);
-    assert!(out.contains(": WARN (not known: in-use)"), "{out}");
+    assert!(out.contains("  not known: in-use\n"), "{out}");
+}
+
+#[test]
+fn where_only_versions_are_not_known_the_first_fix_names_them() {
+    let xml = domain("dmabuf-vnc-egl-headless");
+    let xml = xml.to_str().unwrap();
+    for (known, asked) in [
+        (&[][..], "--qemu VERSION --libvirt-version VERSION"),
+        (&["--libvirt-version", "11.3.0"], "--qemu VERSION"),
+    ] {
+        let output = run(&[&["check", xml], known].concat(), b"");
+        let out = String::from_utf8(output.stdout).unwrap();
+        let fix = out
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("fix: "));
+        let expected = format!("gfxplane check {xml} {asked}");
+        assert_eq!(fix, Some(expected.as_str()), "{out}");
+    }
+}
+
+#[test]
+fn what_is_not_looked_at_is_not_passed() {
+    let (code, out, _) = file("check", &[], "no-vfio");
+    let expected = "SKIP  guest  no vfio device: nothing to check\n";
+    assert_eq!((code, out.as_str()), (0, expected));
+}
+
+#[test]
+fn a_user_may_have_colours_or_none() {
+    for (options, variable, coloured) in [
+        (&["--color", "always"][..], None, true),
+        (&[], None, false),
+        (&[], Some("CLICOLOR_FORCE"), true),
+        (&["--color", "never"], Some("CLICOLOR_FORCE"), false),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gfxplane"));
+        command.args([
+            "--host".as_ref(),
+            folder("hosts/lab/root").as_path(),
+            "list".as_ref(),
+        ]);
+        command.args(options);
+        if let Some(variable) = variable {
+            command.env(variable, "1");
+        }
+        let out = String::from_utf8(with_stdin(command, b"").stdout).unwrap();
+        assert_eq!(
+            out.contains("\u{1b}["),
+            coloured,
+            "{options:?} {variable:?}"
+        );
+    }
+}
+
+/// `script` runs a program in a terminal of its own.
+#[test]
+fn a_terminal_has_the_users_pager() {
+    let (tool, root) = (env!("CARGO_BIN_EXE_gfxplane"), folder("hosts/lab/root"));
+    let line = format!("{tool} --host {} list", root.display());
+    for (pager, terminal, paged) in [
+        ("sed s/^/paged:/", "xterm", true),
+        ("sed s/^/paged:/", "dumb", false),
+        ("cat", "xterm", false),
+        ("", "xterm", false),
+    ] {
+        let output = Command::new("script")
+            .args(["-qec", &line, "/dev/null"])
+            .envs([("PAGER", pager), ("TERM", terminal)])
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let out = String::from_utf8(output.stdout).unwrap();
+        assert!(
+            output.status.success() && out.contains("mbochs-small"),
+            "{out}"
+        );
+        assert_eq!(out.contains("paged:"), paged, "{pager:?} {terminal}: {out}");
+    }
 }
 
 #[test]

@@ -441,8 +441,19 @@ fn policy_in_the_metadata() {
     assert_eq!(words("display"), ["auto", "-", "auto"]);
     assert_eq!(host.run(&["policy", "guest", "--clear"]).0, 0);
     assert_eq!(host.xml(), before);
-    let (_, json) = host.run(&["policy", "guest", "display=off", "--json"]);
-    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let (_, text) = host.run(&["policy", "guest", "display=off", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let check = "import json, jsonschema, sys; jsonschema.validate(json.loads(sys.argv[1]), json.load(open('json-schemas/policy.json')))";
+    let valid = Command::new("python3")
+        .args(["-c", check, &text])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(
+        valid.status.success(),
+        "{}",
+        String::from_utf8_lossy(&valid.stderr)
+    );
     assert_eq!(
         (&json["format"], &json["domain"]),
         (&1.into(), &"guest".into())

@@ -4,12 +4,14 @@ use std::io::Write;
 
 use serde::Serialize;
 
+use crate::cli::page::{Page, count};
 use crate::cli::subject::{Assumed, Subject, SubjectArgs};
 use crate::cli::{End, json};
 use crate::device::id::DeviceId;
 use crate::device::record::FORMAT;
 use crate::domain::policy::{Displays, Wishes};
-use crate::domain::shell::{operand, plain_lines};
+use crate::domain::shell::{operand, quoted};
+use crate::explain::doctor::Verdict;
 use crate::host::domains;
 use crate::libvirt::Start;
 use crate::libvirt::{Context, Failure};
@@ -18,7 +20,10 @@ use crate::plan::{Action, Fix, Level, Note, Plan, Topic, words};
 use crate::predict::arguments::Device;
 use crate::predict::libvirt;
 use crate::predict::screens::{Here, Vgpu};
-use crate::predict::{About, Head, HeadOf, Outcome, Prediction, Program, Refusal, Stage, viewers};
+use crate::predict::{
+    About, Head, HeadOf, Outcome, Prediction, Program, Refusal, Stage, UNKNOWN_LIBVIRT,
+    UNKNOWN_QEMU, viewers,
+};
 
 /// Check whether domains will start and their screens will be visible
 ///
@@ -47,6 +52,9 @@ pub struct Check {
 struct Document {
     #[serde(skip_serializing_if = "Option::is_none")]
     domain: Option<String>,
+    verdict: Verdict,
+    /// What the text says.
+    lines: Vec<Line>,
     #[serde(flatten)]
     prediction: Option<Prediction>,
     notes: Vec<Note>,
@@ -92,12 +100,16 @@ struct Summary {
     start: usize,
     refused: usize,
     unknown: usize,
+    /// Domains without a vfio device.
+    skipped: usize,
 }
 
 impl Summary {
     /// Counts a domain.
     fn count(&mut self, checked: &Checked) {
-        if checked.refused {
+        if checked.document.verdict == Verdict::Skip {
+            self.skipped += 1;
+        } else if checked.refused {
             self.refused += 1;
         } else if checked.is_doubt() {
             self.unknown += 1;
@@ -108,23 +120,30 @@ impl Summary {
 
     /// Returns the numbers as a line.
     fn line(&self) -> String {
-        let noun = if self.domains == 1 {
-            "domain"
-        } else {
-            "domains"
-        };
         let verb = if self.start == 1 { "starts" } else { "start" };
-        format!(
-            "{} {noun}: {} {verb}, {} would be refused, {} unknown",
-            self.domains, self.start, self.refused, self.unknown
-        )
+        let domains = count(self.domains, "domain", "domains");
+        let mut text = format!(
+            "{domains}: {} {verb}, {} would be refused, {} unknown",
+            self.start, self.refused, self.unknown
+        );
+        if self.skipped > 0 {
+            text.push_str(&format!(", {} without a vfio device", self.skipped));
+        }
+        text
+    }
+
+    fn verdict(&self) -> Verdict {
+        match (self.refused, self.unknown) {
+            (0, 0) => Verdict::Pass,
+            (0, _) => Verdict::Warn,
+            _ => Verdict::Fail,
+        }
     }
 }
 
 /// A domain that was checked.
 struct Checked {
     document: Document,
-    report: Vec<Line>,
     refused: bool,
 }
 
@@ -134,15 +153,36 @@ impl Checked {
         prediction.is_some_and(|now| matches!(now.outcome, Outcome::Doubt { .. }))
     }
 
-    fn print(&self, out: &mut dyn Write) -> std::io::Result<()> {
+    fn tell(&self, page: &mut Page) {
         let name = self.document.domain.as_deref().unwrap_or("domain");
-        print(out, name, &self.report)?;
+        tell(page, name, &self.document.lines);
         if !self.document.fixup.is_empty() {
-            let changes = plain_lines(&self.document.fixup.join("; "));
-            writeln!(out, "gfxplane fixup would change: {changes}")?;
+            let changes = self.document.fixup.join("; ");
+            page.words(
+                None,
+                1,
+                "",
+                &format!("gfxplane fixup would change: {changes}"),
+            );
         }
-        Ok(())
     }
+}
+
+/// Adds the lines about a domain. The first says whether it starts.
+fn tell(page: &mut Page, name: &str, lines: &[Line]) {
+    for (number, line) in lines.iter().enumerate() {
+        if number == 0 {
+            page.words(Some(worst(lines)), 0, name, &line.more);
+        } else {
+            page.words(Some(line.verdict), 1, &line.what, &line.more);
+        }
+        page.commands(1 + usize::from(number > 0), "fix", &line.fixes);
+    }
+}
+
+fn worst(lines: &[Line]) -> Verdict {
+    let verdicts = lines.iter().map(|line| line.verdict);
+    verdicts.max().unwrap_or(Verdict::Skip)
 }
 
 impl Check {
@@ -160,7 +200,7 @@ impl Check {
         }
     }
 
-    /// Predicts, and prints lines as virt-host-validate does.
+    /// Predicts, and prints lines.
     ///
     /// # Errors
     /// The XML can't be read; libvirt can't be reached; errors of the output. Of several domains
@@ -173,7 +213,9 @@ impl Check {
                 let document = &checked.document;
                 json(out, &Alone { format, document })?;
             } else {
-                checked.print(out)?;
+                let mut page = Page::default();
+                checked.tell(&mut page);
+                page.print(out)?;
             }
             return Ok(if checked.refused {
                 End::Refused
@@ -192,22 +234,21 @@ impl Check {
         };
         let mut domains = Vec::new();
         let mut failed = Vec::new();
+        let mut page = Page::default();
         for subject in subjects {
             match self.about(subject.clone()).check(context) {
                 Ok(checked) => {
                     summary.count(&checked);
-                    if !self.json {
-                        checked.print(out)?;
-                    }
+                    checked.tell(&mut page);
+                    page.blank();
                     domains.push(Entry::Checked(checked.document));
                 }
                 Err(error) => {
                     summary.unknown += 1;
                     let error_text = format!("{error:#}");
-                    if !self.json {
-                        let line = Line::new("if it can be checked", "FAIL", &error_text);
-                        print(out, &subject, &[line])?;
-                    }
+                    let line = Line::new(START, Verdict::Fail, &error_text);
+                    tell(&mut page, &subject, &[line]);
+                    page.blank();
                     failed.push(error);
                     domains.push(Entry::Failed(Failed {
                         domain: subject,
@@ -226,7 +267,8 @@ impl Check {
             };
             json(out, &documents)?;
         } else {
-            writeln!(out, "{}", summary.line())?;
+            page.words(Some(summary.verdict()), 0, &summary.line(), "");
+            page.print(out)?;
         }
         // The worst exit code is that of a domain that could not be looked at.
         let worst = failed
@@ -301,7 +343,11 @@ impl SubjectArgs {
             .cloned()
             .collect();
         let mut report = match plan.zip(now.as_ref()) {
-            None => vec![Line::new("for vfio devices", "PASS", "the domain has none")],
+            None => vec![Line::new(
+                "vfio devices",
+                Verdict::Skip,
+                "no vfio device: nothing to check",
+            )],
             Some((plan, now)) => self.lines(plan, now, better.plan.as_ref()),
         };
         report.extend(mistake);
@@ -311,6 +357,8 @@ impl SubjectArgs {
         Ok(Checked {
             document: Document {
                 domain: fixed.name,
+                verdict: worst(&report),
+                lines: report,
                 prediction: now,
                 notes: fixed
                     .plan
@@ -320,7 +368,6 @@ impl SubjectArgs {
                     .collect(),
                 fixup,
             },
-            report,
             refused,
         })
     }
@@ -338,16 +385,22 @@ impl SubjectArgs {
         if !self.asks_libvirt() || versions || context.root.is_recorded() {
             return None;
         }
-        let what = "what libvirt says of the definition";
+        let what = "libvirt's own answer";
         match context.libvirt.dry_run(text) {
             Ok(answer) => {
                 let wrong = disagreement(answer?, now)?;
                 Some(Line {
-                    fixes: vec!["gfxplane collect DIR, and a report with that directory".into()],
-                    ..Line::new(what, "WARN", wrong)
+                    fixes: vec![
+                        "gfxplane collect gfxplane-report # for a report of the mistake".into(),
+                    ],
+                    ..Line::new(what, Verdict::Warn, wrong)
                 })
             }
-            Err(failure) => Some(Line::new(what, "WARN", format!("not asked: {failure}"))),
+            Err(failure) => Some(Line::new(
+                what,
+                Verdict::Warn,
+                format!("not asked: {failure}"),
+            )),
         }
     }
 }
@@ -405,16 +458,22 @@ fn disagreement(answer: Start, now: &mut Prediction) -> Option<String> {
     }
 }
 
+/// The subject of the first line.
+const START: &str = "start";
+
 /// A line of the report.
+#[derive(Debug, Serialize)]
 struct Line {
     what: String,
-    verdict: &'static str,
+    verdict: Verdict,
+    #[serde(skip_serializing_if = "String::is_empty")]
     more: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     fixes: Vec<String>,
 }
 
 impl Line {
-    fn new(what: impl Into<String>, verdict: &'static str, more: impl Into<String>) -> Self {
+    fn new(what: impl Into<String>, verdict: Verdict, more: impl Into<String>) -> Self {
         Line {
             what: what.into(),
             verdict,
@@ -424,61 +483,35 @@ impl Line {
     }
 }
 
-fn print(out: &mut dyn Write, name: &str, report: &[Line]) -> std::io::Result<()> {
-    let width = report
-        .iter()
-        .map(|line| line.what.chars().count())
-        .max()
-        .unwrap_or(0);
-    for line in report {
-        let more = if line.more.is_empty() {
-            String::new()
-        } else {
-            format!(" ({})", plain_lines(&line.more))
-        };
-        let Line { what, verdict, .. } = line;
-        writeln!(out, "{name}: Checking {what:<width$} : {verdict}{more}")?;
-        for fix in &line.fixes {
-            writeln!(out, "    fix: {}", plain_lines(fix))?;
-        }
-    }
-    Ok(())
-}
-
 impl SubjectArgs {
     /// Returns the lines about a domain as it is. `better`: what fixup would make of it.
     fn lines(&self, plan: &Plan, now: &Prediction, better: Option<&Plan>) -> Vec<Line> {
-        let vgpus = plan.screens.vgpus.iter();
-        let mut report: Vec<Line> = vgpus
-            .map(|vgpu| {
-                self.if_it_is_off(vgpu, better)
-                    .unwrap_or_else(|| display(vgpu))
-            })
-            .collect();
         let mut start = start(now);
         // Only the planning run knows what would help but needs consent.
         let notes = better.iter().flat_map(|plan| &plan.notes);
         let notes = notes.filter(|note| matches!(note.topic, Topic::Start | Topic::Seen));
         start.fixes = notes.flat_map(|note| self.fixes(note)).collect();
         start.fixes.dedup();
+        if let Outcome::Doubt { because, .. } = &now.outcome {
+            start.fixes.splice(0..0, self.versions(because));
+        }
         if let Outcome::No(refusal) = &now.outcome
             && refusal.stage == Stage::Devices
         {
             start.fixes = self.devices_fix(plan, refusal);
         }
-        report.push(start);
+        let mut report = vec![start];
+        report.extend(plan.screens.vgpus.iter().map(|vgpu| {
+            self.if_it_is_off(vgpu, better)
+                .unwrap_or_else(|| display(vgpu))
+        }));
         report.extend(plan.screens.own_vfio().map(own_vfio));
         report.extend(now.heads.iter().filter_map(seen));
         let notes = plan.notes.iter();
         for note in notes.filter(|note| note.topic == Topic::Other) {
-            let verdict = match note.level {
-                Level::Info => "PASS",
-                Level::Warn => "WARN",
-                Level::Fail => "FAIL",
-            };
             report.push(Line {
                 fixes: self.fixes(note),
-                ..Line::new(note.about.to_string(), verdict, &note.text)
+                ..Line::new(note.about.to_string(), note.level.into(), &note.text)
             });
         }
         report
@@ -490,22 +523,41 @@ impl SubjectArgs {
             return Vec::new();
         };
         let edit = match self.subject() {
-            Subject::Domain(name) => format!("virsh edit {}: ", operand(Some(&name), None)),
-            Subject::File(_) | Subject::Stdin => String::new(),
+            Subject::Domain(name) => format!("virsh edit {}", operand(Some(&name), None)),
+            Subject::File(path) => format!("editor {}", quoted(&path.to_string_lossy())),
+            Subject::Stdin => "cat".into(),
         };
         let vgpu = plan.screens.vgpus.iter().find(|vgpu| vgpu.id == id);
         let is_here = vgpu.is_some_and(|vgpu| vgpu.known.here != Some(Here::Absent));
         vec![match id {
             DeviceId::Pci(_) if is_here => format!(
-                "{edit}managed='yes' on the hostdev, so that libvirt takes the device from its driver"
+                "{edit} # managed='yes' on the hostdev, so that libvirt takes the device from its driver"
             ),
             DeviceId::Pci(_) => {
-                format!("{edit}another address; gfxplane list shows this host's devices")
+                format!("{edit} # another address; gfxplane list shows this host's devices")
             }
             DeviceId::Mdev(uuid) => format!(
                 "sudo mdevctl start --uuid {uuid} # if it is defined; gfxplane list shows this host's devices"
             ),
         }]
+    }
+
+    /// Returns the command that names the versions, if it is only they that are not known.
+    fn versions(&self, because: &str) -> Option<String> {
+        let mut options = String::new();
+        for reason in because.split("; ") {
+            options.push_str(match reason {
+                UNKNOWN_QEMU => " --qemu VERSION",
+                UNKNOWN_LIBVIRT => " --libvirt-version VERSION",
+                _ => return None,
+            });
+        }
+        let fix = Fix::Command {
+            verb: "check",
+            options: options.trim_start().to_owned(),
+            reason: String::new(),
+        };
+        Some(self.typed(&fix))
     }
 
     fn fixes(&self, note: &Note) -> Vec<String> {
@@ -534,7 +586,7 @@ impl SubjectArgs {
         };
         Some(Line {
             fixes,
-            ..Line::new(for_the_display_of(vgpu.id), "WARN", text)
+            ..Line::new(display_of(vgpu.id), Verdict::Warn, text)
         })
     }
 }
@@ -545,34 +597,34 @@ fn seen(head: &Head) -> Option<Line> {
         return None;
     };
     let by = viewers(&head.shown_by);
-    let what = format!("who shows the screen of {}", head.of);
+    let what = format!("screen of {}", head.of);
     Some(if by.is_empty() {
-        Line::new(what, "WARN", "nobody")
+        Line::new(what, Verdict::Warn, "nobody shows it")
     } else {
-        Line::new(what, "PASS", by.join(", "))
+        Line::new(what, Verdict::Pass, format!("shown by {}", by.join(", ")))
     })
 }
 
-fn for_the_display_of(id: DeviceId) -> String {
-    format!("for the display of {id}")
+fn display_of(id: DeviceId) -> String {
+    format!("display of {id}")
 }
 
 fn display(vgpu: &Vgpu) -> Line {
     let display = &vgpu.known.finding.facts.display;
     let words = display.words().join(", ");
-    let what = for_the_display_of(vgpu.id);
-    if vgpu.rebound {
-        let more = "none: managed='yes' binds it to vfio-pci";
-        return Line::new(what, "PASS", more);
-    }
-    match display.reason() {
+    let (verdict, more) = match display.reason() {
+        _ if vgpu.rebound => (
+            Verdict::Pass,
+            "none: managed='yes' binds it to vfio-pci".into(),
+        ),
         Some(_) if vgpu.known.here == Some(Here::Absent) => {
-            Line::new(what, "FAIL", "this host does not have the device")
+            (Verdict::Fail, "this host does not have the device".into())
         }
-        Some(reason) => Line::new(what, "WARN", format!("not known: {reason}")),
-        None if vgpu.known.is_measured() => Line::new(what, "PASS", format!("{words}, measured")),
-        None => Line::new(what, "PASS", format!("{words}, not measured")),
-    }
+        Some(reason) => (Verdict::Warn, format!("not known: {reason}")),
+        None if vgpu.known.is_measured() => (Verdict::Pass, format!("{words}, measured")),
+        None => (Verdict::Pass, format!("{words}, not measured")),
+    };
+    Line::new(display_of(vgpu.id), verdict, more)
 }
 
 /// Returns the line for a vfio device that comes only from the user's own arguments. libvirt knows
@@ -583,7 +635,7 @@ fn own_vfio(device: &Device) -> Line {
         .map_or_else(|| "a vfio device".to_owned(), |id| id.to_string());
     Line::new(
         format!("-device {} in qemu:commandline", device.driver),
-        "WARN",
+        Verdict::Warn,
         format!(
             "its display is not looked at: libvirt does not know that the guest has {id}, and gives it no access to that; a hostdev does"
         ),
@@ -591,24 +643,24 @@ fn own_vfio(device: &Device) -> Line {
 }
 
 fn start(now: &Prediction) -> Line {
-    let what = "if the domain starts";
     match &now.outcome {
-        Outcome::Yes => Line::new(what, "PASS", ""),
+        Outcome::Yes => Line::new(START, Verdict::Pass, "starts"),
         Outcome::No(refusal) => {
             let who = refusal.stage.who();
-            Line::new(
-                what,
-                "FAIL",
-                format!("{who}: {}: {}", refusal.about, refusal.words()),
-            )
+            let text = format!(
+                "would be refused by {who}: {}: {}",
+                refusal.about,
+                refusal.words()
+            );
+            Line::new(START, Verdict::Fail, text)
         }
         Outcome::Doubt { refusal, because } => {
             let who = refusal.stage.who();
-            Line::new(
-                what,
-                "WARN",
-                format!("{who} may say: {}; {because}", refusal.message),
-            )
+            let text = format!(
+                "may be refused: {because}; {who} may say: {}",
+                refusal.message
+            );
+            Line::new(START, Verdict::Warn, text)
         }
     }
 }

@@ -5,20 +5,21 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::cli::{End, json};
+use crate::cli::page::{Page, count};
+use crate::cli::{End, json, overview};
 use crate::device::record::FORMAT;
-use crate::domain::shell;
 use crate::explain::doctor::examine as reader;
-use crate::explain::doctor::{Line, Verdict, examine, worst};
+use crate::explain::doctor::{Line, Verdict, examine, guests, worst};
 use crate::host::Warning;
+use crate::host::domains::DEFINITIONS;
 use crate::libvirt::{Context, Failure};
 
 /// Find what stands between this host and a working display
 ///
-/// Prints PASS, WARN and FAIL lines about devices and what is known of them, render nodes and who
+/// Prints PASS, WARN, FAIL and SKIP lines about guests, devices and what is known of them, render nodes and who
 /// may open them, QEMU's OpenGL, mdevctl and its callouts, libvirt's hooks, SELinux and AppArmor,
-/// versions with known faults, the daemon, and records. Exit code 1 if anything fails. Only root
-/// sees all of it.
+/// versions with known faults, the daemon, and records. A recorded host lacks what SKIP lines are
+/// about. Exit code 1 if anything fails. Only root sees all of it.
 #[derive(Debug, clap::Args)]
 pub struct Doctor {
     /// Print JSON
@@ -35,20 +36,13 @@ struct Document<'l> {
 }
 
 impl Doctor {
-    /// Examines the host, and prints lines as virt-host-validate does.
+    /// Examines the host, and prints a line for each check.
     ///
     /// # Errors
     /// libvirt is another host's; errors of the output. A check that fails is no error but exit
     /// code 1.
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
-        if context.is_remote() {
-            let problem = "this libvirt is another host's, which can't be examined from here: run gfxplane doctor there";
-            return Err(Failure::Environment(problem.into()).into());
-        }
-        let (host, warnings) = reader::read(&context.root, &|emulator: &Path| {
-            context.domain_capabilities(emulator, true)
-        });
-        let lines = examine(&host);
+        let (lines, warnings) = read(context)?;
         let verdict = worst(&lines);
         if self.json {
             let document = Document {
@@ -60,7 +54,7 @@ impl Doctor {
             json(out, &document)?;
         } else {
             context.warn(&warnings);
-            print(out, &lines)?;
+            text(&lines).print(out)?;
         }
         Ok(if verdict == Verdict::Fail {
             End::Refused
@@ -70,30 +64,51 @@ impl Doctor {
     }
 }
 
-/// Writes lines.
+/// Examines a host and its guests. Also returns the warnings that have no line of their own.
 ///
 /// # Errors
-/// Errors of the output.
-pub fn print(out: &mut dyn Write, lines: &[Line]) -> std::io::Result<()> {
-    let widths = lines.iter().map(|line| line.what.chars().count());
-    let width = widths.max().unwrap_or(0);
-    for line in lines {
-        let more = if line.more.is_empty() {
-            String::new()
-        } else {
-            format!(" ({})", plain(&line.more))
-        };
-        let (what, verdict) = (plain(&line.what), line.verdict.word());
-        writeln!(out, "host: Checking {what:<width$} : {verdict}{more}")?;
-        for fix in &line.fixes {
-            writeln!(out, "    fix: {}", plain(fix))?;
-        }
+/// libvirt is another host's.
+pub fn read(context: &Context) -> Result<(Vec<Line>, Vec<Warning>), Failure> {
+    if context.is_remote() {
+        let problem = "this libvirt is another host's, which can't be examined from here: run gfxplane doctor there";
+        return Err(Failure::Environment(problem.into()));
     }
-    Ok(())
+    let (host, mut warnings) = reader::read(&context.root, &|emulator: &Path| {
+        context.domain_capabilities(emulator, true)
+    });
+    let overview = overview::read(context, false)?;
+    let mut lines = examine(&host);
+    lines.extend(guests(&overview, host.recording));
+    // The others have a line, or were found before.
+    let domains = context.root.join(DEFINITIONS);
+    let of_domains = overview.warnings.into_iter();
+    warnings.extend(of_domains.filter(|warning| warning.path.starts_with(&domains)));
+    Ok((lines, warnings))
 }
 
-/// Makes a text one line on which no terminal acts. Names of files may contain anything.
-fn plain(text: &str) -> String {
-    let words: Vec<&str> = text.split_whitespace().collect();
-    shell::plain(&words.join(" "))
+/// Returns the lines as text.
+#[must_use]
+pub fn text(lines: &[Line]) -> Page {
+    let mut page = Page::default();
+    let of = |verdict| lines.iter().filter(|line| line.verdict == verdict).count();
+    let counts = [
+        (of(Verdict::Fail), "failed"),
+        (of(Verdict::Warn), "with warnings"),
+        (of(Verdict::Pass), "passed"),
+        (of(Verdict::Skip), "skipped"),
+    ];
+    let counts: Vec<String> = counts
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, word)| format!("{count} {word}"))
+        .collect();
+    let checks = count(lines.len(), "check", "checks");
+    let head = format!("{checks}: {}", counts.join(", "));
+    page.words(Some(worst(lines)), 0, &head, "");
+    page.blank();
+    for line in lines {
+        page.words(Some(line.verdict), 0, &line.what, &line.more);
+        page.commands(1, "fix", &line.fixes);
+    }
+    page
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::cli::progress::Progress;
 use crate::cli::subject::{Subject, SubjectArgs};
 use crate::cli::{End, json};
 use crate::device::record::FORMAT;
@@ -238,7 +239,11 @@ impl Fixup {
         context.warn(&warnings);
         Some(match known.filter(Seen::is_final) {
             Some(seen) => Ok(seen),
-            None => question.try_in_turn(context.libvirt.as_ref(), limit),
+            None => {
+                let doing = "starting a small copy of the domain";
+                let _progress = Progress::begin(context.quiet, doing);
+                question.try_in_turn(context.libvirt.as_ref(), limit)
+            }
         })
     }
 

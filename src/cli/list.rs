@@ -2,9 +2,10 @@
 
 use std::io::Write;
 
-use crate::cli::{End, json, table};
+use crate::cli::page::{Page, count};
+use crate::cli::{End, json};
 use crate::device::evidence::Finding;
-use crate::domain::shell::plain;
+use crate::explain::doctor::Verdict;
 use crate::libvirt::Context;
 use crate::predict::hints::Hint;
 use crate::publish::inventory::{Inventory, Sources, State, inventory};
@@ -32,81 +33,132 @@ impl List {
             return Ok(End::Done);
         }
         context.warn(&inventory.warnings);
-        if self.types {
-            let head = [
-                "PARENT",
-                "TYPE",
-                "API",
-                "AVAILABLE",
-                "DISPLAY",
-                "NEEDS",
-                "KNOWN BY",
-            ];
-            table(out, &head, &types(&inventory))?;
+        let page = if self.types {
+            types(&inventory)
         } else {
-            let head = [
-                "DEVICE", "DRIVER", "TYPE", "STATE", "DISPLAY", "NEEDS", "KNOWN BY",
-            ];
-            table(out, &head, &devices(&inventory))?;
-            cards(out, &inventory)?;
-        }
+            devices(&inventory)
+        };
+        page.print(out)?;
         Ok(End::Done)
     }
 }
 
-/// Writes why graphics cards offer no vGPU, and what helps.
-///
-/// # Errors
-/// Errors of the output.
-pub fn cards(out: &mut dyn Write, inventory: &Inventory) -> std::io::Result<()> {
-    for gpu in &inventory.gpus {
-        let Some(missing) = &gpu.missing else {
-            continue;
-        };
-        writeln!(out, "{}: {}", gpu.address, plain(&missing.text))?;
-        for fix in &missing.fixes {
-            writeln!(out, "    fix: {}", plain(fix))?;
-        }
+/// Adds the first line. `none`: the words of an empty list.
+fn head(page: &mut Page, known: &[bool], nouns: (&str, &str), none: &str) {
+    if known.is_empty() {
+        page.words(None, 0, none, "");
+        let doctor = "gfxplane doctor # says what is missing";
+        return page.commands(0, "see", &[doctor.to_owned()]);
     }
-    Ok(())
+    let unknown = known.iter().filter(|known| !**known).count();
+    let mut text = count(known.len(), nouns.0, nouns.1);
+    if unknown > 0 {
+        text.push_str(&format!(", the display of {unknown} is not known"));
+    }
+    page.words(Some(verdict(unknown == 0)), 0, &text, "");
+    page.blank();
 }
 
-fn devices(inventory: &Inventory) -> Vec<Vec<String>> {
-    let text = |text: &Option<String>| text.clone().unwrap_or_default();
-    let row = |entry: &crate::publish::inventory::DeviceEntry| {
+fn verdict(known: bool) -> Verdict {
+    if known { Verdict::Pass } else { Verdict::Warn }
+}
+
+fn is_known(finding: &Finding) -> bool {
+    finding.facts.display.reason().is_none()
+}
+
+/// Returns what is known of a display, and what the display needs.
+fn known(finding: &Finding, hints: &[Hint]) -> [String; 2] {
+    let by = match known_by(finding) {
+        by if by.is_empty() => String::new(),
+        by => format!(" by {by}"),
+    };
+    let needs = match needs(hints) {
+        needs if needs.is_empty() => String::new(),
+        needs => format!("needs {needs}"),
+    };
+    [format!("display {}{by}", display(finding)), needs]
+}
+
+fn joined(parts: impl IntoIterator<Item = String>) -> String {
+    let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+    parts.join(", ")
+}
+
+/// Returns the devices as text, and why graphics cards offer no vGPU.
+#[must_use]
+pub fn devices(inventory: &Inventory) -> Page {
+    let mut page = Page::default();
+    let devices = &inventory.devices;
+    let all: Vec<bool> = devices.iter().map(|one| is_known(&one.finding)).collect();
+    let nouns = ("vfio device", "vfio devices");
+    head(&mut page, &all, nouns, "This host has no vfio device.");
+    for entry in devices {
+        let driver = entry
+            .driver
+            .as_ref()
+            .map(|driver| format!("driver {driver}"));
         let state = match entry.state {
-            State::Active => "active",
-            State::Defined => "defined",
+            State::Active => "",
+            State::Defined => "not started",
         };
-        vec![
-            entry.id.to_string(),
-            text(&entry.driver),
-            text(&entry.type_id),
+        let parts = [
+            entry.type_id.clone().unwrap_or_default(),
+            driver.unwrap_or_default(),
             state.into(),
-            display(&entry.finding),
-            needs(&entry.require),
-            known_by(&entry.finding),
-        ]
-    };
-    inventory.devices.iter().map(row).collect()
+        ];
+        let rest = joined(
+            parts
+                .into_iter()
+                .chain(known(&entry.finding, &entry.require)),
+        );
+        let verdict = verdict(is_known(&entry.finding));
+        page.words(Some(verdict), 0, &entry.id.to_string(), &rest);
+    }
+    let missing = inventory.gpus.iter().filter_map(|gpu| {
+        let missing = gpu.missing.as_ref()?;
+        Some((gpu.address.to_string(), missing))
+    });
+    for (number, (address, missing)) in missing.enumerate() {
+        if number == 0 {
+            page.blank();
+        }
+        let verdict = missing.certain.then_some(Verdict::Warn);
+        page.words(verdict, 0, &address, &missing.text);
+        page.commands(1, "fix", &missing.fixes);
+    }
+    page
 }
 
-fn types(inventory: &Inventory) -> Vec<Vec<String>> {
-    let row = |entry: &crate::publish::inventory::TypeEntry| {
-        vec![
-            entry.parent.clone(),
-            entry.type_id.clone(),
-            entry.device_api.clone().unwrap_or_default(),
-            entry
-                .available_instances
-                .map(|count| count.to_string())
-                .unwrap_or_default(),
-            display(&entry.finding),
-            needs(&entry.require),
-            known_by(&entry.finding),
-        ]
-    };
-    inventory.types.iter().map(row).collect()
+/// Returns the types as text.
+#[must_use]
+pub fn types(inventory: &Inventory) -> Page {
+    let mut page = Page::default();
+    let types = &inventory.types;
+    let all: Vec<bool> = types.iter().map(|one| is_known(&one.finding)).collect();
+    let nouns = ("type of mediated devices", "types of mediated devices");
+    let none = "This host offers no type of mediated devices.";
+    head(&mut page, &all, nouns, none);
+    for entry in types {
+        let api = entry.device_api.clone().filter(|api| api != "vfio-pci");
+        let left = entry.available_instances.map(|left| match left {
+            0 => "none left".to_owned(),
+            left => format!("{left} left"),
+        });
+        let parts = [
+            format!("of {}", entry.parent),
+            api.unwrap_or_default(),
+            left.unwrap_or_default(),
+        ];
+        let rest = joined(
+            parts
+                .into_iter()
+                .chain(known(&entry.finding, &entry.require)),
+        );
+        let verdict = verdict(is_known(&entry.finding));
+        page.words(Some(verdict), 0, &entry.type_id, &rest);
+    }
+    page
 }
 
 /// Returns a display in words: `dmabuf`, `dmabuf,region`, `none`, `unknown (in-use)`.

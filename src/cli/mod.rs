@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod collect;
+pub mod complete;
 pub mod doctor;
 pub mod explain;
 pub mod fixup;
@@ -11,8 +12,11 @@ pub mod log;
 pub mod nodedev_dumpxml;
 pub mod nodedev_list;
 pub mod overview;
+pub mod page;
+pub mod pager;
 pub mod policy;
 pub mod probe;
+pub mod progress;
 pub mod qemu;
 pub mod rules;
 pub mod subject;
@@ -52,6 +56,15 @@ pub struct GlobalArgs {
     /// Suppress warnings
     #[arg(short, long, global = true)]
     pub quiet: bool,
+    /// When to use colours
+    #[arg(
+        long,
+        global = true,
+        value_name = "WHEN",
+        default_value = "auto",
+        hide_possible_values = true
+    )]
+    pub color: clap::ColorChoice,
 }
 
 /// The end of a command that did not fail.
@@ -69,6 +82,11 @@ impl GlobalArgs {
     /// # Errors
     /// The directory of the recorded host does not exist.
     pub fn context(self) -> Result<Context, Failure> {
+        anstream::ColorChoice::write_global(match self.color {
+            clap::ColorChoice::Always => anstream::ColorChoice::Always,
+            clap::ColorChoice::Never => anstream::ColorChoice::Never,
+            clap::ColorChoice::Auto => anstream::ColorChoice::Auto,
+        });
         let root = match self.root {
             None => Root::system(),
             Some(path) if path.is_dir() => Root::recorded(path),

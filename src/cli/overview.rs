@@ -8,11 +8,9 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use anstyle::{AnsiColor, Style};
-use clap::ColorChoice;
-
+use crate::cli::page::{Page, count};
 use crate::cli::{End, json};
-use crate::domain::shell::plain;
+use crate::explain::doctor::Verdict;
 use crate::host::{Warning, domains, pci_ids};
 use crate::libvirt::surroundings::HostSurroundings;
 use crate::libvirt::{Context, Failure, SYSTEM};
@@ -36,9 +34,6 @@ pub struct OverviewArgs {
     /// Without a verb: leave nothing out: other devices, unused virtual functions, notes
     #[arg(long)]
     all: bool,
-    /// Without a verb: when to colour the overview
-    #[arg(long, value_name = "WHEN")]
-    color: Option<ColorChoice>,
 }
 
 impl OverviewArgs {
@@ -49,7 +44,6 @@ impl OverviewArgs {
             (self.json, "--json"),
             (self.html.is_some(), "--html"),
             (self.all, "--all"),
-            (self.color.is_some(), "--color"),
         ]
         .into_iter()
         .find_map(|(is_given, name)| is_given.then_some(name))
@@ -70,19 +64,7 @@ impl OverviewArgs {
         context.warn(&warnings);
         match &self.html {
             None => {
-                let text = text(&found, width());
-                let is_coloured = match self.color.unwrap_or(ColorChoice::Auto) {
-                    ColorChoice::Always => true,
-                    ColorChoice::Never => false,
-                    ColorChoice::Auto => {
-                        anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never
-                    }
-                };
-                if is_coloured {
-                    out.write_all(text.as_bytes())?;
-                } else {
-                    write!(out, "{}", anstream::adapter::strip_str(&text))?;
-                }
+                text(&found).print(out)?;
             }
             Some(path) if path.as_os_str() == "-" => {
                 out.write_all(html::page(&found).as_bytes())?;
@@ -157,7 +139,7 @@ pub fn read(context: &Context, all: bool) -> Result<Overview, Failure> {
 }
 
 /// Returns all domains: libvirt's, or those of its files where it can't be asked.
-fn guests(context: &Context, warnings: &mut Vec<Warning>) -> (Vec<Defined>, GuestsFrom) {
+pub(super) fn guests(context: &Context, warnings: &mut Vec<Warning>) -> (Vec<Defined>, GuestsFrom) {
     let root = &context.root;
     if !root.is_recorded() || context.connect.is_some() {
         match context.libvirt.guests() {
@@ -182,21 +164,6 @@ fn guests(context: &Context, warnings: &mut Vec<Warning>) -> (Vec<Defined>, Gues
         },
     });
     (guests.collect(), GuestsFrom::Files)
-}
-
-/// Returns the number of columns of the output: that of the environment or of the terminal.
-fn width() -> usize {
-    /// The columns of an output that is no terminal.
-    const USUAL: usize = 80;
-    /// No line of ours fits into fewer.
-    const LEAST: usize = 40;
-    let named = std::env::var("COLUMNS").ok();
-    let named = named.and_then(|columns| columns.parse().ok());
-    let columns = named.or_else(|| {
-        let (width, _) = terminal_size::terminal_size_of(io::stdout())?;
-        Some(usize::from(width.0))
-    });
-    columns.unwrap_or(USUAL).max(LEAST)
 }
 
 /// A line of the overview, with what belongs to it.
@@ -233,20 +200,6 @@ impl Row {
         let parts: Vec<&str> = parts.filter(|part| !part.is_empty()).collect();
         parts.join(", ")
     }
-}
-
-/// Returns the verdict's word.
-fn word(level: Level) -> &'static str {
-    match level {
-        Level::Info => "PASS",
-        Level::Warn => "WARN",
-        Level::Fail => "FAIL",
-    }
-}
-
-/// Returns a number with its noun.
-fn count(number: usize, one: &str, many: &str) -> String {
-    format!("{number} {}", if number == 1 { one } else { many })
 }
 
 /// Returns the first line: all in numbers.
@@ -393,123 +346,29 @@ fn of_guest(guest: &GuestEntry) -> Row {
     row
 }
 
-/// The columns that the verdict takes.
-const GUTTER: usize = 6;
-
-/// The columns of a step into the tree.
-const STEP: usize = 2;
-
 /// Returns the overview as a page of HTML.
 #[must_use]
 pub fn page(overview: &Overview) -> String {
     html::page(overview)
 }
 
-/// Returns the overview as text with colours, its lines wrapped to a width. Commands are not
-/// wrapped: they are to be pasted.
+/// Returns the overview as text.
 #[must_use]
-pub fn text(overview: &Overview, width: usize) -> String {
-    let bold = Style::new().bold();
-    let command = AnsiColor::Cyan.on_default();
-    let mut out = String::new();
-    let verdict = Some(overview.worst);
-    push(&mut out, verdict, 0, bold, &headline(overview), "", width);
+pub fn text(overview: &Overview) -> Page {
+    let mut page = Page::default();
+    page.words(Some(overview.worst.into()), 0, &headline(overview), "");
     for group in groups(overview) {
-        out.push('\n');
+        page.blank();
         for row in group {
-            let at = row.depth * STEP;
-            push(
-                &mut out,
-                row.verdict,
-                at,
-                bold,
-                &row.name,
-                &row.rest(),
-                width,
-            );
-            let below = at + STEP;
+            let verdict = row.verdict.map(Verdict::from);
+            page.words(verdict, row.depth, &row.name, &row.rest());
+            let below = row.depth + 1;
             for problem in &row.problems {
-                push(
-                    &mut out,
-                    None,
-                    below,
-                    Style::new(),
-                    "",
-                    &problem.text,
-                    width,
-                );
-                for fix in &problem.fixes {
-                    line(&mut out, below, "fix: ", command, fix);
-                }
+                page.words(None, below, "", &problem.text);
+                page.commands(below, "fix", &problem.fixes);
             }
-            if let Some(look) = &row.look {
-                line(&mut out, below, "look: ", command, look);
-            }
+            page.commands(below, "look", row.look.as_slice());
         }
     }
-    out
-}
-
-/// Writes a line that is not wrapped.
-fn line(out: &mut String, at: usize, word: &str, style: Style, text: &str) {
-    let blank = " ".repeat(GUTTER + at);
-    let text = one_line(text);
-    out.push_str(&format!("{blank}{word}{style}{text}{style:#}\n"));
-}
-
-/// Writes lines: the verdict, a name, and what follows it.
-fn push(
-    out: &mut String,
-    verdict: Option<Level>,
-    at: usize,
-    style: Style,
-    name: &str,
-    rest: &str,
-    width: usize,
-) {
-    let (name, rest) = (one_line(name), one_line(rest));
-    let first = " ".repeat(GUTTER + at);
-    let next = " ".repeat(GUTTER + at + if name.is_empty() { 0 } else { STEP });
-    let options = textwrap::Options::new(width)
-        .initial_indent(&first)
-        .subsequent_indent(&next)
-        .break_words(false)
-        .word_separator(textwrap::WordSeparator::AsciiSpace)
-        .word_splitter(textwrap::WordSplitter::NoHyphenation);
-    let whole = match (name.is_empty(), rest.is_empty()) {
-        (true, _) => rest,
-        (_, true) => name.clone(),
-        _ => format!("{name}  {rest}"),
-    };
-    for (number, wrapped) in textwrap::wrap(&whole, options).iter().enumerate() {
-        let body = wrapped.trim_start();
-        let blank = &wrapped[..wrapped.len() - body.len()];
-        let blank = match verdict.filter(|_| number == 0) {
-            Some(level) => {
-                let style = match level {
-                    Level::Info => AnsiColor::Green,
-                    Level::Warn => AnsiColor::Yellow,
-                    Level::Fail => AnsiColor::Red,
-                };
-                let style = style.on_default().bold();
-                let word = word(level);
-                format!("{style}{word}{style:#}{}", &blank[word.len()..])
-            }
-            None => blank.to_owned(),
-        };
-        let body = match body.strip_prefix(name.as_str()).filter(|_| number == 0) {
-            Some(rest) => format!("{style}{name}{style:#}{rest}"),
-            None if whole == name => format!("{style}{body}{style:#}"),
-            None => body.to_owned(),
-        };
-        out.push_str(&blank);
-        out.push_str(&body);
-        out.push('\n');
-    }
-}
-
-/// Makes a text of somebody else's one line that harms nobody.
-fn one_line(text: &str) -> String {
-    let words: Vec<&str> = text.split_whitespace().collect();
-    plain(&words.join(" "))
+    page
 }

@@ -207,6 +207,12 @@ impl Probe {
             };
             json(out, &document)
         } else {
+            if rows.is_empty() {
+                writeln!(
+                    out,
+                    "no device may be opened unasked; gfxplane list shows all, gfxplane doctor says what is missing"
+                )?;
+            }
             let mut lines = rows.iter();
             Ok(lines.try_for_each(|row| writeln!(out, "{}", sentence(row)))?)
         }

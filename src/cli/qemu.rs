@@ -92,6 +92,13 @@ impl QemuCommand {
                     shown(can.libvirt.as_ref().map(ToString::to_string)),
                 ]
             };
+            if rows.is_empty() {
+                writeln!(
+                    out,
+                    "no QEMU was found; gfxplane doctor says what is missing"
+                )?;
+                return Ok(End::Done);
+            }
             let rows: Vec<Vec<String>> = rows.iter().map(cells).collect();
             let head = [
                 "EMULATOR",

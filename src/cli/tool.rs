@@ -17,6 +17,7 @@ use crate::cli::log::Log;
 use crate::cli::nodedev_dumpxml::NodedevDumpxml;
 use crate::cli::nodedev_list::NodedevList;
 use crate::cli::overview::OverviewArgs;
+use crate::cli::pager::Paged;
 use crate::cli::policy::PolicyCommand;
 use crate::cli::qemu::QemuCommand;
 use crate::cli::rules::RulesCommand;
@@ -108,15 +109,36 @@ pub fn run(arguments: Arguments, libvirt: Arc<dyn Libvirt>) -> anyhow::Result<En
     let _ = umask(Mode::S_IWGRP | Mode::S_IWOTH);
     let mut context = arguments.global.context()?;
     context.libvirt = libvirt;
-    let stdout = std::io::stdout().lock();
     // These print documents, which programs read to the byte.
     let is_document = matches!(
         arguments.verb,
         Some(Verb::Fixup(_) | Verb::Undo(_) | Verb::NodedevDumpxml(_))
     );
-    // The overview has colours, and lets nothing of others through that a terminal acts on.
-    let is_exact = is_document && !stdout.is_terminal() || arguments.verb.is_none();
+    // These have colours, and let nothing of others through that a terminal acts on.
+    let is_page = matches!(
+        arguments.verb,
+        None | Some(Verb::List(_) | Verb::Check(_) | Verb::Doctor(_))
+    );
+    // These take their time, ask something, or say one thing.
+    let is_paged = !matches!(
+        arguments.verb,
+        Some(
+            Verb::Collect(_)
+                | Verb::Learn(_)
+                | Verb::Undo(_)
+                | Verb::Policy(_)
+                | Verb::Probe(_)
+                | Verb::Verify(_)
+                | Verb::Watch(_)
+        )
+    );
+    let stdout: Box<dyn Write> = if is_paged {
+        Box::new(Paged::new())
+    } else {
+        Box::new(std::io::stdout().lock())
+    };
     let stdout = std::io::BufWriter::new(stdout);
+    let is_exact = is_page || is_document && !std::io::stdout().is_terminal();
     let mut out: Box<dyn Write> = if is_exact {
         Box::new(stdout)
     } else {

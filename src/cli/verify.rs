@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::cli::progress::Progress;
 use crate::cli::subject::SubjectArgs;
 use crate::cli::{End, json};
 use crate::device::id::DeviceId;
@@ -106,7 +107,9 @@ impl Verify {
             reduce(&text, &name(uuid), uuid, &abilities).map_err(|error| bad(&error))?
         };
         let limit = Instant::now() + Duration::from_secs_f64(self.deadline);
+        let progress = Progress::begin(context.quiet, "starting a small copy of the domain");
         let start = try_it(context, &reduced, uuid, limit)?;
+        drop(progress);
 
         let message = match &start {
             Start::Starts => None,

@@ -17,6 +17,7 @@ use uuid::Uuid;
 use crate::cli::End;
 use crate::cli::list::display;
 use crate::cli::probe::{Probe, end, prober, row};
+use crate::cli::progress::Progress;
 use crate::device::evidence::Step;
 use crate::device::facts::Reason;
 use crate::device::id::DeviceId;
@@ -142,6 +143,7 @@ impl ProbeCommand {
             surroundings: HostSurroundings::as_it_is(context),
         };
         let (mut rows, mut failed) = (Vec::new(), None);
+        let progress = Progress::begin(context.quiet, "asking through QEMU");
         for id in ids {
             // What was answered before is kept, and shown.
             let outcome = match asker.ask(id) {
@@ -159,6 +161,7 @@ impl ProbeCommand {
             }
             rows.push(row(id, outcome));
         }
+        drop(progress);
         asker.surroundings.warn();
         match failed {
             Some(error) if rows.is_empty() => Err(error),

@@ -315,7 +315,7 @@ fn of_host(host: &doctor::Host, topics: &[Topic], ids: &[DeviceId]) -> Vec<Line>
             Some(_) => line.verdict == Verdict::Fail,
             None => true,
         };
-        topics.contains(&line.topic) && concerned && line.verdict != Verdict::Pass
+        topics.contains(&line.topic) && concerned && line.verdict > Verdict::Pass
     };
     examine(host).into_iter().filter(is_about).collect()
 }

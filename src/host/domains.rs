@@ -4,7 +4,7 @@ use crate::host::{Root, Warning, exists, is_dir, read_names_that, read_whole};
 
 /// The directory of the persistent definitions (libvirt src/qemu/qemu_conf.c,
 /// `virQEMUDriverConfigNew`, `configDir`).
-const DEFINITIONS: &str = "etc/libvirt/qemu";
+pub const DEFINITIONS: &str = "etc/libvirt/qemu";
 
 /// The directory of the running domains' state (`stateDir` there).
 const RUNNING: &str = "run/libvirt/qemu";

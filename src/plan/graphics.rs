@@ -166,7 +166,7 @@ impl Planner<'_, '_, '_> {
         let lacks_node = self.abilities.render_nodes.and_then(RenderNodes::refusal);
         let is_dmabuf = |vgpu: &Vgpu| vgpu.display && vgpu.found() == [Found::Dmabuf];
         if lacks_node.is_some() && self.screens.vgpus.iter().any(is_dmabuf) {
-            fixes.push("a driver that makes a render node in /dev/dri (of NVIDIA's: nvidia-drm with modeset=1): this host has none, and OpenGL needs one".into());
+            fixes.push("sudo modprobe nvidia-drm modeset=1 # or another GPU's driver: this host has no render node in /dev/dri, and OpenGL needs one".into());
         }
         if self.screens.arguments.display.is_some() && !now.starts() {
             fixes.push("take -display or -nographic out of qemu:commandline: <graphics> says it to libvirt, which gives the guest what that needs".into());

@@ -220,9 +220,10 @@ impl Planner<'_, '_, '_> {
                     )
                 }
             };
-            let fix =
-                "a server in the guest shows the picture elsewhere: RDP, Sunshine, Looking Glass";
-            self.note(Level::Info, About::Device(vgpu.id), text, &[fix]);
+            let text = format!(
+                "{text}; a server in the guest shows it elsewhere: RDP, Sunshine, Looking Glass"
+            );
+            self.note(Level::Info, About::Device(vgpu.id), text, &[]);
         }
     }
 }

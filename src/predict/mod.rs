@@ -526,6 +526,12 @@ pub fn predict(screens: &Screens, abilities: &Abilities) -> Prediction {
     prediction
 }
 
+/// The reason of a doubt that only QEMU's version leaves.
+pub const UNKNOWN_QEMU: &str = "QEMU's version is not known";
+
+/// The reason of a doubt that only libvirt's version leaves.
+pub const UNKNOWN_LIBVIRT: &str = "libvirt's version is not known";
+
 fn arguments(screens: &Screens) -> String {
     format!(
         "the domain has QEMU arguments of its own that are about displays and are not looked at ({})",
@@ -554,14 +560,15 @@ fn because(screens: &Screens, abilities: &Abilities, unsure: &[usize]) -> String
     if x.contains(&X::Closed) {
         reasons.push("SDL may find no X server that it can open, and only some versions of SDL draw without one".into());
     }
-    for (name, version) in [("QEMU", &abilities.qemu), ("libvirt", &abilities.libvirt)] {
-        match version {
-            None => reasons.push(format!("{name}'s version is not known")),
-            Some(version) if reasons.is_empty() && name == "QEMU" => {
-                reasons.push(format!("it is not known how {name} {version} decides here"));
-            }
-            Some(_) => {}
+    match &abilities.qemu {
+        None => reasons.push(UNKNOWN_QEMU.into()),
+        Some(version) if reasons.is_empty() => {
+            reasons.push(format!("it is not known how QEMU {version} decides here"));
         }
+        Some(_) => {}
+    }
+    if abilities.libvirt.is_none() {
+        reasons.push(UNKNOWN_LIBVIRT.into());
     }
     reasons.join("; ")
 }

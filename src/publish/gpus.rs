@@ -198,10 +198,9 @@ fn functions_off(host: &Host, gpu: &Gpu, total: u32) -> Option<Missing> {
             format!(
                 "{off}, and the module nvidia_vgpu_vfio is not loaded, which only NVIDIA's driver for vGPU hosts has"
             ),
-            &[
-                &format!("sudo /usr/lib/nvidia/sriov-manage -e {address}"),
-                "install NVIDIA's driver for vGPU hosts, if that command is not there",
-            ],
+            &[&format!(
+                "sudo /usr/lib/nvidia/sriov-manage -e {address} # comes with NVIDIA's driver for vGPU hosts"
+            )],
         ),
         (NVIDIA, driver) => Missing::perhaps(
             Lack::Driver,
@@ -209,7 +208,7 @@ fn functions_off(host: &Host, gpu: &Gpu, total: u32) -> Option<Missing> {
                 "{off}, and {}: only NVIDIA's driver for vGPU hosts switches them on",
                 bound(driver)
             ),
-            &["install NVIDIA's driver for vGPU hosts, then sudo modprobe nvidia"],
+            &["sudo modprobe nvidia # once NVIDIA's driver for vGPU hosts is installed"],
         ),
         (INTEL, Some("i915")) => Missing::perhaps(
             Lack::FunctionsOff,
@@ -228,7 +227,8 @@ fn functions_off(host: &Host, gpu: &Gpu, total: u32) -> Option<Missing> {
 }
 
 /// Returns the command that loads the driver that the kernel has for a device.
-fn load_driver(address: PciAddress) -> String {
+#[must_use]
+pub fn load_driver(address: PciAddress) -> String {
     format!("sudo modprobe $(cat /sys/bus/pci/devices/{address}/modalias)")
 }
 
@@ -327,8 +327,7 @@ fn of_driver(host: &Host, gpu: &Gpu) -> Option<Missing> {
             Lack::Parameter,
             "GVT-g is switched off (i915's parameter enable_gvt)",
             &[
-                "echo 'options i915 enable_gvt=1' | sudo tee /etc/modprobe.d/gvt-g.conf",
-                "then make the initramfs again (sudo update-initramfs -u, or sudo dracut -f) and reboot",
+                "echo 'options i915 enable_gvt=1' | sudo tee /etc/modprobe.d/gvt-g.conf && sudo update-initramfs -u # Fedora: sudo dracut -f; then reboot",
             ],
         ),
         (Some("i915"), Some(true)) if !modules.kvmgt => Missing::new(
@@ -361,8 +360,8 @@ fn of_driver(host: &Host, gpu: &Gpu) -> Option<Missing> {
         ),
         (Some("nouveau" | "nova_core"), _) => Missing::perhaps(
             Lack::Driver,
-            "the kernel's own driver for NVIDIA makes no vGPUs",
-            &["install NVIDIA's driver for vGPU hosts"],
+            "the kernel's own driver for NVIDIA makes no vGPUs; NVIDIA's driver for vGPU hosts does",
+            &[],
         ),
         (None, _) if matches!(gpu.pci.vendor, INTEL | NVIDIA) => Missing::perhaps(
             Lack::Driver,

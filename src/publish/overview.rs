@@ -511,7 +511,7 @@ fn device(entry: &DeviceEntry, guests: Vec<GuestEntry>) -> DeviceLine {
     let display = &entry.finding.facts.display;
     let (known, problems) = match display.reason() {
         None => (entry.finding.how_known(), Vec::new()),
-        Some(reason) => (reason.to_string(), unknown(entry.id, reason)),
+        Some(reason) => (reason.to_string(), unknown(entry.id, reason, &guests)),
     };
     DeviceLine {
         id: entry.id,
@@ -527,7 +527,7 @@ fn device(entry: &DeviceEntry, guests: Vec<GuestEntry>) -> DeviceLine {
 }
 
 /// Returns what helps if a display is not known.
-fn unknown(id: DeviceId, reason: &Reason) -> Vec<Problem> {
+fn unknown(id: DeviceId, reason: &Reason, guests: &[GuestEntry]) -> Vec<Problem> {
     let fix = match reason {
         Reason::NotActive => match id {
             DeviceId::Mdev(uuid) => format!("sudo mdevctl start --uuid {uuid}"),
@@ -535,7 +535,10 @@ fn unknown(id: DeviceId, reason: &Reason) -> Vec<Problem> {
         },
         // A device that has no vGPU has no display, either.
         Reason::NoDriver => return Vec::new(),
-        Reason::InUse => "gfxplane learn DOMAIN, with the guest that has it".into(),
+        Reason::InUse => match guests.first() {
+            Some(guest) => format!("gfxplane learn {}", operand(Some(&guest.name), None)),
+            None => "sudo fuser -v /dev/vfio/* # shows what has it open".into(),
+        },
         Reason::NotProbed | Reason::NotAllowed => format!("sudo gfxplane probe {id}"),
         _ => format!("sudo gfxplane probe --fresh {id}"),
     };
@@ -744,8 +747,24 @@ impl Seen<'_> {
         found
     }
 
+    /// Returns a fix as a command. What has to be done by hand is the comment of an editor's call, or
+    /// of the one that shows the versions.
     fn command(&self, fix: &Fix) -> String {
-        fix.of_domain(&self.argument).trim_end().to_owned()
+        match fix {
+            Fix::Words(text) if text.starts_with("printf ") || text.starts_with("sudo ") => {
+                text.clone()
+            }
+            Fix::Words(text) if text.ends_with(" or later") => {
+                format!("gfxplane qemu # shows the versions here; what helps: {text}")
+            }
+            Fix::Words(text) => {
+                format!(
+                    "virsh -c {} edit {} # {text}",
+                    self.given.uri, self.argument
+                )
+            }
+            Fix::Command { .. } => fix.of_domain(&self.argument).trim_end().to_owned(),
+        }
     }
 
     /// Returns the command that makes the changes that need no consent; `None` if there are none.
@@ -789,11 +808,11 @@ impl Seen<'_> {
                 vec![format!("sudo mdevctl start --uuid {uuid}")]
             }
             (DeviceId::Pci(_), Some(Here::Present { .. })) => vec![format!(
-                "virsh -c {} edit {}: managed='yes' on the hostdev, so that libvirt takes the device from its driver",
+                "virsh -c {} edit {} # managed='yes' on the hostdev, so that libvirt takes the device from its driver",
                 self.given.uri, self.argument
             )],
             _ => vec![format!(
-                "virsh -c {} edit {}: name another device; gfxplane list shows this host's",
+                "virsh -c {} edit {} # name another device; gfxplane list shows this host's",
                 self.given.uri, self.argument
             )],
         }

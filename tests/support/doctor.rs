@@ -10,17 +10,19 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
 
-use gfxplane::cli::doctor::print;
-use gfxplane::explain::doctor::examine as reader;
-use gfxplane::explain::doctor::{examine, worst};
+use gfxplane::cli::doctor::{read, text};
 use gfxplane::host::Root;
+use gfxplane::libvirt::{Context, Without};
 use libtest_mimic::{Failed, Trial};
 use serde::Deserialize;
 use tempfile::TempDir;
 
 use crate::support::folders::{self, nothing_but};
 use crate::support::hosts::golden;
+use crate::support::overview::without_colours;
 
 #[derive(Default, Deserialize)]
 struct Case {
@@ -35,16 +37,61 @@ pub(crate) fn trials() -> Vec<Trial> {
 fn of_folder(folder: &Path) -> Result<(), Failed> {
     nothing_but(folder, &["case.toml", "root", "said.txt"])?;
     let made = tree(folder)?;
-    let (host, warnings) = reader::read(&Root::recorded(made.path()), &|_| Ok(None));
-    let lines = examine(&host);
+    let context = Context {
+        root: Root::recorded(made.path()),
+        connect: None,
+        quiet: true,
+        libvirt: Arc::new(Without),
+    };
+    let (lines, warnings) = read(&context)?;
+    for fix in lines.iter().flat_map(|line| &line.fixes) {
+        is_command(fix)?;
+    }
     let mut said = Vec::new();
     for warning in warnings {
         let inside = warning.path.strip_prefix(made.path())?;
         said.extend(format!("warning: /{}: {}\n", inside.display(), warning.problem).bytes());
     }
-    print(&mut said, &lines)?;
-    said.extend(format!("{}\n", worst(&lines).word()).bytes());
+    said.extend(without_colours(&text(&lines), 80).bytes());
     golden(&folder.join("said.txt"), std::str::from_utf8(&said)?)
+}
+
+/// Checks that a fix is a whole command: a shell can read it, and it begins with a program.
+pub(crate) fn is_command(fix: &str) -> Result<(), Failed> {
+    const PROGRAMS: [&str; 23] = [
+        "apt",
+        "chmod",
+        "dmesg",
+        "cp",
+        "dnf",
+        "echo",
+        "editor",
+        "fuser",
+        "gfxplane",
+        "gfxplane-helper",
+        "install",
+        "ls",
+        "mdevctl",
+        "modprobe",
+        "nvidia-smi",
+        "printf",
+        "rm",
+        "sudoedit",
+        "systemctl",
+        "usermod",
+        "virsh",
+        "/usr/lib/nvidia/sriov-manage",
+        "/usr/libexec/gfxplane/libvirt-9",
+    ];
+    let read = Command::new("sh").args(["-n", "-c", fix]).output()?;
+    let command = fix.strip_prefix("sudo ").unwrap_or(fix);
+    let program = command.split_whitespace().next().unwrap_or_default();
+    let words = command.split(" # ").next().unwrap_or_default();
+    let has_place = words.contains("DOMAIN") || words.contains("DEVICE");
+    match read.status.success() && PROGRAMS.contains(&program) && !has_place {
+        true => Ok(()),
+        false => Err(format!("this can't be typed: {fix}").into()),
+    }
 }
 
 /// Makes the host of a case.

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use gfxplane::cli::overview::text;
 use gfxplane::device::evidence::Method;
 use gfxplane::device::id::DeviceId;
 use gfxplane::device::rules::Rules;
@@ -147,7 +148,7 @@ impl Host {
     /// Checks `gfxplane --all`, at 80 columns and as a page.
     fn overview(&self) -> Result<(), Failed> {
         page_is_sound(&self.overview)?;
-        let text = without_colours(&self.overview, 80);
+        let text = without_colours(&text(&self.overview), 80);
         golden(&self.folder.join("expect/overview.txt"), &text)
     }
 

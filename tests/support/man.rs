@@ -1,5 +1,5 @@
 //! Tests the manual pages of docs/man. People write their prose; some blocks are made from the
-//! programs. `UPDATE_GOLDEN=1` writes the blocks anew. The pages about settings and rules are
+//! programs, and the pages of gfxplane's verbs as a whole. `UPDATE_GOLDEN=1` writes these anew. The pages about settings and rules are
 //! compared with what the program takes.
 
 use std::collections::BTreeSet;
@@ -16,7 +16,7 @@ use libtest_mimic::{Failed, Trial};
 
 use crate::support::hosts::{entries, golden};
 
-/// The pages. Each of them has these checks.
+/// The pages that people write.
 const PAGES: [&str; 5] = [
     "gfxplane-helper.8",
     "gfxplane-probe.8",
@@ -36,14 +36,99 @@ pub(crate) fn trials() -> Vec<Trial> {
         trials.push(Trial::test(format!("man::{page}::blocks"), move || {
             golden(&path(page), &with_blocks(&read(page)?)?)
         }));
-        trials.push(Trial::test(format!("man::{page}::head"), move || {
-            head(page)
+    }
+    for verb in verbs() {
+        let page = format!("gfxplane-{}.1", verb.get_name());
+        trials.push(Trial::test(format!("man::{page}"), move || {
+            golden(&path(&page_of(&verb)), &whole(&verb)?)
         }));
+    }
+    for page in pages() {
+        let (of, other) = (page.clone(), page.clone());
+        trials.push(Trial::test(format!("man::{page}::head"), move || head(&of)));
         trials.push(Trial::test(format!("man::{page}::roff"), move || {
-            roff(page)
+            roff(&other)
         }));
     }
     trials
+}
+
+/// Returns the names of all pages.
+fn pages() -> BTreeSet<String> {
+    let of_verbs = verbs().into_iter().map(|verb| page_of(&verb));
+    PAGES
+        .iter()
+        .map(ToString::to_string)
+        .chain(of_verbs)
+        .collect()
+}
+
+/// Returns the verbs that people type.
+fn verbs() -> Vec<clap::Command> {
+    let mut tool = tool::Arguments::command();
+    tool.build();
+    let typed = |verb: &&clap::Command| !verb.is_hide_set() && verb.get_name() != "help";
+    tool.get_subcommands().filter(typed).cloned().collect()
+}
+
+fn page_of(verb: &clap::Command) -> String {
+    format!("gfxplane-{}.1", verb.get_name())
+}
+
+/// Returns the page of a verb: its usage, its purpose, and the options that only it takes.
+fn whole(verb: &clap::Command) -> Result<String, Failed> {
+    let is_shared = |argument: &Arg| argument.is_global_set() || argument.get_id() == "help";
+    let shown = verb.clone().mut_args(|argument| {
+        let hidden = argument.is_hide_set() || is_shared(&argument);
+        argument.hide(hidden)
+    });
+    let man = Man::new(shown.clone());
+    let part = |render: &dyn Fn(&mut Vec<u8>) -> std::io::Result<()>| -> Result<String, Failed> {
+        let mut roff = Vec::new();
+        render(&mut roff)?;
+        Ok(with_values(
+            &shown,
+            without_headings(&String::from_utf8(roff)?),
+        ))
+    };
+    let tool = read("gfxplane.1")?;
+    let head = tool.lines().find(|line| line.starts_with(".TH "));
+    let head = head.ok_or("gfxplane.1 has no .TH")?;
+    let name = verb.get_name();
+    let title = format!("GFXPLANE-{}", name.to_uppercase());
+    let about = verb
+        .get_about()
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    let synopsis = part(&|roff| man.render_synopsis_section(roff))?;
+    let description = part(&|roff| man.render_description_section(roff))?;
+    let options = part(&|roff| man.render_options_section(roff))?;
+    let options = match options.trim() {
+        "" => String::new(),
+        options => format!(".SH OPTIONS\n{options}\n"),
+    };
+    Ok(format!(
+        ".\\\" This page is made from the program: UPDATE_GOLDEN=1 cargo test --test cases man::\n\
+         {}\n\
+         .SH NAME\n\
+         gfxplane\\-{} \\- {}\n\
+         .SH SYNOPSIS\n{synopsis}\
+         .SH DESCRIPTION\n{description}\
+         {options}\
+         .SH SEE ALSO\n\
+         .BR gfxplane (1)\n\
+         has the options of all verbs, exit codes, files and examples.\n",
+        head.replacen("GFXPLANE", &title, 1),
+        name.replace('-', "\\-"),
+        first_small(&about).replace('-', "\\-"),
+    ))
+}
+
+/// Returns a text whose first letter is small, as whatis has it.
+fn first_small(text: &str) -> String {
+    let mut letters = text.chars();
+    let first = letters.next().map(|letter| letter.to_ascii_lowercase());
+    first.into_iter().chain(letters).collect()
 }
 
 fn path(page: &str) -> PathBuf {
@@ -59,7 +144,7 @@ fn read(page: &str) -> Result<String, Failed> {
 
 /// Checks that each page is known here, and that each program in people's PATH has one.
 fn folder_is_tidy() -> Result<(), Failed> {
-    let wanted: BTreeSet<String> = PAGES.iter().map(ToString::to_string).collect();
+    let wanted = pages();
     let found = entries(&path(""));
     if found != wanted {
         return Err(format!("docs/man has {found:?}: expected {wanted:?}").into());
@@ -99,7 +184,7 @@ fn head(page: &str) -> Result<(), Failed> {
             && let Some(section) = section.strip_prefix('(')
         {
             let named = format!("{name}.{}", section.split(')').next().unwrap_or_default());
-            if !PAGES.contains(&named.as_str()) {
+            if !pages().contains(&named) {
                 return Err(format!("{page}: {line}: there is no page {named}").into());
             }
         }
@@ -145,7 +230,7 @@ fn with_blocks(text: &str) -> Result<String, Failed> {
 fn block(name: &str) -> Result<String, Failed> {
     match name {
         "the options of all verbs" => options(&tool::Arguments::command()),
-        "verbs" => verbs(),
+        "verbs" => Ok(list()),
         "the options of gfxplane-probe" => options(&probe::Arguments::command()),
         "the usage of gfxplane-helper" => usage_of_helper(),
         _ => Err(format!("nobody makes the block {name:?}").into()),
@@ -208,28 +293,20 @@ fn with_values(command: &clap::Command, mut roff: String) -> String {
     roff
 }
 
-/// Returns each verb: its usage, its purpose, and the options that only it takes.
-fn verbs() -> Result<String, Failed> {
-    let is_shared = |argument: &Arg| argument.is_global_set() || argument.get_id() == "help";
-    let mut tool = tool::Arguments::command();
-    tool.build();
-    let mut text = String::new();
-    let shown = |verb: &&clap::Command| !verb.is_hide_set() && verb.get_name() != "help";
-    for verb in tool.get_subcommands().filter(shown) {
-        let verb = verb.clone().mut_args(|argument| {
-            let hidden = argument.is_hide_set() || is_shared(&argument);
-            argument.hide(hidden)
-        });
-        let mut roff = Vec::new();
-        let man = Man::new(verb.clone());
-        man.render_synopsis_section(&mut roff)?;
-        roff.extend(b".PP\n");
-        man.render_description_section(&mut roff)?;
-        man.render_options_section(&mut roff)?;
-        text += &format!(".SS {}\n", verb.get_name());
-        text += &with_values(&verb, without_headings(&String::from_utf8(roff)?));
-    }
-    Ok(text)
+/// Returns a line for each verb, with its page.
+fn list() -> String {
+    let line = |verb: clap::Command| {
+        let name = verb.get_name().replace('-', "\\-");
+        let about = verb
+            .get_about()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        format!(
+            ".TP\n.BR gfxplane\\-{name} (1)\n{}\n",
+            about.replace('-', "\\-")
+        )
+    };
+    verbs().into_iter().map(line).collect()
 }
 
 fn without_headings(roff: &str) -> String {

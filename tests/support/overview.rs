@@ -15,18 +15,20 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use gfxplane::cli::list::cards;
+use gfxplane::cli::list::devices;
 use gfxplane::cli::overview::{page, read, text};
+use gfxplane::cli::page::Page;
 use gfxplane::explain::doctor::examine as reader;
 use gfxplane::explain::doctor::{Topic, examine};
 use gfxplane::host::Root;
 use gfxplane::libvirt::{Context, Without};
+use gfxplane::plan::Level;
 use gfxplane::publish::overview::Overview;
 use libtest_mimic::{Failed, Trial};
 use roxmltree::{Document, Node, ParsingOptions};
 use serde::Deserialize;
 
-use crate::support::doctor::tree;
+use crate::support::doctor::{is_command, tree};
 use crate::support::folders::{self, nothing_but};
 use crate::support::hosts::golden;
 
@@ -53,8 +55,8 @@ pub(crate) fn overview(root: &Path, all: bool) -> Result<Overview, Failed> {
 }
 
 /// Returns the text without its colours.
-pub(crate) fn without_colours(found: &Overview, width: usize) -> String {
-    anstream::adapter::strip_str(&text(found, width)).to_string()
+pub(crate) fn without_colours(page: &Page, width: usize) -> String {
+    anstream::adapter::strip_str(&page.text(width)).to_string()
 }
 
 fn of_folder(folder: &Path) -> Result<(), Failed> {
@@ -77,14 +79,18 @@ fn of_folder(folder: &Path) -> Result<(), Failed> {
         let checked = check_all(made.path(), &["--json"])?;
         return golden(&folder.join("check.json"), &checked);
     }
-    let mut said = without_colours(&found, 80).into_bytes();
+    let mut said = without_colours(&text(&found), 80).into_bytes();
     let (host, _) = reader::read(&Root::recorded(made.path()), &|_| Ok(None));
     said.extend(b"\nlist:\n");
-    cards(&mut said, &host.inventory)?;
+    let list = without_colours(&devices(&host.inventory), 80);
+    said.extend(list.bytes());
     said.extend(b"\ndoctor:\n");
     let mut lines = examine(&host);
     lines.retain(|line| line.topic == Topic::Gpus);
-    gfxplane::cli::doctor::print(&mut said, &lines)?;
+    if !lines.is_empty() {
+        let lines = without_colours(&gfxplane::cli::doctor::text(&lines), 80);
+        said.extend(lines.bytes());
+    }
     if made.path().join("etc/libvirt/qemu").exists() {
         said.extend(b"\ncheck --all:\n");
         said.extend(check_all(made.path(), &[])?.bytes());
@@ -100,6 +106,8 @@ fn check_all(root: &Path, options: &[&str]) -> Result<String, Failed> {
         .args(["check", "--all"])
         .args(options)
         .env_remove("GFXPLANE_ROOT")
+        // The root's path is taken out, so nothing may be wrapped after it.
+        .env("COLUMNS", "1000")
         .output()?;
     let is_json = !options.is_empty();
     let mut said = String::from_utf8(output.stdout)?;
@@ -121,6 +129,16 @@ pub(crate) fn page_is_sound(found: &Overview) -> Result<(), Failed> {
         ..ParsingOptions::default()
     };
     let document = Document::parse_with_options(&page, options)?;
+    let devices = found.parents.iter().flat_map(|parent| &parent.devices);
+    let guests = devices.chain(&found.absent).flat_map(|one| &one.guests);
+    let problems = guests.flat_map(|guest| &guest.problems);
+    let missing = found.parents.iter().filter_map(|p| p.missing.as_ref());
+    let fixes = problems
+        .filter(|one| one.level > Level::Info)
+        .flat_map(|one| &one.fixes);
+    for fix in fixes.chain(missing.flat_map(|missing| &missing.fixes)) {
+        is_command(fix)?;
+    }
     let allowed = [
         "html", "head", "meta", "title", "style", "body", "h1", "section", "div", "span", "code",
         "footer",
@@ -155,12 +173,13 @@ pub(crate) fn page_is_sound(found: &Overview) -> Result<(), Failed> {
     let words = |text: &str| text.split_whitespace().collect::<String>();
     let body = words(&body);
     // At this width nothing is wrapped.
-    for line in without_colours(found, 10_000).lines() {
+    for line in without_colours(&text(found), 10_000).lines() {
         let line = line.trim();
         let line = ["PASS", "WARN", "FAIL", "fix:", "look:"]
             .iter()
             .fold(line, |line, word| line.strip_prefix(word).unwrap_or(line));
-        if !body.contains(&words(line)) {
+        // The text has short names of devices.
+        if !line.split('…').all(|part| body.contains(&words(part))) {
             return Err(format!("the page lacks {line:?}").into());
         }
     }

@@ -78,36 +78,36 @@ def test_nothing_fails_on_this_host():
     failed = [line for line in lines.values() if line["verdict"] == "FAIL"]
     equal((code, failed), (0, []))
     for what in (
-        "for vfio",
-        "for mdevctl",
-        "for gfxplane's callout of mdevctl",
-        "for gfxplane's notifier of mdevctl",
-        "for gfxplane's qemu hook",
-        "if libvirtd has seen the hook",
+        "vfio",
+        "mdevctl",
+        "gfxplane's callout of mdevctl",
+        "gfxplane's notifier of mdevctl",
+        "gfxplane's qemu hook",
+        "qemu hook as libvirtd sees it",
         "AppArmor's profile of libvirtd",
-        "for gfxplane's udev rule",
-        "if the daemon runs",
-        "for render nodes",
-        "for EGL",
-        "for OpenGL in /usr/bin/qemu-system-x86_64",
-        "for stale records",
+        "udev rule",
+        "daemon",
+        "render nodes",
+        "EGL",
+        "OpenGL in /usr/bin/qemu-system-x86_64",
+        "stale records",
     ):
         equal(lines[what]["verdict"], "PASS", lines[what])
     assert "(enforce)" in lines["AppArmor's profile of libvirtd"]["more"], lines
-    shows = lines["if virsh nodedev-dumpxml shows displays"]["verdict"]
+    shows = lines["displays in virsh nodedev-dumpxml"]["verdict"]
     equal(shows, "WARN" if OLD_LIBVIRT else "PASS")
     for device in DEVICES:
-        line = lines[f"for the display of {device}"]
+        line = lines[f"display of {device}"]
         assert "measured" in line["more"] and line["verdict"] == "PASS", line
 
 
 def test_what_is_in_the_way_is_seen():
     out("systemctl stop gfxplane.service")
-    equal(verdict("if the daemon runs"), "WARN")
+    equal(verdict("daemon"), "WARN")
     out("systemctl start gfxplane.service")
-    equal(verdict("if the daemon runs"), "PASS")
+    equal(verdict("daemon"), "PASS")
     out(f"chmod 644 {HOOK}")
-    equal(verdict("for gfxplane's qemu hook"), "FAIL")
+    equal(verdict("gfxplane's qemu hook"), "FAIL")
     out(f"chmod 755 {HOOK}")
     settings = CONF / "conf.d/zz-mistake.toml"
     settings.write_text("hook = 'enforced'\n")
@@ -117,9 +117,9 @@ def test_what_is_in_the_way_is_seen():
     record = Path(f"/run/gfxplane/records/{REGION}.json")
     kept = record.read_text()
     record.write_text(kept.replace('"kernel": "', '"kernel": "0.'))
-    equal(verdict("for stale records"), "WARN")
+    equal(verdict("stale records"), "WARN")
     record.write_text(kept)
-    equal(verdict("for stale records"), "PASS")
+    equal(verdict("stale records"), "PASS")
 
 
 def test_a_hook_that_libvirtd_has_not_seen():
@@ -130,7 +130,7 @@ def test_a_hook_that_libvirtd_has_not_seen():
     out(f"mv {HOOK} {AWAY}; systemctl restart libvirtd; sleep 2; mv {AWAY} {HOOK}")
     eventually("libvirtd is back", lambda: not sh("virsh list", check=False).returncode)
     # A file keeps its time when it is moved, but not that of its last change.
-    what = "if libvirtd has seen the hook"
+    what = "qemu hook as libvirtd sees it"
     equal(verdict(what), "WARN")
     said = refused("unseen")
     assert "opengl not available" in said and "Hook script" not in said, said

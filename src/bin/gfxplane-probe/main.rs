@@ -10,12 +10,14 @@ mod start;
 
 use std::fmt;
 use std::io::{self, Write};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use nix::sys::stat::{Mode, umask};
 
+use gfxplane::cli::complete::Line;
 use gfxplane::cli::probe::{Arguments, prober};
 use gfxplane::cli::{End, exit_code, fill_standard_files};
 use gfxplane::device::evidence::Method;
@@ -25,7 +27,7 @@ use gfxplane::domain::shell::plain_lines;
 use gfxplane::host::run::{forget as forget_device, publish_unasked};
 use gfxplane::host::sysfs::Device;
 use gfxplane::host::{Root, mdevctl, settings, sysfs};
-use gfxplane::libvirt::Failure;
+use gfxplane::libvirt::{Failure, Without};
 use gfxplane::probe::asking::{Request, ask_and_keep};
 use gfxplane::probe::instance::{keep, sweep};
 use gfxplane::probe::{Asked, Manner, Prober, child};
@@ -78,6 +80,9 @@ fn with_id(text: &str, then: impl FnOnce(DeviceId) -> anyhow::Result<End>) -> an
 }
 
 fn by_hand() -> anyhow::Result<End> {
+    if let Some(line) = Line::asked() {
+        return line.end(Arguments::command(), Arc::new(Without));
+    }
     let arguments = Arguments::parse();
     let context = arguments.global.context()?;
     let mut out = io::BufWriter::new(io::stdout().lock());

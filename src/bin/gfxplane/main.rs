@@ -11,12 +11,13 @@
 mod start;
 
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
+use gfxplane::cli::complete::Line;
 use gfxplane::cli::tool::{self, Arguments};
 use gfxplane::cli::{exit_code, fill_standard_files};
 use gfxplane::libvirt::Without;
@@ -24,18 +25,29 @@ use gfxplane::libvirt::Without;
 /// Does what the arguments say and returns the exit code.
 fn run() -> u8 {
     fill_standard_files();
+    if let Some(line) = Line::asked() {
+        return match with_libvirt().filter(|_| cfg!(feature = "libvirt")) {
+            Some(program) => with(&program),
+            None => exit_code(&line.end(Arguments::command(), Arc::new(Without))),
+        };
+    }
     let arguments = Arguments::parse();
     if cfg!(feature = "libvirt")
         && arguments.ask_libvirt()
         && let Some(program) = with_libvirt()
     {
-        let error = Command::new(&program)
-            .args(std::env::args_os().skip(1))
-            .exec();
-        let problem = anyhow::Error::new(error).context(program.display().to_string());
-        return exit_code(&Err(problem));
+        return with(&program);
     }
     exit_code(&tool::run(arguments, Arc::new(Without)))
+}
+
+/// Goes on as another program, with the same arguments. Returns the exit code if that fails.
+fn with(program: &Path) -> u8 {
+    let error = Command::new(program)
+        .args(std::env::args_os().skip(1))
+        .exec();
+    let problem = anyhow::Error::new(error).context(program.display().to_string());
+    exit_code(&Err(problem))
 }
 
 /// Returns the path of the same program with libvirt: beside this one in a build tree, in libexec

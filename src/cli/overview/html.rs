@@ -1,7 +1,9 @@
 //! The overview as one page of HTML, for a ticket or a colleague. It needs nothing from elsewhere,
 //! runs no script, and is well-formed XML.
 
-use crate::cli::overview::{groups, headline, one_line, word};
+use crate::cli::overview::{groups, headline};
+use crate::cli::page::one_line;
+use crate::explain::doctor::Verdict;
 use crate::plan::Level;
 use crate::publish::overview::{GuestsFrom, Overview};
 use crate::xml::escape;
@@ -46,7 +48,7 @@ fn verdict(level: Level) -> String {
     format!(
         "<span class=\"verdict {}\">{}</span>",
         class(level),
-        word(level)
+        Verdict::from(level).word()
     )
 }
 

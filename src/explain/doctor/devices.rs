@@ -2,8 +2,10 @@
 
 use crate::device::facts::Reason;
 use crate::device::id::DeviceId;
-use crate::explain::doctor::{Host, Line, Report, Topic, UdevRule, Verdict, listed};
-use crate::probe::IN_USE;
+use crate::domain::shell::quoted;
+use crate::explain::doctor::{
+    Host, Line, REINSTALL, Report, Topic, UdevRule, Verdict, listed, nodedev,
+};
 use crate::publish::inventory::State;
 
 /// Checks gfxplane's settings and rules. A file with a mistake is ignored as a whole, which nobody
@@ -16,7 +18,10 @@ pub(super) fn settings(host: &Host, report: &mut Report) {
     for warning in &host.settings {
         report
             .line(Topic::Settings, what, Verdict::Fail, warning.to_string())
-            .fix("fix the file: what is in it does not count, and the hook only warns");
+            .fix(format!(
+                "sudoedit {} # until it is mended nothing in it counts, and the hook only warns",
+                quoted(&warning.path.to_string_lossy())
+            ));
     }
 }
 
@@ -26,7 +31,7 @@ pub(super) fn gpus(host: &Host, report: &mut Report) {
         let Some(missing) = &gpu.missing else {
             continue;
         };
-        let what = format!("for vGPUs of {}", gpu.address);
+        let what = format!("vGPUs of {}", gpu.address);
         let verdict = if missing.certain {
             Verdict::Warn
         } else {
@@ -40,6 +45,9 @@ pub(super) fn gpus(host: &Host, report: &mut Report) {
     }
 }
 
+/// The command that loads vfio.
+const VFIO: &str = "sudo modprobe vfio_iommu_type1";
+
 /// Checks the active devices.
 pub(super) fn devices(host: &Host, report: &mut Report) {
     let active = || {
@@ -49,23 +57,23 @@ pub(super) fn devices(host: &Host, report: &mut Report) {
     if active().next().is_none() {
         let more = "there is none; types of mediated devices: ";
         let more = format!("{more}{}", host.inventory.types.len());
-        report.line(Topic::Devices, "for vfio devices", Verdict::Pass, more);
+        report.line(Topic::Devices, "vfio devices", Verdict::Pass, more);
         return;
     }
     if host.vfio {
-        report.line(Topic::Devices, "for vfio", Verdict::Pass, "");
+        report.line(Topic::Devices, "vfio", Verdict::Pass, "");
     } else {
         report
-            .line(
+            .missing(
                 Topic::Devices,
-                "for vfio",
+                "vfio",
                 Verdict::Fail,
                 "neither /dev/vfio/vfio nor /dev/iommu is there",
             )
-            .fix("modprobe vfio_iommu_type1");
+            .fix(VFIO);
     }
     for entry in active() {
-        let what = format!("for the display of {}", entry.id);
+        let what = format!("display of {}", entry.id);
         let display = &entry.finding.facts.display;
         let words = display.words().join(", ");
         let Some(reason) = display.reason() else {
@@ -92,11 +100,11 @@ pub(super) fn devices(host: &Host, report: &mut Report) {
         line.of(entry.id);
         match reason {
             Reason::InUse => {
-                line.fix(IN_USE);
+                line.fix("gfxplane # shows which guest has it; gfxplane learn with that name");
             }
             // Nobody would believe its answers a second time.
             Reason::Untrusted => {
-                line.fix("a rule in /etc/gfxplane/rules.d that says what it is");
+                line.fix("sudoedit /etc/gfxplane/rules.d/own.toml # a rule that says what it is: man gfxplane-rules");
             }
             Reason::NeedsVm if !host.kvm => {
                 lacks_kvm(line);
@@ -105,10 +113,18 @@ pub(super) fn devices(host: &Host, report: &mut Report) {
                 line.fix(format!("sudo gfxplane probe --fresh {}", entry.id));
             }
             Reason::NoDriver => {
-                line.fix("bind it to a vfio driver (virsh nodedev-detach; for a PCI device vfio-pci or its own)");
+                line.fix(match entry.id {
+                    DeviceId::Pci(_) => format!(
+                        "virsh -c qemu:///system nodedev-detach {} # to vfio-pci",
+                        nodedev(entry.id)
+                    ),
+                    DeviceId::Mdev(_) => {
+                        "ls /sys/bus/mdev/drivers # one of them has to be bound to it".into()
+                    }
+                });
             }
             Reason::NoVfio => {
-                line.fix("modprobe vfio_iommu_type1");
+                line.fix(VFIO);
             }
             Reason::NotViable => {
                 let group = entry.iommu_group.and_then(|group| host.groups.get(&group));
@@ -116,16 +132,20 @@ pub(super) fn devices(host: &Host, report: &mut Report) {
                 for other in others.filter(|other| other.is_in_the_way()) {
                     line.fix(other.detach());
                 }
-                line.fix("hand out all of its IOMMU group");
+                if let Some(number) = entry.iommu_group.filter(|_| line.fixes.is_empty()) {
+                    line.fix(format!(
+                        "ls /sys/kernel/iommu_groups/{number}/devices # all of them have to be handed out"
+                    ));
+                }
             }
             Reason::NotProbed if host.asked_unasked.contains(&entry.id) => {
-                line.fix(format!("gfxplane probe {}", entry.id));
+                line.fix(format!("sudo gfxplane probe {}", entry.id));
             }
             Reason::NotProbed | Reason::NotAllowed => {
                 line.fix(if_it_may_be_opened(entry.id));
             }
             _ => {
-                line.fix(format!("gfxplane probe --fresh {}", entry.id));
+                line.fix(format!("sudo gfxplane probe --fresh {}", entry.id));
             }
         }
     }
@@ -137,29 +157,33 @@ fn lacks_kvm(line: &mut Line) {
     line.verdict = Verdict::Fail;
     line.more
         .push_str("; its driver opens it for a KVM VM only, and there is no /dev/kvm");
-    line.fix("modprobe kvm_intel or kvm_amd; switch virtualization on in the firmware");
+    line.fix("sudo modprobe -a kvm_intel kvm_amd # if neither can be loaded, switch on virtualization in the firmware");
 }
 
 /// Returns the fix for a device that is opened only if somebody names it.
 fn if_it_may_be_opened(id: DeviceId) -> String {
-    format!("gfxplane probe {id}, if its driver may be opened: docs/devices.md")
+    format!("sudo gfxplane probe {id} # if its driver may be opened: docs/devices.md")
 }
 
 /// Checks for records that nobody believes any more, or ever did.
 pub(super) fn records(host: &Host, report: &mut Report) {
     for warning in &host.odd_records {
+        let stem = warning.path.file_stem().and_then(|stem| stem.to_str());
+        let device = stem.and_then(|stem| stem.parse::<DeviceId>().ok());
+        let path = quoted(&warning.path.to_string_lossy());
+        let again = device.map(|id| format!(" && sudo gfxplane probe --fresh {id}"));
         report
             .line(
                 Topic::Records,
-                "for records that can be believed",
+                "damaged records",
                 Verdict::Warn,
                 warning.to_string(),
             )
-            .fix("remove the file, then gfxplane probe --fresh DEVICE");
+            .fix(format!("sudo rm -r {path}{}", again.unwrap_or_default()));
     }
-    let what = "for stale records";
+    let what = "stale records";
     if host.stale.is_empty() {
-        report.line(Topic::Records, what, Verdict::Pass, "");
+        report.line(Topic::Records, what, Verdict::Pass, "none");
         return;
     }
     let ids: Vec<String> = host.stale.iter().map(ToString::to_string).collect();
@@ -168,7 +192,7 @@ pub(super) fn records(host: &Host, report: &mut Report) {
         what,
         Verdict::Warn,
         format!(
-            "kernel, driver, type or boot have changed, or the device has gone: {}",
+            "not believed: kernel, driver, type or boot have changed, or the device has gone: {}",
             ids.join(", ")
         ),
     );
@@ -178,12 +202,9 @@ pub(super) fn records(host: &Host, report: &mut Report) {
     });
     let (unasked, named): (Vec<&DeviceId>, Vec<&DeviceId>) =
         there.partition(|id| host.asked_unasked.contains(id));
-    if unasked.is_empty() && named.is_empty() {
-        line.fix("none is needed: they are not believed");
-    }
     if !unasked.is_empty() {
         let ids: Vec<String> = unasked.iter().map(ToString::to_string).collect();
-        line.fix(format!("gfxplane probe --fresh {}", ids.join(" ")));
+        line.fix(format!("sudo gfxplane probe --fresh {}", ids.join(" ")));
     }
     for id in named {
         line.fix(if_it_may_be_opened(*id));
@@ -192,7 +213,7 @@ pub(super) fn records(host: &Host, report: &mut Report) {
 
 /// Checks udev's rule and the daemon.
 pub(super) fn service(host: &Host, report: &mut Report) {
-    let what = "for gfxplane's udev rule";
+    let what = "udev rule";
     match host.udev_rule {
         Some(UdevRule::Installed) => {
             report.line(Topic::Service, what, Verdict::Pass, "");
@@ -205,23 +226,19 @@ pub(super) fn service(host: &Host, report: &mut Report) {
                     Verdict::Warn,
                     "a file of its name in /etc/udev/rules.d or /run/udev/rules.d takes its place: new devices are not asked",
                 )
-                .fix("remove 61-gfxplane.rules there, then udevadm control --reload");
+                .fix("sudo rm -f /etc/udev/rules.d/61-gfxplane.rules /run/udev/rules.d/61-gfxplane.rules && sudo udevadm control --reload");
         }
         None => {
+            let more = "it is not installed: new devices are not asked";
             report
-                .line(
-                    Topic::Service,
-                    what,
-                    Verdict::Warn,
-                    "it is not installed: new devices are not asked",
-                )
-                .fix("install gfxplane's package again");
+                .missing(Topic::Service, what, Verdict::Warn, more)
+                .fix(REINSTALL);
         }
     }
-    let what = "if the daemon runs";
+    let what = "daemon";
     match host.moment.service {
         Some(true) => {
-            report.line(Topic::Service, what, Verdict::Pass, "");
+            report.line(Topic::Service, what, Verdict::Pass, "runs");
         }
         Some(false) => {
             report
@@ -229,31 +246,26 @@ pub(super) fn service(host: &Host, report: &mut Report) {
                     Topic::Service,
                     what,
                     Verdict::Warn,
-                    "no definition is fixed, and no device asked that comes free",
+                    "it does not run: no definition is fixed, and no device asked that comes free",
                 )
-                .fix("systemctl enable --now gfxplane.service");
+                .fix("sudo systemctl enable --now gfxplane.service");
         }
         None => {
-            report.line(
-                Topic::Service,
-                what,
-                Verdict::Warn,
-                "systemd could not be asked",
-            );
+            report.unknown(Topic::Service, what, "systemd could not be asked");
         }
     }
     let own: Vec<_> = host.hooks.iter().filter(|hook| hook.is_ours).collect();
     if !own.is_empty() && !host.helper {
         report
-            .line(
+            .missing(
                 Topic::Hook,
-                "for gfxplane-helper",
+                "gfxplane-helper",
                 Verdict::Fail,
                 format!(
                     "/usr/bin/gfxplane-helper is missing or can't be executed: {} does nothing",
                     listed(own.iter().map(|hook| &hook.path))
                 ),
             )
-            .fix("install gfxplane's package again");
+            .fix(REINSTALL);
     }
 }

@@ -19,8 +19,8 @@ use nix::unistd::{Gid, Group, SysconfVar, Uid, User, sysconf};
 use crate::device::id::DeviceId;
 use crate::device::record::FORMAT;
 use crate::explain::doctor::{
-    Access, HOOK_PROGRAM, Host, Member, Moment, Profile, QemuUser, RenderNode, Running, Script,
-    Scripts, Selinux, UdevRule,
+    Access, HOOK_PROGRAM, Host, Member, Moment, Profile, QemuUser, Recording, RenderNode, Running,
+    Script, Scripts, Selinux, UdevRule,
 };
 use crate::host::apparmor::{self, DAEMONS, may_execute};
 use crate::host::callout;
@@ -70,6 +70,11 @@ pub fn read(root: &Root, ask: &AskLibvirt<'_>) -> (Host, Vec<Warning>) {
     let libvirt = emulator::abilities(root, Path::new(""), Asking::Cached, &mut rest);
     let render_nodes = render_nodes(root, &mut rest);
     let host = Host {
+        recording: match (root.is_recorded(), root.join(MOMENT).exists()) {
+            (false, _) => Recording::None,
+            (true, true) => Recording::Whole,
+            (true, false) => Recording::Part,
+        },
         asked_unasked: asked_unasked.map(|device| device.id).collect(),
         stale: stale(root, &sources),
         settings: settings.into_iter().map(|w| on_host(root, w)).collect(),

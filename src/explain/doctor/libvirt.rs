@@ -1,7 +1,9 @@
 //! Checks what libvirt and mdevctl run, callouts and hooks, and what may keep them from it.
 
 use crate::device::version::Version;
-use crate::explain::doctor::{HOOK_PROGRAM, Host, Report, Script, Topic, Verdict, listed};
+use crate::explain::doctor::{
+    HOOK_PROGRAM, Host, REINSTALL, Report, Script, Topic, Verdict, listed,
+};
 use crate::host::config::HookMode;
 use crate::predict::abilities::ALLOW_DBUS_DAEMON;
 
@@ -20,7 +22,7 @@ fn has_mdevs(host: &Host) -> bool {
 
 /// Checks mdevctl, and whether libvirt shows its attributes.
 pub(super) fn mdevctl(host: &Host, report: &mut Report) {
-    let what = "for mdevctl";
+    let what = "mdevctl";
     match &host.mdevctl {
         Some(path) => {
             report.line(
@@ -32,13 +34,13 @@ pub(super) fn mdevctl(host: &Host, report: &mut Report) {
         }
         None if has_mdevs(host) => {
             report
-                .line(
+                .missing(
                     Topic::Mdevctl,
                     what,
                     Verdict::Fail,
                     "it is not installed: libvirt can neither start nor define mediated devices, and shows nothing of gfxplane's",
                 )
-                .fix("install mdevctl");
+                .fix("sudo apt install mdevctl # Fedora: sudo dnf install mdevctl");
         }
         None => {
             report.line(
@@ -50,22 +52,18 @@ pub(super) fn mdevctl(host: &Host, report: &mut Report) {
             return;
         }
     }
-    let what = "if virsh nodedev-dumpxml shows displays";
+    let what = "displays in virsh nodedev-dumpxml";
     if !host.attributes {
         let more = "the settings say attributes = \"off\"";
         report
             .line(Topic::Attributes, what, Verdict::Warn, more)
-            .fix("gfxplane nodedev-dumpxml; or attributes = \"on\"");
+            .fix("sudoedit /etc/gfxplane/gfxplane.toml # attributes = \"on\"; gfxplane nodedev-dumpxml shows displays without that");
         return;
     }
     match &host.libvirt {
         None => {
-            report.line(
-                Topic::Attributes,
-                what,
-                Verdict::Warn,
-                "libvirt's version is not known",
-            );
+            let more = "libvirt's version is not known";
+            report.unknown(Topic::Attributes, what, more);
         }
         Some(version) if *version < Version::of(SHOWS_ATTRIBUTES) && host.wrapper => {
             let more = format!("libvirt {version}, of devices that mdevctl has a definition of");
@@ -79,7 +77,7 @@ pub(super) fn mdevctl(host: &Host, report: &mut Report) {
                     Verdict::Warn,
                     format!("libvirt {version} shows no attributes of active devices"),
                 )
-                .fix("gfxplane nodedev-dumpxml; or /usr/libexec/gfxplane/libvirt-9 on (docs/libvirt-9.md)");
+                .fix("sudo /usr/libexec/gfxplane/libvirt-9 on # docs/libvirt-9.md; gfxplane nodedev-dumpxml shows displays without that");
         }
         Some(version) => {
             let more = format!("libvirt {version}");
@@ -96,8 +94,8 @@ pub(super) fn callouts(host: &Host, report: &mut Report) {
         return;
     }
     for (callouts, what) in [
-        (true, "for gfxplane's callout of mdevctl"),
-        (false, "for gfxplane's notifier of mdevctl"),
+        (true, "gfxplane's callout of mdevctl"),
+        (false, "gfxplane's notifier of mdevctl"),
     ] {
         let directories = || {
             host.scripts
@@ -113,17 +111,16 @@ pub(super) fn callouts(host: &Host, report: &mut Report) {
             let (more, fix) = match (callouts, directories().next()) {
                 (true, _) => (
                     "it is not there",
-                    "gfxplane.service makes it while libvirt runs; without that: callout = \"static\" in /etc/gfxplane/gfxplane.toml, then gfxplane-helper callout",
+                    "sudo systemctl enable --now gfxplane.service # it makes the callout while libvirt runs",
                 ),
-                (false, None) => (
-                    "mdevctl's directory for it is not there",
-                    "install gfxplane's package again",
-                ),
-                (false, Some(_)) => ("it is not installed", "install gfxplane's package again"),
+                (false, None) => ("mdevctl's directory for it is not there", REINSTALL),
+                (false, Some(_)) => ("it is not installed", REINSTALL),
             };
-            report
-                .line(Topic::Callouts, what, Verdict::Warn, more)
-                .fix(fix);
+            let line = report.missing(Topic::Callouts, what, Verdict::Warn, more);
+            line.fix(fix);
+            if callouts {
+                line.fix("echo 'callout = \"static\"' | sudo install -D -m 644 /dev/stdin /etc/gfxplane/conf.d/callout.toml && sudo gfxplane-helper callout # without the service");
+            }
             continue;
         };
         let ours = scripts[place];
@@ -138,7 +135,7 @@ pub(super) fn callouts(host: &Host, report: &mut Report) {
                         ours.path.display()
                     ),
                 )
-                .fix("install gfxplane's package again");
+                .fix(REINSTALL);
             continue;
         }
         // A file there that can't be executed counts, too.
@@ -158,7 +155,7 @@ pub(super) fn callouts(host: &Host, report: &mut Report) {
                         other.path.display()
                     ),
                 )
-                .fix("install gfxplane's package again");
+                .fix(REINSTALL);
             continue;
         }
         report.line(
@@ -174,21 +171,20 @@ pub(super) fn callouts(host: &Host, report: &mut Report) {
             report
                 .line(
                     Topic::Callouts,
-                    "for callouts that are asked before it",
+                    "callouts that are asked before it",
                     Verdict::Warn,
                     format!(
-                        "{}: for a device that one of them answers for, virsh shows its attributes instead of gfxplane's",
+                        "{}: for a device that one of them answers for, virsh shows its attributes instead of gfxplane's, which gfxplane list and gfxplane nodedev-dumpxml show",
                         listed(before.iter().map(|script| &script.path))
                     ),
-                )
-                .fix("gfxplane list and gfxplane nodedev-dumpxml are not affected");
+                );
         }
     }
 }
 
 /// Checks that libvirt's qemu hook is installed, executable, and seen by the running daemon.
 pub(super) fn hook(host: &Host, report: &mut Report) {
-    let what = "for gfxplane's qemu hook";
+    let what = "gfxplane's qemu hook";
     if host.hooks_hidden {
         report
             .line(
@@ -203,13 +199,13 @@ pub(super) fn hook(host: &Host, report: &mut Report) {
     let place = host.hooks.iter().position(|hook| hook.is_ours);
     let Some(place) = place else {
         report
-            .line(
+            .missing(
                 Topic::Hook,
                 what,
                 Verdict::Warn,
                 "it is not in /etc/libvirt/hooks/qemu.d: nobody says before a start what QEMU would refuse",
             )
-            .fix("install gfxplane's package again");
+            .fix(REINSTALL);
         return;
     };
     let ours = &host.hooks[place];
@@ -224,7 +220,7 @@ pub(super) fn hook(host: &Host, report: &mut Report) {
                     ours.path.display()
                 ),
             )
-            .fix(format!("chmod 755 {}", ours.path.display()));
+            .fix(format!("sudo chmod 755 {}", ours.path.display()));
         return;
     }
     if let Some(version) = host.libvirt.as_ref()
@@ -237,7 +233,7 @@ pub(super) fn hook(host: &Host, report: &mut Report) {
                 Verdict::Fail,
                 format!("libvirt {version} does not look into qemu.d"),
             )
-            .fix("libvirt 6.5 or later; or an /etc/libvirt/hooks/qemu that runs it");
+            .fix("sudo cp /etc/libvirt/hooks/qemu.d/50-gfxplane /etc/libvirt/hooks/qemu # if there is none yet; libvirt 6.5 and later need none");
         return;
     }
     let mode = match host.hook_mode {
@@ -260,14 +256,13 @@ pub(super) fn hook(host: &Host, report: &mut Report) {
         report
             .line(
                 Topic::Hook,
-                "for other qemu hooks",
+                "other qemu hooks",
                 Verdict::Warn,
                 format!(
                     "{}: any of them can keep a domain from starting, and those after gfxplane's have the last word on the XML of domains that are restored or come from elsewhere",
                     listed(others.iter().map(|hook| &hook.path))
                 ),
-            )
-            .fix("none is needed as long as they end well");
+            );
     }
     seen(host, ours, report);
 }
@@ -276,7 +271,7 @@ pub(super) fn hook(host: &Host, report: &mut Report) {
 /// and when it is told to reload. If it has seen any hook then, it also runs those that appear in
 /// `qemu.d` later (src/util/virhook.c, `virHookInitialize` and `virHookCall`).
 fn seen(host: &Host, ours: &Script, report: &mut Report) {
-    let what = "if libvirt has seen the hook";
+    let what = "qemu hook as libvirt sees it";
     let changed = |script: &Script| {
         let access = host.moment.access.get(&script.path)?;
         Some(access.changed)
@@ -286,7 +281,7 @@ fn seen(host: &Host, ours: &Script, report: &mut Report) {
         report.line(Topic::Hook, what, Verdict::Pass, more);
     }
     for daemon in &host.moment.daemons {
-        let what = format!("if {} has seen the hook", daemon.name);
+        let what = format!("qemu hook as {} sees it", daemon.name);
         let Some(since) = daemon.since else {
             let more = "since when it runs can't be seen by this user";
             report
@@ -297,7 +292,7 @@ fn seen(host: &Host, ours: &Script, report: &mut Report) {
         let there = |script: &Script| changed(script).is_some_and(|at| at <= since);
         let runs = |script: &&Script| script.executable;
         if host.hooks.iter().filter(runs).any(there) {
-            report.line(Topic::Hook, what, Verdict::Pass, "");
+            report.line(Topic::Hook, what, Verdict::Pass, "seen");
         } else if changed(ours).is_none() {
             let more = "since when the hook is there is not known";
             report.line(Topic::Hook, what, Verdict::Warn, more);
@@ -309,7 +304,7 @@ fn seen(host: &Host, ours: &Script, report: &mut Report) {
                     Verdict::Warn,
                     "there was no hook yet, or none as it is now, when it was started or last told to look: it may run none",
                 )
-                .fix(format!("systemctl reload {} (guests run on)", daemon.name));
+                .fix(format!("sudo systemctl reload {} # guests run on", daemon.name));
         }
     }
 }
@@ -327,7 +322,7 @@ fn selinux(host: &Host, report: &mut Report) {
     let Some(hook) = host.hooks.iter().find(|hook| hook.is_ours) else {
         return;
     };
-    let what = "if SELinux lets libvirt run the hook";
+    let what = "qemu hook under SELinux";
     let boolean = match selinux.hooks_unconfined {
         Some(true) => "; virt_hooks_unconfined is on, and says nothing of virtqemud",
         Some(false) => "; virt_hooks_unconfined is off, and says nothing of virtqemud",
@@ -355,7 +350,7 @@ fn selinux(host: &Host, report: &mut Report) {
         report
             .line(Topic::Confinement, what, Verdict::Fail, more)
             .fix(format!(
-                "install -D {hook} {HOOK_PROGRAM} && ln -sf {HOOK_PROGRAM} {hook}",
+                "sudo install -D {hook} {HOOK_PROGRAM} && sudo ln -sf {HOOK_PROGRAM} {hook}",
                 hook = hook.path.display()
             ));
     }
@@ -370,13 +365,18 @@ pub(super) fn dbus_daemon(host: &Host, report: &mut Report) {
     report
         .line(
             Topic::DbusDaemon,
-            "if AppArmor lets a guest have a dbus-daemon",
+            "dbus-daemon of a guest under AppArmor",
             Verdict::Warn,
-            "it does not: no domain with <graphics type='dbus'/> on a bus starts",
+            "it does not: no domain with <graphics type='dbus'/> on a bus starts; one with p2p='yes' needs none",
         )
-        .fix("<graphics type='dbus' p2p='yes'/>, which needs none")
         .fix(ALLOW_DBUS_DAEMON)
-        .fix("with libvirt 9: the same lines in /etc/apparmor.d/local/abstractions/libvirt-qemu");
+        .fix(format!(
+            "{} # libvirt 9",
+            ALLOW_DBUS_DAEMON.replace(
+                "sudo install -D -m 644 /dev/stdin /etc/apparmor.d/abstractions/libvirt-qemu.d/dbus",
+                "sudo tee -a /etc/apparmor.d/local/abstractions/libvirt-qemu"
+            )
+        ));
 }
 
 /// Checks SELinux and AppArmor.
@@ -406,7 +406,7 @@ pub(super) fn confinement(host: &Host, report: &mut Report) {
                     verdict,
                     format!("the hook is a link to what it does not let libvirt run, {HOOK_PROGRAM}, and then no domain starts"),
                 )
-                .fix(format!("cp --remove-destination {HOOK_PROGRAM} {hook}"));
+                .fix(format!("sudo cp --remove-destination {HOOK_PROGRAM} {hook}"));
             continue;
         }
         let refused: Vec<&str> = [
@@ -429,7 +429,7 @@ pub(super) fn confinement(host: &Host, report: &mut Report) {
                 format!("it does not let the hook run {}", refused.join(" and ")),
             )
             .fix(format!(
-                "in /etc/apparmor.d/local/usr.sbin.{}: \"/etc/libvirt/hooks/** rmix,\" and \"/usr/bin/gfxplane-helper PUx,\"; then systemctl reload apparmor",
+                "printf '%s\\n' '/etc/libvirt/hooks/** rmix,' '/usr/bin/gfxplane-helper PUx,' | sudo tee -a /etc/apparmor.d/local/usr.sbin.{} && sudo systemctl reload apparmor",
                 profile.daemon
             ));
     }

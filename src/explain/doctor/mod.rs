@@ -8,6 +8,7 @@
 
 mod devices;
 pub mod examine;
+mod guests;
 mod libvirt;
 mod opengl;
 mod versions;
@@ -23,13 +24,21 @@ use crate::device::id::DeviceId;
 use crate::device::version::Version;
 use crate::host::Warning;
 use crate::host::config::HookMode;
+use crate::plan::Level;
 use crate::predict::abilities::Abilities;
 use crate::publish::inventory::Inventory;
+
+pub use guests::guests;
+
+/// The command that puts back what the package has installed.
+const REINSTALL: &str = "sudo apt reinstall gfxplane # Fedora: sudo dnf reinstall gfxplane";
 
 /// The outcome of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Verdict {
+    /// The recorded host does not have what the check needs.
+    Skip,
     /// All is well, or the check does not apply here.
     Pass,
     /// Something may be in the way of some domain, or could not be checked.
@@ -43,11 +52,33 @@ impl Verdict {
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
+            Verdict::Skip => "SKIP",
             Verdict::Pass => "PASS",
             Verdict::Warn => "WARN",
             Verdict::Fail => "FAIL",
         }
     }
+}
+
+impl From<Level> for Verdict {
+    fn from(level: Level) -> Self {
+        match level {
+            Level::Info => Verdict::Pass,
+            Level::Warn => Verdict::Warn,
+            Level::Fail => Verdict::Fail,
+        }
+    }
+}
+
+/// How a host was recorded, if it is a recorded one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recording {
+    /// It is this machine.
+    None,
+    /// It has all that the checks look at: it was made by `gfxplane collect`.
+    Whole,
+    /// It has no [`Moment`]: what is not there may only not have been recorded.
+    Part,
 }
 
 /// The subject of a check.
@@ -82,6 +113,8 @@ pub enum Topic {
     Versions,
     /// udev's rules, and the daemon.
     Service,
+    /// Domains with vfio devices.
+    Guests,
 }
 
 /// One line of the report.
@@ -92,7 +125,10 @@ pub struct Line {
     /// The device, if the check is about a single one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<DeviceId>,
-    /// The check, in words that follow "Checking".
+    /// The domain, if the check is about a single one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guest: Option<String>,
+    /// The thing that is checked.
     pub what: String,
     /// The outcome.
     pub verdict: Verdict,
@@ -107,6 +143,8 @@ pub struct Line {
 /// The facts of a host that the checks need.
 #[derive(Debug, Clone)]
 pub struct Host {
+    /// How it was recorded.
+    pub recording: Recording,
     /// The devices and types with what is known of them.
     pub inventory: Inventory,
     /// Warnings about settings and rules that were ignored.
@@ -193,7 +231,9 @@ impl Member {
     pub fn detach(&self) -> String {
         let driver = self.driver.as_deref().unwrap_or_default();
         let nodedev = nodedev(self.id);
-        format!("virsh nodedev-detach {nodedev} # {driver} has it, and the host loses it")
+        format!(
+            "virsh -c qemu:///system nodedev-detach {nodedev} # {driver} has it, and the host loses it"
+        )
     }
 }
 
@@ -368,7 +408,7 @@ impl Host {
 /// Examines a host and returns the lines of the report.
 #[must_use]
 pub fn examine(host: &Host) -> Vec<Line> {
-    let mut report = Report(Vec::new());
+    let mut report = Report::new(host.recording);
     devices::settings(host, &mut report);
     devices::gpus(host, &mut report);
     devices::devices(host, &mut report);
@@ -383,20 +423,28 @@ pub fn examine(host: &Host) -> Vec<Line> {
     libvirt::confinement(host, &mut report);
     libvirt::dbus_daemon(host, &mut report);
     versions::versions(host, &mut report);
-    report.0
+    report.lines
 }
 
-/// Returns the worst outcome of these lines; PASS if there are none.
+/// Returns the worst outcome of these lines, of which SKIP is none; PASS if there are none.
 #[must_use]
 pub fn worst(lines: &[Line]) -> Verdict {
     let verdicts = lines.iter().map(|line| line.verdict);
-    verdicts.max().unwrap_or(Verdict::Pass)
+    verdicts.fold(Verdict::Pass, Verdict::max)
 }
 
 /// A report in the making.
-struct Report(Vec<Line>);
+struct Report {
+    lines: Vec<Line>,
+    recording: Recording,
+}
 
 impl Report {
+    fn new(recording: Recording) -> Self {
+        let lines = Vec::new();
+        Report { lines, recording }
+    }
+
     fn line(
         &mut self,
         topic: Topic,
@@ -404,15 +452,45 @@ impl Report {
         verdict: Verdict,
         more: impl Into<String>,
     ) -> &mut Line {
-        self.0.push(Line {
+        self.lines.push(Line {
             topic,
             device: None,
+            guest: None,
             what: what.into(),
             verdict,
             more: more.into(),
             fixes: Vec::new(),
         });
-        self.0.last_mut().expect("it was just put there")
+        self.lines.last_mut().expect("it was just put there")
+    }
+
+    /// Writes the line for a file that the host does not have. It is skipped if it may only be the
+    /// recording that does not have it.
+    fn missing(
+        &mut self,
+        topic: Topic,
+        what: impl Into<String>,
+        verdict: Verdict,
+        more: impl Into<String>,
+    ) -> &mut Line {
+        match self.recording {
+            Recording::Part => self.line(topic, what, Verdict::Skip, "not in the recording"),
+            _ => self.line(topic, what, verdict, more),
+        }
+    }
+
+    /// Writes the line for something that is not known. It is skipped for a recorded host, which
+    /// can't be asked.
+    fn unknown(
+        &mut self,
+        topic: Topic,
+        what: impl Into<String>,
+        more: impl Into<String>,
+    ) -> &mut Line {
+        match self.recording {
+            Recording::None => self.line(topic, what, Verdict::Warn, more),
+            _ => self.line(topic, what, Verdict::Skip, "not in the recording"),
+        }
     }
 }
 
@@ -423,7 +501,9 @@ impl Line {
     }
 
     fn fix(&mut self, fix: impl Into<String>) -> &mut Self {
-        self.fixes.push(fix.into());
+        if self.verdict != Verdict::Skip {
+            self.fixes.push(fix.into());
+        }
         self
     }
 }
@@ -465,15 +545,16 @@ mod tests {
 
     #[test]
     fn the_worst_line_counts() {
-        let mut report = Report(Vec::new());
-        assert_eq!(worst(&report.0), Verdict::Pass);
+        let mut report = Report::new(Recording::None);
+        assert_eq!(worst(&report.lines), Verdict::Pass);
         for (verdict, expected) in [
+            (Verdict::Skip, Verdict::Pass),
             (Verdict::Pass, Verdict::Pass),
             (Verdict::Fail, Verdict::Fail),
             (Verdict::Warn, Verdict::Fail),
         ] {
             report.line(Topic::Hook, "", verdict, "");
-            assert_eq!(worst(&report.0), expected);
+            assert_eq!(worst(&report.lines), expected);
         }
     }
 }

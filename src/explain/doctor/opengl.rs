@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::explain::doctor::{Host, Report, Topic, Verdict, listed};
 use crate::predict::abilities::Abilities;
+use crate::publish::gpus::load_driver;
 
 /// Returns the verdict for a missing part. It is a failure only if a device may hand over a
 /// dmabuf.
@@ -20,17 +21,19 @@ fn serious(host: &Host) -> (Verdict, &'static str) {
 
 /// Checks the render nodes, and who may open them.
 pub(super) fn render_nodes(host: &Host, report: &mut Report) {
-    let what = "for render nodes";
+    let what = "render nodes";
     if host.render_nodes.is_empty() {
         let (verdict, who) = serious(host);
-        report
-            .line(
-                Topic::RenderNodes,
-                what,
-                verdict,
-                format!("there is none in /dev/dri{who}"),
-            )
-            .fix("load the driver of a GPU (of NVIDIA's: nvidia-drm with modeset=1); without a GPU, vgem makes one for software rendering");
+        let more = format!("there is none in /dev/dri{who}");
+        let line = report.missing(Topic::RenderNodes, what, verdict, more);
+        for gpu in &host.inventory.gpus {
+            match gpu.driver.as_deref() {
+                None => line.fix(load_driver(gpu.address)),
+                Some("nvidia") => line.fix("sudo modprobe nvidia-drm modeset=1"),
+                Some(_) => line,
+            };
+        }
+        line.fix("sudo modprobe vgem # without a GPU: renders in software");
         return;
     }
     report.line(
@@ -43,11 +46,11 @@ pub(super) fn render_nodes(host: &Host, report: &mut Report) {
         report
             .line(
                 Topic::RenderNodes,
-                "which of them is used",
+                "choice of the render node",
                 Verdict::Warn,
                 "libvirt takes the first that it finds where a domain names none",
             )
-            .fix("gfxplane fixup names that of the device's own GPU; else <gl rendernode='/dev/dri/by-path/…'/>");
+            .fix("ls -l /dev/dri/by-path # a domain names one by <gl rendernode='/dev/dri/by-path/…'/>; gfxplane fixup names that of the device's own GPU");
     }
     for node in &host.render_nodes {
         access(host, &node.path, node.driver.as_deref(), report);
@@ -55,24 +58,20 @@ pub(super) fn render_nodes(host: &Host, report: &mut Report) {
 }
 
 fn access(host: &Host, path: &Path, driver: Option<&str>, report: &mut Report) {
-    let what = format!("who may open {}", path.display());
+    let what = format!("access to {}", path.display());
     if driver == Some("nvidia") {
         report
             .line(
                 Topic::RenderNodes,
-                format!("the driver of {}", path.display()),
+                format!("driver of {}", path.display()),
                 Verdict::Warn,
                 "NVIDIA's own: QEMU needs EGL extensions of Mesa's, which it may lack (\"egl: eglInitialize failed\")",
             )
-            .fix("the render node of another GPU, by <gl rendernode=…>");
+            .fix("ls -l /dev/dri/by-path # a domain names another GPU's by <gl rendernode='/dev/dri/by-path/…'/>");
     }
     let (Some(access), Some(qemu)) = (host.moment.access.get(path), &host.moment.qemu) else {
-        report.line(
-            Topic::RenderNodes,
-            what,
-            Verdict::Warn,
-            "as whom libvirt runs QEMU, or whose the node is, is not known",
-        );
+        let more = "as whom libvirt runs QEMU, or whose the node is, is not known";
+        report.unknown(Topic::RenderNodes, what, more);
         return;
     };
     let whose = format!("{} {}:{}", access.mode, access.user, access.group);
@@ -96,40 +95,42 @@ fn access(host: &Host, path: &Path, driver: Option<&str>, report: &mut Report) {
                     qemu.user
                 ),
             )
-            .fix("namespaces = [ \"mount\" ] and dynamic_ownership = 1 in /etc/libvirt/qemu.conf, as is the default")
-            .fix(format!("usermod -aG {} {}", access.group, qemu.user));
+            .fix("sudoedit /etc/libvirt/qemu.conf # namespaces = [ \"mount\" ] and dynamic_ownership = 1, as is the default")
+            .fix(format!("sudo usermod -aG {} {}", access.group, qemu.user));
     }
 }
 
 /// Checks the libraries that a render node needs.
 pub(super) fn libraries(host: &Host, report: &mut Report) {
-    let what = "for EGL";
+    let what = "EGL";
     if host.egl_vendor {
         report.line(Topic::OpenGl, what, Verdict::Pass, "");
         return;
     }
     let (verdict, who) = serious(host);
     report
-        .line(
+        .missing(
             Topic::OpenGl,
             what,
             verdict,
             format!("no library for it is in egl_vendor.d{who}"),
         )
-        .fix("install Mesa's: libegl1 and libgl1-mesa-dri (Debian), mesa-libEGL and mesa-dri-drivers (Fedora)");
+        .fix("sudo apt install libegl1 libgl1-mesa-dri # Debian, Ubuntu")
+        .fix("sudo dnf install mesa-libEGL mesa-dri-drivers # Fedora");
 }
 
 /// Checks the OpenGL support of each QEMU.
 pub(super) fn emulators(host: &Host, report: &mut Report) {
     if host.emulators.is_empty() {
         report
-            .line(
+            .missing(
                 Topic::OpenGl,
-                "for QEMU",
+                "QEMU",
                 Verdict::Warn,
                 "none was found where libvirt looks for one",
             )
-            .fix("install QEMU (qemu-system-x86, qemu-kvm)");
+            .fix("sudo apt install qemu-system-x86 # Debian, Ubuntu")
+            .fix("sudo dnf install qemu-kvm # Fedora");
     }
     for (emulator, abilities) in &host.emulators {
         one(host, emulator, abilities, report);
@@ -147,15 +148,11 @@ fn with_opengl(abilities: &Abilities) -> Vec<&'static str> {
 }
 
 fn one(host: &Host, emulator: &Path, abilities: &Abilities, report: &mut Report) {
-    let what = format!("for OpenGL in {}", emulator.display());
+    let what = format!("OpenGL in {}", emulator.display());
     let Some(frontends) = &abilities.frontends else {
+        let more = "libvirt was not asked about it yet, or did not answer";
         report
-            .line(
-                Topic::OpenGl,
-                what,
-                Verdict::Warn,
-                "libvirt was not asked about it yet, or did not answer",
-            )
+            .unknown(Topic::OpenGl, what, more)
             .fix("gfxplane qemu");
         return;
     };
@@ -174,7 +171,8 @@ fn one(host: &Host, emulator: &Path, abilities: &Abilities, report: &mut Report)
                 verdict,
                 format!("none of its frontends has it: its modules are not installed{who}"),
             )
-            .fix("install them: qemu-system-modules-opengl and qemu-system-modules-spice (Debian 13), qemu-system-gui (Debian 12), qemu-ui-opengl, qemu-ui-egl-headless and qemu-ui-spice-core (Fedora)");
+            .fix("sudo apt install qemu-system-modules-opengl qemu-system-modules-spice # Debian 13; qemu-system-gui in Debian 12")
+            .fix("sudo dnf install qemu-ui-opengl qemu-ui-egl-headless qemu-ui-spice-core # Fedora");
     } else if !frontends.contains("spice-gl") && !frontends.contains("dbus") {
         report
             .line(
@@ -183,7 +181,8 @@ fn one(host: &Host, emulator: &Path, abilities: &Abilities, report: &mut Report)
                 Verdict::Warn,
                 "egl-headless alone: a dmabuf can be shown by VNC with QEMU before 9.0 only",
             )
-            .fix("install the modules for spice (qemu-system-modules-spice, qemu-ui-spice-core)");
+            .fix("sudo apt install qemu-system-modules-spice # Debian 13")
+            .fix("sudo dnf install qemu-ui-spice-core # Fedora");
     } else {
         report.line(Topic::OpenGl, what, Verdict::Pass, with_gl.join(", "));
     }

@@ -10,14 +10,14 @@ use crate::publish::inventory::DeviceEntry;
 /// Checks the versions of QEMU and libvirt.
 pub(super) fn versions(host: &Host, report: &mut Report) {
     for (emulator, abilities) in &host.emulators {
-        let what = format!("the version of {}", emulator.display());
+        let what = format!("version of {}", emulator.display());
         let Some(version) = &abilities.qemu else {
             report
-                .line(Topic::Versions, what, Verdict::Warn, "it is not known")
+                .unknown(Topic::Versions, what, "it is not known")
                 .fix("gfxplane qemu");
             continue;
         };
-        let before = report.0.len();
+        let before = report.lines.len();
         let has = |interface| host.inventory.devices.iter().any(|e| has(e, interface));
         let fault = REGION_FAULT.is_in(version) && !REGION_FAULT_MENDED.is_in(version);
         if fault && has(DisplayInterface::Region) {
@@ -27,11 +27,11 @@ pub(super) fn versions(host: &Host, report: &mut Report) {
                     &what,
                     Verdict::Fail,
                     format!(
-                        "QEMU {version} may crash when it draws a screen that lies beyond a device's last region, as NVIDIA's and mdpy's do"
+                        "QEMU {version} may crash when it draws a screen that lies beyond a device's last region, as NVIDIA's and mdpy's do; QEMU {} and later do not",
+                        REGION_FAULT_MENDED.since()
                     ),
                 )
-                .fix(format!("QEMU {} or later", REGION_FAULT_MENDED.since()))
-                .fix("display='off' until then");
+                .fix("gfxplane check --all # names the guests, and what helps until then");
         }
         if VNC_BINDS.is_in(version) && has(DisplayInterface::Dmabuf) {
             report
@@ -40,22 +40,22 @@ pub(super) fn versions(host: &Host, report: &mut Report) {
                     &what,
                     Verdict::Warn,
                     format!(
-                        "with QEMU {version} a VNC viewer's Ctrl-Alt-2 ends a guest that has a dmabuf as its second screen: gfxplane check tells which"
+                        "with QEMU {version} a VNC viewer's Ctrl-Alt-2 ends a guest that has a dmabuf as its second screen"
                     ),
                 )
-                .fix("spice with gl instead of VNC for those domains: gfxplane fixup --consent remote");
+                .fix("gfxplane check --all # names the guests; spice with gl instead of VNC helps");
         }
         if let Some(why) = newer(Program::Qemu, version) {
             let more = format!("{why}: what QEMU would refuse is a doubt");
             report.line(Topic::Versions, &what, Verdict::Warn, more);
         }
-        if report.0.len() == before {
+        if report.lines.len() == before {
             report.line(Topic::Versions, what, Verdict::Pass, version.to_string());
         }
     }
-    let what = "the version of libvirt";
+    let what = "version of libvirt";
     let Some(version) = &host.libvirt else {
-        report.line(Topic::Versions, what, Verdict::Warn, "it is not known");
+        report.unknown(Topic::Versions, what, "it is not known");
         return;
     };
     let is_pci = |entry: &&DeviceEntry| {
@@ -76,11 +76,11 @@ pub(super) fn versions(host: &Host, report: &mut Report) {
                 what,
                 Verdict::Fail,
                 format!(
-                    "libvirt {version} drops display and ramfb of PCI hostdevs without a word: no screen of {}",
+                    "libvirt {version} drops display and ramfb of PCI hostdevs without a word, and libvirt {} and later do not: no screen of {}",
+                    PCI_DISPLAY.since(),
                     pci.join(", ")
                 ),
-            )
-            .fix(format!("libvirt {} or later", PCI_DISPLAY.since()));
+            );
     } else if let Some(why) = newer(Program::Libvirt, version) {
         let more = format!("{why}: what libvirt would refuse is a doubt");
         report.line(Topic::Versions, what, Verdict::Warn, more);

@@ -1,0 +1,178 @@
+//! Completes command lines. The shells ask the programs themselves, which know the domains and
+//! devices of the host.
+//!
+//! The scripts in packaging/completions run the program with the place of the word at the cursor in
+//! [`ASKED`], and with `--` and all words as its arguments. It prints a line for each candidate: the
+//! word, and behind a tab what that is.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::{Arg, Command};
+use clap_complete::engine::{
+    ArgValueCompleter, CompletionCandidate, PathCompleter, ValueCompleter, complete,
+};
+
+use crate::cli::End;
+use crate::cli::overview::guests;
+use crate::domain::shell::plain;
+use crate::host::Root;
+use crate::libvirt::{Context, Libvirt};
+use crate::publish::inventory::{Sources, inventory};
+
+/// The variable by which a shell asks.
+pub const ASKED: &str = "_GFXPLANE_COMPLETE";
+
+/// A command line in the making.
+#[derive(Debug, Clone)]
+pub struct Line {
+    /// The words, the program's name first.
+    words: Vec<OsString>,
+    /// The place of the word at the cursor.
+    place: usize,
+}
+
+impl Line {
+    /// Returns the command line that a shell asks about; `None` if none does.
+    #[must_use]
+    pub fn asked() -> Option<Self> {
+        let place = std::env::var(ASKED).ok()?.parse().ok()?;
+        let words = std::env::args_os().skip_while(|word| word != "--").skip(1);
+        Some(Line {
+            words: words.collect(),
+            place,
+        })
+    }
+
+    /// Returns the URI of the libvirt that it names.
+    #[must_use]
+    pub fn connect(&self) -> Option<String> {
+        self.option(&["-c", "--connect"])
+    }
+
+    fn option(&self, names: &[&str]) -> Option<String> {
+        let words: Vec<&str> = self.words.iter().filter_map(|word| word.to_str()).collect();
+        let after = |pair: &[&str]| names.contains(&pair[0]).then(|| pair[1].to_owned());
+        let joined = |word: &&str| {
+            let (name, value) = word.split_once('=')?;
+            names.contains(&name).then(|| value.to_owned())
+        };
+        let value = words.windows(2).find_map(after);
+        value.or_else(|| words.iter().find_map(joined))
+    }
+
+    /// Prints the candidates for the word at the cursor, which ends the program. `command`: the
+    /// program's arguments.
+    ///
+    /// # Errors
+    /// Errors of the output.
+    pub fn end(self, command: Command, libvirt: Arc<dyn Libvirt>) -> anyhow::Result<End> {
+        let root = self.option(&["--root", "--host"]);
+        let root = root.or_else(|| std::env::var("GFXPLANE_ROOT").ok());
+        let context = Arc::new(Context {
+            root: root.map_or_else(Root::system, |root| Root::recorded(PathBuf::from(root))),
+            connect: self.connect(),
+            quiet: true,
+            libvirt,
+        });
+        let with = |arg: Arg| with_values(arg, &context);
+        let mut command = command
+            .mut_args(with)
+            .mut_subcommands(|verb| verb.mut_args(with));
+        let here = std::env::current_dir().ok();
+        let found = complete(&mut command, self.words, self.place, here.as_deref())?;
+        let mut out = io::stdout().lock();
+        for candidate in found.iter().filter(|candidate| !candidate.is_hide_set()) {
+            let word = plain(&candidate.get_value().to_string_lossy());
+            let help = candidate.get_help().map(ToString::to_string);
+            let help = help.unwrap_or_default();
+            let line = plain(help.lines().next().unwrap_or_default());
+            writeln!(out, "{word}\t{line}")?;
+        }
+        Ok(End::Done)
+    }
+}
+
+/// Gives an argument the values that it may have on this host. Its value's name tells what these
+/// are.
+fn with_values(arg: Arg, context: &Arc<Context>) -> Arg {
+    let names = arg.get_value_names().unwrap_or_default();
+    let find: fn(&Context, &Arg) -> Vec<CompletionCandidate> = match names {
+        [name] => match name.as_str() {
+            "DOMAIN" | "DOMAIN|FILE" | "DOMAIN|FILE|-" => domains,
+            "DEVICE" => devices,
+            "PARENT/TYPE" => types,
+            "KEY=VALUE" => policies,
+            "WORD" => |_, _| words(&["asked", "auto", "full", "off"]),
+            "WORDS" => |_, _| words(&["remote", "video", "all"]),
+            _ => return arg,
+        },
+        _ => return arg,
+    };
+    let may_be_file = names.iter().any(|name| name.contains("FILE"));
+    let (context, about) = (Arc::clone(context), arg.clone());
+    arg.add(ArgValueCompleter::new(move |current: &OsStr| {
+        let current_text = current.to_string_lossy();
+        let mut found = find(&context, &about);
+        found.retain(|one| {
+            one.get_value()
+                .to_string_lossy()
+                .starts_with(&*current_text)
+        });
+        if found.is_empty() && may_be_file {
+            found = PathCompleter::any().complete(current);
+        }
+        found
+    }))
+}
+
+fn words(all: &[&str]) -> Vec<CompletionCandidate> {
+    all.iter().map(CompletionCandidate::new).collect()
+}
+
+fn candidate(word: impl Into<OsString>, help: String) -> CompletionCandidate {
+    CompletionCandidate::new(word).help(Some(help.into()))
+}
+
+fn domains(context: &Context, _: &Arg) -> Vec<CompletionCandidate> {
+    let (guests, _) = guests(context, &mut Vec::new());
+    let guests = guests.into_iter();
+    let name = |guest: crate::publish::overview::Defined| {
+        candidate(guest.name, guest.state.word().to_owned())
+    };
+    guests.map(name).collect()
+}
+
+fn devices(context: &Context, _: &Arg) -> Vec<CompletionCandidate> {
+    let devices = inventory(&Sources::read(&context.root)).devices.into_iter();
+    let name = |device: crate::publish::inventory::DeviceEntry| {
+        let kind = device.type_id.or(device.driver);
+        candidate(device.id.to_string(), kind.unwrap_or_default())
+    };
+    devices.map(name).collect()
+}
+
+fn types(context: &Context, _: &Arg) -> Vec<CompletionCandidate> {
+    let types = inventory(&Sources::read(&context.root)).types.into_iter();
+    let name = |one: crate::publish::inventory::TypeEntry| {
+        let word = format!("{}/{}", one.parent, one.type_id);
+        candidate(word, one.name.unwrap_or_default())
+    };
+    types.map(name).collect()
+}
+
+/// Returns the keys with their values, which the argument's help lists.
+fn policies(_: &Context, arg: &Arg) -> Vec<CompletionCandidate> {
+    let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+    let mut found = Vec::new();
+    for word in help.split_whitespace() {
+        let Some((key, values)) = word.trim_end_matches([',', ';']).split_once('=') else {
+            continue;
+        };
+        let values = values.split(['|', ',']).filter(|value| !value.is_empty());
+        found.extend(values.map(|value| CompletionCandidate::new(format!("{key}={value}"))));
+    }
+    found
+}

@@ -1,0 +1,313 @@
+//! Lays out text for people: the verdict first, a device named in full once, words wrapped at the
+//! terminal's width, commands whole, colours on a terminal.
+
+use std::collections::BTreeSet;
+use std::io::{self, Write};
+
+use anstyle::{AnsiColor, Style};
+use uuid::Uuid;
+
+use crate::domain::shell::plain;
+use crate::explain::doctor::Verdict;
+
+/// The columns that the verdict takes.
+const GUTTER: usize = 6;
+
+/// The columns of a step into the tree.
+const STEP: usize = 2;
+
+/// The characters of a UUID.
+const UUID: usize = 36;
+
+/// A text in the making.
+#[derive(Debug, Default)]
+pub struct Page(Vec<Item>);
+
+#[derive(Debug)]
+enum Item {
+    Blank,
+    Words {
+        verdict: Option<Verdict>,
+        depth: usize,
+        name: String,
+        rest: String,
+    },
+    Command {
+        depth: usize,
+        word: &'static str,
+        text: String,
+    },
+}
+
+impl Page {
+    /// Adds an empty line.
+    pub fn blank(&mut self) {
+        self.0.push(Item::Blank);
+    }
+
+    /// Adds a paragraph: a verdict, a name, and what follows it. Either text may be empty.
+    /// `depth`: the depth in the tree.
+    pub fn words(&mut self, verdict: Option<Verdict>, depth: usize, name: &str, rest: &str) {
+        self.0.push(Item::Words {
+            verdict,
+            depth,
+            name: one_line(name),
+            rest: one_line(rest),
+        });
+    }
+
+    /// Adds commands, which are not wrapped: they are to be pasted. `word`: their purpose.
+    pub fn commands(&mut self, depth: usize, word: &'static str, commands: &[String]) {
+        self.0.extend(commands.iter().map(|text| Item::Command {
+            depth,
+            word,
+            text: one_line(text),
+        }));
+    }
+
+    /// Returns the text with colours.
+    #[must_use]
+    pub fn text(&self, width: usize) -> String {
+        let command = AnsiColor::Cyan.on_default();
+        let mut names = Names::of(&self.0);
+        let mut out = String::new();
+        for item in &self.0 {
+            match item {
+                Item::Blank => out.push('\n'),
+                Item::Command { depth, word, text } => {
+                    let blank = " ".repeat(GUTTER + depth * STEP);
+                    out.push_str(&format!("{blank}{word}: {command}{text}{command:#}\n"));
+                }
+                Item::Words {
+                    verdict,
+                    depth,
+                    name,
+                    rest,
+                } => {
+                    let (name, rest) = (names.shorten(name), names.shorten(rest));
+                    wrap(&mut out, *verdict, depth * STEP, &name, &rest, width);
+                }
+            }
+        }
+        out
+    }
+
+    /// Writes the text as the output takes it.
+    ///
+    /// # Errors
+    /// Errors of the output.
+    pub fn print(&self, out: &mut dyn Write) -> io::Result<()> {
+        let text = self.text(width());
+        // `--color` has set the choice of all streams.
+        match anstream::AutoStream::choice(&io::stdout()) {
+            anstream::ColorChoice::Never => {
+                write!(out, "{}", anstream::adapter::strip_str(&text))
+            }
+            _ => out.write_all(text.as_bytes()),
+        }
+    }
+}
+
+/// Returns the number of columns of the output: that of the environment or of the terminal.
+fn width() -> usize {
+    /// The columns of an output that is no terminal.
+    const USUAL: usize = 80;
+    /// No line of ours fits into fewer.
+    const LEAST: usize = 40;
+    let named = std::env::var("COLUMNS").ok();
+    let named = named.and_then(|columns| columns.parse().ok());
+    let columns = named.or_else(|| {
+        let (width, _) = terminal_size::terminal_size_of(io::stdout())?;
+        Some(usize::from(width.0))
+    });
+    columns.unwrap_or(USUAL).max(LEAST)
+}
+
+/// The UUIDs of a page.
+struct Names<'p> {
+    all: BTreeSet<&'p str>,
+    /// Those that were named in full.
+    named: BTreeSet<String>,
+}
+
+impl<'p> Names<'p> {
+    fn of(items: &'p [Item]) -> Self {
+        let texts = items.iter().flat_map(|item| match item {
+            Item::Words { name, rest, .. } => [name.as_str(), rest.as_str()],
+            _ => ["", ""],
+        });
+        Names {
+            all: texts.flat_map(uuids).map(|(_, uuid)| uuid).collect(),
+            named: BTreeSet::new(),
+        }
+    }
+
+    /// Returns a text with short names for the UUIDs that were named before. A name that is nothing
+    /// but a UUID stays.
+    fn shorten(&mut self, text: &str) -> String {
+        if text.len() == UUID && uuids(text).next().is_some() {
+            self.named.insert(text.to_owned());
+            return text.to_owned();
+        }
+        let (mut made, mut end) = (String::new(), 0);
+        for (at, uuid) in uuids(text) {
+            made.push_str(&text[end..at]);
+            // What somebody else has said stays as it is: people search for it.
+            let is_quoted = text[..at].ends_with(['\'', '"']);
+            if self.named.insert(uuid.to_owned()) || is_quoted {
+                made.push_str(uuid);
+            } else {
+                made.push_str(&self.short(uuid));
+            }
+            end = at + UUID;
+        }
+        made + &text[end..]
+    }
+
+    /// Returns the beginning of a UUID, or its end if another begins likewise.
+    fn short(&self, uuid: &str) -> String {
+        let (first, last) = (&uuid[..8], &uuid[24..]);
+        let count = |has: &dyn Fn(&str) -> bool| self.all.iter().filter(|one| has(one)).count();
+        if count(&|one| one.starts_with(first)) == 1 {
+            format!("{first}…")
+        } else if count(&|one| one.ends_with(last)) == 1 {
+            format!("…{last}")
+        } else {
+            uuid.to_owned()
+        }
+    }
+}
+
+/// Returns the UUIDs in a text, with their places.
+fn uuids(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        while at + UUID <= text.len() {
+            let here = at;
+            at += 1;
+            let found = text.get(here..here + UUID);
+            if let Some(uuid) = found.filter(|uuid| Uuid::try_parse(uuid).is_ok()) {
+                at = here + UUID;
+                return Some((here, uuid));
+            }
+        }
+        None
+    })
+}
+
+/// Writes a paragraph.
+fn wrap(
+    out: &mut String,
+    verdict: Option<Verdict>,
+    at: usize,
+    name: &str,
+    rest: &str,
+    width: usize,
+) {
+    let bold = Style::new().bold();
+    let first = " ".repeat(GUTTER + at);
+    let next = " ".repeat(GUTTER + at + if name.is_empty() { 0 } else { STEP });
+    let options = textwrap::Options::new(width)
+        .initial_indent(&first)
+        .subsequent_indent(&next)
+        .break_words(false)
+        .word_separator(textwrap::WordSeparator::AsciiSpace)
+        .word_splitter(textwrap::WordSplitter::NoHyphenation);
+    let whole = match (name.is_empty(), rest.is_empty()) {
+        (true, _) => rest.to_owned(),
+        (_, true) => name.to_owned(),
+        _ => format!("{name}  {rest}"),
+    };
+    for (number, wrapped) in textwrap::wrap(&whole, options).iter().enumerate() {
+        let body = wrapped.trim_start();
+        let blank = &wrapped[..wrapped.len() - body.len()];
+        let blank = match verdict.filter(|_| number == 0) {
+            Some(verdict) => {
+                let style = match verdict {
+                    Verdict::Skip => Style::new(),
+                    Verdict::Pass => AnsiColor::Green.on_default().bold(),
+                    Verdict::Warn => AnsiColor::Yellow.on_default().bold(),
+                    Verdict::Fail => AnsiColor::Red.on_default().bold(),
+                };
+                let word = verdict.word();
+                format!("{style}{word}{style:#}{}", &blank[word.len()..])
+            }
+            None => blank.to_owned(),
+        };
+        let body = match body.strip_prefix(name).filter(|_| number == 0) {
+            Some(rest) if !name.is_empty() => format!("{bold}{name}{bold:#}{rest}"),
+            _ if whole == name => format!("{bold}{body}{bold:#}"),
+            _ => body.to_owned(),
+        };
+        out.push_str(&blank);
+        out.push_str(&body);
+        out.push('\n');
+    }
+}
+
+/// Makes a text of somebody else's one line that harms nobody.
+pub(super) fn one_line(text: &str) -> String {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    plain(&words.join(" "))
+}
+
+/// Returns a number with its noun.
+pub(super) fn count(number: usize, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns a page about devices with these UUIDs, without colours.
+    fn page(uuids: &[&str], width: usize) -> String {
+        let mut page = Page::default();
+        for uuid in uuids {
+            page.words(Some(Verdict::Pass), 0, &format!("display of {uuid}"), "");
+        }
+        page.words(
+            None,
+            1,
+            "",
+            &format!("nobody shows the screen of {}", uuids[0]),
+        );
+        page.commands(1, "fix", &[format!("gfxplane probe {}", uuids[0])]);
+        anstream::adapter::strip_str(&page.text(width)).to_string()
+    }
+
+    #[test]
+    fn a_device_is_named_in_full_once() {
+        let (a, b) = (
+            "c1a20000-0000-4000-8000-000000000001",
+            "c1a20000-0000-4000-8000-000000000002",
+        );
+        let alone = page(&[a], 80);
+        assert_eq!(
+            alone,
+            format!(
+                "PASS  display of {a}\n        nobody shows the screen of c1a20000…\n        fix: gfxplane probe {a}\n"
+            )
+        );
+        assert!(page(&[a, b], 80).contains("screen of …000000000001\n"));
+    }
+
+    #[test]
+    fn words_are_wrapped_and_commands_are_not() {
+        let text = page(&["c1a20000-0000-4000-8000-000000000001"], 40);
+        let (commands, words): (Vec<&str>, Vec<&str>) =
+            text.lines().partition(|line| line.contains("fix: "));
+        assert!(
+            words.iter().all(|line| line.chars().count() <= 53),
+            "{text}"
+        );
+        assert_eq!(commands.len(), 1);
+    }
+
+    #[test]
+    fn what_a_terminal_would_act_on_does_not_get_through() {
+        let mut page = Page::default();
+        page.words(None, 0, "a\u{1b}[2J", "b\nc");
+        assert!(!page.text(80).contains("\u{1b}[2J"));
+    }
+}

@@ -1,0 +1,97 @@
+//! Shows what is long in the user's pager, as git does: on a terminal only, and `PAGER` names it.
+
+use std::io::{self, IsTerminal, Stdout, Write};
+use std::process::{Child, ChildStdin, Command, Stdio};
+
+/// An output that the pager shows. The pager is started by the first byte, and ends before this
+/// value is dropped.
+#[derive(Debug)]
+pub struct Paged {
+    pager: Option<Child>,
+    /// The pager's input, once it was started.
+    input: Option<Input>,
+}
+
+#[derive(Debug)]
+enum Input {
+    Pager(ChildStdin),
+    Stdout(Stdout),
+}
+
+impl Paged {
+    /// Makes the output. Nothing is started yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Paged {
+            pager: None,
+            input: None,
+        }
+    }
+
+    /// Starts the pager; without one the output goes to stdout.
+    fn begin(&mut self) -> &mut Input {
+        let pager = &mut self.pager;
+        self.input.get_or_insert_with(|| {
+            *pager = start();
+            let input = pager.as_mut().and_then(|pager| pager.stdin.take());
+            input.map_or_else(|| Input::Stdout(io::stdout()), Input::Pager)
+        })
+    }
+}
+
+impl Default for Paged {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Starts the pager; `None` if there is none, none is wanted, or stdout is no terminal.
+fn start() -> Option<Child> {
+    let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+    if is_dumb || !io::stdout().is_terminal() {
+        return None;
+    }
+    let mut command = match std::env::var("PAGER") {
+        Ok(pager) if pager.is_empty() || pager == "cat" => return None,
+        Ok(pager) => {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", &pager]);
+            shell
+        }
+        Err(_) => Command::new("less"),
+    };
+    // F: what fits stays on the screen; R: colours; X: it stays there afterwards; K: Ctrl-C ends
+    // less as it ends us.
+    for (name, value) in [("LESS", "FRXK"), ("LV", "-c")] {
+        if std::env::var_os(name).is_none() {
+            command.env(name, value);
+        }
+    }
+    command.stdin(Stdio::piped()).spawn().ok()
+}
+
+impl Write for Paged {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.begin() {
+            Input::Pager(pager) => pager.write(bytes),
+            Input::Stdout(stdout) => stdout.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match &mut self.input {
+            Some(Input::Stdout(stdout)) => stdout.flush(),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for Paged {
+    fn drop(&mut self) {
+        // The pager ends when its user has read its input to the end.
+        self.input = None;
+        if let Some(pager) = &mut self.pager {
+            let _ = pager.wait();
+        }
+    }
+}

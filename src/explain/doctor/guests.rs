@@ -1,0 +1,62 @@
+//! Checks the guests: whether the host has their devices, whether they start, and whether somebody
+//! shows their screens. The overview knows all of it.
+
+use std::collections::BTreeMap;
+
+use crate::explain::doctor::{Line, Recording, Report, Topic, Verdict};
+use crate::plan::Level;
+use crate::predict::viewers;
+use crate::publish::overview::{GuestEntry, GuestsFrom, Overview};
+
+/// Returns the lines about the guests of a host.
+#[must_use]
+pub fn guests(overview: &Overview, recording: Recording) -> Vec<Line> {
+    let mut report = Report::new(recording);
+    let what = "guests";
+    let devices = overview.parents.iter().flat_map(|parent| &parent.devices);
+    let mut guests: BTreeMap<&str, Vec<&GuestEntry>> = BTreeMap::new();
+    for guest in devices.chain(&overview.absent).flat_map(|one| &one.guests) {
+        guests.entry(&guest.name).or_default().push(guest);
+    }
+    match overview.guests_from {
+        GuestsFrom::Nowhere => {
+            let more = "libvirt can't be asked, and /etc/libvirt/qemu can't be read";
+            report
+                .unknown(Topic::Guests, what, more)
+                .fix("sudo gfxplane doctor");
+        }
+        _ if guests.is_empty() => {
+            report.line(Topic::Guests, what, Verdict::Pass, "none has a vfio device");
+        }
+        _ => {}
+    }
+    for (name, entries) in guests {
+        of_guest(name, &entries, &mut report);
+    }
+    report.lines
+}
+
+/// Writes the lines about one guest, which has an entry below each of its devices.
+fn of_guest(name: &str, entries: &[&GuestEntry], report: &mut Report) {
+    let what = format!("guest {name}");
+    let problems = entries.iter().flat_map(|entry| &entry.problems);
+    let mut is_well = true;
+    for problem in problems.filter(|problem| problem.level > Level::Info) {
+        is_well = false;
+        let line = report.line(Topic::Guests, &what, problem.level.into(), &problem.text);
+        line.guest = Some(name.to_owned());
+        for fix in &problem.fixes {
+            line.fix(fix);
+        }
+    }
+    if is_well {
+        let by = entries.iter().flat_map(|entry| viewers(&entry.shown_by));
+        let by: Vec<String> = by.collect();
+        let more = match by.is_empty() {
+            true => "starts".to_owned(),
+            false => format!("starts, screen shown by {}", by.join(", ")),
+        };
+        let line = report.line(Topic::Guests, &what, Verdict::Pass, more);
+        line.guest = Some(name.to_owned());
+    }
+}
