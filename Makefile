@@ -14,12 +14,18 @@ DENY = $(or $(shell command -v cargo-deny),target/deny/bin/cargo-deny) --locked
 MACHINE_TESTS = automatic suite matrix wild pixels openers answers viaqemu messages types
 STEP = .ci/step
 
-.PHONY: demo test test-all all ci coverage mutants fuzz deb rpm deny advisories bench setup setup-ci setup-deb setup-rpm setup-deny setup-mutants setup-fuzz check run-tests
+.PHONY: demo browser test test-all all ci coverage mutants fuzz deb rpm deny advisories bench setup setup-ci setup-deb setup-rpm setup-deny setup-mutants setup-fuzz check run-tests
 
 # The main job on a recorded host: what is there, and the XML of several devices.
 demo: setup
 	$(CARGO) build --quiet --locked --bins
 	@tests/demo target/debug/gfxplane
+
+# The overview's page in a real browser; its pictures are left in target/browser.
+browser: setup
+	@packaging/setup chromium python3
+	$(CARGO) build --quiet --locked --bin gfxplane
+	tests/browser target/debug/gfxplane
 
 # Everything but the virtual machine. The tests are built first, as cargo does one build at a time in a directory. Then
 # they run, and clippy and rustdoc beside them.
@@ -75,7 +81,7 @@ test-vm-%: deb
 
 # What .ci/run runs: a step for each target below, with its own log. ci-setup has installed what they all use, as
 # only one can install at a time.
-ci: $(addprefix ci-,demo test deny fuzz rpm $(MACHINE_TESTS))
+ci: $(addprefix ci-,demo browser test deny fuzz rpm $(MACHINE_TESTS))
 
 ci-setup:
 	$(STEP) setup $(MAKE) setup-ci EMULATOR=$(EMULATOR)
@@ -90,7 +96,7 @@ ci-rpm: ci-deb
 	$(STEP) rpm tests/rpm $(DEB)
 # The machine tests take longest and wait for the package, so whatever does not lead there stands back. What is fuzzed
 # for a minute is compiled in less, if it is not optimised as for an hour.
-ci-demo ci-test ci-deny: ci-%: ci-setup
+ci-demo ci-browser ci-test ci-deny: ci-%: ci-setup
 	nice $(STEP) $* $(MAKE) $*
 ci-fuzz: ci-setup
 	CARGO_PROFILE_RELEASE_OPT_LEVEL=1 nice $(STEP) fuzz $(MAKE) fuzz FUZZ_SECONDS=8 FUZZ_SEED=1
@@ -109,11 +115,11 @@ ALL_VM = $(foreach machine,uml pc,$(foreach suite,trixie bookworm sid,$(foreach 
 ALL_VM += $(foreach suite,trixie-iommufd sid-iommufd,$(foreach test,openers answers,vm/$(test)/$(suite)/pc))
 test-all:
 	@+$(MAKE) --no-print-directory --keep-going --jobs=8 EMULATOR=qemu-system-x86 all
-all: all-test all-coverage all-deny all-fuzz all-rpm $(ALL_VM)
+all: all-test all-browser all-coverage all-deny all-fuzz all-rpm $(ALL_VM)
 
 all-deb: ci-setup
 	$(STEP) deb $(MAKE) deb
-all-test all-coverage all-deny all-fuzz: all-%: ci-setup
+all-test all-browser all-coverage all-deny all-fuzz: all-%: ci-setup
 	$(STEP) $* $(MAKE) $*
 all-rpm: all-deb
 	$(STEP) rpm tests/rpm $(DEB)
@@ -130,7 +136,7 @@ setup:
 # tests/vm/kernel and tests/vm/image say what for.
 setup-ci:
 	@packaging/setup lintian rpm busybox-static g++ python3-venv \
-	    flex bison bc libelf-dev kmod cpio mmdebstrap e2fsprogs util-linux $(EMULATOR)
+	    chromium flex bison bc libelf-dev kmod cpio mmdebstrap e2fsprogs util-linux $(EMULATOR)
 	@$(MAKE) --no-print-directory --jobs=1 setup-deb setup-deny
 
 setup-rpm:

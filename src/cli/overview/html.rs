@@ -20,7 +20,7 @@ section { border: 1px solid var(--line); border-radius: .5rem; padding: .5rem .7
 .row { margin: .4rem 0; }
 .d1 { padding-left: 1rem; }
 .d2 { padding-left: 2rem; }
-.verdict { font-weight: bold; font-size: .8rem; padding-right: .4rem; }
+.verdict { font-weight: bold; font-size: .8rem; padding-right: .2rem; }
 .pass { color: var(--good); }
 .warn { color: var(--warn); }
 .fail { color: var(--bad); }
@@ -46,7 +46,7 @@ fn class(level: Level) -> &'static str {
 
 fn verdict(level: Level) -> String {
     format!(
-        "<span class=\"verdict {}\">{}</span>",
+        "<span class=\"verdict {}\">{}</span> ",
         class(level),
         Verdict::from(level).word()
     )
