@@ -631,6 +631,40 @@ def test_fixup_of_a_defined_domain():
     out(f"virsh undefine fixed; remove_mdev {device}")
 
 
+def test_all_guests_at_once():
+    """The overview, check --all and doctor say of real guests what libvirt and QEMU do with them."""
+    region, dmabuf, gone = uuid(51), uuid(52), uuid(53)
+    out(f"create_mdev mdpy-vga {region}; create_mdev mbochs-small {dmabuf}")
+    eventually("known", lambda: listed(dmabuf)["display"] == ["dmabuf"])
+    domain("runs", region)
+    domain("refused", dmabuf)
+    domain("nowhere", gone)
+    out("virsh start --paused runs")
+    for name in ("refused", "nowhere"):
+        assert sh(f"virsh start --paused {name}", check=False).returncode != 0, name
+
+    seen = json.loads(sh("gfxplane --json --all", check=False).stdout)
+    devices = [device for parent in seen["parents"] for device in parent["devices"]] + seen["absent"]
+    guests = {guest["name"]: (device["id"], guest) for device in devices for guest in device["guests"]}
+    equal({name: (at, guest["state"], guest["starts"]) for name, (at, guest) in guests.items()},
+        {"runs": (region, "paused", "yes"), "refused": (dmabuf, "shut-off", "no"), "nowhere": (gone, "shut-off", "no")})
+    equal(guests["runs"][1]["shown_by"], [["vnc", "at-once"]])
+
+    every = sh("gfxplane check --all --json", check=False)
+    equal(every.returncode, 1, every.stderr)
+    starts = {one["domain"]: one["starts"] for one in json.loads(every.stdout)["domains"]}
+    equal({name: starts[name] for name in guests}, {"runs": "yes", "refused": "no", "nowhere": "no"})
+    text = sh("gfxplane check --all", check=False)
+    equal(text.returncode, 1, text.stderr)
+
+    said = sh("gfxplane doctor", check=False).stdout
+    lines = {name: [line for line in said.splitlines() if f"guest {name}" in line] for name in guests}
+    words = {name: [line.split()[0] for line in found] for name, found in lines.items()}
+    assert words["runs"] == ["PASS"] and "FAIL" in words["refused"] and "FAIL" in words["nowhere"], said
+    out("virsh destroy runs; for name in runs refused nowhere; do virsh undefine $name; done")
+    out(f"remove_mdev {region}; remove_mdev {dmabuf}")
+
+
 def test_fixup_of_a_transient_domain_is_refused():
     Path("/tmp/passing.xml").write_text("<domain type='qemu'><name>passing</name><memory unit='MiB'>32</memory>"
         "<os><type arch='x86_64' machine='pc'>hvm</type></os><devices><memballoon model='none'/></devices></domain>")
