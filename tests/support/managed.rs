@@ -3,6 +3,7 @@
 //! * `case.toml`: `host` (a folder of `tests/hosts`) and `manager` (`kubevirt` or `ovirt`);
 //! * `domain.xml`: the domain that the manager hands over; for KubeVirt also `vmi.json`, which may be
 //!   missing;
+//! * `README`: the version and the source file of the manager that writes such a domain; may be missing;
 //! * `rules.toml`, `gfxplane.toml`: rules and configuration of the node; may be missing;
 //! * `out.xml`: the expected XML; missing if nothing changes;
 //! * `said.txt`: the expected stderr.
@@ -67,7 +68,6 @@ pub(crate) fn trials() -> Vec<Trial> {
             }),
             Trial::test("managed::any-arguments", any_arguments),
             Trial::test("managed::nothing-to-hand-back", nothing_to_hand_back),
-            Trial::test("managed::the-log-of-the-shim", log_of_the_shim),
             Trial::test("managed::any-file-of-vdsm", any_file_of_vdsm),
             Trial::test("managed::manifests", manifests),
             Trial::test("managed::a-device-that-vdsm-has-just-made", just_made),
@@ -184,6 +184,7 @@ fn of_folder(folder: &Path) -> Result<(), Failed> {
         "rules.toml",
         "gfxplane.toml",
         "said.txt",
+        "README",
     ];
     if after == text {
         if updating() {
@@ -364,45 +365,6 @@ fn nothing_to_hand_back() -> Result<(), Failed> {
         .output()?;
     if output.status.code() != Some(1) {
         return Err(format!("a full disk: {output:?}").into());
-    }
-    Ok(())
-}
-
-/// The shim keeps its hook's stderr to itself, but what is said is also in the shim's own.
-fn log_of_the_shim() -> Result<(), Failed> {
-    let case = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/managed/kubevirt-dmabuf");
-    let node = Node::of("lab", Manager::Kubevirt, None);
-    let shim = node.path("sidecar-shim");
-    let script = "#!/bin/sh\nout=$(\"$HOOK\" --vmi \"$1\" --domain \"$2\" 2>/dev/null) || exit\nprintf '%s' \"$out\"\n";
-    // Another process writes the file, because one that this forks for another test would hold it
-    // open (ETXTBSY).
-    let written = Command::new("sh")
-        .args([
-            "-c",
-            "printf '%s' \"$2\" > \"$1\" && chmod 755 \"$1\"",
-            "sh",
-        ])
-        .arg(&shim)
-        .arg(script)
-        .status()?;
-    assert!(written.success());
-    let log = node.path("log");
-    let output = node
-        .command(&shim)
-        .env("HOOK", node.path("onDefineDomain"))
-        .arg(fs::read_to_string(case.join("vmi.json"))?)
-        .arg(fs::read_to_string(case.join("domain.xml"))?)
-        .stderr(fs::File::create(&log)?)
-        .output()?;
-    if output.stdout != fs::read(case.join("out.xml"))? {
-        return Err(format!("{output:?}").into());
-    }
-    let (logged, said) = (
-        fs::read_to_string(&log)?,
-        fs::read_to_string(case.join("said.txt"))?,
-    );
-    if logged != said {
-        return Err(format!("the log has {logged:?}, expected {said:?}").into());
     }
     Ok(())
 }

@@ -6,7 +6,7 @@
 
 use std::cell::RefCell;
 use std::ffi::{OsStr, OsString};
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
@@ -106,10 +106,9 @@ impl<'a> Given<'a> {
 
 /// Prints the domain's XML, changed or as it was given.
 fn on_define_domain(root: &Root, arguments: &[OsString]) -> u8 {
-    let mut log = Log::new();
     let given = Given::parse(arguments);
     let Some(domain) = given.domain.filter(|domain| !domain.is_empty()) else {
-        log.say("no --domain: expected --vmi JSON --domain XML, as KubeVirt's sidecar shim has it");
+        say("no --domain: expected --vmi JSON --domain XML, as KubeVirt's sidecar shim has it");
         return USAGE_ERROR;
     };
     let node = Node::new(root, false);
@@ -119,12 +118,12 @@ fn on_define_domain(root: &Root, arguments: &[OsString]) -> u8 {
     });
     let adapted = match adapted {
         Ok((text, said)) => {
-            node.warn(&mut log);
-            said.iter().for_each(|line| log.say(line));
+            node.warn();
+            said.iter().for_each(|line| say(line));
             Some(text)
         }
         Err(problem) => {
-            log.say(&format!("the domain stays as it is: {problem}"));
+            say(&format!("the domain stays as it is: {problem}"));
             None
         }
     };
@@ -134,7 +133,7 @@ fn on_define_domain(root: &Root, arguments: &[OsString]) -> u8 {
         Ok(()) => SUCCESS,
         // The shim must not take half a domain for a whole one.
         Err(error) => {
-            log.say(&format!("the domain can't be handed back: {error}"));
+            say(&format!("the domain can't be handed back: {error}"));
             FAILURE
         }
     }
@@ -148,19 +147,18 @@ fn vmi(given: Option<&[u8]>) -> Result<Vmi, String> {
 
 /// Changes the file that `_hook_domxml` names, if there is something to change.
 fn before_vm_start(root: &Root) -> u8 {
-    let mut log = Log::new();
     let Some(path) = std::env::var_os("_hook_domxml").filter(|path| !path.is_empty()) else {
-        log.say("_hook_domxml names no file: vdsm sets it when it runs its hooks");
+        say("_hook_domxml names no file: vdsm sets it when it runs its hooks");
         return SUCCESS;
     };
-    if let Err(problem) = hook(root, Path::new(&path), &mut log) {
-        log.say(&format!("the VM starts as it is: {problem}"));
+    if let Err(problem) = hook(root, Path::new(&path)) {
+        say(&format!("the VM starts as it is: {problem}"));
     }
     // Any other code keeps the VM from starting (lib/vdsm/common/hooks.py, before_vm_start).
     SUCCESS
 }
 
-fn hook(root: &Root, path: &Path, log: &mut Log) -> Result<(), String> {
+fn hook(root: &Root, path: &Path) -> Result<(), String> {
     let at = |error: io::Error| format!("{}: {error}", path.display());
     let mut bytes = Vec::new();
     let mut options = OpenOptions::new();
@@ -181,13 +179,13 @@ fn hook(root: &Root, path: &Path, log: &mut Log) -> Result<(), String> {
     let (new, said) = node
         .adapt(bytes, &ovirt_wish)
         .map_err(|problem| format!("{}: {problem}", path.display()))?;
-    node.warn(log);
+    node.warn();
     if new.as_bytes() != old {
         let old = String::from_utf8_lossy(&old);
         rewrite(path, &old, &new).map_err(at)?;
     }
     // This comes only after it is done.
-    said.iter().for_each(|line| log.say(line));
+    said.iter().for_each(|line| say(line));
     Ok(())
 }
 
@@ -229,9 +227,9 @@ impl<'r> Node<'r> {
         Ok((fixed.text, said))
     }
 
-    fn warn(&self, log: &mut Log) {
+    fn warn(&self) {
         for warning in self.warnings.take() {
-            log.say(&format!("warning: {warning}"));
+            say(&format!("warning: {warning}"));
         }
     }
 }
@@ -261,36 +259,12 @@ impl Surroundings for Node<'_> {
     }
 }
 
-/// The place where reasons go: stderr, which vdsm logs. KubeVirt's shim keeps its hook's stderr to
-/// itself unless the hook fails (Go's `exec.Cmd.Output`). So reasons also go to the shim's own
-/// stderr, the container's log.
-struct Log {
-    shim: Option<File>,
-}
-
-impl Log {
-    fn new() -> Self {
-        let parent = PathBuf::from(format!("/proc/{}", std::os::unix::process::parent_id()));
-        let name = std::fs::read(parent.join("comm")).unwrap_or_default();
-        let open = || {
-            let mut options = OpenOptions::new();
-            let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
-            options.append(true).custom_flags(flags);
-            options.open(parent.join("fd/2")).ok()
-        };
-        Log {
-            shim: (name == b"sidecar-shim\n").then(open).flatten(),
-        }
-    }
-
-    fn say(&mut self, text: &str) {
-        // Each is one line, whatever a name may contain.
-        let line = format!("gfxplane: {}\n", plain(&text.replace('\n', " ")));
-        let _ = io::stderr().write_all(line.as_bytes());
-        if let Some(shim) = &mut self.shim {
-            let _ = shim.write_all(line.as_bytes());
-        }
-    }
+/// Writes a line to stderr, which vdsm and the shim of KubeVirt 1.3 and later log
+/// (cmd/sidecars/sidecar_shim.go, `logStderr`).
+fn say(text: &str) {
+    // Each is one line, whatever a name may contain.
+    let line = format!("gfxplane: {}\n", plain(&text.replace('\n', " ")));
+    let _ = io::stderr().write_all(line.as_bytes());
 }
 
 #[cfg(test)]
