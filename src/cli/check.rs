@@ -47,6 +47,9 @@ pub struct Check {
 struct Document {
     #[serde(skip_serializing_if = "Option::is_none")]
     domain: Option<String>,
+    /// The domain's type if QEMU does not run it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    foreign: Option<String>,
     #[serde(flatten)]
     prediction: Option<Prediction>,
     notes: Vec<Note>,
@@ -131,7 +134,8 @@ struct Checked {
 impl Checked {
     fn is_doubt(&self) -> bool {
         let prediction = self.document.prediction.as_ref();
-        prediction.is_some_and(|now| matches!(now.outcome, Outcome::Doubt { .. }))
+        self.document.foreign.is_some()
+            || prediction.is_some_and(|now| matches!(now.outcome, Outcome::Doubt { .. }))
     }
 
     fn print(&self, out: &mut dyn Write) -> std::io::Result<()> {
@@ -301,7 +305,10 @@ impl SubjectArgs {
             .cloned()
             .collect();
         let mut report = match plan.zip(now.as_ref()) {
-            None => vec![Line::new("for vfio devices", "PASS", "the domain has none")],
+            None => vec![fixed.foreign_words().map_or_else(
+                || Line::new("for vfio devices", "PASS", "the domain has none"),
+                |words| Line::new("for vfio devices", "WARN", words),
+            )],
             Some((plan, now)) => self.lines(plan, now, better.plan.as_ref()),
         };
         report.extend(mistake);
@@ -311,6 +318,7 @@ impl SubjectArgs {
         Ok(Checked {
             document: Document {
                 domain: fixed.name,
+                foreign: fixed.foreign,
                 prediction: now,
                 notes: fixed
                     .plan

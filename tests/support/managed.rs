@@ -69,6 +69,7 @@ pub(crate) fn trials() -> Vec<Trial> {
             Trial::test("managed::any-arguments", any_arguments),
             Trial::test("managed::nothing-to-hand-back", nothing_to_hand_back),
             Trial::test("managed::any-file-of-vdsm", any_file_of_vdsm),
+            Trial::test("managed::host-devices-of-vdsm", host_devices),
             Trial::test("managed::manifests", manifests),
             Trial::test("managed::a-device-that-vdsm-has-just-made", just_made),
         ])
@@ -109,6 +110,9 @@ impl Node {
             }
         }
         let hooks = node.path("before_vm_start");
+        fs::create_dir(&hooks).unwrap();
+        symlink(HELPER, hooks.join("90_gfxplane")).unwrap();
+        let hooks = node.path("after_hostdev_list_by_caps");
         fs::create_dir(&hooks).unwrap();
         symlink(HELPER, hooks.join("90_gfxplane")).unwrap();
         symlink(HELPER, node.path("onDefineDomain")).unwrap();
@@ -405,6 +409,46 @@ fn any_file_of_vdsm() -> Result<(), Failed> {
         if output.status.code() != Some(0) || !stderr.contains(said) {
             return Err(format!("{file:?}: {output:?}").into());
         }
+    }
+    Ok(())
+}
+
+/// Checks that the engine is told the displays, and that vdsm gets its own list back if not.
+fn host_devices() -> Result<(), Failed> {
+    let told = |host: &str, list: &str| -> Result<String, Failed> {
+        let node = Node::of(host, Manager::Ovirt, None);
+        let file = node.path("list");
+        fs::write(&file, list)?;
+        let mut command = node.command(&node.path("after_hostdev_list_by_caps/90_gfxplane"));
+        let output = command.env("_hook_json", &file).output()?;
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        Ok(fs::read_to_string(&file)?)
+    };
+    // The form of vdsm's lib/vdsm/common/hostdev.py, list_by_caps.
+    let list = r#"{"computer":{"params":{"capability":"system"}},"pci_0000_00_03_0":{"params":{"capability":"pci","is_assignable":"true","mdev":{"of-nobody":{"name":"x"},"virtio-pci-both":{"available_instances":"4","description":"an example","name":"both"},"virtio-pci-hang":{"name":"hang"},"virtio-pci-region":{"available_instances":"4","name":"region"}},"product":"Virtio 1.0 GPU","totalvfs":0}}}"#;
+    let expected = list
+        .replace("an example", "an example, display=dmabuf-region (sibling)")
+        .replace(
+            r#""4","name":"region""#,
+            r#""4","description":"display=region (sibling)","name":"region""#,
+        );
+    let new = told("lab", list)?;
+    if new != expected || told("lab", &new)? != expected {
+        return Err(new.into());
+    }
+    let list = r#"{"pci_0000_41_00_5":{"params":{"product":"AD102GL [L40]"}}}"#;
+    let new = told("nvidia-sriov", list)?;
+    if new != list.replace("[L40]", "[L40], display=region (rule)") {
+        return Err(new.into());
+    }
+    for list in [
+        "",
+        "[]",
+        "{",
+        "{\"a\":7}",
+        "{\"pci_0000_00_03_0\":{\"params\":{\"mdev\":[]}}}",
+    ] {
+        assert_eq!(told("lab", list)?, list);
     }
     Ok(())
 }
