@@ -18,7 +18,7 @@ pub fn host_devices(text: &str, inventory: &Inventory) -> serde_json::Result<Str
     let mut devices: Map<String, Value> = serde_json::from_str(text)?;
     for (name, device) in &mut devices {
         let params = device.get_mut("params").and_then(Value::as_object_mut);
-        let (Ok(id), Some(params)) = (name.parse::<DeviceId>(), params) else {
+        let (Ok(id), Some(params)) = (DeviceId::from_user(name), params) else {
             continue;
         };
         let entry = inventory.devices.iter().find(|entry| entry.id == id);

@@ -430,7 +430,7 @@ fn host_devices() -> Result<(), Failed> {
         .replace("an example", "an example, display=dmabuf-region (sibling)")
         .replace(
             r#""4","name":"region""#,
-            r#""4","description":"display=region (sibling)","name":"region""#,
+            r#""4","name":"region","description":"display=region (sibling)""#,
         );
     let new = told("lab", list)?;
     if new != expected || told("lab", &new)? != expected {
