@@ -39,6 +39,43 @@ fn ends(output: &Output, code: i32, stderr: &str) {
     assert!(err.contains(stderr), "{err}");
 }
 
+/// KubeVirt 1.9 writes domains of type hyperv for QEMU on Microsoft's hypervisor.
+#[test]
+fn domains_that_are_not_qemus() {
+    let alone = Alone::new();
+    let (root, file) = (lab(), alone.0.path().join("d.xml"));
+    let of_type = |kind: &str, verb: &[&str]| {
+        let hostdev = format!(
+            "<hostdev mode='subsystem' type='mdev' model='vfio-pci' display='on'><source><address uuid='{DEVICE}'/></source></hostdev>"
+        );
+        let text = format!(
+            "<domain type='{kind}'><name>d</name><devices><graphics type='vnc'/>{hostdev}</devices></domain>"
+        );
+        fs::write(&file, text).unwrap();
+        let mut arguments = vec!["--root", root.to_str().unwrap()];
+        arguments.extend(verb);
+        arguments.push(file.to_str().unwrap());
+        run(TOOL, &arguments)
+    };
+    for kind in ["kvm", "hyperv"] {
+        let output = of_type(kind, &["check"]);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+    }
+    for kind in ["xen", "test", "lxc"] {
+        let words = format!("not looked at: a domain of type '{kind}' is not QEMU's");
+        let output = of_type(kind, &["check"]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        assert!(text(&output.stdout).contains(&format!("WARN ({words})")));
+        let json = text(&of_type(kind, &["check", "--json"]).stdout);
+        assert!(json.contains(&format!("\"foreign\": \"{kind}\"")), "{json}");
+        ends(
+            &of_type(kind, &["fixup"]),
+            0,
+            &format!("nothing to do: {words}"),
+        );
+    }
+}
+
 #[test]
 fn exit_codes_of_the_tool() {
     let alone = Alone::new();

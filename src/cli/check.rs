@@ -55,6 +55,9 @@ struct Document {
     verdict: Verdict,
     /// What the text says.
     lines: Vec<Line>,
+    /// The domain's type if QEMU does not run it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    foreign: Option<String>,
     #[serde(flatten)]
     prediction: Option<Prediction>,
     notes: Vec<Note>,
@@ -150,7 +153,8 @@ struct Checked {
 impl Checked {
     fn is_doubt(&self) -> bool {
         let prediction = self.document.prediction.as_ref();
-        prediction.is_some_and(|now| matches!(now.outcome, Outcome::Doubt { .. }))
+        self.document.foreign.is_some()
+            || prediction.is_some_and(|now| matches!(now.outcome, Outcome::Doubt { .. }))
     }
 
     fn tell(&self, page: &mut Page) {
@@ -343,10 +347,15 @@ impl SubjectArgs {
             .cloned()
             .collect();
         let mut report = match plan.zip(now.as_ref()) {
-            None => vec![Line::new(
-                "vfio devices",
-                Verdict::Skip,
-                "no vfio device: nothing to check",
+            None => vec![fixed.foreign_words().map_or_else(
+                || {
+                    Line::new(
+                        "vfio devices",
+                        Verdict::Skip,
+                        "no vfio device: nothing to check",
+                    )
+                },
+                |words| Line::new("vfio devices", Verdict::Warn, words),
             )],
             Some((plan, now)) => self.lines(plan, now, better.plan.as_ref()),
         };
@@ -357,6 +366,7 @@ impl SubjectArgs {
         Ok(Checked {
             document: Document {
                 domain: fixed.name,
+                foreign: fixed.foreign,
                 verdict: worst(&report),
                 lines: report,
                 prediction: now,

@@ -180,7 +180,9 @@ impl Fixup {
         is_domain: bool,
         end: End,
     ) -> anyhow::Result<()> {
-        if let Some(plan) = &fixed.plan {
+        if let Some(words) = fixed.foreign_words() {
+            context.say(&format!("nothing to do: {words}"));
+        } else if let Some(plan) = &fixed.plan {
             for change in &plan.changes {
                 context.say(&format!("{}: {}", words(&change.action), change.reason));
             }

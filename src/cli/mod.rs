@@ -5,6 +5,7 @@ pub mod collect;
 pub mod complete;
 pub mod doctor;
 pub mod explain;
+pub mod export;
 pub mod fixup;
 pub mod learn;
 pub mod list;

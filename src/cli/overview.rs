@@ -70,7 +70,7 @@ impl OverviewArgs {
                 out.write_all(html::page(&found).as_bytes())?;
             }
             Some(path) => {
-                write_whole(path, &html::page(&found)).map_err(|error| {
+                write_whole(path, &html::page(&found), false).map_err(|error| {
                     Failure::Environment(format!("{}: {error}", path.display()))
                 })?;
             }
@@ -80,14 +80,14 @@ impl OverviewArgs {
 }
 
 /// Writes a file as a whole, so that nobody ever sees half of it.
-fn write_whole(path: &Path, text: &str) -> io::Result<()> {
+pub(super) fn write_whole(path: &Path, text: &str, is_program: bool) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let directory = match path.parent() {
         Some(directory) if !directory.as_os_str().is_empty() => directory,
         _ => Path::new("."),
     };
     // The user's umask takes away what others must not do.
-    let rights = std::fs::Permissions::from_mode(0o666);
+    let rights = std::fs::Permissions::from_mode(if is_program { 0o777 } else { 0o666 });
     let mut file = tempfile::Builder::new()
         .permissions(rights)
         .tempfile_in(directory)?;

@@ -10,6 +10,7 @@ use crate::cli::check::Check;
 use crate::cli::collect::Collect;
 use crate::cli::doctor::Doctor;
 use crate::cli::explain::Explain;
+use crate::cli::export::ExportCommand;
 use crate::cli::fixup::Fixup;
 use crate::cli::learn::Learn;
 use crate::cli::list::List;
@@ -55,6 +56,7 @@ enum Verb {
     Collect(Collect),
     Doctor(Doctor),
     Explain(Explain),
+    Export(ExportCommand),
     Fixup(Fixup),
     Learn(Learn),
     Undo(Undo),
@@ -81,6 +83,7 @@ impl Arguments {
         match verb {
             Verb::Check(check) => is_about_this_host || check.asks_libvirt(),
             Verb::Explain(explain) => explain.asks_libvirt(),
+            Verb::Export(export) => is_about_this_host && export.asks_libvirt(),
             Verb::Fixup(fixup) => is_about_this_host || fixup.asks_libvirt(),
             Verb::Verify(_) | Verb::Watch(_) => true,
             Verb::NodedevList(list) => list.asks_libvirt(),
@@ -112,7 +115,7 @@ pub fn run(arguments: Arguments, libvirt: Arc<dyn Libvirt>) -> anyhow::Result<En
     // These print documents, which programs read to the byte.
     let is_document = matches!(
         arguments.verb,
-        Some(Verb::Fixup(_) | Verb::Undo(_) | Verb::NodedevDumpxml(_))
+        Some(Verb::Fixup(_) | Verb::Undo(_) | Verb::NodedevDumpxml(_) | Verb::Export(_))
     );
     // These have colours, and let nothing of others through that a terminal acts on.
     let is_page = matches!(
@@ -161,6 +164,7 @@ pub fn run(arguments: Arguments, libvirt: Arc<dyn Libvirt>) -> anyhow::Result<En
         Verb::Collect(collect) => collect.run(&context, &mut *out),
         Verb::Doctor(doctor) => doctor.run(&context, &mut *out),
         Verb::Explain(explain) => explain.run(&context, &mut *out),
+        Verb::Export(export) => export.run(&context, &mut *out),
         Verb::Fixup(fixup) => fixup.run(&context, &mut *out),
         Verb::Learn(learn) => learn.run(&context, &mut *out),
         Verb::Undo(undo) => undo.run(&context, &mut *out),

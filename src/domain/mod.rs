@@ -543,7 +543,9 @@ impl<'d, 'a> Domain<'d, 'a> {
     /// Returns whether QEMU runs the domain.
     #[must_use]
     pub fn is_qemu(&self) -> bool {
-        matches!(self.virt_type.as_str(), "kvm" | "qemu" | "hvf")
+        // hyperv is QEMU on Microsoft's hypervisor (KubeVirt 1.9, pkg/hypervisor/mshv), as far as a
+        // domain has vfio devices.
+        matches!(self.virt_type.as_str(), "kvm" | "qemu" | "hvf" | "hyperv")
     }
 }
 

@@ -179,6 +179,7 @@ fn device(action: &Action) -> Option<DeviceId> {
         | Action::AddGraphics { .. }
         | Action::RemoveGraphics { .. }
         | Action::VideoNone
+        | Action::VideoVga
         | Action::RemoveSetting { .. } => None,
     }
 }

@@ -380,7 +380,9 @@ fn initialized(data: &str) -> Option<Duration> {
     Some(Duration::from_micros(microseconds.parse().ok()?))
 }
 
-pub(super) fn record_path(root: &Root, id: DeviceId) -> PathBuf {
+/// Returns the path of a device's record, whether or not there is one.
+#[must_use]
+pub fn record_path(root: &Root, id: DeviceId) -> PathBuf {
     root.join(BASE).join("records").join(format!("{id}.json"))
 }
 

@@ -128,6 +128,13 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
                 self.edits.extend(edit);
             }
             Action::VideoNone => self.video_none(),
+            Action::VideoVga => {
+                let mut videos = self.domain.videos.iter();
+                let none = videos.find(|video| video.model.as_deref() == Some("none"));
+                let model = none.and_then(|video| video.element.child("model"));
+                self.edits
+                    .extend(model.map(|model| model.set_attribute("type", "vga")));
+            }
             Action::SetProperty {
                 device,
                 name,

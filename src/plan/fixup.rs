@@ -46,8 +46,21 @@ pub struct Fixed {
     /// The plan. `None` if QEMU does not run the domain or it has no vfio devices: then nothing was
     /// looked up and nothing changed.
     pub plan: Option<Plan>,
+    /// The domain's type if QEMU does not run it, such as `xen`.
+    pub foreign: Option<String>,
     /// The XML after the fix.
     pub text: String,
+}
+
+impl Fixed {
+    /// Returns the words about a domain that QEMU does not run.
+    #[must_use]
+    pub fn foreign_words(&self) -> Option<String> {
+        let kind = self.foreign.as_ref()?;
+        Some(format!(
+            "not looked at: a domain of type '{kind}' is not QEMU's"
+        ))
+    }
 }
 
 /// Fixes a domain as a whole, or leaves it as it is.
@@ -169,6 +182,7 @@ fn once(
     let has_none = || domain.hostdevs.is_empty() && !own().devices.iter().any(Device::is_vfio);
     if !domain.is_qemu() || has_none() {
         return Ok(Fixed {
+            foreign: (!domain.is_qemu()).then(|| domain.virt_type.clone()),
             name: domain.name,
             plan: None,
             text: text.into(),
@@ -186,6 +200,7 @@ fn once(
     Ok(Fixed {
         name: domain.name,
         plan: Some(plan),
+        foreign: None,
         text,
     })
 }

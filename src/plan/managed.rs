@@ -7,12 +7,17 @@ use std::collections::HashSet;
 use crate::device::facts::{Display, DisplayInterface, Reason};
 use crate::device::id::DeviceId;
 use crate::domain::policy::{Policy, Unknown};
-use crate::domain::{Domain, Hostdev};
+use crate::domain::{Domain, Hostdev, Video};
 use crate::plan::planner::{Planner, how_known};
-use crate::plan::{Action, Level, Plan, Topic};
+use crate::plan::{Action, Change, Level, Plan, Topic};
 use crate::predict::abilities::Abilities;
-use crate::predict::screens::{Screens, Vgpu};
+use crate::predict::screens::{Card, Screens, Vgpu};
+use crate::predict::versions::PCI_DISPLAY;
 use crate::predict::{About, Danger, Outcome, Prediction, Refusal, predict};
+
+/// The manager whose engine writes ramfb for the first display alone, and no card beside a display
+/// (ovirt-engine LibvirtVmXmlBuilder, `writeVGpu` and `writeVideo`).
+const OVIRT: &str = "oVirt";
 
 /// The manager's wish for the display of one device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +49,10 @@ pub fn plan_managed(
         planner.switch_off_what_is_not_shown();
         planner.ramfb_that_cannot_work();
         planner.switch_on_what_is_wished_for(wish);
+        if domain.manager == Some(OVIRT) {
+            planner.ramfb_of_another_head();
+            planner.card_of_a_dark_guest();
+        }
         planner.screens.dead_settings = left;
     };
     planner.finish(steps, Planner::remarks_to_a_manager)
@@ -55,6 +64,9 @@ impl Planner<'_, '_, '_> {
         let mut dark = self.screens.clone();
         dark.vgpus.iter_mut().for_each(darken);
         let without = predict(&dark, self.abilities);
+        // A libvirt that drops the attributes of PCI devices shows nothing, on or off.
+        let mut reading = self.abilities.clone();
+        reading.libvirt.get_or_insert_with(|| PCI_DISPLAY.since());
         for place in 0..self.screens.vgpus.len() {
             let vgpu = &self.screens.vgpus[place];
             if !vgpu.is_pci {
@@ -63,7 +75,11 @@ impl Planner<'_, '_, '_> {
             if vgpu.display && !is_refused(&without) {
                 let mut lit = dark.clone();
                 lit.vgpus[place].set_display(true);
-                let with = predict(&lit, self.abilities);
+                let abilities = match vgpu.id {
+                    DeviceId::Mdev(_) => self.abilities,
+                    DeviceId::Pci(_) => &reading,
+                };
+                let with = predict(&lit, abilities);
                 if let Some(reason) = self.why_off(vgpu, &with) {
                     self.set_display(place, false, reason);
                 }
@@ -200,6 +216,45 @@ impl Planner<'_, '_, '_> {
         }
     }
 
+    /// Gives ramfb to the first display that stays if its device had to give it up.
+    fn ramfb_of_another_head(&mut self) {
+        let off = |change: &Change| matches!(change.action, Action::Ramfb { on: false, .. });
+        let vgpus = &self.screens.vgpus;
+        let has_one = self.has_ramfb_video() || vgpus.iter().any(|vgpu| vgpu.ramfb);
+        if has_one || !self.changes.iter().flatten().any(off) || !self.screens.has_fw_cfg_dma {
+            return;
+        }
+        if let Some(place) = vgpus.iter().position(|vgpu| vgpu.display && vgpu.is_pci) {
+            let reason = "it is the first display that stays: ramfb shows firmware and boot";
+            self.set_ramfb(place, true, reason);
+        }
+    }
+
+    /// Gives the guest an emulated card if the displays that went off were all that it had.
+    fn card_of_a_dark_guest(&mut self) {
+        let off = |change: &Change| matches!(change.action, Action::Display { on: false, .. });
+        let none = |video: &Video<'_, '_>| video.model.as_deref() == Some("none");
+        let Some(place) = self.domain.videos.iter().position(none) else {
+            return;
+        };
+        let is_dark = self.is_dark(&predict(&self.screens, self.abilities));
+        if !is_dark || !self.changes.iter().flatten().any(off) {
+            return;
+        }
+        self.screens.none_cards -= 1;
+        self.screens.cards.push(Card {
+            place: Some(place),
+            model: Some("vga".into()),
+            gl: false,
+            dmabuf: false,
+            settings: self.domain.videos[place].settings.clone(),
+        });
+        self.change(
+            Action::VideoVga,
+            "the guest would have no screen at all without its vGPU's display",
+        );
+    }
+
     /// Adds the remarks about the result that belong in a manager's log.
     fn remarks_to_a_manager(&mut self, after: &Prediction) {
         for place in 0..self.screens.vgpus.len() {
@@ -213,6 +268,7 @@ impl Planner<'_, '_, '_> {
                 self.note(Level::Warn, About::Device(vgpu.id), text, &[fix]);
             }
         }
+        self.no_screen(after);
         let (level, what, refusal) = match &after.outcome {
             Outcome::Yes => return,
             Outcome::No(refusal) => (Level::Fail, "will", refusal),

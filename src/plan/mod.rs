@@ -88,6 +88,8 @@ pub enum Action {
     },
     /// Put `<video><model type='none'/></video>` in place of all video cards.
     VideoNone,
+    /// Make the video card of model `none` a card that every guest can use.
+    VideoVga,
     /// Set a property of QEMU's device through `qemu:override`.
     SetProperty {
         /// The device.
@@ -341,6 +343,7 @@ pub fn words(action: &Action) -> String {
         }
         Action::RemoveGraphics { graphics } => format!("{graphics} removed"),
         Action::VideoNone => "no emulated video".into(),
+        Action::VideoVga => "a VGA card instead of none".into(),
         Action::SetProperty {
             device,
             name,

@@ -6,7 +6,7 @@ use crate::device::id::DeviceId;
 use crate::plan::planner::Planner;
 use crate::plan::{Level, Note, Topic};
 use crate::predict::libvirt::NO_APPARMOR_PROFILE;
-use crate::predict::screens::{Found, GpuPart};
+use crate::predict::screens::{Found, GpuPart, Vgpu};
 use crate::predict::versions::{Libvirt, OVERRIDE, PCI_DISPLAY, reads_override};
 use crate::predict::{About, Danger, HeadOf, Outcome, Prediction, Program, Refusal, words};
 
@@ -129,6 +129,7 @@ impl Planner<'_, '_, '_> {
             }
         }
         self.pictures_of_gpus();
+        self.no_screen(after);
         if !after.starts() {
             return;
         }
@@ -188,6 +189,23 @@ impl Planner<'_, '_, '_> {
 }
 
 impl Planner<'_, '_, '_> {
+    /// Returns whether the guest has graphics and no screen that they could show.
+    pub(super) fn is_dark(&self, after: &Prediction) -> bool {
+        let has_graphics = !self.screens.frontends.is_empty();
+        after.refusal().is_none() && after.heads.is_empty() && has_graphics
+    }
+
+    /// Says that nobody sees anything of the guest. A passed-through GPU has a connector of its own.
+    pub(super) fn no_screen(&mut self, after: &Prediction) {
+        let mut vgpus = self.screens.vgpus.iter();
+        let is_elsewhere = |vgpu: &Vgpu| vgpu.known.gpu().is_some();
+        if self.is_dark(after) && !vgpus.any(is_elsewhere) {
+            let text = "the guest has no screen: it starts, and nobody sees anything of it";
+            let fixes = ["a video card in place of <model type='none'/>"];
+            self.note(Level::Warn, About::Domain, text, &fixes);
+        }
+    }
+
     /// Says where the picture of a passed-through GPU goes, which QEMU can't show.
     fn pictures_of_gpus(&mut self) {
         let graphics: BTreeSet<&str> = self

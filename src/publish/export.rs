@@ -1,10 +1,16 @@
-//! Writes a host's measurements as rules for hosts that can't measure: nodes whose hooks run in
+//! Writes what is known of a host for others. Each format has a module.
+//!
+//! This module writes measurements as rules for hosts that can't measure: nodes whose hooks run in
 //! containers, and machines that are installed from one image.
 //!
 //! There is one rule for each measured type, by its type id and the driver that it belongs to.
 //! Where it is read, it is still only a rule ([`Method::Rule`]), and never a reason for a veto.
 
-use std::collections::BTreeMap;
+pub mod nfd;
+pub mod nova;
+pub mod prometheus;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use serde::Serialize;
@@ -14,7 +20,9 @@ use crate::device::facts::{Display, Facts};
 use crate::device::id::DeviceId;
 use crate::device::record::Record;
 use crate::device::rules::{Bus, Match, Open, Rule};
-use crate::publish::inventory::{DeviceEntry, Sources, active, rule_for_type, sibling_of_type};
+use crate::publish::inventory::{
+    DeviceEntry, Inventory, Sources, active, rule_for_type, sibling_of_type,
+};
 
 /// The result of an export.
 #[derive(Debug, Clone, Default)]
@@ -121,6 +129,35 @@ pub fn export(sources: &Sources) -> Export {
         }
     }
     export
+}
+
+/// Returns the display of each type of mdevs and of vGPUs on virtual functions, where it is known
+/// and alike everywhere on the host, and why types are left out.
+fn displays_of_types(inventory: &Inventory) -> (BTreeMap<&str, String>, Vec<String>) {
+    let types = inventory.types.iter();
+    let types = types.map(|entry| (Some(entry.type_id.as_str()), &entry.finding));
+    let devices = inventory.devices.iter();
+    let devices = devices.map(|entry| (entry.type_id.as_deref(), &entry.finding));
+    let mut known: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+    for (type_id, finding) in types.chain(devices) {
+        if let (Some(type_id), Display::Known(_)) = (type_id, &finding.facts.display) {
+            let words = finding.facts.display.words().join("-");
+            known.entry(type_id).or_default().insert(words);
+        }
+    }
+    let mut left_out = Vec::new();
+    known.retain(|type_id, words| {
+        let is_clear = words.len() == 1;
+        if !is_clear {
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            left_out.push(format!("{type_id}: its displays are {}", words.join(", ")));
+        }
+        is_clear
+    });
+    let known = known
+        .into_iter()
+        .filter_map(|(type_id, words)| Some((type_id, words.into_iter().next()?)));
+    (known.collect(), left_out)
 }
 
 /// Returns the evidence, if it is a measurement with an answer.

@@ -15,6 +15,7 @@ pub mod gpus;
 pub mod inventory;
 pub mod offline;
 pub mod overview;
+pub mod ovirt;
 pub mod words;
 
 use crate::xml::{Document, Edit, XmlError};

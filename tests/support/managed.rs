@@ -3,6 +3,7 @@
 //! * `case.toml`: `host` (a folder of `tests/hosts`) and `manager` (`kubevirt` or `ovirt`);
 //! * `domain.xml`: the domain that the manager hands over; for KubeVirt also `vmi.json`, which may be
 //!   missing;
+//! * `README`: the version and the source file of the manager that writes such a domain; may be missing;
 //! * `rules.toml`, `gfxplane.toml`: rules and configuration of the node; may be missing;
 //! * `out.xml`: the expected XML; missing if nothing changes;
 //! * `said.txt`: the expected stderr.
@@ -67,8 +68,8 @@ pub(crate) fn trials() -> Vec<Trial> {
             }),
             Trial::test("managed::any-arguments", any_arguments),
             Trial::test("managed::nothing-to-hand-back", nothing_to_hand_back),
-            Trial::test("managed::the-log-of-the-shim", log_of_the_shim),
             Trial::test("managed::any-file-of-vdsm", any_file_of_vdsm),
+            Trial::test("managed::host-devices-of-vdsm", host_devices),
             Trial::test("managed::manifests", manifests),
             Trial::test("managed::a-device-that-vdsm-has-just-made", just_made),
         ])
@@ -109,6 +110,9 @@ impl Node {
             }
         }
         let hooks = node.path("before_vm_start");
+        fs::create_dir(&hooks).unwrap();
+        symlink(HELPER, hooks.join("90_gfxplane")).unwrap();
+        let hooks = node.path("after_hostdev_list_by_caps");
         fs::create_dir(&hooks).unwrap();
         symlink(HELPER, hooks.join("90_gfxplane")).unwrap();
         symlink(HELPER, node.path("onDefineDomain")).unwrap();
@@ -184,6 +188,7 @@ fn of_folder(folder: &Path) -> Result<(), Failed> {
         "rules.toml",
         "gfxplane.toml",
         "said.txt",
+        "README",
     ];
     if after == text {
         if updating() {
@@ -368,45 +373,6 @@ fn nothing_to_hand_back() -> Result<(), Failed> {
     Ok(())
 }
 
-/// The shim keeps its hook's stderr to itself, but what is said is also in the shim's own.
-fn log_of_the_shim() -> Result<(), Failed> {
-    let case = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/managed/kubevirt-dmabuf");
-    let node = Node::of("lab", Manager::Kubevirt, None);
-    let shim = node.path("sidecar-shim");
-    let script = "#!/bin/sh\nout=$(\"$HOOK\" --vmi \"$1\" --domain \"$2\" 2>/dev/null) || exit\nprintf '%s' \"$out\"\n";
-    // Another process writes the file, because one that this forks for another test would hold it
-    // open (ETXTBSY).
-    let written = Command::new("sh")
-        .args([
-            "-c",
-            "printf '%s' \"$2\" > \"$1\" && chmod 755 \"$1\"",
-            "sh",
-        ])
-        .arg(&shim)
-        .arg(script)
-        .status()?;
-    assert!(written.success());
-    let log = node.path("log");
-    let output = node
-        .command(&shim)
-        .env("HOOK", node.path("onDefineDomain"))
-        .arg(fs::read_to_string(case.join("vmi.json"))?)
-        .arg(fs::read_to_string(case.join("domain.xml"))?)
-        .stderr(fs::File::create(&log)?)
-        .output()?;
-    if output.stdout != fs::read(case.join("out.xml"))? {
-        return Err(format!("{output:?}").into());
-    }
-    let (logged, said) = (
-        fs::read_to_string(&log)?,
-        fs::read_to_string(case.join("said.txt"))?,
-    );
-    if logged != said {
-        return Err(format!("the log has {logged:?}, expected {said:?}").into());
-    }
-    Ok(())
-}
-
 /// Checks that the VM starts whatever the file contains, and whatever kind of file it is.
 fn any_file_of_vdsm() -> Result<(), Failed> {
     let node = Node::of("lab", Manager::Ovirt, None);
@@ -443,6 +409,46 @@ fn any_file_of_vdsm() -> Result<(), Failed> {
         if output.status.code() != Some(0) || !stderr.contains(said) {
             return Err(format!("{file:?}: {output:?}").into());
         }
+    }
+    Ok(())
+}
+
+/// Checks that the engine is told the displays, and that vdsm gets its own list back if not.
+fn host_devices() -> Result<(), Failed> {
+    let told = |host: &str, list: &str| -> Result<String, Failed> {
+        let node = Node::of(host, Manager::Ovirt, None);
+        let file = node.path("list");
+        fs::write(&file, list)?;
+        let mut command = node.command(&node.path("after_hostdev_list_by_caps/90_gfxplane"));
+        let output = command.env("_hook_json", &file).output()?;
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        Ok(fs::read_to_string(&file)?)
+    };
+    // The form of vdsm's lib/vdsm/common/hostdev.py, list_by_caps.
+    let list = r#"{"computer":{"params":{"capability":"system"}},"pci_0000_00_03_0":{"params":{"capability":"pci","is_assignable":"true","mdev":{"of-nobody":{"name":"x"},"virtio-pci-both":{"available_instances":"4","description":"an example","name":"both"},"virtio-pci-hang":{"name":"hang"},"virtio-pci-region":{"available_instances":"4","name":"region"}},"product":"Virtio 1.0 GPU","totalvfs":0}}}"#;
+    let expected = list
+        .replace("an example", "an example, display=dmabuf-region (sibling)")
+        .replace(
+            r#""4","name":"region""#,
+            r#""4","name":"region","description":"display=region (sibling)""#,
+        );
+    let new = told("lab", list)?;
+    if new != expected || told("lab", &new)? != expected {
+        return Err(new.into());
+    }
+    let list = r#"{"pci_0000_41_00_5":{"params":{"product":"AD102GL [L40]"}}}"#;
+    let new = told("nvidia-sriov", list)?;
+    if new != list.replace("[L40]", "[L40], display=region (rule)") {
+        return Err(new.into());
+    }
+    for list in [
+        "",
+        "[]",
+        "{",
+        "{\"a\":7}",
+        "{\"pci_0000_00_03_0\":{\"params\":{\"mdev\":[]}}}",
+    ] {
+        assert_eq!(told("lab", list)?, list);
     }
     Ok(())
 }

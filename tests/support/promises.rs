@@ -390,7 +390,7 @@ impl Named {
                 Action::RemoveGraphics { graphics } => {
                     named.removed.insert(graphics.word());
                 }
-                Action::VideoNone => named.video = true,
+                Action::VideoNone | Action::VideoVga => named.video = true,
                 Action::SetProperty { device, name, .. } => {
                     named.aliased.insert(*device);
                     named.properties.insert(name.clone());

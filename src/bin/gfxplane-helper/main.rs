@@ -33,6 +33,7 @@ const USAGE: &str = "usage: gfxplane-helper capability UUID|PCI-ADDRESS|NODE-DEV
        gfxplane-helper qemu-hook OBJECT OPERATION SUBOP EXTRA   (as libvirt's qemu hook; domain XML on stdin)
        gfxplane-helper onDefineDomain --vmi JSON --domain XML   (as KubeVirt calls it)
        gfxplane-helper before_vm_start   (as vdsm calls it, with _hook_domxml)
+       gfxplane-helper after_hostdev_list_by_caps   (as vdsm calls it, with _hook_json)
        gfxplane-helper callout   (makes mdevctl's link to it, or takes it away, as the setting \"callout\" says)
        mdevctl …   (a link of this name: mdevctl for libvirt before 10.1)";
 

@@ -6,7 +6,7 @@
 
 use std::cell::RefCell;
 use std::ffi::{OsStr, OsString};
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
@@ -26,7 +26,8 @@ use gfxplane::plan::managers::kubevirt::Vmi;
 use gfxplane::plan::managers::{Wish, adapt, lines, ovirt_wish};
 use gfxplane::predict::abilities::Abilities;
 use gfxplane::predict::screens::Known;
-use gfxplane::publish::inventory::Reading;
+use gfxplane::publish::inventory::{Reading, Sources, inventory};
+use gfxplane::publish::ovirt::host_devices;
 use gfxplane::xml;
 
 use crate::{FAILURE, SUCCESS, USAGE_ERROR};
@@ -34,8 +35,9 @@ use crate::{FAILURE, SUCCESS, USAGE_ERROR};
 /// The name by which KubeVirt's shim looks for its hook (cmd/sidecars/sidecar_shim.go).
 const ON_DEFINE_DOMAIN: &str = "onDefineDomain";
 
-/// The directory in which vdsm looks for its hooks (lib/vdsm/common/hooks.py).
+/// The directories in which vdsm looks for its hooks (lib/vdsm/common/hooks.py).
 const BEFORE_VM_START: &str = "before_vm_start";
+const HOSTDEV_LIST: &str = "after_hostdev_list_by_caps";
 
 /// The call of a manager.
 #[derive(Debug, PartialEq, Eq)]
@@ -44,6 +46,8 @@ pub(crate) enum Call<'a> {
     OnDefineDomain(&'a [OsString]),
     /// `before_vm_start`.
     BeforeVmStart,
+    /// `after_hostdev_list_by_caps`.
+    HostdevList,
 }
 
 impl<'a> Call<'a> {
@@ -55,14 +59,16 @@ impl<'a> Call<'a> {
         if path.file_name() == Some(OsStr::new(ON_DEFINE_DOMAIN)) {
             return Some(Call::OnDefineDomain(arguments));
         }
-        let here = Some(OsStr::new(BEFORE_VM_START));
-        if path.file_name() == here || directory == here {
-            return Some(Call::BeforeVmStart);
-        }
-        match arguments.split_first() {
-            Some((verb, rest)) if verb == ON_DEFINE_DOMAIN => Some(Call::OnDefineDomain(rest)),
-            Some((verb, _)) if verb == BEFORE_VM_START => Some(Call::BeforeVmStart),
-            _ => None,
+        let verb = arguments.first().map(OsString::as_os_str);
+        let is = |name: &str| [path.file_name(), directory, verb].contains(&Some(OsStr::new(name)));
+        if is(BEFORE_VM_START) {
+            Some(Call::BeforeVmStart)
+        } else if is(HOSTDEV_LIST) {
+            Some(Call::HostdevList)
+        } else if verb == Some(OsStr::new(ON_DEFINE_DOMAIN)) {
+            Some(Call::OnDefineDomain(&arguments[1..]))
+        } else {
+            None
         }
     }
 }
@@ -71,7 +77,8 @@ impl<'a> Call<'a> {
 pub(crate) fn run(root: &Root, call: &Call<'_>) -> u8 {
     match call {
         Call::OnDefineDomain(arguments) => on_define_domain(root, arguments),
-        Call::BeforeVmStart => before_vm_start(root),
+        Call::BeforeVmStart => of_vdsm("_hook_domxml", |path| before_vm_start(root, path)),
+        Call::HostdevList => of_vdsm("_hook_json", |path| hostdev_list(root, path)),
     }
 }
 
@@ -106,10 +113,9 @@ impl<'a> Given<'a> {
 
 /// Prints the domain's XML, changed or as it was given.
 fn on_define_domain(root: &Root, arguments: &[OsString]) -> u8 {
-    let mut log = Log::new();
     let given = Given::parse(arguments);
     let Some(domain) = given.domain.filter(|domain| !domain.is_empty()) else {
-        log.say("no --domain: expected --vmi JSON --domain XML, as KubeVirt's sidecar shim has it");
+        say("no --domain: expected --vmi JSON --domain XML, as KubeVirt's sidecar shim has it");
         return USAGE_ERROR;
     };
     let node = Node::new(root, false);
@@ -119,12 +125,12 @@ fn on_define_domain(root: &Root, arguments: &[OsString]) -> u8 {
     });
     let adapted = match adapted {
         Ok((text, said)) => {
-            node.warn(&mut log);
-            said.iter().for_each(|line| log.say(line));
+            node.warn();
+            said.iter().for_each(|line| say(line));
             Some(text)
         }
         Err(problem) => {
-            log.say(&format!("the domain stays as it is: {problem}"));
+            say(&format!("the domain stays as it is: {problem}"));
             None
         }
     };
@@ -134,7 +140,7 @@ fn on_define_domain(root: &Root, arguments: &[OsString]) -> u8 {
         Ok(()) => SUCCESS,
         // The shim must not take half a domain for a whole one.
         Err(error) => {
-            log.say(&format!("the domain can't be handed back: {error}"));
+            say(&format!("the domain can't be handed back: {error}"));
             FAILURE
         }
     }
@@ -146,49 +152,62 @@ fn vmi(given: Option<&[u8]>) -> Result<Vmi, String> {
     Vmi::parse(text).map_err(|error| format!("--vmi: {error}"))
 }
 
-/// Changes the file that `_hook_domxml` names, if there is something to change.
-fn before_vm_start(root: &Root) -> u8 {
-    let mut log = Log::new();
-    let Some(path) = std::env::var_os("_hook_domxml").filter(|path| !path.is_empty()) else {
-        log.say("_hook_domxml names no file: vdsm sets it when it runs its hooks");
-        return SUCCESS;
-    };
-    if let Err(problem) = hook(root, Path::new(&path), &mut log) {
-        log.say(&format!("the VM starts as it is: {problem}"));
+/// Runs a hook of vdsm's on the file that a variable names.
+fn of_vdsm(variable: &str, hook: impl FnOnce(&Path) -> Result<(), String>) -> u8 {
+    match std::env::var_os(variable).filter(|path| !path.is_empty()) {
+        None => say(&format!(
+            "{variable} names no file: vdsm sets it when it runs its hooks"
+        )),
+        Some(path) => {
+            if let Err(problem) = hook(Path::new(&path)) {
+                let path = path.display();
+                say(&format!("nothing is changed: {path}: {problem}"));
+            }
+        }
     }
     // Any other code keeps the VM from starting (lib/vdsm/common/hooks.py, before_vm_start).
     SUCCESS
 }
 
-fn hook(root: &Root, path: &Path, log: &mut Log) -> Result<(), String> {
-    let at = |error: io::Error| format!("{}: {error}", path.display());
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    let at = |error: io::Error| error.to_string();
     let mut bytes = Vec::new();
     let mut options = OpenOptions::new();
     // O_NONBLOCK: a FIFO in this place must not hold the start up.
     options.read(true).custom_flags(libc::O_NONBLOCK);
     let file = options.open(path).map_err(at)?;
     if !file.metadata().map_err(at)?.is_file() {
-        return Err(format!("{} is no regular file", path.display()));
+        return Err("it is no regular file".into());
     }
     // One byte more than the limit is read.
     let limit = xml::MAX_SIZE as u64 + 1;
     file.take(limit).read_to_end(&mut bytes).map_err(at)?;
     if bytes.len() as u64 >= limit {
-        return Err(format!("{} is larger than 16 MiB", path.display()));
+        return Err("it is larger than 16 MiB".into());
     }
+    Ok(bytes)
+}
+
+fn before_vm_start(root: &Root, path: &Path) -> Result<(), String> {
+    let bytes = read(path)?;
     let old = bytes.clone();
     let node = Node::new(root, true);
-    let (new, said) = node
-        .adapt(bytes, &ovirt_wish)
-        .map_err(|problem| format!("{}: {problem}", path.display()))?;
-    node.warn(log);
+    let (new, said) = node.adapt(bytes, &ovirt_wish)?;
+    node.warn();
     if new.as_bytes() != old {
         let old = String::from_utf8_lossy(&old);
-        rewrite(path, &old, &new).map_err(at)?;
+        rewrite(path, &old, &new).map_err(|error| error.to_string())?;
     }
     // This comes only after it is done.
-    said.iter().for_each(|line| log.say(line));
+    said.iter().for_each(|line| say(line));
     Ok(())
+}
+
+fn hostdev_list(root: &Root, path: &Path) -> Result<(), String> {
+    let old = String::from_utf8(read(path)?).map_err(|error| error.to_string())?;
+    let inventory = inventory(&Sources::read(root));
+    let new = host_devices(&old, &inventory).map_err(|error| error.to_string())?;
+    rewrite(path, &old, &new).map_err(|error| error.to_string())
 }
 
 /// The node that we run on.
@@ -229,9 +248,9 @@ impl<'r> Node<'r> {
         Ok((fixed.text, said))
     }
 
-    fn warn(&self, log: &mut Log) {
+    fn warn(&self) {
         for warning in self.warnings.take() {
-            log.say(&format!("warning: {warning}"));
+            say(&format!("warning: {warning}"));
         }
     }
 }
@@ -261,36 +280,12 @@ impl Surroundings for Node<'_> {
     }
 }
 
-/// The place where reasons go: stderr, which vdsm logs. KubeVirt's shim keeps its hook's stderr to
-/// itself unless the hook fails (Go's `exec.Cmd.Output`). So reasons also go to the shim's own
-/// stderr, the container's log.
-struct Log {
-    shim: Option<File>,
-}
-
-impl Log {
-    fn new() -> Self {
-        let parent = PathBuf::from(format!("/proc/{}", std::os::unix::process::parent_id()));
-        let name = std::fs::read(parent.join("comm")).unwrap_or_default();
-        let open = || {
-            let mut options = OpenOptions::new();
-            let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
-            options.append(true).custom_flags(flags);
-            options.open(parent.join("fd/2")).ok()
-        };
-        Log {
-            shim: (name == b"sidecar-shim\n").then(open).flatten(),
-        }
-    }
-
-    fn say(&mut self, text: &str) {
-        // Each is one line, whatever a name may contain.
-        let line = format!("gfxplane: {}\n", plain(&text.replace('\n', " ")));
-        let _ = io::stderr().write_all(line.as_bytes());
-        if let Some(shim) = &mut self.shim {
-            let _ = shim.write_all(line.as_bytes());
-        }
-    }
+/// Writes a line to stderr, which vdsm and the shim of KubeVirt 1.3 and later log
+/// (cmd/sidecars/sidecar_shim.go, `logStderr`).
+fn say(text: &str) {
+    // Each is one line, whatever a name may contain.
+    let line = format!("gfxplane: {}\n", plain(&text.replace('\n', " ")));
+    let _ = io::stderr().write_all(line.as_bytes());
 }
 
 #[cfg(test)]
@@ -330,6 +325,11 @@ mod tests {
                 Some(Call::BeforeVmStart),
             ),
             ("before_vm_start", &options, Some(Call::BeforeVmStart)),
+            (
+                "/usr/libexec/vdsm/hooks/after_hostdev_list_by_caps/90_gfxplane",
+                &[],
+                Some(Call::HostdevList),
+            ),
             (
                 "gfxplane-helper",
                 &words(&["before_vm_start"]),

@@ -2,11 +2,13 @@
 //!
 //! virt-launcher makes a `<hostdev>` of each of `spec.domain.devices.gpus` and names the GPU in the
 //! alias (KubeVirt pkg/virt-launcher/virtwrap/device/hostdevice/gpu/hostdev.go and
-//! …/dra/gpu_hostdev.go: `ua-gpu-NAME`, `ua-dra-gpu-NAME`). Mediated devices get `display='on'
-//! ramfb='on'` unless `virtualGPUOptions` says otherwise. PCI devices get nothing, as they may be
-//! whole GPUs. `spec.domain.devices.hostDevices` have no displays.
+//! …/dra/gpu_hostdev.go: `ua-gpu-NAME`, `ua-dra-gpu-NAME`). It applies `virtualGPUOptions` to
+//! mediated devices itself: without any, each gets `display='on' ramfb='on'` up to KubeVirt 1.2, and
+//! only the first from 1.3 on. A PCI device may be a whole GPU. It gets a display only for an explicit
+//! `display.enabled: true`, and only from KubeVirt 1.9 on (…/hostdevice/hostdev.go).
+//! `spec.domain.devices.hostDevices` have no displays.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use serde_json::Value;
 
@@ -17,11 +19,11 @@ use crate::plan::managers::Wish;
 /// The beginnings of a GPU's alias, after libvirt's `ua-`.
 const ALIASES: [&str; 2] = ["gpu-", "dra-gpu-"];
 
-/// The part of a VirtualMachineInstance that matters here: for each GPU by name, whether it shall
-/// have a display. `None` if the instance does not say.
+/// The part of a VirtualMachineInstance that matters here: the names of the GPUs for which it says
+/// `display.enabled: true`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Vmi {
-    gpus: BTreeMap<String, Option<bool>>,
+    shown: BTreeSet<String>,
 }
 
 /// The error for a text that is no VirtualMachineInstance.
@@ -48,33 +50,28 @@ impl Vmi {
         let spec = spec.ok_or(NotAVmi::NoSpec)?;
         let gpus = spec.pointer("/domain/devices/gpus");
         let gpus = gpus.and_then(Value::as_array).into_iter().flatten();
-        let of_gpu = |gpu: &Value| {
-            let name = gpu.get("name")?.as_str()?.to_owned();
-            let display = gpu.pointer("/virtualGPUOptions/display");
-            // `enabled` is true if it is left out (KubeVirt api/core/v1, VGPUDisplayOptions).
-            let wanted = display
-                .filter(|display| display.is_object())
-                .map(|display| display.get("enabled").and_then(Value::as_bool) != Some(false));
-            Some((name, wanted))
-        };
+        let shown = gpus.filter_map(|gpu| {
+            let enabled = gpu.pointer("/virtualGPUOptions/display/enabled")?;
+            let name = gpu.get("name")?.as_str()?;
+            enabled.as_bool()?.then(|| name.to_owned())
+        });
         Ok(Vmi {
-            gpus: gpus.filter_map(of_gpu).collect(),
+            shown: shown.collect(),
         })
     }
 
-    /// Returns KubeVirt's wish for a device. A mediated GPU shall have a display unless the
-    /// instance switches it off, and a PCI GPU only if the instance switches it on.
+    /// Returns KubeVirt's wish for a device: a PCI GPU shall have a display if the instance switches
+    /// it on. KubeVirt before 1.9 does not write that.
     #[must_use]
     pub fn wish(&self, hostdev: &Hostdev<'_, '_>) -> Wish {
         let alias = hostdev.element.child("alias");
-        let Some(alias) = alias.and_then(|alias| alias.attribute("name")) else {
-            return Wish::AsWritten;
-        };
+        let alias = alias.and_then(|alias| alias.attribute("name"));
+        let alias = alias.unwrap_or_default();
         let alias = alias.strip_prefix("ua-").unwrap_or(&alias);
         let name = ALIASES.iter().find_map(|start| alias.strip_prefix(start));
-        let gpu = name.and_then(|name| self.gpus.get(name));
-        match (gpu, hostdev.id) {
-            (Some(Some(true)), _) | (Some(None), DeviceId::Mdev(_)) => Wish::Shown,
+        let is_shown = name.is_some_and(|name| self.shown.contains(name));
+        match hostdev.id {
+            DeviceId::Pci(_) if is_shown => Wish::Shown,
             _ => Wish::AsWritten,
         }
     }
@@ -110,63 +107,35 @@ mod tests {
         const MDEV: &str = "uuid='c1a20000-0000-4000-8000-000000000001'";
         const PCI: &str = "bus='0x65' slot='0x00' function='0x4'";
         const NAMED: &str = "<alias name='ua-gpu-a'/>";
-        for (gpus, alias, mdev, pci) in [
-            (r#"[{"name":"a"}]"#, NAMED, Shown, AsWritten),
-            (
-                r#"[{"name":"a"}]"#,
-                "<alias name='ua-dra-gpu-a'/>",
-                Shown,
-                AsWritten,
-            ),
-            (
-                r#"[{"name":"a"}]"#,
-                "<alias name='gpu-a'/>",
-                Shown,
-                AsWritten,
-            ),
-            (
-                r#"[{"name":"a","virtualGPUOptions":{}}]"#,
-                NAMED,
-                Shown,
-                AsWritten,
-            ),
+        const ON: &str = r#"[{"name":"a","virtualGPUOptions":{"display":{"enabled":true}}}]"#;
+        for (gpus, alias, pci) in [
+            (ON, NAMED, Shown),
+            (ON, "<alias name='ua-dra-gpu-a'/>", Shown),
+            (ON, "<alias name='gpu-a'/>", Shown),
+            (ON, "<alias name='ua-gpu-b'/>", AsWritten),
+            (ON, "<alias name='ua-hostdevice-a'/>", AsWritten),
+            (ON, "", AsWritten),
+            (r#"[{"name":"a"}]"#, NAMED, AsWritten),
             (
                 r#"[{"name":"a","virtualGPUOptions":{"display":{}}}]"#,
                 NAMED,
-                Shown,
-                Shown,
-            ),
-            (
-                r#"[{"name":"a","virtualGPUOptions":{"display":{"enabled":true}}}]"#,
-                NAMED,
-                Shown,
-                Shown,
+                AsWritten,
             ),
             (
                 r#"[{"name":"a","virtualGPUOptions":{"display":{"enabled":false}}}]"#,
                 NAMED,
                 AsWritten,
-                AsWritten,
             ),
-            (r#"[{"name":"b"}]"#, NAMED, AsWritten, AsWritten),
-            (
-                r#"[{"name":"a"}]"#,
-                "<alias name='ua-hostdevice-a'/>",
-                AsWritten,
-                AsWritten,
-            ),
-            (r#"[{"name":"a"}]"#, "", AsWritten, AsWritten),
             // KubeVirt writes none of these. They are no errors.
-            (r#"{"name":"a"}"#, NAMED, AsWritten, AsWritten),
+            (r#"{"name":"a"}"#, NAMED, AsWritten),
             (
                 r#"[7,{"name":1},{"name":"a","virtualGPUOptions":[]}]"#,
                 NAMED,
-                Shown,
                 AsWritten,
             ),
         ] {
             let seen = wishes(gpus, &[(alias, MDEV), (alias, PCI)]);
-            assert_eq!(seen, [mdev, pci], "{gpus} {alias}");
+            assert_eq!(seen, [AsWritten, pci], "{gpus} {alias}");
         }
     }
 

@@ -1,0 +1,65 @@
+//! Traits for OpenStack Nova: a file for its directory provider_config.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+
+use crate::device::id::DeviceId;
+use crate::publish::inventory::{Inventory, Sources};
+
+/// Returns a provider.yaml that gives traits to the children of the compute node `node`:
+/// `CUSTOM_GFXPLANE_REGION`, `…_DMABUF`, `…_DMABUF_REGION` or `…_NONE`. And why devices are left
+/// out: a trait holds of everything that a provider hands out.
+///
+/// A GPU with mediated devices is the child `NODE_pci_0000_41_00_0` (nova/virt/libvirt/driver.py,
+/// `_update_provider_tree_for_vgpu`). A PCI device is `NODE_0000:41:00.0`, and virtual functions are
+/// inventory of their physical function's (nova/compute/pci_placement_translator.py). Nova ignores
+/// providers that it does not have. A file that it can't read, or a provider that two files name,
+/// keeps nova-compute from starting, so each child is here once and the node itself never.
+#[must_use]
+pub fn nova(sources: &Sources, inventory: &Inventory, node: &str) -> (String, Vec<String>) {
+    let mut children: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut add = |name: String, words: Vec<&str>| {
+        let of_child = children.entry(format!("{node}_{name}")).or_default();
+        of_child.insert(words.join("-"));
+    };
+    for entry in &inventory.types {
+        if let Ok(DeviceId::Pci(parent)) = entry.parent.parse() {
+            let name = format!("pci_{}", parent.to_string().replace([':', '.'], "_"));
+            add(name, entry.finding.facts.display.words());
+        }
+    }
+    let gpus = inventory.devices.iter().filter(|entry| entry.gpu.is_some());
+    for entry in gpus {
+        let mut devices = sources.host.devices.iter();
+        let device = devices.find(|device| device.id == entry.id);
+        let pci = device.and_then(|device| device.pci.as_ref());
+        if let Some(pci) = pci.filter(|_| matches!(entry.id, DeviceId::Pci(_))) {
+            let address = pci.physfn.unwrap_or(pci.address);
+            let name = address.to_string().to_uppercase();
+            add(name, entry.finding.facts.display.words());
+        }
+    }
+    let mut text = String::from(
+        "# The displays of this node's devices (gfxplane export nova), for Nova's provider_config.\n\
+         meta:\n  schema_version: '1.0'\nproviders:",
+    );
+    let mut left_out = Vec::new();
+    let mut is_empty = true;
+    for (name, words) in children {
+        let words: Vec<String> = words.into_iter().collect();
+        match &words[..] {
+            [word] if word != "unknown" && name.len() <= 200 => {
+                let word = word.to_uppercase().replace('-', "_");
+                let name = name.replace('\'', "''");
+                let _ = write!(
+                    text,
+                    "\n- identification:\n    name: '{name}'\n  traits:\n    additional:\n    - CUSTOM_GFXPLANE_{word}"
+                );
+                is_empty = false;
+            }
+            _ => left_out.push(format!("{name}: its displays are {}", words.join(", "))),
+        }
+    }
+    text.push_str(if is_empty { " []\n" } else { "\n" });
+    (text, left_out)
+}

@@ -1,0 +1,56 @@
+//! Tells oVirt's engine the displays of a host's devices, in the list that vdsm sends it.
+
+use serde_json::{Map, Value};
+
+use crate::device::evidence::Finding;
+use crate::device::facts::Display;
+use crate::device::id::DeviceId;
+use crate::publish::inventory::Inventory;
+
+/// Adds the displays to vdsm's list of host devices: to the description of each mdev type, and to
+/// the product of each device that has a display. The engine shows both texts
+/// (ovirt-engine VdsBrokerObjectsBuilder, `buildMDevTypesList`; vdsm lib/vdsm/common/hostdev.py,
+/// `list_by_caps`).
+///
+/// # Errors
+/// The text is not a JSON object.
+pub fn host_devices(text: &str, inventory: &Inventory) -> serde_json::Result<String> {
+    let mut devices: Map<String, Value> = serde_json::from_str(text)?;
+    for (name, device) in &mut devices {
+        let params = device.get_mut("params").and_then(Value::as_object_mut);
+        let (Ok(id), Some(params)) = (DeviceId::from_user(name), params) else {
+            continue;
+        };
+        let entry = inventory.devices.iter().find(|entry| entry.id == id);
+        if let Some(entry) = entry.filter(|e| e.finding.facts.display.preferred().is_some()) {
+            add(params, "product", &entry.finding);
+        }
+        let parent = id.to_string();
+        let types = params.get_mut("mdev").and_then(Value::as_object_mut);
+        for (type_id, params) in types.into_iter().flatten() {
+            let mut types = inventory.types.iter();
+            let entry = types.find(|entry| entry.parent == parent && entry.type_id == *type_id);
+            if let (Some(entry), Some(params)) = (entry, params.as_object_mut()) {
+                add(params, "description", &entry.finding);
+            }
+        }
+    }
+    serde_json::to_string(&devices)
+}
+
+/// Adds `display=region` and the like to a text, once. A display that is not known is not added.
+fn add(params: &mut Map<String, Value>, key: &str, finding: &Finding) {
+    let old = params.get(key).and_then(Value::as_str).unwrap_or_default();
+    let display = &finding.facts.display;
+    if matches!(display, Display::Unknown(_)) || old.contains("display=") {
+        return;
+    }
+    let words = display.words().join("-");
+    let how = match &finding.evidence {
+        Some(evidence) if !evidence.method.is_measured() => format!(" ({})", evidence.method),
+        _ => String::new(),
+    };
+    let comma = if old.is_empty() { "" } else { ", " };
+    let new = format!("{old}{comma}display={words}{how}");
+    params.insert(key.into(), new.into());
+}
