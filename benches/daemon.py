@@ -115,7 +115,7 @@ def latency(watcher):
     for name, times in found.items():
         print(f"  {name:15} median {statistics.median(times):.0f} ms = {statistics.median(times) / floor:.2f} x, worst {max(times):.0f} ms")
     ours = statistics.median(found["gfxplane watch"])
-    figure("daemon, from the event to the fixed definition (emulated)", "ms", ours, "a C program that replaces a string", floor)
+    figure("daemon, from the event to the fixed definition (User Mode Linux)", "ms", ours, "a C program that replaces a string", floor)
 
 
 def at_rest():
@@ -166,7 +166,7 @@ def passes_over(uri, which):
     for name, of in times.items():
         print(f"  {name:22} median {statistics.median(of):.2f} s = {statistics.median(of) / floor:.2f} x, worst {max(of):.2f} s")
     ours = statistics.median(times["gfxplane watch --once"])
-    figure(f"full pass over {DOMAINS} domains {which} (emulated)", "s", ours, "a C program that reads their XML", floor)
+    figure(f"full pass over {DOMAINS} domains {which} (User Mode Linux)", "s", ours, "a C program that reads their XML", floor)
 
 
 def figures():

@@ -38,7 +38,7 @@ def probing():
     programs = Path("/opt/bench")
     sh(f"install -D -t {programs} prober prober-static nothing")
     sh("udevadm settle")
-    print(f"gfxplane-probe against a minimal C prober with the same ioctls, whole process, emulated, {ROUNDS} runs each, ms")
+    print(f"gfxplane-probe against a minimal C prober with the same ioctls, whole process, {ROUNDS} runs each, ms")
     for kind, uuid in uuids.items():
         def done(program, *arguments, **environment):
             took, status = run(program, *arguments, **environment)
@@ -68,7 +68,7 @@ def probing():
             if name in ("child", "udev", "again"):
                 goal = 1.2 if name == "child" else None
                 option = {"child": "--child", "udev": "--udev", "again": "--fresh"}[name]
-                figure(f"gfxplane-probe {option}, {kind} (emulated)", "ms", median, "a C prober, static", found["C static"][0], goal)
+                figure(f"gfxplane-probe {option}, {kind} (User Mode Linux)", "ms", median, "a C prober, static", found["C static"][0], goal)
             print(f"    {name:9} median {median:6.1f}, least {least:6.1f} = {ratios}")
 
 
