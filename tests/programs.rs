@@ -76,6 +76,34 @@ fn domains_that_are_not_qemus() {
     }
 }
 
+/// Ansible runs a fact that is executable, and reads any other.
+#[test]
+fn an_export_is_a_whole_file() {
+    use std::os::unix::fs::PermissionsExt;
+    let alone = Alone::new();
+    let (root, directory) = (lab(), alone.0.path().join("d"));
+    fs::create_dir(&directory).unwrap();
+    let file = directory.join("f");
+    let export = |format: &str, more: &[&str]| {
+        let mut arguments = vec!["--root", root.to_str().unwrap(), "export", format];
+        arguments.extend(["--node", "n", "--valid", "99y"]);
+        arguments.extend(more);
+        run(TOOL, &arguments)
+    };
+    for format in ["prometheus", "ansible", "nova"] {
+        let printed = export(format, &[]);
+        let written = export(format, &["-o", file.to_str().unwrap()]);
+        assert_eq!(written.status.code(), Some(0), "{written:?}");
+        assert!(written.stdout.is_empty());
+        assert_eq!(fs::read(&file).unwrap(), printed.stdout);
+        let mode = fs::metadata(&file).unwrap().permissions().mode();
+        assert_eq!(mode & 0o100 != 0, format == "ansible", "{mode:o}");
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
+    }
+    let lost = export("nfd", &["-o", "/nonexistent/f"]);
+    ends(&lost, 3, "/nonexistent/f: No such file");
+}
+
 #[test]
 fn exit_codes_of_the_tool() {
     let alone = Alone::new();
