@@ -19,8 +19,11 @@ const OF_LIBVIRT: [&str; 3] = ["learn", "policy", "verify"];
 /// The arguments of a call, in words.
 type Call = Vec<String>;
 
-/// The documents, each with the calls that print it.
-const DOCUMENTS: [(&str, fn() -> Vec<Call>); 11] = [
+/// A document with the calls that print it.
+type Document = (&'static str, fn() -> Vec<Call>);
+
+/// The documents.
+const DOCUMENTS: [Document; 11] = [
     ("list", || of_hosts(&["list"])),
     ("overview", || of_hosts(&["--all"])),
     ("doctor", || of_hosts(&["doctor"])),
