@@ -105,8 +105,8 @@ fn a_broken_helper_changes_nothing() {
     fs::write(path("not-executable"), "#!/bin/sh\nexit 77\n").unwrap();
     fs::write(path("text"), "\x7fELF and nothing more").unwrap();
     install(&path("text"), &path("no-program"));
-    // The built helper, with a library that isn't there instead of libc.
-    let mut elf = fs::read(HELPER).unwrap();
+    // A built program, with a library that isn't there instead of libc.
+    let mut elf = fs::read(env!("CARGO_BIN_EXE_gfxplane")).unwrap();
     let at = elf.windows(10).position(|w| w == b"libc.so.6\0").unwrap();
     elf[at + 3] = b'_';
     fs::write(path("text"), elf).unwrap();
