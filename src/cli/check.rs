@@ -84,7 +84,7 @@ struct Failed {
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Entry {
-    Checked(Document),
+    Checked(Box<Document>),
     Failed(Failed),
 }
 
@@ -245,7 +245,7 @@ impl Check {
                     summary.count(&checked);
                     checked.tell(&mut page);
                     page.blank();
-                    domains.push(Entry::Checked(checked.document));
+                    domains.push(Entry::Checked(Box::new(checked.document)));
                 }
                 Err(error) => {
                     summary.unknown += 1;
