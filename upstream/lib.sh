@@ -55,6 +55,7 @@ chroot_of() {
 source_of() {
 	local root=$1 package=$2 directory=$3 suite tree patch
 	suite=$(basename "$(dirname "$root")")
+	in_chroot "$root" root apt-get -qq update >&2 || die "apt-get update failed in $root"
 	# Not by its .dsc: a mirror may lack that of an older version. apt checks both archives against its signed lists.
 	in_chroot "$root" builder sh -euc '
 		rm -rf "$1"_* "$1"-[0-9]*
