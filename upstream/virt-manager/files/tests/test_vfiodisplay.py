@@ -2,15 +2,14 @@
 # See the COPYING file in the top-level directory.
 
 import os
-import subprocess
 import sys
 
 import pytest
 
 from virtinst import DeviceGraphics, DeviceHostdev, DeviceVideo, Guest, NodeDevice
-from virtinst import vfiodisplay
+from virtinst import vfiodisplay, virtxml
 
-from tests import utils
+from tests import setup_logging, utils
 
 DATADIR = os.path.join(utils.DATADIR, "vfiodisplay")
 UUID = "c1a20000-0000-4000-8000-00000000000"
@@ -253,17 +252,22 @@ def testDefaultGraphics(conn, monkeypatch):
 
 
 @pytest.mark.parametrize("options", ["", ",display=on,ramfb=on", ",display=off"])
-def testVirtXML(options):
+def testVirtXML(options, capsys, monkeypatch):
     """
     virt-xml on a host whose libvirt has attributes of mdevctl
     """
-    uri = "__virtinst_test__test://%s/host.xml,predictable,fakeuri=qemu:///system" % DATADIR
-    uri += ",caps=%s/capabilities/kvm-x86_64.xml" % utils.DATADIR
-    uri += ",domcaps=%s/capabilities/kvm-x86_64-domcaps-latest.xml" % utils.DATADIR
+    conn = utils.URIs.openconn(
+        "__virtinst_test__test://%(own)s/host.xml,predictable,fakeuri=qemu:///system"
+        ",caps=%(caps)s/kvm-x86_64.xml,domcaps=%(caps)s/kvm-x86_64-domcaps-latest.xml"
+        % {"own": DATADIR, "caps": os.path.join(utils.DATADIR, "capabilities")}
+    )
     name = "mdev_c1a20000_0000_4000_8000_000000000001_0000_00_02_0"
-    command = [sys.executable, os.path.join(utils.TOPDIR, "virt-xml"), "--connect", uri, "vgpu"]
-    command += ["--add-device", "--hostdev", name + options, "--print-diff"]
-    env = dict(os.environ, VIRTINST_TEST_SUITE="1")
-    output = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout
+    argv = ["virt-xml", "vgpu", "--add-device", "--hostdev", name + options, "--print-diff"]
+    monkeypatch.setattr(sys, "argv", argv)
+    try:
+        assert virtxml.main(conn=conn) == 0
+    finally:
+        setup_logging()
+
     expected = "virt-xml%s.diff" % options.replace(",", "-").replace("=", "-")
-    utils.diff_compare(output, os.path.join(DATADIR, expected))
+    utils.diff_compare(capsys.readouterr().out, os.path.join(DATADIR, expected))
