@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from virtinst import DeviceGraphics, DeviceHostdev, DeviceVideo, Guest, NodeDevice
-from virtinst import vfiodisplay, virtxml
+from virtinst import cli, vfiodisplay, virtxml
 
 from tests import setup_logging, utils
 
@@ -264,6 +264,8 @@ def testVirtXML(options, capsys, monkeypatch):
     name = "mdev_c1a20000_0000_4000_8000_000000000001_0000_00_02_0"
     argv = ["virt-xml", "vgpu", "--add-device", "--hostdev", name + options, "--print-diff"]
     monkeypatch.setattr(sys, "argv", argv)
+    # virt-xml registers options that virt-install doesn't have
+    monkeypatch.setattr(cli, "VIRT_PARSERS", cli.VIRT_PARSERS[:])
     try:
         assert virtxml.main(conn=conn) == 0
     finally:
