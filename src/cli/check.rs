@@ -53,7 +53,7 @@ struct Document {
     #[serde(skip_serializing_if = "Option::is_none")]
     domain: Option<String>,
     verdict: Verdict,
-    /// What the text says.
+    /// The lines of the text form.
     lines: Vec<Line>,
     /// The domain's type if QEMU does not run it.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -152,7 +152,7 @@ impl<'p> Names<'p> {
         let (mut made, mut end) = (String::new(), 0);
         for (at, uuid) in uuids(text) {
             made.push_str(&text[end..at]);
-            // What somebody else has said stays as it is: people search for it.
+            // A quoted text stays as it is: people search for it.
             let is_quoted = text[..at].ends_with(['\'', '"']);
             if self.named.insert(uuid.to_owned()) || is_quoted {
                 made.push_str(uuid);

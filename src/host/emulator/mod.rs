@@ -48,7 +48,7 @@ pub enum Asking<'a> {
 }
 
 /// Returns where programs below `prefix` (`/usr`) have their libraries: Debian's directory for this
-/// architecture first (<https://wiki.debian.org/Multiarch/Tuples>).
+/// architecture first (its wiki, "Multiarch/Tuples").
 fn libraries(prefix: &Path) -> [PathBuf; 3] {
     let debian = match std::env::consts::ARCH {
         "x86" => "lib/i386-linux-gnu".to_owned(),
