@@ -1,6 +1,7 @@
 //! The programs as their callers see them: arguments, exit codes, what goes to stdout.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -8,7 +9,8 @@ use std::time::{Duration, Instant};
 use gfxplane::host::Root;
 use gfxplane::host::run::Lock;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, mkfifo};
 
 const TOOL: &str = env!("CARGO_BIN_EXE_gfxplane");
 const PROBER: &str = env!("CARGO_BIN_EXE_gfxplane-probe");
@@ -103,6 +105,24 @@ fn an_export_is_a_whole_file() {
     }
     let lost = export("nfd", &["-o", "/nonexistent/f"]);
     ends(&lost, 3, "/nonexistent/f: No such file");
+    let printed = export("nova", &[]).stdout;
+    assert_eq!(export("nova", &["-o", "-"]).stdout, printed);
+    // A link stays one, and what is no file is written to.
+    let link = directory.join("l");
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    fs::remove_file(&file).unwrap();
+    fs::write(&file, "").unwrap();
+    export("nova", &["-o", link.to_str().unwrap()]);
+    assert!(link.is_symlink());
+    assert_eq!(fs::read(&file).unwrap(), printed);
+    let fifo = directory.join("p");
+    mkfifo(&fifo, Mode::S_IRWXU).unwrap();
+    let mut reader = File::options().read(true).write(true).open(&fifo).unwrap();
+    export("nova", &["-o", fifo.to_str().unwrap()]);
+    let mut read = vec![0; printed.len()];
+    reader.read_exact(&mut read).unwrap();
+    assert_eq!(read, printed);
+    assert!(!fs::metadata(&fifo).unwrap().is_file());
 }
 
 #[test]
@@ -550,6 +570,16 @@ fn the_callout_answers_again() {
     fs::rename(driver.with_extension("new"), &driver).unwrap();
     assert_eq!(list(), first, "the device was bound again");
 
+    other_words();
+    let parent = driver.with_file_name("..");
+    fs::create_dir_all(parent.join("drm/renderD128")).unwrap();
+    assert!(
+        list().contains("renderD128"),
+        "its parent has a render node"
+    );
+    fs::remove_dir_all(parent.join("drm")).unwrap();
+
+    assert_eq!(list(), first, "and has none");
     other_words();
     host.write("etc/gfxplane/gfxplane.toml", "");
     assert_eq!(list(), first, "there are settings");

@@ -510,6 +510,15 @@ impl SubjectArgs {
         {
             start.fixes = self.devices_fix(plan, refusal);
         }
+        let changes = better.is_some_and(|plan| !plan.changes.is_empty());
+        if now.refusal().is_some() && start.fixes.is_empty() && changes {
+            let fix = Fix::Command {
+                verb: "fixup",
+                options: String::new(),
+                reason: String::new(),
+            };
+            start.fixes.push(self.typed(&fix));
+        }
         let mut report = vec![start];
         report.extend(plan.screens.vgpus.iter().map(|vgpu| {
             self.if_it_is_off(vgpu, better)
@@ -532,11 +541,8 @@ impl SubjectArgs {
         let About::Device(id) = refusal.about else {
             return Vec::new();
         };
-        let edit = match self.subject() {
-            Subject::Domain(name) => format!("virsh edit {}", operand(Some(&name), None)),
-            Subject::File(path) => format!("editor {}", quoted(&path.to_string_lossy())),
-            Subject::Stdin => "cat".into(),
-        };
+        let edit = self.edit();
+        let edit = edit.trim_end();
         let vgpu = plan.screens.vgpus.iter().find(|vgpu| vgpu.id == id);
         let is_here = vgpu.is_some_and(|vgpu| vgpu.known.here != Some(Here::Absent));
         vec![match id {
@@ -550,6 +556,16 @@ impl SubjectArgs {
                 "sudo mdevctl start --uuid {uuid} # if it is defined; gfxplane list shows this host's devices"
             ),
         }]
+    }
+
+    /// Returns the command that opens the domain's XML.
+    fn edit(&self) -> String {
+        match self.subject() {
+            Subject::Domain(name) => format!("virsh edit {}", operand(Some(&name), None)),
+            Subject::File(path) => format!("editor {}", quoted(&path.to_string_lossy())),
+            // Whoever wrote it to us has to say something else.
+            Subject::Stdin => String::new(),
+        }
     }
 
     /// Returns the command that names the versions, if it is only they that are not known.
@@ -571,7 +587,9 @@ impl SubjectArgs {
     }
 
     fn fixes(&self, note: &Note) -> Vec<String> {
-        note.fixes.iter().map(|fix| self.typed(fix)).collect()
+        let fixes = note.fixes.iter();
+        let command = |fix: &Fix| fix.by_hand(&self.edit()).unwrap_or_else(|| self.typed(fix));
+        fixes.map(command).collect()
     }
 
     /// Returns the line for a device whose display is off and need not be.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
 use clap::ValueEnum;
@@ -16,6 +16,7 @@ use crate::publish::export::nfd::nfd;
 use crate::publish::export::nova::nova;
 use crate::publish::export::prometheus::{Told, prometheus};
 use crate::publish::inventory::{Sources, inventory};
+use crate::publish::overview::GuestsFrom;
 
 /// The program for Ansible, which runs a fact that is executable and reads any other.
 const FACT: &str = "#!/bin/sh\n# Made by gfxplane export ansible.\nexec gfxplane list --json\n";
@@ -85,6 +86,7 @@ impl ExportCommand {
         }
         match &self.output {
             None => out.write_all(text.as_bytes())?,
+            Some(path) if path == Path::new("-") => out.write_all(text.as_bytes())?,
             Some(path) => write_whole(path, &text, self.format == Format::Ansible)
                 .map_err(|error| Failure::Environment(format!("{}: {error}", path.display())))?,
         }
@@ -120,8 +122,10 @@ fn told(context: &Context, sources: &Sources) -> Result<Told, Failure> {
         let time = changed.duration_since(UNIX_EPOCH).ok()?;
         Some((device.id, time.as_secs()))
     };
+    let overview = read(context, true)?;
+    let is_known = overview.guests_from != GuestsFrom::Nowhere;
     Ok(Told {
-        summary: read(context, true)?.summary,
+        guests: is_known.then_some(overview.summary),
         acts,
         records: sources.host.devices.iter().filter_map(time).collect(),
     })

@@ -79,9 +79,18 @@ impl OverviewArgs {
     }
 }
 
-/// Writes a file as a whole, so that nobody ever sees half of it.
+/// Writes a file as a whole, so that nobody ever sees half of it. A link is followed, and what is no
+/// regular file, such as `/dev/stdout` or a FIFO, is written to and stays.
 pub(super) fn write_whole(path: &Path, text: &str, is_program: bool) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
+    if std::fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+        return std::fs::OpenOptions::new()
+            .write(true)
+            .open(path)?
+            .write_all(text.as_bytes());
+    }
+    let target = path.canonicalize();
+    let path = target.as_deref().unwrap_or(path);
     let directory = match path.parent() {
         Some(directory) if !directory.as_os_str().is_empty() => directory,
         _ => Path::new("."),

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use anstyle::{AnsiColor, Style};
 use uuid::Uuid;
 
-use crate::domain::shell::plain;
+use crate::domain::shell::{plain, plain_up_to};
 use crate::explain::doctor::Verdict;
 
 /// The columns that the verdict takes.
@@ -61,7 +61,7 @@ impl Page {
         self.0.extend(commands.iter().map(|text| Item::Command {
             depth,
             word,
-            text: one_line(text),
+            text: whole_command(text),
         }));
     }
 
@@ -249,6 +249,11 @@ fn wrap(
 pub(super) fn one_line(text: &str) -> String {
     let words: Vec<&str> = text.split_whitespace().collect();
     plain(&words.join(" "))
+}
+
+/// Makes a command harmless, and keeps its blanks and its length: it is to be pasted.
+pub(super) fn whole_command(command: &str) -> String {
+    plain_up_to(usize::MAX, command)
 }
 
 /// Returns a number with its noun.

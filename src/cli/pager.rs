@@ -1,7 +1,7 @@
 //! Shows what is long in the user's pager, as git does: on a terminal only, and `PAGER` names it.
 
 use std::io::{self, IsTerminal, Stdout, Write};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 
 /// An output that the pager shows. The pager is started by the first byte, and ends before this
 /// value is dropped.
@@ -10,6 +10,8 @@ pub struct Paged {
     pager: Option<Child>,
     /// The pager's input, once it was started.
     input: Option<Input>,
+    /// All that the pager got, for a pager that turns out to be missing.
+    text: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -25,6 +27,7 @@ impl Paged {
         Paged {
             pager: None,
             input: None,
+            text: Vec::new(),
         }
     }
 
@@ -73,7 +76,12 @@ fn start() -> Option<Child> {
 impl Write for Paged {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self.begin() {
-            Input::Pager(pager) => pager.write(bytes),
+            Input::Pager(pager) => {
+                let written = pager.write(bytes);
+                self.text.extend_from_slice(bytes);
+                // A pager that has gone was missing, or its user has seen enough.
+                written.or(Ok(bytes.len()))
+            }
             Input::Stdout(stdout) => stdout.write(bytes),
         }
     }
@@ -90,8 +98,11 @@ impl Drop for Paged {
     fn drop(&mut self) {
         // The pager ends when its user has read its input to the end.
         self.input = None;
-        if let Some(pager) = &mut self.pager {
-            let _ = pager.wait();
+        let ended = self.pager.as_mut().map(Child::wait);
+        // The shell's codes for a command that it can't run, or does not find.
+        let is_missing = |status: ExitStatus| matches!(status.code(), Some(126 | 127));
+        if ended.and_then(Result::ok).is_some_and(is_missing) {
+            let _ = io::stdout().write_all(&self.text);
         }
     }
 }

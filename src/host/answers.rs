@@ -2,8 +2,8 @@
 //!
 //! libvirt has mdevctl list all devices at each mdev that it finds, so for N of them the callout answers N² times.
 //! An answer is given again as long as nothing has changed that it was made of. Its file names that in its first line:
-//! the inode of the driver's link (a device that is made anew, or bound anew, has a new one), and inode and time of
-//! the record and of the settings.
+//! the inode of the driver's link (a device that is made anew, or bound anew, has a new one) and of the parent's
+//! directory of render nodes, and inode and time of the record and of the settings.
 //!
 //! Only a directory that is there is used: packaging/gfxplane.tmpfiles makes it, and a new package empties it.
 
@@ -12,7 +12,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use crate::device::id::DeviceId;
-use crate::host::{Root, read_whole, run};
+use crate::host::{Root, run};
 
 /// The most bytes that a file of an answer may have. An answer of all words that there are has less than a fourth.
 const MAX_SIZE: usize = 8192;
@@ -36,6 +36,9 @@ impl Place {
         let record = fs::metadata(run::record_path(root, id)).ok()?;
         let settings = ["", "gfxplane.toml", "conf.d"]
             .map(|name| fs::metadata(root.join("etc/gfxplane").join(name)).ok());
+        // The kernel follows the link, so `..` is the parent, whose render node is told.
+        let drm = root.join(format!("sys/bus/mdev/devices/{id}/../drm"));
+        made_of += &fs::metadata(drm).map_or(" -".to_owned(), |drm| format!(" {}", drm.ino()));
         for file in [Some(record)].into_iter().chain(settings) {
             made_of += &file.map_or(" -".to_owned(), |file| {
                 format!(" {}:{}.{}", file.ino(), file.ctime(), file.ctime_nsec())
@@ -49,10 +52,11 @@ impl Place {
         })
     }
 
-    /// Returns the answer that was kept, if it was made of the same.
+    /// Returns the answer that was kept, if it was made of the same, and nobody but root could have written it.
     #[must_use]
-    pub fn answer(&self) -> Option<String> {
-        let text = read_whole(&self.file, MAX_SIZE).ok()?;
+    pub fn answer(&self, root: &Root) -> Option<String> {
+        let bytes = run::read_trusted_bytes(root, &self.file, None, MAX_SIZE).ok()??;
+        let text = String::from_utf8(bytes).ok()?;
         let (made_of, answer) = text.split_once('\n')?;
         (made_of == self.made_of).then(|| answer.to_owned())
     }

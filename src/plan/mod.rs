@@ -202,6 +202,22 @@ impl Fix {
         self.about(file, "")
     }
 
+    /// Returns what has to be done by hand as the comment of a command: of `edit`, which opens the
+    /// domain's XML, or of the one that shows the versions. `None` if the fix is a command.
+    #[must_use]
+    pub fn by_hand(&self, edit: &str) -> Option<String> {
+        match self {
+            Fix::Command { .. } => None,
+            Fix::Words(text) if text.starts_with("printf ") || text.starts_with("sudo ") => {
+                Some(text.clone())
+            }
+            Fix::Words(text) if text.ends_with(" or later") => Some(format!(
+                "gfxplane qemu # shows the versions here; what helps: {text}"
+            )),
+            Fix::Words(text) => Some(format!("{edit} # {text}").trim_start().to_owned()),
+        }
+    }
+
     fn about(&self, subject: &str, define: &str) -> String {
         let Fix::Command {
             verb,

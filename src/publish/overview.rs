@@ -747,24 +747,11 @@ impl Seen<'_> {
         found
     }
 
-    /// Returns a fix as a command. What has to be done by hand is the comment of an editor's call, or
-    /// of the one that shows the versions.
+    /// Returns a fix as a command.
     fn command(&self, fix: &Fix) -> String {
-        match fix {
-            Fix::Words(text) if text.starts_with("printf ") || text.starts_with("sudo ") => {
-                text.clone()
-            }
-            Fix::Words(text) if text.ends_with(" or later") => {
-                format!("gfxplane qemu # shows the versions here; what helps: {text}")
-            }
-            Fix::Words(text) => {
-                format!(
-                    "virsh -c {} edit {} # {text}",
-                    self.given.uri, self.argument
-                )
-            }
-            Fix::Command { .. } => fix.of_domain(&self.argument).trim_end().to_owned(),
-        }
+        let edit = format!("virsh -c {} edit {}", self.given.uri, self.argument);
+        fix.by_hand(&edit)
+            .unwrap_or_else(|| fix.of_domain(&self.argument).trim_end().to_owned())
     }
 
     /// Returns the command that makes the changes that need no consent; `None` if there are none.

@@ -55,7 +55,7 @@ fn caller() -> Vec<u8> {
 fn attributes_of(root: &Root, uuid: &str) -> Option<String> {
     let id = uuid.parse().ok()?;
     let place = Place::of(root, id)?;
-    place.answer().or_else(|| {
+    place.answer(root).or_else(|| {
         let answer = attributes(&words_of(root, id)?);
         place.keep(root, &answer);
         Some(answer)

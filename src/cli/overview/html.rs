@@ -2,7 +2,7 @@
 //! runs no script, and is well-formed XML.
 
 use crate::cli::overview::{groups, headline};
-use crate::cli::page::one_line;
+use crate::cli::page::{one_line, whole_command};
 use crate::explain::doctor::Verdict;
 use crate::plan::Level;
 use crate::publish::overview::{GuestsFrom, Overview};
@@ -86,14 +86,14 @@ pub(super) fn page(overview: &Overview) -> String {
                     shown(&problem.text)
                 ));
                 for fix in &problem.fixes {
-                    page.push_str(&format!("<code>{}</code>", shown(fix)));
+                    page.push_str(&format!("<code>{}</code>", escape(&whole_command(fix))));
                 }
                 page.push_str("</div>");
             }
             if let Some(look) = &row.look {
                 page.push_str(&format!(
                     "\n<div class=\"look\">To see it:<code>{}</code></div>",
-                    shown(look)
+                    escape(&whole_command(look))
                 ));
             }
             page.push_str("</div>\n");

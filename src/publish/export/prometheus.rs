@@ -12,8 +12,8 @@ use crate::publish::overview::Summary;
 /// What the metrics tell beside the inventory.
 #[derive(Debug, Clone, Default)]
 pub struct Told {
-    /// The numbers of guests and screens.
-    pub summary: Summary,
+    /// The numbers of guests and screens; `None` if nobody knows this host's guests.
+    pub guests: Option<Summary>,
     /// The number of entries in the log by event and part; `None` if the log can't be read.
     pub acts: Option<BTreeMap<(String, String), usize>>,
     /// The time of each device's record, in seconds since 1970.
@@ -72,26 +72,28 @@ pub fn prometheus(inventory: &Inventory, told: &Told) -> String {
             .iter()
             .map(|(key, count)| (labels(&["reason"], key), number(*count))),
     );
-    let Summary {
+    if let Some(Summary {
         guests,
         refused,
         unknown,
         dark,
         ..
-    } = told.summary;
-    let start = guests.saturating_sub(refused + unknown);
-    family(
-        "guests",
-        "Guests with a vfio device, by whether they would start.",
-        &mut [("yes", start), ("no", refused), ("doubt", unknown)]
-            .into_iter()
-            .map(|(word, count)| (labels(&["starts"], &[word.to_owned()]), number(count))),
-    );
-    family(
-        "dark_screens",
-        "Displays of guests that are on and that nothing shows.",
-        &mut std::iter::once((String::new(), number(dark))),
-    );
+    }) = told.guests
+    {
+        let start = guests.saturating_sub(refused + unknown);
+        family(
+            "guests",
+            "Guests with a vfio device, by whether they would start.",
+            &mut [("yes", start), ("no", refused), ("doubt", unknown)]
+                .into_iter()
+                .map(|(word, count)| (labels(&["starts"], &[word.to_owned()]), number(count))),
+        );
+        family(
+            "dark_screens",
+            "Displays of guests that are on and that nothing shows.",
+            &mut std::iter::once((String::new(), number(dark))),
+        );
+    }
     if let Some(acts) = &told.acts {
         family(
             "log_entries",
