@@ -23,7 +23,7 @@ demo: setup
 
 # The overview's page in a real browser; its pictures are left in target/browser.
 browser: setup
-	@packaging/setup chromium python3
+	@packaging/setup chromium fonts-dejavu-core python3
 	$(CARGO) build --quiet --locked --bin gfxplane
 	tests/browser target/debug/gfxplane
 
@@ -139,7 +139,7 @@ setup:
 # tests/vm/kernel and tests/vm/image say what for.
 setup-ci:
 	@packaging/setup lintian rpm busybox-static g++ python3-venv \
-	    chromium flex bison bc libelf-dev kmod cpio mmdebstrap e2fsprogs util-linux $(EMULATOR)
+	    chromium fonts-dejavu-core flex bison bc libelf-dev kmod cpio mmdebstrap e2fsprogs util-linux $(EMULATOR)
 	@$(MAKE) --no-print-directory --jobs=1 setup-deb setup-deny
 
 setup-rpm:
