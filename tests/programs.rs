@@ -546,7 +546,7 @@ fn the_callout_answers_again() {
     assert_eq!(kept_now(), None, "nobody has made the directory");
     fs::create_dir_all(host.0.path().join("run/gfxplane/answers")).unwrap();
     assert_eq!(list(), first);
-    // What is kept is what is printed: other words are put into it.
+    // The helper prints the kept answer as it is: the test puts other words into it.
     let other_words = || {
         let text = kept_now().unwrap();
         assert!(text.ends_with(&first), "{text}");
@@ -586,7 +586,7 @@ fn the_callout_answers_again() {
     other_words();
     host.write("etc/gfxplane/conf.d/a.toml", "");
     assert_eq!(list(), first, "there is a directory of settings");
-    // What stands in it may be written in place, which no time of the directory shows.
+    // A file in it may be written in place, which no time of the directory shows.
     host.write("etc/gfxplane/conf.d/a.toml", "attributes = 'off'");
     ends(&host.attributes(&["mdevctl", "list"]), 2, "");
     host.write("etc/gfxplane/conf.d/a.toml", "");

@@ -512,12 +512,7 @@ impl SubjectArgs {
         }
         let changes = better.is_some_and(|plan| !plan.changes.is_empty());
         if now.refusal().is_some() && start.fixes.is_empty() && changes {
-            let fix = Fix::Command {
-                verb: "fixup",
-                options: String::new(),
-                reason: String::new(),
-            };
-            start.fixes.push(self.typed(&fix));
+            start.fixes.push(self.typed(&Fix::fixup()));
         }
         let mut report = vec![start];
         report.extend(plan.screens.vgpus.iter().map(|vgpu| {
@@ -541,21 +536,19 @@ impl SubjectArgs {
         let About::Device(id) = refusal.about else {
             return Vec::new();
         };
-        let edit = self.edit();
-        let edit = edit.trim_end();
         let vgpu = plan.screens.vgpus.iter().find(|vgpu| vgpu.id == id);
         let is_here = vgpu.is_some_and(|vgpu| vgpu.known.here != Some(Here::Absent));
-        vec![match id {
-            DeviceId::Pci(_) if is_here => format!(
-                "{edit} # managed='yes' on the hostdev, so that libvirt takes the device from its driver"
-            ),
-            DeviceId::Pci(_) => {
-                format!("{edit} # another address; gfxplane list shows this host's devices")
+        let fix = Fix::Words(match id {
+            DeviceId::Pci(_) if is_here => {
+                "managed='yes' on the hostdev, so that libvirt takes the device from its driver"
+                    .into()
             }
+            DeviceId::Pci(_) => "another address; gfxplane list shows this host's devices".into(),
             DeviceId::Mdev(uuid) => format!(
                 "sudo mdevctl start --uuid {uuid} # if it is defined; gfxplane list shows this host's devices"
             ),
-        }]
+        });
+        fix.by_hand(&self.edit()).into_iter().collect()
     }
 
     /// Returns the command that opens the domain's XML.
@@ -605,12 +598,8 @@ impl SubjectArgs {
                 on: true,
             };
             let change = better.changes.iter().find(|change| change.action == on)?;
-            let fix = Fix::Command {
-                verb: "fixup",
-                options: String::new(),
-                reason: String::new(),
-            };
-            (format!("off: {}", change.reason), vec![self.typed(&fix)])
+            let fix = self.typed(&Fix::fixup());
+            (format!("off: {}", change.reason), vec![fix])
         };
         Some(Line {
             fixes,

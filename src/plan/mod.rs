@@ -189,6 +189,16 @@ impl Fix {
         }
     }
 
+    /// `gfxplane fixup` as it is.
+    #[must_use]
+    pub fn fixup() -> Self {
+        Fix::Command {
+            verb: "fixup",
+            options: String::new(),
+            reason: String::new(),
+        }
+    }
+
     /// Returns the command that can be typed, or the words. `domain`: the domain as an argument of a
     /// command.
     #[must_use]

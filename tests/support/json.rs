@@ -99,7 +99,8 @@ for number, document in enumerate(given['documents']):
     let mut input = tempfile::tempfile()?;
     input.write_all(&serde_json::to_vec(&given)?)?;
     input.rewind()?;
-    let output = Command::new("python3")
+    // Debian's: another python3 may come first in PATH, without Debian's packages.
+    let output = Command::new("/usr/bin/python3")
         .args(["-c", SCRIPT])
         .stdin(input)
         .output()
@@ -140,7 +141,7 @@ fn all_valid(name: &str, calls: Vec<Call>) -> Result<(), Failed> {
             .env("GFXPLANE_ROOT", state.path())
             .stdin(Stdio::null())
             .output()?;
-        // What can't be read has no document.
+        // An input that can't be read has no document.
         if !output.stdout.is_empty() {
             documents.push(serde_json::from_slice(&output.stdout)?);
         }

@@ -90,7 +90,7 @@ fn the_last_display_counts() {
             0,
             "",
         ),
-        // What is replaced is no matter.
+        // The last -display counts, whatever the first says.
         (
             &["-display", "spice-app", "-display", "type=sdl,gl=on"],
             Some((Local::Sdl, Some(true))),

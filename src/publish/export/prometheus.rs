@@ -9,7 +9,7 @@ use crate::device::id::DeviceId;
 use crate::publish::inventory::{Inventory, State};
 use crate::publish::overview::Summary;
 
-/// What the metrics tell beside the inventory.
+/// The facts that the metrics tell beside those of the inventory.
 #[derive(Debug, Clone, Default)]
 pub struct Told {
     /// The numbers of guests and screens; `None` if nobody knows this host's guests.
