@@ -540,6 +540,18 @@ impl<'d, 'a> Domain<'d, 'a> {
             .is_some_and(|id| id.contains("microsoft.com/win"))
     }
 
+    /// Returns whether a hostdev of a vfio device does not say which device: libvirt refuses the
+    /// domain ([`Domain::misread`]).
+    #[must_use]
+    pub fn has_unread_hostdev(&self) -> bool {
+        let hostdevs = self.aliases.iter().map(|(element, _)| element);
+        let mut hostdevs = hostdevs.filter(|element| element.name() == "hostdev");
+        hostdevs.any(|hostdev| {
+            let kind = hostdev.attribute("type");
+            matches!(kind.as_deref(), Some("mdev" | "pci")) && device(*hostdev).is_none()
+        })
+    }
+
     /// Returns whether QEMU runs the domain.
     #[must_use]
     pub fn is_qemu(&self) -> bool {
@@ -658,25 +670,26 @@ fn hostdevs<'d, 'a>(aliases: &[(Element<'d, 'a>, String)]) -> Vec<Hostdev<'d, 'a
 
 /// Returns the vfio device of a hostdev and its model.
 pub(crate) fn device(hostdev: Element<'_, '_>) -> Option<(DeviceId, String)> {
-    let address = hostdev.child("source")?.child("address")?;
+    let address = hostdev.child("source")?.child("address");
     match hostdev.attribute("type").as_deref() {
         Some("mdev") => {
-            let uuid = address.attribute("uuid")?.trim().parse().ok()?;
+            let uuid = parse_uuid(&address?.attribute("uuid")?)?;
             let model = owned(hostdev.attribute("model")).unwrap_or_default();
             Some((DeviceId::Mdev(uuid), model))
         }
         Some("pci") => {
-            let number = |name, missing| match address.attribute(name) {
-                None => missing,
+            // What is left out is 0, and so is all of it without an <address>.
+            let number = |name| match address.and_then(|address| address.attribute(name)) {
+                None => Some(0),
                 Some(text) => parse_number(&text),
             };
             let narrow = |name, limit| {
-                number(name, Some(0))
+                number(name)
                     .and_then(|value| u8::try_from(value).ok())
                     .filter(|value| *value <= limit)
             };
             let id = DeviceId::Pci(PciAddress {
-                domain: number("domain", Some(0))?,
+                domain: number("domain")?,
                 bus: narrow("bus", 0xff)?,
                 device: narrow("slot", 0x1f)?,
                 function: narrow("function", 7)?,
@@ -687,10 +700,18 @@ pub(crate) fn device(hostdev: Element<'_, '_>) -> Option<(DeviceId, String)> {
     }
 }
 
+/// Reads a UUID as libvirt does (src/util/viruuid.c, `virUUIDParse`): its hyphens may stand anywhere,
+/// or nowhere.
+fn parse_uuid(text: &str) -> Option<Uuid> {
+    let digits = text.trim().replace(['-', ' '], "");
+    // uuid also takes braces and a URN.
+    Uuid::try_parse(&digits).ok().filter(|_| digits.len() == 32)
+}
+
 /// Reads a number as C's strtoul with base 0 does (libvirt src/conf/device_conf.c,
 /// `virPCIDeviceAddressParseXML`).
 pub(crate) fn parse_number(text: &str) -> Option<u32> {
-    let text = text.trim();
+    let text = text.trim_start();
     if let Some(digits) = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         u32::from_str_radix(digits, 16).ok()
     } else if text.len() > 1 && text.starts_with('0') {
@@ -863,9 +884,6 @@ fn video_settings(video: Element<'_, '_>) -> VideoSettings {
 /// Returns the errors that libvirt's parser would report, for example for a value that it does not
 /// know or a hostdev without a device. libvirt refuses the domain with the first of them.
 fn misread<'d, 'a: 'd>(devices: impl Iterator<Item = Element<'d, 'a>>) -> Vec<String> {
-    let invalid = |attribute, element, value: &str| {
-        format!("Invalid value for attribute '{attribute}' in element '{element}': '{value}'.")
-    };
     let mut said = Vec::new();
     for element in devices {
         let attribute = |name| element.attribute(name);
@@ -885,33 +903,98 @@ fn misread<'d, 'a: 'd>(devices: impl Iterator<Item = Element<'d, 'a>>) -> Vec<St
                         .map(|word| invalid("type", "model", &word)),
                 );
             }
-            "hostdev" if attribute("type").as_deref() == Some("mdev") => {
-                let address = element.child("source").and_then(|s| s.child("address"));
-                let uuid = address.and_then(|address| address.attribute("uuid"));
-                match (address, uuid) {
-                    (None, _) => said.push("Missing <address> element".into()),
-                    (_, None) => {
-                        said.push("Missing 'uuid' attribute for element <address>".into());
-                    }
-                    (_, Some(uuid)) if uuid.trim().parse::<Uuid>().is_err() => {
-                        said.push("Cannot parse uuid attribute of element <address>".into());
-                    }
-                    _ => {}
-                }
-                for name in ["display", "ramfb"] {
-                    let value = attribute(name);
-                    said.extend(
-                        value
-                            .filter(|value| Switch::parse(value).is_none())
-                            .map(|value| invalid(name, "hostdev", &value)),
-                    );
-                }
-            }
+            "hostdev" => said.extend(misread_hostdev(element)),
             _ => {}
         }
     }
     said
 }
+
+/// Returns the same for a hostdev (src/conf/domain_conf.c, `virDomainHostdevDefParseXMLSubsys`).
+fn misread_hostdev(hostdev: Element<'_, '_>) -> Vec<String> {
+    let kind = match hostdev.attribute("type") {
+        None => return vec!["Missing required attribute 'type' in element 'hostdev'".into()],
+        Some(word) if !LIBVIRTS_HOSTDEVS.contains(&&*word) => {
+            return vec![invalid("type", "hostdev", &word)];
+        }
+        Some(word) => word,
+    };
+    let Some(source) = hostdev.child("source") else {
+        return vec!["Missing <source> element in hostdev device".into()];
+    };
+    let mut said = Vec::new();
+    if kind == "mdev" {
+        match hostdev.attribute("model") {
+            None => said.push("Missing required attribute 'model' in element 'hostdev'".into()),
+            Some(word) if !LIBVIRTS_MODELS.contains(&&*word) => {
+                said.push(invalid("model", "hostdev", &word));
+            }
+            Some(_) => {}
+        }
+        for name in ["display", "ramfb"] {
+            let value = hostdev.attribute(name);
+            let value = value.filter(|value| Switch::parse(value).is_none());
+            said.extend(value.map(|value| invalid(name, "hostdev", &value)));
+        }
+    }
+    match (&*kind, source.child("address")) {
+        ("pci", Some(address)) => said.extend(misread_address(address)),
+        ("mdev", None) => said.push("Missing <address> element".into()),
+        ("mdev", Some(address)) => match address.attribute("uuid") {
+            None => said.push("Missing 'uuid' attribute for element <address>".into()),
+            Some(uuid) if parse_uuid(&uuid).is_none() => {
+                said.push("Cannot parse uuid attribute of element <address>".into());
+            }
+            Some(_) => {}
+        },
+        _ => {}
+    }
+    said
+}
+
+/// Returns the same for the address of a PCI device (src/conf/device_conf.c,
+/// `virPCIDeviceAddressParseXML`; src/util/virpci.c, `virPCIDeviceAddressIsValid`).
+fn misread_address(address: Element<'_, '_>) -> Option<String> {
+    let number = |name| {
+        address
+            .attribute(name)
+            .map(|text| (parse_number(&text), text))
+    };
+    for name in ["domain", "bus", "slot", "function"] {
+        if let Some((None, text)) = number(name) {
+            let invalid = invalid(name, "address", &text);
+            return Some(format!("{invalid} Expected non-negative integer value"));
+        }
+    }
+    let value = |name| number(name).and_then(|(value, _)| value).unwrap_or(0);
+    let (bus, slot, function) = (value("bus"), value("slot"), value("function"));
+    if bus > 0xff {
+        Some(format!(
+            "Invalid PCI address bus='{bus:#x}', must be <= 0xFF"
+        ))
+    } else if slot > 0x1f {
+        Some(format!(
+            "Invalid PCI address slot='{slot:#x}', must be <= 0x1F"
+        ))
+    } else if function > 7 {
+        Some(format!(
+            "Invalid PCI address function={function:#x}, must be <= 7"
+        ))
+    } else {
+        None
+    }
+}
+
+/// Returns libvirt's words about a value that it does not know.
+fn invalid(attribute: &str, element: &str, value: &str) -> String {
+    format!("Invalid value for attribute '{attribute}' in element '{element}': '{value}'.")
+}
+
+/// The types of hostdevs that libvirt knows (src/conf/domain_conf.c, `virDomainHostdevSubsys`).
+const LIBVIRTS_HOSTDEVS: [&str; 5] = ["usb", "pci", "scsi", "scsi_host", "mdev"];
+
+/// The models of mediated devices that libvirt knows (src/conf/device_conf.c, `virMediatedDeviceModel`).
+const LIBVIRTS_MODELS: [&str; 3] = ["vfio-pci", "vfio-ccw", "vfio-ap"];
 
 /// The types of graphics that libvirt knows (src/conf/domain_conf.c, `virDomainGraphics`); `dbus`
 /// since 8.4.
@@ -1132,5 +1215,88 @@ mod tests {
             (property.alias.as_str(), property.value.as_deref()),
             ("ua-a", None)
         );
+    }
+
+    /// As libvirt 11.3 answers `virsh define`.
+    #[test]
+    fn hostdevs_that_libvirt_refuses() {
+        let mdev = |source: &str| {
+            format!("<hostdev mode='subsystem' type='mdev' model='vfio-pci'>{source}</hostdev>")
+        };
+        let uuid = |uuid: &str| mdev(&format!("<source><address uuid='{uuid}'/></source>"));
+        let pci = |source: &str| format!("<hostdev mode='subsystem' type='pci'>{source}</hostdev>");
+        let at = |at: &str| pci(&format!("<source><address {at}/></source>"));
+        let id = "c1a20000-0000-4000-8000-000000000002";
+        let one = format!("<source><address uuid='{id}'/></source>");
+        let cannot = "Cannot parse uuid attribute of element <address>";
+        for (xml, expected) in [
+            (mdev(""), "Missing <source> element in hostdev device"),
+            (mdev("<source/>"), "Missing <address> element"),
+            (
+                mdev("<source><address/></source>"),
+                "Missing 'uuid' attribute for element <address>",
+            ),
+            (uuid("zz"), cannot),
+            (uuid(&format!("{{{id}}}")), cannot),
+            (uuid(&format!("urn:uuid:{id}")), cannot),
+            (uuid(id), id),
+            (uuid("c1a20000000040008000000000000002"), id),
+            (uuid("c1-a2-0000-000040008000000000000002"), id),
+            (uuid(&format!(" {} ", id.to_uppercase())), id),
+            (
+                format!("<hostdev type='mdev'>{one}</hostdev>"),
+                "Missing required attribute 'model' in element 'hostdev'",
+            ),
+            (
+                format!("<hostdev type='mdev' model='x'>{one}</hostdev>"),
+                "Invalid value for attribute 'model' in element 'hostdev': 'x'.",
+            ),
+            (
+                format!("<hostdev>{one}</hostdev>"),
+                "Missing required attribute 'type' in element 'hostdev'",
+            ),
+            (
+                format!("<hostdev type='x'>{one}</hostdev>"),
+                "Invalid value for attribute 'type' in element 'hostdev': 'x'.",
+            ),
+            (pci(""), "Missing <source> element in hostdev device"),
+            (pci("<source/>"), "0000:00:00.0"),
+            (at("slot='1'"), "0000:00:01.0"),
+            (at("domain='0x10000' bus=' 1'"), "10000:01:00.0"),
+            (
+                at("bus='zz'"),
+                "Invalid value for attribute 'bus' in element 'address': 'zz'. Expected non-negative integer value",
+            ),
+            (
+                at("bus='1 '"),
+                "Invalid value for attribute 'bus' in element 'address': '1 '. Expected non-negative integer value",
+            ),
+            (
+                at("domain='0x1ffffffff'"),
+                "Invalid value for attribute 'domain' in element 'address': '0x1ffffffff'. Expected non-negative integer value",
+            ),
+            (
+                at("function='08'"),
+                "Invalid value for attribute 'function' in element 'address': '08'. Expected non-negative integer value",
+            ),
+            (
+                at("bus='0x100'"),
+                "Invalid PCI address bus='0x100', must be <= 0xFF",
+            ),
+            (
+                at("slot='0x20'"),
+                "Invalid PCI address slot='0x20', must be <= 0x1F",
+            ),
+            (
+                at("function='8'"),
+                "Invalid PCI address function=0x8, must be <= 7",
+            ),
+        ] {
+            let found = with(&xml, |domain| {
+                let ids = domain.hostdevs.iter().map(|hostdev| hostdev.id.to_string());
+                domain.misread.first().cloned().or(ids.last())
+            });
+            assert_eq!(found.as_deref(), Some(expected), "{xml}");
+        }
     }
 }
