@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
+use super::conflict::Moment;
 use super::domains::Unsure;
 use super::service::Priority;
 use super::{Daemon, Event, SOON, Task};
@@ -27,27 +28,10 @@ use crate::predict::About;
 
 /// The number of times in a row that a definition is read again at once, because it changed while
 /// it was fixed.
-const AT_ONCE: u32 = 5;
+pub(super) const AT_ONCE: u32 = 5;
 
 /// The longest wait for a domain about which libvirt can't answer: this many doublings.
 const LONGEST: u32 = 8;
-
-/// A definition as libvirt would print it.
-fn definition(uuid: Uuid, text: &str) -> Definition {
-    Definition {
-        uuid: uuid.to_string(),
-        xml: format!("{text}\n"),
-        is_active: false,
-    }
-}
-
-/// A definition of ours, for what is said of it.
-struct Moment {
-    name: String,
-    uuid: Uuid,
-    /// How long somebody else had to change it unseen.
-    window: Duration,
-}
 
 impl Daemon<'_> {
     /// Looks at the next domain; whether there was one. `in_line`: a start is waited for.
@@ -194,7 +178,7 @@ impl Daemon<'_> {
     }
 
     /// Adds an entry to the log.
-    fn log(&mut self, uuid: Uuid, what: What, reason: Option<&str>) {
+    pub(super) fn log(&mut self, uuid: Uuid, what: What, reason: Option<&str>) {
         let name = self.domains.watched(uuid).name.clone();
         let mut entry = Entry::new(now(), what, By::Daemon, &name, Some(uuid));
         entry.reason = reason.map(Into::into);
@@ -374,115 +358,6 @@ impl Daemon<'_> {
             },
         );
         self.report(kept);
-    }
-
-    /// Defines once more what somebody else had defined, and a definition of ours has replaced. It is then looked at like
-    /// any other. `ours`: as libvirt has written that.
-    fn put_back(
-        &mut self,
-        libvirt: &dyn Libvirt,
-        moment: &Moment,
-        mut ours: Option<String>,
-        mut theirs: String,
-    ) -> Result<(), Failure> {
-        let uuid = moment.uuid;
-        // Whatever comes of it.
-        self.soon(uuid, true);
-        for _ in 0..AT_ONCE {
-            // Every moment counts: whoever reads ours now, and changes it, has lost theirs, too.
-            let Some(there) = ours.map(|ours| definition(uuid, &ours)) else {
-                break;
-            };
-            let what = versions::differing(&there.xml, &theirs).join(", ");
-            let watched = self.versions.watch(&moment.name);
-            let defined = libvirt.define(&there, New::Whole(&theirs));
-            let seen = watched.map(Watched::end).unwrap_or_default();
-            match defined {
-                Ok(Replaced::Done { .. }) => {}
-                Ok(Replaced::Changed) => {
-                    self.may_be_lost(moment, &what);
-                    return Ok(());
-                }
-                Err(error) => {
-                    self.may_be_lost(moment, &what);
-                    return Err(error);
-                }
-            }
-            let (replaced, written) = versions::replaced(&seen, &there.xml, &theirs);
-            match replaced {
-                Between::Expected => {
-                    let text = format!(
-                        "somebody else changed it at the same moment ({what}): it is defined again as they made it"
-                    );
-                    self.say(Priority::Notice, &format!("{}: {text}", moment.name));
-                    self.log(uuid, What::Kept, Some(&text));
-                    return Ok(());
-                }
-                Between::Theirs(newer) => {
-                    ours = written;
-                    theirs = newer;
-                }
-                Between::Undefined => return self.undefine_again(libvirt, moment, written),
-                Between::Missed => break,
-            }
-        }
-        self.may_be_lost(moment, "");
-        Ok(())
-    }
-
-    /// Undefines a domain that somebody else had undefined, and that has come back with a definition of ours. `ours`: as
-    /// libvirt has written that.
-    fn undefine_again(
-        &mut self,
-        libvirt: &dyn Libvirt,
-        moment: &Moment,
-        ours: Option<String>,
-    ) -> Result<(), Failure> {
-        self.soon(moment.uuid, true);
-        let Some(there) = ours.map(|ours| definition(moment.uuid, &ours)) else {
-            self.may_be_lost(moment, "");
-            return Ok(());
-        };
-        let watched = self.versions.watch(&moment.name);
-        let undefined = libvirt.undefine(&there);
-        let seen = watched.map(Watched::end).unwrap_or_default();
-        match undefined {
-            // Somebody else has defined it since.
-            Ok(Replaced::Changed) => return Ok(()),
-            Ok(Replaced::Done { .. }) if seen.len() <= 1 => {
-                let text = "somebody else undefined it at the same moment: it is undefined again";
-                self.say(Priority::Notice, &format!("{}: {text}", moment.name));
-                self.log(moment.uuid, What::Kept, Some(text));
-                return Ok(());
-            }
-            Ok(Replaced::Done { .. }) => self.may_be_lost(moment, ""),
-            Err(error) => {
-                let text = format!(
-                    "somebody else undefined it at the same moment, and it is defined again ({error}): undefine it once more"
-                );
-                self.conflict(moment, &text);
-            }
-        }
-        Ok(())
-    }
-
-    /// What somebody else has changed could not be put back. `what`: the names of the elements, if they are known.
-    fn may_be_lost(&mut self, moment: &Moment, what: &str) {
-        let what = match what {
-            "" => String::new(),
-            what => format!(" ({what})"),
-        };
-        let text = format!(
-            "somebody else changed it at the same moment (within {} µs): what they changed{what} may be lost; see that it is there",
-            moment.window.as_micros()
-        );
-        self.conflict(moment, &text);
-        self.soon(moment.uuid, true);
-    }
-
-    fn conflict(&mut self, moment: &Moment, problem: &str) {
-        self.say(Priority::Error, &format!("{}: {problem}", moment.name));
-        self.log(moment.uuid, What::Conflict, Some(problem));
     }
 
     /// Keeps what it takes to undo it, and that it was done. `base`: the definition that was changed. `ours`: what came

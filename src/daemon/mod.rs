@@ -6,6 +6,8 @@
 
 mod acting;
 mod callout;
+mod conflict;
+mod connection;
 pub mod decision;
 mod domains;
 mod files;
@@ -14,6 +16,7 @@ mod learning;
 pub mod lessons;
 mod probing;
 mod service;
+mod tasks;
 #[cfg(test)]
 mod tests;
 mod trying;
@@ -32,21 +35,19 @@ use crate::device::id::DeviceId;
 use crate::host::config::Config;
 use crate::host::run::{Lock, qemu_directory, records_directory};
 use crate::host::state::NotRemembered;
-use crate::host::{Warning, read_whole, requests, settings};
+use crate::host::{Warning, requests, settings};
 use crate::libvirt::versions::{Versions, Watched};
 use crate::libvirt::{self, Happened, Libvirt};
 use crate::libvirt::{Context, Failure, SYSTEM};
 use crate::probe::instance::clean_up;
 
 use callout::{Listed, NODE_DEVICE_DAEMON, NodeDevices};
-use domains::{Domains, Loud};
+use connection::{LATEST, SOONEST};
+use domains::Domains;
 use files::{Files, Kind, Seen};
 use probing::Probing;
 use service::{Journal, Priority, Service};
-
-/// The first version that reports `attach-device --config` (in the form of
-/// `virConnectGetLibVersion`). Measured: 9.0 does not, 11.3 does.
-const REPORTS_ATTACHED: u32 = 10_000_000;
+use tasks::Task;
 
 /// The directory of libvirt's definitions of the system's domains.
 const DEFINITIONS: &str = "etc/libvirt/qemu";
@@ -59,16 +60,6 @@ const DAEMONS: (&str, [&str; 2]) = ("run", ["libvirtd.pid", "virtqemud.pid"]);
 
 /// How long a domain is to be quiet before it is looked at: who defines one often has more to say of it.
 const QUIET: Duration = Duration::from_millis(250);
-
-/// How long a domain that is never quiet is waited for.
-const NEVER_QUIET: Duration = Duration::from_secs(2);
-
-/// How long after it came libvirt is tried, and twice as long after each failure.
-const AT_FIRST: Duration = Duration::from_millis(50);
-
-/// The wait after a failure until libvirt is tried again; it doubles each time.
-const SOONEST: Duration = Duration::from_millis(500);
-const LATEST: Duration = Duration::from_secs(30);
 
 /// The wait until a domain is looked at again that changes all the time, that keeps libvirt too
 /// busy, or whose devices are about to come free.
@@ -205,16 +196,6 @@ fn take_signals(sink: &Sender<Event>) -> anyhow::Result<()> {
         }
     });
     Ok(())
-}
-
-/// A domain that has to be looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Task {
-    uuid: Uuid,
-    /// True if somebody has written the definition, according to a report.
-    defined: bool,
-    /// There is another reason to look at it.
-    anyway: bool,
 }
 
 /// Catches what others define while we do, if it can be done.
@@ -372,94 +353,6 @@ impl<'c> Daemon<'c> {
         is_system(self.context)
     }
 
-    /// Returns whether there is a daemon to reach. If systemd listens for it, an attempt would
-    /// start a daemon that was stopped on purpose.
-    fn is_there(&self) -> bool {
-        let is_another = |pid: &u32| !self.ending.contains(pid);
-        !self.is_system() || self.alive().iter().any(is_another)
-    }
-
-    /// Returns the daemons that live.
-    fn alive(&self) -> BTreeSet<u32> {
-        let pids = DAEMONS.1.iter().filter_map(|name| self.pid(name));
-        pids.collect()
-    }
-
-    /// The process that has left its id in a file of libvirt's, if it lives.
-    fn pid(&self, file: &str) -> Option<u32> {
-        let path = self.context.root.join(DAEMONS.0).join(file);
-        let text = read_whole(&path, 64).ok()?;
-        let pid = text.trim().parse().ok()?;
-        PathBuf::from(format!("/proc/{pid}"))
-            .exists()
-            .then_some(pid)
-    }
-
-    fn is_alive(&self, file: &str) -> bool {
-        self.pid(file).is_some()
-    }
-
-    /// Connects if there is a daemon to connect to, and then looks at everything.
-    fn connect(&mut self, at_once: bool) -> anyhow::Result<()> {
-        if !at_once && !self.is_there() {
-            self.retry = None;
-            self.say(Priority::Info, "waits for libvirt");
-            self.service.tell("STATUS=Waiting for libvirt");
-            return Ok(());
-        }
-        let sink = self.sink.clone();
-        let watched = self.context.libvirt.watch(Arc::new(move |event| {
-            let _ = sink.send(Event::Libvirt(event));
-        }));
-        match watched {
-            Ok(libvirt) => {
-                self.retry = None;
-                self.warned.clear();
-                self.libvirt = Some(libvirt);
-                self.service.tell("STATUS=Watching libvirt's domains");
-                self.connected();
-                Ok(())
-            }
-            Err(error) if at_once => Err(error.into()),
-            Err(error) => {
-                let wait = self
-                    .retry
-                    .map_or(SOONEST, |(_, wait)| (wait * 2).min(LATEST));
-                let text = format!("{error}; tried again and again");
-                if self.warned.insert(text.clone()) {
-                    self.say(Priority::Warning, &text);
-                }
-                self.retry = Some((Instant::now() + wait, wait));
-                Ok(())
-            }
-        }
-    }
-
-    fn connected(&mut self) {
-        let Some(libvirt) = self.libvirt.clone() else {
-            return;
-        };
-        let version = libvirt.version().unwrap_or(0);
-        self.say(
-            Priority::Info,
-            &format!(
-                "connected to libvirt {}.{}.{}",
-                version / 1_000_000,
-                version / 1000 % 1000,
-                version % 1000
-            ),
-        );
-        if self.is_system() && version < REPORTS_ATTACHED {
-            let text = "this libvirt does not report devices that are attached to a definition: its files are watched, too";
-            self.say(Priority::Info, text);
-            self.watches_definitions = true;
-            self.watch_files();
-        }
-        self.wait_for_devices();
-        self.look_at_everything();
-        self.take_requests();
-    }
-
     fn look_at_everything(&mut self) {
         let Some(libvirt) = self.libvirt.clone() else {
             return;
@@ -484,52 +377,6 @@ impl<'c> Daemon<'c> {
         }
     }
 
-    fn task(&mut self, uuid: Uuid, defined: bool) {
-        self.add(Task {
-            uuid,
-            defined,
-            anyway: !defined,
-        });
-    }
-
-    fn add(&mut self, task: Task) {
-        // One that is waited for is looked at when it is quiet.
-        let waiting = self.domains.known(task.uuid).and_then(|domain| domain.loud);
-        let waiting = waiting.and_then(|loud| self.later.get_mut(&(loud.until, task.uuid)));
-        let mut tasks = self.tasks.iter_mut();
-        match waiting.or_else(|| tasks.find(|other| other.uuid == task.uuid)) {
-            Some(other) => {
-                other.defined |= task.defined;
-                other.anyway |= task.anyway;
-            }
-            None => self.tasks.push_back(task),
-        }
-    }
-
-    /// Looks at a domain that somebody is changing, once it has been quiet for a while. One that the hook has kept
-    /// from starting is not waited for any longer.
-    fn soon(&mut self, uuid: Uuid, defined: bool) {
-        let now = Instant::now();
-        let domain = self.domains.watched(uuid);
-        let since = domain.loud.map_or(now, |loud| loud.since);
-        let until = match domain.loud {
-            Some(loud) if domain.vetoed => loud.until,
-            _ => (now + self.quiet).min(since + NEVER_QUIET),
-        };
-        let before = domain.loud.take();
-        if !self.quiet.is_zero() {
-            domain.loud = Some(Loud { since, until });
-            let waiting = before.and_then(|loud| self.later.remove(&(loud.until, uuid)));
-            let task = waiting.unwrap_or(Task {
-                uuid,
-                defined: false,
-                anyway: false,
-            });
-            self.later.insert((until, uuid), task);
-        }
-        self.task(uuid, defined);
-    }
-
     fn run(&mut self, receive: &Receiver<Event>) {
         while !self.ends {
             self.work_with(receive);
@@ -547,26 +394,6 @@ impl<'c> Daemon<'c> {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             self.time_passes();
-        }
-    }
-
-    fn time_passes(&mut self) {
-        let now = Instant::now();
-        while let Some(entry) = self.later.first_entry()
-            && entry.key().0 <= now
-        {
-            let ((until, uuid), task) = entry.remove_entry();
-            if let Some(domain) = self.domains.known(uuid)
-                && domain.loud.is_some_and(|loud| loud.until == until)
-            {
-                domain.loud = None;
-            }
-            self.add(task);
-        }
-        if self.retry.is_some_and(|(at, _)| at <= now) {
-            self.ending.clear();
-            // This fails only if it is told to.
-            let _ = self.connect(false);
         }
     }
 
@@ -671,13 +498,6 @@ impl<'c> Daemon<'c> {
                     None => self.look_at_everything(),
                 }
             }
-        }
-    }
-
-    fn daemon_came(&mut self) {
-        if self.libvirt.is_none() && self.is_there() {
-            // Its socket may come a moment after its process id.
-            self.retry = Some((Instant::now() + AT_FIRST, AT_FIRST));
         }
     }
 

@@ -8,6 +8,7 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Mutex, OnceLock};
 use std::time::Instant;
 
+use super::tasks::NEVER_QUIET;
 use super::*;
 use crate::host::Root;
 use crate::host::emulator::pretend;

@@ -35,6 +35,7 @@ pub mod settings;
 pub mod state;
 pub mod sysfs;
 pub mod tree;
+pub mod udev;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

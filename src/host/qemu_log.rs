@@ -12,7 +12,7 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::geteuid;
 
 use crate::device::id::DeviceId;
-use crate::host::{Root, is_absent, run};
+use crate::host::{Root, is_absent, run, udev};
 
 /// The number of bytes that are read from the end of a log. A start takes some 10 KiB, and virtlogd
 /// begins a new file at 2 MiB (virtlogd.conf, `max_size`).
@@ -82,7 +82,7 @@ pub fn is_of_this_device(root: &Root, id: DeviceId, began: Duration) -> bool {
     };
     let at = |clock| Some(Duration::from(clock_gettime(clock).ok()?));
     let in_this_boot = at(ClockId::CLOCK_BOOTTIME).is_some_and(|up| ago <= up);
-    let since = run::initialized_at(root, id);
+    let since = udev::initialized_at(root, id);
     let began = at(ClockId::CLOCK_MONOTONIC).map(|now| now.saturating_sub(ago));
     in_this_boot && since.is_none_or(|since| began >= Some(since))
 }

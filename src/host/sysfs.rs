@@ -5,20 +5,24 @@
 //! Anything odd becomes one warning with its path; the other devices are still read.
 
 mod gpu;
+mod mdev;
+mod pci;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use crate::device::facts::{Display, Facts};
+use crate::device::facts::Facts;
 use crate::device::id::{DeviceId, PciAddress};
 use crate::device::record::Circumstances;
 use crate::host::{
     Root, Warning, canonicalize, exists, is_absent, read_link, read_names, read_names_that,
-    read_text, tree,
+    read_text,
 };
 use crate::predict::screens::{GpuPart, Here};
 
 pub use gpu::{Function, Gpu, Modules};
+pub use mdev::{MdevType, Parent};
+pub use pci::Pci;
 
 /// Reads a device from its name in sysfs. The kernel has one spelling for each
 /// (drivers/vfio/mdev/mdev_core.c, `%pUl`; drivers/pci/probe.c, `%04x:%02x:%02x.%d`), by which it
@@ -80,65 +84,6 @@ pub struct Device {
     pub render_node: Option<String>,
     /// Those attributes that the caller named.
     pub attributes: BTreeMap<String, String>,
-    /// The kernel's own statement about the type's display.
-    pub kernel_facts: Option<Facts>,
-}
-
-/// A PCI device as it describes itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pci {
-    /// The address.
-    pub address: PciAddress,
-    /// The vendor id.
-    pub vendor: u16,
-    /// The device id.
-    pub device: u16,
-    /// The class in 24 bits.
-    pub class: u32,
-    /// For a virtual function: its physical function.
-    pub physfn: Option<PciAddress>,
-    /// For a physical function: its virtual functions.
-    pub virtfns: Vec<PciAddress>,
-    /// For a physical function: `sriov_totalvfs`.
-    pub total_vfs: Option<u32>,
-    /// The IOMMU group's number, and all its devices.
-    pub iommu_group: Option<(u32, Vec<PciAddress>)>,
-}
-
-/// A device on which mdevs can be created.
-#[derive(Debug, Clone)]
-pub struct Parent {
-    /// The name in sysfs, which mdevctl uses, too.
-    pub name: String,
-    /// The directory, as the host names it.
-    pub path: PathBuf,
-    /// The bus or class.
-    pub subsystem: Option<String>,
-    /// The driver, with the kernel's fall-backs (`dev_driver_string`).
-    pub driver: Option<String>,
-    /// The driver that is really bound, if there is one.
-    pub bound_driver: Option<String>,
-    /// The PCI device, if it is one.
-    pub pci: Option<Pci>,
-    /// The render node.
-    pub render_node: Option<String>,
-    /// The types that can be created on it, sorted by id.
-    pub types: Vec<MdevType>,
-}
-
-/// An mdev type of one parent.
-#[derive(Debug, Clone)]
-pub struct MdevType {
-    /// The id, which is the name of the type's directory.
-    pub id: String,
-    /// The name for people.
-    pub name: Option<String>,
-    /// The description; some drivers write several lines.
-    pub description: Option<String>,
-    /// The `device_api`: `vfio-pci`, `vfio-ccw`, `vfio-ap`.
-    pub device_api: Option<String>,
-    /// The number of devices that can still be created.
-    pub available_instances: Option<u32>,
     /// The kernel's own statement about the type's display.
     pub kernel_facts: Option<Facts>,
 }
@@ -455,90 +400,6 @@ impl<'a> Reader<'a> {
         self.number(path, |text| text.parse().ok())
     }
 
-    fn mdev(&mut self, name: &str) -> Option<Device> {
-        let link = self.root.join("sys/bus/mdev/devices").join(name);
-        let Some(id @ DeviceId::Mdev(_)) = as_the_kernel_spells(name) else {
-            self.warn(&link, "has a name that is no UUID: ignored");
-            return None;
-        };
-        let path = self.resolve(&link)?;
-        let type_id = self.link_name(&path.join("mdev_type"));
-        let parent = path
-            .parent()
-            .map(Path::to_owned)
-            .and_then(|path| self.parent(&path).cloned());
-        let of_type = parent.as_ref().zip(type_id.as_ref());
-        let of_type = of_type.and_then(|(parent, id)| {
-            if self.only {
-                self.mdev_type(&path.parent()?.join("mdev_supported_types"), id)
-            } else {
-                parent.types.iter().find(|t| t.id == *id).cloned()
-            }
-        });
-        if of_type.is_none() {
-            self.warn(&path, "is of a type that its parent does not have");
-        }
-        let mut device = self.device(id, &path);
-        device.type_id = type_id;
-        if let Some(of_type) = of_type {
-            device.device_api = of_type.device_api;
-            device.kernel_facts = of_type.kernel_facts;
-        }
-        if let Some(parent) = parent {
-            device.parent = Some(parent.name);
-            device.parent_driver = parent.driver;
-            device.pci = parent.pci;
-            device.render_node = parent.render_node;
-        }
-        Some(device)
-    }
-
-    fn pci_device(&mut self, name: &str) -> Option<Device> {
-        let link = self.root.join("sys/bus/pci/devices").join(name);
-        let has = |below: &str| exists(&link.join(below));
-        let driver = read_link(&link.join("driver")).ok();
-        let driver = driver
-            .as_deref()
-            .and_then(Path::file_name)
-            .and_then(|name| name.to_str());
-        let by_name = driver.is_some_and(|d| d.ends_with("vfio-pci") || d.ends_with("vfio_pci"));
-        if !by_name && !has("vfio-dev") && !has("nvidia/current_vgpu_type") {
-            if !exists(&link) {
-                // This adds the warning.
-                self.resolve(&link);
-            }
-            return None;
-        }
-        let Some(id @ DeviceId::Pci(address)) = as_the_kernel_spells(name) else {
-            self.warn(&link, "has a name that is no PCI address: ignored");
-            return None;
-        };
-        let path = self.resolve(&link)?;
-        let warned = self.warnings.len();
-        let Some(pci) = self.pci(&path, address) else {
-            if self.warnings.len() == warned {
-                self.warn(&path, "has no vendor and device id: ignored");
-            }
-            return None;
-        };
-        let mut device = self.device(id, &path);
-        device.device_api = Some("vfio-pci".into());
-        let vgpu_type = self.decimal(&path.join("nvidia/current_vgpu_type"));
-        device.type_id = vgpu_type.filter(|t| *t != 0).map(|t| format!("nvidia-{t}"));
-        let gpu = match pci.physfn {
-            Some(physfn) => self.resolve(
-                &self
-                    .root
-                    .join("sys/bus/pci/devices")
-                    .join(physfn.to_string()),
-            ),
-            None => Some(path),
-        };
-        device.render_node = gpu.and_then(|gpu| self.render_node(&gpu));
-        device.pci = Some(pci);
-        Some(device)
-    }
-
     /// Reads what mdevs and PCI devices have in common.
     fn device(&mut self, id: DeviceId, path: &Path) -> Device {
         let driver = self.link_name(&path.join("driver"));
@@ -572,14 +433,6 @@ impl<'a> Reader<'a> {
         number
     }
 
-    fn address(&mut self, link: &Path) -> Option<PciAddress> {
-        let address = self.link_name(link)?.parse().ok();
-        if address.is_none() {
-            self.warn(link, "leads to no PCI device: ignored");
-        }
-        address
-    }
-
     fn driver_version(&mut self, bus: &str, driver: &str) -> Option<String> {
         let key = format!("{bus}/drivers/{driver}");
         if let Some(version) = self.versions.get(&key) {
@@ -593,112 +446,6 @@ impl<'a> Reader<'a> {
         });
         self.versions.insert(key, version.clone());
         version
-    }
-
-    fn pci(&mut self, path: &Path, address: PciAddress) -> Option<Pci> {
-        let vendor = self.hex(&path.join("vendor"), 0xffff)?;
-        let device = self.hex(&path.join("device"), 0xffff)?;
-        let class = self.hex(&path.join("class"), 0xff_ffff).unwrap_or(0);
-        let physfn = self.address(&path.join("physfn"));
-        let mut virtfns = Vec::new();
-        while let Some(address) = self.address(&path.join(format!("virtfn{}", virtfns.len()))) {
-            virtfns.push(address);
-        }
-        let iommu_group = self.group(path).map(|group| {
-            let directory = self
-                .root
-                .join(format!("sys/kernel/iommu_groups/{group}/devices"));
-            let mut members = Vec::new();
-            for name in read_names(&directory, &mut self.warnings) {
-                match name.parse() {
-                    Ok(address) => members.push(address),
-                    Err(_) => self.warn(
-                        &directory.join(name),
-                        "has a name that is no PCI address: ignored",
-                    ),
-                }
-            }
-            (group, members)
-        });
-        Some(Pci {
-            address,
-            vendor: vendor.try_into().ok()?,
-            device: device.try_into().ok()?,
-            class,
-            physfn,
-            virtfns,
-            total_vfs: self.decimal(&path.join("sriov_totalvfs")),
-            iommu_group,
-        })
-    }
-
-    fn parent(&mut self, path: &Path) -> Option<&Parent> {
-        if !self.parents.contains_key(path) {
-            let parent = self.read_parent(path);
-            self.parents.insert(path.to_owned(), parent);
-        }
-        self.parents[path].as_ref()
-    }
-
-    fn read_parent(&mut self, path: &Path) -> Option<Parent> {
-        let name = path.file_name().and_then(|name| name.to_str())?.to_owned();
-        let subsystem = self.link_name(&path.join("subsystem"));
-        let bound_driver = self.link_name(&path.join("driver"));
-        let driver = bound_driver.clone().or_else(|| subsystem.clone());
-        let pci = match name.parse() {
-            Ok(address) if subsystem.as_deref() == Some("pci") => self.pci(path, address),
-            _ => None,
-        };
-        let mut types = Vec::new();
-        if !self.only {
-            let directory = path.join("mdev_supported_types");
-            for id in read_names(&directory, &mut self.warnings) {
-                types.extend(self.mdev_type(&directory, &id));
-            }
-        }
-        Some(Parent {
-            name,
-            path: self.host_path(path),
-            subsystem,
-            driver,
-            bound_driver,
-            render_node: self.render_node(path),
-            pci,
-            types,
-        })
-    }
-
-    /// Reads a type of a parent from its `mdev_supported_types`. If only one device is wanted, it
-    /// leaves out the texts for people and the number of instances.
-    fn mdev_type(&mut self, directory: &Path, id: &str) -> Option<MdevType> {
-        let path = directory.join(id);
-        // Links are not followed: what is outside does not belong to this host.
-        match path.symlink_metadata() {
-            Ok(data) if data.is_dir() => {}
-            Err(error) if self.only && is_absent(&error) => return None,
-            _ => {
-                self.warn(&path, "is no directory: ignored");
-                return None;
-            }
-        }
-        let whole = !self.only;
-        let text = |reader: &mut Self, name: &str| reader.text(&path.join(name));
-        Some(MdevType {
-            name: whole.then(|| text(self, "name")).flatten(),
-            description: whole.then(|| text(self, "description")).flatten(),
-            device_api: text(self, "device_api"),
-            available_instances: whole
-                .then(|| self.decimal(&path.join("available_instances")))
-                .flatten(),
-            kernel_facts: self.kernel_facts(&path),
-            id: id.to_owned(),
-        })
-    }
-
-    fn kernel_facts(&mut self, type_directory: &Path) -> Option<Facts> {
-        let display =
-            tree::read_gfx_plane(&type_directory.join("vfio-pci/device"), &mut self.warnings)?;
-        Some(Facts::of(display)).filter(|facts| matches!(facts.display, Display::Known(_)))
     }
 
     /// Returns the render node of a GPU by its path in udev's rules (60-drm.rules), because the

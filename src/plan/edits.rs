@@ -1,15 +1,16 @@
 //! Turns a plan into edits of the domain's XML.
 
+mod qemu;
+
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use crate::device::id::DeviceId;
-use crate::domain::{
-    Domain, Graphics, GraphicsType, Hostdev, Property, QEMU_NAMESPACE, SpiceMode, numbered,
-};
+use crate::domain::{Domain, Graphics, GraphicsType, Hostdev, Property, SpiceMode};
 use crate::plan::{Action, Change};
-use crate::predict::properties;
-use crate::xml::{Edit, Element, escape};
+use crate::xml::{Edit, escape};
+
+use qemu::Aliases;
 
 /// The elements that libvirt writes after `<graphics>` (src/conf/domain_conf.c,
 /// `virDomainDefFormatInternalSetRootName`).
@@ -88,14 +89,6 @@ struct Edits<'e, 'd, 'a> {
     /// The properties in `qemu:override` by alias and name. libvirt takes the last of several.
     said: HashMap<(&'e str, &'e str), &'e Property<'d, 'a>>,
     aliases: RefCell<Option<Aliases>>,
-}
-
-/// All aliases of devices and overrides, also of overrides for devices that are not there, and those
-/// that were given to devices.
-struct Aliases {
-    taken: HashSet<String>,
-    /// Where to look next for a number that is free, if a device can't have its own.
-    next: usize,
 }
 
 impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
@@ -331,265 +324,6 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
         };
         self.edits.push(edit);
     }
-
-    fn set_properties(&mut self) {
-        let mut by_device: BTreeMap<DeviceId, Vec<(&str, &str)>> = BTreeMap::new();
-        for ((device, name), value) in &self.properties {
-            if let Some(value) = value {
-                by_device.entry(*device).or_default().push((name, value));
-            }
-        }
-        let mut new = String::new();
-        let mut edits = Vec::new();
-        let overrides = self
-            .domain
-            .element
-            .children()
-            .find(|child| child.is(Some(QEMU_NAMESPACE), "override"));
-        let (prefix, declared) = self.prefix(overrides);
-        let frontends: HashMap<_, _> = overrides.map(frontends_of).unwrap_or_default();
-        let mut given = Vec::new();
-        for (device, given_properties) in &by_device {
-            let Some(hostdev) = self.hostdev(*device) else {
-                continue;
-            };
-            let alias = self.user_alias(hostdev, &mut edits);
-            let frontend = frontends.get(hostdev.alias.as_str());
-            given.push((hostdev.element, alias.clone()));
-            let own = frontend.map_or(prefix.clone(), |f| prefix_of(f.name()));
-            let mut lines = Vec::new();
-            for (name, value) in given_properties {
-                let said = self.said.get(&(hostdev.alias.as_str(), *name));
-                match said.filter(|_| frontend.is_some()) {
-                    Some(said) => edits.extend([
-                        said.element
-                            .set_attribute("type", properties::kind(name, value)),
-                        said.element.set_attribute("value", value),
-                    ]),
-                    None => lines.push(property_element(&own, name, value)),
-                }
-            }
-            match frontend {
-                Some(frontend) => {
-                    for line in &lines {
-                        edits.push(frontend.append(line));
-                    }
-                }
-                None if lines.is_empty() => {}
-                None => {
-                    new.push_str(&format!(
-                        "<{prefix}device alias='{}'>\n  <{prefix}frontend>\n    {}\n  </{prefix}frontend>\n</{prefix}device>\n",
-                        escape(&alias),
-                        lines.join("\n    ")
-                    ));
-                }
-            }
-        }
-        if !self.how.keep_aliases {
-            self.renumber(&given, &mut edits);
-        }
-        if !new.is_empty() {
-            let new = new.trim_end();
-            match overrides {
-                Some(all) => edits.push(all.append(new)),
-                None => {
-                    let inner = new.replace('\n', "\n  ");
-                    let xml = format!("<{prefix}override>\n  {inner}\n</{prefix}override>");
-                    if !declared {
-                        let name = format!("xmlns:{}", prefix.trim_end_matches(':'));
-                        edits.push(self.domain.element.set_attribute(&name, QEMU_NAMESPACE));
-                    }
-                    edits.push(self.domain.element.append(&xml));
-                }
-            }
-        }
-        self.edits.append(&mut edits);
-    }
-
-    /// Adjusts the aliases in `qemu:override`. libvirt does not count a device that gets an alias
-    /// of the user's, so the devices after it get other numbers.
-    fn renumber(&self, given: &[(Element<'d, 'a>, String)], edits: &mut Vec<Edit>) {
-        let given: HashMap<&Element<'d, 'a>, &String> = given
-            .iter()
-            .map(|(element, alias)| (element, alias))
-            .collect();
-        let own = |(element, alias): &(Element<'d, 'a>, String)| {
-            let new = given.get(element).map(|alias| (*alias).clone());
-            new.or_else(|| alias.starts_with("ua-").then(|| alias.clone()))
-        };
-        let after = numbered(self.domain.aliases.iter().map(own));
-        let before = self.domain.aliases.iter().map(|(_, alias)| alias.as_str());
-        let changed: HashMap<&str, &String> = before
-            .zip(&after)
-            .rev()
-            .filter(|(before, after)| before != after)
-            .collect();
-        for device in self.overridden() {
-            let Some(alias) = device.attribute("alias") else {
-                continue;
-            };
-            if let Some(after) = changed.get(alias.as_ref()) {
-                edits.push(device.set_attribute("alias", after));
-            }
-        }
-    }
-
-    /// Returns the prefix for QEMU's namespace with its colon, and whether it is declared.
-    fn prefix(&self, overrides: Option<Element<'d, 'a>>) -> (String, bool) {
-        if let Some(element) = overrides {
-            return (prefix_of(element.name()), true);
-        }
-        // If the domain uses the prefix `qemu` without declaring it, a declaration would make
-        // libvirt read what it has passed over so far.
-        let is_undeclared = |child: Element<'_, '_>| {
-            child.name().starts_with("qemu:") && child.namespace().is_none()
-        };
-        let mut taken = self.domain.element.children().any(is_undeclared);
-        for (name, value) in self.domain.element.attributes() {
-            if let Some(prefix) = name.strip_prefix("xmlns:") {
-                // A prefix with a colon does not count: an element that uses it is in no namespace.
-                if value == QEMU_NAMESPACE && !prefix.contains(':') {
-                    return (format!("{prefix}:"), true);
-                }
-                taken |= prefix == "qemu";
-            }
-        }
-        (if taken { "libvirt-qemu:" } else { "qemu:" }.into(), false)
-    }
-
-    /// Returns the user's alias of a hostdev. A hostdev without one gets one, as libvirt keeps no
-    /// other.
-    fn user_alias(&self, hostdev: &Hostdev<'_, '_>, edits: &mut Vec<Edit>) -> String {
-        if self.how.keep_aliases || hostdev.has_user_alias() {
-            return hostdev.alias.clone();
-        }
-        let mut aliases = self.aliases.borrow_mut();
-        let aliases = aliases.get_or_insert_with(|| {
-            let devices = self.domain.devices.into_iter().flat_map(Element::children);
-            let own = devices.filter_map(|device| device.child("alias")?.attribute("name"));
-            let overridden = self.overridden();
-            let overridden = overridden.filter_map(|device| device.attribute("alias"));
-            Aliases {
-                taken: own.chain(overridden).map(Into::into).collect(),
-                next: 0,
-            }
-        });
-        let at = self.hostdevs.get(&hostdev.id).copied().unwrap_or(0);
-        let mut alias = format!("ua-vgpu{at}");
-        while !aliases.taken.insert(alias.clone()) {
-            let number = aliases.next.max(at + 1);
-            aliases.next = number + 1;
-            alias = format!("ua-vgpu{number}");
-        }
-        edits.push(match hostdev.element.child("alias") {
-            Some(element) => element.set_attribute("name", &alias),
-            None => hostdev
-                .element
-                .insert_before(&["rom", "address"], &format!("<alias name='{alias}'/>")),
-        });
-        alias
-    }
-
-    /// Returns the devices in `qemu:override`.
-    fn overridden(&self) -> impl Iterator<Item = Element<'d, 'a>> {
-        let children = self.domain.element.children();
-        children
-            .filter(|child| child.is(Some(QEMU_NAMESPACE), "override"))
-            .flat_map(Element::children)
-    }
-
-    /// Removes properties, and their containers if these become empty.
-    fn take_out_properties(&mut self) {
-        let mut aliases: HashMap<DeviceId, Vec<&str>> = HashMap::new();
-        for hostdev in &self.domain.hostdevs {
-            let own = aliases.entry(hostdev.id).or_default();
-            own.push(hostdev.alias.as_str());
-        }
-        let mut out: HashSet<(&str, &str)> = HashSet::new();
-        for ((id, name), _) in self.properties.iter().filter(|(_, value)| value.is_none()) {
-            let own = aliases.get(id).into_iter().flatten();
-            out.extend(own.map(|alias| (*alias, name.as_str())));
-        }
-        let properties = self.domain.properties.iter();
-        let gone: HashSet<Element<'_, '_>> = properties
-            .filter(|p| out.contains(&(p.alias.as_str(), p.name.as_str())))
-            .map(|p| p.element)
-            .collect();
-        let goes = |element: &Element<'_, '_>| gone.contains(element);
-        let overrides = self
-            .domain
-            .element
-            .children()
-            .filter(|child| child.is(Some(QEMU_NAMESPACE), "override"));
-        let mut edits = Vec::new();
-        for all in overrides {
-            take_out(all, &goes, &mut edits);
-        }
-        self.edits.append(&mut edits);
-    }
-
-    fn take_out_settings(&mut self) {
-        let settings: HashSet<&str> = self
-            .changes
-            .iter()
-            .filter_map(|change| match &change.action {
-                Action::RemoveSetting { setting } => Some(setting.as_str()),
-                _ => None,
-            })
-            .collect();
-        let mut gone = HashSet::new();
-        // The argument after -set is its value, even if that is another -set.
-        let mut is_value = false;
-        for pair in self.domain.arguments.windows(2) {
-            let [option, value] = pair else { continue };
-            if std::mem::take(&mut is_value) {
-                continue;
-            }
-            let is_set = matches!(option.value.as_str(), "-set" | "--set");
-            is_value = is_set;
-            if is_set && settings.contains(value.value.as_str()) {
-                gone.extend([option.element, value.element]);
-            }
-        }
-        if gone.is_empty() {
-            return;
-        }
-        let command_lines = self
-            .domain
-            .element
-            .children()
-            .filter(|child| child.is(Some(QEMU_NAMESPACE), "commandline"));
-        let mut edits = Vec::new();
-        for command_line in command_lines {
-            take_out(command_line, &|element| gone.contains(element), &mut edits);
-        }
-        self.edits.append(&mut edits);
-    }
-}
-
-/// Removes the elements that must go, and each element that has nothing left in it, not even a
-/// comment. Returns whether the element itself goes.
-fn take_out(
-    element: Element<'_, '_>,
-    goes: &dyn Fn(&Element<'_, '_>) -> bool,
-    edits: &mut Vec<Edit>,
-) -> bool {
-    if goes(&element) {
-        edits.push(element.remove());
-        return true;
-    }
-    let before = edits.len();
-    let children: Vec<Element<'_, '_>> = element.children().collect();
-    let gone = children
-        .iter()
-        .filter(|child| take_out(**child, goes, edits))
-        .count();
-    let emptied = gone > 0 && gone == children.len() && !element.has_comment();
-    if emptied {
-        edits.truncate(before);
-        edits.push(element.remove());
-    }
-    emptied
 }
 
 fn gl_element(enable: Option<&str>, rendernode: Option<&str>) -> String {
@@ -604,38 +338,10 @@ fn gl_element(enable: Option<&str>, rendernode: Option<&str>) -> String {
     xml
 }
 
-fn property_element(prefix: &str, name: &str, value: &str) -> String {
-    let kind = properties::kind(name, value);
-    format!(
-        "<{prefix}property name='{}' type='{kind}' value='{}'/>",
-        escape(name),
-        escape(value)
-    )
-}
-
-/// Returns the prefix of a name with its colon.
-fn prefix_of(name: &str) -> String {
-    name.split_once(':')
-        .map(|(prefix, _)| format!("{prefix}:"))
-        .unwrap_or_default()
-}
-
-/// Returns the first `<qemu:frontend>` for each alias.
-fn frontends_of<'d, 'a>(overrides: Element<'d, 'a>) -> HashMap<String, Element<'d, 'a>> {
-    let mut all = HashMap::new();
-    for device in overrides.children() {
-        let is_its = |child: &Element<'_, '_>| child.is(Some(QEMU_NAMESPACE), "frontend");
-        let alias = device.attribute("alias");
-        if let Some((alias, frontend)) = alias.zip(device.children().find(is_its)) {
-            all.entry(alias.into_owned()).or_insert(frontend);
-        }
-    }
-    all
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::QEMU_NAMESPACE;
     use crate::xml::Document;
 
     /// Returns the XML of a domain with these attributes, devices and elements after these changes.

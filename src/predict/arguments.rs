@@ -4,11 +4,17 @@
 //! libvirt puts them behind its own, so a later `-display` of the user's replaces libvirt's.
 //! docs/qemu-and-libvirt.md has the sources, under "QEMU: arguments".
 
+mod device;
+mod syntax;
+mod told;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use crate::device::id::DeviceId;
-use crate::predict::screens::{is_emulated, is_screen};
+pub use device::{Device, is_emulated, is_screen};
+pub use syntax::pairs;
+use syntax::{is_on, json_pairs};
+pub use told::{OPTIONS, is_telling, told, told_setting, without_values};
 
 /// The user's arguments, as far as they are read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -69,96 +75,6 @@ pub enum Local {
     Other,
 }
 
-/// A `-device`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Device {
-    /// `driver`
-    pub driver: String,
-    /// `id`
-    pub id: Option<String>,
-    /// True for JSON syntax: QEMU makes these devices after all others.
-    pub json: bool,
-    /// The other properties. Numbers and switches of JSON are written as QEMU's option syntax has
-    /// them.
-    pub properties: BTreeMap<String, String>,
-}
-
-impl Device {
-    /// Reads the value of `-device`; `None` for JSON that is none.
-    #[must_use]
-    pub fn read(text: &str) -> Option<Self> {
-        let json = text.starts_with('{');
-        let pairs = if json {
-            json_pairs(text)?
-        } else {
-            pairs(text, "driver")
-        };
-        let mut device = Device {
-            json,
-            ..Device::default()
-        };
-        for (key, value) in pairs {
-            match key.as_str() {
-                "driver" => device.driver = value,
-                "id" => device.id = Some(value),
-                _ => {
-                    device.properties.insert(key, value);
-                }
-            }
-        }
-        Some(device)
-    }
-
-    /// Returns true for a vfio device that may have a display.
-    #[must_use]
-    pub fn is_vfio(&self) -> bool {
-        matches!(self.driver.as_str(), "vfio-pci" | "vfio-pci-nohotplug")
-    }
-
-    /// Which device of the host's a vfio device is, by `sysfsdev` or `host`.
-    #[must_use]
-    pub fn vfio_id(&self) -> Option<DeviceId> {
-        let property = |name: &str| self.properties.get(name);
-        let text = match (property("sysfsdev"), property("host")) {
-            (Some(path), _) => path.trim_end_matches('/').rsplit('/').next()?.to_owned(),
-            // As in lspci, the PCI domain may be missing.
-            (None, Some(host)) if host.matches(':').count() < 2 => format!("0000:{host}"),
-            (None, Some(host)) => host.clone(),
-            (None, None) => return None,
-        };
-        text.parse().ok()
-    }
-
-    /// Returns true if a vfio device wants a display. The user has to ask for it (hw/vfio/pci.c).
-    #[must_use]
-    pub fn wants_display(&self) -> bool {
-        let value = self.properties.get("display");
-        self.is_vfio() && value.is_some_and(|value| value != "off")
-    }
-
-    /// Returns true if QEMU chooses a slot of its first PCI bus for it, before libvirt's devices are there.
-    fn finds_a_slot(&self) -> bool {
-        let driver = self.driver.as_str();
-        let is_pci = driver.ends_with("-pci")
-            || driver.contains("-pci-")
-            || ON_PCI.contains(&driver)
-            || is_emulated(driver) && driver != "ramfb" && !driver.starts_with("isa-");
-        let bus = self.properties.get("bus").map(String::as_str);
-        let is_first = matches!(bus, None | Some("pci.0" | "pcie.0"));
-        is_pci && is_first && !self.json && !self.properties.contains_key("addr")
-    }
-
-    /// Returns true if QEMU makes exactly one screen for it by itself, on a bus that is always there.
-    fn is_one_card(&self) -> bool {
-        let property = |name: &str| self.properties.get(name).map(String::as_str);
-        is_emulated(&self.driver)
-            // A library has to do with it.
-            && !self.driver.contains("rutabaga")
-            && matches!(property("bus"), None | Some("pci.0" | "pcie.0"))
-            && matches!(property("max_outputs"), None | Some("1"))
-    }
-}
-
 /// A `-global`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Global {
@@ -205,128 +121,6 @@ const DISPLAYS: [&str; 5] = ["cocoa", "dbus", "gtk", "sdl", "spice-app"];
 
 /// The most arguments that are named as not read. What they may do is in doubt all the same.
 const MOST_UNREAD: usize = 16;
-
-/// Devices on PCI whose names don't say so, aliases included (`qemu-system-x86_64 -device help` of 11.1.3). Bridges and
-/// screens are not among them.
-const ON_PCI: [&str; 64] = [
-    "AC97",
-    "ES1370",
-    "ac97",
-    "acpi-erst",
-    "ahci",
-    "am53c974",
-    "ctucan_pci",
-    "cxl-type3",
-    "dc390",
-    "e1000",
-    "e1000-82540em",
-    "e1000-82544gc",
-    "e1000-82545em",
-    "e1000e",
-    "edu",
-    "es1370",
-    "i6300esb",
-    "i82550",
-    "i82551",
-    "i82557b",
-    "i82559er",
-    "i82801",
-    "ich9-ahci",
-    "ich9-intel-hda",
-    "ich9-usb-ehci1",
-    "ich9-usb-ehci2",
-    "ich9-usb-uhci1",
-    "ich9-usb-uhci2",
-    "ich9-usb-uhci3",
-    "igb",
-    "intel-hda",
-    "ivshmem-doorbell",
-    "ivshmem-plain",
-    "lsi",
-    "lsi53c810",
-    "lsi53c895a",
-    "megasas",
-    "megasas-gen2",
-    "mptsas1068",
-    "ne2k_pci",
-    "nec-usb-xhci",
-    "nvme",
-    "pci-ohci",
-    "pci-serial",
-    "pci-testdev",
-    "pcnet",
-    "piix3-usb-uhci",
-    "piix4-usb-uhci",
-    "pvscsi",
-    "qemu-xhci",
-    "rocker",
-    "rtl8139",
-    "tulip",
-    "ufs",
-    "usb-ehci",
-    "virtio-9p",
-    "virtio-balloon",
-    "virtio-blk",
-    "virtio-net",
-    "virtio-rng",
-    "virtio-scsi",
-    "virtio-serial",
-    "virtio-sound",
-    "vmxnet3",
-];
-
-/// QEMU's options that are told by name, without their dash; of any other word nobody knows that it is
-/// one, and it may be a secret.
-pub const OPTIONS: [&str; 48] = [
-    "M",
-    "S",
-    "accel",
-    "acpitable",
-    "alt-grab",
-    "append",
-    "audiodev",
-    "bios",
-    "boot",
-    "chardev",
-    "cpu",
-    "curses",
-    "daemonize",
-    "device",
-    "display",
-    "drive",
-    "enable-kvm",
-    "full-screen",
-    "fw_cfg",
-    "global",
-    "initrd",
-    "kernel",
-    "m",
-    "machine",
-    "mem-path",
-    "mem-prealloc",
-    "mon",
-    "monitor",
-    "name",
-    "netdev",
-    "no-reboot",
-    "no-shutdown",
-    "nodefaults",
-    "nographic",
-    "numa",
-    "object",
-    "overcommit",
-    "readconfig",
-    "rtc",
-    "sandbox",
-    "sdl",
-    "serial",
-    "set",
-    "smbios",
-    "spice",
-    "trace",
-    "vga",
-    "vnc",
-];
 
 /// Options of QEMU without a value that are still met. Of an option that is not known, the next
 /// word is taken for its value unless it looks like an option.
@@ -619,74 +413,6 @@ fn local(text: &str) -> Option<Result<Display, String>> {
     }))
 }
 
-fn is_on(value: &str) -> bool {
-    matches!(value, "on" | "yes" | "true" | "y")
-}
-
-/// Returns true for a value that tells nothing but what a switch, a small number or the name of QEMU's
-/// vfio driver does. Any other one may be a secret, and is told nowhere.
-#[must_use]
-pub fn is_telling(value: &str) -> bool {
-    let number = value.strip_prefix("0x").unwrap_or(value);
-    let is_number =
-        (1..=5).contains(&number.len()) && number.bytes().all(|b| b.is_ascii_hexdigit());
-    let is_number = is_number && number.starts_with(|c: char| c.is_ascii_digit());
-    let is_word = matches!(
-        value,
-        "" | "off" | "no" | "false" | "n" | "auto" | "vfio-pci" | "vfio-pci-nohotplug"
-    );
-    is_number || is_on(value) || is_word
-}
-
-/// A value as it is told: [`is_telling`], or three dots.
-#[must_use]
-pub fn told(value: &str) -> &str {
-    if is_telling(value) { value } else { "…" }
-}
-
-/// The argument of a `-set` with its value as it is [`told`].
-#[must_use]
-pub fn told_setting(setting: &str) -> String {
-    let name_and_value = setting.split_once('=');
-    name_and_value.map_or_else(String::new, |(name, value)| {
-        format!("{name}={}", told(value))
-    })
-}
-
-/// What QEMU or libvirt said without the values of arguments: QEMU puts the argument that it is about
-/// before its words, with its value (util/error-report.c, `print_loc`), and that may be a secret.
-#[must_use]
-pub fn without_values(message: &str) -> String {
-    let lines: Vec<String> = message.split('\n').map(line_without_values).collect();
-    lines.join("\n")
-}
-
-fn line_without_values(line: &str) -> String {
-    let is_option = |rest: &str| {
-        let name = rest.strip_prefix('-')?.split(' ').next()?;
-        let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c);
-        let is_name = name.starts_with(|c: char| c.is_ascii_lowercase()) && name.chars().all(fits);
-        is_name.then_some(name.len() + 1)
-    };
-    let starts = std::iter::once(0).chain(line.match_indices(": ").map(|(at, _)| at + 2));
-    let found = starts
-        .filter_map(|at| Some((at, at + is_option(&line[at..])?)))
-        .next();
-    let Some((start, end)) = found else {
-        return line.to_owned();
-    };
-    let (option, value) = (&line[start..end], line[end..].trim_start());
-    let mut json = serde_json::Deserializer::from_str(value).into_iter::<serde_json::Value>();
-    let length = match json.next() {
-        Some(Ok(_)) if value.starts_with('{') => Some(json.byte_offset()),
-        // QEMU's words behind these have a colon in them, and their values none with a blank.
-        _ if ["-device", "-display", "-vga", "-vnc"].contains(&option) => value.find(": "),
-        _ => value.rfind(": "),
-    };
-    let rest = length.map_or("", |length| &value[length..]);
-    format!("{}{option} …{rest}", &line[..start])
-}
-
 /// Reads the value of `-global` (`qemu_global_option`, system/qdev-monitor.c); `None` if it is for
 /// something else than vfio devices.
 fn global(text: &str) -> Option<Global> {
@@ -712,68 +438,6 @@ fn global(text: &str) -> Option<Global> {
         property,
         value,
     })
-}
-
-/// QEMU's option syntax, `KEY=VALUE,KEY=VALUE` (`get_opt_name_value`, util/qemu-option.c): `,,` in a
-/// value is a comma, a first word without `=` is the value of `implied`, another one is a switch.
-#[must_use]
-pub fn pairs(text: &str, implied: &str) -> Vec<(String, String)> {
-    let mut found = Vec::new();
-    let mut rest = text;
-    let mut first = true;
-    while !rest.is_empty() {
-        let end = rest.find(['=', ',']).unwrap_or(rest.len());
-        let is_implied = std::mem::take(&mut first) && !implied.is_empty();
-        if rest[end..].starts_with('=') {
-            let (value, after) = option_value(&rest[end + 1..]);
-            found.push((rest[..end].to_owned(), value));
-            rest = after;
-        } else if is_implied {
-            let (value, after) = option_value(rest);
-            found.push((implied.to_owned(), value));
-            rest = after;
-        } else {
-            let (key, value) = match rest[..end].strip_prefix("no") {
-                Some(key) => (key, "off"),
-                None => (&rest[..end], "on"),
-            };
-            found.push((key.to_owned(), value.to_owned()));
-            rest = rest.get(end + 1..).unwrap_or_default();
-        }
-    }
-    found
-}
-
-/// The value up to a single comma, and what stands behind that.
-fn option_value(text: &str) -> (String, &str) {
-    let mut value = String::new();
-    let mut rest = text;
-    while let Some(comma) = rest.find(',') {
-        value.push_str(&rest[..comma]);
-        rest = &rest[comma + 1..];
-        match rest.strip_prefix(',') {
-            Some(after) => {
-                value.push(',');
-                rest = after;
-            }
-            None => return (value, rest),
-        }
-    }
-    value.push_str(rest);
-    (value, "")
-}
-
-/// The members of a JSON object, as texts; `None` if it is none.
-fn json_pairs(text: &str) -> Option<Vec<(String, String)>> {
-    let serde_json::Value::Object(object) = serde_json::from_str(text).ok()? else {
-        return None;
-    };
-    let word = |value: serde_json::Value| match value {
-        serde_json::Value::String(text) => text,
-        serde_json::Value::Bool(on) => if on { "on" } else { "off" }.to_owned(),
-        other => other.to_string(),
-    };
-    Some(object.into_iter().map(|(key, v)| (key, word(v))).collect())
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ use uuid::Uuid;
 use crate::device::id::DeviceId;
 use crate::host::run::{self, Lock};
 use crate::host::sysfs::MdevType;
-use crate::host::{Root, Warning, marks};
+use crate::host::{Root, Warning, marks, udev};
 
 /// The time between two looks at something that takes a moment.
 const POLL: Duration = Duration::from_millis(5);
@@ -172,7 +172,7 @@ impl Instance {
             let _ = instance.end(limit);
             return Err(NotMade::TakesTheLastOf(taken));
         }
-        let _ = run::wait_for_udev(root, id, Duration::ZERO, limit);
+        let _ = udev::wait_for_udev(root, id, Duration::ZERO, limit);
         Ok(instance)
     }
 

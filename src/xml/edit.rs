@@ -13,6 +13,7 @@ use std::ops::Range;
 
 use quick_xml::events::Event;
 
+use super::escape::{escape_text, escape_value, only_ascii};
 use super::wellformed::{XML_SPACE, events, is_space};
 use super::{Document, Element, Node};
 
@@ -558,54 +559,6 @@ fn one_line(xml: &str) -> String {
         } else {
             result.push('\n');
             result.push_str(line);
-        }
-    }
-    result
-}
-
-fn escape_value(value: &str, quote: char) -> String {
-    escaped(value, |c| match c {
-        '\'' if quote == c => Some("&apos;"),
-        '"' if quote == c => Some("&quot;"),
-        '\t' => Some("&#9;"),
-        '\n' => Some("&#10;"),
-        '\r' => Some("&#13;"),
-        _ => None,
-    })
-}
-
-fn escape_text(text: &str) -> String {
-    escaped(text, |c| match c {
-        // Only ]]> needs this, but libvirt escapes every >.
-        '>' => Some("&gt;"),
-        '\r' => Some("&#13;"),
-        _ => None,
-    })
-}
-
-/// Escapes like [`super::escape`], but only what must be escaped.
-fn escaped(text: &str, special: impl Fn(char) -> Option<&'static str>) -> String {
-    let mut result = String::with_capacity(text.len());
-    for c in text.chars() {
-        match (c, special(c)) {
-            (_, Some(escaped)) => result.push_str(escaped),
-            ('<', _) => result.push_str("&lt;"),
-            ('&', _) => result.push_str("&amp;"),
-            ('\t' | '\n', _) => result.push(c),
-            ('\u{0}'..='\u{1f}' | '\u{fffe}' | '\u{ffff}', _) => result.push('\u{fffd}'),
-            _ => result.push(c),
-        }
-    }
-    result
-}
-
-fn only_ascii(xml: &str) -> String {
-    let mut result = String::new();
-    for c in xml.chars() {
-        if c.is_ascii() {
-            result.push(c);
-        } else {
-            result.push_str(&format!("&#{};", c as u32));
         }
     }
     result

@@ -12,6 +12,7 @@
 //! An edit does not preserve the space before the `/>` of an element that gets content.
 
 mod edit;
+mod escape;
 mod wellformed;
 
 use std::borrow::Cow;
@@ -20,6 +21,7 @@ use std::iter::successors;
 use std::ops::Range;
 
 pub use edit::Edit;
+pub use escape::escape;
 use quick_xml::events::Event;
 use wellformed::{Attribute, attributes, events};
 
@@ -339,26 +341,6 @@ pub fn from_bytes(bytes: Vec<u8>) -> Result<String, XmlError> {
             problem: format!("the byte 0x{:02x} is not UTF-8: {fix}", bytes[at]),
         }
     })
-}
-
-/// Escapes a text for an attribute in single quotes or for the content of an element. Characters
-/// that XML 1.0 does not allow become U+FFFD, so that any text from sysfs stays well-formed.
-#[must_use]
-pub fn escape(text: &str) -> String {
-    let mut result = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '<' => result.push_str("&lt;"),
-            '>' => result.push_str("&gt;"),
-            '&' => result.push_str("&amp;"),
-            '\'' => result.push_str("&apos;"),
-            '"' => result.push_str("&quot;"),
-            '\t' | '\n' | '\r' => result.push_str(&format!("&#{};", c as u32)),
-            '\u{0}'..='\u{1f}' | '\u{fffe}' | '\u{ffff}' => result.push('\u{fffd}'),
-            _ => result.push(c),
-        }
-    }
-    result
 }
 
 /// Returns the line and column of a byte offset.

@@ -2,8 +2,9 @@
 //! finds the tokens and their ends; this module checks what they contain. The rules are those of
 //! XML 1.0, fifth edition, as libxml2 applies them.
 
+mod namespaces;
+
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::ops::Range;
 
 use quick_xml::errors::IllFormedError;
@@ -13,7 +14,9 @@ use quick_xml::events::{BytesRef, Event};
 use quick_xml::name::QName;
 use quick_xml::{Error, Reader, XmlVersion};
 
-use super::{Document, MAX_DEPTH, MAX_SIZE, Namespace, Node, Span, XmlError, place};
+use super::{Document, MAX_DEPTH, MAX_SIZE, Node, Span, XmlError, place};
+use namespaces::Scope;
+pub(super) use namespaces::{XML_NAMESPACE, split};
 
 /// Reads a document.
 pub(super) fn read(text: &str) -> Result<Document<'_>, XmlError> {
@@ -155,76 +158,6 @@ fn is_name_start(c: char) -> bool {
 fn is_name(c: char) -> bool {
     is_name_start(c)
         || matches!(c, '-' | '.' | '0'..='9' | '\u{b7}' | '\u{300}'..='\u{36f}' | '\u{203f}'..='\u{2040}')
-}
-
-/// Splits a name into prefix and local name. As in libxml2, a name whose colon can't split it has
-/// no prefix.
-pub(super) fn split(name: &str) -> Option<(&str, &str)> {
-    let (prefix, local) = name.split_once(':')?;
-    let starts = |c| c != ':' && is_name_start(c);
-    (!prefix.is_empty() && local.starts_with(starts)).then_some((prefix, local))
-}
-
-/// The namespace of the prefix `xml`.
-pub(super) const XML_NAMESPACE: &str = "http://www.w3.org/XML/1998/namespace";
-
-/// The namespaces that are declared at a place. quick-xml's own resolver refuses what libxml2
-/// ignores, and searches all declarations for each name.
-#[derive(Default)]
-struct Scope<'a> {
-    declarations: Vec<Span>,
-    default: Option<u32>,
-    prefixes: HashMap<&'a str, u32>,
-    /// The declarations to restore when elements end: depth, prefix (empty: the default), and what
-    /// was there.
-    shadowed: Vec<(usize, &'a str, Option<u32>)>,
-}
-
-impl<'a> Scope<'a> {
-    /// Reads an attribute of an element at this depth. As in libxml2, a declaration that is not
-    /// allowed is ignored.
-    fn declare(&mut self, depth: usize, name: &'a str, uri: &str, span: Span) {
-        let prefix = match split(name) {
-            None if name == "xmlns" => "",
-            Some(("xmlns", prefix)) => prefix,
-            _ => return,
-        };
-        let reserved = matches!(prefix, "xml" | "xmlns")
-            || matches!(uri, XML_NAMESPACE | "http://www.w3.org/2000/xmlns/");
-        if reserved || (!prefix.is_empty() && uri.is_empty()) {
-            return;
-        }
-        let index = self.declarations.len() as u32;
-        self.declarations.push(span);
-        let before = if prefix.is_empty() {
-            self.default.replace(index)
-        } else {
-            self.prefixes.insert(prefix, index)
-        };
-        self.shadowed.push((depth, prefix, before));
-    }
-
-    /// Forgets the declarations of elements at this depth.
-    fn leave(&mut self, depth: usize) {
-        while let Some((_, prefix, before)) = self.shadowed.pop_if(|(at, ..)| *at == depth) {
-            match (prefix, before) {
-                ("", before) => self.default = before,
-                (_, Some(before)) => drop(self.prefixes.insert(prefix, before)),
-                (_, None) => drop(self.prefixes.remove(prefix)),
-            }
-        }
-    }
-
-    fn resolve(&self, name: &str) -> Namespace {
-        match split(name) {
-            None => self.default.map_or(Namespace::None, Namespace::Declared),
-            Some(("xml", _)) => Namespace::Xml,
-            Some((prefix, _)) => self
-                .prefixes
-                .get(prefix)
-                .map_or(Namespace::Undeclared, |index| Namespace::Declared(*index)),
-        }
-    }
 }
 
 struct Builder<'a> {

@@ -20,7 +20,7 @@ use gfxplane::domain::shell::plain;
 use gfxplane::domain::{Domain, Hostdev};
 use gfxplane::host::emulator::{self, Asking};
 use gfxplane::host::rewrite::rewrite;
-use gfxplane::host::{Root, Warning, run, settings};
+use gfxplane::host::{Root, Warning, settings, udev};
 use gfxplane::plan::fixup::Surroundings;
 use gfxplane::plan::managers::kubevirt::Vmi;
 use gfxplane::plan::managers::{Wish, adapt, lines, ovirt_wish};
@@ -261,7 +261,7 @@ impl Surroundings for Node<'_> {
         // probed.
         let is_new = self.is_host && matches!(device, DeviceId::Mdev(_));
         if is_new && self.root.device(device).exists() {
-            let _ = run::wait_for_udev(self.root, device, Duration::ZERO, self.limit);
+            let _ = udev::wait_for_udev(self.root, device, Duration::ZERO, self.limit);
         }
         self.reading.known(device, &mut self.warnings.borrow_mut())
     }

@@ -14,7 +14,7 @@ use nix::unistd::{SysconfVar, alarm, sysconf};
 use gfxplane::device::id::DeviceId;
 use gfxplane::domain::shell::plain;
 use gfxplane::host::answers::Place;
-use gfxplane::host::{Root, mdevctl, run, settings};
+use gfxplane::host::{Root, mdevctl, run, settings, udev};
 use gfxplane::predict::hints::hints;
 use gfxplane::publish::callout::{Call, is_list, verb};
 use gfxplane::publish::inventory;
@@ -114,7 +114,7 @@ fn notify(root: &Root, call: &Call, action: &str) -> u8 {
             // runs the rules of its parent. So a wait would be in vain. Nobody starts a domain
             // then.
             let by_udev = verb(&caller()) == Some(b"start-parent-mdevs");
-            let known = by_udev || run::wait_for_udev(root, id, caller_started(), limit);
+            let known = by_udev || udev::wait_for_udev(root, id, caller_started(), limit);
             match run::wait_until_free(root, id, limit) {
                 Ok(true) if known => None,
                 Ok(_) => Some(format!(

@@ -26,7 +26,7 @@ use crate::host::apparmor::{self, DAEMONS, may_execute};
 use crate::host::callout;
 use crate::host::emulator::{self, AskLibvirt, Asking};
 use crate::host::mdevctl::WRAPPER;
-use crate::host::run::UDEV_RULE;
+use crate::host::udev::UDEV_RULE;
 use crate::host::{
     Root, Warning, is_dir, read_link, read_names, read_names_that, read_text, run, settings,
 };

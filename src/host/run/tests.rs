@@ -2,8 +2,13 @@ use super::*;
 use crate::device::evidence::Step;
 use crate::device::facts::{Display, Reason};
 use crate::device::record::tests::said_by_qemu;
-use crate::device::record::{Circumstances, FORMAT};
+use crate::device::record::{Circumstances, FORMAT, MAX_SIZE};
+use nix::libc;
+use std::fs::DirBuilder;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Instant;
 
 const UUID: &str = "11111111-2222-3333-4444-555555555555";
 
@@ -380,29 +385,4 @@ fn the_lock_holds_until_it_is_dropped() {
     assert!(!wait_until_free(&root, id, soon()).unwrap());
     drop(lock);
     assert!(wait_until_free(&root, id, soon()).unwrap());
-}
-
-#[test]
-fn udev_is_waited_for_where_it_runs() {
-    let (_keep, root) = host();
-    let id = UUID.parse().unwrap();
-    let soon = || Instant::now() + Duration::from_millis(30);
-    let (before, since) = (Duration::from_micros(999), Duration::from_micros(1000));
-    assert!(wait_for_udev(&root, id, since, soon()), "no udev");
-    fs::create_dir_all(root.join("run/udev/data")).unwrap();
-    fs::write(root.join("run/udev/control"), "").unwrap();
-    assert!(!wait_for_udev(&root, id, since, soon()));
-    let data = root.join(format!("run/udev/data/+mdev:{UUID}"));
-    fs::write(data, "I:999\nE:GFXPLANE_DISPLAY=none\n").unwrap();
-    assert!(wait_for_udev(&root, id, before, soon()));
-    assert!(
-        !wait_for_udev(&root, id, since, soon()),
-        "that was another device of this name"
-    );
-    fs::create_dir_all(root.join("etc/udev/rules.d")).unwrap();
-    fs::write(root.join("etc/udev/rules.d/61-gfxplane.rules"), "").unwrap();
-    assert!(
-        wait_for_udev(&root, id, since, soon()),
-        "our rule is masked"
-    );
 }

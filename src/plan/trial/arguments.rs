@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::domain::Domain;
 use crate::plan::trial::LeftOut;
 use crate::predict::arguments::{Device, OPTIONS, SWITCHES};
-use crate::predict::screens::{is_emulated, is_screen};
+use crate::predict::arguments::{is_emulated, is_screen};
 
 /// Kinds of `-display` that open nothing to others and leave stdin alone.
 const DISPLAYS: [&str; 5] = ["dbus", "egl-headless", "gtk", "none", "sdl"];

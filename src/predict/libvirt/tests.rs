@@ -1,4 +1,5 @@
 use super::*;
+use crate::device::version::Version;
 use crate::domain::Domain;
 use crate::predict::screens::Known;
 use crate::predict::{Outcome, predict};

@@ -1,0 +1,112 @@
+//! The user's own arguments for QEMU in a recording.
+
+use super::{LEFT_OUT, is_a_device, is_word};
+use crate::predict::arguments::{self, OPTIONS, Setting, is_screen, is_telling, pairs};
+
+/// The text that takes the place of another option.
+const OPTION_LEFT_OUT: &str = "-left-out";
+
+/// The arguments with the values that decide something about screens; others may be secrets.
+pub(super) fn kept_arguments(arguments: &[String]) -> Vec<String> {
+    let mut kept = Vec::new();
+    let mut option: Option<&str> = None;
+    for argument in arguments {
+        let name = argument
+            .strip_prefix("--")
+            .or_else(|| argument.strip_prefix('-'));
+        let value = option
+            .take()
+            .and_then(|option| kept_value(option, argument));
+        kept.push(match (value, name) {
+            (Some(value), _) => value,
+            (None, Some(name)) if OPTIONS.contains(&name) => {
+                option = Some(name);
+                argument.clone()
+            }
+            (None, Some(_)) => OPTION_LEFT_OUT.to_owned(),
+            (None, None) => LEFT_OUT.to_owned(),
+        });
+    }
+    kept
+}
+
+/// What is kept of the value of an option; `None` if this option's are left out, or it is none.
+fn kept_value(option: &str, value: &str) -> Option<String> {
+    let telling = |value: &str| if is_telling(value) { value } else { LEFT_OUT }.to_owned();
+    let pair = |name: &str, value: &str| format!("{name}={}", telling(value));
+    let has_words = |words: &[&str]| words.iter().all(|word| is_word(word));
+    match option {
+        "set" => match Setting::read(value) {
+            Some(Setting {
+                id,
+                property,
+                value,
+                ..
+            }) if has_words(&[&id, &property]) => {
+                Some(format!("device.{id}.{}", pair(&property, &value)))
+            }
+            _ => Some(LEFT_OUT.into()),
+        },
+        "global" => {
+            let (name, value) = value.split_once('=')?;
+            let is_ours = name.starts_with("vfio-pci") && is_word(name);
+            Some(if is_ours {
+                pair(name, value)
+            } else {
+                LEFT_OUT.into()
+            })
+        }
+        "vga" => {
+            let is_known = ["none", "std", "cirrus", "vmware", "virtio", "qxl"].contains(&value);
+            Some(if is_known { value } else { LEFT_OUT }.into())
+        }
+        "vnc" => Some(if value == "none" { value } else { ":0" }.into()),
+        "display" => {
+            let all = pairs(value, "type");
+            let kind = all.first().filter(|(name, _)| name == "type")?.1.as_str();
+            let kinds = [
+                "none",
+                "egl-headless",
+                "dbus",
+                "sdl",
+                "gtk",
+                "curses",
+                "spice-app",
+            ];
+            let kind = if kinds.contains(&kind) {
+                kind
+            } else {
+                LEFT_OUT
+            };
+            let rest = all.iter().skip(1).filter(|(name, value)| {
+                matches!(name.as_str(), "gl" | "p2p")
+                    && (is_telling(value) || matches!(value.as_str(), "core" | "es"))
+            });
+            let rest = rest.map(|(name, value)| format!(",{name}={value}"));
+            Some(kind.to_owned() + &rest.collect::<String>())
+        }
+        "device" => {
+            let device = arguments::Device::read(value)?;
+            if !(device.is_vfio() || is_screen(&device.driver)) || !is_word(&device.driver) {
+                return Some(LEFT_OUT.into());
+            }
+            let own = |name: &str, value: &str| match name {
+                "host" | "sysfsdev" if is_word(value) && is_a_device(value) => value.to_owned(),
+                "bus" | "addr" if is_word(value) => value.to_owned(),
+                _ => telling(value),
+            };
+            let mut parts = vec![("driver".to_owned(), device.driver.clone())];
+            let id = device.id.clone().filter(|id| is_word(id));
+            parts.extend(id.map(|id| ("id".to_owned(), id)));
+            let properties = device.properties.iter().filter(|(name, _)| is_word(name));
+            parts.extend(properties.map(|(name, value)| (name.clone(), own(name, value))));
+            if device.json {
+                let object = parts.into_iter().map(|(name, value)| (name, value.into()));
+                return Some(serde_json::Value::Object(object.collect()).to_string());
+            }
+            let parts: Vec<String> = parts.iter().map(|(n, v)| format!("{n}={v}")).collect();
+            Some(parts.join(","))
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,140 @@
+//! Somebody else has changed a domain at the same moment: what they wrote comes back.
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::Daemon;
+use super::acting::AT_ONCE;
+use super::service::Priority;
+use crate::host::log::What;
+use crate::libvirt::versions::{self, Replaced as Between, Watched};
+use crate::libvirt::{Definition, Failure, Libvirt, New, Replaced};
+
+/// A definition as libvirt would print it.
+fn definition(uuid: Uuid, text: &str) -> Definition {
+    Definition {
+        uuid: uuid.to_string(),
+        xml: format!("{text}\n"),
+        is_active: false,
+    }
+}
+
+/// A definition of ours, for what is said of it.
+pub(super) struct Moment {
+    pub(super) name: String,
+    pub(super) uuid: Uuid,
+    /// How long somebody else had to change it unseen.
+    pub(super) window: Duration,
+}
+
+impl Daemon<'_> {
+    /// Defines once more what somebody else had defined, and a definition of ours has replaced. It is then looked at like
+    /// any other. `ours`: as libvirt has written that.
+    pub(super) fn put_back(
+        &mut self,
+        libvirt: &dyn Libvirt,
+        moment: &Moment,
+        mut ours: Option<String>,
+        mut theirs: String,
+    ) -> Result<(), Failure> {
+        let uuid = moment.uuid;
+        // Whatever comes of it.
+        self.soon(uuid, true);
+        for _ in 0..AT_ONCE {
+            // Every moment counts: whoever reads ours now, and changes it, has lost theirs, too.
+            let Some(there) = ours.map(|ours| definition(uuid, &ours)) else {
+                break;
+            };
+            let what = versions::differing(&there.xml, &theirs).join(", ");
+            let watched = self.versions.watch(&moment.name);
+            let defined = libvirt.define(&there, New::Whole(&theirs));
+            let seen = watched.map(Watched::end).unwrap_or_default();
+            match defined {
+                Ok(Replaced::Done { .. }) => {}
+                Ok(Replaced::Changed) => {
+                    self.may_be_lost(moment, &what);
+                    return Ok(());
+                }
+                Err(error) => {
+                    self.may_be_lost(moment, &what);
+                    return Err(error);
+                }
+            }
+            let (replaced, written) = versions::replaced(&seen, &there.xml, &theirs);
+            match replaced {
+                Between::Expected => {
+                    let text = format!(
+                        "somebody else changed it at the same moment ({what}): it is defined again as they made it"
+                    );
+                    self.say(Priority::Notice, &format!("{}: {text}", moment.name));
+                    self.log(uuid, What::Kept, Some(&text));
+                    return Ok(());
+                }
+                Between::Theirs(newer) => {
+                    ours = written;
+                    theirs = newer;
+                }
+                Between::Undefined => return self.undefine_again(libvirt, moment, written),
+                Between::Missed => break,
+            }
+        }
+        self.may_be_lost(moment, "");
+        Ok(())
+    }
+
+    /// Undefines a domain that somebody else had undefined, and that has come back with a definition of ours. `ours`: as
+    /// libvirt has written that.
+    pub(super) fn undefine_again(
+        &mut self,
+        libvirt: &dyn Libvirt,
+        moment: &Moment,
+        ours: Option<String>,
+    ) -> Result<(), Failure> {
+        self.soon(moment.uuid, true);
+        let Some(there) = ours.map(|ours| definition(moment.uuid, &ours)) else {
+            self.may_be_lost(moment, "");
+            return Ok(());
+        };
+        let watched = self.versions.watch(&moment.name);
+        let undefined = libvirt.undefine(&there);
+        let seen = watched.map(Watched::end).unwrap_or_default();
+        match undefined {
+            // Somebody else has defined it since.
+            Ok(Replaced::Changed) => return Ok(()),
+            Ok(Replaced::Done { .. }) if seen.len() <= 1 => {
+                let text = "somebody else undefined it at the same moment: it is undefined again";
+                self.say(Priority::Notice, &format!("{}: {text}", moment.name));
+                self.log(moment.uuid, What::Kept, Some(text));
+                return Ok(());
+            }
+            Ok(Replaced::Done { .. }) => self.may_be_lost(moment, ""),
+            Err(error) => {
+                let text = format!(
+                    "somebody else undefined it at the same moment, and it is defined again ({error}): undefine it once more"
+                );
+                self.conflict(moment, &text);
+            }
+        }
+        Ok(())
+    }
+
+    /// What somebody else has changed could not be put back. `what`: the names of the elements, if they are known.
+    pub(super) fn may_be_lost(&mut self, moment: &Moment, what: &str) {
+        let what = match what {
+            "" => String::new(),
+            what => format!(" ({what})"),
+        };
+        let text = format!(
+            "somebody else changed it at the same moment (within {} µs): what they changed{what} may be lost; see that it is there",
+            moment.window.as_micros()
+        );
+        self.conflict(moment, &text);
+        self.soon(moment.uuid, true);
+    }
+
+    fn conflict(&mut self, moment: &Moment, problem: &str) {
+        self.say(Priority::Error, &format!("{}: {problem}", moment.name));
+        self.log(moment.uuid, What::Conflict, Some(problem));
+    }
+}

@@ -1,0 +1,118 @@
+//! The daemon's connection to libvirt: when it is made, and when it is tried again.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::service::Priority;
+use super::{DAEMONS, Daemon, Event};
+use crate::host::read_whole;
+
+/// The first version that reports `attach-device --config` (in the form of
+/// `virConnectGetLibVersion`). Measured: 9.0 does not, 11.3 does.
+const REPORTS_ATTACHED: u32 = 10_000_000;
+
+/// How long after it came libvirt is tried, and twice as long after each failure.
+const AT_FIRST: Duration = Duration::from_millis(50);
+
+/// The wait after a failure until libvirt is tried again; it doubles each time.
+pub(super) const SOONEST: Duration = Duration::from_millis(500);
+pub(super) const LATEST: Duration = Duration::from_secs(30);
+
+impl Daemon<'_> {
+    /// Returns whether there is a daemon to reach. If systemd listens for it, an attempt would
+    /// start a daemon that was stopped on purpose.
+    pub(super) fn is_there(&self) -> bool {
+        let is_another = |pid: &u32| !self.ending.contains(pid);
+        !self.is_system() || self.alive().iter().any(is_another)
+    }
+
+    /// Returns the daemons that live.
+    pub(super) fn alive(&self) -> BTreeSet<u32> {
+        let pids = DAEMONS.1.iter().filter_map(|name| self.pid(name));
+        pids.collect()
+    }
+
+    /// The process that has left its id in a file of libvirt's, if it lives.
+    pub(super) fn pid(&self, file: &str) -> Option<u32> {
+        let path = self.context.root.join(DAEMONS.0).join(file);
+        let text = read_whole(&path, 64).ok()?;
+        let pid = text.trim().parse().ok()?;
+        PathBuf::from(format!("/proc/{pid}"))
+            .exists()
+            .then_some(pid)
+    }
+
+    pub(super) fn is_alive(&self, file: &str) -> bool {
+        self.pid(file).is_some()
+    }
+
+    /// Connects if there is a daemon to connect to, and then looks at everything.
+    pub(super) fn connect(&mut self, at_once: bool) -> anyhow::Result<()> {
+        if !at_once && !self.is_there() {
+            self.retry = None;
+            self.say(Priority::Info, "waits for libvirt");
+            self.service.tell("STATUS=Waiting for libvirt");
+            return Ok(());
+        }
+        let sink = self.sink.clone();
+        let watched = self.context.libvirt.watch(Arc::new(move |event| {
+            let _ = sink.send(Event::Libvirt(event));
+        }));
+        match watched {
+            Ok(libvirt) => {
+                self.retry = None;
+                self.warned.clear();
+                self.libvirt = Some(libvirt);
+                self.service.tell("STATUS=Watching libvirt's domains");
+                self.connected();
+                Ok(())
+            }
+            Err(error) if at_once => Err(error.into()),
+            Err(error) => {
+                let wait = self
+                    .retry
+                    .map_or(SOONEST, |(_, wait)| (wait * 2).min(LATEST));
+                let text = format!("{error}; tried again and again");
+                if self.warned.insert(text.clone()) {
+                    self.say(Priority::Warning, &text);
+                }
+                self.retry = Some((Instant::now() + wait, wait));
+                Ok(())
+            }
+        }
+    }
+
+    fn connected(&mut self) {
+        let Some(libvirt) = self.libvirt.clone() else {
+            return;
+        };
+        let version = libvirt.version().unwrap_or(0);
+        self.say(
+            Priority::Info,
+            &format!(
+                "connected to libvirt {}.{}.{}",
+                version / 1_000_000,
+                version / 1000 % 1000,
+                version % 1000
+            ),
+        );
+        if self.is_system() && version < REPORTS_ATTACHED {
+            let text = "this libvirt does not report devices that are attached to a definition: its files are watched, too";
+            self.say(Priority::Info, text);
+            self.watches_definitions = true;
+            self.watch_files();
+        }
+        self.wait_for_devices();
+        self.look_at_everything();
+        self.take_requests();
+    }
+
+    pub(super) fn daemon_came(&mut self) {
+        if self.libvirt.is_none() && self.is_there() {
+            // Its socket may come a moment after its process id.
+            self.retry = Some((Instant::now() + AT_FIRST, AT_FIRST));
+        }
+    }
+}

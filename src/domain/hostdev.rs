@@ -1,0 +1,293 @@
+//! A domain's vfio devices, and the names that libvirt gives them.
+
+use uuid::Uuid;
+
+use super::{Switch, invalid, is_yes, owned};
+use crate::device::id::{DeviceId, PciAddress};
+use crate::xml::Element;
+
+/// A `<hostdev>` that is a vfio device, of type mdev or pci.
+#[derive(Debug, Clone)]
+pub struct Hostdev<'d, 'a> {
+    /// The element.
+    pub element: Element<'d, 'a>,
+    /// The device that it passes to the guest.
+    pub id: DeviceId,
+    /// The attribute `model` of a mediated device; `vfio-pci` for a PCI device.
+    pub model: String,
+    /// The attribute `display`. libvirt fills in `off` for mediated devices, and nothing for PCI
+    /// devices.
+    pub display: Option<Switch>,
+    /// The attribute `ramfb`.
+    pub ramfb: Option<Switch>,
+    /// The id by which QEMU knows the device: the user's alias (`ua-…`) or libvirt's `hostdevN`
+    /// (libvirt src/qemu/qemu_alias.c, `qemuAssignDeviceHostdevAlias`).
+    pub alias: String,
+    /// The settings that libvirt's checks and its handling of the device depend on.
+    pub settings: HostdevSettings,
+}
+
+/// The settings of a `<hostdev>` that libvirt reads before QEMU runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HostdevSettings {
+    /// True for `managed='yes'`: libvirt binds a PCI device to a vfio driver at start, and gives it
+    /// back afterwards. It ignores the attribute of mediated devices.
+    pub managed: bool,
+    /// The attribute `model` of `<driver>`: the vfio driver that libvirt binds to (libvirt 10.0).
+    pub driver: Option<String>,
+    /// True if there is a `<boot order=…>`.
+    pub boot: bool,
+    /// The `type` of the device's own `<address>` in the guest.
+    pub address: Option<String>,
+}
+
+impl Hostdev<'_, '_> {
+    /// Returns whether the user chose the alias. libvirt keeps such an alias, so `qemu:override`
+    /// can rely on it.
+    #[must_use]
+    pub fn has_user_alias(&self) -> bool {
+        self.alias.starts_with("ua-")
+    }
+}
+
+/// Returns the elements that libvirt counts for its `hostdevN`, each with the user's alias if it
+/// has one. libvirt keeps only aliases that begin with `ua-` (src/conf/domain_conf.c,
+/// `virDomainDeviceAliasIsUserAlias`).
+pub(super) fn counted<'d, 'a>(
+    interfaces: impl Iterator<Item = Element<'d, 'a>>,
+    hostdevs: impl Iterator<Item = Element<'d, 'a>>,
+) -> Vec<(Element<'d, 'a>, Option<String>)> {
+    interfaces
+        .filter(|interface| interface.attribute("type").as_deref() == Some("hostdev"))
+        .chain(hostdevs)
+        .map(|element| {
+            let alias = element.child("alias");
+            let alias = alias.and_then(|alias| alias.attribute("name"));
+            (
+                element,
+                owned(alias.filter(|alias| alias.starts_with("ua-"))),
+            )
+        })
+        .collect()
+}
+
+/// Returns the aliases after libvirt has numbered the elements that have none of the user's.
+#[must_use]
+pub fn numbered(aliases: impl Iterator<Item = Option<String>>) -> Vec<String> {
+    let mut next = 0..;
+    aliases
+        .map(|alias| alias.unwrap_or_else(|| format!("hostdev{}", next.next().unwrap_or_default())))
+        .collect()
+}
+
+pub(super) fn hostdevs<'d, 'a>(aliases: &[(Element<'d, 'a>, String)]) -> Vec<Hostdev<'d, 'a>> {
+    let mut found = Vec::new();
+    for (element, alias) in aliases {
+        let element = *element;
+        if element.name() != "hostdev" {
+            continue;
+        }
+        // The host gives the device up, and the guest does not get it (libvirt
+        // docs/formatdomain.rst).
+        let is_unassigned = element
+            .child("address")
+            .is_some_and(|address| address.attribute("type").as_deref() == Some("unassigned"));
+        if is_unassigned {
+            continue;
+        }
+        let Some((id, model)) = device(element) else {
+            continue;
+        };
+        let switch = |name| {
+            element
+                .attribute(name)
+                .and_then(|value| Switch::parse(&value))
+        };
+        found.push(Hostdev {
+            element,
+            id,
+            model,
+            display: switch("display"),
+            ramfb: switch("ramfb"),
+            alias: alias.clone(),
+            settings: HostdevSettings {
+                managed: is_yes(Some(element), "managed"),
+                driver: element
+                    .child("driver")
+                    .and_then(|driver| owned(driver.attribute("model"))),
+                boot: element.child("boot").is_some(),
+                address: element
+                    .child("address")
+                    .and_then(|address| owned(address.attribute("type"))),
+            },
+        });
+    }
+    found
+}
+
+/// Returns the vfio device of a hostdev and its model.
+pub(crate) fn device(hostdev: Element<'_, '_>) -> Option<(DeviceId, String)> {
+    let address = hostdev.child("source")?.child("address");
+    match hostdev.attribute("type").as_deref() {
+        Some("mdev") => {
+            let uuid = parse_uuid(&address?.attribute("uuid")?)?;
+            let model = owned(hostdev.attribute("model")).unwrap_or_default();
+            Some((DeviceId::Mdev(uuid), model))
+        }
+        Some("pci") => {
+            // What is left out is 0, and so is all of it without an <address>.
+            let number = |name| match address.and_then(|address| address.attribute(name)) {
+                None => Some(0),
+                Some(text) => parse_number(&text),
+            };
+            let narrow = |name, limit| {
+                number(name)
+                    .and_then(|value| u8::try_from(value).ok())
+                    .filter(|value| *value <= limit)
+            };
+            let id = DeviceId::Pci(PciAddress {
+                domain: number("domain")?,
+                bus: narrow("bus", 0xff)?,
+                device: narrow("slot", 0x1f)?,
+                function: narrow("function", 7)?,
+            });
+            Some((id, "vfio-pci".into()))
+        }
+        _ => None,
+    }
+}
+
+/// Reads a UUID as libvirt does (src/util/viruuid.c, `virUUIDParse`): its hyphens may stand anywhere,
+/// or nowhere.
+fn parse_uuid(text: &str) -> Option<Uuid> {
+    let digits = text.trim().replace(['-', ' '], "");
+    // uuid also takes braces and a URN.
+    Uuid::try_parse(&digits).ok().filter(|_| digits.len() == 32)
+}
+
+/// Reads a number as C's strtoul with base 0 does (libvirt src/conf/device_conf.c,
+/// `virPCIDeviceAddressParseXML`).
+pub(crate) fn parse_number(text: &str) -> Option<u32> {
+    let text = text.trim_start();
+    if let Some(digits) = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        u32::from_str_radix(digits, 16).ok()
+    } else if text.len() > 1 && text.starts_with('0') {
+        u32::from_str_radix(&text[1..], 8).ok()
+    } else {
+        text.parse().ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::tests::with;
+
+    #[test]
+    fn which_devices_and_what_qemu_calls_them() {
+        const DEVICES: &str = "<interface type='hostdev'/><interface type='network'/>
+            <hostdev mode='subsystem' type='usb'><source><vendor id='1'/></source></hostdev>
+            <hostdev type='mdev' model='vfio-pci'><source><address uuid='c1a20000-0000-4000-8000-000000000002'/></source><alias name='ua-gpu'/></hostdev>
+            <hostdev type='pci' display='on' ramfb='off'><source><address domain='0x0000' bus='0xe1' slot='010' function='7'/></source><alias name='hostdev7'/></hostdev>
+            <hostdev type='pci'><source><address bus='0x100'/></source></hostdev>
+            <hostdev type='mdev' model='vfio-ap'><source><address uuid='C1A20000-0000-4000-8000-000000000003'/></source></hostdev>";
+        with(DEVICES, |domain| {
+            let seen: Vec<String> = domain
+                .hostdevs
+                .iter()
+                .map(|h| format!("{} {} {}", h.id, h.model, h.alias))
+                .collect();
+            assert_eq!(
+                seen,
+                [
+                    "c1a20000-0000-4000-8000-000000000002 vfio-pci ua-gpu",
+                    "0000:e1:08.7 vfio-pci hostdev2",
+                    "c1a20000-0000-4000-8000-000000000003 vfio-ap hostdev4",
+                ]
+            );
+            assert_eq!(domain.hostdevs[1].display, Some(Switch::On));
+            assert_eq!(domain.hostdevs[1].ramfb, Some(Switch::Off));
+        });
+    }
+}
+
+/// Returns the errors that libvirt's parser would report for a hostdev (src/conf/domain_conf.c, `virDomainHostdevDefParseXMLSubsys`).
+pub(super) fn misread(hostdev: Element<'_, '_>) -> Vec<String> {
+    let kind = match hostdev.attribute("type") {
+        None => return vec!["Missing required attribute 'type' in element 'hostdev'".into()],
+        Some(word) if !LIBVIRTS_HOSTDEVS.contains(&&*word) => {
+            return vec![invalid("type", "hostdev", &word)];
+        }
+        Some(word) => word,
+    };
+    let Some(source) = hostdev.child("source") else {
+        return vec!["Missing <source> element in hostdev device".into()];
+    };
+    let mut said = Vec::new();
+    if kind == "mdev" {
+        match hostdev.attribute("model") {
+            None => said.push("Missing required attribute 'model' in element 'hostdev'".into()),
+            Some(word) if !LIBVIRTS_MODELS.contains(&&*word) => {
+                said.push(invalid("model", "hostdev", &word));
+            }
+            Some(_) => {}
+        }
+        for name in ["display", "ramfb"] {
+            let value = hostdev.attribute(name);
+            let value = value.filter(|value| Switch::parse(value).is_none());
+            said.extend(value.map(|value| invalid(name, "hostdev", &value)));
+        }
+    }
+    match (&*kind, source.child("address")) {
+        ("pci", Some(address)) => said.extend(misread_address(address)),
+        ("mdev", None) => said.push("Missing <address> element".into()),
+        ("mdev", Some(address)) => match address.attribute("uuid") {
+            None => said.push("Missing 'uuid' attribute for element <address>".into()),
+            Some(uuid) if parse_uuid(&uuid).is_none() => {
+                said.push("Cannot parse uuid attribute of element <address>".into());
+            }
+            Some(_) => {}
+        },
+        _ => {}
+    }
+    said
+}
+
+/// Returns the same for the address of a PCI device (src/conf/device_conf.c,
+/// `virPCIDeviceAddressParseXML`; src/util/virpci.c, `virPCIDeviceAddressIsValid`).
+fn misread_address(address: Element<'_, '_>) -> Option<String> {
+    let number = |name| {
+        address
+            .attribute(name)
+            .map(|text| (parse_number(&text), text))
+    };
+    for name in ["domain", "bus", "slot", "function"] {
+        if let Some((None, text)) = number(name) {
+            let invalid = invalid(name, "address", &text);
+            return Some(format!("{invalid} Expected non-negative integer value"));
+        }
+    }
+    let value = |name| number(name).and_then(|(value, _)| value).unwrap_or(0);
+    let (bus, slot, function) = (value("bus"), value("slot"), value("function"));
+    if bus > 0xff {
+        Some(format!(
+            "Invalid PCI address bus='{bus:#x}', must be <= 0xFF"
+        ))
+    } else if slot > 0x1f {
+        Some(format!(
+            "Invalid PCI address slot='{slot:#x}', must be <= 0x1F"
+        ))
+    } else if function > 7 {
+        Some(format!(
+            "Invalid PCI address function={function:#x}, must be <= 7"
+        ))
+    } else {
+        None
+    }
+}
+
+/// The types of hostdevs that libvirt knows (src/conf/domain_conf.c, `virDomainHostdevSubsys`).
+const LIBVIRTS_HOSTDEVS: [&str; 5] = ["usb", "pci", "scsi", "scsi_host", "mdev"];
+
+/// The models of mediated devices that libvirt knows (src/conf/device_conf.c, `virMediatedDeviceModel`).
+const LIBVIRTS_MODELS: [&str; 3] = ["vfio-pci", "vfio-ccw", "vfio-ap"];

@@ -1,0 +1,160 @@
+//! Locks in `/run/gfxplane`, and waiting for who has them.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::libc;
+
+use super::trusted::directory;
+use super::{BASE, POLL};
+use crate::device::id::DeviceId;
+use crate::host::{Root, is_absent};
+
+/// The lock of a device, held from before it is opened until after it is closed.
+///
+/// It is an flock(2) that is never undone. It ends when the last descriptor is closed, so a process
+/// that has inherited one holds the lock, too, for as long as it lives.
+#[derive(Debug)]
+pub struct Lock {
+    pub(super) file: File,
+}
+
+/// The time that a writer waits for another one, which takes milliseconds unless somebody has
+/// stopped it in the middle.
+pub(super) const WRITER_PATIENCE: Duration = Duration::from_secs(5);
+
+impl Lock {
+    /// Takes the lock of a device, and waits as long as it takes. The caller must have a deadline
+    /// of its own.
+    ///
+    /// # Errors
+    /// Any error of the file system.
+    pub fn of_device(root: &Root, id: DeviceId) -> io::Result<Self> {
+        directory(root, "lock", 0o700)?;
+        let lock = Self::wait(&lock_path(root, id), true, None)?;
+        Ok(lock.expect("it is made if it isn't there"))
+    }
+
+    /// Takes the daemon's lock, which only one process on a host can have. `Ok(Err(…))`: another
+    /// process has it; the text is that process's id, if it has written it.
+    ///
+    /// # Errors
+    /// Any error of the file system.
+    pub fn of_daemon(root: &Root) -> io::Result<Result<Self, String>> {
+        let path = directory(root, "lock", 0o700)?.join("daemon");
+        match Self::of_file(&path, Instant::now()) {
+            Ok(lock) => {
+                // For whoever comes next; on a full disk it is not told.
+                let pid = format!("{}\n", std::process::id());
+                let _ = lock.file.set_len(0);
+                let _ = (&lock.file).write_all(pid.as_bytes());
+                Ok(Ok(lock))
+            }
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                Ok(Err(fs::read_to_string(&path)?.trim().into()))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes the lock of a file, which it makes if needed, and waits for it at most until `limit`.
+    ///
+    /// # Errors
+    /// Any error of the file system; [`io::ErrorKind::TimedOut`] if somebody holds it until
+    /// `limit`.
+    pub(crate) fn of_file(path: &Path, limit: Instant) -> io::Result<Self> {
+        let lock = Self::wait(path, true, Some(limit))?;
+        Ok(lock.expect("it is made if it isn't there"))
+    }
+
+    /// Waits for the lock of a file. Returns `None` if there is no such file and it is not to be
+    /// made. In that case it opens the file only for reading: flock(2) needs no more, and libvirt's
+    /// confinement by SELinux allows the hook no more.
+    pub(in crate::host) fn wait(
+        path: &Path,
+        make: bool,
+        limit: Option<Instant>,
+    ) -> io::Result<Option<Self>> {
+        let mut options = OpenOptions::new();
+        options
+            .read(true)
+            .write(make)
+            .create(make)
+            .mode(0o600)
+            // O_NONBLOCK: a FIFO in this place must not hold us up.
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+        loop {
+            let file = match options.open(path) {
+                Err(error) if is_absent(&error) && !make => return Ok(None),
+                result => result?,
+            };
+            if !file.metadata()?.is_file() {
+                let problem = format!("{} is no regular file: remove it", path.display());
+                return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
+            }
+            match file.try_lock() {
+                // The device may have gone and come back, and its lock's file with it.
+                Ok(()) if is_still(&file, path) => return Ok(Some(Lock { file })),
+                Ok(()) => continue,
+                Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::Error(error)) => return Err(error),
+            }
+            if limit.is_some_and(|limit| Instant::now() >= limit) {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            thread::sleep(POLL);
+        }
+    }
+}
+
+fn is_still(file: &File, path: &Path) -> bool {
+    let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    let (open, named) = (file.metadata(), fs::symlink_metadata(path));
+    matches!((open, named), (Ok(open), Ok(named)) if identity(open.clone()) == identity(named.clone()))
+}
+
+pub(in crate::host) fn one_writer(root: &Root) -> io::Result<Option<Lock>> {
+    let path = directory(root, "lock", 0o700)?.join("records");
+    Lock::wait(&path, true, Some(Instant::now() + WRITER_PATIENCE))
+}
+
+/// Waits until no process of ours holds the device, at most until `limit`. Returns `false` if one
+/// still does.
+///
+/// # Errors
+/// Any error of the file system. A lock that does not exist is free.
+pub fn wait_until_free(root: &Root, id: DeviceId, limit: Instant) -> io::Result<bool> {
+    is_free_until(&lock_path(root, id), limit)
+}
+
+fn is_free_until(lock: &Path, limit: Instant) -> io::Result<bool> {
+    match Lock::wait(lock, false, Some(limit)) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Waits until no process of ours has a QEMU try the device, at most until `limit`. Returns `false`
+/// if one still does.
+///
+/// # Errors
+/// The errors of [`wait_until_free`].
+pub fn wait_until_tried(root: &Root, id: DeviceId, limit: Instant) -> io::Result<bool> {
+    is_free_until(&trying_path(root, id), limit)
+}
+
+/// Returns the path of the lock for a trial of the device. It is not the device's own lock, because
+/// the start of the trial's QEMU may wait for that one. Its holder removes the file at the end.
+#[must_use]
+pub fn trying_path(root: &Root, id: DeviceId) -> PathBuf {
+    root.join(BASE).join("lock").join(format!("{id}.verify"))
+}
+
+pub(super) fn lock_path(root: &Root, id: DeviceId) -> PathBuf {
+    root.join(BASE).join("lock").join(id.to_string())
+}

@@ -1,0 +1,185 @@
+//! Files and directories that only root, or a user who is named, can have written.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use nix::libc;
+
+use super::BASE;
+use super::lock::{Lock, WRITER_PATIENCE};
+use crate::device::record::MAX_SIZE;
+use crate::host::{Last, Root, is_absent, saw};
+
+/// Makes a directory below `/run/gfxplane`, or checks that the existing one can be trusted.
+pub(in crate::host) fn directory(root: &Root, name: &str, mode: u32) -> io::Result<PathBuf> {
+    let base = root.join(BASE);
+    make_or_trust(root, &base, 0o755)?;
+    let path = base.join(name);
+    make_or_trust(root, &path, mode)?;
+    Ok(path)
+}
+
+/// Makes one directory, or checks that the existing one can be trusted and is open to nobody else:
+/// who may open a lock's file can hold the lock.
+pub(super) fn make_or_trust(root: &Root, path: &Path, mode: u32) -> io::Result<()> {
+    match DirBuilder::new().mode(mode).recursive(false).create(path) {
+        Ok(()) => fs::set_permissions(path, Permissions::from_mode(mode)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let metadata = fs::symlink_metadata(path)?;
+            // A link has all bits of a mode, so its kind is checked first.
+            let problem = (!metadata.is_dir()).then_some("is no directory");
+            if let Some(problem) = problem.or(untrusted(root, &metadata, None, 0)) {
+                let problem = format!("{} {problem}: remove it", path.display());
+                return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
+            }
+            if metadata.mode() & 0o777 & !mode != 0 {
+                fs::set_permissions(path, Permissions::from_mode(mode))?;
+            }
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Returns why a file or directory can't be believed. `also` is a user who is trusted like root.
+/// `spared` are mode bits with which others may write there.
+pub(in crate::host) fn untrusted(
+    root: &Root,
+    metadata: &fs::Metadata,
+    also: Option<u32>,
+    spared: u32,
+) -> Option<&'static str> {
+    if root.is_recorded() {
+        None
+    } else if metadata.uid() != 0 && Some(metadata.uid()) != also {
+        Some("is not root's")
+    } else if metadata.mode() & 0o022 != 0 && metadata.mode() & spared == 0 {
+        Some("can be written by others")
+    } else {
+        None
+    }
+}
+
+/// Returns the text of a file that only root, or the user `also`, can have written; `None` if there
+/// is no such file.
+pub(in crate::host) fn read_trusted(
+    root: &Root,
+    path: &Path,
+    also: Option<u32>,
+) -> Result<Option<String>, String> {
+    let bytes = read_trusted_bytes(root, path, also, MAX_SIZE)?;
+    bytes
+        .map(String::from_utf8)
+        .transpose()
+        .map_err(|_| "it is not UTF-8".into())
+}
+
+/// Returns the bytes of such a file, if it has at most `limit` of them.
+pub(crate) fn read_trusted_bytes(
+    root: &Root,
+    path: &Path,
+    also: Option<u32>,
+    limit: usize,
+) -> Result<Option<Vec<u8>>, String> {
+    let Some(file) = open_trusted(root, path, also)? else {
+        return Ok(None);
+    };
+    let mut bytes = Vec::with_capacity(4096);
+    file.take(limit as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| error.to_string())?;
+    if bytes.len() > limit {
+        return Err(format!("it is larger than {} KiB", limit / 1024));
+    }
+    Ok(Some(bytes))
+}
+
+/// Opens such a file for reading.
+fn open_trusted(root: &Root, path: &Path, also: Option<u32>) -> Result<Option<File>, String> {
+    let mut options = OpenOptions::new();
+    // O_NONBLOCK: a FIFO in this place must not hold us up.
+    options
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let file = match options.open(path) {
+        Err(error) if is_absent(&error) => return Ok(None),
+        Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
+            return Err("it is a link".into());
+        }
+        result => result.map_err(|error| error.to_string())?,
+    };
+    let metadata = file.metadata().map_err(|error| error.to_string())?;
+    if !metadata.is_file() {
+        return Err("it is no regular file".into());
+    }
+    if let Some(problem) = untrusted(root, &metadata, also, 0) {
+        return Err(format!("it {problem}"));
+    }
+    saw(path, Last::Link);
+    Ok(Some(file))
+}
+
+/// Replaces a file as a whole, readable for everybody: a reader sees the old one or the new one.
+pub(in crate::host) fn replace(directory: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
+    let whole = Whole {
+        new: directory.join(".new"),
+        permissions: Permissions::from_mode(0o644),
+        owner: None,
+        is_kept: false,
+    };
+    whole.put(path, content)
+}
+
+/// The replacement of a file as a whole.
+///
+/// Until the new file is complete, it has another name in the same directory, always the same one,
+/// and is locked. So a writer that is killed leaves nothing but that file, and the next writer
+/// reuses it.
+#[derive(Debug)]
+pub(in crate::host) struct Whole {
+    /// The path of the new file until it is complete.
+    pub(in crate::host) new: PathBuf,
+    /// The permissions of the file.
+    pub(in crate::host) permissions: Permissions,
+    /// User and group, where it is not the writer's.
+    pub(in crate::host) owner: Option<(u32, u32)>,
+    /// True if it must survive a crash of the machine.
+    pub(in crate::host) is_kept: bool,
+}
+
+impl Whole {
+    /// Replaces the file, if there is one, by `content`.
+    ///
+    /// # Errors
+    /// Any error of the file system; [`io::ErrorKind::TimedOut`]. The file is then as it was, or
+    /// complete but perhaps not yet on the disk.
+    pub(in crate::host) fn put(self, path: &Path, content: &[u8]) -> io::Result<()> {
+        let locked = Lock::of_file(&self.new, Instant::now() + WRITER_PATIENCE)?;
+        let mut file = &locked.file;
+        let put = || {
+            // An earlier writer may have been killed here.
+            file.set_len(0)?;
+            file.write_all(content)?;
+            if let Some((user, group)) = self.owner {
+                fchown(file, Some(user), Some(group))?;
+            }
+            // After the owner: a change of owner takes mode bits away.
+            file.set_permissions(self.permissions)?;
+            if self.is_kept {
+                file.sync_all()?;
+            }
+            fs::rename(&self.new, path)
+        };
+        if let Err(error) = put() {
+            let _ = fs::remove_file(&self.new);
+            return Err(error);
+        }
+        match path.parent() {
+            Some(directory) if self.is_kept => File::open(directory)?.sync_data(),
+            _ => Ok(()),
+        }
+    }
+}

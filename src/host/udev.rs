@@ -1,0 +1,84 @@
+//! What udev has done with a device.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::device::id::DeviceId;
+use crate::device::record::MAX_SIZE;
+use crate::host::run::POLL;
+use crate::host::{Root, read_whole};
+
+/// The file of our udev rules; a file of this name in /etc hides it.
+pub(crate) const UDEV_RULE: &str = "61-gfxplane.rules";
+
+/// Waits until udev has processed the `add` event of an mdev, at most until `limit`. Only then is
+/// it certain whether a probe of ours has begun. Returns at once if no udev runs, or if our rule is
+/// masked. Returns `false` if it was not in time.
+///
+/// udev keeps what its rules found in `/run/udev/data/+SUBSYSTEM:NAME` (systemd
+/// src/libsystemd/sd-device/device-private.c). Our rule sets at least one property for every mdev,
+/// so the file exists once the rules have run. A file that udev wrote before `since`
+/// (CLOCK_MONOTONIC) is about an earlier device of that name.
+#[must_use]
+pub fn wait_for_udev(root: &Root, id: DeviceId, since: Duration, limit: Instant) -> bool {
+    let runs = root.join("run/udev/control").exists();
+    if !runs || root.join("etc/udev/rules.d").join(UDEV_RULE).exists() {
+        return true;
+    }
+    let settled = || initialized_at(root, id) >= Some(since);
+    while !settled() {
+        if Instant::now() >= limit {
+            return false;
+        }
+        thread::sleep(POLL);
+    }
+    true
+}
+
+/// Returns when udev first saw a device (CLOCK_MONOTONIC), if it has.
+pub(super) fn initialized_at(root: &Root, id: DeviceId) -> Option<Duration> {
+    let data = root.join("run/udev/data");
+    let text = read_whole(&data.join(format!("+{}:{id}", id.bus())), MAX_SIZE);
+    initialized(&text.ok()?)
+}
+
+/// Returns the time in the line `I:MICROSECONDS` of a udev data file: when udev first saw the
+/// device.
+fn initialized(data: &str) -> Option<Duration> {
+    let microseconds = data.lines().find_map(|line| line.strip_prefix("I:"))?;
+    Some(Duration::from_micros(microseconds.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    const UUID: &str = "11111111-2222-3333-4444-555555555555";
+
+    #[test]
+    fn udev_is_waited_for_where_it_runs() {
+        let keep = tempfile::tempdir().unwrap();
+        let root = Root::recorded(keep.path());
+        let id = UUID.parse().unwrap();
+        let soon = || Instant::now() + Duration::from_millis(30);
+        let (before, since) = (Duration::from_micros(999), Duration::from_micros(1000));
+        assert!(wait_for_udev(&root, id, since, soon()), "no udev");
+        fs::create_dir_all(root.join("run/udev/data")).unwrap();
+        fs::write(root.join("run/udev/control"), "").unwrap();
+        assert!(!wait_for_udev(&root, id, since, soon()));
+        let data = root.join(format!("run/udev/data/+mdev:{UUID}"));
+        fs::write(data, "I:999\nE:GFXPLANE_DISPLAY=none\n").unwrap();
+        assert!(wait_for_udev(&root, id, before, soon()));
+        assert!(
+            !wait_for_udev(&root, id, since, soon()),
+            "that was another device of this name"
+        );
+        fs::create_dir_all(root.join("etc/udev/rules.d")).unwrap();
+        fs::write(root.join("etc/udev/rules.d/61-gfxplane.rules"), "").unwrap();
+        assert!(
+            wait_for_udev(&root, id, since, soon()),
+            "our rule is masked"
+        );
+    }
+}

@@ -1,0 +1,198 @@
+//! `-device`, and what QEMU makes of it by its driver's name.
+
+use std::collections::BTreeMap;
+
+use super::syntax::{json_pairs, pairs};
+use crate::device::id::DeviceId;
+
+/// A `-device`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Device {
+    /// `driver`
+    pub driver: String,
+    /// `id`
+    pub id: Option<String>,
+    /// True for JSON syntax: QEMU makes these devices after all others.
+    pub json: bool,
+    /// The other properties. Numbers and switches of JSON are written as QEMU's option syntax has
+    /// them.
+    pub properties: BTreeMap<String, String>,
+}
+
+impl Device {
+    /// Reads the value of `-device`; `None` for JSON that is none.
+    #[must_use]
+    pub fn read(text: &str) -> Option<Self> {
+        let json = text.starts_with('{');
+        let pairs = if json {
+            json_pairs(text)?
+        } else {
+            pairs(text, "driver")
+        };
+        let mut device = Device {
+            json,
+            ..Device::default()
+        };
+        for (key, value) in pairs {
+            match key.as_str() {
+                "driver" => device.driver = value,
+                "id" => device.id = Some(value),
+                _ => {
+                    device.properties.insert(key, value);
+                }
+            }
+        }
+        Some(device)
+    }
+
+    /// Returns true for a vfio device that may have a display.
+    #[must_use]
+    pub fn is_vfio(&self) -> bool {
+        matches!(self.driver.as_str(), "vfio-pci" | "vfio-pci-nohotplug")
+    }
+
+    /// Which device of the host's a vfio device is, by `sysfsdev` or `host`.
+    #[must_use]
+    pub fn vfio_id(&self) -> Option<DeviceId> {
+        let property = |name: &str| self.properties.get(name);
+        let text = match (property("sysfsdev"), property("host")) {
+            (Some(path), _) => path.trim_end_matches('/').rsplit('/').next()?.to_owned(),
+            // As in lspci, the PCI domain may be missing.
+            (None, Some(host)) if host.matches(':').count() < 2 => format!("0000:{host}"),
+            (None, Some(host)) => host.clone(),
+            (None, None) => return None,
+        };
+        text.parse().ok()
+    }
+
+    /// Returns true if a vfio device wants a display. The user has to ask for it (hw/vfio/pci.c).
+    #[must_use]
+    pub fn wants_display(&self) -> bool {
+        let value = self.properties.get("display");
+        self.is_vfio() && value.is_some_and(|value| value != "off")
+    }
+
+    /// Returns true if QEMU chooses a slot of its first PCI bus for it, before libvirt's devices are there.
+    pub(super) fn finds_a_slot(&self) -> bool {
+        let driver = self.driver.as_str();
+        let is_pci = driver.ends_with("-pci")
+            || driver.contains("-pci-")
+            || ON_PCI.contains(&driver)
+            || is_emulated(driver) && driver != "ramfb" && !driver.starts_with("isa-");
+        let bus = self.properties.get("bus").map(String::as_str);
+        let is_first = matches!(bus, None | Some("pci.0" | "pcie.0"));
+        is_pci && is_first && !self.json && !self.properties.contains_key("addr")
+    }
+
+    /// Returns true if QEMU makes exactly one screen for it by itself, on a bus that is always there.
+    pub(super) fn is_one_card(&self) -> bool {
+        let property = |name: &str| self.properties.get(name).map(String::as_str);
+        is_emulated(&self.driver)
+            // A library has to do with it.
+            && !self.driver.contains("rutabaga")
+            && matches!(property("bus"), None | Some("pci.0" | "pcie.0"))
+            && matches!(property("max_outputs"), None | Some("1"))
+    }
+}
+
+/// Devices on PCI whose names don't say so, aliases included (`qemu-system-x86_64 -device help` of 11.1.3). Bridges and
+/// screens are not among them.
+const ON_PCI: [&str; 64] = [
+    "AC97",
+    "ES1370",
+    "ac97",
+    "acpi-erst",
+    "ahci",
+    "am53c974",
+    "ctucan_pci",
+    "cxl-type3",
+    "dc390",
+    "e1000",
+    "e1000-82540em",
+    "e1000-82544gc",
+    "e1000-82545em",
+    "e1000e",
+    "edu",
+    "es1370",
+    "i6300esb",
+    "i82550",
+    "i82551",
+    "i82557b",
+    "i82559er",
+    "i82801",
+    "ich9-ahci",
+    "ich9-intel-hda",
+    "ich9-usb-ehci1",
+    "ich9-usb-ehci2",
+    "ich9-usb-uhci1",
+    "ich9-usb-uhci2",
+    "ich9-usb-uhci3",
+    "igb",
+    "intel-hda",
+    "ivshmem-doorbell",
+    "ivshmem-plain",
+    "lsi",
+    "lsi53c810",
+    "lsi53c895a",
+    "megasas",
+    "megasas-gen2",
+    "mptsas1068",
+    "ne2k_pci",
+    "nec-usb-xhci",
+    "nvme",
+    "pci-ohci",
+    "pci-serial",
+    "pci-testdev",
+    "pcnet",
+    "piix3-usb-uhci",
+    "piix4-usb-uhci",
+    "pvscsi",
+    "qemu-xhci",
+    "rocker",
+    "rtl8139",
+    "tulip",
+    "ufs",
+    "usb-ehci",
+    "virtio-9p",
+    "virtio-balloon",
+    "virtio-blk",
+    "virtio-net",
+    "virtio-rng",
+    "virtio-scsi",
+    "virtio-serial",
+    "virtio-sound",
+    "vmxnet3",
+];
+
+/// The beginnings of the names of QEMU's devices that make a screen by themselves.
+const EMULATED: [&str; 12] = [
+    "VGA",
+    "secondary-vga",
+    "ati-vga",
+    "isa-vga",
+    "isa-cirrus-vga",
+    "bochs-display",
+    "cirrus-vga",
+    "qxl",
+    "ramfb",
+    "virtio-gpu",
+    "virtio-vga",
+    "vmware-svga",
+];
+
+/// The devices whose screens need something outside of QEMU: a device of the host's, or a process
+/// that draws.
+const SERVED: [&str; 3] = ["vfio-pci", "vhost-user-gpu", "vhost-user-vga"];
+
+/// Returns whether a device of QEMU's, by the name of its driver, makes a screen without anything
+/// outside of QEMU.
+#[must_use]
+pub fn is_emulated(driver: &str) -> bool {
+    EMULATED.iter().any(|screen| driver.starts_with(screen))
+}
+
+/// Returns whether a device of QEMU's, by the name of its driver, makes a screen.
+#[must_use]
+pub fn is_screen(driver: &str) -> bool {
+    is_emulated(driver) || SERVED.iter().any(|screen| driver.starts_with(screen))
+}

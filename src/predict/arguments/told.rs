@@ -1,0 +1,120 @@
+//! What may be told of an argument: any other value may be a secret.
+
+use super::syntax::is_on;
+
+/// QEMU's options that are told by name, without their dash; of any other word nobody knows that it is
+/// one, and it may be a secret.
+pub const OPTIONS: [&str; 48] = [
+    "M",
+    "S",
+    "accel",
+    "acpitable",
+    "alt-grab",
+    "append",
+    "audiodev",
+    "bios",
+    "boot",
+    "chardev",
+    "cpu",
+    "curses",
+    "daemonize",
+    "device",
+    "display",
+    "drive",
+    "enable-kvm",
+    "full-screen",
+    "fw_cfg",
+    "global",
+    "initrd",
+    "kernel",
+    "m",
+    "machine",
+    "mem-path",
+    "mem-prealloc",
+    "mon",
+    "monitor",
+    "name",
+    "netdev",
+    "no-reboot",
+    "no-shutdown",
+    "nodefaults",
+    "nographic",
+    "numa",
+    "object",
+    "overcommit",
+    "readconfig",
+    "rtc",
+    "sandbox",
+    "sdl",
+    "serial",
+    "set",
+    "smbios",
+    "spice",
+    "trace",
+    "vga",
+    "vnc",
+];
+
+/// Returns true for a value that tells nothing but what a switch, a small number or the name of QEMU's
+/// vfio driver does. Any other one may be a secret, and is told nowhere.
+#[must_use]
+pub fn is_telling(value: &str) -> bool {
+    let number = value.strip_prefix("0x").unwrap_or(value);
+    let is_number =
+        (1..=5).contains(&number.len()) && number.bytes().all(|b| b.is_ascii_hexdigit());
+    let is_number = is_number && number.starts_with(|c: char| c.is_ascii_digit());
+    let is_word = matches!(
+        value,
+        "" | "off" | "no" | "false" | "n" | "auto" | "vfio-pci" | "vfio-pci-nohotplug"
+    );
+    is_number || is_on(value) || is_word
+}
+
+/// A value as it is told: [`is_telling`], or three dots.
+#[must_use]
+pub fn told(value: &str) -> &str {
+    if is_telling(value) { value } else { "…" }
+}
+
+/// The argument of a `-set` with its value as it is [`told`].
+#[must_use]
+pub fn told_setting(setting: &str) -> String {
+    let name_and_value = setting.split_once('=');
+    name_and_value.map_or_else(String::new, |(name, value)| {
+        format!("{name}={}", told(value))
+    })
+}
+
+/// What QEMU or libvirt said without the values of arguments: QEMU puts the argument that it is about
+/// before its words, with its value (util/error-report.c, `print_loc`), and that may be a secret.
+#[must_use]
+pub fn without_values(message: &str) -> String {
+    let lines: Vec<String> = message.split('\n').map(line_without_values).collect();
+    lines.join("\n")
+}
+
+fn line_without_values(line: &str) -> String {
+    let is_option = |rest: &str| {
+        let name = rest.strip_prefix('-')?.split(' ').next()?;
+        let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c);
+        let is_name = name.starts_with(|c: char| c.is_ascii_lowercase()) && name.chars().all(fits);
+        is_name.then_some(name.len() + 1)
+    };
+    let starts = std::iter::once(0).chain(line.match_indices(": ").map(|(at, _)| at + 2));
+    let found = starts
+        .filter_map(|at| Some((at, at + is_option(&line[at..])?)))
+        .next();
+    let Some((start, end)) = found else {
+        return line.to_owned();
+    };
+    let (option, value) = (&line[start..end], line[end..].trim_start());
+    let mut json = serde_json::Deserializer::from_str(value).into_iter::<serde_json::Value>();
+    let length = match json.next() {
+        Some(Ok(_)) if value.starts_with('{') => Some(json.byte_offset()),
+        // QEMU's words behind these have a colon in them, and their values none with a blank.
+        _ if ["-device", "-display", "-vga", "-vnc"].contains(&option) => value.find(": "),
+        _ => value.rfind(": "),
+    };
+    let rest = length.map_or("", |length| &value[length..]);
+    format!("{}{option} …{rest}", &line[..start])
+}

@@ -1,0 +1,353 @@
+//! libvirt's checks of the graphics, and of the audio that goes with them.
+
+use super::rule::{OfGraphics, Rule, World, if_so};
+use crate::domain::{GraphicsType, SpiceMode};
+use crate::predict::abilities::{DBUS_DAEMON_DIED, RenderNodes};
+use crate::predict::screens::{Frontend, Screens};
+
+/// Returns the type of these graphics if one of its `<listen>` elements is of that kind.
+fn listen_of(frontend: &Frontend, kinds: &[GraphicsType], what: &str) -> Option<String> {
+    let listens = &frontend.settings.listens;
+    let has_one = listens.iter().any(|(kind, _)| kind == what);
+    (has_one && kinds.contains(&frontend.kind)).then(|| frontend.kind.to_string())
+}
+
+fn is_kind(frontend: &Frontend, kind: GraphicsType) -> bool {
+    frontend.kind == kind
+}
+
+const SEVERAL_LISTENS: fn(&World<'_>, &Frontend) -> Option<String> = |_, frontend| {
+    let kinds = [GraphicsType::Vnc, GraphicsType::Spice];
+    if_so(kinds.contains(&frontend.kind) && frontend.settings.listens.len() > 1)
+};
+
+const SEVERAL_LISTENS_OF_RDP: fn(&World<'_>, &Frontend) -> Option<String> = |_, frontend| {
+    if_so(is_kind(frontend, GraphicsType::Rdp) && frontend.settings.listens.len() > 1)
+};
+
+const RDP_WITHOUT_A_BUS: fn(&World<'_>, &Frontend) -> Option<String> =
+    |world, frontend| if_so(is_kind(frontend, GraphicsType::Rdp) && !world.has_bus);
+
+/// The checks of each graphics (src/conf/domain_validate.c, `virDomainGraphicsDefValidate`;
+/// src/qemu/qemu_validate.c, `qemuValidateDomainDeviceDefGraphics`). libvirt 12.8 has the words of
+/// the last three in qemu_validate.c; it is not known since when.
+pub(super) const GRAPHICS: [OfGraphics; 16] = [
+    OfGraphics::define(
+        "'network' attribute is required for listen type 'network'",
+        |_, frontend| {
+            let mut listens = frontend.settings.listens.iter();
+            if_so(listens.any(|(kind, named)| kind == "network" && !named))
+        },
+    ),
+    OfGraphics::define(
+        "listen type 'socket' is not available for graphics type '{}'",
+        |_, frontend| listen_of(frontend, &[GraphicsType::Rdp], "socket"),
+    ),
+    OfGraphics::define(
+        "listen type 'none' is not available for graphics type '{}'",
+        |_, frontend| listen_of(frontend, &[GraphicsType::Rdp], "none"),
+    ),
+    OfGraphics::define(
+        "D-Bus p2p with an address is not supported",
+        |_, frontend| if_so(frontend.p2p && frontend.settings.has_address),
+    ),
+    OfGraphics::define(
+        "Invalid value for attribute 'type' in element 'graphics': '{}'.",
+        |world, frontend| {
+            let has_none = is_kind(frontend, GraphicsType::Dbus) && !world.libvirt.dbus;
+            has_none.then(|| frontend.kind.to_string())
+        },
+    )
+    .repairable(),
+    // For dbus, egl-headless and sdl, libvirt knows only whether QEMU was built with them
+    // (`virQEMUCapsFillDomainDeviceGraphicsCaps`). So QEMU reports if their module is not
+    // installed.
+    OfGraphics::define(
+        "{} graphics are not supported with this QEMU",
+        |world, frontend| {
+            let kind = frontend.kind;
+            let is_asked = match kind {
+                GraphicsType::Vnc | GraphicsType::Spice => true,
+                // It is there if libvirt finds qemu-rdp (src/qemu/qemu_rdp.c, `qemuRdpAvailable`).
+                GraphicsType::Rdp if world.libvirt.rdp => true,
+                GraphicsType::Rdp => return Some(kind.to_string()),
+                _ => false,
+            };
+            let lacks = is_asked && world.abilities.has(kind.word()) == Some(false);
+            lacks.then(|| kind.to_string())
+        },
+    )
+    .repairable(),
+    OfGraphics::define(
+        "graphics type 'egl-headless' is only supported with one of: 'vnc', 'spice' graphics types",
+        |world, frontend| {
+            let pairs = [
+                GraphicsType::EglHeadless,
+                GraphicsType::Vnc,
+                GraphicsType::Spice,
+            ];
+            let has_egl = world.has_graphics(GraphicsType::EglHeadless);
+            if_so(has_egl && !pairs.contains(&frontend.kind))
+        },
+    )
+    .repairable(),
+    Rule::define(
+        "multiple OpenGL displays are not supported by QEMU",
+        |world, frontend| {
+            let has_egl = world.has_graphics(GraphicsType::EglHeadless);
+            if_so(has_egl && is_kind(frontend, GraphicsType::Spice) && frontend.gl)
+        },
+    )
+    .repairable(),
+    Rule::define(
+        "spice TLS port set in XML configuration, but TLS is disabled in qemu.conf",
+        |world, frontend| {
+            let is_tls = is_kind(frontend, GraphicsType::Spice) && frontend.is_on_tcp();
+            if_so(is_tls && frontend.settings.tls_port > 0 && !world.tls)
+        },
+    ),
+    Rule::define(
+        "This QEMU doesn't support spice OpenGL",
+        |world, frontend| {
+            let lacks = world.abilities.has("spice-gl") == Some(false);
+            if_so(lacks && is_kind(frontend, GraphicsType::Spice) && frontend.gl)
+        },
+    )
+    .repairable(),
+    Rule::define(
+        "VNC password is {} characters long, only 8 permitted",
+        |_, frontend| {
+            let length = frontend.settings.password;
+            (is_kind(frontend, GraphicsType::Vnc) && length > 8).then(|| length.to_string())
+        },
+    ),
+    Rule::define("RDP doesn't support 'replaceUser'", |_, frontend| {
+        if_so(is_kind(frontend, GraphicsType::Rdp) && frontend.settings.replace_user)
+    }),
+    Rule::define("RDP doesn't support 'multiUser'", |_, frontend| {
+        if_so(is_kind(frontend, GraphicsType::Rdp) && frontend.settings.multi_user)
+    }),
+    Rule::define(
+        "QEMU does not support multiple listens for one graphics device.",
+        SEVERAL_LISTENS,
+    )
+    .since(&[12, 8]),
+    Rule::define(
+        "qemu-rdp does not support multiple listens for one graphics device.",
+        SEVERAL_LISTENS_OF_RDP,
+    )
+    .since(&[12, 8]),
+    Rule::define(
+        "qemu-rdp support requires a D-Bus bus graphics device.",
+        RDP_WITHOUT_A_BUS,
+    )
+    .since(&[12, 8])
+    .repairable(),
+];
+
+/// The checks of each graphics at start (src/qemu/qemu_process.c,
+/// `qemuProcessStartValidateGraphics`).
+pub(super) const START: [OfGraphics; 3] = [
+    OfGraphics::start(
+        "QEMU does not support multiple listens for one graphics device.",
+        SEVERAL_LISTENS,
+    )
+    .until(&[12, 8]),
+    OfGraphics::start(
+        "qemu-rdp does not support multiple listens for one graphics device.",
+        SEVERAL_LISTENS_OF_RDP,
+    )
+    .until(&[12, 8]),
+    OfGraphics::start(
+        "qemu-rdp support requires a D-Bus bus graphics device.",
+        RDP_WITHOUT_A_BUS,
+    )
+    .until(&[12, 8])
+    .repairable(),
+];
+
+/// What libvirt's helper for AppArmor gives up on: an SDL display is the domain's only graphics, and has no `xauth`,
+/// or one in a directory that the helper keeps from guests (src/security/virt-aa-helper.c, `get_files`,
+/// `valid_path`). libvirt's words go on with the guest's profile.
+pub const NO_APPARMOR_PROFILE: &str = "cannot load AppArmor profile";
+
+pub(super) const PROFILE: [OfGraphics; 1] =
+    [OfGraphics::start(NO_APPARMOR_PROFILE, |world, frontend| {
+        let is_alone = world.screens.frontends.len() == 1 && !world.screens.desktop;
+        let is_its = is_alone && is_kind(frontend, GraphicsType::Sdl);
+        let refused = match frontend.settings.xauth.as_deref() {
+            None => true,
+            Some(path) => RESTRICTED.iter().any(|start| path.starts_with(start)),
+        };
+        if_so(is_its && refused && world.abilities.guests.apparmor == Some(true))
+    })
+    .repairable()];
+
+/// The beginnings of paths that the helper keeps from guests.
+const RESTRICTED: [&str; 16] = [
+    "/bin/",
+    "/etc/",
+    "/lib",
+    "/lost+found/",
+    "/proc/",
+    "/sbin/",
+    "/selinux/",
+    "/sys/",
+    "/usr/bin/",
+    "/usr/lib",
+    "/usr/sbin/",
+    "/usr/share/",
+    "/usr/local/bin/",
+    "/usr/local/etc/",
+    "/usr/local/lib",
+    "/usr/local/sbin/",
+];
+
+/// The checks of each graphics while libvirt sets it up (`qemuProcessGraphicsSetupRenderNode`).
+pub(super) const RENDER_NODE: [OfGraphics; 1] = [OfGraphics::start("{}", |world, frontend| {
+    let looks = frontend.renders() && frontend.rendernode.is_none();
+    let message = world
+        .abilities
+        .render_nodes
+        .and_then(RenderNodes::refusal)?;
+    looks.then(|| message.to_owned())
+})
+.repairable()];
+
+/// For each graphics, once QEMU's process is there and has not begun (src/qemu/qemu_cgroup.c,
+/// `qemuSetupGraphicsCgroup`).
+pub(super) const CGROUP: [OfGraphics; 1] = [OfGraphics::arguments(
+    "Path '{}' is not accessible: No such file or directory",
+    |world, frontend| {
+        let node = frontend.rendernode.as_ref()?;
+        let is_absent = world.abilities.lacks_node(node) == Some(true);
+        (is_absent && frontend.hands_over_its_node()).then(|| node.clone())
+    },
+)];
+
+/// libvirt's words if it has to find a TLS port and qemu.conf has no TLS.
+pub const NO_TLS_PORT: &str =
+    "Auto allocation of spice TLS port requested but spice TLS is disabled in qemu.conf";
+
+/// Returns true for words that libvirt says at a real start alone, and not of a dry run.
+#[must_use]
+pub fn is_of_real_starts(message: &str) -> bool {
+    let is_cgroups = message.starts_with("Path '") && message.contains("' is not accessible");
+    is_cgroups || [NO_TLS_PORT, NO_APPARMOR_PROFILE, DBUS_DAEMON_DIED].contains(&message)
+}
+
+/// The checks of each graphics once all are set up (`qemuProcessSPICEAllocatePorts`).
+pub(super) const PORTS: [OfGraphics; 1] = [OfGraphics::start(NO_TLS_PORT, |world, frontend| {
+    let settings = &frontend.settings;
+    let modes = std::iter::once(&settings.default_mode).chain(&settings.channels);
+    let wants = settings.autoport && modes.into_iter().any(|mode| *mode == SpiceMode::Secure)
+        || settings.tls_port == -1;
+    let is_spice = is_kind(frontend, GraphicsType::Spice) && frontend.is_on_tcp();
+    if_so(is_spice && wants && !world.tls)
+})];
+
+/// The checks of each graphics when libvirt starts its daemon (src/qemu/qemu_dbus.c,
+/// `qemuDBusStart`).
+pub(super) const DAEMON: [OfGraphics; 1] =
+    [OfGraphics::arguments(DBUS_DAEMON_DIED, |world, frontend| {
+        if_so(frontend.daemon && world.abilities.guests.dbus_daemon_denied == Some(true))
+    })
+    .repairable()];
+
+/// The checks before libvirt builds the command line (src/qemu/qemu_command.c,
+/// `qemuBuildCommandLineValidate`).
+pub(super) const ONE_OF_EACH: [OfGraphics; 2] = [
+    OfGraphics::arguments(
+        "only 1 graphics device of each type (sdl, vnc, spice, headless, dbus, rdp) is supported",
+        is_twice,
+    )
+    .since(&[11, 1]),
+    OfGraphics::arguments(
+        "only 1 graphics device of each type (sdl, vnc, spice, headless, dbus) is supported",
+        is_twice,
+    )
+    .until(&[11, 1]),
+];
+
+fn is_twice(world: &World<'_>, frontend: &Frontend) -> Option<String> {
+    if_so(
+        world
+            .kinds
+            .get(&frontend.kind)
+            .is_some_and(|many| *many > 1),
+    )
+}
+
+/// The checks of each graphics when libvirt builds its arguments
+/// (`qemuBuildGraphicsVNCCommandLine`, `qemuBuildGraphicsSPICECommandLine`).
+pub(super) const ARGUMENTS: [OfGraphics; 6] = [
+    OfGraphics::arguments("vnc port must be in range [5900,65535]", |_, frontend| {
+        let settings = &frontend.settings;
+        let is_vnc = is_kind(frontend, GraphicsType::Vnc) && frontend.is_on_tcp();
+        if_so(is_vnc && !settings.autoport && !(5900..=65535).contains(&settings.port))
+    }),
+    OfGraphics::arguments(NO_AUDIO, |world, frontend| {
+        if_so(is_kind(frontend, GraphicsType::Vnc) && world.lacks_audio)
+    })
+    .repairable(),
+    OfGraphics::arguments(
+        "spice defaultMode secure requested in XML configuration, but TLS connection is not available",
+        |_, frontend| {
+            let asks = frontend.settings.default_mode == SpiceMode::Secure;
+            if_so(asks && lacks(frontend, SpiceMode::Secure))
+        },
+    ),
+    OfGraphics::arguments(
+        "spice defaultMode insecure requested in XML configuration, but plaintext connection is not available",
+        |_, frontend| {
+            let asks = frontend.settings.default_mode == SpiceMode::Insecure;
+            if_so(asks && lacks(frontend, SpiceMode::Insecure))
+        },
+    ),
+    OfGraphics::arguments(
+        "spice secure channels set in XML configuration, but TLS connection is not available",
+        |_, frontend| {
+            let asks = frontend.settings.channels.contains(&SpiceMode::Secure);
+            if_so(asks && lacks(frontend, SpiceMode::Secure))
+        },
+    ),
+    OfGraphics::arguments(
+        "spice insecure channels set in XML configuration, but plaintext connection is not available",
+        |_, frontend| {
+            let asks = frontend.settings.channels.contains(&SpiceMode::Insecure);
+            if_so(asks && lacks(frontend, SpiceMode::Insecure))
+        },
+    ),
+];
+
+/// What libvirt says of a device that needs an `<audio>` where there is none.
+pub(super) const NO_AUDIO: &str = "unable to find audio backend for sound device";
+
+/// Whether a domain has no `<audio>`, and libvirt adds none (src/qemu/qemu_postparse.c,
+/// `qemuDomainDefAddDefaultAudioBackend`): it does so for spice and for VNC, and not if SDL comes after them, as that has
+/// the host's own audio.
+pub(super) fn lacks_audio(screens: &Screens) -> bool {
+    let with_audio = |f: &Frontend| match f.kind {
+        GraphicsType::Spice | GraphicsType::Vnc => Some(true),
+        GraphicsType::Sdl => Some(false),
+        _ => None,
+    };
+    let has_one = screens.frontends.iter().filter_map(with_audio).next_back();
+    screens.audio.is_empty() && !screens.frontends.is_empty() && has_one != Some(true)
+}
+
+/// Returns whether spice has no connection for channels of a mode. With autoport, libvirt has made
+/// one for whatever the XML asks for.
+fn lacks(frontend: &Frontend, mode: SpiceMode) -> bool {
+    if !is_kind(frontend, GraphicsType::Spice) {
+        return false;
+    }
+    let settings = &frontend.settings;
+    let has_one = match mode {
+        SpiceMode::Secure if !frontend.is_on_tcp() => false,
+        SpiceMode::Secure => settings.autoport || settings.tls_port != 0,
+        _ if !frontend.is_on_tcp() => true,
+        _ => settings.autoport || settings.port != 0,
+    };
+    !has_one
+}

@@ -1,0 +1,95 @@
+//! What is known of a device of the domain.
+
+use crate::device::evidence::{Finding, resolve};
+use crate::device::facts::Reason;
+
+/// What is known of a device of the domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// The facts and their evidence.
+    pub finding: Finding,
+    /// The render node of the GPU behind the device, by path if it has one.
+    pub render_node: Option<String>,
+    /// The device's presence on the host; `None` if nobody looked.
+    pub here: Option<Here>,
+}
+
+/// The presence of a device on a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Here {
+    /// The host does not have it. A mediated device that is only defined counts as absent, because
+    /// libvirt starts none.
+    Absent,
+    /// The host has it.
+    Present {
+        /// The driver that is bound to it.
+        driver: Option<String>,
+        /// The vendor of a PCI device.
+        vendor: Option<u16>,
+        /// The part of a graphics card that it is; `None` for anything else, and if nobody looked.
+        gpu: Option<GpuPart>,
+    },
+}
+
+/// The part of a graphics card that a PCI device is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GpuPart {
+    /// The card itself.
+    Whole,
+    /// A virtual function of it.
+    Function,
+}
+
+impl GpuPart {
+    /// The PCI base class of display controllers (include/linux/pci_ids.h, `PCI_BASE_CLASS_DISPLAY`).
+    const DISPLAY: u32 = 0x03;
+
+    /// Tells it from the PCI class in 24 bits, and from whether the device is a virtual function.
+    #[must_use]
+    pub fn of(class: u32, is_function: bool) -> Option<Self> {
+        (class >> 16 == Self::DISPLAY).then_some(if is_function {
+            GpuPart::Function
+        } else {
+            GpuPart::Whole
+        })
+    }
+}
+
+impl Known {
+    /// Makes the knowledge of a device that this host does not have or has not looked at.
+    #[must_use]
+    pub fn nothing(reason: Reason) -> Self {
+        Known {
+            finding: resolve(Vec::new(), reason),
+            render_node: None,
+            here: None,
+        }
+    }
+
+    /// Returns the driver that is bound to the device; `None` if there is none, or nobody looked.
+    #[must_use]
+    pub fn driver(&self) -> Option<&str> {
+        match &self.here {
+            Some(Here::Present { driver, .. }) => driver.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// Returns what the device is of a graphics card; `None` if it is nothing of one, or nobody
+    /// looked.
+    #[must_use]
+    pub fn gpu(&self) -> Option<GpuPart> {
+        match self.here {
+            Some(Here::Present { gpu, .. }) => gpu,
+            _ => None,
+        }
+    }
+
+    /// Returns whether the display was measured on the device itself.
+    #[must_use]
+    pub fn is_measured(&self) -> bool {
+        let evidence = self.finding.evidence.as_ref();
+        self.finding.facts.display.is_answer()
+            && evidence.is_some_and(|evidence| evidence.method.is_measured())
+    }
+}

@@ -1,0 +1,266 @@
+//! What the user's own arguments for QEMU change of the screens.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{Card, Found, Frontend, Screens, Vgpu};
+use crate::device::id::DeviceId;
+use crate::domain::{Domain, QEMU_NAMESPACE, Switch, VideoSettings, parse_number};
+use crate::predict::abilities::Abilities;
+use crate::predict::arguments::{Device, Local, is_emulated};
+use crate::predict::versions::{Libvirt, devices_are_json};
+use crate::xml::Element;
+
+/// The last slot of a PCI bus.
+const LAST_SLOT: u32 = 31;
+
+impl Screens {
+    /// Applies the user's own arguments to the cards and devices.
+    pub(super) fn apply_arguments(&mut self, domain: &Domain<'_, '_>, abilities: &Abilities) {
+        let json = devices_are_json(abilities, |capability| is_deleted(domain, capability));
+        let card = |driver: &str| Card {
+            place: None,
+            model: Some(driver.to_owned()),
+            gl: driver.contains("-gl"),
+            dmabuf: false,
+            settings: VideoSettings::default(),
+        };
+        let lacks_qxl =
+            |driver: &str| driver.starts_with("qxl") && abilities.has("spice") != Some(true);
+        let mut taken = 0;
+        if let Some(driver) = self.arguments.vga {
+            if !self.take_slot(domain, &mut taken) || lacks_qxl(driver) {
+                self.doubt("-vga");
+            }
+            self.cards_before.push(card(driver));
+        }
+        for driver in self
+            .arguments
+            .on_pci
+            .clone()
+            .iter()
+            .filter(|_| json == Some(true))
+        {
+            if !self.take_slot(domain, &mut taken) && is_emulated(driver) {
+                self.doubt(&format!("-device {driver}"));
+            }
+        }
+        for device in self.arguments.devices.clone() {
+            let what = format!("-device {}", device.driver);
+            let before = !device.json && json == Some(true);
+            match json {
+                _ if device.is_vfio() => {}
+                None => self.doubt(&what),
+                _ if lacks_qxl(&device.driver) => self.doubt(&what),
+                Some(_) if before => self.cards_before.push(card(&device.driver)),
+                Some(_) => self.cards_after.push(card(&device.driver)),
+            }
+        }
+        self.apply_settings(domain, json);
+        let globals = self.arguments.globals();
+        let all = Libvirt::possible(abilities);
+        for vgpu in &mut self.vgpus {
+            let hostdev = &domain.hostdevs[vgpu.place];
+            let takes = all.iter().any(|libvirt| libvirt.takes_display(vgpu.id));
+            vgpu.globals = globals(vgpu.driver(takes));
+            // Options have no types.
+            if json == Some(false) {
+                vgpu.mistyped.clear();
+            }
+            // libvirt always passes it for a mediated device.
+            let is_said = match vgpu.id {
+                DeviceId::Mdev(_) => true,
+                DeviceId::Pci(_) => takes && hostdev.display.is_some(),
+            };
+            if is_said {
+                vgpu.globals.pass_over("display");
+            }
+            if takes && hostdev.ramfb == Some(Switch::On) {
+                vgpu.globals.pass_over("ramfb");
+            }
+            if let Some(value) = vgpu.said("display").map(str::to_owned) {
+                // With auto, QEMU shows what there is, and starts if there is nothing.
+                let auto = value == "auto" && vgpu.found() != [Found::Nothing];
+                vgpu.display = auto || vgpu.switch("display") == Some(true);
+            }
+            vgpu.ramfb = vgpu.switch("ramfb").unwrap_or(vgpu.ramfb);
+        }
+        self.doubt_what_depends_on_more();
+    }
+
+    /// A device that QEMU makes before libvirt's devices, and that names no address, gets the next slot
+    /// that the machine itself leaves free. libvirt has given the first to one of its own, if it has any. `taken`: how many
+    /// of the user's have one. Returns false for a machine whose slots are not known.
+    fn take_slot(&mut self, domain: &Domain<'_, '_>, taken: &mut u32) -> bool {
+        let machine = domain.machine.as_deref().unwrap_or_default();
+        let first = match machine {
+            _ if machine.contains("q35") => 1,
+            _ if machine.starts_with("pc") => 2,
+            _ => return false,
+        };
+        let slot = first + *taken;
+        *taken += 1;
+        // The first that is not free counts, and a bus has no more slots: this stays linear.
+        if self.slot_taken.is_some() || slot > LAST_SLOT {
+            return true;
+        }
+        let mut devices = domain.devices.into_iter().flat_map(Element::children);
+        let is_taken = devices.any(|device| {
+            let address = device.children().find(|child| child.name() == "address");
+            address.is_some_and(|address| is_at(address, slot))
+        });
+        // libvirt gives the first free slot to the first of its devices without an address.
+        if is_taken || slot == first && !has_addresses(domain) {
+            // It goes on: for whom, and that the user's device has it.
+            self.slot_taken
+                .get_or_insert_with(|| format!("PCI: slot {slot} function 0 not available"));
+        }
+        true
+    }
+
+    fn apply_settings(&mut self, domain: &Domain<'_, '_>, json: Option<bool>) {
+        let settings = self.arguments.settings.clone();
+        self.dead_settings.clone_from(&self.arguments.malformed);
+        if json == Some(true) {
+            let texts = settings.into_iter().map(|setting| setting.text);
+            self.dead_settings.extend(texts);
+            return;
+        }
+        let alias = |vgpu: &Vgpu| domain.hostdevs[vgpu.place].alias.as_str();
+        // Of several the first.
+        let places = self.vgpus.iter().enumerate().rev();
+        let places: HashMap<&str, usize> = places.map(|(at, vgpu)| (alias(vgpu), at)).collect();
+        for setting in settings {
+            let Some(place) = places.get(setting.id.as_str()) else {
+                continue;
+            };
+            let vgpu = &mut self.vgpus[*place];
+            match json {
+                None => self.doubt(&format!("-set {}", setting.property)),
+                _ => {
+                    let (property, value) = (setting.property.clone(), setting.value.clone());
+                    vgpu.set.insert(property.clone(), value);
+                    let key = (setting.id.clone(), property);
+                    self.live_settings.entry(key).or_default().push(setting);
+                }
+            }
+        }
+    }
+
+    /// Returns whether gtk has a screen to try: one of the domain's environment, or the X server of an
+    /// SDL, which libvirt puts there (src/qemu/qemu_command.c, `qemuBuildGraphicsSDLCommandLine`).
+    #[must_use]
+    pub fn gtk_may_open(&self) -> bool {
+        let names_a_server = |frontend: &Frontend| frontend.settings.x_display.is_some();
+        self.has_a_screen || self.frontends.iter().any(names_a_server)
+    }
+
+    /// Marks as doubtful what is read but depends on something that nobody here looks at.
+    fn doubt_what_depends_on_more(&mut self) {
+        if let Some(display) = self.arguments.display.clone() {
+            match display.kind {
+                // It depends on whether QEMU may open that screen.
+                Local::Gtk if self.gtk_may_open() => self.doubt("-display gtk"),
+                Local::Sdl => self.doubt("-display sdl"),
+                Local::EglHeadless if self.has_render_node().is_none() => {
+                    self.doubt("-display egl-headless");
+                }
+                Local::Dbus if display.gl == Some(true) && self.has_render_node().is_none() => {
+                    self.doubt("-display dbus");
+                }
+                _ => {}
+            }
+            if let Some(node) = &display.rendernode {
+                let is_it = |f: &Frontend| f.rendernode.as_ref() == Some(node);
+                if !self.frontends.iter().any(is_it) {
+                    self.doubt("-display with a rendernode");
+                }
+            }
+        }
+        let lacks = self.lacks_its_node();
+        let uncertain: Vec<String> = self
+            .own_vfio()
+            .filter(|device| lacks(device).is_none())
+            .map(|device| format!("-device {}", device.driver))
+            .collect();
+        for what in uncertain {
+            self.doubt(&what);
+        }
+        if self
+            .vgpus
+            .iter()
+            .any(|vgpu| vgpu.globals.get("x-vga").is_some())
+        {
+            self.doubt("-global vfio-pci.x-vga");
+        }
+    }
+
+    /// Returns a function that says whether the guest's `/dev` lacks the node of a vfio device in the
+    /// user's own arguments; `None` if that is not known.
+    pub fn lacks_its_node(&self) -> impl Fn(&Device) -> Option<bool> + use<> {
+        let hostdevs: HashSet<DeviceId> = self.vgpus.iter().map(|vgpu| vgpu.id).collect();
+        let is_pci = |id: DeviceId| matches!(id, DeviceId::Pci(_));
+        let has_pci = hostdevs.iter().any(|id| is_pci(*id));
+        let has_own_dev = self.own_dev == Some(true);
+        move |device| {
+            let with_iommufd = device.properties.contains_key("iommufd");
+            let id = device.vfio_id();
+            // Functions of a card may share a group, and with it a node.
+            let may_share = id.is_none_or(is_pci) && has_pci;
+            // One that is a hostdev, too, has its node, and what becomes of it twice is not known.
+            let is_twice = id.is_some_and(|id| hostdevs.contains(&id));
+            (has_own_dev && !with_iommufd && !may_share && !is_twice).then_some(true)
+        }
+    }
+
+    fn doubt(&mut self, what: &str) {
+        self.arguments.not_read(what);
+    }
+}
+
+/// Returns whether an address is that of a slot on the first bus.
+fn is_at(address: Element<'_, '_>, slot: u32) -> bool {
+    let number = |name: &str| match address.attribute(name) {
+        None => Some(0),
+        Some(text) => parse_number(&text),
+    };
+    address.attribute("type").as_deref() == Some("pci")
+        && number("domain") == Some(0)
+        && number("bus") == Some(0)
+        && number("slot") == Some(slot)
+}
+
+/// Returns whether libvirt has given the domain's PCI devices their addresses, as it does when it
+/// defines a domain. It adds a memballoon if there is none.
+fn has_addresses(domain: &Domain<'_, '_>) -> bool {
+    let devices = || domain.devices.into_iter().flat_map(Element::children);
+    let is_none = |device: Element<'_, '_>| {
+        let model = device.attribute("model");
+        let model = model.or_else(|| device.child("model").and_then(|m| m.attribute("type")));
+        model.as_deref() == Some("none")
+    };
+    let on_pci = [
+        "filesystem",
+        "hostdev",
+        "interface",
+        "memballoon",
+        "rng",
+        "sound",
+        "video",
+    ];
+    devices().any(|device| device.name() == "memballoon")
+        && devices()
+            .filter(|device| on_pci.contains(&device.name()) && !is_none(*device))
+            .all(|device| device.child("address").is_some())
+}
+
+/// Returns whether `<qemu:capabilities>` removes a capability. One that it also adds stays removed,
+/// as libvirt adds first (src/qemu/qemu_process.c, `qemuProcessStartUpdateCustomCaps`).
+fn is_deleted(domain: &Domain<'_, '_>, capability: &str) -> bool {
+    domain.element.children().any(|child| {
+        child.is(Some(QEMU_NAMESPACE), "capabilities")
+            && child.children().any(|deleted| {
+                deleted.is(Some(QEMU_NAMESPACE), "del")
+                    && deleted.attribute("capability").as_deref() == Some(capability)
+            })
+    })
+}
