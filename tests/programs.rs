@@ -591,6 +591,13 @@ fn the_callout_answers_again() {
     ends(&host.attributes(&["mdevctl", "list"]), 2, "");
     host.write("etc/gfxplane/conf.d/a.toml", "");
 
+    let schema = "usr/share/libvirt/schemas/vfio-display.rng";
+    assert_eq!(list(), first);
+    host.write(schema, "");
+    ends(&host.attributes(&["mdevctl", "list"]), 2, "");
+    fs::remove_file(host.0.path().join(schema)).unwrap();
+    assert_eq!(list(), first, "libvirt tells displays by itself no more");
+
     fs::write(host.0.path().join(&kept), [0xff; 100_000]).unwrap();
     assert_eq!(list(), first, "what is kept is damaged");
     fs::remove_file(&driver).unwrap();

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::device::rules::{BadToml, from_toml};
 use crate::domain::policy::{self, Policy, Wishes};
 
 /// The devices that may be opened although nobody has named them.
@@ -121,8 +122,8 @@ enum OnOff {
 #[derive(Debug, thiserror::Error)]
 pub enum BadConfig {
     /// The file is not TOML, or has an unknown setting or a value that the setting does not take.
-    #[error("{}", .0.to_string().trim_end())]
-    Toml(#[from] toml::de::Error),
+    #[error(transparent)]
+    Toml(#[from] BadToml),
     /// The deadline is out of range.
     #[error("{0}")]
     Deadline(BadDeadline),
@@ -150,7 +151,7 @@ impl Config {
     /// # Errors
     /// [`BadConfig`], with line and column. The settings stay as they were.
     pub fn with_file(self, text: &str) -> Result<Self, BadConfig> {
-        let file: ConfigFile = toml::from_str(text)?;
+        let file: ConfigFile = from_toml(text)?;
         Ok(Config {
             probe: file.probe.unwrap_or(self.probe),
             deadline: match file.deadline {
