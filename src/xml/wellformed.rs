@@ -190,58 +190,7 @@ impl Builder<'_> {
                     return self.not_read(first + reader.error_position() as usize, error);
                 }
                 Ok(Event::Eof) => break,
-                Ok(Event::Start(tag)) => {
-                    let name_end = start + 1 + tag.name().0.len();
-                    self.start_tag(start..end, name_end, end - 1)?;
-                    self.open.push(self.nodes.len() as u32 - 1);
-                }
-                Ok(Event::Empty(tag)) => {
-                    let name_end = start + 1 + tag.name().0.len();
-                    self.start_tag(start..end, name_end, end - 2)?;
-                    self.scope.leave(self.open.len());
-                }
-                Ok(Event::End(_)) => self.end_tag(start..end),
-                Ok(Event::Text(found)) if self.open.is_empty() => {
-                    if let Some(at) = found.bytes().position(|byte| !is_space(byte)) {
-                        return self.text_beside(start + at);
-                    }
-                }
-                Ok(Event::Text(found)) => {
-                    if let Some(at) = found.find("]]>") {
-                        let problem = "]]> in a text: expected ]]&gt;";
-                        return refuse(text, start + at, problem);
-                    }
-                }
-                Ok(Event::CData(_) | Event::GeneralRef(_)) if self.open.is_empty() => {
-                    return self.text_beside(start);
-                }
-                Ok(Event::CData(_)) => {}
-                Ok(Event::GeneralRef(found)) => reference(text, start, &found)?,
-                Ok(Event::Comment(_)) => {
-                    // The range includes the first - of the end, because --- can't end a comment.
-                    // quick-xml can check this, but reports a wrong place if a single - comes
-                    // before.
-                    let content = start + "<!--".len()..end - "->".len();
-                    if let Some(at) = text[content.clone()].find("--") {
-                        let problem = "-- inside a comment: expected --> or something else";
-                        return refuse(text, content.start + at, problem);
-                    }
-                }
-                Ok(Event::Decl(_)) if start == first => self.declaration(start..end)?,
-                Ok(Event::Decl(_)) => return late_declaration(text, start),
-                Ok(Event::PI(found)) => {
-                    let target = start + 2..start + 2 + found.target().len();
-                    name(
-                        text,
-                        target,
-                        "the target of a processing instruction after <?",
-                        "white space or ?> after the target of a processing instruction",
-                    )?;
-                    if found.target().eq_ignore_ascii_case("xml") {
-                        return late_declaration(text, start);
-                    }
-                }
-                Ok(Event::DocType(_)) => return refuse(text, start, DOCTYPE),
+                Ok(event) => self.token(&event, start..end, start == first)?,
             }
         }
         if let Some(index) = self.open.last() {
@@ -253,6 +202,73 @@ impl Builder<'_> {
         }
         if self.nodes.is_empty() {
             return refuse(text, end, "there is no element: expected one");
+        }
+        Ok(())
+    }
+
+    /// Takes one token of the document. `is_first` is true if nothing stands before it.
+    fn token(
+        &mut self,
+        event: &Event<'_>,
+        span: Range<usize>,
+        is_first: bool,
+    ) -> Result<(), XmlError> {
+        let text = self.text;
+        let Range { start, end } = span;
+        match event {
+            Event::Start(tag) => {
+                let name_end = start + 1 + tag.name().0.len();
+                self.start_tag(start..end, name_end, end - 1)?;
+                self.open.push(self.nodes.len() as u32 - 1);
+            }
+            Event::Empty(tag) => {
+                let name_end = start + 1 + tag.name().0.len();
+                self.start_tag(start..end, name_end, end - 2)?;
+                self.scope.leave(self.open.len());
+            }
+            Event::End(_) => self.end_tag(start..end),
+            Event::Text(found) if self.open.is_empty() => {
+                if let Some(at) = found.bytes().position(|byte| !is_space(byte)) {
+                    return self.text_beside(start + at);
+                }
+            }
+            Event::Text(found) => {
+                if let Some(at) = found.find("]]>") {
+                    let problem = "]]> in a text: expected ]]&gt;";
+                    return refuse(text, start + at, problem);
+                }
+            }
+            Event::CData(_) | Event::GeneralRef(_) if self.open.is_empty() => {
+                return self.text_beside(start);
+            }
+            Event::CData(_) => {}
+            Event::GeneralRef(found) => reference(text, start, found)?,
+            Event::Comment(_) => {
+                // The range includes the first - of the end, because --- can't end a comment.
+                // quick-xml can check this, but reports a wrong place if a single - comes
+                // before.
+                let content = start + "<!--".len()..end - "->".len();
+                if let Some(at) = text[content.clone()].find("--") {
+                    let problem = "-- inside a comment: expected --> or something else";
+                    return refuse(text, content.start + at, problem);
+                }
+            }
+            Event::Decl(_) if is_first => self.declaration(start..end)?,
+            Event::Decl(_) => return late_declaration(text, start),
+            Event::PI(found) => {
+                let target = start + 2..start + 2 + found.target().len();
+                name(
+                    text,
+                    target,
+                    "the target of a processing instruction after <?",
+                    "white space or ?> after the target of a processing instruction",
+                )?;
+                if found.target().eq_ignore_ascii_case("xml") {
+                    return late_declaration(text, start);
+                }
+            }
+            Event::DocType(_) => return refuse(text, start, DOCTYPE),
+            Event::Eof => {}
         }
         Ok(())
     }
