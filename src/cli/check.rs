@@ -5,15 +5,15 @@ use std::io::Write;
 use serde::Serialize;
 
 use crate::cli::page::{Page, count};
-use crate::cli::subject::{Assumed, Subject, SubjectArgs};
+use crate::cli::subject::{Assumed, SubjectArgs};
 use crate::cli::{End, json};
 use crate::device::id::DeviceId;
 use crate::device::record::FORMAT;
 use crate::domain::policy::{Displays, Wishes};
-use crate::domain::shell::{operand, quoted};
 use crate::explain::doctor::Verdict;
 use crate::host::domains;
 use crate::libvirt::Start;
+use crate::libvirt::surroundings::HostSurroundings;
 use crate::libvirt::{Context, Failure};
 use crate::plan::fixup::fix;
 use crate::plan::{Action, Fix, Level, Note, Plan, Topic, words};
@@ -135,8 +135,9 @@ impl Summary {
         text
     }
 
-    fn verdict(&self) -> Verdict {
-        match (self.refused, self.unknown) {
+    /// `failed`: the number of subjects that could not be checked, which count as unknown.
+    fn verdict(&self, failed: usize) -> Verdict {
+        match (self.refused + failed, self.unknown) {
             (0, 0) => Verdict::Pass,
             (0, _) => Verdict::Warn,
             _ => Verdict::Fail,
@@ -250,7 +251,10 @@ impl Check {
                 Err(error) => {
                     summary.unknown += 1;
                     let error_text = format!("{error:#}");
-                    let line = Line::new(START, Verdict::Fail, &error_text);
+                    // The line begins with the subject.
+                    let subjects = format!("{subject}: ");
+                    let why = error_text.strip_prefix(&subjects).unwrap_or(&error_text);
+                    let line = Line::new(START, Verdict::Fail, why);
                     tell(&mut page, &subject, &[line]);
                     page.blank();
                     failed.push(error);
@@ -271,7 +275,7 @@ impl Check {
             };
             json(out, &documents)?;
         } else {
-            page.words(Some(summary.verdict()), 0, &summary.line(), "");
+            page.words(Some(summary.verdict(failed.len())), 0, &summary.line(), "");
             page.print(out)?;
         }
         // The worst exit code is that of a domain that could not be looked at.
@@ -357,7 +361,7 @@ impl SubjectArgs {
                 },
                 |words| Line::new("vfio devices", Verdict::Warn, words),
             )],
-            Some((plan, now)) => self.lines(plan, now, better.plan.as_ref()),
+            Some((plan, now)) => self.lines(&surroundings, plan, now, better.plan.as_ref()),
         };
         report.extend(mistake);
         let fails = |plan: &Plan| plan.notes.iter().any(|note| note.level == Level::Fail);
@@ -495,28 +499,35 @@ impl Line {
 
 impl SubjectArgs {
     /// Returns the lines about a domain as it is. `better`: what fixup would make of it.
-    fn lines(&self, plan: &Plan, now: &Prediction, better: Option<&Plan>) -> Vec<Line> {
+    fn lines(
+        &self,
+        surroundings: &HostSurroundings<'_>,
+        plan: &Plan,
+        now: &Prediction,
+        better: Option<&Plan>,
+    ) -> Vec<Line> {
+        let context = surroundings.context();
         let mut start = start(now);
         // Only the planning run knows what would help but needs consent.
         let notes = better.iter().flat_map(|plan| &plan.notes);
         let notes = notes.filter(|note| matches!(note.topic, Topic::Start | Topic::Seen));
-        start.fixes = notes.flat_map(|note| self.fixes(note)).collect();
+        start.fixes = notes.flat_map(|note| self.fixes(context, note)).collect();
         start.fixes.dedup();
         if let Outcome::Doubt { because, .. } = &now.outcome {
-            start.fixes.splice(0..0, self.versions(because));
+            start.fixes.splice(0..0, self.versions(context, because));
         }
         if let Outcome::No(refusal) = &now.outcome
             && refusal.stage == Stage::Devices
         {
-            start.fixes = self.devices_fix(plan, refusal);
+            start.fixes = self.devices_fix(surroundings, plan, refusal);
         }
         let changes = better.is_some_and(|plan| !plan.changes.is_empty());
         if now.refusal().is_some() && start.fixes.is_empty() && changes {
-            start.fixes.push(self.typed(&Fix::fixup()));
+            start.fixes.push(self.command(context, &Fix::fixup()));
         }
         let mut report = vec![start];
         report.extend(plan.screens.vgpus.iter().map(|vgpu| {
-            self.if_it_is_off(vgpu, better)
+            self.if_it_is_off(context, vgpu, better)
                 .unwrap_or_else(|| display(vgpu))
         }));
         report.extend(plan.screens.own_vfio().map(own_vfio));
@@ -524,7 +535,7 @@ impl SubjectArgs {
         let notes = plan.notes.iter();
         for note in notes.filter(|note| note.topic == Topic::Other) {
             report.push(Line {
-                fixes: self.fixes(note),
+                fixes: self.fixes(context, note),
                 ..Line::new(note.about.to_string(), note.level.into(), &note.text)
             });
         }
@@ -532,37 +543,23 @@ impl SubjectArgs {
     }
 
     /// Returns what helps against a device that libvirt can't prepare.
-    fn devices_fix(&self, plan: &Plan, refusal: &Refusal) -> Vec<String> {
+    fn devices_fix(
+        &self,
+        surroundings: &HostSurroundings<'_>,
+        plan: &Plan,
+        refusal: &Refusal,
+    ) -> Vec<String> {
         let About::Device(id) = refusal.about else {
             return Vec::new();
         };
         let vgpu = plan.screens.vgpus.iter().find(|vgpu| vgpu.id == id);
         let is_here = vgpu.is_some_and(|vgpu| vgpu.known.here != Some(Here::Absent));
-        let fix = Fix::Words(match id {
-            DeviceId::Pci(_) if is_here => {
-                "managed='yes' on the hostdev, so that libvirt takes the device from its driver"
-                    .into()
-            }
-            DeviceId::Pci(_) => "another address; gfxplane list shows this host's devices".into(),
-            DeviceId::Mdev(uuid) => format!(
-                "sudo mdevctl start --uuid {uuid} # if it is defined; gfxplane list shows this host's devices"
-            ),
-        });
-        fix.by_hand(&self.edit()).into_iter().collect()
-    }
-
-    /// Returns the command that opens the domain's XML.
-    fn edit(&self) -> String {
-        match self.subject() {
-            Subject::Domain(name) => format!("virsh edit {}", operand(Some(&name), None)),
-            Subject::File(path) => format!("editor {}", quoted(&path.to_string_lossy())),
-            // Whoever wrote it to us has to say something else.
-            Subject::Stdin => String::new(),
-        }
+        let fix = Fix::for_device(id, is_here, surroundings.is_defined(id));
+        vec![self.command(surroundings.context(), &fix)]
     }
 
     /// Returns the command that names the versions, if it is only they that are not known.
-    fn versions(&self, because: &str) -> Option<String> {
+    fn versions(&self, context: &Context, because: &str) -> Option<String> {
         let mut options = String::new();
         for reason in because.split("; ") {
             options.push_str(match reason {
@@ -576,29 +573,28 @@ impl SubjectArgs {
             options: options.trim_start().to_owned(),
             reason: String::new(),
         };
-        Some(self.typed(&fix))
+        Some(self.command(context, &fix))
     }
 
-    fn fixes(&self, note: &Note) -> Vec<String> {
+    fn fixes(&self, context: &Context, note: &Note) -> Vec<String> {
         let fixes = note.fixes.iter();
-        let command = |fix: &Fix| fix.by_hand(&self.edit()).unwrap_or_else(|| self.typed(fix));
-        fixes.map(command).collect()
+        fixes.map(|fix| self.command(context, fix)).collect()
     }
 
     /// Returns the line for a device whose display is off and need not be.
-    fn if_it_is_off(&self, vgpu: &Vgpu, better: Option<&Plan>) -> Option<Line> {
+    fn if_it_is_off(&self, context: &Context, vgpu: &Vgpu, better: Option<&Plan>) -> Option<Line> {
         let better = better?;
         let is_about =
             |note: &&Note| note.topic == Topic::Off && note.about == About::Device(vgpu.id);
         let (text, fixes) = if let Some(note) = better.notes.iter().find(is_about) {
-            (note.text.clone(), self.fixes(note))
+            (note.text.clone(), self.fixes(context, note))
         } else {
             let on = Action::Display {
                 device: vgpu.id,
                 on: true,
             };
             let change = better.changes.iter().find(|change| change.action == on)?;
-            let fix = self.typed(&Fix::fixup());
+            let fix = self.command(context, &Fix::fixup());
             (format!("off: {}", change.reason), vec![fix])
         };
         Some(Line {

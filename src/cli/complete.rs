@@ -38,12 +38,14 @@ impl Line {
     /// Returns the command line that a shell asks about; `None` if none does.
     #[must_use]
     pub fn asked() -> Option<Self> {
-        let place = std::env::var(ASKED).ok()?.parse().ok()?;
+        let place: usize = std::env::var(ASKED).ok()?.parse().ok()?;
         let words = std::env::args_os().skip_while(|word| word != "--").skip(1);
-        Some(Line {
-            words: words.collect(),
-            place,
-        })
+        let mut words: Vec<OsString> = words.collect();
+        // Some shells leave out the empty word that is to be completed.
+        if place == words.len() {
+            words.push(OsString::new());
+        }
+        Some(Line { words, place })
     }
 
     /// Returns the URI of the libvirt that it names.
@@ -77,6 +79,9 @@ impl Line {
             quiet: true,
             libvirt,
         });
+        if self.place >= self.words.len() {
+            return Ok(End::Done);
+        }
         let with = |arg: Arg| with_values(arg, &context);
         let mut command = command
             .mut_args(with)

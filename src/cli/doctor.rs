@@ -77,7 +77,9 @@ pub fn read(context: &Context) -> Result<(Vec<Line>, Vec<Warning>), Failure> {
         context.domain_capabilities(emulator, true)
     });
     let overview = overview::read(context, false)?;
-    let mut lines = examine(&host);
+    let holders = overview.holders().into_iter();
+    let holders = holders.map(|(id, name)| (id, context.operand(&name)));
+    let mut lines = examine(&host, &holders.collect());
     lines.extend(guests(&overview, host.recording));
     // The others have a line, or were found before.
     let domains = context.root.join(DEFINITIONS);

@@ -8,11 +8,12 @@ use uuid::Uuid;
 
 use crate::cli::collect::kept::veiled;
 use crate::cli::fixup::diff;
+use crate::cli::page::{Page, count};
 use crate::cli::subject::{Assumed, Subject, SubjectArgs};
 use crate::cli::{End, json};
 use crate::device::id::DeviceId;
 use crate::device::record::FORMAT;
-use crate::domain::shell::{operand, plain, plain_lines, quoted};
+use crate::domain::shell::{operand, quoted};
 use crate::domain::{Domain, name_and_devices};
 use crate::explain::causes::{Explanation, explain};
 use crate::explain::doctor::examine;
@@ -153,10 +154,12 @@ impl Explain {
             let end = logged.as_ref().map(LogEnd::from);
             json(out, &document(name, end.as_ref(), &explanations))?;
         } else {
+            let mut page = Page::without_verdicts();
             if let Some((logged, name)) = logged.as_ref().zip(name) {
-                print_log(out, name, logged)?;
+                tell_log(&mut page, name, logged);
             }
-            print(out, &explanations)?;
+            tell(&mut page, &explanations);
+            page.print(out)?;
         }
         // Nothing was explained. If the log shows a successful start, there is nothing to explain.
         let is_well = logged.is_some_and(|logged| logged.started == Some(true));
@@ -352,70 +355,53 @@ impl From<&Logged> for LogEnd {
     }
 }
 
-/// Writes what a log shows of a domain's last start.
-///
-/// # Errors
-/// Errors of the output.
-pub fn print_log(out: &mut dyn Write, name: &str, logged: &Logged) -> std::io::Result<()> {
+/// Adds what a log shows of a domain's last start.
+pub fn tell_log(page: &mut Page, name: &str, logged: &Logged) {
     let began = rfc3339(logged.began.as_secs());
     let how = match logged.started {
         Some(true) => "succeeded",
         Some(false) => "failed",
         None => "has no end in its log",
     };
-    let qemu = logged
-        .qemu
-        .as_ref()
-        .map(|version| format!(" with QEMU {version}"));
-    writeln!(
-        out,
-        "{}: its last start, at {began}{}, {how}",
-        plain(name),
-        qemu.unwrap_or_default()
-    )?;
+    let qemu = logged.qemu.as_ref();
+    let qemu = qemu.map_or_else(String::new, |version| format!(" with QEMU {version}"));
+    let start = format!("its last start, at {began}{qemu}, {how}");
+    page.words(None, 0, name, &start);
     if logged.failed_since > 0 {
-        writeln!(
-            out,
-            "{}: since then it has failed {} times before there was a QEMU: by a hook's veto (gfxplane log, journalctl -t gfxplane) or by libvirt",
-            plain(name),
-            logged.failed_since
-        )?;
+        let times = count(logged.failed_since, "time", "times");
+        let vetoes = format!(
+            "since then it has failed {times} before there was a QEMU: a hook's veto or libvirt stopped it"
+        );
+        page.words(None, 1, "", &vetoes);
+        let commands = ["gfxplane log # has the vetoes of gfxplane's hook".to_owned()];
+        page.commands(1, "shown by", &commands);
     }
     if logged.found.is_empty() {
-        writeln!(out, "{}: no message in it is known", plain(name))?;
+        page.words(None, 1, "", "no message in it is known");
         for line in &logged.words {
-            writeln!(out, "  {}", plain(&without_values(line)))?;
+            page.line(2, &without_values(line));
         }
     }
-    Ok(())
 }
 
-/// Writes explanations.
-///
-/// # Errors
-/// Errors of the output.
-pub fn print(out: &mut dyn Write, explanations: &[Explanation]) -> std::io::Result<()> {
+/// Adds explanations.
+pub fn tell(page: &mut Page, explanations: &[Explanation]) {
     for explanation in explanations {
-        writeln!(
-            out,
-            "{} (said by {})",
-            explanation.message,
-            explanation.by.word()
-        )?;
-        writeln!(out, "  cause: {}", plain(&explanation.cause))?;
+        let by = format!("(said by {})", explanation.by.word());
+        page.words(None, 0, &explanation.message, &by);
+        page.words(None, 1, "", &format!("cause: {}", explanation.cause));
         for line in &explanation.here {
-            writeln!(out, "  here: {}", plain(line))?;
+            page.words(None, 1, "", &format!("here: {line}"));
         }
         let mut difference = difference(explanation);
         for fix in &explanation.fixes {
-            writeln!(out, "  fix: {}", plain(fix))?;
+            page.commands(1, "fix", std::slice::from_ref(fix));
             // The first fix is the one that changes the domain.
             for change in std::mem::take(&mut difference).lines() {
-                writeln!(out, "    {}", plain_lines(change))?;
+                page.line(2, change);
             }
         }
     }
-    Ok(())
 }
 
 fn difference(explanation: &Explanation) -> String {

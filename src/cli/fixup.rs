@@ -194,7 +194,7 @@ impl Fixup {
                 };
                 context.say(&format!("{level}: {}: {}", note.about, note.text));
                 for fix in &note.fixes {
-                    context.say(&format!("  fix: {}", self.about.typed(fix)));
+                    context.say(&format!("  fix: {}", self.about.command(context, fix)));
                 }
             }
             if plan.is_empty() && plan.notes.is_empty() {

@@ -146,6 +146,11 @@ pub fn types(inventory: &Inventory) -> Page {
             left => format!("{left} left"),
         });
         let parts = [
+            entry
+                .name
+                .clone()
+                .filter(|name| *name != entry.type_id)
+                .unwrap_or_default(),
             format!("of {}", entry.parent),
             api.unwrap_or_default(),
             left.unwrap_or_default(),

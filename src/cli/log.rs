@@ -4,9 +4,9 @@ use std::io::Write;
 
 use serde::Serialize;
 
+use crate::cli::page::Page;
 use crate::cli::{End, json};
 use crate::device::record::FORMAT;
-use crate::domain::shell::plain;
 use crate::host::log::{Entry, rfc3339};
 use crate::host::state::State;
 use crate::libvirt::{Context, Failure};
@@ -69,11 +69,11 @@ impl Log {
             json(out, &document)?;
             return Ok(End::Done);
         }
+        let mut page = Page::without_verdicts();
         for entry in entries {
-            for line in lines(entry) {
-                writeln!(out, "{line}")?;
-            }
+            tell(&mut page, entry);
         }
+        page.print(out)?;
         if entries.is_empty() {
             context.say("nothing is in the log");
         }
@@ -81,20 +81,17 @@ impl Log {
     }
 }
 
-/// Returns an entry for people: a line, and below it the changes with their reasons.
-fn lines(entry: &Entry) -> Vec<String> {
-    let when = rfc3339(entry.time);
-    let (domain, what, by) = (&entry.domain, entry.what, entry.by);
-    let mut first = format!("{when}  {domain}  {what} ({by})");
-    if let Some(reason) = &entry.reason {
-        first.push_str(&format!(": {reason}"));
+/// Adds an entry: what was done, and below it the changes with their reasons.
+fn tell(page: &mut Page, entry: &Entry) {
+    let because = |reason: &Option<String>| match reason {
+        Some(reason) => format!(": {reason}"),
+        None => String::new(),
+    };
+    let name = format!("{}  {}", rfc3339(entry.time), entry.domain);
+    let done = format!("{} ({}){}", entry.what, entry.by, because(&entry.reason));
+    page.words(None, 0, &name, &done);
+    for said in &entry.changes {
+        let change = format!("{}{}", said.change, because(&said.reason));
+        page.words(None, 2, "", &change);
     }
-    let changes = entry.changes.iter().map(|said| {
-        let reason = said.reason.as_ref().map(|reason| format!(": {reason}"));
-        format!("    {}{}", said.change, reason.unwrap_or_default())
-    });
-    std::iter::once(first)
-        .chain(changes)
-        .map(|line| plain(&line))
-        .collect()
 }

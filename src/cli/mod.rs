@@ -88,7 +88,9 @@ impl GlobalArgs {
             clap::ColorChoice::Never => anstream::ColorChoice::Never,
             clap::ColorChoice::Auto => anstream::ColorChoice::Auto,
         });
-        let root = match self.root {
+        // GFXPLANE_ROOT may be set to nothing.
+        let root = self.root.filter(|path| !path.as_os_str().is_empty());
+        let root = match root {
             None => Root::system(),
             Some(path) if path.is_dir() => Root::recorded(path),
             Some(path) => {

@@ -21,6 +21,7 @@ use crate::publish::overview::{
     Defined, DeviceLine, Given, GuestEntry, GuestState, GuestsFrom, Overview, ParentLine, Problem,
     TypeLine, overview,
 };
+use crate::publish::unknown::Around;
 
 /// The options of the overview, which are those of `gfxplane` without a verb.
 #[derive(Debug, Default, clap::Args)]
@@ -125,16 +126,19 @@ pub fn read(context: &Context, all: bool) -> Result<Overview, Failure> {
         _ => pci_ids::names(&context.root, &ids),
     };
     let (domains, guests_from) = guests(context, &mut inventory.warnings);
+    let around = Around::read(&context.root, &mut inventory.warnings);
     let policy = surroundings.policy();
     let mut found = overview(
         Given {
             sources: &sources,
             inventory: &inventory,
+            around: &around,
             names: &names,
             domains: &domains,
             guests_from,
             policy: &policy,
             uri: context.connect.as_deref().unwrap_or(SYSTEM),
+            connect: context.connect.as_deref(),
             all,
         },
         &surroundings,

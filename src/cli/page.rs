@@ -20,8 +20,22 @@ const STEP: usize = 2;
 const UUID: usize = 36;
 
 /// A text in the making.
-#[derive(Debug, Default)]
-pub struct Page(Vec<Item>);
+#[derive(Debug)]
+pub struct Page {
+    items: Vec<Item>,
+    /// The columns before a paragraph.
+    gutter: usize,
+}
+
+impl Default for Page {
+    /// Makes a page of paragraphs that have a verdict.
+    fn default() -> Self {
+        Page {
+            items: Vec::new(),
+            gutter: GUTTER,
+        }
+    }
+}
 
 #[derive(Debug)]
 enum Item {
@@ -37,18 +51,31 @@ enum Item {
         word: &'static str,
         text: String,
     },
+    Line {
+        depth: usize,
+        text: String,
+    },
 }
 
 impl Page {
+    /// Makes a page of paragraphs without a verdict.
+    #[must_use]
+    pub fn without_verdicts() -> Self {
+        Page {
+            gutter: 0,
+            ..Page::default()
+        }
+    }
+
     /// Adds an empty line.
     pub fn blank(&mut self) {
-        self.0.push(Item::Blank);
+        self.items.push(Item::Blank);
     }
 
     /// Adds a paragraph: a verdict, a name, and what follows it. Either text may be empty.
     /// `depth`: the depth in the tree.
     pub fn words(&mut self, verdict: Option<Verdict>, depth: usize, name: &str, rest: &str) {
-        self.0.push(Item::Words {
+        self.items.push(Item::Words {
             verdict,
             depth,
             name: one_line(name),
@@ -58,24 +85,36 @@ impl Page {
 
     /// Adds commands, which are not wrapped: they are to be pasted. `word`: their purpose.
     pub fn commands(&mut self, depth: usize, word: &'static str, commands: &[String]) {
-        self.0.extend(commands.iter().map(|text| Item::Command {
+        self.items.extend(commands.iter().map(|text| Item::Command {
             depth,
             word,
             text: whole_command(text),
         }));
     }
 
+    /// Adds a line as it is.
+    pub fn line(&mut self, depth: usize, text: &str) {
+        self.items.push(Item::Line {
+            depth,
+            text: whole_command(text),
+        });
+    }
+
     /// Returns the text with colours.
     #[must_use]
     pub fn text(&self, width: usize) -> String {
         let command = AnsiColor::Cyan.on_default();
-        let mut names = Names::of(&self.0);
+        let mut names = Names::of(&self.items);
         let mut out = String::new();
-        for item in &self.0 {
+        for item in &self.items {
             match item {
                 Item::Blank => out.push('\n'),
+                Item::Line { depth, text } => {
+                    let blank = " ".repeat(self.gutter + depth * STEP);
+                    out.push_str(&format!("{blank}{text}\n"));
+                }
                 Item::Command { depth, word, text } => {
-                    let blank = " ".repeat(GUTTER + depth * STEP);
+                    let blank = " ".repeat(self.gutter + depth * STEP);
                     out.push_str(&format!("{blank}{word}: {command}{text}{command:#}\n"));
                 }
                 Item::Words {
@@ -85,7 +124,8 @@ impl Page {
                     rest,
                 } => {
                     let (name, rest) = (names.shorten(name), names.shorten(rest));
-                    wrap(&mut out, *verdict, depth * STEP, &name, &rest, width);
+                    let at = self.gutter + depth * STEP;
+                    wrap(&mut out, *verdict, at, &name, &rest, width);
                 }
             }
         }
@@ -205,8 +245,8 @@ fn wrap(
     width: usize,
 ) {
     let bold = Style::new().bold();
-    let first = " ".repeat(GUTTER + at);
-    let next = " ".repeat(GUTTER + at + if name.is_empty() { 0 } else { STEP });
+    let first = " ".repeat(at);
+    let next = " ".repeat(at + if name.is_empty() { 0 } else { STEP });
     let options = textwrap::Options::new(width)
         .initial_indent(&first)
         .subsequent_indent(&next)

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::cli::{End, json, table};
+use crate::cli::page::Page;
+use crate::cli::{End, json};
 use crate::device::record::FORMAT;
+use crate::device::version::Version;
 use crate::host::emulator::{self, Asking};
 use crate::libvirt::Context;
 use crate::predict::abilities::Abilities;
@@ -79,36 +81,44 @@ impl QemuCommand {
             };
             json(out, &document)?;
         } else {
-            let shown = |text: Option<String>| text.unwrap_or_else(|| "unknown".into());
-            let cells = |row: &Row| {
-                let can = &row.abilities;
-                let frontends = can.frontends.as_ref();
-                let tcp = can.spice_gl_over_tcp;
-                vec![
-                    row.emulator.display().to_string(),
-                    shown(can.qemu.as_ref().map(ToString::to_string)),
-                    shown(frontends.map(|all| all.iter().cloned().collect::<Vec<_>>().join(","))),
-                    tcp.map_or("", |yes| if yes { "yes" } else { "no" }).into(),
-                    shown(can.libvirt.as_ref().map(ToString::to_string)),
-                ]
-            };
             if rows.is_empty() {
-                writeln!(
-                    out,
-                    "no QEMU was found; gfxplane doctor says what is missing"
-                )?;
+                context.say("no QEMU was found; gfxplane doctor says what is missing");
                 return Ok(End::Done);
             }
-            let rows: Vec<Vec<String>> = rows.iter().map(cells).collect();
-            let head = [
-                "EMULATOR",
-                "VERSION",
-                "FRONTENDS",
-                "SPICE GL OVER TCP",
-                "LIBVIRT",
-            ];
-            table(out, &head, &rows)?;
+            let mut page = Page::without_verdicts();
+            for row in &rows {
+                row.tell(&mut page);
+            }
+            page.print(out)?;
         }
         Ok(if answered { End::Done } else { End::Refused })
+    }
+}
+
+impl Row {
+    /// Adds what an emulator can do.
+    fn tell(&self, page: &mut Page) {
+        let can = &self.abilities;
+        let version = |version: &Option<Version>| match version {
+            Some(version) => version.to_string(),
+            None => "of an unknown version".to_owned(),
+        };
+        let versions = format!(
+            "QEMU {}, libvirt {}",
+            version(&can.qemu),
+            version(&can.libvirt)
+        );
+        page.words(None, 0, &self.emulator.display().to_string(), &versions);
+        let frontends = match &can.frontends {
+            Some(all) => all.iter().cloned().collect::<Vec<_>>().join(", "),
+            None => "unknown".into(),
+        };
+        page.words(None, 1, "", &format!("graphics: {frontends}"));
+        let over_tcp = match can.spice_gl_over_tcp {
+            Some(true) => "spice with gl listens on TCP, too",
+            Some(false) => "spice with gl listens on a socket or nowhere",
+            None => return,
+        };
+        page.words(None, 1, "", over_tcp);
     }
 }

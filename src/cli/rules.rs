@@ -4,7 +4,8 @@ use std::io::Write;
 
 use serde::Serialize;
 
-use crate::cli::{End, json, table};
+use crate::cli::page::{Page, count};
+use crate::cli::{End, json};
 use crate::device::record::FORMAT;
 use crate::device::rules::Rule;
 use crate::libvirt::Context;
@@ -92,27 +93,34 @@ impl RulesCommand {
             return Ok(End::Done);
         }
         context.warn(&inventory.warnings);
-        let cells = rows.iter().map(|row| {
-            let display = row
-                .rule
-                .facts
-                .as_ref()
-                .map(|facts| facts.display.words().join(","));
-            let open = serde_json::to_value(row.rule.open).expect("a word");
-            vec![
-                row.rule.name.clone(),
-                display.unwrap_or_default(),
-                open.as_str().unwrap_or_default().to_owned(),
-                row.devices.len().to_string(),
-                row.types.len().to_string(),
-                row.file.to_owned(),
-                row.rule.source.clone(),
-            ]
-        });
-        let head = [
-            "RULE", "DISPLAY", "OPEN", "DEVICES", "TYPES", "FILE", "SOURCE",
-        ];
-        table(out, &head, &cells.collect::<Vec<_>>())?;
+        if rows.is_empty() {
+            context.say("no rule matches a device or type of this host; --all lists all rules");
+        }
+        let mut page = Page::without_verdicts();
+        for row in &rows {
+            row.tell(&mut page);
+        }
+        page.print(out)?;
         Ok(End::Done)
+    }
+}
+
+impl Row<'_> {
+    /// Adds the rule.
+    fn tell(&self, page: &mut Page) {
+        let rule = self.rule;
+        let open = serde_json::to_value(rule.open).expect("a word");
+        let facts = rule.facts.as_ref();
+        let display = facts.map(|facts| format!("display {}", facts.display.words().join(",")));
+        let parts = [
+            display,
+            Some(format!("open: {}", open.as_str().unwrap_or_default())),
+            Some(count(self.devices.len(), "device", "devices")),
+            Some(count(self.types.len(), "type", "types")),
+            Some(self.file.to_owned()),
+        ];
+        let parts: Vec<String> = parts.into_iter().flatten().collect();
+        page.words(None, 0, &rule.name, &parts.join(", "));
+        page.words(None, 1, "", &rule.source);
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::device::version::Version;
 use crate::domain::policy::{self, Consent, Displays, Wishes};
-use crate::domain::shell::{operand, quoted};
+use crate::domain::shell::quoted;
 use crate::libvirt::surroundings::HostSurroundings;
 use crate::libvirt::{Context, Failure};
 use crate::plan::Fix;
@@ -112,14 +112,23 @@ impl SubjectArgs {
         HostSurroundings::new(context, self.asks_libvirt(), qemu, libvirt)
     }
 
-    /// Returns a fix as it is typed for this subject.
+    /// Returns a fix as the command for this subject.
     #[must_use]
-    pub fn typed(&self, fix: &Fix) -> String {
-        match self.subject() {
-            Subject::Domain(name) => fix.of_domain(&operand(Some(&name), None)),
+    pub fn command(&self, context: &Context, fix: &Fix) -> String {
+        let subject = self.subject();
+        let edit = match &subject {
+            Subject::Domain(name) => context.edit(name),
+            Subject::File(path) => {
+                format!("\"${{EDITOR:-vi}}\" {}", quoted(&path.to_string_lossy()))
+            }
+            // Whoever wrote it to us has to say something else.
+            Subject::Stdin => String::new(),
+        };
+        fix.by_hand(&edit).unwrap_or_else(|| match subject {
+            Subject::Domain(name) => fix.of_domain(&context.operand(&name)),
             Subject::File(path) => fix.of_file(&quoted(&path.to_string_lossy())),
             Subject::Stdin => fix.of_file("-"),
-        }
+        })
     }
 
     /// Returns the wishes of the command line.

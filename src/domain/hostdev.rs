@@ -1,6 +1,8 @@
 //! A domain's vfio devices, and the names that libvirt gives them.
 
-use super::{Switch, is_yes, owned};
+use uuid::Uuid;
+
+use super::{Switch, invalid, is_yes, owned};
 use crate::device::id::{DeviceId, PciAddress};
 use crate::xml::Element;
 
@@ -125,25 +127,26 @@ pub(super) fn hostdevs<'d, 'a>(aliases: &[(Element<'d, 'a>, String)]) -> Vec<Hos
 
 /// Returns the vfio device of a hostdev and its model.
 pub(crate) fn device(hostdev: Element<'_, '_>) -> Option<(DeviceId, String)> {
-    let address = hostdev.child("source")?.child("address")?;
+    let address = hostdev.child("source")?.child("address");
     match hostdev.attribute("type").as_deref() {
         Some("mdev") => {
-            let uuid = address.attribute("uuid")?.trim().parse().ok()?;
+            let uuid = parse_uuid(&address?.attribute("uuid")?)?;
             let model = owned(hostdev.attribute("model")).unwrap_or_default();
             Some((DeviceId::Mdev(uuid), model))
         }
         Some("pci") => {
-            let number = |name, missing| match address.attribute(name) {
-                None => missing,
+            // What is left out is 0, and so is all of it without an <address>.
+            let number = |name| match address.and_then(|address| address.attribute(name)) {
+                None => Some(0),
                 Some(text) => parse_number(&text),
             };
             let narrow = |name, limit| {
-                number(name, Some(0))
+                number(name)
                     .and_then(|value| u8::try_from(value).ok())
                     .filter(|value| *value <= limit)
             };
             let id = DeviceId::Pci(PciAddress {
-                domain: number("domain", Some(0))?,
+                domain: number("domain")?,
                 bus: narrow("bus", 0xff)?,
                 device: narrow("slot", 0x1f)?,
                 function: narrow("function", 7)?,
@@ -154,10 +157,18 @@ pub(crate) fn device(hostdev: Element<'_, '_>) -> Option<(DeviceId, String)> {
     }
 }
 
+/// Reads a UUID as libvirt does (src/util/viruuid.c, `virUUIDParse`): its hyphens may stand anywhere,
+/// or nowhere.
+fn parse_uuid(text: &str) -> Option<Uuid> {
+    let digits = text.trim().replace(['-', ' '], "");
+    // uuid also takes braces and a URN.
+    Uuid::try_parse(&digits).ok().filter(|_| digits.len() == 32)
+}
+
 /// Reads a number as C's strtoul with base 0 does (libvirt src/conf/device_conf.c,
 /// `virPCIDeviceAddressParseXML`).
 pub(crate) fn parse_number(text: &str) -> Option<u32> {
-    let text = text.trim();
+    let text = text.trim_start();
     if let Some(digits) = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         u32::from_str_radix(digits, 16).ok()
     } else if text.len() > 1 && text.starts_with('0') {
@@ -199,3 +210,84 @@ mod tests {
         });
     }
 }
+
+/// Returns the errors that libvirt's parser would report for a hostdev (src/conf/domain_conf.c, `virDomainHostdevDefParseXMLSubsys`).
+pub(super) fn misread(hostdev: Element<'_, '_>) -> Vec<String> {
+    let kind = match hostdev.attribute("type") {
+        None => return vec!["Missing required attribute 'type' in element 'hostdev'".into()],
+        Some(word) if !LIBVIRTS_HOSTDEVS.contains(&&*word) => {
+            return vec![invalid("type", "hostdev", &word)];
+        }
+        Some(word) => word,
+    };
+    let Some(source) = hostdev.child("source") else {
+        return vec!["Missing <source> element in hostdev device".into()];
+    };
+    let mut said = Vec::new();
+    if kind == "mdev" {
+        match hostdev.attribute("model") {
+            None => said.push("Missing required attribute 'model' in element 'hostdev'".into()),
+            Some(word) if !LIBVIRTS_MODELS.contains(&&*word) => {
+                said.push(invalid("model", "hostdev", &word));
+            }
+            Some(_) => {}
+        }
+        for name in ["display", "ramfb"] {
+            let value = hostdev.attribute(name);
+            let value = value.filter(|value| Switch::parse(value).is_none());
+            said.extend(value.map(|value| invalid(name, "hostdev", &value)));
+        }
+    }
+    match (&*kind, source.child("address")) {
+        ("pci", Some(address)) => said.extend(misread_address(address)),
+        ("mdev", None) => said.push("Missing <address> element".into()),
+        ("mdev", Some(address)) => match address.attribute("uuid") {
+            None => said.push("Missing 'uuid' attribute for element <address>".into()),
+            Some(uuid) if parse_uuid(&uuid).is_none() => {
+                said.push("Cannot parse uuid attribute of element <address>".into());
+            }
+            Some(_) => {}
+        },
+        _ => {}
+    }
+    said
+}
+
+/// Returns the same for the address of a PCI device (src/conf/device_conf.c,
+/// `virPCIDeviceAddressParseXML`; src/util/virpci.c, `virPCIDeviceAddressIsValid`).
+fn misread_address(address: Element<'_, '_>) -> Option<String> {
+    let number = |name| {
+        address
+            .attribute(name)
+            .map(|text| (parse_number(&text), text))
+    };
+    for name in ["domain", "bus", "slot", "function"] {
+        if let Some((None, text)) = number(name) {
+            let invalid = invalid(name, "address", &text);
+            return Some(format!("{invalid} Expected non-negative integer value"));
+        }
+    }
+    let value = |name| number(name).and_then(|(value, _)| value).unwrap_or(0);
+    let (bus, slot, function) = (value("bus"), value("slot"), value("function"));
+    if bus > 0xff {
+        Some(format!(
+            "Invalid PCI address bus='{bus:#x}', must be <= 0xFF"
+        ))
+    } else if slot > 0x1f {
+        Some(format!(
+            "Invalid PCI address slot='{slot:#x}', must be <= 0x1F"
+        ))
+    } else if function > 7 {
+        Some(format!(
+            "Invalid PCI address function={function:#x}, must be <= 7"
+        ))
+    } else {
+        None
+    }
+}
+
+/// The types of hostdevs that libvirt knows (src/conf/domain_conf.c, `virDomainHostdevSubsys`).
+const LIBVIRTS_HOSTDEVS: [&str; 5] = ["usb", "pci", "scsi", "scsi_host", "mdev"];
+
+/// The models of mediated devices that libvirt knows (src/conf/device_conf.c, `virMediatedDeviceModel`).
+const LIBVIRTS_MODELS: [&str; 3] = ["vfio-pci", "vfio-ccw", "vfio-ap"];

@@ -256,6 +256,18 @@ impl<'d, 'a> Domain<'d, 'a> {
             .is_some_and(|id| id.contains("microsoft.com/win"))
     }
 
+    /// Returns whether a hostdev of a vfio device does not say which device: libvirt refuses the
+    /// domain ([`Domain::misread`]).
+    #[must_use]
+    pub fn has_unread_hostdev(&self) -> bool {
+        let hostdevs = self.aliases.iter().map(|(element, _)| element);
+        let mut hostdevs = hostdevs.filter(|element| element.name() == "hostdev");
+        hostdevs.any(|hostdev| {
+            let kind = hostdev.attribute("type");
+            matches!(kind.as_deref(), Some("mdev" | "pci")) && device(*hostdev).is_none()
+        })
+    }
+
     /// Returns whether QEMU runs the domain.
     #[must_use]
     pub fn is_qemu(&self) -> bool {
@@ -300,9 +312,6 @@ fn manager(metadata: Element<'_, '_>) -> Option<&'static str> {
 /// Returns the errors that libvirt's parser would report, for example for a value that it does not
 /// know or a hostdev without a device. libvirt refuses the domain with the first of them.
 fn misread<'d, 'a: 'd>(devices: impl Iterator<Item = Element<'d, 'a>>) -> Vec<String> {
-    let invalid = |attribute, element, value: &str| {
-        format!("Invalid value for attribute '{attribute}' in element '{element}': '{value}'.")
-    };
     let mut said = Vec::new();
     for element in devices {
         let attribute = |name| element.attribute(name);
@@ -322,32 +331,16 @@ fn misread<'d, 'a: 'd>(devices: impl Iterator<Item = Element<'d, 'a>>) -> Vec<St
                         .map(|word| invalid("type", "model", &word)),
                 );
             }
-            "hostdev" if attribute("type").as_deref() == Some("mdev") => {
-                let address = element.child("source").and_then(|s| s.child("address"));
-                let uuid = address.and_then(|address| address.attribute("uuid"));
-                match (address, uuid) {
-                    (None, _) => said.push("Missing <address> element".into()),
-                    (_, None) => {
-                        said.push("Missing 'uuid' attribute for element <address>".into());
-                    }
-                    (_, Some(uuid)) if uuid.trim().parse::<Uuid>().is_err() => {
-                        said.push("Cannot parse uuid attribute of element <address>".into());
-                    }
-                    _ => {}
-                }
-                for name in ["display", "ramfb"] {
-                    let value = attribute(name);
-                    said.extend(
-                        value
-                            .filter(|value| Switch::parse(value).is_none())
-                            .map(|value| invalid(name, "hostdev", &value)),
-                    );
-                }
-            }
+            "hostdev" => said.extend(hostdev::misread(element)),
             _ => {}
         }
     }
     said
+}
+
+/// Returns libvirt's words about a value that it does not know.
+fn invalid(attribute: &str, element: &str, value: &str) -> String {
+    format!("Invalid value for attribute '{attribute}' in element '{element}': '{value}'.")
 }
 
 /// The types of graphics that libvirt knows (src/conf/domain_conf.c, `virDomainGraphics`); `dbus`
@@ -468,5 +461,88 @@ mod tests {
             (property.alias.as_str(), property.value.as_deref()),
             ("ua-a", None)
         );
+    }
+
+    /// As libvirt 11.3 answers `virsh define`.
+    #[test]
+    fn hostdevs_that_libvirt_refuses() {
+        let mdev = |source: &str| {
+            format!("<hostdev mode='subsystem' type='mdev' model='vfio-pci'>{source}</hostdev>")
+        };
+        let uuid = |uuid: &str| mdev(&format!("<source><address uuid='{uuid}'/></source>"));
+        let pci = |source: &str| format!("<hostdev mode='subsystem' type='pci'>{source}</hostdev>");
+        let at = |at: &str| pci(&format!("<source><address {at}/></source>"));
+        let id = "c1a20000-0000-4000-8000-000000000002";
+        let one = format!("<source><address uuid='{id}'/></source>");
+        let cannot = "Cannot parse uuid attribute of element <address>";
+        for (xml, expected) in [
+            (mdev(""), "Missing <source> element in hostdev device"),
+            (mdev("<source/>"), "Missing <address> element"),
+            (
+                mdev("<source><address/></source>"),
+                "Missing 'uuid' attribute for element <address>",
+            ),
+            (uuid("zz"), cannot),
+            (uuid(&format!("{{{id}}}")), cannot),
+            (uuid(&format!("urn:uuid:{id}")), cannot),
+            (uuid(id), id),
+            (uuid("c1a20000000040008000000000000002"), id),
+            (uuid("c1-a2-0000-000040008000000000000002"), id),
+            (uuid(&format!(" {} ", id.to_uppercase())), id),
+            (
+                format!("<hostdev type='mdev'>{one}</hostdev>"),
+                "Missing required attribute 'model' in element 'hostdev'",
+            ),
+            (
+                format!("<hostdev type='mdev' model='x'>{one}</hostdev>"),
+                "Invalid value for attribute 'model' in element 'hostdev': 'x'.",
+            ),
+            (
+                format!("<hostdev>{one}</hostdev>"),
+                "Missing required attribute 'type' in element 'hostdev'",
+            ),
+            (
+                format!("<hostdev type='x'>{one}</hostdev>"),
+                "Invalid value for attribute 'type' in element 'hostdev': 'x'.",
+            ),
+            (pci(""), "Missing <source> element in hostdev device"),
+            (pci("<source/>"), "0000:00:00.0"),
+            (at("slot='1'"), "0000:00:01.0"),
+            (at("domain='0x10000' bus=' 1'"), "10000:01:00.0"),
+            (
+                at("bus='zz'"),
+                "Invalid value for attribute 'bus' in element 'address': 'zz'. Expected non-negative integer value",
+            ),
+            (
+                at("bus='1 '"),
+                "Invalid value for attribute 'bus' in element 'address': '1 '. Expected non-negative integer value",
+            ),
+            (
+                at("domain='0x1ffffffff'"),
+                "Invalid value for attribute 'domain' in element 'address': '0x1ffffffff'. Expected non-negative integer value",
+            ),
+            (
+                at("function='08'"),
+                "Invalid value for attribute 'function' in element 'address': '08'. Expected non-negative integer value",
+            ),
+            (
+                at("bus='0x100'"),
+                "Invalid PCI address bus='0x100', must be <= 0xFF",
+            ),
+            (
+                at("slot='0x20'"),
+                "Invalid PCI address slot='0x20', must be <= 0x1F",
+            ),
+            (
+                at("function='8'"),
+                "Invalid PCI address function=0x8, must be <= 7",
+            ),
+        ] {
+            let found = with(&xml, |domain| {
+                let ids = domain.hostdevs.iter().map(|hostdev| hostdev.id.to_string());
+                domain.misread.first().cloned().or(ids.last())
+            });
+            assert_eq!(found.as_deref(), Some(expected), "{xml}");
+        }
     }
 }

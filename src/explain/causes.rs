@@ -1,6 +1,8 @@
 //! Explains why a program gives a message, and what helps: in general, and for a domain and its
 //! host.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use super::Found;
@@ -17,6 +19,7 @@ use crate::predict::abilities::ALLOW_DBUS_DAEMON;
 use crate::predict::versions::{OPREGION_BY_DEFAULT, SPICE_GL_OVER_TCP, VNC_BINDS};
 use crate::predict::{Danger, Outcome};
 use crate::publish::inventory::{DeviceEntry, State};
+use crate::publish::unknown::{Member, nodedev};
 
 /// A message, explained.
 #[derive(Debug, Clone, Serialize)]
@@ -177,11 +180,11 @@ fn group(about: &About<'_>, here: &mut Vec<String>, fixes: &mut Vec<String>) {
         .filled_in
         .first()
         .and_then(|text| text.parse().ok());
-    let has = |members: &[doctor::Member]| {
+    let has = |members: &[Member]| {
         let id = about.found.device;
         id.is_some_and(|id| members.iter().any(|member| member.id == id))
     };
-    let mut groups = about.host.groups.iter();
+    let mut groups = about.host.around.groups.iter();
     let Some((number, members)) = groups.find(|(number, members)| {
         Some(**number) == by_number || by_number.is_none() && has(members)
     }) else {
@@ -317,7 +320,10 @@ fn of_host(host: &doctor::Host, topics: &[Topic], ids: &[DeviceId]) -> Vec<Line>
         };
         topics.contains(&line.topic) && concerned && line.verdict > Verdict::Pass
     };
-    examine(host).into_iter().filter(is_about).collect()
+    examine(host, &BTreeMap::new())
+        .into_iter()
+        .filter(is_about)
+        .collect()
 }
 
 /// Returns the text with the value of each `{name}` in it; messages.toml says what these are.
@@ -335,7 +341,7 @@ fn filled(text: &str, about: &About<'_>) -> String {
             "device" => named("DEVICE", &|id| id.to_string()),
             "nodedev" => named("NODE-DEVICE", &|id| match about.entry(id) {
                 Some(entry) => entry.nodedev.clone(),
-                None => doctor::nodedev(id),
+                None => nodedev(id),
             }),
             "start" => match device {
                 Some(DeviceId::Mdev(uuid)) => format!("mdevctl start -u {uuid}"),

@@ -284,8 +284,10 @@ impl<'t> Squeezed<'t> {
 /// Returns the devices that a text names.
 fn names(text: &str) -> impl DoubleEndedIterator<Item = DeviceId> {
     let is_of_name = |c: char| c.is_ascii_alphanumeric() || "-:._".contains(c);
+    let name = |word: &str| DeviceId::from_user(word.trim_end_matches([':', '.'])).ok();
+    // The kernel writes `UUID:region0`.
     text.split(move |c| !is_of_name(c))
-        .filter_map(|word| DeviceId::from_user(word.trim_end_matches([':', '.'])).ok())
+        .filter_map(move |word| name(word).or_else(|| name(word.rsplit_once(':')?.0)))
 }
 
 fn device_before(text: &str) -> Option<DeviceId> {

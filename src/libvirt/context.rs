@@ -4,7 +4,7 @@ use std::io::{self, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::domain::shell::plain_lines;
+use crate::domain::shell::{operand, plain_lines, quoted};
 use crate::host::state::State;
 use crate::host::{Root, Warning};
 use crate::libvirt::Libvirt;
@@ -40,6 +40,24 @@ pub enum Failure {
 }
 
 impl Context {
+    /// Returns a domain as an argument of `gfxplane`, with the option that names libvirt if the user
+    /// gave it.
+    #[must_use]
+    pub fn operand(&self, domain: &str) -> String {
+        let domain = operand(Some(domain), None);
+        match &self.connect {
+            Some(uri) => format!("-c {} {domain}", quoted(uri)),
+            None => domain,
+        }
+    }
+
+    /// Returns the command that opens a domain's XML.
+    #[must_use]
+    pub fn edit(&self, domain: &str) -> String {
+        let uri = quoted(self.connect.as_deref().unwrap_or(SYSTEM));
+        format!("virsh -c {uri} edit {}", operand(Some(domain), None))
+    }
+
     /// Returns whether libvirt is another host's: its URI names a host (`qemu+ssh://host/system`).
     #[must_use]
     pub fn is_remote(&self) -> bool {

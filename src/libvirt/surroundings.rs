@@ -65,10 +65,22 @@ impl<'c> HostSurroundings<'c> {
         }
     }
 
+    /// Returns the context.
+    #[must_use]
+    pub fn context(&self) -> &'c Context {
+        self.context
+    }
+
     /// Returns the host's policy.
     #[must_use]
     pub fn policy(&self) -> Policy {
         settings::config(&self.context.root, &mut self.warnings.borrow_mut()).policy
+    }
+
+    /// Returns whether mdevctl can start a device that the domain has and the host has not.
+    #[must_use]
+    pub fn is_defined(&self, device: DeviceId) -> bool {
+        self.reading.is_defined(device)
     }
 
     /// Returns the warnings since the last call.

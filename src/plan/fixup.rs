@@ -56,10 +56,10 @@ impl Fixed {
     /// Returns the words about a domain that QEMU does not run.
     #[must_use]
     pub fn foreign_words(&self) -> Option<String> {
-        let kind = self.foreign.as_ref()?;
-        Some(format!(
-            "not looked at: a domain of type '{kind}' is not QEMU's"
-        ))
+        Some(match self.foreign.as_deref()? {
+            "" => "not looked at: the domain has no type, which libvirt refuses; <domain type='kvm'> is QEMU's".into(),
+            kind => format!("not looked at: a domain of type '{kind}' is not QEMU's"),
+        })
     }
 }
 
@@ -179,10 +179,15 @@ fn once(
     let domain = Domain::new(&document)?;
     let policy = policy.clone().for_domain(&domain)?.with(wishes);
     let own = || Arguments::read(domain.arguments.iter().map(|a| a.value.as_str()));
-    let has_none = || domain.hostdevs.is_empty() && !own().devices.iter().any(Device::is_vfio);
-    if !domain.is_qemu() || has_none() {
+    let has_none = || {
+        domain.hostdevs.is_empty()
+            && !domain.has_unread_hostdev()
+            && !own().devices.iter().any(Device::is_vfio)
+    };
+    let has_none = has_none();
+    if !domain.is_qemu() || has_none {
         return Ok(Fixed {
-            foreign: (!domain.is_qemu()).then(|| domain.virt_type.clone()),
+            foreign: (!domain.is_qemu() && !has_none).then(|| domain.virt_type.clone()),
             name: domain.name,
             plan: None,
             text: text.into(),

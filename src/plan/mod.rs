@@ -199,6 +199,20 @@ impl Fix {
         }
     }
 
+    /// What helps if libvirt can't prepare a device: it is on the host (`is_here`), or mdevctl can
+    /// start it (`is_defined`).
+    #[must_use]
+    pub fn for_device(device: DeviceId, is_here: bool, is_defined: bool) -> Self {
+        Fix::Words(match device {
+            DeviceId::Mdev(uuid) if is_defined => format!("sudo mdevctl start --uuid {uuid}"),
+            DeviceId::Pci(_) if is_here => {
+                "managed='yes' on the hostdev, so that libvirt takes the device from its driver"
+                    .into()
+            }
+            _ => "name another device; gfxplane list shows this host's".into(),
+        })
+    }
+
     /// Returns the command that can be typed, or the words. `domain`: the domain as an argument of a
     /// command.
     #[must_use]

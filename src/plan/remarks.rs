@@ -39,7 +39,7 @@ pub(super) fn fix_of(refusal: &Refusal) -> Option<&'static str> {
 impl Planner<'_, '_, '_> {
     /// Adds the remarks that are left about the result.
     pub(super) fn remarks(&mut self, after: &Prediction) {
-        if self.screens.vgpus.is_empty() {
+        if self.screens.vgpus.is_empty() && self.screens.misread.is_empty() {
             return;
         }
         let said = |notes: &[Note]| notes.iter().any(|note| note.level == Level::Fail);
@@ -159,7 +159,7 @@ impl Planner<'_, '_, '_> {
                     Topic::Seen,
                     Level::Warn,
                     about(&head.of),
-                    "nothing shows its screen: the domain starts, but nobody sees it",
+                    "nobody shows its screen",
                     &["spice with gl that listens on a socket or nowhere"],
                 );
             }
@@ -200,7 +200,7 @@ impl Planner<'_, '_, '_> {
         let mut vgpus = self.screens.vgpus.iter();
         let is_elsewhere = |vgpu: &Vgpu| vgpu.known.gpu().is_some();
         if self.is_dark(after) && !vgpus.any(is_elsewhere) {
-            let text = "the guest has no screen: it starts, and nobody sees anything of it";
+            let text = "the guest has no screen: nobody sees anything of it";
             let fixes = ["a video card in place of <model type='none'/>"];
             self.note(Level::Warn, About::Domain, text, &fixes);
         }

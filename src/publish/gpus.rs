@@ -185,7 +185,10 @@ fn of_types(host: &Host, parents: &[&Parent]) -> Option<Missing> {
 /// else; whoever has another driver may want no vGPU.
 fn functions_off(host: &Host, gpu: &Gpu, total: u32) -> Option<Missing> {
     let address = gpu.pci.address;
-    let off = format!("its {total} virtual functions are switched off");
+    let off = match total {
+        1 => "its virtual function is switched off".to_owned(),
+        _ => format!("its {total} virtual functions are switched off"),
+    };
     let switch = format!("echo {total} | sudo tee /sys/bus/pci/devices/{address}/sriov_numvfs");
     match (gpu.pci.vendor, gpu.driver.as_deref()) {
         (NVIDIA, Some("nvidia")) if host.modules.nvidia_vgpu => Missing::new(
@@ -242,7 +245,16 @@ fn bound(driver: Option<&str>) -> String {
 /// There are virtual functions, and no mdev types.
 fn of_functions(host: &Host, gpu: &Gpu) -> Option<Missing> {
     let functions = &gpu.functions;
-    let count = functions.len();
+    let (have, are) = match functions.len() {
+        1 => (
+            "its virtual function has".to_owned(),
+            "its virtual function is".to_owned(),
+        ),
+        count => (
+            format!("its {count} virtual functions have"),
+            format!("its {count} virtual functions are"),
+        ),
+    };
     let typed: Vec<&Function> = functions
         .iter()
         .filter(|function| function.vgpu_type.is_some())
@@ -266,7 +278,7 @@ fn of_functions(host: &Host, gpu: &Gpu) -> Option<Missing> {
         return Missing::new(
             Lack::NoType,
             format!(
-                "none of its {count} virtual functions has a vGPU; types that can be made: {}",
+                "{have} no vGPU; types that can be made: {}",
                 names.join(", ")
             ),
             &[&format!(
@@ -278,9 +290,7 @@ fn of_functions(host: &Host, gpu: &Gpu) -> Option<Missing> {
     if !typed.is_empty() {
         return Missing::new(
             Lack::NothingCreatable,
-            format!(
-                "none of its {count} virtual functions has a vGPU, and creatable_vgpu_types has no type"
-            ),
+            format!("{have} no vGPU, and creatable_vgpu_types has no type"),
             &[
                 "systemctl status nvidia-vgpu-mgr.service",
                 "nvidia-smi vgpu -s",
@@ -295,7 +305,7 @@ fn of_functions(host: &Host, gpu: &Gpu) -> Option<Missing> {
     if gpu.pci.vendor == NVIDIA {
         return Missing::new(
             Lack::Module,
-            format!("its {count} virtual functions offer no vGPU types"),
+            format!("{have} no vGPU types"),
             &[
                 "sudo modprobe nvidia_vgpu_vfio",
                 "systemctl status nvidia-vgpu-mgr.service",
@@ -310,7 +320,7 @@ fn of_functions(host: &Host, gpu: &Gpu) -> Option<Missing> {
     Missing::perhaps(
         Lack::FunctionsAtHost,
         format!(
-            "its {count} virtual functions are bound {whom}; libvirt takes one for a guest if its hostdev has managed='yes'"
+            "{are} bound {whom}; libvirt takes one for a guest if its hostdev has managed='yes'"
         ),
         &[&format!(
             "virsh -c qemu:///system nodedev-detach pci_{}",

@@ -5,6 +5,7 @@
 //! * [`device`]: libvirt's node-device XML, rebuilt from sysfs for hosts without libvirt.
 //! * [`gpus`]: why a graphics card offers no vGPU.
 //! * [`overview`]: the host as a tree, from its graphics cards to its guests.
+//! * [`unknown`]: what helps if the display of a device is not known.
 //! * [`offline`]: the node devices of a host, with the XML and capability of each.
 
 pub mod callout;
@@ -16,6 +17,7 @@ pub mod inventory;
 pub mod offline;
 pub mod overview;
 pub mod ovirt;
+pub mod unknown;
 pub mod words;
 
 use crate::xml::{Document, Edit, XmlError};

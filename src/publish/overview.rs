@@ -11,7 +11,7 @@ use crate::device::facts::{Display, Reason};
 use crate::device::id::{DeviceId, PciAddress};
 use crate::device::record::FORMAT;
 use crate::domain::policy::{Displays, Policy, Wishes};
-use crate::domain::shell::operand;
+use crate::domain::shell::{operand, quoted};
 use crate::domain::{Domain, GraphicsType, Reach};
 use crate::host::Warning;
 use crate::host::sysfs::Gpu;
@@ -21,6 +21,7 @@ use crate::predict::screens::{Here, Screens, Vgpu};
 use crate::predict::{About, HeadOf, Outcome, Refusal, Shown, Stage};
 use crate::publish::gpus::{Missing, is_of, missing};
 use crate::publish::inventory::{DeviceEntry, Inventory, Sources, State, TypeEntry};
+use crate::publish::unknown::Around;
 use crate::xml::Document;
 
 /// The state of a guest.
@@ -103,6 +104,13 @@ pub struct GuestEntry {
     /// What is wrong.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<Problem>,
+}
+
+impl GuestEntry {
+    /// Returns whether it has its devices open.
+    fn holds_it(&self) -> bool {
+        matches!(self.state, GuestState::Running | GuestState::Paused)
+    }
 }
 
 /// A device below a graphics card or another parent.
@@ -222,6 +230,19 @@ pub struct Overview {
     pub warnings: Vec<Warning>,
 }
 
+impl Overview {
+    /// Returns the devices that running domains have, each with the name of the domain.
+    #[must_use]
+    pub fn holders(&self) -> BTreeMap<DeviceId, String> {
+        let devices = self.parents.iter().flat_map(|parent| &parent.devices);
+        let holder = |line: &DeviceLine| {
+            let guest = line.guests.iter().find(|guest| guest.holds_it())?;
+            Some((line.id, guest.name.clone()))
+        };
+        devices.filter_map(holder).collect()
+    }
+}
+
 /// Everything that the overview is made of, apart from what [`Surroundings`] know.
 #[derive(Debug, Clone, Copy)]
 pub struct Given<'g> {
@@ -229,6 +250,8 @@ pub struct Given<'g> {
     pub sources: &'g Sources,
     /// What is known of it.
     pub inventory: &'g Inventory,
+    /// Its IOMMU groups, and whether it has KVM.
+    pub around: &'g Around,
     /// The names of PCI devices.
     pub names: &'g BTreeMap<(u16, u16), String>,
     /// The domains.
@@ -239,8 +262,18 @@ pub struct Given<'g> {
     pub policy: &'g Policy,
     /// libvirt's URI, for commands.
     pub uri: &'g str,
+    /// The same if the user gave it.
+    pub connect: Option<&'g str>,
     /// True to leave nothing out.
     pub all: bool,
+}
+
+impl Given<'_> {
+    /// Returns a domain as an argument of `gfxplane`. `argument`: the domain as one of a shell.
+    fn operand(&self, argument: &str) -> String {
+        let option = self.connect.map(|uri| format!("-c {} ", quoted(uri)));
+        option.unwrap_or_default() + argument
+    }
 }
 
 /// Makes the overview of a host.
@@ -453,7 +486,7 @@ fn devices(
         // Virtual functions without a vGPU are a number in the card's line.
         let is_dull = is_bare(given, entry) && guests.is_empty();
         if given.all || !is_dull {
-            lines.push(device(entry, guests));
+            lines.push(device(given, entry, guests));
         }
     }
     lines
@@ -507,11 +540,23 @@ fn functions(
     }
 }
 
-fn device(entry: &DeviceEntry, guests: Vec<GuestEntry>) -> DeviceLine {
+fn device(given: Given<'_>, entry: &DeviceEntry, guests: Vec<GuestEntry>) -> DeviceLine {
     let display = &entry.finding.facts.display;
     let (known, problems) = match display.reason() {
         None => (entry.finding.how_known(), Vec::new()),
-        Some(reason) => (reason.to_string(), unknown(entry.id, reason, &guests)),
+        Some(reason) => {
+            let holder = guests.iter().find(|guest| guest.holds_it());
+            let holder = holder.map(|guest| given.operand(&operand(Some(&guest.name), None)));
+            let problem = Problem {
+                level: Level::Warn,
+                text: format!("its display is not known: {reason}"),
+                fixes: given.around.fixes(entry, reason, holder.as_deref()),
+            };
+            // A virtual function without a vGPU has no display, either.
+            let is_dull = *reason == Reason::NoDriver && is_bare(given, entry);
+            let problems = (!is_dull).then_some(problem);
+            (reason.to_string(), problems.into_iter().collect())
+        }
     };
     DeviceLine {
         id: entry.id,
@@ -524,29 +569,6 @@ fn device(entry: &DeviceEntry, guests: Vec<GuestEntry>) -> DeviceLine {
         problems,
         guests,
     }
-}
-
-/// Returns what helps if a display is not known.
-fn unknown(id: DeviceId, reason: &Reason, guests: &[GuestEntry]) -> Vec<Problem> {
-    let fix = match reason {
-        Reason::NotActive => match id {
-            DeviceId::Mdev(uuid) => format!("sudo mdevctl start --uuid {uuid}"),
-            DeviceId::Pci(_) => return Vec::new(),
-        },
-        // A device that has no vGPU has no display, either.
-        Reason::NoDriver => return Vec::new(),
-        Reason::InUse => match guests.first() {
-            Some(guest) => format!("gfxplane learn {}", operand(Some(&guest.name), None)),
-            None => "sudo fuser -v /dev/vfio/* # shows what has it open".into(),
-        },
-        Reason::NotProbed | Reason::NotAllowed => format!("sudo gfxplane probe {id}"),
-        _ => format!("sudo gfxplane probe --fresh {id}"),
-    };
-    vec![Problem {
-        level: Level::Warn,
-        text: format!("its display is not known: {reason}"),
-        fixes: vec![fix],
-    }]
 }
 
 fn absent(id: DeviceId, guests: Vec<GuestEntry>, surroundings: &dyn Surroundings) -> DeviceLine {
@@ -749,9 +771,12 @@ impl Seen<'_> {
 
     /// Returns a fix as a command.
     fn command(&self, fix: &Fix) -> String {
-        let edit = format!("virsh -c {} edit {}", self.given.uri, self.argument);
-        fix.by_hand(&edit)
-            .unwrap_or_else(|| fix.of_domain(&self.argument).trim_end().to_owned())
+        let edit = format!("virsh -c {} edit {}", quoted(self.given.uri), self.argument);
+        fix.by_hand(&edit).unwrap_or_else(|| {
+            fix.of_domain(&self.given.operand(&self.argument))
+                .trim_end()
+                .to_owned()
+        })
     }
 
     /// Returns the command that makes the changes that need no consent; `None` if there are none.
@@ -761,7 +786,7 @@ impl Seen<'_> {
         (!changes.is_empty()).then(|| {
             format!(
                 "gfxplane fixup {} --define # {}",
-                self.argument,
+                self.given.operand(&self.argument),
                 changes.join("; ")
             )
         })
@@ -790,19 +815,8 @@ impl Seen<'_> {
         let here = here.and_then(|vgpu| vgpu.known.here.clone());
         let devices = &mut self.given.inventory.devices.iter();
         let is_defined = devices.any(|entry| entry.id == id && entry.defined);
-        match (id, here) {
-            (DeviceId::Mdev(uuid), _) if is_defined => {
-                vec![format!("sudo mdevctl start --uuid {uuid}")]
-            }
-            (DeviceId::Pci(_), Some(Here::Present { .. })) => vec![format!(
-                "virsh -c {} edit {} # managed='yes' on the hostdev, so that libvirt takes the device from its driver",
-                self.given.uri, self.argument
-            )],
-            _ => vec![format!(
-                "virsh -c {} edit {} # name another device; gfxplane list shows this host's",
-                self.given.uri, self.argument
-            )],
-        }
+        let is_here = matches!(here, Some(Here::Present { .. }));
+        vec![self.command(&Fix::for_device(id, is_here, is_defined))]
     }
 
     /// Returns the problems of one device's screen.
@@ -850,7 +864,7 @@ impl Seen<'_> {
 
     /// Returns the command that shows a screen.
     fn look(&self, shown_by: &[(GraphicsType, Shown)]) -> Option<String> {
-        let (uri, guest) = (self.given.uri, &self.argument);
+        let (uri, guest) = (quoted(self.given.uri), &self.argument);
         let (kind, _) = shown_by
             .iter()
             .find(|(kind, _)| matches!(kind, GraphicsType::Spice | GraphicsType::Vnc))?;

@@ -61,7 +61,8 @@ fn examined(folder: &Path) -> Result<(), Failed> {
     collect(host.path(), &copy)?;
     let lines = |root: &Path| -> Vec<String> {
         let inside = |text: String| text.replace(&root.display().to_string(), "");
-        let lines = examine(&reader::read(&Root::recorded(root), &|_| Ok(None)).0);
+        let (host, _) = reader::read(&Root::recorded(root), &|_| Ok(None));
+        let lines = examine(&host, &BTreeMap::new());
         lines
             .iter()
             .map(|line| inside(format!("{line:?}")))

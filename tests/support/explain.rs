@@ -17,7 +17,8 @@ use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use gfxplane::cli::explain::{print, print_log};
+use gfxplane::cli::explain::{tell, tell_log};
+use gfxplane::cli::page::Page;
 use gfxplane::device::id::DeviceId;
 use gfxplane::domain::Domain;
 use gfxplane::domain::policy::Policy;
@@ -40,6 +41,7 @@ use serde::Deserialize;
 use crate::support::doctor;
 use crate::support::folders::{self, nothing_but};
 use crate::support::hosts::{entries, golden};
+use crate::support::overview::without_colours;
 
 #[derive(Deserialize)]
 struct Case {
@@ -128,7 +130,7 @@ fn of_folder(folder: &Path) -> Result<(), Failed> {
         root: Root::recorded(&root),
         abilities,
     };
-    let mut said = Vec::new();
+    let mut said = Page::without_verdicts();
     let (situation, uuid) = match fs::read_to_string(folder.join("domain.xml")) {
         Ok(text) => {
             let file = case.file.as_deref().map(quoted);
@@ -144,7 +146,7 @@ fn of_folder(folder: &Path) -> Result<(), Failed> {
     let found = match fs::read_to_string(folder.join("log")) {
         Ok(log) => {
             let logged = in_log(&log, uuid).ok_or("there is no whole start of the domain in it")?;
-            print_log(&mut said, "guest", &logged)?;
+            tell_log(&mut said, "guest", &logged);
             logged.found
         }
         Err(_) => {
@@ -163,8 +165,8 @@ fn of_folder(folder: &Path) -> Result<(), Failed> {
     for explanation in &explanations {
         fixes(explanation, &here)?;
     }
-    print(&mut said, &explanations)?;
-    golden(&folder.join("said.txt"), std::str::from_utf8(&said)?)
+    tell(&mut said, &explanations);
+    golden(&folder.join("said.txt"), &without_colours(&said, 80))
 }
 
 /// Checks that a fix fixes: the domain then starts, as far as is known.

@@ -85,7 +85,7 @@ fn of_folder(folder: &Path) -> Result<(), Failed> {
     let list = without_colours(&devices(&host.inventory), 80);
     said.extend(list.bytes());
     said.extend(b"\ndoctor:\n");
-    let mut lines = examine(&host);
+    let mut lines = examine(&host, &found.holders());
     lines.retain(|line| line.topic == Topic::Gpus);
     if !lines.is_empty() {
         let lines = without_colours(&gfxplane::cli::doctor::text(&lines), 80);

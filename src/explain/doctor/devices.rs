@@ -1,12 +1,13 @@
 //! Checks devices, what is known of them, and gfxplane's own parts.
 
+use std::collections::BTreeMap;
+
 use crate::device::facts::Reason;
 use crate::device::id::DeviceId;
 use crate::domain::shell::quoted;
-use crate::explain::doctor::{
-    Host, Line, REINSTALL, Report, Topic, UdevRule, Verdict, listed, nodedev,
-};
+use crate::explain::doctor::{Host, Line, REINSTALL, Report, Topic, UdevRule, Verdict, listed};
 use crate::publish::inventory::State;
+use crate::publish::unknown::{LOAD_KVM, LOAD_VFIO, if_it_may_be_opened};
 
 /// Checks gfxplane's settings and rules. A file with a mistake is ignored as a whole, which nobody
 /// may notice.
@@ -45,11 +46,8 @@ pub(super) fn gpus(host: &Host, report: &mut Report) {
     }
 }
 
-/// The command that loads vfio.
-const VFIO: &str = "sudo modprobe vfio_iommu_type1";
-
 /// Checks the active devices.
-pub(super) fn devices(host: &Host, report: &mut Report) {
+pub(super) fn devices(host: &Host, holders: &BTreeMap<DeviceId, String>, report: &mut Report) {
     let active = || {
         let devices = host.inventory.devices.iter();
         devices.filter(|entry| entry.state == State::Active)
@@ -70,7 +68,7 @@ pub(super) fn devices(host: &Host, report: &mut Report) {
                 Verdict::Fail,
                 "neither /dev/vfio/vfio nor /dev/iommu is there",
             )
-            .fix(VFIO);
+            .fix(LOAD_VFIO);
     }
     for entry in active() {
         let what = format!("display of {}", entry.id);
@@ -86,8 +84,9 @@ pub(super) fn devices(host: &Host, report: &mut Report) {
             );
             line.of(entry.id);
             let wants_vm = entry.require.iter().any(|hint| hint.name == "kvm");
-            if wants_vm && !host.kvm {
+            if wants_vm && !host.around.kvm {
                 lacks_kvm(line);
+                line.fix(LOAD_KVM);
             }
             continue;
         };
@@ -98,55 +97,12 @@ pub(super) fn devices(host: &Host, report: &mut Report) {
             format!("not known: {reason}"),
         );
         line.of(entry.id);
-        match reason {
-            Reason::InUse => {
-                line.fix("gfxplane # shows which guest has it; gfxplane learn with that name");
-            }
-            // Nobody would believe its answers a second time.
-            Reason::Untrusted => {
-                line.fix("sudoedit /etc/gfxplane/rules.d/own.toml # a rule that says what it is: man gfxplane-rules");
-            }
-            Reason::NeedsVm if !host.kvm => {
-                lacks_kvm(line);
-            }
-            Reason::Permission => {
-                line.fix(format!("sudo gfxplane probe --fresh {}", entry.id));
-            }
-            Reason::NoDriver => {
-                line.fix(match entry.id {
-                    DeviceId::Pci(_) => format!(
-                        "virsh -c qemu:///system nodedev-detach {} # to vfio-pci",
-                        nodedev(entry.id)
-                    ),
-                    DeviceId::Mdev(_) => {
-                        "ls /sys/bus/mdev/drivers # one of them has to be bound to it".into()
-                    }
-                });
-            }
-            Reason::NoVfio => {
-                line.fix(VFIO);
-            }
-            Reason::NotViable => {
-                let group = entry.iommu_group.and_then(|group| host.groups.get(&group));
-                let others = group.into_iter().flatten();
-                for other in others.filter(|other| other.is_in_the_way()) {
-                    line.fix(other.detach());
-                }
-                if let Some(number) = entry.iommu_group.filter(|_| line.fixes.is_empty()) {
-                    line.fix(format!(
-                        "ls /sys/kernel/iommu_groups/{number}/devices # all of them have to be handed out"
-                    ));
-                }
-            }
-            Reason::NotProbed if host.asked_unasked.contains(&entry.id) => {
-                line.fix(format!("sudo gfxplane probe {}", entry.id));
-            }
-            Reason::NotProbed | Reason::NotAllowed => {
-                line.fix(if_it_may_be_opened(entry.id));
-            }
-            _ => {
-                line.fix(format!("sudo gfxplane probe --fresh {}", entry.id));
-            }
+        if *reason == Reason::NeedsVm && !host.around.kvm {
+            lacks_kvm(line);
+        }
+        let holder = holders.get(&entry.id).map(String::as_str);
+        for fix in host.around.fixes(entry, reason, holder) {
+            line.fix(fix);
         }
     }
 }
@@ -157,12 +113,6 @@ fn lacks_kvm(line: &mut Line) {
     line.verdict = Verdict::Fail;
     line.more
         .push_str("; its driver opens it for a KVM VM only, and there is no /dev/kvm");
-    line.fix("sudo modprobe -a kvm_intel kvm_amd # if neither can be loaded, switch on virtualization in the firmware");
-}
-
-/// Returns the fix for a device that is opened only if somebody names it.
-fn if_it_may_be_opened(id: DeviceId) -> String {
-    format!("sudo gfxplane probe {id} # if its driver may be opened: docs/devices.md")
 }
 
 /// Checks for records that nobody believes any more, or ever did.

@@ -5,7 +5,7 @@
 //! answers come from systemd, because no file has them: whether our daemon runs, and when a libvirt
 //! daemon last reloaded.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
@@ -19,8 +19,8 @@ use nix::unistd::{Gid, Group, SysconfVar, Uid, User, sysconf};
 use crate::device::id::DeviceId;
 use crate::device::record::FORMAT;
 use crate::explain::doctor::{
-    Access, HOOK_PROGRAM, Host, Member, Moment, Profile, QemuUser, Recording, RenderNode, Running,
-    Script, Scripts, Selinux, UdevRule,
+    Access, HOOK_PROGRAM, Host, Moment, Profile, QemuUser, Recording, RenderNode, Running, Script,
+    Scripts, Selinux, UdevRule,
 };
 use crate::host::apparmor::{self, DAEMONS, may_execute};
 use crate::host::callout;
@@ -28,11 +28,11 @@ use crate::host::emulator::{self, AskLibvirt, Asking};
 use crate::host::mdevctl::WRAPPER;
 use crate::host::udev::UDEV_RULE;
 use crate::host::{
-    Root, Warning, is_dir, read_link, read_names, read_names_that, read_text, run, settings, sysfs,
+    Root, Warning, is_dir, read_link, read_names, read_names_that, read_text, run, settings,
 };
-use crate::predict::screens::Here;
 use crate::probe::{Asked, may_open};
 use crate::publish::inventory::{Sources, inventory, rule_for};
+use crate::publish::unknown::Around;
 
 /// The name of our hook in `qemu.d`.
 const HOOK: &str = "50-gfxplane";
@@ -79,11 +79,10 @@ pub fn read(root: &Root, ask: &AskLibvirt<'_>) -> (Host, Vec<Warning>) {
         stale: stale(root, &sources),
         settings: settings.into_iter().map(|w| on_host(root, w)).collect(),
         odd_records: odd_records.into_iter().map(|w| on_host(root, w)).collect(),
-        groups: groups(root, &mut rest),
+        around: Around::read(root, &mut rest),
         vfio: ["dev/vfio/vfio", "dev/iommu"]
             .iter()
             .any(|path| root.join(path).exists()),
-        kvm: root.join("dev/kvm").exists(),
         egl_vendor: has_egl_vendor(root, &mut rest),
         emulators: emulators(root, ask, &mut rest),
         libvirt: libvirt.libvirt,
@@ -153,26 +152,6 @@ pub(crate) fn render_nodes(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Rend
             }
         })
         .collect()
-}
-
-/// Returns the IOMMU groups, with the devices in them that have an id of ours.
-fn groups(root: &Root, warnings: &mut Vec<Warning>) -> BTreeMap<u32, Vec<Member>> {
-    let directory = root.join("sys/kernel/iommu_groups");
-    let mut groups = BTreeMap::new();
-    for name in read_names(&directory, warnings) {
-        let Ok(number) = name.parse() else { continue };
-        let ids = read_names(&directory.join(name).join("devices"), warnings);
-        let ids = ids.iter().filter_map(|name| name.parse::<DeviceId>().ok());
-        let members = ids.map(|id| Member {
-            id,
-            driver: match sysfs::here(root, id) {
-                Some(Here::Present { driver, .. }) => driver,
-                _ => None,
-            },
-        });
-        groups.insert(number, members.collect());
-    }
-    groups
 }
 
 /// Returns whether libglvnd finds a vendor of EGL in its directories (src/EGL/icd_enumeration.md

@@ -14,7 +14,6 @@ mod opengl;
 mod versions;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -27,6 +26,7 @@ use crate::host::config::HookMode;
 use crate::plan::Level;
 use crate::predict::abilities::Abilities;
 use crate::publish::inventory::Inventory;
+use crate::publish::unknown::Around;
 
 pub use guests::guests;
 
@@ -156,12 +156,10 @@ pub struct Host {
     /// Devices whose records no longer hold, because their circumstances have changed or the device
     /// is gone.
     pub stale: Vec<DeviceId>,
-    /// The IOMMU groups by their numbers, with their members.
-    pub groups: BTreeMap<u32, Vec<Member>>,
+    /// The IOMMU groups, and whether there is KVM.
+    pub around: Around,
     /// True if `/dev/vfio/vfio` or `/dev/iommu` exists.
     pub vfio: bool,
-    /// True if `/dev/kvm` exists.
-    pub kvm: bool,
     /// The render nodes, sorted by path.
     pub render_nodes: Vec<RenderNode>,
     /// True if there is a vendor of EGL (`egl_vendor.d` of libglvnd).
@@ -205,51 +203,6 @@ pub struct RenderNode {
     pub path: PathBuf,
     /// The driver of the GPU behind it.
     pub driver: Option<String>,
-}
-
-/// A member of an IOMMU group.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Member {
-    /// The device.
-    pub id: DeviceId,
-    /// The driver that is bound to it.
-    pub driver: Option<String>,
-}
-
-impl Member {
-    /// Returns whether its driver keeps the group from being handed out. The kernel lets a group
-    /// have members without a driver, with a vfio driver or pci-stub, and bridges
-    /// (drivers/iommu/iommu.c, `driver_managed_dma`; drivers/pci/pcie/portdrv.c).
-    #[must_use]
-    pub fn is_in_the_way(&self) -> bool {
-        let driver = self.driver.as_deref().unwrap_or("pci-stub");
-        !driver.contains("vfio") && !matches!(driver, "pci-stub" | "pcieport")
-    }
-
-    /// Returns the command that takes it from its driver.
-    #[must_use]
-    pub fn detach(&self) -> String {
-        let driver = self.driver.as_deref().unwrap_or_default();
-        let nodedev = nodedev(self.id);
-        format!(
-            "virsh -c qemu:///system nodedev-detach {nodedev} # {driver} has it, and the host loses it"
-        )
-    }
-}
-
-impl fmt::Display for Member {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let driver = self.driver.as_deref().unwrap_or("no driver");
-        write!(f, "{} ({driver})", self.id)
-    }
-}
-
-/// Returns the name that libvirt's node device of a device begins with; that of a PCI device is
-/// this name (src/node_device/node_device_udev.c, `udevGenerateDeviceName`).
-#[must_use]
-pub fn nodedev(id: DeviceId) -> String {
-    let id = format!("{}_{id}", id.bus());
-    id.replace([':', '.', '-'], "_")
 }
 
 /// A directory of mdevctl's scripts.
@@ -405,13 +358,15 @@ impl Host {
     }
 }
 
-/// Examines a host and returns the lines of the report.
+/// Examines a host and returns the lines of the report. `holders` are the devices that running
+/// domains have, each with the domain as an argument of `gfxplane`
+/// ([`crate::publish::overview::Overview::holders`]).
 #[must_use]
-pub fn examine(host: &Host) -> Vec<Line> {
+pub fn examine(host: &Host, holders: &BTreeMap<DeviceId, String>) -> Vec<Line> {
     let mut report = Report::new(host.recording);
     devices::settings(host, &mut report);
     devices::gpus(host, &mut report);
-    devices::devices(host, &mut report);
+    devices::devices(host, holders, &mut report);
     devices::records(host, &mut report);
     devices::service(host, &mut report);
     opengl::render_nodes(host, &mut report);

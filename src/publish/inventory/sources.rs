@@ -160,6 +160,16 @@ impl Reading {
             ..known
         }
     }
+
+    /// Returns whether mdevctl can start the device, which [`Reading::known`] was asked about.
+    #[must_use]
+    pub fn is_defined(&self, id: DeviceId) -> bool {
+        let DeviceId::Mdev(uuid) = id else {
+            return false;
+        };
+        let all = self.definitions.get();
+        all.is_some_and(|all| all.contains_key(&uuid))
+    }
 }
 
 impl Sources {

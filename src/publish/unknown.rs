@@ -1,0 +1,161 @@
+//! What helps if the display of a device is not known. The overview and doctor say the same.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::device::facts::Reason;
+use crate::device::id::DeviceId;
+use crate::host::{Root, Warning, read_names, sysfs};
+use crate::predict::screens::Here;
+use crate::publish::inventory::{DeviceEntry, State};
+
+/// The command that loads vfio.
+pub(crate) const LOAD_VFIO: &str = "sudo modprobe vfio_iommu_type1";
+
+/// The command that loads KVM.
+pub(crate) const LOAD_KVM: &str = "sudo modprobe -a kvm_intel kvm_amd # if neither can be loaded, switch on virtualization in the firmware";
+
+/// The facts about a host, apart from the device itself, that decide what helps.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Around {
+    /// The IOMMU groups by their numbers, with their members.
+    pub groups: BTreeMap<u32, Vec<Member>>,
+    /// True if `/dev/kvm` exists.
+    pub kvm: bool,
+}
+
+impl Around {
+    /// Reads them.
+    #[must_use]
+    pub fn read(root: &Root, warnings: &mut Vec<Warning>) -> Self {
+        Around {
+            groups: groups(root, warnings),
+            kvm: root.join("dev/kvm").exists(),
+        }
+    }
+
+    /// Returns the commands that help against `reason`, the best first. `holder` is the running
+    /// domain that has the device, as an argument of `gfxplane`.
+    #[must_use]
+    pub fn fixes(&self, entry: &DeviceEntry, reason: &Reason, holder: Option<&str>) -> Vec<String> {
+        let id = entry.id;
+        let fix = match reason {
+            Reason::NotActive => match id {
+                DeviceId::Mdev(uuid) if entry.state == State::Defined => {
+                    format!("sudo mdevctl start --uuid {uuid}")
+                }
+                _ => return Vec::new(),
+            },
+            Reason::InUse => match holder {
+                Some(domain) => format!("gfxplane learn {domain}"),
+                None => "sudo fuser -v /dev/vfio/* # shows the programs that have it open".into(),
+            },
+            // Nobody would believe its answers a second time.
+            Reason::Untrusted => "sudoedit /etc/gfxplane/rules.d/own.toml # a rule that says what it is: man gfxplane-rules".into(),
+            Reason::NeedsVm if !self.kvm => LOAD_KVM.into(),
+            Reason::NoDriver => match id {
+                DeviceId::Pci(_) => format!(
+                    "virsh -c qemu:///system nodedev-detach {} # to vfio-pci",
+                    nodedev(id)
+                ),
+                DeviceId::Mdev(_) => {
+                    "ls /sys/bus/mdev/drivers # one of them has to be bound to it".into()
+                }
+            },
+            Reason::NoVfio => LOAD_VFIO.into(),
+            Reason::NotViable => return self.freed(entry),
+            Reason::NotProbed => format!("sudo gfxplane probe {id}"),
+            Reason::NotAllowed => if_it_may_be_opened(id),
+            _ => format!("sudo gfxplane probe --fresh {id}"),
+        };
+        vec![fix]
+    }
+
+    /// Returns the commands that free the IOMMU group of a device.
+    fn freed(&self, entry: &DeviceEntry) -> Vec<String> {
+        let Some(number) = entry.iommu_group else {
+            return Vec::new();
+        };
+        let members = self.groups.get(&number).into_iter().flatten();
+        let fixes: Vec<String> = members
+            .filter(|member| member.is_in_the_way())
+            .map(Member::detach)
+            .collect();
+        if fixes.is_empty() {
+            let list = format!("ls /sys/kernel/iommu_groups/{number}/devices");
+            vec![format!("{list} # all of them have to be handed out")]
+        } else {
+            fixes
+        }
+    }
+}
+
+/// Returns the fix for a device that is opened only if somebody names it.
+pub(crate) fn if_it_may_be_opened(id: DeviceId) -> String {
+    format!("sudo gfxplane probe {id} # if its driver may be opened: docs/devices.md")
+}
+
+/// A member of an IOMMU group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// The device.
+    pub id: DeviceId,
+    /// The driver that is bound to it.
+    pub driver: Option<String>,
+}
+
+impl Member {
+    /// Returns whether its driver keeps the group from being handed out. The kernel lets a group
+    /// have members without a driver, with a vfio driver or pci-stub, and bridges
+    /// (drivers/iommu/iommu.c, `driver_managed_dma`; drivers/pci/pcie/portdrv.c).
+    #[must_use]
+    pub fn is_in_the_way(&self) -> bool {
+        let driver = self.driver.as_deref().unwrap_or("pci-stub");
+        !driver.contains("vfio") && !matches!(driver, "pci-stub" | "pcieport")
+    }
+
+    /// Returns the command that takes it from its driver.
+    #[must_use]
+    pub fn detach(&self) -> String {
+        let driver = self.driver.as_deref().unwrap_or_default();
+        let nodedev = nodedev(self.id);
+        format!(
+            "virsh -c qemu:///system nodedev-detach {nodedev} # {driver} has it, and the host loses it"
+        )
+    }
+}
+
+impl fmt::Display for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let driver = self.driver.as_deref().unwrap_or("no driver");
+        write!(f, "{} ({driver})", self.id)
+    }
+}
+
+/// Returns the name that libvirt's node device of a device begins with; that of a PCI device is
+/// this name (src/node_device/node_device_udev.c, `udevGenerateDeviceName`).
+#[must_use]
+pub fn nodedev(id: DeviceId) -> String {
+    let id = format!("{}_{id}", id.bus());
+    id.replace([':', '.', '-'], "_")
+}
+
+/// Reads the IOMMU groups by their numbers, with the devices in them that have an id of ours.
+fn groups(root: &Root, warnings: &mut Vec<Warning>) -> BTreeMap<u32, Vec<Member>> {
+    let directory = root.join("sys/kernel/iommu_groups");
+    let mut groups = BTreeMap::new();
+    for name in read_names(&directory, warnings) {
+        let Ok(number) = name.parse() else { continue };
+        let ids = read_names(&directory.join(name).join("devices"), warnings);
+        let ids = ids.iter().filter_map(|name| name.parse::<DeviceId>().ok());
+        let members = ids.map(|id| Member {
+            id,
+            driver: match sysfs::here(root, id) {
+                Some(Here::Present { driver, .. }) => driver,
+                _ => None,
+            },
+        });
+        groups.insert(number, members.collect());
+    }
+    groups
+}
