@@ -2,6 +2,7 @@
 //! finds the tokens and their ends; this module checks what they contain. The rules are those of
 //! XML 1.0, fifth edition, as libxml2 applies them.
 
+mod characters;
 mod namespaces;
 
 use std::borrow::Cow;
@@ -15,6 +16,8 @@ use quick_xml::name::QName;
 use quick_xml::{Error, Reader, XmlVersion};
 
 use super::{Document, MAX_DEPTH, MAX_SIZE, Node, Span, XmlError, place};
+pub(super) use characters::{XML_SPACE, is_space};
+use characters::{characters, is_char, is_name, is_name_start};
 use namespaces::Scope;
 pub(super) use namespaces::{XML_NAMESPACE, split};
 
@@ -134,30 +137,6 @@ pub(super) fn declared_encoding(text: &str) -> Option<String> {
 fn is_encoding(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     name.starts_with(|c: char| c.is_ascii_alphabetic()) && name.bytes().all(allowed)
-}
-
-pub(super) const XML_SPACE: [char; 4] = [' ', '\t', '\n', '\r'];
-
-pub(super) fn is_space(byte: u8) -> bool {
-    matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
-}
-
-fn is_char(c: char) -> bool {
-    !matches!(c, '\u{0}'..='\u{8}' | '\u{b}' | '\u{c}' | '\u{e}'..='\u{1f}' | '\u{fffe}' | '\u{ffff}')
-}
-
-fn is_name_start(c: char) -> bool {
-    matches!(c,
-        ':' | '_' | 'A'..='Z' | 'a'..='z'
-        | '\u{c0}'..='\u{d6}' | '\u{d8}'..='\u{f6}' | '\u{f8}'..='\u{2ff}' | '\u{370}'..='\u{37d}'
-        | '\u{37f}'..='\u{1fff}' | '\u{200c}'..='\u{200d}' | '\u{2070}'..='\u{218f}'
-        | '\u{2c00}'..='\u{2fef}' | '\u{3001}'..='\u{d7ff}' | '\u{f900}'..='\u{fdcf}'
-        | '\u{fdf0}'..='\u{fffd}' | '\u{10000}'..='\u{effff}')
-}
-
-fn is_name(c: char) -> bool {
-    is_name_start(c)
-        || matches!(c, '-' | '.' | '0'..='9' | '\u{b7}' | '\u{300}'..='\u{36f}' | '\u{203f}'..='\u{2040}')
 }
 
 struct Builder<'a> {
@@ -482,26 +461,6 @@ fn late_declaration<T>(text: &str, at: usize) -> Result<T, XmlError> {
     let problem = "an XML declaration where none can be: expected it as the first of the \
                    document, as <?xml version='1.0'?>, or not at all";
     refuse(text, at, problem)
-}
-
-/// Refuses characters that are not allowed anywhere.
-fn characters(text: &str) -> Result<(), XmlError> {
-    let bytes = text.as_bytes();
-    // The first byte of U+FFFE and U+FFFF is 0xef.
-    let bad = |(at, byte): (usize, &u8)| match byte {
-        b'\t' | b'\n' | b'\r' => false,
-        0..0x20 => true,
-        0xef => matches!(bytes[at + 1..], [0xbf, 0xbe | 0xbf, ..]),
-        _ => false,
-    };
-    match bytes.iter().enumerate().position(bad) {
-        None => Ok(()),
-        Some(at) => {
-            let c = text[at..].chars().next().unwrap_or_default() as u32;
-            let problem = format!("the character U+{c:04X}: expected one that XML allows");
-            refuse(text, at, problem)
-        }
-    }
 }
 
 /// Refuses a text that is not a name. `after` says what may follow a name.
