@@ -75,17 +75,7 @@ impl Verify {
     /// XML that can't be read; what makes a try impossible ([`Failure::Environment`]); those of the
     /// output. A refusal is no error but exit code 1.
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
-        if !(self.deadline > 0.0 && self.deadline <= MAX_DEADLINE) {
-            let problem = format!(
-                "--deadline is {}: expected seconds above 0, at most {MAX_DEADLINE}",
-                self.deadline
-            );
-            return Err(Failure::Usage(problem).into());
-        }
-        if context.root.is_recorded() {
-            let problem = "a recorded host has no devices to start a domain with: `gfxplane check` predicts what would happen";
-            return Err(Failure::Usage(problem.into()).into());
-        }
+        self.see_that_it_can_be_tried(context)?;
         let surroundings = self.about.surroundings(context)?;
         let text = self.about.read(context)?;
         let policy = surroundings.policy();
@@ -157,6 +147,21 @@ impl Verify {
         } else {
             End::Done
         })
+    }
+
+    fn see_that_it_can_be_tried(&self, context: &Context) -> Result<(), Failure> {
+        if !(self.deadline > 0.0 && self.deadline <= MAX_DEADLINE) {
+            let problem = format!(
+                "--deadline is {}: expected seconds above 0, at most {MAX_DEADLINE}",
+                self.deadline
+            );
+            return Err(Failure::Usage(problem));
+        }
+        if context.root.is_recorded() {
+            let problem = "a recorded host has no devices to start a domain with: `gfxplane check` predicts what would happen";
+            return Err(Failure::Usage(problem.into()));
+        }
+        Ok(())
     }
 }
 

@@ -12,10 +12,10 @@ use super::{Daemon, Event, SOON, Task};
 use crate::libvirt::Failure;
 use crate::libvirt::Libvirt;
 use crate::libvirt::surroundings::HostSurroundings;
-use crate::libvirt::versions::{self, Replaced as Between, Watched};
+use crate::libvirt::versions::Watched;
 use crate::libvirt::{Definition, New, Replaced};
 
-use crate::daemon::decision::{Decision, Line, all_graphics, only_graphics};
+use crate::daemon::decision::{Decision, Line, only_graphics};
 use crate::domain::name_and_devices;
 use crate::domain::shell::operand;
 use crate::host::config::RetryStart;
@@ -239,49 +239,17 @@ impl Daemon<'_> {
                     window.as_micros()
                 );
                 self.domains.watched(uuid).misses = 0;
-                let (mut base, mut ours) = (before.xml.clone(), None);
-                if let Some(seen) = seen {
-                    let (replaced, written) = versions::replaced(&seen, &before.xml, &fixed.text);
-                    ours = written;
-                    match replaced {
-                        Between::Expected => {}
-                        // libvirt itself has put ours into theirs.
-                        Between::Theirs(theirs)
-                            if graphics.is_some()
-                                && all_graphics(&theirs) == all_graphics(&before.xml) =>
-                        {
-                            base = theirs;
-                        }
-                        Between::Theirs(theirs) => {
-                            let moment = Moment { name, uuid, window };
-                            return self.put_back(libvirt, &moment, ours, theirs);
-                        }
-                        Between::Undefined => {
-                            let moment = Moment { name, uuid, window };
-                            return self.undefine_again(libvirt, &moment, ours);
-                        }
-                        Between::Missed => {
-                            let moment = Moment {
-                                name: name.clone(),
-                                uuid,
-                                window,
-                            };
-                            self.may_be_lost(&moment, "");
-                        }
-                    }
-                }
+                let moment = Moment { name, uuid, window };
+                let replaced = self.replaced(libvirt, &moment, before, fixed, seen)?;
+                let Some((base, ours)) = replaced else {
+                    return Ok(());
+                };
+                let name = moment.name;
                 // This comes at once: what somebody else does from now on is theirs.
                 let after = libvirt.persistent(&before.uuid);
                 self.say(Priority::Info, &text);
                 self.domains.watched(uuid).memory.did(plan);
-                for change in &plan.changes {
-                    let text = format!(
-                        "{name}: changed: {}: {}",
-                        words(&change.action),
-                        change.reason
-                    );
-                    self.say(Priority::Notice, &text);
-                }
+                self.say_changes(&name, &plan.changes);
                 self.keep(uuid, &base, ours, after, &plan.changes);
                 let remarks = plan.notes.iter().map(Line::of).collect();
                 self.say_of(uuid, remarks, None);
@@ -293,23 +261,7 @@ impl Daemon<'_> {
                 Ok(())
             }
             Ok(Replaced::Changed) => {
-                let domain = self.domains.watched(uuid);
-                domain.misses += 1;
-                let again = Task {
-                    uuid,
-                    defined: true,
-                    anyway: true,
-                };
-                if domain.misses <= AT_ONCE {
-                    self.soon(uuid, true);
-                } else {
-                    let text = format!(
-                        "{name}: not defined: somebody changes it all the time; looked at again in {} s",
-                        SOON.as_secs()
-                    );
-                    self.say(Priority::Warning, &text);
-                    self.again(again, SOON);
-                }
+                self.changed_before(uuid);
                 Ok(())
             }
             Err(Failure::Refused(problem)) => {
@@ -330,6 +282,39 @@ impl Daemon<'_> {
                 Err(error)
             }
         }
+    }
+
+    fn say_changes(&self, name: &str, changes: &[Change]) {
+        for change in changes {
+            let text = format!(
+                "{name}: changed: {}: {}",
+                words(&change.action),
+                change.reason
+            );
+            self.say(Priority::Notice, &text);
+        }
+    }
+
+    /// Looks at the domain again, because somebody else has changed it before ours was there.
+    fn changed_before(&mut self, uuid: Uuid) {
+        let domain = self.domains.watched(uuid);
+        domain.misses += 1;
+        if domain.misses <= AT_ONCE {
+            self.soon(uuid, true);
+            return;
+        }
+        let text = format!(
+            "{}: not defined: somebody changes it all the time; looked at again in {} s",
+            domain.name,
+            SOON.as_secs()
+        );
+        self.say(Priority::Warning, &text);
+        let task = Task {
+            uuid,
+            defined: true,
+            anyway: true,
+        };
+        self.again(task, SOON);
     }
 
     /// Remembers a change that libvirt has made but not confirmed. Only the wanted part can be

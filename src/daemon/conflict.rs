@@ -7,9 +7,11 @@ use uuid::Uuid;
 use super::Daemon;
 use super::acting::AT_ONCE;
 use super::service::Priority;
+use crate::daemon::decision::{all_graphics, only_graphics};
 use crate::host::log::What;
-use crate::libvirt::versions::{self, Replaced as Between, Watched};
+use crate::libvirt::versions::{self, Replaced as Between, Version, Watched};
 use crate::libvirt::{Definition, Failure, Libvirt, New, Replaced};
+use crate::plan::fixup::Fixed;
 
 /// A definition as libvirt would print it.
 fn definition(uuid: Uuid, text: &str) -> Definition {
@@ -29,9 +31,49 @@ pub(super) struct Moment {
 }
 
 impl Daemon<'_> {
+    /// Finds out what a definition of ours has replaced. Returns the definition that was changed, and
+    /// ours as libvirt has written it, if that was seen. Returns `None` if somebody else's was lost and
+    /// has been put back. `seen` are the versions that were there meanwhile, if anybody looked.
+    pub(super) fn replaced(
+        &mut self,
+        libvirt: &dyn Libvirt,
+        moment: &Moment,
+        before: &Definition,
+        fixed: &Fixed,
+        seen: Option<Vec<Version>>,
+    ) -> Result<Option<(String, Option<String>)>, Failure> {
+        let Some(seen) = seen else {
+            return Ok(Some((before.xml.clone(), None)));
+        };
+        let (replaced, ours) = versions::replaced(&seen, &before.xml, &fixed.text);
+        let base = match replaced {
+            Between::Expected => before.xml.clone(),
+            // libvirt itself has put ours into theirs.
+            Between::Theirs(theirs)
+                if only_graphics(fixed).is_some()
+                    && all_graphics(&theirs) == all_graphics(&before.xml) =>
+            {
+                theirs
+            }
+            Between::Theirs(theirs) => {
+                self.put_back(libvirt, moment, ours, theirs)?;
+                return Ok(None);
+            }
+            Between::Undefined => {
+                self.undefine_again(libvirt, moment, ours)?;
+                return Ok(None);
+            }
+            Between::Missed => {
+                self.may_be_lost(moment, "");
+                before.xml.clone()
+            }
+        };
+        Ok(Some((base, ours)))
+    }
+
     /// Defines once more what somebody else had defined, and a definition of ours has replaced. It is then looked at like
     /// any other. `ours`: as libvirt has written that.
-    pub(super) fn put_back(
+    fn put_back(
         &mut self,
         libvirt: &dyn Libvirt,
         moment: &Moment,
@@ -85,7 +127,7 @@ impl Daemon<'_> {
 
     /// Undefines a domain that somebody else had undefined, and that has come back with a definition of ours. `ours`: as
     /// libvirt has written that.
-    pub(super) fn undefine_again(
+    fn undefine_again(
         &mut self,
         libvirt: &dyn Libvirt,
         moment: &Moment,
@@ -120,7 +162,7 @@ impl Daemon<'_> {
     }
 
     /// What somebody else has changed could not be put back. `what`: the names of the elements, if they are known.
-    pub(super) fn may_be_lost(&mut self, moment: &Moment, what: &str) {
+    fn may_be_lost(&mut self, moment: &Moment, what: &str) {
         let what = match what {
             "" => String::new(),
             what => format!(" ({what})"),

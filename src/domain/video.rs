@@ -10,20 +10,14 @@ pub struct Video<'d, 'a> {
     pub element: Element<'d, 'a>,
     /// The `type` of `<model>`; `None` if libvirt chooses.
     pub model: Option<String>,
-    /// True for `<model primary='yes'>`: libvirt puts this card first.
-    pub primary: bool,
-    /// True for `<acceleration accel3d='yes'>`.
-    pub accel3d: bool,
-    /// True for `<driver name='vhostuser'>`.
-    pub vhost_user: bool,
-    /// The settings that libvirt's checks depend on.
+    /// The settings that its screen and libvirt's checks depend on.
     pub settings: VideoSettings,
 }
 
-/// The settings of a `<video>` that change no screen but that libvirt checks.
+/// The settings of a `<video>` that libvirt checks; the first three also change its screen.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct VideoSettings {
-    /// True for `<model primary='yes'>`.
+    /// True for `<model primary='yes'>`: libvirt puts this card first.
     pub primary: bool,
     /// True for `<driver name='vhostuser'>`.
     pub vhost_user: bool,
@@ -64,16 +58,12 @@ pub struct VideoMemory {
 
 pub(super) fn video<'d, 'a>(element: Element<'d, 'a>) -> Video<'d, 'a> {
     let model = element.child("model");
-    let settings = video_settings(element);
     Video {
         element,
         model: model
             .and_then(|model| owned(model.attribute("type")))
             .filter(|model| model != "default"),
-        primary: settings.primary,
-        accel3d: settings.accel3d,
-        vhost_user: settings.vhost_user,
-        settings,
+        settings: video_settings(element),
     }
 }
 

@@ -13,7 +13,7 @@ use crate::plan::{Action, Change};
 use crate::predict::abilities::Abilities;
 use crate::predict::screens::{Found, Frontend, Screens};
 use crate::predict::words::NO_SPICE_SERVER;
-use crate::predict::{About, Danger, Prediction, predict};
+use crate::predict::{About, Danger, Prediction, Refusal, predict};
 
 /// The screens that must be visible.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -101,6 +101,19 @@ enum Move {
     PeerToPeer(usize),
     Remove(usize),
     Add(GraphicsType, bool),
+}
+
+impl Move {
+    /// Returns the type of graphics that it is about.
+    fn kind(self, screens: &Screens) -> GraphicsType {
+        match self {
+            Move::Gl(place, _)
+            | Move::ListenNone(place)
+            | Move::PeerToPeer(place)
+            | Move::Remove(place) => screens.frontends[place].kind,
+            Move::Add(kind, _) => kind,
+        }
+    }
 }
 
 /// Returns every combination of moves.
@@ -282,6 +295,84 @@ fn after(screens: &Screens, moves: &[Move]) -> Screens {
     then
 }
 
+/// Returns what a move changes, and the reason. `device` is the device whose screen is to be shown, and
+/// `refusal` is what is said of the domain without the move.
+fn change(
+    screens: &Screens,
+    then: &Screens,
+    action: Move,
+    device: &str,
+    refusal: Option<&Refusal>,
+) -> (Action, String) {
+    let kind = action.kind(screens);
+    match action {
+        Move::Gl(_, true) => (
+            Action::Gl {
+                graphics: kind,
+                on: true,
+            },
+            format!("{device} hands over its screen as a dmabuf, for which QEMU needs OpenGL"),
+        ),
+        Move::Gl(_, false) => (
+            Action::Gl {
+                graphics: kind,
+                on: false,
+            },
+            format!("with OpenGL, {kind} takes no other frontend beside itself"),
+        ),
+        Move::ListenNone(_) if then.frontends.iter().all(|f| f.kind != kind || !f.gl) => {
+            let reason = format!("QEMU can't have its port: \"{NO_SPICE_SERVER}\"");
+            (Action::ListenNone { graphics: kind }, reason)
+        }
+        Move::ListenNone(place) => {
+            let reason = match screens.frontends[place].reach {
+                Reach::Remote => {
+                    "this QEMU has spice with OpenGL on this host only; it could be reached over the network, which was agreed to be lost"
+                }
+                _ => {
+                    "this QEMU has spice with OpenGL on this host only; it listened on loopback, so viewers on this host still see it (virt-viewer --attach, virt-manager); a virt-manager on another machine, which came over ssh, does not"
+                }
+            };
+            (Action::ListenNone { graphics: kind }, reason.to_owned())
+        }
+        Move::PeerToPeer(_) => (
+            Action::PeerToPeer,
+            "AppArmor does not let libvirt start the dbus-daemon of a bus for a guest, and p2p needs none".into(),
+        ),
+        Move::Remove(_) => {
+            let reason = match kind {
+                GraphicsType::EglHeadless if then.frontends.iter().any(|f| f.gl) => {
+                    "another of the domain's graphics brings OpenGL, and QEMU takes one of these".into()
+                }
+                GraphicsType::EglHeadless => "this QEMU does not have it, and no screen needs it".into(),
+                _ => format!(
+                    "{kind} can't show the screen of {device}: QEMU would refuse to start, or end when it is chosen in the viewer"
+                ),
+            };
+            (Action::RemoveGraphics { graphics: kind }, reason)
+        }
+        Move::Add(_, gl) => {
+            let reason = match kind {
+                GraphicsType::EglHeadless => format!(
+                    "{device} hands over its screen as a dmabuf; egl-headless gives the other graphics OpenGL"
+                ),
+                _ if gl => format!(
+                    "{device} hands over its screen as a dmabuf, and {kind} with OpenGL can show it"
+                ),
+                _ => match refusal {
+                    Some(refusal) => format!(
+                        "without it, {} refuses the domain: \"{}\"",
+                        refusal.by().word(),
+                        refusal.message
+                    ),
+                    None => format!("nothing else would show the screen of {device}"),
+                },
+            };
+            (Action::AddGraphics { graphics: kind, gl }, reason)
+        }
+    }
+}
+
 /// Returns the changes that the moves make, with their reasons. `now`: what happens without them.
 fn changes(screens: &Screens, then: &Screens, moves: &[Move], now: &Prediction) -> Vec<Change> {
     // What is not about a device's screen.
@@ -296,79 +387,7 @@ fn changes(screens: &Screens, then: &Screens, moves: &[Move], now: &Prediction) 
     let device = device.map(|id| id.to_string()).unwrap_or_default();
     let mut changes = Vec::new();
     for action in moves {
-        let kind = match *action {
-            Move::Gl(place, _)
-            | Move::ListenNone(place)
-            | Move::PeerToPeer(place)
-            | Move::Remove(place) => screens.frontends[place].kind,
-            Move::Add(kind, _) => kind,
-        };
-        let (made, reason) = match *action {
-            Move::Gl(_, true) => (
-                Action::Gl {
-                    graphics: kind,
-                    on: true,
-                },
-                format!("{device} hands over its screen as a dmabuf, for which QEMU needs OpenGL"),
-            ),
-            Move::Gl(_, false) => (
-                Action::Gl {
-                    graphics: kind,
-                    on: false,
-                },
-                format!("with OpenGL, {kind} takes no other frontend beside itself"),
-            ),
-            Move::ListenNone(_) if then.frontends.iter().all(|f| f.kind != kind || !f.gl) => {
-                let reason = format!("QEMU can't have its port: \"{NO_SPICE_SERVER}\"");
-                (Action::ListenNone { graphics: kind }, reason)
-            }
-            Move::ListenNone(place) => {
-                let reason = match screens.frontends[place].reach {
-                    Reach::Remote => {
-                        "this QEMU has spice with OpenGL on this host only; it could be reached over the network, which was agreed to be lost"
-                    }
-                    _ => {
-                        "this QEMU has spice with OpenGL on this host only; it listened on loopback, so viewers on this host still see it (virt-viewer --attach, virt-manager); a virt-manager on another machine, which came over ssh, does not"
-                    }
-                };
-                (Action::ListenNone { graphics: kind }, reason.to_owned())
-            }
-            Move::PeerToPeer(_) => (
-                Action::PeerToPeer,
-                "AppArmor does not let libvirt start the dbus-daemon of a bus for a guest, and p2p needs none".into(),
-            ),
-            Move::Remove(_) => {
-                let reason = match kind {
-                    GraphicsType::EglHeadless if then.frontends.iter().any(|f| f.gl) => {
-                        "another of the domain's graphics brings OpenGL, and QEMU takes one of these".into()
-                    }
-                    GraphicsType::EglHeadless => "this QEMU does not have it, and no screen needs it".into(),
-                    _ => format!(
-                        "{kind} can't show the screen of {device}: QEMU would refuse to start, or end when it is chosen in the viewer"
-                    ),
-                };
-                (Action::RemoveGraphics { graphics: kind }, reason)
-            }
-            Move::Add(_, gl) => {
-                let reason = match kind {
-                    GraphicsType::EglHeadless => format!(
-                        "{device} hands over its screen as a dmabuf; egl-headless gives the other graphics OpenGL"
-                    ),
-                    _ if gl => format!(
-                        "{device} hands over its screen as a dmabuf, and {kind} with OpenGL can show it"
-                    ),
-                    _ => match refusal {
-                        Some(refusal) => format!(
-                            "without it, {} refuses the domain: \"{}\"",
-                            refusal.by().word(),
-                            refusal.message
-                        ),
-                        None => format!("nothing else would show the screen of {device}"),
-                    },
-                };
-                (Action::AddGraphics { graphics: kind, gl }, reason)
-            }
-        };
+        let (made, reason) = change(screens, then, *action, &device, refusal);
         changes.push(Change {
             action: made,
             reason,

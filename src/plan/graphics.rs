@@ -105,35 +105,32 @@ impl Planner<'_, '_, '_> {
 
     /// Notes what would help but needs consent, or that nothing is known to help.
     pub(super) fn refused(&mut self, now: &Prediction, found: Option<&Arrangement>) {
-        let mut fixes: Vec<Fix> = Vec::new();
-        let mut consent = None;
-        if let Some(arrangement) = found {
-            consent = arrangement.loses().into_iter().next();
-            let what: Vec<String> = arrangement
-                .changes
-                .iter()
-                .map(|change| words(&change.action))
-                .collect();
-            let words: Vec<String> = arrangement
-                .loses()
-                .iter()
-                .map(ToString::to_string)
-                .collect();
-            let option = if words.is_empty() {
-                "--policy full".to_owned()
-            } else {
-                format!("--consent {}", words.join(","))
-            };
-            fixes.push(Fix::Command {
-                verb: "fixup",
-                options: option,
-                reason: format!(
-                    "{}; the screen is then seen on this host only",
-                    what.join(", ")
-                ),
-            });
-        }
-        let (level, about, text) = match &now.outcome {
+        let Some((level, about, text)) = self.said_of(now, found) else {
+            return;
+        };
+        let mut fixes: Vec<Fix> = found.map(by_fixup).into_iter().collect();
+        self.fixes_of(now, about, &mut fixes);
+        let topic = match now.outcome {
+            Outcome::Yes => Topic::Seen,
+            _ => Topic::Start,
+        };
+        self.notes.push(Note {
+            level,
+            topic,
+            about,
+            text,
+            fixes,
+            consent: found.and_then(|arrangement| arrangement.loses().into_iter().next()),
+        });
+    }
+
+    /// Returns what is said of the outcome; `None` if the domain starts and nothing can be better.
+    fn said_of(
+        &self,
+        now: &Prediction,
+        found: Option<&Arrangement>,
+    ) -> Option<(Level, About, String)> {
+        Some(match &now.outcome {
             Outcome::No(refusal) => {
                 let text = format!(
                     "{} will refuse to start the domain: \"{}\"{}",
@@ -152,7 +149,7 @@ impl Planner<'_, '_, '_> {
                 (Level::Warn, refusal.about, text)
             }
             // The domain starts. The remarks at the end say what is wrong with it.
-            Outcome::Yes if found.is_none() => return,
+            Outcome::Yes if found.is_none() => return None,
             Outcome::Yes => {
                 let about = self.wanted().devices.first().copied();
                 let about = about.map_or(About::Domain, About::Device);
@@ -162,7 +159,11 @@ impl Planner<'_, '_, '_> {
                     "the domain starts, but not every screen can be seen safely".into(),
                 )
             }
-        };
+        })
+    }
+
+    /// Adds what helps where fixup may not or can't.
+    fn fixes_of(&self, now: &Prediction, about: About, fixes: &mut Vec<Fix>) {
         let lacks_node = self.abilities.render_nodes.and_then(RenderNodes::refusal);
         let is_dmabuf = |vgpu: &Vgpu| vgpu.display && vgpu.found() == [Found::Dmabuf];
         if lacks_node.is_some() && self.screens.vgpus.iter().any(is_dmabuf) {
@@ -198,18 +199,6 @@ impl Planner<'_, '_, '_> {
                 reason: "no screen from the device".into(),
             });
         }
-        let topic = match now.outcome {
-            Outcome::Yes => Topic::Seen,
-            _ => Topic::Start,
-        };
-        self.notes.push(Note {
-            level,
-            topic,
-            about,
-            text,
-            fixes,
-            consent,
-        });
     }
 
     /// Returns an explanation of QEMU's words, if they are about a device.
@@ -274,5 +263,32 @@ impl Planner<'_, '_, '_> {
             };
             self.change(action, format!("it is the render node of the GPU behind {id}: without one, libvirt takes the first it finds"));
         }
+    }
+}
+
+/// Returns the call of fixup that makes the changes of an arrangement.
+fn by_fixup(arrangement: &Arrangement) -> Fix {
+    let what: Vec<String> = arrangement
+        .changes
+        .iter()
+        .map(|change| words(&change.action))
+        .collect();
+    let losses: Vec<String> = arrangement
+        .loses()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let options = if losses.is_empty() {
+        "--policy full".to_owned()
+    } else {
+        format!("--consent {}", losses.join(","))
+    };
+    Fix::Command {
+        verb: "fixup",
+        options,
+        reason: format!(
+            "{}; the screen is then seen on this host only",
+            what.join(", ")
+        ),
     }
 }

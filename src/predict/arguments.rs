@@ -184,12 +184,7 @@ impl Arguments {
                         display_unread = None;
                     }
                     Some(Err(kind)) => {
-                        // Anything else may be a value, and so a secret.
-                        let known = DISPLAYS.into_iter().find(|known| *known == kind);
-                        display_unread = Some(match known {
-                            Some(kind) => format!("-display {kind}"),
-                            None => "-display".into(),
-                        });
+                        display_unread = Some(unread_display(&kind));
                         read.display = Some(Display::of(Local::Other));
                     }
                     None => read.own_vnc(value.strip_prefix("vnc=").unwrap_or_default()),
@@ -209,18 +204,10 @@ impl Arguments {
                 }
                 ("-vnc", Some(value)) => read.own_vnc(value),
                 ("-vga", Some(value)) => {
-                    read.vga = match value {
-                        "none" => None,
-                        "std" => Some("VGA"),
-                        "cirrus" => Some("cirrus-vga"),
-                        "vmware" => Some("vmware-svga"),
-                        "virtio" => Some("virtio-vga"),
-                        "qxl" => Some("qxl-vga"),
-                        _ => {
-                            read.not_read("-vga");
-                            None
-                        }
-                    };
+                    read.vga = vga(value).unwrap_or_else(|()| {
+                        read.not_read("-vga");
+                        None
+                    });
                 }
                 ("-device", Some(value)) => match Device::read(value) {
                     Some(device) => {
@@ -232,48 +219,47 @@ impl Arguments {
                     None => read.not_read("-device"),
                 },
                 ("-global", Some(value)) => read.globals.extend(global(value)),
-                ("-set", Some(value)) => {
-                    let Some(setting) = Setting::read(value) else {
-                        // For something else than a device it has the same three parts.
-                        let parts = value.splitn(3, '.').nth(2);
-                        if !parts.is_some_and(|rest| rest.contains('=')) {
-                            read.malformed.push(value.to_owned());
-                        }
-                        continue;
-                    };
-                    match own.get(&setting.id) {
-                        Some(at) => {
-                            let device = &mut devices[*at];
-                            match setting.property.as_str() {
-                                "driver" => device.driver = setting.value,
-                                _ => {
-                                    let properties = &mut device.properties;
-                                    properties.insert(setting.property, setting.value);
-                                }
-                            }
-                        }
-                        None => read.settings.push(setting),
-                    }
-                }
+                ("-set", Some(value)) => read.own_set(value, &own, &mut devices),
                 ("-spice" | "-readconfig", _) => read.not_read(option),
                 (option, None) if WITH_A_VALUE.contains(&option) => read.not_read(option),
                 _ => {}
             }
         }
-        for device in devices {
-            if device.finds_a_slot() {
-                read.on_pci.push(device.driver.clone());
-            }
-            if device.is_vfio() || device.is_one_card() {
-                read.devices.push(device);
-            } else if is_screen(&device.driver) {
-                read.not_read(&format!("-device {}", device.driver));
-            }
-        }
+        read.own_devices(devices);
         if let Some(text) = display_unread {
             read.not_read(&text);
         }
         read
+    }
+
+    /// Takes a `-set`. `own` are the places of the devices that it may find, by id.
+    fn own_set(&mut self, value: &str, own: &BTreeMap<String, usize>, devices: &mut [Device]) {
+        let Some(setting) = Setting::read(value) else {
+            // For something else than a device it has the same three parts.
+            let parts = value.splitn(3, '.').nth(2);
+            if !parts.is_some_and(|rest| rest.contains('=')) {
+                self.malformed.push(value.to_owned());
+            }
+            return;
+        };
+        match own.get(&setting.id) {
+            Some(at) => devices[*at].set(setting),
+            None => self.settings.push(setting),
+        }
+    }
+
+    /// Keeps the devices that have to do with screens or with slots.
+    fn own_devices(&mut self, devices: Vec<Device>) {
+        for device in devices {
+            if device.finds_a_slot() {
+                self.on_pci.push(device.driver.clone());
+            }
+            if device.is_vfio() || device.is_one_card() {
+                self.devices.push(device);
+            } else if is_screen(&device.driver) {
+                self.not_read(&format!("-device {}", device.driver));
+            }
+        }
     }
 
     fn own_vnc(&mut self, value: &str) {
@@ -377,6 +363,30 @@ impl Display {
             gl: None,
             rendernode: None,
         }
+    }
+}
+
+/// Returns the driver of the card that `-vga` makes, if it makes one; an error for a value that is not
+/// read.
+fn vga(value: &str) -> Result<Option<&'static str>, ()> {
+    Ok(match value {
+        "none" => None,
+        "std" => Some("VGA"),
+        "cirrus" => Some("cirrus-vga"),
+        "vmware" => Some("vmware-svga"),
+        "virtio" => Some("virtio-vga"),
+        "qxl" => Some("qxl-vga"),
+        _ => return Err(()),
+    })
+}
+
+/// Returns how a `-display` is named that is not read. A kind that is not known may be a value, and so a
+/// secret.
+fn unread_display(kind: &str) -> String {
+    if DISPLAYS.contains(&kind) {
+        format!("-display {kind}")
+    } else {
+        "-display".into()
     }
 }
 

@@ -99,10 +99,9 @@ fn with_ramfb<'w>(world: &World<'w>, screens: &'w Screens) -> impl Iterator<Item
     asks.filter(move |vgpu| libvirt.takes_display(vgpu.id))
 }
 
-/// Returns all rules that the domain breaks, in the order in which libvirt finds them.
-fn broken<'w>(world: &'w World<'w>) -> impl Iterator<Item = Broken> + 'w {
-    let screens = world.screens;
-    let define = |message: String| Broken {
+/// Returns the breach of a check that no plan repairs.
+fn define(message: String) -> Broken {
+    Broken {
         refusal: Refusal {
             stage: Stage::Define,
             about: About::Domain,
@@ -111,19 +110,26 @@ fn broken<'w>(world: &'w World<'w>) -> impl Iterator<Item = Broken> + 'w {
             or: Vec::new(),
         },
         repair: false,
-    };
-    fn each<'w, T>(
-        world: &'w World<'w>,
-        things: &'w [T],
-        about: fn(&T) -> About,
-        rules: &'static [Rule<T>],
-    ) -> impl Iterator<Item = Broken> + 'w {
-        things.iter().flat_map(move |thing| {
-            rules
-                .iter()
-                .filter_map(move |rule| rule.ask(world, thing, about(thing)))
-        })
     }
+}
+
+/// Asks each thing each rule.
+fn each<'w, T>(
+    world: &'w World<'w>,
+    things: &'w [T],
+    about: fn(&T) -> About,
+    rules: &'static [Rule<T>],
+) -> impl Iterator<Item = Broken> + 'w {
+    things.iter().flat_map(move |thing| {
+        rules
+            .iter()
+            .filter_map(move |rule| rule.ask(world, thing, about(thing)))
+    })
+}
+
+/// Returns all rules that the domain breaks, in the order in which libvirt finds them.
+fn broken<'w>(world: &'w World<'w>) -> impl Iterator<Item = Broken> + 'w {
+    let screens = world.screens;
     let vgpus = |rules| each(world, &screens.vgpus, |vgpu| About::Device(vgpu.id), rules);
     let frontends = |rules| {
         each(

@@ -473,6 +473,23 @@ pub fn predict(screens: &Screens, abilities: &Abilities) -> Prediction {
         }
     }
     let mut prediction = first.expect("there is at least one possibility");
+    prediction.outcome = outcome(screens, abilities, refusals, alike.len(), &unsure);
+    if let Outcome::No(_) = prediction.outcome {
+        prediction.heads.clear();
+        prediction.dangers.clear();
+    }
+    prediction
+}
+
+/// Joins the answers of all possible libvirts and QEMUs, for each of the `worlds` in which the devices
+/// of which nothing is known may be. `unsure` are the places of these.
+fn outcome(
+    screens: &Screens,
+    abilities: &Abilities,
+    refusals: Vec<Option<Refusal>>,
+    worlds: usize,
+    unsure: &[usize],
+) -> Outcome {
     let refusal = refusals.iter().flatten().next().cloned();
     let all = refusals.iter().all(Option::is_some);
     // The user's arguments are QEMU's. They can't change a refusal of an earlier stage.
@@ -485,16 +502,14 @@ pub fn predict(screens: &Screens, abilities: &Abilities) -> Prediction {
     // A version that has dropped a refusal that not every version has would come to the refusal
     // that all have.
     let not_reviewed = refusals
-        .chunks(refusals.len() / alike.len())
+        .chunks(refusals.len() / worlds)
         .filter(|world| !world.iter().flatten().any(|refusal| refusal.always))
         .flatten()
         .flatten()
         .find_map(|refusal| not_reviewed(refusal, abilities));
-    prediction.outcome = match refusal {
+    match refusal {
         None if unread.is_empty() => Outcome::Yes,
         Some(mut refusal) if all && is_certain && not_reviewed.is_none() => {
-            prediction.heads.clear();
-            prediction.dangers.clear();
             for Refusal { message, .. } in refusals.into_iter().flatten() {
                 if message != refusal.message && !refusal.or.contains(&message) {
                     refusal.or.push(message);
@@ -516,14 +531,13 @@ pub fn predict(screens: &Screens, abilities: &Abilities) -> Prediction {
             because: if let Some(why) = not_reviewed.filter(|_| all && is_certain) {
                 why
             } else if unread.is_empty() {
-                because(screens, abilities, &unsure)
+                because(screens, abilities, unsure)
             } else {
                 arguments(screens)
             },
             refusal,
         },
-    };
-    prediction
+    }
 }
 
 /// The reason of a doubt that only QEMU's version leaves.

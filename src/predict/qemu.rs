@@ -72,6 +72,43 @@ pub fn refusal(
     (libvirt, qemu): (&Libvirt, &Qemu),
     x: X,
 ) -> Option<Refusal> {
+    if let Some(refusal) = before_devices(screens, abilities, qemu, x) {
+        return Some(refusal);
+    }
+    let spice = of_kind(screens, GraphicsType::Spice);
+    let has_gl = local(screens).is_some_and(|(_, gl)| gl);
+    let opengl = has_gl || spice.is_some_and(|spice| spice.gl);
+    let slot = screens.slot_taken.as_ref();
+    let lacks = screens.lacks_its_node();
+    let own_device = |json| {
+        let mut own = screens.own_vfio();
+        let device = own.find(|device| device.json == json && lacks(device) == Some(true))?;
+        let about = device.vfio_id().map_or(About::Domain, About::Device);
+        // hw/vfio/container.c. The namespace has only the groups of the domain's hostdevs.
+        let message = "Could not open '/dev/vfio/N': No such file or directory";
+        refuse(about, message.into(), false)
+    };
+    // Devices in option syntax come before libvirt's.
+    own_device(false)
+        .or_else(|| card_refusal(&screens.cards_before, &[], qemu, opengl))
+        .or_else(|| refuse(About::Domain, slot?.clone(), false))
+        .or_else(|| device(screens, found, (libvirt, qemu), opengl))
+        .or_else(|| own_device(true))
+        .or_else(|| refuse(About::Domain, late_display(screens, qemu, x)?, false))
+        .or_else(|| no_sdl(screens).filter(|_| x == X::Closed))
+        .or_else(|| {
+            let consoles = consoles(screens, found, libvirt);
+            let is_denied = |port| is_privileged(port, abilities);
+            frontends::refusal(screens, &consoles, (libvirt, qemu), &is_denied)
+        })
+        .or_else(|| {
+            let about = About::Graphics(GraphicsType::Sdl);
+            refuse(about, words::NO_SECOND_GL_ON_X.into(), false).filter(|_| x == X::EndsQemu)
+        })
+}
+
+/// Returns why QEMU would refuse before it creates any device.
+fn before_devices(screens: &Screens, abilities: &Abilities, qemu: &Qemu, x: X) -> Option<Refusal> {
     // QEMU looks up -set among the -device options before it creates any of them.
     if let Some(setting) = screens.dead_settings.first() {
         let message = match Setting::read(setting) {
@@ -124,35 +161,7 @@ pub fn refusal(
     if qemu.audio_needs_dbus && !is_dbus && screens.audio.iter().any(|kind| kind == "dbus") {
         return refuse(About::Domain, words::NO_DBUS_FOR_AUDIO.into(), false);
     }
-    let has_gl = local.is_some_and(|(_, gl)| gl);
-    let opengl = has_gl || spice.is_some_and(|spice| spice.gl);
-    let slot = screens.slot_taken.as_ref();
-    let lacks = screens.lacks_its_node();
-    let own_device = |json| {
-        let mut own = screens.own_vfio();
-        let device = own.find(|device| device.json == json && lacks(device) == Some(true))?;
-        let about = device.vfio_id().map_or(About::Domain, About::Device);
-        // hw/vfio/container.c. The namespace has only the groups of the domain's hostdevs.
-        let message = "Could not open '/dev/vfio/N': No such file or directory";
-        refuse(about, message.into(), false)
-    };
-    // Devices in option syntax come before libvirt's.
-    own_device(false)
-        .or_else(|| card_refusal(&screens.cards_before, &[], qemu, opengl))
-        .or_else(|| refuse(About::Domain, slot?.clone(), false))
-        .or_else(|| device(screens, found, (libvirt, qemu), opengl))
-        .or_else(|| own_device(true))
-        .or_else(|| refuse(About::Domain, late_display(screens, qemu, x)?, false))
-        .or_else(|| no_sdl(screens).filter(|_| x == X::Closed))
-        .or_else(|| {
-            let consoles = consoles(screens, found, libvirt);
-            let is_denied = |port| is_privileged(port, abilities);
-            frontends::refusal(screens, &consoles, (libvirt, qemu), &is_denied)
-        })
-        .or_else(|| {
-            let about = About::Graphics(GraphicsType::Sdl);
-            refuse(about, words::NO_SECOND_GL_ON_X.into(), false).filter(|_| x == X::EndsQemu)
-        })
+    None
 }
 
 /// The way in which an X server meets SDL.

@@ -146,52 +146,8 @@ impl Screens {
         known: &dyn Fn(DeviceId) -> Known,
         abilities: &Abilities,
     ) -> Self {
-        let frontends: Vec<Frontend> = domain
-            .graphics
-            .iter()
-            .enumerate()
-            .filter_map(|(place, graphics)| {
-                let kind = graphics.kind?;
-                Some(Frontend {
-                    place: Some(place),
-                    kind,
-                    gl: graphics.gl,
-                    reach: graphics.listen.reach(abilities.listen_default(kind)),
-                    listens: graphics.listen != Listen::None,
-                    p2p: graphics.p2p,
-                    daemon: kind == GraphicsType::Dbus
-                        && !graphics.p2p
-                        && graphics.element.attribute("address").is_none(),
-                    rendernode: graphics.rendernode.clone(),
-                    settings: graphics.settings.clone(),
-                })
-            })
-            .collect();
-        // The primary ones, the last of them first, and the others.
-        let (mut first, mut cards) = (Vec::new(), Vec::new());
-        for (place, video) in domain.videos.iter().enumerate() {
-            if video.model.as_deref() == Some("none") {
-                continue;
-            }
-            let card = Card {
-                place: Some(place),
-                model: video.model.clone(),
-                // vhost-user-gpu draws in a process of its own, and asks QEMU for no OpenGL.
-                gl: video.accel3d && !video.vhost_user && video.model.as_deref() == Some("virtio"),
-                dmabuf: video.vhost_user,
-                settings: video.settings.clone(),
-            };
-            if video.primary {
-                first.push(card);
-            } else {
-                cards.push(card);
-            }
-        }
-        first.reverse();
-        first.append(&mut cards);
-        let cards = first;
         let mut screens = Screens {
-            cards,
+            cards: cards(domain),
             vgpus: vgpus(domain, known, abilities),
             video_said: !domain.videos.is_empty(),
             has_fw_cfg_dma: !domain.arch.as_deref().is_some_and(|arch| {
@@ -199,7 +155,7 @@ impl Screens {
                     .iter()
                     .any(|without| arch.starts_with(without))
             }),
-            frontends,
+            frontends: frontends(domain, abilities),
             memfd: domain.memfd,
             none_cards: domain
                 .videos
@@ -303,6 +259,59 @@ impl Screens {
         }
         (self.own_dev == Some(true)).then_some(false)
     }
+}
+
+/// Returns the emulated cards, in the order in which QEMU creates them: the primary ones, the last of
+/// them first, and then the others.
+fn cards(domain: &Domain<'_, '_>) -> Vec<Card> {
+    let (mut first, mut cards) = (Vec::new(), Vec::new());
+    for (place, video) in domain.videos.iter().enumerate() {
+        if video.model.as_deref() == Some("none") {
+            continue;
+        }
+        let card = Card {
+            place: Some(place),
+            model: video.model.clone(),
+            // vhost-user-gpu draws in a process of its own, and asks QEMU for no OpenGL.
+            gl: video.settings.accel3d
+                && !video.settings.vhost_user
+                && video.model.as_deref() == Some("virtio"),
+            dmabuf: video.settings.vhost_user,
+            settings: video.settings.clone(),
+        };
+        if video.settings.primary {
+            first.push(card);
+        } else {
+            cards.push(card);
+        }
+    }
+    first.reverse();
+    first.append(&mut cards);
+    first
+}
+
+fn frontends(domain: &Domain<'_, '_>, abilities: &Abilities) -> Vec<Frontend> {
+    domain
+        .graphics
+        .iter()
+        .enumerate()
+        .filter_map(|(place, graphics)| {
+            let kind = graphics.kind?;
+            Some(Frontend {
+                place: Some(place),
+                kind,
+                gl: graphics.gl,
+                reach: graphics.listen.reach(abilities.listen_default(kind)),
+                listens: graphics.listen != Listen::None,
+                p2p: graphics.p2p,
+                daemon: kind == GraphicsType::Dbus
+                    && !graphics.p2p
+                    && graphics.element.attribute("address").is_none(),
+                rendernode: graphics.rendernode.clone(),
+                settings: graphics.settings.clone(),
+            })
+        })
+        .collect()
 }
 
 /// Returns whether QEMU gets an X or a Wayland display from its environment.

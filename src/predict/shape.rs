@@ -174,7 +174,7 @@ fn of_card(card: &Card, video: Option<&Video<'_, '_>>) -> Option<String> {
                 _ => false,
             }) && children.all(|child| matches!(child.name(), "acceleration" | "resolution"))
         });
-        let is_3d_read = !video.accel3d || card.gl || card.dmabuf;
+        let is_3d_read = !video.settings.accel3d || card.gl || card.dmabuf;
         if !is_plain || !is_plain_model || !is_3d_read {
             return None;
         }

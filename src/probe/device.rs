@@ -4,7 +4,7 @@
 //! plane is asked for in the PROBE form only, and only the header of the EDID region is read.
 
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 
 use nix::errno::Errno;
@@ -49,22 +49,7 @@ pub fn ask(device: &File, tell: &mut dyn FnMut(Step)) -> Result<Facts, Failure> 
     let info = ioctl::device_get_info(fd).map_err(failed(Step::Info))?;
 
     tell(Step::RegionInfo);
-    let mut regions = Vec::new();
-    for index in 0..info.num_regions.min(MAX_INDEXES) {
-        match ioctl::device_get_region_info(fd, index) {
-            Ok((region, _)) if region.size == 0 && region.flags == 0 => {}
-            Ok((region, bytes)) => regions.push(Region {
-                index,
-                flags: region.flags,
-                offset: region.offset,
-                size: region.size,
-                capabilities: capabilities(&bytes, region.flags, region.cap_offset),
-            }),
-            // The driver has a hole here (the VGA region of a device without one).
-            Err(Errno::EINVAL | Errno::ENOTTY) => {}
-            Err(errno) => return Err(failed(Step::RegionInfo)(errno)),
-        }
-    }
+    let regions = regions(fd, info.num_regions).map_err(failed(Step::RegionInfo))?;
 
     tell(Step::Edid);
     let is_edid = (
@@ -84,19 +69,7 @@ pub fn ask(device: &File, tell: &mut dyn FnMut(Step)) -> Result<Facts, Failure> 
     .map(|region| OpRegion { size: region.size });
 
     tell(Step::IrqInfo);
-    let mut irqs = Vec::new();
-    for index in 0..info.num_irqs.min(MAX_INDEXES) {
-        match ioctl::device_get_irq_info(fd, index) {
-            Ok(irq) if irq.count == 0 => {}
-            Ok(irq) => irqs.push(Irq {
-                index,
-                flags: irq.flags,
-                count: irq.count,
-            }),
-            Err(Errno::EINVAL | Errno::ENOTTY) => {}
-            Err(errno) => return Err(failed(Step::IrqInfo)(errno)),
-        }
-    }
+    let irqs = irqs(fd, info.num_irqs).map_err(failed(Step::IrqInfo))?;
 
     tell(Step::HotReset);
     let hot_reset = match ioctl::device_get_pci_hot_reset_info(fd) {
@@ -124,6 +97,45 @@ pub fn ask(device: &File, tell: &mut dyn FnMut(Step)) -> Result<Facts, Failure> 
             edid: header,
         }),
     })
+}
+
+/// Asks for the regions, and leaves out those that the device does not have.
+fn regions(fd: BorrowedFd<'_>, count: u32) -> Result<Vec<Region>, Errno> {
+    let mut regions = Vec::new();
+    for index in 0..count.min(MAX_INDEXES) {
+        match ioctl::device_get_region_info(fd, index) {
+            Ok((region, _)) if region.size == 0 && region.flags == 0 => {}
+            Ok((region, bytes)) => regions.push(Region {
+                index,
+                flags: region.flags,
+                offset: region.offset,
+                size: region.size,
+                capabilities: capabilities(&bytes, region.flags, region.cap_offset),
+            }),
+            // The driver has a hole here (the VGA region of a device without one).
+            Err(Errno::EINVAL | Errno::ENOTTY) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(regions)
+}
+
+/// Asks for the interrupts, and leaves out those that the device does not have.
+fn irqs(fd: BorrowedFd<'_>, count: u32) -> Result<Vec<Irq>, Errno> {
+    let mut irqs = Vec::new();
+    for index in 0..count.min(MAX_INDEXES) {
+        match ioctl::device_get_irq_info(fd, index) {
+            Ok(irq) if irq.count == 0 => {}
+            Ok(irq) => irqs.push(Irq {
+                index,
+                flags: irq.flags,
+                count: irq.count,
+            }),
+            Err(Errno::EINVAL | Errno::ENOTTY) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(irqs)
 }
 
 /// Makes the three plane queries. The driver must refuse the first, PROBE without a type (with

@@ -269,33 +269,8 @@ fn of_functions(host: &Host, gpu: &Gpu) -> Option<Missing> {
     if functions.iter().any(|function| at_vfio(&function)) {
         return None;
     }
-    if let Some(first) = typed.iter().find(|function| !function.creatable.is_empty()) {
-        let names: Vec<String> = first
-            .creatable
-            .iter()
-            .map(|(number, name)| format!("{number} {name}"))
-            .collect();
-        return Missing::new(
-            Lack::NoType,
-            format!(
-                "{have} no vGPU; types that can be made: {}",
-                names.join(", ")
-            ),
-            &[&format!(
-                "echo {} | sudo tee /sys/bus/pci/devices/{}/nvidia/current_vgpu_type",
-                first.creatable[0].0, first.address
-            )],
-        );
-    }
     if !typed.is_empty() {
-        return Missing::new(
-            Lack::NothingCreatable,
-            format!("{have} no vGPU, and creatable_vgpu_types has no type"),
-            &[
-                "systemctl status nvidia-vgpu-mgr.service",
-                "nvidia-smi vgpu -s",
-            ],
-        );
+        return of_types(&have, &typed);
     }
     let mut drivers: Vec<&str> = functions
         .iter()
@@ -326,6 +301,36 @@ fn of_functions(host: &Host, gpu: &Gpu) -> Option<Missing> {
             "virsh -c qemu:///system nodedev-detach pci_{}",
             first.to_string().replace([':', '.'], "_")
         )],
+    )
+}
+
+/// Its virtual functions can have a vGPU type, and have none.
+fn of_types(have: &str, typed: &[&Function]) -> Option<Missing> {
+    if let Some(first) = typed.iter().find(|function| !function.creatable.is_empty()) {
+        let names: Vec<String> = first
+            .creatable
+            .iter()
+            .map(|(number, name)| format!("{number} {name}"))
+            .collect();
+        return Missing::new(
+            Lack::NoType,
+            format!(
+                "{have} no vGPU; types that can be made: {}",
+                names.join(", ")
+            ),
+            &[&format!(
+                "echo {} | sudo tee /sys/bus/pci/devices/{}/nvidia/current_vgpu_type",
+                first.creatable[0].0, first.address
+            )],
+        );
+    }
+    Missing::new(
+        Lack::NothingCreatable,
+        format!("{have} no vGPU, and creatable_vgpu_types has no type"),
+        &[
+            "systemctl status nvidia-vgpu-mgr.service",
+            "nvidia-smi vgpu -s",
+        ],
     )
 }
 

@@ -2,6 +2,7 @@
 //! finds the tokens and their ends; this module checks what they contain. The rules are those of
 //! XML 1.0, fifth edition, as libxml2 applies them.
 
+mod characters;
 mod namespaces;
 
 use std::borrow::Cow;
@@ -15,6 +16,8 @@ use quick_xml::name::QName;
 use quick_xml::{Error, Reader, XmlVersion};
 
 use super::{Document, MAX_DEPTH, MAX_SIZE, Node, Span, XmlError, place};
+pub(super) use characters::{XML_SPACE, is_space};
+use characters::{characters, is_char, is_name, is_name_start};
 use namespaces::Scope;
 pub(super) use namespaces::{XML_NAMESPACE, split};
 
@@ -136,30 +139,6 @@ fn is_encoding(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_alphabetic()) && name.bytes().all(allowed)
 }
 
-pub(super) const XML_SPACE: [char; 4] = [' ', '\t', '\n', '\r'];
-
-pub(super) fn is_space(byte: u8) -> bool {
-    matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
-}
-
-fn is_char(c: char) -> bool {
-    !matches!(c, '\u{0}'..='\u{8}' | '\u{b}' | '\u{c}' | '\u{e}'..='\u{1f}' | '\u{fffe}' | '\u{ffff}')
-}
-
-fn is_name_start(c: char) -> bool {
-    matches!(c,
-        ':' | '_' | 'A'..='Z' | 'a'..='z'
-        | '\u{c0}'..='\u{d6}' | '\u{d8}'..='\u{f6}' | '\u{f8}'..='\u{2ff}' | '\u{370}'..='\u{37d}'
-        | '\u{37f}'..='\u{1fff}' | '\u{200c}'..='\u{200d}' | '\u{2070}'..='\u{218f}'
-        | '\u{2c00}'..='\u{2fef}' | '\u{3001}'..='\u{d7ff}' | '\u{f900}'..='\u{fdcf}'
-        | '\u{fdf0}'..='\u{fffd}' | '\u{10000}'..='\u{effff}')
-}
-
-fn is_name(c: char) -> bool {
-    is_name_start(c)
-        || matches!(c, '-' | '.' | '0'..='9' | '\u{b7}' | '\u{300}'..='\u{36f}' | '\u{203f}'..='\u{2040}')
-}
-
 struct Builder<'a> {
     text: &'a str,
     nodes: Vec<Node>,
@@ -190,58 +169,7 @@ impl Builder<'_> {
                     return self.not_read(first + reader.error_position() as usize, error);
                 }
                 Ok(Event::Eof) => break,
-                Ok(Event::Start(tag)) => {
-                    let name_end = start + 1 + tag.name().0.len();
-                    self.start_tag(start..end, name_end, end - 1)?;
-                    self.open.push(self.nodes.len() as u32 - 1);
-                }
-                Ok(Event::Empty(tag)) => {
-                    let name_end = start + 1 + tag.name().0.len();
-                    self.start_tag(start..end, name_end, end - 2)?;
-                    self.scope.leave(self.open.len());
-                }
-                Ok(Event::End(_)) => self.end_tag(start..end),
-                Ok(Event::Text(found)) if self.open.is_empty() => {
-                    if let Some(at) = found.bytes().position(|byte| !is_space(byte)) {
-                        return self.text_beside(start + at);
-                    }
-                }
-                Ok(Event::Text(found)) => {
-                    if let Some(at) = found.find("]]>") {
-                        let problem = "]]> in a text: expected ]]&gt;";
-                        return refuse(text, start + at, problem);
-                    }
-                }
-                Ok(Event::CData(_) | Event::GeneralRef(_)) if self.open.is_empty() => {
-                    return self.text_beside(start);
-                }
-                Ok(Event::CData(_)) => {}
-                Ok(Event::GeneralRef(found)) => reference(text, start, &found)?,
-                Ok(Event::Comment(_)) => {
-                    // The range includes the first - of the end, because --- can't end a comment.
-                    // quick-xml can check this, but reports a wrong place if a single - comes
-                    // before.
-                    let content = start + "<!--".len()..end - "->".len();
-                    if let Some(at) = text[content.clone()].find("--") {
-                        let problem = "-- inside a comment: expected --> or something else";
-                        return refuse(text, content.start + at, problem);
-                    }
-                }
-                Ok(Event::Decl(_)) if start == first => self.declaration(start..end)?,
-                Ok(Event::Decl(_)) => return late_declaration(text, start),
-                Ok(Event::PI(found)) => {
-                    let target = start + 2..start + 2 + found.target().len();
-                    name(
-                        text,
-                        target,
-                        "the target of a processing instruction after <?",
-                        "white space or ?> after the target of a processing instruction",
-                    )?;
-                    if found.target().eq_ignore_ascii_case("xml") {
-                        return late_declaration(text, start);
-                    }
-                }
-                Ok(Event::DocType(_)) => return refuse(text, start, DOCTYPE),
+                Ok(event) => self.token(&event, start..end, start == first)?,
             }
         }
         if let Some(index) = self.open.last() {
@@ -253,6 +181,73 @@ impl Builder<'_> {
         }
         if self.nodes.is_empty() {
             return refuse(text, end, "there is no element: expected one");
+        }
+        Ok(())
+    }
+
+    /// Takes one token of the document. `is_first` is true if nothing stands before it.
+    fn token(
+        &mut self,
+        event: &Event<'_>,
+        span: Range<usize>,
+        is_first: bool,
+    ) -> Result<(), XmlError> {
+        let text = self.text;
+        let Range { start, end } = span;
+        match event {
+            Event::Start(tag) => {
+                let name_end = start + 1 + tag.name().0.len();
+                self.start_tag(start..end, name_end, end - 1)?;
+                self.open.push(self.nodes.len() as u32 - 1);
+            }
+            Event::Empty(tag) => {
+                let name_end = start + 1 + tag.name().0.len();
+                self.start_tag(start..end, name_end, end - 2)?;
+                self.scope.leave(self.open.len());
+            }
+            Event::End(_) => self.end_tag(start..end),
+            Event::Text(found) if self.open.is_empty() => {
+                if let Some(at) = found.bytes().position(|byte| !is_space(byte)) {
+                    return self.text_beside(start + at);
+                }
+            }
+            Event::Text(found) => {
+                if let Some(at) = found.find("]]>") {
+                    let problem = "]]> in a text: expected ]]&gt;";
+                    return refuse(text, start + at, problem);
+                }
+            }
+            Event::CData(_) | Event::GeneralRef(_) if self.open.is_empty() => {
+                return self.text_beside(start);
+            }
+            Event::CData(_) => {}
+            Event::GeneralRef(found) => reference(text, start, found)?,
+            Event::Comment(_) => {
+                // The range includes the first - of the end, because --- can't end a comment.
+                // quick-xml can check this, but reports a wrong place if a single - comes
+                // before.
+                let content = start + "<!--".len()..end - "->".len();
+                if let Some(at) = text[content.clone()].find("--") {
+                    let problem = "-- inside a comment: expected --> or something else";
+                    return refuse(text, content.start + at, problem);
+                }
+            }
+            Event::Decl(_) if is_first => self.declaration(start..end)?,
+            Event::Decl(_) => return late_declaration(text, start),
+            Event::PI(found) => {
+                let target = start + 2..start + 2 + found.target().len();
+                name(
+                    text,
+                    target,
+                    "the target of a processing instruction after <?",
+                    "white space or ?> after the target of a processing instruction",
+                )?;
+                if found.target().eq_ignore_ascii_case("xml") {
+                    return late_declaration(text, start);
+                }
+            }
+            Event::DocType(_) => return refuse(text, start, DOCTYPE),
+            Event::Eof => {}
         }
         Ok(())
     }
@@ -466,26 +461,6 @@ fn late_declaration<T>(text: &str, at: usize) -> Result<T, XmlError> {
     let problem = "an XML declaration where none can be: expected it as the first of the \
                    document, as <?xml version='1.0'?>, or not at all";
     refuse(text, at, problem)
-}
-
-/// Refuses characters that are not allowed anywhere.
-fn characters(text: &str) -> Result<(), XmlError> {
-    let bytes = text.as_bytes();
-    // The first byte of U+FFFE and U+FFFF is 0xef.
-    let bad = |(at, byte): (usize, &u8)| match byte {
-        b'\t' | b'\n' | b'\r' => false,
-        0..0x20 => true,
-        0xef => matches!(bytes[at + 1..], [0xbf, 0xbe | 0xbf, ..]),
-        _ => false,
-    };
-    match bytes.iter().enumerate().position(bad) {
-        None => Ok(()),
-        Some(at) => {
-            let c = text[at..].chars().next().unwrap_or_default() as u32;
-            let problem = format!("the character U+{c:04X}: expected one that XML allows");
-            refuse(text, at, problem)
-        }
-    }
 }
 
 /// Refuses a text that is not a name. `after` says what may follow a name.

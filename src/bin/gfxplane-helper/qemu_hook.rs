@@ -102,17 +102,36 @@ pub(crate) fn run(root: &Root, operation: &OsStr) -> u8 {
     if config.hook == HookMode::Off {
         return SUCCESS;
     }
+    let verdict = verdict(root, operation, &text, (&document, &domain), &config);
+    let is_veto = matches!(verdict, Verdict::Veto { .. });
+    if operation == Operation::Prepare && !is_veto {
+        // It starts now, and must not be started by us later.
+        if let Some(uuid) = domain.uuid {
+            let _ = requests::forget_veto(root, uuid);
+        }
+    }
+    answer(root, &domain, verdict)
+}
+
+/// Returns what the hook says of a domain. `text` is its XML.
+fn verdict(
+    root: &Root,
+    operation: Operation,
+    text: &str,
+    (document, domain): (&Document<'_>, &Domain<'_, '_>),
+    config: &Config,
+) -> Verdict {
     let host = ThisHost {
         root,
         devices: RefCell::default(),
         reading: Reading::new(root),
         abilities: OnceCell::new(),
     };
-    let verdict = match operation {
+    match operation {
         Operation::Prepare => {
             let definition = definition(root, domain.name.as_deref());
-            let start = |config: &Config| hook::start(&text, &domain, &host, config, definition);
-            match start(&config) {
+            let start = |config: &Config| hook::start(text, domain, &host, config, definition);
+            match start(config) {
                 // A script in QEMU's place may give it other graphics than libvirt knows of.
                 Verdict::Veto { .. } if emulator::kind(root, &domain.program()) == Kind::Script => {
                     let mut config = config.clone();
@@ -123,16 +142,13 @@ pub(crate) fn run(root: &Root, operation: &OsStr) -> u8 {
             }
         }
         Operation::Migrate | Operation::Restore | Operation::Release => {
-            hook::incoming(&document, &domain, &host, &config)
-        }
-    };
-    let is_veto = matches!(verdict, Verdict::Veto { .. });
-    if operation == Operation::Prepare && !is_veto {
-        // It starts now, and must not be started by us later.
-        if let Some(uuid) = domain.uuid {
-            let _ = requests::forget_veto(root, uuid);
+            hook::incoming(document, domain, &host, config)
         }
     }
+}
+
+/// Tells libvirt, the journal and the daemon what the hook says, and returns the exit code.
+fn answer(root: &Root, domain: &Domain<'_, '_>, verdict: Verdict) -> u8 {
     match verdict {
         Verdict::Nothing => SUCCESS,
         Verdict::Warn(line) => {
@@ -140,7 +156,7 @@ pub(crate) fn run(root: &Root, operation: &OsStr) -> u8 {
             SUCCESS
         }
         Verdict::Veto { why, fix } => {
-            leave(root, &domain, true);
+            leave(root, domain, true);
             let lines = format!("gfxplane: {why}\ngfxplane: {fix}\n");
             let _ = io::stderr().write_all(lines.as_bytes());
             VETO

@@ -208,68 +208,7 @@ impl<'a> Copy<'a> {
     /// Copies what only `gfxplane doctor` looks at: the existence of files, not their contents, as
     /// scripts of others may contain anything.
     pub(super) fn examined(&mut self, host: &doctor::Host) -> Result<(), Failure> {
-        let there = |path: &str, is: bool| is.then(|| (PathBuf::from(path), String::new(), false));
-        let mut files: Vec<(PathBuf, String, bool)> = Vec::new();
-        files.extend(there("/dev/vfio/vfio", host.vfio));
-        files.extend(there("/dev/kvm", host.around.kvm));
-        files.extend(there(
-            "/usr/share/libvirt/schemas/vfio-display.rng",
-            host.is_told_by_libvirt,
-        ));
-        files.extend(there(
-            "/usr/share/glvnd/egl_vendor.d/50_vendor.json",
-            host.egl_vendor,
-        ));
-        files.extend(there(
-            "/usr/lib/udev/rules.d/61-gfxplane.rules",
-            host.udev_rule.is_some(),
-        ));
-        files.extend(there(
-            "/etc/udev/rules.d/61-gfxplane.rules",
-            host.udev_rule == Some(UdevRule::Hidden),
-        ));
-        let programs = host.mdevctl.iter().cloned();
-        let helper = host
-            .helper
-            .then(|| PathBuf::from("/usr/bin/gfxplane-helper"));
-        for program in programs.chain(helper) {
-            files.push((program, String::new(), true));
-        }
-        let scripts = host.scripts.iter().flat_map(|of| &of.scripts);
-        for script in scripts.chain(&host.hooks) {
-            files.push((script.path.clone(), String::new(), script.executable));
-        }
-        for profile in &host.profiles {
-            let rule = |allowed, rule: &str| {
-                if allowed {
-                    format!("{rule}\n")
-                } else {
-                    String::new()
-                }
-            };
-            let text = rule(profile.hooks, "/etc/libvirt/hooks/** rmix,")
-                + &rule(profile.helper, "/usr/bin/* PUx,")
-                + &rule(profile.hook_program, &format!("{HOOK_PROGRAM} PUx,"));
-            let path = format!("/etc/apparmor.d/usr.sbin.{}", profile.daemon);
-            files.push((path.into(), text, false));
-            let enabled = "/sys/module/apparmor/parameters/enabled";
-            files.push((enabled.into(), "Y\n".into(), false));
-        }
-        if host.wrapper {
-            files.push((Path::new("/").join(WRAPPER), String::new(), false));
-        }
-        if let Some(selinux) = host.selinux {
-            let digit = |is| u8::from(is).to_string();
-            files.push((
-                "/sys/fs/selinux/enforce".into(),
-                digit(selinux.enforcing),
-                false,
-            ));
-            if let Some(is) = selinux.hooks_unconfined {
-                let path = "/sys/fs/selinux/booleans/virt_hooks_unconfined";
-                files.push((path.into(), digit(is), false));
-            }
-        }
+        let mut files = examined_files(host);
         for id in &host.stale {
             let path = PathBuf::from(format!("/run/gfxplane/records/{id}.json"));
             let text = fs::read_to_string(self.from.join(path.strip_prefix("/").unwrap_or(&path)));
@@ -344,6 +283,74 @@ impl<'a> Copy<'a> {
             _ => Ok(()),
         }
     }
+}
+
+/// Returns the files that doctor has seen on a host, with what has to be in them, and whether they are
+/// executable.
+fn examined_files(host: &doctor::Host) -> Vec<(PathBuf, String, bool)> {
+    let there = |path: &str, is: bool| is.then(|| (PathBuf::from(path), String::new(), false));
+    let mut files: Vec<(PathBuf, String, bool)> = Vec::new();
+    files.extend(there("/dev/vfio/vfio", host.vfio));
+    files.extend(there("/dev/kvm", host.around.kvm));
+    files.extend(there(
+        "/usr/share/libvirt/schemas/vfio-display.rng",
+        host.is_told_by_libvirt,
+    ));
+    files.extend(there(
+        "/usr/share/glvnd/egl_vendor.d/50_vendor.json",
+        host.egl_vendor,
+    ));
+    files.extend(there(
+        "/usr/lib/udev/rules.d/61-gfxplane.rules",
+        host.udev_rule.is_some(),
+    ));
+    files.extend(there(
+        "/etc/udev/rules.d/61-gfxplane.rules",
+        host.udev_rule == Some(UdevRule::Hidden),
+    ));
+    let programs = host.mdevctl.iter().cloned();
+    let helper = host
+        .helper
+        .then(|| PathBuf::from("/usr/bin/gfxplane-helper"));
+    for program in programs.chain(helper) {
+        files.push((program, String::new(), true));
+    }
+    let scripts = host.scripts.iter().flat_map(|of| &of.scripts);
+    for script in scripts.chain(&host.hooks) {
+        files.push((script.path.clone(), String::new(), script.executable));
+    }
+    for profile in &host.profiles {
+        let rule = |allowed, rule: &str| {
+            if allowed {
+                format!("{rule}\n")
+            } else {
+                String::new()
+            }
+        };
+        let text = rule(profile.hooks, "/etc/libvirt/hooks/** rmix,")
+            + &rule(profile.helper, "/usr/bin/* PUx,")
+            + &rule(profile.hook_program, &format!("{HOOK_PROGRAM} PUx,"));
+        let path = format!("/etc/apparmor.d/usr.sbin.{}", profile.daemon);
+        files.push((path.into(), text, false));
+        let enabled = "/sys/module/apparmor/parameters/enabled";
+        files.push((enabled.into(), "Y\n".into(), false));
+    }
+    if host.wrapper {
+        files.push((Path::new("/").join(WRAPPER), String::new(), false));
+    }
+    if let Some(selinux) = host.selinux {
+        let digit = |is| u8::from(is).to_string();
+        files.push((
+            "/sys/fs/selinux/enforce".into(),
+            digit(selinux.enforcing),
+            false,
+        ));
+        if let Some(is) = selinux.hooks_unconfined {
+            let path = "/sys/fs/selinux/booleans/virt_hooks_unconfined";
+            files.push((path.into(), digit(is), false));
+        }
+    }
+    files
 }
 
 fn unwritable(path: &Path, error: &io::Error) -> Failure {

@@ -10,6 +10,17 @@ use crate::predict::arguments::{is_emulated, is_screen};
 /// Kinds of `-display` that open nothing to others and leave stdin alone.
 const DISPLAYS: [&str; 5] = ["dbus", "egl-headless", "gtk", "none", "sdl"];
 
+/// What becomes of an option with a value.
+enum Fate {
+    /// It is kept, with this value.
+    Kept(String),
+    /// It is left out.
+    Dropped {
+        /// True if that may change what QEMU says.
+        matters: bool,
+    },
+}
+
 /// The user's arguments for QEMU that have to do with the kept devices.
 pub(super) fn arguments(
     domain: &Domain<'_, '_>,
@@ -25,99 +36,104 @@ pub(super) fn arguments(
         at += 1;
         let option = word.replacen("--", "-", 1);
         let value = values.get(at).copied();
-        let mut keep_pair = |value: &str| {
-            kept.push(word.to_owned());
-            kept.push(value.to_owned());
-        };
-        let mut drop = |matters| {
-            left_out.push(LeftOut {
-                what: match option.strip_prefix('-') {
-                    Some(name)
-                        if OPTIONS.contains(&name) || SWITCHES.contains(&option.as_str()) =>
-                    {
-                        format!("QEMU's argument {option}")
-                    }
-                    _ => "an argument of QEMU's".into(),
-                },
-                matters,
-            });
-        };
-        match (option.as_str(), value) {
+        let fate = match (option.as_str(), value) {
             ("-nographic" | "-sdl", _) => {
                 kept.push(word.to_owned());
                 continue;
             }
             ("-curses", _) => {
-                drop(true);
+                left_out.push(dropped(&option, true));
                 continue;
             }
-            ("-vga", Some("none")) => keep_pair("none"),
+            ("-vga" | "-vnc", Some("none")) => Fate::Kept("none".into()),
             // It gets a slot that another device has in the small domain, and perhaps not in the whole.
-            ("-vga", Some(_)) => drop(true),
-            ("-vnc", Some("none")) => keep_pair("none"),
-            ("-display", Some(value)) if DISPLAYS.contains(&first(value)) => keep_pair(value),
+            ("-vga", Some(_)) => Fate::Dropped { matters: true },
+            ("-display", Some(value)) if DISPLAYS.contains(&first(value)) => {
+                Fate::Kept(value.to_owned())
+            }
             // They would open ports to others, on whose numbers another domain may sit.
-            ("-vnc" | "-spice" | "-display", Some(_)) => drop(true),
-            ("-global", Some(value)) => {
-                let driver = value.strip_prefix("driver=").unwrap_or(value);
-                let driver = driver.split(['.', ',']).next().unwrap_or_default();
-                if driver.starts_with("vfio-pci") || is_emulated(driver) {
-                    keep_pair(value);
-                } else {
-                    drop(false);
-                }
-            }
-            ("-device", Some(value)) => {
-                let device = Device::read(value).unwrap_or_default();
-                let has = |property| device.properties.contains_key(property);
-                let has_slot = device.json || has("addr") || device.driver == "ramfb";
-                // A bus of its own may be that of a controller that is not there.
-                if is_emulated(&device.driver) && !has("bus") && has_slot {
-                    keep_pair(value);
-                } else {
-                    // What serves the others is not there.
-                    drop(is_screen(&device.driver) || device.driver.starts_with("vfio"));
-                    dropped_ids.extend(device.id);
-                }
-            }
-            ("-set", Some(value)) => {
-                let mut parts = value.splitn(3, '.');
-                let (group, id, rest) = (parts.next(), parts.next(), parts.next());
-                match (group, id, rest) {
-                    // In the small domain another device has its id.
-                    (Some("device"), Some(id), Some(_))
-                        if !aliases.contains_key(id) && aliases.values().any(|new| new == id) =>
-                    {
-                        drop(true);
-                    }
-                    // One for a device of libvirt's that is not kept stays: QEMU finds none of
-                    // them (see `Screens::dead_settings`), and refuses to start for it.
-                    (Some("device"), Some(id), Some(rest))
-                        if !dropped_ids.iter().any(|dropped| dropped == id) =>
-                    {
-                        let id = aliases.get(id).map_or(id, String::as_str);
-                        keep_pair(&format!("device.{id}.{rest}"));
-                    }
-                    (Some("device"), Some(_), Some(_)) => drop(false),
-                    // QEMU refuses it.
-                    _ => drop(true),
-                }
-            }
+            ("-vnc" | "-spice" | "-display", Some(_)) => Fate::Dropped { matters: true },
+            ("-global", Some(value)) => global(value),
+            ("-device", Some(value)) => device(value, &mut dropped_ids),
+            ("-set", Some(value)) => set(value, aliases, &dropped_ids),
             (_, value) => {
                 // One of ours that lacks its value: QEMU refuses it.
-                drop(matches!(
+                let matters = matches!(
                     option.as_str(),
                     "-display" | "-vnc" | "-spice" | "-vga" | "-readconfig"
-                ));
+                );
+                left_out.push(dropped(&option, matters));
                 // An option without a value is followed by the next option.
-                if value.is_none_or(|value| value.starts_with('-')) {
-                    continue;
-                }
+                at += usize::from(value.is_some_and(|value| !value.starts_with('-')));
+                continue;
             }
+        };
+        match fate {
+            Fate::Kept(value) => kept.extend([word.to_owned(), value]),
+            Fate::Dropped { matters } => left_out.push(dropped(&option, matters)),
         }
         at += 1;
     }
     kept
+}
+
+/// Returns the entry for an option that is left out. Only the names of QEMU's options are told.
+fn dropped(option: &str, matters: bool) -> LeftOut {
+    let is_qemus = |name: &&str| OPTIONS.contains(name) || SWITCHES.contains(&option);
+    LeftOut {
+        what: match option.strip_prefix('-').filter(is_qemus) {
+            Some(_) => format!("QEMU's argument {option}"),
+            None => "an argument of QEMU's".into(),
+        },
+        matters,
+    }
+}
+
+fn global(value: &str) -> Fate {
+    let driver = value.strip_prefix("driver=").unwrap_or(value);
+    let driver = driver.split(['.', ',']).next().unwrap_or_default();
+    if driver.starts_with("vfio-pci") || is_emulated(driver) {
+        Fate::Kept(value.to_owned())
+    } else {
+        Fate::Dropped { matters: false }
+    }
+}
+
+fn device(value: &str, dropped_ids: &mut Vec<String>) -> Fate {
+    let device = Device::read(value).unwrap_or_default();
+    let has = |property| device.properties.contains_key(property);
+    let has_slot = device.json || has("addr") || device.driver == "ramfb";
+    // A bus of its own may be that of a controller that is not there.
+    if is_emulated(&device.driver) && !has("bus") && has_slot {
+        return Fate::Kept(value.to_owned());
+    }
+    // What serves the others is not there.
+    let matters = is_screen(&device.driver) || device.driver.starts_with("vfio");
+    dropped_ids.extend(device.id);
+    Fate::Dropped { matters }
+}
+
+fn set(value: &str, aliases: &BTreeMap<String, String>, dropped_ids: &[String]) -> Fate {
+    let mut parts = value.splitn(3, '.');
+    match (parts.next(), parts.next(), parts.next()) {
+        // In the small domain another device has its id.
+        (Some("device"), Some(id), Some(_))
+            if !aliases.contains_key(id) && aliases.values().any(|new| new == id) =>
+        {
+            Fate::Dropped { matters: true }
+        }
+        // One for a device of libvirt's that is not kept stays: QEMU finds none of
+        // them (see `Screens::dead_settings`), and refuses to start for it.
+        (Some("device"), Some(id), Some(rest))
+            if !dropped_ids.iter().any(|dropped| dropped == id) =>
+        {
+            let id = aliases.get(id).map_or(id, String::as_str);
+            Fate::Kept(format!("device.{id}.{rest}"))
+        }
+        (Some("device"), Some(_), Some(_)) => Fate::Dropped { matters: false },
+        // QEMU refuses it.
+        _ => Fate::Dropped { matters: true },
+    }
 }
 
 fn first(value: &str) -> &str {

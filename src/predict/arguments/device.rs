@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::Setting;
 use super::syntax::{json_pairs, pairs};
 use crate::device::id::DeviceId;
 
@@ -43,6 +44,16 @@ impl Device {
             }
         }
         Some(device)
+    }
+
+    /// Sets what a `-set` for it sets.
+    pub(super) fn set(&mut self, setting: Setting) {
+        match setting.property.as_str() {
+            "driver" => self.driver = setting.value,
+            _ => {
+                self.properties.insert(setting.property, setting.value);
+            }
+        }
     }
 
     /// Returns true for a vfio device that may have a display.

@@ -23,29 +23,7 @@ pub struct Told {
 /// Returns the metrics of a host. All are gauges, because each number may fall.
 #[must_use]
 pub fn prometheus(inventory: &Inventory, told: &Told) -> String {
-    let mut devices: BTreeMap<[String; 3], usize> = BTreeMap::new();
-    let mut failures: BTreeMap<[String; 1], usize> = BTreeMap::new();
-    for entry in &inventory.devices {
-        let (facts, evidence) = (&entry.finding.facts, &entry.finding.evidence);
-        let method = evidence.as_ref().map(|evidence| evidence.method);
-        let state = match entry.state {
-            State::Active => "active",
-            State::Defined => "defined",
-        };
-        let method_word = method.map_or_else(|| "none".into(), |method| method.to_string());
-        let key = [facts.display.words().join("-"), method_word, state.into()];
-        *devices.entry(key).or_default() += 1;
-        let probed = match &entry.finding.attempt {
-            Some(attempt) => Some(&attempt.display),
-            None => (method == Some(Method::Probe)).then_some(&facts.display),
-        };
-        let reason = probed.filter(|display| !display.is_answer());
-        match reason.and_then(Display::reason) {
-            // A device that is in use was not asked.
-            None | Some(Reason::InUse) => {}
-            Some(reason) => *failures.entry([reason.to_string()]).or_default() += 1,
-        }
-    }
+    let (devices, failures) = counted(inventory);
     let mut text = String::new();
     let mut family = |name: &str, help: &str, samples: &mut dyn Iterator<Item = (String, u64)>| {
         let _ = writeln!(
@@ -113,6 +91,34 @@ pub fn prometheus(inventory: &Inventory, told: &Told) -> String {
         }),
     );
     text
+}
+
+/// Counts devices by display, evidence and state, and probes without an answer by reason.
+fn counted(inventory: &Inventory) -> (BTreeMap<[String; 3], usize>, BTreeMap<[String; 1], usize>) {
+    let mut devices: BTreeMap<[String; 3], usize> = BTreeMap::new();
+    let mut failures: BTreeMap<[String; 1], usize> = BTreeMap::new();
+    for entry in &inventory.devices {
+        let (facts, evidence) = (&entry.finding.facts, &entry.finding.evidence);
+        let method = evidence.as_ref().map(|evidence| evidence.method);
+        let state = match entry.state {
+            State::Active => "active",
+            State::Defined => "defined",
+        };
+        let method_word = method.map_or_else(|| "none".into(), |method| method.to_string());
+        let key = [facts.display.words().join("-"), method_word, state.into()];
+        *devices.entry(key).or_default() += 1;
+        let probed = match &entry.finding.attempt {
+            Some(attempt) => Some(&attempt.display),
+            None => (method == Some(Method::Probe)).then_some(&facts.display),
+        };
+        let reason = probed.filter(|display| !display.is_answer());
+        match reason.and_then(Display::reason) {
+            // A device that is in use was not asked.
+            None | Some(Reason::InUse) => {}
+            Some(reason) => *failures.entry([reason.to_string()]).or_default() += 1,
+        }
+    }
+    (devices, failures)
 }
 
 fn labels(names: &[&str], values: &[String]) -> String {
