@@ -168,6 +168,7 @@ fn options_of_another_export() {
         assert_eq!(said, !is_taken, "{made:?}");
     }
     ends(&export(&[]), 2, "<FORMAT>");
+    ends(&export(&["copies", "-o", "f"]), 2, "--output is of no use");
 }
 
 /// When a device was asked is told by its record alone, if that can be read.
@@ -179,6 +180,43 @@ fn a_damaged_record_has_no_time() {
     assert!(export().contains(&sample));
     host.write(&format!("run/gfxplane/records/{DEVICE}.json"), "{");
     assert!(!export().contains(&sample));
+}
+
+/// What the daemon has written is copied to where the settings say, and nowhere else.
+#[test]
+fn a_copy_of_what_the_daemon_has_written() {
+    let alone = Alone::new();
+    let root = alone.0.path().join("root");
+    let made = root.join("run/gfxplane/export");
+    for directory in [&made, &root.join("etc/gfxplane"), &root.join("sys")] {
+        fs::create_dir_all(directory).unwrap();
+    }
+    for format in ["prometheus", "nfd"] {
+        fs::write(made.join(format), format!("{format}\n")).unwrap();
+    }
+    let copy = || {
+        run(
+            TOOL,
+            &["--root", root.to_str().unwrap(), "export", "copies"],
+        )
+    };
+    ends(&copy(), 0, "");
+    let file = alone.0.path().join("f");
+    let set = |text: &str| fs::write(root.join("etc/gfxplane/gfxplane.toml"), text).unwrap();
+    set(&format!("export = {{ nfd = {file:?} }}"));
+    ends(&copy(), 0, "");
+    assert_eq!(fs::read_to_string(&file).unwrap(), "nfd\n");
+    let first = File::open(&file).unwrap();
+    ends(&copy(), 0, "");
+    let inode = |file: &File| std::os::unix::fs::MetadataExt::ino(&file.metadata().unwrap());
+    assert_eq!(inode(&File::open(&file).unwrap()), inode(&first));
+    fs::remove_file(made.join("nfd")).unwrap();
+    ends(&copy(), 0, "");
+    assert_eq!(fs::read_to_string(&file).unwrap(), "nfd\n");
+    set("export = { prometheus = '/nonexistent/f' }");
+    ends(&copy(), 3, "/nonexistent/f: No such file");
+    set("export = { prometheus = 'f' }");
+    ends(&copy(), 0, "expected a path that begins with /");
 }
 
 #[test]

@@ -10,7 +10,9 @@ use clap::ValueEnum;
 
 use crate::cli::End;
 use crate::cli::overview::{read, write_whole};
+use crate::host::exports::published;
 use crate::host::run::record_path;
+use crate::host::settings;
 use crate::host::state::{State, now};
 use crate::libvirt::{Context, Failure};
 use crate::publish::export::nfd::nfd;
@@ -53,6 +55,9 @@ enum Format {
     Ansible,
     /// Traits for Nova's provider_config
     Nova,
+    /// The files of the daemon, each copied to where the settings say (for gfxplane-export.service)
+    #[value(hide = true)]
+    Copies,
 }
 
 impl fmt::Display for Format {
@@ -109,6 +114,11 @@ impl ExportCommand {
                 let (sources, inventory) = read();
                 nova(&sources, &inventory, &node)
             }
+            Format::Copies if self.output.is_none() => return copy(context),
+            Format::Copies => {
+                let problem = "export copies writes where the settings say: --output is of no use";
+                return Err(Failure::Usage(problem.into()).into());
+            }
         };
         for problem in &left_out {
             context.say(&format!("not exported: {problem}"));
@@ -125,6 +135,22 @@ impl ExportCommand {
 fn write(path: &Path, text: &str, is_program: bool) -> Result<(), Failure> {
     let written = write_whole(path, text, is_program);
     written.map_err(|error| Failure::Environment(format!("{}: {error}", path.display())))
+}
+
+/// Copies what the daemon has written to where the settings say. A file that is the same stays.
+fn copy(context: &Context) -> anyhow::Result<End> {
+    let mut warnings = Vec::new();
+    let config = settings::config(&context.root, &mut warnings);
+    context.warn(&warnings);
+    for (format, to) in config.export.named() {
+        let text = published(&context.root, format).map_err(Failure::Environment)?;
+        if let Some(text) = text
+            && std::fs::read(to).ok().as_deref() != Some(text.as_bytes())
+        {
+            write(to, &text, false)?;
+        }
+    }
+    Ok(End::Done)
 }
 
 /// Reads the name of a compute node. Nova takes any that is not empty, and so does a line of YAML

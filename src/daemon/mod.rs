@@ -13,6 +13,7 @@ pub mod hook;
 mod learning;
 pub mod lessons;
 mod probing;
+mod publishing;
 mod service;
 #[cfg(test)]
 mod tests;
@@ -42,6 +43,7 @@ use callout::{Listed, NODE_DEVICE_DAEMON, NodeDevices};
 use domains::{Domains, Loud};
 use files::{Files, Kind, Seen};
 use probing::Probing;
+use publishing::Publishing;
 use service::{Journal, Priority, Service};
 
 /// The first version that reports `attach-device --config` (in the form of
@@ -243,6 +245,7 @@ struct Daemon<'c> {
     domains: Domains,
     devices: NodeDevices,
     probing: Probing,
+    publishing: Publishing,
     /// The small copy of a domain that was started last. Reports about it are not news.
     trial: Option<Uuid>,
     tasks: VecDeque<Task>,
@@ -282,6 +285,7 @@ impl<'c> Daemon<'c> {
             domains: Domains::new(&context.root, is_system(context), &mut warnings),
             devices: NodeDevices::default(),
             probing: Probing::new(prober),
+            publishing: Publishing::new(&context.root, std::env::current_exe()?),
             trial: None,
             tasks: VecDeque::new(),
             later: BTreeMap::new(),
@@ -458,6 +462,7 @@ impl<'c> Daemon<'c> {
         self.wait_for_devices();
         self.look_at_everything();
         self.take_requests();
+        self.publish_soon();
     }
 
     fn look_at_everything(&mut self) {
@@ -531,12 +536,17 @@ impl<'c> Daemon<'c> {
     }
 
     fn run(&mut self, receive: &Receiver<Event>) {
+        self.publish_soon();
         while !self.ends {
             self.work_with(receive);
             let watchdog = self.service.still_here();
             let retry = self.retry.map(|(at, _)| at);
             let later = self.later.keys().next().map(|(at, _)| *at);
-            let next = [watchdog, retry, later].into_iter().flatten().min();
+            let publish = self.publishing.next();
+            let next = [watchdog, retry, later, publish]
+                .into_iter()
+                .flatten()
+                .min();
             let event = match next {
                 Some(at) => receive.recv_timeout(at.saturating_duration_since(Instant::now())),
                 None => receive.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -563,6 +573,8 @@ impl<'c> Daemon<'c> {
             }
             self.add(task);
         }
+        let with_guests = self.libvirt.is_some();
+        self.publishing.time_passes(now, &self.config, with_guests);
         if self.retry.is_some_and(|(at, _)| at <= now) {
             self.ending.clear();
             // This fails only if it is told to.
@@ -618,6 +630,14 @@ impl<'c> Daemon<'c> {
             Event::Started(uuid, result) => self.started(uuid, result),
             Event::Reload => self.reload(),
             Event::End => self.ends = true,
+        }
+        self.publish_soon();
+    }
+
+    /// Has what others read written in a moment, if the settings name anybody.
+    fn publish_soon(&mut self) {
+        if self.is_system() {
+            self.publishing.soon(&self.config);
         }
     }
 
