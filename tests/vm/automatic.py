@@ -1156,6 +1156,7 @@ def test_what_a_fleet_reads():
     files = {"prometheus": place / "gfxplane.prom", "nfd": place / "gfxplane"}
     setting = CONF / "conf.d/export.toml"
     assert not made.exists(), "nothing is written unasked"
+    equal(sh("systemctl is-enabled gfxplane-export.path", check=False).stdout.strip(), "disabled")
     out("systemctl enable --now gfxplane-export.path")
     try:
         named = ", ".join(f"{name} = '{file}'" for name, file in files.items())
