@@ -92,7 +92,7 @@ fn whole(verb: &clap::Command) -> Result<String, Failed> {
         match &names[..] {
             // clap_mangen leaves out that there may be several.
             [name] if many && argument.is_positional() => {
-                argument.value_name(format!("{name} ..."))
+                argument.value_name(format!("{name} ...").leak() as &str)
             }
             _ => argument,
         }
