@@ -48,7 +48,7 @@ impl Line {
         Some(Line { words, place })
     }
 
-    /// Returns the URI of the libvirt that it names.
+    /// Returns libvirt's URI that the command line names with `-c` or `--connect`.
     #[must_use]
     pub fn connect(&self) -> Option<String> {
         self.option(&["-c", "--connect"])

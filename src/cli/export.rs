@@ -172,7 +172,8 @@ fn own_name(context: &Context) -> Result<String, Failure> {
     node(text.trim()).map_err(|_| problem(&"it is no name"))
 }
 
-/// Reads what the metrics tell beside the inventory. Only root reads the log.
+/// Reads what the metrics contain beside the inventory: the number of the log's events, the times
+/// of the records, and the guests. Leaves out the log for users other than root.
 fn told(context: &Context, sources: &Sources) -> Result<Told, Failure> {
     let state = State::new(&context.root);
     let acts = state.readable().is_ok().then(|| {

@@ -249,7 +249,8 @@ impl Fixup {
         })
     }
 
-    /// Refuses to define a domain that does not start.
+    /// Returns an error unless a trial has seen the changed domain start. Accepts the domain if
+    /// there was no trial (`--no-trial`).
     fn judge(
         &self,
         context: &Context,

@@ -165,7 +165,7 @@ pub enum Listen {
     None,
 }
 
-/// The place where graphics listen that name no address, according to `qemu.conf`.
+/// The place where graphics listen if they name no address, according to `qemu.conf`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ListenDefault<'a> {
     /// The address; `None` if it is not known and may be any.

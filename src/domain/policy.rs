@@ -313,8 +313,9 @@ impl Policy {
         }
     }
 
-    /// Lowers `display` to `asked` at most. For a domain that another manager made, or that is
-    /// older than the package.
+    /// Limits `display` to `asked`: gfxplane then manages only the displays of devices to which the
+    /// domain itself gives `display='on'`. For a domain that another manager made, or that is older
+    /// than the package.
     #[must_use]
     pub fn asked_only(mut self) -> Self {
         self.display = self.display.min(Displays::Asked);

@@ -193,7 +193,7 @@ const MOST: usize = 32;
 /// letters, without white space, in the parts between its `*`.
 type Parts = (&'static str, &'static Wording, Vec<String>);
 
-/// All known messages, those with the most words first.
+/// All known messages, the longest first.
 static PARTS: LazyLock<Vec<Parts>> = LazyLock::new(|| {
     let parts = |words: &str| {
         words

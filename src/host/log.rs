@@ -42,7 +42,7 @@ pub struct Said {
     /// The reason for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// The sysfs name of the device that it concerns.
+    /// The sysfs name of the device that the change is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
 }

@@ -134,7 +134,9 @@ pub fn write_record(root: &Root, record: &Record, parent: Option<&str>) -> io::R
     })
 }
 
-/// Publishes what a probe found of the device, and keeps and publishes what that says of its type.
+/// Publishes what a probe found of the device, in the device's tree below `/run/gfxplane`. If the
+/// probe has found an answer, also keeps the record as that of the device's type, and publishes the
+/// type's tree if the `parent` is known.
 fn publish_record(root: &Root, record: &Record, parent: Option<&str>) -> io::Result<()> {
     publish(
         root,
@@ -178,10 +180,10 @@ pub fn publish_unasked(root: &Root, id: DeviceId, facts: &Facts, method: Method)
     publish(root, Path::new("devices"), &id.to_string(), facts, method)
 }
 
-/// Removes what is kept of a device that is gone: its record, QEMU's statement, its tree, its lock.
-/// The record of its type stays. So does a PCI device's mark of a start under way, because the
-/// device may only have lost its driver: libvirt takes that away between its hook and QEMU
-/// (`managed='yes'`).
+/// Removes what is kept of a device that is gone: its record, QEMU's statement, the answer to
+/// mdevctl, its tree, its lock, and an mdev's mark of a start under way. The record of its type
+/// stays. A PCI device keeps its mark of a start, because it may only have lost its driver: with
+/// `managed='yes'`, libvirt takes the driver away between calling the hook and starting QEMU.
 ///
 /// # Errors
 /// Any error of the file system. It is no error if nothing is kept.

@@ -84,7 +84,7 @@ pub struct Device {
     pub render_node: Option<String>,
     /// Those attributes that the caller named.
     pub attributes: BTreeMap<String, String>,
-    /// The kernel's own statement about the type's display.
+    /// The kernel's own statement about the type's display. No released kernel makes one so far.
     pub kernel_facts: Option<Facts>,
 }
 

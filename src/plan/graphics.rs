@@ -162,7 +162,7 @@ impl Planner<'_, '_, '_> {
         })
     }
 
-    /// Adds what helps where fixup may not or can't.
+    /// Adds to `fixes` what the user can do where fixup may not or can't make the change.
     fn fixes_of(&self, now: &Prediction, about: About, fixes: &mut Vec<Fix>) {
         let lacks_node = self.abilities.render_nodes.and_then(RenderNodes::refusal);
         let is_dmabuf = |vgpu: &Vgpu| vgpu.display && vgpu.found() == [Found::Dmabuf];

@@ -216,7 +216,9 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Gives ramfb to the first display that stays if its device had to give it up.
+    /// Gives ramfb to the first remaining display of a PCI device, if a change of this plan takes
+    /// ramfb from another device. Does nothing if a device or a video card still has ramfb, or if
+    /// the machine's fw_cfg has no DMA, which ramfb needs.
     fn ramfb_of_another_head(&mut self) {
         let off = |change: &Change| matches!(change.action, Action::Ramfb { on: false, .. });
         let vgpus = &self.screens.vgpus;

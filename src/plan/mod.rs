@@ -199,8 +199,8 @@ impl Fix {
         }
     }
 
-    /// What helps if libvirt can't prepare a device: it is on the host (`is_here`), or mdevctl can
-    /// start it (`is_defined`).
+    /// Returns what the user can do if libvirt can't prepare a device. `is_here`: the device is on
+    /// the host. `is_defined`: mdevctl has a definition of it, and can start it.
     #[must_use]
     pub fn for_device(device: DeviceId, is_here: bool, is_defined: bool) -> Self {
         Fix::Words(match device {

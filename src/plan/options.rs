@@ -14,8 +14,11 @@ use crate::predict::{About, words};
 const OPREGION: &str = "x-igd-opregion";
 
 impl Planner<'_, '_, '_> {
-    /// Handles a ramfb that the user sets in QEMU but not in libvirt. libvirt then chooses a driver
-    /// without ramfb.
+    /// Plans what makes a ramfb work that the user has given to a device by QEMU's properties,
+    /// where QEMU refuses that: libvirt has chosen QEMU's driver without ramfb, or the property has
+    /// a wrong type. The change is libvirt's attribute `ramfb` or, if libvirt has none for the
+    /// device, QEMU's driver with ramfb. Leaves alone a ramfb that is set for all devices at once
+    /// (`-global`).
     pub(super) fn ramfb_of_another_driver(&mut self) {
         let libvirts = Libvirt::possible(self.abilities);
         for place in 0..self.screens.vgpus.len() {

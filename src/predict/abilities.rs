@@ -129,8 +129,8 @@ impl Abilities {
         is_read.then(|| !dri.contains(name))
     }
 
-    /// Returns the place where graphics listen that name no address. If qemu.conf is not known,
-    /// that is TCP on any address: the worst case for somebody who relies on it.
+    /// Returns where graphics listen if they name no address. If qemu.conf is not known, that is
+    /// TCP on any address: the worst case for somebody who relies on it.
     #[must_use]
     pub fn listen_default(&self, kind: GraphicsType) -> ListenDefault<'_> {
         let (address, socket) = match kind {

@@ -266,8 +266,8 @@ pub fn keep(root: &Root, id: DeviceId) -> bool {
     }
 }
 
-/// Removes the devices of makers that were killed together with their keepers. Returns whether all
-/// are gone. A device whose mark somebody holds is left to them.
+/// Removes the temporary devices whose makers and keepers were both killed. A device is left alone
+/// if somebody holds its mark. Returns false if a device that this tried to remove is still there.
 #[must_use]
 pub fn sweep(root: &Root) -> bool {
     let gone = |id| match marks::take_over(root, id, Instant::now()) {

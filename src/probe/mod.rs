@@ -198,13 +198,13 @@ pub enum Asked {
 
 /// Returns whether a device may be opened.
 ///
-/// Three limits hold whatever the rules say. A `device_api` other than vfio-pci is never opened, as
-/// it has no such ioctl. A PCI device on a driver of vfio-pci's family is never opened, as that
-/// resets it and there is no such ioctl either. No PCI device is opened unasked. For all others,
-/// the rule and the policy decide.
+/// Three limits hold whatever the rules say. A device with a `device_api` other than vfio-pci is
+/// never opened, because such a device does not have the ioctl that asks for a display
+/// (`VFIO_DEVICE_QUERY_GFX_PLANE`). A PCI device on a driver of vfio-pci's family is never opened,
+/// because that would reset it, and the driver does not have the ioctl either. No PCI device is
+/// opened unasked. For all others, the rule and the policy decide.
 ///
-/// # Errors
-/// The reason why it may not, for people.
+/// # Errors The reason why the device may not be opened, for people.
 pub fn may_open(device: &Device, rule: Option<&Rule>, asked: Asked) -> Result<(), String> {
     has_displays(device.device_api.as_deref())?;
     if let DeviceId::Pci(_) = device.id {

@@ -304,7 +304,8 @@ fn of_functions(host: &Host, gpu: &Gpu) -> Option<Missing> {
     )
 }
 
-/// Its virtual functions can have a vGPU type, and have none.
+/// Returns why the virtual functions offer no display: they can have a vGPU type, and have none.
+/// `have` begins the message, with its subject and verb.
 fn untyped(have: &str, typed: &[&Function]) -> Option<Missing> {
     if let Some(first) = typed.iter().find(|function| !function.creatable.is_empty()) {
         let names: Vec<String> = first
@@ -334,7 +335,8 @@ fn untyped(have: &str, typed: &[&Function]) -> Option<Missing> {
     )
 }
 
-/// The card has neither virtual functions nor mdev types.
+/// Returns why a card offers nothing that has neither virtual functions nor mdev types, as far as
+/// its driver tells.
 fn of_driver(host: &Host, gpu: &Gpu) -> Option<Missing> {
     let modules = host.modules;
     match (gpu.driver.as_deref(), modules.enable_gvt) {

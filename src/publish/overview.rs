@@ -503,8 +503,9 @@ fn is_bare(given: Given<'_>, entry: &DeviceEntry) -> bool {
     functions.any(|one| DeviceId::Pci(one.address) == entry.id && one.vgpu_type == Some(0))
 }
 
-/// Adds the virtual functions that are no vfio devices: those that guests have, and all of them if
-/// nothing is left out.
+/// Adds the card itself and its virtual functions to the card's lines, unless they have a line as
+/// vfio devices. A function is added if a guest has it or, with `--all`, in any case; the card only
+/// if a guest has it.
 fn functions(
     given: Given<'_>,
     gpu: &Gpu,

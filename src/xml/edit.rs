@@ -483,7 +483,9 @@ impl<'a> Changes<'_, 'a> {
         }
     }
 
-    /// Returns XML as lines of their own, each after a line end.
+    /// Returns XML as lines of their own, each after a line end. Indents each line that begins with
+    /// a tag: by `indentation`, and by this document's unit for every two blanks that the line has.
+    /// A line inside a tag or a text keeps its white space.
     fn lines(&self, newline: &str, indentation: &str, xml: &str) -> String {
         let mut result = String::new();
         let mut between_tags = true;

@@ -90,8 +90,8 @@ struct Given<'a> {
 }
 
 impl<'a> Given<'a> {
-    /// Reads `--vmi JSON --domain XML`, also as `--vmi=JSON`. Other arguments may be a newer
-    /// shim's.
+    /// Reads `--vmi JSON --domain XML`, also as `--vmi=JSON`. Ignores all other arguments, because
+    /// a newer shim may pass some.
     fn parse(arguments: &'a [OsString]) -> Self {
         let mut given = Given::default();
         let mut words = arguments.iter().map(|argument| argument.as_bytes());

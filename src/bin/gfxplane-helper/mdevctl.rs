@@ -73,8 +73,9 @@ pub(crate) fn words_of(root: &Root, id: DeviceId) -> Option<Vec<(String, String)
     Some(words(&known.finding, &hints))
 }
 
-/// Returns when our caller was started (CLOCK_MONOTONIC), a tick early; the beginning of time if
-/// that can't be told. Field 22 of `/proc/PID/stat` counts ticks of CLOCK_BOOTTIME.
+/// Returns the time (CLOCK_MONOTONIC) at which the process that called us was started, one tick
+/// early; zero if that can't be read. Field 22 of `/proc/PID/stat` counts ticks of CLOCK_BOOTTIME,
+/// so the time is converted.
 fn caller_started() -> Duration {
     let clock = |id| clock_gettime(id).map_or(Duration::ZERO, Duration::from);
     let parent = std::os::unix::process::parent_id();

@@ -36,7 +36,7 @@ use crate::SUCCESS;
 /// The exit code that the script takes for a veto. Nothing else that ends a process has this code.
 const VETO: u8 = 77;
 
-/// The longest that libvirt and its user wait, in seconds; beside the wait for a probe.
+/// The longest time that the hook runs, in seconds. The wait for a probe comes on top.
 const LIMIT: u32 = 10;
 
 /// How long before that the journal is told.
@@ -228,9 +228,10 @@ fn config(root: &Root) -> Config {
     config
 }
 
-/// Marks the start, and then waits until no probe of ours holds the domain's devices. The hook
-/// waits for a probe that has the lock by then, and a later one sees the mark. So does a QEMU that
-/// was started to try the devices, which is then ended.
+/// Marks the domain's devices as being started, and then waits, at most for the deadline of the
+/// settings, until no probe and no trial of ours has one of them. A probe or a trial that begins
+/// later sees the mark and leaves the device alone. A trial that has a device now sees the mark,
+/// too, and ends its QEMU. If the wait is in vain, the journal gets a line, and the start goes on.
 fn wait(root: &Root, devices: &BTreeSet<DeviceId>, config: &Config) {
     for id in devices {
         if let Err(error) = requests::mark_start(root, *id) {

@@ -145,7 +145,8 @@ fn takes_a_definition(arguments: &[OsString]) -> bool {
         && (rest.iter().any(|one| one == "--jsonfile=/dev/stdin") || rest.windows(2).any(stdin))
 }
 
-/// Runs it, and prints its list with what we know.
+/// Runs mdevctl's `list`, and prints its output with our attributes added. Prints the output as it
+/// is if mdevctl fails, or if the output is too long or not in a form that we know.
 fn list(root: &Root, mut command: Command) -> u8 {
     command.stdout(Stdio::piped());
     let Ok(mut child) = command.spawn() else {

@@ -366,8 +366,8 @@ fn is_absent(error: &io::Error) -> bool {
     )
 }
 
-/// Returns whether a link in this directory leads to a place of the same host, in a way that holds
-/// wherever the host's root is.
+/// Returns whether the target of a link in this directory is relative and stays below the root.
+/// Such a link still works in a copy of the host.
 fn stays_inside(directory: &Path, target: &Path) -> bool {
     let mut depth = directory.components().count();
     target.components().all(|name| match name {

@@ -143,8 +143,9 @@ impl<'d, 'a> Edits<'_, 'd, 'a> {
         (if taken { "libvirt-qemu:" } else { "qemu:" }.into(), false)
     }
 
-    /// Returns the user's alias of a hostdev. A hostdev without one gets one, as libvirt keeps no
-    /// other.
+    /// Returns the hostdev's alias, under which QEMU's arguments can name it. If it has none of the
+    /// user's (`ua-…`), adds an edit that gives it one, because libvirt keeps no others. With
+    /// `keep_aliases`, returns the alias that is there.
     fn user_alias(&self, hostdev: &Hostdev<'_, '_>, edits: &mut Vec<Edit>) -> String {
         if self.how.keep_aliases || hostdev.has_user_alias() {
             return hostdev.alias.clone();

@@ -236,7 +236,9 @@ fn devices(out: &mut Writer, domain: &Domain<'_, '_>, abilities: &Abilities) {
 
 const LOCAL: [(&str, &str); 2] = [("type", "address"), ("address", "127.0.0.1")];
 
-/// Writes graphics of the same type and reach. `listen` is in the words of [`crate::domain`].
+/// Writes graphics of the same type, from which a viewer is no farther away: graphics that listen
+/// at any address or network listen at 127.0.0.1 instead. A UNIX socket stays one, and graphics
+/// that listen nowhere still do.
 fn graphics(out: &mut Writer, graphics: &Graphics<'_, '_>, abilities: &Abilities) {
     let element = graphics.element;
     let attribute = |name: &str| element.attribute(name).map(std::borrow::Cow::into_owned);

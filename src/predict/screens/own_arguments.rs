@@ -87,9 +87,11 @@ impl Screens {
         self.doubt_what_depends_on_more();
     }
 
-    /// A device that QEMU makes before libvirt's devices, and that names no address, gets the next slot
-    /// that the machine itself leaves free. libvirt has given the first to one of its own, if it has any. `taken`: how many
-    /// of the user's have one. Returns false for a machine whose slots are not known.
+    /// Counts the PCI slot that QEMU gives to the user's next device without an address: QEMU makes
+    /// it before libvirt's devices, in the next slot that the machine itself leaves free. If one of
+    /// libvirt's devices has that slot, notes in `slot_taken` the message with which QEMU refuses
+    /// it. `taken` is the number of the user's devices that have a slot so far; this adds one.
+    /// Returns false if the machine's slots are not known.
     fn take_slot(&mut self, domain: &Domain<'_, '_>, taken: &mut u32) -> bool {
         let machine = domain.machine.as_deref().unwrap_or_default();
         let first = match machine {

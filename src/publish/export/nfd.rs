@@ -40,8 +40,9 @@ pub fn nfd(inventory: &Inventory, expiry: u64) -> (String, Vec<String>) {
     (text, left_out)
 }
 
-/// Returns the label's name. Kubernetes takes letters, digits, `-`, `_` and `.`, with a letter or
-/// digit at the end.
+/// Returns the name of a type's label. Kubernetes takes letters, digits, `-`, `_` and `.`, with a
+/// letter or digit at the end: any other character becomes `-`, and such characters at the end are
+/// dropped.
 fn label_name(type_id: &str) -> String {
     let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     let name: String = type_id
