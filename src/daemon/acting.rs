@@ -27,14 +27,15 @@ use crate::plan::{Change, Level, words};
 use crate::predict::About;
 
 /// The number of times in a row that a definition is read again at once, because it changed while
-/// it was fixed.
+/// gfxplane fixed it.
 pub(super) const AT_ONCE: u32 = 5;
 
 /// The longest wait for a domain about which libvirt can't answer: this many doublings.
 const LONGEST: u32 = 8;
 
 impl Daemon<'_> {
-    /// Looks at the next domain; whether there was one. `in_line`: a start is waited for.
+    /// Looks at the next domain. Returns whether there was one. With `in_line`, a start of a domain
+    /// is waited for.
     pub(super) fn work_once(&mut self, in_line: bool) -> bool {
         let Some(libvirt) = self.libvirt.clone() else {
             return false;
@@ -54,7 +55,7 @@ impl Daemon<'_> {
         true
     }
 
-    /// Puts the task off: a start or another job holds the domain, or libvirt is ending.
+    /// Puts the task off, because a start or another job holds the domain, or libvirt is ending.
     fn failed(&mut self, task: Task, error: &str) {
         self.failures += 1;
         let domain = self.domains.watched(task.uuid);
@@ -149,9 +150,10 @@ impl Daemon<'_> {
         Ok(())
     }
 
-    /// Ends the hook's request, because it is done or will not be. The request's file goes last, so
-    /// that the next daemon finds it if this one is ended; but before a start of ours, which may
-    /// leave a new request.
+    /// Ends the hook's request, because its domain was dealt with or never will be. Removes the
+    /// request's file last, so that the next daemon finds it if this one is ended before. If the
+    /// daemon is to start the domain (`starts`), the file goes before the start, which may leave a
+    /// new request.
     pub(super) fn handled(&mut self, uuid: Uuid, starts: bool) {
         let Some(domain) = self.domains.known(uuid) else {
             return;
@@ -345,8 +347,10 @@ impl Daemon<'_> {
         self.report(kept);
     }
 
-    /// Keeps what it takes to undo it, and that it was done. `base`: the definition that was changed. `ours`: what came
-    /// of it, if that was seen; `after`: what is there now.
+    /// Writes to the log what was changed, and keeps what undoing the change takes. `base`: the
+    /// definition that was changed. `ours`: the definition as libvirt has written our change, if
+    /// that was seen. `after`: the definition that is there now. If neither of the two is known,
+    /// the change can't be undone, and a warning says so.
     fn keep(
         &mut self,
         uuid: Uuid,
@@ -393,8 +397,9 @@ impl Daemon<'_> {
         self.report(kept);
     }
 
-    /// Starts a domain that the hook has vetoed, if that is wanted. With `in_line`, nobody waits
-    /// for the outcome.
+    /// Starts a domain that the hook has vetoed, if the settings ask for that and this definition
+    /// was not started yet. With `in_line`, waits for the outcome; otherwise a thread of its own
+    /// does.
     fn start(
         &mut self,
         libvirt: &dyn Libvirt,

@@ -1,5 +1,5 @@
-//! mdevctl's link to the helper, which is there while libvirt knows its devices and not while it looks for
-//! them ([`crate::host::callout`]).
+//! Makes and removes mdevctl's link to the helper. The link is there while libvirt knows its
+//! devices, and not while libvirt looks for them ([`crate::host::callout`]).
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,34 +13,36 @@ use crate::host::config::CalloutLink;
 use crate::libvirt::Failure;
 use crate::libvirt::Libvirt;
 
-/// The daemon of libvirt that has the node devices, where each driver has one of its own, and the file with its
-/// process id.
+/// The URI of libvirt's daemon that has the node devices, where each driver has a daemon of its
+/// own, and the file with that daemon's process id.
 const NODE_DEVICES: &str = "nodedev:///system";
 pub(super) const NODE_DEVICE_DAEMON: &str = "virtnodedevd.pid";
 
-/// The daemon that has all drivers.
+/// The file with the process id of the daemon that has all drivers.
 const ALL_DRIVERS: &str = "libvirtd.pid";
 
-/// How often it is looked whether a daemon has ended, and for how long.
+/// The time between two looks whether a daemon has ended, and the greatest number of looks.
 const LOOKS: (Duration, u32) = (Duration::from_millis(20), 3000);
 
-/// How often that daemon is tried whose process id is there: its socket may be a moment behind.
+/// The number of attempts to connect to a daemon whose process id is there: its socket may be a
+/// moment behind.
 const TRIES: u32 = 4;
 
-/// Who has the node devices.
+/// The daemon of libvirt's that has the node devices.
 #[derive(Debug, Default)]
 pub(super) struct NodeDevices {
-    /// The connection to a daemon that has nothing else, for as long as it lives.
+    /// The connection to a daemon that has only the node devices, for as long as it lives.
     own: Option<Arc<dyn Libvirt>>,
-    /// How often it was waited for: what is told of an earlier time counts no more.
+    /// The number of waits so far. A report of an earlier wait no longer counts.
     turn: u64,
-    /// It has listed them.
+    /// True if the daemon has listed its devices.
     listed: bool,
-    /// Its process.
+    /// The daemon's process id.
     process: Option<u32>,
 }
 
-/// libvirt has listed its devices; over a connection of its own, or not.
+/// The outcome of waiting until libvirt has listed its devices, with the connection if it is one of
+/// its own.
 pub(super) type Listed = Result<Option<Arc<dyn Libvirt>>, Failure>;
 
 impl Daemon<'_> {
@@ -70,7 +72,7 @@ impl Daemon<'_> {
         }
     }
 
-    /// What came of it the `turn`th time.
+    /// Handles the outcome of the `turn`th wait for libvirt's devices. Ignores an earlier one.
     pub(super) fn devices_are_listed(&mut self, turn: u64, listed: Listed) {
         if turn != self.devices.turn {
             return;
@@ -93,8 +95,9 @@ impl Daemon<'_> {
         }
     }
 
-    /// The connection to who has the devices has ended. The link goes once the process has: one that is ending would
-    /// have mdevctl list everything again first, and end the later.
+    /// Handles the end of the connection to the daemon that has the devices. Removes the link only
+    /// once the daemon's process has ended: without the link, a daemon that is ending would have
+    /// mdevctl list everything again first, and end later.
     pub(super) fn devices_are_lost(&mut self) {
         self.devices.turn += 1;
         self.devices.listed = false;
@@ -116,27 +119,28 @@ impl Daemon<'_> {
         });
     }
 
-    /// Nobody looks after the link any more.
+    /// Removes the link, because nobody looks after it any more.
     pub(super) fn give_link_up(&mut self) {
         self.devices.listed = false;
         self.set_link();
     }
 
-    /// That is told of the connection of the `turn`th time.
+    /// Handles the end of the connection that the `turn`th wait has opened. Ignores an earlier one.
     pub(super) fn own_connection_is_lost(&mut self, turn: u64) {
         if turn == self.devices.turn {
             self.devices_are_lost();
         }
     }
 
-    /// The daemon that has nothing but the devices is there (again).
+    /// Handles the start of the daemon that has only the node devices.
     pub(super) fn node_device_daemon_came(&mut self) {
         if !self.devices.listed {
             self.wait_for_devices();
         }
     }
 
-    /// The link is there if it is wanted, and if libvirt has listed its devices.
+    /// Makes the link if the settings want it, libvirt does not tell displays itself, and libvirt
+    /// has listed its devices. Otherwise removes the link.
     pub(super) fn set_link(&mut self) {
         let root = &self.context.root;
         let wanted = self.config.attributes
@@ -156,7 +160,8 @@ impl Daemon<'_> {
     }
 }
 
-/// A connection to the daemon of the node devices that has listed them. `lost`: it has ended.
+/// Connects to the daemon of the node devices, and waits until it has listed them. Calls `lost`
+/// when the connection ends.
 fn connected(
     library: &dyn Libvirt,
     lost: &(impl Fn() + Clone + Send + Sync + 'static),

@@ -1,4 +1,4 @@
-//! Somebody else has changed a domain at the same moment: what they wrote comes back.
+//! Puts back what somebody else wrote into a domain's definition at the moment when we replaced it.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::libvirt::versions::{self, Replaced as Between, Version, Watched};
 use crate::libvirt::{Definition, Failure, Libvirt, New, Replaced};
 use crate::plan::fixup::Fixed;
 
-/// A definition as libvirt would print it.
+/// Returns a definition as libvirt would print it.
 fn definition(uuid: Uuid, text: &str) -> Definition {
     Definition {
         uuid: uuid.to_string(),
@@ -22,18 +22,21 @@ fn definition(uuid: Uuid, text: &str) -> Definition {
     }
 }
 
-/// A definition of ours, for what is said of it.
+/// The moment at which we replaced a definition, for messages about it.
 pub(super) struct Moment {
     pub(super) name: String,
     pub(super) uuid: Uuid,
-    /// How long somebody else had to change it unseen.
+    /// The time in which somebody else could have changed the definition unseen.
     pub(super) window: Duration,
 }
 
 impl Daemon<'_> {
-    /// Finds out what a definition of ours has replaced. Returns the definition that was changed, and
-    /// ours as libvirt has written it, if that was seen. Returns `None` if somebody else's was lost and
-    /// has been put back. `seen` are the versions that were there meanwhile, if anybody looked.
+    /// Finds out what a definition of ours has replaced. Returns the definition to which our change
+    /// was made, and ours as libvirt has written it, if that was seen. Returns `None` if ours has
+    /// replaced somebody else's definition, or has brought back a domain that somebody else had
+    /// undefined; theirs was then put back. If nobody knows what was replaced, reports a possible
+    /// loss. `seen` are the versions that were there meanwhile; without them, nothing can be found
+    /// out.
     pub(super) fn replaced(
         &mut self,
         libvirt: &dyn Libvirt,
@@ -71,8 +74,8 @@ impl Daemon<'_> {
         Ok(Some((base, ours)))
     }
 
-    /// Defines once more what somebody else had defined, and a definition of ours has replaced. It is then looked at like
-    /// any other. `ours`: as libvirt has written that.
+    /// Defines somebody else's definition once more, which a definition of ours has replaced. The
+    /// daemon then looks at it like at any other. `ours`: our definition as libvirt has written it.
     fn put_back(
         &mut self,
         libvirt: &dyn Libvirt,
@@ -125,8 +128,8 @@ impl Daemon<'_> {
         Ok(())
     }
 
-    /// Undefines a domain that somebody else had undefined, and that has come back with a definition of ours. `ours`: as
-    /// libvirt has written that.
+    /// Undefines a domain that somebody else had undefined, and that a definition of ours has
+    /// brought back. `ours`: that definition as libvirt has written it.
     fn undefine_again(
         &mut self,
         libvirt: &dyn Libvirt,
@@ -161,7 +164,8 @@ impl Daemon<'_> {
         Ok(())
     }
 
-    /// What somebody else has changed could not be put back. `what`: the names of the elements, if they are known.
+    /// Reports that somebody else's change could not be put back. `what`: the names of the changed
+    /// elements, if they are known.
     fn may_be_lost(&mut self, moment: &Moment, what: &str) {
         let what = match what {
             "" => String::new(),

@@ -1,4 +1,4 @@
-//! The daemon's connection to libvirt: when it is made, and when it is tried again.
+//! Makes the daemon's connection to libvirt, and decides when to try again.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -13,7 +13,8 @@ use crate::host::read_whole;
 /// `virConnectGetLibVersion`). Measured: 9.0 does not, 11.3 does.
 const REPORTS_ATTACHED: u32 = 10_000_000;
 
-/// How long after it came libvirt is tried, and twice as long after each failure.
+/// The wait from libvirt's appearance until the first attempt to connect. It doubles after each
+/// failure.
 const AT_FIRST: Duration = Duration::from_millis(50);
 
 /// The wait after a failure until libvirt is tried again; it doubles each time.
@@ -21,20 +22,22 @@ pub(super) const SOONEST: Duration = Duration::from_millis(500);
 pub(super) const LATEST: Duration = Duration::from_secs(30);
 
 impl Daemon<'_> {
-    /// Returns whether there is a daemon to reach. If systemd listens for it, an attempt would
-    /// start a daemon that was stopped on purpose.
+    /// Returns whether one of libvirt's daemons runs that is not about to end, so that it can be
+    /// reached. Always true for another libvirt than this machine's system daemon. This is checked
+    /// first because systemd may listen in the daemon's place: an attempt to connect would start a
+    /// daemon that somebody has stopped on purpose.
     pub(super) fn is_there(&self) -> bool {
         let is_another = |pid: &u32| !self.ending.contains(pid);
         !self.is_system() || self.alive().iter().any(is_another)
     }
 
-    /// Returns the daemons that live.
+    /// Returns the process ids of libvirt's daemons that run.
     pub(super) fn alive(&self) -> BTreeSet<u32> {
         let pids = DAEMONS.1.iter().filter_map(|name| self.pid(name));
         pids.collect()
     }
 
-    /// The process that has left its id in a file of libvirt's, if it lives.
+    /// Returns the process id in a file of libvirt's, if that process runs.
     pub(super) fn pid(&self, file: &str) -> Option<u32> {
         let path = self.context.root.join(DAEMONS.0).join(file);
         let text = read_whole(&path, 64).ok()?;

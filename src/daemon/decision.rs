@@ -19,8 +19,8 @@ use crate::plan::{Action, Fix, Level, Note, Plan, words};
 use crate::predict::{About, Danger, Head, HeadOf, Outcome};
 use crate::xml::Document;
 
-/// The number of times that the same plan is made, before it is taken as somebody's will that it is
-/// not.
+/// The number of times that the same plan is carried out. Whoever has undone it that often does not
+/// want it.
 pub const ROUNDS: u32 = 2;
 
 /// The number of different plans for one domain that are remembered.
@@ -30,9 +30,10 @@ const MOST_PLANS: usize = 16;
 /// passwords.
 #[derive(Debug, Clone, Default)]
 pub struct Memory {
-    /// The plans that were made, and how often since the domain was last right by itself.
+    /// The plans that were carried out, each with the number of times. Emptied once the domain
+    /// needs no change and its definition is not ours.
     done: Vec<(Vec<Action>, u32)>,
-    /// A mark of the last result.
+    /// A mark of the last definition of ours, as libvirt has written it.
     ours: Option<u64>,
     /// A mark of the definition whose change libvirt refused.
     refused: Option<u64>,
@@ -60,7 +61,7 @@ pub struct Standing {
 pub enum Decision {
     /// The domain has no vfio devices.
     NotOurs,
-    /// Nothing is changed, with the reason.
+    /// The domain stays as it is, with the reason.
     Leave {
         /// True if QEMU would, or may, refuse the domain.
         is_bad: bool,
@@ -69,7 +70,7 @@ pub enum Decision {
         /// The reason, as lines.
         why: Vec<Line>,
     },
-    /// The domain is defined with this.
+    /// The daemon defines the domain with this result.
     Act(Box<Fixed>),
 }
 
@@ -87,7 +88,7 @@ pub struct Line {
 }
 
 impl Line {
-    /// A line with nothing that helps.
+    /// Makes a line without any fix.
     pub fn new(level: Level, about: About, text: impl Into<String>) -> Self {
         Line {
             level,
@@ -106,7 +107,8 @@ impl Line {
         }
     }
 
-    /// All of it, with commands that can be typed. `domain`: the domain as an argument of a command.
+    /// Returns the message and the fixes, with commands that can be typed. `domain`: the domain as
+    /// an argument of a command.
     #[must_use]
     pub fn words(&self, domain: &str) -> String {
         let mut text = self.text.clone();
@@ -118,7 +120,8 @@ impl Line {
     }
 }
 
-/// Returns the host's policy for changes that nobody has asked for.
+/// Returns the host's policy for changes that nobody has asked for. A guest counts as none of
+/// Windows unless the policy says otherwise.
 #[must_use]
 pub fn unasked(policy: &Policy, is_older: bool) -> Policy {
     let mut policy = policy.clone();
@@ -208,7 +211,7 @@ impl Memory {
         self.done.iter().find(same).map_or(0, |(_, times)| *times)
     }
 
-    /// Notes that a plan was made.
+    /// Counts that a plan was carried out.
     pub fn did(&mut self, plan: &Plan) {
         let actions: Vec<Action> = plan.changes.iter().map(|c| c.action.clone()).collect();
         match self.done.iter_mut().find(|(done, _)| *done == actions) {
@@ -222,18 +225,18 @@ impl Memory {
         }
     }
 
-    /// Whether nothing was done that would have to be remembered.
+    /// Returns whether no plan was carried out that would have to be remembered.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.done.is_empty()
     }
 
-    /// Notes libvirt's form of a definition of ours.
+    /// Notes a definition of ours, in the form that libvirt gave it.
     pub fn is_ours(&mut self, definition: &str) {
         self.ours = Some(mark(definition));
     }
 
-    /// Whether it is that.
+    /// Returns whether a definition is the last one of ours.
     #[must_use]
     pub fn has_made(&self, definition: &str) -> bool {
         self.ours == Some(mark(definition))
@@ -244,7 +247,8 @@ impl Memory {
         self.refused = Some(mark(definition));
     }
 
-    /// Forgets the refusal, because another libvirt may accept the change.
+    /// Forgets that libvirt refused our change, because the libvirt that we have connected to now
+    /// may accept it.
     pub fn try_again(&mut self) {
         self.refused = None;
     }
@@ -283,7 +287,8 @@ pub fn only_graphics(fixed: &Fixed) -> Option<String> {
     Some(fixed.text[element.span()].to_owned())
 }
 
-/// The graphics of a definition, as they stand there. None if it can't be read.
+/// Returns the graphics of a definition as its text has them. Empty if the definition can't be
+/// read.
 #[must_use]
 pub fn all_graphics(definition: &str) -> Vec<String> {
     let Ok(document) = Document::parse(definition) else {
@@ -300,7 +305,7 @@ pub fn all_graphics(definition: &str) -> Vec<String> {
     )
 }
 
-/// Returns the lines for a domain whose plan is not made, with the reason `why`.
+/// Returns the lines for a domain whose plan is not carried out, with the reason `why`.
 #[must_use]
 pub fn left_alone(fixed: &Fixed, why: &str) -> Vec<Line> {
     let Some(plan) = &fixed.plan else {
@@ -323,7 +328,7 @@ fn remarks(plan: &Plan) -> Vec<Line> {
     plan.notes.iter().map(Line::of).collect()
 }
 
-/// Returns why a plan is not made unasked, though a user may want it.
+/// Returns why a plan is not carried out unasked, though a user may want it.
 fn objection(plan: &Plan) -> Option<String> {
     if let Outcome::No(refusal) = &plan.after.outcome {
         return Some(format!(

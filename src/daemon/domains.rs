@@ -1,4 +1,4 @@
-//! The daemon's memory of the domains: a part for as long as it runs, a part in
+//! The daemon's memory of the domains. One part lasts as long as the daemon runs, another is in
 //! `/var/lib/gfxplane`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -15,37 +15,40 @@ use crate::plan::Change;
 use crate::plan::undo::{inverse, undo};
 use crate::xml::{self, Document};
 
-/// One domain.
+/// A domain that the daemon watches.
 #[derive(Debug, Default)]
 pub(super) struct Watched {
     pub(super) name: String,
     pub(super) memory: Memory,
     devices: Vec<DeviceId>,
-    /// A mark of its last definition, to recognize a report that brings nothing new.
+    /// A mark of the domain's last definition, to recognize a report that brings nothing new.
     seen: Option<u64>,
-    /// True if the hook has vetoed it since it was last looked at.
+    /// True if the hook has vetoed the domain's start since the daemon last looked at the domain.
     pub(super) vetoed: bool,
-    /// The lines that were last written about it.
+    /// The lines that were last written about the domain.
     said: Vec<Line>,
-    /// The number of times in a row that its definition had changed before ours was there.
+    /// The number of times in a row that the domain's definition had changed before ours was there.
     pub(super) misses: u32,
-    /// The number of times in a row that libvirt did not answer about it, and the last message.
+    /// The number of times in a row that libvirt did not answer about the domain, and the last
+    /// message.
     pub(super) failures: u32,
     pub(super) failure: String,
-    /// A mark of the definition that was started after a veto, once for each.
+    /// A mark of the last definition that the daemon started after a veto. Each definition is
+    /// started once.
     retried: Option<u64>,
-    /// A mark of the definition that it should get but did not, and the reason: it was refused in a
-    /// trial, or can't be tried at all.
+    /// A mark of the definition that the domain should get but did not, and the reason: it was
+    /// refused in a trial, or can't be tried at all.
     pub(super) in_vain: Option<(u64, String)>,
-    /// True if it could not be tried because a device is in use.
+    /// True if the domain could not be tried because a device is in use.
     pub(super) waits: bool,
-    /// A change that libvirt may or may not have made, as it has not said.
+    /// A change of which libvirt has not said whether it made it.
     pub(super) unsure: Option<Unsure>,
-    /// Somebody is changing it.
+    /// The times of a change that somebody is making; `None` if the domain is quiet.
     pub(super) loud: Option<Loud>,
 }
 
-/// When it was first changed since it was last looked at, and when it is looked at if nothing comes before.
+/// The time of the first change since the daemon last looked at the domain, and the time at which
+/// the daemon looks at it if no other change comes before.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Loud {
     pub(super) since: Instant,
@@ -61,7 +64,8 @@ pub(super) struct Unsure {
 }
 
 impl Unsure {
-    /// Returns whether it was made, as far as a definition shows: a part of it is there.
+    /// Returns whether the change was made, as far as a definition shows: a part of the change is
+    /// there.
     pub(super) fn is_done(&self, definition: &str) -> bool {
         inverse(&self.before, &self.wanted)
             .and_then(|inverses| undo(definition, &inverses))
@@ -75,12 +79,13 @@ pub(super) struct Domains {
     pub(super) state: State,
     /// The domains that existed before the package; `None` if nobody has looked yet.
     older: Option<BTreeSet<Uuid>>,
-    /// Whether they are written down.
+    /// True if the list of these domains is written down.
     is_kept: bool,
     /// True if the memory outlives us, which it does only for the system's libvirt.
     is_system: bool,
     all: BTreeMap<Uuid, Watched>,
-    /// What was done to domains that are undefined now: who insists may do so by defining them anew.
+    /// The plans that were carried out for domains that are undefined now: somebody who insists on
+    /// the old definition may do so by defining the domain anew.
     gone: VecDeque<(Uuid, Memory)>,
 }
 
@@ -93,8 +98,8 @@ impl Watched {
         self.seen.replace(now).is_some_and(|before| before != now)
     }
 
-    /// Returns whether it may be started after a veto, that is if this definition was not started
-    /// yet.
+    /// Returns whether the domain may be started after a veto, that is if this definition was not
+    /// started yet.
     pub(super) fn may_retry(&mut self) -> bool {
         let is_another = self.retried != self.seen;
         self.retried = self.seen;
@@ -170,7 +175,8 @@ impl Domains {
         written
     }
 
-    /// Notes that somebody has given the domain another definition since the package was installed.
+    /// Notes that the domain is no longer older than the package, because somebody has given it
+    /// another definition.
     pub(super) fn is_newer(&mut self, uuid: Uuid) -> Result<(), NotRemembered> {
         let mut older = self.older.clone().unwrap_or_default();
         older.remove(&uuid);
@@ -187,7 +193,7 @@ impl Domains {
         }
     }
 
-    /// Nothing that somebody was changing is waited for any more.
+    /// Forgets for all domains that somebody was changing them.
     pub(super) fn all_quiet(&mut self) {
         for domain in self.all.values_mut() {
             domain.loud = None;
@@ -205,7 +211,8 @@ impl Domains {
         })
     }
 
-    /// Remembers no more of a domain than what was done to it. Whether anything was remembered.
+    /// Forgets a domain, except for the plans that were carried out. Returns whether anything was
+    /// remembered.
     fn put_aside(&mut self, uuid: Uuid) -> bool {
         let Some(domain) = self.all.remove(&uuid) else {
             return false;
@@ -219,7 +226,7 @@ impl Domains {
         true
     }
 
-    /// Returns what is remembered of a domain, if anything is.
+    /// Returns the memory of a domain, if there is any.
     pub(super) fn known(&mut self, uuid: Uuid) -> Option<&mut Watched> {
         self.all.get_mut(&uuid)
     }

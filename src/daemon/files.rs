@@ -1,4 +1,4 @@
-//! Watches the files by which the daemon hears of things: requests of the hook, records of
+//! Watches the files from which the daemon learns of events: requests of the hook, records of
 //! probes, libvirt's daemons that come, and definitions that libvirt writes without a report.
 
 use std::ffi::OsStr;

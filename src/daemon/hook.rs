@@ -1,17 +1,18 @@
 //! What the qemu hook decides (libvirt docs/hooks.rst): the domain's XML and what is known of its
 //! host in, a [`Verdict`] out.
 //!
-//! * At `prepare` libvirt is about to start the domain. [`start`] vetoes that only if QEMU is certain
-//!   to refuse the domain, whatever its version, and that rests on measured facts: the veto then
-//!   only takes the place of QEMU's own refusal, and says what to do. What is known less well is
-//!   said in the journal.
+//! * At `prepare` libvirt is about to start the domain. [`start`] vetoes the start only if every
+//!   version of QEMU is certain to refuse the domain, and if that follows from measured facts: the
+//!   veto then only takes the place of QEMU's own refusal, and says what to do. A refusal that is
+//!   less certain becomes a line in the journal.
 //! * At `migrate` and `restore` libvirt takes what the hook prints for the domain's XML. [`incoming`]
 //!   fixes what libvirt lets pass there: it compares the guest's hardware with what was saved
 //!   (src/conf/domain_conf.c, `virDomainDefCheckABIStability`), but not graphics and not `display`.
 //!
-//! The host's own word `hook = "warn"` turns both into lines for the journal, `"off"` into nothing.
+//! The host's setting `hook = "warn"` turns both into lines for the journal, `"off"` into nothing.
 //! A domain whose policy is `display = "off"` is kept from starting all the same: QEMU would not
-//! start it either. One whose policy can't be read is not, as nothing that is broken may veto.
+//! start it either. A domain whose policy can't be read is not kept from starting, as nothing that
+//! is broken may veto.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -32,7 +33,7 @@ use crate::predict::versions::reads_override;
 use crate::predict::{About, Outcome, Program, Refusal, predict};
 use crate::xml::Document;
 
-/// libvirt's operation, as far as the hook has a part in it.
+/// The operation for which libvirt calls the hook, if the hook has a part in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
     /// libvirt is about to start the domain.
@@ -46,8 +47,8 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// Reads libvirt's word for it (src/util/virhook.c, `virHookQemuOp`); `None` for those in which
-    /// the hook has no part.
+    /// Reads libvirt's name of an operation (src/util/virhook.c, `virHookQemuOp`); `None` for an
+    /// operation in which the hook has no part.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
         match word {
@@ -60,30 +61,30 @@ impl Operation {
     }
 }
 
-/// The place of the domain's definition, which decides what the user is told to type.
+/// Who has the domain's definition, which decides what the user is told to type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Definition {
-    /// libvirt has it, or that is not known.
+    /// libvirt has the definition, or nobody knows who has it.
     Persistent,
-    /// Only whoever starts the domain has it (`virsh create`).
+    /// Only the program that starts the domain has the definition (`virsh create`).
     Transient,
 }
 
 /// The hook's decision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// Nothing.
+    /// The hook does nothing.
     Nothing,
     /// The journal gets a line.
     Warn(String),
-    /// The domain is not started. The user sees both lines.
+    /// The domain is not started. The user sees the reason and the command.
     Veto {
         /// The reason.
         why: String,
-        /// The command that helps.
+        /// The command that fixes the domain.
         fix: String,
     },
-    /// libvirt gets another XML, and the journal a line.
+    /// The hook prints another XML for libvirt to use, and the journal gets a line.
     Rewrite {
         /// The whole XML.
         text: String,
@@ -92,8 +93,8 @@ pub enum Verdict {
     },
 }
 
-/// Returns the vfio devices of a domain that concerns the hook. Empty if QEMU does not run it, or
-/// if `gfxplane verify` made it to see QEMU refuse it.
+/// Returns the vfio devices of a domain that concerns the hook. Empty if QEMU does not run the
+/// domain, or if `gfxplane verify` made the domain for a trial.
 #[must_use]
 pub fn devices(domain: &Domain<'_, '_>) -> BTreeSet<DeviceId> {
     let is_ours = domain.name.as_deref().is_some_and(trial::is_name);
@@ -103,7 +104,7 @@ pub fn devices(domain: &Domain<'_, '_>) -> BTreeSet<DeviceId> {
     domain.hostdevs.iter().map(|hostdev| hostdev.id).collect()
 }
 
-/// Decides about a start. `text` is the domain's XML.
+/// Decides whether a domain may start. `text` is the domain's XML.
 #[must_use]
 pub fn start(
     text: &str,
@@ -159,8 +160,8 @@ pub fn start(
     }
 }
 
-/// Decides about a domain that comes from another host or was saved. `text` is its XML; `document`
-/// and `domain` are views of it.
+/// Decides whether to change the XML of a domain that comes from another host or was saved. `text`
+/// is the XML; `document` and `domain` are views of it.
 #[must_use]
 pub fn incoming(
     document: &Document<'_>,
@@ -235,7 +236,8 @@ fn unasked(policy: Policy) -> Policy {
 }
 
 /// Returns whether libvirt accepts this change when a domain is migrated or restored, and the guest
-/// does not see it. Graphics that come or go are left to whoever defines the domain.
+/// does not see the change. Changes that add or remove graphics do not count: they are left to
+/// whoever defines the domain.
 fn may_pass(action: &Action) -> bool {
     matches!(
         action,
@@ -246,8 +248,8 @@ fn may_pass(action: &Action) -> bool {
     )
 }
 
-/// Returns whether the domain wants anything of its vfio devices' displays. Most don't, and QEMU
-/// then asks no device for one.
+/// Returns whether the domain asks for the displays of its vfio devices, or has arguments for QEMU.
+/// Most domains don't, and QEMU then asks no device for a display.
 fn has_a_wish(domain: &Domain<'_, '_>) -> bool {
     let on = |switch: Option<Switch>| switch == Some(Switch::On);
     let aliases = domain.properties.iter().map(|p| p.alias.as_str());
@@ -267,7 +269,7 @@ fn screens(
     Screens::of(domain, &|id| surroundings.known(id), abilities)
 }
 
-/// Returns the screens with only measurements believed.
+/// Returns the screens as if nothing were known of devices that were not measured.
 fn cautious(screens: &Screens) -> Screens {
     let mut cautious = screens.clone();
     for vgpu in &mut cautious.vgpus {
@@ -278,8 +280,10 @@ fn cautious(screens: &Screens) -> Screens {
     cautious
 }
 
-/// Returns why every QEMU would refuse the domain because of a device whose display was measured,
-/// whatever the other devices are. libvirt's version is believed, as libvirt reads the XML.
+/// Returns the refusal of the domain that is certain: every version of QEMU makes it, because of a
+/// device whose display was measured, and whatever the displays of the other devices are. `None` if
+/// the domain has arguments of its own for QEMU, as these are not known well enough. Of the host's
+/// `abilities`, only libvirt's version counts: it is the libvirt that reads the XML.
 fn certain(screens: &Screens, abilities: &Abilities) -> Option<Refusal> {
     // The user's arguments behind libvirt's back are not known well enough to stop a start for
     // them.
@@ -399,7 +403,8 @@ impl Report<'_, '_, '_> {
     }
 }
 
-/// Returns the changes after which the domain starts.
+/// Returns the changes after which the domain starts; `None` if it starts with none that these
+/// wishes allow, or needs none.
 fn fixes(
     text: &str,
     surroundings: &dyn Surroundings,

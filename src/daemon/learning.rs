@@ -11,8 +11,8 @@ use crate::host::log::By;
 use crate::libvirt::logs::directory;
 
 impl Daemon<'_> {
-    /// Learns from the last start of a domain that runs or has just ended. libvirt is asked which
-    /// of the two it is, because a report or a request may be about an earlier start.
+    /// Learns from the last start of a domain that runs or has just ended. Asks libvirt which of
+    /// the two the domain does, because a report or a request may be about an earlier start.
     pub(super) fn learn(&mut self, uuid: Uuid) {
         let Some(libvirt) = self.libvirt.clone() else {
             return;

@@ -1,4 +1,4 @@
-//! The displays of a domain's devices, learned from the log of its last start.
+//! Learns the displays of a domain's devices from the log of its last start.
 
 use std::path::Path;
 
@@ -21,16 +21,16 @@ use crate::publish::inventory::Sources;
 /// The state of a domain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Life {
-    /// It runs.
+    /// The domain runs.
     Runs,
-    /// It does not run.
+    /// The domain does not run.
     Ended,
-    /// It is being started or ended at this moment.
+    /// The domain is being started or ended at this moment.
     Between,
 }
 
 impl Life {
-    /// Returns the state according to libvirt.
+    /// Returns the domain's state according to libvirt.
     pub fn of(libvirt: &dyn Libvirt, definition: &Definition) -> Result<Self, Failure> {
         Ok(if !definition.is_active {
             Life::Ended
@@ -51,8 +51,8 @@ pub struct Logged<'d> {
     pub uuid: Uuid,
     /// The domain's vfio devices.
     pub devices: &'d [DeviceId],
-    /// Asks libvirt for the domain's state. It is called after the log was read, which may be that
-    /// of a start under way.
+    /// Asks libvirt for the domain's state. It is called after the log was read, because the log
+    /// may be that of a start under way.
     pub life: &'d dyn Fn() -> Result<Life, Failure>,
     /// The directory where libvirt keeps its logs.
     pub directory: &'d Path,
@@ -76,14 +76,14 @@ pub struct Learned {
 /// The reason why nothing was learned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unlearned {
-    /// The log tells nothing, which is no problem.
+    /// The log has nothing to learn from, which is no problem.
     Nothing(String),
-    /// Something is wrong.
+    /// Something is wrong, and the user should know.
     Problem(String),
 }
 
 impl Learned {
-    /// Returns it in words.
+    /// Returns the reason in words.
     pub fn words(&self) -> String {
         let version = self.qemu.as_ref().map(|version| format!(" {version}"));
         let version = version.unwrap_or_default();
@@ -137,8 +137,8 @@ pub fn learn_from(root: &Root, domain: Logged<'_>) -> Result<Vec<Learned>, Unlea
     Ok(all)
 }
 
-/// Keeps what was learned of one device; `None` if the start was not of the device that is there
-/// now.
+/// Keeps the display that was learned of one device. Returns `None` if the start was not of the
+/// device that is there now.
 fn keep(
     root: &Root,
     domain: Uuid,
@@ -183,7 +183,7 @@ fn keep(
     }))
 }
 
-/// Returns the log entry about what is new; `None` if nothing is.
+/// Returns the log entry about the displays that are new; `None` if none is.
 pub fn entry(learned: &[Learned], domain: &str, uuid: Uuid, by: By) -> Option<Entry> {
     let news: Vec<String> = learned
         .iter()

@@ -51,7 +51,7 @@ use publishing::Publishing;
 use service::{Journal, Priority, Service};
 use tasks::Task;
 
-/// The directory of libvirt's definitions of the system's domains.
+/// The directory where libvirt has the definitions of the system's domains.
 const DEFINITIONS: &str = "etc/libvirt/qemu";
 
 /// The URI of a user's own libvirt.
@@ -60,11 +60,12 @@ const SESSION: &str = "qemu:///session";
 /// The directory and the files where libvirt's daemons leave their process ids.
 const DAEMONS: (&str, [&str; 2]) = ("run", ["libvirtd.pid", "virtqemud.pid"]);
 
-/// How long a domain is to be quiet before it is looked at: who defines one often has more to say of it.
+/// The time that a domain has to be quiet before the daemon looks at it: whoever defines a domain
+/// often changes it once more.
 const QUIET: Duration = Duration::from_millis(250);
 
-/// The wait until a domain is looked at again that changes all the time, that keeps libvirt too
-/// busy, or whose devices are about to come free.
+/// The wait until the daemon looks again at a domain that changes all the time, that keeps libvirt
+/// too busy, or whose devices are about to come free.
 const SOON: Duration = Duration::from_secs(2);
 
 /// The number of different warnings that are written until the settings are read again.
@@ -74,11 +75,11 @@ const MOST_WARNINGS: usize = 1000;
 enum Event {
     Libvirt(libvirt::Event),
     Files(Seen),
-    /// libvirt has listed its devices, or can't; the how manieth time that was waited for.
+    /// The outcome of waiting until libvirt has listed its devices, with the number of the wait.
     Listed(u64, Listed),
-    /// The connection over which that was has ended.
+    /// The end of the connection that the wait of this number has opened.
     DevicesLost(u64),
-    /// The process that had the devices has ended.
+    /// The end of the process that had the devices.
     Ended,
     /// The outcome of a start after a veto.
     Started(Uuid, Result<(), String>),
@@ -129,11 +130,12 @@ pub fn run(context: &Context, prober: &Path, once: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes this the only daemon of the host: two would each take the other for somebody who changes domains. `None`: it
-/// can't be told, as nothing can be written, or the domains are a user's own.
+/// Makes this the only daemon of the host: each of two would take the other for somebody who
+/// changes domains. Returns `None` if no lock is taken, because nothing can be written or the
+/// domains are a user's own.
 ///
 /// # Errors
-/// There is one.
+/// Another daemon runs.
 fn alone(context: &Context) -> Result<Option<Lock>, Failure> {
     if !is_system(context) {
         return Ok(None);
@@ -160,8 +162,8 @@ fn is_system(context: &Context) -> bool {
     uri.is_none_or(|uri| uri == SYSTEM)
 }
 
-/// Where libvirt has the definitions of the domains, if it has them in files: QEMU's, of the system or of a user
-/// (libvirt src/qemu/qemu_conf.c, `virQEMUDriverConfigNew`).
+/// Returns the directory where libvirt has the definitions of the domains, if it has them in files:
+/// QEMU's, of the system or of a user (libvirt src/qemu/qemu_conf.c, `virQEMUDriverConfigNew`).
 fn definitions(context: &Context) -> Option<PathBuf> {
     match context.connect.as_deref() {
         None => Some(context.root.join(DEFINITIONS)),
@@ -200,7 +202,7 @@ fn take_signals(sink: &Sender<Event>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Catches what others define while we do, if it can be done.
+/// Catches what others define while we define a domain. `None` if that is not possible.
 #[derive(Debug)]
 struct Watching(Option<Versions>);
 
@@ -217,26 +219,27 @@ struct Daemon<'c> {
     service: Service,
     files: Files,
     versions: Watching,
-    /// [`QUIET`], or nothing.
+    /// The time that a domain has to be quiet: [`QUIET`], or nothing.
     quiet: Duration,
     sink: Sender<Event>,
     libvirt: Option<Arc<dyn Libvirt>>,
-    /// The time when libvirt is tried again, and the wait after that.
+    /// The time of the next attempt to reach libvirt, and the wait after that attempt.
     retry: Option<(Instant, Duration)>,
     domains: Domains,
     devices: NodeDevices,
     probing: Probing,
     publishing: Publishing,
-    /// The small copy of a domain that was started last. Reports about it are not news.
+    /// The UUID of the small copy of a domain that was started last. The daemon ignores reports
+    /// about it.
     trial: Option<Uuid>,
     tasks: VecDeque<Task>,
-    /// The tasks for later.
+    /// The tasks for later, by their times.
     later: BTreeMap<(Instant, Uuid), Task>,
-    /// The daemons that have closed our connection, and may be ending.
+    /// The process ids of libvirt's daemons that have closed our connection, and may be ending.
     ending: BTreeSet<u32>,
-    /// True if this libvirt does not report all that it writes.
+    /// True if this libvirt does not report every definition that it writes.
     watches_definitions: bool,
-    /// The warnings that were written.
+    /// The warnings that were written, so that each is written once.
     warned: BTreeSet<String>,
     /// The number of failures.
     failures: u32,
@@ -331,7 +334,7 @@ impl<'c> Daemon<'c> {
         }
     }
 
-    /// Has the versions of definitions caught, if libvirt has them in files that we know.
+    /// Begins to catch the versions of definitions, if libvirt has them in files that we know.
     fn watch_versions(&mut self) {
         let Some(directory) = definitions(self.context) else {
             return;
@@ -374,7 +377,7 @@ impl<'c> Daemon<'c> {
         }
     }
 
-    /// Writes a warning about what can't be remembered. It holds nobody up.
+    /// Writes an error to the journal if something could not be remembered. The daemon goes on.
     fn report(&self, result: Result<(), NotRemembered>) {
         if let Err(error) = result {
             self.say(Priority::Error, &error.to_string());
@@ -406,7 +409,7 @@ impl<'c> Daemon<'c> {
         }
     }
 
-    /// Does what there is to do, and looks out for events meanwhile.
+    /// Carries out the tasks that are due, and handles events between them.
     fn work_with(&mut self, receive: &Receiver<Event>) {
         loop {
             while let Ok(event) = receive.try_recv() {
@@ -458,7 +461,7 @@ impl<'c> Daemon<'c> {
         self.publish_soon();
     }
 
-    /// Has what others read written in a moment, if the settings name anybody.
+    /// Has the files of a fleet's tools written in a moment, if the settings name any.
     pub(super) fn publish_soon(&mut self) {
         if self.is_system() {
             self.publishing.soon(&self.config);
@@ -557,8 +560,7 @@ impl<'c> Daemon<'c> {
         }
     }
 
-    /// Handles the end of a domain: looks at those that could not be tried because a device was in
-    /// use.
+    /// Looks at the domains that could not be tried because a device was in use.
     fn waited(&mut self) {
         for uuid in self.domains.waiting() {
             self.task(uuid, false);
@@ -566,7 +568,8 @@ impl<'c> Daemon<'c> {
     }
 
     /// Asks the devices of a domain that has ended, if nothing is known of them and nobody uses
-    /// them.
+    /// them. A transient domain's devices are not known: then asks those that were in use when they
+    /// were asked last.
     fn devices_of(&mut self, uuid: Uuid) {
         let unknown = match self.domains.known(uuid) {
             Some(_) => self.domains.devices(uuid),

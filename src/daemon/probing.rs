@@ -1,5 +1,5 @@
-//! Asks devices that come free through `gfxplane-probe`, in a thread of its own, so that a driver
-//! that hangs holds nobody up.
+//! Asks devices that come free through `gfxplane-probe`. It does so in a thread of its own, so that
+//! a driver that hangs does not hold the daemon up.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -31,7 +31,7 @@ impl Probing {
         Probing { devices }
     }
 
-    /// Has devices asked. Their answers are in their records.
+    /// Has the thread ask devices. The answers go to the devices' records.
     pub(super) fn ask(&self, devices: Vec<DeviceId>) {
         // The thread ends with us.
         let _ = self.devices.send(devices);
@@ -49,8 +49,9 @@ fn ask(prober: &Path, devices: &[DeviceId]) {
         .status();
 }
 
-/// Returns whether an active device has not been asked, or could not be ([`may_pass`]), and may be
-/// opened unasked. The answers of others of its type do not count.
+/// Returns whether an active device has no answer of its own yet, or one of an attempt that may
+/// succeed now ([`may_pass`]), and may be opened unasked. The answers of other devices of its type
+/// do not count.
 pub(super) fn is_to_be_asked(root: &Root, id: DeviceId, config: &Config) -> bool {
     let (sources, device) = Sources::read_device(root, id);
     device.is_some_and(|device| {

@@ -12,8 +12,8 @@ use crate::host::Root;
 use crate::host::config::Config;
 use crate::host::exports::{FRESH, publish};
 
-/// The time from an event until the files are written. More events follow most of them, and who
-/// reads the files does so every few seconds.
+/// The time from an event until the files are written. Most events are followed by others, and the
+/// tools read the files only every few seconds.
 const AFTER: Duration = Duration::from_secs(5);
 
 /// The thread that writes, and the time when it does so next.
@@ -38,7 +38,7 @@ impl Publishing {
         Publishing { formats, due: None }
     }
 
-    /// Has the files written in a moment, as something has happened.
+    /// Has the files written in a moment, because something has happened.
     pub(super) fn soon(&mut self, config: &Config) {
         let soon = Instant::now() + AFTER;
         let is_wanted = config.export.named().next().is_some();
@@ -50,8 +50,8 @@ impl Publishing {
         self.due
     }
 
-    /// Has the files written if it is time. What is known of guests is only written while libvirt
-    /// runs: to ask it would start one that was stopped on purpose.
+    /// Has the files written if it is time. Writes what is known of guests only `with_guests`,
+    /// while libvirt runs: the question would start a libvirt that was stopped on purpose.
     pub(super) fn time_passes(&mut self, now: Instant, config: &Config, with_guests: bool) {
         if self.due.is_none_or(|due| due > now) {
             return;

@@ -15,7 +15,8 @@ use crate::plan::Level;
 #[derive(Debug)]
 pub(super) struct Service {
     socket: Option<OsString>,
-    /// The interval in which the manager wants to hear of us, and the next time.
+    /// The interval at which we report to systemd, half of the one that systemd demands, and the
+    /// time of the next report. `None` if systemd demands no reports.
     watchdog: Option<(Duration, Instant)>,
 }
 
@@ -37,7 +38,7 @@ impl Service {
         }
     }
 
-    /// Tells the manager something (`READY=1`, `STATUS=…`).
+    /// Sends a message to the manager (`READY=1`, `STATUS=…`).
     pub(super) fn tell(&self, text: &str) {
         let Some(path) = &self.socket else { return };
         let bytes = path.as_bytes();
@@ -50,7 +51,7 @@ impl Service {
             .and_then(|address| UnixDatagram::unbound()?.send_to_addr(text.as_bytes(), &address));
     }
 
-    /// Tells the manager that we live, if it is time. Returns the next time.
+    /// Reports to the manager that we live, if it is time. Returns the time of the next report.
     pub(super) fn still_here(&mut self) -> Option<Instant> {
         let now = Instant::now();
         let (interval, next) = self.watchdog?;
@@ -76,7 +77,8 @@ impl Journal {
         }
     }
 
-    /// Writes a line. `error` means that something was lost or is broken.
+    /// Writes a line to the journal. The priority `error` means that something was lost or is
+    /// broken.
     pub(super) fn say(&self, priority: Priority, text: &str) {
         // Names may contain anything. A line must stay a line on which no terminal acts.
         let text = plain(&text.replace(['\n', '\t'], " "));

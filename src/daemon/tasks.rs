@@ -1,4 +1,4 @@
-//! The domains that have to be looked at, now or later.
+//! Keeps the domains that the daemon has to look at, now or later.
 
 use std::time::{Duration, Instant};
 
@@ -7,16 +7,16 @@ use uuid::Uuid;
 use super::Daemon;
 use super::domains::Loud;
 
-/// How long a domain that is never quiet is waited for.
+/// The longest time that the daemon waits for a domain that is never quiet.
 pub(super) const NEVER_QUIET: Duration = Duration::from_secs(2);
 
-/// A domain that has to be looked at.
+/// A domain that the daemon has to look at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Task {
     pub(super) uuid: Uuid,
     /// True if somebody has written the definition, according to a report.
     pub(super) defined: bool,
-    /// There is another reason to look at it.
+    /// True if there is another reason to look at the domain.
     pub(super) anyway: bool,
 }
 
@@ -43,8 +43,9 @@ impl Daemon<'_> {
         }
     }
 
-    /// Looks at a domain that somebody is changing, once it has been quiet for a while. One that the hook has kept
-    /// from starting is not waited for any longer.
+    /// Has the daemon look at a domain that somebody is changing, once the domain has been quiet
+    /// for a while. If the hook has kept the domain from starting, another change does not prolong
+    /// the wait.
     pub(super) fn soon(&mut self, uuid: Uuid, defined: bool) {
         let now = Instant::now();
         let domain = self.domains.watched(uuid);

@@ -1,4 +1,4 @@
-//! Tries domains for the daemon, which defines nothing unasked that was not seen to start.
+//! Tries domains for the daemon. The daemon defines nothing unasked unless it was seen to start.
 
 use std::time::{Duration, Instant};
 
@@ -13,14 +13,14 @@ use crate::libvirt::surroundings::HostSurroundings;
 use crate::libvirt::trial::{NotTried, Question, Seen};
 use crate::plan::fixup::Fixed;
 
-/// The time that the start of a domain's small copy may take: as long as libvirt waits for a QEMU
-/// that does not answer (src/qemu/qemu_monitor.c, `QEMU_DEFAULT_MONITOR_WAIT`). Other domains wait
-/// so long.
+/// The longest time that the start of a domain's small copy may take: as long as libvirt waits for
+/// a QEMU that does not answer (src/qemu/qemu_monitor.c, `QEMU_DEFAULT_MONITOR_WAIT`). Other
+/// domains wait for it.
 const DEADLINE: Duration = Duration::from_secs(30);
 
 impl Daemon<'_> {
     /// Returns whether the planned domain was seen to start: by a measurement, an earlier trial, or
-    /// a trial now. If not, the reason is written, and the domain stays as it is.
+    /// a trial now. If it was not, writes the reason, and the domain stays as it is.
     ///
     /// # Errors
     /// libvirt can't be asked.
