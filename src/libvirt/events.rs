@@ -1,5 +1,6 @@
-//! libvirt's reports of its domains, by its C library: the `virt` crate has a loop for them, but
-//! can't ask for any (`virConnectDomainEventRegisterAny`, `virConnectRegisterCloseCallback`).
+//! Receives libvirt's reports of its domains through its C library. The `virt` crate has a loop for
+//! reports, but no function that asks for them (`virConnectDomainEventRegisterAny`,
+//! `virConnectRegisterCloseCallback`).
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, c_char, c_int, c_void};
@@ -13,11 +14,11 @@ use virt::{event, sys};
 
 use super::{Event, Happened, Sink};
 
-/// Starts the loop that takes reports, once, in a thread of its own. A connection that was opened
-/// before has none.
+/// Starts the loop that receives reports, once, in a thread of its own. A connection that was
+/// opened before the loop has no reports.
 ///
 /// # Errors
-/// libvirt's.
+/// Errors of libvirt's.
 pub(super) fn start_loop() -> Result<(), Error> {
     static STARTED: OnceLock<Result<(), Error>> = OnceLock::new();
     STARTED
@@ -36,7 +37,7 @@ pub(super) fn start_loop() -> Result<(), Error> {
         .clone()
 }
 
-/// The reports of one connection; they end when this is dropped.
+/// The reports of one connection. They end when this value is dropped.
 #[derive(Debug)]
 pub(super) struct Reports {
     connection: Connect,
@@ -45,10 +46,10 @@ pub(super) struct Reports {
 }
 
 impl Reports {
-    /// Has `sink` told of what happens to the connection's domains, and of its end.
+    /// Has `sink` called for each event of the connection's domains, and for the connection's end.
     ///
     /// # Errors
-    /// libvirt's.
+    /// Errors of libvirt's.
     pub(super) fn new(connection: &Connect, sink: Sink) -> Result<Self, Error> {
         let mut reports = Reports {
             connection: connection.clone(),
@@ -69,10 +70,10 @@ impl Reports {
         Ok(reports)
     }
 
-    /// Has `sink` told of the connection's end alone.
+    /// Has `sink` called for the connection's end alone.
     ///
     /// # Errors
-    /// libvirt's.
+    /// Errors of libvirt's.
     pub(super) fn of_end(connection: &Connect, sink: Sink) -> Result<Self, Error> {
         let mut reports = Reports {
             connection: connection.clone(),

@@ -1,16 +1,17 @@
-//! Whether the devices of a domain are there and free, and seeing that they stay so.
+//! Checks that the devices of a domain are there and free, and keeps them so.
 //!
 //! Nothing is opened to find that out. Who holds a device is asked of libvirt; a holder that
 //! libvirt does not know is met by QEMU, at the group (`/dev/vfio/N`, EBUSY) or when it binds the
 //! device (iommufd), both before the driver's own open, and does not notice.
 //!
-//! **Locks.** A probe of ours that has the device open is waited for: its lock is `lock/ID`. That
-//! lock is not kept while the domain is tried, because the start of any domain is to wait for it,
-//! the one that we try included: it would wait for us. What is kept is `lock/ID.verify`, so that two
-//! runs don't meet on one device. The start of a user's domain marks it and waits for that lock, too
-//! (`src/bin/gfxplane-helper/qemu_hook.rs`), and whoever has it ends its QEMU when it sees the mark: the user
-//! comes first. The start of a domain of our own ([`crate::plan::trial::NAME`]) does neither. A probe that comes while we hold the device is told `in-use`, and
-//! keeps what was known before.
+//! **Locks.** If a probe of ours has the device open, this waits for the probe's lock, `lock/ID`.
+//! It does not keep that lock while the domain is tried: the start of every domain waits for the
+//! lock, so the domain that we try would wait for us. It keeps `lock/ID.verify` instead, so that
+//! two runs don't meet on one device. The start of a user's domain marks the device and waits for
+//! that lock, too (`src/bin/gfxplane-helper/qemu_hook.rs`). The run that holds the lock ends its
+//! QEMU when it sees the mark: the user comes first. The start of a domain of our own
+//! ([`crate::plan::trial::NAME`]) does neither. A probe that comes while we hold the device is told
+//! `in-use`, and keeps what was known before.
 
 use std::fs;
 use std::io;
@@ -29,7 +30,7 @@ use crate::publish::inventory::{Sources, State, inventory};
 /// Checks that all these are active vfio devices.
 ///
 /// # Errors
-/// At least one is not. The error names all of them, and what helps.
+/// At least one device is not. The error names all such devices, and the fix.
 pub fn are_there(root: &Root, devices: &[DeviceId]) -> Result<(), Failure> {
     let missing: Vec<DeviceId> = devices
         .iter()
@@ -69,7 +70,7 @@ pub fn are_there(root: &Root, devices: &[DeviceId]) -> Result<(), Failure> {
     Err(Failure::Environment(problems.join("; ")))
 }
 
-/// Checks that no active domain has one of these.
+/// Checks that no active domain has one of these devices.
 ///
 /// # Errors
 /// A domain has one. The error names the device and the domain.
@@ -128,8 +129,8 @@ impl From<NotHeld> for Failure {
     }
 }
 
-/// Returns a function that tells whether a domain with one of the devices is being started, and was
-/// not when this was called.
+/// Returns a function that tells whether the start of a domain with one of the devices has begun
+/// since `start_comes` was called.
 pub fn start_comes<'r>(root: &'r Root, devices: &[DeviceId]) -> impl Fn() -> bool + use<'r> {
     let unmarked: Vec<DeviceId> = devices
         .iter()

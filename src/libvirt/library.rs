@@ -22,7 +22,7 @@ use crate::libvirt::Failure;
 use crate::predict::arguments::without_values;
 use crate::publish::overview::{Defined, GuestState};
 
-/// The advice where libvirt's node devices can't be listed.
+/// The fix if libvirt's node devices can't be listed.
 const NO_NODE_DEVICES: &str =
     "start libvirtd (or virtnodedevd), name another with -c, or use --offline";
 
@@ -30,7 +30,7 @@ const NO_NODE_DEVICES: &str =
 #[derive(Debug, Clone)]
 pub struct ByLibrary {
     uri: String,
-    /// An open connection; if `None`, each question opens its own.
+    /// The open connection. If it is `None`, each question opens one of its own.
     open: Option<Arc<Open>>,
 }
 
@@ -54,7 +54,7 @@ impl ByLibrary {
         self.connected(Connect::open(Some(&self.uri)), fix)
     }
 
-    /// `fix` is the advice for a libvirt that does not answer.
+    /// Opens a connection for reading. `fix` is what the user can do if libvirt does not answer.
     fn read_only(&self, fix: &str) -> Result<Connect, Failure> {
         if let Some(open) = &self.open {
             return Ok(open.connection.clone());
@@ -77,7 +77,7 @@ impl ByLibrary {
 /// A connection that stays open.
 #[derive(Debug)]
 struct Open {
-    /// Dropped before the connection.
+    /// The reports. They are dropped before the connection.
     _reports: Reports,
     connection: Connect,
 }
@@ -401,7 +401,8 @@ impl Libvirt for ByLibrary {
     }
 }
 
-/// A start that fails tells QEMU's words, and these the argument that they are about.
+/// Returns libvirt's error without the values in it: the error of a start quotes QEMU's words, and
+/// these quote the argument, which may be a secret.
 fn failed(error: &virt::error::Error) -> Failure {
     Failure::Environment(format!("libvirt: {}", without_values(error.message())))
 }

@@ -1,10 +1,10 @@
-//! Removes the logs and AppArmor profiles that libvirt leaves of domains that were tried.
+//! Removes the logs and AppArmor profiles that libvirt leaves behind of domains that were tried.
 //!
 //! libvirt keeps a log of each domain for good. It unloads a domain's profile but keeps the file.
-//! Nobody needs those of a domain that we made for a moment: its words went to the user, and its
-//! name tells nobody anything. A run removes the log of its own domain, and those that killed runs
-//! have left. A file is touched only if it has a name of [`crate::plan::trial::name`]'s, is a regular
-//! file, and belongs to our user.
+//! Nobody needs the files of a domain that we made for a moment: the user has read QEMU's words,
+//! and nobody knows the domain's name. A run removes the files of its own domain, and those that
+//! killed runs have left. A file is touched only if it has a name of
+//! [`crate::plan::trial::name`]'s, is a regular file, and belongs to our user.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -35,12 +35,14 @@ impl Logs {
         }
     }
 
-    /// Removes the log of this domain. A user without the right leaves it to a later run.
+    /// Removes the log and the profile of this domain. If the user lacks the right, a later run
+    /// removes them.
     pub(crate) fn remove(&self, name: &str) {
         self.remove_those(|domain| domain == name);
     }
 
-    /// Removes the logs of domains that no longer exist. `active` are those that do.
+    /// Removes the logs and the profiles of domains that no longer exist. `active` are the domains
+    /// that do.
     pub(crate) fn sweep(&self, active: &[User]) {
         self.remove_those(|domain| !active.iter().any(|user| user.domain == domain));
     }
@@ -79,7 +81,7 @@ pub(crate) fn directory(root: &Root, uri: Option<&str>) -> Option<PathBuf> {
     cache.map(|cache| cache.join("libvirt/qemu/log"))
 }
 
-/// Removes a file of our own user's.
+/// Removes a file if it belongs to our own user.
 fn remove(path: &Path) {
     let is_ours = |file: fs::Metadata| file.is_file() && file.uid() == geteuid().as_raw();
     if fs::symlink_metadata(path).is_ok_and(is_ours) {
@@ -87,8 +89,8 @@ fn remove(path: &Path) {
     }
 }
 
-/// Returns the domain to which a log belongs: `NAME.log`, or virtlogd's `NAME.log.N` once it was
-/// long.
+/// Returns the domain to which a log belongs. The log's name is `NAME.log`, or `NAME.log.N` once
+/// virtlogd has begun a new file.
 fn domain_of(file_name: &str) -> Option<&str> {
     let (domain, rest) = file_name.split_once(".log")?;
     let number = rest.strip_prefix('.').unwrap_or(rest);

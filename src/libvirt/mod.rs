@@ -1,4 +1,4 @@
-//! The connection to libvirt: what commands ask of it.
+//! The connection to libvirt: the questions that commands ask it.
 
 mod context;
 #[cfg(feature = "libvirt")]
@@ -27,7 +27,7 @@ use crate::publish::overview::Defined;
 /// A domain's persistent definition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Definition {
-    /// The domain's UUID, by which it is found again.
+    /// The domain's UUID, by which libvirt finds the domain again.
     pub uuid: String,
     /// The XML.
     pub xml: String,
@@ -47,9 +47,9 @@ pub struct User {
 /// The outcome of starting a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Start {
-    /// It started.
+    /// The domain started.
     Starts,
-    /// libvirt or QEMU refused it with these words.
+    /// libvirt or QEMU refused the domain with these words.
     Refused(String),
 }
 
@@ -58,7 +58,7 @@ pub enum Start {
 pub struct Term<'t> {
     /// The end of that time.
     pub limit: Instant,
-    /// Returns whether somebody else is to have the devices now.
+    /// Returns whether somebody else needs the devices now, so that the start has to be given up.
     pub gives_way: &'t dyn Fn() -> bool,
 }
 
@@ -79,7 +79,7 @@ impl Term<'_> {
         left.min(Self::SLICE)
     }
 
-    /// Returns why the wait ended. `late` is the reason if it was the time.
+    /// Returns why the wait ended. `late` is the reason if the time is over.
     #[must_use]
     pub fn failure(&self, late: String) -> Failure {
         Failure::Environment(if (self.gives_way)() {
@@ -93,29 +93,30 @@ impl Term<'_> {
 /// The new form of a definition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum New<'n> {
-    /// This XML, once libvirt has checked it against its schema, which takes time.
+    /// This XML, which libvirt first checks against its schema. The check takes time.
     Checked(&'n str),
     /// This XML.
     Whole(&'n str),
-    /// The old XML with this `<graphics>` in place of the first of its type. libvirt replaces it by
-    /// itself, so everything else that somebody changes at the same moment stays.
+    /// The old XML with this `<graphics>` in place of the first of its type. libvirt replaces only
+    /// that element, so everything else that somebody changes at the same moment stays.
     Graphics(&'n str),
 }
 
 /// The result of replacing a definition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Replaced {
-    /// It was replaced.
+    /// The definition was replaced.
     Done {
-        /// How long after the old one was last seen the new one was there. libvirt has no
-        /// compare-and-swap: what somebody else defined within this time was replaced ([`versions`]).
+        /// The time from our last look at the old definition until the new one was there. libvirt
+        /// has no compare-and-swap: a definition that somebody else made within this time was
+        /// replaced, too ([`versions`]).
         window: Duration,
     },
-    /// It is no longer the one that was read, and was left as it is.
+    /// The definition is no longer the one that was read, and was left as it is.
     Changed,
 }
 
-/// A report of libvirt's about its domains.
+/// A report that libvirt makes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// Something has happened to a domain.
@@ -132,42 +133,42 @@ pub enum Event {
 /// An event in a domain's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Happened {
-    /// Its persistent definition is new or different.
+    /// The domain's persistent definition is new or different.
     Defined,
-    /// It no longer has a persistent definition.
+    /// The domain no longer has a persistent definition.
     Undefined,
-    /// It has started.
+    /// The domain has started.
     Started,
-    /// It has ended.
+    /// The domain has ended.
     Stopped,
-    /// Its metadata are different.
+    /// The domain's metadata are different.
     Metadata,
 }
 
 /// The receiver of the reports.
 pub type Sink = Arc<dyn Fn(Event) + Send + Sync>;
 
-/// The questions that commands ask libvirt. It is an object, so that a program without a libvirt
-/// does not load the library and the fifty others that it brings.
+/// The questions that commands ask libvirt. This is a trait, so that a program without libvirt does
+/// not load libvirt's library and the fifty others that it brings.
 pub trait Libvirt: fmt::Debug + Send + Sync {
-    /// Returns the persistent definition of a domain, by name or UUID; with its passwords if
-    /// `secrets`.
+    /// Returns the persistent definition of a domain, by name or UUID, and with its passwords if
+    /// `secrets` is true.
     ///
     /// # Errors
     /// There is no such domain, or libvirt can't be reached.
     fn definition(&self, name: &str, secrets: bool) -> Result<Definition, Failure>;
 
-    /// Replaces a definition, or a part of it, if it is still the one that was read.
+    /// Replaces a definition, or a part of it, if the definition is still the one that was read.
     ///
     /// # Errors
-    /// libvirt refuses the new one or can't be reached. The definition stays as it was.
+    /// libvirt refuses the new definition or can't be reached. The definition stays as it was.
     fn define(&self, before: &Definition, new: New<'_>) -> Result<Replaced, Failure>;
 
-    /// Takes a definition away, if it is still this one; nothing else of the domain goes with it: not its NVRAM, nor
-    /// what its TPM keeps, nor its disks.
+    /// Undefines a domain if its definition is still this one. Nothing else of the domain is
+    /// removed: neither its NVRAM, nor its TPM's state, nor its disks.
     ///
     /// # Errors
-    /// libvirt refuses that, or can't be reached; it is then as it was.
+    /// libvirt refuses that, or can't be reached. The domain then stays as it was.
     fn undefine(&self, _definition: &Definition) -> Result<Replaced, Failure> {
         Without::missing(NEEDED)
     }
@@ -185,8 +186,8 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
     /// libvirt can't be reached.
     fn all_persistent(&self) -> Result<Vec<String>, Failure>;
 
-    /// Returns all domains, those that are not persistent included, with their states and without
-    /// their secrets; `None` if there is no libvirt in this program.
+    /// Returns all domains, also those that are not persistent, with their states and without their
+    /// secrets; `None` if this program has no libvirt.
     ///
     /// # Errors
     /// libvirt can't be reached.
@@ -194,8 +195,7 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
         Ok(None)
     }
 
-    /// Returns whether a domain has started and has not ended. A domain that is being started has
-    /// not.
+    /// Returns whether a domain runs. A domain whose start is under way does not run yet.
     ///
     /// # Errors
     /// There is no such domain, or libvirt can't be reached.
@@ -228,13 +228,15 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
     /// libvirt can't be reached, or does not accept the emulator.
     fn domain_capabilities(&self, emulator: Option<&Path>) -> Result<Option<String>, Failure>;
 
-    /// Opens one connection that stays open, and reports to `sink` until it is dropped.
+    /// Opens one connection that stays open, and reports events to `sink` until the connection is
+    /// dropped.
     ///
     /// # Errors
     /// libvirt can't be reached.
     fn watch(&self, sink: Sink) -> Result<Arc<dyn Libvirt>, Failure>;
 
-    /// A libvirt over a connection to `uri` that stays open, and says [`Event::Lost`] to `sink` when it ends.
+    /// Opens a connection to `uri` that stays open, and reports only its end to `sink`
+    /// ([`Event::Lost`]).
     ///
     /// # Errors
     /// libvirt can't be reached.
@@ -251,8 +253,8 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
     }
 
     /// Puts `<policy>` (`xml`, without its namespace) into the metadata of a persistent definition,
-    /// in place of the present one. `None` removes it. libvirt does this by itself, so nothing else
-    /// of the domain can be lost.
+    /// in place of the present one. `None` removes it. libvirt changes only the metadata, so
+    /// nothing else of the domain can be lost.
     ///
     /// # Errors
     /// There is no such domain; libvirt can't be reached, or refuses. The metadata stay as they
@@ -271,9 +273,10 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
     /// libvirt can't be reached, denies us the right, or has not started it by `limit`.
     fn start(&self, xml: &str, uuid: &str, term: Term<'_>) -> Result<Start, Failure>;
 
-    /// Has libvirt check a domain without a start: it translates the XML into QEMU's arguments
+    /// Has libvirt check a domain without a start: libvirt translates the XML into QEMU's arguments
     /// (`virConnectDomainXMLToNative`), and for that makes the checks of a definition and most of
-    /// those of a start. Nothing is defined. `None` if this driver of libvirt's can't.
+    /// those of a start. Nothing is defined. Returns `None` if this driver of libvirt's can't
+    /// translate.
     ///
     /// # Errors
     /// libvirt can't be reached, or denies us the right.
@@ -294,13 +297,13 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
     fn nodedev_names(&self) -> Result<HashSet<String>, Failure>;
 }
 
-/// The fix for a program that lacks libvirt.
+/// What the user can do if the program lacks libvirt.
 const NEEDED: &str = "install one that has it";
 
-/// Replaces a definition for a caller who has just looked at it.
+/// Replaces a definition for a caller who has just read it.
 ///
 /// # Errors
-/// The errors of [`Libvirt::define`]; an error if somebody else was faster.
+/// The errors of [`Libvirt::define`]; an error if somebody else has changed the definition first.
 pub fn replace(libvirt: &dyn Libvirt, before: &Definition, xml: &str) -> Result<(), Failure> {
     match libvirt.define(before, New::Checked(xml))? {
         Replaced::Done { .. } => Ok(()),
@@ -310,7 +313,7 @@ pub fn replace(libvirt: &dyn Libvirt, before: &Definition, xml: &str) -> Result<
     }
 }
 
-/// No libvirt: this program was built without it, or must not need it.
+/// The absence of libvirt: this program was built without libvirt, or must not need it.
 #[derive(Debug, Clone, Copy)]
 pub struct Without;
 

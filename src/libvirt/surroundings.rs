@@ -18,18 +18,19 @@ use crate::publish::inventory::Reading;
 /// The surroundings on this machine or on a recorded host.
 pub struct HostSurroundings<'c> {
     context: &'c Context,
-    /// True if libvirt has the domain, and so its emulator.
+    /// True if the domain comes from libvirt. Then libvirt may be given the path of the domain's
+    /// emulator.
     is_libvirts: bool,
     qemu: Option<Version>,
     libvirt: Option<Version>,
-    /// Warnings about what was ignored.
+    /// Warnings about files that were ignored.
     warnings: RefCell<Vec<Warning>>,
     reading: Reading,
 }
 
 impl<'c> HostSurroundings<'c> {
-    /// Makes the surroundings for a domain of this host's libvirt (`is_libvirts`) or of a file, with
-    /// other versions of QEMU and libvirt than this host's, if the caller names some.
+    /// Makes the surroundings for a domain of this host's libvirt (`is_libvirts`) or of a file.
+    /// `qemu` and `libvirt` are versions that the caller names in place of this host's.
     ///
     /// # Errors
     /// libvirt is another host's, of which nothing is known here.
@@ -77,13 +78,13 @@ impl<'c> HostSurroundings<'c> {
         settings::config(&self.context.root, &mut self.warnings.borrow_mut()).policy
     }
 
-    /// Returns whether mdevctl can start a device that the domain has and the host has not.
+    /// Returns whether mdevctl can start a device that the host lacks.
     #[must_use]
     pub fn is_defined(&self, device: DeviceId) -> bool {
         self.reading.is_defined(device)
     }
 
-    /// Returns the warnings since the last call.
+    /// Returns the warnings since the last call, and forgets them.
     #[must_use]
     pub fn warnings(&self) -> Vec<Warning> {
         self.warnings.take()

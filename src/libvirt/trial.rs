@@ -1,4 +1,4 @@
-//! The evidence that a domain starts: a measurement of ours, an earlier trial on this host, or a
+//! Finds out whether a domain starts: by a measurement of ours, an earlier trial on this host, or a
 //! trial now.
 //!
 //! A trial starts the same small copy as `gfxplane verify` ([`crate::plan::trial::reduce`]). It uses
@@ -30,27 +30,27 @@ use crate::predict::screens::Screens;
 use crate::predict::shape::{Shape, measured};
 use crate::xml::Document;
 
-/// The time between two checks whether another trial has ended.
+/// The time between two checks whether the trial of another run has ended.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// The source of the answer whether a domain starts.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "by", rename_all = "kebab-case")]
 pub enum Source {
-    /// Its shape was measured with the same versions, before this gfxplane was made.
+    /// The domain's shape was measured with the same versions, before this gfxplane was made.
     Measured {
         /// QEMU's version.
         qemu: Version,
         /// libvirt's version.
         libvirt: Version,
     },
-    /// A small copy of a domain of its shape was tried on this host earlier, with the same build of
-    /// QEMU.
+    /// A small copy of a domain of the same shape was tried on this host earlier, with the same
+    /// build of QEMU.
     Earlier {
         /// The time of that trial, in seconds since 1970.
         time: u64,
     },
-    /// A small copy of it was tried just now.
+    /// A small copy of the domain was tried just now.
     Trial {
         /// The time that the trial took.
         seconds: f64,
@@ -63,9 +63,9 @@ pub struct Seen {
     /// The source of the answer.
     #[serde(flatten)]
     pub source: Source,
-    /// True if it starts.
+    /// True if the domain starts.
     pub starts: bool,
-    /// The words of the program that refused it; `None` if it starts.
+    /// The words of the program that refused the domain; `None` if the domain starts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }
@@ -131,17 +131,17 @@ pub enum NotTried {
     /// A device is in use, or can't be used.
     #[error("{0}")]
     Device(String),
-    /// Another run of ours has a device, and lets go of it soon.
+    /// Another run of ours holds a device, and will release it soon.
     #[error("{0}")]
     Ours(String),
-    /// A domain that has one of the devices is being started, and comes first.
+    /// A domain that has one of the devices is being started. That domain comes first.
     #[error("a domain that has device {0} is being started, and comes first")]
     Start(DeviceId),
     /// The copy did not start in time.
     #[error("{0}")]
     Late(String),
-    /// The copy would lack this, so that the copy may start where the domain does not, or the
-    /// reverse.
+    /// The copy would lack this part of the domain, so the copy may start where the domain does
+    /// not, or the reverse.
     #[error("a small copy would be without {0}")]
     LeftOut(String),
     /// libvirt can't be asked.
@@ -239,8 +239,7 @@ impl<'c> Question<'c> {
 
     /// Tries the domain on `libvirt`, and keeps the result.
     ///
-    /// # Errors
-    /// [`NotTried`]: the reason why it could not be tried.
+    /// # Errors [`NotTried`]: the reason why the domain could not be tried.
     pub fn try_it(&self, libvirt: &dyn Libvirt, limit: Instant) -> Result<Seen, NotTried> {
         let matters = self.reduced.left_out.iter().find(|left| left.matters);
         if let Some(left) = matters {
@@ -274,10 +273,11 @@ impl<'c> Question<'c> {
         Ok(Seen::new(Source::Trial { seconds }, message))
     }
 
-    /// Does the same, but waits until other runs of ours have let go of the devices.
+    /// Tries the domain on `libvirt` like [`Self::try_it`], but waits until other runs of ours have
+    /// released the devices.
     ///
     /// # Errors
-    /// [`NotTried`]: the reason why it could not be tried.
+    /// [`NotTried`]: the reason why the domain could not be tried.
     pub fn try_in_turn(&self, libvirt: &dyn Libvirt, limit: Instant) -> Result<Seen, NotTried> {
         loop {
             match self.try_it(libvirt, limit) {
@@ -299,8 +299,8 @@ pub(crate) struct SmallCopy<'d> {
 }
 
 impl SmallCopy<'_> {
-    /// Starts it with libvirt, and leaves nothing of it. `may` is asked last, once nobody uses the
-    /// devices.
+    /// Starts the copy with libvirt, and removes everything of it. Calls `may` last, once nobody
+    /// uses the devices.
     pub(crate) fn start_by(
         &self,
         libvirt: &dyn Libvirt,

@@ -1,12 +1,12 @@
-//! The versions of a definition that libvirt writes while we replace it. libvirt has no
-//! compare-and-swap, so somebody else may define the domain after we have looked at it and before our
-//! definition is there. That version would be lost; here it is caught.
+//! Catches the versions of a definition that libvirt writes while we replace it. libvirt has no
+//! compare-and-swap, so somebody else may define the domain after we have read it and before our
+//! definition is there. That version would be lost; this module catches it.
 //!
 //! libvirt saves each definition as a new file and renames it to `NAME.xml` (src/util/virfile.c,
-//! `virFileRewrite`); below the comment at its top the file is what `virsh dumpxml --inactive
-//! --security-info` prints. So a thread that opens each of these files as soon as it has its name has all
-//! versions, as long as it is faster than libvirt's next rename. If it was not, two reports lead to one
-//! file, and it is known that a version was missed.
+//! `virFileRewrite`). Apart from the comment at its top, the file is what `virsh dumpxml --inactive
+//! --security-info` prints. A thread opens each of these files as soon as it has its name. So it
+//! has all versions, as long as it is faster than libvirt's next rename. If the thread was slower,
+//! two reports lead to one file, and so show that a version was missed.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -26,13 +26,13 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 /// The largest definition that is read, in bytes: the largest that libvirt's protocol carries is smaller.
 const MAX_SIZE: u64 = 64 * 1024 * 1024;
 
-/// So long such a name is.
+/// The greatest number of characters that are taken of an element's name.
 const MOST_CHARACTERS: usize = 40;
 
-/// So many names of elements that differ are told.
+/// The largest number of differing elements that a message names.
 const MOST_NAMES: usize = 10;
 
-/// How long the thread may take to come to the end of what it was told.
+/// The longest time that the thread may take to report everything up to the end of the watch.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Catches versions of definitions in one directory.
@@ -47,10 +47,11 @@ pub struct Versions {
 /// What the thread has seen of the wanted file.
 #[derive(Debug)]
 enum Step {
-    /// It has a new version; `None`: it had gone again.
+    /// The file has a new version; `None` if that was replaced or removed before it could be
+    /// opened.
     Written(Option<File>),
     Deleted,
-    /// More has happened than the kernel could tell.
+    /// More has happened than the kernel could report.
     Overflow,
     /// The watch has ended.
     End,
@@ -63,32 +64,34 @@ pub struct Watched<'v> {
     watch: WatchDescriptor,
 }
 
-/// One thing that happened to a definition.
+/// One change of a definition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Version {
-    /// It became this.
+    /// The definition became this text.
     Text(String),
-    /// It became something, which was replaced before it could be read.
+    /// A definition was there that could not be read: most often, somebody replaced it before we
+    /// could. Also stands for reports that are missing.
     Missed,
     /// The domain was undefined.
     Undefined,
 }
 
-/// What stood in the place of a definition of ours right before it was there.
+/// What our definition replaced: the state right before it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Replaced {
-    /// What we had looked at.
+    /// The definition that we had read.
     Expected,
-    /// What somebody else had defined meanwhile.
+    /// A definition that somebody else made meanwhile.
     Theirs(String),
     /// Nothing: somebody else had undefined the domain.
     Undefined,
-    /// Something that somebody else had defined, and nobody knows what.
+    /// A definition that somebody else made, and that could not be read.
     Missed,
 }
 
 impl Versions {
-    /// Watches nothing yet. `directory`: where libvirt has the definitions. It need not be there.
+    /// Prepares to watch the `directory` where libvirt has the definitions. The directory need not
+    /// exist. Nothing is watched yet.
     ///
     /// # Errors
     /// The user has too many watches.
@@ -111,7 +114,7 @@ impl Versions {
         })
     }
 
-    /// Where the definitions are.
+    /// Returns the directory where libvirt has the definitions.
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory
@@ -139,7 +142,8 @@ impl Versions {
 }
 
 impl Watched<'_> {
-    /// Returns what has happened since, the oldest first.
+    /// Ends the watch. Returns the changes since it began, the oldest first; if reports are
+    /// missing, a [`Version::Missed`] stands for them.
     #[must_use]
     pub fn end(self) -> Vec<Version> {
         // The end of the watch is reported after all that came before it.
@@ -159,7 +163,8 @@ impl Watched<'_> {
     }
 }
 
-/// Reads what was opened. A file that was opened for two reports was there for the later one only.
+/// Reads the files that were opened. If two reports led to the same file, the file counts only for
+/// the later one.
 fn told(steps: Vec<Step>) -> Vec<Version> {
     let identity = |step: &Step| match step {
         Step::Written(Some(file)) => {
@@ -187,8 +192,8 @@ fn told(steps: Vec<Step>) -> Vec<Version> {
     steps.into_iter().enumerate().map(version).collect()
 }
 
-/// A definition of libvirt's without the comment at its top, which names the domain (src/util/virxml.c,
-/// `virXMLEmitWarning`; a name with two hyphens is left out of it).
+/// Returns a definition without the comment at its top, in which libvirt names the domain
+/// (src/util/virxml.c, `virXMLEmitWarning`; libvirt leaves out a name with two hyphens).
 fn body(text: &str) -> &str {
     match text.trim_start().strip_prefix("<!--") {
         Some(rest) => rest.split_once("-->").map_or(text, |(_, body)| body),
@@ -197,8 +202,10 @@ fn body(text: &str) -> &str {
     .trim()
 }
 
-/// Returns what our definition has replaced, and as what libvirt has written ours, if that was seen. `expected`: the
-/// definition that was looked at. `wanted`: what was defined; libvirt has filled in what was missing.
+/// Returns what our definition has replaced, and our definition as libvirt has written it, if that
+/// was seen. `expected`: the definition that we had read. `wanted`: the definition that we made, to
+/// which libvirt has added what was missing. If `seen` shows nothing, the expected definition
+/// counts as replaced.
 #[must_use]
 pub fn replaced(seen: &[Version], expected: &str, wanted: &str) -> (Replaced, Option<String>) {
     let distance = |version: &Version| match version {
@@ -228,7 +235,7 @@ pub fn replaced(seen: &[Version], expected: &str, wanted: &str) -> (Replaced, Op
     (before, text)
 }
 
-/// The tags of a definition, with how many there are of each.
+/// Returns the tags of a definition, with the number of each.
 fn tags(text: &str) -> HashMap<&str, i64> {
     let mut tags = HashMap::new();
     for tag in text.split('<') {
@@ -237,8 +244,9 @@ fn tags(text: &str) -> HashMap<&str, i64> {
     tags
 }
 
-/// How many tags one has and the other has not. Of all versions, ours is the one that is nearest to what we defined:
-/// what others have defined lacks our changes, or has theirs beside them.
+/// Returns the number of tags in which two definitions differ. Of all versions, ours is the one
+/// that is nearest to what we defined: what others have defined lacks our changes, or has their
+/// changes in addition.
 fn distance(one: &str, other: &str) -> u64 {
     let mut tags = tags(one);
     for tag in other.split('<') {
@@ -247,7 +255,8 @@ fn distance(one: &str, other: &str) -> u64 {
     tags.values().map(|count| count.unsigned_abs()).sum()
 }
 
-/// The names of the elements in which two definitions differ, for the log: no value of either.
+/// Returns the names of the elements in which two definitions differ, for the log, without any
+/// value. Has at most ten of them, and then `…`.
 #[must_use]
 pub fn differing(one: &str, other: &str) -> Vec<String> {
     let mut counts = tags(one);
@@ -332,8 +341,9 @@ impl Reader {
     }
 }
 
-/// Has this thread run before all that have no priority, as soon as a file has its name. If that is not allowed (it takes
-/// `LimitRTPRIO=` of systemd's, or `CAP_SYS_NICE`), some more versions are missed, and known to be.
+/// Gives this thread a priority before all threads that have none, so that it opens a file as soon
+/// as the file has its name. That takes `LimitRTPRIO=` of systemd's or `CAP_SYS_NICE`. Without
+/// them, more versions are missed; each of those is noticed.
 #[allow(unsafe_code)]
 fn come_first() {
     // SAFETY: the structure is complete, and lives as long as the call, which changes this thread's priority alone.
