@@ -1,9 +1,11 @@
 //! `/run/gfxplane/answers`: what was answered to mdevctl, word for word.
 //!
-//! libvirt has mdevctl list all devices at each mdev that it finds, so for N of them the callout answers N² times.
-//! An answer is given again as long as nothing has changed that it was made of. Its file names that in its first line:
-//! the inode of the driver's link (a device that is made anew, or bound anew, has a new one) and of the parent's
-//! directory of render nodes, and inode and time of the record, of the settings and of the schema by which libvirt tells displays itself.
+//! libvirt has mdevctl list all devices at each mdev that it finds, so for N of them the callout
+//! answers N² times. An answer is given again as long as none of its sources has changed. The first
+//! line of the answer's file names the sources: the inode of the driver's link (a device that is
+//! made anew, or bound anew, has a new one) and of the parent's directory of render nodes, and
+//! inode and time of the record, of the settings and of the schema by which libvirt tells displays
+//! itself.
 //!
 //! Only a directory that is there is used: packaging/gfxplane.tmpfiles makes it, and a new package empties it.
 
@@ -26,8 +28,8 @@ pub struct Place {
 }
 
 impl Place {
-    /// Looks at what an answer would be made of now; call it before that is read. `None`: the device has no driver or
-    /// no record, so there is no answer.
+    /// Looks at the present state of an answer's sources. Call this before reading the sources.
+    /// Returns `None` if the device has no driver or no record, so that there is no answer.
     #[must_use]
     pub fn of(root: &Root, id: DeviceId) -> Option<Self> {
         let driver = root.join(format!("sys/bus/mdev/devices/{id}/driver"));
@@ -53,7 +55,8 @@ impl Place {
         })
     }
 
-    /// Returns the answer that was kept, if it was made of the same, and nobody but root could have written it.
+    /// Returns the answer that was kept, if its sources have not changed, and nobody but root could
+    /// have written it.
     #[must_use]
     pub fn answer(&self, root: &Root) -> Option<String> {
         let bytes = run::read_trusted_bytes(root, &self.file, None, MAX_SIZE).ok()??;
@@ -62,8 +65,9 @@ impl Place {
         (made_of == self.made_of).then(|| answer.to_owned())
     }
 
-    /// Keeps an answer. Whether that succeeds matters to nobody: without it the next one takes longer. It is not done
-    /// where there are files in `conf.d`: one that is written in place would not be noticed.
+    /// Keeps an answer. A failure is ignored: the next answer then takes longer. Keeps none if
+    /// there is no directory of answers, or if `conf.d` has files: a change that is written into
+    /// one of these in place would not be noticed.
     pub fn keep(&self, root: &Root, answer: &str) {
         let files = fs::read_dir(root.join("etc/gfxplane/conf.d"));
         if self.directory.is_dir() && !files.is_ok_and(|mut files| files.next().is_some()) {

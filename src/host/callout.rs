@@ -16,32 +16,32 @@ use crate::host::{Root, is_absent, settings};
 
 const DIRECTORY: &str = "etc/mdevctl.d/scripts.d/callouts";
 
-/// The link that is there for good, as those are called that the package has among the notifiers.
+/// The name of the permanent link. It follows the names of the package's links among the notifiers.
 pub const STATIC: &str = "99-gfxplane";
 
-/// The daemon's link. What it leaves if it is killed is known to be its, and removed
-/// (packaging/gfxplane.service, packaging/gfxplane.tmpfiles).
+/// The name of the daemon's link. By this name, a link that a killed daemon leaves behind is known
+/// to be the daemon's, and removed (packaging/gfxplane.service, packaging/gfxplane.tmpfiles).
 pub const OF_DAEMON: &str = "99-gfxplane-watch";
 
-/// What they lead to.
+/// The target of both links.
 const HELPER: &str = "/usr/bin/gfxplane-helper";
 
-/// The schema of a libvirt that tells displays by itself (upstream/libvirt).
+/// The schema of a libvirt that tells displays itself (upstream/libvirt).
 pub(crate) const SCHEMA_OF_LIBVIRT: &str = "usr/share/libvirt/schemas/vfio-display.rng";
 
-/// Returns whether libvirt tells displays by itself. Our attributes would say the same once more.
+/// Returns whether libvirt tells displays itself. Our attributes would only repeat them.
 #[must_use]
 pub fn is_told_by_libvirt(root: &Root) -> bool {
     root.join(SCHEMA_OF_LIBVIRT).exists()
 }
 
-/// Returns whether a file among mdevctl's scripts is a link of ours, by its name.
+/// Returns whether a file among mdevctl's scripts is one of our links, by its name.
 #[must_use]
 pub fn is_ours(name: &str) -> bool {
     [STATIC, OF_DAEMON].contains(&name)
 }
 
-/// Makes a link, with the directory for it, unless it is there.
+/// Makes a link, and its directory, unless the link exists.
 ///
 /// # Errors
 /// Any error of the file system.
@@ -55,10 +55,10 @@ pub fn make(root: &Root, name: &str) -> io::Result<()> {
     std::os::unix::fs::symlink(HELPER, path)
 }
 
-/// Takes a link away, if it is there.
+/// Removes a link, if there is one.
 ///
 /// # Errors
-/// Any other error of the file system.
+/// Any error of the file system. It is no error if there is no link.
 pub fn remove(root: &Root, name: &str) -> io::Result<()> {
     match fs::remove_file(path(root, name)) {
         Err(error) if !is_absent(&error) => Err(error),
@@ -66,7 +66,7 @@ pub fn remove(root: &Root, name: &str) -> io::Result<()> {
     }
 }
 
-/// Makes the link that is there for good, or takes it away, as the setting says.
+/// Makes or removes the permanent link, as the setting says.
 ///
 /// # Errors
 /// Any error of the file system.

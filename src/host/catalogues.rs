@@ -8,7 +8,8 @@ use crate::host::{Root, open_file, read_names};
 /// The largest catalogue that is read, in bytes. Those of libvirt 12 are below 1.5 MiB.
 const LARGEST: u64 = 16 * 1024 * 1024;
 
-/// Returns libvirt's catalogues of all languages that are installed, each when it is asked for.
+/// Returns libvirt's catalogues of all installed languages. Each is read when the caller asks for
+/// it.
 pub fn libvirts(root: &Root) -> impl Iterator<Item = Vec<u8>> + use<> {
     let directory = root.join("usr/share/locale");
     let languages = read_names(&directory, &mut Vec::new()).into_iter();

@@ -55,8 +55,9 @@ pub enum CalloutLink {
     Static,
 }
 
-/// The files that a fleet's tools read, for those formats that the daemon keeps up to date. Ansible's
-/// program never changes, and Nova reads its file when it starts.
+/// The files that a fleet's tools read, for the formats that the daemon keeps up to date. The other
+/// formats are not among them: Ansible's program never changes, and Nova reads its file only when
+/// it starts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Destinations {
@@ -67,7 +68,8 @@ pub struct Destinations {
 }
 
 impl Destinations {
-    /// Returns the formats that are wanted, by their name in `gfxplane export`, each with its file.
+    /// Returns the formats that the settings ask for, by their name in `gfxplane export`, each with
+    /// its file.
     pub fn named(&self) -> impl Iterator<Item = (&'static str, &Path)> {
         let all = [("prometheus", &self.prometheus), ("nfd", &self.nfd)];
         all.into_iter()
@@ -153,7 +155,7 @@ pub enum BadConfig {
     /// The deadline is out of range.
     #[error("{0}")]
     Deadline(BadDeadline),
-    /// A file to export to is named by no absolute path.
+    /// The path of a file to export to is not absolute.
     #[error("export.{0} is {1:?}: expected a path that begins with /")]
     Relative(&'static str, PathBuf),
 }

@@ -24,8 +24,8 @@ pub struct DomainFile {
     pub runs: Option<bool>,
 }
 
-/// Returns the domains of libvirt's files, sorted by name; `None` if there is no directory of them
-/// or it can't be looked into.
+/// Returns the domains of libvirt's files, sorted by name; `None` if there is no directory of
+/// definitions or it can't be read.
 #[must_use]
 pub fn read(root: &Root, warnings: &mut Vec<Warning>) -> Option<Vec<DomainFile>> {
     let directory = root.join(DEFINITIONS);

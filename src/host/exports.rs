@@ -1,7 +1,8 @@
-//! `/run/gfxplane/export`: what the daemon writes for a fleet's tools, a file for each format.
+//! `/run/gfxplane/export`: the files that the daemon writes for a fleet's tools, one for each
+//! format.
 //!
-//! `gfxplane-export.service` copies the files to where the settings say, whenever the directory
-//! changes. So only whole files get there.
+//! `gfxplane-export.service` copies the files to the paths in the settings whenever the directory
+//! changes. So only complete files are put into the directory.
 
 use std::fs;
 use std::io;
@@ -13,11 +14,11 @@ use crate::host::run::{BASE, directory, read_trusted_bytes, replace};
 /// The size in bytes above which no file is copied.
 const MOST: usize = 16 << 20;
 
-/// The age at which a file is written again although nothing has changed: labels of Node Feature
-/// Discovery hold for a day.
+/// The age at which a file is written again although nothing has changed: Node Feature Discovery's
+/// labels expire after a day.
 pub const FRESH: Duration = Duration::from_secs(6 * 60 * 60);
 
-/// Writes the text of a format, if it says something new or the file is older than [`FRESH`].
+/// Writes the text of a format, if its content is new or the file is older than [`FRESH`].
 ///
 /// # Errors
 /// Any error of the file system; [`io::ErrorKind::InvalidData`] if the directory can't be trusted.
@@ -33,8 +34,8 @@ pub fn publish(root: &Root, format: &str, text: &str) -> io::Result<()> {
 
 /// Returns the text of a format; `None` if the daemon has written none.
 ///
-/// # Errors
-/// The file can't be read, or somebody else than root can have written it.
+/// # Errors The file can't be read, is larger than 16 MiB or not UTF-8, or somebody else than root
+/// can have written it.
 pub fn published(root: &Root, format: &str) -> Result<Option<String>, String> {
     let path = root.join(BASE).join("export").join(format);
     let bytes = read_trusted_bytes(root, &path, None, MOST);
@@ -45,7 +46,8 @@ pub fn published(root: &Root, format: &str) -> Result<Option<String>, String> {
     text.map_err(|error| format!("{}: {error}", path.display()))
 }
 
-/// Returns the lines that count. The others are comments, such as the time at which labels expire.
+/// Returns the lines of the content. The other lines are comments, such as the time at which labels
+/// expire.
 fn says(text: &str) -> impl Iterator<Item = &str> {
     text.lines().filter(|line| !line.starts_with('#'))
 }

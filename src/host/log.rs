@@ -1,4 +1,4 @@
-//! The lines of the log: what was done to domains, and what was decided not to be done.
+//! The lines of the log: the changes of domains, and the decisions not to change one.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -24,7 +24,7 @@ pub struct Entry {
     pub uuid: Option<Uuid>,
     /// The event.
     pub what: What,
-    /// The part of gfxplane that did it.
+    /// The part of gfxplane that acted.
     pub by: By,
     /// The single changes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -51,27 +51,28 @@ pub struct Said {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum What {
-    /// gfxplane changed its definition.
+    /// gfxplane changed the domain's definition.
     Fixed,
     /// The user took changes back.
     Undone,
-    /// The user set its own policy.
+    /// The user set the domain's own policy.
     Policy,
-    /// gfxplane left it as it is, because of the policy, a missing consent, or something unknown.
+    /// gfxplane left the domain as it is, because of the policy, a missing consent, or something
+    /// unknown.
     LeftAlone,
     /// libvirt refused the new definition.
     Refused,
-    /// Somebody else changed its definition at the same time, and that change may be lost.
+    /// Somebody else changed the domain's definition at the same time, and that change may be lost.
     Conflict,
-    /// Somebody else changed its definition at the same time, and that change stands.
+    /// Somebody else changed the domain's definition at the same time, and that change stands.
     Kept,
     /// Somebody keeps undoing our changes. gfxplane leaves the domain alone from now on.
     GaveUp,
-    /// The daemon started it after a veto.
+    /// The daemon started the domain after a veto.
     Started,
-    /// The daemon tried to start it, and that failed.
+    /// The daemon tried to start the domain, and that failed.
     NotStarted,
-    /// gfxplane learned a device's display from its log.
+    /// gfxplane learned a device's display from the domain's log.
     Learned,
 }
 
@@ -149,14 +150,14 @@ impl Said {
     }
 }
 
-/// The longest text of an entry, in bytes: a few entries must not rotate the log away, whatever an
-/// XML has that they quote.
+/// The longest text of an entry, in bytes. A few entries must not rotate the log away, however long
+/// the XML is that they quote.
 const LONGEST: usize = 500;
 
-/// The most changes of an entry.
+/// The greatest number of changes in an entry.
 const MOST: usize = 32;
 
-/// Some changes in words, and how many there are beside these.
+/// Returns the first changes in words, and the number of the others.
 fn bounded<T>(changes: &[T], said: impl FnMut(&T) -> Said) -> Vec<Said> {
     let mut all: Vec<Said> = changes.iter().take(MOST).map(said).collect();
     if changes.len() > MOST {

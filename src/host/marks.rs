@@ -37,8 +37,8 @@ pub fn mark(root: &Root, id: DeviceId) -> io::Result<Lock> {
     Ok(lock.expect("it is made if it isn't there"))
 }
 
-/// Returns the marked devices, whoever holds their marks. Empty if nothing can be read, as the
-/// directory is root's.
+/// Returns the marked devices, whoever holds their marks. Empty if the directory can't be read, as
+/// by users other than root.
 #[must_use]
 pub fn marked(root: &Root) -> Vec<DeviceId> {
     let directory = directory(root);
@@ -54,10 +54,11 @@ pub fn marked(root: &Root) -> Vec<DeviceId> {
 }
 
 /// Takes over the mark of a device as soon as nobody holds it, at most until `limit`. Returns
-/// `None` if there is no mark any more.
+/// `None` if the mark is gone.
 ///
 /// # Errors
-/// Any error of the file system; [`io::ErrorKind::TimedOut`] if somebody holds it until `limit`.
+/// Any error of the file system; [`io::ErrorKind::TimedOut`] if somebody holds the mark until
+/// `limit`.
 pub fn take_over(root: &Root, id: DeviceId, limit: Instant) -> io::Result<Option<Lock>> {
     Lock::wait(&path(root, id), false, Some(limit))
 }

@@ -98,8 +98,8 @@ pub fn without_our_attributes(text: &str) -> serde_json::Result<Option<String>> 
 /// words for a device, by its parent's sysfs name and its UUID. A device that has attributes of
 /// ours already stays as it is.
 ///
-/// Returns `None` if there is nothing to add. It also does if the output is not exactly in
-/// mdevctl's form (1.2 ends the last line, 1.4 does not), so that any other output stays as it is.
+/// Returns `None` if there is nothing to add, or if the output is not exactly in mdevctl's form
+/// (1.2 ends the last line, 1.4 does not).
 pub fn with_attributes(
     printed: &str,
     mut words_of: impl FnMut(&str, Uuid) -> Option<Vec<(String, String)>>,
@@ -141,9 +141,9 @@ fn is_ours(attr: &Value) -> bool {
         .is_some_and(|attr| !attr.is_empty() && attr.keys().all(|key| key.starts_with(PREFIX)))
 }
 
-/// Makes libvirt read the attributes again, if it reads them only from definitions. Such a libvirt
-/// watches `/etc/mdevctl.d`, so the directory of the device's parent gets a new time. This happens
-/// only if [`WRAPPER`] is switched on and mdevctl has a definition of the device. Returns
+/// Makes a libvirt that reads attributes only from definitions read them again. Such a libvirt
+/// watches `/etc/mdevctl.d`, so the directory of the device's parent gets a new time. The function
+/// does so only if [`WRAPPER`] is switched on and mdevctl has a definition of the device. Returns
 /// `Ok(false)` if there was nothing to do.
 ///
 /// # Errors

@@ -5,7 +5,7 @@
 //! * [`catalogues`]: libvirt's messages in other languages.
 //! * [`domains`]: the domains in libvirt's files.
 //! * [`emulator`]: the abilities of QEMU and libvirt.
-//! * [`exports`]: what the daemon writes for a fleet's tools.
+//! * [`exports`]: the files that the daemon writes for a fleet's tools.
 //! * [`marks`]: records of temporary devices created for probing.
 //! * [`sysfs`]: the devices, their drivers, types and parents.
 //! * [`mdevctl`]: the definitions of mediated devices.
@@ -14,7 +14,7 @@
 //! * [`settings`]: configuration and rules.
 //! * [`requests`]: requests that the qemu hook leaves for the daemon.
 //! * [`rewrite`]: replaces a file that somebody else reads next, as a whole.
-//! * [`run`]: `/run/gfxplane`, that is records, locks, and what is known of types.
+//! * [`run`]: `/run/gfxplane`, that is records of devices and types, and locks.
 //! * [`tree`]: the sysfs-like tree of the 2018 mail, published beside the records.
 
 pub mod answers;
@@ -121,7 +121,7 @@ impl Root {
 /// A warning about something that was ignored.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Warning {
-    /// The file or directory. In JSON, bytes that are not UTF-8 become U+FFFD.
+    /// The path of the file or directory. In JSON, bytes that are not UTF-8 become U+FFFD.
     #[serde(serialize_with = "lossy")]
     pub path: PathBuf,
     /// The problem, and what was done instead.
@@ -149,7 +149,7 @@ impl fmt::Display for Warning {
     }
 }
 
-/// The treatment of a link at the end of a path.
+/// Whether a link at the end of a path was followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Last {
     /// The link was not followed; its target's name was wanted.
@@ -162,9 +162,9 @@ thread_local! {
     static SEEN: RefCell<Option<BTreeMap<PathBuf, Last>>> = const { RefCell::new(None) };
 }
 
-/// Runs a function, and returns its value and the paths that this thread looked at meanwhile
-/// through the functions of this module, found or not. So a recording of a host has what reading it
-/// takes, and nothing else.
+/// Runs a function. Returns its value, and the paths that this thread has meanwhile looked at
+/// through the functions of this module, found or not. A recording of a host copies these paths,
+/// and nothing else.
 pub fn watched<T>(read: impl FnOnce() -> T) -> (T, BTreeMap<PathBuf, Last>) {
     let before = SEEN.replace(Some(BTreeMap::new()));
     let value = read();
@@ -176,7 +176,7 @@ fn saw(path: &Path, last: Last) {
     saw_in(path, None, last);
 }
 
-/// Notes the same for a name in a directory.
+/// Notes for [`watched`] that a name in a directory was looked at.
 fn saw_in(directory: &Path, name: Option<&OsStr>, last: Last) {
     SEEN.with_borrow_mut(|seen| {
         if let Some(seen) = seen {
@@ -245,10 +245,10 @@ pub fn leave_no_core() {
     let _ = nix::sys::prctl::set_dumpable(false);
 }
 
-/// Opens a regular file for reading. A FIFO or a device in its place holds nobody up.
+/// Opens a regular file for reading. Does not wait for a FIFO or a device in the file's place.
 ///
 /// # Errors
-/// Any error of the file system; it is no regular file.
+/// Any error of the file system; the path is no regular file.
 pub fn open_file(path: &Path) -> io::Result<std::fs::File> {
     let mut options = std::fs::OpenOptions::new();
     let file = options
@@ -278,8 +278,8 @@ pub fn read_whole(path: &Path, limit: usize) -> io::Result<String> {
     Ok(text)
 }
 
-/// Returns whether an error means that the thing does not exist. ENOTDIR: there is a file in place
-/// of a directory. ENODEV: sysfs returns it for an attribute whose device has just gone.
+/// Returns whether an error means that the file or device does not exist. ENOTDIR: there is a file
+/// in place of a directory. ENODEV: sysfs returns it for an attribute whose device has just gone.
 fn is_absent(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound
         || error.kind() == io::ErrorKind::NotADirectory
@@ -291,7 +291,8 @@ pub(crate) fn read_names(path: &Path, warnings: &mut Vec<Warning>) -> Vec<String
     read_names_that(|_| true, path, warnings)
 }
 
-/// Returns those names in a directory that are wanted.
+/// Returns the names in a directory for which `are_wanted` is true, sorted; empty if there is no
+/// such directory.
 pub(crate) fn read_names_that(
     are_wanted: impl Fn(&str) -> bool,
     path: &Path,

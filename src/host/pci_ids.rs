@@ -1,10 +1,10 @@
-//! Names of PCI devices, from the data file of libpci (pci.ids).
+//! Reads the names of PCI devices from the data file of libpci (pci.ids).
 
 use std::collections::BTreeMap;
 
 use crate::host::{Root, read_whole};
 
-/// The places of the file, as distributions have it (Debian, Fedora, Arch and Alpine, SUSE).
+/// The paths of the data file on the distributions (Debian, Fedora, Arch and Alpine, SUSE).
 const PLACES: [&str; 4] = [
     "usr/share/misc/pci.ids",
     "usr/share/hwdata/pci.ids",
@@ -15,8 +15,8 @@ const PLACES: [&str; 4] = [
 /// The largest file that is read, in bytes. Today's has 1.5 MB.
 const LARGEST: usize = 16 << 20;
 
-/// The names of these devices (vendor id, device id), as `lspci` prints them: vendor and device. A
-/// device that the file does not have is left out, and without a file there are none.
+/// Returns the names of these devices (vendor id, device id) as `lspci` prints them: vendor and
+/// device. Leaves out a device that the data file does not have. Empty if there is no data file.
 #[must_use]
 pub fn names(root: &Root, devices: &[(u16, u16)]) -> BTreeMap<(u16, u16), String> {
     let mut places = PLACES.iter();
@@ -25,8 +25,9 @@ pub fn names(root: &Root, devices: &[(u16, u16)]) -> BTreeMap<(u16, u16), String
         .unwrap_or_default()
 }
 
-/// Finds the names in the file's text: a line for each vendor, and below it, indented by a tab, a
-/// line for each of its devices. The table ends where that of the classes begins (`C `).
+/// Finds the names in the file's text. The text has a line for each vendor, and below it, indented
+/// by a tab, a line for each of the vendor's devices. It ends where the table of the classes begins
+/// (`C `).
 fn names_in(text: &str, devices: &[(u16, u16)]) -> BTreeMap<(u16, u16), String> {
     let mut found = BTreeMap::new();
     let mut vendor = None;

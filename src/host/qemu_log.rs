@@ -70,9 +70,9 @@ fn read_tail(root: &Root, file: &mut File) -> Result<String, String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Returns whether a start at this time (since 1970) was one of the device that is there now: in
-/// this boot, and not before udev first saw the device. If no udev knows the device, the boot
-/// decides.
+/// Returns whether a start at this time (since 1970) was a start with the device that is there now.
+/// It was if it lies in this boot, and not before udev first saw the device. If no udev knows the
+/// device, the boot alone decides. False for a time in the future.
 #[must_use]
 pub fn is_of_this_device(root: &Root, id: DeviceId, began: Duration) -> bool {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);

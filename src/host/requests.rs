@@ -3,8 +3,8 @@
 //!
 //! Both are empty files whose names say everything, in directories that only root can use (0700):
 //!
-//! * `requests/UUID`, `requests/UUID.veto`: somebody should look at this domain. The reader finds out
-//!   what is wrong with it; nothing in these files is believed.
+//! * `requests/UUID`, `requests/UUID.veto`: a request to look at this domain. The reader finds out
+//!   what is wrong with the domain; nothing in these files is believed.
 //! * `starting/ID`: a domain that has this device is being started. A prober leaves the device alone
 //!   for [`START_TAKES`], or until libvirt says that the domain has let go of it.
 
@@ -42,12 +42,12 @@ pub const MAX_REQUESTS: usize = 4096;
 pub struct Request {
     /// The domain's UUID.
     pub domain: Uuid,
-    /// True if the hook has kept the domain from starting.
+    /// True if the hook has vetoed the domain's start.
     pub veto: bool,
 }
 
 impl Request {
-    /// Returns the name of its file: the UUID in lower case.
+    /// Returns the name of the request's file: the UUID in lower case, and the ending of a veto.
     fn file_name(&self) -> String {
         let ending = if self.veto { VETO } else { "" };
         format!("{}{ending}", self.domain.hyphenated())
@@ -82,7 +82,8 @@ pub fn prepare_directory(root: &Root) -> io::Result<PathBuf> {
     run::directory(root, REQUESTS, 0o700)
 }
 
-/// Leaves a request. A request that exists is closed once more, for whoever watches the directory.
+/// Leaves a request. If its file exists already, opens and closes the file once more, which whoever
+/// watches the directory sees.
 ///
 /// # Errors
 /// The errors of [`prepare_directory`]; an error if there are [`MAX_REQUESTS`] already.
@@ -193,7 +194,7 @@ pub fn mark_start(root: &Root, id: DeviceId) -> io::Result<()> {
     touch(&directory.join(id.to_string()))?.set_modified(SystemTime::now())
 }
 
-/// Removes that mark, because the start is over or the domain has ended.
+/// Removes the mark of a domain's start, because the start is over or the domain has ended.
 ///
 /// # Errors
 /// Any error of the file system. A mark that does not exist is no error.

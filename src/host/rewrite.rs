@@ -1,4 +1,5 @@
-//! Changes a file of somebody else's: vdsm's `_hook_domxml`, a definition of mdevctl's with two names.
+//! Changes a file that belongs to another program: vdsm's `_hook_domxml`, or a definition of
+//! mdevctl's with two names.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
@@ -57,8 +58,9 @@ fn in_place(path: &Path, old: &str, new: &str) -> io::Result<()> {
     }
 }
 
-/// Writes a text over another. Blanks go over what is left of the longer one before it is cut off, so
-/// that whoever reads in between, or after we were killed, has no mixture of the two.
+/// Writes a text over another. If the old text is longer, blanks go over its rest before the file
+/// is cut off. So somebody who reads in between, or after we were killed, gets no mixture of the
+/// two.
 fn fill(file: &mut File, text: &str) -> io::Result<()> {
     let length = usize::try_from(file.metadata()?.len()).unwrap_or_default();
     let mut whole = text.to_owned();

@@ -55,10 +55,10 @@ pub fn records_directory(root: &Root) -> io::Result<PathBuf> {
     directory(root, "records", 0o755)
 }
 
-/// Where the records of QEMU's word are, as [`records_directory`].
+/// Returns the directory of the records of QEMU's statements. Makes it like [`records_directory`].
 ///
 /// # Errors
-/// Those of [`records_directory`].
+/// The errors of [`records_directory`].
 pub fn qemu_directory(root: &Root) -> io::Result<PathBuf> {
     directory(root, "qemu", 0o755)
 }
@@ -69,7 +69,7 @@ pub fn read_record(root: &Root, id: DeviceId, warnings: &mut Vec<Warning>) -> Op
     read_of(root, id, record_path(root, id), warnings).filter(|record| record.qemu.is_none())
 }
 
-/// What QEMU said of a device, as [`read_record`].
+/// Returns the record of QEMU's statement about a device, like [`read_record`].
 pub fn read_qemu(root: &Root, id: DeviceId, warnings: &mut Vec<Warning>) -> Option<Record> {
     read_of(root, id, qemu_path(root, id), warnings).filter(|record| record.qemu.is_some())
 }
@@ -100,14 +100,15 @@ pub fn read_type(root: &Root, type_id: &str, warnings: &mut Vec<Warning>) -> Opt
     Some(record)
 }
 
-/// Keeps a record, and what it says of the type, and publishes the tree. `parent`: the sysfs name
-/// of the device on which an mdev was made. What QEMU said says nothing of the type, and the tree
-/// shows what was measured.
+/// Keeps the record of a device. If the record is of a probe, also publishes its tree, and keeps
+/// and publishes what it says of the device's type. `parent`: the sysfs name of the device on which
+/// an mdev was made. A record of QEMU's statement says nothing of the type, and is not published:
+/// the tree shows what was measured.
 ///
-/// The record comes last: if anything before fails, the next probe still finds something new.
+/// The record is written last: if anything before fails, the next probe still finds something new.
 ///
 /// # Errors
-/// Any error of the file system; also if `/run/gfxplane` is there but is not to be trusted
+/// Any error of the file system; also if `/run/gfxplane` exists but can't be trusted
 /// ([`io::ErrorKind::InvalidData`]).
 pub fn write_record(root: &Root, record: &Record, parent: Option<&str>) -> io::Result<Written> {
     let (directory, path) = match &record.qemu {
@@ -171,7 +172,7 @@ fn publish_record(root: &Root, record: &Record, parent: Option<&str>) -> io::Res
     Ok(())
 }
 
-/// Publishes the tree of a device that is not asked, from what is known of it otherwise.
+/// Publishes the tree of a device that is not asked, from facts that are known otherwise.
 ///
 /// # Errors
 /// The errors of [`write_record`].
@@ -218,7 +219,8 @@ fn qemu_path(root: &Root, id: DeviceId) -> PathBuf {
     root.join(BASE).join("qemu").join(format!("{id}.json"))
 }
 
-/// Returns the path of a type's record; `None` for a type whose name would lead elsewhere.
+/// Returns the path of a type's record; `None` for a type whose name would lead out of the
+/// directory.
 fn type_path(root: &Root, type_id: &str) -> Option<PathBuf> {
     is_plain(type_id).then(|| {
         root.join(BASE)

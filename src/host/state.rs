@@ -1,4 +1,4 @@
-//! `/var/lib/gfxplane`: what is remembered of the changes to domains.
+//! `/var/lib/gfxplane`: the memory of the changes to domains.
 //!
 //! The directory is root's and 0700, its files 0600. Files are replaced as a whole (temporary file,
 //! rename). The log grows by one write of a whole line. Writers take turns by a lock. Readers
@@ -6,7 +6,7 @@
 //! link.
 //!
 //! * `domains/UUID.json`: how to undo the changes of a domain, and whether the daemon leaves it alone;
-//! * `log.jsonl` and, once that has grown to 1 MiB, `log.jsonl.1`: what was done;
+//! * `log.jsonl` and, once that has grown to 1 MiB, `log.jsonl.1`: the log;
 //! * `older.json`: the domains that existed before the package.
 
 use std::collections::BTreeSet;
@@ -33,13 +33,14 @@ const BASE: &str = "var/lib/gfxplane";
 /// The number of changes of a domain that can be undone.
 pub const MAX_ROUNDS: usize = 32;
 
-/// The largest file of a domain, in bytes. Beyond it, older changes are dropped.
+/// The largest size of a domain's file, in bytes. Above it, older changes are dropped.
 const MAX_DOMAIN: usize = 1024 * 1024;
 
-/// Of how many domains that were undefined it is remembered that the daemon stays away from them.
+/// The greatest number of undefined domains of which the store still knows that the daemon stays
+/// away from them.
 pub const MAX_GONE: usize = 1000;
 
-/// The size at which the log is put aside, in bytes.
+/// The size at which the log gets another name and a new one begins, in bytes.
 const MAX_LOG: u64 = 1024 * 1024;
 
 /// The largest file that is read, in bytes: `older.json` with hundred thousands of domains.
@@ -48,7 +49,7 @@ const MAX_READ: usize = 16 * 1024 * 1024;
 /// The time that a writer waits for another one, which takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The store of what is remembered on a host.
+/// The store of a host's memory of its domains.
 #[derive(Debug, Clone)]
 pub struct State {
     root: Root,
@@ -59,15 +60,15 @@ pub struct State {
 pub struct Round {
     /// The time, in seconds since 1970.
     pub time: u64,
-    /// What it takes.
+    /// The values to put back to undo the change.
     pub changes: Vec<Inverse>,
 }
 
-/// What is remembered of one domain.
+/// The memory of one domain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Remembered {
     format: u32,
-    /// Its name when it was written last; for people.
+    /// The domain's name when this was last written; for people.
     domain: String,
     uuid: Uuid,
     hands_off: bool,
@@ -144,8 +145,8 @@ impl State {
         logged
     }
 
-    /// Adds one change to those of a domain that can be undone. The oldest are dropped if there are
-    /// more than [`MAX_ROUNDS`], or too much for one file. No changes add nothing.
+    /// Adds one change to a domain's changes that can be undone. Drops the oldest if there are more
+    /// than [`MAX_ROUNDS`], or too much for one file. Adds nothing if `changes` is empty.
     ///
     /// # Errors
     /// [`NotRemembered::Io`]; the earlier changes stay.
@@ -188,7 +189,7 @@ impl State {
     }
 
     /// Returns whether the daemon leaves a domain alone because somebody has undone its changes.
-    /// Also true if that can't be read: doing nothing is better than doing what somebody has
+    /// Also true if the file can't be read: to do nothing is better than to do what somebody has
     /// refused.
     #[must_use]
     pub fn hands_off(&self, uuid: Uuid, warnings: &mut Vec<Warning>) -> bool {
@@ -204,8 +205,7 @@ impl State {
 
     /// Sets whether the daemon leaves a domain alone.
     ///
-    /// # Errors
-    /// [`NotRemembered::Io`]; it stays as it was.
+    /// # Errors [`NotRemembered::Io`]; the setting stays as it was.
     pub fn set_hands_off(
         &self,
         uuid: Uuid,
@@ -221,11 +221,11 @@ impl State {
         })
     }
 
-    /// A domain was undefined. What could be undone is forgotten; that the daemon stays away from it is not, as it may be
-    /// defined again.
+    /// Forgets a domain that was undefined. If the daemon stays away from the domain, only forgets
+    /// the changes that could be undone: the domain may be defined again.
     ///
     /// # Errors
-    /// [`NotRemembered::Io`]; it is then as it was.
+    /// [`NotRemembered::Io`]; the memory is then as it was.
     pub fn undefined(&self, uuid: Uuid) -> Result<(), NotRemembered> {
         match self.domain(uuid) {
             Ok(Some(remembered)) if remembered.hands_off && remembered.undo.is_empty() => Ok(()),
@@ -234,7 +234,8 @@ impl State {
         }
     }
 
-    /// Forgets those domains of which `is_there` says no, but for the [`MAX_GONE`] that were written last.
+    /// Forgets the domains for which `is_there` returns false, except for the [`MAX_GONE`] that
+    /// were written last.
     ///
     /// # Errors
     /// [`NotRemembered::Io`].
@@ -255,7 +256,7 @@ impl State {
             .try_for_each(|uuid| self.forget(*uuid))
     }
 
-    /// Forgets a domain. What the log says of it stays.
+    /// Forgets a domain. Its entries in the log stay.
     ///
     /// # Errors
     /// [`NotRemembered::Io`] unless there was nothing to forget.
@@ -267,7 +268,7 @@ impl State {
         }
     }
 
-    /// Returns the domains of which anything is remembered outside of the log.
+    /// Returns the domains that have a file in the store. The log may name others.
     #[must_use]
     pub fn domains(&self) -> Vec<Uuid> {
         let entries = fs::read_dir(self.base().join("domains"));
@@ -287,7 +288,7 @@ impl State {
     /// Adds an entry to the log: the whole line or nothing.
     ///
     /// # Errors
-    /// [`NotRemembered::Io`] if it can't be written.
+    /// [`NotRemembered::Io`] if the log can't be written.
     pub fn append(&self, entry: &Entry) -> Result<(), NotRemembered> {
         let path = self.log_path();
         self.append_line(&path, entry)
@@ -396,7 +397,7 @@ impl State {
         older.map(|older| older.domains)
     }
 
-    /// Writes the list of these domains.
+    /// Writes the list of the domains that existed before the package.
     ///
     /// # Errors
     /// [`NotRemembered::Io`]; the earlier list stays.
@@ -484,7 +485,7 @@ impl State {
         })
     }
 
-    /// Reads a file; `None` if it does not exist.
+    /// Reads a file; `None` if the file does not exist.
     fn json<T: DeserializeOwned>(&self, path: &Path) -> Result<Option<T>, String> {
         let Some(text) = self.bytes(path)? else {
             return Ok(None);
@@ -502,7 +503,8 @@ impl State {
         run::untrusted(&self.root, metadata, Some(geteuid().as_raw()), 0)
     }
 
-    /// Returns the directory, or the one of this name in it. Makes it if needed.
+    /// Returns the store's directory, or its subdirectory of this name. Makes the directory if
+    /// needed.
     fn directory(&self, name: Option<&str>) -> io::Result<PathBuf> {
         let mut path = self.base();
         self.make(&path)?;
@@ -543,7 +545,7 @@ fn text(value: &impl Serialize) -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
-/// Replaces a file as a whole, so that it survives a crash.
+/// Replaces a file as a whole, so that the new content survives a crash.
 fn replace(directory: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
     let whole = run::Whole {
         owner: None,

@@ -24,9 +24,9 @@ pub use gpu::{Function, Gpu, Modules};
 pub use mdev::{MdevType, Parent};
 pub use pci::Pci;
 
-/// Reads a device from its name in sysfs. The kernel has one spelling for each
-/// (drivers/vfio/mdev/mdev_core.c, `%pUl`; drivers/pci/probe.c, `%04x:%02x:%02x.%d`), by which it
-/// is found again.
+/// Reads a device from its name in sysfs; `None` for a spelling that is not the kernel's. The
+/// kernel has one spelling for each device (drivers/vfio/mdev/mdev_core.c, `%pUl`;
+/// drivers/pci/probe.c, `%04x:%02x:%02x.%d`), and finds the device only by that.
 fn as_the_kernel_spells(name: &str) -> Option<DeviceId> {
     let id: DeviceId = name.parse().ok()?;
     (id.to_string() == name).then_some(id)
@@ -73,7 +73,8 @@ pub struct Device {
     pub driver_version: Option<String>,
     /// The number of the IOMMU group; each mdev has one of its own.
     pub iommu_group: Option<u32>,
-    /// The name of its node in `/dev/vfio/devices` (kernel 6.6 and later with VFIO_DEVICE_CDEV).
+    /// The name of the device's node in `/dev/vfio/devices` (kernel 6.6 and later with
+    /// VFIO_DEVICE_CDEV).
     pub cdev: Option<String>,
     /// The PCI device itself, or the parent of an mdev if that is a PCI device.
     pub pci: Option<Pci>,
@@ -82,14 +83,14 @@ pub struct Device {
     pub parent_driver: Option<String>,
     /// The render node of the GPU behind the device.
     pub render_node: Option<String>,
-    /// Those attributes that the caller named.
+    /// The attributes for which the caller has asked.
     pub attributes: BTreeMap<String, String>,
     /// The kernel's own statement about the type's display. No released kernel makes one so far.
     pub kernel_facts: Option<Facts>,
 }
 
 impl Device {
-    /// Makes a device of which nothing else is known.
+    /// Makes a device of which only its id and its path are known.
     pub(crate) fn named(id: DeviceId, path: impl Into<PathBuf>) -> Self {
         Device {
             id,
@@ -227,7 +228,7 @@ struct Reader<'a> {
     /// The root with its links resolved, to tell what leads out of it.
     base: PathBuf,
     attributes: &'a [&'a str],
-    /// True if only one device is wanted, and not all that its parent offers.
+    /// True if only one device is wanted. Then the types of its parent are not read.
     only: bool,
     warnings: Vec<Warning>,
     parents: HashMap<PathBuf, Option<Parent>>,
@@ -323,7 +324,8 @@ impl<'a> Reader<'a> {
         self.warnings.push(Warning::new(path, problem));
     }
 
-    /// Returns where a link leads, with all links followed. Warns if that is nowhere or outside.
+    /// Returns the target of a link, with all links followed. Warns if the target does not exist or
+    /// lies outside of the root.
     fn resolve(&mut self, link: &Path) -> Option<PathBuf> {
         match canonicalize(link) {
             Ok(path)
@@ -400,7 +402,7 @@ impl<'a> Reader<'a> {
         self.number(path, |text| text.parse().ok())
     }
 
-    /// Reads what mdevs and PCI devices have in common.
+    /// Reads the attributes that mdevs and PCI devices have in common.
     fn device(&mut self, id: DeviceId, path: &Path) -> Device {
         let driver = self.link_name(&path.join("driver"));
         let driver_version = driver
@@ -450,7 +452,7 @@ impl<'a> Reader<'a> {
 
     /// Returns the render node of a GPU by its path in udev's rules (60-drm.rules), because the
     /// number of `renderD128` depends on the order of drivers. A virtio GPU has its node one level
-    /// below. If udev has no path for it, as some versions have not, the node is named by its
+    /// below. If udev has no path for the node, as in some versions, returns the node by its
     /// number.
     fn render_node(&mut self, gpu: &Path) -> Option<String> {
         let render = |directory: &Path, warnings: &mut Vec<Warning>| {

@@ -1,10 +1,10 @@
 //! Reads and writes the tree that Alex Williamson sketched in 2018, so that libvirt could read it
 //! in sysfs: `…/vfio-pci/device/{gfx_plane,irqs,regions}`.
 //!
-//! No kernel has it. It is read where a kernel would have it (below `mdev_supported_types/TYPE`).
-//! It is published below `/run/gfxplane`, by type as in the mail, and also by device, because sysfs
-//! would serve only mdevs. The published tree has one more file beside `vfio-pci`, which a kernel
-//! would not need: `evidence`, the source of the facts.
+//! No kernel has this tree. It is read where a kernel would have it (below
+//! `mdev_supported_types/TYPE`). It is published below `/run/gfxplane`, by type as in the mail, and
+//! also by device, because sysfs would serve only mdevs. The published tree has one more file
+//! beside `vfio-pci`, which a kernel would not need: `evidence`, the source of the facts.
 
 use std::fs::{self, File};
 use std::io::{self, Read};

@@ -1,4 +1,4 @@
-//! What udev has done with a device.
+//! Finds out whether udev has processed a device.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ pub(crate) const UDEV_RULE: &str = "61-gfxplane.rules";
 
 /// Waits until udev has processed the `add` event of an mdev, at most until `limit`. Only then is
 /// it certain whether a probe of ours has begun. Returns at once if no udev runs, or if our rule is
-/// masked. Returns `false` if it was not in time.
+/// masked. Returns `false` if udev has not processed the event by then.
 ///
 /// udev keeps what its rules found in `/run/udev/data/+SUBSYSTEM:NAME` (systemd
 /// src/libsystemd/sd-device/device-private.c). Our rule sets at least one property for every mdev,
@@ -35,7 +35,8 @@ pub fn wait_for_udev(root: &Root, id: DeviceId, since: Duration, limit: Instant)
     true
 }
 
-/// Returns when udev first saw a device (CLOCK_MONOTONIC), if it has.
+/// Returns the time at which udev first saw a device (CLOCK_MONOTONIC); `None` if it has not seen
+/// it.
 pub(super) fn initialized_at(root: &Root, id: DeviceId) -> Option<Duration> {
     let data = root.join("run/udev/data");
     let text = read_whole(&data.join(format!("+{}:{id}", id.bus())), MAX_SIZE);

@@ -1,5 +1,5 @@
-//! Keeps the abilities of an emulator in `/var/cache/gfxplane/qemu`, with what shows that they may
-//! have changed.
+//! Keeps the abilities of an emulator in `/var/cache/gfxplane/qemu`, together with the state of the
+//! files on which they depend.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, Metadata};
@@ -52,10 +52,10 @@ pub(super) struct Key {
     inode: u64,
     size: u64,
     modified: String,
-    /// The directories that may hold QEMU's modules, by the time when a file was last added or
-    /// removed. The program itself does not change then.
+    /// The directories that may hold QEMU's modules, with the time when a file was last added or
+    /// removed. A module changes QEMU's abilities without changing the program.
     modules: BTreeMap<PathBuf, String>,
-    /// The installed libvirt, because another one may take other graphics.
+    /// The installed libvirt, because another version may take other graphics.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     libvirt: Option<Version>,
     /// True if libvirt finds qemu-rdp, without which it takes no graphics of type rdp (libvirt src/qemu/qemu_rdp.c,
@@ -64,7 +64,7 @@ pub(super) struct Key {
     rdp: bool,
 }
 
-/// Returns the text of the file that keeps a value.
+/// Returns the text of the cache's file for a value.
 pub(super) fn to_text(kept: &impl Serialize) -> io::Result<String> {
     Ok(serde_json::to_string_pretty(kept)? + "\n")
 }

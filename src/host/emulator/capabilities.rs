@@ -1,4 +1,4 @@
-//! libvirt's `<domainCapabilities>` (libvirt docs/formatdomaincaps.rst).
+//! Reads libvirt's `<domainCapabilities>` (libvirt docs/formatdomaincaps.rst).
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,21 +8,22 @@ use super::on_host;
 use crate::host::Root;
 use crate::xml::Document;
 
-/// The part of it that is about screens.
+/// The part of `<domainCapabilities>` that is about screens.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Capabilities {
-    /// The emulator that it is about.
+    /// The emulator that the capabilities are about.
     pub(super) emulator: PathBuf,
-    /// The types of `<graphics>` that libvirt takes with this emulator. It lists `sdl`, `egl-headless` and
-    /// `dbus` if QEMU was built with them, whether their modules are installed or not.
+    /// The types of `<graphics>` that libvirt takes with this emulator. libvirt lists `sdl`,
+    /// `egl-headless` and `dbus` if QEMU was built with them, whether or not their modules are
+    /// installed.
     pub(super) graphics: BTreeSet<String>,
 }
 
 impl Capabilities {
-    /// Reads it.
+    /// Reads the XML of `<domainCapabilities>`.
     ///
     /// # Errors
-    /// It is no such document.
+    /// The text is no such document.
     pub(super) fn parse(xml: &str) -> Result<Self, String> {
         let document = Document::parse(xml).map_err(|error| error.to_string())?;
         let root = document.root();
@@ -43,11 +44,11 @@ impl Capabilities {
         })
     }
 
-    /// The types of graphics, if this is about an emulator. Where nobody may have libvirt look at that
-    /// one, libvirt tells of its own.
+    /// Returns the types of graphics, if the capabilities are about this emulator. libvirt may have
+    /// answered for its own emulator instead, where it may not be asked about this one.
     ///
     /// # Errors
-    /// It is about another one.
+    /// The capabilities are about another emulator.
     pub(super) fn of(self, root: &Root, emulator: &Path) -> Result<BTreeSet<String>, String> {
         let file = |path: &Path| fs::canonicalize(on_host(root, path)).ok();
         if self.emulator == emulator

@@ -1,5 +1,6 @@
-//! The facts in a QEMU's own files: its version, the modules that are not installed, what its SPICE was
-//! built with. libvirt tells none of that of every emulator, and nothing has to be run for it.
+//! Reads facts from a QEMU's own files: its version, the modules that are not installed, and how
+//! its SPICE was built. libvirt does not tell these of every emulator, and no program has to run
+//! for them.
 
 use std::collections::BTreeSet;
 use std::fs::{File, Metadata, OpenOptions};
@@ -27,16 +28,16 @@ const MODULES: [&str; 4] = ["dbus", "egl-headless", "gtk", "sdl"];
 /// The module that SPICE is in, unless it is in the program.
 const SPICE_MODULE: &str = "ui-spice-core.so";
 
-/// A text that every ui/spice-core.c has in it.
+/// A text that every ui/spice-core.c contains.
 const SPICE: &str = "failed to initialize spice server";
 
-/// A text that ui/spice-display.c has in it if SPICE was built with OpenGL.
+/// A text that ui/spice-display.c contains if SPICE was built with OpenGL.
 const SPICE_GL: &str = "spice-egl";
 
-/// A text that ui/spice-core.c has in it if it was built with a spice-server older than 0.15.3.
+/// A text that ui/spice-core.c contains if it was built with a spice-server older than 0.15.3.
 const LOCAL_ONLY: &str = "SPICE GL support is local-only";
 
-/// The facts that the files tell; `None` where they tell nothing.
+/// The facts that the files show. A fact is `None` if they don't show it.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Told {
     /// QEMU's version.
@@ -52,7 +53,7 @@ pub(super) struct Told {
 /// Reads the files of an emulator.
 ///
 /// # Errors
-/// The program can't be read, or has no version of QEMU's in it: a script, for example.
+/// The program can't be read, or does not contain a version of QEMU's, like a script.
 pub(super) fn read(root: &Root, emulator: &Path) -> io::Result<Told> {
     let program = contents(&on_host(root, emulator))?;
     let Some(version) = version(&program) else {
@@ -79,8 +80,8 @@ pub(super) fn read(root: &Root, emulator: &Path) -> io::Result<Told> {
     })
 }
 
-/// What SPICE was built with: OpenGL, and the words that refuse OpenGL over TCP. `None` if there is no
-/// SPICE, or there are two that differ.
+/// Returns whether SPICE was built with OpenGL, and whether it contains the words that refuse
+/// OpenGL over TCP. `None` if there is no SPICE, or there are two that differ.
 fn spice(program: &[u8], directories: &[PathBuf]) -> Option<(bool, bool)> {
     let of = |file: &[u8]| {
         contains(file, SPICE).then(|| (contains(file, SPICE_GL), contains(file, LOCAL_ONLY)))
@@ -111,15 +112,15 @@ fn contains(file: &[u8], text: &str) -> bool {
     memmem::find(file, text.as_bytes()).is_some()
 }
 
-/// All of a file.
+/// Returns the whole content of a file.
 fn contents(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     open(path)?.take(MAX_SIZE).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
-/// Opens a program to read it. A domain may name any file, so nothing but a regular file is opened: to open a
-/// device may do something.
+/// Opens a program to read it. Opens only a regular file, because a domain may name any file, and
+/// opening a device may have an effect.
 pub(super) fn open(path: &Path) -> io::Result<File> {
     let is_program = |metadata: &Metadata| metadata.is_file() && metadata.len() <= MAX_SIZE;
     let problem = || io::Error::other("is no file that a program could be");
@@ -136,9 +137,9 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Where this QEMU may have its modules: `lib/qemu` of the directory it was installed below, in
-/// each of the names that distributions have for that (its own `--libdir` and `CONFIG_QEMU_MODDIR`
-/// can't be asked).
+/// Returns the directories where this QEMU may have its modules: `lib/qemu` of the directory below
+/// which QEMU was installed, under each name that distributions give it. QEMU's own `--libdir` and
+/// `CONFIG_QEMU_MODDIR` can't be asked for.
 pub(super) fn module_directories(root: &Root, emulator: &Path) -> Vec<PathBuf> {
     let named = on_host(root, emulator);
     let real = named.canonicalize().ok();

@@ -19,7 +19,8 @@ use crate::predict::abilities::{Abilities, Guests, RenderNodes};
 /// src/qemu/qemu_conf.c, `virQEMUDriverConfigNew`).
 pub(super) const LISTEN: &str = "127.0.0.1";
 
-/// `libvirt.json` of a recorded host: the installed libvirt, and what the host lets its guests do.
+/// `libvirt.json` of a recorded host: the installed libvirt, and the limits that the host sets for
+/// its guests.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Installed {
     pub(super) format: u32,
@@ -33,7 +34,7 @@ pub(super) fn installed_path(root: &Root) -> PathBuf {
     root.join(CACHE).join("libvirt.json")
 }
 
-/// The installed libvirt, and what the host lets its guests do.
+/// Returns the installed libvirt, and the limits that the host sets for its guests.
 pub(super) fn installed(root: &Root, warnings: &mut Vec<Warning>) -> Installed {
     if root.is_recorded() {
         let path = installed_path(root);
@@ -60,7 +61,7 @@ pub(super) fn installed(root: &Root, warnings: &mut Vec<Warning>) -> Installed {
     }
 }
 
-/// The names in `/dev/dri` and its `by-path`.
+/// Returns the names in `/dev/dri` and its `by-path`.
 fn dri(root: &Root) -> Option<BTreeSet<String>> {
     let directory = root.join("dev/dri");
     if !directory.is_dir() {
@@ -77,8 +78,8 @@ fn dri(root: &Root) -> Option<BTreeSet<String>> {
     )
 }
 
-/// The X servers by their sockets. systemd makes the directory at boot; a service with a `/tmp` of its own does not
-/// see it.
+/// Returns the numbers of the X servers, by their sockets. systemd makes the directory of the
+/// sockets at boot. A service with a `/tmp` of its own does not see it.
 fn x_servers(root: &Root) -> Option<BTreeSet<u32>> {
     let directory = root.join("tmp/.X11-unix");
     if !directory.is_dir() {
@@ -117,7 +118,8 @@ pub(super) fn version(root: &Root) -> Option<Version> {
     versions.next().filter(|_| versions.next().is_none())
 }
 
-/// Whether qemu-rdp, or the program that qemu.conf names instead (`qemu_rdp`), is where libvirt looks.
+/// Returns whether qemu-rdp, or the program that qemu.conf names in its place (`qemu_rdp`), is
+/// where libvirt looks.
 pub(super) fn has_rdp(root: &Root) -> bool {
     let conf = conf(root, &mut Vec::new()).unwrap_or_default();
     let named = value(&conf, "qemu_rdp").and_then(quoted);
@@ -139,8 +141,8 @@ fn version_of_library(name: &str) -> Option<Version> {
     ))
 }
 
-/// Adds the addresses where spice and VNC listen by `qemu.conf`, or without one. Adds nothing if it
-/// can't be read, as on Debian by users other than root.
+/// Adds the addresses where spice and VNC listen: those in `qemu.conf`, or else libvirt's defaults.
+/// Adds nothing if `qemu.conf` can't be read, as on Debian by users other than root.
 pub(super) fn listens(root: &Root, abilities: &mut Abilities, warnings: &mut Vec<Warning>) {
     let Some(text) = conf(root, warnings) else {
         return;
@@ -155,7 +157,7 @@ pub(super) fn listens(root: &Root, abilities: &mut Abilities, warnings: &mut Vec
     abilities.own_dev = Some(has_mount_namespace(&text));
 }
 
-/// Returns whether each guest has a `/dev` of its own, which is so unless `namespaces` says
+/// Returns whether each guest has a `/dev` of its own. That is so unless `namespaces` says
 /// otherwise.
 fn has_mount_namespace(text: &str) -> bool {
     list(text, "namespaces").is_none_or(|list| list.contains("mount"))
@@ -173,8 +175,8 @@ pub struct QemuConf {
     pub own_dev: bool,
 }
 
-/// Reads these settings, or libvirt's defaults if there is no qemu.conf. `None` if it can't be
-/// read, as on Debian by users other than root.
+/// Reads these settings, or returns libvirt's defaults if there is no qemu.conf. `None` if the file
+/// can't be read, as on Debian by users other than root.
 pub fn qemu_conf(root: &Root, warnings: &mut Vec<Warning>) -> Option<QemuConf> {
     let text = conf(root, warnings)?;
     let set = |key| value(&text, key).and_then(quoted);
@@ -236,7 +238,8 @@ fn list<'t>(text: &'t str, key: &str) -> Option<&'t str> {
     text[at..].split(']').next()
 }
 
-/// Returns the text after `key =` as libvirt reads it (src/util/virconf.c): the first one counts.
+/// Returns the text after `key =`. If the key occurs several times, the first one counts, as in
+/// libvirt (src/util/virconf.c).
 fn value<'t>(text: &'t str, key: &str) -> Option<&'t str> {
     let blank = [' ', '\t'];
     text.lines().find_map(|line| {

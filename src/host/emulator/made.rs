@@ -1,4 +1,4 @@
-//! A host whose QEMU is a file with some texts in it, for tests.
+//! Makes a host whose QEMU is a file with some texts in it, for tests.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -14,18 +14,18 @@ use crate::predict::abilities::{Abilities, Guests, RenderNodes};
 
 pub(super) const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 
-/// The searched texts in Debian 12's QEMU.
+/// The texts that are searched for, as in Debian 12's QEMU.
 pub(super) const PROGRAM: &str = "\x7fELF\0QEMU emulator version %s\0\
     QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)\nCopyright\0\
     ui-curses\0ui-opengl\0ui-egl-headless\0ui-dbus\0ui-gtk\0ui-sdl\0ui-spice-core\0";
 
-/// libvirt's answer there.
+/// libvirt's answer on Debian 12.
 pub(super) const CAPABILITIES: &str = "<domainCapabilities>\
     <path>/usr/bin/qemu-system-x86_64</path><devices>\
     <graphics supported='yes'><enum name='type'><value>sdl</value><value>vnc</value><value>spice</value>\
     <value>egl-headless</value><value>dbus</value></enum></graphics></devices></domainCapabilities>";
 
-/// The directory of its modules.
+/// The directory of QEMU's modules.
 pub(super) const MODULES: &str = "usr/lib/x86_64-linux-gnu/qemu";
 
 /// Returns what is known if nothing is installed.

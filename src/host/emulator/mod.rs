@@ -1,11 +1,11 @@
-//! The abilities of the host's QEMU and libvirt, which are found out once and kept in
+//! Finds out the abilities of the host's QEMU and libvirt once, and keeps them in
 //! `/var/cache/gfxplane`.
 //!
-//! No QEMU runs for it. libvirt knows which graphics it takes with an emulator
-//! (`<domainCapabilities>`). QEMU's own files show its version, and what libvirt does not know:
-//! which modules are not installed, and with which spice-server it was built. A distribution may
-//! put each frontend into a package of its own. So the answer is kept together with the state of
-//! the program, its modules and libvirt. libvirt's version is in the file name of its library.
+//! No QEMU runs for that. libvirt tells which graphics it takes with an emulator
+//! (`<domainCapabilities>`). QEMU's own files show its version, and two facts that libvirt does not
+//! know: which modules are not installed, and with which spice-server it was built. A distribution
+//! may put each frontend into a package of its own. So the answer is kept together with the state
+//! of the program, its modules and libvirt. libvirt's version is in the file name of its library.
 
 mod cache;
 mod capabilities;
@@ -40,10 +40,11 @@ pub type AskLibvirt<'a> = dyn Fn(&Path) -> Result<Option<String>, String> + 'a;
 /// The effort to find abilities.
 #[derive(Clone, Copy)]
 pub enum Asking<'a> {
-    /// Only the cache is read. What it does not have is unknown.
+    /// Only the cache is read. Abilities that it does not have are unknown.
     Cached,
-    /// More is read if the cache has nothing about this program, its modules and libvirt as they
-    /// are now. libvirt's answer is kept for the next caller, if that is allowed.
+    /// libvirt and QEMU's files are read if the cache has nothing about this program, its modules
+    /// and libvirt as they are now. libvirt's answer is kept for the next caller, if this user may
+    /// write to the cache.
     Fresh(&'a AskLibvirt<'a>),
 }
 
@@ -112,8 +113,8 @@ pub fn abilities(
 }
 
 /// Writes what is known of an emulator, of libvirt and of qemu.conf into the directory of a
-/// recorded host, for [`abilities`] to read there. It masks this machine's own addresses: what
-/// matters is that others can reach them.
+/// recorded host, for [`abilities`] to read there. Masks this machine's own addresses: it only
+/// matters whether others can reach them.
 ///
 /// # Errors
 /// Any error of the file system.
@@ -177,8 +178,8 @@ pub fn record(root: &Root, emulator: &Path, abilities: &Abilities) -> io::Result
     Ok(written)
 }
 
-/// Returns an address as others may see it. Addresses that every host has stay; another becomes one
-/// of those for documentation (RFC 5737, RFC 3849).
+/// Returns an address that may be published. An address that every host has stays; any other
+/// becomes one of the addresses for documentation (RFC 5737, RFC 3849).
 fn masked(address: &str) -> &str {
     match address.parse::<std::net::IpAddr>() {
         Ok(ip) if ip.is_loopback() || ip.is_unspecified() => address,
@@ -261,7 +262,7 @@ fn of_qemu(
     abilities
 }
 
-/// Joins what the files show with the types of graphics that libvirt takes.
+/// Joins the facts in the files with the types of graphics that libvirt takes.
 fn together(told: Told, graphics: Option<BTreeSet<String>>) -> Abilities {
     let frontends = graphics.zip(told.missing).map(|(mut frontends, missing)| {
         // libvirt has no graphics of this type, but a -display of the user's own may be of it.

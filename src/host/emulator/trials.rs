@@ -1,5 +1,6 @@
-//! The outcomes of trials on this host, in `/var/cache/gfxplane/trials`: a file for each QEMU, with
-//! what shows that the QEMU, its modules or libvirt may behave otherwise now.
+//! The outcomes of trials on this host, in `/var/cache/gfxplane/trials`. There is a file for each
+//! QEMU. It also has the state of the QEMU, its modules and libvirt, to show whether they have
+//! changed since.
 
 use std::path::{Path, PathBuf};
 
@@ -11,8 +12,8 @@ use crate::device::version::Version;
 use crate::host::state::now;
 use crate::host::{Root, Warning};
 
-/// The largest size of the file in bytes. Beyond it, the oldest outcomes go. It is read up to
-/// [`crate::device::record::MAX_SIZE`].
+/// The largest size of the file that is written, in bytes. Above it, the oldest outcomes are
+/// dropped. Files are read up to [`crate::device::record::MAX_SIZE`].
 const LARGEST: usize = 48 * 1024;
 
 /// The number of characters that are kept of a message.
@@ -26,7 +27,7 @@ const TRIALS: &str = "trials";
 pub struct Trial {
     /// The domain's shape on this host ([`crate::predict::shape::Shape::on_this_host`]).
     pub shape: String,
-    /// The words of the program that refused it; `None` if it started.
+    /// The words of the program that refused the domain; `None` if the domain started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
     /// The time of the trial, in seconds since 1970.
@@ -53,8 +54,8 @@ pub struct Build<'r> {
 }
 
 impl<'r> Build<'r> {
-    /// Returns the emulator's build as it is now, with this libvirt. `None` if one of them is not
-    /// known: nothing is kept then, as nobody could tell how long it holds.
+    /// Returns the present build of the emulator, with this libvirt. `None` if one of the two is
+    /// not known: then no outcome is kept, as nobody could tell how long it holds.
     #[must_use]
     pub fn of(root: &'r Root, emulator: &'r Path, libvirt: Option<&Version>) -> Option<Self> {
         Some(Build {
@@ -74,7 +75,7 @@ impl<'r> Build<'r> {
     }
 
     /// Keeps an outcome in place of an earlier one of this shape. `message` holds the words of the
-    /// program that refused it.
+    /// program that refused the domain.
     ///
     /// # Errors
     /// Any error of the file system.

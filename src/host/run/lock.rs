@@ -1,4 +1,4 @@
-//! Locks in `/run/gfxplane`, and waiting for who has them.
+//! Takes locks in `/run/gfxplane`, and waits for their holders.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
@@ -14,21 +14,21 @@ use super::{BASE, POLL};
 use crate::device::id::DeviceId;
 use crate::host::{Root, is_absent};
 
-/// The lock of a device, held from before it is opened until after it is closed.
+/// The lock of a device, held from before the device is opened until after it is closed.
 ///
-/// It is an flock(2) that is never undone. It ends when the last descriptor is closed, so a process
-/// that has inherited one holds the lock, too, for as long as it lives.
+/// It is an flock(2) that is never undone. The lock ends when its last descriptor is closed. So a
+/// process that has inherited a descriptor holds the lock, too, for as long as it lives.
 #[derive(Debug)]
 pub struct Lock {
     pub(super) file: File,
 }
 
-/// The time that a writer waits for another one, which takes milliseconds unless somebody has
-/// stopped it in the middle.
+/// The time that a writer waits for another writer. A writer takes milliseconds, unless somebody
+/// has stopped it in the middle.
 pub(super) const WRITER_PATIENCE: Duration = Duration::from_secs(5);
 
 impl Lock {
-    /// Takes the lock of a device, and waits as long as it takes. The caller must have a deadline
+    /// Takes the lock of a device. Waits for it without a limit, so the caller must have a deadline
     /// of its own.
     ///
     /// # Errors
@@ -39,8 +39,8 @@ impl Lock {
         Ok(lock.expect("it is made if it isn't there"))
     }
 
-    /// Takes the daemon's lock, which only one process on a host can have. `Ok(Err(…))`: another
-    /// process has it; the text is that process's id, if it has written it.
+    /// Takes the daemon's lock, which only one process on a host can have. Returns `Ok(Err(…))` if
+    /// another process has it: the text is that process's id, empty if it has written none.
     ///
     /// # Errors
     /// Any error of the file system.
@@ -61,19 +61,20 @@ impl Lock {
         }
     }
 
-    /// Takes the lock of a file, which it makes if needed, and waits for it at most until `limit`.
+    /// Takes the lock of a file, and waits for it at most until `limit`. Makes the file if it does
+    /// not exist.
     ///
     /// # Errors
-    /// Any error of the file system; [`io::ErrorKind::TimedOut`] if somebody holds it until
+    /// Any error of the file system; [`io::ErrorKind::TimedOut`] if somebody holds the lock until
     /// `limit`.
     pub(crate) fn of_file(path: &Path, limit: Instant) -> io::Result<Self> {
         let lock = Self::wait(path, true, Some(limit))?;
         Ok(lock.expect("it is made if it isn't there"))
     }
 
-    /// Waits for the lock of a file. Returns `None` if there is no such file and it is not to be
-    /// made. In that case it opens the file only for reading: flock(2) needs no more, and libvirt's
-    /// confinement by SELinux allows the hook no more.
+    /// Waits for the lock of a file. Makes the file if `make` is true. Otherwise returns `None` if
+    /// there is no such file, and opens the file only for reading: flock(2) needs no more, and
+    /// libvirt's confinement by SELinux allows the hook no more.
     pub(in crate::host) fn wait(
         path: &Path,
         make: bool,
@@ -122,8 +123,8 @@ pub(in crate::host) fn one_writer(root: &Root) -> io::Result<Option<Lock>> {
     Lock::wait(&path, true, Some(Instant::now() + WRITER_PATIENCE))
 }
 
-/// Waits until no process of ours holds the device, at most until `limit`. Returns `false` if one
-/// still does.
+/// Waits until no process of ours holds the device, at most until `limit`. Returns `false` if a
+/// process still holds it.
 ///
 /// # Errors
 /// Any error of the file system. A lock that does not exist is free.
@@ -140,7 +141,7 @@ fn is_free_until(lock: &Path, limit: Instant) -> io::Result<bool> {
 }
 
 /// Waits until no process of ours has a QEMU try the device, at most until `limit`. Returns `false`
-/// if one still does.
+/// if a process still does.
 ///
 /// # Errors
 /// The errors of [`wait_until_free`].
@@ -149,7 +150,7 @@ pub fn wait_until_tried(root: &Root, id: DeviceId, limit: Instant) -> io::Result
 }
 
 /// Returns the path of the lock for a trial of the device. It is not the device's own lock, because
-/// the start of the trial's QEMU may wait for that one. Its holder removes the file at the end.
+/// the start of the trial's QEMU may wait for that lock. The holder removes the file at the end.
 #[must_use]
 pub fn trying_path(root: &Root, id: DeviceId) -> PathBuf {
     root.join(BASE).join("lock").join(format!("{id}.verify"))

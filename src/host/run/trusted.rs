@@ -1,4 +1,4 @@
-//! Files and directories that only root, or a user who is named, can have written.
+//! Reads and writes files and directories that only root, or a named user, can have written.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
@@ -23,7 +23,7 @@ pub(in crate::host) fn directory(root: &Root, name: &str, mode: u32) -> io::Resu
 }
 
 /// Makes one directory, or checks that the existing one can be trusted and is open to nobody else:
-/// who may open a lock's file can hold the lock.
+/// anybody who may open a lock's file can hold the lock.
 pub(super) fn make_or_trust(root: &Root, path: &Path, mode: u32) -> io::Result<()> {
     match DirBuilder::new().mode(mode).recursive(false).create(path) {
         Ok(()) => fs::set_permissions(path, Permissions::from_mode(mode)),
@@ -77,7 +77,8 @@ pub(in crate::host) fn read_trusted(
         .map_err(|_| "it is not UTF-8".into())
 }
 
-/// Returns the bytes of such a file, if it has at most `limit` of them.
+/// Returns the bytes of a file that only root, or the user `also`, can have written, if it has at
+/// most `limit` bytes.
 pub(crate) fn read_trusted_bytes(
     root: &Root,
     path: &Path,
@@ -97,7 +98,7 @@ pub(crate) fn read_trusted_bytes(
     Ok(Some(bytes))
 }
 
-/// Opens such a file for reading.
+/// Opens a file that only root, or the user `also`, can have written.
 fn open_trusted(root: &Root, path: &Path, also: Option<u32>) -> Result<Option<File>, String> {
     let mut options = OpenOptions::new();
     // O_NONBLOCK: a FIFO in this place must not hold us up.
@@ -136,17 +137,17 @@ pub(in crate::host) fn replace(directory: &Path, path: &Path, content: &[u8]) ->
 /// The replacement of a file as a whole.
 ///
 /// Until the new file is complete, it has another name in the same directory, always the same one,
-/// and is locked. So a writer that is killed leaves nothing but that file, and the next writer
-/// reuses it.
+/// and is locked. So a writer that is killed leaves nothing but that file, and the next writer uses
+/// it again.
 #[derive(Debug)]
 pub(in crate::host) struct Whole {
     /// The path of the new file until it is complete.
     pub(in crate::host) new: PathBuf,
     /// The permissions of the file.
     pub(in crate::host) permissions: Permissions,
-    /// User and group, where it is not the writer's.
+    /// The file's user and group, unless they are the writer's.
     pub(in crate::host) owner: Option<(u32, u32)>,
-    /// True if it must survive a crash of the machine.
+    /// True if the file must survive a crash of the machine.
     pub(in crate::host) is_kept: bool,
 }
 

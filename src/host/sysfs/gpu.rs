@@ -10,11 +10,11 @@ use crate::predict::screens::GpuPart;
 pub struct Gpu {
     /// The PCI device.
     pub pci: Pci,
-    /// The driver that is bound to it.
+    /// The driver that is bound to the card.
     pub driver: Option<String>,
-    /// Its render node.
+    /// The card's render node.
     pub render_node: Option<String>,
-    /// Its virtual functions that exist.
+    /// The card's virtual functions that exist.
     pub functions: Vec<Function>,
 }
 
@@ -23,16 +23,16 @@ pub struct Gpu {
 pub struct Function {
     /// The address.
     pub address: PciAddress,
-    /// The driver that is bound to it.
+    /// The driver that is bound to the function.
     pub driver: Option<String>,
-    /// NVIDIA's `current_vgpu_type`: the number of its vGPU type, 0 if it has none. `None` if the
-    /// driver has no such attribute.
+    /// NVIDIA's `current_vgpu_type`: the number of the function's vGPU type, 0 if it has none.
+    /// `None` if the driver has no such attribute.
     pub vgpu_type: Option<u32>,
     /// The types in NVIDIA's `creatable_vgpu_types`, each with its number and its name.
     pub creatable: Vec<(u32, String)>,
 }
 
-/// What the kernel says about GVT-g as a whole.
+/// The loaded modules and parameters on which vGPUs depend.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Modules {
     /// True if kvmgt is loaded, which makes mdevs of Intel's GPUs.
@@ -44,7 +44,7 @@ pub struct Modules {
 }
 
 impl Reader<'_> {
-    /// Reads a graphics card; `None` if the PCI device is none.
+    /// Reads a graphics card; `None` if the PCI device is no graphics card.
     pub(super) fn gpu(&mut self, name: &str) -> Option<Gpu> {
         let link = self.root.join("sys/bus/pci/devices").join(name);
         // What is odd about devices of other classes is not ours to tell.

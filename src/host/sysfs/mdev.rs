@@ -20,11 +20,11 @@ pub struct Parent {
     pub driver: Option<String>,
     /// The driver that is really bound, if there is one.
     pub bound_driver: Option<String>,
-    /// The PCI device, if it is one.
+    /// The parent's PCI device, if the parent is one.
     pub pci: Option<Pci>,
     /// The render node.
     pub render_node: Option<String>,
-    /// The types that can be created on it, sorted by id.
+    /// The types that can be created on the parent, sorted by id.
     pub types: Vec<MdevType>,
 }
 
@@ -120,8 +120,8 @@ impl Reader<'_> {
         })
     }
 
-    /// Reads a type of a parent from its `mdev_supported_types`. If only one device is wanted, it
-    /// leaves out the texts for people and the number of instances.
+    /// Reads a type of a parent from its `mdev_supported_types`. If only one device is wanted, does
+    /// not read the texts for people and the number of instances.
     fn mdev_type(&mut self, directory: &Path, id: &str) -> Option<MdevType> {
         let path = directory.join(id);
         // Links are not followed: what is outside does not belong to this host.
