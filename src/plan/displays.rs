@@ -11,7 +11,8 @@ use crate::predict::versions::{Libvirt, PCI_DISPLAY};
 use crate::predict::{About, Danger, predict, words};
 
 impl Planner<'_, '_, '_> {
-    /// Switches off each display that can't work, and removes the properties that depend on it.
+    /// Switches off each display that can't work, and removes the properties that depend on the
+    /// display.
     pub(super) fn switch_off_what_cannot_work(&mut self) {
         for place in 0..self.screens.vgpus.len() {
             let vgpu = &self.screens.vgpus[place];
@@ -63,7 +64,7 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Switches off all displays, and what depends on them.
+    /// Switches off all displays, and the options that depend on them.
     pub(super) fn switch_off_all(&mut self) {
         let reason = "--no-display asks for no display";
         for place in 0..self.screens.vgpus.len() {
@@ -76,8 +77,8 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Switches on each display that is there and that something can show. A display that is known by
-    /// a rule alone is left to the user, who may trust the rules.
+    /// Switches on each display that exists and that something can show. A display that only a rule
+    /// knows is left to the user, who may trust the rules.
     pub(super) fn switch_on_what_is_there(&mut self) {
         if self.policy.display < Displays::Auto {
             return;
@@ -99,7 +100,9 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Returns whether this libvirt has the option. If not, a note says so.
+    /// Returns whether this libvirt has the attribute that switches the display on. If it has not,
+    /// adds a note, unless the domain has the attribute already: the last remarks name attributes
+    /// that libvirt drops.
     fn can_be_switched_on(&mut self, place: usize) -> bool {
         let vgpu = &self.screens.vgpus[place];
         let id = vgpu.id;
@@ -120,7 +123,7 @@ impl Planner<'_, '_, '_> {
         false
     }
 
-    /// Says that a display is off which a rule knows and nobody has measured.
+    /// Notes that a display is off that a rule knows and nobody has measured.
     fn leave_to_the_user(&mut self, place: usize) {
         let vgpu = &self.screens.vgpus[place];
         let id = vgpu.id;
@@ -145,7 +148,7 @@ impl Planner<'_, '_, '_> {
         self.off(id, text, vec![fix]);
     }
 
-    /// Returns what is seen of the guest while the display of its vGPU is off.
+    /// Returns, in words, what a viewer sees of the guest while the display of its vGPU is off.
     fn without_it(&self) -> &'static str {
         let has_others = self.screens.vgpus.iter().any(|vgpu| vgpu.display);
         if self.screens.frontends.is_empty() {
@@ -170,7 +173,8 @@ impl Planner<'_, '_, '_> {
         });
     }
 
-    /// Switches a display on if the domain's graphics can show it, or may be changed to.
+    /// Switches a display on if the domain's graphics can show it, or may be changed so that they
+    /// can.
     fn switch_on(&mut self, place: usize) {
         let id = self.screens.vgpus[place].id;
         let words = display_words(&self.screens.vgpus[place]);
@@ -237,8 +241,8 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Returns the screens that must be shown: those of devices that are switched on and are known
-    /// to have a display.
+    /// Returns the screens that must be shown: the screens of PCI devices that are switched on and
+    /// are known to have a display.
     pub(super) fn wanted(&self) -> Wanted {
         let devices = self
             .screens
@@ -252,7 +256,7 @@ impl Planner<'_, '_, '_> {
     }
 }
 
-/// Returns `gfxplane fixup` that may change the graphics.
+/// Returns the call of `gfxplane fixup` that may change the graphics.
 fn full(trust_rules: bool) -> Fix {
     let trust = if trust_rules { " --trust-rules" } else { "" };
     Fix::Command {

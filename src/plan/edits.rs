@@ -82,11 +82,12 @@ struct Edits<'e, 'd, 'a> {
     changes: &'e [Change],
     how: How,
     edits: Vec<Edit>,
-    /// The properties that `qemu:override` has to set; `None` for one that it must not set.
+    /// The properties that `qemu:override` has to set; `None` for a property that it must not set.
     properties: BTreeMap<(DeviceId, String), Option<String>>,
-    /// The places of the hostdevs; for a device that occurs twice, the first place.
+    /// The places of the hostdevs. A device that occurs twice has its first place.
     hostdevs: HashMap<DeviceId, usize>,
-    /// The properties in `qemu:override` by alias and name. libvirt takes the last of several.
+    /// The properties in `qemu:override` by alias and name. If one occurs several times, the last
+    /// one counts, as for libvirt.
     said: HashMap<(&'e str, &'e str), &'e Property<'d, 'a>>,
     aliases: RefCell<Option<Aliases>>,
 }
@@ -145,7 +146,7 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
         }
     }
 
-    /// Sets the display in `qemu:override` if that has it, or else in the attribute.
+    /// Sets the display in `qemu:override` if the display is set there, or else in the attribute.
     fn display(&mut self, device: DeviceId, on: bool) {
         let Some(hostdev) = self.hostdev(device) else {
             return;

@@ -19,21 +19,21 @@ use crate::xml::{Document, XmlError};
 pub trait Surroundings {
     /// Returns what is known of a device.
     fn known(&self, device: DeviceId) -> Known;
-    /// Returns what libvirt and QEMU can do. QEMU is the domain's emulator, if the domain names
-    /// one.
+    /// Returns the abilities of libvirt and QEMU. QEMU is the domain's emulator, if the domain
+    /// names one.
     fn abilities(&self, domain: &Domain<'_, '_>) -> Abilities;
 }
 
 /// The error for a text that can't be fixed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
-    /// It is not well-formed, or XML that gfxplane refuses.
+    /// The text is not well-formed, or XML that gfxplane refuses.
     #[error(transparent)]
     Xml(#[from] XmlError),
-    /// It is not a domain.
+    /// The text is not a domain.
     #[error(transparent)]
     NotADomain(#[from] NotADomain),
-    /// Its own policy can't be read.
+    /// The domain's own policy can't be read.
     #[error(transparent)]
     Policy(#[from] BadPolicy),
 }
@@ -43,8 +43,8 @@ pub enum Unfit {
 pub struct Fixed {
     /// The domain's name.
     pub name: Option<String>,
-    /// The plan. `None` if QEMU does not run the domain or it has no vfio devices: then nothing was
-    /// looked up and nothing changed.
+    /// The plan. `None` if QEMU does not run the domain or the domain has no vfio devices: then
+    /// nothing was looked up or changed.
     pub plan: Option<Plan>,
     /// The domain's type if QEMU does not run it, such as `xen`.
     pub foreign: Option<String>,
@@ -65,9 +65,9 @@ impl Fixed {
 
 /// Fixes a domain as a whole, or leaves it as it is.
 ///
-/// If QEMU would refuse the domain even with everything changed that may be, nothing is changed,
-/// and the notes say what is in the way. A definition that is half fixed helps nobody, and a pipe
-/// may hand it to libvirt. A domain that starts gets each change that needs no consent, even where
+/// If QEMU would refuse the domain even after all changes that are allowed, nothing is changed, and
+/// the notes say what is in the way. A definition that is half fixed helps nobody, and a pipe may
+/// pass it on to libvirt. A domain that starts gets each change that needs no consent, even where
 /// another change lacks its consent.
 ///
 /// `policy` is the host's. The domain's own wishes apply over it, and `wishes` over both.
@@ -86,7 +86,7 @@ pub fn fix(
 /// A function that makes the plan for a domain.
 pub(crate) type Planning<'m> = &'m dyn Fn(&Domain<'_, '_>, &Screens, &Abilities, &Policy) -> Plan;
 
-/// Plans and edits in rounds until nothing is left to do.
+/// Plans and edits in rounds until nothing is left to do, at most [`MOST_ROUNDS`] times.
 ///
 /// # Errors
 /// [`Unfit`], with the place.

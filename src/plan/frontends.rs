@@ -1,5 +1,5 @@
-//! Chooses the frontends that show the screens. It tries each way to rearrange the domain's
-//! graphics on the prediction, and takes the one that costs the user least.
+//! Chooses the frontends that show the screens. It predicts the outcome of each way to rearrange
+//! the domain's graphics, and takes the way that costs the user least.
 //!
 //! There are few ways: each graphics may be left alone, get or lose OpenGL, stop listening on TCP
 //! or be removed, and one may be added.
@@ -59,8 +59,8 @@ pub fn is_good(prediction: &Prediction, wanted: &Wanted) -> bool {
         && !prediction.dangers.iter().any(ends)
 }
 
-/// Returns the best way to show the wanted screens, or `None` if no way is known. A way that loses
-/// something is returned only if no other helps.
+/// Returns the best way to show the wanted screens, or `None` if no way is known. Returns a way
+/// that loses something only if no other way helps.
 ///
 /// The function tries all ways. There are few as long as each type of graphics occurs once
 /// ([`Screens::is_ambiguous`]).
@@ -104,7 +104,7 @@ enum Move {
 }
 
 impl Move {
-    /// Returns the type of graphics that it is about.
+    /// Returns the type of graphics that the move is about.
     fn kind(self, screens: &Screens) -> GraphicsType {
         match self {
             Move::Gl(place, _)
@@ -187,8 +187,8 @@ fn ways(frontends: &[Frontend], may_add: bool) -> Vec<Vec<Move>> {
     ways
 }
 
-/// Returns whether the addition and another frontend would hide each other. QEMU has one
-/// `-display`, and the last counts.
+/// Returns whether the addition and another frontend would hide each other: QEMU has one
+/// `-display`, and the last one counts.
 fn is_hidden(frontends: &[Frontend], way: &[Move], addition: Move) -> bool {
     let Move::Add(GraphicsType::Dbus | GraphicsType::EglHeadless, _) = addition else {
         return false;
@@ -224,8 +224,8 @@ fn cost(frontends: &[Frontend], moves: &[Move]) -> Cost {
     }
 }
 
-/// Returns what the user loses by a move. Spice on loopback loses nothing: only this host saw it,
-/// and this host still sees it.
+/// Returns what the user loses by a move. A move of Spice on loopback loses nothing: only this host
+/// could see it, and still can.
 fn loss(frontends: &[Frontend], action: Move) -> Option<Consent> {
     match action {
         Move::ListenNone(place) if frontends[place].reach == Reach::Remote => Some(Consent::Remote),
@@ -295,8 +295,8 @@ fn after(screens: &Screens, moves: &[Move]) -> Screens {
     then
 }
 
-/// Returns what a move changes, and the reason. `device` is the device whose screen is to be shown, and
-/// `refusal` is what is said of the domain without the move.
+/// Returns what a move changes, and the reason. `device` is the device whose screen is to be shown.
+/// `refusal` is the refusal of the domain without the move.
 fn change(
     screens: &Screens,
     then: &Screens,
@@ -373,7 +373,8 @@ fn change(
     }
 }
 
-/// Returns the changes that the moves make, with their reasons. `now`: what happens without them.
+/// Returns the changes that the moves make, with their reasons. `now` is the prediction without the
+/// moves.
 fn changes(screens: &Screens, then: &Screens, moves: &[Move], now: &Prediction) -> Vec<Change> {
     // What is not about a device's screen.
     let refusal = now

@@ -103,7 +103,8 @@ impl Planner<'_, '_, '_> {
         self.changes.extend(changes);
     }
 
-    /// Notes what would help but needs consent, or that nothing is known to help.
+    /// Adds a note about changes that would help but need consent, or that no change is known to
+    /// help.
     pub(super) fn refused(&mut self, now: &Prediction, found: Option<&Arrangement>) {
         let Some((level, about, text)) = self.said_of(now, found) else {
             return;
@@ -124,7 +125,8 @@ impl Planner<'_, '_, '_> {
         });
     }
 
-    /// Returns what is said of the outcome; `None` if the domain starts and nothing can be better.
+    /// Returns the severity and the text of the note about the outcome; `None` if the domain starts
+    /// and nothing can be improved.
     fn said_of(
         &self,
         now: &Prediction,

@@ -19,7 +19,7 @@ use crate::predict::{About, Danger, Outcome, Prediction, Refusal, predict};
 /// (ovirt-engine LibvirtVmXmlBuilder, `writeVGpu` and `writeVideo`).
 const OVIRT: &str = "oVirt";
 
-/// The manager's wish for the display of one device.
+/// What the manager wants of the display of one device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wish {
     /// The display shall be on wherever that works.
@@ -88,8 +88,8 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Returns the reason for switching off a device's display; `None` if it may stay. `with` is
-    /// the prediction for this display alone.
+    /// Returns the reason for switching off a device's display; `None` if the display may stay on.
+    /// `with` is the prediction for this display alone.
     fn why_off(&self, vgpu: &Vgpu, with: &Prediction) -> Option<String> {
         let id = vgpu.id;
         let display = &vgpu.known.finding.facts.display;
@@ -232,7 +232,8 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Gives the guest an emulated card if the displays that went off were all that it had.
+    /// Gives the guest an emulated card in place of `<model type='none'/>`, if the guest has no
+    /// other screen left because this plan has switched displays off.
     fn card_of_a_dark_guest(&mut self) {
         let off = |change: &Change| matches!(change.action, Action::Display { on: false, .. });
         let none = |video: &Video<'_, '_>| video.model.as_deref() == Some("none");
@@ -292,7 +293,7 @@ fn is_refused(prediction: &Prediction) -> bool {
     matches!(prediction.outcome, Outcome::No(_))
 }
 
-/// Switches the display off, with everything that depends on it.
+/// Switches a display off, with everything that depends on it.
 fn darken(vgpu: &mut Vgpu) {
     vgpu.set_display(false);
     vgpu.set_ramfb(false);

@@ -1,10 +1,10 @@
-//! The plan: what is changed in a domain so that it starts and its screens are visible, and what is
-//! not changed, each with its reason.
+//! Makes the plan: which changes a domain needs so that it starts and its screens are visible, and
+//! what is left unchanged, each with its reason.
 //!
-//! A plan is a pure function of the domain, its devices, what the host's QEMU and libvirt can do,
-//! and the policy. [`crate::predict`] decides whether a change helps. Of all ways to rearrange the
-//! domain's graphics, [`frontends`] takes the one that certainly starts, shows every wanted screen,
-//! and costs the user least.
+//! A plan is a pure function of the domain, its devices, the abilities of the host's QEMU and
+//! libvirt, and the policy. [`crate::predict`] decides whether a change helps. Of all ways to
+//! rearrange the domain's graphics, [`frontends`] takes the one that certainly starts, shows every
+//! wanted screen, and costs the user least.
 
 mod displays;
 pub mod edits;
@@ -96,7 +96,8 @@ pub enum Action {
         device: DeviceId,
         /// The property's name.
         name: String,
-        /// The property's value. It may be a secret of the user's arguments, so it is shown as [`told`] has it.
+        /// The property's value. It may be a secret of the user's arguments, so it is shown only as
+        /// [`told`] returns it.
         #[serde(serialize_with = "only_told")]
         value: String,
     },
@@ -109,7 +110,7 @@ pub enum Action {
     },
     /// Set `<rom file=…>` of a hostdev.
     Rom {
-        /// The device.
+        /// The file's path, which is shown only as [`told`] returns it.
         device: DeviceId,
         /// The file's path, shown as [`told`] has it.
         #[serde(serialize_with = "only_told")]
@@ -117,7 +118,7 @@ pub enum Action {
     },
     /// Remove a `-set` from `qemu:commandline`.
     RemoveSetting {
-        /// The argument after `-set`; its value is shown as [`told`] has it.
+        /// The argument after `-set`. Its value is shown only as [`told`] returns it.
         #[serde(serialize_with = "only_told_setting")]
         setting: String,
     },
@@ -140,7 +141,7 @@ pub struct Change {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Hash)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
-    /// Good to know.
+    /// The note is good to know.
     Info,
     /// The domain starts, but something is wrong; or it is not known whether it starts.
     Warn,
@@ -148,7 +149,7 @@ pub enum Level {
     Fail,
 }
 
-/// The subject to which a note adds.
+/// The subject of a note.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Hash)]
 #[serde(rename_all = "kebab-case")]
 pub enum Topic {
@@ -162,24 +163,25 @@ pub enum Topic {
     Other,
 }
 
-/// Something that helps.
+/// Something that the user can do.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Fix {
     /// A command about the domain.
     Command {
         /// The verb: `fixup`, `policy`.
         verb: &'static str,
-        /// What follows the domain.
+        /// The options after the domain.
         options: String,
-        /// The effect of the command and its cost; empty where the command says both.
+        /// The effect of the command and its cost; empty if the command itself says both.
         reason: String,
     },
-    /// Anything else.
+    /// Anything else, in words.
     Words(String),
 }
 
 impl Fix {
-    /// `gfxplane fixup` with the consent to lose these: `remote`, `video`, `remote,video` or `all`.
+    /// Makes a call of `gfxplane fixup` with the consent to lose these: `remote`, `video`,
+    /// `remote,video` or `all`.
     #[must_use]
     pub fn consent(losses: &str) -> Self {
         Fix::Command {
@@ -189,7 +191,7 @@ impl Fix {
         }
     }
 
-    /// `gfxplane fixup` as it is.
+    /// Makes a call of `gfxplane fixup` without options.
     #[must_use]
     pub fn fixup() -> Self {
         Fix::Command {
@@ -220,14 +222,15 @@ impl Fix {
         self.about(domain, " --define")
     }
 
-    /// Returns the same for a domain in a file. `file`: the file as an argument of a command.
+    /// Returns the command that can be typed, or the words, for a domain in a file. `file`: the
+    /// file as an argument of a command.
     #[must_use]
     pub fn of_file(&self, file: &str) -> String {
         self.about(file, "")
     }
 
-    /// Returns what has to be done by hand as the comment of a command: of `edit`, which opens the
-    /// domain's XML, or of the one that shows the versions. `None` if the fix is a command.
+    /// Returns a fix by hand as the comment of a command: of `edit`, which opens the domain's XML,
+    /// or of the command that shows the versions. `None` if the fix is itself a command.
     #[must_use]
     pub fn by_hand(&self, edit: &str) -> Option<String> {
         match self {
@@ -283,14 +286,14 @@ impl From<&str> for Fix {
     }
 }
 
-/// Something that the plan does not change, why, and what the user can do.
+/// Something that the plan does not change, with the reason, and with what the user can do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Hash)]
 pub struct Note {
     /// The severity.
     pub level: Level,
     /// The subject.
     pub topic: Topic,
-    /// The device or the graphics that it concerns, or the domain.
+    /// The device or the graphics that the note is about, or the domain.
     pub about: About,
     /// The problem, as text for the user.
     pub text: String,
@@ -305,15 +308,15 @@ pub struct Note {
 /// The plan for a domain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Plan {
-    /// The outcome of a start without the changes, if the host has the domain's devices free.
+    /// The prediction of a start without the changes, if the domain's devices are free.
     pub before: Prediction,
-    /// libvirt's refusal because of the host's devices as they are now. No change in the plan fixes
-    /// it.
+    /// libvirt's refusal because of the present state of the host's devices. No change in the plan
+    /// fixes it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub devices: Option<Refusal>,
     /// The changes, in the order in which they are made.
     pub changes: Vec<Change>,
-    /// Notes about what is not changed.
+    /// Notes about problems that the plan does not solve.
     pub notes: Vec<Note>,
     /// The outcome of a start with the changes.
     pub after: Prediction,
@@ -329,8 +332,9 @@ impl Plan {
         self.changes.is_empty()
     }
 
-    /// Returns the outcome of a start without the changes, on the host as it is. libvirt's refusal
-    /// of the definition comes first, then that of the devices, then QEMU's.
+    /// Returns the outcome of a start without the changes, in the host's present state. A refusal
+    /// of the definition by libvirt comes first, then a refusal because of the devices, then
+    /// QEMU's.
     #[must_use]
     pub fn now(&self) -> Prediction {
         let earlier =

@@ -95,7 +95,8 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Leaves at most one ramfb. It needs a display that is on, and no ramfb video beside it.
+    /// Leaves at most one ramfb. Removes the others: a ramfb needs a display that is on, and no
+    /// ramfb video beside it.
     pub(super) fn ramfb_that_cannot_work(&mut self) {
         let mut taken = self.has_ramfb_video();
         let video = taken;
@@ -182,8 +183,8 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Leaves one OpRegion. QEMU passes it on as a file of the firmware, which can exist once. The
-    /// first device keeps it.
+    /// Leaves one OpRegion, of the first device. QEMU passes an OpRegion on as a file of the
+    /// firmware, of which only one can exist.
     pub(super) fn opregion_twice(&mut self) {
         let by_default = self.opregion_by_default();
         let mut taken = false;

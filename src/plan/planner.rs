@@ -1,6 +1,6 @@
-//! The order in which a plan is made, and what its steps share. The steps are in modules that are
-//! named for their subject: [`super::settings`], [`super::displays`], [`super::graphics`],
-//! [`super::options`], [`super::remarks`].
+//! Makes a plan step by step, in a fixed order, and has what the steps share. The steps are in
+//! modules that are named for their subject: [`super::settings`], [`super::displays`],
+//! [`super::graphics`], [`super::options`], [`super::remarks`].
 
 use std::collections::{HashMap, HashSet};
 
@@ -49,7 +49,7 @@ pub fn plan(
 }
 
 /// Returns the changes without those that later changes undo. For example, a setting may be moved
-/// and then found not to work; the plan does not list it.
+/// and then found not to work; the plan does not list its move.
 fn settled(changes: Vec<Change>, screens: &Screens) -> Vec<Change> {
     // Of two changes with the same key, the later one counts.
     let same = |action: &Action| match action {
@@ -91,9 +91,9 @@ pub(super) struct Planner<'p, 'd, 'a> {
     pub(super) abilities: &'p Abilities,
     pub(super) policy: &'p Policy,
     pub(super) screens: Screens,
-    /// `None` for one that a later step has taken back.
+    /// The changes; `None` for a change that a later step has taken back.
     pub(super) changes: Vec<Option<Change>>,
-    /// Where in `changes` each property is set.
+    /// The places in `changes` where each property is set.
     put: HashMap<(DeviceId, String), Vec<usize>>,
     pub(super) notes: Vec<Note>,
 }
@@ -116,9 +116,10 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
         }
     }
 
-    /// Takes the steps if anything may be changed, and keeps their result if it took nothing away.
-    /// [`crate::plan::fixup::fix`] decides about a domain that is refused all the same, after the last
-    /// round.
+    /// Takes the steps, if anything may be changed, and makes the plan. Drops all changes if the
+    /// domain would start without them and not with them, or would certainly be refused only with
+    /// them. A domain that is refused with and without the changes keeps them:
+    /// [`crate::plan::fixup::fix`] decides about it after the last round.
     pub(super) fn finish(
         mut self,
         steps: impl FnOnce(&mut Self),
@@ -164,7 +165,7 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
         }
     }
 
-    /// Adds to each change's reason what else it brings into the XML.
+    /// Adds to each change's reason what else the change brings into the XML.
     fn told(&self, mut changes: Vec<Change>) -> Vec<Change> {
         let hostdevs = self.domain.hostdevs.iter().rev();
         let hostdevs: HashMap<DeviceId, &Hostdev<'_, '_>> =
@@ -254,8 +255,8 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
         self.change(Action::Display { device, on }, reason);
     }
 
-    /// Sets ramfb by the attribute alone, and removes the property from `qemu:override`. libvirt
-    /// chooses the driver that has ramfb only by the attribute.
+    /// Sets ramfb by the attribute alone, and removes the property from `qemu:override`. Only the
+    /// attribute makes libvirt choose QEMU's driver with ramfb.
     pub(super) fn set_ramfb(&mut self, place: usize, on: bool, reason: impl Into<String>) {
         let reason = reason.into();
         self.take_settings_out(place, "ramfb", &reason);
@@ -305,7 +306,7 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
     }
 }
 
-/// Returns a display in words, with how it is known: `region, measured`.
+/// Returns a display in words, with its evidence: `region, measured`.
 pub(super) fn display_words(vgpu: &Vgpu) -> String {
     let finding = &vgpu.known.finding;
     let words = finding.facts.display.words().join(" and ");
@@ -317,7 +318,8 @@ pub(super) fn display_words(vgpu: &Vgpu) -> String {
     }
 }
 
-/// Returns ` (known by rule, not measured)` and the like, or an empty text for a measurement.
+/// Returns the evidence in words, such as ` (known by rule, not measured)`; an empty text for a
+/// measurement.
 pub(super) fn how_known(vgpu: &Vgpu) -> String {
     match &vgpu.known.finding.evidence {
         Some(evidence) if !evidence.method.is_measured() => {

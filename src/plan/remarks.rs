@@ -1,4 +1,4 @@
-//! Adds the final remarks about a plan's result.
+//! Adds the last remarks about a plan's result.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -10,7 +10,8 @@ use crate::predict::screens::{Found, GpuPart, Vgpu};
 use crate::predict::versions::{Libvirt, OVERRIDE, PCI_DISPLAY, reads_override};
 use crate::predict::{About, Danger, HeadOf, Outcome, Prediction, Program, Refusal, words};
 
-/// What helps against a refusal that is about neither a device's screen nor the frontends that show it.
+/// Returns what the user can do against a refusal that is about neither a device's screen nor the
+/// frontends that show it; `None` if nothing is known.
 pub(super) fn fix_of(refusal: &Refusal) -> Option<&'static str> {
     let message = refusal.message.as_str();
     if message.starts_with("Path '") {
@@ -37,7 +38,7 @@ pub(super) fn fix_of(refusal: &Refusal) -> Option<&'static str> {
 }
 
 impl Planner<'_, '_, '_> {
-    /// Adds the remarks that are left about the result.
+    /// Adds the remaining remarks about the result.
     pub(super) fn remarks(&mut self, after: &Prediction) {
         if self.screens.vgpus.is_empty() && self.screens.misread.is_empty() {
             return;
@@ -195,7 +196,8 @@ impl Planner<'_, '_, '_> {
         after.refusal().is_none() && after.heads.is_empty() && has_graphics
     }
 
-    /// Says that nobody sees anything of the guest. A passed-through GPU has a connector of its own.
+    /// Notes that nobody sees anything of the guest. Adds no note if a GPU is passed through,
+    /// because that has a connector of its own.
     pub(super) fn no_screen(&mut self, after: &Prediction) {
         let mut vgpus = self.screens.vgpus.iter();
         let is_elsewhere = |vgpu: &Vgpu| vgpu.known.gpu().is_some();
@@ -206,7 +208,7 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Says where the picture of a passed-through GPU goes, which QEMU can't show.
+    /// Notes where the picture of a passed-through GPU is visible, which QEMU can't show.
     fn pictures_of_gpus(&mut self) {
         let graphics: BTreeSet<&str> = self
             .screens

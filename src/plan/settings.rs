@@ -16,12 +16,12 @@ use crate::predict::{About, words};
 /// The reason for moving a setting.
 const WHY: &str = "-set said so, and QEMU does not take that any more";
 
-/// The same for a ROM file. Measured with AppArmor on Debian 13: "failed to find romfile" for a
-/// file in /opt.
+/// The reason for moving the setting of a ROM file. Measured with AppArmor on Debian 13: "failed to
+/// find romfile" for a file in /opt.
 const ROM_FILE: &str = "-set said so, and QEMU does not take that any more; a file that AppArmor or SELinux hides from QEMU is refused with \"failed to find romfile\"";
 
 impl Planner<'_, '_, '_> {
-    /// Moves the settings of the domain's vfio devices. Other settings stay.
+    /// Moves the settings of the domain's vfio devices. Leaves all other settings.
     pub(super) fn carry_settings_over(&mut self) {
         let dead: Vec<Setting> = self
             .screens
@@ -65,7 +65,7 @@ impl Planner<'_, '_, '_> {
             .retain(|text| !gone.contains(text));
     }
 
-    /// Moves one setting. Returns `false` if it has to stay.
+    /// Moves one setting. Returns `false` if the setting has to stay.
     fn carry_over(&mut self, place: usize, setting: &Setting) -> bool {
         let vgpu = &self.screens.vgpus[place];
         let device = vgpu.id;
@@ -132,14 +132,15 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Returns whether libvirt passes the attributes `display` and `ramfb` of a device to QEMU.
+    /// Returns whether some libvirt that the host may have passes the attributes `display` and
+    /// `ramfb` of a device to QEMU.
     fn has_attributes(&self, device: DeviceId) -> bool {
         let all = Libvirt::possible(self.abilities);
         all.iter().any(|libvirt| libvirt.takes_display(device))
     }
 
-    /// Sets a property in `qemu:override`, unless it is set there already. Returns `false` if
-    /// libvirt would not read it.
+    /// Sets a property in `qemu:override`, unless the property is set there already. Returns
+    /// `false` if libvirt would not read it.
     fn override_property(&mut self, place: usize, name: &str, value: &str) -> bool {
         let vgpu = &mut self.screens.vgpus[place];
         let device = vgpu.id;

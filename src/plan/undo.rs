@@ -1,5 +1,5 @@
-//! Takes back a change of a domain's XML. It keeps the old values, and those that replaced them, so
-//! that it leaves alone what somebody has changed since.
+//! Takes back a change of a domain's XML. It keeps the old values and the new ones, so that it does
+//! not touch a value that somebody has changed since.
 //!
 //! Both texts are as libvirt prints a definition, one before the change and one after it. So what
 //! libvirt itself adds to a change goes with it. White space between elements, comments and
@@ -16,14 +16,15 @@ use tree::{Step, at, differences, local_scope, path_label, same, steps};
 
 /// One thing to put back.
 ///
-/// An element is named by its path below the root. Each step is what tells it from its siblings:
-/// `devices`, `graphics[type=spice]`, `listen[2]`. Steps are compared, never taken apart.
+/// An element is named by its path below the root. Each step has what distinguishes an element from
+/// its siblings: `devices`, `graphics[type=spice]`, `listen[2]`. Steps are compared, never taken
+/// apart.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Inverse {
-    /// An attribute.
+    /// The value of an attribute.
     Attribute {
-        /// The path of its element.
+        /// The path of the attribute's element.
         element: Vec<String>,
         /// The attribute's name.
         name: String,
@@ -47,19 +48,19 @@ pub enum Inverse {
         parent: Vec<String>,
         /// The nearest sibling above that existed before and after the change.
         after: Option<String>,
-        /// The nearest such sibling below.
+        /// The nearest sibling below that existed before and after the change.
         before: Option<String>,
         /// The elements that existed before and not after.
         old: Vec<Piece>,
         /// The elements that exist instead.
         new: Vec<Piece>,
     },
-    /// Things that make sense only together. Either all of them are put back, or none.
+    /// Values that make sense only together. Either all of them are put back, or none.
     Together {
-        /// The single things; none of them is of this kind itself.
+        /// The single values. None of them is a group itself.
         changes: Vec<Inverse>,
     },
-    /// Something that can't be put back, because it may hold a password, which is not kept.
+    /// A value that can't be put back. It was not kept, because it may hold a password.
     Withheld {
         /// The path of the element.
         element: Vec<String>,
@@ -106,7 +107,8 @@ pub fn inverse(before: &str, after: &str) -> Result<Vec<Inverse>, Unreadable> {
     Ok(differences(before.root(), after.root()))
 }
 
-/// Puts old values back where ours still stand. All else stays to the byte.
+/// Puts old values back where our new values still stand. Everything else stays unchanged to the
+/// byte.
 ///
 /// # Errors
 /// [`Unreadable`], with the place.
@@ -184,7 +186,7 @@ struct Undoing<'d, 'a> {
 }
 
 impl<'d, 'a> Undoing<'d, 'a> {
-    /// Returns the elements that a change added, if nobody has changed any of them since.
+    /// Returns the elements that a change added; `None` if somebody has changed one of them since.
     fn standing(&mut self, inverse: &Inverse) -> Option<Vec<Element<'d, 'a>>> {
         let Inverse::Elements { parent, new, .. } = inverse else {
             return None;
@@ -195,7 +197,7 @@ impl<'d, 'a> Undoing<'d, 'a> {
         Some(found)
     }
 
-    /// Undoes the whole group, or nothing of it.
+    /// Undoes the whole group, or none of it.
     fn group(&mut self, group: &[(&Inverse, Option<Vec<Element<'d, 'a>>>)]) {
         let before = (
             self.edits.len(),
@@ -219,7 +221,7 @@ impl<'d, 'a> Undoing<'d, 'a> {
         }
     }
 
-    /// Undoes one thing. `ours` is the result of [`Self::standing`].
+    /// Undoes one change. `ours` is the result of [`Self::standing`].
     fn one(&mut self, inverse: &Inverse, ours: Option<&[Element<'d, 'a>]>) {
         match inverse {
             Inverse::Attribute {
@@ -384,8 +386,8 @@ impl<'d, 'a> Undoing<'d, 'a> {
     }
 }
 
-/// Returns the sibling below which something is put back; `None` stands for the top. It is the same
-/// for all that stood in one place, so that they keep their order.
+/// Returns the sibling below which something is put back; `None` stands for the top. All elements
+/// that stood in one place have the same sibling, so that they keep their order.
 fn anchor<'d, 'a>(
     siblings: &[(Step, Element<'d, 'a>)],
     [after, before]: [Option<&str>; 2],

@@ -1,4 +1,4 @@
-//! Edits of what a domain has in QEMU's namespace: `<qemu:override>` and `<qemu:commandline>`.
+//! Edits the elements of QEMU's namespace in a domain: `<qemu:override>` and `<qemu:commandline>`.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -9,11 +9,12 @@ use crate::plan::Action;
 use crate::predict::properties;
 use crate::xml::{Edit, Element, escape};
 
-/// All aliases of devices and overrides, also of overrides for devices that are not there, and those
-/// that were given to devices.
+/// All aliases of devices and overrides: also of overrides whose devices don't exist, and the
+/// aliases that this plan gives to devices.
 pub(super) struct Aliases {
     taken: HashSet<String>,
-    /// Where to look next for a number that is free, if a device can't have its own.
+    /// The number with which the search for a free alias goes on, if the alias of a device's own
+    /// number is taken.
     next: usize,
 }
 
@@ -92,8 +93,8 @@ impl<'d, 'a> Edits<'_, 'd, 'a> {
         self.edits.append(&mut edits);
     }
 
-    /// Adjusts the aliases in `qemu:override`. libvirt does not count a device that gets an alias
-    /// of the user's, so the devices after it get other numbers.
+    /// Adjusts the aliases in `qemu:override`. libvirt does not count a device that has an alias of
+    /// the user's, so the devices after it get other numbers.
     fn renumber(&self, given: &[(Element<'d, 'a>, String)], edits: &mut Vec<Edit>) {
         let given: HashMap<&Element<'d, 'a>, &String> = given
             .iter()
@@ -254,8 +255,8 @@ impl<'d, 'a> Edits<'_, 'd, 'a> {
     }
 }
 
-/// Removes the elements that must go, and each element that has nothing left in it, not even a
-/// comment. Returns whether the element itself goes.
+/// Adds edits that remove the elements for which `goes` is true, and each element that then has
+/// nothing left in it, not even a comment. Returns whether the element itself is removed.
 fn take_out(
     element: Element<'_, '_>,
     goes: &dyn Fn(&Element<'_, '_>) -> bool,

@@ -1,4 +1,4 @@
-//! What of the user's arguments for QEMU has to do with the devices that are kept.
+//! Selects the user's arguments for QEMU that concern the devices in a trial.
 
 use std::collections::BTreeMap;
 
@@ -10,18 +10,19 @@ use crate::predict::arguments::{is_emulated, is_screen};
 /// Kinds of `-display` that open nothing to others and leave stdin alone.
 const DISPLAYS: [&str; 5] = ["dbus", "egl-headless", "gtk", "none", "sdl"];
 
-/// What becomes of an option with a value.
+/// The decision about an option with a value.
 enum Fate {
-    /// It is kept, with this value.
+    /// The option is kept, with this value.
     Kept(String),
-    /// It is left out.
+    /// The option is left out.
     Dropped {
-        /// True if that may change what QEMU says.
+        /// True if QEMU's answer may be different without the option.
         matters: bool,
     },
 }
 
-/// The user's arguments for QEMU that have to do with the kept devices.
+/// Returns the user's arguments for QEMU that concern the kept devices. Adds the others to
+/// `left_out`.
 pub(super) fn arguments(
     domain: &Domain<'_, '_>,
     aliases: &BTreeMap<String, String>,
@@ -77,7 +78,8 @@ pub(super) fn arguments(
     kept
 }
 
-/// Returns the entry for an option that is left out. Only the names of QEMU's options are told.
+/// Returns the entry for an option that is left out. The entry has only the name of an option of
+/// QEMU's, because any other word may be a secret.
 fn dropped(option: &str, matters: bool) -> LeftOut {
     let is_qemus = |name: &&str| OPTIONS.contains(name) || SWITCHES.contains(&option);
     LeftOut {

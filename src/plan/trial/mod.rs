@@ -1,11 +1,11 @@
-//! Whether a domain really starts: what is needed to try it, and what to make of the answer.
+//! Prepares the trial whether a domain really starts, and interprets the answer.
 //!
-//! [`reduce`] makes, of a domain's XML, the smallest domain about which libvirt and QEMU decide
-//! as about the whole one: its vfio devices, its graphics and its video. [`said`] holds the answer
-//! against what was predicted. All of it is pure; `gfxplane verify` starts the domain.
+//! [`reduce`] makes the smallest domain about which libvirt and QEMU decide as about the whole one:
+//! it has the vfio devices, the graphics and the video of the given XML. [`said`] compares the
+//! answer with the prediction. All of this is pure; `gfxplane verify` starts the domain.
 //!
-//! The reduced domain is written anew from a list of what is kept, so that nothing that is not on
-//! the list (a password, a disk, a port) can slip in.
+//! The reduced domain is written anew from a list of the parts that are kept, so that no other part
+//! (a password, a disk, a port) can slip in.
 
 mod arguments;
 mod names;

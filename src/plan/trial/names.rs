@@ -1,13 +1,14 @@
-//! The names of the domains that are made for trials.
+//! Makes and recognizes the names of the domains that are made for trials.
 
 use uuid::Uuid;
 
-/// The beginning of the names of all domains that are made for trials. A hook of gfxplane's must
-/// let these through without a wait, because `gfxplane verify` has already waited for whatever
-/// holds their devices.
+/// The beginning of the names of all domains that are made for trials. gfxplane's own hook must let
+/// these domains start without a wait, because `gfxplane verify` has already waited until their
+/// devices were free.
 pub const NAME: &str = "gfxplane-verify-";
 
-/// Returns the name of the domain with this UUID. By it, its log is known to be ours.
+/// Returns the name of the domain with this UUID. By the name, the domain's log is known to be
+/// ours.
 #[must_use]
 pub fn name(uuid: Uuid) -> String {
     format!("{NAME}{}", uuid.simple())

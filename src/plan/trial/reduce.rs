@@ -17,8 +17,7 @@ use crate::xml::{Document, Element, XmlError};
 pub struct Reduced {
     /// The XML.
     pub xml: String,
-    /// The parts that were left out and that somebody may miss. Disks and networks go without
-    /// saying.
+    /// The parts that were left out and that the user may miss. Disks and networks are not listed.
     pub left_out: Vec<LeftOut>,
 }
 
@@ -27,40 +26,40 @@ pub struct Reduced {
 pub struct LeftOut {
     /// The part. For QEMU's arguments, only the option, as a value may be a secret.
     pub what: String,
-    /// True if it may have to do with displays, so that the answer may differ without it.
+    /// True if the part may have to do with displays, so that the answer may differ without it.
     pub matters: bool,
 }
 
-/// The error for a text of which no domain for a trial can be made.
+/// The error for a text from which no domain for a trial can be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Irreducible {
-    /// It is not well-formed, or XML that gfxplane refuses.
+    /// The text is not well-formed, or XML that gfxplane refuses.
     #[error(transparent)]
     Xml(#[from] XmlError),
-    /// It is not a domain.
+    /// The text is not a domain.
     #[error(transparent)]
     NotADomain(#[from] NotADomain),
-    /// It is not a domain of QEMU's.
+    /// QEMU does not run the domain.
     #[error(
         "a domain of type {0:?} is not run by QEMU, so there is nothing to try: expected kvm or qemu"
     )]
     NotQemu(String),
 }
 
-/// Makes the domain to be tried, of this name and UUID. Of `abilities` counts what qemu.conf says of
-/// graphics without an address.
+/// Makes the domain to be tried, with this name and UUID. Of `abilities`, only the settings of
+/// qemu.conf for graphics without an address matter.
 ///
 /// Kept are type, architecture, machine and emulator; the vfio devices with display, ramfb, alias
 /// and rom; graphics with their types, GL and the kind of what they listen on; video; and what
 /// `qemu:override` and `qemu:commandline` say about these. Not kept, beside all other devices:
 ///
-/// * passwords, fixed ports and addresses: what listens on TCP does so on 127.0.0.1, on a port
-///   that libvirt chooses, and of sockets libvirt chooses the path;
+/// * passwords, fixed ports and addresses: graphics on TCP listen on 127.0.0.1, on a port that
+///   libvirt chooses; libvirt also chooses the paths of sockets;
 /// * the firmware: a domain that is started paused runs none, and its NVRAM must not be touched;
 /// * memory, processors and pinning: 64 MiB and one processor do;
 /// * addresses of devices in the guest: QEMU makes its screens in the order of the devices;
-/// * `managed='yes'`: libvirt would take a device away from the host for it. Whoever tries a
-///   domain has to see that its devices are ready.
+/// * `managed='yes'`: libvirt would take a device away from the host for it. The caller has to make
+///   sure that the devices are ready.
 ///
 /// # Errors
 /// [`Irreducible`], with the place where there is one.
@@ -146,7 +145,8 @@ const VIDEO: Keep = Keep {
     ],
 };
 
-/// A label decides what QEMU may open, for example a render node.
+/// The parts of `<seclabel>` that are kept. A label decides what QEMU may open, for example a
+/// render node.
 const SECLABEL: Keep = Keep {
     name: "seclabel",
     attributes: &["type", "model", "relabel"],
@@ -285,8 +285,8 @@ fn graphics(out: &mut Writer, graphics: &Graphics<'_, '_>, abilities: &Abilities
     out.wrap("graphics", &attributes, &inner);
 }
 
-/// Writes the audio to which graphics refer. Audio that would reach for the host's sound becomes
-/// none.
+/// Writes the audio to which graphics refer. Audio that would use the host's sound becomes audio of
+/// type `none`.
 fn audio(out: &mut Writer, domain: &Domain<'_, '_>) {
     let id = |element: Element<'_, '_>| element.attribute("id").map(std::borrow::Cow::into_owned);
     let wanted: Vec<String> = domain
@@ -379,7 +379,7 @@ fn aliases(domain: &Domain<'_, '_>) -> BTreeMap<String, String> {
     all
 }
 
-/// Writes the rest of QEMU's own namespace.
+/// Writes the remaining parts of QEMU's own namespace.
 fn qemu(
     domain: &Domain<'_, '_>,
     aliases: &BTreeMap<String, String>,

@@ -7,11 +7,11 @@ use crate::predict::{Outcome, words as words_of_qemu};
 /// The subject of an answer of libvirt's or QEMU's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answers {
-    /// The domain.
+    /// The answer is about the domain.
     TheDomain,
-    /// A device that somebody else has. The answer says nothing of the domain.
+    /// The answer is about a device that somebody else has, and says nothing of the domain.
     InUse,
-    /// A device that has disappeared meanwhile.
+    /// The answer is about a device that has disappeared meanwhile.
     Gone,
 }
 
@@ -32,8 +32,8 @@ pub fn about(message: &str) -> Answers {
     }
 }
 
-/// Returns whether a refusal is about how QEMU runs a guest's code. Then it is about no device, as
-/// QEMU has not opened one.
+/// Returns whether a refusal is about the way in which QEMU runs a guest's code. Such a refusal is
+/// about no device, as QEMU has not opened one yet.
 ///
 /// QEMU: system/vl.c, `do_configure_accelerator`; accel/kvm/kvm-all.c, `kvm_init`. libvirt:
 /// src/qemu/qemu_capabilities.c, `virQEMUCapsCacheLookupDefault`, and where it checks a domain's
@@ -52,11 +52,11 @@ pub fn is_of_accelerator(message: &str) -> bool {
     .any(|words| message.contains(words))
 }
 
-/// Returns what a QEMU without OpenGL shows about its only vfio device, which has `display=on`.
-/// `message` is its refusal; `None` if it started.
+/// Returns the display that QEMU's only vfio device has, as a QEMU without OpenGL shows it; the
+/// device has `display=on`. `message` is the refusal; `None` if QEMU started.
 ///
-/// QEMU asks for dmabuf first, and refuses one for lack of OpenGL. So if it starts, the screen is a
-/// region. Any other words say why the device could not be asked.
+/// QEMU asks the device for dmabuf first, and refuses a dmabuf for lack of OpenGL. So if QEMU
+/// starts, the screen is a region. Any other message says why the device could not be asked.
 #[must_use]
 pub fn display(message: Option<&str>) -> Display {
     let Some(message) = message else {
@@ -83,7 +83,7 @@ pub fn display(message: Option<&str>) -> Display {
     })
 }
 
-/// Returns QEMU's own words in what it printed, without warnings if there is anything else.
+/// Returns QEMU's own words in its output, without warnings if it has anything else.
 #[must_use]
 pub fn words_of(printed: &str) -> String {
     let lines: Vec<&str> = printed
@@ -99,12 +99,12 @@ pub fn words_of(printed: &str) -> String {
     if grave.is_empty() { lines } else { grave }.join("\n")
 }
 
-/// Returns what an answer means, one sentence each: whether it was predicted, why it is so, and
-/// what `gfxplane fixup` would do.
+/// Returns the meaning of an answer, in sentences: whether the answer was predicted, its reason,
+/// and what `gfxplane fixup` would do.
 ///
-/// `message` is the refusal; `None` if it starts. `plan` is that of the whole domain as it is;
-/// `None` if nothing is predicted. `better` is the plan with all that the policy allows. `missing`
-/// are the parts that were left out of the domain and may explain a difference.
+/// `message` is the refusal; `None` if the domain starts. `plan` is that of the whole domain as it
+/// is; `None` if nothing is predicted. `better` is the plan with all that the policy allows.
+/// `missing` are the parts that were left out of the domain and may explain a difference.
 #[must_use]
 pub fn explain(
     message: Option<&str>,
@@ -162,7 +162,7 @@ pub fn explain(
     said
 }
 
-/// Returns what would be changed and why, or what the user can do.
+/// Returns the changes that fixup would make, with their reasons, or what the user can do.
 fn fixes(better: &Plan) -> Vec<String> {
     let mut said: Vec<String> = better
         .changes

@@ -1,8 +1,8 @@
-//! Writing XML of which some things are kept.
+//! Writes XML that keeps only listed parts of other XML.
 
 use crate::xml::{Element, escape};
 
-/// An element of which some things are kept.
+/// An element, and the parts of it that are kept.
 pub(super) struct Keep {
     pub(super) name: &'static str,
     pub(super) attributes: &'static [&'static str],
@@ -65,7 +65,7 @@ impl Writer {
         self.text.push_str(&format!(">{}</{name}>\n", escape(text)));
     }
 
-    /// What is kept of an element.
+    /// Writes the parts of an element that are kept.
     pub(super) fn copy(&mut self, element: Element<'_, '_>, keep: &Keep) {
         let values: Vec<(&str, String)> = keep
             .attributes
@@ -91,7 +91,7 @@ impl Writer {
         self.wrap(keep.name, &attributes, &inner);
     }
 
-    /// An element around what another writer has written.
+    /// Writes an element around the content of another writer.
     pub(super) fn wrap(&mut self, name: &str, attributes: &[(&str, &str)], inner: &Writer) {
         if inner.text.is_empty() {
             self.empty(name, attributes);

@@ -19,7 +19,8 @@ impl Step {
         self.0 == text
     }
 
-    /// Returns whether elements of this name have a meaning in their order, and may occur twice.
+    /// Returns whether the order of elements of this name matters, so that an element may occur
+    /// twice.
     pub(super) fn may_repeat(step: &str) -> bool {
         step.starts_with(ARGUMENT)
     }
@@ -94,7 +95,7 @@ fn identity(element: Element<'_, '_>) -> String {
     }
 }
 
-/// FNV-1a, the same in all versions.
+/// Returns the FNV-1a hash of a text, which is the same in all versions of gfxplane.
 fn hash(text: &str) -> u32 {
     text.bytes().fold(0x811c_9dc5, |hash, byte| {
         (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
@@ -214,8 +215,8 @@ impl Differences {
         }
     }
 
-    /// Makes one of those that belong together, where the first of them stands. Withheld values
-    /// stay apart, as they can't be put back.
+    /// Makes one group of the differences that belong together, in the place of the first. Withheld
+    /// values stay outside, as they can't be put back.
     fn join(&mut self, start: usize, belongs: impl Fn(&Inverse) -> bool) {
         let single = self.found.drain(start..).flat_map(|inverse| match inverse {
             Inverse::Together { changes } => changes,
@@ -310,8 +311,8 @@ impl Differences {
         }
     }
 
-    /// Compares what stood between two siblings with what stands there now. Elements of one name
-    /// belong together.
+    /// Compares the elements that stood between two siblings with the elements that stand there
+    /// now. Elements of one name belong together.
     fn between(
         &mut self,
         above: Option<&str>,
@@ -361,7 +362,8 @@ impl Differences {
     }
 }
 
-/// Returns the longest selection of pairs that rise on both sides. The first side rises already.
+/// Returns the longest selection of pairs in which both numbers rise. The first numbers rise
+/// already.
 fn longest_rising(pairs: &[(usize, usize)]) -> Vec<(usize, usize)> {
     // `ends[n]` is the index of the smallest end of a row of n + 1.
     let mut ends: Vec<usize> = Vec::new();
