@@ -34,7 +34,8 @@ pub fn publish(root: &Root, format: &str, text: &str) -> io::Result<()> {
 
 /// Returns the text of a format; `None` if the daemon has written none.
 ///
-/// # Errors The file can't be read, is larger than 16 MiB or not UTF-8, or somebody else than root
+/// # Errors
+/// The file can't be read, is larger than 16 MiB or not UTF-8, or somebody else than root
 /// can have written it.
 pub fn published(root: &Root, format: &str) -> Result<Option<String>, String> {
     let path = root.join(BASE).join("export").join(format);

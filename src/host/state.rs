@@ -205,7 +205,8 @@ impl State {
 
     /// Sets whether the daemon leaves a domain alone.
     ///
-    /// # Errors [`NotRemembered::Io`]; the setting stays as it was.
+    /// # Errors
+    /// [`NotRemembered::Io`]; the setting stays as it was.
     pub fn set_hands_off(
         &self,
         uuid: Uuid,

@@ -239,7 +239,8 @@ impl<'c> Question<'c> {
 
     /// Tries the domain on `libvirt`, and keeps the result.
     ///
-    /// # Errors [`NotTried`]: the reason why the domain could not be tried.
+    /// # Errors
+    /// [`NotTried`]: the reason why the domain could not be tried.
     pub fn try_it(&self, libvirt: &dyn Libvirt, limit: Instant) -> Result<Seen, NotTried> {
         let matters = self.reduced.left_out.iter().find(|left| left.matters);
         if let Some(left) = matters {

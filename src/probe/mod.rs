@@ -204,7 +204,8 @@ pub enum Asked {
 /// because that would reset it, and the driver does not have the ioctl either. No PCI device is
 /// opened unasked. For all others, the rule and the policy decide.
 ///
-/// # Errors The reason why the device may not be opened, for people.
+/// # Errors
+/// The reason why the device may not be opened, for people.
 pub fn may_open(device: &Device, rule: Option<&Rule>, asked: Asked) -> Result<(), String> {
     has_displays(device.device_api.as_deref())?;
     if let DeviceId::Pci(_) = device.id {
