@@ -1,4 +1,4 @@
-//! The abilities of a host's QEMU and libvirt, as far as they are known.
+//! The known abilities of a host's QEMU and libvirt.
 
 use std::collections::BTreeSet;
 
@@ -27,7 +27,7 @@ pub struct Abilities {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spice_gl_over_tcp: Option<bool>,
     /// `spice_listen` of qemu.conf: the address where spice listens unless the domain names one.
-    /// 127.0.0.1 if it is not set; `None` if qemu.conf can't be read.
+    /// 127.0.0.1 if qemu.conf does not set it; `None` if qemu.conf can't be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spice_listen: Option<String>,
     /// `vnc_listen` of qemu.conf: the same for VNC.
@@ -74,7 +74,7 @@ pub struct Guests {
     pub x_denied: Option<bool>,
     /// The first TCP port on which a guest's QEMU may listen: 1024, unless the kernel has another
     /// setting (`net.ipv4.ip_unprivileged_port_start`). libvirt takes QEMU's capabilities away.
-    /// `None` if qemu.conf says that it does not, or can't be read.
+    /// `None` if qemu.conf keeps it from doing so, or can't be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_port: Option<u16>,
     /// True if AppArmor keeps libvirt from starting a dbus-daemon for a guest, as it does on
@@ -89,9 +89,9 @@ pub struct Guests {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RenderNodes {
-    /// There is at least one.
+    /// There is at least one render node.
     Present,
-    /// `/dev/dri` exists and holds none.
+    /// `/dev/dri` exists and has no render node.
     Missing,
     /// There is no `/dev/dri`.
     NoDirectory,
@@ -100,12 +100,12 @@ pub enum RenderNodes {
 /// libvirt's error when AppArmor denies a guest a dbus-daemon (seen with 11.3 and 12.8).
 pub const DBUS_DAEMON_DIED: &str = "dbus-daemon died and reported: libvirt: error : cannot execute binary /usr/bin/dbus-daemon: Permission denied";
 
-/// The command that makes AppArmor allow guests a dbus-daemon (docs/qemu-and-libvirt.md says how it
-/// was tried).
+/// The command that makes AppArmor allow guests a dbus-daemon (docs/qemu-and-libvirt.md says how
+/// the command was tried).
 pub const ALLOW_DBUS_DAEMON: &str = r"printf '%s\n' '/usr/bin/dbus-daemon rmix,' 'owner /{,var/}run/libvirt/qemu/dbus/* rwk,' | sudo install -D -m 644 /dev/stdin /etc/apparmor.d/abstractions/libvirt-qemu.d/dbus";
 
 impl RenderNodes {
-    /// Returns libvirt's refusal of graphics that need a render node; `None` if there is one.
+    /// Returns libvirt's refusal of graphics that need a render node; `None` if the host has one.
     #[must_use]
     pub fn refusal(self) -> Option<&'static str> {
         match self {
@@ -117,7 +117,8 @@ impl RenderNodes {
 }
 
 impl Abilities {
-    /// Returns whether the host lacks a render node, by its path; `None` if that is not known.
+    /// Returns whether the host lacks a render node, by the node's path; `None` if that is not
+    /// known.
     #[must_use]
     pub fn lacks_node(&self, path: &str) -> Option<bool> {
         let name = path.strip_prefix("/dev/dri/")?;

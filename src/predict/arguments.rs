@@ -21,14 +21,14 @@ pub use told::{OPTIONS, is_telling, told, told_setting, without_values};
 pub struct Arguments {
     /// The local display: the last `-display`, or `-nographic`.
     pub display: Option<Display>,
-    /// How many `-vnc` there are (`-display vnc=…` is one): each binds itself to a screen.
+    /// The number of `-vnc` (`-display vnc=…` is one). Each binds itself to a screen.
     pub vnc: usize,
-    /// True if one of them listens somewhere.
+    /// True if one of these VNCs listens somewhere.
     pub vnc_listens: bool,
     /// The card of the last `-vga`, by the name of its driver. QEMU makes it before all devices.
     pub vga: Option<&'static str>,
-    /// The drivers of each `-device` that QEMU puts on its first PCI bus before libvirt's devices are there, where it finds
-    /// room: those in option syntax that name no address.
+    /// The drivers of the `-device`s that QEMU puts into free slots of its first PCI bus before
+    /// libvirt's devices are there: those in option syntax that name no address.
     pub on_pci: Vec<String>,
     /// Each `-device` that makes a screen or is a vfio device, in their order.
     pub devices: Vec<Device>,
@@ -38,17 +38,18 @@ pub struct Arguments {
     pub settings: Vec<Setting>,
     /// Each `-set` that QEMU can't parse.
     pub malformed: Vec<String>,
-    /// Arguments that concern displays and are not read here: their options, without values, as
-    /// these may be secrets.
+    /// Arguments that concern displays and are not read here. Only their options are kept, without
+    /// values, because a value may be a secret.
     pub unread: Vec<String>,
 }
 
 /// A local display.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Display {
-    /// Which.
+    /// The kind of display.
     pub kind: Local,
-    /// `gl`; `None` if it was not said. `-nographic` leaves it as an earlier `-display` had it.
+    /// The option `gl`; `None` if it is not given. `-nographic` leaves it as an earlier `-display`
+    /// had it.
     pub gl: Option<bool>,
     /// `rendernode`.
     pub rendernode: Option<String>,
@@ -71,18 +72,18 @@ pub enum Local {
     Gtk,
     /// `-display curses`
     Curses,
-    /// Another one, which is among the unread.
+    /// Another display, which is in [`Arguments::unread`].
     Other,
 }
 
 /// A `-global`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Global {
-    /// The type of device; it reaches those that are derived from it, too.
+    /// The type of device. The property also reaches types that are derived from this one.
     pub driver: String,
     /// The property.
     pub property: String,
-    /// Its value.
+    /// The property's value.
     pub value: String,
 }
 
@@ -93,14 +94,14 @@ pub struct Setting {
     pub id: String,
     /// The property.
     pub property: String,
-    /// Its value: always a text.
+    /// The property's value, which is always a text.
     pub value: String,
-    /// The argument.
+    /// The whole argument.
     pub text: String,
 }
 
 impl Setting {
-    /// Reads the value of `-set`; `None` if it is for something else than a device, or malformed
+    /// Reads the value of `-set`; `None` if it is about something else than a device, or malformed
     /// (`qemu_set_option`, util/qemu-config.c).
     #[must_use]
     pub fn read(text: &str) -> Option<Self> {
@@ -116,14 +117,15 @@ impl Setting {
     }
 }
 
-/// Displays of QEMU's that are not read (qapi/ui.json, `DisplayType`), or not always.
+/// Displays of QEMU's that are not read (qapi/ui.json, `DisplayType`), or only in some forms.
 const DISPLAYS: [&str; 5] = ["cocoa", "dbus", "gtk", "sdl", "spice-app"];
 
-/// The most arguments that are named as not read. What they may do is in doubt all the same.
+/// The greatest number of unread arguments that are named. The effect of the others is in doubt all
+/// the same.
 const MOST_UNREAD: usize = 16;
 
-/// Options of QEMU without a value that are still met. Of an option that is not known, the next
-/// word is taken for its value unless it looks like an option.
+/// Options of QEMU without a value that still occur. An option that is not known takes the next
+/// word as its value, unless that word looks like an option.
 pub const SWITCHES: [&str; 20] = [
     "-S",
     "-alt-grab",
@@ -232,7 +234,9 @@ impl Arguments {
         read
     }
 
-    /// Takes a `-set`. `own` are the places of the devices that it may find, by id.
+    /// Reads a `-set`. If it is for a device of the user's own, sets the property there: `own` has
+    /// the places of these devices in `devices`, by id. Otherwise keeps the `-set`, as one of
+    /// libvirt's devices or as malformed.
     fn own_set(&mut self, value: &str, own: &BTreeMap<String, usize>, devices: &mut [Device]) {
         let Some(setting) = Setting::read(value) else {
             // For something else than a device it has the same three parts.
@@ -248,7 +252,8 @@ impl Arguments {
         }
     }
 
-    /// Keeps the devices that have to do with screens or with slots.
+    /// Keeps the devices that concern screens. Counts the devices that take a slot, and notes
+    /// screens that are not read.
     fn own_devices(&mut self, devices: Vec<Device>) {
         for device in devices {
             if device.finds_a_slot() {
@@ -273,7 +278,7 @@ impl Arguments {
         }
     }
 
-    /// Keeps the name of what is not read, once; of very many only the first ones.
+    /// Notes an argument that is not read, once, up to the limit of [`MOST_UNREAD`] arguments.
     pub fn not_read(&mut self, what: &str) {
         let is_full = self.unread.len() >= MOST_UNREAD;
         if !is_full && !self.unread.iter().any(|known| known == what) {
@@ -281,8 +286,8 @@ impl Arguments {
         }
     }
 
-    /// Returns a function from a device's driver to the values that its properties get by `-global`.
-    /// What many devices have in common is there once.
+    /// Returns a function from a device's driver to the values that `-global` gives to its
+    /// properties. Devices of one driver share these values.
     pub fn globals(&self) -> impl Fn(&str) -> Globals + use<> {
         let mut by_driver: HashMap<String, BTreeMap<String, (usize, String)>> = HashMap::new();
         for (at, global) in self.globals.iter().enumerate() {
@@ -310,20 +315,20 @@ impl Arguments {
     }
 }
 
-/// By property its last value, and which of all `-global` that is.
+/// The last value of each property, with its place among all `-global` arguments.
 type Values = Arc<BTreeMap<String, (usize, String)>>;
 
-/// The values that the properties of a device get by `-global`.
+/// The values that `-global` gives to the properties of a device.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Globals {
     own: Values,
-    /// From the driver that its own is derived from.
+    /// The values of the driver from which the device's own driver is derived.
     derived: Values,
     passed_over: BTreeSet<&'static str>,
 }
 
 impl Globals {
-    /// Returns the value of a property: of several the last.
+    /// Returns the value of a property. If it has several, the last one counts.
     #[must_use]
     pub fn get(&self, property: &str) -> Option<&String> {
         if self.passed_over.contains(property) {
@@ -334,14 +339,14 @@ impl Globals {
         last.max_by_key(|(at, _)| at).map(|(_, value)| value)
     }
 
-    /// Takes a property out, as something else sets it.
+    /// Ignores the values of a property, because another argument sets it.
     pub fn pass_over(&mut self, property: &'static str) {
         self.passed_over.insert(property);
     }
 }
 
 impl Local {
-    /// QEMU's name for it; `None` for one that is not read.
+    /// Returns QEMU's name for the display; `None` for a display that is not read.
     #[must_use]
     pub fn word(self) -> Option<&'static str> {
         match self {
@@ -366,8 +371,10 @@ impl Display {
     }
 }
 
-/// Returns the driver of the card that `-vga` makes, if it makes one; an error for a value that is not
-/// read.
+/// Returns the driver of the card that `-vga` makes, if it makes one.
+///
+/// # Errors
+/// The value is not read here.
 fn vga(value: &str) -> Result<Option<&'static str>, ()> {
     Ok(match value {
         "none" => None,
@@ -380,8 +387,8 @@ fn vga(value: &str) -> Result<Option<&'static str>, ()> {
     })
 }
 
-/// Returns how a `-display` is named that is not read. A kind that is not known may be a value, and so a
-/// secret.
+/// Returns the name under which an unread `-display` is noted. A kind that is not known is left
+/// out, because it may be a value, and so a secret.
 fn unread_display(kind: &str) -> String {
     if DISPLAYS.contains(&kind) {
         format!("-display {kind}")
@@ -390,8 +397,8 @@ fn unread_display(kind: &str) -> String {
     }
 }
 
-/// Reads the value of `-display` (`parse_display`, system/vl.c): a display, the name of one that is
-/// not read, or `None` for VNC.
+/// Reads the value of `-display` (`parse_display`, system/vl.c). Returns the display, or the name
+/// of a display that is not read; `None` for VNC.
 fn local(text: &str) -> Option<Result<Display, String>> {
     if text.starts_with("vnc") {
         return None;
@@ -423,8 +430,8 @@ fn local(text: &str) -> Option<Result<Display, String>> {
     }))
 }
 
-/// Reads the value of `-global` (`qemu_global_option`, system/qdev-monitor.c); `None` if it is for
-/// something else than vfio devices.
+/// Reads the value of `-global` (`qemu_global_option`, system/qdev-monitor.c); `None` if it is
+/// about something else than vfio devices.
 fn global(text: &str) -> Option<Global> {
     let short = || {
         let (driver, rest) = text.split_once('.')?;

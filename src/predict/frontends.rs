@@ -1,4 +1,5 @@
-//! QEMU's frontends, and how each binds itself to the screens: one table and one loop, as in QEMU.
+//! Predicts how QEMU's frontends bind themselves to the screens: with one table and one loop, as in
+//! QEMU.
 //!
 //! At start QEMU goes through its frontends in a fixed order: the one of `-display`, then VNC, then
 //! spice (system/vl.c, `qemu_init_displays`). A frontend with OpenGL first gives each of its
@@ -24,7 +25,7 @@ pub(super) struct Console {
     pub(super) dmabuf: bool,
     /// True for qxl, which shows itself to spice. Spice then leaves this screen alone.
     pub(super) qxl: bool,
-    /// True if it is drawn from a region that QEMU was told not to map.
+    /// True if the screen is drawn from a region that QEMU was told not to map.
     pub(super) no_mmap: bool,
 }
 
@@ -49,16 +50,16 @@ enum Binds {
 /// A row of the table: a frontend as ui/console.c sees it.
 struct Row {
     kind: GraphicsType,
-    /// The `dpy_name` of its listener, which QEMU puts into its message.
+    /// The `dpy_name` of the frontend's listener, which QEMU puts into its message.
     name: &'static str,
     binds: Binds,
-    /// The context that it gives to its screens.
+    /// The context that the frontend gives to its screens.
     brings: Context,
-    /// True if its listener takes a dmabuf.
+    /// True if the frontend's listener takes a dmabuf.
     dmabuf: bool,
-    /// True if a "no" ends QEMU.
+    /// True if QEMU ends when the frontend can't register.
     fatal: bool,
-    /// True if the "no" was the same in every version that was read.
+    /// True if every version that was read refuses the registration in the same cases.
     always: bool,
 }
 
@@ -126,7 +127,8 @@ fn rows(screens: &Screens, libvirt: &Libvirt, qemu: &Qemu) -> Vec<Row> {
 }
 
 impl Row {
-    /// Returns why it can't register on a screen (`console_compatible_with`, in its order).
+    /// Returns why the frontend can't register on a screen (`console_compatible_with`, in its
+    /// order); `None` if it can.
     fn incompatible(&self, console: &Console, context: Context) -> Option<String> {
         if let Context::Own(owner) = context
             && owner != self.kind
@@ -144,7 +146,8 @@ impl Row {
     }
 }
 
-/// The screens once all frontends are there, and the first "no" that ends QEMU, and whose it is.
+/// The result of binding all frontends: the contexts of the screens, and the first refusal that
+/// ends QEMU, with its frontend.
 struct Bound {
     contexts: Vec<Context>,
     refusal: Option<(GraphicsType, Refusal)>,
@@ -199,7 +202,9 @@ fn bind(rows: &[Row], consoles: &[Console]) -> Bound {
     bound
 }
 
-/// The first frontend that can't bind. `is_denied`: whether QEMU may not listen on a port.
+/// Returns the refusal of the first frontend that can't bind, or of a VNC that may not listen on
+/// its websocket port, whichever comes first. `is_denied` returns whether QEMU may not listen on a
+/// port.
 pub(super) fn refusal(
     screens: &Screens,
     consoles: &[Console],
@@ -222,7 +227,7 @@ pub(super) fn refusal(
     }
 }
 
-/// Returns the screens and what shows them, if QEMU starts.
+/// Returns the screens and the graphics that show them, if QEMU starts.
 pub(super) fn heads(
     screens: &Screens,
     consoles: &[Console],
@@ -332,8 +337,8 @@ pub(super) fn dangers(
     dangers
 }
 
-/// Returns the frontend of `-display`, and whether it has OpenGL. QEMU has one; the last on its
-/// command line counts, which is the user's own if there is one.
+/// Returns the frontend of `-display`, and whether it has OpenGL. QEMU has only one: the last on
+/// its command line counts, which is the user's own if there is one.
 pub(super) fn local(screens: &Screens) -> Option<(GraphicsType, bool)> {
     let Some(own) = &screens.arguments.display else {
         return libvirts_local(screens);

@@ -1,4 +1,4 @@
-//! The options that a display requires or allows, derived from the facts.
+//! Derives the options that a display requires or allows from the facts.
 
 use serde::Serialize;
 
@@ -27,20 +27,20 @@ pub enum Scope {
 pub enum Purpose {
     /// The firmware and early boot show on the same screen.
     BootDisplay,
-    /// The driver of a Windows guest needs it.
+    /// The driver of a Windows guest needs the option.
     Windows,
 }
 
 display_as_serde!(Scope, Purpose);
 
-/// One option with its value.
+/// An option with its value.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Hint {
-    /// The place where it is set.
+    /// The place where the option is set.
     pub scope: Scope,
-    /// Its name, as libvirt or QEMU spells it.
+    /// The option's name, as libvirt or QEMU spells it.
     pub name: &'static str,
-    /// Its value, as libvirt or QEMU spells it.
+    /// The option's value, as libvirt or QEMU spells it.
     pub value: String,
     /// The purpose; `None` if the option is wanted whenever the display is.
     #[serde(rename = "for", skip_serializing_if = "Option::is_none")]
@@ -50,16 +50,16 @@ pub struct Hint {
     pub qemu_below: Option<Version>,
 }
 
-/// Returns the options for a device with these facts. `render_node` is that of the GPU behind the
-/// device.
+/// Returns the options for a device with these facts. `render_node` is the render node of the GPU
+/// behind the device.
 ///
 /// * dmabuf: QEMU refuses to start without OpenGL ("vfio-display-dmabuf: opengl not available",
 ///   hw/vfio/display.c), and the render node must be able to import the device's buffers.
 /// * region: any graphics will do.
 /// * none: QEMU refuses `display='on'` ("vfio: device doesn't support any (known) display method").
-/// * ramfb shows the firmware in the same console until the guest's driver sets a mode. It works
+/// * ramfb shows the firmware in the same console until the guest's driver sets a mode. ramfb works
 ///   only with display on.
-/// * unknown: no options, since nothing could be said.
+/// * unknown: no options, because nothing is known about them.
 #[must_use]
 pub fn hints(facts: &Facts, render_node: Option<&str>) -> Vec<Hint> {
     let option = |scope, name, value: &str| Hint {

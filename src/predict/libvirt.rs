@@ -1,10 +1,10 @@
-//! libvirt's own refusals, before it starts QEMU: its checks as tables, in the order in which it
-//! makes them, with its words.
+//! Predicts libvirt's own refusals, before libvirt starts QEMU. libvirt's checks are tables here,
+//! in libvirt's order and with its words.
 //!
 //! The tables are libvirt 11.3's source; docs/qemu-and-libvirt.md says what older and newer
 //! versions have. libvirt checks the whole domain for each hostdev, then for each card, each
-//! character device and each graphics, then for what occurs twice. That is a definition. A start
-//! does the same again, checks the graphics, and then handles the host's devices.
+//! character device and each graphics, then for parts that occur twice. These are the checks of a
+//! definition. A start makes them again, checks the graphics, and then handles the host's devices.
 
 mod cards;
 mod graphics;
@@ -71,7 +71,7 @@ const HOSTDEV: [OfHostdev; 3] = [
     ),
 ];
 
-/// The checks for what occurs twice, once every device has passed (src/conf/domain_validate.c,
+/// The checks for parts that occur twice, once every device has passed (src/conf/domain_validate.c,
 /// `virDomainDefHostdevValidate`, `virDomainDefVideoValidate`).
 const TWICE: [OfDomain; 3] = [
     OfDomain::define(
@@ -99,7 +99,7 @@ fn with_ramfb<'w>(world: &World<'w>, screens: &'w Screens) -> impl Iterator<Item
     asks.filter(move |vgpu| libvirt.takes_display(vgpu.id))
 }
 
-/// Returns the breach of a check that no plan repairs.
+/// Returns a broken check of the definition that no plan repairs.
 fn define(message: String) -> Broken {
     Broken {
         refusal: Refusal {
@@ -113,7 +113,7 @@ fn define(message: String) -> Broken {
     }
 }
 
-/// Asks each thing each rule.
+/// Returns the rules that each of the things breaks.
 fn each<'w, T>(
     world: &'w World<'w>,
     things: &'w [T],
@@ -226,7 +226,7 @@ pub fn refusals(
     tls(abilities, screens).into_iter().map(answer).collect()
 }
 
-/// Returns whether libvirt refuses the domain for something that no plan changes.
+/// Returns whether libvirt refuses the domain because of a part that no plan changes.
 #[must_use]
 pub fn is_beyond_repair(screens: &Screens, abilities: &Abilities) -> bool {
     Libvirt::possible(abilities).iter().all(|libvirt| {

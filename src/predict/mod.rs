@@ -1,15 +1,15 @@
-//! Predicts what libvirt and QEMU will do with a domain's screens: whether it starts, with which
-//! message it is refused, and what shows which screen.
+//! Predicts what libvirt and QEMU will do with a domain's screens: whether the domain starts, with
+//! which message it is refused, and which graphics show which screen.
 //!
 //! A start has stages ([`Stage`]). Each has its part here, in the order of the real checks:
 //! libvirt's checks of a definition and a start, and its handling of the host's devices
 //! ([`libvirt`]); then QEMU ([`qemu`]). One table has the differences between versions
 //! ([`versions`]). Both were measured in a virtual machine (`tests/vm/matrix.py`).
 //!
-//! If something is not known (a version, the display of a device), every possibility is tried. If
-//! all end alike, that is the answer. If not, the answer is a doubt, never a guess. A doubt at one
+//! If a fact is not known (a version, the display of a device), every possibility is tried. If all
+//! end alike, their end is the answer. If not, the answer is a doubt, never a guess. A doubt at one
 //! stage does not soften a certain refusal at an earlier one, because a start never gets beyond it.
-//! [`versions`] says what holds of versions newer than those that were read.
+//! [`versions`] says what holds for versions newer than those that were read.
 
 pub mod abilities;
 pub mod arguments;
@@ -46,7 +46,7 @@ pub enum Program {
 }
 
 impl Program {
-    /// Returns its name.
+    /// Returns the program's name.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -59,16 +59,17 @@ impl Program {
 /// A stage of a start, in the order of a start. Each stage refuses, passes, or is in doubt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
-    /// libvirt's checks of a definition. It makes them when it defines the domain, and again at
-    /// each start (libvirt src/conf/domain_validate.c, src/qemu/qemu_validate.c).
+    /// libvirt's checks of a definition. libvirt makes them when it defines the domain, and again
+    /// at each start (libvirt src/conf/domain_validate.c, src/qemu/qemu_validate.c).
     Define,
     /// libvirt's checks of a start, which need the host's settings (src/qemu/qemu_process.c).
     Start,
-    /// libvirt's handling of the host's devices before QEMU runs: it looks up mediated devices, and
-    /// binds PCI devices with managed='yes' to a vfio driver (src/hypervisor/virhostdev.c).
+    /// libvirt's handling of the host's devices before QEMU runs: libvirt looks up mediated
+    /// devices, and binds PCI devices with managed='yes' to a vfio driver
+    /// (src/hypervisor/virhostdev.c).
     Devices,
-    /// What libvirt does once the devices are ready: it starts helpers (src/qemu/qemu_extdevice.c), builds QEMU's
-    /// arguments (src/qemu/qemu_command.c), and makes QEMU's process.
+    /// libvirt's work once the devices are ready: it starts helpers (src/qemu/qemu_extdevice.c),
+    /// builds QEMU's arguments (src/qemu/qemu_command.c), and makes QEMU's process.
     Arguments,
     /// QEMU.
     Qemu,
@@ -84,7 +85,7 @@ impl Stage {
         }
     }
 
-    /// Returns the word that JSON uses for it.
+    /// Returns the word that JSON uses for the stage.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -122,7 +123,7 @@ pub enum About {
     Device(DeviceId),
     /// A `<graphics>` of the domain.
     Graphics(GraphicsType),
-    /// Something else.
+    /// The domain as a whole.
     Domain,
 }
 
@@ -145,22 +146,22 @@ impl std::fmt::Display for About {
 /// The reason why a domain does not start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// The stage at which it is refused, and thus the program that refuses.
+    /// The stage at which the domain is refused, and thus the program that refuses.
     pub stage: Stage,
-    /// The subject.
+    /// The subject of the refusal.
     pub about: About,
     /// The error, in the words of libvirt or QEMU.
     pub message: String,
-    /// True if this depends on no version of QEMU or libvirt, as all that were read refuse it. An
-    /// ability that the host's own QEMU lacks is as certain.
+    /// True if the refusal depends on no version of QEMU or libvirt: all versions that were read
+    /// refuse. Also true if the host's own QEMU lacks an ability, which is as certain.
     pub always: bool,
-    /// Other errors that may be said in its place. It depends on something that is not known which it is,
-    /// and the domain does not start with any.
+    /// Other errors that may be shown in place of `message`. Which one is shown depends on
+    /// something unknown; the domain does not start in any case.
     pub or: Vec<String>,
 }
 
 impl Refusal {
-    /// Returns the error, with those that may be said in its place.
+    /// Returns the error, with the errors that may be shown in its place.
     #[must_use]
     pub fn words(&self) -> String {
         let others = self.or.iter().map(|other| format!(", or: {other}"));
@@ -197,15 +198,15 @@ impl Serialize for Refusal {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "starts", rename_all = "lowercase")]
 pub enum Outcome {
-    /// It starts.
+    /// The domain starts.
     Yes,
-    /// It does not start.
+    /// The domain does not start.
     No(Refusal),
-    /// It depends on something that is not known.
+    /// The start depends on something unknown.
     Doubt {
-        /// The refusal, if it did not start.
+        /// The refusal, if the domain did not start.
         refusal: Refusal,
-        /// The unknown on which it depends.
+        /// The unknown fact on which the start depends.
         because: String,
     },
 }
@@ -214,13 +215,13 @@ pub enum Outcome {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Shown {
-    /// It is visible at once.
+    /// The screen is visible at once.
     AtOnce,
-    /// It is visible after the viewer has chosen it (Ctrl-Alt-2 in VNC).
+    /// The screen is visible after the viewer has chosen it (Ctrl-Alt-2 in VNC).
     AfterSwitch,
 }
 
-/// Returns the graphics that show a screen, each with how it comes to be visible.
+/// Returns the graphics that show a screen, each with the way to see the screen.
 #[must_use]
 pub fn viewers(shown_by: &[(GraphicsType, Shown)]) -> Vec<String> {
     let word = |(kind, how): &(GraphicsType, Shown)| match how {
@@ -230,12 +231,12 @@ pub fn viewers(shown_by: &[(GraphicsType, Shown)]) -> Vec<String> {
     shown_by.iter().map(word).collect()
 }
 
-/// A screen and what shows it.
+/// A screen and the graphics that show it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Head {
     /// The source of the picture.
     pub of: HeadOf,
-    /// The graphics that show it; empty if nothing does.
+    /// The graphics that show the screen; empty if none does.
     pub shown_by: Vec<(GraphicsType, Shown)>,
 }
 
@@ -372,7 +373,7 @@ impl Prediction {
         }
     }
 
-    /// Returns the devices whose screens something shows.
+    /// Returns the devices whose screens some graphics show.
     #[must_use]
     pub fn shown(&self) -> HashSet<DeviceId> {
         let shown = self.heads.iter().filter(|head| !head.shown_by.is_empty());
@@ -391,8 +392,8 @@ impl Prediction {
 }
 
 impl Prediction {
-    /// Keeps what holds in both of two possible worlds: a screen is visible if both show it, and a
-    /// danger counts if either has it.
+    /// Joins the predictions for two possible worlds. A screen is visible only if both show it, and
+    /// a danger counts if either has it.
     fn join(&mut self, other: Prediction) {
         let known: HashSet<Danger> = self.dangers.iter().cloned().collect();
         let new = other.dangers.into_iter();
@@ -409,7 +410,7 @@ impl Prediction {
     }
 }
 
-/// Predicts what happens when the domain is started.
+/// Predicts the outcome of starting the domain.
 #[must_use]
 pub fn predict(screens: &Screens, abilities: &Abilities) -> Prediction {
     let libvirts = Libvirt::possible(abilities);
@@ -481,8 +482,9 @@ pub fn predict(screens: &Screens, abilities: &Abilities) -> Prediction {
     prediction
 }
 
-/// Joins the answers of all possible libvirts and QEMUs, for each of the `worlds` in which the devices
-/// of which nothing is known may be. `unsure` are the places of these.
+/// Joins the answers of all possible libvirts and QEMUs for each of the `worlds`: in each, all
+/// devices of which nothing is known have the same display (a dmabuf, a region, or none). `unsure`
+/// are the places of these devices.
 fn outcome(
     screens: &Screens,
     abilities: &Abilities,
@@ -540,10 +542,10 @@ fn outcome(
     }
 }
 
-/// The reason of a doubt that only QEMU's version leaves.
+/// The reason of a doubt that depends only on QEMU's version.
 pub const UNKNOWN_QEMU: &str = "QEMU's version is not known";
 
-/// The reason of a doubt that only libvirt's version leaves.
+/// The reason of a doubt that depends only on libvirt's version.
 pub const UNKNOWN_LIBVIRT: &str = "libvirt's version is not known";
 
 fn arguments(screens: &Screens) -> String {

@@ -6,8 +6,8 @@
 
 use crate::predict::words;
 
-/// Properties that are texts, whatever they look like (hw/vfio/pci.c, hw/pci/pci.c). `addr` takes a
-/// number, too, and reads it otherwise: "2" is slot 2, 2 is function 2 of slot 0.
+/// Properties that are texts, whatever they look like (hw/vfio/pci.c, hw/pci/pci.c). `addr` also
+/// takes a number, but with another meaning: "2" is slot 2, 2 is function 2 of slot 0.
 const TEXTS: [&str; 9] = [
     "addr",
     "bus",
@@ -20,7 +20,7 @@ const TEXTS: [&str; 9] = [
     "vf-token",
 ];
 
-/// Properties whose `on` and `off` are words, as there is an `auto` beside them (`ON_OFF_AUTO`).
+/// Properties whose `on` and `off` are words, because there is also an `auto` (`ON_OFF_AUTO`).
 const WORDS: [&str; 9] = [
     "display",
     "enable-migration",
@@ -88,8 +88,8 @@ pub enum Type {
     Number,
 }
 
-/// The type of a property, if it is one of those listed here (`qemu-system-x86_64 -device vfio-pci-nohotplug,help` of
-/// 7.2.22, 10.0.13 and 11.1.3).
+/// Returns the type of a property; `None` if the property is not listed here (`qemu-system-x86_64
+/// -device vfio-pci-nohotplug,help` of 7.2.22, 10.0.13 and 11.1.3).
 #[must_use]
 pub fn type_of(property: &str) -> Option<Type> {
     // As a number, addr is read otherwise.
@@ -105,7 +105,8 @@ pub fn type_of(property: &str) -> Option<Type> {
     }
 }
 
-/// What QEMU says of a property that `qemu:override` gives it with a `type` and a value; `None` if it takes them.
+/// Returns QEMU's refusal of a property to which `qemu:override` gives this `type` and value;
+/// `None` if QEMU takes them.
 #[must_use]
 pub fn mistake(property: &str, kind: &str, value: &str) -> Option<String> {
     let is_switch = WORDS.contains(&property) && property != "x-msix-relocation";
@@ -123,8 +124,9 @@ pub fn mistake(property: &str, kind: &str, value: &str) -> Option<String> {
     Some(words::filled(words, property))
 }
 
-/// Where QEMU has a property when it sets all of a device's: properties from JSON are in a hash table, and are taken
-/// out of that (qobject/qdict.c, `tdb_hash`).
+/// Returns the place of a property in the order in which QEMU sets a device's properties:
+/// properties from JSON are in a hash table, and QEMU takes them out of that (qobject/qdict.c,
+/// `tdb_hash`).
 #[must_use]
 pub fn place(property: &str) -> u32 {
     let length = u32::try_from(property.len()).unwrap_or_default();
@@ -137,14 +139,14 @@ pub fn place(property: &str) -> u32 {
     sum.wrapping_mul(1_103_515_243).wrapping_add(12345) % 512
 }
 
-/// Whether QEMU takes a text for a property.
+/// Returns whether QEMU takes a text for a property.
 #[must_use]
 pub fn is_text(property: &str) -> bool {
     TEXTS.contains(&property) || WORDS.contains(&property)
 }
 
-/// The value of a `-set` as `qemu:override` has it: switches are `true` and `false`, numbers are
-/// decimal.
+/// Returns the value of a `-set` in the form of `qemu:override`: switches are `true` and `false`,
+/// numbers are decimal.
 #[must_use]
 pub fn overriding(property: &str, value: &str) -> String {
     if is_text(property) {
@@ -161,7 +163,7 @@ pub fn overriding(property: &str, value: &str) -> String {
     }
 }
 
-/// The `type` that `qemu:override` needs for a value.
+/// Returns the `type` that `qemu:override` needs for a value.
 #[must_use]
 pub fn kind(property: &str, value: &str) -> &'static str {
     if is_text(property) {

@@ -1,6 +1,6 @@
-//! QEMU's handling of its displays at start, in its order: early displays (spice, and whether there
-//! is OpenGL at all), devices, then the frontends, each of which binds itself to screens
-//! (`frontends`).
+//! Predicts how QEMU handles its displays at start, in QEMU's order: early displays (spice, and
+//! whether there is OpenGL at all), devices, then the frontends, each of which binds itself to
+//! screens (`frontends`).
 //!
 //! A screen of a dmabuf device has the flags GL and DMABUF (QEMU hw/vfio/display.c).
 
@@ -46,7 +46,7 @@ fn is_qxl(card: &Card) -> bool {
     matches!(card.model.as_deref(), Some("qxl" | "qxl-vga"))
 }
 
-/// Returns whether QEMU gets `display=on`.
+/// Returns whether QEMU gets `display=on` for a device.
 fn shows(vgpu: &Vgpu, libvirt: &Libvirt) -> bool {
     vgpu.is_pci
         && vgpu.display
@@ -63,7 +63,7 @@ fn refuse(about: About, message: String, always: bool) -> Option<Refusal> {
     })
 }
 
-/// Returns why QEMU would refuse to start.
+/// Returns why QEMU would refuse to start; `None` if it starts.
 #[must_use]
 pub fn refusal(
     screens: &Screens,
@@ -164,24 +164,24 @@ fn before_devices(screens: &Screens, abilities: &Abilities, qemu: &Qemu, x: X) -
     None
 }
 
-/// The way in which an X server meets SDL.
+/// The behaviour of an X server towards SDL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum X {
-    /// It lets SDL in, or SDL needs none. Also where there is no SDL.
+    /// The server lets SDL in, or SDL needs none. Also stands for a domain without SDL.
     Opens,
-    /// It is not there, or does not let SDL in.
+    /// The server is not there, or does not let SDL in.
     Closed,
-    /// It lets SDL in, and Xlib ends QEMU when SDL uses OpenGL beside spice.
+    /// The server lets SDL in, and Xlib ends QEMU when SDL uses OpenGL beside spice.
     EndsQemu,
 }
 
-/// Whether QEMU may not listen on a port.
+/// Returns whether QEMU may not listen on a port.
 fn is_privileged(port: i32, abilities: &Abilities) -> bool {
     let first = abilities.guests.first_port.map_or(0, i32::from);
     (1..first).contains(&port)
 }
 
-/// How SDL fails that finds no X server.
+/// Returns the refusal of an SDL that finds no X server.
 fn no_sdl(screens: &Screens) -> Option<Refusal> {
     let (GraphicsType::Sdl, _) = local(screens)? else {
         return None;
@@ -193,11 +193,11 @@ fn no_sdl(screens: &Screens) -> Option<Refusal> {
     )
 }
 
-/// Returns what the X server may do to SDL: one answer where that is known. The domain names the
-/// server, and QEMU's environment has no other. A server of this host has a socket, if that is to
-/// be seen.
+/// Returns the ways in which the X server may behave towards SDL: one if that is known. The domain
+/// names the server, and QEMU's environment has no other. A server of this host has a socket, as
+/// far as we can see the sockets.
 ///
-/// Without a server, it depends on SDL's library whether QEMU ends: SDL 2.32.4 draws off screen, and
+/// Without a server, SDL's library decides whether QEMU ends: SDL 2.32.4 draws off screen, and
 /// sdl2-compat with SDL 3 gives up (measured: Debian 13 and sid). Beside spice's OpenGL, Xlib ends
 /// QEMU with Mesa's software GLX (measured: 10.0.13, 11.1.3); no other GLX was tried.
 #[must_use]
@@ -232,12 +232,12 @@ pub fn possible_x(screens: &Screens, abilities: &Abilities) -> Vec<X> {
     possible
 }
 
-/// Returns whether gtk finds a screen.
+/// Returns whether gtk finds a screen that it can open.
 fn opens_for_gtk(screens: &Screens, x: X) -> bool {
     screens.gtk_may_open() && x != X::Closed
 }
 
-/// Returns how a local display of the user's own fails before there are devices (system/vl.c,
+/// Returns the refusal of a local display of the user's own before there are devices (system/vl.c,
 /// `qemu_create_early_backends`).
 fn early_display(screens: &Screens, qemu: &Qemu, x: X) -> Option<String> {
     let own = screens.arguments.display.as_ref()?;
@@ -266,7 +266,7 @@ fn early_display(screens: &Screens, qemu: &Qemu, x: X) -> Option<String> {
     })
 }
 
-/// Returns how a local display fails after the devices.
+/// Returns the refusal of a local display of the user's own after the devices are there.
 fn late_display(screens: &Screens, qemu: &Qemu, x: X) -> Option<String> {
     match screens.arguments.display.as_ref()?.kind {
         Local::EglHeadless | Local::Dbus if !qemu.egl_before_devices => no_render_node(screens),
@@ -277,16 +277,15 @@ fn late_display(screens: &Screens, qemu: &Qemu, x: X) -> Option<String> {
     }
 }
 
-/// Returns QEMU's words if the guest's `/dev` has no render node for a local display of the user's
-/// own.
+/// Returns QEMU's refusal if the guest's `/dev` has no render node for a local display with OpenGL.
 fn no_render_node(screens: &Screens) -> Option<String> {
     let (_, gl) = local(screens)?;
     (gl && screens.has_render_node() == Some(false))
         .then(|| "egl: no drm render node available".into())
 }
 
-/// Returns the refusal of the first card that can't be made, as it has 3D. `earlier`: the cards that
-/// QEMU makes before these. It makes one with 3D (hw/display/virtio-gpu-gl.c).
+/// Returns the refusal of the first card with 3D that can't be made. `earlier`: the cards that QEMU
+/// makes before these. QEMU makes only one card with 3D (hw/display/virtio-gpu-gl.c).
 fn card_refusal(cards: &[Card], earlier: &[&[Card]], qemu: &Qemu, opengl: bool) -> Option<Refusal> {
     let mut is_second = earlier.iter().copied().flatten().any(|card| card.gl);
     cards.iter().filter(|card| card.gl).find_map(|card| {
@@ -346,15 +345,15 @@ fn device(
         })
 }
 
-/// The things that a guest can have once.
+/// The features that a guest can have only once.
 struct Once {
     ramfb: bool,
     opregion: bool,
 }
 
 /// Returns the words with which QEMU refuses a vfio device, and whether every version uses them.
-/// QEMU sets its properties first and then realizes it (hw/vfio/pci.c, `vfio_realize`), in this
-/// order.
+/// QEMU sets the device's properties first and then realizes it (hw/vfio/pci.c, `vfio_realize`), in
+/// this order.
 fn vfio_device(
     screens: &Screens,
     vgpu: &Vgpu,
@@ -431,7 +430,7 @@ fn vfio_device(
     None
 }
 
-/// Returns the screens and what shows them, if QEMU starts.
+/// Returns the screens and the graphics that show them, if QEMU starts.
 #[must_use]
 pub fn heads(screens: &Screens, found: &[Found], libvirt: &Libvirt, qemu: &Qemu) -> Vec<Head> {
     let consoles = consoles(screens, found, libvirt);

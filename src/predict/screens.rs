@@ -1,4 +1,4 @@
-//! The screens of a domain without its XML: what makes a picture, and what shows it.
+//! The screens of a domain without its XML: what makes a picture, and the graphics that show it.
 //!
 //! Predictions are made from this, and plans change it.
 
@@ -26,11 +26,12 @@ pub struct Card {
     /// because there are `<graphics>` and no `<video>` (libvirt src/conf/domain_conf.c,
     /// `virDomainDefAddImplicitVideo`).
     pub place: Option<usize>,
-    /// The `type` of its model; `None` if libvirt chooses.
+    /// The `type` of the card's model; `None` if libvirt chooses.
     pub model: Option<String>,
-    /// True if it renders with the host's OpenGL (virtio with accel3d).
+    /// True if the card renders with the host's OpenGL (virtio with accel3d).
     pub gl: bool,
-    /// True if it hands over dmabufs (virtio served by vhost-user-gpu; `blob` does not count).
+    /// True if the card hands over dmabufs (virtio served by vhost-user-gpu; `blob` does not
+    /// count).
     pub dmabuf: bool,
     /// The settings that libvirt's checks depend on.
     pub settings: VideoSettings,
@@ -41,26 +42,27 @@ pub struct Card {
 pub struct Frontend {
     /// The frontend's place among the domain's `<graphics>`; `None` if a plan adds it.
     pub place: Option<usize>,
-    /// Its type.
+    /// The frontend's type.
     pub kind: GraphicsType,
-    /// True if it has OpenGL.
+    /// True if the frontend has OpenGL.
     pub gl: bool,
-    /// The distance from which a viewer can reach it.
+    /// The distance from which a viewer can reach the frontend.
     pub reach: Reach,
-    /// True if it listens by itself. A VNC that doesn't is not there until a viewer comes.
+    /// True if the frontend listens by itself. A VNC that does not listen is not there until a
+    /// viewer comes.
     pub listens: bool,
-    /// dbus: true if it is peer to peer, and not on a bus.
+    /// dbus: true if the display is peer to peer, and not on a bus.
     pub p2p: bool,
-    /// dbus: true if libvirt starts a dbus-daemon for it, as it is neither p2p nor on a bus that
-    /// has an address.
+    /// dbus: true if libvirt starts a dbus-daemon for the display, because it is neither peer to
+    /// peer nor on a bus that has an address.
     pub daemon: bool,
-    /// The path of its render node.
+    /// The path of the frontend's render node.
     pub rendernode: Option<String>,
     /// The settings that libvirt's checks depend on.
     pub settings: GraphicsSettings,
 }
 
-/// The screens of a domain and what shows them.
+/// The screens of a domain and the graphics that show them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Screens {
     /// The emulated cards, in the order in which QEMU creates them.
@@ -84,7 +86,7 @@ pub struct Screens {
     pub spice_chardevs: Vec<String>,
     /// The `type` of each `<audio>`.
     pub audio: Vec<String>,
-    /// Whether there is a `<sound>`.
+    /// True if there is a `<sound>`.
     pub sound: bool,
     /// True if there is a `<graphics type='desktop'>`, which QEMU does not have.
     pub desktop: bool,
@@ -101,18 +103,18 @@ pub struct Screens {
     pub own_dev: Option<bool>,
     /// True if QEMU gets an X or a Wayland display to open.
     pub has_a_screen: bool,
-    /// What QEMU says if a device of the user's own takes the slot of one of libvirt's devices.
+    /// QEMU's message if a device of the user's own takes the slot of one of libvirt's devices.
     pub slot_taken: Option<String>,
-    /// The `-set device.…` arguments for devices of libvirt's, which QEMU does not find because
-    /// libvirt describes devices in JSON; and those that QEMU can't parse.
+    /// The `-set device.…` arguments for devices of libvirt's that QEMU does not find, because
+    /// libvirt describes devices in JSON; also the arguments that QEMU can't parse.
     pub dead_settings: Vec<String>,
-    /// The `-set device.…` arguments for these devices that QEMU finds, by device (as QEMU knows it)
-    /// and property.
+    /// The `-set device.…` arguments for libvirt's devices that QEMU finds, by device (as QEMU
+    /// knows it) and property.
     pub live_settings: BTreeMap<(String, String), Vec<Setting>>,
 }
 
 impl Frontend {
-    /// Whether libvirt gives QEMU a render node for it.
+    /// Returns whether libvirt gives QEMU a render node for the frontend.
     #[must_use]
     pub fn renders(&self) -> bool {
         match self.kind {
@@ -122,14 +124,16 @@ impl Frontend {
         }
     }
 
-    /// Whether libvirt lets the guest have the render node that it names: dbus may have one without gl (libvirt
-    /// src/conf/domain_conf.c, `virDomainGraphicsGetRenderNode`).
+    /// Returns whether libvirt lets the guest have the render node that the frontend names. For
+    /// dbus it does so even without gl (libvirt src/conf/domain_conf.c,
+    /// `virDomainGraphicsGetRenderNode`).
     #[must_use]
     pub fn hands_over_its_node(&self) -> bool {
         self.rendernode.is_some() && (self.renders() || self.kind == GraphicsType::Dbus)
     }
 
-    /// Whether it listens on an address or a network.
+    /// Returns whether the frontend listens on TCP, that is on an address other than this host's
+    /// own, or on a network.
     #[must_use]
     pub fn is_on_tcp(&self) -> bool {
         let kinds = [GraphicsType::Spice, GraphicsType::Vnc, GraphicsType::Rdp];
@@ -139,7 +143,7 @@ impl Frontend {
 
 impl Screens {
     /// Returns the screens of a domain. `known` returns what is known of each device. `abilities`
-    /// matters for the place where spice and VNC listen by qemu.conf.
+    /// has the addresses of qemu.conf, where spice and VNC listen.
     #[must_use]
     pub fn of(
         domain: &Domain<'_, '_>,
@@ -184,7 +188,7 @@ impl Screens {
         screens
     }
 
-    /// Adds or removes the card that libvirt implies, according to the rest.
+    /// Adds or removes the card that libvirt implies, depending on the other screens.
     pub fn imply(&mut self) {
         self.cards.retain(|card| card.place.is_some());
         if !self.video_said && !self.frontends.is_empty() {
@@ -201,7 +205,8 @@ impl Screens {
         }
     }
 
-    /// Returns a device that occurs twice, which libvirt refuses in every domain.
+    /// Returns a device that occurs twice in the domain, if there is one. libvirt refuses every
+    /// such domain.
     #[must_use]
     pub fn twice(&self) -> Option<DeviceId> {
         let mut seen = BTreeSet::new();
@@ -209,8 +214,8 @@ impl Screens {
         ids.find(|id| !seen.insert(*id))
     }
 
-    /// Returns whether something occurs twice that libvirt takes only once, so that nobody knows
-    /// which of the two is meant.
+    /// Returns whether a part occurs twice that libvirt takes only once, so that nobody knows which
+    /// of the two is meant.
     #[must_use]
     pub fn is_ambiguous(&self) -> bool {
         let kinds: BTreeSet<GraphicsType> = self.frontends.iter().map(|f| f.kind).collect();
@@ -226,7 +231,7 @@ impl Screens {
     }
 
     /// Returns the arguments that are not read and may decide whether the domain starts. Empty if
-    /// no vfio device wants a display, as they don't concern us then.
+    /// no vfio device wants a display, because the arguments don't concern us then.
     #[must_use]
     pub fn unread(&self) -> &[String] {
         if self.wants_display() {
@@ -236,8 +241,8 @@ impl Screens {
         }
     }
 
-    /// Returns whether no vfio device wants a display, and arguments that are not read decide what
-    /// QEMU does with the others.
+    /// Returns whether no vfio device wants a display, and unread arguments decide what QEMU does
+    /// with the others.
     #[must_use]
     pub fn is_none_of_ours(&self) -> bool {
         let is_read = self.arguments.unread.is_empty() || !self.dead_settings.is_empty();
@@ -249,8 +254,8 @@ impl Screens {
         hostdev || self.own_vfio().any(Device::wants_display)
     }
 
-    /// Returns whether QEMU finds a render node; `None` if that is not known. libvirt puts the
-    /// nodes of graphics with OpenGL into the guest's `/dev`, and no others.
+    /// Returns whether QEMU finds a render node; `None` if that is not known. libvirt puts only the
+    /// nodes of graphics with OpenGL into the guest's `/dev`.
     #[must_use]
     pub fn has_render_node(&self) -> Option<bool> {
         let mut all = self.frontends.iter();
@@ -261,8 +266,8 @@ impl Screens {
     }
 }
 
-/// Returns the emulated cards, in the order in which QEMU creates them: the primary ones, the last of
-/// them first, and then the others.
+/// Returns the emulated cards in the order in which QEMU creates them: the primary cards first, the
+/// last of them before the others, and then the rest.
 fn cards(domain: &Domain<'_, '_>) -> Vec<Card> {
     let (mut first, mut cards) = (Vec::new(), Vec::new());
     for (place, video) in domain.videos.iter().enumerate() {

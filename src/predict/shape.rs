@@ -1,11 +1,11 @@
-//! The shape of a domain: the part that decides whether libvirt and QEMU start its screens, with
-//! the measured shapes.
+//! The shape of a domain, that is the part that decides whether libvirt and QEMU start its screens;
+//! and the measured shapes.
 //!
 //! Two domains of one shape start or fail alike with one QEMU and one libvirt. So the outcome of
 //! one domain (`tests/vm/matrix-measured`), or of a trial with its small copy (`plan/trial`),
 //! holds for all of its shape.
 //!
-//! A domain has no shape if it contains something that is not read here: the user's arguments for
+//! A domain has no shape if it contains a part that is not read here: the user's arguments for
 //! QEMU, properties in `qemu:override` other than `display`, `ramfb` and `x-igd-opregion`, or a
 //! display that was not measured. Only a trial of that very domain shows its outcome.
 
@@ -23,7 +23,7 @@ use crate::predict::screens::{Card, Found, Frontend, Screens, Vgpu};
 /// The properties in `qemu:override` for which a shape has words.
 const PROPERTIES: [&str; 3] = ["display", "ramfb", "x-igd-opregion"];
 
-/// The shape of a domain.
+/// The shape of a domain, as a text.
 ///
 /// Its text is `FRONTEND + … | SCREEN + …`, with a word for each thing that makes a difference:
 /// `spice none gl + vnc tcp | vga + dmabuf ramfb + off`. A `-` stands for none at all.
@@ -43,7 +43,7 @@ struct Shown {
 }
 
 impl Shape {
-    /// Returns the shape of a domain with these screens; `None` if something in it is not read.
+    /// Returns the shape of a domain with these screens; `None` if it has a part that is not read.
     #[must_use]
     pub fn of(domain: &Domain<'_, '_>, screens: &Screens) -> Option<Self> {
         let is_of_qemu = |name: &str| {
@@ -93,7 +93,7 @@ impl Shape {
     }
 
     /// Returns the shape with the render nodes that it names. One working node says nothing about
-    /// another, so a result of this host counts only for these.
+    /// another, so a result of this host counts only for these nodes.
     #[must_use]
     pub fn on_this_host(&self) -> String {
         let nodes = self
@@ -228,7 +228,7 @@ pub struct Measured {
     pub libvirt: Version,
     /// The shape's text.
     pub shape: String,
-    /// The words of the program that refused it; `None` if it starts.
+    /// The words of the program that refused the shape; `None` if it starts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }
@@ -242,8 +242,8 @@ static MEASURED: LazyLock<Vec<Measured>> = LazyLock::new(|| {
         .collect()
 });
 
-/// Returns the measurement of a shape with exactly this QEMU and libvirt. Also `None` if this QEMU
-/// was built without something that the shape has and the measured QEMU had.
+/// Returns the measurement of a shape with exactly this QEMU and libvirt. `None` if there is none,
+/// or if this QEMU was built without something that the shape has and the measured QEMU had.
 #[must_use]
 pub fn measured(shape: &Shape, abilities: &Abilities) -> Option<&'static Measured> {
     let Abilities { qemu, libvirt, .. } = abilities;

@@ -1,11 +1,12 @@
 //! The differences between versions of QEMU and libvirt, each with the commit or the release notes
-//! of the change. Code that needs one of these limits, to decide or to name it, asks here.
+//! of the change. Code that needs one of these limits, to decide or to name it, takes it from here.
 //!
 //! **Versions that nobody has read.** The table ends with [`LAST_QEMU`] and [`LAST_LIBVIRT`]. A
 //! newer version may have dropped a refusal, as versions before it did. So its refusals are a doubt
-//! ([`not_reviewed`]), unless every version refuses ([`Refusal::always`]). A start stays a start:
-//! both programs keep what they once took, with one exception so far ([`VNC_BINDS`]), and nothing
-//! is changed unasked that was not tried. An unknown version counts as newer, too.
+//! ([`not_reviewed`]), unless every version refuses ([`Refusal::always`]). A predicted start
+//! remains certain: both programs go on accepting what they once accepted, with one exception so
+//! far ([`VNC_BINDS`]), and the daemon changes nothing that it has not tried. An unknown version
+//! counts as newer, too.
 //!
 //! Whoever has read a newer version (docs/qemu-and-libvirt.md says what to look at) raises the
 //! constant.
@@ -22,7 +23,8 @@ pub const LAST_QEMU: [u32; 2] = [11, 1];
 /// The newest series of libvirt whose rules are known. 12.8.0 was read and measured.
 pub const LAST_LIBVIRT: [u32; 2] = [12, 8];
 
-/// Returns words that say so if a version is newer than the last one that somebody has read.
+/// Returns a remark that a version is newer than the last one that somebody has read; `None` if it
+/// is not.
 #[must_use]
 pub fn newer(program: Program, version: &Version) -> Option<String> {
     let [major, minor] = match program {
@@ -38,7 +40,7 @@ pub fn newer(program: Program, version: &Version) -> Option<String> {
 }
 
 /// Returns why a refusal is not certain: the host's version, which nobody has read, may have
-/// dropped the check. `None` if it is certain.
+/// dropped the check. `None` if the refusal is certain.
 #[must_use]
 pub fn not_reviewed(refusal: &Refusal, abilities: &Abilities) -> Option<String> {
     if refusal.always {
@@ -60,23 +62,23 @@ pub fn not_reviewed(refusal: &Refusal, abilities: &Abilities) -> Option<String> 
 pub struct Change(&'static [u32]);
 
 impl Change {
-    /// Returns the first version that has it.
+    /// Returns the first version that has the change.
     #[must_use]
     pub fn since(&self) -> Version {
         Version::of(self.0)
     }
 
-    /// Returns whether a version has it.
+    /// Returns whether a version has the change.
     #[must_use]
     pub fn is_in(&self, version: &Version) -> bool {
         *version >= self.since()
     }
 }
 
-/// VNC binds itself to the first screen, and so is asked whether it can show dmabufs. If a viewer
-/// chooses another screen, it is asked again. QEMU 9.0.0, d4c199566f6f "ui/vnc: Do not use
-/// console_select()". Before, it showed whatever screen was active, and nothing asked (ui/vnc.c of
-/// 8.2.2 and 9.2.1; measured with 7.2.22 and 10.0.13).
+/// VNC binds itself to the first screen, and QEMU asks whether VNC can show that screen's dmabufs.
+/// If a viewer chooses another screen, QEMU asks again. QEMU 9.0.0, d4c199566f6f "ui/vnc: Do not
+/// use console_select()". Before, VNC showed whatever screen was active, and QEMU did not ask
+/// (ui/vnc.c of 8.2.2 and 9.2.1; measured with 7.2.22 and 10.0.13).
 pub const VNC_BINDS: Change = Change(&[9, 0]);
 
 /// Spice with OpenGL may listen on TCP: QEMU 10.1.0, 376d4b22e4d7 and bd46161dd1be, if it was built
@@ -88,15 +90,15 @@ pub const SPICE_GL_OVER_TCP: Change = Change(&[10, 1]);
 /// 16cbb43302a2 "vfio/igd: Enable OpRegion by default".
 pub const OPREGION_BY_DEFAULT: Change = Change(&[10, 1]);
 
-/// QEMU looks up a region beyond a device's last one out of bounds: 95cdb024515b (10.1.0). It
-/// strikes when the screen is first drawn.
+/// QEMU looks up a region beyond a device's last one out of bounds: 95cdb024515b (10.1.0). That
+/// happens when the screen is first drawn.
 pub const REGION_FAULT: Change = Change(&[10, 1]);
 
-/// QEMU no longer looks it up out of bounds: ecbe424a63c9 (10.2.0 and 10.1.3).
+/// QEMU no longer looks up such a region out of bounds: ecbe424a63c9 (10.2.0 and 10.1.3).
 pub const REGION_FAULT_MENDED: Change = Change(&[10, 1, 3]);
 
-/// sdl can show a dmabuf (52053b7e0a0e), and only where it draws with EGL. QEMU 10.2.2 can't and 11.1.3
-/// can; 11.0 was not read.
+/// sdl can show a dmabuf (52053b7e0a0e), but only where it draws with EGL. QEMU 10.2.2 can't and
+/// 11.1.3 can; 11.0 was not read.
 const SDL_DMABUF: Change = Change(&[11, 0]);
 
 /// A card with 3D that finds no OpenGL reports it in other words: QEMU 9.1.0, 0fa57cbfa7.
@@ -119,7 +121,7 @@ pub const DMABUF_WITHOUT_SIZE_MENDED: Change = Change(&[8, 1, 2]);
 /// if it was built with spice-server before 0.15.3.
 pub const RESET_ENDS_GUEST: Change = Change(&[10, 1]);
 
-/// Spice no longer ends QEMU then: QEMU 10.2.0 and 10.1.1, 62fd247a24.
+/// Spice no longer ends QEMU when a guest's screen goes off: QEMU 10.2.0 and 10.1.1, 62fd247a24.
 pub const RESET_ENDS_GUEST_MENDED: Change = Change(&[10, 1, 1]);
 
 /// libvirt has qemu-vnc serve VNC from a dbus display that is on a bus (12.5.0, with QEMU 11.1;
@@ -146,7 +148,8 @@ const DEVICE_JSON: Change = Change(&[7, 9]);
 /// QEMU takes `-device` in JSON: 6.2.0, 5dacda5167.
 const DEVICE_JSON_QEMU: Change = Change(&[6, 2]);
 
-/// libvirt does so only if QEMU can unplug such devices, from QEMU 7.0 on: libvirt 8.0.0.
+/// libvirt describes devices in JSON only if QEMU can unplug such devices, from QEMU 7.0 on:
+/// libvirt 8.0.0.
 pub const DEVICE_JSON_HOTPLUG: Change = Change(&[8, 0]);
 
 /// QEMU can unplug devices in JSON: 7.0.0, 64b4529a43.
@@ -182,8 +185,8 @@ pub fn devices_are_json(abilities: &Abilities, is_deleted: impl Fn(&str) -> bool
     }
 }
 
-/// QEMU names the display that has no OpenGL in "OpenGL is not supported by display backend": 9.1.0,
-/// 7aea035a60.
+/// QEMU's message names the display that has no OpenGL, in "OpenGL is not supported by display
+/// backend": 9.1.0, 7aea035a60.
 const NO_OPENGL_NAMES_DISPLAY: Change = Change(&[9, 1]);
 
 /// QEMU opens the render node of its local display before it makes devices: 8.0.0, 0e1be59ed9.
@@ -212,13 +215,13 @@ pub struct Qemu {
     pub reset_ends_guest: bool,
     /// True if a virtio card may have blob resources and 3D.
     pub blob_with_virgl: bool,
-    /// The words of a card with 3D for missing OpenGL.
+    /// The words with which a card with 3D reports missing OpenGL.
     pub no_opengl: &'static str,
     /// True if the refusal of a local display without OpenGL names the display.
     pub no_opengl_names_display: bool,
     /// True if the local display opens its render node before there are devices.
     pub egl_before_devices: bool,
-    /// Whether audio of type dbus needs a dbus display.
+    /// True if audio of type dbus needs a dbus display.
     pub audio_needs_dbus: bool,
     /// True if hw/vfio/igd.c checks for a PCI device of Intel's before it looks for an OpRegion,
     /// and ignores all others.
@@ -309,9 +312,9 @@ impl Qemu {
 pub struct Libvirt {
     /// True if PCI hostdevs have `display` and `ramfb`.
     pub pci_display: bool,
-    /// True if it has `<graphics type='dbus'>`.
+    /// True if libvirt has `<graphics type='dbus'>`.
     pub dbus: bool,
-    /// True if it has `<graphics type='rdp'>`.
+    /// True if libvirt has `<graphics type='rdp'>`.
     pub rdp: bool,
     /// True if qemu-vnc serves VNC beside a dbus display on a bus.
     pub vnc_from_dbus: bool,
@@ -353,7 +356,7 @@ impl Libvirt {
             .collect()
     }
 
-    /// Returns whether it passes on `display` and `ramfb` of a device.
+    /// Returns whether libvirt passes on `display` and `ramfb` of a device.
     #[must_use]
     pub fn takes_display(&self, id: DeviceId) -> bool {
         match id {

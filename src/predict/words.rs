@@ -1,10 +1,10 @@
-//! QEMU's words, each of them once. Predictions use them, plans name them as reasons,
+//! QEMU's messages, each of them once. Predictions use them, plans name them as reasons,
 //! explanations and trials recognize them.
 //!
 //! A `*` stands for the part that QEMU fills in ([`filled`]). docs/qemu-and-libvirt.md has the
 //! versions and commits.
 
-/// Returns words with their `*` filled in.
+/// Returns a message with its first `*` replaced by `with`.
 #[must_use]
 pub fn filled(words: &str, with: &str) -> String {
     words.replacen('*', with, 1)

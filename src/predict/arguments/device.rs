@@ -1,4 +1,4 @@
-//! `-device`, and what QEMU makes of it by its driver's name.
+//! Reads `-device`, and knows which of QEMU's drivers make screens.
 
 use std::collections::BTreeMap;
 
@@ -15,13 +15,12 @@ pub struct Device {
     pub id: Option<String>,
     /// True for JSON syntax: QEMU makes these devices after all others.
     pub json: bool,
-    /// The other properties. Numbers and switches of JSON are written as QEMU's option syntax has
-    /// them.
+    /// The other properties. Numbers and switches of JSON are written as in QEMU's option syntax.
     pub properties: BTreeMap<String, String>,
 }
 
 impl Device {
-    /// Reads the value of `-device`; `None` for JSON that is none.
+    /// Reads the value of `-device`; `None` if it looks like JSON and is not.
     #[must_use]
     pub fn read(text: &str) -> Option<Self> {
         let json = text.starts_with('{');
@@ -46,7 +45,7 @@ impl Device {
         Some(device)
     }
 
-    /// Sets what a `-set` for it sets.
+    /// Sets the property of this device that a `-set` names.
     pub(super) fn set(&mut self, setting: Setting) {
         match setting.property.as_str() {
             "driver" => self.driver = setting.value,
@@ -62,7 +61,8 @@ impl Device {
         matches!(self.driver.as_str(), "vfio-pci" | "vfio-pci-nohotplug")
     }
 
-    /// Which device of the host's a vfio device is, by `sysfsdev` or `host`.
+    /// Returns the host's device that a vfio device stands for, from `sysfsdev` or `host`; `None`
+    /// if the device names none.
     #[must_use]
     pub fn vfio_id(&self) -> Option<DeviceId> {
         let property = |name: &str| self.properties.get(name);
@@ -76,14 +76,16 @@ impl Device {
         text.parse().ok()
     }
 
-    /// Returns true if a vfio device wants a display. The user has to ask for it (hw/vfio/pci.c).
+    /// Returns true if a vfio device wants a display. QEMU gives it none unless the user asks for
+    /// one (hw/vfio/pci.c).
     #[must_use]
     pub fn wants_display(&self) -> bool {
         let value = self.properties.get("display");
         self.is_vfio() && value.is_some_and(|value| value != "off")
     }
 
-    /// Returns true if QEMU chooses a slot of its first PCI bus for it, before libvirt's devices are there.
+    /// Returns true if QEMU chooses a slot of its first PCI bus for the device, before libvirt's
+    /// devices are there.
     pub(super) fn finds_a_slot(&self) -> bool {
         let driver = self.driver.as_str();
         let is_pci = driver.ends_with("-pci")
@@ -95,7 +97,8 @@ impl Device {
         is_pci && is_first && !self.json && !self.properties.contains_key("addr")
     }
 
-    /// Returns true if QEMU makes exactly one screen for it by itself, on a bus that is always there.
+    /// Returns true if QEMU itself makes exactly one screen for the device, on a bus that is always
+    /// there.
     pub(super) fn is_one_card(&self) -> bool {
         let property = |name: &str| self.properties.get(name).map(String::as_str);
         is_emulated(&self.driver)
@@ -106,8 +109,8 @@ impl Device {
     }
 }
 
-/// Devices on PCI whose names don't say so, aliases included (`qemu-system-x86_64 -device help` of 11.1.3). Bridges and
-/// screens are not among them.
+/// Drivers of PCI devices whose names don't show that, aliases included (`qemu-system-x86_64
+/// -device help` of 11.1.3). Without bridges and screens.
 const ON_PCI: [&str; 64] = [
     "AC97",
     "ES1370",
@@ -175,7 +178,7 @@ const ON_PCI: [&str; 64] = [
     "vmxnet3",
 ];
 
-/// The beginnings of the names of QEMU's devices that make a screen by themselves.
+/// The beginnings of the names of those of QEMU's devices that make a screen by themselves.
 const EMULATED: [&str; 12] = [
     "VGA",
     "secondary-vga",

@@ -1,7 +1,8 @@
-//! The syntax of QEMU's options.
+//! Reads the syntax of QEMU's options.
 
-/// QEMU's option syntax, `KEY=VALUE,KEY=VALUE` (`get_opt_name_value`, util/qemu-option.c): `,,` in a
-/// value is a comma, a first word without `=` is the value of `implied`, another one is a switch.
+/// Reads QEMU's option syntax, `KEY=VALUE,KEY=VALUE` (`get_opt_name_value`, util/qemu-option.c).
+/// `,,` in a value is a comma. A first word without `=` is the value of `implied`; any other such
+/// word is a switch.
 #[must_use]
 pub fn pairs(text: &str, implied: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();
@@ -30,7 +31,7 @@ pub fn pairs(text: &str, implied: &str) -> Vec<(String, String)> {
     found
 }
 
-/// The value up to a single comma, and what stands behind that.
+/// Returns the value up to the first single comma, and the text behind that comma.
 fn option_value(text: &str) -> (String, &str) {
     let mut value = String::new();
     let mut rest = text;
@@ -49,7 +50,7 @@ fn option_value(text: &str) -> (String, &str) {
     (value, "")
 }
 
-/// The members of a JSON object, as texts; `None` if it is none.
+/// Returns the members of a JSON object, as texts; `None` if the text is no JSON object.
 pub(super) fn json_pairs(text: &str) -> Option<Vec<(String, String)>> {
     let serde_json::Value::Object(object) = serde_json::from_str(text).ok()? else {
         return None;

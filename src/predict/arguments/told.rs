@@ -1,9 +1,9 @@
-//! What may be told of an argument: any other value may be a secret.
+//! Decides which parts of an argument may be shown. Any other part may be a secret.
 
 use super::syntax::is_on;
 
-/// QEMU's options that are told by name, without their dash; of any other word nobody knows that it is
-/// one, and it may be a secret.
+/// QEMU's options that are shown by name, here without their dash. Any other word may be no option
+/// but a secret.
 pub const OPTIONS: [&str; 48] = [
     "M",
     "S",
@@ -55,8 +55,8 @@ pub const OPTIONS: [&str; 48] = [
     "vnc",
 ];
 
-/// Returns true for a value that tells nothing but what a switch, a small number or the name of QEMU's
-/// vfio driver does. Any other one may be a secret, and is told nowhere.
+/// Returns true for a value that may be shown: a switch, a small number, or the name of QEMU's vfio
+/// driver. Any other value may be a secret, and is never shown.
 #[must_use]
 pub fn is_telling(value: &str) -> bool {
     let number = value.strip_prefix("0x").unwrap_or(value);
@@ -70,13 +70,14 @@ pub fn is_telling(value: &str) -> bool {
     is_number || is_on(value) || is_word
 }
 
-/// A value as it is told: [`is_telling`], or three dots.
+/// Returns a value as it may be shown: the value itself if [`is_telling`], or three dots.
 #[must_use]
 pub fn told(value: &str) -> &str {
     if is_telling(value) { value } else { "…" }
 }
 
-/// The argument of a `-set` with its value as it is [`told`].
+/// Returns the argument of a `-set`, with its value as it may be shown ([`told`]). Empty if the
+/// argument has no `=`.
 #[must_use]
 pub fn told_setting(setting: &str) -> String {
     let name_and_value = setting.split_once('=');
@@ -85,8 +86,9 @@ pub fn told_setting(setting: &str) -> String {
     })
 }
 
-/// What QEMU or libvirt said without the values of arguments: QEMU puts the argument that it is about
-/// before its words, with its value (util/error-report.c, `print_loc`), and that may be a secret.
+/// Returns a message of QEMU's or libvirt's without the values of arguments. QEMU puts the argument
+/// that a message is about before the message, with its value (util/error-report.c, `print_loc`),
+/// which may be a secret.
 #[must_use]
 pub fn without_values(message: &str) -> String {
     let lines: Vec<String> = message.split('\n').map(line_without_values).collect();

@@ -1,4 +1,4 @@
-//! libvirt's checks of the emulated video cards.
+//! Has libvirt's checks of the emulated video cards.
 
 use super::rule::{OfCard, World, if_so};
 use crate::domain::Switch;
@@ -8,7 +8,8 @@ fn is_virtio(card: &Card) -> bool {
     card.model.as_deref() == Some("virtio")
 }
 
-/// Returns the model of a card that is none of these; `None` if libvirt chooses the model.
+/// Returns the model of a card if it is none of `models`; `None` if it is one, or if libvirt
+/// chooses the model.
 fn other_than<'c>(card: &'c Card, models: &[&str]) -> Option<&'c str> {
     let model = card.model.as_deref()?;
     (!models.contains(&model)).then_some(model)

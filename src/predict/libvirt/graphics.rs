@@ -1,11 +1,12 @@
-//! libvirt's checks of the graphics, and of the audio that goes with them.
+//! Has libvirt's checks of the graphics, and of the audio that goes with them.
 
 use super::rule::{OfGraphics, Rule, World, if_so};
 use crate::domain::{GraphicsType, SpiceMode};
 use crate::predict::abilities::{DBUS_DAEMON_DIED, RenderNodes};
 use crate::predict::screens::{Frontend, Screens};
 
-/// Returns the type of these graphics if one of its `<listen>` elements is of that kind.
+/// Returns the type of these graphics if it is one of `kinds` and one of their `<listen>` elements
+/// is of the type `what`.
 fn listen_of(frontend: &Frontend, kinds: &[GraphicsType], what: &str) -> Option<String> {
     let listens = &frontend.settings.listens;
     let has_one = listens.iter().any(|(kind, _)| kind == what);
@@ -166,9 +167,10 @@ pub(super) const START: [OfGraphics; 3] = [
     .repairable(),
 ];
 
-/// What libvirt's helper for AppArmor gives up on: an SDL display is the domain's only graphics, and has no `xauth`,
-/// or one in a directory that the helper keeps from guests (src/security/virt-aa-helper.c, `get_files`,
-/// `valid_path`). libvirt's words go on with the guest's profile.
+/// The message with which libvirt refuses a domain for which its helper for AppArmor makes no
+/// profile; the message goes on with the profile's name. The helper gives up if an SDL display is
+/// the domain's only graphics, and has no `xauth`, or an `xauth` in a directory that the helper
+/// keeps from guests (src/security/virt-aa-helper.c, `get_files`, `valid_path`).
 pub const NO_APPARMOR_PROFILE: &str = "cannot load AppArmor profile";
 
 pub(super) const PROFILE: [OfGraphics; 1] =
@@ -214,8 +216,8 @@ pub(super) const RENDER_NODE: [OfGraphics; 1] = [OfGraphics::start("{}", |world,
 })
 .repairable()];
 
-/// For each graphics, once QEMU's process is there and has not begun (src/qemu/qemu_cgroup.c,
-/// `qemuSetupGraphicsCgroup`).
+/// The checks of each graphics once QEMU's process exists and has not begun
+/// (src/qemu/qemu_cgroup.c, `qemuSetupGraphicsCgroup`).
 pub(super) const CGROUP: [OfGraphics; 1] = [OfGraphics::arguments(
     "Path '{}' is not accessible: No such file or directory",
     |world, frontend| {
@@ -225,11 +227,11 @@ pub(super) const CGROUP: [OfGraphics; 1] = [OfGraphics::arguments(
     },
 )];
 
-/// libvirt's words if it has to find a TLS port and qemu.conf has no TLS.
+/// libvirt's message if it has to find a TLS port and qemu.conf has no TLS.
 pub const NO_TLS_PORT: &str =
     "Auto allocation of spice TLS port requested but spice TLS is disabled in qemu.conf";
 
-/// Returns true for words that libvirt says at a real start alone, and not of a dry run.
+/// Returns true for a message that libvirt has only at a real start, and not at a dry run.
 #[must_use]
 pub fn is_of_real_starts(message: &str) -> bool {
     let is_cgroups = message.starts_with("Path '") && message.contains("' is not accessible");
@@ -320,12 +322,12 @@ pub(super) const ARGUMENTS: [OfGraphics; 6] = [
     ),
 ];
 
-/// What libvirt says of a device that needs an `<audio>` where there is none.
+/// libvirt's message for a device that needs an `<audio>` where there is none.
 pub(super) const NO_AUDIO: &str = "unable to find audio backend for sound device";
 
-/// Whether a domain has no `<audio>`, and libvirt adds none (src/qemu/qemu_postparse.c,
-/// `qemuDomainDefAddDefaultAudioBackend`): it does so for spice and for VNC, and not if SDL comes after them, as that has
-/// the host's own audio.
+/// Returns whether a domain has no `<audio>`, and libvirt adds none (src/qemu/qemu_postparse.c,
+/// `qemuDomainDefAddDefaultAudioBackend`). libvirt adds one for spice and for VNC, but not if SDL
+/// comes after these, because SDL has the host's own audio.
 pub(super) fn lacks_audio(screens: &Screens) -> bool {
     let with_audio = |f: &Frontend| match f.kind {
         GraphicsType::Spice | GraphicsType::Vnc => Some(true),
@@ -337,7 +339,7 @@ pub(super) fn lacks_audio(screens: &Screens) -> bool {
 }
 
 /// Returns whether spice has no connection for channels of a mode. With autoport, libvirt has made
-/// one for whatever the XML asks for.
+/// each connection for which the XML asks.
 fn lacks(frontend: &Frontend, mode: SpiceMode) -> bool {
     if !is_kind(frontend, GraphicsType::Spice) {
         return false;

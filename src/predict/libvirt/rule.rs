@@ -1,4 +1,4 @@
-//! A check of libvirt's as a value, and the domain and host that it is asked about.
+//! A check of libvirt's as a value, with the domain and the host that it is made for.
 
 use std::collections::BTreeMap;
 
@@ -13,12 +13,12 @@ use crate::predict::{About, Refusal, Stage};
 /// A domain and one host that it may be on.
 pub(super) struct World<'w> {
     pub(super) screens: &'w Screens,
-    /// How many graphics it has of each type.
+    /// The number of the domain's graphics of each type.
     pub(super) kinds: BTreeMap<GraphicsType, usize>,
-    /// True if the first of its dbus displays is on a bus. libvirt looks at no other
+    /// True if the domain's first dbus display is on a bus. libvirt does not look at the others
     /// (`virDomainDefHasDBus`).
     pub(super) has_bus: bool,
-    /// True if it has no `<audio>`, and libvirt adds none.
+    /// True if the domain has no `<audio>`, and libvirt adds none.
     pub(super) lacks_audio: bool,
     pub(super) abilities: &'w Abilities,
     pub(super) libvirt: &'w Libvirt,
@@ -35,7 +35,7 @@ pub(super) struct Rule<T> {
     until: &'static [u32],
     /// libvirt's words; `{}` stands for the text that `broken` returns.
     words: &'static str,
-    /// True if a plan may change the thing that breaks it.
+    /// True if a plan may change the thing that breaks the rule.
     repair: bool,
     /// Returns the text for `{}` if the rule is broken.
     broken: fn(&World<'_>, &T) -> Option<String>,
@@ -128,8 +128,8 @@ pub(super) fn if_so(is_broken: bool) -> Option<String> {
 }
 
 impl<'w> World<'w> {
-    /// What several rules ask is found out once: a rule that went through all graphics for each of
-    /// them would take a second for some thousands.
+    /// Makes a world. Finds out once what several rules need: a rule that went through all graphics
+    /// for each of them would take a second for some thousands.
     pub(super) fn new(
         screens: &'w Screens,
         abilities: &'w Abilities,
@@ -153,8 +153,8 @@ impl<'w> World<'w> {
         }
     }
 
-    /// Returns whether this libvirt is of these versions. An unknown version counts as the newest
-    /// or the oldest, as in [`Libvirt::possible`].
+    /// Returns whether this libvirt has a check with these limits of versions. An unknown version
+    /// counts as the newest or the oldest, as in [`Libvirt::possible`].
     fn has(&self, since: &[u32], until: &[u32]) -> bool {
         match &self.abilities.libvirt {
             Some(version) => {

@@ -17,16 +17,17 @@ pub struct Known {
 /// The presence of a device on a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Here {
-    /// The host does not have it. A mediated device that is only defined counts as absent, because
-    /// libvirt starts none.
+    /// The host does not have the device. A mediated device that is only defined counts as absent,
+    /// because libvirt starts none.
     Absent,
-    /// The host has it.
+    /// The host has the device.
     Present {
-        /// The driver that is bound to it.
+        /// The driver that is bound to the device.
         driver: Option<String>,
         /// The vendor of a PCI device.
         vendor: Option<u16>,
-        /// The part of a graphics card that it is; `None` for anything else, and if nobody looked.
+        /// The part of a graphics card that the device is; `None` for any other device, and if
+        /// nobody looked.
         gpu: Option<GpuPart>,
     },
 }
@@ -36,7 +37,7 @@ pub enum Here {
 pub enum GpuPart {
     /// The card itself.
     Whole,
-    /// A virtual function of it.
+    /// A virtual function of the card.
     Function,
 }
 
@@ -44,7 +45,8 @@ impl GpuPart {
     /// The PCI base class of display controllers (include/linux/pci_ids.h, `PCI_BASE_CLASS_DISPLAY`).
     const DISPLAY: u32 = 0x03;
 
-    /// Tells it from the PCI class in 24 bits, and from whether the device is a virtual function.
+    /// Returns the part from the PCI class in 24 bits, and from whether the device is a virtual
+    /// function; `None` if the device is no part of a graphics card.
     #[must_use]
     pub fn of(class: u32, is_function: bool) -> Option<Self> {
         (class >> 16 == Self::DISPLAY).then_some(if is_function {
@@ -56,7 +58,7 @@ impl GpuPart {
 }
 
 impl Known {
-    /// Makes the knowledge of a device that this host does not have or has not looked at.
+    /// Makes the knowledge about a device that this host does not have or has not looked at.
     #[must_use]
     pub fn nothing(reason: Reason) -> Self {
         Known {
@@ -75,7 +77,7 @@ impl Known {
         }
     }
 
-    /// Returns what the device is of a graphics card; `None` if it is nothing of one, or nobody
+    /// Returns the part of a graphics card that the device is; `None` if it is none, or nobody
     /// looked.
     #[must_use]
     pub fn gpu(&self) -> Option<GpuPart> {

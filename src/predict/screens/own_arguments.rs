@@ -1,4 +1,4 @@
-//! What the user's own arguments for QEMU change of the screens.
+//! Applies the user's own arguments for QEMU to the screens.
 
 use std::collections::{HashMap, HashSet};
 
@@ -148,15 +148,17 @@ impl Screens {
         }
     }
 
-    /// Returns whether gtk has a screen to try: one of the domain's environment, or the X server of an
-    /// SDL, which libvirt puts there (src/qemu/qemu_command.c, `qemuBuildGraphicsSDLCommandLine`).
+    /// Returns whether gtk has a screen to try: one of the domain's environment, or the X server of
+    /// an SDL display, which libvirt puts into that environment (src/qemu/qemu_command.c,
+    /// `qemuBuildGraphicsSDLCommandLine`).
     #[must_use]
     pub fn gtk_may_open(&self) -> bool {
         let names_a_server = |frontend: &Frontend| frontend.settings.x_display.is_some();
         self.has_a_screen || self.frontends.iter().any(names_a_server)
     }
 
-    /// Marks as doubtful what is read but depends on something that nobody here looks at.
+    /// Notes as unread the arguments whose effect depends on facts that this module does not look
+    /// at.
     fn doubt_what_depends_on_more(&mut self) {
         if let Some(display) = self.arguments.display.clone() {
             match display.kind {
@@ -196,8 +198,8 @@ impl Screens {
         }
     }
 
-    /// Returns a function that says whether the guest's `/dev` lacks the node of a vfio device in the
-    /// user's own arguments; `None` if that is not known.
+    /// Returns a function that returns whether the guest's `/dev` lacks the node of a vfio device
+    /// in the user's own arguments; `None` if that is not known.
     pub fn lacks_its_node(&self) -> impl Fn(&Device) -> Option<bool> + use<> {
         let hostdevs: HashSet<DeviceId> = self.vgpus.iter().map(|vgpu| vgpu.id).collect();
         let is_pci = |id: DeviceId| matches!(id, DeviceId::Pci(_));
@@ -232,7 +234,7 @@ fn is_at(address: Element<'_, '_>, slot: u32) -> bool {
 }
 
 /// Returns whether libvirt has given the domain's PCI devices their addresses, as it does when it
-/// defines a domain. It adds a memballoon if there is none.
+/// defines a domain. libvirt adds a memballoon if the domain has none.
 fn has_addresses(domain: &Domain<'_, '_>) -> bool {
     let devices = || domain.devices.into_iter().flat_map(Element::children);
     let is_none = |device: Element<'_, '_>| {
@@ -255,8 +257,9 @@ fn has_addresses(domain: &Domain<'_, '_>) -> bool {
             .all(|device| device.child("address").is_some())
 }
 
-/// Returns whether `<qemu:capabilities>` removes a capability. One that it also adds stays removed,
-/// as libvirt adds first (src/qemu/qemu_process.c, `qemuProcessStartUpdateCustomCaps`).
+/// Returns whether `<qemu:capabilities>` removes a capability. A capability that it also adds stays
+/// removed, because libvirt adds first (src/qemu/qemu_process.c,
+/// `qemuProcessStartUpdateCustomCaps`).
 fn is_deleted(domain: &Domain<'_, '_>, capability: &str) -> bool {
     domain.element.children().any(|child| {
         child.is(Some(QEMU_NAMESPACE), "capabilities")

@@ -1,4 +1,4 @@
-//! The vfio devices of a domain, with what QEMU gets for each.
+//! The vfio devices of a domain, with the settings that QEMU gets for each.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -32,11 +32,11 @@ pub struct Vgpu {
     pub id: DeviceId,
     /// The attribute `model` of a mediated device; `vfio-pci` for a PCI device.
     pub model: String,
-    /// True if QEMU can have a display for it: `vfio-pci`.
+    /// True if QEMU can have a display for the device: `vfio-pci`.
     pub is_pci: bool,
     /// The settings that libvirt's checks and its handling of the device depend on.
     pub settings: HostdevSettings,
-    /// True if the attribute `display` is there, whatever its value.
+    /// True if the hostdev has the attribute `display`, whatever its value.
     pub says_display: bool,
     /// True if QEMU gets `display=on`, from the attribute or from `qemu:override`, which overrules
     /// the attribute.
@@ -47,7 +47,8 @@ pub struct Vgpu {
     pub ramfb: bool,
     /// True if the attribute says `ramfb='on'`.
     pub ramfb_asked: bool,
-    /// The properties that `qemu:override` gives in a type that QEMU does not take, with its words.
+    /// The properties that `qemu:override` gives in a type that QEMU does not take, with QEMU's
+    /// message.
     pub mistyped: BTreeMap<String, String>,
     /// The properties that `qemu:override` sets.
     pub properties: BTreeMap<String, String>,
@@ -60,7 +61,7 @@ pub struct Vgpu {
     /// The vendor's driver from which libvirt takes the device because of managed='yes'. The vGPU
     /// that the driver made of the device is then lost.
     pub lost: Option<String>,
-    /// True if libvirt binds it to vfio-pci before QEMU runs.
+    /// True if libvirt binds the device to vfio-pci before QEMU runs.
     pub rebound: bool,
 }
 
@@ -74,11 +75,11 @@ impl Vgpu {
     /// Returns whether libvirt binds the device to vfio-pci (or to the device's variant of
     /// vfio-pci) before QEMU runs.
     ///
-    /// It does so with managed='yes' if a driver of the host's is bound to the device, or none, and
-    /// not the one that `<driver model=…>` names (libvirt src/util/virpci.c, `virPCIDeviceDetach`,
-    /// `virPCIDeviceFindBestVFIOVariant`). NVIDIA's own driver loses its virtual functions, too:
-    /// libvirt looks for variants in the kernel's modules.alias, which does not have NVIDIA's. It
-    /// may have another vendor's.
+    /// libvirt does so with managed='yes' if the device has no driver, or a driver of the host's
+    /// that is not the one that `<driver model=…>` names (libvirt src/util/virpci.c,
+    /// `virPCIDeviceDetach`, `virPCIDeviceFindBestVFIOVariant`). NVIDIA's own driver loses its
+    /// virtual functions, too: libvirt looks for variants in the kernel's modules.alias, which does
+    /// not have NVIDIA's. The file may have another vendor's.
     fn is_rebound(&self) -> bool {
         let Some(Here::Present { driver, .. }) = &self.known.here else {
             return false;
@@ -110,9 +111,9 @@ impl Vgpu {
 
     /// Returns whether the device has an OpRegion; `None` if that is not known.
     ///
-    /// Rules and kernel attributes say nothing of a missing one. But a device without a display has
-    /// none, unless it is a passed-through GPU of Intel's. Only Intel's devices have one (vfio's
-    /// vfio_pci_igd.c).
+    /// Rules and kernel attributes don't say whether it is missing. But a device without a display
+    /// has no OpRegion, unless it is a passed-through GPU of Intel's. Only Intel's devices have one
+    /// (vfio's vfio_pci_igd.c).
     #[must_use]
     pub fn has_opregion(&self) -> Option<bool> {
         let facts = &self.known.finding.facts;
@@ -129,7 +130,7 @@ impl Vgpu {
         }
     }
 
-    /// Returns whether it has an EDID region; `None` if that is not known.
+    /// Returns whether the device has an EDID region; `None` if that is not known.
     #[must_use]
     pub fn has_edid(&self) -> Option<bool> {
         let facts = &self.known.finding.facts;
@@ -141,7 +142,7 @@ impl Vgpu {
     }
 
     /// Switches the display on or off in the place that sets it: `qemu:override` or the attribute.
-    /// Removes a `-set`.
+    /// Removes the display from `-set`.
     pub fn set_display(&mut self, on: bool) {
         self.display = on;
         self.set.remove("display");
@@ -152,8 +153,8 @@ impl Vgpu {
         }
     }
 
-    /// Switches ramfb on or off by the attribute, by which libvirt chooses the driver that has it.
-    /// Removes a `-set`.
+    /// Switches ramfb on or off by the attribute, by which libvirt chooses QEMU's driver with
+    /// ramfb. Removes ramfb from `-set`.
     pub fn set_ramfb(&mut self, on: bool) {
         self.set.remove("ramfb");
         self.properties.remove("ramfb");
@@ -195,8 +196,8 @@ impl Vgpu {
         self.said("ramfb").is_some() || self.ramfb_asked && takes_ramfb
     }
 
-    /// Returns whether QEMU gets a value for ramfb of a driver that has none. That is the driver of
-    /// a device that may be plugged in while the guest runs.
+    /// Returns whether QEMU gets a value for ramfb although the device's driver has none. Such a
+    /// driver is for devices that may be plugged in while the guest runs.
     #[must_use]
     pub fn lacks_ramfb(&self, takes_ramfb: bool) -> bool {
         self.driver(takes_ramfb) == "vfio-pci" && self.says_ramfb(takes_ramfb)
