@@ -21,8 +21,8 @@ pub struct Call {
 impl Call {
     /// Reads the arguments. Returns `None` if they aren't mdevctl's, which always begin with `-t`.
     ///
-    /// A missing option is empty, and the last of two counts. Unknown options are ignored, as
-    /// mdevctl may come to have more.
+    /// An option that is missing is empty. If an option occurs twice, the last one counts. Unknown
+    /// options are ignored, because a later mdevctl may have more.
     #[must_use]
     pub fn parse(arguments: &[OsString]) -> Option<Self> {
         if arguments.first()? != "-t" {
@@ -53,7 +53,7 @@ impl Call {
 }
 
 /// Returns the mdevctl command with which a process was started, from its `/proc/PID/cmdline`.
-/// `None` if it is no mdevctl, or one without a command.
+/// `None` if the process is not mdevctl, or has no command.
 #[must_use]
 pub fn verb(cmdline: &[u8]) -> Option<&[u8]> {
     let mut words = cmdline.split(|byte| *byte == 0);
@@ -65,8 +65,8 @@ pub fn verb(cmdline: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// Returns whether that process lists devices. `mdevctl define` asks for attributes, too, and would
-/// store them in the definition.
+/// Returns whether a process is an mdevctl that lists devices, from its `/proc/PID/cmdline`.
+/// `mdevctl define` asks for attributes, too, and would store them in the definition.
 #[must_use]
 pub fn is_list(cmdline: &[u8]) -> bool {
     verb(cmdline) == Some(b"list")

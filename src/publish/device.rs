@@ -1,8 +1,8 @@
 //! Rebuilds libvirt's node-device XML from sysfs.
 //!
 //! The form and order of elements follow libvirt src/conf/node_device_conf.c,
-//! `virNodeDeviceDefFormat`. Only libvirt can know some of them (names from pci.ids, NUMA, PCI
-//! Express links). They are left out, as its schema allows.
+//! `virNodeDeviceDefFormat`. Some elements (names from pci.ids, NUMA, PCI Express links) only
+//! libvirt can know. They are left out, as libvirt's schema allows.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -34,13 +34,13 @@ pub fn name_of_parent(parent: &Parent) -> String {
 /// An active or defined mdev.
 #[derive(Debug, Clone, Copy)]
 pub struct Mdev<'a> {
-    /// Its UUID.
+    /// The mdev's UUID.
     pub id: DeviceId,
-    /// The sysfs name of its parent.
+    /// The sysfs name of the mdev's parent.
     pub parent: Option<&'a str>,
-    /// The node device that libvirt names as its parent.
+    /// The node device that libvirt names as the mdev's parent.
     pub parent_node: &'a str,
-    /// The id of its type.
+    /// The id of the mdev's type.
     pub type_id: &'a str,
     /// The device in sysfs, if it is active.
     pub active: Option<&'a Device>,
@@ -152,8 +152,8 @@ pub fn pci(pci: &Pci, path: &Path, driver: Option<&str>, parent: Option<&Parent>
 /// Returns the XML of a parent that is not a PCI device.
 ///
 /// libvirt has such nodes only for the channel subsystem, the AP matrix and a class named mtty.
-/// It gives mtty an `mdev_types` capability that its own schema does not allow; ours leaves it
-/// out.
+/// libvirt gives mtty an `mdev_types` capability that libvirt's own schema does not allow; this XML
+/// leaves it out.
 #[must_use]
 pub fn other_parent(parent: &Parent) -> String {
     device(

@@ -1,10 +1,10 @@
-//! Writes what is known of a host for others. Each format has a module.
+//! Writes the knowledge about a host for other programs. Each format has a module.
 //!
 //! This module writes measurements as rules for hosts that can't measure: nodes whose hooks run in
 //! containers, and machines that are installed from one image.
 //!
-//! There is one rule for each measured type, by its type id and the driver that it belongs to.
-//! Where it is read, it is still only a rule ([`Method::Rule`]), and never a reason for a veto.
+//! There is one rule for each measured type, by its type id and its driver. On the host that reads
+//! it, it is still only a rule ([`Method::Rule`]), and never a reason for a veto.
 
 pub mod nfd;
 pub mod nova;
@@ -29,11 +29,11 @@ use crate::publish::inventory::{
 pub struct Export {
     /// The rules, one for each type and driver, sorted by bus, driver and type.
     pub rules: Vec<Rule>,
-    /// Measurements that are in no rule, with the reason.
+    /// The measurements for which there is no rule, each with the reason.
     pub left_out: Vec<String>,
 }
 
-/// The key by which devices count as alike.
+/// The key of devices that count as alike.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Kind {
     bus: Bus,
@@ -51,9 +51,9 @@ struct Measured {
     open: Open,
 }
 
-/// Returns the rules that say what was measured on this host: by valid records of active devices,
-/// by records of types since this boot, and by the kernel itself. Devices of one kind that disagree
-/// make no rule.
+/// Returns the rules for the measurements of this host: valid records of active devices, records of
+/// types since this boot, and the kernel's own statements. There is no rule for devices of one kind
+/// that disagree.
 #[must_use]
 pub fn export(sources: &Sources) -> Export {
     let mut kinds: BTreeMap<Kind, Vec<Measured>> = BTreeMap::new();
@@ -131,8 +131,8 @@ pub fn export(sources: &Sources) -> Export {
     export
 }
 
-/// Returns the display of each type of mdevs and of vGPUs on virtual functions, where it is known
-/// and alike everywhere on the host, and why types are left out.
+/// Returns the display of each type of mdevs and of vGPUs on virtual functions, if it is known and
+/// the same everywhere on the host. Also returns why other types are left out.
 fn displays_of_types(inventory: &Inventory) -> (BTreeMap<&str, String>, Vec<String>) {
     let types = inventory.types.iter();
     let types = types.map(|entry| (Some(entry.type_id.as_str()), &entry.finding));
@@ -160,7 +160,7 @@ fn displays_of_types(inventory: &Inventory) -> (BTreeMap<&str, String>, Vec<Stri
     (known.collect(), left_out)
 }
 
-/// Returns the evidence, if it is a measurement with an answer.
+/// Returns the evidence of a finding, if it is a measurement with an answer.
 fn measured(finding: &Finding) -> Option<Evidence> {
     let evidence = finding.evidence.clone()?;
     (finding.facts.display.is_answer() && evidence.method.is_measured()).then_some(evidence)
@@ -175,7 +175,8 @@ fn of_device(entry: DeviceEntry, evidence: Evidence) -> Measured {
     }
 }
 
-/// Returns the record of a type since this boot, with the driver that is loaded now.
+/// Returns the record of a type, if it was made since this boot and with the driver that is loaded
+/// now.
 fn this_boots<'a>(sources: &'a Sources, type_id: &str) -> Option<&'a Record> {
     sibling_of_type(sources, type_id)
         .filter(|record| record.circumstances.boot_id == sources.host.boot_id)

@@ -10,21 +10,21 @@ use crate::host::sysfs::{Function, Gpu, Host, Parent};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Lack {
-    /// It has SR-IOV, and its virtual functions are switched off.
+    /// The card has SR-IOV, and its virtual functions are switched off.
     FunctionsOff,
-    /// Its virtual functions exist, and none has a vGPU.
+    /// The card's virtual functions exist, and none has a vGPU.
     NoType,
-    /// Its virtual functions exist, and no vGPU can be made on any.
+    /// The card's virtual functions exist, and no vGPU can be made on any.
     NothingCreatable,
-    /// Its virtual functions are bound to a driver of the host's, or to none.
+    /// The card's virtual functions are bound to a driver of the host's, or to none.
     FunctionsAtHost,
     /// A driver is bound that makes no vGPUs, or none is bound.
     Driver,
     /// A module is not loaded.
     Module,
-    /// A module's parameter switches it off.
+    /// A module's parameter switches vGPUs off.
     Parameter,
-    /// Its driver makes vGPUs, but offers no type of them.
+    /// The card's driver makes vGPUs, but offers no type of them.
     NoTypes,
     /// Types are offered, and all their instances are used up.
     UsedUp,
@@ -32,7 +32,7 @@ pub enum Lack {
     NoDevice,
 }
 
-/// Why a graphics card offers no vGPU, and what helps.
+/// The reason why a graphics card offers no vGPU, and the fixes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Missing {
     /// The reason.
@@ -72,18 +72,18 @@ pub struct GpuEntry {
     pub address: PciAddress,
     /// The vendor's and the device's number: `8086:5917`.
     pub ids: String,
-    /// The driver that is bound to it.
+    /// The driver that is bound to the card.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub driver: Option<String>,
-    /// Its render node.
+    /// The card's render node.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub render_node: Option<String>,
-    /// The number of virtual functions that it can have; `None` without SR-IOV.
+    /// The number of virtual functions that the card can have; `None` without SR-IOV.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub total_vfs: Option<u32>,
     /// The number of virtual functions that exist.
     pub vfs: usize,
-    /// Why it offers no vGPU.
+    /// The reason why the card offers no vGPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub missing: Option<Missing>,
 }
@@ -108,8 +108,8 @@ const NVIDIA: u16 = 0x10de;
 /// Intel's PCI vendor id.
 const INTEL: u16 = 0x8086;
 
-/// Returns why a graphics card offers no vGPU; `None` if it offers one, is handed out whole, or is
-/// of a kind of which nothing is known.
+/// Returns why a graphics card offers no vGPU. `None` if it offers one, if it is handed out as a
+/// whole, or if nothing is known about cards of its kind.
 #[must_use]
 pub fn missing(host: &Host, gpu: &Gpu) -> Option<Missing> {
     let address = gpu.pci.address;
@@ -142,7 +142,7 @@ pub(crate) fn is_of(parent: &Parent, gpu: &Gpu) -> bool {
     address.is_some_and(is_its)
 }
 
-/// The types are offered; there may be no device of any.
+/// Returns why a card that offers types of mdevs has no device; `None` if it has one.
 fn of_types(host: &Host, parents: &[&Parent]) -> Option<Missing> {
     let has_device = |parent: &&Parent| {
         let mut devices = host.devices.iter();
@@ -181,8 +181,8 @@ fn of_types(host: &Host, parents: &[&Parent]) -> Option<Missing> {
     }
 }
 
-/// The card has SR-IOV, and no virtual functions. Only NVIDIA's driver for vGPU hosts is there for nothing
-/// else; whoever has another driver may want no vGPU.
+/// Returns why a card with SR-IOV has no virtual functions. The answer is certain only for NVIDIA's
+/// driver for vGPU hosts, which has no other purpose: a user of another driver may want no vGPU.
 fn functions_off(host: &Host, gpu: &Gpu, total: u32) -> Option<Missing> {
     let address = gpu.pci.address;
     let off = match total {
@@ -242,7 +242,7 @@ fn bound(driver: Option<&str>) -> String {
     )
 }
 
-/// There are virtual functions, and no mdev types.
+/// Returns why a card with virtual functions, but without mdev types, offers no vGPU.
 fn of_functions(host: &Host, gpu: &Gpu) -> Option<Missing> {
     let functions = &gpu.functions;
     let (have, are) = match functions.len() {

@@ -1,4 +1,4 @@
-//! Joins all that is known of a host's devices and types.
+//! Joins all knowledge about a host's devices and types.
 
 mod sources;
 
@@ -30,18 +30,18 @@ pub enum State {
     Defined,
 }
 
-/// A device with what is known of it. Its JSON is an entry of `gfxplane list --json`.
+/// A device and the knowledge about it. Its JSON is an entry of `gfxplane list --json`.
 #[derive(Debug, Clone, Serialize)]
 pub struct DeviceEntry {
     /// The UUID or PCI address.
     pub id: DeviceId,
     /// `mdev` or `pci`.
     pub bus: &'static str,
-    /// The name of its node device in libvirt.
+    /// The name of the device's node device in libvirt.
     pub nodedev: String,
     /// The state.
     pub state: State,
-    /// True if mdevctl has a definition of it.
+    /// True if mdevctl has a definition of the device.
     pub defined: bool,
     /// For an mdev: the sysfs name of its parent.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -61,7 +61,7 @@ pub struct DeviceEntry {
     /// The number of the IOMMU group.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub iommu_group: Option<u32>,
-    /// The name of its node in `/dev/vfio/devices`.
+    /// The name of the device's node in `/dev/vfio/devices`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cdev: Option<String>,
     /// The vendor of a PCI device.
@@ -73,12 +73,12 @@ pub struct DeviceEntry {
     /// The render node of the GPU behind the device.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub render_node: Option<String>,
-    /// The facts, and how they are known.
+    /// The facts and their evidence.
     #[serde(flatten)]
     pub finding: Finding,
     /// The options that follow from the facts.
     pub require: Vec<Hint>,
-    /// The name of the rule that speaks for the device.
+    /// The name of the rule that applies to the device.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
     /// The permission to open the device.
@@ -105,17 +105,17 @@ pub struct TypeEntry {
     /// The number of devices that can still be created.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub available_instances: Option<u32>,
-    /// The facts, and how they are known.
+    /// The facts and their evidence.
     #[serde(flatten)]
     pub finding: Finding,
     /// The options that follow from the facts.
     pub require: Vec<Hint>,
-    /// The name of the rule that speaks for the type.
+    /// The name of the rule that applies to the type.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
 }
 
-/// A host with all that is known of it.
+/// A host and all knowledge about its devices and types.
 #[derive(Debug, Clone, Serialize)]
 pub struct Inventory {
     /// The format's version, [`crate::device::record::FORMAT`].
@@ -192,7 +192,7 @@ pub fn inventory(sources: &Sources) -> Inventory {
     }
 }
 
-/// Returns the rule that speaks for an active device.
+/// Returns the rule that applies to an active device.
 #[must_use]
 pub fn rule_for<'a>(rules: &'a Rules, host: &Host, device: &Device) -> Option<&'a Rule> {
     rules.find(&Subject {
@@ -212,7 +212,7 @@ pub fn rule_for<'a>(rules: &'a Rules, host: &Host, device: &Device) -> Option<&'
     })
 }
 
-/// Returns one active device with what is known of it.
+/// Returns the entry of one active device.
 #[must_use]
 pub fn active(sources: &Sources, device: &Device) -> DeviceEntry {
     let (host, memory) = (&sources.host, &sources.memory);
@@ -273,7 +273,7 @@ pub fn active(sources: &Sources, device: &Device) -> DeviceEntry {
     }
 }
 
-/// Returns one device that is only defined, with what is known of it.
+/// Returns the entry of one device that is only defined.
 #[must_use]
 pub fn defined(sources: &Sources, definition: &Definition) -> DeviceEntry {
     let host = &sources.host;
@@ -320,7 +320,7 @@ pub fn defined(sources: &Sources, definition: &Definition) -> DeviceEntry {
     }
 }
 
-/// Returns one type with what is known of it.
+/// Returns the entry of one type.
 #[must_use]
 pub fn type_entry(sources: &Sources, parent: &Parent, of_type: &MdevType) -> TypeEntry {
     let rule = rule_for_type(sources, Some(parent), &of_type.id, Some(of_type));
@@ -349,7 +349,7 @@ pub fn type_entry(sources: &Sources, parent: &Parent, of_type: &MdevType) -> Typ
     }
 }
 
-/// Returns the rule that speaks for a type of a parent.
+/// Returns the rule that applies to a type of a parent.
 pub(crate) fn rule_for_type<'a>(
     sources: &'a Sources,
     parent: Option<&Parent>,
@@ -376,8 +376,8 @@ pub(crate) fn rule_for_type<'a>(
     })
 }
 
-/// Returns the record of a device of this type, if it was made under this kernel and with the driver
-/// that is loaded now.
+/// Returns the record of a device of this type, if the record was made under this kernel and with
+/// the driver that is loaded now.
 pub(crate) fn sibling_of_type<'a>(sources: &'a Sources, type_id: &str) -> Option<&'a Record> {
     let record = sources.memory.types.get(type_id)?;
     let Circumstances {

@@ -1,11 +1,11 @@
-//! Writes what is known of a device in the forms that others read.
+//! Writes the knowledge about a device in the forms that other programs read.
 //!
 //! * [`words`]: names and values, for mdevctl attributes and udev properties.
 //! * [`capability`]: the `vfio_display` capability, beside libvirt's own in node-device XML.
 //! * [`device`]: libvirt's node-device XML, rebuilt from sysfs for hosts without libvirt.
 //! * [`gpus`]: why a graphics card offers no vGPU.
 //! * [`overview`]: the host as a tree, from its graphics cards to its guests.
-//! * [`unknown`]: what helps if the display of a device is not known.
+//! * [`unknown`]: the fixes if the display of a device is not known.
 //! * [`offline`]: the node devices of a host, with the XML and capability of each.
 
 pub mod callout;
@@ -22,8 +22,8 @@ pub mod words;
 
 use crate::xml::{Document, Edit, XmlError};
 
-/// Returns libvirt's XML of a device with our capability added as the last. It replaces an
-/// earlier capability of ours. With `None`, nothing is added.
+/// Returns libvirt's XML of a device with our capability added as the last. Our earlier capability
+/// is removed. With `None`, none is added.
 ///
 /// # Errors
 /// [`XmlError`] if libvirt's XML can't be read.

@@ -54,8 +54,8 @@ pub fn nodes(sources: &Sources) -> Vec<(String, Node<'_>)> {
     nodes
 }
 
-/// Finds the node device that a user means by libvirt's name, a UUID, a PCI address, or a
-/// parent's name in sysfs.
+/// Finds the node device that a user names, by libvirt's name, a UUID, a PCI address, or a parent's
+/// name in sysfs.
 #[must_use]
 pub fn find<'a>(sources: &'a Sources, text: &str) -> Option<(String, Node<'a>)> {
     let wanted = DeviceId::from_user(text).ok();
@@ -77,7 +77,7 @@ pub fn find<'a>(sources: &'a Sources, text: &str) -> Option<(String, Node<'a>)> 
 }
 
 impl Node<'_> {
-    /// Returns libvirt's XML of the node device, as far as sysfs has it.
+    /// Returns libvirt's XML of the node device, as far as it follows from sysfs.
     #[must_use]
     pub fn xml(&self, sources: &Sources) -> String {
         match self {
@@ -142,8 +142,8 @@ impl Node<'_> {
     }
 }
 
-/// Returns the node device that libvirt names as the parent of an mdev: the nearest one that it
-/// knows.
+/// Returns the node device that libvirt names as the parent of an mdev: the nearest ancestor that
+/// libvirt knows.
 fn parent_node(sources: &Sources, parent: Option<&str>) -> String {
     let found = sources
         .host

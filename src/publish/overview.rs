@@ -1,7 +1,7 @@
-//! The host as a tree: graphics cards, the types and devices that they offer, and the guests that
-//! have these. What is wrong stands where it is wrong, with the commands that help.
+//! Shows the host as a tree: graphics cards, the types and devices that they offer, and the guests
+//! that have these. Each problem stands where it occurs, with the commands that fix it.
 //!
-//! The facts go in, a value comes out; the command line prints it.
+//! The facts go in, a value comes out; the command line prints the value.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,13 +28,13 @@ use crate::xml::Document;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum GuestState {
-    /// It runs.
+    /// The guest runs.
     Running,
-    /// It is paused.
+    /// The guest is paused.
     Paused,
-    /// It is off.
+    /// The guest is off.
     ShutOff,
-    /// Nobody can tell.
+    /// The state is not known.
     Unknown,
 }
 
@@ -51,14 +51,14 @@ impl GuestState {
     }
 }
 
-/// A domain, as libvirt or its file has it.
+/// A domain, as libvirt or its file describes it.
 #[derive(Debug, Clone)]
 pub struct Defined {
-    /// The name.
+    /// The domain's name.
     pub name: String,
-    /// The XML.
+    /// The domain's XML.
     pub xml: String,
-    /// The state.
+    /// The domain's state.
     pub state: GuestState,
 }
 
@@ -89,11 +89,11 @@ pub struct Problem {
 /// A guest below a device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct GuestEntry {
-    /// The name.
+    /// The guest's name.
     pub name: String,
-    /// The state.
+    /// The guest's state.
     pub state: GuestState,
-    /// Whether it would start: `yes`, `no`, `doubt`. `None` if its XML can't be read.
+    /// Whether the guest would start: `yes`, `no`, `doubt`. `None` if its XML can't be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub starts: Option<&'static str>,
     /// The graphics that show the device's screen.
@@ -101,13 +101,13 @@ pub struct GuestEntry {
     /// The command that shows the screen.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub look: Option<String>,
-    /// What is wrong.
+    /// The guest's problems.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<Problem>,
 }
 
 impl GuestEntry {
-    /// Returns whether it has its devices open.
+    /// Returns whether the guest has its devices open.
     fn holds_it(&self) -> bool {
         matches!(self.state, GuestState::Running | GuestState::Paused)
     }
@@ -121,43 +121,43 @@ pub struct DeviceLine {
     /// True for a card that is handed out as a whole.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub is_whole: bool,
-    /// The type.
+    /// The device's type.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     pub type_id: Option<String>,
-    /// The state; `None` for a device that this host does not have.
+    /// The device's state; `None` for a device that this host does not have.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<State>,
-    /// The driver that is bound to it.
+    /// The driver that is bound to the device.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub driver: Option<String>,
     /// The display, as in every JSON of gfxplane.
     pub display: Vec<String>,
-    /// How that is known.
+    /// The evidence for the display, in words.
     pub known: String,
-    /// What is wrong.
+    /// The device's problems.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<Problem>,
-    /// The guests that have it.
+    /// The guests that have the device.
     pub guests: Vec<GuestEntry>,
 }
 
 /// A type of mediated devices.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TypeLine {
-    /// The sysfs name of its parent.
+    /// The sysfs name of the type's parent.
     pub parent: String,
-    /// The id.
+    /// The type's id.
     #[serde(rename = "type")]
     pub type_id: String,
-    /// The name for people.
+    /// The type's name for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// The number of devices that can still be made.
+    /// The number of devices of the type that can still be made.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub available_instances: Option<u32>,
     /// The display, as in every JSON of gfxplane.
     pub display: Vec<String>,
-    /// How that is known.
+    /// The evidence for the display, in words.
     pub known: String,
 }
 
@@ -171,21 +171,21 @@ pub struct ParentLine {
     /// The numbers of vendor and device: `8086:5917`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ids: Option<String>,
-    /// Their names in pci.ids.
+    /// The names of vendor and device in pci.ids.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// The driver that is bound to it.
+    /// The driver that is bound to the card or parent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub driver: Option<String>,
     /// The render node.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub render_node: Option<String>,
-    /// The number of virtual functions that it can have; `None` without SR-IOV.
+    /// The number of virtual functions that the card can have; `None` without SR-IOV.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub total_vfs: Option<u32>,
     /// The number of virtual functions that exist.
     pub vfs: usize,
-    /// Why it offers no vGPU.
+    /// The reason why the card offers no vGPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub missing: Option<Missing>,
     /// The types.
@@ -194,18 +194,18 @@ pub struct ParentLine {
     pub devices: Vec<DeviceLine>,
 }
 
-/// The numbers of the overview.
+/// The numbers in the overview.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Summary {
-    /// Graphics cards.
+    /// The number of graphics cards.
     pub gpus: usize,
-    /// Guests with a vfio device.
+    /// The number of guests with a vfio device.
     pub guests: usize,
-    /// Guests that would be refused.
+    /// The number of guests that would be refused.
     pub refused: usize,
-    /// Guests of which it is not known whether they start.
+    /// The number of guests of which it is not known whether they start.
     pub unknown: usize,
-    /// Screens of devices that nobody shows although they are switched on.
+    /// The number of devices whose screens are switched on and that no graphics show.
     pub dark: usize,
 }
 
@@ -243,14 +243,14 @@ impl Overview {
     }
 }
 
-/// Everything that the overview is made of, apart from what [`Surroundings`] know.
+/// Everything from which the overview is made, apart from the knowledge of [`Surroundings`].
 #[derive(Debug, Clone, Copy)]
 pub struct Given<'g> {
     /// The host.
     pub sources: &'g Sources,
-    /// What is known of it.
+    /// The inventory of the host.
     pub inventory: &'g Inventory,
-    /// Its IOMMU groups, and whether it has KVM.
+    /// The host's IOMMU groups, and whether the host has KVM.
     pub around: &'g Around,
     /// The names of PCI devices.
     pub names: &'g BTreeMap<(u16, u16), String>,
@@ -262,14 +262,15 @@ pub struct Given<'g> {
     pub policy: &'g Policy,
     /// libvirt's URI, for commands.
     pub uri: &'g str,
-    /// The same if the user gave it.
+    /// libvirt's URI, if the user gave it.
     pub connect: Option<&'g str>,
-    /// True to leave nothing out.
+    /// True to leave out no device.
     pub all: bool,
 }
 
 impl Given<'_> {
-    /// Returns a domain as an argument of `gfxplane`. `argument`: the domain as one of a shell.
+    /// Returns a domain as an argument of `gfxplane`, with the option that names libvirt if the
+    /// user gave it. `argument`: the domain as an argument in a shell.
     fn operand(&self, argument: &str) -> String {
         let option = self.connect.map(|uri| format!("-c {} ", quoted(uri)));
         option.unwrap_or_default() + argument
@@ -329,7 +330,7 @@ fn worst(overview: &Overview) -> Level {
 }
 
 impl Missing {
-    /// Returns the severity.
+    /// Returns the severity of the worst problem.
     #[must_use]
     pub fn level(&self) -> Level {
         if self.certain {
@@ -340,8 +341,8 @@ impl Missing {
     }
 }
 
-/// Returns whether a parent that is no graphics card has something that may have a display, or that
-/// a guest has.
+/// Returns whether a parent that is no graphics card is shown: it is if one of its types or devices
+/// may have a display, or if a guest has one of its devices.
 fn is_told(parent: &ParentLine) -> bool {
     let may_show = |display: &[String]| display != ["none"];
     parent.types.iter().any(|one| may_show(&one.display))
@@ -598,7 +599,8 @@ fn absent(id: DeviceId, guests: Vec<GuestEntry>, surroundings: &dyn Surroundings
     }
 }
 
-/// Returns the entries of one domain, by device, and counts it.
+/// Returns the entries of one domain, by device, and counts the domain in `summary`. Empty for a
+/// domain without vfio devices.
 fn entries(
     given: Given<'_>,
     domain: &Defined,
@@ -677,7 +679,7 @@ fn argument(domain: &Defined) -> String {
     operand(Some(&domain.name), read.and_then(|domain| domain.uuid))
 }
 
-/// A domain whose XML can't be read, below each device that the text names.
+/// Returns the entries of a domain whose XML can't be read, for each device that its text names.
 fn unreadable(domain: &Defined, why: &str, summary: &mut Summary) -> Vec<(DeviceId, GuestEntry)> {
     let (_, ids) = crate::domain::name_and_devices(&domain.xml);
     if ids.is_empty() {
@@ -701,20 +703,20 @@ fn unreadable(domain: &Defined, why: &str, summary: &mut Summary) -> Vec<(Device
     ids.into_iter().map(|id| (id, guest.clone())).collect()
 }
 
-/// A domain and its plans.
+/// A domain with its plans.
 struct Seen<'s> {
     given: Given<'s>,
     domain: &'s Defined,
     /// The domain as an argument in a shell.
     argument: String,
-    /// The domain as it is.
+    /// The plan that changes nothing, with the prediction for the domain as it is.
     plan: &'s Plan,
-    /// What would be done to it.
+    /// The plan with the changes that the policy allows.
     better: Option<&'s Plan>,
 }
 
 impl Seen<'_> {
-    /// Returns the problems of the domain, by the device that they are about; `None` for the
+    /// Returns the problems of the domain, by the device that they are about. `None` stands for the
     /// domain as a whole.
     fn of_domain(&self, ids: &BTreeSet<DeviceId>) -> BTreeMap<Option<DeviceId>, Vec<Problem>> {
         let place = |about: &About| match about {
@@ -793,7 +795,7 @@ impl Seen<'_> {
         })
     }
 
-    /// Returns what helps against a refusal.
+    /// Returns the fixes for a refusal.
     fn fixes(&self, refusal: &Refusal) -> Vec<String> {
         if refusal.stage == Stage::Devices {
             return self.ready(refusal);
@@ -806,7 +808,7 @@ impl Seen<'_> {
         fixes
     }
 
-    /// Returns what makes a device ready that libvirt can't prepare.
+    /// Returns the fixes for a device that libvirt can't prepare.
     fn ready(&self, refusal: &Refusal) -> Vec<String> {
         let About::Device(id) = refusal.about else {
             return Vec::new();
@@ -863,7 +865,7 @@ impl Seen<'_> {
         change.map(problem).into_iter().collect()
     }
 
-    /// Returns the command that shows a screen.
+    /// Returns the command that shows a screen. `None` unless spice or VNC shows it.
     fn look(&self, shown_by: &[(GraphicsType, Shown)]) -> Option<String> {
         let (uri, guest) = (quoted(self.given.uri), &self.argument);
         let (kind, _) = shown_by
@@ -883,7 +885,7 @@ impl Seen<'_> {
     }
 }
 
-/// Returns whether a viewer has to have libvirt hand over a file descriptor.
+/// Returns whether a viewer needs a file descriptor from libvirt (`--attach`).
 fn is_local(screens: &Screens, kind: GraphicsType) -> bool {
     let mut frontends = screens.frontends.iter();
     let frontend = frontends.find(|frontend| frontend.kind == kind);

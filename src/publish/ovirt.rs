@@ -1,4 +1,4 @@
-//! Tells oVirt's engine the displays of a host's devices, in the list that vdsm sends it.
+//! Passes the displays of a host's devices to oVirt's engine, in the list that vdsm sends it.
 
 use serde_json::{Map, Value};
 
@@ -38,7 +38,8 @@ pub fn host_devices(text: &str, inventory: &Inventory) -> serde_json::Result<Str
     serde_json::to_string(&devices)
 }
 
-/// Adds `display=region` and the like to a text, once. A display that is not known is not added.
+/// Adds the display to a text, such as `display=region`, once. Adds nothing if the display is not
+/// known.
 fn add(params: &mut Map<String, Value>, key: &str, finding: &Finding) {
     let old = params.get(key).and_then(Value::as_str).unwrap_or_default();
     let display = &finding.facts.display;

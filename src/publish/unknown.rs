@@ -1,4 +1,5 @@
-//! What helps if the display of a device is not known. The overview and doctor say the same.
+//! Returns the fixes if the display of a device is not known. The overview and doctor show the same
+//! ones.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,7 +16,7 @@ pub(crate) const LOAD_VFIO: &str = "sudo modprobe vfio_iommu_type1";
 /// The command that loads KVM.
 pub(crate) const LOAD_KVM: &str = "sudo modprobe -a kvm_intel kvm_amd # if neither can be loaded, switch on virtualization in the firmware";
 
-/// The facts about a host, apart from the device itself, that decide what helps.
+/// The facts about a host, apart from the device itself, that decide which fixes apply.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Around {
     /// The IOMMU groups by their numbers, with their members.
@@ -25,7 +26,7 @@ pub struct Around {
 }
 
 impl Around {
-    /// Reads them.
+    /// Reads the facts.
     #[must_use]
     pub fn read(root: &Root, warnings: &mut Vec<Warning>) -> Self {
         Around {
@@ -34,8 +35,8 @@ impl Around {
         }
     }
 
-    /// Returns the commands that help against `reason`, the best first. `holder` is the running
-    /// domain that has the device, as an argument of `gfxplane`.
+    /// Returns the commands against `reason`, the best first. `holder` is the running domain that
+    /// has the device, as an argument of `gfxplane`.
     #[must_use]
     pub fn fixes(&self, entry: &DeviceEntry, reason: &Reason, holder: Option<&str>) -> Vec<String> {
         let id = entry.id;
@@ -105,8 +106,8 @@ pub struct Member {
 }
 
 impl Member {
-    /// Returns whether its driver keeps the group from being handed out. The kernel lets a group
-    /// have members without a driver, with a vfio driver or pci-stub, and bridges
+    /// Returns whether the member's driver keeps the group from being handed out. The kernel lets a
+    /// group have members without a driver, with a vfio driver or pci-stub, and bridges
     /// (drivers/iommu/iommu.c, `driver_managed_dma`; drivers/pci/pcie/portdrv.c).
     #[must_use]
     pub fn is_in_the_way(&self) -> bool {
@@ -114,7 +115,7 @@ impl Member {
         !driver.contains("vfio") && !matches!(driver, "pci-stub" | "pcieport")
     }
 
-    /// Returns the command that takes it from its driver.
+    /// Returns the command that takes the member from its driver.
     #[must_use]
     pub fn detach(&self) -> String {
         let driver = self.driver.as_deref().unwrap_or_default();
@@ -132,8 +133,8 @@ impl fmt::Display for Member {
     }
 }
 
-/// Returns the name that libvirt's node device of a device begins with; that of a PCI device is
-/// this name (src/node_device/node_device_udev.c, `udevGenerateDeviceName`).
+/// Returns the beginning of the name of a device's node device in libvirt; for a PCI device, it is
+/// the whole name (src/node_device/node_device_udev.c, `udevGenerateDeviceName`).
 #[must_use]
 pub fn nodedev(id: DeviceId) -> String {
     let id = format!("{}_{id}", id.bus());

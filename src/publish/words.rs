@@ -1,9 +1,9 @@
-//! Names and values of what is known: `display=dmabuf`, `graphics.gl=yes`, `hostdev.display=on`,
-//! …
+//! Writes the facts about a device as names and values: `display=dmabuf`, `graphics.gl=yes`,
+//! `hostdev.display=on`, …
 //!
 //! One list serves udev properties (`GFXPLANE_GRAPHICS_GL`) and mdevctl attributes
-//! (`gfxplane.graphics.gl`), and through the latter `virsh nodedev-dumpxml`. The words are those
-//! of the XML and the JSON.
+//! (`gfxplane.graphics.gl`), and through the attributes also `virsh nodedev-dumpxml`. The XML and
+//! the JSON use the same words.
 
 use crate::device::evidence::Finding;
 use crate::predict::hints::Hint;
@@ -84,9 +84,10 @@ pub fn properties(words: &[(String, String)]) -> String {
     words.iter().map(property).collect()
 }
 
-/// Returns the properties under a neutral prefix, from which a node-device driver can make the capability without
-/// anything of gfxplane's: `ID_VFIO_DISPLAY=dmabuf`, … (docs/udev.md). udev keeps a property in one line, so what has
-/// several parts has them separated by `;`, and what there are several of by blanks.
+/// Returns the properties under a neutral prefix, such as `ID_VFIO_DISPLAY=dmabuf`, from which a
+/// node-device driver can make the capability without anything of gfxplane's (docs/udev.md). udev
+/// keeps a property in one line. So the parts of a value are separated by `;`, and several values
+/// of one property by blanks.
 #[must_use]
 pub fn neutral_properties(finding: &Finding, hints: &[Hint]) -> String {
     let facts = &finding.facts;

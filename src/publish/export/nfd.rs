@@ -1,4 +1,4 @@
-//! Labels for Node Feature Discovery: a file for its directory features.d.
+//! Writes labels for Node Feature Discovery: a file for its directory features.d.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -7,8 +7,8 @@ use crate::host::log::rfc3339;
 use crate::publish::export::displays_of_types;
 use crate::publish::inventory::Inventory;
 
-/// The namespace of the labels. It is named, as NFD may be told to add none (its feature gate
-/// `DisableAutoPrefix`).
+/// The namespace of the labels. Each label names it, because NFD may be set to add none (its
+/// feature gate `DisableAutoPrefix`).
 const NAMESPACE: &str = "feature.node.kubernetes.io";
 
 /// The size in bytes from which NFD ignores a file (its source/local/local.go,
@@ -16,8 +16,8 @@ const NAMESPACE: &str = "feature.node.kubernetes.io";
 const MOST: usize = 65536;
 
 /// Returns a label `gfxplane.type.TYPE=region|dmabuf|dmabuf-region|none` for each type of this host
-/// whose display is known, and why types are left out. NFD drops the labels at `expiry`, in seconds
-/// since 1970.
+/// whose display is known. Also returns why other types are left out. NFD drops the labels at
+/// `expiry`, in seconds since 1970.
 #[must_use]
 pub fn nfd(inventory: &Inventory, expiry: u64) -> (String, Vec<String>) {
     let mut text = format!("# +expiry-time={}\n", rfc3339(expiry));

@@ -1,4 +1,4 @@
-//! Traits for OpenStack Nova: a file for its directory provider_config.
+//! Writes traits for OpenStack Nova: a file for its directory provider_config.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -6,19 +6,20 @@ use std::fmt::Write;
 use crate::device::id::DeviceId;
 use crate::publish::inventory::{Inventory, Sources};
 
-/// The length of a provider's name in characters that Nova and Placement take
+/// The greatest length of a provider's name that Nova and Placement accept, in characters
 /// (nova/compute/provider_config.py, placement/schemas/resource_provider.py).
 const LONGEST: usize = 200;
 
 /// Returns a provider.yaml that gives traits to the children of the compute node `node`:
-/// `CUSTOM_GFXPLANE_REGION`, `…_DMABUF`, `…_DMABUF_REGION` or `…_NONE`. And why devices are left
-/// out: a trait holds of everything that a provider hands out.
+/// `CUSTOM_GFXPLANE_REGION`, `…_DMABUF`, `…_DMABUF_REGION` or `…_NONE`. Also returns why devices
+/// are left out: a trait has to be true of everything that a provider hands out.
 ///
 /// A GPU with mediated devices is the child `NODE_pci_0000_41_00_0` (nova/virt/libvirt/driver.py,
-/// `_update_provider_tree_for_vgpu`). A PCI device is `NODE_0000:41:00.0`, and virtual functions are
-/// inventory of their physical function's (nova/compute/pci_placement_translator.py). Nova ignores
-/// providers that it does not have. A file that it can't read, or a provider that two files name,
-/// keeps nova-compute from starting, so each child is here once and the node itself never.
+/// `_update_provider_tree_for_vgpu`). A PCI device is `NODE_0000:41:00.0`, and virtual functions
+/// are inventory of their physical function's (nova/compute/pci_placement_translator.py). Nova
+/// ignores providers that it does not know. A file that it can't read, or a provider that two files
+/// name, keeps nova-compute from starting. So the file names each child once and never the node
+/// itself.
 #[must_use]
 pub fn nova(sources: &Sources, inventory: &Inventory, node: &str) -> (String, Vec<String>) {
     let mut children: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! Metrics for node_exporter's textfile collector, in Prometheus' text format.
+//! Writes metrics for node_exporter's textfile collector, in Prometheus' text format.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -9,7 +9,7 @@ use crate::device::id::DeviceId;
 use crate::publish::inventory::{Inventory, State};
 use crate::publish::overview::Summary;
 
-/// The facts that the metrics tell beside those of the inventory.
+/// The facts in the metrics that are not in the inventory.
 #[derive(Debug, Clone, Default)]
 pub struct Told {
     /// The numbers of guests and screens; `None` if nobody knows this host's guests.

@@ -1,4 +1,4 @@
-//! Reads what is known of a whole host, or of its devices one by one.
+//! Reads the sources of knowledge about a whole host, or about its devices one by one.
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
@@ -99,12 +99,12 @@ fn remember(
 
 /// Reads the devices of one host, one by one.
 ///
-/// What is the same for all of them (rules, mdevctl's definitions) is read once, when it is first
-/// needed. A domain may name thousands of devices.
+/// The files that concern all devices (rules, mdevctl's definitions) are read once, when they are
+/// first needed: a domain may name thousands of devices.
 #[derive(Debug)]
 pub struct Reading {
     root: Root,
-    /// The rules, and during a call also what was read of one device.
+    /// The rules. During a call, also the files about one device.
     sources: OnceCell<RefCell<Sources>>,
     definitions: OnceCell<HashMap<Uuid, Definition>>,
     whole: OnceCell<Sources>,
@@ -161,7 +161,8 @@ impl Reading {
         }
     }
 
-    /// Returns whether mdevctl can start the device, which [`Reading::known`] was asked about.
+    /// Returns whether mdevctl can start the device, for which [`Reading::known`] was called
+    /// before.
     #[must_use]
     pub fn is_defined(&self, id: DeviceId) -> bool {
         let DeviceId::Mdev(uuid) = id else {
@@ -173,7 +174,7 @@ impl Reading {
 }
 
 impl Sources {
-    /// Makes sources that hold the rules and nothing else.
+    /// Makes sources that have only the rules.
     fn with_rules(root: &Root, warnings: &mut Vec<Warning>) -> Self {
         Sources {
             host: Host::default(),
@@ -183,7 +184,7 @@ impl Sources {
         }
     }
 
-    /// Reads what concerns one active device. The device is `None` if it does not exist.
+    /// Reads the sources about one active device. The device is `None` if it does not exist.
     #[must_use]
     pub fn read_device(root: &Root, id: DeviceId) -> (Self, Option<Device>) {
         let mut warnings = Vec::new();
@@ -193,7 +194,7 @@ impl Sources {
         (sources, device)
     }
 
-    /// Reads the same in place of what was read of another device.
+    /// Reads the sources about another active device, in place of the last one's.
     fn turn_to(
         &mut self,
         root: &Root,
@@ -209,17 +210,19 @@ impl Sources {
     }
 }
 
-/// Returns what is known of one device: [`Reading::known`] for a single one.
+/// Returns what is known of one device, like [`Reading::known`], for a caller who asks about only
+/// one.
 #[must_use]
 pub fn known(root: &Root, id: DeviceId, warnings: &mut Vec<Warning>) -> Known {
     Reading::new(root).known(id, warnings)
 }
 
 /// Returns what the record of an active mediated device says, with as few system calls as possible.
-/// `None` without a record, or if the record no longer holds.
+/// `None` if there is no record, or if the record no longer holds.
 ///
-/// [`known`] believes the same, except for a record without an answer and for a kernel that has
-/// attributes. The statements of QEMU are not read, as a record with an answer outranks them.
+/// [`known`] returns the same, except for a record without an answer, and on a kernel that has
+/// attributes of displays. QEMU's statements are not read, because a record with an answer outranks
+/// them.
 #[must_use]
 pub fn recorded(root: &Root, id: DeviceId, warnings: &mut Vec<Warning>) -> Option<Known> {
     let DeviceId::Mdev(_) = id else {
