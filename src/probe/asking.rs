@@ -1,5 +1,5 @@
-//! Asks one device with all that belongs to it: whether the device may be opened, whether a
-//! record answers already, and what is done with the answer.
+//! Asks one device: checks whether the device may be opened and whether a record answers already,
+//! and keeps the answer.
 
 use std::fs;
 use std::time::Duration;
@@ -25,7 +25,7 @@ pub struct Request<'a> {
     pub fresh: bool,
     /// The time that the question may take.
     pub deadline: Duration,
-    /// The only interface to try, and from which a record counts.
+    /// The only interface to try. A record counts only if it came from this interface.
     pub path: Option<OpenPath>,
 }
 
@@ -36,7 +36,7 @@ pub struct Outcome {
     pub answer: Answer,
     /// True if the record answered, and the device was left alone.
     pub from_record: bool,
-    /// The fate of the record; `None` if it was not to be written.
+    /// The effect of writing the record; `None` if none was written.
     pub written: Option<Written>,
     /// The reason why the device was not opened, or the record not kept.
     pub note: Option<String>,
@@ -55,9 +55,11 @@ impl Outcome {
 
 /// Asks one device and keeps the answer.
 ///
-/// A valid record answers unless `fresh` is set. A record that only says why the device could not
-/// be asked is no answer if somebody names the device. If nobody does, only what [`may_pass`] is
-/// tried again.
+/// A valid record answers instead of the device, unless `fresh` is set or the record came from
+/// another interface than `path`. A record without an answer, because the device could not be
+/// asked, does not count if somebody names the device. If nobody does, the device is asked again
+/// only if [`may_pass`] is true of the record. An answer about this host, this process or this
+/// moment is returned, but not kept.
 #[must_use]
 pub fn ask_and_keep(
     root: &Root,
@@ -132,8 +134,8 @@ pub fn ask_and_keep(
     }
 }
 
-/// Returns whether a record only says why the device could not be asked at that moment: it was in
-/// use, or no KVM VM could be created (kvm not loaded yet, or all of it another program's).
+/// Returns whether a record only says why the device could not be asked at that moment: the device
+/// was in use, or no KVM VM could be created (kvm not loaded yet, or all of it another program's).
 #[must_use]
 pub fn may_pass(record: &Record) -> bool {
     match record.facts.display.reason() {
@@ -143,8 +145,9 @@ pub fn may_pass(record: &Record) -> bool {
     }
 }
 
-/// Returns whether the failure is about this host, this process or this moment. A question that
-/// timed out before the driver's own open was waiting for another prober.
+/// Returns whether a failure says nothing of the device, but only of this host, this process or
+/// this moment. A question that timed out before the driver's own open was waiting for another
+/// prober.
 fn says_nothing_of_the_device(answer: &Answer) -> bool {
     match answer.facts.display.reason() {
         Some(Reason::TimedOut) => answer.step.is_none_or(|step| step < Step::Open),
@@ -160,8 +163,8 @@ fn says_nothing_of_the_device(answer: &Answer) -> bool {
     }
 }
 
-/// Tells udev, and through it libvirt, that something new is known of an mdev, by one change
-/// event. It must never be called in answer to an event.
+/// Makes a change event for an mdev, by which udev, and through it libvirt, notice that more is
+/// known of the mdev. Never call this in answer to an event.
 ///
 /// # Errors
 /// [`Warning`] if the event could not be made.

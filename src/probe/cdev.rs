@@ -19,7 +19,7 @@ use crate::host::sysfs::own_node;
 use crate::probe::group::{failed, group_number, open};
 use crate::probe::{Failure, Opener, Prepared, Tell, errno_of, ioctl};
 
-/// The way by the device's own node and `/dev/iommu`.
+/// The way that opens the device's own node and `/dev/iommu`.
 #[derive(Debug, Clone, Copy)]
 pub struct Cdev;
 
@@ -91,12 +91,12 @@ fn node(device: &Path) -> Result<String, Failure> {
     })
 }
 
-/// Binds the device. An error is the errno, and what it means.
+/// Binds the device. An error is the errno and its meaning.
 ///
-/// vfio's own EINVAL has one meaning left when the arguments are right and both files are new: the
+/// If the arguments are right and both files are new, vfio's own EINVAL has only one meaning: the
 /// device is open by its node already (vfio_main.c, `vfio_df_open`). But the driver's own open may
-/// return EINVAL, too, and `is_held` tells these apart. If a holder let go before the check, a
-/// second attempt succeeds.
+/// return EINVAL, too, and `is_held` distinguishes the two. If a holder closed the device before
+/// that check, a second attempt succeeds.
 fn bound(
     bind: impl Fn() -> nix::Result<()>,
     is_held: impl Fn() -> bool,
@@ -114,8 +114,8 @@ fn bound(
 }
 
 /// Returns whether somebody has the device open. In that case its group doesn't open (group.c,
-/// `vfio_group_fops_open`, `cdev_device_open_cnt`). On a kernel without groups nothing tells, and
-/// the answer is yes, which is vfio's own meaning.
+/// `vfio_group_fops_open`, `cdev_device_open_cnt`). On a kernel without groups this can't be found
+/// out. Then returns true, because that is what vfio itself means by EINVAL.
 fn is_held(root: &Root, id: DeviceId) -> bool {
     group_number(&root.device(id)).map_or(true, |number| {
         open(&root.join("dev/vfio").join(number)).is_err()

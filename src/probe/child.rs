@@ -1,8 +1,8 @@
 //! The work of a probe's child.
 //!
 //! The child writes each step to stderr before it takes it, one word a line, and its answer to
-//! stdout, one line of JSON. Both bypass the buffers of std: in a copy of its parent, these are the
-//! parent's.
+//! stdout, one line of JSON. Both bypass the buffers of std: in a copy of the parent process, these
+//! buffers are the parent's.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -25,18 +25,19 @@ use crate::probe::{Answer, Failure, Manner, Opener, Tell, device, errno_of, righ
 
 /// The ways to open a device. The first one that the kernel offers for the device is taken.
 ///
-/// Groups come first. The kernels of distributions have them, and QEMU and libvirt take them unless
-/// told otherwise. They alone report before the open that a device is not viable. A device in use
-/// by either way is busy for the other, and both lead to the same driver, so nothing else depends
-/// on the choice. On a kernel without groups, the device is asked by its own node.
+/// Groups come first. The kernels of distributions have groups, and QEMU and libvirt use them
+/// unless told otherwise. Only a group reports before the open that a device is not viable. A
+/// device that is open in one way is busy for the other, and both lead to the same driver, so
+/// nothing else depends on the choice. On a kernel without groups, the device is asked by its own
+/// node.
 const OPENERS: [&dyn Opener; 2] = [&Group, &Cdev];
 
 /// Asks the device. The child dies with `asker`, the process that started it, because a device must
 /// not stay open for nobody.
 ///
-/// A device whose domain is being started counts as in use: QEMU must not find it open. The hook
-/// marks the start and then waits for the lock. The child looks for the mark once it has the lock.
-/// So either the hook waits for the child, or the child sees the mark.
+/// A device whose domain is being started counts as in use, because QEMU must not find it open. The
+/// hook marks the start and then waits for the device's lock. The child looks for the mark once it
+/// has the lock. So either the hook waits for the child, or the child sees the mark.
 pub fn run(root: &Root, id: DeviceId, asker: i32, manner: Manner) {
     // If this fails, the child merely outlives its asker.
     let _ = prctl::set_pdeathsig(Signal::SIGKILL);
@@ -58,7 +59,8 @@ pub(super) fn say_answer(answer: &Answer) {
     say(io::stdout(), &answer);
 }
 
-/// Writes a line. An error is ignored: if nobody listens any more, there is nobody to tell.
+/// Writes a line. Ignores an error: if nobody reads the line, there is nobody to report the error
+/// to.
 fn say(out: impl AsFd, text: &str) {
     let line = format!("{text}\n");
     let mut rest = line.as_bytes();
@@ -102,8 +104,8 @@ fn by_opening(root: &Root, id: DeviceId, manner: Manner, tell: Tell<'_>) -> Answ
     }
 }
 
-/// Returns the opener that the caller chose, or else one that fits. If none fits, the first one
-/// reports why.
+/// Returns the opener that the caller chose, or else one that the kernel offers for the device. If
+/// there is none, returns the first, which reports why.
 fn opener(root: &Root, id: DeviceId, path: Option<OpenPath>) -> &'static dyn Opener {
     OPENERS
         .into_iter()
@@ -111,8 +113,8 @@ fn opener(root: &Root, id: DeviceId, path: Option<OpenPath>) -> &'static dyn Ope
         .unwrap_or(OPENERS[0])
 }
 
-/// Opens the device and asks it. If `kvm` is true, a VM is associated first; otherwise only after
-/// the driver has asked for one. The fact `kvm` records whether there was a VM.
+/// Opens the device and asks it. If `kvm` is true, associates a VM first; otherwise only after the
+/// driver has asked for one. The fact `kvm` records whether there was a VM.
 fn open_and_ask(
     opener: &dyn Opener,
     root: &Root,

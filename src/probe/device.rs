@@ -1,7 +1,7 @@
-//! The questions to an opened device.
+//! Asks an opened device.
 //!
-//! None of them changes anything in the device. GET_INFO and its kin read tables of the driver, the
-//! plane is asked for in the PROBE form only, and only the header of the EDID region is read.
+//! No question changes anything in the device. GET_INFO and the like read tables of the driver; the
+//! plane is asked for only in the PROBE form; and only the header of the EDID region is read.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -23,10 +23,10 @@ const MAX_INDEXES: u32 = 256;
 
 const INTEL_VENDOR_TYPE: u32 = vfio::VFIO_REGION_TYPE_PCI_VENDOR_TYPE | 0x8086;
 
-/// Asks everything. A display that the driver's answers leave in doubt is unknown with a reason; it
-/// is not an error.
+/// Asks all questions. A display that the driver's answers leave in doubt is unknown with a reason;
+/// the doubt is not an error.
 ///
-/// For this, the process gives up all other rights ([`rights::give_up`]). So it must be a child
+/// Before that, the process gives up all other rights ([`rights::give_up`]). So it must be a child
 /// that has nothing else to do.
 ///
 /// # Errors
@@ -175,9 +175,9 @@ fn find_region(regions: &[Region], wanted: u32, wanted_subtype: u32) -> Option<&
     })
 }
 
-/// Reads the struct `vfio_region_gfx_edid` at the start of the region. Each field takes a read of
-/// four bytes, because kvmgt accepts no other. The region's reported size can't be trusted there:
-/// it is that of an EDID block, not of the region.
+/// Reads the struct `vfio_region_gfx_edid` at the start of the region. Reads each field as four
+/// bytes, because kvmgt accepts no other size. The region's reported size can't be trusted: kvmgt
+/// reports the size of an EDID block, not of the region.
 fn read_edid(device: &File, offset: u64) -> nix::Result<EdidHeader> {
     let read = |field: u64| {
         let mut bytes = [0; 4];

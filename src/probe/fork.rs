@@ -1,7 +1,7 @@
 //! Starts a child as a copy of this process, which has nothing to load or relocate.
 //!
-//! Only a process with a single thread can do so. If another thread held a lock (the allocator's,
-//! for example), it would stay taken for ever in the copy, fork(2).
+//! Only a process with a single thread can be copied. If another thread held a lock (the
+//! allocator's, for example), the lock would stay taken for ever in the copy, fork(2).
 #![allow(unsafe_code)]
 
 use std::fs;
@@ -32,15 +32,16 @@ pub(super) fn in_a_copy(run: impl FnOnce()) -> nix::Result<Option<Pid>> {
     }
 }
 
-/// Closes everything but stdin, stdout and stderr. A kernel before 5.9 has no such call; there the
-/// child keeps its parent's files.
+/// Closes all files but stdin, stdout and stderr. A kernel before 5.9 does not have the call; there
+/// the child keeps its parent's files.
 pub(super) fn close_others() {
     // SAFETY: the child calls this. The owners of other files never run again in it, because it
     // ends without returning to them.
     unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
 }
 
-/// Ends the process when dropped, also when a panic unwinds: our caller belongs to the parent.
+/// Ends the process when dropped, also when a panic unwinds, because the code that called this
+/// belongs to the parent.
 struct End;
 
 impl Drop for End {

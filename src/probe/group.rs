@@ -1,7 +1,7 @@
 //! Opens a device over `/dev/vfio/vfio` and `/dev/vfio/GROUP`.
 //!
-//! The order and the errors follow Linux drivers/vfio/group.c and container.c. Closing takes the
-//! reverse order.
+//! The order and the errors follow Linux drivers/vfio/group.c and container.c. The files are closed
+//! in reverse order.
 
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsFd;
@@ -89,9 +89,12 @@ pub(super) fn failed(step: Step, meaning: fn(Errno) -> Reason) -> impl Fn(Errno)
     }
 }
 
-/// Returns the number of the device's group. A device without a group has no vfio driver, and a
-/// device without a directory is gone. The kernel makes the group before the device's own node. So
-/// if a device has a node but no group, the kernel has no groups.
+/// Returns the number of the device's group.
+///
+/// # Errors
+/// A device without a group has no vfio driver, and a device without a directory is gone. The
+/// kernel makes the group before the device's own node. So if a device has a node but no group, the
+/// kernel has no groups.
 pub(super) fn group_number(device: &Path) -> Result<String, Failure> {
     let failure = |errno, reason| Failure {
         step: Step::Find,
@@ -129,8 +132,8 @@ fn no_container(errno: Errno) -> Reason {
     }
 }
 
-/// Returns the meaning of an errno. EBUSY: somebody has the group open, or the device by its own
-/// node (group.c, `vfio_group_fops_open`).
+/// Returns the meaning of an errno of opening the group. EBUSY: somebody has the group open, or the
+/// device by its own node (group.c, `vfio_group_fops_open`).
 fn no_group(errno: Errno) -> Reason {
     match errno {
         Errno::EBUSY => Reason::InUse,
@@ -140,8 +143,8 @@ fn no_group(errno: Errno) -> Reason {
     }
 }
 
-/// Returns the meaning of an errno. EPERM is no lack of rights here: type1 returns it for a device
-/// without interrupt remapping.
+/// Returns the meaning of an errno of attaching the group. EPERM is no lack of rights here: type1
+/// returns it for a device without interrupt remapping.
 fn not_attached(errno: Errno) -> Reason {
     match errno {
         Errno::EBUSY => Reason::InUse,
@@ -149,8 +152,8 @@ fn not_attached(errno: Errno) -> Reason {
     }
 }
 
-/// Returns the meaning of an errno. ESRCH: kvmgt found no KVM VM (i915/gvt/kvmgt.c,
-/// `intel_vgpu_open_device`).
+/// Returns the meaning of an errno of opening the device. ESRCH: kvmgt found no KVM VM
+/// (i915/gvt/kvmgt.c, `intel_vgpu_open_device`).
 fn not_opened(errno: Errno) -> Reason {
     match errno {
         Errno::EBUSY => Reason::InUse,

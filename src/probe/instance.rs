@@ -1,12 +1,11 @@
-//! A temporary mediated device, created for one question: the display of a type before anybody has
-//! a device of it.
+//! Creates a temporary mediated device for one question: the display of a type of which there is no
+//! device yet.
 //!
 //! The device is always removed, whatever happens to its maker. Before it is created, its maker
 //! leaves a mark ([`marks`]) and holds the mark's lock, and starts a keeper. The keeper is a
-//! process of its own (`gfxplane-probe --keep UUID`). It waits for the maker's end, be that an
-//! exit, a panic or a signal, SIGKILL included, and then removes the device and the mark. If the
-//! keeper is killed as well, the mark is left without a holder, and [`sweep`] removes the device in
-//! a later run.
+//! process of its own (`gfxplane-probe --keep UUID`). It waits until the maker ends, by an exit, a
+//! panic or any signal, and then removes the device and the mark. If the keeper is killed as well,
+//! the mark is left without a holder, and [`sweep`] removes the device in a later run.
 //!
 //! Only a keeper or a sweep, which are processes of their own, write to a device's `remove`. The
 //! kernel may make that write wait until the driver lets go of the device, and no signal ends the
@@ -28,17 +27,17 @@ use crate::host::run::{self, Lock};
 use crate::host::sysfs::MdevType;
 use crate::host::{Root, Warning, marks, udev};
 
-/// The time between two looks at something that takes a moment.
+/// The time between two checks.
 const POLL: Duration = Duration::from_millis(5);
 
-/// The time that a maker's lock may outlive the end of its pipe. Both go when a process ends, in no
-/// certain order.
+/// The time that a maker's lock may still be held after its pipe has ended. Both are closed when a
+/// process ends, in no certain order.
 const LOCK_GOES: Duration = Duration::from_secs(10);
 
 /// A device that is removed when this value is ended or dropped, or when its maker dies.
 #[derive(Debug)]
 pub struct Instance {
-    /// Its id, which is random.
+    /// The device's id, which is random.
     pub id: DeviceId,
     device: PathBuf,
     lock: Lock,
@@ -56,14 +55,14 @@ pub enum NotMade {
         "available_instances is 0: there is none left; one is when a device that is there is removed"
     )]
     NoneLeft,
-    /// It would be the last instance, and somebody may be about to create it.
+    /// The device would be the type's last one, and somebody may be about to create that.
     #[error(
         "available_instances is 1: it would be the last one, which somebody may be about to make; \
          --force makes it all the same"
     )]
     Last,
-    /// While it exists, no device of these types of its parent can be created, although one could
-    /// be before.
+    /// While the device exists, no device of these types of its parent can be created, although one
+    /// could be before.
     #[error(
         "while it is there no device of {} can be made, and one could be before: removed again; \
          --force asks it all the same", .0.join(", ")
@@ -85,7 +84,7 @@ pub enum NotMade {
 }
 
 impl NotMade {
-    /// Returns whether it could be created, but needs the user's permission.
+    /// Returns whether the device could be created, but only with the user's permission.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
         matches!(
@@ -95,10 +94,11 @@ impl NotMade {
     }
 }
 
-/// Checks whether one more device of a type may be created. `force` allows the last one.
+/// Checks whether one more device of a type may be created. `force` allows the last one, and a type
+/// that does not say how many are left.
 ///
 /// # Errors
-/// [`NotMade`]: the reason why it may not.
+/// [`NotMade`]: the reason why no device may be created.
 pub fn may_make(available: Option<u32>, force: bool) -> Result<(), NotMade> {
     match available {
         Some(0) => Err(NotMade::NoneLeft),
@@ -120,13 +120,13 @@ pub fn taken(before: &[MdevType], now: impl Fn(&str) -> Option<u32>) -> Vec<Stri
 
 impl Instance {
     /// Creates a device of a type, and waits until udev has processed it, at most until `limit`.
-    /// udev's rule may have asked it by then.
+    /// udev's rule may have asked the device by then.
     ///
-    /// `types` are all types of the parent as they are now. `force` allows a device that keeps
-    /// others from creating one. `program` is gfxplane-probe.
+    /// `types` are all types of the parent in their present state. `force` allows a device that
+    /// keeps others from being created. `program` is gfxplane-probe.
     ///
     /// # Errors
-    /// [`NotMade`]: the reason why it was not created, or was removed at once.
+    /// [`NotMade`]: the reason why the device was not created, or was removed at once.
     pub fn make(
         root: &Root,
         program: &Path,
@@ -176,8 +176,9 @@ impl Instance {
         Ok(instance)
     }
 
-    /// Has the device removed, and waits for that until `limit`. Returns `false` if it still exists
-    /// because its driver does not let go of it. It then goes as soon as the driver does.
+    /// Has the device removed, and waits for that until `limit`. Returns `false` if the device
+    /// still exists then, because its driver has not released it. It disappears once the driver
+    /// does.
     #[must_use = "it may still be there"]
     pub fn end(self, limit: Instant) -> bool {
         let Instance {
@@ -203,7 +204,7 @@ impl Instance {
     }
 }
 
-/// Writes to a file that exists, as sysfs wants it. It creates none.
+/// Writes to a file that exists, as sysfs requires. Creates no file.
 fn write(path: &Path, text: &str) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).open(path)?;
     file.write_all(text.as_bytes())
@@ -231,8 +232,8 @@ fn start_sweep(program: &Path) -> io::Result<Child> {
         .spawn()
 }
 
-/// Waits for a child until `limit`. Returns how it ended, if it has. After that a thread waits on,
-/// so that the daemon collects no dead children.
+/// Waits for a child until `limit`. Returns how the child ended; `None` if it has not ended. In
+/// that case a thread waits for it, so that the daemon collects no dead children.
 fn ends(mut child: Child, limit: Instant) -> Option<ExitStatus> {
     loop {
         match child.try_wait() {

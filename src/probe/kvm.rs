@@ -1,10 +1,10 @@
-//! An empty KVM VM, for drivers that open a device only for a virtual machine.
+//! Makes an empty KVM VM, for drivers that open a device only for a virtual machine.
 //!
 //! kvmgt looks for the KVM that is associated with the device. It refuses the open (ESRCH) if there
-//! is none, or if it belongs to another process (Linux i915/gvt/kvmgt.c, `intel_vgpu_open_device`;
-//! arch/x86/kvm/mmu/page_track.c). A VM without memory and processors will do. It must be
-//! associated before the open (virt/kvm/vfio.c, `kvm_vfio_file_add`). Drivers that don't need it
-//! don't notice.
+//! is no KVM, or if the KVM belongs to another process (Linux i915/gvt/kvmgt.c,
+//! `intel_vgpu_open_device`; arch/x86/kvm/mmu/page_track.c). A VM without memory and processors is
+//! enough. It must be associated before the open (virt/kvm/vfio.c, `kvm_vfio_file_add`). Drivers
+//! that need no VM don't notice it.
 #![allow(unsafe_code, missing_docs)]
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -57,21 +57,21 @@ ioctl_write_int_bad!(raw_create_vm, CREATE_VM);
 ioctl_readwrite_bad!(raw_create_device, CREATE_DEVICE, CreateDevice);
 ioctl_write_ptr_bad!(raw_set_device_attr, SET_DEVICE_ATTR, DeviceAttr);
 
-/// An empty VM that knows of one vfio file. It must be kept until the device is closed. It must be
-/// closed before the device counts as free, because it has that file open, too.
+/// An empty VM that knows of one vfio file. Keep the VM until the device is closed. Close it before
+/// the device counts as free, because the VM has that file open, too.
 #[derive(Debug)]
 pub struct Vm {
-    /// Closed first: from 6.6 on, this closing lets the vfio file go.
+    /// KVM's vfio device. It is closed first: from Linux 6.6 on, that releases the vfio file.
     _device: OwnedFd,
     _vm: OwnedFd,
 }
 
 impl Vm {
-    /// Creates a VM and tells it of `file`, a group or a device by its own node.
+    /// Creates a VM and associates `file` with it, a group or a device's own node.
     ///
     /// # Errors
-    /// [`Failure`]: the step that failed and its errno. It always means [`Reason::NeedsVm`], as a
-    /// VM is created only for a driver that wants one.
+    /// [`Failure`]: the step that failed and its errno. The reason is always [`Reason::NeedsVm`],
+    /// because a VM is created only for a driver that wants one.
     pub fn of(
         root: &Root,
         file: BorrowedFd<'_>,
@@ -100,7 +100,7 @@ fn failed(step: Step) -> impl Fn(Errno) -> Failure {
     }
 }
 
-/// `KVM_CREATE_VM` of the default type. Like QEMU, it tries again after EINTR.
+/// Calls `KVM_CREATE_VM` of the default type. Like QEMU, tries again after EINTR.
 fn create_vm(kvm: BorrowedFd<'_>) -> Result<OwnedFd> {
     let fd = loop {
         // SAFETY: the argument is a number.

@@ -1,5 +1,5 @@
-//! Asks a device. This room is one of the two that touch the machine, and the only one that opens
-//! devices.
+//! Asks a device for its display. This room is one of the two that touch the machine, and the only
+//! one that opens devices.
 //!
 //! A driver may hang in its open, so a child does the work, and the asker waits for it only until a
 //! deadline. The child ([`Prober`]: `gfxplane-probe --child ID`, or a copy of a gfxplane-probe)
@@ -7,7 +7,7 @@
 //! it takes it, and ends with its [`Answer`]. A child that does not end is killed and left behind.
 //! Nobody waits for it, because a process in an uninterruptible sleep can't be killed.
 //!
-//! * [`asking`]: one question with all that belongs to it: policy, record, announcement.
+//! * [`asking`]: one question, with its policy, its record and its announcement.
 //! * [`child`]: the child's work.
 //! * [`group`] and [`cdev`]: the two ways to open a device, each an [`Opener`].
 //! * [`kvm`]: a VM for the drivers that want one, with `unsafe` of its own.
@@ -55,32 +55,32 @@ use crate::host::sysfs::{Device, MdevType};
 pub struct Answer {
     /// The facts; an unknown display with its reason if there was no answer.
     pub facts: Facts,
-    /// The interface through which the device was opened; `None` if it was not.
+    /// The interface through which the device was opened; `None` if it was not opened.
     pub path: Option<OpenPath>,
     /// The step that failed.
     pub step: Option<Step>,
-    /// The name of the errno with which that step failed.
+    /// The name of the errno with which the step failed.
     pub errno: Option<String>,
     /// A remark for people, which is no part of the record.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }
 
-/// A step that failed, and what that means.
+/// A step that failed, and the meaning of that.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
     /// The step.
     pub step: Step,
     /// The errno with which it failed.
     pub errno: Errno,
-    /// The reason that this gives for an unknown display.
+    /// The reason for an unknown display that follows from the failure.
     pub reason: Reason,
 }
 
 /// The files that stand ready to open the device.
 #[derive(Debug)]
 pub struct Prepared {
-    /// The group's file or the device's own node. `KVM_DEV_VFIO_FILE_ADD` takes it, and some
+    /// The group's file or the device's own node. `KVM_DEV_VFIO_FILE_ADD` takes this file; some
     /// drivers want that before the open.
     pub file: OwnedFd,
     /// The file that must also stay open: the container, or the iommufd.
@@ -89,23 +89,23 @@ pub struct Prepared {
 
 /// A way to open a device, in two steps, so that a VM can be associated between them.
 pub trait Opener {
-    /// Returns the kernel interface that it uses.
+    /// Returns the kernel interface that this way uses.
     fn path(&self) -> OpenPath;
 
     /// Returns whether the kernel offers this way for the device.
     fn fits(&self, root: &Root, id: DeviceId) -> bool;
 
-    /// Takes all steps before the open, and reports each before it takes it.
+    /// Takes all steps before the open, and reports each step before taking it.
     ///
     /// # Errors
-    /// [`Failure`]: the step that failed, its errno and what it means.
+    /// [`Failure`]: the step that failed, its errno and its meaning.
     fn prepare(&self, root: &Root, id: DeviceId, tell: Tell<'_>) -> Result<Prepared, Failure>;
 
-    /// Opens the device. The driver's own open happens here. It may be called again after a
+    /// Opens the device. The driver's own open happens here. This may be called again after a
     /// failure, which leaves `prepared` as it was.
     ///
     /// # Errors
-    /// [`Failure`]: the step that failed, its errno and what it means.
+    /// [`Failure`]: the step that failed, its errno and its meaning.
     fn open(
         &self,
         root: &Root,
@@ -147,11 +147,12 @@ impl Answer {
     }
 }
 
-/// The fix for a device in use.
+/// What the user can do if a device is in use.
 pub(crate) const IN_USE: &str = "stop the guest that uses it, or run gfxplane learn DOMAIN";
 
 impl Answer {
-    /// Returns, for people, what a failure means where reason, step and errno don't say.
+    /// Returns a remark that explains a failure to people, in addition to its reason, step and
+    /// errno. `None` if these are enough.
     #[must_use]
     pub fn remark(&self) -> Option<&str> {
         if let Some(note) = &self.note {
@@ -232,11 +233,11 @@ pub fn may_open(device: &Device, rule: Option<&Rule>, asked: Asked) -> Result<()
     }
 }
 
-/// Returns whether a temporary device of a type that somebody named may be opened. It follows the
-/// same principles as [`may_open`] for a device that exists.
+/// Returns whether a temporary device may be opened, of a type that somebody has named. It may be
+/// opened unless the type has another `device_api` than vfio-pci, or a rule forbids to open it.
 ///
 /// # Errors
-/// The reason why it may not, for people.
+/// The reason why the device may not be opened, for people.
 pub fn may_open_type(of_type: &MdevType, rule: Option<&Rule>) -> Result<(), String> {
     has_displays(of_type.device_api.as_deref())?;
     not_forbidden(rule)
@@ -267,7 +268,7 @@ pub struct Manner {
     /// opens the device. If false, the child does so only after the driver has refused to open
     /// (ESRCH).
     pub kvm: bool,
-    /// The only interface to try; `None` for what the kernel offers.
+    /// The only interface to try; `None` for the first one that the kernel offers.
     pub path: Option<OpenPath>,
 }
 
@@ -350,8 +351,8 @@ struct Child {
     pid: Pid,
     /// The child's stdout, which carries the answer.
     answer: PipeReader,
-    /// The child's stderr, which carries the steps. Nobody waits for these, so that the child is
-    /// not held up.
+    /// The child's stderr, which carries the steps. The child does not wait until somebody reads
+    /// them.
     steps: PipeReader,
 }
 
@@ -437,7 +438,8 @@ impl Child {
         let _ = kill(self.pid, Signal::SIGKILL);
     }
 
-    /// Makes sure that the child ends. Waits for it only as long as a healthy child takes.
+    /// Waits for the child's end, but only as long as a healthy child takes. Then kills the child.
+    /// Leaves behind a child that does not end even so.
     fn end(&mut self) {
         let patience = Instant::now() + Duration::from_millis(100);
         // Its end closes the pipe. The rest takes microseconds.

@@ -2,11 +2,11 @@
 //!
 //! Until the device is open, the driver decides what the child needs. A group without an IOMMU
 //! wants CAP_SYS_RAWIO (Linux drivers/vfio/group.c, `vfio_group_ioctl_get_device_fd`), and a
-//! vendor's driver may check for any. So rights go in two steps. [`limit`] takes at the start what
-//! no opening needs, and [`give_up`] takes the rest once the device is open. From then on the child
-//! can only read, write and ask what it has open, get memory, and end.
+//! vendor's driver may check for any. So the rights are taken in two steps. At the start, [`limit`]
+//! takes the rights that no opening needs. Once the device is open, [`give_up`] takes the others.
+//! From then on the child can only read, write and ask what it has open, get memory, and end.
 //!
-//! Each means closes what the others leave open, on one kernel or another:
+//! Each of these means closes a gap that the others leave on some kernel:
 //!
 //! - seccomp refuses every other system call, but only on the processors that `seccompiler` knows;
 //! - Landlock (Linux 5.13, and not from udev with systemd before 255, whose service may not call
@@ -16,7 +16,8 @@
 //!   back.
 //!
 //! Some rights can't be taken (an old kernel, a service manager that forbids the call). They stay,
-//! and the device is asked all the same, as whoever started the child has these rights anyway.
+//! and the device is asked all the same, because the process that started the child has these
+//! rights anyway.
 
 use landlock::{ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetError, Scope};
 use nix::errno::Errno;
@@ -61,8 +62,8 @@ const NEEDED: [libc::c_long; 26] = [
     libc::SYS_exit_group,
 ];
 
-/// Takes from this process what no opening of a device needs: new rights by starting a program,
-/// memory that others may read, and much of the address space.
+/// Takes the rights from this process that no opening of a device needs: new rights by starting a
+/// program, memory that others may read, and much of the address space.
 ///
 /// Without a core dump, a crash also closes the device at once, and not after the dump is written.
 pub fn limit() {
@@ -71,8 +72,8 @@ pub fn limit() {
     let _ = setrlimit(Resource::RLIMIT_AS, ADDRESS_SPACE, ADDRESS_SPACE);
 }
 
-/// Takes from this thread everything but memory, its end, and the reading, writing and asking of
-/// what it has open. Only for a process that has nothing else to do, and no other thread.
+/// Takes all rights from this thread, except to use memory, to end, and to read, write and ask the
+/// files that it has open. Only for a process that has nothing else to do, and no other thread.
 pub fn give_up() {
     // This comes before the limit, because the ruleset is a descriptor.
     let _ = no_files_or_others();
@@ -97,8 +98,8 @@ fn no_files_or_others() -> Result<(), RulesetError> {
     Ok(())
 }
 
-/// Uses seccomp to refuse everything else with EPERM. It does not kill: the C library may try calls
-/// in vain.
+/// Uses seccomp to refuse all other system calls with EPERM. Does not kill the process, because the
+/// C library may try a call that is refused.
 fn only_what_is_needed() -> Result<(), seccompiler::Error> {
     let rules = NEEDED.map(|call| (call, Vec::new())).into();
     let refuse = SeccompAction::Errno(libc::EPERM as u32);
