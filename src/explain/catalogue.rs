@@ -1,4 +1,4 @@
-//! Reads the catalogues of GNU gettext (`.mo`), by which libvirt says its messages in other languages.
+//! Reads the catalogues of GNU gettext (`.mo`), which have libvirt's messages in other languages.
 //!
 //! The format is that of gettext's manual, "The Format of GNU MO Files": a magic number in the byte
 //! order of the file, a version, the number of texts, and where the tables of the originals and of
@@ -6,15 +6,15 @@
 
 use super::{Place, Squeezed};
 
-/// The number with which a catalogue begins.
+/// The number at the beginning of a catalogue.
 const MAGIC: u32 = 0x9504_12de;
 
-/// The shortest translation that is looked for, in bytes without white space and without what is
-/// filled in: a shorter one may be in any text.
+/// The shortest translation that is looked for, in bytes without white space and without the
+/// filled-in parts. A shorter one may occur in any text.
 const SHORTEST: usize = 10;
 
-/// Returns each original with its translation; none from a damaged file. Of texts with a plural, the
-/// first form counts.
+/// Returns each original with its translation; empty for a damaged file. For a text with a plural,
+/// returns the first form.
 #[must_use]
 pub fn pairs(bytes: &[u8]) -> Vec<(&str, &str)> {
     read(bytes).unwrap_or_default()
@@ -50,7 +50,7 @@ fn read(bytes: &[u8]) -> Option<Vec<(&str, &str)>> {
         .collect()
 }
 
-/// Returns the text with `*` for each format of printf's.
+/// Returns the text with `*` in place of each format of printf's.
 pub(super) fn as_words(format: &str) -> String {
     parts(format).0.join("*")
 }
@@ -86,7 +86,8 @@ fn parts(format: &str) -> (Vec<String>, Vec<usize>) {
     (parts, arguments)
 }
 
-/// Returns where a translation is in a text, with what is filled in in the order of the original.
+/// Returns the place of a translation in a text, with the filled-in parts in the order of the
+/// original; `None` if the text does not contain it.
 pub(super) fn place(translated: &str, text: &Squeezed<'_>) -> Option<Place> {
     let (parts, arguments) = parts(translated);
     // One word rules most translations out.

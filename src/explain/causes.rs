@@ -1,4 +1,4 @@
-//! Explains why a program gives a message, and what helps: in general, and for a domain and its
+//! Explains why a program gives a message, and how to fix it: in general, and for a domain and its
 //! host.
 
 use std::collections::BTreeMap;
@@ -28,33 +28,33 @@ pub struct Explanation {
     pub symptom: &'static str,
     /// The words by which it was recognized.
     pub message: &'static str,
-    /// The program that gives it.
+    /// The program that gives the message.
     pub by: Speaker,
-    /// The versions that are known to give it.
+    /// The versions that are known to give the message.
     pub versions: &'static str,
-    /// The place in the sources.
+    /// The message's place in the sources.
     pub source: &'static str,
-    /// The device that it is about.
+    /// The device that the message is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<DeviceId>,
     /// The reason for the message.
     pub cause: String,
-    /// What is known of this domain and this host.
+    /// The facts about this domain and this host that apply.
     pub here: Vec<String>,
     /// The fixes, the best first.
     pub fixes: Vec<String>,
     /// The changes that the first fix makes in the domain, with their reasons.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<String>,
-    /// The domain before and after that.
+    /// The domain before and after the first fix.
     #[serde(skip)]
     pub fixed: Option<Fixed>,
 }
 
-/// Explains a message. `domain` is the domain that it is about, if that is known.
+/// Explains a message. `domain` is the domain that the message is about, if it is known.
 ///
 /// # Panics
-/// If the symptom is none of [`SYMPTOMS`].
+/// If [`SYMPTOMS`] does not have the message's symptom.
 #[must_use]
 pub fn explain(found: &Found, host: &doctor::Host, domain: Option<&Situation>) -> Explanation {
     let symptom = &SYMPTOMS[found.symptom];
@@ -125,8 +125,8 @@ pub fn explain(found: &Found, host: &doctor::Host, domain: Option<&Situation>) -
     }
 }
 
-/// Adds the checks of the host about the same thing and their fixes, and between these the general
-/// fixes.
+/// Adds the doctor's checks of the host about the same topics. The fixes of failed checks come
+/// before the `general` fixes, those of warnings after them.
 fn of_checks(
     about: &About<'_>,
     general: Vec<String>,
@@ -154,7 +154,8 @@ fn of_checks(
     }
 }
 
-/// Returns the fixes by `gfxplane fixup`, or by the user where it makes none.
+/// Returns the fix by `gfxplane fixup`, or the fixes that are left to the user. If the domain is
+/// not known, returns the command that shows its fixes.
 fn by_fixup(fixed: Option<&Fixed>, fixup: Fixup, domain: Option<&Situation>) -> Vec<String> {
     if let Some(fixed) = fixed {
         let lost: Vec<&str> = fixed.loses.iter().map(|consent| loss(*consent)).collect();
@@ -172,8 +173,8 @@ fn by_fixup(fixed: Option<&Fixed>, fixup: Fixup, domain: Option<&Situation>) -> 
     }
 }
 
-/// Adds the members of the IOMMU group with their drivers, and a command for each that stands in
-/// the way.
+/// Adds the members of the IOMMU group with their drivers, and a command for each member that keeps
+/// the group from being handed out.
 fn group(about: &About<'_>, here: &mut Vec<String>, fixes: &mut Vec<String>) {
     let by_number = about
         .found
@@ -197,7 +198,7 @@ fn group(about: &About<'_>, here: &mut Vec<String>, fixes: &mut Vec<String>) {
     }
 }
 
-/// Returns what is lost with a consent.
+/// Returns what the user loses with a consent, in words.
 fn loss(consent: Consent) -> &'static str {
     match consent {
         Consent::Remote => "a screen is then seen on this host only",
@@ -205,7 +206,7 @@ fn loss(consent: Consent) -> &'static str {
     }
 }
 
-/// Returns what this host knows of a device.
+/// Returns what this host knows of a device, in words.
 fn of_device(id: DeviceId, about: &About<'_>) -> Vec<String> {
     let Some(entry) = about.entry(id) else {
         return vec![match id {
@@ -252,7 +253,8 @@ fn display(finding: &Finding) -> String {
     }
 }
 
-/// Adds the prediction for the domain as it is now. Returns whether it would or may be refused.
+/// Adds the prediction for the domain as it is now. Returns whether the domain would or may be
+/// refused.
 fn prediction(domain: &Situation, symptom: &str, here: &mut Vec<String>) -> bool {
     let name = &domain.name;
     let Some(plan) = &domain.plan else {
@@ -292,7 +294,8 @@ fn prediction(domain: &Situation, symptom: &str, here: &mut Vec<String>) -> bool
     }
 }
 
-/// Adds the screens that end the guest if a viewer chooses them. Returns whether there is one.
+/// Adds the screens that end the guest if a viewer chooses them. Returns whether there is such a
+/// screen.
 fn viewers_end(domain: &Situation, here: &mut Vec<String>) -> bool {
     let dangers = domain.plan.iter().flat_map(|plan| &plan.before.dangers);
     let before = here.len();
@@ -306,7 +309,8 @@ fn viewers_end(domain: &Situation, here: &mut Vec<String>) -> bool {
     here.len() > before
 }
 
-/// Returns the failed checks of a host about these topics; for devices, only about these.
+/// Returns the failed checks of a host about these topics. Of checks of single devices, returns
+/// only those of the devices `ids`.
 fn of_host(host: &doctor::Host, topics: &[Topic], ids: &[DeviceId]) -> Vec<Line> {
     if topics.is_empty() {
         return Vec::new();
@@ -326,7 +330,7 @@ fn of_host(host: &doctor::Host, topics: &[Topic], ids: &[DeviceId]) -> Vec<Line>
         .collect()
 }
 
-/// Returns the text with the value of each `{name}` in it; messages.toml says what these are.
+/// Returns the text with each `{name}` replaced by its value; messages.toml explains the names.
 fn filled(text: &str, about: &About<'_>) -> String {
     let device = about.devices().first().copied();
     let named = |unknown: &str, name: &dyn Fn(DeviceId) -> String| {

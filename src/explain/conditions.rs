@@ -1,4 +1,4 @@
-//! Decides on what a message is about: which devices, and which conditions of `messages.toml` hold.
+//! Decides which devices a message is about, and which conditions of `messages.toml` hold.
 
 use crate::device::evidence::Method;
 use crate::device::id::DeviceId;
@@ -43,7 +43,7 @@ impl<'a> About<'a> {
         asked.map(|vgpu| vgpu.id).collect()
     }
 
-    /// Returns what the host knows of a device.
+    /// Returns the host's entry of a device.
     pub(super) fn entry(&self, id: DeviceId) -> Option<&'a DeviceEntry> {
         let mut devices = self.host.inventory.devices.iter();
         devices.find(|entry| entry.id == id)
@@ -55,7 +55,8 @@ impl<'a> About<'a> {
         gpus.find(|gpu| DeviceId::Pci(gpu.address) == id)
     }
 
-    /// Returns whether a condition holds. What nobody knows does not.
+    /// Returns whether a condition holds. A condition of which nobody knows whether it holds does
+    /// not.
     pub(super) fn holds(&self, condition: Condition) -> bool {
         let devices = self.devices();
         match condition {

@@ -13,14 +13,14 @@
 //!
 //! **Trust.** The log is written by QEMU, and once QEMU runs, its guest may have taken it over. So
 //! QEMU's words count only for a start that failed. They count only for the domain's own devices,
-//! which are not taken from the log. A guest cannot fake a failed start by saying so: libvirt's own
-//! line at the end of a domain that ran names another reason, and then the domain has started,
-//! whatever else the log says.
+//! which are not taken from the log. A guest cannot fake a failed start by writing that it failed:
+//! libvirt's own line at the end of a domain that ran names another reason, and then the domain has
+//! started, whatever else the log says.
 //!
 //! But a guest can forge the whole log of a further start. It can thus pass off its own screen as
-//! another kind, as long as nobody asks the device. So what is learned is evidence of the method
-//! `qemu`, never a measurement. Any answer of the device outranks it, and it says nothing about
-//! other devices.
+//! another kind, as long as nobody asks the device. So a lesson is evidence of the method `qemu`,
+//! never a measurement. Any answer of the device outranks it, and it says nothing about other
+//! devices.
 
 use std::path::PathBuf;
 use std::time::{Duration, UNIX_EPOCH};
@@ -49,13 +49,13 @@ pub struct Lesson {
     pub displays: Vec<(DeviceId, Display)>,
 }
 
-/// The reason why a log tells nothing.
+/// The reason why nothing can be learned from a log.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Nothing {
     /// The log has no start, or only a part of one.
     #[error("there is no whole start in its log")]
     NoStart,
-    /// The last start is that of another domain with the same name.
+    /// The last start in the log is of another domain with the same name.
     #[error("the last start in its log is of another domain of its name")]
     OtherDomain,
     /// The log does not show whether the domain started.
@@ -64,7 +64,7 @@ pub enum Nothing {
     /// None of the domain's devices had a display at the last start.
     #[error("none of its vfio devices had display=on at the last start")]
     NoDisplay,
-    /// The domain has started with OpenGL, so that any display would have done.
+    /// The domain has started with OpenGL, so that it would have started with any display.
     #[error("it started with OpenGL, or may have, so that any display would have done")]
     OpenGl,
     /// The start failed for another reason.
@@ -72,8 +72,8 @@ pub enum Nothing {
     OtherReason,
 }
 
-/// Reads from a log what its last start shows of these devices of the domain. `log` may lack its
-/// beginning. `is_running` is true if libvirt says that the domain runs.
+/// Learns the displays of these devices of the domain from the last start in a log. `log` may lack
+/// its beginning. `is_running` is true if libvirt says that the domain runs.
 ///
 /// # Errors
 /// [`Nothing`]: the reason why the log tells nothing.
@@ -118,7 +118,8 @@ pub fn learn(
     })
 }
 
-/// Returns when the last start in a log began, since 1970.
+/// Returns the time at which the last start in a log began, since 1970; `None` if the log has no
+/// start.
 #[must_use]
 pub fn began(log: &str) -> Option<Duration> {
     Some(Start::last(log)?.began)
@@ -127,7 +128,7 @@ pub fn began(log: &str) -> Option<Duration> {
 /// The last start in a log, whatever the domain's devices.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LastStart<'l> {
-    /// The time when it began, since 1970.
+    /// The time when the start began, since 1970.
     pub began: Duration,
     /// QEMU's version, as libvirt reports it.
     pub qemu: Option<Version>,
@@ -209,8 +210,8 @@ impl<'l> Start<'l> {
         self.values(option).last()
     }
 
-    /// Returns whether the domain started, according to libvirt's lines at its end; `None` if they
-    /// don't tell.
+    /// Returns whether the domain started, according to libvirt's lines at the end of the start;
+    /// `None` if these don't tell.
     ///
     /// There may be several such lines. libvirt writes "failed" when a hook vetoes a later start,
     /// and a guest may write it to make its words count. For a domain that ran, libvirt itself
@@ -228,8 +229,8 @@ impl<'l> Start<'l> {
         started
     }
 
-    /// Returns the device that QEMU refused, and the display that its words show. QEMU exits at the
-    /// first one.
+    /// Returns the device that QEMU refused, and the display that QEMU's message shows. QEMU exits
+    /// at the first device that it refuses.
     fn refusal(&self, devices: &[DeviceId]) -> Option<(DeviceId, Display)> {
         self.printed.lines().find_map(|line| {
             let (before, words) = [words::DMABUF_NEEDS_OPENGL, words::NO_DISPLAY]
@@ -243,8 +244,8 @@ impl<'l> Start<'l> {
         })
     }
 
-    /// Returns whether QEMU may have had OpenGL, or a device another display than its `-device`
-    /// says. An option that is not known counts as one that may.
+    /// Returns whether QEMU may have had OpenGL, or whether a device may have had another display
+    /// than its `-device` says. An unknown option counts as one that may have that effect.
     fn may_have_opengl(&self) -> bool {
         let mut has_frontend = false;
         for (place, word) in self.arguments.iter().enumerate() {
@@ -306,7 +307,8 @@ fn by_libvirt(line: &str) -> Option<(Duration, &str)> {
     Some((time.duration_since(UNIX_EPOCH).ok()?, words))
 }
 
-/// Returns the reason in a line in which libvirt says why a domain ended.
+/// Returns the reason in a line of libvirt's that says why a domain ended; `None` for any other
+/// line.
 fn reason(line: &str) -> Option<&str> {
     let (_, words) = by_libvirt(line)?;
     words

@@ -1,7 +1,7 @@
-//! The messages that are known, and what is known of them: `messages.toml`, read.
+//! Reads the known messages and the knowledge about them from `messages.toml`.
 //!
-//! The file says what its fields mean and how its words were checked. A new message is an edit of that
-//! file alone.
+//! That file says what its fields mean and how its messages were checked. A new message needs a
+//! change of that file alone.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -29,7 +29,7 @@ pub enum Speaker {
 }
 
 impl Speaker {
-    /// Returns its name.
+    /// Returns the program's name.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -47,15 +47,15 @@ impl Speaker {
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Wording {
-    /// The program that gives it.
+    /// The program that gives the message.
     pub by: Speaker,
     /// The words; `*` stands for anything.
     pub words: String,
-    /// The versions that are known to give it.
+    /// The versions that are known to give the message.
     pub versions: String,
-    /// The place: file and function, or who has quoted it.
+    /// The message's place: file and function, or the page that quotes it.
     pub source: String,
-    /// True if it follows from something else, and counts only if nothing else is known.
+    /// True if the message follows from another one, and counts only if no other is known.
     #[serde(default)]
     pub follows: bool,
 }
@@ -69,11 +69,11 @@ pub enum Fixup {
     Never,
     /// If the domain would be refused.
     Refused,
-    /// Whenever it would change something.
+    /// Whenever fixup would change the domain.
     Always,
 }
 
-/// A fact of this host or domain that is told beside the cause.
+/// A fact of this host or domain that is shown beside the cause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Tell {
@@ -90,11 +90,11 @@ pub enum Tell {
     Viewers,
     /// The members of the IOMMU group, with their drivers.
     Group,
-    /// Not what is predicted for the domain: the message says it.
+    /// The prediction for the domain is not shown, because the message already says it.
     NoPrediction,
 }
 
-/// A condition of this host or domain under which something else is the cause.
+/// A condition of this host or domain under which the message has another cause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Condition {
@@ -126,7 +126,7 @@ pub struct Case {
     pub fixes: Vec<String>,
 }
 
-/// A problem: why a message is said, and what helps.
+/// A problem: the cause of a message, and its fixes.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Symptom {
@@ -137,10 +137,10 @@ pub struct Symptom {
     /// The condition under which `gfxplane fixup` is the first fix.
     #[serde(default)]
     pub fixup: Fixup,
-    /// The checks of `gfxplane doctor` about the same.
+    /// The checks of `gfxplane doctor` about the same subject.
     #[serde(default)]
     pub topics: Vec<Topic>,
-    /// The facts that are told beside it.
+    /// The facts that are shown beside the cause.
     #[serde(default)]
     pub tell: Vec<Tell>,
     /// The conditions under which the cause is another. The first that holds counts.

@@ -1,9 +1,9 @@
-//! Recognizes and explains what libvirt, QEMU and others say about screens: text in, explanations
-//! out.
+//! Recognizes and explains messages of libvirt, QEMU and others about screens: text in,
+//! explanations out.
 //!
 //! [`messages`] has the words. [`find`] looks for them in a text that somebody was shown,
 //! [`in_log`] in the log of a domain, [`find_in_any_language`] also in other languages. [`causes`]
-//! says why and what helps, from what is known of the domain and its host.
+//! has the cause and the fixes, given the domain and its host.
 //!
 //! A text may have been pasted. So its line breaks, indentation and quotation marks may differ, it
 //! may stand in JSON, and capitals do not count.
@@ -38,12 +38,12 @@ pub struct Found {
     pub wording: &'static Wording,
     /// The text in the place of each `*`.
     pub filled_in: Vec<String>,
-    /// The device that is named before it, or else after it.
+    /// The device that is named before the message, or else after it.
     pub device: Option<DeviceId>,
 }
 
-/// Returns the messages in a text, in their order. One that only follows from others is left out if
-/// there is another.
+/// Returns the messages in a text, in their order. Leaves out a message that only follows from
+/// others, if there is another.
 #[must_use]
 pub fn find(text: &str) -> Vec<Found> {
     without_consequences(all_in(text))
@@ -94,7 +94,7 @@ fn find_translated(text: &str, catalogues: impl IntoIterator<Item = Vec<u8>>) ->
     Vec::new()
 }
 
-/// Returns the messages with those that follow from others.
+/// Returns the messages in a text, with those that only follow from others.
 fn all_in(text: &str) -> Vec<Found> {
     let text = plain(text);
     let squeezed = Squeezed::of(&text);
@@ -114,11 +114,11 @@ fn all_in(text: &str) -> Vec<Found> {
     in_order(found)
 }
 
-/// A message, and where it is in a squeezed text.
+/// A message, with the beginning and the end of its place in a squeezed text.
 type Placed = (usize, usize, Found);
 
-/// Adds a message, unless another has some of its words. `from` is the end of the same message before
-/// it.
+/// Adds a message, unless another message has some of its words. `from` is the end of the last
+/// occurrence of the same message.
 fn add(
     places: &mut Vec<Placed>,
     text: &Squeezed<'_>,
@@ -185,12 +185,12 @@ const LONGEST: usize = 200;
 /// each of dozens of languages.
 const LONGEST_TRANSLATED: usize = 4096;
 
-/// The number of times that one message is looked for in a text. A log may have it thousands of
-/// times.
+/// The greatest number of times that one message is looked for in a text. A log may have it
+/// thousands of times.
 const MOST: usize = 32;
 
-/// A known message: the name of its symptom, its words, and these as they are looked for: in small
-/// letters, without white space, in the parts between its `*`.
+/// A known message: the name of its symptom, its words, and its parts between the `*`, in small
+/// letters and without white space, as they are looked for.
 type Parts = (&'static str, &'static Wording, Vec<String>);
 
 /// All known messages, the longest first.
@@ -220,7 +220,7 @@ struct Squeezed<'t> {
 struct Place {
     start: usize,
     end: usize,
-    /// The length of its words.
+    /// The length of the message's words.
     words: usize,
     /// The original text for each `*`.
     filled_in: Vec<String>,
@@ -244,12 +244,13 @@ impl<'t> Squeezed<'t> {
         }
     }
 
-    /// Returns the original of a part.
+    /// Returns the original text of a part.
     fn whole(&self, from: usize, to: usize) -> &'t str {
         self.original[self.places[from]..self.places[to]].trim_end()
     }
 
-    /// Returns where a message is, at or behind a place. `parts` are its words between the `*`.
+    /// Returns the first place of a message at or behind `from`. `parts` are the message's words
+    /// between the `*`.
     fn matches(&self, from: usize, parts: &[String]) -> Option<Place> {
         let (first, rest) = parts.split_first()?;
         self.text[from..]
@@ -298,7 +299,7 @@ fn device_after(text: &str) -> Option<DeviceId> {
     names(text).next()
 }
 
-/// The words after the domain in a veto of the hook's.
+/// The words after the domain's name in a veto of the hook's.
 const HOOK_SAYS: &str = " is not started";
 
 /// Returns the domain that a text names: in libvirt's `Failed to start domain 'guest'` (older
@@ -332,7 +333,7 @@ pub fn domain_of(text: &str) -> Option<String> {
 /// The log's account of a domain's last start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Logged {
-    /// The time when it began, since 1970.
+    /// The time when the start began, since 1970.
     pub began: Duration,
     /// QEMU's version, as libvirt reports it.
     pub qemu: Option<Version>,
@@ -341,7 +342,7 @@ pub struct Logged {
     /// The number of later failures before QEMU ran: a hook's veto, or a definition that libvirt
     /// refuses.
     pub failed_since: usize,
-    /// The known messages.
+    /// The known messages in the log.
     pub found: Vec<Found>,
     /// The last lines of QEMU, if no message is known.
     pub words: Vec<String>,
@@ -351,8 +352,8 @@ pub struct Logged {
 const LAST_LINES: usize = 5;
 
 /// Looks for messages of the last start in the log of a domain; `None` if the log has no whole
-/// start, or the last one is of another domain. A guest may have written what follows a start that
-/// succeeded. Such messages are only shown, and nothing is done for them.
+/// start, or the last one is of another domain. A guest may have written the text after a start
+/// that succeeded. Messages in that text are only shown, and nothing is done about them.
 #[must_use]
 pub fn in_log(log: &str, domain: Option<Uuid>) -> Option<Logged> {
     let start = LastStart::of(log)?;
@@ -379,8 +380,8 @@ pub fn in_log(log: &str, domain: Option<Uuid>) -> Option<Logged> {
     })
 }
 
-/// Returns QEMU's own lines: without libvirt's, and without the time and the program's name before
-/// each.
+/// Returns QEMU's own lines, without libvirt's lines, and without the time and the program's name
+/// at the beginning of a line.
 fn qemus(printed: &str) -> String {
     let lines = printed
         .lines()

@@ -1,4 +1,4 @@
-//! The domain that a message is about: the prediction for it, and the fix.
+//! Looks at the domain that a message is about: the prediction for it, and the fix.
 
 use crate::domain::Domain;
 use crate::domain::policy::{Consent, Displays, Policy, Wishes};
@@ -21,7 +21,7 @@ pub enum Operand<'o> {
 pub struct Situation {
     /// The domain's name, or the name that the user typed.
     pub name: String,
-    /// The plan that leaves the domain as it is; `None` if it has no vfio devices.
+    /// The plan that leaves the domain as it is; `None` if the domain has no vfio devices.
     pub plan: Option<Plan>,
     /// The fix.
     pub fixed: Option<Fixed>,
@@ -36,9 +36,9 @@ pub struct Situation {
 pub struct Fixed {
     /// The command to type.
     pub command: String,
-    /// The changes that it makes, with their reasons.
+    /// The changes that the fix makes, with their reasons.
     pub changes: Vec<String>,
-    /// The consents that it needs.
+    /// The consents that the fix needs.
     pub loses: Vec<Consent>,
     /// The XML before the fix.
     pub before: String,
@@ -47,10 +47,10 @@ pub struct Fixed {
 }
 
 impl Situation {
-    /// Looks at a domain. `text` is its XML, `policy` the host's.
+    /// Looks at a domain. `text` is the domain's XML, `policy` the host's policy.
     ///
     /// # Errors
-    /// [`Unfit`] if it can't be read.
+    /// [`Unfit`] if the XML can't be read.
     pub fn of(
         text: &str,
         surroundings: &dyn Surroundings,

@@ -1,4 +1,4 @@
-//! Checks devices, what is known of them, and gfxplane's own parts.
+//! Checks devices, the knowledge about them, and gfxplane's own parts.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +26,7 @@ pub(super) fn settings(host: &Host, report: &mut Report) {
     }
 }
 
-/// Checks whether graphics cards offer what they can.
+/// Checks whether graphics cards offer all that they can.
 pub(super) fn gpus(host: &Host, report: &mut Report) {
     for gpu in &host.inventory.gpus {
         let Some(missing) = &gpu.missing else {
@@ -107,15 +107,15 @@ pub(super) fn devices(host: &Host, holders: &BTreeMap<DeviceId, String>, report:
     }
 }
 
-/// Turns the line into a failure: the driver wants a virtual machine, and the host can't create
-/// one.
+/// Turns the line into a failure, because the driver wants a virtual machine, and the host can't
+/// create one.
 fn lacks_kvm(line: &mut Line) {
     line.verdict = Verdict::Fail;
     line.more
         .push_str("; its driver opens it for a KVM VM only, and there is no /dev/kvm");
 }
 
-/// Checks for records that nobody believes any more, or ever did.
+/// Checks for records that nobody believes any more, or that nobody ever believed.
 pub(super) fn records(host: &Host, report: &mut Report) {
     for warning in &host.odd_records {
         let stem = warning.path.file_stem().and_then(|stem| stem.to_str());

@@ -1,9 +1,9 @@
 //! Reads everything of a host that [`crate::explain::doctor`] checks.
 //!
-//! Some of it can't be in a recorded host's files, such as owners and what runs. A recorded host
-//! has it in `var/cache/gfxplane/moment.json`; on this machine it is looked up ([`Moment`]). Two
-//! answers come from systemd, because no file has them: whether our daemon runs, and when a libvirt
-//! daemon last reloaded.
+//! Some facts can't be in a recorded host's files, such as owners of files and running programs. A
+//! recorded host has them in `var/cache/gfxplane/moment.json`; on this machine they are looked up
+//! ([`Moment`]). Two answers come from systemd, because no file has them: whether our daemon runs,
+//! and when a libvirt daemon last reloaded.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -43,9 +43,9 @@ const HELPER: &str = "usr/bin/gfxplane-helper";
 /// The [`Moment`] of a recorded host.
 pub(crate) const MOMENT: &str = "var/cache/gfxplane/moment.json";
 
-/// Reads all of it. If nobody has done so before, libvirt is asked what it can do with QEMU, but
-/// never for a recorded host. Also returns the warnings that have no line of their own in the
-/// report.
+/// Reads all facts of a host. If the abilities of a QEMU are not in the cache, asks libvirt for
+/// them, but never for a recorded host. Also returns the warnings that have no line of their own in
+/// the report.
 #[must_use]
 pub fn read(root: &Root, ask: &AskLibvirt<'_>) -> (Host, Vec<Warning>) {
     let mut warnings = Vec::new();
@@ -106,7 +106,7 @@ pub fn read(root: &Root, ask: &AskLibvirt<'_>) -> (Host, Vec<Warning>) {
     (host, rest)
 }
 
-/// Returns a path below the root as the host itself names it.
+/// Returns a path below the root as the host itself names it, without the root.
 fn host_path(root: &Root, path: &Path) -> PathBuf {
     let inside = path.strip_prefix(root.path());
     inside.map_or_else(|_| path.to_owned(), |inside| Path::new("/").join(inside))
@@ -233,7 +233,7 @@ fn hooks(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Script> {
     found
 }
 
-/// Returns whether we lack the right to look into a directory.
+/// Returns whether this user lacks the right to look into a directory.
 fn is_hidden(directory: &Path) -> bool {
     fs::read_dir(directory).is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
 }
@@ -246,8 +246,8 @@ fn script(root: &Root, path: &Path, is_ours: bool) -> Script {
     }
 }
 
-/// Returns whether a path of the host leads to a file that somebody may execute. Absolute links
-/// lead below the root, as they do for the host.
+/// Returns whether a path of the host leads to a file that somebody may execute. Resolves absolute
+/// links below the root, as the host does.
 fn is_executable(root: &Root, path: &Path) -> bool {
     const MOST_LINKS: usize = 8;
     let mut path = path.to_owned();
@@ -278,7 +278,7 @@ fn udev_rule(root: &Root) -> Option<UdevRule> {
     }
 }
 
-/// Returns the profiles of libvirt's daemons if AppArmor is switched on.
+/// Returns the profiles of libvirt's daemons; empty unless AppArmor is switched on.
 fn profiles(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Profile> {
     if !apparmor::is_enabled(root) {
         return Vec::new();
@@ -381,8 +381,8 @@ fn systemd(unit: &str, property: &str) -> Option<String> {
     (!said.is_empty()).then_some(said)
 }
 
-/// Returns a libvirt daemon if it runs, found by the file with its process's number (libvirt
-/// src/remote/remote_daemon.c, `pid_file`).
+/// Returns one of libvirt's daemons, found by the file with its process's number (libvirt
+/// src/remote/remote_daemon.c, `pid_file`); `None` if it does not run.
 fn daemon(root: &Root, name: &str, warnings: &mut Vec<Warning>) -> Option<Running> {
     let pid = read_text(&root.join("run").join(format!("{name}.pid")), warnings)?;
     let process = root.join("proc").join(pid.trim());
@@ -413,7 +413,7 @@ fn daemon(root: &Root, name: &str, warnings: &mut Vec<Warning>) -> Option<Runnin
     })
 }
 
-/// Returns whether the processes of others can be seen. Process 1 is root's.
+/// Returns whether this user can see the processes of others. Process 1 is root's.
 fn shows_all(root: &Root) -> bool {
     root.join("proc/1/comm").exists()
 }

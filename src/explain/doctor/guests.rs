@@ -1,5 +1,5 @@
-//! Checks the guests: whether the host has their devices, whether they start, and whether somebody
-//! shows their screens. The overview knows all of it.
+//! Checks the guests: whether the host has their devices, whether they start, and whether some
+//! graphics show their screens. All of that comes from the overview.
 
 use std::collections::BTreeMap;
 
@@ -36,7 +36,8 @@ pub fn guests(overview: &Overview, recording: Recording) -> Vec<Line> {
     report.lines
 }
 
-/// Writes the lines about one guest, which has an entry below each of its devices.
+/// Writes the lines about one guest. `entries` are the guest's entries in the overview, one below
+/// each of its devices.
 fn of_guest(name: &str, entries: &[&GuestEntry], report: &mut Report) {
     let what = format!("guest {name}");
     let problems = entries.iter().flat_map(|entry| &entry.problems);

@@ -1,4 +1,5 @@
-//! Checks what libvirt and mdevctl run, callouts and hooks, and what may keep them from it.
+//! Checks mdevctl, the callouts and the hooks that libvirt runs, and what may keep libvirt from
+//! running them.
 
 use crate::device::version::Version;
 use crate::explain::doctor::{
@@ -91,9 +92,9 @@ pub(super) fn mdevctl(host: &Host, report: &mut Report) {
     }
 }
 
-/// Checks mdevctl's callouts and notifiers: ours, and those that come before it. The last of a
-/// callout's links counts. The one in `/usr/lib` answers for nothing while somebody else's is in
-/// `/etc` (hooks/README.md).
+/// Checks mdevctl's callouts and notifiers: ours, and the scripts that come before ours. If there
+/// are several links to our callout, the last one counts. The one in `/usr/lib` does not answer
+/// while somebody else's is in `/etc` (hooks/README.md).
 pub(super) fn callouts(host: &Host, report: &mut Report) {
     if host.mdevctl.is_none() {
         return;
@@ -273,7 +274,7 @@ pub(super) fn hook(host: &Host, report: &mut Report) {
 }
 
 /// Checks whether the running daemons have seen the hook. libvirt looks for hooks when it starts
-/// and when it is told to reload. If it has seen any hook then, it also runs those that appear in
+/// and when it is told to reload. If it has found any hook then, it also runs hooks that appear in
 /// `qemu.d` later (src/util/virhook.c, `virHookInitialize` and `virHookCall`).
 fn seen(host: &Host, ours: &Script, report: &mut Report) {
     let what = "qemu hook as libvirt sees it";
@@ -361,8 +362,8 @@ fn selinux(host: &Host, report: &mut Report) {
     }
 }
 
-/// Checks whether a guest may have a D-Bus daemon. Under SELinux that is not known, and no line is
-/// written.
+/// Checks whether a guest may have a D-Bus daemon. Writes no line under SELinux, where that is not
+/// known.
 pub(super) fn dbus_daemon(host: &Host, report: &mut Report) {
     if host.dbus_daemon_denied != Some(true) {
         return;

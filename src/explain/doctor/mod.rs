@@ -1,10 +1,10 @@
-//! Finds what stands between a host and a working display. The facts of the host go in, lines come
+//! Finds problems between a host and a working display. The facts of the host go in, lines come
 //! out.
 //!
-//! Each check is about one thing that has kept somebody's screen dark. Its line says PASS, WARN or
-//! FAIL, what was found, and what helps. [`examine()`] reads the host; nothing here
-//! touches it. What could not be found out gets a line, too. That line is a warning only where the
-//! check matters.
+//! Each check is about one problem that has kept somebody's screen dark. Its line says PASS, WARN
+//! or FAIL, what was found, and how to fix it. [`examine()`] reads the host; nothing here touches
+//! it. A check without the facts that it needs gets a line, too. That line is a warning only where
+//! the check matters.
 
 mod devices;
 pub mod examine;
@@ -41,9 +41,9 @@ pub enum Verdict {
     Skip,
     /// All is well, or the check does not apply here.
     Pass,
-    /// Something may be in the way of some domain, or could not be checked.
+    /// A problem that may concern some domain, or that could not be checked.
     Warn,
-    /// Something is in the way.
+    /// A problem.
     Fail,
 }
 
@@ -73,11 +73,11 @@ impl From<Level> for Verdict {
 /// How a host was recorded, if it is a recorded one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Recording {
-    /// It is this machine.
+    /// The host is this machine.
     None,
-    /// It has all that the checks look at: it was made by `gfxplane collect`.
+    /// The recording has all facts for the checks: `gfxplane collect` made it.
     Whole,
-    /// It has no [`Moment`]: what is not there may only not have been recorded.
+    /// The recording has no [`Moment`]. A file that it lacks may only not have been recorded.
     Part,
 }
 
@@ -87,7 +87,7 @@ pub enum Recording {
 pub enum Topic {
     /// gfxplane's own settings and rules.
     Settings,
-    /// Devices, and what is known of them.
+    /// Devices, and the knowledge about them.
     Devices,
     /// Graphics cards, and the vGPUs that they offer.
     Gpus,
@@ -95,7 +95,7 @@ pub enum Topic {
     Records,
     /// `/dev/dri`.
     RenderNodes,
-    /// OpenGL in QEMU, and the libraries that it takes.
+    /// OpenGL in QEMU, and the libraries that it needs.
     OpenGl,
     /// mdevctl.
     Mdevctl,
@@ -143,9 +143,9 @@ pub struct Line {
 /// The facts of a host that the checks need.
 #[derive(Debug, Clone)]
 pub struct Host {
-    /// How it was recorded.
+    /// How the host was recorded.
     pub recording: Recording,
-    /// The devices and types with what is known of them.
+    /// The devices and types, with the knowledge about them.
     pub inventory: Inventory,
     /// Warnings about settings and rules that were ignored.
     pub settings: Vec<Warning>,
@@ -186,7 +186,7 @@ pub struct Host {
     pub hooks_hidden: bool,
     /// The behaviour of the hook, by the settings.
     pub hook_mode: HookMode,
-    /// True if gfxplane-helper is where the hook looks for it, and can be run.
+    /// True if gfxplane-helper is in the place where the hook looks for it, and can be run.
     pub helper: bool,
     /// The udev rule; `None` if it is not installed.
     pub udev_rule: Option<UdevRule>,
@@ -203,7 +203,7 @@ pub struct Host {
 pub struct RenderNode {
     /// The path, such as `/dev/dri/renderD128`.
     pub path: PathBuf,
-    /// The driver of the GPU behind it.
+    /// The driver of the GPU behind the node.
     pub driver: Option<String>,
 }
 
@@ -212,9 +212,9 @@ pub struct RenderNode {
 pub struct Scripts {
     /// The path on the host.
     pub directory: PathBuf,
-    /// True if its scripts are callouts, false if they are notifiers.
+    /// True if the directory's scripts are callouts, false if they are notifiers.
     pub callouts: bool,
-    /// Its scripts, in the order in which mdevctl asks them.
+    /// The directory's scripts, in the order in which mdevctl asks them.
     pub scripts: Vec<Script>,
 }
 
@@ -223,9 +223,9 @@ pub struct Scripts {
 pub struct Script {
     /// The path on the host.
     pub path: PathBuf,
-    /// True if it is gfxplane's.
+    /// True if the script is gfxplane's.
     pub is_ours: bool,
-    /// True if it can be executed.
+    /// True if the script can be executed.
     pub executable: bool,
 }
 
@@ -234,7 +234,7 @@ pub struct Script {
 pub enum UdevRule {
     /// The rule is used.
     Installed,
-    /// A file of its name in `/etc` or `/run` takes its place.
+    /// A file of the rule's name in `/etc` or `/run` takes its place.
     Hidden,
 }
 
@@ -243,11 +243,11 @@ pub enum UdevRule {
 pub struct Profile {
     /// The daemon's name.
     pub daemon: String,
-    /// True if it may run the files in `/etc/libvirt/hooks`.
+    /// True if the daemon may run the files in `/etc/libvirt/hooks`.
     pub hooks: bool,
-    /// True if it may run `/usr/bin/gfxplane-helper`.
+    /// True if the daemon may run `/usr/bin/gfxplane-helper`.
     pub helper: bool,
-    /// True if it may run [`HOOK_PROGRAM`], where the hook is a link to it.
+    /// True if the daemon may run [`HOOK_PROGRAM`], where the hook is a link to it.
     pub hook_program: bool,
 }
 
@@ -259,13 +259,13 @@ pub const HOOK_PROGRAM: &str = "/usr/libexec/gfxplane/qemu-hook";
 pub struct Selinux {
     /// True if the policy is enforced.
     pub enforcing: bool,
-    /// The boolean `virt_hooks_unconfined`, which is about virtnetworkd's hooks alone
-    /// (docs/selinux.md). `None` if this policy has none.
+    /// The boolean `virt_hooks_unconfined`, which concerns only virtnetworkd's hooks
+    /// (docs/selinux.md). `None` if this policy has no such boolean.
     pub hooks_unconfined: Option<bool>,
 }
 
-/// Facts that a recorded host's files can't hold: who owns a file, what runs, and qemu.conf's
-/// settings about users. A recorded host has them in `var/cache/gfxplane/moment.json`.
+/// Facts that a recorded host's files can't hold: owners of files, running programs, and
+/// qemu.conf's settings about users. A recorded host has them in `var/cache/gfxplane/moment.json`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Moment {
     /// The format's version, [`crate::device::record::FORMAT`].
@@ -304,13 +304,13 @@ pub struct Access {
 /// A running program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Running {
-    /// Its name: `libvirtd`, `virtqemud`.
+    /// The program's name: `libvirtd`, `virtqemud`.
     pub name: String,
-    /// The time of its start, or of the last reload, in seconds since 1970; `None` if that can't be
-    /// seen.
+    /// The time of the program's start, or of the last reload, in seconds since 1970; `None` if
+    /// that can't be seen.
     #[serde(default)]
     pub since: Option<u64>,
-    /// Its label, as SELinux or AppArmor write it: `libvirtd (enforce)`.
+    /// The program's label, as SELinux or AppArmor write it: `libvirtd (enforce)`.
     #[serde(default)]
     pub label: Option<String>,
 }
@@ -320,11 +320,11 @@ pub struct Running {
 pub struct QemuUser {
     /// The user's name.
     pub user: String,
-    /// The names of its groups.
+    /// The names of the user's groups.
     pub groups: Vec<String>,
-    /// True if each guest has a `/dev` of its own, in which libvirt gives QEMU what the domain
-    /// names (`namespaces` and `dynamic_ownership` of qemu.conf; src/security/security_dac.c,
-    /// `virSecurityDACSetGraphicsLabel`).
+    /// True if each guest has a `/dev` of its own, in which libvirt gives QEMU the files that the
+    /// domain names (`namespaces` and `dynamic_ownership` of qemu.conf;
+    /// src/security/security_dac.c, `virSecurityDACSetGraphicsLabel`).
     pub own_dev: bool,
 }
 
@@ -383,7 +383,7 @@ pub fn examine(host: &Host, holders: &BTreeMap<DeviceId, String>) -> Vec<Line> {
     report.lines
 }
 
-/// Returns the worst outcome of these lines, of which SKIP is none; PASS if there are none.
+/// Returns the worst outcome of these lines, not counting SKIP; PASS if there are no others.
 #[must_use]
 pub fn worst(lines: &[Line]) -> Verdict {
     let verdicts = lines.iter().map(|line| line.verdict);
@@ -421,8 +421,8 @@ impl Report {
         self.lines.last_mut().expect("it was just put there")
     }
 
-    /// Writes the line for a file that the host does not have. It is skipped if it may only be the
-    /// recording that does not have it.
+    /// Writes the line for a file that the host does not have. The line is SKIP if only the
+    /// recording may lack the file.
     fn missing(
         &mut self,
         topic: Topic,
@@ -436,7 +436,7 @@ impl Report {
         }
     }
 
-    /// Writes the line for something that is not known. It is skipped for a recorded host, which
+    /// Writes the line for a fact that is not known. The line is SKIP for a recorded host, which
     /// can't be asked.
     fn unknown(
         &mut self,

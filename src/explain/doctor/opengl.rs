@@ -1,4 +1,4 @@
-//! Checks OpenGL: render nodes, who may open them, the libraries, and QEMU's support.
+//! Checks OpenGL: render nodes, the users who may open them, the libraries, and QEMU's support.
 
 use std::path::Path;
 
@@ -6,8 +6,7 @@ use crate::explain::doctor::{Host, Report, Topic, Verdict, listed};
 use crate::predict::abilities::Abilities;
 use crate::publish::gpus::load_driver;
 
-/// Returns the verdict for a missing part. It is a failure only if a device may hand over a
-/// dmabuf.
+/// Returns the verdict for a missing part: a failure only if a device may hand over a dmabuf.
 fn serious(host: &Host) -> (Verdict, &'static str) {
     if host.has_dmabuf() {
         (Verdict::Fail, "")
@@ -19,7 +18,7 @@ fn serious(host: &Host) -> (Verdict, &'static str) {
     }
 }
 
-/// Checks the render nodes, and who may open them.
+/// Checks the render nodes, and whether QEMU's user may open them.
 pub(super) fn render_nodes(host: &Host, report: &mut Report) {
     let what = "render nodes";
     if host.render_nodes.is_empty() {

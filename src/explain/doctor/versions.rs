@@ -1,4 +1,4 @@
-//! Checks for versions with known faults that devices of this host meet.
+//! Checks for versions whose known faults concern devices of this host.
 
 use crate::device::facts::DisplayInterface;
 use crate::device::id::DeviceId;
