@@ -24,7 +24,7 @@ use gfxplane::publish::offline;
 
 const SUCCESS: u8 = 0;
 const FAILURE: u8 = 1;
-/// The exit code of a usage error. To mdevctl it says "not mine", which is a good enough answer to
+/// The exit code of a usage error. To mdevctl it means "not mine", which is a good enough answer to
 /// nonsense.
 const USAGE_ERROR: u8 = 2;
 

@@ -1,8 +1,8 @@
 //! Answers the calls of other managers of guests: KubeVirt's sidecar shim and oVirt's vdsm.
 //!
-//! Both end a start if their hook fails, and neither tells its user why. So whatever goes wrong
-//! here leaves the domain as it was given and is no failure. There is one exception: a shim that
-//! gets nothing back would define a domain of nothing.
+//! Both end a start if their hook fails, and neither tells its user why. So if anything goes wrong
+//! here, the domain stays as it was given, and the hook succeeds. There is one exception: a shim
+//! that gets no text back would define an empty domain.
 
 use std::cell::RefCell;
 use std::ffi::{OsStr, OsString};
@@ -82,7 +82,7 @@ pub(crate) fn run(root: &Root, call: &Call<'_>) -> u8 {
     }
 }
 
-/// The arguments of the shim. The last of several counts, as in Go's pflag.
+/// The arguments of the shim. If one occurs twice, the last one counts, as in Go's pflag.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Given<'a> {
     vmi: Option<&'a [u8]>,

@@ -1,7 +1,7 @@
 //! The mdevctl callout and notifier. Protocol: mdevctl(8) "CALLOUTS", src/callouts.rs.
 //!
-//! As a callout it answers one thing, `get attributes` for `mdevctl list`, and says "not mine"
-//! (exit code 2) to all else, so that it never takes a device away from a vendor's script. As a
+//! As a callout it answers only `get attributes` for `mdevctl list`. To all other calls it says
+//! "not mine" (exit code 2), so that it never takes a device away from a vendor's script. As a
 //! notifier it waits at `start` until no probe of ours holds the device, and takes our attributes
 //! out of definitions.
 
@@ -22,7 +22,8 @@ use gfxplane::publish::words::{attributes, words};
 
 use crate::{FAILURE, SUCCESS};
 
-/// The longest that mdevctl waits for a notifier, in seconds, beside the wait for a probe.
+/// The longest time that mdevctl waits for a notifier, in seconds. The wait for a probe comes on
+/// top.
 const LIMIT: u32 = 10;
 
 /// "Not my device": mdevctl asks the next script.
@@ -45,13 +46,14 @@ pub(crate) fn run(root: &Root, call: &Call) -> u8 {
     }
 }
 
-/// Returns the command line of our caller.
+/// Returns the command line of the process that called us.
 fn caller() -> Vec<u8> {
     let parent = std::os::unix::process::parent_id();
     std::fs::read(format!("/proc/{parent}/cmdline")).unwrap_or_default()
 }
 
-/// Returns the attributes of the measured device; none without a valid record.
+/// Returns the answer with the attributes of a device, or the earlier answer if that still holds;
+/// `None` if there are no attributes.
 fn attributes_of(root: &Root, uuid: &str) -> Option<String> {
     let id = uuid.parse().ok()?;
     let place = Place::of(root, id)?;
@@ -62,7 +64,8 @@ fn attributes_of(root: &Root, uuid: &str) -> Option<String> {
     })
 }
 
-/// Returns the words for them.
+/// Returns the names and values of a device's attributes. `None` without a valid record, if the
+/// settings switch attributes off, or if libvirt tells displays itself.
 pub(crate) fn words_of(root: &Root, id: DeviceId) -> Option<Vec<(String, String)>> {
     let are_wanted = settings::config(root, &mut Vec::new()).attributes;
     if !are_wanted || callout::is_told_by_libvirt(root) {

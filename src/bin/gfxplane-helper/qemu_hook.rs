@@ -1,10 +1,10 @@
 //! The qemu hook (libvirt docs/hooks.rst), behind `hooks/qemu.d/50-gfxplane`.
 //!
-//! While it runs, libvirt holds the domain's lock. So it talks to nobody and opens no device. It
-//! reads files, and waits only for a probe of ours.
+//! While the hook runs, libvirt holds the domain's lock. So the hook talks to nobody and opens no
+//! device. It reads files, and waits only for a probe or a trial of ours.
 //!
-//! The domain starts, whatever goes wrong here. 77 is the one code that keeps it from starting, and
-//! it is returned only for a [`Verdict::Veto`].
+//! The domain starts, whatever goes wrong here. Only the exit code 77 keeps the domain from
+//! starting, and the hook returns it only for a [`Verdict::Veto`].
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,26 +33,27 @@ use gfxplane::xml::{self, Document};
 
 use crate::SUCCESS;
 
-/// The exit code that the script takes for a veto. Nothing else that ends a process has this code.
+/// The exit code that the script `50-gfxplane` takes for a veto. Nothing else that ends a process
+/// has this code.
 const VETO: u8 = 77;
 
 /// The longest time that the hook runs, in seconds. The wait for a probe comes on top.
 const LIMIT: u32 = 10;
 
-/// How long before that the journal is told.
+/// The time before the end of [`LIMIT`] at which the journal gets a line.
 const SOON: Duration = Duration::from_millis(200);
 
-/// The beginning of every `<hostdev>`. Without one there is nothing to look at.
+/// The beginning of every `<hostdev>`. The hook does not read a domain without it any further.
 const HOSTDEV: &[u8] = b"<hostdev";
 
-/// The size of most domains, so that they are read at once.
+/// The size of most domains in bytes, so that the hook reads them at once.
 const AT_ONCE: usize = 64 * 1024;
 
 /// `<28>`: facility daemon, warning (RFC 3164).
 const JOURNAL: &str = "<28>gfxplane: ";
 
-/// Answers a call. `operation` is libvirt's second argument; the others say nothing that the XML on
-/// stdin does not.
+/// Answers a call. `operation` is libvirt's second argument. The other arguments say nothing that
+/// the XML on stdin does not.
 pub(crate) fn run(root: &Root, operation: &OsStr) -> u8 {
     // SIGALRM ends us, which is no veto: the domain starts.
     alarm::set(LIMIT);
@@ -113,7 +114,7 @@ pub(crate) fn run(root: &Root, operation: &OsStr) -> u8 {
     answer(root, &domain, verdict)
 }
 
-/// Returns what the hook says of a domain. `text` is its XML.
+/// Returns the hook's verdict about a domain. `text` is its XML.
 fn verdict(
     root: &Root,
     operation: Operation,
@@ -147,7 +148,7 @@ fn verdict(
     }
 }
 
-/// Tells libvirt, the journal and the daemon what the hook says, and returns the exit code.
+/// Passes the verdict to libvirt, the journal and the daemon, and returns the exit code.
 fn answer(root: &Root, domain: &Domain<'_, '_>, verdict: Verdict) -> u8 {
     match verdict {
         Verdict::Nothing => SUCCESS,
@@ -171,8 +172,8 @@ fn answer(root: &Root, domain: &Domain<'_, '_>, verdict: Verdict) -> u8 {
     }
 }
 
-/// Says in the journal that the domain is not looked at, a moment before the alarm. Its own thread
-/// does, where there can be one.
+/// Writes to the journal, a moment before the alarm, that the domain is not looked at. A thread of
+/// its own does so, if one can be started.
 fn say_when_late(root: &Root, domain: &Domain<'_, '_>) {
     alarm::set(LIMIT);
     let name = operand(domain.name.as_deref(), domain.uuid);
@@ -214,8 +215,8 @@ fn has(bytes: &[u8], wanted: &[u8]) -> bool {
     bytes.windows(wanted.len()).any(|window| window == wanted)
 }
 
-/// Returns the settings. If a file can't be used, nobody knows whether it told the hook to leave
-/// the domains alone. So the hook then only warns.
+/// Returns the settings. If a file can't be used, it may have told the hook to leave the domains
+/// alone. So the hook then only warns.
 fn config(root: &Root) -> Config {
     let mut warnings = Vec::new();
     let mut config = settings::config(root, &mut warnings);
@@ -263,7 +264,8 @@ fn leave(root: &Root, domain: &Domain<'_, '_>, veto: bool) {
     }
 }
 
-/// Returns whether libvirt has a file of the domain's definition, if that can be seen.
+/// Returns whether libvirt has a file of the domain's definition. A domain counts as persistent if
+/// that can't be seen.
 fn definition(root: &Root, name: Option<&str>) -> Definition {
     let directory = root.join("etc/libvirt/qemu");
     let file = name.map(|name| directory.join(format!("{name}.xml")));
@@ -273,7 +275,7 @@ fn definition(root: &Root, name: Option<&str>) -> Definition {
     }
 }
 
-/// Writes to the journal. If it does not listen, the line is lost.
+/// Writes a line to the journal. If no journal listens, the line is lost.
 fn journal(root: &Root, line: &str) {
     let message = format!("{JOURNAL}{}", plain(&line.replace('\n', " ")));
     if let Ok(socket) = UnixDatagram::unbound()
@@ -283,18 +285,19 @@ fn journal(root: &Root, line: &str) {
     }
 }
 
-/// This host, with no more read of it than the domain's devices need.
+/// This host, of which only the parts are read that concern the domain's devices.
 struct ThisHost<'r> {
     root: &'r Root,
     devices: RefCell<BTreeMap<DeviceId, Known>>,
     reading: Reading,
-    /// The abilities for the one domain that the hook is about.
+    /// The abilities for the domain that the hook was called for.
     abilities: OnceCell<Abilities>,
 }
 
 impl ThisHost<'_> {
-    /// What a valid record says, without a look at rules and types; the long way where that is not
-    /// all.
+    /// Returns what the valid record of a device says, without reading rules and types. Reads
+    /// everything about the device if there is no such record, if it has no answer, or if the
+    /// kernel makes a statement about the type.
     fn look(&self, id: DeviceId) -> Known {
         let mut unheard = Vec::new();
         // A statement of the kernel about the type would outrank it.

@@ -1,12 +1,12 @@
 //! Wraps mdevctl for libvirt before 10.1. That libvirt runs it by the name `mdevctl`, and reads the
 //! attributes of devices only in the definitions that `mdevctl list --dumpjson --defined` prints
 //! (src/node_device/node_device_driver.c of 9.0, `virMdevctlListDefined`). If the administrator
-//! switches it on, our directory comes first in libvirtd's PATH. The wrapper then adds to that list
-//! what was measured of devices that are both defined and active.
+//! switches it on, our directory comes first in libvirtd's PATH. The wrapper then adds the measured
+//! attributes of devices that are both defined and active to that list.
 //!
 //! The real mdevctl answers everything else: this process becomes it. Our attributes are removed
-//! from definitions on stdin, since libvirt hands back what it was shown. In any trouble, the
-//! result is what the real one printed and how it ended, to the byte.
+//! from definitions on stdin, because libvirt hands back the attributes that it was shown. In any
+//! trouble, the output and the exit code are those of the real mdevctl, to the byte.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata};
@@ -26,7 +26,7 @@ use uuid::Uuid;
 use crate::mdevctl::words_of;
 use crate::{FAILURE, SUCCESS};
 
-/// The name by which libvirt runs it.
+/// The name by which libvirt runs mdevctl.
 const NAME: &str = "mdevctl";
 
 /// The directories to search if there is no PATH.
@@ -43,7 +43,7 @@ pub(crate) fn is_called(program: &OsStr) -> bool {
     Path::new(program).file_name() == Some(OsStr::new(NAME))
 }
 
-/// Does what mdevctl would do.
+/// Does the work of mdevctl.
 pub(crate) fn run(root: &Root, program: &OsStr, arguments: &[OsString]) -> u8 {
     let Some(real) = Real::find(std::env::var_os("PATH")) else {
         return without_mdevctl(arguments);
@@ -70,7 +70,7 @@ pub(crate) fn run(root: &Root, program: &OsStr, arguments: &[OsString]) -> u8 {
     become_it(command)
 }
 
-/// The mdevctl that is not ours.
+/// The real mdevctl.
 #[derive(Debug, PartialEq, Eq)]
 struct Real {
     program: PathBuf,
@@ -108,8 +108,8 @@ impl Real {
     }
 }
 
-/// Returns whether a candidate is this program. There are two ways to tell, because if one fails we
-/// would run ourselves for ever.
+/// Returns whether a candidate is this program. It checks that in two ways: if one failed, this
+/// program would run itself for ever.
 fn is_ours(candidate: &Path, found: &Metadata, ourselves: Option<&Metadata>) -> bool {
     let same = |ours: &Metadata| (ours.dev(), ours.ino()) == (found.dev(), found.ino());
     let resolved = std::fs::canonicalize(candidate).ok();
@@ -135,7 +135,7 @@ fn lists_definitions(arguments: &[OsString]) -> bool {
     arguments == ["list", "--dumpjson", "--defined"]
 }
 
-/// Returns whether a definition comes on stdin, the only way in which libvirt hands one over.
+/// Returns whether a definition comes on stdin. libvirt passes a definition in no other way.
 fn takes_a_definition(arguments: &[OsString]) -> bool {
     let Some((verb, rest)) = arguments.split_first() else {
         return false;
@@ -178,14 +178,14 @@ fn list(root: &Root, mut command: Command) -> u8 {
     end(ended, written.is_ok())
 }
 
-/// Returns what was measured of a device, if it is the one that exists: the same UUID may be
+/// Returns the measured attributes of a device, if it is the one that exists: the same UUID may be
 /// defined on several parents.
 fn known(root: &Root, parent: &str, uuid: Uuid) -> Option<Vec<(String, String)>> {
     let id = DeviceId::Mdev(uuid);
     (sysfs::parent_of(root, id)? == parent).then(|| words_of(root, id))?
 }
 
-/// Returns the code with which it ended. If a signal ended it, the same one ends us.
+/// Returns the code with which mdevctl ended. If a signal ended mdevctl, the same signal ends us.
 fn end(ended: io::Result<ExitStatus>, written: bool) -> u8 {
     let ended = match ended {
         Ok(ended) => ended,
@@ -207,9 +207,9 @@ fn end(ended: io::Result<ExitStatus>, written: bool) -> u8 {
     }
 }
 
-/// Returns the text on stdin without our attributes, in a file that mdevctl can read again. `None`
-/// if it can't be kept anywhere, before anything of it was read. A text that is no definition stays
-/// as it is.
+/// Returns the text on stdin without our attributes, in a file that mdevctl can read again. Returns
+/// `None` if no file can be made, before anything was read from stdin. A text that is no definition
+/// stays as it is.
 fn without_our_attributes() -> io::Result<Option<File>> {
     let Ok(memory) = memfd_create(c"definition", MFdFlags::MFD_CLOEXEC) else {
         return Ok(None);

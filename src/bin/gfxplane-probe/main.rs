@@ -95,10 +95,10 @@ fn by_hand() -> anyhow::Result<End> {
 
 /// Prints the properties of a device, for `IMPORT{program}`.
 ///
-/// At `add`, and only then, it asks an mdev without a valid record. It never asks a PCI device, but
-/// publishes what is known of it without that, in the form of an answer. It prints at least one
-/// property, so that udev has a data file for the device: by that file the mdevctl notifier knows
-/// that this program has run.
+/// At `add`, and only then, the program asks an mdev without a valid record. It never asks a PCI
+/// device, but publishes the other knowledge about it in the form of an answer. It prints at least
+/// one property, so that udev has a data file for the device: by that file the mdevctl notifier
+/// knows that this program has run.
 fn udev(id: DeviceId) -> anyhow::Result<End> {
     let root = Root::system();
     let action = std::env::var_os("ACTION").unwrap_or_default();
@@ -144,7 +144,8 @@ fn udev(id: DeviceId) -> anyhow::Result<End> {
     Ok(End::Done)
 }
 
-/// Prints a problem and does not fail, because udev takes no property from a program that fails.
+/// Prints a problem to stderr. The program does not fail, because udev takes no property from a
+/// program that fails.
 fn complain(problem: fmt::Arguments<'_>) {
     let problem = plain_lines(&problem.to_string());
     let _ = writeln!(io::stderr(), "gfxplane-probe: {problem}");
@@ -152,9 +153,9 @@ fn complain(problem: fmt::Arguments<'_>) {
 
 /// Asks a device that has just appeared.
 ///
-/// The kernel announces an mdev before its driver is attached. Only after that does it link the
-/// type by which rules know the device (drivers/vfio/mdev/mdev_core.c, `mdev_device_create`). It
-/// links the driver before the device can be opened (drivers/base/dd.c, `really_probe`). So "no
+/// The kernel announces an mdev before its driver is attached. Only after that does the kernel link
+/// the type by which rules know the device (drivers/vfio/mdev/mdev_core.c, `mdev_device_create`).
+/// It links the driver before the device can be opened (drivers/base/dd.c, `really_probe`). So "no
 /// driver" and "no such device" are not believed before the deadline.
 fn ask_new(root: &Root, id: DeviceId) -> anyhow::Result<()> {
     let config = settings::config(root, &mut Vec::new());

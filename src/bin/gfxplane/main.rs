@@ -1,6 +1,6 @@
 //! gfxplane, the tool for everything that a person types. It does not load libvirt, which brings
-//! fifty libraries with it. `gfxplane-libvirt`, the same program with libvirt, does what needs
-//! libvirt.
+//! fifty libraries with it. For verbs that need libvirt, it runs `gfxplane-libvirt`, the same
+//! program with libvirt.
 
 // In a test, the main function is the test harness's.
 #![cfg_attr(not(test), no_main)]
@@ -41,7 +41,8 @@ fn run() -> u8 {
     exit_code(&tool::run(arguments, Arc::new(Without)))
 }
 
-/// Goes on as another program, with the same arguments. Returns the exit code if that fails.
+/// Goes on as another program, with the same arguments. Returns the exit code if that program can't
+/// be run.
 fn with(program: &Path) -> u8 {
     let error = Command::new(program)
         .args(std::env::args_os().skip(1))
