@@ -1,4 +1,4 @@
-//! `gfxplane check`: says whether domains will start and their screens will be visible.
+//! `gfxplane check`: predicts whether domains will start and their screens will be visible.
 
 use std::io::Write;
 
@@ -65,7 +65,7 @@ struct Document {
     fixup: Vec<String>,
 }
 
-/// A document by itself.
+/// The document of a single domain.
 #[derive(Serialize)]
 struct Alone<'d> {
     format: u32,
@@ -80,7 +80,7 @@ struct Failed {
     error: String,
 }
 
-/// An entry of several.
+/// An entry in the document of several domains.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Entry {
@@ -103,7 +103,7 @@ struct Summary {
     start: usize,
     refused: usize,
     unknown: usize,
-    /// Domains without a vfio device.
+    /// The number of domains without a vfio device.
     skipped: usize,
 }
 
@@ -121,7 +121,7 @@ impl Summary {
         }
     }
 
-    /// Returns the numbers as a line.
+    /// Returns the summary as a line.
     fn line(&self) -> String {
         let verb = if self.start == 1 { "starts" } else { "start" };
         let domains = count(self.domains, "domain", "domains");
@@ -135,7 +135,8 @@ impl Summary {
         text
     }
 
-    /// `failed`: the number of subjects that could not be checked, which count as unknown.
+    /// Returns the verdict about all domains: a failure if a domain is refused or, as `failed`
+    /// counts, could not be checked; a warning if a start is not known.
     fn verdict(&self, failed: usize) -> Verdict {
         match (self.refused + failed, self.unknown) {
             (0, 0) => Verdict::Pass,
@@ -173,7 +174,7 @@ impl Checked {
     }
 }
 
-/// Adds the lines about a domain. The first says whether it starts.
+/// Adds the lines about a domain. The first line says whether the domain starts.
 fn tell(page: &mut Page, name: &str, lines: &[Line]) {
     for (number, line) in lines.iter().enumerate() {
         if number == 0 {
@@ -208,8 +209,8 @@ impl Check {
     /// Predicts, and prints lines.
     ///
     /// # Errors
-    /// The XML can't be read; libvirt can't be reached; errors of the output. Of several domains
-    /// the others are checked first.
+    /// The XML can't be read; libvirt can't be reached; errors of the output. If there are several
+    /// domains, the others are checked first.
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         if let ([subject], false) = (&self.subjects[..], self.all) {
             let checked = self.about(subject.clone()).check(context)?;
@@ -318,7 +319,7 @@ fn all(context: &Context) -> Result<Vec<String>, Failure> {
 }
 
 impl SubjectArgs {
-    /// Predicts what happens to one domain.
+    /// Predicts the outcome of starting one domain.
     fn check(&self, context: &Context) -> anyhow::Result<Checked> {
         let surroundings = self.surroundings(context)?;
         let text = self.read(context)?;
@@ -386,8 +387,8 @@ impl SubjectArgs {
         })
     }
 
-    /// Has libvirt apply its checks to the domain, and believes libvirt if the prediction differs.
-    /// Then it returns a line that says so.
+    /// Has libvirt apply its checks to the domain. If the prediction differs, takes libvirt's
+    /// answer in its place, and returns a line that says so.
     fn hold_against_libvirt(
         &self,
         context: &Context,
@@ -419,8 +420,8 @@ impl SubjectArgs {
     }
 }
 
-/// Compares libvirt's answer with the prediction. If they differ, the prediction becomes that
-/// answer, and the difference is returned.
+/// Compares libvirt's answer with the prediction. If they differ, replaces the prediction by
+/// libvirt's answer, and returns the difference in words.
 fn disagreement(answer: Start, now: &mut Prediction) -> Option<String> {
     let is_asked =
         |refusal: &Refusal| refusal.by() == Program::Libvirt && refusal.stage != Stage::Devices;
@@ -498,7 +499,7 @@ impl Line {
 }
 
 impl SubjectArgs {
-    /// Returns the lines about a domain as it is. `better`: what fixup would make of it.
+    /// Returns the lines about a domain as it is. `better` is the domain after fixup.
     fn lines(
         &self,
         surroundings: &HostSurroundings<'_>,
@@ -542,7 +543,7 @@ impl SubjectArgs {
         report
     }
 
-    /// Returns what helps against a device that libvirt can't prepare.
+    /// Returns the fix for a device that libvirt can't prepare.
     fn devices_fix(
         &self,
         surroundings: &HostSurroundings<'_>,
@@ -558,7 +559,7 @@ impl SubjectArgs {
         vec![self.command(surroundings.context(), &fix)]
     }
 
-    /// Returns the command that names the versions, if it is only they that are not known.
+    /// Returns the command that names the versions, if the answer depends only on unknown versions.
     fn versions(&self, context: &Context, because: &str) -> Option<String> {
         let mut options = String::new();
         for reason in because.split("; ") {
@@ -581,7 +582,7 @@ impl SubjectArgs {
         fixes.map(|fix| self.command(context, fix)).collect()
     }
 
-    /// Returns the line for a device whose display is off and need not be.
+    /// Returns the line for a device whose display is off and could be on.
     fn if_it_is_off(&self, context: &Context, vgpu: &Vgpu, better: Option<&Plan>) -> Option<Line> {
         let better = better?;
         let is_about =
@@ -604,7 +605,7 @@ impl SubjectArgs {
     }
 }
 
-/// Returns the line about who shows the screen of a device.
+/// Returns the line about the graphics that show the screen of a device.
 fn seen(head: &Head) -> Option<Line> {
     let HeadOf::Device(_) = head.of else {
         return None;
@@ -640,8 +641,8 @@ fn display(vgpu: &Vgpu) -> Line {
     Line::new(display_of(vgpu.id), verdict, more)
 }
 
-/// Returns the line for a vfio device that comes only from the user's own arguments. libvirt knows
-/// nothing of it.
+/// Returns the line for a vfio device that is only in the user's own arguments, so that libvirt
+/// does not know of it.
 fn own_vfio(device: &Device) -> Line {
     let id = device
         .vfio_id()

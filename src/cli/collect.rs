@@ -1,7 +1,7 @@
 //! `gfxplane collect`: records a host as a test case, in the form of tests/hosts.
 //!
-//! The readers report what they looked at ([`watched`]), and that is copied. So nothing that they
-//! need is missing, and nothing else goes along.
+//! The readers report the files that they looked at ([`watched`]), and these are copied. So no file
+//! that they need is missing, and no other file is copied.
 
 mod copy;
 pub(super) mod kept;
@@ -46,8 +46,8 @@ impl Collect {
     /// Records the host, and prints what was written.
     ///
     /// # Errors
-    /// The directory is not empty or can't be written to; a domain's file can't be read. What can't
-    /// be read of the host gets a warning and is left out.
+    /// The directory is not empty or can't be written to; a domain's file can't be read. Files of
+    /// the host that can't be read get a warning and are left out.
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         self.see_that_it_is_free()?;
         let mut domains = Vec::new();
@@ -118,7 +118,7 @@ impl Collect {
     }
 }
 
-/// A domain as it is recorded.
+/// A domain in a recording.
 struct Recorded {
     text: String,
     emulator: Option<PathBuf>,
@@ -141,13 +141,13 @@ fn read_domain(path: &Path, number: usize) -> Result<Recorded, Failure> {
     })
 }
 
-/// Returns whether an address is one that many have.
+/// Returns whether many machines have an address, so that it identifies none.
 fn says_nothing(address: &str) -> bool {
     let ip = address.parse::<std::net::IpAddr>();
     ip.is_ok_and(|ip| ip.is_loopback() || ip.is_unspecified())
 }
 
-/// Returns the text about what was recorded, when, and with which versions.
+/// Returns the text about the recording: its content, its time, and the versions.
 fn readme(kernel: &str, abilities: &[(PathBuf, Abilities)], notes: &[Warning]) -> String {
     let version = env!("CARGO_PKG_VERSION");
     let libvirt = abilities

@@ -2,8 +2,8 @@
 //! devices of the host.
 //!
 //! The scripts in packaging/completions run the program with the place of the word at the cursor in
-//! [`ASKED`], and with `--` and all words as its arguments. It prints a line for each candidate: the
-//! word, and behind a tab what that is.
+//! [`ASKED`], and with `--` and all words as its arguments. It prints a line for each candidate:
+//! the word, a tab, and the word's meaning.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
@@ -35,7 +35,7 @@ pub struct Line {
 }
 
 impl Line {
-    /// Returns the command line that a shell asks about; `None` if none does.
+    /// Returns the command line about which a shell asks; `None` if no shell asks.
     #[must_use]
     pub fn asked() -> Option<Self> {
         let place: usize = std::env::var(ASKED).ok()?.parse().ok()?;
@@ -100,8 +100,8 @@ impl Line {
     }
 }
 
-/// Gives an argument the values that it may have on this host. Its value's name tells what these
-/// are.
+/// Gives an argument the values that it may have on this host. The name of the argument's value
+/// tells their kind.
 fn with_values(arg: Arg, context: &Arc<Context>) -> Arg {
     let names = arg.get_value_names().unwrap_or_default();
     let find: fn(&Context, &Arg) -> Vec<CompletionCandidate> = match names {

@@ -1,4 +1,4 @@
-//! `gfxplane doctor`: finds what stands between this host and a working display.
+//! `gfxplane doctor`: finds problems between this host and a working display.
 
 use std::io::Write;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! `gfxplane explain`: says what a message means, and what a domain's log shows.
+//! `gfxplane explain`: explains a message, or a domain's log.
 
 use std::io::{IsTerminal, Read, Write};
 use std::path::Path;
@@ -71,7 +71,7 @@ struct Explained<'e> {
 /// The log of the last start, in JSON.
 #[derive(Serialize)]
 struct LogEnd {
-    /// The time as RFC 3339 has it, in UTC.
+    /// The time in the form of RFC 3339, in UTC.
     began: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     qemu: Option<String>,
@@ -91,7 +91,7 @@ struct Named {
 }
 
 impl Explain {
-    /// Returns whether libvirt is asked. It is asked for a domain that the user or the message
+    /// Returns whether libvirt is asked. It is asked about a domain that the user or the message
     /// names, or that has the device in the message.
     #[must_use]
     pub fn asks_libvirt(&self) -> bool {
@@ -277,8 +277,8 @@ fn from_stdin(context: &Context) -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Returns the XML of the one libvirt domain that has a device. If several have it, nobody knows
-/// which one is meant.
+/// Returns the XML of the one libvirt domain that has a device. `None` if several have it, because
+/// nobody knows which one is meant.
 fn with_device(context: &Context, device: DeviceId) -> Result<Option<String>, Failure> {
     let mut with: Vec<(String, String)> = Vec::new();
     for uuid in context.libvirt.all_persistent()? {
@@ -355,7 +355,7 @@ impl From<&Logged> for LogEnd {
     }
 }
 
-/// Adds what a log shows of a domain's last start.
+/// Adds the account of a domain's last start from its log.
 pub fn tell_log(page: &mut Page, name: &str, logged: &Logged) {
     let began = rfc3339(logged.began.as_secs());
     let how = match logged.started {

@@ -1,4 +1,4 @@
-//! `gfxplane export`: writes what is known of a host for a fleet's tools.
+//! `gfxplane export`: writes the knowledge about a host for a fleet's tools.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,10 +21,10 @@ use crate::publish::export::prometheus::{Told, prometheus};
 use crate::publish::inventory::{Sources, inventory};
 use crate::publish::overview::GuestsFrom;
 
-/// The program for Ansible, which runs a fact that is executable and reads any other.
+/// The program for Ansible. Ansible runs a fact that is executable, and reads any other.
 const FACT: &str = "#!/bin/sh\n# Made by gfxplane export ansible.\nexec gfxplane list --json\n";
 
-/// How long the labels for Node Feature Discovery hold, unless the user says it.
+/// The time until the labels for Node Feature Discovery expire, unless the user gives another.
 const VALID: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Write what is known of this host for a fleet's tools
@@ -77,8 +77,8 @@ impl ExportCommand {
     /// Writes the file.
     ///
     /// # Errors
-    /// An option is another format's; the host has no name; libvirt is another host's; errors of the
-    /// output and of the file.
+    /// An option belongs to another format; the host has no name; libvirt is another host's; errors
+    /// of the output and of the file.
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         for (is_given, option, format) in [
             (self.node.is_some(), "--node", Format::Nova),
@@ -137,7 +137,8 @@ fn write(path: &Path, text: &str, is_program: bool) -> Result<(), Failure> {
     written.map_err(|error| Failure::Environment(format!("{}: {error}", path.display())))
 }
 
-/// Copies what the daemon has written to where the settings say. A file that is the same stays.
+/// Copies the files that the daemon has written to the paths in the settings. Does not write a file
+/// whose content is the same.
 fn copy(context: &Context) -> anyhow::Result<End> {
     let mut warnings = Vec::new();
     let config = settings::config(&context.root, &mut warnings);
@@ -153,8 +154,8 @@ fn copy(context: &Context) -> anyhow::Result<End> {
     Ok(End::Done)
 }
 
-/// Reads the name of a compute node. Nova takes any that is not empty, and so does a line of YAML
-/// without control characters.
+/// Reads the name of a compute node. It may be any line without control characters that is not
+/// empty: Nova and YAML take that.
 fn node(text: &str) -> Result<String, &'static str> {
     if text.trim().is_empty() || text.contains(char::is_control) {
         return Err("expected the name that openstack hypervisor list prints");

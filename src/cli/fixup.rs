@@ -221,7 +221,8 @@ impl Fixup {
         Ok(())
     }
 
-    /// Checks whether a domain starts before it is defined; `None` if the user does not want that.
+    /// Finds out whether a domain starts, before it is defined; `None` if the user does not want
+    /// that.
     fn see(
         &self,
         context: &Context,

@@ -1,4 +1,4 @@
-//! `gfxplane list`: lists the host's vfio devices and what is known of their displays.
+//! `gfxplane list`: lists the host's vfio devices and the knowledge about their displays.
 
 use std::io::Write;
 
@@ -43,7 +43,7 @@ impl List {
     }
 }
 
-/// Adds the first line. `none`: the words of an empty list.
+/// Adds the first line. `none` is the text for an empty list.
 fn head(page: &mut Page, known: &[bool], nouns: (&str, &str), none: &str) {
     if known.is_empty() {
         page.words(None, 0, none, "");
@@ -67,7 +67,7 @@ fn is_known(finding: &Finding) -> bool {
     finding.facts.display.reason().is_none()
 }
 
-/// Returns what is known of a display, and what the display needs.
+/// Returns the facts about a display, and the options that it needs.
 fn known(finding: &Finding, hints: &[Hint]) -> [String; 2] {
     let by = match known_by(finding) {
         by if by.is_empty() => String::new(),
@@ -184,8 +184,8 @@ fn needs(hints: &[Hint]) -> String {
         .join(" ")
 }
 
-/// Returns the source of the facts and who disagrees: `probe`, `sibling`, `rule gvt-g`, `rule
-/// gvt-g; probe: in-use`.
+/// Returns the source of the facts and any source that disagrees: `probe`, `sibling`, `rule gvt-g`,
+/// `rule gvt-g; probe: in-use`.
 pub(crate) fn known_by(finding: &Finding) -> String {
     let Some(evidence) = &finding.evidence else {
         return String::new();

@@ -1,4 +1,4 @@
-//! `gfxplane log`: lists what was done to domains, when and why.
+//! `gfxplane log`: lists the changes of domains, with their times and reasons.
 
 use std::io::Write;
 
@@ -81,7 +81,7 @@ impl Log {
     }
 }
 
-/// Adds an entry: what was done, and below it the changes with their reasons.
+/// Adds an entry: the event, and below it the changes with their reasons.
 fn tell(page: &mut Page, entry: &Entry) {
     let because = |reason: &Option<String>| match reason {
         Some(reason) => format!(": {reason}"),

@@ -120,7 +120,7 @@ pub fn fill_standard_files() {
 }
 
 /// Returns the exit code of a command: 0 done, 1 refused or unknown, 2 usage, 3 the environment
-/// lacks something, 4 internal. It is no failure if nobody reads the output.
+/// lacks something, 4 internal. If nobody reads the output, that is no failure.
 #[must_use]
 pub fn exit_code(result: &anyhow::Result<End>) -> u8 {
     match result {
@@ -183,7 +183,7 @@ pub fn table(out: &mut dyn Write, head: &[&str], rows: &[Vec<String>]) -> io::Re
     Ok(())
 }
 
-/// JSON in which each character that may harm a terminal is written as `\uXXXX`.
+/// Writes JSON in which each character that may harm a terminal is `\uXXXX`.
 struct Escaping(PrettyFormatter<'static>);
 
 impl Formatter for Escaping {

@@ -1,6 +1,6 @@
 //! `gfxplane` without a verb: the host as a tree, from its graphics cards to its guests' screens.
 //!
-//! [`read`] is the only part that reads anything. The rest makes text of what it found.
+//! Only [`read`] reads the host. The other functions make text of its result.
 
 mod html;
 
@@ -38,7 +38,7 @@ pub struct OverviewArgs {
 }
 
 impl OverviewArgs {
-    /// Returns an option of the overview that was given; with a verb, none may be.
+    /// Returns an option of the overview that was given. Beside a verb, none may be given.
     #[must_use]
     pub fn given(&self) -> Option<&'static str> {
         [
@@ -80,8 +80,8 @@ impl OverviewArgs {
     }
 }
 
-/// Writes a file as a whole, so that nobody ever sees half of it. A link is followed, and what is no
-/// regular file, such as `/dev/stdout` or a FIFO, is written to and stays.
+/// Writes a file as a whole, so that nobody ever sees half of it. Follows a link. Writes into a
+/// path that is no regular file, such as `/dev/stdout` or a FIFO, without replacing it.
 pub(super) fn write_whole(path: &Path, text: &str, is_program: bool) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     if std::fs::metadata(path).is_ok_and(|there| !there.is_file()) {
@@ -154,7 +154,7 @@ pub fn read(context: &Context, all: bool) -> Result<Overview, Failure> {
     Ok(found)
 }
 
-/// Returns all domains: libvirt's, or those of its files where it can't be asked.
+/// Returns all domains: libvirt's or, if libvirt can't be asked, those of its files.
 pub(super) fn guests(context: &Context, warnings: &mut Vec<Warning>) -> (Vec<Defined>, GuestsFrom) {
     let root = &context.root;
     if !root.is_recorded() || context.connect.is_some() {
@@ -182,17 +182,17 @@ pub(super) fn guests(context: &Context, warnings: &mut Vec<Warning>) -> (Vec<Def
     (guests.collect(), GuestsFrom::Files)
 }
 
-/// A line of the overview, with what belongs to it.
+/// A line of the overview, with its details.
 struct Row {
     /// The depth in the tree.
     depth: usize,
-    /// The verdict; `None` for a line that nothing is wrong or right with.
+    /// The verdict; `None` for a line that can be neither right nor wrong.
     verdict: Option<Level>,
-    /// The name of what it is about.
+    /// The name of the line's subject.
     name: String,
-    /// What there is to say, in parts.
+    /// The text after the name, in parts.
     parts: Vec<String>,
-    /// What is wrong.
+    /// The problems of the subject.
     problems: Vec<Problem>,
     /// The command that shows the screen.
     look: Option<String>,
@@ -210,7 +210,7 @@ impl Row {
         }
     }
 
-    /// Returns what follows the name.
+    /// Returns the text after the name.
     fn rest(&self) -> String {
         let parts = self.parts.iter().map(String::as_str);
         let parts: Vec<&str> = parts.filter(|part| !part.is_empty()).collect();
@@ -218,7 +218,7 @@ impl Row {
     }
 }
 
-/// Returns the first line: all in numbers.
+/// Returns the first line, with all numbers.
 fn headline(overview: &Overview) -> String {
     let summary = overview.summary;
     let gpus = match summary.gpus {
@@ -306,7 +306,7 @@ fn of_type(parent: &ParentLine, one: &TypeLine) -> Row {
     row
 }
 
-/// Returns a display and how it is known.
+/// Returns a display and its evidence.
 fn display(display: &[String], known: &str) -> String {
     match display {
         [one] if one == "none" => format!("no display ({known})"),

@@ -13,7 +13,7 @@ use crate::explain::doctor::Verdict;
 /// The columns that the verdict takes.
 const GUTTER: usize = 6;
 
-/// The columns of a step into the tree.
+/// The number of columns for each step into the tree.
 const STEP: usize = 2;
 
 /// The characters of a UUID.
@@ -72,8 +72,8 @@ impl Page {
         self.items.push(Item::Blank);
     }
 
-    /// Adds a paragraph: a verdict, a name, and what follows it. Either text may be empty.
-    /// `depth`: the depth in the tree.
+    /// Adds a paragraph: a verdict, a name, and a text after it. Either text may be empty. `depth`:
+    /// the depth in the tree.
     pub fn words(&mut self, verdict: Option<Verdict>, depth: usize, name: &str, rest: &str) {
         self.items.push(Item::Words {
             verdict,
@@ -83,7 +83,8 @@ impl Page {
         });
     }
 
-    /// Adds commands, which are not wrapped: they are to be pasted. `word`: their purpose.
+    /// Adds commands, which are not wrapped, so that the user can paste them. `word`: their
+    /// purpose.
     pub fn commands(&mut self, depth: usize, word: &'static str, commands: &[String]) {
         self.items.extend(commands.iter().map(|text| Item::Command {
             depth,
@@ -92,7 +93,7 @@ impl Page {
         }));
     }
 
-    /// Adds a line as it is.
+    /// Adds a line without wrapping it.
     pub fn line(&mut self, depth: usize, text: &str) {
         self.items.push(Item::Line {
             depth,
@@ -132,7 +133,8 @@ impl Page {
         out
     }
 
-    /// Writes the text as the output takes it.
+    /// Writes the text in the form that the output takes: with colours or without, and with the
+    /// output's width.
     ///
     /// # Errors
     /// Errors of the output.
@@ -148,11 +150,11 @@ impl Page {
     }
 }
 
-/// Returns the number of columns of the output: that of the environment or of the terminal.
+/// Returns the number of columns of the output, from the environment or from the terminal.
 fn width() -> usize {
     /// The columns of an output that is no terminal.
     const USUAL: usize = 80;
-    /// No line of ours fits into fewer.
+    /// The smallest number of columns. No line of ours fits into fewer.
     const LEAST: usize = 40;
     let named = std::env::var("COLUMNS").ok();
     let named = named.and_then(|columns| columns.parse().ok());
@@ -166,7 +168,7 @@ fn width() -> usize {
 /// The UUIDs of a page.
 struct Names<'p> {
     all: BTreeSet<&'p str>,
-    /// Those that were named in full.
+    /// The UUIDs that were named in full.
     named: BTreeSet<String>,
 }
 
@@ -204,7 +206,7 @@ impl<'p> Names<'p> {
         made + &text[end..]
     }
 
-    /// Returns the beginning of a UUID, or its end if another begins likewise.
+    /// Returns the beginning of a UUID, or its end if another UUID begins in the same way.
     fn short(&self, uuid: &str) -> String {
         let (first, last) = (&uuid[..8], &uuid[24..]);
         let count = |has: &dyn Fn(&str) -> bool| self.all.iter().filter(|one| has(one)).count();
@@ -285,13 +287,14 @@ fn wrap(
     }
 }
 
-/// Makes a text of somebody else's one line that harms nobody.
+/// Makes a text from another source a single line that harms no terminal.
 pub(super) fn one_line(text: &str) -> String {
     let words: Vec<&str> = text.split_whitespace().collect();
     plain(&words.join(" "))
 }
 
-/// Makes a command harmless, and keeps its blanks and its length: it is to be pasted.
+/// Makes a command harmless for a terminal. Keeps its blanks and its length, so that the user can
+/// paste it.
 pub(super) fn whole_command(command: &str) -> String {
     plain_up_to(usize::MAX, command)
 }

@@ -1,4 +1,5 @@
-//! Shows what is long in the user's pager, as git does: on a terminal only, and `PAGER` names it.
+//! Shows long output in the user's pager, as git does: only on a terminal, and with the pager that
+//! `PAGER` names.
 
 use std::io::{self, IsTerminal, Stdout, Write};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
@@ -10,7 +11,7 @@ pub struct Paged {
     pager: Option<Child>,
     /// The pager's input, once it was started.
     input: Option<Input>,
-    /// All that the pager got, for a pager that turns out to be missing.
+    /// All text that the pager got, in case that the pager can't be run.
     text: Vec<u8>,
 }
 
@@ -21,7 +22,7 @@ enum Input {
 }
 
 impl Paged {
-    /// Makes the output. Nothing is started yet.
+    /// Makes the output. No pager is started yet.
     #[must_use]
     pub fn new() -> Self {
         Paged {
@@ -31,7 +32,7 @@ impl Paged {
         }
     }
 
-    /// Starts the pager; without one the output goes to stdout.
+    /// Starts the pager; without a pager, the output goes to stdout.
     fn begin(&mut self) -> &mut Input {
         let pager = &mut self.pager;
         self.input.get_or_insert_with(|| {
@@ -48,7 +49,7 @@ impl Default for Paged {
     }
 }
 
-/// Starts the pager; `None` if there is none, none is wanted, or stdout is no terminal.
+/// Starts the pager; `None` if there is no pager, if none is wanted, or if stdout is no terminal.
 fn start() -> Option<Child> {
     let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
     if is_dumb || !io::stdout().is_terminal() {

@@ -85,7 +85,7 @@ impl PolicyCommand {
         Ok(End::Done)
     }
 
-    /// Returns the words, each as a name and a value.
+    /// Returns the arguments, each as a name and a value.
     fn parsed(&self) -> Result<Vec<(&str, &str)>, Failure> {
         let mut all: Vec<(&str, &str)> = Vec::new();
         let mut tried = Wishes::default();

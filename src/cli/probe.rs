@@ -110,7 +110,7 @@ pub(super) struct Row {
 }
 
 impl Probe {
-    /// Asks through `prober`, prints, and announces what is new.
+    /// Asks through `prober`, prints the answers, and announces new ones.
     ///
     /// # Errors
     /// A text that names no device; errors of the output. A device that does not answer is no error
@@ -218,7 +218,7 @@ impl Probe {
         }
     }
 
-    /// Creates the device that `--type` asks for.
+    /// Creates the device for which `--type` asks.
     fn instantiate(
         &self,
         root: &Root,
@@ -387,7 +387,7 @@ fn sentence(row: &Row) -> String {
     }
 }
 
-/// Returns what the kernel lacks to open a device this way.
+/// Returns the part that the kernel lacks to open a device in this way.
 fn no_vfio(path: Option<OpenPath>, step: Option<Step>) -> &'static str {
     match (path, step) {
         (Some(OpenPath::Cdev), Some(Step::Iommufd)) => {
@@ -403,8 +403,8 @@ fn no_vfio(path: Option<OpenPath>, step: Option<Step>) -> &'static str {
     }
 }
 
-/// Returns the end of the command: done if all devices answered, an error (exit code 3) if none
-/// could be asked because the host lacks something, refused otherwise.
+/// Returns the end of the command. It is done if all devices have answered, an error (exit code 3)
+/// if none could be asked because the host lacks something, and refused otherwise.
 pub(super) fn end(rows: &[Row]) -> anyhow::Result<End> {
     let lacking = |row: &Row| match &row.facts.display {
         Display::Unknown(Reason::Permission) => Some("no permission to open it: run as root"),

@@ -1,17 +1,17 @@
-//! Tells on a terminal what takes longer than a second.
+//! Shows on a terminal which work takes longer than a second.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::{JoinHandle, spawn};
 use std::time::{Duration, Instant};
 
-/// A line on stderr that says what is being done, and for how many seconds. It goes when this value
-/// is dropped.
+/// A line on stderr with the work that is being done, and for how many seconds already. The line
+/// disappears when this value is dropped.
 #[derive(Debug)]
 pub struct Progress(Option<(Sender<()>, JoinHandle<()>)>);
 
 impl Progress {
-    /// Begins to tell, unless stderr is no terminal or the user wants to hear nothing.
+    /// Begins to show the line, unless stderr is no terminal or the user wants no messages.
     #[must_use]
     pub fn begin(quiet: bool, doing: &'static str) -> Self {
         if quiet || !io::stderr().is_terminal() {

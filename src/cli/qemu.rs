@@ -1,4 +1,4 @@
-//! `gfxplane qemu`: finds out what this host's QEMU and libvirt can do.
+//! `gfxplane qemu`: finds out the abilities of this host's QEMU and libvirt.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -96,7 +96,7 @@ impl QemuCommand {
 }
 
 impl Row {
-    /// Adds what an emulator can do.
+    /// Adds the abilities of an emulator.
     fn tell(&self, page: &mut Page) {
         let can = &self.abilities;
         let version = |version: &Option<Version>| match version {

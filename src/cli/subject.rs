@@ -1,4 +1,4 @@
-//! The domain that a command is about, and its host.
+//! The domain that a command is about, and the domain's host.
 
 use std::collections::BTreeSet;
 use std::io::{IsTerminal, Read};

@@ -1,4 +1,4 @@
-//! `gfxplane`: the verbs, whichever of the two programs runs them.
+//! `gfxplane`: the verbs, for either of the two programs that run them.
 
 use std::io::{IsTerminal, Write};
 use std::sync::Arc;
@@ -102,7 +102,7 @@ impl Arguments {
     }
 }
 
-/// Does what the arguments say.
+/// Runs the verb that the arguments name.
 ///
 /// # Errors
 /// The errors of the verb.

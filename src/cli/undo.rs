@@ -1,4 +1,4 @@
-//! `gfxplane undo`: puts a domain's definition back as it was before we changed it.
+//! `gfxplane undo`: restores a domain's definition from before our changes.
 
 use std::io::Write;
 
@@ -32,11 +32,12 @@ pub struct Undo {
 }
 
 impl Undo {
-    /// Undoes, or prints what it would undo.
+    /// Undoes our changes, or prints what would be undone.
     ///
     /// # Errors
     /// libvirt can't be reached or refuses the definition; the remembered changes can't be read;
-    /// the daemon can't be told. It is no error but exit code 1 if nothing of ours still stands.
+    /// the daemon can't be told. If none of our changes still stands, that is no error but exit
+    /// code 1.
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         let Some(state) = context.state() else {
             let problem = "only what was done to domains of this machine's own libvirt (qemu:///system) is remembered: leave -c and --root out";

@@ -1,12 +1,12 @@
-//! `gfxplane verify`: whether a domain starts, by starting it.
+//! `gfxplane verify`: finds out whether a domain starts, by starting a copy.
 //!
-//! Not the domain itself but a small one of its own name and UUID ([`crate::plan::trial::reduce`]),
-//! paused, transient and destroyed by libvirt when our connection ends, however we end. So
-//! libvirt's command line, labels and clean-up are what is tried, and nobody's definition is
-//! touched.
+//! The copy is a small domain with a name and UUID of its own ([`crate::plan::trial::reduce`]). It
+//! is paused and transient, and libvirt destroys it when our connection ends, however we end. So
+//! libvirt's command line, labels and clean-up are tried, and no definition is touched.
 //!
-//! Only on devices that nobody uses (`idle.rs` says how that is known). What is not about the domain (a device in use, no
-//! libvirt, no answer in time) is a failure of the environment; a refusal is an answer.
+//! The copy gets only devices that nobody uses (`idle.rs` says how that is found out). A problem
+//! that is not about the domain (a device in use, no libvirt, no answer in time) is a failure of
+//! the environment; a refusal is an answer.
 
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -30,7 +30,7 @@ use crate::plan::words;
 use crate::predict::Prediction;
 use crate::xml::Document;
 
-/// The longest that can be waited for an answer, in seconds.
+/// The longest deadline for an answer, in seconds.
 const MAX_DEADLINE: f64 = 3600.0;
 
 /// Tell whether a domain starts, by starting a small copy of it for a moment
@@ -59,20 +59,20 @@ struct Report<'p> {
     #[serde(skip_serializing_if = "Option::is_none")]
     domain: Option<&'p str>,
     starts: bool,
-    /// What was said; of a start nothing.
+    /// The message of the program that refused; `None` if the domain starts.
     message: Option<&'p str>,
     explained: &'p [String],
     predicted: Option<&'p Prediction>,
-    /// What fixup would change.
+    /// The changes that fixup would make.
     fixup: Vec<String>,
     left_out: &'p [LeftOut],
 }
 
 impl Verify {
-    /// Tries the domain, and prints what came of it.
+    /// Tries the domain, and prints the result.
     ///
     /// # Errors
-    /// XML that can't be read; what makes a try impossible ([`Failure::Environment`]); those of the
+    /// The XML can't be read; the domain can't be tried ([`Failure::Environment`]); errors of the
     /// output. A refusal is no error but exit code 1.
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         self.see_that_it_can_be_tried(context)?;
@@ -165,7 +165,7 @@ impl Verify {
     }
 }
 
-/// Starts the small copy through libvirt, and leaves nothing of it.
+/// Starts the small copy through libvirt, and removes everything of it.
 fn try_it(
     context: &Context,
     reduced: &Reduced,

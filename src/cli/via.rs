@@ -1,10 +1,10 @@
-//! `gfxplane probe`, by ourselves or by a QEMU that is started for it.
+//! `gfxplane probe`: asks devices itself, or through a QEMU that is started for that.
 //!
-//! Some drivers open a device for nothing but a real QEMU: NVIDIA's manager looks for `-uuid` on the command
-//! line of whoever opens one. So `--via qemu` starts a domain, paused, with that device alone and nothing
-//! that has OpenGL, as `gfxplane verify` does ([`crate::cli::verify`]), and takes QEMU's answer for the
-//! device's ([`crate::plan::trial::said::display`]). It opens the device as a guest would, with all that its driver
-//! then does, so nothing of ours does it unasked.
+//! Some drivers open a device only for a real QEMU: NVIDIA's manager looks for `-uuid` on the
+//! command line of the process that opens one. So `--via qemu` starts a paused domain with only
+//! that device and without OpenGL, as `gfxplane verify` does ([`crate::cli::verify`]), and takes
+//! QEMU's answer for the device's ([`crate::plan::trial::said::display`]). QEMU opens the device as
+//! for a guest, with all that the device's driver then does, so gfxplane never does this unasked.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -40,15 +40,16 @@ use crate::probe::{Answer, Asked, Prober, may_open};
 use crate::publish::inventory::{Sources, active, rule_for};
 use crate::xml::Document;
 
-/// How long it may take until QEMU has answered, if nothing else is said, in seconds: a driver may
+/// The time that QEMU may take to answer, in seconds, unless the user gives another. A driver may
 /// take half a minute to make a device ready.
 const DEADLINE: f64 = 120.0;
 
-/// The longest, in seconds.
+/// The longest deadline that the user may give, in seconds.
 const MAX_DEADLINE: f64 = 3600.0;
 
-/// The first libvirt that passes on `display` of a PCI device, as `virConnectGetLibVersion` has it. Those before
-/// drop it without a word, and then a start says nothing.
+/// The first libvirt that passes on `display` of a PCI device, in the form of
+/// `virConnectGetLibVersion`. Earlier versions drop the attribute silently, so that a start shows
+/// nothing.
 const PCI_DISPLAY: u32 = 10_003_000;
 
 /// Ask devices what display they have
@@ -82,28 +83,28 @@ enum Via {
     Qemu,
 }
 
-/// What all devices of a run have in common.
+/// The settings that all devices of a run have in common.
 struct Asker<'c> {
     context: &'c Context,
     fresh: bool,
     deadline: Duration,
-    /// The QEMU that is started; none: libvirt chooses.
+    /// The QEMU that is started; `None` if libvirt chooses.
     emulator: Option<PathBuf>,
     surroundings: HostSurroundings<'c>,
 }
 
 impl ProbeCommand {
-    /// Whether libvirt is asked.
+    /// Returns whether libvirt is asked.
     #[must_use]
     pub fn asks_libvirt(&self) -> bool {
         self.via.is_some()
     }
 
-    /// Asks, prints, and announces what is new.
+    /// Asks the devices, prints the answers, and announces new ones.
     ///
     /// # Errors
-    /// Those of [`Probe::run`]; QEMU can't be started. That QEMU can't tell is no error but exit
-    /// code 1.
+    /// The errors of [`Probe::run`]; QEMU can't be started. If QEMU's answer tells nothing, that is
+    /// no error but exit code 1.
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         match self.via {
             None => self.probe.run(context, &Prober::Program(prober()?), out),
@@ -253,7 +254,8 @@ impl Asker<'_> {
         })
     }
 
-    /// What QEMU said, and whether the device itself has said something else.
+    /// Returns QEMU's answer. The note says so if a measurement of the device itself differs, or if
+    /// the answer could not be kept.
     fn answer(&self, id: DeviceId, said: &Record, unkept: Option<&io::Error>) -> Outcome {
         let version = said.qemu.as_ref().and_then(|qemu| qemu.version.as_ref());
         let version = version.map(|version| format!(" {version}"));
@@ -291,7 +293,7 @@ impl Asker<'_> {
         }
     }
 
-    /// Has QEMU open the device, with KVM where there is one, as a guest would.
+    /// Has QEMU open the device as for a guest, with KVM if the host has it.
     fn try_it(&self, id: DeviceId, device: &Device) -> anyhow::Result<Tried> {
         let root = &self.context.root;
         let libvirt = &self.context.libvirt;
@@ -356,7 +358,8 @@ impl Asker<'_> {
         }
     }
 
-    /// Starts a QEMU with the device, and leaves nothing of it; which version it is.
+    /// Starts a QEMU with the device, and removes everything of it. Returns the outcome, and QEMU's
+    /// version if the emulator is known.
     fn start(
         &self,
         id: DeviceId,
@@ -380,14 +383,14 @@ impl Asker<'_> {
     }
 }
 
-/// What came of a try.
+/// The outcome of a try.
 enum Tried {
-    /// QEMU started, or said something.
+    /// QEMU started, or refused with a message.
     Said {
         said: Option<String>,
         qemu: Option<Version>,
     },
-    /// There was none.
+    /// The device was not tried.
     Not(Box<Outcome>),
 }
 
@@ -406,8 +409,9 @@ fn unknown(reason: Reason, step: Step, note: Option<String>) -> Outcome {
     }
 }
 
-/// A domain with one device, and no screen but its. libvirt takes `display='on'` only where there are
-/// graphics; VNC that listens nowhere is the least, and has no OpenGL.
+/// Returns a domain with one device, whose screen is the domain's only one. libvirt takes
+/// `display='on'` only in a domain with graphics. VNC that listens nowhere is the least graphics,
+/// and has no OpenGL.
 fn domain_with(id: DeviceId, kvm: bool, emulator: Option<&Path>) -> String {
     let virt_type = if kvm { "kvm" } else { "qemu" };
     let emulator = emulator.map_or_else(String::new, |path| {

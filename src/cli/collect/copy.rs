@@ -1,4 +1,4 @@
-//! Copies what the readers of a host looked at.
+//! Copies the files that the readers of a host looked at.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::{OsStr, OsString};
@@ -18,7 +18,7 @@ use crate::host::{Last, Root, Warning};
 use crate::libvirt::Failure;
 use crate::predict::abilities::Abilities;
 
-/// The largest file that is copied, in bytes. No more of any file is read.
+/// The largest file that is copied, in bytes. Of a larger file, no more is read.
 const MAX_FILE: usize = 64 * 1024;
 
 /// The number of links in a path after which it counts as a loop, as in the kernel (MAXSYMLINKS).
@@ -37,7 +37,7 @@ const IDENTIFYING: &[&str] = &[
     "hostname",
 ];
 
-/// The directory that is being written.
+/// The directory that the copy is written to.
 pub(super) struct Copy<'a> {
     from: &'a Root,
     /// The root with its links resolved, because readers name paths both ways.
@@ -65,7 +65,7 @@ impl<'a> Copy<'a> {
         }
     }
 
-    /// Copies what the readers looked at.
+    /// Copies the files that the readers looked at.
     pub(super) fn host(
         &mut self,
         seen: &BTreeMap<PathBuf, Last>,
@@ -94,7 +94,8 @@ impl<'a> Copy<'a> {
         Ok(())
     }
 
-    /// Returns the parts that lead to a path, with what is there; empty if nothing is there.
+    /// Returns the parts that lead to a path, each with its form; empty if there is nothing at the
+    /// path.
     fn parts(&self, path: &Path, last: Last) -> Result<Vec<(PathBuf, Part)>, String> {
         let names = |path: &Path| -> VecDeque<OsString> {
             let names = path.components().map(|name| name.as_os_str().to_owned());
@@ -163,7 +164,7 @@ impl<'a> Copy<'a> {
         Ok(parts)
     }
 
-    /// Returns notes with paths as the host has them.
+    /// Returns notes with the paths that the files have on the host.
     pub(super) fn of_the_host(&self, notes: &[Warning]) -> Vec<Warning> {
         let on_host = |note: &Warning| {
             let path = self
@@ -180,7 +181,7 @@ impl<'a> Copy<'a> {
         inside.or_else(|_| path.strip_prefix(self.from.path())).ok()
     }
 
-    /// Records the abilities of QEMU and libvirt, asked for if needed.
+    /// Records the abilities of QEMU and libvirt. Finds them out first if necessary.
     pub(super) fn emulators(
         &mut self,
         emulators: &BTreeSet<PathBuf>,
@@ -205,8 +206,8 @@ impl<'a> Copy<'a> {
         Ok(all)
     }
 
-    /// Copies what only `gfxplane doctor` looks at: the existence of files, not their contents, as
-    /// scripts of others may contain anything.
+    /// Copies the facts that only `gfxplane doctor` looks at: the existence of files, not their
+    /// contents, because scripts of others may contain anything.
     pub(super) fn examined(&mut self, host: &doctor::Host) -> Result<(), Failure> {
         let mut files = examined_files(host);
         for id in &host.stale {
@@ -245,7 +246,7 @@ impl<'a> Copy<'a> {
         self.make(path, Part::Text(text.into()))
     }
 
-    /// Makes one part, unless it is there already.
+    /// Makes one part, unless it exists already.
     fn make(&mut self, path: &Path, part: Part) -> Result<(), Failure> {
         let to = self.to.join(path);
         if self.written.contains(path) {
@@ -285,8 +286,8 @@ impl<'a> Copy<'a> {
     }
 }
 
-/// Returns the files that doctor has seen on a host, with what has to be in them, and whether they are
-/// executable.
+/// Returns the files that doctor has seen on a host, with the content that they need, and whether
+/// they are executable.
 fn examined_files(host: &doctor::Host) -> Vec<(PathBuf, String, bool)> {
     let there = |path: &str, is: bool| is.then(|| (PathBuf::from(path), String::new(), false));
     let mut files: Vec<(PathBuf, String, bool)> = Vec::new();
@@ -357,7 +358,7 @@ fn unwritable(path: &Path, error: &io::Error) -> Failure {
     Failure::Environment(format!("{}: {error}", path.display()))
 }
 
-/// Returns whether something is gone, as may happen in sysfs.
+/// Returns whether an error means that the file has disappeared, as may happen in sysfs.
 fn is_absent(error: &io::Error) -> bool {
     let gone = error.raw_os_error() == Some(libc::ENODEV);
     gone || matches!(
@@ -384,7 +385,10 @@ fn stays_inside(directory: &Path, target: &Path) -> bool {
     })
 }
 
-/// Returns the content of a file, if it is a text that others may see.
+/// Returns the content of a file.
+///
+/// # Errors
+/// The file can't be read, or is no text that others may see.
 fn text_of(path: &Path, name: &OsStr) -> Result<Vec<u8>, String> {
     if name
         .to_str()

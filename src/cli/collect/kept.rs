@@ -1,5 +1,6 @@
-//! Writes a domain for a recording. It holds what gfxplane reads ([`KEPT`]) and nothing else. The text is
-//! written anew, so that comments, texts and names that nobody thought of stay behind.
+//! Writes a domain for a recording. The result has the parts that gfxplane reads ([`KEPT`]), and no
+//! others. It is written anew, so that comments, texts and names that nobody thought of are left
+//! out.
 
 mod arguments;
 
@@ -15,36 +16,36 @@ use crate::xml::{Document, Edit, Element, escape};
 /// The text that takes the place of a value.
 const LEFT_OUT: &str = "left-out";
 
-/// How the value of an attribute is kept.
+/// The way in which the value of an attribute is kept.
 #[derive(Debug, Clone, Copy)]
 enum How {
-    /// As it is, if it is a word: one of libvirt's.
+    /// The value stays if it is a word, as libvirt has them.
     Word,
-    /// As it is, if it is a number.
+    /// The value stays if it is a number.
     Number,
-    /// A unit of memory.
+    /// The value is a unit of memory.
     Unit,
-    /// As it is, if it is the name of a device.
+    /// The value stays if it is the name of a device.
     Device,
-    /// As it is, if libvirt takes it for an alias.
+    /// The value stays if libvirt takes it for an alias.
     Alias,
-    /// As it is, if it is a vfio driver.
+    /// The value stays if it is a vfio driver.
     Driver,
-    /// As it is, if it is `none`.
+    /// The value stays if it is `none`.
     None_,
-    /// An address: as it is if many have it.
+    /// The value is an address. It stays if many machines have it.
     Address,
-    /// A render node.
+    /// The value is a render node.
     Node,
-    /// That it is there.
+    /// Another text takes the value's place, to show only that the attribute is there.
     There,
-    /// If it tells only what a switch or a number does.
+    /// The value stays if it is no more than a switch or a number.
     Telling,
 }
 use How::{Address, Alias, Device, Driver, Node, None_, Number, Telling, There, Unit, Word};
 
-/// The elements that are kept, by their ways below `<domain>`, and their attributes. Of
-/// `devices/*`, any device of libvirt's; `*` alone, any element above.
+/// The elements that are kept, by their paths below `<domain>`, and their attributes. `devices/*`
+/// stands for any device of libvirt's; `*` alone, for any element above the devices.
 const KEPT: &[(&str, &[(&str, How)])] = &[
     ("", &[("type", Word)]),
     ("memory", &[("unit", Unit)]),
@@ -189,8 +190,9 @@ const KEPT: &[(&str, &[(&str, How)])] = &[
     ),
 ];
 
-/// libvirt's devices that are kept by their type and their address, which decides where others go
-/// (libvirt docs/formatdomain.rst). Disks and file systems have nothing to do with screens.
+/// libvirt's devices of which the type and the address are kept, because the address decides where
+/// other devices go (libvirt docs/formatdomain.rst). Disks and file systems have nothing to do with
+/// screens.
 const DEVICES: [&str; 24] = [
     "audio",
     "channel",
@@ -218,10 +220,11 @@ const DEVICES: [&str; 24] = [
     "watchdog",
 ];
 
-/// Variables of QEMU's environment that are read, without their values.
+/// Variables of QEMU's environment that are kept, without their values.
 const VARIABLES: [&str; 3] = ["DISPLAY", "WAYLAND_DISPLAY", "GDK_BACKEND"];
 
-/// The text of a domain with what gfxplane reads of it. `number`: which domain of the recording.
+/// Returns the text of a domain with the parts that gfxplane reads. `number` is the domain's place
+/// in the recording.
 pub(super) fn kept(document: &Document<'_>, number: usize) -> String {
     let arguments = document
         .elements()
@@ -238,8 +241,8 @@ pub(super) fn kept(document: &Document<'_>, number: usize) -> String {
     writer.text
 }
 
-/// The text of a domain as it is, but for what may be a secret: three dots stand for each value that
-/// [`kept`] would not keep. Texts that are no XML are empty.
+/// Returns the text of a domain with three dots in place of each value that may be a secret, that
+/// is each value that [`kept`] would not keep. Empty for a text that is no XML.
 pub(in crate::cli) fn veiled(text: &str) -> String {
     let Ok(document) = Document::parse(text) else {
         return String::new();
@@ -296,7 +299,7 @@ fn veil<'d, 'a>(
     }
 }
 
-/// A well-formed text without what is in its comments.
+/// Returns a well-formed text without the content of its comments.
 fn without_comments(text: &str) -> String {
     let mut all = String::new();
     let mut rest = text;
@@ -321,11 +324,11 @@ struct Writer {
     text: String,
     number: usize,
     cards: usize,
-    /// Of each `<qemu:arg>`, in their order.
+    /// The kept argument for each `<qemu:arg>`, in their order.
     arguments: std::vec::IntoIter<String>,
 }
 
-/// The name of an element in [`KEPT`]; `None` for one of a namespace that nobody here reads.
+/// Returns the name of an element in [`KEPT`]; `None` for an element of another namespace.
 fn name(element: Element<'_, '_>) -> Option<String> {
     let local = element.local_name();
     match element.namespace().as_deref() {
@@ -356,7 +359,7 @@ fn attributes(path: &str) -> Option<&'static [(&'static str, How)]> {
 }
 
 impl Writer {
-    /// `path`: of the element, below `<domain>`.
+    /// Writes an element. `path` is the element's path below `<domain>`.
     fn element(&mut self, element: Element<'_, '_>, path: &str, depth: usize) {
         let Some(attributes) = attributes(path) else {
             return;
@@ -432,7 +435,7 @@ impl Writer {
         }
     }
 
-    /// That another manager has metadata in the domain, and which.
+    /// Writes which other manager has metadata in the domain, if one has.
     fn manager(&mut self, metadata: Element<'_, '_>) {
         let namespace = metadata.namespace().unwrap_or_default();
         let part = MANAGERS.iter().find(|(part, _)| namespace.contains(part));
@@ -442,7 +445,7 @@ impl Writer {
         }
     }
 
-    /// The text of an element, where it is kept.
+    /// Returns the text of an element; `None` if the text is not kept.
     fn text_of(&self, element: Element<'_, '_>, path: &str) -> Option<String> {
         let text = element.text()?.trim().to_owned();
         (text_kept(&text, path) && !text.is_empty()).then_some(text)
@@ -479,7 +482,7 @@ fn is_number(text: &str) -> bool {
         && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// Whether libvirt has it for an alias, its own or a user's (src/conf/domain_conf.c,
+/// Returns whether libvirt takes a text for an alias, its own or a user's (src/conf/domain_conf.c,
 /// `virDomainDeviceAliasIsUserAlias`).
 fn is_alias(text: &str) -> bool {
     let number = text.strip_prefix("hostdev");
@@ -488,7 +491,7 @@ fn is_alias(text: &str) -> bool {
 }
 
 impl How {
-    /// What is kept of a value; `None`: not even that it is there.
+    /// Returns the kept form of a value; `None` if the attribute is left out.
     fn kept(self, value: &str) -> Option<String> {
         let kept = |is_kept: bool, other: &str| if is_kept { value } else { other }.to_owned();
         match self {
@@ -510,7 +513,7 @@ impl How {
     }
 }
 
-/// Whether a text names a device of the host's: a path in sysfs, or an address.
+/// Returns whether a text names a device of the host's: a path in sysfs, or an address.
 fn is_a_device(text: &str) -> bool {
     let name = text
         .trim_end_matches('/')

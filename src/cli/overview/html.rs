@@ -1,5 +1,5 @@
-//! The overview as one page of HTML, for a ticket or a colleague. It needs nothing from elsewhere,
-//! runs no script, and is well-formed XML.
+//! Writes the overview as one page of HTML, for a ticket or a colleague. The page needs no other
+//! file, runs no script, and is well-formed XML.
 
 use crate::cli::overview::{groups, headline};
 use crate::cli::page::{one_line, whole_command};
@@ -30,7 +30,7 @@ code { display: block; background: var(--code); border-radius: .3rem; padding: .
 footer { font-size: .85rem; }
 ";
 
-/// Returns a text of somebody else's as the content of an element.
+/// Returns a text from another source as the content of an element.
 fn shown(text: &str) -> String {
     escape(&one_line(text))
 }

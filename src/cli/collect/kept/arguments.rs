@@ -1,4 +1,4 @@
-//! The user's own arguments for QEMU in a recording.
+//! Writes the user's own arguments for QEMU in a recording.
 
 use super::{LEFT_OUT, is_a_device, is_word};
 use crate::predict::arguments::{self, OPTIONS, Setting, is_screen, is_telling, pairs};
@@ -6,7 +6,8 @@ use crate::predict::arguments::{self, OPTIONS, Setting, is_screen, is_telling, p
 /// The text that takes the place of another option.
 const OPTION_LEFT_OUT: &str = "-left-out";
 
-/// The arguments with the values that decide something about screens; others may be secrets.
+/// Returns the arguments, with only those values that decide about screens. Any other value may be
+/// a secret.
 pub(super) fn kept_arguments(arguments: &[String]) -> Vec<String> {
     let mut kept = Vec::new();
     let mut option: Option<&str> = None;
@@ -30,7 +31,8 @@ pub(super) fn kept_arguments(arguments: &[String]) -> Vec<String> {
     kept
 }
 
-/// What is kept of the value of an option; `None` if this option's are left out, or it is none.
+/// Returns the kept form of the value of an option; `None` if this option's values are left out, or
+/// if it is no option.
 fn kept_value(option: &str, value: &str) -> Option<String> {
     let telling = |value: &str| if is_telling(value) { value } else { LEFT_OUT }.to_owned();
     let pair = |name: &str, value: &str| format!("{name}={}", telling(value));
