@@ -1,4 +1,4 @@
-//! The evidence for a fact, and the choice between sources that differ.
+//! Holds the evidence for a fact, and chooses between sources that differ.
 
 use std::str::FromStr;
 
@@ -10,18 +10,19 @@ use crate::device::facts::{Display, DisplayInterface, Facts, Reason};
 use crate::device::id::display_as_serde;
 use crate::device::version::Version;
 
-/// A source of facts. The order is that of authority, the strongest first.
+/// A source of facts. The order is the order of authority, the strongest first.
 ///
-/// `Kernel` and `Probe` are measurements of this device. Nothing weaker ever vetoes a start or
+/// `Kernel` and `Probe` are measurements of this device. No weaker source ever vetoes a start or
 /// switches a display on by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Method {
-    /// A sysfs attribute, as Alex Williamson proposed it in 2018. No kernel has it yet.
+    /// A sysfs attribute, as Alex Williamson proposed it in 2018. No released kernel has it yet.
     Kernel,
     /// The answer of the device itself, given now or in a record that is still valid.
     Probe,
-    /// The word of a QEMU that opened this very device. It tells only which interface QEMU takes.
+    /// The statement of a QEMU that opened this very device. It tells only which interface QEMU
+    /// takes.
     Qemu,
     /// The answer of another device of the same type, with the same driver and kernel.
     Sibling,
@@ -91,7 +92,7 @@ pub enum Step {
     KvmVm,
     /// `KVM_CREATE_DEVICE` with `KVM_DEV_TYPE_VFIO`.
     KvmDevice,
-    /// `KVM_DEV_VFIO_FILE_ADD`: telling the VM of the group, or of the device by its node.
+    /// `KVM_DEV_VFIO_FILE_ADD`: associating the group, or the device by its node, with the VM.
     KvmFile,
     /// `VFIO_GROUP_GET_DEVICE_FD`, in which the driver opens the device.
     Open,
@@ -125,7 +126,8 @@ impl Step {
         matches!(self, Step::Open | Step::Bind)
     }
 
-    /// Returns whether this is one of the four steps that make a VM and tell it of the device.
+    /// Returns whether this is one of the four steps that make a VM and associate the device with
+    /// it.
     #[must_use]
     pub fn is_kvm(self) -> bool {
         (Step::Kvm..=Step::KvmFile).contains(&self)
@@ -165,7 +167,7 @@ pub struct Evidence {
     /// For a rule: its name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
-    /// For a rule: what it is based on. For a QEMU that was not started for our question: where its
+    /// For a rule: its basis. For a QEMU that was not started for our question: the place where its
     /// answer was found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
@@ -178,7 +180,7 @@ pub struct Evidence {
 }
 
 impl Evidence {
-    /// Makes evidence that holds this method and nothing more.
+    /// Makes evidence that has only this method.
     #[must_use]
     pub fn by(method: Method) -> Self {
         Evidence {
@@ -224,7 +226,7 @@ pub struct Finding {
 }
 
 impl Finding {
-    /// Returns, as text for people, whether the facts were measured and if not, what they rest on.
+    /// Returns, as text for people, whether the facts were measured and, if not, their evidence.
     #[must_use]
     pub fn how_known(&self) -> String {
         match &self.evidence {
@@ -238,12 +240,12 @@ impl Finding {
 /// Chooses among the statements of several sources about one device.
 ///
 /// The strongest source that knows the display is believed. A device that was asked and says yes to
-/// everything, or hangs, counts as a source that knows. A device that could not be asked does not;
-/// its attempt is kept as [`Finding::attempt`].
+/// everything, or hangs, counts as a source that knows. A device that could not be asked does not
+/// count; the attempt is kept as [`Finding::attempt`].
 ///
 /// If a driver hangs when we ask but answers a QEMU that was started for the question, the QEMU is
 /// believed. A statement that was learned from a log ([`Evidence::source`]) comes after every
-/// probe, as a guest may have written it.
+/// probe, because a guest may have written it.
 ///
 /// A kernel attribute and QEMU say nothing of EDID and OpRegion. These come from the strongest
 /// other source that agrees on the display. `nothing` is the reason to give if there are no
@@ -308,7 +310,8 @@ pub fn resolve(mut sources: Vec<(Facts, Evidence)>, nothing: Reason) -> Finding 
     }
 }
 
-/// Returns whether both statements can be right. QEMU tells only which interface it takes.
+/// Returns whether both statements can be right. A statement of QEMU's tells only which interface
+/// QEMU takes.
 fn agree(one: (&Display, &Evidence), other: (&Display, &Evidence)) -> bool {
     // QEMU takes dmabuf from a driver that says yes to everything.
     let taken = |display: &Display| match display {

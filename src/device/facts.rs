@@ -1,4 +1,4 @@
-//! The facts of a device as plain data, in the words of vfio.h: what it offers and what it needs.
+//! The facts of a device as plain data, in the words of vfio.h: its abilities and its needs.
 
 use std::fmt;
 use std::str::FromStr;
@@ -130,7 +130,8 @@ const REASONS: [(Reason, &str, &str); 15] = [
 ];
 
 impl Reason {
-    /// Returns what it means, for people, with the word: `a program has it open (in-use)`.
+    /// Returns the meaning of the reason, for people, with its word: `a program has it open
+    /// (in-use)`.
     #[must_use]
     pub fn why(&self) -> String {
         let mut reasons = REASONS.iter();
@@ -353,11 +354,11 @@ pub struct Edid {
 /// The Intel OpRegion (vendor region type 0x8086, subtype 1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpRegion {
-    /// Its size in bytes; 8192 on every device seen.
+    /// The OpRegion's size in bytes; 8192 on every device seen.
     pub size: u64,
 }
 
-/// Everything that is known of a device, from any source.
+/// All known facts about a device, from any source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facts {
     /// The display and its interfaces.
@@ -379,7 +380,7 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// Makes facts that consist of a display and nothing else.
+    /// Makes facts that consist of only a display.
     #[must_use]
     pub fn of(display: Display) -> Self {
         Facts {

@@ -1,4 +1,4 @@
-//! The names of devices, which are parsed once, at the edge.
+//! The names of devices. They are parsed once, where they enter the program.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,8 +1,10 @@
-//! What a device is, what is known about it, and how that is known.
+//! Describes a device: its name, the facts about it, and their evidence.
 //!
 //! * [`id`]: a device's name; [`version`]: versions of kernels and programs.
-//! * [`facts`]: what a device has. [`evidence`]: how a fact is known, and which of two sources counts.
-//! * [`record`]: the kept answer of one device. [`rules`]: built-in knowledge about types of devices.
+//! * [`facts`]: the facts about a device. [`evidence`]: the source of a fact, and the choice
+//!   between two sources.
+//! * [`record`]: the kept answer of one device. [`rules`]: built-in knowledge about types of
+//!   devices.
 
 pub mod evidence;
 pub mod facts;

@@ -1,13 +1,13 @@
-//! What a device, or a QEMU that opened it, said of the device's display, in the form in which it is kept.
+//! The record of a device's display, as the device, or a QEMU that opened it, stated it.
 //!
-//! A record is JSON with `"format": 1`. Fields that this version does not know are ignored, so
-//! that a newer gfxplane's records still serve; a higher format is refused.
+//! A record is JSON with `"format": 1`. Fields that this version does not know are ignored, so that
+//! a newer gfxplane's records can still be used; a higher format is refused.
 //!
-//! QEMU's word is no measurement. A QEMU that has no OpenGL shows with its start, or with the words of
-//! its refusal, which interface it takes in its log, and nothing else: what the
-//! device offers beside that one stays unknown. And some of it is read from a file that a guest's own
-//! process writes (libvirt's log of the domain). So its records are kept in a directory of their own, hold for the
-//! one device, and say nothing of its type.
+//! A statement of QEMU's is no measurement. A QEMU without OpenGL shows only which interface it
+//! takes, by its start or by the words of its refusal. Whether the device offers other interfaces
+//! stays unknown. And a statement may be read from libvirt's log of the domain, which a guest's own
+//! process writes. So the records of such statements are kept in a directory of their own, are true
+//! of only the one device, and say nothing of its type.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -25,7 +25,8 @@ pub const FORMAT: u32 = 1;
 /// The largest record that is read or written, in bytes.
 pub const MAX_SIZE: usize = 64 * 1024;
 
-/// The circumstances on which a record depends. If any of them differs, the record says nothing.
+/// The circumstances on which a record depends. If any of them is different now, the record says
+/// nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Circumstances {
     /// `/proc/sys/kernel/random/boot_id`.
@@ -44,10 +45,11 @@ pub struct Circumstances {
 /// The QEMU that opened a device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ByQemu {
-    /// Its version, if that is known.
+    /// QEMU's version, if it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<Version>,
-    /// The domain from whose log it was learned; `None`: QEMU was started for the sake of the answer.
+    /// The domain from whose log the statement was learned. `None` if QEMU was started for our
+    /// question.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub learned_from: Option<Uuid>,
 }
@@ -59,38 +61,38 @@ pub struct Record {
     pub format: u32,
     /// The device that was asked.
     pub device: DeviceId,
-    /// The circumstances in which it holds.
+    /// The circumstances in which the record holds.
     #[serde(flatten)]
     pub circumstances: Circumstances,
     /// The facts.
     pub facts: Facts,
-    /// The interface through which the device was opened; `None` if it was not.
+    /// The interface through which the device was opened; `None` if it was not opened.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<OpenPath>,
     /// The step that failed, if one did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<Step>,
-    /// The name of the errno with which that step failed.
+    /// The name of the errno with which the step failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub errno: Option<String>,
-    /// The QEMU whose word it is; `None`: the device itself answered a probe.
+    /// The QEMU that made the statement. `None` if the device itself answered a probe.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub qemu: Option<ByQemu>,
 }
 
-/// A text that is no record, or another JSON document of ours.
+/// The error for a text that is no record, or no other JSON document of ours.
 #[derive(Debug, thiserror::Error)]
 pub enum NotARecord {
-    /// It is not JSON, or not of this shape.
+    /// The text is not JSON, or not of the document's form.
     #[error("it is damaged: {0}")]
     Damaged(#[from] serde_json::Error),
-    /// It was written by a newer version.
+    /// A newer version wrote the document.
     #[error("its format is {0}, this version reads {FORMAT}")]
     Format(u32),
-    /// It is about another device than its file name says.
+    /// The record is about another device than its file's name says.
     #[error("it is about {0}")]
     OtherDevice(DeviceId),
-    /// It says what no QEMU can tell.
+    /// The record has a statement that no QEMU can make.
     #[error("QEMU tells of one display interface or of none, never of {0}")]
     Display(String),
 }
@@ -98,7 +100,7 @@ pub enum NotARecord {
 /// Reads a JSON document of ours.
 ///
 /// # Errors
-/// [`NotARecord`] if it is damaged or of another format than [`FORMAT`].
+/// [`NotARecord`] if the document is damaged or of another format than [`FORMAT`].
 pub fn from_json<T: DeserializeOwned>(text: &[u8]) -> Result<T, NotARecord> {
     #[derive(Deserialize)]
     struct Head {
@@ -111,8 +113,8 @@ pub fn from_json<T: DeserializeOwned>(text: &[u8]) -> Result<T, NotARecord> {
     Ok(serde_json::from_slice(text)?)
 }
 
-/// Reads QEMU's word in its earlier form, whose fields had other places. Such files are in
-/// `/run/gfxplane/qemu` until the machine is booted anew.
+/// Reads the record of a QEMU's statement in its earlier form, whose fields had other places. Such
+/// files stay in `/run/gfxplane/qemu` until the machine is booted anew.
 fn of_earlier_form(text: &str) -> Option<Record> {
     let mut fields: Map<String, Value> = serde_json::from_str(text).ok()?;
     let facts = json!({ "display": fields.remove("display")? });
@@ -126,7 +128,7 @@ fn of_earlier_form(text: &str) -> Option<Record> {
 }
 
 impl Record {
-    /// The record of what a QEMU that opened the device takes.
+    /// Makes the record of the interface that a QEMU took when it opened the device.
     #[must_use]
     pub fn of_qemu(
         device: DeviceId,
@@ -149,7 +151,7 @@ impl Record {
     /// Reads a record.
     ///
     /// # Errors
-    /// [`NotARecord`] if it is damaged or of a higher format.
+    /// [`NotARecord`] if the record is damaged or of a higher format.
     pub fn parse(text: &str) -> Result<Self, NotARecord> {
         let record: Record = match from_json(text.as_bytes()) {
             Err(NotARecord::Damaged(error)) => {
@@ -173,8 +175,8 @@ impl Record {
         }
     }
 
-    /// Returns the text to keep, at most [`MAX_SIZE`] bytes. If a device has absurdly many
-    /// regions, they are left out.
+    /// Returns the text to keep, at most [`MAX_SIZE`] bytes. Leaves out the regions if a device has
+    /// absurdly many.
     #[must_use]
     pub fn to_text(&self) -> String {
         let mut text = serde_json::to_string_pretty(self).expect("a record has only string keys");
@@ -191,7 +193,8 @@ impl Record {
         text
     }
 
-    /// How its facts are known by the device itself, or by the QEMU that opened it.
+    /// Returns the evidence that the record is for its own device: a probe, or the QEMU that opened
+    /// the device.
     #[must_use]
     pub fn evidence(&self) -> Evidence {
         self.evidence_by(match &self.qemu {
@@ -200,7 +203,7 @@ impl Record {
         })
     }
 
-    /// How its facts are known by another device of its type.
+    /// Returns the evidence that the record is for another device of the same type.
     #[must_use]
     pub fn sibling_evidence(&self) -> Evidence {
         self.evidence_by(Method::Sibling)
@@ -222,8 +225,8 @@ impl Record {
         }
     }
 
-    /// Returns whether another record, of this or another device, says the same and holds in the
-    /// same circumstances.
+    /// Returns whether another record, of this or another device, has the same facts and the same
+    /// circumstances.
     #[must_use]
     pub fn says_the_same(&self, other: &Record) -> bool {
         *self
@@ -233,9 +236,9 @@ impl Record {
             }
     }
 
-    /// Whether this record should take the place of `older`, which is valid, too: an attempt that
-    /// could not ask the device must not wipe out what an earlier one measured, and the log of a
-    /// domain not what a QEMU said that was started to be asked.
+    /// Returns whether this record should take the place of `older`, which is valid, too. An
+    /// attempt that could not ask the device must not replace an earlier measurement. A statement
+    /// from a domain's log must not replace that of a QEMU that was started for our question.
     #[must_use]
     pub fn supersedes(&self, older: &Record) -> bool {
         match (&self.qemu, &older.qemu) {

@@ -14,8 +14,8 @@ pub struct Version(Vec<u32>);
 pub struct NotAVersion(pub String);
 
 impl Version {
-    /// Reads the numbers up to the first character that is neither digit nor dot; `None` if there
-    /// are none.
+    /// Reads the numbers up to the first character that is neither digit nor dot; `None` if the
+    /// text begins with no number.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let end = text

@@ -22,8 +22,8 @@ pub(super) struct Compiled {
     kernel_below: Option<Version>,
 }
 
-/// A glob. Its matcher is made only when a value could match. udev starts a program that reads
-/// all rules for each event, and most rules are about other devices.
+/// A glob. Its matcher is made only when a value could match: udev starts a program that reads all
+/// rules for each event, and most rules are about other devices.
 #[derive(Debug, Clone)]
 struct Pattern {
     glob: Glob,

@@ -3,7 +3,7 @@
 //!
 //! Rules are data: TOML files with `[[rule]]` tables. The package's are in
 //! `/usr/share/gfxplane/rules.d`, the administrator's in `/etc/gfxplane/rules.d`. The first rule
-//! that matches a device speaks for it. The administrator's rules come before the package's, and
+//! that matches a device applies to it. The administrator's rules come before the package's, and
 //! within each directory the files are read in order of their names.
 
 mod matching;
@@ -31,21 +31,21 @@ pub enum Open {
     Safe,
     /// The device may be opened only if somebody names it.
     Named,
-    /// The device may never be opened, because that does harm or can't answer anything.
+    /// The device may never be opened, because opening it does harm or gives no answer.
     Never,
 }
 
 /// One rule.
 #[derive(Debug, Clone, Serialize)]
 pub struct Rule {
-    /// The name, unique among all rules. A later rule of the same name is ignored.
+    /// The rule's name, unique among all rules. A later rule of the same name is ignored.
     pub name: String,
-    /// The basis of the rule: a file and function, or who measured it.
+    /// The basis of the rule: a file and function, or the name of somebody who has measured it.
     pub source: String,
-    /// The conditions that select its devices.
+    /// The conditions that select the rule's devices.
     #[serde(rename = "match")]
     pub matches: Match,
-    /// The facts about these devices. Without them, the rule says only whether they may be
+    /// The facts about these devices. Without facts, the rule says only whether the devices may be
     /// opened.
     #[serde(flatten)]
     pub facts: Option<Facts>,
@@ -53,7 +53,7 @@ pub struct Rule {
     pub open: Open,
 }
 
-/// A rule as its file holds it.
+/// A rule as its file has it.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RuleText {
@@ -71,7 +71,7 @@ struct RuleText {
     open: Open,
 }
 
-/// [`Edid`] as people write it. A misspelt key is refused here, while a record may hold unknown
+/// [`Edid`] as people write it. A misspelt key is refused here, while a record may have unknown
 /// keys.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -80,7 +80,7 @@ struct EdidText {
     max_yres: u32,
 }
 
-/// [`OpRegion`] as people write it, with the same strictness.
+/// [`OpRegion`] as people write it. A misspelt key is refused, too.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct OpRegionText {
@@ -120,7 +120,7 @@ impl RuleText {
     }
 }
 
-/// The conditions of a rule. All that are given must hold.
+/// The conditions of a rule. All conditions that are given must hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Match {
@@ -146,7 +146,7 @@ pub struct Match {
     /// The PCI vendor (`0x8086`) of the device itself, or of the mdev's parent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vendor: Option<String>,
-    /// Glob on the PCI class (`0x0300??`) of the device itself, or of the mdev's parent.
+    /// A glob on the PCI class (`0x0300??`) of the device itself, or of the mdev's parent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub class: Option<String>,
     /// The oldest kernel for which the rule holds: `5.0`.
@@ -196,7 +196,7 @@ impl Rule {
     }
 }
 
-/// A device or an mdev type, as rules are matched against it.
+/// A device or an mdev type, in the form that rules are matched against.
 #[derive(Debug, Clone, Default)]
 pub struct Subject<'a> {
     /// The bus; `None` only in tests.
@@ -236,7 +236,7 @@ pub struct BadToml {
 /// Reads TOML.
 ///
 /// # Errors
-/// [`BadToml`].
+/// [`BadToml`] if the text is no TOML, or has an unknown key or a wrong value.
 pub fn from_toml<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, BadToml> {
     toml::from_str(text).map_err(|error| {
         let end = error.span().map_or(0, |span| span.start);
@@ -288,7 +288,7 @@ impl Rules {
         rules
     }
 
-    /// Appends the rules of one file. A rule whose name is taken is left out, so a file in /etc
+    /// Appends the rules of one file. Leaves out a rule whose name is taken, so that a file in /etc
     /// can replace a rule of the package by its name.
     ///
     /// # Errors
@@ -331,7 +331,7 @@ impl Rules {
         paths
     }
 
-    /// Returns the rule that speaks for this device or type.
+    /// Returns the rule that applies to this device or type, that is the first that matches.
     #[must_use]
     pub fn find(&self, subject: &Subject<'_>) -> Option<&Rule> {
         self.rules
