@@ -1,4 +1,4 @@
-//! A domain's graphics: what shows its screens, and where it listens.
+//! A domain's graphics, and where they listen.
 
 use std::fmt;
 
@@ -7,15 +7,15 @@ use serde::Serialize;
 use super::{is_yes, owned};
 use crate::xml::Element;
 
-/// The distance from which a viewer can reach a graphics.
+/// The distance from which a viewer can reach graphics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reach {
-    /// Not over a network: a socket, a file descriptor, the host's own screen.
+    /// Without a network: over a socket, a file descriptor, or the host's own screen.
     Local,
-    /// Over TCP, from this host alone.
+    /// Over TCP, but only from this host.
     Loopback,
-    /// Over TCP, from elsewhere.
+    /// Over TCP, also from other hosts.
     Remote,
 }
 
@@ -35,7 +35,8 @@ pub enum GraphicsType {
     EglHeadless,
     /// `sdl`
     Sdl,
-    /// `gtk`: QEMU's own. It comes only from the user's arguments; libvirt has no such graphics.
+    /// `gtk`: a display of QEMU's own, which only the user's arguments can have. libvirt has no
+    /// such graphics.
     Gtk,
 }
 
@@ -75,13 +76,14 @@ impl fmt::Display for GraphicsType {
 pub struct Graphics<'d, 'a> {
     /// The element.
     pub element: Element<'d, 'a>,
-    /// The type; `None` for one that QEMU does not have (`desktop`) or that gfxplane does not know.
+    /// The type; `None` for a type that QEMU does not have (`desktop`) or that gfxplane does not
+    /// know.
     pub kind: Option<GraphicsType>,
     /// True for `<gl enable='yes'>`, and always for egl-headless.
     pub gl: bool,
     /// The attribute `rendernode` of `<gl>`.
     pub rendernode: Option<String>,
-    /// The place where it listens.
+    /// The place where the graphics listen.
     pub listen: Listen,
     /// dbus: true for `p2p='yes'`.
     pub p2p: bool,
@@ -89,11 +91,11 @@ pub struct Graphics<'d, 'a> {
     pub settings: GraphicsSettings,
 }
 
-/// The settings of a `<graphics>` that change no screen but that libvirt checks.
+/// The settings of a `<graphics>` that libvirt checks although they change no screen.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GraphicsSettings {
-    /// The `type` of each `<listen>`, and whether that element names a network. Empty without a
-    /// `<listen>`; libvirt then makes one.
+    /// The `type` of each `<listen>`, and whether that element names a network. Empty if there is
+    /// no `<listen>`; libvirt then makes one.
     pub listens: Vec<(String, bool)>,
     /// The attribute `port`; 0 if libvirt chooses the port.
     pub port: i32,
@@ -176,7 +178,7 @@ pub struct ListenDefault<'a> {
 }
 
 impl Listen {
-    /// Returns from where a viewer can reach it.
+    /// Returns the distance from which a viewer can reach graphics that listen here.
     #[must_use]
     pub fn reach(&self, default: ListenDefault<'_>) -> Reach {
         let address = match self {
@@ -217,7 +219,7 @@ pub(super) fn graphics<'d, 'a>(element: Element<'d, 'a>) -> Graphics<'d, 'a> {
     }
 }
 
-/// Reads the settings as libvirt reads an inactive definition (src/conf/domain_conf.c,
+/// Reads the settings as libvirt reads them in an inactive definition (src/conf/domain_conf.c,
 /// `virDomainGraphicsDefParseXMLVNC` and its neighbours).
 fn graphics_settings(graphics: Element<'_, '_>, kind: Option<GraphicsType>) -> GraphicsSettings {
     let number = |name| {

@@ -11,11 +11,11 @@ use crate::xml::Element;
 pub struct Hostdev<'d, 'a> {
     /// The element.
     pub element: Element<'d, 'a>,
-    /// The device that it passes to the guest.
+    /// The device that the hostdev passes to the guest.
     pub id: DeviceId,
     /// The attribute `model` of a mediated device; `vfio-pci` for a PCI device.
     pub model: String,
-    /// The attribute `display`. libvirt fills in `off` for mediated devices, and nothing for PCI
+    /// The attribute `display`. libvirt adds `off` for mediated devices, and nothing for PCI
     /// devices.
     pub display: Option<Switch>,
     /// The attribute `ramfb`.
@@ -30,8 +30,8 @@ pub struct Hostdev<'d, 'a> {
 /// The settings of a `<hostdev>` that libvirt reads before QEMU runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HostdevSettings {
-    /// True for `managed='yes'`: libvirt binds a PCI device to a vfio driver at start, and gives it
-    /// back afterwards. It ignores the attribute of mediated devices.
+    /// True for `managed='yes'`: libvirt binds a PCI device to a vfio driver at start, and gives
+    /// the device back to its driver afterwards. libvirt ignores the attribute of mediated devices.
     pub managed: bool,
     /// The attribute `model` of `<driver>`: the vfio driver that libvirt binds to (libvirt 10.0).
     pub driver: Option<String>,
@@ -50,8 +50,8 @@ impl Hostdev<'_, '_> {
     }
 }
 
-/// Returns the elements that libvirt counts for its `hostdevN`, each with the user's alias if it
-/// has one. libvirt keeps only aliases that begin with `ua-` (src/conf/domain_conf.c,
+/// Returns the elements that libvirt counts for its `hostdevN`, each with its alias if the user has
+/// chosen one. libvirt keeps only aliases that begin with `ua-` (src/conf/domain_conf.c,
 /// `virDomainDeviceAliasIsUserAlias`).
 pub(super) fn counted<'d, 'a>(
     interfaces: impl Iterator<Item = Element<'d, 'a>>,
@@ -71,7 +71,7 @@ pub(super) fn counted<'d, 'a>(
         .collect()
 }
 
-/// Returns the aliases after libvirt has numbered the elements that have none of the user's.
+/// Returns the aliases after libvirt has numbered the elements to which the user has given none.
 #[must_use]
 pub fn numbered(aliases: impl Iterator<Item = Option<String>>) -> Vec<String> {
     let mut next = 0..;
@@ -125,7 +125,8 @@ pub(super) fn hostdevs<'d, 'a>(aliases: &[(Element<'d, 'a>, String)]) -> Vec<Hos
     found
 }
 
-/// Returns the vfio device of a hostdev and its model.
+/// Returns the vfio device of a hostdev, and the hostdev's model; `None` if the hostdev names no
+/// vfio device.
 pub(crate) fn device(hostdev: Element<'_, '_>) -> Option<(DeviceId, String)> {
     let address = hostdev.child("source")?.child("address");
     match hostdev.attribute("type").as_deref() {
@@ -253,8 +254,9 @@ pub(super) fn misread(hostdev: Element<'_, '_>) -> Vec<String> {
     said
 }
 
-/// Returns the same for the address of a PCI device (src/conf/device_conf.c,
-/// `virPCIDeviceAddressParseXML`; src/util/virpci.c, `virPCIDeviceAddressIsValid`).
+/// Returns the error that libvirt's parser would report for the address of a PCI device
+/// (src/conf/device_conf.c, `virPCIDeviceAddressParseXML`; src/util/virpci.c,
+/// `virPCIDeviceAddressIsValid`).
 fn misread_address(address: Element<'_, '_>) -> Option<String> {
     let number = |name| {
         address

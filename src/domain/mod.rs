@@ -42,9 +42,9 @@ pub(crate) const LIBOSINFO_NAMESPACE: &str = "http://libosinfo.org/xmlns/libvirt
     "line {line}, column {column}: <{name}> is no domain: expected <domain>, as virsh dumpxml prints it"
 )]
 pub struct NotADomain {
-    /// The line of its root, counted from 1.
+    /// The line of the document's root, counted from 1.
     pub line: usize,
-    /// The column of its root in characters, counted from 1.
+    /// The column of the document's root in characters, counted from 1.
     pub column: usize,
     /// The root's name.
     pub name: String,
@@ -256,7 +256,7 @@ impl<'d, 'a> Domain<'d, 'a> {
             .is_some_and(|id| id.contains("microsoft.com/win"))
     }
 
-    /// Returns whether a hostdev of a vfio device does not say which device: libvirt refuses the
+    /// Returns whether a hostdev for a vfio device does not name the device. libvirt refuses such a
     /// domain ([`Domain::misread`]).
     #[must_use]
     pub fn has_unread_hostdev(&self) -> bool {
@@ -309,8 +309,8 @@ fn manager(metadata: Element<'_, '_>) -> Option<&'static str> {
         .map(|(_, name)| *name)
 }
 
-/// Returns the errors that libvirt's parser would report, for example for a value that it does not
-/// know or a hostdev without a device. libvirt refuses the domain with the first of them.
+/// Returns the errors that libvirt's parser would report, for example for an unknown value or a
+/// hostdev without a device. libvirt refuses the domain with the first of these errors.
 fn misread<'d, 'a: 'd>(devices: impl Iterator<Item = Element<'d, 'a>>) -> Vec<String> {
     let mut said = Vec::new();
     for element in devices {
@@ -338,7 +338,7 @@ fn misread<'d, 'a: 'd>(devices: impl Iterator<Item = Element<'d, 'a>>) -> Vec<St
     said
 }
 
-/// Returns libvirt's words about a value that it does not know.
+/// Returns libvirt's message about a value that libvirt does not know.
 fn invalid(attribute: &str, element: &str, value: &str) -> String {
     format!("Invalid value for attribute '{attribute}' in element '{element}': '{value}'.")
 }

@@ -1,4 +1,4 @@
-//! The policy: what may be changed in a domain, and what its owner has agreed to lose.
+//! The policy: which changes a domain may get, and what its owner has agreed to lose.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -37,9 +37,9 @@ pub enum Consent {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Unknown {
-    /// Leave it on.
+    /// The display stays on.
     Keep,
-    /// Switch it off.
+    /// The display is switched off.
     Off,
 }
 
@@ -47,9 +47,9 @@ pub enum Unknown {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EmulatedVideo {
-    /// Leave them.
+    /// The cards stay.
     Keep,
-    /// Remove them, so that the vGPU is the guest's only screen.
+    /// The cards are removed, so that the vGPU is the guest's only screen.
     None,
 }
 
@@ -57,13 +57,13 @@ pub enum EmulatedVideo {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum BootDisplay {
-    /// Leave ramfb as it is, unless it can't work.
+    /// ramfb stays as it is, unless it can't work.
     Keep,
-    /// Switch ramfb on.
+    /// ramfb is switched on.
     Ramfb,
 }
 
-/// The guest's system, where its driver needs it.
+/// The guest's system, for drivers that depend on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Guest {
@@ -88,10 +88,10 @@ pub struct Policy {
     pub guest: Option<Guest>,
     /// The attribute `consent`.
     pub consent: BTreeSet<Consent>,
-    /// True if a display that a rule names is switched on like one that was measured. No file and no
-    /// domain says so: a person does, for one command.
+    /// True if a display that only a rule knows is switched on like a measured one. No file and no
+    /// domain can set this: a person does, for one command.
     pub trust_rules: bool,
-    /// True if all displays are switched off. A person says so, for one command.
+    /// True if all displays are switched off. Only a person can set this, for one command.
     pub no_display: bool,
 }
 
@@ -174,7 +174,8 @@ pub fn consent(text: &str) -> Result<BTreeSet<Consent>, BadWord> {
     Ok(all)
 }
 
-/// A policy as files and domains write it. A setting that is `None` stays as it is.
+/// A policy as files and domains write it. A setting that is `None` leaves the other policy's
+/// setting in place.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Wishes {
     /// `display = "asked" | "auto" | "full" | "off"`
@@ -339,7 +340,8 @@ impl Policy {
     }
 
     /// Returns the policy for a domain. The domain's own wishes apply over the host's policy. If
-    /// another manager made the domain, the host's part is lowered to `asked` at most.
+    /// another manager made the domain, the host's `display` is limited to `asked`
+    /// ([`Policy::asked_only`]).
     ///
     /// # Errors
     /// [`BadPolicy`] if the domain's own policy can't be read.
@@ -355,8 +357,8 @@ impl Policy {
         }
     }
 
-    /// Returns whether the guest is Windows. The policy decides; if it is silent, libosinfo's
-    /// metadata do.
+    /// Returns whether the guest is Windows. The policy decides; if it does not say, libosinfo's
+    /// metadata decide.
     #[must_use]
     pub fn is_windows(&self, domain: &Domain<'_, '_>) -> bool {
         self.guest

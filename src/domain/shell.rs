@@ -4,12 +4,12 @@ use std::io::{self, Write};
 
 use uuid::Uuid;
 
-/// The longest line that is shown of a text of somebody else's, in bytes.
+/// The longest line that is shown of a text from another source, in bytes.
 pub const LONGEST_LINE: usize = 2048;
 
-/// Returns false for a character on which a terminal acts, or that nobody sees: control characters
-/// (C0, DEL, C1), those that turn the direction of writing, have no width, or end a line, and the
-/// fillers and tags of Unicode (Unicode Standard, chapters 23.1 to 23.9).
+/// Returns false for a character on which a terminal acts, or that nobody sees. These are control
+/// characters (C0, DEL, C1); characters that turn the direction of writing, have no width, or end a
+/// line; and the fillers and tags of Unicode (Unicode Standard, chapters 23.1 to 23.9).
 #[must_use]
 pub fn is_harmless(c: char) -> bool {
     let is_unseen = matches!(
@@ -37,15 +37,15 @@ pub fn is_harmless(c: char) -> bool {
     !c.is_control() && !is_unseen
 }
 
-/// Returns a text of somebody else's as one line that harms nobody: U+FFFD for each character that is not
-/// [`is_harmless`], and no more than [`LONGEST_LINE`] bytes. Names of domains and files, and what a
-/// guest has had QEMU print, may hold anything.
+/// Returns a text from another source as one line that harms no terminal. Each character that is
+/// not [`is_harmless`] becomes U+FFFD, and at most [`LONGEST_LINE`] bytes remain. Names of domains
+/// and files, and the output of QEMU, which a guest can influence, may contain anything.
 #[must_use]
 pub fn plain(text: &str) -> String {
     plain_up_to(LONGEST_LINE, text)
 }
 
-/// The same with another limit, in bytes.
+/// Returns a text like [`plain`], with another limit, in bytes.
 #[must_use]
 pub fn plain_up_to(limit: usize, text: &str) -> String {
     let is_whole = text.len() <= limit;
@@ -77,11 +77,11 @@ pub fn plain_lines(text: &str) -> String {
     lines.join("\n")
 }
 
-/// A writer to which only harmless characters come through, line ends and tabs beside them.
+/// A writer that passes on only harmless characters, line ends and tabs.
 #[derive(Debug)]
 pub struct Harmless<W> {
     inner: W,
-    /// The beginning of a character.
+    /// The bytes of a character whose end was not written yet.
     rest: Vec<u8>,
 }
 
@@ -125,7 +125,7 @@ impl<W: Write> Write for Harmless<W> {
     }
 }
 
-/// Returns a word as a POSIX shell reads it, with quotes if needed.
+/// Returns a word in the form that a POSIX shell reads, with quotes if needed.
 #[must_use]
 pub fn quoted(word: &str) -> String {
     let needs_none = |c: char| c.is_ascii_alphanumeric() || "_.@%+=:,/-".contains(c);
@@ -139,8 +139,8 @@ pub fn quoted(word: &str) -> String {
 /// The longest domain name, in bytes, that is used in a line.
 pub const LONGEST_NAME: usize = 200;
 
-/// Returns the name by which to type a domain as an argument of gfxplane in a shell. It is the UUID
-/// if the name would be taken for an option or a file, or could not be typed. It is `DOMAIN` if the
+/// Returns the argument by which to name a domain to gfxplane in a shell: its name, or its UUID if
+/// the name would be taken for an option or a file, or could not be typed. Returns `DOMAIN` if the
 /// domain has neither.
 #[must_use]
 pub fn operand(name: Option<&str>, uuid: Option<Uuid>) -> String {

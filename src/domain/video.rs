@@ -10,11 +10,11 @@ pub struct Video<'d, 'a> {
     pub element: Element<'d, 'a>,
     /// The `type` of `<model>`; `None` if libvirt chooses.
     pub model: Option<String>,
-    /// The settings that its screen and libvirt's checks depend on.
+    /// The settings on which the card's screen and libvirt's checks depend.
     pub settings: VideoSettings,
 }
 
-/// The settings of a `<video>` that libvirt checks; the first three also change its screen.
+/// The settings of a `<video>` that libvirt checks. The first three also change the card's screen.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct VideoSettings {
     /// True for `<model primary='yes'>`: libvirt puts this card first.
