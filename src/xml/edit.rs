@@ -1,11 +1,12 @@
-//! Edits of a document, and how they change its bytes.
+//! Edits a document, by changes of its bytes.
 //!
 //! Edits of one document combine, whatever their order: each is resolved against the document as it
-//! was read, then all are made at once. Some can't both be made:
+//! was read, then all are made at once. Some edits exclude each other:
 //!
-//! * If one edit removes an element and another changes something in it, the element goes.
-//! * If several edits set or remove one attribute or set one text, the last wins.
-//! * If one edit sets a text and another changes an element that must go for it, the element goes.
+//! * If one edit removes an element and another changes something in it, the element is removed.
+//! * If several edits set or remove one attribute or set one text, the last one counts.
+//! * If one edit sets a text and another changes an element that the text replaces, the element is
+//!   removed.
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
@@ -38,16 +39,17 @@ enum Change {
 enum Place {
     /// Before the first child with one of these names; if there is none, after the last child.
     Before(Vec<String>),
-    /// After the child with this index; `None`: before the first child.
+    /// After the child with this index. `None` stands for the place before the first child.
     After(Option<usize>),
 }
 
 /// The edits that can be made to an element.
 ///
-/// XML to insert (`xml`) is taken as it is, so it must be well-formed. Its lines carry no
-/// indentation of the place, two spaces for each deeper level, and no line end at the end. It gets
-/// the indentation and the line ends of the document. Where children stand on one line, and in a
-/// document of one line, it is inserted without line breaks. Breaks inside its tags and texts stay.
+/// XML to insert (`xml`) is not checked, so it must be well-formed. The caller writes it without
+/// the indentation of its place, with two spaces for each deeper level, and without a line end at
+/// the end. The edit adds the indentation and the line ends of the document. If the children stand
+/// on one line, or the whole document does, the XML is inserted without line breaks between its
+/// tags. Line breaks inside its tags and texts stay.
 impl Element<'_, '_> {
     fn edit(&self, change: Change) -> Edit {
         Edit {
@@ -57,7 +59,7 @@ impl Element<'_, '_> {
     }
 
     /// Sets an attribute. An attribute that exists keeps its place and its quotes, and also its
-    /// bytes if it has this value already. A new one comes last, in quotes like the others.
+    /// bytes if it has this value already. A new attribute comes last, in quotes like the others.
     #[must_use]
     pub fn set_attribute(&self, name: &str, value: &str) -> Edit {
         self.edit(Change::Attribute(name.into(), Some(value.into())))
@@ -70,15 +72,15 @@ impl Element<'_, '_> {
         self.edit(Change::Attribute(name.into(), None))
     }
 
-    /// Replaces the content except comments and processing instructions with this text. Elements in
-    /// it go. Does nothing if this is the text already.
+    /// Replaces the content, except comments and processing instructions, by this text. Removes the
+    /// elements in the content. Does nothing if the content is this text already.
     #[must_use]
     pub fn set_text(&self, text: &str) -> Edit {
         self.edit(Change::Text(text.into()))
     }
 
-    /// Removes the element and the white space before it, up to and including one line end. The
-    /// root stays: there is no document without it.
+    /// Removes the element and the white space before it, up to and including one line end. Does
+    /// nothing to the root, because a document needs one.
     #[must_use]
     pub fn remove(&self) -> Edit {
         self.edit(Change::Remove)
@@ -91,7 +93,8 @@ impl Element<'_, '_> {
     }
 
     /// Inserts XML before the first child that has one of these names (with their prefixes), and
-    /// before comments above that child. If there is none, inserts it after the last child.
+    /// before the comments above that child. If there is no such child, inserts the XML after the
+    /// last child.
     #[must_use]
     pub fn insert_before(&self, names: &[&str], xml: &str) -> Edit {
         let names = names.iter().map(ToString::to_string).collect();
@@ -121,7 +124,7 @@ impl Document<'_> {
     ///
     /// # Panics
     /// If an edit is for an element that does not exist, because it belongs to another document. An
-    /// edit that happens to fit goes unnoticed.
+    /// edit of another document is not noticed if this document has an element in the same place.
     #[must_use]
     pub fn apply(&self, edits: &[Edit]) -> String {
         let mut edits: Vec<&Edit> = edits.iter().collect();
@@ -165,7 +168,7 @@ impl Document<'_> {
         })
     }
 
-    /// Returns the range that goes with an element that is removed.
+    /// Returns the range of bytes that is removed together with an element.
     fn removal(&self, index: usize) -> Range<usize> {
         let span = self.nodes[index].span.range();
         let before = &self.text[..span.start];
@@ -186,8 +189,8 @@ impl Document<'_> {
     }
 
     /// Returns the position after the comments that follow on this line, if nothing else follows
-    /// there; or else the position itself. So an insertion leaves a comment beside what it is
-    /// about.
+    /// there; otherwise the position itself. So a comment stays beside its element when something
+    /// is inserted.
     fn after_comments(&self, at: usize) -> usize {
         let mut end = at;
         loop {
@@ -288,7 +291,7 @@ impl<'a> Changes<'_, 'a> {
         }
     }
 
-    /// Changes an element's content. Returns whether the elements in it are gone.
+    /// Changes an element's content. Returns whether the elements in the content are removed.
     fn content(&mut self, index: usize, edits: &[&Edit]) -> bool {
         let document = self.document;
         let element = document.element(index);
@@ -343,8 +346,8 @@ impl<'a> Changes<'_, 'a> {
         false
     }
 
-    /// Returns the content of an element with this text, with its comments and processing
-    /// instructions in their places.
+    /// Returns the content of an element with this text in place of the old one, with its comments
+    /// and processing instructions in their places.
     fn with_text(&self, index: usize, new: &str) -> String {
         let element = &self.document.text[self.document.nodes[index].span.range()];
         let mut result = String::new();
@@ -379,7 +382,7 @@ impl<'a> Changes<'_, 'a> {
         }
     }
 
-    /// Gives `<x/>` a content.
+    /// Gives content to an element that is written `<x/>`.
     fn open(&mut self, index: usize, content: &str) {
         let element = self.document.element(index);
         let end = element.span().end;

@@ -40,7 +40,7 @@ pub(super) fn escape_text(text: &str) -> String {
     })
 }
 
-/// Escapes like [`escape`], but only what must be escaped.
+/// Escapes like [`escape`], but only the characters that must be escaped.
 fn escaped(text: &str, special: impl Fn(char) -> Option<&'static str>) -> String {
     let mut result = String::with_capacity(text.len());
     for c in text.chars() {

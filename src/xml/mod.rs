@@ -1,13 +1,14 @@
-//! Edits XML by its bytes. An edit touches only its own bytes, and all others stay. This room
-//! knows nothing of libvirt.
+//! Edits XML by its bytes. An edit changes only its own bytes, and all others stay. This room knows
+//! nothing of libvirt.
 //!
 //! `apply([]) == text` for every document that [`Document::parse`] accepts, with any quotes, line
 //! ends, comments and byte order mark.
 //!
-//! It accepts what libxml2 accepts, because libvirt reads with libxml2. So an undeclared prefix is
-//! no error, and stays part of the name. It also refuses, with line and column: a DOCTYPE (libvirt
-//! never writes one, and entities could blow up), elements nested deeper than [`MAX_DEPTH`], more
-//! than [`MAX_SIZE`] bytes, and any encoding but UTF-8 ([`from_bytes`]).
+//! This room accepts the documents that libxml2 accepts, because libvirt reads with libxml2. So an
+//! undeclared prefix is no error, and stays part of the name. With line and column, the room also
+//! refuses: a DOCTYPE (libvirt never writes one, and entities could blow up), elements nested
+//! deeper than [`MAX_DEPTH`], more than [`MAX_SIZE`] bytes, and any encoding but UTF-8
+//! ([`from_bytes`]).
 //!
 //! An edit does not preserve the space before the `/>` of an element that gets content.
 
@@ -55,7 +56,7 @@ pub struct Document<'a> {
     ascii: bool,
 }
 
-/// A range in half the size. A document has less than 4 GiB.
+/// A range that takes half the memory of a `Range<usize>`. A document has less than 4 GiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Span {
     start: u32,
@@ -84,7 +85,7 @@ struct Node {
     name_end: u32,
     /// The range between the tags; empty and at the end of `span` for `<x/>`.
     content: Span,
-    /// The index of the parent; the root's is its own.
+    /// The index of the parent. The root's is the root itself.
     parent: u32,
     /// The index of the first element that begins after this one's end.
     next: u32,
@@ -193,7 +194,7 @@ impl<'d, 'a> Element<'d, 'a> {
         }
     }
 
-    /// Returns the namespace for which the prefix, or the lack of one, stands at this place.
+    /// Returns the namespace of the element's prefix, or of names without one, at this place.
     #[must_use]
     pub fn namespace(&self) -> Option<Cow<'a, str>> {
         match self.node().namespace {

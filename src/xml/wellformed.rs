@@ -1,6 +1,6 @@
-//! Reads a document with quick-xml, and refuses at the byte what is not well-formed. quick-xml
-//! finds the tokens and their ends; this module checks what they contain. The rules are those of
-//! XML 1.0, fifth edition, as libxml2 applies them.
+//! Reads a document with quick-xml, and refuses what is not well-formed, with the position.
+//! quick-xml finds the tokens and their ends; this module checks their contents. The rules are
+//! those of XML 1.0, fifth edition, as libxml2 applies them.
 
 mod characters;
 mod namespaces;
@@ -39,7 +39,7 @@ pub(super) fn read(text: &str) -> Result<Document<'_>, XmlError> {
     })
 }
 
-/// The place of an attribute. Between the ranges are white space, `=` and quotes.
+/// The place of an attribute. Between the two ranges are white space, `=` and quotes.
 #[derive(Debug, Clone)]
 pub(super) struct Attribute {
     /// The end of the attribute before it, or of the element's name.
@@ -64,7 +64,7 @@ impl Attribute {
     }
 }
 
-/// Returns the range of a part in its text. quick-xml gives parts, not places.
+/// Returns the range of a part in its text, because quick-xml returns parts without their places.
 fn range_in(text: &str, part: &str) -> Range<usize> {
     let start = part.as_ptr().addr() - text.as_ptr().addr();
     start..start + part.len()
@@ -84,8 +84,8 @@ pub(super) fn attributes(text: &str, tag: Range<usize>) -> impl Iterator<Item = 
     })
 }
 
-/// Returns the tags of an element that was checked before, and all between them. Its content alone
-/// would not do: quick-xml would drop a U+FEFF at its start.
+/// Returns the tags of an element that was checked before, and everything between them. The content
+/// alone would not be enough: quick-xml would drop a U+FEFF at its start.
 pub(super) fn events(element: &str) -> impl Iterator<Item = (Event<'_>, Range<usize>)> {
     let mut reader = Reader::from_str(element);
     std::iter::from_fn(move || {
@@ -117,7 +117,7 @@ pub(super) fn character(reference: &str) -> Option<char> {
     }
 }
 
-/// Returns why a document in this encoding is refused, and what to do.
+/// Returns why a document in this encoding is refused, and the fix.
 pub(super) fn other_encoding(encoding: &str) -> String {
     format!(
         "the encoding is {encoding}: expected UTF-8 (`iconv -f {encoding} -t UTF-8` converts it; \
@@ -270,7 +270,7 @@ impl Builder<'_> {
         refuse(self.text, at, problem)
     }
 
-    /// Refuses what quick-xml can't read.
+    /// Returns the error for a text that quick-xml can't read.
     #[cold]
     fn not_read<T>(&mut self, at: usize, error: Error) -> Result<T, XmlError> {
         let text = self.text;
@@ -371,8 +371,8 @@ impl Builder<'_> {
         node.next = next;
     }
 
-    /// Checks `<?xml version='1.0' encoding='UTF-8' standalone='yes'?>`. The last two are
-    /// optional.
+    /// Checks `<?xml version='1.0' encoding='UTF-8' standalone='yes'?>`. Encoding and standalone
+    /// are optional.
     fn declaration(&mut self, span: Range<usize>) -> Result<(), XmlError> {
         let text = self.text;
         let end = span.end - "?>".len();
@@ -445,7 +445,7 @@ fn refuse<T>(text: &str, at: usize, problem: impl Into<String>) -> Result<T, Xml
     })
 }
 
-/// Refuses the character at this place.
+/// Returns the error for the character at this place. `what` was expected there.
 #[cold]
 fn expected<T>(text: &str, at: usize, what: &str) -> Result<T, XmlError> {
     let found = match text[at..].chars().next() {
@@ -463,7 +463,7 @@ fn late_declaration<T>(text: &str, at: usize) -> Result<T, XmlError> {
     refuse(text, at, problem)
 }
 
-/// Refuses a text that is not a name. `after` says what may follow a name.
+/// Returns an error for a text that is not a name. `after` says what may follow a name.
 fn name(text: &str, span: Range<usize>, what: &str, after: &str) -> Result<(), XmlError> {
     let name = &text[span.clone()];
     if !name.starts_with(is_name_start) {
@@ -475,7 +475,7 @@ fn name(text: &str, span: Range<usize>, what: &str, after: &str) -> Result<(), X
     }
 }
 
-/// Refuses a reference to nothing. `at` is the position of its `&`.
+/// Returns an error for a reference to nothing. `at` is the position of its `&`.
 fn reference(text: &str, at: usize, reference: &str) -> Result<(), XmlError> {
     if character(reference).is_some() {
         return Ok(());
@@ -493,8 +493,8 @@ fn reference(text: &str, at: usize, reference: &str) -> Result<(), XmlError> {
     refuse(text, at, problem)
 }
 
-/// Returns the attributes of a tag, checked. `tag` goes from the end of its name to what closes
-/// it.
+/// Returns the attributes of a tag after checking them. `tag` goes from the end of its name to the
+/// characters that close it.
 fn checked_attributes(
     text: &str,
     tag: Range<usize>,

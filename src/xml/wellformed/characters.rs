@@ -1,4 +1,4 @@
-//! The characters that XML allows, and those of names.
+//! Knows which characters XML allows, and which of them names may have.
 
 use super::refuse;
 use crate::xml::XmlError;
@@ -27,7 +27,7 @@ pub(super) fn is_name(c: char) -> bool {
         || matches!(c, '-' | '.' | '0'..='9' | '\u{b7}' | '\u{300}'..='\u{36f}' | '\u{203f}'..='\u{2040}')
 }
 
-/// Refuses characters that are not allowed anywhere.
+/// Returns an error for a character that is not allowed anywhere.
 pub(super) fn characters(text: &str) -> Result<(), XmlError> {
     let bytes = text.as_bytes();
     // The first byte of U+FFFE and U+FFFF is 0xef.

@@ -1,12 +1,12 @@
-//! The namespaces of names, as libxml2 resolves them.
+//! Resolves the namespaces of names, as libxml2 does.
 
 use std::collections::HashMap;
 
 use super::is_name_start;
 use crate::xml::{Namespace, Span};
 
-/// Splits a name into prefix and local name. As in libxml2, a name whose colon can't split it has
-/// no prefix.
+/// Splits a name into prefix and local name. As in libxml2, a name has no prefix if its colon is in
+/// a place where it can't split the name.
 pub(in crate::xml) fn split(name: &str) -> Option<(&str, &str)> {
     let (prefix, local) = name.split_once(':')?;
     let starts = |c| c != ':' && is_name_start(c);
@@ -23,14 +23,14 @@ pub(super) struct Scope<'a> {
     pub(super) declarations: Vec<Span>,
     default: Option<u32>,
     prefixes: HashMap<&'a str, u32>,
-    /// The declarations to restore when elements end: depth, prefix (empty: the default), and what
-    /// was there.
+    /// The declarations to restore when elements end: depth, prefix (empty for the default), and
+    /// the earlier declaration.
     shadowed: Vec<(usize, &'a str, Option<u32>)>,
 }
 
 impl<'a> Scope<'a> {
-    /// Reads an attribute of an element at this depth. As in libxml2, a declaration that is not
-    /// allowed is ignored.
+    /// Reads an attribute of an element at this depth, if it declares a namespace. As in libxml2,
+    /// ignores a declaration that is not allowed.
     pub(super) fn declare(&mut self, depth: usize, name: &'a str, uri: &str, span: Span) {
         let prefix = match split(name) {
             None if name == "xmlns" => "",
