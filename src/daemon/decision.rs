@@ -26,8 +26,8 @@ pub const ROUNDS: u32 = 2;
 /// The number of different plans for one domain that are remembered.
 const MOST_PLANS: usize = 16;
 
-/// What is remembered of a domain while the daemon runs. It holds no definition, as that contains
-/// passwords.
+/// The daemon's memory of a domain, for as long as the daemon runs. It has no definition, because
+/// that contains passwords.
 #[derive(Debug, Clone, Default)]
 pub struct Memory {
     /// The plans that were carried out, each with the number of times. Emptied once the domain
@@ -47,7 +47,7 @@ pub fn mark(text: &str) -> u64 {
     hasher.finish()
 }
 
-/// What is known of a domain beside its definition.
+/// The standing of a domain: facts that are not in its definition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Standing {
     /// True if it existed before the package and has not been changed since.
@@ -83,7 +83,7 @@ pub struct Line {
     pub about: About,
     /// The message.
     pub text: String,
-    /// What helps, the best first.
+    /// The fixes, the best first.
     pub fixes: Vec<Fix>,
 }
 

@@ -61,7 +61,7 @@ impl Operation {
     }
 }
 
-/// Who has the domain's definition, which decides what the user is told to type.
+/// The owner of the domain's definition, which decides what the user is told to type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Definition {
     /// libvirt has the definition, or nobody knows who has it.

@@ -146,7 +146,7 @@ impl<'d, 'a> Graphics<'d, 'a> {
 }
 
 impl GraphicsSettings {
-    /// spice: returns whether any channel asks for encryption.
+    /// Returns whether any channel of spice asks for encryption.
     #[must_use]
     pub fn wants_tls(&self) -> bool {
         self.default_mode == SpiceMode::Secure || self.channels.contains(&SpiceMode::Secure)

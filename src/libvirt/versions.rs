@@ -44,7 +44,7 @@ pub struct Versions {
     steps: Receiver<Step>,
 }
 
-/// What the thread has seen of the wanted file.
+/// An event of the wanted file, as the thread has seen it.
 #[derive(Debug)]
 enum Step {
     /// The file has a new version; `None` if that was replaced or removed before it could be
@@ -57,7 +57,7 @@ enum Step {
     End,
 }
 
-/// What happened to the definition while it was watched.
+/// The watch of one domain's definition.
 #[derive(Debug)]
 pub struct Watched<'v> {
     versions: &'v Versions,

@@ -278,7 +278,7 @@ impl Arguments {
         }
     }
 
-    /// Notes an argument that is not read, once, up to the limit of [`MOST_UNREAD`] arguments.
+    /// Notes an argument that is not read, once, up to a limit.
     pub fn not_read(&mut self, what: &str) {
         let is_full = self.unread.len() >= MOST_UNREAD;
         if !is_full && !self.unread.iter().any(|known| known == what) {

@@ -55,25 +55,25 @@ ioctl_readwrite_bad!(
     vfio::vfio_device_bind_iommufd
 );
 
-/// `VFIO_GET_API_VERSION`. The only version is 0.
+/// Calls `VFIO_GET_API_VERSION`. The only version is 0.
 pub fn get_api_version(container: BorrowedFd<'_>) -> Result<i32> {
     // SAFETY: takes no argument.
     unsafe { raw_get_api_version(container.as_raw_fd()) }
 }
 
-/// `VFIO_CHECK_EXTENSION`.
+/// Calls `VFIO_CHECK_EXTENSION`: returns whether the container has the extension.
 pub fn check_extension(container: BorrowedFd<'_>, extension: i32) -> Result<bool> {
     // SAFETY: the argument is a number.
     unsafe { raw_check_extension(container.as_raw_fd(), extension) }.map(|value| value > 0)
 }
 
-/// `VFIO_SET_IOMMU`.
+/// Calls `VFIO_SET_IOMMU`.
 pub fn set_iommu(container: BorrowedFd<'_>, kind: i32) -> Result<()> {
     // SAFETY: the argument is a number.
     unsafe { raw_set_iommu(container.as_raw_fd(), kind) }.map(drop)
 }
 
-/// `VFIO_GROUP_GET_STATUS`: returns whether the group is viable.
+/// Calls `VFIO_GROUP_GET_STATUS`: returns whether the group is viable.
 pub fn group_is_viable(group: BorrowedFd<'_>) -> Result<bool> {
     let mut status = vfio::vfio_group_status {
         argsz: size_of::<vfio::vfio_group_status>() as u32,
@@ -84,14 +84,14 @@ pub fn group_is_viable(group: BorrowedFd<'_>) -> Result<bool> {
     Ok(status.flags & vfio::VFIO_GROUP_FLAGS_VIABLE != 0)
 }
 
-/// `VFIO_GROUP_SET_CONTAINER`.
+/// Calls `VFIO_GROUP_SET_CONTAINER`.
 pub fn group_set_container(group: BorrowedFd<'_>, container: BorrowedFd<'_>) -> Result<()> {
     let container = container.as_raw_fd();
     // SAFETY: the kernel reads one int, which lives through the call.
     unsafe { raw_group_set_container(group.as_raw_fd(), &raw const container) }.map(drop)
 }
 
-/// `VFIO_GROUP_GET_DEVICE_FD`: opens the device of this name.
+/// Calls `VFIO_GROUP_GET_DEVICE_FD`, which opens the device of this name.
 pub fn group_get_device_fd(group: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
     let name = CString::new(name).map_err(|_| Errno::EINVAL)?;
     // SAFETY: the kernel reads a string that ends with NUL and lives through the call.
@@ -100,7 +100,7 @@ pub fn group_get_device_fd(group: BorrowedFd<'_>, name: &str) -> Result<OwnedFd>
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// `VFIO_DEVICE_BIND_IOMMUFD`: opens the device of this node.
+/// Calls `VFIO_DEVICE_BIND_IOMMUFD`, which opens the device of this node.
 pub fn device_bind_iommufd(device: BorrowedFd<'_>, iommufd: BorrowedFd<'_>) -> Result<()> {
     let mut bind = vfio::vfio_device_bind_iommufd {
         // The size leaves out the token, which is younger than the call.
@@ -112,7 +112,7 @@ pub fn device_bind_iommufd(device: BorrowedFd<'_>, iommufd: BorrowedFd<'_>) -> R
     unsafe { raw_bind_iommufd(device.as_raw_fd(), &raw mut bind) }.map(drop)
 }
 
-/// `VFIO_DEVICE_GET_INFO`.
+/// Calls `VFIO_DEVICE_GET_INFO`.
 pub fn device_get_info(device: BorrowedFd<'_>) -> Result<vfio::vfio_device_info> {
     let mut info = vfio::vfio_device_info {
         argsz: size_of::<vfio::vfio_device_info>() as u32,
@@ -127,10 +127,10 @@ pub fn device_get_info(device: BorrowedFd<'_>) -> Result<vfio::vfio_device_info>
     Ok(info)
 }
 
-/// `VFIO_DEVICE_GET_REGION_INFO`: returns the struct, and the bytes of the struct and the
+/// Calls `VFIO_DEVICE_GET_REGION_INFO`. Returns the struct, and the bytes of the struct and the
 /// capability chain together. (Offsets in the chain count from the start of the struct.)
 ///
-/// It asks with the bare struct first, and then with the size that the kernel asks for, because
+/// The first call has the bare struct, and the second the size for which the kernel has asked:
 /// mbochs before 6.19 refuses a larger argsz than it expects.
 pub fn device_get_region_info(
     device: BorrowedFd<'_>,
@@ -169,7 +169,7 @@ pub fn device_get_region_info(
     }
 }
 
-/// `VFIO_DEVICE_GET_IRQ_INFO`.
+/// Calls `VFIO_DEVICE_GET_IRQ_INFO`.
 pub fn device_get_irq_info(device: BorrowedFd<'_>, index: u32) -> Result<vfio::vfio_irq_info> {
     let mut info = vfio::vfio_irq_info {
         argsz: size_of::<vfio::vfio_irq_info>() as u32,
@@ -182,8 +182,8 @@ pub fn device_get_irq_info(device: BorrowedFd<'_>, index: u32) -> Result<vfio::v
     Ok(info)
 }
 
-/// `VFIO_DEVICE_GET_PCI_HOT_RESET_INFO`: returns the number of affected devices. A struct without
-/// room for a list gets ENOSPC, and the answer still carries the count.
+/// Calls `VFIO_DEVICE_GET_PCI_HOT_RESET_INFO`: returns the number of affected devices. A struct
+/// without room for a list gets ENOSPC, and the answer still has the number.
 pub fn device_get_pci_hot_reset_info(device: BorrowedFd<'_>) -> Result<u32> {
     let mut info = vfio::vfio_pci_hot_reset_info {
         argsz: size_of::<vfio::vfio_pci_hot_reset_info>() as u32,
@@ -196,8 +196,8 @@ pub fn device_get_pci_hot_reset_info(device: BorrowedFd<'_>) -> Result<u32> {
     }
 }
 
-/// `VFIO_DEVICE_QUERY_GFX_PLANE` with `VFIO_GFX_PLANE_TYPE_PROBE` and these other flags. The PROBE
-/// form asks whether a type is supported and touches nothing. The other form is not offered.
+/// Calls `VFIO_DEVICE_QUERY_GFX_PLANE` with `VFIO_GFX_PLANE_TYPE_PROBE` and these other flags. The
+/// PROBE form asks whether a type is supported, and changes nothing. The other form is not offered.
 pub fn device_probe_gfx_plane(device: BorrowedFd<'_>, flags: u32) -> Result<()> {
     // SAFETY: the struct is plain numbers, for which zero is a value.
     let mut info: vfio::vfio_device_gfx_plane_info = unsafe { std::mem::zeroed() };

@@ -113,7 +113,7 @@ fn create_vm(kvm: BorrowedFd<'_>) -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// `KVM_CREATE_DEVICE` of the type that associates vfio files.
+/// Calls `KVM_CREATE_DEVICE` of the type that associates vfio files.
 fn create_vfio_device(vm: BorrowedFd<'_>) -> Result<OwnedFd> {
     let mut create = CreateDevice {
         r#type: TYPE_VFIO,
@@ -126,7 +126,7 @@ fn create_vfio_device(vm: BorrowedFd<'_>) -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(create.fd.cast_signed()) })
 }
 
-/// `KVM_SET_DEVICE_ATTR` with `KVM_DEV_VFIO_FILE_ADD`.
+/// Calls `KVM_SET_DEVICE_ATTR` with `KVM_DEV_VFIO_FILE_ADD`.
 fn add_file(device: BorrowedFd<'_>, file: BorrowedFd<'_>) -> Result<()> {
     let fd: RawFd = file.as_raw_fd();
     let attr = DeviceAttr {

@@ -3,7 +3,7 @@
 use crate::device::evidence::{Finding, resolve};
 use crate::device::facts::Reason;
 
-/// What is known of a device of the domain.
+/// The knowledge about a device of the domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Known {
     /// The facts and their evidence.

@@ -56,7 +56,7 @@ pub struct Vgpu {
     pub set: BTreeMap<String, String>,
     /// The properties that `-global` arguments set. Everything else overrules them.
     pub globals: Globals,
-    /// What is known of the device, as QEMU will find it.
+    /// The knowledge about the device, in the state in which QEMU will find it.
     pub known: Known,
     /// The vendor's driver from which libvirt takes the device because of managed='yes'. The vGPU
     /// that the driver made of the device is then lost.
