@@ -23,7 +23,7 @@ const FACT: &str = "#!/bin/sh\n# Made by gfxplane export ansible.\nexec gfxplane
 
 /// Write what is known of this host for a fleet's tools
 #[derive(Debug, clap::Args)]
-pub struct ExportCommand {
+pub(crate) struct ExportCommand {
     /// The tool that reads it
     format: Format,
     /// Write this file, as a whole, instead of stdout
@@ -54,7 +54,7 @@ enum Format {
 impl ExportCommand {
     /// Returns whether libvirt is asked.
     #[must_use]
-    pub fn asks_libvirt(&self) -> bool {
+    pub(crate) fn asks_libvirt(&self) -> bool {
         self.format == Format::Prometheus
     }
 
@@ -62,7 +62,7 @@ impl ExportCommand {
     ///
     /// # Errors
     /// The host has no name; libvirt is another host's; errors of the output and of the file.
-    pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
+    pub(crate) fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         let sources = Sources::read(&context.root);
         let inventory = inventory(&sources);
         context.warn(&inventory.warnings);
