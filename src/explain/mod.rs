@@ -407,7 +407,7 @@ mod tests {
     fn what_is_predicted_is_known() {
         let source = include_str!("../predict/words.rs");
         let mut count = 0;
-        for constant in source.split("pub const ").skip(1) {
+        for constant in source.split("pub(crate) const ").skip(1) {
             let words = constant
                 .split_once('"')
                 .and_then(|(_, rest)| rest.split_once("\";"));

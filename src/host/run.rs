@@ -3,7 +3,7 @@
 //! The directory is root's and 0755, records are 0644, and `lock` is 0700, so that nobody else can
 //! hold up a start by taking a lock. Files are replaced as a whole (temporary file, rename), so
 //! readers need no lock. Readers accept only regular files of root that nobody else may write, at
-//! most [`MAX_SIZE`] bytes, and follow no link.
+//! most [`MAX_SIZE`](crate::device::record::MAX_SIZE) bytes, and follow no link.
 
 mod lock;
 mod trusted;
