@@ -115,7 +115,7 @@ ALL_VM = $(foreach machine,uml pc,$(foreach suite,trixie bookworm sid,$(foreach 
 ALL_VM += $(foreach suite,trixie-iommufd sid-iommufd,$(foreach test,openers answers,vm/$(test)/$(suite)/pc))
 test-all:
 	@+$(MAKE) --no-print-directory --keep-going --jobs=8 EMULATOR=qemu-system-x86 all
-all: all-test all-browser all-export all-coverage all-deny all-fuzz all-rpm $(ALL_VM)
+all: all-test all-browser all-export all-kubernetes all-coverage all-deny all-fuzz all-rpm $(ALL_VM)
 
 all-deb: ci-setup
 	$(STEP) deb $(MAKE) deb
@@ -124,6 +124,9 @@ all-test all-browser all-coverage all-deny all-fuzz: all-%: ci-setup
 # It installs the readers of what gfxplane export writes, half a gigabyte, below target.
 all-export: all-test
 	$(STEP) export tests/export
+# The same, 160 MB.
+all-kubernetes: all-test
+	$(STEP) kubernetes tests/kubernetes
 all-rpm: all-deb
 	$(STEP) rpm tests/rpm $(DEB)
 vm/%: all-deb

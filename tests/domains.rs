@@ -153,7 +153,10 @@ fn check_reports_line_by_line() {
     assert!(!out.contains("FAIL") && !out.contains("WARN"), "{out}");
     let (code, out, _) = file("check", &[], "in-use-on-vnc");
     assert_eq!(code, 0);
-    assert!(out.contains("  not known: in-use\n"), "{out}");
+    assert!(
+        out.contains("  not known: a program has it open (in-use)\n"),
+        "{out}"
+    );
 }
 
 #[test]

@@ -89,7 +89,9 @@ fn an_export_is_a_whole_file() {
     let file = directory.join("f");
     let export = |format: &str, more: &[&str]| {
         let mut arguments = vec!["--root", root.to_str().unwrap(), "export", format];
-        arguments.extend(["--node", "n", "--valid", "99y"]);
+        if format == "nova" {
+            arguments.extend(["--node", "n"]);
+        }
         arguments.extend(more);
         run(TOOL, &arguments)
     };
@@ -105,6 +107,10 @@ fn an_export_is_a_whole_file() {
     }
     let lost = export("nfd", &["-o", "/nonexistent/f"]);
     ends(&lost, 3, "/nonexistent/f: No such file");
+    // Nothing can be made there, and the file that could not be made is not the user's.
+    let lost = export("nfd", &["-o", "/proc/f"]);
+    ends(&lost, 3, "gfxplane: /proc/f: ");
+    assert!(!text(&lost.stderr).contains("tmp"), "{lost:?}");
     let printed = export("nova", &[]).stdout;
     assert_eq!(export("nova", &["-o", "-"]).stdout, printed);
     // A link stays one, and what is no file is written to.
@@ -123,6 +129,94 @@ fn an_export_is_a_whole_file() {
     reader.read_exact(&mut read).unwrap();
     assert_eq!(read, printed);
     assert!(!fs::metadata(&fifo).unwrap().is_file());
+}
+
+#[test]
+fn options_of_another_export() {
+    let root = lab();
+    let export = |rest: &[&str]| {
+        let mut arguments = vec!["--root", root.to_str().unwrap(), "export"];
+        arguments.extend(rest);
+        run(TOOL, &arguments)
+    };
+    for format in ["prometheus", "nfd", "ansible"] {
+        let refused = export(&[format, "--node", "n"]);
+        ends(&refused, 2, "--node is an option of gfxplane export nova");
+    }
+    for format in ["prometheus", "nova", "ansible"] {
+        let refused = export(&[format, "--valid", "1d"]);
+        ends(&refused, 2, "--valid is an option of gfxplane export nfd");
+    }
+    ends(&export(&["nfd", "--valid", "99y"]), 0, "");
+    for node in ["", " ", "a\nb", "a\tb"] {
+        let refused = export(&["nova", "--node", node]);
+        ends(
+            &refused,
+            2,
+            "expected the name that openstack hypervisor list prints",
+        );
+    }
+    ends(&export(&["nova", "--node", "don't"]), 0, "");
+    // Placement takes names of 200 characters, and NODE_pci_0000_41_00_0 has 17 of its own.
+    let host = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hosts/nvidia-sriov/root");
+    for (length, is_taken) in [(183, true), (184, false)] {
+        let node = "ü".repeat(length);
+        let host = host.to_str().unwrap();
+        let made = run(TOOL, &["--root", host, "export", "nova", "--node", &node]);
+        assert_eq!(text(&made.stdout).contains("CUSTOM_"), is_taken, "{made:?}");
+        let said = text(&made.stderr).contains("takes no name of more than 200 characters");
+        assert_eq!(said, !is_taken, "{made:?}");
+    }
+    ends(&export(&[]), 2, "<FORMAT>");
+    ends(&export(&["copies", "-o", "f"]), 2, "--output is of no use");
+}
+
+/// When a device was asked is told by its record alone, if that can be read.
+#[test]
+fn a_damaged_record_has_no_time() {
+    let host = Host::new();
+    let sample = format!("gfxplane_record_timestamp_seconds{{device=\"{DEVICE}\"}}");
+    let export = || text(&run(TOOL, &["--root", host.path(), "export", "prometheus"]).stdout);
+    assert!(export().contains(&sample));
+    host.write(&format!("run/gfxplane/records/{DEVICE}.json"), "{");
+    assert!(!export().contains(&sample));
+}
+
+/// What the daemon has written is copied to where the settings say, and nowhere else.
+#[test]
+fn a_copy_of_what_the_daemon_has_written() {
+    let alone = Alone::new();
+    let root = alone.0.path().join("root");
+    let made = root.join("run/gfxplane/export");
+    for directory in [&made, &root.join("etc/gfxplane"), &root.join("sys")] {
+        fs::create_dir_all(directory).unwrap();
+    }
+    for format in ["prometheus", "nfd"] {
+        fs::write(made.join(format), format!("{format}\n")).unwrap();
+    }
+    let copy = || {
+        run(
+            TOOL,
+            &["--root", root.to_str().unwrap(), "export", "copies"],
+        )
+    };
+    ends(&copy(), 0, "");
+    let file = alone.0.path().join("f");
+    let set = |text: &str| fs::write(root.join("etc/gfxplane/gfxplane.toml"), text).unwrap();
+    set(&format!("export = {{ nfd = {file:?} }}"));
+    ends(&copy(), 0, "");
+    assert_eq!(fs::read_to_string(&file).unwrap(), "nfd\n");
+    let first = File::open(&file).unwrap();
+    ends(&copy(), 0, "");
+    let inode = |file: &File| std::os::unix::fs::MetadataExt::ino(&file.metadata().unwrap());
+    assert_eq!(inode(&File::open(&file).unwrap()), inode(&first));
+    fs::remove_file(made.join("nfd")).unwrap();
+    ends(&copy(), 0, "");
+    assert_eq!(fs::read_to_string(&file).unwrap(), "nfd\n");
+    set("export = { prometheus = '/nonexistent/f' }");
+    ends(&copy(), 3, "/nonexistent/f: No such file");
+    set("export = { prometheus = 'f' }");
+    ends(&copy(), 0, "expected a path that begins with /");
 }
 
 #[test]
@@ -590,6 +684,13 @@ fn the_callout_answers_again() {
     host.write("etc/gfxplane/conf.d/a.toml", "attributes = 'off'");
     ends(&host.attributes(&["mdevctl", "list"]), 2, "");
     host.write("etc/gfxplane/conf.d/a.toml", "");
+
+    let schema = "usr/share/libvirt/schemas/vfio-display.rng";
+    assert_eq!(list(), first);
+    host.write(schema, "");
+    ends(&host.attributes(&["mdevctl", "list"]), 2, "");
+    fs::remove_file(host.0.path().join(schema)).unwrap();
+    assert_eq!(list(), first, "libvirt tells displays by itself no more");
 
     fs::write(host.0.path().join(&kept), [0xff; 100_000]).unwrap();
     assert_eq!(list(), first, "what is kept is damaged");

@@ -633,7 +633,7 @@ fn display(vgpu: &Vgpu) -> Line {
         Some(_) if vgpu.known.here == Some(Here::Absent) => {
             (Verdict::Fail, "this host does not have the device".into())
         }
-        Some(reason) => (Verdict::Warn, format!("not known: {reason}")),
+        Some(reason) => (Verdict::Warn, format!("not known: {}", reason.why())),
         None if vgpu.known.is_measured() => (Verdict::Pass, format!("{words}, measured")),
         None => (Verdict::Pass, format!("{words}, not measured")),
     };

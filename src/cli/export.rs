@@ -1,6 +1,7 @@
 //! `gfxplane export`: writes what is known of a host for a fleet's tools.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
@@ -9,7 +10,9 @@ use clap::ValueEnum;
 
 use crate::cli::End;
 use crate::cli::overview::{read, write_whole};
+use crate::host::exports::published;
 use crate::host::run::record_path;
+use crate::host::settings;
 use crate::host::state::{State, now};
 use crate::libvirt::{Context, Failure};
 use crate::publish::export::nfd::nfd;
@@ -21,6 +24,9 @@ use crate::publish::overview::GuestsFrom;
 /// The program for Ansible, which runs a fact that is executable and reads any other.
 const FACT: &str = "#!/bin/sh\n# Made by gfxplane export ansible.\nexec gfxplane list --json\n";
 
+/// How long the labels for Node Feature Discovery hold, unless the user says it.
+const VALID: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Write what is known of this host for a fleet's tools
 #[derive(Debug, clap::Args)]
 pub(crate) struct ExportCommand {
@@ -31,11 +37,11 @@ pub(crate) struct ExportCommand {
     output: Option<PathBuf>,
     /// nova: the name of the compute node, as openstack hypervisor list has it [default: this
     /// host's name]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = node)]
     node: Option<String>,
-    /// nfd: how long the labels hold
-    #[arg(long, value_name = "DURATION", default_value = "1d", value_parser = humantime::parse_duration)]
-    valid: Duration,
+    /// nfd: how long the labels hold [default: 1d]
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    valid: Option<Duration>,
 }
 
 /// A tool that reads what is known.
@@ -49,6 +55,16 @@ enum Format {
     Ansible,
     /// Traits for Nova's provider_config
     Nova,
+    /// The files of the daemon, each copied to where the settings say (for gfxplane-export.service)
+    #[value(hide = true)]
+    Copies,
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let value = self.to_possible_value().expect("no format is skipped");
+        f.write_str(value.get_name())
+    }
 }
 
 impl ExportCommand {
@@ -61,24 +77,47 @@ impl ExportCommand {
     /// Writes the file.
     ///
     /// # Errors
-    /// The host has no name; libvirt is another host's; errors of the output and of the file.
+    /// An option is another format's; the host has no name; libvirt is another host's; errors of the
+    /// output and of the file.
     pub(crate) fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
-        let sources = Sources::read(&context.root);
-        let inventory = inventory(&sources);
-        context.warn(&inventory.warnings);
+        for (is_given, option, format) in [
+            (self.node.is_some(), "--node", Format::Nova),
+            (self.valid.is_some(), "--valid", Format::Nfd),
+        ] {
+            if is_given && self.format != format {
+                let problem = format!("{option} is an option of gfxplane export {format}");
+                return Err(Failure::Usage(problem).into());
+            }
+        }
+        let read = || {
+            let sources = Sources::read(&context.root);
+            let inventory = inventory(&sources);
+            context.warn(&inventory.warnings);
+            (sources, inventory)
+        };
         let (text, left_out) = match self.format {
             Format::Prometheus => {
+                let (sources, inventory) = read();
                 let text = prometheus(&inventory, &told(context, &sources)?);
                 (text, Vec::new())
             }
-            Format::Nfd => nfd(&inventory, now() + self.valid.as_secs()),
+            Format::Nfd => {
+                let valid = self.valid.unwrap_or(VALID);
+                nfd(&read().1, now().saturating_add(valid.as_secs()))
+            }
             Format::Ansible => (FACT.into(), Vec::new()),
             Format::Nova => {
                 let node = match &self.node {
                     Some(node) => node.clone(),
                     None => own_name(context)?,
                 };
+                let (sources, inventory) = read();
                 nova(&sources, &inventory, &node)
+            }
+            Format::Copies if self.output.is_none() => return copy(context),
+            Format::Copies => {
+                let problem = "export copies writes where the settings say: --output is of no use";
+                return Err(Failure::Usage(problem.into()).into());
             }
         };
         for problem in &left_out {
@@ -87,20 +126,50 @@ impl ExportCommand {
         match &self.output {
             None => out.write_all(text.as_bytes())?,
             Some(path) if path == Path::new("-") => out.write_all(text.as_bytes())?,
-            Some(path) => write_whole(path, &text, self.format == Format::Ansible)
-                .map_err(|error| Failure::Environment(format!("{}: {error}", path.display())))?,
+            Some(path) => write(path, &text, self.format == Format::Ansible)?,
         }
         Ok(End::Done)
     }
 }
 
+fn write(path: &Path, text: &str, is_program: bool) -> Result<(), Failure> {
+    let written = write_whole(path, text, is_program);
+    written.map_err(|error| Failure::Environment(format!("{}: {error}", path.display())))
+}
+
+/// Copies what the daemon has written to where the settings say. A file that is the same stays.
+fn copy(context: &Context) -> anyhow::Result<End> {
+    let mut warnings = Vec::new();
+    let config = settings::config(&context.root, &mut warnings);
+    context.warn(&warnings);
+    for (format, to) in config.export.named() {
+        let text = published(&context.root, format).map_err(Failure::Environment)?;
+        if let Some(text) = text
+            && std::fs::read(to).ok().as_deref() != Some(text.as_bytes())
+        {
+            write(to, &text, false)?;
+        }
+    }
+    Ok(End::Done)
+}
+
+/// Reads the name of a compute node. Nova takes any that is not empty, and so does a line of YAML
+/// without control characters.
+fn node(text: &str) -> Result<String, &'static str> {
+    if text.trim().is_empty() || text.contains(char::is_control) {
+        return Err("expected the name that openstack hypervisor list prints");
+    }
+    Ok(text.to_owned())
+}
+
 fn own_name(context: &Context) -> Result<String, Failure> {
     let path = context.root.join("proc/sys/kernel/hostname");
-    let name = std::fs::read_to_string(&path).map_err(|error| {
+    let problem = |error: &dyn fmt::Display| {
         let path = path.display();
         Failure::Environment(format!("{path}: {error}: name the node with --node"))
-    })?;
-    Ok(name.trim().to_owned())
+    };
+    let text = std::fs::read_to_string(&path).map_err(|error| problem(&error))?;
+    node(text.trim()).map_err(|_| problem(&"it is no name"))
 }
 
 /// Reads what the metrics tell beside the inventory. Only root reads the log.
@@ -117,6 +186,8 @@ fn told(context: &Context, sources: &Sources) -> Result<Told, Failure> {
         acts
     });
     let time = |device: &crate::host::sysfs::Device| {
+        // A record that can't be read says nothing, and no time either.
+        sources.memory.devices.get(&device.id)?;
         let path = record_path(&context.root, device.id);
         let changed = std::fs::metadata(path).ok()?.modified().ok()?;
         let time = changed.duration_since(UNIX_EPOCH).ok()?;

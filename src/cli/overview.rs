@@ -98,9 +98,12 @@ pub(super) fn write_whole(path: &Path, text: &str, is_program: bool) -> io::Resu
     };
     // The user's umask takes away what others must not do.
     let rights = std::fs::Permissions::from_mode(if is_program { 0o777 } else { 0o666 });
+    // The error of a file that can't be made there names that file, which the user does not know.
+    std::fs::metadata(directory)?;
     let mut file = tempfile::Builder::new()
         .permissions(rights)
-        .tempfile_in(directory)?;
+        .tempfile_in(directory)
+        .map_err(|error| io::Error::from(error.kind()))?;
     file.write_all(text.as_bytes())?;
     file.persist(path)?;
     Ok(())

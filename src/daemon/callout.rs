@@ -139,7 +139,9 @@ impl Daemon<'_> {
     /// The link is there if it is wanted, and if libvirt has listed its devices.
     pub(super) fn set_link(&mut self) {
         let root = &self.context.root;
-        let wanted = self.config.attributes && self.config.callout == CalloutLink::Daemon;
+        let wanted = self.config.attributes
+            && self.config.callout == CalloutLink::Daemon
+            && !callout::is_told_by_libvirt(root);
         let done = if wanted && self.devices.listed {
             callout::make(root, OF_DAEMON)
         } else {

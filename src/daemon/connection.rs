@@ -107,6 +107,7 @@ impl Daemon<'_> {
         self.wait_for_devices();
         self.look_at_everything();
         self.take_requests();
+        self.publish_soon();
     }
 
     pub(super) fn daemon_came(&mut self) {

@@ -15,6 +15,7 @@ pub mod hook;
 mod learning;
 pub(crate) mod lessons;
 mod probing;
+mod publishing;
 mod service;
 mod tasks;
 #[cfg(test)]
@@ -46,6 +47,7 @@ use connection::{LATEST, SOONEST};
 use domains::Domains;
 use files::{Files, Kind, Seen};
 use probing::Probing;
+use publishing::Publishing;
 use service::{Journal, Priority, Service};
 use tasks::Task;
 
@@ -224,6 +226,7 @@ struct Daemon<'c> {
     domains: Domains,
     devices: NodeDevices,
     probing: Probing,
+    publishing: Publishing,
     /// The small copy of a domain that was started last. Reports about it are not news.
     trial: Option<Uuid>,
     tasks: VecDeque<Task>,
@@ -263,6 +266,7 @@ impl<'c> Daemon<'c> {
             domains: Domains::new(&context.root, is_system(context), &mut warnings),
             devices: NodeDevices::default(),
             probing: Probing::new(prober),
+            publishing: Publishing::new(&context.root, std::env::current_exe()?),
             trial: None,
             tasks: VecDeque::new(),
             later: BTreeMap::new(),
@@ -378,12 +382,17 @@ impl<'c> Daemon<'c> {
     }
 
     fn run(&mut self, receive: &Receiver<Event>) {
+        self.publish_soon();
         while !self.ends {
             self.work_with(receive);
             let watchdog = self.service.still_here();
             let retry = self.retry.map(|(at, _)| at);
             let later = self.later.keys().next().map(|(at, _)| *at);
-            let next = [watchdog, retry, later].into_iter().flatten().min();
+            let publish = self.publishing.next();
+            let next = [watchdog, retry, later, publish]
+                .into_iter()
+                .flatten()
+                .min();
             let event = match next {
                 Some(at) => receive.recv_timeout(at.saturating_duration_since(Instant::now())),
                 None => receive.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -445,6 +454,14 @@ impl<'c> Daemon<'c> {
             Event::Started(uuid, result) => self.started(uuid, result),
             Event::Reload => self.reload(),
             Event::End => self.ends = true,
+        }
+        self.publish_soon();
+    }
+
+    /// Has what others read written in a moment, if the settings name anybody.
+    pub(super) fn publish_soon(&mut self) {
+        if self.is_system() {
+            self.publishing.soon(&self.config);
         }
     }
 

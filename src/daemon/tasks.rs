@@ -80,6 +80,8 @@ impl Daemon<'_> {
             }
             self.add(task);
         }
+        let with_guests = self.libvirt.is_some();
+        self.publishing.time_passes(now, &self.config, with_guests);
         if self.retry.is_some_and(|(at, _)| at <= now) {
             self.ending.clear();
             // This fails only if it is told to.

@@ -712,6 +712,15 @@ fn mdevctl_asks_us_once_libvirt_has_listed_its_devices() {
         daemon.event(Event::Reload);
         assert_eq!(is_linked(&host), expected, "{text}");
     }
+    std::fs::write(settings.join("gfxplane.toml"), "").unwrap();
+    let schema = host
+        .context
+        .root
+        .join(crate::host::callout::SCHEMA_OF_LIBVIRT);
+    std::fs::create_dir_all(schema.parent().unwrap()).unwrap();
+    std::fs::write(schema, "").unwrap();
+    daemon.event(Event::Reload);
+    assert!(!is_linked(&host), "libvirt tells displays by itself");
 }
 
 /// Each driver of libvirt's has a daemon of its own, and that of the devices comes and goes by itself.

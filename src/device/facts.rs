@@ -62,23 +62,84 @@ pub enum Reason {
     Other(String),
 }
 
-const REASONS: [(Reason, &str); 15] = [
-    (Reason::InUse, "in-use"),
-    (Reason::NeedsVm, "needs-vm"),
-    (Reason::TimedOut, "timed-out"),
-    (Reason::Permission, "permission"),
-    (Reason::NoDriver, "no-driver"),
-    (Reason::Untrusted, "untrusted"),
-    (Reason::NotProbed, "not-probed"),
-    (Reason::NoVfio, "no-vfio"),
-    (Reason::NotViable, "not-viable"),
-    (Reason::OpenFailed, "open-failed"),
-    (Reason::UnsafeState, "unsafe-state"),
-    (Reason::QueryFailed, "query-failed"),
-    (Reason::Vanished, "vanished"),
-    (Reason::NotAllowed, "not-allowed"),
-    (Reason::NotActive, "not-active"),
+/// Each reason, its word, and what it means.
+const REASONS: [(Reason, &str, &str); 15] = [
+    (Reason::InUse, "in-use", "a program has it open"),
+    (
+        Reason::NeedsVm,
+        "needs-vm",
+        "its driver opens it for a virtual machine only",
+    ),
+    (
+        Reason::TimedOut,
+        "timed-out",
+        "its driver did not answer in time",
+    ),
+    (
+        Reason::Permission,
+        "permission",
+        "this user may not open it",
+    ),
+    (
+        Reason::NoDriver,
+        "no-driver",
+        "no vfio driver is bound to it",
+    ),
+    (
+        Reason::Untrusted,
+        "untrusted",
+        "its driver says yes to every question",
+    ),
+    (
+        Reason::NotProbed,
+        "not-probed",
+        "nobody has asked the device",
+    ),
+    (
+        Reason::NoVfio,
+        "no-vfio",
+        "the kernel offers no vfio to open it with",
+    ),
+    (
+        Reason::NotViable,
+        "not-viable",
+        "other devices of its IOMMU group are bound to drivers of the host",
+    ),
+    (Reason::OpenFailed, "open-failed", "it could not be opened"),
+    (
+        Reason::UnsafeState,
+        "unsafe-state",
+        "others may write to /run/gfxplane",
+    ),
+    (
+        Reason::QueryFailed,
+        "query-failed",
+        "its driver answered with an error",
+    ),
+    (
+        Reason::Vanished,
+        "vanished",
+        "it disappeared while it was asked",
+    ),
+    (
+        Reason::NotAllowed,
+        "not-allowed",
+        "it is opened only for somebody who names it",
+    ),
+    (Reason::NotActive, "not-active", "it is not started"),
 ];
+
+impl Reason {
+    /// Returns what it means, for people, with the word: `a program has it open (in-use)`.
+    #[must_use]
+    pub fn why(&self) -> String {
+        let mut reasons = REASONS.iter();
+        match reasons.find(|(reason, _, _)| reason == self) {
+            Some((_, word, why)) => format!("{why} ({word})"),
+            None => self.to_string(),
+        }
+    }
+}
 
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -87,8 +148,8 @@ impl fmt::Display for Reason {
         }
         let word = REASONS
             .iter()
-            .find(|(reason, _)| reason == self)
-            .map(|(_, word)| word);
+            .find(|(reason, _, _)| reason == self)
+            .map(|(_, word, _)| word);
         f.write_str(word.expect("every reason has a word"))
     }
 }
@@ -97,8 +158,11 @@ impl From<&str> for Reason {
     fn from(word: &str) -> Self {
         REASONS
             .iter()
-            .find(|(_, known)| *known == word)
-            .map_or_else(|| Reason::Other(word.into()), |(reason, _)| reason.clone())
+            .find(|(_, known, _)| *known == word)
+            .map_or_else(
+                || Reason::Other(word.into()),
+                |(reason, _, _)| reason.clone(),
+            )
     }
 }
 
@@ -441,7 +505,7 @@ mod tests {
     #[test]
     fn every_reason_is_in_the_documents() {
         let table = include_str!("../../docs/formats.md");
-        for (_, word) in REASONS {
+        for (_, word, _) in REASONS {
             assert!(table.contains(&format!("\n| `{word}` | ")), "{word}");
         }
     }
@@ -492,7 +556,7 @@ mod tests {
 
     #[test]
     fn every_reason_has_its_word() {
-        for (reason, word) in REASONS {
+        for (reason, word, _) in REASONS {
             assert_eq!(reason.to_string(), word);
             assert_eq!(Reason::from(word), reason);
         }

@@ -246,7 +246,7 @@ fn display(finding: &Finding) -> String {
         Display::Unknown(Reason::Untrusted) => {
             "its driver says yes to every question, so QEMU takes its screen for a dmabuf, and what it really is nobody knows".into()
         }
-        Display::Unknown(reason) => format!("what display it has is not known: {reason}"),
+        Display::Unknown(reason) => format!("its display is not known: {}", reason.why()),
         Display::Known(interfaces) if interfaces.is_empty() => format!("it has no display ({how})"),
         Display::Known(_) => format!("it hands over its screen as {} ({how})", facts.words().join(" or ")),
     }

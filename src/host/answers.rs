@@ -3,7 +3,7 @@
 //! libvirt has mdevctl list all devices at each mdev that it finds, so for N of them the callout answers N² times.
 //! An answer is given again as long as nothing has changed that it was made of. Its file names that in its first line:
 //! the inode of the driver's link (a device that is made anew, or bound anew, has a new one) and of the parent's
-//! directory of render nodes, and inode and time of the record and of the settings.
+//! directory of render nodes, and inode and time of the record, of the settings and of the schema by which libvirt tells displays itself.
 //!
 //! Only a directory that is there is used: packaging/gfxplane.tmpfiles makes it, and a new package empties it.
 
@@ -12,7 +12,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use crate::device::id::DeviceId;
-use crate::host::{Root, run};
+use crate::host::{Root, callout, run};
 
 /// The most bytes that a file of an answer may have. An answer of all words that there are has less than a fourth.
 const MAX_SIZE: usize = 8192;
@@ -39,7 +39,8 @@ impl Place {
         // The kernel follows the link, so `..` is the parent, whose render node is told.
         let drm = root.join(format!("sys/bus/mdev/devices/{id}/../drm"));
         made_of += &fs::metadata(drm).map_or(" -".to_owned(), |drm| format!(" {}", drm.ino()));
-        for file in [Some(record)].into_iter().chain(settings) {
+        let schema = fs::metadata(root.join(callout::SCHEMA_OF_LIBVIRT)).ok();
+        for file in [Some(record), schema].into_iter().chain(settings) {
             made_of += &file.map_or(" -".to_owned(), |file| {
                 format!(" {}:{}.{}", file.ino(), file.ctime(), file.ctime_nsec())
             });

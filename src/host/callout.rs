@@ -26,6 +26,15 @@ pub(crate) const OF_DAEMON: &str = "99-gfxplane-watch";
 /// What they lead to.
 const HELPER: &str = "/usr/bin/gfxplane-helper";
 
+/// The schema of a libvirt that tells displays by itself (upstream/libvirt).
+pub(crate) const SCHEMA_OF_LIBVIRT: &str = "usr/share/libvirt/schemas/vfio-display.rng";
+
+/// Returns whether libvirt tells displays by itself. Our attributes would say the same once more.
+#[must_use]
+pub fn is_told_by_libvirt(root: &Root) -> bool {
+    root.join(SCHEMA_OF_LIBVIRT).exists()
+}
+
 /// Returns whether a file among mdevctl's scripts is a link of ours, by its name.
 #[must_use]
 pub(crate) fn is_ours(name: &str) -> bool {

@@ -1,9 +1,11 @@
 //! The settings: `/etc/gfxplane/gfxplane.toml` and the files in `conf.d` beside it.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::device::rules::{BadToml, from_toml};
 use crate::domain::policy::{self, Policy, Wishes};
 
 /// The devices that may be opened although nobody has named them.
@@ -53,6 +55,26 @@ pub enum CalloutLink {
     Static,
 }
 
+/// The files that a fleet's tools read, for those formats that the daemon keeps up to date. Ansible's
+/// program never changes, and Nova reads its file when it starts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Destinations {
+    /// The file for node_exporter's textfile collector.
+    prometheus: Option<PathBuf>,
+    /// The file for Node Feature Discovery's features.d.
+    nfd: Option<PathBuf>,
+}
+
+impl Destinations {
+    /// Returns the formats that are wanted, by their name in `gfxplane export`, each with its file.
+    pub fn named(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        let all = [("prometheus", &self.prometheus), ("nfd", &self.nfd)];
+        all.into_iter()
+            .filter_map(|(format, file)| Some((format, file.as_deref()?)))
+    }
+}
+
 /// The settings, with defaults for those that are not set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -71,6 +93,9 @@ pub struct Config {
     /// `retry_start = "never" | "autostart" | "persistent"`: the domains that the daemon starts
     /// once it has fixed what the hook refused. Default: autostart.
     pub retry_start: RetryStart,
+    /// `export = { prometheus = FILE, nfd = FILE }`: where `gfxplane-export.service` copies what the
+    /// daemon has written for others. Default: nowhere.
+    pub export: Destinations,
     /// `display`, `unknown`, `video`, `boot_display`, `guest`, `consent`: the changes that a domain
     /// may get; see [`crate::domain::policy`].
     pub policy: Policy,
@@ -88,6 +113,7 @@ impl Default for Config {
             callout: CalloutLink::Daemon,
             hook: HookMode::Enforce,
             retry_start: RetryStart::Autostart,
+            export: Destinations::default(),
             policy: Policy::default(),
         }
     }
@@ -102,6 +128,7 @@ struct ConfigFile {
     callout: Option<CalloutLink>,
     hook: Option<HookMode>,
     retry_start: Option<RetryStart>,
+    export: Option<Destinations>,
     display: Option<policy::Displays>,
     unknown: Option<policy::Unknown>,
     video: Option<policy::EmulatedVideo>,
@@ -121,11 +148,14 @@ enum OnOff {
 #[derive(Debug, thiserror::Error)]
 pub enum BadConfig {
     /// The file is not TOML, or has an unknown setting or a value that the setting does not take.
-    #[error("{}", .0.to_string().trim_end())]
-    Toml(#[from] toml::de::Error),
+    #[error(transparent)]
+    Toml(#[from] BadToml),
     /// The deadline is out of range.
     #[error("{0}")]
     Deadline(BadDeadline),
+    /// A file to export to is named by no absolute path.
+    #[error("export.{0} is {1:?}: expected a path that begins with /")]
+    Relative(&'static str, PathBuf),
 }
 
 /// The error for a number of seconds that can't be a deadline.
@@ -150,7 +180,11 @@ impl Config {
     /// # Errors
     /// [`BadConfig`], with line and column. The settings stay as they were.
     pub fn with_file(self, text: &str) -> Result<Self, BadConfig> {
-        let file: ConfigFile = toml::from_str(text)?;
+        let file: ConfigFile = from_toml(text)?;
+        let export = file.export.unwrap_or(self.export);
+        if let Some((format, path)) = export.named().find(|(_, path)| !path.is_absolute()) {
+            return Err(BadConfig::Relative(format, path.to_owned()));
+        }
         Ok(Config {
             probe: file.probe.unwrap_or(self.probe),
             deadline: match file.deadline {
@@ -163,6 +197,7 @@ impl Config {
             callout: file.callout.unwrap_or(self.callout),
             hook: file.hook.unwrap_or(self.hook),
             retry_start: file.retry_start.unwrap_or(self.retry_start),
+            export,
             policy: self.policy.with(&Wishes {
                 display: file.display,
                 unknown: file.unknown,
@@ -207,6 +242,8 @@ mod tests {
             ("deadline = nan", "deadline is NaN"),
             ("deadline = 1e300", "expected seconds"),
             ("probe = 'sometimes'", "line 1"),
+            ("export = { nfd = 'd/f' }", "export.nfd is \"d/f\""),
+            ("export = { nova = '/f' }", "expected `prometheus` or `nfd`"),
             ("\n\nprobes = 'all'", "line 3"),
             ("probe", "line 1"),
         ] {

@@ -5,6 +5,7 @@
 //! * [`catalogues`]: libvirt's messages in other languages.
 //! * [`domains`]: the domains in libvirt's files.
 //! * [`emulator`]: the abilities of QEMU and libvirt.
+//! * [`exports`]: what the daemon writes for a fleet's tools.
 //! * [`marks`]: records of temporary devices created for probing.
 //! * [`sysfs`]: the devices, their drivers, types and parents.
 //! * [`mdevctl`]: the definitions of mediated devices.
@@ -23,6 +24,7 @@ pub mod catalogues;
 pub mod config;
 pub(crate) mod domains;
 pub mod emulator;
+pub mod exports;
 pub mod log;
 pub mod marks;
 pub mod mdevctl;

@@ -69,6 +69,7 @@ impl Term<'_> {
 
     /// Returns whether to stop waiting.
     #[must_use]
+    #[cfg(feature = "libvirt")]
     pub(crate) fn is_over(&self) -> bool {
         Instant::now() >= self.limit || (self.gives_way)()
     }
@@ -82,6 +83,7 @@ impl Term<'_> {
 
     /// Returns why the wait ended. `late` is the reason if it was the time.
     #[must_use]
+    #[cfg(feature = "libvirt")]
     pub(crate) fn failure(&self, late: String) -> Failure {
         Failure::Environment(if (self.gives_way)() {
             "a domain that has one of the devices is being started, and comes first: try again later".into()

@@ -270,7 +270,7 @@ fn of_functions(host: &Host, gpu: &Gpu) -> Option<Missing> {
         return None;
     }
     if !typed.is_empty() {
-        return without_type(&have, &typed);
+        return untyped(&have, &typed);
     }
     let mut drivers: Vec<&str> = functions
         .iter()
@@ -305,7 +305,7 @@ fn of_functions(host: &Host, gpu: &Gpu) -> Option<Missing> {
 }
 
 /// Its virtual functions can have a vGPU type, and have none.
-fn without_type(have: &str, typed: &[&Function]) -> Option<Missing> {
+fn untyped(have: &str, typed: &[&Function]) -> Option<Missing> {
     if let Some(first) = typed.iter().find(|function| !function.creatable.is_empty()) {
         let names: Vec<String> = first
             .creatable

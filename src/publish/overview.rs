@@ -549,7 +549,7 @@ fn device(given: Given<'_>, entry: &DeviceEntry, guests: Vec<GuestEntry>) -> Dev
             let holder = holder.map(|guest| given.operand(&operand(Some(&guest.name), None)));
             let problem = Problem {
                 level: Level::Warn,
-                text: format!("its display is not known: {reason}"),
+                text: format!("its display is not known: {}", reason.why()),
                 fixes: given.around.fixes(entry, reason, holder.as_deref()),
             };
             // A virtual function without a vGPU has no display, either.

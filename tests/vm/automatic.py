@@ -9,6 +9,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -1145,6 +1146,48 @@ def test_hangup_reads_the_settings():
         broken.unlink()
         out(f"systemctl reload {UNIT}")
     gone("later")
+
+
+def test_what_a_fleet_reads():
+    """Written by the daemon within its unit, and copied by another unit to where the settings say."""
+    made, place = RUN / "export", Path("/var/lib/fleet")
+    place.mkdir()
+    os.chown(place, 65534, 65534)
+    files = {"prometheus": place / "gfxplane.prom", "nfd": place / "gfxplane"}
+    setting = CONF / "conf.d/export.toml"
+    assert not made.exists(), "nothing is written unasked"
+    equal(sh("systemctl is-enabled gfxplane-export.path", check=False).stdout.strip(), "disabled")
+    out("systemctl enable --now gfxplane-export.path")
+    try:
+        named = ", ".join(f"{name} = '{file}'" for name, file in files.items())
+        setting.write_text(f"export = {{ {named} }}\n")
+        out(f"systemctl reload {UNIT}")
+        eventually("both are copied", lambda: all(file.exists() for file in files.values()))
+        for name, file in files.items():
+            equal(file.read_text(), (made / name).read_text(), name)
+            equal(file.stat().st_mode & 0o777, 0o644, name)
+        guests = lambda: re.search(r'gfxplane_guests\{starts="yes"\} (\d+)', files["prometheus"].read_text())[1]
+        before, labels = guests(), files["nfd"].stat().st_mtime_ns
+        domain("counted", DMABUF[0], graphics=SPICE)
+        eventually("the guest is counted", lambda: guests() != before)
+        equal(files["nfd"].stat().st_mtime_ns, labels, "labels that say the same")
+        gone("counted")
+        # One that has stopped on purpose is not started to be asked.
+        files["nfd"].unlink()
+        (made / "nfd").unlink()
+        out("systemctl stop libvirtd.service")
+        out(f"systemctl reload {UNIT}")
+        eventually("the labels are there again", files["nfd"].exists)
+        equal(out("systemctl show -P ActiveState libvirtd.service").strip(), "inactive", "libvirtd")
+    finally:
+        setting.unlink()
+        out("systemctl disable --now gfxplane-export.path")
+        since = cursor()
+        out("systemctl start libvirtd.service")
+        out(f"systemctl reload {UNIT}")
+        shutil.rmtree(place)
+    waits_for_libvirt(since)
+    equal(out("systemctl show -P Result gfxplane-export.service").strip(), "success")
 
 
 def test_a_device_that_comes_free_is_asked():

@@ -14,7 +14,7 @@ use nix::unistd::{SysconfVar, alarm, sysconf};
 use gfxplane::device::id::DeviceId;
 use gfxplane::domain::shell::plain;
 use gfxplane::host::answers::Place;
-use gfxplane::host::{Root, mdevctl, run, settings, udev};
+use gfxplane::host::{Root, callout, mdevctl, run, settings, udev};
 use gfxplane::predict::hints::hints;
 use gfxplane::publish::callout::{Call, is_list, verb};
 use gfxplane::publish::inventory;
@@ -64,7 +64,8 @@ fn attributes_of(root: &Root, uuid: &str) -> Option<String> {
 
 /// Returns the words for them.
 pub(crate) fn words_of(root: &Root, id: DeviceId) -> Option<Vec<(String, String)>> {
-    if !settings::config(root, &mut Vec::new()).attributes {
+    let are_wanted = settings::config(root, &mut Vec::new()).attributes;
+    if !are_wanted || callout::is_told_by_libvirt(root) {
         return None;
     }
     let known = inventory::recorded(root, id, &mut Vec::new())?;

@@ -293,6 +293,10 @@ fn examined_files(host: &doctor::Host) -> Vec<(PathBuf, String, bool)> {
     files.extend(there("/dev/vfio/vfio", host.vfio));
     files.extend(there("/dev/kvm", host.around.kvm));
     files.extend(there(
+        "/usr/share/libvirt/schemas/vfio-display.rng",
+        host.is_told_by_libvirt,
+    ));
+    files.extend(there(
         "/usr/share/glvnd/egl_vendor.d/50_vendor.json",
         host.egl_vendor,
     ));

@@ -221,12 +221,41 @@ pub struct Subject<'a> {
     pub attributes: Option<&'a BTreeMap<String, String>>,
 }
 
+/// A mistake in a file of rules or settings, with its place.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}, column {column}: {message}")]
+pub struct BadToml {
+    /// The line, from 1.
+    pub line: usize,
+    /// The column in characters, from 1.
+    pub column: usize,
+    /// The mistake, in one line.
+    pub message: String,
+}
+
+/// Reads TOML.
+///
+/// # Errors
+/// [`BadToml`].
+pub fn from_toml<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, BadToml> {
+    toml::from_str(text).map_err(|error| {
+        let end = error.span().map_or(0, |span| span.start);
+        let before = &text[..text.floor_char_boundary(end)];
+        let line = before.rsplit('\n').next().unwrap_or_default();
+        BadToml {
+            line: before.matches('\n').count() + 1,
+            column: line.chars().count() + 1,
+            message: error.message().trim_end().replace('\n', "; "),
+        }
+    })
+}
+
 /// The error for a rules file, or a rule in it, that can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum BadRules {
     /// The file is not TOML, or not in the form of rules.
-    #[error("{}", .0.to_string().trim_end())]
-    Toml(#[from] toml::de::Error),
+    #[error(transparent)]
+    Toml(#[from] BadToml),
     /// A rule contradicts itself or can't be understood.
     #[error("rule {rule:?}: {what}")]
     Rule {
@@ -271,7 +300,7 @@ impl Rules {
             #[serde(default)]
             rule: Vec<RuleText>,
         }
-        let parsed: RulesFile = toml::from_str(text)?;
+        let parsed: RulesFile = from_toml(text)?;
         let compiled: Vec<Compiled> = parsed
             .rule
             .into_iter()

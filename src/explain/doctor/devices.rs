@@ -94,7 +94,7 @@ pub(super) fn devices(host: &Host, holders: &BTreeMap<DeviceId, String>, report:
             Topic::Devices,
             what,
             Verdict::Warn,
-            format!("not known: {reason}"),
+            format!("not known: {}", reason.why()),
         );
         line.of(entry.id);
         if *reason == Reason::NeedsVm && !host.around.kvm {

@@ -95,6 +95,7 @@ pub fn read(root: &Root, ask: &AskLibvirt<'_>) -> (Host, Vec<Warning>) {
         selinux: selinux(root, &mut rest),
         moment: moment(root, &hooks, &render_nodes, &mut rest),
         inventory: inventory(&sources),
+        is_told_by_libvirt: callout::is_told_by_libvirt(root),
         attributes: config.attributes,
         wrapper: root.join(WRAPPER).exists(),
         hook_mode: config.hook,

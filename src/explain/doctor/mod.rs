@@ -174,6 +174,8 @@ pub struct Host {
     pub mdevctl: Option<PathBuf>,
     /// The directories of mdevctl's scripts that exist.
     pub scripts: Vec<Scripts>,
+    /// See [`crate::host::callout::is_told_by_libvirt`].
+    pub is_told_by_libvirt: bool,
     /// True if the settings allow attributes to be shown to libvirt.
     pub attributes: bool,
     /// True if the wrapper for libvirt before 10.1 is switched on (docs/libvirt-9.md).

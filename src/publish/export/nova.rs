@@ -6,6 +6,10 @@ use std::fmt::Write;
 use crate::device::id::DeviceId;
 use crate::publish::inventory::{Inventory, Sources};
 
+/// The length of a provider's name in characters that Nova and Placement take
+/// (nova/compute/provider_config.py, placement/schemas/resource_provider.py).
+const LONGEST: usize = 200;
+
 /// Returns a provider.yaml that gives traits to the children of the compute node `node`:
 /// `CUSTOM_GFXPLANE_REGION`, `…_DMABUF`, `…_DMABUF_REGION` or `…_NONE`. And why devices are left
 /// out: a trait holds of everything that a provider hands out.
@@ -48,7 +52,10 @@ pub(crate) fn nova(sources: &Sources, inventory: &Inventory, node: &str) -> (Str
     for (name, words) in children {
         let words: Vec<String> = words.into_iter().collect();
         match &words[..] {
-            [word] if word != "unknown" && name.len() <= 200 => {
+            _ if name.chars().count() > LONGEST => left_out.push(format!(
+                "{name}: Placement takes no name of more than {LONGEST} characters"
+            )),
+            [word] if word != "unknown" => {
                 let word = word.to_uppercase().replace('-', "_");
                 let name = name.replace('\'', "''");
                 let _ = write!(

@@ -1,0 +1,126 @@
+//! Writes what a fleet's tools read below `/run/gfxplane/export`, for the tools that the settings
+//! name. `gfxplane export` makes the texts, in processes of their own, so that nobody waits for it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{self, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::daemon::service::{Journal, Priority};
+use crate::host::Root;
+use crate::host::config::Config;
+use crate::host::exports::{FRESH, publish};
+
+/// The time from an event until the files are written. More events follow most of them, and who
+/// reads the files does so every few seconds.
+const AFTER: Duration = Duration::from_secs(5);
+
+/// The thread that writes, and the time when it does so next.
+pub(super) struct Publishing {
+    formats: Sender<Vec<&'static str>>,
+    due: Option<Instant>,
+}
+
+impl Publishing {
+    /// Starts the thread. `program` is the tool.
+    pub(super) fn new(root: &Root, program: PathBuf) -> Self {
+        let (formats, asked) = mpsc::channel::<Vec<&'static str>>();
+        let root = root.clone();
+        thread::spawn(move || {
+            for format in asked.into_iter().flatten() {
+                if let Err(problem) = write(&root, &program, format) {
+                    let text = format!("/run/gfxplane/export/{format}: {problem}");
+                    Journal::new().say(Priority::Warning, &text);
+                }
+            }
+        });
+        Publishing { formats, due: None }
+    }
+
+    /// Has the files written in a moment, as something has happened.
+    pub(super) fn soon(&mut self, config: &Config) {
+        let soon = Instant::now() + AFTER;
+        let is_wanted = config.export.named().next().is_some();
+        self.due = is_wanted.then(|| self.due.map_or(soon, |due| due.min(soon)));
+    }
+
+    /// Returns the time at which the files are to be written.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// Has the files written if it is time. What is known of guests is only written while libvirt
+    /// runs: to ask it would start one that was stopped on purpose.
+    pub(super) fn time_passes(&mut self, now: Instant, config: &Config, with_guests: bool) {
+        if self.due.is_none_or(|due| due > now) {
+            return;
+        }
+        let named = config.export.named().map(|(format, _)| format);
+        let formats = named.filter(|format| with_guests || *format != "prometheus");
+        // The thread ends with us.
+        let _ = self.formats.send(formats.collect());
+        self.due = Some(now + FRESH);
+    }
+}
+
+fn write(root: &Root, program: &Path, format: &str) -> Result<(), String> {
+    // Failures go to stderr, which is the journal's.
+    let made = Command::new(program)
+        .args(["--quiet", "export", format])
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|error| format!("{}: {error}", program.display()))?;
+    if !made.status.success() {
+        return Err(format!("gfxplane export {format}: {}", made.status));
+    }
+    let text = String::from_utf8(made.stdout).map_err(|error| error.to_string())?;
+    publish(root, format, &text).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::host::exports::published;
+
+    #[test]
+    fn what_the_settings_name_is_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::recorded(directory.path());
+        fs::create_dir(root.join("run")).unwrap();
+        let named = |text: &str| Config::default().with_file(text).unwrap();
+        let mut publishing = Publishing::new(&root, "/bin/echo".into());
+        let nothing = Config::default();
+        publishing.soon(&nothing);
+        assert_eq!(publishing.next(), None);
+        let both = named("export = { prometheus = '/p', nfd = '/n' }");
+        publishing.soon(&both);
+        let first = publishing.next().unwrap();
+        publishing.soon(&both);
+        assert_eq!(publishing.next(), Some(first));
+        publishing.time_passes(first - AFTER, &both, true);
+        assert_eq!(publishing.next(), Some(first));
+        publishing.time_passes(first, &both, false);
+        assert_eq!(publishing.next(), Some(first + FRESH));
+        // The settings are empty again.
+        publishing.soon(&nothing);
+        assert_eq!(publishing.next(), None);
+        let wait = |format: &str| {
+            let limit = Instant::now() + Duration::from_secs(60);
+            while published(&root, format) == Ok(None) && Instant::now() < limit {
+                thread::yield_now();
+            }
+            published(&root, format).unwrap().unwrap()
+        };
+        assert_eq!(wait("nfd"), "--quiet export nfd\n");
+        assert_eq!(published(&root, "prometheus"), Ok(None));
+        publishing.soon(&both);
+        publishing.time_passes(first + AFTER, &both, true);
+        assert_eq!(wait("prometheus"), "--quiet export prometheus\n");
+        let lost = write(&root, Path::new("/bin/false"), "nfd").unwrap_err();
+        assert!(lost.contains("exit status: 1"), "{lost}");
+    }
+}

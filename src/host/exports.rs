@@ -1,0 +1,83 @@
+//! `/run/gfxplane/export`: what the daemon writes for a fleet's tools, a file for each format.
+//!
+//! `gfxplane-export.service` copies the files to where the settings say, whenever the directory
+//! changes. So only whole files get there.
+
+use std::fs;
+use std::io;
+use std::time::Duration;
+
+use crate::host::Root;
+use crate::host::run::{BASE, directory, read_trusted_bytes, replace};
+
+/// The size in bytes above which no file is copied.
+const MOST: usize = 16 << 20;
+
+/// The age at which a file is written again although nothing has changed: labels of Node Feature
+/// Discovery hold for a day.
+pub const FRESH: Duration = Duration::from_secs(6 * 60 * 60);
+
+/// Writes the text of a format, if it says something new or the file is older than [`FRESH`].
+///
+/// # Errors
+/// Any error of the file system; [`io::ErrorKind::InvalidData`] if the directory can't be trusted.
+pub fn publish(root: &Root, format: &str, text: &str) -> io::Result<()> {
+    let path = directory(root, "export", 0o755)?.join(format);
+    let age = || fs::metadata(&path).ok()?.modified().ok()?.elapsed().ok();
+    let is_fresh = || age().is_some_and(|age| age < FRESH);
+    match published(root, format) {
+        Ok(Some(old)) if says(&old).eq(says(text)) && is_fresh() => Ok(()),
+        _ => replace(&root.join(BASE), &path, text.as_bytes()),
+    }
+}
+
+/// Returns the text of a format; `None` if the daemon has written none.
+///
+/// # Errors
+/// The file can't be read, or somebody else than root can have written it.
+pub fn published(root: &Root, format: &str) -> Result<Option<String>, String> {
+    let path = root.join(BASE).join("export").join(format);
+    let bytes = read_trusted_bytes(root, &path, None, MOST);
+    let text = bytes.and_then(|bytes| {
+        let text = bytes.map(String::from_utf8).transpose();
+        text.map_err(|_| "it is not UTF-8".into())
+    });
+    text.map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// Returns the lines that count. The others are comments, such as the time at which labels expire.
+fn says(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter(|line| !line.starts_with('#'))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::unix::fs::MetadataExt;
+    use std::time::SystemTime;
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_written_if_it_says_something_new_or_is_old() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::recorded(directory.path());
+        fs::create_dir(root.join("run")).unwrap();
+        assert_eq!(published(&root, "nfd"), Ok(None));
+        let file = root.join(BASE).join("export/nfd");
+        let inode = || fs::metadata(&file).unwrap().ino();
+        publish(&root, "nfd", "# 1\na=b\n").unwrap();
+        let first = File::open(&file).unwrap();
+        publish(&root, "nfd", "# 2\na=b\n").unwrap();
+        assert_eq!(published(&root, "nfd"), Ok(Some("# 1\na=b\n".into())));
+        assert_eq!(inode(), first.metadata().unwrap().ino());
+        first.set_modified(SystemTime::now() - FRESH).unwrap();
+        publish(&root, "nfd", "# 3\na=b\n").unwrap();
+        assert_eq!(published(&root, "nfd"), Ok(Some("# 3\na=b\n".into())));
+        publish(&root, "nfd", "# 3\na=c\n").unwrap();
+        assert_eq!(published(&root, "nfd"), Ok(Some("# 3\na=c\n".into())));
+        // Nobody who watches the directory sees a file that is not whole.
+        assert_ne!(inode(), first.metadata().unwrap().ino());
+        assert_eq!(fs::read_dir(file.parent().unwrap()).unwrap().count(), 1);
+    }
+}
