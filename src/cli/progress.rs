@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 /// A line on stderr that says what is being done, and for how many seconds. It goes when this value
 /// is dropped.
 #[derive(Debug)]
-pub struct Progress(Option<(Sender<()>, JoinHandle<()>)>);
+pub(crate) struct Progress(Option<(Sender<()>, JoinHandle<()>)>);
 
 impl Progress {
     /// Begins to tell, unless stderr is no terminal or the user wants to hear nothing.
     #[must_use]
-    pub fn begin(quiet: bool, doing: &'static str) -> Self {
+    pub(crate) fn begin(quiet: bool, doing: &'static str) -> Self {
         if quiet || !io::stderr().is_terminal() {
             return Progress(None);
         }

@@ -59,7 +59,7 @@ const PCI_DISPLAY: u32 = 10_003_000;
 /// With --via qemu it is QEMU that opens the device and says which display interface it takes. That
 /// is believed of this device alone, and less than its own answer.
 #[derive(Debug, clap::Args)]
-pub struct ProbeCommand {
+pub(crate) struct ProbeCommand {
     #[command(flatten)]
     probe: Probe,
     /// Start a QEMU, paused, that opens the device: for drivers that open for nothing else
@@ -95,7 +95,7 @@ struct Asker<'c> {
 impl ProbeCommand {
     /// Whether libvirt is asked.
     #[must_use]
-    pub fn asks_libvirt(&self) -> bool {
+    pub(crate) fn asks_libvirt(&self) -> bool {
         self.via.is_some()
     }
 
@@ -104,7 +104,7 @@ impl ProbeCommand {
     /// # Errors
     /// Those of [`Probe::run`]; QEMU can't be started. That QEMU can't tell is no error but exit
     /// code 1.
-    pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
+    pub(crate) fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         match self.via {
             None => self.probe.run(context, &Prober::Program(prober()?), out),
             Some(Via::Qemu) => self.via_qemu(context, out),

@@ -99,7 +99,7 @@ pub enum NotARecord {
 ///
 /// # Errors
 /// [`NotARecord`] if it is damaged or of another format than [`FORMAT`].
-pub fn from_json<T: DeserializeOwned>(text: &[u8]) -> Result<T, NotARecord> {
+pub(crate) fn from_json<T: DeserializeOwned>(text: &[u8]) -> Result<T, NotARecord> {
     #[derive(Deserialize)]
     struct Head {
         format: u32,
@@ -128,7 +128,7 @@ fn of_earlier_form(text: &str) -> Option<Record> {
 impl Record {
     /// The record of what a QEMU that opened the device takes.
     #[must_use]
-    pub fn of_qemu(
+    pub(crate) fn of_qemu(
         device: DeviceId,
         circumstances: Circumstances,
         display: Display,
@@ -202,7 +202,7 @@ impl Record {
 
     /// How its facts are known by another device of its type.
     #[must_use]
-    pub fn sibling_evidence(&self) -> Evidence {
+    pub(crate) fn sibling_evidence(&self) -> Evidence {
         self.evidence_by(Method::Sibling)
     }
 
@@ -237,7 +237,7 @@ impl Record {
     /// could not ask the device must not wipe out what an earlier one measured, and the log of a
     /// domain not what a QEMU said that was started to be asked.
     #[must_use]
-    pub fn supersedes(&self, older: &Record) -> bool {
+    pub(crate) fn supersedes(&self, older: &Record) -> bool {
         match (&self.qemu, &older.qemu) {
             (Some(new), Some(old)) => new.learned_from.is_none() || old.learned_from.is_some(),
             _ => self.facts.display.is_answer() || !older.facts.display.is_answer(),

@@ -231,7 +231,7 @@ impl Wishes {
     ///
     /// # Errors
     /// [`BadWord`] for an unknown name.
-    pub fn unset(&mut self, name: &str) -> Result<(), BadWord> {
+    pub(crate) fn unset(&mut self, name: &str) -> Result<(), BadWord> {
         match name {
             "display" => self.display = None,
             "unknown" => self.unknown = None,
@@ -268,7 +268,7 @@ impl Wishes {
     ///
     /// # Errors
     /// [`BadPolicy`] for an unknown attribute or word.
-    pub fn of_element(element: Element<'_, '_>) -> Result<Self, BadPolicy> {
+    pub(crate) fn of_element(element: Element<'_, '_>) -> Result<Self, BadPolicy> {
         let mut wishes = Wishes::default();
         for (name, value) in element.attributes() {
             if name == "xmlns" || name.starts_with("xmlns:") {
@@ -300,7 +300,7 @@ fn unknown_name(name: &str) -> BadWord {
 impl Policy {
     /// Returns the whole policy as wishes.
     #[must_use]
-    pub fn as_wishes(&self) -> Wishes {
+    pub(crate) fn as_wishes(&self) -> Wishes {
         Wishes {
             display: Some(self.display),
             unknown: Some(self.unknown),
@@ -316,7 +316,7 @@ impl Policy {
     /// Lowers `display` to `asked` at most. For a domain that another manager made, or that is
     /// older than the package.
     #[must_use]
-    pub fn asked_only(mut self) -> Self {
+    pub(crate) fn asked_only(mut self) -> Self {
         self.display = self.display.min(Displays::Asked);
         self
     }
@@ -357,7 +357,7 @@ impl Policy {
     /// Returns whether the guest is Windows. The policy decides; if it is silent, libosinfo's
     /// metadata do.
     #[must_use]
-    pub fn is_windows(&self, domain: &Domain<'_, '_>) -> bool {
+    pub(crate) fn is_windows(&self, domain: &Domain<'_, '_>) -> bool {
         self.guest
             .map_or_else(|| domain.is_windows(), |guest| guest == Guest::Windows)
     }

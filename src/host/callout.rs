@@ -17,11 +17,11 @@ use crate::host::{Root, is_absent, settings};
 const DIRECTORY: &str = "etc/mdevctl.d/scripts.d/callouts";
 
 /// The link that is there for good, as those are called that the package has among the notifiers.
-pub const STATIC: &str = "99-gfxplane";
+const STATIC: &str = "99-gfxplane";
 
 /// The daemon's link. What it leaves if it is killed is known to be its, and removed
 /// (packaging/gfxplane.service, packaging/gfxplane.tmpfiles).
-pub const OF_DAEMON: &str = "99-gfxplane-watch";
+pub(crate) const OF_DAEMON: &str = "99-gfxplane-watch";
 
 /// What they lead to.
 const HELPER: &str = "/usr/bin/gfxplane-helper";
@@ -37,7 +37,7 @@ pub fn is_told_by_libvirt(root: &Root) -> bool {
 
 /// Returns whether a file among mdevctl's scripts is a link of ours, by its name.
 #[must_use]
-pub fn is_ours(name: &str) -> bool {
+pub(crate) fn is_ours(name: &str) -> bool {
     [STATIC, OF_DAEMON].contains(&name)
 }
 

@@ -13,7 +13,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -37,7 +37,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Catches versions of definitions in one directory.
 #[derive(Debug)]
-pub struct Versions {
+pub(crate) struct Versions {
     directory: PathBuf,
     inotify: Arc<Inotify>,
     wanted: Arc<Mutex<OsString>>,
@@ -58,14 +58,14 @@ enum Step {
 
 /// What happened to the definition while it was watched.
 #[derive(Debug)]
-pub struct Watched<'v> {
+pub(crate) struct Watched<'v> {
     versions: &'v Versions,
     watch: WatchDescriptor,
 }
 
 /// One thing that happened to a definition.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Version {
+pub(crate) enum Version {
     /// It became this.
     Text(String),
     /// It became something, which was replaced before it could be read.
@@ -76,7 +76,7 @@ pub enum Version {
 
 /// What stood in the place of a definition of ours right before it was there.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Replaced {
+pub(crate) enum Replaced {
     /// What we had looked at.
     Expected,
     /// What somebody else had defined meanwhile.
@@ -92,7 +92,7 @@ impl Versions {
     ///
     /// # Errors
     /// The user has too many watches.
-    pub fn new(directory: PathBuf) -> nix::Result<Self> {
+    pub(crate) fn new(directory: PathBuf) -> nix::Result<Self> {
         let inotify = Arc::new(Inotify::init(InitFlags::IN_CLOEXEC)?);
         let wanted = Arc::<Mutex<OsString>>::default();
         let (send, steps) = mpsc::channel();
@@ -111,17 +111,11 @@ impl Versions {
         })
     }
 
-    /// Where the definitions are.
-    #[must_use]
-    pub fn directory(&self) -> &Path {
-        &self.directory
-    }
-
     /// Watches the definition of the domain `name` until [`Watched::end`].
     ///
     /// # Errors
     /// There is no such directory, or the user has too many watches.
-    pub fn watch(&self, name: &str) -> nix::Result<Watched<'_>> {
+    pub(crate) fn watch(&self, name: &str) -> nix::Result<Watched<'_>> {
         *self.wanted.lock().expect("nothing panics with it") = format!("{name}.xml").into();
         while self.steps.try_recv().is_ok() {}
         // The kernel makes one report of two that are alike and follow each other. Of each rename it reports both ends,
@@ -141,7 +135,7 @@ impl Versions {
 impl Watched<'_> {
     /// Returns what has happened since, the oldest first.
     #[must_use]
-    pub fn end(self) -> Vec<Version> {
+    pub(crate) fn end(self) -> Vec<Version> {
         // The end of the watch is reported after all that came before it.
         let mut steps = Vec::new();
         let mut ended = self.versions.inotify.rm_watch(self.watch).is_ok();
@@ -200,7 +194,11 @@ fn body(text: &str) -> &str {
 /// Returns what our definition has replaced, and as what libvirt has written ours, if that was seen. `expected`: the
 /// definition that was looked at. `wanted`: what was defined; libvirt has filled in what was missing.
 #[must_use]
-pub fn replaced(seen: &[Version], expected: &str, wanted: &str) -> (Replaced, Option<String>) {
+pub(crate) fn replaced(
+    seen: &[Version],
+    expected: &str,
+    wanted: &str,
+) -> (Replaced, Option<String>) {
     let distance = |version: &Version| match version {
         Version::Text(text) => Some(distance(text, wanted)),
         _ => None,
@@ -249,7 +247,7 @@ fn distance(one: &str, other: &str) -> u64 {
 
 /// The names of the elements in which two definitions differ, for the log: no value of either.
 #[must_use]
-pub fn differing(one: &str, other: &str) -> Vec<String> {
+pub(crate) fn differing(one: &str, other: &str) -> Vec<String> {
     let mut counts = tags(one);
     for tag in other.split('<') {
         *counts.entry(tag.trim()).or_default() -= 1;
@@ -352,6 +350,7 @@ fn come_first() {
 mod tests {
     use super::*;
     use std::fs;
+    use std::path::Path;
 
     const BEFORE: &str = "<domain><a/><b/></domain>";
     const OURS: &str = "<domain><a x='1'/><b/></domain>";

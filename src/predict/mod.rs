@@ -20,7 +20,7 @@ pub mod properties;
 pub mod qemu;
 pub mod screens;
 pub mod shape;
-pub mod versions;
+pub(crate) mod versions;
 pub mod words;
 
 use std::collections::HashSet;
@@ -222,7 +222,7 @@ pub enum Shown {
 
 /// Returns the graphics that show a screen, each with how it comes to be visible.
 #[must_use]
-pub fn viewers(shown_by: &[(GraphicsType, Shown)]) -> Vec<String> {
+pub(crate) fn viewers(shown_by: &[(GraphicsType, Shown)]) -> Vec<String> {
     let word = |(kind, how): &(GraphicsType, Shown)| match how {
         Shown::AtOnce => kind.to_string(),
         Shown::AfterSwitch => format!("{kind} after Ctrl-Alt-2"),
@@ -299,7 +299,7 @@ pub enum Danger {
 impl Danger {
     /// Returns the screen in danger.
     #[must_use]
-    pub fn screen(&self) -> &HeadOf {
+    pub(crate) fn screen(&self) -> &HeadOf {
         match self {
             Danger::ViewerEndsGuest { screen }
             | Danger::NoMmap { screen }
@@ -311,7 +311,7 @@ impl Danger {
 
     /// Returns a fault of QEMU's in words, and the fix; `None` if the danger is no fault.
     #[must_use]
-    pub fn fault(&self) -> Option<(String, String)> {
+    pub(crate) fn fault(&self) -> Option<(String, String)> {
         let (from, fixed, what) = match self {
             Danger::ViewerEndsGuest { .. } => return None,
             Danger::NoMmap { .. } => {
@@ -365,7 +365,7 @@ impl Prediction {
 
     /// Returns the refusal, if it is certain.
     #[must_use]
-    pub fn refusal(&self) -> Option<&Refusal> {
+    pub(crate) fn refusal(&self) -> Option<&Refusal> {
         match &self.outcome {
             Outcome::No(refusal) => Some(refusal),
             Outcome::Yes | Outcome::Doubt { .. } => None,
@@ -374,7 +374,7 @@ impl Prediction {
 
     /// Returns the devices whose screens something shows.
     #[must_use]
-    pub fn shown(&self) -> HashSet<DeviceId> {
+    pub(crate) fn shown(&self) -> HashSet<DeviceId> {
         let shown = self.heads.iter().filter(|head| !head.shown_by.is_empty());
         let device = |head: &Head| match head.of {
             HeadOf::Device(id) => Some(id),
@@ -541,10 +541,10 @@ fn outcome(
 }
 
 /// The reason of a doubt that only QEMU's version leaves.
-pub const UNKNOWN_QEMU: &str = "QEMU's version is not known";
+pub(crate) const UNKNOWN_QEMU: &str = "QEMU's version is not known";
 
 /// The reason of a doubt that only libvirt's version leaves.
-pub const UNKNOWN_LIBVIRT: &str = "libvirt's version is not known";
+pub(crate) const UNKNOWN_LIBVIRT: &str = "libvirt's version is not known";
 
 fn arguments(screens: &Screens) -> String {
     format!(

@@ -91,7 +91,7 @@ pub enum Type {
 /// The type of a property, if it is one of those listed here (`qemu-system-x86_64 -device vfio-pci-nohotplug,help` of
 /// 7.2.22, 10.0.13 and 11.1.3).
 #[must_use]
-pub fn type_of(property: &str) -> Option<Type> {
+fn type_of(property: &str) -> Option<Type> {
     // As a number, addr is read otherwise.
     let is = |list: &[&str]| list.contains(&property) && property != "addr";
     if is(&TEXTS) || is(&WORDS) {
@@ -107,7 +107,7 @@ pub fn type_of(property: &str) -> Option<Type> {
 
 /// What QEMU says of a property that `qemu:override` gives it with a `type` and a value; `None` if it takes them.
 #[must_use]
-pub fn mistake(property: &str, kind: &str, value: &str) -> Option<String> {
+pub(crate) fn mistake(property: &str, kind: &str, value: &str) -> Option<String> {
     let is_switch = WORDS.contains(&property) && property != "x-msix-relocation";
     if kind == "string" && is_switch && !["on", "off", "auto"].contains(&value) {
         let words = words::filled(words::NO_SUCH_WORD, property);
@@ -126,7 +126,7 @@ pub fn mistake(property: &str, kind: &str, value: &str) -> Option<String> {
 /// Where QEMU has a property when it sets all of a device's: properties from JSON are in a hash table, and are taken
 /// out of that (qobject/qdict.c, `tdb_hash`).
 #[must_use]
-pub fn place(property: &str) -> u32 {
+pub(crate) fn place(property: &str) -> u32 {
     let length = u32::try_from(property.len()).unwrap_or_default();
     let shifted = |(at, byte): (usize, u8)| u32::from(byte) << (at * 5 % 24);
     let sum = property
@@ -146,7 +146,7 @@ pub fn is_text(property: &str) -> bool {
 /// The value of a `-set` as `qemu:override` has it: switches are `true` and `false`, numbers are
 /// decimal.
 #[must_use]
-pub fn overriding(property: &str, value: &str) -> String {
+pub(crate) fn overriding(property: &str, value: &str) -> String {
     if is_text(property) {
         return value.to_owned();
     }

@@ -60,7 +60,7 @@ ioctl_write_ptr_bad!(raw_set_device_attr, SET_DEVICE_ATTR, DeviceAttr);
 /// An empty VM that knows of one vfio file. It must be kept until the device is closed. It must be
 /// closed before the device counts as free, because it has that file open, too.
 #[derive(Debug)]
-pub struct Vm {
+pub(crate) struct Vm {
     /// Closed first: from 6.6 on, this closing lets the vfio file go.
     _device: OwnedFd,
     _vm: OwnedFd,
@@ -72,7 +72,7 @@ impl Vm {
     /// # Errors
     /// [`Failure`]: the step that failed and its errno. It always means [`Reason::NeedsVm`], as a
     /// VM is created only for a driver that wants one.
-    pub fn of(
+    pub(crate) fn of(
         root: &Root,
         file: BorrowedFd<'_>,
         tell: Tell<'_>,

@@ -135,7 +135,7 @@ impl fmt::Display for Member {
 /// Returns the name that libvirt's node device of a device begins with; that of a PCI device is
 /// this name (src/node_device/node_device_udev.c, `udevGenerateDeviceName`).
 #[must_use]
-pub fn nodedev(id: DeviceId) -> String {
+pub(crate) fn nodedev(id: DeviceId) -> String {
     let id = format!("{}_{id}", id.bus());
     id.replace([':', '.', '-'], "_")
 }

@@ -58,13 +58,13 @@ impl Device {
 
     /// Returns true for a vfio device that may have a display.
     #[must_use]
-    pub fn is_vfio(&self) -> bool {
+    pub(crate) fn is_vfio(&self) -> bool {
         matches!(self.driver.as_str(), "vfio-pci" | "vfio-pci-nohotplug")
     }
 
     /// Which device of the host's a vfio device is, by `sysfsdev` or `host`.
     #[must_use]
-    pub fn vfio_id(&self) -> Option<DeviceId> {
+    pub(crate) fn vfio_id(&self) -> Option<DeviceId> {
         let property = |name: &str| self.properties.get(name);
         let text = match (property("sysfsdev"), property("host")) {
             (Some(path), _) => path.trim_end_matches('/').rsplit('/').next()?.to_owned(),
@@ -78,7 +78,7 @@ impl Device {
 
     /// Returns true if a vfio device wants a display. The user has to ask for it (hw/vfio/pci.c).
     #[must_use]
-    pub fn wants_display(&self) -> bool {
+    pub(crate) fn wants_display(&self) -> bool {
         let value = self.properties.get("display");
         self.is_vfio() && value.is_some_and(|value| value != "off")
     }
@@ -198,12 +198,12 @@ const SERVED: [&str; 3] = ["vfio-pci", "vhost-user-gpu", "vhost-user-vga"];
 /// Returns whether a device of QEMU's, by the name of its driver, makes a screen without anything
 /// outside of QEMU.
 #[must_use]
-pub fn is_emulated(driver: &str) -> bool {
+pub(crate) fn is_emulated(driver: &str) -> bool {
     EMULATED.iter().any(|screen| driver.starts_with(screen))
 }
 
 /// Returns whether a device of QEMU's, by the name of its driver, makes a screen.
 #[must_use]
-pub fn is_screen(driver: &str) -> bool {
+pub(crate) fn is_screen(driver: &str) -> bool {
     is_emulated(driver) || SERVED.iter().any(|screen| driver.starts_with(screen))
 }

@@ -3,7 +3,7 @@
 /// QEMU's option syntax, `KEY=VALUE,KEY=VALUE` (`get_opt_name_value`, util/qemu-option.c): `,,` in a
 /// value is a comma, a first word without `=` is the value of `implied`, another one is a switch.
 #[must_use]
-pub fn pairs(text: &str, implied: &str) -> Vec<(String, String)> {
+pub(crate) fn pairs(text: &str, implied: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let mut rest = text;
     let mut first = true;

@@ -4,7 +4,7 @@ use super::syntax::is_on;
 
 /// QEMU's options that are told by name, without their dash; of any other word nobody knows that it is
 /// one, and it may be a secret.
-pub const OPTIONS: [&str; 48] = [
+pub(crate) const OPTIONS: [&str; 48] = [
     "M",
     "S",
     "accel",
@@ -58,7 +58,7 @@ pub const OPTIONS: [&str; 48] = [
 /// Returns true for a value that tells nothing but what a switch, a small number or the name of QEMU's
 /// vfio driver does. Any other one may be a secret, and is told nowhere.
 #[must_use]
-pub fn is_telling(value: &str) -> bool {
+pub(crate) fn is_telling(value: &str) -> bool {
     let number = value.strip_prefix("0x").unwrap_or(value);
     let is_number =
         (1..=5).contains(&number.len()) && number.bytes().all(|b| b.is_ascii_hexdigit());
@@ -72,13 +72,13 @@ pub fn is_telling(value: &str) -> bool {
 
 /// A value as it is told: [`is_telling`], or three dots.
 #[must_use]
-pub fn told(value: &str) -> &str {
+pub(crate) fn told(value: &str) -> &str {
     if is_telling(value) { value } else { "…" }
 }
 
 /// The argument of a `-set` with its value as it is [`told`].
 #[must_use]
-pub fn told_setting(setting: &str) -> String {
+pub(crate) fn told_setting(setting: &str) -> String {
     let name_and_value = setting.split_once('=');
     name_and_value.map_or_else(String::new, |(name, value)| {
         format!("{name}={}", told(value))

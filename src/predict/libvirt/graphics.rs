@@ -169,7 +169,7 @@ pub(super) const START: [OfGraphics; 3] = [
 /// What libvirt's helper for AppArmor gives up on: an SDL display is the domain's only graphics, and has no `xauth`,
 /// or one in a directory that the helper keeps from guests (src/security/virt-aa-helper.c, `get_files`,
 /// `valid_path`). libvirt's words go on with the guest's profile.
-pub const NO_APPARMOR_PROFILE: &str = "cannot load AppArmor profile";
+pub(crate) const NO_APPARMOR_PROFILE: &str = "cannot load AppArmor profile";
 
 pub(super) const PROFILE: [OfGraphics; 1] =
     [OfGraphics::start(NO_APPARMOR_PROFILE, |world, frontend| {
@@ -231,7 +231,7 @@ pub const NO_TLS_PORT: &str =
 
 /// Returns true for words that libvirt says at a real start alone, and not of a dry run.
 #[must_use]
-pub fn is_of_real_starts(message: &str) -> bool {
+pub(crate) fn is_of_real_starts(message: &str) -> bool {
     let is_cgroups = message.starts_with("Path '") && message.contains("' is not accessible");
     is_cgroups || [NO_TLS_PORT, NO_APPARMOR_PROFILE, DBUS_DAEMON_DIED].contains(&message)
 }

@@ -78,7 +78,7 @@ impl Known {
     /// Returns what the device is of a graphics card; `None` if it is nothing of one, or nobody
     /// looked.
     #[must_use]
-    pub fn gpu(&self) -> Option<GpuPart> {
+    pub(crate) fn gpu(&self) -> Option<GpuPart> {
         match self.here {
             Some(Here::Present { gpu, .. }) => gpu,
             _ => None,

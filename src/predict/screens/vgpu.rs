@@ -114,7 +114,7 @@ impl Vgpu {
     /// none, unless it is a passed-through GPU of Intel's. Only Intel's devices have one (vfio's
     /// vfio_pci_igd.c).
     #[must_use]
-    pub fn has_opregion(&self) -> Option<bool> {
+    pub(crate) fn has_opregion(&self) -> Option<bool> {
         let facts = &self.known.finding.facts;
         let vendor = match self.known.here {
             Some(Here::Present { vendor, .. }) => vendor,
@@ -131,7 +131,7 @@ impl Vgpu {
 
     /// Returns whether it has an EDID region; `None` if that is not known.
     #[must_use]
-    pub fn has_edid(&self) -> Option<bool> {
+    pub(crate) fn has_edid(&self) -> Option<bool> {
         let facts = &self.known.finding.facts;
         match (&facts.edid, &facts.device) {
             (Some(_), _) => Some(true),
@@ -142,7 +142,7 @@ impl Vgpu {
 
     /// Switches the display on or off in the place that sets it: `qemu:override` or the attribute.
     /// Removes a `-set`.
-    pub fn set_display(&mut self, on: bool) {
+    pub(crate) fn set_display(&mut self, on: bool) {
         self.display = on;
         self.set.remove("display");
         self.mistyped.remove("display");
@@ -154,7 +154,7 @@ impl Vgpu {
 
     /// Switches ramfb on or off by the attribute, by which libvirt chooses the driver that has it.
     /// Removes a `-set`.
-    pub fn set_ramfb(&mut self, on: bool) {
+    pub(crate) fn set_ramfb(&mut self, on: bool) {
         self.set.remove("ramfb");
         self.properties.remove("ramfb");
         self.mistyped.remove("ramfb");
@@ -191,20 +191,20 @@ impl Vgpu {
     /// Returns whether QEMU gets a value for ramfb, on or off. `takes_ramfb` is true if libvirt
     /// passes the attribute on.
     #[must_use]
-    pub fn says_ramfb(&self, takes_ramfb: bool) -> bool {
+    pub(crate) fn says_ramfb(&self, takes_ramfb: bool) -> bool {
         self.said("ramfb").is_some() || self.ramfb_asked && takes_ramfb
     }
 
     /// Returns whether QEMU gets a value for ramfb of a driver that has none. That is the driver of
     /// a device that may be plugged in while the guest runs.
     #[must_use]
-    pub fn lacks_ramfb(&self, takes_ramfb: bool) -> bool {
+    pub(crate) fn lacks_ramfb(&self, takes_ramfb: bool) -> bool {
         self.driver(takes_ramfb) == "vfio-pci" && self.says_ramfb(takes_ramfb)
     }
 
     /// Returns a property as a switch, from its value in [`said`](Self::said).
     #[must_use]
-    pub fn switch(&self, property: &str) -> Option<bool> {
+    pub(crate) fn switch(&self, property: &str) -> Option<bool> {
         Some(matches!(self.said(property)?, "on" | "true" | "yes"))
     }
 }

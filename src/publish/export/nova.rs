@@ -20,7 +20,7 @@ const LONGEST: usize = 200;
 /// providers that it does not have. A file that it can't read, or a provider that two files name,
 /// keeps nova-compute from starting, so each child is here once and the node itself never.
 #[must_use]
-pub fn nova(sources: &Sources, inventory: &Inventory, node: &str) -> (String, Vec<String>) {
+pub(crate) fn nova(sources: &Sources, inventory: &Inventory, node: &str) -> (String, Vec<String>) {
     let mut children: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let mut add = |name: String, words: Vec<&str>| {
         let of_child = children.entry(format!("{node}_{name}")).or_default();

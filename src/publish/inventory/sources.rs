@@ -163,7 +163,7 @@ impl Reading {
 
     /// Returns whether mdevctl can start the device, which [`Reading::known`] was asked about.
     #[must_use]
-    pub fn is_defined(&self, id: DeviceId) -> bool {
+    pub(crate) fn is_defined(&self, id: DeviceId) -> bool {
         let DeviceId::Mdev(uuid) = id else {
             return false;
         };
