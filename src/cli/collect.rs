@@ -32,7 +32,7 @@ use crate::xml::{self, Document};
 /// Leaves out serial numbers, MAC addresses and host names. UUIDs of mdevs and PCI addresses go
 /// along.
 #[derive(Debug, clap::Args)]
-pub struct Collect {
+pub(crate) struct Collect {
     /// The directory, which must be empty or not exist
     #[arg(value_name = "DIR")]
     directory: PathBuf,
@@ -48,7 +48,7 @@ impl Collect {
     /// # Errors
     /// The directory is not empty or can't be written to; a domain's file can't be read. Files of
     /// the host that can't be read get a warning and are left out.
-    pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
+    pub(crate) fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         self.see_that_it_is_free()?;
         let mut domains = Vec::new();
         for (place, path) in self.xml.iter().enumerate() {

@@ -21,7 +21,7 @@ use crate::libvirt::{Context, Failure};
 /// versions with known faults, the daemon, and records. A recorded host lacks what SKIP lines are
 /// about. Exit code 1 if anything fails. Only root sees all of it.
 #[derive(Debug, clap::Args)]
-pub struct Doctor {
+pub(crate) struct Doctor {
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -41,7 +41,7 @@ impl Doctor {
     /// # Errors
     /// libvirt is another host's; errors of the output. A check that fails is no error but exit
     /// code 1.
-    pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
+    pub(crate) fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         let (lines, warnings) = read(context)?;
         let verdict = worst(&lines);
         if self.json {

@@ -94,7 +94,7 @@ impl Explain {
     /// Returns whether libvirt is asked. It is asked about a domain that the user or the message
     /// names, or that has the device in the message.
     #[must_use]
-    pub fn asks_libvirt(&self) -> bool {
+    pub(crate) fn asks_libvirt(&self) -> bool {
         match &self.domain {
             Some(domain) => matches!(subject(domain).subject(), Subject::Domain(_)),
             None => true,
@@ -388,7 +388,7 @@ pub fn tell_log(page: &mut Page, name: &str, logged: &Logged) {
 pub fn tell(page: &mut Page, explanations: &[Explanation]) {
     for explanation in explanations {
         let by = format!("(said by {})", explanation.by.word());
-        page.words(None, 0, &explanation.message, &by);
+        page.words(None, 0, explanation.message, &by);
         page.words(None, 1, "", &format!("cause: {}", explanation.cause));
         for line in &explanation.here {
             page.words(None, 1, "", &format!("here: {line}"));

@@ -29,7 +29,7 @@ const VALID: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Write what is known of this host for a fleet's tools
 #[derive(Debug, clap::Args)]
-pub struct ExportCommand {
+pub(crate) struct ExportCommand {
     /// The tool that reads it
     format: Format,
     /// Write this file, as a whole, instead of stdout
@@ -70,7 +70,7 @@ impl fmt::Display for Format {
 impl ExportCommand {
     /// Returns whether libvirt is asked.
     #[must_use]
-    pub fn asks_libvirt(&self) -> bool {
+    pub(crate) fn asks_libvirt(&self) -> bool {
         self.format == Format::Prometheus
     }
 
@@ -79,7 +79,7 @@ impl ExportCommand {
     /// # Errors
     /// An option belongs to another format; the host has no name; libvirt is another host's; errors
     /// of the output and of the file.
-    pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
+    pub(crate) fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         for (is_given, option, format) in [
             (self.node.is_some(), "--node", Format::Nova),
             (self.valid.is_some(), "--valid", Format::Nfd),

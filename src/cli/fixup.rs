@@ -92,7 +92,7 @@ enum TrialDocument<'p> {
 impl Fixup {
     /// Returns whether libvirt is asked.
     #[must_use]
-    pub fn asks_libvirt(&self) -> bool {
+    pub(crate) fn asks_libvirt(&self) -> bool {
         self.about.asks_libvirt()
     }
 

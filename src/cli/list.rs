@@ -12,7 +12,7 @@ use crate::publish::inventory::{Inventory, Sources, State, inventory};
 
 /// List vfio devices, their displays, and what these need
 #[derive(Debug, clap::Args)]
-pub struct List {
+pub(crate) struct List {
     /// List mdev types with their parents instead of devices
     #[arg(long)]
     types: bool,
@@ -26,7 +26,7 @@ impl List {
     ///
     /// # Errors
     /// Errors of the output.
-    pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
+    pub(crate) fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         let inventory = inventory(&Sources::read(&context.root));
         if self.json {
             json(out, &inventory)?;
@@ -132,7 +132,7 @@ pub fn devices(inventory: &Inventory) -> Page {
 
 /// Returns the types as text.
 #[must_use]
-pub fn types(inventory: &Inventory) -> Page {
+pub(crate) fn types(inventory: &Inventory) -> Page {
     let mut page = Page::default();
     let types = &inventory.types;
     let all: Vec<bool> = types.iter().map(|one| is_known(&one.finding)).collect();

@@ -10,22 +10,22 @@ pub mod fixup;
 pub mod learn;
 pub mod list;
 pub mod log;
-pub mod nodedev_dumpxml;
-pub mod nodedev_list;
+mod nodedev_dumpxml;
+mod nodedev_list;
 pub mod overview;
 pub mod page;
-pub mod pager;
+mod pager;
 pub mod policy;
 pub mod probe;
-pub mod progress;
+mod progress;
 pub mod qemu;
 pub mod rules;
-pub mod subject;
+mod subject;
 pub mod tool;
 pub mod undo;
 pub mod verify;
-pub mod via;
-pub mod watch;
+mod via;
+mod watch;
 
 use crate::libvirt::{self, Context, Failure};
 use std::fs::File;
@@ -152,7 +152,7 @@ pub fn exit_code(result: &anyhow::Result<End>) -> u8 {
 ///
 /// # Errors
 /// Errors of the output.
-pub fn table(out: &mut dyn Write, head: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
+pub(crate) fn table(out: &mut dyn Write, head: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
     let clean = |cell: &str| -> String {
         let shown = plain(cell);
         if shown.is_empty() { "-".into() } else { shown }

@@ -12,7 +12,7 @@ use crate::publish::{offline, plain, with_capability};
 
 /// Print the XML of a node device with the vfio_display capability
 #[derive(Debug, clap::Args)]
-pub struct NodedevDumpxml {
+pub(crate) struct NodedevDumpxml {
     /// Node-device name, UUID or PCI address
     #[arg(value_name = "DEVICE")]
     device: String,
@@ -27,7 +27,7 @@ pub struct NodedevDumpxml {
 impl NodedevDumpxml {
     /// Returns whether libvirt is asked.
     #[must_use]
-    pub fn asks_libvirt(&self) -> bool {
+    pub(crate) fn asks_libvirt(&self) -> bool {
         !self.offline
     }
 
@@ -36,7 +36,7 @@ impl NodedevDumpxml {
     /// # Errors
     /// There is no such device; libvirt can't be reached or its XML can't be read; errors of the
     /// output.
-    pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
+    pub(crate) fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         let sources = Sources::read(&context.root);
         context.warn(&sources.host.warnings);
         let mut found = offline::find(&sources, &self.device);

@@ -9,7 +9,7 @@ use crate::publish::offline;
 
 /// List the node devices to which nodedev-dumpxml adds a capability
 #[derive(Debug, clap::Args)]
-pub struct NodedevList {
+pub(crate) struct NodedevList {
     /// Also list mdevs that are defined but not active
     #[arg(long)]
     all: bool,
@@ -24,7 +24,7 @@ pub struct NodedevList {
 impl NodedevList {
     /// Returns whether libvirt is asked.
     #[must_use]
-    pub fn asks_libvirt(&self) -> bool {
+    pub(crate) fn asks_libvirt(&self) -> bool {
         !self.offline
     }
 
@@ -32,7 +32,7 @@ impl NodedevList {
     ///
     /// # Errors
     /// libvirt can't be reached; errors of the output.
-    pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
+    pub(crate) fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         if !self.offline && context.is_remote() {
             let problem = "nodedev-list is about the devices of this host: leave -c out";
             return Err(Failure::Usage(problem.into()).into());

@@ -25,7 +25,7 @@ use crate::publish::unknown::Around;
 
 /// The options of the overview, which are those of `gfxplane` without a verb.
 #[derive(Debug, Default, clap::Args)]
-pub struct OverviewArgs {
+pub(crate) struct OverviewArgs {
     /// Without a verb: print the overview as JSON
     #[arg(long)]
     json: bool,
@@ -40,7 +40,7 @@ pub struct OverviewArgs {
 impl OverviewArgs {
     /// Returns an option of the overview that was given. Beside a verb, none may be given.
     #[must_use]
-    pub fn given(&self) -> Option<&'static str> {
+    pub(crate) fn given(&self) -> Option<&'static str> {
         [
             (self.json, "--json"),
             (self.html.is_some(), "--html"),
@@ -54,7 +54,7 @@ impl OverviewArgs {
     ///
     /// # Errors
     /// libvirt is another host's; errors of the output and of the file.
-    pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
+    pub(crate) fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         let mut found = read(context, self.all)?;
         let warnings = std::mem::take(&mut found.warnings);
         if self.json {

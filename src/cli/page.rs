@@ -68,7 +68,7 @@ impl Page {
     }
 
     /// Adds an empty line.
-    pub fn blank(&mut self) {
+    pub(crate) fn blank(&mut self) {
         self.items.push(Item::Blank);
     }
 
@@ -138,7 +138,7 @@ impl Page {
     ///
     /// # Errors
     /// Errors of the output.
-    pub fn print(&self, out: &mut dyn Write) -> io::Result<()> {
+    pub(crate) fn print(&self, out: &mut dyn Write) -> io::Result<()> {
         let text = self.text(width());
         // `--color` has set the choice of all streams.
         match anstream::AutoStream::choice(&io::stdout()) {

@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 /// An output that the pager shows. The pager is started by the first byte, and ends before this
 /// value is dropped.
 #[derive(Debug)]
-pub struct Paged {
+pub(crate) struct Paged {
     pager: Option<Child>,
     /// The pager's input, once it was started.
     input: Option<Input>,
@@ -24,7 +24,7 @@ enum Input {
 impl Paged {
     /// Makes the output. No pager is started yet.
     #[must_use]
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Paged {
             pager: None,
             input: None,

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 /// A line on stderr with the work that is being done, and for how many seconds already. The line
 /// disappears when this value is dropped.
 #[derive(Debug)]
-pub struct Progress(Option<(Sender<()>, JoinHandle<()>)>);
+pub(crate) struct Progress(Option<(Sender<()>, JoinHandle<()>)>);
 
 impl Progress {
     /// Begins to show the line, unless stderr is no terminal or the user wants no messages.
     #[must_use]
-    pub fn begin(quiet: bool, doing: &'static str) -> Self {
+    pub(crate) fn begin(quiet: bool, doing: &'static str) -> Self {
         if quiet || !io::stderr().is_terminal() {
             return Progress(None);
         }

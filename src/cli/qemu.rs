@@ -20,7 +20,7 @@ use crate::predict::abilities::Abilities;
 /// is kept in /var/cache/gfxplane until QEMU, its modules or libvirt change. The qemu hook and the
 /// planning of fixes use it.
 #[derive(Debug, clap::Args)]
-pub struct QemuCommand {
+pub(crate) struct QemuCommand {
     /// Ask about these emulators, instead of those that libvirt uses on this host
     #[arg(value_name = "EMULATOR")]
     emulators: Vec<PathBuf>,
@@ -47,7 +47,7 @@ impl QemuCommand {
     ///
     /// # Errors
     /// Errors of the output. An unknown ability is no error but exit code 1.
-    pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
+    pub(crate) fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         let mut warnings = Vec::new();
         let mut emulators: BTreeSet<PathBuf> = self.emulators.iter().cloned().collect();
         if emulators.is_empty() {

@@ -14,7 +14,7 @@ use crate::publish::inventory::{Sources, inventory};
 
 /// List the rules that match devices or types of this host
 #[derive(Debug, clap::Args)]
-pub struct RulesCommand {
+pub(crate) struct RulesCommand {
     /// List all rules, also those that match nothing here
     #[arg(long)]
     all: bool,
@@ -40,7 +40,7 @@ impl RulesCommand {
     ///
     /// # Errors
     /// Errors of the output.
-    pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
+    pub(crate) fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         let sources = Sources::read(&context.root);
         if self.export {
             let export = export(&sources);

@@ -14,7 +14,7 @@ use crate::xml;
 
 /// The domain, and the command line's words about its host.
 #[derive(Debug, Clone, clap::Args)]
-pub struct SubjectArgs {
+pub(crate) struct SubjectArgs {
     /// A libvirt domain (name or UUID), a file (a path with a slash or with the ending .xml),
     /// or - for stdin
     #[arg(value_name = "DOMAIN|FILE|-")]
@@ -26,7 +26,7 @@ pub struct SubjectArgs {
 
 /// The command line's words about a domain's host and policy.
 #[derive(Debug, Clone, Default, clap::Args)]
-pub struct Assumed {
+pub(crate) struct Assumed {
     /// Assume this version of QEMU, instead of that of the domain's emulator
     #[arg(long, value_name = "VERSION")]
     pub qemu: Option<Version>,
@@ -46,7 +46,7 @@ pub struct Assumed {
 
 /// The source of a domain's XML.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Subject {
+pub(crate) enum Subject {
     /// libvirt, which knows the domain by this name or UUID.
     Domain(String),
     /// A file.
@@ -58,7 +58,7 @@ pub enum Subject {
 impl SubjectArgs {
     /// Returns the source that the argument names.
     #[must_use]
-    pub fn subject(&self) -> Subject {
+    pub(crate) fn subject(&self) -> Subject {
         let text = self.subject.as_str();
         let is_xml = Path::new(text)
             .extension()
@@ -74,7 +74,7 @@ impl SubjectArgs {
 
     /// Returns whether libvirt is asked for the XML.
     #[must_use]
-    pub fn asks_libvirt(&self) -> bool {
+    pub(crate) fn asks_libvirt(&self) -> bool {
         matches!(self.subject(), Subject::Domain(_))
     }
 
@@ -82,7 +82,7 @@ impl SubjectArgs {
     ///
     /// # Errors
     /// The XML can't be read or is not UTF-8; libvirt has no such domain.
-    pub fn read(&self, context: &Context) -> anyhow::Result<String> {
+    pub(crate) fn read(&self, context: &Context) -> anyhow::Result<String> {
         match self.subject() {
             Subject::Domain(name) => Ok(context.libvirt.definition(&name, false)?.xml),
             Subject::File(path) => {
@@ -106,7 +106,10 @@ impl SubjectArgs {
     ///
     /// # Errors
     /// libvirt is another host's, of which nothing is known here.
-    pub fn surroundings<'c>(&self, context: &'c Context) -> Result<HostSurroundings<'c>, Failure> {
+    pub(crate) fn surroundings<'c>(
+        &self,
+        context: &'c Context,
+    ) -> Result<HostSurroundings<'c>, Failure> {
         let assumed = &self.assumed;
         let (qemu, libvirt) = (assumed.qemu.clone(), assumed.libvirt_version.clone());
         HostSurroundings::new(context, self.asks_libvirt(), qemu, libvirt)
@@ -114,7 +117,7 @@ impl SubjectArgs {
 
     /// Returns a fix as the command for this subject.
     #[must_use]
-    pub fn command(&self, context: &Context, fix: &Fix) -> String {
+    pub(crate) fn command(&self, context: &Context, fix: &Fix) -> String {
         let subject = self.subject();
         let edit = match &subject {
             Subject::Domain(name) => context.edit(name),
@@ -133,7 +136,7 @@ impl SubjectArgs {
 
     /// Returns the wishes of the command line.
     #[must_use]
-    pub fn wishes(&self) -> Wishes {
+    pub(crate) fn wishes(&self) -> Wishes {
         Wishes {
             display: self.assumed.policy,
             consent: self.assumed.consent.clone(),

@@ -60,7 +60,7 @@ const PCI_DISPLAY: u32 = 10_003_000;
 /// With --via qemu it is QEMU that opens the device and says which display interface it takes. That
 /// is believed of this device alone, and less than its own answer.
 #[derive(Debug, clap::Args)]
-pub struct ProbeCommand {
+pub(crate) struct ProbeCommand {
     #[command(flatten)]
     probe: Probe,
     /// Start a QEMU, paused, that opens the device: for drivers that open for nothing else
@@ -96,7 +96,7 @@ struct Asker<'c> {
 impl ProbeCommand {
     /// Returns whether libvirt is asked.
     #[must_use]
-    pub fn asks_libvirt(&self) -> bool {
+    pub(crate) fn asks_libvirt(&self) -> bool {
         self.via.is_some()
     }
 
@@ -105,7 +105,7 @@ impl ProbeCommand {
     /// # Errors
     /// The errors of [`Probe::run`]; QEMU can't be started. If QEMU's answer tells nothing, that is
     /// no error but exit code 1.
-    pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
+    pub(crate) fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         match self.via {
             None => self.probe.run(context, &Prober::Program(prober()?), out),
             Some(Via::Qemu) => self.via_qemu(context, out),

@@ -10,7 +10,7 @@ use crate::libvirt::Context;
 /// Looks at every domain, and again whenever one is defined, its devices are better known, or the
 /// hook has refused it. What may be done unasked is done; all else is said in the log.
 #[derive(Debug, clap::Args)]
-pub struct Watch {
+pub(crate) struct Watch {
     /// Look at every domain once, and end
     #[arg(long)]
     once: bool,
@@ -21,7 +21,7 @@ impl Watch {
     ///
     /// # Errors
     /// The host is a recorded one or another; with `--once`, libvirt can't be reached.
-    pub fn run(&self, context: &Context) -> anyhow::Result<End> {
+    pub(crate) fn run(&self, context: &Context) -> anyhow::Result<End> {
         daemon::run(context, &prober()?, self.once)?;
         Ok(End::Done)
     }

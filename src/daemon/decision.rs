@@ -21,7 +21,7 @@ use crate::xml::Document;
 
 /// The number of times that the same plan is carried out. Whoever has undone it that often does not
 /// want it.
-pub const ROUNDS: u32 = 2;
+pub(crate) const ROUNDS: u32 = 2;
 
 /// The number of different plans for one domain that are remembered.
 const MOST_PLANS: usize = 16;
@@ -29,7 +29,7 @@ const MOST_PLANS: usize = 16;
 /// The daemon's memory of a domain, for as long as the daemon runs. It has no definition, because
 /// that contains passwords.
 #[derive(Debug, Clone, Default)]
-pub struct Memory {
+pub(crate) struct Memory {
     /// The plans that were carried out, each with the number of times. Emptied once the domain
     /// needs no change and its definition is not ours.
     done: Vec<(Vec<Action>, u32)>,
@@ -41,7 +41,7 @@ pub struct Memory {
 
 /// Returns a mark that stands for a text.
 #[must_use]
-pub fn mark(text: &str) -> u64 {
+pub(crate) fn mark(text: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     text.hash(&mut hasher);
     hasher.finish()
@@ -49,7 +49,7 @@ pub fn mark(text: &str) -> u64 {
 
 /// The standing of a domain: facts that are not in its definition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Standing {
+pub(crate) struct Standing {
     /// True if it existed before the package and has not been changed since.
     pub is_older: bool,
     /// True if somebody has undone our changes (`gfxplane undo`).
@@ -58,7 +58,7 @@ pub struct Standing {
 
 /// The daemon's decision about a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Decision {
+pub(crate) enum Decision {
     /// The domain has no vfio devices.
     NotOurs,
     /// The domain stays as it is, with the reason.
@@ -76,7 +76,7 @@ pub enum Decision {
 
 /// A line for the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Line {
+pub(crate) struct Line {
     /// The severity.
     pub level: Level,
     /// The subject.
@@ -89,7 +89,7 @@ pub struct Line {
 
 impl Line {
     /// Makes a line without any fix.
-    pub fn new(level: Level, about: About, text: impl Into<String>) -> Self {
+    pub(crate) fn new(level: Level, about: About, text: impl Into<String>) -> Self {
         Line {
             level,
             about,
@@ -100,7 +100,7 @@ impl Line {
 
     /// Makes a line of a plan's note.
     #[must_use]
-    pub fn of(note: &Note) -> Self {
+    pub(crate) fn of(note: &Note) -> Self {
         Line {
             fixes: note.fixes.clone(),
             ..Line::new(note.level, note.about, note.text.as_str())
@@ -110,7 +110,7 @@ impl Line {
     /// Returns the message and the fixes, with commands that can be typed. `domain`: the domain as
     /// an argument of a command.
     #[must_use]
-    pub fn words(&self, domain: &str) -> String {
+    pub(crate) fn words(&self, domain: &str) -> String {
         let mut text = self.text.clone();
         for fix in &self.fixes {
             text.push_str("; fix: ");
@@ -123,7 +123,7 @@ impl Line {
 /// Returns the host's policy for changes that nobody has asked for. A guest counts as none of
 /// Windows unless the policy says otherwise.
 #[must_use]
-pub fn unasked(policy: &Policy, is_older: bool) -> Policy {
+pub(crate) fn unasked(policy: &Policy, is_older: bool) -> Policy {
     let mut policy = policy.clone();
     if is_older {
         policy = policy.asked_only();
@@ -138,7 +138,7 @@ impl Memory {
     ///
     /// # Errors
     /// The definition or its own policy can't be read.
-    pub fn decide(
+    pub(crate) fn decide(
         &mut self,
         definition: &str,
         surroundings: &dyn Surroundings,
@@ -212,7 +212,7 @@ impl Memory {
     }
 
     /// Counts that a plan was carried out.
-    pub fn did(&mut self, plan: &Plan) {
+    pub(crate) fn did(&mut self, plan: &Plan) {
         let actions: Vec<Action> = plan.changes.iter().map(|c| c.action.clone()).collect();
         match self.done.iter_mut().find(|(done, _)| *done == actions) {
             Some((_, times)) => *times += 1,
@@ -227,29 +227,29 @@ impl Memory {
 
     /// Returns whether no plan was carried out that would have to be remembered.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.done.is_empty()
     }
 
     /// Notes a definition of ours, in the form that libvirt gave it.
-    pub fn is_ours(&mut self, definition: &str) {
+    pub(crate) fn is_ours(&mut self, definition: &str) {
         self.ours = Some(mark(definition));
     }
 
     /// Returns whether a definition is the last one of ours.
     #[must_use]
-    pub fn has_made(&self, definition: &str) -> bool {
+    pub(crate) fn has_made(&self, definition: &str) -> bool {
         self.ours == Some(mark(definition))
     }
 
     /// Notes that libvirt refused our change of this definition.
-    pub fn was_refused(&mut self, definition: &str) {
+    pub(crate) fn was_refused(&mut self, definition: &str) {
         self.refused = Some(mark(definition));
     }
 
     /// Forgets that libvirt refused our change, because the libvirt that we have connected to now
     /// may accept it.
-    pub fn try_again(&mut self) {
+    pub(crate) fn try_again(&mut self) {
         self.refused = None;
     }
 }
@@ -257,7 +257,7 @@ impl Memory {
 /// Returns the `<graphics>` that a plan changes, if it changes nothing else: libvirt can replace
 /// that alone.
 #[must_use]
-pub fn only_graphics(fixed: &Fixed) -> Option<String> {
+pub(crate) fn only_graphics(fixed: &Fixed) -> Option<String> {
     let mut changed = fixed
         .plan
         .iter()
@@ -290,7 +290,7 @@ pub fn only_graphics(fixed: &Fixed) -> Option<String> {
 /// Returns the graphics of a definition as its text has them. Empty if the definition can't be
 /// read.
 #[must_use]
-pub fn all_graphics(definition: &str) -> Vec<String> {
+pub(crate) fn all_graphics(definition: &str) -> Vec<String> {
     let Ok(document) = Document::parse(definition) else {
         return Vec::new();
     };
@@ -307,7 +307,7 @@ pub fn all_graphics(definition: &str) -> Vec<String> {
 
 /// Returns the lines for a domain whose plan is not carried out, with the reason `why`.
 #[must_use]
-pub fn left_alone(fixed: &Fixed, why: &str) -> Vec<Line> {
+pub(crate) fn left_alone(fixed: &Fixed, why: &str) -> Vec<Line> {
     let Some(plan) = &fixed.plan else {
         return Vec::new();
     };

@@ -20,7 +20,7 @@ use crate::publish::inventory::Sources;
 
 /// The state of a domain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Life {
+pub(crate) enum Life {
     /// The domain runs.
     Runs,
     /// The domain does not run.
@@ -31,7 +31,7 @@ pub enum Life {
 
 impl Life {
     /// Returns the domain's state according to libvirt.
-    pub fn of(libvirt: &dyn Libvirt, definition: &Definition) -> Result<Self, Failure> {
+    pub(crate) fn of(libvirt: &dyn Libvirt, definition: &Definition) -> Result<Self, Failure> {
         Ok(if !definition.is_active {
             Life::Ended
         } else if libvirt.is_running(&definition.uuid)? {
@@ -44,7 +44,7 @@ impl Life {
 
 /// A domain and the place of its log.
 #[derive(Clone, Copy)]
-pub struct Logged<'d> {
+pub(crate) struct Logged<'d> {
     /// The domain's name.
     pub name: &'d str,
     /// The domain's UUID.
@@ -60,7 +60,7 @@ pub struct Logged<'d> {
 
 /// The display that was learned of one device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Learned {
+pub(crate) struct Learned {
     /// The device.
     pub device: DeviceId,
     #[serde(flatten)]
@@ -75,7 +75,7 @@ pub struct Learned {
 
 /// The reason why nothing was learned.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Unlearned {
+pub(crate) enum Unlearned {
     /// The log has nothing to learn from, which is no problem.
     Nothing(String),
     /// Something is wrong, and the user should know.
@@ -83,8 +83,8 @@ pub enum Unlearned {
 }
 
 impl Learned {
-    /// Returns the reason in words.
-    pub fn words(&self) -> String {
+    /// Returns the lesson in words.
+    pub(crate) fn words(&self) -> String {
         let version = self.qemu.as_ref().map(|version| format!(" {version}"));
         let version = version.unwrap_or_default();
         let word = self.display.words().join(",");
@@ -100,7 +100,7 @@ impl Learned {
 }
 
 /// Learns from the log of a domain, and keeps the result.
-pub fn learn_from(root: &Root, domain: Logged<'_>) -> Result<Vec<Learned>, Unlearned> {
+pub(crate) fn learn_from(root: &Root, domain: Logged<'_>) -> Result<Vec<Learned>, Unlearned> {
     let nothing = |text: &str| Unlearned::Nothing(text.into());
     let log = || {
         let log = qemu_log::tail(root, domain.directory, domain.name);
@@ -184,7 +184,7 @@ fn keep(
 }
 
 /// Returns the log entry about the displays that are new; `None` if none is.
-pub fn entry(learned: &[Learned], domain: &str, uuid: Uuid, by: By) -> Option<Entry> {
+pub(crate) fn entry(learned: &[Learned], domain: &str, uuid: Uuid, by: By) -> Option<Entry> {
     let news: Vec<String> = learned
         .iter()
         .filter(|learned| learned.is_new)

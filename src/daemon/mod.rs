@@ -8,12 +8,12 @@ mod acting;
 mod callout;
 mod conflict;
 mod connection;
-pub mod decision;
+mod decision;
 mod domains;
 mod files;
 pub mod hook;
 mod learning;
-pub mod lessons;
+pub(crate) mod lessons;
 mod probing;
 mod publishing;
 mod service;
@@ -26,10 +26,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{SigSet, Signal};
 use uuid::Uuid;
 
 use crate::device::id::DeviceId;
@@ -48,7 +46,7 @@ use domains::Domains;
 use files::{Files, Kind, Seen};
 use probing::Probing;
 use publishing::Publishing;
-use service::{Journal, Priority, Service};
+use service::{Journal, Priority, Service, take_signals};
 use tasks::Task;
 
 /// The directory where libvirt has the definitions of the system's domains.
@@ -176,30 +174,6 @@ fn definitions(context: &Context) -> Option<PathBuf> {
         }
         Some(_) => None,
     }
-}
-
-/// Turns SIGHUP, SIGTERM and SIGINT into events. Threads that are started later inherit the blocked
-/// signals.
-fn take_signals(sink: &Sender<Event>) -> anyhow::Result<()> {
-    let mut signals = SigSet::empty();
-    for signal in [Signal::SIGHUP, Signal::SIGTERM, Signal::SIGINT] {
-        signals.add(signal);
-    }
-    signals.thread_block()?;
-    let sink = sink.clone();
-    thread::spawn(move || {
-        loop {
-            let event = match signals.wait() {
-                Ok(Signal::SIGHUP) => Event::Reload,
-                Ok(_) => Event::End,
-                Err(_) => continue,
-            };
-            if sink.send(event).is_err() {
-                return;
-            }
-        }
-    });
-    Ok(())
 }
 
 /// Catches what others define while we define a domain. `None` if that is not possible.

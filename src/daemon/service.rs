@@ -1,4 +1,4 @@
-//! Talks to systemd and the journal: sd_notify(3), and lines with their priority (sd-daemon(3)).
+//! Talks to systemd and the journal: sd_notify(3), lines with their priority (sd-daemon(3)), and signals.
 
 use std::env;
 use std::ffi::OsString;
@@ -6,8 +6,13 @@ use std::io::{self, Write};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::mpsc::Sender;
+use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{SigSet, Signal};
+
+use super::Event;
 use crate::domain::shell::plain;
 use crate::plan::Level;
 
@@ -107,4 +112,28 @@ impl From<Level> for Priority {
             Level::Warn | Level::Fail => Priority::Warning,
         }
     }
+}
+
+/// Turns SIGHUP, SIGTERM and SIGINT into events. Threads that are started later inherit the blocked
+/// signals.
+pub(super) fn take_signals(sink: &Sender<Event>) -> anyhow::Result<()> {
+    let mut signals = SigSet::empty();
+    for signal in [Signal::SIGHUP, Signal::SIGTERM, Signal::SIGINT] {
+        signals.add(signal);
+    }
+    signals.thread_block()?;
+    let sink = sink.clone();
+    thread::spawn(move || {
+        loop {
+            let event = match signals.wait() {
+                Ok(Signal::SIGHUP) => Event::Reload,
+                Ok(_) => Event::End,
+                Err(_) => continue,
+            };
+            if sink.send(event).is_err() {
+                return;
+            }
+        }
+    });
+    Ok(())
 }

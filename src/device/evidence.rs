@@ -122,20 +122,20 @@ pub enum Step {
 impl Step {
     /// Returns whether the driver opens the device in this step.
     #[must_use]
-    pub fn is_open(self) -> bool {
+    pub(crate) fn is_open(self) -> bool {
         matches!(self, Step::Open | Step::Bind)
     }
 
     /// Returns whether this is one of the four steps that make a VM and associate the device with
     /// it.
     #[must_use]
-    pub fn is_kvm(self) -> bool {
+    pub(crate) fn is_kvm(self) -> bool {
         (Step::Kvm..=Step::KvmFile).contains(&self)
     }
 
     /// Returns the step that this word names; `None` if this version does not know it.
     #[must_use]
-    pub fn from_word(word: &str) -> Option<Self> {
+    pub(crate) fn from_word(word: &str) -> Option<Self> {
         let word: StrDeserializer<'_, serde::de::value::Error> = word.into_deserializer();
         let step = Step::deserialize(word).ok();
         step.filter(|step| *step != Step::Unknown)
@@ -228,7 +228,7 @@ pub struct Finding {
 impl Finding {
     /// Returns, as text for people, whether the facts were measured and, if not, their evidence.
     #[must_use]
-    pub fn how_known(&self) -> String {
+    pub(crate) fn how_known(&self) -> String {
         match &self.evidence {
             Some(evidence) if evidence.method.is_measured() => "measured".into(),
             Some(evidence) => format!("known by {}, not measured", evidence.method),

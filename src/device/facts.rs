@@ -268,7 +268,7 @@ impl Display {
 
     /// Returns the interface that QEMU will use; `None` if there is no display or it is unknown.
     #[must_use]
-    pub fn preferred(&self) -> Option<DisplayInterface> {
+    pub(crate) fn preferred(&self) -> Option<DisplayInterface> {
         match self {
             Display::Known(interfaces) => interfaces.first().copied(),
             Display::Unknown(_) => None,

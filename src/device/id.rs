@@ -62,7 +62,7 @@ impl DeviceId {
     ///
     /// # Errors
     /// [`NotADevice`] if the text is none of these.
-    pub fn from_user(text: &str) -> Result<Self, NotADevice> {
+    pub(crate) fn from_user(text: &str) -> Result<Self, NotADevice> {
         if let Ok(id) = text.parse() {
             return Ok(id);
         }

@@ -101,7 +101,7 @@ pub enum NotARecord {
 ///
 /// # Errors
 /// [`NotARecord`] if the document is damaged or of another format than [`FORMAT`].
-pub fn from_json<T: DeserializeOwned>(text: &[u8]) -> Result<T, NotARecord> {
+pub(crate) fn from_json<T: DeserializeOwned>(text: &[u8]) -> Result<T, NotARecord> {
     #[derive(Deserialize)]
     struct Head {
         format: u32,
@@ -130,7 +130,7 @@ fn of_earlier_form(text: &str) -> Option<Record> {
 impl Record {
     /// Makes the record of the interface that a QEMU took when it opened the device.
     #[must_use]
-    pub fn of_qemu(
+    pub(crate) fn of_qemu(
         device: DeviceId,
         circumstances: Circumstances,
         display: Display,
@@ -205,7 +205,7 @@ impl Record {
 
     /// Returns the evidence that the record is for another device of the same type.
     #[must_use]
-    pub fn sibling_evidence(&self) -> Evidence {
+    pub(crate) fn sibling_evidence(&self) -> Evidence {
         self.evidence_by(Method::Sibling)
     }
 
@@ -240,7 +240,7 @@ impl Record {
     /// attempt that could not ask the device must not replace an earlier measurement. A statement
     /// from a domain's log must not replace that of a QEMU that was started for our question.
     #[must_use]
-    pub fn supersedes(&self, older: &Record) -> bool {
+    pub(crate) fn supersedes(&self, older: &Record) -> bool {
         match (&self.qemu, &older.qemu) {
             (Some(new), Some(old)) => new.learned_from.is_none() || old.learned_from.is_some(),
             _ => self.facts.display.is_answer() || !older.facts.display.is_answer(),

@@ -39,7 +39,7 @@ impl Version {
     /// include/libvirt/libvirt-host.h, `virConnectGetLibVersion`). `virConnectGetVersion` gives
     /// QEMU's version in the same form.
     #[must_use]
-    pub fn from_libvirt(number: u32) -> Self {
+    pub(crate) fn from_libvirt(number: u32) -> Self {
         Version(vec![
             number / 1_000_000,
             number / 1_000 % 1_000,

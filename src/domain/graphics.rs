@@ -137,7 +137,7 @@ pub enum SpiceMode {
 
 impl<'d, 'a> Graphics<'d, 'a> {
     /// Returns the `<channel>` elements that ask for encryption.
-    pub fn secure_channels(&self) -> impl Iterator<Item = Element<'d, 'a>> {
+    pub(crate) fn secure_channels(&self) -> impl Iterator<Item = Element<'d, 'a>> {
         let is_secure = |child: &Element<'d, 'a>| {
             child.name() == "channel" && child.attribute("mode").as_deref() == Some("secure")
         };
@@ -148,7 +148,7 @@ impl<'d, 'a> Graphics<'d, 'a> {
 impl GraphicsSettings {
     /// Returns whether any channel of spice asks for encryption.
     #[must_use]
-    pub fn wants_tls(&self) -> bool {
+    pub(crate) fn wants_tls(&self) -> bool {
         self.default_mode == SpiceMode::Secure || self.channels.contains(&SpiceMode::Secure)
     }
 }

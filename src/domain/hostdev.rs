@@ -45,7 +45,7 @@ impl Hostdev<'_, '_> {
     /// Returns whether the user chose the alias. libvirt keeps such an alias, so `qemu:override`
     /// can rely on it.
     #[must_use]
-    pub fn has_user_alias(&self) -> bool {
+    pub(crate) fn has_user_alias(&self) -> bool {
         self.alias.starts_with("ua-")
     }
 }
@@ -73,7 +73,7 @@ pub(super) fn counted<'d, 'a>(
 
 /// Returns the aliases after libvirt has numbered the elements to which the user has given none.
 #[must_use]
-pub fn numbered(aliases: impl Iterator<Item = Option<String>>) -> Vec<String> {
+pub(crate) fn numbered(aliases: impl Iterator<Item = Option<String>>) -> Vec<String> {
     let mut next = 0..;
     aliases
         .map(|alias| alias.unwrap_or_else(|| format!("hostdev{}", next.next().unwrap_or_default())))
@@ -179,39 +179,6 @@ pub(crate) fn parse_number(text: &str) -> Option<u32> {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::domain::tests::with;
-
-    #[test]
-    fn which_devices_and_what_qemu_calls_them() {
-        const DEVICES: &str = "<interface type='hostdev'/><interface type='network'/>
-            <hostdev mode='subsystem' type='usb'><source><vendor id='1'/></source></hostdev>
-            <hostdev type='mdev' model='vfio-pci'><source><address uuid='c1a20000-0000-4000-8000-000000000002'/></source><alias name='ua-gpu'/></hostdev>
-            <hostdev type='pci' display='on' ramfb='off'><source><address domain='0x0000' bus='0xe1' slot='010' function='7'/></source><alias name='hostdev7'/></hostdev>
-            <hostdev type='pci'><source><address bus='0x100'/></source></hostdev>
-            <hostdev type='mdev' model='vfio-ap'><source><address uuid='C1A20000-0000-4000-8000-000000000003'/></source></hostdev>";
-        with(DEVICES, |domain| {
-            let seen: Vec<String> = domain
-                .hostdevs
-                .iter()
-                .map(|h| format!("{} {} {}", h.id, h.model, h.alias))
-                .collect();
-            assert_eq!(
-                seen,
-                [
-                    "c1a20000-0000-4000-8000-000000000002 vfio-pci ua-gpu",
-                    "0000:e1:08.7 vfio-pci hostdev2",
-                    "c1a20000-0000-4000-8000-000000000003 vfio-ap hostdev4",
-                ]
-            );
-            assert_eq!(domain.hostdevs[1].display, Some(Switch::On));
-            assert_eq!(domain.hostdevs[1].ramfb, Some(Switch::Off));
-        });
-    }
-}
-
 /// Returns the errors that libvirt's parser would report for a hostdev (src/conf/domain_conf.c, `virDomainHostdevDefParseXMLSubsys`).
 pub(super) fn misread(hostdev: Element<'_, '_>) -> Vec<String> {
     let kind = match hostdev.attribute("type") {
@@ -293,3 +260,36 @@ const LIBVIRTS_HOSTDEVS: [&str; 5] = ["usb", "pci", "scsi", "scsi_host", "mdev"]
 
 /// The models of mediated devices that libvirt knows (src/conf/device_conf.c, `virMediatedDeviceModel`).
 const LIBVIRTS_MODELS: [&str; 3] = ["vfio-pci", "vfio-ccw", "vfio-ap"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::tests::with;
+
+    #[test]
+    fn which_devices_and_what_qemu_calls_them() {
+        const DEVICES: &str = "<interface type='hostdev'/><interface type='network'/>
+            <hostdev mode='subsystem' type='usb'><source><vendor id='1'/></source></hostdev>
+            <hostdev type='mdev' model='vfio-pci'><source><address uuid='c1a20000-0000-4000-8000-000000000002'/></source><alias name='ua-gpu'/></hostdev>
+            <hostdev type='pci' display='on' ramfb='off'><source><address domain='0x0000' bus='0xe1' slot='010' function='7'/></source><alias name='hostdev7'/></hostdev>
+            <hostdev type='pci'><source><address bus='0x100'/></source></hostdev>
+            <hostdev type='mdev' model='vfio-ap'><source><address uuid='C1A20000-0000-4000-8000-000000000003'/></source></hostdev>";
+        with(DEVICES, |domain| {
+            let seen: Vec<String> = domain
+                .hostdevs
+                .iter()
+                .map(|h| format!("{} {} {}", h.id, h.model, h.alias))
+                .collect();
+            assert_eq!(
+                seen,
+                [
+                    "c1a20000-0000-4000-8000-000000000002 vfio-pci ua-gpu",
+                    "0000:e1:08.7 vfio-pci hostdev2",
+                    "c1a20000-0000-4000-8000-000000000003 vfio-ap hostdev4",
+                ]
+            );
+            assert_eq!(domain.hostdevs[1].display, Some(Switch::On));
+            assert_eq!(domain.hostdevs[1].ramfb, Some(Switch::Off));
+        });
+    }
+}

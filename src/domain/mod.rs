@@ -21,17 +21,21 @@ use graphics::graphics;
 pub use graphics::{
     Graphics, GraphicsSettings, GraphicsType, Listen, ListenDefault, Reach, SpiceMode,
 };
-pub use hostdev::{Hostdev, HostdevSettings, numbered};
+
+pub use hostdev::{Hostdev, HostdevSettings};
+
+pub(crate) use hostdev::numbered;
 use hostdev::{counted, hostdevs};
 pub(crate) use hostdev::{device, parse_number};
+pub use video::{Video, VideoSettings};
+
 use video::video;
-pub use video::{Video, VideoMemory, VideoSettings};
 
 /// The namespace of `<qemu:commandline>` and `<qemu:override>` (libvirt docs/drvqemu.rst).
 pub const QEMU_NAMESPACE: &str = "http://libvirt.org/schemas/domain/qemu/1.0";
 
 /// The namespace of `<gfxplane:policy>` in a domain's metadata.
-pub const POLICY_NAMESPACE: &str = "urn:gfxplane:domain:1";
+pub(crate) const POLICY_NAMESPACE: &str = "urn:gfxplane:domain:1";
 
 /// The namespace of libosinfo's metadata.
 pub(crate) const LIBOSINFO_NAMESPACE: &str = "http://libosinfo.org/xmlns/libvirt/domain/1.0";
@@ -250,7 +254,7 @@ impl<'d, 'a> Domain<'d, 'a> {
 
     /// Returns whether libosinfo's metadata say that the guest is Windows.
     #[must_use]
-    pub fn is_windows(&self) -> bool {
+    pub(crate) fn is_windows(&self) -> bool {
         self.os_id
             .as_deref()
             .is_some_and(|id| id.contains("microsoft.com/win"))
@@ -259,7 +263,7 @@ impl<'d, 'a> Domain<'d, 'a> {
     /// Returns whether a hostdev for a vfio device does not name the device. libvirt refuses such a
     /// domain ([`Domain::misread`]).
     #[must_use]
-    pub fn has_unread_hostdev(&self) -> bool {
+    pub(crate) fn has_unread_hostdev(&self) -> bool {
         let hostdevs = self.aliases.iter().map(|(element, _)| element);
         let mut hostdevs = hostdevs.filter(|element| element.name() == "hostdev");
         hostdevs.any(|hostdev| {
@@ -270,7 +274,7 @@ impl<'d, 'a> Domain<'d, 'a> {
 
     /// Returns whether QEMU runs the domain.
     #[must_use]
-    pub fn is_qemu(&self) -> bool {
+    pub(crate) fn is_qemu(&self) -> bool {
         // hyperv is QEMU on Microsoft's hypervisor (KubeVirt 1.9, pkg/hypervisor/mshv), as far as a
         // domain has vfio devices.
         matches!(self.virt_type.as_str(), "kvm" | "qemu" | "hvf" | "hyperv")
@@ -420,7 +424,7 @@ fn properties<'d, 'a>(root: Element<'d, 'a>) -> Vec<Property<'d, 'a>> {
 
 /// Returns the name and the vfio devices of a domain; both empty if its XML can't be read.
 #[must_use]
-pub fn name_and_devices(definition: &str) -> (String, Vec<DeviceId>) {
+pub(crate) fn name_and_devices(definition: &str) -> (String, Vec<DeviceId>) {
     let Ok(document) = Document::parse(definition) else {
         return Default::default();
     };
@@ -539,8 +543,8 @@ mod tests {
             ),
         ] {
             let found = with(&xml, |domain| {
-                let ids = domain.hostdevs.iter().map(|hostdev| hostdev.id.to_string());
-                domain.misread.first().cloned().or(ids.last())
+                let mut ids = domain.hostdevs.iter().map(|hostdev| hostdev.id.to_string());
+                domain.misread.first().cloned().or(ids.next_back())
             });
             assert_eq!(found.as_deref(), Some(expected), "{xml}");
         }

@@ -232,7 +232,7 @@ impl Wishes {
     ///
     /// # Errors
     /// [`BadWord`] for an unknown name.
-    pub fn unset(&mut self, name: &str) -> Result<(), BadWord> {
+    pub(crate) fn unset(&mut self, name: &str) -> Result<(), BadWord> {
         match name {
             "display" => self.display = None,
             "unknown" => self.unknown = None,
@@ -269,7 +269,7 @@ impl Wishes {
     ///
     /// # Errors
     /// [`BadPolicy`] for an unknown attribute or word.
-    pub fn of_element(element: Element<'_, '_>) -> Result<Self, BadPolicy> {
+    pub(crate) fn of_element(element: Element<'_, '_>) -> Result<Self, BadPolicy> {
         let mut wishes = Wishes::default();
         for (name, value) in element.attributes() {
             if name == "xmlns" || name.starts_with("xmlns:") {
@@ -301,7 +301,7 @@ fn unknown_name(name: &str) -> BadWord {
 impl Policy {
     /// Returns the whole policy as wishes.
     #[must_use]
-    pub fn as_wishes(&self) -> Wishes {
+    pub(crate) fn as_wishes(&self) -> Wishes {
         Wishes {
             display: Some(self.display),
             unknown: Some(self.unknown),
@@ -318,7 +318,7 @@ impl Policy {
     /// domain itself gives `display='on'`. For a domain that another manager made, or that is older
     /// than the package.
     #[must_use]
-    pub fn asked_only(mut self) -> Self {
+    pub(crate) fn asked_only(mut self) -> Self {
         self.display = self.display.min(Displays::Asked);
         self
     }
@@ -360,7 +360,7 @@ impl Policy {
     /// Returns whether the guest is Windows. The policy decides; if it does not say, libosinfo's
     /// metadata decide.
     #[must_use]
-    pub fn is_windows(&self, domain: &Domain<'_, '_>) -> bool {
+    pub(crate) fn is_windows(&self, domain: &Domain<'_, '_>) -> bool {
         self.guest
             .map_or_else(|| domain.is_windows(), |guest| guest == Guest::Windows)
     }

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use uuid::Uuid;
 
 /// The longest line that is shown of a text from another source, in bytes.
-pub const LONGEST_LINE: usize = 2048;
+const LONGEST_LINE: usize = 2048;
 
 /// Returns false for a character on which a terminal acts, or that nobody sees. These are control
 /// characters (C0, DEL, C1); characters that turn the direction of writing, have no width, or end a
@@ -47,7 +47,7 @@ pub fn plain(text: &str) -> String {
 
 /// Returns a text like [`plain`], with another limit, in bytes.
 #[must_use]
-pub fn plain_up_to(limit: usize, text: &str) -> String {
+pub(crate) fn plain_up_to(limit: usize, text: &str) -> String {
     let is_whole = text.len() <= limit;
     let mut end = limit.min(text.len());
     while !text.is_char_boundary(end) {
@@ -79,7 +79,7 @@ pub fn plain_lines(text: &str) -> String {
 
 /// A writer that passes on only harmless characters, line ends and tabs.
 #[derive(Debug)]
-pub struct Harmless<W> {
+pub(crate) struct Harmless<W> {
     inner: W,
     /// The bytes of a character whose end was not written yet.
     rest: Vec<u8>,
@@ -87,7 +87,7 @@ pub struct Harmless<W> {
 
 impl<W: Write> Harmless<W> {
     /// Writes to `inner`.
-    pub fn new(inner: W) -> Self {
+    pub(crate) fn new(inner: W) -> Self {
         Harmless {
             inner,
             rest: Vec::new(),
@@ -137,7 +137,7 @@ pub fn quoted(word: &str) -> String {
 }
 
 /// The longest domain name, in bytes, that is used in a line.
-pub const LONGEST_NAME: usize = 200;
+pub(crate) const LONGEST_NAME: usize = 200;
 
 /// Returns the argument by which to name a domain to gfxplane in a shell: its name, or its UUID if
 /// the name would be taken for an option or a file, or could not be typed. Returns `DOMAIN` if the

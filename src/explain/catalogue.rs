@@ -16,7 +16,7 @@ const SHORTEST: usize = 10;
 /// Returns each original with its translation; empty for a damaged file. For a text with a plural,
 /// returns the first form.
 #[must_use]
-pub fn pairs(bytes: &[u8]) -> Vec<(&str, &str)> {
+pub(crate) fn pairs(bytes: &[u8]) -> Vec<(&str, &str)> {
     read(bytes).unwrap_or_default()
 }
 

@@ -127,7 +127,7 @@ pub fn began(log: &str) -> Option<Duration> {
 
 /// The last start in a log, whatever the domain's devices.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LastStart<'l> {
+pub(crate) struct LastStart<'l> {
     /// The time when the start began, since 1970.
     pub began: Duration,
     /// QEMU's version, as libvirt reports it.
@@ -145,7 +145,7 @@ pub struct LastStart<'l> {
 impl<'l> LastStart<'l> {
     /// Reads the last start; `None` if the log has no whole start.
     #[must_use]
-    pub fn of(log: &'l str) -> Option<Self> {
+    pub(crate) fn of(log: &'l str) -> Option<Self> {
         let start = Start::last(log)?;
         let reasons = start.printed.lines().filter_map(reason);
         Some(LastStart {

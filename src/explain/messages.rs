@@ -76,7 +76,7 @@ pub enum Fixup {
 /// A fact of this host or domain that is shown beside the cause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Tell {
+pub(crate) enum Tell {
     /// The displays of all of the domain's devices that have `display='on'`, if the message names
     /// no device.
     Displays,
@@ -97,7 +97,7 @@ pub enum Tell {
 /// A condition of this host or domain under which the message has another cause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Condition {
+pub(crate) enum Condition {
     /// A device has ramfb.
     Ramfb,
     /// No device has its display on, and a graphics card is handed out as a whole.
@@ -117,7 +117,7 @@ pub enum Condition {
 /// The cause under a condition, with its fixes.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Case {
+pub(crate) struct Case {
     /// The condition.
     pub is: Condition,
     /// The cause.
@@ -129,7 +129,7 @@ pub struct Case {
 /// A problem: the cause of a message, and its fixes.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Symptom {
+pub(crate) struct Symptom {
     /// The cause.
     pub cause: String,
     /// The fixes, the best first.
@@ -151,7 +151,7 @@ pub struct Symptom {
 }
 
 /// All symptoms by their names.
-pub static SYMPTOMS: LazyLock<BTreeMap<String, Symptom>> = LazyLock::new(|| {
+pub(crate) static SYMPTOMS: LazyLock<BTreeMap<String, Symptom>> = LazyLock::new(|| {
     toml::from_str(include_str!("messages.toml")).expect("a test has read what is built in")
 });
 

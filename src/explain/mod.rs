@@ -8,7 +8,7 @@
 //! A text may have been pasted. So its line breaks, indentation and quotation marks may differ, it
 //! may stand in JSON, and capitals do not count.
 
-pub mod catalogue;
+mod catalogue;
 pub mod causes;
 mod conditions;
 pub mod doctor;
@@ -305,7 +305,7 @@ const HOOK_SAYS: &str = " is not started";
 /// Returns the domain that a text names: in libvirt's `Failed to start domain 'guest'` (older
 /// versions without the quotation marks), or in the hook's message.
 #[must_use]
-pub fn domain_of(text: &str) -> Option<String> {
+pub(crate) fn domain_of(text: &str) -> Option<String> {
     let text = plain(text);
     let after = |words: &str| text.split_once(words).map(|(_, rest)| rest);
     // Names may contain blanks and quotation marks. The hook's line has none around them.
@@ -408,7 +408,7 @@ mod tests {
     fn what_is_predicted_is_known() {
         let source = include_str!("../predict/words.rs");
         let mut count = 0;
-        for constant in source.split("pub const ").skip(1) {
+        for constant in source.split("pub(crate) const ").skip(1) {
             let words = constant
                 .split_once('"')
                 .and_then(|(_, rest)| rest.split_once("\";"));

@@ -17,11 +17,11 @@ use crate::host::{Root, is_absent, settings};
 const DIRECTORY: &str = "etc/mdevctl.d/scripts.d/callouts";
 
 /// The name of the permanent link. It follows the names of the package's links among the notifiers.
-pub const STATIC: &str = "99-gfxplane";
+const STATIC: &str = "99-gfxplane";
 
 /// The name of the daemon's link. By this name, a link that a killed daemon leaves behind is known
 /// to be the daemon's, and removed (packaging/gfxplane.service, packaging/gfxplane.tmpfiles).
-pub const OF_DAEMON: &str = "99-gfxplane-watch";
+pub(crate) const OF_DAEMON: &str = "99-gfxplane-watch";
 
 /// The target of both links.
 const HELPER: &str = "/usr/bin/gfxplane-helper";
@@ -37,7 +37,7 @@ pub fn is_told_by_libvirt(root: &Root) -> bool {
 
 /// Returns whether a file among mdevctl's scripts is one of our links, by its name.
 #[must_use]
-pub fn is_ours(name: &str) -> bool {
+pub(crate) fn is_ours(name: &str) -> bool {
     [STATIC, OF_DAEMON].contains(&name)
 }
 

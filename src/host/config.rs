@@ -104,7 +104,7 @@ pub struct Config {
 }
 
 /// The longest deadline that may be set.
-pub const MAX_DEADLINE: Duration = Duration::from_secs(120);
+pub(crate) const MAX_DEADLINE: Duration = Duration::from_secs(120);
 
 impl Default for Config {
     fn default() -> Self {
@@ -169,7 +169,7 @@ pub struct BadDeadline(pub f64);
 ///
 /// # Errors
 /// [`BadDeadline`] unless the number is above 0 and at most [`MAX_DEADLINE`].
-pub fn deadline(seconds: f64) -> Result<Duration, BadDeadline> {
+pub(crate) fn deadline(seconds: f64) -> Result<Duration, BadDeadline> {
     Duration::try_from_secs_f64(seconds)
         .ok()
         .filter(|d| !d.is_zero() && *d <= MAX_DEADLINE)

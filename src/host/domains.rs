@@ -4,7 +4,7 @@ use crate::host::{Root, Warning, exists, is_dir, read_names_that, read_whole};
 
 /// The directory of the persistent definitions (libvirt src/qemu/qemu_conf.c,
 /// `virQEMUDriverConfigNew`, `configDir`).
-pub const DEFINITIONS: &str = "etc/libvirt/qemu";
+pub(crate) const DEFINITIONS: &str = "etc/libvirt/qemu";
 
 /// The directory of the running domains' state (`stateDir` there).
 const RUNNING: &str = "run/libvirt/qemu";
@@ -15,7 +15,7 @@ const LARGEST: usize = 4 << 20;
 
 /// A domain's file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DomainFile {
+pub(crate) struct DomainFile {
     /// The domain's name, which names the file.
     pub name: String,
     /// The XML.
@@ -27,7 +27,7 @@ pub struct DomainFile {
 /// Returns the domains of libvirt's files, sorted by name; `None` if there is no directory of
 /// definitions or it can't be read.
 #[must_use]
-pub fn read(root: &Root, warnings: &mut Vec<Warning>) -> Option<Vec<DomainFile>> {
+pub(crate) fn read(root: &Root, warnings: &mut Vec<Warning>) -> Option<Vec<DomainFile>> {
     let directory = root.join(DEFINITIONS);
     if !is_dir(&directory) || std::fs::read_dir(&directory).is_err() {
         return None;

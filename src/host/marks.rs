@@ -40,7 +40,7 @@ pub fn mark(root: &Root, id: DeviceId) -> io::Result<Lock> {
 /// Returns the marked devices, whoever holds their marks. Empty if the directory can't be read, as
 /// by users other than root.
 #[must_use]
-pub fn marked(root: &Root) -> Vec<DeviceId> {
+pub(crate) fn marked(root: &Root) -> Vec<DeviceId> {
     let directory = directory(root);
     let is_trusted = fs::symlink_metadata(&directory).is_ok_and(|metadata| {
         metadata.is_dir() && run::untrusted(root, &metadata, None, 0).is_none()
@@ -59,7 +59,7 @@ pub fn marked(root: &Root) -> Vec<DeviceId> {
 /// # Errors
 /// Any error of the file system; [`io::ErrorKind::TimedOut`] if somebody holds the mark until
 /// `limit`.
-pub fn take_over(root: &Root, id: DeviceId, limit: Instant) -> io::Result<Option<Lock>> {
+pub(crate) fn take_over(root: &Root, id: DeviceId, limit: Instant) -> io::Result<Option<Lock>> {
     Lock::wait(&path(root, id), false, Some(limit))
 }
 
@@ -67,7 +67,7 @@ pub fn take_over(root: &Root, id: DeviceId, limit: Instant) -> io::Result<Option
 ///
 /// # Errors
 /// Any error of the file system. A mark that does not exist is no error.
-pub fn unmark(root: &Root, id: DeviceId) -> io::Result<()> {
+pub(crate) fn unmark(root: &Root, id: DeviceId) -> io::Result<()> {
     match fs::remove_file(path(root, id)) {
         Err(error) if !is_absent(&error) => Err(error),
         _ => Ok(()),

@@ -18,7 +18,7 @@ use crate::host::{MAX_TEXT, Root, Warning, is_dir, read_names, read_text, read_w
 
 /// The drop-in that puts our mdevctl first in libvirtd's PATH. The administrator of a host with a
 /// libvirt before 10.1 can switch it on (packaging/libvirt-9).
-pub const WRAPPER: &str = "etc/systemd/system/libvirtd.service.d/gfxplane-mdevctl.conf";
+pub(crate) const WRAPPER: &str = "etc/systemd/system/libvirtd.service.d/gfxplane-mdevctl.conf";
 
 /// A definition of a mediated device.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -22,14 +22,14 @@ pub(crate) mod apparmor;
 pub mod callout;
 pub mod catalogues;
 pub mod config;
-pub mod domains;
+pub(crate) mod domains;
 pub mod emulator;
 pub mod exports;
 pub mod log;
 pub mod marks;
 pub mod mdevctl;
-pub mod pci_ids;
-pub mod qemu_log;
+pub(crate) mod pci_ids;
+pub(crate) mod qemu_log;
 pub mod requests;
 pub mod rewrite;
 pub mod run;
@@ -249,7 +249,7 @@ pub fn leave_no_core() {
 ///
 /// # Errors
 /// Any error of the file system; the path is no regular file.
-pub fn open_file(path: &Path) -> io::Result<std::fs::File> {
+pub(crate) fn open_file(path: &Path) -> io::Result<std::fs::File> {
     let mut options = std::fs::OpenOptions::new();
     let file = options
         .read(true)
@@ -266,7 +266,7 @@ pub fn open_file(path: &Path) -> io::Result<std::fs::File> {
 ///
 /// # Errors
 /// The errors of [`open_file`]; the file is larger, or not UTF-8.
-pub fn read_whole(path: &Path, limit: usize) -> io::Result<String> {
+pub(crate) fn read_whole(path: &Path, limit: usize) -> io::Result<String> {
     let mut text = String::new();
     let read = open_file(path)?
         .take(limit as u64 + 1)

@@ -27,7 +27,7 @@ const TAIL: u64 = 1024 * 1024;
 ///
 /// # Errors
 /// The reason why it is not read, with the file.
-pub fn tail(root: &Root, directory: &Path, domain: &str) -> Result<Option<String>, String> {
+pub(crate) fn tail(root: &Root, directory: &Path, domain: &str) -> Result<Option<String>, String> {
     // libvirt refuses such names, too (src/conf/domain_conf.c, virDomainDefParseXML).
     if domain.is_empty() || domain.contains('/') {
         return Err(format!("{domain:?} is no name of a domain"));
@@ -74,7 +74,7 @@ fn read_tail(root: &Root, file: &mut File) -> Result<String, String> {
 /// It was if it lies in this boot, and not before udev first saw the device. If no udev knows the
 /// device, the boot alone decides. False for a time in the future.
 #[must_use]
-pub fn is_of_this_device(root: &Root, id: DeviceId, began: Duration) -> bool {
+pub(crate) fn is_of_this_device(root: &Root, id: DeviceId, began: Duration) -> bool {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     // If the clock was set back, the start seems to lie in the future.
     let Some(ago) = now.ok().and_then(|now| now.checked_sub(began)) else {

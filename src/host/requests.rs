@@ -31,11 +31,11 @@ const VETO: &str = ".veto";
 /// The longest time that a start takes, from the hook's `prepare` until QEMU has opened its
 /// devices. libvirt itself waits half a minute for a QEMU that does not answer yet
 /// (src/qemu/qemu_monitor.c, `QEMU_DEFAULT_MONITOR_WAIT`).
-pub const START_TAKES: Duration = Duration::from_secs(120);
+const START_TAKES: Duration = Duration::from_secs(120);
 
 /// The greatest number of requests that are kept. So a host without the daemon does not fill its
 /// `/run` with the names of transient domains.
-pub const MAX_REQUESTS: usize = 4096;
+const MAX_REQUESTS: usize = 4096;
 
 /// A request to look at a domain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -78,7 +78,7 @@ pub fn directory(root: &Root) -> PathBuf {
 ///
 /// # Errors
 /// Any error of the file system; [`io::ErrorKind::InvalidData`] if it exists but can't be trusted.
-pub fn prepare_directory(root: &Root) -> io::Result<PathBuf> {
+pub(crate) fn prepare_directory(root: &Root) -> io::Result<PathBuf> {
     run::directory(root, REQUESTS, 0o700)
 }
 

@@ -3,7 +3,7 @@
 //! The directory is root's and 0755, records are 0644, and `lock` is 0700, so that nobody else can
 //! hold up a start by taking a lock. Files are replaced as a whole (temporary file, rename), so
 //! readers need no lock. Readers accept only regular files of root that nobody else may write, at
-//! most [`MAX_SIZE`] bytes, and follow no link.
+//! most [`MAX_SIZE`](crate::device::record::MAX_SIZE) bytes, and follow no link.
 
 mod lock;
 mod trusted;
@@ -51,7 +51,7 @@ pub enum Written {
 /// # Errors
 /// Any error of the file system; [`io::ErrorKind::InvalidData`] if the directory exists but can't
 /// be trusted.
-pub fn records_directory(root: &Root) -> io::Result<PathBuf> {
+pub(crate) fn records_directory(root: &Root) -> io::Result<PathBuf> {
     directory(root, "records", 0o755)
 }
 
@@ -59,7 +59,7 @@ pub fn records_directory(root: &Root) -> io::Result<PathBuf> {
 ///
 /// # Errors
 /// The errors of [`records_directory`].
-pub fn qemu_directory(root: &Root) -> io::Result<PathBuf> {
+pub(crate) fn qemu_directory(root: &Root) -> io::Result<PathBuf> {
     directory(root, "qemu", 0o755)
 }
 
@@ -70,7 +70,7 @@ pub fn read_record(root: &Root, id: DeviceId, warnings: &mut Vec<Warning>) -> Op
 }
 
 /// Returns the record of QEMU's statement about a device, like [`read_record`].
-pub fn read_qemu(root: &Root, id: DeviceId, warnings: &mut Vec<Warning>) -> Option<Record> {
+pub(crate) fn read_qemu(root: &Root, id: DeviceId, warnings: &mut Vec<Warning>) -> Option<Record> {
     read_of(root, id, qemu_path(root, id), warnings).filter(|record| record.qemu.is_some())
 }
 
@@ -211,7 +211,7 @@ pub fn forget(root: &Root, id: DeviceId) -> io::Result<()> {
 
 /// Returns the path of a device's record, whether or not there is one.
 #[must_use]
-pub fn record_path(root: &Root, id: DeviceId) -> PathBuf {
+pub(crate) fn record_path(root: &Root, id: DeviceId) -> PathBuf {
     root.join(BASE).join("records").join(format!("{id}.json"))
 }
 

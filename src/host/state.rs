@@ -31,14 +31,14 @@ use crate::plan::undo::{Inverse, Unreadable, inverse};
 const BASE: &str = "var/lib/gfxplane";
 
 /// The number of changes of a domain that can be undone.
-pub const MAX_ROUNDS: usize = 32;
+pub(crate) const MAX_ROUNDS: usize = 32;
 
 /// The largest size of a domain's file, in bytes. Above it, older changes are dropped.
 const MAX_DOMAIN: usize = 1024 * 1024;
 
 /// The greatest number of undefined domains of which the store still knows that the daemon stays
 /// away from them.
-pub const MAX_GONE: usize = 1000;
+pub(crate) const MAX_GONE: usize = 1000;
 
 /// The size at which the log gets another name and a new one begins, in bytes.
 const MAX_LOG: u64 = 1024 * 1024;
@@ -100,7 +100,7 @@ pub enum NotRemembered {
 
 /// A change that was made to a definition.
 #[derive(Debug, Clone, Copy)]
-pub struct Made<'m> {
+pub(crate) struct Made<'m> {
     /// The domain's UUID.
     pub uuid: Uuid,
     /// The domain's name.
@@ -124,7 +124,7 @@ impl State {
     ///
     /// # Errors
     /// [`NotRemembered::Io`], most often because the user is not root.
-    pub fn readable(&self) -> Result<(), NotRemembered> {
+    pub(crate) fn readable(&self) -> Result<(), NotRemembered> {
         let path = self.base();
         match fs::read_dir(&path) {
             Err(error) if !is_absent(&error) => Err(NotRemembered::Io { path, error }),
@@ -136,7 +136,7 @@ impl State {
     ///
     /// # Errors
     /// [`NotRemembered`]; the log is written all the same, if possible.
-    pub fn made(&self, by: By, made: &Made<'_>) -> Result<(), NotRemembered> {
+    pub(crate) fn made(&self, by: By, made: &Made<'_>) -> Result<(), NotRemembered> {
         let entry =
             Entry::new(now(), What::Fixed, by, made.name, Some(made.uuid)).changes(made.changes);
         let logged = self.append(&entry);
@@ -181,7 +181,7 @@ impl State {
     ///
     /// # Errors
     /// [`NotRemembered::Io`]; all of them stay then.
-    pub fn clear_undo(&self, uuid: Uuid) -> Result<(), NotRemembered> {
+    pub(crate) fn clear_undo(&self, uuid: Uuid) -> Result<(), NotRemembered> {
         if matches!(self.domain(uuid), Ok(None)) {
             return Ok(());
         }
@@ -227,7 +227,7 @@ impl State {
     ///
     /// # Errors
     /// [`NotRemembered::Io`]; the memory is then as it was.
-    pub fn undefined(&self, uuid: Uuid) -> Result<(), NotRemembered> {
+    pub(crate) fn undefined(&self, uuid: Uuid) -> Result<(), NotRemembered> {
         match self.domain(uuid) {
             Ok(Some(remembered)) if remembered.hands_off && remembered.undo.is_empty() => Ok(()),
             Ok(Some(remembered)) if remembered.hands_off => self.clear_undo(uuid),
@@ -240,7 +240,7 @@ impl State {
     ///
     /// # Errors
     /// [`NotRemembered::Io`].
-    pub fn forget_gone(&self, is_there: impl Fn(Uuid) -> bool) -> Result<(), NotRemembered> {
+    pub(crate) fn forget_gone(&self, is_there: impl Fn(Uuid) -> bool) -> Result<(), NotRemembered> {
         let mut gone: Vec<Uuid> = self.domains();
         gone.retain(|uuid| !is_there(*uuid));
         if gone.len() <= MAX_GONE {
@@ -389,7 +389,7 @@ impl State {
     /// Returns the domains that existed before the package; `None` if nobody has looked yet, or the
     /// list can't be believed.
     #[must_use]
-    pub fn older(&self, warnings: &mut Vec<Warning>) -> Option<BTreeSet<Uuid>> {
+    pub(crate) fn older(&self, warnings: &mut Vec<Warning>) -> Option<BTreeSet<Uuid>> {
         let path = self.older_path();
         let older: Option<Older> = self.json(&path).unwrap_or_else(|problem| {
             warnings.push(Warning::new(&path, format!("ignored: {problem}")));

@@ -17,7 +17,7 @@ use crate::host::{Warning, read_text};
 /// Reads `gfx_plane/{dmabuf,region}`: `Y`, `N`, `1` or `0`, as kernel attributes have it. Returns
 /// `None` if there is no such directory or it has neither attribute. One missing attribute counts
 /// as no.
-pub fn read_gfx_plane(device: &Path, warnings: &mut Vec<Warning>) -> Option<Display> {
+pub(crate) fn read_gfx_plane(device: &Path, warnings: &mut Vec<Warning>) -> Option<Display> {
     let mut read = |name: &str| {
         let path = device.join("gfx_plane").join(name);
         let text = read_text(&path, warnings)?;

@@ -10,7 +10,7 @@ use crate::host::{Root, Warning};
 use crate::libvirt::Libvirt;
 
 /// The URI of a machine's own libvirt.
-pub const SYSTEM: &str = "qemu:///system";
+pub(crate) const SYSTEM: &str = "qemu:///system";
 
 /// The context in which every command runs.
 #[derive(Debug, Clone)]
@@ -60,7 +60,7 @@ impl Context {
 
     /// Returns whether libvirt is another host's: its URI names a host (`qemu+ssh://host/system`).
     #[must_use]
-    pub fn is_remote(&self) -> bool {
+    pub(crate) fn is_remote(&self) -> bool {
         let rest = self
             .connect
             .as_deref()
@@ -77,7 +77,7 @@ impl Context {
     ///
     /// # Errors
     /// The reason why libvirt gave no answer.
-    pub fn domain_capabilities(
+    pub(crate) fn domain_capabilities(
         &self,
         emulator: &Path,
         named_here: bool,
@@ -100,7 +100,7 @@ impl Context {
     }
 
     /// Writes a message to stderr.
-    pub fn say(&self, text: &str) {
+    pub(crate) fn say(&self, text: &str) {
         if !self.quiet {
             let _ = writeln!(io::stderr(), "gfxplane: {}", plain_lines(text));
         }

@@ -31,7 +31,7 @@ use crate::publish::inventory::{Sources, State, inventory};
 ///
 /// # Errors
 /// At least one device is not. The error names all such devices, and the fix.
-pub fn are_there(root: &Root, devices: &[DeviceId]) -> Result<(), Failure> {
+pub(crate) fn are_there(root: &Root, devices: &[DeviceId]) -> Result<(), Failure> {
     let missing: Vec<DeviceId> = devices
         .iter()
         .filter(|id| Sources::read_device(root, **id).1.is_none())
@@ -74,7 +74,7 @@ pub fn are_there(root: &Root, devices: &[DeviceId]) -> Result<(), Failure> {
 ///
 /// # Errors
 /// A domain has one. The error names the device and the domain.
-pub fn are_unused(users: &[User], devices: &[DeviceId]) -> Result<(), Failure> {
+pub(crate) fn are_unused(users: &[User], devices: &[DeviceId]) -> Result<(), Failure> {
     let problems: Vec<String> = users
         .iter()
         .flat_map(|user| user.devices.iter().map(move |device| (device, user)))
@@ -97,7 +97,7 @@ pub fn are_unused(users: &[User], devices: &[DeviceId]) -> Result<(), Failure> {
 
 /// The devices that this run holds against other runs.
 #[derive(Debug, Default)]
-pub struct Held(Vec<Hold>);
+pub(crate) struct Held(Vec<Hold>);
 
 #[derive(Debug)]
 struct Hold {
@@ -114,7 +114,7 @@ impl Drop for Hold {
 
 /// The reason why devices can't be held.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NotHeld {
+pub(crate) enum NotHeld {
     /// Another process of ours has one.
     #[error("{0}")]
     InUse(String),
@@ -131,7 +131,7 @@ impl From<NotHeld> for Failure {
 
 /// Returns a function that tells whether the start of a domain with one of the devices has begun
 /// since `start_comes` was called.
-pub fn start_comes<'r>(root: &'r Root, devices: &[DeviceId]) -> impl Fn() -> bool + use<'r> {
+pub(crate) fn start_comes<'r>(root: &'r Root, devices: &[DeviceId]) -> impl Fn() -> bool + use<'r> {
     let unmarked: Vec<DeviceId> = devices
         .iter()
         .filter(|id| !start_under_way(root, **id))
@@ -149,7 +149,7 @@ pub fn start_comes<'r>(root: &'r Root, devices: &[DeviceId]) -> impl Fn() -> boo
 /// # Errors
 /// A probe does not end, or another run has a device ([`NotHeld::InUse`]); the directory can't be
 /// trusted.
-pub fn hold(root: &Root, devices: &[DeviceId], limit: Instant) -> Result<Held, NotHeld> {
+pub(crate) fn hold(root: &Root, devices: &[DeviceId], limit: Instant) -> Result<Held, NotHeld> {
     let mut held = Held::default();
     for id in devices {
         match hold_one(root, *id, limit) {

@@ -3,15 +3,16 @@
 mod context;
 #[cfg(feature = "libvirt")]
 mod events;
-pub mod idle;
+pub(crate) mod idle;
 #[cfg(feature = "libvirt")]
 mod library;
 pub(crate) mod logs;
-pub mod surroundings;
+pub(crate) mod surroundings;
 pub mod trial;
-pub mod versions;
+pub(crate) mod versions;
 
-pub use context::{Context, Failure, SYSTEM};
+pub(crate) use context::SYSTEM;
+pub use context::{Context, Failure};
 use std::collections::HashSet;
 use std::fmt;
 use std::path::Path;
@@ -68,7 +69,8 @@ impl Term<'_> {
 
     /// Returns whether to stop waiting.
     #[must_use]
-    pub fn is_over(&self) -> bool {
+    #[cfg(feature = "libvirt")]
+    pub(crate) fn is_over(&self) -> bool {
         Instant::now() >= self.limit || (self.gives_way)()
     }
 
@@ -81,7 +83,8 @@ impl Term<'_> {
 
     /// Returns why the wait ended. `late` is the reason if the time is over.
     #[must_use]
-    pub fn failure(&self, late: String) -> Failure {
+    #[cfg(feature = "libvirt")]
+    pub(crate) fn failure(&self, late: String) -> Failure {
         Failure::Environment(if (self.gives_way)() {
             "a domain that has one of the devices is being started, and comes first: try again later".into()
         } else {

@@ -16,7 +16,7 @@ use crate::predict::screens::Known;
 use crate::publish::inventory::Reading;
 
 /// The surroundings on this machine or on a recorded host.
-pub struct HostSurroundings<'c> {
+pub(crate) struct HostSurroundings<'c> {
     context: &'c Context,
     /// True if the domain comes from libvirt. Then libvirt may be given the path of the domain's
     /// emulator.
@@ -34,7 +34,7 @@ impl<'c> HostSurroundings<'c> {
     ///
     /// # Errors
     /// libvirt is another host's, of which nothing is known here.
-    pub fn new(
+    pub(crate) fn new(
         context: &'c Context,
         is_libvirts: bool,
         qemu: Option<Version>,
@@ -55,7 +55,7 @@ impl<'c> HostSurroundings<'c> {
 
     /// Makes the surroundings for this host as it is.
     #[must_use]
-    pub fn as_it_is(context: &'c Context) -> Self {
+    pub(crate) fn as_it_is(context: &'c Context) -> Self {
         HostSurroundings {
             context,
             is_libvirts: true,
@@ -68,30 +68,30 @@ impl<'c> HostSurroundings<'c> {
 
     /// Returns the context.
     #[must_use]
-    pub fn context(&self) -> &'c Context {
+    pub(crate) fn context(&self) -> &'c Context {
         self.context
     }
 
     /// Returns the host's policy.
     #[must_use]
-    pub fn policy(&self) -> Policy {
+    pub(crate) fn policy(&self) -> Policy {
         settings::config(&self.context.root, &mut self.warnings.borrow_mut()).policy
     }
 
     /// Returns whether mdevctl can start a device that the host lacks.
     #[must_use]
-    pub fn is_defined(&self, device: DeviceId) -> bool {
+    pub(crate) fn is_defined(&self, device: DeviceId) -> bool {
         self.reading.is_defined(device)
     }
 
     /// Returns the warnings since the last call, and forgets them.
     #[must_use]
-    pub fn warnings(&self) -> Vec<Warning> {
+    pub(crate) fn warnings(&self) -> Vec<Warning> {
         self.warnings.take()
     }
 
     /// Writes the warnings to stderr.
-    pub fn warn(&self) {
+    pub(crate) fn warn(&self) {
         self.context.warn(&self.warnings());
     }
 }

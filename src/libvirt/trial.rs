@@ -36,7 +36,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// The source of the answer whether a domain starts.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "by", rename_all = "kebab-case")]
-pub enum Source {
+pub(crate) enum Source {
     /// The domain's shape was measured with the same versions, before this gfxplane was made.
     Measured {
         /// QEMU's version.
@@ -59,7 +59,7 @@ pub enum Source {
 
 /// The answer to the question whether a domain starts.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Seen {
+pub(crate) struct Seen {
     /// The source of the answer.
     #[serde(flatten)]
     pub source: Source,
@@ -82,7 +82,7 @@ impl Seen {
     /// Returns whether a person who asks needs no further trial. A domain that was refused once may
     /// start by now, for example because somebody granted a right.
     #[must_use]
-    pub fn is_final(&self) -> bool {
+    pub(crate) fn is_final(&self) -> bool {
         self.starts || !matches!(self.source, Source::Earlier { .. })
     }
 }
@@ -127,7 +127,7 @@ impl fmt::Display for Seen {
 
 /// The reason why a domain could not be tried.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NotTried {
+pub(crate) enum NotTried {
     /// A device is in use, or can't be used.
     #[error("{0}")]
     Device(String),
@@ -165,7 +165,7 @@ impl From<NotHeld> for NotTried {
 }
 
 /// The question whether a domain starts.
-pub struct Question<'c> {
+pub(crate) struct Question<'c> {
     context: &'c Context,
     uuid: Uuid,
     reduced: Reduced,
@@ -180,7 +180,7 @@ impl<'c> Question<'c> {
     ///
     /// # Errors
     /// [`Irreducible`] if the XML has nothing that could be started.
-    pub fn new(
+    pub(crate) fn new(
         context: &'c Context,
         text: &str,
         surroundings: &dyn Surroundings,
@@ -209,7 +209,7 @@ impl<'c> Question<'c> {
 
     /// Returns the UUID of the copy that would be started.
     #[must_use]
-    pub fn uuid(&self) -> Uuid {
+    pub(crate) fn uuid(&self) -> Uuid {
         self.uuid
     }
 
@@ -220,7 +220,7 @@ impl<'c> Question<'c> {
 
     /// Returns the answer that needs no trial. `warnings` receives the files that were ignored.
     #[must_use]
-    pub fn known(&self, warnings: &mut Vec<Warning>) -> Option<Seen> {
+    pub(crate) fn known(&self, warnings: &mut Vec<Warning>) -> Option<Seen> {
         let shape = self.shape.as_ref()?;
         if let Some(measured) = measured(shape, &self.abilities) {
             let source = Source::Measured {
@@ -241,7 +241,7 @@ impl<'c> Question<'c> {
     ///
     /// # Errors
     /// [`NotTried`]: the reason why the domain could not be tried.
-    pub fn try_it(&self, libvirt: &dyn Libvirt, limit: Instant) -> Result<Seen, NotTried> {
+    pub(crate) fn try_it(&self, libvirt: &dyn Libvirt, limit: Instant) -> Result<Seen, NotTried> {
         let matters = self.reduced.left_out.iter().find(|left| left.matters);
         if let Some(left) = matters {
             return Err(NotTried::LeftOut(left.what.clone()));
@@ -279,7 +279,11 @@ impl<'c> Question<'c> {
     ///
     /// # Errors
     /// [`NotTried`]: the reason why the domain could not be tried.
-    pub fn try_in_turn(&self, libvirt: &dyn Libvirt, limit: Instant) -> Result<Seen, NotTried> {
+    pub(crate) fn try_in_turn(
+        &self,
+        libvirt: &dyn Libvirt,
+        limit: Instant,
+    ) -> Result<Seen, NotTried> {
         loop {
             match self.try_it(libvirt, limit) {
                 Err(NotTried::Ours(_)) if Instant::now() + PAUSE < limit => thread::sleep(PAUSE),

@@ -13,7 +13,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -37,7 +37,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Catches versions of definitions in one directory.
 #[derive(Debug)]
-pub struct Versions {
+pub(crate) struct Versions {
     directory: PathBuf,
     inotify: Arc<Inotify>,
     wanted: Arc<Mutex<OsString>>,
@@ -59,14 +59,14 @@ enum Step {
 
 /// The watch of one domain's definition.
 #[derive(Debug)]
-pub struct Watched<'v> {
+pub(crate) struct Watched<'v> {
     versions: &'v Versions,
     watch: WatchDescriptor,
 }
 
 /// One change of a definition.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Version {
+pub(crate) enum Version {
     /// The definition became this text.
     Text(String),
     /// A definition was there that could not be read: most often, somebody replaced it before we
@@ -78,7 +78,7 @@ pub enum Version {
 
 /// What our definition replaced: the state right before it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Replaced {
+pub(crate) enum Replaced {
     /// The definition that we had read.
     Expected,
     /// A definition that somebody else made meanwhile.
@@ -95,7 +95,7 @@ impl Versions {
     ///
     /// # Errors
     /// The user has too many watches.
-    pub fn new(directory: PathBuf) -> nix::Result<Self> {
+    pub(crate) fn new(directory: PathBuf) -> nix::Result<Self> {
         let inotify = Arc::new(Inotify::init(InitFlags::IN_CLOEXEC)?);
         let wanted = Arc::<Mutex<OsString>>::default();
         let (send, steps) = mpsc::channel();
@@ -114,17 +114,11 @@ impl Versions {
         })
     }
 
-    /// Returns the directory where libvirt has the definitions.
-    #[must_use]
-    pub fn directory(&self) -> &Path {
-        &self.directory
-    }
-
     /// Watches the definition of the domain `name` until [`Watched::end`].
     ///
     /// # Errors
     /// There is no such directory, or the user has too many watches.
-    pub fn watch(&self, name: &str) -> nix::Result<Watched<'_>> {
+    pub(crate) fn watch(&self, name: &str) -> nix::Result<Watched<'_>> {
         *self.wanted.lock().expect("nothing panics with it") = format!("{name}.xml").into();
         while self.steps.try_recv().is_ok() {}
         // The kernel makes one report of two that are alike and follow each other. Of each rename it reports both ends,
@@ -145,7 +139,7 @@ impl Watched<'_> {
     /// Ends the watch. Returns the changes since it began, the oldest first; if reports are
     /// missing, a [`Version::Missed`] stands for them.
     #[must_use]
-    pub fn end(self) -> Vec<Version> {
+    pub(crate) fn end(self) -> Vec<Version> {
         // The end of the watch is reported after all that came before it.
         let mut steps = Vec::new();
         let mut ended = self.versions.inotify.rm_watch(self.watch).is_ok();
@@ -207,7 +201,11 @@ fn body(text: &str) -> &str {
 /// which libvirt has added what was missing. If `seen` shows nothing, the expected definition
 /// counts as replaced.
 #[must_use]
-pub fn replaced(seen: &[Version], expected: &str, wanted: &str) -> (Replaced, Option<String>) {
+pub(crate) fn replaced(
+    seen: &[Version],
+    expected: &str,
+    wanted: &str,
+) -> (Replaced, Option<String>) {
     let distance = |version: &Version| match version {
         Version::Text(text) => Some(distance(text, wanted)),
         _ => None,
@@ -258,7 +256,7 @@ fn distance(one: &str, other: &str) -> u64 {
 /// Returns the names of the elements in which two definitions differ, for the log, without any
 /// value. Has at most ten of them, and then `…`.
 #[must_use]
-pub fn differing(one: &str, other: &str) -> Vec<String> {
+pub(crate) fn differing(one: &str, other: &str) -> Vec<String> {
     let mut counts = tags(one);
     for tag in other.split('<') {
         *counts.entry(tag.trim()).or_default() -= 1;
@@ -362,6 +360,7 @@ fn come_first() {
 mod tests {
     use super::*;
     use std::fs;
+    use std::path::Path;
 
     const BEFORE: &str = "<domain><a/><b/></domain>";
     const OURS: &str = "<domain><a x='1'/><b/></domain>";

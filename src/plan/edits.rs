@@ -37,7 +37,7 @@ const AFTER_GRAPHICS: [&str; 18] = [
 
 /// The limits that the edits must respect.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct How {
+pub(crate) struct How {
     /// True if no device may get an alias of the user's. Such an alias renames the device, and a
     /// `-set` would no longer find it.
     pub keep_aliases: bool,
@@ -47,7 +47,7 @@ pub struct How {
 
 /// Returns the edits that make the changes.
 #[must_use]
-pub fn edits(domain: &Domain<'_, '_>, changes: &[Change], how: How) -> Vec<Edit> {
+pub(crate) fn edits(domain: &Domain<'_, '_>, changes: &[Change], how: How) -> Vec<Edit> {
     let mut edits = Edits {
         domain,
         changes,

@@ -55,7 +55,7 @@ pub struct Fixed {
 impl Fixed {
     /// Returns the words about a domain that QEMU does not run.
     #[must_use]
-    pub fn foreign_words(&self) -> Option<String> {
+    pub(crate) fn foreign_words(&self) -> Option<String> {
         Some(match self.foreign.as_deref()? {
             "" => "not looked at: the domain has no type, which libvirt refuses; <domain type='kvm'> is QEMU's".into(),
             kind => format!("not looked at: a domain of type '{kind}' is not QEMU's"),

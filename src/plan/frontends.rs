@@ -17,14 +17,14 @@ use crate::predict::{About, Danger, Prediction, Refusal, predict};
 
 /// The screens that must be visible.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Wanted {
+pub(crate) struct Wanted {
     /// The devices whose screens they are.
     pub devices: Vec<DeviceId>,
 }
 
 /// A way to show the screens.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Arrangement {
+pub(crate) struct Arrangement {
     /// The screens after the changes.
     pub screens: Screens,
     /// The changes that lead there.
@@ -34,7 +34,7 @@ pub struct Arrangement {
 impl Arrangement {
     /// Returns what the user loses by these changes.
     #[must_use]
-    pub fn loses(&self) -> BTreeSet<Consent> {
+    pub(crate) fn loses(&self) -> BTreeSet<Consent> {
         self.changes
             .iter()
             .filter_map(|change| change.consent)
@@ -43,7 +43,7 @@ impl Arrangement {
 
     /// Returns whether the user has agreed to all losses.
     #[must_use]
-    pub fn is_allowed(&self, consent: &BTreeSet<Consent>) -> bool {
+    pub(crate) fn is_allowed(&self, consent: &BTreeSet<Consent>) -> bool {
         self.loses().is_subset(consent)
     }
 }
@@ -51,7 +51,7 @@ impl Arrangement {
 /// Returns whether the domain certainly starts, all wanted screens are visible, and no viewer can
 /// end the guest.
 #[must_use]
-pub fn is_good(prediction: &Prediction, wanted: &Wanted) -> bool {
+pub(crate) fn is_good(prediction: &Prediction, wanted: &Wanted) -> bool {
     let shown = prediction.shown();
     let ends = |danger: &Danger| matches!(danger, Danger::ViewerEndsGuest { .. });
     prediction.starts()
@@ -65,7 +65,7 @@ pub fn is_good(prediction: &Prediction, wanted: &Wanted) -> bool {
 /// The function tries all ways. There are few as long as each type of graphics occurs once
 /// ([`Screens::is_ambiguous`]).
 #[must_use]
-pub fn best(
+pub(crate) fn best(
     screens: &Screens,
     abilities: &Abilities,
     wanted: &Wanted,

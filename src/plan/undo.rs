@@ -156,7 +156,7 @@ pub fn undo(current: &str, inverses: &[Inverse]) -> Result<Undone, Unreadable> {
 ///
 /// # Errors
 /// [`Unreadable`], with the place.
-pub fn undo_all<'r>(
+pub(crate) fn undo_all<'r>(
     current: &str,
     rounds: impl DoubleEndedIterator<Item = &'r [Inverse]>,
 ) -> Result<Undone, Unreadable> {

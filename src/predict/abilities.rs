@@ -98,16 +98,16 @@ pub enum RenderNodes {
 }
 
 /// libvirt's error when AppArmor denies a guest a dbus-daemon (seen with 11.3 and 12.8).
-pub const DBUS_DAEMON_DIED: &str = "dbus-daemon died and reported: libvirt: error : cannot execute binary /usr/bin/dbus-daemon: Permission denied";
+pub(crate) const DBUS_DAEMON_DIED: &str = "dbus-daemon died and reported: libvirt: error : cannot execute binary /usr/bin/dbus-daemon: Permission denied";
 
 /// The command that makes AppArmor allow guests a dbus-daemon (docs/qemu-and-libvirt.md says how
 /// the command was tried).
-pub const ALLOW_DBUS_DAEMON: &str = r"printf '%s\n' '/usr/bin/dbus-daemon rmix,' 'owner /{,var/}run/libvirt/qemu/dbus/* rwk,' | sudo install -D -m 644 /dev/stdin /etc/apparmor.d/abstractions/libvirt-qemu.d/dbus";
+pub(crate) const ALLOW_DBUS_DAEMON: &str = r"printf '%s\n' '/usr/bin/dbus-daemon rmix,' 'owner /{,var/}run/libvirt/qemu/dbus/* rwk,' | sudo install -D -m 644 /dev/stdin /etc/apparmor.d/abstractions/libvirt-qemu.d/dbus";
 
 impl RenderNodes {
     /// Returns libvirt's refusal of graphics that need a render node; `None` if the host has one.
     #[must_use]
-    pub fn refusal(self) -> Option<&'static str> {
+    pub(crate) fn refusal(self) -> Option<&'static str> {
         match self {
             RenderNodes::Present => None,
             RenderNodes::Missing => Some("No DRM render nodes available"),
@@ -120,7 +120,7 @@ impl Abilities {
     /// Returns whether the host lacks a render node, by the node's path; `None` if that is not
     /// known.
     #[must_use]
-    pub fn lacks_node(&self, path: &str) -> Option<bool> {
+    pub(crate) fn lacks_node(&self, path: &str) -> Option<bool> {
         let name = path.strip_prefix("/dev/dri/")?;
         let dri = self.guests.dri.as_ref()?;
         let directory = name.rsplit_once('/').map(|(directory, _)| directory);
@@ -133,7 +133,7 @@ impl Abilities {
     /// Returns where graphics listen if they name no address. If qemu.conf is not known, that is
     /// TCP on any address: the worst case for somebody who relies on it.
     #[must_use]
-    pub fn listen_default(&self, kind: GraphicsType) -> ListenDefault<'_> {
+    pub(crate) fn listen_default(&self, kind: GraphicsType) -> ListenDefault<'_> {
         let (address, socket) = match kind {
             GraphicsType::Spice => (&self.spice_listen, self.spice_auto_unix_socket),
             GraphicsType::Vnc => (&self.vnc_listen, self.vnc_auto_unix_socket),
@@ -147,7 +147,7 @@ impl Abilities {
 
     /// Returns whether QEMU has a frontend; `None` if that is not known.
     #[must_use]
-    pub fn has(&self, frontend: &str) -> Option<bool> {
+    pub(crate) fn has(&self, frontend: &str) -> Option<bool> {
         self.frontends
             .as_ref()
             .map(|frontends| frontends.contains(frontend))

@@ -11,10 +11,12 @@ mod told;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-pub use device::{Device, is_emulated, is_screen};
-pub use syntax::pairs;
+pub use device::Device;
+pub(crate) use device::{is_emulated, is_screen};
+pub(crate) use syntax::pairs;
 use syntax::{is_on, json_pairs};
-pub use told::{OPTIONS, is_telling, told, told_setting, without_values};
+pub use told::without_values;
+pub(crate) use told::{OPTIONS, is_telling, told, told_setting};
 
 /// The user's arguments, as far as they are read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -126,7 +128,7 @@ const MOST_UNREAD: usize = 16;
 
 /// Options of QEMU without a value that still occur. An option that is not known takes the next
 /// word as its value, unless that word looks like an option.
-pub const SWITCHES: [&str; 20] = [
+pub(crate) const SWITCHES: [&str; 20] = [
     "-S",
     "-alt-grab",
     "-ctrl-grab",
@@ -279,7 +281,7 @@ impl Arguments {
     }
 
     /// Notes an argument that is not read, once, up to a limit.
-    pub fn not_read(&mut self, what: &str) {
+    pub(crate) fn not_read(&mut self, what: &str) {
         let is_full = self.unread.len() >= MOST_UNREAD;
         if !is_full && !self.unread.iter().any(|known| known == what) {
             self.unread.push(what.to_owned());
@@ -288,7 +290,7 @@ impl Arguments {
 
     /// Returns a function from a device's driver to the values that `-global` gives to its
     /// properties. Devices of one driver share these values.
-    pub fn globals(&self) -> impl Fn(&str) -> Globals + use<> {
+    pub(crate) fn globals(&self) -> impl Fn(&str) -> Globals + use<> {
         let mut by_driver: HashMap<String, BTreeMap<String, (usize, String)>> = HashMap::new();
         for (at, global) in self.globals.iter().enumerate() {
             let values = by_driver.entry(global.driver.clone()).or_default();
@@ -340,7 +342,7 @@ impl Globals {
     }
 
     /// Ignores the values of a property, because another argument sets it.
-    pub fn pass_over(&mut self, property: &'static str) {
+    pub(crate) fn pass_over(&mut self, property: &'static str) {
         self.passed_over.insert(property);
     }
 }

@@ -19,10 +19,11 @@ use crate::predict::versions::Libvirt;
 use crate::predict::{About, Refusal, Stage};
 
 use cards::VIDEO;
+pub use graphics::NO_TLS_PORT;
 use graphics::{
     ARGUMENTS, CGROUP, DAEMON, GRAPHICS, NO_AUDIO, ONE_OF_EACH, PORTS, PROFILE, RENDER_NODE, START,
 };
-pub use graphics::{NO_APPARMOR_PROFILE, NO_TLS_PORT, is_of_real_starts};
+pub(crate) use graphics::{NO_APPARMOR_PROFILE, is_of_real_starts};
 use rule::{Broken, OfDomain, OfHostdev, Rule, World, if_so};
 
 /// The checks once a hostdev is parsed (src/conf/domain_postparse.c,
@@ -214,7 +215,7 @@ pub(super) fn tls(abilities: &Abilities, screens: &Screens) -> Vec<bool> {
 /// Returns libvirt's refusals to define or to start the domain, whatever devices the host has: one
 /// answer for each possible value of an unknown setting.
 #[must_use]
-pub fn refusals(
+pub(crate) fn refusals(
     screens: &Screens,
     abilities: &Abilities,
     libvirt: &Libvirt,

@@ -20,7 +20,7 @@ pub mod properties;
 pub mod qemu;
 pub mod screens;
 pub mod shape;
-pub mod versions;
+pub(crate) mod versions;
 pub mod words;
 
 use std::collections::HashSet;
@@ -223,7 +223,7 @@ pub enum Shown {
 
 /// Returns the graphics that show a screen, each with the way to see the screen.
 #[must_use]
-pub fn viewers(shown_by: &[(GraphicsType, Shown)]) -> Vec<String> {
+pub(crate) fn viewers(shown_by: &[(GraphicsType, Shown)]) -> Vec<String> {
     let word = |(kind, how): &(GraphicsType, Shown)| match how {
         Shown::AtOnce => kind.to_string(),
         Shown::AfterSwitch => format!("{kind} after Ctrl-Alt-2"),
@@ -300,7 +300,7 @@ pub enum Danger {
 impl Danger {
     /// Returns the screen in danger.
     #[must_use]
-    pub fn screen(&self) -> &HeadOf {
+    pub(crate) fn screen(&self) -> &HeadOf {
         match self {
             Danger::ViewerEndsGuest { screen }
             | Danger::NoMmap { screen }
@@ -312,7 +312,7 @@ impl Danger {
 
     /// Returns a fault of QEMU's in words, and the fix; `None` if the danger is no fault.
     #[must_use]
-    pub fn fault(&self) -> Option<(String, String)> {
+    pub(crate) fn fault(&self) -> Option<(String, String)> {
         let (from, fixed, what) = match self {
             Danger::ViewerEndsGuest { .. } => return None,
             Danger::NoMmap { .. } => {
@@ -366,7 +366,7 @@ impl Prediction {
 
     /// Returns the refusal, if it is certain.
     #[must_use]
-    pub fn refusal(&self) -> Option<&Refusal> {
+    pub(crate) fn refusal(&self) -> Option<&Refusal> {
         match &self.outcome {
             Outcome::No(refusal) => Some(refusal),
             Outcome::Yes | Outcome::Doubt { .. } => None,
@@ -375,7 +375,7 @@ impl Prediction {
 
     /// Returns the devices whose screens some graphics show.
     #[must_use]
-    pub fn shown(&self) -> HashSet<DeviceId> {
+    pub(crate) fn shown(&self) -> HashSet<DeviceId> {
         let shown = self.heads.iter().filter(|head| !head.shown_by.is_empty());
         let device = |head: &Head| match head.of {
             HeadOf::Device(id) => Some(id),
@@ -543,10 +543,10 @@ fn outcome(
 }
 
 /// The reason of a doubt that depends only on QEMU's version.
-pub const UNKNOWN_QEMU: &str = "QEMU's version is not known";
+pub(crate) const UNKNOWN_QEMU: &str = "QEMU's version is not known";
 
 /// The reason of a doubt that depends only on libvirt's version.
-pub const UNKNOWN_LIBVIRT: &str = "libvirt's version is not known";
+pub(crate) const UNKNOWN_LIBVIRT: &str = "libvirt's version is not known";
 
 fn arguments(screens: &Screens) -> String {
     format!(

@@ -91,7 +91,7 @@ pub enum Type {
 /// Returns the type of a property; `None` if the property is not listed here (`qemu-system-x86_64
 /// -device vfio-pci-nohotplug,help` of 7.2.22, 10.0.13 and 11.1.3).
 #[must_use]
-pub fn type_of(property: &str) -> Option<Type> {
+fn type_of(property: &str) -> Option<Type> {
     // As a number, addr is read otherwise.
     let is = |list: &[&str]| list.contains(&property) && property != "addr";
     if is(&TEXTS) || is(&WORDS) {
@@ -108,7 +108,7 @@ pub fn type_of(property: &str) -> Option<Type> {
 /// Returns QEMU's refusal of a property to which `qemu:override` gives this `type` and value;
 /// `None` if QEMU takes them.
 #[must_use]
-pub fn mistake(property: &str, kind: &str, value: &str) -> Option<String> {
+pub(crate) fn mistake(property: &str, kind: &str, value: &str) -> Option<String> {
     let is_switch = WORDS.contains(&property) && property != "x-msix-relocation";
     if kind == "string" && is_switch && !["on", "off", "auto"].contains(&value) {
         let words = words::filled(words::NO_SUCH_WORD, property);
@@ -128,7 +128,7 @@ pub fn mistake(property: &str, kind: &str, value: &str) -> Option<String> {
 /// properties from JSON are in a hash table, and QEMU takes them out of that (qobject/qdict.c,
 /// `tdb_hash`).
 #[must_use]
-pub fn place(property: &str) -> u32 {
+pub(crate) fn place(property: &str) -> u32 {
     let length = u32::try_from(property.len()).unwrap_or_default();
     let shifted = |(at, byte): (usize, u8)| u32::from(byte) << (at * 5 % 24);
     let sum = property
@@ -148,7 +148,7 @@ pub fn is_text(property: &str) -> bool {
 /// Returns the value of a `-set` in the form of `qemu:override`: switches are `true` and `false`,
 /// numbers are decimal.
 #[must_use]
-pub fn overriding(property: &str, value: &str) -> String {
+pub(crate) fn overriding(property: &str, value: &str) -> String {
     if is_text(property) {
         return value.to_owned();
     }

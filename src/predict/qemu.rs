@@ -65,7 +65,7 @@ fn refuse(about: About, message: String, always: bool) -> Option<Refusal> {
 
 /// Returns why QEMU would refuse to start; `None` if it starts.
 #[must_use]
-pub fn refusal(
+pub(crate) fn refusal(
     screens: &Screens,
     found: &[Found],
     abilities: &Abilities,
@@ -166,7 +166,7 @@ fn before_devices(screens: &Screens, abilities: &Abilities, qemu: &Qemu, x: X) -
 
 /// The behaviour of an X server towards SDL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum X {
+pub(crate) enum X {
     /// The server lets SDL in, or SDL needs none. Also stands for a domain without SDL.
     Opens,
     /// The server is not there, or does not let SDL in.
@@ -201,7 +201,7 @@ fn no_sdl(screens: &Screens) -> Option<Refusal> {
 /// sdl2-compat with SDL 3 gives up (measured: Debian 13 and sid). Beside spice's OpenGL, Xlib ends
 /// QEMU with Mesa's software GLX (measured: 10.0.13, 11.1.3); no other GLX was tried.
 #[must_use]
-pub fn possible_x(screens: &Screens, abilities: &Abilities) -> Vec<X> {
+pub(crate) fn possible_x(screens: &Screens, abilities: &Abilities) -> Vec<X> {
     let mut possible = vec![X::Opens];
     let is_sdl = |f: &&Frontend| f.kind == GraphicsType::Sdl;
     let sdl = screens.frontends.iter().rev().find(is_sdl);
@@ -432,14 +432,24 @@ fn vfio_device(
 
 /// Returns the screens and the graphics that show them, if QEMU starts.
 #[must_use]
-pub fn heads(screens: &Screens, found: &[Found], libvirt: &Libvirt, qemu: &Qemu) -> Vec<Head> {
+pub(crate) fn heads(
+    screens: &Screens,
+    found: &[Found],
+    libvirt: &Libvirt,
+    qemu: &Qemu,
+) -> Vec<Head> {
     let consoles = consoles(screens, found, libvirt);
     frontends::heads(screens, &consoles, libvirt, qemu)
 }
 
 /// Returns the dangers once the guest runs.
 #[must_use]
-pub fn dangers(screens: &Screens, found: &[Found], libvirt: &Libvirt, qemu: &Qemu) -> Vec<Danger> {
+pub(crate) fn dangers(
+    screens: &Screens,
+    found: &[Found],
+    libvirt: &Libvirt,
+    qemu: &Qemu,
+) -> Vec<Danger> {
     let consoles = consoles(screens, found, libvirt);
     frontends::dangers(screens, &consoles, libvirt, qemu)
 }

@@ -16,8 +16,10 @@ use crate::predict::abilities::Abilities;
 use crate::predict::arguments::{Arguments, Device, Setting};
 
 pub use known::{GpuPart, Here, Known};
-use vgpu::vgpus;
+
 pub use vgpu::{Found, Vgpu};
+
+use vgpu::vgpus;
 
 /// A video card that QEMU emulates.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,7 +118,7 @@ pub struct Screens {
 impl Frontend {
     /// Returns whether libvirt gives QEMU a render node for the frontend.
     #[must_use]
-    pub fn renders(&self) -> bool {
+    pub(crate) fn renders(&self) -> bool {
         match self.kind {
             GraphicsType::Spice | GraphicsType::Dbus => self.gl,
             GraphicsType::EglHeadless => true,
@@ -128,14 +130,14 @@ impl Frontend {
     /// dbus it does so even without gl (libvirt src/conf/domain_conf.c,
     /// `virDomainGraphicsGetRenderNode`).
     #[must_use]
-    pub fn hands_over_its_node(&self) -> bool {
+    pub(crate) fn hands_over_its_node(&self) -> bool {
         self.rendernode.is_some() && (self.renders() || self.kind == GraphicsType::Dbus)
     }
 
     /// Returns whether the frontend listens on TCP, that is on an address other than this host's
     /// own, or on a network.
     #[must_use]
-    pub fn is_on_tcp(&self) -> bool {
+    pub(crate) fn is_on_tcp(&self) -> bool {
         let kinds = [GraphicsType::Spice, GraphicsType::Vnc, GraphicsType::Rdp];
         kinds.contains(&self.kind) && self.listens && self.reach != Reach::Local
     }
@@ -189,7 +191,7 @@ impl Screens {
     }
 
     /// Adds or removes the card that libvirt implies, depending on the other screens.
-    pub fn imply(&mut self) {
+    pub(crate) fn imply(&mut self) {
         self.cards.retain(|card| card.place.is_some());
         if !self.video_said && !self.frontends.is_empty() {
             self.cards.push(Card {
@@ -208,7 +210,7 @@ impl Screens {
     /// Returns a device that occurs twice in the domain, if there is one. libvirt refuses every
     /// such domain.
     #[must_use]
-    pub fn twice(&self) -> Option<DeviceId> {
+    pub(crate) fn twice(&self) -> Option<DeviceId> {
         let mut seen = BTreeSet::new();
         let mut ids = self.vgpus.iter().map(|vgpu| vgpu.id);
         ids.find(|id| !seen.insert(*id))
@@ -223,7 +225,7 @@ impl Screens {
     }
 
     /// Returns the vfio devices in the user's own arguments.
-    pub fn own_vfio(&self) -> impl Iterator<Item = &Device> {
+    pub(crate) fn own_vfio(&self) -> impl Iterator<Item = &Device> {
         self.arguments
             .devices
             .iter()
@@ -233,7 +235,7 @@ impl Screens {
     /// Returns the arguments that are not read and may decide whether the domain starts. Empty if
     /// no vfio device wants a display, because the arguments don't concern us then.
     #[must_use]
-    pub fn unread(&self) -> &[String] {
+    pub(crate) fn unread(&self) -> &[String] {
         if self.wants_display() {
             &self.arguments.unread
         } else {
@@ -244,7 +246,7 @@ impl Screens {
     /// Returns whether no vfio device wants a display, and unread arguments decide what QEMU does
     /// with the others.
     #[must_use]
-    pub fn is_none_of_ours(&self) -> bool {
+    pub(crate) fn is_none_of_ours(&self) -> bool {
         let is_read = self.arguments.unread.is_empty() || !self.dead_settings.is_empty();
         !is_read && !self.wants_display()
     }
@@ -257,7 +259,7 @@ impl Screens {
     /// Returns whether QEMU finds a render node; `None` if that is not known. libvirt puts only the
     /// nodes of graphics with OpenGL into the guest's `/dev`.
     #[must_use]
-    pub fn has_render_node(&self) -> Option<bool> {
+    pub(crate) fn has_render_node(&self) -> Option<bool> {
         let mut all = self.frontends.iter();
         if all.any(|f| f.renders() || f.hands_over_its_node()) {
             return Some(true);

@@ -95,7 +95,7 @@ impl Shape {
     /// Returns the shape with the render nodes that it names. One working node says nothing about
     /// another, so a result of this host counts only for these nodes.
     #[must_use]
-    pub fn on_this_host(&self) -> String {
+    pub(crate) fn on_this_host(&self) -> String {
         let nodes = self
             .frontends
             .iter()

@@ -18,15 +18,15 @@ use crate::predict::{Program, Refusal, words};
 
 /// The newest series of QEMU whose rules are known. 11.1.3 was read and measured; stable releases of a
 /// series bring no new rules.
-pub const LAST_QEMU: [u32; 2] = [11, 1];
+const LAST_QEMU: [u32; 2] = [11, 1];
 
 /// The newest series of libvirt whose rules are known. 12.8.0 was read and measured.
-pub const LAST_LIBVIRT: [u32; 2] = [12, 8];
+const LAST_LIBVIRT: [u32; 2] = [12, 8];
 
 /// Returns a remark that a version is newer than the last one that somebody has read; `None` if it
 /// is not.
 #[must_use]
-pub fn newer(program: Program, version: &Version) -> Option<String> {
+pub(crate) fn newer(program: Program, version: &Version) -> Option<String> {
     let [major, minor] = match program {
         Program::Qemu => LAST_QEMU,
         Program::Libvirt => LAST_LIBVIRT,
@@ -42,7 +42,7 @@ pub fn newer(program: Program, version: &Version) -> Option<String> {
 /// Returns why a refusal is not certain: the host's version, which nobody has read, may have
 /// dropped the check. `None` if the refusal is certain.
 #[must_use]
-pub fn not_reviewed(refusal: &Refusal, abilities: &Abilities) -> Option<String> {
+pub(crate) fn not_reviewed(refusal: &Refusal, abilities: &Abilities) -> Option<String> {
     if refusal.always {
         return None;
     }
@@ -59,18 +59,18 @@ pub fn not_reviewed(refusal: &Refusal, abilities: &Abilities) -> Option<String> 
 
 /// A change between versions, by the first version that has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Change(&'static [u32]);
+pub(crate) struct Change(&'static [u32]);
 
 impl Change {
     /// Returns the first version that has the change.
     #[must_use]
-    pub fn since(&self) -> Version {
+    pub(crate) fn since(&self) -> Version {
         Version::of(self.0)
     }
 
     /// Returns whether a version has the change.
     #[must_use]
-    pub fn is_in(&self, version: &Version) -> bool {
+    pub(crate) fn is_in(&self, version: &Version) -> bool {
         *version >= self.since()
     }
 }
@@ -79,23 +79,23 @@ impl Change {
 /// If a viewer chooses another screen, QEMU asks again. QEMU 9.0.0, d4c199566f6f "ui/vnc: Do not
 /// use console_select()". Before, VNC showed whatever screen was active, and QEMU did not ask
 /// (ui/vnc.c of 8.2.2 and 9.2.1; measured with 7.2.22 and 10.0.13).
-pub const VNC_BINDS: Change = Change(&[9, 0]);
+pub(crate) const VNC_BINDS: Change = Change(&[9, 0]);
 
 /// Spice with OpenGL may listen on TCP: QEMU 10.1.0, 376d4b22e4d7 and bd46161dd1be, if it was built
 /// with spice-server 0.15.3 or later. The version alone does not tell that
 /// ([`crate::predict::abilities::Abilities::spice_gl_over_tcp`]).
-pub const SPICE_GL_OVER_TCP: Change = Change(&[10, 1]);
+pub(crate) const SPICE_GL_OVER_TCP: Change = Change(&[10, 1]);
 
 /// QEMU passes on the OpRegion unasked, and no longer refuses a device that has none: QEMU 10.1.0,
 /// 16cbb43302a2 "vfio/igd: Enable OpRegion by default".
-pub const OPREGION_BY_DEFAULT: Change = Change(&[10, 1]);
+pub(crate) const OPREGION_BY_DEFAULT: Change = Change(&[10, 1]);
 
 /// QEMU looks up a region beyond a device's last one out of bounds: 95cdb024515b (10.1.0). That
 /// happens when the screen is first drawn.
-pub const REGION_FAULT: Change = Change(&[10, 1]);
+pub(crate) const REGION_FAULT: Change = Change(&[10, 1]);
 
 /// QEMU no longer looks up such a region out of bounds: ecbe424a63c9 (10.2.0 and 10.1.3).
-pub const REGION_FAULT_MENDED: Change = Change(&[10, 1, 3]);
+pub(crate) const REGION_FAULT_MENDED: Change = Change(&[10, 1, 3]);
 
 /// sdl can show a dmabuf (52053b7e0a0e), but only where it draws with EGL. QEMU 10.2.2 can't and
 /// 11.1.3 can; 11.0 was not read.
@@ -109,20 +109,20 @@ const NO_OPENGL_SAID_AT_LENGTH: Change = Change(&[9, 1]);
 const OPREGION_BY_IGD: Change = Change(&[10, 0]);
 
 /// A virtio card may have blob resources and 3D: QEMU 9.2.0, 7c092f17cc.
-pub const BLOB_WITH_VIRGL: Change = Change(&[9, 2]);
+pub(crate) const BLOB_WITH_VIRGL: Change = Change(&[9, 2]);
 
 /// A dmabuf has no size, so a screen that ramfb has shown stays black: QEMU 8.1.0, 9ac06df8b6.
-pub const DMABUF_WITHOUT_SIZE: Change = Change(&[8, 1]);
+pub(crate) const DMABUF_WITHOUT_SIZE: Change = Change(&[8, 1]);
 
 /// A dmabuf has a size again: QEMU 8.2.0 and 8.1.2, 931150e56b.
-pub const DMABUF_WITHOUT_SIZE_MENDED: Change = Change(&[8, 1, 2]);
+pub(crate) const DMABUF_WITHOUT_SIZE_MENDED: Change = Change(&[8, 1, 2]);
 
 /// Spice with OpenGL ends QEMU when a guest's screen goes off, as at its reset: QEMU 10.1.0, 98a050ca93,
 /// if it was built with spice-server before 0.15.3.
-pub const RESET_ENDS_GUEST: Change = Change(&[10, 1]);
+pub(crate) const RESET_ENDS_GUEST: Change = Change(&[10, 1]);
 
 /// Spice no longer ends QEMU when a guest's screen goes off: QEMU 10.2.0 and 10.1.1, 62fd247a24.
-pub const RESET_ENDS_GUEST_MENDED: Change = Change(&[10, 1, 1]);
+pub(crate) const RESET_ENDS_GUEST_MENDED: Change = Change(&[10, 1, 1]);
 
 /// libvirt has qemu-vnc serve VNC from a dbus display that is on a bus (12.5.0, with QEMU 11.1;
 /// NEWS): QEMU then gets no `-vnc` at all.
@@ -133,7 +133,7 @@ const QEMU_VNC: Change = Change(&[11, 1]);
 
 /// libvirt gives PCI hostdevs `display` and `ramfb` (10.3.0; libvirt docs/formatdomain.rst). Older
 /// versions drop the attributes silently.
-pub const PCI_DISPLAY: Change = Change(&[10, 3]);
+pub(crate) const PCI_DISPLAY: Change = Change(&[10, 3]);
 
 /// libvirt has `<graphics type='dbus'>` (8.4.0; docs/formatdomain.rst).
 const DBUS: Change = Change(&[8, 4]);
@@ -150,24 +150,27 @@ const DEVICE_JSON_QEMU: Change = Change(&[6, 2]);
 
 /// libvirt describes devices in JSON only if QEMU can unplug such devices, from QEMU 7.0 on:
 /// libvirt 8.0.0.
-pub const DEVICE_JSON_HOTPLUG: Change = Change(&[8, 0]);
+pub(crate) const DEVICE_JSON_HOTPLUG: Change = Change(&[8, 0]);
 
 /// QEMU can unplug devices in JSON: 7.0.0, 64b4529a43.
 const DEVICE_JSON_HOTPLUG_QEMU: Change = Change(&[7, 0]);
 
 /// libvirt reads `<qemu:override>` (8.2.0; NEWS, docs/drvqemu.rst).
-pub const OVERRIDE: Change = Change(&[8, 2]);
+pub(crate) const OVERRIDE: Change = Change(&[8, 2]);
 
 /// Returns whether libvirt reads `<qemu:override>`; `None` if its version is not known.
 #[must_use]
-pub fn reads_override(abilities: &Abilities) -> Option<bool> {
+pub(crate) fn reads_override(abilities: &Abilities) -> Option<bool> {
     Some(OVERRIDE.is_in(abilities.libvirt.as_ref()?))
 }
 
 /// Returns whether libvirt describes devices to QEMU in JSON, so that no `-set` finds them; `None`
 /// if that is not known. `is_deleted` returns whether the domain removes a capability of QEMU's.
 #[must_use]
-pub fn devices_are_json(abilities: &Abilities, is_deleted: impl Fn(&str) -> bool) -> Option<bool> {
+pub(crate) fn devices_are_json(
+    abilities: &Abilities,
+    is_deleted: impl Fn(&str) -> bool,
+) -> Option<bool> {
     let with = |qemu: &Change, capability: &str| {
         if is_deleted(capability) {
             return Some(false);
@@ -198,7 +201,7 @@ const AUDIO_NEEDS_DBUS: Change = Change(&[11, 0]);
 
 /// A QEMU that the host may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Qemu {
+pub(crate) struct Qemu {
     /// True if VNC binds itself to the first screen.
     pub vnc_binds: bool,
     /// True if spice with OpenGL may listen on TCP.
@@ -232,7 +235,7 @@ impl Qemu {
     /// Returns the words with which QEMU refuses a device without the requested OpRegion; `None` if
     /// it starts.
     #[must_use]
-    pub fn refuses_opregion(&self, id: DeviceId) -> Option<&'static str> {
+    pub(crate) fn refuses_opregion(&self, id: DeviceId) -> Option<&'static str> {
         match id {
             _ if self.opregion_by_default => None,
             DeviceId::Pci(_) if self.opregion_by_igd => None,
@@ -244,7 +247,7 @@ impl Qemu {
     /// Returns the QEMUs that the host may have: several if the version is not known or does not
     /// decide alone.
     #[must_use]
-    pub fn possible(abilities: &Abilities) -> Vec<Self> {
+    pub(crate) fn possible(abilities: &Abilities) -> Vec<Self> {
         let Some(version) = &abilities.qemu else {
             // A version between these does nothing that none of them does.
             return [&[7, 2][..], &[9, 0], &[10, 1], &LAST_QEMU]
@@ -309,7 +312,7 @@ impl Qemu {
 
 /// A libvirt that the host may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Libvirt {
+pub(crate) struct Libvirt {
     /// True if PCI hostdevs have `display` and `ramfb`.
     pub pci_display: bool,
     /// True if libvirt has `<graphics type='dbus'>`.
@@ -324,7 +327,7 @@ impl Libvirt {
     /// Returns the libvirts that the host may have. An unknown version may have everything or lack
     /// everything.
     #[must_use]
-    pub fn possible(abilities: &Abilities) -> Vec<Self> {
+    pub(crate) fn possible(abilities: &Abilities) -> Vec<Self> {
         let Some(version) = &abilities.libvirt else {
             let every = |has| Libvirt {
                 pci_display: has,
@@ -358,7 +361,7 @@ impl Libvirt {
 
     /// Returns whether libvirt passes on `display` and `ramfb` of a device.
     #[must_use]
-    pub fn takes_display(&self, id: DeviceId) -> bool {
+    pub(crate) fn takes_display(&self, id: DeviceId) -> bool {
         match id {
             DeviceId::Mdev(_) => true,
             DeviceId::Pci(_) => self.pci_display,

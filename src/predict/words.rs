@@ -6,114 +6,115 @@
 
 /// Returns a message with its first `*` replaced by `with`.
 #[must_use]
-pub fn filled(words: &str, with: &str) -> String {
+pub(crate) fn filled(words: &str, with: &str) -> String {
     words.replacen('*', with, 1)
 }
 
 /// A dmabuf, and no frontend has OpenGL (hw/vfio/display.c, `vfio_display_dmabuf_init`).
-pub const DMABUF_NEEDS_OPENGL: &str = "vfio-display-dmabuf: opengl not available";
+pub(crate) const DMABUF_NEEDS_OPENGL: &str = "vfio-display-dmabuf: opengl not available";
 
 /// `display=on`, and the device has no display (hw/vfio/display.c, `vfio_display_probe`).
-pub const NO_DISPLAY: &str = "device doesn't support any (known) display method";
+pub(crate) const NO_DISPLAY: &str = "device doesn't support any (known) display method";
 
 /// ramfb of a device without a display (hw/vfio/pci.c, `vfio_realize`).
-pub const RAMFB_NEEDS_DISPLAY: &str = "ramfb=on requires display=on";
+pub(crate) const RAMFB_NEEDS_DISPLAY: &str = "ramfb=on requires display=on";
 
 /// ramfb on a machine that has no fw_cfg with DMA (hw/display/ramfb.c, `ramfb_setup`).
-pub const RAMFB_NEEDS_FW_CFG: &str = "ramfb device requires fw_cfg with DMA";
+pub(crate) const RAMFB_NEEDS_FW_CFG: &str = "ramfb device requires fw_cfg with DMA";
 
 /// A second ramfb (hw/nvram/fw_cfg.c, `fw_cfg_add_file_callback`, from `ramfb_setup`).
-pub const RAMFB_TWICE: &str = "duplicate fw_cfg file name: vgaroms/vgabios-ramfb.bin";
+pub(crate) const RAMFB_TWICE: &str = "duplicate fw_cfg file name: vgaroms/vgabios-ramfb.bin";
 
 /// ramfb of a device whose driver has none: of one that may be plugged in while the guest runs
 /// (hw/vfio/pci.c, `vfio_pci_nohotplug_properties`).
-pub const RAMFB_NOT_FOUND: &str = "Property 'vfio-pci.ramfb' not found";
+pub(crate) const RAMFB_NOT_FOUND: &str = "Property 'vfio-pci.ramfb' not found";
 
 /// A switch in another type of JSON (qapi/qobject-input-visitor.c); filled in: the property.
-pub const EXPECTED_A_SWITCH: &str = "Invalid parameter type for '*', expected: boolean";
+pub(crate) const EXPECTED_A_SWITCH: &str = "Invalid parameter type for '*', expected: boolean";
 
 /// A text or a word in another type of JSON (qapi/qobject-input-visitor.c); filled in: the property.
-pub const EXPECTED_A_TEXT: &str = "Invalid parameter type for '*', expected: string";
+pub(crate) const EXPECTED_A_TEXT: &str = "Invalid parameter type for '*', expected: string";
 
 /// A number in another type of JSON (qapi/qobject-input-visitor.c); filled in: the property.
-pub const EXPECTED_A_NUMBER: &str = "Parameter '*' expects uint64";
+pub(crate) const EXPECTED_A_NUMBER: &str = "Parameter '*' expects uint64";
 
 /// A property that a device does not have (qom/object.c); filled in: its driver, a dot, and the property.
-pub const PROPERTY_NOT_FOUND: &str = "Property '*' not found";
+pub(crate) const PROPERTY_NOT_FOUND: &str = "Property '*' not found";
 
 /// xres or yres of a device without a display (hw/vfio/pci.c, `vfio_realize`).
-pub const MODES_NEED_DISPLAY: &str = "xres and yres properties require display=on";
+pub(crate) const MODES_NEED_DISPLAY: &str = "xres and yres properties require display=on";
 
 /// xres or yres of a display without an EDID (hw/vfio/pci.c, `vfio_realize`).
-pub const MODES_NEED_EDID: &str = "xres and yres properties need edid support";
+pub(crate) const MODES_NEED_EDID: &str = "xres and yres properties need edid support";
 
 /// An OpRegion that is not there, up to QEMU 9.2 (hw/vfio/pci.c, `vfio_realize`).
-pub const NO_OPREGION: &str = "does not support requested IGD OpRegion feature";
+pub(crate) const NO_OPREGION: &str = "does not support requested IGD OpRegion feature";
 
 /// An OpRegion that is not there, QEMU 10.0 (hw/vfio/igd.c, `vfio_pci_igd_setup_opregion`).
-pub const NO_OPREGION_BY_IGD: &str = "Device does not supports IGD OpRegion feature";
+pub(crate) const NO_OPREGION_BY_IGD: &str = "Device does not supports IGD OpRegion feature";
 
 /// A second OpRegion (hw/nvram/fw_cfg.c, `fw_cfg_add_file_callback`).
-pub const OPREGION_TWICE: &str = "duplicate fw_cfg file name: etc/igd-opregion";
+pub(crate) const OPREGION_TWICE: &str = "duplicate fw_cfg file name: etc/igd-opregion";
 
 /// A card with 3D, and no frontend has OpenGL; up to QEMU 9.0 (hw/display/virtio-gpu-gl.c,
 /// `virtio_gpu_gl_device_realize`).
-pub const NO_OPENGL: &str = "opengl is not available";
+pub(crate) const NO_OPENGL: &str = "opengl is not available";
 
 /// The same from QEMU 9.1 on.
-pub const NO_OPENGL_AT_LENGTH: &str = "The display backend does not have OpenGL support enabled";
+pub(crate) const NO_OPENGL_AT_LENGTH: &str =
+    "The display backend does not have OpenGL support enabled";
 
 /// A second virtio card with 3D (hw/display/virtio-gpu-gl.c).
-pub const SECOND_3D_CARD: &str = "at most one virtio-gpu-gl-device device is permitted";
+pub(crate) const SECOND_3D_CARD: &str = "at most one virtio-gpu-gl-device device is permitted";
 
 /// A card with blob resources and 3D, up to QEMU 9.1 (hw/display/virtio-gpu.c,
 /// `virtio_gpu_device_realize`).
-pub const BLOB_AND_VIRGL: &str = "blobs and virgl are not compatible (yet)";
+pub(crate) const BLOB_AND_VIRGL: &str = "blobs and virgl are not compatible (yet)";
 
 /// Spice with OpenGL over TCP, where spice-server or QEMU is too old for it (ui/spice-core.c,
 /// `qemu_spice_init`).
-pub const SPICE_GL_LOCAL_ONLY: &str =
+pub(crate) const SPICE_GL_LOCAL_ONLY: &str =
     "SPICE GL support is local-only for now and incompatible with -spice port/tls-port";
 
 /// A word that a property does not take (qapi/qapi-visit-core.c, `input_type_enum`); filled in: the property, the word.
-pub const NO_SUCH_WORD: &str = "Parameter '*' does not accept value '*'";
+pub(crate) const NO_SUCH_WORD: &str = "Parameter '*' does not accept value '*'";
 
 /// Spice can't have its port: another program has it, or QEMU may not (ui/spice-core.c, `qemu_spice_init`).
-pub const NO_SPICE_SERVER: &str = "failed to initialize spice server";
+pub(crate) const NO_SPICE_SERVER: &str = "failed to initialize spice server";
 
 /// VNC may not listen on its port (util/qemu-sockets.c, `socket_listen`).
-pub const NO_SOCKET: &str = "Failed to bind socket: Permission denied";
+pub(crate) const NO_SOCKET: &str = "Failed to bind socket: Permission denied";
 
 /// SDL finds no screen to open, or may not open it (ui/sdl2.c, `sdl2_display_init`). SDL says why.
-pub const NO_SDL: &str = "Could not initialize SDL";
+pub(crate) const NO_SDL: &str = "Could not initialize SDL";
 
 /// SDL's OpenGL meets spice's, and Xlib ends QEMU (libX11's `_XDefaultError`; seen with Mesa's GLX).
-pub const NO_SECOND_GL_ON_X: &str = "X Error of failed request:  BadAccess";
+pub(crate) const NO_SECOND_GL_ON_X: &str = "X Error of failed request:  BadAccess";
 
 /// Audio for a D-Bus display that is not there (audio/dbusaudio.c), from QEMU 11.0 on.
-pub const NO_DBUS_FOR_AUDIO: &str = "D-Bus display is not in use";
+pub(crate) const NO_DBUS_FOR_AUDIO: &str = "D-Bus display is not in use";
 
 /// A `-set` for a device that libvirt describes as JSON (system/vl.c, `qemu_set_option`); filled in: its id.
-pub const NO_SUCH_DEVICE: &str = "there is no device \"*\" defined";
+pub(crate) const NO_SUCH_DEVICE: &str = "there is no device \"*\" defined";
 
 /// OpenGL of a frontend that has none; up to QEMU 9.0 (system/vl.c,
 /// `qemu_create_early_backends`).
-pub const NO_OPENGL_IN_DISPLAY: &str = "OpenGL is not supported by the display";
+pub(crate) const NO_OPENGL_IN_DISPLAY: &str = "OpenGL is not supported by the display";
 
 /// The same from QEMU 9.1 on; filled in: the frontend.
-pub const NO_OPENGL_IN_BACKEND: &str = "OpenGL is not supported by display backend '*'";
+pub(crate) const NO_OPENGL_IN_BACKEND: &str = "OpenGL is not supported by display backend '*'";
 
 /// A frontend whose module is not installed (ui/console.c, `qemu_display_init`); filled in: the frontend.
-pub const DISPLAY_NOT_AVAILABLE: &str = "Display '*' is not available";
+pub(crate) const DISPLAY_NOT_AVAILABLE: &str = "Display '*' is not available";
 
 /// A frontend that can't take a dmabuf (ui/console.c, `console_compatible_with`).
-pub const CONSOLE_NEEDS_DMABUF: &str = "The console requires display DMABUF support.";
+pub(crate) const CONSOLE_NEEDS_DMABUF: &str = "The console requires display DMABUF support.";
 
 /// A screen that needs OpenGL where nobody has given it a context (ui/console.c, `console_compatible_with`).
-pub const CONSOLE_NEEDS_CONTEXT: &str = "The console requires a GL context.";
+pub(crate) const CONSOLE_NEEDS_CONTEXT: &str = "The console requires a GL context.";
 
 /// A frontend beside another one's OpenGL (ui/console.c, `console_compatible_with`); filled in: the listener.
-pub const CONTEXT_UNFIT: &str = "Display * is incompatible with the GL context";
+pub(crate) const CONTEXT_UNFIT: &str = "Display * is incompatible with the GL context";
 
 /// Two frontends with OpenGL (ui/console.c, `qemu_console_set_display_gl_ctx`).
-pub const CONTEXT_TWICE: &str = "The console already has an OpenGL context.";
+pub(crate) const CONTEXT_TWICE: &str = "The console already has an OpenGL context.";

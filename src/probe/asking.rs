@@ -137,7 +137,7 @@ pub fn ask_and_keep(
 /// Returns whether a record only says why the device could not be asked at that moment: the device
 /// was in use, or no KVM VM could be created (kvm not loaded yet, or all of it another program's).
 #[must_use]
-pub fn may_pass(record: &Record) -> bool {
+pub(crate) fn may_pass(record: &Record) -> bool {
     match record.facts.display.reason() {
         Some(Reason::InUse) => true,
         Some(Reason::NeedsVm) => record.step.is_some_and(Step::is_kvm),
@@ -168,7 +168,7 @@ fn says_nothing_of_the_device(answer: &Answer) -> bool {
 ///
 /// # Errors
 /// [`Warning`] if the event could not be made.
-pub fn announce(root: &Root, id: DeviceId) -> Result<(), Warning> {
+pub(crate) fn announce(root: &Root, id: DeviceId) -> Result<(), Warning> {
     let path = root.device(id).join("uevent");
     fs::write(&path, "change")
         .map_err(|error| Warning::new(path, format!("no change event: {error}")))

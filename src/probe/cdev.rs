@@ -21,7 +21,7 @@ use crate::probe::{Failure, Opener, Prepared, Tell, errno_of, ioctl};
 
 /// The way that opens the device's own node and `/dev/iommu`.
 #[derive(Debug, Clone, Copy)]
-pub struct Cdev;
+pub(crate) struct Cdev;
 
 impl Opener for Cdev {
     fn path(&self) -> OpenPath {

@@ -31,7 +31,7 @@ const INTEL_VENDOR_TYPE: u32 = vfio::VFIO_REGION_TYPE_PCI_VENDOR_TYPE | 0x8086;
 ///
 /// # Errors
 /// The query that failed in a way that vfio.h does not foresee.
-pub fn ask(device: &File, tell: &mut dyn FnMut(Step)) -> Result<Facts, Failure> {
+pub(crate) fn ask(device: &File, tell: &mut dyn FnMut(Step)) -> Result<Facts, Failure> {
     rights::give_up();
     let fd = device.as_fd();
     let failed = |step| {

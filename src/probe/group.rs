@@ -17,7 +17,7 @@ use crate::probe::{Failure, Opener, Prepared, Tell, errno_of, ioctl};
 
 /// The way over container and group.
 #[derive(Debug, Clone, Copy)]
-pub struct Group;
+pub(crate) struct Group;
 
 impl Opener for Group {
     fn path(&self) -> OpenPath {

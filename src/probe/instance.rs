@@ -36,7 +36,7 @@ const LOCK_GOES: Duration = Duration::from_secs(10);
 
 /// A device that is removed when this value is ended or dropped, or when its maker dies.
 #[derive(Debug)]
-pub struct Instance {
+pub(crate) struct Instance {
     /// The device's id, which is random.
     pub id: DeviceId,
     device: PathBuf,
@@ -49,7 +49,7 @@ pub struct Instance {
 
 /// The reason why no device was created, or why it was removed at once.
 #[derive(Debug, thiserror::Error)]
-pub enum NotMade {
+pub(crate) enum NotMade {
     /// The type has no instance left.
     #[error(
         "available_instances is 0: there is none left; one is when a device that is there is removed"
@@ -86,7 +86,7 @@ pub enum NotMade {
 impl NotMade {
     /// Returns whether the device could be created, but only with the user's permission.
     #[must_use]
-    pub fn is_refusal(&self) -> bool {
+    pub(crate) fn is_refusal(&self) -> bool {
         matches!(
             self,
             NotMade::Last | NotMade::TakesTheLastOf(_) | NotMade::NotKnown
@@ -99,7 +99,7 @@ impl NotMade {
 ///
 /// # Errors
 /// [`NotMade`]: the reason why no device may be created.
-pub fn may_make(available: Option<u32>, force: bool) -> Result<(), NotMade> {
+fn may_make(available: Option<u32>, force: bool) -> Result<(), NotMade> {
     match available {
         Some(0) => Err(NotMade::NoneLeft),
         Some(1) if !force => Err(NotMade::Last),
@@ -112,7 +112,7 @@ pub fn may_make(available: Option<u32>, force: bool) -> Result<(), NotMade> {
 /// share their resources (mbochs its memory, GVT-g the GPU's), and NVIDIA's driver has devices of
 /// one type at a time on a GPU.
 #[must_use]
-pub fn taken(before: &[MdevType], now: impl Fn(&str) -> Option<u32>) -> Vec<String> {
+pub(crate) fn taken(before: &[MdevType], now: impl Fn(&str) -> Option<u32>) -> Vec<String> {
     let could = before.iter().filter(|t| t.available_instances > Some(0));
     let cannot = could.filter(|of_type| now(&of_type.id) == Some(0));
     cannot.map(|of_type| of_type.id.clone()).collect()
@@ -127,7 +127,7 @@ impl Instance {
     ///
     /// # Errors
     /// [`NotMade`]: the reason why the device was not created, or was removed at once.
-    pub fn make(
+    pub(crate) fn make(
         root: &Root,
         program: &Path,
         (parent, type_id): (&str, &str),
@@ -180,7 +180,7 @@ impl Instance {
     /// still exists then, because its driver has not released it. It disappears once the driver
     /// does.
     #[must_use = "it may still be there"]
-    pub fn end(self, limit: Instant) -> bool {
+    pub(crate) fn end(self, limit: Instant) -> bool {
         let Instance {
             device,
             lock,
@@ -284,7 +284,7 @@ pub fn sweep(root: &Root) -> bool {
 ///
 /// # Errors
 /// [`Warning`] about the devices that still exist.
-pub fn clean_up(root: &Root, program: &Path, patience: Duration) -> Result<(), Warning> {
+pub(crate) fn clean_up(root: &Root, program: &Path, patience: Duration) -> Result<(), Warning> {
     if root.is_recorded() || marks::marked(root).is_empty() {
         return Ok(());
     }

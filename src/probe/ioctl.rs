@@ -16,9 +16,9 @@ use nix::{
 use vfio_bindings::bindings::vfio;
 
 /// `VFIO_TYPE1v2_IOMMU`.
-pub const TYPE1_V2_IOMMU: i32 = vfio::VFIO_TYPE1v2_IOMMU as i32;
+pub(crate) const TYPE1_V2_IOMMU: i32 = vfio::VFIO_TYPE1v2_IOMMU as i32;
 /// `VFIO_TYPE1_IOMMU`.
-pub const TYPE1_IOMMU: i32 = vfio::VFIO_TYPE1_IOMMU as i32;
+pub(crate) const TYPE1_IOMMU: i32 = vfio::VFIO_TYPE1_IOMMU as i32;
 /// The largest region information with capabilities that is read, in bytes. Real chains have some
 /// dozens of bytes.
 const MAX_INFO: usize = 64 * 1024;
@@ -56,25 +56,25 @@ ioctl_readwrite_bad!(
 );
 
 /// Calls `VFIO_GET_API_VERSION`. The only version is 0.
-pub fn get_api_version(container: BorrowedFd<'_>) -> Result<i32> {
+pub(crate) fn get_api_version(container: BorrowedFd<'_>) -> Result<i32> {
     // SAFETY: takes no argument.
     unsafe { raw_get_api_version(container.as_raw_fd()) }
 }
 
 /// Calls `VFIO_CHECK_EXTENSION`: returns whether the container has the extension.
-pub fn check_extension(container: BorrowedFd<'_>, extension: i32) -> Result<bool> {
+pub(crate) fn check_extension(container: BorrowedFd<'_>, extension: i32) -> Result<bool> {
     // SAFETY: the argument is a number.
     unsafe { raw_check_extension(container.as_raw_fd(), extension) }.map(|value| value > 0)
 }
 
 /// Calls `VFIO_SET_IOMMU`.
-pub fn set_iommu(container: BorrowedFd<'_>, kind: i32) -> Result<()> {
+pub(crate) fn set_iommu(container: BorrowedFd<'_>, kind: i32) -> Result<()> {
     // SAFETY: the argument is a number.
     unsafe { raw_set_iommu(container.as_raw_fd(), kind) }.map(drop)
 }
 
 /// Calls `VFIO_GROUP_GET_STATUS`: returns whether the group is viable.
-pub fn group_is_viable(group: BorrowedFd<'_>) -> Result<bool> {
+pub(crate) fn group_is_viable(group: BorrowedFd<'_>) -> Result<bool> {
     let mut status = vfio::vfio_group_status {
         argsz: size_of::<vfio::vfio_group_status>() as u32,
         flags: 0,
@@ -85,14 +85,14 @@ pub fn group_is_viable(group: BorrowedFd<'_>) -> Result<bool> {
 }
 
 /// Calls `VFIO_GROUP_SET_CONTAINER`.
-pub fn group_set_container(group: BorrowedFd<'_>, container: BorrowedFd<'_>) -> Result<()> {
+pub(crate) fn group_set_container(group: BorrowedFd<'_>, container: BorrowedFd<'_>) -> Result<()> {
     let container = container.as_raw_fd();
     // SAFETY: the kernel reads one int, which lives through the call.
     unsafe { raw_group_set_container(group.as_raw_fd(), &raw const container) }.map(drop)
 }
 
 /// Calls `VFIO_GROUP_GET_DEVICE_FD`, which opens the device of this name.
-pub fn group_get_device_fd(group: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
+pub(crate) fn group_get_device_fd(group: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
     let name = CString::new(name).map_err(|_| Errno::EINVAL)?;
     // SAFETY: the kernel reads a string that ends with NUL and lives through the call.
     let fd = unsafe { raw_group_get_device_fd(group.as_raw_fd(), name.as_ptr()) }?;
@@ -101,7 +101,7 @@ pub fn group_get_device_fd(group: BorrowedFd<'_>, name: &str) -> Result<OwnedFd>
 }
 
 /// Calls `VFIO_DEVICE_BIND_IOMMUFD`, which opens the device of this node.
-pub fn device_bind_iommufd(device: BorrowedFd<'_>, iommufd: BorrowedFd<'_>) -> Result<()> {
+pub(crate) fn device_bind_iommufd(device: BorrowedFd<'_>, iommufd: BorrowedFd<'_>) -> Result<()> {
     let mut bind = vfio::vfio_device_bind_iommufd {
         // The size leaves out the token, which is younger than the call.
         argsz: std::mem::offset_of!(vfio::vfio_device_bind_iommufd, token_uuid_ptr) as u32,
@@ -113,7 +113,7 @@ pub fn device_bind_iommufd(device: BorrowedFd<'_>, iommufd: BorrowedFd<'_>) -> R
 }
 
 /// Calls `VFIO_DEVICE_GET_INFO`.
-pub fn device_get_info(device: BorrowedFd<'_>) -> Result<vfio::vfio_device_info> {
+pub(crate) fn device_get_info(device: BorrowedFd<'_>) -> Result<vfio::vfio_device_info> {
     let mut info = vfio::vfio_device_info {
         argsz: size_of::<vfio::vfio_device_info>() as u32,
         flags: 0,
@@ -132,7 +132,7 @@ pub fn device_get_info(device: BorrowedFd<'_>) -> Result<vfio::vfio_device_info>
 ///
 /// The first call has the bare struct, and the second the size for which the kernel has asked:
 /// mbochs before 6.19 refuses a larger argsz than it expects.
-pub fn device_get_region_info(
+pub(crate) fn device_get_region_info(
     device: BorrowedFd<'_>,
     index: u32,
 ) -> Result<(vfio::vfio_region_info, Vec<u8>)> {
@@ -170,7 +170,10 @@ pub fn device_get_region_info(
 }
 
 /// Calls `VFIO_DEVICE_GET_IRQ_INFO`.
-pub fn device_get_irq_info(device: BorrowedFd<'_>, index: u32) -> Result<vfio::vfio_irq_info> {
+pub(crate) fn device_get_irq_info(
+    device: BorrowedFd<'_>,
+    index: u32,
+) -> Result<vfio::vfio_irq_info> {
     let mut info = vfio::vfio_irq_info {
         argsz: size_of::<vfio::vfio_irq_info>() as u32,
         flags: 0,
@@ -184,7 +187,7 @@ pub fn device_get_irq_info(device: BorrowedFd<'_>, index: u32) -> Result<vfio::v
 
 /// Calls `VFIO_DEVICE_GET_PCI_HOT_RESET_INFO`: returns the number of affected devices. A struct
 /// without room for a list gets ENOSPC, and the answer still has the number.
-pub fn device_get_pci_hot_reset_info(device: BorrowedFd<'_>) -> Result<u32> {
+pub(crate) fn device_get_pci_hot_reset_info(device: BorrowedFd<'_>) -> Result<u32> {
     let mut info = vfio::vfio_pci_hot_reset_info {
         argsz: size_of::<vfio::vfio_pci_hot_reset_info>() as u32,
         ..vfio::vfio_pci_hot_reset_info::default()
@@ -198,7 +201,7 @@ pub fn device_get_pci_hot_reset_info(device: BorrowedFd<'_>) -> Result<u32> {
 
 /// Calls `VFIO_DEVICE_QUERY_GFX_PLANE` with `VFIO_GFX_PLANE_TYPE_PROBE` and these other flags. The
 /// PROBE form asks whether a type is supported, and changes nothing. The other form is not offered.
-pub fn device_probe_gfx_plane(device: BorrowedFd<'_>, flags: u32) -> Result<()> {
+pub(crate) fn device_probe_gfx_plane(device: BorrowedFd<'_>, flags: u32) -> Result<()> {
     // SAFETY: the struct is plain numbers, for which zero is a value.
     let mut info: vfio::vfio_device_gfx_plane_info = unsafe { std::mem::zeroed() };
     info.argsz = size_of::<vfio::vfio_device_gfx_plane_info>() as u32;

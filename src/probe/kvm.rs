@@ -60,7 +60,7 @@ ioctl_write_ptr_bad!(raw_set_device_attr, SET_DEVICE_ATTR, DeviceAttr);
 /// An empty VM that knows of one vfio file. Keep the VM until the device is closed. Close it before
 /// the device counts as free, because the VM has that file open, too.
 #[derive(Debug)]
-pub struct Vm {
+pub(crate) struct Vm {
     /// KVM's vfio device. It is closed first: from Linux 6.6 on, that releases the vfio file.
     _device: OwnedFd,
     _vm: OwnedFd,
@@ -72,7 +72,7 @@ impl Vm {
     /// # Errors
     /// [`Failure`]: the step that failed and its errno. The reason is always [`Reason::NeedsVm`],
     /// because a VM is created only for a driver that wants one.
-    pub fn of(
+    pub(crate) fn of(
         root: &Root,
         file: BorrowedFd<'_>,
         tell: Tell<'_>,

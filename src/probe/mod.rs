@@ -18,15 +18,15 @@
 //! * [`rights`]: the rights that the child keeps.
 
 pub mod asking;
-pub mod cdev;
+mod cdev;
 pub mod child;
 pub mod device;
 mod fork;
-pub mod group;
+mod group;
 pub mod instance;
-pub mod ioctl;
-pub mod kvm;
-pub mod rights;
+mod ioctl;
+mod kvm;
+mod rights;
 
 use std::fs::File;
 use std::io::{self, PipeReader, Read};
@@ -79,7 +79,7 @@ pub struct Failure {
 
 /// The files that stand ready to open the device.
 #[derive(Debug)]
-pub struct Prepared {
+pub(crate) struct Prepared {
     /// The group's file or the device's own node. `KVM_DEV_VFIO_FILE_ADD` takes this file; some
     /// drivers want that before the open.
     pub file: OwnedFd,
@@ -88,7 +88,7 @@ pub struct Prepared {
 }
 
 /// A way to open a device, in two steps, so that a VM can be associated between them.
-pub trait Opener {
+pub(crate) trait Opener {
     /// Returns the kernel interface that this way uses.
     fn path(&self) -> OpenPath;
 
@@ -116,12 +116,12 @@ pub trait Opener {
 }
 
 /// The function to which each step is reported before it is taken.
-pub type Tell<'a> = &'a mut dyn FnMut(Step);
+pub(crate) type Tell<'a> = &'a mut dyn FnMut(Step);
 
 impl Answer {
     /// Makes the answer for a step that failed.
     #[must_use]
-    pub fn failed(failure: &Failure) -> Self {
+    pub(crate) fn failed(failure: &Failure) -> Self {
         Answer {
             facts: Facts {
                 kvm: failure.reason == Reason::NeedsVm,
@@ -136,7 +136,7 @@ impl Answer {
 
     /// Makes the answer for a reason that comes with no errno.
     #[must_use]
-    pub fn none(reason: Reason, step: Step) -> Self {
+    pub(crate) fn none(reason: Reason, step: Step) -> Self {
         Answer {
             facts: Facts::of(Display::Unknown(reason)),
             path: None,
@@ -154,7 +154,7 @@ impl Answer {
     /// Returns a remark that explains a failure to people, in addition to its reason, step and
     /// errno. `None` if these are enough.
     #[must_use]
-    pub fn remark(&self) -> Option<&str> {
+    pub(crate) fn remark(&self) -> Option<&str> {
         if let Some(note) = &self.note {
             return Some(note);
         }
@@ -178,7 +178,7 @@ impl Answer {
 
 /// Returns the name of an errno: `EBUSY`. (524, which some drivers return, has no name in libc.)
 #[must_use]
-pub fn errno_name(errno: Errno) -> String {
+pub(crate) fn errno_name(errno: Errno) -> String {
     format!("{errno:?}")
 }
 
@@ -207,7 +207,7 @@ pub enum Asked {
 ///
 /// # Errors
 /// The reason why the device may not be opened, for people.
-pub fn may_open(device: &Device, rule: Option<&Rule>, asked: Asked) -> Result<(), String> {
+pub(crate) fn may_open(device: &Device, rule: Option<&Rule>, asked: Asked) -> Result<(), String> {
     has_displays(device.device_api.as_deref())?;
     if let DeviceId::Pci(_) = device.id {
         let driver = device.driver.as_deref().unwrap_or_default();
@@ -238,7 +238,7 @@ pub fn may_open(device: &Device, rule: Option<&Rule>, asked: Asked) -> Result<()
 ///
 /// # Errors
 /// The reason why the device may not be opened, for people.
-pub fn may_open_type(of_type: &MdevType, rule: Option<&Rule>) -> Result<(), String> {
+pub(crate) fn may_open_type(of_type: &MdevType, rule: Option<&Rule>) -> Result<(), String> {
     has_displays(of_type.device_api.as_deref())?;
     not_forbidden(rule)
 }
@@ -316,7 +316,7 @@ impl Prober {
 
 /// Asks one device through a child, for at most `deadline`.
 #[must_use]
-pub fn ask(
+pub(crate) fn ask(
     root: &Root,
     prober: &Prober,
     id: DeviceId,

@@ -66,7 +66,7 @@ const NEEDED: [libc::c_long; 26] = [
 /// program, memory that others may read, and much of the address space.
 ///
 /// Without a core dump, a crash also closes the device at once, and not after the dump is written.
-pub fn limit() {
+pub(crate) fn limit() {
     let _ = prctl::set_no_new_privs();
     let _ = prctl::set_dumpable(false);
     let _ = setrlimit(Resource::RLIMIT_AS, ADDRESS_SPACE, ADDRESS_SPACE);
@@ -74,7 +74,7 @@ pub fn limit() {
 
 /// Takes all rights from this thread, except to use memory, to end, and to read, write and ask the
 /// files that it has open. Only for a process that has nothing else to do, and no other thread.
-pub fn give_up() {
+pub(crate) fn give_up() {
     // This comes before the limit, because the ruleset is a descriptor.
     let _ = no_files_or_others();
     let _ = setrlimit(Resource::RLIMIT_NOFILE, 0, 0);

@@ -9,7 +9,7 @@ use crate::predict::hints::Hint;
 use crate::xml::escape;
 
 /// The capability's type.
-pub const TYPE: &str = "vfio_display";
+pub(crate) const TYPE: &str = "vfio_display";
 
 /// Returns the capability of a device as indented lines, without a line end after the last.
 #[must_use]
@@ -24,7 +24,9 @@ pub fn of_device(finding: &Finding, hints: &[Hint]) -> String {
 /// Returns the capability of a parent: one `<type>` element with the same content for each of its
 /// types.
 #[must_use]
-pub fn of_parent<'a>(types: impl Iterator<Item = (&'a str, &'a Finding, &'a [Hint])>) -> String {
+pub(crate) fn of_parent<'a>(
+    types: impl Iterator<Item = (&'a str, &'a Finding, &'a [Hint])>,
+) -> String {
     let types: Vec<String> = types
         .map(|(id, finding, hints)| {
             wrap(

@@ -14,7 +14,7 @@ use crate::xml::escape;
 /// Returns libvirt's name of the node device (`udevGenerateDeviceName`): each byte that is not a
 /// letter or digit becomes `_`.
 #[must_use]
-pub fn name_of(id: DeviceId, parent: Option<&str>) -> String {
+pub(crate) fn name_of(id: DeviceId, parent: Option<&str>) -> String {
     match (id, parent) {
         (DeviceId::Mdev(_), Some(parent)) => plain(&format!("mdev_{id}_{parent}")),
         (_, _) => plain(&format!("{}_{id}", id.bus())),
@@ -23,7 +23,7 @@ pub fn name_of(id: DeviceId, parent: Option<&str>) -> String {
 
 /// Returns libvirt's name of a parent.
 #[must_use]
-pub fn name_of_parent(parent: &Parent) -> String {
+pub(crate) fn name_of_parent(parent: &Parent) -> String {
     plain(&format!(
         "{}_{}",
         parent.subsystem.as_deref().unwrap_or("device"),
@@ -48,7 +48,7 @@ pub struct Mdev<'a> {
 
 /// Returns the XML of an mdev.
 #[must_use]
-pub fn mdev(mdev: &Mdev<'_>) -> String {
+pub(crate) fn mdev(mdev: &Mdev<'_>) -> String {
     let name = name_of(mdev.id, mdev.parent);
     let mut capability = format!(
         "    <type id='{}'/>\n    <uuid>{}</uuid>\n",
@@ -79,7 +79,7 @@ pub fn mdev(mdev: &Mdev<'_>) -> String {
 /// Returns the XML of a PCI device. With `parent`, it includes the mdev types that the device
 /// offers.
 #[must_use]
-pub fn pci(pci: &Pci, path: &Path, driver: Option<&str>, parent: Option<&Parent>) -> String {
+pub(crate) fn pci(pci: &Pci, path: &Path, driver: Option<&str>, parent: Option<&Parent>) -> String {
     let PciAddress {
         domain,
         bus,
@@ -155,7 +155,7 @@ pub fn pci(pci: &Pci, path: &Path, driver: Option<&str>, parent: Option<&Parent>
 /// libvirt gives mtty an `mdev_types` capability that libvirt's own schema does not allow; this XML
 /// leaves it out.
 #[must_use]
-pub fn other_parent(parent: &Parent) -> String {
+pub(crate) fn other_parent(parent: &Parent) -> String {
     device(
         &name_of_parent(parent),
         Some(&parent.path),

@@ -6,9 +6,9 @@
 //! There is one rule for each measured type, by its type id and its driver. On the host that reads
 //! it, it is still only a rule ([`Method::Rule`]), and never a reason for a veto.
 
-pub mod nfd;
-pub mod nova;
-pub mod prometheus;
+pub(crate) mod nfd;
+pub(crate) mod nova;
+pub(crate) mod prometheus;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;

@@ -18,7 +18,7 @@ use crate::predict::hints::{Hint, hints};
 use crate::predict::screens::{GpuPart, Here, Known};
 use crate::publish::gpus::{self, GpuEntry};
 
-pub use sources::{Memory, Reading, Sources, known, recorded};
+pub use sources::{Reading, Sources, known, recorded};
 
 /// The state of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -194,7 +194,7 @@ pub fn inventory(sources: &Sources) -> Inventory {
 
 /// Returns the rule that applies to an active device.
 #[must_use]
-pub fn rule_for<'a>(rules: &'a Rules, host: &Host, device: &Device) -> Option<&'a Rule> {
+pub(crate) fn rule_for<'a>(rules: &'a Rules, host: &Host, device: &Device) -> Option<&'a Rule> {
     rules.find(&Subject {
         bus: Some(match device.id {
             DeviceId::Mdev(_) => Bus::Mdev,
@@ -275,7 +275,7 @@ pub fn active(sources: &Sources, device: &Device) -> DeviceEntry {
 
 /// Returns the entry of one device that is only defined.
 #[must_use]
-pub fn defined(sources: &Sources, definition: &Definition) -> DeviceEntry {
+pub(crate) fn defined(sources: &Sources, definition: &Definition) -> DeviceEntry {
     let host = &sources.host;
     let parent = host
         .parents
@@ -322,7 +322,7 @@ pub fn defined(sources: &Sources, definition: &Definition) -> DeviceEntry {
 
 /// Returns the entry of one type.
 #[must_use]
-pub fn type_entry(sources: &Sources, parent: &Parent, of_type: &MdevType) -> TypeEntry {
+pub(crate) fn type_entry(sources: &Sources, parent: &Parent, of_type: &MdevType) -> TypeEntry {
     let rule = rule_for_type(sources, Some(parent), &of_type.id, Some(of_type));
     let sibling = sibling_of_type(sources, &of_type.id);
     let finding = resolve(

@@ -12,12 +12,12 @@ pub mod callout;
 pub mod capability;
 pub mod device;
 pub mod export;
-pub mod gpus;
+pub(crate) mod gpus;
 pub mod inventory;
 pub mod offline;
 pub mod overview;
 pub mod ovirt;
-pub mod unknown;
+pub(crate) mod unknown;
 pub mod words;
 
 use crate::xml::{Document, Edit, XmlError};

@@ -136,7 +136,7 @@ impl fmt::Display for Member {
 /// Returns the beginning of the name of a device's node device in libvirt; for a PCI device, it is
 /// the whole name (src/node_device/node_device_udev.c, `udevGenerateDeviceName`).
 #[must_use]
-pub fn nodedev(id: DeviceId) -> String {
+pub(crate) fn nodedev(id: DeviceId) -> String {
     let id = format!("{}_{id}", id.bus());
     id.replace([':', '.', '-'], "_")
 }

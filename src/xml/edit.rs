@@ -107,7 +107,7 @@ impl Element<'_, '_> {
     /// # Panics
     /// If `child` is not a child of this element.
     #[must_use]
-    pub fn insert_after(&self, child: Option<Element<'_, '_>>, xml: &str) -> Edit {
+    pub(crate) fn insert_after(&self, child: Option<Element<'_, '_>>, xml: &str) -> Edit {
         let index = child.map(|child| {
             assert!(
                 child.index > 0 && child.node().parent as usize == self.index,

@@ -27,7 +27,7 @@ use quick_xml::events::Event;
 use wellformed::{Attribute, attributes, events};
 
 /// The deepest nesting that is read.
-pub const MAX_DEPTH: usize = 256;
+pub(crate) const MAX_DEPTH: usize = 256;
 
 /// The largest document that is read, in bytes.
 pub const MAX_SIZE: usize = 16 * 1024 * 1024;
@@ -186,7 +186,7 @@ impl<'d, 'a> Element<'d, 'a> {
     /// Returns the name without its prefix. As in libxml2, an undeclared prefix stays part of the
     /// name.
     #[must_use]
-    pub fn local_name(&self) -> &'a str {
+    pub(crate) fn local_name(&self) -> &'a str {
         let name = self.name();
         match wellformed::split(name) {
             Some((_, local)) if self.node().namespace != Namespace::Undeclared => local,
@@ -259,7 +259,7 @@ impl<'d, 'a> Element<'d, 'a> {
 
     /// Returns whether the element contains a comment, at any depth.
     #[must_use]
-    pub fn has_comment(&self) -> bool {
+    pub(crate) fn has_comment(&self) -> bool {
         self.document.text[self.node().content.range()].contains("<!--")
     }
 

@@ -18,7 +18,7 @@ use crate::device::id::PciAddress;
 use matching::{Compiled, compile};
 
 /// The rules that come with this version, for hosts where the package is not installed.
-pub const BUILT_IN: &[(&str, &str)] = &[
+pub(crate) const BUILT_IN: &[(&str, &str)] = &[
     ("50-kernel.toml", include_str!("../rules.d/50-kernel.toml")),
     ("60-nvidia.toml", include_str!("../rules.d/60-nvidia.toml")),
 ];
@@ -319,7 +319,7 @@ impl Rules {
 
     /// Returns the paths of all attributes that a rule needs, each once.
     #[must_use]
-    pub fn attribute_paths(&self) -> Vec<&str> {
+    pub(crate) fn attribute_paths(&self) -> Vec<&str> {
         let mut paths: Vec<&str> = self
             .rules
             .iter()

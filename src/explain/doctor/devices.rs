@@ -85,6 +85,8 @@ pub(super) fn devices(host: &Host, holders: &BTreeMap<DeviceId, String>, report:
             line.of(entry.id);
             let wants_vm = entry.require.iter().any(|hint| hint.name == "kvm");
             if wants_vm && !host.around.kvm {
+                line.more
+                    .push_str("; its driver opens it for a KVM VM only");
                 lacks_kvm(line);
                 line.fix(LOAD_KVM);
             }
@@ -111,8 +113,7 @@ pub(super) fn devices(host: &Host, holders: &BTreeMap<DeviceId, String>, report:
 /// create one.
 fn lacks_kvm(line: &mut Line) {
     line.verdict = Verdict::Fail;
-    line.more
-        .push_str("; its driver opens it for a KVM VM only, and there is no /dev/kvm");
+    line.more.push_str("; there is no /dev/kvm");
 }
 
 /// Checks for records that nobody believes any more, or that nobody ever believed.

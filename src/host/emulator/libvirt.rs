@@ -165,7 +165,7 @@ fn has_mount_namespace(text: &str) -> bool {
 
 /// The settings of `qemu.conf` about the user as whom QEMU runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct QemuConf {
+pub(crate) struct QemuConf {
     /// The setting `user`, if there is one.
     pub user: Option<String>,
     /// The setting `group`, if there is one.
@@ -177,7 +177,7 @@ pub struct QemuConf {
 
 /// Reads these settings, or returns libvirt's defaults if there is no qemu.conf. `None` if the file
 /// can't be read, as on Debian by users other than root.
-pub fn qemu_conf(root: &Root, warnings: &mut Vec<Warning>) -> Option<QemuConf> {
+pub(crate) fn qemu_conf(root: &Root, warnings: &mut Vec<Warning>) -> Option<QemuConf> {
     let text = conf(root, warnings)?;
     let set = |key| value(&text, key).and_then(quoted);
     let mount = has_mount_namespace(&text);

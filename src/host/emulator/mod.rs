@@ -16,7 +16,7 @@ mod made;
 pub mod trials;
 
 pub use cache::known;
-pub use libvirt::{QemuConf, qemu_conf};
+pub(crate) use libvirt::qemu_conf;
 #[cfg(test)]
 pub(crate) use made::pretend;
 
@@ -35,7 +35,7 @@ use libvirt::{Installed, installed, installed_path, listens, render_nodes};
 
 /// A function that asks libvirt for the `<domainCapabilities>` of an emulator, by its path. It
 /// returns `None` if there is no libvirt to ask, and an error that says why libvirt gave no answer.
-pub type AskLibvirt<'a> = dyn Fn(&Path) -> Result<Option<String>, String> + 'a;
+pub(crate) type AskLibvirt<'a> = dyn Fn(&Path) -> Result<Option<String>, String> + 'a;
 
 /// The effort to find abilities.
 #[derive(Clone, Copy)]
@@ -63,7 +63,7 @@ fn libraries(prefix: &Path) -> [PathBuf; 3] {
 /// Returns the paths where distributions install the QEMU that libvirt uses on this kind of
 /// machine.
 #[must_use]
-pub fn usual() -> Vec<PathBuf> {
+pub(crate) fn usual() -> Vec<PathBuf> {
     let of_arch = format!("/usr/bin/qemu-system-{}", std::env::consts::ARCH);
     ["/usr/bin/qemu-kvm", &of_arch, "/usr/libexec/qemu-kvm"]
         .map(PathBuf::from)

@@ -46,7 +46,7 @@ struct Kept {
 
 /// The build of a QEMU, under which results are kept.
 #[derive(Debug)]
-pub struct Build<'r> {
+pub(crate) struct Build<'r> {
     root: &'r Root,
     emulator: &'r Path,
     libvirt: Version,
@@ -57,7 +57,11 @@ impl<'r> Build<'r> {
     /// Returns the present build of the emulator, with this libvirt. `None` if one of the two is
     /// not known: then no outcome is kept, as nobody could tell how long it holds.
     #[must_use]
-    pub fn of(root: &'r Root, emulator: &'r Path, libvirt: Option<&Version>) -> Option<Self> {
+    pub(crate) fn of(
+        root: &'r Root,
+        emulator: &'r Path,
+        libvirt: Option<&Version>,
+    ) -> Option<Self> {
         Some(Build {
             root,
             emulator,
@@ -68,7 +72,7 @@ impl<'r> Build<'r> {
 
     /// Returns the outcome of an earlier trial of this shape with the same build and libvirt.
     #[must_use]
-    pub fn result(&self, shape: &str, warnings: &mut Vec<Warning>) -> Option<Trial> {
+    pub(crate) fn result(&self, shape: &str, warnings: &mut Vec<Warning>) -> Option<Trial> {
         let mut trials = self.read(warnings);
         let at = trials.iter().position(|trial| trial.shape == shape)?;
         Some(trials.swap_remove(at))
@@ -79,7 +83,7 @@ impl<'r> Build<'r> {
     ///
     /// # Errors
     /// Any error of the file system.
-    pub fn keep(&self, shape: &str, message: Option<&str>) -> std::io::Result<()> {
+    pub(crate) fn keep(&self, shape: &str, message: Option<&str>) -> std::io::Result<()> {
         let mut trials = self.read(&mut Vec::new());
         trials.retain(|trial| trial.shape != shape);
         trials.push(Trial {

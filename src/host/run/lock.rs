@@ -44,7 +44,7 @@ impl Lock {
     ///
     /// # Errors
     /// Any error of the file system.
-    pub fn of_daemon(root: &Root) -> io::Result<Result<Self, String>> {
+    pub(crate) fn of_daemon(root: &Root) -> io::Result<Result<Self, String>> {
         let path = directory(root, "lock", 0o700)?.join("daemon");
         match Self::of_file(&path, Instant::now()) {
             Ok(lock) => {

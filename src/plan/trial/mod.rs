@@ -13,5 +13,6 @@ mod reduce;
 pub mod said;
 mod writer;
 
-pub use names::{NAME, is_name, name, uuid_of};
+pub use names::name;
+pub(crate) use names::{is_name, uuid_of};
 pub use reduce::{Irreducible, LeftOut, Reduced, reduce};

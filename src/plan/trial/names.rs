@@ -5,7 +5,7 @@ use uuid::Uuid;
 /// The beginning of the names of all domains that are made for trials. gfxplane's own hook must let
 /// these domains start without a wait, because `gfxplane verify` has already waited until their
 /// devices were free.
-pub const NAME: &str = "gfxplane-verify-";
+pub(crate) const NAME: &str = "gfxplane-verify-";
 
 /// Returns the name of the domain with this UUID. By the name, the domain's log is known to be
 /// ours.
@@ -16,7 +16,7 @@ pub fn name(uuid: Uuid) -> String {
 
 /// Returns whether [`name`] could have made this name.
 #[must_use]
-pub fn is_name(text: &str) -> bool {
+pub(crate) fn is_name(text: &str) -> bool {
     text.strip_prefix(NAME).is_some_and(|rest| {
         rest.len() == 32 && rest.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
     })
@@ -24,7 +24,7 @@ pub fn is_name(text: &str) -> bool {
 
 /// Returns the UUID in a name that [`name`] has made.
 #[must_use]
-pub fn uuid_of(text: &str) -> Option<Uuid> {
+pub(crate) fn uuid_of(text: &str) -> Option<Uuid> {
     let rest = text.strip_prefix(NAME).filter(|_| is_name(text))?;
     Uuid::try_parse(rest).ok()
 }

@@ -6,7 +6,7 @@ use crate::predict::{Outcome, words as words_of_qemu};
 
 /// The subject of an answer of libvirt's or QEMU's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answers {
+pub(crate) enum Answers {
     /// The answer is about the domain.
     TheDomain,
     /// The answer is about a device that somebody else has, and says nothing of the domain.
@@ -20,7 +20,7 @@ pub enum Answers {
 /// In use: libvirt src/hypervisor/virhostdev.c ("… is in use by driver QEMU, domain …"); QEMU
 /// hw/vfio/container.c and iommufd.c, with the kernel's EBUSY.
 #[must_use]
-pub fn about(message: &str) -> Answers {
+pub(crate) fn about(message: &str) -> Answers {
     let has = |text: &str| message.contains(text);
     let vfio = has("vfio") || has("iommufd");
     if has("is in use by driver") || vfio && has("Device or resource busy") {
@@ -39,7 +39,7 @@ pub fn about(message: &str) -> Answers {
 /// src/qemu/qemu_capabilities.c, `virQEMUCapsCacheLookupDefault`, and where it checks a domain's
 /// type against them.
 #[must_use]
-pub fn is_of_accelerator(message: &str) -> bool {
+pub(crate) fn is_of_accelerator(message: &str) -> bool {
     [
         "invalid accelerator",
         "no accelerator found",

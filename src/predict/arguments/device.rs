@@ -57,14 +57,14 @@ impl Device {
 
     /// Returns true for a vfio device that may have a display.
     #[must_use]
-    pub fn is_vfio(&self) -> bool {
+    pub(crate) fn is_vfio(&self) -> bool {
         matches!(self.driver.as_str(), "vfio-pci" | "vfio-pci-nohotplug")
     }
 
     /// Returns the host's device that a vfio device stands for, from `sysfsdev` or `host`; `None`
     /// if the device names none.
     #[must_use]
-    pub fn vfio_id(&self) -> Option<DeviceId> {
+    pub(crate) fn vfio_id(&self) -> Option<DeviceId> {
         let property = |name: &str| self.properties.get(name);
         let text = match (property("sysfsdev"), property("host")) {
             (Some(path), _) => path.trim_end_matches('/').rsplit('/').next()?.to_owned(),
@@ -79,7 +79,7 @@ impl Device {
     /// Returns true if a vfio device wants a display. QEMU gives it none unless the user asks for
     /// one (hw/vfio/pci.c).
     #[must_use]
-    pub fn wants_display(&self) -> bool {
+    pub(crate) fn wants_display(&self) -> bool {
         let value = self.properties.get("display");
         self.is_vfio() && value.is_some_and(|value| value != "off")
     }
@@ -201,12 +201,12 @@ const SERVED: [&str; 3] = ["vfio-pci", "vhost-user-gpu", "vhost-user-vga"];
 /// Returns whether a device of QEMU's, by the name of its driver, makes a screen without anything
 /// outside of QEMU.
 #[must_use]
-pub fn is_emulated(driver: &str) -> bool {
+pub(crate) fn is_emulated(driver: &str) -> bool {
     EMULATED.iter().any(|screen| driver.starts_with(screen))
 }
 
 /// Returns whether a device of QEMU's, by the name of its driver, makes a screen.
 #[must_use]
-pub fn is_screen(driver: &str) -> bool {
+pub(crate) fn is_screen(driver: &str) -> bool {
     is_emulated(driver) || SERVED.iter().any(|screen| driver.starts_with(screen))
 }

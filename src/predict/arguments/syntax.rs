@@ -4,7 +4,7 @@
 /// `,,` in a value is a comma. A first word without `=` is the value of `implied`; any other such
 /// word is a switch.
 #[must_use]
-pub fn pairs(text: &str, implied: &str) -> Vec<(String, String)> {
+pub(crate) fn pairs(text: &str, implied: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let mut rest = text;
     let mut first = true;

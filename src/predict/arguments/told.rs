@@ -4,7 +4,7 @@ use super::syntax::is_on;
 
 /// QEMU's options that are shown by name, here without their dash. Any other word may be no option
 /// but a secret.
-pub const OPTIONS: [&str; 48] = [
+pub(crate) const OPTIONS: [&str; 48] = [
     "M",
     "S",
     "accel",
@@ -58,7 +58,7 @@ pub const OPTIONS: [&str; 48] = [
 /// Returns true for a value that may be shown: a switch, a small number, or the name of QEMU's vfio
 /// driver. Any other value may be a secret, and is never shown.
 #[must_use]
-pub fn is_telling(value: &str) -> bool {
+pub(crate) fn is_telling(value: &str) -> bool {
     let number = value.strip_prefix("0x").unwrap_or(value);
     let is_number =
         (1..=5).contains(&number.len()) && number.bytes().all(|b| b.is_ascii_hexdigit());
@@ -72,14 +72,14 @@ pub fn is_telling(value: &str) -> bool {
 
 /// Returns a value as it may be shown: the value itself if [`is_telling`], or three dots.
 #[must_use]
-pub fn told(value: &str) -> &str {
+pub(crate) fn told(value: &str) -> &str {
     if is_telling(value) { value } else { "…" }
 }
 
 /// Returns the argument of a `-set`, with its value as it may be shown ([`told`]). Empty if the
 /// argument has no `=`.
 #[must_use]
-pub fn told_setting(setting: &str) -> String {
+pub(crate) fn told_setting(setting: &str) -> String {
     let name_and_value = setting.split_once('=');
     name_and_value.map_or_else(String::new, |(name, value)| {
         format!("{name}={}", told(value))

@@ -171,7 +171,7 @@ pub(super) const START: [OfGraphics; 3] = [
 /// profile; the message goes on with the profile's name. The helper gives up if an SDL display is
 /// the domain's only graphics, and has no `xauth`, or an `xauth` in a directory that the helper
 /// keeps from guests (src/security/virt-aa-helper.c, `get_files`, `valid_path`).
-pub const NO_APPARMOR_PROFILE: &str = "cannot load AppArmor profile";
+pub(crate) const NO_APPARMOR_PROFILE: &str = "cannot load AppArmor profile";
 
 pub(super) const PROFILE: [OfGraphics; 1] =
     [OfGraphics::start(NO_APPARMOR_PROFILE, |world, frontend| {
@@ -233,7 +233,7 @@ pub const NO_TLS_PORT: &str =
 
 /// Returns true for a message that libvirt has only at a real start, and not at a dry run.
 #[must_use]
-pub fn is_of_real_starts(message: &str) -> bool {
+pub(crate) fn is_of_real_starts(message: &str) -> bool {
     let is_cgroups = message.starts_with("Path '") && message.contains("' is not accessible");
     is_cgroups || [NO_TLS_PORT, NO_APPARMOR_PROFILE, DBUS_DAEMON_DIED].contains(&message)
 }

@@ -80,7 +80,7 @@ impl Known {
     /// Returns the part of a graphics card that the device is; `None` if it is none, or nobody
     /// looked.
     #[must_use]
-    pub fn gpu(&self) -> Option<GpuPart> {
+    pub(crate) fn gpu(&self) -> Option<GpuPart> {
         match self.here {
             Some(Here::Present { gpu, .. }) => gpu,
             _ => None,

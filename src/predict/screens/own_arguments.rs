@@ -152,7 +152,7 @@ impl Screens {
     /// an SDL display, which libvirt puts into that environment (src/qemu/qemu_command.c,
     /// `qemuBuildGraphicsSDLCommandLine`).
     #[must_use]
-    pub fn gtk_may_open(&self) -> bool {
+    pub(crate) fn gtk_may_open(&self) -> bool {
         let names_a_server = |frontend: &Frontend| frontend.settings.x_display.is_some();
         self.has_a_screen || self.frontends.iter().any(names_a_server)
     }
@@ -200,7 +200,7 @@ impl Screens {
 
     /// Returns a function that returns whether the guest's `/dev` lacks the node of a vfio device
     /// in the user's own arguments; `None` if that is not known.
-    pub fn lacks_its_node(&self) -> impl Fn(&Device) -> Option<bool> + use<> {
+    pub(crate) fn lacks_its_node(&self) -> impl Fn(&Device) -> Option<bool> + use<> {
         let hostdevs: HashSet<DeviceId> = self.vgpus.iter().map(|vgpu| vgpu.id).collect();
         let is_pci = |id: DeviceId| matches!(id, DeviceId::Pci(_));
         let has_pci = hostdevs.iter().any(|id| is_pci(*id));

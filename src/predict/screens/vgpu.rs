@@ -115,7 +115,7 @@ impl Vgpu {
     /// has no OpRegion, unless it is a passed-through GPU of Intel's. Only Intel's devices have one
     /// (vfio's vfio_pci_igd.c).
     #[must_use]
-    pub fn has_opregion(&self) -> Option<bool> {
+    pub(crate) fn has_opregion(&self) -> Option<bool> {
         let facts = &self.known.finding.facts;
         let vendor = match self.known.here {
             Some(Here::Present { vendor, .. }) => vendor,
@@ -132,7 +132,7 @@ impl Vgpu {
 
     /// Returns whether the device has an EDID region; `None` if that is not known.
     #[must_use]
-    pub fn has_edid(&self) -> Option<bool> {
+    pub(crate) fn has_edid(&self) -> Option<bool> {
         let facts = &self.known.finding.facts;
         match (&facts.edid, &facts.device) {
             (Some(_), _) => Some(true),
@@ -143,7 +143,7 @@ impl Vgpu {
 
     /// Switches the display on or off in the place that sets it: `qemu:override` or the attribute.
     /// Removes the display from `-set`.
-    pub fn set_display(&mut self, on: bool) {
+    pub(crate) fn set_display(&mut self, on: bool) {
         self.display = on;
         self.set.remove("display");
         self.mistyped.remove("display");
@@ -155,7 +155,7 @@ impl Vgpu {
 
     /// Switches ramfb on or off by the attribute, by which libvirt chooses QEMU's driver with
     /// ramfb. Removes ramfb from `-set`.
-    pub fn set_ramfb(&mut self, on: bool) {
+    pub(crate) fn set_ramfb(&mut self, on: bool) {
         self.set.remove("ramfb");
         self.properties.remove("ramfb");
         self.mistyped.remove("ramfb");
@@ -192,20 +192,20 @@ impl Vgpu {
     /// Returns whether QEMU gets a value for ramfb, on or off. `takes_ramfb` is true if libvirt
     /// passes the attribute on.
     #[must_use]
-    pub fn says_ramfb(&self, takes_ramfb: bool) -> bool {
+    pub(crate) fn says_ramfb(&self, takes_ramfb: bool) -> bool {
         self.said("ramfb").is_some() || self.ramfb_asked && takes_ramfb
     }
 
     /// Returns whether QEMU gets a value for ramfb although the device's driver has none. Such a
     /// driver is for devices that may be plugged in while the guest runs.
     #[must_use]
-    pub fn lacks_ramfb(&self, takes_ramfb: bool) -> bool {
+    pub(crate) fn lacks_ramfb(&self, takes_ramfb: bool) -> bool {
         self.driver(takes_ramfb) == "vfio-pci" && self.says_ramfb(takes_ramfb)
     }
 
     /// Returns a property as a switch, from its value in [`said`](Self::said).
     #[must_use]
-    pub fn switch(&self, property: &str) -> Option<bool> {
+    pub(crate) fn switch(&self, property: &str) -> Option<bool> {
         Some(matches!(self.said(property)?, "on" | "true" | "yes"))
     }
 }

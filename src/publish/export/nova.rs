@@ -21,7 +21,7 @@ const LONGEST: usize = 200;
 /// name, keeps nova-compute from starting. So the file names each child once and never the node
 /// itself.
 #[must_use]
-pub fn nova(sources: &Sources, inventory: &Inventory, node: &str) -> (String, Vec<String>) {
+pub(crate) fn nova(sources: &Sources, inventory: &Inventory, node: &str) -> (String, Vec<String>) {
     let mut children: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let mut add = |name: String, words: Vec<&str>| {
         let of_child = children.entry(format!("{node}_{name}")).or_default();

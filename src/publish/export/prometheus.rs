@@ -11,7 +11,7 @@ use crate::publish::overview::Summary;
 
 /// The facts in the metrics that are not in the inventory.
 #[derive(Debug, Clone, Default)]
-pub struct Told {
+pub(crate) struct Told {
     /// The numbers of guests and screens; `None` if nobody knows this host's guests.
     pub guests: Option<Summary>,
     /// The number of entries in the log by event and part; `None` if the log can't be read.
@@ -22,7 +22,7 @@ pub struct Told {
 
 /// Returns the metrics of a host. All are gauges, because each number may fall.
 #[must_use]
-pub fn prometheus(inventory: &Inventory, told: &Told) -> String {
+pub(crate) fn prometheus(inventory: &Inventory, told: &Told) -> String {
     let (devices, failures) = counted(inventory);
     let mut text = String::new();
     let mut family = |name: &str, help: &str, samples: &mut dyn Iterator<Item = (String, u64)>| {

@@ -164,7 +164,7 @@ impl Reading {
     /// Returns whether mdevctl can start the device, for which [`Reading::known`] was called
     /// before.
     #[must_use]
-    pub fn is_defined(&self, id: DeviceId) -> bool {
+    pub(crate) fn is_defined(&self, id: DeviceId) -> bool {
         let DeviceId::Mdev(uuid) = id else {
             return false;
         };
