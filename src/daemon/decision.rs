@@ -120,8 +120,8 @@ impl Line {
     }
 }
 
-/// Returns the host's policy for changes that nobody has asked for. A guest counts as none of
-/// Windows unless the policy says otherwise.
+/// Returns the host's policy for changes that nobody has asked for. A guest does not
+/// count as Windows unless the policy says so.
 #[must_use]
 pub(crate) fn unasked(policy: &Policy, is_older: bool) -> Policy {
     let mut policy = policy.clone();

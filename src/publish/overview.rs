@@ -330,7 +330,7 @@ fn worst(overview: &Overview) -> Level {
 }
 
 impl Missing {
-    /// Returns the severity of the worst problem.
+    /// Returns the severity: a warning if the reason is certain, and otherwise good to know.
     #[must_use]
     pub fn level(&self) -> Level {
         if self.certain {
