@@ -50,7 +50,7 @@ pub(crate) fn mark(text: &str) -> u64 {
 /// The standing of a domain: facts that are not in its definition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Standing {
-    /// True if it existed before the package and has not been changed since.
+    /// True if the domain existed before the package and has not been changed since.
     pub is_older: bool,
     /// True if somebody has undone our changes (`gfxplane undo`).
     pub is_hands_off: bool,

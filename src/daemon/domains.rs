@@ -41,7 +41,7 @@ pub(super) struct Watched {
     pub(super) in_vain: Option<(u64, String)>,
     /// True if the domain could not be tried because a device is in use.
     pub(super) waits: bool,
-    /// A change of which libvirt has not said whether it made it.
+    /// A change that libvirt may have made, although it has not confirmed it.
     pub(super) unsure: Option<Unsure>,
     /// The times of a change that somebody is making; `None` if the domain is quiet.
     pub(super) loud: Option<Loud>,

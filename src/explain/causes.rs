@@ -26,7 +26,7 @@ use crate::publish::unknown::{Member, nodedev};
 pub struct Explanation {
     /// The name of the problem.
     pub symptom: &'static str,
-    /// The words by which it was recognized.
+    /// The words by which the message was recognized.
     pub message: &'static str,
     /// The program that gives the message.
     pub by: Speaker,

@@ -39,7 +39,7 @@ pub struct Entry {
 pub struct Said {
     /// The change.
     pub change: String,
-    /// The reason for it.
+    /// The reason for the change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// The sysfs name of the device that the change is about.

@@ -57,7 +57,7 @@ pub enum Start {
 /// The time that a start may take.
 #[derive(Clone, Copy)]
 pub struct Term<'t> {
-    /// The end of that time.
+    /// The time at which the start has to be over.
     pub limit: Instant,
     /// Returns whether somebody else needs the devices now, so that the start has to be given up.
     pub gives_way: &'t dyn Fn() -> bool,

@@ -110,9 +110,9 @@ pub enum Action {
     },
     /// Set `<rom file=…>` of a hostdev.
     Rom {
-        /// The file's path, which is shown only as [`told`] returns it.
+        /// The device.
         device: DeviceId,
-        /// The file's path, shown as [`told`] has it.
+        /// The file's path, which is shown only as [`told`] returns it.
         #[serde(serialize_with = "only_told")]
         file: String,
     },

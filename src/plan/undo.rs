@@ -28,9 +28,9 @@ pub enum Inverse {
         element: Vec<String>,
         /// The attribute's name.
         name: String,
-        /// The value before the change; `None` if it did not exist.
+        /// The value before the change; `None` if there was no attribute.
         old: Option<String>,
-        /// The value after the change; `None` if it does not exist.
+        /// The value after the change; `None` if there is no attribute.
         new: Option<String>,
     },
     /// The text of an element that contains no others.
@@ -44,7 +44,7 @@ pub enum Inverse {
     },
     /// Elements of one name in one place.
     Elements {
-        /// The path of the element that contains them.
+        /// The path of the element that contains these elements.
         parent: Vec<String>,
         /// The nearest sibling above that existed before and after the change.
         after: Option<String>,

@@ -123,7 +123,7 @@ pub enum About {
     Device(DeviceId),
     /// A `<graphics>` of the domain.
     Graphics(GraphicsType),
-    /// The domain as a whole.
+    /// Another part of the domain, or the domain as a whole.
     Domain,
 }
 

@@ -71,7 +71,7 @@ pub struct Answer {
 pub struct Failure {
     /// The step.
     pub step: Step,
-    /// The errno with which it failed.
+    /// The errno with which the step failed.
     pub errno: Errno,
     /// The reason for an unknown display that follows from the failure.
     pub reason: Reason,

@@ -101,7 +101,7 @@ pub(crate) fn if_it_may_be_opened(id: DeviceId) -> String {
 pub struct Member {
     /// The device.
     pub id: DeviceId,
-    /// The driver that is bound to it.
+    /// The driver that is bound to the device.
     pub driver: Option<String>,
 }
 

@@ -30,20 +30,20 @@ use crate::publish::unknown::Around;
 
 pub use guests::guests;
 
-/// The command that puts back what the package has installed.
+/// The command that installs the package's files again.
 const REINSTALL: &str = "sudo apt reinstall gfxplane # Fedora: sudo dnf reinstall gfxplane";
 
 /// The outcome of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Verdict {
-    /// The recorded host does not have what the check needs.
+    /// The recorded host lacks the facts that the check needs.
     Skip,
     /// All is well, or the check does not apply here.
     Pass,
-    /// A problem that may concern some domain, or that could not be checked.
+    /// There may be a problem for some domain, or the check could not be made.
     Warn,
-    /// A problem.
+    /// There is a problem.
     Fail,
 }
 
