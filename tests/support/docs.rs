@@ -328,12 +328,7 @@ fn lengths() -> Result<(), Failed> {
     const FILE: usize = 600;
     const FUNCTION: usize = 80;
     // These are still to be split.
-    const LATER: [&str; 4] = [
-        "src/cli/check.rs",
-        "src/explain/doctor/libvirt.rs",
-        "src/plan/remarks.rs",
-        "src/publish/overview.rs",
-    ];
+    const LATER: [&str; 2] = ["src/explain/doctor/libvirt.rs", "src/plan/remarks.rs"];
     let mut problems = Vec::new();
     for (name, text) in sources()? {
         let lines: Vec<&str> = text.lines().collect();

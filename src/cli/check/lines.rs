@@ -1,0 +1,222 @@
+//! The lines of `gfxplane check` about one domain.
+
+use serde::Serialize;
+
+use crate::cli::subject::SubjectArgs;
+use crate::device::id::DeviceId;
+use crate::explain::doctor::Verdict;
+use crate::libvirt::Context;
+use crate::libvirt::surroundings::HostSurroundings;
+use crate::plan::{Action, Fix, Note, Plan, Topic};
+use crate::predict::arguments::Device;
+use crate::predict::screens::{Here, Vgpu};
+use crate::predict::{
+    About, Head, HeadOf, Outcome, Prediction, Refusal, Stage, UNKNOWN_LIBVIRT, UNKNOWN_QEMU,
+    viewers,
+};
+
+/// The subject of the first line.
+pub(super) const START: &str = "start";
+
+/// A line of the report.
+#[derive(Debug, Serialize)]
+pub(super) struct Line {
+    pub(super) what: String,
+    pub(super) verdict: Verdict,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(super) more: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) fixes: Vec<String>,
+}
+
+impl Line {
+    pub(super) fn new(what: impl Into<String>, verdict: Verdict, more: impl Into<String>) -> Self {
+        Line {
+            what: what.into(),
+            verdict,
+            more: more.into(),
+            fixes: Vec::new(),
+        }
+    }
+}
+
+impl SubjectArgs {
+    /// Returns the lines about a domain as it is. `better` is the domain after fixup.
+    pub(super) fn lines(
+        &self,
+        surroundings: &HostSurroundings<'_>,
+        plan: &Plan,
+        now: &Prediction,
+        better: Option<&Plan>,
+    ) -> Vec<Line> {
+        let context = surroundings.context();
+        let mut start = start(now);
+        // Only the planning run knows what would help but needs consent.
+        let notes = better.iter().flat_map(|plan| &plan.notes);
+        let notes = notes.filter(|note| matches!(note.topic, Topic::Start | Topic::Seen));
+        start.fixes = notes.flat_map(|note| self.fixes(context, note)).collect();
+        start.fixes.dedup();
+        if let Outcome::Doubt { because, .. } = &now.outcome {
+            start.fixes.splice(0..0, self.versions(context, because));
+        }
+        if let Outcome::No(refusal) = &now.outcome
+            && refusal.stage == Stage::Devices
+        {
+            start.fixes = self.devices_fix(surroundings, plan, refusal);
+        }
+        let changes = better.is_some_and(|plan| !plan.changes.is_empty());
+        if now.refusal().is_some() && start.fixes.is_empty() && changes {
+            start.fixes.push(self.command(context, &Fix::fixup()));
+        }
+        let mut report = vec![start];
+        report.extend(plan.screens.vgpus.iter().map(|vgpu| {
+            self.if_it_is_off(context, vgpu, better)
+                .unwrap_or_else(|| display(vgpu))
+        }));
+        report.extend(plan.screens.own_vfio().map(own_vfio));
+        report.extend(now.heads.iter().filter_map(seen));
+        let notes = plan.notes.iter();
+        for note in notes.filter(|note| note.topic == Topic::Other) {
+            report.push(Line {
+                fixes: self.fixes(context, note),
+                ..Line::new(note.about.to_string(), note.level.into(), &note.text)
+            });
+        }
+        report
+    }
+
+    /// Returns the fix for a device that libvirt can't prepare.
+    fn devices_fix(
+        &self,
+        surroundings: &HostSurroundings<'_>,
+        plan: &Plan,
+        refusal: &Refusal,
+    ) -> Vec<String> {
+        let About::Device(id) = refusal.about else {
+            return Vec::new();
+        };
+        let vgpu = plan.screens.vgpus.iter().find(|vgpu| vgpu.id == id);
+        let is_here = vgpu.is_some_and(|vgpu| vgpu.known.here != Some(Here::Absent));
+        let fix = Fix::for_device(id, is_here, surroundings.is_defined(id));
+        vec![self.command(surroundings.context(), &fix)]
+    }
+
+    /// Returns the command that names the versions, if the answer depends only on unknown versions.
+    fn versions(&self, context: &Context, because: &str) -> Option<String> {
+        let mut options = String::new();
+        for reason in because.split("; ") {
+            options.push_str(match reason {
+                UNKNOWN_QEMU => " --qemu VERSION",
+                UNKNOWN_LIBVIRT => " --libvirt-version VERSION",
+                _ => return None,
+            });
+        }
+        let fix = Fix::Command {
+            verb: "check",
+            options: options.trim_start().to_owned(),
+            reason: String::new(),
+        };
+        Some(self.command(context, &fix))
+    }
+
+    fn fixes(&self, context: &Context, note: &Note) -> Vec<String> {
+        let fixes = note.fixes.iter();
+        fixes.map(|fix| self.command(context, fix)).collect()
+    }
+
+    /// Returns the line for a device whose display is off and could be on.
+    fn if_it_is_off(&self, context: &Context, vgpu: &Vgpu, better: Option<&Plan>) -> Option<Line> {
+        let better = better?;
+        let is_about =
+            |note: &&Note| note.topic == Topic::Off && note.about == About::Device(vgpu.id);
+        let (text, fixes) = if let Some(note) = better.notes.iter().find(is_about) {
+            (note.text.clone(), self.fixes(context, note))
+        } else {
+            let on = Action::Display {
+                device: vgpu.id,
+                on: true,
+            };
+            let change = better.changes.iter().find(|change| change.action == on)?;
+            let fix = self.command(context, &Fix::fixup());
+            (format!("off: {}", change.reason), vec![fix])
+        };
+        Some(Line {
+            fixes,
+            ..Line::new(display_of(vgpu.id), Verdict::Warn, text)
+        })
+    }
+}
+
+/// Returns the line about the graphics that show the screen of a device.
+fn seen(head: &Head) -> Option<Line> {
+    let HeadOf::Device(_) = head.of else {
+        return None;
+    };
+    let by = viewers(&head.shown_by);
+    let what = format!("screen of {}", head.of);
+    Some(if by.is_empty() {
+        Line::new(what, Verdict::Warn, "nobody shows it")
+    } else {
+        Line::new(what, Verdict::Pass, format!("shown by {}", by.join(", ")))
+    })
+}
+
+fn display_of(id: DeviceId) -> String {
+    format!("display of {id}")
+}
+
+fn display(vgpu: &Vgpu) -> Line {
+    let display = &vgpu.known.finding.facts.display;
+    let words = display.words().join(", ");
+    let (verdict, more) = match display.reason() {
+        _ if vgpu.rebound => (
+            Verdict::Pass,
+            "none: managed='yes' binds it to vfio-pci".into(),
+        ),
+        Some(_) if vgpu.known.here == Some(Here::Absent) => {
+            (Verdict::Fail, "this host does not have the device".into())
+        }
+        Some(reason) => (Verdict::Warn, format!("not known: {}", reason.why())),
+        None if vgpu.known.is_measured() => (Verdict::Pass, format!("{words}, measured")),
+        None => (Verdict::Pass, format!("{words}, not measured")),
+    };
+    Line::new(display_of(vgpu.id), verdict, more)
+}
+
+/// Returns the line for a vfio device that is only in the user's own arguments, so that libvirt
+/// does not know of it.
+fn own_vfio(device: &Device) -> Line {
+    let id = device
+        .vfio_id()
+        .map_or_else(|| "a vfio device".to_owned(), |id| id.to_string());
+    Line::new(
+        format!("-device {} in qemu:commandline", device.driver),
+        Verdict::Warn,
+        format!(
+            "its display is not looked at: libvirt does not know that the guest has {id}, and gives it no access to that; a hostdev does"
+        ),
+    )
+}
+
+fn start(now: &Prediction) -> Line {
+    match &now.outcome {
+        Outcome::Yes => Line::new(START, Verdict::Pass, "starts"),
+        Outcome::No(refusal) => {
+            let who = refusal.stage.who();
+            let text = format!(
+                "would be refused by {who}: {}: {}",
+                refusal.about,
+                refusal.words()
+            );
+            Line::new(START, Verdict::Fail, text)
+        }
+        Outcome::Doubt { refusal, because } => {
+            let who = refusal.stage.who();
+            let text = format!(
+                "may be refused: {because}; {who} may say: {}",
+                refusal.message
+            );
+            Line::new(START, Verdict::Warn, text)
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! The entries of the guests: whether each starts, who shows its screens, and what helps.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Defined, DeviceLine, Given, GuestEntry, GuestState, Problem, Summary, display_words};
+use crate::device::id::DeviceId;
+use crate::domain::policy::{Displays, Wishes};
+use crate::domain::shell::{operand, quoted};
+use crate::domain::{Domain, GraphicsType, Reach};
+use crate::plan::fixup::{Surroundings, fix};
+use crate::plan::{Action, Change, Fix, Level, Plan, Topic, words};
+use crate::predict::screens::{Here, Screens, Vgpu};
+use crate::predict::{About, HeadOf, Outcome, Refusal, Shown, Stage};
+use crate::publish::inventory::State;
+use crate::xml::Document;
+
+/// Returns the entries of one domain, by device, and counts the domain in `summary`. Empty for a
+/// domain without vfio devices.
+pub(super) fn entries(
+    given: Given<'_>,
+    domain: &Defined,
+    surroundings: &dyn Surroundings,
+    summary: &mut Summary,
+) -> Vec<(DeviceId, GuestEntry)> {
+    let as_it_is = Wishes {
+        display: Some(Displays::Off),
+        ..Wishes::default()
+    };
+    let fixed = |wishes: &Wishes| fix(&domain.xml, surroundings, given.policy, wishes);
+    let (now, better) = match (fixed(&as_it_is), fixed(&Wishes::default())) {
+        (Ok(now), Ok(better)) => (now.plan, better.plan),
+        (Err(error), _) | (_, Err(error)) => {
+            return unreadable(domain, &error.to_string(), summary);
+        }
+    };
+    let Some(plan) = now.filter(|plan| !plan.screens.vgpus.is_empty()) else {
+        return Vec::new();
+    };
+    let seen = Seen {
+        argument: argument(domain),
+        given,
+        domain,
+        plan: &plan,
+        better: better.as_ref(),
+    };
+    summary.guests += 1;
+    let now = plan.now();
+    let starts = match &now.outcome {
+        Outcome::Yes => "yes",
+        Outcome::No(_) => "no",
+        Outcome::Doubt { .. } => "doubt",
+    };
+    summary.refused += usize::from(starts == "no");
+    summary.unknown += usize::from(starts == "doubt");
+    let ids: BTreeSet<DeviceId> = plan.screens.vgpus.iter().map(|vgpu| vgpu.id).collect();
+    // What is about the domain as a whole stands below its first device.
+    let mut left = seen.of_domain(&ids);
+    let mut found = Vec::new();
+    for vgpu in &plan.screens.vgpus {
+        if found.iter().any(|(id, _)| *id == vgpu.id) {
+            continue;
+        }
+        let head = now
+            .heads
+            .iter()
+            .find(|head| head.of == HeadOf::Device(vgpu.id));
+        let shown_by = head.map(|head| head.shown_by.clone()).unwrap_or_default();
+        let mut problems = seen.of_device(vgpu, head.is_some(), &shown_by, summary);
+        if found.is_empty() {
+            let own = std::mem::take(&mut problems);
+            problems = left.remove(&None).unwrap_or_default();
+            problems.extend(own);
+        }
+        problems.extend(left.remove(&Some(vgpu.id)).unwrap_or_default());
+        let guest = GuestEntry {
+            name: domain.name.clone(),
+            state: domain.state,
+            starts: Some(starts),
+            look: seen.look(&shown_by),
+            shown_by,
+            problems,
+        };
+        found.push((vgpu.id, guest));
+    }
+    found
+}
+
+/// Returns the domain as an argument in a shell.
+fn argument(domain: &Defined) -> String {
+    let document = Document::parse(&domain.xml).ok();
+    let read = document
+        .as_ref()
+        .and_then(|document| Domain::new(document).ok());
+    operand(Some(&domain.name), read.and_then(|domain| domain.uuid))
+}
+
+/// Returns the entries of a domain whose XML can't be read, for each device that its text names.
+fn unreadable(domain: &Defined, why: &str, summary: &mut Summary) -> Vec<(DeviceId, GuestEntry)> {
+    let (_, ids) = crate::domain::name_and_devices(&domain.xml);
+    if ids.is_empty() {
+        return Vec::new();
+    }
+    summary.guests += 1;
+    summary.unknown += 1;
+    let problem = Problem {
+        level: Level::Warn,
+        text: format!("its definition can't be read: {why}"),
+        fixes: Vec::new(),
+    };
+    let guest = GuestEntry {
+        name: domain.name.clone(),
+        state: domain.state,
+        starts: None,
+        shown_by: Vec::new(),
+        look: None,
+        problems: vec![problem],
+    };
+    ids.into_iter().map(|id| (id, guest.clone())).collect()
+}
+
+/// A domain with its plans.
+struct Seen<'s> {
+    given: Given<'s>,
+    domain: &'s Defined,
+    /// The domain as an argument in a shell.
+    argument: String,
+    /// The plan that changes nothing, with the prediction for the domain as it is.
+    plan: &'s Plan,
+    /// The plan with the changes that the policy allows.
+    better: Option<&'s Plan>,
+}
+
+impl Seen<'_> {
+    /// Returns the problems of the domain, by the device that they are about. `None` stands for the
+    /// domain as a whole.
+    fn of_domain(&self, ids: &BTreeSet<DeviceId>) -> BTreeMap<Option<DeviceId>, Vec<Problem>> {
+        let place = |about: &About| match about {
+            About::Device(id) if ids.contains(id) => Some(*id),
+            _ => None,
+        };
+        let mut found: BTreeMap<Option<DeviceId>, Vec<Problem>> = BTreeMap::new();
+        match &self.plan.now().outcome {
+            Outcome::Yes => {}
+            Outcome::No(refusal) => {
+                let problem = Problem {
+                    level: Level::Fail,
+                    text: format!(
+                        "would be refused by {}: {}",
+                        refusal.stage.who(),
+                        refusal.words()
+                    ),
+                    fixes: self.fixes(refusal),
+                };
+                found
+                    .entry(place(&refusal.about))
+                    .or_default()
+                    .push(problem);
+            }
+            Outcome::Doubt { refusal, because } => {
+                let problem = Problem {
+                    level: Level::Warn,
+                    text: format!(
+                        "it is not known whether it starts: {because}; {} may say: {}",
+                        refusal.stage.who(),
+                        refusal.message
+                    ),
+                    fixes: self.fixes(refusal),
+                };
+                found
+                    .entry(place(&refusal.about))
+                    .or_default()
+                    .push(problem);
+            }
+        }
+        let notes = self
+            .plan
+            .notes
+            .iter()
+            .filter(|note| note.topic == Topic::Other);
+        for note in notes.filter(|note| self.given.all || note.level > Level::Info) {
+            found.entry(place(&note.about)).or_default().push(Problem {
+                level: note.level,
+                text: note.text.clone(),
+                fixes: note.fixes.iter().map(|fix| self.command(fix)).collect(),
+            });
+        }
+        found
+    }
+
+    /// Returns a fix as a command.
+    fn command(&self, fix: &Fix) -> String {
+        let edit = format!("virsh -c {} edit {}", quoted(self.given.uri), self.argument);
+        fix.by_hand(&edit).unwrap_or_else(|| {
+            fix.of_domain(&self.given.operand(&self.argument))
+                .trim_end()
+                .to_owned()
+        })
+    }
+
+    /// Returns the command that makes the changes that need no consent; `None` if there are none.
+    fn fixup(&self) -> Option<String> {
+        let changes = &self.better?.changes;
+        let changes: Vec<String> = changes.iter().map(|one| words(&one.action)).collect();
+        (!changes.is_empty()).then(|| {
+            format!(
+                "gfxplane fixup {} --define # {}",
+                self.given.operand(&self.argument),
+                changes.join("; ")
+            )
+        })
+    }
+
+    /// Returns the fixes for a refusal.
+    fn fixes(&self, refusal: &Refusal) -> Vec<String> {
+        if refusal.stage == Stage::Devices {
+            return self.ready(refusal);
+        }
+        let mut fixes: Vec<String> = self.fixup().into_iter().collect();
+        let notes = self.better.iter().flat_map(|plan| &plan.notes);
+        let notes = notes.filter(|note| matches!(note.topic, Topic::Start | Topic::Seen));
+        fixes.extend(notes.flat_map(|note| note.fixes.iter().map(|fix| self.command(fix))));
+        fixes.dedup();
+        fixes
+    }
+
+    /// Returns the fixes for a device that libvirt can't prepare.
+    fn ready(&self, refusal: &Refusal) -> Vec<String> {
+        let About::Device(id) = refusal.about else {
+            return Vec::new();
+        };
+        let mut vgpus = self.plan.screens.vgpus.iter();
+        let here = vgpus.find(|vgpu| vgpu.id == id);
+        let here = here.and_then(|vgpu| vgpu.known.here.clone());
+        let devices = &mut self.given.inventory.devices.iter();
+        let is_defined = devices.any(|entry| entry.id == id && entry.defined);
+        let is_here = matches!(here, Some(Here::Present { .. }));
+        vec![self.command(&Fix::for_device(id, is_here, is_defined))]
+    }
+
+    /// Returns the problems of one device's screen.
+    fn of_device(
+        &self,
+        vgpu: &Vgpu,
+        is_head: bool,
+        shown_by: &[(GraphicsType, Shown)],
+        summary: &mut Summary,
+    ) -> Vec<Problem> {
+        let is_refused = matches!(self.plan.now().outcome, Outcome::No(_));
+        if is_head && shown_by.is_empty() && !is_refused {
+            summary.dark += 1;
+            return vec![Problem {
+                level: Level::Warn,
+                text: "nobody shows the screen".into(),
+                fixes: self.fixup().into_iter().collect(),
+            }];
+        }
+        if is_head || is_refused {
+            return Vec::new();
+        }
+        let about = About::Device(vgpu.id);
+        let mut notes = self.better.iter().flat_map(|plan| &plan.notes);
+        if let Some(note) = notes.find(|note| note.topic == Topic::Off && note.about == about) {
+            return vec![Problem {
+                level: Level::Warn,
+                text: note.text.clone(),
+                fixes: note.fixes.iter().map(|fix| self.command(fix)).collect(),
+            }];
+        }
+        let on = Action::Display {
+            device: vgpu.id,
+            on: true,
+        };
+        let mut changes = self.better.iter().flat_map(|plan| &plan.changes);
+        let change = changes.find(|change| change.action == on);
+        let problem = |change: &Change| Problem {
+            level: Level::Warn,
+            text: format!("off: {}", change.reason),
+            fixes: self.fixup().into_iter().collect(),
+        };
+        change.map(problem).into_iter().collect()
+    }
+
+    /// Returns the command that shows a screen. `None` unless spice or VNC shows it.
+    fn look(&self, shown_by: &[(GraphicsType, Shown)]) -> Option<String> {
+        let (uri, guest) = (quoted(self.given.uri), &self.argument);
+        let (kind, _) = shown_by
+            .iter()
+            .find(|(kind, _)| matches!(kind, GraphicsType::Spice | GraphicsType::Vnc))?;
+        let viewer = if is_local(&self.plan.screens, *kind) {
+            format!("virt-viewer -c {uri} --attach {guest}")
+        } else {
+            format!("virt-viewer -c {uri} {guest}")
+        };
+        Some(match self.domain.state {
+            GuestState::Running | GuestState::Paused => viewer,
+            GuestState::ShutOff | GuestState::Unknown => {
+                format!("virsh -c {uri} start {guest} && {viewer}")
+            }
+        })
+    }
+}
+
+/// Returns whether a viewer needs a file descriptor from libvirt (`--attach`).
+fn is_local(screens: &Screens, kind: GraphicsType) -> bool {
+    let mut frontends = screens.frontends.iter();
+    let frontend = frontends.find(|frontend| frontend.kind == kind);
+    frontend.is_some_and(|frontend| !frontend.listens || frontend.reach == Reach::Local)
+}
+
+pub(super) fn absent(
+    id: DeviceId,
+    guests: Vec<GuestEntry>,
+    surroundings: &dyn Surroundings,
+) -> DeviceLine {
+    let known = surroundings.known(id);
+    let is_here = !matches!(known.here, Some(Here::Absent) | None);
+    let (state, problems) = if is_here {
+        (Some(State::Active), Vec::new())
+    } else {
+        let problem = Problem {
+            level: Level::Fail,
+            text: "this host does not have the device".into(),
+            fixes: Vec::new(),
+        };
+        (None, vec![problem])
+    };
+    DeviceLine {
+        id,
+        is_whole: false,
+        type_id: None,
+        state,
+        driver: known.driver().map(str::to_owned),
+        display: display_words(&known.finding.facts.display),
+        known: known.finding.how_known(),
+        problems,
+        guests,
+    }
+}
