@@ -41,6 +41,25 @@ fn ends(output: &Output, code: i32, stderr: &str) {
     assert!(err.contains(stderr), "{err}");
 }
 
+/// What filters the text of others lets the colours of a page through.
+#[test]
+fn pages_have_colours() {
+    let root = lab();
+    let message = "vfio-display-dmabuf: opengl not available";
+    for verb in [
+        &["list"][..],
+        &["doctor"],
+        &["rules"],
+        &["explain", message],
+    ] {
+        let mut arguments = vec!["--host", root.to_str().unwrap(), "--color", "always"];
+        arguments.extend(verb);
+        let out = text(&run(TOOL, &arguments).stdout);
+        assert!(out.contains("\u{1b}[1m"), "{verb:?}: {out}");
+        assert!(!out.contains('\u{fffd}'), "{verb:?}: {out}");
+    }
+}
+
 /// KubeVirt 1.9 writes domains of type hyperv for QEMU on Microsoft's hypervisor.
 #[test]
 fn domains_that_are_not_qemus() {

@@ -23,7 +23,7 @@ pub(crate) struct RulesCommand {
     json: bool,
     /// Write the measurements of this host as rules, for /etc/gfxplane/rules.d of other hosts
     #[arg(long, conflicts_with_all = ["all", "json"])]
-    export: bool,
+    pub(super) export: bool,
 }
 
 #[derive(Serialize)]

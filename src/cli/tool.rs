@@ -118,10 +118,19 @@ pub fn run(arguments: Arguments, libvirt: Arc<dyn Libvirt>) -> anyhow::Result<En
         Some(Verb::Fixup(_) | Verb::Undo(_) | Verb::NodedevDumpxml(_) | Verb::Export(_))
     );
     // These have colours, and let nothing of others through that a terminal acts on.
-    let is_page = matches!(
-        arguments.verb,
-        None | Some(Verb::List(_) | Verb::Check(_) | Verb::Doctor(_))
-    );
+    let is_page = match &arguments.verb {
+        None => true,
+        Some(Verb::Rules(rules)) => !rules.export,
+        Some(verb) => matches!(
+            verb,
+            Verb::List(_)
+                | Verb::Check(_)
+                | Verb::Doctor(_)
+                | Verb::Explain(_)
+                | Verb::Log(_)
+                | Verb::Qemu(_)
+        ),
+    };
     // These take their time, ask something, or say one thing.
     let is_paged = !matches!(
         arguments.verb,
