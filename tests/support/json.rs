@@ -12,8 +12,8 @@ use serde_json::Value;
 
 use crate::support::hosts::entries;
 
-/// Documents about what libvirt has, which nothing here prints. tests/remembered.rs has a policy; the
-/// others need devices: only their schemas are looked at.
+/// Documents about what libvirt has, which nothing here prints: only their schemas are looked at.
+/// tests/remembered.rs has a policy, the machine tests have the others (tests/vm/schema.py).
 const OF_LIBVIRT: [&str; 3] = ["learn", "policy", "verify"];
 
 /// The arguments of a call, in words.

@@ -11,7 +11,7 @@ import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-from lab import CONF, FULL, RUN, SPICE_GL_OVER_TCP, denials, destroy, domain, equal, eventually, gone, install, listed, names
+from lab import CONF, FULL, RUN, SPICE_GL_OVER_TCP, denials, destroy, document, domain, equal, eventually, gone, install, listed, names
 from lab import nodedev_xml, nodedevs, out, run_tests, sh, state, undefine, uuid, version, without_hook_and_daemon
 
 # libvirt shows the attributes of active devices since 10.1. Before, it has one list of attributes for
@@ -975,7 +975,7 @@ def test_verify_against_libvirt():
     result = verify(spice, "--json")
     print(f"  a start takes {time.monotonic() - began:.1f} s")
     equal(result.returncode, 0, result.stdout + result.stderr)
-    answer = json.loads(result.stdout)
+    answer = document("verify", result.stdout)
     equal((answer["starts"], answer["message"], answer["predicted"]["starts"]), (True, None, "yes"))
     equal(left_of_trials(), [], "after a start")
     equal(verify(spice).stdout, "starts\n")

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lab import CONF, NO_KVM, RUN, UML, cursor, domain, equal, eventually, install, journal, listed, out, run_tests, sh, uuid
+from lab import CONF, NO_KVM, RUN, UML, cursor, document, domain, equal, eventually, install, journal, listed, out, run_tests, sh, uuid
 from lab import without_hook_and_daemon
 
 # number: type, what the device says of itself, what QEMU takes
@@ -285,8 +285,8 @@ def test_learn():
         equal((entry["display"], entry["evidence"]["method"]), ([word], "qemu"))
         learned = json.loads(out("gfxplane log guest --json"))["entries"][-1]
         equal((learned["what"], learned["by"]), ("learned", "learn"))
-        document = json.loads(out("gfxplane learn guest --json"))
-        equal(document["learned"][0]["is_new"], False)
+        again = document("learn", out("gfxplane learn guest --json"))
+        equal(again["learned"][0]["is_new"], False)
         # asking the device overrules it
         out(f"gfxplane probe {uuid(number)}")
         equal(listed(uuid(number))["evidence"]["method"], "probe")
