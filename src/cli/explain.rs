@@ -366,12 +366,11 @@ pub fn tell_log(page: &mut Page, name: &str, logged: &Logged) {
     let qemu = logged.qemu.as_ref();
     let qemu = qemu.map_or_else(String::new, |version| format!(" with QEMU {version}"));
     let start = format!("its last start, at {began}{qemu}, {how}");
-    page.words(None, 0, name, &start);
+    page.words(None, 0, &format!("{name}:"), &start);
     if logged.failed_since > 0 {
         let times = count(logged.failed_since, "time", "times");
-        let vetoes = format!(
-            "since then it has failed {times} before there was a QEMU: a hook's veto or libvirt stopped it"
-        );
+        let vetoes =
+            format!("{times} since then, a hook or libvirt stopped a start before QEMU ran");
         page.words(None, 1, "", &vetoes);
         let commands = ["gfxplane log # has the vetoes of gfxplane's hook".to_owned()];
         page.commands(1, "shown by", &commands);
@@ -389,9 +388,9 @@ pub fn tell(page: &mut Page, explanations: &[Explanation]) {
     for explanation in explanations {
         let by = format!("(said by {})", explanation.by.word());
         page.words(None, 0, explanation.message, &by);
-        page.words(None, 1, "", &format!("cause: {}", explanation.cause));
+        page.words(None, 1, "cause:", &explanation.cause);
         for line in &explanation.here {
-            page.words(None, 1, "", &format!("here: {line}"));
+            page.words(None, 1, "here:", line);
         }
         let mut difference = difference(explanation);
         for fix in &explanation.fixes {

@@ -9,7 +9,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use clap::ValueEnum;
 
 use crate::cli::End;
-use crate::cli::overview::{read, write_whole};
+use crate::cli::overview::{read, replace_whole, write_whole};
 use crate::host::exports::published;
 use crate::host::run::record_path;
 use crate::host::settings;
@@ -143,15 +143,33 @@ fn copy(context: &Context) -> anyhow::Result<End> {
     let mut warnings = Vec::new();
     let config = settings::config(&context.root, &mut warnings);
     context.warn(&warnings);
+    let mut problems = Vec::new();
     for (format, to) in config.export.named() {
-        let text = published(&context.root, format).map_err(Failure::Environment)?;
-        if let Some(text) = text
-            && std::fs::read(to).ok().as_deref() != Some(text.as_bytes())
-        {
-            write(to, &text, false)?;
-        }
+        // The directory may be another user's, who could make a link to any file.
+        let copied = published(&context.root, format).and_then(|text| {
+            let is_there =
+                |text: &String| std::fs::read(to).is_ok_and(|old| old == text.as_bytes());
+            match text.filter(|text| is_plain_or_absent(to) && !is_there(text)) {
+                Some(text) => replace_whole(to, &text, false)
+                    .map_err(|error| format!("{}: {error}", to.display())),
+                None if is_plain_or_absent(to) => Ok(()),
+                None => Err(format!("{}: it is no regular file", to.display())),
+            }
+        });
+        problems.extend(copied.err());
     }
-    Ok(End::Done)
+    match problems[..] {
+        [] => Ok(End::Done),
+        _ => Err(Failure::Environment(problems.join("\n")).into()),
+    }
+}
+
+/// Returns whether a path is a regular file, and no link to one, or nothing.
+fn is_plain_or_absent(path: &Path) -> bool {
+    match std::fs::symlink_metadata(path) {
+        Ok(there) => there.is_file(),
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    }
 }
 
 /// Reads the name of a compute node. It may be any line without control characters that is not

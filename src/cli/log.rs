@@ -4,9 +4,9 @@ use std::io::Write;
 
 use serde::Serialize;
 
-use crate::cli::page::Page;
 use crate::cli::{End, json};
 use crate::device::record::FORMAT;
+use crate::domain::shell::plain;
 use crate::host::log::{Entry, rfc3339};
 use crate::host::state::State;
 use crate::libvirt::{Context, Failure};
@@ -69,29 +69,37 @@ impl Log {
             json(out, &document)?;
             return Ok(End::Done);
         }
-        let mut page = Page::without_verdicts();
-        for entry in entries {
-            tell(&mut page, entry);
+        // A line each, whatever the width: people search the log.
+        for line in entries.iter().flat_map(lines) {
+            writeln!(out, "{line}")?;
         }
-        page.print(out)?;
         if entries.is_empty() {
-            context.say("nothing is in the log");
+            let of_it = if self.domain.is_some() {
+                " of this domain"
+            } else {
+                ""
+            };
+            context.say(&format!("the log has no entry{of_it}"));
         }
         Ok(End::Done)
     }
 }
 
-/// Adds an entry: the event, and below it the changes with their reasons.
-fn tell(page: &mut Page, entry: &Entry) {
+/// Returns an entry for people: a line, and below it the changes with their reasons.
+fn lines(entry: &Entry) -> Vec<String> {
     let because = |reason: &Option<String>| match reason {
         Some(reason) => format!(": {reason}"),
         None => String::new(),
     };
-    let name = format!("{}  {}", rfc3339(entry.time), entry.domain);
-    let done = format!("{} ({}){}", entry.what, entry.by, because(&entry.reason));
-    page.words(None, 0, &name, &done);
-    for said in &entry.changes {
-        let change = format!("{}{}", said.change, because(&said.reason));
-        page.words(None, 2, "", &change);
-    }
+    let (when, domain) = (rfc3339(entry.time), &entry.domain);
+    let reason = because(&entry.reason);
+    let first = format!("{when}  {domain}  {} ({}){reason}", entry.what, entry.by);
+    let changes = entry.changes.iter().map(|said| {
+        let reason = because(&said.reason);
+        format!("    {}{reason}", said.change)
+    });
+    std::iter::once(first)
+        .chain(changes)
+        .map(|line| plain(&line))
+        .collect()
 }

@@ -11,11 +11,12 @@ use std::path::{Path, PathBuf};
 use crate::cli::page::{Page, count};
 use crate::cli::{End, json};
 use crate::explain::doctor::Verdict;
-use crate::host::{Warning, domains, pci_ids};
+use crate::host::{Warning, domains, pci_ids, settings};
 use crate::libvirt::surroundings::HostSurroundings;
 use crate::libvirt::{Context, Failure, SYSTEM};
 use crate::plan::Level;
 use crate::predict::viewers;
+use crate::probe::opened_unasked;
 use crate::publish::inventory::{Sources, State, inventory};
 use crate::publish::overview::{
     Defined, DeviceLine, Given, GuestEntry, GuestState, GuestsFrom, Overview, ParentLine, Problem,
@@ -83,7 +84,6 @@ impl OverviewArgs {
 /// Writes a file as a whole, so that nobody ever sees half of it. Follows a link. Writes into a
 /// path that is no regular file, such as `/dev/stdout` or a FIFO, without replacing it.
 pub(super) fn write_whole(path: &Path, text: &str, is_program: bool) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
     if std::fs::metadata(path).is_ok_and(|there| !there.is_file()) {
         return std::fs::OpenOptions::new()
             .write(true)
@@ -91,7 +91,12 @@ pub(super) fn write_whole(path: &Path, text: &str, is_program: bool) -> io::Resu
             .write_all(text.as_bytes());
     }
     let target = path.canonicalize();
-    let path = target.as_deref().unwrap_or(path);
+    replace_whole(target.as_deref().unwrap_or(path), text, is_program)
+}
+
+/// Writes a file as a whole, in the place of whatever has its name.
+pub(super) fn replace_whole(path: &Path, text: &str, is_program: bool) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
     let directory = match path.parent() {
         Some(directory) if !directory.as_os_str().is_empty() => directory,
         _ => Path::new("."),
@@ -129,7 +134,9 @@ pub fn read(context: &Context, all: bool) -> Result<Overview, Failure> {
         _ => pci_ids::names(&context.root, &ids),
     };
     let (domains, guests_from) = guests(context, &mut inventory.warnings);
-    let around = Around::read(&context.root, &mut inventory.warnings);
+    let config = settings::config(&context.root, &mut inventory.warnings);
+    let unasked = opened_unasked(&sources, config.probe);
+    let around = Around::read(&context.root, unasked, &mut inventory.warnings);
     let policy = surroundings.policy();
     let mut found = overview(
         Given {
@@ -257,6 +264,11 @@ fn groups(overview: &Overview) -> Vec<Vec<Row>> {
             "Devices that are not offered by any of these",
         )];
         rows.extend(overview.absent.iter().flat_map(of_device));
+        groups.push(rows);
+    }
+    if !overview.guests.is_empty() {
+        let mut rows = vec![Row::new(0, None, "Guests whose hostdevs name no device")];
+        rows.extend(overview.guests.iter().map(of_guest));
         groups.push(rows);
     }
     groups

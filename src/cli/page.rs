@@ -258,6 +258,8 @@ fn wrap(
     let whole = match (name.is_empty(), rest.is_empty()) {
         (true, _) => rest.to_owned(),
         (_, true) => name.to_owned(),
+        // A label stands close to what it names.
+        _ if name.ends_with(':') => format!("{name} {rest}"),
         _ => format!("{name}  {rest}"),
     };
     for (number, wrapped) in textwrap::wrap(&whole, options).iter().enumerate() {

@@ -123,12 +123,7 @@ pub fn run(arguments: Arguments, libvirt: Arc<dyn Libvirt>) -> anyhow::Result<En
         Some(Verb::Rules(rules)) => !rules.export,
         Some(verb) => matches!(
             verb,
-            Verb::List(_)
-                | Verb::Check(_)
-                | Verb::Doctor(_)
-                | Verb::Explain(_)
-                | Verb::Log(_)
-                | Verb::Qemu(_)
+            Verb::List(_) | Verb::Check(_) | Verb::Doctor(_) | Verb::Explain(_) | Verb::Qemu(_)
         ),
     };
     // These take their time, ask something, or say one thing.

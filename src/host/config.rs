@@ -1,6 +1,6 @@
 //! The settings: `/etc/gfxplane/gfxplane.toml` and the files in `conf.d` beside it.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -155,9 +155,17 @@ pub enum BadConfig {
     /// The deadline is out of range.
     #[error("{0}")]
     Deadline(BadDeadline),
-    /// The path of a file to export to is not absolute.
-    #[error("export.{0} is {1:?}: expected a path that begins with /")]
+    /// The path of a file to export to is not absolute, or not plain.
+    #[error("export.{0} is {1:?}: expected a path that begins with /, without ..")]
     Relative(&'static str, PathBuf),
+    /// Two formats have the same file.
+    #[error("export: prometheus and nfd are both {0:?}: expected a file for each")]
+    Twice(PathBuf),
+}
+
+/// Returns whether a path begins at the root and has no `..`.
+fn is_plain(path: &Path) -> bool {
+    path.is_absolute() && !path.components().any(|part| part == Component::ParentDir)
 }
 
 /// The error for a number of seconds that can't be a deadline.
@@ -183,9 +191,20 @@ impl Config {
     /// [`BadConfig`], with line and column. The settings stay as they were.
     pub fn with_file(self, text: &str) -> Result<Self, BadConfig> {
         let file: ConfigFile = from_toml(text)?;
-        let export = file.export.unwrap_or(self.export);
-        if let Some((format, path)) = export.named().find(|(_, path)| !path.is_absolute()) {
+        let named = file.export.unwrap_or_default();
+        let export = Destinations {
+            prometheus: named.prometheus.or(self.export.prometheus),
+            nfd: named.nfd.or(self.export.nfd),
+        };
+        if let Some((format, path)) = export.named().find(|(_, path)| !is_plain(path)) {
             return Err(BadConfig::Relative(format, path.to_owned()));
+        }
+        if let Some(path) = export
+            .prometheus
+            .as_ref()
+            .filter(|one| export.nfd.as_ref() == Some(one))
+        {
+            return Err(BadConfig::Twice(path.clone()));
         }
         Ok(Config {
             probe: file.probe.unwrap_or(self.probe),

@@ -33,6 +33,9 @@ pub enum Unfit {
     /// The text is not a domain.
     #[error(transparent)]
     NotADomain(#[from] NotADomain),
+    /// The domain has no type. libvirt says "missing domain type attribute".
+    #[error("the domain has no type, so libvirt refuses it; QEMU's is <domain type='kvm'>")]
+    NoType,
     /// The domain's own policy can't be read.
     #[error(transparent)]
     Policy(#[from] BadPolicy),
@@ -56,10 +59,10 @@ impl Fixed {
     /// Returns the words about a domain that QEMU does not run.
     #[must_use]
     pub(crate) fn foreign_words(&self) -> Option<String> {
-        Some(match self.foreign.as_deref()? {
-            "" => "not looked at: the domain has no type, which libvirt refuses; <domain type='kvm'> is QEMU's".into(),
-            kind => format!("not looked at: a domain of type '{kind}' is not QEMU's"),
-        })
+        let kind = self.foreign.as_ref()?;
+        Some(format!(
+            "not looked at: a domain of type '{kind}' is not QEMU's"
+        ))
     }
 }
 
@@ -185,6 +188,9 @@ fn once(
             && !own().devices.iter().any(Device::is_vfio)
     };
     let has_none = has_none();
+    if domain.virt_type.is_empty() && !has_none {
+        return Err(Unfit::NoType);
+    }
     if !domain.is_qemu() || has_none {
         return Ok(Fixed {
             foreign: (!domain.is_qemu() && !has_none).then(|| domain.virt_type.clone()),

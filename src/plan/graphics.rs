@@ -135,8 +135,9 @@ impl Planner<'_, '_, '_> {
         Some(match &now.outcome {
             Outcome::No(refusal) => {
                 let text = format!(
-                    "{} will refuse to start the domain: \"{}\"{}",
+                    "{} will refuse {}: \"{}\"{}",
                     refusal.by().word(),
+                    refusal.of(),
                     refusal.message,
                     self.explained(refusal.about)
                 );

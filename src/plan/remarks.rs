@@ -59,8 +59,9 @@ impl Planner<'_, '_, '_> {
                     fixes.push("take the attribute display out of the hostdev: only model='vfio-pci' has it");
                 }
                 let text = format!(
-                    "{} will refuse to start the domain: \"{}\"",
+                    "{} will refuse {}: \"{}\"",
                     refusal.by().word(),
+                    refusal.of(),
                     refusal.message
                 );
                 self.note_on(Topic::Start, Level::Fail, refusal.about, text, &fixes);

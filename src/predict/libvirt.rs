@@ -176,7 +176,8 @@ fn broken<'w>(world: &'w World<'w>) -> impl Iterator<Item = Broken> + 'w {
     screens
         .misread
         .iter()
-        .map(move |message| define(message.clone()))
+        .filter(|misread| !misread.is_display_of_pci || world.libvirt.pci_display)
+        .map(move |misread| define(misread.message.clone()))
         .chain(vgpus(&HOSTDEV_PARSED))
         .chain(vgpus(&HOSTDEV))
         .chain(none_beside)

@@ -161,6 +161,15 @@ pub struct Refusal {
 }
 
 impl Refusal {
+    /// Returns what is refused, as the end of "libvirt will refuse".
+    #[must_use]
+    pub(crate) fn of(&self) -> &'static str {
+        match self.stage {
+            Stage::Define => "the definition",
+            _ => "to start the domain",
+        }
+    }
+
     /// Returns the error, with the errors that may be shown in its place.
     #[must_use]
     pub fn words(&self) -> String {

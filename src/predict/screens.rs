@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::device::id::DeviceId;
 use crate::domain::{
-    Domain, GraphicsSettings, GraphicsType, Listen, QEMU_NAMESPACE, Reach, VideoSettings,
+    Domain, GraphicsSettings, GraphicsType, Listen, Misread, QEMU_NAMESPACE, Reach, VideoSettings,
 };
 use crate::predict::abilities::Abilities;
 use crate::predict::arguments::{Arguments, Device, Setting};
@@ -93,7 +93,7 @@ pub struct Screens {
     /// True if there is a `<graphics type='desktop'>`, which QEMU does not have.
     pub desktop: bool,
     /// The errors of libvirt's parser, in its words.
-    pub misread: Vec<String>,
+    pub misread: Vec<Misread>,
     /// The user's own arguments for QEMU.
     pub arguments: Arguments,
     /// The cards of the user's own arguments that QEMU creates before all others.

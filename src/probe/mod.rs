@@ -49,6 +49,7 @@ use crate::device::rules::{Open, Rule};
 use crate::host::Root;
 use crate::host::config::ProbePolicy;
 use crate::host::sysfs::{Device, MdevType};
+use crate::publish::inventory::{Sources, rule_for};
 
 /// The result of asking one device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -195,6 +196,16 @@ pub enum Asked {
     ByName,
     /// Nobody named it (udev, `--all`), so the policy decides.
     Unasked(ProbePolicy),
+}
+
+/// Returns the active devices that rules and settings allow to be opened unasked.
+#[must_use]
+pub fn opened_unasked(sources: &Sources, policy: ProbePolicy) -> Vec<DeviceId> {
+    let devices = sources.host.devices.iter().filter(|device| {
+        let rule = rule_for(&sources.rules, &sources.host, device);
+        may_open(device, rule, Asked::Unasked(policy)).is_ok()
+    });
+    devices.map(|device| device.id).collect()
 }
 
 /// Returns whether a device may be opened.

@@ -226,6 +226,9 @@ pub struct Overview {
     pub parents: Vec<ParentLine>,
     /// The devices that guests have and the host does not.
     pub absent: Vec<DeviceLine>,
+    /// The guests whose hostdevs name no device, although libvirt demands one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub guests: Vec<GuestEntry>,
     /// Warnings about what could not be read.
     pub warnings: Vec<Warning>,
 }
@@ -285,9 +288,13 @@ pub fn overview(given: Given<'_>, surroundings: &dyn Surroundings) -> Overview {
         ..Summary::default()
     };
     let mut guests: BTreeMap<DeviceId, Vec<GuestEntry>> = BTreeMap::new();
+    let mut without_device = Vec::new();
     for domain in given.domains {
         for (id, guest) in guests::entries(given, domain, surroundings, &mut summary) {
-            guests.entry(id).or_default().push(guest);
+            match id {
+                Some(id) => guests.entry(id).or_default().push(guest),
+                None => without_device.push(guest),
+            }
         }
     }
     let mut parents = parents(given, &mut guests);
@@ -306,6 +313,7 @@ pub fn overview(given: Given<'_>, surroundings: &dyn Surroundings) -> Overview {
         summary,
         parents,
         absent,
+        guests: without_device,
         warnings: given.inventory.warnings.clone(),
     };
     overview.worst = worst(&overview);
@@ -323,6 +331,8 @@ fn worst(overview: &Overview) -> Level {
         let guests = device.guests.iter().flat_map(|guest| &guest.problems);
         device.problems.iter().chain(guests)
     });
+    let of_guests = overview.guests.iter().flat_map(|guest| &guest.problems);
+    let problems = problems.chain(of_guests);
     let levels = problems.map(|problem| problem.level);
     let cards = overview.parents.iter().filter_map(|p| p.missing.as_ref());
     let cards = cards.map(Missing::level);

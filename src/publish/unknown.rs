@@ -21,17 +21,21 @@ pub(crate) const LOAD_KVM: &str = "sudo modprobe -a kvm_intel kvm_amd # if neith
 pub struct Around {
     /// The IOMMU groups by their numbers, with their members.
     pub groups: BTreeMap<u32, Vec<Member>>,
-    /// True if `/dev/kvm` exists.
-    pub kvm: bool,
+    /// Whether `/dev/kvm` exists; `None` if the recording of a host has no devices.
+    pub kvm: Option<bool>,
+    /// The active devices that rules and settings allow to be opened unasked.
+    pub unasked: Vec<DeviceId>,
 }
 
 impl Around {
     /// Reads the facts.
     #[must_use]
-    pub fn read(root: &Root, warnings: &mut Vec<Warning>) -> Self {
+    pub fn read(root: &Root, unasked: Vec<DeviceId>, warnings: &mut Vec<Warning>) -> Self {
         Around {
             groups: groups(root, warnings),
-            kvm: root.join("dev/kvm").exists(),
+            kvm: (!root.is_recorded() || root.join("dev").exists())
+                .then(|| root.join("dev/kvm").exists()),
+            unasked,
         }
     }
 
@@ -52,8 +56,8 @@ impl Around {
                 None => "sudo fuser -v /dev/vfio/* # shows the programs that have it open".into(),
             },
             // Nobody would believe its answers a second time.
-            Reason::Untrusted => "sudoedit /etc/gfxplane/rules.d/own.toml # a rule that says what it is: man gfxplane-rules".into(),
-            Reason::NeedsVm if !self.kvm => LOAD_KVM.into(),
+            Reason::Untrusted => "sudoedit /etc/gfxplane/rules.d/own.toml # a rule that names the display: man 5 gfxplane-rules".into(),
+            Reason::NeedsVm if self.kvm == Some(false) => LOAD_KVM.into(),
             Reason::NoDriver => match id {
                 DeviceId::Pci(_) => format!(
                     "virsh -c qemu:///system nodedev-detach {} # to vfio-pci",
@@ -65,8 +69,11 @@ impl Around {
             },
             Reason::NoVfio => LOAD_VFIO.into(),
             Reason::NotViable => return self.freed(entry),
-            Reason::NotProbed => format!("sudo gfxplane probe {id}"),
-            Reason::NotAllowed => if_it_may_be_opened(id),
+            Reason::NotProbed if self.unasked.contains(&id) => format!("sudo gfxplane probe {id}"),
+            Reason::NotProbed | Reason::NotAllowed => if_it_may_be_opened(id),
+            Reason::UnsafeState => format!(
+                "sudo chown root: /run/gfxplane && sudo chmod go-w /run/gfxplane && sudo gfxplane probe {id}"
+            ),
             _ => format!("sudo gfxplane probe --fresh {id}"),
         };
         vec![fix]

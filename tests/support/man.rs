@@ -80,23 +80,7 @@ fn whole(verb: &clap::Command) -> Result<String, Failed> {
     let is_shared = |argument: &Arg| argument.is_global_set() || argument.get_id() == "help";
     let shown = verb.clone().mut_args(|argument| {
         let hidden = argument.is_hide_set() || is_shared(&argument);
-        let many = argument
-            .get_num_args()
-            .is_some_and(|count| count.max_values() > 1);
-        let names: Vec<String> = argument
-            .get_value_names()
-            .unwrap_or_default()
-            .iter()
-            .map(ToString::to_string)
-            .collect();
-        match &names[..] {
-            // clap_mangen leaves out that there may be several.
-            [name] if many && argument.is_positional() => {
-                argument.value_name(format!("{name} ...").leak() as &str)
-            }
-            _ => argument,
-        }
-        .hide(hidden)
+        argument.hide(hidden)
     });
     let man = Man::new(shown.clone());
     let part = |render: &dyn Fn(&mut Vec<u8>) -> std::io::Result<()>| -> Result<String, Failed> {
@@ -298,7 +282,8 @@ fn with_values(command: &clap::Command, mut roff: String) -> String {
             .is_some_and(|count| count.max_values() > 1);
         if argument.is_positional() && many {
             for value in values {
-                let place = format!("\\fI{}\\fR", value.as_str());
+                let value = value.as_str().replace('-', "\\-");
+                let place = format!("\\fI{value}\\fR");
                 for (open, close) in [('[', ']'), ('<', '>')] {
                     let once = format!("{open}{place}{close}");
                     roff = roff.replace(&once, &format!("{once}..."));

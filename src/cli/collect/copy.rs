@@ -292,7 +292,7 @@ fn examined_files(host: &doctor::Host) -> Vec<(PathBuf, String, bool)> {
     let there = |path: &str, is: bool| is.then(|| (PathBuf::from(path), String::new(), false));
     let mut files: Vec<(PathBuf, String, bool)> = Vec::new();
     files.extend(there("/dev/vfio/vfio", host.vfio));
-    files.extend(there("/dev/kvm", host.around.kvm));
+    files.extend(there("/dev/kvm", host.around.kvm == Some(true)));
     files.extend(there(
         "/usr/share/libvirt/schemas/vfio-display.rng",
         host.is_told_by_libvirt,

@@ -84,7 +84,7 @@ pub(super) fn devices(host: &Host, holders: &BTreeMap<DeviceId, String>, report:
             );
             line.of(entry.id);
             let wants_vm = entry.require.iter().any(|hint| hint.name == "kvm");
-            if wants_vm && !host.around.kvm {
+            if wants_vm && host.around.kvm == Some(false) {
                 line.more
                     .push_str("; its driver opens it for a KVM VM only");
                 lacks_kvm(line);
@@ -99,7 +99,7 @@ pub(super) fn devices(host: &Host, holders: &BTreeMap<DeviceId, String>, report:
             format!("not known: {}", reason.why()),
         );
         line.of(entry.id);
-        if *reason == Reason::NeedsVm && !host.around.kvm {
+        if *reason == Reason::NeedsVm && host.around.kvm == Some(false) {
             lacks_kvm(line);
         }
         let holder = holders.get(&entry.id).map(String::as_str);
@@ -152,7 +152,7 @@ pub(super) fn records(host: &Host, report: &mut Report) {
         devices.any(|entry| entry.id == **id && entry.state == State::Active)
     });
     let (unasked, named): (Vec<&DeviceId>, Vec<&DeviceId>) =
-        there.partition(|id| host.asked_unasked.contains(id));
+        there.partition(|id| host.around.unasked.contains(id));
     if !unasked.is_empty() {
         let ids: Vec<String> = unasked.iter().map(ToString::to_string).collect();
         line.fix(format!("sudo gfxplane probe --fresh {}", ids.join(" ")));

@@ -30,8 +30,8 @@ use crate::host::udev::UDEV_RULE;
 use crate::host::{
     Root, Warning, is_dir, read_link, read_names, read_names_that, read_text, run, settings,
 };
-use crate::probe::{Asked, may_open};
-use crate::publish::inventory::{Sources, inventory, rule_for};
+use crate::probe::opened_unasked;
+use crate::publish::inventory::{Sources, inventory};
 use crate::publish::unknown::Around;
 
 /// The name of our hook in `qemu.d`.
@@ -62,10 +62,6 @@ pub fn read(root: &Root, ask: &AskLibvirt<'_>) -> (Host, Vec<Warning>) {
     let (odd_records, mut rest): (Vec<_>, Vec<_>) = rest
         .into_iter()
         .partition(|warning| below(warning, &["run/gfxplane"]));
-    let asked_unasked = sources.host.devices.iter().filter(|device| {
-        let rule = rule_for(&sources.rules, &sources.host, device);
-        may_open(device, rule, Asked::Unasked(config.probe)).is_ok()
-    });
     let hooks = hooks(root, &mut rest);
     let libvirt = emulator::abilities(root, Path::new(""), Asking::Cached, &mut rest);
     let render_nodes = render_nodes(root, &mut rest);
@@ -75,11 +71,10 @@ pub fn read(root: &Root, ask: &AskLibvirt<'_>) -> (Host, Vec<Warning>) {
             (true, true) => Recording::Whole,
             (true, false) => Recording::Part,
         },
-        asked_unasked: asked_unasked.map(|device| device.id).collect(),
         stale: stale(root, &sources),
         settings: settings.into_iter().map(|w| on_host(root, w)).collect(),
         odd_records: odd_records.into_iter().map(|w| on_host(root, w)).collect(),
-        around: Around::read(root, &mut rest),
+        around: Around::read(root, opened_unasked(&sources, config.probe), &mut rest),
         vfio: ["dev/vfio/vfio", "dev/iommu"]
             .iter()
             .any(|path| root.join(path).exists()),

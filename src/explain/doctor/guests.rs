@@ -15,7 +15,8 @@ pub fn guests(overview: &Overview, recording: Recording) -> Vec<Line> {
     let what = "guests";
     let devices = overview.parents.iter().flat_map(|parent| &parent.devices);
     let mut guests: BTreeMap<&str, Vec<&GuestEntry>> = BTreeMap::new();
-    for guest in devices.chain(&overview.absent).flat_map(|one| &one.guests) {
+    let with_device = devices.chain(&overview.absent).flat_map(|one| &one.guests);
+    for guest in with_device.chain(&overview.guests) {
         guests.entry(&guest.name).or_default().push(guest);
     }
     match overview.guests_from {

@@ -149,8 +149,6 @@ pub struct Host {
     pub inventory: Inventory,
     /// Warnings about settings and rules that were ignored.
     pub settings: Vec<Warning>,
-    /// The active devices that rules and settings allow to be opened unasked.
-    pub asked_unasked: Vec<DeviceId>,
     /// Warnings about files in `/run/gfxplane` that were ignored.
     pub odd_records: Vec<Warning>,
     /// Devices whose records no longer hold, because their circumstances have changed or the device

@@ -21,7 +21,7 @@ pub(super) fn entries(
     domain: &Defined,
     surroundings: &dyn Surroundings,
     summary: &mut Summary,
-) -> Vec<(DeviceId, GuestEntry)> {
+) -> Vec<(Option<DeviceId>, GuestEntry)> {
     let as_it_is = Wishes {
         display: Some(Displays::Off),
         ..Wishes::default()
@@ -33,7 +33,9 @@ pub(super) fn entries(
             return unreadable(domain, &error.to_string(), summary);
         }
     };
-    let Some(plan) = now.filter(|plan| !plan.screens.vgpus.is_empty()) else {
+    // Without a device, libvirt refuses the domain because the hostdev names none.
+    let is_told = |plan: &Plan| !plan.screens.vgpus.is_empty() || plan.now().refusal().is_some();
+    let Some(plan) = now.filter(is_told) else {
         return Vec::new();
     };
     let seen = Seen {
@@ -57,7 +59,7 @@ pub(super) fn entries(
     let mut left = seen.of_domain(&ids);
     let mut found = Vec::new();
     for vgpu in &plan.screens.vgpus {
-        if found.iter().any(|(id, _)| *id == vgpu.id) {
+        if found.iter().any(|(id, _)| *id == Some(vgpu.id)) {
             continue;
         }
         let head = now
@@ -80,7 +82,18 @@ pub(super) fn entries(
             shown_by,
             problems,
         };
-        found.push((vgpu.id, guest));
+        found.push((Some(vgpu.id), guest));
+    }
+    if found.is_empty() {
+        let guest = GuestEntry {
+            name: domain.name.clone(),
+            state: domain.state,
+            starts: Some(starts),
+            look: None,
+            shown_by: Vec::new(),
+            problems: left.remove(&None).unwrap_or_default(),
+        };
+        found.push((None, guest));
     }
     found
 }
@@ -95,7 +108,11 @@ fn argument(domain: &Defined) -> String {
 }
 
 /// Returns the entries of a domain whose XML can't be read, for each device that its text names.
-fn unreadable(domain: &Defined, why: &str, summary: &mut Summary) -> Vec<(DeviceId, GuestEntry)> {
+fn unreadable(
+    domain: &Defined,
+    why: &str,
+    summary: &mut Summary,
+) -> Vec<(Option<DeviceId>, GuestEntry)> {
     let (_, ids) = crate::domain::name_and_devices(&domain.xml);
     if ids.is_empty() {
         return Vec::new();
@@ -115,7 +132,9 @@ fn unreadable(domain: &Defined, why: &str, summary: &mut Summary) -> Vec<(Device
         look: None,
         problems: vec![problem],
     };
-    ids.into_iter().map(|id| (id, guest.clone())).collect()
+    ids.into_iter()
+        .map(|id| (Some(id), guest.clone()))
+        .collect()
 }
 
 /// A domain with its plans.
