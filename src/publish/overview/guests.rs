@@ -33,8 +33,10 @@ pub(super) fn entries(
             return unreadable(domain, &error.to_string(), summary);
         }
     };
-    // Without a device, libvirt refuses the domain because the hostdev names none.
-    let is_told = |plan: &Plan| !plan.screens.vgpus.is_empty() || plan.now().refusal().is_some();
+    // A plan without devices is that of a domain whose hostdev names none, or whose devices stand
+    // in QEMU's arguments alone.
+    let is_told =
+        |plan: &Plan| !plan.screens.vgpus.is_empty() || plan.screens.own_vfio().next().is_none();
     let Some(plan) = now.filter(is_told) else {
         return Vec::new();
     };
@@ -54,6 +56,17 @@ pub(super) fn entries(
     };
     summary.refused += usize::from(starts == "no");
     summary.unknown += usize::from(starts == "doubt");
+    below_devices(&seen, starts, summary)
+}
+
+/// Returns the entries of a domain, one for each of its devices; one without a device if its
+/// hostdevs name none.
+fn below_devices(
+    seen: &Seen<'_>,
+    starts: &'static str,
+    summary: &mut Summary,
+) -> Vec<(Option<DeviceId>, GuestEntry)> {
+    let (plan, domain, now) = (seen.plan, seen.domain, seen.plan.now());
     let ids: BTreeSet<DeviceId> = plan.screens.vgpus.iter().map(|vgpu| vgpu.id).collect();
     // What is about the domain as a whole stands below its first device.
     let mut left = seen.of_domain(&ids);
