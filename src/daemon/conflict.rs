@@ -84,7 +84,7 @@ impl Daemon<'_> {
         mut theirs: String,
     ) -> Result<(), Failure> {
         let uuid = moment.uuid;
-        // Whatever comes of it.
+        // The daemon looks at the domain again, whether this succeeds or fails.
         self.soon(uuid, true);
         for _ in 0..AT_ONCE {
             // Every moment counts: whoever reads ours now, and changes it, has lost theirs, too.

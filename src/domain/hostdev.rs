@@ -141,7 +141,7 @@ pub(crate) fn device(hostdev: Element<'_, '_>) -> Option<(DeviceId, String)> {
             Some((DeviceId::Mdev(uuid), model))
         }
         Some("pci") => {
-            // What is left out is 0, and so is all of it without an <address>.
+            // libvirt takes 0 for an attribute that is left out, and for all of them without an <address>.
             let number = |name| match address.and_then(|address| address.attribute(name)) {
                 None => Some(0),
                 Some(text) => parse_number(&text),

@@ -149,7 +149,7 @@ impl fmt::Display for Warning {
     }
 }
 
-/// Whether a link at the end of a path was followed.
+/// The answer whether a link at the end of a path was followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Last {
     /// The link was not followed; its target's name was wanted.

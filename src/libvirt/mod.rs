@@ -300,7 +300,7 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
     fn nodedev_names(&self) -> Result<HashSet<String>, Failure>;
 }
 
-/// What the user can do if the program lacks libvirt.
+/// The advice to a user whose program lacks libvirt.
 const NEEDED: &str = "install one that has it";
 
 /// Replaces a definition for a caller who has just read it.

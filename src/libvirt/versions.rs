@@ -76,7 +76,7 @@ pub(crate) enum Version {
     Undefined,
 }
 
-/// What our definition replaced: the state right before it.
+/// The state that our definition replaced, right before it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Replaced {
     /// The definition that we had read.

@@ -19,7 +19,7 @@ use crate::predict::{About, Danger, Outcome, Prediction, Refusal, predict};
 /// (ovirt-engine LibvirtVmXmlBuilder, `writeVGpu` and `writeVideo`).
 const OVIRT: &str = "oVirt";
 
-/// What the manager wants of the display of one device.
+/// A manager's wish for the display of one device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wish {
     /// The display shall be on wherever that works.

@@ -148,7 +148,7 @@ impl Answer {
     }
 }
 
-/// What the user can do if a device is in use.
+/// The advice to a user whose device is in use.
 pub(crate) const IN_USE: &str = "stop the guest that uses it, or run gfxplane learn DOMAIN";
 
 impl Answer {

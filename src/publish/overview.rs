@@ -93,7 +93,7 @@ pub struct GuestEntry {
     pub name: String,
     /// The guest's state.
     pub state: GuestState,
-    /// Whether the guest would start: `yes`, `no`, `doubt`. `None` if its XML can't be read.
+    /// The answer whether the guest would start: `yes`, `no`, `doubt`. `None` if its XML can't be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub starts: Option<&'static str>,
     /// The graphics that show the device's screen.

@@ -21,7 +21,7 @@ pub(crate) const LOAD_KVM: &str = "sudo modprobe -a kvm_intel kvm_amd # if neith
 pub struct Around {
     /// The IOMMU groups by their numbers, with their members.
     pub groups: BTreeMap<u32, Vec<Member>>,
-    /// Whether `/dev/kvm` exists; `None` if the recording of a host has no devices.
+    /// True if `/dev/kvm` exists; `None` if the recording of a host has no devices.
     pub kvm: Option<bool>,
     /// The active devices that rules and settings allow to be opened unasked.
     pub unasked: Vec<DeviceId>,

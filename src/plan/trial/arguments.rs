@@ -109,7 +109,7 @@ fn device(value: &str, dropped_ids: &mut Vec<String>) -> Fate {
     if is_emulated(&device.driver) && !has("bus") && has_slot {
         return Fate::Kept(value.to_owned());
     }
-    // What serves the others is not there.
+    // The small copy has no backends for other devices, such as disks and networks.
     let matters = is_screen(&device.driver) || device.driver.starts_with("vfio");
     dropped_ids.extend(device.id);
     Fate::Dropped { matters }

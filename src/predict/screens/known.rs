@@ -1,4 +1,4 @@
-//! What is known of a device of the domain.
+//! The facts that are known of a device of the domain.
 
 use crate::device::evidence::{Finding, resolve};
 use crate::device::facts::Reason;

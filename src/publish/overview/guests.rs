@@ -68,7 +68,7 @@ fn below_devices(
 ) -> Vec<(Option<DeviceId>, GuestEntry)> {
     let (plan, domain, now) = (seen.plan, seen.domain, seen.plan.now());
     let ids: BTreeSet<DeviceId> = plan.screens.vgpus.iter().map(|vgpu| vgpu.id).collect();
-    // What is about the domain as a whole stands below its first device.
+    // Problems of the domain as a whole stand below its first device.
     let mut left = seen.of_domain(&ids);
     let mut found = Vec::new();
     for vgpu in &plan.screens.vgpus {
