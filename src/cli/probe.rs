@@ -440,13 +440,7 @@ mod tests {
     /// Returns the row for a device's failure.
     fn row_of(answer: &Answer) -> Row {
         let id = "c1a20000-0000-4000-8000-000000000002".parse().unwrap();
-        let outcome = Outcome {
-            answer: answer.clone(),
-            from_record: false,
-            written: None,
-            note: None,
-        };
-        row(id, outcome)
+        row(id, Outcome::unkept(answer.clone(), None))
     }
 
     #[test]

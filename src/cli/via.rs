@@ -278,19 +278,7 @@ impl Asker<'_> {
         if let Some(error) = unkept {
             note.push_str(&format!("; this could not be kept: {error}"));
         }
-        let facts = said.facts.clone();
-        Outcome {
-            answer: Answer {
-                facts,
-                path: None,
-                step: None,
-                errno: None,
-                note: None,
-            },
-            from_record: false,
-            written: None,
-            note: Some(note),
-        }
+        Outcome::unkept(Answer::of(said.facts.clone(), None), Some(note))
     }
 
     /// Has QEMU open the device as for a guest, with KVM if the host has it.
@@ -401,12 +389,7 @@ impl Tried {
 }
 
 fn unknown(reason: Reason, step: Step, note: Option<String>) -> Outcome {
-    Outcome {
-        answer: Answer::none(reason, step),
-        from_record: false,
-        written: None,
-        note,
-    }
+    Outcome::unkept(Answer::none(reason, step), note)
 }
 
 /// Returns a domain with one device, whose screen is the domain's only one. libvirt takes

@@ -43,7 +43,8 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    fn not_asked(answer: Answer, note: Option<String>) -> Self {
+    /// Makes the result of a question that left no record.
+    pub(crate) fn unkept(answer: Answer, note: Option<String>) -> Self {
         Outcome {
             answer,
             from_record: false,
@@ -69,11 +70,11 @@ pub fn ask_and_keep(
     request: &Request<'_>,
 ) -> Outcome {
     let Some(device) = device else {
-        return Outcome::not_asked(Answer::none(Reason::Vanished, Step::Find), None);
+        return Outcome::unkept(Answer::none(Reason::Vanished, Step::Find), None);
     };
     // A record must name the driver that answered.
     if device.driver.is_none() {
-        return Outcome::not_asked(Answer::none(Reason::NoDriver, Step::Find), None);
+        return Outcome::unkept(Answer::none(Reason::NoDriver, Step::Find), None);
     }
     let record = sources.memory.devices.get(&id);
     let record =
@@ -91,21 +92,20 @@ pub fn ask_and_keep(
                 path: record.path,
                 step: record.step,
                 errno: record.errno.clone(),
-                note: None,
             };
             return Outcome {
                 from_record: true,
-                ..Outcome::not_asked(answer, None)
+                ..Outcome::unkept(answer, None)
             };
         }
     }
     let rule = rule_for(&sources.rules, &sources.host, device);
     if let Err(why) = may_open(device, rule, request.asked) {
-        return Outcome::not_asked(Answer::none(Reason::NotAllowed, Step::Policy), Some(why));
+        return Outcome::unkept(Answer::none(Reason::NotAllowed, Step::Policy), Some(why));
     }
     if root.is_recorded() {
         let why = "a recorded host has no devices to open".to_owned();
-        return Outcome::not_asked(Answer::none(Reason::NotAllowed, Step::Policy), Some(why));
+        return Outcome::unkept(Answer::none(Reason::NotAllowed, Step::Policy), Some(why));
     }
     let facts = rule.and_then(|rule| rule.facts.as_ref());
     let manner = Manner {
@@ -114,7 +114,7 @@ pub fn ask_and_keep(
     };
     let answer = ask(root, request.prober, id, request.deadline, manner);
     if says_nothing_of_the_device(&answer) {
-        return Outcome::not_asked(answer, None);
+        return Outcome::unkept(answer, None);
     }
     let record = record_of(device, &sources.host, &answer);
     let written = run::write_record(root, &record, device.parent.as_deref());
@@ -125,9 +125,9 @@ pub fn ask_and_keep(
     match written {
         Ok(written) => Outcome {
             written: Some(written),
-            ..Outcome::not_asked(answer, None)
+            ..Outcome::unkept(answer, None)
         },
-        Err(error) => Outcome::not_asked(
+        Err(error) => Outcome::unkept(
             answer,
             Some(format!("the record could not be kept: {error}")),
         ),

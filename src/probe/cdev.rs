@@ -11,65 +11,54 @@ use std::path::Path;
 
 use nix::errno::Errno;
 
-use crate::device::evidence::{OpenPath, Step};
+use crate::device::evidence::Step;
 use crate::device::facts::Reason;
 use crate::device::id::DeviceId;
 use crate::host::Root;
 use crate::host::sysfs::own_node;
-use crate::probe::group::{failed, group_number, open};
-use crate::probe::{Failure, Opener, Prepared, Tell, errno_of, ioctl};
+use crate::probe::group::group_number;
+use crate::probe::{Failure, Prepared, Tell, errno_of, failed, ioctl, open};
 
-/// The way that opens the device's own node and `/dev/iommu`.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Cdev;
+/// Returns whether the kernel offers a node for the device.
+pub(super) fn fits(root: &Root, id: DeviceId) -> bool {
+    root.join("dev/iommu").exists() && node(&root.device(id)).is_ok()
+}
 
-impl Opener for Cdev {
-    fn path(&self) -> OpenPath {
-        OpenPath::Cdev
-    }
+/// Takes all steps before the bind, and reports each step before taking it.
+///
+/// # Errors
+/// [`Failure`]: the step that failed, its errno and its meaning.
+pub(super) fn prepare(root: &Root, id: DeviceId, tell: Tell<'_>) -> Result<Prepared, Failure> {
+    tell(Step::Find);
+    let name = node(&root.device(id))?;
 
-    fn fits(&self, root: &Root, id: DeviceId) -> bool {
-        root.join("dev/iommu").exists() && node(&root.device(id)).is_ok()
-    }
+    tell(Step::Iommufd);
+    let iommufd = open(&root.join("dev/iommu")).map_err(failed(Step::Iommufd))?;
 
-    fn prepare(&self, root: &Root, id: DeviceId, tell: Tell<'_>) -> Result<Prepared, Failure> {
-        tell(Step::Find);
-        let name = node(&root.device(id))?;
+    tell(Step::Cdev);
+    let device = open(&root.join("dev/vfio/devices").join(name)).map_err(failed(Step::Cdev))?;
+    Ok(Prepared {
+        file: device.into(),
+        keep: iommufd.into(),
+    })
+}
 
-        tell(Step::Iommufd);
-        let iommufd = open(&root.join("dev/iommu")).map_err(failed(Step::Iommufd, no_iommufd))?;
-
-        tell(Step::Cdev);
-        let device =
-            open(&root.join("dev/vfio/devices").join(name)).map_err(failed(Step::Cdev, no_node))?;
-        Ok(Prepared {
-            file: device.into(),
-            keep: iommufd.into(),
-        })
-    }
-
-    fn open(
-        &self,
-        root: &Root,
-        prepared: &Prepared,
-        id: DeviceId,
-        tell: Tell<'_>,
-    ) -> Result<File, Failure> {
-        tell(Step::Bind);
-        let bind = || ioctl::device_bind_iommufd(prepared.file.as_fd(), prepared.keep.as_fd());
-        bound(bind, || is_held(root, id))
-            // Once bound, the node is the device.
-            .and_then(|()| {
-                let device = prepared.file.try_clone();
-                device.map_err(|error| (errno_of(&error), Reason::OpenFailed))
-            })
-            .map(File::from)
-            .map_err(|(errno, reason)| Failure {
-                step: Step::Bind,
-                errno,
-                reason,
-            })
-    }
+/// Binds the device, like [`group::open_device`](super::group::open_device).
+///
+/// # Errors
+/// [`Failure`]: the step that failed, its errno and its meaning.
+pub(super) fn open_device(
+    root: &Root,
+    prepared: &Prepared,
+    id: DeviceId,
+    tell: Tell<'_>,
+) -> Result<File, Failure> {
+    tell(Step::Bind);
+    let bind = || ioctl::device_bind_iommufd(prepared.file.as_fd(), prepared.keep.as_fd());
+    bound(bind, || is_held(root, id))?;
+    // Once bound, the node is the device.
+    let device = prepared.file.try_clone().map(File::from);
+    device.map_err(|error| failed(Step::Bind)(errno_of(&error)))
 }
 
 /// Returns the name of the device's node. A device without the directory `vfio-dev` has no vfio
@@ -91,24 +80,28 @@ fn node(device: &Path) -> Result<String, Failure> {
     })
 }
 
-/// Binds the device. An error is the errno and its meaning.
+/// Binds the device.
 ///
 /// If the arguments are right and both files are new, vfio's own EINVAL has only one meaning: the
 /// device is open by its node already (vfio_main.c, `vfio_df_open`). But the driver's own open may
 /// return EINVAL, too, and `is_held` distinguishes the two. If a holder closed the device before
 /// that check, a second attempt succeeds.
-fn bound(
-    bind: impl Fn() -> nix::Result<()>,
-    is_held: impl Fn() -> bool,
-) -> Result<(), (Errno, Reason)> {
+fn bound(bind: impl Fn() -> nix::Result<()>, is_held: impl Fn() -> bool) -> Result<(), Failure> {
     let attempt = || {
-        bind().map_err(|errno| match errno {
-            Errno::EINVAL if is_held() => (errno, Reason::InUse),
-            _ => (errno, not_bound(errno)),
+        bind().map_err(|errno| match failed(Step::Bind)(errno) {
+            failure if errno == Errno::EINVAL && is_held() => Failure {
+                reason: Reason::InUse,
+                ..failure
+            },
+            failure => failure,
         })
     };
     match attempt() {
-        Err((Errno::EINVAL, Reason::OpenFailed)) => attempt(),
+        Err(Failure {
+            errno: Errno::EINVAL,
+            reason: Reason::OpenFailed,
+            ..
+        }) => attempt(),
         answer => answer,
     }
 }
@@ -122,68 +115,12 @@ fn is_held(root: &Root, id: DeviceId) -> bool {
     })
 }
 
-fn no_iommufd(errno: Errno) -> Reason {
-    match errno {
-        Errno::EACCES | Errno::EPERM => Reason::Permission,
-        _ => Reason::NoVfio,
-    }
-}
-
-fn no_node(errno: Errno) -> Reason {
-    match errno {
-        Errno::EACCES | Errno::EPERM => Reason::Permission,
-        Errno::ENOENT | Errno::ENODEV | Errno::ENXIO => Reason::NoDriver,
-        _ => Reason::OpenFailed,
-    }
-}
-
-/// Returns the meaning of an errno of the bind.
-///
-/// EBUSY: the group is open (group.c, `vfio_device_block_group`), or the driver says so itself.
-/// (For a physical device it may also mean that another device of its group has a host driver,
-/// iommu.c, `iommu_device_claim_dma_owner`. Physical devices are opened only when somebody names
-/// them.)
-///
-/// EPERM is no lack of rights: iommufd returns it for a device without interrupt remapping
-/// (iommufd/device.c, `iommufd_device_bind`). All others come from the driver's own open.
-fn not_bound(errno: Errno) -> Reason {
-    match errno {
-        Errno::EBUSY => Reason::InUse,
-        Errno::EACCES => Reason::Permission,
-        Errno::ESRCH => Reason::NeedsVm,
-        Errno::ENODEV => Reason::Vanished,
-        _ => Reason::OpenFailed,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::probe::tests::failing_step;
     use std::cell::RefCell;
     use std::fs;
-
-    #[test]
-    fn what_each_errno_means() {
-        for (reason, errno, expected) in [
-            (
-                no_iommufd as fn(Errno) -> Reason,
-                Errno::ENOENT,
-                Reason::NoVfio,
-            ),
-            (no_iommufd, Errno::EACCES, Reason::Permission),
-            (no_node, Errno::EACCES, Reason::Permission),
-            (no_node, Errno::ENODEV, Reason::NoDriver),
-            (no_node, Errno::ENOMEM, Reason::OpenFailed),
-            (not_bound, Errno::EBUSY, Reason::InUse),
-            (not_bound, Errno::EPERM, Reason::OpenFailed),
-            (not_bound, Errno::ESRCH, Reason::NeedsVm),
-            (not_bound, Errno::EEXIST, Reason::OpenFailed),
-            (not_bound, Errno::EIO, Reason::OpenFailed),
-            (not_bound, Errno::ENODEV, Reason::Vanished),
-        ] {
-            assert_eq!(reason(errno), expected, "{errno}");
-        }
-    }
 
     /// The answers of the bind, and whether somebody has the device at each check.
     #[test]
@@ -230,6 +167,7 @@ mod tests {
                 || binds.borrow_mut().next().unwrap(),
                 || looks.borrow_mut().next().unwrap(),
             );
+            let found = found.map_err(|failure| (failure.errno, failure.reason));
             assert_eq!(found, expected, "{name}");
             assert_eq!(
                 (binds.borrow().len(), looks.borrow().len()),
@@ -244,14 +182,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let root = Root::recorded(directory.path());
         let id: DeviceId = "c1a20000-0000-4000-8000-000000000002".parse().unwrap();
-        let attempt = || {
-            let mut steps = Vec::new();
-            let failure = Cdev
-                .prepare(&root, id, &mut |step| steps.push(step))
-                .unwrap_err();
-            assert_eq!(steps.last(), Some(&failure.step));
-            (failure.step, failure.errno, failure.reason)
-        };
+        let attempt = || failing_step(|tell| prepare(&root, id, tell));
         let missing = |step, reason| (step, Errno::ENOENT, reason);
         assert_eq!(attempt(), missing(Step::Find, Reason::Vanished));
         let device = root.device(id);
@@ -265,21 +196,18 @@ mod tests {
         assert_eq!(attempt(), missing(Step::Find, Reason::NoVfio));
         fs::write(device.join("vfio-dev/vfio7/dev"), "511:7\n").unwrap();
         assert_eq!(attempt(), missing(Step::Iommufd, Reason::NoVfio));
-        assert!(!Cdev.fits(&root, id));
+        assert!(!fits(&root, id));
 
         fs::create_dir_all(root.join("dev/vfio/devices")).unwrap();
         fs::write(root.join("dev/iommu"), "").unwrap();
-        assert!(Cdev.fits(&root, id));
+        assert!(fits(&root, id));
         assert_eq!(attempt(), missing(Step::Cdev, Reason::NoDriver));
         // A file that is no device gets as far as the bind.
         fs::write(root.join("dev/vfio/devices/vfio7"), "").unwrap();
         let mut steps = Vec::new();
-        let prepared = Cdev
-            .prepare(&root, id, &mut |step| steps.push(step))
-            .unwrap();
-        let failure = Cdev
-            .open(&root, &prepared, id, &mut |step| steps.push(step))
-            .unwrap_err();
+        let prepared = prepare(&root, id, &mut |step| steps.push(step)).unwrap();
+        let opened = open_device(&root, &prepared, id, &mut |step| steps.push(step));
+        let failure = opened.unwrap_err();
         assert_eq!(steps, [Step::Find, Step::Iommufd, Step::Cdev, Step::Bind]);
         assert_eq!((failure.step, failure.errno), (Step::Bind, Errno::ENOTTY));
         assert_eq!(failure.reason, Reason::OpenFailed);

@@ -18,10 +18,8 @@ use crate::device::id::DeviceId;
 use crate::host::Root;
 use crate::host::requests::start_under_way;
 use crate::host::run::Lock;
-use crate::probe::cdev::Cdev;
-use crate::probe::group::Group;
 use crate::probe::kvm::Vm;
-use crate::probe::{Answer, Failure, Manner, Opener, Tell, device, errno_of, rights};
+use crate::probe::{Answer, Failure, Manner, Tell, cdev, device, errno_of, failed, group, rights};
 
 /// The ways to open a device. The first one that the kernel offers for the device is taken.
 ///
@@ -30,7 +28,7 @@ use crate::probe::{Answer, Failure, Manner, Opener, Tell, device, errno_of, righ
 /// device that is open in one way is busy for the other, and both lead to the same driver, so
 /// nothing else depends on the choice. On a kernel without groups, the device is asked by its own
 /// node.
-const OPENERS: [&dyn Opener; 2] = [&Group, &Cdev];
+const PATHS: [OpenPath; 2] = [OpenPath::Group, OpenPath::Cdev];
 
 /// Asks the device. The child dies with `asker`, the process that started it, because a device must
 /// not stay open for nobody.
@@ -77,7 +75,10 @@ fn ask(root: &Root, id: DeviceId, manner: Manner, tell: Tell<'_>) -> Answer {
     tell(Step::Lock);
     let _lock = match Lock::of_device(root, id) {
         Ok(lock) => lock,
-        Err(error) => return no_lock(&error),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            return Answer::none(Reason::UnsafeState, Step::Lock);
+        }
+        Err(error) => return Answer::failed(&failed(Step::Lock)(errno_of(&error))),
     };
     if start_under_way(root, id) {
         return Answer::none(Reason::InUse, Step::Lock);
@@ -87,42 +88,39 @@ fn ask(root: &Root, id: DeviceId, manner: Manner, tell: Tell<'_>) -> Answer {
 }
 
 fn by_opening(root: &Root, id: DeviceId, manner: Manner, tell: Tell<'_>) -> Answer {
-    let opener = opener(root, id, manner.path);
-    let path = Some(opener.path());
-    match open_and_ask(opener, root, id, manner.kvm, tell) {
-        Ok(facts) => Answer {
-            facts,
-            path,
-            step: None,
-            errno: None,
-            note: None,
-        },
+    let fits = |path: &OpenPath| match path {
+        OpenPath::Group => group::fits(root),
+        OpenPath::Cdev => cdev::fits(root, id),
+    };
+    // If the kernel offers none for the device, the first reports why.
+    let offered = || PATHS.into_iter().find(fits).unwrap_or(PATHS[0]);
+    let path = manner.path.unwrap_or_else(offered);
+    match open_and_ask(path, root, id, manner.kvm, tell) {
+        Ok(facts) => Answer::of(facts, Some(path)),
         Err(failure) => Answer {
-            path,
+            path: Some(path),
             ..Answer::failed(&failure)
         },
     }
 }
 
-/// Returns the opener that the caller chose, or else one that the kernel offers for the device. If
-/// there is none, returns the first, which reports why.
-fn opener(root: &Root, id: DeviceId, path: Option<OpenPath>) -> &'static dyn Opener {
-    OPENERS
-        .into_iter()
-        .find(|opener| path.map_or_else(|| opener.fits(root, id), |path| opener.path() == path))
-        .unwrap_or(OPENERS[0])
-}
-
 /// Opens the device and asks it. If `kvm` is true, associates a VM first; otherwise only after the
 /// driver has asked for one. The fact `kvm` records whether there was a VM.
 fn open_and_ask(
-    opener: &dyn Opener,
+    path: OpenPath,
     root: &Root,
     id: DeviceId,
     kvm: bool,
     tell: Tell<'_>,
 ) -> Result<Facts, Failure> {
-    let prepared = opener.prepare(root, id, tell)?;
+    let prepared = match path {
+        OpenPath::Group => group::prepare(root, id, tell)?,
+        OpenPath::Cdev => cdev::prepare(root, id, tell)?,
+    };
+    let open = |tell: Tell<'_>| match path {
+        OpenPath::Group => group::open_device(&prepared, id, tell),
+        OpenPath::Cdev => cdev::open_device(root, &prepared, id, tell),
+    };
     let mut vm = None;
     if kvm {
         vm = Some(Vm::of(root, prepared.file.as_fd(), tell)?);
@@ -131,10 +129,10 @@ fn open_and_ask(
     // `vfio_df_open`, counts only those that succeed). Nobody can open the group before it. A bind
     // that fails lets go of the group (device_cdev.c, `vfio_device_unblock_group`). If somebody
     // opens the group in between, they have the device, and the second bind says that it is in use.
-    let device = match opener.open(root, &prepared, id, tell) {
+    let device = match open(tell) {
         Err(failure) if failure.reason == Reason::NeedsVm && vm.is_none() => {
             vm = Some(Vm::of(root, prepared.file.as_fd(), tell)?);
-            opener.open(root, &prepared, id, tell)?
+            open(tell)?
         }
         opened => opened?,
     };
@@ -144,19 +142,6 @@ fn open_and_ask(
         ..facts
     })
     // The device closes first, then the VM, which also has the vfio file open, then the rest.
-}
-
-fn no_lock(error: &io::Error) -> Answer {
-    let reason = match error.kind() {
-        io::ErrorKind::PermissionDenied => Reason::Permission,
-        io::ErrorKind::InvalidData => return Answer::none(Reason::UnsafeState, Step::Lock),
-        _ => Reason::OpenFailed,
-    };
-    Answer::failed(&Failure {
-        step: Step::Lock,
-        errno: errno_of(error),
-        reason,
-    })
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use crate::device::facts::{
     DeviceInfo, Display, Edid, EdidHeader, Facts, HotReset, Irq, OpRegion, Reason, Region,
     RegionCapability,
 };
-use crate::probe::{Failure, errno_name, errno_of, ioctl, rights};
+use crate::probe::{Failure, errno_name, errno_of, failed, ioctl, rights};
 
 /// The highest number of indexes to ask. No driver has more; a higher number is a driver's mistake
 /// and would only cost time.
@@ -34,17 +34,6 @@ const INTEL_VENDOR_TYPE: u32 = vfio::VFIO_REGION_TYPE_PCI_VENDOR_TYPE | 0x8086;
 pub(crate) fn ask(device: &File, tell: &mut dyn FnMut(Step)) -> Result<Facts, Failure> {
     rights::give_up();
     let fd = device.as_fd();
-    let failed = |step| {
-        move |errno| Failure {
-            step,
-            errno,
-            reason: if errno == Errno::ENODEV {
-                Reason::Vanished
-            } else {
-                Reason::QueryFailed
-            },
-        }
-    };
     tell(Step::Info);
     let info = ioctl::device_get_info(fd).map_err(failed(Step::Info))?;
 

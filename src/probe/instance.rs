@@ -140,7 +140,8 @@ impl Instance {
         let uuid = Uuid::new_v4();
         let id = DeviceId::Mdev(uuid);
         let lock = marks::mark(root, id).map_err(NotMade::NoKeeper)?;
-        let keeper = match keeper(program, uuid) {
+        let keep = ["--keep", &uuid.to_string()];
+        let keeper = match start(program, &keep, Stdio::piped()) {
             Ok(keeper) => keeper,
             Err(error) => {
                 let _ = marks::unmark(root, id);
@@ -210,26 +211,21 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
     file.write_all(text.as_bytes())
 }
 
-fn keeper(program: &Path, uuid: Uuid) -> io::Result<Child> {
+/// Starts a process that removes devices.
+fn start(program: &Path, arguments: &[&str], stdin: Stdio) -> io::Result<Child> {
     Command::new(program)
-        .args(["--keep", &uuid.to_string()])
-        .stdin(Stdio::piped())
-        // A process that waits for our output must not wait for the keeper.
+        .args(arguments)
+        .stdin(stdin)
+        // A process that waits for our output must not wait for this one.
         .stdout(Stdio::null())
         .stderr(Stdio::null())
-        // A signal from the terminal that ends us must not end the keeper.
+        // A signal from the terminal that ends us must not end this one.
         .process_group(0)
         .spawn()
 }
 
 fn start_sweep(program: &Path) -> io::Result<Child> {
-    Command::new(program)
-        .arg("--sweep")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .process_group(0)
-        .spawn()
+    start(program, &["--sweep"], Stdio::null())
 }
 
 /// Waits for a child until `limit`. Returns how the child ended; `None` if it has not ended. In
@@ -325,6 +321,7 @@ fn remove(root: &Root, id: DeviceId) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::probe::tests::script;
     use std::os::unix::fs::PermissionsExt;
 
     fn of_type(id: &str, available_instances: Option<u32>) -> MdevType {
@@ -423,20 +420,6 @@ mod tests {
         assert_eq!(marks::marked(&recorded), [id], "an mdev's UUID only");
         fs::set_permissions(&directory, fs::Permissions::from_mode(0o777)).unwrap();
         assert!(marks::marked(&root).is_empty());
-    }
-
-    /// A shell script in place of gfxplane-probe, for `--keep` and `--sweep`.
-    fn script(directory: &Path, text: &str) -> PathBuf {
-        let path = directory.join("keeper");
-        let draft = path.with_extension("text");
-        fs::write(&draft, format!("#!/bin/sh\n{text}\n")).unwrap();
-        // Another process writes the file; the tests of `probe` say why.
-        let copied = Command::new("install")
-            .args(["-m", "755"])
-            .args([&draft, &path])
-            .status();
-        assert!(copied.unwrap().success());
-        path
     }
 
     #[test]

@@ -17,9 +17,8 @@ use nix::{
 };
 
 use crate::device::evidence::Step;
-use crate::device::facts::Reason;
 use crate::host::Root;
-use crate::probe::{Failure, Tell, group};
+use crate::probe::{Failure, Tell, failed, open};
 
 /// `KVM_DEV_TYPE_VFIO`.
 const TYPE_VFIO: u32 = 4;
@@ -78,7 +77,7 @@ impl Vm {
         tell: Tell<'_>,
     ) -> std::result::Result<Self, Failure> {
         tell(Step::Kvm);
-        let kvm = group::open(&root.join("dev/kvm")).map_err(failed(Step::Kvm))?;
+        let kvm = open(&root.join("dev/kvm")).map_err(failed(Step::Kvm))?;
         tell(Step::KvmVm);
         let vm = create_vm(kvm.as_fd()).map_err(failed(Step::KvmVm))?;
         tell(Step::KvmDevice);
@@ -89,14 +88,6 @@ impl Vm {
             _device: device,
             _vm: vm,
         })
-    }
-}
-
-fn failed(step: Step) -> impl Fn(Errno) -> Failure {
-    move |errno| Failure {
-        step,
-        errno,
-        reason: Reason::NeedsVm,
     }
 }
 
@@ -143,6 +134,7 @@ fn add_file(device: BorrowedFd<'_>, file: BorrowedFd<'_>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::facts::Reason;
     use std::fs::{self, File, OpenOptions};
 
     /// Associates a file that is no vfio file. Returns the failure, and the steps that were

@@ -9,7 +9,8 @@
 //!
 //! * [`asking`]: one question, with its policy, its record and its announcement.
 //! * [`child`]: the child's work.
-//! * [`group`] and [`cdev`]: the two ways to open a device, each an [`Opener`].
+//! * [`group`] and [`cdev`]: the two ways to open a device, each in two steps, so that a VM can be
+//!   associated between them.
 //! * [`kvm`]: a VM for the drivers that want one, with `unsafe` of its own.
 //! * [`device`]: the questions to an opened device.
 //! * `fork`: the child as a copy of this process, with `unsafe` of its own.
@@ -62,9 +63,6 @@ pub struct Answer {
     pub step: Option<Step>,
     /// The name of the errno with which the step failed.
     pub errno: Option<String>,
-    /// A remark for people, which is no part of the record.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub note: Option<String>,
 }
 
 /// A step that failed, and the meaning of that.
@@ -88,62 +86,36 @@ pub(crate) struct Prepared {
     pub keep: OwnedFd,
 }
 
-/// A way to open a device, in two steps, so that a VM can be associated between them.
-pub(crate) trait Opener {
-    /// Returns the kernel interface that this way uses.
-    fn path(&self) -> OpenPath;
-
-    /// Returns whether the kernel offers this way for the device.
-    fn fits(&self, root: &Root, id: DeviceId) -> bool;
-
-    /// Takes all steps before the open, and reports each step before taking it.
-    ///
-    /// # Errors
-    /// [`Failure`]: the step that failed, its errno and its meaning.
-    fn prepare(&self, root: &Root, id: DeviceId, tell: Tell<'_>) -> Result<Prepared, Failure>;
-
-    /// Opens the device. The driver's own open happens here. This may be called again after a
-    /// failure, which leaves `prepared` as it was.
-    ///
-    /// # Errors
-    /// [`Failure`]: the step that failed, its errno and its meaning.
-    fn open(
-        &self,
-        root: &Root,
-        prepared: &Prepared,
-        id: DeviceId,
-        tell: Tell<'_>,
-    ) -> Result<File, Failure>;
-}
-
 /// The function to which each step is reported before it is taken.
 pub(crate) type Tell<'a> = &'a mut dyn FnMut(Step);
 
 impl Answer {
+    /// Makes the answer of a device that was asked.
+    #[must_use]
+    pub(crate) fn of(facts: Facts, path: Option<OpenPath>) -> Self {
+        Answer {
+            facts,
+            path,
+            step: None,
+            errno: None,
+        }
+    }
+
     /// Makes the answer for a step that failed.
     #[must_use]
     pub(crate) fn failed(failure: &Failure) -> Self {
-        Answer {
-            facts: Facts {
-                kvm: failure.reason == Reason::NeedsVm,
-                ..Facts::of(Display::Unknown(failure.reason.clone()))
-            },
-            path: None,
-            step: Some(failure.step),
-            errno: Some(errno_name(failure.errno)),
-            note: None,
-        }
+        let mut answer = Answer::none(failure.reason.clone(), failure.step);
+        answer.facts.kvm = failure.reason == Reason::NeedsVm;
+        answer.errno = Some(errno_name(failure.errno));
+        answer
     }
 
     /// Makes the answer for a reason that comes with no errno.
     #[must_use]
     pub(crate) fn none(reason: Reason, step: Step) -> Self {
         Answer {
-            facts: Facts::of(Display::Unknown(reason)),
-            path: None,
             step: Some(step),
-            errno: None,
-            note: None,
+            ..Answer::of(Facts::of(Display::Unknown(reason)), None)
         }
     }
 }
@@ -155,10 +127,7 @@ impl Answer {
     /// Returns a remark that explains a failure to people, in addition to its reason, step and
     /// errno. `None` if these are enough.
     #[must_use]
-    pub(crate) fn remark(&self) -> Option<&str> {
-        if let Some(note) = &self.note {
-            return Some(note);
-        }
+    pub(crate) fn remark(&self) -> Option<&'static str> {
         let (reason, step) = (self.facts.display.reason()?, self.step?);
         match reason {
             Reason::InUse if step == Step::Lock => Some("a domain that has it is being started"),
@@ -187,6 +156,54 @@ pub(crate) fn errno_name(errno: Errno) -> String {
 /// ends too early, counts as EIO.
 fn errno_of(error: &io::Error) -> Errno {
     Errno::from_raw(error.raw_os_error().unwrap_or(Errno::EIO as i32))
+}
+
+/// Returns a function from an errno of this step to the failure.
+fn failed(step: Step) -> impl Fn(Errno) -> Failure {
+    move |errno| Failure {
+        step,
+        errno,
+        reason: meaning(step, errno),
+    }
+}
+
+/// Returns the meaning of an errno with which a step failed.
+///
+/// EBUSY: somebody has the group open (Linux drivers/vfio/group.c, `vfio_group_fops_open`,
+/// `vfio_device_block_group`) or the device by its own node, or the driver says so itself. (For a
+/// physical device it may also mean that another device of its group has a host driver, iommu.c,
+/// `iommu_device_claim_dma_owner`. Physical devices are opened only when somebody names them.)
+///
+/// EPERM of attaching the group and of the bind is no lack of rights: type1 and iommufd return it
+/// for a device without interrupt remapping (iommufd/device.c, `iommufd_device_bind`).
+fn meaning(step: Step, errno: Errno) -> Reason {
+    let is_forbidden = matches!(errno, Errno::EACCES | Errno::EPERM);
+    match (step, errno) {
+        // A VM is created only for a driver that wants one.
+        (step, _) if step.is_kvm() => Reason::NeedsVm,
+        (Step::Bind, Errno::EACCES) => Reason::Permission,
+        (
+            Step::Lock | Step::Container | Step::Iommufd | Step::Group | Step::Cdev | Step::Open,
+            _,
+        ) if is_forbidden => Reason::Permission,
+        (Step::Container | Step::Iommufd, _) => Reason::NoVfio,
+        (Step::Group | Step::Attach | Step::Open | Step::Bind, Errno::EBUSY) => Reason::InUse,
+        (Step::Group | Step::Cdev, Errno::ENOENT | Errno::ENODEV | Errno::ENXIO) => {
+            Reason::NoDriver
+        }
+        // kvmgt found no KVM VM (i915/gvt/kvmgt.c, `intel_vgpu_open_device`).
+        (Step::Open | Step::Bind, Errno::ESRCH) => Reason::NeedsVm,
+        (step, Errno::ENODEV) if step >= Step::Open => Reason::Vanished,
+        (step, _) if step >= Step::Info => Reason::QueryFailed,
+        _ => Reason::OpenFailed,
+    }
+}
+
+/// Opens a device's file for reading and writing.
+fn open(path: &Path) -> Result<File, Errno> {
+    let mut options = File::options();
+    let file = options.read(true).write(true).open(path);
+    file.map_err(|error| errno_of(&error))
 }
 
 /// The origin of a question to a device.
@@ -349,11 +366,7 @@ pub(crate) fn ask(
             child.end();
             answer
         }
-        Err(error) => Answer::failed(&Failure {
-            step: Step::Spawn,
-            errno: errno_of(&error),
-            reason: Reason::OpenFailed,
-        }),
+        Err(error) => Answer::failed(&failed(Step::Spawn)(errno_of(&error))),
     }
 }
 
@@ -389,7 +402,7 @@ impl Child {
     fn copy(root: &Root, id: DeviceId, manner: Manner) -> io::Result<Option<Self>> {
         let asker = getpid();
         let ((answer, say), (steps, tell)) = (io::pipe()?, io::pipe()?);
-        let null = File::options().read(true).write(true).open("/dev/null")?;
+        let null = open(Path::new("/dev/null"))?;
         let pid = fork::in_a_copy(move || {
             let standard = dup2_stdin(&null)
                 .and_then(|()| dup2_stdout(&say))
@@ -444,11 +457,6 @@ impl Child {
             .unwrap_or(Step::Spawn)
     }
 
-    /// Kills the child. Nobody has waited for it yet, so its number is still its own.
-    fn kill(&self) {
-        let _ = kill(self.pid, Signal::SIGKILL);
-    }
-
     /// Waits for the child's end, but only as long as a healthy child takes. Then kills the child.
     /// Leaves behind a child that does not end even so.
     fn end(&mut self) {
@@ -461,7 +469,8 @@ impl Child {
                 if killed {
                     return;
                 }
-                self.kill();
+                // Nobody has waited for it yet, so its number is still its own.
+                let _ = kill(self.pid, Signal::SIGKILL);
                 killed = true;
             }
             std::thread::sleep(Duration::from_micros(100));

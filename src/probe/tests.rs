@@ -1,20 +1,75 @@
 use super::*;
 use crate::device::rules::Rules;
 
-/// Asks a prober that runs a shell script instead.
-fn ask_script(script: &str, deadline: Duration) -> Answer {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("prober");
-    let text = path.with_extension("text");
-    std::fs::write(&text, format!("#!/bin/sh\n{script}\n")).unwrap();
+/// Writes a shell script that stands for gfxplane-probe.
+pub(super) fn script(directory: &Path, text: &str) -> PathBuf {
+    let path = directory.join("script");
+    let draft = path.with_extension("text");
+    std::fs::write(&draft, format!("#!/bin/sh\n{text}\n")).unwrap();
     // Another process writes the file. If this one did, a child of another test might still
     // hold it open for writing, and then it can't be executed (ETXTBSY).
     let copied = Command::new("install")
         .args(["-m", "755"])
-        .args([&text, &path])
+        .args([&draft, &path])
         .status();
     assert!(copied.unwrap().success());
-    let prober = Prober::Program(path);
+    path
+}
+
+/// Returns the failure of a preparation, whose last step is the one that failed.
+pub(super) fn failing_step(
+    prepare: impl FnOnce(Tell<'_>) -> Result<Prepared, Failure>,
+) -> (Step, Errno, Reason) {
+    let mut steps = Vec::new();
+    let failure = prepare(&mut |step| steps.push(step)).unwrap_err();
+    assert_eq!(steps.last(), Some(&failure.step));
+    (failure.step, failure.errno, failure.reason)
+}
+
+#[test]
+fn what_each_errno_means() {
+    for (step, errno, expected) in [
+        (Step::Lock, Errno::EACCES, Reason::Permission),
+        (Step::Lock, Errno::ENOSPC, Reason::OpenFailed),
+        (Step::Container, Errno::ENOENT, Reason::NoVfio),
+        (Step::Container, Errno::EACCES, Reason::Permission),
+        (Step::Group, Errno::EBUSY, Reason::InUse),
+        (Step::Group, Errno::EACCES, Reason::Permission),
+        (Step::Group, Errno::ENOENT, Reason::NoDriver),
+        (Step::Group, Errno::EIO, Reason::OpenFailed),
+        (Step::Attach, Errno::EBUSY, Reason::InUse),
+        (Step::Attach, Errno::EPERM, Reason::OpenFailed),
+        (Step::Iommufd, Errno::ENOENT, Reason::NoVfio),
+        (Step::Iommufd, Errno::EACCES, Reason::Permission),
+        (Step::Cdev, Errno::EACCES, Reason::Permission),
+        (Step::Cdev, Errno::ENODEV, Reason::NoDriver),
+        (Step::Cdev, Errno::ENOMEM, Reason::OpenFailed),
+        (Step::KvmFile, Errno::EBUSY, Reason::NeedsVm),
+        (Step::Open, Errno::EPERM, Reason::Permission),
+        (Step::Bind, Errno::EPERM, Reason::OpenFailed),
+        (Step::Bind, Errno::EACCES, Reason::Permission),
+        (Step::Info, Errno::EBUSY, Reason::QueryFailed),
+        (Step::QueryRegion, Errno::ENODEV, Reason::Vanished),
+    ] {
+        assert_eq!(meaning(step, errno), expected, "{step} {errno}");
+    }
+    for step in [Step::Open, Step::Bind] {
+        for (errno, expected) in [
+            (Errno::EBUSY, Reason::InUse),
+            (Errno::ESRCH, Reason::NeedsVm),
+            (Errno::EEXIST, Reason::OpenFailed),
+            (Errno::EIO, Reason::OpenFailed),
+            (Errno::ENODEV, Reason::Vanished),
+        ] {
+            assert_eq!(meaning(step, errno), expected, "{step} {errno}");
+        }
+    }
+}
+
+/// Asks a prober that runs a shell script instead.
+fn ask_script(text: &str, deadline: Duration) -> Answer {
+    let directory = tempfile::tempdir().unwrap();
+    let prober = Prober::Program(script(directory.path(), text));
     let id = "0000:00:02.0".parse().unwrap();
     ask(&Root::system(), &prober, id, deadline, Manner::default())
 }
@@ -24,13 +79,7 @@ const SHORT: Duration = Duration::from_millis(300);
 
 #[test]
 fn every_way_a_child_can_end() {
-    let answer = Answer {
-        path: Some(OpenPath::Group),
-        step: None,
-        errno: None,
-        note: None,
-        facts: Facts::of(Display::NONE),
-    };
+    let answer = Answer::of(Facts::of(Display::NONE), Some(OpenPath::Group));
     let said = serde_json::to_string(&answer).unwrap();
     assert_eq!(
         ask_script(&format!("echo open >&2; echo '{said}'"), LONG),
