@@ -339,7 +339,7 @@ fn objection(plan: &Plan) -> Option<String> {
     let known: HashSet<&Danger> = plan.before.dangers.iter().collect();
     let new = |danger: &&Danger| !known.contains(danger);
     if let Some(danger) = plan.after.dangers.iter().find(new) {
-        let screen = danger.screen();
+        let screen = &danger.screen;
         return Some(match danger.fault() {
             Some((text, _)) => {
                 format!("it would start, but with the screen of {screen}: {text}")

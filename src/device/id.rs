@@ -3,7 +3,6 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 /// The address of a PCI device as sysfs spells it: `0000:00:02.0`.
@@ -160,24 +159,33 @@ macro_rules! display_as_serde {
 }
 pub(crate) use display_as_serde;
 
-macro_rules! serde_as_text {
-    ($type:ty) => {
-        impl Serialize for $type {
+/// Writes types as their text.
+macro_rules! serialize_as_text {
+    ($($type:ty),+) => {$(
+        impl serde::Serialize for $type {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 serializer.collect_str(self)
             }
         }
-        impl<'de> Deserialize<'de> for $type {
+    )+};
+}
+pub(crate) use serialize_as_text;
+
+/// Writes types as their text, and reads them from it.
+macro_rules! serde_as_text {
+    ($($type:ty),+) => {$(
+        $crate::device::id::serialize_as_text!($type);
+        impl<'de> serde::Deserialize<'de> for $type {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 String::deserialize(deserializer)?
                     .parse()
                     .map_err(serde::de::Error::custom)
             }
         }
-    };
+    )+};
 }
-serde_as_text!(PciAddress);
-serde_as_text!(DeviceId);
+pub(crate) use serde_as_text;
+serde_as_text!(PciAddress, DeviceId);
 
 #[cfg(test)]
 mod tests {

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::device::id::serde_as_text;
+
 /// The leading numbers of a version: `6.12.107+deb13-amd64` is 6, 12, 107.
 ///
 /// `10.0` comes before `10.0.0`, so a limit is written with as few numbers as it needs.
@@ -66,18 +68,7 @@ impl fmt::Display for Version {
     }
 }
 
-impl serde::Serialize for Version {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> serde::Deserialize<'de> for Version {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
-    }
-}
+serde_as_text!(Version);
 
 #[cfg(test)]
 mod tests {

@@ -17,7 +17,7 @@ use crate::domain::policy::Consent;
 use crate::explain::doctor::{self, Line, Topic, Verdict, examine};
 use crate::predict::abilities::ALLOW_DBUS_DAEMON;
 use crate::predict::versions::{OPREGION_BY_DEFAULT, SPICE_GL_OVER_TCP, VNC_BINDS};
-use crate::predict::{Danger, Outcome};
+use crate::predict::{Danger, DangerKind, Outcome};
 use crate::publish::inventory::{DeviceEntry, State};
 use crate::publish::unknown::{Member, nodedev};
 
@@ -299,12 +299,12 @@ fn prediction(domain: &Situation, symptom: &str, here: &mut Vec<String>) -> bool
 fn viewers_end(domain: &Situation, here: &mut Vec<String>) -> bool {
     let dangers = domain.plan.iter().flat_map(|plan| &plan.before.dangers);
     let before = here.len();
-    here.extend(dangers.filter_map(|danger| match danger {
-        Danger::ViewerEndsGuest { screen } => Some(format!(
+    let ends = dangers.filter(|danger| danger.kind == DangerKind::ViewerEndsGuest);
+    here.extend(ends.map(|Danger { screen, .. }| {
+        format!(
             "domain {}: whoever chooses the screen of {screen} in a VNC viewer ends the guest",
             domain.name
-        )),
-        _ => None,
+        )
     }));
     here.len() > before
 }

@@ -13,7 +13,7 @@ use crate::plan::{Action, Change};
 use crate::predict::abilities::Abilities;
 use crate::predict::screens::{Found, Frontend, Screens};
 use crate::predict::words::NO_SPICE_SERVER;
-use crate::predict::{About, Danger, Prediction, Refusal, predict};
+use crate::predict::{About, Danger, DangerKind, Prediction, Refusal, predict};
 
 /// The screens that must be visible.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -53,7 +53,7 @@ impl Arrangement {
 #[must_use]
 pub(crate) fn is_good(prediction: &Prediction, wanted: &Wanted) -> bool {
     let shown = prediction.shown();
-    let ends = |danger: &Danger| matches!(danger, Danger::ViewerEndsGuest { .. });
+    let ends = |danger: &Danger| danger.kind == DangerKind::ViewerEndsGuest;
     prediction.starts()
         && wanted.devices.iter().all(|id| shown.contains(id))
         && !prediction.dangers.iter().any(ends)

@@ -27,7 +27,7 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-use crate::device::id::DeviceId;
+use crate::device::id::{DeviceId, serialize_as_text};
 use crate::domain::GraphicsType;
 use crate::domain::policy::Consent;
 use crate::predict::arguments::{told, told_setting};
@@ -274,11 +274,7 @@ impl fmt::Display for Fix {
     }
 }
 
-impl Serialize for Fix {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
+serialize_as_text!(Fix);
 
 impl From<&str> for Fix {
     fn from(text: &str) -> Self {

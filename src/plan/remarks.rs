@@ -8,7 +8,7 @@ use crate::plan::{Level, Note, Topic};
 use crate::predict::libvirt::NO_APPARMOR_PROFILE;
 use crate::predict::screens::{Found, GpuPart, Vgpu};
 use crate::predict::versions::{Libvirt, OVERRIDE, PCI_DISPLAY, reads_override};
-use crate::predict::{About, Danger, HeadOf, Outcome, Prediction, Program, Refusal, words};
+use crate::predict::{About, HeadOf, Outcome, Prediction, Program, Refusal, words};
 
 /// Returns what the user can do against a refusal that is about neither a device's screen nor the
 /// frontends that show it; `None` if nothing is known.
@@ -138,7 +138,7 @@ impl Planner<'_, '_, '_> {
         let dangers = after.dangers.iter();
         let ends: Vec<&HeadOf> = dangers
             .filter(|danger| danger.fault().is_none())
-            .map(Danger::screen)
+            .map(|danger| &danger.screen)
             .collect();
         if let Some(last) = ends.last() {
             let screens: Vec<String> = ends.iter().map(ToString::to_string).collect();
@@ -152,7 +152,7 @@ impl Planner<'_, '_, '_> {
         }
         for danger in &after.dangers {
             if let Some((text, fix)) = danger.fault() {
-                self.note(Level::Warn, about(danger.screen()), text, &[&fix]);
+                self.note(Level::Warn, about(&danger.screen), text, &[&fix]);
             }
         }
         for head in &after.heads {

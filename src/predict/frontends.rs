@@ -13,7 +13,9 @@ use crate::domain::GraphicsType;
 use crate::predict::arguments::Local;
 use crate::predict::screens::{Frontend, Screens};
 use crate::predict::versions::{Libvirt, Qemu};
-use crate::predict::{About, Danger, Head, HeadOf, Refusal, Shown, Stage, words};
+use crate::predict::{
+    About, Danger, DangerKind, Head, HeadOf, Outcome, Prediction, Refusal, Shown, Stage, words,
+};
 
 /// A screen as QEMU's console layer sees it.
 pub(super) struct Console {
@@ -188,13 +190,7 @@ fn bind(rows: &[Row], consoles: &[Console]) -> Bound {
                 bound.vnc = false;
             }
             if row.fatal && bound.refusal.is_none() {
-                let refusal = Refusal {
-                    stage: Stage::Qemu,
-                    about: console.about,
-                    message,
-                    always,
-                    or: Vec::new(),
-                };
+                let refusal = Refusal::new(Stage::Qemu, console.about, message, always);
                 bound.refusal = Some((row.kind, refusal));
             }
         }
@@ -214,12 +210,9 @@ pub(super) fn refusal(
     let refusal = bind(&rows(screens, libvirt, qemu), consoles).refusal;
     // VNC listens once it has a screen, and before spice has one.
     let listens = vnc(screens, libvirt).filter(|vnc| is_denied(vnc.settings.websocket));
-    let denied = listens.map(|vnc| Refusal {
-        stage: Stage::Qemu,
-        about: About::Graphics(vnc.kind),
-        message: words::NO_SOCKET.into(),
-        always: false,
-        or: Vec::new(),
+    let denied = listens.map(|vnc| {
+        let about = About::Graphics(vnc.kind);
+        Refusal::new(Stage::Qemu, about, words::NO_SOCKET, false)
     });
     match refusal {
         Some((kind, refusal)) if kind != GraphicsType::Spice || denied.is_none() => Some(refusal),
@@ -227,15 +220,24 @@ pub(super) fn refusal(
     }
 }
 
-/// Returns the screens and the graphics that show them, if QEMU starts.
-pub(super) fn heads(
+/// Predicts what is seen of the guest, and its dangers, if QEMU starts.
+pub(super) fn seen(
     screens: &Screens,
     consoles: &[Console],
     libvirt: &Libvirt,
     qemu: &Qemu,
-) -> Vec<Head> {
+) -> Prediction {
     let rows = rows(screens, libvirt, qemu);
     let bound = bind(&rows, consoles);
+    Prediction {
+        outcome: Outcome::Yes,
+        heads: heads(screens, consoles, &rows, &bound),
+        dangers: dangers(consoles, &rows, &bound.contexts, qemu),
+    }
+}
+
+/// Returns the screens and the graphics that show them.
+fn heads(screens: &Screens, consoles: &[Console], rows: &[Row], bound: &Bound) -> Vec<Head> {
     let vnc = rows.iter().find(|row| row.kind == GraphicsType::Vnc);
     // A VNC that could not register shows a placeholder. egl-headless copies into its surface as
     // soon as the guest sets a mode; no other frontend does.
@@ -293,14 +295,7 @@ pub(super) fn heads(
 }
 
 /// Returns the dangers once the guest runs.
-pub(super) fn dangers(
-    screens: &Screens,
-    consoles: &[Console],
-    libvirt: &Libvirt,
-    qemu: &Qemu,
-) -> Vec<Danger> {
-    let rows = rows(screens, libvirt, qemu);
-    let contexts = bind(&rows, consoles).contexts;
+fn dangers(consoles: &[Console], rows: &[Row], contexts: &[Context], qemu: &Qemu) -> Vec<Danger> {
     let vnc = rows
         .iter()
         .find(|row| row.kind == GraphicsType::Vnc && row.fatal);
@@ -310,29 +305,30 @@ pub(super) fn dangers(
         // chooses that screen again, it is refused, too.
         let asked_again = place > 0 || contexts[place] == Context::Own(GraphicsType::Spice);
         let ends = vnc.is_some_and(|vnc| vnc.incompatible(console, contexts[place]).is_some());
-        if asked_again && ends {
-            dangers.push(Danger::ViewerEndsGuest {
-                screen: console.of.clone(),
-            });
-        }
-        let screen = || console.of.clone();
         let is_device = matches!(console.of, HeadOf::Device(_));
-        if console.no_mmap {
-            dangers.push(Danger::NoMmap { screen: screen() });
-        }
-        if qemu.region_fault && is_device && !console.dmabuf {
-            dangers.push(Danger::RegionFault { screen: screen() });
-        }
-        if qemu.dmabuf_without_size && is_device && console.dmabuf {
-            dangers.push(Danger::StaysBlack { screen: screen() });
-        }
         // A screen that was handed over with OpenGL is taken back at a reset.
-        if qemu.reset_ends_guest
-            && console.gl
-            && contexts[place] == Context::Own(GraphicsType::Spice)
-        {
-            dangers.push(Danger::ResetEndsGuest { screen: screen() });
-        }
+        let is_taken_back = console.gl && contexts[place] == Context::Own(GraphicsType::Spice);
+        let all = [
+            (DangerKind::ViewerEndsGuest, asked_again && ends),
+            (DangerKind::NoMmap, console.no_mmap),
+            (
+                DangerKind::RegionFault,
+                qemu.region_fault && is_device && !console.dmabuf,
+            ),
+            (
+                DangerKind::StaysBlack,
+                qemu.dmabuf_without_size && is_device && console.dmabuf,
+            ),
+            (
+                DangerKind::ResetEndsGuest,
+                qemu.reset_ends_guest && is_taken_back,
+            ),
+        ];
+        let there = all.into_iter().filter(|(_, is_there)| *is_there);
+        dangers.extend(there.map(|(kind, _)| Danger {
+            kind,
+            screen: console.of.clone(),
+        }));
     }
     dangers
 }

@@ -101,15 +101,9 @@ fn with_ramfb<'w>(world: &World<'w>, screens: &'w Screens) -> impl Iterator<Item
 }
 
 /// Returns a broken check of the definition that no plan repairs.
-fn define(message: String) -> Broken {
+fn define(message: impl Into<String>) -> Broken {
     Broken {
-        refusal: Refusal {
-            stage: Stage::Define,
-            about: About::Domain,
-            message,
-            always: true,
-            or: Vec::new(),
-        },
+        refusal: Refusal::new(Stage::Define, About::Domain, message, true),
         repair: false,
     }
 }
@@ -143,7 +137,7 @@ fn broken<'w>(world: &'w World<'w>) -> impl Iterator<Item = Broken> + 'w {
     // src/conf/domain_validate.c, virDomainVideoDefValidate, for the first card
     let none_beside = screens.none_cards > 0 && screens.none_cards + screens.cards.len() > 1;
     let none_beside = none_beside.then(|| {
-        define("a 'none' video type must be the only video device defined for the domain".into())
+        define("a 'none' video type must be the only video device defined for the domain")
     });
     let has_spice = world.has_graphics(GraphicsType::Spice);
     // src/qemu/qemu_validate.c, qemuValidateDomainChrSourceDef
@@ -155,17 +149,11 @@ fn broken<'w>(world: &'w World<'w>) -> impl Iterator<Item = Broken> + 'w {
     });
     let desktop = screens
         .desktop
-        .then(|| define("desktop graphics are not supported with this QEMU".into()));
+        .then(|| define("desktop graphics are not supported with this QEMU"));
     let audio = (screens.audio.iter().any(|kind| kind == "spice") && !has_spice)
-        .then(|| define("Spice audio is not supported without spice graphics".into()));
+        .then(|| define("Spice audio is not supported without spice graphics"));
     let sound = (screens.sound && world.lacks_audio).then(|| Broken {
-        refusal: Refusal {
-            stage: Stage::Arguments,
-            about: About::Domain,
-            message: NO_AUDIO.into(),
-            always: false,
-            or: Vec::new(),
-        },
+        refusal: Refusal::new(Stage::Arguments, About::Domain, NO_AUDIO, false),
         repair: true,
     });
     let twice = TWICE.iter().filter_map(move |rule| {
@@ -274,13 +262,12 @@ pub fn devices(screens: &Screens) -> Option<Refusal> {
         .find(is_the_hosts)
         .or_else(|| vgpus().filter(mdev).find(is_absent))
         .or_else(|| vgpus().filter(pci).find(is_absent))?;
-    Some(Refusal {
-        stage: Stage::Devices,
-        about: About::Device(first.id),
-        message: words(first),
-        always: true,
-        or: Vec::new(),
-    })
+    Some(Refusal::new(
+        Stage::Devices,
+        About::Device(first.id),
+        words(first),
+        true,
+    ))
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ use std::collections::HashSet;
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
-use crate::device::id::DeviceId;
+use crate::device::id::{DeviceId, serialize_as_text};
 use crate::domain::GraphicsType;
 use crate::predict::abilities::Abilities;
 use crate::predict::qemu::X;
@@ -57,7 +57,8 @@ impl Program {
 }
 
 /// A stage of a start, in the order of a start. Each stage refuses, passes, or is in doubt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Stage {
     /// libvirt's checks of a definition. libvirt makes them when it defines the domain, and again
     /// at each start (libvirt src/conf/domain_validate.c, src/qemu/qemu_validate.c).
@@ -85,18 +86,6 @@ impl Stage {
         }
     }
 
-    /// Returns the word that JSON uses for the stage.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Stage::Define => "define",
-            Stage::Start => "start",
-            Stage::Devices => "devices",
-            Stage::Arguments => "arguments",
-            Stage::Qemu => "qemu",
-        }
-    }
-
     /// Returns who refuses and when, in the words of a report.
     #[must_use]
     pub fn who(self) -> &'static str {
@@ -107,12 +96,6 @@ impl Stage {
             Stage::Arguments => "libvirt preparing QEMU",
             Stage::Qemu => "QEMU",
         }
-    }
-}
-
-impl Serialize for Stage {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.word())
     }
 }
 
@@ -127,11 +110,7 @@ pub enum About {
     Domain,
 }
 
-impl Serialize for About {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
+serialize_as_text!(About, HeadOf);
 
 impl std::fmt::Display for About {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -161,6 +140,21 @@ pub struct Refusal {
 }
 
 impl Refusal {
+    pub(crate) fn new(
+        stage: Stage,
+        about: About,
+        message: impl Into<String>,
+        always: bool,
+    ) -> Self {
+        Refusal {
+            stage,
+            about,
+            message: message.into(),
+            always,
+            or: Vec::new(),
+        }
+    }
+
     /// Returns what is refused, as the end of "libvirt will refuse".
     #[must_use]
     pub(crate) fn of(&self) -> &'static str {
@@ -258,9 +252,14 @@ pub enum HeadOf {
     Device(DeviceId),
 }
 
-impl Serialize for HeadOf {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+impl HeadOf {
+    /// Returns the device; `None` for an emulated card.
+    #[must_use]
+    pub(crate) fn device(&self) -> Option<DeviceId> {
+        match self {
+            HeadOf::Device(id) => Some(*id),
+            HeadOf::Card(_) => None,
+        }
     }
 }
 
@@ -275,72 +274,55 @@ impl std::fmt::Display for HeadOf {
 
 /// A danger once the guest runs.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "kebab-case", tag = "danger")]
-pub enum Danger {
+pub struct Danger {
+    /// The danger.
+    #[serde(rename = "danger")]
+    pub kind: DangerKind,
+    /// The screen in danger.
+    pub screen: HeadOf,
+}
+
+/// The kind of a danger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DangerKind {
     /// Somebody who chooses a screen in VNC (Ctrl-Alt-2) ends the guest: QEMU exits with "The
     /// console requires display DMABUF support." (measured with QEMU 10.0.13).
-    ViewerEndsGuest {
-        /// The screen.
-        screen: HeadOf,
-    },
+    ViewerEndsGuest,
     /// QEMU crashes when it first draws the screen, because it was told not to map the region
     /// (`x-no-mmap=on`; measured with QEMU 10.0.13).
-    NoMmap {
-        /// The screen.
-        screen: HeadOf,
-    },
+    NoMmap,
     /// QEMU may crash when it first draws the screen ([`versions::REGION_FAULT`]).
-    RegionFault {
-        /// The screen.
-        screen: HeadOf,
-    },
+    RegionFault,
     /// The screen may stay black, above all after ramfb ([`versions::DMABUF_WITHOUT_SIZE`]).
-    StaysBlack {
-        /// The screen.
-        screen: HeadOf,
-    },
+    StaysBlack,
     /// A reset of the guest may end QEMU ([`versions::RESET_ENDS_GUEST`]).
-    ResetEndsGuest {
-        /// The screen.
-        screen: HeadOf,
-    },
+    ResetEndsGuest,
 }
 
 impl Danger {
-    /// Returns the screen in danger.
-    #[must_use]
-    pub(crate) fn screen(&self) -> &HeadOf {
-        match self {
-            Danger::ViewerEndsGuest { screen }
-            | Danger::NoMmap { screen }
-            | Danger::RegionFault { screen }
-            | Danger::StaysBlack { screen }
-            | Danger::ResetEndsGuest { screen } => screen,
-        }
-    }
-
     /// Returns a fault of QEMU's in words, and the fix; `None` if the danger is no fault.
     #[must_use]
     pub(crate) fn fault(&self) -> Option<(String, String)> {
-        let (from, fixed, what) = match self {
-            Danger::ViewerEndsGuest { .. } => return None,
-            Danger::NoMmap { .. } => {
+        let (from, fixed, what) = match self.kind {
+            DangerKind::ViewerEndsGuest => return None,
+            DangerKind::NoMmap => {
                 return Some((
                     "QEMU crashes when it first draws this device's screen, as x-no-mmap=on keeps it from mapping the screen's memory".into(),
                     "take x-no-mmap=on out of the domain's -set, -global or qemu:override".into(),
                 ));
             }
-            Danger::RegionFault { .. } => (
+            DangerKind::RegionFault => (
                 versions::REGION_FAULT,
                 versions::REGION_FAULT_MENDED,
                 "may crash when it draws this device's screen",
             ),
-            Danger::StaysBlack { .. } => (
+            DangerKind::StaysBlack => (
                 versions::DMABUF_WITHOUT_SIZE,
                 versions::DMABUF_WITHOUT_SIZE_MENDED,
                 "may leave this device's screen black, above all after ramfb",
             ),
-            Danger::ResetEndsGuest { .. } => (
+            DangerKind::ResetEndsGuest => (
                 versions::RESET_ENDS_GUEST,
                 versions::RESET_ENDS_GUEST_MENDED,
                 "ends when the guest is reset, if spice has OpenGL and was built before spice-server 0.15.3",
@@ -366,6 +348,19 @@ pub struct Prediction {
     pub dangers: Vec<Danger>,
 }
 
+impl Outcome {
+    /// Returns the refusal, certain or not, and for a doubt the unknown fact on which the start
+    /// depends.
+    #[must_use]
+    pub(crate) fn refused(&self) -> Option<(&Refusal, Option<&str>)> {
+        match self {
+            Outcome::Yes => None,
+            Outcome::No(refusal) => Some((refusal, None)),
+            Outcome::Doubt { refusal, because } => Some((refusal, Some(because))),
+        }
+    }
+}
+
 impl Prediction {
     /// Returns whether the domain certainly starts.
     #[must_use]
@@ -386,11 +381,7 @@ impl Prediction {
     #[must_use]
     pub(crate) fn shown(&self) -> HashSet<DeviceId> {
         let shown = self.heads.iter().filter(|head| !head.shown_by.is_empty());
-        let device = |head: &Head| match head.of {
-            HeadOf::Device(id) => Some(id),
-            HeadOf::Card(_) => None,
-        };
-        shown.filter_map(device).collect()
+        shown.filter_map(|head| head.of.device()).collect()
     }
 
     /// Returns the head of a device.
@@ -398,9 +389,7 @@ impl Prediction {
     pub fn head(&self, id: DeviceId) -> Option<&Head> {
         self.heads.iter().find(|head| head.of == HeadOf::Device(id))
     }
-}
 
-impl Prediction {
     /// Joins the predictions for two possible worlds. A screen is visible only if both show it, and
     /// a danger counts if either has it.
     fn join(&mut self, other: Prediction) {
@@ -463,13 +452,8 @@ pub fn predict(screens: &Screens, abilities: &Abilities) -> Prediction {
                 for (by_libvirt, by_qemu) in both {
                     let refused = by_libvirt.clone().or_else(|| by_qemu.clone());
                     if refused.is_none() || first.is_none() {
-                        let heads = qemu::heads(screens, &found, libvirt, qemu);
-                        let dangers = qemu::dangers(screens, &found, libvirt, qemu);
-                        let seen = Prediction {
-                            outcome: Outcome::Yes,
-                            heads,
-                            dangers,
-                        };
+                        let consoles = qemu::consoles(screens, &found, libvirt);
+                        let seen = frontends::seen(screens, &consoles, libvirt, qemu);
                         match &mut first {
                             Some(first) if !refusals.iter().all(Option::is_some) => {
                                 first.join(seen);
@@ -529,13 +513,12 @@ fn outcome(
             Outcome::No(refusal)
         }
         None => Outcome::Doubt {
-            refusal: Refusal {
-                stage: Stage::Qemu,
-                about: About::Domain,
-                message: "what QEMU will say is not known".into(),
-                always: false,
-                or: Vec::new(),
-            },
+            refusal: Refusal::new(
+                Stage::Qemu,
+                About::Domain,
+                "what QEMU will say is not known",
+                false,
+            ),
             because: arguments(screens),
         },
         Some(refusal) => Outcome::Doubt {

@@ -11,9 +11,10 @@ use crate::predict::frontends::{self, Console, libvirts_local, local, of_kind};
 use crate::predict::properties;
 use crate::predict::screens::{Card, Found, Frontend, Screens, Vgpu};
 use crate::predict::versions::{Libvirt, Qemu};
-use crate::predict::{About, Danger, Head, HeadOf, Refusal, Stage, words};
+use crate::predict::{About, HeadOf, Refusal, Stage, words};
 
-fn consoles(screens: &Screens, found: &[Found], libvirt: &Libvirt) -> Vec<Console> {
+/// Returns the screens in QEMU's order.
+pub(super) fn consoles(screens: &Screens, found: &[Found], libvirt: &Libvirt) -> Vec<Console> {
     let console = |card: &Card| {
         let model = card.model.clone().unwrap_or_else(|| "vga".into());
         Console {
@@ -53,14 +54,8 @@ fn shows(vgpu: &Vgpu, libvirt: &Libvirt) -> bool {
         && (libvirt.takes_display(vgpu.id) || vgpu.said("display").is_some())
 }
 
-fn refuse(about: About, message: String, always: bool) -> Option<Refusal> {
-    Some(Refusal {
-        stage: Stage::Qemu,
-        about,
-        message,
-        always,
-        or: Vec::new(),
-    })
+fn refuse(about: About, message: impl Into<String>, always: bool) -> Option<Refusal> {
+    Some(Refusal::new(Stage::Qemu, about, message, always))
 }
 
 /// Returns why QEMU would refuse to start; `None` if it starts.
@@ -86,7 +81,7 @@ pub(crate) fn refusal(
         let about = device.vfio_id().map_or(About::Domain, About::Device);
         // hw/vfio/container.c. The namespace has only the groups of the domain's hostdevs.
         let message = "Could not open '/dev/vfio/N': No such file or directory";
-        refuse(about, message.into(), false)
+        refuse(about, message, false)
     };
     // Devices in option syntax come before libvirt's.
     own_device(false)
@@ -103,7 +98,7 @@ pub(crate) fn refusal(
         })
         .or_else(|| {
             let about = About::Graphics(GraphicsType::Sdl);
-            refuse(about, words::NO_SECOND_GL_ON_X.into(), false).filter(|_| x == X::EndsQemu)
+            refuse(about, words::NO_SECOND_GL_ON_X, false).filter(|_| x == X::EndsQemu)
         })
 }
 
@@ -143,7 +138,7 @@ fn before_devices(screens: &Screens, abilities: &Abilities, qemu: &Qemu, x: X) -
             .any(|port| is_privileged(*port, abilities))
     {
         let about = About::Graphics(GraphicsType::Spice);
-        return refuse(about, words::NO_SPICE_SERVER.into(), false);
+        return refuse(about, words::NO_SPICE_SERVER, false);
     }
     if let Some(spice) = spice
         && spice.gl
@@ -152,14 +147,14 @@ fn before_devices(screens: &Screens, abilities: &Abilities, qemu: &Qemu, x: X) -
     {
         return refuse(
             About::Graphics(GraphicsType::Spice),
-            words::SPICE_GL_LOCAL_ONLY.into(),
+            words::SPICE_GL_LOCAL_ONLY,
             false,
         );
     }
     // -audiodev comes before the devices.
     let is_dbus = local.is_some_and(|(kind, _)| kind == GraphicsType::Dbus);
     if qemu.audio_needs_dbus && !is_dbus && screens.audio.iter().any(|kind| kind == "dbus") {
-        return refuse(About::Domain, words::NO_DBUS_FOR_AUDIO.into(), false);
+        return refuse(About::Domain, words::NO_DBUS_FOR_AUDIO, false);
     }
     None
 }
@@ -186,11 +181,7 @@ fn no_sdl(screens: &Screens) -> Option<Refusal> {
     let (GraphicsType::Sdl, _) = local(screens)? else {
         return None;
     };
-    refuse(
-        About::Graphics(GraphicsType::Sdl),
-        words::NO_SDL.into(),
-        false,
-    )
+    refuse(About::Graphics(GraphicsType::Sdl), words::NO_SDL, false)
 }
 
 /// Returns the ways in which the X server may behave towards SDL: one if that is known. The domain
@@ -290,13 +281,13 @@ fn card_refusal(cards: &[Card], earlier: &[&[Card]], qemu: &Qemu, opengl: bool) 
     let mut is_second = earlier.iter().copied().flatten().any(|card| card.gl);
     cards.iter().filter(|card| card.gl).find_map(|card| {
         if std::mem::replace(&mut is_second, true) {
-            return refuse(About::Domain, words::SECOND_3D_CARD.into(), true);
+            return refuse(About::Domain, words::SECOND_3D_CARD, true);
         }
         if !opengl {
-            return refuse(About::Domain, qemu.no_opengl.into(), true);
+            return refuse(About::Domain, qemu.no_opengl, true);
         }
         let is_blob = card.settings.blob == Some(Switch::On) && !qemu.blob_with_virgl;
-        refuse(About::Domain, words::BLOB_AND_VIRGL.into(), false).filter(|_| is_blob)
+        refuse(About::Domain, words::BLOB_AND_VIRGL, false).filter(|_| is_blob)
     })
 }
 
@@ -317,7 +308,7 @@ fn device(
     if has_cards && libvirts || users || later {
         let message =
             "primary qxl-vga device must be console 0 (first display device on the command line)";
-        return refuse(About::Domain, message.into(), false);
+        return refuse(About::Domain, message, false);
     }
     let before = || screens.cards_before.iter().chain(&screens.cards);
     if let Some(refusal) = card_refusal(&screens.cards, &[&screens.cards_before], qemu, opengl) {
@@ -341,7 +332,7 @@ fn device(
         })
         .or_else(|| {
             let is_twice = once.ramfb && screens.cards_after.iter().any(is_ramfb);
-            refuse(About::Domain, words::RAMFB_TWICE.into(), false).filter(|_| is_twice)
+            refuse(About::Domain, words::RAMFB_TWICE, false).filter(|_| is_twice)
         })
 }
 
@@ -428,28 +419,4 @@ fn vfio_device(
         }
     }
     None
-}
-
-/// Returns the screens and the graphics that show them, if QEMU starts.
-#[must_use]
-pub(crate) fn heads(
-    screens: &Screens,
-    found: &[Found],
-    libvirt: &Libvirt,
-    qemu: &Qemu,
-) -> Vec<Head> {
-    let consoles = consoles(screens, found, libvirt);
-    frontends::heads(screens, &consoles, libvirt, qemu)
-}
-
-/// Returns the dangers once the guest runs.
-#[must_use]
-pub(crate) fn dangers(
-    screens: &Screens,
-    found: &[Found],
-    libvirt: &Libvirt,
-    qemu: &Qemu,
-) -> Vec<Danger> {
-    let consoles = consoles(screens, found, libvirt);
-    frontends::dangers(screens, &consoles, libvirt, qemu)
 }

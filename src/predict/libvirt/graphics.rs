@@ -1,6 +1,6 @@
 //! Has libvirt's checks of the graphics, and of the audio that goes with them.
 
-use super::rule::{OfGraphics, Rule, World, if_so};
+use super::rule::{Check, OfGraphics, World, if_so};
 use crate::domain::{GraphicsType, SpiceMode};
 use crate::predict::abilities::{DBUS_DAEMON_DIED, RenderNodes};
 use crate::predict::screens::{Frontend, Screens};
@@ -13,21 +13,16 @@ fn listen_of(frontend: &Frontend, kinds: &[GraphicsType], what: &str) -> Option<
     (has_one && kinds.contains(&frontend.kind)).then(|| frontend.kind.to_string())
 }
 
-fn is_kind(frontend: &Frontend, kind: GraphicsType) -> bool {
-    frontend.kind == kind
-}
-
-const SEVERAL_LISTENS: fn(&World<'_>, &Frontend) -> Option<String> = |_, frontend| {
+const SEVERAL_LISTENS: Check<Frontend> = |_, frontend| {
     let kinds = [GraphicsType::Vnc, GraphicsType::Spice];
     if_so(kinds.contains(&frontend.kind) && frontend.settings.listens.len() > 1)
 };
 
-const SEVERAL_LISTENS_OF_RDP: fn(&World<'_>, &Frontend) -> Option<String> = |_, frontend| {
-    if_so(is_kind(frontend, GraphicsType::Rdp) && frontend.settings.listens.len() > 1)
-};
+const SEVERAL_LISTENS_OF_RDP: Check<Frontend> =
+    |_, frontend| if_so(frontend.kind == GraphicsType::Rdp && frontend.settings.listens.len() > 1);
 
-const RDP_WITHOUT_A_BUS: fn(&World<'_>, &Frontend) -> Option<String> =
-    |world, frontend| if_so(is_kind(frontend, GraphicsType::Rdp) && !world.has_bus);
+const RDP_WITHOUT_A_BUS: Check<Frontend> =
+    |world, frontend| if_so(frontend.kind == GraphicsType::Rdp && !world.has_bus);
 
 /// The checks of each graphics (src/conf/domain_validate.c, `virDomainGraphicsDefValidate`;
 /// src/qemu/qemu_validate.c, `qemuValidateDomainDeviceDefGraphics`). libvirt 12.8 has the words of
@@ -55,7 +50,7 @@ pub(super) const GRAPHICS: [OfGraphics; 16] = [
     OfGraphics::define(
         "Invalid value for attribute 'type' in element 'graphics': '{}'.",
         |world, frontend| {
-            let has_none = is_kind(frontend, GraphicsType::Dbus) && !world.libvirt.dbus;
+            let has_none = frontend.kind == GraphicsType::Dbus && !world.libvirt.dbus;
             has_none.then(|| frontend.kind.to_string())
         },
     )
@@ -92,53 +87,53 @@ pub(super) const GRAPHICS: [OfGraphics; 16] = [
         },
     )
     .repairable(),
-    Rule::define(
+    OfGraphics::define(
         "multiple OpenGL displays are not supported by QEMU",
         |world, frontend| {
             let has_egl = world.has_graphics(GraphicsType::EglHeadless);
-            if_so(has_egl && is_kind(frontend, GraphicsType::Spice) && frontend.gl)
+            if_so(has_egl && frontend.kind == GraphicsType::Spice && frontend.gl)
         },
     )
     .repairable(),
-    Rule::define(
+    OfGraphics::define(
         "spice TLS port set in XML configuration, but TLS is disabled in qemu.conf",
         |world, frontend| {
-            let is_tls = is_kind(frontend, GraphicsType::Spice) && frontend.is_on_tcp();
+            let is_tls = frontend.kind == GraphicsType::Spice && frontend.is_on_tcp();
             if_so(is_tls && frontend.settings.tls_port > 0 && !world.tls)
         },
     ),
-    Rule::define(
+    OfGraphics::define(
         "This QEMU doesn't support spice OpenGL",
         |world, frontend| {
             let lacks = world.abilities.has("spice-gl") == Some(false);
-            if_so(lacks && is_kind(frontend, GraphicsType::Spice) && frontend.gl)
+            if_so(lacks && frontend.kind == GraphicsType::Spice && frontend.gl)
         },
     )
     .repairable(),
-    Rule::define(
+    OfGraphics::define(
         "VNC password is {} characters long, only 8 permitted",
         |_, frontend| {
             let length = frontend.settings.password;
-            (is_kind(frontend, GraphicsType::Vnc) && length > 8).then(|| length.to_string())
+            (frontend.kind == GraphicsType::Vnc && length > 8).then(|| length.to_string())
         },
     ),
-    Rule::define("RDP doesn't support 'replaceUser'", |_, frontend| {
-        if_so(is_kind(frontend, GraphicsType::Rdp) && frontend.settings.replace_user)
+    OfGraphics::define("RDP doesn't support 'replaceUser'", |_, frontend| {
+        if_so(frontend.kind == GraphicsType::Rdp && frontend.settings.replace_user)
     }),
-    Rule::define("RDP doesn't support 'multiUser'", |_, frontend| {
-        if_so(is_kind(frontend, GraphicsType::Rdp) && frontend.settings.multi_user)
+    OfGraphics::define("RDP doesn't support 'multiUser'", |_, frontend| {
+        if_so(frontend.kind == GraphicsType::Rdp && frontend.settings.multi_user)
     }),
-    Rule::define(
+    OfGraphics::define(
         "QEMU does not support multiple listens for one graphics device.",
         SEVERAL_LISTENS,
     )
     .since(&[12, 8]),
-    Rule::define(
+    OfGraphics::define(
         "qemu-rdp does not support multiple listens for one graphics device.",
         SEVERAL_LISTENS_OF_RDP,
     )
     .since(&[12, 8]),
-    Rule::define(
+    OfGraphics::define(
         "qemu-rdp support requires a D-Bus bus graphics device.",
         RDP_WITHOUT_A_BUS,
     )
@@ -176,7 +171,7 @@ pub(crate) const NO_APPARMOR_PROFILE: &str = "cannot load AppArmor profile";
 pub(super) const PROFILE: [OfGraphics; 1] =
     [OfGraphics::start(NO_APPARMOR_PROFILE, |world, frontend| {
         let is_alone = world.screens.frontends.len() == 1 && !world.screens.desktop;
-        let is_its = is_alone && is_kind(frontend, GraphicsType::Sdl);
+        let is_its = is_alone && frontend.kind == GraphicsType::Sdl;
         let refused = match frontend.settings.xauth.as_deref() {
             None => true,
             Some(path) => RESTRICTED.iter().any(|start| path.starts_with(start)),
@@ -244,7 +239,7 @@ pub(super) const PORTS: [OfGraphics; 1] = [OfGraphics::start(NO_TLS_PORT, |world
     let modes = std::iter::once(&settings.default_mode).chain(&settings.channels);
     let wants = settings.autoport && modes.into_iter().any(|mode| *mode == SpiceMode::Secure)
         || settings.tls_port == -1;
-    let is_spice = is_kind(frontend, GraphicsType::Spice) && frontend.is_on_tcp();
+    let is_spice = frontend.kind == GraphicsType::Spice && frontend.is_on_tcp();
     if_so(is_spice && wants && !world.tls)
 })];
 
@@ -285,11 +280,11 @@ fn is_twice(world: &World<'_>, frontend: &Frontend) -> Option<String> {
 pub(super) const ARGUMENTS: [OfGraphics; 6] = [
     OfGraphics::arguments("vnc port must be in range [5900,65535]", |_, frontend| {
         let settings = &frontend.settings;
-        let is_vnc = is_kind(frontend, GraphicsType::Vnc) && frontend.is_on_tcp();
+        let is_vnc = frontend.kind == GraphicsType::Vnc && frontend.is_on_tcp();
         if_so(is_vnc && !settings.autoport && !(5900..=65535).contains(&settings.port))
     }),
     OfGraphics::arguments(NO_AUDIO, |world, frontend| {
-        if_so(is_kind(frontend, GraphicsType::Vnc) && world.lacks_audio)
+        if_so(frontend.kind == GraphicsType::Vnc && world.lacks_audio)
     })
     .repairable(),
     OfGraphics::arguments(
@@ -341,7 +336,7 @@ pub(super) fn lacks_audio(screens: &Screens) -> bool {
 /// Returns whether spice has no connection for channels of a mode. With autoport, libvirt has made
 /// each connection for which the XML asks.
 fn lacks(frontend: &Frontend, mode: SpiceMode) -> bool {
-    if !is_kind(frontend, GraphicsType::Spice) {
+    if frontend.kind != GraphicsType::Spice {
         return false;
     }
     let settings = &frontend.settings;

@@ -38,8 +38,11 @@ pub(super) struct Rule<T> {
     /// True if a plan may change the thing that breaks the rule.
     repair: bool,
     /// Returns the text for `{}` if the rule is broken.
-    broken: fn(&World<'_>, &T) -> Option<String>,
+    broken: Check<T>,
 }
+
+/// A function that returns the text for `{}` if the rule is broken.
+pub(super) type Check<T> = fn(&World<'_>, &T) -> Option<String>;
 
 pub(super) type OfHostdev = Rule<Vgpu>;
 pub(super) type OfCard = Rule<Card>;
@@ -47,11 +50,7 @@ pub(super) type OfGraphics = Rule<Frontend>;
 pub(super) type OfDomain = Rule<Screens>;
 
 impl<T> Rule<T> {
-    const fn at(
-        stage: Stage,
-        words: &'static str,
-        broken: fn(&World<'_>, &T) -> Option<String>,
-    ) -> Self {
+    const fn at(stage: Stage, words: &'static str, broken: Check<T>) -> Self {
         Rule {
             stage,
             since: &[],
@@ -62,24 +61,15 @@ impl<T> Rule<T> {
         }
     }
 
-    pub(super) const fn define(
-        words: &'static str,
-        broken: fn(&World<'_>, &T) -> Option<String>,
-    ) -> Self {
+    pub(super) const fn define(words: &'static str, broken: Check<T>) -> Self {
         Self::at(Stage::Define, words, broken)
     }
 
-    pub(super) const fn arguments(
-        words: &'static str,
-        broken: fn(&World<'_>, &T) -> Option<String>,
-    ) -> Self {
+    pub(super) const fn arguments(words: &'static str, broken: Check<T>) -> Self {
         Self::at(Stage::Arguments, words, broken)
     }
 
-    pub(super) const fn start(
-        words: &'static str,
-        broken: fn(&World<'_>, &T) -> Option<String>,
-    ) -> Self {
+    pub(super) const fn start(words: &'static str, broken: Check<T>) -> Self {
         Self::at(Stage::Start, words, broken)
     }
 
@@ -104,13 +94,12 @@ impl<T> Rule<T> {
         }
         let found = (self.broken)(world, thing)?;
         Some(Broken {
-            refusal: Refusal {
-                stage: self.stage,
+            refusal: Refusal::new(
+                self.stage,
                 about,
-                message: self.words.replacen("{}", &found, 1),
-                always: self.since.is_empty() && self.until.is_empty(),
-                or: Vec::new(),
-            },
+                self.words.replacen("{}", &found, 1),
+                self.since.is_empty() && self.until.is_empty(),
+            ),
             repair: self.repair,
         })
     }
