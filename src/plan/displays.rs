@@ -5,9 +5,9 @@ use crate::device::id::DeviceId;
 use crate::domain::policy::{Displays, Unknown};
 use crate::plan::frontends::{self, Wanted};
 use crate::plan::planner::{Planner, display_words, how_known};
-use crate::plan::{Fix, Level, Note, Topic};
+use crate::plan::{Fix, Level, Topic};
 use crate::predict::screens::Found;
-use crate::predict::versions::{Libvirt, PCI_DISPLAY};
+use crate::predict::versions::PCI_DISPLAY;
 use crate::predict::{About, Danger, predict, words};
 
 impl Planner<'_, '_, '_> {
@@ -106,8 +106,7 @@ impl Planner<'_, '_, '_> {
     fn can_be_switched_on(&mut self, place: usize) -> bool {
         let vgpu = &self.screens.vgpus[place];
         let id = vgpu.id;
-        let takes = |libvirt: &Libvirt| libvirt.takes_display(id);
-        if Libvirt::possible(self.abilities).iter().any(takes) {
+        if self.has_attributes(id) {
             return true;
         }
         let hostdev = self.hostdev(vgpu);
@@ -137,11 +136,7 @@ impl Planner<'_, '_, '_> {
         let then = predict(&with, self.abilities);
         let shown = then.head(id).is_some_and(|head| !head.shown_by.is_empty());
         let fix = if then.starts() && shown {
-            Fix::Command {
-                verb: "fixup",
-                options: "--trust-rules".into(),
-                reason: String::new(),
-            }
+            Fix::fixup("--trust-rules", "")
         } else {
             full(true)
         };
@@ -163,14 +158,8 @@ impl Planner<'_, '_, '_> {
     }
 
     fn off(&mut self, id: DeviceId, text: String, fixes: Vec<Fix>) {
-        self.notes.push(Note {
-            level: Level::Info,
-            topic: Topic::Off,
-            about: About::Device(id),
-            text,
-            fixes,
-            consent: None,
-        });
+        let about = About::Device(id);
+        self.note_with(Topic::Off, Level::Info, about, text, fixes, None);
     }
 
     /// Switches a display on if the domain's graphics can show it, or may be changed so that they
@@ -216,21 +205,13 @@ impl Planner<'_, '_, '_> {
                 self.make(arrangement);
             }
             Some(arrangement) => {
-                let lost: Vec<String> = arrangement
-                    .loses()
-                    .iter()
-                    .map(ToString::to_string)
-                    .collect();
-                self.notes.push(Note {
-                    level: Level::Info,
-                    topic: Topic::Off,
-                    about: About::Device(id),
-                    text: format!(
-                        "it has a display ({words}); to show it, a way to see the screen would be lost"
-                    ),
-                    fixes: vec![Fix::consent(&lost.join(","))],
-                    consent: arrangement.loses().into_iter().next(),
-                });
+                let text = format!(
+                    "it has a display ({words}); to show it, a way to see the screen would be lost"
+                );
+                let fixes = vec![Fix::consent(&arrangement.losses())];
+                let consent = arrangement.loses().into_iter().next();
+                let about = About::Device(id);
+                self.note_with(Topic::Off, Level::Info, about, text, fixes, consent);
             }
             None => {
                 let text = format!(
@@ -259,9 +240,8 @@ impl Planner<'_, '_, '_> {
 /// Returns the call of `gfxplane fixup` that may change the graphics.
 fn full(trust_rules: bool) -> Fix {
     let trust = if trust_rules { " --trust-rules" } else { "" };
-    Fix::Command {
-        verb: "fixup",
-        options: format!("--policy full{trust}"),
-        reason: "with --consent remote where a way to see the screen is lost".into(),
-    }
+    Fix::fixup(
+        format!("--policy full{trust}"),
+        "with --consent remote where a way to see the screen is lost",
+    )
 }

@@ -41,6 +41,13 @@ impl Arrangement {
             .collect()
     }
 
+    /// Returns these losses in words, as `--consent` takes them.
+    #[must_use]
+    pub(crate) fn losses(&self) -> String {
+        let losses: Vec<String> = self.loses().iter().map(ToString::to_string).collect();
+        losses.join(",")
+    }
+
     /// Returns whether the user has agreed to all losses.
     #[must_use]
     pub(crate) fn is_allowed(&self, consent: &BTreeSet<Consent>) -> bool {
@@ -116,6 +123,11 @@ impl Move {
     }
 }
 
+/// Returns a way with more moves.
+fn and(way: &[Move], more: &[Move]) -> Vec<Move> {
+    [way, more].concat()
+}
+
 /// Returns every combination of moves.
 fn ways(frontends: &[Frontend], may_add: bool) -> Vec<Vec<Move>> {
     let mut ways = vec![Vec::new()];
@@ -127,21 +139,19 @@ fn ways(frontends: &[Frontend], may_add: bool) -> Vec<Vec<Move>> {
                     options.push(vec![Move::Gl(place, true)]);
                 }
                 if frontend.reach != Reach::Local {
-                    let with_gl: Vec<_> = options.clone();
-                    for mut option in with_gl {
-                        option.push(Move::ListenNone(place));
-                        options.push(option);
-                    }
+                    let local = options
+                        .iter()
+                        .map(|way| and(way, &[Move::ListenNone(place)]));
+                    options.extend(Vec::from_iter(local));
                 }
             }
             GraphicsType::Dbus => {
                 options.push(vec![Move::Gl(place, !frontend.gl)]);
                 if frontend.daemon {
-                    let without: Vec<_> = options.clone();
-                    for mut option in without {
-                        option.push(Move::PeerToPeer(place));
-                        options.push(option);
-                    }
+                    let p2p = options
+                        .iter()
+                        .map(|way| and(way, &[Move::PeerToPeer(place)]));
+                    options.extend(Vec::from_iter(p2p));
                 }
                 options.push(vec![Move::Remove(place)]);
             }
@@ -152,13 +162,7 @@ fn ways(frontends: &[Frontend], may_add: bool) -> Vec<Vec<Move>> {
         }
         ways = ways
             .iter()
-            .flat_map(|way| {
-                options.iter().map(move |option| {
-                    let mut way = way.clone();
-                    way.extend(option);
-                    way
-                })
-            })
+            .flat_map(|way| options.iter().map(move |option| and(way, option)))
             .collect();
     }
     if may_add {
@@ -175,11 +179,9 @@ fn ways(frontends: &[Frontend], may_add: bool) -> Vec<Vec<Move>> {
             .filter(|addition| !matches!(addition, Move::Add(kind, _) if has(*kind)))
             .flat_map(|addition| {
                 let fits = move |way: &&Vec<Move>| !is_hidden(frontends, way, addition);
-                ways.iter().filter(fits).map(move |way| {
-                    let mut way = way.clone();
-                    way.push(addition);
-                    way
-                })
+                ways.iter()
+                    .filter(fits)
+                    .map(move |way| and(way, &[addition]))
             })
             .collect();
         ways.extend(added);
@@ -306,20 +308,13 @@ fn change(
 ) -> (Action, String) {
     let kind = action.kind(screens);
     match action {
-        Move::Gl(_, true) => (
-            Action::Gl {
-                graphics: kind,
-                on: true,
-            },
-            format!("{device} hands over its screen as a dmabuf, for which QEMU needs OpenGL"),
-        ),
-        Move::Gl(_, false) => (
-            Action::Gl {
-                graphics: kind,
-                on: false,
-            },
-            format!("with OpenGL, {kind} takes no other frontend beside itself"),
-        ),
+        Move::Gl(_, on) => {
+            let reason = match on {
+                true => format!("{device} hands over its screen as a dmabuf, for which QEMU needs OpenGL"),
+                false => format!("with OpenGL, {kind} takes no other frontend beside itself"),
+            };
+            (Action::Gl { graphics: kind, on }, reason)
+        }
         Move::ListenNone(_) if then.frontends.iter().all(|f| f.kind != kind || !f.gl) => {
             let reason = format!("QEMU can't have its port: \"{NO_SPICE_SERVER}\"");
             (Action::ListenNone { graphics: kind }, reason)

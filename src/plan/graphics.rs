@@ -7,7 +7,7 @@ use crate::domain::policy::{Consent, Displays, EmulatedVideo};
 use crate::plan::frontends::{self, Arrangement};
 use crate::plan::planner::{Planner, how_known};
 use crate::plan::remarks::fix_of;
-use crate::plan::{Action, Fix, Level, Note, Topic, words};
+use crate::plan::{Action, Fix, Level, Topic, words};
 use crate::predict::abilities::{ALLOW_DBUS_DAEMON, DBUS_DAEMON_DIED, RenderNodes};
 use crate::predict::arguments::Arguments;
 use crate::predict::screens::{Found, Vgpu};
@@ -27,14 +27,9 @@ impl Planner<'_, '_, '_> {
         };
         let about = About::Device(vgpu.id);
         if !self.policy.consent.contains(&Consent::Video) {
-            self.notes.push(Note {
-                level: Level::Info,
-                topic: Topic::Other,
-                about,
-                text: "the policy asks for the vGPU to be the only screen; the guest would lose its emulated video card".into(),
-                fixes: vec![Fix::consent("video")],
-                consent: Some(Consent::Video),
-            });
+            let text = "the policy asks for the vGPU to be the only screen; the guest would lose its emulated video card";
+            let (fixes, consent) = (vec![Fix::consent("video")], Some(Consent::Video));
+            self.note_with(Topic::Other, Level::Info, about, text, fixes, consent);
             return;
         }
         let mut without = self.screens.clone();
@@ -46,14 +41,9 @@ impl Planner<'_, '_, '_> {
             || frontends::best(&without, self.abilities, &wanted, true)
                 .is_some_and(|arrangement| arrangement.is_allowed(consent));
         if !helps {
-            self.notes.push(Note {
-                level: Level::Warn,
-                topic: Topic::Other,
-                about,
-                text: "the policy asks for the vGPU to be the only screen; without the emulated card the domain would not start, or nobody would see that screen".into(),
-                fixes: vec![Fix::consent("all")],
-                consent: None,
-            });
+            let text = "the policy asks for the vGPU to be the only screen; without the emulated card the domain would not start, or nobody would see that screen";
+            let fixes = vec![Fix::consent("all")];
+            self.note_with(Topic::Other, Level::Warn, about, text, fixes, None);
             return;
         }
         let reason = format!(
@@ -115,14 +105,8 @@ impl Planner<'_, '_, '_> {
             Outcome::Yes => Topic::Seen,
             _ => Topic::Start,
         };
-        self.notes.push(Note {
-            level,
-            topic,
-            about,
-            text,
-            fixes,
-            consent: found.and_then(|arrangement| arrangement.loses().into_iter().next()),
-        });
+        let consent = found.and_then(|arrangement| arrangement.loses().into_iter().next());
+        self.note_with(topic, level, about, text, fixes, consent);
     }
 
     /// Returns the severity and the text of the note about the outcome; `None` if the domain starts
@@ -134,22 +118,11 @@ impl Planner<'_, '_, '_> {
     ) -> Option<(Level, About, String)> {
         Some(match &now.outcome {
             Outcome::No(refusal) => {
-                let text = format!(
-                    "{} will refuse {}: \"{}\"{}",
-                    refusal.by().word(),
-                    refusal.of(),
-                    refusal.message,
-                    self.explained(refusal.about)
-                );
+                let text = refusal.will() + &self.explained(refusal.about);
                 (Level::Fail, refusal.about, text)
             }
             Outcome::Doubt { refusal, because } => {
-                let text = format!(
-                    "{} may refuse to start the domain (\"{}\"): {because}",
-                    refusal.by().word(),
-                    refusal.message
-                );
-                (Level::Warn, refusal.about, text)
+                (Level::Warn, refusal.about, refusal.may(because))
             }
             // The domain starts. The remarks at the end say what is wrong with it.
             Outcome::Yes if found.is_none() => return None,
@@ -196,11 +169,7 @@ impl Planner<'_, '_, '_> {
         if now.refusal().is_some_and(is_daemons) {
             fixes.push(ALLOW_DBUS_DAEMON.into());
         } else if !now.starts() && is_for_display {
-            fixes.push(Fix::Command {
-                verb: "fixup",
-                options: "--no-display".into(),
-                reason: "no screen from the device".into(),
-            });
+            fixes.push(Fix::fixup("--no-display", "no screen from the device"));
         }
     }
 
@@ -276,22 +245,13 @@ fn by_fixup(arrangement: &Arrangement) -> Fix {
         .iter()
         .map(|change| words(&change.action))
         .collect();
-    let losses: Vec<String> = arrangement
-        .loses()
-        .iter()
-        .map(ToString::to_string)
-        .collect();
-    let options = if losses.is_empty() {
-        "--policy full".to_owned()
-    } else {
-        format!("--consent {}", losses.join(","))
+    let options = match arrangement.losses() {
+        losses if losses.is_empty() => "--policy full".to_owned(),
+        losses => format!("--consent {losses}"),
     };
-    Fix::Command {
-        verb: "fixup",
+    let what = what.join(", ");
+    Fix::fixup(
         options,
-        reason: format!(
-            "{}; the screen is then seen on this host only",
-            what.join(", ")
-        ),
-    }
+        format!("{what}; the screen is then seen on this host only"),
+    )
 }

@@ -184,20 +184,16 @@ impl Fix {
     /// `remote,video` or `all`.
     #[must_use]
     pub fn consent(losses: &str) -> Self {
-        Fix::Command {
-            verb: "fixup",
-            options: format!("--consent {losses}"),
-            reason: String::new(),
-        }
+        Fix::fixup(format!("--consent {losses}"), "")
     }
 
-    /// Makes a call of `gfxplane fixup` without options.
+    /// Makes a call of `gfxplane fixup` with these options.
     #[must_use]
-    pub fn fixup() -> Self {
+    pub fn fixup(options: impl Into<String>, reason: impl Into<String>) -> Self {
         Fix::Command {
             verb: "fixup",
-            options: String::new(),
-            reason: String::new(),
+            options: options.into(),
+            reason: reason.into(),
         }
     }
 

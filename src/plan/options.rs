@@ -3,11 +3,11 @@
 
 use crate::device::id::DeviceId;
 use crate::domain::policy::BootDisplay;
+use crate::plan::Level;
 use crate::plan::planner::{Planner, how_known};
-use crate::plan::{Action, Level};
 use crate::predict::properties;
 use crate::predict::screens::{Card, Vgpu};
-use crate::predict::versions::{Libvirt, OPREGION_BY_DEFAULT, OVERRIDE, Qemu, reads_override};
+use crate::predict::versions::{OPREGION_BY_DEFAULT, OVERRIDE, Qemu, reads_override};
 use crate::predict::{About, words};
 
 /// QEMU's property that passes the OpRegion to the guest.
@@ -20,10 +20,9 @@ impl Planner<'_, '_, '_> {
     /// device, QEMU's driver with ramfb. Leaves alone a ramfb that is set for all devices at once
     /// (`-global`).
     pub(super) fn ramfb_of_another_driver(&mut self) {
-        let libvirts = Libvirt::possible(self.abilities);
         for place in 0..self.screens.vgpus.len() {
             let vgpu = &self.screens.vgpus[place];
-            let takes_ramfb = libvirts.iter().any(|l| l.takes_display(vgpu.id));
+            let takes_ramfb = self.has_attributes(vgpu.id);
             let reason = if vgpu.lacks_ramfb(takes_ramfb) {
                 format!(
                     "QEMU refuses the property with \"{}\", as libvirt chooses the driver that has it by the attribute ramfb",
@@ -42,18 +41,10 @@ impl Planner<'_, '_, '_> {
             if !vgpu.is_pci || is_global {
                 continue;
             }
-            let (device, on) = (vgpu.id, vgpu.ramfb);
+            let on = vgpu.ramfb;
             if on && !takes_ramfb {
                 // This libvirt has no such attribute for the device.
-                let (name, value) = ("driver".to_owned(), "vfio-pci-nohotplug".to_owned());
-                let vgpu = &mut self.screens.vgpus[place];
-                vgpu.properties.insert(name.clone(), value.clone());
-                let action = Action::SetProperty {
-                    device,
-                    name,
-                    value,
-                };
-                self.change(action, reason);
+                self.set_property(place, "driver", "vfio-pci-nohotplug", reason);
                 continue;
             }
             if on {
@@ -67,9 +58,7 @@ impl Planner<'_, '_, '_> {
     /// does not take.
     pub(super) fn properties_of_wrong_types(&mut self) {
         for place in 0..self.screens.vgpus.len() {
-            let vgpu = &self.screens.vgpus[place];
-            let device = vgpu.id;
-            for (name, words) in vgpu.mistyped.clone() {
+            for (name, words) in self.screens.vgpus[place].mistyped.clone() {
                 let vgpu = &mut self.screens.vgpus[place];
                 let said = vgpu.properties.get(&name).cloned().unwrap_or_default();
                 let reason = format!("QEMU refuses the property's type with \"{words}\"");
@@ -83,13 +72,7 @@ impl Planner<'_, '_, '_> {
                 // The attribute sets ramfb.
                 if is_good && vgpu.is_pci && name != "ramfb" {
                     vgpu.mistyped.remove(&name);
-                    vgpu.properties.insert(name.clone(), value.clone());
-                    let action = Action::SetProperty {
-                        device,
-                        name,
-                        value,
-                    };
-                    self.change(action, reason);
+                    self.set_property(place, &name, value, reason);
                 }
             }
         }
@@ -98,33 +81,28 @@ impl Planner<'_, '_, '_> {
     /// Leaves at most one ramfb. Removes the others: a ramfb needs a display that is on, and no
     /// ramfb video beside it.
     pub(super) fn ramfb_that_cannot_work(&mut self) {
-        let mut taken = self.has_ramfb_video();
-        let video = taken;
+        let video = self.has_ramfb_video();
+        let mut taken = false;
         for place in 0..self.screens.vgpus.len() {
             let vgpu = &self.screens.vgpus[place];
             if !vgpu.ramfb || !vgpu.is_pci {
                 continue;
             }
-            if !vgpu.display {
+            let reason = if !vgpu.display {
                 let words = words::RAMFB_NEEDS_DISPLAY;
-                let reason = format!("ramfb needs display='on': QEMU refuses \"{words}\"");
-                self.set_ramfb(place, false, reason);
+                format!("ramfb needs display='on': QEMU refuses \"{words}\"")
             } else if !self.screens.has_fw_cfg_dma {
                 let words = words::RAMFB_NEEDS_FW_CFG;
-                let reason = format!(
-                    "the guest's machine can't have ramfb: QEMU refuses it with \"{words}\""
-                );
-                self.set_ramfb(place, false, reason);
-            } else if taken {
-                let reason = if video {
-                    "the domain has a video card of model ramfb, and a guest can have one ramfb only"
-                } else {
-                    "another device has ramfb, and a guest can have one only"
-                };
-                self.set_ramfb(place, false, reason);
+                format!("the guest's machine can't have ramfb: QEMU refuses it with \"{words}\"")
+            } else if video {
+                "the domain has a video card of model ramfb, and a guest can have one ramfb only"
+                    .into()
+            } else if std::mem::replace(&mut taken, true) {
+                "another device has ramfb, and a guest can have one only".into()
             } else {
-                taken = true;
-            }
+                continue;
+            };
+            self.set_ramfb(place, false, reason);
         }
     }
 
@@ -139,8 +117,7 @@ impl Planner<'_, '_, '_> {
         let taken = self.screens.vgpus.iter().any(|vgpu| vgpu.ramfb);
         let can = self.screens.has_fw_cfg_dma && !taken;
         if self.policy.boot_display == BootDisplay::Ramfb && only && can {
-            let libvirts = Libvirt::possible(self.abilities);
-            let takes = |vgpu: &Vgpu| libvirts.iter().any(|l| l.takes_display(vgpu.id));
+            let takes = |vgpu: &Vgpu| self.has_attributes(vgpu.id);
             let shows = |vgpu: &Vgpu| vgpu.display && vgpu.is_pci && takes(vgpu);
             if let Some(place) = self.screens.vgpus.iter().position(shows) {
                 self.set_ramfb(place, true, "the vGPU is the guest's only screen: ramfb shows firmware and boot until the guest's driver takes over");
@@ -189,7 +166,7 @@ impl Planner<'_, '_, '_> {
         let by_default = self.opregion_by_default();
         let mut taken = false;
         for place in 0..self.screens.vgpus.len() {
-            let vgpu = &mut self.screens.vgpus[place];
+            let vgpu = &self.screens.vgpus[place];
             let is_on = vgpu.switch(OPREGION).or(by_default) == Some(true);
             if !vgpu.is_pci || !is_on || vgpu.has_opregion() != Some(true) {
                 continue;
@@ -197,19 +174,11 @@ impl Planner<'_, '_, '_> {
             if !std::mem::replace(&mut taken, true) {
                 continue;
             }
-            let (name, value) = (OPREGION.to_owned(), "false".to_owned());
-            vgpu.properties.insert(name.clone(), value.clone());
-            let device = vgpu.id;
-            let action = Action::SetProperty {
-                device,
-                name,
-                value,
-            };
             let reason = format!(
                 "another device hands on its OpRegion, and QEMU refuses a second one with \"{}\"",
                 words::OPREGION_TWICE
             );
-            self.change(action, reason);
+            self.set_property(place, OPREGION, "false", reason);
         }
     }
 
@@ -222,7 +191,7 @@ impl Planner<'_, '_, '_> {
         let has_one = |vgpu: &Vgpu| vgpu.switch(OPREGION) == Some(true);
         let mut taken = self.screens.vgpus.iter().any(has_one);
         for place in 0..self.screens.vgpus.len() {
-            let vgpu = &mut self.screens.vgpus[place];
+            let vgpu = &self.screens.vgpus[place];
             let is_set = vgpu.said(OPREGION).is_some();
             if taken || vgpu.has_opregion() != Some(true) || is_set || !vgpu.is_pci {
                 continue;
@@ -247,15 +216,8 @@ impl Planner<'_, '_, '_> {
                     &["-set device.hostdevN.x-igd-opregion=on in qemu:commandline, where QEMU finds the device for it"],
                 ),
                 Some(false) => {
-                    let (name, value) = (OPREGION.to_owned(), "true".to_owned());
-                    vgpu.properties.insert(name.clone(), value.clone());
-                    let action = Action::SetProperty {
-                        device,
-                        name,
-                        value,
-                    };
                     let reason = format!("the guest is Windows, whose driver wants the OpRegion{known}, and QEMU before {} hands it on only when told", OPREGION_BY_DEFAULT.since());
-                    self.change(action, reason);
+                    self.set_property(place, OPREGION, "true", reason);
                 }
                 None => self.note(
                     Level::Warn,

@@ -235,14 +235,47 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
         text: impl Into<String>,
         fixes: &[&str],
     ) {
+        let fixes = fixes.iter().map(|fix| Fix::from(*fix)).collect();
+        self.note_with(topic, level, about, text, fixes, None);
+    }
+
+    pub(super) fn note_with(
+        &mut self,
+        topic: Topic,
+        level: Level,
+        about: About,
+        text: impl Into<String>,
+        fixes: Vec<Fix>,
+        consent: Option<Consent>,
+    ) {
         self.notes.push(Note {
             level,
             topic,
             about,
             text: text.into(),
-            fixes: fixes.iter().map(|fix| Fix::from(*fix)).collect(),
-            consent: None,
+            fixes,
+            consent,
         });
+    }
+
+    /// Sets a property in `qemu:override`.
+    pub(super) fn set_property(
+        &mut self,
+        place: usize,
+        name: &str,
+        value: impl Into<String>,
+        reason: impl Into<String>,
+    ) {
+        let (name, value) = (name.to_owned(), value.into());
+        let vgpu = &mut self.screens.vgpus[place];
+        let device = vgpu.id;
+        vgpu.properties.insert(name.clone(), value.clone());
+        let action = Action::SetProperty {
+            device,
+            name,
+            value,
+        };
+        self.change(action, reason);
     }
 
     pub(super) fn set_display(&mut self, place: usize, on: bool, reason: impl Into<String>) {

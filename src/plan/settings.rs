@@ -134,7 +134,7 @@ impl Planner<'_, '_, '_> {
 
     /// Returns whether some libvirt that the host may have passes the attributes `display` and
     /// `ramfb` of a device to QEMU.
-    fn has_attributes(&self, device: DeviceId) -> bool {
+    pub(super) fn has_attributes(&self, device: DeviceId) -> bool {
         let all = Libvirt::possible(self.abilities);
         all.iter().any(|libvirt| libvirt.takes_display(device))
     }
@@ -142,7 +142,7 @@ impl Planner<'_, '_, '_> {
     /// Sets a property in `qemu:override`, unless the property is set there already. Returns
     /// `false` if libvirt would not read it.
     fn override_property(&mut self, place: usize, name: &str, value: &str) -> bool {
-        let vgpu = &mut self.screens.vgpus[place];
+        let vgpu = &self.screens.vgpus[place];
         let device = vgpu.id;
         if reads_override(self.abilities) == Some(false) {
             let libvirt = self.abilities.libvirt.as_ref();
@@ -170,18 +170,9 @@ impl Planner<'_, '_, '_> {
             return true;
         }
         let value = properties::overriding(name, value);
-        vgpu.properties.insert(name.into(), value.clone());
         // libvirt drops the <rom> of a mediated device.
         let why = if name == "romfile" { ROM_FILE } else { WHY };
-        let name = name.into();
-        self.change(
-            Action::SetProperty {
-                device,
-                name,
-                value,
-            },
-            why,
-        );
+        self.set_property(place, name, value, why);
         true
     }
 

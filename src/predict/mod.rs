@@ -157,11 +157,27 @@ impl Refusal {
 
     /// Returns what is refused, as the end of "libvirt will refuse".
     #[must_use]
-    pub(crate) fn of(&self) -> &'static str {
+    fn of(&self) -> &'static str {
         match self.stage {
             Stage::Define => "the definition",
             _ => "to start the domain",
         }
+    }
+
+    /// Returns the sentence that the domain will be refused.
+    #[must_use]
+    pub(crate) fn will(&self) -> String {
+        let (by, of) = (self.by().word(), self.of());
+        format!("{by} will refuse {of}: \"{}\"", self.message)
+    }
+
+    /// Returns the sentence that the domain may be refused; `because` is the unknown fact on which
+    /// that depends.
+    #[must_use]
+    pub(crate) fn may(&self, because: &str) -> String {
+        let by = self.by().word();
+        let message = &self.message;
+        format!("{by} may refuse to start the domain (\"{message}\"): {because}")
     }
 
     /// Returns the error, with the errors that may be shown in its place.

@@ -382,12 +382,9 @@ mod tests {
 
     #[test]
     fn only_what_every_version_refuses_is_certain() {
-        let refusal = |always| Refusal {
-            stage: crate::predict::Stage::Qemu,
-            about: crate::predict::About::Domain,
-            message: String::new(),
-            always,
-            or: Vec::new(),
+        let refusal = |always| {
+            let stage = crate::predict::Stage::Qemu;
+            Refusal::new(stage, crate::predict::About::Domain, "", always)
         };
         let abilities = |qemu: Option<&str>| Abilities {
             qemu: qemu.map(|text| text.parse().unwrap()),

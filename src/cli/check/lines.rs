@@ -66,7 +66,7 @@ impl SubjectArgs {
         }
         let changes = better.is_some_and(|plan| !plan.changes.is_empty());
         if now.refusal().is_some() && start.fixes.is_empty() && changes {
-            start.fixes.push(self.command(context, &Fix::fixup()));
+            start.fixes.push(self.command(context, &Fix::fixup("", "")));
         }
         let mut report = vec![start];
         report.extend(plan.screens.vgpus.iter().map(|vgpu| {
@@ -137,7 +137,7 @@ impl SubjectArgs {
                 on: true,
             };
             let change = better.changes.iter().find(|change| change.action == on)?;
-            let fix = self.command(context, &Fix::fixup());
+            let fix = self.command(context, &Fix::fixup("", ""));
             (format!("off: {}", change.reason), vec![fix])
         };
         Some(Line {

@@ -218,13 +218,7 @@ mod tests {
     }
 
     fn refusal() -> Refusal {
-        Refusal {
-            stage: Stage::Qemu,
-            about: About::Domain,
-            message: "opengl not available".into(),
-            always: true,
-            or: Vec::new(),
-        }
+        Refusal::new(Stage::Qemu, About::Domain, "opengl not available", true)
     }
 
     #[test]
