@@ -16,7 +16,7 @@ use crate::domain::policy::{Guest, Policy, Wishes};
 use crate::domain::{Domain, GraphicsType};
 use crate::plan::fixup::{Fixed, Surroundings, Unfit, fix};
 use crate::plan::{Action, Fix, Level, Note, Plan, words};
-use crate::predict::{About, Danger, Head, HeadOf, Outcome};
+use crate::predict::{About, Danger, Head, Outcome};
 use crate::xml::Document;
 
 /// The number of times that the same plan is carried out. Whoever has undone it that often does not
@@ -294,15 +294,11 @@ pub(crate) fn all_graphics(definition: &str) -> Vec<String> {
     let Ok(document) = Document::parse(definition) else {
         return Vec::new();
     };
-    Domain::new(&document).map_or_else(
-        |_| Vec::new(),
-        |domain| {
-            let graphics = domain.graphics.iter();
-            graphics
-                .map(|graphics| definition[graphics.element.span()].to_owned())
-                .collect()
-        },
-    )
+    let domain = Domain::new(&document).ok();
+    let graphics = domain.iter().flat_map(|domain| &domain.graphics);
+    graphics
+        .map(|graphics| definition[graphics.element.span()].to_owned())
+        .collect()
 }
 
 /// Returns the lines for a domain whose plan is not carried out, with the reason `why`.
@@ -351,11 +347,7 @@ fn objection(plan: &Plan) -> Option<String> {
     }
     let unseen = |heads: &[Head]| -> Vec<DeviceId> {
         let unseen = heads.iter().filter(|head| head.shown_by.is_empty());
-        let device = |head: &Head| match head.of {
-            HeadOf::Device(id) => Some(id),
-            HeadOf::Card(_) => None,
-        };
-        unseen.filter_map(device).collect()
+        unseen.filter_map(|head| head.of.device()).collect()
     };
     let before: HashSet<DeviceId> = unseen(&plan.before.heads).into_iter().collect();
     unseen(&plan.after.heads)

@@ -125,10 +125,9 @@ pub fn start(
     let certain = certain(&screens, &abilities);
     let (refusal, doubt) = match certain.clone() {
         Some(refusal) => (refusal, None),
-        None => match predict(&of_host(&abilities), &abilities).outcome {
-            Outcome::Yes => return Verdict::Nothing,
-            Outcome::No(refusal) => (refusal, None),
-            Outcome::Doubt { refusal, because } => (refusal, Some(because)),
+        None => match refused(&of_host(&abilities), &abilities) {
+            Some(refused) => refused,
+            None => return Verdict::Nothing,
         },
     };
     // libvirt has checked it already, and has accepted it.
@@ -174,10 +173,8 @@ pub fn incoming(
     }
     let abilities = surroundings.abilities(domain);
     let before = screens(domain, surroundings, &abilities);
-    let (refusal, doubt) = match predict(&before, &abilities).outcome {
-        Outcome::Yes => return Verdict::Nothing,
-        Outcome::No(refusal) => (refusal, None),
-        Outcome::Doubt { refusal, because } => (refusal, Some(because)),
+    let Some((refusal, doubt)) = refused(&before, &abilities) else {
+        return Verdict::Nothing;
     };
     let report = Report {
         domain,
@@ -267,6 +264,13 @@ fn screens(
     abilities: &Abilities,
 ) -> Screens {
     Screens::of(domain, &|id| surroundings.known(id), abilities)
+}
+
+/// Returns the refusal of a domain, and for a doubt the unknown fact on which it depends.
+fn refused(screens: &Screens, abilities: &Abilities) -> Option<(Refusal, Option<String>)> {
+    let outcome = predict(screens, abilities).outcome;
+    let (refusal, because) = outcome.refused()?;
+    Some((refusal.clone(), because.map(str::to_owned)))
 }
 
 /// Returns the screens as if nothing were known of devices that were not measured.

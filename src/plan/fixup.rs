@@ -105,13 +105,14 @@ pub(crate) fn in_rounds(
         devices: RefCell::default(),
         abilities: OnceCell::new(),
     };
-    let mut fixed = once(text, &known, policy, wishes, plan)?;
+    let once = |text: &str, wishes: &Wishes| once(text, &known, policy, wishes, plan);
+    let mut fixed = once(text, wishes)?;
     // One change may make another possible. It is made at once, not when somebody runs this again.
     for _ in 0..MOST_ROUNDS {
         let Some(made) = fixed.plan.as_mut().filter(|plan| !plan.is_empty()) else {
             break;
         };
-        let again = once(&fixed.text, &known, policy, wishes, plan)?;
+        let again = once(&fixed.text, wishes)?;
         let Some(next) = again.plan.filter(|next| !next.is_empty()) else {
             break;
         };
@@ -130,7 +131,7 @@ pub(crate) fn in_rounds(
         display: Some(Displays::Off),
         ..wishes.clone()
     };
-    let mut whole = once(text, &known, policy, &hands_off, plan)?;
+    let mut whole = once(text, &hands_off)?;
     if let Some(plan) = &mut whole.plan {
         let is_why = |note: &Note| {
             note.topic == Topic::Start || note.consent.is_some() || note.level > Level::Info
@@ -182,12 +183,9 @@ fn once(
     let domain = Domain::new(&document)?;
     let policy = policy.clone().for_domain(&domain)?.with(wishes);
     let own = || Arguments::read(domain.arguments.iter().map(|a| a.value.as_str()));
-    let has_none = || {
-        domain.hostdevs.is_empty()
-            && !domain.has_unread_hostdev()
-            && !own().devices.iter().any(Device::is_vfio)
-    };
-    let has_none = has_none();
+    let has_none = domain.hostdevs.is_empty()
+        && !domain.has_unread_hostdev()
+        && !own().devices.iter().any(Device::is_vfio);
     if domain.virt_type.is_empty() && !has_none {
         return Err(Unfit::NoType);
     }

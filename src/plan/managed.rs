@@ -72,7 +72,7 @@ impl Planner<'_, '_, '_> {
             if !vgpu.is_pci {
                 continue;
             }
-            if vgpu.display && !is_refused(&without) {
+            if vgpu.display && without.refusal().is_none() {
                 let mut lit = dark.clone();
                 lit.vgpus[place].set_display(true);
                 let abilities = match vgpu.id {
@@ -175,23 +175,23 @@ impl Planner<'_, '_, '_> {
                 continue;
             }
             let id = vgpu.id;
-            let is_said = said.contains(&id);
-            let facts = &vgpu.known.finding.facts;
-            let words = format!("{}{}", facts.display.words().join(" and "), how_known(vgpu));
-            if let Display::Unknown(why) = &facts.display
-                && !is_said
-            {
-                let text = format!("its display is wanted, but not known ({why}): it stays off");
-                self.note(Level::Info, About::Device(id), text, &[]);
+            if said.contains(&id) {
                 continue;
             }
-            if is_said {
-                continue;
-            }
-            if facts.display.preferred().is_none() {
-                let how = how_known(vgpu);
-                let text = format!("a display of it is wanted, but it has none{how}");
-                self.note(Level::Info, About::Device(id), text, &[]);
+            let how = how_known(vgpu);
+            let display = &vgpu.known.finding.facts.display;
+            let words = format!("{}{how}", display.words().join(" and "));
+            let why_not = match display {
+                Display::Unknown(why) => {
+                    format!("its display is wanted, but not known ({why}): it stays off")
+                }
+                Display::Known(interfaces) if interfaces.is_empty() => {
+                    format!("a display of it is wanted, but it has none{how}")
+                }
+                Display::Known(_) => String::new(),
+            };
+            if !why_not.is_empty() {
+                self.note(Level::Info, About::Device(id), why_not, &[]);
                 continue;
             }
             let mut lit = self.screens.clone();
@@ -260,22 +260,17 @@ impl Planner<'_, '_, '_> {
 
     /// Adds the remarks about the result that belong in a manager's log.
     fn remarks_to_a_manager(&mut self, after: &Prediction) {
-        for place in 0..self.screens.vgpus.len() {
-            let vgpu = &self.screens.vgpus[place];
-            if let Display::Unknown(why) = &vgpu.known.finding.facts.display
-                && vgpu.display
-                && vgpu.is_pci
-            {
-                let text = format!("its display is not known ({why}): it stays on");
-                let fix = "a rule for its type, as gfxplane rules --export writes them where such a device was asked";
-                self.note(Level::Warn, About::Device(vgpu.id), text, &[fix]);
-            }
-        }
+        self.note_each(&|_, vgpu| {
+            let why = vgpu.known.finding.facts.display.reason()?;
+            let text = format!("its display is not known ({why}): it stays on");
+            let fix = "a rule for its type, as gfxplane rules --export writes them where such a device was asked";
+            (vgpu.display && vgpu.is_pci).then(|| (Level::Warn, text, fix.into()))
+        });
         self.no_screen(after);
-        let (level, what, refusal) = match &after.outcome {
-            Outcome::Yes => return,
-            Outcome::No(refusal) => (Level::Fail, "will", refusal),
-            Outcome::Doubt { refusal, .. } => (Level::Warn, "may", refusal),
+        let (level, what, refusal) = match after.outcome.refused() {
+            None => return,
+            Some((refusal, None)) => (Level::Fail, "will", refusal),
+            Some((refusal, Some(_))) => (Level::Warn, "may", refusal),
         };
         // A note about the device has already said what is unknown.
         if level == Level::Fail || self.notes.iter().all(|note| note.level < Level::Warn) {
@@ -287,10 +282,6 @@ impl Planner<'_, '_, '_> {
             self.note_on(Topic::Start, level, refusal.about, text, &[]);
         }
     }
-}
-
-fn is_refused(prediction: &Prediction) -> bool {
-    matches!(prediction.outcome, Outcome::No(_))
 }
 
 /// Switches a display off, with everything that depends on it.

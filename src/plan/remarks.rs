@@ -4,11 +4,14 @@ use std::collections::{BTreeSet, HashSet};
 
 use crate::device::id::DeviceId;
 use crate::plan::planner::Planner;
-use crate::plan::{Level, Note, Topic};
+use crate::plan::{Level, Topic};
 use crate::predict::libvirt::NO_APPARMOR_PROFILE;
 use crate::predict::screens::{Found, GpuPart, Vgpu};
 use crate::predict::versions::{Libvirt, OVERRIDE, PCI_DISPLAY, reads_override};
 use crate::predict::{About, HeadOf, Outcome, Prediction, Program, Refusal, words};
+
+/// A severity, a text and a fix.
+pub(super) type Remark = (Level, String, String);
 
 /// Returns what the user can do against a refusal that is about neither a device's screen nor the
 /// frontends that show it; `None` if nothing is known.
@@ -43,10 +46,32 @@ impl Planner<'_, '_, '_> {
         if self.screens.vgpus.is_empty() && self.screens.misread.is_empty() {
             return;
         }
-        let said = |notes: &[Note]| notes.iter().any(|note| note.level == Level::Fail);
+        self.how_it_ends(after);
+        self.what_libvirt_drops();
+        self.pictures_of_gpus();
+        self.no_screen(after);
+        if after.starts() {
+            self.what_is_seen(after);
+        }
+    }
+
+    /// Adds a remark for each device for which `remark` returns one: its severity, its text and the
+    /// fix.
+    pub(super) fn note_each(&mut self, remark: &dyn Fn(&Self, &Vgpu) -> Option<Remark>) {
+        for place in 0..self.screens.vgpus.len() {
+            let vgpu = &self.screens.vgpus[place];
+            if let Some((level, text, fix)) = remark(self, vgpu) {
+                self.note(level, About::Device(vgpu.id), text, &[&fix]);
+            }
+        }
+    }
+
+    /// Says how the start ends, unless a step has said so.
+    fn how_it_ends(&mut self, after: &Prediction) {
+        let said = |level| self.notes.iter().any(|note| note.level >= level);
         match &after.outcome {
             Outcome::No(refusal)
-                if !said(&self.notes) || !self.screens.dead_settings.is_empty() =>
+                if !said(Level::Fail) || !self.screens.dead_settings.is_empty() =>
             {
                 let mut fixes = Vec::new();
                 if refusal.by() == Program::Qemu && !self.screens.dead_settings.is_empty() {
@@ -58,88 +83,67 @@ impl Planner<'_, '_, '_> {
                 if others.any(|vgpu| concerned(&vgpu.id) && vgpu.says_display) {
                     fixes.push("take the attribute display out of the hostdev: only model='vfio-pci' has it");
                 }
-                let text = format!(
-                    "{} will refuse {}: \"{}\"",
-                    refusal.by().word(),
-                    refusal.of(),
-                    refusal.message
-                );
+                let text = refusal.will();
                 self.note_on(Topic::Start, Level::Fail, refusal.about, text, &fixes);
             }
-            Outcome::Doubt { refusal, because }
-                if !self.notes.iter().any(|n| n.level >= Level::Warn) =>
-            {
-                let text = format!(
-                    "{} may refuse to start the domain (\"{}\"): {because}",
-                    refusal.by().word(),
-                    refusal.message
-                );
+            Outcome::Doubt { refusal, because } if !said(Level::Warn) => {
                 let fixes = Vec::from_iter(fix_of(refusal));
+                let text = refusal.may(because);
                 self.note_on(Topic::Start, Level::Warn, refusal.about, text, &fixes);
             }
             _ => {}
         }
-        for place in 0..self.screens.vgpus.len() {
-            let vgpu = &self.screens.vgpus[place];
-            if let Some(driver) = &vgpu.lost {
-                let text = format!(
-                    "managed='yes' has libvirt take it from the driver {driver} and bind it to vfio-pci before QEMU runs: the guest gets no vGPU"
-                );
-                let fix = "managed='no' on the hostdev";
-                self.note(Level::Fail, About::Device(vgpu.id), text, &[fix]);
-            }
-        }
+    }
+
+    /// Names the parts of hostdevs that this libvirt drops, and the vGPUs that it takes away.
+    fn what_libvirt_drops(&mut self) {
+        self.note_each(&|_, vgpu| {
+            let driver = vgpu.lost.as_ref()?;
+            let text = format!(
+                "managed='yes' has libvirt take it from the driver {driver} and bind it to vfio-pci before QEMU runs: the guest gets no vGPU"
+            );
+            Some((Level::Fail, text, "managed='no' on the hostdev".into()))
+        });
         let properties = self.domain.properties.iter();
         let overridden: HashSet<&str> = properties.map(|p| p.alias.as_str()).collect();
         let pci_is_old = Libvirt::possible(self.abilities)
             .iter()
             .all(|libvirt| !libvirt.pci_display);
-        for place in 0..self.screens.vgpus.len() {
-            let vgpu = &self.screens.vgpus[place];
-            let hostdev = self.hostdev(vgpu);
-            if reads_override(self.abilities) == Some(false)
-                && overridden.contains(hostdev.alias.as_str())
-            {
-                self.note(
-                    Level::Warn,
-                    About::Device(vgpu.id),
-                    "this libvirt does not read qemu:override: what it says of the device is lost",
-                    &[&format!("libvirt {} or later", OVERRIDE.since())],
-                );
-                continue;
-            }
+        let no_override = reads_override(self.abilities) == Some(false);
+        self.note_each(&|planner, vgpu| {
+            let hostdev = planner.hostdev(vgpu);
             let asks = hostdev.display.is_some() || hostdev.ramfb.is_some();
-            if matches!(vgpu.id, DeviceId::Pci(_)) && asks && pci_is_old {
-                self.note(
-                    Level::Warn,
-                    About::Device(vgpu.id),
-                    "this libvirt drops display and ramfb of PCI hostdevs without a word",
-                    &[&format!("libvirt {} or later", PCI_DISPLAY.since())],
-                );
-            }
-        }
-        for place in 0..self.screens.vgpus.len() {
-            let vgpu = &self.screens.vgpus[place];
-            let hostdev = self.hostdev(vgpu);
-            if matches!(vgpu.id, DeviceId::Mdev(_)) && hostdev.element.child("rom").is_some() {
-                self.note(
-                    Level::Warn,
-                    About::Device(vgpu.id),
-                    "libvirt drops the <rom> of a mediated device without a word",
-                    &["the properties romfile and rombar in qemu:override; AppArmor and SELinux must let QEMU read the file"],
-                );
-            }
-        }
-        self.pictures_of_gpus();
-        self.no_screen(after);
-        if !after.starts() {
-            return;
-        }
+            let (text, since) = if no_override && overridden.contains(hostdev.alias.as_str()) {
+                let text =
+                    "this libvirt does not read qemu:override: what it says of the device is lost";
+                (text, OVERRIDE.since())
+            } else if matches!(vgpu.id, DeviceId::Pci(_)) && asks && pci_is_old {
+                let text = "this libvirt drops display and ramfb of PCI hostdevs without a word";
+                (text, PCI_DISPLAY.since())
+            } else {
+                return None;
+            };
+            Some((
+                Level::Warn,
+                text.into(),
+                format!("libvirt {since} or later"),
+            ))
+        });
+        self.note_each(&|planner, vgpu| {
+            let rom = planner.hostdev(vgpu).element.child("rom");
+            (matches!(vgpu.id, DeviceId::Mdev(_)) && rom.is_some()).then(|| {
+                let text = "libvirt drops the <rom> of a mediated device without a word";
+                let fix = "the properties romfile and rombar in qemu:override; AppArmor and SELinux must let QEMU read the file";
+                (Level::Warn, text.into(), fix.into())
+            })
+        });
+    }
+
+    /// Names the dangers of a guest that starts, and its dark screens.
+    fn what_is_seen(&mut self, after: &Prediction) {
         let dangers = after.dangers.iter();
-        let ends: Vec<&HeadOf> = dangers
-            .filter(|danger| danger.fault().is_none())
-            .map(|danger| &danger.screen)
-            .collect();
+        let ends = dangers.filter(|danger| danger.fault().is_none());
+        let ends: Vec<&HeadOf> = ends.map(|danger| &danger.screen).collect();
         if let Some(last) = ends.last() {
             let screens: Vec<String> = ends.iter().map(ToString::to_string).collect();
             let text = format!(
@@ -156,41 +160,28 @@ impl Planner<'_, '_, '_> {
             }
         }
         for head in &after.heads {
-            if head.shown_by.is_empty() && matches!(head.of, HeadOf::Device(_)) {
-                self.note_on(
-                    Topic::Seen,
-                    Level::Warn,
-                    about(&head.of),
-                    "nobody shows its screen",
-                    &["spice with gl that listens on a socket or nowhere"],
-                );
+            if head.shown_by.is_empty() && head.of.device().is_some() {
+                let fix = "spice with gl that listens on a socket or nowhere";
+                let (about, text) = (about(&head.of), "nobody shows its screen");
+                self.note_on(Topic::Seen, Level::Warn, about, text, &[fix]);
             }
         }
         let ramfb = self.screens.vgpus.iter().any(|vgpu| vgpu.ramfb);
         if self.screens.cards.is_empty()
             && !ramfb
             && self.screens.has_fw_cfg_dma
-            && let Some(Some(head)) = after.heads.first().map(|head| match head.of {
-                HeadOf::Device(id) => Some(id),
-                HeadOf::Card(_) => None,
-            })
+            && let Some(head) = after.heads.first().and_then(|head| head.of.device())
         {
             let text = if after.heads.len() == 1 {
                 "it is the guest's only screen and stays dark until the guest's driver sets a mode"
             } else {
                 "it is the guest's first screen, and no card is beside it: all are dark until the guest's drivers set a mode"
             };
-            self.note(
-                Level::Info,
-                About::Device(head),
-                text,
-                &["ramfb='on' shows firmware and boot (boot_display = \"ramfb\" in the policy)"],
-            );
+            let fix = "ramfb='on' shows firmware and boot (boot_display = \"ramfb\" in the policy)";
+            self.note(Level::Info, About::Device(head), text, &[fix]);
         }
     }
-}
 
-impl Planner<'_, '_, '_> {
     /// Returns whether the guest has graphics and no screen that they could show.
     pub(super) fn is_dark(&self, after: &Prediction) -> bool {
         let has_graphics = !self.screens.frontends.is_empty();
@@ -250,8 +241,5 @@ impl Planner<'_, '_, '_> {
 }
 
 fn about(head: &HeadOf) -> About {
-    match head {
-        HeadOf::Device(id) => About::Device(*id),
-        HeadOf::Card(_) => About::Domain,
-    }
+    head.device().map_or(About::Domain, About::Device)
 }

@@ -17,16 +17,14 @@ pub fn name(uuid: Uuid) -> String {
 /// Returns whether [`name`] could have made this name.
 #[must_use]
 pub(crate) fn is_name(text: &str) -> bool {
-    text.strip_prefix(NAME).is_some_and(|rest| {
-        rest.len() == 32 && rest.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-    })
+    uuid_of(text).is_some()
 }
 
 /// Returns the UUID in a name that [`name`] has made.
 #[must_use]
 pub(crate) fn uuid_of(text: &str) -> Option<Uuid> {
-    let rest = text.strip_prefix(NAME).filter(|_| is_name(text))?;
-    Uuid::try_parse(rest).ok()
+    let uuid = Uuid::try_parse(text.strip_prefix(NAME)?).ok()?;
+    (name(uuid) == text).then_some(uuid)
 }
 
 #[cfg(test)]

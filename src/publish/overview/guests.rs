@@ -88,27 +88,29 @@ fn below_devices(
         }
         problems.extend(left.remove(&Some(vgpu.id)).unwrap_or_default());
         let guest = GuestEntry {
-            name: domain.name.clone(),
-            state: domain.state,
-            starts: Some(starts),
             look: seen.look(&shown_by),
             shown_by,
-            problems,
+            ..entry(domain, Some(starts), problems)
         };
         found.push((Some(vgpu.id), guest));
     }
     if found.is_empty() {
-        let guest = GuestEntry {
-            name: domain.name.clone(),
-            state: domain.state,
-            starts: Some(starts),
-            look: None,
-            shown_by: Vec::new(),
-            problems: left.remove(&None).unwrap_or_default(),
-        };
-        found.push((None, guest));
+        let problems = left.remove(&None).unwrap_or_default();
+        found.push((None, entry(domain, Some(starts), problems)));
     }
     found
+}
+
+/// Returns the entry of a guest that shows no screen.
+fn entry(domain: &Defined, starts: Option<&'static str>, problems: Vec<Problem>) -> GuestEntry {
+    GuestEntry {
+        name: domain.name.clone(),
+        state: domain.state,
+        starts,
+        look: None,
+        shown_by: Vec::new(),
+        problems,
+    }
 }
 
 /// Returns the domain as an argument in a shell.
@@ -137,14 +139,7 @@ fn unreadable(
         text: format!("its definition can't be read: {why}"),
         fixes: Vec::new(),
     };
-    let guest = GuestEntry {
-        name: domain.name.clone(),
-        state: domain.state,
-        starts: None,
-        shown_by: Vec::new(),
-        look: None,
-        problems: vec![problem],
-    };
+    let guest = entry(domain, None, vec![problem]);
     ids.into_iter()
         .map(|id| (Some(id), guest.clone()))
         .collect()
@@ -171,38 +166,27 @@ impl Seen<'_> {
             _ => None,
         };
         let mut found: BTreeMap<Option<DeviceId>, Vec<Problem>> = BTreeMap::new();
-        match &self.plan.now().outcome {
-            Outcome::Yes => {}
-            Outcome::No(refusal) => {
-                let problem = Problem {
-                    level: Level::Fail,
-                    text: format!(
-                        "would be refused by {}: {}",
-                        refusal.stage.who(),
-                        refusal.words()
-                    ),
-                    fixes: self.fixes(refusal),
-                };
-                found
-                    .entry(place(&refusal.about))
-                    .or_default()
-                    .push(problem);
-            }
-            Outcome::Doubt { refusal, because } => {
-                let problem = Problem {
-                    level: Level::Warn,
-                    text: format!(
-                        "it is not known whether it starts: {because}; {} may say: {}",
-                        refusal.stage.who(),
+        if let Some((refusal, doubt)) = self.plan.now().outcome.refused() {
+            let who = refusal.stage.who();
+            let (level, text) = match doubt {
+                None => {
+                    let words = refusal.words();
+                    (Level::Fail, format!("would be refused by {who}: {words}"))
+                }
+                Some(because) => {
+                    let text = format!(
+                        "it is not known whether it starts: {because}; {who} may say: {}",
                         refusal.message
-                    ),
-                    fixes: self.fixes(refusal),
-                };
-                found
-                    .entry(place(&refusal.about))
-                    .or_default()
-                    .push(problem);
-            }
+                    );
+                    (Level::Warn, text)
+                }
+            };
+            let own = found.entry(place(&refusal.about)).or_default();
+            own.push(Problem {
+                level,
+                text,
+                fixes: self.fixes(refusal),
+            });
         }
         let notes = self
             .plan
