@@ -93,8 +93,7 @@ impl Files {
             };
             for event in events {
                 if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
-                    let kinds = [Kind::Request, Kind::Record, Kind::Daemon, Kind::Definition];
-                    kinds.into_iter().map(Seen::All).for_each(sink);
+                    all(sink);
                     continue;
                 }
                 let mut watched = self.watched.lock().expect("nothing panics with it");

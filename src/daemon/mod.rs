@@ -135,7 +135,7 @@ pub fn run(context: &Context, prober: &Path, once: bool) -> anyhow::Result<()> {
 /// # Errors
 /// Another daemon runs.
 fn alone(context: &Context) -> Result<Option<Lock>, Failure> {
-    if !is_system(context) {
+    if !context.is_system() {
         return Ok(None);
     }
     match Lock::of_daemon(&context.root) {
@@ -154,18 +154,11 @@ fn alone(context: &Context) -> Result<Option<Lock>, Failure> {
     }
 }
 
-/// Returns whether libvirt is this machine's system daemon.
-fn is_system(context: &Context) -> bool {
-    let uri = context.connect.as_deref();
-    uri.is_none_or(|uri| uri == SYSTEM)
-}
-
 /// Returns the directory where libvirt has the definitions of the domains, if it has them in files:
 /// QEMU's, of the system or of a user (libvirt src/qemu/qemu_conf.c, `virQEMUDriverConfigNew`).
 fn definitions(context: &Context) -> Option<PathBuf> {
     match context.connect.as_deref() {
-        None => Some(context.root.join(DEFINITIONS)),
-        Some(SYSTEM) => Some(context.root.join(DEFINITIONS)),
+        None | Some(SYSTEM) => Some(context.root.join(DEFINITIONS)),
         Some(SESSION) => {
             let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".config"));
             let set = std::env::var_os("XDG_CONFIG_HOME").filter(|path| !path.is_empty());
@@ -240,7 +233,7 @@ impl<'c> Daemon<'c> {
             sink,
             libvirt: None,
             retry: None,
-            domains: Domains::new(&context.root, is_system(context), &mut warnings),
+            domains: Domains::new(&context.root, context.is_system(), &mut warnings),
             devices: NodeDevices::default(),
             probing: Probing::new(prober),
             publishing: Publishing::new(&context.root, std::env::current_exe()?),
@@ -331,7 +324,7 @@ impl<'c> Daemon<'c> {
     }
 
     fn is_system(&self) -> bool {
-        is_system(self.context)
+        self.context.is_system()
     }
 
     fn look_at_everything(&mut self) {

@@ -58,6 +58,12 @@ impl Context {
         format!("virsh -c {uri} edit {}", operand(Some(domain), None))
     }
 
+    /// Returns whether libvirt is this machine's system daemon.
+    #[must_use]
+    pub(crate) fn is_system(&self) -> bool {
+        matches!(self.connect.as_deref(), None | Some(SYSTEM))
+    }
+
     /// Returns whether libvirt is another host's: its URI names a host (`qemu+ssh://host/system`).
     #[must_use]
     pub(crate) fn is_remote(&self) -> bool {
@@ -95,8 +101,7 @@ impl Context {
     /// libvirt.
     #[must_use]
     pub fn state(&self) -> Option<State> {
-        let is_systems = matches!(self.connect.as_deref(), None | Some(SYSTEM));
-        (is_systems && !self.root.is_recorded()).then(|| State::new(&self.root))
+        (self.is_system() && !self.root.is_recorded()).then(|| State::new(&self.root))
     }
 
     /// Writes a message to stderr.

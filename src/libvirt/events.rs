@@ -50,12 +50,8 @@ impl Reports {
     ///
     /// # Errors
     /// Errors of libvirt's.
-    pub(super) fn new(connection: &Connect, sink: Sink) -> Result<Self, Error> {
-        let mut reports = Reports {
-            connection: connection.clone(),
-            callbacks: Vec::new(),
-            closing: false,
-        };
+    pub(super) fn new(connection: &Connect, sink: &Sink) -> Result<Self, Error> {
+        let mut reports = Self::of_end(connection, sink.clone())?;
         // SAFETY: what each event calls has the signature that libvirt's documentation gives for
         // it; libvirt casts it back (include/libvirt/libvirt-domain.h, VIR_DOMAIN_EVENT_CALLBACK).
         let (lifecycle, metadata) = unsafe {
@@ -64,9 +60,8 @@ impl Reports {
                 std::mem::transmute::<Metadata, Generic>(on_metadata),
             )
         };
-        reports.register(sys::VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle, &sink)?;
-        reports.register(sys::VIR_DOMAIN_EVENT_ID_METADATA_CHANGE, metadata, &sink)?;
-        reports.report_end(sink)?;
+        reports.register(sys::VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle, sink)?;
+        reports.register(sys::VIR_DOMAIN_EVENT_ID_METADATA_CHANGE, metadata, sink)?;
         Ok(reports)
     }
 
@@ -80,16 +75,11 @@ impl Reports {
             callbacks: Vec::new(),
             closing: false,
         };
-        reports.report_end(sink)?;
-        Ok(reports)
-    }
-
-    fn report_end(&mut self, sink: Sink) -> Result<(), Error> {
         let opaque = handed_over(sink);
         // SAFETY: the connection is open; `opaque` is a Sink that `free` will free, once.
         let taken = unsafe {
             sys::virConnectRegisterCloseCallback(
-                self.connection.as_ptr(),
+                connection.as_ptr(),
                 Some(on_close),
                 opaque,
                 Some(free),
@@ -101,8 +91,8 @@ impl Reports {
             unsafe { free(opaque) };
             return Err(error);
         }
-        self.closing = true;
-        Ok(())
+        reports.closing = true;
+        Ok(reports)
     }
 
     fn register(&mut self, id: u32, callback: Generic, sink: &Sink) -> Result<(), Error> {

@@ -62,6 +62,16 @@ impl ByLibrary {
         self.connected(Connect::open_read_only(Some(&self.uri)), fix)
     }
 
+    fn opened(uri: &str, connection: Connect, reports: Reports) -> Arc<dyn Libvirt> {
+        Arc::new(ByLibrary {
+            uri: uri.into(),
+            open: Some(Arc::new(Open {
+                _reports: reports,
+                connection,
+            })),
+        })
+    }
+
     fn connected(
         &self,
         connection: Result<Connect, virt::error::Error>,
@@ -90,21 +100,9 @@ impl Libvirt for ByLibrary {
 
     fn define(&self, before: &Definition, new: New<'_>) -> Result<Replaced, Failure> {
         let connection = self.connect()?;
-        let Some(domain) = if_there(&connection, &before.uuid)? else {
+        let Some((domain, since)) = unchanged(&connection, before)? else {
             return Ok(Replaced::Changed);
         };
-        // A running domain that was undefined still shows its last definition, and this would make
-        // it persistent again (src/qemu/qemu_driver.c, qemuDomainUndefineFlags).
-        if !domain.is_persistent().map_err(|error| failed(&error))? {
-            return Ok(Replaced::Changed);
-        }
-        let flags = sys::VIR_DOMAIN_XML_INACTIVE | sys::VIR_DOMAIN_XML_SECURE;
-        let now = domain.xml_desc(flags).map_err(|error| failed(&error))?;
-        // Nothing may come between the two.
-        let since = Instant::now();
-        if now != before.xml {
-            return Ok(Replaced::Changed);
-        }
         let whole = |xml, flags| connection.define_domain_xml_flags(xml, flags).map(|_| ());
         let defined = match new {
             New::Checked(xml) => whole(xml, sys::VIR_DOMAIN_DEFINE_VALIDATE),
@@ -119,25 +117,15 @@ impl Libvirt for ByLibrary {
                 "libvirt refuses the new definition, and the domain is as it was: {}",
                 error.message()
             ))),
-            Err(error) => Err(failed(&error)),
+            Err(error) => Err(error.into()),
         }
     }
 
     fn undefine(&self, definition: &Definition) -> Result<Replaced, Failure> {
         let connection = self.connect()?;
-        let Some(domain) = if_there(&connection, &definition.uuid)? else {
+        let Some((domain, since)) = unchanged(&connection, definition)? else {
             return Ok(Replaced::Changed);
         };
-        if !domain.is_persistent().map_err(|error| failed(&error))? {
-            return Ok(Replaced::Changed);
-        }
-        let flags = sys::VIR_DOMAIN_XML_INACTIVE | sys::VIR_DOMAIN_XML_SECURE;
-        let now = domain.xml_desc(flags).map_err(|error| failed(&error))?;
-        // Nothing may come between the two.
-        let since = Instant::now();
-        if now != definition.xml {
-            return Ok(Replaced::Changed);
-        }
         // Without these libvirt refuses to undefine a domain that has an NVRAM, and removes the state of its TPM
         // (src/qemu/qemu_driver.c, qemuDomainUndefineFlags). It refuses to lose a saved guest, snapshots or
         // checkpoints, of a domain that does not run. libvirt before 8.9 does not know the second flag.
@@ -156,7 +144,7 @@ impl Libvirt for ByLibrary {
                 "libvirt does not undefine it: {}",
                 error.message()
             ))),
-            Err(error) => Err(failed(&error)),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -173,24 +161,22 @@ impl Libvirt for ByLibrary {
         match definition {
             // The domain may go while it is asked.
             Err(error) if error.code().is(ErrorNumber::NoDomain) => Ok(None),
-            other => other.map_err(|error| failed(&error)),
+            other => Ok(other?),
         }
     }
 
     fn all_persistent(&self) -> Result<Vec<String>, Failure> {
         let connection = self.connect()?;
-        let all = connection.list_all_domains(sys::VIR_CONNECT_LIST_DOMAINS_PERSISTENT);
-        let uuids = all.and_then(|all| all.iter().map(Domain::uuid_string).collect());
-        uuids.map_err(|error| failed(&error))
+        let all = connection.list_all_domains(sys::VIR_CONNECT_LIST_DOMAINS_PERSISTENT)?;
+        let uuids: Result<_, virt::error::Error> = all.iter().map(Domain::uuid_string).collect();
+        Ok(uuids?)
     }
 
     fn guests(&self) -> Result<Option<Vec<Defined>>, Failure> {
         // Nothing of this needs more, so that a user who may not change domains sees them.
         let connection =
             self.read_only("start libvirtd (or virtqemud), or name another with -c")?;
-        let all = connection
-            .list_all_domains(0)
-            .map_err(|error| failed(&error))?;
+        let all = connection.list_all_domains(0)?;
         // A domain that goes meanwhile is none any more.
         let guest = |domain: &Domain| {
             let (state, _) = domain.state().ok()?;
@@ -217,8 +203,7 @@ impl Libvirt for ByLibrary {
 
     fn is_running(&self, uuid: &str) -> Result<bool, Failure> {
         let connection = self.connect()?;
-        let state = by_uuid(&connection, uuid)?.state();
-        let (state, reason) = state.map_err(|error| failed(&error))?;
+        let (state, reason) = connection.lookup_domain_by_uuid_string(uuid)?.state()?;
         let starting = DomainPausedReasonEnum::Known(DomainPausedReason::StartingUp);
         let is_starting =
             reason == DomainStateReasonEnum::Known(DomainStateReason::Paused(starting));
@@ -235,24 +220,17 @@ impl Libvirt for ByLibrary {
     }
 
     fn is_autostart(&self, uuid: &str) -> Result<bool, Failure> {
-        let connection = self.connect()?;
-        let answer = connection
-            .lookup_domain_by_uuid_string(uuid)
-            .and_then(|domain| domain.autostart());
-        answer.map_err(|error| failed(&error))
+        let domain = self.connect()?.lookup_domain_by_uuid_string(uuid)?;
+        Ok(domain.autostart()?)
     }
 
     fn start_persistent(&self, uuid: &str) -> Result<(), Failure> {
-        let connection = self.connect()?;
-        let answer = connection
-            .lookup_domain_by_uuid_string(uuid)
-            .and_then(|domain| domain.create());
-        answer.map_err(|error| failed(&error))
+        let domain = self.connect()?.lookup_domain_by_uuid_string(uuid)?;
+        Ok(domain.create()?)
     }
 
     fn version(&self) -> Result<u32, Failure> {
-        let connection = self.connect()?;
-        connection.lib_version().map_err(|error| failed(&error))
+        Ok(self.connect()?.lib_version()?)
     }
 
     fn domain_capabilities(&self, emulator: Option<&Path>) -> Result<Option<String>, Failure> {
@@ -265,50 +243,38 @@ impl Libvirt for ByLibrary {
         let path = path.transpose()?;
         // libvirt does not let a read-only connection make it look at an emulator.
         let connection = self.connect()?;
-        let found = connection.domain_capabilities(path, None, None, None, 0);
-        found.map(Some).map_err(|error| failed(&error))
+        let found = connection.domain_capabilities(path, None, None, None, 0)?;
+        Ok(Some(found))
     }
 
     fn watch(&self, sink: Sink) -> Result<Arc<dyn Libvirt>, Failure> {
         // This comes before the connection is opened, because that takes the loop that exists then.
-        events::start_loop().map_err(|error| failed(&error))?;
+        events::start_loop()?;
         let connection = self.connect()?;
-        let reports = Reports::new(&connection, sink).map_err(|error| failed(&error))?;
-        Ok(Arc::new(ByLibrary {
-            uri: self.uri.clone(),
-            open: Some(Arc::new(Open {
-                _reports: reports,
-                connection,
-            })),
-        }))
+        let reports = Reports::new(&connection, &sink)?;
+        Ok(Self::opened(&self.uri, connection, reports))
     }
 
     fn stay(&self, uri: &str, sink: Sink) -> Result<Arc<dyn Libvirt>, Failure> {
-        events::start_loop().map_err(|error| failed(&error))?;
-        let connection = Connect::open_read_only(Some(uri)).map_err(|error| failed(&error))?;
-        let reports = Reports::of_end(&connection, sink).map_err(|error| failed(&error))?;
-        Ok(Arc::new(ByLibrary {
-            uri: uri.into(),
-            open: Some(Arc::new(Open {
-                _reports: reports,
-                connection,
-            })),
-        }))
+        events::start_loop()?;
+        let connection = Connect::open_read_only(Some(uri))?;
+        let reports = Reports::of_end(&connection, sink)?;
+        Ok(Self::opened(uri, connection, reports))
     }
 
     fn lists_nodedevs(&self) -> Result<(), Failure> {
         // Any call waits for that (src/node_device/node_device_driver.c, nodeDeviceInitWait).
-        let counted = self
-            .read_only(NO_NODE_DEVICES)?
-            .num_of_node_devices(None, 0);
-        counted.map(drop).map_err(|error| failed(&error))
+        self.read_only(NO_NODE_DEVICES)?
+            .num_of_node_devices(None, 0)?;
+        Ok(())
     }
 
     fn set_policy(&self, uuid: &str, xml: Option<&str>) -> Result<(), Failure> {
         let connection = self.connect()?;
         // libvirt gives the element its namespace, and removes all others that have it
         // (src/conf/domain_conf.c, virDomainDefSetMetadata).
-        let set = by_uuid(&connection, uuid)?.set_metadata(
+        let domain = connection.lookup_domain_by_uuid_string(uuid)?;
+        let set = domain.set_metadata(
             sys::VIR_DOMAIN_METADATA_ELEMENT as i32,
             xml,
             Some("gfxplane"),
@@ -323,8 +289,7 @@ impl Libvirt for ByLibrary {
 
     fn users(&self) -> Result<Vec<User>, Failure> {
         let connection = self.connect()?;
-        let active = connection.list_all_domains(sys::VIR_CONNECT_LIST_DOMAINS_ACTIVE);
-        let active = active.map_err(|error| failed(&error))?;
+        let active = connection.list_all_domains(sys::VIR_CONNECT_LIST_DOMAINS_ACTIVE)?;
         // A domain that ends meanwhile has no XML any more, and no devices.
         let user = |domain: &Domain| {
             Some(User {
@@ -349,7 +314,7 @@ impl Libvirt for ByLibrary {
             let started = connection.create_domain_xml(&xml, flags);
             let result = match &started {
                 Ok(domain) => destroy(domain).map(|()| Start::Starts),
-                Err(error) => refused(error),
+                Err(error) => refused(error.clone()),
             };
             // The connection ends first, so that libvirt has begun to clean up by then.
             drop(started);
@@ -380,44 +345,48 @@ impl Libvirt for ByLibrary {
         match self.connect()?.domain_xml_to_native("qemu-argv", xml, 0) {
             Ok(_) => Ok(Some(Start::Starts)),
             Err(error) if error.code().is(ErrorNumber::NoSupport) => Ok(None),
-            Err(error) => refused(&error).map(Some),
+            Err(error) => refused(error).map(Some),
         }
     }
 
     fn nodedev_xml(&self, name: &str) -> Result<String, Failure> {
         let connection = self.read_only(NO_NODE_DEVICES)?;
-        let result = connection
-            .lookup_node_device_by_name(name)
-            .and_then(|device| device.xml_desc(0));
-        result.map_err(|error| failed(&error))
+        Ok(connection.lookup_node_device_by_name(name)?.xml_desc(0)?)
     }
 
     fn nodedev_names(&self) -> Result<HashSet<String>, Failure> {
-        let connection = self.read_only(NO_NODE_DEVICES)?;
-        let result = connection
-            .list_all_node_devices(0)
-            .and_then(|devices| devices.iter().map(NodeDevice::name).collect());
-        result.map_err(|error| failed(&error))
+        let devices = self.read_only(NO_NODE_DEVICES)?.list_all_node_devices(0)?;
+        let names: Result<_, virt::error::Error> = devices.iter().map(NodeDevice::name).collect();
+        Ok(names?)
     }
 }
 
 /// Returns libvirt's error without the values in it: the error of a start quotes QEMU's words, and
 /// these quote the argument, which may be a secret.
-fn failed(error: &virt::error::Error) -> Failure {
-    Failure::Environment(format!("libvirt: {}", without_values(error.message())))
-}
-
-fn by_uuid(connection: &Connect, uuid: &str) -> Result<Domain, Failure> {
-    let found = connection.lookup_domain_by_uuid_string(uuid);
-    found.map_err(|error| failed(&error))
-}
-
-fn if_there(connection: &Connect, uuid: &str) -> Result<Option<Domain>, Failure> {
-    match connection.lookup_domain_by_uuid_string(uuid) {
-        Ok(domain) => Ok(Some(domain)),
-        Err(error) if error.code().is(ErrorNumber::NoDomain) => Ok(None),
-        Err(error) => Err(failed(&error)),
+impl From<virt::error::Error> for Failure {
+    fn from(error: virt::error::Error) -> Self {
+        Failure::Environment(format!("libvirt: {}", without_values(error.message())))
     }
+}
+
+/// Returns the domain of a definition, if that is still its definition, and the time at which it
+/// was: nothing may come between this and the change.
+fn unchanged(
+    connection: &Connect,
+    definition: &Definition,
+) -> Result<Option<(Domain, Instant)>, Failure> {
+    let domain = match connection.lookup_domain_by_uuid_string(&definition.uuid) {
+        Err(error) if error.code().is(ErrorNumber::NoDomain) => return Ok(None),
+        found => found?,
+    };
+    // A running domain that was undefined still shows its last definition, and a definition would
+    // make it persistent again (src/qemu/qemu_driver.c, qemuDomainUndefineFlags).
+    if !domain.is_persistent()? {
+        return Ok(None);
+    }
+    let now = domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE | sys::VIR_DOMAIN_XML_SECURE)?;
+    let since = Instant::now();
+    Ok((now == definition.xml).then_some((domain, since)))
 }
 
 fn find(connection: &Connect, name: &str) -> Result<Domain, Failure> {
@@ -431,13 +400,12 @@ fn find(connection: &Connect, name: &str) -> Result<Domain, Failure> {
 }
 
 fn read(domain: &Domain, secrets: bool) -> Result<Definition, Failure> {
-    let error = |error: virt::error::Error| failed(&error);
-    if !domain.is_persistent().map_err(error)? {
+    if !domain.is_persistent()? {
         return Err(Failure::Environment(
             "the domain is transient: it has no definition that could be fixed; fix the XML that it is created from".into(),
         ));
     }
-    definition_of(domain, secrets).map_err(error)
+    Ok(definition_of(domain, secrets)?)
 }
 
 fn definition_of(domain: &Domain, secrets: bool) -> Result<Definition, virt::error::Error> {
@@ -469,14 +437,14 @@ fn destroy(domain: &Domain) -> Result<(), Failure> {
         {
             Ok(())
         }
-        Err(error) => Err(failed(&error)),
+        Err(error) => Err(error.into()),
     }
 }
 
 /// Returns whether an error is libvirt's refusal of a definition. Any other may be different the
 /// next time: a libvirt that ends meanwhile reports its own end, in several ways.
 fn is_about_the_definition(error: &virt::error::Error) -> bool {
-    [
+    let numbers = [
         ErrorNumber::ConfigUnsupported,
         ErrorNumber::DomExist,
         ErrorNumber::InvalidArg,
@@ -485,23 +453,22 @@ fn is_about_the_definition(error: &virt::error::Error) -> bool {
         ErrorNumber::XmlDetail,
         ErrorNumber::XmlError,
         ErrorNumber::XmlInvalidSchema,
-    ]
-    .iter()
-    .any(|number| error.code().is(*number))
+    ];
+    numbers.iter().any(|number| error.code().is(*number))
 }
 
 /// Returns a refusal if the error is about the domain. An error about libvirt itself, or about our
 /// rights, is a failure.
-fn refused(error: &virt::error::Error) -> Result<Start, Failure> {
-    if is_about_libvirt(error) {
-        Err(failed(error))
+fn refused(error: virt::error::Error) -> Result<Start, Failure> {
+    if is_about_libvirt(&error) {
+        Err(error.into())
     } else {
         Ok(Start::Refused(without_values(error.message())))
     }
 }
 
 fn is_about_libvirt(error: &virt::error::Error) -> bool {
-    [
+    let numbers = [
         ErrorNumber::AccessDenied,
         ErrorNumber::AuthCancelled,
         ErrorNumber::AuthFailed,
@@ -514,7 +481,6 @@ fn is_about_libvirt(error: &virt::error::Error) -> bool {
         ErrorNumber::OperationDenied,
         ErrorNumber::OperationTimeout,
         ErrorNumber::Rpc,
-    ]
-    .iter()
-    .any(|number| error.code().is(*number))
+    ];
+    numbers.iter().any(|number| error.code().is(*number))
 }

@@ -152,7 +152,8 @@ pub enum Happened {
 pub type Sink = Arc<dyn Fn(Event) + Send + Sync>;
 
 /// The questions that commands ask libvirt. This is a trait, so that a program without libvirt does
-/// not load libvirt's library and the fifty others that it brings.
+/// not load libvirt's library and the fifty others that it brings. Unless a method says otherwise,
+/// it fails without libvirt.
 pub trait Libvirt: fmt::Debug + Send + Sync {
     /// Returns the persistent definition of a domain, by name or UUID, and with its passwords if
     /// `secrets` is true.
@@ -181,13 +182,17 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// libvirt can't be reached.
-    fn persistent(&self, uuid: &str) -> Result<Option<Definition>, Failure>;
+    fn persistent(&self, _uuid: &str) -> Result<Option<Definition>, Failure> {
+        Without::missing(NEEDED)
+    }
 
     /// Returns the UUIDs of all persistent domains.
     ///
     /// # Errors
     /// libvirt can't be reached.
-    fn all_persistent(&self) -> Result<Vec<String>, Failure>;
+    fn all_persistent(&self) -> Result<Vec<String>, Failure> {
+        Without::missing(NEEDED)
+    }
 
     /// Returns all domains, also those that are not persistent, with their states and without their
     /// secrets; `None` if this program has no libvirt.
@@ -202,26 +207,34 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// There is no such domain, or libvirt can't be reached.
-    fn is_running(&self, uuid: &str) -> Result<bool, Failure>;
+    fn is_running(&self, _uuid: &str) -> Result<bool, Failure> {
+        Without::missing(NEEDED)
+    }
 
     /// Returns whether libvirt starts a domain by itself.
     ///
     /// # Errors
     /// There is no such domain, or libvirt can't be reached.
-    fn is_autostart(&self, uuid: &str) -> Result<bool, Failure>;
+    fn is_autostart(&self, _uuid: &str) -> Result<bool, Failure> {
+        Without::missing(NEEDED)
+    }
 
     /// Starts a persistent domain.
     ///
     /// # Errors
     /// The domain does not start, or runs already.
-    fn start_persistent(&self, uuid: &str) -> Result<(), Failure>;
+    fn start_persistent(&self, _uuid: &str) -> Result<(), Failure> {
+        Without::missing(NEEDED)
+    }
 
     /// Returns the version of the libvirt that runs the domains: 1,000,000 major + 1,000 minor +
     /// release.
     ///
     /// # Errors
     /// libvirt can't be reached.
-    fn version(&self) -> Result<u32, Failure>;
+    fn version(&self) -> Result<u32, Failure> {
+        Without::missing(NEEDED)
+    }
 
     /// Returns the XML of `<domainCapabilities>` for an emulator, or for libvirt's own; `None` if
     /// there is no libvirt. libvirt runs an emulator that it does not know yet, as the user of the
@@ -229,14 +242,18 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// libvirt can't be reached, or does not accept the emulator.
-    fn domain_capabilities(&self, emulator: Option<&Path>) -> Result<Option<String>, Failure>;
+    fn domain_capabilities(&self, _emulator: Option<&Path>) -> Result<Option<String>, Failure> {
+        Ok(None)
+    }
 
     /// Opens one connection that stays open, and reports events to `sink` until the connection is
     /// dropped.
     ///
     /// # Errors
     /// libvirt can't be reached.
-    fn watch(&self, sink: Sink) -> Result<Arc<dyn Libvirt>, Failure>;
+    fn watch(&self, _sink: Sink) -> Result<Arc<dyn Libvirt>, Failure> {
+        Without::missing(NEEDED)
+    }
 
     /// Opens a connection to `uri` that stays open, and reports only its end to `sink`
     /// ([`Event::Lost`]).
@@ -268,13 +285,17 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// libvirt can't be reached.
-    fn users(&self) -> Result<Vec<User>, Failure>;
+    fn users(&self) -> Result<Vec<User>, Failure> {
+        Without::missing(NEEDED)
+    }
 
     /// Starts a transient domain, paused, and destroys it again.
     ///
     /// # Errors
     /// libvirt can't be reached, denies us the right, or has not started it by `limit`.
-    fn start(&self, xml: &str, uuid: &str, term: Term<'_>) -> Result<Start, Failure>;
+    fn start(&self, _xml: &str, _uuid: &str, _term: Term<'_>) -> Result<Start, Failure> {
+        Without::missing(NEEDED)
+    }
 
     /// Has libvirt check a domain without a start: libvirt translates the XML into QEMU's arguments
     /// (`virConnectDomainXMLToNative`), and for that makes the checks of a definition and most of
@@ -336,48 +357,8 @@ impl Libvirt for Without {
         Self::missing("give the domain's XML as a file, or - for stdin")
     }
 
-    fn persistent(&self, _uuid: &str) -> Result<Option<Definition>, Failure> {
-        Self::missing(NEEDED)
-    }
-
-    fn all_persistent(&self) -> Result<Vec<String>, Failure> {
-        Self::missing(NEEDED)
-    }
-
-    fn is_running(&self, _uuid: &str) -> Result<bool, Failure> {
-        Self::missing(NEEDED)
-    }
-
-    fn is_autostart(&self, _uuid: &str) -> Result<bool, Failure> {
-        Self::missing(NEEDED)
-    }
-
-    fn start_persistent(&self, _uuid: &str) -> Result<(), Failure> {
-        Self::missing(NEEDED)
-    }
-
-    fn version(&self) -> Result<u32, Failure> {
-        Self::missing(NEEDED)
-    }
-
-    fn domain_capabilities(&self, _emulator: Option<&Path>) -> Result<Option<String>, Failure> {
-        Ok(None)
-    }
-
-    fn watch(&self, _sink: Sink) -> Result<Arc<dyn Libvirt>, Failure> {
-        Self::missing(NEEDED)
-    }
-
     fn set_policy(&self, _uuid: &str, _xml: Option<&str>) -> Result<(), Failure> {
         Self::missing("a domain's own policy is in libvirt's definition of it")
-    }
-
-    fn users(&self) -> Result<Vec<User>, Failure> {
-        Self::missing(NEEDED)
-    }
-
-    fn start(&self, _xml: &str, _uuid: &str, _term: Term<'_>) -> Result<Start, Failure> {
-        Self::missing(NEEDED)
     }
 
     fn nodedev_xml(&self, _name: &str) -> Result<String, Failure> {

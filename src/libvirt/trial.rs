@@ -21,8 +21,7 @@ use crate::host::requests::start_under_way;
 use crate::host::{Root, Warning};
 use crate::libvirt::idle::{self, NotHeld};
 use crate::libvirt::logs::Logs;
-use crate::libvirt::{Context, Failure, SYSTEM};
-use crate::libvirt::{Libvirt, Start, Term};
+use crate::libvirt::{Context, Failure, Libvirt, Start, Term};
 use crate::plan::fixup::Surroundings;
 use crate::plan::trial::{Irreducible, Reduced, is_name, name, reduce, said};
 use crate::predict::abilities::Abilities;
@@ -89,20 +88,17 @@ impl Seen {
 
 impl fmt::Display for Seen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let either = |yes, no| if self.starts { yes } else { no };
         match &self.source {
             Source::Measured { qemu, libvirt } => {
-                let what = if self.starts { "starts" } else { "is refused" };
+                let what = either("starts", "is refused");
                 write!(
                     f,
                     "measured: such a domain {what} with QEMU {qemu} and libvirt {libvirt}"
                 )?;
             }
             Source::Earlier { time } => {
-                let what = if self.starts {
-                    "started"
-                } else {
-                    "was refused"
-                };
+                let what = either("started", "was refused");
                 let time = crate::host::log::rfc3339(*time);
                 write!(
                     f,
@@ -110,11 +106,7 @@ impl fmt::Display for Seen {
                 )?;
             }
             Source::Trial { seconds } => {
-                let what = if self.starts {
-                    "started in"
-                } else {
-                    "was refused after"
-                };
+                let what = either("started in", "was refused after");
                 write!(f, "tried: a small copy of the domain {what} {seconds:.1} s")?;
             }
         }
@@ -192,8 +184,7 @@ impl<'c> Question<'c> {
         let emulator = domain.program();
         // Nobody knows what a script makes of the arguments. A session's libvirt was never
         // measured, as it has other rights.
-        let is_system = matches!(context.connect.as_deref(), None | Some(SYSTEM));
-        let counts = is_system && kind(&context.root, &emulator) != Kind::Script;
+        let counts = context.is_system() && kind(&context.root, &emulator) != Kind::Script;
         let shape = counts.then(|| Shape::of(&domain, &Screens::of(&domain, &known, &abilities)));
         let uuid = Uuid::new_v4();
         Ok(Question {
@@ -229,8 +220,7 @@ impl<'c> Question<'c> {
             };
             return Some(Seen::new(source, measured.message.clone()));
         }
-        let earlier = self.build()?.result(&shape.on_this_host(), warnings);
-        let earlier = earlier?;
+        let earlier = self.build()?.result(&shape.on_this_host(), warnings)?;
         Some(Seen::new(
             Source::Earlier { time: earlier.time },
             earlier.message,
@@ -353,19 +343,12 @@ impl SmallCopy<'_> {
         }
         let start = result?;
         if let Start::Refused(message) = &start {
-            match said::about(message) {
-                said::Answers::TheDomain => {}
-                said::Answers::InUse => {
-                    return Err(NotTried::Device(format!(
-                        "a device of the domain is in use, so nothing can be tried: {message}"
-                    )));
-                }
-                said::Answers::Gone => {
-                    return Err(NotTried::Device(format!(
-                        "a device of the domain has gone meanwhile: {message}"
-                    )));
-                }
-            }
+            let problem = match said::about(message) {
+                said::Answers::TheDomain => return Ok(start),
+                said::Answers::InUse => "a device of the domain is in use, so nothing can be tried",
+                said::Answers::Gone => "a device of the domain has gone meanwhile",
+            };
+            return Err(NotTried::Device(format!("{problem}: {message}")));
         }
         Ok(start)
     }

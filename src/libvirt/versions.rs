@@ -233,11 +233,13 @@ pub(crate) fn replaced(
     (before, text)
 }
 
-/// Returns the tags of a definition, with the number of each.
-fn tags(text: &str) -> HashMap<&str, i64> {
-    let mut tags = HashMap::new();
-    for tag in text.split('<') {
-        *tags.entry(tag.trim()).or_default() += 1;
+/// Returns for each tag how many more of it one definition has than another.
+fn surplus<'t>(one: &'t str, other: &'t str) -> HashMap<&'t str, i64> {
+    let mut tags: HashMap<&str, i64> = HashMap::new();
+    for (text, count) in [(one, 1), (other, -1)] {
+        for tag in text.split('<') {
+            *tags.entry(tag.trim()).or_default() += count;
+        }
     }
     tags
 }
@@ -246,10 +248,7 @@ fn tags(text: &str) -> HashMap<&str, i64> {
 /// that is nearest to what we defined: what others have defined lacks our changes, or has their
 /// changes in addition.
 fn distance(one: &str, other: &str) -> u64 {
-    let mut tags = tags(one);
-    for tag in other.split('<') {
-        *tags.entry(tag.trim()).or_default() -= 1;
-    }
+    let tags = surplus(one, other);
     tags.values().map(|count| count.unsigned_abs()).sum()
 }
 
@@ -257,10 +256,7 @@ fn distance(one: &str, other: &str) -> u64 {
 /// value. Has at most ten of them, and then `…`.
 #[must_use]
 pub(crate) fn differing(one: &str, other: &str) -> Vec<String> {
-    let mut counts = tags(one);
-    for tag in other.split('<') {
-        *counts.entry(tag.trim()).or_default() -= 1;
-    }
+    let counts = surplus(one, other);
     let is_name = |c: char| c.is_alphanumeric() || "_-.:".contains(c);
     let name = |tag: &str| {
         let end = tag.find(|c| !is_name(c)).unwrap_or(tag.len());
