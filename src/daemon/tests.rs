@@ -1004,7 +1004,7 @@ fn starts_teach() {
     let root = &host.context.root;
     let known = || {
         let id = IN_USE.parse().unwrap();
-        let known = crate::publish::inventory::known(root, id, &mut Vec::new());
+        let known = crate::publish::inventory::Reading::new(root).known(id, &mut Vec::new());
         known.finding.facts.display.words().join(",")
     };
     let learned = |daemon: &Daemon<'_>| {

@@ -18,8 +18,9 @@ use crate::explain::doctor::{self, Line, Topic, Verdict, examine};
 use crate::predict::abilities::ALLOW_DBUS_DAEMON;
 use crate::predict::versions::{OPREGION_BY_DEFAULT, SPICE_GL_OVER_TCP, VNC_BINDS};
 use crate::predict::{Danger, DangerKind, Outcome};
+use crate::publish::device::name_of;
 use crate::publish::inventory::{DeviceEntry, State};
-use crate::publish::unknown::{Member, nodedev};
+use crate::publish::unknown::Member;
 
 /// A message, explained.
 #[derive(Debug, Clone, Serialize)]
@@ -345,7 +346,7 @@ fn filled(text: &str, about: &About<'_>) -> String {
             "device" => named("DEVICE", &|id| id.to_string()),
             "nodedev" => named("NODE-DEVICE", &|id| match about.entry(id) {
                 Some(entry) => entry.nodedev.clone(),
-                None => nodedev(id),
+                None => name_of(id, None),
             }),
             "start" => match device {
                 Some(DeviceId::Mdev(uuid)) => format!("mdevctl start -u {uuid}"),

@@ -12,7 +12,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::host::config::CalloutLink;
-use crate::host::{Root, is_absent, settings};
+use crate::host::{Root, settings};
 
 const DIRECTORY: &str = "etc/mdevctl.d/scripts.d/callouts";
 
@@ -60,10 +60,7 @@ pub fn make(root: &Root, name: &str) -> io::Result<()> {
 /// # Errors
 /// Any error of the file system. It is no error if there is no link.
 pub fn remove(root: &Root, name: &str) -> io::Result<()> {
-    match fs::remove_file(path(root, name)) {
-        Err(error) if !is_absent(&error) => Err(error),
-        _ => Ok(()),
-    }
+    super::remove(&path(root, name))
 }
 
 /// Makes or removes the permanent link, as the setting says.

@@ -173,15 +173,7 @@ fn device(action: &Action) -> Option<DeviceId> {
         | Action::SetProperty { device, .. }
         | Action::RemoveProperty { device, .. }
         | Action::Rom { device, .. } => Some(*device),
-        Action::Gl { .. }
-        | Action::ListenNone { .. }
-        | Action::PeerToPeer
-        | Action::RenderNode { .. }
-        | Action::AddGraphics { .. }
-        | Action::RemoveGraphics { .. }
-        | Action::VideoNone
-        | Action::VideoVga
-        | Action::RemoveSetting { .. } => None,
+        _ => None,
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use crate::device::id::DeviceId;
 use crate::host::run::{self, Lock};
-use crate::host::{Root, is_absent};
+use crate::host::{Root, remove};
 
 const INSTANCES: &str = "instances";
 
@@ -68,8 +68,5 @@ pub(crate) fn take_over(root: &Root, id: DeviceId, limit: Instant) -> io::Result
 /// # Errors
 /// Any error of the file system. A mark that does not exist is no error.
 pub(crate) fn unmark(root: &Root, id: DeviceId) -> io::Result<()> {
-    match fs::remove_file(path(root, id)) {
-        Err(error) if !is_absent(&error) => Err(error),
-        _ => Ok(()),
-    }
+    remove(&path(root, id))
 }

@@ -286,6 +286,29 @@ fn is_absent(error: &io::Error) -> bool {
         || error.raw_os_error() == Some(nix::libc::ENODEV)
 }
 
+/// Removes a file.
+///
+/// # Errors
+/// Any error of the file system. It is no error if there is no such file.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if !is_absent(&error) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Returns what was read from a file; `None`, with a warning, if the file can't be used.
+fn or_ignored<T>(
+    read: Result<Option<T>, impl fmt::Display>,
+    path: &Path,
+    warnings: &mut Vec<Warning>,
+) -> Option<T> {
+    read.unwrap_or_else(|problem| {
+        warnings.push(Warning::new(path, format!("ignored: {problem}")));
+        None
+    })
+}
+
 /// Returns the names in a directory, sorted; empty if there is no such directory.
 pub(crate) fn read_names(path: &Path, warnings: &mut Vec<Warning>) -> Vec<String> {
     read_names_that(|_| true, path, warnings)

@@ -20,7 +20,7 @@ use nix::time::{ClockId, clock_gettime};
 use uuid::Uuid;
 
 use crate::device::id::DeviceId;
-use crate::host::{Root, Warning, is_absent, run};
+use crate::host::{Root, Warning, is_absent, remove, run};
 
 const REQUESTS: &str = "requests";
 const STARTING: &str = "starting";
@@ -109,11 +109,7 @@ const VETO_HOLDS: Duration = Duration::from_secs(600);
 /// followed.
 pub fn take(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Request> {
     let directory = directory(root);
-    let entries = match trusted(root, &directory) {
-        Ok(()) => fs::read_dir(&directory),
-        Err(error) => Err(error),
-    };
-    let entries = match entries {
+    let entries = match trusted(root, &directory).and_then(|()| fs::read_dir(&directory)) {
         Ok(entries) => entries,
         Err(error) => {
             if !is_absent(&error) {
@@ -132,12 +128,8 @@ pub fn take(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Request> {
         let mut request = entry.file_name().to_str().and_then(Request::parse);
         if let Some(request) = &mut request {
             let left = entry.metadata().and_then(|metadata| metadata.modified());
-            let holds = left.is_ok_and(|left| {
-                SystemTime::now()
-                    .duration_since(left)
-                    .is_ok_and(|age| age < VETO_HOLDS)
-            });
-            request.veto &= holds;
+            let age = left.ok().and_then(|left| left.elapsed().ok());
+            request.veto &= age.is_some_and(|age| age < VETO_HOLDS);
         }
         let removed = if is_directory {
             fs::remove_dir(&path)
@@ -179,10 +171,7 @@ pub fn take(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Request> {
 /// Any error of the file system. A veto that does not exist is no error.
 pub fn forget_veto(root: &Root, domain: Uuid) -> io::Result<()> {
     let request = Request { domain, veto: true };
-    match fs::remove_file(directory(root).join(request.file_name())) {
-        Err(error) if !is_absent(&error) => Err(error),
-        _ => Ok(()),
-    }
+    remove(&directory(root).join(request.file_name()))
 }
 
 /// Marks that a domain with this device is being started.
@@ -199,10 +188,7 @@ pub fn mark_start(root: &Root, id: DeviceId) -> io::Result<()> {
 /// # Errors
 /// Any error of the file system. A mark that does not exist is no error.
 pub fn forget_start(root: &Root, id: DeviceId) -> io::Result<()> {
-    match fs::remove_file(starting_path(root, id)) {
-        Err(error) if !is_absent(&error) => Err(error),
-        _ => Ok(()),
-    }
+    remove(&starting_path(root, id))
 }
 
 /// Returns whether a domain with this device is being started: its mark was made in this boot, less

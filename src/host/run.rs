@@ -20,7 +20,7 @@ use crate::device::evidence::Method;
 use crate::device::facts::Facts;
 use crate::device::id::DeviceId;
 use crate::device::record::{NotARecord, Record};
-use crate::host::{Root, Warning, is_absent, requests, tree};
+use crate::host::{Root, Warning, is_absent, or_ignored, remove, requests, tree};
 
 use lock::lock_path;
 pub(super) use lock::one_writer;
@@ -139,26 +139,16 @@ pub fn write_record(root: &Root, record: &Record, parent: Option<&str>) -> io::R
 /// probe has found an answer, also keeps the record as that of the device's type, and publishes the
 /// type's tree if the `parent` is known.
 fn publish_record(root: &Root, record: &Record, parent: Option<&str>) -> io::Result<()> {
-    publish(
-        root,
-        Path::new("devices"),
-        &record.device.to_string(),
-        &record.facts,
-        Method::Probe,
-    )?;
+    let device = record.device.to_string();
+    publish(root, &["devices"], &device, &record.facts, Method::Probe)?;
     // A record that says nothing of the device says nothing of its type.
     if let Some(type_id) = record.circumstances.type_id.as_deref()
         && record.facts.display.is_answer()
         && let Some(type_path) = type_path(root, type_id)
     {
         if let Some(parent) = parent {
-            publish(
-                root,
-                &Path::new("mdev_supported_types").join(parent),
-                type_id,
-                &record.facts,
-                Method::Sibling,
-            )?;
+            let below = ["mdev_supported_types", parent];
+            publish(root, &below, type_id, &record.facts, Method::Sibling)?;
         }
         let known = read(root, &type_path, &mut Vec::new());
         if !known.is_some_and(|known| known.says_the_same(record)) {
@@ -178,7 +168,7 @@ fn publish_record(root: &Root, record: &Record, parent: Option<&str>) -> io::Res
 /// The errors of [`write_record`].
 pub fn publish_unasked(root: &Root, id: DeviceId, facts: &Facts, method: Method) -> io::Result<()> {
     let _one_writer = one_writer(root)?;
-    publish(root, Path::new("devices"), &id.to_string(), facts, method)
+    publish(root, &["devices"], &id.to_string(), facts, method)
 }
 
 /// Removes what is kept of a device that is gone: its record, QEMU's statement, the answer to
@@ -189,24 +179,18 @@ pub fn publish_unasked(root: &Root, id: DeviceId, facts: &Facts, method: Method)
 /// # Errors
 /// Any error of the file system. It is no error if nothing is kept.
 pub fn forget(root: &Root, id: DeviceId) -> io::Result<()> {
-    let absent_is_fine = |result: io::Result<()>| match result {
-        Err(error) if !is_absent(&error) => Err(error),
-        _ => Ok(()),
-    };
     if !root.join(BASE).join("lock").is_dir() {
         return Ok(());
     }
     let _one_writer = one_writer(root)?;
-    absent_is_fine(fs::remove_file(record_path(root, id)))?;
-    absent_is_fine(fs::remove_file(qemu_path(root, id)))?;
-    absent_is_fine(fs::remove_file(
-        root.join(BASE).join("answers").join(id.to_string()),
-    ))?;
+    remove(&record_path(root, id))?;
+    remove(&qemu_path(root, id))?;
+    remove(&root.join(BASE).join("answers").join(id.to_string()))?;
     if let DeviceId::Mdev(_) = id {
         requests::forget_start(root, id)?;
     }
     remove_tree(&root.join(BASE).join("devices").join(id.to_string()))?;
-    absent_is_fine(fs::remove_file(lock_path(root, id)))
+    remove(&lock_path(root, id))
 }
 
 /// Returns the path of a device's record, whether or not there is one.
@@ -234,51 +218,37 @@ fn is_plain(name: &str) -> bool {
 }
 
 fn read(root: &Root, path: &Path, warnings: &mut Vec<Warning>) -> Option<Record> {
-    match try_read(root, path) {
-        Ok(record) => record,
-        Err(problem) => {
-            warnings.push(Warning::new(path, format!("ignored: {problem}")));
-            None
-        }
-    }
-}
-
-fn try_read(root: &Root, path: &Path) -> Result<Option<Record>, String> {
-    let Some(text) = read_trusted(root, path, None)? else {
-        return Ok(None);
-    };
-    Record::parse(&text)
-        .map(Some)
-        .map_err(|error| error.to_string())
+    let parsed = |text: String| Record::parse(&text).map_err(|error| error.to_string());
+    let record = read_trusted(root, path, None).and_then(|text| text.map(parsed).transpose());
+    or_ignored(record, path, warnings)
 }
 
 /// Replaces one directory of the tree as a whole: a reader sees the old one or the new one. A
 /// directory that says the same already stays.
-fn publish(root: &Root, below: &Path, name: &str, facts: &Facts, method: Method) -> io::Result<()> {
-    if !below.iter().all(|part| part.to_str().is_some_and(is_plain)) || !is_plain(name) {
+fn publish(
+    root: &Root,
+    below: &[&str],
+    name: &str,
+    facts: &Facts,
+    method: Method,
+) -> io::Result<()> {
+    if !below.iter().all(|part| is_plain(part)) || !is_plain(name) {
         return Ok(());
     }
+    let target = root.join(BASE).join(below.join("/")).join(name);
     // There is one writer, but an earlier one may have been killed when this was half made or half
     // removed.
     let new = root.join(BASE).join(".new");
     remove_tree(&new)?;
-    if tree::is_of(&root.join(BASE).join(below).join(name), facts, method) {
+    if tree::is_of(&target, facts, method) {
         return Ok(());
     }
-    let mut place = directory(
-        root,
-        below
-            .iter()
-            .next()
-            .and_then(|p| p.to_str())
-            .unwrap_or_default(),
-        0o755,
-    )?;
-    for part in below.iter().skip(1) {
+    let mut place = directory(root, below[0], 0o755)?;
+    for part in &below[1..] {
         place.push(part);
         make_or_trust(root, &place, 0o755)?;
     }
-    let swapped = swap_in(&new, &place.join(name), facts, method);
+    let swapped = swap_in(&new, &target, facts, method);
     let removed = remove_tree(&new);
     swapped.and(removed)
 }

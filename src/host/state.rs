@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 use crate::device::record::{FORMAT, NotARecord, from_json};
 use crate::host::log::{By, Entry, What};
-use crate::host::{Root, Warning, is_absent, run};
+use crate::host::{Root, Warning, is_absent, or_ignored, remove, run};
 use crate::plan::Change;
 use crate::plan::undo::{Inverse, Unreadable, inverse};
 
@@ -169,11 +169,7 @@ impl State {
     /// Returns the changes of a domain that can be undone, the oldest first.
     #[must_use]
     pub fn undo_stack(&self, uuid: Uuid, warnings: &mut Vec<Warning>) -> Vec<Round> {
-        let found = self.domain(uuid).unwrap_or_else(|problem| {
-            let problem = format!("ignored: {problem}");
-            warnings.push(Warning::new(self.domain_path(uuid), problem));
-            None
-        });
+        let found = or_ignored(self.domain(uuid), &self.domain_path(uuid), warnings);
         found.map(|remembered| remembered.undo).unwrap_or_default()
     }
 
@@ -263,10 +259,7 @@ impl State {
     /// [`NotRemembered::Io`] unless there was nothing to forget.
     pub fn forget(&self, uuid: Uuid) -> Result<(), NotRemembered> {
         let path = self.domain_path(uuid);
-        match fs::remove_file(&path) {
-            Err(error) if !is_absent(&error) => Err(NotRemembered::Io { path, error }),
-            _ => Ok(()),
-        }
+        remove(&path).map_err(|error| NotRemembered::Io { path, error })
     }
 
     /// Returns the domains that have a file in the store. The log may name others.
@@ -276,12 +269,8 @@ impl State {
         let names = entries.into_iter().flatten().flatten();
         names
             .filter_map(|entry| {
-                entry
-                    .file_name()
-                    .to_str()?
-                    .strip_suffix(".json")?
-                    .parse()
-                    .ok()
+                let name = entry.file_name();
+                name.to_str()?.strip_suffix(".json")?.parse().ok()
             })
             .collect()
     }
@@ -349,22 +338,14 @@ impl State {
         // A reader who may not take the lock reads all the same, and may miss what is put aside
         // meanwhile.
         let base = self.base();
-        let _turn = if base.is_dir() {
-            self.turn(&base).ok()
-        } else {
-            None
-        };
+        let _turn = base.is_dir().then(|| self.turn(&base).ok());
         let mut entries = Vec::new();
         for path in [self.old_log_path(), self.log_path()] {
-            let text = match self.bytes(&path) {
-                // A torn line may end within a character.
-                Ok(Some(bytes)) => String::from_utf8_lossy(&bytes).into_owned(),
-                Ok(None) => continue,
-                Err(problem) => {
-                    warnings.push(Warning::new(&path, format!("ignored: {problem}")));
-                    continue;
-                }
+            let Some(bytes) = or_ignored(self.bytes(&path), &path, warnings) else {
+                continue;
             };
+            // A torn line may end within a character.
+            let text = String::from_utf8_lossy(&bytes);
             for (number, line) in text.split_inclusive('\n').enumerate() {
                 let number = number + 1;
                 if line.trim().is_empty() {
@@ -391,10 +372,7 @@ impl State {
     #[must_use]
     pub(crate) fn older(&self, warnings: &mut Vec<Warning>) -> Option<BTreeSet<Uuid>> {
         let path = self.older_path();
-        let older: Option<Older> = self.json(&path).unwrap_or_else(|problem| {
-            warnings.push(Warning::new(&path, format!("ignored: {problem}")));
-            None
-        });
+        let older: Option<Older> = or_ignored(self.json(&path), &path, warnings);
         older.map(|older| older.domains)
     }
 
@@ -466,10 +444,7 @@ impl State {
             });
             change(&mut remembered);
             if remembered.undo.is_empty() && !remembered.hands_off {
-                return match fs::remove_file(&path) {
-                    Err(error) if !is_absent(&error) => Err(error),
-                    _ => Ok(()),
-                };
+                return remove(&path);
             }
             let surplus = remembered.undo.len().saturating_sub(MAX_ROUNDS);
             remembered.undo.drain(..surplus);

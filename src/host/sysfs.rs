@@ -9,6 +9,7 @@ mod mdev;
 mod pci;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::device::facts::Facts;
@@ -137,11 +138,7 @@ pub fn read(root: &Root, attributes: &[&str]) -> Host {
 #[must_use]
 pub fn read_circumstances(root: &Root, id: DeviceId) -> Option<(Circumstances, Option<String>)> {
     let mut reader = Reader::new_at(root, root.path().to_owned(), &[]);
-    let link = root
-        .join("sys/bus")
-        .join(id.bus())
-        .join("devices")
-        .join(id.to_string());
+    let link = root.device(id);
     // The kernel follows the link, so `..` is the directory of the parent.
     let target = read_link(&link).ok()?;
     let parent = link.with_file_name(target.parent()?);
@@ -204,8 +201,7 @@ pub fn read_device(root: &Root, id: DeviceId, attributes: &[&str]) -> (Host, Opt
 /// card; [`Here::Absent`] if the device does not exist, `None` if there is no sysfs with buses.
 #[must_use]
 pub fn here(root: &Root, id: DeviceId) -> Option<Here> {
-    let devices = root.join("sys/bus").join(id.bus()).join("devices");
-    let link = devices.join(id.to_string());
+    let link = root.device(id);
     if !exists(&link) {
         return exists(&root.join("sys/bus")).then_some(Here::Absent);
     }
@@ -238,11 +234,8 @@ struct Reader<'a> {
 impl<'a> Reader<'a> {
     fn new(root: &'a Root, attributes: &'a [&'a str]) -> Self {
         let base = root.path().canonicalize();
-        Self::new_at(
-            root,
-            base.unwrap_or_else(|_| root.path().to_owned()),
-            attributes,
-        )
+        let base = base.unwrap_or_else(|_| root.path().to_owned());
+        Self::new_at(root, base, attributes)
     }
 
     fn new_at(root: &'a Root, base: PathBuf, attributes: &'a [&'a str]) -> Self {
@@ -307,12 +300,9 @@ impl<'a> Reader<'a> {
         Host {
             kernel,
             boot_id,
-            devices: Vec::new(),
-            gpus: Vec::new(),
-            modules: Modules::default(),
-            mdev_drivers: BTreeMap::new(),
             parents,
             warnings: self.warnings,
+            ..Host::default()
         }
     }
 
@@ -322,6 +312,14 @@ impl<'a> Reader<'a> {
 
     fn warn(&mut self, path: &Path, problem: impl Into<String>) {
         self.warnings.push(Warning::new(path, problem));
+    }
+
+    /// Returns nothing; with a warning, unless there is no such file.
+    fn missed<T>(&mut self, path: &Path, problem: &str, error: &io::Error) -> Option<T> {
+        if !is_absent(error) {
+            self.warn(path, format!("{problem}: {error}"));
+        }
+        None
     }
 
     /// Returns the target of a link, with all links followed. Warns if the target does not exist or
@@ -343,12 +341,7 @@ impl<'a> Reader<'a> {
                 self.warn(link, format!("leads nowhere: {error}"));
                 None
             }
-            Err(error) => {
-                if !is_absent(&error) {
-                    self.warn(link, format!("can't be followed: {error}"));
-                }
-                None
-            }
+            Err(error) => self.missed(link, "can't be followed", &error),
         }
     }
 
@@ -363,12 +356,7 @@ impl<'a> Reader<'a> {
                     None
                 }
             },
-            Err(error) => {
-                if !is_absent(&error) {
-                    self.warn(link, format!("is no link: {error}"));
-                }
-                None
-            }
+            Err(error) => self.missed(link, "is no link", &error),
         }
     }
 

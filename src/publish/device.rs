@@ -12,7 +12,7 @@ use crate::host::sysfs::{Device, Parent, Pci};
 use crate::xml::escape;
 
 /// Returns libvirt's name of the node device (`udevGenerateDeviceName`): each byte that is not a
-/// letter or digit becomes `_`.
+/// letter or digit becomes `_`. Without the `parent` of an mdev, returns the beginning of its name.
 #[must_use]
 pub(crate) fn name_of(id: DeviceId, parent: Option<&str>) -> String {
     match (id, parent) {

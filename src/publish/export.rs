@@ -20,9 +20,7 @@ use crate::device::facts::{Display, Facts};
 use crate::device::id::DeviceId;
 use crate::device::record::Record;
 use crate::device::rules::{Bus, Match, Open, Rule};
-use crate::publish::inventory::{
-    DeviceEntry, Inventory, Sources, active, rule_for_type, sibling_of_type,
-};
+use crate::publish::inventory::{Inventory, Sources, active, rule_for_type, sibling_of_type};
 
 /// The result of an export.
 #[derive(Debug, Clone, Default)]
@@ -58,7 +56,8 @@ struct Measured {
 pub fn export(sources: &Sources) -> Export {
     let mut kinds: BTreeMap<Kind, Vec<Measured>> = BTreeMap::new();
     let mut export = Export::default();
-    for device in &sources.host.devices {
+    let host = &sources.host;
+    for device in &host.devices {
         let entry = active(sources, device);
         let Some(evidence) = measured(&entry.finding) else {
             continue;
@@ -77,14 +76,18 @@ pub fn export(sources: &Sources) -> Export {
             driver,
             type_id,
         };
-        kinds
-            .entry(kind)
-            .or_default()
-            .push(of_device(entry, evidence));
+        kinds.entry(kind).or_default().push(Measured {
+            of: entry.id.to_string(),
+            facts: entry.finding.facts,
+            evidence,
+            open: entry.open,
+        });
     }
-    for parent in &sources.host.parents {
+    for parent in &host.parents {
         for of_type in &parent.types {
-            let Some(record) = this_boots(sources, &of_type.id) else {
+            let record = sibling_of_type(sources, &of_type.id);
+            let is_this_boots = |record: &&Record| record.circumstances.boot_id == host.boot_id;
+            let Some(record) = record.filter(is_this_boots) else {
                 continue;
             };
             let rule = rule_for_type(sources, Some(parent), &of_type.id, Some(of_type));
@@ -164,22 +167,6 @@ fn displays_of_types(inventory: &Inventory) -> (BTreeMap<&str, String>, Vec<Stri
 fn measured(finding: &Finding) -> Option<Evidence> {
     let evidence = finding.evidence.clone()?;
     (finding.facts.display.is_answer() && evidence.method.is_measured()).then_some(evidence)
-}
-
-fn of_device(entry: DeviceEntry, evidence: Evidence) -> Measured {
-    Measured {
-        of: entry.id.to_string(),
-        facts: entry.finding.facts,
-        evidence,
-        open: entry.open,
-    }
-}
-
-/// Returns the record of a type, if it was made since this boot and with the driver that is loaded
-/// now.
-fn this_boots<'a>(sources: &'a Sources, type_id: &str) -> Option<&'a Record> {
-    sibling_of_type(sources, type_id)
-        .filter(|record| record.circumstances.boot_id == sources.host.boot_id)
 }
 
 fn rule(kind: &Kind, measured: &Measured) -> Rule {

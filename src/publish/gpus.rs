@@ -5,6 +5,7 @@ use serde::Serialize;
 use crate::device::id::{DeviceId, PciAddress};
 use crate::domain::shell::quoted;
 use crate::host::sysfs::{Function, Gpu, Host, Parent};
+use crate::publish::device::name_of;
 
 /// The reason why a graphics card offers no vGPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -111,7 +112,7 @@ const INTEL: u16 = 0x8086;
 /// Returns why a graphics card offers no vGPU. `None` if it offers one, if it is handed out as a
 /// whole, or if nothing is known about cards of its kind.
 #[must_use]
-pub(crate) fn missing(host: &Host, gpu: &Gpu) -> Option<Missing> {
+fn missing(host: &Host, gpu: &Gpu) -> Option<Missing> {
     let address = gpu.pci.address;
     let is_whole = |device: &crate::host::sysfs::Device| device.id == DeviceId::Pci(address);
     if host.devices.iter().any(is_whole) {
@@ -298,8 +299,8 @@ fn of_functions(host: &Host, gpu: &Gpu) -> Option<Missing> {
             "{are} bound {whom}; libvirt takes one for a guest if its hostdev has managed='yes'"
         ),
         &[&format!(
-            "virsh -c qemu:///system nodedev-detach pci_{}",
-            first.to_string().replace([':', '.'], "_")
+            "virsh -c qemu:///system nodedev-detach {}",
+            name_of(DeviceId::Pci(first), None)
         )],
     )
 }

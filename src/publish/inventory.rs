@@ -13,12 +13,12 @@ use crate::device::record::{Circumstances, Record};
 use crate::device::rules::{Bus, Open, Rule, Rules, Subject};
 use crate::host::Warning;
 use crate::host::mdevctl::Definition;
-use crate::host::sysfs::{Device, Host, MdevType, Parent};
+use crate::host::sysfs::{Device, Host, MdevType, Parent, Pci};
 use crate::predict::hints::{Hint, hints};
 use crate::predict::screens::{GpuPart, Here, Known};
 use crate::publish::gpus::{self, GpuEntry};
 
-pub use sources::{Reading, Sources, known, recorded};
+pub use sources::{Reading, Sources, recorded};
 
 /// The state of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -204,12 +204,20 @@ pub(crate) fn rule_for<'a>(rules: &'a Rules, host: &Host, device: &Device) -> Op
         parent_driver: device.parent_driver.as_deref(),
         type_id: device.type_id.as_deref(),
         device_api: device.device_api.as_deref(),
-        address: device.pci.as_ref().map(|pci| pci.address),
-        vendor: device.pci.as_ref().map(|pci| pci.vendor),
-        class: device.pci.as_ref().map(|pci| pci.class),
-        kernel: &host.kernel,
         attributes: Some(&device.attributes),
+        ..subject(device.pci.as_ref(), host)
     })
+}
+
+/// Returns what rules are told of a PCI device, or of an mdev's parent, on this host.
+fn subject<'s>(pci: Option<&Pci>, host: &'s Host) -> Subject<'s> {
+    Subject {
+        address: pci.map(|pci| pci.address),
+        vendor: pci.map(|pci| pci.vendor),
+        class: pci.map(|pci| pci.class),
+        kernel: &host.kernel,
+        ..Subject::default()
+    }
 }
 
 /// Returns the entry of one active device.
@@ -217,19 +225,13 @@ pub(crate) fn rule_for<'a>(rules: &'a Rules, host: &Host, device: &Device) -> Op
 pub fn active(sources: &Sources, device: &Device) -> DeviceEntry {
     let (host, memory) = (&sources.host, &sources.memory);
     let circumstances = device.circumstances(host);
-    let record = memory
-        .devices
-        .get(&device.id)
-        .filter(|record| record.circumstances == circumstances);
-    let qemu = memory
-        .qemu
-        .get(&device.id)
-        .filter(|said| said.circumstances == circumstances);
-    let sibling = device
-        .type_id
-        .as_ref()
-        .and_then(|type_id| memory.types.get(type_id))
-        .filter(|record| record.circumstances == circumstances && record.facts.display.is_answer());
+    let holds = |record: &&Record| record.circumstances == circumstances;
+    let record = memory.devices.get(&device.id).filter(holds);
+    let qemu = memory.qemu.get(&device.id).filter(holds);
+    let type_id = device.type_id.as_ref();
+    let sibling = type_id.and_then(|type_id| memory.types.get(type_id));
+    let sibling = sibling.filter(holds);
+    let sibling = sibling.filter(|record| record.facts.display.is_answer());
     let rule = rule_for(&sources.rules, host, device);
     let nothing = if device.driver.is_none() {
         Reason::NoDriver
@@ -240,8 +242,7 @@ pub fn active(sources: &Sources, device: &Device) -> DeviceEntry {
         evidence(
             device.kernel_facts.as_ref(),
             host,
-            record,
-            qemu,
+            record.into_iter().chain(qemu),
             sibling,
             rule,
         ),
@@ -288,8 +289,7 @@ pub(crate) fn defined(sources: &Sources, definition: &Definition) -> DeviceEntry
         evidence(
             of_type.and_then(|t| t.kernel_facts.as_ref()),
             host,
-            None,
-            None,
+            [],
             sibling_of_type(sources, &definition.type_id),
             rule,
         ),
@@ -329,8 +329,7 @@ pub(crate) fn type_entry(sources: &Sources, parent: &Parent, of_type: &MdevType)
         evidence(
             of_type.kernel_facts.as_ref(),
             &sources.host,
-            None,
-            None,
+            [],
             sibling,
             rule,
         ),
@@ -358,21 +357,10 @@ pub(crate) fn rule_for_type<'a>(
 ) -> Option<&'a Rule> {
     sources.rules.find(&Subject {
         bus: Some(Bus::Mdev),
-        driver: None,
         parent_driver: parent.and_then(|parent| parent.driver.as_deref()),
         type_id: Some(type_id),
         device_api: of_type.and_then(|t| t.device_api.as_deref()),
-        address: parent
-            .and_then(|parent| parent.pci.as_ref())
-            .map(|pci| pci.address),
-        vendor: parent
-            .and_then(|parent| parent.pci.as_ref())
-            .map(|pci| pci.vendor),
-        class: parent
-            .and_then(|parent| parent.pci.as_ref())
-            .map(|pci| pci.class),
-        kernel: &sources.host.kernel,
-        attributes: None,
+        ..subject(parent.and_then(|parent| parent.pci.as_ref()), &sources.host)
     })
 }
 
@@ -391,11 +379,10 @@ pub(crate) fn sibling_of_type<'a>(sources: &'a Sources, type_id: &str) -> Option
     (holds && record.facts.display.is_answer()).then_some(record)
 }
 
-fn evidence(
+fn evidence<'r>(
     kernel: Option<&Facts>,
     host: &Host,
-    record: Option<&Record>,
-    qemu: Option<&Record>,
+    records: impl IntoIterator<Item = &'r Record>,
     sibling: Option<&Record>,
     rule: Option<&Rule>,
 ) -> Vec<(Facts, Evidence)> {
@@ -407,11 +394,8 @@ fn evidence(
         };
         sources.push((facts.clone(), evidence));
     }
-    if let Some(record) = record {
+    for record in records {
         sources.push((record.facts.clone(), record.evidence()));
-    }
-    if let Some(said) = qemu {
-        sources.push((said.facts.clone(), said.evidence()));
     }
     if let Some(record) = sibling {
         // Offsets and interrupts belong to the other device.
@@ -498,7 +482,7 @@ mod tests {
         };
         let rules = export::export(&Sources::read(&root));
         let said = qemu_says(&root, id(8), Display::from_answers(true, false));
-        let known = known(&root, id(8), &mut Vec::new());
+        let known = Reading::new(&root).known(id(8), &mut Vec::new());
         assert_eq!(known.finding.facts.display, said.facts.display);
         let evidence = known.finding.evidence.as_ref().unwrap();
         assert_eq!(evidence.method, Method::Qemu);
@@ -526,7 +510,7 @@ mod tests {
         let (_keep, root) = lab();
         let mut said = qemu_says(&root, id(8), Display::NONE);
         let method = |root: &Root| {
-            let known = known(root, id(8), &mut Vec::new());
+            let known = Reading::new(root).known(id(8), &mut Vec::new());
             known.finding.evidence.map(|evidence| evidence.method)
         };
         assert_eq!(method(&root), Some(Method::Qemu));
@@ -540,7 +524,7 @@ mod tests {
         let (_keep, root) = lab();
         // mbochs has a dmabuf.
         qemu_says(&root, id(2), Display::from_answers(false, true));
-        let known = known(&root, id(2), &mut Vec::new());
+        let known = Reading::new(&root).known(id(2), &mut Vec::new());
         assert_eq!(
             known.finding.facts.display,
             Display::from_answers(true, false)

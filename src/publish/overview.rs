@@ -20,7 +20,7 @@ use crate::host::sysfs::Gpu;
 use crate::plan::Level;
 use crate::plan::fixup::Surroundings;
 use crate::predict::Shown;
-use crate::publish::gpus::{Missing, is_of, missing};
+use crate::publish::gpus::{GpuEntry, Missing, is_of};
 use crate::publish::inventory::{DeviceEntry, Inventory, Sources, State, TypeEntry};
 use crate::publish::unknown::Around;
 
@@ -366,14 +366,15 @@ fn parents(given: Given<'_>, guests: &mut BTreeMap<DeviceId, Vec<GuestEntry>>) -
     let (host, inventory) = (&given.sources.host, given.inventory);
     let mut placed: BTreeSet<DeviceId> = BTreeSet::new();
     let mut lines = Vec::new();
-    for gpu in &host.gpus {
+    for (gpu, entry) in host.gpus.iter().zip(&inventory.gpus) {
         let names: BTreeSet<&str> = host
             .parents
             .iter()
             .filter(|parent| is_of(parent, gpu))
             .map(|parent| parent.name.as_str())
             .collect();
-        let mut line = card(given, gpu);
+        let ids = (gpu.pci.vendor, gpu.pci.device);
+        let mut line = card(entry, given.names.get(&ids).cloned());
         line.types = types(inventory, |one| names.contains(one.parent.as_str()));
         line.devices = devices(given, guests, &mut placed, |entry| {
             let is_below = entry
@@ -389,24 +390,20 @@ fn parents(given: Given<'_>, guests: &mut BTreeMap<DeviceId, Vec<GuestEntry>>) -
         lines.push(line);
     }
     let mut others: BTreeMap<String, ParentLine> = BTreeMap::new();
-    let names: BTreeSet<String> = host
-        .parents
-        .iter()
-        .filter(|parent| !host.gpus.iter().any(|gpu| is_of(parent, gpu)))
-        .map(|parent| parent.name.clone())
-        .collect();
-    for name in names {
-        let parent = host.parents.iter().find(|parent| parent.name == name);
-        let mut line = other(name.clone());
-        if let Some(parent) = parent {
-            line.driver.clone_from(&parent.bound_driver);
-            line.render_node.clone_from(&parent.render_node);
-            let ids = parent.pci.as_ref().map(|pci| (pci.vendor, pci.device));
-            line.ids = ids.map(|(vendor, device)| format!("{vendor:04x}:{device:04x}"));
-            line.name = ids.and_then(|ids| given.names.get(&ids).cloned());
+    for parent in &host.parents {
+        if host.gpus.iter().any(|gpu| is_of(parent, gpu)) || others.contains_key(&parent.name) {
+            continue;
         }
-        line.types = types(inventory, |one| one.parent == name);
-        others.insert(name, line);
+        let ids = parent.pci.as_ref().map(|pci| (pci.vendor, pci.device));
+        let line = ParentLine {
+            ids: ids.map(|(vendor, device)| format!("{vendor:04x}:{device:04x}")),
+            name: ids.and_then(|ids| given.names.get(&ids).cloned()),
+            driver: parent.bound_driver.clone(),
+            render_node: parent.render_node.clone(),
+            types: types(inventory, |one| one.parent == parent.name),
+            ..other(parent.name.clone())
+        };
+        others.insert(parent.name.clone(), line);
     }
     // What is left is a PCI device of another class, or defined for a parent that is not there.
     let rest = inventory
@@ -442,18 +439,17 @@ fn other(address: String) -> ParentLine {
     }
 }
 
-fn card(given: Given<'_>, gpu: &Gpu) -> ParentLine {
-    let (vendor, device) = (gpu.pci.vendor, gpu.pci.device);
+fn card(entry: &GpuEntry, name: Option<String>) -> ParentLine {
     ParentLine {
         gpu: true,
-        ids: Some(format!("{vendor:04x}:{device:04x}")),
-        name: given.names.get(&(vendor, device)).cloned(),
-        driver: gpu.driver.clone(),
-        render_node: gpu.render_node.clone(),
-        total_vfs: gpu.pci.total_vfs.filter(|total| *total > 0),
-        vfs: gpu.functions.len(),
-        missing: missing(&given.sources.host, gpu),
-        ..other(gpu.pci.address.to_string())
+        ids: Some(entry.ids.clone()),
+        name,
+        driver: entry.driver.clone(),
+        render_node: entry.render_node.clone(),
+        total_vfs: entry.total_vfs,
+        vfs: entry.vfs,
+        missing: entry.missing.clone(),
+        ..other(entry.address.to_string())
     }
 }
 

@@ -8,6 +8,7 @@ use crate::device::facts::Reason;
 use crate::device::id::DeviceId;
 use crate::host::{Root, Warning, read_names, sysfs};
 use crate::predict::screens::Here;
+use crate::publish::device::name_of;
 use crate::publish::inventory::{DeviceEntry, State};
 
 /// The command that loads vfio.
@@ -61,7 +62,7 @@ impl Around {
             Reason::NoDriver => match id {
                 DeviceId::Pci(_) => format!(
                     "virsh -c qemu:///system nodedev-detach {} # to vfio-pci",
-                    nodedev(id)
+                    name_of(id, None)
                 ),
                 DeviceId::Mdev(_) => {
                     "ls /sys/bus/mdev/drivers # one of them has to be bound to it".into()
@@ -126,7 +127,7 @@ impl Member {
     #[must_use]
     pub fn detach(&self) -> String {
         let driver = self.driver.as_deref().unwrap_or_default();
-        let nodedev = nodedev(self.id);
+        let nodedev = name_of(self.id, None);
         format!(
             "virsh -c qemu:///system nodedev-detach {nodedev} # {driver} has it, and the host loses it"
         )
@@ -138,14 +139,6 @@ impl fmt::Display for Member {
         let driver = self.driver.as_deref().unwrap_or("no driver");
         write!(f, "{} ({driver})", self.id)
     }
-}
-
-/// Returns the beginning of the name of a device's node device in libvirt; for a PCI device, it is
-/// the whole name (src/node_device/node_device_udev.c, `udevGenerateDeviceName`).
-#[must_use]
-pub(crate) fn nodedev(id: DeviceId) -> String {
-    let id = format!("{}_{id}", id.bus());
-    id.replace([':', '.', '-'], "_")
 }
 
 /// Reads the IOMMU groups by their numbers, with the devices in them that have an id of ours.

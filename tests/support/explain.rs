@@ -61,7 +61,7 @@ struct Here {
 
 impl Surroundings for Here {
     fn known(&self, device: DeviceId) -> Known {
-        inventory::known(&self.root, device, &mut Vec::new())
+        inventory::Reading::new(&self.root).known(device, &mut Vec::new())
     }
 
     fn abilities(&self, _domain: &Domain<'_, '_>) -> Abilities {

@@ -15,7 +15,7 @@ use gfxplane::host::sysfs::{self, Device};
 use gfxplane::predict::screens::Known;
 use gfxplane::publish::export::export;
 use gfxplane::publish::inventory::{
-    DeviceEntry, Inventory, Sources, active, inventory, known, recorded,
+    DeviceEntry, Inventory, Reading, Sources, active, inventory, recorded,
 };
 use gfxplane::publish::overview::Overview;
 use gfxplane::publish::{self, offline, words};
@@ -325,7 +325,7 @@ pub(crate) fn attributes_are_plain(words: &[(String, String)]) -> Result<(), Str
 fn known_alone(root: &Root, entry: &DeviceEntry) -> Option<String> {
     let id = entry.id;
     let listed = Known::from(entry.clone());
-    let known = known(root, id, &mut Vec::new());
+    let known = Reading::new(root).known(id, &mut Vec::new());
     if known != listed {
         return Some(format!("{id}: known {known:#?}, in the list: {listed:#?}"));
     }

@@ -15,7 +15,7 @@ use super::files::module_directories;
 use super::{libvirt, on_host};
 use crate::device::record::from_json;
 use crate::device::version::Version;
-use crate::host::{Root, Warning, read_names, run};
+use crate::host::{Root, Warning, or_ignored, read_names, run};
 use crate::predict::abilities::Abilities;
 
 pub(super) const CACHE: &str = "var/cache/gfxplane";
@@ -126,10 +126,7 @@ pub(super) fn path_in(directory: &str, root: &Root, emulator: &Path) -> PathBuf 
 }
 
 pub(super) fn read(root: &Root, path: &Path, warnings: &mut Vec<Warning>) -> Option<Kept> {
-    parsed(root, path).unwrap_or_else(|problem| {
-        warnings.push(Warning::new(path, format!("ignored: {problem}")));
-        None
-    })
+    or_ignored(parsed(root, path), path, warnings)
 }
 
 pub(super) fn parsed<T: DeserializeOwned>(root: &Root, path: &Path) -> Result<Option<T>, String> {

@@ -12,7 +12,7 @@ use super::libraries;
 use crate::device::record::FORMAT;
 use crate::device::version::Version;
 use crate::host::apparmor::{confines_guests, denies_dbus_daemon, denies_x};
-use crate::host::{Root, Warning, exists, read_names, read_text};
+use crate::host::{Root, Warning, exists, or_ignored, read_names, read_text};
 use crate::predict::abilities::{Abilities, Guests, RenderNodes};
 
 /// The address where spice and VNC listen unless qemu.conf names another (libvirt
@@ -38,11 +38,7 @@ pub(super) fn installed_path(root: &Root) -> PathBuf {
 pub(super) fn installed(root: &Root, warnings: &mut Vec<Warning>) -> Installed {
     if root.is_recorded() {
         let path = installed_path(root);
-        let installed = parsed(root, &path).unwrap_or_else(|problem| {
-            warnings.push(Warning::new(&path, format!("ignored: {problem}")));
-            None
-        });
-        return installed.unwrap_or_default();
+        return or_ignored(parsed(root, &path), &path, warnings).unwrap_or_default();
     }
     let conf = conf(root, warnings);
     let drivers = conf.as_ref().and_then(|text| list(text, "security_driver"));

@@ -119,17 +119,6 @@ pub fn abilities(
 /// # Errors
 /// Any error of the file system.
 pub fn record(root: &Root, emulator: &Path, abilities: &Abilities) -> io::Result<Vec<PathBuf>> {
-    let Abilities {
-        libvirt,
-        guests,
-        spice_listen,
-        vnc_listen,
-        spice_auto_unix_socket,
-        vnc_auto_unix_socket,
-        spice_tls,
-        own_dev,
-        ..
-    } = abilities;
     let mut written = Vec::new();
     let mut write = |path: PathBuf, text: String| {
         fs::create_dir_all(path.parent().unwrap_or(&path))?;
@@ -146,30 +135,33 @@ pub fn record(root: &Root, emulator: &Path, abilities: &Abilities) -> io::Result
     if kept.abilities != Abilities::default() {
         write(kept_path(root, emulator), to_text(&kept)?)?;
     }
-    if libvirt.is_some() || *guests != Guests::default() {
+    if abilities.libvirt.is_some() || abilities.guests != Guests::default() {
         let installed = Installed {
             format: FORMAT,
-            version: libvirt.clone(),
-            guests: guests.clone(),
+            version: abilities.libvirt.clone(),
+            guests: abilities.guests.clone(),
         };
-        let text = serde_json::to_string_pretty(&installed)?;
-        write(installed_path(root), text + "\n")?;
+        write(installed_path(root), to_text(&installed)?)?;
     }
-    let mut settings: String = [("spice_listen", spice_listen), ("vnc_listen", vnc_listen)]
-        .into_iter()
-        .filter_map(|(key, address)| Some((key, masked(address.as_deref()?))))
-        .map(|(key, address)| format!("{key} = \"{address}\"\n"))
-        .collect();
-    for (key, socket) in [
-        ("spice_auto_unix_socket", spice_auto_unix_socket),
-        ("vnc_auto_unix_socket", vnc_auto_unix_socket),
-        ("spice_tls", spice_tls),
+    let mut settings = String::new();
+    for (key, address) in [
+        ("spice_listen", &abilities.spice_listen),
+        ("vnc_listen", &abilities.vnc_listen),
     ] {
-        if let Some(socket) = socket {
-            settings.push_str(&format!("{key} = {}\n", u8::from(*socket)));
+        if let Some(address) = address {
+            settings += &format!("{key} = \"{}\"\n", masked(address));
         }
     }
-    if *own_dev == Some(false) {
+    for (key, socket) in [
+        ("spice_auto_unix_socket", abilities.spice_auto_unix_socket),
+        ("vnc_auto_unix_socket", abilities.vnc_auto_unix_socket),
+        ("spice_tls", abilities.spice_tls),
+    ] {
+        if let Some(socket) = socket {
+            settings += &format!("{key} = {}\n", u8::from(socket));
+        }
+    }
+    if abilities.own_dev == Some(false) {
         settings.push_str("namespaces = [ ]\n");
     }
     if !settings.is_empty() {
@@ -212,10 +204,8 @@ fn of_qemu(
         key => key,
     };
     if let Some(kept) = kept
-        && kept
-            .key
-            .as_ref()
-            .is_some_and(|old| key.as_ref().is_ok_and(|key| old == key))
+        && kept.key.is_some()
+        && kept.key.as_ref() == key.as_ref().ok()
     {
         return kept.abilities;
     }
@@ -238,10 +228,8 @@ fn of_qemu(
         Told::default()
     });
     let graphics = ask(emulator).and_then(|xml| {
-        let capabilities = xml.map(|xml| Capabilities::parse(&xml)).transpose()?;
-        capabilities
-            .map(|capabilities| capabilities.of(root, emulator))
-            .transpose()
+        let of = |xml: String| Capabilities::parse(&xml)?.of(root, emulator);
+        xml.map(of).transpose()
     });
     let graphics = graphics.unwrap_or_else(|problem| {
         unknown(problem.trim_end());

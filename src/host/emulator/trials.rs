@@ -10,7 +10,7 @@ use super::cache::{Key, keep, parsed, path_in, to_text};
 use crate::device::record::FORMAT;
 use crate::device::version::Version;
 use crate::host::state::now;
-use crate::host::{Root, Warning};
+use crate::host::{Root, Warning, or_ignored};
 
 /// The largest size of the file that is written, in bytes. Above it, the oldest outcomes are
 /// dropped. Files are read up to [`crate::device::record::MAX_SIZE`].
@@ -110,10 +110,7 @@ impl<'r> Build<'r> {
 
     fn read(&self, warnings: &mut Vec<Warning>) -> Vec<Trial> {
         let path = self.path();
-        let kept: Option<Kept> = parsed(self.root, &path).unwrap_or_else(|problem| {
-            warnings.push(Warning::new(path, format!("ignored: {problem}")));
-            None
-        });
+        let kept: Option<Kept> = or_ignored(parsed(self.root, &path), &path, warnings);
         let kept = kept.filter(|kept| {
             kept.emulator == self.emulator && kept.key == self.key && kept.libvirt == self.libvirt
         });

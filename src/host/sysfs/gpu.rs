@@ -71,8 +71,7 @@ impl Reader<'_> {
     }
 
     fn function(&mut self, address: PciAddress) -> Function {
-        let link = self.root.join("sys/bus/pci/devices");
-        let link = link.join(address.to_string());
+        let link = self.root.device(DeviceId::Pci(address));
         // A warning names a file as the list of devices does.
         let path = self.resolve(&link).unwrap_or(link);
         let creatable = self.text(&path.join("nvidia/creatable_vgpu_types"));

@@ -61,12 +61,7 @@ impl Reader<'_> {
         let vgpu_type = self.decimal(&path.join("nvidia/current_vgpu_type"));
         device.type_id = vgpu_type.filter(|t| *t != 0).map(|t| format!("nvidia-{t}"));
         let gpu = match pci.physfn {
-            Some(physfn) => self.resolve(
-                &self
-                    .root
-                    .join("sys/bus/pci/devices")
-                    .join(physfn.to_string()),
-            ),
+            Some(physfn) => self.resolve(&self.root.device(DeviceId::Pci(physfn))),
             None => Some(path),
         };
         device.render_node = gpu.and_then(|gpu| self.render_node(&gpu));

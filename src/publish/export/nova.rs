@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use crate::device::id::DeviceId;
+use crate::publish::device::name_of;
 use crate::publish::inventory::{Inventory, Sources};
 
 /// The greatest length of a provider's name that Nova and Placement accept, in characters
@@ -28,9 +29,8 @@ pub(crate) fn nova(sources: &Sources, inventory: &Inventory, node: &str) -> (Str
         of_child.insert(words.join("-"));
     };
     for entry in &inventory.types {
-        if let Ok(DeviceId::Pci(parent)) = entry.parent.parse() {
-            let name = format!("pci_{}", parent.to_string().replace([':', '.'], "_"));
-            add(name, entry.finding.facts.display.words());
+        if let Ok(parent @ DeviceId::Pci(_)) = entry.parent.parse() {
+            add(name_of(parent, None), entry.finding.facts.display.words());
         }
     }
     let gpus = inventory.devices.iter().filter(|entry| entry.gpu.is_some());

@@ -210,17 +210,10 @@ impl Sources {
     }
 }
 
-/// Returns what is known of one device, like [`Reading::known`], for a caller who asks about only
-/// one.
-#[must_use]
-pub fn known(root: &Root, id: DeviceId, warnings: &mut Vec<Warning>) -> Known {
-    Reading::new(root).known(id, warnings)
-}
-
 /// Returns what the record of an active mediated device says, with as few system calls as possible.
 /// `None` if there is no record, or if the record no longer holds.
 ///
-/// [`known`] returns the same, except for a record without an answer, and on a kernel that has
+/// [`Reading::known`] returns the same, except for a record without an answer, and on a kernel that has
 /// attributes of displays. QEMU's statements are not read, because a record with an answer outranks
 /// them.
 #[must_use]

@@ -14,7 +14,7 @@ use gfxplane::device::rules::Rules;
 use gfxplane::host::{Root, sysfs};
 use gfxplane::predict::screens::Known;
 use gfxplane::publish::export::export;
-use gfxplane::publish::inventory::{DeviceEntry, Sources, active, inventory, known};
+use gfxplane::publish::inventory::{DeviceEntry, Reading, Sources, active, inventory};
 use gfxplane::publish::{offline, with_capability};
 use serde_json::Value;
 
@@ -149,7 +149,7 @@ fn alone(
     same("alone", &found, &Some(json(listed)))?;
     same(
         "known",
-        &known(root, id, &mut Vec::new()),
+        &Reading::new(root).known(id, &mut Vec::new()),
         &Known::from(listed.clone()),
     )?;
     // In a real sysfs it is always a link.
