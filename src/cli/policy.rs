@@ -97,11 +97,7 @@ impl PolicyCommand {
             if all.iter().any(|(other, _)| *other == name) {
                 return Err(Failure::Usage(format!("{name} is given twice")));
             }
-            let set = if value.is_empty() {
-                tried.unset(name)
-            } else {
-                tried.set(name, value)
-            };
+            let set = tried.set(name, Some(value).filter(|value| !value.is_empty()));
             set.map_err(|problem| Failure::Usage(problem.to_string()))?;
             all.push((name, value));
         }
@@ -127,11 +123,7 @@ impl PolicyCommand {
             })?,
         };
         for (name, value) in words {
-            if value.is_empty() {
-                wishes.unset(name)?;
-            } else {
-                wishes.set(name, value)?;
-            }
+            wishes.set(name, Some(*value).filter(|value| !value.is_empty()))?;
         }
         let element = element(&wishes);
         let name = domain.name.clone().unwrap_or_else(|| self.domain.clone());

@@ -2,12 +2,10 @@
 
 use std::str::FromStr;
 
-use serde::de::IntoDeserializer;
-use serde::de::value::StrDeserializer;
 use serde::{Deserialize, Serialize};
 
 use crate::device::facts::{Display, DisplayInterface, Facts, Reason};
-use crate::device::id::display_as_serde;
+use crate::device::id::{display_as_serde, from_word};
 use crate::device::version::Version;
 
 /// A source of facts. The order is the order of authority, the strongest first.
@@ -52,9 +50,7 @@ impl FromStr for OpenPath {
     type Err = String;
 
     fn from_str(word: &str) -> Result<Self, String> {
-        [OpenPath::Group, OpenPath::Cdev]
-            .into_iter()
-            .find(|path| path.to_string() == word)
+        from_word(word)
             .ok_or_else(|| format!("{word:?} is no way to open a device: expected group or cdev"))
     }
 }
@@ -136,9 +132,7 @@ impl Step {
     /// Returns the step that this word names; `None` if this version does not know it.
     #[must_use]
     pub(crate) fn from_word(word: &str) -> Option<Self> {
-        let word: StrDeserializer<'_, serde::de::value::Error> = word.into_deserializer();
-        let step = Step::deserialize(word).ok();
-        step.filter(|step| *step != Step::Unknown)
+        from_word(word).filter(|step| *step != Step::Unknown)
     }
 }
 

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::de::IntoDeserializer;
+use serde::de::value::{self, StrDeserializer};
 use uuid::Uuid;
 
 /// The address of a PCI device as sysfs spells it: `0000:00:02.0`.
@@ -158,6 +160,12 @@ macro_rules! display_as_serde {
     )+};
 }
 pub(crate) use display_as_serde;
+
+/// Returns the value of a type whose serde name is this word; `None` if there is none.
+pub(crate) fn from_word<'w, T: serde::Deserialize<'w>>(word: &'w str) -> Option<T> {
+    let word: StrDeserializer<'_, value::Error> = word.into_deserializer();
+    T::deserialize(word).ok()
+}
 
 /// Writes types as their text.
 macro_rules! serialize_as_text {

@@ -1,11 +1,11 @@
 //! The policy: which changes a domain may get, and what its owner has agreed to lose.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::device::id::{display_as_serde, from_word};
 use crate::domain::Domain;
 use crate::xml::Element;
 
@@ -123,36 +123,30 @@ pub struct BadWord {
 }
 
 macro_rules! words {
-    ($type:ty, $name:literal, $expected:literal, $($word:literal => $value:expr),+) => {
+    ($($type:ty: $name:literal, $expected:literal;)+) => {$(
+        display_as_serde!($type);
+
         impl FromStr for $type {
             type Err = BadWord;
             fn from_str(text: &str) -> Result<Self, BadWord> {
-                match text {
-                    $($word => Ok($value),)+
-                    _ => Err(BadWord { name: $name, found: text.into(), expected: $expected }),
-                }
+                from_word(text).ok_or_else(|| BadWord {
+                    name: $name,
+                    found: text.into(),
+                    expected: $expected,
+                })
             }
         }
-
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                $(if *self == $value { return f.write_str($word); })+
-                Ok(())
-            }
-        }
-    };
+    )+};
 }
 
-words!(Displays, "display", "asked, auto, full or off",
-    "off" => Displays::Off, "asked" => Displays::Asked, "auto" => Displays::Auto, "full" => Displays::Full);
-words!(Consent, "consent", "remote, video or all",
-    "remote" => Consent::Remote, "video" => Consent::Video);
-words!(Unknown, "unknown", "keep or off", "keep" => Unknown::Keep, "off" => Unknown::Off);
-words!(EmulatedVideo, "video", "keep or none",
-    "keep" => EmulatedVideo::Keep, "none" => EmulatedVideo::None);
-words!(BootDisplay, "boot_display", "keep or ramfb",
-    "keep" => BootDisplay::Keep, "ramfb" => BootDisplay::Ramfb);
-words!(Guest, "guest", "windows or other", "windows" => Guest::Windows, "other" => Guest::Other);
+words! {
+    Displays: "display", "asked, auto, full or off";
+    Consent: "consent", "remote, video or all";
+    Unknown: "unknown", "keep or off";
+    EmulatedVideo: "video", "keep or none";
+    BootDisplay: "boot_display", "keep or ramfb";
+    Guest: "guest", "windows or other";
+}
 
 /// Reads `remote,video` or `all`.
 ///
@@ -211,36 +205,28 @@ pub struct BadPolicy {
 }
 
 impl Wishes {
-    /// Sets one setting by the name that files and domains use for it.
+    /// Sets one setting by the name that files and domains use for it. `None` removes it.
     ///
     /// # Errors
     /// [`BadWord`] for an unknown name or word.
-    pub fn set(&mut self, name: &str, value: &str) -> Result<(), BadWord> {
-        match name {
-            "display" => self.display = Some(value.parse()?),
-            "unknown" => self.unknown = Some(value.parse()?),
-            "video" => self.video = Some(value.parse()?),
-            "boot_display" => self.boot_display = Some(value.parse()?),
-            "guest" => self.guest = Some(value.parse()?),
-            "consent" => self.consent = Some(consent(value)?),
-            _ => return Err(unknown_name(name)),
+    pub fn set(&mut self, name: &str, value: Option<&str>) -> Result<(), BadWord> {
+        fn word<T: FromStr>(value: Option<&str>) -> Result<Option<T>, T::Err> {
+            value.map(str::parse).transpose()
         }
-        Ok(())
-    }
-
-    /// Removes one setting by its name.
-    ///
-    /// # Errors
-    /// [`BadWord`] for an unknown name.
-    pub(crate) fn unset(&mut self, name: &str) -> Result<(), BadWord> {
         match name {
-            "display" => self.display = None,
-            "unknown" => self.unknown = None,
-            "video" => self.video = None,
-            "boot_display" => self.boot_display = None,
-            "guest" => self.guest = None,
-            "consent" => self.consent = None,
-            _ => return Err(unknown_name(name)),
+            "display" => self.display = word(value)?,
+            "unknown" => self.unknown = word(value)?,
+            "video" => self.video = word(value)?,
+            "boot_display" => self.boot_display = word(value)?,
+            "guest" => self.guest = word(value)?,
+            "consent" => self.consent = value.map(consent).transpose()?,
+            _ => {
+                return Err(BadWord {
+                    name: "an attribute",
+                    found: name.into(),
+                    expected: "display, unknown, video, boot_display, guest or consent",
+                });
+            }
         }
         Ok(())
     }
@@ -275,7 +261,7 @@ impl Wishes {
             if name == "xmlns" || name.starts_with("xmlns:") {
                 continue;
             }
-            let set = wishes.set(name, &value);
+            let set = wishes.set(name, Some(&value));
             set.map_err(|problem| {
                 let (line, column) = element.position();
                 BadPolicy {
@@ -287,14 +273,6 @@ impl Wishes {
             })?;
         }
         Ok(wishes)
-    }
-}
-
-fn unknown_name(name: &str) -> BadWord {
-    BadWord {
-        name: "an attribute",
-        found: name.into(),
-        expected: "display, unknown, video, boot_display, guest or consent",
     }
 }
 
@@ -417,7 +395,7 @@ mod tests {
     fn names_and_words_of_wishes() {
         let mut wishes = Wishes::default();
         for (name, value) in [("display", "full"), ("guest", "other"), ("consent", "all")] {
-            wishes.set(name, value).unwrap();
+            wishes.set(name, Some(value)).unwrap();
         }
         let words = |wishes: &Wishes| -> Vec<String> {
             let words = wishes.words().into_iter();
@@ -429,14 +407,14 @@ mod tests {
             words(&wishes),
             ["display=full", "guest=other", "consent=remote,video"]
         );
-        wishes.unset("guest").unwrap();
-        assert!(wishes.unset("guests").is_err() && wishes.set("guests", "").is_err());
+        wishes.set("guest", None).unwrap();
+        assert!(wishes.set("guests", None).is_err() && wishes.set("guests", Some("")).is_err());
         assert_eq!(
             Policy::default().with(&wishes).as_wishes().consent,
             wishes.consent
         );
         for (name, _) in wishes.words() {
-            wishes.unset(name).unwrap();
+            wishes.set(name, None).unwrap();
         }
         assert_eq!(wishes, Wishes::default());
     }
