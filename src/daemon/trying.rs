@@ -21,9 +21,6 @@ const DEADLINE: Duration = Duration::from_secs(30);
 impl Daemon<'_> {
     /// Returns whether the planned domain was seen to start: by a measurement, an earlier trial, or
     /// a trial now. If it was not, writes the reason, and the domain stays as it is.
-    ///
-    /// # Errors
-    /// libvirt can't be asked.
     pub(super) fn is_seen(
         &mut self,
         libvirt: &dyn Libvirt,

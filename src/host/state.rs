@@ -233,9 +233,6 @@ impl State {
 
     /// Forgets the domains for which `is_there` returns false, except for the [`MAX_GONE`] that
     /// were written last.
-    ///
-    /// # Errors
-    /// [`NotRemembered::Io`].
     pub(crate) fn forget_gone(&self, is_there: impl Fn(Uuid) -> bool) -> Result<(), NotRemembered> {
         let mut gone: Vec<Uuid> = self.domains();
         gone.retain(|uuid| !is_there(*uuid));

@@ -80,9 +80,6 @@ impl Context {
     /// libvirt may get the emulator's path only if `named_here` is true, that is if libvirt, the
     /// host or the user names the path, and not a file of somebody's. Otherwise libvirt answers for
     /// its own emulator.
-    ///
-    /// # Errors
-    /// The reason why libvirt gave no answer.
     pub(crate) fn domain_capabilities(
         &self,
         emulator: &Path,

@@ -16,9 +16,6 @@ use super::{Event, Happened, Sink};
 
 /// Starts the loop that receives reports, once, in a thread of its own. A connection that was
 /// opened before the loop has no reports.
-///
-/// # Errors
-/// Errors of libvirt's.
 pub(super) fn start_loop() -> Result<(), Error> {
     static STARTED: OnceLock<Result<(), Error>> = OnceLock::new();
     STARTED
@@ -47,9 +44,6 @@ pub(super) struct Reports {
 
 impl Reports {
     /// Has `sink` called for each event of the connection's domains, and for the connection's end.
-    ///
-    /// # Errors
-    /// Errors of libvirt's.
     pub(super) fn new(connection: &Connect, sink: &Sink) -> Result<Self, Error> {
         let mut reports = Self::of_end(connection, sink.clone())?;
         // SAFETY: what each event calls has the signature that libvirt's documentation gives for
@@ -66,9 +60,6 @@ impl Reports {
     }
 
     /// Has `sink` called for the connection's end alone.
-    ///
-    /// # Errors
-    /// Errors of libvirt's.
     pub(super) fn of_end(connection: &Connect, sink: Sink) -> Result<Self, Error> {
         let mut reports = Reports {
             connection: connection.clone(),

@@ -154,12 +154,15 @@ pub type Sink = Arc<dyn Fn(Event) + Send + Sync>;
 /// The questions that commands ask libvirt. This is a trait, so that a program without libvirt does
 /// not load libvirt's library and the fifty others that it brings. Unless a method says otherwise,
 /// it fails without libvirt.
+///
+/// # Errors
+/// Every method fails if libvirt can't be reached. Its own `# Errors` says what else it fails for.
 pub trait Libvirt: fmt::Debug + Send + Sync {
     /// Returns the persistent definition of a domain, by name or UUID, and with its passwords if
     /// `secrets` is true.
     ///
     /// # Errors
-    /// There is no such domain, or libvirt can't be reached.
+    /// There is no such domain.
     fn definition(&self, name: &str, secrets: bool) -> Result<Definition, Failure>;
 
     /// Replaces a definition, or a part of it, if the definition is still the one that was read.
@@ -179,26 +182,17 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
 
     /// Returns the persistent definition of a domain with its passwords; `None` if there is no such
     /// domain or it is transient.
-    ///
-    /// # Errors
-    /// libvirt can't be reached.
     fn persistent(&self, _uuid: &str) -> Result<Option<Definition>, Failure> {
         Without::missing(NEEDED)
     }
 
     /// Returns the UUIDs of all persistent domains.
-    ///
-    /// # Errors
-    /// libvirt can't be reached.
     fn all_persistent(&self) -> Result<Vec<String>, Failure> {
         Without::missing(NEEDED)
     }
 
     /// Returns all domains, also those that are not persistent, with their states and without their
     /// secrets; `None` if this program has no libvirt.
-    ///
-    /// # Errors
-    /// libvirt can't be reached.
     fn guests(&self) -> Result<Option<Vec<Defined>>, Failure> {
         Ok(None)
     }
@@ -206,7 +200,7 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
     /// Returns whether a domain runs. A domain whose start is under way does not run yet.
     ///
     /// # Errors
-    /// There is no such domain, or libvirt can't be reached.
+    /// There is no such domain.
     fn is_running(&self, _uuid: &str) -> Result<bool, Failure> {
         Without::missing(NEEDED)
     }
@@ -214,7 +208,7 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
     /// Returns whether libvirt starts a domain by itself.
     ///
     /// # Errors
-    /// There is no such domain, or libvirt can't be reached.
+    /// There is no such domain.
     fn is_autostart(&self, _uuid: &str) -> Result<bool, Failure> {
         Without::missing(NEEDED)
     }
@@ -229,9 +223,6 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
 
     /// Returns the version of the libvirt that runs the domains: 1,000,000 major + 1,000 minor +
     /// release.
-    ///
-    /// # Errors
-    /// libvirt can't be reached.
     fn version(&self) -> Result<u32, Failure> {
         Without::missing(NEEDED)
     }
@@ -248,18 +239,12 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
 
     /// Opens one connection that stays open, and reports events to `sink` until the connection is
     /// dropped.
-    ///
-    /// # Errors
-    /// libvirt can't be reached.
     fn watch(&self, _sink: Sink) -> Result<Arc<dyn Libvirt>, Failure> {
         Without::missing(NEEDED)
     }
 
     /// Opens a connection to `uri` that stays open, and reports only its end to `sink`
     /// ([`Event::Lost`]).
-    ///
-    /// # Errors
-    /// libvirt can't be reached.
     fn stay(&self, _uri: &str, _sink: Sink) -> Result<Arc<dyn Libvirt>, Failure> {
         Without::missing(NEEDED)
     }
@@ -282,9 +267,6 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
     fn set_policy(&self, uuid: &str, xml: Option<&str>) -> Result<(), Failure>;
 
     /// Returns the active domains.
-    ///
-    /// # Errors
-    /// libvirt can't be reached.
     fn users(&self) -> Result<Vec<User>, Failure> {
         Without::missing(NEEDED)
     }
@@ -311,13 +293,10 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
     /// Returns the XML of a node device.
     ///
     /// # Errors
-    /// There is no such device, or libvirt can't be reached.
+    /// There is no such device.
     fn nodedev_xml(&self, name: &str) -> Result<String, Failure>;
 
     /// Returns the names of all node devices.
-    ///
-    /// # Errors
-    /// libvirt can't be reached.
     fn nodedev_names(&self) -> Result<HashSet<String>, Failure>;
 }
 

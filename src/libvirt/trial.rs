@@ -228,9 +228,6 @@ impl<'c> Question<'c> {
     }
 
     /// Tries the domain on `libvirt`, and keeps the result.
-    ///
-    /// # Errors
-    /// [`NotTried`]: the reason why the domain could not be tried.
     pub(crate) fn try_it(&self, libvirt: &dyn Libvirt, limit: Instant) -> Result<Seen, NotTried> {
         let matters = self.reduced.left_out.iter().find(|left| left.matters);
         if let Some(left) = matters {
@@ -266,9 +263,6 @@ impl<'c> Question<'c> {
 
     /// Tries the domain on `libvirt` like [`Self::try_it`], but waits until other runs of ours have
     /// released the devices.
-    ///
-    /// # Errors
-    /// [`NotTried`]: the reason why the domain could not be tried.
     pub(crate) fn try_in_turn(
         &self,
         libvirt: &dyn Libvirt,

@@ -90,9 +90,6 @@ pub fn fix(
 pub(crate) type Planning<'m> = &'m dyn Fn(&Domain<'_, '_>, &Screens, &Abilities, &Policy) -> Plan;
 
 /// Plans and edits in rounds until nothing is left to do, at most [`MOST_ROUNDS`] times.
-///
-/// # Errors
-/// [`Unfit`], with the place.
 pub(crate) fn in_rounds(
     text: &str,
     surroundings: &dyn Surroundings,

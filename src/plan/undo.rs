@@ -153,9 +153,6 @@ pub fn undo(current: &str, inverses: &[Inverse]) -> Result<Undone, Unreadable> {
 }
 
 /// Undoes several changes, given from the oldest to the newest.
-///
-/// # Errors
-/// [`Unreadable`], with the place.
 pub(crate) fn undo_all<'r>(
     current: &str,
     rounds: impl DoubleEndedIterator<Item = &'r [Inverse]>,

@@ -165,9 +165,6 @@ fn says_nothing_of_the_device(answer: &Answer) -> bool {
 
 /// Makes a change event for an mdev, by which udev, and through it libvirt, notice that more is
 /// known of the mdev. Never call this in answer to an event.
-///
-/// # Errors
-/// [`Warning`] if the event could not be made.
 pub(crate) fn announce(root: &Root, id: DeviceId) -> Result<(), Warning> {
     let path = root.device(id).join("uevent");
     fs::write(&path, "change")

@@ -25,9 +25,6 @@ pub(super) fn fits(root: &Root, id: DeviceId) -> bool {
 }
 
 /// Takes all steps before the bind, and reports each step before taking it.
-///
-/// # Errors
-/// [`Failure`]: the step that failed, its errno and its meaning.
 pub(super) fn prepare(root: &Root, id: DeviceId, tell: Tell<'_>) -> Result<Prepared, Failure> {
     tell(Step::Find);
     let name = node(&root.device(id))?;
@@ -44,9 +41,6 @@ pub(super) fn prepare(root: &Root, id: DeviceId, tell: Tell<'_>) -> Result<Prepa
 }
 
 /// Binds the device, like [`group::open_device`](super::group::open_device).
-///
-/// # Errors
-/// [`Failure`]: the step that failed, its errno and its meaning.
 pub(super) fn open_device(
     root: &Root,
     prepared: &Prepared,

@@ -12,9 +12,6 @@ use nix::unistd::{ForkResult, Pid, fork};
 
 /// Runs `run` in a copy of this process. The copy ends when `run` ends, whatever happens. Returns
 /// `None` and does nothing if this process has several threads.
-///
-/// # Errors
-/// The errors of fork(2).
 pub(super) fn in_a_copy(run: impl FnOnce()) -> nix::Result<Option<Pid>> {
     if !has_one_thread() {
         return Ok(None);

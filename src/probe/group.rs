@@ -21,9 +21,6 @@ pub(super) fn fits(root: &Root) -> bool {
 }
 
 /// Takes all steps before the open, and reports each step before taking it.
-///
-/// # Errors
-/// [`Failure`]: the step that failed, its errno and its meaning.
 pub(super) fn prepare(root: &Root, id: DeviceId, tell: Tell<'_>) -> Result<Prepared, Failure> {
     tell(Step::Find);
     let number = group_number(&root.device(id))?;
@@ -62,9 +59,6 @@ pub(super) fn prepare(root: &Root, id: DeviceId, tell: Tell<'_>) -> Result<Prepa
 
 /// Opens the device. The driver's own open happens here. This may be called again after a failure,
 /// which leaves `prepared` as it was.
-///
-/// # Errors
-/// [`Failure`]: the step that failed, its errno and its meaning.
 pub(super) fn open_device(
     prepared: &Prepared,
     id: DeviceId,

@@ -96,9 +96,6 @@ impl NotMade {
 
 /// Checks whether one more device of a type may be created. `force` allows the last one, and a type
 /// that does not say how many are left.
-///
-/// # Errors
-/// [`NotMade`]: the reason why no device may be created.
 fn may_make(available: Option<u32>, force: bool) -> Result<(), NotMade> {
     match available {
         Some(0) => Err(NotMade::NoneLeft),
@@ -124,9 +121,6 @@ impl Instance {
     ///
     /// `types` are all types of the parent in their present state. `force` allows a device that
     /// keeps others from being created. `program` is gfxplane-probe.
-    ///
-    /// # Errors
-    /// [`NotMade`]: the reason why the device was not created, or was removed at once.
     pub(crate) fn make(
         root: &Root,
         program: &Path,
@@ -277,9 +271,6 @@ pub fn sweep(root: &Root) -> bool {
 }
 
 /// Starts a [`sweep`] if anything is marked, and waits for it, at most `patience`.
-///
-/// # Errors
-/// [`Warning`] about the devices that still exist.
 pub(crate) fn clean_up(root: &Root, program: &Path, patience: Duration) -> Result<(), Warning> {
     if root.is_recorded() || marks::marked(root).is_empty() {
         return Ok(());

@@ -232,9 +232,6 @@ pub fn opened_unasked(sources: &Sources, policy: ProbePolicy) -> Vec<DeviceId> {
 /// (`VFIO_DEVICE_QUERY_GFX_PLANE`). A PCI device on a driver of vfio-pci's family is never opened,
 /// because that would reset it, and the driver does not have the ioctl either. No PCI device is
 /// opened unasked. For all others, the rule and the policy decide.
-///
-/// # Errors
-/// The reason why the device may not be opened, for people.
 pub(crate) fn may_open(device: &Device, rule: Option<&Rule>, asked: Asked) -> Result<(), String> {
     has_displays(device.device_api.as_deref())?;
     if let DeviceId::Pci(_) = device.id {
@@ -263,9 +260,6 @@ pub(crate) fn may_open(device: &Device, rule: Option<&Rule>, asked: Asked) -> Re
 
 /// Returns whether a temporary device may be opened, of a type that somebody has named. It may be
 /// opened unless the type has another `device_api` than vfio-pci, or a rule forbids to open it.
-///
-/// # Errors
-/// The reason why the device may not be opened, for people.
 pub(crate) fn may_open_type(of_type: &MdevType, rule: Option<&Rule>) -> Result<(), String> {
     has_displays(of_type.device_api.as_deref())?;
     not_forbidden(rule)

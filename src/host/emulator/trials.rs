@@ -80,9 +80,6 @@ impl<'r> Build<'r> {
 
     /// Keeps an outcome in place of an earlier one of this shape. `message` holds the words of the
     /// program that refused the domain.
-    ///
-    /// # Errors
-    /// Any error of the file system.
     pub(crate) fn keep(&self, shape: &str, message: Option<&str>) -> std::io::Result<()> {
         let mut trials = self.read(&mut Vec::new());
         trials.retain(|trial| trial.shape != shape);

@@ -41,9 +41,6 @@ impl Lock {
 
     /// Takes the daemon's lock, which only one process on a host can have. Returns `Ok(Err(…))` if
     /// another process has it: the text is that process's id, empty if it has written none.
-    ///
-    /// # Errors
-    /// Any error of the file system.
     pub(crate) fn of_daemon(root: &Root) -> io::Result<Result<Self, String>> {
         let path = directory(root, "lock", 0o700)?.join("daemon");
         match Self::of_file(&path, Instant::now()) {
