@@ -332,166 +332,64 @@ mod tests {
         (facts, evidence)
     }
 
+    /// Reads sources, such as `rule:region probe:in-use`. `log` is a QEMU that nobody asked.
+    fn read(sources: &str) -> Vec<(Facts, Evidence)> {
+        let display = |word: &str| match word {
+            "dmabuf" => Display::from_answers(true, false),
+            "region" => Display::from_answers(false, true),
+            "both" => Display::from_answers(true, true),
+            reason => Display::Unknown(reason.into()),
+        };
+        let read = |text: &str| match text.split_once(':').unwrap() {
+            ("log", word) => learned(display(word)),
+            (method, word) => source(from_word(method).unwrap(), display(word)),
+        };
+        sources.split_whitespace().map(read).collect()
+    }
+
     #[test]
     fn authority() {
-        let dmabuf = || Display::from_answers(true, false);
-        let region = || Display::from_answers(false, true);
-        let unknown = |reason| Display::Unknown(reason);
-        let both = || Display::from_answers(true, true);
-        use Method::{Kernel, Probe, Qemu, Rule, Sibling};
-        for (name, sources, display, method, disagreements) in [
-            ("nobody", vec![], unknown(Reason::NotProbed), None, 0),
+        // The sources; the display that is believed, its source, and how many say otherwise.
+        for (sources, display, method, disagreements) in [
+            ("", "not-probed", "", 0),
+            ("rule:region", "region", "rule", 0),
+            ("rule:region probe:dmabuf", "dmabuf", "probe", 1),
+            ("probe:dmabuf kernel:region", "region", "kernel", 1),
+            // In use says nothing of the display; untrusted is an answer.
+            ("probe:in-use rule:region", "region", "rule", 0),
+            ("probe:untrusted rule:region", "untrusted", "probe", 1),
+            ("rule:dmabuf sibling:dmabuf", "dmabuf", "sibling", 0),
+            ("qemu:region probe:dmabuf", "dmabuf", "probe", 1),
+            // QEMU takes one of two, and that is no disagreement. But it would have taken the other
+            // one.
+            ("qemu:dmabuf probe:both", "dmabuf region", "probe", 0),
+            ("qemu:region probe:both", "dmabuf region", "probe", 1),
+            // QEMU takes an untrusted driver's screen for a dmabuf, and says nothing else of it.
+            ("qemu:dmabuf probe:untrusted", "untrusted", "probe", 0),
+            ("qemu:region probe:untrusted", "untrusted", "probe", 1),
+            // QEMU where the probe could not ask, over sibling and rule.
             (
-                "rule alone",
-                vec![source(Rule, region())],
-                region(),
-                Some(Rule),
-                0,
-            ),
-            (
-                "probe over rule, reported",
-                vec![source(Rule, region()), source(Probe, dmabuf())],
-                dmabuf(),
-                Some(Probe),
-                1,
-            ),
-            (
-                "kernel over probe",
-                vec![source(Probe, dmabuf()), source(Kernel, region())],
-                region(),
-                Some(Kernel),
-                1,
-            ),
-            (
-                "in use says nothing of the display",
-                vec![
-                    source(Probe, unknown(Reason::InUse)),
-                    source(Rule, region()),
-                ],
-                region(),
-                Some(Rule),
-                0,
-            ),
-            (
-                "untrusted is an answer",
-                vec![
-                    source(Probe, unknown(Reason::Untrusted)),
-                    source(Rule, region()),
-                ],
-                unknown(Reason::Untrusted),
-                Some(Probe),
-                1,
-            ),
-            (
-                "sibling over rule, agreeing",
-                vec![source(Rule, dmabuf()), source(Sibling, dmabuf())],
-                dmabuf(),
-                Some(Sibling),
-                0,
-            ),
-            (
-                "probe over QEMU, reported",
-                vec![source(Qemu, region()), source(Probe, dmabuf())],
-                dmabuf(),
-                Some(Probe),
-                1,
-            ),
-            (
-                "QEMU takes one of two, and that is no disagreement",
-                vec![source(Qemu, dmabuf()), source(Probe, both())],
-                both(),
-                Some(Probe),
-                0,
-            ),
-            (
-                "but it would have taken the other one",
-                vec![source(Qemu, region()), source(Probe, both())],
-                both(),
-                Some(Probe),
-                1,
-            ),
-            (
-                "QEMU takes an untrusted driver's screen for a dmabuf",
-                vec![
-                    source(Qemu, dmabuf()),
-                    source(Probe, unknown(Reason::Untrusted)),
-                ],
-                unknown(Reason::Untrusted),
-                Some(Probe),
-                0,
-            ),
-            (
-                "and says nothing else of it",
-                vec![
-                    source(Qemu, region()),
-                    source(Probe, unknown(Reason::Untrusted)),
-                ],
-                unknown(Reason::Untrusted),
-                Some(Probe),
-                1,
-            ),
-            (
-                "QEMU where the probe could not ask, over sibling and rule",
-                vec![
-                    source(Rule, region()),
-                    source(Sibling, region()),
-                    source(Qemu, dmabuf()),
-                    source(Probe, unknown(Reason::OpenFailed)),
-                ],
-                dmabuf(),
-                Some(Qemu),
+                "rule:region sibling:region qemu:dmabuf probe:open-failed",
+                "dmabuf",
+                "qemu",
                 2,
             ),
-            (
-                "a driver that hangs with us",
-                vec![
-                    source(Rule, dmabuf()),
-                    source(Probe, unknown(Reason::TimedOut)),
-                ],
-                unknown(Reason::TimedOut),
-                Some(Probe),
-                1,
-            ),
-            (
-                "and not with QEMU",
-                vec![
-                    source(Qemu, region()),
-                    source(Probe, unknown(Reason::TimedOut)),
-                ],
-                region(),
-                Some(Qemu),
-                0,
-            ),
-            (
-                "but a log is no QEMU that was asked",
-                vec![learned(region()), source(Probe, unknown(Reason::TimedOut))],
-                unknown(Reason::TimedOut),
-                Some(Probe),
-                1,
-            ),
-            (
-                "a log where the probe could not ask",
-                vec![
-                    source(Rule, dmabuf()),
-                    learned(region()),
-                    source(Probe, unknown(Reason::InUse)),
-                ],
-                region(),
-                Some(Qemu),
-                1,
-            ),
-            (
-                "only failures",
-                vec![source(Probe, unknown(Reason::Permission))],
-                unknown(Reason::Permission),
-                Some(Probe),
-                0,
-            ),
+            // A driver that hangs with us, and not with QEMU. But a log is no QEMU that was asked.
+            ("rule:dmabuf probe:timed-out", "timed-out", "probe", 1),
+            ("qemu:region probe:timed-out", "region", "qemu", 0),
+            ("log:region probe:timed-out", "timed-out", "probe", 1),
+            // A log where the probe could not ask.
+            ("rule:dmabuf log:region probe:in-use", "region", "qemu", 1),
+            ("probe:permission", "permission", "probe", 0),
         ] {
-            let finding = resolve(sources, Reason::NotProbed);
-            assert_eq!(finding.facts.display, display, "{name}");
-            assert_eq!(finding.evidence.map(|e| e.method), method, "{name}");
-            assert_eq!(finding.disagreements.len(), disagreements, "{name}");
+            let finding = resolve(read(sources), Reason::NotProbed);
+            let found = &finding.facts.display;
+            let words = || found.words().join(" ");
+            let words = found.reason().map_or_else(words, ToString::to_string);
+            assert_eq!(words, display, "{sources}");
+            let by = finding.evidence.map(|evidence| evidence.method.to_string());
+            assert_eq!(by.unwrap_or_default(), method, "{sources}");
+            assert_eq!(finding.disagreements.len(), disagreements, "{sources}");
         }
     }
 

@@ -36,243 +36,201 @@ fn in_libvirts_words() {
     use Stage::{Arguments, Define, Start};
     let old = &[11, 3][..];
     let new = &[12, 8][..];
-    for (versions, devices, stage, words) in [
-            (
-                [old, new],
-                card("type='vga'") + "<video><model type='bochs'/></video>",
-                Define,
-                "video type 'bochs' is only valid as primary video device",
-            ),
-            (
-                [old, new],
-                card("type='vga' heads='2'"),
-                Define,
-                "video type 'vga' doesn't support multiple 'heads'",
-            ),
-            (
-                [old, new],
-                card("type='virtio' blob='on'"),
-                Define,
-                "'blob' support for virtio-gpu devices requires a memfd memory backend",
-            ),
-            (
-                [old, new],
-                card("type='vga' blob='off'"),
-                Define,
-                "video type 'vga' does not support blob resources",
-            ),
-            (
-                [old, new],
-                format!("{VNC}<video><driver name='vhostuser'/><model type='vga'/></video>"),
-                Define,
-                "'vhostuser' driver is only supported with 'virtio' device",
-            ),
-            (
-                [old, new],
-                card("type='foo'"),
-                Define,
-                "Invalid value for attribute 'type' in element 'model': 'foo'.",
-            ),
-            (
-                [old, new],
-                card("type='xen'"),
-                Define,
-                "domain configuration does not support video model 'xen'",
-            ),
-            (
-                [old, new],
-                card("type='vga' ram='65536'"),
-                Define,
-                "ram attribute only supported for video type qxl",
-            ),
-            (
-                [old, new],
-                card("type='qxl' vgamem='3000'"),
-                Define,
-                "value for 'vgamem' must be power of two",
-            ),
-            (
-                [old, new],
-                card("type='vga' vram='512'"),
-                Define,
-                "value for 'vram' must be at least 1 MiB (1024 KiB)",
-            ),
-            (
-                [old, old],
-                format!("{VNC}<video><model type='vga'><acceleration accel3d='yes'/></model></video>"),
-                Define,
-                "3d acceleration is supported only with 'virtio' video device",
-            ),
-            (
-                [new, new],
-                card("type='cirrus' edid='on'"),
-                Define,
-                "video type 'cirrus' does not support edid",
-            ),
-            (
-                [new, new],
-                card("type='virtio' device='virtio-vga-gl'"),
-                Define,
-                "the 'virtio-vga-gl' virtio video device frontend can be only with enabled 3d acceleration",
-            ),
-            (
-                [old, new],
-                card("type='none'") + "<video><model type='vga'/></video>",
-                Define,
-                "a 'none' video type must be the only video device defined for the domain",
-            ),
-            (
-                [old, new],
-                card("type='qxl' primary='yes'") + "<video><model type='qxl' primary='yes'/></video>",
-                Define,
-                "Only one primary video device is supported",
-            ),
-            (
-                [old, new],
-                format!("{VNC}<channel type='spicevmc'/>"),
-                Define,
-                "chardev 'spicevmc' not supported without spice graphics",
-            ),
-            (
-                [old, new],
-                format!("{VNC}<audio id='1' type='spice'/>"),
-                Define,
-                "Spice audio is not supported without spice graphics",
-            ),
-            (
-                [old, new],
-                "<graphics type='spice' port='5901' tlsPort='5902' autoport='no'/>".into(),
-                Define,
-                "spice TLS port set in XML configuration, but TLS is disabled in qemu.conf",
-            ),
-            (
-                [old, new],
-                "<graphics type='spice' autoport='yes' defaultMode='secure'/>".into(),
-                Start,
-                NO_TLS_PORT,
-            ),
-            (
-                [old, new],
-                "<graphics type='spice' port='5901' autoport='no' defaultMode='secure'/>".into(),
-                Arguments,
-                "spice defaultMode secure requested in XML configuration, but TLS connection is not available",
-            ),
-            (
-                [old, new],
-                "<graphics type='spice'><listen type='none'/><channel name='main' mode='secure'/></graphics>".into(),
-                Arguments,
-                "spice secure channels set in XML configuration, but TLS connection is not available",
-            ),
-            (
-                [old, new],
-                "<graphics type='dbus' p2p='yes' address='unix:path=/x'/>".into(),
-                Define,
-                "D-Bus p2p with an address is not supported",
-            ),
-            (
-                [new, new],
-                "<graphics type='rdp'/>".into(),
-                Define,
-                "qemu-rdp support requires a D-Bus bus graphics device.",
-            ),
-            (
-                [old, old],
-                "<graphics type='dbus' p2p='yes'/><graphics type='rdp'/>".into(),
-                Start,
-                "qemu-rdp support requires a D-Bus bus graphics device.",
-            ),
-            (
-                [old, new],
-                "<graphics type='dbus'/><graphics type='rdp'><listen type='socket'/></graphics>".into(),
-                Define,
-                "listen type 'socket' is not available for graphics type 'rdp'",
-            ),
-            (
-                [old, new],
-                "<graphics type='vnc' port='80'/>".into(),
-                Arguments,
-                "vnc port must be in range [5900,65535]",
-            ),
-            (
-                [old, new],
-                "<graphics type='vnc' autoport='no'/>".into(),
-                Arguments,
-                "vnc port must be in range [5900,65535]",
-            ),
-            (
-                [old, old],
-                "<graphics type='vnc'><listen type='none'/><listen type='none'/></graphics>".into(),
-                Start,
-                "QEMU does not support multiple listens for one graphics device.",
-            ),
-            (
-                [new, new],
-                "<graphics type='vnc'><listen type='none'/><listen type='none'/></graphics>".into(),
-                Define,
-                "QEMU does not support multiple listens for one graphics device.",
-            ),
-            (
-                [old, new],
-                "<graphics type='vnc' passwd='123456789'/>".into(),
-                Define,
-                "VNC password is 9 characters long, only 8 permitted",
-            ),
-            (
-                [old, new],
-                format!("{VNC}{VNC}"),
-                Arguments,
-                "only 1 graphics device of each type (sdl, vnc, spice, headless, dbus, rdp) is supported",
-            ),
-            (
-                [old, new],
-                "<graphics type='desktop'/>".into(),
-                Define,
-                "desktop graphics are not supported with this QEMU",
-            ),
-            (
-                [old, new],
-                "<graphics type='foo'/>".into(),
-                Define,
-                "Invalid value for attribute 'type' in element 'graphics': 'foo'.",
-            ),
-            (
-                [old, new],
-                MDEV.replace("display='on'", "display='maybe'"),
-                Define,
-                "Invalid value for attribute 'display' in element 'hostdev': 'maybe'.",
-            ),
-            (
-                [old, new],
-                MDEV.replace("</hostdev>", "<boot order='1'/></hostdev>"),
-                Define,
-                "booting from assigned devices is not supported by mediated devices of model vfio-pci",
-            ),
-            (
-                [old, new],
-                AP.to_owned() + &AP.replace("02'", "03'"),
-                Define,
-                "Only one hostdev of model vfio-ap is supported",
-            ),
-            // A hostdev comes before all else, and what occurs twice comes last.
-            (
-                [old, new],
-                format!("{MDEV}{MDEV}<video><model type='vga' heads='2'/></video>"),
-                Define,
-                "graphics device is needed for attribute value 'display=on' in <hostdev>",
-            ),
-            (
-                [old, new],
-                format!("{}{MDEV}{MDEV}", card("type='vga' heads='2'")),
-                Define,
-                "video type 'vga' doesn't support multiple 'heads'",
-            ),
-            (
-                [old, new],
-                format!("{VNC}{VNC}{MDEV}{MDEV}"),
-                Define,
-                "Hostdev already exists in the domain configuration",
-            ),
-        ] {
+    for (versions, stage, rows) in [
+        (
+            [old, new],
+            Define,
+            vec![
+                (
+                    card("type='vga'") + "<video><model type='bochs'/></video>",
+                    "video type 'bochs' is only valid as primary video device",
+                ),
+                (
+                    card("type='vga' heads='2'"),
+                    "video type 'vga' doesn't support multiple 'heads'",
+                ),
+                (
+                    card("type='virtio' blob='on'"),
+                    "'blob' support for virtio-gpu devices requires a memfd memory backend",
+                ),
+                (
+                    card("type='vga' blob='off'"),
+                    "video type 'vga' does not support blob resources",
+                ),
+                (
+                    format!("{VNC}<video><driver name='vhostuser'/><model type='vga'/></video>"),
+                    "'vhostuser' driver is only supported with 'virtio' device",
+                ),
+                (
+                    card("type='foo'"),
+                    "Invalid value for attribute 'type' in element 'model': 'foo'.",
+                ),
+                (
+                    card("type='xen'"),
+                    "domain configuration does not support video model 'xen'",
+                ),
+                (
+                    card("type='vga' ram='65536'"),
+                    "ram attribute only supported for video type qxl",
+                ),
+                (
+                    card("type='qxl' vgamem='3000'"),
+                    "value for 'vgamem' must be power of two",
+                ),
+                (
+                    card("type='vga' vram='512'"),
+                    "value for 'vram' must be at least 1 MiB (1024 KiB)",
+                ),
+                (
+                    card("type='none'") + "<video><model type='vga'/></video>",
+                    "a 'none' video type must be the only video device defined for the domain",
+                ),
+                (
+                    card("type='qxl' primary='yes'") + "<video><model type='qxl' primary='yes'/></video>",
+                    "Only one primary video device is supported",
+                ),
+                (
+                    format!("{VNC}<channel type='spicevmc'/>"),
+                    "chardev 'spicevmc' not supported without spice graphics",
+                ),
+                (
+                    format!("{VNC}<audio id='1' type='spice'/>"),
+                    "Spice audio is not supported without spice graphics",
+                ),
+                (
+                    "<graphics type='spice' port='5901' tlsPort='5902' autoport='no'/>".into(),
+                    "spice TLS port set in XML configuration, but TLS is disabled in qemu.conf",
+                ),
+                (
+                    "<graphics type='dbus' p2p='yes' address='unix:path=/x'/>".into(),
+                    "D-Bus p2p with an address is not supported",
+                ),
+                (
+                    "<graphics type='dbus'/><graphics type='rdp'><listen type='socket'/></graphics>".into(),
+                    "listen type 'socket' is not available for graphics type 'rdp'",
+                ),
+                (
+                    "<graphics type='vnc' passwd='123456789'/>".into(),
+                    "VNC password is 9 characters long, only 8 permitted",
+                ),
+                (
+                    "<graphics type='desktop'/>".into(),
+                    "desktop graphics are not supported with this QEMU",
+                ),
+                (
+                    "<graphics type='foo'/>".into(),
+                    "Invalid value for attribute 'type' in element 'graphics': 'foo'.",
+                ),
+                (
+                    MDEV.replace("display='on'", "display='maybe'"),
+                    "Invalid value for attribute 'display' in element 'hostdev': 'maybe'.",
+                ),
+                (
+                    MDEV.replace("</hostdev>", "<boot order='1'/></hostdev>"),
+                    "booting from assigned devices is not supported by mediated devices of model vfio-pci",
+                ),
+                (
+                    AP.to_owned() + &AP.replace("02'", "03'"),
+                    "Only one hostdev of model vfio-ap is supported",
+                ),
+                (
+                    format!("{MDEV}{MDEV}<video><model type='vga' heads='2'/></video>"),
+                    "graphics device is needed for attribute value 'display=on' in <hostdev>",
+                ),
+                (
+                    format!("{}{MDEV}{MDEV}", card("type='vga' heads='2'")),
+                    "video type 'vga' doesn't support multiple 'heads'",
+                ),
+                (
+                    format!("{VNC}{VNC}{MDEV}{MDEV}"),
+                    "Hostdev already exists in the domain configuration",
+                ),
+            ],
+        ),
+        (
+            [old, old],
+            Define,
+            vec![
+                (
+                    format!("{VNC}<video><model type='vga'><acceleration accel3d='yes'/></model></video>"),
+                    "3d acceleration is supported only with 'virtio' video device",
+                ),
+            ],
+        ),
+        (
+            [new, new],
+            Define,
+            vec![
+                (
+                    card("type='cirrus' edid='on'"),
+                    "video type 'cirrus' does not support edid",
+                ),
+                (
+                    card("type='virtio' device='virtio-vga-gl'"),
+                    "the 'virtio-vga-gl' virtio video device frontend can be only with enabled 3d acceleration",
+                ),
+                (
+                    "<graphics type='rdp'/>".into(),
+                    "qemu-rdp support requires a D-Bus bus graphics device.",
+                ),
+                (
+                    "<graphics type='vnc'><listen type='none'/><listen type='none'/></graphics>".into(),
+                    "QEMU does not support multiple listens for one graphics device.",
+                ),
+            ],
+        ),
+        (
+            [old, new],
+            Start,
+            vec![
+                (
+                    "<graphics type='spice' autoport='yes' defaultMode='secure'/>".into(),
+                    NO_TLS_PORT,
+                ),
+            ],
+        ),
+        (
+            [old, new],
+            Arguments,
+            vec![
+                (
+                    "<graphics type='spice' port='5901' autoport='no' defaultMode='secure'/>".into(),
+                    "spice defaultMode secure requested in XML configuration, but TLS connection is not available",
+                ),
+                (
+                    "<graphics type='spice'><listen type='none'/><channel name='main' mode='secure'/></graphics>".into(),
+                    "spice secure channels set in XML configuration, but TLS connection is not available",
+                ),
+                (
+                    "<graphics type='vnc' port='80'/>".into(),
+                    "vnc port must be in range [5900,65535]",
+                ),
+                (
+                    "<graphics type='vnc' autoport='no'/>".into(),
+                    "vnc port must be in range [5900,65535]",
+                ),
+                (
+                    format!("{VNC}{VNC}"),
+                    "only 1 graphics device of each type (sdl, vnc, spice, headless, dbus, rdp) is supported",
+                ),
+            ],
+        ),
+        (
+            [old, old],
+            Start,
+            vec![
+                (
+                    "<graphics type='dbus' p2p='yes'/><graphics type='rdp'/>".into(),
+                    "qemu-rdp support requires a D-Bus bus graphics device.",
+                ),
+                (
+                    "<graphics type='vnc'><listen type='none'/><listen type='none'/></graphics>".into(),
+                    "QEMU does not support multiple listens for one graphics device.",
+                ),
+            ],
+        ),
+    ] {
+        for (devices, words) in rows {
             for libvirt in versions {
                 match outcome(&devices, libvirt, Some(false)) {
                     Outcome::No(refusal) => assert_eq!(
@@ -284,6 +242,7 @@ fn in_libvirts_words() {
                 }
             }
         }
+    }
 }
 
 #[test]
