@@ -15,7 +15,7 @@ use crate::libvirt::surroundings::HostSurroundings;
 use crate::libvirt::versions::Watched;
 use crate::libvirt::{Definition, New, Replaced};
 
-use crate::daemon::decision::{Decision, Line, only_graphics};
+use crate::daemon::decision::{Decision, only_graphics};
 use crate::domain::name_and_devices;
 use crate::domain::shell::operand;
 use crate::host::config::RetryStart;
@@ -23,7 +23,7 @@ use crate::host::log::{By, Entry, What};
 use crate::host::requests;
 use crate::host::state::{Made, now};
 use crate::plan::fixup::Fixed;
-use crate::plan::{Change, Level, words};
+use crate::plan::{Change, Level, Note, words};
 use crate::predict::About;
 
 /// The number of times in a row that a definition is read again at once, because it changed while
@@ -118,7 +118,7 @@ impl Daemon<'_> {
         self.warn(&warnings);
         match decision {
             Err(error) => {
-                let line = Line::new(Level::Warn, About::Domain, format!("left alone: {error}"));
+                let line = Note::new(Level::Warn, About::Domain, format!("left alone: {error}"));
                 self.say_of(uuid, vec![line], Some(What::LeftAlone));
                 self.handled(uuid, false);
             }
@@ -190,7 +190,7 @@ impl Daemon<'_> {
 
     /// Writes the lines, unless they are the last ones written about this domain. `what` is the
     /// event under which they also go to the log.
-    pub(super) fn say_of(&mut self, uuid: Uuid, lines: Vec<Line>, what: Option<What>) {
+    pub(super) fn say_of(&mut self, uuid: Uuid, lines: Vec<Note>, what: Option<What>) {
         let domain = self.domains.watched(uuid);
         let name = domain.name.clone();
         let typed = operand(Some(&name), Some(uuid));
@@ -253,8 +253,7 @@ impl Daemon<'_> {
                 self.domains.watched(uuid).memory.did(plan);
                 self.say_changes(&name, &plan.changes);
                 self.keep(uuid, &base, ours, after, &plan.changes);
-                let remarks = plan.notes.iter().map(Line::of).collect();
-                self.say_of(uuid, remarks, None);
+                self.say_of(uuid, plan.notes.clone(), None);
                 if plan.after.starts() && self.domains.watched(uuid).vetoed {
                     self.start(libvirt, before, in_line)?;
                 } else {

@@ -68,56 +68,10 @@ pub(crate) enum Decision {
         /// True if somebody keeps undoing our changes.
         gave_up: bool,
         /// The reason, as lines.
-        why: Vec<Line>,
+        why: Vec<Note>,
     },
     /// The daemon defines the domain with this result.
     Act(Box<Fixed>),
-}
-
-/// A line for the log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Line {
-    /// The severity.
-    pub level: Level,
-    /// The subject.
-    pub about: About,
-    /// The message.
-    pub text: String,
-    /// The fixes, the best first.
-    pub fixes: Vec<Fix>,
-}
-
-impl Line {
-    /// Makes a line without any fix.
-    pub(crate) fn new(level: Level, about: About, text: impl Into<String>) -> Self {
-        Line {
-            level,
-            about,
-            text: text.into(),
-            fixes: Vec::new(),
-        }
-    }
-
-    /// Makes a line of a plan's note.
-    #[must_use]
-    pub(crate) fn of(note: &Note) -> Self {
-        Line {
-            fixes: note.fixes.clone(),
-            ..Line::new(note.level, note.about, note.text.as_str())
-        }
-    }
-
-    /// Returns the message and the fixes, with commands that can be typed. `domain`: the domain as
-    /// an argument of a command.
-    #[must_use]
-    pub(crate) fn words(&self, domain: &str) -> String {
-        let mut text = self.text.clone();
-        for fix in &self.fixes {
-            text.push_str("; fix: ");
-            text.push_str(&fix.of_domain(domain));
-        }
-        text
-    }
 }
 
 /// Returns the host's policy for changes that nobody has asked for. A guest does not
@@ -161,10 +115,10 @@ impl Memory {
             if !is_bad && !self.has_made(definition) {
                 self.done.clear();
             }
-            let mut why = remarks(plan);
+            let mut why = plan.notes.clone();
             if why.is_empty() {
                 let text = "nothing to do: the domain matches its devices";
-                why.push(Line::new(Level::Info, About::Domain, text));
+                why.push(Note::new(Level::Info, About::Domain, text));
             }
             return Ok(Decision::Leave {
                 is_bad,
@@ -303,7 +257,7 @@ pub(crate) fn all_graphics(definition: &str) -> Vec<String> {
 
 /// Returns the lines for a domain whose plan is not carried out, with the reason `why`.
 #[must_use]
-pub(crate) fn left_alone(fixed: &Fixed, why: &str) -> Vec<Line> {
+pub(crate) fn left_alone(fixed: &Fixed, why: &str) -> Vec<Note> {
     let Some(plan) = &fixed.plan else {
         return Vec::new();
     };
@@ -314,14 +268,9 @@ pub(crate) fn left_alone(fixed: &Fixed, why: &str) -> Vec<Line> {
         Level::Warn
     };
     let text = format!("left alone ({}): {why}", wanted.join(", "));
-    let mut lines = vec![Line::new(level, About::Domain, text)];
-    lines.extend(remarks(plan));
+    let mut lines = vec![Note::new(level, About::Domain, text)];
+    lines.extend(plan.notes.iter().cloned());
     lines
-}
-
-/// Returns a plan's notes as lines.
-fn remarks(plan: &Plan) -> Vec<Line> {
-    plan.notes.iter().map(Line::of).collect()
 }
 
 /// Returns why a plan is not carried out unasked, though a user may want it.

@@ -6,13 +6,13 @@ use std::time::Instant;
 
 use uuid::Uuid;
 
-use crate::daemon::decision::{Line, Memory, Standing, mark};
+use crate::daemon::decision::{Memory, Standing, mark};
 use crate::device::id::DeviceId;
 use crate::domain::Domain;
 use crate::host::state::{MAX_GONE, NotRemembered, State};
 use crate::host::{Root, Warning, read_whole};
-use crate::plan::Change;
 use crate::plan::undo::{inverse, undo};
+use crate::plan::{Change, Note};
 use crate::xml::{self, Document};
 
 /// A domain that the daemon watches.
@@ -26,7 +26,7 @@ pub(super) struct Watched {
     /// True if the hook has vetoed the domain's start since the daemon last looked at the domain.
     pub(super) vetoed: bool,
     /// The lines that were last written about the domain.
-    said: Vec<Line>,
+    said: Vec<Note>,
     /// The number of times in a row that the domain's definition had changed before ours was there.
     pub(super) misses: u32,
     /// The number of times in a row that libvirt did not answer about the domain, and the last
@@ -107,7 +107,7 @@ impl Watched {
     }
 
     /// Returns the lines, unless they were the last ones written.
-    pub(super) fn news(&mut self, lines: Vec<Line>) -> Vec<Line> {
+    pub(super) fn news(&mut self, lines: Vec<Note>) -> Vec<Note> {
         if self.said == lines {
             return Vec::new();
         }

@@ -1028,7 +1028,7 @@ fn starts_teach() {
 fn lines_are_said_once() {
     let mut watched = domains::Watched::default();
     let (level, about) = (crate::plan::Level::Info, crate::predict::About::Domain);
-    let line = crate::daemon::decision::Line::new(level, about, "t");
+    let line = crate::plan::Note::new(level, about, "t");
     assert_eq!(watched.news(vec![line.clone()]).len(), 1);
     assert_eq!(watched.news(vec![line]).len(), 0);
     let mut seen = BTreeSet::new();

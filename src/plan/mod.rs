@@ -297,6 +297,32 @@ pub struct Note {
     pub consent: Option<Consent>,
 }
 
+impl Note {
+    /// Makes a note without any fix.
+    pub(crate) fn new(level: Level, about: About, text: impl Into<String>) -> Self {
+        Note {
+            level,
+            topic: Topic::Other,
+            about,
+            text: text.into(),
+            fixes: Vec::new(),
+            consent: None,
+        }
+    }
+
+    /// Returns the message and the fixes, with commands that can be typed. `domain`: the domain as
+    /// an argument of a command.
+    #[must_use]
+    pub(crate) fn words(&self, domain: &str) -> String {
+        let mut text = self.text.clone();
+        for fix in &self.fixes {
+            text.push_str("; fix: ");
+            text.push_str(&fix.of_domain(domain));
+        }
+        text
+    }
+}
+
 /// The plan for a domain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Plan {

@@ -249,12 +249,10 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
         consent: Option<Consent>,
     ) {
         self.notes.push(Note {
-            level,
             topic,
-            about,
-            text: text.into(),
             fixes,
             consent,
+            ..Note::new(level, about, text)
         });
     }
 
