@@ -294,8 +294,7 @@ mod tests {
 
     #[test]
     fn what_is_defined_while_no_daemon_runs_is_not_older_than_the_package() {
-        let directory = tempfile::tempdir().unwrap();
-        let root = Root::recorded(directory.path());
+        let (_keep, root) = crate::host::empty();
         let definitions = root.join(super::super::DEFINITIONS);
         fs::create_dir_all(&definitions).unwrap();
         fs::create_dir_all(root.join("var/lib")).unwrap();

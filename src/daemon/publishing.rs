@@ -81,16 +81,12 @@ fn write(root: &Root, program: &Path, format: &str) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
     use crate::host::exports::published;
 
     #[test]
     fn what_the_settings_name_is_written() {
-        let directory = tempfile::tempdir().unwrap();
-        let root = Root::recorded(directory.path());
-        fs::create_dir(root.join("run")).unwrap();
+        let (_keep, root) = crate::host::empty();
         let named = |text: &str| Config::default().with_file(text).unwrap();
         let mut publishing = Publishing::new(&root, "/bin/echo".into());
         let nothing = Config::default();

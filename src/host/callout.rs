@@ -84,8 +84,7 @@ mod tests {
 
     #[test]
     fn links_come_and_go() {
-        let directory = tempfile::tempdir().unwrap();
-        let root = Root::recorded(directory.path());
+        let (_keep, root) = crate::host::empty();
         let target = |name| fs::read_link(path(&root, name)).ok();
         remove(&root, OF_DAEMON).unwrap();
         for _ in 0..2 {
@@ -103,8 +102,7 @@ mod tests {
 
     #[test]
     fn the_setting_decides_of_the_one_that_stays() {
-        let directory = tempfile::tempdir().unwrap();
-        let root = Root::recorded(directory.path());
+        let (_keep, root) = crate::host::empty();
         let is_there = || path(&root, STATIC).is_symlink();
         set(&root).unwrap();
         assert!(!is_there());

@@ -63,9 +63,7 @@ mod tests {
 
     #[test]
     fn a_file_is_written_if_it_says_something_new_or_is_old() {
-        let directory = tempfile::tempdir().unwrap();
-        let root = Root::recorded(directory.path());
-        fs::create_dir(root.join("run")).unwrap();
+        let (_keep, root) = crate::host::empty();
         assert_eq!(published(&root, "nfd"), Ok(None));
         let file = root.join(BASE).join("export/nfd");
         let inode = || fs::metadata(&file).unwrap().ino();

@@ -241,8 +241,7 @@ mod tests {
 
     #[test]
     fn a_definition_is_cleaned_in_place() {
-        let directory = tempfile::tempdir().unwrap();
-        let root = Root::recorded(directory.path());
+        let (_keep, root) = crate::host::empty();
         let uuid = Uuid::parse_str(UUID).unwrap();
         assert!(!clean(&root, "0000:00:02.0", uuid).unwrap());
         let parent = root.join("etc/mdevctl.d/0000:00:02.0");
@@ -268,8 +267,7 @@ mod tests {
 
     #[test]
     fn a_link_stays_one_and_a_file_its_owners() {
-        let directory = tempfile::tempdir().unwrap();
-        let root = Root::recorded(directory.path());
+        let (directory, root) = crate::host::empty();
         let uuid = Uuid::parse_str(UUID).unwrap();
         let parent = root.join("etc/mdevctl.d/0000:00:02.0");
         fs::create_dir_all(&parent).unwrap();
@@ -287,7 +285,7 @@ mod tests {
         assert_eq!(now.permissions().mode() & 0o7777, 0o640);
         assert!(!is_root || (now.uid(), now.gid()) == (1234, 4321));
         let names = |path: &Path| fs::read_dir(path).unwrap().count();
-        assert_eq!((names(&parent), names(directory.path())), (1, 2));
+        assert_eq!((names(&parent), names(directory.path())), (1, 3));
         // A file with another name keeps it.
         let other = directory.path().join("other");
         fs::hard_link(&real, &other).unwrap();
@@ -304,8 +302,7 @@ mod tests {
     /// It would wait for a writer for ever.
     #[test]
     fn a_fifo_for_a_definition_is_an_error() {
-        let directory = tempfile::tempdir().unwrap();
-        let root = Root::recorded(directory.path());
+        let (_keep, root) = crate::host::empty();
         let uuid = Uuid::parse_str(UUID).unwrap();
         let parent = root.join("etc/mdevctl.d/0000:00:02.0");
         fs::create_dir_all(&parent).unwrap();
@@ -322,8 +319,7 @@ mod tests {
 
     #[test]
     fn libvirt_reads_again_if_the_wrapper_is_on() {
-        let directory = tempfile::tempdir().unwrap();
-        let root = Root::recorded(directory.path());
+        let (_keep, root) = crate::host::empty();
         let uuid = Uuid::parse_str(UUID).unwrap();
         let parent = root.join("etc/mdevctl.d/0000:00:02.0");
         fs::create_dir_all(&parent).unwrap();
@@ -345,8 +341,7 @@ mod tests {
 
     #[test]
     fn damaged_definitions_are_passed_over() {
-        let directory = tempfile::tempdir().unwrap();
-        let root = Root::recorded(directory.path());
+        let (_keep, root) = crate::host::empty();
         let parent = root.join("etc/mdevctl.d/p");
         fs::create_dir_all(&parent).unwrap();
         fs::create_dir_all(root.join("etc/mdevctl.d/scripts.d/callouts")).unwrap();

@@ -353,3 +353,12 @@ pub(crate) fn read_names_that(
     names.sort_unstable();
     names
 }
+
+/// Returns a host that has nothing but an empty `/run`.
+#[cfg(test)]
+pub(crate) fn empty() -> (tempfile::TempDir, Root) {
+    let directory = tempfile::tempdir().expect("there is room");
+    std::fs::create_dir(directory.path().join("run")).expect("it is empty");
+    let root = Root::recorded(directory.path());
+    (directory, root)
+}

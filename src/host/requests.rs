@@ -240,17 +240,11 @@ fn touch(path: &Path) -> io::Result<fs::File> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::empty as host;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     const DOMAIN: &str = "0d0c2f26-4b1a-4c6e-9d52-6f5a1f7b6a01";
     const DEVICE: &str = "c1a20000-0000-4000-8000-000000000002";
-
-    fn host() -> (tempfile::TempDir, Root) {
-        let directory = tempfile::tempdir().unwrap();
-        fs::create_dir(directory.path().join("run")).unwrap();
-        let root = Root::recorded(directory.path());
-        (directory, root)
-    }
 
     fn request(veto: bool) -> Request {
         Request {

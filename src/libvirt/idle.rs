@@ -229,8 +229,7 @@ mod tests {
 
     #[test]
     fn a_device_that_is_not_active_or_the_hosts() {
-        let directory = tempfile::tempdir().unwrap();
-        let root = Root::recorded(directory.path());
+        let (directory, root) = crate::host::empty();
         let write = |path: &str, text: &str| {
             let path = directory.path().join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -281,9 +280,7 @@ mod tests {
 
     #[test]
     fn one_run_at_a_time() {
-        let directory = tempfile::tempdir().unwrap();
-        let root = Root::recorded(directory.path());
-        fs::create_dir(directory.path().join("run")).unwrap();
+        let (directory, root) = crate::host::empty();
         let id: DeviceId = ID.parse().unwrap();
         let soon = || Instant::now() + Duration::from_millis(50);
         let held = hold(&root, &[id], soon()).unwrap();
@@ -312,9 +309,7 @@ mod tests {
 
     #[test]
     fn a_lock_that_cant_be_used_is_no_user() {
-        let directory = tempfile::tempdir().unwrap();
-        let root = Root::recorded(directory.path());
-        fs::create_dir(directory.path().join("run")).unwrap();
+        let (_keep, root) = crate::host::empty();
         let id: DeviceId = ID.parse().unwrap();
         fs::create_dir_all(trying_path(&root, id)).unwrap();
         let refused = hold(&root, &[id], Instant::now()).unwrap_err();
@@ -323,9 +318,7 @@ mod tests {
 
     #[test]
     fn who_comes_first() {
-        let directory = tempfile::tempdir().unwrap();
-        let root = Root::recorded(directory.path());
-        fs::create_dir(directory.path().join("run")).unwrap();
+        let (_keep, root) = crate::host::empty();
         let (id, other): (DeviceId, DeviceId) =
             (ID.parse().unwrap(), "0000:01:00.0".parse().unwrap());
         let comes = start_comes(&root, &[id]);

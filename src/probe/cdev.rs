@@ -173,8 +173,7 @@ mod tests {
 
     #[test]
     fn steps_are_told_and_the_failing_one_is_named() {
-        let directory = tempfile::tempdir().unwrap();
-        let root = Root::recorded(directory.path());
+        let (_keep, root) = crate::host::empty();
         let id: DeviceId = "c1a20000-0000-4000-8000-000000000002".parse().unwrap();
         let attempt = || failing_step(|tell| prepare(&root, id, tell));
         let missing = |step, reason| (step, Errno::ENOENT, reason);
@@ -209,8 +208,7 @@ mod tests {
 
     #[test]
     fn who_has_it_is_seen_at_its_group() {
-        let directory = tempfile::tempdir().unwrap();
-        let root = Root::recorded(directory.path());
+        let (_keep, root) = crate::host::empty();
         let id: DeviceId = "0000:00:02.0".parse().unwrap();
         let device = root.device(id);
         fs::create_dir_all(&device).unwrap();

@@ -151,9 +151,7 @@ mod tests {
 
     #[test]
     fn a_device_that_is_being_started_is_left_alone() {
-        let directory = tempfile::tempdir().unwrap();
-        std::fs::create_dir(directory.path().join("run")).unwrap();
-        let root = Root::recorded(directory.path());
+        let (_keep, root) = crate::host::empty();
         let id = "c1a20000-0000-4000-8000-000000000002".parse().unwrap();
         let steps = || {
             let mut steps = Vec::new();

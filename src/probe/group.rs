@@ -106,8 +106,7 @@ mod tests {
 
     #[test]
     fn steps_are_told_and_the_failing_one_is_named() {
-        let directory = tempfile::tempdir().unwrap();
-        let root = Root::recorded(directory.path());
+        let (_keep, root) = crate::host::empty();
         let id: DeviceId = "0000:00:02.0".parse().unwrap();
         let attempt = || failing_step(|tell| prepare(&root, id, tell));
         assert_eq!(attempt(), (Step::Find, Errno::ENOENT, Reason::Vanished));

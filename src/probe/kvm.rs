@@ -158,8 +158,7 @@ mod tests {
 
     #[test]
     fn without_kvm_the_step_is_named() {
-        let directory = tempfile::tempdir().unwrap();
-        let root = Root::recorded(directory.path());
+        let (_keep, root) = crate::host::empty();
         let (failure, steps) = attempt(&root);
         assert_eq!((failure.errno, steps), (Errno::ENOENT, vec![Step::Kvm]));
         fs::create_dir(root.join("dev")).unwrap();

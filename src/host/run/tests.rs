@@ -1,8 +1,9 @@
 use super::*;
 use crate::device::evidence::Step;
 use crate::device::facts::{Display, Reason};
-use crate::device::record::tests::said_by_qemu;
-use crate::device::record::{Circumstances, FORMAT, MAX_SIZE};
+use crate::device::record::MAX_SIZE;
+use crate::device::record::tests::{record, said_by_qemu};
+use crate::host::empty as host;
 use nix::libc;
 use std::fs::DirBuilder;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -11,32 +12,6 @@ use std::thread;
 use std::time::Instant;
 
 const UUID: &str = "11111111-2222-3333-4444-555555555555";
-
-fn host() -> (tempfile::TempDir, Root) {
-    let directory = tempfile::tempdir().unwrap();
-    fs::create_dir(directory.path().join("run")).unwrap();
-    let root = Root::recorded(directory.path());
-    (directory, root)
-}
-
-fn record(display: Display) -> Record {
-    Record {
-        format: FORMAT,
-        device: UUID.parse().unwrap(),
-        circumstances: Circumstances {
-            boot_id: "b".into(),
-            kernel: "6.12".into(),
-            driver: Some("mbochs".into()),
-            driver_version: None,
-            type_id: Some("mbochs-small".into()),
-        },
-        facts: Facts::of(display),
-        path: None,
-        step: None,
-        errno: None,
-        qemu: None,
-    }
-}
 
 #[test]
 fn what_qemu_said_is_kept_apart_from_records_and_forgotten_with_them() {
