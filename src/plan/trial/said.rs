@@ -223,30 +223,28 @@ mod tests {
 
     #[test]
     fn what_it_is_about() {
-        for (message, expected) in [
+        for (expected, messages) in [
             (
-                "vfio-display-dmabuf: opengl not available",
                 Answers::TheDomain,
+                [
+                    "vfio-display-dmabuf: opengl not available",
+                    "binding socket: Device or resource busy",
+                ],
             ),
             (
-                "Requested operation is not valid: mediated device /sys/bus/mdev/devices/c1a2 is in use by driver QEMU, domain holder",
                 Answers::InUse,
-            ),
-            (
-                "-device {…}: vfio 0000:06:00.0: failed to open /dev/vfio/12: Device or resource busy",
-                Answers::InUse,
-            ),
-            (
-                "-device {…}: vfio /sys/bus/mdev/devices/c1a2: no such host device: No such file or directory",
-                Answers::Gone,
-            ),
-            (
-                "binding socket: Device or resource busy",
-                Answers::TheDomain,
+                [
+                    "Requested operation is not valid: mediated device /sys/bus/mdev/devices/c1a2 is in use by driver QEMU, domain holder",
+                    "-device {…}: vfio 0000:06:00.0: failed to open /dev/vfio/12: Device or resource busy",
+                ],
             ),
         ] {
-            assert_eq!(about(message), expected, "{message}");
+            for message in messages {
+                assert_eq!(about(message), expected, "{message}");
+            }
         }
+        let gone = "-device {…}: vfio /sys/bus/mdev/devices/c1a2: no such host device: No such file or directory";
+        assert_eq!(about(gone), Answers::Gone);
     }
 
     #[test]
@@ -275,52 +273,28 @@ mod tests {
     #[test]
     fn what_qemu_tells_of_a_display() {
         // As QEMU 4.2 (GVT-g, gvt-linux issue 227), 10.0 (ours) and libvirt say it.
-        let unknown = Display::Unknown;
+        assert_eq!(display(None), Display::from_answers(false, true));
+        let dmabuf = "internal error: qemu unexpectedly closed the monitor: 2023-03-20T20:27:09.549017Z qemu-system-x86_64: -device vfio-pci,id=hostdev0,sysfsdev=/sys/bus/mdev/devices/1a99,display=on,bus=pci.9,addr=0x0: vfio 1a99: vfio-display-dmabuf: opengl not available";
+        assert_eq!(display(Some(dmabuf)), Display::from_answers(true, false));
+        let none = "-device {\"driver\":\"vfio-pci\",\"display\":\"on\"}: vfio c1a2: vfio: device doesn't support any (known) display method";
+        assert_eq!(display(Some(none)), Display::NONE);
+        let busy = "vfio 0000:06:00.0: failed to open /dev/vfio/12: Device or resource busy";
+        let held = "mediated device c1a2 is in use by driver QEMU, domain holder";
+        let gone = "vfio c1a2: no such host device: No such file or directory";
+        let no_vm = "vfio c1a2: error getting device from group 3: No such process";
+        let denied = "vfio c1a2: Could not open '/dev/vfio/3': Permission denied";
+        let broken = "vfio c1a2: error getting device from group 3: Input/output error";
         for (message, expected) in [
-            (None, Display::from_answers(false, true)),
-            (
-                Some(
-                    "internal error: qemu unexpectedly closed the monitor: 2023-03-20T20:27:09.549017Z qemu-system-x86_64: -device vfio-pci,id=hostdev0,sysfsdev=/sys/bus/mdev/devices/1a99,display=on,bus=pci.9,addr=0x0: vfio 1a99: vfio-display-dmabuf: opengl not available",
-                ),
-                Display::from_answers(true, false),
-            ),
-            (
-                Some(
-                    "-device {\"driver\":\"vfio-pci\",\"display\":\"on\"}: vfio c1a2: vfio: device doesn't support any (known) display method",
-                ),
-                Display::NONE,
-            ),
-            (
-                Some("vfio 0000:06:00.0: failed to open /dev/vfio/12: Device or resource busy"),
-                unknown(Reason::InUse),
-            ),
-            (
-                Some("mediated device c1a2 is in use by driver QEMU, domain holder"),
-                unknown(Reason::InUse),
-            ),
-            (
-                Some("vfio c1a2: no such host device: No such file or directory"),
-                unknown(Reason::Vanished),
-            ),
-            (
-                Some("vfio c1a2: error getting device from group 3: No such process"),
-                unknown(Reason::NeedsVm),
-            ),
-            (
-                Some("vfio c1a2: Could not open '/dev/vfio/3': Permission denied"),
-                unknown(Reason::Permission),
-            ),
-            (
-                Some("vfio c1a2: error getting device from group 3: Input/output error"),
-                unknown(Reason::OpenFailed),
-            ),
-            (
-                Some("The console requires display DMABUF support."),
-                unknown(Reason::OpenFailed),
-            ),
-            (Some(""), unknown(Reason::OpenFailed)),
+            (busy, Reason::InUse),
+            (held, Reason::InUse),
+            (gone, Reason::Vanished),
+            (no_vm, Reason::NeedsVm),
+            (denied, Reason::Permission),
+            (broken, Reason::OpenFailed),
+            (words_of_qemu::CONSOLE_NEEDS_DMABUF, Reason::OpenFailed),
+            ("", Reason::OpenFailed),
         ] {
-            assert_eq!(display(message), expected, "{message:?}");
+            assert_eq!(display(Some(message)), Display::Unknown(expected));
         }
     }
 
@@ -340,65 +314,32 @@ mod tests {
         };
         let no = || Outcome::No(refusal());
         let said = "x: opengl not available";
+        let wrong = "gfxplane predicted that QEMU refuses it (\"opengl not available\"), and was wrong: please report this";
+        let starts =
+            "gfxplane predicted that it starts: please report this, with `gfxplane collect DIR`";
+        let right = "as gfxplane predicted, QEMU refuses it for domain";
+        let other = "gfxplane predicted other words (\"opengl not available\"): please report this";
+        let left_out = "it may be for what was left out: -vnc";
         for (message, outcome, missing, expected) in [
-            (None, Outcome::Yes, &[][..], None),
-            (
-                None,
-                no(),
-                &[],
-                Some(
-                    "gfxplane predicted that QEMU refuses it (\"opengl not available\"), and was wrong: please report this",
-                ),
-            ),
-            (
-                None,
-                no(),
-                &["-vnc"],
-                Some("it may be for what was left out: -vnc"),
-            ),
-            (None, doubt(), &[], Some("gfxplane was in doubt: who knows")),
-            (
-                Some(said),
-                Outcome::Yes,
-                &[],
-                Some(
-                    "gfxplane predicted that it starts: please report this, with `gfxplane collect DIR`",
-                ),
-            ),
-            (
-                Some(said),
-                no(),
-                &[],
-                Some("as gfxplane predicted, QEMU refuses it for domain"),
-            ),
-            (
-                Some("other"),
-                no(),
-                &[],
-                Some(
-                    "gfxplane predicted other words (\"opengl not available\"): please report this",
-                ),
-            ),
-            (
-                Some(said),
-                doubt(),
-                &[],
-                Some("it is refused, as it feared"),
-            ),
+            (None, no(), &[][..], wrong),
+            (None, no(), &["-vnc"], left_out),
+            (None, doubt(), &[], "gfxplane was in doubt: who knows"),
+            (Some(said), Outcome::Yes, &[], starts),
+            (Some(said), no(), &[], right),
+            (Some("other"), no(), &[], other),
+            (Some(said), doubt(), &[], "it is refused, as it feared"),
             (
                 Some("other"),
                 doubt(),
                 &[],
-                Some("with other words than it feared"),
+                "with other words than it feared",
             ),
         ] {
-            let plan = plan_with(outcome);
-            let explained = explain(message, Some(&plan), None, missing);
-            match expected {
-                None => assert!(explained.is_empty(), "{explained:?}"),
-                Some(expected) => assert!(explained[0].contains(expected), "{explained:?}"),
-            }
+            let explained = explain(message, Some(&plan_with(outcome)), None, missing);
+            assert!(explained[0].contains(expected), "{explained:?}");
         }
+        let yes = plan_with(Outcome::Yes);
+        assert!(explain(None, Some(&yes), None, &[]).is_empty());
         assert!(
             explain(Some(said), None, None, &[]).is_empty(),
             "nothing was predicted"
