@@ -34,9 +34,9 @@ pub(super) struct NodeDevices {
     /// The connection to a daemon that has only the node devices, for as long as it lives.
     own: Option<Arc<dyn Libvirt>>,
     /// The number of waits so far. A report of an earlier wait no longer counts.
-    turn: u64,
+    pub(super) turn: u64,
     /// True if the daemon has listed its devices.
-    listed: bool,
+    pub(super) listed: bool,
     /// The daemon's process id.
     process: Option<u32>,
 }
@@ -117,26 +117,6 @@ impl Daemon<'_> {
             }
             let _ = sink.send(Event::Ended);
         });
-    }
-
-    /// Removes the link, because nobody looks after it any more.
-    pub(super) fn give_link_up(&mut self) {
-        self.devices.listed = false;
-        self.set_link();
-    }
-
-    /// Handles the end of the connection that the `turn`th wait has opened. Ignores an earlier one.
-    pub(super) fn own_connection_is_lost(&mut self, turn: u64) {
-        if turn == self.devices.turn {
-            self.devices_are_lost();
-        }
-    }
-
-    /// Handles the start of the daemon that has only the node devices.
-    pub(super) fn node_device_daemon_came(&mut self) {
-        if !self.devices.listed {
-            self.wait_for_devices();
-        }
     }
 
     /// Makes the link if the settings want it, libvirt does not tell displays itself, and libvirt

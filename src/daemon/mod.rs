@@ -123,7 +123,9 @@ pub fn run(context: &Context, prober: &Path, once: bool) -> anyhow::Result<()> {
     daemon.connect(false)?;
     daemon.run(&receive);
     daemon.service.tell("STOPPING=1");
-    daemon.give_link_up();
+    // Nobody looks after the link any more.
+    daemon.devices.listed = false;
+    daemon.set_link();
     daemon.journal.say(Priority::Info, "ends");
     Ok(())
 }
@@ -417,7 +419,8 @@ impl<'c> Daemon<'c> {
                     self.service.tell("STATUS=Waiting for libvirt");
                 }
             }
-            Event::DevicesLost(turn) => self.own_connection_is_lost(turn),
+            Event::DevicesLost(turn) if turn == self.devices.turn => self.devices_are_lost(),
+            Event::DevicesLost(_) => {}
             Event::Ended => self.set_link(),
             Event::Listed(turn, listed) => self.devices_are_listed(turn, listed),
             Event::Files(seen) => self.seen(seen),
@@ -472,8 +475,8 @@ impl<'c> Daemon<'c> {
             Seen::File(Kind::Daemon, name) => {
                 if DAEMONS.1.contains(&name.as_str()) {
                     self.daemon_came();
-                } else if name == NODE_DEVICE_DAEMON {
-                    self.node_device_daemon_came();
+                } else if name == NODE_DEVICE_DAEMON && !self.devices.listed {
+                    self.wait_for_devices();
                 }
             }
             Seen::File(Kind::Definition, name) => {

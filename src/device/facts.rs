@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::device::id::serialize_as_text;
+use crate::device::id::{display_as_serde, from_word, serialize_as_text};
 
 /// The beginning of all our attribute names.
 pub const PREFIX: &str = "gfxplane.";
@@ -201,23 +201,15 @@ impl DisplayInterface {
     }
 }
 
-impl fmt::Display for DisplayInterface {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.word())
-    }
-}
+display_as_serde!(DisplayInterface);
 
 impl FromStr for DisplayInterface {
     type Err = String;
 
     fn from_str(word: &str) -> Result<Self, String> {
-        match word {
-            "dmabuf" => Ok(DisplayInterface::Dmabuf),
-            "region" => Ok(DisplayInterface::Region),
-            _ => Err(format!(
-                "{word:?} is not a display interface: expected dmabuf or region"
-            )),
-        }
+        from_word(word).ok_or_else(|| {
+            format!("{word:?} is not a display interface: expected dmabuf or region")
+        })
     }
 }
 

@@ -203,13 +203,9 @@ impl Record {
         })
     }
 
-    /// Returns the evidence that the record is for another device of the same type.
-    #[must_use]
-    pub(crate) fn sibling_evidence(&self) -> Evidence {
-        self.evidence_by(Method::Sibling)
-    }
-
-    fn evidence_by(&self, method: Method) -> Evidence {
+    /// Returns the evidence that the record is by a method; for another device of the same type, that
+    /// is [`Method::Sibling`].
+    pub(crate) fn evidence_by(&self, method: Method) -> Evidence {
         let qemu = self.qemu.as_ref();
         let learned = qemu.and_then(|qemu| qemu.learned_from);
         Evidence {

@@ -1,10 +1,9 @@
 //! A domain's graphics, and where they listen.
 
-use std::fmt;
-
 use serde::Serialize;
 
 use super::{is_yes, owned};
+use crate::device::id::display_as_serde;
 use crate::xml::Element;
 
 /// The distance from which a viewer can reach graphics.
@@ -65,11 +64,7 @@ impl GraphicsType {
     }
 }
 
-impl fmt::Display for GraphicsType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.word())
-    }
-}
+display_as_serde!(GraphicsType);
 
 /// A `<graphics>`.
 #[derive(Debug, Clone)]

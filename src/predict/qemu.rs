@@ -90,7 +90,12 @@ pub(crate) fn refusal(
         .or_else(|| device(screens, found, (libvirt, qemu), opengl))
         .or_else(|| own_device(true))
         .or_else(|| refuse(About::Domain, late_display(screens, qemu, x)?, false))
-        .or_else(|| no_sdl(screens).filter(|_| x == X::Closed))
+        .or_else(|| {
+            // SDL finds no X server.
+            let is_sdl = local(screens).is_some_and(|(kind, _)| kind == GraphicsType::Sdl);
+            let about = About::Graphics(GraphicsType::Sdl);
+            refuse(about, words::NO_SDL, false).filter(|_| is_sdl && x == X::Closed)
+        })
         .or_else(|| {
             let consoles = consoles(screens, found, libvirt);
             let is_denied = |port| is_privileged(port, abilities);
@@ -174,14 +179,6 @@ pub(crate) enum X {
 fn is_privileged(port: i32, abilities: &Abilities) -> bool {
     let first = abilities.guests.first_port.map_or(0, i32::from);
     (1..first).contains(&port)
-}
-
-/// Returns the refusal of an SDL that finds no X server.
-fn no_sdl(screens: &Screens) -> Option<Refusal> {
-    let (GraphicsType::Sdl, _) = local(screens)? else {
-        return None;
-    };
-    refuse(About::Graphics(GraphicsType::Sdl), words::NO_SDL, false)
 }
 
 /// Returns the ways in which the X server may behave towards SDL: one if that is known. The domain

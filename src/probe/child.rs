@@ -43,17 +43,9 @@ pub fn run(root: &Root, id: DeviceId, asker: i32, manner: Manner) {
         return;
     }
     rights::limit();
-    say_answer(&ask(root, id, manner, &mut say_step));
-}
-
-/// Reports a step to the process that started this one.
-pub(super) fn say_step(step: Step) {
-    say(io::stderr(), &step.to_string());
-}
-
-/// Reports the answer to the process that started this one.
-pub(super) fn say_answer(answer: &Answer) {
-    let answer = serde_json::to_string(answer).expect("an answer has only string keys");
+    let mut tell = |step: Step| say(io::stderr(), &step.to_string());
+    let answer = ask(root, id, manner, &mut tell);
+    let answer = serde_json::to_string(&answer).expect("an answer has only string keys");
     say(io::stdout(), &answer);
 }
 

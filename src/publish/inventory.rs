@@ -403,7 +403,7 @@ fn evidence<'r>(
             device: None,
             ..record.facts.clone()
         };
-        sources.push((facts, record.sibling_evidence()));
+        sources.push((facts, record.evidence_by(Method::Sibling)));
     }
     if let Some((rule, facts)) = rule.and_then(|rule| rule.facts.clone().map(|facts| (rule, facts)))
     {

@@ -24,12 +24,13 @@ pub(crate) const BUILT_IN: &[(&str, &str)] = &[
 ];
 
 /// The permission to open a device for a probe.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Open {
     /// Opening has no side effect that anybody would notice. It may be done unasked.
     Safe,
     /// The device may be opened only if somebody names it.
+    #[default]
     Named,
     /// The device may never be opened, because opening it does harm or gives no answer.
     Never,
@@ -67,7 +68,7 @@ struct RuleText {
     opregion: Option<OpRegionText>,
     #[serde(default)]
     kvm: bool,
-    #[serde(default = "RuleText::open_default")]
+    #[serde(default)]
     open: Open,
 }
 
@@ -88,10 +89,6 @@ struct OpRegionText {
 }
 
 impl RuleText {
-    fn open_default() -> Open {
-        Open::Named
-    }
-
     fn facts(&self) -> Result<Option<Facts>, String> {
         let Some(display) = self.display.clone() else {
             let says_more = self.reason.is_some() || self.edid.is_some() || self.opregion.is_some();
