@@ -40,7 +40,6 @@ pub(crate) struct Memory {
 }
 
 /// Returns a mark that stands for a text.
-#[must_use]
 pub(crate) fn mark(text: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     text.hash(&mut hasher);
@@ -76,7 +75,6 @@ pub(crate) enum Decision {
 
 /// Returns the host's policy for changes that nobody has asked for. A guest does not
 /// count as Windows unless the policy says so.
-#[must_use]
 pub(crate) fn unasked(policy: &Policy, is_older: bool) -> Policy {
     let mut policy = policy.clone();
     if is_older {
@@ -180,7 +178,6 @@ impl Memory {
     }
 
     /// Returns whether no plan was carried out that would have to be remembered.
-    #[must_use]
     pub(crate) fn is_empty(&self) -> bool {
         self.done.is_empty()
     }
@@ -191,7 +188,6 @@ impl Memory {
     }
 
     /// Returns whether a definition is the last one of ours.
-    #[must_use]
     pub(crate) fn has_made(&self, definition: &str) -> bool {
         self.ours == Some(mark(definition))
     }
@@ -210,7 +206,6 @@ impl Memory {
 
 /// Returns the `<graphics>` that a plan changes, if it changes nothing else: libvirt can replace
 /// that alone.
-#[must_use]
 pub(crate) fn only_graphics(fixed: &Fixed) -> Option<String> {
     let mut changed = fixed
         .plan
@@ -243,7 +238,6 @@ pub(crate) fn only_graphics(fixed: &Fixed) -> Option<String> {
 
 /// Returns the graphics of a definition as its text has them. Empty if the definition can't be
 /// read.
-#[must_use]
 pub(crate) fn all_graphics(definition: &str) -> Vec<String> {
     let Ok(document) = Document::parse(definition) else {
         return Vec::new();
@@ -256,7 +250,6 @@ pub(crate) fn all_graphics(definition: &str) -> Vec<String> {
 }
 
 /// Returns the lines for a domain whose plan is not carried out, with the reason `why`.
-#[must_use]
 pub(crate) fn left_alone(fixed: &Fixed, why: &str) -> Vec<Note> {
     let Some(plan) = &fixed.plan else {
         return Vec::new();

@@ -49,7 +49,6 @@ pub enum Operation {
 impl Operation {
     /// Reads libvirt's name of an operation (src/util/virhook.c, `virHookQemuOp`); `None` for an
     /// operation in which the hook has no part.
-    #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
         match word {
             "prepare" => Some(Operation::Prepare),
@@ -95,7 +94,6 @@ pub enum Verdict {
 
 /// Returns the vfio devices of a domain that concerns the hook. Empty if QEMU does not run the
 /// domain, or if `gfxplane verify` made the domain for a trial.
-#[must_use]
 pub fn devices(domain: &Domain<'_, '_>) -> BTreeSet<DeviceId> {
     let is_ours = domain.name.as_deref().is_some_and(trial::is_name);
     if is_ours || !domain.is_qemu() {
@@ -105,7 +103,6 @@ pub fn devices(domain: &Domain<'_, '_>) -> BTreeSet<DeviceId> {
 }
 
 /// Decides whether a domain may start. `text` is the domain's XML.
-#[must_use]
 pub fn start(
     text: &str,
     domain: &Domain<'_, '_>,
@@ -161,7 +158,6 @@ pub fn start(
 
 /// Decides whether to change the XML of a domain that comes from another host or was saved. `text`
 /// is the XML; `document` and `domain` are views of it.
-#[must_use]
 pub fn incoming(
     document: &Document<'_>,
     domain: &Domain<'_, '_>,

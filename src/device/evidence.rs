@@ -30,7 +30,6 @@ pub enum Method {
 
 impl Method {
     /// Returns whether this is a measurement of the device itself.
-    #[must_use]
     pub fn is_measured(self) -> bool {
         self <= Method::Probe
     }
@@ -117,20 +116,17 @@ pub enum Step {
 
 impl Step {
     /// Returns whether the driver opens the device in this step.
-    #[must_use]
     pub(crate) fn is_open(self) -> bool {
         matches!(self, Step::Open | Step::Bind)
     }
 
     /// Returns whether this is one of the four steps that make a VM and associate the device with
     /// it.
-    #[must_use]
     pub(crate) fn is_kvm(self) -> bool {
         (Step::Kvm..=Step::KvmFile).contains(&self)
     }
 
     /// Returns the step that this word names; `None` if this version does not know it.
-    #[must_use]
     pub(crate) fn from_word(word: &str) -> Option<Self> {
         from_word(word).filter(|step| *step != Step::Unknown)
     }
@@ -175,7 +171,6 @@ pub struct Evidence {
 
 impl Evidence {
     /// Makes evidence that has only this method.
-    #[must_use]
     pub fn by(method: Method) -> Self {
         Evidence {
             method,
@@ -221,7 +216,6 @@ pub struct Finding {
 
 impl Finding {
     /// Returns, as text for people, whether the facts were measured and, if not, their evidence.
-    #[must_use]
     pub(crate) fn how_known(&self) -> String {
         match &self.evidence {
             Some(evidence) if evidence.method.is_measured() => "measured".into(),
@@ -244,7 +238,6 @@ impl Finding {
 /// A kernel attribute and QEMU say nothing of EDID and OpRegion. These come from the strongest
 /// other source that agrees on the display. `nothing` is the reason to give if there are no
 /// sources.
-#[must_use]
 pub fn resolve(mut sources: Vec<(Facts, Evidence)>, nothing: Reason) -> Finding {
     sources.sort_by_key(|(_, evidence)| evidence.method);
     let qemu_answers = sources.iter().any(|(facts, evidence)| {

@@ -134,7 +134,6 @@ const REASONS: [(Reason, &str, &str); 15] = [
 impl Reason {
     /// Returns the meaning of the reason, for people, with its word: `a program has it open
     /// (in-use)`.
-    #[must_use]
     pub fn why(&self) -> String {
         let mut reasons = REASONS.iter();
         match reasons.find(|(reason, _, _)| reason == self) {
@@ -192,7 +191,6 @@ impl<'de> Deserialize<'de> for Reason {
 
 impl DisplayInterface {
     /// Returns the word that XML, JSON, attributes and properties use for this interface.
-    #[must_use]
     pub fn word(self) -> &'static str {
         match self {
             DisplayInterface::Dmabuf => "dmabuf",
@@ -231,7 +229,6 @@ impl Display {
     pub const NONE: Display = Display::Known(Vec::new());
 
     /// Makes a display from the answers to the two plane queries.
-    #[must_use]
     pub fn from_answers(dmabuf: bool, region: bool) -> Self {
         let offered = [
             (DisplayInterface::Dmabuf, dmabuf),
@@ -247,7 +244,6 @@ impl Display {
     }
 
     /// Returns the words for the display, at least one: `dmabuf`, `region`, `none` or `unknown`.
-    #[must_use]
     pub fn words(&self) -> Vec<&'static str> {
         match self {
             Display::Unknown(_) => vec!["unknown"],
@@ -257,7 +253,6 @@ impl Display {
     }
 
     /// Returns the interface that QEMU will use; `None` if there is no display or it is unknown.
-    #[must_use]
     pub(crate) fn preferred(&self) -> Option<DisplayInterface> {
         match self {
             Display::Known(interfaces) => interfaces.first().copied(),
@@ -266,7 +261,6 @@ impl Display {
     }
 
     /// Returns the reason why the display is unknown.
-    #[must_use]
     pub fn reason(&self) -> Option<&Reason> {
         match self {
             Display::Known(_) => None,
@@ -276,7 +270,6 @@ impl Display {
 
     /// Returns whether the device itself gave this answer, as opposed to a reason why it could not
     /// be asked. A driver that says yes to everything has answered; a driver that hung has not.
-    #[must_use]
     pub fn is_answer(&self) -> bool {
         matches!(
             self,
@@ -285,7 +278,6 @@ impl Display {
     }
 
     /// Returns whether the display is known. No display counts as known.
-    #[must_use]
     pub fn is_known(&self) -> bool {
         matches!(self, Display::Known(_))
     }
@@ -371,7 +363,6 @@ pub struct Facts {
 
 impl Facts {
     /// Makes facts that consist of only a display.
-    #[must_use]
     pub fn of(display: Display) -> Self {
         Facts {
             display,

@@ -49,7 +49,6 @@ pub struct NotADevice {
 
 impl DeviceId {
     /// Returns the bus, as sysfs names it.
-    #[must_use]
     pub fn bus(&self) -> &'static str {
         match self {
             DeviceId::Mdev(_) => "mdev",

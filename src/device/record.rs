@@ -129,7 +129,6 @@ fn of_earlier_form(text: &str) -> Option<Record> {
 
 impl Record {
     /// Makes the record of the interface that a QEMU took when it opened the device.
-    #[must_use]
     pub(crate) fn of_qemu(
         device: DeviceId,
         circumstances: Circumstances,
@@ -177,7 +176,6 @@ impl Record {
 
     /// Returns the text to keep, at most [`MAX_SIZE`] bytes. Leaves out the regions if a device has
     /// absurdly many.
-    #[must_use]
     pub fn to_text(&self) -> String {
         let mut text = serde_json::to_string_pretty(self).expect("a record has only string keys");
         if text.len() >= MAX_SIZE {
@@ -195,7 +193,6 @@ impl Record {
 
     /// Returns the evidence that the record is for its own device: a probe, or the QEMU that opened
     /// the device.
-    #[must_use]
     pub fn evidence(&self) -> Evidence {
         self.evidence_by(match &self.qemu {
             Some(_) => Method::Qemu,
@@ -223,7 +220,6 @@ impl Record {
 
     /// Returns whether another record, of this or another device, has the same facts and the same
     /// circumstances.
-    #[must_use]
     pub fn says_the_same(&self, other: &Record) -> bool {
         *self
             == Record {
@@ -235,7 +231,6 @@ impl Record {
     /// Returns whether this record should take the place of `older`, which is valid, too. An
     /// attempt that could not ask the device must not replace an earlier measurement. A statement
     /// from a domain's log must not replace that of a QEMU that was started for our question.
-    #[must_use]
     pub(crate) fn supersedes(&self, older: &Record) -> bool {
         match (&self.qemu, &older.qemu) {
             (Some(new), Some(old)) => new.learned_from.is_none() || old.learned_from.is_some(),

@@ -18,7 +18,6 @@ pub struct NotAVersion(pub String);
 impl Version {
     /// Reads the numbers up to the first character that is neither digit nor dot; `None` if the
     /// text begins with no number.
-    #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let end = text
             .find(|c: char| !c.is_ascii_digit() && c != '.')
@@ -32,7 +31,6 @@ impl Version {
     }
 
     /// Makes a version of these numbers.
-    #[must_use]
     pub fn of(numbers: &[u32]) -> Self {
         Version(numbers.to_vec())
     }
@@ -40,7 +38,6 @@ impl Version {
     /// Reads libvirt's form of a version: major * 1,000,000 + minor * 1,000 + release (libvirt
     /// include/libvirt/libvirt-host.h, `virConnectGetLibVersion`). `virConnectGetVersion` gives
     /// QEMU's version in the same form.
-    #[must_use]
     pub(crate) fn from_libvirt(number: u32) -> Self {
         Version(vec![
             number / 1_000_000,

@@ -50,7 +50,6 @@ impl GraphicsType {
     ];
 
     /// Returns the word that XML uses for this type.
-    #[must_use]
     pub fn word(self) -> &'static str {
         match self {
             GraphicsType::Spice => "spice",
@@ -142,7 +141,6 @@ impl<'d, 'a> Graphics<'d, 'a> {
 
 impl GraphicsSettings {
     /// Returns whether any channel of spice asks for encryption.
-    #[must_use]
     pub(crate) fn wants_tls(&self) -> bool {
         self.default_mode == SpiceMode::Secure || self.channels.contains(&SpiceMode::Secure)
     }
@@ -174,7 +172,6 @@ pub struct ListenDefault<'a> {
 
 impl Listen {
     /// Returns the distance from which a viewer can reach graphics that listen here.
-    #[must_use]
     pub fn reach(&self, default: ListenDefault<'_>) -> Reach {
         let address = match self {
             Listen::None | Listen::Socket => return Reach::Local,

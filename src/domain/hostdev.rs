@@ -44,7 +44,6 @@ pub struct HostdevSettings {
 impl Hostdev<'_, '_> {
     /// Returns whether the user chose the alias. libvirt keeps such an alias, so `qemu:override`
     /// can rely on it.
-    #[must_use]
     pub(crate) fn has_user_alias(&self) -> bool {
         self.alias.starts_with("ua-")
     }
@@ -72,7 +71,6 @@ pub(super) fn counted<'d, 'a>(
 }
 
 /// Returns the aliases after libvirt has numbered the elements to which the user has given none.
-#[must_use]
 pub(crate) fn numbered(aliases: impl Iterator<Item = Option<String>>) -> Vec<String> {
     let mut next = 0..;
     aliases

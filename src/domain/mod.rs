@@ -244,7 +244,6 @@ impl<'d, 'a> Domain<'d, 'a> {
 
     /// Returns the program that runs the domain: its `<emulator>`, or else Debian's QEMU for its
     /// architecture.
-    #[must_use]
     pub fn program(&self) -> PathBuf {
         self.emulator.as_ref().map_or_else(
             || {
@@ -256,7 +255,6 @@ impl<'d, 'a> Domain<'d, 'a> {
     }
 
     /// Returns whether libosinfo's metadata say that the guest is Windows.
-    #[must_use]
     pub(crate) fn is_windows(&self) -> bool {
         self.os_id
             .as_deref()
@@ -265,7 +263,6 @@ impl<'d, 'a> Domain<'d, 'a> {
 
     /// Returns whether a hostdev for a vfio device does not name the device. libvirt refuses such a
     /// domain ([`Domain::misread`]).
-    #[must_use]
     pub(crate) fn has_unread_hostdev(&self) -> bool {
         let hostdevs = self.aliases.iter().map(|(element, _)| element);
         let mut hostdevs = hostdevs.filter(|element| element.name() == "hostdev");
@@ -276,7 +273,6 @@ impl<'d, 'a> Domain<'d, 'a> {
     }
 
     /// Returns whether QEMU runs the domain.
-    #[must_use]
     pub(crate) fn is_qemu(&self) -> bool {
         // hyperv is QEMU on Microsoft's hypervisor (KubeVirt 1.9, pkg/hypervisor/mshv), as far as a
         // domain has vfio devices.
@@ -447,7 +443,6 @@ fn properties<'d, 'a>(root: Element<'d, 'a>) -> Vec<Property<'d, 'a>> {
 }
 
 /// Returns the name and the vfio devices of a domain; both empty if its XML can't be read.
-#[must_use]
 pub(crate) fn name_and_devices(definition: &str) -> (String, Vec<DeviceId>) {
     let Ok(document) = Document::parse(definition) else {
         return Default::default();

@@ -232,7 +232,6 @@ impl Wishes {
     }
 
     /// Returns all names in the order of the documentation, each with its word if it is set.
-    #[must_use]
     pub fn words(&self) -> [(&'static str, Option<String>); 6] {
         let consent = self.consent.as_ref().map(|all| {
             let all: Vec<String> = all.iter().map(ToString::to_string).collect();
@@ -278,7 +277,6 @@ impl Wishes {
 
 impl Policy {
     /// Returns the whole policy as wishes.
-    #[must_use]
     pub(crate) fn as_wishes(&self) -> Wishes {
         Wishes {
             display: Some(self.display),
@@ -337,7 +335,6 @@ impl Policy {
 
     /// Returns whether the guest is Windows. The policy decides; if it does not say, libosinfo's
     /// metadata decide.
-    #[must_use]
     pub(crate) fn is_windows(&self, domain: &Domain<'_, '_>) -> bool {
         self.guest
             .map_or_else(|| domain.is_windows(), |guest| guest == Guest::Windows)

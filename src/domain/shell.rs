@@ -10,7 +10,6 @@ const LONGEST_LINE: usize = 2048;
 /// Returns false for a character on which a terminal acts, or that nobody sees. These are control
 /// characters (C0, DEL, C1); characters that turn the direction of writing, have no width, or end a
 /// line; and the fillers and tags of Unicode (Unicode Standard, chapters 23.1 to 23.9).
-#[must_use]
 pub fn is_harmless(c: char) -> bool {
     let is_unseen = matches!(
         c,
@@ -40,13 +39,11 @@ pub fn is_harmless(c: char) -> bool {
 /// Returns a text from another source as one line that harms no terminal. Each character that is
 /// not [`is_harmless`] becomes U+FFFD, and at most [`LONGEST_LINE`] bytes remain. Names of domains
 /// and files, and the output of QEMU, which a guest can influence, may contain anything.
-#[must_use]
 pub fn plain(text: &str) -> String {
     plain_up_to(LONGEST_LINE, text)
 }
 
 /// Returns a text like [`plain`], with another limit, in bytes.
-#[must_use]
 pub(crate) fn plain_up_to(limit: usize, text: &str) -> String {
     let is_whole = text.len() <= limit;
     let mut end = limit.min(text.len());
@@ -65,7 +62,6 @@ pub(crate) fn plain_up_to(limit: usize, text: &str) -> String {
 
 /// Returns a text that may have several lines and tabs. Every other control character becomes
 /// U+FFFD.
-#[must_use]
 pub fn plain_lines(text: &str) -> String {
     let lines: Vec<String> = text
         .split('\n')
@@ -126,7 +122,6 @@ impl<W: Write> Write for Harmless<W> {
 }
 
 /// Returns a word in the form that a POSIX shell reads, with quotes if needed.
-#[must_use]
 pub fn quoted(word: &str) -> String {
     let needs_none = |c: char| c.is_ascii_alphanumeric() || "_.@%+=:,/-".contains(c);
     if !word.is_empty() && word.chars().all(needs_none) {
@@ -142,7 +137,6 @@ pub(crate) const LONGEST_NAME: usize = 200;
 /// Returns the argument by which to name a domain to gfxplane in a shell: its name, or its UUID if
 /// the name would be taken for an option or a file, or could not be typed. Returns `DOMAIN` if the
 /// domain has neither.
-#[must_use]
 pub fn operand(name: Option<&str>, uuid: Option<Uuid>) -> String {
     let is_name = |name: &&str| {
         let is_xml = name

@@ -30,7 +30,6 @@ pub struct Place {
 impl Place {
     /// Looks at the present state of an answer's sources. Call this before reading the sources.
     /// Returns `None` if the device has no driver or no record, so that there is no answer.
-    #[must_use]
     pub fn of(root: &Root, id: DeviceId) -> Option<Self> {
         let driver = root.join(format!("sys/bus/mdev/devices/{id}/driver"));
         // The times in sysfs are those at which the kernel has made its own notes of a file.
@@ -57,7 +56,6 @@ impl Place {
 
     /// Returns the answer that was kept, if its sources have not changed, and nobody but root could
     /// have written it.
-    #[must_use]
     pub fn answer(&self, root: &Root) -> Option<String> {
         let bytes = run::read_trusted_bytes(root, &self.file, None, MAX_SIZE).ok()??;
         let text = String::from_utf8(bytes).ok()?;

@@ -30,13 +30,11 @@ const HELPER: &str = "/usr/bin/gfxplane-helper";
 pub(crate) const SCHEMA_OF_LIBVIRT: &str = "usr/share/libvirt/schemas/vfio-display.rng";
 
 /// Returns whether libvirt tells displays itself. Our attributes would only repeat them.
-#[must_use]
 pub fn is_told_by_libvirt(root: &Root) -> bool {
     root.join(SCHEMA_OF_LIBVIRT).exists()
 }
 
 /// Returns whether a file among mdevctl's scripts is one of our links, by its name.
-#[must_use]
 pub(crate) fn is_ours(name: &str) -> bool {
     [STATIC, OF_DAEMON].contains(&name)
 }

@@ -26,7 +26,6 @@ pub(crate) struct DomainFile {
 
 /// Returns the domains of libvirt's files, sorted by name; `None` if there is no directory of
 /// definitions or it can't be read.
-#[must_use]
 pub(crate) fn read(root: &Root, warnings: &mut Vec<Warning>) -> Option<Vec<DomainFile>> {
     let directory = root.join(DEFINITIONS);
     if !is_dir(&directory) || std::fs::read_dir(&directory).is_err() {

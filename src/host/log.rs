@@ -96,7 +96,6 @@ display_as_serde!(What, By);
 
 impl Entry {
     /// Makes an entry for an event. `time` is in seconds since 1970.
-    #[must_use]
     pub fn new(time: u64, what: What, by: By, domain: &str, uuid: Option<Uuid>) -> Self {
         Entry {
             format: FORMAT,
@@ -179,7 +178,6 @@ fn device(action: &Action) -> Option<DeviceId> {
 
 /// Formats a time as RFC 3339 does, in UTC: `2026-11-22T15:24:44Z`. `seconds` counts from 1970; a time
 /// after the year 9999 becomes its last second.
-#[must_use]
 pub fn rfc3339(seconds: u64) -> String {
     let time = UNIX_EPOCH + Duration::from_secs(seconds.min(253_402_300_799));
     humantime::format_rfc3339_seconds(time).to_string()

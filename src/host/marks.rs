@@ -16,7 +16,6 @@ use crate::host::{Root, remove};
 const INSTANCES: &str = "instances";
 
 /// Returns the directory of the marks.
-#[must_use]
 pub fn directory(root: &Root) -> PathBuf {
     root.join(run::BASE).join(INSTANCES)
 }
@@ -39,7 +38,6 @@ pub fn mark(root: &Root, id: DeviceId) -> io::Result<Lock> {
 
 /// Returns the marked devices, whoever holds their marks. Empty if the directory can't be read, as
 /// by users other than root.
-#[must_use]
 pub(crate) fn marked(root: &Root) -> Vec<DeviceId> {
     let directory = directory(root);
     let is_trusted = fs::symlink_metadata(&directory).is_ok_and(|metadata| {

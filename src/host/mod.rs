@@ -62,7 +62,6 @@ pub struct Root {
 
 impl Root {
     /// Returns the root of this machine.
-    #[must_use]
     pub fn system() -> Self {
         Root {
             path: "/".into(),
@@ -72,7 +71,6 @@ impl Root {
 
     /// Returns the root of a recorded host. Whoever names its directory vouches for its files, so
     /// the owners of records don't matter, and there are no devices to open.
-    #[must_use]
     pub fn recorded(path: impl Into<PathBuf>) -> Self {
         Root {
             path: path.into(),
@@ -81,7 +79,6 @@ impl Root {
     }
 
     /// Returns another directory as root, which is treated as strictly as `/` itself. For tests.
-    #[must_use]
     pub fn strict(path: impl Into<PathBuf>) -> Self {
         Root {
             path: path.into(),
@@ -90,20 +87,17 @@ impl Root {
     }
 
     /// Returns whether this is a recorded host.
-    #[must_use]
     pub fn is_recorded(&self) -> bool {
         self.recorded
     }
 
     /// Returns the path of a file on the host, which is given without the leading slash.
-    #[must_use]
     pub fn join(&self, path: impl AsRef<Path>) -> PathBuf {
         debug_assert!(path.as_ref().is_relative());
         self.path.join(path)
     }
 
     /// Returns the directory of a device in sysfs, by its bus.
-    #[must_use]
     pub fn device(&self, id: crate::device::id::DeviceId) -> PathBuf {
         self.join("sys/bus")
             .join(id.bus())
@@ -112,7 +106,6 @@ impl Root {
     }
 
     /// Returns the directory that stands for `/`.
-    #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -17,7 +17,6 @@ const LARGEST: usize = 16 << 20;
 
 /// Returns the names of these devices (vendor id, device id) as `lspci` prints them: vendor and
 /// device. Leaves out a device that the data file does not have. Empty if there is no data file.
-#[must_use]
 pub(crate) fn names(root: &Root, devices: &[(u16, u16)]) -> BTreeMap<(u16, u16), String> {
     let mut places = PLACES.iter();
     let text = places.find_map(|place| read_whole(&root.join(place), LARGEST).ok());

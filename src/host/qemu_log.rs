@@ -73,7 +73,6 @@ fn read_tail(root: &Root, file: &mut File) -> Result<String, String> {
 /// Returns whether a start at this time (since 1970) was a start with the device that is there now.
 /// It was if it lies in this boot, and not before udev first saw the device. If no udev knows the
 /// device, the boot alone decides. False for a time in the future.
-#[must_use]
 pub(crate) fn is_of_this_device(root: &Root, id: DeviceId, began: Duration) -> bool {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     // If the clock was set back, the start seems to lie in the future.

@@ -69,7 +69,6 @@ impl Request {
 }
 
 /// Returns the directory of the requests. The daemon may watch it; [`prepare_directory`] makes it.
-#[must_use]
 pub fn directory(root: &Root) -> PathBuf {
     root.join(run::BASE).join(REQUESTS)
 }
@@ -193,7 +192,6 @@ pub fn forget_start(root: &Root, id: DeviceId) -> io::Result<()> {
 
 /// Returns whether a domain with this device is being started: its mark was made in this boot, less
 /// than [`START_TAKES`] ago.
-#[must_use]
 pub fn start_under_way(root: &Root, id: DeviceId) -> bool {
     let path = starting_path(root, id);
     let Ok(metadata) = fs::symlink_metadata(&path) else {

@@ -194,7 +194,6 @@ pub fn forget(root: &Root, id: DeviceId) -> io::Result<()> {
 }
 
 /// Returns the path of a device's record, whether or not there is one.
-#[must_use]
 pub(crate) fn record_path(root: &Root, id: DeviceId) -> PathBuf {
     root.join(BASE).join("records").join(format!("{id}.json"))
 }

@@ -115,7 +115,6 @@ pub(crate) struct Made<'m> {
 
 impl State {
     /// Returns the store of a host. Nothing is read or made yet.
-    #[must_use]
     pub fn new(root: &Root) -> Self {
         State { root: root.clone() }
     }
@@ -167,7 +166,6 @@ impl State {
     }
 
     /// Returns the changes of a domain that can be undone, the oldest first.
-    #[must_use]
     pub fn undo_stack(&self, uuid: Uuid, warnings: &mut Vec<Warning>) -> Vec<Round> {
         let found = or_ignored(self.domain(uuid), &self.domain_path(uuid), warnings);
         found.map(|remembered| remembered.undo).unwrap_or_default()
@@ -260,7 +258,6 @@ impl State {
     }
 
     /// Returns the domains that have a file in the store. The log may name others.
-    #[must_use]
     pub fn domains(&self) -> Vec<Uuid> {
         let entries = fs::read_dir(self.base().join("domains"));
         let names = entries.into_iter().flatten().flatten();
@@ -330,7 +327,6 @@ impl State {
     }
 
     /// Returns the log, the oldest entry first. Lines that can't be read are ignored.
-    #[must_use]
     pub fn entries(&self, warnings: &mut Vec<Warning>) -> Vec<Entry> {
         // A reader who may not take the lock reads all the same, and may miss what is put aside
         // meanwhile.
@@ -366,7 +362,6 @@ impl State {
 
     /// Returns the domains that existed before the package; `None` if nobody has looked yet, or the
     /// list can't be believed.
-    #[must_use]
     pub(crate) fn older(&self, warnings: &mut Vec<Warning>) -> Option<BTreeSet<Uuid>> {
         let path = self.older_path();
         let older: Option<Older> = or_ignored(self.json(&path), &path, warnings);
@@ -530,7 +525,6 @@ fn replace(directory: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
 }
 
 /// Returns the time, in seconds since 1970.
-#[must_use]
 pub fn now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)

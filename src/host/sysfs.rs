@@ -112,7 +112,6 @@ impl Device {
     }
 
     /// Returns the circumstances on which a record about this device depends.
-    #[must_use]
     pub fn circumstances(&self, host: &Host) -> Circumstances {
         Circumstances {
             boot_id: host.boot_id.clone(),
@@ -125,7 +124,6 @@ impl Device {
 }
 
 /// Reads the host. `attributes` are more paths to read below each device's directory.
-#[must_use]
 pub fn read(root: &Root, attributes: &[&str]) -> Host {
     Reader::new(root, attributes).read_all()
 }
@@ -135,7 +133,6 @@ pub fn read(root: &Root, attributes: &[&str]) -> Host {
 ///
 /// The result is the same as [`read_device`]'s, with as few system calls as possible. libvirt has
 /// mdevctl ask for every device again whenever one appears.
-#[must_use]
 pub fn read_circumstances(root: &Root, id: DeviceId) -> Option<(Circumstances, Option<String>)> {
     let mut reader = Reader::new_at(root, root.path().to_owned(), &[]);
     let link = root.device(id);
@@ -174,7 +171,6 @@ pub(crate) fn own_node(device: &Path, warnings: &mut Vec<Warning>) -> Option<Str
 }
 
 /// Returns the sysfs name of an mdev's parent; `None` if the mdev does not exist.
-#[must_use]
 pub fn parent_of(root: &Root, id: DeviceId) -> Option<String> {
     let target = read_link(&root.device(id)).ok()?;
     let parent = target.parent()?.file_name()?;
@@ -183,7 +179,6 @@ pub fn parent_of(root: &Root, id: DeviceId) -> Option<String> {
 
 /// Reads one device, as [`read`] would. The device is `None` if it does not exist or is no vfio
 /// device. [`Host::parents`] stays empty; the device itself has what it needs of its parent.
-#[must_use]
 pub fn read_device(root: &Root, id: DeviceId, attributes: &[&str]) -> (Host, Option<Device>) {
     let mut reader = Reader {
         only: true,
@@ -199,7 +194,6 @@ pub fn read_device(root: &Root, id: DeviceId, attributes: &[&str]) -> (Host, Opt
 
 /// Returns the driver that is bound to a device, and a PCI device's vendor and place on a graphics
 /// card; [`Here::Absent`] if the device does not exist, `None` if there is no sysfs with buses.
-#[must_use]
 pub fn here(root: &Root, id: DeviceId) -> Option<Here> {
     let link = root.device(id);
     if !exists(&link) {

@@ -59,7 +59,6 @@ pub fn write(directory: &Path, facts: &Facts, method: Method) -> io::Result<()> 
 }
 
 /// Returns whether a directory has exactly what [`write()`] would put there for these facts.
-#[must_use]
 pub fn is_of(directory: &Path, facts: &Facts, method: Method) -> bool {
     let entries = entries(facts, method);
     let is_as = |(name, content): &(String, Option<String>)| {

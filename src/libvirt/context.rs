@@ -42,7 +42,6 @@ pub enum Failure {
 impl Context {
     /// Returns a domain as an argument of `gfxplane`, with the option that names libvirt if the user
     /// gave it.
-    #[must_use]
     pub fn operand(&self, domain: &str) -> String {
         let domain = operand(Some(domain), None);
         match &self.connect {
@@ -52,20 +51,17 @@ impl Context {
     }
 
     /// Returns the command that opens a domain's XML.
-    #[must_use]
     pub fn edit(&self, domain: &str) -> String {
         let uri = quoted(self.connect.as_deref().unwrap_or(SYSTEM));
         format!("virsh -c {uri} edit {}", operand(Some(domain), None))
     }
 
     /// Returns whether libvirt is this machine's system daemon.
-    #[must_use]
     pub(crate) fn is_system(&self) -> bool {
         matches!(self.connect.as_deref(), None | Some(SYSTEM))
     }
 
     /// Returns whether libvirt is another host's: its URI names a host (`qemu+ssh://host/system`).
-    #[must_use]
     pub(crate) fn is_remote(&self) -> bool {
         let rest = self
             .connect
@@ -96,7 +92,6 @@ impl Context {
 
     /// Returns the remembered state of the domains, if they are those of this machine's own
     /// libvirt.
-    #[must_use]
     pub fn state(&self) -> Option<State> {
         (self.is_system() && !self.root.is_recorded()).then(|| State::new(&self.root))
     }

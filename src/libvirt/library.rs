@@ -36,7 +36,6 @@ pub struct ByLibrary {
 
 impl ByLibrary {
     /// Makes a connection to this URI, or to the system's libvirt.
-    #[must_use]
     pub fn new(uri: Option<&str>) -> Self {
         // libvirt prints every error to stderr by itself, so each would appear twice.
         virt::error::clear_error_callback();

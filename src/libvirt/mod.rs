@@ -68,21 +68,18 @@ impl Term<'_> {
     const SLICE: Duration = Duration::from_millis(50);
 
     /// Returns whether to stop waiting.
-    #[must_use]
     #[cfg(feature = "libvirt")]
     pub(crate) fn is_over(&self) -> bool {
         Instant::now() >= self.limit || (self.gives_way)()
     }
 
     /// Returns the time to wait until the next check.
-    #[must_use]
     pub fn slice(&self) -> Duration {
         let left = self.limit.saturating_duration_since(Instant::now());
         left.min(Self::SLICE)
     }
 
     /// Returns why the wait ended. `late` is the reason if the time is over.
-    #[must_use]
     #[cfg(feature = "libvirt")]
     pub(crate) fn failure(&self, late: String) -> Failure {
         Failure::Environment(if (self.gives_way)() {

@@ -54,7 +54,6 @@ impl<'c> HostSurroundings<'c> {
     }
 
     /// Makes the surroundings for this host as it is.
-    #[must_use]
     pub(crate) fn as_it_is(context: &'c Context) -> Self {
         HostSurroundings {
             context,
@@ -67,25 +66,21 @@ impl<'c> HostSurroundings<'c> {
     }
 
     /// Returns the context.
-    #[must_use]
     pub(crate) fn context(&self) -> &'c Context {
         self.context
     }
 
     /// Returns the host's policy.
-    #[must_use]
     pub(crate) fn policy(&self) -> Policy {
         settings::config(&self.context.root, &mut self.warnings.borrow_mut()).policy
     }
 
     /// Returns whether mdevctl can start a device that the host lacks.
-    #[must_use]
     pub(crate) fn is_defined(&self, device: DeviceId) -> bool {
         self.reading.is_defined(device)
     }
 
     /// Returns the warnings since the last call, and forgets them.
-    #[must_use]
     pub(crate) fn warnings(&self) -> Vec<Warning> {
         self.warnings.take()
     }

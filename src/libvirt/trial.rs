@@ -80,7 +80,6 @@ impl Seen {
 
     /// Returns whether a person who asks needs no further trial. A domain that was refused once may
     /// start by now, for example because somebody granted a right.
-    #[must_use]
     pub(crate) fn is_final(&self) -> bool {
         self.starts || !matches!(self.source, Source::Earlier { .. })
     }
@@ -199,7 +198,6 @@ impl<'c> Question<'c> {
     }
 
     /// Returns the UUID of the copy that would be started.
-    #[must_use]
     pub(crate) fn uuid(&self) -> Uuid {
         self.uuid
     }
@@ -210,7 +208,6 @@ impl<'c> Question<'c> {
     }
 
     /// Returns the answer that needs no trial. `warnings` receives the files that were ignored.
-    #[must_use]
     pub(crate) fn known(&self, warnings: &mut Vec<Warning>) -> Option<Seen> {
         let shape = self.shape.as_ref()?;
         if let Some(measured) = measured(shape, &self.abilities) {

@@ -200,7 +200,6 @@ fn body(text: &str) -> &str {
 /// was seen. `expected`: the definition that we had read. `wanted`: the definition that we made, to
 /// which libvirt has added what was missing. If `seen` shows nothing, the expected definition
 /// counts as replaced.
-#[must_use]
 pub(crate) fn replaced(
     seen: &[Version],
     expected: &str,
@@ -254,7 +253,6 @@ fn distance(one: &str, other: &str) -> u64 {
 
 /// Returns the names of the elements in which two definitions differ, for the log, without any
 /// value. Has at most ten of them, and then `…`.
-#[must_use]
 pub(crate) fn differing(one: &str, other: &str) -> Vec<String> {
     let counts = surplus(one, other);
     let is_name = |c: char| c.is_alphanumeric() || "_-.:".contains(c);

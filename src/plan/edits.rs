@@ -46,7 +46,6 @@ pub(crate) struct How {
 }
 
 /// Returns the edits that make the changes.
-#[must_use]
 pub(crate) fn edits(domain: &Domain<'_, '_>, changes: &[Change], how: How) -> Vec<Edit> {
     let mut edits = Edits {
         domain,

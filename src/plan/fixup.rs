@@ -57,7 +57,6 @@ pub struct Fixed {
 
 impl Fixed {
     /// Returns the words about a domain that QEMU does not run.
-    #[must_use]
     pub(crate) fn foreign_words(&self) -> Option<String> {
         let kind = self.foreign.as_ref()?;
         Some(format!(

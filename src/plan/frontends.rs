@@ -33,7 +33,6 @@ pub(crate) struct Arrangement {
 
 impl Arrangement {
     /// Returns what the user loses by these changes.
-    #[must_use]
     pub(crate) fn loses(&self) -> BTreeSet<Consent> {
         self.changes
             .iter()
@@ -42,14 +41,12 @@ impl Arrangement {
     }
 
     /// Returns these losses in words, as `--consent` takes them.
-    #[must_use]
     pub(crate) fn losses(&self) -> String {
         let losses: Vec<String> = self.loses().iter().map(ToString::to_string).collect();
         losses.join(",")
     }
 
     /// Returns whether the user has agreed to all losses.
-    #[must_use]
     pub(crate) fn is_allowed(&self, consent: &BTreeSet<Consent>) -> bool {
         self.loses().is_subset(consent)
     }
@@ -57,7 +54,6 @@ impl Arrangement {
 
 /// Returns whether the domain certainly starts, all wanted screens are visible, and no viewer can
 /// end the guest.
-#[must_use]
 pub(crate) fn is_good(prediction: &Prediction, wanted: &Wanted) -> bool {
     let shown = prediction.shown();
     let ends = |danger: &Danger| danger.kind == DangerKind::ViewerEndsGuest;
@@ -71,7 +67,6 @@ pub(crate) fn is_good(prediction: &Prediction, wanted: &Wanted) -> bool {
 ///
 /// The function tries all ways. There are few as long as each type of graphics occurs once
 /// ([`Screens::is_ambiguous`]).
-#[must_use]
 pub(crate) fn best(
     screens: &Screens,
     abilities: &Abilities,

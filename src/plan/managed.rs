@@ -34,7 +34,6 @@ pub enum Wish {
 /// A display goes off if QEMU or libvirt would refuse it, or if nothing in the domain shows it. A
 /// display that the manager wishes for goes on if it is known, by whatever evidence, since the wish
 /// is not ours. An unknown display stays as it is.
-#[must_use]
 pub fn plan_managed(
     domain: &Domain<'_, '_>,
     screens: &Screens,

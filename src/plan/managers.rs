@@ -35,13 +35,11 @@ pub fn adapt(
 /// Returns oVirt's wish: the display stays as the engine has written it. The engine asks for the
 /// display of every mediated device that is not set to have none (ovirt-engine LibvirtVmXmlBuilder,
 /// `nodisplay`).
-#[must_use]
 pub fn ovirt_wish(_: &Hostdev<'_, '_>) -> Wish {
     Wish::AsWritten
 }
 
 /// Returns lines for a manager's log: one for each change, and one for each note.
-#[must_use]
 pub fn lines(plan: &Plan) -> Vec<String> {
     let changes = plan
         .changes

@@ -182,13 +182,11 @@ pub enum Fix {
 impl Fix {
     /// Makes a call of `gfxplane fixup` with the consent to lose these: `remote`, `video`,
     /// `remote,video` or `all`.
-    #[must_use]
     pub fn consent(losses: &str) -> Self {
         Fix::fixup(format!("--consent {losses}"), "")
     }
 
     /// Makes a call of `gfxplane fixup` with these options.
-    #[must_use]
     pub fn fixup(options: impl Into<String>, reason: impl Into<String>) -> Self {
         Fix::Command {
             verb: "fixup",
@@ -199,7 +197,6 @@ impl Fix {
 
     /// Returns what the user can do if libvirt can't prepare a device. `is_here`: the device is on
     /// the host. `is_defined`: mdevctl has a definition of it, and can start it.
-    #[must_use]
     pub fn for_device(device: DeviceId, is_here: bool, is_defined: bool) -> Self {
         Fix::Words(match device {
             DeviceId::Mdev(uuid) if is_defined => format!("sudo mdevctl start --uuid {uuid}"),
@@ -213,21 +210,18 @@ impl Fix {
 
     /// Returns the command that can be typed, or the words. `domain`: the domain as an argument of a
     /// command.
-    #[must_use]
     pub fn of_domain(&self, domain: &str) -> String {
         self.about(domain, " --define")
     }
 
     /// Returns the command that can be typed, or the words, for a domain in a file. `file`: the
     /// file as an argument of a command.
-    #[must_use]
     pub fn of_file(&self, file: &str) -> String {
         self.about(file, "")
     }
 
     /// Returns a fix by hand as the comment of a command: of `edit`, which opens the domain's XML,
     /// or of the command that shows the versions. `None` if the fix is itself a command.
-    #[must_use]
     pub fn by_hand(&self, edit: &str) -> Option<String> {
         match self {
             Fix::Command { .. } => None,
@@ -312,7 +306,6 @@ impl Note {
 
     /// Returns the message and the fixes, with commands that can be typed. `domain`: the domain as
     /// an argument of a command.
-    #[must_use]
     pub(crate) fn words(&self, domain: &str) -> String {
         let mut text = self.text.clone();
         for fix in &self.fixes {
@@ -345,7 +338,6 @@ pub struct Plan {
 
 impl Plan {
     /// Returns whether there is nothing to do.
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty()
     }
@@ -353,7 +345,6 @@ impl Plan {
     /// Returns the outcome of a start without the changes, in the host's present state. A refusal
     /// of the definition by libvirt comes first, then a refusal because of the devices, then
     /// QEMU's.
-    #[must_use]
     pub fn now(&self) -> Prediction {
         let earlier =
             matches!(&self.before.outcome, Outcome::No(refusal) if refusal.stage < Stage::Devices);
@@ -377,7 +368,6 @@ fn only_told_setting<S: Serializer>(setting: &str, serializer: S) -> Result<S::O
 }
 
 /// Returns an action in a few words.
-#[must_use]
 pub fn words(action: &Action) -> String {
     let switch = |on: &bool| if *on { "on" } else { "off" };
     match action {

@@ -13,7 +13,6 @@ use crate::predict::screens::{Screens, Vgpu};
 use crate::predict::{About, Prediction, libvirt, predict};
 
 /// Makes the plan for a domain with these screens.
-#[must_use]
 pub fn plan(
     domain: &Domain<'_, '_>,
     screens: &Screens,

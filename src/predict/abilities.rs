@@ -106,7 +106,6 @@ pub(crate) const ALLOW_DBUS_DAEMON: &str = r"printf '%s\n' '/usr/bin/dbus-daemon
 
 impl RenderNodes {
     /// Returns libvirt's refusal of graphics that need a render node; `None` if the host has one.
-    #[must_use]
     pub(crate) fn refusal(self) -> Option<&'static str> {
         match self {
             RenderNodes::Present => None,
@@ -119,7 +118,6 @@ impl RenderNodes {
 impl Abilities {
     /// Returns whether the host lacks a render node, by the node's path; `None` if that is not
     /// known.
-    #[must_use]
     pub(crate) fn lacks_node(&self, path: &str) -> Option<bool> {
         let name = path.strip_prefix("/dev/dri/")?;
         let dri = self.guests.dri.as_ref()?;
@@ -132,7 +130,6 @@ impl Abilities {
 
     /// Returns where graphics listen if they name no address. If qemu.conf is not known, that is
     /// TCP on any address: the worst case for somebody who relies on it.
-    #[must_use]
     pub(crate) fn listen_default(&self, kind: GraphicsType) -> ListenDefault<'_> {
         let (address, socket) = match kind {
             GraphicsType::Spice => (&self.spice_listen, self.spice_auto_unix_socket),
@@ -146,7 +143,6 @@ impl Abilities {
     }
 
     /// Returns whether QEMU has a frontend; `None` if that is not known.
-    #[must_use]
     pub(crate) fn has(&self, frontend: &str) -> Option<bool> {
         self.frontends
             .as_ref()

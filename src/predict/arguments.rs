@@ -105,7 +105,6 @@ pub struct Setting {
 impl Setting {
     /// Reads the value of `-set`; `None` if it is about something else than a device, or malformed
     /// (`qemu_set_option`, util/qemu-config.c).
-    #[must_use]
     pub fn read(text: &str) -> Option<Self> {
         let (id, rest) = text.strip_prefix("device.")?.split_once('.')?;
         let (property, value) = rest.split_once('=')?;
@@ -165,7 +164,6 @@ const WITH_A_VALUE: [&str; 8] = [
 
 impl Arguments {
     /// Reads the arguments.
-    #[must_use]
     pub fn read<'v>(values: impl IntoIterator<Item = &'v str>) -> Self {
         let mut read = Arguments::default();
         let mut devices: Vec<Device> = Vec::new();
@@ -331,7 +329,6 @@ pub struct Globals {
 
 impl Globals {
     /// Returns the value of a property. If it has several, the last one counts.
-    #[must_use]
     pub fn get(&self, property: &str) -> Option<&String> {
         if self.passed_over.contains(property) {
             return None;
@@ -349,7 +346,6 @@ impl Globals {
 
 impl Local {
     /// Returns QEMU's name for the display; `None` for a display that is not read.
-    #[must_use]
     pub fn word(self) -> Option<&'static str> {
         match self {
             Local::None | Local::NoGraphic => Some("none"),

@@ -60,7 +60,6 @@ pub struct Hint {
 /// * ramfb shows the firmware in the same console until the guest's driver sets a mode. ramfb works
 ///   only with display on.
 /// * unknown: no options, because nothing is known about them.
-#[must_use]
 pub fn hints(facts: &Facts, render_node: Option<&str>) -> Vec<Hint> {
     let option = |scope, name, value: &str| Hint {
         scope,

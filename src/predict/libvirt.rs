@@ -203,7 +203,6 @@ pub(super) fn tls(abilities: &Abilities, screens: &Screens) -> Vec<bool> {
 
 /// Returns libvirt's refusals to define or to start the domain, whatever devices the host has: one
 /// answer for each possible value of an unknown setting.
-#[must_use]
 pub(crate) fn refusals(
     screens: &Screens,
     abilities: &Abilities,
@@ -217,7 +216,6 @@ pub(crate) fn refusals(
 }
 
 /// Returns whether libvirt refuses the domain because of a part that no plan changes.
-#[must_use]
 pub fn is_beyond_repair(screens: &Screens, abilities: &Abilities) -> bool {
     Libvirt::possible(abilities).iter().all(|libvirt| {
         tls(abilities, screens).into_iter().all(|tls| {
@@ -234,7 +232,6 @@ pub fn is_beyond_repair(screens: &Screens, abilities: &Abilities) -> bool {
 /// Sources: src/hypervisor/virhostdev.c, `virHostdevPreparePCIDevicesImpl`, then
 /// src/util/virmdev.c, `virMediatedDeviceNew`. The next function that needs a missing PCI device
 /// finds that it does not exist (src/util/virpci.c, `virPCIDeviceNew`).
-#[must_use]
 pub fn devices(screens: &Screens) -> Option<Refusal> {
     let is_absent = |vgpu: &&Vgpu| vgpu.known.here == Some(Here::Absent);
     let is_the_hosts = |vgpu: &&Vgpu| {

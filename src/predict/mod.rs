@@ -47,7 +47,6 @@ pub enum Program {
 
 impl Program {
     /// Returns the program's name.
-    #[must_use]
     pub fn word(self) -> &'static str {
         match self {
             Program::Libvirt => "libvirt",
@@ -78,7 +77,6 @@ pub enum Stage {
 
 impl Stage {
     /// Returns the program that refuses at this stage.
-    #[must_use]
     pub fn program(self) -> Program {
         match self {
             Stage::Qemu => Program::Qemu,
@@ -87,7 +85,6 @@ impl Stage {
     }
 
     /// Returns who refuses and when, in the words of a report.
-    #[must_use]
     pub fn who(self) -> &'static str {
         match self {
             Stage::Define => "libvirt at define",
@@ -156,7 +153,6 @@ impl Refusal {
     }
 
     /// Returns what is refused, as the end of "libvirt will refuse".
-    #[must_use]
     fn of(&self) -> &'static str {
         match self.stage {
             Stage::Define => "the definition",
@@ -165,7 +161,6 @@ impl Refusal {
     }
 
     /// Returns the sentence that the domain will be refused.
-    #[must_use]
     pub(crate) fn will(&self) -> String {
         let (by, of) = (self.by().word(), self.of());
         format!("{by} will refuse {of}: \"{}\"", self.message)
@@ -173,7 +168,6 @@ impl Refusal {
 
     /// Returns the sentence that the domain may be refused; `because` is the unknown fact on which
     /// that depends.
-    #[must_use]
     pub(crate) fn may(&self, because: &str) -> String {
         let by = self.by().word();
         let message = &self.message;
@@ -181,7 +175,6 @@ impl Refusal {
     }
 
     /// Returns the error, with the errors that may be shown in its place.
-    #[must_use]
     pub fn words(&self) -> String {
         let others = self.or.iter().map(|other| format!(", or: {other}"));
         std::iter::once(self.message.clone())
@@ -190,7 +183,6 @@ impl Refusal {
     }
 
     /// Returns the program that refuses.
-    #[must_use]
     pub fn by(&self) -> Program {
         self.stage.program()
     }
@@ -241,7 +233,6 @@ pub enum Shown {
 }
 
 /// Returns the graphics that show a screen, each with the way to see the screen.
-#[must_use]
 pub(crate) fn viewers(shown_by: &[(GraphicsType, Shown)]) -> Vec<String> {
     let word = |(kind, how): &(GraphicsType, Shown)| match how {
         Shown::AtOnce => kind.to_string(),
@@ -270,7 +261,6 @@ pub enum HeadOf {
 
 impl HeadOf {
     /// Returns the device; `None` for an emulated card.
-    #[must_use]
     pub(crate) fn device(&self) -> Option<DeviceId> {
         match self {
             HeadOf::Device(id) => Some(*id),
@@ -318,7 +308,6 @@ pub enum DangerKind {
 
 impl Danger {
     /// Returns a fault of QEMU's in words, and the fix; `None` if the danger is no fault.
-    #[must_use]
     pub(crate) fn fault(&self) -> Option<(String, String)> {
         let (from, fixed, what) = match self.kind {
             DangerKind::ViewerEndsGuest => return None,
@@ -367,7 +356,6 @@ pub struct Prediction {
 impl Outcome {
     /// Returns the refusal, certain or not, and for a doubt the unknown fact on which the start
     /// depends.
-    #[must_use]
     pub(crate) fn refused(&self) -> Option<(&Refusal, Option<&str>)> {
         match self {
             Outcome::Yes => None,
@@ -379,13 +367,11 @@ impl Outcome {
 
 impl Prediction {
     /// Returns whether the domain certainly starts.
-    #[must_use]
     pub fn starts(&self) -> bool {
         self.outcome == Outcome::Yes
     }
 
     /// Returns the refusal, if it is certain.
-    #[must_use]
     pub(crate) fn refusal(&self) -> Option<&Refusal> {
         match &self.outcome {
             Outcome::No(refusal) => Some(refusal),
@@ -394,14 +380,12 @@ impl Prediction {
     }
 
     /// Returns the devices whose screens some graphics show.
-    #[must_use]
     pub(crate) fn shown(&self) -> HashSet<DeviceId> {
         let shown = self.heads.iter().filter(|head| !head.shown_by.is_empty());
         shown.filter_map(|head| head.of.device()).collect()
     }
 
     /// Returns the head of a device.
-    #[must_use]
     pub fn head(&self, id: DeviceId) -> Option<&Head> {
         self.heads.iter().find(|head| head.of == HeadOf::Device(id))
     }
@@ -425,7 +409,6 @@ impl Prediction {
 }
 
 /// Predicts the outcome of starting the domain.
-#[must_use]
 pub fn predict(screens: &Screens, abilities: &Abilities) -> Prediction {
     let libvirts = Libvirt::possible(abilities);
     let qemus = Qemu::possible(abilities);

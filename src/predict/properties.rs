@@ -90,7 +90,6 @@ pub enum Type {
 
 /// Returns the type of a property; `None` if the property is not listed here (`qemu-system-x86_64
 /// -device vfio-pci-nohotplug,help` of 7.2.22, 10.0.13 and 11.1.3).
-#[must_use]
 fn type_of(property: &str) -> Option<Type> {
     // As a number, addr is read otherwise.
     let is = |list: &[&str]| list.contains(&property) && property != "addr";
@@ -107,7 +106,6 @@ fn type_of(property: &str) -> Option<Type> {
 
 /// Returns QEMU's refusal of a property to which `qemu:override` gives this `type` and value;
 /// `None` if QEMU takes them.
-#[must_use]
 pub(crate) fn mistake(property: &str, kind: &str, value: &str) -> Option<String> {
     let is_switch = WORDS.contains(&property) && property != "x-msix-relocation";
     if kind == "string" && is_switch && !["on", "off", "auto"].contains(&value) {
@@ -127,7 +125,6 @@ pub(crate) fn mistake(property: &str, kind: &str, value: &str) -> Option<String>
 /// Returns the place of a property in the order in which QEMU sets a device's properties:
 /// properties from JSON are in a hash table, and QEMU takes them out of that (qobject/qdict.c,
 /// `tdb_hash`).
-#[must_use]
 pub(crate) fn place(property: &str) -> u32 {
     let length = u32::try_from(property.len()).unwrap_or_default();
     let shifted = |(at, byte): (usize, u8)| u32::from(byte) << (at * 5 % 24);
@@ -140,14 +137,12 @@ pub(crate) fn place(property: &str) -> u32 {
 }
 
 /// Returns whether QEMU takes a text for a property.
-#[must_use]
 pub fn is_text(property: &str) -> bool {
     TEXTS.contains(&property) || WORDS.contains(&property)
 }
 
 /// Returns the value of a `-set` in the form of `qemu:override`: switches are `true` and `false`,
 /// numbers are decimal.
-#[must_use]
 pub(crate) fn overriding(property: &str, value: &str) -> String {
     if is_text(property) {
         return value.to_owned();
@@ -164,7 +159,6 @@ pub(crate) fn overriding(property: &str, value: &str) -> String {
 }
 
 /// Returns the `type` that `qemu:override` needs for a value.
-#[must_use]
 pub fn kind(property: &str, value: &str) -> &'static str {
     if is_text(property) {
         "string"

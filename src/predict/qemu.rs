@@ -59,7 +59,6 @@ fn refuse(about: About, message: impl Into<String>, always: bool) -> Option<Refu
 }
 
 /// Returns why QEMU would refuse to start; `None` if it starts.
-#[must_use]
 pub(crate) fn refusal(
     screens: &Screens,
     found: &[Found],
@@ -188,7 +187,6 @@ fn is_privileged(port: i32, abilities: &Abilities) -> bool {
 /// Without a server, SDL's library decides whether QEMU ends: SDL 2.32.4 draws off screen, and
 /// sdl2-compat with SDL 3 gives up (measured: Debian 13 and sid). Beside spice's OpenGL, Xlib ends
 /// QEMU with Mesa's software GLX (measured: 10.0.13, 11.1.3); no other GLX was tried.
-#[must_use]
 pub(crate) fn possible_x(screens: &Screens, abilities: &Abilities) -> Vec<X> {
     let mut possible = vec![X::Opens];
     let is_sdl = |f: &&Frontend| f.kind == GraphicsType::Sdl;

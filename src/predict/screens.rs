@@ -117,7 +117,6 @@ pub struct Screens {
 
 impl Frontend {
     /// Returns whether libvirt gives QEMU a render node for the frontend.
-    #[must_use]
     pub(crate) fn renders(&self) -> bool {
         match self.kind {
             GraphicsType::Spice | GraphicsType::Dbus => self.gl,
@@ -129,14 +128,12 @@ impl Frontend {
     /// Returns whether libvirt lets the guest have the render node that the frontend names. For
     /// dbus it does so even without gl (libvirt src/conf/domain_conf.c,
     /// `virDomainGraphicsGetRenderNode`).
-    #[must_use]
     pub(crate) fn hands_over_its_node(&self) -> bool {
         self.rendernode.is_some() && (self.renders() || self.kind == GraphicsType::Dbus)
     }
 
     /// Returns whether the frontend listens on TCP, that is on an address other than this host's
     /// own, or on a network.
-    #[must_use]
     pub(crate) fn is_on_tcp(&self) -> bool {
         let kinds = [GraphicsType::Spice, GraphicsType::Vnc, GraphicsType::Rdp];
         kinds.contains(&self.kind) && self.listens && self.reach != Reach::Local
@@ -146,7 +143,6 @@ impl Frontend {
 impl Screens {
     /// Returns the screens of a domain. `known` returns what is known of each device. `abilities`
     /// has the addresses of qemu.conf, where spice and VNC listen.
-    #[must_use]
     pub fn of(
         domain: &Domain<'_, '_>,
         known: &dyn Fn(DeviceId) -> Known,
@@ -209,7 +205,6 @@ impl Screens {
 
     /// Returns a device that occurs twice in the domain, if there is one. libvirt refuses every
     /// such domain.
-    #[must_use]
     pub(crate) fn twice(&self) -> Option<DeviceId> {
         let mut seen = BTreeSet::new();
         let mut ids = self.vgpus.iter().map(|vgpu| vgpu.id);
@@ -218,7 +213,6 @@ impl Screens {
 
     /// Returns whether a part occurs twice that libvirt takes only once, so that nobody knows which
     /// of the two is meant.
-    #[must_use]
     pub fn is_ambiguous(&self) -> bool {
         let kinds: BTreeSet<GraphicsType> = self.frontends.iter().map(|f| f.kind).collect();
         self.twice().is_some() || kinds.len() < self.frontends.len()
@@ -234,7 +228,6 @@ impl Screens {
 
     /// Returns the arguments that are not read and may decide whether the domain starts. Empty if
     /// no vfio device wants a display, because the arguments don't concern us then.
-    #[must_use]
     pub(crate) fn unread(&self) -> &[String] {
         if self.wants_display() {
             &self.arguments.unread
@@ -245,7 +238,6 @@ impl Screens {
 
     /// Returns whether no vfio device wants a display, and unread arguments decide what QEMU does
     /// with the others.
-    #[must_use]
     pub(crate) fn is_none_of_ours(&self) -> bool {
         let is_read = self.arguments.unread.is_empty() || !self.dead_settings.is_empty();
         !is_read && !self.wants_display()
@@ -258,7 +250,6 @@ impl Screens {
 
     /// Returns whether QEMU finds a render node; `None` if that is not known. libvirt puts only the
     /// nodes of graphics with OpenGL into the guest's `/dev`.
-    #[must_use]
     pub(crate) fn has_render_node(&self) -> Option<bool> {
         let mut all = self.frontends.iter();
         if all.any(|f| f.renders() || f.hands_over_its_node()) {

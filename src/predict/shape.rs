@@ -44,7 +44,6 @@ struct Shown {
 
 impl Shape {
     /// Returns the shape of a domain with these screens; `None` if it has a part that is not read.
-    #[must_use]
     pub fn of(domain: &Domain<'_, '_>, screens: &Screens) -> Option<Self> {
         let is_of_qemu = |name: &str| {
             let mut children = domain.element.children();
@@ -94,7 +93,6 @@ impl Shape {
 
     /// Returns the shape with the render nodes that it names. One working node says nothing about
     /// another, so a result of this host counts only for these nodes.
-    #[must_use]
     pub(crate) fn on_this_host(&self) -> String {
         let nodes = self
             .frontends
@@ -244,7 +242,6 @@ static MEASURED: LazyLock<Vec<Measured>> = LazyLock::new(|| {
 
 /// Returns the measurement of a shape with exactly this QEMU and libvirt. `None` if there is none,
 /// or if this QEMU was built without something that the shape has and the measured QEMU had.
-#[must_use]
 pub fn measured(shape: &Shape, abilities: &Abilities) -> Option<&'static Measured> {
     let Abilities { qemu, libvirt, .. } = abilities;
     let (qemu, libvirt) = (qemu.as_ref()?, libvirt.as_ref()?);

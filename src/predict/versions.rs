@@ -25,7 +25,6 @@ const LAST_LIBVIRT: [u32; 2] = [12, 8];
 
 /// Returns a remark that a version is newer than the last one that somebody has read; `None` if it
 /// is not.
-#[must_use]
 pub(crate) fn newer(program: Program, version: &Version) -> Option<String> {
     let [major, minor] = match program {
         Program::Qemu => LAST_QEMU,
@@ -41,7 +40,6 @@ pub(crate) fn newer(program: Program, version: &Version) -> Option<String> {
 
 /// Returns why a refusal is not certain: the host's version, which nobody has read, may have
 /// dropped the check. `None` if the refusal is certain.
-#[must_use]
 pub(crate) fn not_reviewed(refusal: &Refusal, abilities: &Abilities) -> Option<String> {
     if refusal.always {
         return None;
@@ -63,13 +61,11 @@ pub(crate) struct Change(&'static [u32]);
 
 impl Change {
     /// Returns the first version that has the change.
-    #[must_use]
     pub(crate) fn since(&self) -> Version {
         Version::of(self.0)
     }
 
     /// Returns whether a version has the change.
-    #[must_use]
     pub(crate) fn is_in(&self, version: &Version) -> bool {
         *version >= self.since()
     }
@@ -159,14 +155,12 @@ const DEVICE_JSON_HOTPLUG_QEMU: Change = Change(&[7, 0]);
 pub(crate) const OVERRIDE: Change = Change(&[8, 2]);
 
 /// Returns whether libvirt reads `<qemu:override>`; `None` if its version is not known.
-#[must_use]
 pub(crate) fn reads_override(abilities: &Abilities) -> Option<bool> {
     Some(OVERRIDE.is_in(abilities.libvirt.as_ref()?))
 }
 
 /// Returns whether libvirt describes devices to QEMU in JSON, so that no `-set` finds them; `None`
 /// if that is not known. `is_deleted` returns whether the domain removes a capability of QEMU's.
-#[must_use]
 pub(crate) fn devices_are_json(
     abilities: &Abilities,
     is_deleted: impl Fn(&str) -> bool,
@@ -234,7 +228,6 @@ pub(crate) struct Qemu {
 impl Qemu {
     /// Returns the words with which QEMU refuses a device without the requested OpRegion; `None` if
     /// it starts.
-    #[must_use]
     pub(crate) fn refuses_opregion(&self, id: DeviceId) -> Option<&'static str> {
         match id {
             _ if self.opregion_by_default => None,
@@ -246,7 +239,6 @@ impl Qemu {
 
     /// Returns the QEMUs that the host may have: several if the version is not known or does not
     /// decide alone.
-    #[must_use]
     pub(crate) fn possible(abilities: &Abilities) -> Vec<Self> {
         let Some(version) = &abilities.qemu else {
             // A version between these does nothing that none of them does.
@@ -326,7 +318,6 @@ pub(crate) struct Libvirt {
 impl Libvirt {
     /// Returns the libvirts that the host may have. An unknown version may have everything or lack
     /// everything.
-    #[must_use]
     pub(crate) fn possible(abilities: &Abilities) -> Vec<Self> {
         let Some(version) = &abilities.libvirt else {
             let every = |has| Libvirt {
@@ -360,7 +351,6 @@ impl Libvirt {
     }
 
     /// Returns whether libvirt passes on `display` and `ramfb` of a device.
-    #[must_use]
     pub(crate) fn takes_display(&self, id: DeviceId) -> bool {
         match id {
             DeviceId::Mdev(_) => true,

@@ -5,7 +5,6 @@
 //! versions and commits.
 
 /// Returns a message with its first `*` replaced by `with`.
-#[must_use]
 pub(crate) fn filled(words: &str, with: &str) -> String {
     words.replacen('*', with, 1)
 }

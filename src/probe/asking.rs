@@ -61,7 +61,6 @@ impl Outcome {
 /// asked, does not count if somebody names the device. If nobody does, the device is asked again
 /// only if [`may_pass`] is true of the record. An answer about this host, this process or this
 /// moment is returned, but not kept.
-#[must_use]
 pub fn ask_and_keep(
     root: &Root,
     sources: &Sources,
@@ -136,7 +135,6 @@ pub fn ask_and_keep(
 
 /// Returns whether a record only says why the device could not be asked at that moment: the device
 /// was in use, or no KVM VM could be created (kvm not loaded yet, or all of it another program's).
-#[must_use]
 pub(crate) fn may_pass(record: &Record) -> bool {
     match record.facts.display.reason() {
         Some(Reason::InUse) => true,

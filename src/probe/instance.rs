@@ -85,7 +85,6 @@ pub(crate) enum NotMade {
 
 impl NotMade {
     /// Returns whether the device could be created, but only with the user's permission.
-    #[must_use]
     pub(crate) fn is_refusal(&self) -> bool {
         matches!(
             self,
@@ -108,7 +107,6 @@ fn may_make(available: Option<u32>, force: bool) -> Result<(), NotMade> {
 /// Returns the types of a parent of which one could be created before, but none can now. Types may
 /// share their resources (mbochs its memory, GVT-g the GPU's), and NVIDIA's driver has devices of
 /// one type at a time on a GPU.
-#[must_use]
 pub(crate) fn taken(before: &[MdevType], now: impl Fn(&str) -> Option<u32>) -> Vec<String> {
     let could = before.iter().filter(|t| t.available_instances > Some(0));
     let cannot = could.filter(|of_type| now(&of_type.id) == Some(0));

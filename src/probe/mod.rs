@@ -91,7 +91,6 @@ pub(crate) type Tell<'a> = &'a mut dyn FnMut(Step);
 
 impl Answer {
     /// Makes the answer of a device that was asked.
-    #[must_use]
     pub(crate) fn of(facts: Facts, path: Option<OpenPath>) -> Self {
         Answer {
             facts,
@@ -102,7 +101,6 @@ impl Answer {
     }
 
     /// Makes the answer for a step that failed.
-    #[must_use]
     pub(crate) fn failed(failure: &Failure) -> Self {
         let mut answer = Answer::none(failure.reason.clone(), failure.step);
         answer.facts.kvm = failure.reason == Reason::NeedsVm;
@@ -111,7 +109,6 @@ impl Answer {
     }
 
     /// Makes the answer for a reason that comes with no errno.
-    #[must_use]
     pub(crate) fn none(reason: Reason, step: Step) -> Self {
         Answer {
             step: Some(step),
@@ -126,7 +123,6 @@ pub(crate) const IN_USE: &str = "stop the guest that uses it, or run gfxplane le
 impl Answer {
     /// Returns a remark that explains a failure to people, in addition to its reason, step and
     /// errno. `None` if these are enough.
-    #[must_use]
     pub(crate) fn remark(&self) -> Option<&'static str> {
         let (reason, step) = (self.facts.display.reason()?, self.step?);
         match reason {
@@ -147,7 +143,6 @@ impl Answer {
 }
 
 /// Returns the name of an errno: `EBUSY`. (524, which some drivers return, has no name in libc.)
-#[must_use]
 pub(crate) fn errno_name(errno: Errno) -> String {
     format!("{errno:?}")
 }
@@ -216,7 +211,6 @@ pub enum Asked {
 }
 
 /// Returns the active devices that rules and settings allow to be opened unasked.
-#[must_use]
 pub fn opened_unasked(sources: &Sources, policy: ProbePolicy) -> Vec<DeviceId> {
     let devices = sources.host.devices.iter().filter(|device| {
         let rule = rule_for(&sources.rules, &sources.host, device);
@@ -303,7 +297,6 @@ impl Manner {
     }
 
     /// Reads the options from the arguments of a child; `None` if one of them is unknown.
-    #[must_use]
     pub fn from_arguments(arguments: &[&str]) -> Option<Self> {
         let mut manner = Manner::default();
         for argument in arguments {
@@ -328,7 +321,6 @@ pub enum Prober {
 
 impl Prober {
     /// Returns the program that opens devices.
-    #[must_use]
     pub fn program(&self) -> &Path {
         match self {
             Prober::Program(program) | Prober::Copy(program) => program,
@@ -337,7 +329,6 @@ impl Prober {
 }
 
 /// Asks one device through a child, for at most `deadline`.
-#[must_use]
 pub(crate) fn ask(
     root: &Root,
     prober: &Prober,

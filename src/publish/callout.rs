@@ -23,7 +23,6 @@ impl Call {
     ///
     /// An option that is missing is empty. If an option occurs twice, the last one counts. Unknown
     /// options are ignored, because a later mdevctl may have more.
-    #[must_use]
     pub fn parse(arguments: &[OsString]) -> Option<Self> {
         if arguments.first()? != "-t" {
             return None;
@@ -54,7 +53,6 @@ impl Call {
 
 /// Returns the mdevctl command with which a process was started, from its `/proc/PID/cmdline`.
 /// `None` if the process is not mdevctl, or has no command.
-#[must_use]
 pub fn verb(cmdline: &[u8]) -> Option<&[u8]> {
     let mut words = cmdline.split(|byte| *byte == 0);
     let program = words.next().unwrap_or_default();
@@ -67,7 +65,6 @@ pub fn verb(cmdline: &[u8]) -> Option<&[u8]> {
 
 /// Returns whether a process is an mdevctl that lists devices, from its `/proc/PID/cmdline`.
 /// `mdevctl define` asks for attributes, too, and would store them in the definition.
-#[must_use]
 pub fn is_list(cmdline: &[u8]) -> bool {
     verb(cmdline) == Some(b"list")
 }

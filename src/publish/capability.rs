@@ -12,7 +12,6 @@ use crate::xml::escape;
 pub(crate) const TYPE: &str = "vfio_display";
 
 /// Returns the capability of a device as indented lines, without a line end after the last.
-#[must_use]
 pub fn of_device(finding: &Finding, hints: &[Hint]) -> String {
     wrap(
         &format!("capability type='{TYPE}'"),
@@ -23,7 +22,6 @@ pub fn of_device(finding: &Finding, hints: &[Hint]) -> String {
 
 /// Returns the capability of a parent: one `<type>` element with the same content for each of its
 /// types.
-#[must_use]
 pub(crate) fn of_parent<'a>(
     types: impl Iterator<Item = (&'a str, &'a Finding, &'a [Hint])>,
 ) -> String {

@@ -13,7 +13,6 @@ use crate::xml::escape;
 
 /// Returns libvirt's name of the node device (`udevGenerateDeviceName`): each byte that is not a
 /// letter or digit becomes `_`. Without the `parent` of an mdev, returns the beginning of its name.
-#[must_use]
 pub(crate) fn name_of(id: DeviceId, parent: Option<&str>) -> String {
     match (id, parent) {
         (DeviceId::Mdev(_), Some(parent)) => plain(&format!("mdev_{id}_{parent}")),
@@ -22,7 +21,6 @@ pub(crate) fn name_of(id: DeviceId, parent: Option<&str>) -> String {
 }
 
 /// Returns libvirt's name of a parent.
-#[must_use]
 pub(crate) fn name_of_parent(parent: &Parent) -> String {
     plain(&format!(
         "{}_{}",
@@ -47,7 +45,6 @@ pub struct Mdev<'a> {
 }
 
 /// Returns the XML of an mdev.
-#[must_use]
 pub(crate) fn mdev(mdev: &Mdev<'_>) -> String {
     let name = name_of(mdev.id, mdev.parent);
     let mut capability = format!(
@@ -78,7 +75,6 @@ pub(crate) fn mdev(mdev: &Mdev<'_>) -> String {
 
 /// Returns the XML of a PCI device. With `parent`, it includes the mdev types that the device
 /// offers.
-#[must_use]
 pub(crate) fn pci(pci: &Pci, path: &Path, driver: Option<&str>, parent: Option<&Parent>) -> String {
     let PciAddress {
         domain,
@@ -154,7 +150,6 @@ pub(crate) fn pci(pci: &Pci, path: &Path, driver: Option<&str>, parent: Option<&
 /// libvirt has such nodes only for the channel subsystem, the AP matrix and a class named mtty.
 /// libvirt gives mtty an `mdev_types` capability that libvirt's own schema does not allow; this XML
 /// leaves it out.
-#[must_use]
 pub(crate) fn other_parent(parent: &Parent) -> String {
     device(
         &name_of_parent(parent),

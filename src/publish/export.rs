@@ -52,7 +52,6 @@ struct Measured {
 /// Returns the rules for the measurements of this host: valid records of active devices, records of
 /// types since this boot, and the kernel's own statements. There is no rule for devices of one kind
 /// that disagree.
-#[must_use]
 pub fn export(sources: &Sources) -> Export {
     let mut kinds: BTreeMap<Kind, Vec<Measured>> = BTreeMap::new();
     let mut export = Export::default();
@@ -243,7 +242,6 @@ fn said(facts: &Facts) -> String {
 
 impl Export {
     /// Returns the text of a file for `/etc/gfxplane/rules.d`.
-    #[must_use]
     pub fn to_toml(&self) -> String {
         #[derive(Serialize)]
         struct File<'r> {

@@ -90,7 +90,6 @@ pub struct GpuEntry {
 }
 
 /// Returns the entry of a graphics card.
-#[must_use]
 pub(crate) fn entry(host: &Host, gpu: &Gpu) -> GpuEntry {
     GpuEntry {
         address: gpu.pci.address,
@@ -111,7 +110,6 @@ const INTEL: u16 = 0x8086;
 
 /// Returns why a graphics card offers no vGPU. `None` if it offers one, if it is handed out as a
 /// whole, or if nothing is known about cards of its kind.
-#[must_use]
 fn missing(host: &Host, gpu: &Gpu) -> Option<Missing> {
     let address = gpu.pci.address;
     let is_whole = |device: &crate::host::sysfs::Device| device.id == DeviceId::Pci(address);
@@ -231,7 +229,6 @@ fn functions_off(host: &Host, gpu: &Gpu, total: u32) -> Option<Missing> {
 }
 
 /// Returns the command that loads the driver that the kernel has for a device.
-#[must_use]
 pub(crate) fn load_driver(address: PciAddress) -> String {
     format!("sudo modprobe $(cat /sys/bus/pci/devices/{address}/modalias)")
 }

@@ -150,7 +150,6 @@ impl From<DeviceEntry> for Known {
 }
 
 /// Joins everything into one view of the host.
-#[must_use]
 pub fn inventory(sources: &Sources) -> Inventory {
     let host = &sources.host;
     let mut devices: Vec<DeviceEntry> = host
@@ -193,7 +192,6 @@ pub fn inventory(sources: &Sources) -> Inventory {
 }
 
 /// Returns the rule that applies to an active device.
-#[must_use]
 pub(crate) fn rule_for<'a>(rules: &'a Rules, host: &Host, device: &Device) -> Option<&'a Rule> {
     rules.find(&Subject {
         bus: Some(match device.id {
@@ -221,7 +219,6 @@ fn subject<'s>(pci: Option<&Pci>, host: &'s Host) -> Subject<'s> {
 }
 
 /// Returns the entry of one active device.
-#[must_use]
 pub fn active(sources: &Sources, device: &Device) -> DeviceEntry {
     let (host, memory) = (&sources.host, &sources.memory);
     let circumstances = device.circumstances(host);
@@ -275,7 +272,6 @@ pub fn active(sources: &Sources, device: &Device) -> DeviceEntry {
 }
 
 /// Returns the entry of one device that is only defined.
-#[must_use]
 pub(crate) fn defined(sources: &Sources, definition: &Definition) -> DeviceEntry {
     let host = &sources.host;
     let parent = host
@@ -321,7 +317,6 @@ pub(crate) fn defined(sources: &Sources, definition: &Definition) -> DeviceEntry
 }
 
 /// Returns the entry of one type.
-#[must_use]
 pub(crate) fn type_entry(sources: &Sources, parent: &Parent, of_type: &MdevType) -> TypeEntry {
     let rule = rule_for_type(sources, Some(parent), &of_type.id, Some(of_type));
     let sibling = sibling_of_type(sources, &of_type.id);

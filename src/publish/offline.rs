@@ -22,7 +22,6 @@ pub enum Node<'a> {
 }
 
 /// Returns all node devices that concern gfxplane, sorted by the names that libvirt gives them.
-#[must_use]
 pub fn nodes(sources: &Sources) -> Vec<(String, Node<'_>)> {
     let host = &sources.host;
     let there: HashSet<DeviceId> = host.devices.iter().map(|device| device.id).collect();
@@ -56,7 +55,6 @@ pub fn nodes(sources: &Sources) -> Vec<(String, Node<'_>)> {
 
 /// Finds the node device that a user names, by libvirt's name, a UUID, a PCI address, or a parent's
 /// name in sysfs.
-#[must_use]
 pub fn find<'a>(sources: &'a Sources, text: &str) -> Option<(String, Node<'a>)> {
     let wanted = DeviceId::from_user(text).ok();
     let means = |(name, node): &(String, Node<'_>)| {
@@ -78,7 +76,6 @@ pub fn find<'a>(sources: &'a Sources, text: &str) -> Option<(String, Node<'a>)> 
 
 impl Node<'_> {
     /// Returns libvirt's XML of the node device, as far as it follows from sysfs.
-    #[must_use]
     pub fn xml(&self, sources: &Sources) -> String {
         match self {
             Node::Active(active) => match (active.id, &active.pci) {
@@ -113,7 +110,6 @@ impl Node<'_> {
     }
 
     /// Returns our capability of the node device.
-    #[must_use]
     pub fn capability(&self, sources: &Sources) -> String {
         let of_device = |entry: &DeviceEntry| capability::of_device(&entry.finding, &entry.require);
         match self {
@@ -133,7 +129,6 @@ impl Node<'_> {
     }
 
     /// Returns whether the node device is active or exists only as a definition.
-    #[must_use]
     pub fn state(&self) -> State {
         match self {
             Node::Defined(_) => State::Defined,

@@ -40,7 +40,6 @@ pub enum GuestState {
 
 impl GuestState {
     /// Returns the state as virsh words it.
-    #[must_use]
     pub fn word(self) -> &'static str {
         match self {
             GuestState::Running => "running",
@@ -235,7 +234,6 @@ pub struct Overview {
 
 impl Overview {
     /// Returns the devices that running domains have, each with the name of the domain.
-    #[must_use]
     pub fn holders(&self) -> BTreeMap<DeviceId, String> {
         let devices = self.parents.iter().flat_map(|parent| &parent.devices);
         let holder = |line: &DeviceLine| {
@@ -281,7 +279,6 @@ impl Given<'_> {
 }
 
 /// Makes the overview of a host.
-#[must_use]
 pub fn overview(given: Given<'_>, surroundings: &dyn Surroundings) -> Overview {
     let mut summary = Summary {
         gpus: given.sources.host.gpus.len(),
@@ -341,7 +338,6 @@ fn worst(overview: &Overview) -> Level {
 
 impl Missing {
     /// Returns the severity: a warning if the reason is certain, and otherwise good to know.
-    #[must_use]
     pub fn level(&self) -> Level {
         if self.certain {
             Level::Warn

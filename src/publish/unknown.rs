@@ -30,7 +30,6 @@ pub struct Around {
 
 impl Around {
     /// Reads the facts.
-    #[must_use]
     pub fn read(root: &Root, unasked: Vec<DeviceId>, warnings: &mut Vec<Warning>) -> Self {
         Around {
             groups: groups(root, warnings),
@@ -42,7 +41,6 @@ impl Around {
 
     /// Returns the commands against `reason`, the best first. `holder` is the running domain that
     /// has the device, as an argument of `gfxplane`.
-    #[must_use]
     pub fn fixes(&self, entry: &DeviceEntry, reason: &Reason, holder: Option<&str>) -> Vec<String> {
         let id = entry.id;
         let fix = match reason {
@@ -117,14 +115,12 @@ impl Member {
     /// Returns whether the member's driver keeps the group from being handed out. The kernel lets a
     /// group have members without a driver, with a vfio driver or pci-stub, and bridges
     /// (drivers/iommu/iommu.c, `driver_managed_dma`; drivers/pci/pcie/portdrv.c).
-    #[must_use]
     pub fn is_in_the_way(&self) -> bool {
         let driver = self.driver.as_deref().unwrap_or("pci-stub");
         !driver.contains("vfio") && !matches!(driver, "pci-stub" | "pcieport")
     }
 
     /// Returns the command that takes the member from its driver.
-    #[must_use]
     pub fn detach(&self) -> String {
         let driver = self.driver.as_deref().unwrap_or_default();
         let nodedev = name_of(self.id, None);

@@ -16,7 +16,6 @@ use crate::device::facts::PREFIX;
 /// Names and values consist only of `A-Z a-z 0-9 _ . : , = + / -`, because libvirt prints
 /// attributes without escaping them (src/conf/node_device_conf.c,
 /// `virNodeDeviceCapMdevAttrFormat`). Any other character becomes `_`.
-#[must_use]
 pub fn words(finding: &Finding, hints: &[Hint]) -> Vec<(String, String)> {
     let facts = &finding.facts;
     let mut words = vec![("display".to_owned(), facts.display.words().join(","))];
@@ -52,7 +51,6 @@ pub fn words(finding: &Finding, hints: &[Hint]) -> Vec<(String, String)> {
 
 /// Returns the output of a mdevctl callout for `get attributes`: an array of objects with one
 /// member each (mdevctl src/callouts.rs, `add_attributes`).
-#[must_use]
 pub fn attributes(words: &[(String, String)]) -> String {
     let attribute = |(name, value): &(String, String)| {
         let name = serde_json::Value::String(format!("{PREFIX}{name}"));
@@ -66,7 +64,6 @@ pub fn attributes(words: &[(String, String)]) -> String {
 
 /// Returns the output of a program from which udev imports properties: lines like
 /// `GFXPLANE_DISPLAY=dmabuf`.
-#[must_use]
 pub fn properties(words: &[(String, String)]) -> String {
     let property = |(name, value): &(String, String)| {
         let name: String = name
@@ -88,7 +85,6 @@ pub fn properties(words: &[(String, String)]) -> String {
 /// node-device driver can make the capability without anything of gfxplane's (docs/udev.md). udev
 /// keeps a property in one line. So the parts of a value are separated by `;`, and several values
 /// of one property by blanks.
-#[must_use]
 pub fn neutral_properties(finding: &Finding, hints: &[Hint]) -> String {
     let facts = &finding.facts;
     let joined = |parts: Vec<(&str, String)>| {

@@ -20,6 +20,7 @@ use super::{Document, Element, Node};
 
 /// One change to a document, for [`Document::apply`] of that same document.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use]
 pub struct Edit {
     element: usize,
     change: Change,
@@ -60,34 +61,29 @@ impl Element<'_, '_> {
 
     /// Sets an attribute. An attribute that exists keeps its place and its quotes, and also its
     /// bytes if it has this value already. A new attribute comes last, in quotes like the others.
-    #[must_use]
     pub fn set_attribute(&self, name: &str, value: &str) -> Edit {
         self.edit(Change::Attribute(name.into(), Some(value.into())))
     }
 
     /// Removes an attribute and the white space before it. Does nothing if there is no such
     /// attribute.
-    #[must_use]
     pub fn remove_attribute(&self, name: &str) -> Edit {
         self.edit(Change::Attribute(name.into(), None))
     }
 
     /// Replaces the content, except comments and processing instructions, by this text. Removes the
     /// elements in the content. Does nothing if the content is this text already.
-    #[must_use]
     pub fn set_text(&self, text: &str) -> Edit {
         self.edit(Change::Text(text.into()))
     }
 
     /// Removes the element and the white space before it, up to and including one line end. Does
     /// nothing to the root, because a document needs one.
-    #[must_use]
     pub fn remove(&self) -> Edit {
         self.edit(Change::Remove)
     }
 
     /// Inserts XML after the last child, with the indentation of its siblings.
-    #[must_use]
     pub fn append(&self, xml: &str) -> Edit {
         self.insert_before(&[], xml)
     }
@@ -95,7 +91,6 @@ impl Element<'_, '_> {
     /// Inserts XML before the first child that has one of these names (with their prefixes), and
     /// before the comments above that child. If there is no such child, inserts the XML after the
     /// last child.
-    #[must_use]
     pub fn insert_before(&self, names: &[&str], xml: &str) -> Edit {
         let names = names.iter().map(ToString::to_string).collect();
         self.edit(Change::Insert(Place::Before(names), xml.into()))
@@ -106,7 +101,6 @@ impl Element<'_, '_> {
     ///
     /// # Panics
     /// If `child` is not a child of this element.
-    #[must_use]
     pub(crate) fn insert_after(&self, child: Option<Element<'_, '_>>, xml: &str) -> Edit {
         let index = child.map(|child| {
             assert!(
@@ -125,7 +119,6 @@ impl Document<'_> {
     /// # Panics
     /// If an edit is for an element that does not exist, because it belongs to another document. An
     /// edit of another document is not noticed if this document has an element in the same place.
-    #[must_use]
     pub fn apply(&self, edits: &[Edit]) -> String {
         let mut edits: Vec<&Edit> = edits.iter().collect();
         edits.sort_by_key(|edit| edit.element);

@@ -2,7 +2,6 @@
 
 /// Escapes a text for an attribute in single quotes or for the content of an element. Characters
 /// that XML 1.0 does not allow become U+FFFD, so that any text from sysfs stays well-formed.
-#[must_use]
 pub fn escape(text: &str) -> String {
     let mut result = String::with_capacity(text.len());
     for c in text.chars() {

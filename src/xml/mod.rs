@@ -139,13 +139,11 @@ impl<'a> Document<'a> {
     }
 
     /// Returns the whole text.
-    #[must_use]
     pub fn text(&self) -> &'a str {
         self.text
     }
 
     /// Returns the root element.
-    #[must_use]
     pub fn root(&self) -> Element<'_, 'a> {
         self.element(0)
     }
@@ -177,7 +175,6 @@ impl<'d, 'a> Element<'d, 'a> {
     }
 
     /// Returns the name with its prefix.
-    #[must_use]
     pub fn name(&self) -> &'a str {
         let node = self.node();
         &self.document.text[node.span.start as usize + 1..node.name_end as usize]
@@ -185,7 +182,6 @@ impl<'d, 'a> Element<'d, 'a> {
 
     /// Returns the name without its prefix. As in libxml2, an undeclared prefix stays part of the
     /// name.
-    #[must_use]
     pub(crate) fn local_name(&self) -> &'a str {
         let name = self.name();
         match wellformed::split(name) {
@@ -195,7 +191,6 @@ impl<'d, 'a> Element<'d, 'a> {
     }
 
     /// Returns the namespace of the element's prefix, or of names without one, at this place.
-    #[must_use]
     pub fn namespace(&self) -> Option<Cow<'a, str>> {
         match self.node().namespace {
             Namespace::None | Namespace::Undeclared => None,
@@ -208,14 +203,12 @@ impl<'d, 'a> Element<'d, 'a> {
     }
 
     /// Returns whether the element has this namespace and local name.
-    #[must_use]
     pub fn is(&self, namespace: Option<&str>, local: &str) -> bool {
         self.local_name() == local && self.namespace().as_deref() == namespace
     }
 
     /// Returns the value of an attribute as an XML parser reads it: with references resolved and
     /// white space turned into blanks.
-    #[must_use]
     pub fn attribute(&self, name: &str) -> Option<Cow<'a, str>> {
         self.attributes()
             .find(|(other, _)| *other == name)
@@ -234,7 +227,6 @@ impl<'d, 'a> Element<'d, 'a> {
 
     /// Returns the text with references resolved; `None` if the element contains an element.
     /// Comments are ignored.
-    #[must_use]
     pub fn text(&self) -> Option<Cow<'a, str>> {
         let text = self.document.text;
         let node = self.node();
@@ -258,7 +250,6 @@ impl<'d, 'a> Element<'d, 'a> {
     }
 
     /// Returns whether the element contains a comment, at any depth.
-    #[must_use]
     pub(crate) fn has_comment(&self) -> bool {
         self.document.text[self.node().content.range()].contains("<!--")
     }
@@ -275,32 +266,27 @@ impl<'d, 'a> Element<'d, 'a> {
     }
 
     /// Returns the first child of this name.
-    #[must_use]
     pub fn child(self, name: &str) -> Option<Element<'d, 'a>> {
         self.children().find(|child| child.name() == name)
     }
 
     /// Returns the parent; `None` for the root.
-    #[must_use]
     pub fn parent(&self) -> Option<Element<'d, 'a>> {
         (self.index > 0).then(|| self.document.element(self.node().parent as usize))
     }
 
     /// Returns the range of the element in the document, from `<` to the end of its end tag.
-    #[must_use]
     pub fn span(&self) -> Range<usize> {
         self.node().span.range()
     }
 
     /// Returns the line where the element begins, counted from 1.
-    #[must_use]
     pub fn line(&self) -> usize {
         self.position().0
     }
 
     /// Returns the line and the column where the element begins, counted from 1, the column in
     /// characters.
-    #[must_use]
     pub fn position(&self) -> (usize, usize) {
         place(self.document.text, self.span().start)
     }

@@ -183,7 +183,6 @@ pub struct AttributeMatch {
 
 impl Rule {
     /// Returns the evidence for the rule's facts.
-    #[must_use]
     pub fn evidence(&self) -> Evidence {
         Evidence {
             rule: Some(self.name.clone()),
@@ -274,7 +273,6 @@ impl Rules {
     ///
     /// # Panics
     /// Never: a test reads them.
-    #[must_use]
     pub fn built_in() -> Self {
         let mut rules = Rules::default();
         for (name, text) in BUILT_IN {
@@ -315,7 +313,6 @@ impl Rules {
     }
 
     /// Returns the paths of all attributes that a rule needs, each once.
-    #[must_use]
     pub(crate) fn attribute_paths(&self) -> Vec<&str> {
         let mut paths: Vec<&str> = self
             .rules
@@ -329,7 +326,6 @@ impl Rules {
     }
 
     /// Returns the rule that applies to this device or type, that is the first that matches.
-    #[must_use]
     pub fn find(&self, subject: &Subject<'_>) -> Option<&Rule> {
         self.rules
             .iter()

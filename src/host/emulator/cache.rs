@@ -21,7 +21,6 @@ use crate::predict::abilities::Abilities;
 pub(super) const CACHE: &str = "var/cache/gfxplane";
 
 /// Returns the emulators that the cache knows, sorted by path.
-#[must_use]
 pub fn known(root: &Root, warnings: &mut Vec<Warning>) -> Vec<PathBuf> {
     let directory = root.join(CACHE).join("qemu");
     let names = read_names(&directory, warnings);

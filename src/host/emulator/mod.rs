@@ -62,7 +62,6 @@ fn libraries(prefix: &Path) -> [PathBuf; 3] {
 
 /// Returns the paths where distributions install the QEMU that libvirt uses on this kind of
 /// machine.
-#[must_use]
 pub(crate) fn usual() -> Vec<PathBuf> {
     let of_arch = format!("/usr/bin/qemu-system-{}", std::env::consts::ARCH);
     ["/usr/bin/qemu-kvm", &of_arch, "/usr/libexec/qemu-kvm"]
@@ -82,7 +81,6 @@ pub enum Kind {
 }
 
 /// Returns the kind of an emulator, by its path on the host as a domain names it.
-#[must_use]
 pub fn kind(root: &Root, emulator: &Path) -> Kind {
     let mut start = [0; 4];
     let path = root.join(emulator.strip_prefix("/").unwrap_or(emulator));

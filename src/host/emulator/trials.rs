@@ -56,7 +56,6 @@ pub(crate) struct Build<'r> {
 impl<'r> Build<'r> {
     /// Returns the present build of the emulator, with this libvirt. `None` if one of the two is
     /// not known: then no outcome is kept, as nobody could tell how long it holds.
-    #[must_use]
     pub(crate) fn of(
         root: &'r Root,
         emulator: &'r Path,
@@ -71,7 +70,6 @@ impl<'r> Build<'r> {
     }
 
     /// Returns the outcome of an earlier trial of this shape with the same build and libvirt.
-    #[must_use]
     pub(crate) fn result(&self, shape: &str, warnings: &mut Vec<Warning>) -> Option<Trial> {
         let mut trials = self.read(warnings);
         let at = trials.iter().position(|trial| trial.shape == shape)?;

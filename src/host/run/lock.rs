@@ -148,7 +148,6 @@ pub fn wait_until_tried(root: &Root, id: DeviceId, limit: Instant) -> io::Result
 
 /// Returns the path of the lock for a trial of the device. It is not the device's own lock, because
 /// the start of the trial's QEMU may wait for that lock. The holder removes the file at the end.
-#[must_use]
 pub fn trying_path(root: &Root, id: DeviceId) -> PathBuf {
     root.join(BASE).join("lock").join(format!("{id}.verify"))
 }

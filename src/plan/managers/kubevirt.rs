@@ -62,7 +62,6 @@ impl Vmi {
 
     /// Returns KubeVirt's wish for a device: a PCI GPU shall have a display if the instance switches
     /// it on. KubeVirt before 1.9 does not write that.
-    #[must_use]
     pub fn wish(&self, hostdev: &Hostdev<'_, '_>) -> Wish {
         let alias = hostdev.element.child("alias");
         let alias = alias.and_then(|alias| alias.attribute("name"));

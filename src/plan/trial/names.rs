@@ -9,19 +9,16 @@ pub(crate) const NAME: &str = "gfxplane-verify-";
 
 /// Returns the name of the domain with this UUID. By the name, the domain's log is known to be
 /// ours.
-#[must_use]
 pub fn name(uuid: Uuid) -> String {
     format!("{NAME}{}", uuid.simple())
 }
 
 /// Returns whether [`name`] could have made this name.
-#[must_use]
 pub(crate) fn is_name(text: &str) -> bool {
     uuid_of(text).is_some()
 }
 
 /// Returns the UUID in a name that [`name`] has made.
-#[must_use]
 pub(crate) fn uuid_of(text: &str) -> Option<Uuid> {
     let uuid = Uuid::try_parse(text.strip_prefix(NAME)?).ok()?;
     (name(uuid) == text).then_some(uuid)

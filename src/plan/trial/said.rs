@@ -19,7 +19,6 @@ pub(crate) enum Answers {
 ///
 /// In use: libvirt src/hypervisor/virhostdev.c ("… is in use by driver QEMU, domain …"); QEMU
 /// hw/vfio/container.c and iommufd.c, with the kernel's EBUSY.
-#[must_use]
 pub(crate) fn about(message: &str) -> Answers {
     let has = |text: &str| message.contains(text);
     let vfio = has("vfio") || has("iommufd");
@@ -38,7 +37,6 @@ pub(crate) fn about(message: &str) -> Answers {
 /// QEMU: system/vl.c, `do_configure_accelerator`; accel/kvm/kvm-all.c, `kvm_init`. libvirt:
 /// src/qemu/qemu_capabilities.c, `virQEMUCapsCacheLookupDefault`, and where it checks a domain's
 /// type against them.
-#[must_use]
 pub(crate) fn is_of_accelerator(message: &str) -> bool {
     [
         "invalid accelerator",
@@ -57,7 +55,6 @@ pub(crate) fn is_of_accelerator(message: &str) -> bool {
 ///
 /// QEMU asks the device for dmabuf first, and refuses a dmabuf for lack of OpenGL. So if QEMU
 /// starts, the screen is a region. Any other message says why the device could not be asked.
-#[must_use]
 pub fn display(message: Option<&str>) -> Display {
     let Some(message) = message else {
         return Display::from_answers(false, true);
@@ -84,7 +81,6 @@ pub fn display(message: Option<&str>) -> Display {
 }
 
 /// Returns QEMU's own words in its output, without warnings if it has anything else.
-#[must_use]
 pub fn words_of(printed: &str) -> String {
     let lines: Vec<&str> = printed
         .lines()
@@ -105,7 +101,6 @@ pub fn words_of(printed: &str) -> String {
 /// `message` is the refusal; `None` if the domain starts. `plan` is that of the whole domain as it
 /// is; `None` if nothing is predicted. `better` is the plan with all that the policy allows.
 /// `missing` are the parts that were left out of the domain and may explain a difference.
-#[must_use]
 pub fn explain(
     message: Option<&str>,
     plan: Option<&Plan>,

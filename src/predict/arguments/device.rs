@@ -21,7 +21,6 @@ pub struct Device {
 
 impl Device {
     /// Reads the value of `-device`; `None` if it looks like JSON and is not.
-    #[must_use]
     pub fn read(text: &str) -> Option<Self> {
         let json = text.starts_with('{');
         let pairs = if json {
@@ -56,14 +55,12 @@ impl Device {
     }
 
     /// Returns true for a vfio device that may have a display.
-    #[must_use]
     pub(crate) fn is_vfio(&self) -> bool {
         matches!(self.driver.as_str(), "vfio-pci" | "vfio-pci-nohotplug")
     }
 
     /// Returns the host's device that a vfio device stands for, from `sysfsdev` or `host`; `None`
     /// if the device names none.
-    #[must_use]
     pub(crate) fn vfio_id(&self) -> Option<DeviceId> {
         let property = |name: &str| self.properties.get(name);
         let text = match (property("sysfsdev"), property("host")) {
@@ -78,7 +75,6 @@ impl Device {
 
     /// Returns true if a vfio device wants a display. QEMU gives it none unless the user asks for
     /// one (hw/vfio/pci.c).
-    #[must_use]
     pub(crate) fn wants_display(&self) -> bool {
         let value = self.properties.get("display");
         self.is_vfio() && value.is_some_and(|value| value != "off")
@@ -200,13 +196,11 @@ const SERVED: [&str; 3] = ["vfio-pci", "vhost-user-gpu", "vhost-user-vga"];
 
 /// Returns whether a device of QEMU's, by the name of its driver, makes a screen without anything
 /// outside of QEMU.
-#[must_use]
 pub(crate) fn is_emulated(driver: &str) -> bool {
     EMULATED.iter().any(|screen| driver.starts_with(screen))
 }
 
 /// Returns whether a device of QEMU's, by the name of its driver, makes a screen.
-#[must_use]
 pub(crate) fn is_screen(driver: &str) -> bool {
     is_emulated(driver) || SERVED.iter().any(|screen| driver.starts_with(screen))
 }

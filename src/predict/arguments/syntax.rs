@@ -3,7 +3,6 @@
 /// Reads QEMU's option syntax, `KEY=VALUE,KEY=VALUE` (`get_opt_name_value`, util/qemu-option.c).
 /// `,,` in a value is a comma. A first word without `=` is the value of `implied`; any other such
 /// word is a switch.
-#[must_use]
 pub(crate) fn pairs(text: &str, implied: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let mut rest = text;

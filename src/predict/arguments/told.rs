@@ -57,7 +57,6 @@ pub(crate) const OPTIONS: [&str; 48] = [
 
 /// Returns true for a value that may be shown: a switch, a small number, or the name of QEMU's vfio
 /// driver. Any other value may be a secret, and is never shown.
-#[must_use]
 pub(crate) fn is_telling(value: &str) -> bool {
     let number = value.strip_prefix("0x").unwrap_or(value);
     let is_number =
@@ -71,14 +70,12 @@ pub(crate) fn is_telling(value: &str) -> bool {
 }
 
 /// Returns a value as it may be shown: the value itself if [`is_telling`], or three dots.
-#[must_use]
 pub(crate) fn told(value: &str) -> &str {
     if is_telling(value) { value } else { "…" }
 }
 
 /// Returns the argument of a `-set`, with its value as it may be shown ([`told`]). Empty if the
 /// argument has no `=`.
-#[must_use]
 pub(crate) fn told_setting(setting: &str) -> String {
     let name_and_value = setting.split_once('=');
     name_and_value.map_or_else(String::new, |(name, value)| {
@@ -89,7 +86,6 @@ pub(crate) fn told_setting(setting: &str) -> String {
 /// Returns a message of QEMU's or libvirt's without the values of arguments. QEMU puts the argument
 /// that a message is about before the message, with its value (util/error-report.c, `print_loc`),
 /// which may be a secret.
-#[must_use]
 pub fn without_values(message: &str) -> String {
     let lines: Vec<String> = message.split('\n').map(line_without_values).collect();
     lines.join("\n")

@@ -227,7 +227,6 @@ pub const NO_TLS_PORT: &str =
     "Auto allocation of spice TLS port requested but spice TLS is disabled in qemu.conf";
 
 /// Returns true for a message that libvirt has only at a real start, and not at a dry run.
-#[must_use]
 pub(crate) fn is_of_real_starts(message: &str) -> bool {
     let is_cgroups = message.starts_with("Path '") && message.contains("' is not accessible");
     is_cgroups || [NO_TLS_PORT, NO_APPARMOR_PROFILE, DBUS_DAEMON_DIED].contains(&message)

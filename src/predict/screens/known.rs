@@ -47,7 +47,6 @@ impl GpuPart {
 
     /// Returns the part from the PCI class in 24 bits, and from whether the device is a virtual
     /// function; `None` if the device is no part of a graphics card.
-    #[must_use]
     pub fn of(class: u32, is_function: bool) -> Option<Self> {
         (class >> 16 == Self::DISPLAY).then_some(if is_function {
             GpuPart::Function
@@ -59,7 +58,6 @@ impl GpuPart {
 
 impl Known {
     /// Makes the knowledge about a device that this host does not have or has not looked at.
-    #[must_use]
     pub fn nothing(reason: Reason) -> Self {
         Known {
             finding: resolve(Vec::new(), reason),
@@ -69,7 +67,6 @@ impl Known {
     }
 
     /// Returns the driver that is bound to the device; `None` if there is none, or nobody looked.
-    #[must_use]
     pub fn driver(&self) -> Option<&str> {
         match &self.here {
             Some(Here::Present { driver, .. }) => driver.as_deref(),
@@ -79,7 +76,6 @@ impl Known {
 
     /// Returns the part of a graphics card that the device is; `None` if it is none, or nobody
     /// looked.
-    #[must_use]
     pub(crate) fn gpu(&self) -> Option<GpuPart> {
         match self.here {
             Some(Here::Present { gpu, .. }) => gpu,
@@ -88,7 +84,6 @@ impl Known {
     }
 
     /// Returns whether the display was measured on the device itself.
-    #[must_use]
     pub fn is_measured(&self) -> bool {
         let evidence = self.finding.evidence.as_ref();
         self.finding.facts.display.is_answer()

@@ -151,7 +151,6 @@ impl Screens {
     /// Returns whether gtk has a screen to try: one of the domain's environment, or the X server of
     /// an SDL display, which libvirt puts into that environment (src/qemu/qemu_command.c,
     /// `qemuBuildGraphicsSDLCommandLine`).
-    #[must_use]
     pub(crate) fn gtk_may_open(&self) -> bool {
         let names_a_server = |frontend: &Frontend| frontend.settings.x_display.is_some();
         self.has_a_screen || self.frontends.iter().any(names_a_server)

@@ -92,7 +92,6 @@ impl Vgpu {
     }
 
     /// Returns the displays that QEMU may find: exactly one if the display is known.
-    #[must_use]
     pub fn found(&self) -> Vec<Found> {
         if !self.is_pci {
             return vec![Found::Nothing];
@@ -114,7 +113,6 @@ impl Vgpu {
     /// Rules and kernel attributes don't say whether it is missing. But a device without a display
     /// has no OpRegion, unless it is a passed-through GPU of Intel's. Only Intel's devices have one
     /// (vfio's vfio_pci_igd.c).
-    #[must_use]
     pub(crate) fn has_opregion(&self) -> Option<bool> {
         let facts = &self.known.finding.facts;
         let vendor = match self.known.here {
@@ -131,7 +129,6 @@ impl Vgpu {
     }
 
     /// Returns whether the device has an EDID region; `None` if that is not known.
-    #[must_use]
     pub(crate) fn has_edid(&self) -> Option<bool> {
         let facts = &self.known.finding.facts;
         match (&facts.edid, &facts.device) {
@@ -176,7 +173,6 @@ impl Vgpu {
     /// Returns QEMU's type of the device. The attribute makes libvirt choose `vfio-pci-nohotplug`,
     /// which has ramfb (libvirt src/qemu/qemu_command.c, `qemuBuildHostdevMdevModelTypeString`).
     /// `takes_ramfb` is true if libvirt passes the attribute on.
-    #[must_use]
     pub fn driver(&self, takes_ramfb: bool) -> &str {
         let said = self
             .set
@@ -191,20 +187,17 @@ impl Vgpu {
 
     /// Returns whether QEMU gets a value for ramfb, on or off. `takes_ramfb` is true if libvirt
     /// passes the attribute on.
-    #[must_use]
     pub(crate) fn says_ramfb(&self, takes_ramfb: bool) -> bool {
         self.said("ramfb").is_some() || self.ramfb_asked && takes_ramfb
     }
 
     /// Returns whether QEMU gets a value for ramfb although the device's driver has none. Such a
     /// driver is for devices that may be plugged in while the guest runs.
-    #[must_use]
     pub(crate) fn lacks_ramfb(&self, takes_ramfb: bool) -> bool {
         self.driver(takes_ramfb) == "vfio-pci" && self.says_ramfb(takes_ramfb)
     }
 
     /// Returns a property as a switch, from its value in [`said`](Self::said).
-    #[must_use]
     pub(crate) fn switch(&self, property: &str) -> Option<bool> {
         Some(matches!(self.said(property)?, "on" | "true" | "yes"))
     }

@@ -18,7 +18,6 @@ const MOST: usize = 65536;
 /// Returns a label `gfxplane.type.TYPE=region|dmabuf|dmabuf-region|none` for each type of this host
 /// whose display is known. Also returns why other types are left out. NFD drops the labels at
 /// `expiry`, in seconds since 1970.
-#[must_use]
 pub(crate) fn nfd(inventory: &Inventory, expiry: u64) -> (String, Vec<String>) {
     let mut text = format!("# +expiry-time={}\n", rfc3339(expiry));
     let (types, mut left_out) = displays_of_types(inventory);

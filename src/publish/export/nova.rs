@@ -21,7 +21,6 @@ const LONGEST: usize = 200;
 /// ignores providers that it does not know. A file that it can't read, or a provider that two files
 /// name, keeps nova-compute from starting. So the file names each child once and never the node
 /// itself.
-#[must_use]
 pub(crate) fn nova(sources: &Sources, inventory: &Inventory, node: &str) -> (String, Vec<String>) {
     let mut children: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let mut add = |name: String, words: Vec<&str>| {

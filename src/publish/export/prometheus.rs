@@ -21,7 +21,6 @@ pub(crate) struct Told {
 }
 
 /// Returns the metrics of a host. All are gauges, because each number may fall.
-#[must_use]
 pub(crate) fn prometheus(inventory: &Inventory, told: &Told) -> String {
     let (devices, failures) = counted(inventory);
     let mut text = String::new();

@@ -42,7 +42,6 @@ pub struct Sources {
 
 impl Sources {
     /// Reads a whole host. The warnings are in `host`.
-    #[must_use]
     pub fn read(root: &Root) -> Self {
         let mut warnings = Vec::new();
         let rules = settings::rules(root, &mut warnings);
@@ -112,7 +111,6 @@ pub struct Reading {
 
 impl Reading {
     /// Makes a reading of this host. Nothing is read yet.
-    #[must_use]
     pub fn new(root: &Root) -> Self {
         Reading {
             root: root.clone(),
@@ -126,7 +124,6 @@ impl Reading {
     ///
     /// The whole host is read only for a device that exists only as mdevctl's definition, because
     /// other devices may tell about its type.
-    #[must_use]
     pub fn known(&self, id: DeviceId, warnings: &mut Vec<Warning>) -> Known {
         let root = &self.root;
         let sources = self
@@ -163,7 +160,6 @@ impl Reading {
 
     /// Returns whether mdevctl can start the device, for which [`Reading::known`] was called
     /// before.
-    #[must_use]
     pub(crate) fn is_defined(&self, id: DeviceId) -> bool {
         let DeviceId::Mdev(uuid) = id else {
             return false;
@@ -185,7 +181,6 @@ impl Sources {
     }
 
     /// Reads the sources about one active device. The device is `None` if it does not exist.
-    #[must_use]
     pub fn read_device(root: &Root, id: DeviceId) -> (Self, Option<Device>) {
         let mut warnings = Vec::new();
         let mut sources = Self::with_rules(root, &mut warnings);
@@ -216,7 +211,6 @@ impl Sources {
 /// [`Reading::known`] returns the same, except for a record without an answer, and on a kernel that has
 /// attributes of displays. QEMU's statements are not read, because a record with an answer outranks
 /// them.
-#[must_use]
 pub fn recorded(root: &Root, id: DeviceId, warnings: &mut Vec<Warning>) -> Option<Known> {
     let DeviceId::Mdev(_) = id else {
         return None;
