@@ -115,8 +115,6 @@ pub struct Domain<'d, 'a> {
     pub arch: Option<String>,
     /// The attribute `machine` of `<os><type>`.
     pub machine: Option<String>,
-    /// True if the firmware is UEFI: `<os firmware='efi'>` or a `pflash` loader.
-    pub efi: bool,
     /// The path in `<emulator>`.
     pub emulator: Option<String>,
     /// The vfio devices.
@@ -188,10 +186,7 @@ impl<'d, 'a> Domain<'d, 'a> {
             .map(|(element, _)| element)
             .zip(names)
             .collect();
-        let os = root.child("os");
-        let os_type = os.and_then(|os| os.child("type"));
-        let firmware = os.and_then(|os| os.attribute("firmware"));
-        let loader = os.and_then(|os| os.child("loader"));
+        let os_type = root.child("os").and_then(|os| os.child("type"));
         let metadata = || {
             root.child("metadata")
                 .into_iter()
@@ -205,8 +200,6 @@ impl<'d, 'a> Domain<'d, 'a> {
             uuid: text_of(root.child("uuid")).and_then(|text| text.trim().parse().ok()),
             arch: os_type.and_then(|t| owned(t.attribute("arch"))),
             machine: os_type.and_then(|t| owned(t.attribute("machine"))),
-            efi: firmware.as_deref() == Some("efi")
-                || loader.is_some_and(|l| l.attribute("type").as_deref() == Some("pflash")),
             emulator: text_of(of_name("emulator").next()),
             hostdevs: hostdevs(&aliases),
             aliases,

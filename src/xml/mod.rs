@@ -280,11 +280,6 @@ impl<'d, 'a> Element<'d, 'a> {
         self.node().span.range()
     }
 
-    /// Returns the line where the element begins, counted from 1.
-    pub fn line(&self) -> usize {
-        self.position().0
-    }
-
     /// Returns the line and the column where the element begins, counted from 1, the column in
     /// characters.
     pub fn position(&self) -> (usize, usize) {
@@ -441,7 +436,7 @@ mod tests {
         assert_eq!(document.root().text().unwrap(), "\u{feff}<");
         let document = Document::parse("<a>\n é<b/></a>").unwrap();
         let inner = document.root().child("b").unwrap();
-        assert_eq!((inner.position(), inner.line()), ((2, 3), 2));
+        assert_eq!(inner.position(), (2, 3));
         assert_eq!(&document.text()[inner.span()], "<b/>");
         assert_eq!(document.root().text(), None);
     }
