@@ -1,7 +1,8 @@
 use super::*;
 
-fn read(words: &[&str]) -> Arguments {
-    Arguments::read(words.iter().copied())
+/// Reads arguments that have spaces between them.
+fn read(words: &str) -> Arguments {
+    Arguments::read(words.split_whitespace())
 }
 
 #[test]
@@ -61,7 +62,7 @@ fn option_syntax() {
 
 #[test]
 fn the_last_display_counts() {
-    let seen = |words: &[&str]| {
+    let seen = |words: &str| {
         let read = read(words);
         (
             read.display.as_ref().map(|d| (d.kind, d.gl)),
@@ -70,91 +71,81 @@ fn the_last_display_counts() {
         )
     };
     for (words, display, vnc, unread) in [
-        (&[][..], None, 0, ""),
-        (&["-display", "none"], Some((Local::None, None)), 0, ""),
+        ("", None, 0, ""),
+        ("-display none", Some((Local::None, None)), 0, ""),
         (
-            &["--display", "egl-headless", "-nographic"],
+            "--display egl-headless -nographic",
             Some((Local::NoGraphic, None)),
             0,
             "",
         ),
         (
-            &["-display", "dbus,p2p=on,gl=es", "-nographic"],
+            "-display dbus,p2p=on,gl=es -nographic",
             Some((Local::NoGraphic, Some(true))),
             0,
             "",
         ),
         (
-            &["-nographic", "-display", r#"{"type":"gtk","gl":"off"}"#],
+            r#"-nographic -display {"type":"gtk","gl":"off"}"#,
             Some((Local::Gtk, Some(false))),
             0,
             "",
         ),
         // The last -display counts, whatever the first says.
         (
-            &["-display", "spice-app", "-display", "type=sdl,gl=on"],
+            "-display spice-app -display type=sdl,gl=on",
             Some((Local::Sdl, Some(true))),
             0,
             "",
         ),
         (
-            &["-display", "none", "-display", "curses"],
+            "-display none -display curses",
             Some((Local::Curses, None)),
             0,
             "",
         ),
-        (&["-curses", "-sdl"], Some((Local::Other, None)), 0, "-sdl"),
+        ("-curses -sdl", Some((Local::Other, None)), 0, "-sdl"),
         (
-            &["-display", "spice-app"],
+            "-display spice-app",
             Some((Local::Other, None)),
             0,
             "-display spice-app",
         ),
         (
-            &["-display", "dbus"],
+            "-display dbus",
             Some((Local::Other, None)),
             0,
             "-display dbus",
         ),
         // VNC leaves the local display alone.
         (
-            &["-display", "gtk", "-display", "vnc=:1", "-vnc", "none"],
+            "-display gtk -display vnc=:1 -vnc none",
             Some((Local::Gtk, None)),
             2,
             "",
         ),
-        (&["-vnc", ":1,display=v,head=0"], None, 0, "-vnc"),
+        ("-vnc :1,display=v,head=0", None, 0, "-vnc"),
         // A value that looks like an option, and an option without its value.
-        (&["-set", "-nographic"], None, 0, ""),
-        (
-            &["-no-hpet", "-nographic"],
-            Some((Local::NoGraphic, None)),
-            0,
-            "",
-        ),
-        (
-            &["-object", "-nographic"],
-            Some((Local::NoGraphic, None)),
-            0,
-            "",
-        ),
-        (&["-name", "nographic", "-display"], None, 0, "-display"),
+        ("-set -nographic", None, 0, ""),
+        ("-no-hpet -nographic", Some((Local::NoGraphic, None)), 0, ""),
+        ("-object -nographic", Some((Local::NoGraphic, None)), 0, ""),
+        ("-name nographic -display", None, 0, "-display"),
         // Secrets stay where they are.
         (
-            &["-spice", "port=1,password=geheim", "-spice", "tls-port=2"],
+            "-spice port=1,password=geheim -spice tls-port=2",
             None,
             0,
             "-spice",
         ),
-        (&["-readconfig", "/etc/a"], None, 0, "-readconfig"),
+        ("-readconfig /etc/a", None, 0, "-readconfig"),
     ] {
-        assert_eq!(seen(words), (display, vnc, unread.to_owned()), "{words:?}");
+        assert_eq!(seen(words), (display, vnc, unread.to_owned()), "{words}");
     }
 }
 
 #[test]
 fn devices() {
-    let seen = |words: &[&str]| {
+    let seen = |words: &str| {
         let read = read(words);
         let devices: Vec<String> = read
             .devices
@@ -164,141 +155,101 @@ fn devices() {
         (devices.join(" ").replace("None", ""), read.unread.join(" "))
     };
     for (words, devices, unread) in [
-        (&["-device", "VGA,id=v"][..], "VGA", ""),
+        ("-device VGA,id=v", "VGA", ""),
+        ("-device id=v,driver=bochs-display", "bochs-display", ""),
         (
-            &["-device", "id=v,driver=bochs-display"],
-            "bochs-display",
-            "",
-        ),
-        (
-            &["-device", r#"{"driver":"virtio-gpu-pci"}"#],
+            r#"-device {"driver":"virtio-gpu-pci"}"#,
             "virtio-gpu-pci",
             "",
         ),
+        (r#"-device {"driver":"ivshmem-plain","memdev":"m"}"#, "", ""),
+        ("-device intel-iommu,intremap=on", "", ""),
+        ("-device VGA,bus=pci.3", "", "-device VGA"),
+        ("-device qxl", "qxl", ""),
         (
-            &["-device", r#"{"driver":"ivshmem-plain","memdev":"m"}"#],
-            "",
-            "",
-        ),
-        (&["-device", "intel-iommu,intremap=on"], "", ""),
-        (&["-device", "VGA,bus=pci.3"], "", "-device VGA"),
-        (&["-device", "qxl"], "qxl", ""),
-        (
-            &["-device", "virtio-gpu-pci,max_outputs=2"],
+            "-device virtio-gpu-pci,max_outputs=2",
             "",
             "-device virtio-gpu-pci",
         ),
         (
-            &["-device", "vhost-user-vga,chardev=c"],
+            "-device vhost-user-vga,chardev=c",
             "",
             "-device vhost-user-vga",
         ),
-        (&["-device", "{\"driver\":"], "", "-device"),
+        (r#"-device {"driver":"#, "", "-device"),
         (
-            &[
-                "-device",
-                "vfio-pci,sysfsdev=/sys/bus/mdev/devices/c1a20000-0000-4000-8000-000000000001,display=on",
-            ],
+            "-device vfio-pci,sysfsdev=/sys/bus/mdev/devices/c1a20000-0000-4000-8000-000000000001,display=on",
             "vfio-pciSome(\"c1a20000-0000-4000-8000-000000000001\")",
             "",
         ),
         (
-            &["-device", "vfio-pci,host=01:00.0"],
+            "-device vfio-pci,host=01:00.0",
             "vfio-pciSome(\"0000:01:00.0\")",
             "",
         ),
         // As a -set has it.
-        (
-            &["-device", "e1000,id=n", "-set", "device.n.driver=VGA"],
-            "VGA",
-            "",
-        ),
-        (&["-vga", "none", "-vga", "xenfb"], "", "-vga"),
+        ("-device e1000,id=n -set device.n.driver=VGA", "VGA", ""),
+        ("-vga none -vga xenfb", "", "-vga"),
     ] {
         assert_eq!(
             seen(words),
             (devices.to_owned(), unread.to_owned()),
-            "{words:?}"
+            "{words}"
         );
     }
     let wants = |text: &str| Device::read(text).unwrap().wants_display();
     assert!(wants("vfio-pci,host=01:00.0,display=auto"));
     assert!(!wants("vfio-pci,host=01:00.0"));
     assert!(!wants(r#"{"driver":"vfio-pci","display":"off"}"#));
-    assert_eq!(
-        read(&["-vga", "std", "-vga", "cirrus"]).vga,
-        Some("cirrus-vga")
-    );
+    assert_eq!(read("-vga std -vga cirrus").vga, Some("cirrus-vga"));
 }
 
 #[test]
 fn settings_that_are_not_of_own_devices() {
-    let seen = |words: &[&str]| {
+    let seen = |words: &str| {
         let read = read(words);
         let texts: Vec<String> = read.settings.into_iter().map(|s| s.text).collect();
         texts.join(" ")
     };
     for (words, expected) in [
-        (
-            &["-set", "device.hostdev0.x=a.b=c"][..],
-            "device.hostdev0.x=a.b=c",
-        ),
-        (&["-device", "e1000,id=n", "-set", "device.n.x=1"], ""),
-        (
-            &["-set", "device.n.x=1", "-device", "e1000,id=n"],
-            "device.n.x=1",
-        ),
+        ("-set device.hostdev0.x=a.b=c", "device.hostdev0.x=a.b=c"),
+        ("-device e1000,id=n -set device.n.x=1", ""),
+        ("-set device.n.x=1 -device e1000,id=n", "device.n.x=1"),
         // QEMU looks among the devices in option syntax only.
         (
-            &[
-                "-device",
-                r#"{"driver":"e1000","id":"n"}"#,
-                "-set",
-                "device.n.x=1",
-            ],
+            r#"-device {"driver":"e1000","id":"n"} -set device.n.x=1"#,
             "device.n.x=1",
         ),
-        (
-            &["-device", "e1000,,id=n,id=m", "-set", "device.n.x=1"],
-            "device.n.x=1",
-        ),
-        (&["-set", "machine.a.x=1", "-set", "device.a", "-set"], ""),
+        ("-device e1000,,id=n,id=m -set device.n.x=1", "device.n.x=1"),
+        ("-set machine.a.x=1 -set device.a -set", ""),
     ] {
-        assert_eq!(seen(words), expected, "{words:?}");
+        assert_eq!(seen(words), expected, "{words}");
     }
-    assert_eq!(read(&["-set", "machine.a.x=1"]).malformed, [""; 0]);
-    assert_eq!(read(&["-set", "device.a.x"]).malformed, ["device.a.x"]);
+    assert_eq!(read("-set machine.a.x=1").malformed, [""; 0]);
+    assert_eq!(read("-set device.a.x").malformed, ["device.a.x"]);
     let long = format!("device.{}.x=1", "a".repeat(64));
     assert_eq!(Setting::read(&long), None);
 }
 
 #[test]
 fn globals() {
-    let of = |words: &[&str], driver: &str| {
+    let of = |words: &str, driver: &str| {
         let all = read(words).globals()(driver);
         let said = |name: &str| Some(format!("{name}={}", all.get(name)?));
         let words: Vec<String> = ["display", "ramfb"].into_iter().filter_map(said).collect();
         words.join(" ")
     };
-    let short = &[
-        "-global",
-        "vfio-pci.display=on",
-        "-global",
-        "vfio-pci.display=off",
-    ];
+    let short = "-global vfio-pci.display=on -global vfio-pci.display=off";
     assert_eq!(of(short, "vfio-pci"), "display=off");
     assert_eq!(of(short, "vfio-pci-nohotplug"), "display=off");
-    let long = &[
-        "-global",
-        "driver=vfio-pci-nohotplug,property=ramfb,value=on",
-    ];
+    let long = "-global driver=vfio-pci-nohotplug,property=ramfb,value=on";
     assert_eq!(of(long, "vfio-pci"), "");
     assert_eq!(of(long, "vfio-pci-nohotplug"), "ramfb=on");
     // The last one counts, whichever of the two it is for.
     let [first, last] = ["vfio-pci.ramfb=on", "vfio-pci-nohotplug.ramfb=off"];
-    let both = &["-global", first, "-global", last];
+    let both = &format!("-global {first} -global {last}");
     assert_eq!(of(both, "vfio-pci-nohotplug"), "ramfb=off");
-    let both = &["-global", last, "-global", first];
+    let both = &format!("-global {last} -global {first}");
     assert_eq!(of(both, "vfio-pci-nohotplug"), "ramfb=on");
-    assert_eq!(read(&["-global", "ICH9-LPC.disable_s3=1"]).globals, []);
+    assert_eq!(read("-global ICH9-LPC.disable_s3=1").globals, []);
 }
