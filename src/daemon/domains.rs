@@ -295,13 +295,12 @@ mod tests {
     #[test]
     fn what_is_defined_while_no_daemon_runs_is_not_older_than_the_package() {
         let (_keep, root) = crate::host::empty();
-        let definitions = root.join(super::super::DEFINITIONS);
-        fs::create_dir_all(&definitions).unwrap();
+        let definitions = super::super::DEFINITIONS;
         fs::create_dir_all(root.join("var/lib")).unwrap();
         let (a, b) = (Uuid::from_u128(1), Uuid::from_u128(2));
         let define = |uuid: Uuid| {
             let text = format!("<domain><name>g</name><uuid>{uuid}</uuid></domain>");
-            fs::write(definitions.join(format!("{uuid}.xml")), text).unwrap();
+            root.put(&format!("{definitions}/{uuid}.xml"), &text);
         };
         define(a);
         let begin = |all: &[Uuid]| {

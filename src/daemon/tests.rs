@@ -697,24 +697,19 @@ fn mdevctl_asks_us_once_libvirt_has_listed_its_devices() {
     daemon.connect(true).unwrap();
     daemon.eventually(|| is_linked(&host));
     // Whoever wants none has none.
-    let settings = host.context.root.join("etc/gfxplane");
-    std::fs::create_dir_all(&settings).unwrap();
+    let settings = |text: &str| host.context.root.put("etc/gfxplane/gfxplane.toml", text);
     for (text, expected) in [
         ("attributes = 'off'", false),
         ("", true),
         ("callout = 'static'", false),
     ] {
-        std::fs::write(settings.join("gfxplane.toml"), text).unwrap();
+        settings(text);
         daemon.event(Event::Reload);
         assert_eq!(is_linked(&host), expected, "{text}");
     }
-    std::fs::write(settings.join("gfxplane.toml"), "").unwrap();
-    let schema = host
-        .context
-        .root
-        .join(crate::host::callout::SCHEMA_OF_LIBVIRT);
-    std::fs::create_dir_all(schema.parent().unwrap()).unwrap();
-    std::fs::write(schema, "").unwrap();
+    settings("");
+    let schema = crate::host::callout::SCHEMA_OF_LIBVIRT;
+    host.context.root.put(schema, "");
     daemon.event(Event::Reload);
     assert!(!is_linked(&host), "libvirt tells displays by itself");
 }
@@ -882,9 +877,8 @@ fn a_device_that_becomes_known_has_its_domains_looked_at() {
     std::fs::remove_file(&record).unwrap();
     // The rules know it, too; what a rule says is enough to fix what is refused anyway, so the
     // device is one that no rule knows here.
-    let rules = host.context.root.join("usr/share/gfxplane/rules.d");
-    std::fs::create_dir_all(&rules).unwrap();
-    std::fs::write(rules.join("none.toml"), "").unwrap();
+    let rules = "usr/share/gfxplane/rules.d/none.toml";
+    host.context.root.put(rules, "");
     let others = host.context.root.join("run/gfxplane/types");
     let _ = std::fs::remove_dir_all(others);
     let mut daemon = host.watched();
@@ -945,10 +939,7 @@ fn what_is_undefined_is_not_defined_again() {
 /// The log of a start that has just been made, of a domain with one device.
 fn write_log(host: &Host, device: &str, end: &str) {
     let root = &host.context.root;
-    let directory = root.join("var/log/libvirt/qemu");
-    std::fs::create_dir_all(&directory).unwrap();
-    std::fs::create_dir_all(root.join("usr/bin")).unwrap();
-    std::fs::write(root.join("usr/bin/qemu"), "\x7fELF").unwrap();
+    root.put("usr/bin/qemu", "\x7fELF");
     let now = crate::host::log::rfc3339(crate::host::state::now());
     let now = now.replace('T', " ").replace('Z', ".000+0000");
     let log = format!(
@@ -957,10 +948,9 @@ fn write_log(host: &Host, device: &str, end: &str) {
          -device vfio-pci,sysfsdev=/sys/bus/mdev/devices/{device},display=on\n{}",
         end.replace("NOW", &now)
     );
-    let path = directory.join("g.log");
-    std::fs::write(&path, log).unwrap();
+    root.put("var/log/libvirt/qemu/g.log", &log);
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-    std::fs::set_permissions(path, mode).unwrap();
+    std::fs::set_permissions(root.join("var/log/libvirt/qemu/g.log"), mode).unwrap();
 }
 
 #[test]

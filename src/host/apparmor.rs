@@ -176,39 +176,35 @@ mod tests {
     fn an_x_server_for_a_guest() {
         let keep = tempfile::tempdir().unwrap();
         let root = Root::strict(keep.path());
-        let write = |path: &str, text: &str| {
-            fs::create_dir_all(root.join(path).parent().unwrap()).unwrap();
-            fs::write(root.join(path), text).unwrap();
-        };
         let denied = || denies_x(&root, true);
         assert_eq!(denied(), Some(false), "the kernel does not look");
-        write(
+        root.put(
             "sys/kernel/security/apparmor/features/network_v9/af_unix",
             "yes",
         );
         assert_eq!(denies_x(&root, false), Some(false));
         assert_eq!(denied(), None, "the guests' profile is not readable");
-        write(
+        root.put(
             "etc/apparmor.d/libvirt/TEMPLATE.qemu",
             "profile LIBVIRT_TEMPLATE {\n}\n",
         );
         let guests = "  # /tmp/.X11-unix/* rw,\n  unix (send, receive) type=stream addr=none peer=(label=libvirtd),\n  include if exists <local/abstractions/libvirt-qemu>\n";
-        write("etc/apparmor.d/abstractions/libvirt-qemu", guests);
+        root.put("etc/apparmor.d/abstractions/libvirt-qemu", guests);
         assert_eq!(denied(), Some(true));
-        write(
+        root.put(
             "etc/apparmor/parser.conf",
             "# x\npolicy-features=/usr/share/apparmor-features/features\n",
         );
         assert_eq!(denied(), None, "the features are not readable");
         let features = "usr/share/apparmor-features/features";
-        write(features, "network_v8 {af_mask {unspec unix\n}\n}\n");
+        root.put(features, "network_v8 {af_mask {unspec unix\n}\n}\n");
         assert_eq!(denied(), Some(false), "as in Debian 13");
-        write(
+        root.put(
             features,
             "network_v9 {af_mask {unspec unix\n}\naf_unix {yes\n}\n}\n",
         );
         assert_eq!(denied(), Some(true));
-        write(
+        root.put(
             "etc/apparmor.d/local/abstractions/libvirt-qemu",
             "  #include <abstractions/X>\n",
         );
@@ -219,27 +215,23 @@ mod tests {
     fn a_dbus_daemon_for_a_guest() {
         let keep = tempfile::tempdir().unwrap();
         let root = Root::strict(keep.path());
-        let write = |path: &str, text: &str| {
-            fs::create_dir_all(root.join(path).parent().unwrap()).unwrap();
-            fs::write(root.join(path), text).unwrap();
-        };
         let of = |drivers| denies_dbus_daemon(&root, confines_guests(&root, drivers)?);
         let denied = || of(None);
         assert_eq!(denied(), Some(false), "nothing confines anybody");
-        write("sys/fs/selinux/enforce", "1");
+        root.put("sys/fs/selinux/enforce", "1");
         assert_eq!(denied(), None);
-        write("sys/module/apparmor/parameters/enabled", "Y\n");
+        root.put("sys/module/apparmor/parameters/enabled", "Y\n");
         assert_eq!(denied(), Some(false), "libvirt has no profile");
-        write("etc/apparmor.d/usr.sbin.libvirtd", "");
+        root.put("etc/apparmor.d/usr.sbin.libvirtd", "");
         assert_eq!(denied(), None, "the guests' are not readable");
-        write(
+        root.put(
             "etc/apparmor.d/libvirt/TEMPLATE.qemu",
             "profile LIBVIRT_TEMPLATE {\n}\n",
         );
         let guests = "  /var/lib/dbus/machine-id r,\n  /{usr/,}bin/dash rmix,\n";
         let included = "  include if exists <abstractions/libvirt-qemu.d>\n  include if exists <local/abstractions/libvirt-qemu>\n";
         let abstraction = "etc/apparmor.d/abstractions/libvirt-qemu";
-        write(abstraction, &format!("{guests}{included}"));
+        root.put(abstraction, &format!("{guests}{included}"));
         assert_eq!(denied(), Some(true));
         for (drivers, expected) in [
             ("\"none\"", Some(false)),
@@ -253,17 +245,17 @@ mod tests {
             "etc/apparmor.d/abstractions/libvirt-qemu.d/dbus",
             "etc/apparmor.d/local/abstractions/libvirt-qemu",
         ] {
-            write(path, rule);
+            root.put(path, rule);
             assert_eq!(denied(), Some(false), "{path}");
             // libvirt 9, and later versions without Debian's patch, have it like this.
-            write(abstraction, guests);
+            root.put(abstraction, guests);
             assert_eq!(denied(), Some(true), "{path} is not included");
-            write(abstraction, &format!("{guests}{included}"));
+            root.put(abstraction, &format!("{guests}{included}"));
             fs::remove_file(root.join(path)).unwrap();
         }
-        write(abstraction, &format!("{guests}{rule}"));
+        root.put(abstraction, &format!("{guests}{rule}"));
         assert_eq!(denied(), Some(false));
-        write(abstraction, guests);
+        root.put(abstraction, guests);
         fs::create_dir(root.join("etc/apparmor.d/disable")).unwrap();
         symlink(
             "../usr.sbin.libvirtd",

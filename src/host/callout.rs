@@ -104,15 +104,10 @@ mod tests {
         let is_there = || path(&root, STATIC).is_symlink();
         set(&root).unwrap();
         assert!(!is_there());
-        fs::create_dir_all(root.join("etc/gfxplane")).unwrap();
-        fs::write(
-            root.join("etc/gfxplane/gfxplane.toml"),
-            "callout = 'static'",
-        )
-        .unwrap();
+        root.put("etc/gfxplane/gfxplane.toml", "callout = 'static'");
         set(&root).unwrap();
         assert!(is_there());
-        fs::write(root.join("etc/gfxplane/gfxplane.toml"), "").unwrap();
+        root.put("etc/gfxplane/gfxplane.toml", "");
         set(&root).unwrap();
         assert!(!is_there());
     }

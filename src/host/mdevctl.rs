@@ -214,6 +214,15 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, chown, symlink};
 
     const UUID: &str = "11111111-2222-3333-4444-555555555555";
+    const WITH_OURS: &str = r#"{"mdev_type":"t","attrs":[{"gfxplane.display":"none"}]}"#;
+
+    /// A host, and the directory of the definitions below one parent.
+    fn host() -> (tempfile::TempDir, Root, std::path::PathBuf) {
+        let (keep, root) = crate::host::empty();
+        let parent = root.join("etc/mdevctl.d/0000:00:02.0");
+        fs::create_dir_all(&parent).unwrap();
+        (keep, root, parent)
+    }
 
     #[test]
     fn only_our_attributes_go() {
@@ -241,17 +250,11 @@ mod tests {
 
     #[test]
     fn a_definition_is_cleaned_in_place() {
-        let (_keep, root) = crate::host::empty();
+        let (_keep, root, parent) = host();
         let uuid = Uuid::parse_str(UUID).unwrap();
         assert!(!clean(&root, "0000:00:02.0", uuid).unwrap());
-        let parent = root.join("etc/mdevctl.d/0000:00:02.0");
-        fs::create_dir_all(&parent).unwrap();
         let path = parent.join(UUID);
-        fs::write(
-            &path,
-            r#"{"mdev_type":"t","attrs":[{"gfxplane.display":"none"}]}"#,
-        )
-        .unwrap();
+        fs::write(&path, WITH_OURS).unwrap();
         assert!(clean(&root, "0000:00:02.0", uuid).unwrap());
         assert!(!fs::read_to_string(&path).unwrap().contains("gfxplane"));
         assert!(!clean(&root, "0000:00:02.0", uuid).unwrap());
@@ -263,14 +266,10 @@ mod tests {
         assert!(clean(&root, "../x", uuid).is_err() && clean(&root, ".", uuid).is_err());
     }
 
-    const WITH_OURS: &str = r#"{"mdev_type":"t","attrs":[{"gfxplane.display":"none"}]}"#;
-
     #[test]
     fn a_link_stays_one_and_a_file_its_owners() {
-        let (directory, root) = crate::host::empty();
+        let (directory, root, parent) = host();
         let uuid = Uuid::parse_str(UUID).unwrap();
-        let parent = root.join("etc/mdevctl.d/0000:00:02.0");
-        fs::create_dir_all(&parent).unwrap();
         let (real, link) = (directory.path().join("real"), parent.join(UUID));
         fs::write(&real, WITH_OURS).unwrap();
         fs::set_permissions(&real, Permissions::from_mode(0o640)).unwrap();
@@ -302,10 +301,8 @@ mod tests {
     /// It would wait for a writer for ever.
     #[test]
     fn a_fifo_for_a_definition_is_an_error() {
-        let (_keep, root) = crate::host::empty();
+        let (_keep, root, parent) = host();
         let uuid = Uuid::parse_str(UUID).unwrap();
-        let parent = root.join("etc/mdevctl.d/0000:00:02.0");
-        fs::create_dir_all(&parent).unwrap();
         let path = parent.join(UUID);
         mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
         let error = clean(&root, "0000:00:02.0", uuid).unwrap_err();
@@ -319,17 +316,14 @@ mod tests {
 
     #[test]
     fn libvirt_reads_again_if_the_wrapper_is_on() {
-        let (_keep, root) = crate::host::empty();
+        let (_keep, root, parent) = host();
         let uuid = Uuid::parse_str(UUID).unwrap();
-        let parent = root.join("etc/mdevctl.d/0000:00:02.0");
-        fs::create_dir_all(&parent).unwrap();
         let long_ago = SystemTime::UNIX_EPOCH;
         File::open(&parent).unwrap().set_modified(long_ago).unwrap();
         let is_old = || fs::metadata(&parent).unwrap().modified().unwrap() == long_ago;
         let again = || have_read_again(&root, "0000:00:02.0", uuid).unwrap();
         let (definition, switch) = (parent.join(UUID), root.join(WRAPPER));
-        fs::create_dir_all(switch.parent().unwrap()).unwrap();
-        fs::write(&switch, "").unwrap();
+        root.put(WRAPPER, "");
         assert!(!again() && is_old(), "it is not defined");
         fs::write(&definition, "{}").unwrap();
         File::open(&parent).unwrap().set_modified(long_ago).unwrap();
@@ -341,9 +335,7 @@ mod tests {
 
     #[test]
     fn damaged_definitions_are_passed_over() {
-        let (_keep, root) = crate::host::empty();
-        let parent = root.join("etc/mdevctl.d/p");
-        fs::create_dir_all(&parent).unwrap();
+        let (_keep, root, parent) = host();
         fs::create_dir_all(root.join("etc/mdevctl.d/scripts.d/callouts")).unwrap();
         fs::write(
             parent.join(UUID),

@@ -347,6 +347,16 @@ pub(crate) fn read_names_that(
     names
 }
 
+#[cfg(test)]
+impl Root {
+    /// Writes a file of a test's host, in directories that it makes.
+    pub(crate) fn put(&self, path: &str, text: &str) {
+        let path = self.join(path);
+        std::fs::create_dir_all(path.parent().expect("it has a name")).expect("there is room");
+        std::fs::write(path, text).expect("there is room");
+    }
+}
+
 /// Returns a host that has nothing but an empty `/run`.
 #[cfg(test)]
 pub(crate) fn empty() -> (tempfile::TempDir, Root) {

@@ -121,8 +121,7 @@ mod tests {
 
     #[test]
     fn no_more_than_the_end_is_read() {
-        let keep = tempfile::tempdir().unwrap();
-        let root = Root::recorded(keep.path());
+        let (keep, root) = crate::host::empty();
         let mut text = vec![b'x'; usize::try_from(TAIL).unwrap()];
         text.extend(b"\xff\nend\n");
         fs::write(keep.path().join("guest.log"), &text).unwrap();
@@ -133,8 +132,7 @@ mod tests {
 
     #[test]
     fn a_start_of_another_boot_or_device_is_none_of_this_one() {
-        let keep = tempfile::tempdir().unwrap();
-        let root = Root::recorded(keep.path());
+        let (_keep, root) = crate::host::empty();
         let id: DeviceId = "c1a20000-0000-4000-8000-000000000002".parse().unwrap();
         let now = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
@@ -144,13 +142,11 @@ mod tests {
         assert!(is_of_this_device(&root, id, now));
         assert!(!is_of_this_device(&root, id, now - up - minute));
         assert!(!is_of_this_device(&root, id, now + minute * 60));
-        let data = keep.path().join("run/udev/data");
-        fs::create_dir_all(&data).unwrap();
+        let data = format!("run/udev/data/+mdev:{id}");
         let seen = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap()) + minute;
-        let text = format!("I:{}\n", seen.as_micros());
-        fs::write(data.join(format!("+mdev:{id}")), text).unwrap();
+        root.put(&data, &format!("I:{}\n", seen.as_micros()));
         assert!(!is_of_this_device(&root, id, now), "it was made after that");
-        fs::write(data.join(format!("+mdev:{id}")), "I:1\n").unwrap();
+        root.put(&data, "I:1\n");
         assert!(is_of_this_device(&root, id, now));
     }
 }

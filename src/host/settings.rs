@@ -81,16 +81,12 @@ fn toml_files(directory: &Path, warnings: &mut Vec<Warning>) -> BTreeMap<String,
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
 
     fn host(files: &[(&str, &str)]) -> (tempfile::TempDir, Root) {
-        let directory = tempfile::tempdir().unwrap();
+        let (directory, root) = crate::host::empty();
         for (path, text) in files {
-            let path = directory.path().join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
+            root.put(path, text);
         }
-        let root = Root::recorded(directory.path());
         (directory, root)
     }
 

@@ -53,30 +53,26 @@ fn initialized(data: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
 
     const UUID: &str = "11111111-2222-3333-4444-555555555555";
 
     #[test]
     fn udev_is_waited_for_where_it_runs() {
-        let keep = tempfile::tempdir().unwrap();
-        let root = Root::recorded(keep.path());
+        let (_keep, root) = crate::host::empty();
         let id = UUID.parse().unwrap();
         let soon = || Instant::now() + Duration::from_millis(30);
         let (before, since) = (Duration::from_micros(999), Duration::from_micros(1000));
         assert!(wait_for_udev(&root, id, since, soon()), "no udev");
-        fs::create_dir_all(root.join("run/udev/data")).unwrap();
-        fs::write(root.join("run/udev/control"), "").unwrap();
+        root.put("run/udev/control", "");
         assert!(!wait_for_udev(&root, id, since, soon()));
-        let data = root.join(format!("run/udev/data/+mdev:{UUID}"));
-        fs::write(data, "I:999\nE:GFXPLANE_DISPLAY=none\n").unwrap();
+        let data = format!("run/udev/data/+mdev:{UUID}");
+        root.put(&data, "I:999\nE:GFXPLANE_DISPLAY=none\n");
         assert!(wait_for_udev(&root, id, before, soon()));
         assert!(
             !wait_for_udev(&root, id, since, soon()),
             "that was another device of this name"
         );
-        fs::create_dir_all(root.join("etc/udev/rules.d")).unwrap();
-        fs::write(root.join("etc/udev/rules.d/61-gfxplane.rules"), "").unwrap();
+        root.put("etc/udev/rules.d/61-gfxplane.rules", "");
         assert!(
             wait_for_udev(&root, id, since, soon()),
             "our rule is masked"

@@ -229,13 +229,8 @@ mod tests {
 
     #[test]
     fn a_device_that_is_not_active_or_the_hosts() {
-        let (directory, root) = crate::host::empty();
-        let write = |path: &str, text: &str| {
-            let path = directory.path().join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
-        };
-        write(
+        let (_keep, root) = crate::host::empty();
+        root.put(
             &format!("etc/mdevctl.d/gpu/{ID}"),
             r#"{"mdev_type":"t","start":"manual","attrs":[]}"#,
         );
@@ -248,10 +243,8 @@ mod tests {
             "{text}"
         );
 
-        write("sys/bus/pci/devices/0000:01:00.0/vendor", "0x8086\n");
-        let driver = directory
-            .path()
-            .join("sys/bus/pci/devices/0000:01:00.0/driver");
+        root.put("sys/bus/pci/devices/0000:01:00.0/vendor", "0x8086\n");
+        let driver = root.join("sys/bus/pci/devices/0000:01:00.0/driver");
         std::os::unix::fs::symlink("../../drivers/i915", driver).unwrap();
         let text = message(are_there(&root, &["0000:01:00.0".parse().unwrap()]));
         assert!(text.contains("the host's driver i915"), "{text}");
@@ -280,7 +273,7 @@ mod tests {
 
     #[test]
     fn one_run_at_a_time() {
-        let (directory, root) = crate::host::empty();
+        let (_keep, root) = crate::host::empty();
         let id: DeviceId = ID.parse().unwrap();
         let soon = || Instant::now() + Duration::from_millis(50);
         let held = hold(&root, &[id], soon()).unwrap();
@@ -293,12 +286,7 @@ mod tests {
         drop(held);
         assert!(wait_until_tried(&root, id, soon()).unwrap());
         drop(hold(&root, &[id], soon()).unwrap());
-        assert!(
-            !directory
-                .path()
-                .join(format!("run/gfxplane/lock/{ID}.verify"))
-                .exists()
-        );
+        assert!(!trying_path(&root, id).exists());
 
         let probe = Lock::of_device(&root, id).unwrap();
         let refused = hold(&root, &[id], soon()).unwrap_err();

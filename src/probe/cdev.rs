@@ -182,8 +182,8 @@ mod tests {
         fs::create_dir_all(&device).unwrap();
         assert_eq!(attempt(), missing(Step::Find, Reason::NoDriver));
         // A node whose name has no number leads elsewhere.
-        fs::create_dir_all(device.join("vfio-dev/vfio..")).unwrap();
-        fs::write(device.join("vfio-dev/vfio../dev"), "511:7\n").unwrap();
+        let nodes = format!("sys/bus/mdev/devices/{id}/vfio-dev");
+        root.put(&format!("{nodes}/vfio../dev"), "511:7\n");
         assert_eq!(attempt(), missing(Step::Find, Reason::NoVfio));
         fs::create_dir_all(device.join("vfio-dev/vfio7")).unwrap();
         assert_eq!(attempt(), missing(Step::Find, Reason::NoVfio));
@@ -219,8 +219,7 @@ mod tests {
         std::os::unix::fs::symlink("../../../kernel/iommu_groups/7", device.join("iommu_group"))
             .unwrap();
         assert!(is_held(&root, id), "its group does not open");
-        fs::create_dir_all(root.join("dev/vfio")).unwrap();
-        fs::write(root.join("dev/vfio/7"), "").unwrap();
+        root.put("dev/vfio/7", "");
         assert!(!is_held(&root, id));
     }
 }

@@ -122,8 +122,7 @@ mod tests {
         std::os::unix::fs::symlink("../../../kernel/iommu_groups/7", device.join("iommu_group"))
             .unwrap();
         assert_eq!(attempt(), (Step::Container, Errno::ENOENT, Reason::NoVfio));
-        fs::create_dir_all(root.join("dev/vfio")).unwrap();
-        fs::write(root.join("dev/vfio/vfio"), "").unwrap();
+        root.put("dev/vfio/vfio", "");
         assert_eq!(attempt(), (Step::Container, Errno::ENOTTY, Reason::NoVfio));
     }
 }

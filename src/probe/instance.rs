@@ -375,13 +375,10 @@ mod tests {
 
     impl Kernel {
         fn new() -> Self {
-            let directory = tempfile::tempdir().unwrap();
-            let path = directory.path();
-            fs::create_dir_all(path.join("sys/bus/mdev/devices")).unwrap();
-            fs::create_dir_all(path.join("run")).unwrap();
-            fs::create_dir_all(path.join(TYPES).join("p-t")).unwrap();
+            let (directory, root) = crate::host::empty();
+            fs::create_dir_all(root.join("sys/bus/mdev/devices")).unwrap();
             for (name, text) in [("create", ""), ("available_instances", "3\n")] {
-                fs::write(path.join(TYPES).join("p-t").join(name), text).unwrap();
+                root.put(&format!("{TYPES}/p-t/{name}"), text);
             }
             Kernel { directory }
         }
@@ -478,9 +475,7 @@ mod tests {
     fn one_that_takes_the_last_of_another_type_is_removed_at_once() {
         let kernel = Kernel::new();
         let root = Root::recorded(kernel.directory.path());
-        let large = root.join(TYPES).join("p-large");
-        fs::create_dir(&large).unwrap();
-        fs::write(large.join("available_instances"), "0\n").unwrap();
+        root.put(&format!("{TYPES}/p-large/available_instances"), "0\n");
         let program = script(root.path(), "cat >/dev/null");
         let types = [of_type("p-t", Some(3)), of_type("p-large", Some(1))];
         let limit = || Instant::now() + Duration::from_secs(60);

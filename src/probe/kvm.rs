@@ -135,7 +135,7 @@ fn add_file(device: BorrowedFd<'_>, file: BorrowedFd<'_>) -> Result<()> {
 mod tests {
     use super::*;
     use crate::device::facts::Reason;
-    use std::fs::{self, File, OpenOptions};
+    use std::fs::{File, OpenOptions};
 
     /// Associates a file that is no vfio file. Returns the failure, and the steps that were
     /// reported.
@@ -161,8 +161,7 @@ mod tests {
         let (_keep, root) = crate::host::empty();
         let (failure, steps) = attempt(&root);
         assert_eq!((failure.errno, steps), (Errno::ENOENT, vec![Step::Kvm]));
-        fs::create_dir(root.join("dev")).unwrap();
-        fs::write(root.join("dev/kvm"), "").unwrap();
+        root.put("dev/kvm", "");
         let (failure, steps) = attempt(&root);
         assert_eq!(failure.errno, Errno::ENOTTY);
         assert_eq!(steps, [Step::Kvm, Step::KvmVm]);

@@ -447,10 +447,8 @@ mod tests {
             known.finding.evidence.is_some()
         };
         assert!(!known(&reading), "nobody knows it");
-        let parent = root.join("etc/mdevctl.d/mdpy");
-        std::fs::create_dir_all(&parent).unwrap();
         let text = r#"{"mdev_type":"mdpy-vga","start":"manual","attrs":[]}"#;
-        std::fs::write(parent.join(id(4711).to_string()), text).unwrap();
+        root.put(&format!("etc/mdevctl.d/mdpy/{}", id(4711)), text);
         assert!(!known(&reading), "it was not read again");
         assert!(known(&Reading::new(&root)), "by its type");
     }

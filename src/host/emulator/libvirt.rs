@@ -287,11 +287,10 @@ mod tests {
         }
         let host = Host::new();
         let library = |directory: &str, version: &str| {
-            let directory = host.root().join(directory);
-            fs::create_dir_all(&directory).unwrap();
-            let _ = fs::remove_file(directory.join("libvirt.so.0"));
-            fs::write(directory.join(version), "").unwrap();
-            symlink(version, directory.join("libvirt.so.0")).unwrap();
+            host.write(&format!("{directory}/{version}"), "");
+            let link = host.root().join(directory).join("libvirt.so.0");
+            let _ = fs::remove_file(&link);
+            symlink(version, link).unwrap();
         };
         let installed = || version(&host.root());
         assert_eq!(installed(), None);
@@ -399,8 +398,6 @@ mod tests {
             ..nothing()
         };
         assert_eq!(read(), bare);
-        fs::create_dir_all(host.root().join("etc/libvirt")).unwrap();
-        let path = host.root().join("etc/libvirt/qemu.conf");
         for (text, spice, vnc, sockets) in [
             ("", some(LISTEN), some(LISTEN), [Some(false); 2]),
             (
@@ -422,7 +419,7 @@ mod tests {
                 [None, Some(false)],
             ),
         ] {
-            fs::write(&path, text).unwrap();
+            host.write("etc/libvirt/qemu.conf", text);
             let found = read();
             assert_eq!((&found.spice_listen, &found.vnc_listen), (&spice, &vnc));
             let both = [found.spice_auto_unix_socket, found.vnc_auto_unix_socket];

@@ -2,12 +2,11 @@
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::cache::{Kept, Key, keep, kept_path};
 use super::libvirt::LISTEN;
-use super::{Asking, abilities, on_host};
+use super::{Asking, abilities};
 use crate::device::record::FORMAT;
 use crate::host::{Root, Warning};
 use crate::predict::abilities::{Abilities, Guests, RenderNodes};
@@ -53,13 +52,10 @@ pub(super) fn nothing() -> Abilities {
 /// version.
 pub(crate) fn pretend(root: &Root, libvirt: &str, abilities: &Abilities) {
     let emulator = Path::new(QEMU);
-    let program = on_host(root, emulator);
-    fs::create_dir_all(program.parent().unwrap()).unwrap();
-    fs::write(program, "\x7fELF").unwrap();
-    let libraries = root.join("usr/lib/x86_64-linux-gnu");
-    fs::create_dir_all(&libraries).unwrap();
-    fs::write(libraries.join(libvirt), "").unwrap();
-    std::os::unix::fs::symlink(libvirt, libraries.join("libvirt.so.0")).unwrap();
+    root.put(&QEMU[1..], "\x7fELF");
+    let library = "usr/lib/x86_64-linux-gnu/libvirt.so.0";
+    root.put(&library.replace("libvirt.so.0", libvirt), "");
+    std::os::unix::fs::symlink(libvirt, root.join(library)).unwrap();
     let kept = Kept {
         format: FORMAT,
         emulator: emulator.into(),
@@ -104,9 +100,7 @@ impl Host {
     }
 
     pub(super) fn write(&self, path: &str, text: &str) {
-        let path = on_host(&self.root(), Path::new(path));
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
+        self.root().put(path.trim_start_matches('/'), text);
     }
 
     /// Returns the number of questions to libvirt.

@@ -43,34 +43,22 @@ fn what_qemu_said_is_kept_apart_from_records_and_forgotten_with_them() {
 fn a_record_is_kept_published_and_forgotten() {
     let (_keep, root) = host();
     let id = UUID.parse().unwrap();
-    let (dmabuf, none) = (
-        record(Display::from_answers(true, false)),
-        record(Display::NONE),
-    );
-    assert_eq!(
-        write_record(&root, &dmabuf, Some("mbochs")).unwrap(),
-        Written::Changed
-    );
-    assert_eq!(
-        write_record(&root, &dmabuf, Some("mbochs")).unwrap(),
-        Written::Same
-    );
-    assert_eq!(
-        read_record(&root, id, &mut Vec::new()),
-        Some(dmabuf.clone())
-    );
+    let dmabuf = record(Display::from_answers(true, false));
+    let none = record(Display::NONE);
     let in_use = Record {
         step: Some(Step::Group),
         ..record(Display::Unknown(Reason::InUse))
     };
-    assert_eq!(
-        write_record(&root, &in_use, Some("mbochs")).unwrap(),
-        Written::Kept
-    );
-    assert_eq!(
-        write_record(&root, &none, Some("mbochs")).unwrap(),
-        Written::Changed
-    );
+    for (new, expected, kept) in [
+        (&dmabuf, Written::Changed, &dmabuf),
+        (&dmabuf, Written::Same, &dmabuf),
+        (&in_use, Written::Kept, &dmabuf),
+        (&none, Written::Changed, &none),
+    ] {
+        assert_eq!(write_record(&root, new, Some("mbochs")).unwrap(), expected);
+        let read = read_record(&root, id, &mut Vec::new());
+        assert_eq!(read.as_ref(), Some(kept));
+    }
     let base = root.join(BASE);
     for device in [
         "devices/11111111-2222-3333-4444-555555555555",
@@ -87,15 +75,10 @@ fn a_record_is_kept_published_and_forgotten() {
         read_type(&root, "mbochs-small", &mut Vec::new()),
         Some(none)
     );
-    let left: Vec<_> = fs::read_dir(&base)
-        .unwrap()
-        .map(|e| e.unwrap().file_name())
-        .collect();
-    assert!(
-        left.iter()
-            .all(|name| !name.to_string_lossy().starts_with('.')),
-        "{left:?}"
-    );
+    for left in fs::read_dir(&base).unwrap() {
+        let name = left.unwrap().file_name();
+        assert!(!name.to_string_lossy().starts_with('.'), "{name:?}");
+    }
 }
 
 #[test]
@@ -190,16 +173,8 @@ fn no_link_is_followed() {
     write_all(|_| ()).1.unwrap();
     let outside = tempfile::tempdir().unwrap();
     let precious = outside.path().join(format!("{UUID}.json"));
-    for at in [
-        "",
-        "records",
-        "types",
-        "devices",
-        "lock",
-        "starting",
-        "mdev_supported_types",
-        "mdev_supported_types/mbochs",
-    ] {
+    let links = "/records/types/devices/lock/starting/mdev_supported_types";
+    for at in links.split('/').chain(["mdev_supported_types/mbochs"]) {
         fs::write(&precious, "precious").unwrap();
         let (_keep, written) = write_all(|base| {
             let link = base.join(at);
@@ -255,10 +230,8 @@ fn locks_are_nobody_elses_to_take() {
 fn links_that_come_and_go() {
     let (keep, root) = host();
     let id = UUID.parse().unwrap();
-    let (ours, foreign) = (
-        record(Display::NONE),
-        record(Display::from_answers(true, false)),
-    );
+    let ours = record(Display::NONE);
+    let foreign = record(Display::from_answers(true, false));
     write_record(&root, &ours, None).unwrap();
     let (path, outside) = (record_path(&root, id), keep.path().join("outside"));
     fs::write(&outside, foreign.to_text()).unwrap();
@@ -295,55 +268,38 @@ impl Drop for End<'_> {
 fn readers_never_see_half_a_record() {
     let (_keep, root) = host();
     let id = UUID.parse().unwrap();
-    let (a, b) = (
-        record(Display::from_answers(true, false)),
-        record(Display::from_answers(false, true)),
-    );
+    let a = record(Display::from_answers(true, false));
+    let b = record(Display::from_answers(false, true));
     write_record(&root, &a, Some("p")).unwrap();
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
-        let writers: Vec<_> = [&a, &b]
-            .map(|record| {
-                scope.spawn(|| {
-                    (0..100).for_each(|_| {
-                        write_record(&root, record, Some("p")).unwrap();
-                    });
-                })
-            })
-            .into();
-        let readers: Vec<_> = (0..2)
-            .map(|_| {
-                scope.spawn(|| {
-                    let mut reads = 0;
-                    while !done.load(Ordering::Relaxed) {
-                        let mut warnings = Vec::new();
-                        let seen = read_record(&root, id, &mut warnings).expect("always there");
-                        assert!(seen == a || seen == b);
-                        assert!(warnings.is_empty());
-                        let plane = root
-                            .join(BASE)
-                            .join("devices")
-                            .join(UUID)
-                            .join("vfio-pci/device");
-                        assert!(tree::read_gfx_plane(&plane, &mut warnings).is_some());
-                        reads += 1;
-                    }
-                    reads
-                })
-            })
-            .collect();
+        let write = |record| {
+            for _ in 0..100 {
+                write_record(&root, record, Some("p")).unwrap();
+            }
+        };
+        let read = || {
+            let mut reads = 0;
+            while !done.load(Ordering::Relaxed) {
+                let mut warnings = Vec::new();
+                let seen = read_record(&root, id, &mut warnings).expect("always there");
+                assert!(seen == a || seen == b);
+                assert!(warnings.is_empty());
+                let plane = format!("{BASE}/devices/{UUID}/vfio-pci/device");
+                assert!(tree::read_gfx_plane(&root.join(plane), &mut warnings).is_some());
+                reads += 1;
+            }
+            reads
+        };
+        let writers = [&a, &b].map(|record| scope.spawn(move || write(record)));
+        let readers = [0; 2].map(|_| scope.spawn(read));
         let end = End(&done);
-        writers
-            .into_iter()
-            .for_each(|writer| writer.join().unwrap());
+        for writer in writers {
+            writer.join().unwrap();
+        }
         drop(end);
-        assert!(
-            readers
-                .into_iter()
-                .map(|reader| reader.join().unwrap())
-                .sum::<u32>()
-                > 0
-        );
+        let reads = readers.map(|reader| reader.join().unwrap());
+        assert!(reads.iter().sum::<u32>() > 0);
     });
 }
 
