@@ -12,6 +12,7 @@
 //! [`versions`] says what holds for versions newer than those that were read.
 
 pub mod abilities;
+mod about;
 pub mod arguments;
 mod frontends;
 pub mod hints;
@@ -33,6 +34,7 @@ use crate::domain::GraphicsType;
 use crate::predict::abilities::Abilities;
 use crate::predict::qemu::X;
 use crate::predict::screens::{Found, Screens};
+pub use about::About;
 use versions::{Libvirt, Qemu, not_reviewed};
 
 /// The program that refuses a domain.
@@ -113,33 +115,6 @@ impl Stage {
 impl Serialize for Stage {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.word())
-    }
-}
-
-/// The subject of a refusal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum About {
-    /// A vfio device of the domain.
-    Device(DeviceId),
-    /// A `<graphics>` of the domain.
-    Graphics(GraphicsType),
-    /// Another part of the domain, or the domain as a whole.
-    Domain,
-}
-
-impl Serialize for About {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl std::fmt::Display for About {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            About::Device(id) => write!(f, "{id}"),
-            About::Graphics(kind) => write!(f, "graphics {kind}"),
-            About::Domain => f.write_str("domain"),
-        }
     }
 }
 

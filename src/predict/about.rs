@@ -1,0 +1,33 @@
+//! The subject of a refusal or a note.
+
+use serde::{Serialize, Serializer};
+
+use crate::device::id::DeviceId;
+use crate::domain::GraphicsType;
+
+/// The subject of a refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum About {
+    /// A vfio device of the domain.
+    Device(DeviceId),
+    /// A `<graphics>` of the domain.
+    Graphics(GraphicsType),
+    /// Another part of the domain, or the domain as a whole.
+    Domain,
+}
+
+impl Serialize for About {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl std::fmt::Display for About {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            About::Device(id) => write!(f, "{id}"),
+            About::Graphics(kind) => write!(f, "graphics {kind}"),
+            About::Domain => f.write_str("domain"),
+        }
+    }
+}
