@@ -192,7 +192,7 @@ impl Fixup {
                     Level::Warn => "warning",
                     Level::Fail => "not fixed",
                 };
-                context.say(&format!("{level}: {}: {}", note.about, note.text));
+                context.say(&format!("{level}: {}", note.about.before(&note.text)));
                 for fix in &note.fixes {
                     context.say(&format!("  fix: {}", self.about.command(context, fix)));
                 }

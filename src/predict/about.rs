@@ -31,3 +31,16 @@ impl std::fmt::Display for About {
         }
     }
 }
+
+impl About {
+    /// Returns the subject and a text about it. Leaves the subject out if the text names it.
+    #[must_use]
+    pub fn before(&self, text: &str) -> String {
+        let about = self.to_string();
+        if text.contains(&about) {
+            text.to_owned()
+        } else {
+            format!("{about}: {text}")
+        }
+    }
+}

@@ -154,6 +154,12 @@ impl Refusal {
             .collect()
     }
 
+    /// Returns the subject and the words.
+    #[must_use]
+    pub fn told(&self) -> String {
+        self.about.before(&self.words())
+    }
+
     /// Returns the program that refuses.
     #[must_use]
     pub fn by(&self) -> Program {

@@ -203,11 +203,7 @@ fn start(now: &Prediction) -> Line {
         Outcome::Yes => Line::new(START, Verdict::Pass, "starts"),
         Outcome::No(refusal) => {
             let who = refusal.stage.who();
-            let text = format!(
-                "would be refused by {who}: {}: {}",
-                refusal.about,
-                refusal.words()
-            );
+            let text = format!("would be refused by {who}: {}", refusal.told());
             Line::new(START, Verdict::Fail, text)
         }
         Outcome::Doubt { refusal, because } => {
