@@ -4,6 +4,9 @@ use std::io::{self, Write};
 
 use uuid::Uuid;
 
+/// The URI of a machine's own libvirt.
+pub(crate) const SYSTEM: &str = "qemu:///system";
+
 /// The longest line that is shown of a text from another source, in bytes.
 const LONGEST_LINE: usize = 2048;
 
@@ -139,11 +142,17 @@ pub fn quoted(word: &str) -> String {
 /// The longest domain name, in bytes, that is used in a line.
 pub(crate) const LONGEST_NAME: usize = 200;
 
-/// Returns the argument by which to name a domain to gfxplane in a shell: its name, or its UUID if
-/// the name would be taken for an option or a file, or could not be typed. Returns `DOMAIN` if the
-/// domain has neither.
+/// Returns the argument by which to name a domain to gfxplane in a shell, with quotes if needed.
+/// Returns `DOMAIN` if there is none.
 #[must_use]
 pub fn operand(name: Option<&str>, uuid: Option<Uuid>) -> String {
+    named(name, uuid).map_or_else(|| "DOMAIN".into(), |word| quoted(&word))
+}
+
+/// Returns the word by which to name a domain to gfxplane: its name, or its UUID if the name would
+/// be taken for an option or a file, or could not be typed.
+#[must_use]
+pub(crate) fn named(name: Option<&str>, uuid: Option<Uuid>) -> Option<String> {
     let is_name = |name: &&str| {
         let is_xml = name
             .rsplit_once('.')
@@ -155,11 +164,8 @@ pub fn operand(name: Option<&str>, uuid: Option<Uuid>) -> String {
             && !is_xml
             && name.chars().all(is_harmless)
     };
-    match (name.filter(is_name), uuid) {
-        (Some(name), _) => quoted(name),
-        (None, Some(uuid)) => uuid.to_string(),
-        (None, None) => "DOMAIN".into(),
-    }
+    let name = name.filter(is_name).map(str::to_owned);
+    name.or_else(|| uuid.map(|uuid| uuid.to_string()))
 }
 
 #[cfg(test)]
