@@ -416,10 +416,18 @@ fn messages_logs_and_hosts_are_explained() {
     let explained = &found["explained"][0];
     assert_eq!(explained["symptom"], "opengl-missing");
     assert_eq!(explained["device"], DEVICE);
-    let fix = explained["fixes"][0].as_str().unwrap();
+    let fix = explained["fixes"][0]["command"].as_str().unwrap();
     assert!(
-        fix.starts_with("gfxplane fixup ") && fix.contains(xml),
+        fix.starts_with(&format!("gfxplane fixup {xml} ")) && fix.contains(" > NEW.xml"),
         "{fix}"
+    );
+    // Commands name the file, which libvirt need not have.
+    let fixes = explained["fixes"].as_array().unwrap();
+    let edit = fixes.iter().filter_map(|fix| fix["command"].as_str());
+    let edit: Vec<&str> = edit.filter(|fix| fix.contains("EDITOR")).collect();
+    assert!(
+        edit.iter().all(|fix| fix.contains(xml)) && !edit.is_empty(),
+        "{explained}"
     );
     assert!(
         explained["diff"].as_str().unwrap().contains("\n+"),
@@ -841,6 +849,13 @@ fn a_message_is_about_one_domain() {
             Some("my friend's guest"),
             "{output:?}"
         );
+        let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let fixes = json["explained"][0]["fixes"].as_array().unwrap();
+        let commands = fixes.iter().filter_map(|fix| fix["command"].as_str());
+        for command in commands.filter(|one| one.contains("guest")) {
+            let libvirt = format!(" -c {uri} ");
+            assert!(command.contains(&libvirt), "{command}");
+        }
     }
     let odd = explain(&format!(
         "error: Failed to start domain 'a\u{1b}[2Jb'\n{}",

@@ -122,14 +122,14 @@ impl SubjectArgs {
         let edit = match &subject {
             Subject::Domain(name) => context.edit(name),
             Subject::File(path) => {
-                format!("${{EDITOR:-vi}} {}", file(path))
+                format!("${{EDITOR:-vi}} {}", argument(path))
             }
             // Whoever wrote it to us has to say something else.
             Subject::Stdin => String::new(),
         };
         fix.by_hand(&edit).unwrap_or_else(|| match subject {
             Subject::Domain(name) => fix.of_domain(&context.operand(&name)),
-            Subject::File(path) => fix.of_file(&file(&path)),
+            Subject::File(path) => fix.of_file(&argument(&path)),
             Subject::Stdin => fix.of_file("-"),
         })
     }
@@ -147,7 +147,7 @@ impl SubjectArgs {
 }
 
 /// Returns a file as an argument in a shell, which no program takes for an option.
-fn file(path: &Path) -> String {
+pub(super) fn argument(path: &Path) -> String {
     let text = path.to_string_lossy();
     let at = if text.starts_with('-') { "./" } else { "" };
     quoted(&format!("{at}{text}"))

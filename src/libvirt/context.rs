@@ -4,13 +4,11 @@ use std::io::{self, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 
+pub(crate) use crate::domain::shell::SYSTEM;
 use crate::domain::shell::{operand, plain_lines, quoted};
 use crate::host::state::State;
 use crate::host::{Root, Warning};
 use crate::libvirt::Libvirt;
-
-/// The URI of a machine's own libvirt.
-pub(crate) const SYSTEM: &str = "qemu:///system";
 
 /// The context in which every command runs.
 #[derive(Debug, Clone)]

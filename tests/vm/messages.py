@@ -175,9 +175,10 @@ def test_what_qemu_and_libvirt_say_is_known():
         equal((code, logged["log"]["started"]), (0, False), err)
         equal([one["symptom"] for one in logged["explained"]], [symptom], logged)
         [one] = logged["explained"]
-        assert one["fixes"][0].startswith("gfxplane fixup --define"), one
+        fix = one["fixes"][0]["command"]
+        assert fix.startswith(f"gfxplane fixup {name} --define"), one
         assert one["diff"].startswith("--- Original XML"), one
-        out(one["fixes"][0])
+        out(fix)
         out(f"virsh start --paused {name}")
         code, after, err = explain(f"--domain {name}")
         equal((code, after["explained"], after["log"]["started"]), (0, [], True), err)
