@@ -5,6 +5,7 @@ mod lines;
 use std::io::Write;
 
 use serde::Serialize;
+use uuid::Uuid;
 
 use lines::{Line, START};
 
@@ -49,6 +50,8 @@ pub struct Check {
 struct Document {
     #[serde(skip_serializing_if = "Option::is_none")]
     domain: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uuid: Option<Uuid>,
     verdict: Verdict,
     /// The lines of the text form.
     lines: Vec<Line>,
@@ -371,6 +374,7 @@ impl SubjectArgs {
         Ok(Checked {
             document: Document {
                 domain: fixed.name,
+                uuid: fixed.uuid,
                 foreign: fixed.foreign,
                 verdict: worst(&report),
                 lines: report,
