@@ -166,7 +166,13 @@ fn options_of_another_export() {
         let refused = export(&[format, "--valid", "1d"]);
         ends(&refused, 2, "--valid is an option of gfxplane export nfd");
     }
-    ends(&export(&["nfd", "--valid", "99y"]), 0, "");
+    for valid in ["1m", "1d", "1y"] {
+        ends(&export(&["nfd", "--valid", valid]), 0, "");
+    }
+    for valid in ["", "0s", "59s", "-1d", "2y", "500000000000y", "soon"] {
+        let refused = export(&["nfd", &format!("--valid={valid}")]);
+        ends(&refused, 2, "expected a time from 1m (a minute) to 1y");
+    }
     for node in ["", " ", "a\nb", "a\tb"] {
         let refused = export(&["nova", "--node", node]);
         ends(

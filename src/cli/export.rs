@@ -40,7 +40,7 @@ pub(crate) struct ExportCommand {
     #[arg(long, value_name = "NAME", value_parser = node)]
     node: Option<String>,
     /// nfd: how long the labels hold [default: 1d]
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = valid)]
     valid: Option<Duration>,
 }
 
@@ -179,6 +179,16 @@ fn node(text: &str) -> Result<String, &'static str> {
         return Err("expected the name that openstack hypervisor list prints");
     }
     Ok(text.to_owned())
+}
+
+/// Reads how long labels hold: not less than the time after which NFD reads its files again, and not
+/// so long that they outlive what they tell.
+fn valid(text: &str) -> Result<Duration, &'static str> {
+    const LEAST: Duration = Duration::from_secs(60);
+    const MOST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+    let valid = humantime::parse_duration(text).ok();
+    let valid = valid.filter(|valid| (LEAST..=MOST).contains(valid));
+    valid.ok_or("expected a time from 1m (a minute) to 1y (a year), such as 12h or 1d")
 }
 
 fn own_name(context: &Context) -> Result<String, Failure> {
