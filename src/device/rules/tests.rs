@@ -1,4 +1,5 @@
 use super::*;
+use crate::device::toml::tests::told;
 
 fn subject<'a>(bus: Bus, type_id: &'a str, kernel: &'a str) -> Subject<'a> {
     Subject {
@@ -270,36 +271,67 @@ fn first_rule_wins_and_names_are_unique() {
 fn bad_rules_are_named() {
     let rule = |body: &str| format!("[[rule]]\nname = 'r'\nsource = 's'\n{body}\n");
     for (text, part) in [
-        (rule(""), "match"),
-        (rule("match = {}"), "would match every device"),
-        (rule("match.type = ['[']"), "rule \"r\""),
-        (rule("match.kernel_from = 'new'"), "no kernel version"),
-        (rule("match.vendor = '8086'"), "no PCI vendor"),
+        (
+            rule(""),
+            "line 1, column 1: `rule`: the key `match` is missing: expected match = …",
+        ),
+        (
+            rule("match = {}"),
+            "line 4, column 9: rule \"r\": it has no condition and would match every device",
+        ),
+        (
+            rule("match.type = ['a', '[']"),
+            "line 4, column 20: rule \"r\": \"[\" is no pattern (unclosed character class; missing ']')",
+        ),
+        (
+            rule("match.kernel_from = 'new'"),
+            "line 4, column 21: rule \"r\": \"new\" is no kernel version: expected one like 5.10",
+        ),
+        (
+            rule("match.vendor = '8086'"),
+            "line 4, column 16: rule \"r\": \"8086\" is no PCI vendor",
+        ),
         (
             rule("match.attribute = [{ path = '../x', is = '1' }]"),
-            "leads out",
+            "line 4, column 29: rule \"r\": attribute path \"../x\" leads out",
         ),
         (
             rule("match.attribute = [{ path = 'x' }]"),
-            "expected one of is and is_not",
+            "line 4, column 20: rule \"r\": attribute \"x\": expected one of is and is_not",
         ),
-        (rule("match.typ = ['a']"), "unknown field"),
-        (rule("match.bus = 'usb'"), "unknown variant"),
+        (
+            rule("match.typ = ['a']"),
+            "line 4, column 7: `match`: there is no key `typ` here: expected `bus`, ",
+        ),
+        (
+            rule("match.bus = 'usb'"),
+            "line 4, column 13: `bus` is \"usb\": expected \"mdev\" or \"pci\"",
+        ),
         (
             rule("match.type = ['a']\ndisplay = ['none', 'region']"),
-            "not a display interface",
+            "line 5, column 11: rule \"r\": `display` has \"none\": expected dmabuf, region or both",
         ),
-        (rule("match.type = ['a']\nkvm = true"), "without a display"),
-        ("[rules]".into(), "unknown field"),
+        (
+            rule("match.type = ['a']\nkvm = true"),
+            "line 5, column 7: rule \"r\": it states `kvm` without a display",
+        ),
+        (
+            rule("match.type = ['a']\nreason = 'In Use'"),
+            "line 5, column 10: `reason`: \"In Use\" is no reason: expected a word like in-use",
+        ),
+        (
+            "[rules]".into(),
+            "line 1, column 2: there is no key `rules` here: expected `rule`",
+        ),
         (
             rule(
                 "match.type = ['a']\ndisplay = ['region']\nedid = { max_xres = 1, max_yres = 1, min_xres = 1 }",
             ),
-            "unknown field `min_xres`",
+            "line 6, column 38: `edid`: there is no key `min_xres` here",
         ),
         (
             rule("match.type = ['a']\ndisplay = ['region']\nopregion = { size = 8192, at = 0 }"),
-            "unknown field `at`",
+            "line 6, column 27: `opregion`: there is no key `at` here: expected `size`",
         ),
     ] {
         let error = Rules::default()
@@ -308,4 +340,23 @@ fn bad_rules_are_named() {
             .to_string();
         assert!(error.contains(part), "{text}: {error}");
     }
+}
+
+#[test]
+fn each_mistake_in_each_key_is_told() {
+    let rule: &[&str] = &["rule", "[]"];
+    let read = |text: &str| Rules::default().add_file("x", text);
+    told::<RulesFile>(
+        &[
+            (rule, "name = \"a\""),
+            (rule, "source = \"b\""),
+            (rule, "match = { bus = \"pci\" }"),
+            (rule, "display = [\"none\"]"),
+            (&["rule", "[]", "match", "attribute", "[]"], "path = \"x\""),
+            (&["rule", "[]", "match", "attribute", "[]"], "is = \"1\""),
+            (&["rule", "[]", "edid"], "max_xres = 1"),
+            (&["rule", "[]", "edid"], "max_yres = 1"),
+        ],
+        &read,
+    );
 }
