@@ -77,6 +77,20 @@ pub fn plain_lines(text: &str) -> String {
     lines.join("\n")
 }
 
+/// Returns the text of an error for people: without the numbers that Rust's library adds to the
+/// kernel's words, and without what a terminal would act on.
+#[must_use]
+pub fn in_words(text: &str) -> String {
+    let mut rest = text;
+    let mut made = String::new();
+    while let Some((before, after)) = rest.split_once(" (os error ") {
+        made.push_str(before);
+        let digits = after.trim_start_matches(|c: char| c.is_ascii_digit());
+        rest = digits.strip_prefix(')').unwrap_or(digits);
+    }
+    plain_lines(&(made + rest))
+}
+
 /// A writer that passes on only harmless characters, line ends and tabs.
 #[derive(Debug)]
 pub(crate) struct Harmless<W> {
