@@ -79,7 +79,8 @@ impl Line {
             quiet: true,
             libvirt,
         });
-        if self.place >= self.words.len() {
+        // The program's own name is not for us to complete.
+        if self.place == 0 || self.place >= self.words.len() {
             return Ok(End::Done);
         }
         let with = |arg: Arg| with_values(arg, &context);
@@ -142,8 +143,7 @@ fn candidate(word: impl Into<OsString>, help: String) -> CompletionCandidate {
 }
 
 fn domains(context: &Context, _: &Arg) -> Vec<CompletionCandidate> {
-    let (guests, _) = guests(context, &mut Vec::new());
-    let guests = guests.into_iter();
+    let guests = guests(context, &mut Vec::new()).domains.into_iter();
     let name = |guest: crate::publish::overview::Defined| {
         candidate(guest.name, guest.state.word().to_owned())
     };

@@ -329,11 +329,11 @@ impl Without {
 
 impl Libvirt for Without {
     fn definition(&self, _name: &str, _secrets: bool) -> Result<Definition, Failure> {
-        Self::missing("give the domain's XML as a file, or - for stdin")
+        Self::missing(NEEDED)
     }
 
     fn define(&self, _before: &Definition, _new: New<'_>) -> Result<Replaced, Failure> {
-        Self::missing("give the domain's XML as a file, or - for stdin")
+        Self::missing(NEEDED)
     }
 
     fn persistent(&self, _uuid: &str) -> Result<Option<Definition>, Failure> {
