@@ -166,7 +166,13 @@ fn options_of_another_export() {
         let refused = export(&[format, "--valid", "1d"]);
         ends(&refused, 2, "--valid is an option of gfxplane export nfd");
     }
-    ends(&export(&["nfd", "--valid", "99y"]), 0, "");
+    for valid in ["1m", "1d", "1y"] {
+        ends(&export(&["nfd", "--valid", valid]), 0, "");
+    }
+    for valid in ["", "0s", "59s", "-1d", "2y", "500000000000y", "soon"] {
+        let refused = export(&["nfd", &format!("--valid={valid}")]);
+        ends(&refused, 2, "expected a time from 1m (a minute) to 1y");
+    }
     for node in ["", " ", "a\nb", "a\tb"] {
         let refused = export(&["nova", "--node", node]);
         ends(
@@ -260,7 +266,7 @@ fn exit_codes_of_the_tool() {
                 "00000000-0000-0000-0000-000000000000",
             ],
             3,
-            "there is no such vfio device",
+            "this host has no such device: gfxplane list",
         ),
         // Its record came by its group, so it answers for that.
         (&["--root", root, "probe", "--path", "group", DEVICE], 0, ""),
@@ -312,12 +318,55 @@ fn exit_codes_of_the_tool() {
         (
             &["--root", root, "nodedev-dumpxml", "gpu"],
             3,
-            "there is no vfio device or mdev parent \"gpu\"",
+            "there is no vfio device or mdev parent \"gpu\": gfxplane nodedev-list --offline",
         ),
         (
             &["--root", "/nonexistent", "list"],
             3,
             "there is no such directory",
+        ),
+        (&["--host", "/dev/null", "list"], 3, "it is no directory"),
+        (
+            &["--host", "/dev/fd", "list"],
+            3,
+            "it is no recorded host, as it has no sys",
+        ),
+        // As collect makes it
+        (&["--host", &format!("{root}/.."), "list"], 0, ""),
+        (
+            &[
+                "--root",
+                root,
+                "nodedev-dumpxml",
+                &format!("/sys/bus/mdev/devices/{DEVICE}/"),
+            ],
+            0,
+            "",
+        ),
+        (
+            &["--root", root, "probe", "--deadline", "x", DEVICE],
+            2,
+            "expected a number of seconds",
+        ),
+        (
+            &["--root", root, "log", "-n", "x"],
+            2,
+            "expected a whole number",
+        ),
+        (
+            &["--root", root, "check", ""],
+            2,
+            "the name of the domain is empty",
+        ),
+        (
+            &["--root", root, "check", "g", "--policy", "x"],
+            2,
+            "expected asked, auto, full or off",
+        ),
+        (
+            &["--root", root, "check", "/nonexistent"],
+            3,
+            "/nonexistent: No such file or directory\n",
         ),
         (
             &["--root", root, "fixup", "--define", "guest"],
@@ -332,6 +381,131 @@ fn exit_codes_of_the_tool() {
         ends(&run(TOOL, arguments), code, stderr);
         ends(&alone.run(arguments), code, stderr);
     }
+}
+
+/// A FIFO in the place of a file or of a directory makes nobody wait, and is not replaced.
+#[test]
+fn a_fifo_holds_nobody_up() {
+    let alone = Alone::new();
+    let root = alone.0.path().join("root");
+    for directory in ["etc/gfxplane", "run/gfxplane", "sys"] {
+        fs::create_dir_all(root.join(directory)).unwrap();
+    }
+    let fifo = |path: &Path| mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+    let to = alone.0.path().join("to");
+    let set = format!("export = {{ nfd = {:?} }}", to.join("f"));
+    fs::write(root.join("etc/gfxplane/gfxplane.toml"), set).unwrap();
+    let copy = || {
+        run(
+            TOOL,
+            &["--root", root.to_str().unwrap(), "export", "copies"],
+        )
+    };
+    let export = root.join("run/gfxplane/export");
+    fifo(&export);
+    fifo(&to);
+    ends(&copy(), 3, "/to/f: Not a directory");
+    fs::remove_file(&export).unwrap();
+    fs::create_dir(&export).unwrap();
+    fifo(&export.join("nfd"));
+    ends(&copy(), 3, "it is no regular file");
+    fs::remove_file(export.join("nfd")).unwrap();
+    fs::write(export.join("nfd"), "nfd\n").unwrap();
+    ends(&copy(), 3, "/to/f: Not a directory");
+    fs::remove_file(&to).unwrap();
+    fs::create_dir(&to).unwrap();
+    fifo(&to.join("f"));
+    ends(&copy(), 3, "it is no regular file");
+}
+
+/// The shells ask for a word after the program's name.
+#[test]
+fn nothing_completes_the_programs_own_name() {
+    for (place, words) in [
+        ("0", &[][..]),
+        ("0", &["--", "gfxplane"]),
+        ("7", &["--", "gfxplane"]),
+        ("1", &[]),
+    ] {
+        let output = Command::new(TOOL)
+            .env("_GFXPLANE_COMPLETE", place)
+            .args(words)
+            .output()
+            .unwrap();
+        ends(&output, 0, "");
+        assert_eq!(text(&output.stdout), "", "{place} {words:?}");
+    }
+}
+
+/// Guests that could not be asked are not "no guests".
+#[test]
+fn the_overview_says_that_guests_are_not_known() {
+    let uri = "qemu+unix:///system?socket=/nonexistent";
+    let why = "Failed to connect socket to '/nonexistent'";
+    let output = run(TOOL, &["-c", uri]);
+    ends(&output, 3, "");
+    let said = text(&output.stdout);
+    assert!(
+        said.starts_with("WARN") && said.contains(", guests are not known"),
+        "{said}"
+    );
+    assert!(said.contains("fix: virsh -c 'qemu+unix:"), "{said}");
+    let output = run(TOOL, &["-c", uri, "--json"]);
+    ends(&output, 3, "");
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(found["worst"], "warn", "{found}");
+    let unknown = &found["guests_unknown"];
+    assert!(unknown["text"].as_str().unwrap().contains(why), "{unknown}");
+    // check --all ends in the same way.
+    ends(&run(TOOL, &["-c", uri, "check", "--all"]), 3, why);
+}
+
+/// A domain of a recorded host has the commands that its owner types.
+#[test]
+fn a_domain_of_a_recorded_host_has_a_name() {
+    let host = Host::new();
+    let hostdev = "<hostdev type='mdev' model='vfio-pci' display='on'><source><address uuid='c1a20000-0000-4000-8000-000000000099'/></source></hostdev>";
+    let text_of = |name: &str| {
+        format!(
+            "<domain type='kvm'><name>{name}</name><devices>{hostdev}<graphics type='vnc'/></devices></domain>"
+        )
+    };
+    host.write("etc/libvirt/qemu/g one.xml", &text_of("g one"));
+    host.write("etc/libvirt/qemu/cut.xml", "<domain>");
+    let command = "fix: virsh -c qemu:///system edit 'g one' # name another device";
+    let check = |arguments: &[&str]| {
+        let mut all = vec!["--root", host.path(), "check"];
+        all.extend(arguments);
+        Command::new(TOOL)
+            .args(all)
+            .env("COLUMNS", "200")
+            .output()
+            .unwrap()
+    };
+    for arguments in [&["g one"][..], &["--all"]] {
+        let said = text(&check(arguments).stdout);
+        assert!(said.contains(command), "{said}");
+    }
+    let overview = Command::new(TOOL)
+        .args(["--root", host.path()])
+        .env("COLUMNS", "200")
+        .output();
+    let overview = text(&overview.unwrap().stdout);
+    assert!(overview.contains(command), "{overview}");
+    assert!(
+        overview.contains("its definition can't be read: line 1"),
+        "{overview}"
+    );
+    let output = check(&["--all", "--json"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let verdicts: Vec<&str> = found["domains"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["verdict"].as_str().unwrap())
+        .collect();
+    assert_eq!(verdicts, ["FAIL", "FAIL"], "{found}");
 }
 
 /// The tool without gfxplane-libvirt beside it. It does what a tool does that was built without the feature.
@@ -363,8 +537,8 @@ fn who_needs_libvirt_and_has_none_is_told() {
             &["fixup", "--define", "guest"],
             "give the domain's XML as a file",
         ),
-        (&["undo", "guest"], "give the domain's XML as a file"),
-        (&["policy", "guest"], "give the domain's XML as a file"),
+        (&["undo", "guest"], "install one that has it"),
+        (&["policy", "guest"], "install one that has it"),
         (&["nodedev-list"], "use --offline"),
         (&["nodedev-dumpxml", DEVICE], "use --offline"),
     ] {
@@ -416,10 +590,18 @@ fn messages_logs_and_hosts_are_explained() {
     let explained = &found["explained"][0];
     assert_eq!(explained["symptom"], "opengl-missing");
     assert_eq!(explained["device"], DEVICE);
-    let fix = explained["fixes"][0].as_str().unwrap();
+    let fix = explained["fixes"][0]["command"].as_str().unwrap();
     assert!(
-        fix.starts_with("gfxplane fixup ") && fix.contains(xml),
+        fix.starts_with(&format!("gfxplane fixup {xml} ")) && fix.contains(" > NEW.xml"),
         "{fix}"
+    );
+    // Commands name the file, which libvirt need not have.
+    let fixes = explained["fixes"].as_array().unwrap();
+    let edit = fixes.iter().filter_map(|fix| fix["command"].as_str());
+    let edit: Vec<&str> = edit.filter(|fix| fix.contains("EDITOR")).collect();
+    assert!(
+        edit.iter().all(|fix| fix.contains(xml)) && !edit.is_empty(),
+        "{explained}"
     );
     assert!(
         explained["diff"].as_str().unwrap().contains("\n+"),
@@ -459,6 +641,35 @@ fn nobody_reading_is_no_failure() {
     assert_eq!(text(&output.stdout), "{\n");
 }
 
+/// The output is not gfxplane's fault.
+#[test]
+fn a_full_disk_is_named() {
+    let host = Host::new();
+    for verb in [
+        &[][..],
+        &["list"],
+        &["list", "--json"],
+        &["nodedev-list"],
+        &["check", "--all"],
+    ] {
+        host.write(
+            "etc/libvirt/qemu/g.xml",
+            "<domain type='kvm'><name>g</name></domain>",
+        );
+        let output = Command::new(TOOL)
+            .args(["--root", host.path()])
+            .args(verb)
+            .stdout(File::options().write(true).open("/dev/full").unwrap())
+            .output()
+            .unwrap();
+        ends(
+            &output,
+            3,
+            "gfxplane: the output can't be written: No space left on device",
+        );
+    }
+}
+
 #[test]
 fn json_has_a_format() {
     let root = lab();
@@ -488,7 +699,7 @@ fn a_broken_configuration_is_named_and_left_out() {
     let output = run(TOOL, &["--root", host.path(), "probe", "--all"]);
     ends(&output, 1, "gfxplane.toml: ignored:");
     ends(&output, 1, "mine.toml: ignored:");
-    ends(&output, 1, "unknown field `prob`");
+    ends(&output, 1, "there is no key `prob`");
     assert!(
         run(TOOL, &["--root", host.path(), "-q", "list"])
             .stderr
@@ -841,6 +1052,13 @@ fn a_message_is_about_one_domain() {
             Some("my friend's guest"),
             "{output:?}"
         );
+        let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let fixes = json["explained"][0]["fixes"].as_array().unwrap();
+        let commands = fixes.iter().filter_map(|fix| fix["command"].as_str());
+        for command in commands.filter(|one| one.contains("guest")) {
+            let libvirt = format!(" -c {uri} ");
+            assert!(command.contains(&libvirt), "{command}");
+        }
     }
     let odd = explain(&format!(
         "error: Failed to start domain 'a\u{1b}[2Jb'\n{}",

@@ -267,7 +267,22 @@ fn domain(own: &str, arguments: &[&str]) -> String {
     for (name, word) in [("mode", "subsystem"), ("type", "usb")] {
         hostdev.attributes.insert(name.into(), Some(word.into()));
     }
-    hostdev.attributes.remove("model");
+    for name in ["model", "rawio", "sgio"] {
+        hostdev.attributes.remove(name);
+    }
+    let source = hostdev.children.get_mut("source").expect("sources");
+    for name in ["vendor", "product"] {
+        let named = source.children.get_mut(name).expect("USB devices");
+        named.attributes.insert("id".into(), Some("0x1d6b".into()));
+    }
+    source.children.remove("address");
+    for name in ["address", "teaming"] {
+        hostdev.children.remove(name);
+    }
+    let interface = devices.children.get_mut("interface").expect("interfaces");
+    interface
+        .attributes
+        .insert("type".into(), Some("user".into()));
     assert!(graphics.is_some_and(|of| of.attributes.contains_key("passwd")));
     for (name, child) in &devices.children {
         write(child, name, 1, &mut text);

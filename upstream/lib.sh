@@ -47,13 +47,10 @@ chroot_of() {
 	echo "$root"
 }
 
-# source_of ROOT PACKAGE DIRECTORY: unpacks the source package of the chroot's suite anew, puts our files and
-# patches of DIRECTORY into it, and prints its path in the chroot.
-#
-# DIRECTORY/files is copied as it is. The patches have no context, so that a line is all that says where they
-# go: DIRECTORY/SUITE/touched has the checksums of the files that they touch, as the package has them.
+# source_of ROOT PACKAGE DIRECTORY: unpacks the source package of the chroot's suite anew, and prints its path in the
+# chroot. DIRECTORY/SUITE/touched has the checksums of the files that our patches touch, as the package has them.
 source_of() {
-	local root=$1 package=$2 directory=$3 suite tree patch
+	local root=$1 package=$2 directory=$3 suite tree
 	suite=$(basename "$(dirname "$root")")
 	in_chroot "$root" root apt-get -qq update >&2 || die "apt-get update failed in $root"
 	# Not by its .dsc: a mirror may lack that of an older version. apt checks both archives against its signed lists.
@@ -69,12 +66,19 @@ source_of() {
 	tree=/build/${tree%/}
 	(cd "$root$tree" && sha256sum --check --quiet "$directory/$suite/touched") ||
 		die "$package of $suite is not $(cat "$directory/$suite/version") any more, for which the patches are made"
-	cp -r --no-dereference --preserve=mode,links "$directory/files/." "$root$tree/"
-	for patch in "$directory/$suite"/*.patch; do
-		(cd "$root$tree" && git apply --unidiff-zero "$patch") || die "${patch##*/} does not apply"
-	done
-	chown -R 1000:1000 "$root$tree"
 	echo "$tree"
+}
+
+# put_files ROOT TREE DIRECTORY: copies DIRECTORY/files as it is.
+put_files() {
+	cp -r --no-dereference --preserve=mode,links "$3/files/." "$1$2/"
+	chown -R 1000:1000 "$1$2"
+}
+
+# apply ROOT TREE PATCH. The patches have no context, so that a line is all that says where they go.
+apply() {
+	(cd "$1$2" && git apply --unidiff-zero "$3") || die "${3##*/} does not apply"
+	chown -R 1000:1000 "$1$2"
 }
 
 # build_dependencies ROOT TREE [NAME…]: installs what TREE's debian/control asks for, but the packages NAME (globs),

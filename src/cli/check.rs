@@ -5,6 +5,7 @@ mod lines;
 use std::io::Write;
 
 use serde::Serialize;
+use uuid::Uuid;
 
 use lines::{Line, START};
 
@@ -49,6 +50,8 @@ pub struct Check {
 struct Document {
     #[serde(skip_serializing_if = "Option::is_none")]
     domain: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uuid: Option<Uuid>,
     verdict: Verdict,
     /// The lines of the text form.
     lines: Vec<Line>,
@@ -74,6 +77,9 @@ struct Alone<'d> {
 #[derive(Serialize)]
 struct Failed {
     domain: String,
+    verdict: Verdict,
+    /// The line of the text form.
+    lines: [Line; 1],
     error: String,
 }
 
@@ -98,6 +104,8 @@ struct Documents {
 struct Summary {
     domains: usize,
     start: usize,
+    /// The number of domains that start, and of which something is wrong all the same.
+    warned: usize,
     refused: usize,
     unknown: usize,
     /// The number of domains without a vfio device.
@@ -115,6 +123,7 @@ impl Summary {
             self.unknown += 1;
         } else {
             self.start += 1;
+            self.warned += usize::from(checked.document.verdict > Verdict::Pass);
         }
     }
 
@@ -122,8 +131,12 @@ impl Summary {
     fn line(&self) -> String {
         let verb = if self.start == 1 { "starts" } else { "start" };
         let domains = count(self.domains, "domain", "domains");
+        let warned = match self.warned {
+            0 => String::new(),
+            some => format!(" ({some} with a warning)"),
+        };
         let mut text = format!(
-            "{domains}: {} {verb}, {} would be refused, {} unknown",
+            "{domains}: {} {verb}{warned}, {} would be refused, {} unknown",
             self.start, self.refused, self.unknown
         );
         if self.skipped > 0 {
@@ -133,9 +146,9 @@ impl Summary {
     }
 
     /// Returns the verdict about all domains: a failure if a domain is refused or, as `failed`
-    /// counts, could not be checked; a warning if a start is not known.
+    /// counts, could not be checked; a warning if a start is not known or a domain has one.
     fn verdict(&self, failed: usize) -> Verdict {
-        match (self.refused + failed, self.unknown) {
+        match (self.refused + failed, self.unknown + self.warned) {
             (0, 0) => Verdict::Pass,
             (0, _) => Verdict::Warn,
             _ => Verdict::Fail,
@@ -252,12 +265,14 @@ impl Check {
                     // The line begins with the subject.
                     let subjects = format!("{subject}: ");
                     let why = error_text.strip_prefix(&subjects).unwrap_or(&error_text);
-                    let line = Line::new(START, Verdict::Fail, why);
-                    tell(&mut page, &subject, &[line]);
+                    let lines = [Line::new(START, Verdict::Fail, why)];
+                    tell(&mut page, &subject, &lines);
                     page.blank();
                     failed.push(error);
                     domains.push(Entry::Failed(Failed {
                         domain: subject,
+                        verdict: Verdict::Fail,
+                        lines,
                         error: error_text,
                     }));
                 }
@@ -296,26 +311,21 @@ fn gravest(failed: Vec<anyhow::Error>) -> Option<anyhow::Error> {
         })
 }
 
-/// Returns all domains: libvirt's by UUID, those of a recorded host by file.
+/// Returns all domains: libvirt's by UUID, those of a recorded host by name.
 fn all(context: &Context) -> Result<Vec<String>, Failure> {
     if !context.root.is_recorded() {
         return context.libvirt.all_persistent();
     }
     let mut warnings = Vec::new();
-    let files = domains::read(&context.root, &mut warnings);
+    let names = domains::names(&context.root, &mut warnings);
     context.warn(&warnings);
-    let files = files.ok_or_else(|| {
-        let directory = context.root.join("etc/libvirt/qemu");
+    names.ok_or_else(|| {
+        let directory = context.root.join(domains::DEFINITIONS);
         Failure::Environment(format!(
             "{}: the recording has no domains: name their files",
             directory.display()
         ))
-    })?;
-    let path = |file: domains::DomainFile| {
-        let path = context.root.join("etc/libvirt/qemu");
-        path.join(file.name + ".xml").display().to_string()
-    };
-    Ok(files.into_iter().map(path).collect())
+    })
 }
 
 impl SubjectArgs {
@@ -371,6 +381,7 @@ impl SubjectArgs {
         Ok(Checked {
             document: Document {
                 domain: fixed.name,
+                uuid: fixed.uuid,
                 foreign: fixed.foreign,
                 verdict: worst(&report),
                 lines: report,

@@ -1,9 +1,13 @@
 //! Completes command lines. The shells ask the programs themselves, which know the domains and
 //! devices of the host.
 //!
-//! The scripts in packaging/completions run the program with the place of the word at the cursor in
-//! [`ASKED`], and with `--` and all words as its arguments. It prints a line for each candidate:
-//! the word, a tab, and the word's meaning.
+//! The scripts in packaging/completions run the program with [`ASKED`] in its environment. Those
+//! of zsh and fish give the place of the word at the cursor in it, and `--` and all words as
+//! arguments. That of bash says `bash`, and gives `--`, the line up to the cursor, and
+//! `COMP_WORDBREAKS`: bash has no words without quotation marks, and takes only a part of a word in
+//! exchange. The program prints a line for each candidate: the word, a tab, and the word's meaning.
+
+mod line;
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
@@ -17,10 +21,13 @@ use clap_complete::engine::{
 
 use crate::cli::End;
 use crate::cli::overview::guests;
-use crate::domain::shell::plain;
+use crate::domain::Domain;
+use crate::domain::shell::{is_harmless, named, plain};
 use crate::host::Root;
 use crate::libvirt::{Context, Libvirt};
 use crate::publish::inventory::{Sources, inventory};
+use crate::xml::Document;
+use line::Typed;
 
 /// The variable by which a shell asks.
 pub const ASKED: &str = "_GFXPLANE_COMPLETE";
@@ -32,20 +39,36 @@ pub struct Line {
     words: Vec<OsString>,
     /// The place of the word at the cursor.
     place: usize,
+    /// The word at the cursor as it was typed, if bash asks.
+    typed: Option<Typed>,
 }
 
 impl Line {
     /// Returns the command line about which a shell asks; `None` if no shell asks.
     #[must_use]
     pub fn asked() -> Option<Self> {
-        let place: usize = std::env::var(ASKED).ok()?.parse().ok()?;
-        let words = std::env::args_os().skip_while(|word| word != "--").skip(1);
+        let asked = std::env::var(ASKED).ok()?;
+        let mut words = std::env::args_os().skip_while(|word| word != "--").skip(1);
+        if asked == "bash" {
+            let [line, breaks] = [words.next()?, words.next()?];
+            let (words, typed) = line::split(&line.to_string_lossy(), &breaks.to_string_lossy());
+            return Some(Line {
+                place: words.len() - 1,
+                words: words.into_iter().map(OsString::from).collect(),
+                typed: Some(typed),
+            });
+        }
+        let place: usize = asked.parse().ok()?;
         let mut words: Vec<OsString> = words.collect();
         // Some shells leave out the empty word that is to be completed.
         if place == words.len() {
             words.push(OsString::new());
         }
-        Some(Line { words, place })
+        Some(Line {
+            words,
+            place,
+            typed: None,
+        })
     }
 
     /// Returns libvirt's URI that the command line names with `-c` or `--connect`.
@@ -79,7 +102,8 @@ impl Line {
             quiet: true,
             libvirt,
         });
-        if self.place >= self.words.len() {
+        // The program's own name is not for us to complete.
+        if self.place == 0 || self.place >= self.words.len() {
             return Ok(End::Done);
         }
         let with = |arg: Arg| with_values(arg, &context);
@@ -87,10 +111,28 @@ impl Line {
             .mut_args(with)
             .mut_subcommands(|verb| verb.mut_args(with));
         let here = std::env::current_dir().ok();
+        let begins = self.words[self.place].to_string_lossy().starts_with('~');
+        if begins
+            && self
+                .typed
+                .as_ref()
+                .is_some_and(|typed| !typed.may_be_home())
+        {
+            return Ok(End::Done);
+        }
         let found = complete(&mut command, self.words, self.place, here.as_deref())?;
         let mut out = io::stdout().lock();
         for candidate in found.iter().filter(|candidate| !candidate.is_hide_set()) {
-            let word = plain(&candidate.get_value().to_string_lossy());
+            let word = candidate.get_value().to_string_lossy();
+            // A shell could not type it.
+            if !word.chars().all(is_harmless) {
+                continue;
+            }
+            let word = match &self.typed {
+                Some(typed) => typed.rest(&word),
+                None => Some(word.into_owned()),
+            };
+            let Some(word) = word else { continue };
             let help = candidate.get_help().map(ToString::to_string);
             let help = help.unwrap_or_default();
             let line = plain(help.lines().next().unwrap_or_default());
@@ -111,7 +153,9 @@ fn with_values(arg: Arg, context: &Arc<Context>) -> Arg {
             "PARENT/TYPE" => types,
             "KEY=VALUE" => policies,
             "WORD" => |_, _| words(&["asked", "auto", "full", "off"]),
-            "WORDS" => |_, _| words(&["remote", "video", "all"]),
+            "WORDS" => return arg.add(ArgValueCompleter::new(losses)),
+            "URI" => |_, _| words(&["qemu:///system", "qemu:///session"]),
+            "DIR" => return arg.add(ArgValueCompleter::new(PathCompleter::dir())),
             _ => return arg,
         },
         _ => return arg,
@@ -137,17 +181,41 @@ fn words(all: &[&str]) -> Vec<CompletionCandidate> {
     all.iter().map(CompletionCandidate::new).collect()
 }
 
+/// Completes a list of losses. A word stands in it once, and `all` stands alone.
+fn losses(current: &OsStr) -> Vec<CompletionCandidate> {
+    let current = current.to_string_lossy();
+    let (before, last) = match current.rsplit_once(',') {
+        Some((before, last)) => (format!("{before},"), last),
+        None => (String::new(), &*current),
+    };
+    let is_free =
+        |word: &&str| word.starts_with(last) && !before.split(',').any(|one| one == *word);
+    let all: &[&str] = if before.is_empty() {
+        &["remote", "video", "all"]
+    } else {
+        &["remote", "video"]
+    };
+    let found = all.iter().copied().filter(is_free);
+    found
+        .map(|word| CompletionCandidate::new(format!("{before}{word}")))
+        .collect()
+}
+
 fn candidate(word: impl Into<OsString>, help: String) -> CompletionCandidate {
     CompletionCandidate::new(word).help(Some(help.into()))
 }
 
 fn domains(context: &Context, _: &Arg) -> Vec<CompletionCandidate> {
-    let (guests, _) = guests(context, &mut Vec::new());
-    let guests = guests.into_iter();
+    let guests = guests(context, &mut Vec::new()).domains.into_iter();
     let name = |guest: crate::publish::overview::Defined| {
-        candidate(guest.name, guest.state.word().to_owned())
+        let uuid = || {
+            let document = Document::parse(&guest.xml).ok()?;
+            Domain::new(&document).ok()?.uuid
+        };
+        let word = named(Some(&guest.name), None).or_else(|| named(None, uuid()))?;
+        Some(candidate(word, guest.state.word().to_owned()))
     };
-    guests.map(name).collect()
+    guests.filter_map(name).collect()
 }
 
 fn devices(context: &Context, _: &Arg) -> Vec<CompletionCandidate> {

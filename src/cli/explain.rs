@@ -9,15 +9,17 @@ use uuid::Uuid;
 use crate::cli::collect::kept::veiled;
 use crate::cli::fixup::diff;
 use crate::cli::page::{Page, count};
-use crate::cli::subject::{Assumed, Subject, SubjectArgs};
+use crate::cli::subject::{Assumed, Subject, SubjectArgs, argument};
 use crate::cli::{End, json};
 use crate::device::id::DeviceId;
 use crate::device::record::FORMAT;
-use crate::domain::shell::{operand, quoted};
+use crate::domain::shell::operand;
 use crate::domain::{Domain, name_and_devices};
 use crate::explain::causes::{Explanation, explain};
 use crate::explain::doctor::examine;
-use crate::explain::situation::{Operand, Situation};
+use crate::explain::messages::Remedy;
+use crate::explain::names::{self, Names};
+use crate::explain::situation::Situation;
 use crate::explain::{Found, Logged, domain_of, find, find_in_any_language, in_log};
 use crate::host::log::rfc3339;
 use crate::host::{catalogues, qemu_log};
@@ -87,6 +89,7 @@ struct Named {
     name: String,
     uuid: Option<Uuid>,
     is_active: bool,
+    names: Names,
     situation: Situation,
 }
 
@@ -145,9 +148,11 @@ impl Explain {
             context.domain_capabilities(emulator, true)
         });
         let situation = named.as_ref().map(|named| &named.situation);
+        let nameless = Names::new(context.connect.as_deref(), names::Subject::Unknown);
+        let names = named.as_ref().map_or(&nameless, |named| &named.names);
         let explanations: Vec<Explanation> = found
             .iter()
-            .map(|found| explain(found, &host, situation))
+            .map(|found| explain(found, &host, names, situation))
             .collect();
         let name = named.as_ref().map(|named| named.name.as_str());
         if self.json {
@@ -313,18 +318,21 @@ fn look_at(context: &Context, file: Option<&str>, xml: &str) -> anyhow::Result<N
         let domain = Domain::new(&document).map_err(|error| unfit(&error))?;
         (domain.name.clone().unwrap_or_default(), domain.uuid)
     };
-    let typed = file.map_or_else(|| operand(Some(&name), uuid), quoted);
-    let operand = match file {
-        None => Operand::Domain(&typed),
-        Some(_) => Operand::File(&typed),
+    let named = match file {
+        None => names::Subject::Domain(operand(Some(&name), uuid)),
+        // Nobody can open it again.
+        Some("-") => names::Subject::Unknown,
+        Some(path) => names::Subject::File(argument(Path::new(path))),
     };
+    let names = Names::new(context.connect.as_deref(), named);
     let situation =
-        Situation::of(xml, &surroundings, &policy, operand).map_err(|error| unfit(&error))?;
+        Situation::of(xml, &surroundings, &policy, &names).map_err(|error| unfit(&error))?;
     surroundings.warn();
     Ok(Named {
         name,
         uuid,
         is_active: false,
+        names,
         situation,
     })
 }
@@ -394,7 +402,12 @@ pub fn tell(page: &mut Page, explanations: &[Explanation]) {
         }
         let mut difference = difference(explanation);
         for fix in &explanation.fixes {
-            page.commands(1, "fix", std::slice::from_ref(fix));
+            match fix {
+                Remedy::Command(command) => {
+                    page.commands(1, "fix", std::slice::from_ref(command));
+                }
+                Remedy::Advice(advice) => page.words(None, 1, "advice:", advice),
+            }
             // The first fix is the one that changes the domain.
             for change in std::mem::take(&mut difference).lines() {
                 page.line(2, change);

@@ -11,6 +11,7 @@ use clap::ValueEnum;
 use crate::cli::End;
 use crate::cli::overview::{read, replace_whole, write_whole};
 use crate::host::exports::published;
+use crate::host::read_whole;
 use crate::host::run::record_path;
 use crate::host::settings;
 use crate::host::state::{State, now};
@@ -40,7 +41,7 @@ pub(crate) struct ExportCommand {
     #[arg(long, value_name = "NAME", value_parser = node)]
     node: Option<String>,
     /// nfd: how long the labels hold [default: 1d]
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = valid)]
     valid: Option<Duration>,
 }
 
@@ -147,13 +148,13 @@ fn copy(context: &Context) -> anyhow::Result<End> {
     for (format, to) in config.export.named() {
         // The directory may be another user's, who could make a link to any file.
         let copied = published(&context.root, format).and_then(|text| {
-            let is_there =
-                |text: &String| std::fs::read(to).is_ok_and(|old| old == text.as_bytes());
-            match text.filter(|text| is_plain_or_absent(to) && !is_there(text)) {
-                Some(text) => replace_whole(to, &text, false)
-                    .map_err(|error| format!("{}: {error}", to.display())),
-                None if is_plain_or_absent(to) => Ok(()),
-                None => Err(format!("{}: it is no regular file", to.display())),
+            let failed = |error: std::io::Error| format!("{}: {error}", to.display());
+            is_plain_or_absent(to).map_err(failed)?;
+            // A FIFO that has just come into its place must not hold us up.
+            let is_there = |text: &String| read_whole(to, text.len()).is_ok_and(|old| old == *text);
+            match text.filter(|text| !is_there(text)) {
+                Some(text) => replace_whole(to, &text, false).map_err(failed),
+                None => Ok(()),
             }
         });
         problems.extend(copied.err());
@@ -164,11 +165,13 @@ fn copy(context: &Context) -> anyhow::Result<End> {
     }
 }
 
-/// Returns whether a path is a regular file, and no link to one, or nothing.
-fn is_plain_or_absent(path: &Path) -> bool {
+/// Checks that a path is a regular file, and no link to one, or nothing.
+fn is_plain_or_absent(path: &Path) -> std::io::Result<()> {
     match std::fs::symlink_metadata(path) {
-        Ok(there) => there.is_file(),
-        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+        Ok(there) if there.is_file() => Ok(()),
+        Ok(_) => Err(std::io::Error::other("it is no regular file")),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
     }
 }
 
@@ -179,6 +182,16 @@ fn node(text: &str) -> Result<String, &'static str> {
         return Err("expected the name that openstack hypervisor list prints");
     }
     Ok(text.to_owned())
+}
+
+/// Reads how long labels hold: not less than the time after which NFD reads its files again, and not
+/// so long that they outlive what they tell.
+fn valid(text: &str) -> Result<Duration, &'static str> {
+    const LEAST: Duration = Duration::from_secs(60);
+    const MOST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+    let valid = humantime::parse_duration(text).ok();
+    let valid = valid.filter(|valid| (LEAST..=MOST).contains(valid));
+    valid.ok_or("expected a time from 1m (a minute) to 1y (a year), such as 12h or 1d")
 }
 
 fn own_name(context: &Context) -> Result<String, Failure> {

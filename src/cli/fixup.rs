@@ -1,16 +1,18 @@
 //! `gfxplane fixup`: makes a domain's XML match its devices.
 
-use std::io::{BufRead, Write};
+use std::io::{self, BufRead, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
+use anstream::AutoStream;
+use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 
 use crate::cli::progress::Progress;
-use crate::cli::subject::{Subject, SubjectArgs};
+use crate::cli::subject::{self, Subject, SubjectArgs};
 use crate::cli::{End, json};
 use crate::device::record::FORMAT;
 use crate::domain::policy::Displays;
-use crate::domain::shell::operand;
+use crate::domain::shell::{operand, plain_lines};
 use crate::host::log::By;
 use crate::host::state::{Made, State};
 use crate::libvirt::surroundings::HostSurroundings;
@@ -102,9 +104,9 @@ impl Fixup {
     /// The XML can't be read; libvirt can't be reached or refuses the new definition; errors of the
     /// output. A domain that will still be refused, or lacks consent, is no error but exit code 1.
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
-        let subject = self.about.subject();
+        let subject = self.about.subject_of(context);
         let defines = self.define || self.confirm;
-        if defines && !matches!(subject, Subject::Domain(_)) {
+        if defines && !matches!(subject, Subject::Domain(_) | Subject::Recorded(..)) {
             let problem = "--define and --confirm are for domains of libvirt's: a file is not defined (virsh define does that)";
             return Err(Failure::Usage(problem.into()).into());
         }
@@ -116,7 +118,7 @@ impl Fixup {
         let surroundings = self.about.surroundings(context)?;
         let definition = match &subject {
             // A definition without its passwords must never be written back.
-            Subject::Domain(name) => Some(context.libvirt.definition(name, defines)?),
+            Subject::Domain(name) => Some(subject::definition(context, name, defines)?),
             _ => None,
         };
         let text = match &definition {
@@ -192,7 +194,7 @@ impl Fixup {
                     Level::Warn => "warning",
                     Level::Fail => "not fixed",
                 };
-                context.say(&format!("{level}: {}: {}", note.about, note.text));
+                context.say(&format!("{level}: {}", note.about.before(&note.text)));
                 for fix in &note.fixes {
                     context.say(&format!("  fix: {}", self.about.command(context, fix)));
                 }
@@ -206,11 +208,13 @@ impl Fixup {
         let shows_diff =
             self.print_diff || self.confirm || (is_domain && !self.print_xml && !self.define);
         if shows_diff {
-            out.write_all(diff(text, &fixed.text).as_bytes())?;
+            show_diff(out, &diff(text, &fixed.text))?;
         }
         let is_asked = !is_domain && !self.print_diff;
         if self.print_xml || is_asked && end == End::Done {
-            out.write_all(fixed.text.as_bytes())?;
+            let is_terminal = io::stdout().is_terminal();
+            let shown = is_terminal.then(|| plain_lines(&fixed.text));
+            out.write_all(shown.unwrap_or_else(|| fixed.text.clone()).as_bytes())?;
         } else if is_asked {
             // Whoever reads stdout may define it.
             context.say("no XML is printed, as not all is fixed; --print-xml prints it");
@@ -362,6 +366,28 @@ fn document<'p>(
         xml: &fixed.text,
         diff: diff(text, &fixed.text),
     }
+}
+
+/// Writes a difference: with colours where the output has them, and to the byte where no terminal
+/// shows it.
+fn show_diff(out: &mut dyn Write, diff: &str) -> io::Result<()> {
+    let stdout = io::stdout();
+    let has_colours = AutoStream::choice(&stdout) != anstream::ColorChoice::Never;
+    if !has_colours && !stdout.is_terminal() {
+        return out.write_all(diff.as_bytes());
+    }
+    for line in diff.lines() {
+        let style = match line.as_bytes() {
+            _ if !has_colours => Style::new(),
+            [b'-', b'-', b'-', ..] | [b'+', b'+', b'+', ..] => Style::new().bold(),
+            [b'@', ..] => AnsiColor::Cyan.on_default(),
+            [b'+', ..] => AnsiColor::Green.on_default(),
+            [b'-', ..] => AnsiColor::Red.on_default(),
+            _ => Style::new(),
+        };
+        writeln!(out, "{style}{}{style:#}", plain_lines(line))?;
+    }
+    Ok(())
 }
 
 /// Returns the difference in unified form with virt-xml's headers; empty if there is none.

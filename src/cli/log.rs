@@ -4,7 +4,7 @@ use std::io::Write;
 
 use serde::Serialize;
 
-use crate::cli::{End, json};
+use crate::cli::{End, json, number};
 use crate::device::record::FORMAT;
 use crate::domain::shell::plain;
 use crate::host::log::{Entry, rfc3339};
@@ -17,7 +17,7 @@ pub struct Log {
     /// Show this domain only (name or UUID)
     domain: Option<String>,
     /// Show only the newest NUMBER entries
-    #[arg(short = 'n', long, value_name = "NUMBER")]
+    #[arg(short = 'n', long, value_name = "NUMBER", value_parser = number)]
     number: Option<usize>,
     /// Print JSON
     #[arg(long)]

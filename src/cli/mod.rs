@@ -31,12 +31,12 @@ use crate::libvirt::{self, Context, Failure};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::ser::{Formatter, PrettyFormatter};
 
-use crate::domain::shell::{is_harmless, plain, plain_lines};
+use crate::domain::shell::{in_words, is_harmless, plain};
 use crate::host::Root;
 
 /// Options that every command takes.
@@ -75,6 +75,8 @@ pub enum End {
     Done,
     /// Refused, or the answer is unknown: exit code 1.
     Refused,
+    /// Done as far as the environment allows, and said so: exit code 3.
+    Lacking,
 }
 
 impl GlobalArgs {
@@ -92,11 +94,7 @@ impl GlobalArgs {
         let root = self.root.filter(|path| !path.as_os_str().is_empty());
         let root = match root {
             None => Root::system(),
-            Some(path) if path.is_dir() => Root::recorded(path),
-            Some(path) => {
-                let problem = format!("--root {}: there is no such directory", path.display());
-                return Err(Failure::Environment(problem));
-            }
+            Some(path) => recorded(path)?,
         };
         Ok(Context {
             root,
@@ -105,6 +103,32 @@ impl GlobalArgs {
             libvirt: Arc::new(libvirt::Without),
         })
     }
+}
+
+/// Returns the recorded host in a directory, or in the `root` below it, as `gfxplane collect` makes
+/// it.
+fn recorded(path: PathBuf) -> Result<Root, Failure> {
+    let is_host = |path: &Path| {
+        ["sys", "etc", "run", "var"]
+            .iter()
+            .any(|name| path.join(name).is_dir())
+    };
+    let below = path.join("root");
+    let what = if is_host(&path) {
+        return Ok(Root::recorded(path));
+    } else if is_host(&below) {
+        return Ok(Root::recorded(below));
+    } else if path.is_dir() {
+        "it is no recorded host, as it has no sys"
+    } else if path.exists() {
+        "it is no directory"
+    } else {
+        "there is no such directory"
+    };
+    let path = path.display();
+    Err(Failure::Environment(format!(
+        "--host {path}: {what}: gfxplane collect DIR records a host, and --host DIR/root names it"
+    )))
 }
 
 /// Fills stdin, stdout and stderr if they are closed, so that no file or device of ours gets their
@@ -126,6 +150,7 @@ pub fn exit_code(result: &anyhow::Result<End>) -> u8 {
     match result {
         Ok(End::Done) => 0,
         Ok(End::Refused) => 1,
+        Ok(End::Lacking) => 3,
         Err(error) => {
             let broken_pipe = |error: &(dyn std::error::Error + 'static)| {
                 error
@@ -136,7 +161,7 @@ pub fn exit_code(result: &anyhow::Result<End>) -> u8 {
                 return 0;
             }
             // The message may quote what somebody else has written.
-            let text = plain_lines(&format!("{error:#}"));
+            let text = in_words(&format!("{error:#}"));
             let _ = writeln!(io::stderr(), "gfxplane: {text}");
             match error.downcast_ref::<Failure>() {
                 Some(Failure::Refused(_)) => 1,
@@ -146,6 +171,16 @@ pub fn exit_code(result: &anyhow::Result<End>) -> u8 {
             }
         }
     }
+}
+
+/// Reads a number of seconds.
+pub(crate) fn seconds(text: &str) -> Result<f64, &'static str> {
+    text.parse().map_err(|_| "expected a number of seconds")
+}
+
+/// Reads a number of things.
+pub(crate) fn number(text: &str) -> Result<usize, &'static str> {
+    text.parse().map_err(|_| "expected a whole number")
 }
 
 /// Writes a table: a head, and rows with columns as wide as they need to be.

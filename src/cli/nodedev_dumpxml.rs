@@ -47,7 +47,7 @@ impl NodedevDumpxml {
         let xml = if self.offline || context.root.is_recorded() {
             let missing = || {
                 Failure::Environment(format!(
-                    "there is no vfio device or mdev parent {:?}",
+                    "there is no vfio device or mdev parent {:?}: gfxplane nodedev-list --offline names those of this host",
                     self.device
                 ))
             };

@@ -44,7 +44,11 @@ impl NodedevList {
         } else {
             Some(context.libvirt.nodedev_names()?)
         };
-        for (name, node) in offline::nodes(&sources) {
+        let nodes = offline::nodes(&sources);
+        if nodes.is_empty() {
+            context.say("this host has no vfio device and no type of one; gfxplane doctor says what is missing");
+        }
+        for (name, node) in nodes {
             let wanted = match node.state() {
                 State::Active => !self.inactive,
                 State::Defined => self.all || self.inactive,

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use crate::cli::page::{Page, count};
 use crate::cli::{End, json};
+use crate::domain::shell::quoted;
 use crate::explain::doctor::Verdict;
 use crate::host::{Warning, domains, pci_ids, settings};
 use crate::libvirt::surroundings::HostSurroundings;
@@ -54,14 +55,21 @@ impl OverviewArgs {
     /// Prints the overview.
     ///
     /// # Errors
-    /// libvirt is another host's; errors of the output and of the file.
+    /// libvirt is another host's; errors of the output and of the file. Guests that could not be
+    /// asked are no error but exit code 3, after all the rest was printed.
     pub(crate) fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         let mut found = read(context, self.all)?;
         let warnings = std::mem::take(&mut found.warnings);
+        let unknown = found.guests_unknown.as_ref();
+        // As `gfxplane check --all` ends
+        let end = match unknown.is_some_and(|problem| problem.level > Level::Info) {
+            true => End::Lacking,
+            false => End::Done,
+        };
         if self.json {
             found.warnings = warnings;
             json(out, &found)?;
-            return Ok(End::Done);
+            return Ok(end);
         }
         context.warn(&warnings);
         match &self.html {
@@ -77,7 +85,7 @@ impl OverviewArgs {
                 })?;
             }
         }
-        Ok(End::Done)
+        Ok(end)
     }
 }
 
@@ -133,7 +141,7 @@ pub fn read(context: &Context, all: bool) -> Result<Overview, Failure> {
         [] => BTreeMap::new(),
         _ => pci_ids::names(&context.root, &ids),
     };
-    let (domains, guests_from) = guests(context, &mut inventory.warnings);
+    let guests = guests(context, &mut inventory.warnings);
     let config = settings::config(&context.root, &mut inventory.warnings);
     let unasked = opened_unasked(&sources, config.probe);
     let around = Around::read(&context.root, unasked, &mut inventory.warnings);
@@ -144,8 +152,9 @@ pub fn read(context: &Context, all: bool) -> Result<Overview, Failure> {
             inventory: &inventory,
             around: &around,
             names: &names,
-            domains: &domains,
-            guests_from,
+            domains: &guests.domains,
+            guests_from: guests.from,
+            guests_unknown: guests.unknown.as_ref(),
             policy: &policy,
             uri: context.connect.as_deref().unwrap_or(SYSTEM),
             connect: context.connect.as_deref(),
@@ -161,23 +170,48 @@ pub fn read(context: &Context, all: bool) -> Result<Overview, Failure> {
     Ok(found)
 }
 
+/// The domains of a host.
+pub(super) struct Guests {
+    pub(super) domains: Vec<Defined>,
+    pub(super) from: GuestsFrom,
+    /// The reason why the domains are not known.
+    unknown: Option<Problem>,
+}
+
 /// Returns all domains: libvirt's or, if libvirt can't be asked, those of its files.
-pub(super) fn guests(context: &Context, warnings: &mut Vec<Warning>) -> (Vec<Defined>, GuestsFrom) {
+pub(super) fn guests(context: &Context, warnings: &mut Vec<Warning>) -> Guests {
     let root = &context.root;
+    let mut failure = None;
     if !root.is_recorded() || context.connect.is_some() {
         match context.libvirt.guests() {
-            Ok(Some(mut guests)) => {
-                guests.sort_by(|a, b| a.name.cmp(&b.name));
-                return (guests, GuestsFrom::Libvirt);
+            Ok(Some(mut domains)) => {
+                domains.sort_by(|a, b| a.name.cmp(&b.name));
+                return Guests {
+                    domains,
+                    from: GuestsFrom::Libvirt,
+                    unknown: None,
+                };
             }
             Ok(None) => {}
-            Err(error) => context.say(&format!("warning: {error}")),
+            Err(error) => failure = Some(error.to_string()),
         }
     }
-    let Some(files) = domains::read(root, warnings) else {
-        return (Vec::new(), GuestsFrom::Nowhere);
+    // The files are those of the system's libvirt.
+    let is_system = matches!(context.connect.as_deref(), None | Some(SYSTEM));
+    let files = is_system.then(|| domains::read(root, warnings)).flatten();
+    let Some(files) = files else {
+        return Guests {
+            domains: Vec::new(),
+            from: GuestsFrom::Nowhere,
+            unknown: Some(unknown(context, failure)),
+        };
     };
-    let guests = files.into_iter().map(|file| Defined {
+    if let Some(failure) = failure {
+        context.say(&format!(
+            "warning: {failure}: these are the guests of libvirt's files"
+        ));
+    }
+    let domains = files.into_iter().map(|file| Defined {
         name: file.name,
         xml: file.xml,
         state: match file.runs {
@@ -186,7 +220,43 @@ pub(super) fn guests(context: &Context, warnings: &mut Vec<Warning>) -> (Vec<Def
             None => GuestState::Unknown,
         },
     });
-    (guests.collect(), GuestsFrom::Files)
+    Guests {
+        domains: domains.collect(),
+        from: GuestsFrom::Files,
+        unknown: None,
+    }
+}
+
+/// Returns why the guests are not known. `failure`: libvirt's, if it was asked.
+fn unknown(context: &Context, failure: Option<String>) -> Problem {
+    let is_recorded = context.root.is_recorded();
+    let uri = context.connect.as_deref().unwrap_or(SYSTEM);
+    let start = "sudo systemctl start libvirtd # or virtqemud.socket, where each driver has a daemon of its own";
+    let as_root = "sudo gfxplane # reads libvirt's files if libvirt does not answer";
+    let mut fixes = Vec::new();
+    if failure.is_some() {
+        fixes.push(match uri {
+            SYSTEM => start.to_owned(),
+            other => format!("virsh -c {} list # has to work first", quoted(other)),
+        });
+    }
+    if !is_recorded && uri == SYSTEM && !nix::unistd::geteuid().is_root() {
+        fixes.push(as_root.to_owned());
+    }
+    let (level, why) = match failure {
+        Some(failure) => (Level::Warn, failure),
+        None if is_recorded => (Level::Info, "the recording has none".into()),
+        None => (
+            Level::Info,
+            "this gfxplane was installed without libvirt, and /etc/libvirt/qemu can't be read"
+                .into(),
+        ),
+    };
+    Problem {
+        level,
+        text: why,
+        fixes,
+    }
 }
 
 /// A line of the overview, with its details.
@@ -233,7 +303,12 @@ fn headline(overview: &Overview) -> String {
         some => count(some, "graphics card", "graphics cards"),
     };
     let guests = match (summary.guests, overview.guests_from) {
-        (_, GuestsFrom::Nowhere) => "guests are not known".into(),
+        (_, GuestsFrom::Nowhere) => match &overview.guests_unknown {
+            Some(problem) if problem.level == Level::Info => {
+                format!("guests are not known ({})", problem.text)
+            }
+            _ => "guests are not known".into(),
+        },
         (0, _) => "no guest has a vfio device".into(),
         (some, _) => count(some, "guest with a vfio device", "guests with vfio devices"),
     };
@@ -256,7 +331,18 @@ fn headline(overview: &Overview) -> String {
 
 /// Returns the lines of the overview, in groups: one for each graphics card.
 fn groups(overview: &Overview) -> Vec<Vec<Row>> {
-    let mut groups: Vec<Vec<Row>> = overview.parents.iter().map(of_parent).collect();
+    let mut groups: Vec<Vec<Row>> = Vec::new();
+    // The first line names a reason that is none of the host's.
+    if let Some(problem) = overview
+        .guests_unknown
+        .as_ref()
+        .filter(|one| one.level > Level::Info)
+    {
+        let mut row = Row::new(0, Some(problem.level), "Guests are not known");
+        row.problems.push(problem.clone());
+        groups.push(vec![row]);
+    }
+    groups.extend(overview.parents.iter().map(of_parent));
     if !overview.absent.is_empty() {
         let mut rows = vec![Row::new(
             0,
@@ -267,7 +353,7 @@ fn groups(overview: &Overview) -> Vec<Vec<Row>> {
         groups.push(rows);
     }
     if !overview.guests.is_empty() {
-        let mut rows = vec![Row::new(0, None, "Guests whose hostdevs name no device")];
+        let mut rows = vec![Row::new(0, None, "Guests whose devices are not known")];
         rows.extend(overview.guests.iter().map(of_guest));
         groups.push(rows);
     }
@@ -342,7 +428,8 @@ fn of_device(device: &DeviceLine) -> Vec<Row> {
         row.parts.push("not started".into());
     }
     // Why a display is not known is said once, as a problem.
-    if device.state.is_some() && device.problems.is_empty() {
+    let is_known = device.display != ["unknown"] || device.problems.is_empty();
+    if device.state.is_some() && is_known {
         row.parts.push(display(&device.display, &device.known));
     }
     row.problems.clone_from(&device.problems);

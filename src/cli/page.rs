@@ -104,7 +104,6 @@ impl Page {
     /// Returns the text with colours.
     #[must_use]
     pub fn text(&self, width: usize) -> String {
-        let command = AnsiColor::Cyan.on_default();
         let mut names = Names::of(&self.items);
         let mut out = String::new();
         for item in &self.items {
@@ -115,8 +114,8 @@ impl Page {
                     out.push_str(&format!("{blank}{text}\n"));
                 }
                 Item::Command { depth, word, text } => {
-                    let blank = " ".repeat(self.gutter + depth * STEP);
-                    out.push_str(&format!("{blank}{word}: {command}{text}{command:#}\n"));
+                    let at = self.gutter + depth * STEP;
+                    command(&mut out, at, word, text, width);
                 }
                 Item::Words {
                     verdict,
@@ -154,10 +153,11 @@ impl Page {
 fn width() -> usize {
     /// The columns of an output that is no terminal.
     const USUAL: usize = 80;
-    /// The smallest number of columns. No line of ours fits into fewer.
-    const LEAST: usize = 40;
+    /// The smallest number of columns. With fewer, each word would have a line of its own.
+    const LEAST: usize = 20;
     let named = std::env::var("COLUMNS").ok();
     let named = named.and_then(|columns| columns.parse().ok());
+    let named = named.filter(|columns| *columns > 0);
     let columns = named.or_else(|| {
         let (width, _) = terminal_size::terminal_size_of(io::stdout())?;
         Some(usize::from(width.0))
@@ -235,6 +235,52 @@ fn uuids(text: &str) -> impl Iterator<Item = (usize, &str)> {
         }
         None
     })
+}
+
+/// Writes a command on a line of its own. If its comment does not fit beside it, the comment comes
+/// below, in lines that are comments of a shell's.
+fn command(out: &mut String, at: usize, word: &str, text: &str, width: usize) {
+    let style = AnsiColor::Cyan.on_default();
+    let blank = " ".repeat(at);
+    let (command, comment) = text.split_at(comment_at(text));
+    out.push_str(&format!("{blank}{word}: {style}{command}{style:#}"));
+    let indent = at + word.len() + 2;
+    let is_wide = indent + text.chars().count() > width;
+    if comment.is_empty() || !is_wide {
+        out.push_str(comment);
+        out.push('\n');
+        return;
+    }
+    out.push('\n');
+    let first = format!("{}# ", " ".repeat(indent));
+    let options = textwrap::Options::new(width)
+        .initial_indent(&first)
+        .subsequent_indent(&first)
+        .break_words(false)
+        .word_separator(textwrap::WordSeparator::AsciiSpace)
+        .word_splitter(textwrap::WordSplitter::NoHyphenation);
+    for line in textwrap::wrap(comment.trim_start_matches(" # "), options) {
+        out.push_str(&line);
+        out.push('\n');
+    }
+}
+
+/// Returns the place of a command's comment; its end if it has none. What is quoted is no comment.
+fn comment_at(command: &str) -> usize {
+    let mut quote = None;
+    let mut chars = command.char_indices();
+    while let Some((at, c)) = chars.next() {
+        match (quote, c) {
+            (None | Some('"'), '\\') => {
+                chars.next();
+            }
+            (None, '\'' | '"') => quote = Some(c),
+            (Some(open), _) if open == c => quote = None,
+            (None, ' ') if command[at..].starts_with(" # ") => return at,
+            _ => {}
+        }
+    }
+    command.len()
 }
 
 /// Writes a paragraph.
@@ -352,6 +398,19 @@ mod tests {
             "{text}"
         );
         assert_eq!(commands.len(), 1);
+    }
+
+    #[test]
+    fn a_comment_that_does_not_fit_comes_below() {
+        let mut page = Page::default();
+        let command = "virsh edit 'a # b'\\''c' # one two three four five six seven";
+        page.commands(0, "fix", &[command.into()]);
+        let text = |width| anstream::adapter::strip_str(&page.text(width)).to_string();
+        assert_eq!(text(80), format!("      fix: {command}\n"));
+        assert_eq!(
+            text(40),
+            "      fix: virsh edit 'a # b'\\''c'\n           # one two three four five six\n           # seven\n"
+        );
     }
 
     #[test]

@@ -91,7 +91,8 @@ impl PolicyCommand {
         let mut tried = Wishes::default();
         for word in &self.words {
             let Some((name, value)) = word.split_once('=') else {
-                let problem = format!("{word:?} is no wish: expected KEY=VALUE, as display=full");
+                let problem =
+                    format!("{word:?} is no KEY=VALUE: expected one such as display=full");
                 return Err(Failure::Usage(problem));
             };
             if all.iter().any(|(other, _)| *other == name) {

@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::Context as _;
 use serde::Serialize;
 
-use crate::cli::{End, GlobalArgs, json};
+use crate::cli::{End, GlobalArgs, json, seconds};
 use crate::device::evidence::{OpenPath, Step};
 use crate::device::facts::{Display, Facts, Reason};
 use crate::device::id::DeviceId;
@@ -88,7 +88,7 @@ pub struct Probe {
     #[arg(long)]
     pub(super) json: bool,
     /// Wait at most this long for a driver's answer
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub(super) deadline: Option<f64>,
 }
 
@@ -124,9 +124,8 @@ impl Probe {
         let mut warnings = Vec::new();
         let config = settings::config(&context.root, &mut warnings);
         let deadline = match self.deadline {
-            Some(seconds) => {
-                config::deadline(seconds).map_err(|e| Failure::Usage(format!("--{e}")))?
-            }
+            Some(seconds) => config::deadline(seconds)
+                .map_err(|e| Failure::Usage(format!("--deadline is {e}")))?,
             None => config.deadline,
         };
         // A killed run may have left devices.
@@ -412,7 +411,9 @@ pub(super) fn end(rows: &[Row]) -> anyhow::Result<End> {
         Display::Unknown(Reason::UnsafeState) => {
             Some("/run/gfxplane is not root's alone: remove it")
         }
-        Display::Unknown(Reason::Vanished) => Some("there is no such vfio device"),
+        Display::Unknown(Reason::Vanished) => {
+            Some("this host has no such device: gfxplane list names its vfio devices")
+        }
         _ => None,
     };
     if !rows.is_empty() && rows.iter().all(|row| lacking(row).is_some()) {

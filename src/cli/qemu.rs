@@ -22,11 +22,16 @@ use crate::predict::abilities::Abilities;
 #[derive(Debug, clap::Args)]
 pub(crate) struct QemuCommand {
     /// Ask about these emulators, instead of those that libvirt uses on this host
-    #[arg(value_name = "EMULATOR")]
+    #[arg(value_name = "EMULATOR", value_parser = absolute)]
     emulators: Vec<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+/// Reads the path of an emulator, as libvirt names it: from the root on.
+fn absolute(text: &str) -> std::io::Result<PathBuf> {
+    std::path::absolute(text)
 }
 
 #[derive(Serialize)]

@@ -5,10 +5,11 @@ use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
 use crate::device::version::Version;
-use crate::domain::policy::{self, Consent, Displays, Wishes};
+use crate::domain::policy::{self, BadWord, Consent, Displays, Wishes};
 use crate::domain::shell::quoted;
+use crate::host::domains;
 use crate::libvirt::surroundings::HostSurroundings;
-use crate::libvirt::{Context, Failure};
+use crate::libvirt::{Context, Definition, Failure};
 use crate::plan::Fix;
 use crate::xml;
 
@@ -34,14 +35,25 @@ pub(crate) struct Assumed {
     #[arg(long, value_name = "VERSION")]
     pub libvirt_version: Option<Version>,
     /// Manage these displays: asked, auto, full or off
-    #[arg(long, value_name = "WORD")]
+    #[arg(long, value_name = "WORD", value_parser = displays)]
     pub policy: Option<Displays>,
     /// Allow losing remote viewing (remote), the emulated card (video), or both (all)
-    #[arg(long, value_name = "WORDS", value_parser = policy::consent)]
+    #[arg(long, value_name = "WORDS", value_parser = consent)]
     pub consent: Option<BTreeSet<Consent>>,
     /// Switch on also displays that are known by a rule alone, of devices that nobody has asked
     #[arg(long)]
     pub trust_rules: bool,
+}
+
+/// Reads the word of `--policy`.
+fn displays(text: &str) -> Result<Displays, String> {
+    text.parse()
+        .map_err(|bad: BadWord| format!("expected {}", bad.expected))
+}
+
+/// Reads the words of `--consent`.
+fn consent(text: &str) -> Result<BTreeSet<Consent>, String> {
+    policy::consent(text).map_err(|bad| format!("expected {}, with commas between", bad.expected))
 }
 
 /// The source of a domain's XML.
@@ -49,6 +61,8 @@ pub(crate) struct Assumed {
 pub(crate) enum Subject {
     /// libvirt, which knows the domain by this name or UUID.
     Domain(String),
+    /// A domain of a recorded host, with its file there.
+    Recorded(String, PathBuf),
     /// A file.
     File(PathBuf),
     /// The standard input.
@@ -72,7 +86,24 @@ impl SubjectArgs {
         }
     }
 
-    /// Returns whether libvirt is asked for the XML.
+    /// Returns the source that the argument names. On a recorded host that is a domain's file in
+    /// the recording, if there is one and the user has named no libvirt.
+    #[must_use]
+    pub(crate) fn subject_of(&self, context: &Context) -> Subject {
+        let subject = self.subject();
+        if let Subject::Domain(name) = &subject
+            && context.root.is_recorded()
+            && context.connect.is_none()
+        {
+            let path = domains::path(&context.root, name);
+            if path.exists() {
+                return Subject::Recorded(name.clone(), path);
+            }
+        }
+        subject
+    }
+
+    /// Returns whether libvirt may be asked for the XML.
     #[must_use]
     pub(crate) fn asks_libvirt(&self) -> bool {
         matches!(self.subject(), Subject::Domain(_))
@@ -83,9 +114,14 @@ impl SubjectArgs {
     /// # Errors
     /// The XML can't be read or is not UTF-8; libvirt has no such domain.
     pub(crate) fn read(&self, context: &Context) -> anyhow::Result<String> {
-        match self.subject() {
-            Subject::Domain(name) => Ok(context.libvirt.definition(&name, false)?.xml),
-            Subject::File(path) => {
+        match self.subject_of(context) {
+            Subject::Domain(name) if name.is_empty() => {
+                let problem =
+                    "the name of the domain is empty: expected a name, a UUID, a file or -";
+                Err(Failure::Usage(problem.into()).into())
+            }
+            Subject::Domain(name) => Ok(definition(context, &name, false)?.xml),
+            Subject::File(path) | Subject::Recorded(_, path) => {
                 let file = std::fs::File::open(&path);
                 let file = file.map_err(|error| {
                     Failure::Environment(format!("{}: {error}", path.display()))
@@ -118,18 +154,20 @@ impl SubjectArgs {
     /// Returns a fix as the command for this subject.
     #[must_use]
     pub(crate) fn command(&self, context: &Context, fix: &Fix) -> String {
-        let subject = self.subject();
+        let subject = self.subject_of(context);
         let edit = match &subject {
-            Subject::Domain(name) => context.edit(name),
+            Subject::Domain(name) | Subject::Recorded(name, _) => context.edit(name),
             Subject::File(path) => {
-                format!("${{EDITOR:-vi}} {}", file(path))
+                format!("${{EDITOR:-vi}} {}", argument(path))
             }
             // Whoever wrote it to us has to say something else.
             Subject::Stdin => String::new(),
         };
         fix.by_hand(&edit).unwrap_or_else(|| match subject {
-            Subject::Domain(name) => fix.of_domain(&context.operand(&name)),
-            Subject::File(path) => fix.of_file(&file(&path)),
+            Subject::Domain(name) | Subject::Recorded(name, _) => {
+                fix.of_domain(&context.operand(&name))
+            }
+            Subject::File(path) => fix.of_file(&argument(&path)),
             Subject::Stdin => fix.of_file("-"),
         })
     }
@@ -146,8 +184,26 @@ impl SubjectArgs {
     }
 }
 
+/// Asks libvirt for a definition, for a command that takes a file, too.
+///
+/// # Errors
+/// There is no such domain, or libvirt can't be reached.
+pub(crate) fn definition(
+    context: &Context,
+    name: &str,
+    secrets: bool,
+) -> Result<Definition, Failure> {
+    let definition = context.libvirt.definition(name, secrets);
+    definition.map_err(|failure| match failure {
+        Failure::Environment(text) => {
+            Failure::Environment(format!("{text}; or give the domain's XML as a file"))
+        }
+        other => other,
+    })
+}
+
 /// Returns a file as an argument in a shell, which no program takes for an option.
-fn file(path: &Path) -> String {
+pub(super) fn argument(path: &Path) -> String {
     let text = path.to_string_lossy();
     let at = if text.starts_with('-') { "./" } else { "" };
     quoted(&format!("{at}{text}"))

@@ -29,7 +29,7 @@ use crate::cli::watch::Watch;
 use crate::cli::{End, GlobalArgs};
 use crate::domain::shell::Harmless;
 use crate::host::leave_no_core;
-use crate::libvirt::{Failure, Libvirt};
+use crate::libvirt::{Context, Failure, Libvirt};
 
 /// Find out what display a vfio device offers, and tell libvirt.
 ///
@@ -115,17 +115,9 @@ pub fn run(arguments: Arguments, libvirt: Arc<dyn Libvirt>) -> anyhow::Result<En
     // These print documents, which programs read to the byte.
     let is_document = matches!(
         arguments.verb,
-        Some(Verb::Fixup(_) | Verb::Undo(_) | Verb::NodedevDumpxml(_) | Verb::Export(_))
+        Some(Verb::Undo(_) | Verb::NodedevDumpxml(_) | Verb::Export(_))
     );
-    // These have colours, and let nothing of others through that a terminal acts on.
-    let is_page = match &arguments.verb {
-        None => true,
-        Some(Verb::Rules(rules)) => !rules.export,
-        Some(verb) => matches!(
-            verb,
-            Verb::List(_) | Verb::Check(_) | Verb::Doctor(_) | Verb::Explain(_) | Verb::Qemu(_)
-        ),
-    };
+    let is_page = arguments.verb.as_ref().is_none_or(is_page);
     // These take their time, ask something, or say one thing.
     let is_paged = !matches!(
         arguments.verb,
@@ -157,34 +149,63 @@ pub fn run(arguments: Arguments, libvirt: Arc<dyn Libvirt>) -> anyhow::Result<En
         );
         return Err(Failure::Usage(problem).into());
     }
-    let Some(verb) = arguments.verb else {
-        let end = arguments.overview.run(&context, &mut *out);
-        out.flush()?;
-        return end;
-    };
-    let end = match verb {
-        Verb::List(list) => list.run(&context, &mut *out),
-        Verb::Check(check) => check.run(&context, &mut *out),
-        Verb::Collect(collect) => collect.run(&context, &mut *out),
-        Verb::Doctor(doctor) => doctor.run(&context, &mut *out),
-        Verb::Explain(explain) => explain.run(&context, &mut *out),
-        Verb::Export(export) => export.run(&context, &mut *out),
-        Verb::Fixup(fixup) => fixup.run(&context, &mut *out),
-        Verb::Learn(learn) => learn.run(&context, &mut *out),
-        Verb::Undo(undo) => undo.run(&context, &mut *out),
-        Verb::Log(log) => log.run(&context, &mut *out),
-        Verb::Policy(policy) => policy.run(&context, &mut *out),
-        Verb::Qemu(qemu) => qemu.run(&context, &mut *out),
-        Verb::Probe(probe) => probe.run(&context, &mut *out),
-        Verb::Rules(rules) => rules.run(&context, &mut *out),
-        Verb::Verify(verify) => verify.run(&context, &mut *out),
-        Verb::Watch(watch) => watch.run(&context),
-        Verb::NodedevList(list) => list.run(&context, &mut *out),
-        Verb::NodedevDumpxml(dumpxml) => dumpxml.run(&context, &mut *out),
+    let end = match arguments.verb {
+        None => arguments.overview.run(&context, &mut *out),
+        Some(verb) => of_verb(verb, &context, &mut *out),
     };
     // The output before a failure must come before its message.
-    out.flush()?;
-    end
+    let flushed = out.flush().map_err(anyhow::Error::new);
+    flushed.and(end).map_err(unwritten)
+}
+
+/// Returns the error for an output that can't be written, and any other error as it is. The verbs
+/// pass on no other error of the system without saying what it is about.
+fn unwritten(error: anyhow::Error) -> anyhow::Error {
+    match error.downcast_ref::<std::io::Error>() {
+        Some(lost) if lost.kind() != std::io::ErrorKind::BrokenPipe => {
+            Failure::Environment(format!("the output can't be written: {lost}")).into()
+        }
+        _ => error,
+    }
+}
+
+/// Runs a verb.
+fn of_verb(verb: Verb, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
+    match verb {
+        Verb::List(list) => list.run(context, out),
+        Verb::Check(check) => check.run(context, out),
+        Verb::Collect(collect) => collect.run(context, out),
+        Verb::Doctor(doctor) => doctor.run(context, out),
+        Verb::Explain(explain) => explain.run(context, out),
+        Verb::Export(export) => export.run(context, out),
+        Verb::Fixup(fixup) => fixup.run(context, out),
+        Verb::Learn(learn) => learn.run(context, out),
+        Verb::Undo(undo) => undo.run(context, out),
+        Verb::Log(log) => log.run(context, out),
+        Verb::Policy(policy) => policy.run(context, out),
+        Verb::Qemu(qemu) => qemu.run(context, out),
+        Verb::Probe(probe) => probe.run(context, out),
+        Verb::Rules(rules) => rules.run(context, out),
+        Verb::Verify(verify) => verify.run(context, out),
+        Verb::Watch(watch) => watch.run(context),
+        Verb::NodedevList(list) => list.run(context, out),
+        Verb::NodedevDumpxml(dumpxml) => dumpxml.run(context, out),
+    }
+}
+
+/// Returns whether a verb's output may have colours. It then lets nothing of others through that a
+/// terminal acts on.
+fn is_page(verb: &Verb) -> bool {
+    match verb {
+        Verb::Rules(rules) => !rules.export,
+        Verb::List(_)
+        | Verb::Check(_)
+        | Verb::Doctor(_)
+        | Verb::Explain(_)
+        | Verb::Fixup(_)
+        | Verb::Qemu(_) => true,
+        _ => false,
+    }
 }
 
 #[cfg(test)]

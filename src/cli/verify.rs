@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::cli::progress::Progress;
 use crate::cli::subject::SubjectArgs;
-use crate::cli::{End, json};
+use crate::cli::{End, json, seconds};
 use crate::device::id::DeviceId;
 use crate::device::record::FORMAT;
 use crate::domain::Domain;
@@ -46,7 +46,7 @@ pub struct Verify {
     #[command(flatten)]
     about: SubjectArgs,
     /// How long it may take until it has started
-    #[arg(long, value_name = "SECONDS", default_value_t = 120.0)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 120.0, value_parser = seconds)]
     deadline: f64,
     /// Print JSON
     #[arg(long)]

@@ -202,7 +202,7 @@ impl Daemon<'_> {
             let text = line.words(&typed);
             let text = match line.about {
                 About::Domain => format!("{name}: {text}"),
-                about => format!("{name}: {about}: {text}"),
+                about => format!("{name}: {}", about.before(&text)),
             };
             self.say(line.level.into(), &text);
         }

@@ -30,6 +30,7 @@ use crate::predict::abilities::Abilities;
 use crate::predict::arguments::Arguments;
 use crate::predict::screens::{Found, Known, Screens, Vgpu};
 use crate::predict::versions::reads_override;
+use crate::predict::words::NEEDS_KVM;
 use crate::predict::{About, Outcome, Program, Refusal, predict};
 use crate::xml::Document;
 
@@ -416,6 +417,9 @@ fn fixes(
 }
 
 fn why_refused(vgpu: &Vgpu, message: &str) -> String {
+    if message == NEEDS_KVM {
+        return "; its driver opens it for a KVM VM only: <domain type='kvm'>".into();
+    }
     let facts = &vgpu.known.finding.facts;
     let how = if vgpu.known.is_measured() {
         "measured"

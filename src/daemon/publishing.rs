@@ -3,8 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::mpsc::{self, Sender};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::daemon::service::{Journal, Priority};
@@ -16,26 +15,23 @@ use crate::host::exports::{FRESH, publish};
 /// tools read the files only every few seconds.
 const AFTER: Duration = Duration::from_secs(5);
 
-/// The thread that writes, and the time when it does so next.
+/// The thread that writes, while there is something to write, and the time when it does so next.
 pub(super) struct Publishing {
-    formats: Sender<Vec<&'static str>>,
+    root: Root,
+    program: PathBuf,
+    writer: Option<JoinHandle<()>>,
     due: Option<Instant>,
 }
 
 impl Publishing {
-    /// Starts the thread. `program` is the tool.
+    /// Returns one that writes below `root`. `program` is the tool.
     pub(super) fn new(root: &Root, program: PathBuf) -> Self {
-        let (formats, asked) = mpsc::channel::<Vec<&'static str>>();
-        let root = root.clone();
-        thread::spawn(move || {
-            for format in asked.into_iter().flatten() {
-                if let Err(problem) = write(&root, &program, format) {
-                    let text = format!("/run/gfxplane/export/{format}: {problem}");
-                    Journal::new().say(Priority::Warning, &text);
-                }
-            }
-        });
-        Publishing { formats, due: None }
+        Publishing {
+            root: root.clone(),
+            program,
+            writer: None,
+            due: None,
+        }
     }
 
     /// Has the files written in a moment, because something has happened.
@@ -56,10 +52,27 @@ impl Publishing {
         if self.due.is_none_or(|due| due > now) {
             return;
         }
+        if self
+            .writer
+            .as_ref()
+            .is_some_and(|writer| !writer.is_finished())
+        {
+            self.due = Some(now + AFTER);
+            return;
+        }
         let named = config.export.named().map(|(format, _)| format);
-        let formats = named.filter(|format| with_guests || *format != "prometheus");
-        // The thread ends with us.
-        let _ = self.formats.send(formats.collect());
+        let formats: Vec<_> = named
+            .filter(|format| with_guests || *format != "prometheus")
+            .collect();
+        let (root, program) = (self.root.clone(), self.program.clone());
+        self.writer = Some(thread::spawn(move || {
+            for format in formats {
+                if let Err(problem) = write(&root, &program, format) {
+                    let text = format!("/run/gfxplane/export/{format}: {problem}");
+                    Journal::new().say(Priority::Warning, &text);
+                }
+            }
+        }));
         self.due = Some(now + FRESH);
     }
 }
@@ -81,6 +94,8 @@ fn write(root: &Root, program: &Path, format: &str) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
     use super::*;
     use crate::host::exports::published;
 
@@ -113,8 +128,19 @@ mod tests {
         };
         assert_eq!(wait("nfd"), "--quiet export nfd\n");
         assert_eq!(published(&root, "prometheus"), Ok(None));
+        // While one writes, no other does.
+        publishing.writer.take().unwrap().join().unwrap();
+        let (stop, stopped) = mpsc::channel::<()>();
+        publishing.writer = Some(thread::spawn(move || stopped.recv().unwrap_or(())));
         publishing.soon(&both);
-        publishing.time_passes(first + AFTER, &both, true);
+        let second = publishing.next().unwrap();
+        publishing.time_passes(second, &both, true);
+        assert_eq!(publishing.next(), Some(second + AFTER));
+        drop(stop);
+        while !publishing.writer.as_ref().unwrap().is_finished() {
+            thread::yield_now();
+        }
+        publishing.time_passes(second + AFTER, &both, true);
         assert_eq!(wait("prometheus"), "--quiet export prometheus\n");
         let lost = write(&root, Path::new("/bin/false"), "nfd").unwrap_err();
         assert!(lost.contains("exit status: 1"), "{lost}");

@@ -308,12 +308,18 @@ impl TryFrom<DisplayWords> for Display {
         match list[..] {
             ["none"] => Ok(Display::NONE),
             ["unknown"] => Ok(Display::Unknown(words.reason.unwrap_or(Reason::NotProbed))),
-            [] => Err("display is empty: expected dmabuf, region, none or unknown".into()),
+            [] => Err("`display` is empty: expected dmabuf, region, none or unknown".into()),
             _ => {
-                let mut interfaces: Vec<DisplayInterface> = list
-                    .iter()
-                    .map(|word| word.parse())
-                    .collect::<Result<_, _>>()?;
+                let interface = |word: &&str| {
+                    let interface: Result<DisplayInterface, _> = word.parse();
+                    interface.map_err(|_| {
+                        format!(
+                            "`display` has {word:?}: expected dmabuf, region or both, or none or unknown alone"
+                        )
+                    })
+                };
+                let mut interfaces: Vec<DisplayInterface> =
+                    list.iter().map(interface).collect::<Result<_, _>>()?;
                 interfaces.sort_unstable();
                 interfaces.dedup();
                 Ok(Display::Known(interfaces))

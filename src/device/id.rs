@@ -39,8 +39,8 @@ pub enum DeviceId {
 /// The error for a text that names no device.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{text:?} is not a device: expected a UUID (c1a2…-…), a PCI address (0000:00:02.0) \
-     or a node-device name (mdev_…, pci_0000_00_02_0)"
+    "{text:?} is not a device: expected a UUID (c1a2…-…), a PCI address (0000:00:02.0), \
+     a node-device name (mdev_…, pci_0000_00_02_0) or a device's directory in /sys"
 )]
 pub struct NotADevice {
     /// The text.
@@ -56,21 +56,22 @@ impl DeviceId {
         }
     }
 
-    /// Reads a device as a user types it: a UUID, a PCI address, or libvirt's name of the node
-    /// device (`mdev_UUID_PARENT`, `pci_0000_00_02_0`; libvirt src/node_device/node_device_udev.c,
+    /// Reads a device as a user types it: a UUID, a PCI address, its directory in sysfs, or
+    /// libvirt's name of the node device (`mdev_UUID_PARENT`, `pci_0000_00_02_0`; libvirt src/node_device/node_device_udev.c,
     /// `udevGenerateDeviceName`: each byte that is not a letter or digit becomes `_`).
     ///
     /// # Errors
     /// [`NotADevice`] if the text is none of these.
     pub(crate) fn from_user(text: &str) -> Result<Self, NotADevice> {
-        if let Ok(id) = text.parse() {
+        let name = last_name(text);
+        if let Ok(id) = name.parse() {
             return Ok(id);
         }
-        let id = if let Some(rest) = text.strip_prefix("mdev_") {
+        let id = if let Some(rest) = name.strip_prefix("mdev_") {
             rest.get(..36)
                 .filter(|_| rest.len() == 36 || rest.as_bytes()[36] == b'_')
                 .and_then(|uuid| uuid.replace('_', "-").parse().ok())
-        } else if let Some(rest) = text.strip_prefix("pci_") {
+        } else if let Some(rest) = name.strip_prefix("pci_") {
             let parts: Vec<&str> = rest.split('_').collect();
             match parts[..] {
                 [domain, bus, device, function] => {
@@ -83,6 +84,12 @@ impl DeviceId {
         };
         id.ok_or_else(|| NotADevice { text: text.into() })
     }
+}
+
+/// Returns the last name of a path; all of a text that is no path.
+pub(crate) fn last_name(text: &str) -> &str {
+    let path = text.trim_end_matches('/');
+    path.rsplit_once('/').map_or(path, |(_, name)| name)
 }
 
 impl fmt::Display for PciAddress {
@@ -236,6 +243,15 @@ mod tests {
             ("mdev_11111111_2222_3333_4444_5555555555556", None),
             ("pci_0000_00_02_0", Some("0000:00:02.0")),
             ("00:02.0", Some("0000:00:02.0")),
+            (
+                "/sys/bus/mdev/devices/11111111-2222-3333-4444-555555555555",
+                Some(uuid),
+            ),
+            (
+                "/sys/devices/pci0000:00/0000:00:02.0/",
+                Some("0000:00:02.0"),
+            ),
+            ("/", None),
             ("11111111222233334444555555555555", None),
             ("pci_0000_00_02", None),
             ("net_lo_00_00", None),

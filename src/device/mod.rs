@@ -3,6 +3,7 @@
 //! * [`id`]: a device's name; [`version`]: versions of kernels and programs.
 //! * [`facts`]: the facts about a device. [`evidence`]: the source of a fact, and the choice
 //!   between two sources.
+//! * [`toml`]: reads the files that people write.
 //! * [`record`]: the kept answer of one device. [`rules`]: built-in knowledge about types of
 //!   devices.
 
@@ -11,4 +12,5 @@ pub mod facts;
 pub mod id;
 pub mod record;
 pub mod rules;
+pub mod toml;
 pub mod version;

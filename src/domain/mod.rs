@@ -136,6 +136,10 @@ pub struct Domain<'d, 'a> {
     pub memfd: bool,
     /// The errors that libvirt's parser reports for the devices, in its words.
     pub misread: Vec<Misread>,
+    /// The errors that libvirt reports for whole hostdevs, once all devices are parsed.
+    pub unfit: Vec<Misread>,
+    /// True if two hostdevs of any type name the same device of the host.
+    pub has_a_device_twice: bool,
     /// libosinfo's id of the guest's system (`http://microsoft.com/win/10`).
     pub os_id: Option<String>,
     /// The name of another manager whose metadata the domain carries.
@@ -202,6 +206,7 @@ impl<'d, 'a> Domain<'d, 'a> {
             machine: os_type.and_then(|t| owned(t.attribute("machine"))),
             emulator: text_of(of_name("emulator").next()),
             hostdevs: hostdevs(&aliases),
+            has_a_device_twice: hostdev::twice(&aliases),
             aliases,
             graphics: of_name("graphics").map(graphics).collect(),
             videos: of_name("video").map(video).collect(),
@@ -214,10 +219,8 @@ impl<'d, 'a> Domain<'d, 'a> {
                 .child("memoryBacking")
                 .and_then(|backing| backing.child("source"))
                 .is_some_and(|source| source.attribute("type").as_deref() == Some("memfd")),
-            misread: misread(
-                devices.into_iter().flat_map(Element::children),
-                root.attribute("type").as_deref().unwrap_or_default(),
-            ),
+            misread: misread(root, devices),
+            unfit: of_name("hostdev").flat_map(hostdev::unfit).collect(),
             os_id: metadata()
                 .find(|child| child.is(Some(LIBOSINFO_NAMESPACE), "libosinfo"))
                 .and_then(|info| info.children().find(|child| child.local_name() == "os"))
@@ -306,51 +309,72 @@ fn manager(metadata: Element<'_, '_>) -> Option<&'static str> {
 }
 
 /// Returns the errors that libvirt's parser would report, for example for an unknown value or a
-/// hostdev without a device. libvirt refuses the domain with the first of these errors.
-fn misread<'d, 'a: 'd>(devices: impl Iterator<Item = Element<'d, 'a>>, virt: &str) -> Vec<Misread> {
-    let mut said: Vec<Misread> = Vec::new();
-    for element in devices {
+/// hostdev without a device. libvirt refuses the domain with the first of these errors. It parses
+/// the devices kind by kind.
+fn misread(root: Element<'_, '_>, devices: Option<Element<'_, '_>>) -> Vec<Misread> {
+    let virt = owned(root.attribute("type")).unwrap_or_default();
+    let [mut interfaces, mut graphics, mut cards, mut hostdevs] = [const { Vec::new() }; 4];
+    let devices = || devices.into_iter().flat_map(Element::children);
+    let has_no_usb = devices().any(|element| {
+        let is = |name, value| element.attribute(name).as_deref() == Some(value);
+        element.name() == "controller" && is("type", "usb") && is("model", "none")
+    });
+    for element in devices() {
         let attribute = |name| element.attribute(name);
         match element.name() {
+            "interface" => interfaces.extend(hostdev::misread_interface(element)),
             "graphics" => match attribute("type").as_deref() {
                 None => {
                     let words = "Missing required attribute 'type' in element 'graphics'";
-                    said.push(words.to_owned().into());
+                    graphics.push(words.to_owned().into());
                 }
                 Some(word) if !LIBVIRTS_GRAPHICS.contains(&word) => {
-                    said.push(invalid("type", "graphics", word).into());
+                    graphics.push(invalid("type", "graphics", word).into());
                 }
                 Some(_) => {}
             },
             "video" => {
                 let model = element.child("model");
                 let word = model.and_then(|model| model.attribute("type"));
-                said.extend(
+                cards.extend(
                     word.filter(|word| !LIBVIRTS_VIDEO.contains(&&**word))
                         .map(|word| invalid("type", "model", &word).into()),
                 );
             }
-            "hostdev" => said.extend(hostdev::misread(element, virt)),
+            "hostdev" => {
+                hostdevs.extend(hostdev::misread(element, &virt));
+                if has_no_usb && attribute("type").as_deref() == Some("usb") {
+                    let words = "Can't add host USB device: USB is disabled in this host";
+                    hostdevs.push(words.to_owned().into());
+                }
+            }
             _ => {}
         }
     }
-    said
+    interfaces.extend(graphics.into_iter().chain(cards).chain(hostdevs));
+    interfaces
 }
 
-/// An error that libvirt's parser reports for a device.
+/// An error that libvirt reports for a device, whatever the host has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Misread {
     /// libvirt's words.
     pub message: String,
-    /// True for `display` and `ramfb` of a PCI hostdev, which only libvirt 10.3 and later reads.
-    pub is_display_of_pci: bool,
+    /// The first version that reports the error; empty: every version.
+    pub since: &'static [u32],
+    /// The first version that does not report it; empty: none.
+    pub until: &'static [u32],
+    /// True if every version refuses the device, and some with other words.
+    pub always: bool,
 }
 
 impl From<String> for Misread {
     fn from(message: String) -> Self {
         Misread {
             message,
-            is_display_of_pci: false,
+            since: &[],
+            until: &[],
+            always: true,
         }
     }
 }

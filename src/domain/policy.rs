@@ -222,7 +222,7 @@ impl Wishes {
             "consent" => self.consent = value.map(consent).transpose()?,
             _ => {
                 return Err(BadWord {
-                    name: "an attribute",
+                    name: "the name of a setting",
                     found: name.into(),
                     expected: "display, unknown, video, boot_display, guest or consent",
                 });
@@ -423,7 +423,7 @@ mod tests {
                 "display='yes'",
                 "display is \"yes\": expected asked, auto, full or off",
             ),
-            ("colour='red'", "an attribute is \"colour\""),
+            ("colour='red'", "the name of a setting is \"colour\""),
             ("consent='everything'", "expected remote, video or all"),
         ] {
             let text = format!("<domain>\n <policy {attributes}/></domain>");

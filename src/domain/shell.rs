@@ -4,6 +4,9 @@ use std::io::{self, Write};
 
 use uuid::Uuid;
 
+/// The URI of a machine's own libvirt.
+pub(crate) const SYSTEM: &str = "qemu:///system";
+
 /// The longest line that is shown of a text from another source, in bytes.
 const LONGEST_LINE: usize = 2048;
 
@@ -73,6 +76,20 @@ pub fn plain_lines(text: &str) -> String {
     lines.join("\n")
 }
 
+/// Returns the text of an error for people: without the numbers that Rust's library adds to the
+/// kernel's words, and without what a terminal would act on.
+#[must_use]
+pub fn in_words(text: &str) -> String {
+    let mut rest = text;
+    let mut made = String::new();
+    while let Some((before, after)) = rest.split_once(" (os error ") {
+        made.push_str(before);
+        let digits = after.trim_start_matches(|c: char| c.is_ascii_digit());
+        rest = digits.strip_prefix(')').unwrap_or(digits);
+    }
+    plain_lines(&(made + rest))
+}
+
 /// A writer that passes on only harmless characters, line ends and tabs.
 #[derive(Debug)]
 pub(crate) struct Harmless<W> {
@@ -134,10 +151,16 @@ pub fn quoted(word: &str) -> String {
 /// The longest domain name, in bytes, that is used in a line.
 pub(crate) const LONGEST_NAME: usize = 200;
 
-/// Returns the argument by which to name a domain to gfxplane in a shell: its name, or its UUID if
-/// the name would be taken for an option or a file, or could not be typed. Returns `DOMAIN` if the
-/// domain has neither.
+/// Returns the argument by which to name a domain to gfxplane in a shell, with quotes if needed.
+/// Returns `DOMAIN` if there is none.
 pub fn operand(name: Option<&str>, uuid: Option<Uuid>) -> String {
+    named(name, uuid).map_or_else(|| "DOMAIN".into(), |word| quoted(&word))
+}
+
+/// Returns the word by which to name a domain to gfxplane: its name, or its UUID if the name would
+/// be taken for an option or a file, or could not be typed.
+#[must_use]
+pub(crate) fn named(name: Option<&str>, uuid: Option<Uuid>) -> Option<String> {
     let is_name = |name: &&str| {
         let is_xml = name
             .rsplit_once('.')
@@ -149,11 +172,8 @@ pub fn operand(name: Option<&str>, uuid: Option<Uuid>) -> String {
             && !is_xml
             && name.chars().all(is_harmless)
     };
-    match (name.filter(is_name), uuid) {
-        (Some(name), _) => quoted(name),
-        (None, Some(uuid)) => uuid.to_string(),
-        (None, None) => "DOMAIN".into(),
-    }
+    let name = name.filter(is_name).map(str::to_owned);
+    name.or_else(|| uuid.map(|uuid| uuid.to_string()))
 }
 
 #[cfg(test)]

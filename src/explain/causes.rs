@@ -8,7 +8,8 @@ use serde::Serialize;
 use super::Found;
 use super::conditions::About;
 use super::find;
-use super::messages::{Fixup, SYMPTOMS, Speaker, Tell};
+use super::messages::{Fixup, Remedy, SYMPTOMS, Speaker, Tell};
+use super::names::Names;
 use super::situation::{Fixed, Situation};
 use crate::device::evidence::Finding;
 use crate::device::facts::{Display, Reason};
@@ -43,7 +44,7 @@ pub struct Explanation {
     /// The facts about this domain and this host that apply.
     pub here: Vec<String>,
     /// The fixes, the best first.
-    pub fixes: Vec<String>,
+    pub fixes: Vec<Remedy>,
     /// The changes that the first fix makes in the domain, with their reasons.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<String>,
@@ -52,17 +53,24 @@ pub struct Explanation {
     pub fixed: Option<Fixed>,
 }
 
-/// Explains a message. `domain` is the domain that the message is about, if it is known.
+/// Explains a message. `domain`: the domain that the message is about, if it is known. `names`: its
+/// names in the commands.
 ///
 /// # Panics
 /// If [`SYMPTOMS`] does not have the message's symptom.
 #[must_use]
-pub fn explain(found: &Found, host: &doctor::Host, domain: Option<&Situation>) -> Explanation {
+pub fn explain(
+    found: &Found,
+    host: &doctor::Host,
+    names: &Names,
+    domain: Option<&Situation>,
+) -> Explanation {
     let symptom = &SYMPTOMS[found.symptom];
     let about = About {
         found,
         symptom,
         host,
+        names,
         domain,
     };
     let case = symptom.when.iter().find(|case| about.holds(case.is));
@@ -87,7 +95,7 @@ pub fn explain(found: &Found, host: &doctor::Host, domain: Option<&Situation>) -
     });
     // The advice for the domain is about the cause that is usual.
     let mut fixes = if case.is_none() || fixed.is_some() {
-        by_fixup(fixed.as_ref(), symptom.fixup, domain)
+        by_fixup(fixed.as_ref(), &about)
     } else {
         Vec::new()
     };
@@ -100,13 +108,19 @@ pub fn explain(found: &Found, host: &doctor::Host, domain: Option<&Situation>) -
     let starts = refused == Some(false) && is_predicted;
     let is_over = starts && by_domain_alone && !ends && case.is_none();
     if is_over {
-        fixes = vec!["none, if the domain has been changed since: start it again; else this is a mistake of gfxplane's (gfxplane collect DIR, for a report)".into()];
+        fixes = vec![
+            Remedy::Advice("start the domain again if it was changed since then".into()),
+            Remedy::Command(
+                "gfxplane collect DIR # if it is still refused: gfxplane is wrong, and this records the host for a report".into(),
+            ),
+        ];
     }
     if about.tells(Tell::Group) {
         group(&about, &mut here, &mut fixes);
     }
     let general = general.iter().filter(|_| !is_over);
-    let general = general.map(|fix| filled(fix, &about)).collect();
+    let general = general.map(|fix| fix.map(|text| filled(text, &about)));
+    let general = general.collect();
     of_checks(&about, general, &mut here, &mut fixes);
     let wording = found.wording;
     Explanation {
@@ -130,9 +144,9 @@ pub fn explain(found: &Found, host: &doctor::Host, domain: Option<&Situation>) -
 /// before the `general` fixes, those of warnings after them.
 fn of_checks(
     about: &About<'_>,
-    general: Vec<String>,
+    general: Vec<Remedy>,
     here: &mut Vec<String>,
-    fixes: &mut Vec<String>,
+    fixes: &mut Vec<Remedy>,
 ) {
     let lines = of_host(about.host, &about.symptom.topics, &about.devices());
     for line in &lines {
@@ -147,7 +161,10 @@ fn of_checks(
     let (fails, warns): (Vec<Line>, Vec<Line>) = lines
         .into_iter()
         .partition(|line| line.verdict == Verdict::Fail);
-    let [fails, warns] = [fails, warns].map(|lines| lines.into_iter().flat_map(|line| line.fixes));
+    let [fails, warns] = [fails, warns].map(|lines| {
+        let fixes = lines.into_iter().flat_map(|line| line.fixes);
+        fixes.map(Remedy::Command)
+    });
     for fix in fails.chain(general).chain(warns) {
         if !fixes.contains(&fix) {
             fixes.push(fix);
@@ -157,26 +174,29 @@ fn of_checks(
 
 /// Returns the fix by `gfxplane fixup`, or the fixes that are left to the user. If the domain is
 /// not known, returns the command that shows its fixes.
-fn by_fixup(fixed: Option<&Fixed>, fixup: Fixup, domain: Option<&Situation>) -> Vec<String> {
-    if let Some(fixed) = fixed {
+fn by_fixup(fixed: Option<&Fixed>, about: &About<'_>) -> Vec<Remedy> {
+    let commands = if let Some(fixed) = fixed {
         let lost: Vec<&str> = fixed.loses.iter().map(|consent| loss(*consent)).collect();
-        return vec![match &lost[..] {
+        vec![match &lost[..] {
             [] => fixed.command.clone(),
             _ => format!("{} # {}", fixed.command, lost.join("; ")),
-        }];
-    }
-    match domain {
-        _ if fixup == Fixup::Never => Vec::new(),
-        Some(domain) => domain.fixes.clone(),
-        None => {
-            vec!["gfxplane explain --domain DOMAIN # shows what has to be changed in it".into()]
+        }]
+    } else {
+        match about.domain {
+            _ if about.symptom.fixup == Fixup::Never => Vec::new(),
+            Some(domain) => domain.fixes.clone(),
+            None => vec![format!(
+                "{} # shows what to change in the domain",
+                about.names.explain()
+            )],
         }
-    }
+    };
+    commands.into_iter().map(Remedy::Command).collect()
 }
 
 /// Adds the members of the IOMMU group with their drivers, and a command for each member that keeps
 /// the group from being handed out.
-fn group(about: &About<'_>, here: &mut Vec<String>, fixes: &mut Vec<String>) {
+fn group(about: &About<'_>, here: &mut Vec<String>, fixes: &mut Vec<Remedy>) {
     let by_number = about
         .found
         .filled_in
@@ -195,7 +215,7 @@ fn group(about: &About<'_>, here: &mut Vec<String>, fixes: &mut Vec<String>) {
     let named: Vec<String> = members.iter().map(ToString::to_string).collect();
     here.push(format!("IOMMU group {number}: {}", named.join(", ")));
     for member in members.iter().filter(|member| member.is_in_the_way()) {
-        fixes.push(member.detach());
+        fixes.push(Remedy::Command(member.detach()));
     }
 }
 
@@ -210,11 +230,13 @@ fn loss(consent: Consent) -> &'static str {
 /// Returns what this host knows of a device, in words.
 fn of_device(id: DeviceId, about: &About<'_>) -> Vec<String> {
     let Some(entry) = about.entry(id) else {
-        return vec![match id {
-            DeviceId::Mdev(_) => format!("{id} is not on this host"),
+        return match id {
+            DeviceId::Mdev(_) => vec![format!("{id} is not on this host")],
+            // A graphics card that is to have vGPUs is bound to its own driver.
+            DeviceId::Pci(_) if about.symptom.topics.contains(&Topic::Gpus) => Vec::new(),
             // libvirt gives a managed device back to its driver after a start that has failed.
-            DeviceId::Pci(_) => format!("{id} is not bound to a vfio driver now"),
-        }];
+            DeviceId::Pci(_) => vec![format!("{id} is not bound to a vfio driver now")],
+        };
     };
     let mut said = vec![format!("{id}: {}", display(&entry.finding))];
     if entry.state == State::Defined {
@@ -331,25 +353,32 @@ fn of_host(host: &doctor::Host, topics: &[Topic], ids: &[DeviceId]) -> Vec<Line>
         .collect()
 }
 
-/// Returns the text with each `{name}` replaced by its value; messages.toml explains the names.
+/// Returns the text with a value in each place, such as `{name}` or `{name OPTIONS}`; messages.toml
+/// explains the names.
 fn filled(text: &str, about: &About<'_>) -> String {
     let device = about.devices().first().copied();
     let named = |unknown: &str, name: &dyn Fn(DeviceId) -> String| {
         device.map_or_else(|| unknown.to_owned(), name)
     };
-    let value = |name: &str| -> String {
+    let names = about.names;
+    let value = |place: &str| -> String {
+        let (name, options) = place.split_once(' ').unwrap_or((place, ""));
         match name {
-            "domain" => {
-                let operand = about.domain.and_then(|domain| domain.operand.clone());
-                operand.unwrap_or_else(|| "DOMAIN".into())
-            }
+            "domain" => names.domain().to_owned(),
+            "operand" => names.operand(),
+            "virsh" => names.virsh(),
+            "edit" => names.edit(),
+            "check" => names.check(),
+            "fixup" => names.fixup(options),
+            "virt-xml" => names.virt_xml(options),
+            "viewer" => names.viewer(),
             "device" => named("DEVICE", &|id| id.to_string()),
             "nodedev" => named("NODE-DEVICE", &|id| match about.entry(id) {
                 Some(entry) => entry.nodedev.clone(),
                 None => name_of(id, None),
             }),
             "start" => match device {
-                Some(DeviceId::Mdev(uuid)) => format!("mdevctl start -u {uuid}"),
+                Some(DeviceId::Mdev(uuid)) => format!("sudo mdevctl start --uuid {uuid}"),
                 Some(DeviceId::Pci(_)) => {
                     "lspci -D # shows whether the device has another address now".into()
                 }
@@ -382,12 +411,41 @@ fn filled(text: &str, about: &About<'_>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::messages::{SYMPTOMS, Wording};
+    use super::super::messages::{Remedy, SYMPTOMS, Symptom, Wording};
+
+    /// Each symptom with its texts: the causes and the fixes, under all conditions.
+    fn texts() -> impl Iterator<Item = (&'static String, &'static Symptom, &'static str)> {
+        SYMPTOMS.iter().flat_map(|(name, symptom)| {
+            let cases = symptom.when.iter().map(|case| (&case.cause, &case.fixes));
+            let cases = [(&symptom.cause, &symptom.fixes)].into_iter().chain(cases);
+            let texts = cases.flat_map(move |(cause, fixes)| {
+                assert!(!cause.is_empty() && !fixes.is_empty(), "{name}");
+                let fixes = fixes.iter().map(Remedy::text);
+                std::iter::once(cause.as_str()).chain(fixes)
+            });
+            texts.map(move |text| (name, symptom, text))
+        })
+    }
+
+    /// The remedies of all symptoms.
+    fn remedies() -> impl Iterator<Item = &'static Remedy> {
+        SYMPTOMS.values().flat_map(|symptom| {
+            let cases = symptom.when.iter().flat_map(|case| &case.fixes);
+            symptom.fixes.iter().chain(cases)
+        })
+    }
 
     #[test]
     fn every_text_is_whole_and_every_name_means_something() {
-        const NAMES: [&str; 8] = [
+        const NAMES: [&str; 15] = [
             "domain",
+            "operand",
+            "virsh",
+            "edit",
+            "check",
+            "fixup",
+            "virt-xml",
+            "viewer",
             "device",
             "nodedev",
             "start",
@@ -396,24 +454,116 @@ mod tests {
             "vnc_binds",
             "opregion_by_default",
         ];
-        for (name, symptom) in &*SYMPTOMS {
-            let cases = symptom.when.iter().map(|case| (&case.cause, &case.fixes));
-            for (cause, fixes) in [(&symptom.cause, &symptom.fixes)].into_iter().chain(cases) {
-                assert!(!cause.is_empty() && !fixes.is_empty(), "{name}");
-                for text in fixes.iter().chain([cause]) {
-                    for part in text.split('{').skip(1) {
-                        let value = part.split_once('}').map_or("", |(value, _)| value);
-                        // Each message of the symptom has to fill it in.
-                        let fills = |said: &Wording| {
-                            let stars = said.words.matches('*').count();
-                            value.parse().is_ok_and(|place: usize| place < stars)
-                        };
-                        let known = NAMES.contains(&value) || symptom.said.iter().all(fills);
-                        assert!(known, "{name}: {text}");
-                    }
-                }
+        for (name, symptom, text) in texts() {
+            for part in text.split('{').skip(1) {
+                let place = part.split_once('}').map_or("", |(place, _)| place);
+                let value = place.split(' ').next().unwrap_or_default();
+                // Each message of the symptom has to fill it in.
+                let fills = |said: &Wording| {
+                    let stars = said.words.matches('*').count();
+                    value.parse().is_ok_and(|place: usize| place < stars)
+                };
+                let known = NAMES.contains(&value) || symptom.said.iter().all(fills);
+                assert!(known, "{name}: {text}");
             }
             assert!(!symptom.said.is_empty(), "{name}");
+        }
+    }
+
+    /// The programs with which a command begins, each with whether it needs root. A program with a
+    /// verb needs root for that verb alone.
+    const PROGRAMS: [(&str, bool); 49] = [
+        ("{allow_dbus_daemon}", false),
+        ("{check}", false),
+        ("{edit}", false),
+        ("{fixup", false),
+        ("{fixup}", false),
+        ("{start}", false),
+        ("{viewer}", false),
+        ("{virsh}", false),
+        ("{virt-xml", false),
+        ("RUST_LOG=debug", false),
+        ("apt", true),
+        ("cat", false),
+        ("dkms", false),
+        ("dmesg", true),
+        ("dnf", true),
+        ("echo", false),
+        ("eglinfo", false),
+        ("fuser", true),
+        ("gfxplane", false),
+        ("gfxplane doctor", true),
+        ("gfxplane probe", true),
+        ("grep", false),
+        ("grubby", true),
+        ("install", true),
+        ("journalctl", true),
+        ("kubectl", false),
+        ("ls", false),
+        ("lsof", true),
+        ("lspci", false),
+        ("lspci -vv", true),
+        ("lspci -vvs", true),
+        ("mdevctl", false),
+        ("mdevctl define", true),
+        ("mdevctl modify", true),
+        ("mdevctl start", true),
+        ("mdevctl stop", true),
+        ("mkdir", true),
+        ("modprobe", true),
+        ("nvidia-smi", false),
+        ("printf", false),
+        ("prlimit", true),
+        ("qemu-rdp", false),
+        ("qemu-system-x86_64", false),
+        ("sed", true),
+        ("sh", true),
+        ("ss", true),
+        ("systemctl", true),
+        ("systemctl status", false),
+        ("tee", true),
+    ];
+
+    /// The programs that may stand behind a pipe, or read what only root may read, in any way.
+    const ELSEWHERE: [&str; 6] = [
+        "sleep",
+        "tail",
+        "update-grub",
+        "update-initramfs",
+        "virsh",
+        "xhost",
+    ];
+
+    #[test]
+    fn a_command_is_one_and_has_sudo_where_it_needs_root() {
+        for remedy in remedies() {
+            let text = match remedy {
+                Remedy::Command(text) => text.split(" # ").next().unwrap_or_default(),
+                Remedy::Advice(text) => {
+                    assert!(!text.contains('#') && !text.starts_with('{'), "{text}");
+                    continue;
+                }
+            };
+            for part in text.replace(" && ", " | ").split(" | ") {
+                let (is_root, part) = match part.strip_prefix("sudo ") {
+                    Some(rest) => (true, rest),
+                    None => (false, part),
+                };
+                let mut words = part.split(' ');
+                let program = words.next().unwrap_or_default();
+                let verb = format!("{program} {}", words.next().unwrap_or_default());
+                let find = |name: &str| PROGRAMS.iter().find(|(one, _)| *one == name);
+                let Some((_, needs_root)) = find(&verb).or_else(|| find(program)) else {
+                    assert!(ELSEWHERE.contains(&program), "no command: {part} ({text})");
+                    continue;
+                };
+                // Root may also read what others may not.
+                let reads = ["cat", "grep"].contains(&program);
+                assert!(
+                    is_root == *needs_root || is_root && reads,
+                    "{part} ({text})"
+                );
+            }
         }
     }
 }

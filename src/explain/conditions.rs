@@ -5,6 +5,7 @@ use crate::device::id::DeviceId;
 use crate::explain::Found;
 use crate::explain::doctor::Host;
 use crate::explain::messages::{Condition, Symptom, Tell};
+use crate::explain::names::Names;
 use crate::explain::situation::Situation;
 use crate::predict::screens::Vgpu;
 use crate::publish::gpus::GpuEntry;
@@ -19,6 +20,7 @@ pub(super) struct About<'a> {
     pub found: &'a Found,
     pub symptom: &'static Symptom,
     pub host: &'a Host,
+    pub names: &'a Names,
     pub domain: Option<&'a Situation>,
 }
 

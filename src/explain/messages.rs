@@ -24,6 +24,10 @@ pub enum Speaker {
     NvidiaManager,
     /// mdevctl.
     Mdevctl,
+    /// A shell, for an error of a write to sysfs.
+    Shell,
+    /// Another program of the host, such as modprobe.
+    Tool,
     /// gfxplane's hook.
     Gfxplane,
 }
@@ -38,6 +42,8 @@ impl Speaker {
             Speaker::Kernel => "the kernel",
             Speaker::NvidiaManager => "nvidia-vgpu-mgr",
             Speaker::Mdevctl => "mdevctl",
+            Speaker::Shell => "the shell",
+            Speaker::Tool => "a program of the host",
             Speaker::Gfxplane => "gfxplane's qemu hook",
         }
     }
@@ -92,6 +98,8 @@ pub(crate) enum Tell {
     Group,
     /// The prediction for the domain is not shown, because the message already says it.
     NoPrediction,
+    /// No device of the host is shown, because the address in the message is the guest's.
+    GuestAddress,
 }
 
 /// A condition of this host or domain under which the message has another cause.
@@ -114,6 +122,52 @@ pub(crate) enum Condition {
     NvidiaRenders,
 }
 
+/// Something that the user can do against a cause.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", from = "Written")]
+pub enum Remedy {
+    /// A command that can be pasted into a shell, perhaps with its purpose behind a `#`.
+    Command(String),
+    /// Something that no command does, in words.
+    Advice(String),
+}
+
+/// A remedy in `messages.toml`.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Written {
+    Command(String),
+    Advice { advice: String },
+}
+
+impl From<Written> for Remedy {
+    fn from(written: Written) -> Self {
+        match written {
+            Written::Command(text) => Remedy::Command(text),
+            Written::Advice { advice } => Remedy::Advice(advice),
+        }
+    }
+}
+
+impl Remedy {
+    /// Returns the command or the advice.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        match self {
+            Remedy::Command(text) | Remedy::Advice(text) => text,
+        }
+    }
+
+    /// Returns the remedy with another text.
+    #[must_use]
+    pub(super) fn map(&self, change: impl FnOnce(&str) -> String) -> Self {
+        match self {
+            Remedy::Command(text) => Remedy::Command(change(text)),
+            Remedy::Advice(text) => Remedy::Advice(change(text)),
+        }
+    }
+}
+
 /// The cause under a condition, with its fixes.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -123,7 +177,7 @@ pub(crate) struct Case {
     /// The cause.
     pub cause: String,
     /// The fixes, the best first.
-    pub fixes: Vec<String>,
+    pub fixes: Vec<Remedy>,
 }
 
 /// A problem: the cause of a message, and its fixes.
@@ -133,7 +187,7 @@ pub(crate) struct Symptom {
     /// The cause.
     pub cause: String,
     /// The fixes, the best first.
-    pub fixes: Vec<String>,
+    pub fixes: Vec<Remedy>,
     /// The condition under which `gfxplane fixup` is the first fix.
     #[serde(default)]
     pub fixup: Fixup,

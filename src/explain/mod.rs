@@ -14,6 +14,7 @@ mod conditions;
 pub mod doctor;
 pub mod learn;
 pub mod messages;
+pub mod names;
 pub mod situation;
 
 use std::cmp::Reverse;
@@ -27,7 +28,7 @@ use crate::device::id::DeviceId;
 use crate::device::version::Version;
 use crate::explain::learn::LastStart;
 use crate::plan::trial::said::words_of;
-use messages::{Speaker, Wording, wordings};
+use messages::{SYMPTOMS, Speaker, Tell, Wording, wordings};
 
 /// A message that was recognized.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -132,13 +133,14 @@ fn add(
     if places.iter().any(is_taken) {
         return;
     }
-    let before = device_before(text.whole(from, end));
+    let before = || device_before(text.whole(from, end));
     let after = || device_after(text.whole(end, text.text.len()));
+    let is_guests = SYMPTOMS[symptom].tell.contains(&Tell::GuestAddress);
     let found = Found {
         symptom,
         wording,
         filled_in: place.filled_in,
-        device: before.or_else(after),
+        device: (!is_guests).then(|| before().or_else(after)).flatten(),
     };
     places.push((start, end, found));
 }

@@ -2,33 +2,23 @@
 
 use crate::domain::Domain;
 use crate::domain::policy::{Consent, Displays, Policy, Wishes};
+use crate::explain::names::Names;
 use crate::plan::fixup::{Surroundings, Unfit, fix};
-use crate::plan::{Fix, Plan, words};
+use crate::plan::{Plan, words};
 use crate::predict::Outcome;
 use crate::xml::Document;
-
-/// The name of the domain for `gfxplane fixup`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Operand<'o> {
-    /// A domain of libvirt's, as the user types it in a shell.
-    Domain(&'o str),
-    /// A file, as the user types it in a shell.
-    File(&'o str),
-}
 
 /// The situation of a domain.
 #[derive(Debug, Clone)]
 pub struct Situation {
-    /// The domain's name, or the name that the user typed.
+    /// The domain's name, or the file that the user typed.
     pub name: String,
     /// The plan that leaves the domain as it is; `None` if the domain has no vfio devices.
     pub plan: Option<Plan>,
     /// The fix.
     pub fixed: Option<Fixed>,
-    /// The fixes that only the user can make.
+    /// The commands for the fixes that only the user can make.
     pub fixes: Vec<String>,
-    /// The word for the domain in a command; `None` for a file, which only `fixup` takes.
-    pub operand: Option<String>,
 }
 
 /// The fix of a domain.
@@ -47,7 +37,8 @@ pub struct Fixed {
 }
 
 impl Situation {
-    /// Looks at a domain. `text` is the domain's XML, `policy` the host's policy.
+    /// Looks at a domain. `text`: the domain's XML. `policy`: the host's policy. `names`: the names
+    /// of the domain in the commands.
     ///
     /// # Errors
     /// [`Unfit`] if the XML can't be read.
@@ -55,7 +46,7 @@ impl Situation {
         text: &str,
         surroundings: &dyn Surroundings,
         policy: &Policy,
-        operand: Operand<'_>,
+        names: &Names,
     ) -> Result<Self, Unfit> {
         let left_alone = Wishes {
             display: Some(Displays::Off),
@@ -83,34 +74,27 @@ impl Situation {
             let refused = matches!(plan.after.outcome, Outcome::No(_));
             if plan.is_empty() || refused {
                 let notes = plan.notes.iter().flat_map(|note| &note.fixes);
-                let said = notes.map(Fix::to_string);
+                let said = notes.map(|fix| names.command(fix));
                 let new: Vec<String> = said.filter(|fix| !fixes.contains(fix)).collect();
                 fixes.extend(new);
                 continue;
             }
-            let policy = if is_off { " --policy asked" } else { "" };
-            fixed = Some(fixed_by(&plan, policy, operand, text, better.text));
+            let policy = if is_off { "--policy asked" } else { "" };
+            fixed = Some(fixed_by(&plan, policy, names, text, better.text));
             break;
         }
-        let (Operand::Domain(typed) | Operand::File(typed)) = operand;
         Ok(Situation {
-            name: as_it_is.name.unwrap_or_else(|| typed.to_owned()),
+            name: as_it_is.name.unwrap_or_else(|| names.typed().to_owned()),
             plan: as_it_is.plan,
             // If there is a fix, the earlier advice is incomplete.
             fixes: if fixed.is_some() { Vec::new() } else { fixes },
             fixed,
-            operand: matches!(operand, Operand::Domain(_)).then(|| typed.to_owned()),
         })
     }
 }
 
-fn fixed_by(
-    plan: &Plan,
-    options: &str,
-    operand: Operand<'_>,
-    before: &str,
-    after: String,
-) -> Fixed {
+/// Returns a fix. `policy`: the option for the policy under which it was made, or nothing.
+fn fixed_by(plan: &Plan, policy: &str, names: &Names, before: &str, after: String) -> Fixed {
     let mut loses: Vec<Consent> = plan
         .changes
         .iter()
@@ -124,13 +108,9 @@ fn fixed_by(
     } else {
         format!(" --consent {}", consent.join(","))
     };
-    let command = match operand {
-        Operand::Domain(name) => format!("gfxplane fixup --define{options}{consent} {name}"),
-        Operand::File(path) => format!("gfxplane fixup{options}{consent} {path} > NEW.xml"),
-    };
     let changes = plan.changes.iter();
     Fixed {
-        command,
+        command: names.fixup(&format!("{policy}{consent}")),
         changes: changes
             .map(|change| format!("{}: {}", words(&change.action), change.reason))
             .collect(),

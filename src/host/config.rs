@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::device::rules::{BadToml, from_toml};
+use crate::device::toml::{BadToml, Step, Toml};
 use crate::domain::policy::{self, Policy, Wishes};
 
 /// The devices that may be opened although nobody has named them.
@@ -146,23 +146,6 @@ enum OnOff {
     Off,
 }
 
-/// The error for a configuration file that can't be used.
-#[derive(Debug, thiserror::Error)]
-pub enum BadConfig {
-    /// The file is not TOML, or has an unknown setting or a value that the setting does not take.
-    #[error(transparent)]
-    Toml(#[from] BadToml),
-    /// The deadline is out of range.
-    #[error("{0}")]
-    Deadline(BadDeadline),
-    /// The path of a file to export to is not absolute, or not plain.
-    #[error("export.{0} is {1:?}: expected a path that begins with /, without ..")]
-    Relative(&'static str, PathBuf),
-    /// Two formats have the same file.
-    #[error("export: prometheus and nfd are both {0:?}: expected a file for each")]
-    Twice(PathBuf),
-}
-
 /// Returns whether a path begins at the root and has no `..`.
 fn is_plain(path: &Path) -> bool {
     path.is_absolute() && !path.components().any(|part| part == Component::ParentDir)
@@ -170,7 +153,7 @@ fn is_plain(path: &Path) -> bool {
 
 /// The error for a number of seconds that can't be a deadline.
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
-#[error("deadline is {0}: expected seconds, more than 0 and at most 120")]
+#[error("{0}: expected seconds, more than 0 and at most 120")]
 pub struct BadDeadline(pub f64);
 
 /// Makes a deadline from a number of seconds.
@@ -188,30 +171,38 @@ impl Config {
     /// Returns these settings with those of one file applied over them.
     ///
     /// # Errors
-    /// [`BadConfig`], with line and column. The settings stay as they were.
-    pub fn with_file(self, text: &str) -> Result<Self, BadConfig> {
-        let file: ConfigFile = from_toml(text)?;
+    /// [`BadToml`], with line and column. The settings stay as they were.
+    pub fn with_file(self, text: &str) -> Result<Self, BadToml> {
+        let toml = Toml::parse(text)?;
+        let file: ConfigFile = toml.read()?;
         let named = file.export.unwrap_or_default();
+        let at = |key| [Step::Key("export"), Step::Key(key)];
+        if let Some((key, path)) = named.named().find(|(_, path)| !is_plain(path)) {
+            let what =
+                format!("`{key}` is {path:?}: expected a path that begins with /, without ..");
+            return Err(toml.mistake(&at(key), what));
+        }
+        let is_here = named.nfd.is_some();
         let export = Destinations {
             prometheus: named.prometheus.or(self.export.prometheus),
             nfd: named.nfd.or(self.export.nfd),
         };
-        if let Some((format, path)) = export.named().find(|(_, path)| !is_plain(path)) {
-            return Err(BadConfig::Relative(format, path.to_owned()));
-        }
-        if let Some(path) = export
-            .prometheus
-            .as_ref()
-            .filter(|one| export.nfd.as_ref() == Some(one))
+        if let Some(path) = &export.prometheus
+            && export.nfd.as_ref() == Some(path)
         {
-            return Err(BadConfig::Twice(path.clone()));
+            let what =
+                format!("`prometheus` and `nfd` are both {path:?}: expected a file for each");
+            let key = if is_here { "nfd" } else { "prometheus" };
+            return Err(toml.mistake(&at(key), what));
         }
+        let seconds = |seconds| {
+            deadline(seconds).map_err(|bad| {
+                toml.mistake(&[Step::Key("deadline")], format!("`deadline` is {bad}"))
+            })
+        };
         Ok(Config {
             probe: file.probe.unwrap_or(self.probe),
-            deadline: match file.deadline {
-                Some(seconds) => deadline(seconds).map_err(BadConfig::Deadline)?,
-                None => self.deadline,
-            },
+            deadline: file.deadline.map_or(Ok(self.deadline), seconds)?,
             attributes: file
                 .attributes
                 .map_or(self.attributes, |value| matches!(value, OnOff::On)),
@@ -259,13 +250,45 @@ mod tests {
     #[test]
     fn errors_name_the_place() {
         for (text, part) in [
-            ("deadline = 0", "deadline is 0"),
-            ("deadline = nan", "deadline is NaN"),
+            (
+                "deadline = 0",
+                "line 1, column 12: `deadline` is 0: expected seconds, more than 0 and at most 120",
+            ),
+            (
+                "hook='off'\ndeadline = nan",
+                "line 2, column 12: `deadline` is NaN",
+            ),
             ("deadline = 1e300", "expected seconds"),
-            ("probe = 'sometimes'", "line 1"),
-            ("export = { nfd = 'd/f' }", "export.nfd is \"d/f\""),
-            ("export = { nova = '/f' }", "expected `prometheus` or `nfd`"),
-            ("\n\nprobes = 'all'", "line 3"),
+            (
+                "deadline = 'long'",
+                "line 1, column 12: \"long\": expected a number",
+            ),
+            (
+                "probe = 'sometimes'",
+                "line 1, column 9: `sometimes`: expected one of `known`, `all`, `never`",
+            ),
+            (
+                "export = { nfd = 'd/f' }",
+                "line 1, column 18: `nfd` is \"d/f\": expected a path that begins with /",
+            ),
+            (
+                "export.nfd='/f'\nexport.prometheus='/f'",
+                "line 1, column 12: `prometheus` and `nfd` are both \"/f\"",
+            ),
+            (
+                "export = { nova = '/f' }",
+                "line 1, column 12: there is no key `nova`: expected `prometheus` or `nfd`",
+            ),
+            (
+                "consent = ['remote', 'most']",
+                "line 1, column 22: `most`: expected `remote` or `video`",
+            ),
+            (
+                "\n\nprobes = 'all'",
+                "line 3, column 1: there is no key `probes`: expected one of `probe`, ",
+            ),
+            ("\u{feff}probes = 'all'", "line 1, column 1: "),
+            ("\u{feff}hook='off'\nprobe=1", "line 2, column 7: "),
             ("probe", "line 1"),
         ] {
             let error = Config::default().with_file(text).unwrap_err().to_string();

@@ -1,5 +1,7 @@
 //! Reads the domains of a host from libvirt's files, for hosts whose libvirt can't be asked.
 
+use std::path::PathBuf;
+
 use crate::host::{Root, Warning, exists, is_dir, read_names_that, read_whole};
 
 /// The directory of the persistent definitions (libvirt src/qemu/qemu_conf.c,
@@ -8,6 +10,9 @@ pub(crate) const DEFINITIONS: &str = "etc/libvirt/qemu";
 
 /// The directory of the running domains' state (`stateDir` there).
 const RUNNING: &str = "run/libvirt/qemu";
+
+/// The ending of a domain's file.
+const ENDING: &str = ".xml";
 
 /// The largest definition that is read, in bytes, as large as libvirt's own limit for an XML
 /// document over the wire (src/remote/remote_protocol.x, `REMOTE_STRING_MAX`).
@@ -24,22 +29,36 @@ pub(crate) struct DomainFile {
     pub runs: Option<bool>,
 }
 
-/// Returns the domains of libvirt's files, sorted by name; `None` if there is no directory of
+/// Returns the names of the domains that have a file, sorted; `None` if there is no directory of
 /// definitions or it can't be read.
-pub(crate) fn read(root: &Root, warnings: &mut Vec<Warning>) -> Option<Vec<DomainFile>> {
+pub(crate) fn names(root: &Root, warnings: &mut Vec<Warning>) -> Option<Vec<String>> {
     let directory = root.join(DEFINITIONS);
     if !is_dir(&directory) || std::fs::read_dir(&directory).is_err() {
         return None;
     }
+    let files = read_names_that(|name| name.ends_with(ENDING), &directory, warnings);
+    let name = |file: String| file[..file.len() - ENDING.len()].to_owned();
+    Some(files.into_iter().map(name).collect())
+}
+
+/// Returns the path of a domain's file.
+#[must_use]
+pub(crate) fn path(root: &Root, name: &str) -> PathBuf {
+    root.join(DEFINITIONS).join(format!("{name}{ENDING}"))
+}
+
+/// Returns the domains of libvirt's files, sorted by name; `None` if there is no directory of
+/// definitions or it can't be read.
+#[must_use]
+pub(crate) fn read(root: &Root, warnings: &mut Vec<Warning>) -> Option<Vec<DomainFile>> {
     let running = root.join(RUNNING);
     let is_seen = is_dir(&running);
     let mut found = Vec::new();
-    for file in read_names_that(|name| name.ends_with(".xml"), &directory, warnings) {
-        let path = directory.join(&file);
-        let name = file.trim_end_matches(".xml").to_owned();
+    for name in names(root, warnings)? {
+        let path = path(root, &name);
         match read_whole(&path, LARGEST) {
             Ok(xml) => found.push(DomainFile {
-                runs: is_seen.then(|| exists(&running.join(&file))),
+                runs: is_seen.then(|| exists(&running.join(format!("{name}{ENDING}")))),
                 name,
                 xml,
             }),

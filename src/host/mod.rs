@@ -47,7 +47,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::domain::shell::plain_lines;
+use crate::domain::shell::in_words;
 
 /// The largest text that is read from one attribute or definition, in bytes. The kernel's own limit
 /// is a page (Documentation/filesystems/sysfs.rst), which is 64 KiB on some machines.
@@ -138,7 +138,7 @@ impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Names in sysfs may contain anything, and a terminal must not act on it.
         let text = format!("{}: {}", self.path.display(), self.problem);
-        f.write_str(&plain_lines(&text).replace('\n', "\n  "))
+        f.write_str(&in_words(&text).replace('\n', "\n  "))
     }
 }
 
@@ -253,6 +253,11 @@ pub(crate) fn open_file(path: &Path) -> io::Result<std::fs::File> {
     } else {
         Err(io::Error::other("it is no regular file"))
     }
+}
+
+/// Returns whether the host has `/dev/kvm`; `None` if the recording of a host has no devices.
+pub(crate) fn has_kvm(root: &Root) -> Option<bool> {
+    (!root.is_recorded() || root.join("dev").exists()).then(|| root.join("dev/kvm").exists())
 }
 
 /// Returns the text of a regular file of at most `limit` bytes.

@@ -4,13 +4,11 @@ use std::io::{self, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::domain::shell::{operand, plain_lines, quoted};
+pub(crate) use crate::domain::shell::SYSTEM;
+use crate::domain::shell::{in_words, operand, quoted};
 use crate::host::state::State;
 use crate::host::{Root, Warning};
 use crate::libvirt::Libvirt;
-
-/// The URI of a machine's own libvirt.
-pub(crate) const SYSTEM: &str = "qemu:///system";
 
 /// The context in which every command runs.
 #[derive(Debug, Clone)]
@@ -99,7 +97,7 @@ impl Context {
     /// Writes a message to stderr.
     pub(crate) fn say(&self, text: &str) {
         if !self.quiet {
-            let _ = writeln!(io::stderr(), "gfxplane: {}", plain_lines(text));
+            let _ = writeln!(io::stderr(), "gfxplane: {}", in_words(text));
         }
     }
 

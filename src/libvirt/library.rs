@@ -49,11 +49,12 @@ impl ByLibrary {
         if let Some(open) = &self.open {
             return Ok(open.connection.clone());
         }
-        let fix = "start libvirtd (or virtqemud), name another with -c, or give the domain's XML as a file";
+        let fix = "start libvirtd (or virtqemud), or name another with -c";
         self.connected(Connect::open(Some(&self.uri)), fix)
     }
 
-    /// Opens a connection for reading. `fix` is what the user can do if libvirt does not answer.
+    /// Opens a connection for reading. `fix` is what the user can do if libvirt does not answer;
+    /// empty if the caller knows.
     fn read_only(&self, fix: &str) -> Result<Connect, Failure> {
         if let Some(open) = &self.open {
             return Ok(open.connection.clone());
@@ -78,7 +79,9 @@ impl ByLibrary {
     ) -> Result<Connect, Failure> {
         connection.map_err(|error| {
             let uri = &self.uri;
-            Failure::Environment(format!("libvirt at {uri}: {}: {fix}", error.message()))
+            let separator = if fix.is_empty() { "" } else { ": " };
+            let words = error.message();
+            Failure::Environment(format!("libvirt at {uri}: {words}{separator}{fix}"))
         })
     }
 }
@@ -173,8 +176,7 @@ impl Libvirt for ByLibrary {
 
     fn guests(&self) -> Result<Option<Vec<Defined>>, Failure> {
         // Nothing of this needs more, so that a user who may not change domains sees them.
-        let connection =
-            self.read_only("start libvirtd (or virtqemud), or name another with -c")?;
+        let connection = self.read_only("")?;
         let all = connection.list_all_domains(0)?;
         // A domain that goes meanwhile is none any more.
         let guest = |domain: &Domain| {

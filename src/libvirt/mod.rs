@@ -326,11 +326,11 @@ impl Without {
 
 impl Libvirt for Without {
     fn definition(&self, _name: &str, _secrets: bool) -> Result<Definition, Failure> {
-        Self::missing("give the domain's XML as a file, or - for stdin")
+        Self::missing(NEEDED)
     }
 
     fn define(&self, _before: &Definition, _new: New<'_>) -> Result<Replaced, Failure> {
-        Self::missing("give the domain's XML as a file, or - for stdin")
+        Self::missing(NEEDED)
     }
 
     fn set_policy(&self, _uuid: &str, _xml: Option<&str>) -> Result<(), Failure> {

@@ -8,7 +8,7 @@ use crate::device::version::Version;
 use crate::domain::Domain;
 use crate::domain::policy::Policy;
 use crate::host::emulator::{self, Asking};
-use crate::host::{Warning, settings};
+use crate::host::{Warning, has_kvm, settings};
 use crate::libvirt::{Context, Failure};
 use crate::plan::fixup::Surroundings;
 use crate::predict::abilities::Abilities;
@@ -23,6 +23,8 @@ pub(crate) struct HostSurroundings<'c> {
     is_libvirts: bool,
     qemu: Option<Version>,
     libvirt: Option<Version>,
+    /// True if the host has KVM; `None` if that does not matter.
+    kvm: Option<bool>,
     /// Warnings about files that were ignored.
     warnings: RefCell<Vec<Warning>>,
     reading: Reading,
@@ -49,6 +51,7 @@ impl<'c> HostSurroundings<'c> {
             is_libvirts,
             qemu,
             libvirt,
+            kvm: has_kvm(&context.root),
             ..Self::as_it_is(context)
         })
     }
@@ -60,6 +63,7 @@ impl<'c> HostSurroundings<'c> {
             is_libvirts: true,
             qemu: None,
             libvirt: None,
+            kvm: None,
             warnings: RefCell::default(),
             reading: Reading::new(&context.root),
         }
@@ -118,6 +122,7 @@ impl Surroundings for HostSurroundings<'_> {
             }
             abilities.qemu = Some(qemu.clone());
         }
+        abilities.kvm = self.kvm;
         if let Some(libvirt) = &self.libvirt {
             abilities.libvirt = Some(libvirt.clone());
         }

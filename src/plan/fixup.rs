@@ -3,6 +3,8 @@
 use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, HashSet};
 
+use uuid::Uuid;
+
 use crate::device::id::DeviceId;
 use crate::domain::policy::{BadPolicy, Displays, Policy, Wishes};
 use crate::domain::{Domain, NotADomain};
@@ -46,6 +48,8 @@ pub enum Unfit {
 pub struct Fixed {
     /// The domain's name.
     pub name: Option<String>,
+    /// The domain's UUID.
+    pub uuid: Option<Uuid>,
     /// The plan. `None` if QEMU does not run the domain or the domain has no vfio devices: then
     /// nothing was looked up or changed.
     pub plan: Option<Plan>,
@@ -189,6 +193,7 @@ fn once(
         return Ok(Fixed {
             foreign: (!domain.is_qemu() && !has_none).then(|| domain.virt_type.clone()),
             name: domain.name,
+            uuid: domain.uuid,
             plan: None,
             text: text.into(),
         });
@@ -204,6 +209,7 @@ fn once(
     let text = document.apply(&edits(&domain, &plan.changes, how));
     Ok(Fixed {
         name: domain.name,
+        uuid: domain.uuid,
         plan: Some(plan),
         foreign: None,
         text,

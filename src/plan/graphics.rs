@@ -12,7 +12,7 @@ use crate::predict::abilities::{ALLOW_DBUS_DAEMON, DBUS_DAEMON_DIED, RenderNodes
 use crate::predict::arguments::Arguments;
 use crate::predict::screens::{Found, Vgpu};
 use crate::predict::versions::BLOB_WITH_VIRGL;
-use crate::predict::words::BLOB_AND_VIRGL;
+use crate::predict::words::{BLOB_AND_VIRGL, NEEDS_KVM};
 use crate::predict::{About, Outcome, Prediction, Refusal, predict};
 
 impl Planner<'_, '_, '_> {
@@ -118,7 +118,7 @@ impl Planner<'_, '_, '_> {
     ) -> Option<(Level, About, String)> {
         Some(match &now.outcome {
             Outcome::No(refusal) => {
-                let text = refusal.will() + &self.explained(refusal.about);
+                let text = refusal.will() + &self.explained(refusal);
                 (Level::Fail, refusal.about, text)
             }
             Outcome::Doubt { refusal, because } => {
@@ -162,8 +162,9 @@ impl Planner<'_, '_, '_> {
         dark.vgpus
             .iter_mut()
             .for_each(|vgpu| vgpu.set_display(false));
-        let is_of_device =
-            matches!(about, About::Device(_)) && dark.arguments == Arguments::default();
+        let is_of_device = matches!(about, About::Device(_))
+            && dark.arguments == Arguments::default()
+            && self.screens.lacks_kvm().is_none();
         let is_for_display = is_of_device || predict(&dark, self.abilities).starts();
         let is_daemons = |refusal: &Refusal| refusal.message == DBUS_DAEMON_DIED;
         if now.refusal().is_some_and(is_daemons) {
@@ -174,8 +175,11 @@ impl Planner<'_, '_, '_> {
     }
 
     /// Returns an explanation of QEMU's words, if they are about a device.
-    pub(super) fn explained(&self, about: About) -> String {
-        let About::Device(id) = about else {
+    fn explained(&self, refusal: &Refusal) -> String {
+        if refusal.message == NEEDS_KVM {
+            return "; its driver opens it for a KVM VM only".into();
+        }
+        let About::Device(id) = refusal.about else {
             return String::new();
         };
         let Some(vgpu) = self.screens.vgpus.iter().find(|vgpu| vgpu.id == id) else {

@@ -30,6 +30,7 @@ use serde::{Serialize, Serializer};
 use crate::device::id::{DeviceId, serialize_as_text};
 use crate::domain::GraphicsType;
 use crate::domain::policy::Consent;
+use crate::predict::abilities::LOAD_KVM;
 use crate::predict::arguments::{told, told_setting};
 use crate::predict::screens::Screens;
 use crate::predict::{About, Outcome, Prediction, Refusal, Stage};
@@ -186,6 +187,11 @@ impl Fix {
         Fix::fixup(format!("--consent {losses}"), "")
     }
 
+    /// Returns what the user can do on a host without KVM.
+    pub fn for_kvm() -> Self {
+        Fix::Words(LOAD_KVM.into())
+    }
+
     /// Makes a call of `gfxplane fixup` with these options.
     pub fn fixup(options: impl Into<String>, reason: impl Into<String>) -> Self {
         Fix::Command {
@@ -321,10 +327,10 @@ impl Note {
 pub struct Plan {
     /// The prediction of a start without the changes, if the domain's devices are free.
     pub before: Prediction,
-    /// libvirt's refusal because of the present state of the host's devices. No change in the plan
-    /// fixes it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub devices: Option<Refusal>,
+    /// libvirt's refusal because of the present state of the host: it has no KVM, or a device is not
+    /// ready. No change in the plan fixes it.
+    #[serde(rename = "devices", skip_serializing_if = "Option::is_none")]
+    pub host: Option<Refusal>,
     /// The changes, in the order in which they are made.
     pub changes: Vec<Change>,
     /// Notes about problems that the plan does not solve.
@@ -343,12 +349,11 @@ impl Plan {
     }
 
     /// Returns the outcome of a start without the changes, in the host's present state. A refusal
-    /// of the definition by libvirt comes first, then a refusal because of the devices, then
-    /// QEMU's.
+    /// of the definition by libvirt comes first, then a refusal because of the host, then QEMU's.
     pub fn now(&self) -> Prediction {
         let earlier =
             matches!(&self.before.outcome, Outcome::No(refusal) if refusal.stage < Stage::Devices);
-        match &self.devices {
+        match &self.host {
             Some(refusal) if !earlier => Prediction {
                 outcome: Outcome::No(refusal.clone()),
                 heads: Vec::new(),

@@ -156,7 +156,7 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
         let changes = settled(changes.collect(), &screens);
         Plan {
             before,
-            devices: libvirt::devices(&screens),
+            host: libvirt::host(&screens, self.abilities),
             changes: self.told(changes),
             notes: self.notes,
             after,

@@ -28,6 +28,7 @@ pub(super) fn fix_of(refusal: &Refusal) -> Option<&'static str> {
         );
     }
     match message {
+        words::NEEDS_KVM => Some("<domain type='kvm'>"),
         NO_APPARMOR_PROFILE => Some(
             "xauth on the SDL graphics: the X authority file of whoever looks at it, and none in /etc or /usr",
         ),

@@ -46,6 +46,11 @@ pub struct Abilities {
     /// unless qemu.conf removes `mount` from `namespaces`. `None` if qemu.conf can't be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub own_dev: Option<bool>,
+    /// True if the host has KVM (`/dev/kvm`); `None` if that was not looked at. A sandbox may hide
+    /// the device, so only commands look, and neither the daemon nor a hook does: libvirt has made
+    /// its own check before it runs a hook.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kvm: Option<bool>,
     /// The render nodes that libvirt finds for graphics with OpenGL that name none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub render_nodes: Option<RenderNodes>,
@@ -99,6 +104,9 @@ pub enum RenderNodes {
 
 /// libvirt's error when AppArmor denies a guest a dbus-daemon (seen with 11.3 and 12.8).
 pub(crate) const DBUS_DAEMON_DIED: &str = "dbus-daemon died and reported: libvirt: error : cannot execute binary /usr/bin/dbus-daemon: Permission denied";
+
+/// The command that loads KVM.
+pub(crate) const LOAD_KVM: &str = "sudo modprobe -a kvm_intel kvm_amd # if neither can be loaded, switch on virtualization in the firmware";
 
 /// The command that makes AppArmor allow guests a dbus-daemon (docs/qemu-and-libvirt.md says how
 /// the command was tried).

@@ -12,7 +12,7 @@ mod rule;
 
 use crate::device::facts::{Display, Reason};
 use crate::device::id::DeviceId;
-use crate::domain::{GraphicsType, SpiceMode};
+use crate::domain::{GraphicsType, Misread, SpiceMode};
 use crate::predict::abilities::Abilities;
 use crate::predict::screens::{Here, Screens, Vgpu};
 use crate::predict::versions::Libvirt;
@@ -77,7 +77,7 @@ const HOSTDEV: [OfHostdev; 3] = [
 const TWICE: [OfDomain; 3] = [
     OfDomain::define(
         "Hostdev already exists in the domain configuration",
-        |_, screens| if_so(screens.twice().is_some()),
+        |_, screens| if_so(screens.has_a_device_twice),
     ),
     OfDomain::define(
         "Only one vgpu device can have 'ramfb' enabled",
@@ -106,6 +106,17 @@ fn define(message: impl Into<String>) -> Broken {
         refusal: Refusal::new(Stage::Define, About::Domain, message, true),
         repair: false,
     }
+}
+
+/// Returns the errors about devices that this libvirt reports.
+fn reported<'w>(world: &'w World<'w>, errors: &'w [Misread]) -> impl Iterator<Item = Broken> + 'w {
+    let errors = errors.iter();
+    let errors = errors.filter(|error| world.has(error.since, error.until));
+    errors.map(|error| {
+        let mut broken = define(error.message.clone());
+        broken.refusal.always = error.always;
+        broken
+    })
 }
 
 /// Returns the rules that each of the things breaks.
@@ -161,12 +172,9 @@ fn broken<'w>(world: &'w World<'w>) -> impl Iterator<Item = Broken> + 'w {
         let about = screens.twice().or_else(ramfb);
         rule.ask(world, screens, about.map_or(About::Domain, About::Device))
     });
-    screens
-        .misread
-        .iter()
-        .filter(|misread| !misread.is_display_of_pci || world.libvirt.pci_display)
-        .map(move |misread| define(misread.message.clone()))
+    reported(world, &screens.misread)
         .chain(vgpus(&HOSTDEV_PARSED))
+        .chain(reported(world, &screens.unfit))
         .chain(vgpus(&HOSTDEV))
         .chain(none_beside)
         .chain(each(world, &screens.cards, |_| About::Domain, &VIDEO))
@@ -225,14 +233,18 @@ pub fn is_beyond_repair(screens: &Screens, abilities: &Abilities) -> bool {
     })
 }
 
-/// Returns libvirt's refusal when it prepares the host's devices: one of them does not exist, or a
-/// PCI device without managed='yes' is still the host's. No change of the screens fixes that, so
-/// [`predict`](super::predict) assumes that the devices exist and are ready.
+/// Returns libvirt's refusal because of the present state of the host: it has no KVM; or a device does
+/// not exist; or a PCI device without managed='yes' is still the host's. No change of the screens
+/// fixes that, so [`predict`](super::predict) assumes that KVM and the devices exist and are ready.
 ///
-/// Sources: src/hypervisor/virhostdev.c, `virHostdevPreparePCIDevicesImpl`, then
+/// Sources for KVM: [`Screens::refused_without_kvm`]. For the devices: src/hypervisor/virhostdev.c, `virHostdevPreparePCIDevicesImpl`, then
 /// src/util/virmdev.c, `virMediatedDeviceNew`. The next function that needs a missing PCI device
 /// finds that it does not exist (src/util/virpci.c, `virPCIDeviceNew`).
-pub fn devices(screens: &Screens) -> Option<Refusal> {
+pub fn host(screens: &Screens, abilities: &Abilities) -> Option<Refusal> {
+    let kvm = screens.refused_without_kvm.as_ref();
+    if let Some(words) = kvm.filter(|_| abilities.kvm == Some(false)) {
+        return Some(define(words.clone()).refusal);
+    }
     let is_absent = |vgpu: &&Vgpu| vgpu.known.here == Some(Here::Absent);
     let is_the_hosts = |vgpu: &&Vgpu| {
         // The device is bound to no vfio driver, or to no driver at all.

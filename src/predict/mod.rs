@@ -12,6 +12,7 @@
 //! [`versions`] says what holds for versions newer than those that were read.
 
 pub mod abilities;
+mod about;
 pub mod arguments;
 mod frontends;
 pub mod hints;
@@ -33,6 +34,7 @@ use crate::domain::GraphicsType;
 use crate::predict::abilities::Abilities;
 use crate::predict::qemu::X;
 use crate::predict::screens::{Found, Screens};
+pub use about::About;
 use versions::{Libvirt, Qemu, not_reviewed};
 
 /// The program that refuses a domain.
@@ -96,28 +98,7 @@ impl Stage {
     }
 }
 
-/// The subject of a refusal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum About {
-    /// A vfio device of the domain.
-    Device(DeviceId),
-    /// A `<graphics>` of the domain.
-    Graphics(GraphicsType),
-    /// Another part of the domain, or the domain as a whole.
-    Domain,
-}
-
-serialize_as_text!(About, HeadOf);
-
-impl std::fmt::Display for About {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            About::Device(id) => write!(f, "{id}"),
-            About::Graphics(kind) => write!(f, "graphics {kind}"),
-            About::Domain => f.write_str("domain"),
-        }
-    }
-}
+serialize_as_text!(HeadOf);
 
 /// The reason why a domain does not start.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -180,6 +161,12 @@ impl Refusal {
         std::iter::once(self.message.clone())
             .chain(others)
             .collect()
+    }
+
+    /// Returns the subject and the words.
+    #[must_use]
+    pub fn told(&self) -> String {
+        self.about.before(&self.words())
     }
 
     /// Returns the program that refuses.

@@ -372,6 +372,10 @@ fn vfio_device(
     if let Some((_, words, always)) = wrong.min_by_key(|(name, ..)| properties::place(name)) {
         return say(words, always);
     }
+    // The driver opens the device before QEMU asks it for anything.
+    if screens.without_kvm && vgpu.known.finding.facts.kvm {
+        return say(words::NEEDS_KVM, true);
+    }
     // hw/vfio/igd.c: the OpRegion is requested, and the region does not exist
     let opregion = vgpu.switch("x-igd-opregion");
     if opregion == Some(true)

@@ -80,6 +80,10 @@ pub struct Screens {
     /// q35, microvm and virt have it; machines of POWER, s390 and MIPS don't. Any other is assumed
     /// to have it.
     pub has_fw_cfg_dma: bool,
+    /// True if the guest runs without KVM, in QEMU's emulation (`<domain type='qemu'>`).
+    pub without_kvm: bool,
+    /// libvirt's words about the guest on a host without KVM; `None` if the guest needs no KVM.
+    pub refused_without_kvm: Option<String>,
     /// True if the guest's memory is a memfd.
     pub memfd: bool,
     /// The number of `<video>` elements with model `none`.
@@ -94,6 +98,10 @@ pub struct Screens {
     pub desktop: bool,
     /// The errors of libvirt's parser, in its words.
     pub misread: Vec<Misread>,
+    /// The errors that libvirt reports for whole hostdevs of any type.
+    pub unfit: Vec<Misread>,
+    /// True if two hostdevs of any type name the same device of the host.
+    pub has_a_device_twice: bool,
     /// The user's own arguments for QEMU.
     pub arguments: Arguments,
     /// The cards of the user's own arguments that QEMU creates before all others.
@@ -158,6 +166,8 @@ impl Screens {
                     .any(|without| arch.starts_with(without))
             }),
             frontends: frontends(domain, abilities),
+            without_kvm: domain.virt_type == "qemu",
+            refused_without_kvm: refused_without_kvm(domain),
             memfd: domain.memfd,
             none_cards: domain
                 .videos
@@ -172,6 +182,8 @@ impl Screens {
                 .iter()
                 .any(|graphics| graphics.element.attribute("type").as_deref() == Some("desktop")),
             misread: domain.misread.clone(),
+            unfit: domain.unfit.clone(),
+            has_a_device_twice: domain.has_a_device_twice,
             arguments: Arguments::read(domain.arguments.iter().map(|a| a.value.as_str())),
             cards_before: Vec::new(),
             cards_after: Vec::new(),
@@ -209,6 +221,14 @@ impl Screens {
         let mut seen = BTreeSet::new();
         let mut ids = self.vgpus.iter().map(|vgpu| vgpu.id);
         ids.find(|id| !seen.insert(*id))
+    }
+
+    /// Returns the first device whose driver opens it for a KVM VM only, if the guest runs without
+    /// KVM.
+    #[must_use]
+    pub(crate) fn lacks_kvm(&self) -> Option<&Vgpu> {
+        let mut vgpus = self.vgpus.iter();
+        vgpus.find(|vgpu| self.without_kvm && vgpu.known.finding.facts.kvm)
     }
 
     /// Returns whether a part occurs twice that libvirt takes only once, so that nobody knows which
@@ -257,6 +277,18 @@ impl Screens {
         }
         (self.own_dev == Some(true)).then_some(false)
     }
+}
+
+/// Returns the words with which libvirt refuses a guest of type kvm on a host without KVM
+/// (src/qemu/qemu_domain.c, `qemuDomainDefMachinePostParse`; src/qemu/qemu_validate.c,
+/// `qemuValidateDomainDef`; seen with 11.3).
+fn refused_without_kvm(domain: &Domain<'_, '_>) -> Option<String> {
+    let program = domain.program();
+    let program = program.display();
+    (domain.virt_type == "kvm").then(|| match &domain.machine {
+        None => format!("could not get preferred machine for {program} type=kvm"),
+        Some(_) => format!("Emulator '{program}' does not support virt type 'kvm'"),
+    })
 }
 
 /// Returns the emulated cards in the order in which QEMU creates them: the primary cards first, the

@@ -6,8 +6,8 @@
 //! holds for all of its shape.
 //!
 //! A domain has no shape if it contains a part that is not read here: the user's arguments for
-//! QEMU, properties in `qemu:override` other than `display`, `ramfb` and `x-igd-opregion`, or a
-//! display that was not measured. Only a trial of that very domain shows its outcome.
+//! QEMU, properties in `qemu:override` other than `display`, `ramfb` and `x-igd-opregion`, a
+//! display that was not measured, or a device that opens only with KVM. Only a trial of that very domain shows its outcome.
 
 use std::fmt;
 use std::sync::LazyLock;
@@ -55,7 +55,8 @@ impl Shape {
                 .graphics
                 .iter()
                 .any(|graphics| graphics.kind.is_none())
-            || screens.is_ambiguous();
+            || screens.is_ambiguous()
+            || screens.lacks_kvm().is_some();
         if is_unread {
             return None;
         }

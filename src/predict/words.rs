@@ -9,6 +9,10 @@ pub(crate) fn filled(words: &str, with: &str) -> String {
     words.replacen('*', with, 1)
 }
 
+/// A device whose driver opens it for a KVM VM only, and the guest is none (hw/vfio/container.c,
+/// `vfio_get_device`; the words at the end are the kernel's ESRCH). N stands for the group.
+pub(crate) const NEEDS_KVM: &str = "error getting device from group N: No such process";
+
 /// A dmabuf, and no frontend has OpenGL (hw/vfio/display.c, `vfio_display_dmabuf_init`).
 pub(crate) const DMABUF_NEEDS_OPENGL: &str = "vfio-display-dmabuf: opengl not available";
 

@@ -9,9 +9,11 @@ use crate::device::facts::{Display, Reason};
 use crate::device::id::DeviceId;
 use crate::device::record::Record;
 use crate::host::run::{self, Written};
-use crate::host::sysfs::{Device, Host};
+use crate::host::sysfs::{self, Device, Host};
 use crate::host::{Root, Warning};
+use crate::predict::screens::Here;
 use crate::probe::{Answer, Asked, Manner, Prober, ask, may_open};
+use crate::publish::device::name_of;
 use crate::publish::inventory::{Sources, rule_for};
 
 /// The question and its options.
@@ -69,7 +71,7 @@ pub fn ask_and_keep(
     request: &Request<'_>,
 ) -> Outcome {
     let Some(device) = device else {
-        return Outcome::unkept(Answer::none(Reason::Vanished, Step::Find), None);
+        return not_found(root, id);
     };
     // A record must name the driver that answered.
     if device.driver.is_none() {
@@ -131,6 +133,23 @@ pub fn ask_and_keep(
             Some(format!("the record could not be kept: {error}")),
         ),
     }
+}
+
+/// Returns the outcome for a device that is no vfio device of this host.
+fn not_found(root: &Root, id: DeviceId) -> Outcome {
+    let Some(Here::Present { driver, .. }) = sysfs::here(root, id) else {
+        return Outcome::unkept(Answer::none(Reason::Vanished, Step::Find), None);
+    };
+    let at = driver.map_or_else(
+        || "it is bound to no driver".to_owned(),
+        |driver| format!("it is bound to {driver}, which is no vfio driver"),
+    );
+    let command = format!(
+        "virsh -c qemu:///system nodedev-detach {}",
+        name_of(id, None)
+    );
+    let why = format!("{at}: {command} # to vfio-pci, and the host loses it");
+    Outcome::unkept(Answer::none(Reason::NoDriver, Step::Find), Some(why))
 }
 
 /// Returns whether a record only says why the device could not be asked at that moment: the device

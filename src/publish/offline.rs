@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use crate::device::id::DeviceId;
+use crate::device::id::{DeviceId, last_name};
 use crate::host::mdevctl::Definition;
 use crate::host::sysfs::{Device, Parent};
 use crate::publish::inventory::{
@@ -53,10 +53,11 @@ pub fn nodes(sources: &Sources) -> Vec<(String, Node<'_>)> {
     nodes
 }
 
-/// Finds the node device that a user names, by libvirt's name, a UUID, a PCI address, or a parent's
-/// name in sysfs.
+/// Finds the node device that a user names, by libvirt's name, a UUID, a PCI address, or the name or
+/// the directory of a parent in sysfs.
 pub fn find<'a>(sources: &'a Sources, text: &str) -> Option<(String, Node<'a>)> {
     let wanted = DeviceId::from_user(text).ok();
+    let text = last_name(text);
     let means = |(name, node): &(String, Node<'_>)| {
         name == text
             || match node {

@@ -3,18 +3,19 @@
 //!
 //! The facts go in, a value comes out; the command line prints the value.
 
+mod devices;
 mod guests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use crate::device::facts::{Display, Reason};
+use crate::device::facts::Display;
 use crate::device::id::{DeviceId, PciAddress};
 use crate::device::record::FORMAT;
 use crate::domain::GraphicsType;
 use crate::domain::policy::Policy;
-use crate::domain::shell::{operand, quoted};
+use crate::domain::shell::quoted;
 use crate::host::Warning;
 use crate::host::sysfs::Gpu;
 use crate::plan::Level;
@@ -23,6 +24,7 @@ use crate::predict::Shown;
 use crate::publish::gpus::{GpuEntry, Missing, is_of};
 use crate::publish::inventory::{DeviceEntry, Inventory, Sources, State, TypeEntry};
 use crate::publish::unknown::Around;
+use devices::{device, functions, is_bare};
 
 /// The state of a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -219,13 +221,17 @@ pub struct Overview {
     pub worst: Level,
     /// The source of the guests.
     pub guests_from: GuestsFrom,
+    /// The reason why the guests are not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guests_unknown: Option<Problem>,
     /// The numbers.
     pub summary: Summary,
     /// The graphics cards and other parents.
     pub parents: Vec<ParentLine>,
     /// The devices that guests have and the host does not.
     pub absent: Vec<DeviceLine>,
-    /// The guests whose hostdevs name no device, although libvirt demands one.
+    /// The guests whose hostdevs name no device, although libvirt demands one, or whose XML can't be
+    /// read.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub guests: Vec<GuestEntry>,
     /// Warnings about what could not be read.
@@ -259,6 +265,8 @@ pub struct Given<'g> {
     pub domains: &'g [Defined],
     /// The source of the domains.
     pub guests_from: GuestsFrom,
+    /// The reason why the domains are not known.
+    pub guests_unknown: Option<&'g Problem>,
     /// The host's policy.
     pub policy: &'g Policy,
     /// libvirt's URI, for commands.
@@ -307,6 +315,7 @@ pub fn overview(given: Given<'_>, surroundings: &dyn Surroundings) -> Overview {
         kernel: given.inventory.kernel.clone(),
         worst: Level::Info,
         guests_from: given.guests_from,
+        guests_unknown: given.guests_unknown.cloned(),
         summary,
         parents,
         absent,
@@ -329,7 +338,7 @@ fn worst(overview: &Overview) -> Level {
         device.problems.iter().chain(guests)
     });
     let of_guests = overview.guests.iter().flat_map(|guest| &guest.problems);
-    let problems = problems.chain(of_guests);
+    let problems = problems.chain(of_guests).chain(&overview.guests_unknown);
     let levels = problems.map(|problem| problem.level);
     let cards = overview.parents.iter().filter_map(|p| p.missing.as_ref());
     let cards = cards.map(Missing::level);
@@ -493,84 +502,4 @@ fn devices(
         }
     }
     lines
-}
-
-/// Returns whether a device is a virtual function without a vGPU.
-fn is_bare(given: Given<'_>, entry: &DeviceEntry) -> bool {
-    let mut functions = given
-        .sources
-        .host
-        .gpus
-        .iter()
-        .flat_map(|gpu| &gpu.functions);
-    functions.any(|one| DeviceId::Pci(one.address) == entry.id && one.vgpu_type == Some(0))
-}
-
-/// Adds the card itself and its virtual functions to the card's lines, unless they have a line as
-/// vfio devices. A function is added if a guest has it or, with `--all`, in any case; the card only
-/// if a guest has it.
-fn functions(
-    given: Given<'_>,
-    gpu: &Gpu,
-    placed: &BTreeSet<DeviceId>,
-    guests: &mut BTreeMap<DeviceId, Vec<GuestEntry>>,
-    line: &mut ParentLine,
-) {
-    let card = (gpu.pci.address, gpu.driver.clone());
-    let functions = gpu.functions.iter();
-    let functions = functions.map(|one| (one.address, one.driver.clone()));
-    for (address, driver) in std::iter::once(card).chain(functions) {
-        let id = DeviceId::Pci(address);
-        let guests = guests.remove(&id).unwrap_or_default();
-        let is_function = address != gpu.pci.address;
-        if placed.contains(&id) || (guests.is_empty() && !(given.all && is_function)) {
-            continue;
-        }
-        let at = driver.as_deref().map_or_else(
-            || "bound to no driver".to_owned(),
-            |driver| format!("the host's: bound to {driver}"),
-        );
-        line.devices.push(DeviceLine {
-            id,
-            is_whole: !is_function,
-            type_id: None,
-            state: Some(State::Active),
-            driver,
-            display: vec!["unknown".into()],
-            known: at,
-            problems: Vec::new(),
-            guests,
-        });
-    }
-}
-
-fn device(given: Given<'_>, entry: &DeviceEntry, guests: Vec<GuestEntry>) -> DeviceLine {
-    let display = &entry.finding.facts.display;
-    let (known, problems) = match display.reason() {
-        None => (entry.finding.how_known(), Vec::new()),
-        Some(reason) => {
-            let holder = guests.iter().find(|guest| guest.holds_it());
-            let holder = holder.map(|guest| given.operand(&operand(Some(&guest.name), None)));
-            let problem = Problem {
-                level: Level::Warn,
-                text: format!("its display is not known: {}", reason.why()),
-                fixes: given.around.fixes(entry, reason, holder.as_deref()),
-            };
-            // A virtual function without a vGPU has no display, either.
-            let is_dull = *reason == Reason::NoDriver && is_bare(given, entry);
-            let problems = (!is_dull).then_some(problem);
-            (reason.to_string(), problems.into_iter().collect())
-        }
-    };
-    DeviceLine {
-        id: entry.id,
-        is_whole: false,
-        type_id: entry.type_id.clone(),
-        state: Some(entry.state),
-        driver: entry.driver.clone(),
-        display: display_words(display),
-        known,
-        problems,
-        guests,
-    }
 }

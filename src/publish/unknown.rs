@@ -6,7 +6,8 @@ use std::fmt;
 
 use crate::device::facts::Reason;
 use crate::device::id::DeviceId;
-use crate::host::{Root, Warning, read_names, sysfs};
+use crate::host::{Root, Warning, has_kvm, read_names, sysfs};
+pub(crate) use crate::predict::abilities::LOAD_KVM;
 use crate::predict::screens::Here;
 use crate::publish::device::name_of;
 use crate::publish::inventory::{DeviceEntry, State};
@@ -14,8 +15,11 @@ use crate::publish::inventory::{DeviceEntry, State};
 /// The command that loads vfio.
 pub(crate) const LOAD_VFIO: &str = "sudo modprobe vfio_iommu_type1";
 
-/// The command that loads KVM.
-pub(crate) const LOAD_KVM: &str = "sudo modprobe -a kvm_intel kvm_amd # if neither can be loaded, switch on virtualization in the firmware";
+/// The requirement of a driver that opens a device only for a virtual machine, in words.
+pub(crate) const KVM_ONLY: &str = "its driver opens it for a KVM VM only";
+
+/// The reason why a host can't make a virtual machine, in words.
+pub(crate) const NO_KVM: &str = "there is no /dev/kvm";
 
 /// The facts about a host, apart from the device itself, that decide which fixes apply.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -33,10 +37,17 @@ impl Around {
     pub fn read(root: &Root, unasked: Vec<DeviceId>, warnings: &mut Vec<Warning>) -> Self {
         Around {
             groups: groups(root, warnings),
-            kvm: (!root.is_recorded() || root.join("dev").exists())
-                .then(|| root.join("dev/kvm").exists()),
+            kvm: has_kvm(root),
             unasked,
         }
+    }
+
+    /// Returns whether the driver of a device wants a virtual machine that this host can't make.
+    #[must_use]
+    pub fn lacks_kvm(&self, entry: &DeviceEntry) -> bool {
+        let wants_vm = entry.require.iter().any(|hint| hint.name == "kvm")
+            || entry.finding.facts.display.reason() == Some(&Reason::NeedsVm);
+        wants_vm && self.kvm == Some(false)
     }
 
     /// Returns the commands against `reason`, the best first. `holder` is the running domain that

@@ -180,7 +180,11 @@ impl Builder<'_> {
             return refuse(text, end, problem);
         }
         if self.nodes.is_empty() {
-            return refuse(text, end, "there is no element: expected one");
+            let problem = match text.trim().is_empty() {
+                true => "it is empty: expected an element",
+                false => "there is no element: expected one",
+            };
+            return refuse(text, end, problem);
         }
         Ok(())
     }

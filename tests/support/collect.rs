@@ -317,6 +317,7 @@ fn with_abilities(original: &Path, below: &Path) -> Result<PathBuf, Failed> {
         vnc_auto_unix_socket: Some(true),
         spice_tls: Some(true),
         own_dev: Some(true),
+        kvm: None,
         render_nodes: None,
         guests: Guests {
             dbus_daemon_denied: Some(true),

@@ -12,18 +12,79 @@ const CARDS: &str = "--host tests/hosts/nvidia-vfs/root";
 
 /// Returns a test for each shell.
 pub(crate) fn trials() -> Vec<Trial> {
+    let bare = |word: &str| word.to_owned();
     [
-        ("bash", bash as fn(&str) -> Result<Command, Failed>),
-        ("zsh", zsh),
-        ("fish", fish),
+        // What bash inserts has the quotation marks.
+        ("bash", bash as Ask, OPEN_IN_BASH),
+        // compadd and fish add them.
+        ("zsh", zsh, [ODD; 4]),
+        ("fish", fish, [ODD; 4]),
     ]
     .into_iter()
-    .map(|(name, ask)| Trial::test(format!("completions::{name}"), move || completes(ask)))
+    .flat_map(|(name, ask, odd)| {
+        let home = if name == "zsh" { "" } else { "~/" };
+        let file = if name == "bash" {
+            r"a\ b.xml"
+        } else {
+            "a b.xml"
+        };
+        let file = format!("{home}{file}");
+        [
+            Trial::test(format!("completions::{name}"), move || completes(ask)),
+            Trial::test(format!("completions::{name}-quotes"), move || {
+                quotes(ask, &odd.map(bare), &file)
+            }),
+        ]
+    })
     .collect()
 }
 
+/// Makes the call of a shell that completes a command line.
+type Ask = fn(&str) -> Result<Command, Failed>;
+
+/// A guest of a recorded host.
+const ODD: &str = "off <&> it's";
+
+/// What bash inserts for [`ODD`] in the lines of [`quotes`].
+const OPEN_IN_BASH: [&str; 4] = [
+    r"off\ \<\&\>\ it\'s",
+    r"off\ \<\&\>\ it\'s",
+    r"off <&> it'\''s",
+    "off <&> it's",
+];
+
+/// Asks a shell about words with quotation marks, with a tilde, and with commas.
+fn quotes(ask: Ask, odd: &[String], file: &str) -> Result<(), Failed> {
+    let home = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    std::fs::create_dir_all(home.join("sub"))?;
+    std::fs::write(home.join("a b.xml"), "<domain/>")?;
+    let guest = |word: &str| format!("gfxplane {GUESTS} check {word}");
+    let losses = |words: &str| format!("gfxplane fixup {words}");
+    for (line, offered) in [
+        (guest("of"), odd[0].as_str()),
+        (guest(r"off\ \<"), &odd[1]),
+        (guest("'off <"), &odd[2]),
+        (guest("\"off <"), &odd[3]),
+        ("gfxplane check ~/a".into(), file),
+        (losses("--consent remote,"), "remote,video"),
+        (losses("--consent vid"), "video"),
+        // The shell does not replace this tilde.
+        ("gfxplane check '~/a".into(), ""),
+    ] {
+        let found = said(ask(&line)?)?;
+        let offered: Vec<&str> = [offered]
+            .into_iter()
+            .filter(|one| !one.is_empty())
+            .collect();
+        if found != offered {
+            return Err(format!("{line}: {found:?}, not {offered:?}").into());
+        }
+    }
+    Ok(())
+}
+
 /// Asks a shell about command lines. Each has the words that are offered, and words that are not.
-fn completes(ask: fn(&str) -> Result<Command, Failed>) -> Result<(), Failed> {
+fn completes(ask: Ask) -> Result<(), Failed> {
     for (line, offered, not) in [
         (
             "gfxplane nodedev".into(),
@@ -134,13 +195,15 @@ fn said(mut shell: Command) -> Result<Vec<String>, Failed> {
         return Err(String::from_utf8_lossy(&output.stderr).into_owned().into());
     }
     let found = String::from_utf8(output.stdout)?;
-    Ok(found.lines().map(str::to_owned).collect())
+    let words = found.lines().filter(|word| !word.is_empty());
+    Ok(words.map(str::to_owned).collect())
 }
 
 fn bash(line: &str) -> Result<Command, Failed> {
     let mut shell = Command::new("bash");
     shell.args(["--norc", "-c"]).arg(
         "source packaging/completions/bash/gfxplane\n\
+         COMP_WORDBREAKS=$' \\t\\n\"\\'@><=;|&(:'\n\
          COMP_LINE=$1 COMP_POINT=${#1}\n\
          _gfxplane \"${1%% *}\"\n\
          for word in \"${COMPREPLY[@]}\"; do echo \"$word\"; done",
@@ -149,12 +212,17 @@ fn bash(line: &str) -> Result<Command, Failed> {
     Ok(shell)
 }
 
-/// Asks zsh. Outside of its line editor there is no compadd: this one prints the names.
+/// Asks zsh. Outside of its line editor there is neither compadd, which this one prints the words
+/// for, nor compset.
 fn zsh(line: &str) -> Result<Command, Failed> {
     let mut shell = Command::new("zsh");
     shell.args(["-f", "-c"]).arg(
-        "compadd() { print -rl -- $names }\n\
-         words=(\"${(@s: :)1}\") CURRENT=${#words}\n\
+        "compadd() { print -rl -- \"${(@P)argv[-1]}\" }\n\
+         compset() { [[ $PREFIX == '~/'* ]] }\n\
+         words=(\"${(@z)1}\")\n\
+         [[ $1 == *' ' ]] && words+=('')\n\
+         CURRENT=${#words} PREFIX=${words[-1]#[\\'\\\"]}\n\
+         QIPREFIX=${words[-1]%$PREFIX}\n\
          complete_it() { source packaging/completions/zsh/_gfxplane }\n\
          complete_it",
     );

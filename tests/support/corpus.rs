@@ -496,12 +496,7 @@ fn as_libvirt(source: &Source) -> Result<(), Failed> {
 }
 
 /// libvirt's refusals that have nothing to do with screens.
-const OF_OTHERS: [(&str, &str); 12] = [
-    ("hostdev-scsi-duplicate", "a SCSI device"),
-    ("hostdev-scsi-vhost-rawio-invalid", "a SCSI device"),
-    ("hostdev-scsi-vhost-scsi-pci-boot-fail", "a SCSI device"),
-    ("hostdev-scsi-vhost-sgio-invalid", "a SCSI device"),
-    ("hostdev-usb-duplicate", "a USB device"),
+const OF_OTHERS: [(&str, &str); 7] = [
     ("hostdevs-drive-address-conflict", "a SCSI device"),
     (
         "hostdev-subsys-mdev-vfio-ccw-duplicate-address",

@@ -3,7 +3,8 @@
 //! * `message`: what somebody was shown, or `log`: the log of a domain's last start;
 //! * `domain.xml`: the domain that it is about; may be missing with a message;
 //! * `case.toml`: `host` (a folder of `tests/hosts`) or `doctor` (a folder of `tests/doctor`, whose host it
-//!   is), `qemu` and `libvirt` (versions; left out if unknown), `file` if libvirt does not have the domain;
+//!   is), `qemu` and `libvirt` (versions; left out if unknown), `file` if libvirt does not have the domain,
+//!   `connect` if the user named a libvirt;
 //! * `root`: files that the host has beside those of its folder; may be missing;
 //! * `said.txt`: the expected explanation.
 //!
@@ -16,6 +17,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use gfxplane::cli::explain::{tell, tell_log};
 use gfxplane::cli::page::Page;
@@ -25,8 +27,9 @@ use gfxplane::domain::policy::Policy;
 use gfxplane::domain::shell::quoted;
 use gfxplane::explain::causes::{Explanation, explain};
 use gfxplane::explain::doctor::examine;
-use gfxplane::explain::messages::wordings;
-use gfxplane::explain::situation::{Operand, Situation};
+use gfxplane::explain::messages::{Remedy, wordings};
+use gfxplane::explain::names::{Names, Subject};
+use gfxplane::explain::situation::Situation;
 use gfxplane::explain::{find, find_in_any_language, in_log};
 use gfxplane::host::{Root, catalogues};
 use gfxplane::plan::fixup::Surroundings;
@@ -49,6 +52,8 @@ struct Case {
     doctor: Option<String>,
     /// The file's name as the user typed it.
     file: Option<String>,
+    /// libvirt's URI as the user typed it.
+    connect: Option<String>,
     #[serde(flatten)]
     abilities: Abilities,
 }
@@ -131,13 +136,16 @@ fn of_folder(folder: &Path) -> Result<(), Failed> {
         abilities,
     };
     let mut said = Page::without_verdicts();
+    let is_known = folder.join("domain.xml").exists();
+    let subject = match case.file.as_deref() {
+        Some(file) => Subject::File(quoted(file)),
+        None if is_known => Subject::Domain("guest".into()),
+        None => Subject::Unknown,
+    };
+    let names = Names::new(case.connect.as_deref(), subject);
     let (situation, uuid) = match fs::read_to_string(folder.join("domain.xml")) {
         Ok(text) => {
-            let file = case.file.as_deref().map(quoted);
-            let operand = file
-                .as_deref()
-                .map_or(Operand::Domain("guest"), Operand::File);
-            let situation = Situation::of(&text, &here, &Policy::default(), operand)?;
+            let situation = Situation::of(&text, &here, &Policy::default(), &names)?;
             let document = Document::parse(&text)?;
             (Some(situation), Domain::new(&document)?.uuid)
         }
@@ -160,7 +168,7 @@ fn of_folder(folder: &Path) -> Result<(), Failed> {
     let (host, _) = examine::read(&here.root, &|_| Ok(None));
     let explanations: Vec<Explanation> = found
         .iter()
-        .map(|found| explain(found, &host, situation.as_ref()))
+        .map(|found| explain(found, &host, &names, situation.as_ref()))
         .collect();
     for explanation in &explanations {
         fixes(explanation, &here)?;
@@ -177,12 +185,8 @@ fn fixes(explanation: &Explanation, here: &Here) -> Result<(), Failed> {
     let Some(fixed) = &explanation.fixed else {
         return Ok(());
     };
-    let after = Situation::of(
-        &fixed.after,
-        here,
-        &Policy::default(),
-        Operand::Domain("guest"),
-    )?;
+    let names = Names::new(None, Subject::Unknown);
+    let after = Situation::of(&fixed.after, here, &Policy::default(), &names)?;
     let plan = after.plan.ok_or("its vfio devices are gone")?;
     match plan.before.outcome {
         Outcome::No(refusal) => Err(format!("it is still refused: {}", refusal.message).into()),
@@ -243,11 +247,13 @@ fn learned() -> Result<(), Failed> {
 }
 
 /// Checks that each message is found as itself, and explained without a domain: with a cause and a
-/// fix, in which everything is filled in.
+/// fix, in which everything is filled in. A shell can read each command.
 fn each_wording() -> Result<(), Failed> {
     let (host, _) = examine::read(&Root::recorded(tests().join("hosts/lab/root")), &|_| {
         Ok(None)
     });
+    let names = Names::new(Some("qemu:///session"), Subject::Unknown);
+    let mut commands = BTreeSet::new();
     let mut count = 0;
     for (symptom, wording) in wordings() {
         count += 1;
@@ -257,8 +263,14 @@ fn each_wording() -> Result<(), Failed> {
         let [found] = &found[..] else {
             return Err(format!("{said}: found {found:#?}").into());
         };
-        let explanation = explain(found, &host, None);
-        let texts = explanation.fixes.iter().chain([&explanation.cause]);
+        let explanation = explain(found, &host, &names, None);
+        let fixes = explanation.fixes.iter();
+        let texts = fixes.clone().map(Remedy::text);
+        let texts = texts.chain([explanation.cause.as_str()]);
+        commands.extend(fixes.filter_map(|fix| match fix {
+            Remedy::Command(command) => Some(command.clone()),
+            Remedy::Advice(_) => None,
+        }));
         if found.symptom != symptom || explanation.fixes.is_empty() || explanation.cause.is_empty()
         {
             return Err(format!("{said}: {explanation:#?}").into());
@@ -274,6 +286,11 @@ fn each_wording() -> Result<(), Failed> {
     }
     if count < 150 {
         return Err(format!("there are only {count}").into());
+    }
+    let script = commands.into_iter().collect::<Vec<String>>().join("\n");
+    let shell = Command::new("sh").args(["-n", "-c", &script]).output()?;
+    if !shell.status.success() {
+        return Err(String::from_utf8_lossy(&shell.stderr).into_owned().into());
     }
     Ok(())
 }

@@ -230,7 +230,7 @@ fn said(fixed: &Fixed) -> String {
         return "no vfio devices\n".into();
     };
     let _ = writeln!(said, "before: {}", outcome(&plan.before));
-    if let Some(refusal) = &plan.devices {
+    if let Some(refusal) = &plan.host {
         let _ = writeln!(
             said,
             "as the host is: {} refuses, {}: {}",

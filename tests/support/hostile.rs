@@ -198,7 +198,7 @@ const ODD: &[(&str, &str)] = &[
     ("c1a20000-0000-4000-8000-000000000034", "not UTF-8"),
     ("c1a20000-0000-4000-8000-000000000035", "can't be read"),
     ("c1a20000-0000-4000-8000-000000000036", "larger than 64 KiB"),
-    ("rules.d/10-broken.toml", "missing field `source`"),
+    ("rules.d/10-broken.toml", "the key `source` is missing"),
     ("rules.d/30-large.toml", "larger than 64 KiB"),
 ];
 

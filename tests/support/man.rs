@@ -330,11 +330,11 @@ fn usage_of_helper() -> Result<String, Failed> {
     Ok(format!(".EX\n{}.EE\n", usage.replace('-', "\\-")))
 }
 
-/// Returns the words that serde expects, as its error names them: the fields of a table, the words
-/// of a value.
+/// Returns the words that are expected, as an error names them: the keys of a table, the words of a
+/// value.
 fn expected(error: &str) -> Result<BTreeSet<String>, Failed> {
     let (_, words) = error
-        .rsplit_once(", expected ")
+        .rsplit_once(": expected ")
         .ok_or_else(|| format!("this error names nothing that is expected: {error}"))?;
     let mut found: BTreeSet<String> = BTreeSet::new();
     for (index, word) in words.split('`').enumerate() {
@@ -411,9 +411,9 @@ fn settings() -> Result<(), Failed> {
     for (key, body) in keys {
         let error = match refused(&format!("{key} = \"no-word\""))? {
             // The value is a list or a number.
-            error if error.contains("unknown variant") => error,
+            error if error.contains("`no-word`: expected ") => error,
             _ => match refused(&format!("{key} = [\"no-word\"]"))? {
-                error if error.contains("unknown variant") => error,
+                error if error.contains("`no-word`: expected ") => error,
                 _ => String::new(),
             },
         };
@@ -506,7 +506,7 @@ fn rules() -> Result<(), Failed> {
             ),
         ) {
             let error = error.to_string();
-            let (_, rest) = error.split_once("missing field `").ok_or(error.clone())?;
+            let (_, rest) = error.split_once("the key `").ok_or(error.clone())?;
             let field = rest.split('`').next().unwrap_or_default();
             if !body.contains(&format!("\\fB{field}\\fR")) {
                 return Err(format!("{key}: the page does not say {field}").into());

@@ -25,7 +25,39 @@ pub(crate) fn trials() -> Vec<Trial> {
         }
         Ok(())
     });
-    allowed.chain(refused).chain([libvirt]).collect()
+    allowed
+        .chain(refused)
+        .chain([libvirt])
+        .chain(beside_a_libvirt_that_has_it())
+        .collect()
+}
+
+/// Returns the tests of the overlay on a libvirt with the capability, whose own schema has it for
+/// devices: both say the same as the overlay does on a libvirt without.
+fn beside_a_libvirt_that_has_it() -> [Trial; 2] {
+    let all = || {
+        let allowed = ALLOWED.iter().map(|row| (row, true));
+        allowed.chain(REFUSED.iter().map(|row| (row, false)))
+    };
+    let overlay = Trial::test("schema::the-overlay-on-a-libvirt-that-has-it", move || {
+        for ((name, capability), valid) in all() {
+            let found = problems(Against::OverlayOnKnowing, &device(capability))?;
+            if found.is_empty() != valid {
+                return Err(format!("{name}: {found:?}").into());
+            }
+        }
+        Ok(())
+    });
+    let libvirts = Trial::test("schema::a-libvirt-that-has-it", move || {
+        for ((name, capability), valid) in all() {
+            let found = problems(Against::KnowingLibvirt, &device(capability))?;
+            if found.is_empty() != (valid && *name != "a-parent-with-two-types") {
+                return Err(format!("{name}: {found:?}").into());
+            }
+        }
+        Ok(())
+    });
+    [overlay, libvirts]
 }
 
 fn device(capability: &str) -> String {

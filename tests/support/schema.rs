@@ -28,6 +28,10 @@ pub(crate) enum Against {
     Overlays,
     /// libvirt's own `nodedev.rng`.
     Libvirt,
+    /// The `nodedev.rng` of a libvirt that has the capability, as upstream/libvirt would have it.
+    KnowingLibvirt,
+    /// The overlay on such a libvirt.
+    OverlayOnKnowing,
     /// libvirt's own `domain.rng`.
     Domain,
 }
@@ -82,10 +86,10 @@ pub(crate) fn validate_all<'a>(documents: impl Iterator<Item = &'a str>) -> Resu
 impl Against {
     fn path(self) -> PathBuf {
         match self {
-            Against::Overlay | Against::Overlays => {
+            Against::Overlay | Against::Overlays | Against::OverlayOnKnowing => {
                 Path::new(env!("CARGO_MANIFEST_DIR")).join("xml-schemas/gfxplane-nodedev.rng")
             }
-            Against::Libvirt => directory().join("nodedev.rng"),
+            Against::Libvirt | Against::KnowingLibvirt => directory().join("nodedev.rng"),
             Against::Domain => directory().join("domain.rng"),
         }
     }
@@ -95,17 +99,22 @@ impl Against {
         static LIBVIRT: OnceLock<Result<Schema, String>> = OnceLock::new();
         static DOMAIN: OnceLock<Result<Schema, String>> = OnceLock::new();
         static OVERLAYS: OnceLock<Result<Schema, String>> = OnceLock::new();
+        static KNOWING: OnceLock<Result<Schema, String>> = OnceLock::new();
+        static OVERLAY_ON_KNOWING: OnceLock<Result<Schema, String>> = OnceLock::new();
         let schema = match self {
-            Against::Overlay => OVERLAY.get_or_init(|| compile(source(&self.path()))),
-            Against::Libvirt => LIBVIRT.get_or_init(|| compile(source(&self.path()))),
-            Against::Domain => DOMAIN.get_or_init(|| compile(source(&self.path()))),
+            Against::Overlay => OVERLAY.get_or_init(|| compile(source(&self.path()), &Files)),
+            Against::Libvirt => LIBVIRT.get_or_init(|| compile(source(&self.path()), &Files)),
+            Against::Domain => DOMAIN.get_or_init(|| compile(source(&self.path()), &Files)),
+            Against::KnowingLibvirt => {
+                KNOWING.get_or_init(|| compile(knowing(&self.path()), &KnowingFiles))
+            }
+            Against::OverlayOnKnowing => {
+                OVERLAY_ON_KNOWING.get_or_init(|| compile(source(&self.path()), &KnowingFiles))
+            }
             Against::Overlays => OVERLAYS.get_or_init(|| {
                 let base = self.path();
-                compile(Ok(SchemaSource::new(
-                    MANY,
-                    base.to_string_lossy(),
-                    SchemaSyntax::Xml,
-                )))
+                let many = SchemaSource::new(MANY, base.to_string_lossy(), SchemaSyntax::Xml);
+                compile(Ok(many), &Files)
             }),
         };
         schema.as_ref().map_err(Clone::clone)
@@ -125,7 +134,22 @@ const MANY: &str = r#"
 </grammar>
 "#;
 
-fn compile(source: Result<SchemaSource, ResolveError>) -> Result<Schema, String> {
+/// What upstream/libvirt adds to `nodedev.rng`.
+const ADDED: &str = r#"
+  <include href="vfio-display.rng"/>
+  <define name="capability" combine="choice">
+    <element name="capability">
+      <attribute name="type"><value>vfio_display</value></attribute>
+      <ref name="vfioDisplay"/>
+    </element>
+  </define>
+</grammar>
+"#;
+
+fn compile(
+    source: Result<SchemaSource, ResolveError>,
+    files: &impl SchemaResolver,
+) -> Result<Schema, String> {
     if !directory().join("nodedev.rng").is_file() {
         return Err(format!(
             "libvirt's schemas are not in {}: install package libvirt0, or set LIBVIRT_SCHEMAS \
@@ -134,7 +158,18 @@ fn compile(source: Result<SchemaSource, ResolveError>) -> Result<Schema, String>
         ));
     }
     let source = source.map_err(|error| error.to_string())?;
-    Schema::compile(&source, &Files).map_err(|error| format!("{}: {error}", source.base_uri()))
+    Schema::compile(&source, files).map_err(|error| format!("{}: {error}", source.base_uri()))
+}
+
+/// Reads libvirt's `nodedev.rng` as one that has the capability.
+fn knowing(path: &Path) -> Result<SchemaSource, ResolveError> {
+    let text = source(path)?;
+    let text = text.text().replace("</grammar>", ADDED);
+    Ok(SchemaSource::new(
+        text,
+        path.to_string_lossy(),
+        SchemaSyntax::Xml,
+    ))
 }
 
 fn source(path: &Path) -> Result<SchemaSource, ResolveError> {
@@ -155,6 +190,29 @@ impl SchemaResolver for Files {
         match Path::new(href).strip_prefix(INSTALLED) {
             Ok(name) => source(&directory().join(name)),
             Err(_) => source(&Path::new(base_uri).with_file_name(href)),
+        }
+    }
+}
+
+/// Reads the same as [`Files`], but libvirt has the capability: its `nodedev.rng` is that of
+/// [`knowing`], with the `vfio-display.rng` of this checkout beside it.
+struct KnowingFiles;
+
+impl SchemaResolver for KnowingFiles {
+    fn resolve(&self, href: &str, base_uri: &str) -> Result<SchemaSource, ResolveError> {
+        let libvirts = directory().join("nodedev.rng");
+        match href {
+            "vfio-display.rng" if Path::new(base_uri) == libvirts => {
+                let ours = Against::Overlay.path().with_file_name(href);
+                let text = source(&ours)?;
+                Ok(SchemaSource::new(
+                    text.text(),
+                    libvirts.with_file_name(href).to_string_lossy(),
+                    SchemaSyntax::Xml,
+                ))
+            }
+            _ if Path::new(href) == Path::new(INSTALLED).join("nodedev.rng") => knowing(&libvirts),
+            _ => Files.resolve(href, base_uri),
         }
     }
 }

@@ -138,6 +138,7 @@ pub(crate) fn of_bytes(bytes: &[u8]) -> (World, Policy, Wishes) {
         render_nodes: [None, Some(RenderNodes::Missing)][usize::from(byte(3) & 24 == 24)],
         vnc_auto_unix_socket: [None, Some(true)][usize::from(byte(5) & 12 == 12)],
         own_dev: [None, Some(true)][usize::from(byte(5) & 48 == 48)],
+        kvm: None,
         guests: Guests {
             dbus_daemon_denied: [None, Some(true)][usize::from(byte(5) & 192 == 192)],
             apparmor: [None, Some(true)][usize::from(byte(4) & 48 == 48)],

@@ -11,8 +11,7 @@ use crate::plan::{Action, Fix, Note, Plan, Topic};
 use crate::predict::arguments::Device;
 use crate::predict::screens::{Here, Vgpu};
 use crate::predict::{
-    About, Head, HeadOf, Outcome, Prediction, Refusal, Stage, UNKNOWN_LIBVIRT, UNKNOWN_QEMU,
-    viewers,
+    About, Head, HeadOf, Outcome, Prediction, Refusal, UNKNOWN_LIBVIRT, UNKNOWN_QEMU, viewers,
 };
 
 /// The subject of the first line.
@@ -60,9 +59,9 @@ impl SubjectArgs {
             start.fixes.splice(0..0, self.versions(context, because));
         }
         if let Outcome::No(refusal) = &now.outcome
-            && refusal.stage == Stage::Devices
+            && plan.host.as_ref() == Some(refusal)
         {
-            start.fixes = self.devices_fix(surroundings, plan, refusal);
+            start.fixes = vec![self.host_fix(surroundings, plan, refusal)];
         }
         let changes = better.is_some_and(|plan| !plan.changes.is_empty());
         if now.refusal().is_some() && start.fixes.is_empty() && changes {
@@ -85,20 +84,22 @@ impl SubjectArgs {
         report
     }
 
-    /// Returns the fix for a device that libvirt can't prepare.
-    fn devices_fix(
+    /// Returns the fix for a device that libvirt can't prepare, or for KVM.
+    fn host_fix(
         &self,
         surroundings: &HostSurroundings<'_>,
         plan: &Plan,
         refusal: &Refusal,
-    ) -> Vec<String> {
-        let About::Device(id) = refusal.about else {
-            return Vec::new();
+    ) -> String {
+        let fix = match refusal.about {
+            About::Device(id) => {
+                let vgpu = plan.screens.vgpus.iter().find(|vgpu| vgpu.id == id);
+                let is_here = vgpu.is_some_and(|vgpu| vgpu.known.here != Some(Here::Absent));
+                Fix::for_device(id, is_here, surroundings.is_defined(id))
+            }
+            _ => Fix::for_kvm(),
         };
-        let vgpu = plan.screens.vgpus.iter().find(|vgpu| vgpu.id == id);
-        let is_here = vgpu.is_some_and(|vgpu| vgpu.known.here != Some(Here::Absent));
-        let fix = Fix::for_device(id, is_here, surroundings.is_defined(id));
-        vec![self.command(surroundings.context(), &fix)]
+        self.command(surroundings.context(), &fix)
     }
 
     /// Returns the command that names the versions, if the answer depends only on unknown versions.
@@ -203,11 +204,7 @@ fn start(now: &Prediction) -> Line {
         Outcome::Yes => Line::new(START, Verdict::Pass, "starts"),
         Outcome::No(refusal) => {
             let who = refusal.stage.who();
-            let text = format!(
-                "would be refused by {who}: {}: {}",
-                refusal.about,
-                refusal.words()
-            );
+            let text = format!("would be refused by {who}: {}", refusal.told());
             Line::new(START, Verdict::Fail, text)
         }
         Outcome::Doubt { refusal, because } => {

@@ -5,7 +5,34 @@ use std::sync::OnceLock;
 use globset::{Glob, GlobMatcher};
 
 use crate::device::rules::{Match, Rule, RuleText, Subject};
+use crate::device::toml::Step;
 use crate::device::version::Version;
+
+/// A contradiction or a value that can't be used, in a rule that is well-formed.
+#[derive(Debug)]
+pub(super) struct Bad {
+    /// The way to the value, from the rule on.
+    pub(super) way: Vec<Step<'static>>,
+    /// The problem, and what was expected.
+    pub(super) what: String,
+}
+
+impl Bad {
+    pub(super) fn at(
+        way: impl IntoIterator<Item = Step<'static>>,
+        what: impl Into<String>,
+    ) -> Self {
+        Bad {
+            way: way.into_iter().collect(),
+            what: what.into(),
+        }
+    }
+
+    /// Makes the error for a condition.
+    fn of(key: &'static str, what: impl Into<String>) -> Self {
+        Bad::at([Step::Key("match"), Step::Key(key)], what)
+    }
+}
 
 #[derive(Debug, Clone)]
 pub(super) struct Compiled {
@@ -32,59 +59,53 @@ struct Pattern {
     matcher: OnceLock<GlobMatcher>,
 }
 
-pub(super) fn compile(rule: RuleText, file: &str) -> Result<Compiled, String> {
-    let globs = |patterns: &[String]| {
-        patterns
-            .iter()
-            .map(|p| glob(p))
-            .collect::<Result<Vec<_>, _>>()
-    };
-    let version = |text: &Option<String>| match text {
-        Some(text) => Version::parse(text)
-            .map(Some)
-            .ok_or_else(|| format!("{text:?} is no kernel version: expected one like 5.10")),
-        None => Ok(None),
-    };
+pub(super) fn compile(rule: RuleText, file: &str) -> Result<Compiled, Bad> {
     let matches = &rule.matches;
     if *matches == Match::default() {
-        return Err("it has no condition and would match every device".into());
+        let what = "it has no condition and would match every device: expected one, such as driver = [\"…\"]";
+        return Err(Bad::at([Step::Key("match")], what));
     }
-    for attribute in &matches.attribute {
+    for (place, attribute) in matches.attribute.iter().enumerate() {
+        let bad = |key: Option<&'static str>, what| {
+            let way = [Step::Key("match"), Step::Key("attribute"), Step::At(place)];
+            Bad::at(way.into_iter().chain(key.map(Step::Key)), what)
+        };
         let path = std::path::Path::new(&attribute.path);
         let inside = path
             .components()
             .all(|part| matches!(part, std::path::Component::Normal(_)));
         if !inside || attribute.path.is_empty() {
-            return Err(format!(
-                "attribute path {:?} leads out of the device's directory",
+            let what = format!(
+                "attribute path {:?} leads out of the device's directory: expected one below it, such as vendor",
                 attribute.path
-            ));
+            );
+            return Err(bad(Some("path"), what));
         }
         if attribute.is.is_some() == attribute.is_not.is_some() {
-            return Err(format!(
+            let what = format!(
                 "attribute {:?}: expected one of is and is_not",
                 attribute.path
-            ));
+            );
+            return Err(bad(None, what));
         }
     }
-    let vendor = match &matches.vendor {
-        Some(text) => Some(
-            text.strip_prefix("0x")
-                .and_then(|digits| u16::from_str_radix(digits, 16).ok())
-                .ok_or_else(|| format!("{text:?} is no PCI vendor: expected one like 0x8086"))?,
-        ),
-        None => None,
+    let vendor = |text: &String| {
+        let digits = text.strip_prefix("0x");
+        let number = digits.and_then(|digits| u16::from_str_radix(digits, 16).ok());
+        let what = || format!("{text:?} is no PCI vendor: expected one like 0x8086");
+        number.ok_or_else(|| Bad::of("vendor", what()))
     };
+    let class = |text: &String| glob(text).map_err(|what| Bad::of("class", what));
     Ok(Compiled {
-        driver: globs(&matches.driver)?,
-        parent_driver: globs(&matches.parent_driver)?,
-        type_id: globs(&matches.type_id)?,
-        device_api: globs(&matches.device_api)?,
-        address: globs(&matches.address)?,
-        vendor,
-        class: matches.class.as_deref().map(glob).transpose()?,
-        kernel_from: version(&matches.kernel_from)?,
-        kernel_below: version(&matches.kernel_below)?,
+        driver: globs("driver", &matches.driver)?,
+        parent_driver: globs("parent_driver", &matches.parent_driver)?,
+        type_id: globs("type", &matches.type_id)?,
+        device_api: globs("device_api", &matches.device_api)?,
+        address: globs("address", &matches.address)?,
+        vendor: matches.vendor.as_ref().map(vendor).transpose()?,
+        class: matches.class.as_ref().map(class).transpose()?,
+        kernel_from: version("kernel_from", matches.kernel_from.as_deref())?,
+        kernel_below: version("kernel_below", matches.kernel_below.as_deref())?,
         file: file.into(),
         rule: Rule {
             facts: rule.facts()?,
@@ -96,8 +117,26 @@ pub(super) fn compile(rule: RuleText, file: &str) -> Result<Compiled, String> {
     })
 }
 
+fn version(key: &'static str, text: Option<&str>) -> Result<Option<Version>, Bad> {
+    let what = |text| format!("{text:?} is no kernel version: expected one like 5.10");
+    let parsed = |text| Version::parse(text).ok_or_else(|| Bad::of(key, what(text)));
+    text.map(parsed).transpose()
+}
+
+fn globs(key: &'static str, patterns: &[String]) -> Result<Vec<Pattern>, Bad> {
+    let patterns = patterns.iter().enumerate();
+    let read = |(place, pattern): (usize, &String)| {
+        let way = [Step::Key("match"), Step::Key(key), Step::At(place)];
+        glob(pattern).map_err(|what| Bad::at(way, what))
+    };
+    patterns.map(read).collect()
+}
+
 fn glob(pattern: &str) -> Result<Pattern, String> {
-    let glob = Glob::new(pattern).map_err(|error| error.to_string())?;
+    let glob = Glob::new(pattern).map_err(|error| {
+        let problem = error.kind();
+        format!("{pattern:?} is no pattern ({problem}): expected one like nvidia-*, where \\ stands before a [ or {{ that is meant")
+    })?;
     let literal = pattern
         .find(['*', '?', '[', '{', '\\'])
         .unwrap_or(pattern.len());

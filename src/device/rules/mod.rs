@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize};
 use crate::device::evidence::{Evidence, Method};
 use crate::device::facts::{Display, DisplayWords, Edid, Facts, OpRegion, Reason};
 use crate::device::id::PciAddress;
-use matching::{Compiled, compile};
+use crate::device::toml::{BadToml, Step, Toml};
+use matching::{Bad, Compiled, compile};
 
 /// The rules that come with this version, for hosts where the package is not installed.
 pub(crate) const BUILT_IN: &[(&str, &str)] = &[
@@ -54,6 +55,14 @@ pub struct Rule {
     pub open: Open,
 }
 
+/// A file of rules.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RulesFile {
+    #[serde(default)]
+    rule: Vec<RuleText>,
+}
+
 /// A rule as its file has it.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -89,19 +98,27 @@ struct OpRegionText {
 }
 
 impl RuleText {
-    fn facts(&self) -> Result<Option<Facts>, String> {
+    fn facts(&self) -> Result<Option<Facts>, Bad> {
         let Some(display) = self.display.clone() else {
-            let says_more = self.reason.is_some() || self.edid.is_some() || self.opregion.is_some();
-            return if says_more || self.kvm {
-                Err("it states facts without a display: expected display = [\"…\"]".into())
-            } else {
-                Ok(None)
+            let facts = [
+                ("reason", self.reason.is_some()),
+                ("edid", self.edid.is_some()),
+                ("opregion", self.opregion.is_some()),
+                ("kvm", self.kvm),
+            ];
+            return match facts.iter().find(|(_, is_said)| *is_said) {
+                Some((key, _)) => Err(Bad::at(
+                    [Step::Key(key)],
+                    format!("it states `{key}` without a display: expected display = [\"…\"]"),
+                )),
+                None => Ok(None),
             };
         };
         let display = Display::try_from(DisplayWords {
             display,
             reason: self.reason.clone(),
-        })?;
+        });
+        let display = display.map_err(|what| Bad::at([Step::Key("display")], what))?;
         Ok(Some(Facts {
             edid: self.edid.as_ref().map(|edid| Edid {
                 max_xres: edid.max_xres,
@@ -217,51 +234,6 @@ pub struct Subject<'a> {
     pub attributes: Option<&'a BTreeMap<String, String>>,
 }
 
-/// A mistake in a file of rules or settings, with its place.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("line {line}, column {column}: {message}")]
-pub struct BadToml {
-    /// The line, from 1.
-    pub line: usize,
-    /// The column in characters, from 1.
-    pub column: usize,
-    /// The mistake, in one line.
-    pub message: String,
-}
-
-/// Reads TOML.
-///
-/// # Errors
-/// [`BadToml`] if the text is no TOML, or has an unknown key or a wrong value.
-pub fn from_toml<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, BadToml> {
-    toml::from_str(text).map_err(|error| {
-        let end = error.span().map_or(0, |span| span.start);
-        let before = &text[..text.floor_char_boundary(end)];
-        let line = before.rsplit('\n').next().unwrap_or_default();
-        BadToml {
-            line: before.matches('\n').count() + 1,
-            column: line.chars().count() + 1,
-            message: error.message().trim_end().replace('\n', "; "),
-        }
-    })
-}
-
-/// The error for a rules file, or a rule in it, that can't be used.
-#[derive(Debug, thiserror::Error)]
-pub enum BadRules {
-    /// The file is not TOML, or not in the form of rules.
-    #[error(transparent)]
-    Toml(#[from] BadToml),
-    /// A rule contradicts itself or can't be understood.
-    #[error("rule {rule:?}: {what}")]
-    Rule {
-        /// The rule's name.
-        rule: String,
-        /// The problem, and what was expected.
-        what: String,
-    },
-}
-
 /// A set of rules, in the order in which they are tried.
 #[derive(Debug, Clone, Default)]
 pub struct Rules {
@@ -287,23 +259,18 @@ impl Rules {
     /// can replace a rule of the package by its name.
     ///
     /// # Errors
-    /// [`BadRules`]; then none of the file's rules is added.
-    pub fn add_file(&mut self, file: &str, text: &str) -> Result<(), BadRules> {
-        #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct RulesFile {
-            #[serde(default)]
-            rule: Vec<RuleText>,
+    /// [`BadToml`]; then none of the file's rules is added.
+    pub fn add_file(&mut self, file: &str, text: &str) -> Result<(), BadToml> {
+        let toml = Toml::parse(text)?;
+        let mut compiled = Vec::new();
+        for (place, rule) in toml.read::<RulesFile>()?.rule.into_iter().enumerate() {
+            let name = rule.name.clone();
+            compiled.push(compile(rule, file).map_err(|bad| {
+                let start = [Step::Key("rule"), Step::At(place)];
+                let way: Vec<Step<'_>> = start.into_iter().chain(bad.way).collect();
+                toml.mistake(&way, format!("rule {name:?}: {}", bad.what))
+            })?);
         }
-        let parsed: RulesFile = from_toml(text)?;
-        let compiled: Vec<Compiled> = parsed
-            .rule
-            .into_iter()
-            .map(|rule| {
-                let name = rule.name.clone();
-                compile(rule, file).map_err(|what| BadRules::Rule { rule: name, what })
-            })
-            .collect::<Result<_, _>>()?;
         for new in compiled {
             if !self.rules.iter().any(|old| old.rule.name == new.rule.name) {
                 self.rules.push(new);

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::device::facts::Reason;
 use crate::device::id::DeviceId;
 use crate::domain::shell::quoted;
 use crate::explain::doctor::{Host, Line, REINSTALL, Report, Topic, UdevRule, Verdict, listed};
 use crate::publish::inventory::State;
-use crate::publish::unknown::{LOAD_KVM, LOAD_VFIO, if_it_may_be_opened};
+use crate::publish::unknown::{KVM_ONLY, LOAD_KVM, LOAD_VFIO, NO_KVM, if_it_may_be_opened};
 
 /// Checks gfxplane's settings and rules. A file with a mistake is ignored as a whole, which nobody
 /// may notice.
@@ -83,10 +82,8 @@ pub(super) fn devices(host: &Host, holders: &BTreeMap<DeviceId, String>, report:
                 format!("{words}, {how}"),
             );
             line.of(entry.id);
-            let wants_vm = entry.require.iter().any(|hint| hint.name == "kvm");
-            if wants_vm && host.around.kvm == Some(false) {
-                line.more
-                    .push_str("; its driver opens it for a KVM VM only");
+            if host.around.lacks_kvm(entry) {
+                line.more.push_str(&format!("; {KVM_ONLY}"));
                 lacks_kvm(line);
                 line.fix(LOAD_KVM);
             }
@@ -99,7 +96,7 @@ pub(super) fn devices(host: &Host, holders: &BTreeMap<DeviceId, String>, report:
             format!("not known: {}", reason.why()),
         );
         line.of(entry.id);
-        if *reason == Reason::NeedsVm && host.around.kvm == Some(false) {
+        if host.around.lacks_kvm(entry) {
             lacks_kvm(line);
         }
         let holder = holders.get(&entry.id).map(String::as_str);
@@ -113,7 +110,7 @@ pub(super) fn devices(host: &Host, holders: &BTreeMap<DeviceId, String>, report:
 /// create one.
 fn lacks_kvm(line: &mut Line) {
     line.verdict = Verdict::Fail;
-    line.more.push_str("; there is no /dev/kvm");
+    line.more.push_str(&format!("; {NO_KVM}"));
 }
 
 /// Checks for records that nobody believes any more, or that nobody ever believed.

@@ -21,10 +21,12 @@ pub fn guests(overview: &Overview, recording: Recording) -> Vec<Line> {
     }
     match overview.guests_from {
         GuestsFrom::Nowhere => {
-            let more = "libvirt can't be asked, and /etc/libvirt/qemu can't be read";
-            report
-                .unknown(Topic::Guests, what, more)
-                .fix("sudo gfxplane doctor");
+            let problem = overview.guests_unknown.as_ref();
+            let why = problem.map_or("", |problem| &problem.text);
+            let line = report.unknown(Topic::Guests, what, why);
+            for fix in problem.iter().flat_map(|problem| &problem.fixes) {
+                line.fix(fix);
+            }
         }
         _ if guests.is_empty() => {
             report.line(Topic::Guests, what, Verdict::Pass, "none has a vfio device");

@@ -103,6 +103,11 @@ pub(super) fn callouts(host: &Host, report: &mut Report) {
         (true, "gfxplane's callout of mdevctl"),
         (false, "gfxplane's notifier of mdevctl"),
     ] {
+        if callouts && host.is_told_by_libvirt {
+            let more = "not needed: libvirt tells displays by itself";
+            report.line(Topic::Callouts, what, Verdict::Pass, more);
+            continue;
+        }
         let directories = || {
             host.scripts
                 .iter()

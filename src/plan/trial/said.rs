@@ -172,7 +172,7 @@ fn fixes(better: &Plan) -> Vec<String> {
         .iter()
         .filter(|note| note.topic == Topic::Start)
     {
-        said.push(format!("{}: {}", note.about, note.text));
+        said.push(note.about.before(&note.text));
         said.extend(note.fixes.iter().map(|fix| format!("fix: {fix}")));
     }
     said

@@ -144,7 +144,7 @@ impl<'w> World<'w> {
 
     /// Returns whether this libvirt has a check with these limits of versions. An unknown version
     /// counts as the newest or the oldest, as in [`Libvirt::possible`].
-    fn has(&self, since: &[u32], until: &[u32]) -> bool {
+    pub(super) fn has(&self, since: &[u32], until: &[u32]) -> bool {
         match &self.abilities.libvirt {
             Some(version) => {
                 let is_older = |than: &[u32]| *version < Version::of(than);

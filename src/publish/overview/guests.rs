@@ -10,7 +10,7 @@ use crate::domain::{Domain, GraphicsType, Reach};
 use crate::plan::fixup::{Surroundings, fix};
 use crate::plan::{Action, Change, Fix, Level, Plan, Topic, words};
 use crate::predict::screens::{Here, Screens, Vgpu};
-use crate::predict::{About, HeadOf, Outcome, Refusal, Shown, Stage};
+use crate::predict::{About, HeadOf, Outcome, Refusal, Shown};
 use crate::publish::inventory::State;
 use crate::xml::Document;
 
@@ -122,16 +122,14 @@ fn argument(domain: &Defined) -> String {
     operand(Some(&domain.name), read.and_then(|domain| domain.uuid))
 }
 
-/// Returns the entries of a domain whose XML can't be read, for each device that its text names.
+/// Returns the entries of a domain whose XML can't be read: one for each device that its text
+/// names, or one without a device.
 fn unreadable(
     domain: &Defined,
     why: &str,
     summary: &mut Summary,
 ) -> Vec<(Option<DeviceId>, GuestEntry)> {
     let (_, ids) = crate::domain::name_and_devices(&domain.xml);
-    if ids.is_empty() {
-        return Vec::new();
-    }
     summary.guests += 1;
     summary.unknown += 1;
     let problem = Problem {
@@ -140,6 +138,9 @@ fn unreadable(
         fixes: Vec::new(),
     };
     let guest = entry(domain, None, vec![problem]);
+    if ids.is_empty() {
+        return vec![(None, guest)];
+    }
     ids.into_iter()
         .map(|id| (Some(id), guest.clone()))
         .collect()
@@ -228,8 +229,8 @@ impl Seen<'_> {
 
     /// Returns the fixes for a refusal.
     fn fixes(&self, refusal: &Refusal) -> Vec<String> {
-        if refusal.stage == Stage::Devices {
-            return self.ready(refusal);
+        if self.plan.host.as_ref() == Some(refusal) {
+            return vec![self.ready(refusal)];
         }
         let mut fixes: Vec<String> = self.fixup().into_iter().collect();
         let notes = self.better.iter().flat_map(|plan| &plan.notes);
@@ -239,10 +240,10 @@ impl Seen<'_> {
         fixes
     }
 
-    /// Returns the fixes for a device that libvirt can't prepare.
-    fn ready(&self, refusal: &Refusal) -> Vec<String> {
+    /// Returns the fix for a device that libvirt can't prepare, or for KVM.
+    fn ready(&self, refusal: &Refusal) -> String {
         let About::Device(id) = refusal.about else {
-            return Vec::new();
+            return self.command(&Fix::for_kvm());
         };
         let mut vgpus = self.plan.screens.vgpus.iter();
         let here = vgpus.find(|vgpu| vgpu.id == id);
@@ -250,7 +251,7 @@ impl Seen<'_> {
         let devices = &mut self.given.inventory.devices.iter();
         let is_defined = devices.any(|entry| entry.id == id && entry.defined);
         let is_here = matches!(here, Some(Here::Present { .. }));
-        vec![self.command(&Fix::for_device(id, is_here, is_defined))]
+        self.command(&Fix::for_device(id, is_here, is_defined))
     }
 
     /// Returns the problems of one device's screen.

@@ -24,7 +24,7 @@ fn taken() {
 #[test]
 fn refused() {
     for (text, place, expected) in [
-        ("", (1, 1), "expected one"),
+        ("", (1, 1), "expected an element"),
         (
             " <?xml version='1.0'?><a/>",
             (1, 2),

@@ -58,7 +58,8 @@ def _capability(displays, options, method="probe"):
     lines += ["<display type='%s'/>" % display for display in displays.split(",")]
     lines += ["<require>"]
     lines += [
-        "<option scope='%s' name='%s' value='%s'/>" % tuple(option.replace("=", ".", 1).split(".", 2))
+        "<option scope='%s' name='%s' value='%s'/>"
+        % tuple(option.replace("=", ".", 1).split(".", 2))
         for option in options.split()
     ]
     lines += ["</require>", "<evidence method='%s'/>" % method, "</capability>"]

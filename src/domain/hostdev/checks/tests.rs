@@ -1,0 +1,30 @@
+use crate::domain::tests::with;
+
+/// The rows of tests/vm/hostdevs.tsv: devices, libvirt 11.3's words, and 9.0's if they are others.
+/// `tests/vm/test messages` asks these versions. Checks that are not of the single hostdev stand in
+/// the tables of `predict::libvirt`.
+#[test]
+fn hostdevs_that_libvirt_refuses() {
+    let elsewhere = ["Unsupported address type"];
+    for row in include_str!("../../../../tests/vm/hostdevs.tsv").lines() {
+        let [xml, new, rest @ ..] = &row.split('\t').collect::<Vec<_>>()[..] else {
+            panic!("{row}");
+        };
+        let old = rest.first().unwrap_or(new);
+        for (version, words) in [(&[11, 3][..], new), (&[9, 0], old)] {
+            let words = words.replace("VIRT", "kvm");
+            let found = with(xml, |domain| {
+                let all = domain.misread.iter().chain(&domain.unfit);
+                let mut all = all.filter(|error| {
+                    error.since <= version && (error.until.is_empty() || version < error.until)
+                });
+                let first = all.next().map(|error| error.message.clone());
+                let twice = "Hostdev already exists in the domain configuration";
+                first.or(domain.has_a_device_twice.then(|| twice.to_owned()))
+            });
+            let is_elsewhere = elsewhere.iter().any(|start| words.starts_with(start));
+            let expected = (words != "-" && !is_elsewhere).then_some(words);
+            assert_eq!(found, expected, "libvirt {version:?}: {xml}");
+        }
+    }
+}

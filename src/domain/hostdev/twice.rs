@@ -1,0 +1,84 @@
+//! Finds out whether two hostdevs of a domain name the same device of the host.
+
+use std::collections::HashSet;
+
+use super::checks::kind;
+use super::{parse_number, parse_uuid};
+use crate::xml::Element;
+
+/// Returns whether two of the interfaces and hostdevs name the same device of the host
+/// (src/conf/domain_conf.c, `virDomainHostdevMatch`). Each has its alias with it.
+pub(in crate::domain) fn twice(hostdevs: &[(Element<'_, '_>, String)]) -> bool {
+    let mut seen: HashSet<String> = HashSet::new();
+    hostdevs.iter().any(|(hostdev, _)| {
+        let keys = keys(*hostdev);
+        let is_there = keys.iter().any(|key| seen.contains(key));
+        // Later ones are compared with the address of a USB device if it has one, and otherwise
+        // with its vendor and product.
+        seen.extend(keys.into_iter().next());
+        is_there
+    })
+}
+
+/// Returns the texts by which libvirt finds the same device in another hostdev, the text that an
+/// earlier one is found by first. Empty for a hostdev that can't be read.
+fn keys(hostdev: Element<'_, '_>) -> Vec<String> {
+    let Some((kind, source)) = kind(hostdev).zip(hostdev.child("source")) else {
+        return Vec::new();
+    };
+    let number = |element: Option<Element<'_, '_>>, name: &str| {
+        let text = element.and_then(|element| element.attribute(name));
+        text.and_then(|text| parse_number(&text)).unwrap_or(0)
+    };
+    let address = source.child("address");
+    let at = |names: &[&str]| -> String {
+        let values = names.iter().map(|name| number(address, name).to_string());
+        values.collect::<Vec<_>>().join(":")
+    };
+    let text = |name| source.attribute(name).unwrap_or_default();
+    match kind.as_str() {
+        "usb" => {
+            let id = |name| number(source.child(name), "id");
+            let bus = format!("usb at {}", at(&["bus", "device"]));
+            let ids = format!("usb {:04x}:{:04x}", id("vendor"), id("product"));
+            let has_address = number(address, "bus") != 0 && number(address, "device") != 0;
+            if has_address {
+                vec![bus, ids]
+            } else {
+                vec![ids, bus]
+            }
+        }
+        "pci" => vec![format!(
+            "pci {}",
+            at(&["domain", "bus", "slot", "function"])
+        )],
+        "scsi" if text("protocol") == "iscsi" => {
+            let host = source.child("host");
+            let host = |name| {
+                host.and_then(|host| host.attribute(name))
+                    .unwrap_or_default()
+            };
+            vec![format!(
+                "iscsi {}:{} {}",
+                host("name"),
+                host("port"),
+                text("name")
+            )]
+        }
+        "scsi" => {
+            let adapter = source.child("adapter");
+            let adapter = adapter.and_then(|adapter| adapter.attribute("name"));
+            let at = at(&["bus", "target", "unit"]);
+            vec![format!("scsi {} {at}", adapter.unwrap_or_default())]
+        }
+        "scsi_host" => vec![format!("scsi_host {}", text("wwpn"))],
+        "mdev" => {
+            let uuid = address.and_then(|address| address.attribute("uuid"));
+            let uuid = uuid.and_then(|uuid| parse_uuid(&uuid));
+            uuid.map(|uuid| format!("mdev {uuid}"))
+                .into_iter()
+                .collect()
+        }
+        _ => Vec::new(),
+    }
+}

@@ -1,0 +1,105 @@
+//! The lines of the devices: what is known of each display, and what is wrong.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{DeviceLine, Given, GuestEntry, ParentLine, Problem, display_words};
+use crate::device::facts::Reason;
+use crate::device::id::DeviceId;
+use crate::domain::shell::operand;
+use crate::host::sysfs::Gpu;
+use crate::plan::Level;
+use crate::publish::inventory::{DeviceEntry, State};
+use crate::publish::unknown::{KVM_ONLY, LOAD_KVM, NO_KVM};
+
+/// Returns whether a device is a virtual function without a vGPU.
+pub(super) fn is_bare(given: Given<'_>, entry: &DeviceEntry) -> bool {
+    let mut functions = given
+        .sources
+        .host
+        .gpus
+        .iter()
+        .flat_map(|gpu| &gpu.functions);
+    functions.any(|one| DeviceId::Pci(one.address) == entry.id && one.vgpu_type == Some(0))
+}
+
+/// Adds the card itself and its virtual functions to the card's lines, unless they have a line as
+/// vfio devices. A function is added if a guest has it or, with `--all`, in any case; the card only
+/// if a guest has it.
+pub(super) fn functions(
+    given: Given<'_>,
+    gpu: &Gpu,
+    placed: &BTreeSet<DeviceId>,
+    guests: &mut BTreeMap<DeviceId, Vec<GuestEntry>>,
+    line: &mut ParentLine,
+) {
+    let card = (gpu.pci.address, gpu.driver.clone());
+    let functions = gpu.functions.iter();
+    let functions = functions.map(|one| (one.address, one.driver.clone()));
+    for (address, driver) in std::iter::once(card).chain(functions) {
+        let id = DeviceId::Pci(address);
+        let guests = guests.remove(&id).unwrap_or_default();
+        let is_function = address != gpu.pci.address;
+        if placed.contains(&id) || (guests.is_empty() && !(given.all && is_function)) {
+            continue;
+        }
+        let at = driver.as_deref().map_or_else(
+            || "bound to no driver".to_owned(),
+            |driver| format!("the host's: bound to {driver}"),
+        );
+        line.devices.push(DeviceLine {
+            id,
+            is_whole: !is_function,
+            type_id: None,
+            state: Some(State::Active),
+            driver,
+            display: vec!["unknown".into()],
+            known: at,
+            problems: Vec::new(),
+            guests,
+        });
+    }
+}
+
+/// Returns the line of a device that this host has.
+pub(super) fn device(given: Given<'_>, entry: &DeviceEntry, guests: Vec<GuestEntry>) -> DeviceLine {
+    let display = &entry.finding.facts.display;
+    let lacks_kvm = given.around.lacks_kvm(entry);
+    let (known, problems) = match display.reason() {
+        None => {
+            let problem = lacks_kvm.then(|| Problem {
+                level: Level::Fail,
+                text: format!("{KVM_ONLY}; {NO_KVM}"),
+                fixes: vec![LOAD_KVM.into()],
+            });
+            (entry.finding.how_known(), problem.into_iter().collect())
+        }
+        Some(reason) => {
+            let holder = guests.iter().find(|guest| guest.holds_it());
+            let holder = holder.map(|guest| given.operand(&operand(Some(&guest.name), None)));
+            let (level, kvm) = match lacks_kvm {
+                true => (Level::Fail, format!("; {NO_KVM}")),
+                false => (Level::Warn, String::new()),
+            };
+            let problem = Problem {
+                level,
+                text: format!("its display is not known: {}{kvm}", reason.why()),
+                fixes: given.around.fixes(entry, reason, holder.as_deref()),
+            };
+            // A virtual function without a vGPU has no display, either.
+            let is_dull = *reason == Reason::NoDriver && is_bare(given, entry);
+            let problems = (!is_dull).then_some(problem);
+            (reason.to_string(), problems.into_iter().collect())
+        }
+    };
+    DeviceLine {
+        id: entry.id,
+        is_whole: false,
+        type_id: entry.type_id.clone(),
+        state: Some(entry.state),
+        driver: entry.driver.clone(),
+        display: display_words(display),
+        known,
+        problems,
+        guests,
+    }
+}
