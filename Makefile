@@ -76,6 +76,7 @@ advisories: setup setup-deny
 	$(DENY) check advisories
 
 # One machine test: make test-vm-openers [SUITE=sid] [MACHINE=--pc] [ARGUMENTS=test_busy] [FULL=1]
+# test-vm-upstream LIBVIRT=ARCHIVE.tar.gz is on request: upstream/libvirt/build makes the archive, and no other target does.
 test-vm-%: deb
 	tests/vm/test $* $(SUITE) $(DEB) $(MACHINE) $(ARGUMENTS)
 
