@@ -14,7 +14,7 @@ const CARDS: &str = "--host tests/hosts/nvidia-vfs/root";
 pub(crate) fn trials() -> Vec<Trial> {
     let bare = |word: &str| word.to_owned();
     [
-        // What bash inserts has the quotation marks.
+        // The text that bash inserts has the quotation marks.
         ("bash", bash as Ask, OPEN_IN_BASH),
         // compadd and fish add them.
         ("zsh", zsh, [ODD; 4]),
@@ -45,7 +45,7 @@ type Ask = fn(&str) -> Result<Command, Failed>;
 /// A guest of a recorded host.
 const ODD: &str = "off <&> it's";
 
-/// What bash inserts for [`ODD`] in the lines of [`quotes`].
+/// The text that bash inserts for [`ODD`] in the lines of [`quotes`].
 const OPEN_IN_BASH: [&str; 4] = [
     r"off\ \<\&\>\ it\'s",
     r"off\ \<\&\>\ it\'s",

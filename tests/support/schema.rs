@@ -134,7 +134,7 @@ const MANY: &str = r#"
 </grammar>
 "#;
 
-/// What upstream/libvirt adds to `nodedev.rng`.
+/// The schema that upstream/libvirt adds to `nodedev.rng`.
 const ADDED: &str = r#"
   <include href="vfio-display.rng"/>
   <define name="capability" combine="choice">
