@@ -117,7 +117,7 @@ const EXPECTED: [(&str, &str); 8] = [
 
 /// Says a mistake that serde has found in words of TOML.
 fn plain(message: &str) -> String {
-    let Some((wrong, expected)) = message.split_once(", expected ") else {
+    let Some((wrong, expected)) = message.rsplit_once(", expected ") else {
         return match message.strip_prefix("missing field ") {
             Some(key) => format!("the key {key} is missing"),
             None => message.replace("wanted string or table", "expected a text in quotes"),
@@ -178,6 +178,10 @@ mod tests {
     fn mistakes_are_told_in_words_of_toml() {
         for (text, said) in [
             ("word = 'x'", "1, column 8: `x`: expected `here` or `there`"),
+            (
+                "word = 'x, expected y'",
+                "1, column 8: `x, expected y`: expected `here` or `there`",
+            ),
             ("word = 7", "1, column 8: expected a text in quotes"),
             ("\nnumber = 'x'", "2, column 10: \"x\": expected a number"),
             ("flag = 7.5", "1, column 8: 7.5: expected true or false"),
