@@ -120,20 +120,27 @@ class Client:
                 new.write_text(json.dumps(expected))
                 new.rename(self.state)
 
-    def find(self, slot):
+    def if_there(self, function, *arguments):
+        """What the call returns; None if libvirt has no such domain."""
         try:
-            return self.call(self.connection.lookupByUUIDString, slot["uuid"])
+            return self.call(function, *arguments)
         except libvirt.libvirtError as error:
             if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                 return None
             raise
 
+    def find(self, slot):
+        return self.if_there(self.connection.lookupByUUIDString, slot["uuid"])
+
     def definition(self, slot):
         """The persistent definition, kept among those that were seen."""
         domain = self.find(slot)
-        if domain is None or not self.call(domain.isPersistent):
+        # An undefined domain that runs is gone once another client destroys it, for which nobody takes the lock.
+        if domain is None or not self.if_there(domain.isPersistent):
             return None, None
-        xml = self.call(domain.XMLDesc, self.SECURE)
+        xml = self.if_there(domain.XMLDesc, self.SECURE)
+        if xml is None:
+            return None, None
         file = self.directory / "seen" / (hashlib.sha256(bare(xml).encode()).hexdigest()[:24] + ".xml")
         if not file.exists():
             new = file.with_suffix(f".{self.name}")
