@@ -23,6 +23,7 @@ use virt::connect::Connect;
 
 const URI: &str = "test:///default";
 const UUID: &str = "5a1ade00-0000-4000-8000-000000000001";
+const OTHER: &str = "5a1ade00-0000-4000-8000-000000000003";
 const VGPU: &str = "c1a20000-0000-4000-8000-000000000002";
 
 /// The test driver as if its domains were QEMU's. It has only domains of its own type and
@@ -226,16 +227,22 @@ impl Host {
     }
 
     fn fix(&self) {
+        self.fix_domain("guest");
+    }
+
+    fn fix_domain(&self, name: &str) {
         let versions = ["--qemu", "10.0.13", "--libvirt-version", "11.3.0"];
-        let (code, _) = self.run(&[&["fixup", "--define", "guest"][..], &versions].concat());
+        let (code, _) = self.run(&[&["fixup", "--define", name][..], &versions].concat());
         assert_eq!(code, 0);
     }
 }
 
 impl Drop for Host {
     fn drop(&mut self) {
-        if let Ok(domain) = self.connection.lookup_domain_by_uuid_string(UUID) {
-            let _ = domain.undefine();
+        for uuid in [UUID, OTHER] {
+            if let Ok(domain) = self.connection.lookup_domain_by_uuid_string(uuid) {
+                let _ = domain.undefine();
+            }
         }
     }
 }
@@ -329,6 +336,52 @@ fn fixed_undone_and_given_back() {
         .arg(host.directory.path().join("var"))
         .output();
     assert_eq!(everything.unwrap().stdout, b"");
+}
+
+#[test]
+fn all_domains_are_undone_but_those_in_which_somebody_is_faster() {
+    let host = Host::new();
+    let other = domain()
+        .replace(UUID, OTHER)
+        .replace("<name>guest<", "<name>other<");
+    host.define(&other);
+    let xml_of = |uuid: &str| host.libvirt.definition(uuid, true).unwrap().xml;
+    assert_eq!(host.run(&["undo", "--all"]), (0, String::new()));
+    let before = [UUID, OTHER].map(xml_of);
+    host.fix_domain("guest");
+    host.fix_domain("other");
+    let fixed = [UUID, OTHER].map(xml_of);
+
+    let (code, diffs) = host.run(&["undo", "--all", "--print-diff"]);
+    assert_eq!((code, diffs.matches("-      <gl enable").count()), (0, 2));
+    assert_eq!([UUID, OTHER].map(xml_of), fixed);
+    assert!(Verb::try_parse_from(["gfxplane", "undo", "--all", "guest"]).is_err());
+    assert!(Verb::try_parse_from(["gfxplane", "undo"]).is_err());
+
+    // Whichever comes first meets somebody else's change.
+    let theirs = fixed[0].replace(
+        "<name>guest</name>",
+        "<name>guest</name><title>theirs</title>",
+    );
+    *host.libvirt.meddler.lock().unwrap() = Some(hidden(&theirs));
+    let (code, _) = host.run(&["undo", "--all"]);
+    let now = [UUID, OTHER].map(xml_of);
+    assert!(now[0].contains("theirs"), "{}", now[0]);
+    let undone = now.iter().filter(|xml| !xml.contains("<gl")).count();
+    assert!(
+        (code, undone) == (3, 1) || (code, undone) == (0, 2),
+        "{code}: {now:?}"
+    );
+
+    assert_eq!(host.run(&["undo", "--all"]).0, 0);
+    assert_eq!(xml_of(OTHER), before[1]);
+    assert!(!host.xml().contains("<gl") && host.xml().contains("theirs"));
+    let mut problems = Vec::new();
+    assert!(
+        host.state()
+            .hands_off(OTHER.parse().unwrap(), &mut problems)
+    );
+    assert_eq!(host.run(&["undo", "--all"]), (0, String::new()));
 }
 
 #[test]

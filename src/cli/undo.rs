@@ -4,14 +4,15 @@ use std::io::Write;
 
 use crate::cli::End;
 use crate::cli::fixup::diff;
+
 use crate::domain::name_and_devices;
 use crate::host::log::{By, Entry, What};
-use crate::host::state::{Round, now};
+use crate::host::state::{Round, State, now};
 use crate::libvirt::replace;
 use crate::libvirt::{Context, Failure};
 use crate::plan::undo::{Undone, undo_all};
 
-/// Undo what gfxplane changed in a domain
+/// Undo what gfxplane changed in domains
 ///
 /// Puts old values back where gfxplane's still stand. What somebody has changed since is named
 /// and left alone. From then on the daemon leaves the domain alone, until `gfxplane policy` or
@@ -19,12 +20,16 @@ use crate::plan::undo::{Undone, undo_all};
 #[derive(Debug, clap::Args)]
 pub struct Undo {
     /// A domain of this machine's libvirt (name or UUID)
-    domain: String,
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    domain: Option<String>,
+    /// Undo the changes of all domains, for example before the package is removed
+    #[arg(long)]
+    all: bool,
     /// Print the difference, and change nothing
     #[arg(long, alias = "diff")]
     print_diff: bool,
     /// Print the XML, and change nothing
-    #[arg(long)]
+    #[arg(long, conflicts_with = "all")]
     print_xml: bool,
     /// Print what would be put back, and change nothing
     #[arg(long)]
@@ -37,7 +42,7 @@ impl Undo {
     /// # Errors
     /// libvirt can't be reached or refuses the definition; the remembered changes can't be read;
     /// the daemon can't be told. If none of our changes still stands, that is no error but exit
-    /// code 1.
+    /// code 1. Of all domains, one that fails is no error but exit code 3.
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         let Some(state) = context.state() else {
             let problem = "only what was done to domains of this machine's own libvirt (qemu:///system) is remembered: leave -c and --root out";
@@ -48,28 +53,70 @@ impl Undo {
                 "what was done can't be read: {error}: run this as root"
             ))
         })?;
+        if let Some(domain) = &self.domain {
+            return self.undo(context, &state, domain, out);
+        }
+        let mut domains = context.libvirt.all_persistent()?;
+        domains.retain(|domain| {
+            // Its own undo says why a memory can't be read.
+            let mut problems = Vec::new();
+            domain.parse().is_ok_and(|uuid| {
+                !state.undo_stack(uuid, &mut problems).is_empty() || !problems.is_empty()
+            })
+        });
+        if domains.is_empty() {
+            context.say("there is nothing to undo: no change of any domain is remembered");
+        }
+        let mut end = End::Done;
+        for domain in domains {
+            match self.undo(context, &state, &domain, out) {
+                Ok(End::Done) => {}
+                Ok(_) if end == End::Lacking => {}
+                Ok(other) => end = other,
+                Err(error) => {
+                    context.say(&format!("{domain} stays as it is: {error:#}"));
+                    end = End::Lacking;
+                }
+            }
+        }
+        Ok(end)
+    }
+
+    /// Undoes our changes of one domain.
+    fn undo(
+        &self,
+        context: &Context,
+        state: &State,
+        domain: &str,
+        out: &mut dyn Write,
+    ) -> anyhow::Result<End> {
         let shows = self.print_diff || self.print_xml || self.dry_run;
         // A definition without its passwords must never be written back, and one with them never
         // shown.
-        let before = context.libvirt.definition(&self.domain, !shows)?;
+        let before = context.libvirt.definition(domain, !shows)?;
+        let (name, _) = name_and_devices(&before.xml);
+        let say = |text: &str| match self.all {
+            true => context.say(&format!("{name}: {text}")),
+            false => context.say(text),
+        };
         let uuid = before.uuid.parse()?;
         let mut warnings = Vec::new();
         let rounds = state.undo_stack(uuid, &mut warnings);
         let was_left_alone = state.hands_off(uuid, &mut warnings);
         context.warn(&warnings);
         if rounds.is_empty() {
-            context.say("there is nothing to undo: no change of this domain is remembered");
+            say("there is nothing to undo: no change of this domain is remembered");
             return Ok(End::Refused);
         }
         let undone = undone(&before.xml, &rounds)?;
         for what in &undone.put_back {
-            context.say(what);
+            say(what);
         }
         for why in &undone.passed_over {
-            context.say(&format!("passed over: {why}"));
+            say(&format!("passed over: {why}"));
         }
         if undone.put_back.is_empty() {
-            context.say("nothing was changed: nothing of what was done still stands");
+            say("nothing was changed: nothing of what was done still stands");
             return Ok(End::Refused);
         }
         if self.print_diff {
@@ -79,10 +126,9 @@ impl Undo {
             out.write_all(undone.text.as_bytes())?;
         }
         if shows {
-            context.say("nothing was changed");
+            say("nothing was changed");
             return Ok(End::Done);
         }
-        let (name, _) = name_and_devices(&before.xml);
         // This comes first, because the daemon hears of the new definition at once.
         state.set_hands_off(uuid, &name, true).map_err(|error| {
             Failure::Environment(format!(
@@ -91,15 +137,15 @@ impl Undo {
         })?;
         if let Err(failure) = replace(context.libvirt.as_ref(), &before, &undone.text) {
             if let Err(error) = state.set_hands_off(uuid, &name, was_left_alone) {
-                context.say(&format!(
+                say(&format!(
                     "warning: the daemon still stays away from the domain: {error}"
                 ));
             }
             return Err(failure.into());
         }
-        context.say("the domain was defined as it was; the daemon stays away from it");
+        say("the domain was defined as it was; the daemon stays away from it");
         if before.is_active {
-            context.say("changes take effect after the domain is fully powered off");
+            say("changes take effect after the domain is fully powered off");
         }
         let mut entry = Entry::new(now(), What::Undone, By::Undo, &name, Some(uuid));
         entry = entry.said(&undone.put_back);
@@ -109,7 +155,7 @@ impl Undo {
         }
         let written = state.clear_undo(uuid).and(state.append(&entry));
         if let Err(error) = written {
-            context.say(&format!(
+            say(&format!(
                 "warning: that it was undone is not noted: {error}"
             ));
         }
