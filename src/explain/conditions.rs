@@ -73,9 +73,10 @@ impl<'a> About<'a> {
                 let shows = self.vgpus().any(|vgpu| vgpu.display);
                 !shows && self.vgpus().any(|vgpu| self.is_whole(vgpu.id))
             }
-            Condition::Pci => {
+            Condition::Pci | Condition::Mdev => {
                 let is_pci = |id: &DeviceId| matches!(id, DeviceId::Pci(_));
-                !devices.is_empty() && devices.iter().all(is_pci)
+                let pci = condition == Condition::Pci;
+                !devices.is_empty() && devices.iter().all(|id| is_pci(id) == pci)
             }
             Condition::Nvidia => devices.iter().any(|id| self.is_of(*id, NVIDIA, "nvidia")),
             Condition::Intel => devices.iter().any(|id| self.is_of(*id, INTEL, "i915")),

@@ -112,6 +112,8 @@ pub(crate) enum Condition {
     Whole,
     /// The device is a PCI device, and no mediated one.
     Pci,
+    /// The device is a mediated one.
+    Mdev,
     /// The device is NVIDIA's.
     Nvidia,
     /// The device is Intel's.

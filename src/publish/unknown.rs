@@ -125,8 +125,12 @@ pub struct Member {
 impl Member {
     /// Returns whether the member's driver keeps the group from being handed out. The kernel lets a
     /// group have members without a driver, with a vfio driver or pci-stub, and bridges
-    /// (drivers/iommu/iommu.c, `driver_managed_dma`; drivers/pci/pcie/portdrv.c).
+    /// (drivers/iommu/iommu.c, `driver_managed_dma`; drivers/pci/pcie/portdrv.c). A mediated device
+    /// is alone in its group, and its driver is one for guests, whatever its name.
     pub fn is_in_the_way(&self) -> bool {
+        if matches!(self.id, DeviceId::Mdev(_)) {
+            return false;
+        }
         let driver = self.driver.as_deref().unwrap_or("pci-stub");
         !driver.contains("vfio") && !matches!(driver, "pci-stub" | "pcieport")
     }

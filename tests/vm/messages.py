@@ -144,6 +144,13 @@ def test_a_hook_that_libvirtd_has_not_seen():
 def test_what_qemu_and_libvirt_say_is_known():
     """Each message, as virsh shows it and as it stands in the log; and the fix that is named first is one."""
     by_itself(True)
+    try:
+        fail_and_fix()
+    finally:
+        by_itself(False)
+
+
+def fail_and_fix():
     vnc = "<graphics type='vnc'/>"
     spice = "<graphics type='spice' autoport='yes'><listen type='address' address='127.0.0.1'/></graphics>"
     for name, device, graphics, symptom, in_log in (
@@ -181,9 +188,10 @@ def test_what_qemu_and_libvirt_say_is_known():
         out(fix)
         out(f"virsh start --paused {name}")
         code, after, err = explain(f"--domain {name}")
-        equal((code, after["explained"], after["log"]["started"]), (0, [], True), err)
+        equal((code, after["log"]["started"]), (0, True), err)
+        # QEMU resets a device when it starts, and mbochs offers no reset.
+        assert all("this message is harmless" in one["cause"] for one in after["explained"]), after
         forget(name)
-    by_itself(False)
 
 
 def test_hostdevs_that_libvirt_refuses():
