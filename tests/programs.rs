@@ -558,6 +558,7 @@ fn messages_logs_and_hosts_are_explained() {
     host.write("var/log/libvirt/qemu/guest.log", &log);
     let xml = case("log-dmabuf-without-opengl").join("domain.xml");
     let xml = xml.to_str().unwrap();
+    host.write("etc/libvirt/qemu/guest.xml", &read(xml.into()));
     let alone = Alone::new();
     let explain = |arguments: &[&str]| {
         let mut all = vec!["--root", host.path(), "explain"];
@@ -571,6 +572,10 @@ fn messages_logs_and_hosts_are_explained() {
         (&[known][..], 0, ""),
         (&[known, "--domain", xml], 0, ""),
         (&["--domain", xml], 0, ""),
+        // The recording has it.
+        (&["--domain", "guest"], 0, ""),
+        (&["--domain", ""], 2, "the name of the domain is empty"),
+        (&[""], 2, "the message is empty"),
         (&["no space left on device"], 1, "is not known"),
         (&["--json", "no space left on device"], 1, "is not known"),
         (&["kein Gerät"], 1, "LC_ALL=C"),
@@ -618,6 +623,7 @@ fn messages_logs_and_hosts_are_explained() {
     );
 
     // As the host was recorded nobody looked for what doctor wants.
+    fs::remove_file(host.0.path().join("etc/libvirt/qemu/guest.xml")).unwrap();
     let output = run(TOOL, &["--root", host.path(), "doctor", "--json"]);
     ends(&output, 0, "");
     let said = json(&output);

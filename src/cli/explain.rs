@@ -118,6 +118,10 @@ impl Explain {
             Some("-") => Some(from_stdin(context)?),
             other => other.map(str::to_owned),
         };
+        if message.as_deref().is_some_and(|text| text.trim().is_empty()) {
+            let problem = "the message is empty: expected the words of QEMU, libvirt or the kernel";
+            return Err(Failure::Usage(problem.into()).into());
+        }
         let known = |text: &str| find_in_any_language(text, catalogues::libvirts(&context.root));
         let mut found = message.as_deref().map(known).unwrap_or_default();
         if message.is_some() && found.is_empty() {
@@ -185,14 +189,17 @@ impl Explain {
     ) -> anyhow::Result<Option<Named>> {
         if let Some(domain) = &self.domain {
             let arguments = subject(domain);
-            if let Subject::Domain(name) = arguments.subject() {
-                let definition = context.libvirt.definition(&name, false)?;
-                let mut named = look_at(context, None, &definition.xml)?;
-                named.is_active = definition.is_active;
-                return Ok(Some(named));
-            }
-            let xml = arguments.read(context)?;
-            return look_at(context, Some(domain), &xml).map(Some);
+            let named = match arguments.subject_of(context) {
+                Subject::Domain(name) if !name.is_empty() => {
+                    let definition = context.libvirt.definition(&name, false)?;
+                    let mut named = look_at(context, None, &definition.xml)?;
+                    named.is_active = definition.is_active;
+                    named
+                }
+                Subject::Recorded(..) => look_at(context, None, &arguments.read(context)?)?,
+                _ => look_at(context, Some(domain), &arguments.read(context)?)?,
+            };
+            return Ok(Some(named));
         }
         if context.root.is_recorded() {
             return Ok(None);
