@@ -60,6 +60,33 @@ fn pages_have_colours() {
     }
 }
 
+/// A message is wrapped on a terminal, and a line in a file. A fix stays whole, as it is pasted.
+#[test]
+fn messages_are_wrapped_on_a_terminal() {
+    let domain = "tests/fixup/dmabuf-spice-loopback/domain.xml";
+    let root = lab();
+    let arguments = ["--root", root.to_str().unwrap(), "fixup", domain];
+    let in_a_file = text(&run(TOOL, &arguments).stderr);
+    let command = format!(
+        "unset COLUMNS; stty rows 24 cols 60; {TOOL} {} >/dev/null",
+        arguments.join(" ")
+    );
+    let shown = text(&run("script", &["-qec", &command, "/dev/null"]).stdout);
+    let (fixes, words): (Vec<&str>, Vec<&str>) =
+        shown.lines().partition(|line| line.contains(" fix: "));
+    assert!(
+        words.iter().all(|line| line.chars().count() <= 60),
+        "{shown}"
+    );
+    assert!(words.len() > in_a_file.lines().count(), "{shown}");
+    assert!(
+        fixes.iter().all(|fix| in_a_file.contains(fix)) && !fixes.is_empty(),
+        "{shown}"
+    );
+    let joined = |text: &str| text.split_whitespace().collect::<String>();
+    assert_eq!(joined(&shown), joined(&in_a_file));
+}
+
 /// KubeVirt 1.9 writes domains of type hyperv for QEMU on Microsoft's hypervisor.
 #[test]
 fn domains_that_are_not_qemus() {

@@ -118,7 +118,10 @@ impl Explain {
             Some("-") => Some(from_stdin(context)?),
             other => other.map(str::to_owned),
         };
-        if message.as_deref().is_some_and(|text| text.trim().is_empty()) {
+        if message
+            .as_deref()
+            .is_some_and(|text| text.trim().is_empty())
+        {
             let problem = "the message is empty: expected the words of QEMU, libvirt or the kernel";
             return Err(Failure::Usage(problem.into()).into());
         }

@@ -36,7 +36,7 @@ use std::sync::Arc;
 
 use serde_json::ser::{Formatter, PrettyFormatter};
 
-use crate::domain::shell::{in_words, is_harmless, plain};
+use crate::domain::shell::{is_harmless, plain};
 use crate::host::Root;
 
 /// Options that every command takes.
@@ -161,8 +161,7 @@ pub fn exit_code(result: &anyhow::Result<End>) -> u8 {
                 return 0;
             }
             // The message may quote what somebody else has written.
-            let text = in_words(&format!("{error:#}"));
-            let _ = writeln!(io::stderr(), "gfxplane: {text}");
+            libvirt::say(&format!("{error:#}"));
             match error.downcast_ref::<Failure>() {
                 Some(Failure::Refused(_)) => 1,
                 Some(Failure::Usage(_)) => 2,

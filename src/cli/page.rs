@@ -7,8 +7,9 @@ use std::io::{self, Write};
 use anstyle::{AnsiColor, Style};
 use uuid::Uuid;
 
-use crate::domain::shell::{plain, plain_up_to};
+use crate::domain::shell::{plain, plain_up_to, wrapping};
 use crate::explain::doctor::Verdict;
+use crate::libvirt::columns;
 
 /// The columns that the verdict takes.
 const GUTTER: usize = 6;
@@ -138,7 +139,7 @@ impl Page {
     /// # Errors
     /// Errors of the output.
     pub(crate) fn print(&self, out: &mut dyn Write) -> io::Result<()> {
-        let text = self.text(width());
+        let text = self.text(columns(io::stdout()));
         // `--color` has set the choice of all streams.
         match anstream::AutoStream::choice(&io::stdout()) {
             anstream::ColorChoice::Never => {
@@ -147,22 +148,6 @@ impl Page {
             _ => out.write_all(text.as_bytes()),
         }
     }
-}
-
-/// Returns the number of columns of the output, from the environment or from the terminal.
-fn width() -> usize {
-    /// The columns of an output that is no terminal.
-    const USUAL: usize = 80;
-    /// The smallest number of columns. With fewer, each word would have a line of its own.
-    const LEAST: usize = 20;
-    let named = std::env::var("COLUMNS").ok();
-    let named = named.and_then(|columns| columns.parse().ok());
-    let named = named.filter(|columns| *columns > 0);
-    let columns = named.or_else(|| {
-        let (width, _) = terminal_size::terminal_size_of(io::stdout())?;
-        Some(usize::from(width.0))
-    });
-    columns.unwrap_or(USUAL).max(LEAST)
 }
 
 /// The UUIDs of a page.
@@ -253,12 +238,9 @@ fn command(out: &mut String, at: usize, word: &str, text: &str, width: usize) {
     }
     out.push('\n');
     let first = format!("{}# ", " ".repeat(indent));
-    let options = textwrap::Options::new(width)
+    let options = wrapping(width)
         .initial_indent(&first)
-        .subsequent_indent(&first)
-        .break_words(false)
-        .word_separator(textwrap::WordSeparator::AsciiSpace)
-        .word_splitter(textwrap::WordSplitter::NoHyphenation);
+        .subsequent_indent(&first);
     for line in textwrap::wrap(comment.trim_start_matches(" # "), options) {
         out.push_str(&line);
         out.push('\n');
@@ -295,12 +277,9 @@ fn wrap(
     let bold = Style::new().bold();
     let first = " ".repeat(at);
     let next = " ".repeat(at + if name.is_empty() { 0 } else { STEP });
-    let options = textwrap::Options::new(width)
+    let options = wrapping(width)
         .initial_indent(&first)
-        .subsequent_indent(&next)
-        .break_words(false)
-        .word_separator(textwrap::WordSeparator::AsciiSpace)
-        .word_splitter(textwrap::WordSplitter::NoHyphenation);
+        .subsequent_indent(&next);
     let whole = match (name.is_empty(), rest.is_empty()) {
         (true, _) => rest.to_owned(),
         (_, true) => name.to_owned(),

@@ -90,6 +90,15 @@ pub fn in_words(text: &str) -> String {
     plain_lines(&(made + rest))
 }
 
+/// Returns the way in which text for people is wrapped: at blanks, so that a path or a UUID stays
+/// whole.
+pub(crate) fn wrapping<'a>(width: usize) -> textwrap::Options<'a> {
+    textwrap::Options::new(width)
+        .break_words(false)
+        .word_separator(textwrap::WordSeparator::AsciiSpace)
+        .word_splitter(textwrap::WordSplitter::NoHyphenation)
+}
+
 /// A writer that passes on only harmless characters, line ends and tabs.
 #[derive(Debug)]
 pub(crate) struct Harmless<W> {

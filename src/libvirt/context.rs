@@ -1,11 +1,12 @@
 //! The context in which a command or the daemon runs, and the way in which it fails.
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal, Write as _};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 
 pub(crate) use crate::domain::shell::SYSTEM;
-use crate::domain::shell::{in_words, operand, quoted};
+use crate::domain::shell::{in_words, operand, quoted, wrapping};
 use crate::host::state::State;
 use crate::host::{Root, Warning};
 use crate::libvirt::Libvirt;
@@ -21,6 +22,33 @@ pub struct Context {
     pub quiet: bool,
     /// The connection to libvirt.
     pub libvirt: Arc<dyn Libvirt>,
+}
+
+/// Returns the number of columns of an output, from the environment or from the terminal.
+pub(crate) fn columns(output: impl AsFd) -> usize {
+    /// The columns of an output that is no terminal.
+    const USUAL: usize = 80;
+    /// The smallest number of columns. With fewer, each word would have a line of its own.
+    const LEAST: usize = 20;
+    let named = std::env::var("COLUMNS").ok();
+    let named = named.and_then(|columns| columns.parse().ok());
+    let named = named.filter(|columns| *columns > 0);
+    let columns = named.or_else(|| {
+        let (width, _) = terminal_size::terminal_size_of(output)?;
+        Some(usize::from(width.0))
+    });
+    columns.unwrap_or(USUAL).max(LEAST)
+}
+
+/// Writes a message to stderr. On a terminal words are wrapped, but for a fix, which is pasted. In
+/// a file a message is a line.
+pub(crate) fn say(text: &str) {
+    let mut text = format!("gfxplane: {}", in_words(text));
+    if io::stderr().is_terminal() && !text.contains(" fix: ") {
+        let options = wrapping(columns(io::stderr())).subsequent_indent("  ");
+        text = textwrap::fill(&text, options);
+    }
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// The reason why a command failed, which decides its exit code.
@@ -97,7 +125,7 @@ impl Context {
     /// Writes a message to stderr.
     pub(crate) fn say(&self, text: &str) {
         if !self.quiet {
-            let _ = writeln!(io::stderr(), "gfxplane: {}", in_words(text));
+            say(text);
         }
     }
 
@@ -105,7 +133,7 @@ impl Context {
     pub fn warn(&self, warnings: &[Warning]) {
         if !self.quiet {
             for warning in warnings {
-                let _ = writeln!(io::stderr(), "gfxplane: warning: {warning}");
+                say(&format!("warning: {warning}"));
             }
         }
     }

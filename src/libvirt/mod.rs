@@ -11,8 +11,8 @@ pub(crate) mod surroundings;
 pub mod trial;
 pub(crate) mod versions;
 
-pub(crate) use context::SYSTEM;
 pub use context::{Context, Failure};
+pub(crate) use context::{SYSTEM, columns, say};
 use std::collections::HashSet;
 use std::fmt;
 use std::path::Path;
