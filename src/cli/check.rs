@@ -378,6 +378,9 @@ impl SubjectArgs {
         let fails = |plan: &Plan| plan.notes.iter().any(|note| note.level == Level::Fail);
         let is_no = |now: &Prediction| matches!(now.outcome, Outcome::No(_));
         let refused = now.as_ref().is_some_and(is_no) || plan.is_some_and(fails);
+        let planned = fixed.plan.into_iter().flat_map(|plan| plan.notes);
+        let mut notes: Vec<Note> = planned.chain(off).collect();
+        self.name_in(context, &mut notes);
         Ok(Checked {
             document: Document {
                 domain: fixed.name,
@@ -386,12 +389,7 @@ impl SubjectArgs {
                 verdict: worst(&report),
                 lines: report,
                 prediction: now,
-                notes: fixed
-                    .plan
-                    .into_iter()
-                    .flat_map(|plan| plan.notes)
-                    .chain(off)
-                    .collect(),
+                notes,
                 fixup,
             },
             refused,

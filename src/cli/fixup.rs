@@ -144,7 +144,7 @@ impl Fixup {
         });
         let end = if refused { End::Refused } else { End::Done };
         // The shown XML has no passwords in it.
-        let (shown, fixed_shown) = match &subject {
+        let (shown, mut fixed_shown) = match &subject {
             Subject::Domain(name) if defines => {
                 let shown = context.libvirt.definition(name, false)?.xml;
                 let fixed = fix(&shown)?;
@@ -158,6 +158,9 @@ impl Fixup {
         let try_it = || self.see(context, &surroundings, &fixed.text);
         if self.json {
             let seen = changes.and_then(|_| try_it());
+            if let Some(plan) = &mut fixed_shown.plan {
+                self.about.name_in(context, &mut plan.notes);
+            }
             json(out, &document(&fixed_shown, &shown, seen.as_ref()))?;
             if let Some(definition) = changes {
                 self.define(context, out, definition, &fixed, &|| seen.clone())?;

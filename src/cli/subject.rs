@@ -10,7 +10,7 @@ use crate::domain::shell::quoted;
 use crate::host::domains;
 use crate::libvirt::surroundings::HostSurroundings;
 use crate::libvirt::{Context, Definition, Failure};
-use crate::plan::Fix;
+use crate::plan::{Fix, Note};
 use crate::xml;
 
 /// The domain, and the command line's words about its host.
@@ -170,6 +170,13 @@ impl SubjectArgs {
             Subject::File(path) => fix.of_file(&argument(&path)),
             Subject::Stdin => fix.of_file("-"),
         })
+    }
+
+    /// Makes the fixes of notes commands for this subject.
+    pub(crate) fn name_in(&self, context: &Context, notes: &mut [Note]) {
+        for fix in notes.iter_mut().flat_map(|note| &mut note.fixes) {
+            *fix = Fix::Words(self.command(context, fix));
+        }
     }
 
     /// Returns the wishes of the command line.
