@@ -103,11 +103,10 @@ ci-fuzz: ci-setup
 	CARGO_PROFILE_RELEASE_OPT_LEVEL=1 nice $(STEP) fuzz $(MAKE) fuzz FUZZ_SECONDS=8 FUZZ_SEED=1
 $(MACHINE_TESTS:%=ci-%): ci-%: ci-deb ci-image
 	$(STEP) $* tests/vm/test $* trixie $(DEB) $(SAMPLE)
-# suite, automatic, pixels and answers are run whole. Of the others a change to the package is seen in these.
+# suite, automatic, pixels, answers and messages are run whole. Of the others a change to the package is seen in these.
 ci-matrix: SAMPLE = --sample
 ci-openers: SAMPLE = test_the_steps test_both_ways_say_the_same test_busy test_what_else_there_is test_the_kernel_is_believed_before_the_device cdev_a_qemu
 ci-viaqemu: SAMPLE = test_qemu_alone test_a_start_comes_first test_learn test_the_daemon_learns
-ci-messages: SAMPLE = test_nothing_fails_on_this_host test_what_is_in_the_way_is_seen test_a_veto_is_explained
 ci-types: SAMPLE = test_each_type test_what_is_wrong_is_named test_the_last_one_is_left_to_others test_ended_by_a_signal_its_keeper_removes_it
 
 # Everything, for hours: the machine tests on both machines and all suites, with all of their rounds.
