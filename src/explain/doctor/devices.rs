@@ -19,7 +19,7 @@ pub(super) fn settings(host: &Host, report: &mut Report) {
         report
             .line(Topic::Settings, what, Verdict::Fail, warning.to_string())
             .fix(format!(
-                "sudoedit {} # until it is mended nothing in it counts, and the hook only warns",
+                "sudoedit {} # gfxplane ignores the whole file until it is right, and the hook only warns",
                 quoted(&warning.path.to_string_lossy())
             ));
     }
