@@ -139,7 +139,9 @@ def test_install():
     connected = subprocess.Popen(["virsh", "event", "--all", "--loop"], stdout=subprocess.DEVNULL)
     out("virsh uri")
     libvirtd = out("systemctl show -P MainPID libvirtd.service")
-    print(install())
+    said = install()
+    print(said)
+    assert "README.Debian" in said, "it says what is switched on"
     equal(out("systemctl show -P MainPID libvirtd.service"), libvirtd, "libvirtd is the same")
     connected.terminate()
     connected.wait(LIMIT)
@@ -1355,13 +1357,36 @@ BOOTS = {"test_boot_with_devices_before_libvirtd": 1, "test_boot_with_devices_af
 # The package goes
 
 
+def test_all_is_undone():
+    """Who removes the package gets the guests as they were, and the daemon leaves them so."""
+    before = {}
+    for name, device in (("one", DMABUF[0]), ("two", DMABUF[1])):
+        out(f"systemctl stop {UNIT}")
+        domain(name, device, graphics=SPICE)
+        before[name] = definition(name)
+        out(f"systemctl start {UNIT}")
+        becomes_right(name)
+    since = cursor()
+    print(out("gfxplane undo --all 2>&1"))
+    equal({name: definition(name) for name in before}, before)
+    # It has looked at both by the time at which it has fixed a third.
+    domain("three", DMABUF[2], graphics=SPICE)
+    becomes_right("three")
+    equal({name: definition(name) for name in before}, before, journal(since))
+    gone("one", "two", "three")
+
+
 def test_removed_with_a_running_guest():
     eventually("all devices are known", all_known)
     domain("lives", REGION[0], graphics=VNC)
     domain("starts", DMABUF[0], graphics=SPICE_GL)
+    domain("kept", DMABUF[1], graphics=SPICE)
+    becomes_right("kept")
     out("virsh start --paused lives")
     pid = daemon_pid()
-    print(out("dpkg -r gfxplane"))
+    said = out("dpkg -r gfxplane")
+    print(said)
+    assert "gfxplane undo --all" in said, "the change of kept is remembered"
     assert not Path(f"/proc/{pid}").exists(), "the daemon is gone"
     assert HOOK.exists() and not HELPER.exists(), "a conffile stays"
     out("systemctl restart libvirtd.service")
@@ -1369,6 +1394,7 @@ def test_removed_with_a_running_guest():
     out("virsh start --paused starts")
     equal(state("starts"), "paused")
     destroy("starts")
+    gone("kept")
 
 
 def test_purged():
