@@ -29,15 +29,15 @@ use crate::xml::{self, Document};
 
 /// Record this host in a directory, as a test case or for a bug report
 ///
-/// Leaves out serial numbers, MAC addresses and host names. UUIDs of mdevs and PCI addresses go
-/// along.
+/// Leaves out serial numbers, MAC addresses and host names. Keeps PCI addresses and the UUIDs of
+/// mdevs.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Collect {
     /// The directory, which must be empty or not exist
     #[arg(value_name = "DIR")]
     directory: PathBuf,
-    /// Files with the XML of domains; also records these, without what identifies them, and the
-    /// abilities of their emulators
+    /// Also record the domains in these XML files, without what identifies them, and the abilities
+    /// of their emulators
     #[arg(long, value_name = "DOMAIN-XML-FILE", num_args = 1..)]
     xml: Vec<PathBuf>,
 }

@@ -18,8 +18,8 @@ use crate::libvirt::{Context, Failure};
 ///
 /// Prints PASS, WARN, FAIL and SKIP lines about guests, devices and what is known of them, render nodes and who
 /// may open them, QEMU's OpenGL, mdevctl and its callouts, libvirt's hooks, SELinux and AppArmor,
-/// versions with known faults, the daemon, and records. A recorded host lacks what SKIP lines are
-/// about. Exit code 1 if anything fails. Only root sees all of it.
+/// versions with known faults, the daemon, and records. SKIP marks a check for which the recorded
+/// host has no data. Exit code 1 if anything fails. Only root sees everything.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Doctor {
     /// Print JSON

@@ -34,7 +34,7 @@ const LONGEST: u64 = 1024 * 1024;
 
 /// Explain a message of QEMU or libvirt about screens, or a domain's log
 ///
-/// Gives the cause of the message, what of it applies to this domain and this host, and the fixes.
+/// Gives the cause of the message, the facts of this domain and this host about it, and the fixes.
 /// Without a message, reads the log of the domain's last start. Exit code 1 if nothing was
 /// explained: the message is not known, or the log is of a start that failed and has no known
 /// message.

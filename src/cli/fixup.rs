@@ -30,8 +30,8 @@ const DEADLINE: Duration = Duration::from_secs(120);
 /// For a file or stdin, prints the new XML to stdout, and the changes with their reasons to stderr.
 /// For a domain, reads its persistent definition and shows the changes; --define makes them.
 ///
-/// A domain is fixed as a whole or left as it is. Exit code 1 if QEMU or libvirt would refuse it,
-/// or if consent is missing. Then the XML of a file is printed only with --print-xml.
+/// Fixes a domain as a whole or leaves it as it is. Exit code 1 if QEMU or libvirt would refuse the
+/// result, or if consent is missing. Then the XML of a file is printed only with --print-xml.
 #[derive(Debug, clap::Args)]
 pub struct Fixup {
     #[command(flatten)]

@@ -14,9 +14,9 @@ use crate::plan::undo::{Undone, undo_all};
 
 /// Undo what gfxplane changed in domains
 ///
-/// Puts old values back where gfxplane's still stand. What somebody has changed since is named
-/// and left alone. From then on the daemon leaves the domain alone, until `gfxplane policy` or
-/// `gfxplane fixup --define` gives it back.
+/// Puts old values back where gfxplane's still stand. Names values that somebody has changed since,
+/// and leaves them alone. From then on the daemon leaves the domain alone, until `gfxplane policy`
+/// or `gfxplane fixup --define` gives it back.
 #[derive(Debug, clap::Args)]
 pub struct Undo {
     /// A domain of this machine's libvirt (name or UUID)

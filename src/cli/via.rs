@@ -57,16 +57,16 @@ const PCI_DISPLAY: u32 = 10_003_000;
 /// A device is opened for a moment, which fails harmlessly if somebody uses it. Its answer is kept
 /// until it goes away or its driver changes.
 ///
-/// With --via qemu it is QEMU that opens the device and says which display interface it takes. That
-/// is believed of this device alone, and less than its own answer.
+/// With --via qemu, QEMU opens the device and says which display interface it takes. That counts for
+/// this device alone, and less than the device's own answer.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ProbeCommand {
     #[command(flatten)]
     probe: Probe,
     /// Start a QEMU, paused, that opens the device: for drivers that open for nothing else
     ///
-    /// The start of a domain that has the device comes first: this QEMU is ended for it, where the
-    /// qemu hook is installed. Without the hook that start may fail as long as this lasts.
+    /// If a domain with the device is started meanwhile, the qemu hook ends this QEMU. Without the
+    /// hook that start may fail.
     #[arg(
         long,
         value_enum,

@@ -8,7 +8,8 @@ use crate::libvirt::Context;
 /// Keep the definitions of all domains right, as a service
 ///
 /// Looks at every domain, and again whenever one is defined, its devices are better known, or the
-/// hook has refused it. What may be done unasked is done; all else is said in the log.
+/// hook has refused it. Makes the changes that it may make unasked, and reports the others with the
+/// reason.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Watch {
     /// Look at every domain once, and end
