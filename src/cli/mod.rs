@@ -40,7 +40,7 @@ use crate::domain::shell::{is_harmless, plain};
 use crate::host::Root;
 
 /// Options that every command takes.
-#[derive(Debug, Clone, clap::Args)]
+#[derive(Debug, Default, Clone, clap::Args)]
 pub struct GlobalArgs {
     /// Read the recorded host in this directory instead of this machine
     #[arg(

@@ -72,6 +72,21 @@ enum Verb {
 }
 
 impl Arguments {
+    /// Reads the command line. The daemon's is known without clap: the pages that clap touches
+    /// would stay with the daemon for good.
+    #[must_use]
+    pub fn read() -> Self {
+        let is_daemon = std::env::args_os().skip(1).eq(["watch"]);
+        if !is_daemon || std::env::var_os("GFXPLANE_ROOT").is_some() {
+            return Arguments::parse();
+        }
+        Arguments {
+            global: GlobalArgs::default(),
+            overview: OverviewArgs::default(),
+            verb: Some(Verb::Watch(Watch::default())),
+        }
+    }
+
     /// Returns whether libvirt is asked.
     #[must_use]
     pub fn ask_libvirt(&self) -> bool {

@@ -10,7 +10,7 @@ use crate::libvirt::Context;
 /// Looks at every domain, and again whenever one is defined, its devices are better known, or the
 /// hook has refused it. Makes the changes that it may make unasked, and reports the others with the
 /// reason.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub(crate) struct Watch {
     /// Look at every domain once, and end
     #[arg(long)]
