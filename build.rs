@@ -1,16 +1,13 @@
 //! How `gfxplane-probe` and `gfxplane-helper` are linked: with all their libraries in them, and to a fixed address.
 //!
 //! udev runs the first for each device and mdevctl the second. Loading and relocating would take longer than all that
-//! they do (`make bench`). The address is fixed for the same reason.
+//! they do (`make bench`). The address is fixed for the same reason. The other programs are linked as Rust does it.
 //!
 //! rustc has a setting for all programs only, not for one of them (`crt-static`; gfxplane-libvirt
 //! must load libvirt). So the `-lc` and the like of these two are led to the archives: the linker takes
 //! what the first directory has. Debian has them in libc6-dev and libgcc-*-dev, which cc brings.
 //! Where one is missing (Fedora: glibc-static), or cc is not GCC, they load libc.so, at a
 //! fixed address still.
-//!
-//! gfxplane-libvirt is also the daemon. Its relocations are packed (from glibc 2.36 on), as the loader reads each page of
-//! them, and the pages then count as the daemon's memory. A linker that can't do it says so and goes on.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -50,7 +47,6 @@ fn main() {
             println!("cargo:rustc-link-arg-bin={program}={argument}");
         }
     }
-    println!("cargo:rustc-link-arg-bin=gfxplane-libvirt=-Wl,-z,pack-relative-relocs");
 }
 
 /// Makes a directory in which each library is its archive, and the specs with which GCC looks there
