@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::explain::doctor::{Line, Recording, Report, Topic, Verdict};
+use crate::explain::doctor::{Line, Recording, Report, Topic};
 use crate::plan::Level;
 use crate::predict::viewers;
 use crate::publish::overview::{GuestEntry, GuestsFrom, Overview};
@@ -12,7 +12,7 @@ use crate::publish::overview::{GuestEntry, GuestsFrom, Overview};
 #[must_use]
 pub fn guests(overview: &Overview, recording: Recording) -> Vec<Line> {
     let mut report = Report::new(recording);
-    let what = "guests";
+    let mut check = report.check(Topic::Guests, "guests");
     let devices = overview.parents.iter().flat_map(|parent| &parent.devices);
     let mut guests: BTreeMap<&str, Vec<&GuestEntry>> = BTreeMap::new();
     let with_device = devices.chain(&overview.absent).flat_map(|one| &one.guests);
@@ -23,13 +23,11 @@ pub fn guests(overview: &Overview, recording: Recording) -> Vec<Line> {
         GuestsFrom::Nowhere => {
             let problem = overview.guests_unknown.as_ref();
             let why = problem.map_or("", |problem| &problem.text);
-            let line = report.unknown(Topic::Guests, what, why);
-            for fix in problem.iter().flat_map(|problem| &problem.fixes) {
-                line.fix(fix);
-            }
+            let fixes = problem.iter().flat_map(|problem| &problem.fixes);
+            check.unknown(why).fixes(fixes);
         }
         _ if guests.is_empty() => {
-            report.line(Topic::Guests, what, Verdict::Pass, "none has a vfio device");
+            check.pass("none has a vfio device");
         }
         _ => {}
     }
@@ -42,16 +40,14 @@ pub fn guests(overview: &Overview, recording: Recording) -> Vec<Line> {
 /// Writes the lines about one guest. `entries` are the guest's entries in the overview, one below
 /// each of its devices.
 fn of_guest(name: &str, entries: &[&GuestEntry], report: &mut Report) {
-    let what = format!("guest {name}");
+    let mut check = report.check(Topic::Guests, format!("guest {name}"));
     let problems = entries.iter().flat_map(|entry| &entry.problems);
     let mut is_well = true;
     for problem in problems.filter(|problem| problem.level > Level::Info) {
         is_well = false;
-        let line = report.line(Topic::Guests, &what, problem.level.into(), &problem.text);
+        let line = check.line(problem.level.into(), &problem.text);
         line.guest = Some(name.to_owned());
-        for fix in &problem.fixes {
-            line.fix(fix);
-        }
+        line.fixes(&problem.fixes);
     }
     if is_well {
         let by = entries.iter().flat_map(|entry| viewers(&entry.shown_by));
@@ -60,7 +56,7 @@ fn of_guest(name: &str, entries: &[&GuestEntry], report: &mut Report) {
             true => "starts".to_owned(),
             false => format!("starts, screen shown by {}", by.join(", ")),
         };
-        let line = report.line(Topic::Guests, &what, Verdict::Pass, more);
+        let line = check.pass(more);
         line.guest = Some(name.to_owned());
     }
 }

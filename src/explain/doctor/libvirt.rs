@@ -23,71 +23,48 @@ fn has_mdevs(host: &Host) -> bool {
 
 /// Checks mdevctl, and whether libvirt shows its attributes.
 pub(super) fn mdevctl(host: &Host, report: &mut Report) {
-    let what = "mdevctl";
+    let mut check = report.check(Topic::Mdevctl, "mdevctl");
     match &host.mdevctl {
         Some(path) => {
-            report.line(
-                Topic::Mdevctl,
-                what,
-                Verdict::Pass,
-                path.display().to_string(),
-            );
+            check.pass(path.display().to_string());
         }
         None if has_mdevs(host) => {
-            report
-                .missing(
-                    Topic::Mdevctl,
-                    what,
-                    Verdict::Fail,
-                    "it is not installed: libvirt can neither start nor define mediated devices, and shows nothing of gfxplane's",
-                )
+            check
+                .missing(Verdict::Fail, "it is not installed: libvirt can neither start nor define mediated devices, and shows nothing of gfxplane's")
                 .fix("sudo apt install mdevctl # Fedora: sudo dnf install mdevctl");
         }
         None => {
-            report.line(
-                Topic::Mdevctl,
-                what,
-                Verdict::Pass,
-                "it is not installed; this host has no mediated devices",
-            );
+            check.pass("it is not installed; this host has no mediated devices");
             return;
         }
     }
-    let what = "displays in virsh nodedev-dumpxml";
+    let mut check = report.check(Topic::Attributes, "displays in virsh nodedev-dumpxml");
     if host.is_told_by_libvirt {
-        let more = "libvirt tells them by itself, in the capability vfio_display";
-        report.line(Topic::Attributes, what, Verdict::Pass, more);
+        check.pass("libvirt tells them by itself, in the capability vfio_display");
         return;
     }
     if !host.attributes {
-        let more = "the settings say attributes = \"off\"";
-        report
-            .line(Topic::Attributes, what, Verdict::Warn, more)
+        check
+            .warn("the settings say attributes = \"off\"")
             .fix("sudoedit /etc/gfxplane/gfxplane.toml # attributes = \"on\"; gfxplane nodedev-dumpxml shows displays without that");
         return;
     }
     match &host.libvirt {
         None => {
-            let more = "libvirt's version is not known";
-            report.unknown(Topic::Attributes, what, more);
+            check.unknown("libvirt's version is not known");
         }
         Some(version) if *version < Version::of(SHOWS_ATTRIBUTES) && host.wrapper => {
-            let more = format!("libvirt {version}, of devices that mdevctl has a definition of");
-            report.line(Topic::Attributes, what, Verdict::Pass, more);
+            check.pass(format!(
+                "libvirt {version}, of devices that mdevctl has a definition of"
+            ));
         }
         Some(version) if *version < Version::of(SHOWS_ATTRIBUTES) => {
-            report
-                .line(
-                    Topic::Attributes,
-                    what,
-                    Verdict::Warn,
-                    format!("libvirt {version} shows no attributes of active devices"),
-                )
+            check
+                .warn(format!("libvirt {version} shows no attributes of active devices"))
                 .fix("sudo /usr/libexec/gfxplane/libvirt-9 on # docs/libvirt-9.md; gfxplane nodedev-dumpxml shows displays without that");
         }
         Some(version) => {
-            let more = format!("libvirt {version}");
-            report.line(Topic::Attributes, what, Verdict::Pass, more);
+            check.pass(format!("libvirt {version}"));
         }
     }
 }
@@ -99,151 +76,110 @@ pub(super) fn callouts(host: &Host, report: &mut Report) {
     if host.mdevctl.is_none() {
         return;
     }
-    for (callouts, what) in [
-        (true, "gfxplane's callout of mdevctl"),
-        (false, "gfxplane's notifier of mdevctl"),
-    ] {
-        if callouts && host.is_told_by_libvirt {
-            let more = "not needed: libvirt tells displays by itself";
-            report.line(Topic::Callouts, what, Verdict::Pass, more);
-            continue;
+    for callouts in [true, false] {
+        scripts_of_mdevctl(host, callouts, report);
+    }
+}
+
+fn scripts_of_mdevctl(host: &Host, callouts: bool, report: &mut Report) {
+    let what = match callouts {
+        true => "gfxplane's callout of mdevctl",
+        false => "gfxplane's notifier of mdevctl",
+    };
+    let mut check = report.check(Topic::Callouts, what);
+    if callouts && host.is_told_by_libvirt {
+        check.pass("not needed: libvirt tells displays by itself");
+        return;
+    }
+    let mut directories = host.scripts.iter().filter(|of| of.callouts == callouts);
+    let scripts: Vec<&Script> = directories.clone().flat_map(|of| &of.scripts).collect();
+    let place = match callouts {
+        true => scripts.iter().rposition(|script| script.is_ours),
+        false => scripts.iter().position(|script| script.is_ours),
+    };
+    let Some(place) = place else {
+        if callouts {
+            check
+                .missing(Verdict::Warn, "it is not there")
+                .fix("sudo systemctl enable --now gfxplane.service # it makes the callout while libvirt runs")
+                .fix("echo 'callout = \"static\"' | sudo install -D -m 644 /dev/stdin /etc/gfxplane/conf.d/callout.toml && sudo gfxplane-helper callout # without the service");
+            return;
         }
-        let directories = || {
-            host.scripts
-                .iter()
-                .filter(move |of| of.callouts == callouts)
+        let more = match directories.next() {
+            None => "mdevctl's directory for it is not there",
+            Some(_) => "it is not installed",
         };
-        let scripts: Vec<&Script> = directories().flat_map(|of| &of.scripts).collect();
-        let place = match callouts {
-            true => scripts.iter().rposition(|script| script.is_ours),
-            false => scripts.iter().position(|script| script.is_ours),
-        };
-        let Some(place) = place else {
-            let (more, fix) = match (callouts, directories().next()) {
-                (true, _) => (
-                    "it is not there",
-                    "sudo systemctl enable --now gfxplane.service # it makes the callout while libvirt runs",
-                ),
-                (false, None) => ("mdevctl's directory for it is not there", REINSTALL),
-                (false, Some(_)) => ("it is not installed", REINSTALL),
-            };
-            let line = report.missing(Topic::Callouts, what, Verdict::Warn, more);
-            line.fix(fix);
-            if callouts {
-                line.fix("echo 'callout = \"static\"' | sudo install -D -m 644 /dev/stdin /etc/gfxplane/conf.d/callout.toml && sudo gfxplane-helper callout # without the service");
-            }
-            continue;
-        };
-        let ours = scripts[place];
-        if !ours.executable {
-            report
-                .line(
-                    Topic::Callouts,
-                    what,
-                    Verdict::Fail,
-                    format!(
-                        "{} can't be executed, or leads nowhere",
-                        ours.path.display()
-                    ),
-                )
-                .fix(REINSTALL);
-            continue;
-        }
-        // A file there that can't be executed counts, too.
-        let mut later = scripts.iter().filter(|s| s.path.starts_with("/etc"));
-        if callouts
-            && !ours.path.starts_with("/etc")
-            && let Some(other) = later.next()
-        {
-            report
-                .line(
-                    Topic::Callouts,
-                    what,
-                    Verdict::Fail,
-                    format!(
-                        "{} answers for nothing: {} is there, and no link of gfxplane's beside it",
-                        ours.path.display(),
-                        other.path.display()
-                    ),
-                )
-                .fix(REINSTALL);
-            continue;
-        }
-        report.line(
-            Topic::Callouts,
-            what,
-            Verdict::Pass,
-            ours.path.display().to_string(),
+        check.missing(Verdict::Warn, more).fix(REINSTALL);
+        return;
+    };
+    let ours = scripts[place];
+    let path = ours.path.display();
+    if !ours.executable {
+        check
+            .fail(format!("{path} can't be executed, or leads nowhere"))
+            .fix(REINSTALL);
+        return;
+    }
+    // A file there that can't be executed counts, too.
+    let mut later = scripts.iter().filter(|s| s.path.starts_with("/etc"));
+    if callouts
+        && !ours.path.starts_with("/etc")
+        && let Some(other) = later.next()
+    {
+        let other = other.path.display();
+        check
+            .fail(format!(
+                "{path} answers for nothing: {other} is there, and no link of gfxplane's beside it"
+            ))
+            .fix(REINSTALL);
+        return;
+    }
+    check.pass(path.to_string());
+    // mdevctl runs every notifier, but only the first callout that answers.
+    let others = |script: &&&Script| script.executable && !script.is_ours;
+    let before: Vec<&&Script> = scripts[..place].iter().filter(others).collect();
+    if callouts && !before.is_empty() {
+        let more = format!(
+            "{}: for a device that one of them answers for, virsh shows its attributes instead of gfxplane's, which gfxplane list and gfxplane nodedev-dumpxml show",
+            listed(before.iter().map(|script| &script.path))
         );
-        // mdevctl runs every notifier, but only the first callout that answers.
-        let others = |script: &&&Script| script.executable && !script.is_ours;
-        let before: Vec<&&Script> = scripts[..place].iter().filter(others).collect();
-        if callouts && !before.is_empty() {
-            report
-                .line(
-                    Topic::Callouts,
-                    "callouts that are asked before it",
-                    Verdict::Warn,
-                    format!(
-                        "{}: for a device that one of them answers for, virsh shows its attributes instead of gfxplane's, which gfxplane list and gfxplane nodedev-dumpxml show",
-                        listed(before.iter().map(|script| &script.path))
-                    ),
-                );
-        }
+        report
+            .check(Topic::Callouts, "callouts that are asked before it")
+            .warn(more);
     }
 }
 
 /// Checks that libvirt's qemu hook is installed, executable, and seen by the running daemon.
 pub(super) fn hook(host: &Host, report: &mut Report) {
-    let what = "gfxplane's qemu hook";
+    let mut check = report.check(Topic::Hook, "gfxplane's qemu hook");
     if host.hooks_hidden {
-        report
-            .line(
-                Topic::Hook,
-                what,
-                Verdict::Warn,
-                "/etc/libvirt/hooks can't be looked into by this user",
-            )
+        check
+            .warn("/etc/libvirt/hooks can't be looked into by this user")
             .fix("sudo gfxplane doctor");
         return;
     }
     let place = host.hooks.iter().position(|hook| hook.is_ours);
     let Some(place) = place else {
-        report
-            .missing(
-                Topic::Hook,
-                what,
-                Verdict::Warn,
-                "it is not in /etc/libvirt/hooks/qemu.d: nobody says before a start what QEMU would refuse",
-            )
+        check
+            .missing(Verdict::Warn, "it is not in /etc/libvirt/hooks/qemu.d: nobody says before a start what QEMU would refuse")
             .fix(REINSTALL);
         return;
     };
     let ours = &host.hooks[place];
+    let path = ours.path.display();
     if !ours.executable {
-        report
-            .line(
-                Topic::Hook,
-                what,
-                Verdict::Fail,
-                format!(
-                    "{} can't be executed, so libvirt passes it over",
-                    ours.path.display()
-                ),
-            )
-            .fix(format!("sudo chmod 755 {}", ours.path.display()));
+        check
+            .fail(format!(
+                "{path} can't be executed, so libvirt passes it over"
+            ))
+            .fix(format!("sudo chmod 755 {path}"));
         return;
     }
     if let Some(version) = host.libvirt.as_ref()
         && *version < Version::of(HOOK_DIRECTORIES)
     {
-        report
-            .line(
-                Topic::Hook,
-                what,
-                Verdict::Fail,
-                format!("libvirt {version} does not look into qemu.d"),
-            )
+        check
+            .fail(format!("libvirt {version} does not look into qemu.d"))
             .fix("sudo cp /etc/libvirt/hooks/qemu.d/50-gfxplane /etc/libvirt/hooks/qemu # if there is none yet; libvirt 6.5 and later need none");
         return;
     }
@@ -252,28 +188,18 @@ pub(super) fn hook(host: &Host, report: &mut Report) {
         HookMode::Warn => "; the settings say hook = \"warn\": it keeps no domain from starting",
         HookMode::Enforce => "",
     };
-    report.line(
-        Topic::Hook,
-        what,
-        Verdict::Pass,
-        format!("{}{mode}", ours.path.display()),
-    );
+    check.pass(format!("{path}{mode}"));
     let others: Vec<&Script> = host
         .hooks
         .iter()
         .filter(|hook| !hook.is_ours && hook.executable)
         .collect();
     if !others.is_empty() {
-        report
-            .line(
-                Topic::Hook,
-                "other qemu hooks",
-                Verdict::Warn,
-                format!(
-                    "{}: any of them can keep a domain from starting, and those after gfxplane's have the last word on the XML of domains that are restored or come from elsewhere",
-                    listed(others.iter().map(|hook| &hook.path))
-                ),
-            );
+        let more = format!(
+            "{}: any of them can keep a domain from starting, and those after gfxplane's have the last word on the XML of domains that are restored or come from elsewhere",
+            listed(others.iter().map(|hook| &hook.path))
+        );
+        report.check(Topic::Hook, "other qemu hooks").warn(more);
     }
     seen(host, ours, report);
 }
@@ -282,39 +208,31 @@ pub(super) fn hook(host: &Host, report: &mut Report) {
 /// and when it is told to reload. If it has found any hook then, it also runs hooks that appear in
 /// `qemu.d` later (src/util/virhook.c, `virHookInitialize` and `virHookCall`).
 fn seen(host: &Host, ours: &Script, report: &mut Report) {
-    let what = "qemu hook as libvirt sees it";
+    let mut check = report.check(Topic::Hook, "qemu hook as libvirt sees it");
     let changed = |script: &Script| {
         let access = host.moment.access.get(&script.path)?;
         Some(access.changed)
     };
     if host.moment.daemons.is_empty() {
-        let more = "no daemon of libvirt's runs; it looks when it starts";
-        report.line(Topic::Hook, what, Verdict::Pass, more);
+        check.pass("no daemon of libvirt's runs; it looks when it starts");
     }
     for daemon in &host.moment.daemons {
-        let what = format!("qemu hook as {} sees it", daemon.name);
+        let mut check = report.check(Topic::Hook, format!("qemu hook as {} sees it", daemon.name));
         let Some(since) = daemon.since else {
-            let more = "since when it runs can't be seen by this user";
-            report
-                .line(Topic::Hook, what, Verdict::Warn, more)
+            check
+                .warn("since when it runs can't be seen by this user")
                 .fix("sudo gfxplane doctor");
             continue;
         };
         let there = |script: &Script| changed(script).is_some_and(|at| at <= since);
         let runs = |script: &&Script| script.executable;
         if host.hooks.iter().filter(runs).any(there) {
-            report.line(Topic::Hook, what, Verdict::Pass, "seen");
+            check.pass("seen");
         } else if changed(ours).is_none() {
-            let more = "since when the hook is there is not known";
-            report.line(Topic::Hook, what, Verdict::Warn, more);
+            check.warn("since when the hook is there is not known");
         } else {
-            report
-                .line(
-                    Topic::Hook,
-                    what,
-                    Verdict::Warn,
-                    "there was no hook yet, or none as it is now, when it was started or last told to look: it may run none",
-                )
+            check
+                .warn("there was no hook yet, or none as it is now, when it was started or last told to look: it may run none")
                 .fix(format!("sudo systemctl reload {} # guests run on", daemon.name));
         }
     }
@@ -333,7 +251,7 @@ fn selinux(host: &Host, report: &mut Report) {
     let Some(hook) = host.hooks.iter().find(|hook| hook.is_ours) else {
         return;
     };
-    let what = "qemu hook under SELinux";
+    let mut check = report.check(Topic::Confinement, "qemu hook under SELinux");
     let boolean = match selinux.hooks_unconfined {
         Some(true) => "; virt_hooks_unconfined is on, and says nothing of virtqemud",
         Some(false) => "; virt_hooks_unconfined is off, and says nothing of virtqemud",
@@ -342,28 +260,19 @@ fn selinux(host: &Host, report: &mut Report) {
     let monolithic = host.moment.daemons.iter().any(|d| d.name == "libvirtd");
     let is_link = is_link(host, hook);
     if !selinux.enforcing {
-        report.line(
-            Topic::Confinement,
-            what,
-            Verdict::Pass,
-            "it is not enforced",
-        );
+        check.pass("it is not enforced");
     } else if monolithic {
-        let more = "it does not confine libvirtd";
-        report.line(Topic::Confinement, what, Verdict::Pass, more);
+        check.pass("it does not confine libvirtd");
     } else if is_link {
-        let more = format!("it is a link to a program{boolean}");
-        report.line(Topic::Confinement, what, Verdict::Pass, more);
+        check.pass(format!("it is a link to a program{boolean}"));
     } else {
         let more = format!(
             "it is a file of type virt_hook_t, which virtqemud may not execute, and then no domain starts{boolean}"
         );
-        report
-            .line(Topic::Confinement, what, Verdict::Fail, more)
-            .fix(format!(
-                "sudo install -D {hook} {HOOK_PROGRAM} && sudo ln -sf {HOOK_PROGRAM} {hook}",
-                hook = hook.path.display()
-            ));
+        check.fail(more).fix(format!(
+            "sudo install -D {hook} {HOOK_PROGRAM} && sudo ln -sf {HOOK_PROGRAM} {hook}",
+            hook = hook.path.display()
+        ));
     }
 }
 
@@ -373,13 +282,10 @@ pub(super) fn dbus_daemon(host: &Host, report: &mut Report) {
     if host.dbus_daemon_denied != Some(true) {
         return;
     }
+    let more = "it does not: no domain with <graphics type='dbus'/> on a bus starts; one with p2p='yes' needs none";
     report
-        .line(
-            Topic::DbusDaemon,
-            "dbus-daemon of a guest under AppArmor",
-            Verdict::Warn,
-            "it does not: no domain with <graphics type='dbus'/> on a bus starts; one with p2p='yes' needs none",
-        )
+        .check(Topic::DbusDaemon, "dbus-daemon of a guest under AppArmor")
+        .warn(more)
         .fix(ALLOW_DBUS_DAEMON)
         .fix(format!(
             "{} # libvirt 9",
@@ -399,6 +305,7 @@ pub(super) fn confinement(host: &Host, report: &mut Report) {
             .find(|daemon| daemon.name == profile.daemon)
             .and_then(|daemon| daemon.label.as_deref());
         let what = format!("AppArmor's profile of {}", profile.daemon);
+        let mut check = report.check(Topic::Confinement, what);
         // For a daemon that does not run, nobody knows how it will be confined.
         let enforced = label.is_none_or(|label| label.ends_with("(enforce)"));
         let verdict = if enforced {
@@ -410,14 +317,12 @@ pub(super) fn confinement(host: &Host, report: &mut Report) {
         let linked = hooks.find(|hook| hook.is_ours && is_link(host, hook));
         if let Some(hook) = linked.filter(|_| !profile.hook_program) {
             let hook = hook.path.display();
-            report
-                .line(
-                    Topic::Confinement,
-                    what,
-                    verdict,
-                    format!("the hook is a link to what it does not let libvirt run, {HOOK_PROGRAM}, and then no domain starts"),
-                )
-                .fix(format!("sudo cp --remove-destination {HOOK_PROGRAM} {hook}"));
+            let more = format!(
+                "the hook is a link to what it does not let libvirt run, {HOOK_PROGRAM}, and then no domain starts"
+            );
+            check.line(verdict, more).fix(format!(
+                "sudo cp --remove-destination {HOOK_PROGRAM} {hook}"
+            ));
             continue;
         }
         let refused: Vec<&str> = [
@@ -428,17 +333,12 @@ pub(super) fn confinement(host: &Host, report: &mut Report) {
         .flatten()
         .collect();
         if refused.is_empty() {
-            let more = label.unwrap_or("not known whether it is enforced");
-            report.line(Topic::Confinement, what, Verdict::Pass, more);
+            check.pass(label.unwrap_or("not known whether it is enforced"));
             continue;
         }
-        report
-            .line(
-                Topic::Confinement,
-                what,
-                verdict,
-                format!("it does not let the hook run {}", refused.join(" and ")),
-            )
+        let more = format!("it does not let the hook run {}", refused.join(" and "));
+        check
+            .line(verdict, more)
             .fix(format!(
                 "printf '%s\\n' '/etc/libvirt/hooks/** rmix,' '/usr/bin/gfxplane-helper PUx,' | sudo tee -a /etc/apparmor.d/local/usr.sbin.{} && sudo systemctl reload apparmor",
                 profile.daemon

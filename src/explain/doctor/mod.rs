@@ -400,51 +400,65 @@ impl Report {
         Report { lines, recording }
     }
 
-    fn line(
-        &mut self,
-        topic: Topic,
-        what: impl Into<String>,
-        verdict: Verdict,
-        more: impl Into<String>,
-    ) -> &mut Line {
-        self.lines.push(Line {
+    /// Begins the lines about one thing.
+    fn check(&mut self, topic: Topic, what: impl Into<String>) -> Check<'_> {
+        let what = what.into();
+        Check {
+            report: self,
             topic,
+            what,
+        }
+    }
+}
+
+/// A thing that is checked, and the report that gets the lines about it.
+struct Check<'r> {
+    report: &'r mut Report,
+    topic: Topic,
+    what: String,
+}
+
+impl Check<'_> {
+    fn line(&mut self, verdict: Verdict, more: impl Into<String>) -> &mut Line {
+        self.report.lines.push(Line {
+            topic: self.topic,
             device: None,
             guest: None,
-            what: what.into(),
+            what: self.what.clone(),
             verdict,
             more: more.into(),
             fixes: Vec::new(),
         });
-        self.lines.last_mut().expect("it was just put there")
+        self.report.lines.last_mut().expect("it was just put there")
+    }
+
+    fn pass(&mut self, more: impl Into<String>) -> &mut Line {
+        self.line(Verdict::Pass, more)
+    }
+
+    fn warn(&mut self, more: impl Into<String>) -> &mut Line {
+        self.line(Verdict::Warn, more)
+    }
+
+    fn fail(&mut self, more: impl Into<String>) -> &mut Line {
+        self.line(Verdict::Fail, more)
     }
 
     /// Writes the line for a file that the host does not have. The line is SKIP if only the
     /// recording may lack the file.
-    fn missing(
-        &mut self,
-        topic: Topic,
-        what: impl Into<String>,
-        verdict: Verdict,
-        more: impl Into<String>,
-    ) -> &mut Line {
-        match self.recording {
-            Recording::Part => self.line(topic, what, Verdict::Skip, "not in the recording"),
-            _ => self.line(topic, what, verdict, more),
+    fn missing(&mut self, verdict: Verdict, more: impl Into<String>) -> &mut Line {
+        match self.report.recording {
+            Recording::Part => self.line(Verdict::Skip, "not in the recording"),
+            _ => self.line(verdict, more),
         }
     }
 
     /// Writes the line for a fact that is not known. The line is SKIP for a recorded host, which
     /// can't be asked.
-    fn unknown(
-        &mut self,
-        topic: Topic,
-        what: impl Into<String>,
-        more: impl Into<String>,
-    ) -> &mut Line {
-        match self.recording {
-            Recording::None => self.line(topic, what, Verdict::Warn, more),
-            _ => self.line(topic, what, Verdict::Skip, "not in the recording"),
+    fn unknown(&mut self, more: impl Into<String>) -> &mut Line {
+        match self.report.recording {
+            Recording::None => self.warn(more),
+            _ => self.line(Verdict::Skip, "not in the recording"),
         }
     }
 }
@@ -456,8 +470,12 @@ impl Line {
     }
 
     fn fix(&mut self, fix: impl Into<String>) -> &mut Self {
+        self.fixes([fix])
+    }
+
+    fn fixes(&mut self, fixes: impl IntoIterator<Item = impl Into<String>>) -> &mut Self {
         if self.verdict != Verdict::Skip {
-            self.fixes.push(fix.into());
+            self.fixes.extend(fixes.into_iter().map(Into::into));
         }
         self
     }
@@ -508,7 +526,7 @@ mod tests {
             (Verdict::Fail, Verdict::Fail),
             (Verdict::Warn, Verdict::Fail),
         ] {
-            report.line(Topic::Hook, "", verdict, "");
+            report.check(Topic::Hook, "").line(verdict, "");
             assert_eq!(worst(&report.lines), expected);
         }
     }

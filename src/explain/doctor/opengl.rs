@@ -20,11 +20,11 @@ fn serious(host: &Host) -> (Verdict, &'static str) {
 
 /// Checks the render nodes, and whether QEMU's user may open them.
 pub(super) fn render_nodes(host: &Host, report: &mut Report) {
-    let what = "render nodes";
+    let mut check = report.check(Topic::RenderNodes, "render nodes");
     if host.render_nodes.is_empty() {
         let (verdict, who) = serious(host);
         let more = format!("there is none in /dev/dri{who}");
-        let line = report.missing(Topic::RenderNodes, what, verdict, more);
+        let line = check.missing(verdict, more);
         for gpu in &host.inventory.gpus {
             match gpu.driver.as_deref() {
                 None => line.fix(load_driver(gpu.address)),
@@ -35,20 +35,11 @@ pub(super) fn render_nodes(host: &Host, report: &mut Report) {
         line.fix("sudo modprobe vgem # without a GPU: renders in software");
         return;
     }
-    report.line(
-        Topic::RenderNodes,
-        what,
-        Verdict::Pass,
-        listed(host.render_nodes.iter().map(|node| &node.path)),
-    );
+    check.pass(listed(host.render_nodes.iter().map(|node| &node.path)));
     if host.render_nodes.len() > 1 {
         report
-            .line(
-                Topic::RenderNodes,
-                "choice of the render node",
-                Verdict::Warn,
-                "libvirt takes the first that it finds where a domain names none",
-            )
+            .check(Topic::RenderNodes, "choice of the render node")
+            .warn("libvirt takes the first that it finds where a domain names none")
             .fix("ls -l /dev/dri/by-path # a domain names one by <gl rendernode='/dev/dri/by-path/…'/>; gfxplane fixup names that of the device's own GPU");
     }
     for node in &host.render_nodes {
@@ -57,43 +48,32 @@ pub(super) fn render_nodes(host: &Host, report: &mut Report) {
 }
 
 fn access(host: &Host, path: &Path, driver: Option<&str>, report: &mut Report) {
-    let what = format!("access to {}", path.display());
     if driver == Some("nvidia") {
         report
-            .line(
-                Topic::RenderNodes,
-                format!("driver of {}", path.display()),
-                Verdict::Warn,
-                "NVIDIA's own: QEMU needs EGL extensions of Mesa's, which it may lack (\"egl: eglInitialize failed\")",
-            )
+            .check(Topic::RenderNodes, format!("driver of {}", path.display()))
+            .warn("NVIDIA's own: QEMU needs EGL extensions of Mesa's, which it may lack (\"egl: eglInitialize failed\")")
             .fix("ls -l /dev/dri/by-path # a domain names another GPU's by <gl rendernode='/dev/dri/by-path/…'/>");
     }
+    let mut check = report.check(Topic::RenderNodes, format!("access to {}", path.display()));
     let (Some(access), Some(qemu)) = (host.moment.access.get(path), &host.moment.qemu) else {
-        let more = "as whom libvirt runs QEMU, or whose the node is, is not known";
-        report.unknown(Topic::RenderNodes, what, more);
+        check.unknown("as whom libvirt runs QEMU, or whose the node is, is not known");
         return;
     };
     let whose = format!("{} {}:{}", access.mode, access.user, access.group);
     if qemu.own_dev {
-        let more = format!(
+        check.pass(format!(
             "{whose}; libvirt opens it to those guests whose graphics name it, or have OpenGL and name none"
-        );
-        report.line(Topic::RenderNodes, what, Verdict::Pass, more);
+        ));
     } else if access.is_open_to(&qemu.user, &qemu.groups) {
-        let more = format!("{whose}; QEMU runs as {}", qemu.user);
-        report.line(Topic::RenderNodes, what, Verdict::Pass, more);
+        check.pass(format!("{whose}; QEMU runs as {}", qemu.user));
     } else {
         let (verdict, who) = serious(host);
-        report
-            .line(
-                Topic::RenderNodes,
-                what,
-                verdict,
-                format!(
-                    "{whose}; QEMU runs as {}, and qemu.conf keeps libvirt from opening it to guests{who}",
-                    qemu.user
-                ),
-            )
+        let more = format!(
+            "{whose}; QEMU runs as {}, and qemu.conf keeps libvirt from opening it to guests{who}",
+            qemu.user
+        );
+        check
+            .line(verdict, more)
             .fix("sudoedit /etc/libvirt/qemu.conf # namespaces = [ \"mount\" ] and dynamic_ownership = 1, as is the default")
             .fix(format!("sudo usermod -aG {} {}", access.group, qemu.user));
     }
@@ -101,19 +81,15 @@ fn access(host: &Host, path: &Path, driver: Option<&str>, report: &mut Report) {
 
 /// Checks the libraries that a render node needs.
 pub(super) fn libraries(host: &Host, report: &mut Report) {
-    let what = "EGL";
+    let mut check = report.check(Topic::OpenGl, "EGL");
     if host.egl_vendor {
-        report.line(Topic::OpenGl, what, Verdict::Pass, "");
+        check.pass("");
         return;
     }
     let (verdict, who) = serious(host);
-    report
-        .missing(
-            Topic::OpenGl,
-            what,
-            verdict,
-            format!("no library for it is in egl_vendor.d{who}"),
-        )
+    let more = format!("no library for it is in egl_vendor.d{who}");
+    check
+        .missing(verdict, more)
         .fix("sudo apt install libegl1 libgl1-mesa-dri # Debian, Ubuntu")
         .fix("sudo dnf install mesa-libEGL mesa-dri-drivers # Fedora");
 }
@@ -122,12 +98,8 @@ pub(super) fn libraries(host: &Host, report: &mut Report) {
 pub(super) fn emulators(host: &Host, report: &mut Report) {
     if host.emulators.is_empty() {
         report
-            .missing(
-                Topic::OpenGl,
-                "QEMU",
-                Verdict::Warn,
-                "none was found where libvirt looks for one",
-            )
+            .check(Topic::OpenGl, "QEMU")
+            .missing(Verdict::Warn, "none was found where libvirt looks for one")
             .fix("sudo apt install qemu-system-x86 # Debian, Ubuntu")
             .fix("sudo dnf install qemu-kvm # Fedora");
     }
@@ -147,11 +119,10 @@ fn with_opengl(abilities: &Abilities) -> Vec<&'static str> {
 }
 
 fn one(host: &Host, emulator: &Path, abilities: &Abilities, report: &mut Report) {
-    let what = format!("OpenGL in {}", emulator.display());
+    let mut check = report.check(Topic::OpenGl, format!("OpenGL in {}", emulator.display()));
     let Some(frontends) = &abilities.frontends else {
-        let more = "libvirt was not asked about it yet, or did not answer";
-        report
-            .unknown(Topic::OpenGl, what, more)
+        check
+            .unknown("libvirt was not asked about it yet, or did not answer")
             .fix("gfxplane qemu");
         return;
     };
@@ -163,26 +134,17 @@ fn one(host: &Host, emulator: &Path, abilities: &Abilities, report: &mut Report)
         if emulators.any(|(_, abilities)| !with_opengl(abilities).is_empty()) {
             verdict = Verdict::Warn;
         }
-        report
-            .line(
-                Topic::OpenGl,
-                what,
-                verdict,
-                format!("none of its frontends has it: its modules are not installed{who}"),
-            )
+        let more = format!("none of its frontends has it: its modules are not installed{who}");
+        check
+            .line(verdict, more)
             .fix("sudo apt install qemu-system-modules-opengl qemu-system-modules-spice # Debian 13; qemu-system-gui in Debian 12")
             .fix("sudo dnf install qemu-ui-opengl qemu-ui-egl-headless qemu-ui-spice-core # Fedora");
     } else if !frontends.contains("spice-gl") && !frontends.contains("dbus") {
-        report
-            .line(
-                Topic::OpenGl,
-                what,
-                Verdict::Warn,
-                "egl-headless alone: a dmabuf can be shown by VNC with QEMU before 9.0 only",
-            )
+        check
+            .warn("egl-headless alone: a dmabuf can be shown by VNC with QEMU before 9.0 only")
             .fix("sudo apt install qemu-system-modules-spice # Debian 13")
             .fix("sudo dnf install qemu-ui-spice-core # Fedora");
     } else {
-        report.line(Topic::OpenGl, what, Verdict::Pass, with_gl.join(", "));
+        check.pass(with_gl.join(", "));
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::device::facts::DisplayInterface;
 use crate::device::id::DeviceId;
-use crate::explain::doctor::{Host, Report, Topic, Verdict};
+use crate::explain::doctor::{Host, Report, Topic};
 use crate::predict::Program;
 use crate::predict::versions::{PCI_DISPLAY, REGION_FAULT, REGION_FAULT_MENDED, VNC_BINDS, newer};
 use crate::publish::inventory::DeviceEntry;
@@ -11,51 +11,41 @@ use crate::publish::inventory::DeviceEntry;
 pub(super) fn versions(host: &Host, report: &mut Report) {
     for (emulator, abilities) in &host.emulators {
         let what = format!("version of {}", emulator.display());
+        let before = report.lines.len();
+        let mut check = report.check(Topic::Versions, what);
         let Some(version) = &abilities.qemu else {
-            report
-                .unknown(Topic::Versions, what, "it is not known")
-                .fix("gfxplane qemu");
+            check.unknown("it is not known").fix("gfxplane qemu");
             continue;
         };
-        let before = report.lines.len();
         let has = |interface| host.inventory.devices.iter().any(|e| has(e, interface));
         let fault = REGION_FAULT.is_in(version) && !REGION_FAULT_MENDED.is_in(version);
         if fault && has(DisplayInterface::Region) {
-            report
-                .line(
-                    Topic::Versions,
-                    &what,
-                    Verdict::Fail,
-                    format!(
-                        "QEMU {version} may crash when it draws a screen that lies beyond a device's last region, as NVIDIA's and mdpy's do; QEMU {} and later do not",
-                        REGION_FAULT_MENDED.since()
-                    ),
-                )
+            let more = format!(
+                "QEMU {version} may crash when it draws a screen that lies beyond a device's last region, as NVIDIA's and mdpy's do; QEMU {} and later do not",
+                REGION_FAULT_MENDED.since()
+            );
+            check
+                .fail(more)
                 .fix("gfxplane check --all # names the guests, and what helps until then");
         }
         if VNC_BINDS.is_in(version) && has(DisplayInterface::Dmabuf) {
-            report
-                .line(
-                    Topic::Versions,
-                    &what,
-                    Verdict::Warn,
-                    format!(
-                        "with QEMU {version} a VNC viewer's Ctrl-Alt-2 ends a guest that has a dmabuf as its second screen"
-                    ),
-                )
+            let more = format!(
+                "with QEMU {version} a VNC viewer's Ctrl-Alt-2 ends a guest that has a dmabuf as its second screen"
+            );
+            check
+                .warn(more)
                 .fix("gfxplane check --all # names the guests; spice with gl instead of VNC helps");
         }
         if let Some(why) = newer(Program::Qemu, version) {
-            let more = format!("{why}: what QEMU would refuse is a doubt");
-            report.line(Topic::Versions, &what, Verdict::Warn, more);
+            check.warn(format!("{why}: what QEMU would refuse is a doubt"));
         }
-        if report.lines.len() == before {
-            report.line(Topic::Versions, what, Verdict::Pass, version.to_string());
+        if check.report.lines.len() == before {
+            check.pass(version.to_string());
         }
     }
-    let what = "version of libvirt";
+    let mut check = report.check(Topic::Versions, "version of libvirt");
     let Some(version) = &host.libvirt else {
-        report.unknown(Topic::Versions, what, "it is not known");
+        check.unknown("it is not known");
         return;
     };
     let is_pci = |entry: &&DeviceEntry| {
@@ -70,22 +60,15 @@ pub(super) fn versions(host: &Host, report: &mut Report) {
         .map(|entry| entry.id.to_string())
         .collect();
     if !PCI_DISPLAY.is_in(version) && !pci.is_empty() {
-        report
-            .line(
-                Topic::Versions,
-                what,
-                Verdict::Fail,
-                format!(
-                    "libvirt {version} drops display and ramfb of PCI hostdevs without a word, and libvirt {} and later do not: no screen of {}",
-                    PCI_DISPLAY.since(),
-                    pci.join(", ")
-                ),
-            );
+        check.fail(format!(
+            "libvirt {version} drops display and ramfb of PCI hostdevs without a word, and libvirt {} and later do not: no screen of {}",
+            PCI_DISPLAY.since(),
+            pci.join(", ")
+        ));
     } else if let Some(why) = newer(Program::Libvirt, version) {
-        let more = format!("{why}: what libvirt would refuse is a doubt");
-        report.line(Topic::Versions, what, Verdict::Warn, more);
+        check.warn(format!("{why}: what libvirt would refuse is a doubt"));
     } else {
-        report.line(Topic::Versions, what, Verdict::Pass, version.to_string());
+        check.pass(version.to_string());
     }
 }
 
