@@ -297,6 +297,3 @@ fn objection(plan: &Plan) -> Option<String> {
         .find(|id| !before.contains(id))
         .map(|id| format!("it would start, but nobody would see the screen of {id}"))
 }
-
-#[cfg(test)]
-mod tests;

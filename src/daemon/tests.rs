@@ -1,6 +1,6 @@
 //! The daemon against a libvirt that is a map. The real one is in the machine test.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -251,10 +251,6 @@ impl Libvirt for Arc<Fake> {
         Ok(Arc::new(Arc::clone(self)))
     }
 
-    fn set_policy(&self, _uuid: &str, _xml: Option<&str>) -> Result<(), Failure> {
-        unreachable!("the daemon sets none")
-    }
-
     fn users(&self) -> Result<Vec<User>, Failure> {
         Ok(self.users.lock().unwrap().clone())
     }
@@ -265,14 +261,6 @@ impl Libvirt for Arc<Fake> {
         self.report_of(uuid, Happened::Stopped);
         let refusal = self.trial.lock().unwrap().clone();
         Ok(refusal.map_or(Start::Starts, Start::Refused))
-    }
-
-    fn nodedev_xml(&self, _name: &str) -> Result<String, Failure> {
-        unreachable!("the daemon asks for none")
-    }
-
-    fn nodedev_names(&self) -> Result<HashSet<String>, Failure> {
-        unreachable!("the daemon asks for none")
     }
 }
 
@@ -776,15 +764,45 @@ fn what_is_vetoed_is_mended_and_started_if_it_is_to_start_by_itself() {
 fn somebody_who_puts_the_old_definition_back_wins() {
     let host = Host::new();
     let mut daemon = host.watched();
-    for _ in 0..5 {
-        daemon.meets(&doomed());
+    // libvirt gives the same file another MAC address each time.
+    let round = |number: u32| with_title(&doomed(), &number.to_string());
+    daemon.meets(&round(0));
+    let fixed = host.libvirt.xml();
+    for number in 1..5 {
+        daemon.meets(&round(number));
     }
-    assert_eq!(host.libvirt.xml(), doomed());
+    assert_eq!(host.libvirt.xml(), round(4));
     assert_eq!(
         host.libvirt.defined.load(Ordering::Relaxed),
         crate::daemon::decision::ROUNDS
     );
     assert_eq!(entries(&daemon), [What::Fixed, What::Fixed, What::GaveUp]);
+    // A definition that is right by itself ends the quarrel.
+    daemon.meets(&with_title(&fixed, "fixed by hand"));
+    daemon.meets(&round(5));
+    host.has(&["<gl enable='yes'"]);
+}
+
+#[test]
+fn somebody_who_puts_two_definitions_back_in_turn_wins() {
+    let host = Host::new();
+    let mut daemon = host.watched();
+    let beside = VNC.replace("0.0.0.0", "127.0.0.1");
+    let other = domain(DMABUF, "on", &format!("{SPICE}{beside}"));
+    for _ in 0..3 {
+        daemon.meets(&doomed());
+        daemon.meets(&other);
+    }
+    assert_eq!(host.libvirt.xml(), other);
+    assert!(host.libvirt.defined.load(Ordering::Relaxed) <= 4);
+}
+
+#[test]
+fn what_needs_consent_is_left_and_both_fixes_are_named() {
+    let host = Host::new();
+    host.libvirt.put(&domain(DMABUF, "on", VNC));
+    let why = reason(&host.watched());
+    assert!(why.contains("consent") && why.contains("display"), "{why}");
 }
 
 #[test]
@@ -797,6 +815,11 @@ fn what_libvirt_refuses_is_tried_once() {
     }
     assert_eq!(host.libvirt.xml(), doomed());
     assert_eq!(entries(&daemon), [What::Refused, What::LeftAlone]);
+    // Another libvirt may take it.
+    host.libvirt.refuses.store(false, Ordering::Relaxed);
+    daemon.connect(true).unwrap();
+    daemon.work();
+    host.has(&["<gl enable='yes'"]);
 }
 
 #[test]
