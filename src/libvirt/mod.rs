@@ -160,13 +160,17 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// There is no such domain.
-    fn definition(&self, name: &str, secrets: bool) -> Result<Definition, Failure>;
+    fn definition(&self, _name: &str, _secrets: bool) -> Result<Definition, Failure> {
+        Without::missing(NEEDED)
+    }
 
     /// Replaces a definition, or a part of it, if the definition is still the one that was read.
     ///
     /// # Errors
     /// libvirt refuses the new definition or can't be reached. The definition stays as it was.
-    fn define(&self, before: &Definition, new: New<'_>) -> Result<Replaced, Failure>;
+    fn define(&self, _before: &Definition, _new: New<'_>) -> Result<Replaced, Failure> {
+        Without::missing(NEEDED)
+    }
 
     /// Undefines a domain if its definition is still this one. Nothing else of the domain is
     /// removed: neither its NVRAM, nor its TPM's state, nor its disks.
@@ -261,7 +265,9 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
     /// # Errors
     /// There is no such domain; libvirt can't be reached, or refuses. The metadata stay as they
     /// were.
-    fn set_policy(&self, uuid: &str, xml: Option<&str>) -> Result<(), Failure>;
+    fn set_policy(&self, _uuid: &str, _xml: Option<&str>) -> Result<(), Failure> {
+        Without::missing("a domain's own policy is in libvirt's definition of it")
+    }
 
     /// Returns the active domains.
     fn users(&self) -> Result<Vec<User>, Failure> {
@@ -291,10 +297,14 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// There is no such device.
-    fn nodedev_xml(&self, name: &str) -> Result<String, Failure>;
+    fn nodedev_xml(&self, _name: &str) -> Result<String, Failure> {
+        Without::missing("use --offline")
+    }
 
     /// Returns the names of all node devices.
-    fn nodedev_names(&self) -> Result<HashSet<String>, Failure>;
+    fn nodedev_names(&self) -> Result<HashSet<String>, Failure> {
+        Without::missing("use --offline")
+    }
 }
 
 /// The advice to a user whose program lacks libvirt.
@@ -324,24 +334,4 @@ impl Without {
     }
 }
 
-impl Libvirt for Without {
-    fn definition(&self, _name: &str, _secrets: bool) -> Result<Definition, Failure> {
-        Self::missing(NEEDED)
-    }
-
-    fn define(&self, _before: &Definition, _new: New<'_>) -> Result<Replaced, Failure> {
-        Self::missing(NEEDED)
-    }
-
-    fn set_policy(&self, _uuid: &str, _xml: Option<&str>) -> Result<(), Failure> {
-        Self::missing("a domain's own policy is in libvirt's definition of it")
-    }
-
-    fn nodedev_xml(&self, _name: &str) -> Result<String, Failure> {
-        Self::missing("use --offline")
-    }
-
-    fn nodedev_names(&self) -> Result<HashSet<String>, Failure> {
-        Self::missing("use --offline")
-    }
-}
+impl Libvirt for Without {}

@@ -163,7 +163,7 @@ pub struct TypeLine {
 }
 
 /// A graphics card, or another device that makes mediated devices or is handed out.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct ParentLine {
     /// The PCI address, or the sysfs name of another parent.
     pub address: String,
@@ -406,7 +406,8 @@ fn parents(given: Given<'_>, guests: &mut BTreeMap<DeviceId, Vec<GuestEntry>>) -
             driver: parent.bound_driver.clone(),
             render_node: parent.render_node.clone(),
             types: types(inventory, |one| one.parent == parent.name),
-            ..other(parent.name.clone())
+            address: parent.name.clone(),
+            ..ParentLine::default()
         };
         others.insert(parent.name.clone(), line);
     }
@@ -418,7 +419,8 @@ fn parents(given: Given<'_>, guests: &mut BTreeMap<DeviceId, Vec<GuestEntry>>) -
     let rest: Vec<&DeviceEntry> = rest.collect();
     for entry in rest {
         let name = entry.parent.clone().unwrap_or_else(|| entry.id.to_string());
-        let line = others.entry(name.clone()).or_insert_with(|| other(name));
+        let line = others.entry(name.clone()).or_default();
+        line.address = name;
         line.devices
             .extend(devices(given, guests, &mut placed, |one| {
                 one.id == entry.id
@@ -428,24 +430,9 @@ fn parents(given: Given<'_>, guests: &mut BTreeMap<DeviceId, Vec<GuestEntry>>) -
     lines
 }
 
-fn other(address: String) -> ParentLine {
-    ParentLine {
-        address,
-        gpu: false,
-        ids: None,
-        name: None,
-        driver: None,
-        render_node: None,
-        total_vfs: None,
-        vfs: 0,
-        missing: None,
-        types: Vec::new(),
-        devices: Vec::new(),
-    }
-}
-
 fn card(entry: &GpuEntry, name: Option<String>) -> ParentLine {
     ParentLine {
+        address: entry.address.to_string(),
         gpu: true,
         ids: Some(entry.ids.clone()),
         name,
@@ -454,7 +441,7 @@ fn card(entry: &GpuEntry, name: Option<String>) -> ParentLine {
         total_vfs: entry.total_vfs,
         vfs: entry.vfs,
         missing: entry.missing.clone(),
-        ..other(entry.address.to_string())
+        ..ParentLine::default()
     }
 }
 
