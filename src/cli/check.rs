@@ -5,6 +5,7 @@ mod lines;
 use std::io::Write;
 
 use serde::Serialize;
+use serde_json::json;
 use uuid::Uuid;
 
 use lines::{Line, START};
@@ -71,32 +72,6 @@ struct Alone<'d> {
     format: u32,
     #[serde(flatten)]
     document: &'d Document,
-}
-
-/// A domain that could not be checked.
-#[derive(Serialize)]
-struct Failed {
-    domain: String,
-    verdict: Verdict,
-    /// The line of the text form.
-    lines: [Line; 1],
-    error: String,
-}
-
-/// An entry in the document of several domains.
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Entry {
-    Checked(Box<Document>),
-    Failed(Failed),
-}
-
-/// The documents of several domains.
-#[derive(Serialize)]
-struct Documents {
-    format: u32,
-    domains: Vec<Entry>,
-    summary: Summary,
 }
 
 /// The numbers of several domains.
@@ -233,11 +208,7 @@ impl Check {
                 checked.tell(&mut page);
                 page.print(out)?;
             }
-            return Ok(if checked.refused {
-                End::Refused
-            } else {
-                End::Done
-            });
+            return Ok(End::of(!checked.refused));
         }
         let subjects = if self.all {
             all(context)?
@@ -257,7 +228,7 @@ impl Check {
                     summary.count(&checked);
                     checked.tell(&mut page);
                     page.blank();
-                    domains.push(Entry::Checked(Box::new(checked.document)));
+                    domains.push(json!(checked.document));
                 }
                 Err(error) => {
                     summary.unknown += 1;
@@ -269,32 +240,24 @@ impl Check {
                     tell(&mut page, &subject, &lines);
                     page.blank();
                     failed.push(error);
-                    domains.push(Entry::Failed(Failed {
-                        domain: subject,
-                        verdict: Verdict::Fail,
-                        lines,
-                        error: error_text,
-                    }));
+                    let verdict = Verdict::Fail;
+                    domains.push(json!({"domain": subject, "verdict": verdict, "lines": lines, "error": error_text}));
                 }
             }
         }
         let refused = summary.refused > 0;
         if self.json {
-            let format = FORMAT;
-            let documents = Documents {
-                format,
-                domains,
-                summary,
-            };
-            json(out, &documents)?;
+            json(
+                out,
+                &json!({"format": FORMAT, "domains": domains, "summary": summary}),
+            )?;
         } else {
             page.words(Some(summary.verdict(failed.len())), 0, &summary.line(), "");
             page.print(out)?;
         }
         match gravest(failed) {
             Some(error) => Err(error),
-            None if refused => Ok(End::Refused),
-            None => Ok(End::Done),
+            None => Ok(End::of(!refused)),
         }
     }
 }

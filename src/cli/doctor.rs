@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 
-use serde::Serialize;
+use serde_json::json;
 
 use crate::cli::page::{Page, count};
 use crate::cli::{End, json, overview};
@@ -27,14 +27,6 @@ pub(crate) struct Doctor {
     json: bool,
 }
 
-#[derive(Serialize)]
-struct Document<'l> {
-    format: u32,
-    verdict: Verdict,
-    lines: &'l [Line],
-    warnings: &'l [Warning],
-}
-
 impl Doctor {
     /// Examines the host, and prints a line for each check.
     ///
@@ -45,22 +37,15 @@ impl Doctor {
         let (lines, warnings) = read(context)?;
         let verdict = worst(&lines);
         if self.json {
-            let document = Document {
-                format: FORMAT,
-                verdict,
-                lines: &lines,
-                warnings: &warnings,
-            };
-            json(out, &document)?;
+            json(
+                out,
+                &json!({"format": FORMAT, "verdict": verdict, "lines": lines, "warnings": warnings}),
+            )?;
         } else {
             context.warn(&warnings);
             text(&lines).print(out)?;
         }
-        Ok(if verdict == Verdict::Fail {
-            End::Refused
-        } else {
-            End::Done
-        })
+        Ok(End::of(verdict != Verdict::Fail))
     }
 }
 

@@ -142,7 +142,7 @@ impl Fixup {
             let fails = plan.notes.iter().any(|note| note.level == Level::Fail);
             lacks_consent || fails || plan.after.refusal().is_some()
         });
-        let end = if refused { End::Refused } else { End::Done };
+        let end = End::of(!refused);
         // The shown XML has no passwords in it.
         let (shown, mut fixed_shown) = match &subject {
             Subject::Domain(name) if defines => {

@@ -93,10 +93,6 @@ impl Learn {
                 context.say(&format!("nothing is learned from {name}: {why}"));
             }
         }
-        Ok(if nothing.is_some() {
-            End::Refused
-        } else {
-            End::Done
-        })
+        Ok(End::of(nothing.is_none()))
     }
 }

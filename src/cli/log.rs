@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use serde::Serialize;
+use serde_json::json;
 
 use crate::cli::{End, json, number};
 use crate::device::record::FORMAT;
@@ -22,12 +23,6 @@ pub struct Log {
     /// Print JSON
     #[arg(long)]
     json: bool,
-}
-
-#[derive(Serialize)]
-struct Document<'e> {
-    format: u32,
-    entries: Vec<Timed<'e>>,
 }
 
 #[derive(Serialize)]
@@ -62,11 +57,8 @@ impl Log {
                 when: rfc3339(entry.time),
                 entry,
             });
-            let document = Document {
-                format: FORMAT,
-                entries: timed.collect(),
-            };
-            json(out, &document)?;
+            let timed: Vec<Timed<'_>> = timed.collect();
+            json(out, &json!({"format": FORMAT, "entries": timed}))?;
             return Ok(End::Done);
         }
         // A line each, whatever the width: people search the log.

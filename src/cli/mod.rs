@@ -79,6 +79,13 @@ pub enum End {
     Lacking,
 }
 
+impl End {
+    /// Returns the end of a command that did all that it should, or did not.
+    pub fn of(is_done: bool) -> Self {
+        if is_done { End::Done } else { End::Refused }
+    }
+}
+
 impl GlobalArgs {
     /// Makes the context from these options, without libvirt.
     ///

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use serde::Serialize;
+use serde_json::json;
 
 use crate::cli::{End, GlobalArgs, json, seconds};
 use crate::device::evidence::{OpenPath, Step};
@@ -195,16 +196,7 @@ impl Probe {
     /// Prints the results.
     pub(super) fn print(&self, rows: &[Row], out: &mut dyn Write) -> anyhow::Result<()> {
         if self.json {
-            #[derive(Serialize)]
-            struct Document<'a> {
-                format: u32,
-                probes: &'a [Row],
-            }
-            let document = Document {
-                format: FORMAT,
-                probes: rows,
-            };
-            json(out, &document)
+            json(out, &json!({"format": FORMAT, "probes": rows}))
         } else {
             if rows.is_empty() {
                 writeln!(
@@ -423,7 +415,7 @@ pub(super) fn end(rows: &[Row]) -> anyhow::Result<End> {
         return Err(Failure::Environment(problems.collect::<Vec<_>>().join("; ")).into());
     }
     let all_known = rows.iter().all(|row| row.facts.display.is_known());
-    Ok(if all_known { End::Done } else { End::Refused })
+    Ok(End::of(all_known))
 }
 
 #[cfg(test)]

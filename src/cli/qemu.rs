@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use serde_json::json;
 
 use crate::cli::page::Page;
 use crate::cli::{End, json};
@@ -41,12 +42,6 @@ struct Row {
     abilities: Abilities,
 }
 
-#[derive(Serialize)]
-struct Document {
-    format: u32,
-    emulators: Vec<Row>,
-}
-
 impl QemuCommand {
     /// Finds out and prints.
     ///
@@ -80,11 +75,7 @@ impl QemuCommand {
         context.warn(&warnings);
         let answered = rows.iter().all(|row| row.abilities.qemu.is_some());
         if self.json {
-            let document = Document {
-                format: FORMAT,
-                emulators: rows,
-            };
-            json(out, &document)?;
+            json(out, &json!({"format": FORMAT, "emulators": rows}))?;
         } else {
             if rows.is_empty() {
                 context.say("no QEMU was found; gfxplane doctor says what is missing");
@@ -96,7 +87,7 @@ impl QemuCommand {
             }
             page.print(out)?;
         }
-        Ok(if answered { End::Done } else { End::Refused })
+        Ok(End::of(answered))
     }
 }
 

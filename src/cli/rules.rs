@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use serde::Serialize;
+use serde_json::json;
 
 use crate::cli::page::{Page, count};
 use crate::cli::{End, json};
@@ -78,18 +79,7 @@ impl RulesCommand {
         let applies = |row: &Row<'_>| self.all || !row.devices.is_empty() || !row.types.is_empty();
         let rows: Vec<Row<'_>> = rows.filter(applies).collect();
         if self.json {
-            #[derive(Serialize)]
-            struct Document<'a> {
-                format: u32,
-                rules: Vec<Row<'a>>,
-            }
-            json(
-                out,
-                &Document {
-                    format: FORMAT,
-                    rules: rows,
-                },
-            )?;
+            json(out, &json!({"format": FORMAT, "rules": rows}))?;
             return Ok(End::Done);
         }
         context.warn(&inventory.warnings);

@@ -142,11 +142,7 @@ impl Verify {
                 context.say(&format!("tried without {}{matters}", left.what));
             }
         }
-        Ok(if message.is_some() {
-            End::Refused
-        } else {
-            End::Done
-        })
+        Ok(End::of(message.is_none()))
     }
 
     fn see_that_it_can_be_tried(&self, context: &Context) -> Result<(), Failure> {

@@ -50,16 +50,11 @@ fn run() -> u8 {
             forget_device(&Root::system(), id).map_err(|e| Failure::Environment(e.to_string()))?;
             Ok(End::Done)
         })),
-        ["--keep", name] => Some(with_id(name, |id| Ok(gone(keep(&Root::system(), id))))),
-        ["--sweep"] => Some(Ok(gone(sweep(&Root::system())))),
+        ["--keep", name] => Some(with_id(name, |id| Ok(End::of(keep(&Root::system(), id))))),
+        ["--sweep"] => Some(Ok(End::of(sweep(&Root::system())))),
         _ => None,
     };
     exit_code(&internal.unwrap_or_else(by_hand))
-}
-
-/// Returns the end of a run that removes devices.
-fn gone(all: bool) -> End {
-    if all { End::Done } else { End::Refused }
 }
 
 fn as_child(id: &str, asker: &str, manner: &[&str]) -> anyhow::Result<End> {
