@@ -43,78 +43,58 @@ impl List {
     }
 }
 
-/// Adds the first line. `none` is the text for an empty list.
-fn head(page: &mut Page, known: &[bool], nouns: (&str, &str), none: &str) {
-    if known.is_empty() {
+/// A line of the list: its name, what is told before the display, and what is known.
+type Entry<'i> = (String, Vec<Option<String>>, &'i Finding, &'i [Hint]);
+
+/// Returns the list as text. `none` is the text for an empty list.
+fn list(nouns: (&str, &str), none: &str, entries: &[Entry<'_>]) -> Page {
+    let mut page = Page::default();
+    if entries.is_empty() {
         page.words(None, 0, none, "");
         let doctor = "gfxplane doctor # says what is missing";
-        return page.commands(0, "see", &[doctor.to_owned()]);
+        page.commands(0, "see", &[doctor.to_owned()]);
+        return page;
     }
-    let unknown = known.iter().filter(|known| !**known).count();
-    let mut text = count(known.len(), nouns.0, nouns.1);
+    let is_known = |finding: &Finding| finding.facts.display.reason().is_none();
+    let verdict = |known: bool| if known { Verdict::Pass } else { Verdict::Warn };
+    let unknown = entries
+        .iter()
+        .filter(|(_, _, finding, _)| !is_known(finding));
+    let unknown = unknown.count();
+    let mut text = count(entries.len(), nouns.0, nouns.1);
     if unknown > 0 {
         text.push_str(&format!(", the display of {unknown} is not known"));
     }
     page.words(Some(verdict(unknown == 0)), 0, &text, "");
     page.blank();
-}
-
-fn verdict(known: bool) -> Verdict {
-    if known { Verdict::Pass } else { Verdict::Warn }
-}
-
-fn is_known(finding: &Finding) -> bool {
-    finding.facts.display.reason().is_none()
-}
-
-/// Returns the facts about a display, and the options that it needs.
-fn known(finding: &Finding, hints: &[Hint]) -> [String; 2] {
-    let by = match known_by(finding) {
-        by if by.is_empty() => String::new(),
-        by => format!(" by {by}"),
-    };
-    let needs = match needs(hints) {
-        needs if needs.is_empty() => String::new(),
-        needs => format!("needs {needs}"),
-    };
-    [format!("display {}{by}", display(finding)), needs]
-}
-
-fn joined(parts: impl IntoIterator<Item = String>) -> String {
-    let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
-    parts.join(", ")
+    for (name, parts, finding, hints) in entries {
+        let display = format!("display {}{}", display(finding), known_by(finding));
+        let known = [Some(display), needs(hints)];
+        let parts: Vec<&str> = parts
+            .iter()
+            .chain(&known)
+            .flatten()
+            .map(String::as_str)
+            .collect();
+        page.words(Some(verdict(is_known(finding))), 0, name, &parts.join(", "));
+    }
+    page
 }
 
 /// Returns the devices as text, and why graphics cards offer no vGPU.
 #[must_use]
 pub fn devices(inventory: &Inventory) -> Page {
-    let mut page = Page::default();
-    let devices = &inventory.devices;
-    let all: Vec<bool> = devices.iter().map(|one| is_known(&one.finding)).collect();
-    let nouns = ("vfio device", "vfio devices");
-    head(&mut page, &all, nouns, "This host has no vfio device.");
-    for entry in devices {
-        let driver = entry
-            .driver
-            .as_ref()
-            .map(|driver| format!("driver {driver}"));
-        let state = match entry.state {
-            State::Active => "",
-            State::Defined => "not started",
-        };
-        let parts = [
-            entry.type_id.clone().unwrap_or_default(),
-            driver.unwrap_or_default(),
-            state.into(),
+    let entries = inventory.devices.iter().map(|one| {
+        let parts = vec![
+            one.type_id.clone(),
+            one.driver.as_ref().map(|driver| format!("driver {driver}")),
+            (one.state == State::Defined).then(|| "not started".to_owned()),
         ];
-        let rest = joined(
-            parts
-                .into_iter()
-                .chain(known(&entry.finding, &entry.require)),
-        );
-        let verdict = verdict(is_known(&entry.finding));
-        page.words(Some(verdict), 0, &entry.id.to_string(), &rest);
-    }
+        (one.id.to_string(), parts, &one.finding, &one.require[..])
+    });
+    let nouns = ("vfio device", "vfio devices");
+    let none = "This host has no vfio device.";
+    let mut page = list(nouns, none, &entries.collect::<Vec<_>>());
     let missing = inventory.gpus.iter().filter_map(|gpu| {
         let missing = gpu.missing.as_ref()?;
         Some((gpu.address.to_string(), missing))
@@ -133,37 +113,21 @@ pub fn devices(inventory: &Inventory) -> Page {
 /// Returns the types as text.
 #[must_use]
 pub(crate) fn types(inventory: &Inventory) -> Page {
-    let mut page = Page::default();
-    let types = &inventory.types;
-    let all: Vec<bool> = types.iter().map(|one| is_known(&one.finding)).collect();
+    let entries = inventory.types.iter().map(|one| {
+        let parts = vec![
+            one.name.clone().filter(|name| *name != one.type_id),
+            Some(format!("of {}", one.parent)),
+            one.device_api.clone().filter(|api| api != "vfio-pci"),
+            one.available_instances.map(|left| match left {
+                0 => "none left".to_owned(),
+                left => format!("{left} left"),
+            }),
+        ];
+        (one.type_id.clone(), parts, &one.finding, &one.require[..])
+    });
     let nouns = ("type of mediated devices", "types of mediated devices");
     let none = "This host offers no type of mediated devices.";
-    head(&mut page, &all, nouns, none);
-    for entry in types {
-        let api = entry.device_api.clone().filter(|api| api != "vfio-pci");
-        let left = entry.available_instances.map(|left| match left {
-            0 => "none left".to_owned(),
-            left => format!("{left} left"),
-        });
-        let parts = [
-            entry
-                .name
-                .clone()
-                .filter(|name| *name != entry.type_id)
-                .unwrap_or_default(),
-            format!("of {}", entry.parent),
-            api.unwrap_or_default(),
-            left.unwrap_or_default(),
-        ];
-        let rest = joined(
-            parts
-                .into_iter()
-                .chain(known(&entry.finding, &entry.require)),
-        );
-        let verdict = verdict(is_known(&entry.finding));
-        page.words(Some(verdict), 0, &entry.type_id, &rest);
-    }
-    page
+    list(nouns, none, &entries.collect::<Vec<_>>())
 }
 
 /// Returns a display in words: `dmabuf`, `dmabuf,region`, `none`, `unknown (in-use)`.
@@ -176,21 +140,21 @@ pub(crate) fn display(finding: &Finding) -> String {
 }
 
 /// Returns the options that are needed whenever the display is used.
-fn needs(hints: &[Hint]) -> String {
+fn needs(hints: &[Hint]) -> Option<String> {
     let always = hints.iter().filter(|hint| hint.purpose.is_none());
-    always
+    let words: Vec<String> = always
         .map(|hint| format!("{}={}", hint.name, hint.value))
-        .collect::<Vec<_>>()
-        .join(" ")
+        .collect();
+    (!words.is_empty()).then(|| format!("needs {}", words.join(" ")))
 }
 
-/// Returns the source of the facts and any source that disagrees: `probe`, `sibling`, `rule gvt-g`,
-/// `rule gvt-g; probe: in-use`.
-pub(crate) fn known_by(finding: &Finding) -> String {
+/// Returns the source of the facts and any source that disagrees: ` by probe`, ` by sibling`,
+/// ` by rule gvt-g; probe: in-use`. Empty if there is no source.
+fn known_by(finding: &Finding) -> String {
     let Some(evidence) = &finding.evidence else {
         return String::new();
     };
-    let mut text = evidence.method.to_string();
+    let mut text = format!(" by {}", evidence.method);
     if let Some(rule) = &evidence.rule {
         text = format!("{text} {rule}");
     }

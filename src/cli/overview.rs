@@ -4,6 +4,8 @@
 
 mod html;
 
+pub use html::page;
+
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -77,10 +79,10 @@ impl OverviewArgs {
                 text(&found).print(out)?;
             }
             Some(path) if path.as_os_str() == "-" => {
-                out.write_all(html::page(&found).as_bytes())?;
+                out.write_all(page(&found).as_bytes())?;
             }
             Some(path) => {
-                write_whole(path, &html::page(&found), false).map_err(|error| {
+                write_whole(path, &page(&found), false).map_err(|error| {
                     Failure::Environment(format!("{}: {error}", path.display()))
                 })?;
             }
@@ -459,12 +461,6 @@ fn of_guest(guest: &GuestEntry) -> Row {
     row.problems.clone_from(&guest.problems);
     row.look.clone_from(&guest.look);
     row
-}
-
-/// Returns the overview as a page of HTML.
-#[must_use]
-pub fn page(overview: &Overview) -> String {
-    html::page(overview)
 }
 
 /// Returns the overview as text.

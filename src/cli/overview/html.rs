@@ -52,9 +52,9 @@ fn verdict(level: Level) -> String {
     )
 }
 
-/// Returns the page.
+/// Returns the overview as a page of HTML.
 #[must_use]
-pub(super) fn page(overview: &Overview) -> String {
+pub fn page(overview: &Overview) -> String {
     let head = shown(&headline(overview));
     let mut page = format!(
         "<!DOCTYPE html>\n\
