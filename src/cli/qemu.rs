@@ -53,10 +53,7 @@ impl QemuCommand {
         if emulators.is_empty() {
             emulators.extend(emulator::known(&context.root, &mut warnings));
             let usual = emulator::usual().into_iter();
-            let here = |path: &PathBuf| {
-                let path = path.strip_prefix("/").unwrap_or(path);
-                context.root.join(path).exists()
-            };
+            let here = |path: &PathBuf| context.root.join(path).exists();
             emulators.extend(usual.filter(here));
         }
         let ask = |emulator: &Path| context.domain_capabilities(emulator, true);

@@ -289,20 +289,7 @@ struct Host {
 
 impl Host {
     fn new() -> Self {
-        // In memory, where there is such a place: much is written whole and synced.
-        let memory = Path::new("/dev/shm");
-        let directory = if memory.is_dir() {
-            tempfile::tempdir_in(memory).unwrap()
-        } else {
-            tempfile::tempdir().unwrap()
-        };
-        let lab = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hosts/lab/root");
-        let copied = Command::new("cp")
-            .args(["-r", "--no-dereference", "--preserve=mode,links"])
-            .arg(format!("{}/.", lab.display()))
-            .arg(directory.path())
-            .status();
-        assert!(copied.unwrap().success());
+        let directory = crate::host::lab();
         for below in ["run", "var/lib", "dev/dri", DEFINITIONS] {
             std::fs::create_dir_all(directory.path().join(below)).unwrap();
         }

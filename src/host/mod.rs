@@ -91,10 +91,11 @@ impl Root {
         self.recorded
     }
 
-    /// Returns the path of a file on the host, which is given without the leading slash.
+    /// Returns the path of a file on the host, which is given as the host names it. The leading slash
+    /// may be missing.
     pub fn join(&self, path: impl AsRef<Path>) -> PathBuf {
-        debug_assert!(path.as_ref().is_relative());
-        self.path.join(path)
+        let path = path.as_ref();
+        self.path.join(path.strip_prefix("/").unwrap_or(path))
     }
 
     /// Returns the directory of a device in sysfs, by its bus.
@@ -369,4 +370,24 @@ pub(crate) fn empty() -> (tempfile::TempDir, Root) {
     std::fs::create_dir(directory.path().join("run")).expect("it is empty");
     let root = Root::recorded(directory.path());
     (directory, root)
+}
+
+/// Returns a copy of the recorded lab: in memory, where there is such a place, because much of it is
+/// written whole and synced.
+#[cfg(test)]
+pub(crate) fn lab() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    let place = Some(memory).filter(|memory| memory.is_dir());
+    let directory = tempfile::tempdir_in(place.unwrap_or(&std::env::temp_dir()));
+    let directory = directory.expect("there is room");
+    let copied = std::process::Command::new("cp")
+        .args(["-r", "--no-dereference", "--preserve=mode,links"])
+        .arg(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/hosts/lab/root/."
+        ))
+        .arg(directory.path())
+        .status();
+    assert!(copied.expect("cp is there").success());
+    directory
 }

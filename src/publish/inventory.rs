@@ -414,19 +414,12 @@ mod tests {
     use crate::device::record::ByQemu;
     use crate::host::{Root, run};
     use crate::publish::export;
-    use std::path::Path;
 
     /// Makes a copy of the recorded lab. Device 8 was in use during its probe, and no device of its
     /// type has been asked.
     fn lab() -> (tempfile::TempDir, Root) {
-        let lab = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hosts/lab/root");
-        let keep = tempfile::tempdir().unwrap();
-        let copied = std::process::Command::new("cp")
-            .args(["-a", "--"])
-            .args([lab.as_path(), &keep.path().join("root")])
-            .status();
-        assert!(copied.unwrap().success());
-        let root = Root::recorded(keep.path().join("root"));
+        let keep = crate::host::lab();
+        let root = Root::recorded(keep.path());
         (keep, root)
     }
 
@@ -510,19 +503,5 @@ mod tests {
         said.circumstances.boot_id = "another".into();
         run::write_record(&root, &said, None).unwrap();
         assert_eq!(method(&root), Some(Method::Probe), "in-use");
-    }
-
-    #[test]
-    fn a_probe_overrules_what_qemu_said() {
-        let (_keep, root) = lab();
-        // mbochs has a dmabuf.
-        qemu_says(&root, id(2), Display::from_answers(false, true));
-        let known = Reading::new(&root).known(id(2), &mut Vec::new());
-        assert_eq!(
-            known.finding.facts.display,
-            Display::from_answers(true, false)
-        );
-        assert!(known.is_measured());
-        assert_eq!(known.finding.disagreements.len(), 1);
     }
 }

@@ -212,7 +212,7 @@ impl<'a> Copy<'a> {
         let mut files = examined_files(host);
         for id in &host.stale {
             let path = PathBuf::from(format!("/run/gfxplane/records/{id}.json"));
-            let text = fs::read_to_string(self.from.join(path.strip_prefix("/").unwrap_or(&path)));
+            let text = fs::read_to_string(self.from.join(&path));
             // It may have been removed meanwhile.
             files.extend(text.ok().map(|text| (path, text, false)));
         }

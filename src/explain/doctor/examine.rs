@@ -166,7 +166,7 @@ fn emulators(
     warnings: &mut Vec<Warning>,
 ) -> Vec<(PathBuf, crate::predict::abilities::Abilities)> {
     let mut paths: BTreeSet<PathBuf> = emulator::known(root, warnings).into_iter().collect();
-    let there = |path: &PathBuf| root.join(path.strip_prefix("/").unwrap_or(path)).exists();
+    let there = |path: &PathBuf| root.join(path).exists();
     paths.extend(emulator::usual().into_iter().filter(there));
     if !root.is_recorded() {
         // An emulator that was once asked has a file in the cache for good, even if it is gone.
@@ -334,7 +334,7 @@ fn moment(
         .map(|hook| &hook.path)
         .chain(nodes.iter().map(|node| &node.path));
     let access = |path: &PathBuf| {
-        let path = root.join(path.strip_prefix("/").ok()?);
+        let path = root.join(path);
         let file = fs::metadata(&path).ok()?;
         let user = User::from_uid(Uid::from_raw(file.uid())).ok().flatten();
         let group = Group::from_gid(Gid::from_raw(file.gid())).ok().flatten();
@@ -506,59 +506,30 @@ mod tests {
     fn as_whom_qemu_runs() {
         let keep = tempfile::tempdir().unwrap();
         let root = Root::strict(keep.path());
-        let write = |path: &str, text: &str| {
-            fs::create_dir_all(root.join(path).parent().unwrap()).unwrap();
-            fs::write(root.join(path), text).unwrap();
-        };
-        write(
+        root.put(
             "etc/passwd",
             "root:x:0:0::/:/bin/sh\nlibvirt-qemu:x:64055:103::/:/bin/false\n",
         );
-        write(
+        root.put(
             "etc/group",
             "root:x:0:\nkvm:x:103:\nrender:x:104:libvirt-qemu,me\nvideo:x:44:me\n",
         );
-        let found = || qemu_user(&root, &mut Vec::new()).unwrap();
-        let groups = |names: &[&str]| {
-            names
-                .iter()
-                .map(|name| (*name).to_owned())
-                .collect::<Vec<_>>()
-        };
-        let default = QemuUser {
-            user: "libvirt-qemu".into(),
-            groups: groups(&["kvm", "render"]),
-            own_dev: true,
-        };
-        assert_eq!(found(), default);
         for (conf, expected) in [
-            ("#user = \"x\"\n", default.clone()),
+            ("", "libvirt-qemu kvm,render own"),
+            ("#user = \"x\"\n", "libvirt-qemu kvm,render own"),
+            ("namespaces = []\n", "libvirt-qemu kvm,render"),
             (
-                "namespaces = []\n",
-                QemuUser {
-                    own_dev: false,
-                    ..default.clone()
-                },
+                "namespaces = [\n  \"mount\"\n]\n",
+                "libvirt-qemu kvm,render own",
             ),
-            ("namespaces = [\n  \"mount\"\n]\n", default.clone()),
-            (
-                "dynamic_ownership = 0\n",
-                QemuUser {
-                    own_dev: false,
-                    ..default.clone()
-                },
-            ),
-            (
-                "user = \"root\"\ngroup = \"video\"\n",
-                QemuUser {
-                    user: "root".into(),
-                    groups: groups(&["video"]),
-                    own_dev: true,
-                },
-            ),
+            ("dynamic_ownership = 0\n", "libvirt-qemu kvm,render"),
+            ("user = \"root\"\ngroup = \"video\"\n", "root video own"),
         ] {
-            write("etc/libvirt/qemu.conf", conf);
-            assert_eq!(found(), expected, "{conf}");
+            root.put("etc/libvirt/qemu.conf", conf);
+            let found = qemu_user(&root, &mut Vec::new()).unwrap();
+            let own = if found.own_dev { " own" } else { "" };
+            let found = format!("{} {}{own}", found.user, found.groups.join(","));
+            assert_eq!(found, expected, "{conf}");
         }
     }
 }

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::files::module_directories;
-use super::{libvirt, on_host};
+use super::libvirt;
 use crate::device::record::from_json;
 use crate::device::version::Version;
 use crate::host::{Root, Warning, or_ignored, read_names, run};
@@ -71,7 +71,7 @@ pub(super) fn to_text(kept: &impl Serialize) -> io::Result<String> {
 impl Key {
     /// Returns the state of the program as it is now.
     pub(super) fn of(root: &Root, emulator: &Path) -> io::Result<Self> {
-        let program = fs::metadata(on_host(root, emulator))?;
+        let program = fs::metadata(root.join(emulator))?;
         let modified = |data: &Metadata| format!("{}.{:09}", data.mtime(), data.mtime_nsec());
         let modules = module_directories(root, emulator).into_iter();
         Ok(Key {

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::on_host;
 use crate::host::Root;
 use crate::xml::Document;
 
@@ -50,7 +49,7 @@ impl Capabilities {
     /// # Errors
     /// The capabilities are about another emulator.
     pub(super) fn of(self, root: &Root, emulator: &Path) -> Result<BTreeSet<String>, String> {
-        let file = |path: &Path| fs::canonicalize(on_host(root, path)).ok();
+        let file = |path: &Path| fs::canonicalize(root.join(path)).ok();
         if self.emulator == emulator
             || file(emulator).is_some_and(|found| file(&self.emulator) == Some(found))
         {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use memchr::memmem;
 
-use super::{libraries, on_host};
+use super::libraries;
 use crate::device::version::Version;
 use crate::host::Root;
 use crate::predict::versions::SPICE_GL_OVER_TCP;
@@ -55,7 +55,7 @@ pub(super) struct Told {
 /// # Errors
 /// The program can't be read, or does not contain a version of QEMU's, like a script.
 pub(super) fn read(root: &Root, emulator: &Path) -> io::Result<Told> {
-    let program = contents(&on_host(root, emulator))?;
+    let program = contents(&root.join(emulator))?;
     let Some(version) = version(&program) else {
         return Err(io::Error::other(
             "is a script, or another program than QEMU",
@@ -141,7 +141,7 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
 /// which QEMU was installed, under each name that distributions give it. QEMU's own `--libdir` and
 /// `CONFIG_QEMU_MODDIR` can't be asked for.
 pub(super) fn module_directories(root: &Root, emulator: &Path) -> Vec<PathBuf> {
-    let named = on_host(root, emulator);
+    let named = root.join(emulator);
     let real = named.canonicalize().ok();
     let mut found = BTreeSet::new();
     let programs: BTreeSet<PathBuf> = [Some(named), real].into_iter().flatten().collect();

@@ -83,7 +83,7 @@ pub enum Kind {
 /// Returns the kind of an emulator, by its path on the host as a domain names it.
 pub fn kind(root: &Root, emulator: &Path) -> Kind {
     let mut start = [0; 4];
-    let path = root.join(emulator.strip_prefix("/").unwrap_or(emulator));
+    let path = root.join(emulator);
     match files::open(&path).and_then(|mut file| file.read_exact(&mut start)) {
         Err(_) => Kind::Unknown,
         Ok(()) if start == *b"\x7fELF" => Kind::Program,
@@ -212,7 +212,7 @@ fn of_qemu(
     };
     let mut unknown = |problem: &str| {
         let problem = format!("{problem}: what this QEMU can do is not known");
-        warnings.push(Warning::new(on_host(root, emulator), problem));
+        warnings.push(Warning::new(root.join(emulator), problem));
     };
     let key = match key {
         Ok(key) => key,
@@ -265,11 +265,6 @@ fn together(told: Told, graphics: Option<BTreeSet<String>>) -> Abilities {
         spice_gl_over_tcp: told.spice_gl_over_tcp,
         ..Abilities::default()
     }
-}
-
-/// Returns the place where we find a path of the host.
-fn on_host(root: &Root, path: &Path) -> PathBuf {
-    root.join(path.strip_prefix("/").unwrap_or(path))
 }
 
 #[cfg(test)]
@@ -374,7 +369,7 @@ mod tests {
             assert!(!host.kept().exists());
             assert!(host.find(false).1.is_empty());
         }
-        let program = on_host(&host.root(), Path::new(QEMU));
+        let program = host.root().join(QEMU);
         fs::remove_file(&program).unwrap();
         assert!(host.find(true).1[0].to_string().contains("No such file"));
         nix::unistd::mkfifo(&program, nix::sys::stat::Mode::S_IRWXU).unwrap();
