@@ -402,44 +402,36 @@ mod tests {
     #[test]
     fn devices_with_a_display() {
         let id = "c1a20000-0000-4000-8000-000000000002";
+        let pci = "0000:06:00.4";
         for (value, expected) in [
             (
-                format!(
-                    r#"{{"driver":"vfio-pci","id":"hostdev0","sysfsdev":"/sys/bus/mdev/devices/{id}","display":"on"}}"#
-                ),
+                r#"{"driver":"vfio-pci","sysfsdev":"/sys/bus/mdev/devices/MDEV","display":"on"}"#,
                 Some(id),
             ),
             (
-                format!(
-                    r#"{{"driver":"vfio-pci-nohotplug","sysfsdev":"/sys/bus/mdev/devices/{id}","display":"on","ramfb":true}}"#
-                ),
+                r#"{"driver":"vfio-pci-nohotplug","sysfsdev":"/sys/bus/mdev/devices/MDEV","display":"on","ramfb":true}"#,
                 Some(id),
             ),
             (
-                format!(
-                    "vfio-pci,id=hostdev0,sysfsdev=/sys/bus/mdev/devices/{id},display=on,bus=pci.9,addr=0x0"
-                ),
+                "vfio-pci,id=hostdev0,sysfsdev=/sys/bus/mdev/devices/MDEV,display=on,bus=pci.9",
                 Some(id),
             ),
             (
-                r#"{"driver":"vfio-pci","host":"0000:06:00.4","id":"hostdev0","display":"on"}"#
-                    .into(),
-                Some("0000:06:00.4"),
+                r#"{"driver":"vfio-pci","host":"PCI","id":"hostdev0","display":"on"}"#,
+                Some(pci),
             ),
+            ("vfio-pci,host=PCI,display=on", Some(pci)),
+            ("vfio-pci,host=PCI,display=off", None),
+            ("vfio-pci,host=PCI", None),
+            ("vfio-ccw,host=PCI,display=on", None),
+            ("VGA,display=on", None),
             (
-                "vfio-pci,host=0000:06:00.4,display=on".into(),
-                Some("0000:06:00.4"),
-            ),
-            ("vfio-pci,host=0000:06:00.4,display=off".into(), None),
-            ("vfio-pci,host=0000:06:00.4".into(), None),
-            ("vfio-ccw,host=0000:06:00.4,display=on".into(), None),
-            ("VGA,display=on".into(), None),
-            (
-                r#"{"driver":"vfio-pci","host":"../x","display":"on"}"#.into(),
+                r#"{"driver":"vfio-pci","host":"../x","display":"on"}"#,
                 None,
             ),
-            ("{".into(), None),
+            ("{", None),
         ] {
+            let value = value.replace("MDEV", id).replace("PCI", pci);
             let found = with_display(&value).map(|id| id.to_string());
             assert_eq!(found.as_deref(), expected, "{value}");
         }

@@ -180,73 +180,43 @@ fn failures_of_a_vm_are_told_apart() {
 fn who_may_be_opened() {
     let rules = Rules::built_in();
     let named = |name: &str| {
-        rules
-            .iter()
-            .map(|(_, rule)| rule)
-            .find(|rule| rule.name == name)
+        let mut rules = rules.iter().map(|(_, rule)| rule);
+        rules.find(|rule| rule.name == name)
     };
-    let unasked = Asked::Unasked;
-    let device = |bus: &str, driver: &str, api: &str| {
-        let mdev = "11111111-2222-3333-4444-555555555555";
-        let id = if bus == "pci" { "0000:00:02.0" } else { mdev };
-        Device {
-            driver: Some(driver.into()),
-            device_api: Some(api.into()),
-            ..Device::named(id.parse().unwrap(), "/sys/devices/x")
-        }
-    };
-    let mdev = || device("mdev", "any", "vfio-pci");
+    let [known, all, never] =
+        [ProbePolicy::Known, ProbePolicy::All, ProbePolicy::Never].map(Asked::Unasked);
+    let by_name = Asked::ByName;
+    // The device's bus, driver and API.
     for (rule, asked, device, expected) in [
-        (named("mdpy"), unasked(ProbePolicy::Known), mdev(), true),
-        (named("mdpy"), unasked(ProbePolicy::Never), mdev(), false),
-        (named("mdpy"), Asked::ByName, mdev(), true),
-        (
-            named("nvidia-mdev"),
-            unasked(ProbePolicy::All),
-            mdev(),
-            false,
-        ),
-        (named("nvidia-mdev"), Asked::ByName, mdev(), true),
-        (
-            named("nvidia-vf"),
-            Asked::ByName,
-            device("pci", "nvidia", "vfio-pci"),
-            true,
-        ),
-        (None, unasked(ProbePolicy::Known), mdev(), false),
-        (None, unasked(ProbePolicy::All), mdev(), true),
-        (None, Asked::ByName, mdev(), true),
-        (
-            None,
-            Asked::ByName,
-            device("mdev", "vfio_ap_mdev", "vfio-ap"),
-            false,
-        ),
+        ("mdpy", known, "mdev any vfio-pci", true),
+        ("mdpy", never, "mdev any vfio-pci", false),
+        ("mdpy", by_name, "mdev any vfio-pci", true),
+        ("nvidia-mdev", all, "mdev any vfio-pci", false),
+        ("nvidia-mdev", by_name, "mdev any vfio-pci", true),
+        ("nvidia-vf", by_name, "pci nvidia vfio-pci", true),
+        ("none", known, "mdev any vfio-pci", false),
+        ("none", all, "mdev any vfio-pci", true),
+        ("none", by_name, "mdev any vfio-pci", true),
+        ("none", by_name, "mdev vfio_ap_mdev vfio-ap", false),
         // No rule, and no lack of one, changes these.
-        (
-            None,
-            Asked::ByName,
-            device("pci", "vfio-pci", "vfio-pci"),
-            false,
-        ),
-        (
-            named("mdpy"),
-            Asked::ByName,
-            device("pci", "mlx5_vfio_pci", "vfio-pci"),
-            false,
-        ),
-        (
-            named("mdpy"),
-            unasked(ProbePolicy::All),
-            device("pci", "nvidia", "vfio-pci"),
-            false,
-        ),
+        ("none", by_name, "pci vfio-pci vfio-pci", false),
+        ("mdpy", by_name, "pci mlx5_vfio_pci vfio-pci", false),
+        ("mdpy", all, "pci nvidia vfio-pci", false),
     ] {
-        let allowed = may_open(&device, rule, asked);
-        assert_eq!(
-            allowed.is_ok(),
-            expected,
-            "{device:?} {asked:?}: {allowed:?}"
-        );
+        let words: Vec<&str> = device.split(' ').collect();
+        let mdev = "11111111-2222-3333-4444-555555555555";
+        let id = if words[0] == "pci" {
+            "0000:00:02.0"
+        } else {
+            mdev
+        };
+        let found = Device {
+            driver: Some(words[1].into()),
+            device_api: Some(words[2].into()),
+            ..Device::named(id.parse().unwrap(), "/sys/devices/x")
+        };
+        assert_eq!(named(rule).is_some(), rule != "none");
+        let allowed = may_open(&found, named(rule), asked);
+        assert_eq!(allowed.is_ok(), expected, "{device} {rule}: {allowed:?}");
     }
 }

@@ -292,94 +292,57 @@ fn say(text: &str) {
 mod tests {
     use super::*;
 
-    fn words(words: &[&str]) -> Vec<OsString> {
-        words.iter().map(OsString::from).collect()
+    fn words(text: &str) -> Vec<OsString> {
+        text.split_whitespace().map(OsString::from).collect()
     }
 
     #[test]
     fn who_calls() {
-        let options = words(&["--vmi", "{}", "--domain", "<domain/>"]);
-        let with_verb = words(&["onDefineDomain", "--domain", "<domain/>"]);
         for (program, arguments, expected) in [
-            (
-                "onDefineDomain",
-                &options[..],
-                Some(Call::OnDefineDomain(&options)),
-            ),
-            (
-                "/usr/bin/onDefineDomain",
-                &options,
-                Some(Call::OnDefineDomain(&options)),
-            ),
-            (
-                "gfxplane-helper",
-                &with_verb,
-                Some(Call::OnDefineDomain(&with_verb[1..])),
-            ),
-            ("gfxplane-helper", &options, None),
-            ("gfxplane-helper", &[], None),
-            ("", &[], None),
-            (
-                "/usr/libexec/vdsm/hooks/before_vm_start/90_gfxplane",
-                &[],
-                Some(Call::BeforeVmStart),
-            ),
-            ("before_vm_start", &options, Some(Call::BeforeVmStart)),
-            (
-                "/usr/libexec/vdsm/hooks/after_hostdev_list_by_caps/90_gfxplane",
-                &[],
-                Some(Call::HostdevList),
-            ),
-            (
-                "gfxplane-helper",
-                &words(&["before_vm_start"]),
-                Some(Call::BeforeVmStart),
-            ),
-            ("/usr/lib/mdevctl/scripts.d/callouts/99-gfxplane", &[], None),
+            ("onDefineDomain", "--vmi {} --domain x", "shim 4"),
+            ("/usr/bin/onDefineDomain", "--vmi {}", "shim 2"),
+            ("gfxplane-helper", "onDefineDomain --domain x", "shim 2"),
+            ("gfxplane-helper", "--vmi {} --domain x", "none"),
+            ("gfxplane-helper", "", "none"),
+            ("", "", "none"),
+            ("/hooks/before_vm_start/90_gfxplane", "", "start"),
+            ("before_vm_start", "--vmi {}", "start"),
+            ("/hooks/after_hostdev_list_by_caps/90_gfxplane", "", "list"),
+            ("gfxplane-helper", "before_vm_start", "start"),
+            ("/mdevctl/scripts.d/callouts/99-gfxplane", "", "none"),
         ] {
-            assert_eq!(
-                Call::parse(OsStr::new(program), arguments),
-                expected,
-                "{program}"
-            );
+            let arguments = words(arguments);
+            let found = match Call::parse(OsStr::new(program), &arguments) {
+                Some(Call::OnDefineDomain(rest)) => format!("shim {}", rest.len()),
+                Some(Call::BeforeVmStart) => "start".into(),
+                Some(Call::HostdevList) => "list".into(),
+                None => "none".into(),
+            };
+            assert_eq!(found, expected, "{program} {arguments:?}");
         }
     }
 
     #[test]
     fn arguments_of_the_shim() {
         for (arguments, vmi, domain) in [
+            ("--vmi {} --domain <a/>", Some("{}"), Some("<a/>")),
+            ("--domain <a/> --vmi {}", Some("{}"), Some("<a/>")),
+            ("--vmi={} --domain=<a=''/>", Some("{}"), Some("<a=''/>")),
             (
-                &["--vmi", "{}", "--domain", "<a/>"][..],
-                Some("{}"),
-                Some("<a/>"),
-            ),
-            (
-                &["--domain", "<a/>", "--vmi", "{}"],
-                Some("{}"),
-                Some("<a/>"),
-            ),
-            (
-                &["--vmi={}", "--domain=<a b='='/>"],
-                Some("{}"),
-                Some("<a b='='/>"),
-            ),
-            (
-                &["--new", "--vmi", "--domain", "--domain", "x"],
+                "--new --vmi --domain --domain x",
                 Some("--domain"),
                 Some("x"),
             ),
-            (&["--domain", "x", "--domain", "y"], None, Some("y")),
-            (&["--domain", "x", "--domain"], None, Some("x")),
-            (&["--vmi"], None, None),
-            (&[], None, None),
+            ("--domain x --domain y", None, Some("y")),
+            ("--domain x --domain", None, Some("x")),
+            ("--vmi", None, None),
+            ("", None, None),
         ] {
-            let arguments = words(arguments);
-            let given = Given::parse(&arguments);
             let expected = Given {
                 vmi: vmi.map(str::as_bytes),
                 domain: domain.map(str::as_bytes),
             };
-            assert_eq!(given, expected, "{arguments:?}");
+            assert_eq!(Given::parse(&words(arguments)), expected, "{arguments}");
         }
     }
 }

@@ -241,34 +241,6 @@ fn say(what: &str) {
 mod tests {
     use super::*;
 
-    fn words(text: &str) -> Vec<OsString> {
-        text.split(' ').map(OsString::from).collect()
-    }
-
-    #[test]
-    fn what_is_not_left_to_the_real_one() {
-        for (arguments, lists, takes) in [
-            ("list --dumpjson --defined", true, false),
-            ("list --dumpjson", false, false),
-            ("list --defined --dumpjson -u U", false, false),
-            (
-                "define --parent=P --jsonfile=/dev/stdin --uuid=U",
-                false,
-                true,
-            ),
-            ("start --parent P --jsonfile /dev/stdin", false, true),
-            ("modify --uuid=U --jsonfile=/dev/stdin --live", false, true),
-            ("define --parent=P --jsonfile=/tmp/file", false, false),
-            ("start --uuid=U", false, false),
-            ("list --jsonfile=/dev/stdin", false, false),
-            ("", false, false),
-        ] {
-            let given = words(arguments);
-            assert_eq!(lists_definitions(&given), lists, "{arguments}");
-            assert_eq!(takes_a_definition(&given), takes, "{arguments}");
-        }
-    }
-
     #[test]
     fn the_real_one_is_never_ours() {
         let directory = tempfile::tempdir().unwrap();

@@ -109,55 +109,31 @@ mod tests {
 
     #[test]
     fn words_as_bash_reads_them() {
-        for (line, words, rests) in [
-            ("gfxplane ch", &["gfxplane", "ch"][..], ("check", "check")),
-            (
-                "gfxplane check ",
-                &["gfxplane", "check", ""],
-                ("my guest", r"my\ guest"),
-            ),
-            (
-                r"gfxplane check my\ g",
-                &["gfxplane", "check", "my g"],
-                ("my guest", r"my\ guest"),
-            ),
-            (
-                "gfxplane check 'my g",
-                &["gfxplane", "check", "my g"],
-                ("my guest", "my guest"),
-            ),
-            (
-                "gfxplane check 'my'\\ g",
-                &["gfxplane", "check", "my g"],
-                ("my guest", r"\ guest"),
-            ),
-            (
-                "x \"a\\$b\\c",
-                &["x", "a$b\\c"],
-                ("a$b\\cd`", "a\\$b\\\\cd\\`"),
-            ),
-            ("x 'it", &["x", "it"], ("it's", r"it'\''s")),
-            (
-                "x --domain='my g",
-                &["x", "--domain=my g"],
-                ("--domain=my guest", "my guest"),
-            ),
-            (
-                "x --consent=remote,v",
-                &["x", "--consent=remote,v"],
-                ("--consent=remote,video", "remote,video"),
-            ),
-            ("x 0000:01", &["x", "0000:01"], ("0000:01:00.0", "01:00.0")),
-            ("x ~/a", &["x", "~/a"], ("~/a b~", r"~/a\ b\~")),
-            ("x '~/a", &["x", "~/a"], ("~/ab", "~/ab")),
-            (r"x \~a", &["x", "~a"], ("~ab", r"\~ab")),
-            ("A=1 B='c d' x y", &["x", "y"], ("yz", "yz")),
-            ("x ''", &["x", ""], ("a", "a")),
-            ("x Gä", &["x", "Gä"], ("Gäste 日", r"Gäste\ 日")),
+        // The line, the words in it, the candidate, and what is put behind the cursor for it.
+        for row in [
+            "gfxplane ch¦gfxplane,ch¦check¦check",
+            r"gfxplane check ¦gfxplane,check,¦my guest¦my\ guest",
+            r"gfxplane check my\ g¦gfxplane,check,my g¦my guest¦my\ guest",
+            "gfxplane check 'my g¦gfxplane,check,my g¦my guest¦my guest",
+            r"gfxplane check 'my'\ g¦gfxplane,check,my g¦my guest¦\ guest",
+            r#"x "a\$b\c¦x,a$b\c¦a$b\cd`¦a\$b\\cd\`"#,
+            r"x 'it¦x,it¦it's¦it'\''s",
+            "x --domain='my g¦x,--domain=my g¦--domain=my guest¦my guest",
+            "x --consent=remote,v¦x,--consent=remote,v¦--consent=remote,video¦remote,video",
+            "x 0000:01¦x,0000:01¦0000:01:00.0¦01:00.0",
+            r"x ~/a¦x,~/a¦~/a b~¦~/a\ b\~",
+            "x '~/a¦x,~/a¦~/ab¦~/ab",
+            r"x \~a¦x,~a¦~ab¦\~ab",
+            "A=1 B='c d' x y¦x,y¦yz¦yz",
+            "x ''¦x,¦a¦a",
+            r"x Gä¦x,Gä¦Gäste 日¦Gäste\ 日",
         ] {
+            let [line, words, candidate, rest] = row.split('¦').collect::<Vec<_>>()[..] else {
+                panic!("{row}");
+            };
             let (found, typed) = split(line, BREAKS);
-            assert_eq!(found, words, "{line}");
-            assert_eq!(typed.rest(rests.0).as_deref(), Some(rests.1), "{line}");
+            assert_eq!(found.join(","), words, "{line}");
+            assert_eq!(typed.rest(candidate).as_deref(), Some(rest), "{line}");
         }
         let (_, typed) = split("x a=b", BREAKS);
         assert_eq!(typed.rest("c=b"), None);
