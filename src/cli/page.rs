@@ -368,18 +368,6 @@ mod tests {
     }
 
     #[test]
-    fn words_are_wrapped_and_commands_are_not() {
-        let text = page(&["c1a20000-0000-4000-8000-000000000001"], 40);
-        let (commands, words): (Vec<&str>, Vec<&str>) =
-            text.lines().partition(|line| line.contains("fix: "));
-        assert!(
-            words.iter().all(|line| line.chars().count() <= 53),
-            "{text}"
-        );
-        assert_eq!(commands.len(), 1);
-    }
-
-    #[test]
     fn a_comment_that_does_not_fit_comes_below() {
         let mut page = Page::default();
         let command = "virsh edit 'a # b'\\''c' # one two three four five six seven";

@@ -441,25 +441,3 @@ fn why_refused(vgpu: &Vgpu, message: &str) -> String {
         _ => String::new(),
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn words_of_libvirt() {
-        for word in [
-            "start",
-            "started",
-            "stopped",
-            "reconnect",
-            "attach",
-            "",
-            "Prepare",
-            "-",
-        ] {
-            assert_eq!(Operation::parse(word), None, "{word}");
-        }
-        assert_eq!(Operation::parse("restore"), Some(Operation::Restore));
-    }
-}

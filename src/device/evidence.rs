@@ -387,21 +387,6 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_attempt_is_kept() {
-        let finding = resolve(
-            vec![
-                source(Method::Probe, Display::Unknown(Reason::InUse)),
-                source(Method::Rule, Display::NONE),
-            ],
-            Reason::NotProbed,
-        );
-        assert_eq!(
-            finding.attempt.unwrap().display,
-            Display::Unknown(Reason::InUse)
-        );
-    }
-
-    #[test]
     fn what_qemu_said_is_completed_by_those_who_agree() {
         let mut rule = source(Method::Rule, Display::from_answers(true, true));
         rule.0.kvm = true;

@@ -449,15 +449,6 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_from_another_is_not_said_beside_it() {
-        let both = "egl: no drm render node available\nqemu: egl: render node init failed";
-        assert_eq!(symptoms(both), ["no-render-node"]);
-        assert_eq!(symptoms("egl: render node init failed"), ["egl-failed"]);
-        let veto = "error: Hook script execution failed: … unexpected exit status 1: gfxplane: domain g is not started: QEMU would refuse it";
-        assert_eq!(symptoms(veto), ["vetoed"]);
-    }
-
-    #[test]
     fn which_device() {
         let device = |text: &str| find(text)[0].device.map(|id| id.to_string());
         let id = "c1a20000-0000-4000-8000-000000000002";

@@ -341,7 +341,6 @@ fn gl_element(enable: Option<&str>, rendernode: Option<&str>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::QEMU_NAMESPACE;
     use crate::xml::Document;
 
     /// Returns the XML of a domain with these attributes, devices and elements after these changes.
@@ -383,63 +382,5 @@ mod tests {
         let [first, second] = ["renderD128", "renderD129"].map(|node| after.find(node).unwrap());
         assert!(spice < first && first < dbus && dbus < second, "{after}");
         assert_eq!(after.matches("rendernode").count(), 2, "{after}");
-    }
-
-    /// libvirt refuses a domain with an alias twice.
-    #[test]
-    fn no_alias_is_given_twice() {
-        let hostdev = |number: usize| {
-            format!(
-                "<hostdev mode='subsystem' type='mdev' model='vfio-pci'><source>\
-                 <address uuid='c1a20000-0000-4000-8000-00000000000{number}'/></source></hostdev>"
-            )
-        };
-        let xres = |number: usize| Action::SetProperty {
-            device: format!("c1a20000-0000-4000-8000-00000000000{number}")
-                .parse()
-                .unwrap(),
-            name: "xres".into(),
-            value: "800".into(),
-        };
-        let devices: String = (0..4).map(hostdev).collect();
-        let taken = "<disk><alias name='ua-vgpu0'/></disk><disk><alias name='ua-vgpu2'/></disk>";
-        let actions = (0..4).map(xres).collect();
-        let after = changed("", &format!("{devices}{taken}"), "", actions);
-        for number in 0..6 {
-            let said = format!("<alias name='ua-vgpu{number}'/>");
-            assert_eq!(after.matches(&said).count(), 1, "{number}: {after}");
-        }
-    }
-
-    #[test]
-    fn the_prefix_is_one_that_changes_nothing_else() {
-        let hostdev = "<hostdev mode='subsystem' type='mdev' model='vfio-pci'>\
-             <source><address uuid='c1a20000-0000-4000-8000-000000000001'/></source></hostdev>";
-        let prefix = |attributes: &str, elements: &str| {
-            let property = Action::SetProperty {
-                device: "c1a20000-0000-4000-8000-000000000001".parse().unwrap(),
-                name: "xres".into(),
-                value: "800".into(),
-            };
-            let after = changed(attributes, hostdev, elements, vec![property]);
-            let (before, _) = after.split_once(":override>").unwrap();
-            before[before.rfind('<').unwrap() + 1..].to_owned()
-        };
-        let namespace = QEMU_NAMESPACE;
-        assert_eq!(prefix("", ""), "qemu");
-        assert_eq!(prefix(&format!(" xmlns:q='{namespace}'"), ""), "q");
-        assert_eq!(prefix(" xmlns:q='urn:q'", ""), "qemu");
-        assert_eq!(prefix(" xmlns:qemu='urn:q'", ""), "libvirt-qemu");
-        // The order does not matter.
-        for others in [
-            "xmlns:qemu='urn:q' xmlns:r='urn:r'",
-            "xmlns:r='urn:r' xmlns:qemu='urn:q'",
-        ] {
-            assert_eq!(prefix(&format!(" {others}"), ""), "libvirt-qemu");
-        }
-        // A prefix with a colon does not count, and libvirt goes on passing over these elements.
-        assert_eq!(prefix(&format!(" xmlns:a:b='{namespace}'"), ""), "qemu");
-        assert_eq!(prefix("", "<qemu:commandline/>"), "libvirt-qemu");
-        assert_eq!(prefix("", "<other:commandline/>"), "qemu");
     }
 }

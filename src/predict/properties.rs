@@ -178,51 +178,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_qemu_does_not_take() {
-        for (property, kind, value, expected) in [
-            ("ramfb", "bool", "true", None),
-            ("ramfb", "string", "on", Some("boolean")),
-            ("x-no-mmap", "unsigned", "1", Some("boolean")),
-            ("display", "string", "auto", None),
-            ("display", "bool", "true", Some("string")),
-            ("romfile", "unsigned", "1", Some("string")),
-            ("xres", "unsigned", "1", None),
-            ("xres", "remove", "", None),
-            // QEMU takes either.
-            ("addr", "unsigned", "2", None),
-            ("x-other", "string", "on", None),
-        ] {
-            let found = mistake(property, kind, value);
-            let expected = expected.map(|expected| {
-                format!("Invalid parameter type for '{property}', expected: {expected}")
-            });
-            assert_eq!(found, expected, "{property} {kind} {value}");
-        }
-        let refused = "Parameter 'display' does not accept value 'yes'";
-        assert_eq!(mistake("display", "string", "yes").unwrap(), refused);
-        let refused = "Parameter 'xres' expects uint64";
-        assert_eq!(mistake("xres", "string", "1").unwrap(), refused);
-    }
-
-    /// As QEMU 10.0.13 names the first of two that are wrong.
-    #[test]
-    fn the_order_in_which_qemu_sets_them() {
-        let mut names = [
-            "ramfb",
-            "x-igd-opregion",
-            "xres",
-            "display",
-            "x-no-mmap",
-            "yres",
-        ];
-        names.sort_by_key(|name| place(name));
-        assert_eq!(
-            names.join(" "),
-            "yres x-no-mmap x-igd-opregion display xres ramfb"
-        );
-    }
-
-    #[test]
     fn values_and_their_types() {
         for (property, said, expected, type_) in [
             ("addr", "0x2", "0x2", "string"),

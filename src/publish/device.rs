@@ -233,26 +233,3 @@ fn plain(name: &str) -> String {
         })
         .collect()
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names() {
-        let mdev: DeviceId = "11111111-2222-3333-4444-555555555555".parse().unwrap();
-        assert_eq!(
-            name_of(mdev, Some("0000:00:02.0")),
-            "mdev_11111111_2222_3333_4444_555555555555_0000_00_02_0"
-        );
-        assert_eq!(
-            name_of(mdev, None),
-            "mdev_11111111_2222_3333_4444_555555555555"
-        );
-        let pci: DeviceId = "0000:00:02.0".parse().unwrap();
-        assert_eq!(name_of(pci, Some("0000:00:01.0")), "pci_0000_00_02_0");
-        for id in [mdev, pci] {
-            assert_eq!(DeviceId::from_user(&name_of(id, Some("p_q"))).unwrap(), id);
-        }
-    }
-}

@@ -67,38 +67,3 @@ fn ours(document: &Document<'_>, attributes: bool) -> Vec<Edit> {
     }
     edits
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LIBVIRT: &str = "<device>\n  <name>mdev_x</name>\n  <capability type='mdev'>\n    <type id='mbochs-small'/>\n    <attr name='gfxplane.display' value='dmabuf'/>\n    <attr name='assign_adapter' value='5'/>\n  </capability>\n</device>\n";
-
-    #[test]
-    fn attributes_within_our_capability() {
-        let odd = "<device><capability type='vfio_display'><attr name='gfxplane.x'/></capability></device>";
-        assert_eq!(plain(odd).unwrap(), "<device></device>");
-    }
-
-    #[test]
-    fn in_and_out_again() {
-        let ours = "<capability type='vfio_display'>\n  <display type='dmabuf'/>\n</capability>";
-        let with = with_capability(LIBVIRT, Some(ours)).unwrap();
-        assert!(
-            with.contains("  <capability type='vfio_display'>\n    <display"),
-            "{with}"
-        );
-        assert_eq!(
-            with_capability(&with, Some(ours)).unwrap(),
-            with,
-            "a second time changes nothing"
-        );
-        assert_eq!(with_capability(&with, None).unwrap(), LIBVIRT);
-        let plain = plain(&with).unwrap();
-        assert!(
-            !plain.contains("gfxplane")
-                && !plain.contains("vfio_display")
-                && plain.contains("assign_adapter")
-        );
-    }
-}

@@ -179,37 +179,13 @@ mod tests {
              host.rendernode=/dev/dri/renderD128\n\
              ID_VFIO_DISPLAY_EVIDENCE=probe;path=group;driver=a_driver_of=two_lines\n"
         );
+        let properties = properties(&words(&finding, &hints));
+        assert!(properties.starts_with("GFXPLANE_DISPLAY=dmabuf\nGFXPLANE_EDID_MAX_XRES=1920\n"));
         let nobody_knows = resolve(Vec::new(), Reason::NotProbed);
         assert_eq!(
             neutral_properties(&nobody_knows, &[]),
             "ID_VFIO_DISPLAY=unknown\nID_VFIO_DISPLAY_REASON=not-probed\n"
         );
-    }
-
-    #[test]
-    fn the_same_words_everywhere() {
-        let edid = Some(Edid {
-            max_xres: 1920,
-            max_yres: 1440,
-        });
-        let words = of(
-            Facts {
-                edid,
-                ..Facts::of(Display::from_answers(true, false))
-            },
-            None,
-        );
-        assert_eq!(
-            attributes(&words),
-            "[{\"gfxplane.display\":\"dmabuf\"},{\"gfxplane.edid.max_xres\":\"1920\"},\
-             {\"gfxplane.edid.max_yres\":\"1440\"},{\"gfxplane.graphics.gl\":\"yes\"},\
-             {\"gfxplane.hostdev.display\":\"on\"},{\"gfxplane.hostdev.ramfb\":\"on\"},\
-             {\"gfxplane.hostdev.ramfb.for\":\"boot-display\"},{\"gfxplane.evidence\":\"probe\"},\
-             {\"gfxplane.evidence.path\":\"group\"}]\n"
-        );
-        let properties = properties(&words);
-        assert!(properties.starts_with("GFXPLANE_DISPLAY=dmabuf\nGFXPLANE_EDID_MAX_XRES=1920\n"));
-        assert!(properties.contains("GFXPLANE_HOSTDEV_RAMFB_FOR=boot-display\n"));
     }
 
     #[test]

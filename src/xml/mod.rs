@@ -357,46 +357,6 @@ mod tests {
     }
 
     #[test]
-    fn removing_and_appending() {
-        let document = Document::parse(DEVICE).unwrap();
-        let attr = |name: &str| {
-            document
-                .elements()
-                .find(|e| e.attribute("name").as_deref() == Some(name))
-                .unwrap()
-        };
-        assert_eq!(
-            document.apply(&[attr("x").remove()]),
-            DEVICE.replace("\n    <attr name='x' value='1'/>", "")
-        );
-        let appended = document.apply(&[document.root().append("<c>\n  <d/>\n</c>")]);
-        assert_eq!(
-            appended,
-            DEVICE.replace("\n</device>", "\n  <c>\n    <d/>\n  </c>\n</device>")
-        );
-        for (before, after) in [
-            ("<a/>", "<a><n/></a>"),
-            ("<a/>\n", "<a>\n  <n/>\n</a>\n"),
-            ("<a b='c' />", "<a b='c'><n/></a>"),
-            ("<a></a>", "<a><n/></a>"),
-            ("<a></a>\n", "<a>\n  <n/>\n</a>\n"),
-            ("<a>\n</a>", "<a>\n  <n/>\n</a>"),
-            ("<a>\r\n\t<b/>\r\n</a>", "<a>\r\n\t<b/>\r\n\t<n/>\r\n</a>"),
-            (
-                "\u{feff}<a>\n <b/>\n</a>",
-                "\u{feff}<a>\n <b/>\n <n/>\n</a>",
-            ),
-        ] {
-            let document = Document::parse(before).unwrap();
-            assert_eq!(
-                document.apply(&[document.root().append("<n/>")]),
-                after,
-                "{before}"
-            );
-        }
-    }
-
-    #[test]
     fn namespaces() {
         let document = Document::parse(
             "<d xmlns:p='urn:p&amp;'><p:a><b xmlns='urn:b'><c/><e xmlns=''/></b></p:a>\
@@ -449,18 +409,12 @@ mod tests {
         );
         for (bytes, place, expected) in [
             (&b"\xff\xfe<\0a\0"[..], (1, 1), "iconv -f UTF-16 -t"),
-            (b"\xfe\xff\0<", (1, 1), "iconv -f UTF-16 -t"),
             (b"\xff\xfe\0\0", (1, 1), "iconv -f UTF-32 -t"),
             (b"<\0a\0", (1, 1), "iconv -f UTF-16LE -t"),
             (
                 b"<a>\n\xc3\xa9\xe9</a>",
                 (2, 2),
                 "0xe9 is not UTF-8: expected UTF-8",
-            ),
-            (
-                b"<?xml version='1.0' encoding='latin1'?><a>\xe9",
-                (1, 43),
-                "iconv -f latin1 -t",
             ),
         ] {
             let error = from_bytes(bytes.into()).unwrap_err();

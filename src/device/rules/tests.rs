@@ -76,45 +76,6 @@ fn the_built_in_rules() {
     assert!(rules.iter().all(|(_, rule)| !rule.source.is_empty()));
 }
 
-/// The drivers of Linux 7.0's drivers/vfio/pci, as sysfs names them.
-#[test]
-fn variants_of_vfio_pci_have_no_display_and_are_never_opened() {
-    let rules = Rules::built_in();
-    for driver in [
-        "hisi_acc_vfio_pci",
-        "ism_vfio_pci",
-        "mlx5_vfio_pci",
-        "nvgrace_gpu_vfio_pci",
-        "pds_vfio_pci",
-        "qat_vfio_pci",
-        "vfio-pci",
-        "virtio_vfio_pci",
-        "xe-vfio-pci",
-    ] {
-        // The vendor id of nvgrace_gpu_vfio_pci's devices is NVIDIA's, and it changes
-        // nothing.
-        let rule = rules.find(&Subject {
-            driver: Some(driver),
-            vendor: Some(0x10de),
-            ..subject(Bus::Pci, "", "7.0")
-        });
-        let rule = rule.unwrap_or_else(|| panic!("{driver}: no rule"));
-        assert_eq!(
-            (rule.name.as_str(), rule.open),
-            ("vfio-pci", Open::Never),
-            "{driver}"
-        );
-    }
-    let odd = BTreeMap::from([("nvidia/current_vgpu_type".to_owned(), "a lot".to_owned())]);
-    let odd = rules.find(&Subject {
-        driver: Some("nvidia"),
-        vendor: Some(0x10de),
-        attributes: Some(&odd),
-        ..subject(Bus::Pci, "", "6.8")
-    });
-    assert!(odd.unwrap().facts.is_none(), "a type that is no number");
-}
-
 #[test]
 fn igd_and_gvt_have_an_opregion() {
     let rules = Rules::built_in();

@@ -287,6 +287,14 @@ fn elements_in() {
             &[Append("a", "<n/>")],
             "<a>\r  <b/>\r  <n/>\r</a>",
         ),
+        ("<a/>\n", &[Append("a", "<n/>")], "<a>\n  <n/>\n</a>\n"),
+        ("<a></a>\n", &[Append("a", "<n/>")], "<a>\n  <n/>\n</a>\n"),
+        ("<a>\n</a>", &[Append("a", "<n/>")], "<a>\n  <n/>\n</a>"),
+        (
+            "\u{feff}<a>\r\n\t<b/>\r\n</a>",
+            &[Append("a", "<n/>")],
+            "\u{feff}<a>\r\n\t<b/>\r\n\t<n/>\r\n</a>",
+        ),
     ]);
 }
 

@@ -24,12 +24,6 @@ fn taken() {
 #[test]
 fn refused() {
     for (text, place, expected) in [
-        ("", (1, 1), "expected an element"),
-        (
-            " <?xml version='1.0'?><a/>",
-            (1, 2),
-            "expected it as the first",
-        ),
         ("<?xml?><a/>", (1, 6), "expected version='1.0'"),
         (
             "<?xml version='1.0'?><?xml version='1.0'?><a/>",
@@ -54,24 +48,12 @@ fn refused() {
         ),
         ("<?xml version='1.0' x='1'?><a/>", (1, 21), "expected ?>"),
         (
-            "<?xml version='1.0' encoding='UTF-16'?><a/>",
-            (1, 31),
-            "iconv -f UTF-16 -t UTF-8",
-        ),
-        (
             "<?xml version='1.0' encoding='`rm`'?><a/>",
             (1, 31),
             "no encoding",
         ),
-        (
-            "<?xml version='1.0' encoding='ascii'?><a é=''/>",
-            (1, 42),
-            "US-ASCII",
-        ),
-        ("x<a/>", (1, 1), "text beside the root element"),
         ("<a/>\n x", (2, 2), "expected the end of the document"),
         ("<a/><![CDATA[]]>", (1, 5), "text beside the root element"),
-        ("<a/><b/>", (1, 5), "a second root element"),
         ("</a>", (1, 1), "an end tag without a start tag"),
         (
             "\u{feff}\u{feff}<a/>",
@@ -86,7 +68,6 @@ fn refused() {
         ("<!-x --><a/>", (1, 1), "expected <!--"),
         ("<a>&b c;</a>", (1, 4), "expected &amp;"),
         ("<a><!-- a-b -- --></a>", (1, 13), "-- inside a comment"),
-        ("<a>\n é<b></c>", (2, 6), "expected </b> for <b> of line 2"),
         ("<a></ab>", (1, 4), "expected </a>"),
         ("<ab></a>", (1, 5), "expected </ab>"),
         ("<a></a b=''>", (1, 8), "expected > of an end tag"),
@@ -95,7 +76,6 @@ fn refused() {
             (1, 7),
             "the document ends: expected > of an end tag",
         ),
-        ("<a>", (1, 4), "the end tag </a> is missing"),
         (
             "<a",
             (1, 3),
@@ -104,29 +84,15 @@ fn refused() {
         ("<a ", (1, 4), "expected the end of the tag"),
         ("< a/>", (1, 2), "expected the name of an element"),
         (
-            "<1a/>",
-            (1, 2),
-            "found `1`: expected the name of an element",
-        ),
-        (
             "<a+/>",
             (1, 3),
             "expected white space or the end of the tag",
         ),
         ("<a / >", (1, 4), "an attribute or the end of the tag"),
         ("<a b/>", (1, 5), "expected = after"),
-        ("<a b=1/>", (1, 6), "in quotes"),
-        ("<a b='1'c='2'/>", (1, 9), "expected white space"),
-        ("<a b='1' b=\"2\"/>", (1, 10), "the attribute b again"),
-        ("<a b='<'/>", (1, 7), "expected &lt;"),
-        ("<a b='\n\n", (1, 6), "expected ' before the document ends"),
-        ("<a b='\u{1}'/>", (1, 7), "U+0001"),
         ("<a>\u{ffff}</a>", (1, 4), "U+FFFF"),
-        ("<a b='&nope;'/>", (1, 7), "&nope; is not known"),
-        ("<a>&</a>", (1, 4), "expected &amp;"),
         ("<a>&lt</a>", (1, 4), "expected &amp;"),
         ("<a>&#0;</a>", (1, 4), "no character that XML allows"),
-        ("<a>&#x1;</a>", (1, 4), "no character that XML allows"),
         ("<a>&#+65;</a>", (1, 4), "expected &amp;"),
         ("<a>&#xd800;</a>", (1, 4), "no character that XML allows"),
         (
@@ -134,17 +100,13 @@ fn refused() {
             (1, 4),
             "no character that XML allows",
         ),
-        ("<a>]]></a>", (1, 4), "expected ]]&gt;"),
-        ("<a><!-- -- --></a>", (1, 9), "-- inside a comment"),
         ("<a><!-- ---></a>", (1, 9), "-- inside a comment"),
-        ("<a><!--></a>", (1, 4), "expected -->"),
         ("<a><![CDATA[]]</a>", (1, 4), "expected ]]>"),
         ("<a><?p+?></a>", (1, 7), "expected white space or ?>"),
         ("<a><?p</a>", (1, 4), "expected ?>"),
         ("<a><?p </a>", (1, 4), "expected ?>"),
         ("<a><?XML ?></a>", (1, 4), "expected it as the first"),
         ("<a><! ></a>", (1, 4), "expected <!--"),
-        ("<!DOCTYPE a><a/>", (1, 1), "a DOCTYPE is not taken"),
     ] {
         let error = read(text).map(|_| ()).unwrap_err();
         assert_eq!((error.line, error.column), place, "{text:?}: {error}");
