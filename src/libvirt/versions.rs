@@ -425,32 +425,38 @@ mod tests {
     #[test]
     fn what_ours_has_replaced() {
         use Replaced::{Expected, Missed, Theirs, Undefined};
-        let ours = || Some(OURS.to_owned());
+        let theirs = || Theirs(THEIRS.into());
+        // What was seen: the definition before, ours, theirs, a later one; `-` undefined, `?` missed.
         for (seen, expected) in [
-            (vec![text(OURS)], (Expected, ours())),
-            (vec![text(BEFORE), text(OURS)], (Expected, ours())),
-            (
-                vec![text(THEIRS), text(OURS)],
-                (Theirs(THEIRS.into()), ours()),
-            ),
+            ("o", Expected),
+            ("b o", Expected),
+            ("t o", theirs()),
             // What comes after it has lost nothing.
-            (vec![text(OURS), text(LATER)], (Expected, ours())),
-            (
-                vec![text(THEIRS), text(OURS), text(LATER)],
-                (Theirs(THEIRS.into()), ours()),
-            ),
-            (vec![text(OURS), Version::Undefined], (Expected, ours())),
-            (vec![Version::Undefined, text(OURS)], (Undefined, ours())),
-            (
-                vec![Version::Undefined, text(THEIRS), text(OURS)],
-                (Theirs(THEIRS.into()), ours()),
-            ),
-            (vec![Version::Missed, text(OURS)], (Missed, ours())),
-            (vec![Version::Missed], (Expected, None)),
-            (vec![Version::Missed, Version::Missed], (Missed, None)),
-            (vec![], (Expected, None)),
+            ("o l", Expected),
+            ("t o l", theirs()),
+            ("o -", Expected),
+            ("- o", Undefined),
+            ("- t o", theirs()),
+            ("? o", Missed),
+            ("?", Expected),
+            ("? ?", Missed),
+            ("", Expected),
         ] {
-            assert_eq!(replaced(&seen, BEFORE, OURS), expected, "{seen:?}");
+            let version = |letter: &str| match letter {
+                "b" => text(BEFORE),
+                "o" => text(OURS),
+                "t" => text(THEIRS),
+                "l" => text(LATER),
+                "-" => Version::Undefined,
+                _ => Version::Missed,
+            };
+            let versions: Vec<Version> = seen.split_whitespace().map(version).collect();
+            let ours = seen.contains('o').then(|| OURS.to_owned());
+            assert_eq!(
+                replaced(&versions, BEFORE, OURS),
+                (expected, ours),
+                "{seen}"
+            );
         }
     }
 

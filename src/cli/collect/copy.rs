@@ -12,6 +12,7 @@ use nix::libc;
 use crate::device::rules::BUILT_IN;
 use crate::explain::doctor::examine;
 use crate::explain::doctor::{self, HOOK_PROGRAM, Moment, UdevRule};
+use crate::host::callout;
 use crate::host::emulator::{self, AskLibvirt, Asking};
 use crate::host::mdevctl::WRAPPER;
 use crate::host::{Last, Root, Warning};
@@ -289,31 +290,29 @@ impl<'a> Copy<'a> {
 /// Returns the files that doctor has seen on a host, with the content that they need, and whether
 /// they are executable.
 fn examined_files(host: &doctor::Host) -> Vec<(PathBuf, String, bool)> {
-    let there = |path: &str, is: bool| is.then(|| (PathBuf::from(path), String::new(), false));
     let mut files: Vec<(PathBuf, String, bool)> = Vec::new();
-    files.extend(there("/dev/vfio/vfio", host.vfio));
-    files.extend(there("/dev/kvm", host.around.kvm == Some(true)));
-    files.extend(there(
-        "/usr/share/libvirt/schemas/vfio-display.rng",
-        host.is_told_by_libvirt,
-    ));
-    files.extend(there(
-        "/usr/share/glvnd/egl_vendor.d/50_vendor.json",
-        host.egl_vendor,
-    ));
-    files.extend(there(
-        "/usr/lib/udev/rules.d/61-gfxplane.rules",
-        host.udev_rule.is_some(),
-    ));
-    files.extend(there(
-        "/etc/udev/rules.d/61-gfxplane.rules",
-        host.udev_rule == Some(UdevRule::Hidden),
-    ));
-    let programs = host.mdevctl.iter().cloned();
-    let helper = host
-        .helper
-        .then(|| PathBuf::from("/usr/bin/gfxplane-helper"));
-    for program in programs.chain(helper) {
+    let is_hidden = host.udev_rule == Some(UdevRule::Hidden);
+    for (is_there, path) in [
+        (host.vfio, "dev/vfio/vfio"),
+        (host.around.kvm == Some(true), "dev/kvm"),
+        (host.is_told_by_libvirt, callout::SCHEMA_OF_LIBVIRT),
+        (
+            host.egl_vendor,
+            "usr/share/glvnd/egl_vendor.d/50_vendor.json",
+        ),
+        (
+            host.udev_rule.is_some(),
+            "usr/lib/udev/rules.d/61-gfxplane.rules",
+        ),
+        (is_hidden, "etc/udev/rules.d/61-gfxplane.rules"),
+        (host.wrapper, WRAPPER),
+    ] {
+        if is_there {
+            files.push((Path::new("/").join(path), String::new(), false));
+        }
+    }
+    let helper = host.helper.then(|| "/usr/bin/gfxplane-helper".into());
+    for program in host.mdevctl.iter().cloned().chain(helper) {
         files.push((program, String::new(), true));
     }
     let scripts = host.scripts.iter().flat_map(|of| &of.scripts);
@@ -335,9 +334,6 @@ fn examined_files(host: &doctor::Host) -> Vec<(PathBuf, String, bool)> {
         files.push((path.into(), text, false));
         let enabled = "/sys/module/apparmor/parameters/enabled";
         files.push((enabled.into(), "Y\n".into(), false));
-    }
-    if host.wrapper {
-        files.push((Path::new("/").join(WRAPPER), String::new(), false));
     }
     if let Some(selinux) = host.selinux {
         let digit = |is| u8::from(is).to_string();
