@@ -116,58 +116,36 @@ mod tests {
     use std::cell::RefCell;
     use std::fs;
 
-    /// The answers of the bind, and whether somebody has the device at each check.
     #[test]
     fn busy_is_told_from_a_driver_that_says_einval() {
-        let (good, inval, busy) = (Ok(()), Err(Errno::EINVAL), Err(Errno::EBUSY));
-        let (free, held) = (false, true);
+        // The answers of the bind, and whether somebody has the device at each check.
         for (name, binds, looks, expected) in [
-            ("nobody has it", vec![good], vec![], Ok(())),
-            (
-                "by its group",
-                vec![busy],
-                vec![],
-                Err((Errno::EBUSY, Reason::InUse)),
-            ),
-            (
-                "by its node",
-                vec![inval],
-                vec![held],
-                Err((Errno::EINVAL, Reason::InUse)),
-            ),
-            ("let go in between", vec![inval, good], vec![free], Ok(())),
-            (
-                "let go, and another came",
-                vec![inval, inval],
-                vec![free, held],
-                Err((Errno::EINVAL, Reason::InUse)),
-            ),
-            (
-                "let go, and its group came",
-                vec![inval, busy],
-                vec![free],
-                Err((Errno::EBUSY, Reason::InUse)),
-            ),
-            (
-                "the driver",
-                vec![inval, inval],
-                vec![free, free],
-                Err((Errno::EINVAL, Reason::OpenFailed)),
-            ),
+            ("nobody has it", "ok", "", "ok"),
+            ("by its group", "busy", "", "EBUSY in-use"),
+            ("by its node", "inval", "held", "EINVAL in-use"),
+            ("let go in between", "inval ok", "free", "ok"),
+            ("another came", "inval inval", "free held", "EINVAL in-use"),
+            ("its group came", "inval busy", "free", "EBUSY in-use"),
+            ("driver", "inval inval", "free free", "EINVAL open-failed"),
         ] {
-            let binds = RefCell::new(binds.into_iter());
-            let looks = RefCell::new(looks.into_iter());
-            let found = bound(
-                || binds.borrow_mut().next().unwrap(),
-                || looks.borrow_mut().next().unwrap(),
-            );
-            let found = found.map_err(|failure| (failure.errno, failure.reason));
+            let binds = RefCell::new(binds.split_whitespace());
+            let looks = RefCell::new(looks.split_whitespace());
+            let bind = || match binds.borrow_mut().next().unwrap() {
+                "ok" => Ok(()),
+                "busy" => Err(Errno::EBUSY),
+                _ => Err(Errno::EINVAL),
+            };
+            let found = bound(bind, || looks.borrow_mut().next().unwrap() == "held");
+            let found = match found {
+                Ok(()) => "ok".to_owned(),
+                Err(failure) => format!("{:?} {}", failure.errno, failure.reason),
+            };
             assert_eq!(found, expected, "{name}");
-            assert_eq!(
-                (binds.borrow().len(), looks.borrow().len()),
-                (0, 0),
-                "{name}"
+            let left = (
+                binds.borrow().clone().count(),
+                looks.borrow().clone().count(),
             );
+            assert_eq!(left, (0, 0), "{name}");
         }
     }
 

@@ -230,45 +230,38 @@ fn capabilities(info: &[u8], flags: u32, first: u32) -> Vec<RegionCapability> {
 mod tests {
     use super::*;
 
-    /// The answers of the drivers in facts: control, dmabuf, region.
     #[test]
     fn planes() {
-        let yes = Ok(());
-        let (inval, notty) = (Err(Errno::EINVAL), Err(Errno::ENOTTY));
-        let known = Display::from_answers;
+        // The answers to control, dmabuf and region.
         for (driver, answers, expected) in [
-            ("mdpy", [inval, inval, yes], Ok(known(false, true))),
-            ("mbochs", [inval, yes, inval], Ok(known(true, false))),
-            ("both", [inval, yes, yes], Ok(known(true, true))),
-            ("mtty", [notty, notty, notty], Ok(known(false, false))),
-            (
-                "vfio_ap",
-                [Err(Errno::EOPNOTSUPP); 3],
-                Ok(known(false, false)),
-            ),
-            (
-                "kvmgt 4.15",
-                [yes, yes, yes],
-                Ok(Display::Unknown(Reason::Untrusted)),
-            ),
-            (
-                "a manager that died",
-                [inval, inval, Err(Errno::EIO)],
-                Err((Step::QueryRegion, Errno::EIO)),
-            ),
-            (
-                "broken",
-                [Err(Errno::EIO), yes, yes],
-                Err((Step::Control, Errno::EIO)),
-            ),
+            ("mdpy", "EINVAL EINVAL yes", "region"),
+            ("mbochs", "EINVAL yes EINVAL", "dmabuf"),
+            ("both", "EINVAL yes yes", "dmabuf region"),
+            ("mtty", "ENOTTY ENOTTY ENOTTY", "none"),
+            ("vfio_ap", "EOPNOTSUPP EOPNOTSUPP EOPNOTSUPP", "none"),
+            ("kvmgt 4.15", "yes yes yes", "unknown untrusted"),
+            ("a dead manager", "EINVAL EINVAL EIO", "query-region EIO"),
+            ("broken", "EIO yes yes", "control EIO"),
         ] {
-            let mut answers = answers.into_iter();
+            let mut answers = answers.split(' ');
             let mut flags_seen = Vec::new();
             let found = display(vfio::VFIO_DEVICE_FLAGS_PCI, &mut |step, flags| {
                 flags_seen.push(flags);
-                supported(answers.next().unwrap()).map_err(|errno| (step, errno))
+                let answer = match answers.next().unwrap() {
+                    "yes" => Ok(()),
+                    "EINVAL" => Err(Errno::EINVAL),
+                    "ENOTTY" => Err(Errno::ENOTTY),
+                    "EIO" => Err(Errno::EIO),
+                    _ => Err(Errno::EOPNOTSUPP),
+                };
+                supported(answer).map_err(|errno| format!("{step} {errno:?}"))
             });
-            assert_eq!(found, expected, "{driver}");
+            let found = found.map(|display| {
+                let reason = display.reason().map(ToString::to_string);
+                let words = display.words().into_iter().map(str::to_owned);
+                words.chain(reason).collect::<Vec<_>>().join(" ")
+            });
+            assert_eq!(found.unwrap_or_else(|failed| failed), expected, "{driver}");
             assert_eq!(flags_seen[0], 0, "{driver}: the control query comes first");
         }
         let never = &mut |_: Step, _: u32| -> Result<bool, ()> {
