@@ -67,3 +67,20 @@ fn ours(document: &Document<'_>, attributes: bool) -> Vec<Edit> {
     }
     edits
 }
+
+#[cfg(test)]
+mod tests {
+    use super::plain;
+
+    #[test]
+    fn plain_leaves_what_is_libvirts() {
+        let ours = "<attr name='gfxplane.display' value='dmabuf'/>";
+        let capability = format!("<capability type='vfio_display'>{ours}</capability>");
+        let of = |ours: &str, capability: &str| {
+            format!(
+                "<device><capability type='mdev'>{ours}<attr name='assign_adapter' value='5'/></capability>{capability}</device>"
+            )
+        };
+        assert_eq!(plain(&of(ours, &capability)).unwrap(), of("", ""));
+    }
+}
