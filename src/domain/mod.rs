@@ -7,6 +7,7 @@ mod graphics;
 mod hostdev;
 pub mod policy;
 pub mod shell;
+mod values;
 mod video;
 
 use std::path::PathBuf;
@@ -103,7 +104,7 @@ pub struct Property<'d, 'a> {
 pub struct Domain<'d, 'a> {
     /// The element `<domain>`.
     pub element: Element<'d, 'a>,
-    /// The element `<devices>`.
+    /// The first element `<devices>`. libvirt reads the devices of all.
     pub devices: Option<Element<'d, 'a>>,
     /// The attribute `type` of `<domain>`, such as `kvm` or `qemu`.
     pub virt_type: String,
@@ -177,12 +178,8 @@ impl<'d, 'a> Domain<'d, 'a> {
             });
         }
         let devices = root.child("devices");
-        let of_name = |name: &'static str| {
-            devices
-                .into_iter()
-                .flat_map(Element::children)
-                .filter(move |child| child.name() == name)
-        };
+        let of_name =
+            |name: &'static str| in_devices(root).filter(move |child| child.name() == name);
         let counted = counted(of_name("interface"), of_name("hostdev"));
         let names = numbered(counted.iter().map(|(_, alias)| alias.clone()));
         let aliases: Vec<_> = counted
@@ -210,7 +207,7 @@ impl<'d, 'a> Domain<'d, 'a> {
             aliases,
             graphics: of_name("graphics").map(graphics).collect(),
             videos: of_name("video").map(video).collect(),
-            spice_chardevs: spice_chardevs(devices),
+            spice_chardevs: spice_chardevs(root),
             audio: of_name("audio")
                 .map(|audio| owned(audio.attribute("type")).unwrap_or_default())
                 .collect(),
@@ -219,7 +216,7 @@ impl<'d, 'a> Domain<'d, 'a> {
                 .child("memoryBacking")
                 .and_then(|backing| backing.child("source"))
                 .is_some_and(|source| source.attribute("type").as_deref() == Some("memfd")),
-            misread: misread(root, devices),
+            misread: misread(root),
             unfit: of_name("hostdev").flat_map(hostdev::unfit).collect(),
             os_id: metadata()
                 .find(|child| child.is(Some(LIBOSINFO_NAMESPACE), "libosinfo"))
@@ -290,6 +287,12 @@ fn is_yes(element: Option<Element<'_, '_>>, attribute: &str) -> bool {
     })
 }
 
+/// Returns the devices of the domain, in the order of the XML.
+fn in_devices<'d, 'a>(root: Element<'d, 'a>) -> impl Iterator<Item = Element<'d, 'a>> {
+    let all = root.children().filter(|child| child.is(None, "devices"));
+    all.flat_map(Element::children)
+}
+
 /// Returns the children of all elements of this name in QEMU's namespace under `<domain>`.
 fn in_qemu<'d, 'a>(
     root: Element<'d, 'a>,
@@ -311,27 +314,23 @@ fn manager(metadata: Element<'_, '_>) -> Option<&'static str> {
 /// Returns the errors that libvirt's parser would report, for example for an unknown value or a
 /// hostdev without a device. libvirt refuses the domain with the first of these errors. It parses
 /// the devices kind by kind.
-fn misread(root: Element<'_, '_>, devices: Option<Element<'_, '_>>) -> Vec<Misread> {
+fn misread(root: Element<'_, '_>) -> Vec<Misread> {
     let virt = owned(root.attribute("type")).unwrap_or_default();
     let [mut interfaces, mut graphics, mut cards, mut hostdevs] = [const { Vec::new() }; 4];
-    let devices = || devices.into_iter().flat_map(Element::children);
-    let has_no_usb = devices().any(|element| {
+    let has_no_usb = in_devices(root).any(|element| {
         let is = |name, value| element.attribute(name).as_deref() == Some(value);
         element.name() == "controller" && is("type", "usb") && is("model", "none")
     });
-    for element in devices() {
+    for element in in_devices(root) {
         let attribute = |name| element.attribute(name);
         match element.name() {
             "interface" => interfaces.extend(hostdev::misread_interface(element)),
             "graphics" => match attribute("type").as_deref() {
-                None => {
-                    let words = "Missing required attribute 'type' in element 'graphics'";
-                    graphics.push(words.to_owned().into());
-                }
+                None => graphics.push(values::missing("type", "graphics").into()),
                 Some(word) if !LIBVIRTS_GRAPHICS.contains(&word) => {
                     graphics.push(invalid("type", "graphics", word).into());
                 }
-                Some(_) => {}
+                Some(word) => graphics.extend(values::misread(word, element)),
             },
             "video" => {
                 let model = element.child("model");
@@ -340,6 +339,8 @@ fn misread(root: Element<'_, '_>, devices: Option<Element<'_, '_>>) -> Vec<Misre
                     word.filter(|word| !LIBVIRTS_VIDEO.contains(&&**word))
                         .map(|word| invalid("type", "model", &word).into()),
                 );
+                cards.extend(values::misread("video", element));
+                cards.extend(model.and_then(|model| values::misread("model", model)));
             }
             "hostdev" => {
                 hostdevs.extend(hostdev::misread(element, &virt));
@@ -415,7 +416,7 @@ const LIBVIRTS_VIDEO: [&str; 13] = [
 
 /// Returns the `type` of each character device that needs spice, in the order of libvirt's checks
 /// (src/conf/domain_conf.c, `virDomainDeviceInfoIterateFlags`).
-fn spice_chardevs(devices: Option<Element<'_, '_>>) -> Vec<String> {
+fn spice_chardevs(root: Element<'_, '_>) -> Vec<String> {
     let kinds = [
         "smartcard",
         "serial",
@@ -425,10 +426,9 @@ fn spice_chardevs(devices: Option<Element<'_, '_>>) -> Vec<String> {
         "rng",
         "redirdev",
     ];
-    let children = || devices.into_iter().flat_map(Element::children);
     let all = kinds
         .into_iter()
-        .flat_map(|kind| children().filter(move |child| child.name() == kind));
+        .flat_map(|kind| in_devices(root).filter(move |child| child.name() == kind));
     all.filter_map(|child| owned(child.attribute("type")))
         .filter(|kind| matches!(kind.as_str(), "spicevmc" | "spiceport"))
         .collect()
