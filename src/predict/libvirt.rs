@@ -150,6 +150,9 @@ fn broken<'w>(world: &'w World<'w>) -> impl Iterator<Item = Broken> + 'w {
     let none_beside = none_beside.then(|| {
         define("a 'none' video type must be the only video device defined for the domain")
     });
+    // src/conf/domain_addr.c, virDomainPCIAddressValidate; seen with 9.0
+    let no_bus = (screens.lacks_pci && screens.vgpus.iter().any(|vgpu| vgpu.is_pci))
+        .then(|| define("No PCI buses available"));
     let has_spice = world.has_graphics(GraphicsType::Spice);
     // src/qemu/qemu_validate.c, qemuValidateDomainChrSourceDef
     let chardevs = screens.spice_chardevs.iter().filter(move |_| !has_spice);
@@ -174,6 +177,7 @@ fn broken<'w>(world: &'w World<'w>) -> impl Iterator<Item = Broken> + 'w {
     });
     reported(world, &screens.misread)
         .chain(vgpus(&HOSTDEV_PARSED))
+        .chain(no_bus)
         .chain(reported(world, &screens.unfit))
         .chain(vgpus(&HOSTDEV))
         .chain(none_beside)

@@ -80,6 +80,8 @@ pub struct Screens {
     /// q35, microvm and virt have it; machines of POWER, s390 and MIPS don't. Any other is assumed
     /// to have it.
     pub has_fw_cfg_dma: bool,
+    /// True if libvirt knows no PCI bus of the machine (microvm, isapc, none).
+    pub lacks_pci: bool,
     /// True if the guest runs without KVM, in QEMU's emulation (`<domain type='qemu'>`).
     pub without_kvm: bool,
     /// libvirt's words about the guest on a host without KVM; `None` if the guest needs no KVM.
@@ -165,6 +167,10 @@ impl Screens {
                     .iter()
                     .any(|without| arch.starts_with(without))
             }),
+            lacks_pci: matches!(
+                domain.machine.as_deref(),
+                Some("microvm" | "isapc" | "none")
+            ),
             frontends: frontends(domain, abilities),
             without_kvm: domain.virt_type == "qemu",
             refused_without_kvm: refused_without_kvm(domain),
