@@ -253,7 +253,7 @@ fn heads(screens: &Screens, consoles: &[Console], rows: &[Row], bound: &Bound) -
         Some(vnc) => {
             let no = vnc.incompatible(console, bound.contexts[place]);
             let shows = no.is_none() || (!vnc.fatal && !is_black(place));
-            shows.then_some(Shown::AfterSwitch)
+            shows.then_some(Shown::AfterSwitch(number(screens, place)))
         }
     };
     let own = screens.arguments.display.as_ref().map(|own| own.kind);
@@ -292,6 +292,15 @@ fn heads(screens: &Screens, consoles: &[Console], rows: &[Row], bound: &Bound) -
         }
     };
     consoles.iter().enumerate().map(head).collect()
+}
+
+/// Returns the number by which VNC chooses the screen at a place. Each head of a virtio card is a
+/// screen of its own (hw/display/virtio-gpu-base.c, `virtio_gpu_base_device_realize`).
+fn number(screens: &Screens, place: usize) -> usize {
+    let before = screens.cards.iter().take(place);
+    let virtio = before.filter(|card| card.model.as_deref() == Some("virtio"));
+    let more = virtio.map(|card| card.settings.heads.saturating_sub(1) as usize);
+    place + 1 + more.sum::<usize>()
 }
 
 /// Returns the dangers once the guest runs.

@@ -210,20 +210,28 @@ pub enum Outcome {
 }
 
 /// The way to see a screen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Shown {
     /// The screen is visible at once.
     AtOnce,
-    /// The screen is visible after the viewer has chosen it (Ctrl-Alt-2 in VNC).
-    AfterSwitch,
+    /// The screen is visible after the viewer has chosen it by its number (Ctrl-Alt-2 in VNC).
+    AfterSwitch(usize),
+}
+
+impl Serialize for Shown {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(match self {
+            Shown::AtOnce => "at-once",
+            Shown::AfterSwitch(_) => "after-switch",
+        })
+    }
 }
 
 /// Returns the graphics that show a screen, each with the way to see the screen.
 pub(crate) fn viewers(shown_by: &[(GraphicsType, Shown)]) -> Vec<String> {
     let word = |(kind, how): &(GraphicsType, Shown)| match how {
         Shown::AtOnce => kind.to_string(),
-        Shown::AfterSwitch => format!("{kind} after Ctrl-Alt-2"),
+        Shown::AfterSwitch(number) => format!("{kind} after Ctrl-Alt-{number}"),
     };
     shown_by.iter().map(word).collect()
 }
