@@ -386,6 +386,11 @@ fn exit_codes_of_the_tool() {
             "the name of the domain is empty",
         ),
         (
+            &["--root", root, "fixup", ""],
+            2,
+            "the name of the domain is empty",
+        ),
+        (
             &["--root", root, "check", "g", "--policy", "x"],
             2,
             "expected asked, auto, full or off",

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use lines::{Line, START};
 
 use crate::cli::page::{Page, count};
-use crate::cli::subject::{Assumed, SubjectArgs};
+use crate::cli::subject::{Assumed, SubjectArgs, name};
 use crate::cli::{End, json};
 use crate::device::record::FORMAT;
 use crate::domain::policy::{Displays, Wishes};
@@ -33,6 +33,7 @@ pub struct Check {
     /// or - for stdin
     #[arg(
         value_name = "DOMAIN|FILE|-",
+        value_parser = name,
         required_unless_present = "all",
         conflicts_with = "all"
     )]

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::cli::collect::kept::veiled;
 use crate::cli::fixup::diff;
 use crate::cli::page::{Page, count};
-use crate::cli::subject::{Assumed, Subject, SubjectArgs, argument};
+use crate::cli::subject::{Assumed, Subject, SubjectArgs, argument, name};
 use crate::cli::{End, json};
 use crate::device::id::DeviceId;
 use crate::device::record::FORMAT;
@@ -45,7 +45,7 @@ pub struct Explain {
     #[arg(required_unless_present = "domain", allow_hyphen_values = true)]
     message: Option<String>,
     /// A libvirt domain (name or UUID), or a file with its XML
-    #[arg(long, value_name = "DOMAIN|FILE")]
+    #[arg(long, value_name = "DOMAIN|FILE", value_parser = name)]
     domain: Option<String>,
     /// Print JSON
     #[arg(long)]

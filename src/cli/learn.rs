@@ -5,6 +5,7 @@ use std::io::Write;
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::cli::subject::name;
 use crate::cli::{End, json};
 use crate::daemon::lessons::{Learned, Life, Logged, Unlearned, entry, learn_from};
 use crate::device::record::FORMAT;
@@ -21,6 +22,7 @@ use crate::libvirt::{Context, Failure};
 #[derive(Debug, clap::Args)]
 pub struct Learn {
     /// A libvirt domain (name or UUID)
+    #[arg(value_parser = name)]
     domain: String,
     /// Print JSON
     #[arg(long)]

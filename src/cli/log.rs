@@ -5,6 +5,7 @@ use std::io::Write;
 use serde::Serialize;
 use serde_json::json;
 
+use crate::cli::subject::name;
 use crate::cli::{End, json, number};
 use crate::device::record::FORMAT;
 use crate::domain::shell::plain;
@@ -16,6 +17,7 @@ use crate::libvirt::{Context, Failure};
 #[derive(Debug, clap::Args)]
 pub struct Log {
     /// Show this domain only (name or UUID)
+    #[arg(value_parser = name)]
     domain: Option<String>,
     /// Show only the newest NUMBER entries
     #[arg(short = 'n', long, value_name = "NUMBER", value_parser = number)]

@@ -4,6 +4,7 @@ use std::io::Write;
 
 use serde::Serialize;
 
+use crate::cli::subject::name;
 use crate::cli::{End, json, table};
 use crate::device::record::FORMAT;
 use crate::domain::Domain;
@@ -21,6 +22,7 @@ use crate::xml::{Document, escape};
 #[derive(Debug, clap::Args)]
 pub struct PolicyCommand {
     /// A libvirt domain (name or UUID)
+    #[arg(value_parser = name)]
     domain: String,
     /// display=asked|auto|full|off, unknown=keep|off, video=keep|none, boot_display=keep|ramfb,
     /// guest=windows|other, consent=remote,video; KEY= removes one

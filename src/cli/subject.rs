@@ -13,12 +13,24 @@ use crate::libvirt::{Context, Definition, Failure};
 use crate::plan::{Fix, Note};
 use crate::xml;
 
+/// Parses the name of a domain or a file.
+///
+/// # Errors
+/// It is empty.
+pub(crate) fn name(text: &str) -> Result<String, &'static str> {
+    if text.is_empty() {
+        Err("the name of the domain is empty: expected a name, a UUID or a file")
+    } else {
+        Ok(text.into())
+    }
+}
+
 /// The domain, and the command line's words about its host.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct SubjectArgs {
     /// A libvirt domain (name or UUID), a file (a path with a slash or with the ending .xml),
     /// or - for stdin
-    #[arg(value_name = "DOMAIN|FILE|-")]
+    #[arg(value_name = "DOMAIN|FILE|-", value_parser = name)]
     pub subject: String,
     /// What the command line says about the host and the policy.
     #[command(flatten)]
@@ -115,11 +127,6 @@ impl SubjectArgs {
     /// The XML can't be read or is not UTF-8; libvirt has no such domain.
     pub(crate) fn read(&self, context: &Context) -> anyhow::Result<String> {
         match self.subject_of(context) {
-            Subject::Domain(name) if name.is_empty() => {
-                let problem =
-                    "the name of the domain is empty: expected a name, a UUID, a file or -";
-                Err(Failure::Usage(problem.into()).into())
-            }
             Subject::Domain(name) => Ok(definition(context, &name, false)?.xml),
             Subject::File(path) | Subject::Recorded(_, path) => {
                 let file = std::fs::File::open(&path);

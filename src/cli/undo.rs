@@ -4,6 +4,7 @@ use std::io::Write;
 
 use crate::cli::End;
 use crate::cli::fixup::diff;
+use crate::cli::subject::name;
 
 use crate::domain::name_and_devices;
 use crate::host::log::{By, Entry, What};
@@ -20,7 +21,7 @@ use crate::plan::undo::{Undone, undo_all};
 #[derive(Debug, clap::Args)]
 pub struct Undo {
     /// A domain of this machine's libvirt (name or UUID)
-    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    #[arg(required_unless_present = "all", conflicts_with = "all", value_parser = name)]
     domain: Option<String>,
     /// Undo the changes of all domains, for example before the package is removed
     #[arg(long)]
