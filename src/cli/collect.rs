@@ -15,6 +15,7 @@ use copy::Copy;
 use kept::kept;
 
 use crate::cli::End;
+use crate::cli::subject::argument;
 use crate::domain::Domain;
 use crate::domain::shell::plain;
 use crate::explain::doctor::examine;
@@ -93,10 +94,10 @@ impl Collect {
         }
         out.flush()?;
         context.warn(&notes);
-        let shown = self.directory.display();
+        let root = argument(&self.directory.join("root"));
         context.say(&format!(
-            "this is all of {shown}: look through it before you give it away; \
-             `gfxplane --root {shown}/root list` shows this host"
+            "this is all: look through it before you give it away; \
+             `gfxplane --root {root} list` shows this host"
         ));
         Ok(End::Done)
     }
