@@ -242,6 +242,6 @@ fn full(trust_rules: bool) -> Fix {
     let trust = if trust_rules { " --trust-rules" } else { "" };
     Fix::fixup(
         format!("--policy full{trust}"),
-        "with --consent remote where a way to see the screen is lost",
+        "it asks for --consent remote if remote viewers would lose the screen",
     )
 }
