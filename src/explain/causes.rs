@@ -458,7 +458,7 @@ mod tests {
     /// The programs that need root. A program with a verb needs root for that verb alone.
     const ROOT: &str = "apt, dmesg, dnf, fuser, gfxplane doctor, gfxplane probe, grubby, install, journalctl, \
          lsof, lspci -vv, lspci -vvs, mdevctl define, mdevctl modify, mdevctl start, mdevctl stop, \
-         mkdir, modprobe, prlimit, sed, sh, ss, systemctl, tee";
+         mkdir, modprobe, prlimit, sed, sh, ss, systemctl, systemd-tmpfiles, tee";
 
     /// The programs that do not.
     const ANYBODY: &str = "{allow_dbus_daemon}, {check}, {edit}, {fixup, {fixup}, {start}, {viewer}, {virsh}, \

@@ -28,6 +28,10 @@ pub enum Speaker {
     Shell,
     /// Another program of the host, such as modprobe.
     Tool,
+    /// A program that shows a guest's screen, such as virt-manager or Looking Glass.
+    Viewer,
+    /// The guest's system, or a program in it.
+    Guest,
     /// gfxplane's hook.
     Gfxplane,
 }
@@ -44,6 +48,8 @@ impl Speaker {
             Speaker::Mdevctl => "mdevctl",
             Speaker::Shell => "the shell",
             Speaker::Tool => "a program of the host",
+            Speaker::Viewer => "a viewer",
+            Speaker::Guest => "the guest",
             Speaker::Gfxplane => "gfxplane's qemu hook",
         }
     }
