@@ -127,7 +127,8 @@ pub(super) const GRAPHICS: [OfGraphics; 16] = [
         "QEMU does not support multiple listens for one graphics device.",
         SEVERAL_LISTENS,
     )
-    .since(&[12, 8]),
+    .since(&[12, 8])
+    .always(),
     OfGraphics::define(
         "qemu-rdp does not support multiple listens for one graphics device.",
         SEVERAL_LISTENS_OF_RDP,
@@ -148,7 +149,8 @@ pub(super) const START: [OfGraphics; 3] = [
         "QEMU does not support multiple listens for one graphics device.",
         SEVERAL_LISTENS,
     )
-    .until(&[12, 8]),
+    .until(&[12, 8])
+    .always(),
     OfGraphics::start(
         "qemu-rdp does not support multiple listens for one graphics device.",
         SEVERAL_LISTENS_OF_RDP,
@@ -257,12 +259,14 @@ pub(super) const ONE_OF_EACH: [OfGraphics; 2] = [
         "only 1 graphics device of each type (sdl, vnc, spice, headless, dbus, rdp) is supported",
         is_twice,
     )
-    .since(&[11, 1]),
+    .since(&[11, 1])
+    .always(),
     OfGraphics::arguments(
         "only 1 graphics device of each type (sdl, vnc, spice, headless, dbus) is supported",
         is_twice,
     )
-    .until(&[11, 1]),
+    .until(&[11, 1])
+    .always(),
 ];
 
 fn is_twice(world: &World<'_>, frontend: &Frontend) -> Option<String> {

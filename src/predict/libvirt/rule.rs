@@ -33,6 +33,8 @@ pub(super) struct Rule<T> {
     since: &'static [u32],
     /// The first version without it; empty: none.
     until: &'static [u32],
+    /// True if every version refuses this, and some in other words or at another stage.
+    always: bool,
     /// libvirt's words; `{}` stands for the text that `broken` returns.
     words: &'static str,
     /// True if a plan may change the thing that breaks the rule.
@@ -55,6 +57,7 @@ impl<T> Rule<T> {
             stage,
             since: &[],
             until: &[],
+            always: true,
             words,
             repair: false,
             broken,
@@ -75,11 +78,19 @@ impl<T> Rule<T> {
 
     pub(super) const fn since(mut self, version: &'static [u32]) -> Self {
         self.since = version;
+        self.always = false;
         self
     }
 
     pub(super) const fn until(mut self, version: &'static [u32]) -> Self {
         self.until = version;
+        self.always = false;
+        self
+    }
+
+    /// Says that the other versions refuse the same, by another rule.
+    pub(super) const fn always(mut self) -> Self {
+        self.always = true;
         self
     }
 
@@ -98,7 +109,7 @@ impl<T> Rule<T> {
                 self.stage,
                 about,
                 self.words.replacen("{}", &found, 1),
-                self.since.is_empty() && self.until.is_empty(),
+                self.always,
             ),
             repair: self.repair,
         })
