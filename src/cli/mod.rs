@@ -28,9 +28,7 @@ mod via;
 mod watch;
 
 use crate::libvirt::{self, Context, Failure};
-use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -136,18 +134,6 @@ fn recorded(path: PathBuf) -> Result<Root, Failure> {
     Err(Failure::Environment(format!(
         "--host {path}: {what}: gfxplane collect DIR records a host, and --host DIR/root names it"
     )))
-}
-
-/// Fills stdin, stdout and stderr if they are closed, so that no file or device of ours gets their
-/// numbers. Rust's own start would have done this, but these programs do without it
-/// (`src/bin/common/start.rs`).
-pub fn fill_standard_files() {
-    while let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
-        if null.as_raw_fd() > 2 {
-            break;
-        }
-        std::mem::forget(null);
-    }
 }
 
 /// Returns the exit code of a command: 0 done, 1 refused or unknown, 2 usage, 3 the environment

@@ -9,7 +9,9 @@
 mod start;
 
 use std::fmt;
+use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,7 +21,7 @@ use nix::sys::stat::{Mode, umask};
 
 use gfxplane::cli::complete::Line;
 use gfxplane::cli::probe::{Arguments, prober};
-use gfxplane::cli::{End, exit_code, fill_standard_files};
+use gfxplane::cli::{End, exit_code};
 use gfxplane::device::evidence::Method;
 use gfxplane::device::facts::Reason;
 use gfxplane::device::id::DeviceId;
@@ -184,4 +186,16 @@ fn ask_new(root: &Root, id: DeviceId) -> anyhow::Result<()> {
 fn can_be_opened(device: &Device) -> bool {
     let has_node = device.iommu_group.is_some() || device.cdev.is_some();
     device.driver.is_some() && has_node && device.type_id.is_some()
+}
+
+/// Fills stdin, stdout and stderr if they are closed, so that no file or device of ours gets their
+/// numbers. Rust's own start would have done this, but this program does without it
+/// (`src/bin/common/start.rs`).
+fn fill_standard_files() {
+    while let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
+        if null.as_raw_fd() > 2 {
+            break;
+        }
+        std::mem::forget(null);
+    }
 }

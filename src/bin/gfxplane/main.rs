@@ -2,29 +2,24 @@
 //! fifty libraries with it. For verbs that need libvirt, it runs `gfxplane-libvirt`, the same
 //! program with libvirt.
 
-// In a test, the main function is the test harness's.
-#![cfg_attr(not(test), no_main)]
-#![cfg_attr(test, allow(dead_code))]
-
-#[cfg(not(test))]
-#[path = "../common/start.rs"]
-mod start;
-
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitCode};
 use std::sync::Arc;
 
 use clap::{CommandFactory, Parser};
 
 use gfxplane::cli::complete::Line;
+use gfxplane::cli::exit_code;
 use gfxplane::cli::tool::{self, Arguments};
-use gfxplane::cli::{exit_code, fill_standard_files};
 use gfxplane::libvirt::Without;
+
+fn main() -> ExitCode {
+    ExitCode::from(run())
+}
 
 /// Does what the arguments say and returns the exit code.
 fn run() -> u8 {
-    fill_standard_files();
     if let Some(line) = Line::asked() {
         return match with_libvirt().filter(|_| cfg!(feature = "libvirt")) {
             Some(program) => with(&program),
