@@ -5,7 +5,6 @@ use std::io::Write;
 use crate::cli::End;
 use crate::cli::fixup::diff;
 use crate::cli::subject::name;
-
 use crate::domain::name_and_devices;
 use crate::host::log::{By, Entry, What};
 use crate::host::state::{Round, State, now};
