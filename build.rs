@@ -3,8 +3,8 @@
 //! udev runs the first for each device and mdevctl the second. Loading and relocating would take longer than all that
 //! they do (`make bench`). The address is fixed for the same reason. The other programs are linked as Rust does it.
 //!
-//! rustc has a setting for all programs only, not for one of them (`crt-static`; gfxplane-libvirt
-//! must load libvirt). So the `-lc` and the like of these two are led to the archives: the linker takes
+//! rustc has a setting for all programs only, not for one of them (`crt-static`; gfxplane-libvirt and
+//! gfxplane-daemon must load libvirt). So the `-lc` and the like of these two are led to the archives: the linker takes
 //! what the first directory has. Debian has them in libc6-dev and libgcc-*-dev, which cc brings.
 //! Where one is missing (Fedora: glibc-static), or cc is not GCC, they load libc.so, at a
 //! fixed address still.

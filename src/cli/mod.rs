@@ -25,7 +25,7 @@ pub mod tool;
 pub mod undo;
 pub mod verify;
 mod via;
-mod watch;
+pub mod watch;
 
 use crate::libvirt::{self, Context, Failure};
 use std::io::{self, Write};

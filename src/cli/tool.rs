@@ -72,21 +72,6 @@ enum Verb {
 }
 
 impl Arguments {
-    /// Reads the command line. The daemon's is known without clap: the pages that clap touches
-    /// would stay with the daemon for good.
-    #[must_use]
-    pub fn read() -> Self {
-        let is_daemon = std::env::args_os().skip(1).eq(["watch"]);
-        if !is_daemon || std::env::var_os("GFXPLANE_ROOT").is_some() {
-            return Arguments::parse();
-        }
-        Arguments {
-            global: GlobalArgs::default(),
-            overview: OverviewArgs::default(),
-            verb: Some(Verb::Watch(Watch::default())),
-        }
-    }
-
     /// Returns whether libvirt is asked.
     #[must_use]
     pub fn ask_libvirt(&self) -> bool {
@@ -117,16 +102,24 @@ impl Arguments {
     }
 }
 
+/// Prepares this process for any verb, and makes what the verb works with.
+///
+/// # Errors
+/// The directory of the recorded host does not exist.
+pub(crate) fn start(options: GlobalArgs, libvirt: Arc<dyn Libvirt>) -> Result<Context, Failure> {
+    leave_no_core();
+    // Files in /run are for everybody to read and for nobody else to write.
+    let _ = umask(Mode::S_IWGRP | Mode::S_IWOTH);
+    let context = options.context()?;
+    Ok(Context { libvirt, ..context })
+}
+
 /// Runs the verb that the arguments name.
 ///
 /// # Errors
 /// The errors of the verb.
 pub fn run(arguments: Arguments, libvirt: Arc<dyn Libvirt>) -> anyhow::Result<End> {
-    leave_no_core();
-    // Files in /run are for everybody to read and for nobody else to write.
-    let _ = umask(Mode::S_IWGRP | Mode::S_IWOTH);
-    let mut context = arguments.global.context()?;
-    context.libvirt = libvirt;
+    let context = start(arguments.global, libvirt)?;
     // These print documents, which programs read to the byte.
     let is_document = matches!(
         arguments.verb,

@@ -1,16 +1,27 @@
 //! `gfxplane watch`: runs the daemon.
 
-use crate::cli::End;
+use std::sync::Arc;
+
 use crate::cli::probe::prober;
+use crate::cli::tool::start;
+use crate::cli::{End, GlobalArgs};
 use crate::daemon;
-use crate::libvirt::Context;
+use crate::libvirt::{Context, Libvirt};
+
+/// Runs the daemon of this host until it is told to end.
+///
+/// # Errors
+/// Another daemon runs, or what the daemon works with can't be opened.
+pub fn daemon(libvirt: Arc<dyn Libvirt>) -> anyhow::Result<End> {
+    Watch { once: false }.run(&start(GlobalArgs::default(), libvirt)?)
+}
 
 /// Keep the definitions of all domains right, as a service
 ///
 /// Looks at every domain, and again whenever one is defined, its devices are better known, or the
 /// hook has refused it. Makes the changes that it may make unasked, and reports the others with the
 /// reason.
-#[derive(Debug, Default, clap::Args)]
+#[derive(Debug, clap::Args)]
 pub(crate) struct Watch {
     /// Look at every domain once, and end
     #[arg(long)]

@@ -149,6 +149,8 @@ def test_install():
     assert HOOK.is_file() and not HOOK.is_symlink()
     assert str(HOOK) in out("dpkg-query -W -f '${Conffiles}' gfxplane"), "no conffile"
     eventually("the daemon runs", daemon_is_up)
+    pid = int(out(f"systemctl show -P MainPID {UNIT}"))
+    equal(os.readlink(f"/proc/{pid}/exe"), "/usr/libexec/gfxplane/gfxplane-daemon", "the program without the other verbs")
     equal(out(f"systemctl is-enabled {UNIT}").strip(), "enabled")
     eventually("libvirt is watched", lambda: "connected to libvirt" in out(f"journalctl -b -o cat -u {UNIT}"))
     eventually("all devices are known", all_known)

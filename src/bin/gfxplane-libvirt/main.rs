@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::CommandFactory;
+use clap::{CommandFactory, Parser};
 
 use gfxplane::cli::complete::Line;
 use gfxplane::cli::exit_code;
@@ -15,7 +15,7 @@ fn main() -> ExitCode {
         let libvirt = Arc::new(ByLibrary::new(line.connect().as_deref()));
         return ExitCode::from(exit_code(&line.end(Arguments::command(), libvirt)));
     }
-    let arguments = Arguments::read();
+    let arguments = Arguments::parse();
     let libvirt = ByLibrary::new(arguments.connect());
     ExitCode::from(exit_code(&run(arguments, Arc::new(libvirt))))
 }

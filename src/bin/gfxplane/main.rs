@@ -1,6 +1,6 @@
 //! gfxplane, the tool for everything that a person types. It does not load libvirt, which brings
 //! fifty libraries with it. For verbs that need libvirt, it runs `gfxplane-libvirt`, the same
-//! program with libvirt.
+//! program with libvirt; for `watch`, `gfxplane-daemon`, which has nothing but the daemon.
 
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -21,15 +21,21 @@ fn main() -> ExitCode {
 /// Does what the arguments say and returns the exit code.
 fn run() -> u8 {
     if let Some(line) = Line::asked() {
-        return match with_libvirt().filter(|_| cfg!(feature = "libvirt")) {
+        return match other("gfxplane-libvirt").filter(|_| cfg!(feature = "libvirt")) {
             Some(program) => with(&program),
             None => exit_code(&line.end(Arguments::command(), Arc::new(Without))),
         };
     }
+    if std::env::args_os().skip(1).eq(["watch"])
+        && std::env::var_os("GFXPLANE_ROOT").is_none()
+        && let Some(program) = other("gfxplane-daemon")
+    {
+        return with(&program);
+    }
     let arguments = Arguments::parse();
     if cfg!(feature = "libvirt")
         && arguments.ask_libvirt()
-        && let Some(program) = with_libvirt()
+        && let Some(program) = other("gfxplane-libvirt")
     {
         return with(&program);
     }
@@ -46,12 +52,11 @@ fn with(program: &Path) -> u8 {
     exit_code(&Err(problem))
 }
 
-/// Returns the path of the same program with libvirt: beside this one in a build tree, in libexec
-/// where it is installed.
-fn with_libvirt() -> Option<PathBuf> {
-    const NAME: &str = "gfxplane-libvirt";
+/// Returns the path of another program of the package: beside this one in a build tree, in libexec
+/// where it is installed. `None`: it is not there, as in a build without libvirt.
+fn other(name: &str) -> Option<PathBuf> {
     let me = std::env::current_exe().ok()?;
-    let beside = me.with_file_name(NAME);
-    let installed = me.parent()?.parent()?.join("libexec/gfxplane").join(NAME);
+    let beside = me.with_file_name(name);
+    let installed = me.parent()?.parent()?.join("libexec/gfxplane").join(name);
     [beside, installed].into_iter().find(|path| path.exists())
 }
