@@ -1168,6 +1168,9 @@ def test_what_a_fleet_reads():
         for name, file in files.items():
             equal(file.read_text(), (made / name).read_text(), name)
             equal(file.stat().st_mode & 0o777, 0o644, name)
+        doctor = lambda: sh("gfxplane doctor", check=False).stdout
+        for file in files.values():
+            assert f"PASS  export to {file}\n" in doctor(), doctor()
         guests = lambda: re.search(r'gfxplane_guests\{starts="yes"\} (\d+)', files["prometheus"].read_text())[1]
         before, labels = guests(), files["nfd"].stat().st_mtime_ns
         domain("counted", DMABUF[0], graphics=SPICE)
@@ -1176,6 +1179,7 @@ def test_what_a_fleet_reads():
         gone("counted")
         # One that has stopped on purpose is not started to be asked.
         files["nfd"].unlink()
+        assert f"WARN  export to {files['nfd']} " in doctor(), doctor()
         (made / "nfd").unlink()
         out("systemctl stop libvirtd.service")
         out(f"systemctl reload {UNIT}")
