@@ -540,6 +540,13 @@ fn full_state(directory: &Path) {
     assert!(told.contains("/var/lib/gfxplane/log.jsonl: "), "{told}");
     // 1000 bytes don't fit any more. A line that fits is a whole one.
     fill(directory);
+    let file = directory.join("gfxplane.fact");
+    let exported = Command::new(TOOL)
+        .args(["export", "ansible", "-o"])
+        .arg(&file)
+        .output();
+    let told = format!("gfxplane: {}: No space left on device\n", file.display());
+    assert_eq!(String::from_utf8_lossy(&exported.unwrap().stderr), told);
     let mut warnings = Vec::new();
     assert_eq!(state.entries(&mut warnings).len(), written);
     let told = state

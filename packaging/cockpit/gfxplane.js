@@ -47,6 +47,7 @@ function why(problem) {
 // Fills a place of the page with what is read, or with why it can't be read. Of two readings the later counts.
 async function fill(place, read) {
     place.setAttribute("aria-busy", "true");
+    if (!place.hasChildNodes()) place.append("Reading …");
     place.reading = read;
     const content = await read().catch(problem => [make("p", "wrong", why(problem))]);
     if (place.reading !== read) return;
@@ -69,6 +70,10 @@ async function overview() {
 
 function verdict(word) {
     return make("span", `verdict ${word.toLowerCase()}`, word);
+}
+
+function because(text, reason) {
+    return reason ? `${text}: ${reason}` : text;
 }
 
 function commands(fixes = []) {
@@ -122,9 +127,10 @@ async function repairs(id, place) {
     });
     return [
         make("p", "said", said),
+        make("p", "name", "Options:"),
         ...choices,
         ...(diff ? [] : [make("p", "", "With these choices fixup would change nothing.")]),
-        ...changes.map(({ reason }) => make("p", "", reason)),
+        ...changes.map(({ change, reason }) => make("p", "", because(change, reason))),
         // The others say of the guest as it is what check has said.
         ...notes.filter(({ level, consent }) => consent || level === "fail").map(({ text }) => make("p", "", text)),
         ...offer(id, "Apply", "What would be changed:", diff, async () => (await plan()).diff, [...words, "--define"]),
@@ -148,7 +154,7 @@ function offer(id, label, headline, diff, again, words) {
         } catch (problem) {
             said = why(problem);
         }
-        memory(id).said = said;
+        memory(id).said = said.replaceAll(/^gfxplane: /gm, "");
         show();
     });
     const lines = diff.trimEnd().split("\n").map(line => make("span", colour[line[0]] ?? "", `${line}\n`));
@@ -158,7 +164,6 @@ function offer(id, label, headline, diff, again, words) {
 async function log() {
     const { entries } = JSON.parse(await gfxplane(["log", "--json", "--number", "50"]));
     if (entries.length === 0) return [make("p", "", "gfxplane has changed nothing.")];
-    const because = (text, reason) => reason ? `${text}: ${reason}` : text;
     return entries.reverse().map(({ when, domain, what, by, reason, changes = [] }) => make(
         "div", "row",
         make("time", "", new Date(when).toLocaleString()), " ", make("span", "name", domain),

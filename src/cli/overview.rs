@@ -111,7 +111,7 @@ pub(super) fn replace_whole(path: &Path, text: &str, is_program: bool) -> io::Re
         Some(directory) if !directory.as_os_str().is_empty() => directory,
         _ => Path::new("."),
     };
-    // The user's umask takes away what others must not do.
+    // Others may read it, whatever the user's umask is ([`crate::cli::tool::run`]).
     let rights = std::fs::Permissions::from_mode(if is_program { 0o777 } else { 0o666 });
     // The error of a file that can't be made there names that file, which the user does not know.
     std::fs::metadata(directory)?;
@@ -119,7 +119,7 @@ pub(super) fn replace_whole(path: &Path, text: &str, is_program: bool) -> io::Re
         .permissions(rights)
         .tempfile_in(directory)
         .map_err(|error| io::Error::from(error.kind()))?;
-    file.write_all(text.as_bytes())?;
+    file.as_file_mut().write_all(text.as_bytes())?;
     file.persist(path)?;
     Ok(())
 }

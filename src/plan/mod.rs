@@ -129,7 +129,7 @@ pub enum Action {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Change {
     /// The action.
-    #[serde(flatten)]
+    #[serde(flatten, serialize_with = "with_words")]
     pub action: Action,
     /// The reason, as text for the user.
     pub reason: String,
@@ -362,6 +362,17 @@ impl Plan {
             _ => self.before.clone(),
         }
     }
+}
+
+fn with_words<S: Serializer>(action: &Action, serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Told<'a> {
+        #[serde(flatten)]
+        action: &'a Action,
+        change: String,
+    }
+    let change = words(action);
+    Told { action, change }.serialize(serializer)
 }
 
 fn only_told<S: Serializer>(value: &str, serializer: S) -> Result<S::Ok, S::Error> {

@@ -1170,6 +1170,9 @@ def test_what_a_fleet_reads():
         for name, file in files.items():
             equal(file.read_text(), (made / name).read_text(), name)
             equal(file.stat().st_mode & 0o777, 0o644, name)
+        doctor = lambda: sh("gfxplane doctor", check=False).stdout
+        for file in files.values():
+            assert f"PASS  export to {file}\n" in doctor(), doctor()
         guests = lambda: re.search(r'gfxplane_guests\{starts="yes"\} (\d+)', files["prometheus"].read_text())[1]
         before, labels = guests(), files["nfd"].stat().st_mtime_ns
         domain("counted", DMABUF[0], graphics=SPICE)
@@ -1178,6 +1181,7 @@ def test_what_a_fleet_reads():
         gone("counted")
         # One that has stopped on purpose is not started to be asked.
         files["nfd"].unlink()
+        assert f"WARN  export to {files['nfd']} " in doctor(), doctor()
         (made / "nfd").unlink()
         out("systemctl stop libvirtd.service")
         out(f"systemctl reload {UNIT}")
@@ -1192,6 +1196,38 @@ def test_what_a_fleet_reads():
         shutil.rmtree(place)
     waits_for_libvirt(since)
     equal(out("systemctl show -P Result gfxplane-export.service").strip(), "success")
+
+
+def test_what_other_managers_write():
+    """QEMU refuses it, and takes what their hooks make of it."""
+    file = Path("/tmp/domxml")
+    ovirt = "<metadata><ovirt-vm:vm xmlns:ovirt-vm='http://ovirt.org/vm/1.0'/></metadata>"
+    vmi = '{"spec":{}}'
+    on, bare = "display='on' ramfb='on'", ""
+    for manager, video, hostdevs in [
+        ("oVirt", "none", [(DMABUF[0], on)]),
+        ("oVirt", "none", [(NONE, on)]),
+        ("oVirt", "none", [(DMABUF[0], on), (REGION[0], "display='on'")]),
+        ("KubeVirt", "vga", [(DMABUF[0], on), (REGION[0], bare)]),
+        ("KubeVirt", "vga", [(REGION[0], on), (REGION[1], on)]),
+        ("KubeVirt", "ramfb", [(REGION[0], on)]),
+    ]:
+        xml = domain_xml("managed", None, more=ovirt if manager == "oVirt" else "").replace("type='none'", f"type='{video}'")
+        for device, display in hostdevs:
+            source = f"<source><address uuid='{device}'/></source>"
+            hostdev = f"<hostdev mode='subsystem' type='mdev' model='vfio-pci' {display}>{source}</hostdev>"
+            xml = xml.replace("</devices>", f"{hostdev}</devices>")
+        file.write_text(xml)
+        refused = sh(f"virsh create --paused {file}", check=False)
+        assert refused.returncode != 0, (manager, hostdevs)
+        if manager == "oVirt":
+            print(out(f"_hook_domxml={file} gfxplane-helper before_vm_start 2>&1"))
+        else:
+            file.write_text(out(f"gfxplane-helper onDefineDomain --vmi '{vmi}' --domain \"$(cat {file})\""))
+        out(f"virsh create --paused {file}")
+        screen = file.read_text().replace("'", '"')
+        assert 'display="on"' in screen or '<model type="vga"/>' in screen, screen
+        destroy("managed")
 
 
 def test_a_device_that_comes_free_is_asked():

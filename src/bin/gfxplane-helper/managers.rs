@@ -276,7 +276,12 @@ impl Surroundings for Node<'_> {
             PathBuf::from,
         );
         let mut warnings = self.warnings.borrow_mut();
-        emulator::abilities(self.root, &emulator, Asking::Cached, &mut warnings)
+        let mut abilities =
+            emulator::abilities(self.root, &emulator, Asking::Cached, &mut warnings);
+        // vdsm-tool sets it (lib/vdsm/tool/configurators/libvirt.py), but the user vdsm can't read it
+        // where libvirt.spec makes /etc/libvirt root's alone.
+        abilities.spice_tls.get_or_insert(true);
+        abilities
     }
 }
 
@@ -320,6 +325,22 @@ mod tests {
             };
             assert_eq!(found, expected, "{program} {arguments:?}");
         }
+    }
+
+    #[test]
+    fn spice_has_tls_unless_qemu_conf_says_otherwise() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::recorded(directory.path());
+        let conf = root.join("etc/libvirt/qemu.conf");
+        let document = xml::Document::parse("<domain type='kvm'/>").unwrap();
+        let domain = Domain::new(&document).unwrap();
+        let tls = || Node::new(&root, true).abilities(&domain).spice_tls;
+        // Nobody can read a directory, not even root, as whom this may run.
+        std::fs::create_dir_all(&conf).unwrap();
+        assert_eq!(tls(), Some(true));
+        std::fs::remove_dir(&conf).unwrap();
+        std::fs::write(&conf, "spice_tls=0\n").unwrap();
+        assert_eq!(tls(), Some(false));
     }
 
     #[test]

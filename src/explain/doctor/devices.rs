@@ -161,6 +161,16 @@ pub(super) fn service(host: &Host, report: &mut Report) {
             check.unknown("systemd could not be asked");
         }
     }
+    for (path, is_there) in &host.moment.exports {
+        let mut check = report.check(Topic::Service, format!("export to {}", path.display()));
+        if *is_there {
+            check.pass("");
+        } else {
+            check
+                .warn("it is not what gfxplane.service has written for it")
+                .fix("sudo systemctl enable --now gfxplane-export.path && sudo systemctl restart gfxplane-export.service");
+        }
+    }
     let own: Vec<_> = host.hooks.iter().filter(|hook| hook.is_ours).collect();
     if !own.is_empty() && !host.helper {
         let more = format!(

@@ -24,11 +24,14 @@ use crate::explain::doctor::{
 };
 use crate::host::apparmor::{self, DAEMONS, may_execute};
 use crate::host::callout;
+use crate::host::config::Config;
 use crate::host::emulator::{self, AskLibvirt, Asking};
+use crate::host::exports::published;
 use crate::host::mdevctl::WRAPPER;
 use crate::host::udev::UDEV_RULE;
 use crate::host::{
-    Root, Warning, is_dir, read_link, read_names, read_names_that, read_text, run, settings,
+    Root, Warning, is_dir, read_link, read_names, read_names_that, read_text, read_whole, run,
+    settings,
 };
 use crate::probe::opened_unasked;
 use crate::publish::inventory::{Sources, inventory};
@@ -65,6 +68,8 @@ pub fn read(root: &Root, ask: &AskLibvirt<'_>) -> (Host, Vec<Warning>) {
     let hooks = hooks(root, &mut rest);
     let libvirt = emulator::abilities(root, Path::new(""), Asking::Cached, &mut rest);
     let render_nodes = render_nodes(root, &mut rest);
+    let mut moment = moment(root, &hooks, &render_nodes, &mut rest);
+    moment.exports.extend(exports(root, &config));
     let host = Host {
         recording: match (root.is_recorded(), root.join(MOMENT).exists()) {
             (false, _) => Recording::None,
@@ -88,7 +93,7 @@ pub fn read(root: &Root, ask: &AskLibvirt<'_>) -> (Host, Vec<Warning>) {
         udev_rule: udev_rule(root),
         profiles: profiles(root, &mut rest),
         selinux: selinux(root, &mut rest),
-        moment: moment(root, &hooks, &render_nodes, &mut rest),
+        moment,
         inventory: inventory(&sources),
         is_told_by_libvirt: callout::is_told_by_libvirt(root),
         attributes: config.attributes,
@@ -112,6 +117,18 @@ fn on_host(root: &Root, warning: Warning) -> Warning {
         path: host_path(root, &warning.path),
         ..warning
     }
+}
+
+/// Returns [`Moment::exports`], without files that this user can't read.
+fn exports(root: &Root, config: &Config) -> Vec<(PathBuf, bool)> {
+    let copied = |(format, to): (&str, &Path)| {
+        let text = published(root, format).ok()??;
+        let there = read_whole(&root.join(to), text.len());
+        let error = there.as_ref().map_err(std::io::Error::kind).err();
+        let is_there = there.is_ok_and(|there| there == text);
+        (error != Some(ErrorKind::PermissionDenied)).then(|| (to.to_owned(), is_there))
+    };
+    config.export.named().filter_map(copied).collect()
 }
 
 /// Returns the devices whose records no longer hold, because the devices have changed or are gone.
@@ -356,6 +373,7 @@ fn moment(
             .filter_map(|name| daemon(root, name, warnings))
             .collect(),
         service: systemd("gfxplane.service", "ActiveState").map(|state| state == "active"),
+        exports: Vec::new(),
         qemu: qemu_user(root, warnings),
     }
 }

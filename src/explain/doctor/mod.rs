@@ -277,6 +277,10 @@ pub struct Moment {
     /// True if the service `gfxplane` runs; `None` if nobody can tell.
     #[serde(default)]
     pub service: Option<bool>,
+    /// The files that the setting `export` names and for which the daemon has written something,
+    /// each with whether that has been copied.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exports: Vec<(PathBuf, bool)>,
     /// The user as whom QEMU runs; `None` if that is not known.
     #[serde(default)]
     pub qemu: Option<QemuUser>,
