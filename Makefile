@@ -124,7 +124,7 @@ all-test all-browser all-coverage all-deny all-fuzz: all-%: ci-setup
 # It installs the readers of what gfxplane export writes, half a gigabyte, below target.
 all-export: all-test
 	$(STEP) export tests/export
-# The same, 160 MB.
+# The same, 150 MB, and an API server where the machines' images are, 200 MB.
 all-kubernetes: all-test
 	$(STEP) kubernetes tests/kubernetes
 # Two Cockpits in roots of their own, 700 MB below target, and a machine.
