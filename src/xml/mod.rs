@@ -225,6 +225,17 @@ impl<'d, 'a> Element<'d, 'a> {
         })
     }
 
+    /// Returns the places of the attributes' values in the document.
+    pub(crate) fn places(&self) -> impl Iterator<Item = Range<usize>> {
+        let attributes = self.document.attributes(self.index);
+        attributes.map(|attribute| attribute.value)
+    }
+
+    /// Returns the place of what stands between the element's tags.
+    pub(crate) fn content(&self) -> Range<usize> {
+        self.node().content.range()
+    }
+
     /// Returns the text with references resolved; `None` if the element contains an element.
     /// Comments are ignored.
     pub fn text(&self) -> Option<Cow<'a, str>> {
