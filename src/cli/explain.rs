@@ -20,9 +20,9 @@ use crate::explain::doctor::examine;
 use crate::explain::messages::Remedy;
 use crate::explain::names::{self, Names};
 use crate::explain::situation::Situation;
-use crate::explain::{Found, Logged, domain_of, find, find_in_any_language, in_log};
+use crate::explain::{Found, Logged, domain_of, find, in_log};
 use crate::host::log::rfc3339;
-use crate::host::{catalogues, qemu_log};
+use crate::host::qemu_log;
 use crate::libvirt::logs::directory;
 use crate::libvirt::{Context, Failure};
 use crate::predict::Outcome;
@@ -125,13 +125,12 @@ impl Explain {
             let problem = "the message is empty: expected the words of QEMU, libvirt or the kernel";
             return Err(Failure::Usage(problem.into()).into());
         }
-        let known = |text: &str| find_in_any_language(text, catalogues::libvirts(&context.root));
-        let mut found = message.as_deref().map(known).unwrap_or_default();
+        let mut found = message.as_deref().map(find).unwrap_or_default();
         if message.is_some() && found.is_empty() {
             let problem = "this message is not known: it is not about screens, or in words that gfxplane has not met";
             context.say(problem);
             if message.as_deref().is_some_and(|text| !text.is_ascii()) {
-                context.say("if it is libvirt's in another language, and that language's catalogue is not on this host: LC_ALL=C virsh start DOMAIN says it in English");
+                context.say("libvirt's messages are known in English alone: LC_ALL=C virsh start DOMAIN says it in English");
             }
             if self.json {
                 json(out, &document(None, None, &[]))?;
