@@ -18,13 +18,13 @@ use crate::domain::{Domain, name_and_devices};
 use crate::explain::causes::{Explanation, explain};
 use crate::explain::doctor::examine;
 use crate::explain::messages::Remedy;
-use crate::explain::names::{self, Names};
 use crate::explain::situation::Situation;
 use crate::explain::{Found, Logged, domain_of, find, in_log};
 use crate::host::log::rfc3339;
 use crate::host::qemu_log;
 use crate::libvirt::logs::directory;
 use crate::libvirt::{Context, Failure};
+use crate::plan::commands::{self, Names};
 use crate::predict::Outcome;
 use crate::predict::arguments::without_values;
 use crate::xml::Document;
@@ -154,7 +154,7 @@ impl Explain {
             context.domain_capabilities(emulator, true)
         });
         let situation = named.as_ref().map(|named| &named.situation);
-        let nameless = Names::new(context.connect.as_deref(), names::Subject::Unknown);
+        let nameless = Names::new(context.connect.as_deref(), commands::Subject::Unknown);
         let names = named.as_ref().map_or(&nameless, |named| &named.names);
         let explanations: Vec<Explanation> = found
             .iter()
@@ -328,10 +328,10 @@ fn look_at(context: &Context, file: Option<&str>, xml: &str) -> anyhow::Result<N
         (domain.name.clone().unwrap_or_default(), domain.uuid)
     };
     let named = match file {
-        None => names::Subject::Domain(operand(Some(&name), uuid)),
+        None => commands::Subject::Domain(operand(Some(&name), uuid)),
         // Nobody can open it again.
-        Some("-") => names::Subject::Unknown,
-        Some(path) => names::Subject::File(argument(Path::new(path))),
+        Some("-") => commands::Subject::Unknown,
+        Some(path) => commands::Subject::File(argument(Path::new(path))),
     };
     let names = Names::new(context.connect.as_deref(), named);
     let situation =

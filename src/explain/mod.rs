@@ -13,7 +13,6 @@ mod conditions;
 pub mod doctor;
 pub mod learn;
 pub mod messages;
-pub mod names;
 pub mod situation;
 
 use std::cmp::Reverse;

@@ -1,7 +1,7 @@
 //! Writes commands about a domain, which name it and its libvirt as the user did.
 
+use super::Fix;
 use crate::domain::shell::{SYSTEM, quoted};
-use crate::plan::Fix;
 
 /// The domain that commands are about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,7 +34,7 @@ impl Names {
 
     /// Returns the domain as an argument of virsh; `DOMAIN` if libvirt need not have it.
     #[must_use]
-    pub(super) fn domain(&self) -> &str {
+    pub(crate) fn domain(&self) -> &str {
         match &self.subject {
             Subject::Domain(name) => name,
             Subject::File(_) | Subject::Unknown => "DOMAIN",
@@ -43,7 +43,7 @@ impl Names {
 
     /// Returns the domain or the file as the user typed it.
     #[must_use]
-    pub(super) fn typed(&self) -> &str {
+    pub(crate) fn typed(&self) -> &str {
         self.file().unwrap_or(self.domain())
     }
 
@@ -62,7 +62,7 @@ impl Names {
     }
 
     /// Returns the domain as an argument of a verb of gfxplane's that takes no file.
-    pub(super) fn operand(&self) -> String {
+    pub(crate) fn operand(&self) -> String {
         format!("{}{}", self.option(), self.domain())
     }
 
@@ -71,12 +71,12 @@ impl Names {
     }
 
     /// Returns virsh, with the option that names libvirt.
-    pub(super) fn virsh(&self) -> String {
+    pub(crate) fn virsh(&self) -> String {
         format!("virsh -c {}", self.uri())
     }
 
     /// Returns the command that opens the domain's XML.
-    pub(super) fn edit(&self) -> String {
+    pub(crate) fn edit(&self) -> String {
         match self.file() {
             Some(path) => format!("${{EDITOR:-vi}} {path}"),
             None => format!("{} edit {}", self.virsh(), self.domain()),
@@ -84,13 +84,13 @@ impl Names {
     }
 
     /// Returns the command that checks the domain.
-    pub(super) fn check(&self) -> String {
+    pub(crate) fn check(&self) -> String {
         let operand = self.file().map_or_else(|| self.operand(), str::to_owned);
         format!("gfxplane check {operand}")
     }
 
     /// Returns the command that explains the domain's last start.
-    pub(super) fn explain(&self) -> String {
+    pub(crate) fn explain(&self) -> String {
         format!(
             "gfxplane explain {}--domain {}",
             self.option(),
@@ -99,7 +99,7 @@ impl Names {
     }
 
     /// Returns the command that makes the domain match its devices.
-    pub(super) fn fixup(&self, options: &str) -> String {
+    pub(crate) fn fixup(&self, options: &str) -> String {
         let options = options.trim().to_owned();
         self.command(&Fix::Command {
             verb: "fixup",
@@ -109,7 +109,7 @@ impl Names {
     }
 
     /// Returns the command that makes a change by virt-xml.
-    pub(super) fn virt_xml(&self, options: &str) -> String {
+    pub(crate) fn virt_xml(&self, options: &str) -> String {
         match self.file() {
             Some(path) => format!("virt-xml {options} < {path} > NEW.xml"),
             None => format!(
@@ -121,12 +121,12 @@ impl Names {
     }
 
     /// Returns the command that shows the domain's screen on this host.
-    pub(super) fn viewer(&self) -> String {
+    pub(crate) fn viewer(&self) -> String {
         format!("virt-viewer -c {} --attach {}", self.uri(), self.domain())
     }
 
     /// Returns a fix as a command.
-    pub(super) fn command(&self, fix: &Fix) -> String {
+    pub(crate) fn command(&self, fix: &Fix) -> String {
         if let (
             Some(path),
             Fix::Command {
