@@ -327,13 +327,13 @@ fn look_at(context: &Context, file: Option<&str>, xml: &str) -> anyhow::Result<N
         let domain = Domain::new(&document).map_err(|error| unfit(&error))?;
         (domain.name.clone().unwrap_or_default(), domain.uuid)
     };
-    let named = match file {
-        None => commands::Subject::Domain(operand(Some(&name), uuid)),
+    let connect = context.connect.as_deref();
+    let names = match file {
+        None => Names::of_domain(connect, &name, uuid),
         // Nobody can open it again.
-        Some("-") => commands::Subject::Unknown,
-        Some(path) => commands::Subject::File(argument(Path::new(path))),
+        Some("-") => Names::new(connect, commands::Subject::Unknown),
+        Some(path) => Names::new(connect, commands::Subject::File(argument(Path::new(path)))),
     };
-    let names = Names::new(context.connect.as_deref(), named);
     let situation =
         Situation::of(xml, &surroundings, &policy, &names).map_err(|error| unfit(&error))?;
     surroundings.warn();

@@ -158,7 +158,6 @@ pub fn read(context: &Context, all: bool) -> Result<Overview, Failure> {
             guests_from: guests.from,
             guests_unknown: guests.unknown.as_ref(),
             policy: &policy,
-            uri: context.connect.as_deref().unwrap_or(SYSTEM),
             connect: context.connect.as_deref(),
             all,
         },

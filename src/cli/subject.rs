@@ -10,6 +10,7 @@ use crate::domain::shell::quoted;
 use crate::host::domains;
 use crate::libvirt::surroundings::HostSurroundings;
 use crate::libvirt::{Context, Definition, Failure};
+use crate::plan::commands::{self, Names};
 use crate::plan::{Fix, Note};
 use crate::xml;
 
@@ -161,22 +162,15 @@ impl SubjectArgs {
     /// Returns a fix as the command for this subject.
     #[must_use]
     pub(crate) fn command(&self, context: &Context, fix: &Fix) -> String {
-        let subject = self.subject_of(context);
-        let edit = match &subject {
-            Subject::Domain(name) | Subject::Recorded(name, _) => context.edit(name),
-            Subject::File(path) => {
-                format!("${{EDITOR:-vi}} {}", argument(path))
-            }
-            // Whoever wrote it to us has to say something else.
-            Subject::Stdin => String::new(),
-        };
-        fix.by_hand(&edit).unwrap_or_else(|| match subject {
+        let connect = context.connect.as_deref();
+        let names = match self.subject_of(context) {
             Subject::Domain(name) | Subject::Recorded(name, _) => {
-                fix.of_domain(&context.operand(&name))
+                Names::of_domain(connect, &name, None)
             }
-            Subject::File(path) => fix.of_file(&argument(&path)),
-            Subject::Stdin => fix.of_file("-"),
-        })
+            Subject::File(path) => Names::new(connect, commands::Subject::File(argument(&path))),
+            Subject::Stdin => Names::new(connect, commands::Subject::File("-".into())),
+        };
+        names.command(fix)
     }
 
     /// Makes the fixes of notes commands for this subject.

@@ -1,14 +1,16 @@
 //! Writes commands about a domain, which name it and its libvirt as the user did.
 
 use super::Fix;
-use crate::domain::shell::{SYSTEM, quoted};
+use uuid::Uuid;
+
+use crate::domain::shell::{SYSTEM, operand, quoted};
 
 /// The domain that commands are about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Subject {
     /// A domain of libvirt's, as the user types it in a shell.
     Domain(String),
-    /// A file, as the user types it in a shell.
+    /// A file, as the user types it in a shell; `-` for stdin.
     File(String),
     /// A domain that nobody has named.
     Unknown,
@@ -30,6 +32,12 @@ impl Names {
             connect: connect.map(str::to_owned),
             subject,
         }
+    }
+
+    /// Makes the names of a domain of libvirt's.
+    #[must_use]
+    pub fn of_domain(connect: Option<&str>, name: &str, uuid: Option<Uuid>) -> Self {
+        Self::new(connect, Subject::Domain(operand(Some(name), uuid)))
     }
 
     /// Returns the domain as an argument of virsh; `DOMAIN` if libvirt need not have it.
@@ -66,7 +74,8 @@ impl Names {
         format!("{}{}", self.option(), self.domain())
     }
 
-    fn uri(&self) -> String {
+    /// Returns libvirt's URI, quoted.
+    pub(crate) fn uri(&self) -> String {
         quoted(self.connect.as_deref().unwrap_or(SYSTEM))
     }
 
@@ -75,9 +84,11 @@ impl Names {
         format!("virsh -c {}", self.uri())
     }
 
-    /// Returns the command that opens the domain's XML.
+    /// Returns the command that opens the domain's XML; empty if whoever wrote it to us has to say
+    /// something else.
     pub(crate) fn edit(&self) -> String {
         match self.file() {
+            Some("-") => String::new(),
             Some(path) => format!("${{EDITOR:-vi}} {path}"),
             None => format!("{} edit {}", self.virsh(), self.domain()),
         }

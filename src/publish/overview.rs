@@ -15,7 +15,6 @@ use crate::device::id::{DeviceId, PciAddress};
 use crate::device::record::FORMAT;
 use crate::domain::GraphicsType;
 use crate::domain::policy::Policy;
-use crate::domain::shell::quoted;
 use crate::host::Warning;
 use crate::host::sysfs::Gpu;
 use crate::plan::Level;
@@ -253,21 +252,10 @@ pub struct Given<'g> {
     pub guests_unknown: Option<&'g Problem>,
     /// The host's policy.
     pub policy: &'g Policy,
-    /// libvirt's URI, for commands.
-    pub uri: &'g str,
     /// libvirt's URI, if the user gave it.
     pub connect: Option<&'g str>,
     /// True to leave out no device.
     pub all: bool,
-}
-
-impl Given<'_> {
-    /// Returns a domain as an argument of `gfxplane`, with the option that names libvirt if the
-    /// user gave it. `argument`: the domain as an argument in a shell.
-    fn operand(&self, argument: &str) -> String {
-        let option = self.connect.map(|uri| format!("-c {} ", quoted(uri)));
-        option.unwrap_or_default() + argument
-    }
 }
 
 /// Makes the overview of a host.
