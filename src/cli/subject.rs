@@ -159,24 +159,24 @@ impl SubjectArgs {
         HostSurroundings::new(context, self.asks_libvirt(), qemu, libvirt)
     }
 
-    /// Returns a fix as the command for this subject.
+    /// Returns the names of the subject for commands.
     #[must_use]
-    pub(crate) fn command(&self, context: &Context, fix: &Fix) -> String {
+    pub(crate) fn names(&self, context: &Context) -> Names {
         let connect = context.connect.as_deref();
-        let names = match self.subject_of(context) {
+        match self.subject_of(context) {
             Subject::Domain(name) | Subject::Recorded(name, _) => {
                 Names::of_domain(connect, &name, None)
             }
             Subject::File(path) => Names::new(connect, commands::Subject::File(argument(&path))),
             Subject::Stdin => Names::new(connect, commands::Subject::File("-".into())),
-        };
-        names.command(fix)
+        }
     }
 
     /// Makes the fixes of notes commands for this subject.
     pub(crate) fn name_in(&self, context: &Context, notes: &mut [Note]) {
+        let names = self.names(context);
         for fix in notes.iter_mut().flat_map(|note| &mut note.fixes) {
-            *fix = Fix::Words(self.command(context, fix));
+            *fix = Fix::Words(names.command(fix));
         }
     }
 

@@ -1,6 +1,9 @@
 //! Writes commands about a domain, which name it and its libvirt as the user did.
 
-use super::Fix;
+use super::{Action, Fix, Note, Plan, Topic};
+use crate::device::id::DeviceId;
+use crate::predict::screens::Here;
+use crate::predict::{About, Refusal};
 use uuid::Uuid;
 
 use crate::domain::shell::{SYSTEM, operand, quoted};
@@ -157,5 +160,44 @@ impl Names {
         }
         let by_hand = fix.by_hand(&self.edit());
         by_hand.unwrap_or_else(|| fix.of_domain(&self.operand()))
+    }
+
+    /// Returns the fixes of a note as commands.
+    pub(crate) fn fixes(&self, note: &Note) -> Vec<String> {
+        note.fixes.iter().map(|fix| self.command(fix)).collect()
+    }
+
+    /// Returns the fix for a device that libvirt can't prepare, or for KVM. `is_defined` tells of a
+    /// device whether mdevctl can start it.
+    pub(crate) fn ready(
+        &self,
+        plan: &Plan,
+        refusal: &Refusal,
+        is_defined: impl Fn(DeviceId) -> bool,
+    ) -> String {
+        let About::Device(id) = refusal.about else {
+            return self.command(&Fix::for_kvm());
+        };
+        let vgpu = plan.screens.vgpus.iter().find(|vgpu| vgpu.id == id);
+        let is_here = vgpu.is_some_and(|vgpu| vgpu.known.here != Some(Here::Absent));
+        self.command(&Fix::for_device(id, is_here, is_defined(id)))
+    }
+
+    /// Returns why a device's display is off that could be on, and the fixes. `better` is the plan
+    /// with the changes that the policy allows, and `fixup` the command that makes them.
+    pub(crate) fn off(
+        &self,
+        device: DeviceId,
+        better: &Plan,
+        fixup: Vec<String>,
+    ) -> Option<(String, Vec<String>)> {
+        let about = About::Device(device);
+        let is_off = |note: &&Note| note.topic == Topic::Off && note.about == about;
+        if let Some(note) = better.notes.iter().find(is_off) {
+            return Some((note.text.clone(), self.fixes(note)));
+        }
+        let on = Action::Display { device, on: true };
+        let change = better.changes.iter().find(|change| change.action == on)?;
+        Some((format!("off: {}", change.reason), fixup))
     }
 }

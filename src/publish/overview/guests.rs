@@ -8,7 +8,7 @@ use crate::domain::policy::{Displays, Wishes};
 use crate::domain::{Domain, GraphicsType, Reach};
 use crate::plan::commands::Names;
 use crate::plan::fixup::{Surroundings, fix};
-use crate::plan::{Action, Change, Fix, Level, Plan, Topic, words};
+use crate::plan::{Fix, Level, Plan, Topic, words};
 use crate::predict::screens::{Here, Screens, Vgpu};
 use crate::predict::{About, HeadOf, Outcome, Refusal, Shown};
 use crate::publish::inventory::State;
@@ -219,29 +219,16 @@ impl Seen<'_> {
     /// Returns the fixes for a refusal.
     fn fixes(&self, refusal: &Refusal) -> Vec<String> {
         if self.plan.host.as_ref() == Some(refusal) {
-            return vec![self.ready(refusal)];
+            let devices = self.given.inventory.devices.iter();
+            let is_defined = |id| devices.clone().any(|entry| entry.id == id && entry.defined);
+            return vec![self.names.ready(self.plan, refusal, is_defined)];
         }
         let mut fixes: Vec<String> = self.fixup().into_iter().collect();
         let notes = self.better.iter().flat_map(|plan| &plan.notes);
         let notes = notes.filter(|note| matches!(note.topic, Topic::Start | Topic::Seen));
-        fixes.extend(notes.flat_map(|note| note.fixes.iter().map(|fix| self.names.command(fix))));
+        fixes.extend(notes.flat_map(|note| self.names.fixes(note)));
         fixes.dedup();
         fixes
-    }
-
-    /// Returns the fix for a device that libvirt can't prepare, or for KVM.
-    fn ready(&self, refusal: &Refusal) -> String {
-        let About::Device(id) = refusal.about else {
-            return self.names.command(&Fix::for_kvm());
-        };
-        let mut vgpus = self.plan.screens.vgpus.iter();
-        let here = vgpus.find(|vgpu| vgpu.id == id);
-        let here = here.and_then(|vgpu| vgpu.known.here.clone());
-        let devices = &mut self.given.inventory.devices.iter();
-        let is_defined = devices.any(|entry| entry.id == id && entry.defined);
-        let is_here = matches!(here, Some(Here::Present { .. }));
-        self.names
-            .command(&Fix::for_device(id, is_here, is_defined))
     }
 
     /// Returns the problems of one device's screen.
@@ -264,31 +251,15 @@ impl Seen<'_> {
         if is_head || is_refused {
             return Vec::new();
         }
-        let about = About::Device(vgpu.id);
-        let mut notes = self.better.iter().flat_map(|plan| &plan.notes);
-        if let Some(note) = notes.find(|note| note.topic == Topic::Off && note.about == about) {
-            return vec![Problem {
-                level: Level::Warn,
-                text: note.text.clone(),
-                fixes: note
-                    .fixes
-                    .iter()
-                    .map(|fix| self.names.command(fix))
-                    .collect(),
-            }];
-        }
-        let on = Action::Display {
-            device: vgpu.id,
-            on: true,
-        };
-        let mut changes = self.better.iter().flat_map(|plan| &plan.changes);
-        let change = changes.find(|change| change.action == on);
-        let problem = |change: &Change| Problem {
+        let fixup = self.fixup().into_iter().collect();
+        let better = self.better;
+        let off = better.and_then(|better| self.names.off(vgpu.id, better, fixup));
+        let problem = |(text, fixes)| Problem {
             level: Level::Warn,
-            text: format!("off: {}", change.reason),
-            fixes: self.fixup().into_iter().collect(),
+            text,
+            fixes,
         };
-        change.map(problem).into_iter().collect()
+        off.map(problem).into_iter().collect()
     }
 
     /// Returns the command that shows a screen. `None` unless spice or VNC shows it.
