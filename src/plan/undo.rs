@@ -4,7 +4,7 @@
 //! Both texts are as libvirt prints a definition, one before the change and one after it. So what
 //! libvirt itself adds to a change goes with it.
 //!
-//! A value that may be a password is never kept. It comes back only if the element that stands
+//! A value that may be a password is never kept, nor are QEMU's arguments. It comes back only if the element that stands
 //! there now has it in the same place.
 
 use std::collections::BTreeSet;
@@ -139,7 +139,7 @@ pub fn undo(current: &str, inverses: &[Inverse]) -> Result<Undone, Unreadable> {
         };
         let Some(text) = with_secrets(old, new, secrets) else {
             undone.passed_over.push(format!(
-                "{put_back} can't be put back, because of its password, which is not kept"
+                "{put_back} can't be put back, because of a password or the like, which is not kept"
             ));
             continue;
         };
@@ -301,21 +301,30 @@ fn filled_in(text: &str, mut secret: impl FnMut(String) -> Option<String>) -> St
     })
 }
 
-/// Returns an old text with these secrets of the new one. `None` if there was one that the new text
-/// never had.
+/// Returns an old text with these secrets of the new one. `None` if the two have not as many secrets
+/// in one place.
 fn with_secrets(old: &str, new: &str, secrets: &[(String, String)]) -> Option<String> {
-    let mut places = Vec::new();
-    filled_in(new, |place| {
-        places.push(place);
-        None
-    });
-    let mut is_lost = false;
-    let text = filled_in(old, |place| {
-        let found = secrets.iter().find(|(other, _)| *other == place);
-        is_lost |= !places.contains(&place);
-        found.map(|(_, secret)| secret.clone())
-    });
-    (!is_lost).then_some(text)
+    let places = |text: &str| {
+        let mut places = Vec::new();
+        filled_in(text, |place| {
+            places.push(place);
+            None
+        });
+        places
+    };
+    let (wanted, there) = (places(old), places(new));
+    let count = |all: &[String], one: &String| all.iter().filter(|other| *other == one).count();
+    if wanted
+        .iter()
+        .any(|place| count(&wanted, place) != count(&there, place))
+    {
+        return None;
+    }
+    let mut left: Vec<&(String, String)> = secrets.iter().collect();
+    Some(filled_in(old, |place| {
+        let at = left.iter().position(|(other, _)| *other == place)?;
+        Some(left.remove(at).1.clone())
+    }))
 }
 
 /// Returns the tags that only one of two texts has, in one line and without secrets.
@@ -333,12 +342,16 @@ fn only_in(text: &str, other: &str) -> String {
     own.join(" ")
 }
 
-/// Returns the places of the values and texts that may be about a password, in their order.
+/// Returns the places of the values and texts that may be about a password, in their order. Of QEMU's
+/// arguments and environment only `-set` of a device is none.
 fn secret_places(element: Element<'_, '_>) -> Vec<Range<usize>> {
-    let is_its = is_secret(element.name());
+    let is_its = is_secret(element.name()) || element.local_name() == "env";
+    let is_argument = element.local_name() == "arg";
+    let is_told = |value: &str| value == "-set" || value.starts_with("device.");
     let attributes = element.attributes().zip(element.places());
-    let secret =
-        attributes.filter(|((name, value), _)| is_its || is_secret(name) || is_secret(value));
+    let secret = attributes.filter(|((name, value), _)| {
+        is_its || is_secret(name) || is_secret(value) || is_argument && !is_told(value)
+    });
     let mut places: Vec<Range<usize>> = secret.map(|(_, place)| place).collect();
     if is_its || element.text().is_some_and(|text| is_secret(&text)) {
         places.extend(Some(element.content()).filter(|content| !content.is_empty()));

@@ -102,6 +102,18 @@ fn elements_come_back_to_their_places_with_their_namespaces() {
 </domain>";
     let after = "<domain>\n  <a/>\n  <z/>\n</domain>";
     assert_eq!(back(before, after, after).text, before);
+    // Arguments and the environment are not kept, and stay with the domain.
+    let args = |ours: &str| {
+        let args = "<q:arg value='-x'/><q:arg value='geheim'/>";
+        let env = "<q:env name='K' value='geheim'/>";
+        before.replace("<q:arg value='-set'/>", &format!("{args}{ours}{env}"))
+    };
+    let set = "<q:arg value='-set'/><q:arg value='device.hostdev0.x=y'/>";
+    for (before, after) in [(args(set), args("")), (args(""), args(set))] {
+        let inverses = inverse(&before, &after).unwrap();
+        assert!(!format!("{inverses:?}").contains("geheim"));
+        assert_eq!(undo(&after, &inverses).unwrap().text, before);
+    }
 }
 
 #[test]
@@ -121,7 +133,7 @@ fn passwords_are_not_kept() {
     assert!(!json.contains("geheim"), "{json}");
     let undone = undo(NONE, &inverses).unwrap();
     assert_eq!((undone.text.as_str(), undone.put_back), (NONE, vec![]));
-    let kept = |why: &String| why.contains("because of its password");
+    let kept = |why: &String| why.contains("because of a password");
     assert!(undone.passed_over.len() == 2 && undone.passed_over.iter().all(kept));
     let undone = back(NONE, VNC, VNC);
     assert_eq!((undone.put_back.len(), undone.passed_over.len()), (2, 0));
