@@ -141,25 +141,25 @@ impl Names {
 
     /// Returns a fix as a command.
     pub(crate) fn command(&self, fix: &Fix) -> String {
-        if let (
-            Some(path),
-            Fix::Command {
-                verb: "fixup",
-                options,
-                reason,
-            },
-        ) = (self.file(), fix)
-        {
-            // The file itself stays as it is.
-            let fix = Fix::Command {
-                verb: "fixup",
-                options: format!("{options} > NEW.xml").trim_start().to_owned(),
-                reason: reason.clone(),
-            };
-            return fix.of_file(path);
+        match (self.file(), fix) {
+            (
+                Some(path),
+                Fix::Command {
+                    verb: "fixup",
+                    options,
+                    reason,
+                },
+            ) => {
+                // The file itself stays as it is.
+                let options = format!("{options} > NEW.xml").trim_start().to_owned();
+                Fix::fixup(options, reason).of_file(path)
+            }
+            (Some(path), Fix::Command { verb: "check", .. }) => fix.of_file(path),
+            _ => {
+                let by_hand = fix.by_hand(&self.edit());
+                by_hand.unwrap_or_else(|| fix.of_domain(&self.operand()))
+            }
         }
-        let by_hand = fix.by_hand(&self.edit());
-        by_hand.unwrap_or_else(|| fix.of_domain(&self.operand()))
     }
 
     /// Returns the fixes of a note as commands.
