@@ -27,6 +27,8 @@ pub struct Inverse {
     pub old: String,
     /// The element after the change; empty if it was removed.
     pub new: String,
+    /// The hashes of the whole element before and after the change.
+    pub hashes: [u32; 2],
     /// The hashes of the elements above and below it after the change; `None` at the ends.
     pub around: [Option<u32>; 2],
 }
@@ -64,11 +66,14 @@ pub fn inverse(before: &str, after: &str) -> Result<Vec<Inverse>, Unreadable> {
         let (old, new) = (parts(&before, is_device), parts(&after, is_device));
         let hash = |at: usize| new.get(at).map(|part| part.hash);
         let mut change = |removed: Option<&Part>, added: Option<&Part>, at: usize| {
-            let text = |part: Option<&Part>| part.map(|part| part.text.clone());
+            let text = |part: Option<&Part>| part.map_or("", |part| &part.text).to_owned();
+            let hash_of = |part: Option<&Part>| part.map_or(0, |part| part.hash);
+            let (old, new) = without_what_stays(&text(removed), &text(added));
             inverses.push(Inverse {
                 is_device,
-                old: text(removed).unwrap_or_default(),
-                new: text(added).unwrap_or_default(),
+                old,
+                new,
+                hashes: [hash_of(removed), hash_of(added)],
                 around: [at.checked_sub(1).and_then(hash), hash(at)],
             });
         };
@@ -93,7 +98,7 @@ pub fn inverse(before: &str, after: &str) -> Result<Vec<Inverse>, Unreadable> {
             }
         }
     }
-    inverses.retain(|inverse| inverse.old != inverse.new);
+    inverses.retain(|inverse| inverse.hashes[0] != inverse.hashes[1]);
     Ok(inverses)
 }
 
@@ -119,25 +124,22 @@ pub fn undo(current: &str, inverses: &[Inverse]) -> Result<Undone, Unreadable> {
         let Inverse { old, new, .. } = inverse;
         let there = &levels[usize::from(inverse.is_device)];
         let is_free = |part: &&Part| !edits.iter().any(|(range, _)| *range == part.range);
-        let same = |text: &str| {
-            let hash = hash(text);
-            there.iter().filter(is_free).find(|part| part.hash == hash)
-        };
+        let same = |hash: u32| there.iter().filter(is_free).find(|part| part.hash == hash);
         let (put_back, out) = (only_in(old, new), only_in(new, old));
         let found = match new.as_str() {
-            "" => between(there, inverse.around).map(|at| (at..at, &[][..])),
-            new => same(new).map(|part| (part.range.clone(), &part.secrets[..])),
+            "" => between(there, inverse.around).map(|at| at..at),
+            _ => same(inverse.hashes[1]).map(|part| part.range.clone()),
         };
-        let Some((range, secrets)) = found else {
+        let Some(range) = found else {
             // Somebody may have undone it already.
-            if old.is_empty() || same(old).is_none() {
+            if old.is_empty() || same(inverse.hashes[0]).is_none() {
                 let what = if new.is_empty() { &put_back } else { &out };
                 let why = format!("{what} is not as it was made, and stays");
                 undone.passed_over.push(why);
             }
             continue;
         };
-        let Some(text) = with_secrets(old, new, secrets) else {
+        let Some(text) = whole(old, new, &current[range.clone()]) else {
             undone.passed_over.push(format!(
                 "{put_back} can't be put back, because of a password or the like, which is not kept"
             ));
@@ -202,8 +204,6 @@ struct Part {
     range: Range<usize>,
     /// The text with [`WITHHELD`] in the place of each secret.
     text: String,
-    /// The secrets, each with the name of its place.
-    secrets: Vec<(String, String)>,
     hash: u32,
 }
 
@@ -232,15 +232,11 @@ fn parts(document: &Document<'_>, is_device: bool) -> Vec<Part> {
 
 fn part(document: &Document<'_>, element: Element<'_, '_>, range: Range<usize>) -> Part {
     let whole = document.text();
-    let (mut text, mut secrets) = (String::new(), Vec::new());
     let start = whole[..range.start].trim_end().len();
-    let mut end = start;
-    for place in secret_places(element)
-        .into_iter()
-        .filter(|place| place.end <= range.end)
-    {
+    let (mut text, mut end) = (String::new(), start);
+    let places = secret_places(element).into_iter();
+    for place in places.filter(|place| place.end <= range.end) {
         text += &whole[end..place.start];
-        secrets.push((place_name(&text), whole[place.clone()].to_owned()));
         text.push(WITHHELD);
         end = place.end;
     }
@@ -250,7 +246,6 @@ fn part(document: &Document<'_>, element: Element<'_, '_>, range: Range<usize>) 
         range: start..range.end,
         hash: hash(&text),
         text,
-        secrets,
     }
 }
 
@@ -278,21 +273,68 @@ fn between(parts: &[Part], around: [Option<u32>; 2]) -> Option<usize> {
     }
 }
 
-/// Returns the name of a secret's place: the element, and the last word before the secret.
+/// Returns the name of a value's place: the element, and the attribute or `>` before the value.
 fn place_name(before: &str) -> String {
     let tag = before.rsplit('<').next().unwrap_or_default();
-    let mut words = tag.split_whitespace();
-    let element = words.next().unwrap_or_default();
-    format!("{element} {}", words.next_back().unwrap_or_default())
+    let element = tag.split([' ', '\n', '\t', '\r', '>']).next();
+    let word = match before.ends_with('>') {
+        true => ">",
+        false => tag.split_whitespace().next_back().unwrap_or_default(),
+    };
+    format!("{} {word}", element.unwrap_or_default())
 }
 
-/// Returns a text with secrets in their places, each by the name of its place. Leaves out an
-/// attribute without a secret.
-fn filled_in(text: &str, mut secret: impl FnMut(String) -> Option<String>) -> String {
+/// Returns the values of the attributes and the texts in an element, each with the name of its
+/// place.
+fn values(text: &str) -> Vec<(String, &str)> {
+    let mut values = Vec::new();
+    let mut at = text.find('<').unwrap_or(text.len());
+    while let Some(next) = text[at..].find(['\'', '"', '>']) {
+        let start = at + next + 1;
+        let end = match text.as_bytes()[start - 1] {
+            b'>' => '<',
+            quote => char::from(quote),
+        };
+        let length = text[start..].find(end).unwrap_or(text.len() - start);
+        let value = &text[start..start + length];
+        if end != '<' || !value.trim().is_empty() {
+            values.push((place_name(&text[..start]), value));
+        }
+        at = (start + length + usize::from(end != '<')).min(text.len());
+    }
+    values
+}
+
+/// Returns two texts without the values that are the same in both: they are in the domain.
+fn without_what_stays(old: &str, new: &str) -> (String, String) {
+    let (olds, news) = (values(old), values(new));
+    let of = |all: &[(String, &str)], place: &str| -> String {
+        let its = all.iter().filter(|(other, _)| other == place);
+        its.map(|(_, value)| format!("{value}\n")).collect()
+    };
+    let masked = |text: &str, all: &[(String, &str)]| {
+        let (mut masked, mut end) = (String::new(), 0);
+        for (place, value) in all {
+            let (old, new) = (of(&olds, place), of(&news, place));
+            if old == new {
+                let start = value.as_ptr().addr() - text.as_ptr().addr();
+                masked += &text[end..start];
+                masked.push(WITHHELD);
+                end = start + value.len();
+            }
+        }
+        masked + &text[end..]
+    };
+    (masked(old, &olds), masked(new, &news))
+}
+
+/// Returns a text with values in their places, each by the name of its place. Leaves out an
+/// attribute without a value.
+fn filled_in(text: &str, mut value: impl FnMut(String) -> Option<String>) -> String {
     let mut parts = text.split(WITHHELD);
     let first = parts.next().unwrap_or_default().to_owned();
-    parts.fold(first, |mut whole, part| match secret(place_name(&whole)) {
-        Some(secret) => whole + &secret + part,
+    parts.fold(first, |mut whole, part| match value(place_name(&whole)) {
+        Some(value) => whole + &value + part,
         None if whole.ends_with(['\'', '"']) => {
             whole.truncate(whole.rfind(char::is_whitespace).unwrap_or(0));
             whole + part.get(1..).unwrap_or_default()
@@ -301,38 +343,41 @@ fn filled_in(text: &str, mut secret: impl FnMut(String) -> Option<String>) -> St
     })
 }
 
-/// Returns an old text with these secrets of the new one. `None` if the two have not as many secrets
-/// in one place.
-fn with_secrets(old: &str, new: &str, secrets: &[(String, String)]) -> Option<String> {
-    let places = |text: &str| {
-        let mut places = Vec::new();
-        filled_in(text, |place| {
-            places.push(place);
-            None
-        });
-        places
+/// Returns an old text with the values of the element that stands in the place of the new one now.
+/// `None` if the two do not lack as many values in one place.
+fn whole(old: &str, new: &str, now: &str) -> Option<String> {
+    let lacks = |(_, value): &(String, &str)| value.contains(WITHHELD);
+    let count = |text: &str, place: &str| {
+        let values = values(text).into_iter().filter(lacks);
+        values.filter(|(other, _)| other == place).count()
     };
-    let (wanted, there) = (places(old), places(new));
-    let count = |all: &[String], one: &String| all.iter().filter(|other| *other == one).count();
-    if wanted
-        .iter()
-        .any(|place| count(&wanted, place) != count(&there, place))
-    {
+    let mut wanted = values(old).into_iter().filter(lacks);
+    if wanted.any(|(place, _)| count(old, &place) != count(new, &place)) {
         return None;
     }
-    let mut left: Vec<&(String, String)> = secrets.iter().collect();
-    Some(filled_in(old, |place| {
-        let at = left.iter().position(|(other, _)| *other == place)?;
-        Some(left.remove(at).1.clone())
-    }))
+    let mut news = values(new);
+    let is_lacking = |(place, _): &(String, &str)| {
+        let at = news.iter().position(|(other, _)| other == place);
+        at.is_some_and(|at| lacks(&news.remove(at)))
+    };
+    let mut left: Vec<(String, &str)> = values(now).into_iter().filter(is_lacking).collect();
+    let mut is_lost = false;
+    let text = filled_in(old, |place| {
+        let at = left.iter().position(|(other, _)| *other == place);
+        // libvirt leaves out attributes for who only looks.
+        is_lost |= at.is_none() && place.ends_with('>');
+        at.map(|at| left.remove(at).1.to_owned())
+    });
+    (!is_lost).then_some(text)
 }
 
-/// Returns the tags that only one of two texts has, in one line and without secrets.
+/// Returns the tags that only one of two texts has, in one line, with the values that are kept.
 fn only_in(text: &str, other: &str) -> String {
     let tags = |text: &str| -> Vec<String> {
+        let text = filled_in(text, |_| None);
         let tags = text.split('<').map(|tag| {
             let words: Vec<&str> = tag.split_whitespace().collect();
-            words.join(" ").replace(WITHHELD, "…")
+            words.join(" ")
         });
         tags.filter(|tag| !tag.is_empty()).collect()
     };

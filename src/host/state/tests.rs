@@ -42,6 +42,7 @@ fn change(value: &str) -> Vec<Inverse> {
         old: format!("<x a='{value}'/>"),
         new: String::new(),
         is_device: true,
+        hashes: [1, 0],
         around: [None, None],
     }]
 }
