@@ -149,7 +149,7 @@ fn check_reports_line_by_line() {
     assert!(
         words
             .join(" ")
-            .contains("/dmabuf-vnc/domain.xml --consent remote # vnc removed"),
+            .contains("/dmabuf-vnc/domain.xml --consent remote > NEW.xml # vnc removed"),
         "{out}"
     );
     let (code, out, _) = file("check", &[], "dmabuf-spice-gl");

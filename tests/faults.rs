@@ -364,11 +364,12 @@ fn forget_killed() -> Outcome {
 const DOMAIN: Uuid = Uuid::from_u128(0x0d0c_2f26_4b1a_4c6e_9d52_6f5a_1f7b_6a01);
 
 fn change(value: &str) -> Vec<Inverse> {
-    vec![Inverse::Attribute {
-        element: vec!["devices".into()],
-        name: "x".into(),
-        old: Some(value.into()),
-        new: None,
+    vec![Inverse {
+        old: format!("<x a='{value}'/>"),
+        new: String::new(),
+        is_device: true,
+        hashes: [1, 0],
+        around: [None, None],
     }]
 }
 

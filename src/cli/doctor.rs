@@ -13,6 +13,7 @@ use crate::explain::doctor::{Line, Verdict, examine, guests, worst};
 use crate::host::Warning;
 use crate::host::domains::DEFINITIONS;
 use crate::libvirt::{Context, Failure};
+use crate::plan::commands::Names;
 
 /// Find what stands between this host and a working display
 ///
@@ -62,8 +63,9 @@ pub fn read(context: &Context) -> Result<(Vec<Line>, Vec<Warning>), Failure> {
         context.domain_capabilities(emulator, true)
     });
     let overview = overview::read(context, false)?;
+    let connect = context.connect.as_deref();
     let holders = overview.holders().into_iter();
-    let holders = holders.map(|(id, name)| (id, context.operand(&name)));
+    let holders = holders.map(|(id, name)| (id, Names::of_domain(connect, &name, None).operand()));
     let mut lines = examine(&host, &holders.collect());
     lines.extend(guests(&overview, host.recording));
     // The others have a line, or were found before.

@@ -18,13 +18,13 @@ use crate::domain::{Domain, name_and_devices};
 use crate::explain::causes::{Explanation, explain};
 use crate::explain::doctor::examine;
 use crate::explain::messages::Remedy;
-use crate::explain::names::{self, Names};
 use crate::explain::situation::Situation;
-use crate::explain::{Found, Logged, domain_of, find, find_in_any_language, in_log};
+use crate::explain::{Found, Logged, domain_of, find, in_log};
 use crate::host::log::rfc3339;
-use crate::host::{catalogues, qemu_log};
+use crate::host::qemu_log;
 use crate::libvirt::logs::directory;
 use crate::libvirt::{Context, Failure};
+use crate::plan::commands::{self, Names};
 use crate::predict::Outcome;
 use crate::predict::arguments::without_values;
 use crate::xml::Document;
@@ -125,13 +125,12 @@ impl Explain {
             let problem = "the message is empty: expected the words of QEMU, libvirt or the kernel";
             return Err(Failure::Usage(problem.into()).into());
         }
-        let known = |text: &str| find_in_any_language(text, catalogues::libvirts(&context.root));
-        let mut found = message.as_deref().map(known).unwrap_or_default();
+        let mut found = message.as_deref().map(find).unwrap_or_default();
         if message.is_some() && found.is_empty() {
             let problem = "this message is not known: it is not about screens, or in words that gfxplane has not met";
             context.say(problem);
             if message.as_deref().is_some_and(|text| !text.is_ascii()) {
-                context.say("if it is libvirt's in another language, and that language's catalogue is not on this host: LC_ALL=C virsh start DOMAIN says it in English");
+                context.say("libvirt's messages are known in English alone: LC_ALL=C virsh start DOMAIN says it in English");
             }
             if self.json {
                 json(out, &document(None, None, &[]))?;
@@ -155,7 +154,7 @@ impl Explain {
             context.domain_capabilities(emulator, true)
         });
         let situation = named.as_ref().map(|named| &named.situation);
-        let nameless = Names::new(context.connect.as_deref(), names::Subject::Unknown);
+        let nameless = Names::new(context.connect.as_deref(), commands::Subject::Unknown);
         let names = named.as_ref().map_or(&nameless, |named| &named.names);
         let explanations: Vec<Explanation> = found
             .iter()
@@ -328,13 +327,13 @@ fn look_at(context: &Context, file: Option<&str>, xml: &str) -> anyhow::Result<N
         let domain = Domain::new(&document).map_err(|error| unfit(&error))?;
         (domain.name.clone().unwrap_or_default(), domain.uuid)
     };
-    let named = match file {
-        None => names::Subject::Domain(operand(Some(&name), uuid)),
+    let connect = context.connect.as_deref();
+    let names = match file {
+        None => Names::of_domain(connect, &name, uuid),
         // Nobody can open it again.
-        Some("-") => names::Subject::Unknown,
-        Some(path) => names::Subject::File(argument(Path::new(path))),
+        Some("-") => Names::new(connect, commands::Subject::Unknown),
+        Some(path) => Names::new(connect, commands::Subject::File(argument(Path::new(path)))),
     };
-    let names = Names::new(context.connect.as_deref(), named);
     let situation =
         Situation::of(xml, &surroundings, &policy, &names).map_err(|error| unfit(&error))?;
     surroundings.warn();

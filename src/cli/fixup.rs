@@ -199,7 +199,10 @@ impl Fixup {
                 };
                 context.say(&format!("{level}: {}", note.about.before(&note.text)));
                 for fix in &note.fixes {
-                    context.say(&format!("  fix: {}", self.about.command(context, fix)));
+                    context.say(&format!(
+                        "  fix: {}",
+                        self.about.names(context).command(fix)
+                    ));
                 }
             }
             if plan.is_empty() && plan.notes.is_empty() {

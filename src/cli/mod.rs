@@ -32,8 +32,6 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde_json::ser::{Formatter, PrettyFormatter};
-
 use crate::domain::shell::{is_harmless, plain};
 use crate::host::Root;
 
@@ -210,66 +208,24 @@ pub(crate) fn table(out: &mut dyn Write, head: &[&str], rows: &[Vec<String>]) ->
     Ok(())
 }
 
-/// Writes JSON in which each character that may harm a terminal is `\uXXXX`.
-struct Escaping(PrettyFormatter<'static>);
-
-impl Formatter for Escaping {
-    fn begin_array<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
-        self.0.begin_array(out)
-    }
-    fn end_array<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
-        self.0.end_array(out)
-    }
-    fn begin_array_value<W: ?Sized + Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
-        self.0.begin_array_value(out, first)
-    }
-    fn end_array_value<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
-        self.0.end_array_value(out)
-    }
-    fn begin_object<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
-        self.0.begin_object(out)
-    }
-    fn end_object<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
-        self.0.end_object(out)
-    }
-    fn begin_object_key<W: ?Sized + Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
-        self.0.begin_object_key(out, first)
-    }
-    fn begin_object_value<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
-        self.0.begin_object_value(out)
-    }
-    fn end_object_value<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
-        self.0.end_object_value(out)
-    }
-
-    fn write_string_fragment<W: ?Sized + Write>(
-        &mut self,
-        out: &mut W,
-        fragment: &str,
-    ) -> io::Result<()> {
-        let mut rest = fragment;
-        while let Some(at) = rest.find(|c| !is_harmless(c)) {
-            out.write_all(&rest.as_bytes()[..at])?;
-            let mut after = rest[at..].chars();
-            if let Some(c) = after.next() {
-                for unit in c.encode_utf16(&mut [0; 2]) {
-                    write!(out, "\\u{unit:04x}")?;
-                }
-            }
-            rest = after.as_str();
-        }
-        out.write_all(rest.as_bytes())
-    }
-}
-
-/// Writes a value as JSON.
+/// Writes a value as JSON, with `\uXXXX` for each character that may harm a terminal.
 ///
 /// # Errors
 /// Errors of the output.
 pub fn json(out: &mut dyn Write, value: &impl serde::Serialize) -> anyhow::Result<()> {
-    let formatter = Escaping(PrettyFormatter::new());
-    let mut serializer = serde_json::Serializer::with_formatter(&mut *out, formatter);
-    value.serialize(&mut serializer).map_err(io::Error::from)?;
-    writeln!(out)?;
+    let mut escaped = String::new();
+    // Outside of its texts, JSON has only harmless characters and line ends.
+    for c in serde_json::to_string_pretty(value)?.chars() {
+        match c {
+            '\n' => escaped.push(c),
+            c if is_harmless(c) => escaped.push(c),
+            c => escaped.extend(
+                c.encode_utf16(&mut [0; 2])
+                    .iter()
+                    .map(|unit| format!("\\u{unit:04x}")),
+            ),
+        }
+    }
+    writeln!(out, "{escaped}")?;
     Ok(())
 }

@@ -158,7 +158,6 @@ pub fn read(context: &Context, all: bool) -> Result<Overview, Failure> {
             guests_from: guests.from,
             guests_unknown: guests.unknown.as_ref(),
             policy: &policy,
-            uri: context.connect.as_deref().unwrap_or(SYSTEM),
             connect: context.connect.as_deref(),
             all,
         },
@@ -363,20 +362,20 @@ fn groups(overview: &Overview) -> Vec<Vec<Row>> {
 }
 
 fn of_parent(parent: &ParentLine) -> Vec<Row> {
-    let mut row = Row::new(0, None, &parent.address);
+    let mut row = Row::new(0, None, &parent.card.address);
     row.parts
-        .extend(parent.name.clone().or_else(|| parent.ids.clone()));
-    row.parts.push(match (&parent.driver, parent.gpu) {
+        .extend(parent.name.clone().or_else(|| parent.card.ids.clone()));
+    row.parts.push(match (&parent.card.driver, parent.gpu) {
         (Some(driver), _) => format!("driver {driver}"),
         (None, true) => "no driver".into(),
         (None, false) => String::new(),
     });
-    row.parts.extend(parent.render_node.clone());
-    if let Some(total) = parent.total_vfs {
+    row.parts.extend(parent.card.render_node.clone());
+    if let Some(total) = parent.card.total_vfs {
         row.parts
-            .push(format!("{} of {total} virtual functions", parent.vfs));
+            .push(format!("{} of {total} virtual functions", parent.card.vfs));
     }
-    if let Some(missing) = &parent.missing {
+    if let Some(missing) = &parent.card.missing {
         row.verdict = missing.certain.then_some(Level::Warn);
         row.problems.push(Problem {
             level: missing.level(),
@@ -394,7 +393,7 @@ fn of_type(parent: &ParentLine, one: &TypeLine) -> Row {
     let mut row = Row::new(1, None, &one.type_id);
     row.parts
         .extend(one.name.clone().filter(|name| *name != one.type_id));
-    if one.parent != parent.address {
+    if one.parent != parent.card.address {
         row.parts.push(format!("of {}", one.parent));
     }
     row.parts.push(match one.available_instances {

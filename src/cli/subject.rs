@@ -10,6 +10,7 @@ use crate::domain::shell::quoted;
 use crate::host::domains;
 use crate::libvirt::surroundings::HostSurroundings;
 use crate::libvirt::{Context, Definition, Failure};
+use crate::plan::commands::{self, Names};
 use crate::plan::{Fix, Note};
 use crate::xml;
 
@@ -158,31 +159,24 @@ impl SubjectArgs {
         HostSurroundings::new(context, self.asks_libvirt(), qemu, libvirt)
     }
 
-    /// Returns a fix as the command for this subject.
+    /// Returns the names of the subject for commands.
     #[must_use]
-    pub(crate) fn command(&self, context: &Context, fix: &Fix) -> String {
-        let subject = self.subject_of(context);
-        let edit = match &subject {
-            Subject::Domain(name) | Subject::Recorded(name, _) => context.edit(name),
-            Subject::File(path) => {
-                format!("${{EDITOR:-vi}} {}", argument(path))
-            }
-            // Whoever wrote it to us has to say something else.
-            Subject::Stdin => String::new(),
-        };
-        fix.by_hand(&edit).unwrap_or_else(|| match subject {
+    pub(crate) fn names(&self, context: &Context) -> Names {
+        let connect = context.connect.as_deref();
+        match self.subject_of(context) {
             Subject::Domain(name) | Subject::Recorded(name, _) => {
-                fix.of_domain(&context.operand(&name))
+                Names::of_domain(connect, &name, None)
             }
-            Subject::File(path) => fix.of_file(&argument(&path)),
-            Subject::Stdin => fix.of_file("-"),
-        })
+            Subject::File(path) => Names::new(connect, commands::Subject::File(argument(&path))),
+            Subject::Stdin => Names::new(connect, commands::Subject::File("-".into())),
+        }
     }
 
     /// Makes the fixes of notes commands for this subject.
     pub(crate) fn name_in(&self, context: &Context, notes: &mut [Note]) {
+        let names = self.names(context);
         for fix in notes.iter_mut().flat_map(|note| &mut note.fixes) {
-            *fix = Fix::Words(self.command(context, fix));
+            *fix = Fix::Words(names.command(fix));
         }
     }
 

@@ -313,7 +313,6 @@ fn agree(one: (&Display, &Evidence), other: (&Display, &Evidence)) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::facts::Edid;
 
     fn source(method: Method, display: Display) -> (Facts, Evidence) {
         (Facts::of(display), Evidence::by(method))
@@ -396,25 +395,5 @@ mod tests {
         assert_eq!(facts.display, Display::from_answers(true, false));
         assert!(facts.kvm);
         assert!(!of(vec![rule, qemu(false)]).kvm);
-    }
-
-    #[test]
-    fn a_kernel_attribute_is_completed_by_those_who_agree() {
-        let edid = Some(Edid {
-            max_xres: 1920,
-            max_yres: 1200,
-        });
-        for (other, expected) in [
-            (Display::from_answers(true, false), edid),
-            (Display::NONE, None),
-        ] {
-            let mut probe = source(Method::Probe, other);
-            probe.0.edid = edid;
-            let kernel = source(Method::Kernel, Display::from_answers(true, false));
-            assert_eq!(
-                resolve(vec![probe, kernel], Reason::NotProbed).facts.edid,
-                expected
-            );
-        }
     }
 }

@@ -5,8 +5,8 @@ use crate::device::id::DeviceId;
 use crate::explain::Found;
 use crate::explain::doctor::Host;
 use crate::explain::messages::{Condition, Symptom, Tell};
-use crate::explain::names::Names;
 use crate::explain::situation::Situation;
+use crate::plan::commands::Names;
 use crate::predict::screens::Vgpu;
 use crate::publish::gpus::GpuEntry;
 use crate::publish::inventory::DeviceEntry;
@@ -54,7 +54,7 @@ impl<'a> About<'a> {
     /// Returns the device as a graphics card of the host.
     fn card(&self, id: DeviceId) -> Option<&'a GpuEntry> {
         let mut gpus = self.host.inventory.gpus.iter();
-        gpus.find(|gpu| DeviceId::Pci(gpu.address) == id)
+        gpus.find(|gpu| gpu.address == id.to_string())
     }
 
     /// Returns whether a condition holds. A condition of which nobody knows whether it holds does
@@ -121,5 +121,6 @@ impl<'a> About<'a> {
 }
 
 fn is_vendors(card: &GpuEntry, vendor: u16) -> bool {
-    card.ids.starts_with(&format!("{vendor:04x}:"))
+    let ids = card.ids.as_deref().unwrap_or_default();
+    ids.starts_with(&format!("{vendor:04x}:"))
 }

@@ -31,6 +31,7 @@ use crate::device::facts::Display;
 use crate::device::id::DeviceId;
 use crate::device::version::Version;
 use crate::plan::trial::said;
+use crate::predict::arguments::Device;
 use crate::predict::words;
 
 /// The result of the last start in a log.
@@ -275,27 +276,11 @@ fn kind(value: &str) -> &str {
     value.split(',').next().unwrap_or_default()
 }
 
-/// Returns the device of a `-device` that has `display=on`. The value is JSON, as libvirt writes it
-/// since 6.9, or QEMU's list of options.
+/// Returns the device of a `-device` that has `display=on`.
 fn with_display(value: &str) -> Option<DeviceId> {
-    let json = serde_json::from_str::<serde_json::Value>(value).ok();
-    let property = |name: &str| match &json {
-        Some(json) => json.get(name)?.as_str(),
-        None if name == "driver" => value.split(',').next(),
-        None => value.split(',').find_map(|part| {
-            let (key, value) = part.split_once('=')?;
-            (key == name).then_some(value)
-        }),
-    };
-    let is_vfio = property("driver")?.starts_with("vfio-pci");
-    if !is_vfio || property("display") != Some("on") {
-        return None;
-    }
-    let name = match property("sysfsdev") {
-        Some(path) => path.rsplit('/').next()?,
-        None => property("host")?,
-    };
-    name.parse().ok()
+    let device = Device::read(value).filter(Device::is_vfio)?;
+    let display = device.properties.get("display")?;
+    (display == "on").then(|| device.vfio_id()).flatten()
 }
 
 /// Splits a line of libvirt's own, such as `2026-11-22 18:34:30.123+0000: …`, into its time and its
@@ -396,44 +381,6 @@ mod tests {
         assert_eq!(rest, "next\n");
         for cut in ["", "a 'b", "a \\", "a \\\n", "a"] {
             assert_eq!(command(cut), None, "{cut}");
-        }
-    }
-
-    #[test]
-    fn devices_with_a_display() {
-        let id = "c1a20000-0000-4000-8000-000000000002";
-        let pci = "0000:06:00.4";
-        for (value, expected) in [
-            (
-                r#"{"driver":"vfio-pci","sysfsdev":"/sys/bus/mdev/devices/MDEV","display":"on"}"#,
-                Some(id),
-            ),
-            (
-                r#"{"driver":"vfio-pci-nohotplug","sysfsdev":"/sys/bus/mdev/devices/MDEV","display":"on","ramfb":true}"#,
-                Some(id),
-            ),
-            (
-                "vfio-pci,id=hostdev0,sysfsdev=/sys/bus/mdev/devices/MDEV,display=on,bus=pci.9",
-                Some(id),
-            ),
-            (
-                r#"{"driver":"vfio-pci","host":"PCI","id":"hostdev0","display":"on"}"#,
-                Some(pci),
-            ),
-            ("vfio-pci,host=PCI,display=on", Some(pci)),
-            ("vfio-pci,host=PCI,display=off", None),
-            ("vfio-pci,host=PCI", None),
-            ("vfio-ccw,host=PCI,display=on", None),
-            ("VGA,display=on", None),
-            (
-                r#"{"driver":"vfio-pci","host":"../x","display":"on"}"#,
-                None,
-            ),
-            ("{", None),
-        ] {
-            let value = value.replace("MDEV", id).replace("PCI", pci);
-            let found = with_display(&value).map(|id| id.to_string());
-            assert_eq!(found.as_deref(), expected, "{value}");
         }
     }
 }

@@ -2,19 +2,17 @@
 //! explanations out.
 //!
 //! [`messages`] has the words. [`find`] looks for them in a text that somebody was shown,
-//! [`in_log`] in the log of a domain, [`find_in_any_language`] also in other languages. [`causes`]
-//! has the cause and the fixes, given the domain and its host.
+//! [`in_log`] in the log of a domain. [`causes`] has the cause and the fixes, given the domain and its
+//! host.
 //!
 //! A text may have been pasted. So its line breaks, indentation and quotation marks may differ, it
 //! may stand in JSON, and capitals do not count.
 
-mod catalogue;
 pub mod causes;
 mod conditions;
 pub mod doctor;
 pub mod learn;
 pub mod messages;
-pub mod names;
 pub mod situation;
 
 use std::cmp::Reverse;
@@ -28,7 +26,7 @@ use crate::device::id::DeviceId;
 use crate::device::version::Version;
 use crate::explain::learn::LastStart;
 use crate::plan::trial::said::words_of;
-use messages::{SYMPTOMS, Speaker, Tell, Wording, wordings};
+use messages::{SYMPTOMS, Tell, Wording, wordings};
 
 /// A message that was recognized.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,51 +46,6 @@ pub struct Found {
 #[must_use]
 pub fn find(text: &str) -> Vec<Found> {
     without_consequences(all_in(text))
-}
-
-/// Returns the messages in a text: those in English or, if there is none, libvirt's in another
-/// language. `catalogues` are libvirt's ([`catalogue`]).
-#[must_use]
-pub fn find_in_any_language(
-    text: &str,
-    catalogues: impl IntoIterator<Item = Vec<u8>>,
-) -> Vec<Found> {
-    let found = find(text);
-    if found.is_empty() {
-        find_translated(text, catalogues)
-    } else {
-        found
-    }
-}
-
-fn find_translated(text: &str, catalogues: impl IntoIterator<Item = Vec<u8>>) -> Vec<Found> {
-    let end = text.ceil_char_boundary(text.len().saturating_sub(LONGEST_TRANSLATED));
-    let text = plain(&text[end..]);
-    let squeezed = Squeezed::of(&text);
-    for bytes in catalogues {
-        let mut places = Vec::new();
-        for (original, translated) in catalogue::pairs(&bytes) {
-            let Some(place) = catalogue::place(translated, &squeezed) else {
-                continue;
-            };
-            let original = catalogue::as_words(original);
-            let original = Squeezed::of(&original);
-            let known = PARTS.iter().find(|(_, wording, parts)| {
-                wording.by == Speaker::Libvirt && original.matches(0, parts).is_some()
-            });
-            places.extend(known.map(|(symptom, wording, _)| (place, *symptom, *wording)));
-        }
-        // The one with more words counts.
-        places.sort_by_key(|(place, _, _)| Reverse(place.words));
-        let mut found = Vec::new();
-        for (place, symptom, wording) in places {
-            add(&mut found, &squeezed, 0, place, symptom, wording);
-        }
-        if !found.is_empty() {
-            return without_consequences(in_order(found));
-        }
-    }
-    Vec::new()
 }
 
 /// Returns the messages in a text, with those that only follow from others.
@@ -183,10 +136,6 @@ fn plain(text: &str) -> String {
 /// The longest text that may stand in the place of a `*`, in bytes.
 const LONGEST: usize = 200;
 
-/// The longest end of a text in which translations are looked for, in bytes: there are thousands in
-/// each of dozens of languages.
-const LONGEST_TRANSLATED: usize = 4096;
-
 /// The greatest number of times that one message is looked for in a text. A log may have it
 /// thousands of times.
 const MOST: usize = 32;
@@ -222,8 +171,6 @@ struct Squeezed<'t> {
 struct Place {
     start: usize,
     end: usize,
-    /// The length of the message's words.
-    words: usize,
     /// The original text for each `*`.
     filled_in: Vec<String>,
 }
@@ -277,7 +224,6 @@ impl<'t> Squeezed<'t> {
                 Some(Place {
                     start,
                     end,
-                    words: parts.iter().map(String::len).sum(),
                     filled_in,
                 })
             })

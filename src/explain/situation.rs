@@ -2,7 +2,7 @@
 
 use crate::domain::Domain;
 use crate::domain::policy::{Consent, Displays, Policy, Wishes};
-use crate::explain::names::Names;
+use crate::plan::commands::Names;
 use crate::plan::fixup::{Surroundings, Unfit, fix};
 use crate::plan::{Plan, words};
 use crate::predict::Outcome;

@@ -2,7 +2,6 @@
 //!
 //! Every function takes a [`Root`]: `/` for this machine, or the directory of a recorded host.
 //!
-//! * [`catalogues`]: libvirt's messages in other languages.
 //! * [`domains`]: the domains in libvirt's files.
 //! * [`emulator`]: the abilities of QEMU and libvirt.
 //! * [`exports`]: the files that the daemon writes for a fleet's tools.
@@ -20,7 +19,6 @@
 pub mod answers;
 pub(crate) mod apparmor;
 pub mod callout;
-pub mod catalogues;
 pub mod config;
 pub(crate) mod domains;
 pub mod emulator;

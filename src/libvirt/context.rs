@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub(crate) use crate::domain::shell::SYSTEM;
-use crate::domain::shell::{in_words, operand, quoted, wrapping};
+use crate::domain::shell::{in_words, wrapping};
 use crate::host::state::State;
 use crate::host::{Root, Warning};
 use crate::libvirt::Libvirt;
@@ -66,22 +66,6 @@ pub enum Failure {
 }
 
 impl Context {
-    /// Returns a domain as an argument of `gfxplane`, with the option that names libvirt if the user
-    /// gave it.
-    pub fn operand(&self, domain: &str) -> String {
-        let domain = operand(Some(domain), None);
-        match &self.connect {
-            Some(uri) => format!("-c {} {domain}", quoted(uri)),
-            None => domain,
-        }
-    }
-
-    /// Returns the command that opens a domain's XML.
-    pub fn edit(&self, domain: &str) -> String {
-        let uri = quoted(self.connect.as_deref().unwrap_or(SYSTEM));
-        format!("virsh -c {uri} edit {}", operand(Some(domain), None))
-    }
-
     /// Returns whether libvirt is this machine's system daemon.
     pub(crate) fn is_system(&self) -> bool {
         matches!(self.connect.as_deref(), None | Some(SYSTEM))

@@ -246,7 +246,7 @@ fn surplus<'t>(one: &'t str, other: &'t str) -> HashMap<&'t str, i64> {
 /// Returns the number of tags in which two definitions differ. Of all versions, ours is the one
 /// that is nearest to what we defined: what others have defined lacks our changes, or has their
 /// changes in addition.
-fn distance(one: &str, other: &str) -> u64 {
+pub(crate) fn distance(one: &str, other: &str) -> u64 {
     let tags = surplus(one, other);
     tags.values().map(|count| count.unsigned_abs()).sum()
 }

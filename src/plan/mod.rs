@@ -6,6 +6,7 @@
 //! rearrange the domain's graphics, [`frontends`] takes the one that certainly starts, shows every
 //! wanted screen, and costs the user least.
 
+pub mod commands;
 mod displays;
 pub mod edits;
 pub mod fixup;

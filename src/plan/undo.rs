@@ -1,89 +1,46 @@
-//! Takes back a change of a domain's XML. It keeps the old values and the new ones, so that it does
-//! not touch a value that somebody has changed since.
+//! Takes back a change of a domain's XML, element by element: each device, and each other child of
+//! the root. An element that somebody has changed since stays as it is.
 //!
 //! Both texts are as libvirt prints a definition, one before the change and one after it. So what
-//! libvirt itself adds to a change goes with it. White space between elements, comments and
-//! declarations of namespaces don't count as differences.
+//! libvirt itself adds to a change goes with it.
 //!
-//! A value that may be a password is never kept; it becomes [`Inverse::Withheld`].
+//! A value that may be a password is never kept, nor are QEMU's arguments. It comes back only if the element that stands
+//! there now has it in the same place.
 
-mod tree;
+use std::collections::BTreeSet;
+use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
+use similar::{Algorithm, DiffOp, capture_diff_slices};
 
-use crate::xml::{Document, Edit, Element, XmlError};
-use tree::{Step, at, differences, local_scope, path_label, same, steps};
+use crate::xml::{Document, Element, XmlError};
 
-/// One thing to put back.
-///
-/// An element is named by its path below the root. Each step has what distinguishes an element from
-/// its siblings: `devices`, `graphics[type=spice]`, `listen[2]`. Steps are compared, never taken
-/// apart.
+/// Stands for a value that is not kept. XML has no such character.
+const WITHHELD: char = '\u{fffe}';
+
+/// One element to put back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case")]
-pub enum Inverse {
-    /// The value of an attribute.
-    Attribute {
-        /// The path of the attribute's element.
-        element: Vec<String>,
-        /// The attribute's name.
-        name: String,
-        /// The value before the change; `None` if there was no attribute.
-        old: Option<String>,
-        /// The value after the change; `None` if there is no attribute.
-        new: Option<String>,
-    },
-    /// The text of an element that contains no others.
-    Text {
-        /// The path of the element.
-        element: Vec<String>,
-        /// The text before the change.
-        old: String,
-        /// The text after the change.
-        new: String,
-    },
-    /// Elements of one name in one place.
-    Elements {
-        /// The path of the element that contains these elements.
-        parent: Vec<String>,
-        /// The nearest sibling above that existed before and after the change.
-        after: Option<String>,
-        /// The nearest sibling below that existed before and after the change.
-        before: Option<String>,
-        /// The elements that existed before and not after.
-        old: Vec<Piece>,
-        /// The elements that exist instead.
-        new: Vec<Piece>,
-    },
-    /// Values that make sense only together. Either all of them are put back, or none.
-    Together {
-        /// The single values. None of them is a group itself.
-        changes: Vec<Inverse>,
-    },
-    /// A value that can't be put back. It was not kept, because it may hold a password.
-    Withheld {
-        /// The path of the element.
-        element: Vec<String>,
-    },
+pub struct Inverse {
+    /// True for an element in `<devices>`, false for a child of the root and the root's own tag.
+    pub is_device: bool,
+    /// The element before the change; empty if it was added.
+    pub old: String,
+    /// The element after the change; empty if it was removed.
+    pub new: String,
+    /// The hashes of the whole element before and after the change.
+    pub hashes: [u32; 2],
+    /// The hashes of the elements above and below it after the change; `None` at the ends.
+    pub around: [Option<u32>; 2],
 }
 
-/// A whole element.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Piece {
-    /// The element's name among its siblings.
-    pub step: String,
-    /// The XML, with the namespaces that it needs.
-    pub xml: String,
-}
-
-/// A domain with old values put back.
+/// A domain with old text put back.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Undone {
     /// The domain's XML.
     pub text: String,
-    /// The values that were put back, in words. Empty if none of ours still stood.
+    /// The changes that were taken back, in words. Empty if none of ours still stood.
     pub put_back: Vec<String>,
-    /// The values that were not put back, each with the reason.
+    /// The changes that were not taken back, each with the reason.
     pub passed_over: Vec<String>,
 }
 
@@ -104,52 +61,118 @@ pub struct Unreadable {
 pub fn inverse(before: &str, after: &str) -> Result<Vec<Inverse>, Unreadable> {
     let before = parse(before, "before the change")?;
     let after = parse(after, "after the change")?;
-    Ok(differences(before.root(), after.root()))
+    let mut inverses = Vec::new();
+    for is_device in [false, true] {
+        let (old, new) = (parts(&before, is_device), parts(&after, is_device));
+        let hash = |at: usize| new.get(at).map(|part| part.hash);
+        let mut change = |removed: Option<&Part>, added: Option<&Part>, at: usize| {
+            let text = |part: Option<&Part>| part.map_or("", |part| &part.text).to_owned();
+            let hash_of = |part: Option<&Part>| part.map_or(0, |part| part.hash);
+            let (old, new) = without_what_stays(&text(removed), &text(added));
+            inverses.push(Inverse {
+                is_device,
+                old,
+                new,
+                hashes: [hash_of(removed), hash_of(added)],
+                around: [at.checked_sub(1).and_then(hash), hash(at)],
+            });
+        };
+        for difference in differences(&old, &new, |part| part.hash) {
+            let (olds, news) = (difference.old_range(), difference.new_range());
+            if matches!(difference, DiffOp::Equal { .. }) {
+                continue;
+            }
+            // Elements of one name stand for each other.
+            let (old, new) = (&old[olds], &new[news.clone()]);
+            for pair in differences(old, new, |part| part.name.clone()) {
+                let at = news.start + pair.new_range().start;
+                let (old, new) = (&old[pair.old_range()], &new[pair.new_range()]);
+                if matches!(pair, DiffOp::Equal { .. }) {
+                    let pairs = old.iter().zip(new).filter(|(a, b)| a.hash != b.hash);
+                    pairs.for_each(|(old, new)| change(Some(old), Some(new), at));
+                } else {
+                    new.iter().for_each(|new| change(None, Some(new), at));
+                    old.iter()
+                        .for_each(|old| change(Some(old), None, at + new.len()));
+                }
+            }
+        }
+    }
+    inverses.retain(|inverse| inverse.hashes[0] != inverse.hashes[1]);
+    Ok(inverses)
 }
 
-/// Puts old values back where our new values still stand. Everything else stays unchanged to the
-/// byte.
+fn differences<K: Ord + std::hash::Hash + Eq>(
+    old: &[Part],
+    new: &[Part],
+    key: impl Fn(&Part) -> K,
+) -> Vec<DiffOp> {
+    let keys = |parts: &[Part]| parts.iter().map(&key).collect::<Vec<K>>();
+    capture_diff_slices(Algorithm::Myers, &keys(old), &keys(new))
+}
+
+/// Puts old elements back where ours still stand. Everything else stays unchanged to the byte.
 ///
 /// # Errors
 /// [`Unreadable`], with the place.
 pub fn undo(current: &str, inverses: &[Inverse]) -> Result<Undone, Unreadable> {
     let document = parse(current, "as it is")?;
-    let mut undoing = Undoing {
-        root: document.root(),
-        ours: Vec::new(),
-        edits: Vec::new(),
-        undone: Undone::default(),
-    };
-    // Elements that we added may stand where something is to be put back.
-    let groups: Vec<Vec<_>> = inverses
-        .iter()
-        .map(|inverse| {
-            let single = std::slice::from_ref(inverse);
-            let single = match inverse {
-                Inverse::Together { changes } => changes.as_slice(),
-                _ => single,
-            };
-            let standing = single.iter().map(|one| (one, undoing.standing(one)));
-            standing.collect()
-        })
-        .collect();
-    for group in &groups {
-        undoing.group(group);
+    let levels = [false, true].map(|is_device| parts(&document, is_device));
+    let mut undone = Undone::default();
+    let mut edits: Vec<(Range<usize>, String)> = Vec::new();
+    for inverse in inverses {
+        let Inverse { old, new, .. } = inverse;
+        let there = &levels[usize::from(inverse.is_device)];
+        let is_free = |part: &&Part| !edits.iter().any(|(range, _)| *range == part.range);
+        let same = |hash: u32| there.iter().filter(is_free).find(|part| part.hash == hash);
+        let (put_back, out) = (only_in(old, new), only_in(new, old));
+        let found = match new.as_str() {
+            "" => between(there, inverse.around).map(|at| at..at),
+            _ => same(inverse.hashes[1]).map(|part| part.range.clone()),
+        };
+        let Some(range) = found else {
+            // Somebody may have undone it already.
+            if old.is_empty() || same(inverse.hashes[0]).is_none() {
+                let what = if new.is_empty() { &put_back } else { &out };
+                let why = format!("{what} is not as it was made, and stays");
+                undone.passed_over.push(why);
+            }
+            continue;
+        };
+        let Some(text) = whole(old, new, &current[range.clone()]) else {
+            undone.passed_over.push(format!(
+                "{put_back} can't be put back, because of a password or the like, which is not kept"
+            ));
+            continue;
+        };
+        edits.push((range, text));
+        undone
+            .put_back
+            .push(match (put_back.as_str(), out.as_str()) {
+                ("", out) => format!("{out} taken out"),
+                (put_back, "") => format!("{put_back} put back"),
+                _ => format!("{put_back} again, instead of {out}"),
+            });
     }
-    let text = document.apply(&undoing.edits);
-    // The values come from a file that somebody, or a disk, may have damaged.
-    if let Err(error) = Document::parse(&text) {
-        let problem = format!("what is remembered makes no document of it: {error}");
+    edits.sort_by_key(|(range, _)| (range.start, range.end));
+    let mut end = 0;
+    for (range, text) in edits {
+        undone.text += &current[end..range.start];
+        undone.text += &text;
+        end = range.end;
+    }
+    undone.text += &current[end..];
+    // The elements come from a file that somebody, or a disk, may have damaged.
+    if let Err(error) = Document::parse(&undone.text) {
         return Ok(Undone {
             text: current.to_owned(),
             put_back: Vec::new(),
-            passed_over: vec![problem],
+            passed_over: vec![format!(
+                "what is remembered makes no document of it: {error}"
+            )],
         });
     }
-    Ok(Undone {
-        text,
-        ..undoing.undone
-    })
+    Ok(undone)
 }
 
 /// Undoes several changes, given from the oldest to the newest.
@@ -174,267 +197,220 @@ fn parse<'a>(text: &'a str, which: &'static str) -> Result<Document<'a>, Unreada
     Document::parse(text).map_err(|error| Unreadable { which, error })
 }
 
-struct Undoing<'d, 'a> {
-    root: Element<'d, 'a>,
-    /// The elements that we added and that nobody has changed since.
-    ours: Vec<Element<'d, 'a>>,
-    edits: Vec<Edit>,
-    undone: Undone,
+/// An element, or the root's tag.
+struct Part {
+    name: String,
+    /// The range in the document, with the white space before it.
+    range: Range<usize>,
+    /// The text with [`WITHHELD`] in the place of each secret.
+    text: String,
+    hash: u32,
 }
 
-impl<'d, 'a> Undoing<'d, 'a> {
-    /// Returns the elements that a change added; `None` if somebody has changed one of them since.
-    fn standing(&mut self, inverse: &Inverse) -> Option<Vec<Element<'d, 'a>>> {
-        let Inverse::Elements { parent, new, .. } = inverse else {
-            return None;
-        };
-        let siblings = steps(at(self.root, parent)?);
-        let found = unchanged(&siblings, new, &self.ours)?;
-        self.ours.extend(&found);
-        Some(found)
+/// Returns the devices, or the root's tag and all else below the root. There, `<devices>` is a part
+/// without a text.
+fn parts(document: &Document<'_>, is_device: bool) -> Vec<Part> {
+    let root = document.root();
+    let devices = root.child("devices");
+    let whole = |element: Element<'_, '_>| part(document, element, element.span());
+    if is_device {
+        let devices = devices.into_iter().flat_map(Element::children);
+        return devices.map(whole).collect();
     }
+    let start = root.span().start;
+    let tag = part(document, root, start..root.content().start);
+    let below = root.children().map(|element| match whole(element) {
+        devices_part if Some(element) == devices => Part {
+            text: String::new(),
+            hash: 0,
+            ..devices_part
+        },
+        other => other,
+    });
+    std::iter::once(tag).chain(below).collect()
+}
 
-    /// Undoes the whole group, or none of it.
-    fn group(&mut self, group: &[(&Inverse, Option<Vec<Element<'d, 'a>>>)]) {
-        let before = (
-            self.edits.len(),
-            self.undone.put_back.len(),
-            self.undone.passed_over.len(),
-        );
-        for (inverse, ours) in group {
-            self.one(inverse, ours.as_deref());
-        }
-        let (edits, put_back, passed_over) = before;
-        if self.undone.passed_over.len() == passed_over {
-            return;
-        }
-        self.edits.truncate(edits);
-        for stays in self.undone.put_back.split_off(put_back) {
-            let (what, _) = stays.split_once(": ").unwrap_or((&stays, ""));
-            let why = format!("{what} stays with it");
-            if !self.undone.passed_over[passed_over..].contains(&why) {
-                self.pass(why);
-            }
-        }
+fn part(document: &Document<'_>, element: Element<'_, '_>, range: Range<usize>) -> Part {
+    let whole = document.text();
+    let start = whole[..range.start].trim_end().len();
+    let (mut text, mut end) = (String::new(), start);
+    let places = secret_places(element).into_iter();
+    for place in places.filter(|place| place.end <= range.end) {
+        text += &whole[end..place.start];
+        text.push(WITHHELD);
+        end = place.end;
     }
-
-    /// Undoes one change. `ours` is the result of [`Self::standing`].
-    fn one(&mut self, inverse: &Inverse, ours: Option<&[Element<'d, 'a>]>) {
-        match inverse {
-            Inverse::Attribute {
-                element,
-                name,
-                old,
-                new,
-            } => self.attribute(element, name, old.as_deref(), new.as_deref()),
-            Inverse::Text { element, old, new } => self.text(element, old, new),
-            Inverse::Elements {
-                parent,
-                after,
-                before,
-                old,
-                new,
-            } => {
-                let Some(element) = self.find(parent) else {
-                    return;
-                };
-                let around = [after.as_deref(), before.as_deref()];
-                self.elements(element, parent, around, old, new, ours);
-            }
-            Inverse::Together { .. } => self.pass("what is kept of it is damaged".into()),
-            Inverse::Withheld { element } => {
-                let what = path_label(element);
-                self.pass(format!(
-                    "{what} can't be put back, because of its password, which is not kept"
-                ));
-            }
-        }
-    }
-
-    fn pass(&mut self, why: String) {
-        self.undone.passed_over.push(why);
-    }
-
-    fn find(&mut self, path: &[String]) -> Option<Element<'d, 'a>> {
-        let found = at(self.root, path);
-        if found.is_none() {
-            self.pass(format!("{} is not there any more", path_label(path)));
-        }
-        found
-    }
-
-    fn attribute(&mut self, path: &[String], name: &str, old: Option<&str>, new: Option<&str>) {
-        let Some(element) = self.find(path) else {
-            return;
-        };
-        let label = path_label(path);
-        let now = element.attribute(name);
-        if now.as_deref() == old {
-            return;
-        }
-        if now.as_deref() != new {
-            let now = valued(name, now.as_deref());
-            return self.pass(format!("{label}: {now} is somebody else's"));
-        }
-        self.edits.push(match old {
-            Some(old) => element.set_attribute(name, old),
-            None => element.remove_attribute(name),
-        });
-        let (old, new) = (valued(name, old), valued(name, new));
-        let said = format!("{label}: {old} again, instead of {new}");
-        self.undone.put_back.push(said);
-    }
-
-    fn text(&mut self, path: &[String], old: &str, new: &str) {
-        let Some(element) = self.find(path) else {
-            return;
-        };
-        let label = path_label(path);
-        // White space alone counts as no text.
-        let now = element.text().map(|now| {
-            if now.trim().is_empty() {
-                "".into()
-            } else {
-                now
-            }
-        });
-        match now {
-            Some(now) if now == old => {}
-            Some(now) if now == new => {
-                self.edits.push(element.set_text(old));
-                let said = format!("{label}: {old:?} again, instead of {new:?}");
-                self.undone.put_back.push(said);
-            }
-            _ => self.pass(format!("{label}: its text is somebody else's")),
-        }
-    }
-
-    fn elements(
-        &mut self,
-        parent: Element<'d, 'a>,
-        path: &[String],
-        around: [Option<&str>; 2],
-        old: &[Piece],
-        new: &[Piece],
-        ours: Option<&[Element<'d, 'a>]>,
-    ) {
-        let siblings = steps(parent);
-        let label = |pieces: &[Piece]| {
-            let labels = pieces.iter().map(|piece| {
-                let mut path = path.to_vec();
-                path.push(piece.step.clone());
-                path_label(&path)
-            });
-            labels.collect::<Vec<_>>().join(", ")
-        };
-        let is_as_before = !old.is_empty() && unchanged(&siblings, old, &self.ours).is_some();
-        let Some(ours) = ours else {
-            // Somebody may have undone it already.
-            let is_gone = || {
-                let is_ours = |step: &Step| new.iter().any(|piece| step.is(&piece.step));
-                !siblings.iter().any(|(step, _)| is_ours(step))
-            };
-            if !(is_as_before || old.is_empty() && is_gone()) {
-                let what = label(new);
-                self.pass(format!("{what} is not as it was made, and stays"));
-            }
-            return;
-        };
-        let is_there = |piece: &Piece| {
-            let mut others = siblings.iter().filter(|(_, e)| !self.ours.contains(e));
-            others.any(|(step, _)| step.is(&piece.step))
-        };
-        // An argument may occur more than once, and arguments have a meaning only as a sequence.
-        let already = match old.first() {
-            None => false,
-            Some(piece) if Step::may_repeat(&piece.step) => old.iter().all(is_there),
-            Some(_) => old.iter().any(is_there),
-        };
-        if already && !is_as_before {
-            let what = label(old);
-            self.pass(format!(
-                "{what}: there is one again that is somebody else's"
-            ));
-        }
-        if already && new.is_empty() {
-            return;
-        }
-        if !already {
-            let xml: Option<Vec<String>> = old
-                .iter()
-                .map(|piece| local_scope(parent, &piece.xml))
-                .collect();
-            let Some(xml) = xml else {
-                let what = label(old);
-                return self.pass(format!("{what}: what is kept of it is damaged"));
-            };
-            let anchor = anchor(&siblings, around);
-            let inserted = xml.iter().map(|xml| parent.insert_after(anchor, xml));
-            self.edits.extend(inserted);
-        }
-        self.edits.extend(ours.iter().map(Element::remove));
-        self.undone.put_back.push(if new.is_empty() {
-            format!("{} put back", label(old))
-        } else if old.is_empty() || already {
-            format!("{} taken out", label(new))
-        } else {
-            format!("{} put back instead of {}", label(old), label(new))
-        });
+    text += &whole[end..range.end];
+    Part {
+        name: element.name().to_owned(),
+        range: start..range.end,
+        hash: hash(&text),
+        text,
     }
 }
 
-/// Returns the sibling below which something is put back; `None` stands for the top. All elements
-/// that stood in one place have the same sibling, so that they keep their order.
-fn anchor<'d, 'a>(
-    siblings: &[(Step, Element<'d, 'a>)],
-    [after, before]: [Option<&str>; 2],
-) -> Option<Element<'d, 'a>> {
-    let place = |step: Option<&str>| {
-        let step = step?;
-        siblings.iter().position(|(other, _)| other.is(step))
+/// Returns the FNV-1a hash of a text, which is the same in all versions of gfxplane. White space
+/// counts as one blank. Secrets count as if they were not there: libvirt does not always tell them.
+fn hash(text: &str) -> u32 {
+    let text = filled_in(text, |_| None);
+    let words: Vec<&str> = text.split_whitespace().collect();
+    words.join(" ").bytes().fold(0x811c_9dc5, |hash, byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    })
+}
+
+/// Returns the place between two elements that follow each other.
+fn between(parts: &[Part], around: [Option<u32>; 2]) -> Option<usize> {
+    let hash = |part: Option<&Part>| part.map(|part| part.hash);
+    let is_between = |at: &usize| {
+        let above = at.checked_sub(1).and_then(|above| parts.get(above));
+        [hash(above), hash(parts.get(*at))] == around
     };
-    if let Some(place) = place(after) {
-        return Some(siblings[place].1);
-    }
-    match (place(before), after, before) {
-        (Some(place), _, _) => Some(siblings[place.checked_sub(1)?].1),
-        (None, None, None) => None,
-        (None, _, _) => siblings.last().map(|(_, element)| *element),
+    let at = (0..=parts.len()).find(is_between)?;
+    match at.checked_sub(1) {
+        Some(above) => Some(parts[above].range.end),
+        None => parts.first().map(|below| below.range.start),
     }
 }
 
-/// Returns the siblings that equal these pieces and are not yet counted; `None` if one is missing.
-fn unchanged<'d, 'a>(
-    siblings: &[(Step, Element<'d, 'a>)],
-    pieces: &[Piece],
-    counted: &[Element<'d, 'a>],
-) -> Option<Vec<Element<'d, 'a>>> {
-    let mut found = Vec::new();
-    for piece in pieces {
-        let document = Document::parse(&piece.xml).ok()?;
-        let free = |(_, sibling): &&(Step, Element<'d, 'a>)| {
-            !found.contains(sibling)
-                && !counted.contains(sibling)
-                && same(*sibling, document.root())
+/// Returns the name of a value's place: the element, and the attribute or `>` before the value.
+fn place_name(before: &str) -> String {
+    let tag = before.rsplit('<').next().unwrap_or_default();
+    let element = tag.split([' ', '\n', '\t', '\r', '>']).next();
+    let word = match before.ends_with('>') {
+        true => ">",
+        false => tag.split_whitespace().next_back().unwrap_or_default(),
+    };
+    format!("{} {word}", element.unwrap_or_default())
+}
+
+/// Returns the values of the attributes and the texts in an element, each with the name of its
+/// place.
+fn values(text: &str) -> Vec<(String, &str)> {
+    let mut values = Vec::new();
+    let mut at = text.find('<').unwrap_or(text.len());
+    while let Some(next) = text[at..].find(['\'', '"', '>']) {
+        let start = at + next + 1;
+        let end = match text.as_bytes()[start - 1] {
+            b'>' => '<',
+            quote => char::from(quote),
         };
-        // The element may have another number by now.
-        let by_step = siblings
-            .iter()
-            .filter(free)
-            .find(|(step, _)| step.is(&piece.step));
-        let (_, element) = by_step.or_else(|| siblings.iter().find(free))?;
-        let element = *element;
-        found.push(element);
+        let length = text[start..].find(end).unwrap_or(text.len() - start);
+        let value = &text[start..start + length];
+        if end != '<' || !value.trim().is_empty() {
+            values.push((place_name(&text[..start]), value));
+        }
+        at = (start + length + usize::from(end != '<')).min(text.len());
     }
-    Some(found)
+    values
 }
 
-/// Returns `name='value'`, or words for a missing value.
-fn valued(name: &str, value: Option<&str>) -> String {
-    match value {
-        Some(value) => format!("{name}='{value}'"),
-        None => format!("no {name}"),
+/// Returns two texts without the values that are the same in both: they are in the domain.
+fn without_what_stays(old: &str, new: &str) -> (String, String) {
+    let (olds, news) = (values(old), values(new));
+    let of = |all: &[(String, &str)], place: &str| -> String {
+        let its = all.iter().filter(|(other, _)| other == place);
+        its.map(|(_, value)| format!("{value}\n")).collect()
+    };
+    let masked = |text: &str, all: &[(String, &str)]| {
+        let (mut masked, mut end) = (String::new(), 0);
+        for (place, value) in all {
+            let (old, new) = (of(&olds, place), of(&news, place));
+            if old == new {
+                let start = value.as_ptr().addr() - text.as_ptr().addr();
+                masked += &text[end..start];
+                masked.push(WITHHELD);
+                end = start + value.len();
+            }
+        }
+        masked + &text[end..]
+    };
+    (masked(old, &olds), masked(new, &news))
+}
+
+/// Returns a text with values in their places, each by the name of its place. Leaves out an
+/// attribute without a value.
+fn filled_in(text: &str, mut value: impl FnMut(String) -> Option<String>) -> String {
+    let mut parts = text.split(WITHHELD);
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |mut whole, part| match value(place_name(&whole)) {
+        Some(value) => whole + &value + part,
+        None if whole.ends_with(['\'', '"']) => {
+            whole.truncate(whole.rfind(char::is_whitespace).unwrap_or(0));
+            whole + part.get(1..).unwrap_or_default()
+        }
+        None => whole + part,
+    })
+}
+
+/// Returns an old text with the values of the element that stands in the place of the new one now.
+/// `None` if the two do not lack as many values in one place.
+fn whole(old: &str, new: &str, now: &str) -> Option<String> {
+    let lacks = |(_, value): &(String, &str)| value.contains(WITHHELD);
+    let count = |text: &str, place: &str| {
+        let values = values(text).into_iter().filter(lacks);
+        values.filter(|(other, _)| other == place).count()
+    };
+    let mut wanted = values(old).into_iter().filter(lacks);
+    if wanted.any(|(place, _)| count(old, &place) != count(new, &place)) {
+        return None;
     }
+    let mut news = values(new);
+    let is_lacking = |(place, _): &(String, &str)| {
+        let at = news.iter().position(|(other, _)| other == place);
+        at.is_some_and(|at| lacks(&news.remove(at)))
+    };
+    let mut left: Vec<(String, &str)> = values(now).into_iter().filter(is_lacking).collect();
+    let mut is_lost = false;
+    let text = filled_in(old, |place| {
+        let at = left.iter().position(|(other, _)| *other == place);
+        // libvirt leaves out attributes for who only looks.
+        is_lost |= at.is_none() && place.ends_with('>');
+        at.map(|at| left.remove(at).1.to_owned())
+    });
+    (!is_lost).then_some(text)
+}
+
+/// Returns the tags that only one of two texts has, in one line, with the values that are kept.
+fn only_in(text: &str, other: &str) -> String {
+    let tags = |text: &str| -> Vec<String> {
+        let text = filled_in(text, |_| None);
+        let tags = text.split('<').map(|tag| {
+            let words: Vec<&str> = tag.split_whitespace().collect();
+            words.join(" ")
+        });
+        tags.filter(|tag| !tag.is_empty()).collect()
+    };
+    let others: BTreeSet<String> = tags(other).into_iter().collect();
+    let own = tags(text).into_iter().filter(|tag| !others.contains(tag));
+    let own: Vec<String> = own.map(|tag| format!("<{tag}")).collect();
+    own.join(" ")
+}
+
+/// Returns the places of the values and texts that may be about a password, in their order. Of QEMU's
+/// arguments and environment only `-set` of a device is none.
+fn secret_places(element: Element<'_, '_>) -> Vec<Range<usize>> {
+    let is_its = is_secret(element.name()) || element.local_name() == "env";
+    let is_argument = element.local_name() == "arg";
+    let is_told = |value: &str| value == "-set" || value.starts_with("device.");
+    let attributes = element.attributes().zip(element.places());
+    let secret = attributes.filter(|((name, value), _)| {
+        is_its || is_secret(name) || is_secret(value) || is_argument && !is_told(value)
+    });
+    let mut places: Vec<Range<usize>> = secret.map(|(_, place)| place).collect();
+    if is_its || element.text().is_some_and(|text| is_secret(&text)) {
+        places.extend(Some(element.content()).filter(|content| !content.is_empty()));
+    } else {
+        places.extend(element.children().flat_map(secret_places));
+    }
+    places
+}
+
+/// Returns whether a name or a value may be about a password.
+fn is_secret(text: &str) -> bool {
+    const WORDS: [&str; 4] = ["passw", "passphrase", "secret", "cookie"];
+    let text = text.to_lowercase();
+    WORDS.iter().any(|word| text.contains(word))
 }
 
 #[cfg(test)]

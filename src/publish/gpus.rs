@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::device::id::{DeviceId, PciAddress};
 use crate::domain::shell::quoted;
-use crate::host::sysfs::{Function, Gpu, Host, Parent};
+use crate::host::sysfs::{Function, Gpu, Host, Parent, Pci};
 use crate::publish::device::name_of;
 
 /// The reason why a graphics card offers no vGPU.
@@ -66,13 +66,15 @@ impl Missing {
     }
 }
 
-/// A graphics card and what it lacks. Its JSON is an entry of `gpus` of `gfxplane list --json`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+/// A graphics card and what it lacks, or another device that makes mediated devices. Its JSON is an
+/// entry of `gpus` of `gfxplane list --json`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct GpuEntry {
-    /// The PCI address.
-    pub address: PciAddress,
+    /// The PCI address, or the sysfs name of another parent.
+    pub address: String,
     /// The vendor's and the device's number: `8086:5917`.
-    pub ids: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ids: Option<String>,
     /// The driver that is bound to the card.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub driver: Option<String>,
@@ -92,14 +94,19 @@ pub struct GpuEntry {
 /// Returns the entry of a graphics card.
 pub(crate) fn entry(host: &Host, gpu: &Gpu) -> GpuEntry {
     GpuEntry {
-        address: gpu.pci.address,
-        ids: format!("{:04x}:{:04x}", gpu.pci.vendor, gpu.pci.device),
+        address: gpu.pci.address.to_string(),
+        ids: Some(ids(&gpu.pci)),
         driver: gpu.driver.clone(),
         render_node: gpu.render_node.clone(),
         total_vfs: gpu.pci.total_vfs.filter(|total| *total > 0),
         vfs: gpu.functions.len(),
         missing: missing(host, gpu),
     }
+}
+
+/// Returns the vendor's and the device's number.
+pub(crate) fn ids(pci: &Pci) -> String {
+    format!("{:04x}:{:04x}", pci.vendor, pci.device)
 }
 
 /// NVIDIA's PCI vendor id.
@@ -229,7 +236,7 @@ fn functions_off(host: &Host, gpu: &Gpu, total: u32) -> Option<Missing> {
 }
 
 /// Returns the command that loads the driver that the kernel has for a device.
-pub(crate) fn load_driver(address: PciAddress) -> String {
+pub(crate) fn load_driver(address: impl std::fmt::Display) -> String {
     format!("sudo modprobe $(cat /sys/bus/pci/devices/{address}/modalias)")
 }
 

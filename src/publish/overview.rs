@@ -15,13 +15,12 @@ use crate::device::id::{DeviceId, PciAddress};
 use crate::device::record::FORMAT;
 use crate::domain::GraphicsType;
 use crate::domain::policy::Policy;
-use crate::domain::shell::quoted;
 use crate::host::Warning;
 use crate::host::sysfs::Gpu;
 use crate::plan::Level;
 use crate::plan::fixup::Surroundings;
 use crate::predict::Shown;
-use crate::publish::gpus::{GpuEntry, Missing, is_of};
+use crate::publish::gpus::{self, GpuEntry, Missing, is_of};
 use crate::publish::inventory::{DeviceEntry, Inventory, Sources, State, TypeEntry};
 use crate::publish::unknown::Around;
 use devices::{device, functions, is_bare};
@@ -165,30 +164,14 @@ pub struct TypeLine {
 /// A graphics card, or another device that makes mediated devices or is handed out.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct ParentLine {
-    /// The PCI address, or the sysfs name of another parent.
-    pub address: String,
+    /// The card or parent, and the reason why it offers no vGPU.
+    #[serde(flatten)]
+    pub card: GpuEntry,
     /// True for a graphics card.
     pub gpu: bool,
-    /// The numbers of vendor and device: `8086:5917`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ids: Option<String>,
     /// The names of vendor and device in pci.ids.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// The driver that is bound to the card or parent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub driver: Option<String>,
-    /// The render node.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub render_node: Option<String>,
-    /// The number of virtual functions that the card can have; `None` without SR-IOV.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub total_vfs: Option<u32>,
-    /// The number of virtual functions that exist.
-    pub vfs: usize,
-    /// The reason why the card offers no vGPU.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub missing: Option<Missing>,
     /// The types.
     pub types: Vec<TypeLine>,
     /// The devices.
@@ -269,21 +252,10 @@ pub struct Given<'g> {
     pub guests_unknown: Option<&'g Problem>,
     /// The host's policy.
     pub policy: &'g Policy,
-    /// libvirt's URI, for commands.
-    pub uri: &'g str,
     /// libvirt's URI, if the user gave it.
     pub connect: Option<&'g str>,
     /// True to leave out no device.
     pub all: bool,
-}
-
-impl Given<'_> {
-    /// Returns a domain as an argument of `gfxplane`, with the option that names libvirt if the
-    /// user gave it. `argument`: the domain as an argument in a shell.
-    fn operand(&self, argument: &str) -> String {
-        let option = self.connect.map(|uri| format!("-c {} ", quoted(uri)));
-        option.unwrap_or_default() + argument
-    }
 }
 
 /// Makes the overview of a host.
@@ -340,7 +312,10 @@ fn worst(overview: &Overview) -> Level {
     let of_guests = overview.guests.iter().flat_map(|guest| &guest.problems);
     let problems = problems.chain(of_guests).chain(&overview.guests_unknown);
     let levels = problems.map(|problem| problem.level);
-    let cards = overview.parents.iter().filter_map(|p| p.missing.as_ref());
+    let cards = overview
+        .parents
+        .iter()
+        .filter_map(|p| p.card.missing.as_ref());
     let cards = cards.map(Missing::level);
     levels.chain(cards).max().unwrap_or(Level::Info)
 }
@@ -379,13 +354,18 @@ fn parents(given: Given<'_>, guests: &mut BTreeMap<DeviceId, Vec<GuestEntry>>) -
             .map(|parent| parent.name.as_str())
             .collect();
         let ids = (gpu.pci.vendor, gpu.pci.device);
-        let mut line = card(entry, given.names.get(&ids).cloned());
+        let mut line = ParentLine {
+            card: entry.clone(),
+            gpu: true,
+            name: given.names.get(&ids).cloned(),
+            ..ParentLine::default()
+        };
         line.types = types(inventory, |one| names.contains(one.parent.as_str()));
         line.devices = devices(given, guests, &mut placed, |entry| {
             let is_below = entry
                 .parent
                 .as_deref()
-                .is_some_and(|parent| names.contains(parent) || parent == line.address);
+                .is_some_and(|parent| names.contains(parent) || parent == line.card.address);
             is_below || is_at(entry, gpu)
         });
         for device in &mut line.devices {
@@ -401,12 +381,15 @@ fn parents(given: Given<'_>, guests: &mut BTreeMap<DeviceId, Vec<GuestEntry>>) -
         }
         let ids = parent.pci.as_ref().map(|pci| (pci.vendor, pci.device));
         let line = ParentLine {
-            ids: ids.map(|(vendor, device)| format!("{vendor:04x}:{device:04x}")),
+            card: GpuEntry {
+                ids: parent.pci.as_ref().map(gpus::ids),
+                driver: parent.bound_driver.clone(),
+                render_node: parent.render_node.clone(),
+                address: parent.name.clone(),
+                ..GpuEntry::default()
+            },
             name: ids.and_then(|ids| given.names.get(&ids).cloned()),
-            driver: parent.bound_driver.clone(),
-            render_node: parent.render_node.clone(),
             types: types(inventory, |one| one.parent == parent.name),
-            address: parent.name.clone(),
             ..ParentLine::default()
         };
         others.insert(parent.name.clone(), line);
@@ -420,7 +403,7 @@ fn parents(given: Given<'_>, guests: &mut BTreeMap<DeviceId, Vec<GuestEntry>>) -
     for entry in rest {
         let name = entry.parent.clone().unwrap_or_else(|| entry.id.to_string());
         let line = others.entry(name.clone()).or_default();
-        line.address = name;
+        line.card.address = name;
         line.devices
             .extend(devices(given, guests, &mut placed, |one| {
                 one.id == entry.id
@@ -428,21 +411,6 @@ fn parents(given: Given<'_>, guests: &mut BTreeMap<DeviceId, Vec<GuestEntry>>) -
     }
     lines.extend(others.into_values());
     lines
-}
-
-fn card(entry: &GpuEntry, name: Option<String>) -> ParentLine {
-    ParentLine {
-        address: entry.address.to_string(),
-        gpu: true,
-        ids: Some(entry.ids.clone()),
-        name,
-        driver: entry.driver.clone(),
-        render_node: entry.render_node.clone(),
-        total_vfs: entry.total_vfs,
-        vfs: entry.vfs,
-        missing: entry.missing.clone(),
-        ..ParentLine::default()
-    }
 }
 
 /// Returns whether a device is this card, or one of its virtual functions.

@@ -32,16 +32,8 @@ enum Change {
     /// The name, and the new value; `None` removes the attribute.
     Attribute(String, Option<String>),
     Text(String),
-    Insert(Place, String),
-}
-
-/// The place among an element's children where XML is inserted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Place {
-    /// Before the first child with one of these names; if there is none, after the last child.
-    Before(Vec<String>),
-    /// After the child with this index. `None` stands for the place before the first child.
-    After(Option<usize>),
+    /// XML before the first child with one of these names; if there is none, after the last child.
+    Insert(Vec<String>, String),
 }
 
 /// The edits that can be made to an element.
@@ -71,8 +63,7 @@ impl Element<'_, '_> {
         self.edit(Change::Attribute(name.into(), None))
     }
 
-    /// Replaces the content, except comments and processing instructions, by this text. Removes the
-    /// elements in the content. Does nothing if the content is this text already.
+    /// Replaces the content by this text. Does nothing if the content is this text already.
     pub fn set_text(&self, text: &str) -> Edit {
         self.edit(Change::Text(text.into()))
     }
@@ -93,23 +84,7 @@ impl Element<'_, '_> {
     /// last child.
     pub fn insert_before(&self, names: &[&str], xml: &str) -> Edit {
         let names = names.iter().map(ToString::to_string).collect();
-        self.edit(Change::Insert(Place::Before(names), xml.into()))
-    }
-
-    /// Inserts XML right after one of the children, or before the first. Comments behind that child
-    /// on its line stay with it.
-    ///
-    /// # Panics
-    /// If `child` is not a child of this element.
-    pub(crate) fn insert_after(&self, child: Option<Element<'_, '_>>, xml: &str) -> Edit {
-        let index = child.map(|child| {
-            assert!(
-                child.index > 0 && child.node().parent as usize == self.index,
-                "not a child of this element"
-            );
-            child.index
-        });
-        self.edit(Change::Insert(Place::After(index), xml.into()))
+        self.edit(Change::Insert(names, xml.into()))
     }
 }
 
@@ -293,37 +268,26 @@ impl<'a> Changes<'_, 'a> {
             _ => None,
         });
         let inserts = edits.iter().filter_map(|edit| match &edit.change {
-            Change::Insert(place, xml) => Some((place, xml)),
+            Change::Insert(names, xml) => Some((names, xml)),
             _ => None,
         });
         if let Some(text) = text.filter(|text| element.text().as_deref() != Some(text)) {
-            let mut content = self.with_text(index, text);
+            let mut content = escape_text(text);
             content.extend(inserts.map(|(_, xml)| one_line(xml)));
             self.replace_content(index, &content);
             return true;
         }
         let mut into_childless = Vec::new();
         let mut last = None;
-        for (place, xml) in inserts {
+        for (names, xml) in inserts {
             let mut before = None;
             let mut next = None;
-            match place {
-                Place::Before(names) if !names.is_empty() => {
-                    for child in element.children() {
-                        if names.iter().any(|name| name == child.name()) {
-                            next = Some(child.index);
-                            break;
-                        }
-                        before = Some(child.index);
-                    }
+            for child in element.children().take_while(|_| !names.is_empty()) {
+                if names.iter().any(|name| name == child.name()) {
+                    next = Some(child.index);
+                    break;
                 }
-                Place::Before(_) => {}
-                Place::After(Some(child)) => {
-                    let after = document.nodes[*child].next as usize;
-                    next = Some(after).filter(|after| *after < document.nodes[index].next as usize);
-                    before = Some(*child);
-                }
-                Place::After(None) => next = element.children().next().map(|child| child.index),
+                before = Some(child.index);
             }
             if next.is_none() {
                 before = *last.get_or_insert_with(|| element.children().last().map(|e| e.index));
@@ -337,31 +301,6 @@ impl<'a> Changes<'_, 'a> {
             self.insert_into_childless(index, &into_childless);
         }
         false
-    }
-
-    /// Returns the content of an element with this text in place of the old one, with its comments
-    /// and processing instructions in their places.
-    fn with_text(&self, index: usize, new: &str) -> String {
-        let element = &self.document.text[self.document.nodes[index].span.range()];
-        let mut result = String::new();
-        let mut new = Some(escape_text(new));
-        let mut depth = 0;
-        for (event, range) in events(element) {
-            match event {
-                Event::Start(_) => {
-                    if depth == 1 {
-                        result.extend(new.take());
-                    }
-                    depth += 1;
-                }
-                Event::End(_) => depth -= 1,
-                _ if depth != 1 => {}
-                Event::Comment(_) | Event::PI(_) => result.push_str(&element[range]),
-                _ => result.extend(new.take()),
-            }
-        }
-        result.extend(new);
-        result
     }
 
     fn replace_content(&mut self, index: usize, content: &str) {

@@ -28,10 +28,10 @@ use gfxplane::domain::shell::quoted;
 use gfxplane::explain::causes::{Explanation, explain};
 use gfxplane::explain::doctor::examine;
 use gfxplane::explain::messages::{Remedy, wordings};
-use gfxplane::explain::names::{Names, Subject};
 use gfxplane::explain::situation::Situation;
-use gfxplane::explain::{find, find_in_any_language, in_log};
-use gfxplane::host::{Root, catalogues};
+use gfxplane::explain::{find, in_log};
+use gfxplane::host::Root;
+use gfxplane::plan::commands::{Names, Subject};
 use gfxplane::plan::fixup::Surroundings;
 use gfxplane::predict::Outcome;
 use gfxplane::predict::abilities::Abilities;
@@ -157,10 +157,7 @@ fn of_folder(folder: &Path) -> Result<(), Failed> {
             tell_log(&mut said, "guest", &logged);
             logged.found
         }
-        Err(_) => {
-            let message = fs::read_to_string(folder.join("message"))?;
-            find_in_any_language(&message, catalogues::libvirts(&here.root))
-        }
+        Err(_) => find(&fs::read_to_string(folder.join("message"))?),
     };
     if found.is_empty() != name.starts_with("unknown-") {
         return Err(format!("found: {found:?}").into());

@@ -132,7 +132,7 @@ pub(crate) fn page_is_sound(found: &Overview) -> Result<(), Failed> {
     let devices = found.parents.iter().flat_map(|parent| &parent.devices);
     let guests = devices.chain(&found.absent).flat_map(|one| &one.guests);
     let problems = guests.flat_map(|guest| &guest.problems);
-    let missing = found.parents.iter().filter_map(|p| p.missing.as_ref());
+    let missing = found.parents.iter().filter_map(|p| p.card.missing.as_ref());
     let fixes = problems
         .filter(|one| one.level > Level::Info)
         .flat_map(|one| &one.fixes);

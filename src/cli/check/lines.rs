@@ -5,14 +5,12 @@ use serde::Serialize;
 use crate::cli::subject::SubjectArgs;
 use crate::device::id::DeviceId;
 use crate::explain::doctor::Verdict;
-use crate::libvirt::Context;
 use crate::libvirt::surroundings::HostSurroundings;
-use crate::plan::{Action, Fix, Note, Plan, Topic};
+use crate::plan::commands::Names;
+use crate::plan::{Fix, Plan, Topic};
 use crate::predict::arguments::Device;
 use crate::predict::screens::{Here, Vgpu};
-use crate::predict::{
-    About, Head, HeadOf, Outcome, Prediction, Refusal, UNKNOWN_LIBVIRT, UNKNOWN_QEMU, viewers,
-};
+use crate::predict::{Head, HeadOf, Outcome, Prediction, UNKNOWN_LIBVIRT, UNKNOWN_QEMU, viewers};
 
 /// The subject of the first line.
 pub(super) const START: &str = "start";
@@ -48,104 +46,66 @@ impl SubjectArgs {
         now: &Prediction,
         better: Option<&Plan>,
     ) -> Vec<Line> {
-        let context = surroundings.context();
+        let names = self.names(surroundings.context());
+        let fixup = || names.command(&Fix::fixup("", ""));
         let mut start = start(now);
         // Only the planning run knows what would help but needs consent.
         let notes = better.iter().flat_map(|plan| &plan.notes);
         let notes = notes.filter(|note| matches!(note.topic, Topic::Start | Topic::Seen));
-        start.fixes = notes.flat_map(|note| self.fixes(context, note)).collect();
+        start.fixes = notes.flat_map(|note| names.fixes(note)).collect();
         start.fixes.dedup();
         if let Outcome::Doubt { because, .. } = &now.outcome {
-            start.fixes.splice(0..0, self.versions(context, because));
+            start.fixes.splice(0..0, versions(&names, because));
         }
         if let Outcome::No(refusal) = &now.outcome
             && plan.host.as_ref() == Some(refusal)
         {
-            start.fixes = vec![self.host_fix(surroundings, plan, refusal)];
+            start.fixes = vec![names.ready(plan, refusal, |id| surroundings.is_defined(id))];
         }
         let changes = better.is_some_and(|plan| !plan.changes.is_empty());
         if now.refusal().is_some() && start.fixes.is_empty() && changes {
-            start.fixes.push(self.command(context, &Fix::fixup("", "")));
+            start.fixes.push(fixup());
         }
         let mut report = vec![start];
         report.extend(plan.screens.vgpus.iter().map(|vgpu| {
-            self.if_it_is_off(context, vgpu, better)
-                .unwrap_or_else(|| display(vgpu))
+            let off = better.and_then(|better| names.off(vgpu.id, better, vec![fixup()]));
+            off.map_or_else(
+                || display(vgpu),
+                |(text, fixes)| Line {
+                    fixes,
+                    ..Line::new(display_of(vgpu.id), Verdict::Warn, text)
+                },
+            )
         }));
         report.extend(plan.screens.own_vfio().map(own_vfio));
         report.extend(now.heads.iter().filter_map(seen));
         let notes = plan.notes.iter();
         for note in notes.filter(|note| note.topic == Topic::Other) {
             report.push(Line {
-                fixes: self.fixes(context, note),
+                fixes: names.fixes(note),
                 ..Line::new(note.about.to_string(), note.level.into(), &note.text)
             });
         }
         report
     }
+}
 
-    /// Returns the fix for a device that libvirt can't prepare, or for KVM.
-    fn host_fix(
-        &self,
-        surroundings: &HostSurroundings<'_>,
-        plan: &Plan,
-        refusal: &Refusal,
-    ) -> String {
-        let fix = match refusal.about {
-            About::Device(id) => {
-                let vgpu = plan.screens.vgpus.iter().find(|vgpu| vgpu.id == id);
-                let is_here = vgpu.is_some_and(|vgpu| vgpu.known.here != Some(Here::Absent));
-                Fix::for_device(id, is_here, surroundings.is_defined(id))
-            }
-            _ => Fix::for_kvm(),
-        };
-        self.command(surroundings.context(), &fix)
+/// Returns the command that names the versions, if the answer depends only on unknown versions.
+fn versions(names: &Names, because: &str) -> Option<String> {
+    let mut options = String::new();
+    for reason in because.split("; ") {
+        options.push_str(match reason {
+            UNKNOWN_QEMU => " --qemu VERSION",
+            UNKNOWN_LIBVIRT => " --libvirt-version VERSION",
+            _ => return None,
+        });
     }
-
-    /// Returns the command that names the versions, if the answer depends only on unknown versions.
-    fn versions(&self, context: &Context, because: &str) -> Option<String> {
-        let mut options = String::new();
-        for reason in because.split("; ") {
-            options.push_str(match reason {
-                UNKNOWN_QEMU => " --qemu VERSION",
-                UNKNOWN_LIBVIRT => " --libvirt-version VERSION",
-                _ => return None,
-            });
-        }
-        let fix = Fix::Command {
-            verb: "check",
-            options: options.trim_start().to_owned(),
-            reason: String::new(),
-        };
-        Some(self.command(context, &fix))
-    }
-
-    fn fixes(&self, context: &Context, note: &Note) -> Vec<String> {
-        let fixes = note.fixes.iter();
-        fixes.map(|fix| self.command(context, fix)).collect()
-    }
-
-    /// Returns the line for a device whose display is off and could be on.
-    fn if_it_is_off(&self, context: &Context, vgpu: &Vgpu, better: Option<&Plan>) -> Option<Line> {
-        let better = better?;
-        let is_about =
-            |note: &&Note| note.topic == Topic::Off && note.about == About::Device(vgpu.id);
-        let (text, fixes) = if let Some(note) = better.notes.iter().find(is_about) {
-            (note.text.clone(), self.fixes(context, note))
-        } else {
-            let on = Action::Display {
-                device: vgpu.id,
-                on: true,
-            };
-            let change = better.changes.iter().find(|change| change.action == on)?;
-            let fix = self.command(context, &Fix::fixup("", ""));
-            (format!("off: {}", change.reason), vec![fix])
-        };
-        Some(Line {
-            fixes,
-            ..Line::new(display_of(vgpu.id), Verdict::Warn, text)
-        })
-    }
+    let fix = Fix::Command {
+        verb: "check",
+        options: options.trim_start().to_owned(),
+        reason: String::new(),
+    };
+    Some(names.command(&fix))
 }
 
 /// Returns the line about the graphics that show the screen of a device.

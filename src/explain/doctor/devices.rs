@@ -30,15 +30,9 @@ pub(super) fn gpus(host: &Host, report: &mut Report) {
             continue;
         };
         let mut check = report.check(Topic::Gpus, format!("vGPUs of {}", gpu.address));
-        let verdict = if missing.certain {
-            Verdict::Warn
-        } else {
-            Verdict::Pass
-        };
-        check
-            .line(verdict, &missing.text)
-            .of(DeviceId::Pci(gpu.address))
-            .fixes(missing.fixes.iter().filter(|_| missing.certain));
+        let line = check.line(missing.level().into(), &missing.text);
+        line.device = gpu.address.parse().ok();
+        line.fixes(missing.fixes.iter().filter(|_| missing.certain));
     }
 }
 

@@ -27,7 +27,7 @@ pub(super) fn render_nodes(host: &Host, report: &mut Report) {
         let line = check.missing(verdict, more);
         for gpu in &host.inventory.gpus {
             match gpu.driver.as_deref() {
-                None => line.fix(load_driver(gpu.address)),
+                None => line.fix(load_driver(&gpu.address)),
                 Some("nvidia") => line.fix("sudo modprobe nvidia-drm modeset=1"),
                 Some(_) => line,
             };

@@ -38,11 +38,12 @@ impl Host {
 }
 
 fn change(value: &str) -> Vec<Inverse> {
-    vec![Inverse::Attribute {
-        element: vec!["devices".into()],
-        name: "x".into(),
-        old: Some(value.into()),
-        new: None,
+    vec![Inverse {
+        old: format!("<x a='{value}'/>"),
+        new: String::new(),
+        is_device: true,
+        hashes: [1, 0],
+        around: [None, None],
     }]
 }
 

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{DeviceLine, Given, GuestEntry, ParentLine, Problem, display_words};
 use crate::device::facts::Reason;
 use crate::device::id::DeviceId;
-use crate::domain::shell::operand;
 use crate::host::sysfs::Gpu;
 use crate::plan::Level;
+use crate::plan::commands::Names;
 use crate::publish::inventory::{DeviceEntry, State};
 use crate::publish::unknown::{KVM_ONLY, LOAD_KVM, NO_KVM};
 
@@ -75,7 +75,8 @@ pub(super) fn device(given: Given<'_>, entry: &DeviceEntry, guests: Vec<GuestEnt
         }
         Some(reason) => {
             let holder = guests.iter().find(|guest| guest.holds_it());
-            let holder = holder.map(|guest| given.operand(&operand(Some(&guest.name), None)));
+            let names = |guest: &GuestEntry| Names::of_domain(given.connect, &guest.name, None);
+            let holder = holder.map(|guest| names(guest).operand());
             let (level, kvm) = match lacks_kvm {
                 true => (Level::Fail, format!("; {NO_KVM}")),
                 false => (Level::Warn, String::new()),

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Defined, DeviceLine, Given, GuestEntry, GuestState, Problem, Summary, display_words};
 use crate::device::id::DeviceId;
 use crate::domain::policy::{Displays, Wishes};
-use crate::domain::shell::{operand, quoted};
 use crate::domain::{Domain, GraphicsType, Reach};
+use crate::plan::commands::Names;
 use crate::plan::fixup::{Surroundings, fix};
-use crate::plan::{Action, Change, Fix, Level, Plan, Topic, words};
+use crate::plan::{Fix, Level, Plan, Topic, words};
 use crate::predict::screens::{Here, Screens, Vgpu};
 use crate::predict::{About, HeadOf, Outcome, Refusal, Shown};
 use crate::publish::inventory::State;
@@ -41,7 +41,7 @@ pub(super) fn entries(
         return Vec::new();
     };
     let seen = Seen {
-        argument: argument(domain),
+        names: names(given, domain),
         given,
         domain,
         plan: &plan,
@@ -113,13 +113,14 @@ fn entry(domain: &Defined, starts: Option<&'static str>, problems: Vec<Problem>)
     }
 }
 
-/// Returns the domain as an argument in a shell.
-fn argument(domain: &Defined) -> String {
+/// Returns the names of a domain for commands.
+fn names(given: Given<'_>, domain: &Defined) -> Names {
     let document = Document::parse(&domain.xml).ok();
     let read = document
         .as_ref()
         .and_then(|document| Domain::new(document).ok());
-    operand(Some(&domain.name), read.and_then(|domain| domain.uuid))
+    let uuid = read.and_then(|domain| domain.uuid);
+    Names::of_domain(given.connect, &domain.name, uuid)
 }
 
 /// Returns the entries of a domain whose XML can't be read: one for each device that its text
@@ -150,8 +151,7 @@ fn unreadable(
 struct Seen<'s> {
     given: Given<'s>,
     domain: &'s Defined,
-    /// The domain as an argument in a shell.
-    argument: String,
+    names: Names,
     /// The plan that changes nothing, with the prediction for the domain as it is.
     plan: &'s Plan,
     /// The plan with the changes that the policy allows.
@@ -198,60 +198,37 @@ impl Seen<'_> {
             found.entry(place(&note.about)).or_default().push(Problem {
                 level: note.level,
                 text: note.text.clone(),
-                fixes: note.fixes.iter().map(|fix| self.command(fix)).collect(),
+                fixes: note
+                    .fixes
+                    .iter()
+                    .map(|fix| self.names.command(fix))
+                    .collect(),
             });
         }
         found
-    }
-
-    /// Returns a fix as a command.
-    fn command(&self, fix: &Fix) -> String {
-        let edit = format!("virsh -c {} edit {}", quoted(self.given.uri), self.argument);
-        fix.by_hand(&edit).unwrap_or_else(|| {
-            fix.of_domain(&self.given.operand(&self.argument))
-                .trim_end()
-                .to_owned()
-        })
     }
 
     /// Returns the command that makes the changes that need no consent; `None` if there are none.
     fn fixup(&self) -> Option<String> {
         let changes = &self.better?.changes;
         let changes: Vec<String> = changes.iter().map(|one| words(&one.action)).collect();
-        (!changes.is_empty()).then(|| {
-            format!(
-                "gfxplane fixup {} --define # {}",
-                self.given.operand(&self.argument),
-                changes.join("; ")
-            )
-        })
+        let fix = Fix::fixup("", changes.join("; "));
+        (!changes.is_empty()).then(|| self.names.command(&fix))
     }
 
     /// Returns the fixes for a refusal.
     fn fixes(&self, refusal: &Refusal) -> Vec<String> {
         if self.plan.host.as_ref() == Some(refusal) {
-            return vec![self.ready(refusal)];
+            let devices = self.given.inventory.devices.iter();
+            let is_defined = |id| devices.clone().any(|entry| entry.id == id && entry.defined);
+            return vec![self.names.ready(self.plan, refusal, is_defined)];
         }
         let mut fixes: Vec<String> = self.fixup().into_iter().collect();
         let notes = self.better.iter().flat_map(|plan| &plan.notes);
         let notes = notes.filter(|note| matches!(note.topic, Topic::Start | Topic::Seen));
-        fixes.extend(notes.flat_map(|note| note.fixes.iter().map(|fix| self.command(fix))));
+        fixes.extend(notes.flat_map(|note| self.names.fixes(note)));
         fixes.dedup();
         fixes
-    }
-
-    /// Returns the fix for a device that libvirt can't prepare, or for KVM.
-    fn ready(&self, refusal: &Refusal) -> String {
-        let About::Device(id) = refusal.about else {
-            return self.command(&Fix::for_kvm());
-        };
-        let mut vgpus = self.plan.screens.vgpus.iter();
-        let here = vgpus.find(|vgpu| vgpu.id == id);
-        let here = here.and_then(|vgpu| vgpu.known.here.clone());
-        let devices = &mut self.given.inventory.devices.iter();
-        let is_defined = devices.any(|entry| entry.id == id && entry.defined);
-        let is_here = matches!(here, Some(Here::Present { .. }));
-        self.command(&Fix::for_device(id, is_here, is_defined))
     }
 
     /// Returns the problems of one device's screen.
@@ -274,44 +251,32 @@ impl Seen<'_> {
         if is_head || is_refused {
             return Vec::new();
         }
-        let about = About::Device(vgpu.id);
-        let mut notes = self.better.iter().flat_map(|plan| &plan.notes);
-        if let Some(note) = notes.find(|note| note.topic == Topic::Off && note.about == about) {
-            return vec![Problem {
-                level: Level::Warn,
-                text: note.text.clone(),
-                fixes: note.fixes.iter().map(|fix| self.command(fix)).collect(),
-            }];
-        }
-        let on = Action::Display {
-            device: vgpu.id,
-            on: true,
-        };
-        let mut changes = self.better.iter().flat_map(|plan| &plan.changes);
-        let change = changes.find(|change| change.action == on);
-        let problem = |change: &Change| Problem {
+        let fixup = self.fixup().into_iter().collect();
+        let better = self.better;
+        let off = better.and_then(|better| self.names.off(vgpu.id, better, fixup));
+        let problem = |(text, fixes)| Problem {
             level: Level::Warn,
-            text: format!("off: {}", change.reason),
-            fixes: self.fixup().into_iter().collect(),
+            text,
+            fixes,
         };
-        change.map(problem).into_iter().collect()
+        off.map(problem).into_iter().collect()
     }
 
     /// Returns the command that shows a screen. `None` unless spice or VNC shows it.
     fn look(&self, shown_by: &[(GraphicsType, Shown)]) -> Option<String> {
-        let (uri, guest) = (quoted(self.given.uri), &self.argument);
+        let (names, guest) = (&self.names, self.names.domain());
         let (kind, _) = shown_by
             .iter()
             .find(|(kind, _)| matches!(kind, GraphicsType::Spice | GraphicsType::Vnc))?;
         let viewer = if is_local(&self.plan.screens, *kind) {
-            format!("virt-viewer -c {uri} --attach {guest}")
+            names.viewer()
         } else {
-            format!("virt-viewer -c {uri} {guest}")
+            format!("virt-viewer -c {} {guest}", names.uri())
         };
         Some(match self.domain.state {
             GuestState::Running | GuestState::Paused => viewer,
             GuestState::ShutOff | GuestState::Unknown => {
-                format!("virsh -c {uri} start {guest} && {viewer}")
+                format!("{} start {guest} && {viewer}", names.virsh())
             }
         })
     }

@@ -314,14 +314,14 @@ fn edited(node: Node<'_, '_>, ops: &BTreeMap<usize, Vec<&Op>>) -> Option<Tree> {
         }
     }
     let new_text = text.filter(|text| tree.exact.as_ref() != Some(text));
-    for child in node.children() {
+    for child in node.children().take_while(|_| new_text.is_none()) {
         if child.is_comment() {
             tree.comments.push(child.text().unwrap_or("").into());
         } else if let Some(pi) = child.pi() {
             tree.comments.push(format!("{pi:?}"));
-        } else if child.is_text() && new_text.is_none() {
+        } else if child.is_text() {
             tree.text.extend(visible(child.text().unwrap_or("")));
-        } else if child.is_element() && new_text.is_none() {
+        } else if child.is_element() {
             let new = inserts
                 .iter()
                 .filter(|insert| insert.0 == Some(child.id().get_usize()));

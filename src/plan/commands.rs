@@ -1,0 +1,203 @@
+//! Writes commands about a domain, which name it and its libvirt as the user did.
+
+use super::{Action, Fix, Note, Plan, Topic};
+use crate::device::id::DeviceId;
+use crate::predict::screens::Here;
+use crate::predict::{About, Refusal};
+use uuid::Uuid;
+
+use crate::domain::shell::{SYSTEM, operand, quoted};
+
+/// The domain that commands are about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subject {
+    /// A domain of libvirt's, as the user types it in a shell.
+    Domain(String),
+    /// A file, as the user types it in a shell; `-` for stdin.
+    File(String),
+    /// A domain that nobody has named.
+    Unknown,
+}
+
+/// The names of a domain and its libvirt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Names {
+    /// libvirt's URI, if the user gave one.
+    connect: Option<String>,
+    subject: Subject,
+}
+
+impl Names {
+    /// Makes the names. `connect`: libvirt's URI, if the user gave one.
+    #[must_use]
+    pub fn new(connect: Option<&str>, subject: Subject) -> Self {
+        Names {
+            connect: connect.map(str::to_owned),
+            subject,
+        }
+    }
+
+    /// Makes the names of a domain of libvirt's.
+    #[must_use]
+    pub fn of_domain(connect: Option<&str>, name: &str, uuid: Option<Uuid>) -> Self {
+        Self::new(connect, Subject::Domain(operand(Some(name), uuid)))
+    }
+
+    /// Returns the domain as an argument of virsh; `DOMAIN` if libvirt need not have it.
+    #[must_use]
+    pub(crate) fn domain(&self) -> &str {
+        match &self.subject {
+            Subject::Domain(name) => name,
+            Subject::File(_) | Subject::Unknown => "DOMAIN",
+        }
+    }
+
+    /// Returns the domain or the file as the user typed it.
+    #[must_use]
+    pub(crate) fn typed(&self) -> &str {
+        self.file().unwrap_or(self.domain())
+    }
+
+    /// Returns the file, if the user gave the domain as a file.
+    fn file(&self) -> Option<&str> {
+        match &self.subject {
+            Subject::File(path) => Some(path),
+            Subject::Domain(_) | Subject::Unknown => None,
+        }
+    }
+
+    /// Returns gfxplane's option that names libvirt, with a blank behind it.
+    fn option(&self) -> String {
+        let uri = self.connect.as_deref();
+        uri.map_or_else(String::new, |uri| format!("-c {} ", quoted(uri)))
+    }
+
+    /// Returns the domain as an argument of a verb of gfxplane's that takes no file.
+    pub(crate) fn operand(&self) -> String {
+        format!("{}{}", self.option(), self.domain())
+    }
+
+    /// Returns libvirt's URI, quoted.
+    pub(crate) fn uri(&self) -> String {
+        quoted(self.connect.as_deref().unwrap_or(SYSTEM))
+    }
+
+    /// Returns virsh, with the option that names libvirt.
+    pub(crate) fn virsh(&self) -> String {
+        format!("virsh -c {}", self.uri())
+    }
+
+    /// Returns the command that opens the domain's XML; empty if whoever wrote it to us has to say
+    /// something else.
+    pub(crate) fn edit(&self) -> String {
+        match self.file() {
+            Some("-") => String::new(),
+            Some(path) => format!("${{EDITOR:-vi}} {path}"),
+            None => format!("{} edit {}", self.virsh(), self.domain()),
+        }
+    }
+
+    /// Returns the command that checks the domain.
+    pub(crate) fn check(&self) -> String {
+        let operand = self.file().map_or_else(|| self.operand(), str::to_owned);
+        format!("gfxplane check {operand}")
+    }
+
+    /// Returns the command that explains the domain's last start.
+    pub(crate) fn explain(&self) -> String {
+        format!(
+            "gfxplane explain {}--domain {}",
+            self.option(),
+            self.typed()
+        )
+    }
+
+    /// Returns the command that makes the domain match its devices.
+    pub(crate) fn fixup(&self, options: &str) -> String {
+        let options = options.trim().to_owned();
+        self.command(&Fix::Command {
+            verb: "fixup",
+            options,
+            reason: String::new(),
+        })
+    }
+
+    /// Returns the command that makes a change by virt-xml.
+    pub(crate) fn virt_xml(&self, options: &str) -> String {
+        match self.file() {
+            Some(path) => format!("virt-xml {options} < {path} > NEW.xml"),
+            None => format!(
+                "virt-xml -c {} {} {options} --define",
+                self.uri(),
+                self.domain()
+            ),
+        }
+    }
+
+    /// Returns the command that shows the domain's screen on this host.
+    pub(crate) fn viewer(&self) -> String {
+        format!("virt-viewer -c {} --attach {}", self.uri(), self.domain())
+    }
+
+    /// Returns a fix as a command.
+    pub(crate) fn command(&self, fix: &Fix) -> String {
+        match (self.file(), fix) {
+            (
+                Some(path),
+                Fix::Command {
+                    verb: "fixup",
+                    options,
+                    reason,
+                },
+            ) => {
+                // The file itself stays as it is.
+                let options = format!("{options} > NEW.xml").trim_start().to_owned();
+                Fix::fixup(options, reason).of_file(path)
+            }
+            (Some(path), Fix::Command { verb: "check", .. }) => fix.of_file(path),
+            _ => {
+                let by_hand = fix.by_hand(&self.edit());
+                by_hand.unwrap_or_else(|| fix.of_domain(&self.operand()))
+            }
+        }
+    }
+
+    /// Returns the fixes of a note as commands.
+    pub(crate) fn fixes(&self, note: &Note) -> Vec<String> {
+        note.fixes.iter().map(|fix| self.command(fix)).collect()
+    }
+
+    /// Returns the fix for a device that libvirt can't prepare, or for KVM. `is_defined` tells of a
+    /// device whether mdevctl can start it.
+    pub(crate) fn ready(
+        &self,
+        plan: &Plan,
+        refusal: &Refusal,
+        is_defined: impl Fn(DeviceId) -> bool,
+    ) -> String {
+        let About::Device(id) = refusal.about else {
+            return self.command(&Fix::for_kvm());
+        };
+        let vgpu = plan.screens.vgpus.iter().find(|vgpu| vgpu.id == id);
+        let is_here = vgpu.is_some_and(|vgpu| vgpu.known.here != Some(Here::Absent));
+        self.command(&Fix::for_device(id, is_here, is_defined(id)))
+    }
+
+    /// Returns why a device's display is off that could be on, and the fixes. `better` is the plan
+    /// with the changes that the policy allows, and `fixup` the command that makes them.
+    pub(crate) fn off(
+        &self,
+        device: DeviceId,
+        better: &Plan,
+        fixup: Vec<String>,
+    ) -> Option<(String, Vec<String>)> {
+        let about = About::Device(device);
+        let is_off = |note: &&Note| note.topic == Topic::Off && note.about == about;
+        if let Some(note) = better.notes.iter().find(is_off) {
+            return Some((note.text.clone(), self.fixes(note)));
+        }
+        let on = Action::Display { device, on: true };
+        let change = better.changes.iter().find(|change| change.action == on)?;
+        Some((format!("off: {}", change.reason), fixup))
+    }
+}
