@@ -237,8 +237,9 @@ impl<'c> Daemon<'c> {
             retry: None,
             domains: Domains::new(&context.root, context.is_system(), &mut warnings),
             devices: NodeDevices::default(),
+            // The tool lies beside its prober. This program is not the tool.
+            publishing: Publishing::new(&context.root, prober.with_file_name("gfxplane")),
             probing: Probing::new(prober),
-            publishing: Publishing::new(&context.root, std::env::current_exe()?),
             trial: None,
             tasks: VecDeque::new(),
             later: BTreeMap::new(),
