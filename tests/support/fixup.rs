@@ -171,11 +171,8 @@ fn undoing_leaves_others_alone(text: &str, fixed: &str) -> Result<(), Failed> {
     ];
     for (at, before, after) in changes {
         let change = |text: &str| text.replacen(at, &format!("{before}{after}"), 1);
-        let undone = undo(&change(fixed), &inverses)?;
-        if !undone.passed_over.is_empty() {
-            continue;
-        }
-        let (undone, expected) = (&undone.text, change(&undo(fixed, &inverses)?.text));
+        let undone = undo(&change(fixed), &inverses)?.text;
+        let (undone, expected) = (undone.as_str(), change(&undo(fixed, &inverses)?.text));
         for kept in ["<!-- mine -->", "/mine", "display=':7'"] {
             if change(fixed).contains(kept) && !undone.contains(kept) {
                 return Err(format!("{kept} is gone:\n{undone}").into());
