@@ -29,7 +29,7 @@ WANTS_QEMU = 11
 # Nobody asks these unless they are named, as with NVIDIA's.
 NAMED = {21: ("virtio-pci-dmabuf", ["dmabuf"]), 22: ("virtio-pci-region", ["region"]), 23: ("virtio-pci-none", ["none"])}
 HANGS = 30
-WANTS_UUID, WANTS_KVM = 31, 32
+WANTS_KVM = 32
 RULES = """[[rule]]
 name = 'hangs'
 source = 'tests/kmod'
@@ -182,21 +182,6 @@ def test_in_use():
     print(row["note"])
     equal(out("virsh domstate holder").strip(), "paused", "the guest lives")
     out("virsh destroy holder; virsh undefine holder")
-
-
-def test_a_driver_that_opens_for_nothing_but_qemu():
-    """As NVIDIA's: the one device for which --via qemu is there."""
-    out(f"create_mdev virtio-pci-uuid {uuid(WANTS_UUID)}; udevadm settle")
-    forget(WANTS_UUID)
-    result = sh(f"gfxplane probe --json {uuid(WANTS_UUID)}", check=False)
-    [row] = json.loads(result.stdout)["probes"]
-    equal((row["display"], row["reason"], row["errno"]), (["unknown"], "open-failed", "EIO"), "by ourselves")
-    row, _ = via_qemu(WANTS_UUID)
-    equal((row["display"], row["from_record"]), (["region"], False))
-    entry = listed(uuid(WANTS_UUID))
-    equal((entry["display"], entry["evidence"]["method"]), (["region"], "qemu"))
-    equal(entry["attempt"]["reason"], "open-failed", str(entry))
-    equal(leftovers(), [])
 
 
 def test_a_driver_that_wants_kvm():
