@@ -8,12 +8,12 @@
 //! * [`unknown`]: the fixes if the display of a device is not known.
 //! * [`offline`]: the node devices of a host, with the XML and capability of each.
 
-pub mod callout;
 pub mod capability;
 pub mod device;
 pub mod export;
 pub(crate) mod gpus;
 pub mod inventory;
+pub mod mdevctl_call;
 pub mod offline;
 pub mod overview;
 pub mod ovirt;

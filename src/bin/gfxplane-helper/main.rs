@@ -18,7 +18,7 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 
 use gfxplane::host::{Root, callout, leave_no_core};
-use gfxplane::publish::callout::Call;
+use gfxplane::publish::mdevctl_call::Call;
 use gfxplane::publish::inventory::Sources;
 use gfxplane::publish::offline;
 

@@ -8,7 +8,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
 use gfxplane::host::mdevctl::{with_attributes, without_our_attributes};
-use gfxplane::publish::callout::{Call, is_list, verb};
+use gfxplane::publish::mdevctl_call::{Call, is_list, verb};
 use serde_json::Value;
 
 use super::same;
