@@ -288,20 +288,21 @@ fn prediction(domain: &Situation, symptom: &str, here: &mut Vec<String>) -> bool
     match &plan.before.outcome {
         Outcome::Yes => {
             here.push(format!(
-                "domain {name}, as it is defined now, starts, as far as its screens decide"
+                "the screens of domain {name}, as it is defined now, don't keep it from starting"
             ));
             false
         }
         Outcome::No(refusal) if is_same(&refusal.message) => {
             here.push(format!(
-                "domain {name}, as it is defined now, is refused for that, for {}",
+                "{} refuses domain {name}, as it is defined now, for this reason: {}",
+                refusal.by().word(),
                 refusal.about
             ));
             true
         }
         Outcome::No(refusal) => {
             here.push(format!(
-                "domain {name}, as it is defined now, is refused for another reason: {}: \"{}\"",
+                "{} refuses domain {name}, as it is defined now, for another reason: \"{}\"",
                 refusal.by().word(),
                 refusal.message
             ));
@@ -309,8 +310,8 @@ fn prediction(domain: &Situation, symptom: &str, here: &mut Vec<String>) -> bool
         }
         Outcome::Doubt { refusal, because } => {
             here.push(format!(
-                "domain {name}, as it is defined now, may be refused (\"{}\"): {because}",
-                refusal.message
+                "domain {name}, as it is defined now: {}",
+                refusal.may(because)
             ));
             true
         }
@@ -325,7 +326,7 @@ fn viewers_end(domain: &Situation, here: &mut Vec<String>) -> bool {
     let ends = dangers.filter(|danger| danger.kind == DangerKind::ViewerEndsGuest);
     here.extend(ends.map(|Danger { screen, .. }| {
         format!(
-            "domain {}: whoever chooses the screen of {screen} in a VNC viewer ends the guest",
+            "domain {}: a VNC viewer that switches to the screen of {screen} ends the guest",
             domain.name
         )
     }));

@@ -200,7 +200,7 @@ impl Planner<'_, '_, '_> {
         wanted.devices.push(id);
         match frontends::best(&with, self.abilities, &wanted, true) {
             Some(arrangement) if arrangement.is_allowed(&self.policy.consent) => {
-                let reason = format!("{id} has a display ({words}), and the policy is full");
+                let reason = format!("{id} has a display ({words}), and the policy \"full\" asks for it");
                 self.set_display(place, true, reason);
                 self.make(arrangement);
             }

@@ -336,7 +336,7 @@ fn change(
                 }
                 GraphicsType::EglHeadless => "this QEMU does not have it, and no screen needs it".into(),
                 _ => format!(
-                    "{kind} can't show the screen of {device}: QEMU would refuse to start, or end when it is chosen in the viewer"
+                    "{kind} can't show the screen of {device}: QEMU would refuse to start, or exit when a viewer switches to it"
                 ),
             };
             (Action::RemoveGraphics { graphics: kind }, reason)

@@ -132,7 +132,7 @@ impl Planner<'_, '_, '_> {
                 (
                     Level::Warn,
                     about,
-                    "the domain starts, but not every screen can be seen safely".into(),
+                    "the domain starts, but no viewer can show all of its screens safely".into(),
                 )
             }
         })
@@ -146,7 +146,7 @@ impl Planner<'_, '_, '_> {
             fixes.push("sudo modprobe nvidia-drm modeset=1 # or another GPU's driver: this host has no render node in /dev/dri, and OpenGL needs one".into());
         }
         if self.screens.arguments.display.is_some() && !now.starts() {
-            fixes.push("take -display or -nographic out of qemu:commandline: <graphics> says it to libvirt, which gives the guest what that needs".into());
+            fixes.push("replace -display or -nographic in qemu:commandline by <graphics>, so that libvirt gives QEMU what it needs".into());
         }
         if now
             .refusal()
@@ -218,7 +218,7 @@ impl Planner<'_, '_, '_> {
                 self.note(
                     Level::Warn,
                     About::Device(*other),
-                    format!("its GPU renders at {elsewhere}, that of {id} at {node}; graphics have one render node, and whether it can take the other's buffers is the driver's affair"),
+                    format!("its GPU renders at {elsewhere}, and the GPU of {id} at {node}. Graphics have one render node, and only its driver decides whether it accepts the buffers of the other GPU"),
                     &["put the two devices on one GPU"],
                 );
             }

@@ -208,7 +208,7 @@ impl Fix {
         Fix::Words(match device {
             DeviceId::Mdev(uuid) if is_defined => format!("sudo mdevctl start --uuid {uuid}"),
             DeviceId::Pci(_) if is_here => {
-                "managed='yes' on the hostdev, so that libvirt takes the device from its driver"
+                "set managed='yes' on the hostdev, so that libvirt takes the device from its driver"
                     .into()
             }
             _ => "name another device; gfxplane list shows this host's".into(),

@@ -205,18 +205,18 @@ impl Planner<'_, '_, '_> {
                 _ if matches!(device, DeviceId::Pci(_)) => self.note(
                     Level::Info,
                     About::Device(device),
-                    format!("the guest is Windows, and the GPU has an OpRegion{known}, which QEMU before {} hands on only when told: a monitor on the GPU's own connector needs it, and a guest without one is better off without it", OPREGION_BY_DEFAULT.since()),
-                    &["x-igd-opregion=true in qemu:override, for a monitor on the GPU"],
+                    format!("the guest is Windows, and the GPU has an OpRegion{known}, which QEMU before {} passes on only if told to. A monitor on the GPU's own connector needs the OpRegion; without a monitor the guest is better off without it", OPREGION_BY_DEFAULT.since()),
+                    &["set x-igd-opregion=true in qemu:override if a monitor hangs on the GPU"],
                 ),
                 Some(false) if self.notes.iter().any(|note| note.text.contains(OPREGION)) => {}
                 Some(false) if reads_override(self.abilities) == Some(false) => self.note(
                     Level::Warn,
                     About::Device(device),
-                    format!("the guest is Windows, whose driver wants the OpRegion{known}, and libvirt before {} can't say it by qemu:override", OVERRIDE.since()),
-                    &["-set device.hostdevN.x-igd-opregion=on in qemu:commandline, where QEMU finds the device for it"],
+                    format!("the guest is Windows, whose driver wants the OpRegion{known}, and libvirt before {} has no qemu:override to pass it on", OVERRIDE.since()),
+                    &["set it by -set device.hostdevN.x-igd-opregion=on in qemu:commandline, if this QEMU finds the device"],
                 ),
                 Some(false) => {
-                    let reason = format!("the guest is Windows, whose driver wants the OpRegion{known}, and QEMU before {} hands it on only when told", OPREGION_BY_DEFAULT.since());
+                    let reason = format!("the guest is Windows, whose driver wants the OpRegion{known}, and QEMU before {} passes it on only if told to", OPREGION_BY_DEFAULT.since());
                     self.set_property(place, OPREGION, "true", reason);
                 }
                 None => self.note(

@@ -175,14 +175,14 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
                 Action::SetProperty { device, .. } if named.insert(*device) => {
                     let hostdev = hostdevs.get(device);
                     if hostdev.is_some_and(|hostdev| !hostdev.has_user_alias()) {
-                        change.reason += "; qemu:override finds a device by its alias, so the hostdev gets one of its own";
+                        change.reason += "; the hostdev gets an alias of its own, by which qemu:override finds it";
                     }
                 }
                 Action::ListenNone { graphics } => {
                     let mut all = self.domain.graphics.iter();
                     let found = all.find(|other| other.kind == Some(*graphics));
                     if found.is_some_and(|graphics| graphics.settings.wants_tls()) {
-                        change.reason += "; without a port there is no TLS, so what says that channels are secure goes, too";
+                        change.reason += "; without a port there is no TLS, so the settings of secure channels are removed, too";
                     }
                 }
                 _ => {}

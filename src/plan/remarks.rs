@@ -19,24 +19,24 @@ pub(super) fn fix_of(refusal: &Refusal) -> Option<&'static str> {
     let message = refusal.message.as_str();
     if message.starts_with("Path '") {
         return Some(
-            "a rendernode that this host has (gfxplane doctor names them), or none: libvirt then takes the first",
+            "name a rendernode that this host has (gfxplane doctor lists them), or none, so that libvirt takes the first",
         );
     }
     if message.starts_with("PCI: slot ") {
         return Some(
-            "a -device with addr= of a free slot, or in JSON syntax: QEMU makes those after libvirt's devices",
+            "give the -device an addr= with a free slot, or write it in JSON, so that QEMU makes it after libvirt's devices",
         );
     }
     match message {
         words::NEEDS_KVM => Some("<domain type='kvm'>"),
         NO_APPARMOR_PROFILE => Some(
-            "xauth on the SDL graphics: the X authority file of whoever looks at it, and none in /etc or /usr",
+            "in xauth of the SDL graphics, name the X authority file of the user who looks at the screen; AppArmor allows none in /etc or /usr",
         ),
         words::NO_SDL => Some(
-            "display and xauth on the SDL graphics, of an X server that runs; newer AppArmor needs #include <abstractions/X> in /etc/apparmor.d/local/abstractions/libvirt-qemu",
+            "in display and xauth of the SDL graphics, name an X server that runs; newer AppArmor also needs #include <abstractions/X> in /etc/apparmor.d/local/abstractions/libvirt-qemu",
         ),
-        words::NO_SECOND_GL_ON_X => Some("SDL or spice with gl, not both"),
-        words::NO_DBUS_FOR_AUDIO => Some("an audio of another type than dbus"),
+        words::NO_SECOND_GL_ON_X => Some("keep SDL or spice with gl, not both"),
+        words::NO_DBUS_FOR_AUDIO => Some("use an audio of another type than dbus"),
         _ => None,
     }
 }
@@ -76,13 +76,13 @@ impl Planner<'_, '_, '_> {
             {
                 let mut fixes = Vec::new();
                 if refusal.by() == Program::Qemu && !self.screens.dead_settings.is_empty() {
-                    fixes.push("take the -set out of qemu:commandline: QEMU does not find devices that libvirt describes as JSON; qemu:override can set properties of theirs");
+                    fixes.push("replace the -set in qemu:commandline by qemu:override: QEMU's -set does not find devices that libvirt describes in JSON");
                 }
                 fixes.extend(fix_of(refusal));
                 let concerned = |id: &DeviceId| refusal.about == About::Device(*id);
                 let mut others = self.screens.vgpus.iter().filter(|vgpu| !vgpu.is_pci);
                 if others.any(|vgpu| concerned(&vgpu.id) && vgpu.says_display) {
-                    fixes.push("take the attribute display out of the hostdev: only model='vfio-pci' has it");
+                    fixes.push("remove the attribute display of the hostdev: only model='vfio-pci' has it");
                 }
                 let text = refusal.will();
                 self.note_on(Topic::Start, Level::Fail, refusal.about, text, &fixes);
@@ -103,7 +103,7 @@ impl Planner<'_, '_, '_> {
             let text = format!(
                 "managed='yes' has libvirt take it from the driver {driver} and bind it to vfio-pci before QEMU runs: the guest gets no vGPU"
             );
-            Some((Level::Fail, text, "managed='no' on the hostdev".into()))
+            Some((Level::Fail, text, "set managed='no' on the hostdev".into()))
         });
         let properties = self.domain.properties.iter();
         let overridden: HashSet<&str> = properties.map(|p| p.alias.as_str()).collect();
@@ -116,10 +116,10 @@ impl Planner<'_, '_, '_> {
             let asks = hostdev.display.is_some() || hostdev.ramfb.is_some();
             let (text, since) = if no_override && overridden.contains(hostdev.alias.as_str()) {
                 let text =
-                    "this libvirt does not read qemu:override: what it says of the device is lost";
+                    "this libvirt does not read qemu:override, so the device does not get the properties there";
                 (text, OVERRIDE.since())
             } else if matches!(vgpu.id, DeviceId::Pci(_)) && asks && pci_is_old {
-                let text = "this libvirt drops display and ramfb of PCI hostdevs without a word";
+                let text = "this libvirt silently drops display and ramfb of PCI hostdevs";
                 (text, PCI_DISPLAY.since())
             } else {
                 return None;
@@ -133,8 +133,8 @@ impl Planner<'_, '_, '_> {
         self.note_each(&|planner, vgpu| {
             let rom = planner.hostdev(vgpu).element.child("rom");
             (matches!(vgpu.id, DeviceId::Mdev(_)) && rom.is_some()).then(|| {
-                let text = "libvirt drops the <rom> of a mediated device without a word";
-                let fix = "the properties romfile and rombar in qemu:override; AppArmor and SELinux must let QEMU read the file";
+                let text = "libvirt silently drops the <rom> of a mediated device";
+                let fix = "set the properties romfile and rombar in qemu:override, with a file that AppArmor and SELinux let QEMU read";
                 (Level::Warn, text.into(), fix.into())
             })
         });
@@ -148,11 +148,11 @@ impl Planner<'_, '_, '_> {
         if let Some(last) = ends.last() {
             let screens: Vec<String> = ends.iter().map(ToString::to_string).collect();
             let text = format!(
-                "whoever chooses the screen of {} in a VNC viewer (Ctrl-Alt-1, Ctrl-Alt-2) ends the guest: QEMU exits with \"{}\" or the like",
+                "a VNC viewer that switches to the screen of {} (Ctrl-Alt-1, Ctrl-Alt-2) ends the guest: QEMU exits, for example with \"{}\"",
                 screens.join(" or "),
                 words::CONSOLE_NEEDS_DMABUF
             );
-            let fix = "spice with gl that listens on a socket or nowhere, and no VNC";
+            let fix = "remove VNC, and use spice with gl that listens on a socket or nowhere";
             self.note(Level::Warn, about(last), text, &[fix]);
         }
         for danger in &after.dangers {
@@ -162,8 +162,8 @@ impl Planner<'_, '_, '_> {
         }
         for head in &after.heads {
             if head.shown_by.is_empty() && head.of.device().is_some() {
-                let fix = "spice with gl that listens on a socket or nowhere";
-                let (about, text) = (about(&head.of), "nobody shows its screen");
+                let fix = "add spice with gl that listens on a socket or nowhere";
+                let (about, text) = (about(&head.of), "none of the domain's graphics shows its screen");
                 self.note_on(Topic::Seen, Level::Warn, about, text, &[fix]);
             }
         }
@@ -178,7 +178,7 @@ impl Planner<'_, '_, '_> {
             } else {
                 "it is the guest's first screen, and no card is beside it: all are dark until the guest's drivers set a mode"
             };
-            let fix = "ramfb='on' shows firmware and boot (boot_display = \"ramfb\" in the policy)";
+            let fix = "set ramfb='on' on the hostdev to see firmware and boot (or boot_display = \"ramfb\" in the policy)";
             self.note(Level::Info, About::Device(head), text, &[fix]);
         }
     }
@@ -195,8 +195,8 @@ impl Planner<'_, '_, '_> {
         let mut vgpus = self.screens.vgpus.iter();
         let is_elsewhere = |vgpu: &Vgpu| vgpu.known.gpu().is_some();
         if self.is_dark(after) && !vgpus.any(is_elsewhere) {
-            let text = "the guest has no screen: nobody sees anything of it";
-            let fixes = ["a video card in place of <model type='none'/>"];
+            let text = "the guest has no screen, so nobody sees anything of it";
+            let fixes = ["replace <model type='none'/> by a video card"];
             self.note(Level::Warn, About::Domain, text, &fixes);
         }
     }

@@ -14,11 +14,11 @@ use crate::predict::versions::{DEVICE_JSON_HOTPLUG, Libvirt, OVERRIDE, reads_ove
 use crate::predict::{About, words};
 
 /// The reason for moving a setting.
-const WHY: &str = "-set said so, and QEMU does not take that any more";
+const WHY: &str = "the domain asked for it by -set, which this QEMU no longer accepts";
 
 /// The reason for moving the setting of a ROM file. Measured with AppArmor on Debian 13: "failed to
 /// find romfile" for a file in /opt.
-const ROM_FILE: &str = "-set said so, and QEMU does not take that any more; a file that AppArmor or SELinux hides from QEMU is refused with \"failed to find romfile\"";
+const ROM_FILE: &str = "the domain asked for it by -set, which this QEMU no longer accepts; a file that AppArmor or SELinux hides from QEMU is refused with \"failed to find romfile\"";
 
 impl Planner<'_, '_, '_> {
     /// Moves the settings of the domain's vfio devices. Leaves all other settings.
@@ -119,8 +119,8 @@ impl Planner<'_, '_, '_> {
                 self.note(
                     Level::Warn,
                     About::Device(device),
-                    "-set asks for the device to be of another driver, which libvirt can't say",
-                    &["take the -set out"],
+                    "-set chooses another driver for the device, and libvirt has no setting for that",
+                    &["remove the -set"],
                 );
                 false
             }

@@ -150,9 +150,11 @@ impl Refusal {
     /// Returns the sentence that the domain may be refused; `because` is the unknown fact on which
     /// that depends.
     pub(crate) fn may(&self, because: &str) -> String {
-        let by = self.by().word();
-        let message = &self.message;
-        format!("{by} may refuse to start the domain (\"{message}\"): {because}")
+        let (by, message) = (self.by().word(), self.message.as_str());
+        match message {
+            NOT_KNOWN => format!("gfxplane can't tell whether {by} starts the domain: {because}"),
+            _ => format!("{by} may refuse to start the domain (\"{message}\"): {because}"),
+        }
     }
 
     /// Returns the error, with the errors that may be shown in its place.
@@ -309,7 +311,7 @@ impl Danger {
             DangerKind::NoMmap => {
                 return Some((
                     "QEMU crashes when it first draws this device's screen, as x-no-mmap=on keeps it from mapping the screen's memory".into(),
-                    "take x-no-mmap=on out of the domain's -set, -global or qemu:override".into(),
+                    "remove x-no-mmap=on from the domain's -set, -global or qemu:override".into(),
                 ));
             }
             DangerKind::RegionFault => (
@@ -510,7 +512,7 @@ fn outcome(
             refusal: Refusal::new(
                 Stage::Qemu,
                 About::Domain,
-                "what QEMU will say is not known",
+                NOT_KNOWN,
                 false,
             ),
             because: arguments(screens),
@@ -528,6 +530,9 @@ fn outcome(
     }
 }
 
+/// Stands for the words of a QEMU that may refuse the domain for a reason that is not known.
+const NOT_KNOWN: &str = "not known";
+
 /// The reason of a doubt that depends only on QEMU's version.
 pub(crate) const UNKNOWN_QEMU: &str = "QEMU's version is not known";
 
@@ -536,7 +541,7 @@ pub(crate) const UNKNOWN_LIBVIRT: &str = "libvirt's version is not known";
 
 fn arguments(screens: &Screens) -> String {
     format!(
-        "the domain has QEMU arguments of its own that are about displays and are not looked at ({})",
+        "the domain has arguments for QEMU about displays that gfxplane does not read ({})",
         screens.unread().join("; ")
     )
 }
