@@ -75,12 +75,12 @@ struct Alone<'d> {
     document: &'d Document,
 }
 
-/// The numbers of several domains.
+/// The counts of several domains.
 #[derive(Default, Serialize)]
 struct Summary {
     domains: usize,
     start: usize,
-    /// The number of domains that start, and of which something is wrong all the same.
+    /// The number of domains that start, but have a warning.
     warned: usize,
     refused: usize,
     unknown: usize,
@@ -89,7 +89,7 @@ struct Summary {
 }
 
 impl Summary {
-    /// Counts a domain.
+    /// Counts a domain, by the result of its check.
     fn count(&mut self, checked: &Checked) {
         if checked.document.verdict == Verdict::Skip {
             self.skipped += 1;
@@ -178,7 +178,7 @@ fn worst(lines: &[Line]) -> Verdict {
 }
 
 impl Check {
-    /// Returns whether libvirt is asked.
+    /// Returns whether the command asks libvirt for a domain.
     #[must_use]
     pub fn asks_libvirt(&self) -> bool {
         let about = |subject: &String| self.about(subject.clone()).asks_libvirt();
@@ -195,8 +195,8 @@ impl Check {
     /// Predicts, and prints lines.
     ///
     /// # Errors
-    /// The XML can't be read; libvirt can't be reached; errors of the output. If there are several
-    /// domains, the others are checked first.
+    /// The XML can't be read; libvirt can't be reached; errors of the output. With several domains,
+    /// an error about one is returned after the others were checked.
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         if let ([subject], false) = (&self.subjects[..], self.all) {
             let checked = self.about(subject.clone()).check(context)?;
@@ -263,7 +263,8 @@ impl Check {
     }
 }
 
-/// Returns the error that decides the exit code: that of the domain that could be looked at least.
+/// Returns the error with the highest exit code, which decides that of the command; `None` if there
+/// is no error.
 fn gravest(failed: Vec<anyhow::Error>) -> Option<anyhow::Error> {
     failed
         .into_iter()
@@ -298,7 +299,7 @@ impl SubjectArgs {
         let surroundings = self.surroundings(context)?;
         let text = self.read(context)?;
         let policy = surroundings.policy();
-        // This plan shows the domain as it is. The policy's changes are for the end.
+        // This plan shows the domain as it is. A second one has the policy's changes.
         let as_it_is = Wishes {
             display: Some(Displays::Off),
             ..Wishes::default()
@@ -360,8 +361,9 @@ impl SubjectArgs {
         })
     }
 
-    /// Has libvirt apply its checks to the domain. If the prediction differs, takes libvirt's
-    /// answer in its place, and returns a line that says so.
+    /// Asks libvirt to apply its checks to the domain. If the prediction differs, replaces it by
+    /// libvirt's answer. Returns a line about the difference or a failure, and `None` if there is
+    /// neither.
     fn hold_against_libvirt(
         &self,
         context: &Context,
@@ -394,7 +396,7 @@ impl SubjectArgs {
 }
 
 /// Compares libvirt's answer with the prediction. If they differ, replaces the prediction by
-/// libvirt's answer, and returns the difference in words.
+/// libvirt's answer, and describes the difference; otherwise returns `None`.
 fn disagreement(answer: Start, now: &mut Prediction) -> Option<String> {
     let is_asked =
         |refusal: &Refusal| refusal.by() == Program::Libvirt && refusal.stage != Stage::Devices;

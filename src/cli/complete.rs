@@ -1,11 +1,11 @@
 //! Completes command lines. The shells ask the programs themselves, which know the domains and
 //! devices of the host.
 //!
-//! The scripts in packaging/completions run the program with [`ASKED`] in its environment. Those
-//! of zsh and fish give the place of the word at the cursor in it, and `--` and all words as
-//! arguments. That of bash says `bash`, and gives `--`, the line up to the cursor, and
-//! `COMP_WORDBREAKS`: bash has no words without quotation marks, and takes only a part of a word in
-//! exchange. The program prints a line for each candidate: the word, a tab, and the word's meaning.
+//! The scripts in packaging/completions run the program with [`ASKED`] in its environment. For zsh
+//! and fish, its value is the index of the word at the cursor, and the arguments are `--` and all
+//! words. For bash, its value is `bash`, and the arguments are `--`, the line up to the cursor, and
+//! `COMP_WORDBREAKS`: bash passes words with their quotation marks, and replaces only a part of a
+//! word. The program prints a line for each candidate: the word, a tab, and the word's meaning.
 
 mod line;
 
@@ -32,7 +32,7 @@ use line::Typed;
 /// The variable by which a shell asks.
 pub const ASKED: &str = "_GFXPLANE_COMPLETE";
 
-/// A command line in the making.
+/// A command line that the user is typing.
 #[derive(Debug, Clone)]
 pub struct Line {
     /// The words, the program's name first.
@@ -71,7 +71,8 @@ impl Line {
         })
     }
 
-    /// Returns libvirt's URI that the command line names with `-c` or `--connect`.
+    /// Returns libvirt's URI that the command line names with `-c` or `--connect`; `None` without
+    /// them.
     #[must_use]
     pub fn connect(&self) -> Option<String> {
         self.option(&["-c", "--connect"])
@@ -102,7 +103,7 @@ impl Line {
             quiet: true,
             libvirt,
         });
-        // The program's own name is not for us to complete.
+        // We do not complete the program's own name.
         if self.place == 0 || self.place >= self.words.len() {
             return Ok(End::Done);
         }
@@ -124,7 +125,7 @@ impl Line {
         let mut out = io::stdout().lock();
         for candidate in found.iter().filter(|candidate| !candidate.is_hide_set()) {
             let word = candidate.get_value().to_string_lossy();
-            // A shell could not type it.
+            // Such a word can't be typed in a shell.
             if !word.chars().all(is_harmless) {
                 continue;
             }
@@ -142,8 +143,8 @@ impl Line {
     }
 }
 
-/// Gives an argument the values that it may have on this host. The name of the argument's value
-/// tells their kind.
+/// Makes an argument complete the values that it may have on this host. The name of the argument's
+/// value tells their kind.
 fn with_values(arg: Arg, context: &Arc<Context>) -> Arg {
     let names = arg.get_value_names().unwrap_or_default();
     let find: fn(&Context, &Arg) -> Vec<CompletionCandidate> = match names {
@@ -181,7 +182,7 @@ fn words(all: &[&str]) -> Vec<CompletionCandidate> {
     all.iter().map(CompletionCandidate::new).collect()
 }
 
-/// Completes a list of losses. A word stands in it once, and `all` stands alone.
+/// Completes the list of `--consent`. Offers a word only once, and `all` only as the first.
 fn losses(current: &OsStr) -> Vec<CompletionCandidate> {
     let current = current.to_string_lossy();
     let (before, last) = match current.rsplit_once(',') {

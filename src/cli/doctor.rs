@@ -68,7 +68,7 @@ pub fn read(context: &Context) -> Result<(Vec<Line>, Vec<Warning>), Failure> {
     let holders = holders.map(|(id, name)| (id, Names::of_domain(connect, &name, None).operand()));
     let mut lines = examine(&host, &holders.collect());
     lines.extend(guests(&overview, host.recording));
-    // The others have a line, or were found before.
+    // The other warnings have a line, or were found before.
     let domains = context.root.join(DEFINITIONS);
     let of_domains = overview.warnings.into_iter();
     warnings.extend(of_domains.filter(|warning| warning.path.starts_with(&domains)));

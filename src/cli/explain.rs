@@ -172,7 +172,7 @@ impl Explain {
             tell(&mut page, &explanations);
             page.print(out)?;
         }
-        // Nothing was explained. If the log shows a successful start, there is nothing to explain.
+        // If the log shows a successful start, there is nothing to explain.
         let is_well = logged.is_some_and(|logged| logged.started == Some(true));
         Ok(if explanations.is_empty() && !is_well {
             End::Refused
@@ -182,7 +182,7 @@ impl Explain {
     }
 
     /// Returns the domain that the user or the message names, or that has the device in the
-    /// message.
+    /// message; `None` if there is none, or if libvirt can't be asked about it.
     fn named(
         &self,
         context: &Context,
@@ -228,7 +228,7 @@ impl Explain {
         }))
     }
 
-    /// Reads the end of the domain's log.
+    /// Reads the domain's last start from its log; `None` if there is no whole start in it.
     fn log(&self, context: &Context, named: &Named) -> anyhow::Result<Option<Logged>> {
         let directory = directory(&context.root, context.connect.as_deref())
             .ok_or_else(|| Failure::Environment("there is no HOME to look for logs in".into()))?;
@@ -247,7 +247,7 @@ impl Explain {
                 "the log of {} has no whole start of this domain: another had its name, or the file was begun anew",
                 named.name
             )),
-            // The log of a running domain has no end yet, whatever its guest may have had QEMU
+            // The log of a running domain has no end yet, whatever its guest may have made QEMU
             // print.
             Some(logged) if named.is_active => logged.started = Some(true),
             Some(_) => {}
@@ -273,7 +273,7 @@ fn document<'e>(
     }
 }
 
-/// Returns a domain or file in the form that the other verbs take.
+/// Returns a domain or file in the form that the other verbs use.
 fn subject(domain: &str) -> SubjectArgs {
     SubjectArgs {
         subject: domain.to_owned(),
@@ -291,12 +291,12 @@ fn from_stdin(context: &Context) -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Returns the XML of the one libvirt domain that has a device. `None` if several have it, because
-/// nobody knows which one is meant.
+/// Returns the XML of the one libvirt domain that has a device. `None` if no domain has it, or if
+/// several have it, as it is not known which one is meant.
 fn with_device(context: &Context, device: DeviceId) -> Result<Option<String>, Failure> {
     let mut with: Vec<(String, String)> = Vec::new();
     for uuid in context.libvirt.all_persistent()? {
-        // The domain may have gone since.
+        // The domain may be gone by now.
         let Ok(definition) = context.libvirt.definition(&uuid, false) else {
             continue;
         };
@@ -330,7 +330,7 @@ fn look_at(context: &Context, file: Option<&str>, xml: &str) -> anyhow::Result<N
     let connect = context.connect.as_deref();
     let names = match file {
         None => Names::of_domain(connect, &name, uuid),
-        // Nobody can open it again.
+        // stdin can't be read again.
         Some("-") => Names::new(connect, commands::Subject::Unknown),
         Some(path) => Names::new(connect, commands::Subject::File(argument(Path::new(path)))),
     };
@@ -346,7 +346,7 @@ fn look_at(context: &Context, file: Option<&str>, xml: &str) -> anyhow::Result<N
     })
 }
 
-/// Returns the messages that libvirt or QEMU will give when the domain is started.
+/// Returns the messages that libvirt or QEMU will certainly give when the domain is started.
 fn predicted(named: &Named) -> Vec<Found> {
     let plan = named.situation.plan.as_ref();
     let outcome = plan.map(|plan| &plan.before.outcome);
@@ -400,7 +400,7 @@ pub fn tell_log(page: &mut Page, name: &str, logged: &Logged) {
     }
 }
 
-/// Adds explanations.
+/// Adds explanations to the page.
 pub fn tell(page: &mut Page, explanations: &[Explanation]) {
     for explanation in explanations {
         let by = format!("(said by {})", explanation.by.word());

@@ -69,7 +69,7 @@ impl fmt::Display for Format {
 }
 
 impl ExportCommand {
-    /// Returns whether libvirt is asked.
+    /// Returns whether the command asks libvirt.
     #[must_use]
     pub(crate) fn asks_libvirt(&self) -> bool {
         self.format == Format::Prometheus
@@ -150,7 +150,7 @@ fn copy(context: &Context) -> anyhow::Result<End> {
         let copied = published(&context.root, format).and_then(|text| {
             let failed = |error: std::io::Error| format!("{}: {error}", to.display());
             is_plain_or_absent(to).map_err(failed)?;
-            // A FIFO that has just come into its place must not hold us up.
+            // A FIFO that was just put in its place must not block us.
             let is_there = |text: &String| read_whole(to, text.len()).is_ok_and(|old| old == *text);
             match text.filter(|text| !is_there(text)) {
                 Some(text) => replace_whole(to, &text, false).map_err(failed),
@@ -165,7 +165,7 @@ fn copy(context: &Context) -> anyhow::Result<End> {
     }
 }
 
-/// Checks that a path is a regular file, and no link to one, or nothing.
+/// Checks that a path is a regular file, not a link to one, or does not exist.
 fn is_plain_or_absent(path: &Path) -> std::io::Result<()> {
     match std::fs::symlink_metadata(path) {
         Ok(there) if there.is_file() => Ok(()),
@@ -176,7 +176,7 @@ fn is_plain_or_absent(path: &Path) -> std::io::Result<()> {
 }
 
 /// Reads the name of a compute node. It may be any line without control characters that is not
-/// empty: Nova and YAML take that.
+/// empty: Nova and YAML accept that.
 fn node(text: &str) -> Result<String, &'static str> {
     if text.trim().is_empty() || text.contains(char::is_control) {
         return Err("expected the name that openstack hypervisor list prints");
@@ -184,8 +184,8 @@ fn node(text: &str) -> Result<String, &'static str> {
     Ok(text.to_owned())
 }
 
-/// Reads how long labels hold: not less than the time after which NFD reads its files again, and not
-/// so long that they outlive what they tell.
+/// Reads how long labels are valid: at least the time after which NFD reads its files again, and at
+/// most a year.
 fn valid(text: &str) -> Result<Duration, &'static str> {
     const LEAST: Duration = Duration::from_secs(60);
     const MOST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
@@ -204,7 +204,7 @@ fn own_name(context: &Context) -> Result<String, Failure> {
     node(text.trim()).map_err(|_| problem(&"it is no name"))
 }
 
-/// Reads what the metrics contain beside the inventory: the number of the log's events, the times
+/// Reads what the metrics contain besides the inventory: the number of the log's events, the times
 /// of the records, and the guests. Leaves out the log for users other than root.
 fn told(context: &Context, sources: &Sources) -> Result<Told, Failure> {
     let state = State::new(&context.root);
@@ -219,7 +219,7 @@ fn told(context: &Context, sources: &Sources) -> Result<Told, Failure> {
         acts
     });
     let time = |device: &crate::host::sysfs::Device| {
-        // A record that can't be read says nothing, and no time either.
+        // A record that can't be read has no time.
         sources.memory.devices.get(&device.id)?;
         let path = record_path(&context.root, device.id);
         let changed = std::fs::metadata(path).ok()?.modified().ok()?;

@@ -92,7 +92,7 @@ enum TrialDocument<'p> {
 }
 
 impl Fixup {
-    /// Returns whether libvirt is asked.
+    /// Returns whether the command asks libvirt for the domain.
     #[must_use]
     pub(crate) fn asks_libvirt(&self) -> bool {
         self.about.asks_libvirt()
@@ -128,7 +128,7 @@ impl Fixup {
         let policy = surroundings.policy();
         let mut wishes = self.about.wishes();
         if self.no_display {
-            // The domain's own policy may say that no display is managed. A person has the last word.
+            // The domain's own policy may forbid managing displays. The user has the last word.
             wishes.no_display = true;
             wishes.display = Some(Displays::Asked);
         }
@@ -222,7 +222,7 @@ impl Fixup {
             let shown = is_terminal.then(|| plain_lines(&fixed.text));
             out.write_all(shown.unwrap_or_else(|| fixed.text.clone()).as_bytes())?;
         } else if is_asked {
-            // Whoever reads stdout may define it.
+            // The reader of stdout may define the XML.
             context.say("no XML is printed, as not all is fixed; --print-xml prints it");
         }
         if is_domain && !self.define && !self.confirm && !self.dry_run && fixed.text != text {
@@ -231,8 +231,8 @@ impl Fixup {
         Ok(())
     }
 
-    /// Finds out whether a domain starts, before it is defined; `None` if the user does not want
-    /// that.
+    /// Finds out whether a domain starts, before it is defined; `None` with `--no-trial` or
+    /// `--dry-run`.
     fn see(
         &self,
         context: &Context,
@@ -260,8 +260,8 @@ impl Fixup {
         })
     }
 
-    /// Returns an error unless a trial has seen the changed domain start. Accepts the domain if
-    /// there was no trial (`--no-trial`).
+    /// Returns an error unless the changed domain is known to start. Accepts any domain if `seen`
+    /// is `None`, as the user wants no trial.
     fn judge(
         &self,
         context: &Context,
@@ -374,8 +374,7 @@ fn document<'p>(
     }
 }
 
-/// Writes a difference: with colours where the output has them, and to the byte where no terminal
-/// shows it.
+/// Writes a difference: with colours if the output has them, and to the byte if it is no terminal.
 fn show_diff(out: &mut dyn Write, diff: &str) -> io::Result<()> {
     let stdout = io::stdout();
     let has_colours = AutoStream::choice(&stdout) != anstream::ColorChoice::Never;

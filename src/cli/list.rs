@@ -43,7 +43,7 @@ impl List {
     }
 }
 
-/// A line of the list: its name, what is told before the display, and what is known.
+/// A line of the list: its name, the parts before the display, the finding, and the requirements.
 type Entry<'i> = (String, Vec<Option<String>>, &'i Finding, &'i [Hint]);
 
 /// Returns the list as text. `none` is the text for an empty list.
@@ -139,7 +139,7 @@ pub(crate) fn display(finding: &Finding) -> String {
     }
 }
 
-/// Returns the options that are needed whenever the display is used.
+/// Describes the options that are needed whenever the display is used; `None` if none is needed.
 fn needs(hints: &[Hint]) -> Option<String> {
     let always = hints.iter().filter(|hint| hint.purpose.is_none());
     let words: Vec<String> = always

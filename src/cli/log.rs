@@ -63,7 +63,7 @@ impl Log {
             json(out, &json!({"format": FORMAT, "entries": timed}))?;
             return Ok(End::Done);
         }
-        // A line each, whatever the width: people search the log.
+        // Lines are not wrapped, because people search the log.
         for line in entries.iter().flat_map(lines) {
             writeln!(out, "{line}")?;
         }

@@ -71,7 +71,7 @@ pub enum End {
     Done,
     /// Refused, or the answer is unknown: exit code 1.
     Refused,
-    /// Done as far as the environment allows, and said so: exit code 3.
+    /// The command did what the environment allows, and reported what it could not do: exit code 3.
     Lacking,
 }
 
@@ -93,7 +93,7 @@ impl GlobalArgs {
             clap::ColorChoice::Never => anstream::ColorChoice::Never,
             clap::ColorChoice::Auto => anstream::ColorChoice::Auto,
         });
-        // GFXPLANE_ROOT may be set to nothing.
+        // GFXPLANE_ROOT may be empty.
         let root = self.root.filter(|path| !path.as_os_str().is_empty());
         let root = match root {
             None => Root::system(),
@@ -109,7 +109,7 @@ impl GlobalArgs {
 }
 
 /// Returns the recorded host in a directory, or in the `root` below it, as `gfxplane collect` makes
-/// it.
+/// it. Returns an error if there is none.
 fn recorded(path: PathBuf) -> Result<Root, Failure> {
     let is_host = |path: &Path| {
         ["sys", "etc", "run", "var"]
@@ -135,7 +135,7 @@ fn recorded(path: PathBuf) -> Result<Root, Failure> {
 }
 
 /// Returns the exit code of a command: 0 done, 1 refused or unknown, 2 usage, 3 the environment
-/// lacks something, 4 internal. If nobody reads the output, that is no failure.
+/// lacks something, 4 internal. A closed pipe is no failure.
 #[must_use]
 pub fn exit_code(result: &anyhow::Result<End>) -> u8 {
     match result {
@@ -151,7 +151,7 @@ pub fn exit_code(result: &anyhow::Result<End>) -> u8 {
             if error.chain().any(broken_pipe) {
                 return 0;
             }
-            // The message may quote what somebody else has written.
+            // The message may quote text from another program or user.
             libvirt::say(&format!("{error:#}"));
             match error.downcast_ref::<Failure>() {
                 Some(Failure::Refused(_)) => 1,
@@ -168,7 +168,7 @@ pub(crate) fn seconds(text: &str) -> Result<f64, &'static str> {
     text.parse().map_err(|_| "expected a number of seconds")
 }
 
-/// Reads a number of things.
+/// Reads a whole number.
 pub(crate) fn number(text: &str) -> Result<usize, &'static str> {
     text.parse().map_err(|_| "expected a whole number")
 }
@@ -214,7 +214,7 @@ pub(crate) fn table(out: &mut dyn Write, head: &[&str], rows: &[Vec<String>]) ->
 /// Errors of the output.
 pub fn json(out: &mut dyn Write, value: &impl serde::Serialize) -> anyhow::Result<()> {
     let mut escaped = String::new();
-    // Outside of its texts, JSON has only harmless characters and line ends.
+    // Outside of its texts, JSON has only harmless characters and line endings.
     for c in serde_json::to_string_pretty(value)?.chars() {
         match c {
             '\n' => escaped.push(c),

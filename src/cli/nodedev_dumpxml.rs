@@ -25,7 +25,7 @@ pub(crate) struct NodedevDumpxml {
 }
 
 impl NodedevDumpxml {
-    /// Returns whether libvirt is asked.
+    /// Returns whether the command asks libvirt.
     #[must_use]
     pub(crate) fn asks_libvirt(&self) -> bool {
         !self.offline
@@ -54,7 +54,7 @@ impl NodedevDumpxml {
             let (_, node) = found.as_ref().ok_or_else(missing)?;
             node.xml(&sources)
         } else {
-            // libvirt may know devices that don't concern us. Their XML is printed as it is.
+            // libvirt may know devices that don't concern gfxplane. Their XML is printed as it is.
             let name = found
                 .as_ref()
                 .map_or(self.device.as_str(), |(name, _)| name);

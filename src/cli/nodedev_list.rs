@@ -22,7 +22,7 @@ pub(crate) struct NodedevList {
 }
 
 impl NodedevList {
-    /// Returns whether libvirt is asked.
+    /// Returns whether the command asks libvirt.
     #[must_use]
     pub(crate) fn asks_libvirt(&self) -> bool {
         !self.offline

@@ -1,6 +1,6 @@
 //! `gfxplane` without a verb: the host as a tree, from its graphics cards to its guests' screens.
 //!
-//! Only [`read`] reads the host. The other functions make text of its result.
+//! Only [`read`] reads the host. The other functions turn its result into text.
 
 mod html;
 
@@ -42,7 +42,8 @@ pub(crate) struct OverviewArgs {
 }
 
 impl OverviewArgs {
-    /// Returns an option of the overview that was given. Beside a verb, none may be given.
+    /// Returns the first option of the overview that was given; `None` if there is none, as there
+    /// must be with a verb.
     #[must_use]
     pub(crate) fn given(&self) -> Option<&'static str> {
         [
@@ -63,7 +64,7 @@ impl OverviewArgs {
         let mut found = read(context, self.all)?;
         let warnings = std::mem::take(&mut found.warnings);
         let unknown = found.guests_unknown.as_ref();
-        // As `gfxplane check --all` ends
+        // `gfxplane check --all` ends in the same way.
         let end = match unknown.is_some_and(|problem| problem.level > Level::Info) {
             true => End::Lacking,
             false => End::Done,
@@ -91,7 +92,7 @@ impl OverviewArgs {
     }
 }
 
-/// Writes a file as a whole, so that nobody ever sees half of it. Follows a link. Writes into a
+/// Writes a file as a whole, so that no reader ever sees half of it. Follows a link. Writes into a
 /// path that is no regular file, such as `/dev/stdout` or a FIFO, without replacing it.
 pub(super) fn write_whole(path: &Path, text: &str, is_program: bool) -> io::Result<()> {
     if std::fs::metadata(path).is_ok_and(|there| !there.is_file()) {
@@ -104,16 +105,16 @@ pub(super) fn write_whole(path: &Path, text: &str, is_program: bool) -> io::Resu
     replace_whole(target.as_deref().unwrap_or(path), text, is_program)
 }
 
-/// Writes a file as a whole, in the place of whatever has its name.
+/// Writes a file as a whole, and replaces any file of its name.
 pub(super) fn replace_whole(path: &Path, text: &str, is_program: bool) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let directory = match path.parent() {
         Some(directory) if !directory.as_os_str().is_empty() => directory,
         _ => Path::new("."),
     };
-    // Others may read it, whatever the user's umask is ([`crate::cli::tool::run`]).
+    // Others may read the file, whatever the user's umask was ([`crate::cli::tool::run`]).
     let rights = std::fs::Permissions::from_mode(if is_program { 0o777 } else { 0o666 });
-    // The error of a file that can't be made there names that file, which the user does not know.
+    // The error for the temporary file would name that file, which the user does not know.
     std::fs::metadata(directory)?;
     let mut file = tempfile::Builder::new()
         .permissions(rights)
@@ -171,7 +172,7 @@ pub fn read(context: &Context, all: bool) -> Result<Overview, Failure> {
     Ok(found)
 }
 
-/// The domains of a host.
+/// The domains of a host, and where they come from.
 pub(super) struct Guests {
     pub(super) domains: Vec<Defined>,
     pub(super) from: GuestsFrom,
@@ -179,7 +180,7 @@ pub(super) struct Guests {
     unknown: Option<Problem>,
 }
 
-/// Returns all domains: libvirt's or, if libvirt can't be asked, those of its files.
+/// Returns all domains: libvirt's or, if libvirt can't be asked, those in its files.
 pub(super) fn guests(context: &Context, warnings: &mut Vec<Warning>) -> Guests {
     let root = &context.root;
     let mut failure = None;
@@ -262,7 +263,7 @@ fn unknown(context: &Context, failure: Option<String>) -> Problem {
 
 /// A line of the overview, with its details.
 struct Row {
-    /// The depth in the tree.
+    /// The depth of the line in the tree, from 0.
     depth: usize,
     /// The verdict; `None` for a line that can be neither right nor wrong.
     verdict: Option<Level>,
@@ -333,7 +334,7 @@ fn headline(overview: &Overview) -> String {
 /// Returns the lines of the overview, in groups: one for each graphics card.
 fn groups(overview: &Overview) -> Vec<Vec<Row>> {
     let mut groups: Vec<Vec<Row>> = Vec::new();
-    // The first line names a reason that is none of the host's.
+    // A reason that is no problem is in the first line.
     if let Some(problem) = overview
         .guests_unknown
         .as_ref()
@@ -441,7 +442,7 @@ fn of_device(device: &DeviceLine) -> Vec<Row> {
 
 fn of_guest(guest: &GuestEntry) -> Row {
     let worst = guest.problems.iter().map(|problem| problem.level).max();
-    // A refusal may stand at another device of the guest.
+    // The refusal may be listed with another device of the guest.
     let starts = match guest.starts {
         Some("no") => Level::Fail,
         Some("yes") => Level::Info,

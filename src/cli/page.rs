@@ -11,20 +11,20 @@ use crate::domain::shell::{plain, plain_up_to, wrapping};
 use crate::explain::doctor::Verdict;
 use crate::libvirt::columns;
 
-/// The columns that the verdict takes.
+/// The width of the column with the verdict.
 const GUTTER: usize = 6;
 
 /// The number of columns for each step into the tree.
 const STEP: usize = 2;
 
-/// The characters of a UUID.
+/// The length of a UUID in characters.
 const UUID: usize = 36;
 
-/// A text in the making.
+/// A text for people, as paragraphs and commands that are not laid out yet.
 #[derive(Debug)]
 pub struct Page {
     items: Vec<Item>,
-    /// The columns before a paragraph.
+    /// The number of columns before a paragraph.
     gutter: usize,
 }
 
@@ -102,7 +102,7 @@ impl Page {
         });
     }
 
-    /// Returns the text with colours.
+    /// Returns the text with colours, wrapped to `width` columns.
     #[must_use]
     pub fn text(&self, width: usize) -> String {
         let mut names = Names::of(&self.items);
@@ -133,7 +133,7 @@ impl Page {
         out
     }
 
-    /// Writes the text in the form that the output takes: with colours or without, and with the
+    /// Writes the text in the form that suits the output: with colours or without, and with the
     /// output's width.
     ///
     /// # Errors
@@ -191,7 +191,8 @@ impl<'p> Names<'p> {
         made + &text[end..]
     }
 
-    /// Returns the beginning of a UUID, or its end if another UUID begins in the same way.
+    /// Returns the beginning of a UUID, or its end if another UUID begins in the same way. Returns
+    /// the whole UUID if neither is unique.
     fn short(&self, uuid: &str) -> String {
         let (first, last) = (&uuid[..8], &uuid[24..]);
         let count = |has: &dyn Fn(&str) -> bool| self.all.iter().filter(|one| has(one)).count();
@@ -222,8 +223,8 @@ fn uuids(text: &str) -> impl Iterator<Item = (usize, &str)> {
     })
 }
 
-/// Writes a command on a line of its own. If its comment does not fit beside it, the comment comes
-/// below, in lines that are comments of a shell's.
+/// Writes a command on a line of its own. If its comment does not fit on that line, the comment
+/// comes below, in lines that are shell comments.
 fn command(out: &mut String, at: usize, word: &str, text: &str, width: usize) {
     let style = AnsiColor::Cyan.on_default();
     let blank = " ".repeat(at);
@@ -247,7 +248,8 @@ fn command(out: &mut String, at: usize, word: &str, text: &str, width: usize) {
     }
 }
 
-/// Returns the place of a command's comment; its end if it has none. What is quoted is no comment.
+/// Returns the byte offset of a command's comment, or the command's length if it has none. Ignores
+/// a `#` in quotes.
 fn comment_at(command: &str) -> usize {
     let mut quote = None;
     let mut chars = command.char_indices();
@@ -265,7 +267,9 @@ fn comment_at(command: &str) -> usize {
     command.len()
 }
 
-/// Writes a paragraph.
+/// Writes a paragraph, wrapped to `width` columns. The lines are indented by `at` columns and, if
+/// there is a `name`, all but the first by one step more. The word of `verdict` is in the first
+/// line's indentation. `name` is printed in bold before `rest`.
 fn wrap(
     out: &mut String,
     verdict: Option<Verdict>,
@@ -283,7 +287,7 @@ fn wrap(
     let whole = match (name.is_empty(), rest.is_empty()) {
         (true, _) => rest.to_owned(),
         (_, true) => name.to_owned(),
-        // A label stands close to what it names.
+        // A label is followed by one blank, a name by two.
         _ if name.ends_with(':') => format!("{name} {rest}"),
         _ => format!("{name}  {rest}"),
     };

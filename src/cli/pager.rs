@@ -4,14 +4,14 @@
 use std::io::{self, IsTerminal, Stdout, Write};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 
-/// An output that the pager shows. The pager is started by the first byte, and ends before this
-/// value is dropped.
+/// An output that the pager shows. The first byte starts the pager. Dropping this value waits for
+/// its end.
 #[derive(Debug)]
 pub(crate) struct Paged {
     pager: Option<Child>,
     /// The pager's input, once it was started.
     input: Option<Input>,
-    /// All text that the pager got, in case that the pager can't be run.
+    /// All text that the pager got, to print it if the pager can't be run.
     text: Vec<u8>,
 }
 
@@ -64,8 +64,8 @@ fn start() -> Option<Child> {
         }
         Err(_) => Command::new("less"),
     };
-    // F: what fits stays on the screen; R: colours; X: it stays there afterwards; K: Ctrl-C ends
-    // less as it ends us.
+    // F: less ends at once if the text fits on the screen; R: colours; X: the text stays on the
+    // screen afterwards; K: Ctrl-C ends less as it ends us.
     for (name, value) in [("LESS", "FRXK"), ("LV", "-c")] {
         if std::env::var_os(name).is_none() {
             command.env(name, value);
@@ -80,7 +80,7 @@ impl Write for Paged {
             Input::Pager(pager) => {
                 let written = pager.write(bytes);
                 self.text.extend_from_slice(bytes);
-                // A pager that has gone was missing, or its user has seen enough.
+                // If the pager is gone, it was missing, or its user has seen enough.
                 written.or(Ok(bytes.len()))
             }
             Input::Stdout(stdout) => stdout.write(bytes),

@@ -193,7 +193,7 @@ impl Probe {
         end(&rows)
     }
 
-    /// Prints the results.
+    /// Prints the results as text or JSON.
     pub(super) fn print(&self, rows: &[Row], out: &mut dyn Write) -> anyhow::Result<()> {
         if self.json {
             json(out, &json!({"format": FORMAT, "probes": rows}))
@@ -267,8 +267,8 @@ fn ask_all(
         let outcome = ask_and_keep(&context.root, &sources, *id, device.as_ref(), request);
         (outcome, sources.host.warnings)
     };
-    // A single device takes no thread, because a process with threads can't be copied for the
-    // probe.
+    // A single device is asked without a thread, because a process with threads can't be forked for
+    // the probe.
     if let [id] = ids {
         let (outcome, more) = ask(id);
         warnings.extend(more);
@@ -305,7 +305,7 @@ fn ask_all(
     outcomes
 }
 
-/// Returns the path of the program that opens devices, beside the running one.
+/// Returns the path of the program that opens devices: next to the running one, or in `bin`.
 ///
 /// # Errors
 /// The program is not there.
@@ -348,7 +348,7 @@ pub(super) fn row(id: DeviceId, outcome: Outcome) -> Row {
     }
 }
 
-/// Returns one line for people.
+/// Describes one device's answer in one line, for people to read.
 fn sentence(row: &Row) -> String {
     let mut text = format!("{}: {}", row.id, row.facts.display.words().join(","));
     if let Some(reason) = row.facts.display.reason() {
@@ -378,7 +378,7 @@ fn sentence(row: &Row) -> String {
     }
 }
 
-/// Returns the part that the kernel lacks to open a device in this way.
+/// Describes what the kernel lacks to open a device in this way.
 fn no_vfio(path: Option<OpenPath>, step: Option<Step>) -> &'static str {
     match (path, step) {
         (Some(OpenPath::Cdev), Some(Step::Iommufd)) => {

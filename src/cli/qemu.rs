@@ -30,7 +30,7 @@ pub(crate) struct QemuCommand {
     json: bool,
 }
 
-/// Reads the path of an emulator, as libvirt names it: from the root on.
+/// Reads the path of an emulator, and makes it absolute, as libvirt names it.
 fn absolute(text: &str) -> std::io::Result<PathBuf> {
     std::path::absolute(text)
 }

@@ -74,9 +74,9 @@ fn consent(text: &str) -> Result<BTreeSet<Consent>, String> {
 pub(crate) enum Subject {
     /// libvirt, which knows the domain by this name or UUID.
     Domain(String),
-    /// A domain of a recorded host, with its file there.
+    /// A domain of a recorded host: its name, and the path of its XML file in the recording.
     Recorded(String, PathBuf),
-    /// A file.
+    /// A file with the domain's XML.
     File(PathBuf),
     /// The standard input.
     Stdin,
@@ -172,7 +172,7 @@ impl SubjectArgs {
         }
     }
 
-    /// Makes the fixes of notes commands for this subject.
+    /// Turns the fixes of notes into commands for this subject.
     pub(crate) fn name_in(&self, context: &Context, notes: &mut [Note]) {
         let names = self.names(context);
         for fix in notes.iter_mut().flat_map(|note| &mut note.fixes) {
@@ -192,7 +192,7 @@ impl SubjectArgs {
     }
 }
 
-/// Asks libvirt for a definition, for a command that takes a file, too.
+/// Asks libvirt for a definition, for a command that also accepts a file.
 ///
 /// # Errors
 /// There is no such domain, or libvirt can't be reached.
@@ -210,7 +210,7 @@ pub(crate) fn definition(
     })
 }
 
-/// Returns a file as an argument in a shell, which no program takes for an option.
+/// Returns a file as an argument in a shell, which no program mistakes for an option.
 pub(super) fn argument(path: &Path) -> String {
     let text = path.to_string_lossy();
     let at = if text.starts_with('-') { "./" } else { "" };

@@ -72,7 +72,7 @@ enum Verb {
 }
 
 impl Arguments {
-    /// Returns whether libvirt is asked.
+    /// Returns whether the command may ask libvirt.
     #[must_use]
     pub fn ask_libvirt(&self) -> bool {
         // libvirt may be asked what this host's QEMU can do.
@@ -95,20 +95,20 @@ impl Arguments {
         }
     }
 
-    /// Returns the URI of the libvirt that the user named.
+    /// Returns the URI of the libvirt that the user named, if any.
     #[must_use]
     pub fn connect(&self) -> Option<&str> {
         self.global.connect.as_deref()
     }
 }
 
-/// Prepares this process for any verb, and makes what the verb works with.
+/// Prepares this process for any verb, and returns the context that the verb works with.
 ///
 /// # Errors
 /// The directory of the recorded host does not exist.
 pub(crate) fn start(options: GlobalArgs, libvirt: Arc<dyn Libvirt>) -> Result<Context, Failure> {
     leave_no_core();
-    // Files in /run are for everybody to read and for nobody else to write.
+    // Everybody may read our files in /run, but only we may write them.
     let _ = umask(Mode::S_IWGRP | Mode::S_IWOTH);
     let context = options.context()?;
     Ok(Context { libvirt, ..context })
@@ -120,13 +120,13 @@ pub(crate) fn start(options: GlobalArgs, libvirt: Arc<dyn Libvirt>) -> Result<Co
 /// The errors of the verb.
 pub fn run(arguments: Arguments, libvirt: Arc<dyn Libvirt>) -> anyhow::Result<End> {
     let context = start(arguments.global, libvirt)?;
-    // These print documents, which programs read to the byte.
+    // These verbs print documents, which programs read to the byte.
     let is_document = matches!(
         arguments.verb,
         Some(Verb::Undo(_) | Verb::NodedevDumpxml(_) | Verb::Export(_))
     );
     let is_page = arguments.verb.as_ref().is_none_or(is_page);
-    // These take their time, ask something, or say one thing.
+    // These verbs take long, ask a question, or print a single line.
     let is_paged = !matches!(
         arguments.verb,
         Some(
@@ -166,8 +166,8 @@ pub fn run(arguments: Arguments, libvirt: Arc<dyn Libvirt>) -> anyhow::Result<En
     flushed.and(end).map_err(unwritten)
 }
 
-/// Returns the error for an output that can't be written, and any other error as it is. The verbs
-/// pass on no other error of the system without saying what it is about.
+/// Returns the error for an output that can't be written, and any other error as it is. Any other
+/// error of the system has a context when a verb returns it.
 fn unwritten(error: anyhow::Error) -> anyhow::Error {
     match error.downcast_ref::<std::io::Error>() {
         Some(lost) if lost.kind() != std::io::ErrorKind::BrokenPipe => {
@@ -201,8 +201,8 @@ fn of_verb(verb: Verb, context: &Context, out: &mut dyn Write) -> anyhow::Result
     }
 }
 
-/// Returns whether a verb's output may have colours. It then lets nothing of others through that a
-/// terminal acts on.
+/// Returns whether a verb's output may have colours. Such a verb itself replaces what a terminal
+/// would act on.
 fn is_page(verb: &Verb) -> bool {
     match verb {
         Verb::Rules(rules) => !rules.export,

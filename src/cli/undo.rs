@@ -42,7 +42,7 @@ impl Undo {
     /// # Errors
     /// libvirt can't be reached or refuses the definition; the remembered changes can't be read;
     /// the daemon can't be told. If none of our changes still stands, that is no error but exit
-    /// code 1. Of all domains, one that fails is no error but exit code 3.
+    /// code 1. With `--all`, a domain that fails is no error but exit code 3.
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
         let Some(state) = context.state() else {
             let problem = "only what was done to domains of this machine's own libvirt (qemu:///system) is remembered: leave -c and --root out";
@@ -58,7 +58,7 @@ impl Undo {
         }
         let mut domains = context.libvirt.all_persistent()?;
         domains.retain(|domain| {
-            // Its own undo says why a memory can't be read.
+            // If the remembered changes can't be read, the domain's own undo says why.
             let mut problems = Vec::new();
             domain.parse().is_ok_and(|uuid| {
                 !state.undo_stack(uuid, &mut problems).is_empty() || !problems.is_empty()

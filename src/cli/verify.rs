@@ -4,9 +4,9 @@
 //! is paused and transient, and libvirt destroys it when our connection ends, however we end. So
 //! libvirt's command line, labels and clean-up are tried, and no definition is touched.
 //!
-//! The copy gets only devices that nobody uses (`idle.rs` says how that is found out). A problem
-//! that is not about the domain (a device in use, no libvirt, no answer in time) is a failure of
-//! the environment; a refusal is an answer.
+//! The copy gets only devices that nobody uses (`idle.rs` finds that out). A problem that is not
+//! about the domain (a device in use, no libvirt, no answer in time) is a failure of the
+//! environment; a refusal is an answer.
 
 use std::io::Write;
 use std::time::{Duration, Instant};

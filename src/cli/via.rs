@@ -2,8 +2,8 @@
 //!
 //! Some drivers open a device only for a real QEMU: NVIDIA's manager looks for `-uuid` on the
 //! command line of the process that opens one. So `--via qemu` starts a paused domain with only
-//! that device and without OpenGL, as `gfxplane verify` does ([`crate::cli::verify`]), and takes
-//! QEMU's answer for the device's ([`crate::plan::trial::said::display`]). QEMU opens the device as
+//! that device and without OpenGL, as `gfxplane verify` does ([`crate::cli::verify`]), and accepts
+//! QEMU's answer as the device's ([`crate::plan::trial::said::display`]). QEMU opens the device as
 //! for a guest, with all that the device's driver then does, so gfxplane never does this unasked.
 
 use std::fs::OpenOptions;
@@ -94,7 +94,7 @@ struct Asker<'c> {
 }
 
 impl ProbeCommand {
-    /// Returns whether libvirt is asked.
+    /// Returns whether this command asks libvirt, which it does only with `--via`.
     #[must_use]
     pub(crate) fn asks_libvirt(&self) -> bool {
         self.via.is_some()
@@ -146,7 +146,7 @@ impl ProbeCommand {
         let (mut rows, mut failed) = (Vec::new(), None);
         let progress = Progress::begin(context.quiet, "asking through QEMU");
         for id in ids {
-            // What was answered before is kept, and shown.
+            // The answers before a failure are kept, and shown.
             let outcome = match asker.ask(id) {
                 Ok(outcome) => outcome,
                 Err(error) => {
@@ -219,7 +219,7 @@ impl Asker<'_> {
                     Some(error.to_string()),
                 ));
             }
-            // It is told where the answer can't be kept.
+            // Any other error is reported when the answer can't be kept.
             _ => {}
         }
         let (said, qemu) = match self.try_it(id, &device)? {
@@ -241,7 +241,7 @@ impl Asker<'_> {
         };
         let record = Record::of_qemu(id, circumstances, display, qemu);
         let written = run::write_record(root, &record, None);
-        // It may have gone meanwhile, and then nobody would forget it any more.
+        // If the device is gone by now, no later event removes its record.
         if !root.device(id).exists() {
             let _ = run::forget(root, id);
         }
@@ -281,7 +281,7 @@ impl Asker<'_> {
         Outcome::unkept(Answer::of(said.facts.clone(), None), Some(note))
     }
 
-    /// Has QEMU open the device as for a guest, with KVM if the host has it.
+    /// Lets QEMU open the device as for a guest, with KVM if the host has it.
     fn try_it(&self, id: DeviceId, device: &Device) -> anyhow::Result<Tried> {
         let root = &self.context.root;
         let libvirt = &self.context.libvirt;
@@ -307,7 +307,7 @@ impl Asker<'_> {
             }
             Err(error) => return Err(Failure::from(error).into()),
         };
-        // Whoever asks: the QEMU of a domain that is being started must not find it open.
+        // The QEMU of a domain that is being started must not find the device open.
         let gives_way = || start_under_way(root, id);
         if gives_way() {
             let note = Some("a domain that has it was started a moment ago".into());
@@ -371,14 +371,14 @@ impl Asker<'_> {
     }
 }
 
-/// The outcome of a try.
+/// The outcome of opening a device through QEMU.
 enum Tried {
     /// QEMU started, or refused with a message.
     Said {
         said: Option<String>,
         qemu: Option<Version>,
     },
-    /// The device was not tried.
+    /// QEMU did not open the device; the outcome has the reason.
     Not(Box<Outcome>),
 }
 
@@ -392,9 +392,9 @@ fn unknown(reason: Reason, step: Step, note: Option<String>) -> Outcome {
     Outcome::unkept(Answer::none(reason, step), note)
 }
 
-/// Returns a domain with one device, whose screen is the domain's only one. libvirt takes
-/// `display='on'` only in a domain with graphics. VNC that listens nowhere is the least graphics,
-/// and has no OpenGL.
+/// Returns a domain with one device, whose screen is the domain's only one. libvirt accepts
+/// `display='on'` only in a domain with graphics. VNC that listens nowhere is the simplest
+/// graphics, and has no OpenGL.
 fn domain_with(id: DeviceId, kvm: bool, emulator: Option<&Path>) -> String {
     let virt_type = if kvm { "kvm" } else { "qemu" };
     let emulator = emulator.map_or_else(String::new, |path| {

@@ -11,7 +11,7 @@ use crate::libvirt::{Context, Libvirt};
 /// Runs the daemon of this host until it is told to end.
 ///
 /// # Errors
-/// Another daemon runs, or what the daemon works with can't be opened.
+/// Another daemon runs, or something that the daemon needs can't be opened.
 pub fn daemon(libvirt: Arc<dyn Libvirt>) -> anyhow::Result<End> {
     Watch { once: false }.run(&start(GlobalArgs::default(), libvirt)?)
 }

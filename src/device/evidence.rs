@@ -20,11 +20,11 @@ pub enum Method {
     /// The answer of the device itself, given now or in a record that is still valid.
     Probe,
     /// The statement of a QEMU that opened this very device. It tells only which interface QEMU
-    /// takes.
+    /// uses.
     Qemu,
     /// The answer of another device of the same type, with the same driver and kernel.
     Sibling,
-    /// A rule that knows devices of this kind.
+    /// A rule about devices of this type.
     Rule,
 }
 
@@ -54,9 +54,9 @@ impl FromStr for OpenPath {
     }
 }
 
-/// A step of a probe, in the order in which the probe takes them.
+/// A step of a probe. The variants have the order of the steps.
 ///
-/// If a driver turns out to want a VM only after its first open, then [`Step::Kvm`] and the three
+/// If a driver turns out to need a VM only after its first open, then [`Step::Kvm`] and the three
 /// steps after it follow that open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -81,7 +81,7 @@ pub enum Step {
     Iommufd,
     /// Opening `/dev/vfio/devices/vfioN`. Success does not tell whether the device is in use.
     Cdev,
-    /// Opening `/dev/kvm`, for a driver that wants a VM.
+    /// Opening `/dev/kvm`, for a driver that needs a VM.
     Kvm,
     /// `KVM_CREATE_VM`.
     KvmVm,
@@ -137,7 +137,7 @@ display_as_serde!(Method, OpenPath, Step);
 /// The evidence for a set of facts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Evidence {
-    /// The source.
+    /// The kind of source, such as a probe or a rule.
     pub method: Method,
     /// For a probe: the interface through which the device was opened.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -187,10 +187,11 @@ impl Evidence {
     }
 }
 
-/// A statement of another source that contradicts the believed one.
+/// A statement that is not believed: it contradicts the facts, or comes from a probe without an
+/// answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Disagreement {
-    /// The display that this source states.
+    /// The display that is stated.
     #[serde(flatten)]
     pub display: Display,
     /// The evidence for that statement.
@@ -200,13 +201,13 @@ pub struct Disagreement {
 /// The believed facts about one device or type, and their evidence.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// The facts.
+    /// The facts that are believed.
     #[serde(flatten)]
     pub facts: Facts,
     /// The evidence for the facts; `None` if no source knows anything.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub evidence: Option<Evidence>,
-    /// A probe that got no answer, where the facts come from a weaker source.
+    /// A probe that got no answer, if the facts come from a weaker source.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attempt: Option<Disagreement>,
     /// The sources that contradict the facts.
@@ -215,7 +216,7 @@ pub struct Finding {
 }
 
 impl Finding {
-    /// Returns, as text for people, whether the facts were measured and, if not, their evidence.
+    /// Describes, for people, whether the facts were measured and, if not, their evidence.
     pub(crate) fn how_known(&self) -> String {
         match &self.evidence {
             Some(evidence) if evidence.method.is_measured() => "measured".into(),
@@ -229,13 +230,14 @@ impl Finding {
 ///
 /// The strongest source that knows the display is believed. A device that was asked and says yes to
 /// everything, or hangs, counts as a source that knows. A device that could not be asked does not
-/// count; the attempt is kept as [`Finding::attempt`].
+/// count; the attempt is kept as [`Finding::attempt`]. If no source knows the display, the
+/// strongest source's reason is given.
 ///
 /// If a driver hangs when we ask but answers a QEMU that was started for the question, the QEMU is
 /// believed. A statement that was learned from a log ([`Evidence::source`]) comes after every
 /// probe, because a guest may have written it.
 ///
-/// A kernel attribute and QEMU say nothing of EDID and OpRegion. These come from the strongest
+/// A kernel attribute and QEMU say nothing about EDID and OpRegion. These come from the strongest
 /// other source that agrees on the display. `nothing` is the reason to give if there are no
 /// sources.
 pub fn resolve(mut sources: Vec<(Facts, Evidence)>, nothing: Reason) -> Finding {
@@ -297,10 +299,10 @@ pub fn resolve(mut sources: Vec<(Facts, Evidence)>, nothing: Reason) -> Finding 
     }
 }
 
-/// Returns whether both statements can be right. A statement of QEMU's tells only which interface
-/// QEMU takes.
+/// Returns whether both statements can be right. A statement of QEMU tells only which interface
+/// QEMU uses.
 fn agree(one: (&Display, &Evidence), other: (&Display, &Evidence)) -> bool {
-    // QEMU takes dmabuf from a driver that says yes to everything.
+    // QEMU uses dmabuf if a driver says yes to everything.
     let taken = |display: &Display| match display {
         Display::Known(interfaces) => Some(interfaces.first().copied()),
         Display::Unknown(Reason::Untrusted) => Some(Some(DisplayInterface::Dmabuf)),
@@ -324,7 +326,7 @@ mod tests {
         (facts, evidence)
     }
 
-    /// Reads sources, such as `rule:region probe:in-use`. `log` is a QEMU that nobody asked.
+    /// Reads sources, such as `rule:region probe:in-use`. `log` is a statement of QEMU from a log.
     fn read(sources: &str) -> Vec<(Facts, Evidence)> {
         let display = |word: &str| match word {
             "dmabuf" => Display::from_answers(true, false),
@@ -347,30 +349,29 @@ mod tests {
             ("rule:region", "region", "rule", 0),
             ("rule:region probe:dmabuf", "dmabuf", "probe", 1),
             ("probe:dmabuf kernel:region", "region", "kernel", 1),
-            // In use says nothing of the display; untrusted is an answer.
+            // `in-use` says nothing about the display; `untrusted` is an answer.
             ("probe:in-use rule:region", "region", "rule", 0),
             ("probe:untrusted rule:region", "untrusted", "probe", 1),
             ("rule:dmabuf sibling:dmabuf", "dmabuf", "sibling", 0),
             ("qemu:region probe:dmabuf", "dmabuf", "probe", 1),
-            // QEMU takes one of two, and that is no disagreement. But it would have taken the other
-            // one.
+            // QEMU uses one of two interfaces, which is no disagreement unless it is the second.
             ("qemu:dmabuf probe:both", "dmabuf region", "probe", 0),
             ("qemu:region probe:both", "dmabuf region", "probe", 1),
-            // QEMU takes an untrusted driver's screen for a dmabuf, and says nothing else of it.
+            // QEMU uses an untrusted driver's screen as a dmabuf; any other statement disagrees.
             ("qemu:dmabuf probe:untrusted", "untrusted", "probe", 0),
             ("qemu:region probe:untrusted", "untrusted", "probe", 1),
-            // QEMU where the probe could not ask, over sibling and rule.
+            // If the probe could not ask, QEMU outranks sibling and rule.
             (
                 "rule:region sibling:region qemu:dmabuf probe:open-failed",
                 "dmabuf",
                 "qemu",
                 2,
             ),
-            // A driver that hangs with us, and not with QEMU. But a log is no QEMU that was asked.
+            // A driver hangs with us, but answers a QEMU that we started. A log is no such QEMU.
             ("rule:dmabuf probe:timed-out", "timed-out", "probe", 1),
             ("qemu:region probe:timed-out", "region", "qemu", 0),
             ("log:region probe:timed-out", "timed-out", "probe", 1),
-            // A log where the probe could not ask.
+            // If the probe could not ask, a log counts.
             ("rule:dmabuf log:region probe:in-use", "region", "qemu", 1),
             ("probe:permission", "permission", "probe", 0),
         ] {

@@ -12,8 +12,8 @@ pub const PREFIX: &str = "gfxplane.";
 
 /// The way in which a device hands its screen to the host.
 ///
-/// The order is QEMU's: it asks for dmabuf first and takes a region only if the device refuses
-/// (QEMU hw/vfio/display.c, `vfio_display_probe`).
+/// The order is QEMU's: it asks for dmabuf first and uses a region only if the device refuses (QEMU
+/// hw/vfio/display.c, `vfio_display_probe`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DisplayInterface {
@@ -28,10 +28,10 @@ pub enum DisplayInterface {
 /// The list may grow: this version reads a word that it does not know as [`Reason::Other`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Reason {
-    /// Somebody else holds the device (EBUSY): a fact, not a failure.
+    /// Another program has the device open (EBUSY): a fact, not a failure.
     InUse,
     /// The driver opens only for a process with a KVM VM (ESRCH from kvmgt), and either none could
-    /// be made or the driver did not take it.
+    /// be made or the driver did not accept it.
     NeedsVm,
     /// The driver did not answer before the deadline.
     TimedOut,
@@ -39,9 +39,9 @@ pub enum Reason {
     Permission,
     /// No vfio driver is bound to the device: there is no IOMMU group or device node to open.
     NoDriver,
-    /// The driver says yes to every question, even to the one that makes no sense.
+    /// The driver says yes to every question, even to the nonsensical one that we ask as a check.
     Untrusted,
-    /// Nobody has asked the device yet, and no rule knows it.
+    /// The device was not asked yet, and no rule knows it.
     NotProbed,
     /// The kernel has no vfio interface that we can open, or lacks the one that the caller chose.
     NoVfio,
@@ -218,7 +218,8 @@ impl FromStr for DisplayInterface {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "DisplayWords", try_from = "DisplayWords")]
 pub enum Display {
-    /// The device has these interfaces, first the one that QEMU takes. An empty list: no display.
+    /// The device has these interfaces, first the one that QEMU uses. An empty list means no
+    /// display.
     Known(Vec<DisplayInterface>),
     /// The display is unknown, for this reason.
     Unknown(Reason),
@@ -260,7 +261,7 @@ impl Display {
         }
     }
 
-    /// Returns the reason why the display is unknown.
+    /// Returns the reason why the display is unknown; `None` if it is known.
     pub fn reason(&self) -> Option<&Reason> {
         match self {
             Display::Known(_) => None,
@@ -427,7 +428,7 @@ pub struct Region {
     pub flags: u32,
     /// The offset from the start of the device file, in bytes.
     pub offset: u64,
-    /// The size in bytes.
+    /// The region's size in bytes.
     pub size: u64,
     /// The capability chain, in the driver's order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -454,9 +455,9 @@ pub enum RegionCapability {
     MsixMappable,
     /// A capability that this version does not know.
     Unknown {
-        /// The capability's id.
+        /// The capability's number in its header.
         id: u16,
-        /// The capability's version.
+        /// The capability's version in its header.
         version: u16,
     },
     /// A capability that a newer gfxplane wrote into a record.

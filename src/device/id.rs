@@ -27,7 +27,7 @@ pub struct PciAddress {
 /// The identity of a vfio device: the UUID of a mediated device, the PCI address of any other.
 ///
 /// Its [`Display`](fmt::Display) form is the name of its directory in sysfs, and the name that
-/// `VFIO_GROUP_GET_DEVICE_FD` takes.
+/// `VFIO_GROUP_GET_DEVICE_FD` expects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DeviceId {
     /// A mediated device (`/sys/bus/mdev/devices/UUID`).
@@ -43,7 +43,7 @@ pub enum DeviceId {
      a node-device name (mdev_…, pci_0000_00_02_0) or a device's directory in /sys"
 )]
 pub struct NotADevice {
-    /// The text.
+    /// The text that names no device.
     pub text: String,
 }
 
@@ -56,9 +56,10 @@ impl DeviceId {
         }
     }
 
-    /// Reads a device as a user types it: a UUID, a PCI address, its directory in sysfs, or
-    /// libvirt's name of the node device (`mdev_UUID_PARENT`, `pci_0000_00_02_0`; libvirt src/node_device/node_device_udev.c,
-    /// `udevGenerateDeviceName`: each byte that is not a letter or digit becomes `_`).
+    /// Reads a device as a user types it: a UUID, a PCI address, a directory in sysfs, or libvirt's
+    /// name of the node device (`mdev_UUID_PARENT`, `pci_0000_00_02_0`; libvirt
+    /// src/node_device/node_device_udev.c, `udevGenerateDeviceName`: each byte that is not a letter
+    /// or digit becomes `_`).
     ///
     /// # Errors
     /// [`NotADevice`] if the text is none of these.
@@ -86,7 +87,7 @@ impl DeviceId {
     }
 }
 
-/// Returns the last name of a path; all of a text that is no path.
+/// Returns the last name of a path; the whole text if it is no path.
 pub(crate) fn last_name(text: &str) -> &str {
     let path = text.trim_end_matches('/');
     path.rsplit_once('/').map_or(path, |(_, name)| name)
@@ -112,7 +113,8 @@ impl FromStr for PciAddress {
     }
 }
 
-/// Reads a hexadecimal number of digits only. `from_str_radix` would also take a sign.
+/// Reads a hexadecimal number with one of the `lengths`; `None` for anything else. `from_str_radix`
+/// would also accept a sign.
 fn hex(text: &str, lengths: std::ops::RangeInclusive<usize>) -> Option<u32> {
     let fits = lengths.contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit());
     fits.then(|| u32::from_str_radix(text, 16).ok()).flatten()
@@ -155,7 +157,7 @@ impl FromStr for DeviceId {
     }
 }
 
-/// Gives enums without fields the words of their serde names.
+/// Displays enums without fields by their serde names.
 macro_rules! display_as_serde {
     ($($type:ty),+) => {$(
         impl std::fmt::Display for $type {
@@ -173,7 +175,7 @@ pub(crate) fn from_word<'w, T: serde::Deserialize<'w>>(word: &'w str) -> Option<
     T::deserialize(word).ok()
 }
 
-/// Writes types as their text.
+/// Serializes types as their `Display` text.
 macro_rules! serialize_as_text {
     ($($type:ty),+) => {$(
         impl serde::Serialize for $type {
@@ -185,7 +187,7 @@ macro_rules! serialize_as_text {
 }
 pub(crate) use serialize_as_text;
 
-/// Writes types as their text, and reads them from it.
+/// Serializes types as their `Display` text, and reads them from it.
 macro_rules! serde_as_text {
     ($($type:ty),+) => {$(
         $crate::device::id::serialize_as_text!($type);

@@ -1,13 +1,13 @@
 //! The record of a device's display, as the device, or a QEMU that opened it, stated it.
 //!
 //! A record is JSON with `"format": 1`. Fields that this version does not know are ignored, so that
-//! a newer gfxplane's records can still be used; a higher format is refused.
+//! a newer gfxplane's records can still be used; any other format is refused.
 //!
-//! A statement of QEMU's is no measurement. A QEMU without OpenGL shows only which interface it
-//! takes, by its start or by the words of its refusal. Whether the device offers other interfaces
-//! stays unknown. And a statement may be read from libvirt's log of the domain, which a guest's own
-//! process writes. So the records of such statements are kept in a directory of their own, are true
-//! of only the one device, and say nothing of its type.
+//! A statement of QEMU is no measurement. A QEMU without OpenGL shows only which interface it uses,
+//! by its start or by the words of its refusal; the device may offer others. And a statement may be
+//! read from libvirt's log of the domain, which a guest's own process writes. So the records of
+//! such statements are kept in a directory of their own. They are evidence about the one device,
+//! and not about its type.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -25,15 +25,15 @@ pub const FORMAT: u32 = 1;
 /// The largest record that is read or written, in bytes.
 pub const MAX_SIZE: usize = 64 * 1024;
 
-/// The circumstances on which a record depends. If any of them is different now, the record says
-/// nothing.
+/// The circumstances on which a record depends. If any of them has changed, the record is no longer
+/// valid.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Circumstances {
     /// `/proc/sys/kernel/random/boot_id`.
     pub boot_id: String,
     /// `/proc/sys/kernel/osrelease`.
     pub kernel: String,
-    /// The vfio driver.
+    /// The vfio driver that is bound to the device.
     pub driver: Option<String>,
     /// The version of the driver's module or, without one, its srcversion.
     pub driver_version: Option<String>,
@@ -61,10 +61,10 @@ pub struct Record {
     pub format: u32,
     /// The device that was asked.
     pub device: DeviceId,
-    /// The circumstances in which the record holds.
+    /// The circumstances under which the record is valid.
     #[serde(flatten)]
     pub circumstances: Circumstances,
-    /// The facts.
+    /// The facts that the device or QEMU stated.
     pub facts: Facts,
     /// The interface through which the device was opened; `None` if it was not opened.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -80,7 +80,7 @@ pub struct Record {
     pub qemu: Option<ByQemu>,
 }
 
-/// The error for a text that is no record, or no other JSON document of ours.
+/// The error for a text that is not a record, or not another JSON document of ours.
 #[derive(Debug, thiserror::Error)]
 pub enum NotARecord {
     /// The text is not JSON, or not of the document's form.
@@ -89,7 +89,7 @@ pub enum NotARecord {
     /// A newer version wrote the document.
     #[error("its format is {0}, this version reads {FORMAT}")]
     Format(u32),
-    /// The record is about another device than its file's name says.
+    /// The record is about another device than its file name says.
     #[error("it is about {0}")]
     OtherDevice(DeviceId),
     /// The record has a statement that no QEMU can make.
@@ -113,8 +113,8 @@ pub(crate) fn from_json<T: DeserializeOwned>(text: &[u8]) -> Result<T, NotARecor
     Ok(serde_json::from_slice(text)?)
 }
 
-/// Reads the record of a QEMU's statement in its earlier form, whose fields had other places. Such
-/// files stay in `/run/gfxplane/qemu` until the machine is booted anew.
+/// Reads a record of QEMU's statement in its earlier form, whose fields had other places; `None`
+/// for any other text. Such files stay in `/run/gfxplane/qemu` until the next boot.
 fn of_earlier_form(text: &str) -> Option<Record> {
     let mut fields: Map<String, Value> = serde_json::from_str(text).ok()?;
     let facts = json!({ "display": fields.remove("display")? });
@@ -128,7 +128,7 @@ fn of_earlier_form(text: &str) -> Option<Record> {
 }
 
 impl Record {
-    /// Makes the record of the interface that a QEMU took when it opened the device.
+    /// Makes the record of the interface that a QEMU used when it opened the device.
     pub(crate) fn of_qemu(
         device: DeviceId,
         circumstances: Circumstances,
@@ -150,7 +150,8 @@ impl Record {
     /// Reads a record.
     ///
     /// # Errors
-    /// [`NotARecord`] if the record is damaged or of a higher format.
+    /// [`NotARecord`] if the record is damaged, of another format, or has a statement that no QEMU
+    /// can make.
     pub fn parse(text: &str) -> Result<Self, NotARecord> {
         let record: Record = match from_json(text.as_bytes()) {
             Err(NotARecord::Damaged(error)) => {
@@ -174,8 +175,8 @@ impl Record {
         }
     }
 
-    /// Returns the text to keep, at most [`MAX_SIZE`] bytes. Leaves out the regions if a device has
-    /// absurdly many.
+    /// Returns the text to keep, at most [`MAX_SIZE`] bytes. Leaves out [`Facts::device`] if a
+    /// device has absurdly many regions.
     pub fn to_text(&self) -> String {
         let mut text = serde_json::to_string_pretty(self).expect("a record has only string keys");
         if text.len() >= MAX_SIZE {
@@ -200,8 +201,8 @@ impl Record {
         })
     }
 
-    /// Returns the evidence that the record is by a method; for another device of the same type, that
-    /// is [`Method::Sibling`].
+    /// Returns the record as evidence of this method: [`Method::Sibling`] for another device of the
+    /// same type.
     pub(crate) fn evidence_by(&self, method: Method) -> Evidence {
         let qemu = self.qemu.as_ref();
         let learned = qemu.and_then(|qemu| qemu.learned_from);
@@ -218,8 +219,8 @@ impl Record {
         }
     }
 
-    /// Returns whether another record, of this or another device, has the same facts and the same
-    /// circumstances.
+    /// Returns whether another record, of this or another device, is the same apart from the
+    /// device.
     pub fn says_the_same(&self, other: &Record) -> bool {
         *self
             == Record {
@@ -228,9 +229,9 @@ impl Record {
             }
     }
 
-    /// Returns whether this record should take the place of `older`, which is valid, too. An
-    /// attempt that could not ask the device must not replace an earlier measurement. A statement
-    /// from a domain's log must not replace that of a QEMU that was started for our question.
+    /// Returns whether this record should replace `older`, which is still valid. An attempt that
+    /// could not ask the device must not replace an earlier measurement. A statement from a
+    /// domain's log must not replace that of a QEMU that was started for our question.
     pub(crate) fn supersedes(&self, older: &Record) -> bool {
         match (&self.qemu, &older.qemu) {
             (Some(new), Some(old)) => new.learned_from.is_none() || old.learned_from.is_some(),

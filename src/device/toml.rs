@@ -1,5 +1,5 @@
-//! Reads TOML that people write: settings and rules. A mistake is told with its place, what stands
-//! there, and what may stand there, in words of TOML.
+//! Reads TOML that people write: settings and rules. An error names the place, what was found there
+//! and what was expected, in TOML's words.
 
 use serde::de::DeserializeOwned;
 use toml::Spanned;
@@ -9,9 +9,9 @@ use toml::de::{DeTable, DeValue};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}, column {column}: {message}")]
 pub struct BadToml {
-    /// The line, from 1.
+    /// The line of the mistake, counted from 1.
     pub line: usize,
-    /// The column in characters, from 1.
+    /// The column of the mistake in characters, counted from 1.
     pub column: usize,
     /// The mistake, in one line.
     pub message: String,
@@ -19,7 +19,7 @@ pub struct BadToml {
 
 impl BadToml {
     fn new(text: &str, at: usize, message: String) -> Self {
-        // A byte order mark takes no column.
+        // A byte order mark does not count as a column.
         let before = &text[..text.floor_char_boundary(at)];
         let before = before.strip_prefix('\u{feff}').unwrap_or(before);
         let line = before.rsplit('\n').next().unwrap_or_default();
@@ -40,7 +40,7 @@ pub(crate) enum Step<'s> {
     At(usize),
 }
 
-/// A text of TOML that was parsed.
+/// A parsed TOML text.
 #[derive(Debug)]
 pub(crate) struct Toml<'t> {
     text: &'t str,
@@ -61,12 +61,13 @@ impl<'t> Toml<'t> {
     ///
     /// # Errors
     /// [`BadToml`] for an unknown key, a key that is missing, and a value that the key does not
-    /// take.
+    /// accept.
     pub(crate) fn read<T: DeserializeOwned>(&self) -> Result<T, BadToml> {
         toml::from_str(self.text).map_err(|error| told(self.text, &error))
     }
 
-    /// Makes the error for the value at a place; if there is none, for what is on the way to it.
+    /// Makes the error for the value that `way` leads to or, if it is missing, for the last value
+    /// on the way.
     pub(crate) fn mistake(&self, way: &[Step<'_>], message: String) -> BadToml {
         let mut at = self.table.span().start;
         let mut inner: Option<&DeValue<'_>> = None;
@@ -93,7 +94,7 @@ fn told(text: &str, error: &toml::de::Error) -> BadToml {
     BadToml::new(text, at, plain(&message))
 }
 
-/// The names that serde gives to what it found, and those of TOML.
+/// serde's names of the values that it found, each with TOML's.
 const FOUND: [(&str, &str); 6] = [
     ("string ", ""),
     ("integer ", ""),
@@ -103,7 +104,7 @@ const FOUND: [(&str, &str); 6] = [
     ("map", "a table"),
 ];
 
-/// The names of types in Rust, and those of values in TOML.
+/// serde's names of the types that it expected, each with a description in TOML's words.
 const EXPECTED: [(&str, &str); 8] = [
     ("a boolean", "true or false"),
     ("a sequence", "a list in [ ]"),
@@ -115,7 +116,7 @@ const EXPECTED: [(&str, &str); 8] = [
     ("u64", "a whole number, 0 or more"),
 ];
 
-/// Says a mistake that serde has found in words of TOML.
+/// Rewords an error message of serde in TOML's words.
 fn plain(message: &str) -> String {
     let Some((wrong, expected)) = message.rsplit_once(", expected ") else {
         return match message.strip_prefix("missing field ") {

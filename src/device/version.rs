@@ -17,7 +17,7 @@ pub struct NotAVersion(pub String);
 
 impl Version {
     /// Reads the numbers up to the first character that is neither digit nor dot; `None` if the
-    /// text begins with no number.
+    /// text begins with no number, or has one above 32 bits.
     pub fn parse(text: &str) -> Option<Self> {
         let end = text
             .find(|c: char| !c.is_ascii_digit() && c != '.')

@@ -23,10 +23,10 @@ use crate::publish::device::name_of;
 use crate::publish::inventory::{DeviceEntry, State};
 use crate::publish::unknown::Member;
 
-/// A message, explained.
+/// The explanation of a message. `gfxplane explain --json` prints it.
 #[derive(Debug, Clone, Serialize)]
 pub struct Explanation {
-    /// The name of the problem.
+    /// The name of the message's symptom in `messages.toml`.
     pub symptom: &'static str,
     /// The words by which the message was recognized.
     pub message: &'static str,
@@ -34,16 +34,16 @@ pub struct Explanation {
     pub by: Speaker,
     /// The versions that are known to give the message.
     pub versions: &'static str,
-    /// The message's place in the sources.
+    /// The origin of the message: a file and a function, or a page that quotes it.
     pub source: &'static str,
     /// The device that the message is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<DeviceId>,
-    /// The reason for the message.
+    /// The cause of the message, in words.
     pub cause: String,
     /// The facts about this domain and this host that apply.
     pub here: Vec<String>,
-    /// The fixes, the best first.
+    /// The fixes of the cause, the best first.
     pub fixes: Vec<Remedy>,
     /// The changes that the first fix makes in the domain, with their reasons.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -53,8 +53,8 @@ pub struct Explanation {
     pub fixed: Option<Fixed>,
 }
 
-/// Explains a message. `domain`: the domain that the message is about, if it is known. `names`: its
-/// names in the commands.
+/// Explains a message. `domain`: the domain that the message is about, if it is known. `names`: the
+/// domain's names in commands.
 ///
 /// # Panics
 /// If [`SYMPTOMS`] does not have the message's symptom.
@@ -93,7 +93,7 @@ pub fn explain(
         };
         domain.fixed.clone().filter(|_| wanted)
     });
-    // The advice for the domain is about the cause that is usual.
+    // The domain's fixes are meant for the usual cause.
     let mut fixes = if case.is_none() || fixed.is_some() {
         by_fixup(fixed.as_ref(), &about)
     } else {
@@ -101,9 +101,9 @@ pub fn explain(
     };
     let ends =
         about.tells(Tell::Viewers) && domain.is_some_and(|domain| viewers_end(domain, &mut here));
-    // What is missing on the host may not show in a prediction.
+    // A prediction may not show that the host lacks something.
     let by_domain_alone = symptom.fixup == Fixup::Refused && symptom.topics.is_empty();
-    // Nothing is predicted of a domain without vfio devices.
+    // A domain without vfio devices has no prediction.
     let is_predicted = domain.is_some_and(|domain| domain.plan.is_some());
     let starts = refused == Some(false) && is_predicted;
     let is_over = starts && by_domain_alone && !ends && case.is_none();
@@ -140,7 +140,7 @@ pub fn explain(
     }
 }
 
-/// Adds the doctor's checks of the host about the same topics. The fixes of failed checks come
+/// Adds the doctor's failures and warnings on the symptom's topics. The fixes of failures come
 /// before the `general` fixes, those of warnings after them.
 fn of_checks(
     about: &About<'_>,
@@ -157,7 +157,7 @@ fn of_checks(
             line.more
         ));
     }
-    // What certainly stands in the way comes first, what only may comes last.
+    // A failure certainly is a problem, a warning only perhaps.
     let (fails, warns): (Vec<Line>, Vec<Line>) = lines
         .into_iter()
         .partition(|line| line.verdict == Verdict::Fail);
@@ -172,8 +172,8 @@ fn of_checks(
     }
 }
 
-/// Returns the fix by `gfxplane fixup`, or the fixes that are left to the user. If the domain is
-/// not known, returns the command that shows its fixes.
+/// Returns the command for the fix or, without one, the fixes that only the user can make. Returns
+/// the command that shows fixes if the domain is not known, and nothing if fixup never helps.
 fn by_fixup(fixed: Option<&Fixed>, about: &About<'_>) -> Vec<Remedy> {
     let commands = if let Some(fixed) = fixed {
         let lost: Vec<&str> = fixed.loses.iter().map(|consent| loss(*consent)).collect();
@@ -194,8 +194,8 @@ fn by_fixup(fixed: Option<&Fixed>, about: &About<'_>) -> Vec<Remedy> {
     commands.into_iter().map(Remedy::Command).collect()
 }
 
-/// Adds the members of the IOMMU group with their drivers, and a command for each member that keeps
-/// the group from being handed out.
+/// Adds the members of the message's IOMMU group with their drivers, and a command for each member
+/// that keeps the group from being passed through. Adds nothing if the group is not known.
 fn group(about: &About<'_>, here: &mut Vec<String>, fixes: &mut Vec<Remedy>) {
     let by_number = about
         .found
@@ -227,12 +227,12 @@ fn loss(consent: Consent) -> &'static str {
     }
 }
 
-/// Returns what this host knows of a device, in words.
+/// Describes what is known about a device of this host.
 fn of_device(id: DeviceId, about: &About<'_>) -> Vec<String> {
     let Some(entry) = about.entry(id) else {
         return match id {
             DeviceId::Mdev(_) => vec![format!("{id} is not on this host")],
-            // A graphics card that is to have vGPUs is bound to its own driver.
+            // A graphics card that offers vGPUs has its own driver, not vfio's.
             DeviceId::Pci(_) if about.symptom.topics.contains(&Topic::Gpus) => Vec::new(),
             // libvirt gives a managed device back to its driver after a start that has failed.
             DeviceId::Pci(_) => vec![format!("{id} is not bound to a vfio driver now")],
@@ -318,8 +318,7 @@ fn prediction(domain: &Situation, symptom: &str, here: &mut Vec<String>) -> bool
     }
 }
 
-/// Adds the screens that end the guest if a viewer chooses them. Returns whether there is such a
-/// screen.
+/// Adds the screens that end the guest if a viewer chooses them. Returns whether there are any.
 fn viewers_end(domain: &Situation, here: &mut Vec<String>) -> bool {
     let dangers = domain.plan.iter().flat_map(|plan| &plan.before.dangers);
     let before = here.len();
@@ -333,8 +332,8 @@ fn viewers_end(domain: &Situation, here: &mut Vec<String>) -> bool {
     here.len() > before
 }
 
-/// Returns the failed checks of a host about these topics. Of checks of single devices, returns
-/// only those of the devices `ids`.
+/// Returns the host's failures and warnings on these topics. Of lines about one device, returns
+/// those about `ids` or, if `ids` is empty, all failures.
 fn of_host(host: &doctor::Host, topics: &[Topic], ids: &[DeviceId]) -> Vec<Line> {
     if topics.is_empty() {
         return Vec::new();
@@ -354,8 +353,8 @@ fn of_host(host: &doctor::Host, topics: &[Topic], ids: &[DeviceId]) -> Vec<Line>
         .collect()
 }
 
-/// Returns the text with a value in each place, such as `{name}` or `{name OPTIONS}`; messages.toml
-/// explains the names.
+/// Replaces each placeholder of a text, such as `{name}` or `{name OPTIONS}`, by its value.
+/// messages.toml explains the names.
 fn filled(text: &str, about: &About<'_>) -> String {
     let device = about.devices().first().copied();
     let named = |unknown: &str, name: &dyn Fn(DeviceId) -> String| {
@@ -414,7 +413,7 @@ fn filled(text: &str, about: &About<'_>) -> String {
 mod tests {
     use super::super::messages::{Remedy, SYMPTOMS, Symptom, Wording};
 
-    /// Each symptom with its texts: the causes and the fixes, under all conditions.
+    /// Returns each symptom with its texts: the causes and the fixes, under all conditions.
     fn texts() -> impl Iterator<Item = (&'static String, &'static Symptom, &'static str)> {
         SYMPTOMS.iter().flat_map(|(name, symptom)| {
             let cases = symptom.when.iter().map(|case| (&case.cause, &case.fixes));
@@ -428,7 +427,7 @@ mod tests {
         })
     }
 
-    /// The remedies of all symptoms.
+    /// Returns the remedies of all symptoms, under all conditions.
     fn remedies() -> impl Iterator<Item = &'static Remedy> {
         SYMPTOMS.values().flat_map(|symptom| {
             let cases = symptom.when.iter().flat_map(|case| &case.fixes);
@@ -443,7 +442,7 @@ mod tests {
             for part in text.split('{').skip(1) {
                 let place = part.split_once('}').map_or("", |(place, _)| place);
                 let value = place.split(' ').next().unwrap_or_default();
-                // Each message of the symptom has to fill it in.
+                // Each message of the symptom must have a `*` for this number.
                 let fills = |said: &Wording| {
                     let stars = said.words.matches('*').count();
                     value.parse().is_ok_and(|place: usize| place < stars)
@@ -461,12 +460,12 @@ mod tests {
          lsof, lspci -vv, lspci -vvs, mdevctl define, mdevctl modify, mdevctl start, mdevctl stop, \
          mkdir, modprobe, prlimit, sed, sh, ss, systemctl, systemd-tmpfiles, tee";
 
-    /// The programs that do not.
+    /// The programs that do not need root.
     const ANYBODY: &str = "{allow_dbus_daemon}, {check}, {edit}, {fixup, {fixup}, {start}, {viewer}, {virsh}, \
          {virt-xml, RUST_LOG=debug, cat, dkms, echo, eglinfo, gfxplane, grep, kubectl, ls, lspci, \
          mdevctl, nvidia-smi, printf, qemu-rdp, qemu-system-x86_64, systemctl status";
 
-    /// The programs that may stand behind a pipe, or read what only root may read, in any way.
+    /// The programs whose `sudo` is not checked.
     const ELSEWHERE: &str = "sleep, tail, update-grub, update-initramfs, virsh, xhost";
 
     #[test]
@@ -497,7 +496,7 @@ mod tests {
                     assert!(is_in(ELSEWHERE, program), "no command: {part} ({text})");
                     continue;
                 };
-                // Root may also read what others may not.
+                // A file may be readable only by root.
                 let reads = ["cat", "grep"].contains(&program);
                 assert!(is_root == needs_root || is_root && reads, "{part} ({text})");
             }

@@ -14,7 +14,8 @@ use crate::publish::inventory::DeviceEntry;
 const NVIDIA: u16 = 0x10de;
 const INTEL: u16 = 0x8086;
 
-/// A message in its surroundings.
+/// A message that was found, with the symptom it matches and what the condition of a remedy can
+/// depend on: the host and the domain.
 #[derive(Clone, Copy)]
 pub(super) struct About<'a> {
     pub found: &'a Found,
@@ -29,13 +30,14 @@ impl<'a> About<'a> {
         self.symptom.tell.contains(&fact)
     }
 
-    /// Returns the devices of the domain.
+    /// Returns the domain's vfio devices; none if the domain is not known.
     fn vgpus(&self) -> impl Iterator<Item = &'a Vgpu> + use<'a> {
         let plan = self.domain.and_then(|domain| domain.plan.as_ref());
         plan.into_iter().flat_map(|plan| &plan.screens.vgpus)
     }
 
-    /// Returns the devices that the message may be about.
+    /// Returns the device that the message names. If it names none and the symptom is about
+    /// displays, returns the domain's devices with `display='on'`.
     pub(super) fn devices(&self) -> Vec<DeviceId> {
         if let Some(id) = self.found.device {
             return vec![id];
@@ -45,20 +47,19 @@ impl<'a> About<'a> {
         asked.map(|vgpu| vgpu.id).collect()
     }
 
-    /// Returns the host's entry of a device.
+    /// Returns a device's entry in the host's inventory; `None` if it is not there.
     pub(super) fn entry(&self, id: DeviceId) -> Option<&'a DeviceEntry> {
         let mut devices = self.host.inventory.devices.iter();
         devices.find(|entry| entry.id == id)
     }
 
-    /// Returns the device as a graphics card of the host.
+    /// Returns the graphics card of the host that is this device; `None` if there is none.
     fn card(&self, id: DeviceId) -> Option<&'a GpuEntry> {
         let mut gpus = self.host.inventory.gpus.iter();
         gpus.find(|gpu| gpu.address == id.to_string())
     }
 
-    /// Returns whether a condition holds. A condition of which nobody knows whether it holds does
-    /// not.
+    /// Returns whether a condition holds; false if that is not known.
     pub(super) fn holds(&self, condition: Condition) -> bool {
         let devices = self.devices();
         match condition {
@@ -89,7 +90,7 @@ impl<'a> About<'a> {
         }
     }
 
-    /// Returns whether a device is a graphics card of the host that is handed out as a whole.
+    /// Returns whether a device is a whole graphics card of the host.
     fn is_whole(&self, id: DeviceId) -> bool {
         self.card(id).is_some()
     }
@@ -106,7 +107,8 @@ impl<'a> About<'a> {
         })
     }
 
-    /// Returns whether a device is a vendor's. `types` is the beginning of the names of its types.
+    /// Returns whether a device is a vendor's, by its own vendor ID, its type or its parent card.
+    /// `types` is the prefix of the vendor's type names.
     fn is_of(&self, id: DeviceId, vendor: u16, types: &str) -> bool {
         let card = |id: DeviceId| self.card(id).is_some_and(|card| is_vendors(card, vendor));
         let Some(entry) = self.entry(id) else {

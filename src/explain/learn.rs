@@ -11,14 +11,14 @@
 //! * a region, if the domain started and nothing on the command line has OpenGL. QEMU would have
 //!   refused a dmabuf, and also a device without a display.
 //!
-//! **Trust.** The log is written by QEMU, and once QEMU runs, its guest may have taken it over. So
-//! QEMU's words count only for a start that failed. They count only for the domain's own devices,
-//! which are not taken from the log. A guest cannot fake a failed start by writing that it failed:
-//! libvirt's own line at the end of a domain that ran names another reason, and then the domain has
-//! started, whatever else the log says.
+//! **Trust.** QEMU writes the log, and a guest may have taken over its QEMU. So QEMU's words count
+//! only for a start that failed. They count only for the domain's own devices, which are not taken
+//! from the log. A guest cannot fake a failed start by writing that it failed: libvirt's own line
+//! at the end of a domain that ran names another reason, and then the domain has started, whatever
+//! else the log says.
 //!
 //! But a guest can forge the whole log of a further start. It can thus pass off its own screen as
-//! another kind, as long as nobody asks the device. So a lesson is evidence of the method `qemu`,
+//! another kind, as long as the device is not asked. So a lesson is evidence of the method `qemu`,
 //! never a measurement. Any answer of the device outranks it, and it says nothing about other
 //! devices.
 
@@ -44,9 +44,10 @@ pub struct Lesson {
     /// The program that libvirt ran. If it is a script, it may give QEMU other arguments than the
     /// log has, and then the start tells nothing.
     pub emulator: PathBuf,
-    /// True if the domain started.
+    /// True if the last start in the log succeeded.
     pub started: bool,
-    /// The displays of those of the domain's devices that have `display=on`.
+    /// The displays that the start shows: of each device with `display=on` or, if the start failed,
+    /// of the one that QEMU refused.
     pub displays: Vec<(DeviceId, Display)>,
 }
 
@@ -65,7 +66,7 @@ pub enum Nothing {
     /// None of the domain's devices had a display at the last start.
     #[error("none of its vfio devices had display=on at the last start")]
     NoDisplay,
-    /// The domain has started with OpenGL, so that it would have started with any display.
+    /// The domain started and may have had OpenGL, so it would have started with any display.
     #[error("it started with OpenGL, or may have, so that any display would have done")]
     OpenGl,
     /// The start failed for another reason.
@@ -73,8 +74,8 @@ pub enum Nothing {
     OtherReason,
 }
 
-/// Learns the displays of these devices of the domain from the last start in a log. `log` may lack
-/// its beginning. `is_running` is true if libvirt says that the domain runs.
+/// Learns the displays of the domain's `devices` from the last start in a log. `log` may lack its
+/// beginning. `is_running` is true if libvirt says that the domain runs.
 ///
 /// # Errors
 /// [`Nothing`]: the reason why the log tells nothing.
@@ -126,14 +127,14 @@ pub fn began(log: &str) -> Option<Duration> {
     Some(Start::last(log)?.began)
 }
 
-/// The last start in a log, whatever the domain's devices.
+/// The last start in a log, even of a domain without vfio devices.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LastStart<'l> {
     /// The time when the start began, since 1970.
     pub began: Duration,
     /// QEMU's version, as libvirt reports it.
     pub qemu: Option<Version>,
-    /// The domain's UUID.
+    /// The domain's UUID; `None` if the command line has none.
     pub domain: Option<Uuid>,
     /// True if the domain started; `None` if the log does not say.
     pub started: Option<bool>,
@@ -160,7 +161,7 @@ impl<'l> LastStart<'l> {
     }
 }
 
-/// One start.
+/// One start in a log.
 struct Start<'l> {
     began: Duration,
     qemu: Option<Version>,
@@ -199,7 +200,7 @@ impl<'l> Start<'l> {
         })
     }
 
-    /// Returns the values that follow each occurrence of an option.
+    /// Returns the value of each occurrence of an option.
     fn values(&self, option: &str) -> impl Iterator<Item = &str> {
         let options = self.arguments.iter().zip(self.arguments.iter().skip(1));
         options
@@ -211,8 +212,8 @@ impl<'l> Start<'l> {
         self.values(option).last()
     }
 
-    /// Returns whether the domain started, according to libvirt's lines at the end of the start;
-    /// `None` if these don't tell.
+    /// Returns whether the domain started, according to libvirt's lines about its end; `None` if
+    /// they do not tell.
     ///
     /// There may be several such lines. libvirt writes "failed" when a hook vetoes a later start,
     /// and a guest may write it to make its words count. For a domain that ran, libvirt itself
@@ -230,8 +231,8 @@ impl<'l> Start<'l> {
         started
     }
 
-    /// Returns the device that QEMU refused, and the display that QEMU's message shows. QEMU exits
-    /// at the first device that it refuses.
+    /// Returns the device that QEMU refused, and the display that QEMU's message shows; `None` if
+    /// QEMU printed no such message. QEMU exits at the first device that it refuses.
     fn refusal(&self, devices: &[DeviceId]) -> Option<(DeviceId, Display)> {
         self.printed.lines().find_map(|line| {
             let (before, words) = [words::DMABUF_NEEDS_OPENGL, words::NO_DISPLAY]
@@ -266,7 +267,7 @@ impl<'l> Start<'l> {
                 _ => {}
             }
         }
-        // Without any of these, QEMU chooses.
+        // Without any of these options, QEMU chooses a display, perhaps with OpenGL.
         !has_frontend
     }
 }
@@ -276,15 +277,16 @@ fn kind(value: &str) -> &str {
     value.split(',').next().unwrap_or_default()
 }
 
-/// Returns the device of a `-device` that has `display=on`.
+/// Returns the device of a `-device`; `None` unless it is a vfio device with `display=on`.
 fn with_display(value: &str) -> Option<DeviceId> {
     let device = Device::read(value).filter(Device::is_vfio)?;
     let display = device.properties.get("display")?;
     (display == "on").then(|| device.vfio_id()).flatten()
 }
 
-/// Splits a line of libvirt's own, such as `2026-11-22 18:34:30.123+0000: …`, into its time and its
-/// words. The time is always UTC (src/util/virtime.c, `virTimeStringThen`).
+/// Splits a line that libvirt wrote, such as `2026-11-22 18:34:30.123+0000: …`, into its time and
+/// its words; `None` for any other line. The time is always UTC (src/util/virtime.c,
+/// `virTimeStringThen`).
 fn by_libvirt(line: &str) -> Option<(Duration, &str)> {
     let (stamp, rest) = line.split_at_checked("2026-11-22 18:34:30.123".len())?;
     let words = rest.strip_prefix("+0000: ")?;
@@ -292,8 +294,7 @@ fn by_libvirt(line: &str) -> Option<(Duration, &str)> {
     Some((time.duration_since(UNIX_EPOCH).ok()?, words))
 }
 
-/// Returns the reason in a line of libvirt's that says why a domain ended; `None` for any other
-/// line.
+/// Returns the reason in libvirt's line about the end of a domain; `None` for any other line.
 fn reason(line: &str) -> Option<&str> {
     let (_, words) = by_libvirt(line)?;
     words

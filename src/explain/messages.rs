@@ -1,7 +1,7 @@
 //! Reads the known messages and the knowledge about them from `messages.toml`.
 //!
-//! That file says what its fields mean and how its messages were checked. A new message needs a
-//! change of that file alone.
+//! The file explains its fields and how its messages were checked. To add a message, change only
+//! this file.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -61,13 +61,13 @@ impl Speaker {
 pub struct Wording {
     /// The program that gives the message.
     pub by: Speaker,
-    /// The words; `*` stands for anything.
+    /// The words of the message; `*` means any text.
     pub words: String,
     /// The versions that are known to give the message.
     pub versions: String,
-    /// The message's place: file and function, or the page that quotes it.
+    /// The origin of the message: a file and a function, or a page that quotes it.
     pub source: String,
-    /// True if the message follows from another one, and counts only if no other is known.
+    /// True if the message only follows from another, and so counts only if no other is found.
     #[serde(default)]
     pub follows: bool,
 }
@@ -76,16 +76,16 @@ pub struct Wording {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Fixup {
-    /// Never.
+    /// `gfxplane fixup` is never the fix.
     #[default]
     Never,
-    /// If the domain would be refused.
+    /// `gfxplane fixup` is the fix if the domain would be refused.
     Refused,
-    /// Whenever fixup would change the domain.
+    /// `gfxplane fixup` is the fix whenever it would change the domain.
     Always,
 }
 
-/// A fact of this host or domain that is shown beside the cause.
+/// A fact of this host or domain that is shown with the cause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Tell {
@@ -112,21 +112,22 @@ pub(crate) enum Tell {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Condition {
-    /// A device has ramfb.
+    /// A device of the domain has ramfb, and its display is on.
     Ramfb,
-    /// No device has its display on, and a graphics card is handed out as a whole.
+    /// The message names a whole graphics card. Or it names no device, and the domain has such a
+    /// card and no display that is on.
     Whole,
-    /// The device is a PCI device, and no mediated one.
+    /// The devices in question are all PCI devices.
     Pci,
-    /// The device is a mediated one.
+    /// The devices in question are all mediated devices.
     Mdev,
-    /// The device is NVIDIA's.
+    /// A device is NVIDIA's.
     Nvidia,
-    /// The device is Intel's.
+    /// A device is Intel's.
     Intel,
     /// A device has its display on, and only a rule says that it has one.
     Ruled,
-    /// All render nodes are of NVIDIA's own driver.
+    /// The host has render nodes, all of NVIDIA's own driver.
     NvidiaRenders,
 }
 
@@ -134,13 +135,14 @@ pub(crate) enum Condition {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", from = "Written")]
 pub enum Remedy {
-    /// A command that can be pasted into a shell, perhaps with its purpose behind a `#`.
+    /// A command that can be pasted into a shell, perhaps with its purpose after a `#`.
     Command(String),
-    /// Something that no command does, in words.
+    /// Advice in words, where no command helps.
     Advice(String),
 }
 
-/// A remedy in `messages.toml`.
+/// A remedy as `messages.toml` spells it: a string is a command, a table with `advice` is advice.
+/// Becomes a [`Remedy`].
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Written {
@@ -166,7 +168,7 @@ impl Remedy {
         }
     }
 
-    /// Returns the remedy with another text.
+    /// Returns a remedy of the same kind, with its text changed.
     #[must_use]
     pub(super) fn map(&self, change: impl FnOnce(&str) -> String) -> Self {
         match self {
@@ -180,11 +182,11 @@ impl Remedy {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Case {
-    /// The condition.
+    /// The condition under which this case applies.
     pub is: Condition,
-    /// The cause.
+    /// The cause of the message in this case.
     pub cause: String,
-    /// The fixes, the best first.
+    /// The fixes in this case, the best first.
     pub fixes: Vec<Remedy>,
 }
 
@@ -192,9 +194,9 @@ pub(crate) struct Case {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Symptom {
-    /// The cause.
+    /// The usual cause of the messages.
     pub cause: String,
-    /// The fixes, the best first.
+    /// The fixes of the usual cause, the best first.
     pub fixes: Vec<Remedy>,
     /// The condition under which `gfxplane fixup` is the first fix.
     #[serde(default)]
@@ -202,13 +204,13 @@ pub(crate) struct Symptom {
     /// The checks of `gfxplane doctor` about the same subject.
     #[serde(default)]
     pub topics: Vec<Topic>,
-    /// The facts that are shown beside the cause.
+    /// The facts that are shown with the cause.
     #[serde(default)]
     pub tell: Vec<Tell>,
-    /// The conditions under which the cause is another. The first that holds counts.
+    /// The cases with another cause. The first whose condition holds counts.
     #[serde(default)]
     pub when: Vec<Case>,
-    /// The messages.
+    /// The messages by which the symptom is recognized.
     pub said: Vec<Wording>,
 }
 

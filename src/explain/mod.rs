@@ -1,12 +1,11 @@
 //! Recognizes and explains messages of libvirt, QEMU and others about screens: text in,
 //! explanations out.
 //!
-//! [`messages`] has the words. [`find`] looks for them in a text that somebody was shown,
-//! [`in_log`] in the log of a domain. [`causes`] has the cause and the fixes, given the domain and its
-//! host.
+//! [`messages`] has the known messages. [`find`] looks for them in a pasted text, [`in_log`] in a
+//! domain's log. [`causes`] finds the cause and the fixes, given the domain and its host.
 //!
-//! A text may have been pasted. So its line breaks, indentation and quotation marks may differ, it
-//! may stand in JSON, and capitals do not count.
+//! A pasted text may have other line breaks, indentation and quotation marks than the original, or
+//! be quoted in JSON. Case is ignored.
 
 pub mod causes;
 mod conditions;
@@ -33,22 +32,23 @@ use messages::{SYMPTOMS, Tell, Wording, wordings};
 pub struct Found {
     /// The name of the symptom ([`messages::SYMPTOMS`]).
     pub symptom: &'static str,
-    /// The words that matched.
+    /// The wording that matched.
     pub wording: &'static Wording,
-    /// The text in the place of each `*`.
+    /// The text that matched each `*` of the wording.
     pub filled_in: Vec<String>,
-    /// The device that is named before the message, or else after it.
+    /// The last device named before the message, or else the first after it. `None` if none is
+    /// named, or if the address in the message is the guest's.
     pub device: Option<DeviceId>,
 }
 
-/// Returns the messages in a text, in their order. Leaves out a message that only follows from
-/// others, if there is another.
+/// Returns the known messages in a text, each once, in order of appearance. Messages that only
+/// follow from others are returned only if the text has no other.
 #[must_use]
 pub fn find(text: &str) -> Vec<Found> {
     without_consequences(all_in(text))
 }
 
-/// Returns the messages in a text, with those that only follow from others.
+/// Returns the known messages in a text, including those that only follow from others.
 fn all_in(text: &str) -> Vec<Found> {
     let text = plain(text);
     let squeezed = Squeezed::of(&text);
@@ -71,7 +71,7 @@ fn all_in(text: &str) -> Vec<Found> {
 /// A message, with the beginning and the end of its place in a squeezed text.
 type Placed = (usize, usize, Found);
 
-/// Adds a message, unless another message has some of its words. `from` is the end of the last
+/// Adds a message, unless it overlaps one that was already found. `from` is the end of the last
 /// occurrence of the same message.
 fn add(
     places: &mut Vec<Placed>,
@@ -107,7 +107,7 @@ fn without_consequences(mut all: Vec<Found>) -> Vec<Found> {
     if all.iter().any(|found| !found.wording.follows) {
         all.retain(|found| !found.wording.follows);
     }
-    // The same may be said of a device, and again without it.
+    // A message may occur twice: with a device and without one.
     let of_devices: BTreeSet<&str> = all
         .iter()
         .filter(|found| found.device.is_some())
@@ -121,8 +121,8 @@ fn without_consequences(mut all: Vec<Found>) -> Vec<Found> {
     all
 }
 
-/// Returns the text with one blank for any white space, straight quotation marks, and without JSON's
-/// backslashes.
+/// Returns the text with single blanks as white space, straight quotation marks, and no backslashes
+/// of JSON.
 fn plain(text: &str) -> String {
     let text = text
         .replace(['\u{2018}', '\u{2019}', '`'], "'")
@@ -133,11 +133,10 @@ fn plain(text: &str) -> String {
     words.join(" ")
 }
 
-/// The longest text that may stand in the place of a `*`, in bytes.
+/// The longest text that may match a `*`, in bytes.
 const LONGEST: usize = 200;
 
-/// The greatest number of times that one message is looked for in a text. A log may have it
-/// thousands of times.
+/// The largest number of occurrences of one message that are looked for: a log may have thousands.
 const MOST: usize = 32;
 
 /// A known message: the name of its symptom, its words, and its parts between the `*`, in small
@@ -163,7 +162,7 @@ static PARTS: LazyLock<Vec<Parts>> = LazyLock::new(|| {
 struct Squeezed<'t> {
     original: &'t str,
     text: String,
-    /// The place of each byte in the original, and the original's end.
+    /// For each byte of `text`, its offset in the original. At the end, the original's length.
     places: Vec<usize>,
 }
 
@@ -193,13 +192,13 @@ impl<'t> Squeezed<'t> {
         }
     }
 
-    /// Returns the original text of a part.
+    /// Returns the original text of a part, without white space at its end.
     fn whole(&self, from: usize, to: usize) -> &'t str {
         self.original[self.places[from]..self.places[to]].trim_end()
     }
 
-    /// Returns the first place of a message at or behind `from`. `parts` are the message's words
-    /// between the `*`.
+    /// Returns the first place of a message at or after `from`, or `None`. `parts` are the
+    /// message's words between the `*`.
     fn matches(&self, from: usize, parts: &[String]) -> Option<Place> {
         let (first, rest) = parts.split_first()?;
         self.text[from..]
@@ -209,11 +208,12 @@ impl<'t> Squeezed<'t> {
                 let mut end = start + first.len();
                 let mut filled_in = Vec::new();
                 for (place, part) in rest.iter().enumerate() {
-                    // The search ends here: a guest may have written a long line that is full of
-                    // beginnings.
+                    // Without this limit, a guest's long line that repeats the first part would
+                    // take very long.
                     let limit = self.text.floor_char_boundary(end + LONGEST + part.len());
                     let until = end + self.text[end..limit].find(part.as_str())?;
-                    // The words may begin once more where something is filled in.
+                    // If the first part occurs again in the filled-in text, its last occurrence
+                    // counts.
                     if place == 0 {
                         start += self.text[start..until].rfind(first).unwrap_or(0);
                         end = start + first.len();
@@ -230,7 +230,7 @@ impl<'t> Squeezed<'t> {
     }
 }
 
-/// Returns the devices that a text names.
+/// Returns the devices that a text names, in order.
 fn names(text: &str) -> impl DoubleEndedIterator<Item = DeviceId> {
     let is_of_name = |c: char| c.is_ascii_alphanumeric() || "-:._".contains(c);
     let name = |word: &str| DeviceId::from_user(word.trim_end_matches([':', '.'])).ok();
@@ -247,16 +247,16 @@ fn device_after(text: &str) -> Option<DeviceId> {
     names(text).next()
 }
 
-/// The words after the domain's name in a veto of the hook's.
+/// The words that follow the domain's name in the hook's message about a veto.
 const HOOK_SAYS: &str = " is not started";
 
-/// Returns the domain that a text names: in libvirt's `Failed to start domain 'guest'` (older
-/// versions without the quotation marks), or in the hook's message.
+/// Returns the domain that a text names in libvirt's `Failed to start domain 'guest'` (older
+/// versions have no quotation marks) or in the hook's message; `None` if it has neither.
 #[must_use]
 pub(crate) fn domain_of(text: &str) -> Option<String> {
     let text = plain(text);
     let after = |words: &str| text.split_once(words).map(|(_, rest)| rest);
-    // Names may contain blanks and quotation marks. The hook's line has none around them.
+    // Names may contain blanks and quotation marks. The hook's line does not quote the name.
     let is_end = |rest: &str| !rest.starts_with(char::is_alphanumeric);
     let libvirts = |rest: &'_ str| match rest.strip_prefix('\'') {
         Some(rest) => rest
@@ -265,7 +265,7 @@ pub(crate) fn domain_of(text: &str) -> Option<String> {
             .map(|(at, _)| rest[..at].to_owned()),
         None => rest.split(' ').next().map(str::to_owned),
     };
-    // With `hook = "warn"`, the hook only says what QEMU would refuse.
+    // With `hook = "warn"`, the hook prints a colon and the refusal after the name.
     let hooks = |rest: &'_ str| {
         let head = rest.split_once(": ").map_or(rest, |(head, _)| head);
         let name = head.split_once(HOOK_SAYS).map(|(name, _)| name);
@@ -287,20 +287,20 @@ pub struct Logged {
     pub qemu: Option<Version>,
     /// True if the domain started; `None` if the log does not say.
     pub started: Option<bool>,
-    /// The number of later failures before QEMU ran: a hook's veto, or a definition that libvirt
-    /// refuses.
+    /// The number of later starts that failed before QEMU ran, by a hook's veto or because libvirt
+    /// refused the definition.
     pub failed_since: usize,
     /// The known messages in the log.
     pub found: Vec<Found>,
-    /// The last lines of QEMU, if no message is known.
+    /// QEMU's last lines if `found` is empty; otherwise empty.
     pub words: Vec<String>,
 }
 
 /// The number of QEMU's last lines that are shown.
 const LAST_LINES: usize = 5;
 
-/// Looks for messages of the last start in the log of a domain; `None` if the log has no whole
-/// start, or the last one is of another domain. A guest may have written the text after a start
+/// Looks in a domain's log for messages of its last start. Returns `None` if the log has no whole
+/// start, or if the last one is another domain's. A guest may have written the text after a start
 /// that succeeded. Messages in that text are only shown, and nothing is done about them.
 #[must_use]
 pub fn in_log(log: &str, domain: Option<Uuid>) -> Option<Logged> {
@@ -351,7 +351,7 @@ mod tests {
         find(text).iter().map(|found| found.symptom).collect()
     }
 
-    /// Predictions have their words in code, and each is a known message.
+    /// The messages that predictions use are in code. Each must be a known message.
     #[test]
     fn what_is_predicted_is_known() {
         let source = include_str!("../predict/words.rs");
@@ -431,7 +431,7 @@ mod tests {
             of(&format!("{two}\n{other}")),
             ["0000:27:00.4", "0000:27:00.5"]
         );
-        // This message without a device stands between those of others.
+        // The message without a device is between two messages with one.
         let without = "ramfb=on requires display=on";
         assert_eq!(
             of(&format!("{two}; {without}; {other}")),

@@ -8,31 +8,32 @@ use crate::plan::{Plan, words};
 use crate::predict::Outcome;
 use crate::xml::Document;
 
-/// The situation of a domain.
+/// The state of a domain: the prediction for it, and its fix.
 #[derive(Debug, Clone)]
 pub struct Situation {
     /// The domain's name, or the file that the user typed.
     pub name: String,
-    /// The plan that leaves the domain as it is; `None` if the domain has no vfio devices.
+    /// The evaluation of the domain as it is: a plan with `display = "off"`, and so without
+    /// changes. `None` if the domain has no vfio devices.
     pub plan: Option<Plan>,
-    /// The fix.
+    /// The fix by `gfxplane fixup`; `None` if no change helps.
     pub fixed: Option<Fixed>,
-    /// The commands for the fixes that only the user can make.
+    /// The commands for the fixes that only the user can make; empty if `fixed` is there.
     pub fixes: Vec<String>,
 }
 
 /// The fix of a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fixed {
-    /// The command to type.
+    /// The command that makes the fix.
     pub command: String,
     /// The changes that the fix makes, with their reasons.
     pub changes: Vec<String>,
     /// The consents that the fix needs.
     pub loses: Vec<Consent>,
-    /// The XML before the fix.
+    /// The domain's XML before the fix.
     pub before: String,
-    /// The XML after the fix.
+    /// The domain's XML after the fix.
     pub after: String,
 }
 
@@ -93,7 +94,8 @@ impl Situation {
     }
 }
 
-/// Returns a fix. `policy`: the option for the policy under which it was made, or nothing.
+/// Describes the fix that a plan makes. `policy` is the option for the policy behind the plan, or
+/// empty.
 fn fixed_by(plan: &Plan, policy: &str, names: &Names, before: &str, after: String) -> Fixed {
     let mut loses: Vec<Consent> = plan
         .changes

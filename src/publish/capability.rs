@@ -8,10 +8,10 @@ use crate::device::facts::Display;
 use crate::predict::hints::Hint;
 use crate::xml::escape;
 
-/// The capability's type.
+/// The value of the capability's attribute `type`.
 pub(crate) const TYPE: &str = "vfio_display";
 
-/// Returns the capability of a device as indented lines, without a line end after the last.
+/// Returns the capability of a device as indented lines, without a line ending after the last.
 pub fn of_device(finding: &Finding, hints: &[Hint]) -> String {
     wrap(
         &format!("capability type='{TYPE}'"),

@@ -12,7 +12,7 @@ use crate::host::sysfs::{Device, Parent, Pci};
 use crate::xml::escape;
 
 /// Returns libvirt's name of the node device (`udevGenerateDeviceName`): each byte that is not a
-/// letter or digit becomes `_`. Without the `parent` of an mdev, returns the beginning of its name.
+/// letter or digit becomes `_`. For an mdev without `parent`, returns the beginning of the name.
 pub(crate) fn name_of(id: DeviceId, parent: Option<&str>) -> String {
     match (id, parent) {
         (DeviceId::Mdev(_), Some(parent)) => plain(&format!("mdev_{id}_{parent}")),
@@ -20,7 +20,7 @@ pub(crate) fn name_of(id: DeviceId, parent: Option<&str>) -> String {
     }
 }
 
-/// Returns libvirt's name of a parent.
+/// Returns libvirt's name of a parent's node device.
 pub(crate) fn name_of_parent(parent: &Parent) -> String {
     plain(&format!(
         "{}_{}",
@@ -34,7 +34,7 @@ pub(crate) fn name_of_parent(parent: &Parent) -> String {
 pub struct Mdev<'a> {
     /// The mdev's UUID.
     pub id: DeviceId,
-    /// The sysfs name of the mdev's parent.
+    /// The sysfs name of the mdev's parent, if it is known.
     pub parent: Option<&'a str>,
     /// The node device that libvirt names as the mdev's parent.
     pub parent_node: &'a str,

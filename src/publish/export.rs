@@ -3,8 +3,8 @@
 //! This module writes measurements as rules for hosts that can't measure: nodes whose hooks run in
 //! containers, and machines that are installed from one image.
 //!
-//! There is one rule for each measured type, by its type id and its driver. On the host that reads
-//! it, it is still only a rule ([`Method::Rule`]), and never a reason for a veto.
+//! Each rule is about one measured type, which it names by type id and driver. On another host it
+//! is only a rule ([`Method::Rule`]), and never a reason for a veto.
 
 pub(crate) mod nfd;
 pub(crate) mod nova;
@@ -22,7 +22,7 @@ use crate::device::record::Record;
 use crate::device::rules::{Bus, Match, Open, Rule};
 use crate::publish::inventory::{Inventory, Sources, active, rule_for_type, sibling_of_type};
 
-/// The result of an export.
+/// The result of exporting measurements as rules.
 #[derive(Debug, Clone, Default)]
 pub struct Export {
     /// The rules, one for each type and driver, sorted by bus, driver and type.
@@ -40,9 +40,9 @@ struct Kind {
     type_id: String,
 }
 
-/// One measurement.
+/// One measurement of a device or type.
 struct Measured {
-    /// The device, or the type whose record it is.
+    /// The measured device or type, for messages.
     of: String,
     facts: Facts,
     evidence: Evidence,
@@ -50,8 +50,8 @@ struct Measured {
 }
 
 /// Returns the rules for the measurements of this host: valid records of active devices, records of
-/// types since this boot, and the kernel's own statements. There is no rule for devices of one kind
-/// that disagree.
+/// types since this boot, and the kernel's own statements. Devices of one kind that disagree get no
+/// rule; `left_out` says so.
 pub fn export(sources: &Sources) -> Export {
     let mut kinds: BTreeMap<Kind, Vec<Measured>> = BTreeMap::new();
     let mut export = Export::default();
@@ -162,7 +162,7 @@ fn displays_of_types(inventory: &Inventory) -> (BTreeMap<&str, String>, Vec<Stri
     (known.collect(), left_out)
 }
 
-/// Returns the evidence of a finding, if it is a measurement with an answer.
+/// Returns the evidence of a finding; `None` unless it is a measurement with an answer.
 fn measured(finding: &Finding) -> Option<Evidence> {
     let evidence = finding.evidence.clone()?;
     (finding.facts.display.is_answer() && evidence.method.is_measured()).then_some(evidence)
@@ -222,7 +222,7 @@ fn literally(text: &str) -> String {
     glob
 }
 
-/// Returns a rule's facts in words.
+/// Describes a rule's facts.
 fn said(facts: &Facts) -> String {
     let mut words = facts.display.words().join(" and ");
     if let Display::Unknown(reason) = &facts.display {

@@ -15,13 +15,13 @@ pub enum Lack {
     FunctionsOff,
     /// The card's virtual functions exist, and none has a vGPU.
     NoType,
-    /// The card's virtual functions exist, and no vGPU can be made on any.
+    /// The card's virtual functions exist, and none of them can have a vGPU now.
     NothingCreatable,
     /// The card's virtual functions are bound to a driver of the host's, or to none.
     FunctionsAtHost,
-    /// A driver is bound that makes no vGPUs, or none is bound.
+    /// The card has a driver that makes no vGPUs, or no driver.
     Driver,
-    /// A module is not loaded.
+    /// A kernel module that makes vGPUs is not loaded.
     Module,
     /// A module's parameter switches vGPUs off.
     Parameter,
@@ -36,14 +36,14 @@ pub enum Lack {
 /// The reason why a graphics card offers no vGPU, and the fixes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Missing {
-    /// The reason.
+    /// The reason, as a word for JSON.
     pub reason: Lack,
-    /// True if the card certainly could offer one. False if that depends on what sysfs does not
-    /// say, or if nothing is wrong.
+    /// True if the card could certainly offer a vGPU. False if sysfs does not show that, or if
+    /// nothing is wrong.
     pub certain: bool,
-    /// The reason in words that follow the card's name.
+    /// The reason, in words that can follow the card's name.
     pub text: String,
-    /// The fixes, the best first.
+    /// The commands that may fix it, the best first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub fixes: Vec<String>,
 }
@@ -72,13 +72,13 @@ impl Missing {
 pub struct GpuEntry {
     /// The PCI address, or the sysfs name of another parent.
     pub address: String,
-    /// The vendor's and the device's number: `8086:5917`.
+    /// The PCI vendor and device IDs, such as `8086:5917`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ids: Option<String>,
-    /// The driver that is bound to the card.
+    /// The driver that is bound to the card, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub driver: Option<String>,
-    /// The card's render node.
+    /// The card's render node, if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub render_node: Option<String>,
     /// The number of virtual functions that the card can have; `None` without SR-IOV.
@@ -86,7 +86,7 @@ pub struct GpuEntry {
     pub total_vfs: Option<u32>,
     /// The number of virtual functions that exist.
     pub vfs: usize,
-    /// The reason why the card offers no vGPU.
+    /// The reason why the card offers no vGPU, if it is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub missing: Option<Missing>,
 }
@@ -104,7 +104,7 @@ pub(crate) fn entry(host: &Host, gpu: &Gpu) -> GpuEntry {
     }
 }
 
-/// Returns the vendor's and the device's number.
+/// Returns the PCI vendor and device IDs, such as `8086:5917`.
 pub(crate) fn ids(pci: &Pci) -> String {
     format!("{:04x}:{:04x}", pci.vendor, pci.device)
 }
@@ -115,8 +115,8 @@ const NVIDIA: u16 = 0x10de;
 /// Intel's PCI vendor id.
 const INTEL: u16 = 0x8086;
 
-/// Returns why a graphics card offers no vGPU. `None` if it offers one, if it is handed out as a
-/// whole, or if nothing is known about cards of its kind.
+/// Returns why a graphics card offers no vGPU. `None` if it offers one, if it is passed through as
+/// a whole, or if nothing is known about cards of its kind.
 fn missing(host: &Host, gpu: &Gpu) -> Option<Missing> {
     let address = gpu.pci.address;
     let is_whole = |device: &crate::host::sysfs::Device| device.id == DeviceId::Pci(address);
@@ -148,7 +148,7 @@ pub(crate) fn is_of(parent: &Parent, gpu: &Gpu) -> bool {
     address.is_some_and(is_its)
 }
 
-/// Returns why a card that offers types of mdevs has no device; `None` if it has one.
+/// Returns why a card that offers mdev types has no mdev; `None` if it has one.
 fn of_types(host: &Host, parents: &[&Parent]) -> Option<Missing> {
     let has_device = |parent: &&Parent| {
         let mut devices = host.devices.iter();
@@ -187,8 +187,9 @@ fn of_types(host: &Host, parents: &[&Parent]) -> Option<Missing> {
     }
 }
 
-/// Returns why a card with SR-IOV has no virtual functions. The answer is certain only for NVIDIA's
-/// driver for vGPU hosts, which has no other purpose: a user of another driver may want no vGPU.
+/// Returns why a card with SR-IOV has no virtual functions. The reason is certain only with
+/// NVIDIA's driver for vGPU hosts, which is installed for nothing else. With any other driver, the
+/// user may simply want no vGPU.
 fn functions_off(host: &Host, gpu: &Gpu, total: u32) -> Option<Missing> {
     let address = gpu.pci.address;
     let off = match total {
@@ -247,7 +248,8 @@ fn bound(driver: Option<&str>) -> String {
     )
 }
 
-/// Returns why a card with virtual functions, but without mdev types, offers no vGPU.
+/// Returns why a card with virtual functions, but without mdev types, offers no vGPU; `None` if a
+/// function has a vGPU or is bound to vfio.
 fn of_functions(host: &Host, gpu: &Gpu) -> Option<Missing> {
     let functions = &gpu.functions;
     let (have, are) = match functions.len() {
@@ -309,8 +311,8 @@ fn of_functions(host: &Host, gpu: &Gpu) -> Option<Missing> {
     )
 }
 
-/// Returns why the virtual functions offer no display: they can have a vGPU type, and have none.
-/// `have` begins the message, with its subject and verb.
+/// Returns why virtual functions that can have a vGPU type have none. `have` begins the message,
+/// with its subject and verb.
 fn untyped(have: &str, typed: &[&Function]) -> Option<Missing> {
     if let Some(first) = typed.iter().find(|function| !function.creatable.is_empty()) {
         let names: Vec<String> = first
@@ -340,8 +342,8 @@ fn untyped(have: &str, typed: &[&Function]) -> Option<Missing> {
     )
 }
 
-/// Returns why a card offers nothing that has neither virtual functions nor mdev types, as far as
-/// its driver tells.
+/// Returns why a card without virtual functions and mdev types offers no vGPU; `None` if its driver
+/// does not show why.
 fn of_driver(host: &Host, gpu: &Gpu) -> Option<Missing> {
     let modules = host.modules;
     match (gpu.driver.as_deref(), modules.enable_gvt) {

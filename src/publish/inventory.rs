@@ -33,26 +33,26 @@ pub enum State {
 /// A device and the knowledge about it. Its JSON is an entry of `gfxplane list --json`.
 #[derive(Debug, Clone, Serialize)]
 pub struct DeviceEntry {
-    /// The UUID or PCI address.
+    /// The device's UUID or PCI address.
     pub id: DeviceId,
-    /// `mdev` or `pci`.
+    /// The device's bus: `mdev` or `pci`.
     pub bus: &'static str,
     /// The name of the device's node device in libvirt.
     pub nodedev: String,
-    /// The state.
+    /// The device's state.
     pub state: State,
     /// True if mdevctl has a definition of the device.
     pub defined: bool,
-    /// For an mdev: the sysfs name of its parent.
+    /// The sysfs name of an mdev's parent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
     /// The id of the mdev type or the vGPU type.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     pub type_id: Option<String>,
-    /// The type's `device_api`.
+    /// The `device_api` of the mdev's type.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device_api: Option<String>,
-    /// The vfio driver.
+    /// The vfio driver that is bound to the device.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub driver: Option<String>,
     /// The version of the driver's module or, without one, its srcversion.
@@ -67,13 +67,13 @@ pub struct DeviceEntry {
     /// The vendor of a PCI device.
     #[serde(skip)]
     pub vendor: Option<u16>,
-    /// The part of a graphics card that a PCI device is.
+    /// The part of a graphics card that this PCI device is, if any.
     #[serde(skip)]
     pub gpu: Option<GpuPart>,
     /// The render node of the GPU behind the device.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub render_node: Option<String>,
-    /// The facts and their evidence.
+    /// The facts about the device, and their evidence.
     #[serde(flatten)]
     pub finding: Finding,
     /// The options that follow from the facts.
@@ -90,7 +90,7 @@ pub struct DeviceEntry {
 pub struct TypeEntry {
     /// The sysfs name of the parent.
     pub parent: String,
-    /// The id of the type.
+    /// The type's id, such as `nvidia-222`.
     #[serde(rename = "type")]
     pub type_id: String,
     /// The type's name for people.
@@ -105,7 +105,7 @@ pub struct TypeEntry {
     /// The number of devices that can still be created.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub available_instances: Option<u32>,
-    /// The facts and their evidence.
+    /// The facts about devices of this type, and their evidence.
     #[serde(flatten)]
     pub finding: Finding,
     /// The options that follow from the facts.
@@ -128,7 +128,7 @@ pub struct Inventory {
     pub types: Vec<TypeEntry>,
     /// The graphics cards, sorted by address, whether or not they offer a vGPU.
     pub gpus: Vec<GpuEntry>,
-    /// Warnings about what could not be read.
+    /// Warnings about files that could not be read.
     pub warnings: Vec<Warning>,
 }
 
@@ -149,7 +149,7 @@ impl From<DeviceEntry> for Known {
     }
 }
 
-/// Joins everything into one view of the host.
+/// Joins all knowledge about a host.
 pub fn inventory(sources: &Sources) -> Inventory {
     let host = &sources.host;
     let mut devices: Vec<DeviceEntry> = host
@@ -165,8 +165,8 @@ pub fn inventory(sources: &Sources) -> Inventory {
     for definition in &sources.definitions {
         let id = DeviceId::Mdev(definition.uuid);
         match places.get(&id) {
-            // Several parents may have a definition of one UUID. The active device counts as
-            // defined, and otherwise the first definition stands for the others.
+            // Several parents may have a definition of one UUID. If the device is active, it counts
+            // as defined; otherwise the first definition counts.
             Some(place) => devices[*place].defined = true,
             None => {
                 places.insert(id, devices.len());
@@ -207,7 +207,7 @@ pub(crate) fn rule_for<'a>(rules: &'a Rules, host: &Host, device: &Device) -> Op
     })
 }
 
-/// Returns what rules are told of a PCI device, or of an mdev's parent, on this host.
+/// Returns the fields that rules match for a PCI device, or for the PCI parent of an mdev.
 fn subject<'s>(pci: Option<&Pci>, host: &'s Host) -> Subject<'s> {
     Subject {
         address: pci.map(|pci| pci.address),
@@ -359,8 +359,8 @@ pub(crate) fn rule_for_type<'a>(
     })
 }
 
-/// Returns the record of a device of this type, if the record was made under this kernel and with
-/// the driver that is loaded now.
+/// Returns the record of a device of this type; `None` if there is none with an answer, made under
+/// this kernel and with the driver that is loaded now.
 pub(crate) fn sibling_of_type<'a>(sources: &'a Sources, type_id: &str) -> Option<&'a Record> {
     let record = sources.memory.types.get(type_id)?;
     let Circumstances {
@@ -416,7 +416,7 @@ mod tests {
     use crate::publish::export;
 
     /// Makes a copy of the recorded lab. Device 8 was in use during its probe, and no device of its
-    /// type has been asked.
+    /// type has answered.
     fn lab() -> (tempfile::TempDir, Root) {
         let keep = crate::host::lab();
         let root = Root::recorded(keep.path());
@@ -429,8 +429,8 @@ mod tests {
             .unwrap()
     }
 
-    /// A domain may name thousands of devices that are not here. For each one rules and definitions
-    /// were read again.
+    /// A domain may name thousands of devices that are not here. Rules and definitions used to be
+    /// read again for each.
     #[test]
     fn what_all_devices_share_is_read_once() {
         let (_keep, root) = lab();
@@ -478,7 +478,7 @@ mod tests {
             known.finding.attempt.unwrap().display,
             Display::Unknown(Reason::InUse)
         );
-        // It says nothing about types, in any list or rule.
+        // QEMU's statement changes no type, in any list or rule.
         let after = Inventory {
             devices: Vec::new(),
             ..inventory(&Sources::read(&root))

@@ -63,8 +63,8 @@ pub fn verb(cmdline: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// Returns whether a process is an mdevctl that lists devices, from its `/proc/PID/cmdline`.
-/// `mdevctl define` asks for attributes, too, and would store them in the definition.
+/// Returns whether a process is an mdevctl that lists devices, from its `/proc/PID/cmdline`. Only a
+/// list may get attributes: `mdevctl define` would store them in the definition.
 pub fn is_list(cmdline: &[u8]) -> bool {
     verb(cmdline) == Some(b"list")
 }

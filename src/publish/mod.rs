@@ -22,8 +22,8 @@ pub mod words;
 
 use crate::xml::{Document, Edit, XmlError};
 
-/// Returns libvirt's XML of a device with our capability added as the last. Our earlier capability
-/// is removed. With `None`, none is added.
+/// Returns libvirt's XML of a device with our capability added as the last. Removes our earlier
+/// capability, and adds none if `capability` is `None`.
 ///
 /// # Errors
 /// [`XmlError`] if libvirt's XML can't be read.
@@ -36,8 +36,8 @@ pub fn with_capability(xml: &str, capability: Option<&str>) -> Result<String, Xm
     Ok(document.apply(&edits))
 }
 
-/// Returns libvirt's XML of a device without anything of ours, as `nodedev-define` and
-/// `nodedev-create` take it.
+/// Returns libvirt's XML of a device without our capability and attributes, so that
+/// `nodedev-define` and `nodedev-create` accept it.
 ///
 /// # Errors
 /// [`XmlError`] if libvirt's XML can't be read.
@@ -54,7 +54,7 @@ fn ours(document: &Document<'_>, attributes: bool) -> Vec<Edit> {
         .map(|c| c.remove())
         .collect();
     if attributes {
-        // An attribute in a capability of ours goes with the capability.
+        // Removing our capability also removes the attributes in it.
         let libvirts =
             capabilities().filter(|c| c.attribute("type").as_deref() != Some(capability::TYPE));
         let attrs = libvirts.flat_map(|c| c.children().collect::<Vec<_>>());

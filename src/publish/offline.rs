@@ -10,7 +10,7 @@ use crate::publish::inventory::{
 };
 use crate::publish::{capability, device};
 
-/// One node device.
+/// A node device that concerns gfxplane.
 #[derive(Debug, Clone, Copy)]
 pub enum Node<'a> {
     /// A vfio device that exists.
@@ -53,8 +53,8 @@ pub fn nodes(sources: &Sources) -> Vec<(String, Node<'_>)> {
     nodes
 }
 
-/// Finds the node device that a user names, by libvirt's name, a UUID, a PCI address, or the name or
-/// the directory of a parent in sysfs.
+/// Finds the node device that a user names by libvirt's name, a UUID, a PCI address, or a parent's
+/// name or directory in sysfs; `None` if there is none.
 pub fn find<'a>(sources: &'a Sources, text: &str) -> Option<(String, Node<'a>)> {
     let wanted = DeviceId::from_user(text).ok();
     let text = last_name(text);

@@ -1,5 +1,5 @@
 //! Shows the host as a tree: graphics cards, the types and devices that they offer, and the guests
-//! that have these. Each problem stands where it occurs, with the commands that fix it.
+//! that have them. Each problem is listed where it occurs, with the commands that fix it.
 //!
 //! The facts go in, a value comes out; the command line prints the value.
 
@@ -35,7 +35,7 @@ pub enum GuestState {
     Paused,
     /// The guest is off.
     ShutOff,
-    /// The state is not known.
+    /// The guest's state is not known.
     Unknown,
 }
 
@@ -66,22 +66,22 @@ pub struct Defined {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum GuestsFrom {
-    /// libvirt.
+    /// libvirt itself was asked.
     Libvirt,
-    /// libvirt's files in `/etc/libvirt/qemu`.
+    /// libvirt's files in `/etc/libvirt/qemu` were read.
     Files,
     /// There is no source: no libvirt, and no such files.
     Nowhere,
 }
 
-/// Something that is wrong, or good to know.
+/// Something that is wrong or good to know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
-    /// The severity.
+    /// The severity of the problem.
     pub level: Level,
-    /// The problem.
+    /// The problem, in words.
     pub text: String,
-    /// The fixes, the best first.
+    /// The commands that fix the problem, the best first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub fixes: Vec<String>,
 }
@@ -89,25 +89,26 @@ pub struct Problem {
 /// A guest below a device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct GuestEntry {
-    /// The guest's name.
+    /// The guest's name in libvirt.
     pub name: String,
     /// The guest's state.
     pub state: GuestState,
-    /// The answer whether the guest would start: `yes`, `no`, `doubt`. `None` if its XML can't be read.
+    /// The prediction for a start of the guest: `yes`, `no` or `doubt`. `None` if its XML can't be
+    /// read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub starts: Option<&'static str>,
     /// The graphics that show the device's screen.
     pub shown_by: Vec<(GraphicsType, Shown)>,
-    /// The command that shows the screen.
+    /// The command that shows the screen, if spice or VNC does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub look: Option<String>,
-    /// The guest's problems.
+    /// The problems of the guest that are listed with this device.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<Problem>,
 }
 
 impl GuestEntry {
-    /// Returns whether the guest has its devices open.
+    /// Returns whether the guest has its devices open: it runs or is paused.
     fn holds_it(&self) -> bool {
         matches!(self.state, GuestState::Running | GuestState::Paused)
     }
@@ -116,12 +117,12 @@ impl GuestEntry {
 /// A device below a graphics card or another parent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DeviceLine {
-    /// The UUID or PCI address.
+    /// The device's UUID or PCI address.
     pub id: DeviceId,
-    /// True for a card that is handed out as a whole.
+    /// True for a graphics card that is passed through as a whole.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub is_whole: bool,
-    /// The device's type.
+    /// The id of the device's type.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     pub type_id: Option<String>,
     /// The device's state; `None` for a device that this host does not have.
@@ -134,14 +135,14 @@ pub struct DeviceLine {
     pub display: Vec<String>,
     /// The evidence for the display, in words.
     pub known: String,
-    /// The device's problems.
+    /// The problems of the device itself.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<Problem>,
     /// The guests that have the device.
     pub guests: Vec<GuestEntry>,
 }
 
-/// A type of mediated devices.
+/// A type of mediated devices that a parent offers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TypeLine {
     /// The sysfs name of the type's parent.
@@ -161,24 +162,24 @@ pub struct TypeLine {
     pub known: String,
 }
 
-/// A graphics card, or another device that makes mediated devices or is handed out.
+/// A graphics card, or another device that makes mediated devices or is passed through.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct ParentLine {
-    /// The card or parent, and the reason why it offers no vGPU.
+    /// The card or parent, with the reason if it offers no vGPU.
     #[serde(flatten)]
     pub card: GpuEntry,
-    /// True for a graphics card.
+    /// True for a graphics card, false for any other parent.
     pub gpu: bool,
     /// The names of vendor and device in pci.ids.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// The types.
+    /// The types of mediated devices that the card or parent offers.
     pub types: Vec<TypeLine>,
-    /// The devices.
+    /// The devices of the card or parent.
     pub devices: Vec<DeviceLine>,
 }
 
-/// The numbers in the overview.
+/// The counts in the overview.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Summary {
     /// The number of graphics cards.
@@ -187,9 +188,9 @@ pub struct Summary {
     pub guests: usize,
     /// The number of guests that would be refused.
     pub refused: usize,
-    /// The number of guests of which it is not known whether they start.
+    /// The number of guests for which it is not known whether they start.
     pub unknown: usize,
-    /// The number of devices whose screens are switched on and that no graphics show.
+    /// The number of displays that are on, but that no graphics show.
     pub dark: usize,
 }
 
@@ -200,29 +201,30 @@ pub struct Overview {
     pub format: u32,
     /// The kernel's release.
     pub kernel: String,
-    /// The worst of all problems.
+    /// The level of the worst problem.
     pub worst: Level,
     /// The source of the guests.
     pub guests_from: GuestsFrom,
-    /// The reason why the guests are not known.
+    /// The reason why the guests are not known, if they are not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guests_unknown: Option<Problem>,
-    /// The numbers.
+    /// The counts of cards, guests and dark devices.
     pub summary: Summary,
     /// The graphics cards and other parents.
     pub parents: Vec<ParentLine>,
     /// The devices that guests have and the host does not.
     pub absent: Vec<DeviceLine>,
-    /// The guests whose hostdevs name no device, although libvirt demands one, or whose XML can't be
-    /// read.
+    /// The guests whose hostdevs name no device, although libvirt requires one, or whose XML can't
+    /// be read.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub guests: Vec<GuestEntry>,
-    /// Warnings about what could not be read.
+    /// Warnings about files that could not be read.
     pub warnings: Vec<Warning>,
 }
 
 impl Overview {
-    /// Returns the devices that running domains have, each with the name of the domain.
+    /// Returns the devices that running or paused guests have open, each with the name of the
+    /// guest.
     pub fn holders(&self) -> BTreeMap<DeviceId, String> {
         let devices = self.parents.iter().flat_map(|parent| &parent.devices);
         let holder = |line: &DeviceLine| {
@@ -233,28 +235,28 @@ impl Overview {
     }
 }
 
-/// Everything from which the overview is made, apart from the knowledge of [`Surroundings`].
+/// Everything that the overview is made from, except the knowledge in [`Surroundings`].
 #[derive(Debug, Clone, Copy)]
 pub struct Given<'g> {
-    /// The host.
+    /// The facts that were read from the host.
     pub sources: &'g Sources,
     /// The inventory of the host.
     pub inventory: &'g Inventory,
     /// The host's IOMMU groups, and whether the host has KVM.
     pub around: &'g Around,
-    /// The names of PCI devices.
+    /// The names of PCI devices, by vendor and device ID.
     pub names: &'g BTreeMap<(u16, u16), String>,
-    /// The domains.
+    /// The host's domains.
     pub domains: &'g [Defined],
     /// The source of the domains.
     pub guests_from: GuestsFrom,
-    /// The reason why the domains are not known.
+    /// The reason why the domains are not known, if they are not.
     pub guests_unknown: Option<&'g Problem>,
     /// The host's policy.
     pub policy: &'g Policy,
     /// libvirt's URI, if the user gave it.
     pub connect: Option<&'g str>,
-    /// True to leave out no device.
+    /// True to list every device.
     pub all: bool,
 }
 
@@ -321,7 +323,7 @@ fn worst(overview: &Overview) -> Level {
 }
 
 impl Missing {
-    /// Returns the severity: a warning if the reason is certain, and otherwise good to know.
+    /// Returns the severity: [`Level::Warn`] if the reason is certain, otherwise [`Level::Info`].
     pub fn level(&self) -> Level {
         if self.certain {
             Level::Warn
@@ -331,7 +333,7 @@ impl Missing {
     }
 }
 
-/// Returns whether a parent that is no graphics card is shown: it is if one of its types or devices
+/// Returns whether a parent that is not a graphics card is listed: if one of its types or devices
 /// may have a display, or if a guest has one of its devices.
 fn is_told(parent: &ParentLine) -> bool {
     let may_show = |display: &[String]| display != ["none"];
@@ -394,7 +396,8 @@ fn parents(given: Given<'_>, guests: &mut BTreeMap<DeviceId, Vec<GuestEntry>>) -
         };
         others.insert(parent.name.clone(), line);
     }
-    // What is left is a PCI device of another class, or defined for a parent that is not there.
+    // The other devices are PCI devices of another class, or defined for a parent that does not
+    // exist.
     let rest = inventory
         .devices
         .iter()
@@ -450,7 +453,7 @@ fn devices(
             continue;
         }
         let guests = guests.remove(&entry.id).unwrap_or_default();
-        // Virtual functions without a vGPU are a number in the card's line.
+        // The card's line has the number of virtual functions without a vGPU.
         let is_dull = is_bare(given, entry) && guests.is_empty();
         if given.all || !is_dull {
             lines.push(device(given, entry, guests));

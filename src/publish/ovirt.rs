@@ -38,8 +38,8 @@ pub fn host_devices(text: &str, inventory: &Inventory) -> serde_json::Result<Str
     serde_json::to_string(&devices)
 }
 
-/// Adds the display to a text, such as `display=region`, once. Adds nothing if the display is not
-/// known.
+/// Adds the display to the text under `key`, such as `display=region`. Adds nothing if the display
+/// is not known, or if the text already has one.
 fn add(params: &mut Map<String, Value>, key: &str, finding: &Finding) {
     let old = params.get(key).and_then(Value::as_str).unwrap_or_default();
     let display = &finding.facts.display;

@@ -1,5 +1,5 @@
 //! Returns the fixes if the display of a device is not known. The overview and doctor show the same
-//! ones.
+//! fixes.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,7 +12,7 @@ use crate::predict::screens::Here;
 use crate::publish::device::name_of;
 use crate::publish::inventory::{DeviceEntry, State};
 
-/// The command that loads vfio.
+/// The command that loads the kernel's vfio.
 pub(crate) const LOAD_VFIO: &str = "sudo modprobe vfio_iommu_type1";
 
 /// The requirement of a driver that opens a device only for a virtual machine, in words.
@@ -21,7 +21,7 @@ pub(crate) const KVM_ONLY: &str = "its driver opens it for a KVM VM only";
 /// The reason why a host can't make a virtual machine, in words.
 pub(crate) const NO_KVM: &str = "there is no /dev/kvm";
 
-/// The facts about a host, apart from the device itself, that decide which fixes apply.
+/// The facts about a host that decide which fixes for a device apply.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Around {
     /// The IOMMU groups by their numbers, with their members.
@@ -33,7 +33,7 @@ pub struct Around {
 }
 
 impl Around {
-    /// Reads the facts.
+    /// Reads the IOMMU groups, and whether KVM exists.
     pub fn read(root: &Root, unasked: Vec<DeviceId>, warnings: &mut Vec<Warning>) -> Self {
         Around {
             groups: groups(root, warnings),
@@ -42,7 +42,7 @@ impl Around {
         }
     }
 
-    /// Returns whether the driver of a device wants a virtual machine that this host can't make.
+    /// Returns whether the driver of a device needs a virtual machine that this host can't make.
     #[must_use]
     pub fn lacks_kvm(&self, entry: &DeviceEntry) -> bool {
         let wants_vm = entry.require.iter().any(|hint| hint.name == "kvm")
@@ -50,8 +50,8 @@ impl Around {
         wants_vm && self.kvm == Some(false)
     }
 
-    /// Returns the commands against `reason`, the best first. `holder` is the running domain that
-    /// has the device, as an argument of `gfxplane`.
+    /// Returns the commands that may remove `reason`, the best first. `holder` is the guest that
+    /// has the device open, as an argument of `gfxplane`.
     pub fn fixes(&self, entry: &DeviceEntry, reason: &Reason, holder: Option<&str>) -> Vec<String> {
         let id = entry.id;
         let fix = match reason {
@@ -65,7 +65,7 @@ impl Around {
                 Some(domain) => format!("gfxplane learn {domain}"),
                 None => "sudo fuser -v /dev/vfio/* # shows the programs that have it open".into(),
             },
-            // Nobody would believe its answers a second time.
+            // Asking again is no use: the answers would not be believed.
             Reason::Untrusted => "sudoedit /etc/gfxplane/rules.d/own.toml # a rule that names the display: man 5 gfxplane-rules".into(),
             Reason::NeedsVm if self.kvm == Some(false) => LOAD_KVM.into(),
             Reason::NoDriver => match id {
@@ -89,7 +89,7 @@ impl Around {
         vec![fix]
     }
 
-    /// Returns the commands that free the IOMMU group of a device.
+    /// Returns the commands that free the IOMMU group of a device; none if it has no group.
     fn freed(&self, entry: &DeviceEntry) -> Vec<String> {
         let Some(number) = entry.iommu_group else {
             return Vec::new();
@@ -108,7 +108,7 @@ impl Around {
     }
 }
 
-/// Returns the fix for a device that is opened only if somebody names it.
+/// Returns the fix for a device that is opened only if the user names it.
 pub(crate) fn if_it_may_be_opened(id: DeviceId) -> String {
     format!("sudo gfxplane probe {id} # if its driver may be opened: docs/devices.md")
 }
@@ -116,15 +116,15 @@ pub(crate) fn if_it_may_be_opened(id: DeviceId) -> String {
 /// A member of an IOMMU group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
-    /// The device.
+    /// The member's PCI address or UUID.
     pub id: DeviceId,
     /// The driver that is bound to the device.
     pub driver: Option<String>,
 }
 
 impl Member {
-    /// Returns whether the member's driver keeps the group from being handed out. The kernel lets a
-    /// group have members without a driver, with a vfio driver or pci-stub, and bridges
+    /// Returns whether the member's driver keeps the group from being passed through. The kernel
+    /// lets a group have members without a driver, with a vfio driver or pci-stub, and bridges
     /// (drivers/iommu/iommu.c, `driver_managed_dma`; drivers/pci/pcie/portdrv.c). A mediated device
     /// is alone in its group, and its driver is one for guests, whatever its name.
     pub fn is_in_the_way(&self) -> bool {
@@ -135,7 +135,7 @@ impl Member {
         !driver.contains("vfio") && !matches!(driver, "pci-stub" | "pcieport")
     }
 
-    /// Returns the command that takes the member from its driver.
+    /// Returns the command that detaches the member from its driver.
     pub fn detach(&self) -> String {
         let driver = self.driver.as_deref().unwrap_or_default();
         let nodedev = name_of(self.id, None);
@@ -152,7 +152,7 @@ impl fmt::Display for Member {
     }
 }
 
-/// Reads the IOMMU groups by their numbers, with the devices in them that have an id of ours.
+/// Reads the IOMMU groups by their numbers, with their PCI and mediated devices.
 fn groups(root: &Root, warnings: &mut Vec<Warning>) -> BTreeMap<u32, Vec<Member>> {
     let directory = root.join("sys/kernel/iommu_groups");
     let mut groups = BTreeMap::new();

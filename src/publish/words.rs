@@ -49,7 +49,7 @@ pub fn words(finding: &Finding, hints: &[Hint]) -> Vec<(String, String)> {
     words
 }
 
-/// Returns the output of a mdevctl callout for `get attributes`: an array of objects with one
+/// Returns the output of an mdevctl callout for `get attributes`: an array of objects with one
 /// member each (mdevctl src/callouts.rs, `add_attributes`).
 pub fn attributes(words: &[(String, String)]) -> String {
     let attribute = |(name, value): &(String, String)| {
@@ -82,7 +82,7 @@ pub fn properties(words: &[(String, String)]) -> String {
 }
 
 /// Returns the properties under a neutral prefix, such as `ID_VFIO_DISPLAY=dmabuf`, from which a
-/// node-device driver can make the capability without anything of gfxplane's (docs/udev.md). udev
+/// node-device driver can make the capability that names nothing of gfxplane (docs/udev.md). udev
 /// keeps a property in one line. So the parts of a value are separated by `;`, and several values
 /// of one property by blanks.
 pub fn neutral_properties(finding: &Finding, hints: &[Hint]) -> String {

@@ -1,4 +1,4 @@
-//! Edits a document, by changes of its bytes.
+//! Edits a document by changing its bytes.
 //!
 //! Edits of one document combine, whatever their order: each is resolved against the document as it
 //! was read, then all are made at once. Some edits exclude each other:
@@ -38,11 +38,11 @@ enum Change {
 
 /// The edits that can be made to an element.
 ///
-/// XML to insert (`xml`) is not checked, so it must be well-formed. The caller writes it without
-/// the indentation of its place, with two spaces for each deeper level, and without a line end at
-/// the end. The edit adds the indentation and the line ends of the document. If the children stand
-/// on one line, or the whole document does, the XML is inserted without line breaks between its
-/// tags. Line breaks inside its tags and texts stay.
+/// XML to insert (`xml`) is not checked, so it must be well-formed. Write it without indentation,
+/// with two spaces for each level below the top one, and without a final line ending. The edit adds
+/// the indentation and the line endings of the document. If the children are on one line, or the
+/// whole document is, the XML is inserted without line breaks between its tags. Line breaks inside
+/// its tags and texts stay.
 impl Element<'_, '_> {
     fn edit(&self, change: Change) -> Edit {
         Edit {
@@ -68,7 +68,7 @@ impl Element<'_, '_> {
         self.edit(Change::Text(text.into()))
     }
 
-    /// Removes the element and the white space before it, up to and including one line end. Does
+    /// Removes the element and the white space before it, up to and including one line ending. Does
     /// nothing to the root, because a document needs one.
     pub fn remove(&self) -> Edit {
         self.edit(Change::Remove)
@@ -104,7 +104,7 @@ impl Document<'_> {
             quote: OnceCell::new(),
             splices: Vec::new(),
         };
-        // Elements before this index are gone with one that contained them.
+        // Elements before this index are removed with one that contained them.
         let mut gone = 0;
         for edits in edits.chunk_by(|one, other| one.element == other.element) {
             let index = edits[0].element;
@@ -126,7 +126,7 @@ impl Document<'_> {
         change.made()
     }
 
-    /// Returns the first line end of the document.
+    /// Returns the first line ending in the document; `None` if it is a single line.
     fn newline(&self) -> Option<&'static str> {
         let at = self.text.find(['\n', '\r'])?;
         Some(match &self.text.as_bytes()[at..] {
@@ -185,7 +185,7 @@ impl Document<'_> {
 /// The edits of one document, while they are turned into changes of its bytes.
 struct Changes<'d, 'a> {
     document: &'d Document<'a>,
-    /// The line end; `None` if the document is one line.
+    /// The line ending; `None` if the document is a single line.
     newline: Option<&'static str>,
     unit: OnceCell<&'a str>,
     quote: OnceCell<char>,
@@ -322,7 +322,8 @@ impl<'a> Changes<'_, 'a> {
         self.splice(start..end, format!(">{content}</{}>", element.name()));
     }
 
-    /// Inserts XML between two children, one of which may be missing.
+    /// Inserts XML between two neighbouring children of the element `index`. `before` is `None` if
+    /// there is no child above, `next` if there is none below; one of them must be given.
     fn insert_between(
         &mut self,
         index: usize,
@@ -352,8 +353,8 @@ impl<'a> Changes<'_, 'a> {
             }
         }
         let Some(next) = next else { return };
-        // The insertion goes before the white space in front of the next child, as that white space
-        // goes if the child is removed at the same time.
+        // Insert before the white space in front of the next child, because that is removed if the
+        // child is removed at the same time.
         let mut at = document.removal(next).start;
         match indented(next) {
             Some((newline, indentation)) => {
@@ -379,7 +380,7 @@ impl<'a> Changes<'_, 'a> {
         let (start, end) = (node.content.start as usize, node.content.end as usize);
         let empty_tag = document.is_empty_tag(node);
         let closing = (!empty_tag).then(|| document.indentation(end)).flatten();
-        // A byte order mark or an XML declaration may stand before the root.
+        // A byte order mark or an XML declaration may precede the root.
         let root = (index == 0).then_some("");
         let own = document.indentation(node.span.start as usize);
         let own = own.or(closing).or(root);
@@ -393,7 +394,7 @@ impl<'a> Changes<'_, 'a> {
             if empty_tag {
                 self.open(index, &content);
             } else {
-                // The insertion goes before white space that would go if the child is removed.
+                // Insert before the white space: a later removal of the new child would remove it.
                 let at = start + text[start..end].trim_end_matches(XML_SPACE).len();
                 self.splice(at..at, content);
             }
@@ -418,9 +419,9 @@ impl<'a> Changes<'_, 'a> {
         }
     }
 
-    /// Returns XML as lines of their own, each after a line end. Indents each line that begins with
-    /// a tag: by `indentation`, and by this document's unit for every two blanks that the line has.
-    /// A line inside a tag or a text keeps its white space.
+    /// Returns XML as lines of their own, each after a line ending. Indents each line that begins
+    /// with a tag: by `indentation`, and by this document's unit for every two blanks that the line
+    /// has. A line inside a tag or a text keeps its white space.
     fn lines(&self, newline: &str, indentation: &str, xml: &str) -> String {
         let mut result = String::new();
         let mut between_tags = true;
@@ -443,7 +444,8 @@ impl<'a> Changes<'_, 'a> {
         result
     }
 
-    /// Returns the step by which most elements are indented deeper than their parents.
+    /// Returns the step by which most elements are indented deeper than their parents; two blanks
+    /// if none is.
     fn unit(&self) -> &'a str {
         self.unit.get_or_init(|| {
             let document = self.document;
@@ -468,7 +470,7 @@ impl<'a> Changes<'_, 'a> {
         })
     }
 
-    /// Returns the quotes that most attributes have.
+    /// Returns the quote that most attributes have; `'` if neither is more frequent.
     fn quote(&self) -> char {
         *self.quote.get_or_init(|| {
             let document = self.document;

@@ -1,14 +1,13 @@
-//! Edits XML by its bytes. An edit changes only its own bytes, and all others stay. This room knows
-//! nothing of libvirt.
+//! Edits XML by its bytes: an edit changes only its own bytes, and all others stay. This room knows
+//! nothing about libvirt.
 //!
 //! `apply([]) == text` for every document that [`Document::parse`] accepts, with any quotes, line
-//! ends, comments and byte order mark.
+//! endings, comments and byte order mark.
 //!
 //! This room accepts the documents that libxml2 accepts, because libvirt reads with libxml2. So an
-//! undeclared prefix is no error, and stays part of the name. With line and column, the room also
-//! refuses: a DOCTYPE (libvirt never writes one, and entities could blow up), elements nested
-//! deeper than [`MAX_DEPTH`], more than [`MAX_SIZE`] bytes, and any encoding but UTF-8
-//! ([`from_bytes`]).
+//! undeclared prefix is no error, and stays part of the name. The room also refuses, with line and
+//! column: a DOCTYPE (libvirt never writes one, and entities could blow up), elements nested deeper
+//! than [`MAX_DEPTH`], more than [`MAX_SIZE`] bytes, and any encoding but UTF-8 ([`from_bytes`]).
 //!
 //! An edit does not preserve the space before the `/>` of an element that gets content.
 
@@ -36,7 +35,7 @@ pub const MAX_SIZE: usize = 16 * 1024 * 1024;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}, column {column}: {problem}")]
 pub struct XmlError {
-    /// The line, counted from 1.
+    /// The line of the problem, counted from 1.
     pub line: usize,
     /// The column in characters, counted from 1.
     pub column: usize,
@@ -52,11 +51,11 @@ pub struct Document<'a> {
     nodes: Vec<Node>,
     /// The values of the attributes that declare namespaces.
     declarations: Vec<Span>,
-    /// True if the document is declared as US-ASCII, so that additions must be, too.
+    /// True if the document is declared as US-ASCII, so that new text must be US-ASCII, too.
     ascii: bool,
 }
 
-/// A range that takes half the memory of a `Range<usize>`. A document has less than 4 GiB.
+/// A range in half the memory of a `Range<usize>`. A document has less than 4 GiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Span {
     start: u32,
@@ -138,7 +137,7 @@ impl<'a> Document<'a> {
         wellformed::read(text)
     }
 
-    /// Returns the whole text.
+    /// Returns the whole text of the document.
     pub fn text(&self) -> &'a str {
         self.text
     }
@@ -190,7 +189,8 @@ impl<'d, 'a> Element<'d, 'a> {
         }
     }
 
-    /// Returns the namespace of the element's prefix, or of names without one, at this place.
+    /// Returns the namespace of the element's prefix or, without a prefix, the default namespace.
+    /// `None` if there is none, or if the prefix is not declared.
     pub fn namespace(&self) -> Option<Cow<'a, str>> {
         match self.node().namespace {
             Namespace::None | Namespace::Undeclared => None,
@@ -208,7 +208,7 @@ impl<'d, 'a> Element<'d, 'a> {
     }
 
     /// Returns the value of an attribute as an XML parser reads it: with references resolved and
-    /// white space turned into blanks.
+    /// white space turned into blanks. `None` if the element does not have the attribute.
     pub fn attribute(&self, name: &str) -> Option<Cow<'a, str>> {
         self.attributes()
             .find(|(other, _)| *other == name)
@@ -225,13 +225,13 @@ impl<'d, 'a> Element<'d, 'a> {
         })
     }
 
-    /// Returns the places of the attributes' values in the document.
+    /// Returns the byte ranges of the attributes' values in the document.
     pub(crate) fn places(&self) -> impl Iterator<Item = Range<usize>> {
         let attributes = self.document.attributes(self.index);
         attributes.map(|attribute| attribute.value)
     }
 
-    /// Returns the place of what stands between the element's tags.
+    /// Returns the byte range between the element's tags.
     pub(crate) fn content(&self) -> Range<usize> {
         self.node().content.range()
     }
@@ -265,7 +265,7 @@ impl<'d, 'a> Element<'d, 'a> {
         self.document.text[self.node().content.range()].contains("<!--")
     }
 
-    /// Returns the child elements.
+    /// Returns the child elements, in the document's order.
     pub fn children(self) -> impl Iterator<Item = Element<'d, 'a>> {
         let document = self.document;
         let end = self.node().next as usize;
@@ -276,7 +276,7 @@ impl<'d, 'a> Element<'d, 'a> {
         .map(|index| document.element(index))
     }
 
-    /// Returns the first child of this name.
+    /// Returns the first child with this name, including its prefix; `None` if there is none.
     pub fn child(self, name: &str) -> Option<Element<'d, 'a>> {
         self.children().find(|child| child.name() == name)
     }
@@ -336,7 +336,7 @@ pub fn from_bytes(bytes: Vec<u8>) -> Result<String, XmlError> {
     })
 }
 
-/// Returns the line and column of a byte offset.
+/// Returns the line and the column (in characters) of a byte offset, both counted from 1.
 fn place(text: &str, at: usize) -> (usize, usize) {
     let before = &text[..at];
     let line = before.bytes().filter(|byte| *byte == b'\n').count() + 1;

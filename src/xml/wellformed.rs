@@ -1,4 +1,4 @@
-//! Reads a document with quick-xml, and refuses what is not well-formed, with the position.
+//! Reads a document with quick-xml, and refuses one that is not well-formed, with the position.
 //! quick-xml finds the tokens and their ends; this module checks their contents. The rules are
 //! those of XML 1.0, fifth edition, as libxml2 applies them.
 
@@ -21,7 +21,7 @@ use characters::{characters, is_char, is_name, is_name_start};
 use namespaces::Scope;
 pub(super) use namespaces::{XML_NAMESPACE, split};
 
-/// Reads a document.
+/// Reads a document, as [`Document::parse`] describes.
 pub(super) fn read(text: &str) -> Result<Document<'_>, XmlError> {
     let mut builder = Builder {
         text,
@@ -42,10 +42,10 @@ pub(super) fn read(text: &str) -> Result<Document<'_>, XmlError> {
 /// The place of an attribute. Between the two ranges are white space, `=` and quotes.
 #[derive(Debug, Clone)]
 pub(super) struct Attribute {
-    /// The end of the attribute before it, or of the element's name.
+    /// The byte offset where the previous attribute ends, or the element's name if there is none.
     pub(super) before: usize,
     pub(super) name: Range<usize>,
-    /// The range between the quotes.
+    /// The byte range of the value, between the quotes.
     pub(super) value: Range<usize>,
 }
 
@@ -64,14 +64,15 @@ impl Attribute {
     }
 }
 
-/// Returns the range of a part in its text, because quick-xml returns parts without their places.
+/// Returns the byte range of `part` in `text`, of which it must be a slice. quick-xml returns
+/// slices without their positions.
 fn range_in(text: &str, part: &str) -> Range<usize> {
     let start = part.as_ptr().addr() - text.as_ptr().addr();
     start..start + part.len()
 }
 
-/// Returns the attributes of a tag that was checked before. `tag` goes from the end of its name to
-/// its own end.
+/// Returns the attributes of a tag that was checked before. `tag` is the range from the end of the
+/// tag's name to the tag's end.
 pub(super) fn attributes(text: &str, tag: Range<usize>) -> impl Iterator<Item = Attribute> {
     let inside = &text[..tag.end - 1];
     let mut found = Attributes::new(inside.strip_suffix('/').unwrap_or(inside), tag.start);
@@ -108,7 +109,7 @@ pub(super) fn value(raw: &str) -> Cow<'_, str> {
         .unwrap_or(Cow::Borrowed(raw))
 }
 
-/// Returns the character for which `&reference;` stands.
+/// Returns the character that `&reference;` means; `None` if it means none.
 pub(super) fn character(reference: &str) -> Option<char> {
     match BytesRef::new(reference).resolve_char_ref() {
         Ok(Some(c)) => Some(c).filter(|c| is_char(*c)),
@@ -125,7 +126,7 @@ pub(super) fn other_encoding(encoding: &str) -> String {
     )
 }
 
-/// Returns the encoding that the XML declaration of a text names.
+/// Returns the encoding that the XML declaration of a text names; `None` if it names none.
 pub(super) fn declared_encoding(text: &str) -> Option<String> {
     let Ok(Event::Decl(declaration)) = Reader::from_str(text).read_event() else {
         return None;
@@ -189,7 +190,8 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// Takes one token of the document. `is_first` is true if nothing stands before it.
+    /// Checks one token of the document and keeps its elements. `is_first` is true if nothing
+    /// precedes it.
     fn token(
         &mut self,
         event: &Event<'_>,
@@ -467,7 +469,8 @@ fn late_declaration<T>(text: &str, at: usize) -> Result<T, XmlError> {
     refuse(text, at, problem)
 }
 
-/// Returns an error for a text that is not a name. `after` says what may follow a name.
+/// Checks that a text is a name. For the error, `what` describes the name, and `after` what may
+/// follow it.
 fn name(text: &str, span: Range<usize>, what: &str, after: &str) -> Result<(), XmlError> {
     let name = &text[span.clone()];
     if !name.starts_with(is_name_start) {
@@ -479,7 +482,7 @@ fn name(text: &str, span: Range<usize>, what: &str, after: &str) -> Result<(), X
     }
 }
 
-/// Returns an error for a reference to nothing. `at` is the position of its `&`.
+/// Checks that a reference means a character. `at` is the position of its `&`.
 fn reference(text: &str, at: usize, reference: &str) -> Result<(), XmlError> {
     if character(reference).is_some() {
         return Ok(());
@@ -497,8 +500,8 @@ fn reference(text: &str, at: usize, reference: &str) -> Result<(), XmlError> {
     refuse(text, at, problem)
 }
 
-/// Returns the attributes of a tag after checking them. `tag` goes from the end of its name to the
-/// characters that close it.
+/// Returns the attributes of a tag after checking them. `tag` is the range from the end of the
+/// tag's name to the characters that close it.
 fn checked_attributes(
     text: &str,
     tag: Range<usize>,

@@ -1,5 +1,5 @@
-//! The daemon alone. `gfxplane watch` runs it: what the other verbs and clap bring would stay in
-//! the memory of a process that never ends.
+//! The daemon alone. `gfxplane watch` runs it, to keep the other verbs and clap out of the memory
+//! of a process that never ends.
 
 use std::process::ExitCode;
 use std::sync::Arc;

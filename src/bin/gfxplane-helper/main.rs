@@ -1,5 +1,5 @@
-//! gfxplane-helper, which libvirt, mdevctl, KubeVirt and oVirt call. It reads records, opens no
-//! device and talks to nobody. It starts as fast as a program in C, because libvirt runs it for
+//! gfxplane-helper, which libvirt, mdevctl, KubeVirt and oVirt call. It reads records, and asks
+//! neither a device nor a daemon. It starts as fast as a program in C, because libvirt runs it for
 //! every mdev whenever one appears.
 
 // In a test, the main function is the test harness's.
@@ -52,7 +52,7 @@ fn run() -> u8 {
     if let Some(call) = Call::parse(&arguments) {
         return mdevctl::run(&root(), &call);
     }
-    // The name of a guest may be anything, even "--help" or no UTF-8.
+    // The name of a guest may be anything, even "--help", or not UTF-8.
     if arguments.first().is_some_and(|verb| verb == "qemu-hook") {
         let operation = arguments.get(2).map(OsString::as_os_str);
         return qemu_hook::run(&root(), operation.unwrap_or_default());
@@ -79,7 +79,7 @@ fn root() -> Root {
     named.map_or_else(Root::system, Root::recorded)
 }
 
-/// Prints the bare capability element.
+/// Prints the capability element of a device or parent, alone. Returns the exit code.
 fn capability(root: &Root, device: &str) -> u8 {
     let sources = Sources::read(root);
     let capability = offline::find(&sources, device).map(|(_, node)| node.capability(&sources));

@@ -42,17 +42,17 @@ const HOSTDEV_LIST: &str = "after_hostdev_list_by_caps";
 /// The call of a manager.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Call<'a> {
-    /// `onDefineDomain`, with these arguments.
+    /// KubeVirt's `onDefineDomain`, with these arguments.
     OnDefineDomain(&'a [OsString]),
-    /// `before_vm_start`.
+    /// vdsm's hook `before_vm_start`.
     BeforeVmStart,
-    /// `after_hostdev_list_by_caps`.
+    /// vdsm's hook `after_hostdev_list_by_caps`.
     HostdevList,
 }
 
 impl<'a> Call<'a> {
     /// Reads the call from the name by which we are called, the directory of our link, or the first
-    /// argument.
+    /// argument. `None` if it is not a manager's call.
     pub(crate) fn parse(program: &OsStr, arguments: &'a [OsString]) -> Option<Self> {
         let path = Path::new(program);
         let directory = path.parent().and_then(Path::file_name);
@@ -73,7 +73,7 @@ impl<'a> Call<'a> {
     }
 }
 
-/// Answers the call.
+/// Answers the call. Returns the exit code.
 pub(crate) fn run(root: &Root, call: &Call<'_>) -> u8 {
     match call {
         Call::OnDefineDomain(arguments) => on_define_domain(root, arguments),
@@ -111,7 +111,7 @@ impl<'a> Given<'a> {
     }
 }
 
-/// Prints the domain's XML, changed or as it was given.
+/// Prints the domain's XML, changed or as it was given. Returns the exit code.
 fn on_define_domain(root: &Root, arguments: &[OsString]) -> u8 {
     let given = Given::parse(arguments);
     let Some(domain) = given.domain.filter(|domain| !domain.is_empty()) else {
@@ -138,7 +138,7 @@ fn on_define_domain(root: &Root, arguments: &[OsString]) -> u8 {
     let mut out = io::stdout();
     match out.write_all(text).and_then(|()| out.flush()) {
         Ok(()) => SUCCESS,
-        // The shim must not take half a domain for a whole one.
+        // The shim must not mistake half a domain for a whole one.
         Err(error) => {
             say(&format!("the domain can't be handed back: {error}"));
             FAILURE
@@ -152,7 +152,7 @@ fn vmi(given: Option<&[u8]>) -> Result<Vmi, String> {
     Vmi::parse(text).map_err(|error| format!("--vmi: {error}"))
 }
 
-/// Runs a hook of vdsm's on the file that a variable names.
+/// Runs a hook on the file that vdsm names in an environment variable. Always succeeds.
 fn of_vdsm(variable: &str, hook: impl FnOnce(&Path) -> Result<(), String>) -> u8 {
     match std::env::var_os(variable).filter(|path| !path.is_empty()) {
         None => say(&format!(
@@ -173,13 +173,13 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     let at = |error: io::Error| error.to_string();
     let mut bytes = Vec::new();
     let mut options = OpenOptions::new();
-    // O_NONBLOCK: a FIFO in this place must not hold the start up.
+    // With O_NONBLOCK, a FIFO at this path can't block the start.
     options.read(true).custom_flags(libc::O_NONBLOCK);
     let file = options.open(path).map_err(at)?;
     if !file.metadata().map_err(at)?.is_file() {
         return Err("it is no regular file".into());
     }
-    // One byte more than the limit is read.
+    // Read one byte more than the limit, to notice a larger file.
     let limit = xml::MAX_SIZE as u64 + 1;
     file.take(limit).read_to_end(&mut bytes).map_err(at)?;
     if bytes.len() as u64 >= limit {
@@ -198,7 +198,7 @@ fn before_vm_start(root: &Root, path: &Path) -> Result<(), String> {
         let old = String::from_utf8_lossy(&old);
         rewrite(path, &old, &new).map_err(|error| error.to_string())?;
     }
-    // This comes only after it is done.
+    // Report the changes only after they were made.
     said.iter().for_each(|line| say(line));
     Ok(())
 }
@@ -233,7 +233,7 @@ impl<'r> Node<'r> {
         }
     }
 
-    /// Returns the XML after the changes, and the lines about them.
+    /// Returns the XML after the changes, and the lines about them. The error is the problem.
     fn adapt(
         &self,
         bytes: Vec<u8>,
@@ -257,8 +257,8 @@ impl<'r> Node<'r> {
 
 impl Surroundings for Node<'_> {
     fn known(&self, device: DeviceId) -> Known {
-        // vdsm creates its mdevs a moment before it runs its hooks, and udev's rules have them
-        // probed.
+        // vdsm creates its mdevs a moment before it runs its hooks, and udev's rules start their
+        // probe.
         let is_new = self.is_host && matches!(device, DeviceId::Mdev(_));
         if is_new && self.root.device(device).exists() {
             let _ = udev::wait_for_udev(self.root, device, Duration::ZERO, self.limit);
@@ -278,8 +278,8 @@ impl Surroundings for Node<'_> {
         let mut warnings = self.warnings.borrow_mut();
         let mut abilities =
             emulator::abilities(self.root, &emulator, Asking::Cached, &mut warnings);
-        // vdsm-tool sets it (lib/vdsm/tool/configurators/libvirt.py), but the user vdsm can't read it
-        // where libvirt.spec makes /etc/libvirt root's alone.
+        // vdsm-tool switches TLS on (lib/vdsm/tool/configurators/libvirt.py), but the user vdsm
+        // can't read qemu.conf where libvirt.spec makes /etc/libvirt root's alone.
         abilities.spice_tls.get_or_insert(true);
         abilities
     }
@@ -288,7 +288,7 @@ impl Surroundings for Node<'_> {
 /// Writes a line to stderr, which vdsm and the shim of KubeVirt 1.3 and later log
 /// (cmd/sidecars/sidecar_shim.go, `logStderr`).
 fn say(text: &str) {
-    // Each is one line, whatever a name may contain.
+    // The text is one line, even if a name in it contains line breaks.
     let line = format!("gfxplane: {}\n", plain(&text.replace('\n', " ")));
     let _ = io::stderr().write_all(line.as_bytes());
 }
@@ -335,7 +335,7 @@ mod tests {
         let document = xml::Document::parse("<domain type='kvm'/>").unwrap();
         let domain = Domain::new(&document).unwrap();
         let tls = || Node::new(&root, true).abilities(&domain).spice_tls;
-        // Nobody can read a directory, not even root, as whom this may run.
+        // This test may run as root, but not even root can read a directory as a file.
         std::fs::create_dir_all(&conf).unwrap();
         assert_eq!(tls(), Some(true));
         std::fs::remove_dir(&conf).unwrap();

@@ -1,9 +1,9 @@
 //! The mdevctl callout and notifier. Protocol: mdevctl(8) "CALLOUTS", src/callouts.rs.
 //!
-//! As a callout it answers only `get attributes` for `mdevctl list`. To all other calls it says
+//! As a callout it answers only `get attributes` for `mdevctl list`. To all other calls it answers
 //! "not mine" (exit code 2), so that it never takes a device away from a vendor's script. As a
-//! notifier it waits at `start` until no probe of ours holds the device, and takes our attributes
-//! out of definitions.
+//! notifier it waits at `start` until no probe of ours has the device open, and removes our
+//! attributes from definitions.
 
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
@@ -22,14 +22,13 @@ use gfxplane::publish::words::{attributes, words};
 
 use crate::{FAILURE, SUCCESS};
 
-/// The longest time that mdevctl waits for a notifier, in seconds. The wait for a probe comes on
-/// top.
+/// The time after which SIGALRM ends the notifier, in seconds. The wait for a probe comes on top.
 const LIMIT: u32 = 10;
 
 /// "Not my device": mdevctl asks the next script.
 const NOT_MINE: u8 = 2;
 
-/// Answers the call.
+/// Answers the call. Returns the exit code.
 pub(crate) fn run(root: &Root, call: &Call) -> u8 {
     match (call.event.as_str(), call.action.as_str()) {
         ("get", "attributes") => {
@@ -52,7 +51,7 @@ fn caller() -> Vec<u8> {
     std::fs::read(format!("/proc/{parent}/cmdline")).unwrap_or_default()
 }
 
-/// Returns the answer with the attributes of a device, or the earlier answer if that still holds;
+/// Returns the answer with the attributes of a device, or the earlier answer if it is still valid;
 /// `None` if there are no attributes.
 fn attributes_of(root: &Root, uuid: &str) -> Option<String> {
     let id = uuid.parse().ok()?;
@@ -108,16 +107,16 @@ fn notify(root: &Root, call: &Call, action: &str) -> u8 {
     if call.state != "success" {
         return SUCCESS;
     }
-    // mdevctl goes on when SIGALRM ends a notifier.
+    // mdevctl continues when SIGALRM ends a notifier.
     alarm::set(LIMIT);
     let problem = match action {
         "start" => {
             let deadline = settings::config(root, &mut Vec::new()).deadline;
             alarm::set(LIMIT + deadline.as_secs() as u32);
             let limit = Instant::now() + deadline;
-            // udev's rule for parents runs this, and udev handles no event of a device while it
-            // runs the rules of its parent. So a wait would be in vain. Nobody starts a domain
-            // then.
+            // udev's rule for a parent runs `start-parent-mdevs`, and udev handles no event of a
+            // device while it runs the rules of its parent. So a wait would be in vain. No domain
+            // is started then.
             let by_udev = verb(&caller()) == Some(b"start-parent-mdevs");
             let known = by_udev || udev::wait_for_udev(root, id, caller_started(), limit);
             match run::wait_until_free(root, id, limit) {

@@ -1,7 +1,7 @@
 //! The qemu hook (libvirt docs/hooks.rst), behind `hooks/qemu.d/50-gfxplane`.
 //!
-//! While the hook runs, libvirt holds the domain's lock. So the hook talks to nobody and opens no
-//! device. It reads files, and waits only for a probe or a trial of ours.
+//! While the hook runs, libvirt holds the domain's lock. So the hook asks no other program and
+//! opens no device. It reads files, and waits only for a probe or a trial of ours.
 //!
 //! The domain starts, whatever goes wrong here. Only the exit code 77 keeps the domain from
 //! starting, and the hook returns it only for a [`Verdict::Veto`].
@@ -33,7 +33,7 @@ use gfxplane::xml::{self, Document};
 
 use crate::SUCCESS;
 
-/// The exit code that the script `50-gfxplane` takes for a veto. Nothing else that ends a process
+/// The exit code that means a veto to the script `50-gfxplane`. Nothing else that ends a process
 /// has this code.
 const VETO: u8 = 77;
 
@@ -43,17 +43,17 @@ const LIMIT: u32 = 10;
 /// The time before the end of [`LIMIT`] at which the journal gets a line.
 const SOON: Duration = Duration::from_millis(200);
 
-/// The beginning of every `<hostdev>`. The hook does not read a domain without it any further.
+/// The beginning of every `<hostdev>`. The hook ignores a domain without it.
 const HOSTDEV: &[u8] = b"<hostdev";
 
-/// The size of most domains in bytes, so that the hook reads them at once.
+/// The size of the first read in bytes: enough for most domains.
 const AT_ONCE: usize = 64 * 1024;
 
 /// `<28>`: facility daemon, warning (RFC 3164).
 const JOURNAL: &str = "<28>gfxplane: ";
 
-/// Answers a call. `operation` is libvirt's second argument. The other arguments say nothing that
-/// the XML on stdin does not.
+/// Answers a call and returns the exit code. `operation` is libvirt's second argument. The other
+/// arguments say nothing that the XML on stdin does not.
 pub(crate) fn run(root: &Root, operation: &OsStr) -> u8 {
     // SIGALRM ends us, which is no veto: the domain starts.
     alarm::set(LIMIT);
@@ -82,8 +82,8 @@ pub(crate) fn run(root: &Root, operation: &OsStr) -> u8 {
         return SUCCESS;
     }
     let config = config(root);
-    // This happens whatever the setting says: no start may meet a probe of ours, and only this
-    // tells the daemon that a domain has ended.
+    // This happens even if the hook is off: no start may meet a probe of ours, and only this tells
+    // the daemon that a domain has ended.
     match operation {
         Operation::Prepare => {
             alarm::set(LIMIT + config.deadline.as_secs() as u32);
@@ -94,7 +94,7 @@ pub(crate) fn run(root: &Root, operation: &OsStr) -> u8 {
             for id in &devices {
                 let _ = requests::forget_start(root, *id);
             }
-            // Its devices come free, and the outcome of its start teaches.
+            // The devices become free, and the daemon can learn from the domain's log.
             leave(root, &domain, false);
             return SUCCESS;
         }
@@ -106,7 +106,7 @@ pub(crate) fn run(root: &Root, operation: &OsStr) -> u8 {
     let verdict = verdict(root, operation, &text, (&document, &domain), &config);
     let is_veto = matches!(verdict, Verdict::Veto { .. });
     if operation == Operation::Prepare && !is_veto {
-        // It starts now, and must not be started by us later.
+        // The domain starts now, so the daemon must not start it later.
         if let Some(uuid) = domain.uuid {
             let _ = requests::forget_veto(root, uuid);
         }
@@ -133,7 +133,7 @@ fn verdict(
             let definition = definition(root, domain.name.as_deref());
             let start = |config: &Config| hook::start(text, domain, &host, config, definition);
             match start(config) {
-                // A script in QEMU's place may give it other graphics than libvirt knows of.
+                // A script in QEMU's place may give QEMU other graphics than libvirt knows of.
                 Verdict::Veto { .. } if emulator::kind(root, &domain.program()) == Kind::Script => {
                     let mut config = config.clone();
                     config.hook = HookMode::Warn;
@@ -172,8 +172,8 @@ fn answer(root: &Root, domain: &Domain<'_, '_>, verdict: Verdict) -> u8 {
     }
 }
 
-/// Writes to the journal, a moment before the alarm, that the domain is not looked at. A thread of
-/// its own does so, if one can be started.
+/// Sets the alarm, and starts a thread that tells the journal, a moment before the alarm, that the
+/// hook lets the domain pass. There is no line if no thread can be started.
 fn say_when_late(root: &Root, domain: &Domain<'_, '_>) {
     alarm::set(LIMIT);
     let name = operand(domain.name.as_deref(), domain.uuid);
@@ -215,8 +215,8 @@ fn has(bytes: &[u8], wanted: &[u8]) -> bool {
     bytes.windows(wanted.len()).any(|window| window == wanted)
 }
 
-/// Returns the settings. If a file can't be used, it may have told the hook to leave the domains
-/// alone. So the hook then only warns.
+/// Returns the settings. If a file can't be used, it may have switched the hook off. So the hook
+/// then only warns.
 fn config(root: &Root) -> Config {
     let mut warnings = Vec::new();
     let mut config = settings::config(root, &mut warnings);
@@ -230,9 +230,10 @@ fn config(root: &Root) -> Config {
 }
 
 /// Marks the domain's devices as being started, and then waits, at most for the deadline of the
-/// settings, until no probe and no trial of ours has one of them. A probe or a trial that begins
-/// later sees the mark and leaves the device alone. A trial that has a device now sees the mark,
-/// too, and ends its QEMU. If the wait is in vain, the journal gets a line, and the start goes on.
+/// settings, until no probe and no trial of ours uses one of them. A probe or a trial that begins
+/// later sees the mark and leaves the device alone. A trial that uses a device now also sees the
+/// mark, and ends its QEMU. If the wait is in vain, the journal gets a line, and the start
+/// continues.
 fn wait(root: &Root, devices: &BTreeSet<DeviceId>, config: &Config) {
     for id in devices {
         if let Err(error) = requests::mark_start(root, *id) {
@@ -254,7 +255,9 @@ fn wait(root: &Root, devices: &BTreeSet<DeviceId>, config: &Config) {
     }
 }
 
-/// Asks the daemon to look at the domain.
+/// Leaves a request for the daemon to look at the domain. `veto` is true if the hook has just
+/// vetoed the domain's start. Does nothing if the domain has no UUID; a failure goes to the
+/// journal.
 fn leave(root: &Root, domain: &Domain<'_, '_>, veto: bool) {
     let Some(domain) = domain.uuid else {
         return;
@@ -264,8 +267,9 @@ fn leave(root: &Root, domain: &Domain<'_, '_>, veto: bool) {
     }
 }
 
-/// Returns whether libvirt has a file of the domain's definition. A domain counts as persistent if
-/// that can't be seen.
+/// Returns whether the domain is persistent or transient, judging by whether libvirt has a
+/// definition file for it. A domain without a name counts as persistent, and so does every domain
+/// if libvirt's directory can't be seen.
 fn definition(root: &Root, name: Option<&str>) -> Definition {
     let directory = root.join("etc/libvirt/qemu");
     let file = name.map(|name| directory.join(format!("{name}.xml")));
@@ -285,7 +289,7 @@ fn journal(root: &Root, line: &str) {
     }
 }
 
-/// This host, of which only the parts are read that concern the domain's devices.
+/// This host. Only the facts about the domain's devices are read.
 struct ThisHost<'r> {
     root: &'r Root,
     devices: RefCell<BTreeMap<DeviceId, Known>>,
@@ -296,11 +300,11 @@ struct ThisHost<'r> {
 
 impl ThisHost<'_> {
     /// Returns what the valid record of a device says, without reading rules and types. Reads
-    /// everything about the device if there is no such record, if it has no answer, or if the
-    /// kernel makes a statement about the type.
+    /// everything about the device if it has no valid record, if the record has no answer, or if
+    /// the kernel makes a statement about the type.
     fn look(&self, id: DeviceId) -> Known {
         let mut unheard = Vec::new();
-        // A statement of the kernel about the type would outrank it.
+        // A statement of the kernel about the type would outrank the record.
         let by_kernel = || self.root.device(id).join("mdev_type/vfio-pci").exists();
         inventory::recorded(self.root, id, &mut unheard)
             .filter(|known| known.finding.facts.display.is_answer() && !by_kernel())

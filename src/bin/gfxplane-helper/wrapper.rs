@@ -1,12 +1,12 @@
-//! Wraps mdevctl for libvirt before 10.1. That libvirt runs it by the name `mdevctl`, and reads the
-//! attributes of devices only in the definitions that `mdevctl list --dumpjson --defined` prints
-//! (src/node_device/node_device_driver.c of 9.0, `virMdevctlListDefined`). If the administrator
-//! switches it on, our directory comes first in libvirtd's PATH. The wrapper then adds the measured
-//! attributes of devices that are both defined and active to that list.
+//! Wraps mdevctl for libvirt before 10.1. Such a libvirt looks for `mdevctl` in its PATH, and reads
+//! the attributes of devices only in the definitions that `mdevctl list --dumpjson --defined`
+//! prints (src/node_device/node_device_driver.c of 9.0, `virMdevctlListDefined`). If the
+//! administrator switches the wrapper on, our directory comes first in libvirtd's PATH. The wrapper
+//! then adds the measured attributes of devices that are both defined and active to that list.
 //!
-//! The real mdevctl answers everything else: this process becomes it. Our attributes are removed
-//! from definitions on stdin, because libvirt hands back the attributes that it was shown. In any
-//! trouble, the output and the exit code are those of the real mdevctl, to the byte.
+//! For everything else, this process becomes the real mdevctl. Our attributes are removed from
+//! definitions on stdin, because libvirt passes back the attributes that it was shown. If anything
+//! goes wrong, the output and the exit code are those of the real mdevctl, to the byte.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata};
@@ -26,30 +26,31 @@ use uuid::Uuid;
 use crate::mdevctl::words_of;
 use crate::{FAILURE, SUCCESS};
 
-/// The name by which libvirt runs mdevctl.
+/// The file name under which libvirt runs mdevctl. If we are called by this name, we act as
+/// mdevctl.
 const NAME: &str = "mdevctl";
 
 /// The directories to search if there is no PATH.
 const SEARCH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// The largest list, in bytes. Anything larger is no list of devices, and is handed on unread.
+/// The largest list, in bytes. Anything larger is no list of devices, and is passed on unread.
 const MAX_LIST: u64 = 4 * 1024 * 1024;
 
 /// A shell's code for a command that isn't there.
 const NOT_FOUND: u8 = 127;
 
-/// Returns whether we are called in mdevctl's place.
+/// Returns whether we are called by mdevctl's name.
 pub(crate) fn is_called(program: &OsStr) -> bool {
     Path::new(program).file_name() == Some(OsStr::new(NAME))
 }
 
-/// Does the work of mdevctl.
+/// Does the work of mdevctl. Returns the exit code.
 pub(crate) fn run(root: &Root, program: &OsStr, arguments: &[OsString]) -> u8 {
     let Some(real) = Real::find(std::env::var_os("PATH")) else {
         return without_mdevctl(arguments);
     };
     let mut command = Command::new(&real.program);
-    // The programs that it runs in its turn find the real one, too.
+    // So the programs that mdevctl runs find the real mdevctl, too.
     command
         .arg0(program)
         .args(arguments)
@@ -70,7 +71,7 @@ pub(crate) fn run(root: &Root, program: &OsStr, arguments: &[OsString]) -> u8 {
     become_it(command)
 }
 
-/// The real mdevctl.
+/// The real mdevctl, which we find in PATH.
 #[derive(Debug, PartialEq, Eq)]
 struct Real {
     program: PathBuf,
@@ -108,7 +109,7 @@ impl Real {
     }
 }
 
-/// Returns whether a candidate is this program. It checks that in two ways: if one failed, this
+/// Returns whether a candidate is this program. Checks that in two ways: with a wrong answer, this
 /// program would run itself for ever.
 fn is_ours(candidate: &Path, found: &Metadata, ourselves: Option<&Metadata>) -> bool {
     let same = |ours: &Metadata| (ours.dev(), ours.ino()) == (found.dev(), found.ino());
@@ -117,8 +118,8 @@ fn is_ours(candidate: &Path, found: &Metadata, ourselves: Option<&Metadata>) -> 
     ourselves.is_some_and(same) || name == Some(OsStr::new("gfxplane-helper"))
 }
 
-/// Behaves as if there were no wrapper. A libvirt that finds no mdevctl does without its list, but
-/// one whose first list fails sees no device that appears later.
+/// Answers if there is no real mdevctl. The list is empty: a libvirt whose first list fails sees no
+/// device that appears later. Any other call fails as without the wrapper.
 fn without_mdevctl(arguments: &[OsString]) -> u8 {
     if lists_definitions(arguments) {
         return match io::stdout().write_all(b"[]\n") {
@@ -162,7 +163,8 @@ fn list(root: &Root, mut command: Command) -> u8 {
             let pipe = rest.map(io::Take::into_inner);
             pipe.map_or(Ok(0), |mut pipe| io::copy(&mut pipe, &mut out))
         });
-        // A last line without an end would stay in the buffer, which nobody empties at the end.
+        // Without this flush, a last line without a line ending would stay in the buffer and be
+        // lost.
         let written = copied.and_then(|_| out.flush());
         return end(child.wait(), written.is_ok());
     }
@@ -178,8 +180,8 @@ fn list(root: &Root, mut command: Command) -> u8 {
     end(ended, written.is_ok())
 }
 
-/// Returns the measured attributes of a device, if it is the one that exists: the same UUID may be
-/// defined on several parents.
+/// Returns the measured attributes of a device; `None` unless it exists on this parent: the same
+/// UUID may be defined on several parents.
 fn known(root: &Root, parent: &str, uuid: Uuid) -> Option<Vec<(String, String)>> {
     let id = DeviceId::Mdev(uuid);
     (sysfs::parent_of(root, id)? == parent).then(|| words_of(root, id))?

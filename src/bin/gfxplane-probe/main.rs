@@ -39,7 +39,7 @@ use gfxplane::publish::words::{neutral_properties, properties, words};
 /// Does what the arguments say and returns the exit code.
 fn run() -> u8 {
     fill_standard_files();
-    // Files in /run are for everybody to read and for nobody else to write.
+    // Everybody may read our files in /run, but only we may write them.
     let _ = umask(Mode::S_IWGRP | Mode::S_IWOTH);
     let arguments: Vec<String> = std::env::args_os()
         .skip(1)
@@ -93,7 +93,7 @@ fn by_hand() -> anyhow::Result<End> {
 /// Prints the properties of a device, for `IMPORT{program}`.
 ///
 /// At `add`, and only then, the program asks an mdev without a valid record. It never asks a PCI
-/// device, but publishes the other knowledge about it in the form of an answer. It prints at least
+/// device, but publishes what else is known about it in the form of an answer. It prints at least
 /// one property, so that udev has a data file for the device: by that file the mdevctl notifier
 /// knows that this program has run.
 fn udev(id: DeviceId) -> anyhow::Result<End> {
@@ -110,7 +110,7 @@ fn udev(id: DeviceId) -> anyhow::Result<End> {
             let entry = active(&sources, &device);
             out.write_all(properties(&words(&entry.finding, &entry.require)).as_bytes())?;
             out.write_all(neutral_properties(&entry.finding, &entry.require).as_bytes())?;
-            // The tree leaves out the statements of QEMU.
+            // The tree in /run/gfxplane/devices leaves out QEMU's statements.
             let evidence = entry.finding.evidence.as_ref();
             if let Some(evidence) = evidence.filter(|by| !is_mdev && by.method != Method::Qemu) {
                 let facts = &entry.finding.facts;
@@ -141,7 +141,7 @@ fn udev(id: DeviceId) -> anyhow::Result<End> {
     Ok(End::Done)
 }
 
-/// Prints a problem to stderr. The program does not fail, because udev takes no property from a
+/// Prints a problem to stderr. The program does not fail, because udev ignores the properties of a
 /// program that fails.
 fn complain(problem: fmt::Arguments<'_>) {
     let problem = plain_lines(&problem.to_string());

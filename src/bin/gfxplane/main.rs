@@ -42,8 +42,8 @@ fn run() -> u8 {
     exit_code(&tool::run(arguments, Arc::new(Without)))
 }
 
-/// Goes on as another program, with the same arguments. Returns the exit code if that program can't
-/// be run.
+/// Turns this process into another program, with the same arguments. Returns the exit code if that
+/// program can't be run.
 fn with(program: &Path) -> u8 {
     let error = Command::new(program)
         .args(std::env::args_os().skip(1))
@@ -52,8 +52,9 @@ fn with(program: &Path) -> u8 {
     exit_code(&Err(problem))
 }
 
-/// Returns the path of another program of the package: beside this one in a build tree, in libexec
-/// where it is installed. `None`: it is not there, as in a build without libvirt.
+/// Returns the path of another program of this package: next to this program in a build tree, in
+/// libexec once installed. Returns `None` if the program is not there, for example in a build
+/// without libvirt.
 fn other(name: &str) -> Option<PathBuf> {
     let me = std::env::current_exe().ok()?;
     let beside = me.with_file_name(name);

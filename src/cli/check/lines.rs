@@ -15,7 +15,7 @@ use crate::predict::{Head, HeadOf, Outcome, Prediction, UNKNOWN_LIBVIRT, UNKNOWN
 /// The subject of the first line.
 pub(super) const START: &str = "start";
 
-/// A line of the report.
+/// A line of the check's report about one domain.
 #[derive(Debug, Serialize)]
 pub(super) struct Line {
     pub(super) what: String,
@@ -38,7 +38,7 @@ impl Line {
 }
 
 impl SubjectArgs {
-    /// Returns the lines about a domain as it is. `better` is the domain after fixup.
+    /// Returns the lines about a domain as it is. `better` is the plan that fixup would make.
     pub(super) fn lines(
         &self,
         surroundings: &HostSurroundings<'_>,
@@ -49,7 +49,7 @@ impl SubjectArgs {
         let names = self.names(surroundings.context());
         let fixup = || names.command(&Fix::fixup("", ""));
         let mut start = start(now);
-        // Only the planning run knows what would help but needs consent.
+        // Only the plan of fixup knows which changes would help but need consent.
         let notes = better.iter().flat_map(|plan| &plan.notes);
         let notes = notes.filter(|note| matches!(note.topic, Topic::Start | Topic::Seen));
         start.fixes = notes.flat_map(|note| names.fixes(note)).collect();
@@ -90,7 +90,8 @@ impl SubjectArgs {
     }
 }
 
-/// Returns the command that names the versions, if the answer depends only on unknown versions.
+/// Returns the command that names the versions; `None` unless only unknown versions make the answer
+/// a doubt.
 fn versions(names: &Names, because: &str) -> Option<String> {
     let mut options = String::new();
     for reason in because.split("; ") {
@@ -108,7 +109,7 @@ fn versions(names: &Names, because: &str) -> Option<String> {
     Some(names.command(&fix))
 }
 
-/// Returns the line about the graphics that show the screen of a device.
+/// Returns the line about the graphics that show the screen of a device; `None` for another screen.
 fn seen(head: &Head) -> Option<Line> {
     let HeadOf::Device(_) = head.of else {
         return None;
@@ -145,7 +146,7 @@ fn display(vgpu: &Vgpu) -> Line {
 }
 
 /// Returns the line for a vfio device that is only in the user's own arguments, so that libvirt
-/// does not know of it.
+/// does not know about it.
 fn own_vfio(device: &Device) -> Line {
     let id = device
         .vfio_id()

@@ -19,14 +19,14 @@ use crate::host::{Last, Root, Warning};
 use crate::libvirt::Failure;
 use crate::predict::abilities::Abilities;
 
-/// The largest file that is copied, in bytes. Of a larger file, no more is read.
+/// The largest file that is copied, in bytes. A larger file is left out.
 const MAX_FILE: usize = 64 * 1024;
 
 /// The number of links in a path after which it counts as a loop, as in the kernel (MAXSYMLINKS).
 const MAX_LINKS: usize = 40;
 
-/// Attributes that tell one machine from all others. gfxplane itself reads none of them, but a rule
-/// of the administrator's may.
+/// Attributes that identify one machine. gfxplane itself reads none of them, but a rule of the
+/// administrator's may.
 const IDENTIFYING: &[&str] = &[
     "serial",
     "serial_number",
@@ -72,7 +72,7 @@ impl<'a> Copy<'a> {
         seen: &BTreeMap<PathBuf, Last>,
         notes: &mut Vec<Warning>,
     ) -> Result<(), Failure> {
-        // The rules that this program carries need not be copied.
+        // The rules that are built into this program need not be copied.
         let rules = "usr/share/gfxplane/rules.d";
         let built_in = is_built_in(&self.from.join(rules));
         for (path, last) in seen {
@@ -95,19 +95,21 @@ impl<'a> Copy<'a> {
         Ok(())
     }
 
-    /// Returns the parts that lead to a path, each with its form; empty if there is nothing at the
-    /// path.
+    /// Returns every directory, link and file on the way to `path`, including those that links lead
+    /// through, each with what the copy needs of it. Returns nothing if `path` does not exist; a
+    /// dangling link at its end counts as existing. `last` decides whether a link at the end of
+    /// `path` is followed.
     fn parts(&self, path: &Path, last: Last) -> Result<Vec<(PathBuf, Part)>, String> {
         let names = |path: &Path| -> VecDeque<OsString> {
             let names = path.components().map(|name| name.as_os_str().to_owned());
             names.collect()
         };
         let mut ahead = names(path);
-        // The number of these that belong to the path itself, and not to a link's target.
+        // The number of these names that belong to the path itself, and not to a link's target.
         let mut own = ahead.len();
         let (mut at, mut links) = (PathBuf::new(), 0);
         let mut parts = Vec::new();
-        // A link at the end counts, even if it leads nowhere.
+        // True after a link at the end, which counts even if it leads nowhere.
         let mut is_something = false;
         while let Some(name) = ahead.pop_front() {
             let is_last = ahead.is_empty();
@@ -176,13 +178,13 @@ impl<'a> Copy<'a> {
         notes.iter().map(on_host).collect()
     }
 
-    /// Returns a path without the host's root.
+    /// Returns a path without the host's root; `None` if it is outside of the root.
     fn inside<'p>(&self, path: &'p Path) -> Option<&'p Path> {
         let inside = path.strip_prefix(&self.base);
         inside.or_else(|_| path.strip_prefix(self.from.path())).ok()
     }
 
-    /// Records the abilities of QEMU and libvirt. Finds them out first if necessary.
+    /// Records the abilities of QEMU and libvirt. Asks for them first if necessary.
     pub(super) fn emulators(
         &mut self,
         emulators: &BTreeSet<PathBuf>,
@@ -190,7 +192,7 @@ impl<'a> Copy<'a> {
         notes: &mut Vec<Warning>,
     ) -> Result<Vec<(PathBuf, Abilities)>, Failure> {
         let copy = Root::recorded(self.to.join("root"));
-        // libvirt may be there without any QEMU.
+        // libvirt may be installed without any QEMU.
         let none = PathBuf::new();
         let asked = emulators
             .iter()
@@ -208,7 +210,7 @@ impl<'a> Copy<'a> {
     }
 
     /// Copies the facts that only `gfxplane doctor` looks at: the existence of files, not their
-    /// contents, because scripts of others may contain anything.
+    /// contents, because other people's scripts may contain anything.
     pub(super) fn examined(&mut self, host: &doctor::Host) -> Result<(), Failure> {
         let mut files = examined_files(host);
         for id in &host.stale {
@@ -393,7 +395,7 @@ fn text_of(path: &Path, name: &OsStr) -> Result<Vec<u8>, String> {
         return Err("it tells this machine from others".into());
     }
     let mut options = OpenOptions::new();
-    // O_NONBLOCK: a file that has become a FIFO meanwhile must not hold us up.
+    // With O_NONBLOCK, a file that has become a FIFO meanwhile can't block us.
     options.read(true).custom_flags(libc::O_NONBLOCK);
     let file = options.open(path).map_err(|error| error.to_string())?;
     let mut bytes = Vec::new();
@@ -409,7 +411,7 @@ fn text_of(path: &Path, name: &OsStr) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-/// Returns whether a directory has exactly the rules that this program carries.
+/// Returns whether a directory has exactly the rules that are built into this program.
 fn is_built_in(directory: &Path) -> bool {
     let Ok(entries) = fs::read_dir(directory) else {
         return false;

@@ -1,6 +1,5 @@
 //! Writes a domain for a recording. The result has the parts that gfxplane reads ([`KEPT`]), and no
-//! others. It is written anew, so that comments, texts and names that nobody thought of are left
-//! out.
+//! others. It is written anew, so that unforeseen comments, texts and names are left out.
 
 mod arguments;
 
@@ -13,31 +12,32 @@ use crate::domain::{LIBOSINFO_NAMESPACE, MANAGERS, POLICY_NAMESPACE, QEMU_NAMESP
 use crate::predict::arguments::is_telling;
 use crate::xml::{Document, Edit, Element, escape};
 
-/// The text that takes the place of a value.
+/// The text that replaces a value.
 const LEFT_OUT: &str = "left-out";
 
 /// The way in which the value of an attribute is kept.
 #[derive(Debug, Clone, Copy)]
 enum How {
-    /// The value stays if it is a word, as libvirt has them.
+    /// The value stays if it is a single word.
     Word,
     /// The value stays if it is a number.
     Number,
-    /// The value is a unit of memory.
+    /// The value stays if it is a unit of memory.
     Unit,
-    /// The value stays if it is the name of a device.
+    /// The value stays if it names a device of the host.
     Device,
-    /// The value stays if libvirt takes it for an alias.
+    /// The value stays if libvirt accepts it as an alias.
     Alias,
     /// The value stays if it is a vfio driver.
     Driver,
     /// The value stays if it is `none`.
     None_,
-    /// The value is an address. It stays if many machines have it.
+    /// The value stays if it is an address that many machines have. Otherwise another address
+    /// replaces it.
     Address,
-    /// The value is a render node.
+    /// The value stays if it is a render node. Otherwise another path replaces it.
     Node,
-    /// Another text takes the value's place, to show only that the attribute is there.
+    /// Another text replaces the value, to show only that the attribute exists.
     There,
     /// The value stays if it is no more than a switch or a number.
     Telling,
@@ -45,7 +45,7 @@ enum How {
 use How::{Address, Alias, Device, Driver, Node, None_, Number, Telling, There, Unit, Word};
 
 /// The elements that are kept, by their paths below `<domain>`, and their attributes. `devices/*`
-/// stands for any device of libvirt's; `*` alone, for any element above the devices.
+/// means any of [`DEVICES`], and any hostdev, graphics or video.
 const KEPT: &[(&str, &[(&str, How)])] = &[
     ("", &[("type", Word)]),
     ("memory", &[("unit", Unit)]),
@@ -190,8 +190,8 @@ const KEPT: &[(&str, &[(&str, How)])] = &[
     ),
 ];
 
-/// libvirt's devices of which the type and the address are kept, because the address decides where
-/// other devices go (libvirt docs/formatdomain.rst). Disks and file systems have nothing to do with
+/// The libvirt devices whose type and address are kept, because an address decides where other
+/// devices go (libvirt docs/formatdomain.rst). Disks and file systems have nothing to do with
 /// screens.
 const DEVICES: [&str; 24] = [
     "audio",
@@ -241,8 +241,8 @@ pub(super) fn kept(document: &Document<'_>, number: usize) -> String {
     writer.text
 }
 
-/// Returns the text of a domain with three dots in place of each value that may be a secret, that
-/// is each value that [`kept`] would not keep. Empty for a text that is no XML.
+/// Returns the text of a domain with three dots in place of each value that may be a secret: each
+/// value that [`kept`] would not keep. Returns an empty text if `text` is not XML.
 pub(in crate::cli) fn veiled(text: &str) -> String {
     let Ok(document) = Document::parse(text) else {
         return String::new();
@@ -258,7 +258,7 @@ pub(in crate::cli) fn veiled(text: &str) -> String {
     without_comments(&document.apply(&edits))
 }
 
-/// The text that stands for a value that may be a secret.
+/// The text that replaces a value that may be a secret.
 const VEIL: &str = "…";
 
 fn veil<'d, 'a>(
@@ -311,7 +311,7 @@ fn without_comments(text: &str) -> String {
     all + rest
 }
 
-/// Returns whether an element stands where libvirt reads arguments.
+/// Returns whether an element is in the place where libvirt reads QEMU's arguments.
 fn is_in_command_line(element: Element<'_, '_>) -> bool {
     element.parent().is_some_and(|parent| {
         let above = parent.parent();
@@ -413,7 +413,7 @@ impl Writer {
             self.text += &format!("  <name>domain-{number}</name>\n");
             self.text += &format!("  <uuid>00000000-0000-4000-8000-{number:012}</uuid>\n");
         }
-        // Of other hostdevs only that they are there.
+        // The source of any other hostdev stays empty.
         let is_other = path == "devices/hostdev/source" && {
             let hostdev = element.parent();
             let kind = hostdev.and_then(|hostdev| hostdev.attribute("type"));
@@ -435,7 +435,7 @@ impl Writer {
         }
     }
 
-    /// Writes which other manager has metadata in the domain, if one has.
+    /// Writes an element in place of the metadata of another manager, if it is a known one.
     fn manager(&mut self, metadata: Element<'_, '_>) {
         let namespace = metadata.namespace().unwrap_or_default();
         let part = MANAGERS.iter().find(|(part, _)| namespace.contains(part));
@@ -457,7 +457,7 @@ fn text_kept(text: &str, path: &str) -> bool {
     match path {
         "memory" | "currentMemory" | "vcpu" => text.bytes().all(|byte| byte.is_ascii_digit()),
         "os/type" => is_word(text),
-        // Its path leads to the record of what it can do.
+        // The emulator's path leads to the record of its abilities.
         "devices/emulator" => text.chars().all(is_harmless),
         _ => false,
     }
@@ -482,7 +482,7 @@ fn is_number(text: &str) -> bool {
         && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// Returns whether libvirt takes a text for an alias, its own or a user's (src/conf/domain_conf.c,
+/// Returns whether libvirt accepts a text as an alias, its own or a user's (src/conf/domain_conf.c,
 /// `virDomainDeviceAliasIsUserAlias`).
 fn is_alias(text: &str) -> bool {
     let number = text.strip_prefix("hostdev");

@@ -54,7 +54,7 @@ pub(super) fn split(line: &str, breaks: &str) -> (Vec<String>, Typed) {
         is_word = true;
     }
     words.push(word);
-    // Assignments before the program's name are none of its words.
+    // Assignments before the program's name are not words of the command.
     let is_assignment = |word: &&String| {
         let name = word.split_once('=').map_or("", |(name, _)| name);
         !name.is_empty() && !name.starts_with('-')
@@ -66,8 +66,8 @@ pub(super) fn split(line: &str, breaks: &str) -> (Vec<String>, Typed) {
 }
 
 impl Typed {
-    /// Returns the text that bash has to put in the place of what was typed, for a whole word;
-    /// `None` if the word does not go on from what stays.
+    /// Returns the text by which bash must replace the typed part, so that the result is `word`;
+    /// `None` if `word` does not begin with the part that bash keeps.
     #[must_use]
     pub(super) fn rest(&self, word: &str) -> Option<String> {
         let rest = word.strip_prefix(&self.head)?;
@@ -93,7 +93,7 @@ impl Typed {
         })
     }
 
-    /// Returns whether a word that begins with a tilde names a file as the shell will see it.
+    /// Returns whether the word begins with a tilde that the shell replaces.
     #[must_use]
     pub(super) fn may_be_home(&self) -> bool {
         self.is_home
@@ -104,12 +104,12 @@ impl Typed {
 mod tests {
     use super::*;
 
-    /// As bash sets it.
+    /// bash's own value.
     const BREAKS: &str = " \t\n\"'@><=;|&(:";
 
     #[test]
     fn words_as_bash_reads_them() {
-        // The line, the words in it, the candidate, and what is put behind the cursor for it.
+        // The line, the words in it, the candidate, and the text that replaces the typed part.
         for row in [
             "gfxplane ch¦gfxplane,ch¦check¦check",
             r"gfxplane check ¦gfxplane,check,¦my guest¦my\ guest",

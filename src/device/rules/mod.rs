@@ -28,21 +28,21 @@ pub(crate) const BUILT_IN: &[(&str, &str)] = &[
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Open {
-    /// Opening has no side effect that anybody would notice. It may be done unasked.
+    /// Opening the device has no noticeable side effect. It may be opened unasked.
     Safe,
-    /// The device may be opened only if somebody names it.
+    /// The device may be opened only if the user names it.
     #[default]
     Named,
     /// The device may never be opened, because opening it does harm or gives no answer.
     Never,
 }
 
-/// One rule.
+/// One rule: knowledge about the devices that it matches.
 #[derive(Debug, Clone, Serialize)]
 pub struct Rule {
     /// The rule's name, unique among all rules. A later rule of the same name is ignored.
     pub name: String,
-    /// The basis of the rule: a file and function, or the name of somebody who has measured it.
+    /// The basis of the rule: a file and function, or the name of the person who measured it.
     pub source: String,
     /// The conditions that select the rule's devices.
     #[serde(rename = "match")]
@@ -63,7 +63,7 @@ struct RulesFile {
     rule: Vec<RuleText>,
 }
 
-/// A rule as its file has it.
+/// A rule as a file spells it.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RuleText {
@@ -220,7 +220,7 @@ pub struct Subject<'a> {
     pub parent_driver: Option<&'a str>,
     /// The id of the mdev type or the vGPU type.
     pub type_id: Option<&'a str>,
-    /// The type's `device_api`.
+    /// The `device_api` of the mdev type.
     pub device_api: Option<&'a str>,
     /// The PCI address of the device, or of the mdev's parent.
     pub address: Option<PciAddress>,
@@ -292,7 +292,8 @@ impl Rules {
         paths
     }
 
-    /// Returns the rule that applies to this device or type, that is the first that matches.
+    /// Returns the first rule that matches this device or type, which is the one that applies;
+    /// `None` if no rule matches.
     pub fn find(&self, subject: &Subject<'_>) -> Option<&Rule> {
         self.rules
             .iter()

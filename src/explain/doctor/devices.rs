@@ -8,8 +8,8 @@ use crate::explain::doctor::{Host, Line, REINSTALL, Report, Topic, UdevRule, Ver
 use crate::publish::inventory::State;
 use crate::publish::unknown::{KVM_ONLY, LOAD_KVM, LOAD_VFIO, NO_KVM, if_it_may_be_opened};
 
-/// Checks gfxplane's settings and rules. A file with a mistake is ignored as a whole, which nobody
-/// may notice.
+/// Checks gfxplane's settings and rules. A file with a mistake is ignored as a whole, which is
+/// easily overlooked.
 pub(super) fn settings(host: &Host, report: &mut Report) {
     let mut check = report.check(Topic::Settings, "gfxplane's settings and rules");
     if host.settings.is_empty() {
@@ -23,7 +23,7 @@ pub(super) fn settings(host: &Host, report: &mut Report) {
     }
 }
 
-/// Checks whether graphics cards offer all that they can.
+/// Checks whether graphics cards offer the vGPUs that they can have.
 pub(super) fn gpus(host: &Host, report: &mut Report) {
     for gpu in &host.inventory.gpus {
         let Some(missing) = &gpu.missing else {
@@ -36,7 +36,7 @@ pub(super) fn gpus(host: &Host, report: &mut Report) {
     }
 }
 
-/// Checks the active devices.
+/// Checks whether vfio is loaded, and whether the displays of the active devices are known.
 pub(super) fn devices(host: &Host, holders: &BTreeMap<DeviceId, String>, report: &mut Report) {
     let active = || {
         let devices = host.inventory.devices.iter();
@@ -80,14 +80,14 @@ pub(super) fn devices(host: &Host, holders: &BTreeMap<DeviceId, String>, report:
     }
 }
 
-/// Turns the line into a failure, because the driver wants a virtual machine, and the host can't
+/// Turns the line into a failure: the driver opens only for a virtual machine, and the host can't
 /// create one.
 fn lacks_kvm(line: &mut Line) {
     line.verdict = Verdict::Fail;
     line.more.push_str(&format!("; {NO_KVM}"));
 }
 
-/// Checks for records that nobody believes any more, or that nobody ever believed.
+/// Checks for damaged records, and for records that are no longer valid.
 pub(super) fn records(host: &Host, report: &mut Report) {
     for warning in &host.odd_records {
         let stem = warning.path.file_stem().and_then(|stem| stem.to_str());

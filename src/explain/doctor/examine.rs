@@ -1,9 +1,9 @@
 //! Reads everything of a host that [`crate::explain::doctor`] checks.
 //!
 //! Some facts can't be in a recorded host's files, such as owners of files and running programs. A
-//! recorded host has them in `var/cache/gfxplane/moment.json`; on this machine they are looked up
-//! ([`Moment`]). Two answers come from systemd, because no file has them: whether our daemon runs,
-//! and when a libvirt daemon last reloaded.
+//! recorded host has them in `var/cache/gfxplane/moment.json`; on this machine they are read from
+//! the running system ([`Moment`]). Two answers come from systemd, because no file has them:
+//! whether our daemon runs, and when a libvirt daemon last reloaded.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -46,9 +46,9 @@ const HELPER: &str = "usr/bin/gfxplane-helper";
 /// The [`Moment`] of a recorded host.
 pub(crate) const MOMENT: &str = "var/cache/gfxplane/moment.json";
 
-/// Reads all facts of a host. If the abilities of a QEMU are not in the cache, asks libvirt for
-/// them, but never for a recorded host. Also returns the warnings that have no line of their own in
-/// the report.
+/// Reads all facts of a host. Asks libvirt for the abilities of each QEMU that the cache lacks, but
+/// never for a recorded host. Also returns the warnings that have no line of their own in the
+/// report.
 #[must_use]
 pub fn read(root: &Root, ask: &AskLibvirt<'_>) -> (Host, Vec<Warning>) {
     let mut warnings = Vec::new();
@@ -131,9 +131,10 @@ fn exports(root: &Root, config: &Config) -> Vec<(PathBuf, bool)> {
     config.export.named().filter_map(copied).collect()
 }
 
-/// Returns the devices whose records no longer hold, because the devices have changed or are gone.
+/// Returns the devices whose records are no longer valid, because the circumstances have changed or
+/// the device is gone.
 fn stale(root: &Root, sources: &Sources) -> Vec<DeviceId> {
-    // Whoever reads a damaged record for its device warns about it.
+    // Reading the devices has already warned about damaged records.
     let mut ignored = Vec::new();
     let names = read_names(&root.join(run::BASE).join("records"), &mut ignored);
     let ids = names
@@ -167,8 +168,8 @@ pub(crate) fn render_nodes(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Rend
         .collect()
 }
 
-/// Returns whether libglvnd finds a vendor of EGL in its directories (src/EGL/icd_enumeration.md
-/// there).
+/// Returns whether libglvnd finds an EGL driver in its directories (src/EGL/icd_enumeration.md of
+/// libglvnd).
 fn has_egl_vendor(root: &Root, warnings: &mut Vec<Warning>) -> bool {
     let directories = ["etc/glvnd/egl_vendor.d", "usr/share/glvnd/egl_vendor.d"];
     directories.iter().any(|directory| {
@@ -186,7 +187,7 @@ fn emulators(
     let there = |path: &PathBuf| root.join(path).exists();
     paths.extend(emulator::usual().into_iter().filter(there));
     if !root.is_recorded() {
-        // An emulator that was once asked has a file in the cache for good, even if it is gone.
+        // The cache keeps the file of an emulator that is gone.
         paths.retain(there);
     }
     let found = |path: PathBuf| {
@@ -196,8 +197,8 @@ fn emulators(
     paths.into_iter().map(found).collect()
 }
 
-/// Returns the path of mdevctl, in the directories where libvirt looks (the PATH that systemd gives
-/// a service).
+/// Returns the path of mdevctl; `None` if it is not where libvirt looks (the PATH that systemd
+/// gives a service).
 fn mdevctl(root: &Root) -> Option<PathBuf> {
     let directories = ["usr/local/sbin", "usr/local/bin", "usr/sbin", "usr/bin"];
     let mut paths = directories
@@ -258,8 +259,8 @@ fn script(root: &Root, path: &Path, is_ours: bool) -> Script {
     }
 }
 
-/// Returns whether a path of the host leads to a file that somebody may execute. Resolves absolute
-/// links below the root, as the host does.
+/// Returns whether a path of the host leads to a file that some user may execute. Follows absolute
+/// links inside the root, as the host does, and at most 8 links.
 fn is_executable(root: &Root, path: &Path) -> bool {
     const MOST_LINKS: usize = 8;
     let mut path = path.to_owned();
@@ -378,7 +379,7 @@ fn moment(
     }
 }
 
-/// Returns a property of a systemd unit.
+/// Returns a property of a systemd unit; `None` if systemd does not run, or returns none.
 fn systemd(unit: &str, property: &str) -> Option<String> {
     if !Path::new("/run/systemd/system").is_dir() {
         return None;
@@ -394,15 +395,16 @@ fn systemd(unit: &str, property: &str) -> Option<String> {
     (!said.is_empty()).then_some(said)
 }
 
-/// Returns one of libvirt's daemons, found by the file with its process's number (libvirt
-/// src/remote/remote_daemon.c, `pid_file`); `None` if it does not run.
+/// Returns one of libvirt's daemons, found by its PID file (libvirt src/remote/remote_daemon.c,
+/// `pid_file`); `None` if it does not run.
 fn daemon(root: &Root, name: &str, warnings: &mut Vec<Warning>) -> Option<Running> {
     let pid = read_text(&root.join("run").join(format!("{name}.pid")), warnings)?;
     let process = root.join("proc").join(pid.trim());
     match read_text(&process.join("comm"), warnings) {
         Some(comm) if comm != name => return None,
         Some(_) => {}
-        // Either it has ended, or /proc shows users only their own processes (hidepid of proc(5)).
+        // Either the daemon has ended, or /proc shows users only their own processes (hidepid of
+        // proc(5)).
         None if shows_all(root) => return None,
         None => {
             return Some(Running {
@@ -426,13 +428,13 @@ fn daemon(root: &Root, name: &str, warnings: &mut Vec<Warning>) -> Option<Runnin
     })
 }
 
-/// Returns whether this user can see the processes of others. Process 1 is root's.
+/// Returns whether this user can see other users' processes, such as process 1 of root.
 fn shows_all(root: &Root) -> bool {
     root.join("proc/1/comm").exists()
 }
 
-/// Returns when a process was started, in seconds since 1970. Field 22 of proc_pid_stat(5) counts
-/// from boot on and includes suspended times.
+/// Returns when a process was started, in seconds since 1970; `None` if that can't be read. Field
+/// 22 of proc_pid_stat(5) counts clock ticks since boot, including suspended time.
 fn started(process: &Path, warnings: &mut Vec<Warning>) -> Option<u64> {
     let stat = read_text(&process.join("stat"), warnings)?;
     // The name in brackets may contain blanks. The third field is the first after it.
@@ -447,8 +449,8 @@ fn started(process: &Path, warnings: &mut Vec<Warning>) -> Option<u64> {
     Some(today.checked_sub(now.checked_sub(then)?)?.as_secs())
 }
 
-/// Returns the user as whom libvirt runs QEMU: the one in qemu.conf, or the one that distributions
-/// create for it.
+/// Returns the user that libvirt runs QEMU as: the one in qemu.conf, or else the one that
+/// distributions create. `None` if there is neither, or a file can't be read.
 fn qemu_user(root: &Root, warnings: &mut Vec<Warning>) -> Option<QemuUser> {
     let conf = emulator::qemu_conf(root, warnings)?;
     let passwd = read_text(&root.join("etc/passwd"), warnings)?;

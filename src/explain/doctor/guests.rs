@@ -1,5 +1,5 @@
 //! Checks the guests: whether the host has their devices, whether they start, and whether some
-//! graphics show their screens. All of that comes from the overview.
+//! graphics show their screens. The answers come from the overview.
 
 use std::collections::BTreeMap;
 

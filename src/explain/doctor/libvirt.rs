@@ -70,8 +70,8 @@ pub(super) fn mdevctl(host: &Host, report: &mut Report) {
 }
 
 /// Checks mdevctl's callouts and notifiers: ours, and the scripts that come before ours. If there
-/// are several links to our callout, the last one counts. The one in `/usr/lib` does not answer
-/// while somebody else's is in `/etc` (hooks/README.md).
+/// are several links to our callout, the last one counts. Ours in `/usr/lib` does not answer if
+/// another program's callout is in `/etc` (hooks/README.md).
 pub(super) fn callouts(host: &Host, report: &mut Report) {
     if host.mdevctl.is_none() {
         return;
@@ -120,7 +120,7 @@ fn scripts_of_mdevctl(host: &Host, callouts: bool, report: &mut Report) {
             .fix(REINSTALL);
         return;
     }
-    // A file there that can't be executed counts, too.
+    // A file in /etc counts even if it can't be executed.
     let mut later = scripts.iter().filter(|s| s.path.starts_with("/etc"));
     if callouts
         && !ours.path.starts_with("/etc")
@@ -205,8 +205,8 @@ pub(super) fn hook(host: &Host, report: &mut Report) {
 }
 
 /// Checks whether the running daemons have seen the hook. libvirt looks for hooks when it starts
-/// and when it is told to reload. If it has found any hook then, it also runs hooks that appear in
-/// `qemu.d` later (src/util/virhook.c, `virHookInitialize` and `virHookCall`).
+/// and when it is told to reload. If it finds any hook at that time, it also runs hooks that appear
+/// in `qemu.d` later (src/util/virhook.c, `virHookInitialize` and `virHookCall`).
 fn seen(host: &Host, ours: &Script, report: &mut Report) {
     let mut check = report.check(Topic::Hook, "qemu hook as libvirt sees it");
     let changed = |script: &Script| {
@@ -243,9 +243,10 @@ fn is_link(host: &Host, hook: &Script) -> bool {
     access.is_some_and(|access| access.link)
 }
 
-/// Checks whether SELinux lets libvirt's daemons run the hook. The words here are about Fedora's
-/// policy (docs/selinux.md): virtqemud may not execute files of the type of `/etc/libvirt/hooks`,
-/// whatever the boolean says, and finds out when a domain is started. libvirtd is not confined.
+/// Checks whether SELinux lets libvirt's daemons run the hook. The messages describe Fedora's
+/// policy (docs/selinux.md): virtqemud may not execute files of the type that `/etc/libvirt/hooks`
+/// has, whether `virt_hooks_unconfined` is on or off, and this shows only when a domain is started.
+/// libvirtd is not confined.
 fn selinux(host: &Host, report: &mut Report) {
     let Some(selinux) = host.selinux else { return };
     let Some(hook) = host.hooks.iter().find(|hook| hook.is_ours) else {
@@ -276,8 +277,7 @@ fn selinux(host: &Host, report: &mut Report) {
     }
 }
 
-/// Checks whether a guest may have a D-Bus daemon. Writes no line under SELinux, where that is not
-/// known.
+/// Warns if AppArmor denies guests a D-Bus daemon. Under SELinux, that is not known.
 pub(super) fn dbus_daemon(host: &Host, report: &mut Report) {
     if host.dbus_daemon_denied != Some(true) {
         return;
@@ -296,7 +296,7 @@ pub(super) fn dbus_daemon(host: &Host, report: &mut Report) {
         ));
 }
 
-/// Checks SELinux and AppArmor.
+/// Checks whether SELinux and AppArmor let libvirt's daemons run the hook.
 pub(super) fn confinement(host: &Host, report: &mut Report) {
     selinux(host, report);
     for profile in &host.profiles {
@@ -306,7 +306,7 @@ pub(super) fn confinement(host: &Host, report: &mut Report) {
             .and_then(|daemon| daemon.label.as_deref());
         let what = format!("AppArmor's profile of {}", profile.daemon);
         let mut check = report.check(Topic::Confinement, what);
-        // For a daemon that does not run, nobody knows how it will be confined.
+        // A daemon that does not run has no label: its profile counts as enforced.
         let enforced = label.is_none_or(|label| label.ends_with("(enforce)"));
         let verdict = if enforced {
             Verdict::Fail

@@ -1,10 +1,9 @@
-//! Finds problems between a host and a working display. The facts of the host go in, lines come
-//! out.
+//! Finds problems of a host that keep screens dark: the host's facts in, lines out.
 //!
 //! Each check is about one problem that has kept somebody's screen dark. Its line says PASS, WARN
-//! or FAIL, what was found, and how to fix it. [`examine()`] reads the host; nothing here touches
-//! it. A check without the facts that it needs gets a line, too. That line is a warning only where
-//! the check matters.
+//! or FAIL, what was found, and how to fix it. [`examine::read`] reads the host; the checks read
+//! nothing. A check that lacks a fact has a line, too: a warning on this machine, SKIP for a
+//! recorded host.
 
 mod devices;
 pub mod examine;
@@ -43,12 +42,12 @@ pub enum Verdict {
     Pass,
     /// There may be a problem for some domain, or the check could not be made.
     Warn,
-    /// There is a problem.
+    /// The check has found a problem.
     Fail,
 }
 
 impl Verdict {
-    /// Returns the word for the outcome, as virt-host-validate has it.
+    /// Returns the word for the outcome, as in virt-host-validate.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -77,7 +76,7 @@ pub enum Recording {
     None,
     /// The recording has all facts for the checks: `gfxplane collect` made it.
     Whole,
-    /// The recording has no [`Moment`]. A file that it lacks may only not have been recorded.
+    /// The recording has no [`Moment`]. The host may have files that were not recorded.
     Part,
 }
 
@@ -85,31 +84,31 @@ pub enum Recording {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Topic {
-    /// gfxplane's own settings and rules.
+    /// The files of gfxplane's settings and rules.
     Settings,
     /// Devices, and the knowledge about them.
     Devices,
     /// Graphics cards, and the vGPUs that they offer.
     Gpus,
-    /// Records of probes.
+    /// Damaged and outdated records of probes.
     Records,
-    /// `/dev/dri`.
+    /// The render nodes in `/dev/dri`, and QEMU's access to them.
     RenderNodes,
     /// OpenGL in QEMU, and the libraries that it needs.
     OpenGl,
-    /// mdevctl.
+    /// The program mdevctl.
     Mdevctl,
-    /// The display of mdevctl's attributes by libvirt.
+    /// mdevctl's attributes in libvirt's node-device XML.
     Attributes,
     /// mdevctl's callouts and notifiers.
     Callouts,
     /// libvirt's qemu hooks.
     Hook,
-    /// SELinux and AppArmor.
+    /// The confinement of libvirt's daemons by SELinux or AppArmor.
     Confinement,
     /// AppArmor's permission for a guest to have a dbus-daemon.
     DbusDaemon,
-    /// Versions with known faults.
+    /// Versions of QEMU and libvirt with known bugs.
     Versions,
     /// udev's rules, and the daemon.
     Service,
@@ -130,12 +129,12 @@ pub struct Line {
     pub guest: Option<String>,
     /// The thing that is checked.
     pub what: String,
-    /// The outcome.
+    /// The outcome of the check.
     pub verdict: Verdict,
-    /// The finding; may be empty.
+    /// The finding in words; may be empty.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub more: String,
-    /// The fixes, the best first.
+    /// The commands that fix the problem, the best first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub fixes: Vec<String>,
 }
@@ -143,7 +142,7 @@ pub struct Line {
 /// The facts of a host that the checks need.
 #[derive(Debug, Clone)]
 pub struct Host {
-    /// How the host was recorded.
+    /// The kind of recording, if this is a recorded host.
     pub recording: Recording,
     /// The devices and types, with the knowledge about them.
     pub inventory: Inventory,
@@ -151,8 +150,8 @@ pub struct Host {
     pub settings: Vec<Warning>,
     /// Warnings about files in `/run/gfxplane` that were ignored.
     pub odd_records: Vec<Warning>,
-    /// Devices whose records no longer hold, because their circumstances have changed or the device
-    /// is gone.
+    /// Devices whose records are no longer valid, because the circumstances have changed or the
+    /// device is gone.
     pub stale: Vec<DeviceId>,
     /// The IOMMU groups, and whether there is KVM.
     pub around: Around,
@@ -160,15 +159,16 @@ pub struct Host {
     pub vfio: bool,
     /// The render nodes, sorted by path.
     pub render_nodes: Vec<RenderNode>,
-    /// True if there is a vendor of EGL (`egl_vendor.d` of libglvnd).
+    /// True if libglvnd finds an EGL driver: a `.json` file in one of its `egl_vendor.d`
+    /// directories.
     pub egl_vendor: bool,
     /// The emulators of the host, each with its abilities.
     pub emulators: Vec<(PathBuf, Abilities)>,
-    /// libvirt's version.
+    /// libvirt's version; `None` if it is not known.
     pub libvirt: Option<Version>,
     /// See [`crate::predict::abilities::Guests::dbus_daemon_denied`].
     pub dbus_daemon_denied: Option<bool>,
-    /// The path of mdevctl's program.
+    /// The path of mdevctl; `None` if it is not installed.
     pub mdevctl: Option<PathBuf>,
     /// The directories of mdevctl's scripts that exist.
     pub scripts: Vec<Scripts>,
@@ -180,7 +180,7 @@ pub struct Host {
     pub wrapper: bool,
     /// libvirt's qemu hooks, in the order in which they are run.
     pub hooks: Vec<Script>,
-    /// True if this user may not look at the hooks.
+    /// True if this user may not list the hooks.
     pub hooks_hidden: bool,
     /// The behaviour of the hook, by the settings.
     pub hook_mode: HookMode,
@@ -196,30 +196,30 @@ pub struct Host {
     pub moment: Moment,
 }
 
-/// A render node.
+/// A render node of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RenderNode {
     /// The path, such as `/dev/dri/renderD128`.
     pub path: PathBuf,
-    /// The driver of the GPU behind the node.
+    /// The driver of the GPU behind the node; `None` if it has none.
     pub driver: Option<String>,
 }
 
 /// A directory of mdevctl's scripts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scripts {
-    /// The path on the host.
+    /// The directory's path on the host.
     pub directory: PathBuf,
     /// True if the directory's scripts are callouts, false if they are notifiers.
     pub callouts: bool,
-    /// The directory's scripts, in the order in which mdevctl asks them.
+    /// The directory's scripts, in the order in which mdevctl runs them.
     pub scripts: Vec<Script>,
 }
 
-/// A script, ours or somebody else's.
+/// A script that mdevctl or libvirt runs, ours or another program's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Script {
-    /// The path on the host.
+    /// The script's path on the host.
     pub path: PathBuf,
     /// True if the script is gfxplane's.
     pub is_ours: bool,
@@ -230,16 +230,16 @@ pub struct Script {
 /// The state of the udev rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UdevRule {
-    /// The rule is used.
+    /// The rule is installed, and udev uses it.
     Installed,
-    /// A file of the rule's name in `/etc` or `/run` takes its place.
+    /// A file of the rule's name in `/etc` or `/run` replaces it.
     Hidden,
 }
 
 /// The permissions in an AppArmor profile of a libvirt daemon.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Profile {
-    /// The daemon's name.
+    /// The name of the confined daemon.
     pub daemon: String,
     /// True if the daemon may run the files in `/etc/libvirt/hooks`.
     pub hooks: bool,
@@ -274,14 +274,14 @@ pub struct Moment {
     /// libvirt's running daemons.
     #[serde(default)]
     pub daemons: Vec<Running>,
-    /// True if the service `gfxplane` runs; `None` if nobody can tell.
+    /// True if the service `gfxplane` runs; `None` if that is not known.
     #[serde(default)]
     pub service: Option<bool>,
-    /// The files that the setting `export` names and for which the daemon has written something,
-    /// each with whether that has been copied.
+    /// The files that the setting `export` names, each with true if it has the text that the daemon
+    /// wrote for it. Files for which the daemon has written nothing are left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exports: Vec<(PathBuf, bool)>,
-    /// The user as whom QEMU runs; `None` if that is not known.
+    /// The user that QEMU runs as; `None` if that is not known.
     #[serde(default)]
     pub qemu: Option<QemuUser>,
 }
@@ -289,11 +289,11 @@ pub struct Moment {
 /// The access rights to a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Access {
-    /// The mode, in octal: `0660`.
+    /// The file's mode in octal, such as `0660`.
     pub mode: String,
-    /// The name of the owner, or the number.
+    /// The owner's name, or the UID if it has no name.
     pub user: String,
-    /// The name of the group, or the number.
+    /// The group's name, or the GID if it has no name.
     pub group: String,
     /// The time of the last change of any kind (`st_ctime`), in seconds since 1970.
     #[serde(default)]
@@ -303,24 +303,24 @@ pub struct Access {
     pub link: bool,
 }
 
-/// A running program.
+/// A running daemon of libvirt's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Running {
-    /// The program's name: `libvirtd`, `virtqemud`.
+    /// The daemon's name: `libvirtd`, `virtqemud`.
     pub name: String,
-    /// The time of the program's start, or of the last reload, in seconds since 1970; `None` if
-    /// that can't be seen.
+    /// The time of the daemon's start or last reload, in seconds since 1970; `None` if this user
+    /// can't see it.
     #[serde(default)]
     pub since: Option<u64>,
-    /// The program's label, as SELinux or AppArmor write it: `libvirtd (enforce)`.
+    /// The daemon's label, as SELinux or AppArmor write it: `libvirtd (enforce)`.
     #[serde(default)]
     pub label: Option<String>,
 }
 
-/// The user as whom libvirt runs QEMU.
+/// The user that libvirt runs QEMU as.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QemuUser {
-    /// The user's name.
+    /// The name of the user that QEMU runs as.
     pub user: String,
     /// The names of the user's groups.
     pub groups: Vec<String>,
@@ -331,8 +331,7 @@ pub struct QemuUser {
 }
 
 impl Access {
-    /// Returns whether a user may read and write the file by its mode. Access control lists are not
-    /// read.
+    /// Returns whether the file's mode lets a user read and write it. Ignores access control lists.
     #[must_use]
     pub fn is_open_to(&self, user: &str, groups: &[String]) -> bool {
         let mode = u32::from_str_radix(&self.mode, 8).unwrap_or(0);
@@ -362,8 +361,8 @@ impl Host {
     }
 }
 
-/// Examines a host and returns the lines of the report. `holders` are the devices that running
-/// domains have, each with the domain as an argument of `gfxplane`
+/// Examines a host and returns the lines of the report. `holders` maps each device that a running
+/// or paused guest has open to the guest, as an argument of `gfxplane`
 /// ([`crate::publish::overview::Overview::holders`]).
 #[must_use]
 pub fn examine(host: &Host, holders: &BTreeMap<DeviceId, String>) -> Vec<Line> {
@@ -392,7 +391,7 @@ pub fn worst(lines: &[Line]) -> Verdict {
     verdicts.fold(Verdict::Pass, Verdict::max)
 }
 
-/// A report in the making.
+/// The doctor's report while it is being written.
 struct Report {
     lines: Vec<Line>,
     recording: Recording,
@@ -404,7 +403,7 @@ impl Report {
         Report { lines, recording }
     }
 
-    /// Begins the lines about one thing.
+    /// Begins the lines about the thing `what`.
     fn check(&mut self, topic: Topic, what: impl Into<String>) -> Check<'_> {
         let what = what.into();
         Check {
@@ -448,8 +447,8 @@ impl Check<'_> {
         self.line(Verdict::Fail, more)
     }
 
-    /// Writes the line for a file that the host does not have. The line is SKIP if only the
-    /// recording may lack the file.
+    /// Writes the line for a file that does not exist. The line is SKIP if the file may just not
+    /// have been recorded.
     fn missing(&mut self, verdict: Verdict, more: impl Into<String>) -> &mut Line {
         match self.report.recording {
             Recording::Part => self.line(Verdict::Skip, "not in the recording"),
@@ -485,7 +484,7 @@ impl Line {
     }
 }
 
-/// Returns paths as a list with commas.
+/// Returns paths as one text, with commas between.
 fn listed<'p>(paths: impl Iterator<Item = &'p PathBuf>) -> String {
     let paths: Vec<String> = paths.map(|path| path.display().to_string()).collect();
     paths.join(", ")

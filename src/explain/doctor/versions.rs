@@ -1,4 +1,4 @@
-//! Checks for versions whose known faults concern devices of this host.
+//! Checks for versions of QEMU and libvirt whose known bugs concern devices of this host.
 
 use crate::device::facts::DisplayInterface;
 use crate::device::id::DeviceId;
@@ -7,7 +7,7 @@ use crate::predict::Program;
 use crate::predict::versions::{PCI_DISPLAY, REGION_FAULT, REGION_FAULT_MENDED, VNC_BINDS, newer};
 use crate::publish::inventory::DeviceEntry;
 
-/// Checks the versions of QEMU and libvirt.
+/// Checks the versions: for known bugs, and for versions newer than gfxplane knows.
 pub(super) fn versions(host: &Host, report: &mut Report) {
     for (emulator, abilities) in &host.emulators {
         let what = format!("version of {}", emulator.display());

@@ -39,8 +39,8 @@ pub(crate) fn nfd(inventory: &Inventory, expiry: u64) -> (String, Vec<String>) {
     (text, left_out)
 }
 
-/// Returns the name of a type's label. Kubernetes takes letters, digits, `-`, `_` and `.`, with a
-/// letter or digit at the end: any other character becomes `-`, and such characters at the end are
+/// Returns the name of a type's label. Kubernetes allows letters, digits, `-`, `_` and `.`, with a
+/// letter or digit at the end. Any other character becomes `-`; `-`, `_` and `.` at the end are
 /// dropped.
 fn label_name(type_id: &str) -> String {
     let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);

@@ -12,7 +12,7 @@ use crate::publish::overview::Summary;
 /// The facts in the metrics that are not in the inventory.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Told {
-    /// The numbers of guests and screens; `None` if nobody knows this host's guests.
+    /// The numbers of guests and screens; `None` if this host's guests are not known.
     pub guests: Option<Summary>,
     /// The number of entries in the log by event and part; `None` if the log can't be read.
     pub acts: Option<BTreeMap<(String, String), usize>>,

@@ -19,9 +19,9 @@ use crate::predict::screens::{Here, Known};
 /// The results of earlier probes and starts.
 #[derive(Debug, Clone, Default)]
 pub struct Memory {
-    /// The records of devices.
+    /// The records of devices that were probed.
     pub devices: HashMap<DeviceId, Record>,
-    /// The statements of QEMU about devices. They say nothing about types.
+    /// QEMU's statements about devices. They are no evidence about types.
     pub qemu: HashMap<DeviceId, Record>,
     /// The records of types, by type id.
     pub types: HashMap<String, Record>,
@@ -30,9 +30,9 @@ pub struct Memory {
 /// Everything that is read from a host.
 #[derive(Debug, Clone)]
 pub struct Sources {
-    /// The host's sysfs.
+    /// The devices in the host's sysfs.
     pub host: Host,
-    /// mdevctl's definitions.
+    /// mdevctl's definitions of devices.
     pub definitions: Vec<Definition>,
     /// The results of earlier probes and starts.
     pub memory: Memory,
@@ -103,7 +103,7 @@ fn remember(
 #[derive(Debug)]
 pub struct Reading {
     root: Root,
-    /// The rules. During a call, also the files about one device.
+    /// The rules, read once. Also holds the files about one device, which each call replaces.
     sources: OnceCell<RefCell<Sources>>,
     definitions: OnceCell<HashMap<Uuid, Definition>>,
     whole: OnceCell<Sources>,
@@ -120,7 +120,7 @@ impl Reading {
         }
     }
 
-    /// Returns what is known of one device, active or defined.
+    /// Returns what is known about one device, active or defined.
     ///
     /// The whole host is read only for a device that exists only as mdevctl's definition, because
     /// other devices may tell about its type.
@@ -138,7 +138,7 @@ impl Reading {
             DeviceId::Mdev(uuid) => {
                 let definitions = self.definitions.get_or_init(|| {
                     let all = mdevctl::read(root, warnings).into_iter();
-                    // The first of several stands for the others.
+                    // If a UUID has several definitions, the first counts.
                     all.rev().map(|one| (one.uuid, one)).collect()
                 });
                 definitions.get(&uuid)
@@ -158,8 +158,8 @@ impl Reading {
         }
     }
 
-    /// Returns whether mdevctl can start the device, for which [`Reading::known`] was called
-    /// before.
+    /// Returns whether mdevctl has a definition of the device. Call [`Reading::known`] for an
+    /// inactive device before: it reads the definitions.
     pub(crate) fn is_defined(&self, id: DeviceId) -> bool {
         let DeviceId::Mdev(uuid) = id else {
             return false;
@@ -189,7 +189,8 @@ impl Sources {
         (sources, device)
     }
 
-    /// Reads the sources about another active device, in place of the last one's.
+    /// Replaces the sources about the last device by those about another. Returns `None` if that
+    /// device does not exist.
     fn turn_to(
         &mut self,
         root: &Root,
@@ -206,11 +207,11 @@ impl Sources {
 }
 
 /// Returns what the record of an active mediated device says, with as few system calls as possible.
-/// `None` if there is no record, or if the record no longer holds.
+/// `None` if it has no record, or if the record is no longer valid.
 ///
-/// [`Reading::known`] returns the same, except for a record without an answer, and on a kernel that has
-/// attributes of displays. QEMU's statements are not read, because a record with an answer outranks
-/// them.
+/// [`Reading::known`] returns the same, unless the record has no answer, or the kernel has
+/// attributes about displays. QEMU's statements are not read, because a record with an answer
+/// outranks them.
 pub fn recorded(root: &Root, id: DeviceId, warnings: &mut Vec<Warning>) -> Option<Known> {
     let DeviceId::Mdev(_) = id else {
         return None;

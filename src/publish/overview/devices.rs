@@ -1,4 +1,4 @@
-//! The lines of the devices: what is known of each display, and what is wrong.
+//! The lines about devices: what is known about each display, and what is wrong.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ use crate::plan::commands::Names;
 use crate::publish::inventory::{DeviceEntry, State};
 use crate::publish::unknown::{KVM_ONLY, LOAD_KVM, NO_KVM};
 
-/// Returns whether a device is a virtual function without a vGPU.
+/// Returns whether a device is a virtual function that can have a vGPU, but has none.
 pub(super) fn is_bare(given: Given<'_>, entry: &DeviceEntry) -> bool {
     let mut functions = given
         .sources
@@ -23,8 +23,8 @@ pub(super) fn is_bare(given: Given<'_>, entry: &DeviceEntry) -> bool {
 }
 
 /// Adds the card itself and its virtual functions to the card's lines, unless they have a line as
-/// vfio devices. A function is added if a guest has it or, with `--all`, in any case; the card only
-/// if a guest has it.
+/// vfio devices. A function is added if a guest has it, or with `--all`; the card only if a guest
+/// has it.
 pub(super) fn functions(
     given: Given<'_>,
     gpu: &Gpu,
@@ -60,7 +60,7 @@ pub(super) fn functions(
     }
 }
 
-/// Returns the line of a device that this host has.
+/// Returns the line about a device of this host.
 pub(super) fn device(given: Given<'_>, entry: &DeviceEntry, guests: Vec<GuestEntry>) -> DeviceLine {
     let display = &entry.finding.facts.display;
     let lacks_kvm = given.around.lacks_kvm(entry);

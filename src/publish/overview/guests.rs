@@ -1,4 +1,4 @@
-//! The entries of the guests: whether each starts, who shows its screens, and what helps.
+//! The entries of the guests: whether each starts, which graphics show its screens, and the fixes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,8 +14,8 @@ use crate::predict::{About, HeadOf, Outcome, Refusal, Shown};
 use crate::publish::inventory::State;
 use crate::xml::Document;
 
-/// Returns the entries of one domain, by device, and counts the domain in `summary`. Empty for a
-/// domain without vfio devices.
+/// Returns the entries of one domain, by device, and counts the domain in `summary`. Returns
+/// nothing for a domain without vfio devices, or with such devices only in QEMU's arguments.
 pub(super) fn entries(
     given: Given<'_>,
     domain: &Defined,
@@ -33,8 +33,8 @@ pub(super) fn entries(
             return unreadable(domain, &error.to_string(), summary);
         }
     };
-    // A plan without devices is that of a domain whose hostdev names none, or whose devices stand
-    // in QEMU's arguments alone.
+    // A plan has no devices if the hostdevs name none, or if the devices are only in QEMU's
+    // arguments.
     let is_told =
         |plan: &Plan| !plan.screens.vgpus.is_empty() || plan.screens.own_vfio().next().is_none();
     let Some(plan) = now.filter(is_told) else {
@@ -59,8 +59,8 @@ pub(super) fn entries(
     below_devices(&seen, starts, summary)
 }
 
-/// Returns the entries of a domain, one for each of its devices; one without a device if its
-/// hostdevs name none.
+/// Returns one entry for each device of a domain, or one without a device if its hostdevs name
+/// none.
 fn below_devices(
     seen: &Seen<'_>,
     starts: &'static str,
@@ -68,7 +68,7 @@ fn below_devices(
 ) -> Vec<(Option<DeviceId>, GuestEntry)> {
     let (plan, domain, now) = (seen.plan, seen.domain, seen.plan.now());
     let ids: BTreeSet<DeviceId> = plan.screens.vgpus.iter().map(|vgpu| vgpu.id).collect();
-    // Problems of the domain as a whole stand below its first device.
+    // Problems of the whole domain are listed with its first device.
     let mut left = seen.of_domain(&ids);
     let mut found = Vec::new();
     for vgpu in &plan.screens.vgpus {
@@ -101,7 +101,7 @@ fn below_devices(
     found
 }
 
-/// Returns the entry of a guest that shows no screen.
+/// Returns an entry in which no screen is shown.
 fn entry(domain: &Defined, starts: Option<&'static str>, problems: Vec<Problem>) -> GuestEntry {
     GuestEntry {
         name: domain.name.clone(),
@@ -231,7 +231,7 @@ impl Seen<'_> {
         fixes
     }
 
-    /// Returns the problems of one device's screen.
+    /// Returns the problems of one device's screen, and counts a dark screen in `summary`.
     fn of_device(
         &self,
         vgpu: &Vgpu,

@@ -2,7 +2,7 @@ use super::*;
 
 const ODD: &str = "<?xml version='1.0'?>\n<a b='1'>\n    <b/>\n    <!-- c -->\n    <c/>\n</a>\n";
 
-/// An edit of the first element of a name.
+/// Edits the first element with this name.
 enum Do {
     Set(&'static str, &'static str, &'static str),
     Unset(&'static str, &'static str),
@@ -55,7 +55,7 @@ fn attributes() {
             "<a b='&#x31;&gt;>'/>",
         ),
         // A new attribute gets the quotes of its element, or else the document's most frequent
-        // ones, or else single ones.
+        // quotes, or else single quotes.
         (
             "<a b=\"\" c='' ><d/></a>",
             &[Set("a", "x", "1")],

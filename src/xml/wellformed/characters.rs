@@ -1,4 +1,4 @@
-//! Knows which characters XML allows, and which of them names may have.
+//! Tells which characters XML allows, and which of them names may have.
 
 use super::refuse;
 use crate::xml::XmlError;
@@ -27,7 +27,7 @@ pub(super) fn is_name(c: char) -> bool {
         || matches!(c, '-' | '.' | '0'..='9' | '\u{b7}' | '\u{300}'..='\u{36f}' | '\u{203f}'..='\u{2040}')
 }
 
-/// Returns an error for a character that is not allowed anywhere.
+/// Checks that XML allows all characters of a text.
 pub(super) fn characters(text: &str) -> Result<(), XmlError> {
     let bytes = text.as_bytes();
     // The first byte of U+FFFE and U+FFFF is 0xef.

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use super::is_name_start;
 use crate::xml::{Namespace, Span};
 
-/// Splits a name into prefix and local name. As in libxml2, a name has no prefix if its colon is in
-/// a place where it can't split the name.
+/// Splits a name into prefix and local name. Returns `None` if it has no colon or, as in libxml2,
+/// if its parts would not be names.
 pub(in crate::xml) fn split(name: &str) -> Option<(&str, &str)> {
     let (prefix, local) = name.split_once(':')?;
     let starts = |c| c != ':' && is_name_start(c);

@@ -126,7 +126,7 @@ fn limits() {
     assert!(read(&(large + " ")).unwrap_err().problem.contains("16 MiB"));
 }
 
-/// Each document takes minutes if a step is repeated for each of the others.
+/// This document takes minutes if a step takes time in proportion to the elements or attributes.
 #[test]
 fn many_of_a_kind() {
     let many = 100_000;

@@ -3,7 +3,7 @@
 use super::{LEFT_OUT, is_a_device, is_word};
 use crate::predict::arguments::{self, OPTIONS, Setting, is_screen, is_telling, pairs};
 
-/// The text that takes the place of another option.
+/// The text that replaces an option that is left out.
 const OPTION_LEFT_OUT: &str = "-left-out";
 
 /// Returns the arguments, with only those values that decide about screens. Any other value may be
@@ -31,8 +31,7 @@ pub(super) fn kept_arguments(arguments: &[String]) -> Vec<String> {
     kept
 }
 
-/// Returns the kept form of the value of an option; `None` if this option's values are left out, or
-/// if it is no option.
+/// Returns the kept form of an option's value; `None` if the value has no form that is known.
 fn kept_value(option: &str, value: &str) -> Option<String> {
     let telling = |value: &str| if is_telling(value) { value } else { LEFT_OUT }.to_owned();
     let pair = |name: &str, value: &str| format!("{name}={}", telling(value));
