@@ -67,7 +67,7 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Says how the start ends, unless a step has said so.
+    /// Adds a note if the start is refused or in doubt, unless a step has added one.
     fn how_it_ends(&mut self, after: &Prediction) {
         let said = |level| self.notes.iter().any(|note| note.level >= level);
         match &after.outcome {
@@ -183,14 +183,15 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Returns whether the guest has graphics and no screen that they could show.
+    /// Returns whether the guest has graphics but no screen that they could show. Returns false if
+    /// the domain is refused.
     pub(super) fn is_dark(&self, after: &Prediction) -> bool {
         let has_graphics = !self.screens.frontends.is_empty();
         after.refusal().is_none() && after.heads.is_empty() && has_graphics
     }
 
-    /// Notes that nobody sees anything of the guest. Adds no note if a GPU is passed through,
-    /// because that has a connector of its own.
+    /// Adds a note if nobody sees anything of the guest. Adds none if a GPU is passed through,
+    /// because the GPU has connectors of its own.
     pub(super) fn no_screen(&mut self, after: &Prediction) {
         let mut vgpus = self.screens.vgpus.iter();
         let is_elsewhere = |vgpu: &Vgpu| vgpu.known.gpu().is_some();
@@ -201,7 +202,7 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Notes where the picture of a passed-through GPU is visible, which QEMU can't show.
+    /// Adds notes about where the picture of a passed-through GPU goes, which QEMU can't show.
     fn pictures_of_gpus(&mut self) {
         let graphics: BTreeSet<&str> = self
             .screens
