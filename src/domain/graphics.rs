@@ -34,7 +34,7 @@ pub enum GraphicsType {
     EglHeadless,
     /// `sdl`
     Sdl,
-    /// `gtk`: a display of QEMU's own, which only the user's arguments can have. libvirt has no
+    /// `gtk`: a display of QEMU's own, which only the user's arguments can add. libvirt has no
     /// such graphics.
     Gtk,
 }
@@ -79,41 +79,41 @@ pub struct Graphics<'d, 'a> {
     pub rendernode: Option<String>,
     /// The place where the graphics listen.
     pub listen: Listen,
-    /// dbus: true for `p2p='yes'`.
+    /// For dbus: true for `p2p='yes'`.
     pub p2p: bool,
     /// The settings that libvirt's checks depend on.
     pub settings: GraphicsSettings,
 }
 
-/// The settings of a `<graphics>` that libvirt checks although they change no screen.
+/// The settings of a `<graphics>` that libvirt checks, although they don't change what is shown.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GraphicsSettings {
     /// The `type` of each `<listen>`, and whether that element names a network. Empty if there is
     /// no `<listen>`; libvirt then makes one.
     pub listens: Vec<(String, bool)>,
-    /// The attribute `port`; 0 if libvirt chooses the port.
+    /// The attribute `port`; 0 for none or with `autoport`, -1 if libvirt chooses this port alone.
     pub port: i32,
     /// True if libvirt chooses the port.
     pub autoport: bool,
-    /// spice: the attribute `tlsPort`; 0 if there is none or libvirt chooses it.
+    /// For spice: the attribute `tlsPort`; 0 and -1 as for `port`.
     pub tls_port: i32,
-    /// vnc: the port `websocket`; 0 if there is none, and -1 if libvirt chooses it.
+    /// For vnc: the port `websocket`; 0 if there is none, and -1 if libvirt chooses it.
     pub websocket: i32,
-    /// spice: the attribute `defaultMode`.
+    /// For spice: the attribute `defaultMode`.
     pub default_mode: SpiceMode,
-    /// spice: the `mode` of each `<channel>`.
+    /// For spice: the `mode` of each `<channel>`.
     pub channels: Vec<SpiceMode>,
-    /// dbus: true if the user gave an address.
+    /// For dbus: true if the user gave an address.
     pub has_address: bool,
-    /// sdl: the attribute `display`, the X display that QEMU opens.
+    /// For sdl: the attribute `display`, the X display that QEMU opens.
     pub x_display: Option<String>,
-    /// sdl: the attribute `xauth`, a file.
+    /// For sdl: the attribute `xauth`, the path of a file.
     pub xauth: Option<String>,
-    /// vnc: the length of `passwd` in bytes.
+    /// For vnc: the length of `passwd` in bytes.
     pub password: usize,
-    /// rdp: true for `replaceUser='yes'`.
+    /// For rdp: true for `replaceUser='yes'`.
     pub replace_user: bool,
-    /// rdp: true for `multiUser='yes'`.
+    /// For rdp: true for `multiUser='yes'`.
     pub multi_user: bool,
 }
 
@@ -140,7 +140,7 @@ impl<'d, 'a> Graphics<'d, 'a> {
 }
 
 impl GraphicsSettings {
-    /// Returns whether any channel of spice asks for encryption.
+    /// Returns whether spice is to encrypt a channel, by its mode or by `defaultMode`.
     pub(crate) fn wants_tls(&self) -> bool {
         self.default_mode == SpiceMode::Secure || self.channels.contains(&SpiceMode::Secure)
     }
@@ -149,8 +149,8 @@ impl GraphicsSettings {
 /// The place where a `<graphics>` listens. Its first `<listen>` decides; libvirt uses no other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Listen {
-    /// TCP on this address. `None` stands for the address in `qemu.conf`, or 127.0.0.1 (libvirt
-    /// src/qemu/qemu_conf.c, `virQEMUDriverConfigNew`).
+    /// TCP on this address. `None` stands for the address in `qemu.conf`, which is 127.0.0.1 by
+    /// default (libvirt src/qemu/qemu_conf.c, `virQEMUDriverConfigNew`).
     Address(Option<String>),
     /// TCP on the address of one of libvirt's networks.
     Network,
@@ -212,7 +212,7 @@ pub(super) fn graphics<'d, 'a>(element: Element<'d, 'a>) -> Graphics<'d, 'a> {
 }
 
 /// Reads the settings as libvirt reads them in an inactive definition (src/conf/domain_conf.c,
-/// `virDomainGraphicsDefParseXMLVNC` and its neighbours).
+/// `virDomainGraphicsDefParseXMLVNC` and the functions beside it).
 fn graphics_settings(graphics: Element<'_, '_>, kind: Option<GraphicsType>) -> GraphicsSettings {
     let number = |name| {
         let text = graphics.attribute(name)?;

@@ -55,7 +55,7 @@ impl Hostdev<'_, '_> {
     }
 }
 
-/// Returns the elements that libvirt counts for its `hostdevN`, each with its alias if the user has
+/// Returns the elements that libvirt numbers as `hostdevN`, each with its alias if the user has
 /// chosen one. libvirt keeps only aliases that begin with `ua-` (src/conf/domain_conf.c,
 /// `virDomainDeviceAliasIsUserAlias`).
 pub(super) fn counted<'d, 'a>(
@@ -76,7 +76,7 @@ pub(super) fn counted<'d, 'a>(
         .collect()
 }
 
-/// Returns the aliases after libvirt has numbered the elements to which the user has given none.
+/// Returns all aliases: where the user has chosen none, libvirt's `hostdevN`, counted from 0.
 pub(crate) fn numbered(aliases: impl Iterator<Item = Option<String>>) -> Vec<String> {
     let mut next = 0..;
     aliases
@@ -91,7 +91,7 @@ pub(super) fn hostdevs<'d, 'a>(aliases: &[(Element<'d, 'a>, String)]) -> Vec<Hos
         if element.name() != "hostdev" {
             continue;
         }
-        // The host gives the device up, and the guest does not get it (libvirt
+        // libvirt takes the device from the host, and does not give it to the guest (libvirt
         // docs/formatdomain.rst).
         let is_unassigned = element
             .child("address")
@@ -133,7 +133,7 @@ pub(super) fn hostdevs<'d, 'a>(aliases: &[(Element<'d, 'a>, String)]) -> Vec<Hos
 /// vfio device.
 pub(crate) fn device(hostdev: Element<'_, '_>) -> Option<(DeviceId, String)> {
     let address = hostdev.child("source")?.child("address");
-    // Of the other mode, capabilities, there are none in QEMU.
+    // QEMU has no hostdevs of the other mode, capabilities.
     let mode = hostdev.attribute("mode");
     if mode.is_some_and(|mode| mode != "subsystem") {
         return None;
@@ -145,7 +145,7 @@ pub(crate) fn device(hostdev: Element<'_, '_>) -> Option<(DeviceId, String)> {
             Some((DeviceId::Mdev(uuid), model))
         }
         Some("pci") => {
-            // libvirt takes 0 for an attribute that is left out, and for all of them without an <address>.
+            // libvirt uses 0 for a missing attribute, and for all of them without an <address>.
             let number = |name| match address.and_then(|address| address.attribute(name)) {
                 None => Some(0),
                 Some(text) => parse_number(&text),
@@ -190,7 +190,7 @@ pub(crate) fn parse_number(text: &str) -> Option<u32> {
     parse_long(text).and_then(|number| u32::try_from(number).ok())
 }
 
-/// Reads a longer number in the same way.
+/// Reads a number as [`parse_number`] does, but of up to 64 bits.
 fn parse_long(text: &str) -> Option<u64> {
     let text = text.trim_start();
     if let Some(digits) = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {

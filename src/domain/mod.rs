@@ -1,6 +1,6 @@
 //! A view of a libvirt domain's XML, in libvirt's words: the parts that matter to its screens.
 //!
-//! The view passes over the elements that libvirt's parser passes over. It keeps the elements
+//! The view ignores the elements that libvirt's parser ignores. It keeps the elements
 //! themselves, so that a plan can be turned into edits of their bytes.
 
 mod graphics;
@@ -104,7 +104,7 @@ pub struct Property<'d, 'a> {
 pub struct Domain<'d, 'a> {
     /// The element `<domain>`.
     pub element: Element<'d, 'a>,
-    /// The first element `<devices>`. libvirt reads the devices of all.
+    /// The first element `<devices>`, if there is one. libvirt reads the devices of all of them.
     pub devices: Option<Element<'d, 'a>>,
     /// The attribute `type` of `<domain>`, such as `kvm` or `qemu`.
     pub virt_type: String,
@@ -120,8 +120,8 @@ pub struct Domain<'d, 'a> {
     pub emulator: Option<String>,
     /// The vfio devices.
     pub hostdevs: Vec<Hostdev<'d, 'a>>,
-    /// All elements that libvirt counts for its `hostdevN`, with their aliases: first the
-    /// interfaces of type hostdev, then the hostdevs of all types.
+    /// All elements that libvirt numbers as `hostdevN`, with their aliases: first the interfaces of
+    /// type hostdev, then the hostdevs of all types.
     pub aliases: Vec<(Element<'d, 'a>, String)>,
     /// The graphics, in the order of the XML.
     pub graphics: Vec<Graphics<'d, 'a>>,
@@ -143,7 +143,7 @@ pub struct Domain<'d, 'a> {
     pub has_a_device_twice: bool,
     /// libosinfo's id of the guest's system (`http://microsoft.com/win/10`).
     pub os_id: Option<String>,
-    /// The name of another manager whose metadata the domain carries.
+    /// The name of another manager, if the domain has metadata of one.
     pub manager: Option<&'static str>,
     /// The element `<gfxplane:policy>` in the metadata.
     pub policy: Option<Element<'d, 'a>>,
@@ -153,7 +153,7 @@ pub struct Domain<'d, 'a> {
     pub properties: Vec<Property<'d, 'a>>,
 }
 
-/// Other managers: a part of their metadata's namespace, and their name.
+/// Other managers of domains: a part of the namespace of their metadata, and their name.
 pub(crate) const MANAGERS: [(&str, &str); 5] = [
     ("openstack.org", "Nova"),
     ("ovirt.org", "oVirt"),
@@ -163,10 +163,10 @@ pub(crate) const MANAGERS: [(&str, &str); 5] = [
 ];
 
 impl<'d, 'a> Domain<'d, 'a> {
-    /// Makes the view of a document.
+    /// Makes the view of a document, which it borrows.
     ///
     /// # Errors
-    /// [`NotADomain`] if its root is not `<domain>`.
+    /// [`NotADomain`] if the document's root is not `<domain>`.
     pub fn new(document: &'d Document<'a>) -> Result<Self, NotADomain> {
         let root = document.root();
         if !root.is(None, "domain") {
@@ -235,8 +235,8 @@ impl<'d, 'a> Domain<'d, 'a> {
         })
     }
 
-    /// Returns the program that runs the domain: its `<emulator>`, or else Debian's QEMU for its
-    /// architecture.
+    /// Returns the path of the program that runs the domain: its `<emulator>`, or else the QEMU for
+    /// its architecture where Debian has it.
     pub fn program(&self) -> PathBuf {
         self.emulator.as_ref().map_or_else(
             || {
@@ -312,8 +312,8 @@ fn manager(metadata: Element<'_, '_>) -> Option<&'static str> {
 }
 
 /// Returns the errors that libvirt's parser would report, for example for an unknown value or a
-/// hostdev without a device. libvirt refuses the domain with the first of these errors. It parses
-/// the devices kind by kind.
+/// hostdev without a device. libvirt parses the devices kind by kind, and refuses the domain with
+/// the first of these errors.
 fn misread(root: Element<'_, '_>) -> Vec<Misread> {
     let virt = owned(root.attribute("type")).unwrap_or_default();
     let [mut interfaces, mut graphics, mut cards, mut hostdevs] = [const { Vec::new() }; 4];
@@ -356,16 +356,16 @@ fn misread(root: Element<'_, '_>) -> Vec<Misread> {
     interfaces
 }
 
-/// An error that libvirt reports for a device, whatever the host has.
+/// An error that libvirt reports for a device on every host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Misread {
-    /// libvirt's words.
+    /// libvirt's message.
     pub message: String,
-    /// The first version that reports the error; empty: every version.
+    /// The first version that reports the error; empty if every version does.
     pub since: &'static [u32],
-    /// The first version that does not report it; empty: none.
+    /// The first version that no longer reports the error; empty if there is none.
     pub until: &'static [u32],
-    /// True if every version refuses the device, and some with other words.
+    /// True if every version refuses the device, though some with another message.
     pub always: bool,
 }
 
@@ -380,7 +380,7 @@ impl From<String> for Misread {
     }
 }
 
-/// Returns libvirt's message about a value that libvirt does not know.
+/// Returns libvirt's message about an unknown value.
 fn invalid(attribute: &str, element: &str, value: &str) -> String {
     format!("Invalid value for attribute '{attribute}' in element '{element}': '{value}'.")
 }

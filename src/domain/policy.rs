@@ -23,7 +23,7 @@ pub enum Displays {
     Full,
 }
 
-/// Something that a change may cost the user.
+/// A loss that a change may cause, to which the user may agree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Consent {
@@ -33,7 +33,7 @@ pub enum Consent {
     Video,
 }
 
-/// The treatment of `display='on'` on a device whose display is unknown.
+/// What to do with `display='on'` on a device whose display is unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Unknown {
@@ -43,7 +43,7 @@ pub enum Unknown {
     Off,
 }
 
-/// The treatment of emulated video cards beside a vGPU that has a display.
+/// What to do with emulated video cards if a vGPU has a display of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EmulatedVideo {
@@ -53,7 +53,7 @@ pub enum EmulatedVideo {
     None,
 }
 
-/// The treatment of the boot screen of a vGPU that is the guest's only screen.
+/// What to do with ramfb if a vGPU is the guest's only screen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum BootDisplay {
@@ -63,7 +63,7 @@ pub enum BootDisplay {
     Ramfb,
 }
 
-/// The guest's system, for drivers that depend on it.
+/// The guest's operating system, on which some options depend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Guest {
@@ -76,20 +76,20 @@ pub enum Guest {
 /// The policy for one domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
-    /// The attribute `display`.
+    /// The setting `display`.
     pub display: Displays,
-    /// The attribute `unknown`.
+    /// The setting `unknown`.
     pub unknown: Unknown,
-    /// The attribute `video`.
+    /// The setting `video`.
     pub video: EmulatedVideo,
-    /// The attribute `boot_display`.
+    /// The setting `boot_display`.
     pub boot_display: BootDisplay,
-    /// The attribute `guest`; `None` if libosinfo's metadata decide.
+    /// The setting `guest`; `None` if libosinfo's metadata decide.
     pub guest: Option<Guest>,
-    /// The attribute `consent`.
+    /// The setting `consent`: the losses to which the user has agreed.
     pub consent: BTreeSet<Consent>,
-    /// True if a display that only a rule knows is switched on like a measured one. No file and no
-    /// domain can set this: a person does, for one command.
+    /// True if a display that is known, but not measured, is switched on like a measured one. No
+    /// file and no domain can set this: only a person can, for one command.
     pub trust_rules: bool,
     /// True if all displays are switched off. Only a person can set this, for one command.
     pub no_display: bool,
@@ -110,7 +110,7 @@ impl Default for Policy {
     }
 }
 
-/// The error for a word that is none of those expected.
+/// The error for a word that is not one of the expected words.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{name} is {found:?}: expected {expected}")]
 pub struct BadWord {
@@ -148,7 +148,7 @@ words! {
     Guest: "guest", "windows or other";
 }
 
-/// Reads `remote,video` or `all`.
+/// Reads a list of losses, such as `remote,video` or `all`.
 ///
 /// # Errors
 /// [`BadWord`] for any other word.
@@ -231,7 +231,7 @@ impl Wishes {
         Ok(())
     }
 
-    /// Returns all names in the order of the documentation, each with its word if it is set.
+    /// Returns all settings' names in the order of the documentation, each with its value if set.
     pub fn words(&self) -> [(&'static str, Option<String>); 6] {
         let consent = self.consent.as_ref().map(|all| {
             let all: Vec<String> = all.iter().map(ToString::to_string).collect();
@@ -291,15 +291,15 @@ impl Policy {
     }
 
     /// Limits `display` to `asked`: gfxplane then manages only the displays of devices to which the
-    /// domain itself gives `display='on'`. For a domain that another manager made, or that is older
-    /// than the package.
+    /// domain itself gives `display='on'`. Meant for a domain that another manager made, or that is
+    /// older than the package.
     #[must_use]
     pub(crate) fn asked_only(mut self) -> Self {
         self.display = self.display.min(Displays::Asked);
         self
     }
 
-    /// Returns this policy with the wishes applied over it.
+    /// Returns this policy with its settings replaced by the wishes, where there are any.
     #[must_use]
     pub fn with(mut self, wishes: &Wishes) -> Self {
         self.display = wishes.display.unwrap_or(self.display);
@@ -315,7 +315,7 @@ impl Policy {
         self
     }
 
-    /// Returns the policy for a domain. The domain's own wishes apply over the host's policy. If
+    /// Returns the policy for a domain. The domain's own wishes override the host's policy. If
     /// another manager made the domain, the host's `display` is limited to `asked`
     /// ([`Policy::asked_only`]).
     ///

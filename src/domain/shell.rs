@@ -7,12 +7,12 @@ use uuid::Uuid;
 /// The URI of a machine's own libvirt.
 pub(crate) const SYSTEM: &str = "qemu:///system";
 
-/// The longest line that is shown of a text from another source, in bytes.
+/// The length in bytes at which [`plain`] cuts a line.
 const LONGEST_LINE: usize = 2048;
 
-/// Returns false for a character on which a terminal acts, or that nobody sees. These are control
-/// characters (C0, DEL, C1); characters that turn the direction of writing, have no width, or end a
-/// line; and the fillers and tags of Unicode (Unicode Standard, chapters 23.1 to 23.9).
+/// Returns false for a character on which a terminal acts, or that is invisible. These are control
+/// characters (C0, DEL, C1); characters that change the direction of writing, have no width, or end
+/// a line; and the fillers and tags of Unicode (Unicode Standard, chapters 23.1 to 23.9).
 pub fn is_harmless(c: char) -> bool {
     let is_unseen = matches!(
         c,
@@ -46,7 +46,7 @@ pub fn plain(text: &str) -> String {
     plain_up_to(LONGEST_LINE, text)
 }
 
-/// Returns a text like [`plain`], with another limit, in bytes.
+/// Returns a text as [`plain`] does, but with another limit, in bytes.
 pub(crate) fn plain_up_to(limit: usize, text: &str) -> String {
     let is_whole = text.len() <= limit;
     let mut end = limit.min(text.len());
@@ -63,8 +63,8 @@ pub(crate) fn plain_up_to(limit: usize, text: &str) -> String {
     line
 }
 
-/// Returns a text that may have several lines and tabs. Every other control character becomes
-/// U+FFFD.
+/// Returns a text as [`plain`] does, but keeps its line ends and tabs. The limit holds for each
+/// part between them.
 pub fn plain_lines(text: &str) -> String {
     let lines: Vec<String> = text
         .split('\n')
@@ -76,8 +76,8 @@ pub fn plain_lines(text: &str) -> String {
     lines.join("\n")
 }
 
-/// Returns the text of an error for people: without the numbers that Rust's library adds to the
-/// kernel's words, and without what a terminal would act on.
+/// Returns the text of an error for people: without the `(os error N)` that Rust's library adds to
+/// the kernel's words, and without characters on which a terminal acts.
 #[must_use]
 pub fn in_words(text: &str) -> String {
     let mut rest = text;
@@ -90,8 +90,8 @@ pub fn in_words(text: &str) -> String {
     plain_lines(&(made + rest))
 }
 
-/// Returns the way in which text for people is wrapped: at blanks, so that a path or a UUID stays
-/// whole.
+/// Returns the options with which text for people is wrapped: only at blanks, so that a path or a
+/// UUID stays whole.
 pub(crate) fn wrapping<'a>(width: usize) -> textwrap::Options<'a> {
     textwrap::Options::new(width)
         .break_words(false)
@@ -99,16 +99,16 @@ pub(crate) fn wrapping<'a>(width: usize) -> textwrap::Options<'a> {
         .word_splitter(textwrap::WordSplitter::NoHyphenation)
 }
 
-/// A writer that passes on only harmless characters, line ends and tabs.
+/// A writer that passes on harmless characters, line ends and tabs, and U+FFFD for any other.
 #[derive(Debug)]
 pub(crate) struct Harmless<W> {
     inner: W,
-    /// The bytes of a character whose end was not written yet.
+    /// The first bytes of a character whose last bytes were not written yet.
     rest: Vec<u8>,
 }
 
 impl<W: Write> Harmless<W> {
-    /// Writes to `inner`.
+    /// Makes a writer that writes to `inner`.
     pub(crate) fn new(inner: W) -> Self {
         Harmless {
             inner,
@@ -157,17 +157,17 @@ pub fn quoted(word: &str) -> String {
     }
 }
 
-/// The longest domain name, in bytes, that is used in a line.
+/// The longest domain name, in bytes, that a command may have; a longer one gives way to the UUID.
 pub(crate) const LONGEST_NAME: usize = 200;
 
-/// Returns the argument by which to name a domain to gfxplane in a shell, with quotes if needed.
-/// Returns `DOMAIN` if there is none.
+/// Returns the word that names a domain on a gfxplane command line ([`named`]), quoted for a shell
+/// if needed. Returns the placeholder `DOMAIN` if the domain has no such word.
 pub fn operand(name: Option<&str>, uuid: Option<Uuid>) -> String {
     named(name, uuid).map_or_else(|| "DOMAIN".into(), |word| quoted(&word))
 }
 
-/// Returns the word by which to name a domain to gfxplane: its name, or its UUID if the name would
-/// be taken for an option or a file, or could not be typed.
+/// Returns the word that names a domain to gfxplane: its name, or its UUID if the name is missing,
+/// looks like an option or a file, or can't be typed. `None` if there is no UUID, either.
 #[must_use]
 pub(crate) fn named(name: Option<&str>, uuid: Option<Uuid>) -> Option<String> {
     let is_name = |name: &&str| {
@@ -215,7 +215,7 @@ mod tests {
         assert_eq!(operand(Some("-x"), None), "DOMAIN");
     }
 
-    /// One of each kind.
+    /// One character of each kind that [`is_harmless`] rejects.
     const HARMFUL: &str = "\x1b\x7f\u{9b}\u{ad}\u{61c}\u{200b}\u{200f}\u{2028}\u{2029}\u{202e}\u{2060}\u{2066}\u{feff}\u{e0041}";
 
     #[test]

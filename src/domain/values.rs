@@ -1,13 +1,13 @@
-//! The values that libvirt's parser takes in `<graphics>` and `<video>`, as a table.
+//! The values that libvirt's parser accepts in `<graphics>` and `<video>`, as a table.
 //!
-//! The table is libvirt 9.0's (src/conf/domain_conf.c, `virDomainGraphicsDefParseXML`,
-//! `virDomainVideoDefParseXML`): its answers to wrong values were seen, one for each row.
+//! The table follows libvirt 9.0 (src/conf/domain_conf.c, `virDomainGraphicsDefParseXML`,
+//! `virDomainVideoDefParseXML`), whose answer to a wrong value was seen for each row.
 
 use super::{Misread, invalid};
 use crate::xml::Element;
 
-/// The types of graphics, or `video` and `model`; the child that has the attribute, or `""` for
-/// the element itself; the attribute; true if it must be there; its words, or none for a number.
+/// The types of graphics, or `video` or `model`; the child that has the attribute, or `""` for
+/// the element itself; the attribute; true if it is required; its words, or none for a number.
 type Row = (
     &'static [&'static str],
     &'static str,
@@ -63,7 +63,7 @@ const ROWS: [Row; 29] = [
     (&["model"], "resolution", "y", true, &[]),
 ];
 
-/// Returns libvirt's first error about a value in an element of this kind.
+/// Returns libvirt's first error about a value in an element of this kind, if there is one.
 pub(super) fn misread(kind: &str, element: Element<'_, '_>) -> Option<Misread> {
     let mut rows = ROWS.iter().filter(|(of, ..)| of.contains(&kind));
     let error = rows.find_map(|&(_, child, attribute, needed, words)| {
@@ -87,12 +87,12 @@ pub(super) fn misread(kind: &str, element: Element<'_, '_>) -> Option<Misread> {
     error.map(Misread::from)
 }
 
-/// Returns libvirt's message about an attribute that is not there.
+/// Returns libvirt's message about a missing attribute.
 pub(super) fn missing(attribute: &str, element: &str) -> String {
     format!("Missing required attribute '{attribute}' in element '{element}'")
 }
 
-/// Returns libvirt's error about an old attribute of `<graphics>` that contradicts its `<listen>`
+/// Returns libvirt's error if an old attribute of `<graphics>` contradicts its first `<listen>`
 /// (`virDomainGraphicsListensParseXML`).
 fn listens_elsewhere(kind: &str, graphics: Element<'_, '_>) -> Option<String> {
     let listen = graphics.child("listen")?;

@@ -27,17 +27,17 @@ pub struct VideoSettings {
     pub accel2d: bool,
     /// True if `<acceleration>` names a render node.
     pub rendernode: bool,
-    /// The model's `heads`; 1 if it names none.
+    /// The attribute `heads` of the model; 1 if there is none.
     pub heads: u32,
-    /// The model's `blob` (libvirt 9.2).
+    /// The attribute `blob` of the model (libvirt 9.2).
     pub blob: Option<Switch>,
-    /// The model's `edid` (libvirt 11.7).
+    /// The attribute `edid` of the model (libvirt 11.7).
     pub edid: Option<Switch>,
-    /// The model's `device` (libvirt 12.5).
+    /// The attribute `device` of the model (libvirt 12.5).
     pub device: Option<String>,
-    /// The width and height in `<resolution>`, in pixels.
+    /// The width and height in `<resolution>`, in pixels; 0 for a side that can't be read.
     pub resolution: Option<(u32, u32)>,
-    /// The model's `ram`, `vram`, `vram64` and `vgamem`.
+    /// The attributes `ram`, `vram`, `vram64` and `vgamem` of the model.
     pub memory: VideoMemory,
     /// True if the card has an `<address>`.
     pub has_address: bool,

@@ -1,4 +1,4 @@
-//! Writes commands about a domain, which name it and its libvirt as the user did.
+//! Writes commands for a domain. They name the domain and its libvirt as the user did.
 
 use super::{Action, Fix, Note, Plan, Topic};
 use crate::device::id::DeviceId;
@@ -15,7 +15,7 @@ pub enum Subject {
     Domain(String),
     /// A file, as the user types it in a shell; `-` for stdin.
     File(String),
-    /// A domain that nobody has named.
+    /// A domain whose name is not known.
     Unknown,
 }
 
@@ -43,7 +43,7 @@ impl Names {
         Self::new(connect, Subject::Domain(operand(Some(name), uuid)))
     }
 
-    /// Returns the domain as an argument of virsh; `DOMAIN` if libvirt need not have it.
+    /// Returns the domain as an argument of virsh; `DOMAIN` if it is in a file or not known.
     #[must_use]
     pub(crate) fn domain(&self) -> &str {
         match &self.subject {
@@ -52,7 +52,7 @@ impl Names {
         }
     }
 
-    /// Returns the domain or the file as the user typed it.
+    /// Returns the domain or the file as the user typed it; `DOMAIN` if the domain is not known.
     #[must_use]
     pub(crate) fn typed(&self) -> &str {
         self.file().unwrap_or(self.domain())
@@ -66,18 +66,18 @@ impl Names {
         }
     }
 
-    /// Returns gfxplane's option that names libvirt, with a blank behind it.
+    /// Returns the option that names libvirt to gfxplane, and a blank; empty if there is no URI.
     fn option(&self) -> String {
         let uri = self.connect.as_deref();
         uri.map_or_else(String::new, |uri| format!("-c {} ", quoted(uri)))
     }
 
-    /// Returns the domain as an argument of a verb of gfxplane's that takes no file.
+    /// Returns libvirt's option and the domain, for a verb of gfxplane that accepts no file.
     pub(crate) fn operand(&self) -> String {
         format!("{}{}", self.option(), self.domain())
     }
 
-    /// Returns libvirt's URI, quoted.
+    /// Returns libvirt's URI, quoted for a shell; the URI of the system's libvirt by default.
     pub(crate) fn uri(&self) -> String {
         quoted(self.connect.as_deref().unwrap_or(SYSTEM))
     }
@@ -87,8 +87,7 @@ impl Names {
         format!("virsh -c {}", self.uri())
     }
 
-    /// Returns the command that opens the domain's XML; empty if whoever wrote it to us has to say
-    /// something else.
+    /// Returns the command that opens the domain's XML; empty if the XML came from stdin.
     pub(crate) fn edit(&self) -> String {
         match self.file() {
             Some("-") => String::new(),
@@ -122,7 +121,7 @@ impl Names {
         })
     }
 
-    /// Returns the command that makes a change by virt-xml.
+    /// Returns the virt-xml command that makes a change.
     pub(crate) fn virt_xml(&self, options: &str) -> String {
         match self.file() {
             Some(path) => format!("virt-xml {options} < {path} > NEW.xml"),
@@ -139,7 +138,7 @@ impl Names {
         format!("virt-viewer -c {} --attach {}", self.uri(), self.domain())
     }
 
-    /// Returns a fix as a command.
+    /// Returns a fix as a command that the user can type.
     pub(crate) fn command(&self, fix: &Fix) -> String {
         match (self.file(), fix) {
             (
@@ -162,13 +161,13 @@ impl Names {
         }
     }
 
-    /// Returns the fixes of a note as commands.
+    /// Returns the fixes of a note as commands that the user can type.
     pub(crate) fn fixes(&self, note: &Note) -> Vec<String> {
         note.fixes.iter().map(|fix| self.command(fix)).collect()
     }
 
-    /// Returns the fix for a device that libvirt can't prepare, or for KVM. `is_defined` tells of a
-    /// device whether mdevctl can start it.
+    /// Returns the fix for a device that libvirt can't prepare, or else for a host without KVM.
+    /// `is_defined` returns whether mdevctl has a definition of a device and can start it.
     pub(crate) fn ready(
         &self,
         plan: &Plan,
@@ -183,8 +182,9 @@ impl Names {
         self.command(&Fix::for_device(id, is_here, is_defined(id)))
     }
 
-    /// Returns why a device's display is off that could be on, and the fixes. `better` is the plan
-    /// with the changes that the policy allows, and `fixup` the command that makes them.
+    /// Returns why a device's display is off that could be on, and the fixes; `None` if `better`
+    /// does not mention it. `better` is the plan with the changes that the policy allows, and
+    /// `fixup` the command that makes them.
     pub(crate) fn off(
         &self,
         device: DeviceId,

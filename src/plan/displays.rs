@@ -45,7 +45,7 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Removes xres and yres where QEMU refuses them.
+    /// Removes xres and yres if QEMU would refuse them.
     pub(super) fn drop_modes(&mut self, place: usize) {
         for name in ["xres", "yres"] {
             let vgpu = &self.screens.vgpus[place];
@@ -64,7 +64,7 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Switches off all displays, and the options that depend on them.
+    /// Switches off all displays, and ramfb with them.
     pub(super) fn switch_off_all(&mut self) {
         let reason = "--no-display asks for no display";
         for place in 0..self.screens.vgpus.len() {
@@ -77,8 +77,8 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Switches on each display that exists and that something can show. A display that only a rule
-    /// knows is left to the user, who may trust the rules.
+    /// Switches on each display that exists and that the graphics can show. A display that is known
+    /// but was not measured is left to the user, who may trust the rules.
     pub(super) fn switch_on_what_is_there(&mut self) {
         if self.policy.display < Displays::Auto {
             return;
@@ -100,8 +100,8 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Returns whether this libvirt has the attribute that switches the display on. If it has not,
-    /// adds a note, unless the domain has the attribute already: the last remarks name attributes
+    /// Returns whether this libvirt has the attribute that switches the display on. If not, adds a
+    /// note, unless the domain already has the attribute: the last remarks name the attributes
     /// that libvirt drops.
     fn can_be_switched_on(&mut self, place: usize) -> bool {
         let vgpu = &self.screens.vgpus[place];
@@ -122,7 +122,7 @@ impl Planner<'_, '_, '_> {
         false
     }
 
-    /// Notes that a display is off that a rule knows and nobody has measured.
+    /// Adds a note that a display is off because it was not measured.
     fn leave_to_the_user(&mut self, place: usize) {
         let vgpu = &self.screens.vgpus[place];
         let id = vgpu.id;
@@ -163,7 +163,7 @@ impl Planner<'_, '_, '_> {
     }
 
     /// Switches a display on if the domain's graphics can show it, or may be changed so that they
-    /// can.
+    /// can. Otherwise, adds a note if the domain starts.
     fn switch_on(&mut self, place: usize) {
         let id = self.screens.vgpus[place].id;
         let words = display_words(&self.screens.vgpus[place]);
@@ -200,7 +200,8 @@ impl Planner<'_, '_, '_> {
         wanted.devices.push(id);
         match frontends::best(&with, self.abilities, &wanted, true) {
             Some(arrangement) if arrangement.is_allowed(&self.policy.consent) => {
-                let reason = format!("{id} has a display ({words}), and the policy \"full\" asks for it");
+                let reason =
+                    format!("{id} has a display ({words}), and the policy \"full\" asks for it");
                 self.set_display(place, true, reason);
                 self.make(arrangement);
             }
@@ -222,8 +223,8 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Returns the screens that must be shown: the screens of PCI devices that are switched on and
-    /// are known to have a display.
+    /// Returns the screens that must be shown: the screens of PCI devices whose display is on and
+    /// known.
     pub(super) fn wanted(&self) -> Wanted {
         let devices = self
             .screens
@@ -237,7 +238,7 @@ impl Planner<'_, '_, '_> {
     }
 }
 
-/// Returns the call of `gfxplane fixup` that may change the graphics.
+/// Returns the `gfxplane fixup` command that may change the graphics.
 fn full(trust_rules: bool) -> Fix {
     let trust = if trust_rules { " --trust-rules" } else { "" };
     Fix::fixup(

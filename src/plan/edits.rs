@@ -38,10 +38,10 @@ const AFTER_GRAPHICS: [&str; 18] = [
 /// The limits that the edits must respect.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct How {
-    /// True if no device may get an alias of the user's. Such an alias renames the device, and a
+    /// True if no device may get a new alias (`ua-…`). Such an alias renames the device, and a
     /// `-set` would no longer find it.
     pub keep_aliases: bool,
-    /// True if libvirt does not read `qemu:override`, so that the attributes count.
+    /// True if libvirt does not read `qemu:override`, so that only the attributes count.
     pub no_override: bool,
 }
 
@@ -83,7 +83,7 @@ struct Edits<'e, 'd, 'a> {
     edits: Vec<Edit>,
     /// The properties that `qemu:override` has to set; `None` for a property that it must not set.
     properties: BTreeMap<(DeviceId, String), Option<String>>,
-    /// The places of the hostdevs. A device that occurs twice has its first place.
+    /// The index of each hostdev in the domain; the first one of a device that occurs twice.
     hostdevs: HashMap<DeviceId, usize>,
     /// The properties in `qemu:override` by alias and name. If one occurs several times, the last
     /// one counts, as for libvirt.
@@ -140,7 +140,8 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
                 self.properties.insert((*device, name.clone()), None);
             }
             Action::Rom { device, file } => self.rom(*device, file),
-            // All settings go together at the end, because an emptied command line goes as a whole.
+            // Settings are removed together at the end: a command line left empty is removed as a
+            // whole.
             Action::RemoveSetting { .. } => {}
         }
     }
@@ -156,7 +157,7 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
             .filter(|_| !self.how.no_override);
         let value = if on { "on" } else { "off" };
         let edit = match overridden {
-            // QEMU wants this type, whatever type was there.
+            // QEMU needs this type, whatever type the property had.
             Some(property) => {
                 self.edits
                     .push(property.element.set_attribute("type", "string"));
@@ -195,7 +196,7 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
         }
     }
 
-    /// Returns the render node that the plan chooses for these graphics.
+    /// Returns the render node that the plan chooses for these graphics, if it chooses one.
     fn chosen_rendernode(&self, kind: GraphicsType) -> Option<&'e str> {
         self.changes.iter().find_map(|change| match &change.action {
             Action::RenderNode {
@@ -230,7 +231,7 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
             self.edits.push(element.remove_attribute(name));
         }
         // Without TLS there are no secure channels, and libvirt refuses to start a domain that asks
-        // for one.
+        // for a secure channel.
         if graphics.settings.default_mode == SpiceMode::Secure {
             self.edits.push(element.remove_attribute("defaultMode"));
         }
@@ -288,7 +289,7 @@ impl<'e, 'd, 'a> Edits<'e, 'd, 'a> {
         } else {
             format!("{start}>\n  {}\n</graphics>", inner.join("\n  "))
         };
-        // The new element goes after all graphics that are there, because QEMU takes the last of
+        // The new element comes after all other graphics, because QEMU uses the last of
         // several.
         let others: Vec<&str> = devices.children().map(|child| child.name()).collect();
         let last = others.iter().rposition(|name| *name == "graphics");

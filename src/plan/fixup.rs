@@ -19,10 +19,10 @@ use crate::xml::{Document, XmlError};
 /// The source of what a fix needs to know about the host. It is asked only for domains with vfio
 /// devices, and only about these devices.
 pub trait Surroundings {
-    /// Returns what is known of a device.
+    /// Returns what is known about a device.
     fn known(&self, device: DeviceId) -> Known;
-    /// Returns the abilities of libvirt and QEMU. QEMU is the domain's emulator, if the domain
-    /// names one.
+    /// Returns the abilities of libvirt and QEMU. If the domain names an emulator, that is the
+    /// QEMU.
     fn abilities(&self, domain: &Domain<'_, '_>) -> Abilities;
 }
 
@@ -43,7 +43,7 @@ pub enum Unfit {
     Policy(#[from] BadPolicy),
 }
 
-/// A domain and the result of its fix.
+/// The result of fixing a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fixed {
     /// The domain's name.
@@ -53,14 +53,14 @@ pub struct Fixed {
     /// The plan. `None` if QEMU does not run the domain or the domain has no vfio devices: then
     /// nothing was looked up or changed.
     pub plan: Option<Plan>,
-    /// The domain's type if QEMU does not run it, such as `xen`.
+    /// The type of a domain with vfio devices that QEMU does not run, such as `xen`.
     pub foreign: Option<String>,
     /// The XML after the fix.
     pub text: String,
 }
 
 impl Fixed {
-    /// Returns the words about a domain that QEMU does not run.
+    /// Returns the message about a domain that QEMU does not run; `None` if `foreign` is `None`.
     pub(crate) fn foreign_words(&self) -> Option<String> {
         let kind = self.foreign.as_ref()?;
         Some(format!(
@@ -71,12 +71,12 @@ impl Fixed {
 
 /// Fixes a domain as a whole, or leaves it as it is.
 ///
-/// If QEMU would refuse the domain even after all changes that are allowed, nothing is changed, and
-/// the notes say what is in the way. A definition that is half fixed helps nobody, and a pipe may
-/// pass it on to libvirt. A domain that starts gets each change that needs no consent, even where
+/// If libvirt or QEMU would refuse the domain even after all allowed changes, nothing is changed,
+/// and the notes say why. A definition that is half fixed helps nobody, and a pipe may pass it on
+/// to libvirt. A domain that starts gets each change that needs no consent, even where
 /// another change lacks its consent.
 ///
-/// `policy` is the host's. The domain's own wishes apply over it, and `wishes` over both.
+/// `policy` is the host's. The domain's own wishes override it, and `wishes` override both.
 ///
 /// # Errors
 /// [`Unfit`], with the place.
@@ -92,7 +92,8 @@ pub fn fix(
 /// A function that makes the plan for a domain.
 pub(crate) type Planning<'m> = &'m dyn Fn(&Domain<'_, '_>, &Screens, &Abilities, &Policy) -> Plan;
 
-/// Plans and edits in rounds until nothing is left to do, at most [`MOST_ROUNDS`] times.
+/// Plans and edits in rounds until no changes are left, at most [`MOST_ROUNDS`] times after the
+/// first. Returns the text unchanged if the domain would still be refused.
 pub(crate) fn in_rounds(
     text: &str,
     surroundings: &dyn Surroundings,
@@ -107,7 +108,8 @@ pub(crate) fn in_rounds(
     };
     let once = |text: &str, wishes: &Wishes| once(text, &known, policy, wishes, plan);
     let mut fixed = once(text, wishes)?;
-    // One change may make another possible. It is made at once, not when somebody runs this again.
+    // One change may make another possible. Both are made now, so that a second run changes
+    // nothing.
     for _ in 0..MOST_ROUNDS {
         let Some(made) = fixed.plan.as_mut().filter(|plan| !plan.is_empty()) else {
             break;
@@ -147,7 +149,7 @@ pub(crate) fn in_rounds(
     Ok(whole)
 }
 
-/// The greatest number of rounds, more than any domain needs.
+/// The greatest number of rounds after the first. No domain needs as many.
 const MOST_ROUNDS: usize = 4;
 
 /// A [`Surroundings`] that remembers each answer, so that nothing is looked up twice.

@@ -1,8 +1,8 @@
 //! Chooses the frontends that show the screens. It predicts the outcome of each way to rearrange
-//! the domain's graphics, and takes the way that costs the user least.
+//! the domain's graphics, and chooses the way that costs the user least.
 //!
-//! There are few ways: each graphics may be left alone, get or lose OpenGL, stop listening on TCP
-//! or be removed, and one may be added.
+//! There are few ways: each graphics may be left alone, get or lose OpenGL, stop listening on TCP,
+//! leave its bus or be removed, and one may be added.
 
 use std::collections::BTreeSet;
 
@@ -18,7 +18,7 @@ use crate::predict::{About, Danger, DangerKind, Prediction, Refusal, predict};
 /// The screens that must be visible.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Wanted {
-    /// The devices whose screens they are.
+    /// The devices to which the screens belong.
     pub devices: Vec<DeviceId>,
 }
 
@@ -27,7 +27,7 @@ pub(crate) struct Wanted {
 pub(crate) struct Arrangement {
     /// The screens after the changes.
     pub screens: Screens,
-    /// The changes that lead there.
+    /// The changes that lead to these screens.
     pub changes: Vec<Change>,
 }
 
@@ -40,7 +40,7 @@ impl Arrangement {
             .collect()
     }
 
-    /// Returns these losses in words, as `--consent` takes them.
+    /// Returns what the user loses, as `--consent` accepts it: `remote,video`.
     pub(crate) fn losses(&self) -> String {
         let losses: Vec<String> = self.loses().iter().map(ToString::to_string).collect();
         losses.join(",")
@@ -62,8 +62,8 @@ pub(crate) fn is_good(prediction: &Prediction, wanted: &Wanted) -> bool {
         && !prediction.dangers.iter().any(ends)
 }
 
-/// Returns the best way to show the wanted screens, or `None` if no way is known. Returns a way
-/// that loses something only if no other way helps.
+/// Returns the best way to show the wanted screens. Returns a way that loses something only if no
+/// other way helps, and `None` if no way is known or if QEMU's arguments choose a display.
 ///
 /// The function tries all ways. There are few as long as each type of graphics occurs once
 /// ([`Screens::is_ambiguous`]).
@@ -74,7 +74,7 @@ pub(crate) fn best(
     may_add: bool,
 ) -> Option<Arrangement> {
     let mut best: Option<(Cost, Vec<Move>, Screens)> = None;
-    // A user who passes QEMU a display behind libvirt's back has to say which one is meant.
+    // A user who passes QEMU a display behind libvirt's back has to decide which one is meant.
     if screens.arguments.display.is_some() {
         return None;
     }
@@ -95,7 +95,7 @@ pub(crate) fn best(
     })
 }
 
-/// One change to the frontend at this place, or a new frontend.
+/// One change to the frontend with this index, or a new frontend. A `bool` is for OpenGL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Move {
     Gl(usize, bool),
@@ -118,12 +118,12 @@ impl Move {
     }
 }
 
-/// Returns a way with more moves.
+/// Returns a way with more moves at its end.
 fn and(way: &[Move], more: &[Move]) -> Vec<Move> {
     [way, more].concat()
 }
 
-/// Returns every combination of moves.
+/// Returns every combination of moves; with `may_add`, also those that add a frontend.
 fn ways(frontends: &[Frontend], may_add: bool) -> Vec<Vec<Move>> {
     let mut ways = vec![Vec::new()];
     for (place, frontend) in frontends.iter().enumerate() {
@@ -184,8 +184,8 @@ fn ways(frontends: &[Frontend], may_add: bool) -> Vec<Vec<Move>> {
     ways
 }
 
-/// Returns whether the addition and another frontend would hide each other: QEMU has one
-/// `-display`, and the last one counts.
+/// Returns whether the added frontend would hide another one, or be hidden by it: if QEMU gets
+/// several `-display`, only the last one counts.
 fn is_hidden(frontends: &[Frontend], way: &[Move], addition: Move) -> bool {
     let Move::Add(GraphicsType::Dbus | GraphicsType::EglHeadless, _) = addition else {
         return false;
@@ -199,7 +199,7 @@ fn is_hidden(frontends: &[Frontend], way: &[Move], addition: Move) -> bool {
     })
 }
 
-/// The cost of a way. Less is better, and the first field that differs decides.
+/// The cost of a way to show the screens. Less is better, and the first field that differs decides.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Cost {
     losses: usize,
@@ -221,8 +221,8 @@ fn cost(frontends: &[Frontend], moves: &[Move]) -> Cost {
     }
 }
 
-/// Returns what the user loses by a move. A move of Spice on loopback loses nothing: only this host
-/// could see it, and still can.
+/// Returns what the user loses by a move; `None` if nothing is lost. If Spice stops listening on
+/// loopback, nothing is lost: only this host could see it, and still can.
 fn loss(frontends: &[Frontend], action: Move) -> Option<Consent> {
     match action {
         Move::ListenNone(place) if frontends[place].reach == Reach::Remote => Some(Consent::Remote),
@@ -366,7 +366,7 @@ fn change(
 /// Returns the changes that the moves make, with their reasons. `now` is the prediction without the
 /// moves.
 fn changes(screens: &Screens, then: &Screens, moves: &[Move], now: &Prediction) -> Vec<Change> {
-    // What is not about a device's screen.
+    // A refusal that is about a device is not the reason for a move.
     let refusal = now
         .refusal()
         .filter(|refusal| !matches!(refusal.about, About::Device(_)));

@@ -16,7 +16,7 @@ use crate::predict::words::{BLOB_AND_VIRGL, NEEDS_KVM};
 use crate::predict::{About, Outcome, Prediction, Refusal, predict};
 
 impl Planner<'_, '_, '_> {
-    /// Removes the emulated video if the policy says `video = "none"`.
+    /// Removes the emulated cards if the policy says `video = "none"`, or notes why they stay.
     pub(super) fn take_out_emulated_video(&mut self) {
         if self.policy.video != EmulatedVideo::None || self.screens.cards.is_empty() {
             return;
@@ -54,7 +54,7 @@ impl Planner<'_, '_, '_> {
         self.consented(Action::VideoNone, reason, Some(Consent::Video));
     }
 
-    /// Arranges the graphics so that they show each display that is switched on.
+    /// Arranges the graphics so that they show each display that is on, or notes why not.
     pub(super) fn arrange_frontends(&mut self) {
         let wanted = self.wanted();
         let shows = |vgpu: &Vgpu| vgpu.display && vgpu.is_pci;
@@ -66,13 +66,13 @@ impl Planner<'_, '_, '_> {
         if frontends::is_good(&now, &wanted) {
             return;
         }
-        // Nothing changes for a device whose display is unknown.
+        // The graphics are not changed for a device whose display is unknown.
         if wanted.devices.is_empty() {
             self.refused(&now, None);
             return;
         }
         let best = |may_add| frontends::best(&self.screens, self.abilities, &wanted, may_add);
-        // A domain that starts gets more graphics only if somebody has asked for them.
+        // A domain that starts gets more graphics only if the policy or a consent asks for them.
         let may_add = !now.starts()
             || self.policy.display == Displays::Full
             || self.policy.consent.contains(&Consent::Remote);
@@ -93,8 +93,9 @@ impl Planner<'_, '_, '_> {
         self.changes.extend(changes);
     }
 
-    /// Adds a note about changes that would help but need consent, or that no change is known to
-    /// help.
+    /// Adds a note about the problem in `now`, the prediction without a change, and what the user
+    /// can do. `found` is a change that needs consent; `None` if no change is known to help. Adds
+    /// nothing if the domain starts and `found` is `None`.
     pub(super) fn refused(&mut self, now: &Prediction, found: Option<&Arrangement>) {
         let Some((level, about, text)) = self.said_of(now, found) else {
             return;
@@ -109,8 +110,8 @@ impl Planner<'_, '_, '_> {
         self.note_with(topic, level, about, text, fixes, consent);
     }
 
-    /// Returns the severity and the text of the note about the outcome; `None` if the domain starts
-    /// and nothing can be improved.
+    /// Returns the note's severity, its subject and its text; `None` if the domain starts and no
+    /// improvement was found.
     fn said_of(
         &self,
         now: &Prediction,
@@ -138,7 +139,7 @@ impl Planner<'_, '_, '_> {
         })
     }
 
-    /// Adds to `fixes` what the user can do where fixup may not or can't make the change.
+    /// Adds to `fixes` what the user can do if fixup may not make the change, or can't.
     fn fixes_of(&self, now: &Prediction, about: About, fixes: &mut Vec<Fix>) {
         let lacks_node = self.abilities.render_nodes.and_then(RenderNodes::refusal);
         let is_dmabuf = |vgpu: &Vgpu| vgpu.display && vgpu.found() == [Found::Dmabuf];
@@ -174,7 +175,7 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Returns an explanation of QEMU's words, if they are about a device.
+    /// Explains QEMU's message if it is about a device; returns an empty text otherwise.
     fn explained(&self, refusal: &Refusal) -> String {
         if refusal.message == NEEDS_KVM {
             return "; its driver opens it for a KVM VM only".into();
@@ -199,7 +200,7 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Chooses the render node of the device's own GPU where the user has chosen none. libvirt
+    /// Chooses the render node of the device's own GPU if the user has chosen none. libvirt
     /// would take the first that it finds (src/qemu/qemu_process.c,
     /// `qemuProcessGraphicsSetupRenderNode`).
     pub(super) fn render_nodes(&mut self) {
@@ -242,7 +243,7 @@ impl Planner<'_, '_, '_> {
     }
 }
 
-/// Returns the call of fixup that makes the changes of an arrangement.
+/// Returns the fixup command that makes the changes of an arrangement.
 fn by_fixup(arrangement: &Arrangement) -> Fix {
     let what: Vec<String> = arrangement
         .changes

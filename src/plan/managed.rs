@@ -28,12 +28,14 @@ pub enum Wish {
     AsWritten,
 }
 
-/// Makes the plan for a domain whose graphics stay as they are. `wish` returns the manager's wish
-/// for each device.
+/// Makes the plan for a domain whose graphics stay as they are. `wish` returns what the manager
+/// wants for each device.
 ///
-/// A display goes off if QEMU or libvirt would refuse it, or if nothing in the domain shows it. A
-/// display that the manager wishes for goes on if it is known, by whatever evidence, since the wish
-/// is not ours. An unknown display stays as it is.
+/// A display is switched off if QEMU or libvirt would refuse it, or if nothing in the domain shows
+/// it. A display that the manager wants is switched on if the device is known to have one, by
+/// whatever evidence, and the graphics can show it without a new danger. An unknown display stays
+/// as it is, unless the policy switches it off. For oVirt, ramfb may move to another display, and a
+/// guest left without a screen gets an emulated card.
 pub fn plan_managed(
     domain: &Domain<'_, '_>,
     screens: &Screens,
@@ -43,7 +45,7 @@ pub fn plan_managed(
 ) -> Plan {
     let planner = Planner::new(domain, screens, abilities, policy);
     let steps = |planner: &mut Planner<'_, '_, '_>| {
-        // Anything else that is wrong with the domain is not ours to fix.
+        // We fix nothing else that is wrong with the domain.
         let left = std::mem::take(&mut planner.screens.dead_settings);
         planner.switch_off_what_is_not_shown();
         planner.ramfb_that_cannot_work();
@@ -59,11 +61,12 @@ pub fn plan_managed(
 
 impl Planner<'_, '_, '_> {
     fn switch_off_what_is_not_shown(&mut self) {
-        // A refusal that comes whatever the displays are says nothing about them.
+        // If the domain is refused even without displays, the refusal says nothing about them.
         let mut dark = self.screens.clone();
         dark.vgpus.iter_mut().for_each(darken);
         let without = predict(&dark, self.abilities);
-        // A libvirt that drops the attributes of PCI devices shows nothing, on or off.
+        // An old libvirt drops these attributes of PCI devices. If libvirt's version is not known,
+        // PCI devices are judged as under the first version that keeps them.
         let mut reading = self.abilities.clone();
         reading.libvirt.get_or_insert_with(|| PCI_DISPLAY.since());
         for place in 0..self.screens.vgpus.len() {
@@ -87,8 +90,8 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Returns the reason for switching off a device's display; `None` if the display may stay on.
-    /// `with` is the prediction for this display alone.
+    /// Returns the reason for switching a device's display off; `None` if the display may stay on.
+    /// `with` is the prediction with this display alone switched on.
     fn why_off(&self, vgpu: &Vgpu, with: &Prediction) -> Option<String> {
         let id = vgpu.id;
         let display = &vgpu.known.finding.facts.display;
@@ -160,7 +163,7 @@ impl Planner<'_, '_, '_> {
     }
 
     fn switch_on_what_is_wished_for(&mut self, wish: &dyn Fn(&Hostdev<'_, '_>) -> Wish) {
-        // The change that switched one off has already given the reason.
+        // If a change of this plan switches a display off, it already gives the reason.
         let changes = self.changes.iter().flatten();
         let said: HashSet<DeviceId> = changes
             .filter_map(|change| match change.action {
@@ -215,9 +218,9 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Gives ramfb to the first remaining display of a PCI device, if a change of this plan takes
-    /// ramfb from another device. Does nothing if a device or a video card still has ramfb, or if
-    /// the machine's fw_cfg has no DMA, which ramfb needs.
+    /// Gives ramfb to the first PCI device whose display stays on, if this plan takes ramfb from
+    /// another device. Does nothing if a device or a video card still has ramfb, or if the
+    /// machine's fw_cfg has no DMA, which ramfb needs.
     fn ramfb_of_another_head(&mut self) {
         let off = |change: &Change| matches!(change.action, Action::Ramfb { on: false, .. });
         let vgpus = &self.screens.vgpus;

@@ -9,9 +9,10 @@ pub use crate::plan::Wish;
 use crate::plan::fixup::{Fixed, Surroundings, Unfit, in_rounds};
 use crate::plan::{Fix, Level, Plan, plan_managed, words};
 
-/// Makes the displays of a domain's vfio devices work with its graphics as they are, or switches
-/// them off ([`plan_managed`]). `policy` is the host's; with `display = "off"` nothing changes.
-/// `wish` returns the manager's wish for each device.
+/// Makes the displays of a domain's vfio devices work with the graphics that the domain has, or
+/// switches the displays off ([`plan_managed`]). Leaves the graphics alone. `policy` is the host's;
+/// if its `display` is `"off"`, the domain is not changed at all. `wish` returns what the manager
+/// wants for each device.
 ///
 /// # Errors
 /// [`Unfit`], with the place.
@@ -32,7 +33,7 @@ pub fn adapt(
     )
 }
 
-/// Returns oVirt's wish: the display stays as the engine has written it. The engine asks for the
+/// Returns oVirt's wish: the display stays as the engine has written it. The engine switches on the
 /// display of every mediated device that is not set to have none (ovirt-engine LibvirtVmXmlBuilder,
 /// `nodisplay`).
 pub fn ovirt_wish(_: &Hostdev<'_, '_>) -> Wish {

@@ -3,7 +3,7 @@
 //!
 //! A plan is a pure function of the domain, its devices, the abilities of the host's QEMU and
 //! libvirt, and the policy. [`crate::predict`] decides whether a change helps. Of all ways to
-//! rearrange the domain's graphics, [`frontends`] takes the one that certainly starts, shows every
+//! rearrange the domain's graphics, [`frontends`] picks the one that certainly starts, shows every
 //! wanted screen, and costs the user least.
 
 pub mod commands;
@@ -40,21 +40,21 @@ use crate::predict::{About, Outcome, Prediction, Refusal, Stage};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "action", rename_all = "kebab-case")]
 pub enum Action {
-    /// Set `display` of a hostdev.
+    /// Set `display` on a hostdev.
     Display {
         /// The device.
         device: DeviceId,
         /// True for `on`.
         on: bool,
     },
-    /// Set `ramfb` of a hostdev.
+    /// Set `ramfb` on a hostdev.
     Ramfb {
         /// The device.
         device: DeviceId,
         /// True for `on`.
         on: bool,
     },
-    /// Set `<gl enable=…>` of graphics.
+    /// Set `<gl enable=…>` on graphics.
     Gl {
         /// The graphics.
         graphics: GraphicsType,
@@ -66,10 +66,10 @@ pub enum Action {
         /// The graphics.
         graphics: GraphicsType,
     },
-    /// Set `p2p='yes'` of the dbus graphics: viewers on this host get a file descriptor, and there
+    /// Set `p2p='yes'` on the dbus graphics: viewers on this host get a file descriptor, and there
     /// is no bus.
     PeerToPeer,
-    /// Set `<gl rendernode=…>` of graphics.
+    /// Set `<gl rendernode=…>` on graphics.
     RenderNode {
         /// The graphics.
         graphics: GraphicsType,
@@ -90,27 +90,27 @@ pub enum Action {
     },
     /// Put `<video><model type='none'/></video>` in place of all video cards.
     VideoNone,
-    /// Make the video card of model `none` a card that every guest can use.
+    /// Turn the video card of model `none` into a VGA card, which every guest can use.
     VideoVga,
-    /// Set a property of QEMU's device through `qemu:override`.
+    /// Set a property of a device in `qemu:override`.
     SetProperty {
         /// The device.
         device: DeviceId,
         /// The property's name.
         name: String,
-        /// The property's value. It may be a secret of the user's arguments, so it is shown only as
-        /// [`told`] returns it.
+        /// The property's value. It may be a secret from the user's arguments, so it is shown only
+        /// as [`told`] returns it.
         #[serde(serialize_with = "only_told")]
         value: String,
     },
-    /// Remove a property from `qemu:override`.
+    /// Remove a property of a device from `qemu:override`.
     RemoveProperty {
         /// The device.
         device: DeviceId,
         /// The property's name.
         name: String,
     },
-    /// Set `<rom file=…>` of a hostdev.
+    /// Set `<rom file=…>` on a hostdev.
     Rom {
         /// The device.
         device: DeviceId,
@@ -118,7 +118,7 @@ pub enum Action {
         #[serde(serialize_with = "only_told")]
         file: String,
     },
-    /// Remove a `-set` from `qemu:commandline`.
+    /// Remove a `-set` and its argument from `qemu:commandline`.
     RemoveSetting {
         /// The argument after `-set`. Its value is shown only as [`told`] returns it.
         #[serde(serialize_with = "only_told_setting")]
@@ -134,7 +134,7 @@ pub struct Change {
     pub action: Action,
     /// The reason, as text for the user.
     pub reason: String,
-    /// The loss that the action brings, to which the user has agreed; `None` if it brings none.
+    /// The loss that the action causes, to which the user has agreed; `None` if nothing is lost.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub consent: Option<Consent>,
 }
@@ -143,9 +143,9 @@ pub struct Change {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Hash)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
-    /// The note is good to know.
+    /// Nothing is wrong; the note is for information.
     Info,
-    /// The domain starts, but something is wrong; or it is not known whether it starts.
+    /// The domain starts, but something is wrong; or it is unknown whether the domain starts.
     Warn,
     /// The domain does not start.
     Fail,
@@ -168,13 +168,13 @@ pub enum Topic {
 /// Something that the user can do.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Fix {
-    /// A command about the domain.
+    /// A gfxplane command for the domain.
     Command {
         /// The verb: `fixup`, `policy`.
         verb: &'static str,
-        /// The options after the domain.
+        /// The options, which follow the domain on the command line.
         options: String,
-        /// The effect of the command and its cost; empty if the command itself says both.
+        /// What the command does and what it costs; empty if the command already makes both clear.
         reason: String,
     },
     /// Anything else, in words.
@@ -182,8 +182,8 @@ pub enum Fix {
 }
 
 impl Fix {
-    /// Makes a call of `gfxplane fixup` with the consent to lose these: `remote`, `video`,
-    /// `remote,video` or `all`.
+    /// Returns the command `gfxplane fixup` with the user's consent to these losses: `remote`,
+    /// `video`, `remote,video` or `all`.
     pub fn consent(losses: &str) -> Self {
         Fix::fixup(format!("--consent {losses}"), "")
     }
@@ -193,7 +193,7 @@ impl Fix {
         Fix::Words(LOAD_KVM.into())
     }
 
-    /// Makes a call of `gfxplane fixup` with these options.
+    /// Returns the command `gfxplane fixup` with these options.
     pub fn fixup(options: impl Into<String>, reason: impl Into<String>) -> Self {
         Fix::Command {
             verb: "fixup",
@@ -203,7 +203,7 @@ impl Fix {
     }
 
     /// Returns what the user can do if libvirt can't prepare a device. `is_here`: the device is on
-    /// the host. `is_defined`: mdevctl has a definition of it, and can start it.
+    /// the host. `is_defined`: mdevctl has a definition of the device, and can start it.
     pub fn for_device(device: DeviceId, is_here: bool, is_defined: bool) -> Self {
         Fix::Words(match device {
             DeviceId::Mdev(uuid) if is_defined => format!("sudo mdevctl start --uuid {uuid}"),
@@ -215,20 +215,21 @@ impl Fix {
         })
     }
 
-    /// Returns the command that can be typed, or the words. `domain`: the domain as an argument of a
-    /// command.
+    /// Returns the fix as a command that the user can type, or in words. `domain` is the domain as
+    /// a command's argument.
     pub fn of_domain(&self, domain: &str) -> String {
         self.about(domain, " --define")
     }
 
-    /// Returns the command that can be typed, or the words, for a domain in a file. `file`: the
-    /// file as an argument of a command.
+    /// Returns the fix as a command that the user can type, or in words, for a domain in a file.
+    /// `file` is the file as a command's argument.
     pub fn of_file(&self, file: &str) -> String {
         self.about(file, "")
     }
 
-    /// Returns a fix by hand as the comment of a command: of `edit`, which opens the domain's XML,
-    /// or of the command that shows the versions. `None` if the fix is itself a command.
+    /// Returns a fix in words as a line for a shell. A command in the words stays as it is. Other
+    /// words become a comment after `edit`, which opens the domain's XML, or after the command that
+    /// shows the versions. Returns `None` for a [`Fix::Command`].
     pub fn by_hand(&self, edit: &str) -> Option<String> {
         match self {
             Fix::Command { .. } => None,
@@ -279,7 +280,7 @@ impl From<&str> for Fix {
     }
 }
 
-/// Something that the plan does not change, with the reason, and with what the user can do.
+/// Something that the plan leaves unchanged, with the reason and with what the user can do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Hash)]
 pub struct Note {
     /// The severity.
@@ -293,13 +294,13 @@ pub struct Note {
     /// The fixes, the best first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub fixes: Vec<Fix>,
-    /// The consent that the first fix needs.
+    /// The consent that the first fix needs; `None` if it needs no consent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub consent: Option<Consent>,
 }
 
 impl Note {
-    /// Makes a note without any fix.
+    /// Makes a note without fixes, on [`Topic::Other`].
     pub(crate) fn new(level: Level, about: About, text: impl Into<String>) -> Self {
         Note {
             level,
@@ -311,8 +312,8 @@ impl Note {
         }
     }
 
-    /// Returns the message and the fixes, with commands that can be typed. `domain`: the domain as
-    /// an argument of a command.
+    /// Returns the note's text and its fixes, with commands that the user can type. `domain` is the
+    /// domain as a command's argument.
     pub(crate) fn words(&self, domain: &str) -> String {
         let mut text = self.text.clone();
         for fix in &self.fixes {
@@ -326,31 +327,31 @@ impl Note {
 /// The plan for a domain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Plan {
-    /// The prediction of a start without the changes, if the domain's devices are free.
+    /// The prediction for the domain without the changes, as if its devices were free.
     pub before: Prediction,
-    /// libvirt's refusal because of the present state of the host: it has no KVM, or a device is not
-    /// ready. No change in the plan fixes it.
+    /// libvirt's refusal because of the present state of the host: it has no KVM, or a device is
+    /// not ready. No change in the plan fixes that. `None` if libvirt has no such reason.
     #[serde(rename = "devices", skip_serializing_if = "Option::is_none")]
     pub host: Option<Refusal>,
     /// The changes, in the order in which they are made.
     pub changes: Vec<Change>,
     /// Notes about problems that the plan does not solve.
     pub notes: Vec<Note>,
-    /// The outcome of a start with the changes.
+    /// The prediction for the domain with the changes.
     pub after: Prediction,
-    /// The screens with the changes.
+    /// The domain's screens after the changes.
     #[serde(skip)]
     pub screens: Screens,
 }
 
 impl Plan {
-    /// Returns whether there is nothing to do.
+    /// Returns whether the plan has no changes; it may have notes.
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty()
     }
 
-    /// Returns the outcome of a start without the changes, in the host's present state. A refusal
-    /// of the definition by libvirt comes first, then a refusal because of the host, then QEMU's.
+    /// Returns the prediction for a start now: without the changes, in the host's present state.
+    /// libvirt refuses a bad definition first, then the state of the host; QEMU refuses last.
     pub fn now(&self) -> Prediction {
         let earlier =
             matches!(&self.before.outcome, Outcome::No(refusal) if refusal.stage < Stage::Devices);
@@ -384,7 +385,7 @@ fn only_told_setting<S: Serializer>(setting: &str, serializer: S) -> Result<S::O
     serializer.serialize_str(&told_setting(setting))
 }
 
-/// Returns an action in a few words.
+/// Describes an action in a few words, without values that may be secrets.
 pub fn words(action: &Action) -> String {
     let switch = |on: &bool| if *on { "on" } else { "off" };
     match action {
@@ -419,7 +420,7 @@ pub fn words(action: &Action) -> String {
             value,
         } => format!("{name}={} for {device}", told(value)),
         Action::RemoveProperty { device, name } => format!("{name} removed from {device}"),
-        // Values of arguments are told nowhere, as they may be secrets.
+        // Values of arguments are never shown, as they may be secrets.
         Action::Rom { device, .. } => format!("a rom file for {device}"),
         Action::RemoveSetting { setting } => format!("-set {} removed", told_setting(setting)),
     }

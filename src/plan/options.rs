@@ -14,11 +14,10 @@ use crate::predict::{About, words};
 const OPREGION: &str = "x-igd-opregion";
 
 impl Planner<'_, '_, '_> {
-    /// Plans what makes a ramfb work that the user has given to a device by QEMU's properties,
-    /// where QEMU refuses that: libvirt has chosen QEMU's driver without ramfb, or the property has
-    /// a wrong type. The change is libvirt's attribute `ramfb` or, if libvirt has none for the
-    /// device, QEMU's driver with ramfb. Leaves alone a ramfb that is set for all devices at once
-    /// (`-global`).
+    /// Makes a ramfb work that the user has set by QEMU's properties and that QEMU refuses:
+    /// libvirt has chosen QEMU's driver without ramfb, or the property has a wrong type. Sets
+    /// libvirt's attribute `ramfb` or, if libvirt has none for the device, QEMU's driver with
+    /// ramfb. Leaves alone a ramfb that is set for all devices at once (`-global`).
     pub(super) fn ramfb_of_another_driver(&mut self) {
         for place in 0..self.screens.vgpus.len() {
             let vgpu = &self.screens.vgpus[place];
@@ -55,7 +54,7 @@ impl Planner<'_, '_, '_> {
     }
 
     /// Corrects the type of `qemu:override` properties whose value is good, but whose type QEMU
-    /// does not take.
+    /// does not accept.
     pub(super) fn properties_of_wrong_types(&mut self) {
         for place in 0..self.screens.vgpus.len() {
             for (name, words) in self.screens.vgpus[place].mistyped.clone() {
@@ -69,7 +68,7 @@ impl Planner<'_, '_, '_> {
                 };
                 let is_good =
                     properties::mistake(&name, properties::kind(&name, &value), &value).is_none();
-                // The attribute sets ramfb.
+                // ramfb is set by libvirt's attribute.
                 if is_good && vgpu.is_pci && name != "ramfb" {
                     vgpu.mistyped.remove(&name);
                     self.set_property(place, &name, value, reason);
@@ -78,8 +77,8 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Leaves at most one ramfb. Removes the others: a ramfb needs a display that is on, and no
-    /// ramfb video beside it.
+    /// Switches off each ramfb that QEMU would refuse: ramfb needs a display that is on and a
+    /// fw_cfg with DMA, and a guest can have one only, be it of a device or of a video card.
     pub(super) fn ramfb_that_cannot_work(&mut self) {
         let video = self.has_ramfb_video();
         let mut taken = false;
@@ -111,7 +110,8 @@ impl Planner<'_, '_, '_> {
         self.screens.cards.iter().any(is_ramfb)
     }
 
-    /// Switches ramfb on if the policy says `boot_display = "ramfb"`.
+    /// Switches ramfb on for the first display if the policy says `boot_display = "ramfb"` and the
+    /// guest has no video card and no ramfb.
     pub(super) fn ramfb_for_boot(&mut self) {
         let only = self.screens.cards.is_empty();
         let taken = self.screens.vgpus.iter().any(|vgpu| vgpu.ramfb);
@@ -125,7 +125,8 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Returns whether QEMU passes on the OpRegion unasked; `None` if its version is not known.
+    /// Returns whether QEMU passes on the OpRegion by default; `None` if its version leaves it
+    /// open.
     pub(super) fn opregion_by_default(&self) -> Option<bool> {
         let possible = Qemu::possible(self.abilities);
         let first = possible.first()?.opregion_by_default;
@@ -160,8 +161,8 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Leaves one OpRegion, of the first device. QEMU passes an OpRegion on as a file of the
-    /// firmware, of which only one can exist.
+    /// Leaves only the first device's OpRegion. QEMU passes an OpRegion on as a firmware file, and
+    /// only one such file can exist.
     pub(super) fn opregion_twice(&mut self) {
         let by_default = self.opregion_by_default();
         let mut taken = false;
@@ -187,7 +188,7 @@ impl Planner<'_, '_, '_> {
             return;
         }
         let by_default = self.opregion_by_default();
-        // QEMU passes on one OpRegion, as a file of the firmware, which can exist once.
+        // QEMU passes on only one OpRegion, as a firmware file that can exist once.
         let has_one = |vgpu: &Vgpu| vgpu.switch(OPREGION) == Some(true);
         let mut taken = self.screens.vgpus.iter().any(has_one);
         for place in 0..self.screens.vgpus.len() {

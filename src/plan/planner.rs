@@ -1,4 +1,4 @@
-//! Makes a plan step by step, in a fixed order, and has what the steps share. The steps are in
+//! Makes a plan step by step, in a fixed order, and holds what the steps share. The steps are in
 //! modules that are named for their subject: [`super::settings`], [`super::displays`],
 //! [`super::graphics`], [`super::options`], [`super::remarks`].
 
@@ -92,7 +92,7 @@ pub(super) struct Planner<'p, 'd, 'a> {
     pub(super) screens: Screens,
     /// The changes; `None` for a change that a later step has taken back.
     pub(super) changes: Vec<Option<Change>>,
-    /// The places in `changes` where each property is set.
+    /// The indices in `changes` of the changes that set a property, by device and name.
     put: HashMap<(DeviceId, String), Vec<usize>>,
     pub(super) notes: Vec<Note>,
 }
@@ -115,9 +115,9 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
         }
     }
 
-    /// Takes the steps, if anything may be changed, and makes the plan. Drops all changes if the
-    /// domain would start without them and not with them, or would certainly be refused only with
-    /// them. A domain that is refused with and without the changes keeps them:
+    /// Runs the steps, if anything may be changed, and makes the plan. Drops all changes if the
+    /// domain certainly starts without them but not with them, or if it is refused with them but
+    /// not without. A domain that is refused with and without the changes keeps them:
     /// [`crate::plan::fixup::fix`] decides about it after the last round.
     pub(super) fn finish(
         mut self,
@@ -126,11 +126,11 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
     ) -> Plan {
         let screens = self.screens.clone();
         let before = predict(&screens, self.abilities);
-        // Only the owner knows which of two is meant; libvirt rejects both.
+        // If a device or a type of graphics occurs twice, only the owner knows which is meant.
         let is_clear = !screens.vgpus.is_empty()
             && !screens.is_ambiguous()
             && !libvirt::is_beyond_repair(&screens, self.abilities)
-            // The owner wants the vGPU that managed='yes' takes away.
+            // If managed='yes' takes a vGPU away, the owner has to decide.
             && screens.vgpus.iter().all(|vgpu| vgpu.lost.is_none());
         if is_clear && self.policy.display != Displays::Off {
             steps(&mut self);
@@ -164,7 +164,7 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
         }
     }
 
-    /// Adds to each change's reason what else the change brings into the XML.
+    /// Adds to the reasons of changes what else they change in the XML.
     fn told(&self, mut changes: Vec<Change>) -> Vec<Change> {
         let hostdevs = self.domain.hostdevs.iter().rev();
         let hostdevs: HashMap<DeviceId, &Hostdev<'_, '_>> =
@@ -255,7 +255,7 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
         });
     }
 
-    /// Sets a property in `qemu:override`.
+    /// Sets a property of the vGPU at `place` in `qemu:override`.
     pub(super) fn set_property(
         &mut self,
         place: usize,
@@ -304,7 +304,7 @@ impl<'p, 'd, 'a> Planner<'p, 'd, 'a> {
         }
     }
 
-    /// Drops a property that this same plan has put into `qemu:override`.
+    /// Drops a property that this plan itself has put into `qemu:override`.
     fn forget_property(&mut self, place: usize, property: &str) {
         let vgpu = &mut self.screens.vgpus[place];
         if !vgpu.properties.contains_key(property) {

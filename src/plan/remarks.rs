@@ -67,7 +67,7 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Says how the start ends, unless a step has said so.
+    /// Adds a note if the start is refused or in doubt, unless a step has added one.
     fn how_it_ends(&mut self, after: &Prediction) {
         let said = |level| self.notes.iter().any(|note| note.level >= level);
         match &after.outcome {
@@ -82,7 +82,9 @@ impl Planner<'_, '_, '_> {
                 let concerned = |id: &DeviceId| refusal.about == About::Device(*id);
                 let mut others = self.screens.vgpus.iter().filter(|vgpu| !vgpu.is_pci);
                 if others.any(|vgpu| concerned(&vgpu.id) && vgpu.says_display) {
-                    fixes.push("remove the attribute display of the hostdev: only model='vfio-pci' has it");
+                    fixes.push(
+                        "remove the attribute display of the hostdev: only model='vfio-pci' has it",
+                    );
                 }
                 let text = refusal.will();
                 self.note_on(Topic::Start, Level::Fail, refusal.about, text, &fixes);
@@ -163,7 +165,10 @@ impl Planner<'_, '_, '_> {
         for head in &after.heads {
             if head.shown_by.is_empty() && head.of.device().is_some() {
                 let fix = "add spice with gl that listens on a socket or nowhere";
-                let (about, text) = (about(&head.of), "none of the domain's graphics shows its screen");
+                let (about, text) = (
+                    about(&head.of),
+                    "none of the domain's graphics shows its screen",
+                );
                 self.note_on(Topic::Seen, Level::Warn, about, text, &[fix]);
             }
         }
@@ -183,14 +188,15 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Returns whether the guest has graphics and no screen that they could show.
+    /// Returns whether the guest has graphics but no screen that they could show. Returns false if
+    /// the domain is refused.
     pub(super) fn is_dark(&self, after: &Prediction) -> bool {
         let has_graphics = !self.screens.frontends.is_empty();
         after.refusal().is_none() && after.heads.is_empty() && has_graphics
     }
 
-    /// Notes that nobody sees anything of the guest. Adds no note if a GPU is passed through,
-    /// because that has a connector of its own.
+    /// Adds a note if nobody sees anything of the guest. Adds none if a GPU is passed through,
+    /// because the GPU has connectors of its own.
     pub(super) fn no_screen(&mut self, after: &Prediction) {
         let mut vgpus = self.screens.vgpus.iter();
         let is_elsewhere = |vgpu: &Vgpu| vgpu.known.gpu().is_some();
@@ -201,7 +207,7 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Notes where the picture of a passed-through GPU is visible, which QEMU can't show.
+    /// Adds notes about where the picture of a passed-through GPU goes, which QEMU can't show.
     fn pictures_of_gpus(&mut self) {
         let graphics: BTreeSet<&str> = self
             .screens

@@ -13,7 +13,7 @@ use crate::predict::screens::Vgpu;
 use crate::predict::versions::{DEVICE_JSON_HOTPLUG, Libvirt, OVERRIDE, reads_override};
 use crate::predict::{About, words};
 
-/// The reason for moving a setting.
+/// The reason for moving a setting, as text for the user.
 const WHY: &str = "the domain asked for it by -set, which this QEMU no longer accepts";
 
 /// The reason for moving the setting of a ROM file. Measured with AppArmor on Debian 13: "failed to
@@ -21,7 +21,7 @@ const WHY: &str = "the domain asked for it by -set, which this QEMU no longer ac
 const ROM_FILE: &str = "the domain asked for it by -set, which this QEMU no longer accepts; a file that AppArmor or SELinux hides from QEMU is refused with \"failed to find romfile\"";
 
 impl Planner<'_, '_, '_> {
-    /// Moves the settings of the domain's vfio devices. Leaves all other settings.
+    /// Moves the settings of the domain's vfio devices. Leaves all other settings alone.
     pub(super) fn carry_settings_over(&mut self) {
         let dead: Vec<Setting> = self
             .screens
@@ -41,7 +41,7 @@ impl Planner<'_, '_, '_> {
         for setting in &dead {
             let place = places.get(setting.id.as_str()).copied();
             let same = &same[&(setting.id.as_str(), setting.property.as_str())];
-            // QEMU takes the last of several.
+            // If a property is set several times, QEMU uses the last setting.
             let is_last = same.last().is_some_and(|last| std::ptr::eq(*last, setting));
             let Some(place) = place.filter(|_| is_last) else {
                 continue;
@@ -74,14 +74,14 @@ impl Planner<'_, '_, '_> {
         } = setting;
         let value = value.as_str();
         match property.as_str() {
-            // The attribute decides the same thing.
+            // With `auto`, the attribute decides.
             "display" if value == "auto" => true,
             "display" => {
                 let on = value == "on";
                 if vgpu.display == on {
                     return true;
                 }
-                // libvirt takes the attribute only beside graphics, and does not look at overrides.
+                // libvirt accepts the attribute only with graphics, and does not check overrides.
                 let is_overridden = vgpu.properties.contains_key("display");
                 let is_alone = on && self.screens.frontends.is_empty();
                 if is_overridden || self.has_attributes(device) && !is_alone {
@@ -110,7 +110,7 @@ impl Planner<'_, '_, '_> {
                 }
                 done
             }
-            // libvirt chooses this driver itself if there is ramfb.
+            // libvirt chooses one of these two drivers itself, by the attribute ramfb.
             "driver" if value == "vfio-pci" => true,
             "driver" if value == "vfio-pci-nohotplug" => {
                 self.has_attributes(device) || self.override_property(place, property, value)
@@ -132,15 +132,15 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Returns whether some libvirt that the host may have passes the attributes `display` and
+    /// Returns whether any libvirt that the host may have passes the attributes `display` and
     /// `ramfb` of a device to QEMU.
     pub(super) fn has_attributes(&self, device: DeviceId) -> bool {
         let all = Libvirt::possible(self.abilities);
         all.iter().any(|libvirt| libvirt.takes_display(device))
     }
 
-    /// Sets a property in `qemu:override`, unless the property is set there already. Returns
-    /// `false` if libvirt would not read it.
+    /// Sets a property in `qemu:override`, unless the property is set there already. If libvirt
+    /// does not read `qemu:override`, adds a note and returns `false`.
     fn override_property(&mut self, place: usize, name: &str, value: &str) -> bool {
         let vgpu = &self.screens.vgpus[place];
         let device = vgpu.id;
@@ -188,7 +188,7 @@ impl Planner<'_, '_, '_> {
         }
     }
 
-    /// Removes each `-set` of a property that QEMU still finds.
+    /// Removes each `-set` of this property that QEMU would still apply to the device.
     pub(super) fn take_settings_out(&mut self, place: usize, property: &str, reason: &str) {
         let vgpu = &mut self.screens.vgpus[place];
         if vgpu.set.remove(property).is_none() {

@@ -1,11 +1,11 @@
-//! Takes back a change of a domain's XML, element by element: each device, and each other child of
+//! Undoes a change of a domain's XML, element by element: each device, and each other child of
 //! the root. An element that somebody has changed since stays as it is.
 //!
-//! Both texts are as libvirt prints a definition, one before the change and one after it. So what
-//! libvirt itself adds to a change goes with it.
+//! Both texts are definitions as libvirt prints them, one before the change and one after it. So
+//! what libvirt itself adds to a change is undone with it.
 //!
-//! A value that may be a password is never kept, nor are QEMU's arguments. It comes back only if the element that stands
-//! there now has it in the same place.
+//! A value that may be a password is never kept, nor are QEMU's arguments. Such a value comes back
+//! only if the present element has it in the same place.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -15,7 +15,7 @@ use similar::{Algorithm, DiffOp, capture_diff_slices};
 
 use crate::xml::{Document, Element, XmlError};
 
-/// Stands for a value that is not kept. XML has no such character.
+/// Marks the place of a value that is not kept. XML can't contain this character.
 const WITHHELD: char = '\u{fffe}';
 
 /// One element to put back.
@@ -33,14 +33,14 @@ pub struct Inverse {
     pub around: [Option<u32>; 2],
 }
 
-/// A domain with old text put back.
+/// The result of undoing changes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Undone {
     /// The domain's XML.
     pub text: String,
-    /// The changes that were taken back, in words. Empty if none of ours still stood.
+    /// The changes that were undone, in words. Empty if none of our changes was still there.
     pub put_back: Vec<String>,
-    /// The changes that were not taken back, each with the reason.
+    /// The changes that were not undone, each with the reason.
     pub passed_over: Vec<String>,
 }
 
@@ -48,13 +48,13 @@ pub struct Undone {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the definition {which}: {error}")]
 pub struct Unreadable {
-    /// The text, as one of several: `before the change`, `after the change`, `as it is`.
+    /// Which text it is: `before the change`, `after the change` or `as it is`.
     pub which: &'static str,
     /// The problem.
     pub error: XmlError,
 }
 
-/// Returns what must be put back in `after` to get `before` again; empty if they are the same.
+/// Returns what must be put back in `after` to get `before` again; empty if nothing must be.
 ///
 /// # Errors
 /// [`Unreadable`], with the place.
@@ -82,7 +82,7 @@ pub fn inverse(before: &str, after: &str) -> Result<Vec<Inverse>, Unreadable> {
             if matches!(difference, DiffOp::Equal { .. }) {
                 continue;
             }
-            // Elements of one name stand for each other.
+            // Elements with the same name are paired.
             let (old, new) = (&old[olds], &new[news.clone()]);
             for pair in differences(old, new, |part| part.name.clone()) {
                 let at = news.start + pair.new_range().start;
@@ -111,7 +111,7 @@ fn differences<K: Ord + std::hash::Hash + Eq>(
     capture_diff_slices(Algorithm::Myers, &keys(old), &keys(new))
 }
 
-/// Puts old elements back where ours still stand. Everything else stays unchanged to the byte.
+/// Puts the old elements back where ours are unchanged. Everything else stays the same to the byte.
 ///
 /// # Errors
 /// [`Unreadable`], with the place.
@@ -131,7 +131,7 @@ pub fn undo(current: &str, inverses: &[Inverse]) -> Result<Undone, Unreadable> {
             _ => same(inverse.hashes[1]).map(|part| part.range.clone()),
         };
         let Some(range) = found else {
-            // Somebody may have undone it already.
+            // Somebody may have undone the change already.
             if old.is_empty() || same(inverse.hashes[0]).is_none() {
                 let what = if new.is_empty() { &put_back } else { &out };
                 let why = format!("{what} is not as it was made, and stays");
@@ -175,7 +175,7 @@ pub fn undo(current: &str, inverses: &[Inverse]) -> Result<Undone, Unreadable> {
     Ok(undone)
 }
 
-/// Undoes several changes, given from the oldest to the newest.
+/// Undoes several changes, the newest first. `rounds` has the oldest first.
 pub(crate) fn undo_all<'r>(
     current: &str,
     rounds: impl DoubleEndedIterator<Item = &'r [Inverse]>,
@@ -197,7 +197,7 @@ fn parse<'a>(text: &'a str, which: &'static str) -> Result<Document<'a>, Unreada
     Document::parse(text).map_err(|error| Unreadable { which, error })
 }
 
-/// An element, or the root's tag.
+/// An element, or the root's start tag.
 struct Part {
     name: String,
     /// The range in the document, with the white space before it.
@@ -207,8 +207,8 @@ struct Part {
     hash: u32,
 }
 
-/// Returns the devices, or the root's tag and all else below the root. There, `<devices>` is a part
-/// without a text.
+/// Returns the devices, or else the root's start tag and the root's children. Among these,
+/// `<devices>` is a part without text.
 fn parts(document: &Document<'_>, is_device: bool) -> Vec<Part> {
     let root = document.root();
     let devices = root.child("devices");
@@ -250,7 +250,7 @@ fn part(document: &Document<'_>, element: Element<'_, '_>, range: Range<usize>) 
 }
 
 /// Returns the FNV-1a hash of a text, which is the same in all versions of gfxplane. White space
-/// counts as one blank. Secrets count as if they were not there: libvirt does not always tell them.
+/// counts as one blank. Secrets do not count, because libvirt does not always show them.
 fn hash(text: &str) -> u32 {
     let text = filled_in(text, |_| None);
     let words: Vec<&str> = text.split_whitespace().collect();
@@ -259,7 +259,8 @@ fn hash(text: &str) -> u32 {
     })
 }
 
-/// Returns the place between two elements that follow each other.
+/// Returns the byte offset between two neighbouring parts, given by their hashes; `None` in
+/// `around` is an end of `parts`. Returns `None` if they are no longer next to each other.
 fn between(parts: &[Part], around: [Option<u32>; 2]) -> Option<usize> {
     let hash = |part: Option<&Part>| part.map(|part| part.hash);
     let is_between = |at: &usize| {
@@ -273,7 +274,7 @@ fn between(parts: &[Part], around: [Option<u32>; 2]) -> Option<usize> {
     }
 }
 
-/// Returns the name of a value's place: the element, and the attribute or `>` before the value.
+/// Names the place of the value after `before`: the element, and the attribute or `>`.
 fn place_name(before: &str) -> String {
     let tag = before.rsplit('<').next().unwrap_or_default();
     let element = tag.split([' ', '\n', '\t', '\r', '>']).next();
@@ -305,7 +306,7 @@ fn values(text: &str) -> Vec<(String, &str)> {
     values
 }
 
-/// Returns two texts without the values that are the same in both: they are in the domain.
+/// Returns two texts without the values that are the same in both: the domain still has these.
 fn without_what_stays(old: &str, new: &str) -> (String, String) {
     let (olds, news) = (values(old), values(new));
     let of = |all: &[(String, &str)], place: &str| -> String {
@@ -328,8 +329,8 @@ fn without_what_stays(old: &str, new: &str) -> (String, String) {
     (masked(old, &olds), masked(new, &news))
 }
 
-/// Returns a text with values in their places, each by the name of its place. Leaves out an
-/// attribute without a value.
+/// Returns a text with its missing values filled in. `value` returns the value for the name of a
+/// place; if it returns `None`, the attribute is left out.
 fn filled_in(text: &str, mut value: impl FnMut(String) -> Option<String>) -> String {
     let mut parts = text.split(WITHHELD);
     let first = parts.next().unwrap_or_default().to_owned();
@@ -343,8 +344,8 @@ fn filled_in(text: &str, mut value: impl FnMut(String) -> Option<String>) -> Str
     })
 }
 
-/// Returns an old text with the values of the element that stands in the place of the new one now.
-/// `None` if the two do not lack as many values in one place.
+/// Returns the old text, with its missing values taken from `now`, the present element. `None` if
+/// `old` and `new` do not lack as many values in one place, or if `now` lacks a text.
 fn whole(old: &str, new: &str, now: &str) -> Option<String> {
     let lacks = |(_, value): &(String, &str)| value.contains(WITHHELD);
     let count = |text: &str, place: &str| {
@@ -364,14 +365,14 @@ fn whole(old: &str, new: &str, now: &str) -> Option<String> {
     let mut is_lost = false;
     let text = filled_in(old, |place| {
         let at = left.iter().position(|(other, _)| *other == place);
-        // libvirt leaves out attributes for who only looks.
+        // libvirt leaves out secret attributes on a read-only connection.
         is_lost |= at.is_none() && place.ends_with('>');
         at.map(|at| left.remove(at).1.to_owned())
     });
     (!is_lost).then_some(text)
 }
 
-/// Returns the tags that only one of two texts has, in one line, with the values that are kept.
+/// Returns the tags of `text` that `other` lacks, in one line, with the values that are kept.
 fn only_in(text: &str, other: &str) -> String {
     let tags = |text: &str| -> Vec<String> {
         let text = filled_in(text, |_| None);
@@ -387,8 +388,8 @@ fn only_in(text: &str, other: &str) -> String {
     own.join(" ")
 }
 
-/// Returns the places of the values and texts that may be about a password, in their order. Of QEMU's
-/// arguments and environment only `-set` of a device is none.
+/// Returns the byte ranges of the values and texts that may be secrets, in their order. All of
+/// QEMU's arguments and environment count as secrets, except the `-set` of a device.
 fn secret_places(element: Element<'_, '_>) -> Vec<Range<usize>> {
     let is_its = is_secret(element.name()) || element.local_name() == "env";
     let is_argument = element.local_name() == "arg";

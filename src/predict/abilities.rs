@@ -17,26 +17,26 @@ pub struct Abilities {
     /// The version of the libvirt that runs the domain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub libvirt: Option<Version>,
-    /// The frontends that libvirt takes with this QEMU and whose modules are installed (`vnc`,
+    /// The frontends that libvirt accepts with this QEMU and whose modules are installed (`vnc`,
     /// `spice`, `dbus`, `egl-headless`, `sdl`, `rdp`), and `spice-gl`. A distribution may put any
-    /// of them into a package of its own.
+    /// of them into a separate package.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frontends: Option<BTreeSet<String>>,
-    /// True if this QEMU's spice takes OpenGL over TCP. QEMU 10.1 and later do if they were built
-    /// with spice-server 0.15.3 or later. Without it, they still contain the words of the refusal.
+    /// True if spice in this QEMU can have OpenGL over TCP. QEMU 10.1 and later can if built with
+    /// spice-server 0.15.3 or later. If not, they still contain the message of the refusal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spice_gl_over_tcp: Option<bool>,
     /// `spice_listen` of qemu.conf: the address where spice listens unless the domain names one.
     /// 127.0.0.1 if qemu.conf does not set it; `None` if qemu.conf can't be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spice_listen: Option<String>,
-    /// `vnc_listen` of qemu.conf: the same for VNC.
+    /// `vnc_listen` of qemu.conf: the address where VNC listens unless the domain names one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vnc_listen: Option<String>,
     /// `spice_auto_unix_socket` of qemu.conf: true if spice without an address listens on a socket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spice_auto_unix_socket: Option<bool>,
-    /// `vnc_auto_unix_socket` of qemu.conf: the same for VNC.
+    /// `vnc_auto_unix_socket` of qemu.conf: true if VNC without an address listens on a socket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vnc_auto_unix_socket: Option<bool>,
     /// `spice_tls` of qemu.conf: true if spice has a TLS port.
@@ -46,12 +46,12 @@ pub struct Abilities {
     /// unless qemu.conf removes `mount` from `namespaces`. `None` if qemu.conf can't be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub own_dev: Option<bool>,
-    /// True if the host has KVM (`/dev/kvm`); `None` if that was not looked at. A sandbox may hide
-    /// the device, so only commands look, and neither the daemon nor a hook does: libvirt has made
-    /// its own check before it runs a hook.
+    /// True if the host has KVM (`/dev/kvm`); `None` if nobody has looked. The daemon and the hook
+    /// don't look, because a sandbox may hide the device from them, and libvirt makes its own check
+    /// before it runs a hook.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kvm: Option<bool>,
-    /// The render nodes that libvirt finds for graphics with OpenGL that name none.
+    /// The result of libvirt's search for a render node, for graphics with OpenGL that name none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub render_nodes: Option<RenderNodes>,
     /// The limits that the host sets for its guests.
@@ -63,27 +63,27 @@ pub struct Abilities {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Guests {
     /// The names in the host's `/dev/dri`, and those in its `by-path`, as `by-path/…`. `None` if
-    /// there is no such directory.
+    /// `/dev/dri` does not exist.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dri: Option<BTreeSet<String>>,
-    /// True if libvirt gives each guest a profile of AppArmor's.
+    /// True if libvirt gives each guest an AppArmor profile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub apparmor: Option<bool>,
     /// The numbers of this host's X servers that have a socket (`/tmp/.X11-unix/X0`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub x_servers: Option<BTreeSet<u32>>,
     /// True if AppArmor keeps a guest from the sockets of X servers. It does if it checks unix
-    /// sockets (Linux 6.17 and later, with policies that know of it) and the guests' profile has no
-    /// rule for these.
+    /// sockets (Linux 6.17 and later, with policies that support it) and the guests' profile has
+    /// no rule for X's sockets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub x_denied: Option<bool>,
     /// The first TCP port on which a guest's QEMU may listen: 1024, unless the kernel has another
-    /// setting (`net.ipv4.ip_unprivileged_port_start`). libvirt takes QEMU's capabilities away.
-    /// `None` if qemu.conf keeps it from doing so, or can't be read.
+    /// setting (`net.ipv4.ip_unprivileged_port_start`). `None` if there is no such limit because
+    /// qemu.conf makes libvirt keep QEMU's capabilities, or if qemu.conf can't be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_port: Option<u16>,
     /// True if AppArmor keeps libvirt from starting a dbus-daemon for a guest, as it does on
-    /// Debian. Graphics of type dbus on a bus then keep a domain from starting. `None` under
+    /// Debian. A domain with graphics of type dbus on a bus then does not start. `None` under
     /// SELinux, where it is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dbus_daemon_denied: Option<bool>,
@@ -124,8 +124,8 @@ impl RenderNodes {
 }
 
 impl Abilities {
-    /// Returns whether the host lacks a render node, by the node's path; `None` if that is not
-    /// known.
+    /// Returns whether the host lacks the render node at `path`; `None` if that is not known, as
+    /// for a path outside of `/dev/dri`.
     pub(crate) fn lacks_node(&self, path: &str) -> Option<bool> {
         let name = path.strip_prefix("/dev/dri/")?;
         let dri = self.guests.dri.as_ref()?;
@@ -136,8 +136,8 @@ impl Abilities {
         is_read.then(|| !dri.contains(name))
     }
 
-    /// Returns where graphics listen if they name no address. If qemu.conf is not known, that is
-    /// TCP on any address: the worst case for somebody who relies on it.
+    /// Returns where graphics that name no address listen. If qemu.conf is not known, assumes TCP
+    /// on any address, because a remote viewer may rely on it.
     pub(crate) fn listen_default(&self, kind: GraphicsType) -> ListenDefault<'_> {
         let (address, socket) = match kind {
             GraphicsType::Spice => (&self.spice_listen, self.spice_auto_unix_socket),

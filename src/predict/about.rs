@@ -3,7 +3,7 @@
 use crate::device::id::{DeviceId, serialize_as_text};
 use crate::domain::GraphicsType;
 
-/// The subject of a refusal.
+/// The subject of a refusal or of a note.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum About {
     /// A vfio device of the domain.
@@ -27,7 +27,7 @@ impl std::fmt::Display for About {
 }
 
 impl About {
-    /// Returns the subject and a text about it. Leaves the subject out if the text names it.
+    /// Returns a text with its subject before it, unless the text names the subject.
     pub fn before(&self, text: &str) -> String {
         let about = self.to_string();
         if text.contains(&about) {

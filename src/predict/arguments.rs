@@ -1,7 +1,7 @@
-//! The user's own arguments for QEMU (`<qemu:commandline>`), as far as they have to do with
-//! displays, read as QEMU reads them.
+//! The user's own arguments for QEMU (`<qemu:commandline>`), as far as they concern displays, read
+//! as QEMU reads them.
 //!
-//! libvirt puts them behind its own, so a later `-display` of the user's replaces libvirt's.
+//! libvirt appends them to its own arguments, so a `-display` of the user's replaces libvirt's.
 //! docs/qemu-and-libvirt.md has the sources, under "QEMU: arguments".
 
 mod device;
@@ -23,7 +23,7 @@ pub(crate) use told::{OPTIONS, is_telling, told, told_setting};
 pub struct Arguments {
     /// The local display: the last `-display`, or `-nographic`.
     pub display: Option<Display>,
-    /// The number of `-vnc` (`-display vnc=…` is one). Each binds itself to a screen.
+    /// The number of `-vnc` (`-display vnc=…` counts as one). Each binds itself to a screen.
     pub vnc: usize,
     /// True if one of these VNCs listens somewhere.
     pub vnc_listens: bool,
@@ -50,10 +50,10 @@ pub struct Arguments {
 pub struct Display {
     /// The kind of display.
     pub kind: Local,
-    /// The option `gl`; `None` if it is not given. `-nographic` leaves it as an earlier `-display`
-    /// had it.
+    /// The option `gl`; `None` if it is not given. `-nographic` keeps the value of an earlier
+    /// `-display`.
     pub gl: Option<bool>,
-    /// `rendernode`.
+    /// The option `rendernode`.
     pub rendernode: Option<String>,
 }
 
@@ -81,9 +81,9 @@ pub enum Local {
 /// A `-global`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Global {
-    /// The type of device. The property also reaches types that are derived from this one.
+    /// The type of device, as QEMU's driver. The property also reaches types derived from this one.
     pub driver: String,
-    /// The property.
+    /// The name of the property that is set.
     pub property: String,
     /// The property's value.
     pub value: String,
@@ -94,16 +94,16 @@ pub struct Global {
 pub struct Setting {
     /// The device, by QEMU's id.
     pub id: String,
-    /// The property.
+    /// The name of the property that is set.
     pub property: String,
     /// The property's value, which is always a text.
     pub value: String,
-    /// The whole argument.
+    /// The whole argument after `-set`.
     pub text: String,
 }
 
 impl Setting {
-    /// Reads the value of `-set`; `None` if it is about something else than a device, or malformed
+    /// Reads the argument of `-set`; `None` if it is not about a device, or malformed
     /// (`qemu_set_option`, util/qemu-config.c).
     pub fn read(text: &str) -> Option<Self> {
         let (id, rest) = text.strip_prefix("device.")?.split_once('.')?;
@@ -118,14 +118,14 @@ impl Setting {
     }
 }
 
-/// Displays of QEMU's that are not read (qapi/ui.json, `DisplayType`), or only in some forms.
+/// QEMU's displays that are not read, or only in some forms (qapi/ui.json, `DisplayType`).
 const DISPLAYS: [&str; 5] = ["cocoa", "dbus", "gtk", "sdl", "spice-app"];
 
 /// The greatest number of unread arguments that are named. The effect of the others is in doubt all
 /// the same.
 const MOST_UNREAD: usize = 16;
 
-/// Options of QEMU without a value that still occur. An option that is not known takes the next
+/// QEMU's options without a value that are still in use. An unknown option takes the next
 /// word as its value, unless that word looks like an option.
 pub(crate) const SWITCHES: [&str; 20] = [
     "-S",
@@ -150,7 +150,7 @@ pub(crate) const SWITCHES: [&str; 20] = [
     "-win2k-hack",
 ];
 
-/// Options whose value is their next word, whatever it looks like.
+/// Options whose value is always the next word, even one that looks like an option.
 const WITH_A_VALUE: [&str; 8] = [
     "-device",
     "-display",
@@ -167,7 +167,7 @@ impl Arguments {
     pub fn read<'v>(values: impl IntoIterator<Item = &'v str>) -> Self {
         let mut read = Arguments::default();
         let mut devices: Vec<Device> = Vec::new();
-        // By id, those that a -set finds: in option syntax, and earlier than it.
+        // The devices that a -set finds, by id: those in option syntax that come before it.
         let mut own: BTreeMap<String, usize> = BTreeMap::new();
         let mut display_unread = None;
         let mut words = values.into_iter().peekable();
@@ -199,7 +199,7 @@ impl Arguments {
                         ..Display::of(Local::NoGraphic)
                     });
                 }
-                // Newer versions have no such options.
+                // Newer versions don't have these options.
                 ("-curses" | "-sdl", _) => {
                     display_unread = Some(option.to_owned());
                     read.display = Some(Display::of(Local::Other));
@@ -234,12 +234,12 @@ impl Arguments {
         read
     }
 
-    /// Reads a `-set`. If it is for a device of the user's own, sets the property there: `own` has
-    /// the places of these devices in `devices`, by id. Otherwise keeps the `-set`, as one of
-    /// libvirt's devices or as malformed.
+    /// Reads a `-set`. If it is for a device of the user's own, sets the property in that device:
+    /// `own` has the places of these devices in `devices`, by id. Otherwise keeps the `-set`, as
+    /// one for a libvirt device or as malformed.
     fn own_set(&mut self, value: &str, own: &BTreeMap<String, usize>, devices: &mut [Device]) {
         let Some(setting) = Setting::read(value) else {
-            // For something else than a device it has the same three parts.
+            // A -set for something other than a device has the same three parts.
             let parts = value.splitn(3, '.').nth(2);
             if !parts.is_some_and(|rest| rest.contains('=')) {
                 self.malformed.push(value.to_owned());
@@ -269,7 +269,7 @@ impl Arguments {
 
     fn own_vnc(&mut self, value: &str) {
         let binds_elsewhere = pairs(value, "vnc").iter().any(|(key, _)| key == "display");
-        // Whether QEMU may make that socket is not known.
+        // It is not known whether QEMU may make that socket.
         if binds_elsewhere || value.starts_with("unix:") {
             self.not_read("-vnc");
         } else {
@@ -278,7 +278,7 @@ impl Arguments {
         }
     }
 
-    /// Notes an argument that is not read, once, up to a limit.
+    /// Records an argument as not read, once, up to a limit.
     pub(crate) fn not_read(&mut self, what: &str) {
         let is_full = self.unread.len() >= MOST_UNREAD;
         if !is_full && !self.unread.iter().any(|known| known == what) {
@@ -328,7 +328,7 @@ pub struct Globals {
 }
 
 impl Globals {
-    /// Returns the value of a property. If it has several, the last one counts.
+    /// Returns the last value of a property; `None` if it has none or another argument sets it.
     pub fn get(&self, property: &str) -> Option<&String> {
         if self.passed_over.contains(property) {
             return None;
@@ -372,7 +372,7 @@ impl Display {
 /// Returns the driver of the card that `-vga` makes, if it makes one.
 ///
 /// # Errors
-/// The value is not read here.
+/// The value is one that is not read here.
 fn vga(value: &str) -> Result<Option<&'static str>, ()> {
     Ok(match value {
         "none" => None,
@@ -395,8 +395,8 @@ fn unread_display(kind: &str) -> String {
     }
 }
 
-/// Reads the value of `-display` (`parse_display`, system/vl.c). Returns the display, or the name
-/// of a display that is not read; `None` for VNC.
+/// Reads the value of `-display` (`parse_display`, system/vl.c). Returns the display or, as the
+/// error, the name of a display that is not read; `None` for VNC.
 fn local(text: &str) -> Option<Result<Display, String>> {
     if text.starts_with("vnc") {
         return None;
@@ -415,7 +415,7 @@ fn local(text: &str) -> Option<Result<Display, String>> {
         "curses" => Local::Curses,
         other => return Some(Err(other.to_owned())),
     };
-    // On somebody's bus it depends on who is there.
+    // On a bus that exists, the outcome depends on who else is on it.
     let p2p = get("p2p").is_some_and(|value| is_on(value));
     if kind == Local::Dbus && (!p2p || get("addr").is_some()) {
         return Some(Err("dbus".into()));
@@ -429,7 +429,7 @@ fn local(text: &str) -> Option<Result<Display, String>> {
 }
 
 /// Reads the value of `-global` (`qemu_global_option`, system/qdev-monitor.c); `None` if it is
-/// about something else than vfio devices.
+/// about something other than vfio devices.
 fn global(text: &str) -> Option<Global> {
     let short = || {
         let (driver, rest) = text.split_once('.')?;

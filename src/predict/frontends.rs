@@ -21,11 +21,11 @@ use crate::predict::{
 pub(super) struct Console {
     pub(super) of: HeadOf,
     pub(super) about: About,
-    /// `GRAPHIC_FLAGS_GL`
+    /// True for QEMU's flag `GRAPHIC_FLAGS_GL`: the screen needs OpenGL.
     pub(super) gl: bool,
-    /// `GRAPHIC_FLAGS_DMABUF`
+    /// True for QEMU's flag `GRAPHIC_FLAGS_DMABUF`: the screen is a dmabuf.
     pub(super) dmabuf: bool,
-    /// True for qxl, which shows itself to spice. Spice then leaves this screen alone.
+    /// True for qxl, which shows itself to spice. The spice frontend then ignores this screen.
     pub(super) qxl: bool,
     /// True if the screen is drawn from a region that QEMU was told not to map.
     pub(super) no_mmap: bool,
@@ -37,7 +37,7 @@ enum Context {
     None,
     /// egl-headless, which copies into a surface for every frontend without OpenGL of its own.
     EglHeadless,
-    /// dbus, sdl or spice, which accept only themselves.
+    /// dbus, sdl or spice, which accept no other frontend on the screen.
     Own(GraphicsType),
 }
 
@@ -57,7 +57,7 @@ struct Row {
     binds: Binds,
     /// The context that the frontend gives to its screens.
     brings: Context,
-    /// True if the frontend's listener takes a dmabuf.
+    /// True if the frontend's listener accepts a dmabuf.
     dmabuf: bool,
     /// True if QEMU ends when the frontend can't register.
     fatal: bool,
@@ -89,14 +89,14 @@ fn rows(screens: &Screens, libvirt: &Libvirt, qemu: &Qemu) -> Vec<Row> {
                 _ if gl => Context::Own(kind),
                 _ => Context::None,
             },
-            // dbus has the function with and without gl, but without gl it never gets that far.
+            // dbus accepts dmabufs even without gl, but then the check for OpenGL refuses it first.
             dmabuf: match kind {
                 GraphicsType::Sdl => qemu.sdl_takes_dmabuf,
                 GraphicsType::Gtk => gl,
                 _ => true,
             },
             fatal: true,
-            // sdl and gtk may take a dmabuf one day. The others still refuse what they refused at
+            // sdl and gtk may accept a dmabuf one day. The others still refuse what they refused at
             // first.
             always: !asks,
         }
@@ -164,7 +164,7 @@ fn bind(rows: &[Row], consoles: &[Console]) -> Bound {
         vnc: true,
     };
     for row in rows {
-        // There may be thousands of -vnc, and each looks at one screen.
+        // There may be thousands of -vnc, and each binds itself to one screen.
         let many = match row.binds {
             Binds::First => 1,
             Binds::All | Binds::AllButQxl => consoles.len(),
@@ -208,7 +208,7 @@ pub(super) fn refusal(
     is_denied: &dyn Fn(i32) -> bool,
 ) -> Option<Refusal> {
     let refusal = bind(&rows(screens, libvirt, qemu), consoles).refusal;
-    // VNC listens once it has a screen, and before spice has one.
+    // VNC listens once it is bound to a screen, and before spice is.
     let listens = vnc(screens, libvirt).filter(|vnc| is_denied(vnc.settings.websocket));
     let denied = listens.map(|vnc| {
         let about = About::Graphics(vnc.kind);
@@ -220,7 +220,7 @@ pub(super) fn refusal(
     }
 }
 
-/// Predicts what is seen of the guest, and its dangers, if QEMU starts.
+/// Predicts which graphics show which screens, and the dangers, if QEMU starts.
 pub(super) fn seen(
     screens: &Screens,
     consoles: &[Console],
@@ -239,13 +239,13 @@ pub(super) fn seen(
 /// Returns the screens and the graphics that show them.
 fn heads(screens: &Screens, consoles: &[Console], rows: &[Row], bound: &Bound) -> Vec<Head> {
     let vnc = rows.iter().find(|row| row.kind == GraphicsType::Vnc);
-    // A VNC that could not register shows a placeholder. egl-headless copies into its surface as
-    // soon as the guest sets a mode; no other frontend does.
+    // A VNC that could not register shows a placeholder. egl-headless copies the screen into VNC's
+    // surface as soon as the guest sets a mode; no other frontend does.
     let is_black = |place: usize| matches!(bound.contexts[place], Context::Own(_));
     let on_a_bus = on_a_bus(screens);
     let by_vnc = |place: usize, console: &Console| match vnc {
         // qemu-vnc has no handler for dmabufs (tools/qemu-vnc/display.c), and dbus with gl hands
-        // over every screen as one.
+        // over every screen as a dmabuf.
         None => on_a_bus
             .is_some_and(|dbus| !dbus.gl)
             .then_some(Shown::AtOnce),
@@ -257,7 +257,7 @@ fn heads(screens: &Screens, consoles: &[Console], rows: &[Row], bound: &Bound) -
         }
     };
     let own = screens.arguments.display.as_ref().map(|own| own.kind);
-    // Of each type one shows it: libvirt takes no more of them.
+    // The first of each type counts: libvirt refuses a second one.
     let mut kinds = HashSet::new();
     let frontends = screens.frontends.iter();
     let frontends: Vec<&Frontend> = frontends.filter(|f| kinds.insert(f.kind)).collect();
@@ -273,7 +273,7 @@ fn heads(screens: &Screens, consoles: &[Console], rows: &[Row], bound: &Bound) -
         for frontend in &frontends {
             match frontend.kind {
                 GraphicsType::EglHeadless => {}
-                // A local display of the user's own takes its place.
+                // A local display of the user's own replaces this one.
                 GraphicsType::Sdl | GraphicsType::Dbus if own.is_some() => {}
                 GraphicsType::Sdl | GraphicsType::Dbus
                     if local.is_some_and(|(kind, _)| kind != frontend.kind) => {}
@@ -294,8 +294,8 @@ fn heads(screens: &Screens, consoles: &[Console], rows: &[Row], bound: &Bound) -
     consoles.iter().enumerate().map(head).collect()
 }
 
-/// Returns the number by which VNC chooses the screen at a place. Each head of a virtio card is a
-/// screen of its own (hw/display/virtio-gpu-base.c, `virtio_gpu_base_device_realize`).
+/// Returns the number by which VNC chooses the screen with this index. Each head of a virtio card
+/// is a screen of its own (hw/display/virtio-gpu-base.c, `virtio_gpu_base_device_realize`).
 fn number(screens: &Screens, place: usize) -> usize {
     let before = screens.cards.iter().take(place);
     let virtio = before.filter(|card| card.model.as_deref() == Some("virtio"));
@@ -310,8 +310,8 @@ fn dangers(consoles: &[Console], rows: &[Row], contexts: &[Context], qemu: &Qemu
         .find(|row| row.kind == GraphicsType::Vnc && row.fatal);
     let mut dangers = Vec::new();
     for (place, console) in consoles.iter().enumerate() {
-        // Spice takes the context after VNC has bound itself to the first screen. So if the viewer
-        // chooses that screen again, it is refused, too.
+        // Spice gives its context to the first screen after VNC has bound itself to that screen. So
+        // a viewer that chooses the screen again is refused, too.
         let asked_again = place > 0 || contexts[place] == Context::Own(GraphicsType::Spice);
         let ends = vnc.is_some_and(|vnc| vnc.incompatible(console, contexts[place]).is_some());
         let is_device = matches!(console.of, HeadOf::Device(_));
@@ -343,7 +343,7 @@ fn dangers(consoles: &[Console], rows: &[Row], contexts: &[Context], qemu: &Qemu
 }
 
 /// Returns the frontend of `-display`, and whether it has OpenGL. QEMU has only one: the last on
-/// its command line counts, which is the user's own if there is one.
+/// its command line counts, which is the user's own if there is one. `None` if it shows no screen.
 pub(super) fn local(screens: &Screens) -> Option<(GraphicsType, bool)> {
     let Some(own) = &screens.arguments.display else {
         return libvirts_local(screens);
@@ -358,7 +358,7 @@ pub(super) fn local(screens: &Screens) -> Option<(GraphicsType, bool)> {
     Some((kind, own.gl == Some(true)))
 }
 
-/// Returns the frontend of libvirt's own `-display`.
+/// Returns the frontend of libvirt's own `-display`, and whether it has OpenGL, if there is one.
 pub(super) fn libvirts_local(screens: &Screens) -> Option<(GraphicsType, bool)> {
     let is_local = |frontend: &&Frontend| {
         matches!(
@@ -380,7 +380,7 @@ fn vnc<'s>(screens: &'s Screens, libvirt: &Libvirt) -> Option<&'s Frontend> {
     of_kind(screens, GraphicsType::Vnc).filter(|_| !from_dbus)
 }
 
-/// Returns the dbus display that helpers (qemu-rdp, qemu-vnc) can look at.
+/// Returns the dbus display that helpers (qemu-rdp, qemu-vnc) can use, if there is one.
 fn on_a_bus(screens: &Screens) -> Option<&Frontend> {
     of_kind(screens, GraphicsType::Dbus).filter(|dbus| !dbus.p2p)
 }

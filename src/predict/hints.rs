@@ -45,13 +45,13 @@ pub struct Hint {
     /// The purpose; `None` if the option is wanted whenever the display is.
     #[serde(rename = "for", skip_serializing_if = "Option::is_none")]
     pub purpose: Option<Purpose>,
-    /// The first version of QEMU that no longer needs this option.
+    /// The first version of QEMU that no longer needs this option; `None` if all versions need it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub qemu_below: Option<Version>,
 }
 
-/// Returns the options for a device with these facts. `render_node` is the render node of the GPU
-/// behind the device.
+/// Returns the options for a device with these facts. `render_node` is the path of the render node
+/// of the GPU behind the device.
 ///
 /// * dmabuf: QEMU refuses to start without OpenGL ("vfio-display-dmabuf: opengl not available",
 ///   hw/vfio/display.c), and the render node must be able to import the device's buffers.

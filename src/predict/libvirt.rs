@@ -1,10 +1,10 @@
 //! Predicts libvirt's own refusals, before libvirt starts QEMU. libvirt's checks are tables here,
 //! in libvirt's order and with its words.
 //!
-//! The tables are libvirt 11.3's source; docs/qemu-and-libvirt.md says what older and newer
-//! versions have. libvirt checks the whole domain for each hostdev, then for each card, each
-//! character device and each graphics, then for parts that occur twice. These are the checks of a
-//! definition. A start makes them again, checks the graphics, and then handles the host's devices.
+//! The tables follow the source of libvirt 11.3; docs/qemu-and-libvirt.md says what differs in
+//! older and newer versions. libvirt checks each hostdev, then each card, each character device and
+//! each graphics, then looks for parts that occur twice. These are the checks of a definition. A
+//! start makes them again, checks the graphics, and then handles the host's devices.
 
 mod cards;
 mod graphics;
@@ -53,7 +53,7 @@ const HOSTDEV: [OfHostdev; 3] = [
             (is_mdev && has_rule && vgpu.settings.boot).then(|| vgpu.model.clone())
         },
     ),
-    // libvirt looks at the attribute, whatever qemu:override says.
+    // libvirt checks the attribute, whatever qemu:override sets.
     OfHostdev::define(
         "graphics device is needed for attribute value 'display=on' in <hostdev>",
         |world, vgpu| {
@@ -93,7 +93,7 @@ const TWICE: [OfDomain; 3] = [
     ),
 ];
 
-/// Returns the devices whose attribute asks for a ramfb, as libvirt reads it.
+/// Returns the devices whose attribute asks for ramfb, if this libvirt reads the attribute.
 fn with_ramfb<'w>(world: &World<'w>, screens: &'w Screens) -> impl Iterator<Item = &'w Vgpu> {
     let libvirt = world.libvirt;
     let asks = screens.vgpus.iter().filter(|vgpu| vgpu.ramfb_asked);
@@ -108,7 +108,7 @@ fn define(message: impl Into<String>) -> Broken {
     }
 }
 
-/// Returns the errors about devices that this libvirt reports.
+/// Returns those of the errors about devices that this libvirt reports.
 fn reported<'w>(world: &'w World<'w>, errors: &'w [Misread]) -> impl Iterator<Item = Broken> + 'w {
     let errors = errors.iter();
     let errors = errors.filter(|error| world.has(error.since, error.until));
@@ -119,7 +119,7 @@ fn reported<'w>(world: &'w World<'w>, errors: &'w [Misread]) -> impl Iterator<It
     })
 }
 
-/// Returns the rules that each of the things breaks.
+/// Returns the rules that the things break, thing by thing.
 fn each<'w, T>(
     world: &'w World<'w>,
     things: &'w [T],
@@ -213,8 +213,8 @@ pub(super) fn tls(abilities: &Abilities, screens: &Screens) -> Vec<bool> {
     }
 }
 
-/// Returns libvirt's refusals to define or to start the domain, whatever devices the host has: one
-/// answer for each possible value of an unknown setting.
+/// Returns libvirt's refusals to define or to start the domain, as if the host had KVM and all
+/// devices: a refusal or `None` for each value that `spice_tls` may have.
 pub(crate) fn refusals(
     screens: &Screens,
     abilities: &Abilities,
@@ -227,7 +227,7 @@ pub(crate) fn refusals(
     tls(abilities, screens).into_iter().map(answer).collect()
 }
 
-/// Returns whether libvirt refuses the domain because of a part that no plan changes.
+/// Returns whether libvirt certainly refuses the domain because of a part that no plan changes.
 pub fn is_beyond_repair(screens: &Screens, abilities: &Abilities) -> bool {
     Libvirt::possible(abilities).iter().all(|libvirt| {
         tls(abilities, screens).into_iter().all(|tls| {
@@ -237,13 +237,13 @@ pub fn is_beyond_repair(screens: &Screens, abilities: &Abilities) -> bool {
     })
 }
 
-/// Returns libvirt's refusal because of the present state of the host: it has no KVM; or a device does
-/// not exist; or a PCI device without managed='yes' is still the host's. No change of the screens
-/// fixes that, so [`predict`](super::predict) assumes that KVM and the devices exist and are ready.
+/// Returns libvirt's refusal because of the present state of the host, if there is one: the host
+/// has no KVM, lacks a device, or still uses a PCI device without managed='yes'. No change of the
+/// screens fixes that, so [`predict`](super::predict) assumes that KVM and the devices are ready.
 ///
-/// Sources for KVM: [`Screens::refused_without_kvm`]. For the devices: src/hypervisor/virhostdev.c, `virHostdevPreparePCIDevicesImpl`, then
-/// src/util/virmdev.c, `virMediatedDeviceNew`. The next function that needs a missing PCI device
-/// finds that it does not exist (src/util/virpci.c, `virPCIDeviceNew`).
+/// Sources for KVM: [`Screens::refused_without_kvm`]. For the devices: src/hypervisor/virhostdev.c,
+/// `virHostdevPreparePCIDevicesImpl`, then src/util/virmdev.c, `virMediatedDeviceNew`. Only then
+/// does libvirt notice that a PCI device does not exist (src/util/virpci.c, `virPCIDeviceNew`).
 pub fn host(screens: &Screens, abilities: &Abilities) -> Option<Refusal> {
     let kvm = screens.refused_without_kvm.as_ref();
     if let Some(words) = kvm.filter(|_| abilities.kvm == Some(false)) {
@@ -251,7 +251,7 @@ pub fn host(screens: &Screens, abilities: &Abilities) -> Option<Refusal> {
     }
     let is_absent = |vgpu: &&Vgpu| vgpu.known.here == Some(Here::Absent);
     let is_the_hosts = |vgpu: &&Vgpu| {
-        // The device is bound to no vfio driver, or to no driver at all.
+        // The device is bound to a driver that is not for vfio, or to none at all.
         let is_here = matches!(vgpu.known.here, Some(Here::Present { .. }));
         let display = &vgpu.known.finding.facts.display;
         is_here && !vgpu.settings.managed && *display == Display::Unknown(Reason::NoDriver)

@@ -4,12 +4,12 @@
 //! A start has stages ([`Stage`]). Each has its part here, in the order of the real checks:
 //! libvirt's checks of a definition and a start, and its handling of the host's devices
 //! ([`libvirt`]); then QEMU ([`qemu`]). One table has the differences between versions
-//! ([`versions`]). Both were measured in a virtual machine (`tests/vm/matrix.py`).
+//! ([`versions`]). The predictions were checked in a virtual machine (`tests/vm/matrix.py`).
 //!
 //! If a fact is not known (a version, the display of a device), every possibility is tried. If all
-//! end alike, their end is the answer. If not, the answer is a doubt, never a guess. A doubt at one
-//! stage does not soften a certain refusal at an earlier one, because a start never gets beyond it.
-//! [`versions`] says what holds for versions newer than those that were read.
+//! have the same outcome, this is the answer. If not, the answer is a doubt, never a guess. A doubt
+//! at one stage does not soften a certain refusal at an earlier one, because no start gets beyond
+//! it. [`versions`] explains what is predicted for versions newer than those that were read.
 
 pub mod abilities;
 mod about;
@@ -141,14 +141,14 @@ impl Refusal {
         }
     }
 
-    /// Returns the sentence that the domain will be refused.
+    /// Returns the sentence that says that the domain will be refused.
     pub(crate) fn will(&self) -> String {
         let (by, of) = (self.by().word(), self.of());
         format!("{by} will refuse {of}: \"{}\"", self.message)
     }
 
-    /// Returns the sentence that the domain may be refused; `because` is the unknown fact on which
-    /// that depends.
+    /// Returns the sentence that says that the domain may be refused; `because` is the unknown fact
+    /// on which that depends.
     pub(crate) fn may(&self, because: &str) -> String {
         let (by, message) = (self.by().word(), self.message.as_str());
         match message {
@@ -165,7 +165,7 @@ impl Refusal {
             .collect()
     }
 
-    /// Returns the subject and the words.
+    /// Returns the errors, with their subject before them unless they name it.
     #[must_use]
     pub fn told(&self) -> String {
         self.about.before(&self.words())
@@ -194,7 +194,7 @@ impl Serialize for Refusal {
     }
 }
 
-/// The prediction whether a domain starts, as far as its screens decide.
+/// The predicted outcome of a start, as far as the screens decide it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "starts", rename_all = "lowercase")]
 pub enum Outcome {
@@ -204,7 +204,7 @@ pub enum Outcome {
     No(Refusal),
     /// The start depends on something unknown.
     Doubt {
-        /// The refusal, if the domain did not start.
+        /// The refusal that is possible.
         refusal: Refusal,
         /// The unknown fact on which the start depends.
         because: String,
@@ -275,13 +275,13 @@ impl std::fmt::Display for HeadOf {
     }
 }
 
-/// A danger once the guest runs.
+/// A danger that begins once the guest runs.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct Danger {
-    /// The danger.
+    /// The kind of danger.
     #[serde(rename = "danger")]
     pub kind: DangerKind,
-    /// The screen in danger.
+    /// The screen that the danger is about.
     pub screen: HeadOf,
 }
 
@@ -304,7 +304,7 @@ pub enum DangerKind {
 }
 
 impl Danger {
-    /// Returns a fault of QEMU's in words, and the fix; `None` if the danger is no fault.
+    /// Describes QEMU's bug behind the danger, and the fix; `None` if the danger is no bug.
     pub(crate) fn fault(&self) -> Option<(String, String)> {
         let (from, fixed, what) = match self.kind {
             DangerKind::ViewerEndsGuest => return None,
@@ -341,18 +341,18 @@ impl Danger {
 /// The prediction for one domain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Prediction {
-    /// Whether the domain starts.
+    /// The outcome of a start.
     #[serde(flatten)]
     pub outcome: Outcome,
     /// The screens in QEMU's order, as far as they are known; empty if the domain is refused.
     pub heads: Vec<Head>,
-    /// The dangers.
+    /// The dangers once the guest runs; empty if the domain is refused.
     pub dangers: Vec<Danger>,
 }
 
 impl Outcome {
     /// Returns the refusal, certain or not, and for a doubt the unknown fact on which the start
-    /// depends.
+    /// depends. Returns `None` if the domain certainly starts.
     pub(crate) fn refused(&self) -> Option<(&Refusal, Option<&str>)> {
         match self {
             Outcome::Yes => None,
@@ -382,7 +382,7 @@ impl Prediction {
         shown.filter_map(|head| head.of.device()).collect()
     }
 
-    /// Returns the head of a device.
+    /// Returns the screen of a device; `None` if the prediction has none.
     pub fn head(&self, id: DeviceId) -> Option<&Head> {
         self.heads.iter().find(|head| head.of == HeadOf::Device(id))
     }
@@ -395,7 +395,7 @@ impl Prediction {
         self.dangers
             .extend(new.filter(|danger| !known.contains(danger)));
         for (place, head) in self.heads.iter_mut().enumerate() {
-            // As a rule it has the same place there.
+            // The screen usually has the same place in both predictions.
             let same = other.heads.get(place).filter(|same| same.of == head.of);
             let same = same.or_else(|| other.heads.iter().find(|same| same.of == head.of));
             if let Some(same) = same {
@@ -412,7 +412,7 @@ pub fn predict(screens: &Screens, abilities: &Abilities) -> Prediction {
     let unsure: Vec<usize> = (0..screens.vgpus.len())
         .filter(|place| screens.vgpus[*place].found().len() > 1)
         .collect();
-    // Devices of which nothing is known are assumed to be alike: what one of them may do, any may.
+    // All devices with an unknown display are assumed to have the same display.
     let alike: &[Option<Found>] = if unsure.is_empty() {
         &[None]
     } else {
@@ -471,9 +471,9 @@ pub fn predict(screens: &Screens, abilities: &Abilities) -> Prediction {
     prediction
 }
 
-/// Joins the answers of all possible libvirts and QEMUs for each of the `worlds`: in each, all
-/// devices of which nothing is known have the same display (a dmabuf, a region, or none). `unsure`
-/// are the places of these devices.
+/// Joins the answers of all possible libvirts and QEMUs in all `worlds`. In each world, all devices
+/// with an unknown display have the same display (a dmabuf, a region, or none). `unsure` are the
+/// places of these devices among the vfio devices.
 fn outcome(
     screens: &Screens,
     abilities: &Abilities,
@@ -483,15 +483,15 @@ fn outcome(
 ) -> Outcome {
     let refusal = refusals.iter().flatten().next().cloned();
     let all = refusals.iter().all(Option::is_some);
-    // The user's arguments are QEMU's. They can't change a refusal of an earlier stage.
+    // QEMU reads the user's arguments, so they can't change a refusal of an earlier stage.
     let before_qemu =
         |refused: &Option<Refusal>| refused.as_ref().is_some_and(|r| r.stage < Stage::Qemu);
     let unread = screens.unread();
     // QEMU finds no device for a dead -set before it looks at anything else.
     let is_certain =
         unread.is_empty() || refusals.iter().all(before_qemu) || !screens.dead_settings.is_empty();
-    // A version that has dropped a refusal that not every version has would come to the refusal
-    // that all have.
+    // In a world with a refusal that every version has, a version that has dropped another check
+    // still comes to that refusal.
     let not_reviewed = refusals
         .chunks(refusals.len() / worlds)
         .filter(|world| !world.iter().flatten().any(|refusal| refusal.always))
@@ -509,12 +509,7 @@ fn outcome(
             Outcome::No(refusal)
         }
         None => Outcome::Doubt {
-            refusal: Refusal::new(
-                Stage::Qemu,
-                About::Domain,
-                NOT_KNOWN,
-                false,
-            ),
+            refusal: Refusal::new(Stage::Qemu, About::Domain, NOT_KNOWN, false),
             because: arguments(screens),
         },
         Some(refusal) => Outcome::Doubt {
@@ -533,10 +528,10 @@ fn outcome(
 /// Stands for the words of a QEMU that may refuse the domain for a reason that is not known.
 const NOT_KNOWN: &str = "not known";
 
-/// The reason of a doubt that depends only on QEMU's version.
+/// The reason for a doubt that depends only on QEMU's version.
 pub(crate) const UNKNOWN_QEMU: &str = "QEMU's version is not known";
 
-/// The reason of a doubt that depends only on libvirt's version.
+/// The reason for a doubt that depends only on libvirt's version.
 pub(crate) const UNKNOWN_LIBVIRT: &str = "libvirt's version is not known";
 
 fn arguments(screens: &Screens) -> String {

@@ -1,13 +1,13 @@
 //! The properties of QEMU's vfio-pci and their types.
 //!
-//! `-set` takes every value as a text, and QEMU reads it by the property's type. `qemu:override` has
-//! to say the type: libvirt writes JSON, and QEMU takes no other there (`Invalid parameter type for
-//! 'x-no-mmap', expected: boolean`).
+//! `-set` accepts every value as a text, which QEMU converts to the property's type.
+//! `qemu:override` has to name the type, because libvirt writes JSON, where QEMU accepts no other
+//! type (`Invalid parameter type for 'x-no-mmap', expected: boolean`).
 
 use crate::predict::words;
 
-/// Properties that are texts, whatever they look like (hw/vfio/pci.c, hw/pci/pci.c). `addr` also
-/// takes a number, but with another meaning: "2" is slot 2, 2 is function 2 of slot 0.
+/// Properties that are texts, whatever they look like (hw/vfio/pci.c, hw/pci/pci.c). `addr` may
+/// also be a number, but with another meaning: "2" is slot 2, 2 is function 2 of slot 0.
 const TEXTS: [&str; 9] = [
     "addr",
     "bus",
@@ -91,7 +91,7 @@ pub enum Type {
 /// Returns the type of a property; `None` if the property is not listed here (`qemu-system-x86_64
 /// -device vfio-pci-nohotplug,help` of 7.2.22, 10.0.13 and 11.1.3).
 fn type_of(property: &str) -> Option<Type> {
-    // As a number, addr is read otherwise.
+    // addr may also be a number, with another meaning.
     let is = |list: &[&str]| list.contains(&property) && property != "addr";
     if is(&TEXTS) || is(&WORDS) {
         Some(Type::Text)
@@ -104,8 +104,8 @@ fn type_of(property: &str) -> Option<Type> {
     }
 }
 
-/// Returns QEMU's refusal of a property to which `qemu:override` gives this `type` and value;
-/// `None` if QEMU takes them.
+/// Returns QEMU's refusal of a property to which `qemu:override` gives this type and value;
+/// `None` if QEMU accepts them.
 pub(crate) fn mistake(property: &str, kind: &str, value: &str) -> Option<String> {
     let is_switch = WORDS.contains(&property) && property != "x-msix-relocation";
     if kind == "string" && is_switch && !["on", "off", "auto"].contains(&value) {
@@ -122,8 +122,8 @@ pub(crate) fn mistake(property: &str, kind: &str, value: &str) -> Option<String>
     Some(words::filled(words, property))
 }
 
-/// Returns the place of a property in the order in which QEMU sets a device's properties:
-/// properties from JSON are in a hash table, and QEMU takes them out of that (qobject/qdict.c,
+/// Returns the place of a property in the order in which QEMU sets a device's properties. QEMU
+/// keeps properties from JSON in a hash table, and goes through that (qobject/qdict.c,
 /// `tdb_hash`).
 pub(crate) fn place(property: &str) -> u32 {
     let length = u32::try_from(property.len()).unwrap_or_default();
@@ -136,7 +136,7 @@ pub(crate) fn place(property: &str) -> u32 {
     sum.wrapping_mul(1_103_515_243).wrapping_add(12345) % 512
 }
 
-/// Returns whether QEMU takes a text for a property.
+/// Returns whether QEMU reads the value of a property as a text.
 pub fn is_text(property: &str) -> bool {
     TEXTS.contains(&property) || WORDS.contains(&property)
 }
@@ -158,7 +158,7 @@ pub(crate) fn overriding(property: &str, value: &str) -> String {
     }
 }
 
-/// Returns the `type` that `qemu:override` needs for a value.
+/// Returns the `type` that a property with this value needs in `qemu:override`.
 pub fn kind(property: &str, value: &str) -> &'static str {
     if is_text(property) {
         "string"

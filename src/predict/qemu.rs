@@ -78,7 +78,7 @@ pub(crate) fn refusal(
         let mut own = screens.own_vfio();
         let device = own.find(|device| device.json == json && lacks(device) == Some(true))?;
         let about = device.vfio_id().map_or(About::Domain, About::Device);
-        // hw/vfio/container.c. The namespace has only the groups of the domain's hostdevs.
+        // hw/vfio/container.c. The guest's /dev has only the groups of the domain's hostdevs.
         let message = "Could not open '/dev/vfio/N': No such file or directory";
         refuse(about, message, false)
     };
@@ -90,7 +90,7 @@ pub(crate) fn refusal(
         .or_else(|| own_device(true))
         .or_else(|| refuse(About::Domain, late_display(screens, qemu, x)?, false))
         .or_else(|| {
-            // SDL finds no X server.
+            // SDL finds no X server that it can open.
             let is_sdl = local(screens).is_some_and(|(kind, _)| kind == GraphicsType::Sdl);
             let about = About::Graphics(GraphicsType::Sdl);
             refuse(about, words::NO_SDL, false).filter(|_| is_sdl && x == X::Closed)
@@ -106,18 +106,18 @@ pub(crate) fn refusal(
         })
 }
 
-/// Returns why QEMU would refuse before it creates any device.
+/// Returns why QEMU would refuse before it creates any device; `None` if it would not.
 fn before_devices(screens: &Screens, abilities: &Abilities, qemu: &Qemu, x: X) -> Option<Refusal> {
     // QEMU looks up -set among the -device options before it creates any of them.
     if let Some(setting) = screens.dead_settings.first() {
         let message = match Setting::read(setting) {
             Some(Setting { id, .. }) => words::filled(words::NO_SUCH_DEVICE, &id),
-            // It may have a secret in it.
+            // The argument may contain a secret.
             None => "can't parse".to_owned(),
         };
         return refuse(About::Domain, message, false);
     }
-    // libvirt knows only what was built. A module may not be installed (measured on Debian 13).
+    // libvirt knows only what QEMU was built with. A module may be missing (seen on Debian 13).
     let local = local(screens);
     if let Some((kind, _)) = local
         && abilities.has(kind.word()) == Some(false)
@@ -166,9 +166,9 @@ fn before_devices(screens: &Screens, abilities: &Abilities, qemu: &Qemu, x: X) -
 /// The behaviour of an X server towards SDL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum X {
-    /// The server lets SDL in, or SDL needs none. Also stands for a domain without SDL.
+    /// The server lets SDL in, or SDL needs none. Also used for a domain without SDL.
     Opens,
-    /// The server is not there, or does not let SDL in.
+    /// The server does not exist, or does not let SDL in.
     Closed,
     /// The server lets SDL in, and Xlib ends QEMU when SDL uses OpenGL beside spice.
     EndsQemu,
@@ -192,7 +192,7 @@ pub(crate) fn possible_x(screens: &Screens, abilities: &Abilities) -> Vec<X> {
     let is_sdl = |f: &&Frontend| f.kind == GraphicsType::Sdl;
     let sdl = screens.frontends.iter().rev().find(is_sdl);
     let own = screens.arguments.display.as_ref().map(|own| &own.kind);
-    // gtk of the user's own opens the server of libvirt's SDL.
+    // A gtk display of the user's own opens the X server of libvirt's SDL.
     let opens = matches!(own, None | Some(Local::Gtk)) && !screens.has_a_screen;
     let sdl = sdl.filter(|_| opens);
     let Some(sdl) = sdl else {
@@ -218,13 +218,13 @@ pub(crate) fn possible_x(screens: &Screens, abilities: &Abilities) -> Vec<X> {
     possible
 }
 
-/// Returns whether gtk finds a screen that it can open.
+/// Returns whether gtk finds an X or Wayland display that it can open.
 fn opens_for_gtk(screens: &Screens, x: X) -> bool {
     screens.gtk_may_open() && x != X::Closed
 }
 
-/// Returns the refusal of a local display of the user's own before there are devices (system/vl.c,
-/// `qemu_create_early_backends`).
+/// Returns QEMU's refusal of the user's own local display before it makes devices (system/vl.c,
+/// `qemu_create_early_backends`); `None` if it does not refuse it.
 fn early_display(screens: &Screens, qemu: &Qemu, x: X) -> Option<String> {
     let own = screens.arguments.display.as_ref()?;
     let name = own.kind.word()?;
@@ -233,13 +233,13 @@ fn early_display(screens: &Screens, qemu: &Qemu, x: X) -> Option<String> {
             return no_render_node(screens).filter(|_| qemu.egl_before_devices);
         }
         Local::None | Local::NoGraphic => {}
-        // It has OpenGL if it can open a screen.
+        // gtk has OpenGL if it can open a screen.
         Local::Gtk if !opens_for_gtk(screens, x) => {}
         _ => return None,
     }
     let before = libvirts_local(screens).filter(|(kind, _)| *kind != GraphicsType::EglHeadless);
     let gl = match own.gl {
-        // The type is another, and the rest of libvirt's -display stays.
+        // -nographic changes only the type: the other options of libvirt's -display stay.
         None if own.kind == Local::NoGraphic => before.is_some_and(|(_, gl)| gl),
         gl => gl == Some(true),
     };
@@ -252,12 +252,12 @@ fn early_display(screens: &Screens, qemu: &Qemu, x: X) -> Option<String> {
     })
 }
 
-/// Returns the refusal of a local display of the user's own after the devices are there.
+/// Returns QEMU's refusal of the user's own local display after it has made the devices, if any.
 fn late_display(screens: &Screens, qemu: &Qemu, x: X) -> Option<String> {
     match screens.arguments.display.as_ref()?.kind {
         Local::EglHeadless | Local::Dbus if !qemu.egl_before_devices => no_render_node(screens),
         Local::Gtk if !opens_for_gtk(screens, x) => Some("gtk initialization failed".into()),
-        // libvirt gives it no terminal.
+        // libvirt gives QEMU no terminal.
         Local::Curses => Some("We need a terminal output".into()),
         _ => None,
     }
@@ -270,8 +270,8 @@ fn no_render_node(screens: &Screens) -> Option<String> {
         .then(|| "egl: no drm render node available".into())
 }
 
-/// Returns the refusal of the first card with 3D that can't be made. `earlier`: the cards that QEMU
-/// makes before these. QEMU makes only one card with 3D (hw/display/virtio-gpu-gl.c).
+/// Returns the refusal of the first card with 3D that can't be made, if there is one. `earlier` are
+/// the cards that QEMU makes before. QEMU makes only one card with 3D (hw/display/virtio-gpu-gl.c).
 fn card_refusal(cards: &[Card], earlier: &[&[Card]], qemu: &Qemu, opengl: bool) -> Option<Refusal> {
     let mut is_second = earlier.iter().copied().flatten().any(|card| card.gl);
     cards.iter().filter(|card| card.gl).find_map(|card| {
@@ -286,7 +286,7 @@ fn card_refusal(cards: &[Card], earlier: &[&[Card]], qemu: &Qemu, opengl: bool) 
     })
 }
 
-/// Returns the refusal of the first device that can't be created.
+/// Returns the refusal of the first device that can't be created; `None` if all can.
 fn device(
     screens: &Screens,
     found: &[Found],
@@ -337,7 +337,7 @@ struct Once {
     opregion: bool,
 }
 
-/// Returns the words with which QEMU refuses a vfio device, and whether every version uses them.
+/// Returns QEMU's message if it refuses a vfio device, and whether every version refuses it so.
 /// QEMU sets the device's properties first and then realizes it (hw/vfio/pci.c, `vfio_realize`), in
 /// this order.
 fn vfio_device(
@@ -350,7 +350,7 @@ fn vfio_device(
 ) -> Option<(String, bool)> {
     let say = |words: &str, always| Some((words.to_owned(), always));
     if !vgpu.is_pci {
-        // libvirt passes the attribute to devices that have no such property.
+        // libvirt passes the attribute display on, although these devices have no such property.
         let has_none = matches!(vgpu.model.as_str(), "vfio-ap" | "vfio-ccw");
         let property = format!("{}.display", vgpu.model);
         let words = words::filled(words::PROPERTY_NOT_FOUND, &property);
@@ -358,7 +358,7 @@ fn vfio_device(
     }
     let takes_ramfb = libvirt.takes_display(vgpu.id);
     let lacks_ramfb = vgpu.lacks_ramfb(takes_ramfb);
-    // Properties from -global come first (hw/core/qdev.c, `device_post_init`).
+    // QEMU sets properties from -global first (hw/core/qdev.c, `device_post_init`).
     if lacks_ramfb && let Some(value) = vgpu.globals.get("ramfb") {
         let global = format!("can't apply global vfio-pci.ramfb={}: ", told(value));
         return Some((global + words::RAMFB_NOT_FOUND, true));
@@ -372,7 +372,7 @@ fn vfio_device(
     if let Some((_, words, always)) = wrong.min_by_key(|(name, ..)| properties::place(name)) {
         return say(words, always);
     }
-    // The driver opens the device before QEMU asks it for anything.
+    // The kernel's driver opens the device before QEMU asks the device for anything.
     if screens.without_kvm && vgpu.known.finding.facts.kvm {
         return say(words::NEEDS_KVM, true);
     }
@@ -384,7 +384,7 @@ fn vfio_device(
     {
         return say(words, false);
     }
-    // hw/nvram/fw_cfg.c takes each file once.
+    // hw/nvram/fw_cfg.c accepts each file once.
     if opregion.unwrap_or(qemu.opregion_by_default)
         && vgpu.has_opregion() == Some(true)
         && std::mem::replace(&mut once.opregion, true)

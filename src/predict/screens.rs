@@ -1,4 +1,4 @@
-//! The screens of a domain without its XML: what makes a picture, and the graphics that show it.
+//! A domain's screens, apart from its XML: what makes pictures, and the graphics that show them.
 //!
 //! Predictions are made from this, and plans change it.
 
@@ -50,15 +50,15 @@ pub struct Frontend {
     pub gl: bool,
     /// The distance from which a viewer can reach the frontend.
     pub reach: Reach,
-    /// True if the frontend listens by itself. A VNC that does not listen is not there until a
-    /// viewer comes.
+    /// True if the graphics listen on an address or a socket. A VNC that does not listen exists
+    /// only once a viewer is attached.
     pub listens: bool,
-    /// dbus: true if the display is peer to peer, and not on a bus.
+    /// For dbus: true if the display is peer to peer, and not on a bus.
     pub p2p: bool,
-    /// dbus: true if libvirt starts a dbus-daemon for the display, because it is neither peer to
-    /// peer nor on a bus that has an address.
+    /// For dbus: true if libvirt starts a dbus-daemon for the display, because it is neither peer
+    /// to peer nor on a bus that has an address.
     pub daemon: bool,
-    /// The path of the frontend's render node.
+    /// The path of the frontend's render node; `None` if nobody has chosen one.
     pub rendernode: Option<String>,
     /// The settings that libvirt's checks depend on.
     pub settings: GraphicsSettings,
@@ -84,13 +84,13 @@ pub struct Screens {
     pub lacks_pci: bool,
     /// True if the guest runs without KVM, in QEMU's emulation (`<domain type='qemu'>`).
     pub without_kvm: bool,
-    /// libvirt's words about the guest on a host without KVM; `None` if the guest needs no KVM.
+    /// libvirt's refusal of the guest on a host without KVM; `None` if the guest needs no KVM.
     pub refused_without_kvm: Option<String>,
     /// True if the guest's memory is a memfd.
     pub memfd: bool,
     /// The number of `<video>` elements with model `none`.
     pub none_cards: usize,
-    /// The `type` of each character device that needs spice.
+    /// The `type` of each character device that needs spice, such as `spicevmc`.
     pub spice_chardevs: Vec<String>,
     /// The `type` of each `<audio>`.
     pub audio: Vec<String>,
@@ -98,9 +98,9 @@ pub struct Screens {
     pub sound: bool,
     /// True if there is a `<graphics type='desktop'>`, which QEMU does not have.
     pub desktop: bool,
-    /// The errors of libvirt's parser, in its words.
+    /// The errors that libvirt's parser reports for the devices, with its messages.
     pub misread: Vec<Misread>,
-    /// The errors that libvirt reports for whole hostdevs of any type.
+    /// The errors that libvirt reports for whole hostdevs, once all devices are parsed.
     pub unfit: Vec<Misread>,
     /// True if two hostdevs of any type name the same device of the host.
     pub has_a_device_twice: bool,
@@ -113,7 +113,7 @@ pub struct Screens {
     /// True if each guest has a `/dev` of its own that holds only what its XML names; `None` if
     /// that is not known.
     pub own_dev: Option<bool>,
-    /// True if QEMU gets an X or a Wayland display to open.
+    /// True if the domain gives QEMU an X or Wayland display in its environment.
     pub has_a_screen: bool,
     /// QEMU's message if a device of the user's own takes the slot of one of libvirt's devices.
     pub slot_taken: Option<String>,
@@ -142,8 +142,8 @@ impl Frontend {
         self.rendernode.is_some() && (self.renders() || self.kind == GraphicsType::Dbus)
     }
 
-    /// Returns whether the frontend listens on TCP, that is on an address other than this host's
-    /// own, or on a network.
+    /// Returns whether the frontend listens on TCP, that is on an address (127.0.0.1 included) or
+    /// on a network.
     pub(crate) fn is_on_tcp(&self) -> bool {
         let kinds = [GraphicsType::Spice, GraphicsType::Vnc, GraphicsType::Rdp];
         kinds.contains(&self.kind) && self.listens && self.reach != Reach::Local
@@ -151,8 +151,8 @@ impl Frontend {
 }
 
 impl Screens {
-    /// Returns the screens of a domain. `known` returns what is known of each device. `abilities`
-    /// has the addresses of qemu.conf, where spice and VNC listen.
+    /// Returns the screens of a domain. `known` returns what is known about each device.
+    /// `abilities` has the addresses in qemu.conf, where spice and VNC listen.
     pub fn of(
         domain: &Domain<'_, '_>,
         known: &dyn Fn(DeviceId) -> Known,
@@ -204,7 +204,7 @@ impl Screens {
         screens
     }
 
-    /// Adds or removes the card that libvirt implies, depending on the other screens.
+    /// Adds the card that libvirt implies if there are graphics and no `<video>`; else removes it.
     pub(crate) fn imply(&mut self) {
         self.cards.retain(|card| card.place.is_some());
         if !self.video_said && !self.frontends.is_empty() {
@@ -229,16 +229,16 @@ impl Screens {
         ids.find(|id| !seen.insert(*id))
     }
 
-    /// Returns the first device whose driver opens it for a KVM VM only, if the guest runs without
-    /// KVM.
+    /// Returns the first device whose driver opens it only for a VM with KVM, if the guest runs
+    /// without KVM.
     #[must_use]
     pub(crate) fn lacks_kvm(&self) -> Option<&Vgpu> {
         let mut vgpus = self.vgpus.iter();
         vgpus.find(|vgpu| self.without_kvm && vgpu.known.finding.facts.kvm)
     }
 
-    /// Returns whether a part occurs twice that libvirt takes only once, so that nobody knows which
-    /// of the two is meant.
+    /// Returns whether a device or a type of graphics occurs twice. libvirt refuses that, and only
+    /// the owner knows which of the two is meant.
     pub fn is_ambiguous(&self) -> bool {
         let kinds: BTreeSet<GraphicsType> = self.frontends.iter().map(|f| f.kind).collect();
         self.twice().is_some() || kinds.len() < self.frontends.len()
@@ -262,8 +262,8 @@ impl Screens {
         }
     }
 
-    /// Returns whether no vfio device wants a display, and unread arguments decide what QEMU does
-    /// with the others.
+    /// Returns whether QEMU's refusals do not concern us: no vfio device wants a display, and
+    /// arguments that are not read decide what QEMU does.
     pub(crate) fn is_none_of_ours(&self) -> bool {
         let is_read = self.arguments.unread.is_empty() || !self.dead_settings.is_empty();
         !is_read && !self.wants_display()
@@ -285,7 +285,7 @@ impl Screens {
     }
 }
 
-/// Returns the words with which libvirt refuses a guest of type kvm on a host without KVM
+/// Returns libvirt's refusal of a guest of type kvm on a host without KVM; `None` for other types
 /// (src/qemu/qemu_domain.c, `qemuDomainDefMachinePostParse`; src/qemu/qemu_validate.c,
 /// `qemuValidateDomainDef`; seen with 11.3).
 fn refused_without_kvm(domain: &Domain<'_, '_>) -> Option<String> {
@@ -298,7 +298,7 @@ fn refused_without_kvm(domain: &Domain<'_, '_>) -> Option<String> {
 }
 
 /// Returns the emulated cards in the order in which QEMU creates them: the primary cards first, the
-/// last of them before the others, and then the rest.
+/// last of them before the others; then the rest.
 fn cards(domain: &Domain<'_, '_>) -> Vec<Card> {
     let (mut first, mut cards) = (Vec::new(), Vec::new());
     for (place, video) in domain.videos.iter().enumerate() {

@@ -1,13 +1,14 @@
-//! The shape of a domain, that is the part that decides whether libvirt and QEMU start its screens;
-//! and the measured shapes.
+//! The shape of a domain, that is the parts that decide whether libvirt and QEMU start its screens;
+//! and the outcomes that were measured for shapes.
 //!
-//! Two domains of one shape start or fail alike with one QEMU and one libvirt. So the outcome of
+//! Two domains of one shape start or fail alike with the same QEMU and libvirt. So the outcome of
 //! one domain (`tests/vm/matrix-measured`), or of a trial with its small copy (`plan/trial`),
 //! holds for all of its shape.
 //!
 //! A domain has no shape if it contains a part that is not read here: the user's arguments for
 //! QEMU, properties in `qemu:override` other than `display`, `ramfb` and `x-igd-opregion`, a
-//! display that was not measured, or a device that opens only with KVM. Only a trial of that very domain shows its outcome.
+//! display that is on and was not measured, or a device that opens only with KVM in a guest without
+//! KVM. Only a trial of that very domain shows its outcome.
 
 use std::fmt;
 use std::sync::LazyLock;
@@ -26,7 +27,7 @@ const PROPERTIES: [&str; 3] = ["display", "ramfb", "x-igd-opregion"];
 /// The shape of a domain, as a text.
 ///
 /// Its text is `FRONTEND + … | SCREEN + …`, with a word for each thing that makes a difference:
-/// `spice none gl + vnc tcp | vga + dmabuf ramfb + off`. A `-` stands for none at all.
+/// `spice none gl + vnc tcp | vga + dmabuf ramfb + off`. A `-` stands for no frontend or no screen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shape {
     frontends: Vec<Shown>,
@@ -92,7 +93,7 @@ impl Shape {
         })
     }
 
-    /// Returns the shape with the render nodes that it names. One working node says nothing about
+    /// Returns the shape with the paths of its render nodes. One working node says nothing about
     /// another, so a result of this host counts only for these nodes.
     pub(crate) fn on_this_host(&self) -> String {
         let nodes = self
@@ -114,8 +115,8 @@ impl fmt::Display for Shape {
     }
 }
 
-/// Returns the machine, unless it is one for which all measurements hold. Without PCI or `fw_cfg`
-/// DMA (QEMU before 2.4's), QEMU may refuse the same devices.
+/// Returns the architecture and the machine, unless all measurements hold for it. On a machine
+/// without PCI or `fw_cfg` DMA (older than QEMU 2.4), QEMU may refuse the same devices.
 fn unusual_machine(domain: &Domain<'_, '_>) -> Option<String> {
     let arch = domain.arch.as_deref().unwrap_or(std::env::consts::ARCH);
     let machine = domain.machine.as_deref().unwrap_or("pc");
@@ -167,7 +168,7 @@ fn of_card(card: &Card, video: Option<&Video<'_, '_>>) -> Option<String> {
             let mut attributes = model.attributes();
             let mut children = model.children();
             attributes.all(|(name, value)| match name {
-                // These set the size of its memory.
+                // Most of these set the size of the card's memory.
                 "type" | "ram" | "vram" | "vram64" | "vgamem" | "primary" => true,
                 "heads" => value == "1",
                 _ => false,
@@ -178,7 +179,7 @@ fn of_card(card: &Card, video: Option<&Video<'_, '_>>) -> Option<String> {
             return None;
         }
     }
-    // libvirt chooses the model by what this QEMU has.
+    // libvirt chooses the model by the cards that this QEMU has.
     let mut words = vec![card.model.as_deref().unwrap_or("default")];
     words.extend(card.gl.then_some("gl"));
     words.extend(card.dmabuf.then_some("vhost-user"));
@@ -218,7 +219,7 @@ fn of_device(vgpu: &Vgpu) -> Option<String> {
     Some(words.join(" "))
 }
 
-/// The outcome of a shape with a real QEMU and libvirt.
+/// The outcome that a shape had with a real QEMU and libvirt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Measured {
     /// QEMU's version.
@@ -227,7 +228,7 @@ pub struct Measured {
     pub libvirt: Version,
     /// The shape's text.
     pub shape: String,
-    /// The words of the program that refused the shape; `None` if it starts.
+    /// The message of the program that refused the shape; `None` if it started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }

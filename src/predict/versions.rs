@@ -8,7 +8,7 @@
 //! far ([`VNC_BINDS`]), and the daemon changes nothing that it has not tried. An unknown version
 //! counts as newer, too.
 //!
-//! Whoever has read a newer version (docs/qemu-and-libvirt.md says what to look at) raises the
+//! If you have read a newer version (docs/qemu-and-libvirt.md says what to look at), raise the
 //! constant.
 
 use crate::device::id::DeviceId;
@@ -16,14 +16,14 @@ use crate::device::version::Version;
 use crate::predict::abilities::Abilities;
 use crate::predict::{Program, Refusal, words};
 
-/// The newest series of QEMU whose rules are known. 11.1.3 was read and measured; stable releases of a
-/// series bring no new rules.
+/// The newest series of QEMU whose rules are known. 11.1.3 was read and measured; stable releases
+/// of a series bring no new rules.
 const LAST_QEMU: [u32; 2] = [11, 1];
 
 /// The newest series of libvirt whose rules are known. 12.8.0 was read and measured.
 const LAST_LIBVIRT: [u32; 2] = [12, 8];
 
-/// Returns a remark that a version is newer than the last one that somebody has read; `None` if it
+/// Returns a remark if a version is newer than the last one whose rules are known; `None` if it
 /// is not.
 pub(crate) fn newer(program: Program, version: &Version) -> Option<String> {
     let [major, minor] = match program {
@@ -78,30 +78,30 @@ impl Change {
 pub(crate) const VNC_BINDS: Change = Change(&[9, 0]);
 
 /// Spice with OpenGL may listen on TCP: QEMU 10.1.0, 376d4b22e4d7 and bd46161dd1be, if it was built
-/// with spice-server 0.15.3 or later. The version alone does not tell that
+/// with spice-server 0.15.3 or later. The version alone does not show whether it was
 /// ([`crate::predict::abilities::Abilities::spice_gl_over_tcp`]).
 pub(crate) const SPICE_GL_OVER_TCP: Change = Change(&[10, 1]);
 
-/// QEMU passes on the OpRegion unasked, and no longer refuses a device that has none: QEMU 10.1.0,
+/// QEMU passes on the OpRegion by default, and no longer refuses a device without one: QEMU 10.1.0,
 /// 16cbb43302a2 "vfio/igd: Enable OpRegion by default".
 pub(crate) const OPREGION_BY_DEFAULT: Change = Change(&[10, 1]);
 
-/// QEMU looks up a region beyond a device's last one out of bounds: 95cdb024515b (10.1.0). That
-/// happens when the screen is first drawn.
+/// QEMU reads out of bounds when it looks for a region beyond a device's last one: 95cdb024515b
+/// (10.1.0). That happens when the screen is first drawn.
 pub(crate) const REGION_FAULT: Change = Change(&[10, 1]);
 
-/// QEMU no longer looks up such a region out of bounds: ecbe424a63c9 (10.2.0 and 10.1.3).
+/// QEMU no longer reads out of bounds for such a region: ecbe424a63c9 (10.2.0 and 10.1.3).
 pub(crate) const REGION_FAULT_MENDED: Change = Change(&[10, 1, 3]);
 
 /// sdl can show a dmabuf (52053b7e0a0e), but only where it draws with EGL. QEMU 10.2.2 can't and
 /// 11.1.3 can; 11.0 was not read.
 const SDL_DMABUF: Change = Change(&[11, 0]);
 
-/// A card with 3D that finds no OpenGL reports it in other words: QEMU 9.1.0, 0fa57cbfa7.
+/// A card with 3D that finds no OpenGL is refused with another message: QEMU 9.1.0, 0fa57cbfa7.
 const NO_OPENGL_SAID_AT_LENGTH: Change = Change(&[9, 1]);
 
-/// QEMU refuses a device that lacks the requested OpRegion in other words, and no longer refuses a
-/// PCI device that is not Intel's: QEMU 10.0.0, ae9d9ec4a6 and e46b7af508.
+/// QEMU refuses a device without the requested OpRegion with another message, and no longer refuses
+/// a PCI device that is not Intel's: QEMU 10.0.0, ae9d9ec4a6 and e46b7af508.
 const OPREGION_BY_IGD: Change = Change(&[10, 0]);
 
 /// A virtio card may have blob resources and 3D: QEMU 9.2.0, 7c092f17cc.
@@ -113,22 +113,22 @@ pub(crate) const DMABUF_WITHOUT_SIZE: Change = Change(&[8, 1]);
 /// A dmabuf has a size again: QEMU 8.2.0 and 8.1.2, 931150e56b.
 pub(crate) const DMABUF_WITHOUT_SIZE_MENDED: Change = Change(&[8, 1, 2]);
 
-/// Spice with OpenGL ends QEMU when a guest's screen goes off, as at its reset: QEMU 10.1.0, 98a050ca93,
-/// if it was built with spice-server before 0.15.3.
+/// QEMU ends when a guest's screen goes off, as it does at a reset, if spice has OpenGL and QEMU
+/// was built with spice-server before 0.15.3: QEMU 10.1.0, 98a050ca93.
 pub(crate) const RESET_ENDS_GUEST: Change = Change(&[10, 1]);
 
 /// Spice no longer ends QEMU when a guest's screen goes off: QEMU 10.2.0 and 10.1.1, 62fd247a24.
 pub(crate) const RESET_ENDS_GUEST_MENDED: Change = Change(&[10, 1, 1]);
 
-/// libvirt has qemu-vnc serve VNC from a dbus display that is on a bus (12.5.0, with QEMU 11.1;
+/// libvirt lets qemu-vnc serve VNC from a dbus display that is on a bus (12.5.0, with QEMU 11.1;
 /// NEWS): QEMU then gets no `-vnc` at all.
 const VNC_FROM_DBUS: Change = Change(&[12, 5]);
 
 /// The first QEMU with qemu-vnc.
 const QEMU_VNC: Change = Change(&[11, 1]);
 
-/// libvirt gives PCI hostdevs `display` and `ramfb` (10.3.0; libvirt docs/formatdomain.rst). Older
-/// versions drop the attributes silently.
+/// libvirt accepts `display` and `ramfb` on PCI hostdevs (10.3.0; libvirt docs/formatdomain.rst).
+/// Older versions drop the attributes silently.
 pub(crate) const PCI_DISPLAY: Change = Change(&[10, 3]);
 
 /// libvirt has `<graphics type='dbus'>` (8.4.0; docs/formatdomain.rst).
@@ -137,11 +137,11 @@ const DBUS: Change = Change(&[8, 4]);
 /// libvirt has `<graphics type='rdp'>` for QEMU (11.1.0; docs/formatdomain.rst).
 const RDP: Change = Change(&[11, 1]);
 
-/// libvirt describes devices to QEMU in JSON if QEMU takes it ([`DEVICE_JSON_QEMU`]): libvirt
+/// libvirt describes devices to QEMU in JSON if QEMU accepts it ([`DEVICE_JSON_QEMU`]): libvirt
 /// 7.9.0, c9b13e0557.
 const DEVICE_JSON: Change = Change(&[7, 9]);
 
-/// QEMU takes `-device` in JSON: 6.2.0, 5dacda5167.
+/// QEMU accepts `-device` in JSON: 6.2.0, 5dacda5167.
 const DEVICE_JSON_QEMU: Change = Change(&[6, 2]);
 
 /// libvirt describes devices in JSON only if QEMU can unplug such devices, from QEMU 7.0 on:
@@ -182,15 +182,15 @@ pub(crate) fn devices_are_json(
     }
 }
 
-/// QEMU's message names the display that has no OpenGL, in "OpenGL is not supported by display
-/// backend": 9.1.0, 7aea035a60.
+/// QEMU's refusal of a display without OpenGL ("OpenGL is not supported by display backend") names
+/// the display: 9.1.0, 7aea035a60.
 const NO_OPENGL_NAMES_DISPLAY: Change = Change(&[9, 1]);
 
 /// QEMU opens the render node of its local display before it makes devices: 8.0.0, 0e1be59ed9.
 const EGL_BEFORE_DEVICES: Change = Change(&[8, 0]);
 
-/// Audio of type dbus needs a dbus display: after 10.2 (audio/dbusaudio.c); 10.0.13 starts without one, and 11.1.3
-/// does not (measured). 11.0 was not read.
+/// Audio of type dbus needs a dbus display: after 10.2 (audio/dbusaudio.c). 10.0.13 starts without
+/// one, and 11.1.3 does not (measured); 11.0 was not read.
 const AUDIO_NEEDS_DBUS: Change = Change(&[11, 0]);
 
 /// A QEMU that the host may have.
@@ -208,11 +208,11 @@ pub(crate) struct Qemu {
     pub region_fault: bool,
     /// True if a dmabuf has no size.
     pub dmabuf_without_size: bool,
-    /// True if a guest's reset may end QEMU if spice has OpenGL.
+    /// True if a guest's reset may end QEMU while spice has OpenGL.
     pub reset_ends_guest: bool,
     /// True if a virtio card may have blob resources and 3D.
     pub blob_with_virgl: bool,
-    /// The words with which a card with 3D reports missing OpenGL.
+    /// The message with which a card with 3D reports missing OpenGL.
     pub no_opengl: &'static str,
     /// True if the refusal of a local display without OpenGL names the display.
     pub no_opengl_names_display: bool,
@@ -220,14 +220,14 @@ pub(crate) struct Qemu {
     pub egl_before_devices: bool,
     /// True if audio of type dbus needs a dbus display.
     pub audio_needs_dbus: bool,
-    /// True if hw/vfio/igd.c checks for a PCI device of Intel's before it looks for an OpRegion,
-    /// and ignores all others.
+    /// True if hw/vfio/igd.c looks for an OpRegion only on a PCI device of Intel's, and ignores all
+    /// others.
     pub opregion_by_igd: bool,
 }
 
 impl Qemu {
-    /// Returns the words with which QEMU refuses a device without the requested OpRegion; `None` if
-    /// it starts.
+    /// Returns QEMU's message if it refuses a device without the requested OpRegion; `None` if it
+    /// does not refuse it.
     pub(crate) fn refuses_opregion(&self, id: DeviceId) -> Option<&'static str> {
         match id {
             _ if self.opregion_by_default => None,
@@ -241,7 +241,7 @@ impl Qemu {
     /// decide alone.
     pub(crate) fn possible(abilities: &Abilities) -> Vec<Self> {
         let Some(version) = &abilities.qemu else {
-            // A version between these does nothing that none of them does.
+            // Whatever a version in between does, one of these does, too.
             return [&[7, 2][..], &[9, 0], &[10, 1], &LAST_QEMU]
                 .into_iter()
                 .flat_map(|numbers| {
@@ -250,7 +250,7 @@ impl Qemu {
                         ..abilities.clone()
                     })
                 })
-                // Few versions have these faults, so they count only for a known version.
+                // Few versions have these bugs, so the bugs count only for a known version.
                 .map(|qemu| Qemu {
                     region_fault: false,
                     reset_ends_guest: false,
@@ -265,7 +265,9 @@ impl Qemu {
             None => vec![true, false],
         };
         let sdl = if has(SDL_DMABUF) {
-            // Only if its window has EGL, which that under Xvfb on sid had not (measured).
+            // sdl shows dmabufs only if its window has EGL; under Xvfb on sid, it had none
+            // (measured).
+            // (measured).
             vec![false, true]
         } else {
             vec![false]
@@ -281,7 +283,7 @@ impl Qemu {
                     region_fault: has(REGION_FAULT) && !has(REGION_FAULT_MENDED),
                     dmabuf_without_size: has(DMABUF_WITHOUT_SIZE)
                         && !has(DMABUF_WITHOUT_SIZE_MENDED),
-                    // Both depend on the same spice-server.
+                    // Both depend on the version of spice-server.
                     reset_ends_guest: has(RESET_ENDS_GUEST)
                         && !has(RESET_ENDS_GUEST_MENDED)
                         && !spice_gl_over_tcp,
@@ -329,7 +331,7 @@ impl Libvirt {
             return vec![every(true), every(false)];
         };
         let has = |change: Change| change.is_in(version);
-        // qemu-vnc comes with QEMU 11.1, perhaps in a package of its own.
+        // qemu-vnc comes with QEMU 11.1, perhaps in a separate package.
         let has_helper = match &abilities.qemu {
             Some(qemu) if !QEMU_VNC.is_in(qemu) => vec![false],
             _ => vec![true, false],
@@ -350,7 +352,7 @@ impl Libvirt {
             .collect()
     }
 
-    /// Returns whether libvirt passes on `display` and `ramfb` of a device.
+    /// Returns whether libvirt passes on `display` and `ramfb` of a device to QEMU.
     pub(crate) fn takes_display(&self, id: DeviceId) -> bool {
         match id {
             DeviceId::Mdev(_) => true,

@@ -18,8 +18,8 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 
 use gfxplane::host::{Root, callout, leave_no_core};
-use gfxplane::publish::mdevctl_call::Call;
 use gfxplane::publish::inventory::Sources;
+use gfxplane::publish::mdevctl_call::Call;
 use gfxplane::publish::offline;
 
 const SUCCESS: u8 = 0;

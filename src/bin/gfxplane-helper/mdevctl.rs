@@ -16,8 +16,8 @@ use gfxplane::domain::shell::plain;
 use gfxplane::host::answers::Place;
 use gfxplane::host::{Root, callout, mdevctl, run, settings, udev};
 use gfxplane::predict::hints::hints;
-use gfxplane::publish::mdevctl_call::{Call, is_list, verb};
 use gfxplane::publish::inventory;
+use gfxplane::publish::mdevctl_call::{Call, is_list, verb};
 use gfxplane::publish::words::{attributes, words};
 
 use crate::{FAILURE, SUCCESS};

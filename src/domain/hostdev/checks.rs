@@ -1,15 +1,15 @@
 //! libvirt's checks of a `<hostdev>` of any type, and of an `<interface type='hostdev'>`, as tables
 //! in libvirt's order and with its words.
 //!
-//! libvirt parses all devices first ([`PARSED`]) and checks them as a whole then ([`WHOLE`]). The
-//! tables are libvirt 11.3's source. They have the words of 9.0 where 10.0 has others; which version
-//! between them brought the new words was not read.
+//! libvirt first parses all devices ([`PARSED`]) and then checks each as a whole ([`WHOLE`]). The
+//! tables follow the source of libvirt 11.3. Where 9.0 and 10.0 have different messages, they have
+//! both; it was not read which version between them brought the new message.
 
 use super::{parse_long, parse_number, parse_uuid};
 use crate::domain::{Misread, Switch, invalid};
 use crate::xml::Element;
 
-/// A hostdev, as libvirt's parser meets it.
+/// A hostdev or interface as libvirt's parser reads it.
 struct Given<'d, 'a> {
     /// The `<hostdev>` or `<interface>`.
     element: Element<'d, 'a>,
@@ -19,17 +19,17 @@ struct Given<'d, 'a> {
     source: Option<Element<'d, 'a>>,
 }
 
-/// A check of libvirt's.
+/// One of libvirt's checks.
 struct Check {
     /// The types of the hostdevs that are checked.
     of: &'static [&'static str],
-    /// The first version with the check; empty: every version.
+    /// The first version with the check; empty if every version has it.
     since: &'static [u32],
-    /// The first version without it; empty: none.
+    /// The first version without the check; empty if no version has dropped it.
     until: &'static [u32],
-    /// True if every version has the check, and some have other words.
+    /// True if every version has the check, though some with another message.
     always: bool,
-    /// Returns libvirt's words if the hostdev does not pass.
+    /// Returns libvirt's message if the hostdev does not pass, and `None` if it does.
     broken: fn(&Given<'_, '_>) -> Option<String>,
 }
 
@@ -53,7 +53,7 @@ impl Check {
         self
     }
 
-    /// Limits the check to versions with these words.
+    /// Limits the check to the versions that have this message.
     const fn in_these_words(mut self, since: &'static [u32], until: &'static [u32]) -> Self {
         self.since = since;
         self.until = until;
@@ -76,7 +76,7 @@ impl Check {
 /// The types of hostdevs that libvirt knows (src/conf/domain_conf.c, `virDomainHostdevSubsys`).
 const ANY: [&str; 5] = ["usb", "pci", "scsi", "scsi_host", "mdev"];
 
-/// The types of hostdevs of containers, in the mode capabilities (`virDomainHostdevCaps` there).
+/// The types of hostdevs in the mode capabilities, for containers (`virDomainHostdevCaps` there).
 const OF_CONTAINERS: [&str; 3] = ["storage", "misc", "net"];
 
 /// The models of mediated devices (src/conf/device_conf.c, `virMediatedDeviceModel`).
@@ -91,7 +91,7 @@ const SCSI_HOST_MODELS: [&str; 4] = [
     "virtio-non-transitional",
 ];
 
-/// The types of addresses in the guest that libvirt takes (src/conf/device_conf.c,
+/// The types of addresses in the guest that libvirt accepts (src/conf/device_conf.c,
 /// `virDomainDeviceAddress`).
 const ADDRESSES: [&str; 11] = [
     "pci",
@@ -107,11 +107,11 @@ const ADDRESSES: [&str; 11] = [
     "unassigned",
 ];
 
-/// The words of a switch of the type that libvirt calls `virTristateBool`.
+/// The values of an attribute of the type that libvirt calls `virTristateBool`.
 const YES_OR_NO: [&str; 2] = ["yes", "no"];
 
 /// The checks while libvirt parses a hostdev (src/conf/domain_conf.c,
-/// `virDomainHostdevDefParseXMLSubsys` and the functions of the single types).
+/// `virDomainHostdevDefParseXMLSubsys` and the functions for each type).
 const PARSED: [Check; 35] = [
     Check::new(&ANY, |given| {
         let words = "Missing <source> element in hostdev device";
@@ -162,7 +162,7 @@ const PARSED: [Check; 35] = [
         word(driver, "name", &["kvm", "vfio", "xen"])
     }),
     Check::new(&["usb"], |given| usb(given.source?)),
-    // The two of 9.0, and what came in their place
+    // The checks of `protocol`: 9.0's, each before the one that replaced it
     Check::new(&["scsi"], |given| {
         let protocol = given.source?.attribute("protocol")?;
         let is_known = matches!(&*protocol, "adapter" | "iscsi");
@@ -259,7 +259,7 @@ const PARSED: [Check; 35] = [
 
 /// The checks of a whole hostdev (src/conf/domain_validate.c, `virDomainHostdevDefValidate`; then
 /// src/qemu/qemu_validate.c, `qemuValidateDomainDeviceDefHostdev`). For an interface, libvirt makes
-/// those of an interface instead.
+/// other checks, which are not here.
 const WHOLE: [Check; 10] = [
     Check::new(&["pci"], |given| {
         address(given, &["pci", "unassigned"])
@@ -350,7 +350,7 @@ pub(in crate::domain) fn misread_interface(interface: Element<'_, '_>) -> Vec<Mi
     }
 }
 
-/// Returns an error in the words of 9.0, and in those that 10.0 has in their place.
+/// Returns an error with the message that 9.0 has, and with the message from 10.0 on.
 fn in_two_words(then: String, now: String) -> Vec<Misread> {
     let until_10: (&[u32], &[u32]) = (&[], &[10, 0]);
     [(then, until_10), (now, (&[10, 0], &[]))]
@@ -384,8 +384,8 @@ fn asked(checks: &[Check], element: Element<'_, '_>) -> Vec<Misread> {
         .collect()
 }
 
-/// Returns the type of the device on the host. An interface has it at the address; one that names a
-/// vendor is of type usb.
+/// Returns the type of the device on the host, if it is named. An interface names it at the
+/// address; an interface that names a vendor is of type usb.
 pub(super) fn kind(element: Element<'_, '_>) -> Option<String> {
     if element.name() == "hostdev" {
         return element.attribute("type").map(Into::into);
@@ -397,8 +397,8 @@ pub(super) fn kind(element: Element<'_, '_>) -> Option<String> {
     kind.map(Into::into).or_else(usb)
 }
 
-/// Returns libvirt's error for an attribute that is missing (src/util/virxml.c, `virXMLPropEnum`
-/// and its neighbours).
+/// Returns libvirt's error if an attribute is missing (src/util/virxml.c, `virXMLPropEnum`
+/// and the functions beside it).
 fn required(element: Element<'_, '_>, name: &str) -> Option<String> {
     element.attribute(name).is_none().then(|| {
         let element = element.name();
@@ -406,20 +406,20 @@ fn required(element: Element<'_, '_>, name: &str) -> Option<String> {
     })
 }
 
-/// Returns libvirt's error for an attribute that is none of these words.
+/// Returns libvirt's error if the value of an attribute is not one of these words.
 fn word(element: Element<'_, '_>, name: &str, words: &[&str]) -> Option<String> {
     let value = element.attribute(name)?;
     (!words.contains(&&*value)).then(|| invalid(name, element.name(), &value))
 }
 
-/// Returns libvirt's error for an attribute that is neither on nor off.
+/// Returns libvirt's error if the value of an attribute is neither on nor off.
 fn switch(element: Element<'_, '_>, name: &str) -> Option<String> {
     let value = element.attribute(name)?;
     let is_switch = Switch::parse(&value).is_some();
     (!is_switch).then(|| invalid(name, element.name(), &value))
 }
 
-/// Returns libvirt's error for an attribute that is no number.
+/// Returns libvirt's error if the value of an attribute is not a number.
 fn number(element: Element<'_, '_>, name: &str) -> Option<String> {
     let value = element.attribute(name)?;
     // virXMLPropULongLong for the unit, virXMLPropUInt for all others
@@ -433,14 +433,14 @@ fn number(element: Element<'_, '_>, name: &str) -> Option<String> {
     })
 }
 
-/// Returns libvirt's error for the first of these attributes that is missing or no number.
+/// Returns libvirt's error for the first of these attributes that is missing or not a number.
 fn numbers(element: Element<'_, '_>, names: &[&str]) -> Option<String> {
     names
         .iter()
         .find_map(|name| required(element, name).or_else(|| number(element, name)))
 }
 
-/// Returns whether the address in the guest is of none of these types.
+/// Returns whether the hostdev has an address in the guest of another type than these.
 fn address(given: &Given<'_, '_>, types: &[&str]) -> bool {
     let address = given.element.child("address");
     let kind = address.and_then(|address| address.attribute("type"));

@@ -6,22 +6,22 @@ use super::checks::kind;
 use super::{parse_number, parse_uuid};
 use crate::xml::Element;
 
-/// Returns whether two of the interfaces and hostdevs name the same device of the host
-/// (src/conf/domain_conf.c, `virDomainHostdevMatch`). Each has its alias with it.
+/// Returns whether two of these interfaces and hostdevs name the same device of the host
+/// (src/conf/domain_conf.c, `virDomainHostdevMatch`). Their aliases don't matter.
 pub(in crate::domain) fn twice(hostdevs: &[(Element<'_, '_>, String)]) -> bool {
     let mut seen: HashSet<String> = HashSet::new();
     hostdevs.iter().any(|(hostdev, _)| {
         let keys = keys(*hostdev);
         let is_there = keys.iter().any(|key| seen.contains(key));
-        // Later ones are compared with the address of a USB device if it has one, and otherwise
+        // Later hostdevs are compared with the address of a USB device if it has one, and otherwise
         // with its vendor and product.
         seen.extend(keys.into_iter().next());
         is_there
     })
 }
 
-/// Returns the texts by which libvirt finds the same device in another hostdev, the text that an
-/// earlier one is found by first. Empty for a hostdev that can't be read.
+/// Returns the texts by which libvirt recognizes the same device in an earlier hostdev. Later
+/// hostdevs are compared with the first text alone. Empty for a hostdev that can't be read.
 fn keys(hostdev: Element<'_, '_>) -> Vec<String> {
     let Some((kind, source)) = kind(hostdev).zip(hostdev.child("source")) else {
         return Vec::new();

@@ -9,12 +9,12 @@ use crate::plan::Action;
 use crate::predict::properties;
 use crate::xml::{Edit, Element, escape};
 
-/// All aliases of devices and overrides: also of overrides whose devices don't exist, and the
-/// aliases that this plan gives to devices.
+/// All aliases that are taken: by devices, by overrides (even of devices that don't exist), and by
+/// devices that get an alias from this plan.
 pub(super) struct Aliases {
     taken: HashSet<String>,
-    /// The number with which the search for a free alias goes on, if the alias of a device's own
-    /// number is taken.
+    /// The number at which the search for a free alias continues, if the alias with the device's
+    /// own number is taken.
     next: usize,
 }
 
@@ -93,8 +93,8 @@ impl<'d, 'a> Edits<'_, 'd, 'a> {
         self.edits.append(&mut edits);
     }
 
-    /// Adjusts the aliases in `qemu:override`. libvirt does not count a device that has an alias of
-    /// the user's, so the devices after it get other numbers.
+    /// Adjusts the aliases in `qemu:override`. libvirt does not number a device that has an alias
+    /// of the user's, so the devices after it get other numbers.
     fn renumber(&self, given: &[(Element<'d, 'a>, String)], edits: &mut Vec<Edit>) {
         let given: HashMap<&Element<'d, 'a>, &String> = given
             .iter()
@@ -127,7 +127,7 @@ impl<'d, 'a> Edits<'_, 'd, 'a> {
             return (prefix_of(element.name()), true);
         }
         // If the domain uses the prefix `qemu` without declaring it, a declaration would make
-        // libvirt read what it has passed over so far.
+        // libvirt read elements that it has ignored so far.
         let is_undeclared = |child: Element<'_, '_>| {
             child.name().starts_with("qemu:") && child.namespace().is_none()
         };
@@ -144,9 +144,9 @@ impl<'d, 'a> Edits<'_, 'd, 'a> {
         (if taken { "libvirt-qemu:" } else { "qemu:" }.into(), false)
     }
 
-    /// Returns the hostdev's alias, under which QEMU's arguments can name it. If it has none of the
-    /// user's (`ua-…`), adds an edit that gives it one, because libvirt keeps no others. With
-    /// `keep_aliases`, returns the alias that is there.
+    /// Returns the alias by which `qemu:override` can name the hostdev. If the hostdev has none of
+    /// the user's (`ua-…`), adds an edit that gives it one, because libvirt keeps no other aliases.
+    /// With `keep_aliases`, returns the alias that the hostdev has.
     fn user_alias(&self, hostdev: &Hostdev<'_, '_>, edits: &mut Vec<Edit>) -> String {
         if self.how.keep_aliases || hostdev.has_user_alias() {
             return hostdev.alias.clone();
@@ -186,7 +186,7 @@ impl<'d, 'a> Edits<'_, 'd, 'a> {
             .flat_map(Element::children)
     }
 
-    /// Removes properties, and their containers if these become empty.
+    /// Removes properties, and the elements around them that become empty.
     pub(super) fn take_out_properties(&mut self) {
         let mut aliases: HashMap<DeviceId, Vec<&str>> = HashMap::new();
         for hostdev in &self.domain.hostdevs {
@@ -289,7 +289,7 @@ fn property_element(prefix: &str, name: &str, value: &str) -> String {
     )
 }
 
-/// Returns the prefix of a name with its colon.
+/// Returns the prefix of a name with its colon; empty if the name has no prefix.
 fn prefix_of(name: &str) -> String {
     name.split_once(':')
         .map(|(prefix, _)| format!("{prefix}:"))

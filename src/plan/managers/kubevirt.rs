@@ -1,11 +1,11 @@
 //! KubeVirt: reads what a VirtualMachineInstance says about the displays of its GPUs.
 //!
-//! virt-launcher makes a `<hostdev>` of each of `spec.domain.devices.gpus` and names the GPU in the
+//! virt-launcher makes a `<hostdev>` for each of `spec.domain.devices.gpus` and names it in the
 //! alias (KubeVirt pkg/virt-launcher/virtwrap/device/hostdevice/gpu/hostdev.go and
 //! …/dra/gpu_hostdev.go: `ua-gpu-NAME`, `ua-dra-gpu-NAME`). It applies `virtualGPUOptions` to
-//! mediated devices itself: without any, each gets `display='on' ramfb='on'` up to KubeVirt 1.2, and
-//! only the first from 1.3 on. A PCI device may be a whole GPU. It gets a display only for an explicit
-//! `display.enabled: true`, and only from KubeVirt 1.9 on (…/hostdevice/hostdev.go).
+//! mediated devices itself: without this option, each gets `display='on' ramfb='on'` up to KubeVirt
+//! 1.2, and only the first from 1.3 on. A PCI device, which may be a whole GPU, gets a display only
+//! for an explicit `display.enabled: true`, from KubeVirt 1.9 on (…/hostdevice/hostdev.go).
 //! `spec.domain.devices.hostDevices` have no displays.
 
 use std::collections::BTreeSet;
@@ -16,7 +16,7 @@ use crate::device::id::DeviceId;
 use crate::domain::Hostdev;
 use crate::plan::managers::Wish;
 
-/// The beginnings of a GPU's alias, after libvirt's `ua-`.
+/// The prefixes of a GPU's alias, after libvirt's `ua-`.
 const ALIASES: [&str; 2] = ["gpu-", "dra-gpu-"];
 
 /// The part of a VirtualMachineInstance that matters here: the names of the GPUs for which it says
@@ -26,13 +26,13 @@ pub struct Vmi {
     shown: BTreeSet<String>,
 }
 
-/// The error for a text that is no VirtualMachineInstance.
+/// The error for a text that is not a VirtualMachineInstance.
 #[derive(Debug, thiserror::Error)]
 pub enum NotAVmi {
     /// The text is not JSON.
     #[error("it is not JSON: {0}")]
     Json(#[from] serde_json::Error),
-    /// The text is JSON, but no object with a `spec`.
+    /// The text is JSON, but has no object `spec`.
     #[error(
         "it has no spec: expected a VirtualMachineInstance, as kubectl get vmi -o json prints it"
     )]
@@ -43,7 +43,7 @@ impl Vmi {
     /// Reads the JSON. Parts that are not needed may have any form, as versions of KubeVirt differ.
     ///
     /// # Errors
-    /// [`NotAVmi`] if it is not JSON or has no `spec`.
+    /// [`NotAVmi`] if the text is not JSON or has no `spec`.
     pub fn parse(text: &str) -> Result<Self, NotAVmi> {
         let value: Value = serde_json::from_str(text)?;
         let spec = value.get("spec").filter(|spec| spec.is_object());
@@ -60,8 +60,8 @@ impl Vmi {
         })
     }
 
-    /// Returns KubeVirt's wish for a device: a PCI GPU shall have a display if the instance switches
-    /// it on. KubeVirt before 1.9 does not write that.
+    /// Returns what KubeVirt wants for a device: the display of a PCI GPU shall be on if the
+    /// instance says so. KubeVirt before 1.9 does not write that into the domain.
     pub fn wish(&self, hostdev: &Hostdev<'_, '_>) -> Wish {
         let alias = hostdev.element.child("alias");
         let alias = alias.and_then(|alias| alias.attribute("name"));
@@ -125,7 +125,7 @@ mod tests {
                 NAMED,
                 AsWritten,
             ),
-            // KubeVirt writes none of these. They are no errors.
+            // KubeVirt never writes these, but they are not errors.
             (r#"{"name":"a"}"#, NAMED, AsWritten),
             (
                 r#"[7,{"name":1},{"name":"a","virtualGPUOptions":[]}]"#,

@@ -7,7 +7,7 @@ use crate::plan::trial::LeftOut;
 use crate::predict::arguments::{Device, OPTIONS, SWITCHES};
 use crate::predict::arguments::{is_emulated, is_screen};
 
-/// Kinds of `-display` that open nothing to others and leave stdin alone.
+/// The kinds of `-display` that open no port and do not use stdin.
 const DISPLAYS: [&str; 5] = ["dbus", "egl-headless", "gtk", "none", "sdl"];
 
 /// The decision about an option with a value.
@@ -32,7 +32,7 @@ pub(super) fn arguments(
     let mut kept = Vec::new();
     let mut dropped_ids: Vec<String> = Vec::new();
     let mut at = 0;
-    // A -set comes after the -device that it is about, for QEMU and for us.
+    // A -set must come after its -device, for QEMU and for us.
     while let Some(&word) = values.get(at) {
         at += 1;
         let option = word.replacen("--", "-", 1);
@@ -47,18 +47,19 @@ pub(super) fn arguments(
                 continue;
             }
             ("-vga" | "-vnc", Some("none")) => Fate::Kept("none".into()),
-            // It gets a slot that another device has in the small domain, and perhaps not in the whole.
+            // Its slot may be taken in the small domain and free in the whole one.
             ("-vga", Some(_)) => Fate::Dropped { matters: true },
             ("-display", Some(value)) if DISPLAYS.contains(&first(value)) => {
                 Fate::Kept(value.to_owned())
             }
-            // They would open ports to others, on whose numbers another domain may sit.
+            // These would open ports to others, and another domain may already use the port
+            // numbers.
             ("-vnc" | "-spice" | "-display", Some(_)) => Fate::Dropped { matters: true },
             ("-global", Some(value)) => global(value),
             ("-device", Some(value)) => device(value, &mut dropped_ids),
             ("-set", Some(value)) => set(value, aliases, &dropped_ids),
             (_, value) => {
-                // One of ours that lacks its value: QEMU refuses it.
+                // QEMU refuses these without a value; a file of -readconfig may set up screens.
                 let matters = matches!(
                     option.as_str(),
                     "-display" | "-vnc" | "-spice" | "-vga" | "-readconfig"
@@ -78,8 +79,8 @@ pub(super) fn arguments(
     kept
 }
 
-/// Returns the entry for an option that is left out. The entry has only the name of an option of
-/// QEMU's, because any other word may be a secret.
+/// Returns the entry for an option that is left out. The entry names the option only if QEMU has
+/// it, because any other word may be a secret.
 fn dropped(option: &str, matters: bool) -> LeftOut {
     let is_qemus = |name: &&str| OPTIONS.contains(name) || SWITCHES.contains(&option);
     LeftOut {
@@ -105,7 +106,7 @@ fn device(value: &str, dropped_ids: &mut Vec<String>) -> Fate {
     let device = Device::read(value).unwrap_or_default();
     let has = |property| device.properties.contains_key(property);
     let has_slot = device.json || has("addr") || device.driver == "ramfb";
-    // A bus of its own may be that of a controller that is not there.
+    // Its bus may belong to a controller that the small domain lacks.
     if is_emulated(&device.driver) && !has("bus") && has_slot {
         return Fate::Kept(value.to_owned());
     }
@@ -118,14 +119,14 @@ fn device(value: &str, dropped_ids: &mut Vec<String>) -> Fate {
 fn set(value: &str, aliases: &BTreeMap<String, String>, dropped_ids: &[String]) -> Fate {
     let mut parts = value.splitn(3, '.');
     match (parts.next(), parts.next(), parts.next()) {
-        // In the small domain another device has its id.
+        // In the small domain, another device has this id.
         (Some("device"), Some(id), Some(_))
             if !aliases.contains_key(id) && aliases.values().any(|new| new == id) =>
         {
             Fate::Dropped { matters: true }
         }
-        // One for a device of libvirt's that is not kept stays: QEMU finds none of
-        // them (see `Screens::dead_settings`), and refuses to start for it.
+        // A -set for a libvirt device that is left out is kept: QEMU finds no device of
+        // libvirt's (see `Screens::dead_settings`), and refuses to start because of it.
         (Some("device"), Some(id), Some(rest))
             if !dropped_ids.iter().any(|dropped| dropped == id) =>
         {
@@ -133,7 +134,7 @@ fn set(value: &str, aliases: &BTreeMap<String, String>, dropped_ids: &[String]) 
             Fate::Kept(format!("device.{id}.{rest}"))
         }
         (Some("device"), Some(_), Some(_)) => Fate::Dropped { matters: false },
-        // QEMU refuses it.
+        // QEMU refuses such a -set.
         _ => Fate::Dropped { matters: true },
     }
 }
@@ -171,7 +172,7 @@ mod tests {
                 .collect();
             (kept.join(" "), dropped.join(" "))
         };
-        // The arguments, what of them is kept, and what is dropped; `!` if it matters.
+        // The arguments, those that are kept, and those that are dropped; `!` if one matters.
         for row in [
             "-display egl-headless | -display egl-headless |",
             "--display sdl,gl=on | --display sdl,gl=on |",
@@ -190,7 +191,7 @@ mod tests {
             "-device vhost-user-gpu-pci,chardev=c | | -device!",
             r#"-device {"driver":"virtio-gpu-pci"} | -device {"driver":"virtio-gpu-pci"} |"#,
             "-device e1000,id=n -set device.n.mac=x | | -device -set",
-            // QEMU refuses this of the whole domain, and so of the small one.
+            // QEMU refuses this in the whole domain, and so in the small one.
             "-set device.net0.x=1 | -set device.net0.x=1 |",
             "-set | | -set",
         ] {

@@ -1,8 +1,8 @@
-//! Prepares the trial whether a domain really starts, and interprets the answer.
+//! Prepares a trial, which shows whether a domain really starts, and interprets the answer.
 //!
-//! [`reduce`] makes the smallest domain about which libvirt and QEMU decide as about the whole one:
+//! [`reduce`] makes the smallest domain that libvirt and QEMU treat as they treat the whole one:
 //! it has the vfio devices, the graphics and the video of the given XML. [`said`] compares the
-//! answer with the prediction. All of this is pure; `gfxplane verify` starts the domain.
+//! answer with the prediction. Nothing here starts a domain; `gfxplane verify` does.
 //!
 //! The reduced domain is written anew from a list of the parts that are kept, so that no other part
 //! (a password, a disk, a port) can slip in.

@@ -1,13 +1,13 @@
-//! Makes and recognizes the names of the domains that are made for trials.
+//! Makes and recognizes the names of domains for trials.
 
 use uuid::Uuid;
 
-/// The beginning of the names of all domains that are made for trials. gfxplane's own hook must let
+/// The prefix of the names of all domains for trials. gfxplane's own hook must let
 /// these domains start without a wait, because `gfxplane verify` has already waited until their
 /// devices were free.
 pub(crate) const NAME: &str = "gfxplane-verify-";
 
-/// Returns the name of the domain with this UUID. By the name, the domain's log is known to be
+/// Returns the name of the trial's domain with this UUID. The name also marks the domain's log as
 /// ours.
 pub fn name(uuid: Uuid) -> String {
     format!("{NAME}{}", uuid.simple())
@@ -18,7 +18,7 @@ pub(crate) fn is_name(text: &str) -> bool {
     uuid_of(text).is_some()
 }
 
-/// Returns the UUID in a name that [`name`] has made.
+/// Returns the UUID in a name that [`name`] has made; `None` for any other name.
 pub(crate) fn uuid_of(text: &str) -> Option<Uuid> {
     let uuid = Uuid::try_parse(text.strip_prefix(NAME)?).ok()?;
     (name(uuid) == text).then_some(uuid)

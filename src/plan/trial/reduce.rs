@@ -12,21 +12,21 @@ use crate::plan::trial::writer::{Keep, Writer};
 use crate::predict::abilities::Abilities;
 use crate::xml::{Document, Element, XmlError};
 
-/// A domain made small.
+/// A small copy of a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reduced {
     /// The XML.
     pub xml: String,
-    /// The parts that were left out and that the user may miss. Disks and networks are not listed.
+    /// The parts that were left out and that the user may miss. Disks and the like are not listed.
     pub left_out: Vec<LeftOut>,
 }
 
-/// Something that is not in the reduced domain.
+/// A part of the domain that is not in the small copy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LeftOut {
-    /// The part. For QEMU's arguments, only the option, as a value may be a secret.
+    /// The name of the part; for QEMU's arguments only the option, as a value may be a secret.
     pub what: String,
-    /// True if the part may have to do with displays, so that the answer may differ without it.
+    /// True if the part may concern displays, so that the answer may differ without it.
     pub matters: bool,
 }
 
@@ -46,23 +46,24 @@ pub enum Irreducible {
     NotQemu(String),
 }
 
-/// Makes the domain to be tried, with this name and UUID. Of `abilities`, only the settings of
-/// qemu.conf for graphics without an address matter.
+/// Makes the domain for the trial, with this name and UUID. Only one part of `abilities` matters:
+/// the settings in qemu.conf for graphics without an address.
 ///
-/// Kept are type, architecture, machine and emulator; the vfio devices with display, ramfb, alias
-/// and rom; graphics with their types, GL and the kind of what they listen on; video; and what
-/// `qemu:override` and `qemu:commandline` say about these. Not kept, beside all other devices:
+/// Kept are type, architecture, machine, emulator and security labels; the vfio devices with
+/// display, ramfb, alias and rom; graphics with their types, GL and the way in which they listen;
+/// video; and what `qemu:override` and `qemu:commandline` say about these. Not kept, beside all
+/// other devices:
 ///
 /// * passwords, fixed ports and addresses: graphics on TCP listen on 127.0.0.1, on a port that
 ///   libvirt chooses; libvirt also chooses the paths of sockets;
 /// * the firmware: a domain that is started paused runs none, and its NVRAM must not be touched;
-/// * memory, processors and pinning: 64 MiB and one processor do;
+/// * memory, processors and pinning: 64 MiB and one processor are enough;
 /// * addresses of devices in the guest: QEMU makes its screens in the order of the devices;
-/// * `managed='yes'`: libvirt would take a device away from the host for it. The caller has to make
-///   sure that the devices are ready.
+/// * `managed='yes'`: with it, libvirt would take a device away from the host. The caller has to
+///   make sure that the devices are ready.
 ///
 /// # Errors
-/// [`Irreducible`], with the place where there is one.
+/// [`Irreducible`], with the place if it is known.
 pub fn reduce(
     text: &str,
     name: &str,
@@ -155,7 +156,7 @@ const SECLABEL: Keep = Keep {
 
 fn machine(out: &mut Writer, domain: &Domain<'_, '_>, left_out: &mut Vec<LeftOut>) {
     let root = domain.element;
-    // vhost-user needs memory that it can share, and libvirt refuses it without.
+    // vhost-user needs shareable memory; libvirt refuses it without.
     if let Some(backing) = root.child("memoryBacking") {
         let mut copy = Writer::inside(out.depth);
         copy.copy(backing, &MEMORY_BACKING);
@@ -236,8 +237,8 @@ fn devices(out: &mut Writer, domain: &Domain<'_, '_>, abilities: &Abilities) {
 
 const LOCAL: [(&str, &str); 2] = [("type", "address"), ("address", "127.0.0.1")];
 
-/// Writes graphics of the same type, from which a viewer is no farther away: graphics that listen
-/// at any address or network listen at 127.0.0.1 instead. A UNIX socket stays one, and graphics
+/// Writes a copy of graphics that other hosts can't reach: graphics that listen on an address or a
+/// network listen on 127.0.0.1 instead. Graphics on a UNIX socket stay on one, and graphics
 /// that listen nowhere still do.
 fn graphics(out: &mut Writer, graphics: &Graphics<'_, '_>, abilities: &Abilities) {
     let element = graphics.element;
@@ -259,14 +260,14 @@ fn graphics(out: &mut Writer, graphics: &Graphics<'_, '_>, abilities: &Abilities
                     inner.empty("listen", &LOCAL);
                 }
             }
-            // libvirt takes one, and refuses more.
+            // libvirt refuses a second <listen>, so the copy has one, too.
             let listens = element.children().filter(|e| e.name() == "listen");
             for _ in listens.skip(1) {
                 inner.empty("listen", &LOCAL);
             }
         }
-        // A dbus address is somebody's bus, which may have a QEMU on it already. Without one,
-        // libvirt starts a bus for the domain.
+        // A dbus address is that of a bus that exists, which may already have a QEMU on it. Without
+        // an address, libvirt starts a bus for the domain.
         Some(GraphicsType::Dbus) if graphics.p2p => attributes.push(("p2p", "yes".into())),
         Some(GraphicsType::Sdl) => {
             for name in ["display", "xauth", "fullscreen"] {
@@ -351,8 +352,8 @@ fn hostdev(out: &mut Writer, hostdev: &Hostdev<'_, '_>) {
     out.close("hostdev");
 }
 
-/// Returns the ids of the kept devices, and their new ones: without the other devices, libvirt
-/// counts hostdevs anew ([`crate::domain::Hostdev::alias`]).
+/// Returns the new alias of each kept device, by its alias in the whole domain: without the other
+/// devices, libvirt numbers hostdevs anew ([`crate::domain::Hostdev::alias`]).
 fn aliases(domain: &Domain<'_, '_>) -> BTreeMap<String, String> {
     let mut all = BTreeMap::new();
     let mut next = 0;
@@ -379,7 +380,7 @@ fn aliases(domain: &Domain<'_, '_>) -> BTreeMap<String, String> {
     all
 }
 
-/// Writes the remaining parts of QEMU's own namespace.
+/// Writes the elements of QEMU's namespace that are kept.
 fn qemu(
     domain: &Domain<'_, '_>,
     aliases: &BTreeMap<String, String>,
@@ -452,7 +453,7 @@ fn qemu(
     out
 }
 
-/// The beginnings of the variables that OpenGL, SDL and their drivers read.
+/// The prefixes of the environment variables that OpenGL, SDL and their drivers read.
 const ENVIRONMENT: [&str; 12] = [
     "DISPLAY",
     "DRI_",

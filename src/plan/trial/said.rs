@@ -9,7 +9,7 @@ use crate::predict::{Outcome, words as words_of_qemu};
 pub(crate) enum Answers {
     /// The answer is about the domain.
     TheDomain,
-    /// The answer is about a device that somebody else has, and says nothing of the domain.
+    /// The answer is about a device that is in use, and says nothing about the domain.
     InUse,
     /// The answer is about a device that has disappeared meanwhile.
     Gone,
@@ -31,12 +31,12 @@ pub(crate) fn about(message: &str) -> Answers {
     }
 }
 
-/// Returns whether a refusal is about the way in which QEMU runs a guest's code. Such a refusal is
-/// about no device, as QEMU has not opened one yet.
+/// Returns whether a refusal is about the accelerator (KVM or TCG). Such a refusal is about no
+/// device, because QEMU has not opened one yet.
 ///
 /// QEMU: system/vl.c, `do_configure_accelerator`; accel/kvm/kvm-all.c, `kvm_init`. libvirt:
-/// src/qemu/qemu_capabilities.c, `virQEMUCapsCacheLookupDefault`, and where it checks a domain's
-/// type against them.
+/// src/qemu/qemu_capabilities.c, `virQEMUCapsCacheLookupDefault`, and the check of a domain's
+/// type against the capabilities.
 pub(crate) fn is_of_accelerator(message: &str) -> bool {
     [
         "invalid accelerator",
@@ -50,8 +50,8 @@ pub(crate) fn is_of_accelerator(message: &str) -> bool {
     .any(|words| message.contains(words))
 }
 
-/// Returns the display that QEMU's only vfio device has, as a QEMU without OpenGL shows it; the
-/// device has `display=on`. `message` is the refusal; `None` if QEMU started.
+/// Returns the display of QEMU's only vfio device, which has `display=on`, as a QEMU without OpenGL
+/// shows it. `message` is the refusal; `None` if QEMU started.
 ///
 /// QEMU asks the device for dmabuf first, and refuses a dmabuf for lack of OpenGL. So if QEMU
 /// starts, the screen is a region. Any other message says why the device could not be asked.
@@ -80,7 +80,8 @@ pub fn display(message: Option<&str>) -> Display {
     })
 }
 
-/// Returns QEMU's own words in its output, without warnings if it has anything else.
+/// Returns QEMU's messages from its output. Warnings and the line about the VNC server are left out
+/// if there is anything else.
 pub fn words_of(printed: &str) -> String {
     let lines: Vec<&str> = printed
         .lines()
@@ -95,12 +96,12 @@ pub fn words_of(printed: &str) -> String {
     if grave.is_empty() { lines } else { grave }.join("\n")
 }
 
-/// Returns the meaning of an answer, in sentences: whether the answer was predicted, its reason,
-/// and what `gfxplane fixup` would do.
+/// Returns what an answer means, in sentences: whether it was predicted, its reason, and what
+/// `gfxplane fixup` would do. Returns nothing if nothing was predicted.
 ///
-/// `message` is the refusal; `None` if the domain starts. `plan` is that of the whole domain as it
-/// is; `None` if nothing is predicted. `better` is the plan with all that the policy allows.
-/// `missing` are the parts that were left out of the domain and may explain a difference.
+/// `message` is the refusal; `None` if the domain starts. `plan` is the plan for the whole domain
+/// as it is; `None` if nothing was predicted. `better` is the plan with all changes that the policy
+/// allows. `missing` are the parts that were left out and may explain a difference.
 pub fn explain(
     message: Option<&str>,
     plan: Option<&Plan>,
@@ -157,7 +158,7 @@ pub fn explain(
     said
 }
 
-/// Returns the changes that fixup would make, with their reasons, or what the user can do.
+/// Returns the changes that fixup would make, with their reasons, and what the user can do.
 fn fixes(better: &Plan) -> Vec<String> {
     let mut said: Vec<String> = better
         .changes

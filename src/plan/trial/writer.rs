@@ -2,7 +2,7 @@
 
 use crate::xml::{Element, escape};
 
-/// An element, and the parts of it that are kept.
+/// The name of an element, and the parts of it that are kept.
 pub(super) struct Keep {
     pub(super) name: &'static str,
     pub(super) attributes: &'static [&'static str],
@@ -19,7 +19,7 @@ impl Keep {
     }
 }
 
-/// Writes XML as libvirt does.
+/// Writes XML in the form in which libvirt prints it.
 #[derive(Default)]
 pub(super) struct Writer {
     pub(super) text: String,
@@ -65,7 +65,7 @@ impl Writer {
         self.text.push_str(&format!(">{}</{name}>\n", escape(text)));
     }
 
-    /// Writes the parts of an element that are kept.
+    /// Writes a copy of an element, with the parts that are kept.
     pub(super) fn copy(&mut self, element: Element<'_, '_>, keep: &Keep) {
         let values: Vec<(&str, String)> = keep
             .attributes
@@ -91,7 +91,7 @@ impl Writer {
         self.wrap(keep.name, &attributes, &inner);
     }
 
-    /// Writes an element around the content of another writer.
+    /// Writes an element around what another writer has written.
     pub(super) fn wrap(&mut self, name: &str, attributes: &[(&str, &str)], inner: &Writer) {
         if inner.text.is_empty() {
             self.empty(name, attributes);

@@ -58,7 +58,7 @@ fn all_of_it() {
             "<hostdev display='off'> again, instead of <hostdev display='on' ramfb='on'>",
         ]
     );
-    // libvirt does not tell passwords to who only looks.
+    // libvirt shows no passwords on a read-only connection.
     let bare = |text: &str| text.replace(" passwd='geheim'", "");
     assert_eq!(back(SPICE, FIXED, &bare(FIXED)).text, bare(SPICE));
     // A second undo finds nothing of ours.
@@ -102,7 +102,7 @@ fn elements_come_back_to_their_places_with_their_namespaces() {
 </domain>";
     let after = "<domain>\n  <a/>\n  <z/>\n</domain>";
     assert_eq!(back(before, after, after).text, before);
-    // Arguments and the environment are not kept, and stay with the domain.
+    // Arguments and the environment are not recorded, and stay in the domain.
     let args = |ours: &str| {
         let args = "<q:arg value='-x'/><q:arg value='geheim'/>";
         let env = "<q:env name='K' value='geheim'/>";
@@ -154,7 +154,7 @@ fn nothing_is_made_twice() {
         ["<audio id='1' type='none'/> is not as it was made, and stays"]
     );
     assert_eq!(back(SPICE, &after, &after).text, SPICE);
-    // Somebody has undone it already.
+    // Somebody has undone the change already.
     let undone = back(SPICE, &after, SPICE);
     assert_eq!(
         (undone.text.as_str(), undone.put_back, undone.passed_over),

@@ -1,4 +1,4 @@
-//! Reads `-device`, and knows which of QEMU's drivers make screens.
+//! Reads `-device`, and tells which of QEMU's drivers make screens.
 
 use std::collections::BTreeMap;
 
@@ -9,9 +9,9 @@ use crate::device::id::DeviceId;
 /// A `-device`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Device {
-    /// `driver`
+    /// The property `driver`.
     pub driver: String,
-    /// `id`
+    /// The property `id`.
     pub id: Option<String>,
     /// True for JSON syntax: QEMU makes these devices after all others.
     pub json: bool,
@@ -20,7 +20,7 @@ pub struct Device {
 }
 
 impl Device {
-    /// Reads the value of `-device`; `None` if it looks like JSON and is not.
+    /// Reads the value of `-device`; `None` if it begins like JSON but is not a JSON object.
     pub fn read(text: &str) -> Option<Self> {
         let json = text.starts_with('{');
         let pairs = if json {
@@ -59,8 +59,8 @@ impl Device {
         matches!(self.driver.as_str(), "vfio-pci" | "vfio-pci-nohotplug")
     }
 
-    /// Returns the host's device that a vfio device stands for, from `sysfsdev` or `host`; `None`
-    /// if the device names none.
+    /// Returns the host's device behind a vfio device, from `sysfsdev` or `host`; `None` if neither
+    /// names one.
     pub(crate) fn vfio_id(&self) -> Option<DeviceId> {
         let property = |name: &str| self.properties.get(name);
         let text = match (property("sysfsdev"), property("host")) {
@@ -80,8 +80,8 @@ impl Device {
         self.is_vfio() && value.is_some_and(|value| value != "off")
     }
 
-    /// Returns true if QEMU chooses a slot of its first PCI bus for the device, before libvirt's
-    /// devices are there.
+    /// Returns true if QEMU chooses a slot of its first PCI bus for the device, before it makes
+    /// libvirt's devices.
     pub(super) fn finds_a_slot(&self) -> bool {
         let driver = self.driver.as_str();
         let is_pci = driver.ends_with("-pci")
@@ -93,20 +93,20 @@ impl Device {
         is_pci && is_first && !self.json && !self.properties.contains_key("addr")
     }
 
-    /// Returns true if QEMU itself makes exactly one screen for the device, on a bus that is always
-    /// there.
+    /// Returns true if QEMU itself makes exactly one screen for the device, on a bus that every
+    /// machine has.
     pub(super) fn is_one_card(&self) -> bool {
         let property = |name: &str| self.properties.get(name).map(String::as_str);
         is_emulated(&self.driver)
-            // A library has to do with it.
+            // The rutabaga library draws for it.
             && !self.driver.contains("rutabaga")
             && matches!(property("bus"), None | Some("pci.0" | "pcie.0"))
             && matches!(property("max_outputs"), None | Some("1"))
     }
 }
 
-/// Drivers of PCI devices whose names don't show that, aliases included (`qemu-system-x86_64
-/// -device help` of 11.1.3). Without bridges and screens.
+/// The drivers of PCI devices whose names don't say so, aliases included (`qemu-system-x86_64
+/// -device help` of 11.1.3). Bridges and screens are left out.
 const ON_PCI: [&str; 64] = [
     "AC97",
     "ES1370",
@@ -174,7 +174,7 @@ const ON_PCI: [&str; 64] = [
     "vmxnet3",
 ];
 
-/// The beginnings of the names of those of QEMU's devices that make a screen by themselves.
+/// The prefixes of the drivers with which QEMU makes a screen by itself.
 const EMULATED: [&str; 12] = [
     "VGA",
     "secondary-vga",
@@ -190,17 +190,17 @@ const EMULATED: [&str; 12] = [
     "vmware-svga",
 ];
 
-/// The devices whose screens need something outside of QEMU: a device of the host's, or a process
-/// that draws.
+/// The prefixes of the drivers whose screens need something outside of QEMU: a device of the
+/// host's, or a process that draws.
 const SERVED: [&str; 3] = ["vfio-pci", "vhost-user-gpu", "vhost-user-vga"];
 
-/// Returns whether a device of QEMU's, by the name of its driver, makes a screen without anything
-/// outside of QEMU.
+/// Returns whether QEMU's driver of this name makes a screen without anything outside of
+/// QEMU.
 pub(crate) fn is_emulated(driver: &str) -> bool {
     EMULATED.iter().any(|screen| driver.starts_with(screen))
 }
 
-/// Returns whether a device of QEMU's, by the name of its driver, makes a screen.
+/// Returns whether QEMU's driver of this name makes a screen.
 pub(crate) fn is_screen(driver: &str) -> bool {
     is_emulated(driver) || SERVED.iter().any(|screen| driver.starts_with(screen))
 }

@@ -30,7 +30,7 @@ pub(crate) fn pairs(text: &str, implied: &str) -> Vec<(String, String)> {
     found
 }
 
-/// Returns the value up to the first single comma, and the text behind that comma.
+/// Returns the value up to the first single comma, and the text after that comma.
 fn option_value(text: &str) -> (String, &str) {
     let mut value = String::new();
     let mut rest = text;
@@ -49,7 +49,7 @@ fn option_value(text: &str) -> (String, &str) {
     (value, "")
 }
 
-/// Returns the members of a JSON object, as texts; `None` if the text is no JSON object.
+/// Returns the members of a JSON object, as texts; `None` if the text is not a JSON object.
 pub(super) fn json_pairs(text: &str) -> Option<Vec<(String, String)>> {
     let serde_json::Value::Object(object) = serde_json::from_str(text).ok()? else {
         return None;

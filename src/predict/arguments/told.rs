@@ -2,8 +2,8 @@
 
 use super::syntax::is_on;
 
-/// QEMU's options that are shown by name, here without their dash. Any other word may be no option
-/// but a secret.
+/// The names of QEMU's options that may be shown, without their dash. Any other word may be a
+/// secret.
 pub(crate) const OPTIONS: [&str; 48] = [
     "M",
     "S",
@@ -74,7 +74,7 @@ pub(crate) fn told(value: &str) -> &str {
     if is_telling(value) { value } else { "…" }
 }
 
-/// Returns the argument of a `-set`, with its value as it may be shown ([`told`]). Empty if the
+/// Returns the argument of a `-set`, with its value as [`told`] returns it. Empty if the
 /// argument has no `=`.
 pub(crate) fn told_setting(setting: &str) -> String {
     let name_and_value = setting.split_once('=');
@@ -109,7 +109,7 @@ fn line_without_values(line: &str) -> String {
     let mut json = serde_json::Deserializer::from_str(value).into_iter::<serde_json::Value>();
     let length = match json.next() {
         Some(Ok(_)) if value.starts_with('{') => Some(json.byte_offset()),
-        // QEMU's words behind these have a colon in them, and their values none with a blank.
+        // QEMU's messages about these options contain ": ", and the values of the options don't.
         _ if ["-device", "-display", "-vga", "-vnc"].contains(&option) => value.find(": "),
         _ => value.rfind(": "),
     };

@@ -1,4 +1,4 @@
-//! Has libvirt's checks of the emulated video cards.
+//! libvirt's checks of the emulated video cards.
 
 use super::rule::{OfCard, World, if_so};
 use crate::domain::Switch;
@@ -8,7 +8,7 @@ fn is_virtio(card: &Card) -> bool {
     card.model.as_deref() == Some("virtio")
 }
 
-/// Returns the model of a card if it is none of `models`; `None` if it is one, or if libvirt
+/// Returns the model of a card if it is not one of `models`; `None` if it is, or if libvirt
 /// chooses the model.
 fn other_than<'c>(card: &'c Card, models: &[&str]) -> Option<&'c str> {
     let model = card.model.as_deref()?;
@@ -67,7 +67,7 @@ pub(super) const VIDEO: [OfCard; 25] = [
         other_than(card, &["vga", "bochs", "virtio"]).map(str::to_owned)
     })
     .since(&[11, 7]),
-    // No QEMU has any of these.
+    // No QEMU has any of these models.
     OfCard::define(
         "domain configuration does not support video model '{}'",
         |_, card| {
@@ -118,8 +118,8 @@ pub(super) const VIDEO: [OfCard; 25] = [
             if_so(has_rule && (1..1024).contains(&card.settings.memory.vram))
         },
     ),
-    // 12.8 does not have these words. 12.5, which brought the frontends below, probably dropped
-    // them.
+    // 12.8 does not have this message. 12.5, which brought the frontends below, probably dropped
+    // it.
     OfCard::define(
         "3d acceleration is supported only with 'virtio' video device",
         |_, card| {

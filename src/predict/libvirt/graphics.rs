@@ -1,4 +1,4 @@
-//! Has libvirt's checks of the graphics, and of the audio that goes with them.
+//! libvirt's checks of the graphics, and of the audio that belongs to them.
 
 use super::rule::{Check, OfGraphics, World, if_so};
 use crate::domain::{GraphicsType, SpiceMode};
@@ -6,7 +6,7 @@ use crate::predict::abilities::{DBUS_DAEMON_DIED, RenderNodes};
 use crate::predict::screens::{Frontend, Screens};
 
 /// Returns the type of these graphics if it is one of `kinds` and one of their `<listen>` elements
-/// is of the type `what`.
+/// has the type `what`; else `None`.
 fn listen_of(frontend: &Frontend, kinds: &[GraphicsType], what: &str) -> Option<String> {
     let listens = &frontend.settings.listens;
     let has_one = listens.iter().any(|(kind, _)| kind == what);
@@ -25,8 +25,8 @@ const RDP_WITHOUT_A_BUS: Check<Frontend> =
     |world, frontend| if_so(frontend.kind == GraphicsType::Rdp && !world.has_bus);
 
 /// The checks of each graphics (src/conf/domain_validate.c, `virDomainGraphicsDefValidate`;
-/// src/qemu/qemu_validate.c, `qemuValidateDomainDeviceDefGraphics`). libvirt 12.8 has the words of
-/// the last three in qemu_validate.c; it is not known since when.
+/// src/qemu/qemu_validate.c, `qemuValidateDomainDeviceDefGraphics`). libvirt 12.8 makes the last
+/// three checks in qemu_validate.c; it is not known since when.
 pub(super) const GRAPHICS: [OfGraphics; 16] = [
     OfGraphics::define(
         "'network' attribute is required for listen type 'network'",
@@ -56,7 +56,7 @@ pub(super) const GRAPHICS: [OfGraphics; 16] = [
     )
     .repairable(),
     // For dbus, egl-headless and sdl, libvirt knows only whether QEMU was built with them
-    // (`virQEMUCapsFillDomainDeviceGraphicsCaps`). So QEMU reports if their module is not
+    // (`virQEMUCapsFillDomainDeviceGraphicsCaps`). So it is QEMU that reports a module that is not
     // installed.
     OfGraphics::define(
         "{} graphics are not supported with this QEMU",
@@ -64,7 +64,7 @@ pub(super) const GRAPHICS: [OfGraphics; 16] = [
             let kind = frontend.kind;
             let is_asked = match kind {
                 GraphicsType::Vnc | GraphicsType::Spice => true,
-                // It is there if libvirt finds qemu-rdp (src/qemu/qemu_rdp.c, `qemuRdpAvailable`).
+                // libvirt has rdp if it finds qemu-rdp (src/qemu/qemu_rdp.c, `qemuRdpAvailable`).
                 GraphicsType::Rdp if world.libvirt.rdp => true,
                 GraphicsType::Rdp => return Some(kind.to_string()),
                 _ => false,
@@ -164,10 +164,10 @@ pub(super) const START: [OfGraphics; 3] = [
     .repairable(),
 ];
 
-/// The message with which libvirt refuses a domain for which its helper for AppArmor makes no
-/// profile; the message goes on with the profile's name. The helper gives up if an SDL display is
-/// the domain's only graphics, and has no `xauth`, or an `xauth` in a directory that the helper
-/// keeps from guests (src/security/virt-aa-helper.c, `get_files`, `valid_path`).
+/// libvirt's message for a domain for which its AppArmor helper makes no profile; the profile's
+/// name follows. The helper gives up if an SDL display is the domain's only graphics, and has no
+/// `xauth`, or an `xauth` in a directory that the helper keeps from guests
+/// (src/security/virt-aa-helper.c, `get_files`, `valid_path`).
 pub(crate) const NO_APPARMOR_PROFILE: &str = "cannot load AppArmor profile";
 
 pub(super) const PROFILE: [OfGraphics; 1] =
@@ -182,7 +182,7 @@ pub(super) const PROFILE: [OfGraphics; 1] =
     })
     .repairable()];
 
-/// The beginnings of paths that the helper keeps from guests.
+/// The prefixes of the paths that the helper keeps from guests.
 const RESTRICTED: [&str; 16] = [
     "/bin/",
     "/etc/",
@@ -213,7 +213,7 @@ pub(super) const RENDER_NODE: [OfGraphics; 1] = [OfGraphics::start("{}", |world,
 })
 .repairable()];
 
-/// The checks of each graphics once QEMU's process exists and has not begun
+/// The checks of each graphics once QEMU's process exists and before QEMU runs in it
 /// (src/qemu/qemu_cgroup.c, `qemuSetupGraphicsCgroup`).
 pub(super) const CGROUP: [OfGraphics; 1] = [OfGraphics::arguments(
     "Path '{}' is not accessible: No such file or directory",
@@ -224,17 +224,17 @@ pub(super) const CGROUP: [OfGraphics; 1] = [OfGraphics::arguments(
     },
 )];
 
-/// libvirt's message if it has to find a TLS port and qemu.conf has no TLS.
+/// libvirt's message if it is to choose a TLS port for spice, but qemu.conf has TLS switched off.
 pub const NO_TLS_PORT: &str =
     "Auto allocation of spice TLS port requested but spice TLS is disabled in qemu.conf";
 
-/// Returns true for a message that libvirt has only at a real start, and not at a dry run.
+/// Returns whether libvirt reports this message only at a real start, never at a dry run.
 pub(crate) fn is_of_real_starts(message: &str) -> bool {
     let is_cgroups = message.starts_with("Path '") && message.contains("' is not accessible");
     is_cgroups || [NO_TLS_PORT, NO_APPARMOR_PROFILE, DBUS_DAEMON_DIED].contains(&message)
 }
 
-/// The checks of each graphics once all are set up (`qemuProcessSPICEAllocatePorts`).
+/// The checks of each graphics once all graphics are set up (`qemuProcessSPICEAllocatePorts`).
 pub(super) const PORTS: [OfGraphics; 1] = [OfGraphics::start(NO_TLS_PORT, |world, frontend| {
     let settings = &frontend.settings;
     let modes = std::iter::once(&settings.default_mode).chain(&settings.channels);
@@ -244,7 +244,7 @@ pub(super) const PORTS: [OfGraphics; 1] = [OfGraphics::start(NO_TLS_PORT, |world
     if_so(is_spice && wants && !world.tls)
 })];
 
-/// The checks of each graphics when libvirt starts its daemon (src/qemu/qemu_dbus.c,
+/// The checks of each graphics when libvirt starts a dbus-daemon (src/qemu/qemu_dbus.c,
 /// `qemuDBusStart`).
 pub(super) const DAEMON: [OfGraphics; 1] =
     [OfGraphics::arguments(DBUS_DAEMON_DIED, |world, frontend| {
@@ -278,7 +278,7 @@ fn is_twice(world: &World<'_>, frontend: &Frontend) -> Option<String> {
     )
 }
 
-/// The checks of each graphics when libvirt builds its arguments
+/// The checks of each graphics when libvirt builds QEMU's arguments
 /// (`qemuBuildGraphicsVNCCommandLine`, `qemuBuildGraphicsSPICECommandLine`).
 pub(super) const ARGUMENTS: [OfGraphics; 6] = [
     OfGraphics::arguments("vnc port must be in range [5900,65535]", |_, frontend| {
@@ -320,12 +320,12 @@ pub(super) const ARGUMENTS: [OfGraphics; 6] = [
     ),
 ];
 
-/// libvirt's message for a device that needs an `<audio>` where there is none.
+/// libvirt's message for a device that needs an `<audio>` in a domain that has none.
 pub(super) const NO_AUDIO: &str = "unable to find audio backend for sound device";
 
 /// Returns whether a domain has no `<audio>`, and libvirt adds none (src/qemu/qemu_postparse.c,
 /// `qemuDomainDefAddDefaultAudioBackend`). libvirt adds one for spice and for VNC, but not if SDL
-/// comes after these, because SDL has the host's own audio.
+/// follows these, because SDL has the host's own audio.
 pub(super) fn lacks_audio(screens: &Screens) -> bool {
     let with_audio = |f: &Frontend| match f.kind {
         GraphicsType::Spice | GraphicsType::Vnc => Some(true),
@@ -336,8 +336,8 @@ pub(super) fn lacks_audio(screens: &Screens) -> bool {
     screens.audio.is_empty() && !screens.frontends.is_empty() && has_one != Some(true)
 }
 
-/// Returns whether spice has no connection for channels of a mode. With autoport, libvirt has made
-/// each connection for which the XML asks.
+/// Returns whether spice has no connection for channels of a mode. With autoport, libvirt makes
+/// each connection that the XML asks for.
 fn lacks(frontend: &Frontend, mode: SpiceMode) -> bool {
     if frontend.kind != GraphicsType::Spice {
         return false;

@@ -1,4 +1,4 @@
-//! A check of libvirt's as a value, with the domain and the host that it is made for.
+//! One of libvirt's checks as a value, with the domain and the host to which it is applied.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ pub(super) struct World<'w> {
     pub(super) screens: &'w Screens,
     /// The number of the domain's graphics of each type.
     pub(super) kinds: BTreeMap<GraphicsType, usize>,
-    /// True if the domain's first dbus display is on a bus. libvirt does not look at the others
+    /// True if the domain's first dbus display is on a bus. libvirt ignores the other dbus displays
     /// (`virDomainDefHasDBus`).
     pub(super) has_bus: bool,
     /// True if the domain has no `<audio>`, and libvirt adds none.
@@ -26,24 +26,24 @@ pub(super) struct World<'w> {
     pub(super) tls: bool,
 }
 
-/// A check of libvirt's for a thing: a hostdev, a card, a graphics or the whole domain.
+/// One of libvirt's checks of a thing: a hostdev, a card, a graphics or the whole domain.
 pub(super) struct Rule<T> {
     stage: Stage,
-    /// The first version with the check; empty: every version.
+    /// The first version with the check; empty if every version has it.
     since: &'static [u32],
-    /// The first version without it; empty: none.
+    /// The first version without the check; empty if no version has dropped it.
     until: &'static [u32],
-    /// True if every version refuses this, and some in other words or at another stage.
+    /// True if every version refuses this, though some with another message or at another stage.
     always: bool,
-    /// libvirt's words; `{}` stands for the text that `broken` returns.
+    /// libvirt's message, with `{}` in the place of the text that `broken` returns.
     words: &'static str,
     /// True if a plan may change the thing that breaks the rule.
     repair: bool,
-    /// Returns the text for `{}` if the rule is broken.
+    /// Returns the text for `{}` if the rule is broken, and `None` if it is not.
     broken: Check<T>,
 }
 
-/// A function that returns the text for `{}` if the rule is broken.
+/// A function that returns the text for `{}` if the rule is broken, and `None` if it is not.
 pub(super) type Check<T> = fn(&World<'_>, &T) -> Option<String>;
 
 pub(super) type OfHostdev = Rule<Vgpu>;
@@ -88,7 +88,7 @@ impl<T> Rule<T> {
         self
     }
 
-    /// Says that the other versions refuse the same, by another rule.
+    /// Marks a rule that other versions have in another form, so that every version refuses.
     pub(super) const fn always(mut self) -> Self {
         self.always = true;
         self
@@ -116,20 +116,20 @@ impl<T> Rule<T> {
     }
 }
 
-/// A rule that is broken.
+/// The result of a broken rule.
 pub(super) struct Broken {
     pub(super) refusal: Refusal,
     pub(super) repair: bool,
 }
 
-/// Returns the empty text for a broken rule whose words have no `{}`.
+/// Returns an empty text if a rule without `{}` is broken, and `None` if it is not.
 pub(super) fn if_so(is_broken: bool) -> Option<String> {
     is_broken.then(String::new)
 }
 
 impl<'w> World<'w> {
-    /// Makes a world. Finds out once what several rules need: a rule that went through all graphics
-    /// for each of them would take a second for some thousands.
+    /// Makes a world. Works out once what several rules need: if the rules went through all
+    /// graphics for each graphics, some thousands of graphics would take a second.
     pub(super) fn new(
         screens: &'w Screens,
         abilities: &'w Abilities,
@@ -153,7 +153,7 @@ impl<'w> World<'w> {
         }
     }
 
-    /// Returns whether this libvirt has a check with these limits of versions. An unknown version
+    /// Returns whether this libvirt has a check with these version limits. An unknown version
     /// counts as the newest or the oldest, as in [`Libvirt::possible`].
     pub(super) fn has(&self, since: &[u32], until: &[u32]) -> bool {
         match &self.abilities.libvirt {

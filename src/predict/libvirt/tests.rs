@@ -29,8 +29,8 @@ fn card(model: &str) -> String {
     format!("{VNC}<video><model {model}/></video>")
 }
 
-/// Definitions that are no cases in tests/fixup, with the words of libvirt 11.3 and 12.8. The words
-/// were seen there, unless docs/qemu-and-libvirt.md says otherwise.
+/// Definitions that are not cases in tests/fixup, with the messages of libvirt 11.3 and 12.8. The
+/// messages were seen there, unless docs/qemu-and-libvirt.md says otherwise.
 #[test]
 fn in_libvirts_words() {
     use Stage::{Arguments, Define, Start};

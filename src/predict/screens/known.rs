@@ -1,4 +1,4 @@
-//! The facts that are known of a device of the domain.
+//! The facts that are known about a device of the domain.
 
 use crate::device::evidence::{Finding, resolve};
 use crate::device::facts::Reason;
@@ -8,9 +8,9 @@ use crate::device::facts::Reason;
 pub struct Known {
     /// The facts and their evidence.
     pub finding: Finding,
-    /// The render node of the GPU behind the device, by path if it has one.
+    /// The path of the render node of the GPU behind the device; `None` if none is known.
     pub render_node: Option<String>,
-    /// The device's presence on the host; `None` if nobody looked.
+    /// The device's presence on the host; `None` if nobody has looked.
     pub here: Option<Here>,
 }
 
@@ -18,16 +18,16 @@ pub struct Known {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Here {
     /// The host does not have the device. A mediated device that is only defined counts as absent,
-    /// because libvirt starts none.
+    /// because libvirt does not start it.
     Absent,
     /// The host has the device.
     Present {
-        /// The driver that is bound to the device.
+        /// The driver that is bound to the device, if there is one.
         driver: Option<String>,
-        /// The vendor of a PCI device.
+        /// The PCI vendor ID of a PCI device.
         vendor: Option<u16>,
         /// The part of a graphics card that the device is; `None` for any other device, and if
-        /// nobody looked.
+        /// nobody has looked.
         gpu: Option<GpuPart>,
     },
 }
@@ -42,11 +42,11 @@ pub enum GpuPart {
 }
 
 impl GpuPart {
-    /// The PCI base class of display controllers (include/linux/pci_ids.h, `PCI_BASE_CLASS_DISPLAY`).
+    /// The PCI class of display controllers (include/linux/pci_ids.h, `PCI_BASE_CLASS_DISPLAY`).
     const DISPLAY: u32 = 0x03;
 
-    /// Returns the part from the PCI class in 24 bits, and from whether the device is a virtual
-    /// function; `None` if the device is no part of a graphics card.
+    /// Returns the part that a PCI device of this 24-bit class is; `None` if it is not part of a
+    /// graphics card. `is_function` is true for a virtual function.
     pub fn of(class: u32, is_function: bool) -> Option<Self> {
         (class >> 16 == Self::DISPLAY).then_some(if is_function {
             GpuPart::Function
@@ -57,7 +57,7 @@ impl GpuPart {
 }
 
 impl Known {
-    /// Makes the knowledge about a device that this host does not have or has not looked at.
+    /// Makes the knowledge about a device about which nothing is known, with the reason.
     pub fn nothing(reason: Reason) -> Self {
         Known {
             finding: resolve(Vec::new(), reason),
@@ -66,7 +66,7 @@ impl Known {
         }
     }
 
-    /// Returns the driver that is bound to the device; `None` if there is none, or nobody looked.
+    /// Returns the driver that is bound to the device; `None` if there is none or it is not known.
     pub fn driver(&self) -> Option<&str> {
         match &self.here {
             Some(Here::Present { driver, .. }) => driver.as_deref(),
@@ -74,8 +74,8 @@ impl Known {
         }
     }
 
-    /// Returns the part of a graphics card that the device is; `None` if it is none, or nobody
-    /// looked.
+    /// Returns the part of a graphics card that the device is; `None` if it is no such part or that
+    /// is not known.
     pub(crate) fn gpu(&self) -> Option<GpuPart> {
         match self.here {
             Some(Here::Present { gpu, .. }) => gpu,
@@ -83,7 +83,7 @@ impl Known {
         }
     }
 
-    /// Returns whether the display was measured on the device itself.
+    /// Returns whether the display is known and was measured.
     pub fn is_measured(&self) -> bool {
         let evidence = self.finding.evidence.as_ref();
         self.finding.facts.display.is_answer()

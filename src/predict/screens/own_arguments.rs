@@ -62,11 +62,11 @@ impl Screens {
             let hostdev = &domain.hostdevs[vgpu.place];
             let takes = all.iter().any(|libvirt| libvirt.takes_display(vgpu.id));
             vgpu.globals = globals(vgpu.driver(takes));
-            // Options have no types.
+            // Properties in option syntax have no types.
             if json == Some(false) {
                 vgpu.mistyped.clear();
             }
-            // libvirt always passes it for a mediated device.
+            // libvirt always passes on the display of a mediated device.
             let is_said = match vgpu.id {
                 DeviceId::Mdev(_) => true,
                 DeviceId::Pci(_) => takes && hostdev.display.is_some(),
@@ -78,7 +78,7 @@ impl Screens {
                 vgpu.globals.pass_over("ramfb");
             }
             if let Some(value) = vgpu.said("display").map(str::to_owned) {
-                // With auto, QEMU shows what there is, and starts if there is nothing.
+                // With auto, QEMU shows the display if there is one, and starts if there is none.
                 let auto = value == "auto" && vgpu.found() != [Found::Nothing];
                 vgpu.display = auto || vgpu.switch("display") == Some(true);
             }
@@ -101,7 +101,7 @@ impl Screens {
         };
         let slot = first + *taken;
         *taken += 1;
-        // The first that is not free counts, and a bus has no more slots: this stays linear.
+        // Only the first slot that is not free counts, and a bus has few slots: this stays linear.
         if self.slot_taken.is_some() || slot > LAST_SLOT {
             return true;
         }
@@ -110,9 +110,9 @@ impl Screens {
             let address = device.children().find(|child| child.name() == "address");
             address.is_some_and(|address| is_at(address, slot))
         });
-        // libvirt gives the first free slot to the first of its devices without an address.
+        // libvirt gives the first free slot to the first of its devices that has no address.
         if is_taken || slot == first && !has_addresses(domain) {
-            // It goes on: for whom, and that the user's device has it.
+            // The message continues with the device that needs the slot and the one that has it.
             self.slot_taken
                 .get_or_insert_with(|| format!("PCI: slot {slot} function 0 not available"));
         }
@@ -128,7 +128,7 @@ impl Screens {
             return;
         }
         let alias = |vgpu: &Vgpu| domain.hostdevs[vgpu.place].alias.as_str();
-        // Of several the first.
+        // If an alias occurs several times, the first device counts.
         let places = self.vgpus.iter().enumerate().rev();
         let places: HashMap<&str, usize> = places.map(|(at, vgpu)| (alias(vgpu), at)).collect();
         for setting in settings {
@@ -148,20 +148,20 @@ impl Screens {
         }
     }
 
-    /// Returns whether gtk has a screen to try: one of the domain's environment, or the X server of
-    /// an SDL display, which libvirt puts into that environment (src/qemu/qemu_command.c,
-    /// `qemuBuildGraphicsSDLCommandLine`).
+    /// Returns whether gtk has an X or Wayland display to try: one in the domain's environment, or
+    /// the X server of an SDL display, which libvirt puts into that environment
+    /// (src/qemu/qemu_command.c, `qemuBuildGraphicsSDLCommandLine`).
     pub(crate) fn gtk_may_open(&self) -> bool {
         let names_a_server = |frontend: &Frontend| frontend.settings.x_display.is_some();
         self.has_a_screen || self.frontends.iter().any(names_a_server)
     }
 
-    /// Notes as unread the arguments whose effect depends on facts that this module does not look
-    /// at.
+    /// Records as unread the arguments whose effect depends on facts that this module does not
+    /// know.
     fn doubt_what_depends_on_more(&mut self) {
         if let Some(display) = self.arguments.display.clone() {
             match display.kind {
-                // It depends on whether QEMU may open that screen.
+                // The outcome depends on whether QEMU may open the display.
                 Local::Gtk if self.gtk_may_open() => self.doubt("-display gtk"),
                 Local::Sdl => self.doubt("-display sdl"),
                 Local::EglHeadless if self.has_render_node().is_none() => {
@@ -197,8 +197,8 @@ impl Screens {
         }
     }
 
-    /// Returns a function that returns whether the guest's `/dev` lacks the node of a vfio device
-    /// in the user's own arguments; `None` if that is not known.
+    /// Returns a function that tells whether the guest's `/dev` lacks the vfio node of a device in
+    /// the user's own arguments; `None` if that is not known.
     pub(crate) fn lacks_its_node(&self) -> impl Fn(&Device) -> Option<bool> + use<> {
         let hostdevs: HashSet<DeviceId> = self.vgpus.iter().map(|vgpu| vgpu.id).collect();
         let is_pci = |id: DeviceId| matches!(id, DeviceId::Pci(_));
@@ -209,7 +209,7 @@ impl Screens {
             let id = device.vfio_id();
             // Functions of a card may share a group, and with it a node.
             let may_share = id.is_none_or(is_pci) && has_pci;
-            // One that is a hostdev, too, has its node, and what becomes of it twice is not known.
+            // If it is also a hostdev, its node exists; what QEMU does with it twice is not known.
             let is_twice = id.is_some_and(|id| hostdevs.contains(&id));
             (has_own_dev && !with_iommufd && !may_share && !is_twice).then_some(true)
         }
@@ -220,7 +220,7 @@ impl Screens {
     }
 }
 
-/// Returns whether an address is that of a slot on the first bus.
+/// Returns whether an address is the given slot on the first PCI bus.
 fn is_at(address: Element<'_, '_>, slot: u32) -> bool {
     let number = |name: &str| match address.attribute(name) {
         None => Some(0),
@@ -233,7 +233,7 @@ fn is_at(address: Element<'_, '_>, slot: u32) -> bool {
 }
 
 /// Returns whether libvirt has given the domain's PCI devices their addresses, as it does when it
-/// defines a domain. libvirt adds a memballoon if the domain has none.
+/// defines a domain. libvirt then also adds a memballoon if the domain has none.
 fn has_addresses(domain: &Domain<'_, '_>) -> bool {
     let devices = || domain.devices.into_iter().flat_map(Element::children);
     let is_none = |device: Element<'_, '_>| {

@@ -32,7 +32,7 @@ pub struct Vgpu {
     pub id: DeviceId,
     /// The attribute `model` of a mediated device; `vfio-pci` for a PCI device.
     pub model: String,
-    /// True if QEMU can have a display for the device: `vfio-pci`.
+    /// True if QEMU can have a display for the device, that is for the model `vfio-pci`.
     pub is_pci: bool,
     /// The settings that libvirt's checks and its handling of the device depend on.
     pub settings: HostdevSettings,
@@ -47,7 +47,7 @@ pub struct Vgpu {
     pub ramfb: bool,
     /// True if the attribute says `ramfb='on'`.
     pub ramfb_asked: bool,
-    /// The properties that `qemu:override` gives in a type that QEMU does not take, with QEMU's
+    /// The properties that `qemu:override` gives in a type that QEMU does not accept, with QEMU's
     /// message.
     pub mistyped: BTreeMap<String, String>,
     /// The properties that `qemu:override` sets.
@@ -56,10 +56,10 @@ pub struct Vgpu {
     pub set: BTreeMap<String, String>,
     /// The properties that `-global` arguments set. Everything else overrules them.
     pub globals: Globals,
-    /// The knowledge about the device, in the state in which QEMU will find it.
+    /// The facts that are known about the device, in the state in which QEMU will find it.
     pub known: Known,
-    /// The vendor's driver from which libvirt takes the device because of managed='yes'. The vGPU
-    /// that the driver made of the device is then lost.
+    /// The vendor's driver from which libvirt takes the device because of managed='yes', so that
+    /// the vGPU is lost; `None` if no vGPU is lost.
     pub lost: Option<String>,
     /// True if libvirt binds the device to vfio-pci before QEMU runs.
     pub rebound: bool,
@@ -75,11 +75,11 @@ impl Vgpu {
     /// Returns whether libvirt binds the device to vfio-pci (or to the device's variant of
     /// vfio-pci) before QEMU runs.
     ///
-    /// libvirt does so with managed='yes' if the device has no driver, or a driver of the host's
-    /// that is not the one that `<driver model=…>` names (libvirt src/util/virpci.c,
+    /// libvirt does so with managed='yes' if the device has no driver, or a host driver other than
+    /// the one that `<driver model=…>` names (libvirt src/util/virpci.c,
     /// `virPCIDeviceDetach`, `virPCIDeviceFindBestVFIOVariant`). NVIDIA's own driver loses its
     /// virtual functions, too: libvirt looks for variants in the kernel's modules.alias, which does
-    /// not have NVIDIA's. The file may have another vendor's.
+    /// not list NVIDIA's driver. It may list another vendor's.
     fn is_rebound(&self) -> bool {
         let Some(Here::Present { driver, .. }) = &self.known.here else {
             return false;
@@ -110,9 +110,9 @@ impl Vgpu {
 
     /// Returns whether the device has an OpRegion; `None` if that is not known.
     ///
-    /// Rules and kernel attributes don't say whether it is missing. But a device without a display
-    /// has no OpRegion, unless it is a passed-through GPU of Intel's. Only Intel's devices have one
-    /// (vfio's vfio_pci_igd.c).
+    /// Rules and kernel attributes don't say whether the OpRegion is missing. But a device without
+    /// a display has none, unless it is a passed-through GPU of Intel's. Only Intel's devices have
+    /// one (vfio's vfio_pci_igd.c).
     pub(crate) fn has_opregion(&self) -> Option<bool> {
         let facts = &self.known.finding.facts;
         let vendor = match self.known.here {
@@ -160,7 +160,8 @@ impl Vgpu {
         self.ramfb_asked = on;
     }
 
-    /// Returns the value of a property that QEMU gets from `-set`, `qemu:override` or `-global`.
+    /// Returns the value that `-set`, `qemu:override` or `-global`, in this order, gives to a
+    /// property; `None` if none of them does.
     #[must_use]
     pub fn said(&self, property: &str) -> Option<&str> {
         let value = self.set.get(property);
@@ -170,9 +171,9 @@ impl Vgpu {
             .map(String::as_str)
     }
 
-    /// Returns QEMU's type of the device. The attribute makes libvirt choose `vfio-pci-nohotplug`,
-    /// which has ramfb (libvirt src/qemu/qemu_command.c, `qemuBuildHostdevMdevModelTypeString`).
-    /// `takes_ramfb` is true if libvirt passes the attribute on.
+    /// Returns QEMU's driver for the device. The attribute `ramfb`, if libvirt passes it on
+    /// (`takes_ramfb`), makes libvirt choose `vfio-pci-nohotplug`, which has ramfb (libvirt
+    /// src/qemu/qemu_command.c, `qemuBuildHostdevMdevModelTypeString`).
     pub fn driver(&self, takes_ramfb: bool) -> &str {
         let said = self
             .set
@@ -191,13 +192,13 @@ impl Vgpu {
         self.said("ramfb").is_some() || self.ramfb_asked && takes_ramfb
     }
 
-    /// Returns whether QEMU gets a value for ramfb although the device's driver has none. Such a
-    /// driver is for devices that may be plugged in while the guest runs.
+    /// Returns whether QEMU gets a value for ramfb although the device's driver, the one for
+    /// hot-pluggable devices, has no ramfb.
     pub(crate) fn lacks_ramfb(&self, takes_ramfb: bool) -> bool {
         self.driver(takes_ramfb) == "vfio-pci" && self.says_ramfb(takes_ramfb)
     }
 
-    /// Returns a property as a switch, from its value in [`said`](Self::said).
+    /// Returns whether [`said`](Self::said) switches a property on; `None` if it has no value.
     pub(crate) fn switch(&self, property: &str) -> Option<bool> {
         Some(matches!(self.said(property)?, "on" | "true" | "yes"))
     }
@@ -216,12 +217,12 @@ pub(super) fn vgpus(
         own.push(property);
     }
     for (place, hostdev) in domain.hostdevs.iter().enumerate() {
-        // libvirt refuses an alias that two have. Here the first has the properties.
+        // libvirt refuses an alias that two hostdevs have. Here the first gets the properties.
         let own = overridden.remove(hostdev.alias.as_str());
         let own = || own.iter().flatten().filter(|_| is_overridden);
         let properties: BTreeMap<String, String> = own()
-            // A removed property has QEMU's default. For these two that is known. Without the
-            // attribute there is no ramfb to remove.
+            // A removed property has QEMU's default, which is off for display and ramfb. Without
+            // the attribute, there is no ramfb to remove.
             .filter(|p| match p.name.as_str() {
                 "display" => true,
                 "ramfb" => p.kind != "remove" || hostdev.ramfb == Some(Switch::On),
@@ -252,7 +253,7 @@ pub(super) fn vgpus(
             lost: None,
             rebound: false,
         };
-        // Of several, libvirt lets the last stand.
+        // If a property occurs several times, the last one counts, as for libvirt.
         for property in own() {
             let value = property.value.as_deref().unwrap_or_default();
             match mistake(&property.name, &property.kind, value) {

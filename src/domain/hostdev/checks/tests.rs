@@ -1,7 +1,7 @@
 use crate::domain::tests::with;
 
-/// The rows of tests/vm/hostdevs.tsv: devices, libvirt 11.3's words, and 9.0's if they are others.
-/// `tests/vm/test messages` asks these versions. Checks that are not of the single hostdev stand in
+/// The rows of tests/vm/hostdevs.tsv: devices, libvirt 11.3's message, and 9.0's if it is another.
+/// `tests/vm/test messages` asks these versions. Checks that concern more than one hostdev are in
 /// the tables of `predict::libvirt`.
 #[test]
 fn hostdevs_that_libvirt_refuses() {
