@@ -15,7 +15,7 @@ pub struct Pci {
     pub vendor: u16,
     /// The device id.
     pub device: u16,
-    /// The class in 24 bits.
+    /// The class code, 24 bits; 0 if it can't be read.
     pub class: u32,
     /// For a virtual function: its physical function.
     pub physfn: Option<PciAddress>,
@@ -39,7 +39,7 @@ impl Reader<'_> {
         let by_name = driver.is_some_and(|d| d.ends_with("vfio-pci") || d.ends_with("vfio_pci"));
         if !by_name && !has("vfio-dev") && !has("nvidia/current_vgpu_type") {
             if !exists(&link) {
-                // This adds the warning.
+                // This adds a warning if it is a link that leads nowhere.
                 self.resolve(&link);
             }
             return None;
