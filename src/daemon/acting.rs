@@ -26,8 +26,8 @@ use crate::plan::fixup::Fixed;
 use crate::plan::{Change, Level, Note, words};
 use crate::predict::About;
 
-/// The number of times in a row that gfxplane at once looks again at a domain whose definition
-/// somebody else changed meanwhile.
+/// The number of times in a row that a definition is read again at once, because somebody else
+/// changed it while gfxplane fixed it.
 pub(super) const AT_ONCE: u32 = 5;
 
 /// The number of times that [`SOON`] is doubled for a domain about which libvirt can't answer.

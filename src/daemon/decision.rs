@@ -24,7 +24,7 @@ use crate::xml::Document;
 /// they do not want it.
 pub(crate) const ROUNDS: u32 = 2;
 
-/// The number of different plans for one domain that are remembered.
+/// The greatest number of different plans that are remembered for one domain.
 const MOST_PLANS: usize = 16;
 
 /// The daemon's memory of a domain, which lasts as long as the daemon runs. It contains no

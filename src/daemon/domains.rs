@@ -64,8 +64,8 @@ pub(super) struct Unsure {
 }
 
 impl Unsure {
-    /// Returns whether the change was made, judging by the present definition: whether it is nearer
-    /// to the wanted one than to the one before.
+    /// Returns whether the change was made: whether the present definition is nearer to the wanted
+    /// one than to the one before.
     pub(super) fn is_done(&self, definition: &str) -> bool {
         distance(definition, &self.wanted) < distance(definition, &self.before)
     }
@@ -96,7 +96,7 @@ impl Watched {
         self.seen.replace(now).is_some_and(|before| before != now)
     }
 
-    /// Returns whether the domain may be started after a veto: it may once for each definition.
+    /// Returns whether the domain may be started after a veto: once for each definition.
     pub(super) fn may_retry(&mut self) -> bool {
         let is_another = self.retried != self.seen;
         self.retried = self.seen;

@@ -79,14 +79,14 @@ pub enum Verdict {
     Warn(String),
     /// The hook stops the start. The user sees the reason and the command.
     Veto {
-        /// The reason.
+        /// The reason for the veto.
         why: String,
         /// The command that fixes the domain.
         fix: String,
     },
     /// The hook prints another XML for libvirt to use, and writes a line to the journal.
     Rewrite {
-        /// The whole XML.
+        /// The whole new XML.
         text: String,
         /// The line about the changes.
         line: String,
@@ -287,7 +287,7 @@ fn cautious(screens: &Screens) -> Screens {
 /// there is none, or if the domain has its own arguments for QEMU. Of the host's `abilities`, only
 /// libvirt's version counts, because that libvirt reads the XML.
 fn certain(screens: &Screens, abilities: &Abilities) -> Option<Refusal> {
-    // What the user's own arguments do is not known well enough to veto a start.
+    // The effect of the user's own arguments is not known well enough to veto a start.
     if screens.arguments != Arguments::default() {
         return None;
     }

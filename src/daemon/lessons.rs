@@ -62,7 +62,7 @@ pub(crate) struct Logged<'d> {
 /// The display of one device, learned from a log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Learned {
-    /// The device.
+    /// The device whose display was learned.
     pub device: DeviceId,
     #[serde(flatten)]
     display: Display,

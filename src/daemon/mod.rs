@@ -75,7 +75,7 @@ enum Event {
     Files(Seen),
     /// The outcome of waiting until libvirt has listed its devices, with the number of that wait.
     Listed(u64, Listed),
-    /// The connection has ended that was opened in the wait with this number.
+    /// The connection that was opened in the wait with this number has ended.
     DevicesLost(u64),
     /// The process of the daemon that had the devices has ended.
     Ended,
@@ -545,7 +545,7 @@ impl<'c> Daemon<'c> {
     fn devices_of(&mut self, uuid: Uuid) {
         let unknown = match self.domains.known(uuid) {
             Some(_) => self.domains.devices(uuid),
-            // The domain was transient, so any device that was in use may have been its.
+            // The domain was transient, so it may have had any device that was in use.
             None => probing::in_use(&self.context.root),
         };
         let unknown: Vec<DeviceId> = unknown

@@ -578,7 +578,7 @@ fn where_only_graphics_are_replaced_nobody_loses_anything() {
     let conflict = [Meanwhile::Defines(theirs.clone())];
     let parts = ["theirs", "<gl enable='yes'"];
     at_the_same_moment(&doomed(), conflict, &[What::Fixed], &parts, Some(&theirs));
-    // Unless somebody else has changed the same graphics.
+    // There is a conflict only if somebody else has changed the same graphics.
     let conflict = [Meanwhile::Defines(doomed().replace("geheim", "neu"))];
     let parts = ["passwd='neu'", "<gl enable='yes'"];
     let expected = [What::Kept, What::Fixed];
@@ -623,7 +623,7 @@ fn a_domain_that_is_being_changed_is_waited_for() {
     host.has(&["<gl enable='yes'"]);
 }
 
-/// Starts a process that stands for libvirt's daemon with this file, until it is killed.
+/// Starts a process that counts as libvirt's daemon with this file, until it is killed.
 fn lives(host: &Host, file: &str) -> Process {
     let process = Command::new("sleep").arg("600").spawn().unwrap();
     let pid = process.id().to_string();
@@ -1037,8 +1037,8 @@ fn lines_are_said_once() {
     assert!(watched.note("n", "two", Vec::new()));
 }
 
-/// Whether libvirt is killed before or after it has written the definition: in the end the domain
-/// is fixed, this is told once, and it can be undone.
+/// In the end the domain is fixed, this is told once and can be undone, whether libvirt is killed
+/// before or after it has written the definition.
 #[test]
 fn libvirt_that_ends_while_it_defines() {
     for (doomed, is_written) in [

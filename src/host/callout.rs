@@ -39,7 +39,7 @@ pub(crate) fn is_ours(name: &str) -> bool {
     [STATIC, OF_DAEMON].contains(&name)
 }
 
-/// Makes a link to the helper, and its directory. Replaces any other file of this name.
+/// Makes the link of this name to the helper, and its directory. Replaces any other file there.
 ///
 /// # Errors
 /// Any error of the file system.
@@ -53,7 +53,7 @@ pub fn make(root: &Root, name: &str) -> io::Result<()> {
     std::os::unix::fs::symlink(HELPER, path)
 }
 
-/// Removes a link.
+/// Removes the link of this name.
 ///
 /// # Errors
 /// Any error of the file system. It is no error if there is no link.

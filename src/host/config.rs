@@ -14,9 +14,9 @@ use crate::domain::policy::{self, Policy, Wishes};
 pub enum ProbePolicy {
     /// Devices that a rule declares safe to open.
     Known,
-    /// Also devices that no rule knows.
+    /// Devices that a rule declares safe to open, and devices that no rule knows.
     All,
-    /// No devices.
+    /// gfxplane opens no device without being told to.
     Never,
 }
 
@@ -37,7 +37,7 @@ pub enum HookMode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RetryStart {
-    /// No domains.
+    /// The daemon starts no domains.
     Never,
     /// Domains that libvirt starts by itself.
     Autostart,

@@ -15,21 +15,21 @@ use crate::plan::{Action, Change, words};
 pub struct Entry {
     /// The format's version, [`FORMAT`].
     pub format: u32,
-    /// The time, in seconds since 1970.
+    /// The time of the event, in seconds since 1970.
     pub time: u64,
     /// The domain's name.
     pub domain: String,
     /// The domain's UUID, if it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uuid: Option<Uuid>,
-    /// The event.
+    /// The event in the domain's life.
     pub what: What,
     /// The part of gfxplane that acted.
     pub by: By,
     /// The changes to the domain's definition.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<Said>,
-    /// The reason, or the result.
+    /// The reason for the event, or its result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
@@ -37,7 +37,7 @@ pub struct Entry {
 /// One change in words.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Said {
-    /// The change.
+    /// The change, in words.
     pub change: String,
     /// The reason for the change.
     #[serde(default, skip_serializing_if = "Option::is_none")]

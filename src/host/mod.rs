@@ -136,7 +136,7 @@ impl fmt::Display for Warning {
     }
 }
 
-/// The way in which a path was looked at, if a link is at its end.
+/// The treatment of a link at the end of a path that was looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Last {
     /// The link was not followed. Only the link itself was wanted.

@@ -54,7 +54,7 @@ pub(crate) fn records_directory(root: &Root) -> io::Result<PathBuf> {
     directory(root, "records", 0o755)
 }
 
-/// Returns the directory of QEMU's statements, like [`records_directory`].
+/// Returns the directory of the records of QEMU's statements, like [`records_directory`].
 ///
 /// # Errors
 /// The errors of [`records_directory`].
@@ -135,9 +135,9 @@ pub fn write_record(root: &Root, record: &Record, parent: Option<&str>) -> io::R
     })
 }
 
-/// Publishes the facts that a probe found, as the device's tree below `/run/gfxplane`. If the
-/// display is among them, also keeps the record as that of the device's type, and publishes the
-/// type's tree if the `parent` is known.
+/// Publishes the facts that a probe found, as the device's tree below `/run/gfxplane`. If the probe
+/// got an answer, also keeps the record as that of the device's type, and publishes the type's tree
+/// if the `parent` is known.
 fn publish_record(root: &Root, record: &Record, parent: Option<&str>) -> io::Result<()> {
     let device = record.device.to_string();
     publish(root, &["devices"], &device, &record.facts, Method::Probe)?;

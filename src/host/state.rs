@@ -59,7 +59,7 @@ pub struct State {
 /// One change of a domain, which can be undone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Round {
-    /// The time, in seconds since 1970.
+    /// The time of the change, in seconds since 1970.
     pub time: u64,
     /// The values to put back to undo the change.
     pub changes: Vec<Inverse>,
@@ -94,7 +94,7 @@ pub enum NotRemembered {
     Io {
         /// The path of the file or directory.
         path: PathBuf,
-        /// The error.
+        /// The file system's error.
         error: io::Error,
     },
 }
@@ -110,7 +110,7 @@ pub(crate) struct Made<'m> {
     pub before: &'m str,
     /// The definition after the change, as libvirt prints it now.
     pub after: &'m str,
-    /// The planned changes.
+    /// The changes, as they were planned.
     pub changes: &'m [Change],
 }
 

@@ -57,9 +57,9 @@ pub struct Host {
 /// A device that vfio can hand to a guest.
 #[derive(Debug, Clone)]
 pub struct Device {
-    /// The UUID or PCI address.
+    /// The device's UUID or PCI address.
     pub id: DeviceId,
-    /// The directory, as the host names it: `/sys/devices/…`.
+    /// The device's directory, as the host names it: `/sys/devices/…`.
     pub path: PathBuf,
     /// For an mdev: the sysfs name of its parent.
     pub parent: Option<String>,
@@ -72,7 +72,7 @@ pub struct Device {
     pub driver: Option<String>,
     /// The version of the driver's module or, without one, its srcversion.
     pub driver_version: Option<String>,
-    /// The number of the IOMMU group; each mdev has one of its own.
+    /// The number of the device's IOMMU group; each mdev has a group of its own.
     pub iommu_group: Option<u32>,
     /// The name of the device's node in `/dev/vfio/devices` (kernel 6.6 and later with
     /// VFIO_DEVICE_CDEV).

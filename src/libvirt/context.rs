@@ -20,7 +20,7 @@ pub struct Context {
     pub connect: Option<String>,
     /// True to suppress warnings.
     pub quiet: bool,
-    /// The way to libvirt.
+    /// The connection to libvirt.
     pub libvirt: Arc<dyn Libvirt>,
 }
 

@@ -1,8 +1,8 @@
 //! Checks that the devices of a domain exist and are free, and keeps them free.
 //!
-//! This opens no device. libvirt is asked who has a device. If somebody has it of whom libvirt does
+//! The check opens no device, but asks libvirt who has one. If somebody has it of whom libvirt does
 //! not know, QEMU finds out at the group (`/dev/vfio/N`, EBUSY) or when it binds the device
-//! (iommufd). Both come before the driver's own open, so that user of the device does not notice.
+//! (iommufd). Both come before the driver's own open, so the holder does not notice.
 //!
 //! **Locks.** While a probe of ours has the device open, this code waits for the probe's lock,
 //! `lock/ID`. It does not keep that lock during the trial: the start of every domain waits for the

@@ -35,8 +35,8 @@ impl Logs {
         }
     }
 
-    /// Removes the logs and the profile of this domain. If the user lacks the right, a later run of
-    /// another user removes them.
+    /// Removes the logs and the profile of this domain. If the user lacks the right, a later run
+    /// that has the right removes them.
     pub(crate) fn remove(&self, name: &str) {
         self.remove_those(|domain| domain == name);
     }

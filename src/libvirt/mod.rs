@@ -58,7 +58,7 @@ pub enum Start {
 /// devices.
 #[derive(Clone, Copy)]
 pub struct Term<'t> {
-    /// The deadline.
+    /// The start's deadline.
     pub limit: Instant,
     /// Returns whether somebody else now needs the devices, so that the start must be given up.
     pub gives_way: &'t dyn Fn() -> bool,
@@ -96,7 +96,7 @@ impl Term<'_> {
 pub enum New<'n> {
     /// This XML, which libvirt first checks against its schema. The check takes time.
     Checked(&'n str),
-    /// This XML, without that check.
+    /// This XML, without a check against libvirt's schema.
     Whole(&'n str),
     /// The old XML with this `<graphics>` in place of the first of its type. libvirt replaces only
     /// that element, so changes that somebody else makes to other elements at the same moment stay.
@@ -124,7 +124,7 @@ pub enum Event {
     Domain {
         /// The domain's UUID.
         uuid: String,
-        /// The event.
+        /// The event in the domain's life.
         what: Happened,
     },
     /// The connection has ended.

@@ -69,7 +69,7 @@ impl<'c> HostSurroundings<'c> {
         }
     }
 
-    /// Returns the context.
+    /// Returns the context of the command or the daemon.
     pub(crate) fn context(&self) -> &'c Context {
         self.context
     }

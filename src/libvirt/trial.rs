@@ -32,16 +32,16 @@ use crate::xml::Document;
 /// The time between two checks whether another run's trial has ended.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// The source of the answer.
+/// The source of the answer whether a domain starts.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "by", rename_all = "kebab-case")]
 pub(crate) enum Source {
     /// A domain of the same shape was measured with exactly these versions of QEMU and libvirt; the
     /// measurements are built into gfxplane.
     Measured {
-        /// QEMU's version.
+        /// The measured version of QEMU.
         qemu: Version,
-        /// libvirt's version.
+        /// The measured version of libvirt.
         libvirt: Version,
     },
     /// A small copy of a domain with the same shape was tried on this host earlier, with the same

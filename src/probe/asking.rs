@@ -21,7 +21,7 @@ use crate::publish::inventory::{Sources, rule_for};
 pub struct Request<'a> {
     /// The way to start the process that opens devices.
     pub prober: &'a Prober,
-    /// Whether somebody named the device.
+    /// The occasion of the probe.
     pub asked: Asked,
     /// True to open the device even if a record has the answer.
     pub fresh: bool,

@@ -1,7 +1,7 @@
 //! Opens a device by its own node, `/dev/vfio/devices/vfioN`, and binds it to an iommufd.
 //!
 //! The order and the errors follow Linux drivers/vfio/device_cdev.c, vfio_main.c and iommufd.c. The
-//! The node can always be opened. Until it is bound, every other ioctl returns EINVAL, so a device
+//! node can always be opened. Until it is bound, every other ioctl returns EINVAL, so a device
 //! whose bind fails is asked nothing. The bind runs the driver's own open. It needs no address
 //! space (IOAS), which is for DMA.
 
@@ -101,8 +101,8 @@ fn bound(bind: impl Fn() -> nix::Result<()>, is_held: impl Fn() -> bool) -> Resu
 }
 
 /// Returns whether somebody has the device open: if so, its group can't be opened (group.c,
-/// `vfio_group_fops_open`, `cdev_device_open_cnt`). A kernel without groups does not show this.
-/// Then returns `true`, which is what vfio itself means by EINVAL.
+/// `vfio_group_fops_open`, `cdev_device_open_cnt`). A kernel without groups does not show this:
+/// there this returns `true`, which is what vfio itself means by EINVAL.
 fn is_held(root: &Root, id: DeviceId) -> bool {
     group_number(&root.device(id)).map_or(true, |number| {
         open(&root.join("dev/vfio").join(number)).is_err()
@@ -159,7 +159,7 @@ mod tests {
         let device = root.device(id);
         fs::create_dir_all(&device).unwrap();
         assert_eq!(attempt(), missing(Step::Find, Reason::NoDriver));
-        // A node whose name has no number leads elsewhere.
+        // A name without a number is not a node's, and could lead elsewhere.
         let nodes = format!("sys/bus/mdev/devices/{id}/vfio-dev");
         root.put(&format!("{nodes}/vfio../dev"), "511:7\n");
         assert_eq!(attempt(), missing(Step::Find, Reason::NoVfio));

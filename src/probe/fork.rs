@@ -21,7 +21,7 @@ pub(super) fn in_a_copy(run: impl FnOnce()) -> nix::Result<Option<Pid>> {
     match unsafe { fork() }? {
         ForkResult::Parent { child } => Ok(Some(child)),
         ForkResult::Child => {
-            // `_end` is dropped before this function returns, so it never returns in the copy.
+            // `_end` is dropped before this function returns, so the copy never returns from it.
             let _end = End;
             run();
             Ok(None)

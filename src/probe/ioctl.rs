@@ -185,8 +185,8 @@ pub(crate) fn device_get_irq_info(
     Ok(info)
 }
 
-/// Calls `VFIO_DEVICE_GET_PCI_HOT_RESET_INFO`. Returns the number of affected devices, which the
-/// kernel also writes when it returns ENOSPC to a struct without room for a list.
+/// Calls `VFIO_DEVICE_GET_PCI_HOT_RESET_INFO`. Returns the number of affected devices. The kernel
+/// writes it even if it returns ENOSPC, because the struct has no room for a list.
 pub(crate) fn device_get_pci_hot_reset_info(device: BorrowedFd<'_>) -> Result<u32> {
     let mut info = vfio::vfio_pci_hot_reset_info {
         argsz: size_of::<vfio::vfio_pci_hot_reset_info>() as u32,

@@ -68,7 +68,7 @@ pub struct Answer {
 /// A failed step, and what the failure means.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// The step.
+    /// The step that failed.
     pub step: Step,
     /// The errno with which the step failed.
     pub errno: Errno,
@@ -202,7 +202,7 @@ fn open(path: &Path) -> Result<File, Errno> {
     file.map_err(|error| errno_of(&error))
 }
 
-/// Whether and by whom a probe was asked for.
+/// The occasion of a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asked {
     /// The user named this device.
@@ -310,7 +310,7 @@ impl Manner {
     }
 }
 
-/// How the process that opens devices is started. It may hang in a driver, and is then left behind.
+/// The way to start the process that opens devices, which is left behind if it hangs in a driver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Prober {
     /// As this program (`gfxplane-probe`), with the arguments `--child ID PID [MANNER…]`.

@@ -53,7 +53,7 @@ pub(super) struct Told {
 /// Reads the files of an emulator.
 ///
 /// # Errors
-/// The program can't be read, or is no QEMU: it does not contain QEMU's version. A script is none.
+/// The program can't be read, or is no QEMU: it does not contain QEMU's version, like a script.
 pub(super) fn read(root: &Root, emulator: &Path) -> io::Result<Told> {
     let program = contents(&root.join(emulator))?;
     let Some(version) = version(&program) else {

@@ -138,8 +138,8 @@ fn is_free_until(lock: &Path, limit: Instant) -> io::Result<bool> {
     }
 }
 
-/// Waits until `limit` for any trial of the device by one of our processes to end: a QEMU that is
-/// started to test it. Returns `true` if no trial is left, and `false` if one is still running.
+/// Waits until none of our processes has a trial with the device under way, at most until `limit`.
+/// Returns `true` if no trial is left, and `false` if one is still running.
 ///
 /// # Errors
 /// The errors of [`wait_until_free`].

@@ -8,7 +8,7 @@ use crate::predict::screens::GpuPart;
 /// A graphics card: a PCI device of a display class that is no virtual function.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gpu {
-    /// The PCI device.
+    /// The card as a PCI device.
     pub pci: Pci,
     /// The driver that is bound to the card.
     pub driver: Option<String>,
@@ -21,7 +21,7 @@ pub struct Gpu {
 /// A virtual function of a graphics card.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Function {
-    /// The address.
+    /// The function's PCI address.
     pub address: PciAddress,
     /// The driver that is bound to the function.
     pub driver: Option<String>,
