@@ -1,4 +1,4 @@
-//! Reads one domain, decides about it, and defines it.
+//! Reads the definition of one domain, decides about it, and defines the result.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -26,16 +26,16 @@ use crate::plan::fixup::Fixed;
 use crate::plan::{Change, Level, Note, words};
 use crate::predict::About;
 
-/// The number of times in a row that a definition is read again at once, because it changed while
-/// gfxplane fixed it.
+/// The number of times in a row that a definition is read again at once, because somebody else
+/// changed it while gfxplane fixed it.
 pub(super) const AT_ONCE: u32 = 5;
 
-/// The longest wait for a domain about which libvirt can't answer: this many doublings.
+/// The number of times that [`SOON`] is doubled for a domain about which libvirt can't answer.
 const LONGEST: u32 = 8;
 
 impl Daemon<'_> {
-    /// Looks at the next domain. Returns whether there was one. With `in_line`, a start of a domain
-    /// is waited for.
+    /// Looks at the next domain. Returns `false` if there is none, or no connection to libvirt. If
+    /// the domain is started, waits for the outcome if `in_line` is true.
     pub(super) fn work_once(&mut self, in_line: bool) -> bool {
         let Some(libvirt) = self.libvirt.clone() else {
             return false;
@@ -82,7 +82,7 @@ impl Daemon<'_> {
     fn look(&mut self, libvirt: &dyn Libvirt, task: Task, in_line: bool) -> Result<(), Failure> {
         let uuid = task.uuid;
         let Some(definition) = libvirt.persistent(&uuid.to_string())? else {
-            // The report that it is undefined may be older than a definition that came since.
+            // The domain may have been defined again since the report that it was undefined.
             self.later.retain(|(_, of), _| *of != uuid);
             self.handled(uuid, false);
             let forgotten = self.domains.forget(uuid);
@@ -102,7 +102,7 @@ impl Daemon<'_> {
         }
         let domain = self.domains.watched(uuid);
         if !task.anyway && !domain.vetoed && domain.memory.has_made(&definition.xml) {
-            // The report of our own definition.
+            // This was the report of our own definition.
             return Ok(());
         }
         let mut warnings = Vec::new();
@@ -134,7 +134,7 @@ impl Daemon<'_> {
                     (false, false) => None,
                 };
                 self.say_of(uuid, why, what);
-                // Somebody else was faster to fix it.
+                // Somebody else has fixed the domain first.
                 if is_bad || !self.domains.watched(uuid).vetoed {
                     self.handled(uuid, false);
                 } else {
@@ -150,10 +150,10 @@ impl Daemon<'_> {
         Ok(())
     }
 
-    /// Ends the hook's request, because its domain was dealt with or never will be. Removes the
-    /// request's file last, so that the next daemon finds it if this one is ended before. If the
-    /// daemon is to start the domain (`starts`), the file goes before the start, which may leave a
-    /// new request.
+    /// Ends the hook's request, because its domain was handled or never will be. Removes the
+    /// request's file last, so that the next daemon finds it if this one is killed before. If the
+    /// daemon is about to start the domain (`starts`), the file is removed before the start, which
+    /// may leave a new request.
     pub(super) fn handled(&mut self, uuid: Uuid, starts: bool) {
         let Some(domain) = self.domains.known(uuid) else {
             return;
@@ -163,7 +163,7 @@ impl Daemon<'_> {
         }
         let root = &self.context.root;
         if let Err(error) = requests::forget_veto(root, uuid) {
-            // After a restart of ours, the request would be there again.
+            // After a restart of the daemon, the request would come again.
             let text = format!("{}: {error}", requests::directory(root).display());
             self.say(Priority::Warning, &text);
         }
@@ -179,7 +179,7 @@ impl Daemon<'_> {
         self.domains.watched(uuid).name.clone()
     }
 
-    /// Adds an entry to the log.
+    /// Adds an entry about a domain to the log.
     pub(super) fn log(&mut self, uuid: Uuid, what: What, reason: Option<&str>) {
         let name = self.domains.watched(uuid).name.clone();
         let mut entry = Entry::new(now(), what, By::Daemon, &name, Some(uuid));
@@ -188,8 +188,8 @@ impl Daemon<'_> {
         self.report(kept);
     }
 
-    /// Writes the lines, unless they are the last ones written about this domain. `what` is the
-    /// event under which they also go to the log.
+    /// Writes lines about a domain, unless they are the same as the last ones about it. With an
+    /// event `what`, the first line also goes to the log.
     pub(super) fn say_of(&mut self, uuid: Uuid, lines: Vec<Note>, what: Option<What>) {
         let domain = self.domains.watched(uuid);
         let name = domain.name.clone();
@@ -223,8 +223,8 @@ impl Daemon<'_> {
         let graphics = only_graphics(fixed);
         let new = match &graphics {
             Some(graphics) => New::Graphics(graphics),
-            // A check against the schema belongs to our tests. Here it would prolong the moment in
-            // which somebody else's definition is lost.
+            // Only our tests let libvirt check the definition against its schema. Here the check
+            // would prolong the moment in which somebody else's definition can be lost.
             None => New::Whole(&fixed.text),
         };
         let watched = self.versions.watch(&name);
@@ -247,7 +247,7 @@ impl Daemon<'_> {
                     return Ok(());
                 };
                 let name = moment.name;
-                // This comes at once: what somebody else does from now on is theirs.
+                // This comes first: any change from now on is somebody else's.
                 let after = libvirt.persistent(&before.uuid);
                 self.say(Priority::Info, &text);
                 self.domains.watched(uuid).memory.did(plan);
@@ -274,7 +274,7 @@ impl Daemon<'_> {
                 Ok(())
             }
             Err(error) => {
-                // libvirt may have ended before it did it, or before it said so.
+                // libvirt did not confirm the change, but may have made it before it ended.
                 self.domains.watched(uuid).unsure = Some(Unsure {
                     before: before.xml.clone(),
                     wanted: fixed.text.clone(),
@@ -296,7 +296,7 @@ impl Daemon<'_> {
         }
     }
 
-    /// Looks at the domain again, because somebody else has changed it before ours was there.
+    /// Looks at the domain again, because somebody else changed its definition before we did.
     fn changed_before(&mut self, uuid: Uuid) {
         let domain = self.domains.watched(uuid);
         domain.misses += 1;
@@ -318,8 +318,8 @@ impl Daemon<'_> {
         self.again(task, SOON);
     }
 
-    /// Remembers a change that libvirt has made but not confirmed. Only the wanted part can be
-    /// undone; what else is new may be somebody else's.
+    /// Remembers a change that libvirt has made without confirming it. Only the wanted changes can
+    /// be undone; any other difference may be somebody else's.
     fn was_done_after_all(&mut self, uuid: Uuid, definition: &Definition) {
         let domain = self.domains.watched(uuid);
         let done = domain.unsure.take();
@@ -346,10 +346,10 @@ impl Daemon<'_> {
         self.report(kept);
     }
 
-    /// Writes to the log what was changed, and keeps what undoing the change takes. `base`: the
-    /// definition that was changed. `ours`: the definition as libvirt has written our change, if
-    /// that was seen. `after`: the definition that is there now. If neither of the two is known,
-    /// the change can't be undone, and a warning says so.
+    /// Writes the changes to the log, and keeps what is needed to undo them. `base` is the
+    /// definition before them. `ours` is the definition with them as libvirt wrote it, if that was
+    /// seen. `after` is the present definition. Without `ours` and `after`, the changes can't be
+    /// undone, and a warning says so.
     fn keep(
         &mut self,
         uuid: Uuid,
@@ -368,7 +368,7 @@ impl Daemon<'_> {
                 domain.memory.is_ours(&after.xml);
                 Some(after.xml)
             }
-            // It has gone again, or nobody knows.
+            // The domain is undefined again, or libvirt does not answer.
             (_, Some(ours)) => Some(ours),
             (Ok(None), None) => None,
             (Err(error), None) => {
@@ -396,9 +396,9 @@ impl Daemon<'_> {
         self.report(kept);
     }
 
-    /// Starts a domain that the hook has vetoed, if the settings ask for that and this definition
-    /// was not started yet. With `in_line`, waits for the outcome; otherwise a thread of its own
-    /// does.
+    /// Starts a domain that the hook has vetoed, if the settings ask for it and the daemon has not
+    /// started this definition yet. Waits for the outcome if `in_line` is true; otherwise another
+    /// thread waits.
     fn start(
         &mut self,
         libvirt: &dyn Libvirt,
@@ -436,7 +436,7 @@ impl Daemon<'_> {
                 self.started(uuid, start());
             } else {
                 let sink = self.sink.clone();
-                // A start takes time, and other domains don't wait for it.
+                // A start takes time, and other domains must not wait for it.
                 thread::spawn(move || {
                     let _ = sink.send(Event::Started(uuid, start()));
                 });

@@ -1,5 +1,5 @@
-//! Makes and removes mdevctl's link to the helper. The link is there while libvirt knows its
-//! devices, and not while libvirt looks for them ([`crate::host::callout`]).
+//! Makes and removes mdevctl's link to the helper. The link exists while libvirt runs, but only
+//! after libvirt has listed its devices ([`crate::host::callout`]).
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,27 +13,27 @@ use crate::host::config::CalloutLink;
 use crate::libvirt::Failure;
 use crate::libvirt::Libvirt;
 
-/// The URI of libvirt's daemon that has the node devices, where each driver has a daemon of its
-/// own, and the file with that daemon's process id.
+/// The URI of virtnodedevd, which has the node devices if each of libvirt's drivers has a daemon of
+/// its own, and the file with its process id.
 const NODE_DEVICES: &str = "nodedev:///system";
 pub(super) const NODE_DEVICE_DAEMON: &str = "virtnodedevd.pid";
 
-/// The file with the process id of the daemon that has all drivers.
+/// The file with the process id of libvirtd, which has all drivers.
 const ALL_DRIVERS: &str = "libvirtd.pid";
 
-/// The time between two looks whether a daemon has ended, and the greatest number of looks.
+/// The time between two checks whether a daemon has ended, and the greatest number of checks.
 const LOOKS: (Duration, u32) = (Duration::from_millis(20), 3000);
 
-/// The number of attempts to connect to a daemon whose process id is there: its socket may be a
-/// moment behind.
+/// The number of attempts to connect to a daemon whose process id is there: its socket may come a
+/// moment later.
 const TRIES: u32 = 4;
 
-/// The daemon of libvirt's that has the node devices.
+/// The libvirt daemon that has the node devices.
 #[derive(Debug, Default)]
 pub(super) struct NodeDevices {
-    /// The connection to a daemon that has only the node devices, for as long as it lives.
+    /// The open connection to virtnodedevd; `None` if libvirtd has the devices.
     own: Option<Arc<dyn Libvirt>>,
-    /// The number of waits so far. A report of an earlier wait no longer counts.
+    /// The number of the present wait. A report of an earlier wait no longer counts.
     pub(super) turn: u64,
     /// True if the daemon has listed its devices.
     pub(super) listed: bool,
@@ -41,12 +41,12 @@ pub(super) struct NodeDevices {
     process: Option<u32>,
 }
 
-/// The outcome of waiting until libvirt has listed its devices, with the connection if it is one of
-/// its own.
+/// The outcome of waiting until libvirt has listed its devices: the connection to virtnodedevd, or
+/// `None` if libvirtd has the devices.
 pub(super) type Listed = Result<Option<Arc<dyn Libvirt>>, Failure>;
 
 impl Daemon<'_> {
-    /// Has a thread wait until libvirt has listed its devices.
+    /// Starts a thread that waits until libvirt has listed its devices.
     pub(super) fn wait_for_devices(&mut self) {
         let Some(libvirt) = self.libvirt.clone().filter(|_| self.is_system()) else {
             return;
@@ -55,7 +55,7 @@ impl Daemon<'_> {
         let (turn, sink) = (self.devices.turn, self.sink.clone());
         if self.is_alive(ALL_DRIVERS) {
             thread::spawn(move || {
-                // libvirt answers once it is through.
+                // libvirt answers only after it has listed them.
                 let listed = libvirt.lists_nodedevs();
                 drop(libvirt);
                 let _ = sink.send(Event::Listed(turn, listed.map(|()| None)));
@@ -72,7 +72,7 @@ impl Daemon<'_> {
         }
     }
 
-    /// Handles the outcome of the `turn`th wait for libvirt's devices. Ignores an earlier one.
+    /// Handles the outcome of the wait with the number `turn`. Ignores an earlier wait.
     pub(super) fn devices_are_listed(&mut self, turn: u64, listed: Listed) {
         if turn != self.devices.turn {
             return;
@@ -96,8 +96,8 @@ impl Daemon<'_> {
     }
 
     /// Handles the end of the connection to the daemon that has the devices. Removes the link only
-    /// once the daemon's process has ended: without the link, a daemon that is ending would have
-    /// mdevctl list everything again first, and end later.
+    /// once the daemon's process has ended: without the link, a daemon that is ending would first
+    /// have mdevctl list everything again, and end later.
     pub(super) fn devices_are_lost(&mut self) {
         self.devices.turn += 1;
         self.devices.listed = false;
@@ -140,8 +140,8 @@ impl Daemon<'_> {
     }
 }
 
-/// Connects to the daemon of the node devices, and waits until it has listed them. Calls `lost`
-/// when the connection ends.
+/// Connects to virtnodedevd, and waits until it has listed its devices. Calls `lost` when the
+/// connection ends.
 fn connected(
     library: &dyn Libvirt,
     lost: &(impl Fn() + Clone + Send + Sync + 'static),

@@ -1,4 +1,4 @@
-//! Puts back what somebody else wrote into a domain's definition at the moment when we replaced it.
+//! Puts back a definition that somebody else wrote at the moment when we replaced it.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::libvirt::versions::{self, Replaced as Between, Version, Watched};
 use crate::libvirt::{Definition, Failure, Libvirt, New, Replaced};
 use crate::plan::fixup::Fixed;
 
-/// Returns a definition as libvirt would print it.
+/// Makes a definition from a text, as libvirt would print it.
 fn definition(uuid: Uuid, text: &str) -> Definition {
     Definition {
         uuid: uuid.to_string(),
@@ -22,7 +22,7 @@ fn definition(uuid: Uuid, text: &str) -> Definition {
     }
 }
 
-/// The moment at which we replaced a definition, for messages about it.
+/// A moment at which we replaced a definition, for messages about it.
 pub(super) struct Moment {
     pub(super) name: String,
     pub(super) uuid: Uuid,
@@ -31,12 +31,12 @@ pub(super) struct Moment {
 }
 
 impl Daemon<'_> {
-    /// Finds out what a definition of ours has replaced. Returns the definition to which our change
-    /// was made, and ours as libvirt has written it, if that was seen. Returns `None` if ours has
-    /// replaced somebody else's definition, or has brought back a domain that somebody else had
-    /// undefined; theirs was then put back. If nobody knows what was replaced, reports a possible
-    /// loss. `seen` are the versions that were there meanwhile; without them, nothing can be found
-    /// out.
+    /// Finds out which definition ours has replaced. Returns the definition that we changed, and
+    /// ours as libvirt wrote it, if that was seen. Returns `None` if ours has replaced somebody
+    /// else's definition, or has brought back a domain that somebody else had undefined; their
+    /// change is then restored. If nobody knows what was replaced, reports a possible loss. `seen`
+    /// are the versions of the definition that were seen meanwhile; without them, nothing can be
+    /// found out.
     pub(super) fn replaced(
         &mut self,
         libvirt: &dyn Libvirt,
@@ -51,7 +51,7 @@ impl Daemon<'_> {
         let (replaced, ours) = versions::replaced(&seen, &before.xml, &fixed.text);
         let base = match replaced {
             Between::Expected => before.xml.clone(),
-            // libvirt itself has put ours into theirs.
+            // libvirt itself has put our graphics into their definition.
             Between::Theirs(theirs)
                 if only_graphics(fixed).is_some()
                     && all_graphics(&theirs) == all_graphics(&before.xml) =>
@@ -74,8 +74,8 @@ impl Daemon<'_> {
         Ok(Some((base, ours)))
     }
 
-    /// Defines somebody else's definition once more, which a definition of ours has replaced. The
-    /// daemon then looks at it like at any other. `ours`: our definition as libvirt has written it.
+    /// Defines somebody else's definition again, which ours has replaced. The daemon then looks at
+    /// it like at any other. `ours` is our definition as libvirt wrote it, if that was seen.
     fn put_back(
         &mut self,
         libvirt: &dyn Libvirt,
@@ -87,7 +87,7 @@ impl Daemon<'_> {
         // The daemon looks at the domain again, whether this succeeds or fails.
         self.soon(uuid, true);
         for _ in 0..AT_ONCE {
-            // Every moment counts: whoever reads ours now, and changes it, has lost theirs, too.
+            // Every moment counts: anybody who changes our definition now loses their own, too.
             let Some(there) = ours.map(|ours| definition(uuid, &ours)) else {
                 break;
             };
@@ -128,8 +128,8 @@ impl Daemon<'_> {
         Ok(())
     }
 
-    /// Undefines a domain that somebody else had undefined, and that a definition of ours has
-    /// brought back. `ours`: that definition as libvirt has written it.
+    /// Undefines a domain that somebody else had undefined, and that our definition has brought
+    /// back. `ours` is that definition as libvirt wrote it, if that was seen.
     fn undefine_again(
         &mut self,
         libvirt: &dyn Libvirt,
@@ -145,7 +145,7 @@ impl Daemon<'_> {
         let undefined = libvirt.undefine(&there);
         let seen = watched.map(Watched::end).unwrap_or_default();
         match undefined {
-            // Somebody else has defined it since.
+            // Somebody else has changed the definition since.
             Ok(Replaced::Changed) => return Ok(()),
             Ok(Replaced::Done { .. }) if seen.len() <= 1 => {
                 let text = "somebody else undefined it at the same moment: it is undefined again";
@@ -164,8 +164,8 @@ impl Daemon<'_> {
         Ok(())
     }
 
-    /// Reports that somebody else's change could not be put back. `what`: the names of the changed
-    /// elements, if they are known.
+    /// Reports that somebody else's change may be lost. `what` names the changed elements; it is
+    /// empty if they are not known.
     fn may_be_lost(&mut self, moment: &Moment, what: &str) {
         let what = match what {
             "" => String::new(),

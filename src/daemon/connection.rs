@@ -9,35 +9,35 @@ use super::service::Priority;
 use super::{DAEMONS, Daemon, Event};
 use crate::host::read_whole;
 
-/// The first version that reports `attach-device --config` (in the form of
-/// `virConnectGetLibVersion`). Measured: 9.0 does not, 11.3 does.
+/// The first version that reports `attach-device --config`, as `virConnectGetLibVersion` writes it.
+/// Measured: 9.0 does not report it, 11.3 does.
 const REPORTS_ATTACHED: u32 = 10_000_000;
 
-/// The wait from libvirt's appearance until the first attempt to connect. It doubles after each
-/// failure.
+/// The wait from libvirt's appearance until the first attempt to connect. The wait doubles after
+/// each failure.
 const AT_FIRST: Duration = Duration::from_millis(50);
 
-/// The wait after a failure until libvirt is tried again; it doubles each time.
+/// The wait after a failed attempt to connect. It doubles each time, from SOONEST up to LATEST.
 pub(super) const SOONEST: Duration = Duration::from_millis(500);
 pub(super) const LATEST: Duration = Duration::from_secs(30);
 
 impl Daemon<'_> {
-    /// Returns whether one of libvirt's daemons runs that is not about to end, so that it can be
-    /// reached. Always true for another libvirt than this machine's system daemon. This is checked
-    /// first because systemd may listen in the daemon's place: an attempt to connect would start a
-    /// daemon that somebody has stopped on purpose.
+    /// Returns whether libvirt can be reached: one of its daemons runs and is not about to end.
+    /// Always true for another libvirt than this machine's system daemon. This is checked first
+    /// because systemd may listen for the daemon: an attempt to connect would start a daemon that
+    /// somebody has stopped on purpose.
     pub(super) fn is_there(&self) -> bool {
         let is_another = |pid: &u32| !self.ending.contains(pid);
         !self.is_system() || self.alive().iter().any(is_another)
     }
 
-    /// Returns the process ids of libvirt's daemons that run.
+    /// Returns the process ids of libvirt's running daemons.
     pub(super) fn alive(&self) -> BTreeSet<u32> {
         let pids = DAEMONS.1.iter().filter_map(|name| self.pid(name));
         pids.collect()
     }
 
-    /// Returns the process id in a file of libvirt's, if that process runs.
+    /// Returns the process id in one of libvirt's files, if that process runs.
     pub(super) fn pid(&self, file: &str) -> Option<u32> {
         let path = self.context.root.join(DAEMONS.0).join(file);
         let text = read_whole(&path, 64).ok()?;
@@ -51,7 +51,8 @@ impl Daemon<'_> {
         self.pid(file).is_some()
     }
 
-    /// Connects if there is a daemon to connect to, and then looks at everything.
+    /// Connects if libvirt can be reached, and then looks at all domains. Tries in any case if
+    /// `at_once` is true; only then is a failure an error. Otherwise the daemon tries again later.
     pub(super) fn connect(&mut self, at_once: bool) -> anyhow::Result<()> {
         if !at_once && !self.is_there() {
             self.retry = None;
@@ -115,7 +116,7 @@ impl Daemon<'_> {
 
     pub(super) fn daemon_came(&mut self) {
         if self.libvirt.is_none() && self.is_there() {
-            // Its socket may come a moment after its process id.
+            // The daemon's socket may come a moment after its process id.
             self.retry = Some((Instant::now() + AT_FIRST, AT_FIRST));
         }
     }

@@ -1,12 +1,13 @@
-//! Decides what the daemon does about a domain: the definition and what is remembered go in, a
-//! decision comes out.
+//! Decides what the daemon does about a domain. The decision follows from the definition and the
+//! daemon's memory.
 //!
-//! It makes the changes that `gfxplane fixup --define` would make, within these limits:
+//! The daemon makes the changes that `gfxplane fixup --define` would make, within these limits:
 //! * It acts only if the result was seen to start ([`crate::libvirt::trial`]).
-//! * It acts only if the result is not refused. No screen may become invisible, and no viewer may become able to end the guest.
+//! * It acts only if the result is not refused, no screen becomes invisible, and no viewer becomes
+//!   able to end the guest.
 //! * A definition from before the package counts as `display = "asked"`.
 //! * It touches the OpRegion only if the policy or the domain says that the guest is Windows.
-//! * It makes the same plan at most twice: somebody who puts the old definition back each time means it.
+//! * It makes the same plan at most twice, because an owner who undoes it twice does not want it.
 
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -19,34 +20,34 @@ use crate::plan::{Action, Fix, Level, Note, Plan, words};
 use crate::predict::{About, Danger, Head, Outcome};
 use crate::xml::Document;
 
-/// The number of times that the same plan is carried out. Whoever has undone it that often does not
-/// want it.
+/// The number of times that the same plan is carried out. If the owner has undone it that often,
+/// they do not want it.
 pub(crate) const ROUNDS: u32 = 2;
 
-/// The number of different plans for one domain that are remembered.
+/// The greatest number of different plans that are remembered for one domain.
 const MOST_PLANS: usize = 16;
 
-/// The daemon's memory of a domain, for as long as the daemon runs. It has no definition, because
-/// that contains passwords.
+/// The daemon's memory of a domain, which lasts as long as the daemon runs. It contains no
+/// definition, because definitions contain passwords.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Memory {
     /// The plans that were carried out, each with the number of times. Emptied once the domain
-    /// needs no change and its definition is not ours.
+    /// needs no change and the definition was not made by us.
     done: Vec<(Vec<Action>, u32)>,
-    /// A mark of the last definition of ours, as libvirt has written it.
+    /// The hash of our last definition, as libvirt wrote it.
     ours: Option<u64>,
-    /// A mark of the definition whose change libvirt refused.
+    /// The hash of the definition whose change libvirt refused.
     refused: Option<u64>,
 }
 
-/// Returns a mark that stands for a text.
+/// Returns a hash of a text, to recognise the text later without keeping it.
 pub(crate) fn mark(text: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     text.hash(&mut hasher);
     hasher.finish()
 }
 
-/// The standing of a domain: facts that are not in its definition.
+/// Facts about a domain that are not in its definition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Standing {
     /// True if the domain existed before the package and has not been changed since.
@@ -66,21 +67,21 @@ pub(crate) enum Decision {
         is_bad: bool,
         /// True if somebody keeps undoing our changes.
         gave_up: bool,
-        /// The reason, as lines.
+        /// The reason, as lines for the journal.
         why: Vec<Note>,
     },
-    /// The daemon defines the domain with this result.
+    /// The daemon defines this result.
     Act(Box<Fixed>),
 }
 
-/// Returns the host's policy for changes that nobody has asked for. A guest does not
-/// count as Windows unless the policy says so.
+/// Returns the policy for changes that nobody has asked for, made from the host's policy. A guest
+/// counts as Windows only if the policy says so.
 pub(crate) fn unasked(policy: &Policy, is_older: bool) -> Policy {
     let mut policy = policy.clone();
     if is_older {
         policy = policy.asked_only();
     }
-    // libosinfo's metadata are not enough to give a part of the host's graphics to the guest.
+    // libosinfo's metadata are not reason enough to give the guest a part of the host's graphics.
     policy.guest = policy.guest.or(Some(Guest::Other));
     policy
 }
@@ -109,7 +110,7 @@ impl Memory {
             why: left_alone(&fixed, &text),
         };
         if plan.is_empty() || fixed.text == definition {
-            // The domain is right, and not by us: nobody insists on anything any more.
+            // The domain is right without our help, so nobody insists on an old definition.
             if !is_bad && !self.has_made(definition) {
                 self.done.clear();
             }
@@ -177,17 +178,17 @@ impl Memory {
         }
     }
 
-    /// Returns whether no plan was carried out that would have to be remembered.
+    /// Returns whether there is no plan to remember.
     pub(crate) fn is_empty(&self) -> bool {
         self.done.is_empty()
     }
 
-    /// Notes a definition of ours, in the form that libvirt gave it.
+    /// Notes our last definition, as libvirt wrote it.
     pub(crate) fn is_ours(&mut self, definition: &str) {
         self.ours = Some(mark(definition));
     }
 
-    /// Returns whether a definition is the last one of ours.
+    /// Returns whether this is our last definition.
     pub(crate) fn has_made(&self, definition: &str) -> bool {
         self.ours == Some(mark(definition))
     }
@@ -197,15 +198,14 @@ impl Memory {
         self.refused = Some(mark(definition));
     }
 
-    /// Forgets that libvirt refused our change, because the libvirt that we have connected to now
-    /// may accept it.
+    /// Forgets that libvirt refused our change, because a newly connected libvirt may accept it.
     pub(crate) fn try_again(&mut self) {
         self.refused = None;
     }
 }
 
-/// Returns the `<graphics>` that a plan changes, if it changes nothing else: libvirt can replace
-/// that alone.
+/// Returns the `<graphics>` that a plan changes, if libvirt can replace it alone: the plan changes
+/// nothing else, and the domain has no other graphics of its type. Otherwise returns `None`.
 pub(crate) fn only_graphics(fixed: &Fixed) -> Option<String> {
     let mut changed = fixed
         .plan
@@ -229,15 +229,14 @@ pub(crate) fn only_graphics(fixed: &Fixed) -> Option<String> {
         .iter()
         .filter(|graphics| graphics.kind == Some(kind));
     let element = of_kind.next()?.element;
-    // libvirt takes the first of its type.
+    // libvirt replaces the first of the type.
     if of_kind.next().is_some() {
         return None;
     }
     Some(fixed.text[element.span()].to_owned())
 }
 
-/// Returns the graphics of a definition as its text has them. Empty if the definition can't be
-/// read.
+/// Returns the text of each `<graphics>` in a definition. Empty if the definition can't be read.
 pub(crate) fn all_graphics(definition: &str) -> Vec<String> {
     let Ok(document) = Document::parse(definition) else {
         return Vec::new();
@@ -249,7 +248,7 @@ pub(crate) fn all_graphics(definition: &str) -> Vec<String> {
         .collect()
 }
 
-/// Returns the lines for a domain whose plan is not carried out, with the reason `why`.
+/// Returns the lines about a domain whose plan is not carried out, for the reason `why`.
 pub(crate) fn left_alone(fixed: &Fixed, why: &str) -> Vec<Note> {
     let Some(plan) = &fixed.plan else {
         return Vec::new();
@@ -266,7 +265,7 @@ pub(crate) fn left_alone(fixed: &Fixed, why: &str) -> Vec<Note> {
     lines
 }
 
-/// Returns why a plan is not carried out unasked, though a user may want it.
+/// Returns the reason not to carry out a plan unasked, if any. A user may still want the plan.
 fn objection(plan: &Plan) -> Option<String> {
     if let Outcome::No(refusal) = &plan.after.outcome {
         return Some(format!(

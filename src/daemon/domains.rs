@@ -1,4 +1,4 @@
-//! The daemon's memory of the domains. One part lasts as long as the daemon runs, another is in
+//! The daemon's memory of the domains. One part lasts as long as the daemon runs, the other is in
 //! `/var/lib/gfxplane`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -21,41 +21,41 @@ pub(super) struct Watched {
     pub(super) name: String,
     pub(super) memory: Memory,
     devices: Vec<DeviceId>,
-    /// A mark of the domain's last definition, to recognize a report that brings nothing new.
+    /// The hash of the domain's last definition, to recognize a report that brings nothing new.
     seen: Option<u64>,
     /// True if the hook has vetoed the domain's start since the daemon last looked at the domain.
     pub(super) vetoed: bool,
-    /// The lines that were last written about the domain.
+    /// The last lines that were written about the domain.
     said: Vec<Note>,
-    /// The number of times in a row that the domain's definition had changed before ours was there.
+    /// The number of times in a row that somebody else changed the definition before we could.
     pub(super) misses: u32,
-    /// The number of times in a row that libvirt did not answer about the domain, and the last
-    /// message.
+    /// The number of times in a row that libvirt did not answer about the domain, and its last
+    /// error.
     pub(super) failures: u32,
     pub(super) failure: String,
-    /// A mark of the last definition that the daemon started after a veto. Each definition is
+    /// The hash of the last definition that the daemon started after a veto. Each definition is
     /// started once.
     retried: Option<u64>,
-    /// A mark of the definition that the domain should get but did not, and the reason: it was
-    /// refused in a trial, or can't be tried at all.
+    /// The hash of the planned definition that the domain did not get, and the reason: the
+    /// definition was refused in a trial, or can't be tried at all.
     pub(super) in_vain: Option<(u64, String)>,
-    /// True if the domain could not be tried because a device is in use.
+    /// True if the planned definition could not be tried because a device is in use.
     pub(super) waits: bool,
     /// A change that libvirt may have made, although it has not confirmed it.
     pub(super) unsure: Option<Unsure>,
-    /// The times of a change that somebody is making; `None` if the domain is quiet.
+    /// The times of changes that somebody is making; `None` if the domain is quiet.
     pub(super) loud: Option<Loud>,
 }
 
 /// The time of the first change since the daemon last looked at the domain, and the time at which
-/// the daemon looks at it if no other change comes before.
+/// the daemon looks at it unless there are more changes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Loud {
     pub(super) since: Instant,
     pub(super) until: Instant,
 }
 
-/// A change that was requested when libvirt ended.
+/// A change whose outcome is unknown, because libvirt ended before it confirmed the change.
 #[derive(Debug)]
 pub(super) struct Unsure {
     pub(super) before: String,
@@ -64,8 +64,8 @@ pub(super) struct Unsure {
 }
 
 impl Unsure {
-    /// Returns whether the change was made, as far as a definition shows: it is nearer to what we
-    /// wanted than to what was there before.
+    /// Returns whether the change was made: whether the present definition is nearer to the wanted
+    /// one than to the one before.
     pub(super) fn is_done(&self, definition: &str) -> bool {
         distance(definition, &self.wanted) < distance(definition, &self.before)
     }
@@ -75,20 +75,20 @@ impl Unsure {
 #[derive(Debug)]
 pub(super) struct Domains {
     pub(super) state: State,
-    /// The domains that existed before the package; `None` if nobody has looked yet.
+    /// The domains that existed before the package; `None` if no list of them was made yet.
     older: Option<BTreeSet<Uuid>>,
-    /// True if the list of these domains is written down.
+    /// True if this list is written to the disk.
     is_kept: bool,
-    /// True if the memory outlives us, which it does only for the system's libvirt.
+    /// True for the system's libvirt. Only then does the memory outlive the daemon.
     is_system: bool,
     all: BTreeMap<Uuid, Watched>,
     /// The plans that were carried out for domains that are undefined now: somebody who insists on
-    /// the old definition may do so by defining the domain anew.
+    /// the old definition may undefine the domain and define it anew.
     gone: VecDeque<(Uuid, Memory)>,
 }
 
 impl Watched {
-    /// Takes note of a definition. Returns whether it differs from the last one.
+    /// Takes note of a definition. Returns whether it differs from an earlier one.
     pub(super) fn note(&mut self, name: &str, definition: &str, devices: Vec<DeviceId>) -> bool {
         let now = mark(definition);
         name.clone_into(&mut self.name);
@@ -96,15 +96,14 @@ impl Watched {
         self.seen.replace(now).is_some_and(|before| before != now)
     }
 
-    /// Returns whether the domain may be started after a veto, that is if this definition was not
-    /// started yet.
+    /// Returns whether the domain may be started after a veto: once for each definition.
     pub(super) fn may_retry(&mut self) -> bool {
         let is_another = self.retried != self.seen;
         self.retried = self.seen;
         is_another
     }
 
-    /// Returns the lines, unless they were the last ones written.
+    /// Returns these lines, or nothing if they are the same as the last ones.
     pub(super) fn news(&mut self, lines: Vec<Note>) -> Vec<Note> {
         if self.said == lines {
             return Vec::new();
@@ -117,7 +116,7 @@ impl Watched {
 impl Domains {
     pub(super) fn new(root: &Root, is_system: bool, warnings: &mut Vec<Warning>) -> Self {
         let state = State::new(root);
-        // The first daemon starts when the package is installed; libvirt may not run then.
+        // The first daemon starts when the package is installed, and libvirt may not run then.
         let kept = is_system.then(|| state.older(warnings)).flatten();
         let is_kept = kept.is_some();
         let first = || is_system.then(|| written(root)).flatten();
@@ -131,8 +130,8 @@ impl Domains {
         }
     }
 
-    /// Takes note of the domains at the start of watching. Domains that nobody has looked at before
-    /// are older than the package. Domains that have gone meanwhile are dropped.
+    /// Takes note of the domains that exist when the daemon connects. They are the list of domains
+    /// older than the package, if none was made before. Forgets domains that have gone meanwhile.
     pub(super) fn starts_with(&mut self, all: &[Uuid]) -> Result<(), NotRemembered> {
         let there: BTreeSet<Uuid> = all.iter().copied().collect();
         let gone: Vec<Uuid> = self.all.keys().copied().collect();
@@ -173,8 +172,8 @@ impl Domains {
         written
     }
 
-    /// Notes that the domain is no longer older than the package, because somebody has given it
-    /// another definition.
+    /// Notes that the domain no longer counts as older than the package, because somebody has given
+    /// it another definition.
     pub(super) fn is_newer(&mut self, uuid: Uuid) -> Result<(), NotRemembered> {
         let mut older = self.older.clone().unwrap_or_default();
         older.remove(&uuid);
@@ -209,8 +208,8 @@ impl Domains {
         })
     }
 
-    /// Forgets a domain, except for the plans that were carried out. Returns whether anything was
-    /// remembered.
+    /// Forgets a domain, except for the plans that were carried out. Returns `false` if the domain
+    /// is not known.
     fn put_aside(&mut self, uuid: Uuid) -> bool {
         let Some(domain) = self.all.remove(&uuid) else {
             return false;
@@ -224,7 +223,7 @@ impl Domains {
         true
     }
 
-    /// Returns the memory of a domain, if there is any.
+    /// Returns the memory of a domain; `None` if the domain is not known.
     pub(super) fn known(&mut self, uuid: Uuid) -> Option<&mut Watched> {
         self.all.get_mut(&uuid)
     }
@@ -245,7 +244,7 @@ impl Domains {
             .collect()
     }
 
-    /// Returns the domains that could not be tried because a device is in use.
+    /// Returns the domains whose planned definition could not be tried because a device is in use.
     pub(super) fn waiting(&self) -> Vec<Uuid> {
         let waits = |(_, domain): &(&Uuid, &Watched)| domain.waits;
         self.all
@@ -260,7 +259,10 @@ impl Domains {
         found.map(|(uuid, _)| *uuid)
     }
 
-    /// Drops a domain that has no definition any more.
+    /// Forgets a domain whose definition is gone. Does nothing if the domain is not known.
+    ///
+    /// # Errors
+    /// The store on disk can't be written.
     pub(super) fn forget(&mut self, uuid: Uuid) -> Result<(), NotRemembered> {
         if !self.put_aside(uuid) {
             return Ok(());
@@ -271,7 +273,7 @@ impl Domains {
     }
 }
 
-/// Returns the domains whose definitions libvirt keeps in files; `None` if that can't be seen.
+/// Returns the domains that libvirt keeps in files; `None` if their directory can't be read.
 fn written(root: &Root) -> Option<BTreeSet<Uuid>> {
     let entries = std::fs::read_dir(root.join(super::DEFINITIONS)).ok()?;
     let paths = entries.flatten().map(|entry| entry.path());

@@ -1,5 +1,5 @@
 //! Watches the files from which the daemon learns of events: requests of the hook, records of
-//! probes, libvirt's daemons that come, and definitions that libvirt writes without a report.
+//! probes, process ids of libvirt's daemons, and definitions that libvirt writes without a report.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -10,10 +10,10 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 
-/// The kind of a file.
+/// The kind of a watched file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// A request of the hook's.
+    /// A request by the hook.
     Request,
     /// The record of a probe.
     Record,
@@ -28,7 +28,7 @@ pub(super) enum Kind {
 pub(super) enum Seen {
     /// A file of this name was written.
     File(Kind, String),
-    /// The directory has gone, or too much has happened to report all of it.
+    /// The directory has gone, or there were too many changes to report each.
     All(Kind),
 }
 
@@ -40,7 +40,7 @@ pub(super) struct Files {
 }
 
 impl Files {
-    /// Watches nothing yet. Changes go to `sink`, from a thread of its own.
+    /// Watches nothing yet. A thread of its own passes each change to `sink`.
     pub(super) fn new(sink: impl Fn(Seen) + Send + 'static) -> nix::Result<Self> {
         let files = Files {
             inotify: Arc::new(Inotify::init(InitFlags::IN_CLOEXEC)?),
@@ -51,7 +51,7 @@ impl Files {
         Ok(files)
     }
 
-    /// Watches a directory, once. If it does not exist, no changes are seen.
+    /// Watches a directory. Does nothing if it is already watched. Fails if it does not exist.
     pub(super) fn watch(&self, kind: Kind, directory: &Path) -> nix::Result<()> {
         let mut watched = self.watched.lock().expect("nothing panics with it");
         if watched.iter().any(|(_, _, path)| path == directory) {
@@ -61,7 +61,7 @@ impl Files {
         let flags = match kind {
             Kind::Request => written,
             Kind::Record | Kind::Definition => written | AddWatchFlags::IN_DELETE,
-            // libvirt keeps the file open, as it holds a lock on it (src/util/virpidfile.c).
+            // libvirt keeps this file open, because it holds a lock on it (src/util/virpidfile.c).
             Kind::Daemon => AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_MOVED_TO,
         };
         let flags = flags
@@ -73,7 +73,7 @@ impl Files {
         Ok(())
     }
 
-    /// Returns whether directories of a kind are watched.
+    /// Returns whether a directory of this kind is watched.
     pub(super) fn is_watched(&self, kind: Kind) -> bool {
         let watched = self.watched.lock().expect("nothing panics with it");
         watched.iter().any(|(_, of, _)| *of == kind)
@@ -84,7 +84,7 @@ impl Files {
             let events = match self.inotify.read_events() {
                 Ok(events) => events,
                 Err(Errno::EINTR) => continue,
-                // Memory was lacking. What was missed is looked for.
+                // The kernel had no memory left. Changes were missed, so look for all of them.
                 Err(_) => {
                     thread::sleep(Duration::from_secs(1));
                     all(sink);
@@ -107,7 +107,7 @@ impl Files {
                 if event.mask.intersects(gone) {
                     watched.remove(place);
                     drop(watched);
-                    // Nothing more is wanted of a directory that has moved.
+                    // A directory that was moved elsewhere no longer matters.
                     let _ = self.inotify.rm_watch(event.wd);
                     sink(Seen::All(kind));
                     continue;
@@ -121,7 +121,7 @@ impl Files {
     }
 }
 
-/// Reports that something of every kind may have happened.
+/// Reports for every kind that files may have changed.
 fn all(sink: &dyn Fn(Seen)) {
     let kinds = [Kind::Request, Kind::Record, Kind::Daemon, Kind::Definition];
     kinds.into_iter().map(Seen::All).for_each(sink);

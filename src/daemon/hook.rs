@@ -1,18 +1,18 @@
-//! What the qemu hook decides (libvirt docs/hooks.rst): the domain's XML and what is known of its
-//! host in, a [`Verdict`] out.
+//! The decisions of the qemu hook (libvirt docs/hooks.rst). A [`Verdict`] follows from the domain's
+//! XML and the facts about its host.
 //!
 //! * At `prepare` libvirt is about to start the domain. [`start`] vetoes the start only if every
-//!   version of QEMU is certain to refuse the domain, and if that follows from measured facts: the
-//!   veto then only takes the place of QEMU's own refusal, and says what to do. A refusal that is
-//!   less certain becomes a line in the journal.
-//! * At `migrate` and `restore` libvirt takes what the hook prints for the domain's XML. [`incoming`]
-//!   fixes what libvirt lets pass there: it compares the guest's hardware with what was saved
+//!   version of QEMU is certain to refuse the domain, and if that follows from measured facts. The
+//!   veto then only replaces QEMU's own refusal, and names the fix. A less certain refusal becomes
+//!   a line in the journal.
+//! * At `migrate` and `restore` libvirt uses the hook's output as the domain's XML. [`incoming`]
+//!   changes only what libvirt lets pass there: it compares the guest's hardware with the saved one
 //!   (src/conf/domain_conf.c, `virDomainDefCheckABIStability`), but not graphics and not `display`.
 //!
-//! The host's setting `hook = "warn"` turns both into lines for the journal, `"off"` into nothing.
-//! A domain whose policy is `display = "off"` is kept from starting all the same: QEMU would not
-//! start it either. A domain whose policy can't be read is not kept from starting, as nothing that
-//! is broken may veto.
+//! With the host's setting `hook = "warn"`, both only write to the journal; with `"off"`, they do
+//! nothing. The start of a domain whose policy is `display = "off"` is vetoed all the same, because
+//! QEMU would not start it either. The start of a domain whose policy can't be read is not vetoed,
+//! because something broken must never veto.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -34,22 +34,22 @@ use crate::predict::words::NEEDS_KVM;
 use crate::predict::{About, Outcome, Program, Refusal, predict};
 use crate::xml::Document;
 
-/// The operation for which libvirt calls the hook, if the hook has a part in it.
+/// An operation for which libvirt calls the hook, and in which the hook has a part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
     /// libvirt is about to start the domain.
     Prepare,
-    /// The domain has ended, or has not started.
+    /// The domain has ended, or its start has failed.
     Release,
-    /// libvirt lets in a domain from another host.
+    /// libvirt accepts a domain that migrates from another host.
     Migrate,
     /// libvirt restores a saved domain.
     Restore,
 }
 
 impl Operation {
-    /// Reads libvirt's name of an operation (src/util/virhook.c, `virHookQemuOp`); `None` for an
-    /// operation in which the hook has no part.
+    /// Reads libvirt's name of an operation (src/util/virhook.c, `virHookQemuOp`); `None` for any
+    /// other operation.
     pub fn parse(word: &str) -> Option<Self> {
         match word {
             "prepare" => Some(Operation::Prepare),
@@ -61,10 +61,10 @@ impl Operation {
     }
 }
 
-/// The owner of the domain's definition, which decides what the user is told to type.
+/// The owner of the domain's definition, on which the command to type depends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Definition {
-    /// libvirt has the definition, or nobody knows who has it.
+    /// libvirt has the definition, or it is unknown who has it.
     Persistent,
     /// Only the program that starts the domain has the definition (`virsh create`).
     Transient,
@@ -73,28 +73,28 @@ pub enum Definition {
 /// The hook's decision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// The hook does nothing.
+    /// The hook changes nothing and says nothing.
     Nothing,
-    /// The journal gets a line.
+    /// The hook writes this line to the journal.
     Warn(String),
-    /// The domain is not started. The user sees the reason and the command.
+    /// The hook stops the start. The user sees the reason and the command.
     Veto {
-        /// The reason.
+        /// The reason for the veto.
         why: String,
         /// The command that fixes the domain.
         fix: String,
     },
-    /// The hook prints another XML for libvirt to use, and the journal gets a line.
+    /// The hook prints another XML for libvirt to use, and writes a line to the journal.
     Rewrite {
-        /// The whole XML.
+        /// The whole new XML.
         text: String,
         /// The line about the changes.
         line: String,
     },
 }
 
-/// Returns the vfio devices of a domain that concerns the hook. Empty if QEMU does not run the
-/// domain, or if `gfxplane verify` made the domain for a trial.
+/// Returns the vfio devices of a domain that the hook looks at. Empty for any other domain: one
+/// that QEMU does not run, or one that gfxplane made for a trial.
 pub fn devices(domain: &Domain<'_, '_>) -> BTreeSet<DeviceId> {
     let is_ours = domain.name.as_deref().is_some_and(trial::is_name);
     if is_ours || !domain.is_qemu() {
@@ -128,7 +128,7 @@ pub fn start(
             None => return Verdict::Nothing,
         },
     };
-    // libvirt has checked it already, and has accepted it.
+    // libvirt itself has already checked and accepted the domain.
     if refusal.by() == Program::Libvirt {
         return Verdict::Nothing;
     }
@@ -157,8 +157,8 @@ pub fn start(
     }
 }
 
-/// Decides whether to change the XML of a domain that comes from another host or was saved. `text`
-/// is the XML; `document` and `domain` are views of it.
+/// Decides whether to change the XML of a domain that comes from another host or was saved.
+/// `document` and `domain` are views of that XML.
 pub fn incoming(
     document: &Document<'_>,
     domain: &Domain<'_, '_>,
@@ -218,7 +218,7 @@ pub fn incoming(
     }
 }
 
-/// Returns the policy for a domain that nobody has asked to change, and whose hardware must stay.
+/// Returns the policy for changes that nobody has asked for and that must not touch the hardware.
 fn unasked(policy: Policy) -> Policy {
     Policy {
         display: policy.display.min(Displays::Asked),
@@ -229,9 +229,9 @@ fn unasked(policy: Policy) -> Policy {
     }
 }
 
-/// Returns whether libvirt accepts this change when a domain is migrated or restored, and the guest
-/// does not see the change. Changes that add or remove graphics do not count: they are left to
-/// whoever defines the domain.
+/// Returns whether libvirt accepts this change when a domain is migrated or restored, without an
+/// effect that the guest can see. Returns `false` for changes that add or remove graphics, which
+/// are left to the domain's owner.
 fn may_pass(action: &Action) -> bool {
     matches!(
         action,
@@ -243,7 +243,7 @@ fn may_pass(action: &Action) -> bool {
 }
 
 /// Returns whether the domain asks for the displays of its vfio devices, or has arguments for QEMU.
-/// Most domains don't, and QEMU then asks no device for a display.
+/// Without either, QEMU asks no device for a display, as in most domains.
 fn has_a_wish(domain: &Domain<'_, '_>) -> bool {
     let on = |switch: Option<Switch>| switch == Some(Switch::On);
     let aliases = domain.properties.iter().map(|p| p.alias.as_str());
@@ -263,14 +263,15 @@ fn screens(
     Screens::of(domain, &|id| surroundings.known(id), abilities)
 }
 
-/// Returns the refusal of a domain, and for a doubt the unknown fact on which it depends.
+/// Returns the refusal of a domain and, if it is in doubt, the unknown fact on which it depends.
+/// Returns `None` if the domain starts.
 fn refused(screens: &Screens, abilities: &Abilities) -> Option<(Refusal, Option<String>)> {
     let outcome = predict(screens, abilities).outcome;
     let (refusal, because) = outcome.refused()?;
     Some((refusal.clone(), because.map(str::to_owned)))
 }
 
-/// Returns the screens as if nothing were known of devices that were not measured.
+/// Returns the screens as if nothing were known about devices that were not measured.
 fn cautious(screens: &Screens) -> Screens {
     let mut cautious = screens.clone();
     for vgpu in &mut cautious.vgpus {
@@ -281,13 +282,12 @@ fn cautious(screens: &Screens) -> Screens {
     cautious
 }
 
-/// Returns the refusal of the domain that is certain: every version of QEMU makes it, because of a
-/// device whose display was measured, and whatever the displays of the other devices are. `None` if
-/// the domain has arguments of its own for QEMU, as these are not known well enough. Of the host's
-/// `abilities`, only libvirt's version counts: it is the libvirt that reads the XML.
+/// Returns the certain refusal of the domain: one by every version of QEMU, because of a device
+/// whose display was measured, and whatever displays the other devices have. Returns `None` if
+/// there is none, or if the domain has its own arguments for QEMU. Of the host's `abilities`, only
+/// libvirt's version counts, because that libvirt reads the XML.
 fn certain(screens: &Screens, abilities: &Abilities) -> Option<Refusal> {
-    // The user's arguments behind libvirt's back are not known well enough to stop a start for
-    // them.
+    // The effect of the user's own arguments is not known well enough to veto a start.
     if screens.arguments != Arguments::default() {
         return None;
     }
@@ -302,14 +302,14 @@ fn certain(screens: &Screens, abilities: &Abilities) -> Option<Refusal> {
     let mut measured = cautious(screens);
     let mut refusal = always(&measured)?;
     if !measured.vgpus.iter().all(|vgpu| vgpu.known.is_measured()) {
-        // With the others, the refusal may have been about one of these.
+        // The refusal may have been about one of the other devices.
         measured.vgpus.retain(|vgpu| vgpu.known.is_measured());
         refusal = always(&measured)?;
     }
     Some(refusal).filter(|refusal| matches!(refusal.about, About::Device(_)))
 }
 
-/// A refusal and its description.
+/// A refusal, with the domain and the screens to describe it.
 struct Report<'r, 'd, 'a> {
     domain: &'r Domain<'d, 'a>,
     definition: Definition,
@@ -333,7 +333,8 @@ impl Report<'_, '_, '_> {
         }
     }
 
-    /// Returns who refuses what, and why.
+    /// Describes the refusal: the program that refuses, the subject, the message and the reason.
+    /// `doubt` is the reason why the refusal is uncertain; `None` if it is certain.
     fn refused(&self, doubt: Option<&str>) -> String {
         let Refusal { about, message, .. } = self.refusal;
         let by = self.refusal.by().word();
@@ -355,7 +356,7 @@ impl Report<'_, '_, '_> {
         }
     }
 
-    /// Returns what the user can type.
+    /// Returns the commands that the user can type to fix the domain.
     fn fixes(&self, text: &str, surroundings: &dyn Surroundings, policy: &Policy) -> String {
         let own = policy.clone().for_domain(self.domain);
         let is_off = own.is_ok_and(|policy| policy.display == Displays::Off);
@@ -404,8 +405,8 @@ impl Report<'_, '_, '_> {
     }
 }
 
-/// Returns the changes after which the domain starts; `None` if it starts with none that these
-/// wishes allow, or needs none.
+/// Returns the changes after which the domain starts; `None` if no changes that these wishes allow
+/// make it start, or if it needs none.
 fn fixes(
     text: &str,
     surroundings: &dyn Surroundings,
@@ -426,7 +427,7 @@ fn why_refused(vgpu: &Vgpu, message: &str) -> String {
     } else {
         "not measured"
     };
-    // With other words, not OpenGL is missing, but graphics that can take dmabufs.
+    // Only with this message is OpenGL missing. With others, graphics that can show dmabufs are.
     let needs = if message.contains("opengl") {
         ", for which the graphics must have OpenGL"
     } else {

@@ -11,8 +11,8 @@ use crate::host::log::By;
 use crate::libvirt::logs::directory;
 
 impl Daemon<'_> {
-    /// Learns from the last start of a domain that runs or has just ended. Asks libvirt which of
-    /// the two the domain does, because a report or a request may be about an earlier start.
+    /// Learns from the last start of a domain that runs or has just ended. Asks libvirt for the
+    /// domain's present state, because a report or request may be about an earlier start.
     pub(super) fn learn(&mut self, uuid: Uuid) {
         let Some(libvirt) = self.libvirt.clone() else {
             return;
@@ -24,8 +24,8 @@ impl Daemon<'_> {
         let known = self.domains.known(uuid).map(|domain| domain.name.clone());
         let (name, devices) = match known.filter(|name| !name.is_empty()) {
             Some(name) => (name, self.domains.devices(uuid)),
-            // Nobody has looked at it yet. A domain without a definition has no devices to compare
-            // with its log.
+            // The daemon has not looked at the domain yet. A domain without a definition has no
+            // devices to compare with its log.
             None => match libvirt.persistent(&uuid.to_string()) {
                 Ok(Some(definition)) => name_and_devices(&definition.xml),
                 _ => return,
@@ -36,7 +36,7 @@ impl Daemon<'_> {
         }
         let life = || match libvirt.persistent(&uuid.to_string())? {
             Some(definition) => Life::of(&*libvirt, &definition),
-            // It was undefined meanwhile.
+            // The domain was undefined meanwhile.
             None => Ok(Life::Between),
         };
         let logged = Logged {

@@ -25,7 +25,7 @@ pub(crate) enum Life {
     Runs,
     /// The domain does not run.
     Ended,
-    /// The domain is being started or ended at this moment.
+    /// The domain is just being started or ended.
     Between,
 }
 
@@ -42,7 +42,8 @@ impl Life {
     }
 }
 
-/// A domain and the place of its log.
+/// A domain, and what is needed to learn from its log: its devices, its state, and the directory
+/// where libvirt keeps the logs.
 #[derive(Clone, Copy)]
 pub(crate) struct Logged<'d> {
     /// The domain's name.
@@ -52,16 +53,16 @@ pub(crate) struct Logged<'d> {
     /// The domain's vfio devices.
     pub devices: &'d [DeviceId],
     /// Asks libvirt for the domain's state. It is called after the log was read, because the log
-    /// may be that of a start under way.
+    /// may be about a start that is still under way.
     pub life: &'d dyn Fn() -> Result<Life, Failure>,
-    /// The directory where libvirt keeps its logs.
+    /// The directory where libvirt keeps the logs of domains.
     pub directory: &'d Path,
 }
 
-/// The display that was learned of one device.
+/// The display of one device, learned from a log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Learned {
-    /// The device.
+    /// The device whose display was learned.
     pub device: DeviceId,
     #[serde(flatten)]
     display: Display,
@@ -83,7 +84,7 @@ pub(crate) enum Unlearned {
 }
 
 impl Learned {
-    /// Returns the lesson in words.
+    /// Describes the lesson in one line.
     pub(crate) fn words(&self) -> String {
         let version = self.qemu.as_ref().map(|version| format!(" {version}"));
         let version = version.unwrap_or_default();
@@ -99,7 +100,7 @@ impl Learned {
     }
 }
 
-/// Learns from the log of a domain, and keeps the result.
+/// Learns from the log of a domain, and keeps the result as records.
 pub(crate) fn learn_from(root: &Root, domain: Logged<'_>) -> Result<Vec<Learned>, Unlearned> {
     let nothing = |text: &str| Unlearned::Nothing(text.into());
     let log = || {
@@ -109,8 +110,8 @@ pub(crate) fn learn_from(root: &Root, domain: Logged<'_>) -> Result<Vec<Learned>
     };
     let before = began(&log()?);
     let life = (domain.life)().map_err(|error| Unlearned::Problem(error.to_string()))?;
-    // libvirt writes how the domain ended before it reports the end. But by now this may be the log
-    // of another start than the one that libvirt spoke of.
+    // libvirt writes to the log how the domain ended before it reports the end. But by now the log
+    // may have another start than the one about which libvirt answered.
     let log = log()?;
     if life == Life::Between || began(&log) != before {
         return Err(nothing("it is just being started or ended"));
@@ -137,8 +138,8 @@ pub(crate) fn learn_from(root: &Root, domain: Logged<'_>) -> Result<Vec<Learned>
     Ok(all)
 }
 
-/// Keeps the display that was learned of one device. Returns `None` if the start was not of the
-/// device that is there now.
+/// Keeps the display that was learned of one device. Returns `None` if the device has no driver or
+/// no longer exists, or if it came after the start.
 fn keep(
     root: &Root,
     domain: Uuid,
@@ -159,7 +160,7 @@ fn keep(
     let circumstances = device.circumstances(&sources.host);
     let record = Record::of_qemu(id, circumstances, display.clone(), qemu);
     let written = run::write_record(root, &record, None);
-    // If the device has gone meanwhile, nobody else would remove its record.
+    // If the device has gone meanwhile, nothing else would remove its record.
     if !root.device(id).exists() {
         let _ = run::forget(root, id);
         return Ok(None);
@@ -171,7 +172,7 @@ fn keep(
     })?;
     let is_new = written == Written::Changed;
     if is_new && matches!(id, DeviceId::Mdev(_)) {
-        // If udev can't be told now, it sees the result the next time.
+        // If udev can't be told now, it reads the record at the device's next event.
         let _ = announce(root, id);
     }
     Ok(Some(Learned {
@@ -183,7 +184,7 @@ fn keep(
     }))
 }
 
-/// Returns the log entry about the displays that are new; `None` if none is.
+/// Returns the log entry about the new displays; `None` if none is new.
 pub(crate) fn entry(learned: &[Learned], domain: &str, uuid: Uuid, by: By) -> Option<Entry> {
     let news: Vec<String> = learned
         .iter()

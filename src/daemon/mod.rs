@@ -1,8 +1,8 @@
-//! `gfxplane watch`: the daemon. It looks at every domain once, and then at each that libvirt or
-//! the hook reports. [`crate::daemon::decision`] decides what is done about it.
+//! `gfxplane watch`: the daemon. It looks at every domain once, and then at each domain that
+//! libvirt or the hook reports. [`crate::daemon::decision`] decides what to do about a domain.
 //!
-//! One thread makes all decisions and messages, one event after the other. Other threads wait: for
-//! libvirt's reports, files, signals, devices that are asked and domains that start.
+//! One thread makes all decisions and writes all messages, event by event. Other threads wait for
+//! libvirt's reports, files, signals, devices that are probed and domains that start.
 
 mod acting;
 mod callout;
@@ -49,35 +49,35 @@ use publishing::Publishing;
 use service::{Journal, Priority, Service, take_signals};
 use tasks::Task;
 
-/// The directory where libvirt has the definitions of the system's domains.
+/// The directory of the definitions of the system's domains.
 const DEFINITIONS: &str = "etc/libvirt/qemu";
 
-/// The URI of a user's own libvirt.
+/// The URI of the user's own libvirt.
 const SESSION: &str = "qemu:///session";
 
-/// The directory and the files where libvirt's daemons leave their process ids.
+/// The directory and the files where libvirt's daemons write their process ids.
 const DAEMONS: (&str, [&str; 2]) = ("run", ["libvirtd.pid", "virtqemud.pid"]);
 
-/// The time that a domain has to be quiet before the daemon looks at it: whoever defines a domain
-/// often changes it once more.
+/// The time that a domain has to be quiet before the daemon looks at it, because a definition is
+/// often changed several times in a row.
 const QUIET: Duration = Duration::from_millis(250);
 
-/// The wait until the daemon looks again at a domain that changes all the time, that keeps libvirt
-/// too busy, or whose devices are about to come free.
+/// The wait until the daemon looks again at a domain that changes all the time or about which
+/// libvirt can't answer, or whose devices will soon be free.
 const SOON: Duration = Duration::from_secs(2);
 
-/// The number of different warnings that are written until the settings are read again.
+/// The greatest number of different warnings that are written before the settings are read again.
 const MOST_WARNINGS: usize = 1000;
 
 /// An event for which the daemon waits.
 enum Event {
     Libvirt(libvirt::Event),
     Files(Seen),
-    /// The outcome of waiting until libvirt has listed its devices, with the number of the wait.
+    /// The outcome of waiting until libvirt has listed its devices, with the number of that wait.
     Listed(u64, Listed),
-    /// The end of the connection that the wait of this number has opened.
+    /// The connection that was opened in the wait with this number has ended.
     DevicesLost(u64),
-    /// The end of the process that had the devices.
+    /// The process of the daemon that had the devices has ended.
     Ended,
     /// The outcome of a start after a veto.
     Started(Uuid, Result<(), String>),
@@ -85,11 +85,12 @@ enum Event {
     End,
 }
 
-/// Runs the daemon until it is told to end, or, with `once`, until it has looked at every domain.
+/// Runs the daemon until a signal ends it or, with `once`, until it has looked at every domain.
 /// `prober` is the program that opens devices.
 ///
 /// # Errors
-/// The host is a recorded one or another; with `--once`, libvirt can't be reached.
+/// The host is a recorded one, or libvirt's is another than this; another daemon runs; with `once`,
+/// libvirt can't be reached or a domain could not be looked at.
 pub fn run(context: &Context, prober: &Path, once: bool) -> anyhow::Result<()> {
     if context.root.is_recorded() {
         let problem = "a recorded host has no domains that could be watched";
@@ -99,7 +100,7 @@ pub fn run(context: &Context, prober: &Path, once: bool) -> anyhow::Result<()> {
         let problem = "this libvirt is another host's, whose devices can't be seen from here: run gfxplane there";
         return Err(Failure::Usage(problem.into()).into());
     }
-    // Definitions have passwords in them: they go into no core file.
+    // Definitions contain passwords, which must not get into a core file.
     nix::sys::prctl::set_dumpable(false)?;
     let _lock = alone(context)?;
     let (send, receive) = mpsc::channel();
@@ -116,23 +117,23 @@ pub fn run(context: &Context, prober: &Path, once: bool) -> anyhow::Result<()> {
             _ => Err(Failure::Environment("not all domains could be looked at".into()).into()),
         };
     }
-    // What an earlier one may have left, who was killed.
+    // An earlier daemon that was killed may have left its link.
     daemon.set_link();
-    // libvirt may take minutes to start, and systemd does not wait so long.
+    // libvirt may take minutes to start, and systemd does not wait that long.
     daemon.service.tell("READY=1");
     daemon.connect(false)?;
     daemon.run(&receive);
     daemon.service.tell("STOPPING=1");
-    // Nobody looks after the link any more.
+    // After this, nobody would remove the link.
     daemon.devices.listed = false;
     daemon.set_link();
     daemon.journal.say(Priority::Info, "ends");
     Ok(())
 }
 
-/// Makes this the only daemon of the host: each of two would take the other for somebody who
-/// changes domains. Returns `None` if no lock is taken, because nothing can be written or the
-/// domains are a user's own.
+/// Makes this the only daemon of the host, because two daemons would take each other for somebody
+/// who changes domains. Returns `None` if it takes no lock, because the lock's file can't be
+/// written or the domains are a user's own.
 ///
 /// # Errors
 /// Another daemon runs.
@@ -156,8 +157,8 @@ fn alone(context: &Context) -> Result<Option<Lock>, Failure> {
     }
 }
 
-/// Returns the directory where libvirt has the definitions of the domains, if it has them in files:
-/// QEMU's, of the system or of a user (libvirt src/qemu/qemu_conf.c, `virQEMUDriverConfigNew`).
+/// Returns the directory of the domains' definitions: QEMU's, of the system or of a user (libvirt
+/// src/qemu/qemu_conf.c, `virQEMUDriverConfigNew`). `None` for any other libvirt.
 fn definitions(context: &Context) -> Option<PathBuf> {
     match context.connect.as_deref() {
         None | Some(SYSTEM) => Some(context.root.join(DEFINITIONS)),
@@ -171,7 +172,7 @@ fn definitions(context: &Context) -> Option<PathBuf> {
     }
 }
 
-/// Catches what others define while we define a domain. `None` if that is not possible.
+/// Catches the versions that others define while we define a domain. `None` if they can't be seen.
 #[derive(Debug)]
 struct Watching(Option<Versions>);
 
@@ -188,29 +189,29 @@ struct Daemon<'c> {
     service: Service,
     files: Files,
     versions: Watching,
-    /// The time that a domain has to be quiet: [`QUIET`], or nothing.
+    /// The time that a domain has to be quiet: [`QUIET`], or zero with `once`.
     quiet: Duration,
     sink: Sender<Event>,
     libvirt: Option<Arc<dyn Libvirt>>,
-    /// The time of the next attempt to reach libvirt, and the wait after that attempt.
+    /// The time of the next attempt to reach libvirt, and the wait to double if it fails.
     retry: Option<(Instant, Duration)>,
     domains: Domains,
     devices: NodeDevices,
     probing: Probing,
     publishing: Publishing,
-    /// The UUID of the small copy of a domain that was started last. The daemon ignores reports
-    /// about it.
+    /// The UUID of the most recent trial copy: the small copy of a domain that is started to see
+    /// whether the domain would start. The daemon ignores libvirt's events about this UUID.
     trial: Option<Uuid>,
     tasks: VecDeque<Task>,
-    /// The tasks for later, by their times.
+    /// The tasks for later, each with the time when it is due.
     later: BTreeMap<(Instant, Uuid), Task>,
-    /// The process ids of libvirt's daemons that have closed our connection, and may be ending.
+    /// The process ids of libvirt's daemons that may be ending, because our connection has ended.
     ending: BTreeSet<u32>,
-    /// True if this libvirt does not report every definition that it writes.
+    /// True if this libvirt writes some definitions without a report.
     watches_definitions: bool,
-    /// The warnings that were written, so that each is written once.
+    /// The warnings that were written. None of them is written again.
     warned: BTreeSet<String>,
-    /// The number of failures.
+    /// The number of domains that could not be looked at or started.
     failures: u32,
     ends: bool,
 }
@@ -237,7 +238,7 @@ impl<'c> Daemon<'c> {
             retry: None,
             domains: Domains::new(&context.root, context.is_system(), &mut warnings),
             devices: NodeDevices::default(),
-            // The tool lies beside its prober. This program is not the tool.
+            // `gfxplane` lies beside its prober. This program is not `gfxplane`.
             publishing: Publishing::new(&context.root, prober.with_file_name("gfxplane")),
             probing: Probing::new(prober),
             trial: None,
@@ -259,7 +260,7 @@ impl<'c> Daemon<'c> {
         self.journal.say(priority, text);
     }
 
-    /// Writes each warning once.
+    /// Writes each warning that was not written before.
     fn warn(&mut self, warnings: &[Warning]) {
         for warning in warnings {
             let text = warning.to_string();
@@ -273,7 +274,7 @@ impl<'c> Daemon<'c> {
         let root = &self.context.root;
         let requests = requests::prepare_directory(root);
         let records = records_directory(root);
-        // These files are named like the records and have the same effect.
+        // These files are named like records and have the same effect.
         let said = qemu_directory(root);
         for (kind, directory) in [
             (Kind::Request, requests),
@@ -304,13 +305,13 @@ impl<'c> Daemon<'c> {
         }
     }
 
-    /// Begins to catch the versions of definitions, if libvirt has them in files that we know.
+    /// Begins to catch the versions of definitions, if we know in which directory libvirt has them.
     fn watch_versions(&mut self) {
         let Some(directory) = definitions(self.context) else {
             return;
         };
         let versions = Versions::new(directory.clone()).and_then(|versions| {
-            // Whether it can be watched at all.
+            // This fails if the directory can't be watched.
             let _ = versions.watch("")?.end();
             Ok(versions)
         });
@@ -347,7 +348,7 @@ impl<'c> Daemon<'c> {
         }
     }
 
-    /// Writes an error to the journal if something could not be remembered. The daemon goes on.
+    /// Writes an error to the journal if something could not be remembered, and goes on.
     fn report(&self, result: Result<(), NotRemembered>) {
         if let Err(error) = result {
             self.say(Priority::Error, &error.to_string());
@@ -413,8 +414,8 @@ impl<'c> Daemon<'c> {
                     self.later.clear();
                     self.domains.all_quiet();
                     // A daemon that ends closes its connections long before it removes its process
-                    // id. Whoever connects meanwhile makes systemd start the next one. If only the
-                    // connection has ended, the daemon is still there after a while.
+                    // id. A connection in between would make systemd start the next daemon. If only
+                    // our connection has ended, the daemon is still there after a while.
                     self.ending = self.alive();
                     self.retry = Some((Instant::now() + LATEST, SOONEST));
                     self.service.tell("STATUS=Waiting for libvirt");
@@ -432,7 +433,7 @@ impl<'c> Daemon<'c> {
         self.publish_soon();
     }
 
-    /// Has the files of a fleet's tools written in a moment, if the settings name any.
+    /// Plans to write the files of a fleet's tools in a moment, if the settings name any.
     pub(super) fn publish_soon(&mut self) {
         if self.is_system() {
             self.publishing.soon(&self.config);
@@ -515,10 +516,10 @@ impl<'c> Daemon<'c> {
     fn happened(&mut self, uuid: Uuid, what: Happened) {
         match what {
             Happened::Defined => self.soon(uuid, true),
-            // This also holds when it was undefined, as it may have been defined again since.
+            // The domain may have been defined again since it was undefined.
             Happened::Metadata | Happened::Undefined => self.soon(uuid, false),
             Happened::Started => {
-                // Whatever the hook said earlier is done with.
+                // The domain has started, so an earlier veto no longer counts.
                 if let Some(domain) = self.domains.known(uuid) {
                     domain.vetoed = false;
                 }
@@ -538,13 +539,13 @@ impl<'c> Daemon<'c> {
         }
     }
 
-    /// Asks the devices of a domain that has ended, if nothing is known of them and nobody uses
-    /// them. A transient domain's devices are not known: then asks those that were in use when they
-    /// were asked last.
+    /// Probes the devices of a domain that has ended, if their displays are not known and nobody
+    /// uses them. If the daemon does not know the domain, probes instead the devices that were in
+    /// use when they were last probed.
     fn devices_of(&mut self, uuid: Uuid) {
         let unknown = match self.domains.known(uuid) {
             Some(_) => self.domains.devices(uuid),
-            // The domain was transient, so any device that was in use may have been its.
+            // The domain was transient, so it may have had any device that was in use.
             None => probing::in_use(&self.context.root),
         };
         let unknown: Vec<DeviceId> = unknown

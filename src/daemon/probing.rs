@@ -1,5 +1,5 @@
-//! Asks devices that come free through `gfxplane-probe`. It does so in a thread of its own, so that
-//! a driver that hangs does not hold the daemon up.
+//! Probes devices that come free, through `gfxplane-probe`. A thread of its own waits for it, so
+//! that a driver that hangs does not hold up the daemon.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,7 +14,7 @@ use crate::probe::asking::may_pass;
 use crate::probe::{Asked, may_open};
 use crate::publish::inventory::{Sources, rule_for};
 
-/// The thread that asks.
+/// The thread that probes.
 pub(super) struct Probing {
     devices: Sender<Vec<DeviceId>>,
 }
@@ -31,16 +31,16 @@ impl Probing {
         Probing { devices }
     }
 
-    /// Has the thread ask devices. The answers go to the devices' records.
+    /// Has the thread probe devices. The answers go to the devices' records.
     pub(super) fn ask(&self, devices: Vec<DeviceId>) {
-        // The thread ends with us.
+        // The thread ends only with the daemon.
         let _ = self.devices.send(devices);
     }
 }
 
 fn ask(prober: &Path, devices: &[DeviceId]) {
-    // The answer is in the record. A start that comes in between goes first. Failures go to
-    // stderr, which is the journal's.
+    // The answer is in the record. A start that begins meanwhile goes first. Failures go to stderr,
+    // and so to the journal.
     let _ = Command::new(prober)
         .arg("--unasked")
         .args(devices.iter().map(ToString::to_string))
@@ -49,9 +49,9 @@ fn ask(prober: &Path, devices: &[DeviceId]) {
         .status();
 }
 
-/// Returns whether an active device has no answer of its own yet, or one of an attempt that may
-/// succeed now ([`may_pass`]), and may be opened unasked. The answers of other devices of its type
-/// do not count.
+/// Returns whether an existing device is to be probed: it may be opened unasked, and has no record
+/// of its own yet, or one of an attempt that may succeed now ([`may_pass`]). Answers of other
+/// devices of its type don't count.
 pub(super) fn is_to_be_asked(root: &Root, id: DeviceId, config: &Config) -> bool {
     let (sources, device) = Sources::read_device(root, id);
     device.is_some_and(|device| {
@@ -65,7 +65,7 @@ pub(super) fn is_to_be_asked(root: &Root, id: DeviceId, config: &Config) -> bool
     })
 }
 
-/// Returns the devices that were in use when they were asked.
+/// Returns the devices that were in use when they were last probed.
 pub(super) fn in_use(root: &Root) -> Vec<DeviceId> {
     let sources = Sources::read(root);
     let devices = sources.memory.devices.values();

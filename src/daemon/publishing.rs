@@ -1,5 +1,5 @@
-//! Writes what a fleet's tools read below `/run/gfxplane/export`, for the tools that the settings
-//! name. `gfxplane export` makes the texts, in processes of their own, so that nobody waits for it.
+//! Writes the files in `/run/gfxplane/export` for those of a fleet's tools that the settings name.
+//! `gfxplane export` makes the texts, in processes of its own, so that the daemon need not wait.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -12,10 +12,10 @@ use crate::host::config::Config;
 use crate::host::exports::{FRESH, publish};
 
 /// The time from an event until the files are written. Most events are followed by others, and the
-/// tools read the files only every few seconds.
+/// tools read the files only now and then.
 const AFTER: Duration = Duration::from_secs(5);
 
-/// The thread that writes, while there is something to write, and the time when it does so next.
+/// The thread that writes the files, and the time when they are due next.
 pub(super) struct Publishing {
     root: Root,
     program: PathBuf,
@@ -24,7 +24,7 @@ pub(super) struct Publishing {
 }
 
 impl Publishing {
-    /// Returns one that writes below `root`. `program` is the tool.
+    /// Makes a publisher that writes below `root`. `program` is `gfxplane`.
     pub(super) fn new(root: &Root, program: PathBuf) -> Self {
         Publishing {
             root: root.clone(),
@@ -34,20 +34,21 @@ impl Publishing {
         }
     }
 
-    /// Has the files written in a moment, because something has happened.
+    /// Plans to write the files soon, because something has happened, if the settings name files.
     pub(super) fn soon(&mut self, config: &Config) {
         let soon = Instant::now() + AFTER;
         let is_wanted = config.export.named().next().is_some();
         self.due = is_wanted.then(|| self.due.map_or(soon, |due| due.min(soon)));
     }
 
-    /// Returns the time at which the files are to be written.
+    /// Returns the time at which the files are due; `None` if the settings name no file.
     pub(super) fn next(&self) -> Option<Instant> {
         self.due
     }
 
-    /// Has the files written if it is time. Writes what is known of guests only `with_guests`,
-    /// while libvirt runs: the question would start a libvirt that was stopped on purpose.
+    /// Starts writing the exported files if they are due. `with_guests` must be true only while
+    /// libvirt runs: without it the file about guests is skipped, because asking libvirt for them
+    /// would start a libvirt that was stopped on purpose.
     pub(super) fn time_passes(&mut self, now: Instant, config: &Config, with_guests: bool) {
         if self.due.is_none_or(|due| due > now) {
             return;
@@ -78,7 +79,7 @@ impl Publishing {
 }
 
 fn write(root: &Root, program: &Path, format: &str) -> Result<(), String> {
-    // Failures go to stderr, which is the journal's.
+    // Failures go to stderr, and so to the journal.
     let made = Command::new(program)
         .args(["--quiet", "export", format])
         .stdin(Stdio::null())
@@ -128,7 +129,7 @@ mod tests {
         };
         assert_eq!(wait("nfd"), "--quiet export nfd\n");
         assert_eq!(published(&root, "prometheus"), Ok(None));
-        // While one writes, no other does.
+        // While the files are being written, no second write begins.
         publishing.writer.take().unwrap().join().unwrap();
         let (stop, stopped) = mpsc::channel::<()>();
         publishing.writer = Some(thread::spawn(move || stopped.recv().unwrap_or(())));

@@ -1,4 +1,4 @@
-//! Talks to systemd and the journal: sd_notify(3), lines with their priority (sd-daemon(3)), and signals.
+//! Talks to systemd and the journal: sd_notify(3), lines with a priority (sd-daemon(3)), signals.
 
 use std::env;
 use std::ffi::OsString;
@@ -16,7 +16,7 @@ use super::Event;
 use crate::domain::shell::plain;
 use crate::plan::Level;
 
-/// The service manager, if one has started us.
+/// The service manager, if it has started us.
 #[derive(Debug)]
 pub(super) struct Service {
     socket: Option<OsString>,
@@ -26,7 +26,7 @@ pub(super) struct Service {
 }
 
 impl Service {
-    /// Reads the environment that systemd makes.
+    /// Reads the environment variables that systemd sets.
     pub(super) fn new() -> Self {
         let socket = env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty());
         let is_ours =
@@ -35,7 +35,7 @@ impl Service {
         let interval = microseconds
             .and_then(|text| text.parse().ok())
             .filter(|interval| *interval > 0 && is_ours && socket.is_some())
-            // The interval is halved: sd_watchdog_enabled(3).
+            // We report twice in each interval, as sd_watchdog_enabled(3) recommends.
             .map(|interval: u64| Duration::from_micros(interval / 2));
         Service {
             socket,
@@ -43,7 +43,7 @@ impl Service {
         }
     }
 
-    /// Sends a message to the manager (`READY=1`, `STATUS=…`).
+    /// Sends a message to the manager (`READY=1`, `STATUS=…`). Ignores a failure.
     pub(super) fn tell(&self, text: &str) {
         let Some(path) = &self.socket else { return };
         let bytes = path.as_bytes();
@@ -51,12 +51,12 @@ impl Service {
             Some(name) => SocketAddr::from_abstract_name(name),
             None => SocketAddr::from_pathname(path),
         };
-        // A manager that does not listen can't be told.
+        // If the manager does not listen, there is nothing to do about it.
         let _ = address
             .and_then(|address| UnixDatagram::unbound()?.send_to_addr(text.as_bytes(), &address));
     }
 
-    /// Reports to the manager that we live, if it is time. Returns the time of the next report.
+    /// Reports that we are alive, if a report is due. Returns the time of the next, if any.
     pub(super) fn still_here(&mut self) -> Option<Instant> {
         let now = Instant::now();
         let (interval, next) = self.watchdog?;
@@ -69,7 +69,7 @@ impl Service {
     }
 }
 
-/// The log: stderr, which systemd hands to the journal.
+/// The log: stderr, which systemd passes to the journal.
 #[derive(Debug)]
 pub(super) struct Journal {
     with_priority: bool,
@@ -82,10 +82,9 @@ impl Journal {
         }
     }
 
-    /// Writes a line to the journal. The priority `error` means that something was lost or is
-    /// broken.
+    /// Writes a line to the journal. The priority `Error` means that something is lost or broken.
     pub(super) fn say(&self, priority: Priority, text: &str) {
-        // Names may contain anything. A line must stay a line on which no terminal acts.
+        // A name may contain anything. The text must stay one line, on which no terminal acts.
         let text = plain(&text.replace(['\n', '\t'], " "));
         let mut err = io::stderr().lock();
         let _ = if self.with_priority {
@@ -96,7 +95,7 @@ impl Journal {
     }
 }
 
-/// The severity of a line, as syslog numbers it.
+/// The severity of a line, with syslog's number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Priority {
     Error = 3,
@@ -114,8 +113,8 @@ impl From<Level> for Priority {
     }
 }
 
-/// Turns SIGHUP, SIGTERM and SIGINT into events. Threads that are started later inherit the blocked
-/// signals.
+/// Turns SIGHUP, SIGTERM and SIGINT into events. Call this before starting other threads, which
+/// then also leave these signals blocked.
 pub(super) fn take_signals(sink: &Sender<Event>) -> anyhow::Result<()> {
     let mut signals = SigSet::empty();
     for signal in [Signal::SIGHUP, Signal::SIGTERM, Signal::SIGINT] {

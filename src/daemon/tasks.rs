@@ -1,4 +1,4 @@
-//! Keeps the domains that the daemon has to look at, now or later.
+//! Keeps the list of domains that the daemon has to look at, now or later.
 
 use std::time::{Duration, Instant};
 
@@ -7,16 +7,16 @@ use uuid::Uuid;
 use super::Daemon;
 use super::domains::Loud;
 
-/// The longest time that the daemon waits for a domain that is never quiet.
+/// The longest time that a domain which is never quiet delays the daemon's look at it.
 pub(super) const NEVER_QUIET: Duration = Duration::from_secs(2);
 
 /// A domain that the daemon has to look at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Task {
     pub(super) uuid: Uuid,
-    /// True if somebody has written the definition, according to a report.
+    /// True if libvirt reports that somebody has written the definition.
     pub(super) defined: bool,
-    /// True if there is another reason to look at the domain.
+    /// True if there is another reason than a written definition.
     pub(super) anyway: bool,
 }
 
@@ -30,7 +30,7 @@ impl Daemon<'_> {
     }
 
     pub(super) fn add(&mut self, task: Task) {
-        // One that is waited for is looked at when it is quiet.
+        // A domain that is not quiet yet is looked at only when it is.
         let waiting = self.domains.known(task.uuid).and_then(|domain| domain.loud);
         let waiting = waiting.and_then(|loud| self.later.get_mut(&(loud.until, task.uuid)));
         let mut tasks = self.tasks.iter_mut();
@@ -43,9 +43,9 @@ impl Daemon<'_> {
         }
     }
 
-    /// Has the daemon look at a domain that somebody is changing, once the domain has been quiet
-    /// for a while. If the hook has kept the domain from starting, another change does not prolong
-    /// the wait.
+    /// Makes the daemon look at a domain that somebody is changing once the domain has been quiet
+    /// for a while. If the hook has vetoed the domain's start, another change does not prolong the
+    /// wait.
     pub(super) fn soon(&mut self, uuid: Uuid, defined: bool) {
         let now = Instant::now();
         let domain = self.domains.watched(uuid);
@@ -85,7 +85,7 @@ impl Daemon<'_> {
         self.publishing.time_passes(now, &self.config, with_guests);
         if self.retry.is_some_and(|(at, _)| at <= now) {
             self.ending.clear();
-            // This fails only if it is told to.
+            // Without `at_once`, connecting does not fail.
             let _ = self.connect(false);
         }
     }

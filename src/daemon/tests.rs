@@ -1,4 +1,4 @@
-//! The daemon against a libvirt that is a map. The real one is in the machine test.
+//! Tests the daemon against a simulated libvirt, which is a map. The machine test has the real one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use crate::libvirt::{Definition, New, Replaced, Sink, Start, Term, User};
 use crate::predict::abilities::Abilities;
 
 const UUID: &str = "9a7e6a0c-0000-4000-8000-000000000001";
-/// mdpy (region) and mbochs (dmabuf) of the recorded lab.
+/// The recorded lab's devices of mdpy (region) and mbochs (dmabuf).
 const REGION: &str = "c1a20000-0000-4000-8000-000000000001";
 const DMABUF: &str = "c1a20000-0000-4000-8000-000000000002";
 
@@ -25,41 +25,41 @@ const DMABUF: &str = "c1a20000-0000-4000-8000-000000000002";
 struct Fake {
     domains: Mutex<BTreeMap<String, String>>,
     sink: Mutex<Option<Sink>>,
-    /// Who is told when the daemon of the node devices ends.
+    /// The function to call when the daemon of the node devices ends.
     devices: Mutex<Option<Sink>>,
     autostart: AtomicBool,
     started: Mutex<Vec<String>>,
-    /// What somebody defines right before we do, one for each time.
+    /// The definitions that somebody else writes right before ours, one at a time.
     meddling: Mutex<Vec<String>>,
-    /// What somebody does right after, unseen by the compare, one for each time.
+    /// The acts of somebody else after our last look, one at a time.
     conflicts: Mutex<Vec<Meanwhile>>,
-    /// Where the definitions are kept, too.
+    /// The directory where the definitions are also kept as files.
     files: Mutex<PathBuf>,
     refuses: AtomicBool,
-    /// It ends at the next definition, before it has written it or (`true`) after that.
+    /// libvirt ends at the next definition, before it has written it or (`true`) after that.
     ends: Mutex<Option<bool>>,
     defined: AtomicU32,
     is_active: AtomicBool,
-    /// Of an active one: it is through with its start.
+    /// True if an active domain has finished its start.
     is_running: AtomicBool,
-    /// What comes of starting small copies; they start if nothing is said.
+    /// The error of starting a small copy; `None` if copies start.
     trial: Mutex<Option<String>>,
     /// The copies that were started.
     tried: Mutex<Vec<String>>,
     /// The domains that run.
     users: Mutex<Vec<User>>,
-    /// It has not listed its devices yet, and does not answer.
+    /// True if libvirt is still listing its devices, and does not answer.
     is_listing: AtomicBool,
-    /// The log that is there once libvirt has said how the domain is.
+    /// The log that appears when libvirt has answered about the domain's state.
     next_log: Mutex<Option<(PathBuf, String)>>,
 }
 
-/// What somebody else does between our look and our definition.
+/// An act of somebody else between our last look and our definition.
 #[derive(Clone)]
 enum Meanwhile {
     Nothing,
     Defines(String),
-    /// So fast that nobody can read it.
+    /// The definition is replaced before anybody can read it.
     DefinesUnseen(String),
     Undefines,
 }
@@ -90,7 +90,7 @@ impl Fake {
         self.files.lock().unwrap().join(format!("{name}.xml"))
     }
 
-    /// As libvirt does it.
+    /// Writes a definition to its file as libvirt does.
     fn save(&self, xml: &str) {
         let path = self.file(xml);
         let new = path.with_extension("xml.new");
@@ -110,7 +110,7 @@ impl Fake {
             Meanwhile::Nothing => {}
             Meanwhile::Defines(theirs) => {
                 self.put_at(uuid, &theirs);
-                // libvirt takes its time until the next one is there: somebody has opened this one by then.
+                // libvirt takes so long until the next definition that somebody has opened this.
                 let path = self.file(&theirs);
                 let limit = Instant::now() + Duration::from_secs(60);
                 while !is_open(&path) {
@@ -178,7 +178,7 @@ impl Libvirt for Arc<Fake> {
         self.meanwhile(&before.uuid);
         match new {
             New::Whole(_) | New::Checked(_) => self.put_at(&before.uuid, &wanted),
-            // What somebody else has changed meanwhile stays.
+            // Changes that somebody else has made to other parts meanwhile stay.
             New::Graphics(graphics) => {
                 let now = self.domains.lock().unwrap()[&before.uuid].clone();
                 self.put_at(&before.uuid, &with_graphics(&now, graphics));
@@ -264,14 +264,14 @@ impl Libvirt for Arc<Fake> {
     }
 }
 
-/// Whether this process has the file open.
+/// Returns whether this process has the file open.
 fn is_open(path: &Path) -> bool {
     let descriptors = std::fs::read_dir("/proc/self/fd").unwrap();
     let mut files = descriptors.flatten().map(|entry| entry.path());
     files.any(|file| std::fs::read_link(file).is_ok_and(|target| target == path))
 }
 
-/// As libvirt does it (src/qemu/qemu_driver.c, qemuDomainUpdateDeviceConfig).
+/// Replaces graphics as libvirt does (src/qemu/qemu_driver.c, qemuDomainUpdateDeviceConfig).
 fn with_graphics(xml: &str, graphics: &str) -> String {
     let start = xml.find("<graphics ").unwrap();
     let ends = ["/>", "</graphics>"].map(|end| xml[start..].find(end).map(|at| at + end.len()));
@@ -280,7 +280,7 @@ fn with_graphics(xml: &str, graphics: &str) -> String {
     format!("{}{graphics}{}", &xml[..start], &xml[end..])
 }
 
-/// The lab, where the records count although this is no recorded host.
+/// A copy of the lab whose records count although it is no recorded host.
 struct Host {
     libvirt: Arc<Fake>,
     context: Context,
@@ -333,7 +333,7 @@ impl Host {
         }
     }
 
-    /// A daemon that has looked at everything.
+    /// Returns a daemon that has looked at all domains.
     fn watched(&self) -> Running<'_> {
         let mut daemon = self.daemon();
         daemon.connect(true).unwrap();
@@ -341,7 +341,7 @@ impl Host {
         daemon
     }
 
-    /// The definition of the domain has all of these.
+    /// Asserts that the domain's definition contains all these parts.
     #[track_caller]
     fn has(&self, parts: &[&str]) {
         let now = self.libvirt.xml();
@@ -361,13 +361,13 @@ impl Running<'_> {
         self.daemon.work_with(&self.receive);
     }
 
-    /// Somebody defines the domain.
+    /// Defines the domain as somebody else would.
     fn meets(&mut self, xml: &str) {
         self.fake.put(xml);
         self.work();
     }
 
-    /// Waits for what another thread does.
+    /// Waits until another thread has done something.
     fn eventually(&mut self, done: impl Fn() -> bool) {
         let limit = Instant::now() + Duration::from_secs(60);
         while !done() {
@@ -414,7 +414,7 @@ fn entries(daemon: &Daemon<'_>) -> Vec<What> {
     entries.iter().map(|entry| entry.what).collect()
 }
 
-/// A request of the hook's.
+/// Returns a request by the hook.
 fn request(veto: bool) -> requests::Request {
     let domain = uuid();
     requests::Request { domain, veto }
@@ -456,18 +456,18 @@ fn older_definitions_keep_their_display_off_until_somebody_defines_them_anew() {
     {
         let mut daemon = host.watched();
         assert_eq!(host.libvirt.xml(), off);
-        // The daemon of libvirt read its files again.
+        // libvirt's daemon has read its files again.
         daemon.meets(&off);
         assert_eq!(host.libvirt.xml(), off);
     }
-    // Also for the next daemon.
+    // The next daemon leaves it alone, too.
     let mut daemon = host.watched();
     assert_eq!(host.libvirt.xml(), off);
     daemon.meets(&with_title(&off, "t"));
     host.has(&["display='on'"]);
 }
 
-/// The daemon is root, and whoever may define a domain is not.
+/// The daemon is root, but a user who may define a domain is not.
 #[test]
 fn no_emulator_of_a_domain_is_run() {
     let host = Host::new();
@@ -476,7 +476,7 @@ fn no_emulator_of_a_domain_is_run() {
     let script = root.join("script");
     let text = format!("#!/bin/sh\ntouch {}\n", was_here.display());
     std::fs::write(&script, text).unwrap();
-    // As it would be found on this machine, and on the host that is looked at.
+    // The emulator exists both on this machine and on the host that the daemon looks at.
     let emulator = root.join("opt/qemu");
     let inside = root.join(emulator.strip_prefix("/").unwrap());
     for path in [&emulator, &inside] {
@@ -493,7 +493,7 @@ fn no_emulator_of_a_domain_is_run() {
     host.libvirt.report(Happened::Stopped);
     daemon.work();
     assert!(!was_here.exists());
-    // It can be run.
+    // The emulator can be run.
     assert!(Command::new(&emulator).status().unwrap().success() && was_here.exists());
 }
 
@@ -507,12 +507,12 @@ fn what_somebody_defines_meanwhile_is_kept() {
     host.has(&["theirs", "<gl enable='yes'"]);
 }
 
-/// What somebody else has added to a definition.
+/// Adds something to a definition, as somebody else would.
 fn with_title(xml: &str, title: &str) -> String {
     xml.replace("<name>", &format!("<title>{title}</title><name>"))
 }
 
-/// How many changes of the domain can be undone, and whether that brings this.
+/// Asserts that one change can be undone, and that this leads to `expected`.
 fn can_be_undone(host: &Host, daemon: &Daemon<'_>, expected: &str) {
     let rounds = daemon.domains.state.undo_stack(uuid(), &mut Vec::new());
     assert_eq!(rounds.len(), 1);
@@ -521,7 +521,7 @@ fn can_be_undone(host: &Host, daemon: &Daemon<'_>, expected: &str) {
     assert_eq!((differs, undone.passed_over), (vec![], vec![]));
 }
 
-/// Somebody else does this at the moment when a definition is replaced.
+/// Replaces a definition while somebody else acts at the same moment.
 fn at_the_same_moment(
     definition: &str,
     conflicts: impl IntoIterator<Item = Meanwhile>,
@@ -551,7 +551,7 @@ fn a_definition_at_the_same_moment_is_kept_and_mended() {
     let conflict = [Meanwhile::Defines(theirs.clone())];
     let (expected, parts) = ([What::Kept, What::Fixed], ["theirs", "display='on'"]);
     at_the_same_moment(&off, conflict, &expected, &parts, Some(&theirs));
-    // Also if it comes while the first one is put back, and as often as that.
+    // Others may also come while the first one is put back, and as often as this.
     let conflicts = ["0", "1", "2"].map(|title| Meanwhile::Defines(with_title(&off, title)));
     let parts = ["<title>0</title>", "display='on'"];
     at_the_same_moment(&off, conflicts, &expected, &parts, None);
@@ -561,7 +561,7 @@ fn a_definition_at_the_same_moment_is_kept_and_mended() {
 fn a_definition_that_nobody_could_read_is_told_as_an_error() {
     let off = domain(REGION, "off", VNC);
     let conflict = [Meanwhile::DefinesUnseen(with_title(&off, "theirs"))];
-    // Of what is lost nothing is there to be undone; of ours all is.
+    // All of our change can be undone. There is nothing left of what was lost.
     let expected = [What::Conflict, What::Fixed];
     at_the_same_moment(&off, conflict, &expected, &["display='on'"], Some(&off));
 }
@@ -578,7 +578,7 @@ fn where_only_graphics_are_replaced_nobody_loses_anything() {
     let conflict = [Meanwhile::Defines(theirs.clone())];
     let parts = ["theirs", "<gl enable='yes'"];
     at_the_same_moment(&doomed(), conflict, &[What::Fixed], &parts, Some(&theirs));
-    // Unless it is these graphics that somebody else has changed.
+    // There is a conflict only if somebody else has changed the same graphics.
     let conflict = [Meanwhile::Defines(doomed().replace("geheim", "neu"))];
     let parts = ["passwd='neu'", "<gl enable='yes'"];
     let expected = [What::Kept, What::Fixed];
@@ -590,7 +590,7 @@ fn a_report_of_somebody_else_alone_is_no_alarm() {
     let host = Host::new();
     let mut daemon = host.watched();
     host.libvirt.put(&domain(REGION, "off", VNC));
-    // Metadata, and the same definition once more.
+    // The metadata changed, and the same definition came once more.
     host.libvirt.report(Happened::Metadata);
     host.libvirt.report(Happened::Defined);
     daemon.work();
@@ -606,13 +606,13 @@ fn a_domain_that_is_being_changed_is_waited_for() {
     daemon.quiet = Duration::from_secs(3600);
     daemon.meets(&doomed());
     assert_eq!((host.libvirt.xml(), daemon.later.len()), (doomed(), 1));
-    // It is never quiet, and yet not waited for for ever.
+    // The domain is never quiet, and yet the daemon does not wait for ever.
     let until = daemon.later.keys().next().unwrap().0;
     daemon.meets(&with_title(&doomed(), "more"));
     let last = daemon.later.keys().next().unwrap().0;
     assert_eq!((last, daemon.later.len()), (until, 1));
     assert!(last <= Instant::now() + NEVER_QUIET);
-    // Whatever else there is to do about it waits, too, and all of it is done at once.
+    // Other tasks about the domain wait, too, and all are done at once.
     daemon.task(uuid(), false);
     assert!(daemon.tasks.is_empty());
     let task = daemon.later.remove(&(last, uuid())).unwrap();
@@ -623,7 +623,7 @@ fn a_domain_that_is_being_changed_is_waited_for() {
     host.has(&["<gl enable='yes'"]);
 }
 
-/// libvirt's daemon with this file is there, until it is killed.
+/// Starts a process that counts as libvirt's daemon with this file, until it is killed.
 fn lives(host: &Host, file: &str) -> Process {
     let process = Command::new("sleep").arg("600").spawn().unwrap();
     let pid = process.id().to_string();
@@ -648,7 +648,7 @@ fn is_linked(host: &Host) -> bool {
 #[test]
 fn mdevctl_asks_us_once_libvirt_has_listed_its_devices() {
     let host = Host::new();
-    // An earlier daemon was killed.
+    // An earlier daemon was killed and has left its link.
     crate::host::callout::make(&host.context.root, crate::host::callout::OF_DAEMON).unwrap();
     let mut libvirtd = lives(&host, "libvirtd.pid");
     host.libvirt.is_listing.store(true, Ordering::Relaxed);
@@ -671,7 +671,7 @@ fn mdevctl_asks_us_once_libvirt_has_listed_its_devices() {
     host.libvirt.is_listing.store(false, Ordering::Relaxed);
     daemon.connect(true).unwrap();
     daemon.eventually(|| is_linked(&host));
-    // Whoever wants none has none.
+    // No link is made if the settings don't want one.
     let settings = |text: &str| host.context.root.put("etc/gfxplane/gfxplane.toml", text);
     for (text, expected) in [
         ("attributes = 'off'", false),
@@ -689,7 +689,7 @@ fn mdevctl_asks_us_once_libvirt_has_listed_its_devices() {
     assert!(!is_linked(&host), "libvirt tells displays by itself");
 }
 
-/// Each driver of libvirt's has a daemon of its own, and that of the devices comes and goes by itself.
+/// Each of libvirt's drivers has a daemon of its own. That of the devices comes and goes by itself.
 #[test]
 fn mdevctl_asks_us_beside_modular_daemons() {
     let host = Host::new();
@@ -740,7 +740,7 @@ fn what_is_vetoed_is_mended_and_started_if_it_is_to_start_by_itself() {
         } else {
             assert_eq!(entries(&daemon), [What::Fixed]);
         }
-        // Once for a veto.
+        // One veto leads to one start.
         daemon.meets(&host.libvirt.xml());
         let started = host.libvirt.started.lock().unwrap().len();
         assert_eq!(started, usize::from(autostart));
@@ -751,7 +751,7 @@ fn what_is_vetoed_is_mended_and_started_if_it_is_to_start_by_itself() {
 fn somebody_who_puts_the_old_definition_back_wins() {
     let host = Host::new();
     let mut daemon = host.watched();
-    // libvirt gives the same file another MAC address each time.
+    // libvirt gives the same file a different MAC address each time.
     let round = |number: u32| with_title(&doomed(), &number.to_string());
     daemon.meets(&round(0));
     let fixed = host.libvirt.xml();
@@ -802,7 +802,7 @@ fn what_libvirt_refuses_is_tried_once() {
     }
     assert_eq!(host.libvirt.xml(), doomed());
     assert_eq!(entries(&daemon), [What::Refused, What::LeftAlone]);
-    // Another libvirt may take it.
+    // Another libvirt may accept the change.
     host.libvirt.refuses.store(false, Ordering::Relaxed);
     daemon.connect(true).unwrap();
     daemon.work();
@@ -820,7 +820,7 @@ fn hands_off_means_hands_off() {
         .unwrap();
     daemon.meets(&doomed());
     assert_eq!(host.libvirt.xml(), doomed());
-    // Undefined and defined again, it is the same domain; also for the next daemon.
+    // A domain that is undefined and defined again is the same domain, also for the next daemon.
     host.libvirt.remove(UUID);
     daemon.work();
     daemon.meets(&doomed());
@@ -859,7 +859,7 @@ fn a_libvirt_that_goes_is_waited_for_and_not_woken() {
         .lock()
         .unwrap()
         .insert(UUID.into(), doomed());
-    // The next one says that it is there by its process id.
+    // The next libvirt announces itself by its process id.
     let pid = host.context.root.join("run/libvirtd.pid");
     let mut file = std::fs::File::create(pid).unwrap();
     std::io::Write::write_all(&mut file, std::process::id().to_string().as_bytes()).unwrap();
@@ -885,8 +885,8 @@ fn a_device_that_becomes_known_has_its_domains_looked_at() {
         .join(format!("run/gfxplane/records/{DMABUF}.json"));
     let text = std::fs::read_to_string(&record).unwrap();
     std::fs::remove_file(&record).unwrap();
-    // The rules know it, too; what a rule says is enough to fix what is refused anyway, so the
-    // device is one that no rule knows here.
+    // A rule is enough to fix a domain that is refused anyway, so the test uses a device that no
+    // rule knows.
     let rules = "usr/share/gfxplane/rules.d/none.toml";
     host.context.root.put(rules, "");
     let others = host.context.root.join("run/gfxplane/types");
@@ -909,7 +909,7 @@ fn one_retry_for_each_definition() {
     let request = request(true);
     let libvirt = Arc::clone(&host.libvirt);
     let left = || requests::directory(&host.context.root).join(format!("{UUID}.veto"));
-    // The hook sees another definition than we do, such as that of a saved guest.
+    // The hook sees another definition than the daemon does, such as that of a saved guest.
     for _ in 0..3 {
         requests::leave(&host.context.root, &request).unwrap();
         daemon.eventually(|| !left().exists());
@@ -928,7 +928,7 @@ fn what_is_undefined_is_not_defined_again() {
         .root
         .join(format!("var/lib/gfxplane/domains/{UUID}.json"));
     assert!(path.exists(), "it can be undone");
-    // A report that is late: the domain is defined again when we hear that it was undefined.
+    // A late report: the domain is defined again when the daemon hears that it was undefined.
     host.libvirt.put(&doomed());
     host.libvirt.report(Happened::Undefined);
     daemon.work();
@@ -937,7 +937,7 @@ fn what_is_undefined_is_not_defined_again() {
     host.libvirt.remove(UUID);
     daemon.work();
     assert!(!path.exists());
-    // Or while nobody watched.
+    // The domain may also be undefined while no daemon watches.
     daemon.meets(&domain(REGION, "off", VNC));
     assert!(path.exists());
     host.libvirt.remove(UUID);
@@ -946,7 +946,7 @@ fn what_is_undefined_is_not_defined_again() {
     assert!(!path.exists());
 }
 
-/// The log of a start that has just been made, of a domain with one device.
+/// Writes the log of a start that has just been made, of a domain with one device.
 fn write_log(host: &Host, device: &str, end: &str) {
     let root = &host.context.root;
     root.put("usr/bin/qemu", "\x7fELF");
@@ -965,7 +965,7 @@ fn write_log(host: &Host, device: &str, end: &str) {
 
 #[test]
 fn starts_teach() {
-    // It was in use when it was asked, and no other of its type was.
+    // The device was in use when it was probed, and no other of its type was probed.
     const IN_USE: &str = "c1a20000-0000-4000-8000-000000000008";
     let host = Host::new();
     host.libvirt.put(&domain(IN_USE, "on", VNC));
@@ -990,11 +990,11 @@ fn starts_teach() {
     requests::leave(root, &request).unwrap();
     daemon.eventually(|| known() == "dmabuf");
     assert_eq!(learned(&daemon), 1);
-    // Nothing new.
+    // The same log teaches nothing new.
     requests::leave(root, &request).unwrap();
     daemon.take_requests();
     assert_eq!(learned(&daemon), 1);
-    // An earlier start is reported, and the one in the log is still under way.
+    // libvirt reports an earlier start; the one in the log is still under way.
     write_log(&host, IN_USE, "");
     let started = |daemon: &mut Running<'_>| {
         host.libvirt.report(Happened::Started);
@@ -1005,21 +1005,21 @@ fn starts_teach() {
     host.libvirt.is_active.store(true, Ordering::Relaxed);
     assert_eq!(started(&mut daemon), ("dmabuf".into(), 1));
     host.libvirt.is_running.store(true, Ordering::Relaxed);
-    // That one has failed meanwhile, and another one runs.
+    // The start in the log has failed meanwhile, and another one is under way.
     let path = root.join("var/log/libvirt/qemu/g.log");
     let log = std::fs::read_to_string(&path).unwrap();
     let later = log.replacen("000+0000: starting", "001+0000: starting", 1);
     *host.libvirt.next_log.lock().unwrap() = Some((path.clone(), later));
     assert_eq!(started(&mut daemon), ("dmabuf".into(), 1));
-    // QEMU has started with it, so it is something else now.
+    // QEMU has started with the device, so its display has changed.
     write_log(&host, IN_USE, "");
     assert_eq!(started(&mut daemon), ("region".into(), 2));
-    // What a domain that runs says of itself is nothing, whatever was requested before.
+    // Of a running domain, a refusal in the log teaches nothing, whatever was requested before.
     write_log(&host, IN_USE, &refusal);
     requests::leave(root, &request).unwrap();
     daemon.take_requests();
     assert_eq!((known().as_str(), learned(&daemon)), ("region", 2));
-    // What is not the domain's own is not learned.
+    // Nothing is learned of a device that is not the domain's.
     write_log(&host, DMABUF, "");
     assert_eq!(started(&mut daemon), ("region".into(), 2));
 }
@@ -1037,8 +1037,8 @@ fn lines_are_said_once() {
     assert!(watched.note("n", "two", Vec::new()));
 }
 
-/// Whether it was killed before or after it had written the definition: that is fixed in the end, told once, and can
-/// be undone.
+/// In the end the domain is fixed, this is told once and can be undone, whether libvirt is killed
+/// before or after it has written the definition.
 #[test]
 fn libvirt_that_ends_while_it_defines() {
     for (doomed, is_written) in [
@@ -1053,14 +1053,14 @@ fn libvirt_that_ends_while_it_defines() {
         daemon.meets(&doomed);
         assert_eq!(host.libvirt.xml() != doomed, is_written);
         assert_eq!(entries(&daemon), [], "nobody knows yet");
-        // It is there again.
+        // libvirt is back.
         daemon.connect(true).unwrap();
         daemon.work();
         let fixed = host.libvirt.xml();
         assert_ne!(fixed, doomed);
         assert_eq!(entries(&daemon), [What::Fixed]);
         can_be_undone(&host, &daemon, &doomed);
-        // Once.
+        // A second look changes and tells nothing.
         daemon.connect(true).unwrap();
         daemon.work();
         assert_eq!(entries(&daemon), [What::Fixed]);
@@ -1068,7 +1068,7 @@ fn libvirt_that_ends_while_it_defines() {
     }
 }
 
-/// What somebody else has defined meanwhile is not taken for ours.
+/// The daemon does not take somebody else's definition for its own.
 #[test]
 fn libvirt_that_ends_while_it_defines_and_somebody_else_is_there_first() {
     let host = Host::new();
@@ -1083,7 +1083,7 @@ fn libvirt_that_ends_while_it_defines_and_somebody_else_is_there_first() {
     assert_eq!(daemon.domains.state.undo_stack(uuid(), &mut Vec::new()), []);
 }
 
-/// At the first look as many are fixed as are wrong, each told and remembered once; the second changes nothing.
+/// The first look fixes, tells and remembers each wrong domain once. The second changes nothing.
 #[test]
 fn five_thousand_domains() {
     const MANY: u128 = 5000;
@@ -1107,11 +1107,11 @@ fn five_thousand_domains() {
     let state = &daemon.domains.state;
     let remembered = |uuid: &&Uuid| state.undo_stack(**uuid, &mut Vec::new()).len() == 1;
     assert_eq!(uuids.iter().filter(remembered).count(), 5000);
-    // The log is put aside at its size, whatever there is to tell.
+    // The log is renamed at its size, however much is written.
     assert!(!entries(&daemon).is_empty());
 }
 
-/// A card of which nobody has measured anything, and no arguments.
+/// Returns a domain with a card that was never measured, and without arguments.
 fn unmeasured() -> String {
     doomed().replace("<model type='none'/>", "<model type='cirrus'/>")
 }
@@ -1120,7 +1120,7 @@ fn tried(host: &Host) -> usize {
     host.libvirt.tried.lock().unwrap().len()
 }
 
-/// Why a domain was left alone the last time.
+/// Returns the reason why a domain was last left alone.
 fn reason(daemon: &Daemon<'_>) -> String {
     let entries = daemon.domains.state.entries(&mut Vec::new());
     let left = entries.iter().filter(|entry| entry.what == What::LeftAlone);
@@ -1156,7 +1156,7 @@ fn what_was_not_measured_is_tried_once_for_all_of_its_shape() {
         assert!(copies[0].contains("<gl enable='yes'") && !copies[0].contains("geheim"));
     }
     assert_eq!(entries(&daemon), [What::Fixed]);
-    // Another domain, and another daemon.
+    // The outcome also holds for another domain, and for another daemon.
     host.libvirt
         .put_at(&second, &unmeasured().replace(UUID, &second));
     daemon.work();
@@ -1179,7 +1179,7 @@ fn what_is_refused_when_it_is_tried_stays_as_it_is() {
     for words in ["no such card", "`gfxplane fixup g --define`"] {
         assert!(said.contains(words), "{said}");
     }
-    // It is believed, also by the next daemon, until somebody who asks has tried it with success.
+    // The refusal holds, also for the next daemon, until a trial by a user succeeds.
     daemon.meets(&unmeasured());
     drop(daemon);
     let _daemon = host.watched();
@@ -1196,7 +1196,7 @@ fn an_argument_of_the_users_has_no_shape_and_is_tried_for_itself() {
     host.libvirt.put(&with("-no-user-config"));
     let mut daemon = host.watched();
     assert_eq!((tried(&host), entries(&daemon)), (1, vec![What::LeftAlone]));
-    // Nothing new, so nothing is tried.
+    // There is nothing new to try.
     daemon.meets(&with("-no-user-config"));
     assert_eq!(tried(&host), 1);
     *host.libvirt.trial.lock().unwrap() = None;
@@ -1246,7 +1246,7 @@ fn a_start_that_is_under_way_comes_first() {
     host.has(&["<gl enable='yes'"]);
 }
 
-/// What is reported of a copy is not that another domain has ended.
+/// A report about a copy does not mean that another domain has ended.
 #[test]
 fn trials_of_its_own_do_not_wake_the_daemon() {
     let host = Host::new();

@@ -1,4 +1,4 @@
-//! Tries domains for the daemon. The daemon defines nothing unasked unless it was seen to start.
+//! Tries domains for the daemon, which defines nothing unasked that has not been seen to start.
 
 use std::time::{Duration, Instant};
 
@@ -15,12 +15,12 @@ use crate::plan::fixup::Fixed;
 
 /// The longest time that the start of a domain's small copy may take: as long as libvirt waits for
 /// a QEMU that does not answer (src/qemu/qemu_monitor.c, `QEMU_DEFAULT_MONITOR_WAIT`). Other
-/// domains wait for it.
+/// domains wait meanwhile.
 const DEADLINE: Duration = Duration::from_secs(30);
 
 impl Daemon<'_> {
-    /// Returns whether the planned domain was seen to start: by a measurement, an earlier trial, or
-    /// a trial now. If it was not, writes the reason, and the domain stays as it is.
+    /// Returns whether the planned domain was seen to start: in a measurement, in an earlier trial,
+    /// or in a trial now. If not, writes the reason; the caller must leave the domain as it is.
     pub(super) fn is_seen(
         &mut self,
         libvirt: &dyn Libvirt,

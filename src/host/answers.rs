@@ -1,13 +1,14 @@
-//! `/run/gfxplane/answers`: what was answered to mdevctl, word for word.
+//! `/run/gfxplane/answers`: our answers to mdevctl, word for word.
 //!
-//! libvirt has mdevctl list all devices at each mdev that it finds, so for N of them the callout
-//! answers N² times. An answer is given again as long as none of its sources has changed. The first
-//! line of the answer's file names the sources: the inode of the driver's link (a device that is
-//! made anew, or bound anew, has a new one) and of the parent's directory of render nodes, and
-//! inode and time of the record, of the settings and of the schema by which libvirt tells displays
-//! itself.
+//! libvirt has mdevctl list all devices at each mdev that it finds, so for N mdevs the callout
+//! answers N² times. An answer is repeated as long as none of its sources has changed. The first
+//! line of the answer's file names their state: the inodes of the driver's link (a device that is
+//! made or bound anew has a new one) and of the parent's directory of render nodes; and the inodes
+//! and times of the record, of the settings, and of the schema by which libvirt itself tells
+//! displays.
 //!
-//! Only a directory that is there is used: packaging/gfxplane.tmpfiles makes it, and a new package empties it.
+//! The directory is used only if it exists: packaging/gfxplane.tmpfiles makes it, and a new package
+//! empties it.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -16,10 +17,11 @@ use std::path::PathBuf;
 use crate::device::id::DeviceId;
 use crate::host::{Root, callout, run};
 
-/// The most bytes that a file of an answer may have. An answer of all words that there are has less than a fourth.
+/// The largest size of an answer's file, in bytes. An answer with every attribute has less than a
+/// quarter of it.
 const MAX_SIZE: usize = 8192;
 
-/// The place of a device's answer.
+/// The file of a device's answer, and the state of the answer's sources.
 #[derive(Debug)]
 pub struct Place {
     directory: PathBuf,
@@ -32,12 +34,12 @@ impl Place {
     /// Returns `None` if the device has no driver or no record, so that there is no answer.
     pub fn of(root: &Root, id: DeviceId) -> Option<Self> {
         let driver = root.join(format!("sys/bus/mdev/devices/{id}/driver"));
-        // The times in sysfs are those at which the kernel has made its own notes of a file.
+        // sysfs gives no times of changes, only the times when the kernel made its inodes.
         let mut made_of = fs::symlink_metadata(driver).ok()?.ino().to_string();
         let record = fs::metadata(run::record_path(root, id)).ok()?;
         let settings = ["", "gfxplane.toml", "conf.d"]
             .map(|name| fs::metadata(root.join("etc/gfxplane").join(name)).ok());
-        // The kernel follows the link, so `..` is the parent, whose render node is told.
+        // The kernel follows the link, so `..` is the parent, whose render node is in the answer.
         let drm = root.join(format!("sys/bus/mdev/devices/{id}/../drm"));
         made_of += &fs::metadata(drm).map_or(" -".to_owned(), |drm| format!(" {}", drm.ino()));
         let schema = fs::metadata(root.join(callout::SCHEMA_OF_LIBVIRT)).ok();
@@ -54,8 +56,8 @@ impl Place {
         })
     }
 
-    /// Returns the answer that was kept, if its sources have not changed, and nobody but root could
-    /// have written it.
+    /// Returns the kept answer. Returns `None` if there is none, if a source has changed, or if
+    /// somebody other than root could have written the file.
     pub fn answer(&self, root: &Root) -> Option<String> {
         let bytes = run::read_trusted_bytes(root, &self.file, None, MAX_SIZE).ok()??;
         let text = String::from_utf8(bytes).ok()?;
@@ -63,9 +65,9 @@ impl Place {
         (made_of == self.made_of).then(|| answer.to_owned())
     }
 
-    /// Keeps an answer. A failure is ignored: the next answer then takes longer. Keeps none if
-    /// there is no directory of answers, or if `conf.d` has files: a change that is written into
-    /// one of these in place would not be noticed.
+    /// Keeps an answer. Ignores a failure: the next answer then takes longer. Does nothing if the
+    /// directory of answers does not exist, or if `conf.d` has files: writing to one of them in
+    /// place changes none of the sources.
     pub fn keep(&self, root: &Root, answer: &str) {
         let files = fs::read_dir(root.join("etc/gfxplane/conf.d"));
         if self.directory.is_dir() && !files.is_ok_and(|mut files| files.next().is_some()) {

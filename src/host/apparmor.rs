@@ -25,9 +25,9 @@ pub(crate) fn is_enabled(root: &Root) -> bool {
     read_text(&enabled, &mut Vec::new()).as_deref() == Some("Y")
 }
 
-/// Returns whether libvirt gives each guest a profile of AppArmor's; `None` under SELinux.
+/// Returns whether libvirt gives each guest an AppArmor profile; `None` under SELinux.
 ///
-/// It does so if AppArmor is switched on and knows the profile of libvirt's daemon (libvirt
+/// libvirt does so if AppArmor is switched on and knows the profile of libvirt's daemon (libvirt
 /// src/security/security_apparmor.c, `use_apparmor`), unless qemu.conf names other security
 /// drivers. It does not matter whether the daemon's own profile is enforced.
 pub(super) fn confines_guests(root: &Root, drivers: Option<&str>) -> Option<bool> {
@@ -40,7 +40,7 @@ pub(super) fn confines_guests(root: &Root, drivers: Option<&str>) -> Option<bool
         return Some(false);
     }
     let directory = root.join(PROFILES);
-    // aa-disable makes a link there.
+    // aa-disable makes a link in `disable` for each profile that it switches off.
     let is_there = |path: &Path| path.symlink_metadata().is_ok();
     let has_profile = DAEMONS.iter().any(|daemon| {
         let name = format!("usr.sbin.{daemon}");
@@ -49,9 +49,9 @@ pub(super) fn confines_guests(root: &Root, drivers: Option<&str>) -> Option<bool
     Some(has_profile)
 }
 
-/// Returns whether AppArmor keeps libvirt from starting a dbus-daemon for a guest; `None` if that
-/// is not known. If guests are `confined`, libvirt runs the daemon under the guest's own profile
-/// (libvirt src/qemu/qemu_dbus.c, `qemuDBusStart`).
+/// Returns whether AppArmor keeps libvirt from starting a dbus-daemon for a guest; `None` if the
+/// guests' rules can't be read. If guests are `confined`, libvirt runs the dbus-daemon under the
+/// guest's own profile (libvirt src/qemu/qemu_dbus.c, `qemuDBusStart`).
 pub(super) fn denies_dbus_daemon(root: &Root, confined: bool) -> Option<bool> {
     if !confined {
         return Some(false);
@@ -60,12 +60,12 @@ pub(super) fn denies_dbus_daemon(root: &Root, confined: bool) -> Option<bool> {
     Some(!may_execute(&rules, DBUS_DAEMON))
 }
 
-/// Returns whether AppArmor keeps a guest from the sockets of X servers; `None` if that is not
-/// known.
+/// Returns whether AppArmor keeps a guest from the sockets of X servers; `None` if a file that
+/// decides it can't be read.
 ///
-/// It does so under three conditions. The kernel checks unix sockets. The features for which
-/// policies are made include them (apparmor_parser(8), `policy-features`). The guests' profile has
-/// no rule about them.
+/// It does so if three conditions hold. The kernel checks unix sockets. The features for which
+/// policies are compiled include unix sockets (apparmor_parser(8), `policy-features`). The guests'
+/// profile has no rule about them.
 pub(super) fn denies_x(root: &Root, confined: bool) -> Option<bool> {
     let kernels = "sys/kernel/security/apparmor/features/network_v9/af_unix";
     if !confined || !exists(&root.join(kernels)) {
@@ -91,7 +91,7 @@ pub(super) fn denies_x(root: &Root, confined: bool) -> Option<bool> {
 }
 
 /// Returns the rules of the profile that libvirt gives to a guest, without those for the guest's
-/// own files.
+/// own files; `None` if they can't be read.
 fn guests_rules(root: &Root) -> Option<String> {
     let unheard = &mut Vec::new();
     let directory = root.join(PROFILES);
@@ -101,7 +101,7 @@ fn guests_rules(root: &Root) -> Option<String> {
         rules.push('\n');
         rules.push_str(&text.unwrap_or_default());
     };
-    // Rules may be in a directory and in Debian's older file. Not all versions include both.
+    // Local rules may be in a directory and in Debian's older file. Not all versions include both.
     let more = format!("{GUESTS}.d");
     if guests.contains(&format!("<{more}>")) {
         for name in read_names(&directory.join(&more), unheard) {
@@ -129,8 +129,8 @@ pub(crate) fn may_execute(profile: &str, program: &str) -> bool {
     })
 }
 
-/// Returns whether a rule's path stands for a program. The path may have the variables of
-/// `/etc/apparmor.d/tunables/global`.
+/// Returns whether a rule's path matches a program. Of the variables in
+/// `/etc/apparmor.d/tunables/global`, only `@{bin}` is known here.
 fn is_of(path: &str, program: &str) -> bool {
     let path = path.replace("@{bin}", "/{,usr/}{,s}bin");
     let glob = GlobBuilder::new(&path)
@@ -247,7 +247,7 @@ mod tests {
         ] {
             root.put(path, rule);
             assert_eq!(denied(), Some(false), "{path}");
-            // libvirt 9, and later versions without Debian's patch, have it like this.
+            // In libvirt 9, and in later versions without Debian's patch, nothing is included.
             root.put(abstraction, guests);
             assert_eq!(denied(), Some(true), "{path} is not included");
             root.put(abstraction, &format!("{guests}{included}"));

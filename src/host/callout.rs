@@ -1,11 +1,11 @@
 //! Our links among mdevctl's callouts, in `/etc/mdevctl.d/scripts.d/callouts`. mdevctl asks the scripts
 //! there after those in `/usr/lib/mdevctl/scripts.d`, sorted by their names (mdevctl src/environment.rs,
-//! `callout_script_dirs`), and takes the first answer: a vendor's comes before ours.
+//! `callout_script_dirs`), and uses the first answer, so a vendor's script comes before ours.
 //!
-//! A callout that is there while libvirt starts makes its start several times as long: libvirt has mdevctl
-//! list all devices at each mdev that it finds, and mdevctl runs each callout for each of them. So the daemon
-//! makes a link once libvirt has listed its devices, and takes it away when libvirt ends. A host without the
-//! daemon may have one for good: `callout = "static"`.
+//! If a callout exists while libvirt starts, the start takes several times as long: libvirt has
+//! mdevctl list all devices at each mdev that it finds, and mdevctl runs each callout for each of
+//! them. So the daemon makes a link once libvirt has listed its devices, and removes it when
+//! libvirt ends. A host without the daemon may have a permanent link: `callout = "static"`.
 
 use std::fs;
 use std::io;
@@ -16,17 +16,17 @@ use crate::host::{Root, settings};
 
 const DIRECTORY: &str = "etc/mdevctl.d/scripts.d/callouts";
 
-/// The name of the permanent link. It follows the names of the package's links among the notifiers.
+/// The name of the permanent link, like the names of the package's links among mdevctl's notifiers.
 const STATIC: &str = "99-gfxplane";
 
-/// The name of the daemon's link. By this name, a link that a killed daemon leaves behind is known
-/// to be the daemon's, and removed (packaging/gfxplane.service, packaging/gfxplane.tmpfiles).
+/// The name of the daemon's link. The name shows that a link left behind by a killed daemon may be
+/// removed (packaging/gfxplane.service, packaging/gfxplane.tmpfiles).
 pub(crate) const OF_DAEMON: &str = "99-gfxplane-watch";
 
 /// The target of both links.
 const HELPER: &str = "/usr/bin/gfxplane-helper";
 
-/// The schema of a libvirt that tells displays itself (upstream/libvirt).
+/// A file of a libvirt that tells displays itself, without our attributes (upstream/libvirt).
 pub(crate) const SCHEMA_OF_LIBVIRT: &str = "usr/share/libvirt/schemas/vfio-display.rng";
 
 /// Returns whether libvirt tells displays itself. Our attributes would only repeat them.
@@ -34,12 +34,12 @@ pub fn is_told_by_libvirt(root: &Root) -> bool {
     root.join(SCHEMA_OF_LIBVIRT).exists()
 }
 
-/// Returns whether a file among mdevctl's scripts is one of our links, by its name.
+/// Returns whether this is the name of one of our links among mdevctl's scripts.
 pub(crate) fn is_ours(name: &str) -> bool {
     [STATIC, OF_DAEMON].contains(&name)
 }
 
-/// Makes a link, and its directory, unless the link exists.
+/// Makes the link of this name to the helper, and its directory. Replaces any other file there.
 ///
 /// # Errors
 /// Any error of the file system.
@@ -53,7 +53,7 @@ pub fn make(root: &Root, name: &str) -> io::Result<()> {
     std::os::unix::fs::symlink(HELPER, path)
 }
 
-/// Removes a link, if there is one.
+/// Removes the link of this name.
 ///
 /// # Errors
 /// Any error of the file system. It is no error if there is no link.
@@ -61,7 +61,7 @@ pub fn remove(root: &Root, name: &str) -> io::Result<()> {
     super::remove(&path(root, name))
 }
 
-/// Makes or removes the permanent link, as the setting says.
+/// Makes or removes the permanent link, depending on the setting `callout`.
 ///
 /// # Errors
 /// Any error of the file system.
@@ -89,7 +89,7 @@ mod tests {
             make(&root, OF_DAEMON).unwrap();
             assert_eq!(target(OF_DAEMON), Some(HELPER.into()));
         }
-        // What leads elsewhere is fixed.
+        // A link that leads elsewhere is replaced.
         remove(&root, OF_DAEMON).unwrap();
         std::os::unix::fs::symlink("/nowhere", path(&root, OF_DAEMON)).unwrap();
         make(&root, OF_DAEMON).unwrap();

@@ -8,15 +8,15 @@ use serde::Deserialize;
 use crate::device::toml::{BadToml, Step, Toml};
 use crate::domain::policy::{self, Policy, Wishes};
 
-/// The devices that may be opened although nobody has named them.
+/// The devices that gfxplane may open without being told to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ProbePolicy {
-    /// Devices that a rule calls safe to open.
+    /// Devices that a rule declares safe to open.
     Known,
-    /// Also devices that no rule knows.
+    /// Devices that a rule declares safe to open, and devices that no rule knows.
     All,
-    /// No devices.
+    /// gfxplane opens no device without being told to.
     Never,
 }
 
@@ -37,11 +37,11 @@ pub enum HookMode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RetryStart {
-    /// No domains.
+    /// The daemon starts no domains.
     Never,
     /// Domains that libvirt starts by itself.
     Autostart,
-    /// All domains.
+    /// All persistent domains.
     Persistent,
 }
 
@@ -55,9 +55,9 @@ pub enum CalloutLink {
     Static,
 }
 
-/// The files that a fleet's tools read, for the formats that the daemon keeps up to date. The other
-/// formats are not among them: Ansible's program never changes, and Nova reads its file only when
-/// it starts.
+/// The files that a fleet's tools read, for the formats that the daemon keeps up to date. Other
+/// formats don't need this: Ansible's program never changes, and Nova reads its file only when it
+/// starts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Destinations {
@@ -77,7 +77,7 @@ impl Destinations {
     }
 }
 
-/// The settings, with defaults for those that are not set.
+/// The settings. A setting that no file sets has its default.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// `probe = "known" | "all" | "never"`: the devices that may be opened unasked. Default: known.
@@ -95,11 +95,11 @@ pub struct Config {
     /// `retry_start = "never" | "autostart" | "persistent"`: the domains that the daemon starts
     /// once it has fixed what the hook refused. Default: autostart.
     pub retry_start: RetryStart,
-    /// `export = { prometheus = FILE, nfd = FILE }`: where `gfxplane-export.service` copies what the
-    /// daemon has written for others. Default: nowhere.
+    /// `export = { prometheus = FILE, nfd = FILE }`: the files to which `gfxplane-export.service`
+    /// copies the daemon's exports. Default: none.
     pub export: Destinations,
-    /// `display`, `unknown`, `video`, `boot_display`, `guest`, `consent`: the changes that a domain
-    /// may get; see [`crate::domain::policy`].
+    /// `display`, `unknown`, `video`, `boot_display`, `guest`, `consent`: the changes that gfxplane
+    /// may make to a domain; see [`crate::domain::policy`].
     pub policy: Policy,
 }
 
@@ -146,7 +146,7 @@ enum OnOff {
     Off,
 }
 
-/// Returns whether a path begins at the root and has no `..`.
+/// Returns whether a path is absolute and has no `..`.
 fn is_plain(path: &Path) -> bool {
     path.is_absolute() && !path.components().any(|part| part == Component::ParentDir)
 }
@@ -171,7 +171,7 @@ impl Config {
     /// Returns these settings with those of one file applied over them.
     ///
     /// # Errors
-    /// [`BadToml`], with line and column. The settings stay as they were.
+    /// [`BadToml`], with line and column; no setting of the file is applied.
     pub fn with_file(self, text: &str) -> Result<Self, BadToml> {
         let toml = Toml::parse(text)?;
         let file: ConfigFile = toml.read()?;

@@ -4,28 +4,28 @@ use std::path::PathBuf;
 
 use crate::host::{Root, Warning, exists, is_dir, read_names_that, read_whole};
 
-/// The directory of the persistent definitions (libvirt src/qemu/qemu_conf.c,
-/// `virQEMUDriverConfigNew`, `configDir`).
+/// The directory of persistent definitions (libvirt src/qemu/qemu_conf.c, `virQEMUDriverConfigNew`,
+/// `configDir`).
 pub(crate) const DEFINITIONS: &str = "etc/libvirt/qemu";
 
-/// The directory of the running domains' state (`stateDir` there).
+/// The directory with the state of running domains (`stateDir` in the same function).
 const RUNNING: &str = "run/libvirt/qemu";
 
 /// The ending of a domain's file.
 const ENDING: &str = ".xml";
 
-/// The largest definition that is read, in bytes, as large as libvirt's own limit for an XML
-/// document over the wire (src/remote/remote_protocol.x, `REMOTE_STRING_MAX`).
+/// The largest definition that is read, in bytes: the limit of libvirt's own protocol for a text
+/// (src/remote/remote_protocol.x, `REMOTE_STRING_MAX`).
 const LARGEST: usize = 4 << 20;
 
-/// A domain's file.
+/// A domain, as libvirt's files show it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DomainFile {
-    /// The domain's name, which names the file.
+    /// The domain's name, from the name of the file.
     pub name: String,
-    /// The XML.
+    /// The domain's persistent definition in XML.
     pub xml: String,
-    /// True if the domain runs; `None` if that can't be seen.
+    /// True if the domain runs; `None` if libvirt's directory of running domains does not exist.
     pub runs: Option<bool>,
 }
 
@@ -47,8 +47,8 @@ pub(crate) fn path(root: &Root, name: &str) -> PathBuf {
     root.join(DEFINITIONS).join(format!("{name}{ENDING}"))
 }
 
-/// Returns the domains of libvirt's files, sorted by name; `None` if there is no directory of
-/// definitions or it can't be read.
+/// Returns the domains that have a file, sorted by name. A file that can't be read gives a warning.
+/// Returns `None` if the directory of definitions does not exist or can't be read.
 #[must_use]
 pub(crate) fn read(root: &Root, warnings: &mut Vec<Warning>) -> Option<Vec<DomainFile>> {
     let running = root.join(RUNNING);

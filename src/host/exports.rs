@@ -1,8 +1,7 @@
-//! `/run/gfxplane/export`: the files that the daemon writes for a fleet's tools, one for each
-//! format.
+//! `/run/gfxplane/export`: the daemon's files for a fleet's tools, one for each format.
 //!
 //! `gfxplane-export.service` copies the files to the paths in the settings whenever the directory
-//! changes. So only complete files are put into the directory.
+//! changes, so a file appears in the directory only when it is complete.
 
 use std::fs;
 use std::io;
@@ -11,14 +10,14 @@ use std::time::Duration;
 use crate::host::Root;
 use crate::host::run::{BASE, directory, read_trusted_bytes, replace};
 
-/// The size in bytes above which no file is copied.
+/// The largest file that is copied, in bytes.
 const MOST: usize = 16 << 20;
 
 /// The age at which a file is written again although nothing has changed: Node Feature Discovery's
 /// labels expire after a day.
 pub const FRESH: Duration = Duration::from_secs(6 * 60 * 60);
 
-/// Writes the text of a format, if its content is new or the file is older than [`FRESH`].
+/// Writes the text of a format, if its content is new or the old file is at least [`FRESH`] old.
 ///
 /// # Errors
 /// Any error of the file system; [`io::ErrorKind::InvalidData`] if the directory can't be trusted.
@@ -32,11 +31,11 @@ pub fn publish(root: &Root, format: &str, text: &str) -> io::Result<()> {
     }
 }
 
-/// Returns the text of a format; `None` if the daemon has written none.
+/// Returns the text that the daemon has written for a format; `None` if it has written none.
 ///
 /// # Errors
-/// The file can't be read, is larger than 16 MiB or not UTF-8, or somebody else than root
-/// can have written it.
+/// The file can't be read, is larger than 16 MiB or not UTF-8, or somebody other than root can have
+/// written it.
 pub fn published(root: &Root, format: &str) -> Result<Option<String>, String> {
     let path = root.join(BASE).join("export").join(format);
     let bytes = read_trusted_bytes(root, &path, None, MOST);
@@ -47,7 +46,7 @@ pub fn published(root: &Root, format: &str) -> Result<Option<String>, String> {
     text.map_err(|error| format!("{}: {error}", path.display()))
 }
 
-/// Returns the lines of the content. The other lines are comments, such as the time at which labels
+/// Returns the lines of a text that are no comments. A comment may be the time at which labels
 /// expire.
 fn says(text: &str) -> impl Iterator<Item = &str> {
     text.lines().filter(|line| !line.starts_with('#'))
@@ -77,7 +76,7 @@ mod tests {
         assert_eq!(published(&root, "nfd"), Ok(Some("# 3\na=b\n".into())));
         publish(&root, "nfd", "# 3\na=c\n").unwrap();
         assert_eq!(published(&root, "nfd"), Ok(Some("# 3\na=c\n".into())));
-        // Nobody who watches the directory sees a file that is not whole.
+        // A watcher of the directory never sees an incomplete file.
         assert_ne!(inode(), first.metadata().unwrap().ino());
         assert_eq!(fs::read_dir(file.parent().unwrap()).unwrap().count(), 1);
     }

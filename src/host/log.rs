@@ -1,4 +1,4 @@
-//! The lines of the log: the changes of domains, and the decisions not to change one.
+//! The entries of the log: the changes of domains, and the decisions not to change one.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -10,26 +10,26 @@ use crate::device::record::FORMAT;
 use crate::domain::shell::plain_up_to;
 use crate::plan::{Action, Change, words};
 
-/// One line of the log.
+/// One entry, which is a line of the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// The format's version, [`FORMAT`].
     pub format: u32,
-    /// The time, in seconds since 1970.
+    /// The time of the event, in seconds since 1970.
     pub time: u64,
     /// The domain's name.
     pub domain: String,
     /// The domain's UUID, if it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uuid: Option<Uuid>,
-    /// The event.
+    /// The event in the domain's life.
     pub what: What,
     /// The part of gfxplane that acted.
     pub by: By,
-    /// The single changes.
+    /// The changes to the domain's definition.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<Said>,
-    /// The reason, or the result.
+    /// The reason for the event, or its result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
@@ -37,7 +37,7 @@ pub struct Entry {
 /// One change in words.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Said {
-    /// The change.
+    /// The change, in words.
     pub change: String,
     /// The reason for the change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -53,7 +53,7 @@ pub struct Said {
 pub enum What {
     /// gfxplane changed the domain's definition.
     Fixed,
-    /// The user took changes back.
+    /// The user undid changes.
     Undone,
     /// The user set the domain's own policy.
     Policy,
@@ -64,7 +64,7 @@ pub enum What {
     Refused,
     /// Somebody else changed the domain's definition at the same time, and that change may be lost.
     Conflict,
-    /// Somebody else changed the domain's definition at the same time, and that change stands.
+    /// Somebody else changed the domain's definition at the same time, and that change was kept.
     Kept,
     /// Somebody keeps undoing our changes. gfxplane leaves the domain alone from now on.
     GaveUp,
@@ -95,7 +95,7 @@ pub enum By {
 display_as_serde!(What, By);
 
 impl Entry {
-    /// Makes an entry for an event. `time` is in seconds since 1970.
+    /// Makes an entry without changes or a reason. `time` is in seconds since 1970.
     pub fn new(time: u64, what: What, by: By, domain: &str, uuid: Option<Uuid>) -> Self {
         Entry {
             format: FORMAT,
@@ -109,21 +109,21 @@ impl Entry {
         }
     }
 
-    /// Adds the changes of a plan.
+    /// Sets the entry's changes to those of a plan.
     #[must_use]
     pub fn changes(mut self, changes: &[Change]) -> Self {
         self.changes = bounded(changes, Said::of);
         self
     }
 
-    /// Adds changes in words.
+    /// Sets the entry's changes to these texts.
     #[must_use]
     pub fn said(mut self, changes: &[String]) -> Self {
         self.changes = bounded(changes, |change| Said::words(change));
         self
     }
 
-    /// Adds a reason.
+    /// Sets the entry's reason.
     #[must_use]
     pub fn because(mut self, reason: impl Into<String>) -> Self {
         self.reason = Some(plain_up_to(LONGEST, &reason.into()));
@@ -149,14 +149,14 @@ impl Said {
     }
 }
 
-/// The longest text of an entry, in bytes. A few entries must not rotate the log away, however long
-/// the XML is that they quote.
+/// The longest text of an entry, in bytes. Without it, a few entries that quote long XML would fill
+/// the log and push older entries out.
 const LONGEST: usize = 500;
 
 /// The greatest number of changes in an entry.
 const MOST: usize = 32;
 
-/// Returns the first changes in words, and the number of the others.
+/// Describes the first [`MOST`] changes. A last text says how many more there are.
 fn bounded<T>(changes: &[T], said: impl FnMut(&T) -> Said) -> Vec<Said> {
     let mut all: Vec<Said> = changes.iter().take(MOST).map(said).collect();
     if changes.len() > MOST {
@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn times() {
-        // The expected values are those of date -u -d @SECONDS.
+        // The expected values are from `date -u -d @SECONDS`.
         for (seconds, expected) in [
             (0, "1970-01-01T00:00:00Z"),
             (4_107_542_400, "2100-03-01T00:00:00Z"),
@@ -200,7 +200,7 @@ mod tests {
         }
     }
 
-    /// Four definitions with an argument of 700 kB rotated the log away, which has 1 MiB.
+    /// Without the limit, four definitions with an argument of 700 kB fill the log of 1 MiB.
     #[test]
     fn an_entry_is_bounded_and_harmless() {
         let device: DeviceId = "0000:00:02.0".parse().unwrap();

@@ -1,8 +1,8 @@
 //! `/run/gfxplane/instances`: the marks of temporary devices that were created for probing.
 //!
 //! A mark is an empty file, named by the device's UUID, in a directory that only root can use
-//! (0700). It exists before the device does, and goes after the device. The maker of the device
-//! holds a lock on the mark. If nobody holds it, the maker was killed.
+//! (0700). It is made before the device and removed after it. The process that makes the device
+//! holds a lock on the mark. If nobody holds the lock, that process was killed.
 
 use std::fs;
 use std::io;
@@ -24,20 +24,20 @@ fn path(root: &Root, id: DeviceId) -> PathBuf {
     directory(root).join(id.to_string())
 }
 
-/// Leaves the mark of a device that is about to be created, and holds it.
+/// Makes the mark of a device that is about to be created, and locks it.
 ///
 /// # Errors
 /// Any error of the file system; [`io::ErrorKind::InvalidData`] if the directory exists but can't
 /// be trusted.
 pub fn mark(root: &Root, id: DeviceId) -> io::Result<Lock> {
     run::directory(root, INSTANCES, 0o700)?;
-    // A sweep at this very moment finds no device and removes the mark. Then it is made again.
+    // A sweep at this very moment finds no device and removes the mark, which is then made again.
     let lock = Lock::wait(&path(root, id), true, None)?;
     Ok(lock.expect("it is made if it isn't there"))
 }
 
-/// Returns the marked devices, whoever holds their marks. Empty if the directory can't be read, as
-/// by users other than root.
+/// Returns the marked devices, whether or not their marks are locked. Empty if the directory can't
+/// be read or trusted, as for users other than root.
 pub(crate) fn marked(root: &Root) -> Vec<DeviceId> {
     let directory = directory(root);
     let is_trusted = fs::symlink_metadata(&directory).is_ok_and(|metadata| {
@@ -51,7 +51,7 @@ pub(crate) fn marked(root: &Root) -> Vec<DeviceId> {
     ids.filter(|id| matches!(id, DeviceId::Mdev(_))).collect()
 }
 
-/// Takes over the mark of a device as soon as nobody holds it, at most until `limit`. Returns
+/// Locks the mark of a device as soon as nobody else holds it, at most until `limit`. Returns
 /// `None` if the mark is gone.
 ///
 /// # Errors

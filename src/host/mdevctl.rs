@@ -16,8 +16,8 @@ use crate::device::facts::PREFIX;
 use crate::host::rewrite::rewrite;
 use crate::host::{MAX_TEXT, Root, Warning, is_dir, read_names, read_text, read_whole, run};
 
-/// The drop-in that puts our mdevctl first in libvirtd's PATH. The administrator of a host with a
-/// libvirt before 10.1 can switch it on (packaging/libvirt-9).
+/// The drop-in that puts our wrapper of mdevctl first in libvirtd's PATH. The administrator of a
+/// host with a libvirt before 10.1 can switch it on (packaging/libvirt-9).
 pub(crate) const WRAPPER: &str = "etc/systemd/system/libvirtd.service.d/gfxplane-mdevctl.conf";
 
 /// A definition of a mediated device.
@@ -29,7 +29,7 @@ pub struct Definition {
     pub parent: String,
     /// The id of the device's type.
     pub type_id: String,
-    /// True if mdevctl creates the device when the parent appears.
+    /// True if mdevctl creates the device as soon as the parent appears.
     pub autostart: bool,
 }
 
@@ -76,10 +76,10 @@ pub fn read(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Definition> {
     definitions
 }
 
-/// Returns the text of a definition without our attributes; `None` if it has none.
+/// Returns the text of a definition without our attributes; `None` if it has none of them.
 ///
 /// # Errors
-/// If the text is not JSON.
+/// The text is not JSON.
 pub fn without_our_attributes(text: &str) -> serde_json::Result<Option<String>> {
     let mut definition: Value = serde_json::from_str(text)?;
     let Some(Value::Array(attrs)) = definition.get_mut("attrs") else {
@@ -94,12 +94,12 @@ pub fn without_our_attributes(text: &str) -> serde_json::Result<Option<String>> 
     serde_json::to_string_pretty(&definition).map(Some)
 }
 
-/// Adds attributes to the output of `mdevctl list --dumpjson --defined`. `words_of` returns the
-/// words for a device, by its parent's sysfs name and its UUID. A device that has attributes of
-/// ours already stays as it is.
+/// Adds attributes to the output of `mdevctl list --dumpjson --defined`. `words_of` returns a
+/// device's attributes, by its parent's sysfs name and its UUID. A device that already has
+/// attributes of ours stays as it is.
 ///
 /// Returns `None` if there is nothing to add, or if the output is not exactly in mdevctl's form
-/// (1.2 ends the last line, 1.4 does not).
+/// (1.2 writes a newline at the end, 1.4 does not).
 pub fn with_attributes(
     printed: &str,
     mut words_of: impl FnMut(&str, Uuid) -> Option<Vec<(String, String)>>,
@@ -141,10 +141,10 @@ fn is_ours(attr: &Value) -> bool {
         .is_some_and(|attr| !attr.is_empty() && attr.keys().all(|key| key.starts_with(PREFIX)))
 }
 
-/// Makes a libvirt that reads attributes only from definitions read them again. Such a libvirt
-/// watches `/etc/mdevctl.d`, so the directory of the device's parent gets a new time. The function
-/// does so only if [`WRAPPER`] is switched on and mdevctl has a definition of the device. Returns
-/// `Ok(false)` if there was nothing to do.
+/// Makes libvirt read a device's definition again, for a libvirt that reads attributes only from
+/// definitions. Such a libvirt watches `/etc/mdevctl.d`, so the directory of the device's parent
+/// gets a new time. Returns `Ok(false)`, and does nothing, if [`WRAPPER`] is not switched on or
+/// mdevctl has no definition of the device.
 ///
 /// # Errors
 /// Any error of the file system.
@@ -158,12 +158,13 @@ pub fn have_read_again(root: &Root, parent: &str, uuid: Uuid) -> io::Result<bool
     Ok(true)
 }
 
-/// Removes our attributes from a definition on disk, by a temporary file beside it and a rename; in
-/// place if the file has other names (hard links), which a rename would leave behind. Returns `Ok(false)` if there was nothing to do.
+/// Removes our attributes from a definition on disk. Writes a temporary file beside it and renames
+/// it, or writes in place if the file has other names (hard links), which a rename would leave
+/// behind. Returns `Ok(false)` if there is no definition, or none of our attributes in it.
 ///
-/// Without this, mdevctl would write each stored attribute to sysfs at the next start, and fail.
-/// The temporary file lies in the parent's directory, where mdevctl ignores names that are no UUID.
-/// One level up, a file that disappears while mdevctl lists would make `mdevctl list` fail.
+/// Without this, mdevctl would write each stored attribute to sysfs at the device's next start, and
+/// fail. The temporary file is in the parent's directory, where mdevctl ignores names that are no
+/// UUID. One level up, a file that disappears meanwhile would make `mdevctl list` fail.
 ///
 /// # Errors
 /// Any error of the file system; a definition that is not JSON.
@@ -177,7 +178,7 @@ pub fn clean(root: &Root, parent: &str, uuid: Uuid) -> io::Result<bool> {
         ));
     }
     let named = directory.join(uuid.hyphenated().to_string());
-    // A link stays one: what it leads to is written.
+    // A link stays a link: its target is written.
     let (path, text) = match named.canonicalize() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         path => {
@@ -190,7 +191,7 @@ pub fn clean(root: &Root, parent: &str, uuid: Uuid) -> io::Result<bool> {
         return Ok(false);
     };
     let before = fs::metadata(&path)?;
-    // A rename would leave its other names with the old text.
+    // After a rename, the file's other names would still lead to the old text.
     if before.nlink() > 1 {
         rewrite(&path, &text, &cleaned)?;
         return Ok(true);
@@ -216,7 +217,7 @@ mod tests {
     const UUID: &str = "11111111-2222-3333-4444-555555555555";
     const WITH_OURS: &str = r#"{"mdev_type":"t","attrs":[{"gfxplane.display":"none"}]}"#;
 
-    /// A host, and the directory of the definitions below one parent.
+    /// Makes a host. Also returns the directory of the definitions below one parent.
     fn host() -> (tempfile::TempDir, Root, std::path::PathBuf) {
         let (keep, root) = crate::host::empty();
         let parent = root.join("etc/mdevctl.d/0000:00:02.0");
@@ -285,7 +286,7 @@ mod tests {
         assert!(!is_root || (now.uid(), now.gid()) == (1234, 4321));
         let names = |path: &Path| fs::read_dir(path).unwrap().count();
         assert_eq!((names(&parent), names(directory.path())), (1, 3));
-        // A file with another name keeps it.
+        // A file with a second name keeps it.
         let other = directory.path().join("other");
         fs::hard_link(&real, &other).unwrap();
         fs::write(&other, WITH_OURS).unwrap();
@@ -298,7 +299,7 @@ mod tests {
         assert!(!is_root || (now.uid(), now.gid()) == (1234, 4321));
     }
 
-    /// It would wait for a writer for ever.
+    /// Opening a FIFO must not wait for a writer.
     #[test]
     fn a_fifo_for_a_definition_is_an_error() {
         let (_keep, root, parent) = host();

@@ -1,20 +1,15 @@
-//! Reads and keeps files of a host. This room is one of the two that touch the machine.
+//! Reads and writes files of a host. This room is one of the two that touch the machine.
 //!
 //! Every function takes a [`Root`]: `/` for this machine, or the directory of a recorded host.
 //!
-//! * [`domains`]: the domains in libvirt's files.
-//! * [`emulator`]: the abilities of QEMU and libvirt.
-//! * [`exports`]: the files that the daemon writes for a fleet's tools.
-//! * [`marks`]: records of temporary devices created for probing.
-//! * [`sysfs`]: the devices, their drivers, types and parents.
-//! * [`mdevctl`]: the definitions of mediated devices.
-//! * [`pci_ids`]: the names of PCI devices.
-//! * [`qemu_log`]: the logs of domains that libvirt and QEMU write.
-//! * [`settings`]: configuration and rules.
-//! * [`requests`]: requests that the qemu hook leaves for the daemon.
-//! * [`rewrite`]: replaces a file that somebody else reads next, as a whole.
-//! * [`run`]: `/run/gfxplane`, that is records of devices and types, and locks.
-//! * [`tree`]: the sysfs-like tree of the 2018 mail, published beside the records.
+//! * Files of libvirt, QEMU and AppArmor: [`domains`], [`emulator`], [`qemu_log`], [`apparmor`].
+//! * Devices: [`sysfs`], [`udev`], [`mdevctl`] and our links among its callouts ([`callout`]),
+//!   [`pci_ids`].
+//! * The administrator's settings and rules: [`config`], [`settings`].
+//! * `/run/gfxplane`: [`run`] (records and locks), [`answers`], [`exports`], [`marks`],
+//!   [`requests`], and the sysfs-like tree of the 2018 mail ([`tree`]).
+//! * The memory of changes to domains: [`state`], [`log`].
+//! * Changes of files that belong to other programs: [`rewrite`].
 
 pub mod answers;
 pub(crate) mod apparmor;
@@ -48,10 +43,10 @@ use std::path::{Path, PathBuf};
 use crate::domain::shell::in_words;
 
 /// The largest text that is read from one attribute or definition, in bytes. The kernel's own limit
-/// is a page (Documentation/filesystems/sysfs.rst), which is 64 KiB on some machines.
+/// for an attribute is a page (Documentation/filesystems/sysfs.rst), 64 KiB on some machines.
 const MAX_TEXT: u64 = 64 * 1024;
 
-/// The directory that stands for `/`.
+/// The directory that serves as `/`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Root {
     path: PathBuf,
@@ -67,8 +62,8 @@ impl Root {
         }
     }
 
-    /// Returns the root of a recorded host. Whoever names its directory vouches for its files, so
-    /// the owners of records don't matter, and there are no devices to open.
+    /// Returns the root of a recorded host. The user who names its directory vouches for its files,
+    /// so their owners don't matter. There are no devices to open.
     pub fn recorded(path: impl Into<PathBuf>) -> Self {
         Root {
             path: path.into(),
@@ -76,7 +71,7 @@ impl Root {
         }
     }
 
-    /// Returns another directory as root, which is treated as strictly as `/` itself. For tests.
+    /// Returns a root for tests, whose files are checked as strictly as those of `/`.
     pub fn strict(path: impl Into<PathBuf>) -> Self {
         Root {
             path: path.into(),
@@ -89,14 +84,14 @@ impl Root {
         self.recorded
     }
 
-    /// Returns the path of a file on the host, which is given as the host names it. The leading slash
-    /// may be missing.
+    /// Returns the place of a file below this root. `path` is the file's path on the host, with or
+    /// without the leading slash.
     pub fn join(&self, path: impl AsRef<Path>) -> PathBuf {
         let path = path.as_ref();
         self.path.join(path.strip_prefix("/").unwrap_or(path))
     }
 
-    /// Returns the directory of a device in sysfs, by its bus.
+    /// Returns the path of a device in sysfs: a link in the list of its bus.
     pub fn device(&self, id: crate::device::id::DeviceId) -> PathBuf {
         self.join("sys/bus")
             .join(id.bus())
@@ -104,7 +99,7 @@ impl Root {
             .join(id.to_string())
     }
 
-    /// Returns the directory that stands for `/`.
+    /// Returns the directory that serves as `/`.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -116,7 +111,7 @@ pub struct Warning {
     /// The path of the file or directory. In JSON, bytes that are not UTF-8 become U+FFFD.
     #[serde(serialize_with = "lossy")]
     pub path: PathBuf,
-    /// The problem, and what was done instead.
+    /// The problem, and what gfxplane did about it.
     pub problem: String,
 }
 
@@ -135,16 +130,16 @@ impl Warning {
 
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Names in sysfs may contain anything, and a terminal must not act on it.
+        // Names in sysfs may contain control characters, on which a terminal must not act.
         let text = format!("{}: {}", self.path.display(), self.problem);
         f.write_str(&in_words(&text).replace('\n', "\n  "))
     }
 }
 
-/// The answer whether a link at the end of a path was followed.
+/// The treatment of a link at the end of a path that was looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Last {
-    /// The link was not followed; its target's name was wanted.
+    /// The link was not followed. Only the link itself was wanted.
     Link,
     /// The link was followed.
     Followed,
@@ -155,20 +150,20 @@ thread_local! {
 }
 
 /// Runs a function. Returns its value, and the paths that this thread has meanwhile looked at
-/// through the functions of this module, found or not. A recording of a host copies these paths,
-/// and nothing else.
+/// through the functions of this module, whether or not they exist. A recording of a host copies
+/// these paths and nothing else.
 pub fn watched<T>(read: impl FnOnce() -> T) -> (T, BTreeMap<PathBuf, Last>) {
     let before = SEEN.replace(Some(BTreeMap::new()));
     let value = read();
     (value, SEEN.replace(before).unwrap_or_default())
 }
 
-/// Notes for [`watched`] that a path was looked at.
+/// Notes for [`watched`] that this thread looked at a path.
 fn saw(path: &Path, last: Last) {
     saw_in(path, None, last);
 }
 
-/// Notes for [`watched`] that a name in a directory was looked at.
+/// Notes for [`watched`] that this thread looked at a name in a directory, or at the directory.
 fn saw_in(directory: &Path, name: Option<&OsStr>, last: Last) {
     SEEN.with_borrow_mut(|seen| {
         if let Some(seen) = seen {
@@ -199,14 +194,13 @@ pub(crate) fn is_dir(path: &Path) -> bool {
     path.is_dir()
 }
 
-/// Returns the text of a small file without the white space at its end; `None` if there is no such
-/// file.
+/// Returns the text of a small file without the white space at its end. Returns `None` if there is
+/// no such file or, with a warning, if it can't be read or has more than [`MAX_TEXT`].
 ///
-/// Bytes that are not UTF-8 become U+FFFD, and a warning says so. A file that is too large is not
-/// read.
+/// Bytes that are not UTF-8 become U+FFFD, with a warning.
 pub(crate) fn read_text(path: &Path, warnings: &mut Vec<Warning>) -> Option<String> {
     saw(path, Last::Followed);
-    // Most attributes fit into this, so that one read takes them whole.
+    // Most attributes fit into this, so that one system call reads the whole attribute.
     let mut bytes = Vec::with_capacity(4096);
     let read = open_file(path).and_then(|file| file.take(MAX_TEXT + 1).read_to_end(&mut bytes));
     match read {
@@ -231,8 +225,8 @@ pub(crate) fn read_text(path: &Path, warnings: &mut Vec<Warning>) -> Option<Stri
     Some(text.trim_end().to_owned())
 }
 
-/// Keeps the kernel from writing a core dump of this process (`PR_SET_DUMPABLE`): XML of domains has
-/// passwords in it.
+/// Keeps the kernel from writing a core dump of this process (`PR_SET_DUMPABLE`), because the XML
+/// of domains contains passwords.
 pub fn leave_no_core() {
     let _ = nix::sys::prctl::set_dumpable(false);
 }
@@ -254,7 +248,7 @@ pub(crate) fn open_file(path: &Path) -> io::Result<std::fs::File> {
     }
 }
 
-/// Returns whether the host has `/dev/kvm`; `None` if the recording of a host has no devices.
+/// Returns whether the host has `/dev/kvm`; `None` for a recorded host without a `dev`.
 pub(crate) fn has_kvm(root: &Root) -> Option<bool> {
     (!root.is_recorded() || root.join("dev").exists()).then(|| root.join("dev/kvm").exists())
 }
@@ -275,18 +269,18 @@ pub(crate) fn read_whole(path: &Path, limit: usize) -> io::Result<String> {
     Ok(text)
 }
 
-/// Returns whether an error means that the file or device does not exist. ENOTDIR: there is a file
-/// in place of a directory. ENODEV: sysfs returns it for an attribute whose device has just gone.
+/// Returns whether an error means that the file or device does not exist. ENOTDIR: a parent in the
+/// path is a file. ENODEV: sysfs returns it for an attribute whose device has just gone.
 fn is_absent(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound
         || error.kind() == io::ErrorKind::NotADirectory
         || error.raw_os_error() == Some(nix::libc::ENODEV)
 }
 
-/// Removes a file.
+/// Removes a file, if it exists.
 ///
 /// # Errors
-/// Any error of the file system. It is no error if there is no such file.
+/// Any error of the file system, unless the file does not exist.
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if !is_absent(&error) => Err(error),
@@ -294,7 +288,7 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Returns what was read from a file; `None`, with a warning, if the file can't be used.
+/// Returns the value read from a file. If the file can't be used, warns and returns `None`.
 fn or_ignored<T>(
     read: Result<Option<T>, impl fmt::Display>,
     path: &Path,
@@ -306,13 +300,13 @@ fn or_ignored<T>(
     })
 }
 
-/// Returns the names in a directory, sorted; empty if there is no such directory.
+/// Returns the names in a directory, sorted. Empty if there is no such directory or, with a
+/// warning, if it can't be listed.
 pub(crate) fn read_names(path: &Path, warnings: &mut Vec<Warning>) -> Vec<String> {
     read_names_that(|_| true, path, warnings)
 }
 
-/// Returns the names in a directory for which `are_wanted` is true, sorted; empty if there is no
-/// such directory.
+/// Returns the names for which `are_wanted` is true, like [`read_names`].
 pub(crate) fn read_names_that(
     are_wanted: impl Fn(&str) -> bool,
     path: &Path,
@@ -353,7 +347,7 @@ pub(crate) fn read_names_that(
 
 #[cfg(test)]
 impl Root {
-    /// Writes a file of a test's host, in directories that it makes.
+    /// Writes a file of a test's host. Makes its directories.
     pub(crate) fn put(&self, path: &str, text: &str) {
         let path = self.join(path);
         std::fs::create_dir_all(path.parent().expect("it has a name")).expect("there is room");
@@ -361,7 +355,7 @@ impl Root {
     }
 }
 
-/// Returns a host that has nothing but an empty `/run`.
+/// Makes a host that has only an empty `/run`.
 #[cfg(test)]
 pub(crate) fn empty() -> (tempfile::TempDir, Root) {
     let directory = tempfile::tempdir().expect("there is room");
@@ -370,8 +364,8 @@ pub(crate) fn empty() -> (tempfile::TempDir, Root) {
     (directory, root)
 }
 
-/// Returns a copy of the recorded lab: in memory, where there is such a place, because much of it is
-/// written whole and synced.
+/// Makes a copy of the recorded host `lab`, in memory if possible, because tests sync many of its
+/// files to the disk.
 #[cfg(test)]
 pub(crate) fn lab() -> tempfile::TempDir {
     let memory = Path::new("/dev/shm");

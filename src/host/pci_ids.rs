@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::host::{Root, read_whole};
 
-/// The paths of the data file on the distributions (Debian, Fedora, Arch and Alpine, SUSE).
+/// The paths of the data file in distributions (Debian, Fedora, Arch and Alpine, SUSE).
 const PLACES: [&str; 4] = [
     "usr/share/misc/pci.ids",
     "usr/share/hwdata/pci.ids",
@@ -12,11 +12,11 @@ const PLACES: [&str; 4] = [
     "var/lib/pciutils/pci.ids",
 ];
 
-/// The largest file that is read, in bytes. Today's has 1.5 MB.
+/// The largest file that is read, in bytes. The file of 2026 has 1.5 MB.
 const LARGEST: usize = 16 << 20;
 
 /// Returns the names of these devices (vendor id, device id) as `lspci` prints them: vendor and
-/// device. Leaves out a device that the data file does not have. Empty if there is no data file.
+/// device. A device that the data file does not list is left out. Empty without a data file.
 pub(crate) fn names(root: &Root, devices: &[(u16, u16)]) -> BTreeMap<(u16, u16), String> {
     let mut places = PLACES.iter();
     let text = places.find_map(|place| read_whole(&root.join(place), LARGEST).ok());
@@ -24,9 +24,8 @@ pub(crate) fn names(root: &Root, devices: &[(u16, u16)]) -> BTreeMap<(u16, u16),
         .unwrap_or_default()
 }
 
-/// Finds the names in the file's text. The text has a line for each vendor, and below it, indented
-/// by a tab, a line for each of the vendor's devices. It ends where the table of the classes begins
-/// (`C `).
+/// Finds the names in the file's text. The text has a line for each vendor and below it, indented
+/// by a tab, a line for each of the vendor's devices. It ends at the table of classes (`C `).
 fn names_in(text: &str, devices: &[(u16, u16)]) -> BTreeMap<(u16, u16), String> {
     let mut found = BTreeMap::new();
     let mut vendor = None;
@@ -41,7 +40,7 @@ fn names_in(text: &str, devices: &[(u16, u16)]) -> BTreeMap<(u16, u16), String> 
         let Some((number, name)) = rest.split_once("  ") else {
             continue;
         };
-        // A subsystem, which has two tabs, is no number.
+        // The line of a subsystem begins with a second tab instead of a number.
         let Ok(number) = u16::from_str_radix(number, 16) else {
             continue;
         };

@@ -1,5 +1,5 @@
-//! Reads the logs of domains that libvirt and QEMU write, and tells whether a log is about a device
-//! as it is now.
+//! Reads the logs of domains that libvirt and QEMU write, and tells whether a start in a log was
+//! with the present device.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
@@ -14,19 +14,19 @@ use nix::unistd::geteuid;
 use crate::device::id::DeviceId;
 use crate::host::{Root, is_absent, run, udev};
 
-/// The number of bytes that are read from the end of a log. A start takes some 10 KiB, and virtlogd
-/// begins a new file at 2 MiB (virtlogd.conf, `max_size`).
+/// The number of bytes that are read from the end of a log. A start writes some 10 KiB, and
+/// virtlogd begins a new file at 2 MiB (virtlogd.conf, `max_size`).
 const TAIL: u64 = 1024 * 1024;
 
-/// Returns the end of a domain's log; `None` if there is none. `directory` is where libvirt keeps
-/// logs.
+/// Returns the end of a domain's log; `None` if the domain has no log. `directory` is where libvirt
+/// keeps the logs.
 ///
-/// A guest's own process writes into the log through virtlogd. So only a regular file with one name
-/// and no link is read. It must belong to root or to our user, and nobody else may be able to write
-/// it.
+/// A guest's own process writes into the log through virtlogd. So the log must be a regular file
+/// without other names, and not be reached by a link. It must belong to root or to our user, and
+/// nobody else may be able to write it.
 ///
 /// # Errors
-/// The reason why it is not read, with the file.
+/// The reason why the log is not read, with its path.
 pub(crate) fn tail(root: &Root, directory: &Path, domain: &str) -> Result<Option<String>, String> {
     // libvirt refuses such names, too (src/conf/domain_conf.c, virDomainDefParseXML).
     if domain.is_empty() || domain.contains('/') {
@@ -70,9 +70,9 @@ fn read_tail(root: &Root, file: &mut File) -> Result<String, String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Returns whether a start at this time (since 1970) was a start with the device that is there now.
-/// It was if it lies in this boot, and not before udev first saw the device. If no udev knows the
-/// device, the boot alone decides. False for a time in the future.
+/// Returns whether a start at this time (since 1970) used the device that exists now. It did if it
+/// happened in this boot, and not before udev first saw the device. If udev does not know the
+/// device, only the boot counts. Returns `false` for a time in the future.
 pub(crate) fn is_of_this_device(root: &Root, id: DeviceId, began: Duration) -> bool {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     // If the clock was set back, the start seems to lie in the future.

@@ -1,12 +1,12 @@
 //! The files that the qemu hook leaves in `/run/gfxplane`: requests for the daemon, and marks of
-//! devices that a starting domain takes.
+//! devices that a starting domain uses.
 //!
-//! Both are empty files whose names say everything, in directories that only root can use (0700):
+//! Both are empty files whose names say it all, in directories that only root can use (0700):
 //!
-//! * `requests/UUID`, `requests/UUID.veto`: a request to look at this domain. The reader finds out
-//!   what is wrong with the domain; nothing in these files is believed.
-//! * `starting/ID`: a domain that has this device is being started. A prober leaves the device alone
-//!   for [`START_TAKES`], or until libvirt says that the domain has let go of it.
+//! * `requests/UUID`, `requests/UUID.veto`: a request to look at this domain. The daemon itself
+//!   finds out what is wrong with the domain.
+//! * `starting/ID`: a domain with this device is being started. A prober leaves the device alone
+//!   for [`START_TAKES`], or until libvirt says that the domain has released it.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -33,8 +33,8 @@ const VETO: &str = ".veto";
 /// (src/qemu/qemu_monitor.c, `QEMU_DEFAULT_MONITOR_WAIT`).
 const START_TAKES: Duration = Duration::from_secs(120);
 
-/// The greatest number of requests that are kept. So a host without the daemon does not fill its
-/// `/run` with the names of transient domains.
+/// The greatest number of requests that are kept. Without this limit, transient domains could fill
+/// the `/run` of a host that has no daemon.
 const MAX_REQUESTS: usize = 4096;
 
 /// A request to look at a domain.
@@ -47,13 +47,13 @@ pub struct Request {
 }
 
 impl Request {
-    /// Returns the name of the request's file: the UUID in lower case, and the ending of a veto.
+    /// Returns the name of the request's file: the UUID in lower case, and [`VETO`] for a veto.
     fn file_name(&self) -> String {
         let ending = if self.veto { VETO } else { "" };
         format!("{}{ending}", self.domain.hyphenated())
     }
 
-    /// Reads a request from the name of its file; `None` for a name that no request has.
+    /// Reads a request from the name of its file; `None` if it is not the name of a request.
     fn parse(name: &str) -> Option<Self> {
         let (uuid, veto) = match name.strip_suffix(VETO) {
             Some(uuid) => (uuid, true),
@@ -63,12 +63,12 @@ impl Request {
             domain: uuid.parse().ok()?,
             veto,
         };
-        // A UUID has other spellings, which we don't write.
+        // A UUID has other spellings, which we never write.
         (request.file_name() == name).then_some(request)
     }
 }
 
-/// Returns the directory of the requests. The daemon may watch it; [`prepare_directory`] makes it.
+/// Returns the directory of the requests, which [`prepare_directory`] makes.
 pub fn directory(root: &Root) -> PathBuf {
     root.join(run::BASE).join(REQUESTS)
 }
@@ -81,8 +81,8 @@ pub(crate) fn prepare_directory(root: &Root) -> io::Result<PathBuf> {
     run::directory(root, REQUESTS, 0o700)
 }
 
-/// Leaves a request. If its file exists already, opens and closes the file once more, which whoever
-/// watches the directory sees.
+/// Leaves a request. If its file exists already, opens and closes it once more, which a watcher of
+/// the directory notices.
 ///
 /// # Errors
 /// The errors of [`prepare_directory`]; an error if there are [`MAX_REQUESTS`] already.
@@ -97,15 +97,14 @@ pub fn leave(root: &Root, request: &Request) -> io::Result<()> {
     touch(&path).map(|_| ())
 }
 
-/// The greatest age of a veto whose domain may still be started. Later, somebody may have started
-/// it and ended it again.
+/// The age up to which a veto counts. Later it is an ordinary request: somebody may have started
+/// and ended the domain since.
 const VETO_HOLDS: Duration = Duration::from_secs(600);
 
-/// Returns all requests, the vetoes first. A veto stands for the other request of its domain, too.
+/// Returns all requests, the vetoes first. A domain's veto includes its ordinary request.
 ///
-/// The requests are removed, except for vetoes. These stay until they are dealt with
-/// ([`forget_veto`]) or are too old. Files of other names are removed with a warning. No link is
-/// followed.
+/// The requests are removed, except for vetoes, which stay until [`forget_veto`] removes them or
+/// they are too old. Files with other names are removed with a warning. Links are not followed.
 pub fn take(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Request> {
     let directory = directory(root);
     let entries = match trusted(root, &directory).and_then(|()| fs::read_dir(&directory)) {
@@ -119,7 +118,7 @@ pub fn take(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Request> {
         }
     };
     let mut found: BTreeMap<Uuid, bool> = BTreeMap::new();
-    // Requests beyond the limit are taken the next time.
+    // Any requests beyond the limit are taken the next time.
     for entry in entries.flatten().take(2 * MAX_REQUESTS) {
         let path = entry.path();
         let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
@@ -139,10 +138,10 @@ pub fn take(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Request> {
         };
         match (request.filter(|_| is_file), removed) {
             (Some(request), Ok(())) => *found.entry(request.domain).or_default() |= request.veto,
-            // Somebody else has taken it.
+            // Another process has taken it.
             (Some(_), Err(error)) if is_absent(&error) => {}
             (Some(_), Err(error)) => {
-                // If it were taken again and again, it would keep its reader busy for ever.
+                // If it were returned again and again, it would keep the daemon busy for ever.
                 let problem = format!("ignored, as it can't be removed: {error}");
                 warnings.push(Warning::new(path, problem));
             }
@@ -164,10 +163,10 @@ pub fn take(root: &Root, warnings: &mut Vec<Warning>) -> Vec<Request> {
     requests
 }
 
-/// Removes the veto of a domain, because it is dealt with or the domain starts all the same.
+/// Removes the veto of a domain, because it has been handled or the domain starts all the same.
 ///
 /// # Errors
-/// Any error of the file system. A veto that does not exist is no error.
+/// Any error of the file system. It is no error if there is no veto.
 pub fn forget_veto(root: &Root, domain: Uuid) -> io::Result<()> {
     let request = Request { domain, veto: true };
     remove(&directory(root).join(request.file_name()))
@@ -185,7 +184,7 @@ pub fn mark_start(root: &Root, id: DeviceId) -> io::Result<()> {
 /// Removes the mark of a domain's start, because the start is over or the domain has ended.
 ///
 /// # Errors
-/// Any error of the file system. A mark that does not exist is no error.
+/// Any error of the file system. It is no error if there is no mark.
 pub fn forget_start(root: &Root, id: DeviceId) -> io::Result<()> {
     remove(&starting_path(root, id))
 }
@@ -206,7 +205,7 @@ pub fn start_under_way(root: &Root, id: DeviceId) -> bool {
     let up = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(START_TAKES, Duration::from);
     match SystemTime::now().duration_since(marked) {
         Ok(ago) => ago < START_TAKES && ago <= up,
-        // The clock was set back. This is believed no longer than a start takes.
+        // The clock was set back. The mark counts for no longer than a start takes.
         Err(ahead) => ahead.duration() < START_TAKES,
     }
 }
@@ -224,7 +223,7 @@ fn trusted(root: &Root, directory: &Path) -> io::Result<()> {
     })
 }
 
-/// Makes an empty file, or opens the existing one. A watcher sees its closing.
+/// Makes an empty file, or opens the existing one. A watcher notices when the file is closed.
 fn touch(path: &Path) -> io::Result<fs::File> {
     OpenOptions::new()
         .write(true)
@@ -263,7 +262,7 @@ mod tests {
         let mut warnings = Vec::new();
         assert_eq!(take(&root, &mut warnings), [request(false)]);
         assert!(take(&root, &mut warnings).is_empty() && warnings.is_empty());
-        // A veto, and the release that follows it.
+        // A veto, and libvirt's call at the end of the refused start.
         let other = Request {
             domain: Uuid::nil(),
             veto: false,
@@ -317,7 +316,7 @@ mod tests {
         assert_eq!(warnings.len(), 6, "{warnings:?}");
         let left: Vec<_> = fs::read_dir(&path).unwrap().flatten().collect();
         assert_eq!(left.len(), 1, "a directory that is not empty stays");
-        // A link is not followed when a request is left, either.
+        // Leaving a request follows no link, either.
         symlink(&outside, path.join(DOMAIN)).unwrap();
         assert!(leave(&root, &request(false)).is_err());
         assert_eq!(fs::read_to_string(&outside).unwrap(), "precious");

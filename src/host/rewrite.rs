@@ -1,5 +1,5 @@
-//! Changes a file that belongs to another program: vdsm's `_hook_domxml`, or a definition of
-//! mdevctl's with two names.
+//! Changes a file that belongs to another program: vdsm's `_hook_domxml`, or one of mdevctl's
+//! definitions that has hard links.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
@@ -8,13 +8,13 @@ use std::path::Path;
 
 /// Replaces the file's content `old` by `new`. Mode and owner stay.
 ///
-/// It uses a temporary file beside the file and a rename, so that a reader sees the old text or the
-/// new one. If that fails (the directory can't be written, the file is a link or somebody else's),
-/// it writes into the file itself, and on failure puts the old text back.
+/// Writes a temporary file beside the file and renames it, so that a reader sees the old text or
+/// the new one. If that fails (the directory can't be written, the file is a link or somebody
+/// else's), writes into the file itself. If that fails, too, puts the old text back.
 ///
 /// # Errors
-/// Any error of the file system. The old text is then still there, unless it could not be put back;
-/// the error says so.
+/// Any error of the file system. The file then has the old text, unless that could not be put back;
+/// then the error says so.
 pub fn rewrite(path: &Path, old: &str, new: &str) -> io::Result<()> {
     match beside(path, new) {
         Ok(()) => Ok(()),
@@ -58,9 +58,8 @@ fn in_place(path: &Path, old: &str, new: &str) -> io::Result<()> {
     }
 }
 
-/// Writes a text over another. If the old text is longer, blanks go over its rest before the file
-/// is cut off. So somebody who reads in between, or after we were killed, gets no mixture of the
-/// two.
+/// Writes a text over another. If the old text is longer, newlines replace the rest of it before
+/// the file is cut off. So nobody reads a mixture of the two, not even if we are killed in between.
 fn fill(file: &mut File, text: &str) -> io::Result<()> {
     let length = usize::try_from(file.metadata()?.len()).unwrap_or_default();
     let mut whole = text.to_owned();

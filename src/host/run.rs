@@ -1,9 +1,9 @@
-//! `/run/gfxplane`: records of probes, records of types, locks.
+//! `/run/gfxplane`: the records of devices and of types, and locks.
 //!
 //! The directory is root's and 0755, records are 0644, and `lock` is 0700, so that nobody else can
 //! hold up a start by taking a lock. Files are replaced as a whole (temporary file, rename), so
-//! readers need no lock. Readers accept only regular files of root that nobody else may write, at
-//! most [`MAX_SIZE`](crate::device::record::MAX_SIZE) bytes, and follow no link.
+//! readers need no lock. Readers accept only regular files of root that nobody else may write, with
+//! at most [`MAX_SIZE`](crate::device::record::MAX_SIZE) bytes, and follow no link.
 
 mod lock;
 mod trusted;
@@ -37,16 +37,15 @@ pub(super) const POLL: Duration = Duration::from_millis(5);
 /// The effect of writing a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Written {
-    /// The record says something new.
+    /// The new record has other facts than the earlier one, or there was none.
     Changed,
-    /// The record says the same as the one before.
+    /// The new record has the same facts as the earlier one.
     Same,
-    /// The record before stays, because it knows more ([`Record::supersedes`]).
+    /// The earlier record was kept, because it knows more ([`Record::supersedes`]).
     Kept,
 }
 
-/// Returns the directory of the records, for callers who want to watch it. Makes it if it does not
-/// exist.
+/// Returns the directory of the records, for callers that watch it. Makes it if it does not exist.
 ///
 /// # Errors
 /// Any error of the file system; [`io::ErrorKind::InvalidData`] if the directory exists but can't
@@ -55,7 +54,7 @@ pub(crate) fn records_directory(root: &Root) -> io::Result<PathBuf> {
     directory(root, "records", 0o755)
 }
 
-/// Returns the directory of the records of QEMU's statements. Makes it like [`records_directory`].
+/// Returns the directory of the records of QEMU's statements, like [`records_directory`].
 ///
 /// # Errors
 /// The errors of [`records_directory`].
@@ -63,8 +62,8 @@ pub(crate) fn qemu_directory(root: &Root) -> io::Result<PathBuf> {
     directory(root, "qemu", 0o755)
 }
 
-/// Returns the record of a device, if there is one that can be believed. The caller must check
-/// whether it is still valid ([`Record::circumstances`]).
+/// Returns the record of a device. Returns `None` if there is none or, with a warning, if it can't
+/// be trusted. The caller must check whether it is still valid ([`Record::circumstances`]).
 pub fn read_record(root: &Root, id: DeviceId, warnings: &mut Vec<Warning>) -> Option<Record> {
     read_of(root, id, record_path(root, id), warnings).filter(|record| record.qemu.is_none())
 }
@@ -89,7 +88,8 @@ fn read_of(
     None
 }
 
-/// Returns the record of a type, made from a device of that type since this boot.
+/// Returns the record of a type, which comes from a device of that type probed since this boot.
+/// Returns `None` like [`read_record`].
 pub fn read_type(root: &Root, type_id: &str, warnings: &mut Vec<Warning>) -> Option<Record> {
     let path = type_path(root, type_id)?;
     let record = read(root, &path, warnings)?;
@@ -100,12 +100,12 @@ pub fn read_type(root: &Root, type_id: &str, warnings: &mut Vec<Warning>) -> Opt
     Some(record)
 }
 
-/// Keeps the record of a device. If the record is of a probe, also publishes its tree, and keeps
-/// and publishes what it says of the device's type. `parent`: the sysfs name of the device on which
-/// an mdev was made. A record of QEMU's statement says nothing of the type, and is not published:
-/// the tree shows what was measured.
+/// Keeps the record of a device. A probe's record is also published as the device's tree, and its
+/// facts are kept and published for the device's type. `parent` is the sysfs name of an mdev's
+/// parent. A record of QEMU's statement does not count for the type and is not published: the tree
+/// shows what was measured.
 ///
-/// The record is written last: if anything before fails, the next probe still finds something new.
+/// The record is written last, so that after a failure the next probe still finds something new.
 ///
 /// # Errors
 /// Any error of the file system; also if `/run/gfxplane` exists but can't be trusted
@@ -135,13 +135,13 @@ pub fn write_record(root: &Root, record: &Record, parent: Option<&str>) -> io::R
     })
 }
 
-/// Publishes what a probe found of the device, in the device's tree below `/run/gfxplane`. If the
-/// probe has found an answer, also keeps the record as that of the device's type, and publishes the
-/// type's tree if the `parent` is known.
+/// Publishes the facts that a probe found, as the device's tree below `/run/gfxplane`. If the probe
+/// got an answer, also keeps the record as that of the device's type, and publishes the type's tree
+/// if the `parent` is known.
 fn publish_record(root: &Root, record: &Record, parent: Option<&str>) -> io::Result<()> {
     let device = record.device.to_string();
     publish(root, &["devices"], &device, &record.facts, Method::Probe)?;
-    // A record that says nothing of the device says nothing of its type.
+    // A record without an answer about the device has none about its type.
     if let Some(type_id) = record.circumstances.type_id.as_deref()
         && record.facts.display.is_answer()
         && let Some(type_path) = type_path(root, type_id)
@@ -162,7 +162,7 @@ fn publish_record(root: &Root, record: &Record, parent: Option<&str>) -> io::Res
     Ok(())
 }
 
-/// Publishes the tree of a device that is not asked, from facts that are known otherwise.
+/// Publishes the tree of a device that is not probed, from facts with other evidence.
 ///
 /// # Errors
 /// The errors of [`write_record`].
@@ -171,10 +171,11 @@ pub fn publish_unasked(root: &Root, id: DeviceId, facts: &Facts, method: Method)
     publish(root, &["devices"], &id.to_string(), facts, method)
 }
 
-/// Removes what is kept of a device that is gone: its record, QEMU's statement, the answer to
-/// mdevctl, its tree, its lock, and an mdev's mark of a start under way. The record of its type
-/// stays. A PCI device keeps its mark of a start, because it may only have lost its driver: with
-/// `managed='yes'`, libvirt takes the driver away between calling the hook and starting QEMU.
+/// Removes everything that is kept about a device that is gone: its record, QEMU's statement, the
+/// answer to mdevctl, its tree, its lock, and an mdev's mark of a start under way. The record of
+/// its type stays. A PCI device keeps its mark of a start, because it may only have lost its
+/// driver: with `managed='yes'`, libvirt takes the driver away between calling the hook and
+/// starting QEMU.
 ///
 /// # Errors
 /// Any error of the file system. It is no error if nothing is kept.
@@ -202,8 +203,7 @@ fn qemu_path(root: &Root, id: DeviceId) -> PathBuf {
     root.join(BASE).join("qemu").join(format!("{id}.json"))
 }
 
-/// Returns the path of a type's record; `None` for a type whose name would lead out of the
-/// directory.
+/// Returns the path of a type's record; `None` if the type's name would lead out of the directory.
 fn type_path(root: &Root, type_id: &str) -> Option<PathBuf> {
     is_plain(type_id).then(|| {
         root.join(BASE)
@@ -222,8 +222,8 @@ fn read(root: &Root, path: &Path, warnings: &mut Vec<Warning>) -> Option<Record>
     or_ignored(record, path, warnings)
 }
 
-/// Replaces one directory of the tree as a whole: a reader sees the old one or the new one. A
-/// directory that says the same already stays.
+/// Replaces one directory of the tree as a whole, so that a reader sees the old one or the new one.
+/// Does nothing if it has these facts already, or if a name would lead out of the tree.
 fn publish(
     root: &Root,
     below: &[&str],
@@ -235,8 +235,8 @@ fn publish(
         return Ok(());
     }
     let target = root.join(BASE).join(below.join("/")).join(name);
-    // There is one writer, but an earlier one may have been killed when this was half made or half
-    // removed.
+    // Only one process writes at a time, but an earlier writer may have been killed while it made
+    // or removed this directory.
     let new = root.join(BASE).join(".new");
     remove_tree(&new)?;
     if tree::is_of(&target, facts, method) {
@@ -252,8 +252,8 @@ fn publish(
     swapped.and(removed)
 }
 
-/// Makes a directory of the tree, and swaps it with the existing one, which then has the new one's
-/// name.
+/// Makes a directory of the tree as `new` and swaps it with `target`. The content of an earlier
+/// `target` is then at `new`.
 fn swap_in(new: &Path, target: &Path, facts: &Facts, method: Method) -> io::Result<()> {
     fs::create_dir(new)?;
     fs::set_permissions(new, Permissions::from_mode(0o755))?;

@@ -7,8 +7,8 @@ use crate::device::rules::{BUILT_IN, Rules};
 use crate::host::config::Config;
 use crate::host::{Root, Warning, read_names, read_text};
 
-/// Reads `gfxplane.toml` and, over it, `conf.d/*.toml` in order of their names. A file that can't
-/// be used is ignored as a whole, with a warning.
+/// Reads `gfxplane.toml`, and then `conf.d/*.toml` in order of their names, which override it. A
+/// file that can't be used is ignored as a whole, with a warning.
 pub fn config(root: &Root, warnings: &mut Vec<Warning>) -> Config {
     let mut config = Config::default();
     let mut files = vec![root.join("etc/gfxplane/gfxplane.toml")];
@@ -25,10 +25,10 @@ pub fn config(root: &Root, warnings: &mut Vec<Warning>) -> Config {
     config
 }
 
-/// Reads the rules of `/etc/gfxplane/rules.d`, and then those of `/usr/share/gfxplane/rules.d`.
-/// If the latter does not exist, the rules in this program take its place. A file in /etc hides
-/// one of the same name in /usr. A file that can't be used is ignored as a whole, with a warning,
-/// and hides nothing.
+/// Reads the rules of `/etc/gfxplane/rules.d`, and then those of `/usr/share/gfxplane/rules.d`. If
+/// the latter directory does not exist, the rules in this program take its place. A file in /etc
+/// hides the file of the same name in /usr. A file that can't be used is ignored as a whole, with a
+/// warning, and hides nothing.
 pub fn rules(root: &Root, warnings: &mut Vec<Warning>) -> Rules {
     let mut rules = Rules::default();
     let mut hidden = Vec::new();
@@ -57,7 +57,7 @@ pub fn rules(root: &Root, warnings: &mut Vec<Warning>) -> Rules {
     rules
 }
 
-/// Adds the rules of a file. Returns `false`, with a warning, if the file can't be used.
+/// Adds the rules of a file. Returns `false` if the file can't be used; warns unless it is missing.
 fn add(rules: &mut Rules, path: &Path, warnings: &mut Vec<Warning>) -> bool {
     let Some(text) = read_text(path, warnings) else {
         return false;

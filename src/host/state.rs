@@ -1,12 +1,12 @@
-//! `/var/lib/gfxplane`: the memory of the changes to domains.
+//! `/var/lib/gfxplane`: gfxplane's memory of its changes to domains.
 //!
 //! The directory is root's and 0700, its files 0600. Files are replaced as a whole (temporary file,
-//! rename). The log grows by one write of a whole line. Writers take turns by a lock. Readers
+//! rename). Each entry of the log is written by one call. Writers take turns by a lock. Readers
 //! accept only regular files of root or of their own user that nobody else may write, and follow no
 //! link.
 //!
-//! * `domains/UUID.json`: how to undo the changes of a domain, and whether the daemon leaves it alone;
-//! * `log.jsonl` and, once that has grown to 1 MiB, `log.jsonl.1`: the log;
+//! * `domains/UUID.json`: how to undo a domain's changes, and whether the daemon leaves it alone;
+//! * `log.jsonl` and, once the log has grown to 1 MiB, `log.jsonl.1`: the log;
 //! * `older.json`: the domains that existed before the package.
 
 use std::collections::BTreeSet;
@@ -30,23 +30,24 @@ use crate::plan::undo::{Inverse, Unreadable, inverse};
 
 const BASE: &str = "var/lib/gfxplane";
 
-/// The number of changes of a domain that can be undone.
+/// The greatest number of changes of a domain that can be undone.
 pub(crate) const MAX_ROUNDS: usize = 32;
 
 /// The largest size of a domain's file, in bytes. Above it, older changes are dropped.
 const MAX_DOMAIN: usize = 1024 * 1024;
 
-/// The greatest number of undefined domains of which the store still knows that the daemon stays
-/// away from them.
+/// The greatest number of undefined domains for which the store remembers that the daemon leaves
+/// them alone.
 pub(crate) const MAX_GONE: usize = 1000;
 
-/// The size at which the log gets another name and a new one begins, in bytes.
+/// The size in bytes at which the log is renamed and a new log begins.
 const MAX_LOG: u64 = 1024 * 1024;
 
-/// The largest file that is read, in bytes: `older.json` with hundred thousands of domains.
+/// The largest file that is read, in bytes. This is enough for an `older.json` with hundreds of
+/// thousands of domains.
 const MAX_READ: usize = 16 * 1024 * 1024;
 
-/// The time that a writer waits for another one, which takes milliseconds.
+/// The time that a writer waits for another writer, which needs only milliseconds.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The store of a host's memory of its domains.
@@ -58,7 +59,7 @@ pub struct State {
 /// One change of a domain, which can be undone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Round {
-    /// The time, in seconds since 1970.
+    /// The time of the change, in seconds since 1970.
     pub time: u64,
     /// The values to put back to undo the change.
     pub changes: Vec<Inverse>,
@@ -68,7 +69,7 @@ pub struct Round {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Remembered {
     format: u32,
-    /// The domain's name when this was last written; for people.
+    /// The domain's name when this entry was last written. Only for people to read.
     domain: String,
     uuid: Uuid,
     hands_off: bool,
@@ -82,23 +83,23 @@ struct Older {
     domains: BTreeSet<Uuid>,
 }
 
-/// The reason why a change is not remembered.
+/// The reason why a change was not remembered.
 #[derive(Debug, thiserror::Error)]
 pub enum NotRemembered {
-    /// libvirt's form of the definition can't be read.
+    /// One of the two definitions of the domain, as libvirt printed it, can't be read.
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
-    /// The file can't be written.
+    /// A file or directory of the store can't be written or read.
     #[error("{path}: {error}")]
     Io {
-        /// The file's path.
+        /// The path of the file or directory.
         path: PathBuf,
-        /// The error.
+        /// The file system's error.
         error: io::Error,
     },
 }
 
-/// A change that was made to a definition.
+/// A change that gfxplane has made to a definition.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Made<'m> {
     /// The domain's UUID.
@@ -109,17 +110,17 @@ pub(crate) struct Made<'m> {
     pub before: &'m str,
     /// The definition after the change, as libvirt prints it now.
     pub after: &'m str,
-    /// The planned changes.
+    /// The changes, as they were planned.
     pub changes: &'m [Change],
 }
 
 impl State {
-    /// Returns the store of a host. Nothing is read or made yet.
+    /// Returns the store of a host, without reading or making anything yet.
     pub fn new(root: &Root) -> Self {
         State { root: root.clone() }
     }
 
-    /// Checks that this user may read the store. An empty store may be read by everybody.
+    /// Checks that this user may read the store. A store that does not exist is readable.
     ///
     /// # Errors
     /// [`NotRemembered::Io`], most often because the user is not root.
@@ -144,8 +145,8 @@ impl State {
         logged
     }
 
-    /// Adds one change to a domain's changes that can be undone. Drops the oldest if there are more
-    /// than [`MAX_ROUNDS`], or too much for one file. Adds nothing if `changes` is empty.
+    /// Adds a change to those of a domain that can be undone. Drops the oldest if there are more
+    /// than [`MAX_ROUNDS`], or too much for one file. Does nothing if `changes` is empty.
     ///
     /// # Errors
     /// [`NotRemembered::Io`]; the earlier changes stay.
@@ -165,16 +166,17 @@ impl State {
         })
     }
 
-    /// Returns the changes of a domain that can be undone, the oldest first.
+    /// Returns the changes of a domain that can be undone, the oldest first. Empty, with a warning,
+    /// if they can't be read.
     pub fn undo_stack(&self, uuid: Uuid, warnings: &mut Vec<Warning>) -> Vec<Round> {
         let found = or_ignored(self.domain(uuid), &self.domain_path(uuid), warnings);
         found.map(|remembered| remembered.undo).unwrap_or_default()
     }
 
-    /// Drops the changes of a domain that could be undone.
+    /// Forgets the changes of a domain that could be undone.
     ///
     /// # Errors
-    /// [`NotRemembered::Io`]; all of them stay then.
+    /// [`NotRemembered::Io`]; all of the changes stay then.
     pub(crate) fn clear_undo(&self, uuid: Uuid) -> Result<(), NotRemembered> {
         if matches!(self.domain(uuid), Ok(None)) {
             return Ok(());
@@ -182,9 +184,9 @@ impl State {
         self.change(uuid, |remembered| remembered.undo.clear())
     }
 
-    /// Returns whether the daemon leaves a domain alone because somebody has undone its changes.
-    /// Also true if the file can't be read: to do nothing is better than to do what somebody has
-    /// refused.
+    /// Returns whether the daemon must leave a domain alone because somebody has undone its
+    /// changes. Also true if the domain's file can't be read: doing nothing is better than doing
+    /// what somebody has refused.
     #[must_use]
     pub fn hands_off(&self, uuid: Uuid, warnings: &mut Vec<Warning>) -> bool {
         match self.domain(uuid) {
@@ -216,8 +218,8 @@ impl State {
         })
     }
 
-    /// Forgets a domain that was undefined. If the daemon stays away from the domain, only forgets
-    /// the changes that could be undone: the domain may be defined again.
+    /// Forgets a domain that was undefined. If the daemon leaves the domain alone, forgets only the
+    /// changes that could be undone, because the domain may be defined again.
     ///
     /// # Errors
     /// [`NotRemembered::Io`]; the memory is then as it was.
@@ -229,8 +231,8 @@ impl State {
         }
     }
 
-    /// Forgets the domains for which `is_there` returns false, except for the [`MAX_GONE`] that
-    /// were written last.
+    /// Forgets the domains for which `is_there` returns `false`, but keeps the [`MAX_GONE`] of them
+    /// that were written last.
     pub(crate) fn forget_gone(&self, is_there: impl Fn(Uuid) -> bool) -> Result<(), NotRemembered> {
         let mut gone: Vec<Uuid> = self.domains();
         gone.retain(|uuid| !is_there(*uuid));
@@ -251,13 +253,13 @@ impl State {
     /// Forgets a domain. Its entries in the log stay.
     ///
     /// # Errors
-    /// [`NotRemembered::Io`] unless there was nothing to forget.
+    /// [`NotRemembered::Io`], unless the domain has no file.
     pub fn forget(&self, uuid: Uuid) -> Result<(), NotRemembered> {
         let path = self.domain_path(uuid);
         remove(&path).map_err(|error| NotRemembered::Io { path, error })
     }
 
-    /// Returns the domains that have a file in the store. The log may name others.
+    /// Returns the domains that have a file in the store. The log may be about more domains.
     pub fn domains(&self) -> Vec<Uuid> {
         let entries = fs::read_dir(self.base().join("domains"));
         let names = entries.into_iter().flatten().flatten();
@@ -269,7 +271,7 @@ impl State {
             .collect()
     }
 
-    /// Adds an entry to the log: the whole line or nothing.
+    /// Adds an entry to the log, as a whole line or not at all.
     ///
     /// # Errors
     /// [`NotRemembered::Io`] if the log can't be written.
@@ -304,7 +306,7 @@ impl State {
         }
         let length = metadata.len();
         if length > 0 {
-            // A writer that was killed has left a line without its end.
+            // A killed writer may have left a line without its end.
             let mut last = [0];
             file.seek(SeekFrom::Start(length - 1))?;
             file.read_exact(&mut last)?;
@@ -312,7 +314,7 @@ impl State {
                 line.insert(0, b'\n');
             }
         }
-        // This is one call: write_all would go on after a part.
+        // This must be one call; write_all would continue after a partial write.
         let written = file.write(&line).and_then(|written| {
             if written == line.len() {
                 Ok(())
@@ -326,10 +328,11 @@ impl State {
         written
     }
 
-    /// Returns the log, the oldest entry first. Lines that can't be read are ignored.
+    /// Returns the log, the oldest entry first. Lines that can't be read are ignored with a
+    /// warning.
     pub fn entries(&self, warnings: &mut Vec<Warning>) -> Vec<Entry> {
-        // A reader who may not take the lock reads all the same, and may miss what is put aside
-        // meanwhile.
+        // A reader who may not take the lock reads without it, and may miss entries if the log is
+        // renamed meanwhile.
         let base = self.base();
         let _turn = base.is_dir().then(|| self.turn(&base).ok());
         let mut entries = Vec::new();
@@ -337,7 +340,7 @@ impl State {
             let Some(bytes) = or_ignored(self.bytes(&path), &path, warnings) else {
                 continue;
             };
-            // A torn line may end within a character.
+            // A line that was not written to its end may end within a character.
             let text = String::from_utf8_lossy(&bytes);
             for (number, line) in text.split_inclusive('\n').enumerate() {
                 let number = number + 1;
@@ -360,8 +363,8 @@ impl State {
         entries
     }
 
-    /// Returns the domains that existed before the package; `None` if nobody has looked yet, or the
-    /// list can't be believed.
+    /// Returns the domains that existed before the package. Returns `None` if nobody has made the
+    /// list yet or, with a warning, if it can't be trusted.
     pub(crate) fn older(&self, warnings: &mut Vec<Warning>) -> Option<BTreeSet<Uuid>> {
         let path = self.older_path();
         let older: Option<Older> = or_ignored(self.json(&path), &path, warnings);
@@ -424,7 +427,7 @@ impl State {
             let directory = self.directory(Some("domains"))?;
             let _turn = self.turn(&self.base())?;
             let remembered = self.domain(uuid).or_else(|_| {
-                // A file that can't be read is put aside, not lost.
+                // A file that can't be read is renamed, so that it is not lost.
                 fs::rename(&path, path.with_extension("json.damaged")).map(|()| None)
             })?;
             let mut remembered = remembered.unwrap_or_else(|| Remembered {
@@ -453,7 +456,8 @@ impl State {
         })
     }
 
-    /// Reads a file; `None` if the file does not exist.
+    /// Reads a JSON file; `None` if it does not exist. The error is the reason why it can't be
+    /// used.
     fn json<T: DeserializeOwned>(&self, path: &Path) -> Result<Option<T>, String> {
         let Some(text) = self.bytes(path)? else {
             return Ok(None);
@@ -471,8 +475,7 @@ impl State {
         run::untrusted(&self.root, metadata, Some(geteuid().as_raw()), 0)
     }
 
-    /// Returns the store's directory, or its subdirectory of this name. Makes the directory if
-    /// needed.
+    /// Returns the store's directory, or its subdirectory `name`. Makes each that does not exist.
     fn directory(&self, name: Option<&str>) -> io::Result<PathBuf> {
         let mut path = self.base();
         self.make(&path)?;
@@ -524,7 +527,7 @@ fn replace(directory: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
     whole.put(path, content)
 }
 
-/// Returns the time, in seconds since 1970.
+/// Returns the time in seconds since 1970.
 pub fn now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)

@@ -2,7 +2,7 @@
 //!
 //! The layout follows Documentation/ABI/testing/sysfs-bus-vfio-mdev (mediated devices),
 //! Documentation/ABI/testing/sysfs-bus-pci (PCI), and drivers/vfio/vfio_main.c (`vfio-dev`).
-//! Anything odd becomes one warning with its path; the other devices are still read.
+//! Anything odd gives one warning with its path; the other devices are still read.
 
 mod gpu;
 mod mdev;
@@ -25,9 +25,9 @@ pub use gpu::{Function, Gpu, Modules};
 pub use mdev::{MdevType, Parent};
 pub use pci::Pci;
 
-/// Reads a device from its name in sysfs; `None` for a spelling that is not the kernel's. The
+/// Reads a device id from a name in sysfs; `None` if the kernel would spell it otherwise. The
 /// kernel has one spelling for each device (drivers/vfio/mdev/mdev_core.c, `%pUl`;
-/// drivers/pci/probe.c, `%04x:%02x:%02x.%d`), and finds the device only by that.
+/// drivers/pci/probe.c, `%04x:%02x:%02x.%d`), and finds the device by no other.
 fn as_the_kernel_spells(name: &str) -> Option<DeviceId> {
     let id: DeviceId = name.parse().ok()?;
     (id.to_string() == name).then_some(id)
@@ -54,12 +54,12 @@ pub struct Host {
     pub warnings: Vec<Warning>,
 }
 
-/// A device that vfio hands out.
+/// A device that vfio can hand to a guest.
 #[derive(Debug, Clone)]
 pub struct Device {
-    /// The UUID or PCI address.
+    /// The device's UUID or PCI address.
     pub id: DeviceId,
-    /// The directory, as the host names it: `/sys/devices/…`.
+    /// The device's directory, as the host names it: `/sys/devices/…`.
     pub path: PathBuf,
     /// For an mdev: the sysfs name of its parent.
     pub parent: Option<String>,
@@ -68,30 +68,30 @@ pub struct Device {
     pub type_id: Option<String>,
     /// For an mdev: the type's `device_api`. For a PCI device: always `vfio-pci`.
     pub device_api: Option<String>,
-    /// The vfio driver that is bound.
+    /// The driver that is bound to the device, if there is one.
     pub driver: Option<String>,
     /// The version of the driver's module or, without one, its srcversion.
     pub driver_version: Option<String>,
-    /// The number of the IOMMU group; each mdev has one of its own.
+    /// The number of the device's IOMMU group; each mdev has a group of its own.
     pub iommu_group: Option<u32>,
     /// The name of the device's node in `/dev/vfio/devices` (kernel 6.6 and later with
     /// VFIO_DEVICE_CDEV).
     pub cdev: Option<String>,
     /// The PCI device itself, or the parent of an mdev if that is a PCI device.
     pub pci: Option<Pci>,
-    /// For an mdev: the parent's driver. Without a driver it is the parent's class or bus, as in
+    /// For an mdev: the parent's driver. Without a driver it is the parent's bus or class, as in
     /// the kernel's `dev_driver_string`, and the first part of the type id.
     pub parent_driver: Option<String>,
-    /// The render node of the GPU behind the device.
+    /// The render node of the GPU behind the device, as a path in `/dev/dri`.
     pub render_node: Option<String>,
-    /// The attributes for which the caller has asked.
+    /// The values of the attributes that the caller asked for, by their paths.
     pub attributes: BTreeMap<String, String>,
-    /// The kernel's own statement about the type's display. No released kernel makes one so far.
+    /// The kernel's own statement about the type's display. No released kernel makes one yet.
     pub kernel_facts: Option<Facts>,
 }
 
 impl Device {
-    /// Makes a device of which only its id and its path are known.
+    /// Makes a device of which only the id and the path are known.
     pub(crate) fn named(id: DeviceId, path: impl Into<PathBuf>) -> Self {
         Device {
             id,
@@ -123,16 +123,16 @@ impl Device {
     }
 }
 
-/// Reads the host. `attributes` are more paths to read below each device's directory.
+/// Reads the host. `attributes` are paths below each device's directory that are also read.
 pub fn read(root: &Root, attributes: &[&str]) -> Host {
     Reader::new(root, attributes).read_all()
 }
 
 /// Returns the circumstances on which a record about an mdev depends, and the render node of the
-/// GPU behind it; `None` if the mdev does not exist.
+/// GPU behind the mdev; `None` if the mdev does not exist.
 ///
-/// The result is the same as [`read_device`]'s, with as few system calls as possible. libvirt has
-/// mdevctl ask for every device again whenever one appears.
+/// The values are the same as [`read_device`]'s, but need as few system calls as possible: whenever
+/// a device appears, libvirt has mdevctl ask for every device again.
 pub fn read_circumstances(root: &Root, id: DeviceId) -> Option<(Circumstances, Option<String>)> {
     let mut reader = Reader::new_at(root, root.path().to_owned(), &[]);
     let link = root.device(id);
@@ -156,9 +156,9 @@ pub fn read_circumstances(root: &Root, id: DeviceId) -> Option<(Circumstances, O
     Some((circumstances, render_node))
 }
 
-/// Returns the name of a device's own node in `/dev/vfio/devices`, from its directory. The node's
-/// number is in `vfio-dev/NAME/dev`. Before 6.6, and without VFIO_DEVICE_CDEV, that file is
-/// missing, and there is no node.
+/// Returns the name of a device's own node in `/dev/vfio/devices`. `device` is the device's
+/// directory. The node's number is in `vfio-dev/NAME/dev`. Before 6.6, and without
+/// VFIO_DEVICE_CDEV, that file is missing, and there is no node: `None`.
 pub(crate) fn own_node(device: &Path, warnings: &mut Vec<Warning>) -> Option<String> {
     let directory = device.join("vfio-dev");
     let is_own = |name: &str| {
@@ -177,8 +177,8 @@ pub fn parent_of(root: &Root, id: DeviceId) -> Option<String> {
     Some(parent.to_str()?.to_owned())
 }
 
-/// Reads one device, as [`read`] would. The device is `None` if it does not exist or is no vfio
-/// device. [`Host::parents`] stays empty; the device itself has what it needs of its parent.
+/// Reads one device as [`read`] would; `None` if the device does not exist or is no vfio device.
+/// The [`Host`] has only what all devices share, and no parents.
 pub fn read_device(root: &Root, id: DeviceId, attributes: &[&str]) -> (Host, Option<Device>) {
     let mut reader = Reader {
         only: true,
@@ -192,8 +192,8 @@ pub fn read_device(root: &Root, id: DeviceId, attributes: &[&str]) -> (Host, Opt
     (reader.into_host(), device)
 }
 
-/// Returns the driver that is bound to a device, and a PCI device's vendor and place on a graphics
-/// card; [`Here::Absent`] if the device does not exist, `None` if there is no sysfs with buses.
+/// Returns a device's bound driver and, for a PCI device, its vendor and its part of a graphics
+/// card. Returns [`Here::Absent`] if the device does not exist, `None` if sysfs has no buses.
 pub fn here(root: &Root, id: DeviceId) -> Option<Here> {
     let link = root.device(id);
     if !exists(&link) {
@@ -215,10 +215,10 @@ pub fn here(root: &Root, id: DeviceId) -> Option<Here> {
 
 struct Reader<'a> {
     root: &'a Root,
-    /// The root with its links resolved, to tell what leads out of it.
+    /// The root with its links resolved, to detect links that lead out of it.
     base: PathBuf,
     attributes: &'a [&'a str],
-    /// True if only one device is wanted. Then the types of its parent are not read.
+    /// True if only one device is read. Then the types of its parent are not read.
     only: bool,
     warnings: Vec<Warning>,
     parents: HashMap<PathBuf, Option<Parent>>,
@@ -287,7 +287,7 @@ impl<'a> Reader<'a> {
             .unwrap_or_default();
         let mut parents: Vec<Parent> = self.parents.into_values().flatten().collect();
         parents.sort_by(|a, b| (&a.name, &a.path).cmp(&(&b.name, &b.path)));
-        // A file may serve several devices, or one device in several ways.
+        // Devices may share a file, and a device's file may be read twice.
         let mut said = HashSet::new();
         self.warnings
             .retain(|warning| said.insert((warning.path.clone(), warning.problem.clone())));
@@ -308,7 +308,7 @@ impl<'a> Reader<'a> {
         self.warnings.push(Warning::new(path, problem));
     }
 
-    /// Returns nothing; with a warning, unless there is no such file.
+    /// Returns `None`. Warns unless the error means that the file does not exist.
     fn missed<T>(&mut self, path: &Path, problem: &str, error: &io::Error) -> Option<T> {
         if !is_absent(error) {
             self.warn(path, format!("{problem}: {error}"));
@@ -316,8 +316,8 @@ impl<'a> Reader<'a> {
         None
     }
 
-    /// Returns the target of a link, with all links followed. Warns if the target does not exist or
-    /// lies outside of the root.
+    /// Returns the target of a link, with all links followed. Returns `None` if there is no link
+    /// or, with a warning, if its target does not exist or lies outside of sysfs.
     fn resolve(&mut self, link: &Path) -> Option<PathBuf> {
         match canonicalize(link) {
             Ok(path)
@@ -339,8 +339,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Returns the last component of a link's target, as sysfs gives names that way. The target is
-    /// not read.
+    /// Returns the last component of a link's target, which is how sysfs names drivers and types.
+    /// Does not look at the target itself. Returns `None` if there is no link.
     fn link_name(&mut self, link: &Path) -> Option<String> {
         match read_link(link) {
             Ok(target) => match target.file_name().and_then(|name| name.to_str()) {
@@ -354,7 +354,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Returns the path of a directory below the root as the host names it, `/sys/…`.
+    /// Returns the path on the host, `/sys/…`, of a path below the root.
     fn host_path(&self, path: &Path) -> PathBuf {
         Path::new("/").join(path.strip_prefix(&self.base).unwrap_or(path))
     }
@@ -372,7 +372,7 @@ impl<'a> Reader<'a> {
         value
     }
 
-    /// Reads a hexadecimal number that is at most `max`.
+    /// Reads a hexadecimal number that is at most `max`. Warns about a file with anything else.
     fn hex(&mut self, path: &Path, max: u32) -> Option<u32> {
         self.number(path, |text| {
             let value = u32::from_str_radix(text.strip_prefix("0x")?, 16).ok()?;
@@ -432,9 +432,9 @@ impl<'a> Reader<'a> {
         version
     }
 
-    /// Returns the render node of a GPU by its path in udev's rules (60-drm.rules), because the
-    /// number of `renderD128` depends on the order of drivers. A virtio GPU has its node one level
-    /// below. If udev has no path for the node, as in some versions, returns the node by its
+    /// Returns the render node of a GPU, by its path in udev's rules (60-drm.rules) if it is a PCI
+    /// device, because the number of `renderD128` depends on the order of drivers. A virtio GPU has
+    /// its node one level below. Some versions of udev have no path for it; then its node has the
     /// number.
     fn render_node(&mut self, gpu: &Path) -> Option<String> {
         let render = |directory: &Path, warnings: &mut Vec<Warning>| {

@@ -1,7 +1,7 @@
-//! Reads and writes the tree that Alex Williamson sketched in 2018, so that libvirt could read it
-//! in sysfs: `…/vfio-pci/device/{gfx_plane,irqs,regions}`.
+//! Reads and writes the tree that Alex Williamson sketched in 2018 for sysfs, where libvirt could
+//! read it: `…/vfio-pci/device/{gfx_plane,irqs,regions}`.
 //!
-//! No kernel has this tree. It is read where a kernel would have it (below
+//! No kernel has this tree. It is read in the place where a kernel would have it (below
 //! `mdev_supported_types/TYPE`). It is published below `/run/gfxplane`, by type as in the mail, and
 //! also by device, because sysfs would serve only mdevs. The published tree has one more file
 //! beside `vfio-pci`, which a kernel would not need: `evidence`, the source of the facts.
@@ -14,9 +14,8 @@ use crate::device::evidence::Method;
 use crate::device::facts::{Display, DisplayInterface, Facts};
 use crate::host::{Warning, read_text};
 
-/// Reads `gfx_plane/{dmabuf,region}`: `Y`, `N`, `1` or `0`, as kernel attributes have it. Returns
-/// `None` if there is no such directory or it has neither attribute. One missing attribute counts
-/// as no.
+/// Reads `gfx_plane/{dmabuf,region}`, which have a kernel's values: `Y`, `N`, `1` or `0`. Returns
+/// `None` if neither attribute can be read. If only one of them is missing, it counts as no.
 pub(crate) fn read_gfx_plane(device: &Path, warnings: &mut Vec<Warning>) -> Option<Display> {
     let mut read = |name: &str| {
         let path = device.join("gfx_plane").join(name);
@@ -39,11 +38,10 @@ pub(crate) fn read_gfx_plane(device: &Path, warnings: &mut Vec<Warning>) -> Opti
         .then(|| Display::from_answers(dmabuf.unwrap_or(false), region.unwrap_or(false)))
 }
 
-/// Writes the `vfio-pci/device` part for these facts and the file `evidence` into an empty
-/// directory.
+/// Writes the tree for these facts, and the file `evidence`, into an empty directory.
 ///
 /// `gfx_plane` is left out if the display is unknown; `irqs` and `regions` are left out if the
-/// device was not asked. Counts are decimal; flags, offsets and sizes are hexadecimal.
+/// device was not probed. Counts are decimal; flags, offsets and sizes are hexadecimal.
 ///
 /// # Errors
 /// Any error of the file system.
@@ -80,7 +78,7 @@ pub fn is_of(directory: &Path, facts: &Facts, method: Method) -> bool {
     entries.iter().all(is_as)
 }
 
-/// Returns the directories (without content) and files of the tree, each after its parent.
+/// Returns the tree's directories (whose content is `None`) and files, each after its parent.
 fn entries(facts: &Facts, method: Method) -> Vec<(String, Option<String>)> {
     const DEVICE: &str = "vfio-pci/device";
     let mut entries = vec![

@@ -8,17 +8,17 @@ use crate::device::record::MAX_SIZE;
 use crate::host::run::POLL;
 use crate::host::{Root, read_whole};
 
-/// The file of our udev rules; a file of this name in /etc hides it.
+/// The file of our udev rules. A file of this name in /etc hides it.
 pub(crate) const UDEV_RULE: &str = "61-gfxplane.rules";
 
 /// Waits until udev has processed the `add` event of an mdev, at most until `limit`. Only then is
-/// it certain whether a probe of ours has begun. Returns at once if no udev runs, or if our rule is
-/// masked. Returns `false` if udev has not processed the event by then.
+/// it certain whether a probe of ours has begun. Returns `true` at once if no udev runs or our rule
+/// is masked. Returns `false` if udev has not processed the event by `limit`.
 ///
 /// udev keeps what its rules found in `/run/udev/data/+SUBSYSTEM:NAME` (systemd
 /// src/libsystemd/sd-device/device-private.c). Our rule sets at least one property for every mdev,
-/// so the file exists once the rules have run. A file that udev wrote before `since`
-/// (CLOCK_MONOTONIC) is about an earlier device of that name.
+/// so the file exists once the rules have run. If udev first saw the device before `since`
+/// (CLOCK_MONOTONIC), the file is about an earlier device of that name.
 #[must_use]
 pub fn wait_for_udev(root: &Root, id: DeviceId, since: Duration, limit: Instant) -> bool {
     let runs = root.join("run/udev/control").exists();
@@ -35,16 +35,14 @@ pub fn wait_for_udev(root: &Root, id: DeviceId, since: Duration, limit: Instant)
     true
 }
 
-/// Returns the time at which udev first saw a device (CLOCK_MONOTONIC); `None` if it has not seen
-/// it.
+/// Returns the time at which udev first saw a device (CLOCK_MONOTONIC); `None` if it has not.
 pub(super) fn initialized_at(root: &Root, id: DeviceId) -> Option<Duration> {
     let data = root.join("run/udev/data");
     let text = read_whole(&data.join(format!("+{}:{id}", id.bus())), MAX_SIZE);
     initialized(&text.ok()?)
 }
 
-/// Returns the time in the line `I:MICROSECONDS` of a udev data file: when udev first saw the
-/// device.
+/// Returns when udev first saw a device, from the line `I:MICROSECONDS` of the device's data.
 fn initialized(data: &str) -> Option<Duration> {
     let microseconds = data.lines().find_map(|line| line.strip_prefix("I:"))?;
     Some(Duration::from_micros(microseconds.parse().ok()?))

@@ -1,4 +1,4 @@
-//! The context in which a command or the daemon runs, and the way in which it fails.
+//! The context of a command or the daemon, and the reasons why it fails.
 
 use std::io::{self, IsTerminal, Write as _};
 use std::os::fd::AsFd;
@@ -11,10 +11,10 @@ use crate::host::state::State;
 use crate::host::{Root, Warning};
 use crate::libvirt::Libvirt;
 
-/// The context in which every command runs.
+/// What every command needs to know: the host, libvirt, and the user's general options.
 #[derive(Debug, Clone)]
 pub struct Context {
-    /// The host.
+    /// The host: this machine or a recorded one.
     pub root: Root,
     /// libvirt's URI, if the user gave one.
     pub connect: Option<String>,
@@ -24,11 +24,11 @@ pub struct Context {
     pub libvirt: Arc<dyn Libvirt>,
 }
 
-/// Returns the number of columns of an output, from the environment or from the terminal.
+/// Returns the width of an output in columns, from `COLUMNS` or from the terminal.
 pub(crate) fn columns(output: impl AsFd) -> usize {
-    /// The columns of an output that is no terminal.
+    /// The width of an output that is no terminal.
     const USUAL: usize = 80;
-    /// The smallest number of columns. With fewer, each word would have a line of its own.
+    /// The smallest width. With fewer columns, each word would have a line of its own.
     const LEAST: usize = 20;
     let named = std::env::var("COLUMNS").ok();
     let named = named.and_then(|columns| columns.parse().ok());
@@ -40,8 +40,8 @@ pub(crate) fn columns(output: impl AsFd) -> usize {
     columns.unwrap_or(USUAL).max(LEAST)
 }
 
-/// Writes a message to stderr. On a terminal words are wrapped, but for a fix, which is pasted. In
-/// a file a message is a line.
+/// Writes a message to stderr. Wraps it on a terminal, unless it contains a fix, which must stay
+/// whole to be pasted. Elsewhere, a message is one line.
 pub(crate) fn say(text: &str) {
     let mut text = format!("gfxplane: {}", in_words(text));
     if io::stderr().is_terminal() && !text.contains(" fix: ") {
@@ -51,7 +51,7 @@ pub(crate) fn say(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
-/// The reason why a command failed, which decides its exit code.
+/// The reason why a command failed, which determines the exit code.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// The command's input is refused: exit code 1.
@@ -66,12 +66,12 @@ pub enum Failure {
 }
 
 impl Context {
-    /// Returns whether libvirt is this machine's system daemon.
+    /// Returns whether the context's libvirt is this machine's system daemon.
     pub(crate) fn is_system(&self) -> bool {
         matches!(self.connect.as_deref(), None | Some(SYSTEM))
     }
 
-    /// Returns whether libvirt is another host's: its URI names a host (`qemu+ssh://host/system`).
+    /// Returns whether libvirt is on another host: its URI names one (`qemu+ssh://host/system`).
     pub(crate) fn is_remote(&self) -> bool {
         let rest = self
             .connect
@@ -81,11 +81,10 @@ impl Context {
     }
 
     /// Asks libvirt for the domain capabilities of an emulator on this machine
-    /// ([`crate::host::emulator::AskLibvirt`]).
+    /// ([`crate::host::emulator::AskLibvirt`]). Returns `None` if libvirt is on another host.
     ///
-    /// libvirt may get the emulator's path only if `named_here` is true, that is if libvirt, the
-    /// host or the user names the path, and not a file of somebody's. Otherwise libvirt answers for
-    /// its own emulator.
+    /// libvirt gets the emulator's path only if `named_here` is true: if libvirt, the host or the
+    /// user named the path, and not some file. Otherwise libvirt answers for its own emulator.
     pub(crate) fn domain_capabilities(
         &self,
         emulator: &Path,
@@ -100,20 +99,20 @@ impl Context {
         answer.map_err(|error| error.to_string())
     }
 
-    /// Returns the remembered state of the domains, if they are those of this machine's own
+    /// Returns the memory of domains; `None` if they are not those of this machine's system
     /// libvirt.
     pub fn state(&self) -> Option<State> {
         (self.is_system() && !self.root.is_recorded()).then(|| State::new(&self.root))
     }
 
-    /// Writes a message to stderr.
+    /// Writes a message to stderr, unless the user has suppressed messages.
     pub(crate) fn say(&self, text: &str) {
         if !self.quiet {
             say(text);
         }
     }
 
-    /// Writes warnings to stderr.
+    /// Writes warnings to stderr, unless the user has suppressed them.
     pub fn warn(&self, warnings: &[Warning]) {
         if !self.quiet {
             for warning in warnings {

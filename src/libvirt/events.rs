@@ -1,5 +1,5 @@
-//! Receives libvirt's reports of its domains through its C library. The `virt` crate has a loop for
-//! reports, but no function that asks for them (`virConnectDomainEventRegisterAny`,
+//! Receives libvirt's events through its C library. The `virt` crate has a loop for events, but no
+//! function to register for them (`virConnectDomainEventRegisterAny`,
 //! `virConnectRegisterCloseCallback`).
 #![allow(unsafe_code)]
 
@@ -14,8 +14,8 @@ use virt::{event, sys};
 
 use super::{Event, Happened, Sink};
 
-/// Starts the loop that receives reports, once, in a thread of its own. A connection that was
-/// opened before the loop has no reports.
+/// Starts the loop that receives events, once, in a thread of its own. Connections that were opened
+/// before the loop get no events.
 pub(super) fn start_loop() -> Result<(), Error> {
     static STARTED: OnceLock<Result<(), Error>> = OnceLock::new();
     STARTED
@@ -24,7 +24,7 @@ pub(super) fn start_loop() -> Result<(), Error> {
             thread::spawn(|| {
                 loop {
                     if event::event_run_default_impl().is_err() {
-                        // poll(2) failed, for want of memory: nothing is lost by waiting.
+                        // poll(2) failed for lack of memory. Nothing is lost by waiting.
                         thread::sleep(Duration::from_secs(1));
                     }
                 }
@@ -34,7 +34,7 @@ pub(super) fn start_loop() -> Result<(), Error> {
         .clone()
 }
 
-/// The reports of one connection. They end when this value is dropped.
+/// The registration for the events of one connection, which ends when this value is dropped.
 #[derive(Debug)]
 pub(super) struct Reports {
     connection: Connect,
@@ -43,11 +43,11 @@ pub(super) struct Reports {
 }
 
 impl Reports {
-    /// Has `sink` called for each event of the connection's domains, and for the connection's end.
+    /// Registers `sink` for each event of the connection's domains, and for the connection's end.
     pub(super) fn new(connection: &Connect, sink: &Sink) -> Result<Self, Error> {
         let mut reports = Self::of_end(connection, sink.clone())?;
-        // SAFETY: what each event calls has the signature that libvirt's documentation gives for
-        // it; libvirt casts it back (include/libvirt/libvirt-domain.h, VIR_DOMAIN_EVENT_CALLBACK).
+        // SAFETY: each callback has the signature that libvirt's documentation gives for its event;
+        // libvirt casts it back (include/libvirt/libvirt-domain.h, VIR_DOMAIN_EVENT_CALLBACK).
         let (lifecycle, metadata) = unsafe {
             (
                 std::mem::transmute::<Lifecycle, Generic>(on_lifecycle),
@@ -59,7 +59,7 @@ impl Reports {
         Ok(reports)
     }
 
-    /// Has `sink` called for the connection's end alone.
+    /// Registers `sink` only for the connection's end.
     pub(super) fn of_end(connection: &Connect, sink: Sink) -> Result<Self, Error> {
         let mut reports = Reports {
             connection: connection.clone(),
@@ -78,7 +78,7 @@ impl Reports {
         };
         if taken != 0 {
             let error = Error::last_error();
-            // SAFETY: libvirt did not take it, so it is still ours.
+            // SAFETY: libvirt did not accept the Sink, so it is still ours.
             unsafe { free(opaque) };
             return Err(error);
         }
@@ -88,8 +88,8 @@ impl Reports {
 
     fn register(&mut self, id: u32, callback: Generic, sink: &Sink) -> Result<(), Error> {
         let opaque = handed_over(sink.clone());
-        // SAFETY: the connection is open, no domain means all, and `opaque` is a Sink, which the
-        // callbacks take it for, and which `free` will free, once.
+        // SAFETY: the connection is open, no domain means all domains, and `opaque` is a Sink, as
+        // the callbacks expect, which `free` will free once.
         let callback = unsafe {
             sys::virConnectDomainEventRegisterAny(
                 self.connection.as_ptr(),
@@ -102,7 +102,7 @@ impl Reports {
         };
         if callback < 0 {
             let error = Error::last_error();
-            // SAFETY: libvirt did not take it, so it is still ours.
+            // SAFETY: libvirt did not accept the Sink, so it is still ours.
             unsafe { free(opaque) };
             return Err(error);
         }
@@ -113,8 +113,8 @@ impl Reports {
 
 impl Drop for Reports {
     fn drop(&mut self) {
-        // SAFETY: these are callbacks of this connection, which we hold open. Of a connection that
-        // is lost the calls fail, and there is nobody left to report.
+        // SAFETY: these callbacks belong to this connection, which we hold open. If the connection
+        // is lost, the calls fail, and no events will come any more.
         unsafe {
             for callback in &self.callbacks {
                 sys::virConnectDomainEventDeregisterAny(self.connection.as_ptr(), *callback);
@@ -136,9 +136,9 @@ fn handed_over(sink: Sink) -> *mut c_void {
     Box::into_raw(Box::new(sink)).cast()
 }
 
-/// Frees what [`handed_over`] made.
+/// Frees the Sink that [`handed_over`] made.
 unsafe extern "C" fn free(opaque: *mut c_void) {
-    // SAFETY: libvirt calls this once, with what it was given, when no callback will come any more.
+    // SAFETY: libvirt calls this once, with our Sink, when it will call no callback any more.
     drop(unsafe { Box::from_raw(opaque.cast::<Sink>()) });
 }
 
@@ -156,7 +156,7 @@ unsafe extern "C" fn on_lifecycle(
         Ok(sys::VIR_DOMAIN_EVENT_STOPPED) => Happened::Stopped,
         _ => return 0,
     };
-    // SAFETY: libvirt hands over a domain that lives as long as this call, and our Sink.
+    // SAFETY: libvirt passes a domain that lives as long as this call, and our Sink.
     unsafe { report(domain, what, opaque) };
     0
 }
@@ -168,7 +168,7 @@ unsafe extern "C" fn on_metadata(
     _uri: *const c_char,
     opaque: *mut c_void,
 ) {
-    // SAFETY: as above.
+    // SAFETY: as in `on_lifecycle`.
     unsafe { report(domain, Happened::Metadata, opaque) };
 }
 
@@ -177,23 +177,23 @@ unsafe extern "C" fn on_close(
     _reason: c_int,
     opaque: *mut c_void,
 ) {
-    // SAFETY: it is the Sink that was registered, and `free` has not been called.
+    // SAFETY: `opaque` is the registered Sink, and `free` has not been called.
     let sink = unsafe { &*opaque.cast::<Sink>() };
     sink(Event::Lost);
 }
 
 /// # Safety
-/// `domain` is a domain of libvirt's, `opaque` a Sink.
+/// `domain` is one of libvirt's domains, and `opaque` is a Sink.
 unsafe fn report(domain: sys::virDomainPtr, what: Happened, opaque: *mut c_void) {
     let mut text = [0 as c_char; sys::VIR_UUID_STRING_BUFLEN as usize];
-    // SAFETY: the domain lives, and the buffer is as large as the call demands. It asks nobody.
+    // SAFETY: the domain lives, and the buffer is as large as the call demands.
     let uuid = unsafe {
         if sys::virDomainGetUUIDString(domain, text.as_mut_ptr()) != 0 {
             return;
         }
         CStr::from_ptr(text.as_ptr())
     };
-    // SAFETY: the caller's promise; libvirt does not free it while a callback runs.
+    // SAFETY: the caller promises a Sink, and libvirt does not free it during a callback.
     let sink = unsafe { &*opaque.cast::<Sink>() };
     let uuid = uuid.to_string_lossy().into_owned();
     sink(Event::Domain { uuid, what });

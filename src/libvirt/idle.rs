@@ -1,17 +1,17 @@
-//! Checks that the devices of a domain are there and free, and keeps them so.
+//! Checks that the devices of a domain exist and are free, and keeps them free.
 //!
-//! Nothing is opened to find that out. Who holds a device is asked of libvirt; a holder that
-//! libvirt does not know is met by QEMU, at the group (`/dev/vfio/N`, EBUSY) or when it binds the
-//! device (iommufd), both before the driver's own open, and does not notice.
+//! The check opens no device, but asks libvirt who has one. If somebody has it of whom libvirt does
+//! not know, QEMU finds out at the group (`/dev/vfio/N`, EBUSY) or when it binds the device
+//! (iommufd). Both come before the driver's own open, so the holder does not notice.
 //!
-//! **Locks.** If a probe of ours has the device open, this waits for the probe's lock, `lock/ID`.
-//! It does not keep that lock while the domain is tried: the start of every domain waits for the
-//! lock, so the domain that we try would wait for us. It keeps `lock/ID.verify` instead, so that
-//! two runs don't meet on one device. The start of a user's domain marks the device and waits for
-//! that lock, too (`src/bin/gfxplane-helper/qemu_hook.rs`). The run that holds the lock ends its
-//! QEMU when it sees the mark: the user comes first. The start of a domain of our own
-//! ([`crate::plan::trial::NAME`]) does neither. A probe that comes while we hold the device is told
-//! `in-use`, and keeps what was known before.
+//! **Locks.** While a probe of ours has the device open, this code waits for the probe's lock,
+//! `lock/ID`. It does not keep that lock during the trial: the start of every domain waits for the
+//! lock, so the trial's domain would wait for us. It keeps `lock/ID.verify` instead, so that two
+//! runs don't meet on one device. The start of a user's domain marks the device and waits for that
+//! lock, too (`src/bin/gfxplane-helper/qemu_hook.rs`). The run that holds the lock ends its QEMU
+//! when it sees the mark: the user comes first. The start of a domain of our own
+//! ([`crate::plan::trial::NAME`]) does neither. A probe that comes while we hold the device finds
+//! it `in-use`, and keeps the earlier answer.
 
 use std::fs;
 use std::io;
@@ -27,10 +27,10 @@ use crate::libvirt::User;
 use crate::plan::trial;
 use crate::publish::inventory::{Sources, State, inventory};
 
-/// Checks that all these are active vfio devices.
+/// Checks that all these devices are active vfio devices.
 ///
 /// # Errors
-/// At least one device is not. The error names all such devices, and the fix.
+/// At least one device is not. The error names all of those devices, and the fixes.
 pub(crate) fn are_there(root: &Root, devices: &[DeviceId]) -> Result<(), Failure> {
     let missing: Vec<DeviceId> = devices
         .iter()
@@ -95,7 +95,7 @@ pub(crate) fn are_unused(users: &[User], devices: &[DeviceId]) -> Result<(), Fai
     }
 }
 
-/// The devices that this run holds against other runs.
+/// The devices that this run keeps from other runs.
 #[derive(Debug, Default)]
 pub(crate) struct Held(Vec<Hold>);
 
@@ -107,7 +107,7 @@ struct Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        // While it is locked: whoever opened it before finds that it has gone (`Lock`).
+        // The file is still locked, so anybody who opened it before notices its removal (`Lock`).
         let _ = fs::remove_file(&self.path);
     }
 }
@@ -115,10 +115,10 @@ impl Drop for Hold {
 /// The reason why devices can't be held.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NotHeld {
-    /// Another process of ours has one.
+    /// A probe or another run of ours has a device.
     #[error("{0}")]
     InUse(String),
-    /// The locks can't be used.
+    /// The locks can't be taken.
     #[error("{0}")]
     Failed(String),
 }
@@ -130,7 +130,7 @@ impl From<NotHeld> for Failure {
 }
 
 /// Returns a function that tells whether the start of a domain with one of the devices has begun
-/// since `start_comes` was called.
+/// since this call. A start that is already under way does not count.
 pub(crate) fn start_comes<'r>(root: &'r Root, devices: &[DeviceId]) -> impl Fn() -> bool + use<'r> {
     let unmarked: Vec<DeviceId> = devices
         .iter()
@@ -141,14 +141,14 @@ pub(crate) fn start_comes<'r>(root: &'r Root, devices: &[DeviceId]) -> impl Fn()
 }
 
 /// Waits until no probe of ours has one of the devices open, at most until `limit`, and keeps other
-/// runs from them.
+/// runs from the devices.
 ///
-/// A user without the right to `/run/gfxplane/lock` goes without: libvirt may let them start
-/// domains all the same, and itself checks whether devices are in use.
+/// A user without access to `/run/gfxplane/lock` holds nothing: libvirt may let them start domains
+/// all the same, and itself checks whether devices are in use.
 ///
 /// # Errors
-/// A probe does not end, or another run has a device ([`NotHeld::InUse`]); the directory can't be
-/// trusted.
+/// [`NotHeld::InUse`]: a probe does not end, or another run has a device. [`NotHeld::Failed`]: a
+/// lock can't be taken, or its directory can't be trusted.
 pub(crate) fn hold(root: &Root, devices: &[DeviceId], limit: Instant) -> Result<Held, NotHeld> {
     let mut held = Held::default();
     for id in devices {
@@ -271,7 +271,7 @@ mod tests {
         let refused = hold(&root, &[id], soon()).unwrap_err();
         assert!(matches!(refused, NotHeld::InUse(_)));
         assert!(refused.to_string().contains("another gfxplane verify"));
-        // Our own start does not wait for that lock, and the starts of users do.
+        // Our own start does not wait for that lock, but the starts of users do.
         assert!(wait_until_free(&root, id, soon()).unwrap());
         assert!(!wait_until_tried(&root, id, soon()).unwrap());
         drop(held);

@@ -30,14 +30,14 @@ const NO_NODE_DEVICES: &str =
 #[derive(Debug, Clone)]
 pub struct ByLibrary {
     uri: String,
-    /// The open connection. If it is `None`, each question opens one of its own.
+    /// The open connection. If it is `None`, each call opens its own connection.
     open: Option<Arc<Open>>,
 }
 
 impl ByLibrary {
-    /// Makes a connection to this URI, or to the system's libvirt.
+    /// Makes a connection to this URI or, for `None`, to the system's libvirt. Opens nothing yet.
     pub fn new(uri: Option<&str>) -> Self {
-        // libvirt prints every error to stderr by itself, so each would appear twice.
+        // libvirt itself prints every error to stderr, so each would appear twice.
         virt::error::clear_error_callback();
         ByLibrary {
             uri: uri.unwrap_or(crate::libvirt::SYSTEM).into(),
@@ -53,8 +53,8 @@ impl ByLibrary {
         self.connected(Connect::open(Some(&self.uri)), fix)
     }
 
-    /// Opens a connection for reading. `fix` is what the user can do if libvirt does not answer;
-    /// empty if the caller knows.
+    /// Opens a read-only connection, unless one is open. `fix` is the advice for the user if
+    /// libvirt does not answer; empty for none.
     fn read_only(&self, fix: &str) -> Result<Connect, Failure> {
         if let Some(open) = &self.open {
             return Ok(open.connection.clone());
@@ -89,7 +89,7 @@ impl ByLibrary {
 /// A connection that stays open.
 #[derive(Debug)]
 struct Open {
-    /// The reports. They are dropped before the connection.
+    /// The registration for events, which is dropped before the connection.
     _reports: Reports,
     connection: Connect,
 }
@@ -128,9 +128,10 @@ impl Libvirt for ByLibrary {
         let Some((domain, since)) = unchanged(&connection, definition)? else {
             return Ok(Replaced::Changed);
         };
-        // Without these libvirt refuses to undefine a domain that has an NVRAM, and removes the state of its TPM
-        // (src/qemu/qemu_driver.c, qemuDomainUndefineFlags). It refuses to lose a saved guest, snapshots or
-        // checkpoints, of a domain that does not run. libvirt before 8.9 does not know the second flag.
+        // Without these flags libvirt refuses to undefine a domain that has an NVRAM, and removes
+        // the state of its TPM (src/qemu/qemu_driver.c, qemuDomainUndefineFlags). It also refuses
+        // if a domain that does not run would lose a saved guest, snapshots or checkpoints. libvirt
+        // before 8.9 does not know the second flag.
         let nvram = sys::VIR_DOMAIN_UNDEFINE_KEEP_NVRAM;
         let undefined = domain.undefine_flags(nvram | KEEP_TPM).or_else(|error| {
             match error.code().is(ErrorNumber::InvalidArg) {
@@ -161,7 +162,7 @@ impl Libvirt for ByLibrary {
             }
         });
         match definition {
-            // The domain may go while it is asked.
+            // The domain may disappear between the calls.
             Err(error) if error.code().is(ErrorNumber::NoDomain) => Ok(None),
             other => Ok(other?),
         }
@@ -175,10 +176,10 @@ impl Libvirt for ByLibrary {
     }
 
     fn guests(&self) -> Result<Option<Vec<Defined>>, Failure> {
-        // Nothing of this needs more, so that a user who may not change domains sees them.
+        // All this can be read by a user who may not change domains.
         let connection = self.read_only("")?;
         let all = connection.list_all_domains(0)?;
-        // A domain that goes meanwhile is none any more.
+        // A domain that disappears meanwhile is left out.
         let guest = |domain: &Domain| {
             let (state, _) = domain.state().ok()?;
             let state = match state {
@@ -242,14 +243,14 @@ impl Libvirt for ByLibrary {
             })
         });
         let path = path.transpose()?;
-        // libvirt does not let a read-only connection make it look at an emulator.
+        // A read-only connection may not make libvirt look at an emulator.
         let connection = self.connect()?;
         let found = connection.domain_capabilities(path, None, None, None, 0)?;
         Ok(Some(found))
     }
 
     fn watch(&self, sink: Sink) -> Result<Arc<dyn Libvirt>, Failure> {
-        // This comes before the connection is opened, because that takes the loop that exists then.
+        // The loop comes first, because a connection uses the loop that exists when it is opened.
         events::start_loop()?;
         let connection = self.connect()?;
         let reports = Reports::new(&connection, &sink)?;
@@ -264,7 +265,7 @@ impl Libvirt for ByLibrary {
     }
 
     fn lists_nodedevs(&self) -> Result<(), Failure> {
-        // Any call waits for that (src/node_device/node_device_driver.c, nodeDeviceInitWait).
+        // Any call waits for this (src/node_device/node_device_driver.c, nodeDeviceInitWait).
         self.read_only(NO_NODE_DEVICES)?
             .num_of_node_devices(None, 0)?;
         Ok(())
@@ -272,8 +273,8 @@ impl Libvirt for ByLibrary {
 
     fn set_policy(&self, uuid: &str, xml: Option<&str>) -> Result<(), Failure> {
         let connection = self.connect()?;
-        // libvirt gives the element its namespace, and removes all others that have it
-        // (src/conf/domain_conf.c, virDomainDefSetMetadata).
+        // libvirt adds the namespace to the element, and removes all other elements in that
+        // namespace (src/conf/domain_conf.c, virDomainDefSetMetadata).
         let domain = connection.lookup_domain_by_uuid_string(uuid)?;
         let set = domain.set_metadata(
             sys::VIR_DOMAIN_METADATA_ELEMENT as i32,
@@ -291,7 +292,7 @@ impl Libvirt for ByLibrary {
     fn users(&self) -> Result<Vec<User>, Failure> {
         let connection = self.connect()?;
         let active = connection.list_all_domains(sys::VIR_CONNECT_LIST_DOMAINS_ACTIVE)?;
-        // A domain that ends meanwhile has no XML any more, and no devices.
+        // A domain that ends meanwhile has no XML and no devices any more.
         let user = |domain: &Domain| {
             Some(User {
                 domain: domain.name().ok()?,
@@ -302,11 +303,11 @@ impl Libvirt for ByLibrary {
     }
 
     fn start(&self, xml: &str, uuid: &str, term: Term<'_>) -> Result<Start, Failure> {
-        // libvirt destroys the domain when our connection ends, whatever ends us. It does not check
-        // the XML against the schema, as it never does for a domain that is started.
+        // libvirt destroys the domain when our connection ends, even if we are killed. As at every
+        // start, libvirt does not check the XML against its schema.
         //
-        // The call takes as long as QEMU does, and QEMU may hang. So a thread makes it that can be
-        // left behind.
+        // The call takes as long as QEMU does, and QEMU may hang. So another thread makes the call,
+        // and can be left behind.
         let (send, answer) = mpsc::channel();
         let connection = self.connect()?;
         let xml = xml.to_owned();
@@ -317,7 +318,7 @@ impl Libvirt for ByLibrary {
                 Ok(domain) => destroy(domain).map(|()| Start::Starts),
                 Err(error) => refused(error.clone()),
             };
-            // The connection ends first, so that libvirt has begun to clean up by then.
+            // The connection ends before the answer, so that libvirt has begun to clean up.
             drop(started);
             drop(connection);
             let _ = send.send(result);
@@ -329,7 +330,7 @@ impl Libvirt for ByLibrary {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
-        // The start holds our connection, and only the end of QEMU ends the start.
+        // The start uses our connection until QEMU ends, so another connection ends QEMU.
         if let Ok(connection) = self.connect()
             && let Ok(domain) = connection.lookup_domain_by_uuid_string(uuid)
         {
@@ -362,16 +363,16 @@ impl Libvirt for ByLibrary {
     }
 }
 
-/// Returns libvirt's error without the values in it: the error of a start quotes QEMU's words, and
-/// these quote the argument, which may be a secret.
+/// Makes a failure from libvirt's error, without the values in it: the error of a start quotes
+/// QEMU's message, which quotes the argument, which may be a secret.
 impl From<virt::error::Error> for Failure {
     fn from(error: virt::error::Error) -> Self {
         Failure::Environment(format!("libvirt: {}", without_values(error.message())))
     }
 }
 
-/// Returns the domain of a definition, if that is still its definition, and the time at which it
-/// was: nothing may come between this and the change.
+/// Returns the domain of a definition, and the time of this check: nothing may come between it and
+/// a change. Returns `None` if the domain is gone or has another definition.
 fn unchanged(
     connection: &Connect,
     definition: &Definition,
@@ -380,8 +381,8 @@ fn unchanged(
         Err(error) if error.code().is(ErrorNumber::NoDomain) => return Ok(None),
         found => found?,
     };
-    // A running domain that was undefined still shows its last definition, and a definition would
-    // make it persistent again (src/qemu/qemu_driver.c, qemuDomainUndefineFlags).
+    // A running domain that was undefined still has its last definition, and defining it would make
+    // it persistent again (src/qemu/qemu_driver.c, qemuDomainUndefineFlags).
     if !domain.is_persistent()? {
         return Ok(None);
     }
@@ -422,16 +423,16 @@ fn definition_of(domain: &Domain, secrets: bool) -> Result<Definition, virt::err
     })
 }
 
-/// `VIR_DOMAIN_UNDEFINE_KEEP_TPM` (include/libvirt/libvirt-domain.h), which older headers do not have.
+/// `VIR_DOMAIN_UNDEFINE_KEEP_TPM` (include/libvirt/libvirt-domain.h), which older headers lack.
 const KEEP_TPM: u32 = 1 << 6;
 
-/// The time that libvirt may take to give up a start after it was told to.
+/// The time that libvirt gets to end a start after we have destroyed the domain.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn destroy(domain: &Domain) -> Result<(), Failure> {
     match domain.destroy() {
         Ok(()) => Ok(()),
-        // Somebody else was faster, or QEMU has ended by itself.
+        // Somebody else has destroyed the domain first, or QEMU has ended by itself.
         Err(error)
             if error.code().is(ErrorNumber::NoDomain)
                 || error.code().is(ErrorNumber::OperationInvalid) =>
@@ -442,8 +443,8 @@ fn destroy(domain: &Domain) -> Result<(), Failure> {
     }
 }
 
-/// Returns whether an error is libvirt's refusal of a definition. Any other may be different the
-/// next time: a libvirt that ends meanwhile reports its own end, in several ways.
+/// Returns whether an error is libvirt's refusal of a definition. Any other error may not come
+/// again: for example, a libvirt that ends meanwhile reports its own end, in several ways.
 fn is_about_the_definition(error: &virt::error::Error) -> bool {
     let numbers = [
         ErrorNumber::ConfigUnsupported,
@@ -458,8 +459,8 @@ fn is_about_the_definition(error: &virt::error::Error) -> bool {
     numbers.iter().any(|number| error.code().is(*number))
 }
 
-/// Returns a refusal if the error is about the domain. An error about libvirt itself, or about our
-/// rights, is a failure.
+/// Returns a refusal if the error is about the domain, and a failure if it is about libvirt itself
+/// or about our rights.
 fn refused(error: virt::error::Error) -> Result<Start, Failure> {
     if is_about_libvirt(&error) {
         Err(error.into())

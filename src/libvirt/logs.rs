@@ -1,10 +1,10 @@
-//! Removes the logs and AppArmor profiles that libvirt leaves behind of domains that were tried.
+//! Removes the logs and AppArmor profiles of trial copies, which libvirt leaves behind.
 //!
 //! libvirt keeps a log of each domain for good. It unloads a domain's profile but keeps the file.
-//! Nobody needs the files of a domain that we made for a moment: the user has read QEMU's words,
-//! and nobody knows the domain's name. A run removes the files of its own domain, and those that
-//! killed runs have left. A file is touched only if it has a name of
-//! [`crate::plan::trial::name`]'s, is a regular file, and belongs to our user.
+//! Nobody needs the files of a domain that we made for a moment: the user has read QEMU's message,
+//! and nobody knows the domain's name. A run removes the files of its own domain, and those left by
+//! killed runs. It removes a file only if [`crate::plan::trial::name`] could have made its name,
+//! and if it is a regular file of our user.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -16,7 +16,7 @@ use crate::host::Root;
 use crate::libvirt::User;
 use crate::plan::trial;
 
-/// The directories of the logs.
+/// The directories of a libvirt's logs and AppArmor profiles.
 #[derive(Debug)]
 pub(crate) struct Logs {
     logs: Option<PathBuf>,
@@ -35,14 +35,14 @@ impl Logs {
         }
     }
 
-    /// Removes the log and the profile of this domain. If the user lacks the right, a later run
-    /// removes them.
+    /// Removes the logs and the profile of this domain. If the user lacks the right, a later run
+    /// that has the right removes them.
     pub(crate) fn remove(&self, name: &str) {
         self.remove_those(|domain| domain == name);
     }
 
-    /// Removes the logs and the profiles of domains that no longer exist. `active` are the domains
-    /// that do.
+    /// Removes the logs and profiles of all trial copies except those in `active`, the domains that
+    /// run.
     pub(crate) fn sweep(&self, active: &[User]) {
         self.remove_those(|domain| !active.iter().any(|user| user.domain == domain));
     }
@@ -56,7 +56,7 @@ impl Logs {
                 continue;
             };
             remove(&entry.path());
-            // A domain's UUID is in its name, and so in its log's.
+            // The UUID of a trial copy is part of its name.
             if let Some(uuid) = trial::uuid_of(domain) {
                 for ending in ["", ".files"] {
                     remove(&self.profiles.join(format!("libvirt-{uuid}{ending}")));
@@ -67,7 +67,7 @@ impl Logs {
 }
 
 /// Returns the directory where a libvirt keeps the logs of its domains (src/qemu/qemu_conf.c,
-/// `virQEMUDriverConfigNew`: logDir).
+/// `virQEMUDriverConfigNew`: logDir). `None` for a session's libvirt if there is no home directory.
 pub(crate) fn directory(root: &Root, uri: Option<&str>) -> Option<PathBuf> {
     let is_session = uri.is_some_and(|uri| uri.contains("/session"));
     if !is_session {
@@ -81,7 +81,7 @@ pub(crate) fn directory(root: &Root, uri: Option<&str>) -> Option<PathBuf> {
     cache.map(|cache| cache.join("libvirt/qemu/log"))
 }
 
-/// Removes a file if it belongs to our own user.
+/// Removes a regular file that belongs to our user. Ignores a failure.
 fn remove(path: &Path) {
     let is_ours = |file: fs::Metadata| file.is_file() && file.uid() == geteuid().as_raw();
     if fs::symlink_metadata(path).is_ok_and(is_ours) {
@@ -89,8 +89,8 @@ fn remove(path: &Path) {
     }
 }
 
-/// Returns the domain to which a log belongs. The log's name is `NAME.log`, or `NAME.log.N` once
-/// virtlogd has begun a new file.
+/// Returns the name of the domain to which a log belongs; `None` if the file is no log. A log's
+/// name is `NAME.log`, or `NAME.log.N` once virtlogd has begun a new file.
 fn domain_of(file_name: &str) -> Option<&str> {
     let (domain, rest) = file_name.split_once(".log")?;
     let number = rest.strip_prefix('.').unwrap_or(rest);

@@ -1,4 +1,4 @@
-//! The connection to libvirt: the questions that commands ask it.
+//! The connection to libvirt: the calls that commands make.
 
 mod context;
 #[cfg(feature = "libvirt")]
@@ -30,18 +30,18 @@ use crate::publish::overview::Defined;
 pub struct Definition {
     /// The domain's UUID, by which libvirt finds the domain again.
     pub uuid: String,
-    /// The XML.
+    /// The definition's XML.
     pub xml: String,
     /// True if the domain runs.
     pub is_active: bool,
 }
 
-/// An active domain and the vfio devices that it has.
+/// An active domain and its vfio devices.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
     /// The domain's name.
     pub domain: String,
-    /// The devices.
+    /// The domain's vfio devices.
     pub devices: Vec<DeviceId>,
 }
 
@@ -50,16 +50,17 @@ pub struct User {
 pub enum Start {
     /// The domain started.
     Starts,
-    /// libvirt or QEMU refused the domain with these words.
+    /// libvirt or QEMU refused the domain with this message.
     Refused(String),
 }
 
-/// The time that a start may take.
+/// The limit of a start: a deadline, and a reason to give up earlier if somebody else needs the
+/// devices.
 #[derive(Clone, Copy)]
 pub struct Term<'t> {
-    /// The time at which the start has to be over.
+    /// The start's deadline.
     pub limit: Instant,
-    /// Returns whether somebody else needs the devices now, so that the start has to be given up.
+    /// Returns whether somebody else now needs the devices, so that the start must be given up.
     pub gives_way: &'t dyn Fn() -> bool,
 }
 
@@ -67,19 +68,19 @@ impl Term<'_> {
     /// The time between two calls of `gives_way`.
     const SLICE: Duration = Duration::from_millis(50);
 
-    /// Returns whether to stop waiting.
+    /// Returns whether the start must be given up now.
     #[cfg(feature = "libvirt")]
     pub(crate) fn is_over(&self) -> bool {
         Instant::now() >= self.limit || (self.gives_way)()
     }
 
-    /// Returns the time to wait until the next check.
+    /// Returns the time to wait until the next check whether the start must be given up.
     pub fn slice(&self) -> Duration {
         let left = self.limit.saturating_duration_since(Instant::now());
         left.min(Self::SLICE)
     }
 
-    /// Returns why the wait ended. `late` is the reason if the time is over.
+    /// Makes the failure of a start that was given up. `late` is its text after the deadline.
     #[cfg(feature = "libvirt")]
     pub(crate) fn failure(&self, late: String) -> Failure {
         Failure::Environment(if (self.gives_way)() {
@@ -95,35 +96,35 @@ impl Term<'_> {
 pub enum New<'n> {
     /// This XML, which libvirt first checks against its schema. The check takes time.
     Checked(&'n str),
-    /// This XML.
+    /// This XML, without a check against libvirt's schema.
     Whole(&'n str),
     /// The old XML with this `<graphics>` in place of the first of its type. libvirt replaces only
-    /// that element, so everything else that somebody changes at the same moment stays.
+    /// that element, so changes that somebody else makes to other elements at the same moment stay.
     Graphics(&'n str),
 }
 
-/// The result of replacing a definition.
+/// The result of replacing or undefining a definition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Replaced {
-    /// The definition was replaced.
+    /// The definition was replaced, or the domain was undefined.
     Done {
-        /// The time from our last look at the old definition until the new one was there. libvirt
-        /// has no compare-and-swap: a definition that somebody else made within this time was
-        /// replaced, too ([`versions`]).
+        /// The time from our last look at the old definition until the new one was in place.
+        /// libvirt has no compare-and-swap, so a definition that somebody else made within this
+        /// time was overwritten as well ([`versions`]).
         window: Duration,
     },
-    /// The definition is no longer the one that was read, and was left as it is.
+    /// The definition is no longer the one that was read, and was left alone.
     Changed,
 }
 
-/// A report that libvirt makes.
+/// An event that libvirt reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// Something has happened to a domain.
     Domain {
         /// The domain's UUID.
         uuid: String,
-        /// The event.
+        /// The event in the domain's life.
         what: Happened,
     },
     /// The connection has ended.
@@ -145,38 +146,38 @@ pub enum Happened {
     Metadata,
 }
 
-/// The receiver of the reports.
+/// The function that receives the events.
 pub type Sink = Arc<dyn Fn(Event) + Send + Sync>;
 
-/// The questions that commands ask libvirt. This is a trait, so that a program without libvirt does
-/// not load libvirt's library and the fifty others that it brings. Unless a method says otherwise,
-/// it fails without libvirt.
+/// The calls that commands make to libvirt. This is a trait, so that a program without libvirt does
+/// not load libvirt's library and the fifty others that it needs. Without libvirt, each method
+/// fails unless its docstring says otherwise.
 ///
 /// # Errors
-/// Every method fails if libvirt can't be reached. Its own `# Errors` says what else it fails for.
+/// Every method fails if libvirt can't be reached. Its own `# Errors` lists other reasons.
 pub trait Libvirt: fmt::Debug + Send + Sync {
-    /// Returns the persistent definition of a domain, by name or UUID, and with its passwords if
+    /// Returns the persistent definition of a domain, by name or UUID. Includes its passwords if
     /// `secrets` is true.
     ///
     /// # Errors
-    /// There is no such domain.
+    /// There is no such domain, or it is transient.
     fn definition(&self, _name: &str, _secrets: bool) -> Result<Definition, Failure> {
         Without::missing(NEEDED)
     }
 
-    /// Replaces a definition, or a part of it, if the definition is still the one that was read.
+    /// Replaces a definition or a part of it, if the definition is still `before`.
     ///
     /// # Errors
-    /// libvirt refuses the new definition or can't be reached. The definition stays as it was.
+    /// libvirt refuses the new definition. The definition then stays as it was.
     fn define(&self, _before: &Definition, _new: New<'_>) -> Result<Replaced, Failure> {
         Without::missing(NEEDED)
     }
 
-    /// Undefines a domain if its definition is still this one. Nothing else of the domain is
-    /// removed: neither its NVRAM, nor its TPM's state, nor its disks.
+    /// Undefines a domain if its definition is still this one. Removes nothing else of the domain:
+    /// neither its NVRAM, nor its TPM's state, nor its disks.
     ///
     /// # Errors
-    /// libvirt refuses that, or can't be reached. The domain then stays as it was.
+    /// libvirt refuses. The domain then stays as it was.
     fn undefine(&self, _definition: &Definition) -> Result<Replaced, Failure> {
         Without::missing(NEEDED)
     }
@@ -192,13 +193,13 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
         Without::missing(NEEDED)
     }
 
-    /// Returns all domains, also those that are not persistent, with their states and without their
-    /// secrets; `None` if this program has no libvirt.
+    /// Returns all domains, including transient ones, with their states and without their secrets.
+    /// Returns `None` if this program has no libvirt.
     fn guests(&self) -> Result<Option<Vec<Defined>>, Failure> {
         Ok(None)
     }
 
-    /// Returns whether a domain runs. A domain whose start is under way does not run yet.
+    /// Returns whether a domain runs or is paused. A domain that is being started does not run yet.
     ///
     /// # Errors
     /// There is no such domain.
@@ -206,7 +207,7 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
         Without::missing(NEEDED)
     }
 
-    /// Returns whether libvirt starts a domain by itself.
+    /// Returns whether libvirt starts a domain by itself when libvirt starts.
     ///
     /// # Errors
     /// There is no such domain.
@@ -228,23 +229,22 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
         Without::missing(NEEDED)
     }
 
-    /// Returns the XML of `<domainCapabilities>` for an emulator, or for libvirt's own; `None` if
-    /// there is no libvirt. libvirt runs an emulator that it does not know yet, as the user of the
-    /// guests.
+    /// Returns the XML of `<domainCapabilities>` for an emulator or, for `None`, for libvirt's own.
+    /// Returns `None` if this program has no libvirt. If libvirt does not know an emulator yet, it
+    /// runs the emulator as the user of the guests.
     ///
     /// # Errors
-    /// libvirt can't be reached, or does not accept the emulator.
+    /// libvirt does not accept the emulator.
     fn domain_capabilities(&self, _emulator: Option<&Path>) -> Result<Option<String>, Failure> {
         Ok(None)
     }
 
-    /// Opens one connection that stays open, and reports events to `sink` until the connection is
-    /// dropped.
+    /// Opens a connection that stays open, and reports events to `sink` until it is dropped.
     fn watch(&self, _sink: Sink) -> Result<Arc<dyn Libvirt>, Failure> {
         Without::missing(NEEDED)
     }
 
-    /// Opens a connection to `uri` that stays open, and reports only its end to `sink`
+    /// Opens a read-only connection to `uri` that stays open, and reports only its end to `sink`
     /// ([`Event::Lost`]).
     fn stay(&self, _uri: &str, _sink: Sink) -> Result<Arc<dyn Libvirt>, Failure> {
         Without::missing(NEEDED)
@@ -253,42 +253,41 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
     /// Waits until libvirt has listed the host's devices.
     ///
     /// # Errors
-    /// libvirt can't be reached, or has no driver for them.
+    /// libvirt has no driver for the host's devices.
     fn lists_nodedevs(&self) -> Result<(), Failure> {
         Without::missing(NEEDED)
     }
 
     /// Puts `<policy>` (`xml`, without its namespace) into the metadata of a persistent definition,
-    /// in place of the present one. `None` removes it. libvirt changes only the metadata, so
-    /// nothing else of the domain can be lost.
+    /// in place of an earlier one. `None` removes it. libvirt changes only the metadata, so nothing
+    /// else of the domain can be lost.
     ///
     /// # Errors
-    /// There is no such domain; libvirt can't be reached, or refuses. The metadata stay as they
-    /// were.
+    /// There is no such domain, or libvirt refuses. The metadata then stay as they were.
     fn set_policy(&self, _uuid: &str, _xml: Option<&str>) -> Result<(), Failure> {
         Without::missing("a domain's own policy is in libvirt's definition of it")
     }
 
-    /// Returns the active domains.
+    /// Returns the active domains, each with its vfio devices.
     fn users(&self) -> Result<Vec<User>, Failure> {
         Without::missing(NEEDED)
     }
 
-    /// Starts a transient domain, paused, and destroys it again.
+    /// Starts a transient domain, paused, and destroys it.
     ///
     /// # Errors
-    /// libvirt can't be reached, denies us the right, or has not started it by `limit`.
+    /// libvirt denies us the right, or the start was given up ([`Term`]).
     fn start(&self, _xml: &str, _uuid: &str, _term: Term<'_>) -> Result<Start, Failure> {
         Without::missing(NEEDED)
     }
 
-    /// Has libvirt check a domain without a start: libvirt translates the XML into QEMU's arguments
-    /// (`virConnectDomainXMLToNative`), and for that makes the checks of a definition and most of
-    /// those of a start. Nothing is defined. Returns `None` if this driver of libvirt's can't
+    /// Lets libvirt check a domain without a start: libvirt translates the XML into QEMU's
+    /// arguments (`virConnectDomainXMLToNative`), for which it makes the checks of a definition and
+    /// most of those of a start. Defines nothing. Returns `None` if this driver of libvirt's can't
     /// translate.
     ///
     /// # Errors
-    /// libvirt can't be reached, or denies us the right.
+    /// libvirt denies us the right.
     fn dry_run(&self, _xml: &str) -> Result<Option<Start>, Failure> {
         Ok(None)
     }
@@ -307,7 +306,7 @@ pub trait Libvirt: fmt::Debug + Send + Sync {
     }
 }
 
-/// The advice to a user whose program lacks libvirt.
+/// The advice for users whose program lacks libvirt.
 const NEEDED: &str = "install one that has it";
 
 /// Replaces a definition for a caller who has just read it.
@@ -323,7 +322,7 @@ pub fn replace(libvirt: &dyn Libvirt, before: &Definition, xml: &str) -> Result<
     }
 }
 
-/// The absence of libvirt: this program was built without libvirt, or must not need it.
+/// The absence of libvirt: this program was built without it, or must not need it.
 #[derive(Debug, Clone, Copy)]
 pub struct Without;
 

@@ -1,4 +1,4 @@
-//! The surroundings of a domain on this machine, or on a recorded host.
+//! The surroundings of a domain: its devices and programs, on this machine or on a recorded host.
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -15,15 +15,15 @@ use crate::predict::abilities::Abilities;
 use crate::predict::screens::Known;
 use crate::publish::inventory::Reading;
 
-/// The surroundings on this machine or on a recorded host.
+/// The surroundings of a domain on this machine or on a recorded host.
 pub(crate) struct HostSurroundings<'c> {
     context: &'c Context,
-    /// True if the domain comes from libvirt. Then libvirt may be given the path of the domain's
+    /// True if the domain comes from libvirt. Only then may libvirt get the path of the domain's
     /// emulator.
     is_libvirts: bool,
     qemu: Option<Version>,
     libvirt: Option<Version>,
-    /// True if the host has KVM; `None` if that does not matter.
+    /// True if the host has KVM; `None` if that is unknown or does not matter.
     kvm: Option<bool>,
     /// Warnings about files that were ignored.
     warnings: RefCell<Vec<Warning>>,
@@ -31,11 +31,11 @@ pub(crate) struct HostSurroundings<'c> {
 }
 
 impl<'c> HostSurroundings<'c> {
-    /// Makes the surroundings for a domain of this host's libvirt (`is_libvirts`) or of a file.
-    /// `qemu` and `libvirt` are versions that the caller names in place of this host's.
+    /// Makes the surroundings for a domain of this host's libvirt (`is_libvirts` is true) or of a
+    /// file. `qemu` and `libvirt` replace this host's versions.
     ///
     /// # Errors
-    /// libvirt is another host's, of which nothing is known here.
+    /// libvirt is on another host, about which nothing is known here.
     pub(crate) fn new(
         context: &'c Context,
         is_libvirts: bool,
@@ -56,7 +56,7 @@ impl<'c> HostSurroundings<'c> {
         })
     }
 
-    /// Makes the surroundings for this host as it is.
+    /// Makes the surroundings for a domain of this host's libvirt, with this host's versions.
     pub(crate) fn as_it_is(context: &'c Context) -> Self {
         HostSurroundings {
             context,
@@ -69,7 +69,7 @@ impl<'c> HostSurroundings<'c> {
         }
     }
 
-    /// Returns the context.
+    /// Returns the context of the command or the daemon.
     pub(crate) fn context(&self) -> &'c Context {
         self.context
     }
@@ -79,7 +79,7 @@ impl<'c> HostSurroundings<'c> {
         settings::config(&self.context.root, &mut self.warnings.borrow_mut()).policy
     }
 
-    /// Returns whether mdevctl can start a device that the host lacks.
+    /// Returns whether mdevctl has a definition of a device, with which it can start it.
     pub(crate) fn is_defined(&self, device: DeviceId) -> bool {
         self.reading.is_defined(device)
     }
@@ -102,7 +102,7 @@ impl Surroundings for HostSurroundings<'_> {
 
     fn abilities(&self, domain: &Domain<'_, '_>) -> Abilities {
         let emulator = domain.program();
-        // A user who names a version wants that one, not this machine's.
+        // A user who names a version wants to know about that one, not about this machine's.
         let ask = |emulator: &Path| self.context.domain_capabilities(emulator, self.is_libvirts);
         let asking = if self.qemu.is_some() {
             Asking::Cached

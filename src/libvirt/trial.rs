@@ -1,8 +1,8 @@
-//! Finds out whether a domain starts: by a measurement of ours, an earlier trial on this host, or a
-//! trial now.
+//! Finds out whether a domain starts: from a measurement of ours, from an earlier trial on this
+//! host, or by a trial now.
 //!
-//! A trial starts the same small copy as `gfxplane verify` ([`crate::plan::trial::reduce`]). It uses
-//! devices that nobody uses, and never runs while a domain that has one of them is being started.
+//! A trial starts the same small copy as `gfxplane verify` ([`crate::plan::trial::reduce`]). It
+//! needs devices that nobody uses, and never runs while a domain with one of them is being started.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -29,22 +29,23 @@ use crate::predict::screens::Screens;
 use crate::predict::shape::{Shape, measured};
 use crate::xml::Document;
 
-/// The time between two checks whether the trial of another run has ended.
+/// The time between two checks whether another run's trial has ended.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// The source of the answer whether a domain starts.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "by", rename_all = "kebab-case")]
 pub(crate) enum Source {
-    /// The domain's shape was measured with the same versions, before this gfxplane was made.
+    /// A domain of the same shape was measured with exactly these versions of QEMU and libvirt; the
+    /// measurements are built into gfxplane.
     Measured {
-        /// QEMU's version.
+        /// The measured version of QEMU.
         qemu: Version,
-        /// libvirt's version.
+        /// The measured version of libvirt.
         libvirt: Version,
     },
-    /// A small copy of a domain of the same shape was tried on this host earlier, with the same
-    /// build of QEMU.
+    /// A small copy of a domain with the same shape was tried on this host earlier, with the same
+    /// build of QEMU and the same libvirt.
     Earlier {
         /// The time of that trial, in seconds since 1970.
         time: u64,
@@ -56,7 +57,7 @@ pub(crate) enum Source {
     },
 }
 
-/// The answer to the question whether a domain starts.
+/// The answer whether a domain starts.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Seen {
     /// The source of the answer.
@@ -64,7 +65,7 @@ pub(crate) struct Seen {
     pub source: Source,
     /// True if the domain starts.
     pub starts: bool,
-    /// The words of the program that refused the domain; `None` if the domain starts.
+    /// The message of the program that refused the domain; `None` if the domain starts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }
@@ -78,7 +79,7 @@ impl Seen {
         }
     }
 
-    /// Returns whether a person who asks needs no further trial. A domain that was refused once may
+    /// Returns whether a user who asks needs no new trial. A domain that was refused earlier may
     /// start by now, for example because somebody granted a right.
     pub(crate) fn is_final(&self) -> bool {
         self.starts || !matches!(self.source, Source::Earlier { .. })
@@ -122,20 +123,20 @@ pub(crate) enum NotTried {
     /// A device is in use, or can't be used.
     #[error("{0}")]
     Device(String),
-    /// Another run of ours holds a device, and will release it soon.
+    /// Another run of ours holds a device and will release it soon.
     #[error("{0}")]
     Ours(String),
-    /// A domain that has one of the devices is being started. That domain comes first.
+    /// A domain with one of the devices is being started. That domain comes first.
     #[error("a domain that has device {0} is being started, and comes first")]
     Start(DeviceId),
-    /// The copy did not start in time.
+    /// The copy had not started at the deadline.
     #[error("{0}")]
     Late(String),
-    /// The copy would lack this part of the domain, so the copy may start where the domain does
-    /// not, or the reverse.
+    /// The copy would lack this part of the domain, so its outcome would say nothing about the
+    /// domain.
     #[error("a small copy would be without {0}")]
     LeftOut(String),
-    /// libvirt can't be asked.
+    /// libvirt can't be reached, or something else failed.
     #[error("{0}")]
     Failed(String),
 }
@@ -155,7 +156,7 @@ impl From<NotHeld> for NotTried {
     }
 }
 
-/// The question whether a domain starts.
+/// A domain about which we ask whether it starts.
 pub(crate) struct Question<'c> {
     context: &'c Context,
     uuid: Uuid,
@@ -167,10 +168,10 @@ pub(crate) struct Question<'c> {
 }
 
 impl<'c> Question<'c> {
-    /// Makes the question about a domain of this machine's libvirt, from its XML.
+    /// Asks about a domain of this machine's libvirt. `text` is its XML.
     ///
     /// # Errors
-    /// [`Irreducible`] if the XML has nothing that could be started.
+    /// [`Irreducible`] if the XML contains nothing that could be started.
     pub(crate) fn new(
         context: &'c Context,
         text: &str,
@@ -181,8 +182,8 @@ impl<'c> Question<'c> {
         let abilities = surroundings.abilities(&domain);
         let known = |id| surroundings.known(id);
         let emulator = domain.program();
-        // Nobody knows what a script makes of the arguments. A session's libvirt was never
-        // measured, as it has other rights.
+        // It is unknown how a script changes QEMU's arguments. A session's libvirt has other
+        // rights, and was never measured.
         let counts = context.is_system() && kind(&context.root, &emulator) != Kind::Script;
         let shape = counts.then(|| Shape::of(&domain, &Screens::of(&domain, &known, &abilities)));
         let uuid = Uuid::new_v4();
@@ -207,7 +208,7 @@ impl<'c> Question<'c> {
         Build::of(&self.context.root, &self.emulator, libvirt)
     }
 
-    /// Returns the answer that needs no trial. `warnings` receives the files that were ignored.
+    /// Returns the answer if it needs no trial. Adds warnings about files that were ignored.
     pub(crate) fn known(&self, warnings: &mut Vec<Warning>) -> Option<Seen> {
         let shape = self.shape.as_ref()?;
         if let Some(measured) = measured(shape, &self.abilities) {
@@ -224,7 +225,7 @@ impl<'c> Question<'c> {
         ))
     }
 
-    /// Tries the domain on `libvirt`, and keeps the result.
+    /// Tries the domain with `libvirt`, and keeps the outcome for this build of QEMU.
     pub(crate) fn try_it(&self, libvirt: &dyn Libvirt, limit: Instant) -> Result<Seen, NotTried> {
         let matters = self.reduced.left_out.iter().find(|left| left.matters);
         if let Some(left) = matters {
@@ -252,14 +253,14 @@ impl<'c> Question<'c> {
         if let Some(shape) = &self.shape
             && let Some(build) = self.build()
         {
-            // A user who may not write there tries it again the next time.
+            // A user who may not write to the cache makes a new trial the next time.
             let _ = build.keep(&shape.on_this_host(), message.as_deref());
         }
         Ok(Seen::new(Source::Trial { seconds }, message))
     }
 
-    /// Tries the domain on `libvirt` like [`Self::try_it`], but waits until other runs of ours have
-    /// released the devices.
+    /// Tries the domain like [`Self::try_it`], but waits, until `limit`, for other runs of ours to
+    /// release the devices.
     pub(crate) fn try_in_turn(
         &self,
         libvirt: &dyn Libvirt,
@@ -274,7 +275,7 @@ impl<'c> Question<'c> {
     }
 }
 
-/// The small copy of a domain.
+/// The small copy of a domain, and what its start needs.
 pub(crate) struct SmallCopy<'d> {
     pub(crate) root: &'d Root,
     /// libvirt's URI.
@@ -285,8 +286,8 @@ pub(crate) struct SmallCopy<'d> {
 }
 
 impl SmallCopy<'_> {
-    /// Starts the copy with libvirt, and removes everything of it. Calls `may` last, once nobody
-    /// uses the devices.
+    /// Starts the copy with libvirt, and removes everything that is left of it. Calls `may` once
+    /// nobody uses the devices, just before the start; its error stops the trial.
     pub(crate) fn start_by(
         &self,
         libvirt: &dyn Libvirt,
@@ -297,8 +298,8 @@ impl SmallCopy<'_> {
         let device = |error: Failure| NotTried::Device(error.to_string());
         idle::are_there(self.root, self.devices).map_err(device)?;
         let logs = Logs::of(self.connect);
-        // This comes before any device is held: libvirt does not answer about a domain while its
-        // hook waits for us.
+        // This must be done before a device is held: libvirt does not answer about a domain while
+        // its hook waits for us.
         let users = libvirt.users().map_err(failed)?;
         let is_ours = |id: &DeviceId| {
             let mut users = users.iter().filter(|user| user.devices.contains(id));
@@ -329,7 +330,7 @@ impl SmallCopy<'_> {
             }
         });
         if result.is_err() {
-            // The copy was ended for the user's domain, which comes first.
+            // If the copy was ended for a user's domain, this is the error to return.
             may()?;
         }
         let start = result?;

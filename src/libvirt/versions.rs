@@ -1,12 +1,12 @@
 //! Catches the versions of a definition that libvirt writes while we replace it. libvirt has no
 //! compare-and-swap, so somebody else may define the domain after we have read it and before our
-//! definition is there. That version would be lost; this module catches it.
+//! definition is in place. Without this module, their version would be lost.
 //!
 //! libvirt saves each definition as a new file and renames it to `NAME.xml` (src/util/virfile.c,
 //! `virFileRewrite`). Apart from the comment at its top, the file is what `virsh dumpxml --inactive
-//! --security-info` prints. A thread opens each of these files as soon as it has its name. So it
-//! has all versions, as long as it is faster than libvirt's next rename. If the thread was slower,
-//! two reports lead to one file, and so show that a version was missed.
+//! --security-info` prints. A thread opens each of these files as soon as it has its name. So the
+//! thread catches all versions, as long as it is faster than libvirt's next rename. If it is
+//! slower, two events lead to the same file, which shows that a version was missed.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -23,16 +23,16 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 
-/// The largest definition that is read, in bytes: the largest that libvirt's protocol carries is smaller.
+/// The largest definition that is read, in bytes. libvirt's protocol can carry none as large.
 const MAX_SIZE: u64 = 64 * 1024 * 1024;
 
-/// The greatest number of characters that are taken of an element's name.
+/// The greatest number of characters of an element's name in a message.
 const MOST_CHARACTERS: usize = 40;
 
-/// The largest number of differing elements that a message names.
+/// The greatest number of differing elements that a message names.
 const MOST_NAMES: usize = 10;
 
-/// The longest time that the thread may take to report everything up to the end of the watch.
+/// The longest time to wait for the thread to report all events up to the end of the watch.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Catches versions of definitions in one directory.
@@ -44,14 +44,14 @@ pub(crate) struct Versions {
     steps: Receiver<Step>,
 }
 
-/// An event of the wanted file, as the thread has seen it.
+/// An event about the watched file, as the thread saw it.
 #[derive(Debug)]
 enum Step {
-    /// The file has a new version; `None` if that was replaced or removed before it could be
-    /// opened.
+    /// The file has a new version; `None` if the version was replaced or removed before the thread
+    /// could open it.
     Written(Option<File>),
     Deleted,
-    /// More has happened than the kernel could report.
+    /// There were more events than the kernel could report.
     Overflow,
     /// The watch has ended.
     End,
@@ -69,32 +69,32 @@ pub(crate) struct Watched<'v> {
 pub(crate) enum Version {
     /// The definition became this text.
     Text(String),
-    /// A definition was there that could not be read: most often, somebody replaced it before we
-    /// could. Also stands for reports that are missing.
+    /// There was a definition that could not be read: usually, somebody replaced it before we
+    /// could. Also takes the place of events that are missing.
     Missed,
     /// The domain was undefined.
     Undefined,
 }
 
-/// The state that our definition replaced, right before it.
+/// The state right before our definition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Replaced {
     /// The definition that we had read.
     Expected,
     /// A definition that somebody else made meanwhile.
     Theirs(String),
-    /// Nothing: somebody else had undefined the domain.
+    /// No definition: somebody else had undefined the domain.
     Undefined,
-    /// A definition that somebody else made, and that could not be read.
+    /// A definition by somebody else that could not be read.
     Missed,
 }
 
 impl Versions {
-    /// Prepares to watch the `directory` where libvirt has the definitions. The directory need not
-    /// exist. Nothing is watched yet.
+    /// Prepares to watch the `directory` where libvirt keeps the definitions. It need not exist,
+    /// because the watching begins with [`Self::watch`].
     ///
     /// # Errors
-    /// The user has too many watches.
+    /// The user has too many inotify instances.
     pub(crate) fn new(directory: PathBuf) -> nix::Result<Self> {
         let inotify = Arc::new(Inotify::init(InitFlags::IN_CLOEXEC)?);
         let wanted = Arc::<Mutex<OsString>>::default();
@@ -117,12 +117,12 @@ impl Versions {
     /// Watches the definition of the domain `name` until [`Watched::end`].
     ///
     /// # Errors
-    /// There is no such directory, or the user has too many watches.
+    /// The directory does not exist, or the user has too many watches.
     pub(crate) fn watch(&self, name: &str) -> nix::Result<Watched<'_>> {
         *self.wanted.lock().expect("nothing panics with it") = format!("{name}.xml").into();
         while self.steps.try_recv().is_ok() {}
-        // The kernel makes one report of two that are alike and follow each other. Of each rename it reports both ends,
-        // so that no two are.
+        // The kernel merges two equal events that follow each other. It reports both ends of each
+        // rename, so that no two events in a row are equal.
         let flags = AddWatchFlags::IN_MOVED_TO
             | AddWatchFlags::IN_MOVED_FROM
             | AddWatchFlags::IN_DELETE
@@ -136,11 +136,11 @@ impl Versions {
 }
 
 impl Watched<'_> {
-    /// Ends the watch. Returns the changes since it began, the oldest first; if reports are
-    /// missing, a [`Version::Missed`] stands for them.
+    /// Ends the watch. Returns the changes since it began, the oldest first, with a
+    /// [`Version::Missed`] in place of any missing events.
     #[must_use]
     pub(crate) fn end(self) -> Vec<Version> {
-        // The end of the watch is reported after all that came before it.
+        // The end of the watch is reported after all events before it.
         let mut steps = Vec::new();
         let mut ended = self.versions.inotify.rm_watch(self.watch).is_ok();
         while ended {
@@ -157,7 +157,7 @@ impl Watched<'_> {
     }
 }
 
-/// Reads the files that were opened. If two reports led to the same file, the file counts only for
+/// Reads the files that were opened. If two events led to the same file, the file counts only for
 /// the later one.
 fn told(steps: Vec<Step>) -> Vec<Version> {
     let identity = |step: &Step| match step {
@@ -167,7 +167,7 @@ fn told(steps: Vec<Step>) -> Vec<Version> {
         }
         _ => None,
     };
-    // All are open, so none has the number of one that is gone.
+    // All files are still open, so none has the inode number of a file that is gone.
     let identities: Vec<_> = steps.iter().map(identity).collect();
     let version = |(place, step): (usize, Step)| match step {
         Step::Written(Some(file))
@@ -196,10 +196,10 @@ fn body(text: &str) -> &str {
     .trim()
 }
 
-/// Returns what our definition has replaced, and our definition as libvirt has written it, if that
-/// was seen. `expected`: the definition that we had read. `wanted`: the definition that we made, to
-/// which libvirt has added what was missing. If `seen` shows nothing, the expected definition
-/// counts as replaced.
+/// Returns the state before our definition, and our definition as libvirt wrote it, if that was
+/// seen. `expected` is the definition that we had read. `wanted` is the definition that we made;
+/// libvirt may have added to it. If `seen` contains no definition, the expected one counts as
+/// replaced.
 pub(crate) fn replaced(
     seen: &[Version],
     expected: &str,
@@ -213,7 +213,7 @@ pub(crate) fn replaced(
     let ours = texts
         .filter_map(|(place, version)| Some((distance(version)?, place)))
         .min();
-    // If ours was missed, it was the last that was.
+    // If ours was missed, it is the last one that was missed.
     let missed = || seen.iter().rposition(|version| *version == Version::Missed);
     let Some(ours) = ours.map(|(_, place)| place).or_else(missed) else {
         return (Replaced::Expected, None);
@@ -232,7 +232,7 @@ pub(crate) fn replaced(
     (before, text)
 }
 
-/// Returns for each tag how many more of it one definition has than another.
+/// Returns for each tag how many more of it `one` has than `other`.
 fn surplus<'t>(one: &'t str, other: &'t str) -> HashMap<&'t str, i64> {
     let mut tags: HashMap<&str, i64> = HashMap::new();
     for (text, count) in [(one, 1), (other, -1)] {
@@ -244,15 +244,15 @@ fn surplus<'t>(one: &'t str, other: &'t str) -> HashMap<&'t str, i64> {
 }
 
 /// Returns the number of tags in which two definitions differ. Of all versions, ours is the one
-/// that is nearest to what we defined: what others have defined lacks our changes, or has their
-/// changes in addition.
+/// nearest to the definition that we made: a version of somebody else lacks our changes or has
+/// changes of its own.
 pub(crate) fn distance(one: &str, other: &str) -> u64 {
     let tags = surplus(one, other);
     tags.values().map(|count| count.unsigned_abs()).sum()
 }
 
 /// Returns the names of the elements in which two definitions differ, for the log, without any
-/// value. Has at most ten of them, and then `…`.
+/// values: at most ten names, and then `…`.
 pub(crate) fn differing(one: &str, other: &str) -> Vec<String> {
     let counts = surplus(one, other);
     let is_name = |c: char| c.is_alphanumeric() || "_-.:".contains(c);
@@ -275,7 +275,7 @@ pub(crate) fn differing(one: &str, other: &str) -> Vec<String> {
     names
 }
 
-/// The thread that opens the files.
+/// The thread that receives events and opens the files.
 struct Reader {
     directory: PathBuf,
     inotify: Arc<Inotify>,
@@ -290,7 +290,7 @@ impl Reader {
             let events = match self.inotify.read_events() {
                 Ok(events) => events,
                 Err(Errno::EINTR) => continue,
-                // Only a lack of memory. Whoever waits for us tells that something may be missing.
+                // There is no memory left. The caller notices that events are missing.
                 Err(_) => {
                     thread::sleep(Duration::from_millis(100));
                     continue;
@@ -333,13 +333,13 @@ impl Reader {
     }
 }
 
-/// Gives this thread a priority before all threads that have none, so that it opens a file as soon
-/// as the file has its name. That takes `LimitRTPRIO=` of systemd's or `CAP_SYS_NICE`. Without
-/// them, more versions are missed; each of those is noticed.
+/// Gives this thread priority over all normal threads, so that it opens a file as soon as the file
+/// has its name. This needs systemd's `LimitRTPRIO=` or `CAP_SYS_NICE`. Without them, more versions
+/// are missed, and each of them is noticed.
 #[allow(unsafe_code)]
 fn come_first() {
-    // SAFETY: the structure is complete, and lives as long as the call, which changes this thread's priority alone.
-    // The thread sleeps but for the moment in which it opens a file, and has no children.
+    // SAFETY: the structure is complete and lives as long as the call, which changes only this
+    // thread's priority. The thread sleeps except when it opens a file, and has no children.
     unsafe {
         let parameters = libc::sched_param { sched_priority: 1 };
         libc::sched_setscheduler(
@@ -365,7 +365,7 @@ mod tests {
         Version::Text(text.into())
     }
 
-    /// As libvirt does it.
+    /// Saves a definition as libvirt does.
     fn save(directory: &Path, name: &str, text: &str) {
         let new = directory.join(format!("{name}.xml.new"));
         let comment = format!(
@@ -410,7 +410,7 @@ mod tests {
         let path = directory.path();
         save(path, "g", OURS);
         let open = || Step::Written(File::open(path.join("g.xml")).ok());
-        // Two reports, and one file.
+        // Two events lead to one file.
         let steps = vec![open(), open()];
         assert_eq!(told(steps), [Version::Missed, text(OURS)]);
         let steps = vec![open(), Step::Deleted, open()];
@@ -426,12 +426,12 @@ mod tests {
     fn what_ours_has_replaced() {
         use Replaced::{Expected, Missed, Theirs, Undefined};
         let theirs = || Theirs(THEIRS.into());
-        // What was seen: the definition before, ours, theirs, a later one; `-` undefined, `?` missed.
+        // b: the definition before; o: ours; t: theirs; l: a later one; -: undefined; ?: missed.
         for (seen, expected) in [
             ("o", Expected),
             ("b o", Expected),
             ("t o", theirs()),
-            // What comes after it has lost nothing.
+            // A change after ours has lost nothing.
             ("o l", Expected),
             ("t o l", theirs()),
             ("o -", Expected),

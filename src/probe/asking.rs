@@ -1,5 +1,5 @@
-//! Asks one device: checks whether the device may be opened and whether a record answers already,
-//! and keeps the answer.
+//! Probes one device: checks whether it may be opened and whether a record has the answer already,
+//! and keeps a new answer.
 
 use std::fs;
 use std::time::Duration;
@@ -16,36 +16,36 @@ use crate::probe::{Answer, Asked, Manner, Prober, ask, may_open};
 use crate::publish::device::name_of;
 use crate::publish::inventory::{Sources, rule_for};
 
-/// The question and its options.
+/// The options of a probe.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
-    /// The process that opens devices.
+    /// The way to start the process that opens devices.
     pub prober: &'a Prober,
-    /// The origin of the question.
+    /// The occasion of the probe.
     pub asked: Asked,
-    /// True to ask the device even if a record answers.
+    /// True to open the device even if a record has the answer.
     pub fresh: bool,
-    /// The time that the question may take.
+    /// The time that the probe may take.
     pub deadline: Duration,
     /// The only interface to try. A record counts only if it came from this interface.
     pub path: Option<OpenPath>,
 }
 
-/// The result of a question.
+/// The result of a probe.
 #[derive(Debug, Clone)]
 pub struct Outcome {
     /// The answer, from the device or from its record.
     pub answer: Answer,
-    /// True if the record answered, and the device was left alone.
+    /// True if the answer came from the record, and the device was left alone.
     pub from_record: bool,
     /// The effect of writing the record; `None` if none was written.
     pub written: Option<Written>,
-    /// The reason why the device was not opened, or the record not kept.
+    /// The reason why the device was not opened or the record not kept.
     pub note: Option<String>,
 }
 
 impl Outcome {
-    /// Makes the result of a question that left no record.
+    /// Makes the result of a probe that wrote no record.
     pub(crate) fn unkept(answer: Answer, note: Option<String>) -> Self {
         Outcome {
             answer,
@@ -56,13 +56,12 @@ impl Outcome {
     }
 }
 
-/// Asks one device and keeps the answer.
+/// Probes one device and keeps the answer.
 ///
-/// A valid record answers instead of the device, unless `fresh` is set or the record came from
-/// another interface than `path`. A record without an answer, because the device could not be
-/// asked, does not count if somebody names the device. If nobody does, the device is asked again
-/// only if [`may_pass`] is true of the record. An answer about this host, this process or this
-/// moment is returned, but not kept.
+/// A valid record takes the place of the probe, unless `fresh` is set or the record came from
+/// another interface than `path`. If the record has no answer because the device could not be
+/// probed, the device is probed again if somebody named it, or else if [`may_pass`] is true of the
+/// record. An answer about this host, this process or this moment is returned but not kept.
 pub fn ask_and_keep(
     root: &Root,
     sources: &Sources,
@@ -119,7 +118,7 @@ pub fn ask_and_keep(
     }
     let record = record_of(device, &sources.host, &answer);
     let written = run::write_record(root, &record, device.parent.as_deref());
-    // If the device disappeared during the question, nobody else would remove its record.
+    // If the device disappeared during the probe, nothing else would remove its record.
     if !root.device(id).exists() {
         let _ = run::forget(root, id);
     }
@@ -135,7 +134,7 @@ pub fn ask_and_keep(
     }
 }
 
-/// Returns the outcome for a device that is no vfio device of this host.
+/// Returns the outcome for an id that is no vfio device of this host.
 fn not_found(root: &Root, id: DeviceId) -> Outcome {
     let Some(Here::Present { driver, .. }) = sysfs::here(root, id) else {
         return Outcome::unkept(Answer::none(Reason::Vanished, Step::Find), None);
@@ -152,8 +151,8 @@ fn not_found(root: &Root, id: DeviceId) -> Outcome {
     Outcome::unkept(Answer::none(Reason::NoDriver, Step::Find), Some(why))
 }
 
-/// Returns whether a record only says why the device could not be asked at that moment: the device
-/// was in use, or no KVM VM could be created (kvm not loaded yet, or all of it another program's).
+/// Returns whether a record only says that the device could not be probed at that moment: it was in
+/// use, or no KVM VM could be created (kvm not loaded yet, or used up by another program).
 pub(crate) fn may_pass(record: &Record) -> bool {
     match record.facts.display.reason() {
         Some(Reason::InUse) => true,
@@ -162,9 +161,8 @@ pub(crate) fn may_pass(record: &Record) -> bool {
     }
 }
 
-/// Returns whether a failure says nothing of the device, but only of this host, this process or
-/// this moment. A question that timed out before the driver's own open was waiting for another
-/// prober.
+/// Returns whether a failure is not about the device, but about this host, this process or this
+/// moment. A probe that timed out before the driver's own open was waiting for another probe.
 fn says_nothing_of_the_device(answer: &Answer) -> bool {
     match answer.facts.display.reason() {
         Some(Reason::TimedOut) => answer.step.is_none_or(|step| step < Step::Open),
@@ -180,15 +178,15 @@ fn says_nothing_of_the_device(answer: &Answer) -> bool {
     }
 }
 
-/// Makes a change event for an mdev, by which udev, and through it libvirt, notice that more is
-/// known of the mdev. Never call this in answer to an event.
+/// Triggers a change event for an mdev, through which udev, and then libvirt, learn its new answer.
+/// Never call this in response to an event.
 pub(crate) fn announce(root: &Root, id: DeviceId) -> Result<(), Warning> {
     let path = root.device(id).join("uevent");
     fs::write(&path, "change")
         .map_err(|error| Warning::new(path, format!("no change event: {error}")))
 }
 
-/// Makes the record of one probe.
+/// Makes the record of a probe from its answer.
 fn record_of(device: &Device, host: &Host, answer: &Answer) -> Record {
     Record {
         format: crate::device::record::FORMAT,
@@ -216,7 +214,7 @@ mod tests {
             (Reason::NeedsVm, Step::Kvm, true),
             (Reason::NeedsVm, Step::KvmVm, true),
             (Reason::NeedsVm, Step::KvmFile, true),
-            // The driver had a VM, and wants more.
+            // The driver got a VM, but wants more.
             (Reason::NeedsVm, Step::Open, false),
             (Reason::OpenFailed, Step::Open, false),
             (Reason::TimedOut, Step::Control, false),
@@ -227,11 +225,11 @@ mod tests {
         }
     }
 
-    /// Only a driver that was called can be known to hang.
+    /// Only a driver whose open was called can be known to hang.
     #[test]
     fn what_is_kept() {
         for (reason, step, kept) in [
-            // A domain that has the device is being started.
+            // A domain with the device is being started.
             (Reason::InUse, Step::Lock, true),
             (Reason::InUse, Step::Group, true),
             (Reason::TimedOut, Step::Open, true),

@@ -1,9 +1,9 @@
-//! Opens a device by its own node, `/dev/vfio/devices/vfioN`, bound to an iommufd.
+//! Opens a device by its own node, `/dev/vfio/devices/vfioN`, and binds it to an iommufd.
 //!
 //! The order and the errors follow Linux drivers/vfio/device_cdev.c, vfio_main.c and iommufd.c. The
-//! node always opens. Until it is bound, every other ioctl returns EINVAL, so a device that did not
-//! bind is not asked. The bind runs the driver's own open. It needs no address space (IOAS), which
-//! is for DMA.
+//! node can always be opened. Until it is bound, every other ioctl returns EINVAL, so a device
+//! whose bind fails is asked nothing. The bind runs the driver's own open. It needs no address
+//! space (IOAS), which is for DMA.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -19,12 +19,12 @@ use crate::host::sysfs::own_node;
 use crate::probe::group::group_number;
 use crate::probe::{Failure, Prepared, Tell, errno_of, failed, ioctl, open};
 
-/// Returns whether the kernel offers a node for the device.
+/// Returns whether the kernel has iommufd and a node for the device.
 pub(super) fn fits(root: &Root, id: DeviceId) -> bool {
     root.join("dev/iommu").exists() && node(&root.device(id)).is_ok()
 }
 
-/// Takes all steps before the bind, and reports each step before taking it.
+/// Does all steps before the bind, and reports each step before doing it.
 pub(super) fn prepare(root: &Root, id: DeviceId, tell: Tell<'_>) -> Result<Prepared, Failure> {
     tell(Step::Find);
     let name = node(&root.device(id))?;
@@ -50,13 +50,13 @@ pub(super) fn open_device(
     tell(Step::Bind);
     let bind = || ioctl::device_bind_iommufd(prepared.file.as_fd(), prepared.keep.as_fd());
     bound(bind, || is_held(root, id))?;
-    // Once bound, the node is the device.
+    // Once it is bound, the node's file is the open device.
     let device = prepared.file.try_clone().map(File::from);
     device.map_err(|error| failed(Step::Bind)(errno_of(&error)))
 }
 
 /// Returns the name of the device's node. A device without the directory `vfio-dev` has no vfio
-/// driver. If the directory has no node, the kernel makes none.
+/// driver. A kernel that makes no nodes leaves that directory empty.
 fn node(device: &Path) -> Result<String, Failure> {
     let failure = |reason| Failure {
         step: Step::Find,
@@ -76,10 +76,10 @@ fn node(device: &Path) -> Result<String, Failure> {
 
 /// Binds the device.
 ///
-/// If the arguments are right and both files are new, vfio's own EINVAL has only one meaning: the
-/// device is open by its node already (vfio_main.c, `vfio_df_open`). But the driver's own open may
-/// return EINVAL, too, and `is_held` distinguishes the two. If a holder closed the device before
-/// that check, a second attempt succeeds.
+/// With right arguments and two new files, EINVAL from vfio itself has only one meaning: the device
+/// is already open by its node (vfio_main.c, `vfio_df_open`). But the driver's own open may return
+/// EINVAL, too; `is_held` tells which it was. If a holder closed the device before that check, a
+/// second attempt succeeds.
 fn bound(bind: impl Fn() -> nix::Result<()>, is_held: impl Fn() -> bool) -> Result<(), Failure> {
     let attempt = || {
         bind().map_err(|errno| match failed(Step::Bind)(errno) {
@@ -100,9 +100,9 @@ fn bound(bind: impl Fn() -> nix::Result<()>, is_held: impl Fn() -> bool) -> Resu
     }
 }
 
-/// Returns whether somebody has the device open. In that case its group doesn't open (group.c,
-/// `vfio_group_fops_open`, `cdev_device_open_cnt`). On a kernel without groups this can't be found
-/// out. Then returns true, because that is what vfio itself means by EINVAL.
+/// Returns whether somebody has the device open: if so, its group can't be opened (group.c,
+/// `vfio_group_fops_open`, `cdev_device_open_cnt`). A kernel without groups does not show this:
+/// there this returns `true`, which is what vfio itself means by EINVAL.
 fn is_held(root: &Root, id: DeviceId) -> bool {
     group_number(&root.device(id)).map_or(true, |number| {
         open(&root.join("dev/vfio").join(number)).is_err()
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn busy_is_told_from_a_driver_that_says_einval() {
-        // The answers of the bind, and whether somebody has the device at each check.
+        // The results of the bind, and whether somebody has the device at each check.
         for (name, binds, looks, expected) in [
             ("nobody has it", "ok", "", "ok"),
             ("by its group", "busy", "", "EBUSY in-use"),
@@ -159,7 +159,7 @@ mod tests {
         let device = root.device(id);
         fs::create_dir_all(&device).unwrap();
         assert_eq!(attempt(), missing(Step::Find, Reason::NoDriver));
-        // A node whose name has no number leads elsewhere.
+        // A name without a number is not a node's, and could lead elsewhere.
         let nodes = format!("sys/bus/mdev/devices/{id}/vfio-dev");
         root.put(&format!("{nodes}/vfio../dev"), "511:7\n");
         assert_eq!(attempt(), missing(Step::Find, Reason::NoVfio));
@@ -173,7 +173,7 @@ mod tests {
         fs::write(root.join("dev/iommu"), "").unwrap();
         assert!(fits(&root, id));
         assert_eq!(attempt(), missing(Step::Cdev, Reason::NoDriver));
-        // A file that is no device gets as far as the bind.
+        // A file that is no device fails only at the bind.
         fs::write(root.join("dev/vfio/devices/vfio7"), "").unwrap();
         let mut steps = Vec::new();
         let prepared = prepare(&root, id, &mut |step| steps.push(step)).unwrap();

@@ -1,8 +1,8 @@
-//! The work of a probe's child.
+//! The work of the child that opens a device.
 //!
-//! The child writes each step to stderr before it takes it, one word a line, and its answer to
-//! stdout, one line of JSON. Both bypass the buffers of std: in a copy of the parent process, these
-//! buffers are the parent's.
+//! The child writes each step to stderr before it does it, one word a line, and its answer to
+//! stdout, one line of JSON. It uses no buffers of std: in a copy of the parent process, they are
+//! the parent's.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -21,23 +21,22 @@ use crate::host::run::Lock;
 use crate::probe::kvm::Vm;
 use crate::probe::{Answer, Failure, Manner, Tell, cdev, device, errno_of, failed, group, rights};
 
-/// The ways to open a device. The first one that the kernel offers for the device is taken.
+/// The ways to open a device, in order. The child uses the first that the kernel offers for it.
 ///
-/// Groups come first. The kernels of distributions have groups, and QEMU and libvirt use them
-/// unless told otherwise. Only a group reports before the open that a device is not viable. A
-/// device that is open in one way is busy for the other, and both lead to the same driver, so
-/// nothing else depends on the choice. On a kernel without groups, the device is asked by its own
-/// node.
+/// Groups come first, because distributions' kernels have groups, and QEMU and libvirt use them by
+/// default. Only a group reports before the open that a device is not viable. A device that is open
+/// in one way is busy for the other, and both lead to the same driver, so nothing else depends on
+/// the choice. On a kernel without groups, the device is opened by its own node.
 const PATHS: [OpenPath; 2] = [OpenPath::Group, OpenPath::Cdev];
 
-/// Asks the device. The child dies with `asker`, the process that started it, because a device must
-/// not stay open for nobody.
+/// Probes the device. The child is killed with `asker`, the process that started it, because the
+/// device must not stay open without a reader of the answer.
 ///
 /// A device whose domain is being started counts as in use, because QEMU must not find it open. The
-/// hook marks the start and then waits for the device's lock. The child looks for the mark once it
+/// hook marks the start and then waits for the device's lock. The child looks for the mark when it
 /// has the lock. So either the hook waits for the child, or the child sees the mark.
 pub fn run(root: &Root, id: DeviceId, asker: i32, manner: Manner) {
-    // If this fails, the child merely outlives its asker.
+    // If this fails, the child may outlive its asker.
     let _ = prctl::set_pdeathsig(Signal::SIGKILL);
     if getppid().as_raw() != asker {
         return;
@@ -49,8 +48,7 @@ pub fn run(root: &Root, id: DeviceId, asker: i32, manner: Manner) {
     say(io::stdout(), &answer);
 }
 
-/// Writes a line. Ignores an error: if nobody reads the line, there is nobody to report the error
-/// to.
+/// Writes a line. Ignores an error: nobody is left to whom it could be reported.
 fn say(out: impl AsFd, text: &str) {
     let line = format!("{text}\n");
     let mut rest = line.as_bytes();
@@ -76,7 +74,7 @@ fn ask(root: &Root, id: DeviceId, manner: Manner, tell: Tell<'_>) -> Answer {
         return Answer::none(Reason::InUse, Step::Lock);
     }
     by_opening(root, id, manner, tell)
-    // The device is closed by now. `_lock` goes last.
+    // The device is closed by now, and `_lock` is released last.
 }
 
 fn by_opening(root: &Root, id: DeviceId, manner: Manner, tell: Tell<'_>) -> Answer {
@@ -84,7 +82,7 @@ fn by_opening(root: &Root, id: DeviceId, manner: Manner, tell: Tell<'_>) -> Answ
         OpenPath::Group => group::fits(root),
         OpenPath::Cdev => cdev::fits(root, id),
     };
-    // If the kernel offers none for the device, the first reports why.
+    // If the kernel offers no way for the device, the first way fails with the reason.
     let offered = || PATHS.into_iter().find(fits).unwrap_or(PATHS[0]);
     let path = manner.path.unwrap_or_else(offered);
     match open_and_ask(path, root, id, manner.kvm, tell) {
@@ -96,8 +94,8 @@ fn by_opening(root: &Root, id: DeviceId, manner: Manner, tell: Tell<'_>) -> Answ
     }
 }
 
-/// Opens the device and asks it. If `kvm` is true, associates a VM first; otherwise only after the
-/// driver has asked for one. The fact `kvm` records whether there was a VM.
+/// Opens the device and asks it. If `kvm` is true, associates a VM first; otherwise only if the
+/// driver asks for one. The fact `kvm` says whether there was a VM.
 fn open_and_ask(
     path: OpenPath,
     root: &Root,
@@ -117,10 +115,10 @@ fn open_and_ask(
     if kvm {
         vm = Some(Vm::of(root, prepared.file.as_fd(), tell)?);
     }
-    // The group and the node stay open in between. A second open is a whole one (vfio_main.c,
-    // `vfio_df_open`, counts only those that succeed). Nobody can open the group before it. A bind
-    // that fails lets go of the group (device_cdev.c, `vfio_device_unblock_group`). If somebody
-    // opens the group in between, they have the device, and the second bind says that it is in use.
+    // The group and the node stay open in between. A second open is a complete one (vfio_main.c,
+    // `vfio_df_open`, counts only successful ones). Nobody can open the group before it. A failed
+    // bind releases the group (device_cdev.c, `vfio_device_unblock_group`). If somebody opens the
+    // group in between, they have the device, and the second bind reports it as in use.
     let device = match open(tell) {
         Err(failure) if failure.reason == Reason::NeedsVm && vm.is_none() => {
             vm = Some(Vm::of(root, prepared.file.as_fd(), tell)?);
@@ -133,7 +131,7 @@ fn open_and_ask(
         kvm: vm.is_some(),
         ..facts
     })
-    // The device closes first, then the VM, which also has the vfio file open, then the rest.
+    // The device closes first, then the VM, which also has the vfio file open, then the others.
 }
 
 #[cfg(test)]

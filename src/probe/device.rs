@@ -1,7 +1,7 @@
 //! Asks an opened device.
 //!
-//! No question changes anything in the device. GET_INFO and the like read tables of the driver; the
-//! plane is asked for only in the PROBE form; and only the header of the EDID region is read.
+//! No question changes the device. GET_INFO and similar ioctls read tables of the driver; the plane
+//! is queried only in the PROBE form; and only the header of the EDID region is read.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -17,20 +17,20 @@ use crate::device::facts::{
 };
 use crate::probe::{Failure, errno_name, errno_of, failed, ioctl, rights};
 
-/// The highest number of indexes to ask. No driver has more; a higher number is a driver's mistake
-/// and would only cost time.
+/// The greatest number of regions or interrupts to ask about. No driver has more. A higher number
+/// is a driver's mistake, and would only cost time.
 const MAX_INDEXES: u32 = 256;
 
 const INTEL_VENDOR_TYPE: u32 = vfio::VFIO_REGION_TYPE_PCI_VENDOR_TYPE | 0x8086;
 
-/// Asks all questions. A display that the driver's answers leave in doubt is unknown with a reason;
-/// the doubt is not an error.
+/// Asks all questions. If the driver's answers leave the display in doubt, the display is unknown
+/// with a reason; this is not an error.
 ///
-/// Before that, the process gives up all other rights ([`rights::give_up`]). So it must be a child
-/// that has nothing else to do.
+/// First gives up all other rights of the process ([`rights::give_up`]), which must therefore be a
+/// child that has nothing else to do.
 ///
 /// # Errors
-/// The query that failed in a way that vfio.h does not foresee.
+/// The first question that failed in a way that vfio.h does not provide for.
 pub(crate) fn ask(device: &File, tell: &mut dyn FnMut(Step)) -> Result<Facts, Failure> {
     rights::give_up();
     let fd = device.as_fd();
@@ -88,7 +88,7 @@ pub(crate) fn ask(device: &File, tell: &mut dyn FnMut(Step)) -> Result<Facts, Fa
     })
 }
 
-/// Asks for the regions, and leaves out those that the device does not have.
+/// Asks about the regions. Leaves out those that the device does not have.
 fn regions(fd: BorrowedFd<'_>, count: u32) -> Result<Vec<Region>, Errno> {
     let mut regions = Vec::new();
     for index in 0..count.min(MAX_INDEXES) {
@@ -101,7 +101,7 @@ fn regions(fd: BorrowedFd<'_>, count: u32) -> Result<Vec<Region>, Errno> {
                 size: region.size,
                 capabilities: capabilities(&bytes, region.flags, region.cap_offset),
             }),
-            // The driver has a hole here (the VGA region of a device without one).
+            // The device has no region with this index (for example no VGA region).
             Err(Errno::EINVAL | Errno::ENOTTY) => {}
             Err(errno) => return Err(errno),
         }
@@ -109,7 +109,7 @@ fn regions(fd: BorrowedFd<'_>, count: u32) -> Result<Vec<Region>, Errno> {
     Ok(regions)
 }
 
-/// Asks for the interrupts, and leaves out those that the device does not have.
+/// Asks about the interrupts. Leaves out those that the device does not have.
 fn irqs(fd: BorrowedFd<'_>, count: u32) -> Result<Vec<Irq>, Errno> {
     let mut irqs = Vec::new();
     for index in 0..count.min(MAX_INDEXES) {
@@ -127,9 +127,9 @@ fn irqs(fd: BorrowedFd<'_>, count: u32) -> Result<Vec<Irq>, Errno> {
     Ok(irqs)
 }
 
-/// Makes the three plane queries. The driver must refuse the first, PROBE without a type (with
-/// EINVAL as vfio.h says, or ENOTTY). A driver that says yes to it says yes to anything, as kvmgt
-/// did before 4.16 for every ioctl that it did not know.
+/// Makes the three plane queries. The driver must refuse the first one, PROBE without a type (with
+/// EINVAL as vfio.h says, or ENOTTY). A driver that accepts it accepts anything, as kvmgt before
+/// 4.16 did with every ioctl that it did not know.
 fn display<E>(
     flags: u32,
     probe: &mut dyn FnMut(Step, u32) -> Result<bool, E>,
@@ -146,7 +146,7 @@ fn display<E>(
 }
 
 /// Returns whether an answer means yes. EINVAL: the driver does not support this type. ENOTTY: the
-/// driver has no such ioctl. EOPNOTSUPP: vfio_ap's refusal.
+/// driver has no such ioctl. EOPNOTSUPP: vfio_ap's way to refuse. Any other error is returned.
 fn supported(answer: nix::Result<()>) -> nix::Result<bool> {
     match answer {
         Ok(()) => Ok(true),
@@ -164,9 +164,9 @@ fn find_region(regions: &[Region], wanted: u32, wanted_subtype: u32) -> Option<&
     })
 }
 
-/// Reads the struct `vfio_region_gfx_edid` at the start of the region. Reads each field as four
-/// bytes, because kvmgt accepts no other size. The region's reported size can't be trusted: kvmgt
-/// reports the size of an EDID block, not of the region.
+/// Reads the struct `vfio_region_gfx_edid` at the start of the region, each field as four bytes,
+/// because kvmgt accepts no other size. Ignores the region's reported size, which can't be trusted:
+/// kvmgt reports the size of an EDID block, not of the region.
 fn read_edid(device: &File, offset: u64) -> nix::Result<EdidHeader> {
     let read = |field: u64| {
         let mut bytes = [0; 4];
@@ -187,7 +187,7 @@ fn read_edid(device: &File, offset: u64) -> nix::Result<EdidHeader> {
 }
 
 /// Reads a capability chain. A header has an id (u16), a version (u16), and the offset of the next
-/// header from the start of the info (u32). Offsets must grow, so a circular chain ends.
+/// header from the start of the info (u32). The offsets must grow, so that a circular chain ends.
 fn capabilities(info: &[u8], flags: u32, first: u32) -> Vec<RegionCapability> {
     let mut chain = Vec::new();
     if flags & vfio::VFIO_REGION_INFO_FLAG_CAPS == 0 {

@@ -1,4 +1,4 @@
-//! Starts a child as a copy of this process, which has nothing to load or relocate.
+//! Starts a child as a copy of this process, which need not load or relocate anything.
 //!
 //! Only a process with a single thread can be copied. If another thread held a lock (the
 //! allocator's, for example), the lock would stay taken for ever in the copy, fork(2).
@@ -10,18 +10,18 @@ use std::os::unix::fs::MetadataExt;
 use nix::libc;
 use nix::unistd::{ForkResult, Pid, fork};
 
-/// Runs `run` in a copy of this process. The copy ends when `run` ends, whatever happens. Returns
-/// `None` and does nothing if this process has several threads.
+/// Runs `run` in a copy of this process. The copy ends when `run` ends, even by a panic. Returns
+/// the copy's process id; `None`, without a copy, if this process has several threads.
 pub(super) fn in_a_copy(run: impl FnOnce()) -> nix::Result<Option<Pid>> {
     if !has_one_thread() {
         return Ok(None);
     }
-    // SAFETY: only this thread could have started another one since the check, so there is none.
-    // Nothing is half done or locked by a thread that is missing in the copy.
+    // SAFETY: this process still has one thread, because only this thread could have started
+    // another since the check. So no lock is held by a thread that the copy lacks.
     match unsafe { fork() }? {
         ForkResult::Parent { child } => Ok(Some(child)),
         ForkResult::Child => {
-            // `_end` is dropped before this function returns, so it never returns in the copy.
+            // `_end` is dropped before this function returns, so the copy never returns from it.
             let _end = End;
             run();
             Ok(None)
@@ -29,28 +29,27 @@ pub(super) fn in_a_copy(run: impl FnOnce()) -> nix::Result<Option<Pid>> {
     }
 }
 
-/// Closes all files but stdin, stdout and stderr. A kernel before 5.9 does not have the call; there
-/// the child keeps its parent's files.
+/// Closes all files except stdin, stdout and stderr. Kernels before 5.9 lack the call; there the
+/// child keeps its parent's files.
 pub(super) fn close_others() {
     // SAFETY: the child calls this. The owners of other files never run again in it, because it
     // ends without returning to them.
     unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
 }
 
-/// Ends the process when dropped, also when a panic unwinds, because the code that called this
-/// belongs to the parent.
+/// Ends the process when dropped, also when a panic unwinds: the code that called this one belongs
+/// to the parent and must not run in the copy.
 struct End;
 
 impl Drop for End {
     fn drop(&mut self) {
-        // SAFETY: this ends the process without running what the parent has set up for its own
-        // end.
+        // SAFETY: this ends the process without running the parent's exit handlers.
         unsafe { libc::_exit(0) }
     }
 }
 
-/// Returns whether the process has one thread; false without /proc. `/proc/self/task` has a link
-/// for each thread beside the two of every directory (Linux fs/proc/base.c, `proc_task_getattr`).
+/// Returns whether the process has one thread; `false` without /proc. `/proc/self/task` has a link
+/// for each thread and the two of every directory (Linux fs/proc/base.c, `proc_task_getattr`).
 fn has_one_thread() -> bool {
     fs::metadata("/proc/self/task").is_ok_and(|task| task.nlink() == 3)
 }
@@ -59,7 +58,7 @@ fn has_one_thread() -> bool {
 mod tests {
     use super::*;
 
-    /// The test harness has threads: one that waits, and one for each test.
+    /// The test harness has several threads: one that waits, and one for each test.
     #[test]
     fn a_process_with_threads_is_not_copied() {
         assert!(!has_one_thread());

@@ -1,4 +1,4 @@
-//! Opens a device over `/dev/vfio/vfio` and `/dev/vfio/GROUP`.
+//! Opens a device by its group: `/dev/vfio/vfio` and `/dev/vfio/GROUP`.
 //!
 //! The order and the errors follow Linux drivers/vfio/group.c and container.c. The files are closed
 //! in reverse order.
@@ -20,7 +20,7 @@ pub(super) fn fits(root: &Root) -> bool {
     root.join("dev/vfio/vfio").exists()
 }
 
-/// Takes all steps before the open, and reports each step before taking it.
+/// Does all steps before the open, and reports each step before doing it.
 pub(super) fn prepare(root: &Root, id: DeviceId, tell: Tell<'_>) -> Result<Prepared, Failure> {
     tell(Step::Find);
     let number = group_number(&root.device(id))?;
@@ -57,8 +57,8 @@ pub(super) fn prepare(root: &Root, id: DeviceId, tell: Tell<'_>) -> Result<Prepa
     })
 }
 
-/// Opens the device. The driver's own open happens here. This may be called again after a failure,
-/// which leaves `prepared` as it was.
+/// Opens the device, for which vfio calls the driver's own open. May be called again after a
+/// failure, which leaves `prepared` unchanged.
 pub(super) fn open_device(
     prepared: &Prepared,
     id: DeviceId,

@@ -1,14 +1,13 @@
-//! Creates a temporary mediated device for one question: the display of a type of which there is no
-//! device yet.
+//! Creates a temporary mediated device to probe it, for a type of which no device exists yet.
 //!
-//! The device is always removed, whatever happens to its maker. Before it is created, its maker
-//! leaves a mark ([`marks`]) and holds the mark's lock, and starts a keeper. The keeper is a
-//! process of its own (`gfxplane-probe --keep UUID`). It waits until the maker ends, by an exit, a
-//! panic or any signal, and then removes the device and the mark. If the keeper is killed as well,
-//! the mark is left without a holder, and [`sweep`] removes the device in a later run.
+//! The device is always removed, even if its maker is killed. Before creating it, the maker leaves
+//! a mark ([`marks`]), holds the mark's lock, and starts a keeper. The keeper is a process of its
+//! own (`gfxplane-probe --keep UUID`). It waits until the maker ends, by an exit, a panic or any
+//! signal, and then removes the device and the mark. If the keeper is killed as well, nobody holds
+//! the mark's lock any more, and [`sweep`] removes the device in a later run.
 //!
-//! Only a keeper or a sweep, which are processes of their own, write to a device's `remove`. The
-//! kernel may make that write wait until the driver lets go of the device, and no signal ends the
+//! Only a keeper or a sweep, which are processes of their own, writes to a device's `remove`. The
+//! kernel may make that write wait until the driver releases the device, and no signal ends the
 //! wait.
 
 use std::fs::{self, OpenOptions};
@@ -27,14 +26,14 @@ use crate::host::run::{self, Lock};
 use crate::host::sysfs::MdevType;
 use crate::host::{Root, Warning, marks, udev};
 
-/// The time between two checks.
+/// The time between two checks whether a child has ended.
 const POLL: Duration = Duration::from_millis(5);
 
-/// The time that a maker's lock may still be held after its pipe has ended. Both are closed when a
-/// process ends, in no certain order.
+/// The time that a keeper waits for the maker's lock after the maker's pipe has closed. Both are
+/// closed when the maker ends, in no certain order.
 const LOCK_GOES: Duration = Duration::from_secs(10);
 
-/// A device that is removed when this value is ended or dropped, or when its maker dies.
+/// A device that is removed when this value is ended or dropped, or when its maker is killed.
 #[derive(Debug)]
 pub(crate) struct Instance {
     /// The device's id, which is random.
@@ -43,11 +42,11 @@ pub(crate) struct Instance {
     lock: Lock,
     /// The path of gfxplane-probe.
     program: PathBuf,
-    /// The keeper, which waits for the end of its stdin.
+    /// The keeper's process, which waits for the end of its stdin.
     keeper: Child,
 }
 
-/// The reason why no device was created, or why it was removed at once.
+/// The reason why no device was created, or why it was removed again at once.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NotMade {
     /// The type has no instance left.
@@ -55,36 +54,36 @@ pub(crate) enum NotMade {
         "available_instances is 0: there is none left; one is when a device that is there is removed"
     )]
     NoneLeft,
-    /// The device would be the type's last one, and somebody may be about to create that.
+    /// The device would be the type's last one, which somebody may be about to create.
     #[error(
         "available_instances is 1: it would be the last one, which somebody may be about to make; \
          --force makes it all the same"
     )]
     Last,
-    /// While the device exists, no device of these types of its parent can be created, although one
+    /// While the device exists, no device of these types can be created on the parent, although one
     /// could be before.
     #[error(
         "while it is there no device of {} can be made, and one could be before: removed again; \
          --force asks it all the same", .0.join(", ")
     )]
     TakesTheLastOf(Vec<String>),
-    /// The type does not say how many devices can be created.
+    /// The type does not say how many devices can still be created.
     #[error(
         "available_instances is missing or no number, so it may be the last one; --force makes it \
          all the same"
     )]
     NotKnown,
-    /// No mark could be left in /run/gfxplane, or no process could be started to remove the device.
+    /// No mark could be made in /run/gfxplane, or no keeper could be started.
     #[error("what would remove it again can't be set up: {0}")]
     NoKeeper(io::Error),
-    /// The kernel's error for the write to `create`: EACCES without rights, ENOSPC or another error
-    /// of the driver if no more can be created.
+    /// The kernel's error for the write to `create`: EACCES without rights; ENOSPC or another error
+    /// of the driver if no more devices can be created.
     #[error("the kernel refuses: {0}")]
     Kernel(io::Error),
 }
 
 impl NotMade {
-    /// Returns whether the device could be created, but only with the user's permission.
+    /// Returns whether `force` would have allowed the device.
     pub(crate) fn is_refusal(&self) -> bool {
         matches!(
             self,
@@ -93,8 +92,8 @@ impl NotMade {
     }
 }
 
-/// Checks whether one more device of a type may be created. `force` allows the last one, and a type
-/// that does not say how many are left.
+/// Checks whether one more device of a type may be created. `force` allows the last one, and any
+/// device of a type that does not say how many are left.
 fn may_make(available: Option<u32>, force: bool) -> Result<(), NotMade> {
     match available {
         Some(0) => Err(NotMade::NoneLeft),
@@ -104,9 +103,9 @@ fn may_make(available: Option<u32>, force: bool) -> Result<(), NotMade> {
     }
 }
 
-/// Returns the types of a parent of which one could be created before, but none can now. Types may
-/// share their resources (mbochs its memory, GVT-g the GPU's), and NVIDIA's driver has devices of
-/// one type at a time on a GPU.
+/// Returns the types of a parent that had an instance left before and have none now. Types may
+/// share resources (mbochs its memory, GVT-g the GPU's), and NVIDIA's driver allows only one type
+/// at a time on a GPU.
 pub(crate) fn taken(before: &[MdevType], now: impl Fn(&str) -> Option<u32>) -> Vec<String> {
     let could = before.iter().filter(|t| t.available_instances > Some(0));
     let cannot = could.filter(|of_type| now(&of_type.id) == Some(0));
@@ -114,11 +113,11 @@ pub(crate) fn taken(before: &[MdevType], now: impl Fn(&str) -> Option<u32>) -> V
 }
 
 impl Instance {
-    /// Creates a device of a type, and waits until udev has processed it, at most until `limit`.
-    /// udev's rule may have asked the device by then.
+    /// Creates a device of a type, and waits until udev has processed it, at most until `limit`. By
+    /// then, udev's rule may have probed the device.
     ///
-    /// `types` are all types of the parent in their present state. `force` allows a device that
-    /// keeps others from being created. `program` is gfxplane-probe.
+    /// `types` are all types of the parent in their present state. `force` allows the last device
+    /// of a type, and one that keeps others from being created. `program` is gfxplane-probe.
     pub(crate) fn make(
         root: &Root,
         program: &Path,
@@ -169,9 +168,9 @@ impl Instance {
         Ok(instance)
     }
 
-    /// Has the device removed, and waits for that until `limit`. Returns `false` if the device
-    /// still exists then, because its driver has not released it. It disappears once the driver
-    /// does.
+    /// Makes the keeper remove the device, and waits for that until `limit`. Returns `false` if the
+    /// device still exists then, because its driver has not released it. It disappears as soon as
+    /// the driver does.
     #[must_use = "it may still be there"]
     pub(crate) fn end(self, limit: Instant) -> bool {
         let Instance {
@@ -186,7 +185,7 @@ impl Instance {
         let Some(status) = ends(keeper, limit) else {
             return false;
         };
-        // The keeper was killed, and nobody else removes the device.
+        // The keeper was killed, so nobody else removes the device.
         if status.code().is_none()
             && device.exists()
             && let Ok(sweep) = start_sweep(&program)
@@ -197,21 +196,21 @@ impl Instance {
     }
 }
 
-/// Writes to a file that exists, as sysfs requires. Creates no file.
+/// Writes to an existing file, as sysfs requires. Does not create the file.
 fn write(path: &Path, text: &str) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).open(path)?;
     file.write_all(text.as_bytes())
 }
 
-/// Starts a process that removes devices.
+/// Starts a keeper or a sweep.
 fn start(program: &Path, arguments: &[&str], stdin: Stdio) -> io::Result<Child> {
     Command::new(program)
         .args(arguments)
         .stdin(stdin)
-        // A process that waits for our output must not wait for this one.
+        // Somebody who waits for the end of our output must not wait for this process.
         .stdout(Stdio::null())
         .stderr(Stdio::null())
-        // A signal from the terminal that ends us must not end this one.
+        // A signal from the terminal that ends us must not end this process.
         .process_group(0)
         .spawn()
 }
@@ -220,8 +219,8 @@ fn start_sweep(program: &Path) -> io::Result<Child> {
     start(program, &["--sweep"], Stdio::null())
 }
 
-/// Waits for a child until `limit`. Returns how the child ended; `None` if it has not ended. In
-/// that case a thread waits for it, so that the daemon collects no dead children.
+/// Waits for a child until `limit`. Returns how the child ended; `None` if it is still running.
+/// Then a thread waits for it, so that the daemon accumulates no dead children.
 fn ends(mut child: Child, limit: Instant) -> Option<ExitStatus> {
     loop {
         match child.try_wait() {
@@ -236,10 +235,10 @@ fn ends(mut child: Child, limit: Instant) -> Option<ExitStatus> {
 }
 
 /// Does a keeper's work: waits for the end of its stdin, and then removes the device that its maker
-/// created or was about to create. Returns whether the device is gone.
+/// created or was about to create. Returns `false` if the device may still exist.
 #[must_use]
 pub fn keep(root: &Root, id: DeviceId) -> bool {
-    // When somebody ends a service or closes a terminal, these signals go to every process in it.
+    // Ending a service or closing a terminal sends these signals to each of its processes.
     let mut signals = SigSet::empty();
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         signals.add(signal);
@@ -248,27 +247,28 @@ pub fn keep(root: &Root, id: DeviceId) -> bool {
     let _ = io::stdin().read_to_end(&mut Vec::new());
     match marks::take_over(root, id, Instant::now() + LOCK_GOES) {
         Ok(Some(_lock)) => remove(root, id),
-        // Somebody has removed it already.
+        // The device and its mark are removed already.
         Ok(None) => true,
         // A sweep is removing it.
         Err(_) => false,
     }
 }
 
-/// Removes the temporary devices whose makers and keepers were both killed. A device is left alone
-/// if somebody holds its mark. Returns false if a device that this tried to remove is still there.
+/// Removes the temporary devices whose makers and keepers were both killed. Leaves a device alone
+/// if somebody holds its mark. Returns `false` if a device that this tried to remove still exists.
 #[must_use]
 pub fn sweep(root: &Root) -> bool {
     let gone = |id| match marks::take_over(root, id, Instant::now()) {
         Ok(Some(_lock)) => remove(root, id),
         Ok(None) | Err(_) => true,
     };
-    // Every device gets its turn, whatever happens to those before.
+    // This tries to remove every device, even if an earlier one could not be removed.
     let all: Vec<bool> = marks::marked(root).into_iter().map(gone).collect();
     all.into_iter().all(|is_gone| is_gone)
 }
 
-/// Starts a [`sweep`] if anything is marked, and waits for it, at most `patience`.
+/// Starts a [`sweep`] if any device is marked, and waits for it at most for `patience`. Fails with
+/// a warning if the sweep can't start or leaves a device.
 pub(crate) fn clean_up(root: &Root, program: &Path, patience: Duration) -> Result<(), Warning> {
     if root.is_recorded() || marks::marked(root).is_empty() {
         return Ok(());
@@ -287,12 +287,12 @@ pub(crate) fn clean_up(root: &Root, program: &Path, patience: Duration) -> Resul
     })
 }
 
-/// Removes a device of ours, its records and its mark, whose lock the caller holds. Returns whether
-/// the device is gone.
+/// Removes a temporary device, its records and its mark, whose lock the caller holds. Returns
+/// `false` if the device or the mark still exists.
 fn remove(root: &Root, id: DeviceId) -> bool {
     let device = root.device(id);
     for _ in 0..20 {
-        // EBUSY or EAGAIN: somebody (a prober that hangs, a manager that is quick) still has it.
+        // EBUSY or EAGAIN: somebody (a prober that hangs, a quick manager) still has it.
         let _ = write(&device.join("remove"), "1");
         if !device.exists() {
             break;
@@ -302,7 +302,7 @@ fn remove(root: &Root, id: DeviceId) -> bool {
     if device.exists() {
         return false;
     }
-    // If there is a udev, its rule does this, too.
+    // If udev runs, its rule does this, too.
     let _ = run::forget(root, id);
     marks::unmark(root, id).is_ok()
 }
@@ -348,7 +348,7 @@ mod tests {
 
     #[test]
     fn types_that_share_what_they_are_made_of() {
-        // mbochs with 64 MiB: small has 4, medium 16, large 64.
+        // mbochs has 64 MiB: a small device needs 4 of them, a medium one 16, a large one all.
         let before = [
             of_type("small", Some(16)),
             of_type("medium", Some(4)),
@@ -366,7 +366,7 @@ mod tests {
         assert!(taken(&before, |_| None).is_empty(), "nothing can be read");
     }
 
-    /// A host with one type, and a kernel that does nothing. tests/instances.rs has one that does.
+    /// A host with one type, and a kernel that does nothing, unlike the one in tests/instances.rs.
     struct Kernel {
         directory: tempfile::TempDir,
     }
@@ -436,7 +436,7 @@ mod tests {
             format!("--keep {id} {id}\n")
         );
 
-        // If the device can't be created, there is a keeper, but no device.
+        // If the device can't be created, a keeper was started, but there is no device.
         fs::remove_file(&create).unwrap();
         assert!(matches!(make("p-t"), Err(NotMade::Kernel(_))));
         assert!(matches!(make("p-x"), Err(NotMade::NotKnown)));

@@ -1,7 +1,7 @@
 //! The kernel's vfio interface: numbers and structs of include/uapi/linux/vfio.h.
 //!
-//! The kernel writes plain numbers into the structs, and this module does not check them. Whoever
-//! uses a size or an offset must check it.
+//! The kernel writes plain numbers into the structs. This module does not check them: the user of a
+//! size or an offset must.
 #![allow(unsafe_code, missing_docs)]
 
 use std::ffi::CString;
@@ -19,8 +19,8 @@ use vfio_bindings::bindings::vfio;
 pub(crate) const TYPE1_V2_IOMMU: i32 = vfio::VFIO_TYPE1v2_IOMMU as i32;
 /// `VFIO_TYPE1_IOMMU`.
 pub(crate) const TYPE1_IOMMU: i32 = vfio::VFIO_TYPE1_IOMMU as i32;
-/// The largest region information with capabilities that is read, in bytes. Real chains have some
-/// dozens of bytes.
+/// The largest region information with capabilities that is read, in bytes. Real chains have a few
+/// dozen bytes.
 const MAX_INFO: usize = 64 * 1024;
 
 const fn code(number: u32) -> libc::c_ulong {
@@ -57,7 +57,7 @@ ioctl_readwrite_bad!(
 
 /// Calls `VFIO_GET_API_VERSION`. The only version is 0.
 pub(crate) fn get_api_version(container: BorrowedFd<'_>) -> Result<i32> {
-    // SAFETY: takes no argument.
+    // SAFETY: the call has no argument.
     unsafe { raw_get_api_version(container.as_raw_fd()) }
 }
 
@@ -91,7 +91,7 @@ pub(crate) fn group_set_container(group: BorrowedFd<'_>, container: BorrowedFd<'
     unsafe { raw_group_set_container(group.as_raw_fd(), &raw const container) }.map(drop)
 }
 
-/// Calls `VFIO_GROUP_GET_DEVICE_FD`, which opens the device of this name.
+/// Calls `VFIO_GROUP_GET_DEVICE_FD`, which opens the group's device of this name.
 pub(crate) fn group_get_device_fd(group: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
     let name = CString::new(name).map_err(|_| Errno::EINVAL)?;
     // SAFETY: the kernel reads a string that ends with NUL and lives through the call.
@@ -100,10 +100,10 @@ pub(crate) fn group_get_device_fd(group: BorrowedFd<'_>, name: &str) -> Result<O
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Calls `VFIO_DEVICE_BIND_IOMMUFD`, which opens the device of this node.
+/// Calls `VFIO_DEVICE_BIND_IOMMUFD`, which opens the device to which this node belongs.
 pub(crate) fn device_bind_iommufd(device: BorrowedFd<'_>, iommufd: BorrowedFd<'_>) -> Result<()> {
     let mut bind = vfio::vfio_device_bind_iommufd {
-        // The size leaves out the token, which is younger than the call.
+        // The size leaves out the token, which is newer than the call.
         argsz: std::mem::offset_of!(vfio::vfio_device_bind_iommufd, token_uuid_ptr) as u32,
         iommufd: iommufd.as_raw_fd(),
         ..vfio::vfio_device_bind_iommufd::default()
@@ -127,11 +127,11 @@ pub(crate) fn device_get_info(device: BorrowedFd<'_>) -> Result<vfio::vfio_devic
     Ok(info)
 }
 
-/// Calls `VFIO_DEVICE_GET_REGION_INFO`. Returns the struct, and the bytes of the struct and the
-/// capability chain together. (Offsets in the chain count from the start of the struct.)
+/// Calls `VFIO_DEVICE_GET_REGION_INFO`. Returns the struct, and the bytes of the struct followed by
+/// its capability chain. (Offsets in the chain count from the start of the struct.)
 ///
-/// The first call has the bare struct, and the second the size for which the kernel has asked:
-/// mbochs before 6.19 refuses a larger argsz than it expects.
+/// The first call passes the bare struct, the second the size that the kernel has asked for: mbochs
+/// before 6.19 refuses a larger argsz than it expects.
 pub(crate) fn device_get_region_info(
     device: BorrowedFd<'_>,
     index: u32,
@@ -139,7 +139,7 @@ pub(crate) fn device_get_region_info(
     const BARE: usize = size_of::<vfio::vfio_region_info>();
     let mut size = BARE;
     loop {
-        // A u64 has the alignment that the struct needs.
+        // An array of u64 is aligned as the struct needs.
         let mut buffer = vec![0u64; size.div_ceil(8)];
         let info = buffer.as_mut_ptr().cast::<vfio::vfio_region_info>();
         // SAFETY: the buffer is at least as large as the struct and aligned for it.
@@ -185,8 +185,8 @@ pub(crate) fn device_get_irq_info(
     Ok(info)
 }
 
-/// Calls `VFIO_DEVICE_GET_PCI_HOT_RESET_INFO`: returns the number of affected devices. A struct
-/// without room for a list gets ENOSPC, and the answer still has the number.
+/// Calls `VFIO_DEVICE_GET_PCI_HOT_RESET_INFO`. Returns the number of affected devices. The kernel
+/// writes it even if it returns ENOSPC, because the struct has no room for a list.
 pub(crate) fn device_get_pci_hot_reset_info(device: BorrowedFd<'_>) -> Result<u32> {
     let mut info = vfio::vfio_pci_hot_reset_info {
         argsz: size_of::<vfio::vfio_pci_hot_reset_info>() as u32,
@@ -199,8 +199,8 @@ pub(crate) fn device_get_pci_hot_reset_info(device: BorrowedFd<'_>) -> Result<u3
     }
 }
 
-/// Calls `VFIO_DEVICE_QUERY_GFX_PLANE` with `VFIO_GFX_PLANE_TYPE_PROBE` and these other flags. The
-/// PROBE form asks whether a type is supported, and changes nothing. The other form is not offered.
+/// Calls `VFIO_DEVICE_QUERY_GFX_PLANE` with `VFIO_GFX_PLANE_TYPE_PROBE` and these flags. This form
+/// asks whether a type is supported, and changes nothing. No function uses the other form.
 pub(crate) fn device_probe_gfx_plane(device: BorrowedFd<'_>, flags: u32) -> Result<()> {
     // SAFETY: the struct is plain numbers, for which zero is a value.
     let mut info: vfio::vfio_device_gfx_plane_info = unsafe { std::mem::zeroed() };

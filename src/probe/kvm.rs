@@ -4,7 +4,7 @@
 //! is no KVM, or if the KVM belongs to another process (Linux i915/gvt/kvmgt.c,
 //! `intel_vgpu_open_device`; arch/x86/kvm/mmu/page_track.c). A VM without memory and processors is
 //! enough. It must be associated before the open (virt/kvm/vfio.c, `kvm_vfio_file_add`). Drivers
-//! that need no VM don't notice it.
+//! that need no VM ignore it.
 #![allow(unsafe_code, missing_docs)]
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -22,7 +22,7 @@ use crate::probe::{Failure, Tell, failed, open};
 
 /// `KVM_DEV_TYPE_VFIO`.
 const TYPE_VFIO: u32 = 4;
-/// `KVM_DEV_VFIO_FILE`. Before 6.6 it is `KVM_DEV_VFIO_GROUP`, the same number for groups only.
+/// `KVM_DEV_VFIO_FILE`. Before 6.6 this number is `KVM_DEV_VFIO_GROUP`, and accepts only groups.
 const FILE: u32 = 1;
 /// `KVM_DEV_VFIO_FILE_ADD`.
 const FILE_ADD: u64 = 1;
@@ -31,7 +31,7 @@ const FILE_ADD: u64 = 1;
 #[repr(C)]
 struct CreateDevice {
     r#type: u32,
-    /// The new device's descriptor, which the kernel writes.
+    /// The new device's descriptor, written by the kernel.
     fd: u32,
     flags: u32,
 }
@@ -56,8 +56,8 @@ ioctl_write_int_bad!(raw_create_vm, CREATE_VM);
 ioctl_readwrite_bad!(raw_create_device, CREATE_DEVICE, CreateDevice);
 ioctl_write_ptr_bad!(raw_set_device_attr, SET_DEVICE_ATTR, DeviceAttr);
 
-/// An empty VM that knows of one vfio file. Keep the VM until the device is closed. Close it before
-/// the device counts as free, because the VM has that file open, too.
+/// An empty VM associated with one vfio file. Keep the VM until the device is closed. Then close it
+/// before you release the device's lock, because the VM has that file open, too.
 #[derive(Debug)]
 pub(crate) struct Vm {
     /// KVM's vfio device. It is closed first: from Linux 6.6 on, that releases the vfio file.
@@ -66,11 +66,11 @@ pub(crate) struct Vm {
 }
 
 impl Vm {
-    /// Creates a VM and associates `file` with it, a group or a device's own node.
+    /// Creates a VM and associates `file` with it: a group or a device's own node.
     ///
     /// # Errors
-    /// [`Failure`]: the step that failed and its errno. The reason is always [`Reason::NeedsVm`],
-    /// because a VM is created only for a driver that wants one.
+    /// The step that failed and its errno. The reason is always [`Reason::NeedsVm`], because a VM
+    /// is created only for a driver that needs one.
     pub(crate) fn of(
         root: &Root,
         file: BorrowedFd<'_>,
@@ -91,7 +91,7 @@ impl Vm {
     }
 }
 
-/// Calls `KVM_CREATE_VM` of the default type. Like QEMU, tries again after EINTR.
+/// Calls `KVM_CREATE_VM` for the default type. Like QEMU, tries again after EINTR.
 fn create_vm(kvm: BorrowedFd<'_>) -> Result<OwnedFd> {
     let fd = loop {
         // SAFETY: the argument is a number.
@@ -104,14 +104,14 @@ fn create_vm(kvm: BorrowedFd<'_>) -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Calls `KVM_CREATE_DEVICE` of the type that associates vfio files.
+/// Calls `KVM_CREATE_DEVICE` for the type that associates vfio files.
 fn create_vfio_device(vm: BorrowedFd<'_>) -> Result<OwnedFd> {
     let mut create = CreateDevice {
         r#type: TYPE_VFIO,
         fd: 0,
         flags: 0,
     };
-    // SAFETY: the struct is the kernel's, and lives through the call.
+    // SAFETY: the struct has the kernel's layout, and lives through the call.
     unsafe { raw_create_device(vm.as_raw_fd(), &raw mut create) }?;
     // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(create.fd.cast_signed()) })
@@ -126,8 +126,8 @@ fn add_file(device: BorrowedFd<'_>, file: BorrowedFd<'_>) -> Result<()> {
         attr: FILE_ADD,
         addr: (&raw const fd).expose_provenance() as u64,
     };
-    // SAFETY: the struct is the kernel's; it and the number that its `addr` points to live through
-    // the call, which only reads them.
+    // SAFETY: the struct has the kernel's layout. The struct, and the number to which its `addr`
+    // points, live through the call, which only reads them.
     unsafe { raw_set_device_attr(device.as_raw_fd(), &raw const attr) }.map(drop)
 }
 
@@ -137,8 +137,7 @@ mod tests {
     use crate::device::facts::Reason;
     use std::fs::{File, OpenOptions};
 
-    /// Associates a file that is no vfio file. Returns the failure, and the steps that were
-    /// reported.
+    /// Tries to associate a file that is no vfio file. Returns the failure and the reported steps.
     fn attempt(root: &Root) -> (Failure, Vec<Step>) {
         let mut steps = Vec::new();
         let null = File::open("/dev/null").unwrap();
@@ -167,7 +166,7 @@ mod tests {
         assert_eq!(steps, [Step::Kvm, Step::KvmVm]);
     }
 
-    /// Uses the real KVM if there is one: the VM is created, and its vfio device looks at the file.
+    /// Uses the real KVM, if there is one: a VM is created, and its vfio device checks the file.
     #[test]
     #[expect(clippy::print_stderr, reason = "says which of two things was tested")]
     fn the_kvm_of_this_machine() {
@@ -177,7 +176,7 @@ mod tests {
             Ok(_) => {
                 eprintln!("/dev/kvm opens: a VM was made");
                 assert_eq!(failure.step, Step::KvmFile, "{}", failure.errno);
-                // kvm_vfio_file_add: the file is no vfio file.
+                // kvm_vfio_file_add refuses a file that is no vfio file.
                 assert_eq!(failure.errno, Errno::EINVAL);
                 assert_eq!(steps.len(), 4);
             }

@@ -1,20 +1,20 @@
-//! Asks a device for its display. This room is one of the two that touch the machine, and the only
-//! one that opens devices.
+//! Probes a device for its display. This room is one of the two that touch the machine, and the
+//! only one that opens devices.
 //!
-//! A driver may hang in its open, so a child does the work, and the asker waits for it only until a
+//! A driver may hang in its open, so a child does the work, and its parent waits only until a
 //! deadline. The child ([`Prober`]: `gfxplane-probe --child ID`, or a copy of a gfxplane-probe)
 //! holds the device's lock from before the open until after the close. It reports each step before
-//! it takes it, and ends with its [`Answer`]. A child that does not end is killed and left behind.
+//! doing it, and at the end its [`Answer`]. A child that does not end is killed and left behind.
 //! Nobody waits for it, because a process in an uninterruptible sleep can't be killed.
 //!
-//! * [`asking`]: one question, with its policy, its record and its announcement.
+//! * [`asking`]: one probe, with its policy, its record and its announcement.
 //! * [`child`]: the child's work.
 //! * [`group`] and [`cdev`]: the two ways to open a device, each in two steps, so that a VM can be
 //!   associated between them.
-//! * [`kvm`]: a VM for the drivers that want one, with `unsafe` of its own.
+//! * [`kvm`]: a VM for drivers that need one, with its own `unsafe`.
 //! * [`device`]: the questions to an opened device.
-//! * `fork`: the child as a copy of this process, with `unsafe` of its own.
-//! * [`instance`]: a temporary device, created for one question.
+//! * `fork`: a child as a copy of this process, with its own `unsafe`.
+//! * [`instance`]: a temporary device, created to be probed.
 //! * [`ioctl`]: the kernel's vfio interface, with the other `unsafe`.
 //! * [`rights`]: the rights that the child keeps.
 
@@ -52,45 +52,45 @@ use crate::host::config::ProbePolicy;
 use crate::host::sysfs::{Device, MdevType};
 use crate::publish::inventory::{Sources, rule_for};
 
-/// The result of asking one device.
+/// The result of probing one device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
-    /// The facts; an unknown display with its reason if there was no answer.
+    /// The facts. If there was no answer, the display is unknown with a reason.
     pub facts: Facts,
     /// The interface through which the device was opened; `None` if it was not opened.
     pub path: Option<OpenPath>,
-    /// The step that failed.
+    /// The step that failed; `None` if none did.
     pub step: Option<Step>,
-    /// The name of the errno with which the step failed.
+    /// The name of the errno of the failed step, if it has one.
     pub errno: Option<String>,
 }
 
-/// A step that failed, and the meaning of that.
+/// A failed step, and what the failure means.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// The step.
+    /// The step that failed.
     pub step: Step,
     /// The errno with which the step failed.
     pub errno: Errno,
-    /// The reason for an unknown display that follows from the failure.
+    /// The reason for the unknown display, which follows from the step and the errno.
     pub reason: Reason,
 }
 
-/// The files that stand ready to open the device.
+/// The files with which the device is ready to be opened.
 #[derive(Debug)]
 pub(crate) struct Prepared {
-    /// The group's file or the device's own node. `KVM_DEV_VFIO_FILE_ADD` takes this file; some
-    /// drivers want that before the open.
+    /// The group's file or the device's own node. `KVM_DEV_VFIO_FILE_ADD` needs this file, for some
+    /// drivers before the open.
     pub file: OwnedFd,
     /// The file that must also stay open: the container, or the iommufd.
     pub keep: OwnedFd,
 }
 
-/// The function to which each step is reported before it is taken.
+/// The function to call with each step before doing it.
 pub(crate) type Tell<'a> = &'a mut dyn FnMut(Step);
 
 impl Answer {
-    /// Makes the answer of a device that was asked.
+    /// Makes the answer of a device that has answered all questions.
     pub(crate) fn of(facts: Facts, path: Option<OpenPath>) -> Self {
         Answer {
             facts,
@@ -108,7 +108,7 @@ impl Answer {
         answer
     }
 
-    /// Makes the answer for a reason that comes with no errno.
+    /// Makes the answer for a failure without an errno.
     pub(crate) fn none(reason: Reason, step: Step) -> Self {
         Answer {
             step: Some(step),
@@ -117,12 +117,12 @@ impl Answer {
     }
 }
 
-/// The advice to a user whose device is in use.
+/// The advice to users whose device is in use.
 pub(crate) const IN_USE: &str = "stop the guest that uses it, or run gfxplane learn DOMAIN";
 
 impl Answer {
-    /// Returns a remark that explains a failure to people, in addition to its reason, step and
-    /// errno. `None` if these are enough.
+    /// Returns a remark that explains a failure to the user, in addition to its reason, step and
+    /// errno. Returns `None` if these are enough.
     pub(crate) fn remark(&self) -> Option<&'static str> {
         let (reason, step) = (self.facts.display.reason()?, self.step?);
         match reason {
@@ -142,18 +142,18 @@ impl Answer {
     }
 }
 
-/// Returns the name of an errno: `EBUSY`. (524, which some drivers return, has no name in libc.)
+/// Returns the name of an errno, such as `EBUSY`. (524, which some drivers return, has no name.)
 pub(crate) fn errno_name(errno: Errno) -> String {
     format!("{errno:?}")
 }
 
-/// Returns the errno of an error of the standard library. An error without one, such as a read that
-/// ends too early, counts as EIO.
+/// Returns the errno of an error of the standard library. An error without an errno, such as an
+/// early end of a file, counts as EIO.
 fn errno_of(error: &io::Error) -> Errno {
     Errno::from_raw(error.raw_os_error().unwrap_or(Errno::EIO as i32))
 }
 
-/// Returns a function from an errno of this step to the failure.
+/// Returns a function that makes the failure of this step from its errno.
 fn failed(step: Step) -> impl Fn(Errno) -> Failure {
     move |errno| Failure {
         step,
@@ -162,19 +162,20 @@ fn failed(step: Step) -> impl Fn(Errno) -> Failure {
     }
 }
 
-/// Returns the meaning of an errno with which a step failed.
+/// Returns what the error of a failed step means.
 ///
 /// EBUSY: somebody has the group open (Linux drivers/vfio/group.c, `vfio_group_fops_open`,
-/// `vfio_device_block_group`) or the device by its own node, or the driver says so itself. (For a
-/// physical device it may also mean that another device of its group has a host driver, iommu.c,
-/// `iommu_device_claim_dma_owner`. Physical devices are opened only when somebody names them.)
+/// `vfio_device_block_group`) or the device by its own node, or the driver reports it. For a
+/// physical device it may also mean that another device of its group has a host driver (iommu.c,
+/// `iommu_device_claim_dma_owner`), but physical devices are opened only when somebody names them.
 ///
-/// EPERM of attaching the group and of the bind is no lack of rights: type1 and iommufd return it
-/// for a device without interrupt remapping (iommufd/device.c, `iommufd_device_bind`).
+/// EPERM while attaching the group or binding the device does not mean that we lack rights: type1
+/// and iommufd return it for a device without interrupt remapping (iommufd/device.c,
+/// `iommufd_device_bind`).
 fn meaning(step: Step, errno: Errno) -> Reason {
     let is_forbidden = matches!(errno, Errno::EACCES | Errno::EPERM);
     match (step, errno) {
-        // A VM is created only for a driver that wants one.
+        // A VM is created only for a driver that needs one.
         (step, _) if step.is_kvm() => Reason::NeedsVm,
         (Step::Bind, Errno::EACCES) => Reason::Permission,
         (
@@ -201,16 +202,16 @@ fn open(path: &Path) -> Result<File, Errno> {
     file.map_err(|error| errno_of(&error))
 }
 
-/// The origin of a question to a device.
+/// The occasion of a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asked {
-    /// Somebody named this device.
+    /// The user named this device.
     ByName,
-    /// Nobody named it (udev, `--all`), so the policy decides.
+    /// Nobody named it (udev, `--all`), so rules and the policy decide.
     Unasked(ProbePolicy),
 }
 
-/// Returns the active devices that rules and settings allow to be opened unasked.
+/// Returns the active devices that may be opened unasked, according to rules and settings.
 pub fn opened_unasked(sources: &Sources, policy: ProbePolicy) -> Vec<DeviceId> {
     let devices = sources.host.devices.iter().filter(|device| {
         let rule = rule_for(&sources.rules, &sources.host, device);
@@ -219,13 +220,13 @@ pub fn opened_unasked(sources: &Sources, policy: ProbePolicy) -> Vec<DeviceId> {
     devices.map(|device| device.id).collect()
 }
 
-/// Returns whether a device may be opened.
+/// Checks whether a device may be opened. The error is the reason why not.
 ///
 /// Three limits hold whatever the rules say. A device with a `device_api` other than vfio-pci is
-/// never opened, because such a device does not have the ioctl that asks for a display
-/// (`VFIO_DEVICE_QUERY_GFX_PLANE`). A PCI device on a driver of vfio-pci's family is never opened,
-/// because that would reset it, and the driver does not have the ioctl either. No PCI device is
-/// opened unasked. For all others, the rule and the policy decide.
+/// never opened, because it has no ioctl that asks for a display (`VFIO_DEVICE_QUERY_GFX_PLANE`). A
+/// PCI device on a driver of vfio-pci's family is never opened, because opening would reset it, and
+/// the driver has no such ioctl either. No PCI device is opened unasked. For all others, the rule
+/// and the policy decide.
 pub(crate) fn may_open(device: &Device, rule: Option<&Rule>, asked: Asked) -> Result<(), String> {
     has_displays(device.device_api.as_deref())?;
     if let DeviceId::Pci(_) = device.id {
@@ -252,8 +253,9 @@ pub(crate) fn may_open(device: &Device, rule: Option<&Rule>, asked: Asked) -> Re
     }
 }
 
-/// Returns whether a temporary device may be opened, of a type that somebody has named. It may be
-/// opened unless the type has another `device_api` than vfio-pci, or a rule forbids to open it.
+/// Checks whether a temporary device of the named type may be opened. It may not if the
+/// `device_api` of the type is something other than vfio-pci, or if a rule forbids opening it. The
+/// error is the reason.
 pub(crate) fn may_open_type(of_type: &MdevType, rule: Option<&Rule>) -> Result<(), String> {
     has_displays(of_type.device_api.as_deref())?;
     not_forbidden(rule)
@@ -277,26 +279,25 @@ fn not_forbidden(rule: Option<&Rule>) -> Result<(), String> {
     }
 }
 
-/// The options of a child.
+/// The options of the child.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Manner {
-    /// True if the driver is known to want a KVM VM, so that the child associates one before it
-    /// opens the device. If false, the child does so only after the driver has refused to open
-    /// (ESRCH).
+    /// True if the driver is known to need a KVM VM: the child then associates one before it opens
+    /// the device. Otherwise the child does so only if the driver refuses the open with ESRCH.
     pub kvm: bool,
     /// The only interface to try; `None` for the first one that the kernel offers.
     pub path: Option<OpenPath>,
 }
 
 impl Manner {
-    /// Returns the options as arguments of a child.
+    /// Returns the options as arguments of the child.
     fn to_arguments(self) -> impl Iterator<Item = String> {
         let kvm = self.kvm.then(|| "--kvm".to_owned());
         let path = self.path.map(|path| format!("--path={path}"));
         kvm.into_iter().chain(path)
     }
 
-    /// Reads the options from the arguments of a child; `None` if one of them is unknown.
+    /// Reads the options from the arguments of the child; `None` if an argument is unknown.
     pub fn from_arguments(arguments: &[&str]) -> Option<Self> {
         let mut manner = Manner::default();
         for argument in arguments {
@@ -309,18 +310,18 @@ impl Manner {
     }
 }
 
-/// The process that opens devices. It may hang, and is then left behind.
+/// The way to start the process that opens devices, which is left behind if it hangs in a driver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Prober {
-    /// This program (`gfxplane-probe`), run as `PROGRAM --child ID PID [MANNER…]`.
+    /// As this program (`gfxplane-probe`), with the arguments `--child ID PID [MANNER…]`.
     Program(PathBuf),
-    /// A copy of this process, which needs nothing loaded. If this process has several threads, the
-    /// program runs instead.
+    /// As a copy of this process, which need not load anything. If this process has several
+    /// threads, the program is started instead.
     Copy(PathBuf),
 }
 
 impl Prober {
-    /// Returns the program that opens devices.
+    /// Returns the path of the program that opens devices.
     pub fn program(&self) -> &Path {
         match self {
             Prober::Program(program) | Prober::Copy(program) => program,
@@ -328,7 +329,7 @@ impl Prober {
     }
 }
 
-/// Asks one device through a child, for at most `deadline`.
+/// Probes one device through a child, and waits for the answer at most for `deadline`.
 pub(crate) fn ask(
     root: &Root,
     prober: &Prober,
@@ -355,13 +356,13 @@ pub(crate) fn ask(
     }
 }
 
-/// A child that asks. [`child`] describes its output.
+/// A running child. [`child`] describes its output.
 struct Child {
     pid: Pid,
     /// The child's stdout, which carries the answer.
     answer: PipeReader,
-    /// The child's stderr, which carries the steps. The child does not wait until somebody reads
-    /// them.
+    /// The child's stderr, which carries the steps. They all fit into the pipe, so the child never
+    /// waits for a reader.
     steps: PipeReader,
 }
 
@@ -371,7 +372,7 @@ impl Child {
         let child = Command::new(program)
             .args(["--child", &id.to_string(), &std::process::id().to_string()])
             .args(manner.to_arguments())
-            // The child must not inherit udev's pipes, because udev waits for whoever holds them.
+            // The child must not inherit udev's pipes, because udev waits until they are closed.
             .stdin(Stdio::null())
             .stdout(say)
             .stderr(tell)
@@ -383,7 +384,7 @@ impl Child {
         })
     }
 
-    /// Starts a copy of this process; `None` if it can't be copied.
+    /// Starts a copy of this process; `None` if this process has several threads.
     fn copy(root: &Root, id: DeviceId, manner: Manner) -> io::Result<Option<Self>> {
         let asker = getpid();
         let ((answer, say), (steps, tell)) = (io::pipe()?, io::pipe()?);
@@ -416,7 +417,7 @@ impl Child {
                 }
             }
             match self.answer.read(&mut buffer) {
-                // The child ended without an answer: it crashed, or somebody killed it.
+                // The child ended without an answer, because it crashed or somebody killed it.
                 Ok(0) | Err(_) => return Answer::none(Reason::QueryFailed, self.last_step()),
                 Ok(count) => said.extend_from_slice(&buffer[..count]),
             }
@@ -427,9 +428,9 @@ impl Child {
         }
     }
 
-    /// Returns the last step that the child reported. A panic's message on stderr is not a step.
+    /// Returns the last step that the child reported. Ignores a panic's message.
     fn last_step(&mut self) -> Step {
-        // All steps together, some of them reported twice, have about 300 bytes.
+        // All steps, some of them reported twice, have about 300 bytes.
         let mut told = [0; 4096];
         let count = match wait(&self.steps, Instant::now()) {
             Ok(true) => self.steps.read(&mut told).unwrap_or(0),
@@ -442,11 +443,11 @@ impl Child {
             .unwrap_or(Step::Spawn)
     }
 
-    /// Waits for the child's end, but only as long as a healthy child takes. Then kills the child.
-    /// Leaves behind a child that does not end even so.
+    /// Waits for the child's end, but no longer than a healthy child needs. Then kills the child,
+    /// and leaves it behind if it still does not end.
     fn end(&mut self) {
         let patience = Instant::now() + Duration::from_millis(100);
-        // Its end closes the pipe. The rest takes microseconds.
+        // The child's end closes the pipe. After that it needs only microseconds.
         let _ = wait(&self.answer, patience);
         let mut killed = false;
         while let Ok(WaitStatus::StillAlive) = waitpid(self.pid, Some(WaitPidFlag::WNOHANG)) {
@@ -454,7 +455,7 @@ impl Child {
                 if killed {
                     return;
                 }
-                // Nobody has waited for it yet, so its number is still its own.
+                // Nobody has waited for the child yet, so its process id is still its own.
                 let _ = kill(self.pid, Signal::SIGKILL);
                 killed = true;
             }
@@ -464,11 +465,11 @@ impl Child {
 }
 
 /// Waits until there is something to read or the other end is closed. Returns `false` if neither
-/// happens by `limit`.
+/// has happened by `limit`.
 fn wait(pipe: &PipeReader, limit: Instant) -> nix::Result<bool> {
     loop {
         let left = limit.saturating_duration_since(Instant::now());
-        // The time is rounded up, because a poll of 0 ms before the deadline would spin.
+        // Rounds up, because a poll of 0 ms just before the deadline would spin.
         let timeout =
             PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX);
         match poll(&mut [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)], timeout) {

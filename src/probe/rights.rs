@@ -1,23 +1,22 @@
-//! Takes from the child of a probe the rights that it does not need.
+//! Takes away the rights that the child of a probe does not need.
 //!
-//! Until the device is open, the driver decides what the child needs. A group without an IOMMU
-//! wants CAP_SYS_RAWIO (Linux drivers/vfio/group.c, `vfio_group_ioctl_get_device_fd`), and a
-//! vendor's driver may check for any. So the rights are taken in two steps. At the start, [`limit`]
-//! takes the rights that no opening needs. Once the device is open, [`give_up`] takes the others.
-//! From then on the child can only read, write and ask what it has open, get memory, and end.
+//! Until the device is open, its driver decides which rights the child needs. A group without an
+//! IOMMU needs CAP_SYS_RAWIO (Linux drivers/vfio/group.c, `vfio_group_ioctl_get_device_fd`), and a
+//! vendor's driver may check for any other. So the rights are taken away in two steps. At the
+//! start, [`limit`] takes the rights that no opening needs. Once the device is open, [`give_up`]
+//! takes the others. From then on, the child can only use its open files, get memory, and exit.
 //!
-//! Each of these means closes a gap that the others leave on some kernel:
+//! Each of these four means closes a gap that the others leave on some kernel:
 //!
-//! - seccomp refuses every other system call, but only on the processors that `seccompiler` knows;
-//! - Landlock (Linux 5.13, and not from udev with systemd before 255, whose service may not call
-//!   it) refuses files, other processes and, if the kernel supports it, sockets and signals;
-//! - a limit of no descriptors refuses every new one;
-//! - without capabilities, root is a user like others, and no program that it starts gets them
-//!   back.
+//! - seccomp refuses all other system calls, but only on processors that `seccompiler` supports;
+//! - Landlock (Linux 5.13; not under udev with systemd before 255, whose service may not call it)
+//!   refuses files, other processes and, if the kernel supports it, sockets and signals;
+//! - a limit of zero descriptors refuses every new one;
+//! - without capabilities, root is a user like any other, and no program that it starts regains
+//!   them.
 //!
-//! Some rights can't be taken (an old kernel, a service manager that forbids the call). They stay,
-//! and the device is asked all the same, because the process that started the child has these
-//! rights anyway.
+//! Some rights can't be taken away (an old kernel, a service manager that forbids the call). The
+//! child then keeps them, and probes the device all the same: its parent has these rights anyway.
 
 use landlock::{ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetError, Scope};
 use nix::errno::Errno;
@@ -28,11 +27,12 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter, sock_filter,
 };
 
-/// The address space that the child may have, in bytes. It needs some millions, half of that for
-/// the program itself. A driver that returns nonsense must not make it take the host's memory.
+/// The largest address space of the child, in bytes. It needs a few million, half of them for the
+/// program itself. A driver that returns nonsense must not make it use up the host's memory.
 const ADDRESS_SPACE: libc::rlim_t = 256 << 20;
 
-/// The system calls of a child that has its device open: to ask, to answer, for memory, and to end.
+/// The system calls that seccomp allows the child once its device is open: those it needs to ask,
+/// to answer, to manage memory and to exit.
 const NEEDED: [libc::c_long; 26] = [
     libc::SYS_ioctl,
     libc::SYS_pread64,
@@ -62,18 +62,18 @@ const NEEDED: [libc::c_long; 26] = [
     libc::SYS_exit_group,
 ];
 
-/// Takes the rights from this process that no opening of a device needs: new rights by starting a
-/// program, memory that others may read, and much of the address space.
+/// Takes away the rights that no opening of a device needs: gaining rights by starting a program,
+/// being read by other processes, and most of the address space.
 ///
-/// Without a core dump, a crash also closes the device at once, and not after the dump is written.
+/// This also prevents a core dump, so that after a crash the device is closed at once.
 pub(crate) fn limit() {
     let _ = prctl::set_no_new_privs();
     let _ = prctl::set_dumpable(false);
     let _ = setrlimit(Resource::RLIMIT_AS, ADDRESS_SPACE, ADDRESS_SPACE);
 }
 
-/// Takes all rights from this thread, except to use memory, to end, and to read, write and ask the
-/// files that it has open. Only for a process that has nothing else to do, and no other thread.
+/// Takes all rights from this thread except to use its open files, to get memory and to exit. Call
+/// it only in a process that has nothing else to do and no other thread.
 pub(crate) fn give_up() {
     // This comes before the limit, because the ruleset is a descriptor.
     let _ = no_files_or_others();
@@ -85,9 +85,9 @@ pub(crate) fn give_up() {
 }
 
 /// Uses Landlock to refuse opening, making, removing and executing files, tracing other processes,
-/// and TCP ports. From Linux 6.12 on it also refuses abstract sockets and signals to others.
+/// and TCP ports; from Linux 6.12 on, also abstract sockets and signals to others.
 fn no_files_or_others() -> Result<(), RulesetError> {
-    // The crate leaves out what the kernel does not know; that is its default.
+    // By default, the crate leaves out what the kernel does not support.
     let newest = ABI::V6;
     Ruleset::default()
         .handle_access(AccessFs::from_all(newest))?
@@ -98,20 +98,19 @@ fn no_files_or_others() -> Result<(), RulesetError> {
     Ok(())
 }
 
-/// Uses seccomp to refuse all other system calls with EPERM. Does not kill the process, because the
-/// C library may try a call that is refused.
+/// Uses seccomp to refuse all other system calls with EPERM. Does not kill the process instead,
+/// because the C library may try such a call.
 fn only_what_is_needed() -> Result<(), seccompiler::Error> {
     let rules = NEEDED.map(|call| (call, Vec::new())).into();
     let refuse = SeccompAction::Errno(libc::EPERM as u32);
     let processor = TargetArch::try_from(std::env::consts::ARCH)?;
     let filter = SeccompFilter::new(rules, refuse, SeccompAction::Allow, processor)?;
     let program = BpfProgram::try_from(filter)?;
-    // With systemd before 255, udev's service may not call seccomp(2). prctl(2) is the older way to
-    // the same.
+    // With systemd before 255, udev's service may not call seccomp(2). prctl(2) is the older way.
     apply_filter(&program).or_else(|error| by_prctl(&program).map_err(|_| error))
 }
 
-/// Installs a filter by prctl(2). Like seccomp(2), it needs a process without new privileges.
+/// Installs a filter by prctl(2). Like seccomp(2), this needs a process with no_new_privs.
 #[allow(unsafe_code)]
 fn by_prctl(program: &[sock_filter]) -> nix::Result<()> {
     let whole = libc::sock_fprog {
@@ -150,7 +149,7 @@ mod tests {
     use crate::device::evidence::Step;
     use crate::probe::device;
 
-    /// Runs `inside` in a process of its own, which is this test once more, because rights that are
+    /// Runs `inside` in a process of its own, which runs this test again, because rights that are
     /// given up never come back.
     fn in_a_process(test: &str, inside: fn()) {
         const INSIDE: &str = "GFXPLANE_TEST_RIGHTS";
@@ -170,15 +169,15 @@ mod tests {
         assert!(said.contains("1 passed"), "{said}{complaint}");
     }
 
-    /// Returns a path to write to, for this process alone.
+    /// Returns a path to which only this process writes.
     fn own_path() -> std::path::PathBuf {
         std::env::temp_dir().join(format!("gfxplane-rights-{}", std::process::id()))
     }
 
     type Attempt = (&'static str, fn() -> io::Result<()>);
 
-    /// Acts that a process can do and the child must not, each by another system call. These open a
-    /// path.
+    /// Acts that a process can do but the child must not, each by another system call. These acts
+    /// open a path.
     const BY_PATH: [Attempt; 4] = [
         ("open a file", || File::open("/etc/passwd").map(drop)),
         ("list a directory", || fs::read_dir("/").map(drop)),
@@ -191,7 +190,7 @@ mod tests {
         }),
     ];
 
-    /// These make other descriptors.
+    /// These acts make other descriptors.
     const BY_DESCRIPTOR: [Attempt; 3] = [
         ("make a pipe", || Ok(pipe().map(drop)?)),
         ("make a socket", || UnixDatagram::unbound().map(drop)),
@@ -200,7 +199,7 @@ mod tests {
         }),
     ];
 
-    /// These do something else.
+    /// These acts do something else.
     const BY_PROCESS: [Attempt; 3] = [
         ("start a program", || {
             Command::new("true").status().map(drop)
@@ -230,7 +229,7 @@ mod tests {
         }
     }
 
-    /// This test asks a device, to show that no question is put with more rights.
+    /// This test asks a device, to show that no question is asked with more rights.
     #[test]
     fn who_asks_a_device_can_do_nothing_else() {
         in_a_process("who_asks_a_device_can_do_nothing_else", || {
@@ -241,7 +240,7 @@ mod tests {
             assert_eq!(failure.unwrap_err().errno, Errno::ENOTTY);
             assert_eq!(steps, [Step::Info]);
             are_refused(all(), Errno::EPERM);
-            // The child still has what it needs: to take and give back memory, to write, to end.
+            // The child can still do what it needs: allocate and free memory, write, and exit.
             let mut answer = vec![7; 1 << 20];
             answer.resize(4 << 20, 7);
             answer.truncate(10);
@@ -250,7 +249,7 @@ mod tests {
         });
     }
 
-    /// A filter of the service manager refuses seccomp(2) and Landlock here.
+    /// In this test, a service manager's filter refuses seccomp(2) and Landlock.
     #[test]
     fn a_filter_is_also_installed_without_its_call() {
         in_a_process("a_filter_is_also_installed_without_its_call", || {
@@ -269,7 +268,7 @@ mod tests {
         });
     }
 
-    /// This test does without seccomp, which hides in the tests above whether Landlock works.
+    /// This test does not use seccomp, which hides in the tests above whether Landlock works.
     #[test]
     #[expect(clippy::print_stderr, reason = "says that nothing was tested")]
     fn landlock_alone_refuses_all_that_has_a_path() {
@@ -311,7 +310,7 @@ mod tests {
                 assert!(caps::read(None, set).unwrap().is_empty());
                 assert!(caps::raise(None, set, Capability::CAP_MKNOD).is_err());
             }
-            // A program that root starts has all capabilities, unless no program may get new ones.
+            // A program started by root has all capabilities, unless no_new_privs forbids it.
             let of_a_program = || {
                 let status = Command::new("cat")
                     .arg("/proc/self/status")

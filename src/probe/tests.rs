@@ -1,13 +1,13 @@
 use super::*;
 use crate::device::rules::Rules;
 
-/// Writes a shell script that stands for gfxplane-probe.
+/// Writes a shell script that takes the place of gfxplane-probe.
 pub(super) fn script(directory: &Path, text: &str) -> PathBuf {
     let path = directory.join("script");
     let draft = path.with_extension("text");
     std::fs::write(&draft, format!("#!/bin/sh\n{text}\n")).unwrap();
-    // Another process writes the file. If this one did, a child of another test might still
-    // hold it open for writing, and then it can't be executed (ETXTBSY).
+    // Another process writes the file. If this one did, a child of another test might still have it
+    // open for writing, and nobody could execute it (ETXTBSY).
     let copied = Command::new("install")
         .args(["-m", "755"])
         .args([&draft, &path])
@@ -16,7 +16,7 @@ pub(super) fn script(directory: &Path, text: &str) -> PathBuf {
     path
 }
 
-/// Returns the failure of a preparation, whose last step is the one that failed.
+/// Returns the failure of a preparation. Asserts that the last reported step is the failed one.
 pub(super) fn failing_step(
     prepare: impl FnOnce(Tell<'_>) -> Result<Prepared, Failure>,
 ) -> (Step, Errno, Reason) {
@@ -66,7 +66,7 @@ fn what_each_errno_means() {
     }
 }
 
-/// Asks a prober that runs a shell script instead.
+/// Probes through a shell script.
 fn ask_script(text: &str, deadline: Duration) -> Answer {
     let directory = tempfile::tempdir().unwrap();
     let prober = Prober::Program(script(directory.path(), text));
@@ -186,7 +186,7 @@ fn who_may_be_opened() {
     let [known, all, never] =
         [ProbePolicy::Known, ProbePolicy::All, ProbePolicy::Never].map(Asked::Unasked);
     let by_name = Asked::ByName;
-    // The device's bus, driver and API.
+    // Each device is given by its bus, driver and API.
     for (rule, asked, device, expected) in [
         ("mdpy", known, "mdev any vfio-pci", true),
         ("mdpy", never, "mdev any vfio-pci", false),
@@ -198,7 +198,7 @@ fn who_may_be_opened() {
         ("none", all, "mdev any vfio-pci", true),
         ("none", by_name, "mdev any vfio-pci", true),
         ("none", by_name, "mdev vfio_ap_mdev vfio-ap", false),
-        // No rule, and no lack of one, changes these.
+        // These results are the same with any rule and without one.
         ("none", by_name, "pci vfio-pci vfio-pci", false),
         ("mdpy", by_name, "pci mlx5_vfio_pci vfio-pci", false),
         ("mdpy", all, "pci nvidia vfio-pci", false),

@@ -20,7 +20,7 @@ use crate::predict::abilities::Abilities;
 
 pub(super) const CACHE: &str = "var/cache/gfxplane";
 
-/// Returns the emulators that the cache knows, sorted by path.
+/// Returns the paths of the emulators in the cache, sorted.
 pub fn known(root: &Root, warnings: &mut Vec<Warning>) -> Vec<PathBuf> {
     let directory = root.join(CACHE).join("qemu");
     let names = read_names(&directory, warnings);
@@ -38,13 +38,13 @@ pub fn known(root: &Root, warnings: &mut Vec<Warning>) -> Vec<PathBuf> {
 pub(super) struct Kept {
     pub(super) format: u32,
     pub(super) emulator: PathBuf,
-    /// The state of the emulator's files; missing on recorded hosts.
+    /// The state on which the abilities depend; missing on recorded hosts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) key: Option<Key>,
     pub(super) abilities: Abilities,
 }
 
-/// The state of the emulator's files. If it has changed, the abilities may have, too.
+/// The state of the emulator's files and of libvirt. If it changes, the abilities may change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Key {
     device: u64,
@@ -54,22 +54,22 @@ pub(super) struct Key {
     /// The directories that may hold QEMU's modules, with the time when a file was last added or
     /// removed. A module changes QEMU's abilities without changing the program.
     modules: BTreeMap<PathBuf, String>,
-    /// The installed libvirt, because another version may take other graphics.
+    /// The installed libvirt, because another version may accept other graphics.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     libvirt: Option<Version>,
-    /// True if libvirt finds qemu-rdp, without which it takes no graphics of type rdp (libvirt src/qemu/qemu_rdp.c,
-    /// `qemuRdpAvailable`).
+    /// True if libvirt finds qemu-rdp, without which it accepts no graphics of type rdp (libvirt
+    /// src/qemu/qemu_rdp.c, `qemuRdpAvailable`).
     #[serde(default)]
     rdp: bool,
 }
 
-/// Returns the text of the cache's file for a value.
+/// Returns a value as the JSON text of a cache file.
 pub(super) fn to_text(kept: &impl Serialize) -> io::Result<String> {
     Ok(serde_json::to_string_pretty(kept)? + "\n")
 }
 
 impl Key {
-    /// Returns the state of the program as it is now.
+    /// Returns the present state. Fails if the emulator does not exist or can't be reached.
     pub(super) fn of(root: &Root, emulator: &Path) -> io::Result<Self> {
         let program = fs::metadata(root.join(emulator))?;
         let modified = |data: &Metadata| format!("{}.{:09}", data.mtime(), data.mtime_nsec());
@@ -98,13 +98,13 @@ pub(super) fn only_qemus(abilities: &Abilities) -> Abilities {
     }
 }
 
-/// Returns the cache's file for an emulator: its path with `,` for `/`, so that no two have the
-/// same name.
+/// Returns the path of an emulator's cache file: the emulator's path with `,` for `/`, and escapes,
+/// so that no two emulators share a file.
 pub(super) fn kept_path(root: &Root, emulator: &Path) -> PathBuf {
     path_in("qemu", root, emulator)
 }
 
-/// Returns the file for an emulator in a directory of the cache.
+/// Returns the path of an emulator's file in this directory of the cache.
 pub(super) fn path_in(directory: &str, root: &Root, emulator: &Path) -> PathBuf {
     let mut name = String::new();
     for byte in emulator

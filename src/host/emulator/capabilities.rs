@@ -12,7 +12,7 @@ use crate::xml::Document;
 pub(super) struct Capabilities {
     /// The emulator that the capabilities are about.
     pub(super) emulator: PathBuf,
-    /// The types of `<graphics>` that libvirt takes with this emulator. libvirt lists `sdl`,
+    /// The types of `<graphics>` that libvirt accepts with this emulator. libvirt lists `sdl`,
     /// `egl-headless` and `dbus` if QEMU was built with them, whether or not their modules are
     /// installed.
     pub(super) graphics: BTreeSet<String>,
@@ -22,7 +22,7 @@ impl Capabilities {
     /// Reads the XML of `<domainCapabilities>`.
     ///
     /// # Errors
-    /// The text is no such document.
+    /// The text is not XML, or has no path of an emulator or no graphics.
     pub(super) fn parse(xml: &str) -> Result<Self, String> {
         let document = Document::parse(xml).map_err(|error| error.to_string())?;
         let root = document.root();
@@ -43,8 +43,8 @@ impl Capabilities {
         })
     }
 
-    /// Returns the types of graphics, if the capabilities are about this emulator. libvirt may have
-    /// answered for its own emulator instead, where it may not be asked about this one.
+    /// Returns the types of graphics, if the capabilities are about this emulator. They are about
+    /// libvirt's own emulator if the caller may not ask about this one.
     ///
     /// # Errors
     /// The capabilities are about another emulator.

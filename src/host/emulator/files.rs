@@ -1,6 +1,6 @@
 //! Reads facts from a QEMU's own files: its version, the modules that are not installed, and how
-//! its SPICE was built. libvirt does not tell these of every emulator, and no program has to run
-//! for them.
+//! its SPICE was built. libvirt does not report these for every emulator, and reading them runs no
+//! program.
 
 use std::collections::BTreeSet;
 use std::fs::{File, Metadata, OpenOptions};
@@ -15,26 +15,26 @@ use crate::device::version::Version;
 use crate::host::Root;
 use crate::predict::versions::SPICE_GL_OVER_TCP;
 
-/// The largest file that is read, in bytes. A QEMU with its symbols has about 100 MiB.
+/// The largest file that is read, in bytes. A QEMU with debug symbols has about 100 MiB.
 const MAX_SIZE: u64 = 512 * 1024 * 1024;
 
 /// The text that `--version` prints before the version (QEMU system/vl.c, `version`).
 const VERSION: &str = "QEMU emulator version ";
 
-/// Frontends that may be modules, `ui-NAME.so`. A program that was built with modules has their names in it
-/// (`qemu_modinfo`, by scripts/modinfo-generate.py; QEMU 6.1 and later).
+/// Frontends that may be modules, `ui-NAME.so`. A QEMU that was built with modules contains their
+/// names (`qemu_modinfo`, by scripts/modinfo-generate.py; QEMU 6.1 and later).
 const MODULES: [&str; 4] = ["dbus", "egl-headless", "gtk", "sdl"];
 
-/// The module that SPICE is in, unless it is in the program.
+/// The module that contains SPICE, unless the program itself does.
 const SPICE_MODULE: &str = "ui-spice-core.so";
 
-/// A text that every ui/spice-core.c contains.
+/// A text in every build of ui/spice-core.c.
 const SPICE: &str = "failed to initialize spice server";
 
-/// A text that ui/spice-display.c contains if SPICE was built with OpenGL.
+/// A text in each build of ui/spice-display.c with OpenGL.
 const SPICE_GL: &str = "spice-egl";
 
-/// A text that ui/spice-core.c contains if it was built with a spice-server older than 0.15.3.
+/// A text in each build of ui/spice-core.c with a spice-server older than 0.15.3.
 const LOCAL_ONLY: &str = "SPICE GL support is local-only";
 
 /// The facts that the files show. A fact is `None` if they don't show it.
@@ -42,18 +42,18 @@ const LOCAL_ONLY: &str = "SPICE GL support is local-only";
 pub(super) struct Told {
     /// QEMU's version.
     pub(super) version: Option<Version>,
-    /// The frontends that QEMU was built with as modules, and whose modules are not installed.
+    /// The frontends that QEMU was built with as modules, but whose modules are not installed.
     pub(super) missing: Option<BTreeSet<&'static str>>,
     /// True if SPICE was built with OpenGL.
     pub(super) spice_gl: Option<bool>,
-    /// True if SPICE takes OpenGL over TCP.
+    /// True if SPICE accepts OpenGL over TCP; `None` also without OpenGL and with an old QEMU.
     pub(super) spice_gl_over_tcp: Option<bool>,
 }
 
 /// Reads the files of an emulator.
 ///
 /// # Errors
-/// The program can't be read, or does not contain a version of QEMU's, like a script.
+/// The program can't be read, or is no QEMU: it does not contain QEMU's version, like a script.
 pub(super) fn read(root: &Root, emulator: &Path) -> io::Result<Told> {
     let program = contents(&root.join(emulator))?;
     let Some(version) = version(&program) else {
@@ -80,8 +80,8 @@ pub(super) fn read(root: &Root, emulator: &Path) -> io::Result<Told> {
     })
 }
 
-/// Returns whether SPICE was built with OpenGL, and whether it contains the words that refuse
-/// OpenGL over TCP. `None` if there is no SPICE, or there are two that differ.
+/// Returns whether SPICE was built with OpenGL, and whether it contains the message that refuses
+/// OpenGL over TCP. `None` without SPICE, if two modules differ, or if one can't be read.
 fn spice(program: &[u8], directories: &[PathBuf]) -> Option<(bool, bool)> {
     let of = |file: &[u8]| {
         contains(file, SPICE).then(|| (contains(file, SPICE_GL), contains(file, LOCAL_ONLY)))
@@ -119,7 +119,7 @@ fn contents(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Opens a program to read it. Opens only a regular file, because a domain may name any file, and
+/// Opens a program to read it. Only a regular file is opened: a domain may name any path, and
 /// opening a device may have an effect.
 pub(super) fn open(path: &Path) -> io::Result<File> {
     let is_program = |metadata: &Metadata| metadata.is_file() && metadata.len() <= MAX_SIZE;
@@ -137,9 +137,9 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Returns the directories where this QEMU may have its modules: `lib/qemu` of the directory below
-/// which QEMU was installed, under each name that distributions give it. QEMU's own `--libdir` and
-/// `CONFIG_QEMU_MODDIR` can't be asked for.
+/// Returns the directories where this QEMU may have its modules: `lib/qemu` below the directory
+/// where QEMU was installed, by each of the names that distributions give it. There is no way to
+/// ask QEMU for its `--libdir` and `CONFIG_QEMU_MODDIR`.
 pub(super) fn module_directories(root: &Root, emulator: &Path) -> Vec<PathBuf> {
     let named = root.join(emulator);
     let real = named.canonicalize().ok();

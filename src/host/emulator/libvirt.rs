@@ -15,12 +15,12 @@ use crate::host::apparmor::{confines_guests, denies_dbus_daemon, denies_x};
 use crate::host::{Root, Warning, exists, or_ignored, read_names, read_text};
 use crate::predict::abilities::{Abilities, Guests, RenderNodes};
 
-/// The address where spice and VNC listen unless qemu.conf names another (libvirt
+/// The address where SPICE and VNC listen unless qemu.conf names another (libvirt
 /// src/qemu/qemu_conf.c, `virQEMUDriverConfigNew`).
 pub(super) const LISTEN: &str = "127.0.0.1";
 
-/// `libvirt.json` of a recorded host: the installed libvirt, and the limits that the host sets for
-/// its guests.
+/// `libvirt.json` of a recorded host: the installed libvirt's version, and the limits that the host
+/// sets for its guests.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Installed {
     pub(super) format: u32,
@@ -34,7 +34,7 @@ pub(super) fn installed_path(root: &Root) -> PathBuf {
     root.join(CACHE).join("libvirt.json")
 }
 
-/// Returns the installed libvirt, and the limits that the host sets for its guests.
+/// Returns the installed libvirt's version, and the limits that the host sets for its guests.
 pub(super) fn installed(root: &Root, warnings: &mut Vec<Warning>) -> Installed {
     if root.is_recorded() {
         let path = installed_path(root);
@@ -57,7 +57,7 @@ pub(super) fn installed(root: &Root, warnings: &mut Vec<Warning>) -> Installed {
     }
 }
 
-/// Returns the names in `/dev/dri` and its `by-path`.
+/// Returns the names in `/dev/dri` and its `by-path`; `None` if there is no `/dev/dri`.
 fn dri(root: &Root) -> Option<BTreeSet<String>> {
     let directory = root.join("dev/dri");
     if !directory.is_dir() {
@@ -74,8 +74,8 @@ fn dri(root: &Root) -> Option<BTreeSet<String>> {
     )
 }
 
-/// Returns the numbers of the X servers, by their sockets. systemd makes the directory of the
-/// sockets at boot. A service with a `/tmp` of its own does not see it.
+/// Returns the numbers of the X servers, by their sockets. Returns `None` if there is no directory
+/// of sockets. systemd makes it at boot, but a service with a `/tmp` of its own does not see it.
 fn x_servers(root: &Root) -> Option<BTreeSet<u32>> {
     let directory = root.join("tmp/.X11-unix");
     if !directory.is_dir() {
@@ -103,7 +103,7 @@ fn first_port(root: &Root, conf: &str) -> Option<u16> {
 }
 
 /// Returns the version of the installed libvirt. `libvirt.so.0.11003.0` is 11.3.0 (libvirt
-/// meson.build, `lib_version`). `None` if several versions are installed.
+/// meson.build, `lib_version`). Returns `None` if no version or several versions are installed.
 pub(super) fn version(root: &Root) -> Option<Version> {
     let versions: BTreeSet<Version> = libraries(&root.join("usr"))
         .iter()
@@ -114,8 +114,8 @@ pub(super) fn version(root: &Root) -> Option<Version> {
     versions.next().filter(|_| versions.next().is_none())
 }
 
-/// Returns whether qemu-rdp, or the program that qemu.conf names in its place (`qemu_rdp`), is
-/// where libvirt looks.
+/// Returns whether libvirt finds qemu-rdp, or the program that the setting `qemu_rdp` in qemu.conf
+/// names instead.
 pub(super) fn has_rdp(root: &Root) -> bool {
     let conf = conf(root, &mut Vec::new()).unwrap_or_default();
     let named = value(&conf, "qemu_rdp").and_then(quoted);
@@ -137,8 +137,8 @@ fn version_of_library(name: &str) -> Option<Version> {
     ))
 }
 
-/// Adds the addresses where spice and VNC listen: those in `qemu.conf`, or else libvirt's defaults.
-/// Adds nothing if `qemu.conf` can't be read, as on Debian by users other than root.
+/// Adds the settings of `qemu.conf` about listening, or libvirt's defaults for them. Adds nothing
+/// if `qemu.conf` can't be read, as on Debian by users other than root.
 pub(super) fn listens(root: &Root, abilities: &mut Abilities, warnings: &mut Vec<Warning>) {
     let Some(text) = conf(root, warnings) else {
         return;
@@ -153,13 +153,13 @@ pub(super) fn listens(root: &Root, abilities: &mut Abilities, warnings: &mut Vec
     abilities.own_dev = Some(has_mount_namespace(&text));
 }
 
-/// Returns whether each guest has a `/dev` of its own. That is so unless `namespaces` says
-/// otherwise.
+/// Returns whether each guest has a `/dev` of its own. This is so unless the setting `namespaces`
+/// leaves out `mount`.
 fn has_mount_namespace(text: &str) -> bool {
     list(text, "namespaces").is_none_or(|list| list.contains("mount"))
 }
 
-/// The settings of `qemu.conf` about the user as whom QEMU runs.
+/// The settings of `qemu.conf` about the user who runs QEMU.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct QemuConf {
     /// The setting `user`, if there is one.
@@ -171,8 +171,8 @@ pub(crate) struct QemuConf {
     pub own_dev: bool,
 }
 
-/// Reads these settings, or returns libvirt's defaults if there is no qemu.conf. `None` if the file
-/// can't be read, as on Debian by users other than root.
+/// Reads the settings about QEMU's user, or returns libvirt's defaults if there is no qemu.conf.
+/// Returns `None` if the file can't be read, as on Debian by users other than root.
 pub(crate) fn qemu_conf(root: &Root, warnings: &mut Vec<Warning>) -> Option<QemuConf> {
     let text = conf(root, warnings)?;
     let set = |key| value(&text, key).and_then(quoted);
@@ -185,8 +185,8 @@ pub(crate) fn qemu_conf(root: &Root, warnings: &mut Vec<Warning>) -> Option<Qemu
     })
 }
 
-/// Returns what libvirt finds in `/dev/dri`; `None` for a recorded host. If sysfs has render nodes
-/// and `/dev/dri` has none, as in a container, libvirt may see more than we do.
+/// Returns what libvirt finds in `/dev/dri`; `None` if unknown, as for a recorded host. If sysfs
+/// has render nodes and `/dev/dri` has none, as in a container, libvirt may see more than we do.
 pub(super) fn render_nodes(root: &Root) -> Option<RenderNodes> {
     if root.is_recorded() {
         return None;
@@ -223,8 +223,8 @@ fn conf(root: &Root, warnings: &mut Vec<Warning>) -> Option<String> {
     }
 }
 
-/// Returns the text after `key =` up to the end of the list that begins there, which may take
-/// several lines.
+/// Returns the value after `key =`: the rest of the line or, if a list begins there, all of the
+/// list, which may have several lines. Returns `None` without the key.
 fn list<'t>(text: &'t str, key: &str) -> Option<&'t str> {
     let first = value(text, key)?;
     if !first.starts_with('[') {
@@ -234,8 +234,8 @@ fn list<'t>(text: &'t str, key: &str) -> Option<&'t str> {
     text[at..].split(']').next()
 }
 
-/// Returns the text after `key =`. If the key occurs several times, the first one counts, as in
-/// libvirt (src/util/virconf.c).
+/// Returns the rest of the line after `key =`; `None` without the key. If the key occurs several
+/// times, the first one counts, as in libvirt (src/util/virconf.c).
 fn value<'t>(text: &'t str, key: &str) -> Option<&'t str> {
     let blank = [' ', '\t'];
     text.lines().find_map(|line| {
@@ -245,7 +245,7 @@ fn value<'t>(text: &'t str, key: &str) -> Option<&'t str> {
     })
 }
 
-/// Reads a text in single, double or triple quotes.
+/// Reads a text in single, double or triple quotes; `None` without quotes.
 fn quoted(value: &str) -> Option<String> {
     ["\"\"\"", "\"", "'"].iter().find_map(|quote| {
         let rest = value.strip_prefix(quote)?;
@@ -253,7 +253,7 @@ fn quoted(value: &str) -> Option<String> {
     })
 }
 
-/// Reads 1 or 0 (`virConfGetValueBool`).
+/// Reads 1 as true and 0 as false (`virConfGetValueBool`); `None` for anything else.
 fn switch(value: &str) -> Option<bool> {
     match value.split('#').next().unwrap_or_default().trim_end() {
         "1" => Some(true),

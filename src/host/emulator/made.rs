@@ -1,4 +1,4 @@
-//! Makes a host whose QEMU is a file with some texts in it, for tests.
+//! Makes hosts for tests. Their QEMU is a file that contains a few texts.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -13,7 +13,7 @@ use crate::predict::abilities::{Abilities, Guests, RenderNodes};
 
 pub(super) const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 
-/// The texts that are searched for, as in Debian 12's QEMU.
+/// A program with the texts that we search for, as in Debian 12's QEMU.
 pub(super) const PROGRAM: &str = "\x7fELF\0QEMU emulator version %s\0\
     QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)\nCopyright\0\
     ui-curses\0ui-opengl\0ui-egl-headless\0ui-dbus\0ui-gtk\0ui-sdl\0ui-spice-core\0";
@@ -27,7 +27,7 @@ pub(super) const CAPABILITIES: &str = "<domainCapabilities>\
 /// The directory of QEMU's modules.
 pub(super) const MODULES: &str = "usr/lib/x86_64-linux-gnu/qemu";
 
-/// Returns what is known if nothing is installed.
+/// Returns the abilities that we find if neither QEMU nor libvirt is installed.
 pub(super) fn nothing() -> Abilities {
     Abilities {
         spice_listen: Some(LISTEN.into()),
@@ -48,8 +48,8 @@ pub(super) fn nothing() -> Abilities {
     }
 }
 
-/// Installs a QEMU that nobody can run, with these abilities in the cache, and a libvirt of this
-/// version.
+/// Installs a QEMU that can't be run, with these abilities in the cache, and a libvirt whose
+/// library has the file name `libvirt`.
 pub(crate) fn pretend(root: &Root, libvirt: &str, abilities: &Abilities) {
     let emulator = Path::new(QEMU);
     root.put(&QEMU[1..], "\x7fELF");
@@ -74,7 +74,7 @@ pub(super) struct Host {
 }
 
 impl Host {
-    /// Makes a Debian 12 with SPICE, dbus and egl-headless.
+    /// Makes a simulated Debian 12 host, whose QEMU has the SPICE, dbus and egl-headless modules.
     pub(super) fn new() -> Self {
         let host = Host {
             directory: tempfile::tempdir().unwrap(),
@@ -103,7 +103,7 @@ impl Host {
         self.root().put(path.trim_start_matches('/'), text);
     }
 
-    /// Returns the number of questions to libvirt.
+    /// Returns how often libvirt was asked.
     pub(super) fn asked(&self) -> usize {
         self.asked.get()
     }

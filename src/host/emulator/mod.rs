@@ -1,10 +1,10 @@
 //! Finds out the abilities of the host's QEMU and libvirt once, and keeps them in
 //! `/var/cache/gfxplane`.
 //!
-//! No QEMU runs for that. libvirt tells which graphics it takes with an emulator
+//! This runs no QEMU. libvirt reports the graphics that it accepts with an emulator
 //! (`<domainCapabilities>`). QEMU's own files show its version, and two facts that libvirt does not
 //! know: which modules are not installed, and with which spice-server it was built. A distribution
-//! may put each frontend into a package of its own. So the answer is kept together with the state
+//! may put each frontend into a package of its own, so the answer is kept together with the state
 //! of the program, its modules and libvirt. libvirt's version is in the file name of its library.
 
 mod cache;
@@ -37,18 +37,18 @@ use libvirt::{Installed, installed, installed_path, listens, render_nodes};
 /// returns `None` if there is no libvirt to ask, and an error that says why libvirt gave no answer.
 pub(crate) type AskLibvirt<'a> = dyn Fn(&Path) -> Result<Option<String>, String> + 'a;
 
-/// The effort to find abilities.
+/// The places where abilities are looked for.
 #[derive(Clone, Copy)]
 pub enum Asking<'a> {
-    /// Only the cache is read. Abilities that it does not have are unknown.
+    /// Reads only the cache. Abilities that are not in it are unknown.
     Cached,
-    /// libvirt and QEMU's files are read if the cache has nothing about this program, its modules
-    /// and libvirt as they are now. libvirt's answer is kept for the next caller, if this user may
+    /// Asks libvirt and reads QEMU's files, if the cache has nothing about this program, its
+    /// modules and libvirt as they are now. Keeps the answer for the next caller, if this user may
     /// write to the cache.
     Fresh(&'a AskLibvirt<'a>),
 }
 
-/// Returns where programs below `prefix` (`/usr`) have their libraries: Debian's directory for this
+/// Returns the directories of libraries below `prefix` (`/usr`): Debian's directory for this
 /// architecture first (its wiki, "Multiarch/Tuples").
 fn libraries(prefix: &Path) -> [PathBuf; 3] {
     let debian = match std::env::consts::ARCH {
@@ -69,18 +69,18 @@ pub(crate) fn usual() -> Vec<PathBuf> {
         .into()
 }
 
-/// The kind of file in an emulator's place.
+/// The kind of file at an emulator's path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// A program of the machine's (ELF).
+    /// A machine program (ELF).
     Program,
-    /// Another file that can be run: a script, which may give QEMU other arguments.
+    /// Any other file, such as a script, which may give QEMU other arguments.
     Script,
-    /// Unknown, because the file does not exist or can't be read.
+    /// Unknown, because the file does not exist, can't be read, or is shorter than four bytes.
     Unknown,
 }
 
-/// Returns the kind of an emulator, by its path on the host as a domain names it.
+/// Returns the kind of an emulator. `emulator` is its path on the host, as a domain names it.
 pub fn kind(root: &Root, emulator: &Path) -> Kind {
     let mut start = [0; 4];
     let path = root.join(emulator);
@@ -94,7 +94,7 @@ pub fn kind(root: &Root, emulator: &Path) -> Kind {
 /// Returns the abilities of this QEMU and the host's libvirt. `emulator` is its path on the host,
 /// as a domain names it.
 ///
-/// For a recorded host, only the files are read, and the cache is believed.
+/// For a recorded host, reads only its files, and does not compare the cache with the emulator.
 pub fn abilities(
     root: &Root,
     emulator: &Path,
@@ -110,9 +110,9 @@ pub fn abilities(
     abilities
 }
 
-/// Writes what is known of an emulator, of libvirt and of qemu.conf into the directory of a
-/// recorded host, for [`abilities`] to read there. Masks this machine's own addresses: it only
-/// matters whether others can reach them.
+/// Writes the known abilities of an emulator, of libvirt and of qemu.conf into the directory of a
+/// recorded host, for [`abilities`] to read there. Returns the paths of the files. Masks this
+/// machine's own addresses: it only matters whether other hosts can reach them.
 ///
 /// # Errors
 /// Any error of the file system.
@@ -168,8 +168,8 @@ pub fn record(root: &Root, emulator: &Path, abilities: &Abilities) -> io::Result
     Ok(written)
 }
 
-/// Returns an address that may be published. An address that every host has stays; any other
-/// becomes one of the addresses for documentation (RFC 5737, RFC 3849).
+/// Returns an address that may be published: the address itself if every host has it, otherwise one
+/// of the addresses for documentation (RFC 5737, RFC 3849).
 fn masked(address: &str) -> &str {
     match address.parse::<std::net::IpAddr>() {
         Ok(ip) if ip.is_loopback() || ip.is_unspecified() => address,
@@ -242,16 +242,16 @@ fn of_qemu(
             key: Some(key),
             abilities: abilities.clone(),
         };
-        // A user who may not write there asks again the next time.
+        // A user who may not write to the cache asks again the next time.
         let _ = keep(&path, &kept);
     }
     abilities
 }
 
-/// Joins the facts in the files with the types of graphics that libvirt takes.
+/// Joins the facts in QEMU's files with the types of graphics that libvirt accepts.
 fn together(told: Told, graphics: Option<BTreeSet<String>>) -> Abilities {
     let frontends = graphics.zip(told.missing).map(|(mut frontends, missing)| {
-        // libvirt has no graphics of this type, but a -display of the user's own may be of it.
+        // libvirt has no graphics of type gtk, but a -display that the user adds may name it.
         frontends.insert("gtk".to_owned());
         frontends.retain(|frontend| !missing.contains(frontend.as_str()));
         if frontends.contains("spice") && told.spice_gl == Some(true) {
@@ -276,7 +276,7 @@ mod tests {
     fn all() -> Abilities {
         Abilities {
             qemu: Some(Version::of(&[7, 2, 22])),
-            // libvirt lists sdl, too, whose module is not installed.
+            // libvirt lists sdl, too, but its module is not installed.
             frontends: Some(set(&["dbus", "egl-headless", "spice", "spice-gl", "vnc"])),
             ..nothing()
         }

@@ -1,6 +1,6 @@
-//! The outcomes of trials on this host, in `/var/cache/gfxplane/trials`. There is a file for each
-//! QEMU. It also has the state of the QEMU, its modules and libvirt, to show whether they have
-//! changed since.
+//! The outcomes of trials on this host, in `/var/cache/gfxplane/trials`, a file for each QEMU. The
+//! file also has the state of QEMU, its modules and libvirt at that time. If that has changed, the
+//! outcomes no longer count.
 
 use std::path::{Path, PathBuf};
 
@@ -12,11 +12,11 @@ use crate::device::version::Version;
 use crate::host::state::now;
 use crate::host::{Root, Warning, or_ignored};
 
-/// The largest size of the file that is written, in bytes. Above it, the oldest outcomes are
+/// The largest size at which the file is written, in bytes. Above it, the oldest outcomes are
 /// dropped. Files are read up to [`crate::device::record::MAX_SIZE`].
 const LARGEST: usize = 48 * 1024;
 
-/// The number of characters that are kept of a message.
+/// The greatest number of characters that are kept of a message.
 const LONGEST: usize = 400;
 
 /// The directory in the cache.
@@ -27,7 +27,7 @@ const TRIALS: &str = "trials";
 pub struct Trial {
     /// The domain's shape on this host ([`crate::predict::shape::Shape::on_this_host`]).
     pub shape: String,
-    /// The words of the program that refused the domain; `None` if the domain started.
+    /// The message of the program that refused the domain; `None` if the domain started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
     /// The time of the trial, in seconds since 1970.
@@ -38,13 +38,13 @@ pub struct Trial {
 struct Kept {
     format: u32,
     emulator: PathBuf,
-    /// The QEMU's build.
+    /// The state of QEMU's build.
     key: Key,
     libvirt: Version,
     trials: Vec<Trial>,
 }
 
-/// The build of a QEMU, under which results are kept.
+/// A build of QEMU together with a libvirt: the outcomes of trials are kept for these two.
 #[derive(Debug)]
 pub(crate) struct Build<'r> {
     root: &'r Root,
@@ -54,8 +54,8 @@ pub(crate) struct Build<'r> {
 }
 
 impl<'r> Build<'r> {
-    /// Returns the present build of the emulator, with this libvirt. `None` if one of the two is
-    /// not known: then no outcome is kept, as nobody could tell how long it holds.
+    /// Returns the emulator's present build with this libvirt. Returns `None` if either is unknown:
+    /// then no outcome can be kept, because nobody could tell when it stops being true.
     pub(crate) fn of(
         root: &'r Root,
         emulator: &'r Path,
@@ -76,8 +76,8 @@ impl<'r> Build<'r> {
         Some(trials.swap_remove(at))
     }
 
-    /// Keeps an outcome in place of an earlier one of this shape. `message` holds the words of the
-    /// program that refused the domain.
+    /// Keeps an outcome, and drops any earlier outcome of this shape. `message` is from the program
+    /// that refused the domain; `None` if the domain started.
     pub(crate) fn keep(&self, shape: &str, message: Option<&str>) -> std::io::Result<()> {
         let mut trials = self.read(&mut Vec::new());
         trials.retain(|trial| trial.shape != shape);

@@ -14,22 +14,22 @@ use super::{BASE, POLL};
 use crate::device::id::DeviceId;
 use crate::host::{Root, is_absent};
 
-/// The lock of a device, held from before the device is opened until after it is closed.
+/// A file's lock. A device's lock is held from before the device is opened until it is closed.
 ///
-/// It is an flock(2) that is never undone. The lock ends when its last descriptor is closed. So a
-/// process that has inherited a descriptor holds the lock, too, for as long as it lives.
+/// It is an flock(2) that is never released by a call. The lock ends when its last descriptor is
+/// closed, so a process that has inherited a descriptor also holds the lock as long as it lives.
 #[derive(Debug)]
 pub struct Lock {
     pub(super) file: File,
 }
 
-/// The time that a writer waits for another writer. A writer takes milliseconds, unless somebody
-/// has stopped it in the middle.
+/// The time that a writer waits for another writer. Writing takes milliseconds, unless somebody has
+/// stopped the process in the middle.
 pub(super) const WRITER_PATIENCE: Duration = Duration::from_secs(5);
 
 impl Lock {
-    /// Takes the lock of a device. Waits for it without a limit, so the caller must have a deadline
-    /// of its own.
+    /// Takes the lock of a device. Waits for it without a limit, so the caller needs its own
+    /// deadline.
     ///
     /// # Errors
     /// Any error of the file system.
@@ -39,13 +39,14 @@ impl Lock {
         Ok(lock.expect("it is made if it isn't there"))
     }
 
-    /// Takes the daemon's lock, which only one process on a host can have. Returns `Ok(Err(…))` if
-    /// another process has it: the text is that process's id, empty if it has written none.
+    /// Takes the daemon's lock, which only one process on a host can have. If another process has
+    /// it, returns `Ok(Err(…))` with that process's id, which is empty if the process could not
+    /// write it.
     pub(crate) fn of_daemon(root: &Root) -> io::Result<Result<Self, String>> {
         let path = directory(root, "lock", 0o700)?.join("daemon");
         match Self::of_file(&path, Instant::now()) {
             Ok(lock) => {
-                // For whoever comes next; on a full disk it is not told.
+                // The next process reads this id; on a full disk there is none.
                 let pid = format!("{}\n", std::process::id());
                 let _ = lock.file.set_len(0);
                 let _ = (&lock.file).write_all(pid.as_bytes());
@@ -71,7 +72,7 @@ impl Lock {
 
     /// Waits for the lock of a file. Makes the file if `make` is true. Otherwise returns `None` if
     /// there is no such file, and opens the file only for reading: flock(2) needs no more, and
-    /// libvirt's confinement by SELinux allows the hook no more.
+    /// libvirt's confinement by SELinux allows the hook no more. Without a `limit`, waits for ever.
     pub(in crate::host) fn wait(
         path: &Path,
         make: bool,
@@ -95,7 +96,7 @@ impl Lock {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
             }
             match file.try_lock() {
-                // The device may have gone and come back, and its lock's file with it.
+                // The device and its lock's file may have disappeared and come back meanwhile.
                 Ok(()) if is_still(&file, path) => return Ok(Some(Lock { file })),
                 Ok(()) => continue,
                 Err(TryLockError::WouldBlock) => {}
@@ -120,11 +121,11 @@ pub(in crate::host) fn one_writer(root: &Root) -> io::Result<Option<Lock>> {
     Lock::wait(&path, true, Some(Instant::now() + WRITER_PATIENCE))
 }
 
-/// Waits until no process of ours holds the device, at most until `limit`. Returns `false` if a
-/// process still holds it.
+/// Waits until no process of ours holds the device's lock, at most until `limit`. Returns `true` if
+/// the lock is free or does not exist, and `false` if a process still holds it.
 ///
 /// # Errors
-/// Any error of the file system. A lock that does not exist is free.
+/// Any error of the file system.
 pub fn wait_until_free(root: &Root, id: DeviceId, limit: Instant) -> io::Result<bool> {
     is_free_until(&lock_path(root, id), limit)
 }
@@ -137,8 +138,8 @@ fn is_free_until(lock: &Path, limit: Instant) -> io::Result<bool> {
     }
 }
 
-/// Waits until no process of ours has a QEMU try the device, at most until `limit`. Returns `false`
-/// if a process still does.
+/// Waits until none of our processes has a trial with the device under way, at most until `limit`.
+/// Returns `true` if no trial is left, and `false` if one is still running.
 ///
 /// # Errors
 /// The errors of [`wait_until_free`].
@@ -146,8 +147,9 @@ pub fn wait_until_tried(root: &Root, id: DeviceId, limit: Instant) -> io::Result
     is_free_until(&trying_path(root, id), limit)
 }
 
-/// Returns the path of the lock for a trial of the device. It is not the device's own lock, because
-/// the start of the trial's QEMU may wait for that lock. The holder removes the file at the end.
+/// Returns the path of the lock that is held during a trial of the device. It is not the device's
+/// own lock, because the start of the trial's QEMU may wait for that one. The holder removes the
+/// file at the end.
 pub fn trying_path(root: &Root, id: DeviceId) -> PathBuf {
     root.join(BASE).join("lock").join(format!("{id}.verify"))
 }

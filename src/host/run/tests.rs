@@ -110,7 +110,7 @@ fn unsafe_files_are_ignored_and_named() {
         let text = warnings[0].to_string();
         assert!(text.contains(expected) && text.contains(UUID), "{text}");
     };
-    // These tests run as root in CI, and as anybody on a developer's machine.
+    // These tests run as root in CI, and as another user on a developer's machine.
     let root_runs = nix::unistd::geteuid().is_root();
     if root_runs {
         assert!(read_record(&strict, id, &mut Vec::new()).is_some());
@@ -149,8 +149,7 @@ fn a_foreign_run_directory_is_not_written_to() {
     assert!(error.to_string().contains("remove it"), "{error}");
 }
 
-/// Writes everything on a host whose directory in /run `prepare` has made, as somebody else may
-/// have.
+/// Writes a file of each kind on a host whose `/run/gfxplane` `prepare` may have made.
 fn write_all(prepare: impl FnOnce(&Path)) -> (tempfile::TempDir, io::Result<()>) {
     let (keep, recorded) = host();
     let strict = Root::strict(recorded.path());
@@ -163,11 +162,11 @@ fn write_all(prepare: impl FnOnce(&Path)) -> (tempfile::TempDir, io::Result<()>)
     (keep, written)
 }
 
-/// Nothing is made, changed or removed behind a link, wherever the link is.
+/// Nothing is made, changed or removed through a link, wherever the link is.
 #[test]
 fn no_link_is_followed() {
     if !nix::unistd::geteuid().is_root() {
-        // The existing file is not root's then, and is refused for that.
+        // The existing file is then not root's, and is refused for that.
         return;
     }
     write_all(|_| ()).1.unwrap();
@@ -196,7 +195,7 @@ fn no_link_is_followed() {
     }
 }
 
-/// The directory existed before us, made by somebody with another umask.
+/// The directory existed before, made by a user with another umask.
 #[test]
 fn locks_are_nobody_elses_to_take() {
     let (keep, written) = write_all(|base| {
@@ -212,7 +211,7 @@ fn locks_are_nobody_elses_to_take() {
     } else {
         assert_eq!(written.unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
-    // A file is made for its owner alone, and a link in its place is not followed.
+    // The file is made for its owner alone, and a link in its place is not followed.
     let (_keep, root) = host();
     let id = UUID.parse().unwrap();
     drop(Lock::of_device(&root, id).unwrap());
@@ -224,8 +223,8 @@ fn locks_are_nobody_elses_to_take() {
     assert_eq!(error.raw_os_error(), Some(libc::ELOOP));
 }
 
-/// Somebody swaps the file for a link while it is written and read. The link's target is
-/// neither changed nor believed.
+/// Somebody swaps the file for a link while it is written and read. The link's target is neither
+/// changed nor read as a record.
 #[test]
 fn links_that_come_and_go() {
     let (keep, root) = host();
@@ -246,7 +245,7 @@ fn links_that_come_and_go() {
         });
         let _end = End(&done);
         for _ in 0..200 {
-            // The record is written anew each time, or is the same as before.
+            // The record is either written anew or the same as before.
             write_record(&root, &ours, None).unwrap();
             let seen = read_record(&root, id, &mut Vec::new());
             assert!(seen.is_none() || seen.as_ref() == Some(&ours));

@@ -1,4 +1,4 @@
-//! Reads and writes files and directories that only root, or a named user, can have written.
+//! Reads and writes files and directories that only root or a named user can have written.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
@@ -22,14 +22,14 @@ pub(in crate::host) fn directory(root: &Root, name: &str, mode: u32) -> io::Resu
     Ok(path)
 }
 
-/// Makes one directory, or checks that the existing one can be trusted and is open to nobody else:
-/// anybody who may open a lock's file can hold the lock.
+/// Makes one directory, or checks that the existing one can be trusted. Takes away permissions
+/// beyond `mode` from it: anybody who can open a lock's file can hold the lock.
 pub(super) fn make_or_trust(root: &Root, path: &Path, mode: u32) -> io::Result<()> {
     match DirBuilder::new().mode(mode).recursive(false).create(path) {
         Ok(()) => fs::set_permissions(path, Permissions::from_mode(mode)),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             let metadata = fs::symlink_metadata(path)?;
-            // A link has all bits of a mode, so its kind is checked first.
+            // A link has all bits of a mode, so check first whether this is a directory.
             let problem = (!metadata.is_dir()).then_some("is no directory");
             if let Some(problem) = problem.or(untrusted(root, &metadata, None, 0)) {
                 let problem = format!("{} {problem}: remove it", path.display());
@@ -44,8 +44,9 @@ pub(super) fn make_or_trust(root: &Root, path: &Path, mode: u32) -> io::Result<(
     }
 }
 
-/// Returns why a file or directory can't be believed. `also` is a user who is trusted like root.
-/// `spared` are mode bits with which others may write there.
+/// Returns the reason why a file or directory can't be trusted; `None` if it can, as on any
+/// recorded host. `also` is a user who is trusted like root. Write permission for others is
+/// accepted if the mode has one of the bits `spared`.
 pub(in crate::host) fn untrusted(
     root: &Root,
     metadata: &fs::Metadata,
@@ -64,7 +65,7 @@ pub(in crate::host) fn untrusted(
 }
 
 /// Returns the text of a file that only root, or the user `also`, can have written; `None` if there
-/// is no such file.
+/// is no such file. The error is the reason why the file can't be read or trusted.
 pub(in crate::host) fn read_trusted(
     root: &Root,
     path: &Path,
@@ -77,8 +78,8 @@ pub(in crate::host) fn read_trusted(
         .map_err(|_| "it is not UTF-8".into())
 }
 
-/// Returns the bytes of a file that only root, or the user `also`, can have written, if it has at
-/// most `limit` bytes.
+/// Returns a file's bytes under the conditions of [`read_trusted`]. More than `limit` bytes are an
+/// error.
 pub(crate) fn read_trusted_bytes(
     root: &Root,
     path: &Path,
@@ -98,7 +99,7 @@ pub(crate) fn read_trusted_bytes(
     Ok(Some(bytes))
 }
 
-/// Opens a file that only root, or the user `also`, can have written.
+/// Opens a file under the conditions of [`read_trusted`].
 fn open_trusted(root: &Root, path: &Path, also: Option<u32>) -> Result<Option<File>, String> {
     let mut options = OpenOptions::new();
     // O_NONBLOCK: a FIFO in this place must not hold us up.
@@ -123,7 +124,8 @@ fn open_trusted(root: &Root, path: &Path, also: Option<u32>) -> Result<Option<Fi
     Ok(Some(file))
 }
 
-/// Replaces a file as a whole, readable for everybody: a reader sees the old one or the new one.
+/// Replaces a file as a whole, so that a reader sees the old one or the new one. Everybody may read
+/// it. The new file is written in `directory`, which is on the same file system.
 pub(in crate::host) fn replace(directory: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
     let whole = Whole {
         new: directory.join(".new"),
@@ -136,38 +138,37 @@ pub(in crate::host) fn replace(directory: &Path, path: &Path, content: &[u8]) ->
 
 /// The replacement of a file as a whole.
 ///
-/// Until the new file is complete, it has another name in the same directory, always the same one,
-/// and is locked. So a writer that is killed leaves nothing but that file, and the next writer uses
-/// it again.
+/// Until the new file is complete, it has another name, always the same one, and is locked. So a
+/// writer that is killed leaves nothing but that file, and the next writer uses it again.
 #[derive(Debug)]
 pub(in crate::host) struct Whole {
     /// The path of the new file until it is complete.
     pub(in crate::host) new: PathBuf,
     /// The permissions of the file.
     pub(in crate::host) permissions: Permissions,
-    /// The file's user and group, unless they are the writer's.
+    /// The file's user and group; `None` for the writer's own.
     pub(in crate::host) owner: Option<(u32, u32)>,
     /// True if the file must survive a crash of the machine.
     pub(in crate::host) is_kept: bool,
 }
 
 impl Whole {
-    /// Replaces the file, if there is one, by `content`.
+    /// Replaces the file by `content`, or makes it.
     ///
     /// # Errors
-    /// Any error of the file system; [`io::ErrorKind::TimedOut`]. The file is then as it was, or
-    /// complete but perhaps not yet on the disk.
+    /// Any error of the file system; [`io::ErrorKind::TimedOut`] if another writer does not finish.
+    /// The file is then as it was, or complete but perhaps not yet on the disk.
     pub(in crate::host) fn put(self, path: &Path, content: &[u8]) -> io::Result<()> {
         let locked = Lock::of_file(&self.new, Instant::now() + WRITER_PATIENCE)?;
         let mut file = &locked.file;
         let put = || {
-            // An earlier writer may have been killed here.
+            // An earlier writer may have been killed and left some text.
             file.set_len(0)?;
             file.write_all(content)?;
             if let Some((user, group)) = self.owner {
                 fchown(file, Some(user), Some(group))?;
             }
-            // After the owner: a change of owner takes mode bits away.
+            // This comes after the owner, because a change of owner removes mode bits.
             file.set_permissions(self.permissions)?;
             if self.is_kept {
                 file.sync_all()?;

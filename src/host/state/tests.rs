@@ -19,7 +19,7 @@ impl Host {
         self.directory.path().join(BASE).join(name)
     }
 
-    /// Returns the warnings of a read, beside its value.
+    /// Returns the value of a read, and its warnings.
     fn warnings<T>(&self, read: impl FnOnce(&State, &mut Vec<Warning>) -> T) -> (T, String) {
         let mut warnings = Vec::new();
         let value = read(&self.state, &mut warnings);
@@ -111,7 +111,7 @@ fn hands_stay_off_what_was_undefined() {
     state.undefined(UUID).unwrap();
     state.undefined(UUID).unwrap();
     assert!(hands_off(UUID) && host.stack().0.is_empty());
-    // Of so many, and no more.
+    // As many as this are kept, and no more.
     let other = |number: usize| Uuid::from_u128(number as u128);
     for number in 0..MAX_GONE {
         state.set_hands_off(other(number), "guest", true).unwrap();
@@ -212,7 +212,7 @@ fn the_log_is_put_aside_once() {
     let host = host();
     let long = "x".repeat(100_000);
     for number in 0..25 {
-        // Longer than any that is made now.
+        // The entry is longer than any that gfxplane makes now.
         let mut entry = entry("");
         entry.reason = Some(format!("{number} {long}"));
         host.state.append(&entry).unwrap();
@@ -231,8 +231,7 @@ fn the_log_is_put_aside_once() {
     assert!(!host.path("log.jsonl.2").exists());
 }
 
-/// Repeats a write until it succeeds, however long a slow disk makes a writer wait for the
-/// others.
+/// Repeats a write until it succeeds, however long a slow disk makes a writer wait for others.
 fn in_turn<T>(mut write: impl FnMut() -> Result<T, NotRemembered>) -> T {
     loop {
         match write() {

@@ -5,23 +5,23 @@ use crate::device::id::{DeviceId, PciAddress};
 use crate::host::{exists, read_text};
 use crate::predict::screens::GpuPart;
 
-/// A graphics card: a PCI device of the class of displays that is no virtual function.
+/// A graphics card: a PCI device of a display class that is no virtual function.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gpu {
-    /// The PCI device.
+    /// The card as a PCI device.
     pub pci: Pci,
     /// The driver that is bound to the card.
     pub driver: Option<String>,
     /// The card's render node.
     pub render_node: Option<String>,
-    /// The card's virtual functions that exist.
+    /// The card's existing virtual functions.
     pub functions: Vec<Function>,
 }
 
 /// A virtual function of a graphics card.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Function {
-    /// The address.
+    /// The function's PCI address.
     pub address: PciAddress,
     /// The driver that is bound to the function.
     pub driver: Option<String>,
@@ -32,22 +32,22 @@ pub struct Function {
     pub creatable: Vec<(u32, String)>,
 }
 
-/// The loaded modules and parameters on which vGPUs depend.
+/// The modules and parameters on which vGPUs depend.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Modules {
-    /// True if kvmgt is loaded, which makes mdevs of Intel's GPUs.
+    /// True if kvmgt is loaded, which makes mdevs on Intel's GPUs.
     pub kvmgt: bool,
     /// i915's parameter `enable_gvt`. `None` if i915 was built without GVT-g or is not loaded.
     pub enable_gvt: Option<bool>,
-    /// True if nvidia_vgpu_vfio is loaded, which only NVIDIA's driver for vGPU hosts has.
+    /// True if nvidia_vgpu_vfio is loaded, which comes only with NVIDIA's driver for vGPU hosts.
     pub nvidia_vgpu: bool,
 }
 
 impl Reader<'_> {
-    /// Reads a graphics card; `None` if the PCI device is no graphics card.
+    /// Reads a graphics card by its name in sysfs; `None` if the PCI device is no graphics card.
     pub(super) fn gpu(&mut self, name: &str) -> Option<Gpu> {
         let link = self.root.join("sys/bus/pci/devices").join(name);
-        // What is odd about devices of other classes is not ours to tell.
+        // This gives no warnings, because the device may be of any class.
         let class = read_text(&link.join("class"), &mut Vec::new())?;
         let class = u32::from_str_radix(class.strip_prefix("0x")?, 16).ok()?;
         if GpuPart::of(class, exists(&link.join("physfn"))) != Some(GpuPart::Whole) {
@@ -72,7 +72,7 @@ impl Reader<'_> {
 
     fn function(&mut self, address: PciAddress) -> Function {
         let link = self.root.device(DeviceId::Pci(address));
-        // A warning names a file as the list of devices does.
+        // Warnings then name the same path as those about the list of devices, and come once.
         let path = self.resolve(&link).unwrap_or(link);
         let creatable = self.text(&path.join("nvidia/creatable_vgpu_types"));
         Function {
@@ -86,7 +86,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Reads which modules are loaded that make vGPUs.
+    /// Reads the modules that make vGPUs.
     pub(super) fn modules(&mut self) -> Modules {
         let module = self.root.join("sys/module");
         let enable_gvt = self.text(&module.join("i915/parameters/enable_gvt"));
@@ -98,7 +98,7 @@ impl Reader<'_> {
     }
 }
 
-/// Reads NVIDIA's table `ID    : vGPU Name`.
+/// Reads NVIDIA's table `ID    : vGPU Name`. Lines of another form are ignored.
 fn creatable_types(text: &str) -> Vec<(u32, String)> {
     let row = |line: &str| {
         let (number, name) = line.split_once(':')?;

@@ -10,19 +10,19 @@ use crate::host::{is_absent, read_names, tree};
 /// A device on which mdevs can be created.
 #[derive(Debug, Clone)]
 pub struct Parent {
-    /// The name in sysfs, which mdevctl uses, too.
+    /// The parent's name in sysfs, which mdevctl uses, too.
     pub name: String,
-    /// The directory, as the host names it.
+    /// The parent's directory, as the host names it.
     pub path: PathBuf,
-    /// The bus or class.
+    /// The parent's bus or class.
     pub subsystem: Option<String>,
-    /// The driver, with the kernel's fall-backs (`dev_driver_string`).
+    /// The parent's driver; without one its bus or class, as in the kernel's `dev_driver_string`.
     pub driver: Option<String>,
-    /// The driver that is really bound, if there is one.
+    /// The driver that is bound to the parent, if there is one.
     pub bound_driver: Option<String>,
     /// The parent's PCI device, if the parent is one.
     pub pci: Option<Pci>,
-    /// The render node.
+    /// The parent's render node, as a path in `/dev/dri`.
     pub render_node: Option<String>,
     /// The types that can be created on the parent, sorted by id.
     pub types: Vec<MdevType>,
@@ -31,15 +31,15 @@ pub struct Parent {
 /// An mdev type of one parent.
 #[derive(Debug, Clone)]
 pub struct MdevType {
-    /// The id, which is the name of the type's directory.
+    /// The type's id, which is the name of its directory.
     pub id: String,
-    /// The name for people.
+    /// The type's name for people.
     pub name: Option<String>,
-    /// The description; some drivers write several lines.
+    /// The type's description for people; some drivers write several lines.
     pub description: Option<String>,
-    /// The `device_api`: `vfio-pci`, `vfio-ccw`, `vfio-ap`.
+    /// The type's `device_api`: `vfio-pci`, `vfio-ccw`, `vfio-ap`.
     pub device_api: Option<String>,
-    /// The number of devices that can still be created.
+    /// The number of devices of the type that can still be created.
     pub available_instances: Option<u32>,
     /// The kernel's own statement about the type's display.
     pub kernel_facts: Option<Facts>,
@@ -120,11 +120,11 @@ impl Reader<'_> {
         })
     }
 
-    /// Reads a type of a parent from its `mdev_supported_types`. If only one device is wanted, does
-    /// not read the texts for people and the number of instances.
+    /// Reads the type `id` in a parent's `mdev_supported_types`. If only one device is read, leaves
+    /// out the texts for people and the number of instances.
     fn mdev_type(&mut self, directory: &Path, id: &str) -> Option<MdevType> {
         let path = directory.join(id);
-        // Links are not followed: what is outside does not belong to this host.
+        // Links are not followed: a target outside does not belong to this host.
         match path.symlink_metadata() {
             Ok(data) if data.is_dir() => {}
             Err(error) if self.only && is_absent(&error) => return None,

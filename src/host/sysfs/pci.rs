@@ -9,13 +9,13 @@ use crate::host::{exists, read_link, read_names};
 /// A PCI device as it describes itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pci {
-    /// The address.
+    /// The device's PCI address.
     pub address: PciAddress,
-    /// The vendor id.
+    /// The PCI vendor id.
     pub vendor: u16,
-    /// The device id.
+    /// The PCI device id.
     pub device: u16,
-    /// The class in 24 bits.
+    /// The PCI class code, 24 bits; 0 if it can't be read.
     pub class: u32,
     /// For a virtual function: its physical function.
     pub physfn: Option<PciAddress>,
@@ -23,7 +23,7 @@ pub struct Pci {
     pub virtfns: Vec<PciAddress>,
     /// For a physical function: `sriov_totalvfs`.
     pub total_vfs: Option<u32>,
-    /// The IOMMU group's number, and all its devices.
+    /// The number of the device's IOMMU group, and all devices in the group.
     pub iommu_group: Option<(u32, Vec<PciAddress>)>,
 }
 
@@ -39,7 +39,7 @@ impl Reader<'_> {
         let by_name = driver.is_some_and(|d| d.ends_with("vfio-pci") || d.ends_with("vfio_pci"));
         if !by_name && !has("vfio-dev") && !has("nvidia/current_vgpu_type") {
             if !exists(&link) {
-                // This adds the warning.
+                // This adds a warning if it is a link that leads nowhere.
                 self.resolve(&link);
             }
             return None;
