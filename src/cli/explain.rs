@@ -25,8 +25,6 @@ use crate::host::qemu_log;
 use crate::libvirt::logs::directory;
 use crate::libvirt::{Context, Failure};
 use crate::plan::commands::{self, Names};
-use crate::predict::Outcome;
-use crate::predict::arguments::without_values;
 use crate::xml::Document;
 
 /// The greatest length of a message that is read from stdin, in bytes.
@@ -58,7 +56,7 @@ struct Report<'e> {
     #[serde(skip_serializing_if = "Option::is_none")]
     domain: Option<&'e str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    log: Option<&'e LogEnd>,
+    log: Option<&'e Logged>,
     explained: Vec<Explained<'e>>,
 }
 
@@ -68,20 +66,6 @@ struct Explained<'e> {
     explanation: &'e Explanation,
     #[serde(skip_serializing_if = "String::is_empty")]
     diff: String,
-}
-
-/// The log of the last start, in JSON.
-#[derive(Serialize)]
-struct LogEnd {
-    /// The time in the form of RFC 3339, in UTC.
-    began: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    qemu: Option<String>,
-    started: Option<bool>,
-    failed_since: usize,
-    /// The last lines of QEMU, if the log has no known message.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    words: Vec<String>,
 }
 
 /// A domain that was looked up.
@@ -162,8 +146,7 @@ impl Explain {
             .collect();
         let name = named.as_ref().map(|named| named.name.as_str());
         if self.json {
-            let end = logged.as_ref().map(LogEnd::from);
-            json(out, &document(name, end.as_ref(), &explanations))?;
+            json(out, &document(name, logged.as_ref(), &explanations))?;
         } else {
             let mut page = Page::without_verdicts();
             if let Some((logged, name)) = logged.as_ref().zip(name) {
@@ -258,7 +241,7 @@ impl Explain {
 
 fn document<'e>(
     domain: Option<&'e str>,
-    log: Option<&'e LogEnd>,
+    log: Option<&'e Logged>,
     explanations: &'e [Explanation],
 ) -> Report<'e> {
     let explained = |explanation: &'e Explanation| Explained {
@@ -349,27 +332,8 @@ fn look_at(context: &Context, file: Option<&str>, xml: &str) -> anyhow::Result<N
 /// Returns the messages that libvirt or QEMU will give when the domain is started.
 fn predicted(named: &Named) -> Vec<Found> {
     let plan = named.situation.plan.as_ref();
-    let outcome = plan.map(|plan| &plan.before.outcome);
-    match outcome {
-        Some(Outcome::No(refusal)) => find(&refusal.message),
-        _ => Vec::new(),
-    }
-}
-
-impl From<&Logged> for LogEnd {
-    fn from(logged: &Logged) -> Self {
-        LogEnd {
-            began: rfc3339(logged.began.as_secs()),
-            qemu: logged.qemu.as_ref().map(ToString::to_string),
-            started: logged.started,
-            failed_since: logged.failed_since,
-            words: logged
-                .words
-                .iter()
-                .map(|line| without_values(line))
-                .collect(),
-        }
-    }
+    let refusal = plan.and_then(|plan| plan.before.refusal());
+    refusal.map_or_else(Vec::new, |refusal| find(&refusal.message))
 }
 
 /// Adds the account of a domain's last start from its log.
@@ -395,7 +359,7 @@ pub fn tell_log(page: &mut Page, name: &str, logged: &Logged) {
     if logged.found.is_empty() {
         page.words(None, 1, "", "no message in it is known");
         for line in &logged.words {
-            page.line(2, &without_values(line));
+            page.line(2, line);
         }
     }
 }
