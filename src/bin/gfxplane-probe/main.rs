@@ -36,7 +36,6 @@ use gfxplane::probe::{Asked, Manner, Prober, child};
 use gfxplane::publish::inventory::{Sources, active};
 use gfxplane::publish::words::{neutral_properties, properties, words};
 
-/// Does what the arguments say and returns the exit code.
 fn run() -> u8 {
     fill_standard_files();
     // Files in /run are for everybody to read and for nobody else to write.

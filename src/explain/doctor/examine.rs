@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 use nix::time::{ClockId, clock_gettime};
-use nix::unistd::{Gid, Group, SysconfVar, Uid, User, sysconf};
+use nix::unistd::{Gid, Group, Uid, User};
 
 use crate::device::id::DeviceId;
 use crate::device::record::FORMAT;
@@ -31,7 +31,7 @@ use crate::host::mdevctl::WRAPPER;
 use crate::host::udev::UDEV_RULE;
 use crate::host::{
     Root, Warning, is_dir, read_link, read_names, read_names_that, read_text, read_whole, run,
-    settings,
+    settings, started_after_boot,
 };
 use crate::probe::opened_unasked;
 use crate::publish::inventory::{Sources, inventory};
@@ -431,15 +431,9 @@ fn shows_all(root: &Root) -> bool {
     root.join("proc/1/comm").exists()
 }
 
-/// Returns when a process was started, in seconds since 1970. Field 22 of proc_pid_stat(5) counts
-/// from boot on and includes suspended times.
+/// Returns when a process was started, in seconds since 1970.
 fn started(process: &Path, warnings: &mut Vec<Warning>) -> Option<u64> {
-    let stat = read_text(&process.join("stat"), warnings)?;
-    // The name in brackets may contain blanks. The third field is the first after it.
-    let (_, fields) = stat.rsplit_once(')')?;
-    let ticks: u64 = fields.split_whitespace().nth(22 - 3)?.parse().ok()?;
-    let a_second = sysconf(SysconfVar::CLK_TCK).ok().flatten()?;
-    let then = Duration::from_secs(ticks / u64::try_from(a_second).ok()?);
+    let then = started_after_boot(&read_text(&process.join("stat"), warnings)?)?;
     let now = Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).ok()?);
     let today = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
