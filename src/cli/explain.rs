@@ -10,7 +10,7 @@ use crate::cli::collect::kept::veiled;
 use crate::cli::fixup::diff;
 use crate::cli::page::{Page, count};
 use crate::cli::subject::{Assumed, Subject, SubjectArgs, argument, name};
-use crate::cli::{End, json};
+use crate::cli::{End, json, refused};
 use crate::device::id::DeviceId;
 use crate::device::record::FORMAT;
 use crate::domain::shell::operand;
@@ -82,10 +82,8 @@ impl Explain {
     /// names, or that has the device in the message.
     #[must_use]
     pub(crate) fn asks_libvirt(&self) -> bool {
-        match &self.domain {
-            Some(domain) => matches!(subject(domain).subject(), Subject::Domain(_)),
-            None => true,
-        }
+        let domain = self.domain.as_deref();
+        domain.is_none_or(|domain| subject(domain).asks_libvirt())
     }
 
     /// Explains, and prints.
@@ -94,10 +92,7 @@ impl Explain {
     /// libvirt is another host's; there is no such domain; its log may not be read; errors of the
     /// output. An unknown message is no error but exit code 1.
     pub fn run(&self, context: &Context, out: &mut dyn Write) -> anyhow::Result<End> {
-        if context.is_remote() {
-            let problem = "this libvirt is another host's, of which nothing is known here: run gfxplane explain there";
-            return Err(Failure::Environment(problem.into()).into());
-        }
+        context.refuse_remote()?;
         let message = match self.message.as_deref() {
             Some("-") => Some(from_stdin(context)?),
             other => other.map(str::to_owned),
@@ -200,11 +195,8 @@ impl Explain {
             (None, Some(device)) => with_device(context, device),
             (None, None) => return Ok(None),
         };
-        let named = match of_libvirt {
-            Ok(Some(xml)) => look_at(context, None, &xml).map(Some),
-            Ok(None) => Ok(None),
-            Err(error) => Err(error.into()),
-        };
+        let look_at = |xml: Option<String>| xml.map(|xml| look_at(context, None, &xml)).transpose();
+        let named = of_libvirt.map_err(Into::into).and_then(look_at);
         Ok(named.unwrap_or_else(|error| {
             context.say(&format!("nothing is said of a domain: {error:#}"));
             None
@@ -304,10 +296,9 @@ fn look_at(context: &Context, file: Option<&str>, xml: &str) -> anyhow::Result<N
     let surroundings = subject(file.unwrap_or_default()).surroundings(context)?;
     let policy = surroundings.policy();
     let from = file.unwrap_or("libvirt's definition");
-    let unfit = |error: &dyn std::fmt::Display| Failure::Refused(format!("{from}: {error}"));
     let (name, uuid) = {
-        let document = Document::parse(xml).map_err(|error| unfit(&error))?;
-        let domain = Domain::new(&document).map_err(|error| unfit(&error))?;
+        let document = refused(from, Document::parse(xml))?;
+        let domain = refused(from, Domain::new(&document))?;
         (domain.name.clone().unwrap_or_default(), domain.uuid)
     };
     let connect = context.connect.as_deref();
@@ -317,8 +308,7 @@ fn look_at(context: &Context, file: Option<&str>, xml: &str) -> anyhow::Result<N
         Some("-") => Names::new(connect, commands::Subject::Unknown),
         Some(path) => Names::new(connect, commands::Subject::File(argument(Path::new(path)))),
     };
-    let situation =
-        Situation::of(xml, &surroundings, &policy, &names).map_err(|error| unfit(&error))?;
+    let situation = refused(from, Situation::of(xml, &surroundings, &policy, &names))?;
     surroundings.warn();
     Ok(Named {
         name,

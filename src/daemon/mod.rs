@@ -91,10 +91,7 @@ enum Event {
 /// # Errors
 /// The host is a recorded one or another; with `--once`, libvirt can't be reached.
 pub fn run(context: &Context, prober: &Path, once: bool) -> anyhow::Result<()> {
-    if context.root.is_recorded() {
-        let problem = "a recorded host has no domains that could be watched";
-        return Err(Failure::Usage(problem.into()).into());
-    }
+    context.refuse_recorded("a recorded host has no domains that could be watched")?;
     if context.is_remote() {
         let problem = "this libvirt is another host's, whose devices can't be seen from here: run gfxplane there";
         return Err(Failure::Usage(problem.into()).into());

@@ -5,7 +5,6 @@
 //! ([`Moment`]). Two answers come from systemd, because no file has them: whether our daemon runs,
 //! and when a libvirt daemon last reloaded.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
@@ -182,12 +181,10 @@ fn emulators(
     ask: &AskLibvirt<'_>,
     warnings: &mut Vec<Warning>,
 ) -> Vec<(PathBuf, crate::predict::abilities::Abilities)> {
-    let mut paths: BTreeSet<PathBuf> = emulator::known(root, warnings).into_iter().collect();
-    let there = |path: &PathBuf| root.join(path).exists();
-    paths.extend(emulator::usual().into_iter().filter(there));
+    let mut paths = emulator::all(root, warnings);
     if !root.is_recorded() {
         // An emulator that was once asked has a file in the cache for good, even if it is gone.
-        paths.retain(there);
+        paths.retain(|path| root.join(path).exists());
     }
     let found = |path: PathBuf| {
         let abilities = emulator::abilities(root, &path, Asking::Fresh(ask), warnings);
