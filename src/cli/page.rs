@@ -265,7 +265,6 @@ fn comment_at(command: &str) -> usize {
     command.len()
 }
 
-/// Writes a paragraph.
 fn wrap(
     out: &mut String,
     verdict: Option<Verdict>,
