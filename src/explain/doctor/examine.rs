@@ -274,17 +274,14 @@ fn is_executable(root: &Root, path: &Path) -> bool {
 }
 
 fn udev_rule(root: &Root) -> Option<UdevRule> {
-    let is_in = |directory: &&str| root.join(directory).join(UDEV_RULE).exists();
-    if ["etc/udev/rules.d", "run/udev/rules.d"].iter().any(is_in) {
-        Some(UdevRule::Hidden)
-    } else if ["usr/lib/udev/rules.d", "lib/udev/rules.d"]
-        .iter()
-        .any(is_in)
-    {
-        Some(UdevRule::Installed)
-    } else {
-        None
-    }
+    [
+        ("etc/udev/rules.d", UdevRule::Hidden),
+        ("run/udev/rules.d", UdevRule::Hidden),
+        ("usr/lib/udev/rules.d", UdevRule::Installed),
+        ("lib/udev/rules.d", UdevRule::Installed),
+    ]
+    .into_iter()
+    .find_map(|(path, rule)| root.join(path).join(UDEV_RULE).exists().then_some(rule))
 }
 
 /// Returns the profiles of libvirt's daemons; empty unless AppArmor is switched on.
